@@ -1,0 +1,135 @@
+//! `vsgpu apply`: walks the plan. An unfinished run is gone on with first, and that is said.
+
+use super::{Ended, FleetArg, block_on, leftovers, now, operator, worst};
+use crate::engine::{self, Summary};
+use crate::error::{Error, Exit, Kind};
+use crate::fleet::Fleet;
+use crate::inventory::{self, Scope};
+use crate::journal::{self, Journal, Record, Status, Store as _};
+use crate::plan::{self, Plan, Problem};
+use crate::render::{Printer, progress::Progress};
+use crate::files;
+use clap::Args;
+use serde_json::json;
+use std::path::PathBuf;
+
+#[derive(Args)]
+pub(super) struct Apply {
+    /// Fleet file, or a plan saved by `vsgpu plan --out`
+    #[arg(value_name = "FLEET or PLAN", default_value = "fleet.yaml")]
+    file: PathBuf,
+    /// Folder of certificates [default: `pki` in the fleet file, or beside it]
+    #[arg(long, value_name = "DIR")]
+    pki: Option<PathBuf>,
+    /// Do not ask before the first change
+    #[arg(short, long)]
+    yes: bool,
+    /// Give up an unfinished run and plan anew from how the nodes are now
+    #[arg(long)]
+    abandon: bool,
+}
+
+impl Apply {
+    pub fn run(self, printer: &Printer) -> Ended {
+        let one = |e: Error| vec![e];
+        let saved = self.saved_plan()?;
+        let file = saved.as_ref().map_or(self.file.clone(), |plan| plan.fleet_file.clone().into());
+        let mut fleet = FleetArg { fleet: file, pki: self.pki.clone() }.read(true)?;
+        fleet.file = std::path::absolute(&fleet.file).map_err(|e| one(Error::new(Kind::Usage, e.to_string())))?;
+        let operator = operator(&fleet)?;
+        let folder = fleet.state_folder();
+        let _lock = journal::lock(&folder).map_err(one)?;
+        let unfinished = journal::latest(&folder).map_err(one)?.filter(|run| run.status.ended.is_none());
+        let (status, mut store, problems) = match unfinished {
+            Some(run) if !self.abandon => {
+                if run.status.plan.fleet != plan::digest(&fleet) || saved.is_some() {
+                    let error = Error::new(Kind::Blocked, format!("run {} of this fleet is not finished, and it was planned from another fleet file", run.number));
+                    return Err(one(error.hint("finish it with the old fleet file, or give it up: `vsgpu apply --abandon` (plans anew from how the nodes are now)")));
+                }
+                printer.note(&format!("going on with run {}, which was not finished", run.number));
+                (run.status, Journal::reopen(&run.path, run.good_bytes).map_err(one)?, vec![])
+            }
+            given_up => {
+                if let Some(run) = given_up {
+                    let mut store = Journal::reopen(&run.path, run.good_bytes).map_err(one)?;
+                    store.append(&Record::Ended { at: now() }).map_err(one)?;
+                    printer.note(&format!("run {} was given up", run.number));
+                }
+                let (plan, problems) = self.fresh(&fleet, &operator, saved.as_ref())?;
+                if plan.steps.is_empty() {
+                    let errors: Vec<Error> = problems.into_iter().map(|p| p.error).collect();
+                    printer.errors(&errors);
+                    if errors.is_empty() {
+                        printer.answer(&json!({ "steps": 0, "done": 0, "changed": false }), &format!("nothing to do: {} requirements are met", plan.met));
+                    }
+                    return Ok(worst(&errors));
+                }
+                if !self.yes && !printer.confirm(&crate::render::plan::text(&plan)) {
+                    return Err(one(Error::new(Kind::Usage, "not confirmed; nothing was changed")));
+                }
+                let left = leftovers(&fleet)?;
+                let record = Record::Planned { at: now(), plan: Box::new(plan), in_maintenance: left.in_maintenance, stopped: left.stopped };
+                let mut store = Journal::create(&folder, journal::next_number(&folder).map_err(one)?).map_err(one)?;
+                store.append(&record).map_err(one)?;
+                let run = journal::latest(&folder).map_err(one)?.ok_or_else(|| one(Error::new(Kind::Internal, "the run that was just written cannot be read")))?;
+                (run.status, store, problems)
+            }
+        };
+        let mut progress = Progress::new(printer, &status.plan);
+        let plan = status.plan.clone();
+        let ended = block_on(engine::run(status, &mut store, &operator, now, &mut |event| progress.hear(event)))?;
+        progress.finish();
+        let summary = ended.map_err(one)?;
+        self.report(printer, &fleet, &plan, &summary, problems)
+    }
+
+    /// A plan that was saved, if the file is one.
+    fn saved_plan(&self) -> Result<Option<Plan>, Vec<Error>> {
+        if self.file.extension().is_none_or(|e| e != "json") {
+            return Ok(None);
+        }
+        let wrong = |why: String| vec![Error::new(Kind::Usage, format!("{}: {why}", self.file.display())).hint("make a new one with `vsgpu plan --out FILE`")];
+        let text = files::read_text(&self.file, 1 << 30).map_err(|e| vec![e])?;
+        let saved: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(format!("this is no saved plan: {e}")))?;
+        if saved["plan"]["version"] != plan::VERSION {
+            return Err(wrong(format!("the plan has format {}, this vsgpu reads {}", saved["plan"]["version"], plan::VERSION)));
+        }
+        serde_json::from_value(saved["plan"].clone()).map(Some).map_err(|e| wrong(format!("this is no saved plan: {e}")))
+    }
+
+    /// Plans from how the world is now; a saved plan must still be the same.
+    fn fresh(&self, fleet: &Fleet, operator: &vsgpu_proto::client::Operator, saved: Option<&Plan>) -> Result<(Plan, Vec<Problem>), Vec<Error>> {
+        let inventory = block_on(inventory::gather(fleet, operator, Scope::WishedAndRemembered, &|_| true))?;
+        let (fresh, problems) = plan::plan(fleet, &inventory, &leftovers(fleet)?);
+        if let Some(saved) = saved {
+            let differing = fresh.steps.iter().zip(&saved.steps).find(|(new, old)| new != old).map(|(new, _)| format!("step {}: {} {}", new.id, new.node, new.title));
+            if fresh.fleet != saved.fleet || fresh.steps != saved.steps {
+                let error = Error::new(Kind::Blocked, "the saved plan no longer fits the fleet: nothing was changed");
+                let what = differing.unwrap_or_else(|| format!("{} steps would be needed now, the plan has {}", fresh.steps.len(), saved.steps.len()));
+                return Err(vec![error.detail(format!("first difference: {what}")).hint("look at the new plan: `vsgpu plan`")]);
+            }
+        }
+        Ok((fresh, problems))
+    }
+
+    fn report(&self, printer: &Printer, fleet: &Fleet, plan: &Plan, summary: &Summary, problems: Vec<Problem>) -> Ended {
+        let failed: Vec<_> = summary.failed.iter().map(|(step, error)| json!({ "step": step, "error": error })).collect();
+        let answer = json!({ "steps": plan.steps.len(), "done": summary.done, "failed": failed, "skipped": summary.skipped, "changed": summary.changed });
+        let text = format!("{} of {} steps done{}", summary.done, plan.steps.len(), if summary.skipped > 0 { format!(", {} left out", summary.skipped) } else { String::new() });
+        printer.answer(&answer, &text);
+        let mut errors: Vec<Error> = summary.failed.iter().map(|(_, e)| e.clone()).collect();
+        let blocked = problems.into_iter().map(|p| p.error);
+        errors.extend(blocked);
+        // The one thing administrators fear: said loudly, with the way out.
+        let left = journal::latest(&fleet.state_folder()).ok().flatten().map(|run| run.status.leftovers()).unwrap_or_default();
+        for host in left.in_maintenance {
+            let error = Error::new(Kind::Failed, format!("{host} IS STILL IN MAINTENANCE MODE"));
+            errors.push(error.hint("`vsgpu apply` brings it out when it answers; by hand: `esxcli system maintenanceMode set --enable false`"));
+        }
+        for vm in left.stopped {
+            errors.push(Error::new(Kind::Failed, format!("{vm} was shut down and could not be started again")).hint("`vsgpu apply` starts it when its host allows it"));
+        }
+        printer.errors(&errors);
+        Ok(worst(&errors))
+    }
+}

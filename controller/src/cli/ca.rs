@@ -1,0 +1,37 @@
+//! `vsgpu ca init`: one private CA and the operator's own certificate; no openssl needed.
+
+use super::Ended;
+use crate::error::Exit;
+use crate::render::Printer;
+use clap::{Args, Subcommand};
+use serde_json::json;
+use std::path::PathBuf;
+use vsgpu_proto::pki;
+
+#[derive(Args)]
+pub(super) struct Ca {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Make a CA and the operator's certificate
+    Init {
+        /// Folder for them
+        #[arg(long, value_name = "DIR", default_value = "pki")]
+        pki: PathBuf,
+    },
+}
+
+impl Ca {
+    pub fn run(self, printer: &Printer) -> Ended {
+        let Verb::Init { pki: folder } = self.verb;
+        #[expect(clippy::disallowed_methods, reason = "the edge: certificates carry dates")]
+        pki::init(&folder, std::time::SystemTime::now()).map_err(|e| vec![e.into()])?;
+        let shown = folder.display();
+        let text = format!("{shown}: CA and the operator's certificate are made; keep ca.key and controller.key secret\nnext: vsgpu cert issue NODE --role host|guest --pki {shown}");
+        printer.answer(&json!({ "folder": folder }), &text);
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,60 @@
+//! `vsgpu cert issue`: the folder of certificates that a node's agent needs.
+
+use super::Ended;
+use crate::error::{Error, Exit, Kind};
+use crate::range;
+use crate::render::Printer;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+use std::path::PathBuf;
+use vsgpu_proto::pki;
+
+#[derive(Args)]
+pub(super) struct Cert {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Issue certificates for a node, or for a range of nodes
+    Issue {
+        /// Name in the fleet file, or a range: esx-[01-16]
+        name: String,
+        /// What the node is
+        #[arg(long, value_enum)]
+        role: Role,
+        /// Folder of the CA
+        #[arg(long, value_name = "DIR", default_value = "pki")]
+        pki: PathBuf,
+        /// Days until they expire
+        #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Role {
+    Host,
+    Guest,
+}
+
+impl Cert {
+    pub fn run(self, printer: &Printer) -> Ended {
+        let Verb::Issue { name, role, pki: folder, days } = self.verb;
+        let role = match role {
+            Role::Host => "host",
+            Role::Guest => "guest",
+        };
+        let names = range::expand(&name).map_err(|why| vec![Error::new(Kind::Usage, why)])?;
+        let mut made = vec![];
+        for (node, _) in names {
+            #[expect(clippy::disallowed_methods, reason = "the edge: certificates carry dates")]
+            made.push(pki::issue_node(&folder, &node, role, days, std::time::SystemTime::now()).map_err(|e| vec![Error::from(e)])?);
+        }
+        let list: Vec<String> = made.iter().map(|p| p.display().to_string()).collect();
+        let text = format!("{}\ncopy each folder to its node, then: vsgpu-{role}-agent serve --pki FOLDER", list.join("\n"));
+        printer.answer(&json!({ "folders": made }), &text);
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,39 @@
+//! `vsgpu facts`: all facts of all nodes, or of some.
+
+use super::{Ended, FleetArg, block_on, operator, worst};
+use crate::error::{Error, Exit, Kind};
+use crate::inventory::{self, Scope};
+use crate::range::nearest;
+use crate::render::{Printer, report};
+use clap::Args;
+
+#[derive(Args)]
+pub(super) struct Facts {
+    #[command(flatten)]
+    fleet: FleetArg,
+    /// Only these nodes (repeat the option for more)
+    #[arg(short, long, value_name = "NAME")]
+    node: Vec<String>,
+}
+
+impl Facts {
+    pub fn run(self, printer: &Printer) -> Ended {
+        let fleet = self.fleet.read(false)?;
+        let names: Vec<&str> = fleet.hosts.iter().map(|h| h.name.as_str()).chain(fleet.vms.iter().map(|v| v.name.as_str())).collect();
+        if let Some(unknown) = self.node.iter().find(|n| !names.contains(&n.as_str())) {
+            let error = Error::new(Kind::Usage, format!("the fleet file has no node `{unknown}`"));
+            return Err(vec![match nearest(unknown, names) {
+                Some(near) => error.hint(format!("did you mean `{near}`?")),
+                None => error,
+            }]);
+        }
+        let operator = operator(&fleet)?;
+        let inventory = block_on(inventory::gather(&fleet, &operator, Scope::All, &|id| self.node.is_empty() || self.node.contains(&id.name)))?;
+        let (json, text) = report::facts(&inventory);
+        printer.answer(&json, &text);
+        let mut errors: Vec<Error> = inventory.nodes.into_values().filter_map(Result::err).collect();
+        errors.dedup();
+        printer.errors(&errors);
+        Ok(if errors.is_empty() { Exit::Done } else { worst(&errors) })
+    }
+}

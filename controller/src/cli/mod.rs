@@ -1,0 +1,142 @@
+//! The command line: one verb per file, each a function of typed arguments that returns how it ended. Only this file
+//! exits, only `render` prints.
+
+mod apply;
+mod ca;
+mod cert;
+mod export;
+mod facts;
+mod plan;
+mod schema;
+mod status;
+mod validate;
+mod verify;
+
+use crate::error::{Error, Exit, Kind};
+use crate::fleet::Fleet;
+use crate::render::{Format, Printer};
+use crate::{error, journal, spec};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use vsgpu_proto::client::Operator;
+
+#[derive(Parser)]
+#[command(name = "vsgpu", version, about = "GPUs on VMware vSphere, from a bare ESXi host to a CUDA program that provably ran in a VM", disable_help_subcommand = true)]
+struct Cli {
+    /// Output format of the answer on stdout
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Check a fleet file without talking to any node
+    Validate(validate::Validate),
+    /// Print the JSON Schema of the fleet file
+    Schema,
+    /// Show what the nodes are
+    Facts(facts::Facts),
+    /// Write a fleet file from what the nodes are
+    Export(export::Export),
+    /// Show every step that would be done, its commands and its cost; changes nothing
+    Plan(plan::Plan),
+    /// Do it, or go on with an unfinished run
+    Apply(apply::Apply),
+    /// Check that everything is as the fleet file wishes; changes nothing
+    Verify(verify::Verify),
+    /// Show the latest run
+    Status(status::Status),
+    /// The certificate authority of your fleet
+    Ca(ca::Ca),
+    /// Certificates of its nodes
+    Cert(cert::Cert),
+}
+
+/// Where the fleet file is.
+#[derive(Args, Clone)]
+pub(crate) struct FleetArg {
+    /// Fleet file
+    #[arg(value_name = "FLEET", default_value = "fleet.yaml")]
+    fleet: PathBuf,
+    /// Folder of certificates [default: `pki` in the fleet file, or beside it]
+    #[arg(long, value_name = "DIR")]
+    pki: Option<PathBuf>,
+}
+
+impl FleetArg {
+    /// Reads the fleet file, and with `files` also the files that it names.
+    pub(crate) fn read(&self, files: bool) -> Result<Fleet, Vec<Error>> {
+        let mut fleet = spec::read(&self.fleet)?;
+        if let Some(pki) = &self.pki {
+            fleet.pki = pki.clone();
+        }
+        if files {
+            spec::resolve(&mut fleet)?;
+        }
+        Ok(fleet)
+    }
+}
+
+/// Everything that can end a verb early.
+pub(crate) type Ended = Result<Exit, Vec<Error>>;
+
+/// Runs async work on a small runtime: the controller waits for the network, it does not compute.
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Vec<Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    runtime.map(|r| r.block_on(work)).map_err(|e| vec![Error::new(Kind::Internal, e.to_string())])
+}
+
+pub(crate) fn operator(fleet: &Fleet) -> Result<Operator, Vec<Error>> {
+    Operator::load(&fleet.pki).map_err(|e| vec![e.into()])
+}
+
+/// Seconds since 1970, for records.
+#[expect(clippy::disallowed_methods, reason = "the edge: records carry a time for people, nothing is decided by it")]
+pub(crate) fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// What the last run left behind.
+pub(crate) fn leftovers(fleet: &Fleet) -> Result<crate::plan::Leftovers, Vec<Error>> {
+    let run = journal::latest(&fleet.state_folder()).map_err(|e| vec![e])?;
+    Ok(run.map(|r| r.status.leftovers()).unwrap_or_default())
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let printer = Printer::new(cli.output);
+    let ended = match cli.verb {
+        Verb::Validate(args) => args.run(&printer),
+        Verb::Schema => schema::run(&printer),
+        Verb::Facts(args) => args.run(&printer),
+        Verb::Export(args) => args.run(&printer),
+        Verb::Plan(args) => args.run(&printer),
+        Verb::Apply(args) => args.run(&printer),
+        Verb::Verify(args) => args.run(&printer),
+        Verb::Status(args) => args.run(&printer),
+        Verb::Ca(args) => args.run(&printer),
+        Verb::Cert(args) => args.run(&printer),
+    };
+    let exit = ended.unwrap_or_else(|errors| {
+        printer.errors(&errors);
+        worst(&errors)
+    });
+    exit.into()
+}
+
+/// The exit status for several errors: the one a person has to act on most.
+pub(crate) fn worst(errors: &[Error]) -> Exit {
+    let order = [Kind::Internal, Kind::Usage, Kind::Blocked, Kind::Failed, Kind::Unreachable, Kind::Differs];
+    let found = order.into_iter().find(|kind| errors.iter().any(|e| e.kind == *kind));
+    found.map_or(error::Exit::Done, Exit::Not)
+}

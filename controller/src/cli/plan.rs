@@ -1,0 +1,44 @@
+//! `vsgpu plan`: what would be done. Changes nothing.
+
+use super::{Ended, FleetArg, block_on, leftovers, now, operator, worst};
+use crate::error::{Exit, Kind};
+use crate::inventory::{self, Scope};
+use crate::render::{Printer, plan};
+use crate::{files, journal};
+use clap::Args;
+use serde_json::json;
+use std::path::PathBuf;
+
+#[derive(Args)]
+pub(super) struct Plan {
+    #[command(flatten)]
+    fleet: FleetArg,
+    /// Save the plan; `vsgpu apply FILE` runs exactly that
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl Plan {
+    pub fn run(self, printer: &Printer) -> Ended {
+        let fleet = self.fleet.read(true)?;
+        let operator = operator(&fleet)?;
+        let inventory = block_on(inventory::gather(&fleet, &operator, Scope::Wished, &|_| true))?;
+        let (plan, problems) = crate::plan::plan(&fleet, &inventory, &leftovers(&fleet)?);
+        printer.answer(&json!({ "plan": plan, "problems": problems }), &plan::text(&plan));
+        if journal::latest(&fleet.state_folder()).is_ok_and(|run| run.is_some_and(|r| r.status.ended.is_none())) {
+            printer.note("an earlier run is not finished: `vsgpu apply` goes on with it, not with this plan (`vsgpu status` shows it)");
+        }
+        let errors: Vec<_> = problems.into_iter().map(|p| p.error).collect();
+        printer.errors(&errors);
+        if let Some(file) = self.out {
+            let saved = json!({ "saved-at": now(), "plan": plan });
+            files::write_text(&file, &serde_json::to_string_pretty(&saved).unwrap_or_default()).map_err(|e| vec![e])?;
+            printer.note(&format!("saved; to run exactly this: vsgpu apply {}", file.display()));
+        }
+        Ok(match (errors.is_empty(), plan.steps.is_empty()) {
+            (false, _) => worst(&errors),
+            (true, true) => Exit::Done,
+            (true, false) => Exit::Not(Kind::Differs),
+        })
+    }
+}

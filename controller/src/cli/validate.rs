@@ -1,0 +1,27 @@
+//! `vsgpu validate`: offline check of a fleet file and of the files that it names.
+
+use super::{Ended, FleetArg};
+use crate::error::Exit;
+use crate::render::Printer;
+use clap::Args;
+use serde_json::json;
+
+#[derive(Args)]
+pub(super) struct Validate {
+    #[command(flatten)]
+    fleet: FleetArg,
+    /// Do not look at the files that the fleet file names
+    #[arg(long)]
+    no_files: bool,
+}
+
+impl Validate {
+    pub fn run(self, printer: &Printer) -> Ended {
+        let fleet = self.fleet.read(!self.no_files)?;
+        let guests = fleet.vms.iter().filter(|vm| vm.guest.is_some()).count();
+        let wishes: usize = fleet.wishes().values().map(|w| w.len()).sum();
+        let text = format!("{} is right: {} hosts, {} VMs, {guests} guests, {wishes} requirements", fleet.file.display(), fleet.hosts.len(), fleet.vms.len());
+        printer.answer(&json!({ "valid": true, "hosts": fleet.hosts.len(), "vms": fleet.vms.len(), "guests": guests, "requirements": wishes }), &text);
+        Ok(Exit::Done)
+    }
+}

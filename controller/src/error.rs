@@ -1,0 +1,136 @@
+//! One error type of the program: a kind that picks the exit status, a sentence, a place, causes, hints.
+
+use serde::Serialize;
+use std::process::ExitCode;
+
+/// What kind of failure; each has one exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A bug of ours, or the operator's machine fails us.
+    Internal,
+    /// Wrong usage, or a wrong fleet file.
+    Usage,
+    /// Not as wished (`plan`, `verify`).
+    Differs,
+    /// A node is unreachable or refuses us.
+    Unreachable,
+    /// A step failed.
+    Failed,
+    /// A person must act.
+    Blocked,
+}
+
+/// How a verb ended, as the exit status says it. Documented in README; scripts rely on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done, or nothing to do.
+    Done,
+    /// See `Kind`.
+    Not(Kind),
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Not(Kind::Internal) => 1,
+            Exit::Not(Kind::Usage) => 2,
+            Exit::Not(Kind::Differs) => 3,
+            Exit::Not(Kind::Unreachable) => 4,
+            Exit::Not(Kind::Failed) => 5,
+            Exit::Not(Kind::Blocked) => 6,
+        })
+    }
+}
+
+/// A place in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// The file as the operator named it.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column, from 1.
+    pub column: usize,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// A failure, ready to be rendered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// Picks the exit status.
+    pub kind: Kind,
+    /// One lower-case sentence that names the thing.
+    pub message: String,
+    /// Where in a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
+    /// Further lines: allowed values, causes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<String>,
+    /// Something to do next.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hints: Vec<String>,
+}
+
+impl Error {
+    /// A sentence.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), place: None, details: vec![], hints: vec![] }
+    }
+
+    /// With a hint.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// With a further line.
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.details.push(detail.into());
+        self
+    }
+
+    /// With a place.
+    pub fn at(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
+    }
+}
+
+impl From<vsgpu_proto::pki::PkiError> for Error {
+    fn from(error: vsgpu_proto::pki::PkiError) -> Self {
+        use vsgpu_proto::pki::PkiError;
+        let text = error.to_string();
+        match error {
+            PkiError::Exists(_) => Self::new(Kind::Usage, text).hint("use another folder, or keep the CA you have"),
+            PkiError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Self::new(Kind::Usage, text).hint("make a CA with `vsgpu ca init`, or name its folder with `--pki DIR`")
+            }
+            PkiError::File { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
+                Self::new(Kind::Usage, text).hint("remove the old certificate's folder first if it is to be replaced")
+            }
+            PkiError::File { .. } | PkiError::Content { .. } => Self::new(Kind::Usage, text),
+        }
+    }
+}
+
+impl From<vsgpu_proto::client::CallError> for Error {
+    fn from(error: vsgpu_proto::client::CallError) -> Self {
+        use vsgpu_proto::client::CallError;
+        let text = error.to_string();
+        match error {
+            CallError::Away(_) => Self::new(Kind::Unreachable, text).hint("is the agent running there, and is its port open? `vsgpu-host-agent serve`, `vsgpu-guest-agent serve`"),
+            CallError::Refused { hint, .. } => Self::new(Kind::Unreachable, text).hint(hint),
+            CallError::Unknown(_) => Self::new(Kind::Unreachable, text).hint("controller and agents should be of one version"),
+            CallError::Failed(_) => Self::new(Kind::Failed, text),
+        }
+    }
+}

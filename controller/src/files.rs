@@ -1,0 +1,55 @@
+//! The operator's own files. Every error names the path; every read is bounded.
+#![expect(clippy::disallowed_methods, reason = "the one place where the controller opens files of its own machine")]
+
+use crate::error::{Error, Kind};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+fn failed(path: &Path, error: &std::io::Error) -> Error {
+    let why = if error.kind() == std::io::ErrorKind::NotFound { "no such file".into() } else { error.to_string() };
+    Error::new(Kind::Usage, format!("{}: {why}", path.display()))
+}
+
+/// Opens a file for reading.
+pub fn open(path: &Path) -> Result<File, Error> {
+    let file = File::open(path).map_err(|e| failed(path, &e))?;
+    match file.metadata() {
+        Ok(meta) if meta.is_file() => Ok(file),
+        Ok(_) => Err(Error::new(Kind::Usage, format!("{}: is not a file", path.display()))),
+        Err(e) => Err(failed(path, &e)),
+    }
+}
+
+/// Reads a text file of at most `max` bytes.
+pub fn read_text(path: &Path, max: u64) -> Result<String, Error> {
+    let mut text = String::new();
+    open(path)?.take(max + 1).read_to_string(&mut text).map_err(|e| failed(path, &e))?;
+    if text.len() as u64 > max {
+        return Err(Error::new(Kind::Usage, format!("{}: larger than {} MiB", path.display(), max >> 20)));
+    }
+    Ok(text)
+}
+
+/// Writes a file whole or not at all.
+pub fn write_text(path: &Path, text: &str) -> Result<(), Error> {
+    let mut temporary = path.as_os_str().to_os_string();
+    temporary.push(".new");
+    let temporary = Path::new(&temporary);
+    let written = (|| {
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(temporary, path)
+    })();
+    written.map_err(|e| failed(path, &e))
+}
+
+/// Opens (and makes) a file for appending.
+pub fn append(path: &Path) -> Result<File, Error> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| failed(folder, &e))?;
+    }
+    std::fs::OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path).map_err(|e| failed(path, &e))
+}

@@ -1,0 +1,192 @@
+//! The fleet as it is wished: plain data, every value already read by its own requirement.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use vsgpu_core::Scope;
+use vsgpu_host_agent::vm::PowerState;
+
+/// What is to be addressed: a host, a VM through its host, or the Linux inside a VM.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct NodeId {
+    /// `host`, `vm` or `guest`.
+    pub kind: NodeKind,
+    /// Name in the fleet file.
+    pub name: String,
+}
+
+/// Kind of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NodeKind {
+    /// ESXi host.
+    Host,
+    /// VM, reached through its host.
+    Vm,
+    /// Linux in a VM.
+    Guest,
+}
+
+impl NodeKind {
+    const ALL: [(Self, &'static str, Scope); 3] = [(Self::Host, "host", Scope::Host), (Self::Vm, "vm", Scope::Vm), (Self::Guest, "guest", Scope::Guest)];
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+
+    /// The scope of its requirements.
+    pub fn scope(self) -> Scope {
+        Self::ALL[self as usize].2
+    }
+}
+
+impl NodeId {
+    /// A node.
+    pub fn new(kind: NodeKind, name: &str) -> Self {
+        Self { kind, name: name.into() }
+    }
+}
+
+impl std::fmt::Display for NodeId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.kind {
+            NodeKind::Guest => write!(f, "{} (guest)", self.name),
+            NodeKind::Host | NodeKind::Vm => f.write_str(&self.name),
+        }
+    }
+}
+
+impl From<NodeId> for String {
+    fn from(id: NodeId) -> Self {
+        format!("{}/{}", id.kind.word(), id.name)
+    }
+}
+
+impl TryFrom<String> for NodeId {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let (word, name) = text.split_once('/').ok_or("no node")?;
+        let (kind, ..) = NodeKind::ALL.into_iter().find(|(_, w, _)| *w == word).ok_or("no node")?;
+        Ok(Self::new(kind, name))
+    }
+}
+
+/// One wish: a requirement and what is wanted of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Wish {
+    /// Requirement.
+    pub name: &'static str,
+    /// Its spec, in full form.
+    pub spec: Value,
+}
+
+/// One host.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Host {
+    /// Name.
+    pub name: String,
+    /// `host:port` of its agent.
+    pub address: String,
+    /// Wishes, in the order of the catalogue.
+    pub wishes: Vec<Wish>,
+}
+
+/// One VM.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Vm {
+    /// Name in the fleet file.
+    pub name: String,
+    /// Display name in vSphere.
+    pub vm_name: String,
+    /// Its host.
+    pub host: String,
+    /// Power at the end; `None`: as it was found, or on where the guest has wishes.
+    pub power: Option<PowerState>,
+    /// Seconds for the guest to shut down.
+    pub shutdown_secs: u32,
+    /// Whether it may be powered off hard after that.
+    pub hard_stop: bool,
+    /// Wishes.
+    pub wishes: Vec<Wish>,
+    /// The Linux inside.
+    pub guest: Option<Guest>,
+}
+
+/// The Linux inside a VM.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Guest {
+    /// `host:port` of its agent.
+    pub address: String,
+    /// Wishes.
+    pub wishes: Vec<Wish>,
+}
+
+/// Seconds after which a phase has failed. Defaults from the field (facts: failures).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Deadlines {
+    /// Until an agent answers.
+    pub connect_secs: u32,
+    /// Until the agent of a rebooted host answers.
+    pub host_reboot_secs: u32,
+    /// Until the agent of a started or rebooted guest answers.
+    pub guest_boot_secs: u32,
+    /// For one file to be sent.
+    pub transfer_secs: u32,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { connect_secs: 10, host_reboot_secs: 1200, guest_boot_secs: 600, transfer_secs: 3600 }
+    }
+}
+
+/// The whole fleet.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fleet {
+    /// The fleet file.
+    #[serde(skip)]
+    pub file: PathBuf,
+    /// Folder of certificates.
+    pub pki: PathBuf,
+    /// Deadlines.
+    pub deadlines: Deadlines,
+    /// Hosts, in the order of the file.
+    pub hosts: Vec<Host>,
+    /// VMs, in the order of the file.
+    pub vms: Vec<Vm>,
+}
+
+impl Fleet {
+    /// Wishes by node, for all nodes that have any.
+    pub fn wishes(&self) -> BTreeMap<NodeId, &[Wish]> {
+        let hosts = self.hosts.iter().map(|h| (NodeId::new(NodeKind::Host, &h.name), h.wishes.as_slice()));
+        let vms = self.vms.iter().map(|v| (NodeId::new(NodeKind::Vm, &v.name), v.wishes.as_slice()));
+        let guests = self.vms.iter().filter_map(|v| Some((NodeId::new(NodeKind::Guest, &v.name), v.guest.as_ref()?.wishes.as_slice())));
+        hosts.chain(vms).chain(guests).collect()
+    }
+
+    /// VMs by host.
+    pub fn vms_by_host(&self) -> BTreeMap<&str, Vec<&Vm>> {
+        let mut all: BTreeMap<&str, Vec<&Vm>> = self.hosts.iter().map(|h| (h.name.as_str(), vec![])).collect();
+        for vm in &self.vms {
+            all.entry(&vm.host).or_default().push(vm);
+        }
+        all
+    }
+
+    /// Folder of the fleet file.
+    pub fn folder(&self) -> PathBuf {
+        match self.file.parent() {
+            Some(folder) if folder != std::path::Path::new("") => folder.into(),
+            _ => ".".into(),
+        }
+    }
+
+    /// Folder of the journal: `.vsgpu/<name of the fleet file>` beside it.
+    pub fn state_folder(&self) -> PathBuf {
+        self.folder().join(".vsgpu").join(self.file.file_stem().unwrap_or_default())
+    }
+}

@@ -1,0 +1,163 @@
+//! All facts of all nodes, gathered concurrently. A failure is kept where it happened: an unreachable node or an
+//! unreadable fact never hides the others.
+
+use crate::error::Error;
+use crate::fleet::{Fleet, NodeId, NodeKind};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use vsgpu_core::execute::Facts;
+use vsgpu_proto::client::{Connection, Operator, Target};
+
+/// Nodes talked to at once.
+const AT_ONCE: usize = 128;
+/// Longest observation: one probe may take its whole minute, and there are rounds of them.
+const OBSERVE: Duration = Duration::from_secs(300);
+
+/// What was seen of one node.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The running boot.
+    pub boot_id: String,
+    /// Facts by name.
+    pub facts: Facts,
+}
+
+/// Everything that was seen.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    /// By node; `Err` where the node could not be talked to.
+    pub nodes: BTreeMap<NodeId, Result<Seen, Error>>,
+}
+
+impl Inventory {
+    /// What was seen of a node, if it could be talked to.
+    pub fn seen(&self, node: &NodeId) -> Option<&Seen> {
+        self.nodes.get(node).and_then(|r| r.as_ref().ok())
+    }
+}
+
+/// Which facts to ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// What the wishes need, and what the planner needs.
+    Wished,
+    /// The same, and the agents remember the wishes for their metrics.
+    WishedAndRemembered,
+    /// Everything the agents know.
+    All,
+}
+
+/// How a node is reached: its agent's address, that agent's name and role, and the VM's display name where a VM is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// `host:port`.
+    pub address: String,
+    /// Name in the agent's certificate.
+    pub node: String,
+    /// `host` or `guest`.
+    pub role: String,
+    /// Display name of the VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<String>,
+}
+
+impl Reach {
+    /// As the client wants it.
+    pub fn target(&self) -> Target {
+        Target { address: self.address.clone(), node: self.node.clone(), role: if self.role == "guest" { "guest" } else { "host" } }
+    }
+}
+
+/// How all nodes are reached.
+pub fn reaches(fleet: &Fleet) -> BTreeMap<NodeId, Reach> {
+    let hosts: BTreeMap<&str, &str> = fleet.hosts.iter().map(|h| (h.name.as_str(), h.address.as_str())).collect();
+    let reach = |node: &str, role: &str, address: &str, vm: Option<&str>| Reach { address: address.into(), node: node.into(), role: role.into(), vm: vm.map(Into::into) };
+    let mut all: BTreeMap<NodeId, Reach> = fleet.hosts.iter().map(|h| (NodeId::new(NodeKind::Host, &h.name), reach(&h.name, "host", &h.address, None))).collect();
+    for vm in &fleet.vms {
+        if let Some(address) = hosts.get(vm.host.as_str()) {
+            all.insert(NodeId::new(NodeKind::Vm, &vm.name), reach(&vm.host, "host", address, Some(&vm.vm_name)));
+        }
+        if let Some(guest) = &vm.guest {
+            all.insert(NodeId::new(NodeKind::Guest, &vm.name), reach(&vm.name, "guest", &guest.address, None));
+        }
+    }
+    all
+}
+
+/// Looks at the whole fleet, or at the named nodes.
+pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn Fn(&NodeId) -> bool) -> Inventory {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut work: JoinSet<Vec<(NodeId, Result<Seen, Error>)>> = JoinSet::new();
+    let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
+    let catalogue = crate::catalogue();
+    let (all_wishes, reaches, by_host) = (fleet.wishes(), reaches(fleet), fleet.vms_by_host());
+    let ask = |node: &NodeId| -> Ask {
+        let wishes: Vec<_> = all_wishes.get(node).map(|w| w.iter().map(|w| (w.name.to_string(), w.spec.clone())).collect()).unwrap_or_default();
+        let facts = match scope {
+            Scope::All => vec![],
+            Scope::Wished | Scope::WishedAndRemembered => needed(&catalogue, node.kind, &wishes),
+        };
+        let vm = reaches.get(node).and_then(|r| r.vm.clone());
+        Ask { node: node.clone(), vm, facts, wishes: if scope == Scope::WishedAndRemembered { wishes } else { vec![] } }
+    };
+    // One connection serves a host and all its VMs.
+    let mut by_agent: Vec<(Target, Vec<Ask>)> = vec![];
+    for host in &fleet.hosts {
+        let id = NodeId::new(NodeKind::Host, &host.name);
+        let vms = by_host.get(host.name.as_str()).into_iter().flatten().map(|vm| NodeId::new(NodeKind::Vm, &vm.name));
+        let asks: Vec<Ask> = std::iter::once(id.clone()).chain(vms).filter(|n| only(n)).map(|n| ask(&n)).collect();
+        by_agent.extend(reaches.get(&id).filter(|_| !asks.is_empty()).map(|r| (r.target(), asks)));
+    }
+    for vm in fleet.vms.iter().filter(|vm| vm.guest.is_some()) {
+        let id = NodeId::new(NodeKind::Guest, &vm.name);
+        by_agent.extend(reaches.get(&id).filter(|_| only(&id)).map(|r| (r.target(), vec![ask(&id)])));
+    }
+    for (target, asks) in by_agent {
+        let (operator, places) = (operator.clone(), places.clone());
+        work.spawn(async move {
+            let _place = places.acquire_owned().await;
+            let connection = match Connection::open(&operator, &target, within).await {
+                Ok(connection) => connection,
+                Err(why) => {
+                    let why = Error::from(why);
+                    return asks.into_iter().map(|a| (a.node, Err(why.clone()))).collect();
+                }
+            };
+            let mut seen = vec![];
+            for ask in asks {
+                let facts: Vec<&str> = ask.facts.to_vec();
+                let reply = connection.observe(ask.vm.as_deref(), &facts, &ask.wishes, OBSERVE).await;
+                seen.push((ask.node, reply.map(|(boot_id, facts)| Seen { boot_id, facts }).map_err(Error::from)));
+            }
+            seen
+        });
+    }
+    let mut inventory = Inventory::default();
+    while let Some(done) = work.join_next().await {
+        inventory.nodes.extend(done.unwrap_or_default());
+    }
+    inventory
+}
+
+struct Ask {
+    node: NodeId,
+    vm: Option<String>,
+    facts: Vec<&'static str>,
+    wishes: Vec<(String, serde_json::Value)>,
+}
+
+fn needed(catalogue: &vsgpu_core::Catalogue, kind: NodeKind, wishes: &[(String, serde_json::Value)]) -> Vec<&'static str> {
+    let mut names: Vec<&'static str> = wishes.iter().filter_map(|(name, _)| Some(catalogue.find(kind.scope(), name)?.fact.name)).collect();
+    match kind {
+        NodeKind::Host => names.extend(["maintenance-mode", "virtual-machines"]),
+        NodeKind::Vm => names.push("vm-power"),
+        NodeKind::Guest => names.push("os"),
+    }
+    names.sort_unstable();
+    names.dedup();
+    names
+}

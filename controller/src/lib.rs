@@ -1,0 +1,36 @@
+//! The operator's program: reads a fleet file, looks at all nodes, plans, and walks the plan.
+//!
+//! Decisions are pure (`spec`, `plan`, `order`, `journal::Status`); `inventory` and `engine` talk to agents; only `render`
+//! prints; only `cli::main` exits.
+
+pub mod cli;
+pub mod engine;
+pub mod error;
+pub mod event;
+pub mod files;
+pub mod fleet;
+pub mod inventory;
+pub mod journal;
+pub mod order;
+pub mod package;
+pub mod plan;
+pub mod range;
+pub mod render;
+pub mod spec;
+pub mod yaml;
+
+use vsgpu_core::{Catalogue, Entry, Scope};
+
+/// Everything all agents know, for checking and planning without them.
+pub fn catalogue() -> Catalogue {
+    let mut all = vsgpu_host_agent::catalogue();
+    let guest = vsgpu_guest_agent::catalogue();
+    all.entries.extend(guest.entries);
+    all.extra_facts.extend(guest.extra_facts);
+    all
+}
+
+/// Whether a requirement is a key of the fleet file; the others are the planner's own tools.
+pub fn is_key(entry: &Entry) -> bool {
+    !matches!((entry.scope, entry.name), (Scope::Host, vsgpu_host_agent::host::MAINTENANCE_MODE) | (Scope::Vm, vsgpu_host_agent::vm::POWER))
+}

@@ -1,0 +1,161 @@
+//! What an operator's file is, by its content: VIB, offline bundle, component, installer, token; and the package names and
+//! versions it states itself. Nothing here unpacks payloads.
+
+use crate::error::{Error, Kind as ErrorKind};
+use crate::files;
+use sha2::Digest as _;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+use vsgpu_core::artifact::{Artifact, Held, Kind};
+use vsgpu_core::units::DriverVersion;
+
+/// Descriptors are some kilobytes; this bounds a hostile zip.
+const MAX_DESCRIPTOR: u64 = 16 << 20;
+
+/// Reads, hashes and inspects a file; `base` is the folder of the fleet file.
+///
+/// # Errors
+/// Where it is missing, empty, has another hash than stated, or is no such package.
+pub fn resolve(base: &Path, artifact: &Artifact) -> Result<Artifact, Error> {
+    let path = base.join(&artifact.artifact);
+    let mut file = files::open(&path)?;
+    let failed = |e: std::io::Error| Error::new(ErrorKind::Usage, format!("{}: {e}", path.display()));
+    let mut hasher = sha2::Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut size = 0;
+    loop {
+        match file.read(&mut buffer).map_err(failed)? {
+            0 => break,
+            n => {
+                hasher.update(&buffer[..n]);
+                size += n as u64;
+            }
+        }
+    }
+    if size == 0 {
+        return Err(Error::new(ErrorKind::Usage, format!("{}: the file is empty", path.display())));
+    }
+    let sha256 = vsgpu_proto::posix::hex(&hasher.finalize());
+    if let Some(stated) = artifact.sha256.as_ref().filter(|stated| **stated != sha256) {
+        return Err(Error::new(ErrorKind::Usage, format!("{}: SHA-256 is {sha256}, the fleet file states {stated}", path.display()))
+            .hint("download the file again, or correct `sha256:`"));
+    }
+    let (kind, holds) = inspect(&mut file, artifact.file_name()).map_err(|why| Error::new(ErrorKind::Usage, format!("{}: {why}", path.display())).hint("use the file as NVIDIA ships it"))?;
+    Ok(Artifact { artifact: artifact.artifact.clone(), sha256: Some(sha256), size: Some(size), kind: Some(kind), holds })
+}
+
+fn inspect(file: &mut File, name: &str) -> Result<(Kind, Vec<Held>), String> {
+    let io = |e: std::io::Error| e.to_string();
+    file.seek(SeekFrom::Start(0)).map_err(io)?;
+    let mut magic = vec![];
+    file.take(8).read_to_end(&mut magic).map_err(io)?;
+    file.seek(SeekFrom::Start(0)).map_err(io)?;
+    let (lower, by_name) = (name.to_lowercase(), from_name(name));
+    let kind = match magic.as_slice() {
+        m if m.starts_with(b"!<arch>\n") => {
+            let descriptor = vib_descriptor(file)?;
+            return Ok((Kind::Vib, vec![held(&descriptor).ok_or("the VIB's descriptor.xml states no name and version")?]));
+        }
+        m if m.starts_with(b"PK\x03\x04") => {
+            let (kind, holds) = bundle(file)?;
+            return Ok((kind, if holds.is_empty() { by_name } else { holds }));
+        }
+        m if m.starts_with(b"#!") && lower.ends_with(".run") => Kind::Run,
+        _ if lower.ends_with(".vib") => return Err("this is not a VIB (an ar archive that begins with `!<arch>`)".into()),
+        _ if lower.ends_with(".zip") => return Err("this is not a zip file".into()),
+        _ if lower.ends_with(".run") => return Err("this is not a self-extracting installer (it does not begin with `#!`)".into()),
+        _ => Kind::Other,
+    };
+    Ok((kind, by_name))
+}
+
+/// NVIDIA's own file names state the version: `NVD-VGPU-800_535.183.04-1OEM...zip`, `NVIDIA-Linux-x86_64-535.183.01-grid.run`,
+/// `cuda_12.2.2_535.104.05_linux.run`.
+fn from_name(name: &str) -> Vec<Held> {
+    let one = |name: &str, version: &str| vec![Held { name: name.into(), version: version.into() }];
+    if let Some(rest) = name.strip_prefix("cuda_") {
+        return rest.split('_').next().map(|v| one("cuda-toolkit", v)).unwrap_or_default();
+    }
+    if name.ends_with(".run") {
+        let version = name.trim_end_matches(".run").split('-').find(|part| part.parse::<DriverVersion>().is_ok());
+        return version.map(|v| one("NVIDIA-Linux-x86_64", v)).unwrap_or_default();
+    }
+    // A VIB's full version is `535.183.04-1OEM.800.1.0.20613240`; only the driver version is sure from a name.
+    let version = name.split(['_', '-']).find(|part| part.parse::<DriverVersion>().is_ok());
+    version.map(|v| one("", v)).unwrap_or_default()
+}
+
+/// First member of the archive: `descriptor.xml` (facts: esxi B1).
+fn vib_descriptor(file: &mut File) -> Result<String, String> {
+    let mut header = [0; 68];
+    file.read_exact(&mut header).map_err(|_| "the VIB is cut off")?;
+    let text = |range: std::ops::Range<usize>| String::from_utf8_lossy(&header[range]).trim().trim_end_matches('/').to_string();
+    let size: u64 = text(56..66).parse().map_err(|_| "the VIB's first header is broken")?;
+    if text(8..24) != "descriptor.xml" || size > MAX_DESCRIPTOR {
+        return Err("the VIB does not begin with descriptor.xml".into());
+    }
+    let mut xml = String::new();
+    file.take(size).read_to_string(&mut xml).map_err(|e| format!("descriptor.xml: {e}"))?;
+    if xml.len() as u64 == size { Ok(xml) } else { Err("the VIB is cut off".into()) }
+}
+
+fn held(descriptor: &str) -> Option<Held> {
+    let document = roxmltree::Document::parse(descriptor).ok()?;
+    let text = |tag: &str| document.root_element().children().find(|c| c.has_tag_name(tag)).and_then(|c| c.text()).map(|t| t.trim().to_string());
+    Some(Held { name: text("name")?, version: text("version")? })
+}
+
+/// An offline bundle holds `index.xml` and metadata zips with one descriptor per VIB; a component is said in a bulletin.
+fn bundle(file: &mut File) -> Result<(Kind, Vec<Held>), String> {
+    let mut zip = zip::ZipArchive::new(file).map_err(|e| format!("the zip file is broken or cut off: {e}"))?;
+    if zip.index_for_name("index.xml").is_none() {
+        // NVIDIA's download is a zip around the packages; nested folders hold the real ones.
+        let inner: Vec<String> = zip.file_names().filter(|n| n.ends_with(".zip") || n.ends_with(".vib")).map(String::from).collect();
+        return Err(if inner.is_empty() {
+            "this zip file is no offline bundle (it has no index.xml)".into()
+        } else {
+            format!("this is NVIDIA's download, not the package itself; unpack it and use one of: {}", inner.join(", "))
+        });
+    }
+    let names: Vec<String> = zip.file_names().filter(|n| n.ends_with(".zip") && n.contains("metadata")).map(String::from).collect();
+    let (mut holds, mut component) = (vec![], false);
+    for name in names {
+        let mut inner = vec![];
+        let metadata = zip.by_name(&name).map_err(|e| format!("{name}: {e}"))?;
+        metadata.take(MAX_DESCRIPTOR).read_to_end(&mut inner).map_err(|e| format!("{name}: {e}"))?;
+        let mut inner = zip::ZipArchive::new(std::io::Cursor::new(inner)).map_err(|e| format!("{name}: {e}"))?;
+        for at in 0..inner.len().min(256) {
+            let mut text = String::new();
+            let entry = inner.by_index(at).map_err(|e| format!("{name}: {e}"))?;
+            let path = entry.name().to_string();
+            if !path.ends_with(".xml") || entry.take(MAX_DESCRIPTOR).read_to_string(&mut text).is_err() {
+                continue;
+            }
+            if path.starts_with("vibs/") {
+                holds.extend(held(&text));
+            } else if path.starts_with("bulletins/") {
+                component |= text.contains("componentNameSpec");
+            }
+        }
+    }
+    Ok((if component { Kind::Component } else { Kind::OfflineBundle }, holds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nvidias_file_names_state_versions() {
+        for (name, version) in [
+            ("NVIDIA-Linux-x86_64-535.183.01-grid.run", "535.183.01"),
+            ("cuda_12.2.2_535.104.05_linux.run", "12.2.2"),
+            ("NVD-VGPU-800_535.183.04-1OEM.800.1.0.20613240_23867204.zip", "535.183.04"),
+            ("NVIDIA-vGPU-VMware_ESXi_6.0_Host_Driver_367.123-1OEM.600.0.0.2494585.vib", "367.123"),
+        ] {
+            assert_eq!(from_name(name)[0].version, version, "{name}");
+        }
+        assert!(from_name("client_configuration_token_10-02-2024-12-00-00.tok").is_empty());
+    }
+}

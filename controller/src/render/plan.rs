@@ -1,0 +1,82 @@
+//! A plan as people read it: node by node, every command, and what it costs.
+
+use super::columns;
+use crate::fleet::NodeKind;
+use crate::plan::{Plan, Step, Work};
+use std::collections::BTreeSet;
+use vsgpu_host_agent::host::MAINTENANCE_MODE;
+use vsgpu_host_agent::vm::POWER;
+
+/// The whole plan.
+pub fn text(plan: &Plan) -> String {
+    if plan.steps.is_empty() {
+        return format!("nothing to do: {} requirements are met", plan.met);
+    }
+    let mut out = String::new();
+    let mut nodes: Vec<&crate::fleet::NodeId> = vec![];
+    for step in &plan.steps {
+        if !nodes.contains(&&step.node) && nodes.last() != Some(&&step.node) {
+            nodes.push(&step.node);
+        }
+    }
+    let mut last = None;
+    let mut rows: Vec<Vec<String>> = vec![];
+    for step in &plan.steps {
+        if last != Some(&step.node) {
+            flush(&mut out, &mut rows);
+            out += &format!("{}\n", step.node);
+            last = Some(&step.node);
+        }
+        rows.extend(lines(step));
+    }
+    flush(&mut out, &mut rows);
+    out + &costs(plan)
+}
+
+fn flush(out: &mut String, rows: &mut Vec<Vec<String>>) {
+    if !rows.is_empty() {
+        out.push_str(&columns(rows));
+        out.push_str("\n\n");
+        rows.clear();
+    }
+}
+
+/// One row for the step, one for each command.
+fn lines(step: &Step) -> Vec<Vec<String>> {
+    let wait = step.after.iter().filter(|a| **a + 1 != step.id).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let after = if wait.is_empty() { String::new() } else { format!("  (after {wait})") };
+    let mut rows = vec![vec![format!("{:>4}", step.id), step.title.clone(), format!("{}{after}", step.change)]];
+    rows.extend(step.commands.iter().map(|c| vec![String::new(), String::new(), format!("  $ {c}")]));
+    rows
+}
+
+/// What the plan costs, in one sentence.
+fn costs(plan: &Plan) -> String {
+    let count = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+    let distinct = |which: &dyn Fn(&Step) -> bool| plan.steps.iter().filter(|s| which(s)).map(|s| &s.node).collect::<BTreeSet<_>>().len();
+    let meets = |step: &Step, name: &str, value: &str| match &step.work {
+        Work::Meet { requirement, spec, .. } => requirement == name && spec.as_str().or_else(|| spec["state"].as_str()) == Some(value),
+        _ => false,
+    };
+    let reboots = |sure: bool, kind: NodeKind| {
+        let reboot = |s: &&Step| matches!(&s.work, Work::Activate { restart: None, .. }) && (s.node.kind == NodeKind::Guest) == (kind == NodeKind::Guest) && s.change.contains("only if") != sure;
+        plan.steps.iter().filter(reboot).count()
+    };
+    let mut parts = vec![format!("{} on {}", count(plan.steps.len(), "step", "steps"), count(distinct(&|_| true), "node", "nodes"))];
+    let mut add = |n: usize, text: String| {
+        if n > 0 {
+            parts.push(text);
+        }
+    };
+    let maintenance = distinct(&|s| meets(s, MAINTENANCE_MODE, "on"));
+    add(maintenance, format!("{} in maintenance mode", count(maintenance, "host", "hosts")));
+    let (sure, maybe) = (reboots(true, NodeKind::Host), reboots(false, NodeKind::Host));
+    add(sure, count(sure, "host reboot", "host reboots"));
+    add(maybe, format!("{} only if needed", count(maybe, "host reboot", "host reboots")));
+    let stopped = distinct(&|s| meets(s, POWER, "off"));
+    add(stopped, format!("{} shut down", count(stopped, "VM", "VMs")));
+    let (sure, maybe) = (reboots(true, NodeKind::Guest), reboots(false, NodeKind::Guest));
+    add(sure, count(sure, "guest reboot", "guest reboots"));
+    add(maybe, format!("{} only if needed", count(maybe, "guest reboot", "guest reboots")));
+    format!("{}; {} already met. Nothing has been changed.", parts.join(", "), count(plan.met, "requirement", "requirements"))
+}

@@ -1,0 +1,154 @@
+//! What `facts`, `verify` and `status` answer, as JSON and as text.
+
+use super::columns;
+use crate::fleet::{Fleet, NodeId, NodeKind};
+use crate::inventory::Inventory;
+use crate::journal::{StepState, Stored};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use vsgpu_core::execute::facts_as_json;
+use vsgpu_core::requirement::Verdict;
+
+/// Facts by node.
+pub fn facts(inventory: &Inventory) -> (Value, String) {
+    let mut json = Map::new();
+    let mut text = String::new();
+    for (id, seen) in &inventory.nodes {
+        let Ok(seen) = seen else {
+            json.insert(id.clone().into(), json!({ "error": seen.as_ref().err() }));
+            continue;
+        };
+        json.insert(id.clone().into(), facts_as_json(&seen.facts));
+        text += &format!("{id}\n");
+        let short = |value: &Value| {
+            let line = value.to_string();
+            if line.chars().count() > 160 { line.chars().take(157).chain("...".chars()).collect() } else { line }
+        };
+        let row = |(name, fact): (&String, &Result<Value, vsgpu_core::Unreadable>)| {
+            let value = fact.as_ref().map_or_else(|why| format!("NOT READABLE: {why}"), short);
+            format!("  {name:<24} {value}\n")
+        };
+        text += &seen.facts.iter().map(row).collect::<String>();
+    }
+    (json.into(), text.trim_end().into())
+}
+
+/// One requirement of one node, checked.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// Node.
+    pub node: NodeId,
+    /// Requirement.
+    pub requirement: String,
+    /// Whether it is met.
+    pub met: bool,
+    /// What is so.
+    pub is: String,
+    /// What is wanted, where it is not met.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wants: Option<String>,
+}
+
+/// Checks every wish against what was seen.
+pub fn checks(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
+    let catalogue = crate::catalogue();
+    let mut all = vec![];
+    for (node, wishes) in fleet.wishes() {
+        for wish in wishes {
+            let check = |met, is: String, wants| Check { node: node.clone(), requirement: wish.name.into(), met, is, wants };
+            let Some(entry) = catalogue.find(node.kind.scope(), wish.name) else { continue };
+            let fact = match inventory.nodes.get(&node) {
+                Some(Ok(seen)) => seen.facts.get(entry.fact.name).cloned(),
+                _ => {
+                    all.push(check(false, "the node could not be asked".into(), None));
+                    continue;
+                }
+            };
+            let verdict = match fact {
+                Some(Ok(fact)) => (entry.check)(&wish.spec, &fact).unwrap_or_else(|why| Verdict::blocked(why, "")),
+                Some(Err(unreadable)) => Verdict::blocked(unreadable.to_string(), ""),
+                None => Verdict::blocked("not observed", ""),
+            };
+            all.push(match verdict {
+                Verdict::Met { is } => check(true, is, None),
+                Verdict::Unmet { is, wants, .. } => check(false, is, Some(wants)),
+                Verdict::Waits { on, wants } => check(false, on, Some(wants)),
+                Verdict::Blocked { why, .. } => check(false, why, None),
+            });
+        }
+    }
+    all
+}
+
+/// What is met, what is not, and one line of proof per VM.
+pub fn verify(fleet: &Fleet, checks: &[Check]) -> (Value, String) {
+    let unmet: Vec<&Check> = checks.iter().filter(|c| !c.met).collect();
+    let mut text = String::new();
+    if !unmet.is_empty() {
+        let row = |c: &&Check| vec![c.node.to_string(), c.requirement.clone(), format!("{}{}", c.is, c.wants.as_ref().map(|w| format!(" -> {w}")).unwrap_or_default())];
+        text += &format!("not as wished:\n{}\n\n", columns(&unmet.iter().map(row).collect::<Vec<_>>()));
+    }
+    let mut by_guest: std::collections::BTreeMap<&str, Vec<&Check>> = std::collections::BTreeMap::new();
+    for check in checks.iter().filter(|c| c.node.kind == NodeKind::Guest) {
+        by_guest.entry(&check.node.name).or_default().push(check);
+    }
+    let proofs: Vec<Value> = fleet
+        .vms
+        .iter()
+        .filter_map(|vm| {
+            let of_vm = by_guest.get(vm.name.as_str())?;
+            let state = |name: &str| of_vm.iter().find(|c| c.requirement == name).map(|c| json!({ "met": c.met, "is": c.is }));
+            Some(json!({ "vm": vm.name, "host": vm.host, "driver": state("driver"), "license": state("license"), "proof": state("cuda-proof") }))
+        })
+        .collect();
+    let word = |value: &Value, label: &str| match value["is"].as_str() {
+        Some(is) if value["met"] == true => format!("{label}{is}"),
+        Some(is) => format!("{label}NOT: {is}"),
+        None => String::new(),
+    };
+    let rows: Vec<Vec<String>> = proofs
+        .iter()
+        .map(|p| vec![p["vm"].as_str().unwrap_or_default().into(), format!("on {}", p["host"].as_str().unwrap_or_default()), word(&p["driver"], "driver "), word(&p["license"], ""), word(&p["proof"], "")])
+        .collect();
+    if !rows.is_empty() {
+        text += &format!("{}\n\n", columns(&rows));
+    }
+    text += &format!("{} of {} requirements are met", checks.len() - unmet.len(), checks.len());
+    (json!({ "met": checks.len() - unmet.len(), "total": checks.len(), "checks": checks, "vms": proofs }), text)
+}
+
+/// The latest run.
+pub fn status(run: Option<&Stored>) -> (Value, String) {
+    let Some(run) = run else { return (json!({ "run": null }), "no run yet; `vsgpu plan` shows what would be done".into()) };
+    let status = &run.status;
+    let count = |which: fn(&StepState) -> bool| status.steps.iter().filter(|s| which(s)).count();
+    let done = count(|s| matches!(s, StepState::Done { .. }));
+    let failed = count(|s| matches!(s, StepState::Failed { .. }));
+    let state = if status.ended.is_none() {
+        "not finished: `vsgpu apply` goes on with it"
+    } else if failed > 0 {
+        "ended with failures"
+    } else if done == status.steps.len() {
+        "done"
+    } else {
+        "given up"
+    };
+    let left = status.leftovers();
+    let steps: Vec<Value> = status.plan.steps.iter().zip(&status.steps).map(|(step, state)| json!({ "step": step.id, "node": step.node, "title": step.title, "state": state })).collect();
+    let json = json!({ "run": run.number, "begun": status.begun, "ended": status.ended, "state": state, "steps": steps, "in-maintenance": left.in_maintenance, "stopped": left.stopped });
+    let row = |(step, state): (&crate::plan::Step, &StepState)| {
+        let (word, note) = match state {
+            StepState::Waiting => ("-", String::new()),
+            StepState::Started { .. } => ("STARTED", "outcome not known yet".into()),
+            StepState::Done { note } => ("done", note.clone()),
+            StepState::Failed { error } => ("FAILED", error.clone()),
+        };
+        vec![format!("{:>4}", step.id), step.node.to_string(), step.title.clone(), word.into(), note]
+    };
+    let rows: Vec<_> = status.plan.steps.iter().zip(&status.steps).map(row).collect();
+    let mut text = format!("run {}: {state}; {done} of {} steps done, {failed} failed\n{}", run.number, status.steps.len(), columns(&rows));
+    for host in &left.in_maintenance {
+        text += &format!("\n{host} is in maintenance mode through this run");
+    }
+    (json, text)
+}

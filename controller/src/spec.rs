@@ -1,0 +1,385 @@
+//! Reads a fleet file. Every value is read by its own requirement; every error says file, line and column, the allowed
+//! values and the nearest of them. All errors of a file are reported at once.
+
+use crate::error::{Error, Kind};
+use crate::fleet::{Deadlines, Fleet, Guest, Host, NodeKind, Vm, Wish};
+use crate::range::{expand, nearest};
+use crate::yaml::{self, Data, Key, Node};
+use crate::{catalogue, files, is_key, package};
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use vsgpu_core::{Artifact, Catalogue};
+use vsgpu_host_agent::vm::{DEFAULT_GRACE_SECS, PowerState};
+
+const MAX_FILE: u64 = 16 << 20;
+const DEFAULT_PORT: u16 = 7443;
+/// Keys that are no requirements.
+const HOST_KEYS: [&str; 1] = ["address"];
+const VM_KEYS: [&str; 6] = ["host", "vm-name", "power", "shutdown-secs", "hard-stop", "guest"];
+const GUEST_KEYS: [&str; 1] = ["address"];
+const TOP_KEYS: [&str; 6] = ["version", "pki", "deadlines", "defaults", "hosts", "vms"];
+
+/// Reads and checks a fleet file, without looking at the files it names.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn read(file: &Path) -> Result<Fleet, Vec<Error>> {
+    let text = files::read_text(file, MAX_FILE).map_err(|e| vec![e.hint("name your fleet file, or write one: `vsgpu schema` prints its JSON Schema")])?;
+    let shown = file.display().to_string();
+    let root = yaml::parse(&shown, &text).map_err(|e| vec![e])?;
+    let mut reader = Reader { file: shown, catalogue: catalogue(), errors: vec![], hosts: BTreeSet::new(), vms: BTreeSet::new(), read: BTreeMap::new() };
+    let fleet = reader.fleet(file, &root);
+    match fleet {
+        Some(fleet) if reader.errors.is_empty() => Ok(fleet),
+        _ => Err(reader.errors),
+    }
+}
+
+struct Reader {
+    file: String,
+    catalogue: Catalogue,
+    errors: Vec<Error>,
+    hosts: BTreeSet<String>,
+    vms: BTreeSet<String>,
+    /// Values that were read already: a default is read once, not once for each of 10,000 nodes.
+    read: BTreeMap<(usize, usize, NodeKind, String), Option<Wish>>,
+}
+
+type Pairs = Vec<(Key, Node)>;
+
+impl Reader {
+    fn wrong(&mut self, line: usize, column: usize, message: impl Into<String>) -> &mut Error {
+        let place = crate::error::Place { file: self.file.clone(), line, column };
+        self.errors.push(Error::new(Kind::Usage, message).at(place));
+        let last = self.errors.len() - 1;
+        &mut self.errors[last]
+    }
+
+    fn unknown_key(&mut self, owner: &str, key: &Key, known: &[&str]) {
+        let (line, column) = (key.line, key.column);
+        let near = nearest(&key.name, known.iter().copied()).map(String::from);
+        let error = self.wrong(line, column, format!("{owner}: unknown key `{}`", key.name));
+        error.details.push(format!("expected {}", listed(known)));
+        error.hints.extend(near.map(|near| format!("did you mean `{near}`?")));
+    }
+
+    fn map<'a>(&mut self, owner: &str, node: &'a Node) -> &'a [(Key, Node)] {
+        match &node.data {
+            Data::Map(pairs) => pairs,
+            Data::Scalar(Value::Null) => &[],
+            _ => {
+                self.wrong(node.line, node.column, format!("{owner}: keys and values are expected here"));
+                &[]
+            }
+        }
+    }
+
+    fn text(&mut self, owner: &str, node: &Node) -> Option<String> {
+        match &node.data {
+            Data::Scalar(Value::String(text)) if !text.is_empty() => Some(text.clone()),
+            Data::Scalar(Value::Number(number)) => Some(number.to_string()),
+            _ => {
+                self.wrong(node.line, node.column, format!("{owner}: a text is expected here"));
+                None
+            }
+        }
+    }
+
+    fn fleet(&mut self, file: &Path, root: &Node) -> Option<Fleet> {
+        let pairs = self.map("fleet file", root);
+        let find = |name: &str| pairs.iter().find(|(key, _)| key.name == name).map(|(_, node)| node);
+        match find("version").map(|n| (n, &n.data)) {
+            Some((_, Data::Scalar(v))) if *v == json!(1) => {}
+            Some((node, _)) => {
+                self.wrong(node.line, node.column, "this version of vsgpu reads fleet files of `version: 1`");
+                return None;
+            }
+            None => {
+                self.wrong(root.line, root.column, "`version: 1` is missing");
+                return None;
+            }
+        }
+        for (key, _) in pairs.iter().filter(|(key, _)| !TOP_KEYS.contains(&key.name.as_str())) {
+            self.unknown_key("fleet file", key, &TOP_KEYS);
+        }
+        let deadlines = find("deadlines").map_or_else(Deadlines::default, |node| match serde_path_to_error::deserialize(node.to_json()) {
+            Ok(deadlines) => deadlines,
+            Err(e) => {
+                let path: Vec<String> = e.path().iter().map(ToString::to_string).collect();
+                let place = node.place(&self.file, &path, false);
+                self.wrong(place.line, place.column, format!("deadlines: {}", e.inner()));
+                Deadlines::default()
+            }
+        });
+        let folder = file.parent().map(PathBuf::from).unwrap_or_default();
+        let pki = find("pki").and_then(|node| self.text("pki", node)).unwrap_or_else(|| "pki".into());
+        let defaults = find("defaults").map(|node| self.map("defaults", node).to_vec()).unwrap_or_default();
+        for (key, _) in defaults.iter().filter(|(key, _)| !["host", "vm", "guest"].contains(&key.name.as_str())) {
+            self.unknown_key("defaults", key, &["host", "vm", "guest"]);
+        }
+        let mut of = |name: &str| -> Pairs { defaults.iter().find(|(key, _)| key.name == name).map(|(_, node)| self.map(name, node).to_vec()).unwrap_or_default() };
+        let (host_defaults, vm_defaults, guest_defaults) = (of("host"), of("vm"), of("guest"));
+        let mut hosts: Vec<Host> = vec![];
+        for (key, node) in find("hosts").map(|node| self.map("hosts", node)).unwrap_or_default() {
+            self.hosts(key, node, &host_defaults, &mut hosts);
+        }
+        let mut vms: Vec<Vm> = vec![];
+        for (key, node) in find("vms").map(|node| self.map("vms", node)).unwrap_or_default() {
+            self.vms(key, node, &vm_defaults, &guest_defaults, &hosts, &mut vms);
+        }
+        if hosts.is_empty() && self.errors.is_empty() {
+            self.wrong(root.line, root.column, "there is no host: `hosts:` is missing or empty");
+        }
+        Some(Fleet { file: file.into(), pki: folder.join(pki), deadlines, hosts, vms })
+    }
+
+    fn names(&mut self, key: &Key) -> Vec<(String, String)> {
+        expand(&key.name).unwrap_or_else(|why| {
+            self.wrong(key.line, key.column, why);
+            vec![]
+        })
+    }
+
+    fn hosts(&mut self, key: &Key, node: &Node, defaults: &Pairs, hosts: &mut Vec<Host>) {
+        let own = self.map(&key.name, node);
+        for (name, number) in self.names(key) {
+            if !self.hosts.insert(name.clone()) {
+                self.wrong(key.line, key.column, format!("host `{name}` appears twice"));
+                return;
+            }
+            let before = self.errors.len();
+            let pairs = merged(defaults, own);
+            let address = self.address(&name, &number, &pairs, own);
+            let wishes = self.wishes(&name, NodeKind::Host, &pairs, &HOST_KEYS);
+            hosts.push(Host { name, address, wishes });
+            // One wrong value of a range is one error, not a hundred.
+            if self.errors.len() > before {
+                return;
+            }
+        }
+    }
+
+    fn vms(&mut self, key: &Key, node: &Node, defaults: &Pairs, guest_defaults: &Pairs, hosts: &[Host], vms: &mut Vec<Vm>) {
+        let own = self.map(&key.name, node);
+        for (at, (name, number)) in self.names(key).into_iter().enumerate() {
+            if !self.vms.insert(name.clone()) {
+                self.wrong(key.line, key.column, format!("VM `{name}` appears twice"));
+                return;
+            }
+            let before = self.errors.len();
+            let pairs = merged(defaults, own);
+            let find = |key: &str| pairs.iter().find(|(k, _)| k.name == key).map(|(_, node)| node);
+            let host = match find("host") {
+                Some(node) => self.host_of(&name, at, node, hosts),
+                None => {
+                    self.wrong(key.line, key.column, format!("{name}: `host` is missing"));
+                    None
+                }
+            };
+            let vm_name = find("vm-name").and_then(|node| self.text(&name, node)).map_or(name.clone(), |text| filled(&text, &name, &number));
+            let power = find("power").and_then(|node| self.typed::<PowerState>(&name, "power", node));
+            let shutdown_secs = find("shutdown-secs").and_then(|node| self.typed(&name, "shutdown-secs", node)).unwrap_or(DEFAULT_GRACE_SECS);
+            let hard_stop = find("hard-stop").and_then(|node| self.typed(&name, "hard-stop", node)).unwrap_or(false);
+            let wishes = self.wishes(&name, NodeKind::Vm, &pairs, &VM_KEYS);
+            let guest = find("guest").filter(|node| !matches!(node.data, Data::Scalar(Value::Null))).map(|node| {
+                let own = self.map(&format!("{name}: guest"), node);
+                let pairs = merged(guest_defaults, own);
+                let address = self.address(&name, &number, &pairs, own);
+                Guest { address, wishes: self.wishes(&name, NodeKind::Guest, &pairs, &GUEST_KEYS) }
+            });
+            vms.push(Vm { name, vm_name, host: host.unwrap_or_default(), power, shutdown_secs, hard_stop, wishes, guest });
+            if self.errors.len() > before {
+                return;
+            }
+        }
+    }
+
+    /// `host: esx-[01-04]` deals the VMs of a range out over the hosts in turn.
+    fn host_of(&mut self, vm: &str, at: usize, node: &Node, hosts: &[Host]) -> Option<String> {
+        let wish = self.text(&format!("{vm}: host"), node)?;
+        let names = match expand(&wish) {
+            Ok(names) => names,
+            Err(why) => {
+                self.wrong(node.line, node.column, format!("{vm}: host: {why}"));
+                return None;
+            }
+        };
+        let (name, _) = &names[at % names.len()];
+        if self.hosts.contains(name) {
+            return Some(name.clone());
+        }
+        let near = nearest(name, hosts.iter().map(|h| h.name.as_str())).map(String::from);
+        let known: Vec<&str> = hosts.iter().take(8).map(|h| h.name.as_str()).collect();
+        let error = self.wrong(node.line, node.column, format!("{vm}: there is no host `{name}`"));
+        error.details.push(format!("known hosts: {}", listed(&known)));
+        error.hints.extend(near.map(|near| format!("did you mean `{near}`?")));
+        None
+    }
+
+    fn typed<T: serde::de::DeserializeOwned>(&mut self, owner: &str, key: &str, node: &Node) -> Option<T> {
+        serde_json::from_value(node.to_json()).map_err(|e| self.wrong(node.line, node.column, format!("{owner}: {key}: {e}"))).ok()
+    }
+
+    /// `host:port`; `{name}` and `{n}` stand for the name and its number in the range.
+    fn address(&mut self, name: &str, number: &str, pairs: &Pairs, own: &[(Key, Node)]) -> String {
+        let node = own.iter().chain(pairs).find(|(key, _)| key.name == "address").map(|(_, node)| node);
+        let text = node.and_then(|node| self.text(&format!("{name}: address"), node)).map_or(name.to_string(), |t| filled(&t, name, number));
+        let with_port = if text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) { text } else { format!("{text}:{DEFAULT_PORT}") };
+        if let Some(node) = node.filter(|_| with_port.contains([' ', '/', '{', '}'])) {
+            self.wrong(node.line, node.column, format!("{name}: address: `{with_port}` is no `host:port`"));
+        }
+        with_port
+    }
+
+    fn wishes(&mut self, owner: &str, kind: NodeKind, pairs: &Pairs, other: &[&str]) -> Vec<Wish> {
+        let entries: Vec<_> = self.catalogue.of(kind.scope()).filter(|e| is_key(e)).copied().collect();
+        let mut found: BTreeMap<&str, Wish> = BTreeMap::new();
+        for (key, node) in pairs.iter().filter(|(key, _)| !other.contains(&key.name.as_str())) {
+            let Some(entry) = entries.iter().find(|e| e.name == key.name) else {
+                let known: Vec<&str> = entries.iter().map(|e| e.name).chain(other.iter().copied()).collect();
+                self.unknown_key(owner, key, &known);
+                continue;
+            };
+            // `ecc: null` takes a default away.
+            if matches!(node.data, Data::Scalar(Value::Null)) {
+                continue;
+            }
+            let known = (node.line, node.column, kind, key.name.clone());
+            let wish = match self.read.get(&known) {
+                Some(wish) => wish.clone(),
+                None => {
+                    let wish = self.wish(owner, entry, node);
+                    self.read.insert(known, wish.clone());
+                    wish
+                }
+            };
+            found.extend(wish.map(|wish| (entry.name, wish)));
+        }
+        for entry in &entries {
+            if let Some((by, spec)) = entry.implied_by.filter(|(by, _)| found.contains_key(by) && pairs.iter().all(|(key, _)| key.name != entry.name)) {
+                debug_assert!(entries.iter().any(|e| e.name == by));
+                let spec = serde_json::from_str::<Value>(spec).ok().and_then(|spec| (entry.read_spec)(&spec).ok());
+                found.extend(spec.map(|spec| (entry.name, Wish { name: entry.name, spec })));
+            }
+        }
+        entries.iter().filter_map(|e| found.remove(e.name)).collect()
+    }
+
+    fn wish(&mut self, owner: &str, entry: &vsgpu_core::Entry, node: &Node) -> Option<Wish> {
+        match (entry.read_spec)(&node.to_json()) {
+            Ok(spec) => Some(Wish { name: entry.name, spec }),
+            Err(e) => {
+                let place = node.place(&self.file, &e.path, e.at_key);
+                let inside: String = e.path.iter().filter(|step| !e.at_key || e.path.last() != Some(step)).map(|step| format!("{step}: ")).collect();
+                let error = self.wrong(place.line, place.column, format!("{owner}: {}: {inside}{}", entry.name, e.message));
+                if !e.expected.is_empty() {
+                    error.details.push(format!("expected {}", listed(&e.expected)));
+                }
+                error.hints.extend(e.suggestion.map(|near| format!("did you mean `{near}`?")));
+                None
+            }
+        }
+    }
+}
+
+/// Own keys win over defaults.
+fn merged(defaults: &Pairs, own: &[(Key, Node)]) -> Pairs {
+    let inherited = defaults.iter().filter(|(key, _)| own.iter().all(|(k, _)| k.name != key.name));
+    own.iter().chain(inherited).cloned().collect()
+}
+
+fn filled(text: &str, name: &str, number: &str) -> String {
+    text.replace("{name}", name).replace("{n}", number)
+}
+
+fn listed<T: AsRef<str>>(words: &[T]) -> String {
+    let words: Vec<String> = words.iter().map(|w| format!("`{}`", w.as_ref())).collect();
+    match words.as_slice() {
+        [] => "nothing".into(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}
+
+/// Reads, hashes and inspects every file that the fleet file names; each once.
+///
+/// # Errors
+/// All files that are missing or wrong.
+pub fn resolve(fleet: &mut Fleet) -> Result<(), Vec<Error>> {
+    let base = fleet.folder();
+    let mut known: BTreeMap<String, Result<Artifact, Error>> = BTreeMap::new();
+    let guests = fleet.vms.iter_mut().flat_map(|v| v.wishes.iter_mut().chain(v.guest.iter_mut().flat_map(|g| g.wishes.iter_mut())));
+    for wish in fleet.hosts.iter_mut().flat_map(|h| h.wishes.iter_mut()).chain(guests) {
+        fill(&mut wish.spec, &mut |artifact| {
+            let key = format!("{}\0{}", artifact.artifact, artifact.sha256.clone().unwrap_or_default());
+            known.entry(key).or_insert_with(|| package::resolve(&base, artifact)).clone().ok()
+        });
+    }
+    let errors: Vec<Error> = known.into_values().filter_map(Result::err).collect();
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// Replaces every artifact in a document.
+fn fill(value: &mut Value, with: &mut dyn FnMut(&Artifact) -> Option<Artifact>) {
+    match value {
+        Value::Object(map) if map.contains_key("artifact") => {
+            let found = serde_json::from_value::<Artifact>(Value::Object(map.clone())).ok().and_then(|a| with(&a));
+            if let Some(full) = found.and_then(|a| serde_json::to_value(a).ok()) {
+                *value = full;
+            }
+        }
+        Value::Object(map) => map.values_mut().for_each(|v| fill(v, with)),
+        Value::Array(items) => items.iter_mut().for_each(|v| fill(v, with)),
+        _ => {}
+    }
+}
+
+/// JSON Schema of the fleet file, from the catalogue.
+pub fn schema() -> Value {
+    let catalogue = catalogue();
+    let text = || json!({ "type": "string" });
+    let mut object = |kind: NodeKind, more: &[(&str, Value)]| {
+        let mut properties = Map::new();
+        for entry in catalogue.of(kind.scope()).filter(|e| is_key(e)) {
+            let mut schema = (entry.schema)();
+            if let Some(map) = schema.as_object_mut() {
+                map.remove("$schema");
+                map.insert("description".into(), entry.about.into());
+            }
+            properties.insert(entry.name.into(), schema);
+        }
+        properties.extend(more.iter().map(|(key, value)| (key.to_string(), value.clone())));
+        json!({ "type": ["object", "null"], "additionalProperties": false, "properties": properties })
+    };
+    let address = json!({ "type": "string", "description": "host:port of the agent; {name} and {n} stand for the name and its number in the range" });
+    let host = object(NodeKind::Host, &[("address", address.clone())]);
+    let guest = object(NodeKind::Guest, &[("address", address)]);
+    let vm = object(
+        NodeKind::Vm,
+        &[
+            ("host", json!({ "type": "string", "description": "Host of the VM; a range deals VMs out in turn" })),
+            ("vm-name", json!({ "type": "string", "description": "Display name in vSphere, if it is not the key; {name} and {n} are filled in" })),
+            ("power", json!({ "enum": ["on", "off", true, false] })),
+            ("shutdown-secs", json!({ "type": "integer", "minimum": 0, "description": "Seconds for the guest to shut down" })),
+            ("hard-stop", json!({ "type": "boolean", "description": "Whether the VM may be powered off hard after that" })),
+            ("guest", guest.clone()),
+        ],
+    );
+    let deadlines = schemars::schema_for!(Deadlines).to_value();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "vsgpu fleet file",
+        "type": "object",
+        "required": ["version", "hosts"],
+        "additionalProperties": false,
+        "properties": {
+            "version": { "const": 1 },
+            "pki": text(),
+            "deadlines": deadlines,
+            "defaults": { "type": "object", "additionalProperties": false, "properties": { "host": host, "vm": vm, "guest": guest } },
+            "hosts": { "type": "object", "description": "Name or range (esx-[01-16]) -> host", "additionalProperties": host },
+            "vms": { "type": ["object", "null"], "description": "Name or range -> VM", "additionalProperties": vm },
+        }
+    })
+}

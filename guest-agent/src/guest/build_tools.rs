@@ -1,0 +1,96 @@
+//! Compiler, make and the headers of the running kernel, without which the driver's kernel module cannot be built.
+
+use super::family::Family;
+use super::system::{OS_RELEASE, kernel, os_release};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::{Command, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+
+/// Build tools of a guest.
+pub struct BuildTools;
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Wish {
+    /// Installed.
+    Present,
+}
+
+/// What is there.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct BuildToolsFact {
+    /// Running kernel.
+    pub kernel: String,
+    /// Whether its headers are installed.
+    pub headers: bool,
+    /// Whether gcc and make answer.
+    pub compiler: bool,
+    /// Whether DKMS answers.
+    pub dkms: bool,
+    /// os-release, to choose the package tool.
+    pub os_release: String,
+}
+
+fn version(program: &str) -> Command {
+    Command::new(program, ["--version"])
+}
+
+impl Fact for BuildToolsFact {
+    const NAME: &'static str = "build-tools";
+    const ABOUT: &'static str = "Compiler, kernel headers and DKMS";
+    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+        let mut probes = vec![Probe::Read(OS_RELEASE.into()), Probe::KernelRelease];
+        probes.extend(["gcc", "make", "dkms"].map(|program| Probe::Run(version(program))));
+        if let Ok(kernel) = kernel(seen) {
+            probes.push(Probe::Read(makefile(&kernel)));
+        }
+        probes
+    }
+    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        let kernel = kernel(seen)?;
+        let runs = |program: &str| seen.output(&version(program)).is_ok_and(|o| o.ok());
+        Ok(Self {
+            headers: seen.file(&makefile(&kernel))?.is_some(),
+            compiler: runs("gcc") && runs("make"),
+            dkms: runs("dkms"),
+            os_release: os_release(seen)?.into(),
+            kernel,
+        })
+    }
+}
+
+fn makefile(kernel: &str) -> String {
+    format!("/lib/modules/{kernel}/build/Makefile")
+}
+
+impl Requirement for BuildTools {
+    const NAME: &'static str = "build-tools";
+    const ABOUT: &'static str = "Compiler, make and headers of the running kernel; DKMS where the distribution has it";
+    const AFTER: &'static [&'static str] = &[];
+    const NEEDS: Needs = Needs::Nothing;
+    const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
+    const SETTLE_SECS: u32 = 0;
+    const IMPLIED_BY: Option<(&'static str, &'static str)> = Some(("driver", r#""present""#));
+    const EXAMPLE: &'static str = r#""present""#;
+    type Spec = Wish;
+    type Fact = BuildToolsFact;
+
+    fn check(_: &Wish, fact: &BuildToolsFact) -> Verdict {
+        let wants = format!("gcc, make, headers of {}", fact.kernel);
+        let lacks: Vec<&str> = [("compiler", fact.compiler), ("kernel headers", fact.headers)].iter().filter(|(_, there)| !there).map(|(name, _)| *name).collect();
+        if lacks.is_empty() {
+            return Verdict::met(format!("{wants}{}", if fact.dkms { ", DKMS" } else { "" }));
+        }
+        let is = format!("no {}", lacks.join(", no "));
+        match Family::of(&fact.os_release) {
+            Some(family) => Verdict::unmet(is, wants, family.install_build_tools(&fact.kernel)),
+            None => Verdict::blocked(format!("{is}, and this distribution's package tool is not known"), format!("install {wants} yourself")),
+        }
+    }
+
+    fn as_spec(fact: &BuildToolsFact) -> Option<Wish> {
+        (fact.compiler && fact.headers).then_some(Wish::Present)
+    }
+}

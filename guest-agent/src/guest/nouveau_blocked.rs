@@ -1,0 +1,113 @@
+//! The nouveau driver kept from loading: a file in modprobe.d, the initramfs rebuilt, and a reboot where it is loaded now.
+//!
+//! The file is written twice, the second time with a last line that says the initramfs was rebuilt: a power cut in
+//! between is seen, and the rebuild is done again.
+
+use super::family::Family;
+use super::system::{OS_RELEASE, os_release};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::{Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+
+const FOLDER: &str = "/etc/modprobe.d";
+const FILE: &str = "/etc/modprobe.d/blacklist-nouveau.conf";
+const CONTENT: &str = "# Written by vsgpu: the NVIDIA driver needs the GPU for itself.\nblacklist nouveau\noptions nouveau modeset=0\n";
+const REBUILT: &str = "# The initramfs was rebuilt after this file was written.\n";
+
+/// nouveau of a guest.
+pub struct NouveauBlocked;
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Wish {
+    /// Never loaded.
+    #[serde(rename = "blocked")]
+    Blocked,
+}
+
+/// What is so.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct NouveauFact {
+    /// Whether the module is loaded now.
+    pub loaded: bool,
+    /// The file in modprobe.d that blocks it.
+    pub blocked_by: Option<String>,
+    /// Whether it is our file and the initramfs was not rebuilt after it.
+    pub initramfs_stale: bool,
+    /// os-release, to choose the initramfs tool.
+    pub os_release: String,
+}
+
+impl Fact for NouveauFact {
+    const NAME: &'static str = "nouveau";
+    const ABOUT: &'static str = "Whether the nouveau driver is loaded, and what blocks it";
+    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+        let mut probes = vec![Probe::Read("/proc/modules".into()), Probe::List(FOLDER.into()), Probe::Read(OS_RELEASE.into())];
+        let files = seen.names(FOLDER).unwrap_or_default().into_iter().filter(|n| n.ends_with(".conf")).take(64);
+        probes.extend(files.map(|name| Probe::Read(format!("{FOLDER}/{name}"))));
+        probes
+    }
+    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        let modules = seen.file("/proc/modules")?.unwrap_or_default();
+        let blocks = |path: &String| seen.file(path).ok().flatten().is_some_and(|t| t.lines().any(|l| l.split_whitespace().eq(["blacklist", "nouveau"])));
+        let files: Vec<String> = seen.names(FOLDER)?.iter().filter(|n| n.ends_with(".conf")).take(64).map(|n| format!("{FOLDER}/{n}")).collect();
+        let blocked_by = files.into_iter().find(blocks);
+        let initramfs_stale = blocked_by.as_deref() == Some(FILE) && !seen.file(FILE)?.unwrap_or_default().contains(REBUILT.trim_end());
+        Ok(Self { loaded: modules.lines().any(|l| l.starts_with("nouveau ")), blocked_by, initramfs_stale, os_release: os_release(seen)?.into() })
+    }
+}
+
+impl Requirement for NouveauBlocked {
+    const NAME: &'static str = "nouveau";
+    const ABOUT: &'static str = "The nouveau driver blocked: modprobe.d, initramfs, reboot where it is loaded";
+    const AFTER: &'static [&'static str] = &[];
+    const NEEDS: Needs = Needs::Nothing;
+    const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
+    const SETTLE_SECS: u32 = 0;
+    const IMPLIED_BY: Option<(&'static str, &'static str)> = Some(("driver", r#""blocked""#));
+    const EXAMPLE: &'static str = r#""blocked""#;
+    type Spec = Wish;
+    type Fact = NouveauFact;
+
+    fn check(_: &Wish, fact: &NouveauFact) -> Verdict {
+        let is = match (fact.loaded, &fact.blocked_by) {
+            (true, None) => "loaded",
+            (true, Some(_)) => "blocked, but still loaded",
+            (false, None) => "not blocked",
+            (false, Some(_)) if fact.initramfs_stale => "blocked, initramfs not rebuilt",
+            (false, Some(file)) => return Verdict::met(format!("blocked by {file}")),
+        };
+        if fact.blocked_by.is_some() && !fact.initramfs_stale {
+            return Verdict::pending(is, "blocked");
+        }
+        let Some(family) = Family::of(&fact.os_release) else {
+            return Verdict::blocked("this distribution's initramfs tool is not known", "blacklist nouveau in /etc/modprobe.d and rebuild the initramfs yourself");
+        };
+        let write = |contents: String| Effect::Write { path: FILE.into(), contents, mode: 0o644 };
+        Verdict::unmet(is, "blocked", vec![write(CONTENT.into()), family.rebuild_initramfs(), write(format!("{CONTENT}{REBUILT}"))])
+    }
+
+    fn as_spec(fact: &NouveauFact) -> Option<Wish> {
+        Self::check(&Wish::Blocked, fact).is_met().then_some(Wish::Blocked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_power_cut_before_the_initramfs_was_rebuilt_is_seen() {
+        let fact = |loaded, blocked_by: Option<&str>, initramfs_stale| NouveauFact { loaded, blocked_by: blocked_by.map(Into::into), initramfs_stale, os_release: "ID=debian".into() };
+        let effects = |fact: &NouveauFact| match NouveauBlocked::check(&Wish::Blocked, fact) {
+            Verdict::Unmet { effects, .. } => effects.len(),
+            Verdict::Met { .. } => 99,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(effects(&fact(true, None, false)), 3);
+        assert_eq!(effects(&fact(true, Some(FILE), true)), 3, "written, then the power went");
+        assert_eq!(effects(&fact(true, Some(FILE), false)), 0, "waits for the reboot");
+        assert_eq!(effects(&fact(false, Some(FILE), false)), 99);
+    }
+}

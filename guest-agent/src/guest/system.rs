@@ -1,0 +1,139 @@
+//! Facts that belong to no requirement: the distribution, the GPUs on the PCI bus and as the driver sees them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use vsgpu_core::nvidia_smi::{self, SmiReport};
+use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable};
+
+pub(crate) const OS_RELEASE: &str = "/etc/os-release";
+
+/// Distribution and kernel.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Os {
+    /// `ID` of os-release.
+    pub id: String,
+    /// `VERSION_ID`.
+    pub version: Option<String>,
+    /// Running kernel.
+    pub kernel: String,
+}
+
+/// The running kernel.
+pub(crate) fn kernel(seen: &Evidence) -> Result<String, Unreadable> {
+    let kernel = seen.text(&Probe::KernelRelease)?.unwrap_or_default();
+    if kernel.is_empty() || kernel.contains('/') { Err(Unreadable::new("the release of the running kernel is not known")) } else { Ok(kernel.into()) }
+}
+
+/// os-release; a guest without one is no Linux that we know.
+pub(crate) fn os_release(seen: &Evidence) -> Result<&str, Unreadable> {
+    seen.file(OS_RELEASE)?.ok_or_else(|| Unreadable::new(format!("{OS_RELEASE}: no such file")))
+}
+
+impl Fact for Os {
+    const NAME: &'static str = "os";
+    const ABOUT: &'static str = "Distribution and running kernel";
+    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
+        vec![Probe::Read(OS_RELEASE.into()), Probe::KernelRelease]
+    }
+    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        let text = os_release(seen)?;
+        let value = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)).map(|v| v.trim_matches('"').to_string());
+        Ok(Self { id: value("ID=").unwrap_or_default(), version: value("VERSION_ID="), kernel: kernel(seen)? })
+    }
+}
+
+/// NVIDIA devices on the guest's PCI bus, driver or not.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct PciGpus {
+    /// Address, device id and subsystem id, as sysfs prints them. The last names the vGPU type.
+    pub devices: Vec<PciGpu>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct PciGpu {
+    /// PCI address.
+    pub address: String,
+    /// Four hexadecimal digits.
+    pub device_id: String,
+    /// Four hexadecimal digits.
+    pub subsystem_id: Option<String>,
+}
+
+const BUS: &str = "/sys/bus/pci/devices";
+
+impl PciGpus {
+    /// Round one lists the bus, round two reads the vendors, round three the ids of NVIDIA's devices.
+    pub(crate) fn ask(seen: &Evidence) -> Vec<Probe> {
+        let mut probes = vec![Probe::List(BUS.into())];
+        for address in seen.names(BUS).unwrap_or_default().into_iter().take(256) {
+            probes.push(Probe::Read(format!("{BUS}/{address}/vendor")));
+            if is_nvidia(address, seen) {
+                probes.extend(["device", "class", "subsystem_device"].map(|file| Probe::Read(format!("{BUS}/{address}/{file}"))));
+            }
+        }
+        probes
+    }
+
+    /// GPUs on the bus; `None` where there is no bus to look at.
+    pub(crate) fn seen(seen: &Evidence) -> Result<Option<Vec<PciGpu>>, Unreadable> {
+        if seen.text(&Probe::List(BUS.into()))?.is_none() {
+            return Ok(None);
+        }
+        let id = |address: &str, file: &str| seen.file(&format!("{BUS}/{address}/{file}")).ok().flatten().map(|t| t.trim().trim_start_matches("0x").to_lowercase());
+        let gpu = |address: &str| {
+            // Display controllers only (03xx): the audio function of a board is no GPU.
+            let display = id(address, "class").is_none_or(|class| class.starts_with("03"));
+            let device_id = id(address, "device").filter(|_| display)?;
+            Some(PciGpu { address: address.into(), device_id, subsystem_id: id(address, "subsystem_device") })
+        };
+        Ok(Some(seen.names(BUS)?.into_iter().filter(|a| is_nvidia(a, seen)).filter_map(gpu).collect()))
+    }
+}
+
+fn is_nvidia(address: &str, seen: &Evidence) -> bool {
+    let vendor = Probe::Read(format!("{BUS}/{address}/vendor"));
+    seen.has(&vendor) && seen.text(&vendor).is_ok_and(|v| v.is_some_and(|v| v.trim() == "0x10de"))
+}
+
+impl Fact for PciGpus {
+    const NAME: &'static str = "pci-gpus";
+    const ABOUT: &'static str = "NVIDIA GPUs on the PCI bus of the guest";
+    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+        Self::ask(seen)
+    }
+    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        let devices = Self::seen(seen)?.ok_or_else(|| Unreadable::new(format!("{BUS}: no such folder")))?;
+        Ok(Self { devices })
+    }
+}
+
+/// The driver's report.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Gpus(pub SmiReport);
+
+/// `nvidia-smi -q -x`.
+pub(crate) fn smi() -> Command {
+    Command::new("nvidia-smi", ["-q", "-x"])
+}
+
+/// The report, or why there is none. nvidia-smi may fail with exit status 0: the text decides, on both streams.
+pub(crate) fn smi_report(seen: &Evidence) -> Result<SmiReport, Unreadable> {
+    let output = seen.output(&smi())?;
+    nvidia_smi::read(&output.stdout).map_err(|why| {
+        let cause = nvidia_smi::failure(&output.both()).map_or(why, |f| f.to_string());
+        Unreadable::of(&smi(), output, cause)
+    })
+}
+
+impl Fact for Gpus {
+    const NAME: &'static str = "gpus";
+    const ABOUT: &'static str = "GPUs as the driver in the guest sees them";
+    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
+        vec![Probe::Run(smi())]
+    }
+    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        smi_report(seen).map(Self)
+    }
+}

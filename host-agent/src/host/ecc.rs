@@ -1,0 +1,154 @@
+//! ECC of the host's GPUs. ECC on vGPU exists from release 9.0 on (facts: nvidia 2): before, it has to be off on GPUs that
+//! have it. `auto` does just that and otherwise leaves ECC as it is. Current and pending are kept apart.
+
+use super::ask;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::units::DriverVersion;
+use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+
+/// First driver branch of vGPU 9.0 (facts: nvidia 1: 9 = R430).
+const FIRST_BRANCH_WITH_ECC: u32 = 430;
+
+/// ECC of a host.
+pub struct Ecc;
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Wish {
+    /// Off where the vGPU release is older than 9.0, else as it is.
+    Auto,
+    /// On.
+    #[serde(alias = "true")]
+    On,
+    /// Off.
+    #[serde(alias = "false")]
+    Off,
+}
+
+/// ECC as the driver sees it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct EccFact {
+    /// Running driver; absent where nvidia-smi does not answer.
+    pub driver_version: Option<String>,
+    /// GPUs in nvidia-smi's order.
+    pub gpus: Vec<GpuEcc>,
+    /// Why nvidia-smi has no answer.
+    pub smi_failure: Option<String>,
+}
+
+/// One GPU; `None` where it has no ECC.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct GpuEcc {
+    /// PCI address.
+    pub bus_id: String,
+    /// Active.
+    pub current: Option<bool>,
+    /// After the next reboot.
+    pub pending: Option<bool>,
+}
+
+impl Fact for EccFact {
+    const NAME: &'static str = "ecc";
+    const ABOUT: &'static str = "ECC of each GPU, current and pending";
+    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
+        vec![Probe::Run(ask::smi())]
+    }
+    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        Ok(match ask::smi_report(seen) {
+            Ok(report) => {
+                let gpu = |g: &vsgpu_core::nvidia_smi::Gpu| GpuEcc { bus_id: g.bus_id.clone(), current: g.ecc_current, pending: g.ecc_pending };
+                Self { gpus: report.gpus.iter().map(gpu).collect(), driver_version: report.driver_version, smi_failure: None }
+            }
+            // Before the vGPU manager is loaded this is how a healthy host looks.
+            Err(why) => Self { driver_version: None, gpus: vec![], smi_failure: Some(why.message) },
+        })
+    }
+}
+
+impl Requirement for Ecc {
+    const NAME: &'static str = "ecc";
+    const ABOUT: &'static str = "ECC memory of the GPUs: auto, on or off";
+    const AFTER: &'static [&'static str] = &["vgpu-manager"];
+    const NEEDS: Needs = Needs::VmsOff;
+    const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
+    const SETTLE_SECS: u32 = 30;
+    const IMPLIED_BY: Option<(&'static str, &'static str)> = Some(("vgpu-manager", r#""auto""#));
+    const EXAMPLE: &'static str = r#""off""#;
+    type Spec = Wish;
+    type Fact = EccFact;
+
+    fn check(spec: &Wish, fact: &EccFact) -> Verdict {
+        let wants = match spec {
+            Wish::Auto => "off where vGPU is older than 9.0",
+            Wish::On => "on",
+            Wish::Off => "off",
+        };
+        let version = fact.driver_version.as_deref().and_then(DriverVersion::leading);
+        let Some(version) = version.filter(|_| fact.smi_failure.is_none()) else {
+            return Verdict::waits(fact.smi_failure.as_deref().unwrap_or("nvidia-smi states no driver version"), wants);
+        };
+        let too_old = version.branch() < FIRST_BRANCH_WITH_ECC;
+        let on = match spec {
+            Wish::On if too_old => {
+                return Verdict::blocked(
+                    format!("ECC on vGPU needs release 9.0 (R430) or later, the host runs {version}"),
+                    "wish for `ecc: off` or a newer vGPU manager",
+                );
+            }
+            Wish::On => true,
+            Wish::Off => false,
+            Wish::Auto if too_old => false,
+            Wish::Auto => return Verdict::met(format!("left as it is ({version} supports ECC on vGPU)")),
+        };
+        let concerned = || fact.gpus.iter().enumerate().filter(|(_, g)| g.current.is_some());
+        let word = |on: bool| if on { "on" } else { "off" };
+        let wrong: Vec<usize> = concerned().filter(|(_, g)| g.pending.or(g.current) != Some(on)).map(|(at, _)| at).collect();
+        if !wrong.is_empty() {
+            let set = |at: &usize| Effect::run(Command::new("nvidia-smi", ["-i", &at.to_string(), "-e", if on { "1" } else { "0" }]));
+            return Verdict::unmet(word(!on), word(on), wrong.iter().map(set).collect());
+        }
+        match concerned().find(|(_, g)| g.current != Some(on)) {
+            Some((_, gpu)) => Verdict::pending(format!("{} pending on {}", word(on), gpu.bus_id), word(on)),
+            None if concerned().count() == 0 => Verdict::met("no GPU has ECC"),
+            None => Verdict::met(word(on)),
+        }
+    }
+
+    fn as_spec(fact: &EccFact) -> Option<Wish> {
+        let states: Vec<bool> = fact.gpus.iter().filter_map(|g| g.current).collect();
+        match states.first() {
+            Some(first) if states.iter().all(|s| s == first) => Some(if *first { Wish::On } else { Wish::Off }),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fact(version: &str, current: Option<bool>, pending: Option<bool>) -> EccFact {
+        EccFact { driver_version: Some(version.into()), gpus: vec![GpuEcc { bus_id: "0000:3b:00.0".into(), current, pending }], smi_failure: None }
+    }
+
+    #[test]
+    fn auto_is_off_only_before_release_9() {
+        match Ecc::check(&Wish::Auto, &fact("390.42", Some(true), Some(true))) {
+            Verdict::Unmet { effects, .. } => assert_eq!(effects[0].to_string(), "nvidia-smi -i 0 -e 0"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(Ecc::check(&Wish::Auto, &fact("390.42", Some(true), Some(false))), Verdict::pending("off pending on 0000:3b:00.0", "off"));
+        assert!(Ecc::check(&Wish::Auto, &fact("390.42", None, None)).is_met(), "a GPU without ECC");
+        assert!(Ecc::check(&Wish::Auto, &fact("535.183.04", Some(true), Some(true))).is_met());
+        assert!(matches!(Ecc::check(&Wish::On, &fact("390.42", Some(true), Some(true))), Verdict::Blocked { .. }));
+    }
+
+    #[test]
+    fn without_a_driver_it_waits() {
+        let bare = EccFact { driver_version: None, gpus: vec![], smi_failure: Some("no such program".into()) };
+        assert!(matches!(Ecc::check(&Wish::Auto, &bare), Verdict::Waits { .. }));
+    }
+}

@@ -1,0 +1,75 @@
+//! NVIDIA's GPU management daemon, which comes beside the vGPU manager from vGPU 15 on (facts: nvidia 1).
+
+use super::packages::{PackageSpec, Packages};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use vsgpu_core::artifact::{Artifact, Held, Placed};
+use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+
+/// The daemon of a host.
+pub struct GpuManagementDaemon;
+
+/// NVIDIA's packages, as the daemon's requirement sees them.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct GpuManagementDaemonFact(pub Packages);
+
+/// `nvdgpumgmtdaemon`, `nvd-gpu-mgmt-daemon` and the like.
+fn is_daemon(name: &str) -> bool {
+    name.to_ascii_lowercase().contains("mgmt")
+}
+
+impl Fact for GpuManagementDaemonFact {
+    const NAME: &'static str = "gpu-management-daemon";
+    const ABOUT: &'static str = "NVIDIA GPU management daemon: installed, staged";
+    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+        Packages::probes(seen)
+    }
+    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        Packages::parse(seen).map(Self)
+    }
+}
+
+impl Requirement for GpuManagementDaemon {
+    const NAME: &'static str = "gpu-management-daemon";
+    const ABOUT: &'static str = "NVIDIA GPU management daemon package of the host";
+    const AFTER: &'static [&'static str] = &[];
+    const NEEDS: Needs = Needs::MaintenanceMode;
+    const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
+    const SETTLE_SECS: u32 = 0;
+    const IMPLIED_BY: Option<(&'static str, &'static str)> = None;
+    const EXAMPLE: &'static str = r#"{"package": "files/nvd-gpu-mgmt-daemon_535.183.04-1OEM.700.1.0.15843807_23867204.zip", "datastore": "datastore1"}"#;
+    type Spec = PackageSpec;
+    type Fact = GpuManagementDaemonFact;
+
+    fn check(spec: &PackageSpec, GpuManagementDaemonFact(packages): &GpuManagementDaemonFact) -> Verdict {
+        let Some(version) = spec.package.version() else {
+            return Verdict::blocked(format!("the version of {} is not known", spec.package.file_name()), "use NVIDIA's own file with its own name");
+        };
+        if packages.has(&spec.package) {
+            return Verdict::met(version);
+        }
+        if packages.has_staged(&spec.package) {
+            return Verdict::pending(format!("{version} staged for the next boot"), version);
+        }
+        let installed = packages.rival(is_daemon);
+        let mut effects = vec![packages.install(spec)];
+        if installed.is_some() {
+            // A running daemon makes its own update fail (facts: failures F9).
+            effects.insert(0, Effect::run(Command::new("/etc/init.d/nvdGpuMgmtDaemon", ["stop"])));
+        }
+        Verdict::unmet(installed.map_or("absent".into(), |v| v.version.clone()), version, effects)
+    }
+
+    fn as_spec(GpuManagementDaemonFact(packages): &GpuManagementDaemonFact) -> Option<PackageSpec> {
+        let vib = packages.rival(is_daemon)?;
+        let held = Held { name: vib.name.clone(), version: vib.version.clone() };
+        let package = Artifact { artifact: format!("{}_{}.vib", vib.name, vib.version), sha256: None, size: None, kind: None, holds: vec![held] };
+        Some(PackageSpec { package, datastore: "datastore1".into(), downgrade: false })
+    }
+
+    fn files(spec: &PackageSpec) -> Vec<Placed> {
+        vec![Placed { artifact: spec.package.clone(), datastore: Some(spec.datastore.clone()) }]
+    }
+}

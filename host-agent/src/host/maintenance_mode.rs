@@ -1,0 +1,86 @@
+//! Maintenance mode. The planner enters and leaves it around the changes that need it; it is no key of the fleet file.
+
+use super::ask;
+use super::virtual_machines;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::units::OnOff;
+use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+
+/// Seconds esxcli may take to enter (facts: failures, field default).
+pub const DEADLINE_SECS: u32 = 3600;
+
+/// Maintenance mode of a host.
+pub struct MaintenanceMode;
+
+/// Whether it is on, and what runs.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct MaintenanceModeFact {
+    /// In maintenance mode.
+    pub enabled: bool,
+    /// Names of running VMs.
+    pub running: Vec<String>,
+}
+
+const GET: [&str; 3] = ["system", "maintenanceMode", "get"];
+
+/// Reads `Enabled` or `Disabled`, in whichever form it came.
+pub fn enabled(records: &[vsgpu_core::esxcli::Record]) -> Result<bool, String> {
+    let words = records.iter().flat_map(|r| std::iter::once(r.title.as_str()).chain(r.fields.iter().map(|(_, value)| value.as_str())));
+    let found = words.map(str::trim).find_map(|word| match word {
+        "Enabled" | "true" => Some(true),
+        "Disabled" | "false" => Some(false),
+        _ => None,
+    });
+    found.ok_or_else(|| "the answer is neither `Enabled` nor `Disabled`".into())
+}
+
+impl Fact for MaintenanceModeFact {
+    const NAME: &'static str = "maintenance-mode";
+    const ABOUT: &'static str = "Maintenance mode, and the VMs that run";
+    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+        [ask::probes(&GET, seen), ask::probes(&virtual_machines::RUNNING, seen)].concat()
+    }
+    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        let enabled = enabled(&ask::answer(&GET, seen)?).map_err(|why| Unreadable::new(format!("`esxcli system maintenanceMode get`: {why}")))?;
+        let running = virtual_machines::running(seen)?.into_iter().map(|(name, _)| name).collect();
+        Ok(Self { enabled, running })
+    }
+}
+
+impl Requirement for MaintenanceMode {
+    const NAME: &'static str = "maintenance-mode";
+    const ABOUT: &'static str = "Maintenance mode of the host (entered and left by the plan)";
+    const AFTER: &'static [&'static str] = &[];
+    const NEEDS: Needs = Needs::VmsOff;
+    const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
+    const SETTLE_SECS: u32 = 10;
+    const IMPLIED_BY: Option<(&'static str, &'static str)> = None;
+    const EXAMPLE: &'static str = r#""on""#;
+    type Spec = OnOff;
+    type Fact = MaintenanceModeFact;
+
+    fn check(spec: &OnOff, fact: &MaintenanceModeFact) -> Verdict {
+        let is = OnOff::from(fact.enabled).to_string();
+        if fact.enabled == spec.on() {
+            return Verdict::met(is);
+        }
+        if spec.on() && !fact.running.is_empty() {
+            let names = fact.running.join(", ");
+            return Verdict::blocked(format!("maintenance mode cannot be entered while VMs run: {names}"), "shut them down or move them to another host");
+        }
+        let enable = if spec.on() { "true" } else { "false" };
+        let mut args = vec!["system", "maintenanceMode", "set", "--enable", enable];
+        let timeout = DEADLINE_SECS.to_string();
+        if spec.on() {
+            args.extend(["--timeout", &timeout]);
+        }
+        // A minute more than esxcli itself takes, so that its own words are heard.
+        Verdict::unmet(is, spec.to_string(), vec![Effect::run(Command::new("esxcli", args).within(DEADLINE_SECS + 60))])
+    }
+
+    fn as_spec(fact: &MaintenanceModeFact) -> Option<OnOff> {
+        Some(fact.enabled.into())
+    }
+}

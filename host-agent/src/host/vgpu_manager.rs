@@ -1,0 +1,204 @@
+//! NVIDIA's vGPU manager (the host driver): installed from the operator's file, then proven by the package list, the
+//! loaded module, nvidia-smi and the virtualization mode together. esxcli's "Reboot Required: false" is not believed
+//! (facts: esxi F2): the module is loaded by a reboot.
+
+use super::ask;
+use super::packages::{PackageSpec, Packages};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use vsgpu_core::artifact::{Artifact, Placed};
+use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::units::DriverVersion;
+use vsgpu_core::{Command, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+
+/// The vGPU manager of a host.
+pub struct VgpuManager;
+
+/// What is installed, loaded and working.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct VgpuManagerFact {
+    /// NVIDIA's packages.
+    #[serde(flatten)]
+    pub packages: Packages,
+    /// Whether VMkernel has the module `nvidia` loaded.
+    pub module_loaded: bool,
+    /// Version of the running driver.
+    pub driver_version: Option<String>,
+    /// GPUs it holds with their virtualization mode.
+    pub modes: Vec<(String, Option<String>)>,
+    /// Why nvidia-smi has no answer.
+    pub smi_failure: Option<String>,
+}
+
+fn modules() -> Command {
+    Command::new("vmkload_mod", ["-l"])
+}
+
+/// Whether a name is a vGPU manager, among NVIDIA's packages: `NVIDIA-VMware_ESXi_8.0_Driver`, `NVD-AIE-800`, ...
+fn is_manager(name: &str) -> bool {
+    !name.to_ascii_lowercase().contains("mgmt")
+}
+
+impl Fact for VgpuManagerFact {
+    const NAME: &'static str = "vgpu-manager";
+    const ABOUT: &'static str = "NVIDIA vGPU manager: installed, staged, loaded, working";
+    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+        let mut probes = Packages::probes(seen);
+        probes.extend([Probe::Run(modules()), Probe::Run(ask::smi())]);
+        probes
+    }
+    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        let loaded = modules_loaded(seen.stdout(&modules())?).iter().any(|(name, ..)| name == "nvidia");
+        let report = ask::smi_report(seen);
+        Ok(Self {
+            packages: Packages::parse(seen)?,
+            module_loaded: loaded,
+            driver_version: report.as_ref().ok().and_then(|r| r.driver_version.clone()),
+            modes: report.as_ref().map(|r| r.gpus.iter().map(|g| (g.bus_id.clone(), g.virtualization_mode.clone())).collect()).unwrap_or_default(),
+            smi_failure: report.err().map(|e| e.message),
+        })
+    }
+}
+
+/// Reads `vmkload_mod -l`: name, use count, size in KiB.
+pub fn modules_loaded(text: &str) -> Vec<(String, u64, u64)> {
+    let row = |line: &str| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?.to_string(), words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    };
+    text.lines().filter_map(row).collect()
+}
+
+/// What is wrong with a driver that should run, if anything.
+fn not_working(fact: &VgpuManagerFact, version: &str) -> Option<String> {
+    if !fact.module_loaded {
+        return Some("module not loaded".into());
+    }
+    if let Some(why) = &fact.smi_failure {
+        return Some(format!("nvidia-smi: {why}"));
+    }
+    let running = fact.driver_version.as_deref().and_then(DriverVersion::leading);
+    if DriverVersion::leading(version).is_some_and(|wanted| running != Some(wanted)) {
+        return Some(format!("driver {} is running", fact.driver_version.as_deref().unwrap_or("of unknown version")));
+    }
+    if fact.modes.is_empty() {
+        return Some("the driver holds no GPU".into());
+    }
+    // The default graphics type makes the difference between VGPU and VSGA; both mean that the manager rules the GPU.
+    let strange = fact.modes.iter().find(|(_, mode)| !matches!(mode.as_deref(), Some("Host VGPU" | "Host VSGA")));
+    strange.map(|(gpu, mode)| format!("virtualization mode of {gpu} is {}, not Host VGPU", mode.as_deref().unwrap_or("not known")))
+}
+
+impl Requirement for VgpuManager {
+    const NAME: &'static str = "vgpu-manager";
+    const ABOUT: &'static str = "NVIDIA vGPU manager package of the host";
+    const AFTER: &'static [&'static str] = &[];
+    const NEEDS: Needs = Needs::MaintenanceMode;
+    const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
+    const SETTLE_SECS: u32 = 120;
+    const IMPLIED_BY: Option<(&'static str, &'static str)> = None;
+    const EXAMPLE: &'static str = r#"{"package": "files/NVD-VGPU-800_535.183.04-1OEM.800.1.0.20613240_23867204.zip", "datastore": "datastore1"}"#;
+    type Spec = PackageSpec;
+    type Fact = VgpuManagerFact;
+
+    fn check(spec: &PackageSpec, fact: &VgpuManagerFact) -> Verdict {
+        let Some(version) = spec.package.version() else {
+            return Verdict::blocked(format!("the version of {} is not known", spec.package.file_name()), "use NVIDIA's own file with its own name");
+        };
+        let wants = version.to_string();
+        if fact.packages.has(&spec.package) {
+            return match not_working(fact, version) {
+                None => Verdict::met(format!("{version}, {} GPU(s) {}", fact.modes.len(), fact.modes[0].1.as_deref().unwrap_or_default())),
+                Some(why) => Verdict::pending(format!("{version} installed, {why}"), wants),
+            };
+        }
+        if fact.packages.has_staged(&spec.package) {
+            return Verdict::pending(format!("{version} staged for the next boot"), wants);
+        }
+        let rival = fact.packages.rival(is_manager);
+        let newer = rival.filter(|r| DriverVersion::leading(&r.version) > DriverVersion::leading(version));
+        if let Some(newer) = newer.filter(|_| !spec.downgrade) {
+            return Verdict::blocked(
+                format!("{} {} is installed, which is newer than {version}", newer.name, newer.version),
+                "wish for that version, or add `downgrade: true` to `vgpu-manager` if the older one is really wanted",
+            );
+        }
+        let is = rival.map_or("absent".into(), |r| r.version.clone());
+        Verdict::unmet(is, wants, vec![fact.packages.install(spec)])
+    }
+
+    fn as_spec(fact: &VgpuManagerFact) -> Option<PackageSpec> {
+        let vib = fact.packages.rival(is_manager)?;
+        let held = vsgpu_core::artifact::Held { name: vib.name.clone(), version: vib.version.clone() };
+        // The file itself is not on the host any more under a name we could know; its name is the VIB's.
+        let package = Artifact { artifact: format!("{}_{}.vib", vib.name, vib.version), sha256: None, size: None, kind: None, holds: vec![held] };
+        Some(PackageSpec { package, datastore: "datastore1".into(), downgrade: false })
+    }
+
+    fn files(spec: &PackageSpec) -> Vec<Placed> {
+        vec![Placed { artifact: spec.package.clone(), datastore: Some(spec.datastore.clone()) }]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use super::super::packages::Vib;
+    use vsgpu_core::artifact::{Held, Kind};
+
+    fn spec(version: &str, kind: Kind) -> PackageSpec {
+        let held = Held { name: "NVIDIA-vGPU".into(), version: format!("{version}-1OEM.800.1.0.20613240") };
+        let package = Artifact { artifact: "f/x.zip".into(), sha256: Some("ab".repeat(32)), size: Some(1), kind: Some(kind), holds: vec![held] };
+        PackageSpec { package, datastore: "ds1".into(), downgrade: false }
+    }
+
+    fn fact(installed: Option<&str>, loaded: bool, esx: &str) -> VgpuManagerFact {
+        let vib = |v: &str| Vib { name: "NVIDIA-vGPU".into(), version: format!("{v}-1OEM.800.1.0.20613240"), vendor: "NVIDIA".into() };
+        VgpuManagerFact {
+            packages: Packages { installed: installed.map(vib).into_iter().collect(), staged: vec![], esx_version: esx.into() },
+            module_loaded: loaded,
+            driver_version: installed.filter(|_| loaded).map(String::from),
+            modes: if loaded { vec![("0000:3b:00.0".into(), Some("Host VGPU".into()))] } else { vec![] },
+            smi_failure: None,
+        }
+    }
+
+    fn commands(verdict: &Verdict) -> Vec<String> {
+        match verdict {
+            Verdict::Unmet { effects, .. } => effects.iter().map(ToString::to_string).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_bare_host_gets_the_package_by_absolute_path() {
+        let path = "/vmfs/volumes/ds1/vsgpu/abababababababab/x.zip";
+        for (kind, esx, command) in [
+            (Kind::Component, "8.0.2", format!("esxcli software component apply -d {path}")),
+            (Kind::Component, "6.7.0", format!("esxcli software vib install -d {path}")),
+            (Kind::OfflineBundle, "7.0.3", format!("esxcli software vib install -d {path}")),
+            (Kind::Vib, "8.0.2", format!("esxcli software vib install -v {path}")),
+        ] {
+            assert_eq!(commands(&VgpuManager::check(&spec("535.183.04", kind), &fact(None, false, esx))), [command]);
+        }
+    }
+
+    #[test]
+    fn installed_is_not_active() {
+        let wish = spec("535.183.04", Kind::Component);
+        assert!(commands(&VgpuManager::check(&wish, &fact(Some("535.183.04"), false, "8.0.2"))).is_empty(), "waits for the reboot");
+        assert!(VgpuManager::check(&wish, &fact(Some("535.183.04"), true, "8.0.2")).is_met());
+        let mut no_vgpu = fact(Some("535.183.04"), true, "8.0.2");
+        no_vgpu.modes[0].1 = Some("None".into());
+        assert!(!VgpuManager::check(&wish, &no_vgpu).is_met());
+    }
+
+    #[test]
+    fn a_downgrade_is_only_done_on_request() {
+        let mut wish = spec("535.183.04", Kind::Component);
+        let newer = fact(Some("550.90.05"), true, "8.0.2");
+        assert!(matches!(VgpuManager::check(&wish, &newer), Verdict::Blocked { .. }));
+        wish.downgrade = true;
+        assert_eq!(commands(&VgpuManager::check(&wish, &newer)).len(), 1);
+    }
+}

@@ -1,0 +1,68 @@
+//! The VMs registered on a host, and which of them run.
+
+use super::ask;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable, vim_cmd};
+
+pub(crate) const RUNNING: [&str; 3] = ["vm", "process", "list"];
+
+/// `vim-cmd vmsvc/getallvms`.
+pub(crate) fn all_vms() -> Command {
+    Command::new("vim-cmd", ["vmsvc/getallvms"])
+}
+
+/// All VMs of a host.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct VirtualMachines {
+    /// Registered ones.
+    pub vms: Vec<VirtualMachine>,
+}
+
+/// One VM.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct VirtualMachine {
+    /// hostd's number.
+    pub vmid: u32,
+    /// Display name.
+    pub name: String,
+    /// `.vmx` file, absolute.
+    pub vmx: String,
+    /// Whether it runs.
+    pub running: bool,
+}
+
+/// Absolute path of a VM's `.vmx`. Infrastructure VMs have an absolute one already.
+pub(crate) fn vmx_path(vm: &vim_cmd::ListedVm) -> String {
+    if vm.datastore.is_empty() { vm.file.clone() } else { format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file) }
+}
+
+/// Names and `.vmx` files of running VMs, from `esxcli vm process list`.
+pub(crate) fn running(seen: &Evidence) -> Result<Vec<(String, String)>, Unreadable> {
+    let records = ask::answer(&RUNNING, seen)?;
+    let vm = |r: &vsgpu_core::esxcli::Record| {
+        let name = r.get("Display Name").unwrap_or(&r.title).to_string();
+        (name, r.get("Config File").unwrap_or_default().to_string())
+    };
+    Ok(records.iter().map(vm).collect())
+}
+
+impl Fact for VirtualMachines {
+    const NAME: &'static str = "virtual-machines";
+    const ABOUT: &'static str = "VMs registered on the host, and which of them run";
+    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+        let mut probes = ask::probes(&RUNNING, seen);
+        probes.push(Probe::Run(all_vms()));
+        probes
+    }
+    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        let output = seen.output(&all_vms())?;
+        let text = seen.stdout(&all_vms())?;
+        let listed = vim_cmd::all_vms(text).map_err(|why| Unreadable::of(&all_vms(), output, why))?;
+        let running = running(seen)?;
+        // The process list names the datastore by its id, the inventory by its name: the end of the path is the same.
+        let runs = |vm: &vim_cmd::ListedVm| running.iter().any(|(name, file)| *name == vm.name && (file.is_empty() || file.ends_with(&vm.file)));
+        let vm = |vm: &vim_cmd::ListedVm| VirtualMachine { vmid: vm.vmid, name: vm.name.clone(), vmx: vmx_path(vm), running: runs(vm) };
+        Ok(Self { vms: listed.iter().map(vm).collect() })
+    }
+}

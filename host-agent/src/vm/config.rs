@@ -1,0 +1,109 @@
+//! A VM's registration and its `.vmx`, found by display name: the fact behind every requirement of a VM.
+
+use crate::host::{VirtualMachine, VirtualMachines};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Subject, Unreadable, vim_cmd, vmx};
+
+/// What the host knows about one VM. Keys of the `.vmx` in lower case; only those we reason about.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct VmConfig {
+    /// hostd's number.
+    pub vmid: u32,
+    /// Path of the `.vmx`.
+    pub vmx: String,
+    /// `bios` or `efi`.
+    pub firmware: String,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// `sched.mem.*` and `pcipassthru*` keys.
+    pub keys: BTreeMap<String, String>,
+}
+
+/// Finds the VM of the subject.
+///
+/// # Errors
+/// Where it is not registered, or its name is not unique.
+pub(crate) fn find(on: &Subject, seen: &Evidence) -> Result<VirtualMachine, Unreadable> {
+    let name = on.vm.as_deref().ok_or_else(|| Unreadable::new("no VM was named"))?;
+    let mut named: Vec<_> = VirtualMachines::parse(on, seen)?.vms.into_iter().filter(|vm| vm.name == name).collect();
+    match named.len() {
+        1 => Ok(named.swap_remove(0)),
+        0 => Err(Unreadable::new(format!("no VM `{name}` is registered on this host"))),
+        n => Err(Unreadable::new(format!("{n} VMs on this host are named `{name}`: rename all but one"))),
+    }
+}
+
+impl VmConfig {
+    /// Effects that set keys of the `.vmx`: only while the VM is off, then hostd reads the file again.
+    pub(crate) fn edit(&self, set: Vec<(String, Option<String>)>) -> Vec<Effect> {
+        let id = self.vmid.to_string();
+        vec![
+            Effect::Require {
+                command: state(self.vmid),
+                shows: "Powered off".into(),
+                otherwise: "the VM is not powered off: its .vmx is not touched".into(),
+            },
+            Effect::EditVmx { path: self.vmx.clone(), set },
+            Effect::run(Command::new("vim-cmd", ["vmsvc/reload", &id])),
+        ]
+    }
+}
+
+/// `vim-cmd vmsvc/power.getstate`.
+pub(crate) fn state(vmid: u32) -> Command {
+    Command::new("vim-cmd", ["vmsvc/power.getstate", &vmid.to_string()])
+}
+
+impl Fact for VmConfig {
+    const NAME: &'static str = "vm-config";
+    const ABOUT: &'static str = "Registration of the VM and what its .vmx says about firmware, memory and PCI devices";
+    fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
+        let mut probes = VirtualMachines::probes(on, seen);
+        if let Ok(vm) = find(on, seen) {
+            probes.push(Probe::Read(vm.vmx));
+        }
+        probes
+    }
+    fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        let vm = find(on, seen)?;
+        let text = seen.file(&vm.vmx)?.ok_or_else(|| Unreadable::new(format!("{}: no such file", vm.vmx)))?;
+        let all = vmx::read(text.as_bytes());
+        let memory = all.get("memsize").and_then(|m| m.parse().ok());
+        Ok(Self {
+            vmid: vm.vmid,
+            firmware: all.get("firmware").map_or("bios".into(), |f| f.to_lowercase()),
+            memory_mib: memory.ok_or_else(|| Unreadable::new(format!("{}: `memSize` is missing", vm.vmx)))?,
+            keys: all.into_iter().filter(|(key, _)| key.starts_with("sched.mem.") || key.starts_with("pcipassthru")).collect(),
+            vmx: vm.vmx,
+        })
+    }
+}
+
+/// Power state of a VM.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct VmPower {
+    /// hostd's number.
+    pub vmid: u32,
+    /// `on`, `off` or `suspended`.
+    pub state: String,
+}
+
+impl Fact for VmPower {
+    const NAME: &'static str = "vm-power";
+    const ABOUT: &'static str = "Power state of the VM";
+    fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
+        let mut probes = VirtualMachines::probes(on, seen);
+        if let Ok(vm) = find(on, seen) {
+            probes.push(Probe::Run(state(vm.vmid)));
+        }
+        probes
+    }
+    fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        let vm = find(on, seen)?;
+        let command = state(vm.vmid);
+        let state = vim_cmd::power_state(seen.stdout(&command)?).map_err(|why| Unreadable::new(format!("`{command}`: {why}")))?;
+        Ok(Self { vmid: vm.vmid, state: state.into() })
+    }
+}

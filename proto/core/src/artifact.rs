@@ -1,0 +1,142 @@
+//! A file of the operator that a node needs: a driver package, a license token. The fleet file names it, the controller
+//! reads and hashes it, the agent keeps it under its hash; its content is never part of a plan or a message to people.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Folder of a guest in which artifacts are kept.
+pub const GUEST_FOLDER: &str = "/var/lib/vsgpu/artifacts";
+
+/// A file of the operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Artifact {
+    /// Path on the operator's machine, relative to the fleet file. Also marks artifacts in a JSON document.
+    pub artifact: String,
+    /// SHA-256 in lower-case hex; filled in by the controller, checked if the fleet file states it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Bytes; filled in by the controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// What the file is; filled in by the controller from its content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+    /// Names and versions the package itself states; filled in by the controller.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holds: Vec<Held>,
+}
+
+/// What an artifact is, by its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// One `.vib`.
+    Vib,
+    /// A zip with an `index.xml`: offline bundle; with a component in it on ESXi 7 and later.
+    OfflineBundle,
+    /// An offline bundle that also carries a component (bulletin with a component name).
+    Component,
+    /// A self-extracting installer.
+    Run,
+    /// Anything else (a token).
+    Other,
+}
+
+/// One package inside an artifact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Held {
+    /// VIB or product name.
+    pub name: String,
+    /// Its version as printed by the tool that lists it.
+    pub version: String,
+}
+
+/// An artifact and the folder of the node that it belongs into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The file.
+    pub artifact: Artifact,
+    /// Datastore of a host, by name; `None` on a guest.
+    pub datastore: Option<String>,
+}
+
+impl Artifact {
+    /// Last part of the path.
+    pub fn file_name(&self) -> &str {
+        self.artifact.rsplit(['/', '\\']).next().unwrap_or(&self.artifact)
+    }
+
+    /// Where the file lies on a node.
+    pub fn stored(&self, datastore: Option<&str>) -> String {
+        stored_path(datastore, self.sha256.as_deref().unwrap_or_default(), self.file_name())
+    }
+
+    /// First version the package states.
+    pub fn version(&self) -> Option<&str> {
+        self.holds.first().map(|held| held.version.as_str())
+    }
+}
+
+/// Where an artifact of this hash and name lies on a node. One rule for planner, requirement and agent.
+pub fn stored_path(datastore: Option<&str>, sha256: &str, file_name: &str) -> String {
+    let short: String = sha256.chars().take(16).collect();
+    match datastore {
+        Some(name) => format!("/vmfs/volumes/{name}/vsgpu/{short}/{file_name}"),
+        None => format!("{GUEST_FOLDER}/{short}/{file_name}"),
+    }
+}
+
+impl<'de> Deserialize<'de> for Artifact {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Long {
+            #[serde(alias = "file")]
+            artifact: String,
+            #[serde(default)]
+            sha256: Option<String>,
+            #[serde(default)]
+            size: Option<u64>,
+            #[serde(default)]
+            kind: Option<Kind>,
+            #[serde(default)]
+            holds: Vec<Held>,
+        }
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Artifact;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a path, or `file:` and `sha256:`")
+            }
+            fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<Artifact, E> {
+                if path.is_empty() {
+                    return Err(E::custom("the path is empty"));
+                }
+                Ok(Artifact { artifact: path.into(), sha256: None, size: None, kind: None, holds: vec![] })
+            }
+            fn visit_map<M: serde::de::MapAccess<'de>>(self, map: M) -> Result<Artifact, M::Error> {
+                let Long { artifact, sha256, size, kind, holds } =
+                    Long::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                Ok(Artifact { artifact, sha256: sha256.map(|s| s.to_lowercase()), size, kind, holds })
+            }
+        }
+        input.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for Artifact {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Artifact".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A file of yours, relative to the fleet file",
+            "anyOf": [
+                { "type": "string", "minLength": 1 },
+                { "type": "object", "required": ["file"], "additionalProperties": false, "properties": {
+                    "file": { "type": "string" },
+                    "sha256": { "type": "string", "pattern": "^[0-9A-Fa-f]{64}$" } } }
+            ]
+        })
+    }
+}

@@ -1,0 +1,197 @@
+//! A requirement with its types erased, and the list of them. This is what lets the wire, the planner, the CLI and the
+//! metrics work for every requirement without naming one.
+
+use crate::artifact::Placed;
+use crate::effect::Probe;
+use crate::evidence::{Evidence, Unreadable};
+use crate::requirement::{Fact, Needs, Requirement, Scope, Subject, TakesEffect, Verdict};
+use crate::suggest::nearest;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// A fact with its type erased.
+#[derive(Clone, Copy, Debug)]
+pub struct FactEntry {
+    /// Its name.
+    pub name: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    /// What it is about.
+    pub scope: Scope,
+    /// `Fact::probes`.
+    pub probes: fn(&Subject, &Evidence) -> Vec<Probe>,
+    /// `Fact::parse`, as JSON.
+    pub parse: fn(&Subject, &Evidence) -> Result<Value, Unreadable>,
+}
+
+impl FactEntry {
+    /// Erases `F`.
+    pub const fn of<F: Fact>(scope: Scope) -> Self {
+        fn parse<F: Fact>(on: &Subject, seen: &Evidence) -> Result<Value, Unreadable> {
+            let fact = F::parse(on, seen)?;
+            serde_json::to_value(fact).map_err(|e| Unreadable::new(format!("cannot be written as JSON: {e}")))
+        }
+        Self { name: F::NAME, about: F::ABOUT, scope, probes: F::probes, parse: parse::<F> }
+    }
+}
+
+/// Why a value cannot be a spec, and where inside the value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpecError {
+    /// Keys and indexes down to the place.
+    pub path: Vec<String>,
+    /// Whether the key itself (not its value) is wrong.
+    pub at_key: bool,
+    /// What is wrong, in one sentence.
+    pub message: String,
+    /// What would be right, where that is a short list.
+    pub expected: Vec<String>,
+    /// The nearest of these.
+    pub suggestion: Option<String>,
+}
+
+/// A requirement with its types erased.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Key in the fleet file.
+    pub name: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    /// What it is about.
+    pub scope: Scope,
+    /// Names that must be active before.
+    pub after: &'static [&'static str],
+    /// What a change needs.
+    pub needs: Needs,
+    /// When a change is active.
+    pub takes_effect: TakesEffect,
+    /// Seconds until `Met` after the effects, for a spec.
+    pub settle_secs: fn(&Value) -> u32,
+    /// See `Requirement::IMPLIED_BY`.
+    pub implied_by: Option<(&'static str, &'static str)>,
+    /// A spec, as JSON.
+    pub example: &'static str,
+    /// Its fact.
+    pub fact: FactEntry,
+    /// JSON Schema of the spec.
+    pub schema: fn() -> Value,
+    /// Reads a spec and gives it back in its full form.
+    pub read_spec: fn(&Value) -> Result<Value, SpecError>,
+    /// `Requirement::check` on JSON.
+    pub check: fn(&Value, &Value) -> Result<Verdict, String>,
+    /// `Requirement::as_spec` on JSON.
+    pub as_spec: fn(&Value) -> Result<Option<Value>, String>,
+    /// `Requirement::files` on JSON.
+    pub files: fn(&Value) -> Vec<Placed>,
+}
+
+impl Entry {
+    /// Erases `R`.
+    pub const fn of<R: Requirement>(scope: Scope) -> Self {
+        fn typed<T: DeserializeOwned>(what: &str, value: &Value) -> Result<T, String> {
+            serde_path_to_error::deserialize(value).map_err(|e| format!("{what}: {}: {}", e.path(), e.inner()))
+        }
+        fn schema<R: Requirement>() -> Value {
+            let settings = schemars::generate::SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
+            settings.into_generator().into_root_schema_for::<R::Spec>().to_value()
+        }
+        fn read_spec<R: Requirement>(value: &Value) -> Result<Value, SpecError> {
+            let spec: R::Spec = serde_path_to_error::deserialize(value).map_err(|e| explain(value, &e))?;
+            let unwritable = |e: serde_json::Error| SpecError { path: vec![], at_key: false, message: e.to_string(), expected: vec![], suggestion: None };
+            serde_json::to_value(spec).map_err(unwritable)
+        }
+        fn check<R: Requirement>(spec: &Value, fact: &Value) -> Result<Verdict, String> {
+            Ok(R::check(&typed("spec", spec)?, &typed("fact", fact)?))
+        }
+        fn as_spec<R: Requirement>(fact: &Value) -> Result<Option<Value>, String> {
+            let spec = R::as_spec(&typed("fact", fact)?);
+            spec.map(|s| serde_json::to_value(s).map_err(|e| e.to_string())).transpose()
+        }
+        fn files<R: Requirement>(spec: &Value) -> Vec<Placed> {
+            typed::<R::Spec>("spec", spec).map(|s| R::files(&s)).unwrap_or_default()
+        }
+        fn settle_secs<R: Requirement>(spec: &Value) -> u32 {
+            typed::<R::Spec>("spec", spec).map_or(R::SETTLE_SECS, |s| R::settle_secs(&s))
+        }
+        Self {
+            name: R::NAME,
+            about: R::ABOUT,
+            scope,
+            after: R::AFTER,
+            needs: R::NEEDS,
+            takes_effect: R::TAKES_EFFECT,
+            settle_secs: settle_secs::<R>,
+            implied_by: R::IMPLIED_BY,
+            example: R::EXAMPLE,
+            fact: FactEntry::of::<R::Fact>(scope),
+            schema: schema::<R>,
+            read_spec: read_spec::<R>,
+            check: check::<R>,
+            as_spec: as_spec::<R>,
+            files: files::<R>,
+        }
+    }
+}
+
+/// Turns serde's words into ours: what was found, what would be right, and the nearest of it.
+fn explain(root: &Value, error: &serde_path_to_error::Error<serde_json::Error>) -> SpecError {
+    let mut path: Vec<String> = error.path().iter().map(|s| s.to_string()).filter(|s| s != "?").collect();
+    let text = error.inner().to_string();
+    let words = |part: &str| part.split('`').skip(1).step_by(2).map(String::from).collect::<Vec<_>>();
+    let (said, right) = text.split_once(", expected ").unwrap_or((&text, ""));
+    let expected = words(right);
+    let found = words(said).into_iter().next();
+    let kind = ["unknown variant", "unknown field"].into_iter().find(|k| said.starts_with(k));
+    let suggestion = found.as_deref().filter(|_| kind.is_some()).and_then(|f| nearest(f, expected.iter().map(String::as_str))).map(String::from);
+    let message = match (kind, &found) {
+        (Some("unknown variant"), Some(found)) => format!("unknown value `{found}`"),
+        (Some(_), Some(found)) => format!("unknown key `{found}`"),
+        _ => text.clone(),
+    };
+    let at_key = kind == Some("unknown field");
+    // The path of an unknown field may or may not end with its name already.
+    if let (true, Some(found)) = (at_key, &found) {
+        if path.last() != Some(found) {
+            path.push(found.clone());
+        }
+    }
+    let mut place = root;
+    path.retain(|step| {
+        let next = place.get(step.as_str()).or_else(|| place.get(step.trim_matches(['[', ']']).parse::<usize>().ok()?));
+        next.inspect(|n| place = n).is_some()
+    });
+    SpecError { path, at_key, message, expected, suggestion }
+}
+
+/// Everything one kind of agent knows.
+#[derive(Clone, Debug, Default)]
+pub struct Catalogue {
+    /// Requirements.
+    pub entries: Vec<Entry>,
+    /// Facts that belong to no requirement.
+    pub extra_facts: Vec<FactEntry>,
+}
+
+impl Catalogue {
+    /// The requirement of this name.
+    pub fn find(&self, scope: Scope, name: &str) -> Option<&Entry> {
+        self.of(scope).find(|e| e.name == name)
+    }
+
+    /// All requirements of one scope, in the order of the list.
+    pub fn of(&self, scope: Scope) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |e| e.scope == scope)
+    }
+
+    /// All facts of one scope, each once.
+    pub fn facts(&self, scope: Scope) -> Vec<FactEntry> {
+        let mut facts: Vec<FactEntry> = vec![];
+        let own = self.entries.iter().map(|e| e.fact).chain(self.extra_facts.iter().copied());
+        for fact in own.filter(|f| f.scope == scope) {
+            if facts.iter().all(|f| f.name != fact.name) {
+                facts.push(fact);
+            }
+        }
+        facts
+    }
+}

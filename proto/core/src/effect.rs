@@ -1,0 +1,219 @@
+//! What may be asked of a machine, as data: a plan prints it, a test compares it, only `System` does it.
+//! Deliberately absent: anything that takes a shell string, and any "run this text" escape hatch.
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes kept of each stream of a command. A tool that prints more is cut off and its answer is refused.
+pub const MAX_OUTPUT: usize = 8 << 20;
+
+/// One external program with its arguments, exactly as it will be run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Command {
+    /// Bare name (looked up in `--tools`, then `also`, then the system's folders) or an absolute path (under `--root`).
+    pub program: String,
+    /// Arguments, passed as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Variables added to the agent's own small, fixed environment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<(String, String)>,
+    /// Further folders in which a bare program name is looked up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
+    /// Seconds until the program and its children are killed.
+    pub timeout_secs: u32,
+}
+
+impl Command {
+    /// A command with the default deadline of 60 s.
+    pub fn new<A: Into<String>>(program: impl Into<String>, args: impl IntoIterator<Item = A>) -> Self {
+        Self {
+            program: program.into(),
+            args: args.into_iter().map(Into::into).collect(),
+            env: vec![],
+            also: vec![],
+            timeout_secs: 60,
+        }
+    }
+
+    /// The same with another deadline, in seconds.
+    pub fn within(mut self, seconds: u32) -> Self {
+        self.timeout_secs = seconds;
+        self
+    }
+
+    /// The same with one more environment variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// The same, also looked up in `folder`.
+    pub fn also_in(mut self, folder: &str) -> Self {
+        self.also.push(folder.into());
+        self
+    }
+}
+
+/// A word as one would type it in a POSIX shell.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+impl std::fmt::Display for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (name, value) in &self.env {
+            write!(f, "{name}={} ", quoted(value))?;
+        }
+        f.write_str(&quoted(&self.program))?;
+        self.args.iter().try_for_each(|arg| write!(f, " {}", quoted(arg)))
+    }
+}
+
+/// One look at a machine. Looking never changes anything; equal probes run once per observation.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Probe {
+    /// Run a read-only command.
+    Run(Command),
+    /// Read a file (at most 1 MiB).
+    Read(String),
+    /// Read the end of a file (at most 256 KiB): logs.
+    Tail(String),
+    /// Names in a folder.
+    List(String),
+    /// SHA-256 of a file, lower-case hex.
+    Hash(String),
+    /// The identity of the running boot.
+    BootId,
+    /// Release of the running kernel, as `uname -r` prints it.
+    KernelRelease,
+}
+
+/// One change. The agent derives it itself from a wish; it is never taken from the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Effect {
+    /// Run a command; exit status 0 is success.
+    Run {
+        /// What is run.
+        command: Command,
+        /// A failing command whose output contains this text has nothing left to do.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        already: Option<String>,
+    },
+    /// Refuse to go on unless a read-only command shows a text: the guard before a change that needs a state.
+    Require {
+        /// What is asked.
+        command: Command,
+        /// Text its output must contain.
+        shows: String,
+        /// What is wrong otherwise.
+        otherwise: String,
+    },
+    /// Run a command, then ask `done` until it shows `shows`; at the deadline run `otherwise` or fail.
+    RunUntil {
+        /// What starts the change.
+        command: Command,
+        /// Asked once a second.
+        done: Command,
+        /// Text in `done`'s output that ends the wait.
+        shows: String,
+        /// Seconds to wait.
+        deadline_secs: u32,
+        /// The last resort, only where the operator allowed it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        otherwise: Option<Command>,
+    },
+    /// Write a file through a temporary one and rename.
+    Write {
+        /// Absolute path.
+        path: String,
+        /// The whole new content. Never a secret: plans print it.
+        contents: String,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// Copy a file that is already on the machine (a token, say) without anyone seeing its content.
+    Copy {
+        /// Absolute path of the source.
+        from: String,
+        /// Absolute path of the copy.
+        to: String,
+        /// Permission bits of the copy.
+        mode: u32,
+    },
+    /// Set (or with `None` drop) keys of a `.vmx`, keeping every other byte, with a backup beside it.
+    EditVmx {
+        /// Absolute path of the `.vmx`.
+        path: String,
+        /// Key and new value.
+        set: Vec<(String, Option<String>)>,
+    },
+    /// Remove a file; an absent one is fine.
+    Remove {
+        /// Absolute path.
+        path: String,
+    },
+    /// Run commands and keep what they printed, with the boot id, as evidence in a file. A failing command is evidence too.
+    Record {
+        /// Run one after the other.
+        commands: Vec<Command>,
+        /// Where the JSON goes.
+        path: String,
+        /// A file whose content is kept with it: what the evidence depends on.
+        beside: String,
+    },
+}
+
+impl Effect {
+    /// Plain `Run`.
+    pub fn run(command: Command) -> Self {
+        Self::Run { command, already: None }
+    }
+}
+
+impl std::fmt::Display for Effect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Run { command, .. } => write!(f, "{command}"),
+            Self::Require { command, shows, .. } => write!(f, "{command}  (must show \"{shows}\")"),
+            Self::RunUntil { command, shows, deadline_secs, otherwise, .. } => {
+                write!(f, "{command}  (wait up to {deadline_secs} s for \"{shows}\"")?;
+                match otherwise {
+                    Some(last) => write!(f, ", then {last})"),
+                    None => write!(f, ")"),
+                }
+            }
+            Self::Write { path, contents, mode } => {
+                write!(f, "write {path} (mode {mode:04o})")?;
+                contents.lines().filter(|l| !l.starts_with('#')).try_for_each(|l| write!(f, "; {l}"))
+            }
+            Self::Copy { from, to, mode } => write!(f, "copy {from} to {to} (mode {mode:04o})"),
+            Self::EditVmx { path, set } => {
+                write!(f, "edit {path}")?;
+                set.iter().try_for_each(|(key, value)| match value {
+                    Some(value) => write!(f, "; {key} = \"{value}\""),
+                    None => write!(f, "; drop {key}"),
+                })
+            }
+            Self::Remove { path } => write!(f, "remove {path}"),
+            Self::Record { commands, path, .. } => {
+                commands.iter().try_for_each(|c| write!(f, "{c}; "))?;
+                write!(f, "keep the output in {path}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_print_as_one_would_type_them() {
+        let command = Command::new("esxcli", ["software", "vib", "install", "-d", "/vmfs/volumes/my ds/it's.zip"]);
+        assert_eq!(command.to_string(), r"esxcli software vib install -d '/vmfs/volumes/my ds/it'\''s.zip'");
+        assert_eq!(Command::new("true", [""]).to_string(), "true ''");
+    }
+}

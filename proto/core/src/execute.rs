@@ -1,0 +1,247 @@
+//! Observe, check, apply and verify: once, for all requirements. Runs on the agent, against its `System`.
+//!
+//! ```text
+//! observe -> check -+-> Met ----------------------------------------------> AlreadyMet
+//!                   +-> Unmet, as planned -> effects -> observe -> check -> Applied / Failed
+//!                   +-> Unmet, not as planned ----------------------------> Stale
+//!                   +-> Waits, Blocked -----------------------------------> Blocked
+//! ```
+
+use crate::catalogue::{Entry, FactEntry};
+use crate::effect::{Command, Effect, Probe};
+use crate::evidence::{Answer, Evidence, Unreadable, head};
+use crate::requirement::{Subject, TakesEffect, Verdict};
+use crate::system::{Output, System, Trouble};
+use crate::{esxcli, vim_cmd, vmx};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const READ_LIMIT: usize = 1 << 20;
+const TAIL_LIMIT: usize = 256 << 10;
+/// Probes at once. More would only queue inside hostd.
+const AT_ONCE: usize = 8;
+
+/// Facts by name; one that could not be read is its own error entry.
+pub type Facts = BTreeMap<String, Result<Value, Unreadable>>;
+
+/// Facts as the JSON object that `facts -o json` prints: an unreadable one is `{"error": {...}}`.
+pub fn facts_as_json(facts: &Facts) -> Value {
+    let value = |fact: &Result<Value, Unreadable>| match fact {
+        Ok(value) => value.clone(),
+        Err(error) => json!({ "error": error }),
+    };
+    facts.iter().map(|(name, fact)| (name.clone(), value(fact))).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// Looks at a machine for these facts. Distinct probes run once, concurrently; a failure is kept per fact.
+pub fn observe(system: &dyn System, on: &Subject, facts: &[FactEntry]) -> Facts {
+    let mut seen = Evidence::default();
+    // Four rounds are enough for "list, find the id, ask about it"; a fact that asks for ever is cut off here.
+    for _ in 0..4 {
+        let mut wanted: Vec<Probe> = facts.iter().flat_map(|f| (f.probes)(on, &seen)).filter(|p| !seen.has(p)).collect();
+        wanted.sort();
+        wanted.dedup();
+        if wanted.is_empty() {
+            break;
+        }
+        for group in wanted.chunks(AT_ONCE) {
+            let answers: Vec<Answer> = std::thread::scope(|scope| {
+                let running: Vec<_> = group.iter().map(|p| scope.spawn(|| answer(system, p))).collect();
+                running.into_iter().map(|t| t.join().unwrap_or_else(|_| Answer::Text(Err(broken("probe", "the probe panicked"))))).collect()
+            });
+            seen.0.extend(group.iter().cloned().zip(answers));
+        }
+    }
+    facts.iter().map(|f| (f.name.to_string(), (f.parse)(on, &seen))).collect()
+}
+
+fn broken(path: &str, why: &str) -> Trouble {
+    Trouble::Other { path: path.into(), why: why.into() }
+}
+
+fn answer(system: &dyn System, probe: &Probe) -> Answer {
+    let text = |bytes: Result<Vec<u8>, Trouble>| Answer::Text(bytes.map(|b| String::from_utf8_lossy(&b).into_owned()));
+    match probe {
+        Probe::Run(command) => Answer::Ran(system.run(command)),
+        Probe::Read(path) => text(system.read(path, READ_LIMIT)),
+        Probe::Tail(path) => text(system.tail(path, TAIL_LIMIT)),
+        Probe::List(path) => Answer::Text(system.list(path).map(|names| names.join("\n"))),
+        Probe::Hash(path) => Answer::Text(system.hash(path)),
+        Probe::BootId => Answer::Text(system.boot_id()),
+        Probe::KernelRelease => Answer::Text(Ok(system.kernel_release())),
+    }
+}
+
+/// Observes one requirement's fact and judges it.
+pub fn verdict(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value) -> Result<Verdict, Unreadable> {
+    let fact = observe(system, on, &[entry.fact]).remove(entry.fact.name).unwrap_or_else(|| Err(Unreadable::new("not observed")))?;
+    (entry.check)(spec, &fact).map_err(Unreadable::new)
+}
+
+/// What the plan said about a step. The agent refuses to do anything else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expectation {
+    /// What was so when the plan was made.
+    pub is: String,
+    /// The effects that the plan showed.
+    pub effects: Vec<Effect>,
+    /// Some of them may have run already (the step was started before).
+    pub started: bool,
+}
+
+/// How an `apply` ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Nothing was to do.
+    AlreadyMet {
+        /// What is so.
+        is: String,
+    },
+    /// The effects have run.
+    Applied {
+        /// What is so.
+        is: String,
+        /// Whether it is active, or waits for a restart or reboot.
+        active: bool,
+    },
+    /// The machine is neither as planned nor as wanted. Nothing was done.
+    Stale {
+        /// What the plan said.
+        planned: String,
+        /// What is so.
+        is: String,
+    },
+    /// A person must act. Nothing was done.
+    Blocked {
+        /// Why.
+        why: String,
+        /// What to do.
+        hint: String,
+    },
+    /// An effect failed, or did not bring what it should.
+    Failed {
+        /// Why, with the tool's own words.
+        why: String,
+    },
+}
+
+/// Makes one requirement so. `say` hears each effect before it runs.
+pub fn apply(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value, expected: Option<&Expectation>, say: &mut dyn FnMut(String)) -> Outcome {
+    let first = match verdict(system, entry, on, spec) {
+        Ok(verdict) => verdict,
+        Err(unreadable) => return Outcome::Failed { why: unreadable.to_string() },
+    };
+    let (is, effects) = match first {
+        Verdict::Met { is } => return Outcome::AlreadyMet { is },
+        Verdict::Blocked { why, hint } => return Outcome::Blocked { why, hint },
+        Verdict::Waits { on, wants } => {
+            return Outcome::Blocked { why: format!("{wants} cannot be judged yet: {on}"), hint: "run `vsgpu plan` again: an earlier step did not bring what it should".into() };
+        }
+        Verdict::Unmet { is, effects, .. } => (is, effects),
+    };
+    if let Some(plan) = expected {
+        let unplanned = effects.iter().find(|e| !plan.effects.contains(e));
+        if unplanned.is_some() || (plan.is != is && !plan.started) {
+            return Outcome::Stale { planned: plan.is.clone(), is: unplanned.map_or(is.clone(), |e| format!("{is}; now needed: {e}")) };
+        }
+    }
+    for effect in &effects {
+        say(effect.to_string());
+        if let Err(why) = act(system, effect) {
+            return Outcome::Failed { why };
+        }
+    }
+    settle(system, entry, on, spec)
+}
+
+/// Observes until `Met`, or until the requirement's own time is over.
+pub fn settle(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value) -> Outcome {
+    let start = system.elapsed();
+    loop {
+        let settle_secs = (entry.settle_secs)(spec);
+        let over = (system.elapsed() - start) >= Duration::from_secs(settle_secs.into());
+        match verdict(system, entry, on, spec) {
+            Ok(Verdict::Met { is }) => return Outcome::Applied { is, active: true },
+            Ok(Verdict::Unmet { is, effects, .. }) if effects.is_empty() && entry.takes_effect != TakesEffect::AtOnce => {
+                return Outcome::Applied { is, active: false };
+            }
+            Ok(Verdict::Blocked { why, hint }) => return Outcome::Blocked { why, hint },
+            Ok(Verdict::Unmet { is, wants, .. }) if over => {
+                let waited = if settle_secs > 0 { format!(" {settle_secs} s after") } else { " after".into() };
+                return Outcome::Failed { why: format!("still {is}{waited} the commands ran without an error; wanted: {wants}") };
+            }
+            Ok(Verdict::Waits { on, .. }) if over => return Outcome::Failed { why: on },
+            Err(unreadable) if over => return Outcome::Failed { why: unreadable.to_string() },
+            _ => system.sleep(Duration::from_secs(1)),
+        }
+    }
+}
+
+/// Why a command is counted as failed, with the tool's own words.
+fn failure(command: &Command, output: &Output) -> String {
+    let classed = |class: Option<String>, text: String| class.map(|c| format!("[{c}] ")).unwrap_or_default() + &text;
+    let hostd = if command.program == "vim-cmd" { vim_cmd::fault(&output.both()) } else { None };
+    let words = match (hostd, esxcli::refusal(&output.both())) {
+        (Some(fault), _) => classed(fault.fault, fault.text),
+        (None, Some(refusal)) => classed(refusal.class, refusal.text),
+        (None, None) => head(&output.both()).replace('\n', " | "),
+    };
+    format!("`{command}`: {}{}{words}", output.ended, if words.is_empty() { "" } else { ": " })
+}
+
+/// Does one effect.
+///
+/// # Errors
+/// Why it failed, with the tool's own words.
+pub fn act(system: &dyn System, effect: &Effect) -> Result<(), String> {
+    let run = |command: &Command, already: Option<&str>| {
+        let output = system.run(command);
+        // vim-cmd answers some failures with exit status 0.
+        let said_no = command.program == "vim-cmd" && output.stdout.lines().any(|l| l.contains(" failed: ") || l.starts_with("Failed to"));
+        if (output.ok() && !said_no) || already.is_some_and(|text| output.both().contains(text)) { Ok(()) } else { Err(failure(command, &output)) }
+    };
+    let words = |trouble: Trouble| trouble.to_string();
+    match effect {
+        Effect::Run { command, already } => run(command, already.as_deref()),
+        Effect::Require { command, shows, otherwise } => match system.run(command) {
+            output if output.ok() && output.stdout.contains(shows.as_str()) => Ok(()),
+            output => Err(format!("{otherwise} ({})", failure(command, &output))),
+        },
+        Effect::RunUntil { command, done, shows, deadline_secs, otherwise } => {
+            let started = run(command, None);
+            let start = system.elapsed();
+            while started.is_ok() && system.elapsed() - start < Duration::from_secs((*deadline_secs).into()) {
+                if system.run(done).stdout.contains(shows.as_str()) {
+                    return Ok(());
+                }
+                system.sleep(Duration::from_secs(1));
+            }
+            match (otherwise, started) {
+                (Some(last), _) => run(last, None),
+                (None, Err(why)) => Err(why),
+                (None, Ok(())) => Err(format!("`{command}` ran, but `{done}` did not show \"{shows}\" within {deadline_secs} s")),
+            }
+        }
+        Effect::Write { path, contents, mode } => system.write(path, contents.as_bytes(), *mode).map_err(words),
+        Effect::Copy { from, to, mode } => system.copy(from, to, *mode).map_err(words),
+        Effect::EditVmx { path, set } => {
+            let before = system.read(path, READ_LIMIT).map_err(words)?;
+            let after = vmx::edit(&before, set);
+            if after == before {
+                return Ok(());
+            }
+            system.write(&format!("{path}.before-vsgpu"), &before, 0o600).map_err(words)?;
+            system.write(path, &after, 0o755).map_err(words)
+        }
+        Effect::Remove { path } => system.remove(path).map_err(words),
+        Effect::Record { commands, path, beside } => {
+            let outputs: Vec<Value> = commands.iter().map(|c| json!({ "command": c.to_string(), "output": system.run(c) })).collect();
+            let kept = system.read(beside, READ_LIMIT).ok().map(|b| String::from_utf8_lossy(&b).into_owned());
+            let record = json!({ "version": 1, "at": system.now(), "boot_id": system.boot_id().map_err(words)?, "beside": kept, "outputs": outputs });
+            system.write(path, record.to_string().as_bytes(), 0o644).map_err(words)
+        }
+    }
+}

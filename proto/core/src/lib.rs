@@ -1,0 +1,28 @@
+//! The vocabulary of vsgpu. Pure: no I/O, no async, no clock, no environment.
+//!
+//! A *fact* is what a machine was seen to be, a *requirement* says what is wrong with a fact and which
+//! *effects* mend it. `execute` observes, applies and verifies all requirements alike, through the one
+//! door `System`; whatever really touches a machine lives in the agents' shells.
+
+pub mod artifact;
+pub mod catalogue;
+pub mod cuda_samples;
+pub mod effect;
+pub mod esxcli;
+pub mod evidence;
+pub mod execute;
+pub mod nvidia_smi;
+pub mod requirement;
+pub mod suggest;
+pub mod system;
+mod tree;
+pub mod units;
+pub mod vim_cmd;
+pub mod vmx;
+
+pub use artifact::Artifact;
+pub use catalogue::{Catalogue, Entry, FactEntry};
+pub use effect::{Command, Effect, Probe};
+pub use evidence::{Evidence, Unreadable};
+pub use requirement::{Fact, Needs, Requirement, Scope, Subject, TakesEffect, Verdict};
+pub use system::{Ended, Output, System, Trouble};

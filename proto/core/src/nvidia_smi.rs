@@ -1,0 +1,264 @@
+//! Reader of `nvidia-smi -q` (XML and text), of `nvidia-smi vgpu -q`, and of the ways nvidia-smi fails.
+//! Schemas differ between releases (driver 352 to 610 seen): fields are found by name, absent and `N/A` ones are `None`.
+//! Never a guess: a document that is cut off is refused, a value that is not understood is absent.
+
+use crate::tree::{Node, from_text, from_xml, usable};
+use crate::units::Bdf;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What `nvidia-smi -q` says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SmiReport {
+    /// Version of the loaded kernel module.
+    pub driver_version: Option<String>,
+    /// Newest CUDA version that the driver serves.
+    pub cuda_version: Option<String>,
+    /// Every GPU the driver holds.
+    pub gpus: Vec<Gpu>,
+}
+
+/// One GPU, physical or virtual. Sizes in MiB, temperature in degrees Celsius, power in watts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Gpu {
+    /// PCI address, `0000:3b:00.0`.
+    pub bus_id: String,
+    /// Product name; absent in partial reports.
+    pub name: Option<String>,
+    /// Architecture, as printed by newer releases.
+    pub architecture: Option<String>,
+    /// UUID. Not a key: copies and masked ones exist.
+    pub uuid: Option<String>,
+    /// `None`, `VGPU`, `Host VGPU`, `Host VSGA`, `Pass-Through`.
+    pub virtualization_mode: Option<String>,
+    /// MIG mode, active.
+    pub mig_current: Option<bool>,
+    /// MIG mode after the next reset or reboot.
+    pub mig_pending: Option<bool>,
+    /// ECC, active.
+    pub ecc_current: Option<bool>,
+    /// ECC after the next reboot.
+    pub ecc_pending: Option<bool>,
+    /// Frame buffer, whole.
+    pub fb_total_mib: Option<u64>,
+    /// Frame buffer, used.
+    pub fb_used_mib: Option<u64>,
+    /// BAR1, whole.
+    pub bar1_total_mib: Option<u64>,
+    /// Utilisation in percent.
+    pub gpu_util_percent: Option<u32>,
+    /// Temperature.
+    pub temperature_c: Option<i32>,
+    /// Power drawn.
+    pub power_watts: Option<f64>,
+    /// Licensed product (vGPU guests).
+    pub license_product: Option<String>,
+    /// The whole license status, such as `Licensed (Expiry: N/A)`.
+    pub license_status: Option<String>,
+}
+
+/// One GPU of the host with the vGPUs on it, from `nvidia-smi vgpu -q`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VgpuHost {
+    /// PCI address of the GPU.
+    pub bus_id: String,
+    /// Active vGPUs.
+    pub vgpus: Vec<Vgpu>,
+}
+
+/// One active vGPU as the host sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Vgpu {
+    /// Name of the VM.
+    pub vm_name: Option<String>,
+    /// vGPU type.
+    pub profile: Option<String>,
+    /// Driver in the guest.
+    pub guest_driver: Option<String>,
+    /// License state as reported by the guest.
+    pub license_status: Option<String>,
+}
+
+/// Whether a license status means licensed. The text "Unlicensed" contains "licensed": the first word is compared whole.
+pub fn is_licensed(status: &str) -> bool {
+    status.split([' ', '(']).next() == Some("Licensed")
+}
+
+/// Reads `nvidia-smi -q` in either form.
+///
+/// # Errors
+/// A sentence that names what was missing.
+pub fn read(text: &str) -> Result<SmiReport, String> {
+    if let Some(cause) = failure(text).filter(|_| !text.contains("nvidia_smi_log") && !text.contains("NVSMI LOG")) {
+        return Err(cause.to_string());
+    }
+    if text.contains("<nvidia_smi_log") {
+        let root = from_xml(text, "<nvidia_smi_log")?;
+        if root.name != "nvidiasmilog" {
+            return Err("the document is no nvidia_smi_log".into());
+        }
+        let gpus = root.children.iter().filter(|c| c.name == "gpu");
+        return Ok(SmiReport {
+            driver_version: root.get(&[&["driverversion"]]).map(first_word),
+            cuda_version: root.get(&[&["cudaversion"]]).map(first_word),
+            gpus: gpus.map(|g| gpu(g, g.get(&[&["id"]]).unwrap_or_default())).collect::<Result<_, _>>()?,
+        });
+    }
+    let at = text.find("NVSMI LOG").ok_or("there is neither a <nvidia_smi_log> document nor an NVSMI LOG heading")?;
+    let body = text[at..].lines().skip(1).collect::<Vec<_>>().join("\n");
+    let root = from_text(&body);
+    let gpus = root.children.iter().filter_map(|c| c.name.strip_prefix("GPU ").map(|id| gpu(c, id)));
+    Ok(SmiReport {
+        driver_version: root.get(&[&["driverversion"]]).map(first_word),
+        cuda_version: root.get(&[&["cudaversion", "cudaumdversion"]]).map(first_word),
+        gpus: gpus.collect::<Result<_, _>>()?,
+    })
+}
+
+/// Newer releases add remarks behind a value (`610.62 [Deprecated; ...]`).
+fn first_word(text: &str) -> String {
+    text.split_whitespace().next().unwrap_or_default().into()
+}
+
+fn gpu(node: &Node, id: &str) -> Result<Gpu, String> {
+    let bus_id = id.parse::<Bdf>().or_else(|e| node.get(&[&["pci"], &["pcibusid", "busid"]]).ok_or(e)?.parse())?.to_string();
+    let text = |path: &[&[&str]]| node.get(path).map(str::to_string);
+    let on = |path: &[&[&str]]| match node.get(path)? {
+        "Enabled" => Some(true),
+        "Disabled" => Some(false),
+        _ => None,
+    };
+    let number = |path: &[&[&str]], unit: &str| {
+        let (value, seen) = node.get(path)?.split_once(' ')?;
+        (seen == unit).then(|| value.parse::<f64>().ok()).flatten()
+    };
+    let whole = |path: &[&[&str]], unit: &str| number(path, unit).filter(|n| *n >= 0.0).map(|n| n as u64);
+    let license = ["vgpusoftwarelicensedproduct", "gridlicensedproduct"];
+    let power = ["gpupowerreadings", "powerreadings"];
+    let watts = ["powerdraw", "instantpowerdraw", "instantaneouspowerdraw", "averagepowerdraw"];
+    Ok(Gpu {
+        bus_id,
+        name: text(&[&["productname"]]),
+        architecture: text(&[&["productarchitecture"]]),
+        uuid: text(&[&["uuid", "gpuuuid"]]),
+        // Here `None` is a mode, not a missing value, and is printed as such.
+        virtualization_mode: text(&[&["gpuvirtualizationmode"], &["virtualizationmode"]]),
+        mig_current: on(&[&["migmode"], &["currentmig", "current"]]),
+        mig_pending: on(&[&["migmode"], &["pendingmig", "pending"]]),
+        ecc_current: on(&[&["eccmode"], &["currentecc", "current"]]),
+        ecc_pending: on(&[&["eccmode"], &["pendingecc", "pending"]]),
+        fb_total_mib: whole(&[&["fbmemoryusage"], &["total"]], "MiB"),
+        fb_used_mib: whole(&[&["fbmemoryusage"], &["used"]], "MiB"),
+        bar1_total_mib: whole(&[&["bar1memoryusage"], &["total"]], "MiB"),
+        gpu_util_percent: whole(&[&["utilization"], &["gpuutil", "gpu"]], "%").map(|n| n as u32),
+        temperature_c: number(&[&["temperature"], &["gputemp", "gpucurrenttemp"]], "C").map(|n| n as i32),
+        power_watts: power.iter().find_map(|block| watts.iter().find_map(|draw| number(&[&[block], &[draw]], "W"))),
+        license_product: text(&[&license, &["licensedproductname", "productname"]]),
+        license_status: text(&[&license, &["licensestatus"]]),
+    })
+}
+
+/// Reads the text of `nvidia-smi vgpu -q`.
+///
+/// # Errors
+/// A sentence that names what was missing.
+pub fn read_vgpus(text: &str) -> Result<Vec<VgpuHost>, String> {
+    let root = from_text(text);
+    let hosts: Vec<VgpuHost> = root
+        .children
+        .iter()
+        .filter_map(|node| Some((node.name.strip_prefix("GPU ")?, node)))
+        .map(|(id, node)| {
+            let vgpus = node.children.iter().filter(|c| c.name == "vgpuid").map(|v| {
+                let text = |name: &str| v.get(&[&[name]]).and_then(usable).map(str::to_string);
+                Vgpu {
+                    vm_name: text("vmname"),
+                    profile: text("vgpuname"),
+                    guest_driver: text("guestdriverversion"),
+                    license_status: text("licensestatus").filter(|s| !s.starts_with("N/A")),
+                }
+            });
+            Ok(VgpuHost { bus_id: id.parse::<Bdf>()?.to_string(), vgpus: vgpus.collect() })
+        })
+        .collect::<Result<_, String>>()?;
+    if hosts.is_empty() && !text.contains("No supported devices in vGPU mode") {
+        return Err(failure(text).map_or("there is no `GPU ..` block".into(), |f| f.to_string()));
+    }
+    Ok(hosts)
+}
+
+/// The known ways in which nvidia-smi says that it cannot (it may do so with exit status 0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SmiFailure {
+    /// One GPU does not answer; often fallen off the bus.
+    DeviceHandle,
+    /// Library and loaded module differ.
+    VersionMismatch,
+    /// No module loaded.
+    NoDriver,
+    /// The module drives no GPU.
+    NoDevices,
+    /// NVML knows no more.
+    UnknownError,
+}
+
+impl std::fmt::Display for SmiFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::DeviceHandle => "a GPU does not answer the driver (fallen off the bus?)",
+            Self::VersionMismatch => "driver library and loaded module have different versions: reboot the machine",
+            Self::NoDriver => "the NVIDIA driver is not loaded",
+            Self::NoDevices => "the NVIDIA driver is loaded, but drives no GPU",
+            Self::UnknownError => "NVML failed without a reason",
+        })
+    }
+}
+
+/// Recognises a failure in what nvidia-smi printed (both streams, whatever its exit status).
+pub fn failure(text: &str) -> Option<SmiFailure> {
+    use SmiFailure::*;
+    let has = |needle: &str| text.contains(needle);
+    if has("Unable to determine the device handle") {
+        Some(DeviceHandle)
+    } else if has("Driver/library version mismatch") {
+        Some(VersionMismatch)
+    } else if has("couldn't communicate with the NVIDIA driver") || has("Driver Not Loaded") {
+        Some(NoDriver)
+    } else if has("No devices were found") || has("No devices found") {
+        Some(NoDevices)
+    } else if has("Failed to initialize NVML") {
+        Some(UnknownError)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_are_one_report() {
+        let xml = r#"<?xml version="1.0" ?><!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd"><nvidia_smi_log>
+            <driver_version>535.183.04</driver_version><gpu id="00000000:3B:00.0"><product_name>Tesla P100-PCIE-16GB</product_name>
+            <ecc_mode><current_ecc>Enabled</current_ecc><pending_ecc>Disabled</pending_ecc></ecc_mode>
+            <gpu_virtualization_mode><virtualization_mode>Host VGPU</virtualization_mode></gpu_virtualization_mode>
+            <fb_memory_usage><total>16384 MiB</total></fb_memory_usage><temperature><gpu_temp>N/A</gpu_temp></temperature></gpu></nvidia_smi_log>"#;
+        let text = "\n==============NVSMI LOG==============\n\nDriver Version            : 535.183.04\n\nGPU 00000000:3B:00.0\n    Product Name          : Tesla P100-PCIE-16GB\n    ECC Mode\n        Current           : Enabled\n        Pending           : Disabled\n    GPU Virtualization Mode\n        Virtualization Mode : Host VGPU\n    FB Memory Usage\n        Total             : 16384 MiB\n    Temperature\n        GPU Current Temp  : N/A\n";
+        let report = read(xml).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(read(text), Ok(report.clone()));
+        let gpu = &report.gpus[0];
+        assert_eq!((gpu.bus_id.as_str(), gpu.ecc_current, gpu.ecc_pending, gpu.temperature_c), ("0000:3b:00.0", Some(true), Some(false), None));
+        assert_eq!(gpu.virtualization_mode.as_deref(), Some("Host VGPU"));
+        assert!(read(&xml[..xml.len() / 2]).is_err(), "a cut document is refused");
+    }
+
+    #[test]
+    fn unlicensed_is_not_licensed() {
+        assert!(is_licensed("Licensed (Expiry: 2026-7-7 16:1:44 GMT)") && is_licensed("Licensed"));
+        for no in ["Unlicensed", "Unlicensed (Unrestricted)", "unlicensed", "Not Licensed", "", "Licensedish"] {
+            assert!(!is_licensed(no), "{no}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Facts and requirements. A requirement is one file of plain data and pure functions; checking, applying and verifying
+//! are written once, in `execute`, for all of them.
+//!
+//! To add one: write `host/x.rs` (or `vm/`, `guest/`) with a `Fact`, a `Requirement` and cases, and add one line to the
+//! list in that folder's `mod.rs`. Nothing else changes.
+
+use crate::artifact::Placed;
+use crate::effect::{Effect, Probe};
+use crate::evidence::{Evidence, Unreadable};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// What a requirement is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// An ESXi host.
+    Host,
+    /// A virtual machine, as its host sees it.
+    Vm,
+    /// The Linux inside a virtual machine.
+    Guest,
+}
+
+/// Which thing on the agent's node is meant: nothing for the node itself, or a VM of the host by its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subject {
+    /// Display name of the VM.
+    pub vm: Option<String>,
+}
+
+impl Subject {
+    /// The node itself.
+    pub fn node() -> Self {
+        Self { vm: None }
+    }
+
+    /// A VM on it.
+    pub fn vm(name: &str) -> Self {
+        Self { vm: Some(name.into()) }
+    }
+}
+
+/// What must be so while a change is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Needs {
+    /// Nothing.
+    Nothing,
+    /// The VMs of the host (or the VM itself) powered off.
+    VmsOff,
+    /// The host in maintenance mode, its VMs off.
+    MaintenanceMode,
+}
+
+/// When a change becomes active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TakesEffect {
+    /// When its effects have run.
+    AtOnce,
+    /// After a restart that the agent knows by this name.
+    AfterRestart(&'static str),
+    /// After a reboot of the node.
+    AfterReboot,
+}
+
+/// The whole decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "kebab-case")]
+pub enum Verdict {
+    /// As wanted, and active.
+    Met {
+        /// What is so, for people.
+        is: String,
+    },
+    /// Not as wanted. No effects = already set, waiting to become active.
+    Unmet {
+        /// What is so now.
+        is: String,
+        /// What is wanted.
+        wants: String,
+        /// What would mend it, in order.
+        effects: Vec<Effect>,
+    },
+    /// Cannot be judged before another requirement is active.
+    Waits {
+        /// What is missing.
+        on: String,
+        /// What is wanted.
+        wants: String,
+    },
+    /// A person must act.
+    Blocked {
+        /// Why.
+        why: String,
+        /// What to do.
+        hint: String,
+    },
+}
+
+impl Verdict {
+    /// `Met`.
+    pub fn met(is: impl Into<String>) -> Self {
+        Self::Met { is: is.into() }
+    }
+
+    /// `Unmet` with effects.
+    pub fn unmet(is: impl Into<String>, wants: impl Into<String>, effects: Vec<Effect>) -> Self {
+        Self::Unmet { is: is.into(), wants: wants.into(), effects }
+    }
+
+    /// `Unmet` without effects: set, but not yet active.
+    pub fn pending(is: impl Into<String>, wants: impl Into<String>) -> Self {
+        Self::unmet(is, wants, vec![])
+    }
+
+    /// `Waits`.
+    pub fn waits(on: impl Into<String>, wants: impl Into<String>) -> Self {
+        Self::Waits { on: on.into(), wants: wants.into() }
+    }
+
+    /// `Blocked`.
+    pub fn blocked(why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Blocked { why: why.into(), hint: hint.into() }
+    }
+
+    /// Whether it is `Met`.
+    pub fn is_met(&self) -> bool {
+        matches!(self, Self::Met { .. })
+    }
+}
+
+/// Something observed: which probes to run, and how to read them.
+pub trait Fact: Serialize + DeserializeOwned + JsonSchema {
+    /// Name in `facts -o json`.
+    const NAME: &'static str;
+    /// One line for people.
+    const ABOUT: &'static str;
+    /// What to look at. Asked again with what was seen so far, until it names nothing new: the id found in one listing
+    /// may be needed for the next question.
+    fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe>;
+    /// Reads the answers; says by name what was missing.
+    fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable>;
+}
+
+/// A condition, with everything needed to check and to reach it.
+pub trait Requirement {
+    /// Key in the fleet file.
+    const NAME: &'static str;
+    /// One line for people.
+    const ABOUT: &'static str;
+    /// Requirements of the same node that must be active before.
+    const AFTER: &'static [&'static str];
+    /// What the change needs.
+    const NEEDS: Needs;
+    /// When the change is active.
+    const TAKES_EFFECT: TakesEffect;
+    /// Seconds the node may take, after the effects, until `check` says `Met` (a driver, a license).
+    const SETTLE_SECS: u32;
+    /// Where the fleet file wishes for this requirement, this one is wished for too, with this spec (JSON).
+    const IMPLIED_BY: Option<(&'static str, &'static str)>;
+    /// A spec in JSON, for the documents and the tests.
+    const EXAMPLE: &'static str;
+    /// What is wanted.
+    type Spec: Serialize + DeserializeOwned + JsonSchema;
+    /// What is looked at.
+    type Fact: Fact;
+    /// Decides.
+    fn check(spec: &Self::Spec, fact: &Self::Fact) -> Verdict;
+    /// The spec that this fact already meets, where there is one: for `export` and for going back.
+    fn as_spec(fact: &Self::Fact) -> Option<Self::Spec>;
+    /// `SETTLE_SECS`, where the spec may say otherwise.
+    fn settle_secs(_spec: &Self::Spec) -> u32 {
+        Self::SETTLE_SECS
+    }
+    /// Files that must be on the machine before the effects run.
+    fn files(_spec: &Self::Spec) -> Vec<Placed> {
+        vec![]
+    }
+}

@@ -1,0 +1,110 @@
+//! The only door out: what the agents' shells do for the pure code. Synchronous and small, because ESXi is not Linux
+//! (process pipes, epoll and several system calls differ there). No default methods: a fake that forgets one must not
+//! compile, and must never reach the real machine.
+
+use crate::effect::Command;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ended {
+    /// With this exit status.
+    Status(i32),
+    /// By this signal.
+    Signal(i32),
+    /// There is no such program.
+    Missing,
+    /// Killed at its deadline of so many seconds.
+    TimedOut(u32),
+    /// Killed because it printed more than the limit, in bytes.
+    Flooded(usize),
+    /// Could not be started or read.
+    Broken(String),
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status(n) => write!(f, "exit status {n}"),
+            Self::Signal(n) => write!(f, "ended by signal {n}"),
+            Self::Missing => write!(f, "no such program"),
+            Self::TimedOut(s) => write!(f, "killed after its deadline of {s} s"),
+            Self::Flooded(n) => write!(f, "killed after printing more than {} MiB", n >> 20),
+            Self::Broken(why) => write!(f, "could not be run: {why}"),
+        }
+    }
+}
+
+/// What a command printed and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// How it ended.
+    pub ended: Ended,
+    /// Standard output, invalid UTF-8 replaced.
+    pub stdout: String,
+    /// Standard error, likewise.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Exit status 0.
+    pub fn ok(&self) -> bool {
+        self.ended == Ended::Status(0)
+    }
+
+    /// Both streams, for tools that report failures on either (esxcli does so on stdout).
+    pub fn both(&self) -> String {
+        format!("{}\n{}", self.stdout.trim_end(), self.stderr.trim_end()).trim().to_string()
+    }
+}
+
+/// A file that could not be read or written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Trouble {
+    /// No such file.
+    #[error("{0}: no such file")]
+    NotFound(String),
+    /// Larger than the caller allows.
+    #[error("{0}: larger than {1} bytes")]
+    TooLarge(String, usize),
+    /// Anything else, in the words of the system.
+    #[error("{path}: {why}")]
+    Other {
+        /// The file.
+        path: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// One machine, as the pure code sees it. Paths are absolute; the shell puts its root in front.
+pub trait System: Send + Sync {
+    /// Runs a command to its end or its deadline. Never fails: the output says how it ended.
+    fn run(&self, command: &Command) -> Output;
+    /// Reads a file of at most `max` bytes.
+    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble>;
+    /// Reads the last `max` bytes of a file.
+    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble>;
+    /// SHA-256 of a file, lower-case hex.
+    fn hash(&self, path: &str) -> Result<String, Trouble>;
+    /// Names in a folder, sorted.
+    fn list(&self, path: &str) -> Result<Vec<String>, Trouble>;
+    /// Writes a file durably through a temporary one; makes missing folders.
+    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Trouble>;
+    /// Copies a file durably, likewise.
+    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble>;
+    /// Removes a file; an absent one is fine.
+    fn remove(&self, path: &str) -> Result<(), Trouble>;
+    /// Differs after every reboot and only then.
+    fn boot_id(&self) -> Result<String, Trouble>;
+    /// Release of the running kernel.
+    fn kernel_release(&self) -> String;
+    /// Seconds since 1970, for records that people read. Never used to decide.
+    fn now(&self) -> u64;
+    /// Time that only grows, for deadlines.
+    fn elapsed(&self) -> Duration;
+    /// Waits.
+    fn sleep(&self, time: Duration);
+}

@@ -1,0 +1,84 @@
+//! One tree for the two shapes of `nvidia-smi -q`: the XML of `-x` and the indented text. Names are compared without case,
+//! blanks and underscores, so `<fb_memory_usage>` and `FB Memory Usage` are one name and every reader is written once.
+
+/// A named value with what stands below it.
+#[derive(Debug, Default)]
+pub(crate) struct Node {
+    pub name: String,
+    pub value: String,
+    pub children: Vec<Node>,
+}
+
+pub(crate) fn squeezed(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+impl Node {
+    /// First child of one of these names (written squeezed).
+    pub fn child(&self, names: &[&str]) -> Option<&Node> {
+        names.iter().find_map(|name| self.children.iter().find(|c| c.name == *name))
+    }
+
+    /// Usable value found along a path; the words for "not available" are no value.
+    pub fn get(&self, path: &[&[&str]]) -> Option<&str> {
+        let mut node = self;
+        for names in path {
+            node = node.child(names)?;
+        }
+        usable(&node.value)
+    }
+}
+
+/// `None` for what the tool prints where it knows nothing.
+pub(crate) fn usable(value: &str) -> Option<&str> {
+    let value = value.trim();
+    let inner = value.trim_start_matches('[').trim_end_matches(']');
+    let nothing = ["", "N/A", "ERR!", "Unknown Error", "Not Found", "Not Supported", "Insufficient Permissions", "GPU requires reset"];
+    (!nothing.contains(&inner) && !inner.starts_with("Requested functionality")).then_some(value)
+}
+
+/// Reads XML. A DTD is allowed (the tool prints one); text before the document (a prompt, a command line) is skipped.
+pub(crate) fn from_xml(text: &str, root: &str) -> Result<Node, String> {
+    let start = ["<?xml", "<!DOCTYPE", root].iter().filter_map(|mark| text.find(mark)).min().ok_or(format!("there is no {root}> document"))?;
+    let options = roxmltree::ParsingOptions { allow_dtd: true, nodes_limit: 2_000_000 };
+    let document = roxmltree::Document::parse_with_options(text[start..].trim_end(), options)
+        .map_err(|e| format!("the XML is cut off or broken: {e}"))?;
+    fn node(element: roxmltree::Node, depth: usize) -> Node {
+        let mut out = Node { name: squeezed(element.tag_name().name()), value: element.text().unwrap_or_default().trim().into(), children: vec![] };
+        // Attributes are children too: `<gpu id="..">`, `<field name="..">`.
+        out.children.extend(element.attributes().map(|a| Node { name: squeezed(a.name()), value: a.value().into(), children: vec![] }));
+        if depth < 64 {
+            out.children.extend(element.children().filter(|c| c.is_element()).map(|c| node(c, depth + 1)));
+        }
+        out
+    }
+    Ok(node(document.root_element(), 0))
+}
+
+/// Reads indented `Key : value` text. Deeper lines belong to the nearest line above that is less deep.
+pub(crate) fn from_text(text: &str) -> Node {
+    let mut stack: Vec<(isize, Node)> = vec![(-1, Node::default())];
+    let close = |stack: &mut Vec<(isize, Node)>, indent: isize| {
+        while stack.len() > 1 && stack.last().is_some_and(|(i, _)| *i >= indent) {
+            if let (Some((_, node)), Some((_, parent))) = (stack.pop(), stack.last_mut()) {
+                parent.children.push(node);
+            }
+        }
+    };
+    for line in text.lines().filter(|l| !l.trim().is_empty()) {
+        let line = line.replace('\t', "    ");
+        let indent = (line.len() - line.trim_start().len()) as isize;
+        let (key, value) = match line.find(" :") {
+            Some(at) if line[at + 2..].is_empty() || line[at + 2..].starts_with(' ') => (&line[..at], line[at + 2..].trim()),
+            _ => (line.trim_end(), ""),
+        };
+        close(&mut stack, indent);
+        // Bound on depth: nothing that is indented 64 levels deep was printed by the tool.
+        if stack.len() < 64 {
+            let name = if key.trim_start().starts_with("GPU ") && value.is_empty() && key.contains('.') { key.trim().into() } else { squeezed(key) };
+            stack.push((indent, Node { name, value: value.into(), children: vec![] }));
+        }
+    }
+    close(&mut stack, 0);
+    stack.swap_remove(0).1
+}

@@ -1,0 +1,136 @@
+//! Small values parsed once at the edge, impossible to get wrong afterwards.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A PCI address, always printed as `0000:3b:00.0`.
+///
+/// Accepts what the tools print: `0000:3b:00.0`, `00000000:3B:00.0` (nvidia-smi), `3b:00.0` (lspci).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bdf {
+    domain: u32,
+    bus: u8,
+    device: u8,
+    function: u8,
+}
+
+impl std::str::FromStr for Bdf {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no PCI address like 0000:3b:00.0");
+        let hex = |part: &str, max: u32| {
+            u32::from_str_radix(part, 16).ok().filter(|n| *n <= max && !part.starts_with('+')).ok_or_else(wrong)
+        };
+        let parts: Vec<&str> = text.trim().split(':').collect();
+        let (domain, bus, rest) = match parts[..] {
+            [bus, rest] => ("0", bus, rest),
+            [domain, bus, rest] => (domain, bus, rest),
+            _ => return Err(wrong()),
+        };
+        let (device, function) = rest.split_once('.').ok_or_else(wrong)?;
+        Ok(Self {
+            domain: hex(domain, u32::MAX)?,
+            bus: hex(bus, 0xff)? as u8,
+            device: hex(device, 0x1f)? as u8,
+            function: hex(function, 7)? as u8,
+        })
+    }
+}
+
+impl fmt::Display for Bdf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, self.device, self.function)
+    }
+}
+
+/// An NVIDIA driver version such as `535.183.04`; ordered by its numbers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DriverVersion(Vec<u32>);
+
+impl DriverVersion {
+    /// First number: the branch (535 of R535).
+    pub fn branch(&self) -> u32 {
+        self.0[0]
+    }
+
+    /// Finds the version in a package version such as `535.183.04-1OEM.800.1.0.20613240`.
+    pub fn leading(text: &str) -> Option<Self> {
+        text.split(['-', ' ', '_']).next()?.parse().ok()
+    }
+}
+
+impl std::str::FromStr for DriverVersion {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers: Option<Vec<u32>> =
+            text.trim().split('.').map(|n| n.parse().ok().filter(|_| n.chars().all(|c| c.is_ascii_digit()))).collect();
+        match numbers {
+            Some(numbers) if numbers.len() >= 2 && numbers[0] >= 100 => Ok(Self(numbers)),
+            _ => Err(format!("`{text}` is no driver version like 535.183.04")),
+        }
+    }
+}
+
+impl fmt::Display for DriverVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // NVIDIA prints the second and third number with at least two digits.
+        write!(f, "{}", self.0[0])?;
+        self.0[1..].iter().try_for_each(|n| write!(f, ".{n:02}"))
+    }
+}
+
+/// On or off, as the fleet file says it. YAML's own booleans are understood too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnOff {
+    /// On.
+    #[serde(alias = "true")]
+    On,
+    /// Off.
+    #[serde(alias = "false")]
+    Off,
+}
+
+impl OnOff {
+    /// `true` for on.
+    pub fn on(self) -> bool {
+        self == Self::On
+    }
+}
+
+impl From<bool> for OnOff {
+    fn from(on: bool) -> Self {
+        if on { Self::On } else { Self::Off }
+    }
+}
+
+impl fmt::Display for OnOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.on() { "on" } else { "off" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_every_tool_are_one_address() {
+        for text in ["0000:3b:00.0", "00000000:3B:00.0", "3b:00.0"] {
+            assert_eq!(text.parse::<Bdf>().map(|b| b.to_string()), Ok("0000:3b:00.0".into()), "{text}");
+        }
+        for text in ["", "3b", "0000:3b:20.0", "0000:3b:00.8", "0000:3b:00", "x:3b:00.0"] {
+            assert!(text.parse::<Bdf>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn driver_versions_order_by_number_and_keep_their_spelling() {
+        let v = |t: &str| t.parse::<DriverVersion>().unwrap_or_else(|e| panic!("{e}"));
+        assert!(v("390.42") < v("535.54.03") && v("535.54.03") < v("535.183.04"));
+        assert_eq!(v("535.54.03").to_string(), "535.54.03");
+        assert_eq!(DriverVersion::leading("390.42-1OEM.650.0.0.4598673"), Some(v("390.42")));
+        assert!("1.2".parse::<DriverVersion>().is_err() && "535".parse::<DriverVersion>().is_err());
+    }
+}

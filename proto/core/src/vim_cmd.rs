@@ -1,0 +1,218 @@
+//! Reader of vim-cmd (in core beside esxcli, because failures of both are put into words here): the table of `vmsvc/getallvms`, power states, and the text dump of hostd's objects.
+//! Names hold blanks, brackets and parentheses; annotations hold line breaks: nothing here splits on columns.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// One registered VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ListedVm {
+    /// hostd's number.
+    pub vmid: u32,
+    /// Display name.
+    pub name: String,
+    /// Datastore; empty for infrastructure VMs.
+    pub datastore: String,
+    /// Path on the datastore.
+    pub file: String,
+    /// Guest OS id.
+    pub guest_os: Option<String>,
+    /// Hardware version, `vmx-19`.
+    pub version: Option<String>,
+}
+
+/// Reads `vmsvc/getallvms`.
+///
+/// # Errors
+/// Where the heading is missing.
+pub fn all_vms(text: &str) -> Result<Vec<ListedVm>, String> {
+    let mut lines = text.lines().skip_while(|l| !l.trim_start().starts_with("Vmid"));
+    lines.next().ok_or("the answer has no `Vmid` heading")?;
+    Ok(lines.filter_map(listed).collect())
+}
+
+/// A line that does not begin with a number and hold a `.vmx` is the rest of an annotation.
+fn listed(line: &str) -> Option<ListedVm> {
+    let line = line.trim_end();
+    let (vmid, rest) = line.trim_start().split_once(char::is_whitespace)?;
+    let vmid = vmid.parse().ok()?;
+    // The `.vmx` that counts is the one followed by the guest id; an annotation behind it may name others.
+    let end = [".vmx ", ".vmtx ", ".vmx"].iter().filter_map(|ending| rest.find(ending).map(|at| at + ending.trim_end().len())).min()?;
+    // The last ` [` before it begins the file: names may hold brackets.
+    let open = rest[..end].rfind('[')?;
+    let (datastore, file) = rest[open + 1..end].split_once(']')?;
+    let mut behind = rest[end..].split_whitespace();
+    let guest_os = behind.next().map(String::from);
+    let version = behind.next().filter(|v| v.starts_with("vmx-")).map(String::from);
+    Some(ListedVm { vmid, name: rest[..open].trim().into(), datastore: datastore.into(), file: file.trim().into(), guest_os, version })
+}
+
+/// Reads `vmsvc/power.getstate`: `on`, `off` or `suspended`.
+///
+/// # Errors
+/// Where none of the three was printed.
+pub fn power_state(text: &str) -> Result<&'static str, String> {
+    let known = [("Powered on", "on"), ("Powered off", "off"), ("Suspended", "suspended")];
+    let found = text.lines().rev().find_map(|line| known.iter().find(|(words, _)| line.trim() == *words));
+    found.map(|(_, state)| *state).ok_or_else(|| "the answer is none of `Powered on`, `Powered off`, `Suspended`".into())
+}
+
+/// A failed task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// `InvalidPowerState` and the like.
+    pub fault: Option<String>,
+    /// hostd's sentence.
+    pub text: String,
+}
+
+/// Recognises a failure.
+pub fn fault(text: &str) -> Option<Fault> {
+    let name = text.find("fault.").map(|at| text[at + 6..].chars().take_while(char::is_ascii_alphanumeric).collect::<String>());
+    let message = text.lines().rev().find_map(|l| l.trim().strip_prefix("msg = \"")).map(|m| m.trim_end_matches(['"', ',', ' ']).to_string());
+    let plain = text.lines().map(str::trim).find(|l| l.contains("failed") || l.starts_with("Failed") || l.starts_with("Operation timed out"));
+    match (&name, &message, plain) {
+        (None, None, None) => None,
+        _ => Some(Fault { fault: name.filter(|n| !n.is_empty()), text: message.filter(|m| !m.is_empty()).or(plain.map(String::from)).unwrap_or_default() }),
+    }
+}
+
+/// Reads a dump such as `vmsvc/get.config` prints: type names dropped, `<unset>` and `null` as null, morefs as text.
+/// Tolerates missing indentation and an end that was cut off.
+///
+/// # Errors
+/// Where there is no `{` or `[` to begin with.
+pub fn dump(text: &str) -> Result<Value, String> {
+    let start = text.find(['{', '[']).ok_or("the answer holds no `{`")?;
+    let mut reader = Dump { rest: &text[start..], depth: 0 };
+    Ok(reader.value())
+}
+
+struct Dump<'a> {
+    rest: &'a str,
+    depth: usize,
+}
+
+impl Dump<'_> {
+    fn skip(&mut self) {
+        self.rest = self.rest.trim_start_matches(|c: char| c.is_whitespace() || c == ',');
+    }
+
+    fn value(&mut self) -> Value {
+        self.skip();
+        // `(type)` before a value says nothing we need.
+        while self.rest.starts_with('(') {
+            self.rest = self.rest.split_once(')').map_or("", |(_, rest)| rest);
+            self.skip();
+        }
+        match self.rest.chars().next() {
+            Some('{') => self.object(),
+            Some('[') => self.list(),
+            Some(quote @ ('"' | '\'')) => {
+                let inner = &self.rest[1..];
+                let end = inner.find(quote).unwrap_or(inner.len());
+                self.rest = inner.get(end + 1..).unwrap_or_default();
+                Value::String(inner[..end].into())
+            }
+            Some(_) => {
+                let end = self.rest.find([',', '\n', '}', ']']).unwrap_or(self.rest.len());
+                let word = self.rest[..end].trim();
+                self.rest = &self.rest[end..];
+                match word {
+                    "<unset>" | "null" | "" => Value::Null,
+                    "true" => Value::Bool(true),
+                    "false" => Value::Bool(false),
+                    number => number.parse::<i64>().map(Value::from).unwrap_or_else(|_| Value::String(number.into())),
+                }
+            }
+            None => Value::Null,
+        }
+    }
+
+    fn enter(&mut self) -> bool {
+        self.depth += 1;
+        self.rest = &self.rest[1..];
+        // Deeper than any object of hostd: stop reading rather than overflow the stack.
+        if self.depth > 64 {
+            self.rest = "";
+        }
+        self.depth <= 64
+    }
+
+    fn object(&mut self) -> Value {
+        let mut map = Map::new();
+        if self.enter() {
+            loop {
+                self.skip();
+                if let Some(rest) = self.rest.strip_prefix('}') {
+                    self.rest = rest;
+                    break;
+                }
+                let Some((key, rest)) = self.rest.split_once('=') else {
+                    self.rest = "";
+                    break;
+                };
+                self.rest = rest;
+                let value = self.value();
+                map.insert(key.trim().into(), value);
+            }
+        }
+        self.depth -= 1;
+        map.into()
+    }
+
+    fn list(&mut self) -> Value {
+        let mut items = vec![];
+        if self.enter() {
+            loop {
+                self.skip();
+                if let Some(rest) = self.rest.strip_prefix(']') {
+                    self.rest = rest;
+                    break;
+                }
+                if self.rest.is_empty() || self.rest.starts_with('}') {
+                    break;
+                }
+                items.push(self.value());
+            }
+        }
+        self.depth -= 1;
+        items.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_everything_in_them() {
+        let text = "Vmid   Name   File   Guest OS   Version   Annotation\n\
+            12     My [old] VM (2)   [ds 1] my/my vm.vmx   ubuntu64Guest   vmx-19   see\nold.vmx autostart\n\
+            7 x [] /var/run/crx/x.vmx crxSys1Guest vmx-21\n";
+        let vms = all_vms(text).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(vms.len(), 2);
+        assert_eq!((vms[0].name.as_str(), vms[0].datastore.as_str(), vms[0].file.as_str()), ("My [old] VM (2)", "ds 1", "my/my vm.vmx"));
+        assert_eq!((vms[1].name.as_str(), vms[1].datastore.as_str(), vms[1].version.as_deref()), ("x", "", Some("vmx-21")));
+        assert!(all_vms("Failed to login").is_err());
+    }
+
+    #[test]
+    fn faults_and_states() {
+        let text = "Powering on VM:\nPower on failed: (vim.fault.InvalidPowerState) {\n   existingState = \"poweredOn\"\n   msg = \"Wrong state.\"\n}\n";
+        assert_eq!(fault(text), Some(Fault { fault: Some("InvalidPowerState".into()), text: "Wrong state.".into() }));
+        assert_eq!(power_state("Retrieved runtime info\nPowered off\n"), Ok("off"));
+        assert!(power_state("Powered").is_err());
+    }
+
+    #[test]
+    fn dumps_keep_values_and_drop_types() {
+        let text = "Config:\n\n(vim.vm.ConfigInfo) {\n   name = \"a, b = c\", \n   firmware = \"efi\", \n   x = <unset>, \n   n = -3, \n   list = (int) [\n      1,\n      2\n   ],\n   ref = 'vim.VirtualMachine:4'\n   last = true\n}\n";
+        assert_eq!(
+            dump(text),
+            Ok(serde_json::json!({"name": "a, b = c", "firmware": "efi", "x": null, "n": -3, "list": [1, 2], "ref": "vim.VirtualMachine:4", "last": true}))
+        );
+        assert!(dump("no braces").is_err());
+        assert_eq!(dump("{ a = (t) { b = 1"), Ok(serde_json::json!({"a": {"b": 1}})));
+    }
+}

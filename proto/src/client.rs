@@ -1,0 +1,296 @@
+//! The controller's side of the wire: a connection that knows whom it talks to, deadlines on every call, and errors that
+//! say whether the node is away, is somebody else, or refuses us.
+
+use crate::v1::{self, agent_client::AgentClient, artifact_part::Part};
+use crate::{CHUNK, CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW, pki, tls};
+use std::io::{Read as _, Seek as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use vsgpu_core::execute::{Expectation, Facts, Outcome};
+
+/// Why a node could not be talked to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// Nobody answers, or not in time. Trying again may help.
+    #[error("{0}")]
+    Away(String),
+    /// Somebody answers, but identity or certificate is wrong.
+    #[error("{why}")]
+    Refused {
+        /// What is wrong.
+        why: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The agent does not know what it was asked: it is older or newer than the controller.
+    #[error("{0}")]
+    Unknown(String),
+    /// The agent failed to do it.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Who is to be reached and as whom.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// `host:port`.
+    pub address: String,
+    /// Name of the node in the fleet file.
+    pub node: String,
+    /// `host` or `guest`.
+    pub role: &'static str,
+}
+
+/// The operator's certificates, loaded once for the whole fleet.
+#[derive(Clone)]
+pub struct Operator(Arc<rustls::ClientConfig>);
+
+impl Operator {
+    /// Loads `ca.pem`, `controller.pem` and `controller.key`.
+    ///
+    /// # Errors
+    /// Where a file is missing or wrong.
+    pub fn load(folder: &Path) -> Result<Self, pki::PkiError> {
+        let identity = pki::load(folder, "controller")?;
+        let config = tls::client(identity).map_err(|e| pki::PkiError::Content { path: folder.join("controller.pem"), why: e.to_string() })?;
+        Ok(Self(Arc::new(config)))
+    }
+}
+
+/// A connection to one agent.
+#[derive(Clone)]
+pub struct Connection {
+    client: AgentClient<Channel>,
+    target: Target,
+}
+
+/// What an agent says about itself.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// Its version.
+    pub agent_version: String,
+    /// The running boot.
+    pub boot_id: String,
+    /// (scope, requirement) pairs it knows.
+    pub known: Vec<(String, String)>,
+}
+
+impl Connection {
+    /// Connects and proves both identities.
+    ///
+    /// # Errors
+    /// `Away` or `Refused`.
+    pub async fn open(operator: &Operator, target: &Target, within: Duration) -> Result<Self, CallError> {
+        let name = pki::node_name(&target.node, target.role);
+        let server = rustls::pki_types::ServerName::try_from(name.clone())
+            .map_err(|_| CallError::Refused { why: format!("`{}` cannot be a node's name in a certificate", target.node), hint: "use letters, digits, `-` and `.`".into() })?;
+        let config = operator.0.clone();
+        let address = target.address.clone();
+        let connector = tower::service_fn(move |_: tonic::codegen::http::Uri| {
+            let (config, server, address) = (config.clone(), server.clone(), address.clone());
+            async move {
+                let socket = tokio::net::TcpStream::connect(&address).await?;
+                socket.set_nodelay(true)?;
+                let stream = tokio_rustls::TlsConnector::from(config).connect(server, socket).await?;
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+            }
+        });
+        let endpoint = Endpoint::from_static("http://agent")
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(20));
+        let away = || CallError::Away(format!("{} does not answer at {} within {} s", target.node, target.address, within.as_secs_f32()));
+        let channel = match tokio::time::timeout(within, endpoint.connect_with_connector(connector)).await {
+            Err(_) => return Err(away()),
+            Ok(Err(error)) => return Err(classify(target, &error)),
+            Ok(Ok(channel)) => channel,
+        };
+        let client = AgentClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+        let connection = Self { client, target: target.clone() };
+        // With TLS 1.3 a server's refusal of our certificate arrives only with the first call.
+        connection.describe(within).await?;
+        Ok(connection)
+    }
+
+    async fn call<T>(&self, within: Duration, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, CallError> {
+        match tokio::time::timeout(within, call).await {
+            Err(_) => Err(CallError::Away(format!("{} did not answer within {} s", self.target.node, within.as_secs_f32()))),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Ok(Ok(response)) => Ok(response.into_inner()),
+        }
+    }
+
+    fn failed(&self, status: &Status) -> CallError {
+        let node = &self.target.node;
+        match status.code() {
+            Code::Unimplemented => CallError::Unknown(format!("{node}: {}", status.message())),
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => classify(&self.target, status),
+            _ => CallError::Failed(format!("{node}: {}", status.message())),
+        }
+    }
+
+    /// Asks who it is.
+    pub async fn describe(&self, within: Duration) -> Result<Description, CallError> {
+        let reply = self.call(within, self.client.clone().describe(v1::DescribeRequest {})).await?;
+        let known = reply.requirements.into_iter().map(|k| (k.scope, k.name)).collect();
+        Ok(Description { agent_version: reply.agent_version, boot_id: reply.boot_id, known })
+    }
+
+    /// Looks at the node, or at one of its VMs. `wishes` are remembered by the agent for its metrics.
+    pub async fn observe(&self, vm: Option<&str>, facts: &[&str], wishes: &[(String, serde_json::Value)], within: Duration) -> Result<(String, Facts), CallError> {
+        let wishes = wishes.iter().map(|(name, spec)| v1::Wish { requirement: name.clone(), spec_json: spec.to_string() });
+        let request = v1::ObserveRequest { subject: subject(vm), facts: facts.iter().map(|f| f.to_string()).collect(), wishes: wishes.collect() };
+        let reply = self.call(within, self.client.clone().observe(request)).await?;
+        let facts = serde_json::from_str(&reply.facts_json).map_err(|e| CallError::Failed(format!("{}: its facts cannot be read: {e}", self.target.node)))?;
+        Ok((reply.boot_id, facts))
+    }
+
+    /// Makes one requirement so; `said` hears what the agent does.
+    pub async fn apply(
+        &self,
+        vm: Option<&str>,
+        requirement: &str,
+        spec: &serde_json::Value,
+        expected: Option<&Expectation>,
+        within: Duration,
+        said: &mut (dyn FnMut(String) + Send),
+    ) -> Result<Outcome, CallError> {
+        let request = v1::ApplyRequest {
+            subject: subject(vm),
+            requirement: requirement.into(),
+            spec_json: spec.to_string(),
+            expectation_json: expected.and_then(|e| serde_json::to_string(e).ok()).unwrap_or_default(),
+        };
+        let work = async {
+            let stream = self.client.clone().apply(request).await.map_err(|s| self.failed(&s))?.into_inner();
+            self.outcome(stream, said).await
+        };
+        self.within(within, work).await
+    }
+
+    /// Reboots the node unless it has rebooted since `planned_boot_id`, or restarts something on it.
+    pub async fn activate(&self, restart: Option<&str>, planned_boot_id: &str, within: Duration, said: &mut (dyn FnMut(String) + Send)) -> Result<Outcome, CallError> {
+        let what = restart.map_or(v1::activate_request::What::Reboot(true), |name| v1::activate_request::What::Restart(name.into()));
+        let request = v1::ActivateRequest { planned_boot_id: planned_boot_id.into(), what: Some(what) };
+        let work = async {
+            let stream = self.client.clone().activate(request).await.map_err(|s| self.failed(&s))?.into_inner();
+            self.outcome(stream, said).await
+        };
+        self.within(within, work).await
+    }
+
+    async fn within(&self, within: Duration, work: impl Future<Output = Result<Outcome, CallError>>) -> Result<Outcome, CallError> {
+        let late = |_| CallError::Away(format!("{} did not finish within {} s", self.target.node, within.as_secs()));
+        tokio::time::timeout(within, work).await.map_err(late)?
+    }
+
+    async fn outcome(&self, mut stream: tonic::Streaming<v1::Event>, said: &mut (dyn FnMut(String) + Send)) -> Result<Outcome, CallError> {
+        while let Some(event) = stream.message().await.map_err(|s| self.failed(&s))? {
+            match event.event {
+                Some(v1::event::Event::Said(text)) => said(text),
+                Some(v1::event::Event::OutcomeJson(json)) => {
+                    return serde_json::from_str(&json).map_err(|e| CallError::Unknown(format!("{}: its answer cannot be read ({e}): upgrade the controller", self.target.node)));
+                }
+                None => {}
+            }
+        }
+        Err(CallError::Away(format!("{}: the connection ended before the outcome was known", self.target.node)))
+    }
+
+    /// Sends a file, going on where an earlier attempt ended. `progress` hears how many bytes are there.
+    pub async fn send(&self, file: &Path, id: v1::ArtifactId, within: Duration, progress: &mut (dyn FnMut(u64) + Send)) -> Result<v1::ArtifactState, CallError> {
+        let state = self.call(within, self.client.clone().stat_artifact(id.clone())).await?;
+        progress(state.offset);
+        if state.complete {
+            return Ok(state);
+        }
+        let (tx, rx) = tokio::sync::mpsc::channel(4);
+        let (seen_tx, mut seen) = tokio::sync::watch::channel(state.offset);
+        let header = v1::ArtifactPart { part: Some(Part::Header(id)), offset: state.offset };
+        let path: PathBuf = file.into();
+        let reader = tokio::task::spawn_blocking(move || read_parts(&path, header, &tx, &seen_tx));
+        let mut client = self.client.clone();
+        let sent = client.put_artifact(ReceiverStream::new(rx));
+        tokio::pin!(sent);
+        let late = tokio::time::sleep(within);
+        tokio::pin!(late);
+        let answer = loop {
+            tokio::select! {
+                answer = &mut sent => break answer,
+                changed = seen.changed() => match changed {
+                    Ok(()) => progress(*seen.borrow_and_update()),
+                    // All is read; only the answer is still to come.
+                    Err(_) => break tokio::time::timeout(within, &mut sent).await.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer after the last byte"))),
+                },
+                () = &mut late => break Err(Status::deadline_exceeded(format!("the transfer took longer than {} s", within.as_secs()))),
+            }
+        };
+        if let Ok(Err(why)) = reader.await {
+            return Err(CallError::Failed(format!("{}: {why}", file.display())));
+        }
+        answer.map(tonic::Response::into_inner).map_err(|s| self.failed(&s))
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "streams the operator's own file; the caller names it in the error")]
+fn read_parts(path: &Path, header: v1::ArtifactPart, tx: &tokio::sync::mpsc::Sender<v1::ArtifactPart>, seen: &tokio::sync::watch::Sender<u64>) -> std::io::Result<()> {
+    let mut at = header.offset;
+    let mut file = std::fs::File::open(path)?;
+    file.seek(std::io::SeekFrom::Start(at))?;
+    if tx.blocking_send(header).is_err() {
+        return Ok(());
+    }
+    loop {
+        let mut data = bytes::BytesMut::zeroed(CHUNK);
+        let n = file.read(&mut data)?;
+        if n == 0 {
+            return Ok(());
+        }
+        data.truncate(n);
+        at += n as u64;
+        if tx.blocking_send(v1::ArtifactPart { part: Some(Part::Data(data.freeze())), offset: 0 }).is_err() {
+            return Ok(());
+        }
+        let _ = seen.send(at);
+    }
+}
+
+fn subject(vm: Option<&str>) -> Option<v1::Subject> {
+    Some(v1::Subject { vm: vm.unwrap_or_default().into() })
+}
+
+/// Finds the cause in a chain of errors and says it in words that help.
+fn classify(target: &Target, error: &(dyn std::error::Error + 'static)) -> CallError {
+    let (mut text, mut words) = (String::new(), vec![]);
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        text = cause.to_string();
+        words.push(text.clone());
+        // An I/O error hides the TLS error it carries from `source`.
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()).map(|e| e as &(dyn std::error::Error + 'static));
+        next = inner.or_else(|| cause.source());
+    }
+    let all = words.join(": ");
+    let Target { node, role, address } = target;
+    let refused = |why: String, hint: &str| CallError::Refused { why, hint: hint.into() };
+    let issue = format!("issue a new one with `vsgpu cert issue {node} --role {role}` and copy it to the node");
+    if all.contains("NotValidForName") || all.contains("not valid for name") {
+        refused(format!("the agent at {address} shows a certificate of another node, not of {role} `{node}`"), "check the address in the fleet file, and which certificate was copied to the node")
+    } else if all.contains("UnknownIssuer") {
+        refused(format!("the certificate of {node} at {address} was issued by another CA"), &issue)
+    } else if all.contains("Expired") && all.contains("invalid peer certificate") || all.contains("certificate expired") && all.contains("invalid peer") {
+        refused(format!("the certificate of {node} at {address} has expired"), &issue)
+    } else if all.contains("received fatal alert") {
+        let alert = all.rsplit("received fatal alert: ").next().unwrap_or_default().to_string();
+        refused(format!("{node} at {address} refuses our certificate ({alert})"), "use the CA folder that issued the node's certificate (`--pki`), and check both clocks")
+    } else if all.contains("invalid peer certificate") {
+        refused(format!("the certificate of {node} at {address} is not valid: {text}"), &issue)
+    } else {
+        CallError::Away(format!("{node} at {address}: {text}"))
+    }
+}

@@ -1,0 +1,159 @@
+//! One private CA and the certificates of the nodes, made without openssl.
+//!
+//! A node's identity is the DNS name in its certificate: `<node>.host.vsgpu`, `<node>.guest.vsgpu`, and `controller.vsgpu`
+//! for the operator. The controller checks the first two, the agents accept only the last: one host's key opens no other host.
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// DNS name of the operator's certificate.
+pub const CONTROLLER: &str = "controller.vsgpu";
+
+/// DNS name of a node's certificate.
+pub fn node_name(node: &str, role: &str) -> String {
+    format!("{}.{role}.vsgpu", node.to_ascii_lowercase())
+}
+
+/// What can go wrong with certificates on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file that cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A CA is there already; a second one would lock every node out.
+    #[error("{0}: there is a CA already; it was left as it is")]
+    Exists(PathBuf),
+    /// Not a certificate or key.
+    #[error("{path}: {why}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+fn read(path: &Path) -> Result<String, PkiError> {
+    #[expect(clippy::disallowed_methods, reason = "certificates are the operator's files; the error names the path")]
+    std::fs::read_to_string(path).map_err(|source| PkiError::File { path: path.into(), source })
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
+    let failed = |source| PkiError::File { path: path.into(), source };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    #[expect(clippy::disallowed_methods, reason = "keys are created with their final mode, never readable in between")]
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+fn params(name: &str, days: u32, now: std::time::SystemTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    // A day of tolerance backwards: hosts whose clock is behind are common before NTP works.
+    params.not_before = time::OffsetDateTime::from(now) - time::Duration::days(1);
+    params.not_after = time::OffsetDateTime::from(now) + time::Duration::days(days.into());
+    params
+}
+
+/// Makes `ca.pem`, `ca.key` and the operator's own certificate in `folder`.
+///
+/// # Errors
+/// Where a CA is there already, or a file cannot be written.
+pub fn init(folder: &Path, now: std::time::SystemTime) -> Result<(), PkiError> {
+    if folder.join("ca.pem").exists() || folder.join("ca.key").exists() {
+        return Err(PkiError::Exists(folder.join("ca.pem")));
+    }
+    let wrong = |e: rcgen::Error| PkiError::Content { path: folder.into(), why: e.to_string() };
+    let mut ca = params("vsgpu CA", 3650, now);
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let key = KeyPair::generate().map_err(wrong)?;
+    let certificate = ca.self_signed(&key).map_err(wrong)?;
+    write(&folder.join("ca.key"), &key.serialize_pem(), 0o600)?;
+    write(&folder.join("ca.pem"), &certificate.pem(), 0o644)?;
+    issue(folder, folder, CONTROLLER, "controller", 3650, now)
+}
+
+/// Issues `<file>.pem` and `<file>.key` for a DNS name into `into`.
+///
+/// # Errors
+/// Where the CA is missing or a file exists already.
+pub fn issue(ca_folder: &Path, into: &Path, dns: &str, file: &str, days: u32, now: std::time::SystemTime) -> Result<(), PkiError> {
+    let (ca_pem, ca_key) = (read(&ca_folder.join("ca.pem"))?, read(&ca_folder.join("ca.key"))?);
+    let of_ca = |e: rcgen::Error| PkiError::Content { path: ca_folder.join("ca.key"), why: e.to_string() };
+    let _ = ca_pem;
+    let mut ca = params("vsgpu CA", 3650, now);
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    // The issuer is known by name and key; both are the same for every certificate of this CA.
+    let issuer = Issuer::new(ca, KeyPair::from_pem(&ca_key).map_err(of_ca)?);
+    let key = KeyPair::generate().map_err(of_ca)?;
+    let mut leaf = params(dns, days, now);
+    leaf.subject_alt_names = vec![rcgen::SanType::DnsName(dns.try_into().map_err(of_ca)?)];
+    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    leaf.use_authority_key_identifier_extension = true;
+    let certificate = leaf.signed_by(&key, &issuer).map_err(of_ca)?;
+    write(&into.join(format!("{file}.key")), &key.serialize_pem(), 0o600)?;
+    write(&into.join(format!("{file}.pem")), &certificate.pem(), 0o644)
+}
+
+/// Issues a node's folder (`ca.pem`, `node.pem`, `node.key`), ready to be copied to it, and says where it is.
+///
+/// # Errors
+/// As `issue`.
+pub fn issue_node(folder: &Path, node: &str, role: &str, days: u32, now: std::time::SystemTime) -> Result<PathBuf, PkiError> {
+    let into = folder.join(format!("{node}.{role}"));
+    issue(folder, &into, &node_name(node, role), "node", days, now)?;
+    write(&into.join("ca.pem"), &read(&folder.join("ca.pem"))?, 0o644)?;
+    Ok(into)
+}
+
+/// CA, certificate chain and key as rustls wants them.
+pub(crate) struct Identity {
+    pub roots: rustls::RootCertStore,
+    pub chain: Vec<rustls::pki_types::CertificateDer<'static>>,
+    pub key: rustls::pki_types::PrivateKeyDer<'static>,
+}
+
+/// Loads `ca.pem` and `<file>.pem`/`.key` from a folder.
+pub(crate) fn load(folder: &Path, file: &str) -> Result<Identity, PkiError> {
+    use rustls::pki_types::pem::PemObject as _;
+    let certificates = |path: PathBuf| -> Result<Vec<rustls::pki_types::CertificateDer<'static>>, PkiError> {
+        let text = read(&path)?;
+        let parsed: Result<Vec<_>, _> = rustls::pki_types::CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+        match parsed {
+            Ok(list) if !list.is_empty() => Ok(list),
+            Ok(_) => Err(PkiError::Content { path, why: "holds no certificate".into() }),
+            Err(e) => Err(PkiError::Content { path, why: e.to_string() }),
+        }
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    for root in certificates(folder.join("ca.pem"))? {
+        roots.add(root).map_err(|e| PkiError::Content { path: folder.join("ca.pem"), why: e.to_string() })?;
+    }
+    let path = folder.join(format!("{file}.key"));
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(read(&path)?.as_bytes())
+        .map_err(|e| PkiError::Content { path, why: format!("holds no private key ({e})") })?;
+    Ok(Identity { roots, chain: certificates(folder.join(format!("{file}.pem")))?, key })
+}
+
+/// The node's name and role, as its own certificate states them.
+pub(crate) fn own_name(identity: &Identity) -> Option<(String, String)> {
+    // The certificate is ours and was signed by our CA; its DNS name stands in it as plain ASCII with a `.vsgpu` ending.
+    let der = identity.chain.first()?;
+    let certificate = webpki::EndEntityCert::try_from(der).ok()?;
+    certificate.valid_dns_names().find_map(|name| {
+        let (node, role) = name.strip_suffix(".vsgpu")?.rsplit_once('.')?;
+        Some((node.to_string(), role.to_string()))
+    })
+}
