@@ -339,7 +339,7 @@ fn fill(value: &mut Value, with: &mut dyn FnMut(&Artifact) -> Option<Artifact>) 
 pub fn schema() -> Value {
     let catalogue = catalogue();
     let text = || json!({ "type": "string" });
-    let mut object = |kind: NodeKind, more: &[(&str, Value)]| {
+    let object = |kind: NodeKind, more: &[(&str, Value)]| {
         let mut properties = Map::new();
         for entry in catalogue.of(kind.scope()).filter(|e| is_key(e)) {
             let mut schema = (entry.schema)();

@@ -2,10 +2,10 @@
 
 use super::{Ended, FleetArg, block_on, leftovers, now, operator, worst};
 use crate::engine::{self, Summary};
-use crate::error::{Error, Exit, Kind};
+use crate::error::{Error, Kind};
 use crate::fleet::Fleet;
 use crate::inventory::{self, Scope};
-use crate::journal::{self, Journal, Record, Status, Store as _};
+use crate::journal::{self, Journal, Record, Store as _};
 use crate::plan::{self, Plan, Problem};
 use crate::render::{Printer, progress::Progress};
 use crate::files;

@@ -1,0 +1,352 @@
+//! A fleet of simulated machines with *real* agents: real processes, real gRPC over mutual TLS on loopback, real files.
+//! The lab plays the power button: a machine that reboots loses its agent and gets it back in another boot.
+
+pub mod files;
+
+use crate::sim::state::{self, Esxi, Gpu, Linux, Machine, Vm};
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+pub const TOKEN: &str = "simulated client configuration token";
+pub const LICENSE_SERVER: &str = "licenses.lab";
+const HOST_TOOLS: [&str; 3] = ["esxcli", "vim-cmd", "vmkload_mod"];
+const GUEST_TOOLS: [&str; 9] = ["systemctl", "apt-get", "update-initramfs", "gcc", "make", "dkms", "journalctl", "nvidia-installer", "cuda-installer"];
+
+/// A running lab. Dropping it ends every process and removes its folder.
+pub struct Lab {
+    pub folder: PathBuf,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    folder: PathBuf,
+    agents: Mutex<BTreeMap<String, Child>>,
+    ports: Mutex<BTreeMap<String, (u16, u16)>>,
+    /// How long a simulated boot takes.
+    boot: Duration,
+    /// Machines that never come back from a reboot.
+    dead: Mutex<Vec<String>>,
+    /// Another program in the place of the host agent (the build for ESXi, a tracer around it).
+    host_agent: Mutex<Option<Vec<String>>>,
+}
+
+/// Builds the product's programs once, as the tests were built, and says where they are.
+pub fn programs() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT
+        .get_or_init(|| {
+            let root = workspace();
+            let release = !cfg!(debug_assertions);
+            let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+            cargo.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(&root);
+            if release {
+                cargo.arg("--release");
+            }
+            assert!(cargo.status().expect("cargo").success(), "the programs do not build");
+            let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+            target.join(if release { "release" } else { "debug" })
+        })
+        .clone()
+}
+
+/// The root of the checkout.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits for a condition, with a deadline.
+pub fn wait_until(what: &str, within: Duration, mut so: impl FnMut() -> bool) {
+    let end = Instant::now() + within;
+    while !so() {
+        assert!(Instant::now() < end, "not within {within:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+impl Lab {
+    /// An empty lab in a folder of its own.
+    pub fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("vsgpu-lab-{name}-{}-{}", std::process::id(), free_port()));
+        std::fs::create_dir_all(folder.join("machines")).unwrap();
+        let inner = Inner { folder: folder.clone(), agents: Mutex::default(), ports: Mutex::default(), boot: Duration::from_millis(300), dead: Mutex::default(), host_agent: Mutex::default() };
+        let inner = Arc::new(inner);
+        let listener = UnixListener::bind(folder.join("lab.sock")).unwrap();
+        let hears = inner.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let hears = hears.clone();
+                std::thread::spawn(move || {
+                    let mut line = String::new();
+                    let _ = BufReader::new(stream).read_line(&mut line);
+                    if let Some((word, name)) = line.trim().split_once(' ') {
+                        hears.power(word, name);
+                    }
+                });
+            }
+        });
+        vsgpu_proto::pki::init(&folder.join("pki"), std::time::SystemTime::now()).unwrap();
+        Self { folder, inner }
+    }
+
+    pub fn machine(&self, name: &str) -> PathBuf {
+        self.folder.join("machines").join(name)
+    }
+
+    /// Adds a host that was never touched: no NVIDIA package, default graphics type Shared.
+    pub fn host(&self, name: &str, version: &str, gpus: Vec<Gpu>) {
+        let build = format!("Releasebuild-{}", if version.starts_with('6') { "14320388" } else { "22380479" });
+        let base = state::Vib { name: "esx-base".into(), version: format!("{version}-0.40.22380479"), vendor: "VMware".into() };
+        let esxi = Esxi { version: version.into(), build, default_type: "Shared".into(), policy: "Performance".into(), gpus, vibs: vec![base], says_no_reboot: true, ..Esxi::default() };
+        let machine = Machine { esxi: Some(esxi), boots: 1, booted_at_ms: state::now_ms() - 86_400_000, ..Machine::default() };
+        let folder = self.machine(name);
+        Machine::create(&folder, &machine);
+        for tool in HOST_TOOLS {
+            state::link(&folder.join("tools").join(tool));
+        }
+        let initd = folder.join("root/etc/init.d");
+        state::link(&initd.join("xorg"));
+        if !version.starts_with('6') {
+            state::link(&initd.join("nvdGpuMgmtDaemon"));
+            state::link(&folder.join("tools/nv-hostengine"));
+        }
+        std::fs::create_dir_all(folder.join("root/vmfs/volumes/datastore1")).unwrap();
+        self.ports_of(name);
+        vsgpu_proto::pki::issue_node(&self.folder.join("pki"), name, "host", 365, std::time::SystemTime::now()).unwrap();
+    }
+
+    /// Adds a running VM with a fresh Debian: nouveau loaded, a display manager running.
+    pub fn vm(&self, name: &str, host: &str) {
+        let folder = self.machine(host);
+        Machine::with(&folder, |m| {
+            let file = format!("{name}/{name}.vmx");
+            m.write(&format!("/vmfs/volumes/datastore1/{file}"), &format!(".encoding = \"UTF-8\"\nconfig.version = \"8\"\nvirtualHW.version = \"19\"\ndisplayName = \"{name}\"\nfirmware = \"efi\"\nmemSize = \"8192\"\nnumvcpus = \"4\"\nguestOS = \"debian11-64\"\n"));
+            let vmid = m.esxi().vms.len() as u32 + 1;
+            m.esxi().vms.push(Vm { vmid, name: name.into(), datastore: "datastore1".into(), file, on: true, stubborn: false });
+        });
+        let packages = ["nouveau", "gdm3"].map(String::from).into();
+        let linux = Linux {
+            kernel: "6.1.0-28-amd64".into(), packages, nouveau_loaded: true, display_manager: true, graphical: true,
+            host: host.into(), vm_name: name.into(), license_server: LICENSE_SERVER.into(), token: TOKEN.into(), ..Linux::default()
+        };
+        let folder = self.machine(name);
+        Machine::create(&folder, &Machine { linux: Some(linux), ..Machine::default() });
+        for tool in GUEST_TOOLS {
+            state::link(&folder.join("tools").join(tool));
+        }
+        Machine::with(&folder, |m| m.write("/etc/os-release", "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm, simulated)\"\nID=debian\nVERSION_ID=\"12\"\n"));
+        state::boot(&folder);
+        self.ports_of(name);
+        vsgpu_proto::pki::issue_node(&self.folder.join("pki"), name, "guest", 365, std::time::SystemTime::now()).unwrap();
+    }
+
+    fn ports_of(&self, name: &str) -> (u16, u16) {
+        *self.inner.ports.lock().unwrap().entry(name.into()).or_insert_with(|| (free_port(), free_port()))
+    }
+
+    /// Address of an agent.
+    pub fn address(&self, name: &str) -> String {
+        format!("127.0.0.1:{}", self.ports_of(name).0)
+    }
+
+    /// Address of its metrics.
+    pub fn metrics(&self, name: &str) -> String {
+        format!("127.0.0.1:{}", self.ports_of(name).1)
+    }
+
+    /// Starts the agents of all machines that run.
+    pub fn start(&self) {
+        programs();
+        for name in self.machines() {
+            self.inner.start(&name);
+        }
+    }
+
+    fn machines(&self) -> Vec<String> {
+        self.inner.ports.lock().unwrap().keys().cloned().collect()
+    }
+
+    pub fn start_agent(&self, name: &str) {
+        self.inner.start(name);
+    }
+
+    pub fn stop_agent(&self, name: &str) {
+        self.inner.stop(name);
+    }
+
+    /// A machine that will not come back from its next reboot.
+    pub fn never_comes_back(&self, name: &str) {
+        self.inner.dead.lock().unwrap().push(name.into());
+    }
+
+    /// Runs host agents by this command line instead.
+    pub fn host_agent_by(&self, command: Vec<String>) {
+        *self.inner.host_agent.lock().unwrap() = Some(command);
+    }
+
+    /// Process id of an agent.
+    pub fn agent_pid(&self, name: &str) -> Option<u32> {
+        self.inner.agents.lock().unwrap().get(name).map(Child::id)
+    }
+
+    pub fn state(&self, name: &str) -> Machine {
+        Machine::read(&self.machine(name))
+    }
+
+    pub fn change(&self, name: &str, change: impl FnOnce(&mut Machine)) {
+        Machine::with(&self.machine(name), change);
+    }
+
+    /// Every call of every tool of a machine, oldest first.
+    pub fn calls(&self, name: &str) -> Vec<String> {
+        std::fs::read_to_string(self.machine(name).join("calls.log")).unwrap_or_default().lines().map(String::from).collect()
+    }
+
+    pub fn forget_calls(&self) {
+        for name in self.machines() {
+            let _ = std::fs::remove_file(self.machine(&name).join("calls.log"));
+        }
+    }
+
+    /// Calls that change a machine; all other calls only look.
+    pub fn changing_calls(&self, name: &str) -> Vec<String> {
+        self.calls(name).into_iter().filter(|c| !only_looks(c)).collect()
+    }
+
+    /// The controller's command line in the lab's folder.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(programs().join("vsgpu"));
+        command.args(args).current_dir(&self.folder).env_remove("RUST_BACKTRACE");
+        command
+    }
+
+    /// Runs the controller.
+    pub fn vsgpu(&self, args: &[&str]) -> Output {
+        self.command(args).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Runs the controller; its exit status must be this one.
+    pub fn expect(&self, status: i32, args: &[&str]) -> String {
+        let output = self.vsgpu(args);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned());
+        assert_eq!(output.status.code(), Some(status), "vsgpu {}\n--- stdout\n{out}\n--- stderr\n{err}\n{}", args.join(" "), self.logs());
+        format!("{out}{err}")
+    }
+
+    /// The agents' logs, for a failing test.
+    pub fn logs(&self) -> String {
+        let tail = |name: &String| {
+            let text = std::fs::read_to_string(self.machine(name).join("agent.log")).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            format!("--- {name}\n{}\n", lines[lines.len().saturating_sub(12)..].join("\n"))
+        };
+        self.machines().iter().map(tail).collect()
+    }
+
+    /// The fleet of the demo: an A100 host on vGPU 16.6, a P100 host on vGPU 6.0, three VMs.
+    pub fn demo_fleet(&self) {
+        self.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")]);
+        self.host("esx-02", "6.7.0", vec![files::p100("0000:3b:00.0")]);
+        self.vm("vm-01", "esx-01");
+        self.vm("vm-02", "esx-01");
+        self.vm("vm-03", "esx-02");
+        files::write_all(&self.folder.join("files"));
+        self.write_fleet(&files::fleet(self));
+    }
+
+    pub fn write_fleet(&self, text: &str) {
+        std::fs::write(self.folder.join("fleet.yaml"), text).unwrap();
+    }
+
+    pub fn fleet(&self) -> String {
+        std::fs::read_to_string(self.folder.join("fleet.yaml")).unwrap()
+    }
+}
+
+/// Whether a call of a tool only looks.
+pub fn only_looks(call: &str) -> bool {
+    let call = call.replace("--formatter=xml ", "");
+    let words: Vec<&str> = call.split(' ').collect();
+    match words.as_slice() {
+        ["esxcli", rest @ ..] => rest.iter().any(|w| *w == "get" || *w == "list"),
+        ["vim-cmd", verb, ..] => matches!(*verb, "vmsvc/getallvms" | "vmsvc/power.getstate" | "hostsvc/hostsummary"),
+        ["nvidia-smi", "-q", ..] | ["nvidia-smi", "vgpu", "-q"] | ["vmkload_mod", "-l"] | ["journalctl", ..] => true,
+        ["systemctl", verb, ..] => matches!(*verb, "is-active" | "get-default"),
+        ["gcc" | "make" | "dkms" | "nvcc", "--version"] => true,
+        _ => false,
+    }
+}
+
+impl Inner {
+    fn start(&self, name: &str) {
+        let folder = self.folder.join("machines").join(name);
+        let machine = Machine::read(&folder);
+        let role = if machine.esxi.is_some() { "host" } else { "guest" };
+        let Some((port, metrics)) = self.ports.lock().unwrap().get(name).copied() else { return };
+        let ready = folder.join("agent.ready");
+        let _ = std::fs::remove_file(&ready);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("agent.log")).unwrap();
+        let own = if role == "host" { self.host_agent.lock().unwrap().clone() } else { None };
+        let own = own.unwrap_or_else(|| vec![programs().join(format!("vsgpu-{role}-agent")).display().to_string()]);
+        let mut command = Command::new(&own[0]);
+        command.args(&own[1..]).arg("serve").arg("--pki").arg(self.folder.join("pki").join(format!("{name}.{role}")));
+        command.arg("--listen").arg(format!("127.0.0.1:{port}")).arg("--metrics").arg(format!("127.0.0.1:{metrics}"));
+        command.arg("--tools").arg(folder.join("tools")).arg("--root").arg(folder.join("root")).arg("--ready-file").arg(&ready);
+        command.args(["--observe-every", "5"]).env("VSGPU_SIM", programs().join("vsgpu-sim"));
+        let mut agents = self.agents.lock().unwrap();
+        if let Some(mut old) = agents.remove(name) {
+            let _ = old.kill();
+            let _ = old.wait();
+        }
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        agents.insert(name.into(), child);
+        drop(agents);
+        wait_until(&format!("agent of {name} listens\n{}", std::fs::read_to_string(folder.join("agent.log")).unwrap_or_default()), Duration::from_secs(60), || ready.exists());
+    }
+
+    fn stop(&self, name: &str) {
+        if let Some(mut child) = self.agents.lock().unwrap().remove(name) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn power(&self, word: &str, name: &str) {
+        let folder = self.folder.join("machines").join(name);
+        match word {
+            "stop" => self.stop(name),
+            "start" | "reboot" => {
+                // The tool that asked for it answers first, as `reboot` does.
+                std::thread::sleep(Duration::from_millis(100));
+                self.stop(name);
+                if self.dead.lock().unwrap().iter().any(|d| d == name) || !folder.exists() {
+                    return;
+                }
+                std::thread::sleep(self.boot);
+                state::boot(&folder);
+                self.start(name);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.inner.dead.lock().unwrap().extend(self.machines());
+        for name in self.machines() {
+            self.inner.stop(&name);
+        }
+        if !std::thread::panicking() || std::env::var_os("VSGPU_KEEP_LAB").is_none() {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Simulated nvidia-installer and CUDA installer, started by the lab's `.run` files. They take the real options only,
+//! and refuse what the real ones refuse.
+
+use super::Answer;
+use super::state::{Machine, kernel_files};
+use std::path::Path;
+
+const LOG: &str = "/var/log/nvidia-installer.log";
+
+/// Arguments: the `.run` file, then its options.
+pub fn nvidia(folder: &Path, words: &[&str]) -> Answer {
+    let (file, options) = words.split_first().unwrap_or((&"", &[]));
+    let version = Path::new(file).file_name().and_then(|n| n.to_str()).unwrap_or_default().trim_start_matches("NVIDIA-Linux-x86_64-").trim_end_matches(".run").trim_end_matches("-grid").to_string();
+    let known = ["--silent", "-s", "--accept-license", "-a", "--dkms", "--no-drm", "--no-questions", "--ui=none", "--disable-nouveau"];
+    let failed = |m: &Machine, why: &str| {
+        m.write(LOG, &format!("nvidia-installer log file '{LOG}' (simulated)\nInstalling NVIDIA driver version {version}.\nERROR: {why}\nERROR: Installation has failed.  Please see the file '{LOG}' for details.\n"));
+        Answer::err(1, format!("\nERROR: {why}\n\nERROR: Installation has failed.  Please see the file '{LOG}' for details.\n"))
+    };
+    Machine::with(folder, |m| {
+        if let Some(unknown) = options.iter().find(|o| !known.contains(o)) {
+            return failed(m, &format!("Unrecognized option: \"{unknown}\""));
+        }
+        if !options.iter().any(|o| ["--silent", "-s", "--ui=none"].contains(o)) {
+            return failed(m, "the simulated installer has no terminal: use --silent");
+        }
+        let guest = m.linux().clone();
+        if guest.display_manager {
+            return failed(m, "You appear to be running an X server; please exit X before installing.");
+        }
+        if guest.nouveau_loaded {
+            return failed(m, "The Nouveau kernel driver is currently in use by your system.  This driver is incompatible with the NVIDIA driver, and must be disabled before proceeding.");
+        }
+        if !guest.packages.contains("gcc") {
+            return failed(m, "Unable to find the development tool `cc` in your path; please make sure that you have the package 'gcc' installed.");
+        }
+        if m.text(&format!("/lib/modules/{}/build/Makefile", guest.kernel)).is_none() {
+            return failed(m, "Unable to find the kernel source tree for the currently running kernel.");
+        }
+        let guest = m.linux();
+        guest.driver = Some(version.clone());
+        guest.loaded = Some(version.clone());
+        guest.gridd = "active".into();
+        m.write("/etc/nvidia/gridd.conf.template", "# simulated gridd.conf.template\n#ServerAddress=\n#ServerPort=7070\n#BackupServerAddress=\n#BackupServerPort=7070\n#FeatureType=0\n#EnableUI=TRUE\n#LicenseInterval=1440\n#LingerInterval=0\n");
+        m.write(LOG, &format!("nvidia-installer log file '{LOG}' (simulated)\nInstalling NVIDIA driver version {version}.\n-> Installation of the NVIDIA Accelerated Graphics Driver for Linux-x86_64 (version: {version}) is now complete.\n"));
+        m.link("nvidia-smi");
+        kernel_files(m);
+        Answer::ok("Verifying archive integrity... OK (simulated)\nUncompressing NVIDIA Accelerated Graphics Driver for Linux-x86_64\n")
+    })
+}
+
+pub fn cuda(folder: &Path, words: &[&str]) -> Answer {
+    let (file, options) = words.split_first().unwrap_or((&"", &[]));
+    let version = Path::new(file).file_name().and_then(|n| n.to_str()).unwrap_or_default().split('_').nth(1).unwrap_or_default().to_string();
+    if options.contains(&"--driver") {
+        Machine::with(folder, |m| m.linux().driver = Some("535.104.05".into()));
+    }
+    if !options.contains(&"--silent") || !options.contains(&"--toolkit") {
+        return Answer::err(1, "simulated CUDA installer: --silent and --toolkit are needed\n");
+    }
+    let m = Machine::read(folder);
+    let release = version.split('.').take(2).collect::<Vec<_>>().join(".");
+    let at = format!("/usr/local/cuda-{release}");
+    m.write(&format!("{at}/version.json"), &format!("{{\"cuda\": {{\"name\": \"CUDA SDK (simulated)\", \"version\": \"{version}\"}}}}\n"));
+    for sample in ["deviceQuery", "vectorAdd"] {
+        super::state::link(&m.root(&format!("{at}/extras/demo_suite/{sample}")));
+    }
+    let link = m.root("/usr/local/cuda");
+    let _ = std::fs::remove_file(&link);
+    std::os::unix::fs::symlink(format!("cuda-{release}"), link).unwrap();
+    Answer::ok("===========\n= Summary =\n===========\n\nDriver:   Not Selected\nToolkit:  Installed (simulated)\n")
+}

@@ -1,0 +1,271 @@
+//! The state of one simulated machine, and what a boot does to it.
+
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Machine {
+    #[serde(skip)]
+    pub folder: PathBuf,
+    pub boots: u64,
+    pub booted_at_ms: u64,
+    pub faults: BTreeMap<String, Fault>,
+    pub esxi: Option<Esxi>,
+    pub linux: Option<Linux>,
+}
+
+/// Told to a tool by a prefix of its command line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Fault {
+    Fail { text: String },
+    Hang,
+    Slow { ms: u64 },
+    Garbage,
+    Flood,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Esxi {
+    pub version: String,
+    pub build: String,
+    pub maintenance: bool,
+    pub vibs: Vec<Vib>,
+    pub staged: Vec<Vib>,
+    /// Version of the loaded NVIDIA module.
+    pub loaded: Option<String>,
+    pub default_type: String,
+    pub policy: String,
+    pub gpus: Vec<Gpu>,
+    pub vms: Vec<Vm>,
+    /// Installs that answer "Reboot Required: false" although a reboot is needed, as the real one does.
+    pub says_no_reboot: bool,
+    /// The module does not load at boot (a wrong package).
+    pub module_broken: bool,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Vib {
+    pub name: String,
+    pub version: String,
+    pub vendor: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Gpu {
+    pub bdf: String,
+    pub name: String,
+    pub device_name: String,
+    pub device_id: String,
+    pub architecture: Option<String>,
+    pub memory_mib: u64,
+    pub bar1_mib: u64,
+    pub ecc: Option<bool>,
+    pub ecc_pending: Option<bool>,
+    pub graphics_type: String,
+    pub token: String,
+    pub mig_capable: bool,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Vm {
+    pub vmid: u32,
+    pub name: String,
+    pub datastore: String,
+    pub file: String,
+    pub on: bool,
+    /// The guest does not answer a shutdown.
+    pub stubborn: bool,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Linux {
+    pub kernel: String,
+    pub packages: BTreeSet<String>,
+    pub nouveau_loaded: bool,
+    /// What the initramfs was built with.
+    pub initramfs_blocks_nouveau: bool,
+    pub display_manager: bool,
+    pub graphical: bool,
+    pub driver: Option<String>,
+    pub loaded: Option<String>,
+    pub gridd: String,
+    pub licensed: bool,
+    pub journal: Vec<String>,
+    /// Folder name of the host, and the VM's name there.
+    pub host: String,
+    pub vm_name: String,
+    /// What the lab's license servers accept.
+    pub license_server: String,
+    pub token: String,
+}
+
+impl Machine {
+    pub fn read(folder: &Path) -> Self {
+        Self::with(folder, |m| m.clone())
+    }
+
+    /// Reads, changes and writes under a lock: tools run beside each other.
+    pub fn with<T>(folder: &Path, change: impl FnOnce(&mut Self) -> T) -> T {
+        let lock = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("state.lock")).unwrap();
+        let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
+        let path = folder.join("state.json");
+        let before = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let mut machine: Self = serde_json::from_slice(&before).unwrap();
+        machine.folder = folder.into();
+        let result = change(&mut machine);
+        let after = serde_json::to_vec_pretty(&machine).unwrap();
+        if after != before {
+            let new = folder.join("state.json.new");
+            std::fs::write(&new, after).unwrap();
+            std::fs::rename(new, path).unwrap();
+        }
+        drop(lock);
+        result
+    }
+
+    pub fn create(folder: &Path, machine: &Self) {
+        std::fs::create_dir_all(folder.join("tools")).unwrap();
+        std::fs::create_dir_all(folder.join("root")).unwrap();
+        std::fs::write(folder.join("state.json"), serde_json::to_vec_pretty(machine).unwrap()).unwrap();
+    }
+
+    pub fn log(&self, call: &str) {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("calls.log")).unwrap();
+        let _ = writeln!(file, "{call}");
+    }
+
+    pub fn fault(&self, call: &str) -> Option<Fault> {
+        self.faults.iter().find(|(prefix, _)| call.starts_with(prefix.as_str())).map(|(_, f)| f.clone())
+    }
+
+    pub fn root(&self, path: &str) -> PathBuf {
+        self.folder.join("root").join(path.trim_start_matches('/'))
+    }
+
+    pub fn text(&self, path: &str) -> Option<String> {
+        std::fs::read_to_string(self.root(path)).ok()
+    }
+
+    pub fn write(&self, path: &str, text: &str) {
+        let path = self.root(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    /// Makes a tool appear in `tools/`.
+    pub fn link(&self, name: &str) {
+        link(&self.folder.join("tools").join(name));
+    }
+
+    pub fn esxi(&mut self) -> &mut Esxi {
+        self.esxi.as_mut().expect("a host")
+    }
+
+    pub fn linux(&mut self) -> &mut Linux {
+        self.linux.as_mut().expect("a guest")
+    }
+}
+
+/// A link to the simulator under another name.
+pub fn link(path: &Path) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let _ = std::fs::remove_file(path);
+    std::os::unix::fs::symlink(simulator(), path).unwrap();
+}
+
+/// The simulator's executable.
+pub fn simulator() -> PathBuf {
+    if let Some(path) = std::env::var_os("VSGPU_SIM") {
+        return path.into();
+    }
+    let exe = std::env::current_exe().unwrap();
+    if exe.file_name().is_some_and(|n| n == "vsgpu-sim") {
+        return exe;
+    }
+    // Tests live in target/debug/deps, the simulator in target/debug.
+    exe.ancestors().skip(1).take(2).map(|folder| folder.join("vsgpu-sim")).find(|p| p.exists()).unwrap_or_else(|| "vsgpu-sim".into())
+}
+
+pub fn now_ms() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+/// What happens when a machine boots.
+pub fn boot(folder: &Path) {
+    Machine::with(folder, |m| {
+        m.boots += 1;
+        m.booted_at_ms = now_ms();
+        if m.esxi.is_some() {
+            for ramdisk in ["var/run", "tmp"] {
+                let _ = std::fs::remove_dir_all(m.root(ramdisk));
+            }
+            let host = m.esxi();
+            let staged = std::mem::take(&mut host.staged);
+            install(host, staged);
+            let driver = host.vibs.iter().find(|v| is_manager(v)).map(|v| v.version.split('-').next().unwrap_or_default().to_string());
+            host.loaded = driver.filter(|_| !host.module_broken);
+            let (loaded, default) = (host.loaded.is_some(), host.default_type.clone());
+            for gpu in &mut host.gpus {
+                gpu.ecc = gpu.ecc_pending;
+                gpu.graphics_type = if loaded { default.clone() } else { "Basic".into() };
+            }
+            host.vms.iter_mut().for_each(|vm| vm.on = false);
+        }
+        if m.linux.is_some() {
+            let boots = m.boots;
+            let guest = m.linux();
+            guest.nouveau_loaded = !guest.initramfs_blocks_nouveau && guest.packages.contains("nouveau");
+            guest.loaded = guest.driver.clone().filter(|_| !guest.nouveau_loaded);
+            guest.display_manager = guest.graphical && guest.packages.contains("gdm3");
+            let id = format!("{:08x}-0000-4000-8000-{:012x}", boots, now_ms());
+            m.write("/proc/sys/kernel/random/boot_id", &format!("{id}\n"));
+            kernel_files(m);
+            super::guest::gridd(m);
+        }
+    });
+}
+
+/// The parts of /proc that follow from the state.
+pub fn kernel_files(m: &mut Machine) {
+    let guest = m.linux().clone();
+    let mut modules = "ext4 987136 1 - Live 0x0000000000000000\n".to_string();
+    if guest.nouveau_loaded {
+        modules += "nouveau 2469888 0 - Live 0x0000000000000000\n";
+    }
+    if guest.loaded.is_some() {
+        modules += "nvidia 56717312 0 - Live 0x0000000000000000 (POE)\n";
+    }
+    m.write("/proc/modules", &modules);
+    m.write("/proc/sys/kernel/osrelease", &format!("{}\n", guest.kernel));
+    match &guest.loaded {
+        Some(v) => m.write("/proc/driver/nvidia/version", &format!("NVRM version: NVIDIA UNIX x86_64 Kernel Module  {v}  (simulated)\n")),
+        None => drop(std::fs::remove_file(m.root("/proc/driver/nvidia/version"))),
+    }
+    let bus = m.root("/sys/bus/pci/devices");
+    let _ = std::fs::remove_dir_all(&bus);
+    m.write("/sys/bus/pci/devices/0000:00:0f.0/vendor", "0x15ad\n");
+    if let Some(profile) = super::cuda::profile(m) {
+        let at = "/sys/bus/pci/devices/0000:02:01.0";
+        for (file, text) in [("vendor", "0x10de"), ("device", &profile.device_id), ("class", "0x030200"), ("subsystem_device", "0x1396")] {
+            m.write(&format!("{at}/{file}"), &format!("{text}\n"));
+        }
+    }
+}
+
+pub fn is_manager(vib: &Vib) -> bool {
+    vib.vendor.starts_with("NV") && !vib.name.to_lowercase().contains("mgmt")
+}
+
+/// Replaces packages of the same kind.
+pub fn install(host: &mut Esxi, new: Vec<Vib>) -> Vec<Vib> {
+    let mut removed = vec![];
+    for vib in new {
+        let same = |old: &Vib| old.name == vib.name || (old.vendor.starts_with("NV") && is_manager(old) == is_manager(&vib));
+        removed.extend(host.vibs.iter().filter(|v| same(v)).cloned());
+        host.vibs.retain(|v| !same(v));
+        host.vibs.push(vib);
+    }
+    removed
+}

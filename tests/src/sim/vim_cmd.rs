@@ -1,0 +1,141 @@
+//! Simulated vim-cmd: inventory and power of VMs. Powering on checks what hostd and the vGPU plug-in check.
+
+use super::Answer;
+use super::state::{Machine, Vm};
+use std::path::Path;
+use vsgpu_core::vmx;
+
+fn fault(what: &str, name: &str, message: &str) -> Answer {
+    Answer::fail(
+        1,
+        format!("{what}\n{} failed: (vim.fault.{name}) {{\n   faultCause = (vmodl.MethodFault) null, \n   faultMessage = <unset>, \n   reason = \"{message}\"\n   msg = \"{message}\"\n}}\n", what.trim_end_matches(" VM:").replace("Powering", "Power")),
+    )
+}
+
+pub fn run(folder: &Path, words: &[&str]) -> Answer {
+    let vm_of = |id: &str| {
+        let mut machine = Machine::read(folder);
+        id.parse::<u32>().ok().and_then(|id| machine.esxi().vms.iter().find(|v| v.vmid == id).cloned())
+    };
+    match words {
+        ["vmsvc/getallvms"] => Answer::ok(listing(&Machine::read(folder).esxi().vms)),
+        ["hostsvc/hostsummary"] => {
+            let mut machine = Machine::read(folder);
+            let host = machine.esxi();
+            Answer::ok(format!(
+                "Listsummary:\n\n(vim.host.Summary) {{\n   host = 'vim.HostSystem:ha-host', \n   runtime = (vim.host.RuntimeInfo) {{\n      connectionState = \"connected\", \n      inMaintenanceMode = {}, \n      bootTime = <unset>\n   }}, \n   rebootRequired = {}\n}}\n",
+                host.maintenance, !host.staged.is_empty()
+            ))
+        }
+        [verb, id] => {
+            let Some(vm) = vm_of(id) else {
+                return Answer::fail(1, format!("(vim.fault.NotFound) {{\n   faultCause = (vmodl.MethodFault) null, \n   faultMessage = <unset>\n   msg = \"Unable to find a VM corresponding to \"{id}\"\"\n}}\n"));
+            };
+            match *verb {
+                "vmsvc/power.getstate" => Answer::ok(format!("Retrieved runtime info\nPowered {}\n", if vm.on { "on" } else { "off" })),
+                "vmsvc/reload" => Answer::ok(""),
+                "vmsvc/power.on" => power_on(folder, &vm),
+                "vmsvc/power.off" | "vmsvc/power.shutdown" => power_off(folder, &vm, *verb == "vmsvc/power.shutdown"),
+                _ => Answer::fail(1, format!("Invalid command '{verb}'.\n")),
+            }
+        }
+        _ => Answer::fail(1, "Commands available under /:\nhostsvc/ vmsvc/\n"),
+    }
+}
+
+fn listing(vms: &[Vm]) -> String {
+    let mut text = "Vmid   Name          File              Guest OS       Version   Annotation\n".to_string();
+    for vm in vms {
+        text += &format!("{:<6} {}   [{}] {}   debian11_64Guest   vmx-19   simulated\n", vm.vmid, vm.name, vm.datastore, vm.file);
+    }
+    text
+}
+
+fn set_power(folder: &Path, vm: &Vm, on: bool) {
+    Machine::with(folder, |m| m.esxi().vms.iter_mut().filter(|v| v.vmid == vm.vmid).for_each(|v| v.on = on));
+    let guest = folder.with_file_name(&vm.name);
+    if guest.join("state.json").exists() {
+        super::power_event(&guest, if on { "start" } else { "stop" });
+    }
+}
+
+fn power_off(folder: &Path, vm: &Vm, by_guest: bool) -> Answer {
+    if !vm.on {
+        return fault(if by_guest { "Shutting down VM:" } else { "Powering off VM:" }, "InvalidPowerState", "The attempted operation cannot be performed in the current state (Powered off).");
+    }
+    if by_guest && vm.stubborn {
+        return Answer::ok("");
+    }
+    set_power(folder, vm, false);
+    Answer::ok(if by_guest { "" } else { "Powering off VM:\n" })
+}
+
+fn power_on(folder: &Path, vm: &Vm) -> Answer {
+    const DO: &str = "Powering on VM:";
+    let mut machine = Machine::read(folder);
+    let text = machine.text(&format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file)).unwrap_or_default();
+    let keys = vmx::read(text.as_bytes());
+    let host = machine.esxi().clone();
+    if vm.on {
+        return fault(DO, "InvalidPowerState", "The attempted operation cannot be performed in the current state (Powered on).");
+    }
+    if host.maintenance {
+        return fault(DO, "InvalidState", "The operation is not allowed in the current state.");
+    }
+    let profiles = profiles(&keys);
+    if !profiles.is_empty() {
+        let memory = keys.get("memsize").cloned().unwrap_or_default();
+        if keys.get("sched.mem.min") != Some(&memory) {
+            return fault(DO, "GenericVmConfigFault", &format!("Invalid memory setting: memory reservation (sched.mem.min) should be equal to memsize({memory})."));
+        }
+        if let Some(why) = unplaceable(&mut machine, vm, &profiles) {
+            return fault(DO, "GenericVmConfigFault", &why);
+        }
+    }
+    set_power(folder, vm, true);
+    Answer::ok("Powering on VM:\n")
+}
+
+/// vGPU profiles of a `.vmx`.
+pub fn profiles(keys: &std::collections::BTreeMap<String, String>) -> Vec<String> {
+    let present = |n: &str| keys.get(&format!("pcipassthru{n}.present")).is_some_and(|v| v == "TRUE");
+    let slot = |key: &str| Some(key.strip_prefix("pcipassthru")?.strip_suffix(".vgpu")?.to_string());
+    keys.iter().filter_map(|(key, profile)| slot(key).filter(|n| present(n)).map(|_| profile.clone())).collect()
+}
+
+/// `grid_p100-8q` -> (`P100`, 8192 MiB).
+pub fn parts(profile: &str) -> Option<(String, u64)> {
+    let (token, size) = profile.split_once('_')?.1.rsplit_once('-')?;
+    let gib: u64 = size.trim_end_matches(|c: char| c.is_ascii_alphabetic()).parse().ok()?;
+    Some((token.to_uppercase(), gib * 1024))
+}
+
+/// Why the plug-in would refuse: mode, ECC, GPU, equal sizes, memory.
+fn unplaceable(machine: &mut Machine, vm: &Vm, profiles: &[String]) -> Option<String> {
+    const NO_ROOM: &str = "The amount of graphics resource available in the parent resource pool is insufficient for the operation.";
+    let host = machine.esxi().clone();
+    let Some(driver) = &host.loaded else { return Some(NO_ROOM.into()) };
+    let branch: u32 = driver.split('.').next()?.parse().ok()?;
+    let mut placed: Vec<Vec<u64>> = vec![vec![]; host.gpus.len()];
+    let mut place = |profile: &str| -> Option<String> {
+        let (token, size) = parts(profile)?;
+        let fits = |at: &usize| {
+            let gpu = &host.gpus[*at];
+            gpu.token == token && gpu.graphics_type == "SharedPassthru" && placed[*at].iter().all(|s| *s == size) && placed[*at].iter().sum::<u64>() + size <= gpu.memory_mib
+        };
+        let found = (0..host.gpus.len()).find(fits);
+        let Some(at) = found else { return Some(NO_ROOM.into()) };
+        if branch < 430 && host.gpus[at].ecc == Some(true) {
+            return Some(format!("Could not initialize plugin 'libnvidia-vgx.so' for vGPU \\\"{profile}\\\"."));
+        }
+        placed[at].push(size);
+        None
+    };
+    for other in host.vms.iter().filter(|o| o.on && o.vmid != vm.vmid) {
+        let text = machine.text(&format!("/vmfs/volumes/{}/{}", other.datastore, other.file)).unwrap_or_default();
+        for profile in self::profiles(&vmx::read(text.as_bytes())) {
+            let _ = place(&profile);
+        }
+    }
+    profiles.iter().find_map(|p| place(p))
+}
