@@ -183,7 +183,9 @@ impl Task {
 
     fn call(&self, error: CallError) -> Error {
         let inner = Error::from(error);
-        Error { message: format!("{}: {}: {}", self.step().node, self.step().title, inner.message), ..inner }
+        // In a run a node that went away is a step that failed; "unreachable" is for nodes that were never reached.
+        let kind = if inner.kind == Kind::Unreachable { Kind::Failed } else { inner.kind };
+        Error { kind, message: format!("{}: {}: {}", self.step().node, self.step().title, inner.message), ..inner }
     }
 
     /// What is so at the end, and whether anything was changed.
@@ -333,7 +335,7 @@ impl Task {
             if Instant::now() >= end {
                 let node = &self.step().node;
                 return Err(self
-                    .fail(Kind::Unreachable, format!("the node did not come back within {secs} s after its reboot was started"))
+                    .fail(Kind::Failed, format!("the node did not come back within {secs} s after its reboot was started"))
                     .hint(format!("look at the console of {node}; when its agent answers again, `vsgpu apply` goes on without another reboot")));
             }
             tokio::time::sleep(RETRY).await;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use vsgpu_core::execute::Facts;
-use vsgpu_proto::client::{Connection, Operator, Target};
+use vsgpu_proto::client::{CallError, Connection, Operator, Target};
 
 /// Nodes talked to at once.
 const AT_ONCE: usize = 128;
@@ -120,7 +120,7 @@ pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn
         let (operator, places) = (operator.clone(), places.clone());
         work.spawn(async move {
             let _place = places.acquire_owned().await;
-            let connection = match Connection::open(&operator, &target, within).await {
+            let connection = match patient(&operator, &target, within).await {
                 Ok(connection) => connection,
                 Err(why) => {
                     let why = Error::from(why);
@@ -141,6 +141,17 @@ pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn
         inventory.nodes.extend(done.unwrap_or_default());
     }
     inventory
+}
+
+/// Tries until the deadline: a node that is just booting is worth the wait.
+async fn patient(operator: &Operator, target: &Target, within: Duration) -> Result<Connection, CallError> {
+    let end = tokio::time::Instant::now() + within;
+    loop {
+        match Connection::open(operator, target, end.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_millis(100))).await {
+            Err(CallError::Away(_)) if tokio::time::Instant::now() < end => tokio::time::sleep(Duration::from_millis(250)).await,
+            ended => return ended,
+        }
+    }
 }
 
 struct Ask {

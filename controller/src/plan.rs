@@ -244,8 +244,8 @@ impl Planner<'_> {
         for change in changes.iter().filter(|c| !c.recheck && !pending(c)) {
             for placed in (change.entry.files)(&change.spec) {
                 let to = placed.artifact.stored(placed.datastore.as_deref());
-                let size = placed.artifact.size.unwrap_or_default();
-                let text = format!("{} ({:.1} MB) to {to}", placed.artifact.file_name(), size as f64 / 1e6);
+                let folder = to.rsplit_once('/').map_or("", |(folder, _)| folder);
+                let text = format!("{} ({}) to {folder}", placed.artifact.file_name(), size_of(placed.artifact.size.unwrap_or_default()));
                 let work = Work::Send { artifact: placed.artifact, datastore: placed.datastore };
                 after = vec![self.push(node, "send", text, vec![], work, after)];
             }
@@ -430,10 +430,15 @@ fn depends_on_boot(entry: &Entry) -> bool {
 
 /// A spec in a few words, where nothing else is known.
 fn describe(spec: &Value) -> String {
-    match spec {
-        Value::String(text) => text.clone(),
+    match (spec, spec["package"]["holds"][0]["version"].as_str()) {
+        (Value::String(text), _) => text.clone(),
+        (_, Some(version)) => version.into(),
         _ => "as wished".into(),
     }
+}
+
+fn size_of(bytes: u64) -> String {
+    if bytes < 1_000_000 { format!("{bytes} bytes") } else { format!("{:.1} MB", bytes as f64 / 1e6) }
 }
 
 fn shown(effects: &[Effect]) -> Vec<String> {

@@ -1,13 +1,13 @@
 //! The NVIDIA driver of a guest, from the operator's `.run`. Installed means: exit status, installer log and nvidia-smi
 //! agree (facts: nvidia 6). The installer is silent, with DKMS where DKMS is there.
 
-use super::system::{PciGpus, smi, smi_report};
+use super::system::PciGpus;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::{Artifact, Held, Placed};
 use vsgpu_core::requirement::{Needs, TakesEffect};
 use vsgpu_core::units::DriverVersion;
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, nvidia_smi};
 
 const LOG: &str = "/var/log/nvidia-installer.log";
 /// Seconds for the installer (facts: field default); building the module takes minutes on small machines.
@@ -86,11 +86,11 @@ impl Fact for DriverFact {
     const ABOUT: &'static str = "NVIDIA driver: version, GPUs it drives, what its installer said";
     fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
         let mut probes = PciGpus::ask(seen);
-        probes.extend([Probe::Run(smi()), Probe::Run(dkms()), Probe::Tail(LOG.into())]);
+        probes.extend([Probe::Run(nvidia_smi::query()), Probe::Run(dkms()), Probe::Tail(LOG.into())]);
         probes
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let report = smi_report(seen);
+        let report = nvidia_smi::report(seen);
         Ok(Self {
             version: report.as_ref().ok().and_then(|r| r.driver_version.clone()),
             gpus: report.as_ref().map(|r| r.gpus.iter().map(|g| g.name.clone().unwrap_or_default()).collect()).unwrap_or_default(),

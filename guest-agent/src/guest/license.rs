@@ -2,12 +2,11 @@
 //! restarted, then waited for *Licensed*. Only keys that the installed driver's own template names are written
 //! (facts: nvidia 3). The token is copied as a file; nobody reads it.
 
-use super::system::{smi, smi_report};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::artifact::{Artifact, Placed};
-use vsgpu_core::nvidia_smi::is_licensed;
+use vsgpu_core::nvidia_smi::{self, is_licensed};
 use vsgpu_core::requirement::{Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -162,13 +161,13 @@ impl Fact for LicenseFact {
     const ABOUT: &'static str = "License: state, configuration, token, daemon";
     fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
         let mut probes = vec![Probe::Read(CONF.into()), Probe::Read(TEMPLATE.into()), Probe::List(TOKENS.into())];
-        probes.extend([Probe::Run(daemon()), Probe::Run(journal()), Probe::Run(smi())]);
+        probes.extend([Probe::Run(daemon()), Probe::Run(journal()), Probe::Run(nvidia_smi::query())]);
         let tokens = seen.names(TOKENS).unwrap_or_default().into_iter().filter(|n| n.ends_with(".tok")).take(16);
         probes.extend(tokens.map(|name| Probe::Hash(format!("{TOKENS}/{name}"))));
         probes
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let report = smi_report(seen);
+        let report = nvidia_smi::report(seen);
         let gpus = report.as_ref().map(|r| r.gpus.as_slice()).unwrap_or_default();
         let hash = |name: &str| seen.text(&Probe::Hash(format!("{TOKENS}/{name}"))).ok().flatten().map(|h| (name.to_string(), h.to_string()));
         let mentioned = |text: &str| text.lines().filter_map(|l| l.trim().trim_start_matches('#').trim().split_once('=')).map(|(key, _)| key.trim().to_string()).collect();

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::nvidia_smi::{self, SmiReport};
-use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable};
 
 pub(crate) const OS_RELEASE: &str = "/etc/os-release";
 
@@ -113,27 +113,13 @@ impl Fact for PciGpus {
 #[serde(transparent)]
 pub struct Gpus(pub SmiReport);
 
-/// `nvidia-smi -q -x`.
-pub(crate) fn smi() -> Command {
-    Command::new("nvidia-smi", ["-q", "-x"])
-}
-
-/// The report, or why there is none. nvidia-smi may fail with exit status 0: the text decides, on both streams.
-pub(crate) fn smi_report(seen: &Evidence) -> Result<SmiReport, Unreadable> {
-    let output = seen.output(&smi())?;
-    nvidia_smi::read(&output.stdout).map_err(|why| {
-        let cause = nvidia_smi::failure(&output.both()).map_or(why, |f| f.to_string());
-        Unreadable::of(&smi(), output, cause)
-    })
-}
-
 impl Fact for Gpus {
     const NAME: &'static str = "gpus";
     const ABOUT: &'static str = "GPUs as the driver in the guest sees them";
     fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
-        vec![Probe::Run(smi())]
+        vec![Probe::Run(nvidia_smi::query())]
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        smi_report(seen).map(Self)
+        nvidia_smi::report(seen).map(Self)
     }
 }

@@ -48,18 +48,3 @@ pub(crate) fn single(args: &[&str], seen: &Evidence) -> Result<Record, Unreadabl
 pub(crate) fn need(record: &Record, name: &str, args: &[&str]) -> Result<String, Unreadable> {
     record.need(name).map(String::from).map_err(|why| Unreadable::new(format!("`{}`: {why}", plain(args))))
 }
-
-/// `nvidia-smi -q -x`: the driver's own view.
-pub(crate) fn smi() -> Command {
-    Command::new("nvidia-smi", ["-q", "-x"])
-}
-
-/// The report, or why there is none: on a bare host that is the normal case.
-pub(crate) fn smi_report(seen: &Evidence) -> Result<vsgpu_core::nvidia_smi::SmiReport, Unreadable> {
-    let output = seen.output(&smi())?;
-    // It may fail with exit status 0, or print a usable report with another one: the text decides.
-    vsgpu_core::nvidia_smi::read(&output.stdout).map_err(|why| {
-        let cause = vsgpu_core::nvidia_smi::failure(&output.both()).map_or(why, |f| f.to_string());
-        Unreadable::of(&smi(), output, cause)
-    })
-}

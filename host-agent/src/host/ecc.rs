@@ -1,12 +1,11 @@
 //! ECC of the host's GPUs. ECC on vGPU exists from release 9.0 on (facts: nvidia 2): before, it has to be off on GPUs that
 //! have it. `auto` does just that and otherwise leaves ECC as it is. Current and pending are kept apart.
 
-use super::ask;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Needs, TakesEffect};
 use vsgpu_core::units::DriverVersion;
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, nvidia_smi};
 
 /// First driver branch of vGPU 9.0 (facts: nvidia 1: 9 = R430).
 const FIRST_BRANCH_WITH_ECC: u32 = 430;
@@ -54,10 +53,10 @@ impl Fact for EccFact {
     const NAME: &'static str = "ecc";
     const ABOUT: &'static str = "ECC of each GPU, current and pending";
     fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
-        vec![Probe::Run(ask::smi())]
+        vec![Probe::Run(nvidia_smi::query())]
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        Ok(match ask::smi_report(seen) {
+        Ok(match nvidia_smi::report(seen) {
             Ok(report) => {
                 let gpu = |g: &vsgpu_core::nvidia_smi::Gpu| GpuEcc { bus_id: g.bus_id.clone(), current: g.ecc_current, pending: g.ecc_pending };
                 Self { gpus: report.gpus.iter().map(gpu).collect(), driver_version: report.driver_version, smi_failure: None }

@@ -91,10 +91,10 @@ impl Fact for Gpus {
     const NAME: &'static str = "gpus";
     const ABOUT: &'static str = "GPUs that the NVIDIA vGPU manager holds, with their modes";
     fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
-        vec![Probe::Run(ask::smi())]
+        vec![Probe::Run(nvidia_smi::query())]
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        ask::smi_report(seen).map(Self)
+        nvidia_smi::report(seen).map(Self)
     }
 }
 

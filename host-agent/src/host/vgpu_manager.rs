@@ -2,14 +2,13 @@
 //! loaded module, nvidia-smi and the virtualization mode together. esxcli's "Reboot Required: false" is not believed
 //! (facts: esxi F2): the module is loaded by a reboot.
 
-use super::ask;
 use super::packages::{PackageSpec, Packages};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::{Artifact, Placed};
 use vsgpu_core::requirement::{Needs, TakesEffect};
 use vsgpu_core::units::DriverVersion;
-use vsgpu_core::{Command, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, nvidia_smi};
 
 /// The vGPU manager of a host.
 pub struct VgpuManager;
@@ -44,12 +43,12 @@ impl Fact for VgpuManagerFact {
     const ABOUT: &'static str = "NVIDIA vGPU manager: installed, staged, loaded, working";
     fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
         let mut probes = Packages::probes(seen);
-        probes.extend([Probe::Run(modules()), Probe::Run(ask::smi())]);
+        probes.extend([Probe::Run(modules()), Probe::Run(nvidia_smi::query())]);
         probes
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let loaded = modules_loaded(seen.stdout(&modules())?).iter().any(|(name, ..)| name == "nvidia");
-        let report = ask::smi_report(seen);
+        let report = nvidia_smi::report(seen);
         Ok(Self {
             packages: Packages::parse(seen)?,
             module_loaded: loaded,

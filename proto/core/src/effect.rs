@@ -187,7 +187,10 @@ impl std::fmt::Display for Effect {
             }
             Self::Write { path, contents, mode } => {
                 write!(f, "write {path} (mode {mode:04o})")?;
-                contents.lines().filter(|l| !l.starts_with('#')).try_for_each(|l| write!(f, "; {l}"))
+                // Other people's comments are not ours to show; a last line of ours is.
+                let last = contents.lines().count();
+                let shown = contents.lines().enumerate().filter(|(at, l)| !l.starts_with('#') || at + 1 == last);
+                shown.map(|(_, l)| l).try_for_each(|l| write!(f, "; {l}"))
             }
             Self::Copy { from, to, mode } => write!(f, "copy {from} to {to} (mode {mode:04o})"),
             Self::EditVmx { path, set } => {

@@ -87,7 +87,11 @@ pub fn read(text: &str) -> Result<Vec<Record>, String> {
     let lines: Vec<&str> = text.lines().collect();
     match lines.iter().position(|l| is_ruler(l)) {
         Some(at) if at > 0 => Ok(table(lines[at - 1], lines[at], &lines[at + 1..])),
-        _ => blocks(&lines),
+        _ => match lines.iter().position(|l| l.starts_with("Name  ")) {
+            // A table whose ruler was cut away (by grep, say): its header says where the columns are.
+            Some(at) => Ok(table(lines[at], &ruler_of(lines[at]), &lines[at + 1..])),
+            None => blocks(&lines),
+        },
     }
 }
 
@@ -123,6 +127,13 @@ fn from_structures(root: &Node) -> Vec<Record> {
 fn is_ruler(line: &str) -> bool {
     let line = line.trim();
     line.starts_with("--") && line.chars().all(|c| c == '-' || c == ' ')
+}
+
+/// The ruler that would stand below a header whose names are two blanks apart.
+fn ruler_of(header: &str) -> String {
+    let bytes = header.as_bytes();
+    let gap = |i: usize| bytes[i] == b' ' && (bytes.get(i + 1) == Some(&b' ') || i > 0 && bytes[i - 1] == b' ');
+    (0..bytes.len()).map(|i| if gap(i) { ' ' } else { '-' }).collect()
 }
 
 /// Columns begin where the dashes begin; the last one takes the rest of the line.

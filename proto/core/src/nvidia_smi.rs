@@ -3,6 +3,9 @@
 //! Never a guess: a document that is cut off is refused, a value that is not understood is absent.
 
 use crate::tree::{Node, from_text, from_xml, usable};
+use crate::effect::Command;
+use crate::evidence::{Evidence, Unreadable};
+use crate::system::Ended;
 use crate::units::Bdf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -77,6 +80,29 @@ pub struct Vgpu {
     pub guest_driver: Option<String>,
     /// License state as reported by the guest.
     pub license_status: Option<String>,
+}
+
+/// `nvidia-smi -q -x`: the probe behind every fact that comes from the driver.
+pub fn query() -> Command {
+    Command::new("nvidia-smi", ["-q", "-x"])
+}
+
+/// The report among what was seen, or why there is none. nvidia-smi may fail with exit status 0, or print a usable report
+/// with another one: the text decides.
+///
+/// # Errors
+/// On a machine without a driver, which is how every journey begins.
+pub fn report(seen: &Evidence) -> Result<SmiReport, Unreadable> {
+    let output = seen.output(&query())?;
+    read(&output.stdout).map_err(|why| {
+        let cause = match (&output.ended, failure(&output.both())) {
+            (Ended::Missing, _) => "nvidia-smi is not installed".into(),
+            (Ended::TimedOut(_) | Ended::Flooded(_), _) => format!("nvidia-smi: {}", output.ended),
+            (_, Some(failure)) => failure.to_string(),
+            (_, None) => why,
+        };
+        Unreadable::of(&query(), output, cause)
+    })
 }
 
 /// Whether a license status means licensed. The text "Unlicensed" contains "licensed": the first word is compared whole.
@@ -169,6 +195,9 @@ pub fn read_vgpus(text: &str) -> Result<Vec<VgpuHost>, String> {
         .iter()
         .filter_map(|node| Some((node.name.strip_prefix("GPU ")?, node)))
         .map(|(id, node)| {
+            if node.child(&["activevgpus"]).is_none() {
+                return Err(format!("GPU {id}: there is no `Active vGPUs`"));
+            }
             let vgpus = node.children.iter().filter(|c| c.name == "vgpuid").map(|v| {
                 let text = |name: &str| v.get(&[&[name]]).and_then(usable).map(str::to_string);
                 Vgpu {
@@ -181,8 +210,9 @@ pub fn read_vgpus(text: &str) -> Result<Vec<VgpuHost>, String> {
             Ok(VgpuHost { bus_id: id.parse::<Bdf>()?.to_string(), vgpus: vgpus.collect() })
         })
         .collect::<Result<_, String>>()?;
-    if hosts.is_empty() && !text.contains("No supported devices in vGPU mode") {
-        return Err(failure(text).map_or("there is no `GPU ..` block".into(), |f| f.to_string()));
+    if hosts.is_empty() {
+        let none = if text.contains("No supported devices in vGPU mode") { "no GPU of this host is in vGPU mode" } else { "there is no `GPU ..` block" };
+        return Err(failure(text).map_or(none.into(), |f| f.to_string()));
     }
     Ok(hosts)
 }

@@ -84,6 +84,9 @@ pub fn fault(text: &str) -> Option<Fault> {
 /// Where there is no `{` or `[` to begin with.
 pub fn dump(text: &str) -> Result<Value, String> {
     let start = text.find(['{', '[']).ok_or("the answer holds no `{`")?;
+    if text[..start].contains(" = ") {
+        return Err("the answer begins in the middle of an object".into());
+    }
     let mut reader = Dump { rest: &text[start..], depth: 0 };
     Ok(reader.value())
 }

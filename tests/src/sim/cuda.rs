@@ -15,10 +15,10 @@ pub struct Profile {
     pub architecture: Option<String>,
 }
 
-/// `grid_p100-8q` is the type `GRID P100-8Q`.
+/// `grid_p100-8q` is the type `GRID P100-8Q`; it says that it is none.
 pub fn type_name(profile: &str) -> String {
     let (family, rest) = profile.split_once('_').unwrap_or(("nvidia", profile));
-    format!("{} {}", family.to_uppercase(), rest.to_uppercase())
+    format!("{} {} (simulated)", family.to_uppercase(), rest.to_uppercase())
 }
 
 pub fn profile(m: &mut Machine) -> Option<Profile> {
