@@ -1,0 +1,286 @@
+//! Laws over every requirement of every list, on simulated machines linked into this process: apply then check is Met;
+//! applying twice changes nothing; a crash at every command ends in the same state; what a fact exports checks as Met;
+//! stored formats still read.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
+
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use vsgpu_core::catalogue::Entry;
+use vsgpu_core::execute::{self, Outcome};
+use vsgpu_core::requirement::{TakesEffect, Verdict};
+use vsgpu_core::{Catalogue, Command, Effect, Ended, Output, Scope, Subject, System, Trouble};
+use vsgpu_proto::posix::Posix;
+use vsgpu_tests::lab::{self, files, only_looks};
+use vsgpu_tests::sim::{self, state};
+
+/// A simulated machine as a `System`: files are real, tools are called in this process, time is counted, and the machine
+/// can lose its power at the n-th change.
+struct Machine {
+    folder: PathBuf,
+    posix: Posix,
+    changes: AtomicUsize,
+    /// At which change the power is cut: before it when even, after it when odd.
+    cut_at: Option<usize>,
+    time: Mutex<Duration>,
+}
+
+impl Machine {
+    fn new(folder: PathBuf, cut_at: Option<usize>) -> Self {
+        let posix = Posix::new(Some(folder.join("tools")), folder.join("root"));
+        Self { folder, posix, changes: AtomicUsize::new(0), cut_at, time: Mutex::default() }
+    }
+
+    fn change<T>(&self, act: impl FnOnce() -> T, cut: impl FnOnce() -> T) -> T {
+        let at = self.changes.fetch_add(1, Ordering::SeqCst);
+        match self.cut_at {
+            Some(n) if n / 2 < at || n == 2 * at => cut(),
+            Some(n) if n == 2 * at + 1 => {
+                act();
+                cut()
+            }
+            _ => act(),
+        }
+    }
+}
+
+impl System for Machine {
+    fn run(&self, command: &Command) -> Output {
+        let program = command.program.rsplit('/').next().unwrap().to_string();
+        let known = self.folder.join("tools").join(&program).exists() || self.posix.path(&command.program).is_ok_and(|p| p.exists()) || command.also.iter().any(|f| self.posix.path(&format!("{f}/{program}")).is_ok_and(|p| p.exists()));
+        if !known {
+            return Output { ended: Ended::Missing, stdout: String::new(), stderr: String::new() };
+        }
+        let run = || {
+            let (name, args) = match program.as_str() {
+                p if p.ends_with(".run") => (if p.starts_with("cuda") { "cuda-installer" } else { "nvidia-installer" }, [vec![p.to_string()], command.args.clone()].concat()),
+                p => (p, command.args.clone()),
+            };
+            let answer = sim::run(&self.folder, name, &args);
+            Output { ended: Ended::Status(answer.status), stdout: answer.stdout, stderr: answer.stderr }
+        };
+        let call = format!("{program} {}", command.args.join(" "));
+        if only_looks(call.trim()) || program == "deviceQuery" || program == "vectorAdd" {
+            return run();
+        }
+        self.change(run, || Output { ended: Ended::Broken("power cut".into()), stdout: String::new(), stderr: String::new() })
+    }
+    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+        self.posix.read(path, max)
+    }
+    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+        self.posix.tail(path, max)
+    }
+    fn hash(&self, path: &str) -> Result<String, Trouble> {
+        self.posix.hash(path)
+    }
+    fn list(&self, path: &str) -> Result<Vec<String>, Trouble> {
+        self.posix.list(path)
+    }
+    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Trouble> {
+        self.change(|| self.posix.write(path, contents, mode), || Err(Trouble::Other { path: path.into(), why: "power cut".into() }))
+    }
+    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble> {
+        self.change(|| self.posix.copy(from, to, mode), || Err(Trouble::Other { path: to.into(), why: "power cut".into() }))
+    }
+    fn remove(&self, path: &str) -> Result<(), Trouble> {
+        self.change(|| self.posix.remove(path), || Err(Trouble::Other { path: path.into(), why: "power cut".into() }))
+    }
+    fn boot_id(&self) -> Result<String, Trouble> {
+        Ok(state::Machine::read(&self.folder).boots.to_string())
+    }
+    fn kernel_release(&self) -> String {
+        "6.1.0-28-amd64".into()
+    }
+    fn now(&self) -> u64 {
+        1_800_000_000
+    }
+    fn elapsed(&self) -> Duration {
+        *self.time.lock().unwrap()
+    }
+    fn sleep(&self, time: Duration) {
+        *self.time.lock().unwrap() += time;
+    }
+}
+
+struct World {
+    _lab: lab::Lab,
+    host: PathBuf,
+    guest: PathBuf,
+    fleet: vsgpu::fleet::Fleet,
+}
+
+/// A host with a VM whose guest has everything before the driver done; artifacts lie where the agent would have put them.
+fn world(name: &str) -> World {
+    let lab = lab::Lab::new(name);
+    lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    lab.vm("vm-01", "esx-01");
+    std::fs::create_dir_all(lab.folder.join("files")).unwrap();
+    let put = |name: &str, bytes: Vec<u8>| std::fs::write(lab.folder.join("files").join(name), bytes).unwrap();
+    put(files::MANAGER_16_6, files::bundle("NVD-VMware_ESXi_8.0.0_Driver", "535.183.04-1OEM.800.1.0.20613240", true, 1000));
+    put(files::DAEMON_16_6, files::bundle("nvdgpumgmtdaemon", "535.183.04-1OEM.700.1.0.15843807", true, 1000));
+    put(files::DRIVER_16_6, files::run_file("nvidia-installer", 1000));
+    put(files::CUDA_12_2, files::run_file("cuda-installer", 1000));
+    put(files::TOKEN_FILE, lab::TOKEN.as_bytes().to_vec());
+    // The lab's power events are not listened to here: a reboot happens at once.
+    std::fs::remove_file(lab.folder.join("lab.sock")).unwrap();
+    let text = format!(
+        "version: 1\nhosts:\n  esx-01:\n    graphics-type: SharedPassthru\n    assignment-policy: Consolidation\n    ecc: off\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\n    gpu-management-daemon: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    firmware: efi\n    vgpu: [nvidia_a100-40c]\n    guest:\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{} }}\n      cuda-toolkit: {{ package: files/{} }}\n",
+        files::MANAGER_16_6, files::DAEMON_16_6, files::DRIVER_16_6, files::TOKEN_FILE, files::CUDA_12_2
+    );
+    lab.write_fleet(&text);
+    let mut fleet = vsgpu::spec::read(&lab.folder.join("fleet.yaml")).unwrap();
+    vsgpu::spec::resolve(&mut fleet).unwrap();
+    let (host, guest) = (lab.machine("esx-01"), lab.machine("vm-01"));
+    for wish in fleet.wishes().values().copied().flatten() {
+        let entry = vsgpu::catalogue().entries.into_iter().find(|e| e.name == wish.name).unwrap();
+        for placed in (entry.files)(&wish.spec) {
+            let machine = if placed.datastore.is_some() { &host } else { &guest };
+            let to = machine.join("root").join(placed.artifact.stored(placed.datastore.as_deref()).trim_start_matches('/'));
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::copy(lab.folder.join(&placed.artifact.artifact), to).unwrap();
+        }
+    }
+    World { host, guest, fleet, _lab: lab }
+}
+
+/// Every requirement in an order in which it can be met, with what it is about and what it needs first.
+fn road(world: &World) -> Vec<(Entry, Subject, PathBuf, Value)> {
+    let catalogue = vsgpu::catalogue();
+    let mut road = vec![];
+    let mut add = |scope: Scope, name: &str, spec: Value| {
+        let entry = *catalogue.find(scope, name).unwrap();
+        let (on, machine) = match scope {
+            Scope::Host => (Subject::node(), &world.host),
+            Scope::Vm => (Subject::vm("vm-01"), &world.host),
+            Scope::Guest => (Subject::node(), &world.guest),
+        };
+        road.push((entry, on, machine.clone(), (entry.read_spec)(&spec).unwrap()));
+    };
+    let wishes = world.fleet.wishes();
+    add(Scope::Vm, "power", json!({ "state": "off" }));
+    add(Scope::Host, "maintenance-mode", json!("on"));
+    for (id, wishes) in &wishes {
+        if id.kind == vsgpu::fleet::NodeKind::Host {
+            wishes.iter().for_each(|w| add(Scope::Host, w.name, w.spec.clone()));
+        }
+    }
+    add(Scope::Host, "maintenance-mode", json!("off"));
+    for (id, wishes) in &wishes {
+        if id.kind == vsgpu::fleet::NodeKind::Vm {
+            wishes.iter().for_each(|w| add(Scope::Vm, w.name, w.spec.clone()));
+        }
+    }
+    add(Scope::Vm, "power", json!({ "state": "on" }));
+    for (id, wishes) in &wishes {
+        if id.kind == vsgpu::fleet::NodeKind::Guest {
+            wishes.iter().for_each(|w| add(Scope::Guest, w.name, w.spec.clone()));
+        }
+    }
+    road
+}
+
+/// Applies, activates as the engine would, and gives back whether anything was changed.
+fn make_so(system: &Machine, entry: &Entry, on: &Subject, spec: &Value) -> Result<bool, String> {
+    match execute::apply(system, entry, on, spec, None, &mut |_| {}) {
+        Outcome::AlreadyMet { .. } => Ok(false),
+        Outcome::Applied { active: true, .. } => Ok(true),
+        Outcome::Applied { active: false, .. } => {
+            let effects = match entry.takes_effect {
+                TakesEffect::AfterReboot if entry.scope == Scope::Guest => vec![vsgpu_guest_agent::reboot()],
+                TakesEffect::AfterReboot => vec![vsgpu_host_agent::reboot()],
+                TakesEffect::AfterRestart(name) => vsgpu_host_agent::restarts().into_iter().find(|(n, _)| *n == name).unwrap().1,
+                TakesEffect::AtOnce => panic!("{}: at once, but not active", entry.name),
+            };
+            effects.iter().try_for_each(|e: &Effect| execute::act(system, e))?;
+            match execute::settle(system, entry, on, spec) {
+                Outcome::Applied { active: true, .. } => Ok(true),
+                other => Err(format!("{other:?}")),
+            }
+        }
+        other => Err(format!("{other:?}")),
+    }
+}
+
+#[test]
+fn apply_then_check_is_met_twice_changes_nothing_and_exports_itself() {
+    let world = world("laws");
+    let mut walked = vec![];
+    for (entry, on, machine, spec) in road(&world) {
+        let system = Machine::new(machine.clone(), None);
+        make_so(&system, &entry, &on, &spec).unwrap_or_else(|e| panic!("{}: {e}", entry.name));
+        let verdict = execute::verdict(&system, &entry, &on, &spec).unwrap();
+        assert!(verdict.is_met(), "{}: {verdict:?}", entry.name);
+        let again = Machine::new(machine, None);
+        assert_eq!(make_so(&again, &entry, &on, &spec), Ok(false), "{}", entry.name);
+        assert_eq!(again.changes.load(Ordering::SeqCst), 0, "{}: the second time changed something", entry.name);
+        let fact = execute::observe(&system, &on, &[entry.fact]).remove(entry.fact.name).unwrap().unwrap();
+        // A fact that was read survives the wire.
+        assert_eq!((entry.check)(&spec, &serde_json::from_str(&fact.to_string()).unwrap()), Ok(verdict), "{}", entry.name);
+        if let Some(exported) = (entry.as_spec)(&fact).unwrap() {
+            let verdict = (entry.check)(&(entry.read_spec)(&exported).unwrap(), &fact).unwrap();
+            assert!(verdict.is_met(), "{}: {exported} exported, {verdict:?}", entry.name);
+        }
+        walked.push((entry.scope, entry.name));
+    }
+    let all: Catalogue = vsgpu::catalogue();
+    let missed: Vec<&str> = all.entries.iter().filter(|e| !walked.contains(&(e.scope, e.name))).map(|e| e.name).collect();
+    assert!(missed.is_empty(), "no law was tried on: {missed:?}");
+}
+
+#[test]
+fn a_power_cut_at_every_change_ends_in_the_same_state() {
+    let mut tried = 0;
+    let clean = world("cut-clean");
+    for (at, (entry, _, machine, _)) in road(&clean).iter().enumerate() {
+        let before = Machine::new(machine.clone(), None);
+        let (_, on, _, spec) = &road(&clean)[at];
+        make_so(&before, entry, on, spec).unwrap_or_else(|e| panic!("{}: {e}", entry.name));
+        for cut in 0..2 * before.changes.load(Ordering::SeqCst) {
+            // A fresh world walked up to here, then the power goes at this change.
+            let broken = world("cut");
+            let steps = road(&broken);
+            for (entry, on, machine, spec) in &steps[..at] {
+                make_so(&Machine::new(machine.clone(), None), entry, on, spec).unwrap();
+            }
+            let (entry, on, machine, spec) = &steps[at];
+            let _ = make_so(&Machine::new(machine.clone(), Some(cut)), entry, on, spec);
+            let after = Machine::new(machine.clone(), None);
+            make_so(&after, entry, on, spec).unwrap_or_else(|e| panic!("{} cut at {cut}: {e}", entry.name));
+            assert!(execute::verdict(&after, entry, on, spec).unwrap().is_met(), "{} cut at {cut}", entry.name);
+            let calls = std::fs::read_to_string(machine.join("calls.log")).unwrap();
+            let reboots = |needle: &str| calls.lines().filter(|l| l.contains(needle)).count();
+            assert!(reboots("systemctl reboot") <= 1, "{} cut at {cut}: rebooted twice", entry.name);
+            tried += 1;
+        }
+    }
+    assert!(tried >= 30, "only {tried} cuts");
+}
+
+#[test]
+fn every_example_is_a_spec_and_every_schema_an_object() {
+    for entry in vsgpu::catalogue().entries {
+        let example: Value = serde_json::from_str(entry.example).unwrap();
+        let full = (entry.read_spec)(&example).unwrap_or_else(|e| panic!("{}: {e:?}", entry.name));
+        assert_eq!((entry.read_spec)(&full), Ok(full.clone()), "{}: the full form reads back", entry.name);
+        assert!((entry.schema)().is_object());
+        if let Some((by, spec)) = entry.implied_by {
+            assert!(vsgpu::catalogue().find(entry.scope, by).is_some(), "{}", entry.name);
+            (entry.read_spec)(&serde_json::from_str(spec).unwrap()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_machine_that_is_neither_as_planned_nor_as_wanted_is_left_alone() {
+    let world = world("stale");
+    let (entry, on, machine, spec) = road(&world).into_iter().find(|(e, ..)| e.name == "assignment-policy").unwrap();
+    let system = Machine::new(machine, None);
+    let Ok(Verdict::Unmet { effects, .. }) = execute::verdict(&system, &entry, &on, &spec) else { panic!("not unmet") };
+    let planned = execute::Expectation { is: "something else".into(), effects, started: false };
+    let outcome = execute::apply(&system, &entry, &on, &spec, Some(&planned), &mut |_| {});
+    assert!(matches!(outcome, Outcome::Stale { .. }), "{outcome:?}");
+    assert_eq!(system.changes.load(Ordering::SeqCst), 0);
+}
