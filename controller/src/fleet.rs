@@ -179,10 +179,7 @@ impl Fleet {
 
     /// Folder of the fleet file.
     pub fn folder(&self) -> PathBuf {
-        match self.file.parent() {
-            Some(folder) if folder != std::path::Path::new("") => folder.into(),
-            _ => ".".into(),
-        }
+        self.file.parent().map(PathBuf::from).unwrap_or_default()
     }
 
     /// Folder of the journal: `.vsgpu/<name of the fleet file>` beside it.

@@ -281,7 +281,8 @@ fn classify(target: &Target, error: &(dyn std::error::Error + 'static)) -> CallE
     let issue = format!("issue a new one with `vsgpu cert issue {node} --role {role}` and copy it to the node");
     if all.contains("NotValidForName") || all.contains("not valid for name") {
         refused(format!("the agent at {address} shows a certificate of another node, not of {role} `{node}`"), "check the address in the fleet file, and which certificate was copied to the node")
-    } else if all.contains("UnknownIssuer") {
+    } else if all.contains("UnknownIssuer") || all.contains("BadSignature") {
+        // Every vsgpu CA has the same name, so a stranger's certificate fails by its signature.
         refused(format!("the certificate of {node} at {address} was issued by another CA"), &issue)
     } else if all.contains("Expired") && all.contains("invalid peer certificate") || all.contains("certificate expired") && all.contains("invalid peer") {
         refused(format!("the certificate of {node} at {address} has expired"), &issue)

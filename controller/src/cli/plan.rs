@@ -24,7 +24,11 @@ impl Plan {
         let operator = operator(&fleet)?;
         let inventory = block_on(inventory::gather(&fleet, &operator, Scope::Wished, &|_| true))?;
         let (plan, problems) = crate::plan::plan(&fleet, &inventory, &leftovers(&fleet)?);
-        printer.answer(&json!({ "plan": plan, "problems": problems }), &plan::text(&plan));
+        let text = match (plan.steps.is_empty(), problems.is_empty()) {
+            (true, false) => "nothing was planned: see the errors".into(),
+            _ => plan::text(&plan),
+        };
+        printer.answer(&json!({ "plan": plan, "problems": problems }), &text);
         if journal::latest(&fleet.state_folder()).is_ok_and(|run| run.is_some_and(|r| r.status.ended.is_none())) {
             printer.note("an earlier run is not finished: `vsgpu apply` goes on with it, not with this plan (`vsgpu status` shows it)");
         }

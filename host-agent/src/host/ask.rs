@@ -23,10 +23,7 @@ pub(crate) fn probes(args: &[&str], seen: &Evidence) -> Vec<Probe> {
 
 /// The answer, whichever form it came in.
 pub(crate) fn answer(args: &[&str], seen: &Evidence) -> Result<Vec<Record>, Unreadable> {
-    let command = match seen.output(&plain(args)) {
-        Ok(_) => plain(args),
-        Err(_) => xml(args),
-    };
+    let command = asked(args, seen);
     let output = seen.output(&command)?;
     let refused = esxcli::refusal(&output.both());
     if !output.ok() || refused.is_some() {
@@ -39,12 +36,24 @@ pub(crate) fn answer(args: &[&str], seen: &Evidence) -> Result<Vec<Record>, Unre
     esxcli::read(&output.stdout).map_err(|why| Unreadable::of(&command, output, why))
 }
 
-/// The single block of an answer.
-pub(crate) fn single(args: &[&str], seen: &Evidence) -> Result<Record, Unreadable> {
-    answer(args, seen)?.into_iter().next().ok_or_else(|| Unreadable::new(format!("`{}` answered nothing", plain(args))))
+/// The answer, read further; what is wrong with it is said with the command and its words.
+pub(crate) fn parsed<T>(args: &[&str], seen: &Evidence, read: impl FnOnce(&[Record]) -> Result<T, String>) -> Result<T, Unreadable> {
+    let records = answer(args, seen)?;
+    read(&records).map_err(|why| {
+        let command = asked(args, seen);
+        match seen.output(&command) {
+            Ok(output) => Unreadable::of(&command, output, why),
+            Err(unreadable) => unreadable,
+        }
+    })
 }
 
-/// A field that must be there.
-pub(crate) fn need(record: &Record, name: &str, args: &[&str]) -> Result<String, Unreadable> {
-    record.need(name).map(String::from).map_err(|why| Unreadable::new(format!("`{}`: {why}", plain(args))))
+/// The same for an answer of one block.
+pub(crate) fn single<T>(args: &[&str], seen: &Evidence, read: impl FnOnce(&Record) -> Result<T, String>) -> Result<T, Unreadable> {
+    parsed(args, seen, |records| read(records.first().ok_or("the answer is empty")?))
+}
+
+/// The form of the question that was answered last.
+fn asked(args: &[&str], seen: &Evidence) -> Command {
+    if seen.output(&plain(args)).is_ok() { plain(args) } else { xml(args) }
 }

@@ -44,10 +44,11 @@ impl Fact for EsxVersion {
         Self::ask(seen)
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let record = ask::single(&Self::ASK, seen)?;
-        let need = |name| ask::need(&record, name, &Self::ASK);
-        let text = |name| record.get(name).map(String::from);
-        Ok(Self { product: need("Product")?, version: need("Version")?, build: need("Build")?, update: text("Update"), patch: text("Patch") })
+        ask::single(&Self::ASK, seen, |record| {
+            let need = |name| record.need(name).map(String::from);
+            let text = |name| record.get(name).map(String::from);
+            Ok(Self { product: need("Product")?, version: need("Version")?, build: need("Build")?, update: text("Update"), patch: text("Patch") })
+        })
     }
 }
 
@@ -156,7 +157,7 @@ impl Fact for PciGpus {
         ask::probes(&Self::ASK, seen)
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let devices = pci_devices(&ask::answer(&Self::ASK, seen)?).map_err(Unreadable::new)?;
+        let devices = ask::parsed(&Self::ASK, seen, pci_devices)?;
         Ok(Self { devices: devices.into_iter().filter(|d| d.vendor_id == "10de").collect() })
     }
 }

@@ -90,8 +90,8 @@ impl Fact for HostGraphics {
         [ask::probes(&GET, seen), ask::probes(&LIST, seen)].concat()
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let (default_type, assignment_policy) = host(&ask::single(&GET, seen)?).map_err(Unreadable::new)?;
-        let mut devices = devices(&ask::answer(&LIST, seen)?).map_err(|e| Unreadable::new(format!("`esxcli graphics device list`: {e}")))?;
+        let (default_type, assignment_policy) = ask::single(&GET, seen, host)?;
+        let mut devices = ask::parsed(&LIST, seen, devices)?;
         // The management controller's own graphics chip is no concern of ours.
         devices.retain(|d| d.vendor.as_deref().is_none_or(|v| v.to_ascii_uppercase().contains("NVIDIA")));
         Ok(Self { default_type, assignment_policy, devices })

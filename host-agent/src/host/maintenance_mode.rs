@@ -43,7 +43,7 @@ impl Fact for MaintenanceModeFact {
         [ask::probes(&GET, seen), ask::probes(&virtual_machines::RUNNING, seen)].concat()
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let enabled = enabled(&ask::answer(&GET, seen)?).map_err(|why| Unreadable::new(format!("`esxcli system maintenanceMode get`: {why}")))?;
+        let enabled = ask::parsed(&GET, seen, enabled)?;
         let running = virtual_machines::running(seen)?.into_iter().map(|(name, _)| name).collect();
         Ok(Self { enabled, running })
     }

@@ -73,8 +73,7 @@ impl Packages {
 
     /// Reads it.
     pub(crate) fn parse(seen: &Evidence) -> Result<Self, Unreadable> {
-        let read = |records| vibs(records).map_err(|why| Unreadable::new(format!("`esxcli software vib list`: {why}")));
-        let mut installed = read(&ask::answer(&LIST, seen)?)?;
+        let mut installed = ask::parsed(&LIST, seen, vibs)?;
         // What esxcli answers where no image is staged is not known for every release: no usable answer means none.
         let mut staged = ask::answer(&STAGED, seen).ok().and_then(|r| vibs(&r).ok()).unwrap_or_default();
         installed.retain(of_nvidia);
