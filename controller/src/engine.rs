@@ -43,10 +43,17 @@ pub struct Summary {
     pub changed: bool,
 }
 
+/// What is so when a step has ended well, and whether it changed anything.
+type Ended = Result<(String, bool), Error>;
+
 /// What a step tells the main loop.
 enum Message {
     /// About to act: must be on disk before it does.
-    Starting { step: usize, boot_id: String, recorded: oneshot::Sender<()> },
+    Starting {
+        step: usize,
+        boot_id: String,
+        recorded: oneshot::Sender<()>,
+    },
     Event(Event),
 }
 
@@ -54,12 +61,19 @@ enum Message {
 ///
 /// # Errors
 /// Where the journal cannot be written: then nothing more is done.
-pub async fn run(mut status: Status, store: &mut dyn Store, operator: &Operator, now: fn() -> u64, say: &mut dyn FnMut(&Event)) -> Result<Summary, Error> {
+pub async fn run(
+    mut status: Status,
+    store: &mut dyn Store,
+    operator: &Operator,
+    now: fn() -> u64,
+    say: &mut dyn FnMut(&Event),
+) -> Result<Summary, Error> {
     let plan = Arc::new(status.plan.clone());
     let catalogue = Arc::new(crate::catalogue());
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let (tx, mut messages) = mpsc::channel::<Message>(256);
-    let mut state: Vec<State> = status.steps.iter().map(|s| if matches!(s, StepState::Done { .. }) { State::Done } else { State::Waiting }).collect();
+    let mut state: Vec<State> =
+        status.steps.iter().map(|s| if matches!(s, StepState::Done { .. }) { State::Done } else { State::Waiting }).collect();
     let mut open: Vec<usize> = plan.steps.iter().map(|s| s.after.iter().filter(|a| state[**a - 1] != State::Done).count()).collect();
     let mut dependents: Vec<Vec<usize>> = vec![vec![]; plan.steps.len()];
     for step in &plan.steps {
@@ -67,7 +81,7 @@ pub async fn run(mut status: Status, store: &mut dyn Store, operator: &Operator,
     }
     let mut ready: Vec<usize> = plan.steps.iter().filter(|s| open[s.id - 1] == 0 && state[s.id - 1] != State::Done).map(|s| s.id).collect();
     let mut summary = Summary { done: state.iter().filter(|s| **s == State::Done).count(), ..Summary::default() };
-    let mut work: JoinSet<(usize, Result<(String, bool), Error>)> = JoinSet::new();
+    let mut work: JoinSet<(usize, Ended)> = JoinSet::new();
     say(&Event::Begun { steps: plan.steps.len(), done_before: summary.done });
     loop {
         while let Some(id) = ready.pop() {
@@ -82,7 +96,14 @@ pub async fn run(mut status: Status, store: &mut dyn Store, operator: &Operator,
                 continue;
             }
             state[id - 1] = if tainted { State::Rescue } else { State::Running };
-            let task = Task { plan: plan.clone(), id, was: status.steps[id - 1].clone(), catalogue: catalogue.clone(), operator: operator.clone(), tx: tx.clone() };
+            let task = Task {
+                plan: plan.clone(),
+                id,
+                was: status.steps[id - 1].clone(),
+                catalogue: catalogue.clone(),
+                operator: operator.clone(),
+                tx: tx.clone(),
+            };
             let places = places.clone();
             work.spawn(async move {
                 let _place = places.acquire_owned().await;
@@ -189,7 +210,7 @@ impl Task {
     }
 
     /// What is so at the end, and whether anything was changed.
-    async fn run(self) -> Result<(String, bool), Error> {
+    async fn run(self) -> Ended {
         match &self.step().work {
             Work::Send { artifact, datastore } => self.send(artifact, datastore.as_deref()).await,
             Work::Meet { requirement, spec, expect } => self.meet(requirement, spec, expect.clone()).await,
@@ -199,11 +220,17 @@ impl Task {
 
     /// Connects, trying again until the step's patience ends: the node may be booting.
     async fn connect(&self, patience: u32) -> Result<Connection, Error> {
-        let reach = self.plan.reaches.get(&self.step().node).ok_or_else(|| self.fail(Kind::Internal, "the plan does not say how to reach the node"))?;
+        let reach = self
+            .plan
+            .reaches
+            .get(&self.step().node)
+            .ok_or_else(|| self.fail(Kind::Internal, "the plan does not say how to reach the node"))?;
         let target = reach.target();
         let end = Instant::now() + Duration::from_secs(patience.into());
         loop {
-            let once = Duration::from_secs(self.plan.deadlines.connect_secs.into()).min(end.saturating_duration_since(Instant::now())).max(Duration::from_secs(1));
+            let once = Duration::from_secs(self.plan.deadlines.connect_secs.into())
+                .min(end.saturating_duration_since(Instant::now()))
+                .max(Duration::from_secs(1));
             match Connection::open(&self.operator, &target, once).await {
                 Ok(connection) => return Ok(connection),
                 Err(CallError::Away(_)) if Instant::now() < end => tokio::time::sleep(RETRY).await,
@@ -225,11 +252,16 @@ impl Task {
         move |text| drop(tx.try_send(Message::Event(Event::Said { step, text })))
     }
 
-    async fn send(&self, artifact: &Artifact, datastore: Option<&str>) -> Result<(String, bool), Error> {
+    async fn send(&self, artifact: &Artifact, datastore: Option<&str>) -> Ended {
         let folder = std::path::Path::new(&self.plan.fleet_file).parent().map(std::path::Path::to_path_buf).unwrap_or_default();
         let file = folder.join(&artifact.artifact);
         let total = artifact.size.unwrap_or_default();
-        let id = ArtifactId { name: artifact.file_name().into(), sha256: artifact.sha256.clone().unwrap_or_default(), size: total, datastore: datastore.unwrap_or_default().into() };
+        let id = ArtifactId {
+            name: artifact.file_name().into(),
+            sha256: artifact.sha256.clone().unwrap_or_default(),
+            size: total,
+            datastore: datastore.unwrap_or_default().into(),
+        };
         let mut first = self.connect(self.step().connect_secs).await?;
         self.starting(String::new()).await?;
         let within = Duration::from_secs(self.plan.deadlines.transfer_secs.into());
@@ -250,7 +282,7 @@ impl Task {
         unreachable!("the loop ends by returning")
     }
 
-    async fn meet(&self, requirement: &str, spec: &Value, mut expect: Option<Expectation>) -> Result<(String, bool), Error> {
+    async fn meet(&self, requirement: &str, spec: &Value, mut expect: Option<Expectation>) -> Ended {
         if let (Some(expect), StepState::Started { .. }) = (&mut expect, &self.was) {
             expect.started = true;
         }
@@ -270,19 +302,24 @@ impl Task {
         unreachable!("the loop ends by returning")
     }
 
-    fn judged(&self, outcome: Outcome) -> Result<(String, bool), Error> {
+    fn judged(&self, outcome: Outcome) -> Ended {
         match outcome {
             Outcome::AlreadyMet { is } => Ok((is, false)),
             Outcome::Applied { is, .. } => Ok((is, true)),
-            Outcome::Stale { planned, is } => {
-                Err(self.fail(Kind::Blocked, format!("the node has changed since the plan was made: it was {planned}, it is {is}; nothing was done")).hint("look at the new plan: `vsgpu plan`"))
-            }
+            Outcome::Stale { planned, is } => Err(self
+                .fail(
+                    Kind::Blocked,
+                    format!("the node has changed since the plan was made: it was {planned}, it is {is}; nothing was done"),
+                )
+                .hint("look at the new plan: `vsgpu plan`")),
             Outcome::Blocked { why, hint } => Err(self.fail(Kind::Blocked, why).hint(hint)),
-            Outcome::Failed { why } => Err(self.fail(Kind::Failed, why).hint("`vsgpu facts` shows how the node is now; `vsgpu apply` goes on from there")),
+            Outcome::Failed { why } => {
+                Err(self.fail(Kind::Failed, why).hint("`vsgpu facts` shows how the node is now; `vsgpu apply` goes on from there"))
+            }
         }
     }
 
-    async fn activate(&self, restart: Option<&str>, proves: &[(String, Value)]) -> Result<(String, bool), Error> {
+    async fn activate(&self, restart: Option<&str>, proves: &[(String, Value)]) -> Ended {
         let mut connection = self.connect(self.step().connect_secs).await?;
         let boot_now = connection.describe(OBSERVE).await.map_err(|e| self.call(e))?.boot_id;
         // The boot in which this step was first begun: on the way back from a crash the reboot may have happened.
@@ -314,7 +351,9 @@ impl Task {
                 Ok(Some(_)) | Err(_) if Instant::now() < end => tokio::time::sleep(Duration::from_secs(1)).await,
                 Ok(Some(why)) => {
                     let what = if restart.is_some() { "restart" } else { "reboot" };
-                    return Err(self.fail(Kind::Failed, format!("after the {what}: {why}")).hint(format!("a second {what} would not help; `vsgpu facts` shows what the node says")));
+                    return Err(self
+                        .fail(Kind::Failed, format!("after the {what}: {why}"))
+                        .hint(format!("a second {what} would not help; `vsgpu facts` shows what the node says")));
                 }
                 Err(error) => return Err(error),
             }
@@ -324,19 +363,22 @@ impl Task {
     /// Waits until the node answers from another boot.
     async fn rebooted(&self, before: &str) -> Result<Connection, Error> {
         let deadlines = &self.plan.deadlines;
-        let secs = if self.step().node.kind == crate::fleet::NodeKind::Guest { deadlines.guest_boot_secs } else { deadlines.host_reboot_secs };
+        let secs =
+            if self.step().node.kind == crate::fleet::NodeKind::Guest { deadlines.guest_boot_secs } else { deadlines.host_reboot_secs };
         let end = Instant::now() + Duration::from_secs(secs.into());
         loop {
-            if let Ok(connection) = self.connect(0).await {
-                if connection.describe(Duration::from_secs(10)).await.is_ok_and(|d| d.boot_id != before) {
-                    return Ok(connection);
-                }
+            if let Ok(connection) = self.connect(0).await
+                && connection.describe(Duration::from_secs(10)).await.is_ok_and(|d| d.boot_id != before)
+            {
+                return Ok(connection);
             }
             if Instant::now() >= end {
                 let node = &self.step().node;
                 return Err(self
                     .fail(Kind::Failed, format!("the node did not come back within {secs} s after its reboot was started"))
-                    .hint(format!("look at the console of {node}; when its agent answers again, `vsgpu apply` goes on without another reboot")));
+                    .hint(format!(
+                        "look at the console of {node}; when its agent answers again, `vsgpu apply` goes on without another reboot"
+                    )));
             }
             tokio::time::sleep(RETRY).await;
         }

@@ -127,7 +127,8 @@ impl From<vsgpu_proto::client::CallError> for Error {
         use vsgpu_proto::client::CallError;
         let text = error.to_string();
         match error {
-            CallError::Away(_) => Self::new(Kind::Unreachable, text).hint("is the agent running there, and is its port open? `vsgpu-host-agent serve`, `vsgpu-guest-agent serve`"),
+            CallError::Away(_) => Self::new(Kind::Unreachable, text)
+                .hint("is the agent running there, and is its port open? `vsgpu-host-agent serve`, `vsgpu-guest-agent serve`"),
             CallError::Refused { hint, .. } => Self::new(Kind::Unreachable, text).hint(hint),
             CallError::Unknown(_) => Self::new(Kind::Unreachable, text).hint("controller and agents should be of one version"),
             CallError::Failed(_) => Self::new(Kind::Failed, text),

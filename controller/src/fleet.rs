@@ -29,7 +29,8 @@ pub enum NodeKind {
 }
 
 impl NodeKind {
-    const ALL: [(Self, &'static str, Scope); 3] = [(Self::Host, "host", Scope::Host), (Self::Vm, "vm", Scope::Vm), (Self::Guest, "guest", Scope::Guest)];
+    const ALL: [(Self, &'static str, Scope); 3] =
+        [(Self::Host, "host", Scope::Host), (Self::Vm, "vm", Scope::Vm), (Self::Guest, "guest", Scope::Guest)];
 
     /// The word for it.
     pub fn word(self) -> &'static str {

@@ -75,8 +75,14 @@ impl Reach {
 /// How all nodes are reached.
 pub fn reaches(fleet: &Fleet) -> BTreeMap<NodeId, Reach> {
     let hosts: BTreeMap<&str, &str> = fleet.hosts.iter().map(|h| (h.name.as_str(), h.address.as_str())).collect();
-    let reach = |node: &str, role: &str, address: &str, vm: Option<&str>| Reach { address: address.into(), node: node.into(), role: role.into(), vm: vm.map(Into::into) };
-    let mut all: BTreeMap<NodeId, Reach> = fleet.hosts.iter().map(|h| (NodeId::new(NodeKind::Host, &h.name), reach(&h.name, "host", &h.address, None))).collect();
+    let reach = |node: &str, role: &str, address: &str, vm: Option<&str>| Reach {
+        address: address.into(),
+        node: node.into(),
+        role: role.into(),
+        vm: vm.map(Into::into),
+    };
+    let mut all: BTreeMap<NodeId, Reach> =
+        fleet.hosts.iter().map(|h| (NodeId::new(NodeKind::Host, &h.name), reach(&h.name, "host", &h.address, None))).collect();
     for vm in &fleet.vms {
         if let Some(address) = hosts.get(vm.host.as_str()) {
             all.insert(NodeId::new(NodeKind::Vm, &vm.name), reach(&vm.host, "host", address, Some(&vm.vm_name)));
@@ -96,7 +102,8 @@ pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn
     let catalogue = crate::catalogue();
     let (all_wishes, reaches, by_host) = (fleet.wishes(), reaches(fleet), fleet.vms_by_host());
     let ask = |node: &NodeId| -> Ask {
-        let wishes: Vec<_> = all_wishes.get(node).map(|w| w.iter().map(|w| (w.name.to_string(), w.spec.clone())).collect()).unwrap_or_default();
+        let wishes: Vec<_> =
+            all_wishes.get(node).map(|w| w.iter().map(|w| (w.name.to_string(), w.spec.clone())).collect()).unwrap_or_default();
         let facts = match scope {
             Scope::All => vec![],
             Scope::Wished | Scope::WishedAndRemembered => needed(&catalogue, node.kind, &wishes),
@@ -147,7 +154,9 @@ pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn
 async fn patient(operator: &Operator, target: &Target, within: Duration) -> Result<Connection, CallError> {
     let end = tokio::time::Instant::now() + within;
     loop {
-        match Connection::open(operator, target, end.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_millis(100))).await {
+        match Connection::open(operator, target, end.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_millis(100)))
+            .await
+        {
             Err(CallError::Away(_)) if tokio::time::Instant::now() < end => tokio::time::sleep(Duration::from_millis(250)).await,
             ended => return ended,
         }

@@ -116,7 +116,9 @@ impl Status {
                 let steps = vec![StepState::Waiting; plan.steps.len()];
                 Ok(Self { plan: *plan, steps, begun: at, ended: None, leftovers: Leftovers { in_maintenance, stopped } })
             }
-            Record::Planned { plan, .. } => Err(format!("the run was made by another version of vsgpu (format {}, this one reads {VERSION})", plan.version)),
+            Record::Planned { plan, .. } => {
+                Err(format!("the run was made by another version of vsgpu (format {}, this one reads {VERSION})", plan.version))
+            }
             _ => Err("the first record is no plan".into()),
         }
     }
@@ -156,11 +158,13 @@ impl Status {
             let done = matches!(state, StepState::Done { .. });
             let name = &step.node.name;
             match (requirement.as_str(), spec.as_str().or_else(|| spec["state"].as_str())) {
-                (MAINTENANCE_MODE, Some("on")) if begun => drop(left.in_maintenance.insert(name.clone())),
-                (MAINTENANCE_MODE, Some("off")) if done => drop(left.in_maintenance.remove(name)),
+                (MAINTENANCE_MODE, Some("on")) if begun => _ = left.in_maintenance.insert(name.clone()),
+                (MAINTENANCE_MODE, Some("off")) if done => _ = left.in_maintenance.remove(name),
                 // Only a VM that is to run again: one the fleet file wants off stays off.
-                (POWER, Some("off")) if begun && self.plan.steps.iter().any(|s| s.gives_back == Some(step.id)) => drop(left.stopped.insert(name.clone())),
-                (POWER, Some("on")) if done => drop(left.stopped.remove(name)),
+                (POWER, Some("off")) if begun && self.plan.steps.iter().any(|s| s.gives_back == Some(step.id)) => {
+                    _ = left.stopped.insert(name.clone());
+                }
+                (POWER, Some("on")) if done => _ = left.stopped.remove(name),
                 _ => {}
             }
         }
@@ -205,7 +209,8 @@ impl Journal {
     }
 
     fn failed(&self, error: &std::io::Error) -> Error {
-        Error::new(Kind::Internal, format!("{}: {error}", self.path.display())).hint("nothing is done that cannot be recorded: make room, then run `vsgpu apply` again")
+        Error::new(Kind::Internal, format!("{}: {error}", self.path.display()))
+            .hint("nothing is done that cannot be recorded: make room, then run `vsgpu apply` again")
     }
 }
 
@@ -285,9 +290,8 @@ pub fn lock(folder: &Path) -> Result<Lock, Error> {
     let path = folder.join("lock");
     match nix::fcntl::Flock::lock(files::append(&path)?, nix::fcntl::FlockArg::LockExclusiveNonblock) {
         Ok(held) => Ok(Lock(held)),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            Err(Error::new(Kind::Blocked, "another `vsgpu apply` is at work on this fleet").hint("wait for it, or see how far it is: `vsgpu status`"))
-        }
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(Error::new(Kind::Blocked, "another `vsgpu apply` is at work on this fleet")
+            .hint("wait for it, or see how far it is: `vsgpu status`")),
         Err((_, why)) => Err(Error::new(Kind::Internal, format!("{}: {why}", path.display()))),
     }
 }

@@ -1,6 +1,6 @@
 //! The operator's program: reads a fleet file, looks at all nodes, plans, and walks the plan.
 //!
-//! Decisions are pure (`spec`, `plan`, `order`, `journal::Status`); `inventory` and `engine` talk to agents; only `render`
+//! Decisions are pure (`spec`, `planner`, `order`, `journal::Status`); `inventory` and `engine` talk to agents; only `render`
 //! prints; only `cli::main` exits.
 
 pub mod cli;
@@ -14,6 +14,7 @@ pub mod journal;
 pub mod order;
 pub mod package;
 pub mod plan;
+pub mod planner;
 pub mod range;
 pub mod render;
 pub mod spec;

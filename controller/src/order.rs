@@ -12,10 +12,10 @@ pub fn foundations(catalogue: &Catalogue, scope: Scope, name: &str) -> BTreeSet<
     let mut all = BTreeSet::new();
     let mut next: Vec<&str> = catalogue.find(scope, name).map(|e| e.after.to_vec()).unwrap_or_default();
     while let Some(name) = next.pop() {
-        if let Some(entry) = catalogue.find(scope, name) {
-            if all.insert(entry.name) {
-                next.extend(entry.after);
-            }
+        if let Some(entry) = catalogue.find(scope, name)
+            && all.insert(entry.name)
+        {
+            next.extend(entry.after);
         }
     }
     all
@@ -26,8 +26,10 @@ pub fn foundations(catalogue: &Catalogue, scope: Scope, name: &str) -> BTreeSet<
 /// # Errors
 /// The names that wait for each other.
 pub fn stages(catalogue: &Catalogue, scope: Scope, changes: &[&'static str]) -> Result<Vec<Vec<&'static str>>, Vec<&'static str>> {
-    let builds_on: BTreeMap<&str, Vec<&'static str>> =
-        changes.iter().map(|name| (*name, foundations(catalogue, scope, name).into_iter().filter(|f| changes.contains(f)).collect())).collect();
+    let builds_on: BTreeMap<&str, Vec<&'static str>> = changes
+        .iter()
+        .map(|name| (*name, foundations(catalogue, scope, name).into_iter().filter(|f| changes.contains(f)).collect()))
+        .collect();
     let mut stage_of: BTreeMap<&str, usize> = BTreeMap::new();
     let mut stages: Vec<Vec<&'static str>> = vec![];
     while stage_of.len() < changes.len() {
@@ -61,7 +63,10 @@ mod tests {
         let all = crate::catalogue();
         let names = ["build-tools", "nouveau", "display-manager", "driver", "license", "cuda-toolkit", "cuda-proof"];
         let stages = stages(&all, Scope::Guest, &names);
-        assert_eq!(stages, Ok(vec![vec!["build-tools", "nouveau"], vec!["display-manager", "driver", "license", "cuda-toolkit", "cuda-proof"]]));
+        assert_eq!(
+            stages,
+            Ok(vec![vec!["build-tools", "nouveau"], vec!["display-manager", "driver", "license", "cuda-toolkit", "cuda-proof"]])
+        );
     }
 
     #[test]

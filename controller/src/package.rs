@@ -41,7 +41,8 @@ pub fn resolve(base: &Path, artifact: &Artifact) -> Result<Artifact, Error> {
         return Err(Error::new(ErrorKind::Usage, format!("{}: SHA-256 is {sha256}, the fleet file states {stated}", path.display()))
             .hint("download the file again, or correct `sha256:`"));
     }
-    let (kind, holds) = inspect(&mut file, artifact.file_name()).map_err(|why| Error::new(ErrorKind::Usage, format!("{}: {why}", path.display())).hint("use the file as NVIDIA ships it"))?;
+    let (kind, holds) = inspect(&mut file, artifact.file_name())
+        .map_err(|why| Error::new(ErrorKind::Usage, format!("{}: {why}", path.display())).hint("use the file as NVIDIA ships it"))?;
     Ok(Artifact { artifact: artifact.artifact.clone(), sha256: Some(sha256), size: Some(size), kind: Some(kind), holds })
 }
 
@@ -102,7 +103,8 @@ fn vib_descriptor(file: &mut File) -> Result<String, String> {
 
 fn held(descriptor: &str) -> Option<Held> {
     let document = roxmltree::Document::parse(descriptor).ok()?;
-    let text = |tag: &str| document.root_element().children().find(|c| c.has_tag_name(tag)).and_then(|c| c.text()).map(|t| t.trim().to_string());
+    let text =
+        |tag: &str| document.root_element().children().find(|c| c.has_tag_name(tag)).and_then(|c| c.text()).map(|t| t.trim().to_string());
     Some(Held { name: text("name")?, version: text("version")? })
 }
 

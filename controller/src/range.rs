@@ -29,7 +29,10 @@ pub fn expand(name: &str) -> Result<Vec<(String, String)>, String> {
 
 /// Names become parts of certificates and files.
 fn plain(name: &str) -> Result<(), String> {
-    let good = !name.is_empty() && name.len() <= 63 && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) && name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let good = !name.is_empty()
+        && name.len() <= 63
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric());
     if good { Ok(()) } else { Err(format!("`{name}` is no name: letters, digits, `-`, `_` and `.`, at most 63")) }
 }
 

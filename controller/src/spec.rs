@@ -25,10 +25,12 @@ const TOP_KEYS: [&str; 6] = ["version", "pki", "deadlines", "defaults", "hosts",
 /// # Errors
 /// All that is wrong with it.
 pub fn read(file: &Path) -> Result<Fleet, Vec<Error>> {
-    let text = files::read_text(file, MAX_FILE).map_err(|e| vec![e.hint("name your fleet file, or write one: `vsgpu schema` prints its JSON Schema")])?;
+    let text = files::read_text(file, MAX_FILE)
+        .map_err(|e| vec![e.hint("name your fleet file, or write one: `vsgpu schema` prints its JSON Schema")])?;
     let shown = file.display().to_string();
     let root = yaml::parse(&shown, &text).map_err(|e| vec![e])?;
-    let mut reader = Reader { file: shown, catalogue: catalogue(), errors: vec![], hosts: BTreeSet::new(), vms: BTreeSet::new(), read: BTreeMap::new() };
+    let mut reader =
+        Reader { file: shown, catalogue: catalogue(), errors: vec![], hosts: BTreeSet::new(), vms: BTreeSet::new(), read: BTreeMap::new() };
     let fleet = reader.fleet(file, &root);
     match fleet {
         Some(fleet) if reader.errors.is_empty() => Ok(fleet),
@@ -118,7 +120,9 @@ impl Reader {
         for (key, _) in defaults.iter().filter(|(key, _)| !["host", "vm", "guest"].contains(&key.name.as_str())) {
             self.unknown_key("defaults", key, &["host", "vm", "guest"]);
         }
-        let mut of = |name: &str| -> Pairs { defaults.iter().find(|(key, _)| key.name == name).map(|(_, node)| self.map(name, node).to_vec()).unwrap_or_default() };
+        let mut of = |name: &str| -> Pairs {
+            defaults.iter().find(|(key, _)| key.name == name).map(|(_, node)| self.map(name, node).to_vec()).unwrap_or_default()
+        };
         let (host_defaults, vm_defaults, guest_defaults) = (of("host"), of("vm"), of("guest"));
         let mut hosts: Vec<Host> = vec![];
         for (key, node) in find("hosts").map(|node| self.map("hosts", node)).unwrap_or_default() {
@@ -177,9 +181,11 @@ impl Reader {
                     None
                 }
             };
-            let vm_name = find("vm-name").and_then(|node| self.text(&name, node)).map_or(name.clone(), |text| filled(&text, &name, &number));
+            let vm_name =
+                find("vm-name").and_then(|node| self.text(&name, node)).map_or(name.clone(), |text| filled(&text, &name, &number));
             let power = find("power").and_then(|node| self.typed::<PowerState>(&name, "power", node));
-            let shutdown_secs = find("shutdown-secs").and_then(|node| self.typed(&name, "shutdown-secs", node)).unwrap_or(DEFAULT_GRACE_SECS);
+            let shutdown_secs =
+                find("shutdown-secs").and_then(|node| self.typed(&name, "shutdown-secs", node)).unwrap_or(DEFAULT_GRACE_SECS);
             let hard_stop = find("hard-stop").and_then(|node| self.typed(&name, "hard-stop", node)).unwrap_or(false);
             let wishes = self.wishes(&name, NodeKind::Vm, &pairs, &VM_KEYS);
             let guest = find("guest").filter(|node| !matches!(node.data, Data::Scalar(Value::Null))).map(|node| {
@@ -224,8 +230,13 @@ impl Reader {
     /// `host:port`; `{name}` and `{n}` stand for the name and its number in the range.
     fn address(&mut self, name: &str, number: &str, pairs: &Pairs, own: &[(Key, Node)]) -> String {
         let node = own.iter().chain(pairs).find(|(key, _)| key.name == "address").map(|(_, node)| node);
-        let text = node.and_then(|node| self.text(&format!("{name}: address"), node)).map_or(name.to_string(), |t| filled(&t, name, number));
-        let with_port = if text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) { text } else { format!("{text}:{DEFAULT_PORT}") };
+        let text =
+            node.and_then(|node| self.text(&format!("{name}: address"), node)).map_or(name.to_string(), |t| filled(&t, name, number));
+        let with_port = if text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+            text
+        } else {
+            format!("{text}:{DEFAULT_PORT}")
+        };
         if let Some(node) = node.filter(|_| with_port.contains([' ', '/', '{', '}'])) {
             self.wrong(node.line, node.column, format!("{name}: address: `{with_port}` is no `host:port`"));
         }
@@ -257,7 +268,9 @@ impl Reader {
             found.extend(wish.map(|wish| (entry.name, wish)));
         }
         for entry in &entries {
-            if let Some((by, spec)) = entry.implied_by.filter(|(by, _)| found.contains_key(by) && pairs.iter().all(|(key, _)| key.name != entry.name)) {
+            if let Some((by, spec)) =
+                entry.implied_by.filter(|(by, _)| found.contains_key(by) && pairs.iter().all(|(key, _)| key.name != entry.name))
+            {
                 debug_assert!(entries.iter().any(|e| e.name == by));
                 let spec = serde_json::from_str::<Value>(spec).ok().and_then(|spec| (entry.read_spec)(&spec).ok());
                 found.extend(spec.map(|spec| (entry.name, Wish { name: entry.name, spec })));
@@ -271,7 +284,8 @@ impl Reader {
             Ok(spec) => Some(Wish { name: entry.name, spec }),
             Err(e) => {
                 let place = node.place(&self.file, &e.path, e.at_key);
-                let inside: String = e.path.iter().filter(|step| !e.at_key || e.path.last() != Some(step)).map(|step| format!("{step}: ")).collect();
+                let inside: String =
+                    e.path.iter().filter(|step| !e.at_key || e.path.last() != Some(step)).map(|step| format!("{step}: ")).collect();
                 let error = self.wrong(place.line, place.column, format!("{owner}: {}: {inside}{}", entry.name, e.message));
                 if !e.expected.is_empty() {
                     error.details.push(format!("expected {}", listed(&e.expected)));
@@ -352,14 +366,18 @@ pub fn schema() -> Value {
         properties.extend(more.iter().map(|(key, value)| (key.to_string(), value.clone())));
         json!({ "type": ["object", "null"], "additionalProperties": false, "properties": properties })
     };
-    let address = json!({ "type": "string", "description": "host:port of the agent; {name} and {n} stand for the name and its number in the range" });
+    let address =
+        json!({ "type": "string", "description": "host:port of the agent; {name} and {n} stand for the name and its number in the range" });
     let host = object(NodeKind::Host, &[("address", address.clone())]);
     let guest = object(NodeKind::Guest, &[("address", address)]);
     let vm = object(
         NodeKind::Vm,
         &[
             ("host", json!({ "type": "string", "description": "Host of the VM; a range deals VMs out in turn" })),
-            ("vm-name", json!({ "type": "string", "description": "Display name in vSphere, if it is not the key; {name} and {n} are filled in" })),
+            (
+                "vm-name",
+                json!({ "type": "string", "description": "Display name in vSphere, if it is not the key; {name} and {n} are filled in" }),
+            ),
             ("power", json!({ "enum": ["on", "off", true, false] })),
             ("shutdown-secs", json!({ "type": "integer", "minimum": 0, "description": "Seconds for the guest to shut down" })),
             ("hard-stop", json!({ "type": "boolean", "description": "Whether the VM may be powered off hard after that" })),

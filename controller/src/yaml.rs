@@ -88,7 +88,9 @@ impl<'a> Reader<'a> {
         let data = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 if anchor != 0 || tag.is_some() {
-                    return Err(self.wrong(&at, "anchors and tags are not understood here").hint("say common things once under `defaults:`"));
+                    return Err(self
+                        .wrong(&at, "anchors and tags are not understood here")
+                        .hint("say common things once under `defaults:`"));
                 }
                 Data::Scalar(scalar(&text, style))
             }
@@ -118,7 +120,9 @@ impl<'a> Reader<'a> {
                     pairs.push((Key { name, line: at.line(), column: at.col() + 1 }, value));
                 }
             }
-            Event::Alias(_) => return Err(self.wrong(&at, "aliases are not understood here").hint("say common things once under `defaults:`")),
+            Event::Alias(_) => {
+                return Err(self.wrong(&at, "aliases are not understood here").hint("say common things once under `defaults:`"));
+            }
             Event::StreamEnd | Event::DocumentEnd => return Err(Error::new(Kind::Usage, format!("{}: the file is empty", self.file))),
             _ => return Err(self.wrong(&at, "this is not understood here")),
         };
@@ -207,7 +211,8 @@ fn emit(value: &Value, indent: usize, out: &mut String) {
 }
 
 fn word(text: &str) -> String {
-    let plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/') && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
+    let plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
     let special = matches!(text, "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "y" | "n");
     if plain && !special { text.into() } else { Value::from(text).to_string() }
 }

@@ -11,7 +11,15 @@ pub use guest::all as catalogue;
 
 /// The agent itself.
 pub fn agent() -> Agent {
-    Agent { role: "guest", program: "vsgpu-guest-agent", catalogue, system: linux::system, restarts, reboot, samples: guest::metrics::samples }
+    Agent {
+        role: "guest",
+        program: "vsgpu-guest-agent",
+        catalogue,
+        system: linux::system,
+        restarts,
+        reboot,
+        samples: guest::metrics::samples,
+    }
 }
 
 /// Restarts by name: none yet, services are restarted by their requirements.

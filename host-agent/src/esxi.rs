@@ -57,11 +57,12 @@ impl System for Esxi {
     fn boot_id(&self) -> Result<String, Trouble> {
         let booted_at = self.booted_at();
         let marker = self.0.read(MARKER, 256).ok().and_then(|b| String::from_utf8(b).ok());
-        let old = marker.as_deref().and_then(|m| m.trim().split_once(' ')).and_then(|(id, at)| Some((id.to_string(), at.parse::<u64>().ok()?)));
-        if let Some((id, at)) = old {
-            if booted_at.is_none_or(|now| now.abs_diff(at) <= DRIFT) {
-                return Ok(id);
-            }
+        let old =
+            marker.as_deref().and_then(|m| m.trim().split_once(' ')).and_then(|(id, at)| Some((id.to_string(), at.parse::<u64>().ok()?)));
+        if let Some((id, at)) = old
+            && booted_at.is_none_or(|now| now.abs_diff(at) <= DRIFT)
+        {
+            return Ok(id);
         }
         // Unique enough: the boot time, the moment of the first look, and the agent's process.
         let id = format!("{:x}-{:x}-{:x}", booted_at.unwrap_or_default(), self.0.now(), std::process::id());

@@ -56,7 +56,8 @@ impl Operator {
     /// Where a file is missing or wrong.
     pub fn load(folder: &Path) -> Result<Self, pki::PkiError> {
         let identity = pki::load(folder, "controller")?;
-        let config = tls::client(identity).map_err(|e| pki::PkiError::Content { path: folder.join("controller.pem"), why: e.to_string() })?;
+        let config =
+            tls::client(identity).map_err(|e| pki::PkiError::Content { path: folder.join("controller.pem"), why: e.to_string() })?;
         Ok(Self(Arc::new(config)))
     }
 }
@@ -86,8 +87,10 @@ impl Connection {
     /// `Away` or `Refused`.
     pub async fn open(operator: &Operator, target: &Target, within: Duration) -> Result<Self, CallError> {
         let name = pki::node_name(&target.node, target.role);
-        let server = rustls::pki_types::ServerName::try_from(name.clone())
-            .map_err(|_| CallError::Refused { why: format!("`{}` cannot be a node's name in a certificate", target.node), hint: "use letters, digits, `-` and `.`".into() })?;
+        let server = rustls::pki_types::ServerName::try_from(name.clone()).map_err(|_| CallError::Refused {
+            why: format!("`{}` cannot be a node's name in a certificate", target.node),
+            hint: "use letters, digits, `-` and `.`".into(),
+        })?;
         let config = operator.0.clone();
         let address = target.address.clone();
         let connector = tower::service_fn(move |_: tonic::codegen::http::Uri| {
@@ -142,11 +145,19 @@ impl Connection {
     }
 
     /// Looks at the node, or at one of its VMs. `wishes` are remembered by the agent for its metrics.
-    pub async fn observe(&self, vm: Option<&str>, facts: &[&str], wishes: &[(String, serde_json::Value)], within: Duration) -> Result<(String, Facts), CallError> {
+    pub async fn observe(
+        &self,
+        vm: Option<&str>,
+        facts: &[&str],
+        wishes: &[(String, serde_json::Value)],
+        within: Duration,
+    ) -> Result<(String, Facts), CallError> {
         let wishes = wishes.iter().map(|(name, spec)| v1::Wish { requirement: name.clone(), spec_json: spec.to_string() });
-        let request = v1::ObserveRequest { subject: subject(vm), facts: facts.iter().map(|f| f.to_string()).collect(), wishes: wishes.collect() };
+        let request =
+            v1::ObserveRequest { subject: subject(vm), facts: facts.iter().map(|f| f.to_string()).collect(), wishes: wishes.collect() };
         let reply = self.call(within, self.client.clone().observe(request)).await?;
-        let facts = serde_json::from_str(&reply.facts_json).map_err(|e| CallError::Failed(format!("{}: its facts cannot be read: {e}", self.target.node)))?;
+        let facts = serde_json::from_str(&reply.facts_json)
+            .map_err(|e| CallError::Failed(format!("{}: its facts cannot be read: {e}", self.target.node)))?;
         Ok((reply.boot_id, facts))
     }
 
@@ -174,7 +185,13 @@ impl Connection {
     }
 
     /// Reboots the node unless it has rebooted since `planned_boot_id`, or restarts something on it.
-    pub async fn activate(&self, restart: Option<&str>, planned_boot_id: &str, within: Duration, said: &mut (dyn FnMut(String) + Send)) -> Result<Outcome, CallError> {
+    pub async fn activate(
+        &self,
+        restart: Option<&str>,
+        planned_boot_id: &str,
+        within: Duration,
+        said: &mut (dyn FnMut(String) + Send),
+    ) -> Result<Outcome, CallError> {
         let what = restart.map_or(v1::activate_request::What::Reboot(true), |name| v1::activate_request::What::Restart(name.into()));
         let request = v1::ActivateRequest { planned_boot_id: planned_boot_id.into(), what: Some(what) };
         let work = async {
@@ -194,7 +211,9 @@ impl Connection {
             match event.event {
                 Some(v1::event::Event::Said(text)) => said(text),
                 Some(v1::event::Event::OutcomeJson(json)) => {
-                    return serde_json::from_str(&json).map_err(|e| CallError::Unknown(format!("{}: its answer cannot be read ({e}): upgrade the controller", self.target.node)));
+                    return serde_json::from_str(&json).map_err(|e| {
+                        CallError::Unknown(format!("{}: its answer cannot be read ({e}): upgrade the controller", self.target.node))
+                    });
                 }
                 None => {}
             }
@@ -203,7 +222,13 @@ impl Connection {
     }
 
     /// Sends a file, going on where an earlier attempt ended. `progress` hears how many bytes are there.
-    pub async fn send(&self, file: &Path, id: v1::ArtifactId, within: Duration, progress: &mut (dyn FnMut(u64) + Send)) -> Result<v1::ArtifactState, CallError> {
+    pub async fn send(
+        &self,
+        file: &Path,
+        id: v1::ArtifactId,
+        within: Duration,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<v1::ArtifactState, CallError> {
         let state = self.call(within, self.client.clone().stat_artifact(id.clone())).await?;
         progress(state.offset);
         if state.complete {
@@ -238,7 +263,12 @@ impl Connection {
 }
 
 #[expect(clippy::disallowed_methods, reason = "streams the operator's own file; the caller names it in the error")]
-fn read_parts(path: &Path, header: v1::ArtifactPart, tx: &tokio::sync::mpsc::Sender<v1::ArtifactPart>, seen: &tokio::sync::watch::Sender<u64>) -> std::io::Result<()> {
+fn read_parts(
+    path: &Path,
+    header: v1::ArtifactPart,
+    tx: &tokio::sync::mpsc::Sender<v1::ArtifactPart>,
+    seen: &tokio::sync::watch::Sender<u64>,
+) -> std::io::Result<()> {
     let mut at = header.offset;
     let mut file = std::fs::File::open(path)?;
     file.seek(std::io::SeekFrom::Start(at))?;
@@ -280,15 +310,23 @@ fn classify(target: &Target, error: &(dyn std::error::Error + 'static)) -> CallE
     let refused = |why: String, hint: &str| CallError::Refused { why, hint: hint.into() };
     let issue = format!("issue a new one with `vsgpu cert issue {node} --role {role}` and copy it to the node");
     if all.contains("NotValidForName") || all.contains("not valid for name") {
-        refused(format!("the agent at {address} shows a certificate of another node, not of {role} `{node}`"), "check the address in the fleet file, and which certificate was copied to the node")
+        refused(
+            format!("the agent at {address} shows a certificate of another node, not of {role} `{node}`"),
+            "check the address in the fleet file, and which certificate was copied to the node",
+        )
     } else if all.contains("UnknownIssuer") || all.contains("BadSignature") {
         // Every vsgpu CA has the same name, so a stranger's certificate fails by its signature.
         refused(format!("the certificate of {node} at {address} was issued by another CA"), &issue)
-    } else if all.contains("Expired") && all.contains("invalid peer certificate") || all.contains("certificate expired") && all.contains("invalid peer") {
+    } else if all.contains("Expired") && all.contains("invalid peer certificate")
+        || all.contains("certificate expired") && all.contains("invalid peer")
+    {
         refused(format!("the certificate of {node} at {address} has expired"), &issue)
     } else if all.contains("received fatal alert") {
         let alert = all.rsplit("received fatal alert: ").next().unwrap_or_default().to_string();
-        refused(format!("{node} at {address} refuses our certificate ({alert})"), "use the CA folder that issued the node's certificate (`--pki`), and check both clocks")
+        refused(
+            format!("{node} at {address} refuses our certificate ({alert})"),
+            "use the CA folder that issued the node's certificate (`--pki`), and check both clocks",
+        )
     } else if all.contains("invalid peer certificate") {
         refused(format!("the certificate of {node} at {address} is not valid: {text}"), &issue)
     } else {

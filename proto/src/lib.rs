@@ -11,7 +11,12 @@ pub mod server;
 mod tls;
 
 /// Generated from `agent.proto`.
-#[allow(missing_docs, clippy::all, reason = "generated code; agent.proto carries the documentation")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code; agent.proto carries the documentation"
+)]
 pub mod v1 {
     tonic::include_proto!("vsgpu.agent.v1");
 }

@@ -48,7 +48,8 @@ impl Metrics {
         let build = GaugeVec::new(Opts::new("vsgpu_build_info", "Version of the agent; the value is always 1"), &["version", "role"]);
         let rpcs = IntCounterVec::new(Opts::new("vsgpu_rpcs_total", "RPCs answered, by method and result"), &["method", "result"]);
         let buckets = vec![0.01, 0.1, 1.0, 10.0, 60.0, 600.0];
-        let seconds = HistogramVec::new(HistogramOpts::new("vsgpu_rpc_duration_seconds", "Time to answer an RPC").buckets(buckets), &["method"]);
+        let seconds =
+            HistogramVec::new(HistogramOpts::new("vsgpu_rpc_duration_seconds", "Time to answer an RPC").buckets(buckets), &["method"]);
         // These names are constants: they either always register or never.
         let (Ok(build), Ok(rpcs), Ok(seconds)) = (build, rpcs, seconds) else { unreachable!("metric names are valid") };
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), role]).set(1.0);
@@ -90,7 +91,9 @@ pub(crate) fn listen(node: Arc<Node>, address: SocketAddr, every: Duration) -> R
                 async move { Ok::<_, Infallible>(response.unwrap_or_default()) }
             });
             tokio::spawn(async move {
-                let connection = hyper::server::conn::http1::Builder::new().keep_alive(false).serve_connection(hyper_util::rt::TokioIo::new(socket), answer);
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .keep_alive(false)
+                    .serve_connection(hyper_util::rt::TokioIo::new(socket), answer);
                 // A client that never asks must not stay for ever.
                 let _ = tokio::time::timeout(Duration::from_secs(10), connection).await;
             });
@@ -103,7 +106,8 @@ fn look(node: &Node) {
     let start = node.system.elapsed();
     let on = Subject::node();
     let facts = execute::observe(node.system.as_ref(), &on, &node.catalogue.facts(node.scope(&on)));
-    let wished: Vec<String> = node.wishes.lock().map(|w| w.keys().filter_map(|k| k.rsplit_once('/')).map(|(vm, _)| vm.into()).collect()).unwrap_or_default();
+    let wished: Vec<String> =
+        node.wishes.lock().map(|w| w.keys().filter_map(|k| k.rsplit_once('/')).map(|(vm, _)| vm.into()).collect()).unwrap_or_default();
     let mut vms: Vec<String> = wished.into_iter().filter(|vm| !vm.is_empty()).collect();
     vms.dedup();
     let of_vms = vms.into_iter().map(|vm| {
@@ -145,8 +149,18 @@ fn samples(node: &Node) -> Vec<Sample> {
     let mut all = vec![sample("up", "1: the agent answers", vec![], 1.0)];
     let Ok(snapshot) = node.snapshot.lock() else { return all };
     let Some(at) = snapshot.at else { return all };
-    all.push(sample("last_observation_timestamp_seconds", "When the machine was last looked at; everything below is as old", vec![], at as f64));
-    all.push(sample("last_observation_age_seconds", "Age of the last look at the machine", vec![], node.system.now().saturating_sub(at) as f64));
+    all.push(sample(
+        "last_observation_timestamp_seconds",
+        "When the machine was last looked at; everything below is as old",
+        vec![],
+        at as f64,
+    ));
+    all.push(sample(
+        "last_observation_age_seconds",
+        "Age of the last look at the machine",
+        vec![],
+        node.system.now().saturating_sub(at) as f64,
+    ));
     all.push(sample("observation_duration_seconds", "How long that look took", vec![], snapshot.took.as_secs_f64()));
     for (name, fact) in &snapshot.facts {
         all.push(sample("fact_readable", "1: the fact could be read", vec![("fact", name.clone())], f64::from(fact.is_ok())));
@@ -164,7 +178,12 @@ fn samples(node: &Node) -> Vec<Sample> {
         let fact = facts.and_then(|f| f.get(entry.fact.name)).and_then(|f| f.as_ref().ok());
         let met = fact.and_then(|fact| (entry.check)(spec, fact).ok()).is_some_and(|v| v.is_met());
         let labels = vec![("vm", vm.to_string()), ("requirement", name.to_string())];
-        all.push(sample("requirement_met", "1: the node is as the fleet file wished when it was last applied or verified", labels, f64::from(met)));
+        all.push(sample(
+            "requirement_met",
+            "1: the node is as the fleet file wished when it was last applied or verified",
+            labels,
+            f64::from(met),
+        ));
     }
     all
 }

@@ -91,7 +91,8 @@ impl Posix {
         let group = nix::unistd::Pid::from_raw(child.id() as i32);
         let (events, next) = mpsc::channel();
         let streams = [Stream::default(), Stream::default()];
-        let pipes: [Option<Box<dyn std::io::Read + Send>>; 2] = [child.stdout.take().map(|p| Box::new(p) as _), child.stderr.take().map(|p| Box::new(p) as _)];
+        let pipes: [Option<Box<dyn std::io::Read + Send>>; 2] =
+            [child.stdout.take().map(|p| Box::new(p) as _), child.stderr.take().map(|p| Box::new(p) as _)];
         for (pipe, stream) in pipes.into_iter().flatten().zip(&streams) {
             stream.clone().fill(pipe, events.clone());
         }

@@ -51,7 +51,8 @@ fn place(posix: &Posix, id: &v1::ArtifactId) -> Result<Place, Status> {
 /// What is there of an artifact. A complete file is believed by its name and size only after its hash is read again.
 pub(crate) fn state(posix: &Posix, id: &v1::ArtifactId) -> Result<v1::ArtifactState, Status> {
     let place = place(posix, id)?;
-    let complete = place.target.metadata().is_ok_and(|m| m.len() == id.size) && posix.hash(&place.shown).is_ok_and(|h| h.eq_ignore_ascii_case(&id.sha256));
+    let complete = place.target.metadata().is_ok_and(|m| m.len() == id.size)
+        && posix.hash(&place.shown).is_ok_and(|h| h.eq_ignore_ascii_case(&id.sha256));
     let offset = if complete { id.size } else { place.partial.metadata().map_or(0, |m| m.len()).min(id.size) };
     Ok(v1::ArtifactState { offset, complete, path: place.shown })
 }
@@ -59,7 +60,9 @@ pub(crate) fn state(posix: &Posix, id: &v1::ArtifactId) -> Result<v1::ArtifactSt
 /// Takes the stream.
 pub(crate) async fn put(posix: Posix, mut parts: Streaming<v1::ArtifactPart>) -> Result<v1::ArtifactState, Status> {
     let first = parts.message().await?.ok_or_else(|| Status::invalid_argument("artifact: the stream is empty"))?;
-    let Some(Part::Header(id)) = first.part else { return Err(Status::invalid_argument("artifact: the stream does not begin with its header")) };
+    let Some(Part::Header(id)) = first.part else {
+        return Err(Status::invalid_argument("artifact: the stream does not begin with its header"));
+    };
     let (tx, mut rx) = tokio::sync::mpsc::channel::<bytes::Bytes>(4);
     let writer = tokio::task::spawn_blocking(move || write(&posix, &id, first.offset, &mut || rx.blocking_recv()));
     let mut broken = None;
@@ -86,7 +89,12 @@ pub(crate) async fn put(posix: Posix, mut parts: Streaming<v1::ArtifactPart>) ->
 }
 
 #[expect(clippy::disallowed_methods, reason = "a shell of its own: streams into a file below the root")]
-fn write(posix: &Posix, id: &v1::ArtifactId, offset: u64, next: &mut dyn FnMut() -> Option<bytes::Bytes>) -> Result<v1::ArtifactState, Status> {
+fn write(
+    posix: &Posix,
+    id: &v1::ArtifactId,
+    offset: u64,
+    next: &mut dyn FnMut() -> Option<bytes::Bytes>,
+) -> Result<v1::ArtifactState, Status> {
     let place = place(posix, id)?;
     let failed = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
@@ -99,7 +107,8 @@ fn write(posix: &Posix, id: &v1::ArtifactId, offset: u64, next: &mut dyn FnMut()
     if let Some(folder) = place.partial.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
-    let mut file = std::fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&place.partial).map_err(failed)?;
+    let mut file =
+        std::fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&place.partial).map_err(failed)?;
     let have = file.metadata().map_err(failed)?.len();
     if have < offset {
         return Err(Status::out_of_range(format!("the sender goes on at byte {offset}, but only {have} bytes are here")));

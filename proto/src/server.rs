@@ -77,7 +77,11 @@ impl Node {
 
     fn find(&self, on: &Subject, name: &str) -> Result<Entry, Status> {
         self.catalogue.find(self.scope(on), name).copied().ok_or_else(|| {
-            let advice = format!("{} agent {} does not know the requirement `{name}`: upgrade the agent", self.agent.role, env!("CARGO_PKG_VERSION"));
+            let advice = format!(
+                "{} agent {} does not know the requirement `{name}`: upgrade the agent",
+                self.agent.role,
+                env!("CARGO_PKG_VERSION")
+            );
             Status::unimplemented(advice)
         })
     }
@@ -123,7 +127,8 @@ pub(crate) fn serve(agent: Agent, posix: Posix, options: &crate::agent::Serve) -
         tracing::info!(node = %node.name, role = node.agent.role, listen = %options.listen, version = env!("CARGO_PKG_VERSION"), "serving");
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<agent_server::AgentServer<Service>>().await;
-        let service = agent_server::AgentServer::new(Service(node)).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+        let service =
+            agent_server::AgentServer::new(Service(node)).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
         tonic::transport::Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -173,7 +178,10 @@ pub(crate) fn accept(listen: SocketAddr) -> Result<mpsc::Receiver<tokio::net::Tc
 }
 
 /// TLS handshakes beside each other, each with a deadline: a silent client holds nobody up.
-fn handshakes(mut sockets: mpsc::Receiver<tokio::net::TcpStream>, config: Arc<rustls::ServerConfig>) -> mpsc::Receiver<std::io::Result<Peer>> {
+fn handshakes(
+    mut sockets: mpsc::Receiver<tokio::net::TcpStream>,
+    config: Arc<rustls::ServerConfig>,
+) -> mpsc::Receiver<std::io::Result<Peer>> {
     let (tx, rx) = mpsc::channel(16);
     let acceptor = tokio_rustls::TlsAcceptor::from(config);
     let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
@@ -194,7 +202,10 @@ fn handshakes(mut sockets: mpsc::Receiver<tokio::net::TcpStream>, config: Arc<ru
 }
 
 /// An authenticated connection; holds its place among the allowed ones until it ends.
-struct Peer(tokio_rustls::server::TlsStream<tokio::net::TcpStream>, #[expect(dead_code, reason = "held, not read")] tokio::sync::OwnedSemaphorePermit);
+struct Peer(
+    tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
+    #[expect(dead_code, reason = "held, not read")] tokio::sync::OwnedSemaphorePermit,
+);
 
 impl tonic::transport::server::Connected for Peer {
     type ConnectInfo = ();
@@ -230,7 +241,11 @@ fn parsed<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> Result<T, S
 }
 
 /// Runs blocking work beside the network thread and measures it.
-async fn blocking<T: Send + 'static>(node: &Arc<Node>, rpc: &'static str, work: impl FnOnce(&Node) -> Result<T, Status> + Send + 'static) -> Result<Response<T>, Status> {
+async fn blocking<T: Send + 'static>(
+    node: &Arc<Node>,
+    rpc: &'static str,
+    work: impl FnOnce(&Node) -> Result<T, Status> + Send + 'static,
+) -> Result<Response<T>, Status> {
     let shared = node.clone();
     let start = node.system.elapsed();
     let result = tokio::task::spawn_blocking(move || work(&shared)).await.map_err(|e| Status::internal(e.to_string())).and_then(|r| r);
@@ -241,7 +256,12 @@ async fn blocking<T: Send + 'static>(node: &Arc<Node>, rpc: &'static str, work: 
 type Events = ReceiverStream<Result<v1::Event, Status>>;
 
 /// Runs an act in the background; what it says is streamed. It goes on when nobody listens any more.
-fn acting(node: &Arc<Node>, rpc: &'static str, on: Subject, act: impl FnOnce(&Node, &mut dyn FnMut(String)) -> Outcome + Send + 'static) -> Response<Events> {
+fn acting(
+    node: &Arc<Node>,
+    rpc: &'static str,
+    on: Subject,
+    act: impl FnOnce(&Node, &mut dyn FnMut(String)) -> Outcome + Send + 'static,
+) -> Response<Events> {
     let (tx, rx) = mpsc::channel(64);
     let node = node.clone();
     tokio::task::spawn_blocking(move || {
@@ -292,7 +312,11 @@ impl agent_server::Agent for Service {
             let mut facts = node.catalogue.facts(node.scope(&on));
             if !request.facts.is_empty() {
                 if let Some(unknown) = request.facts.iter().find(|name| facts.iter().all(|f| f.name != name.as_str())) {
-                    return Err(Status::unimplemented(format!("{} agent {} does not know the fact `{unknown}`: upgrade the agent", node.agent.role, env!("CARGO_PKG_VERSION"))));
+                    return Err(Status::unimplemented(format!(
+                        "{} agent {} does not know the fact `{unknown}`: upgrade the agent",
+                        node.agent.role,
+                        env!("CARGO_PKG_VERSION")
+                    )));
                 }
                 facts.retain(|f| request.facts.iter().any(|name| name == f.name));
             }
@@ -315,7 +339,9 @@ impl agent_server::Agent for Service {
             json => Some(parsed("expectation", json)?),
         };
         let node = self.0.clone();
-        Ok(acting(&node, "Apply", on.clone(), move |node, say| execute::apply(node.system.as_ref(), &entry, &on, &spec, expected.as_ref(), say)))
+        Ok(acting(&node, "Apply", on.clone(), move |node, say| {
+            execute::apply(node.system.as_ref(), &entry, &on, &spec, expected.as_ref(), say)
+        }))
     }
 
     async fn activate(&self, request: Request<v1::ActivateRequest>) -> Result<Response<Events>, Status> {
@@ -325,7 +351,9 @@ impl agent_server::Agent for Service {
             v1::activate_request::What::Reboot(_) => vec![(self.0.agent.reboot)()],
             v1::activate_request::What::Restart(name) => {
                 let known = (self.0.agent.restarts)().into_iter().find(|(known, _)| known == name);
-                known.map(|(_, effects)| effects).ok_or_else(|| Status::unimplemented(format!("the agent knows no restart `{name}`: upgrade the agent")))?
+                known
+                    .map(|(_, effects)| effects)
+                    .ok_or_else(|| Status::unimplemented(format!("the agent knows no restart `{name}`: upgrade the agent")))?
             }
         };
         let reboot = matches!(what, v1::activate_request::What::Reboot(_));

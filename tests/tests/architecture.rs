@@ -1,12 +1,13 @@
 //! The rules of the house, kept by a test: who may depend on what, who may name what, and how long a file may be.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
 use std::path::{Path, PathBuf};
 use vsgpu_tests::lab::workspace;
 
 /// Direct dependencies of a package of ours.
 fn dependencies(package: &str) -> Vec<String> {
-    let metadata = cargo_metadata::MetadataCommand::new().current_dir(workspace()).other_options(vec!["--offline".into()]).no_deps().exec().unwrap();
+    let metadata =
+        cargo_metadata::MetadataCommand::new().current_dir(workspace()).other_options(vec!["--offline".into()]).no_deps().exec().unwrap();
     let package = metadata.packages.iter().find(|p| p.name.as_str() == package).unwrap();
     package.dependencies.iter().filter(|d| d.kind == cargo_metadata::DependencyKind::Normal).map(|d| d.name.clone()).collect()
 }
@@ -40,7 +41,10 @@ fn code(text: &str) -> String {
 #[test]
 fn core_is_pure() {
     for name in dependencies("vsgpu-core") {
-        assert!(["serde", "serde_json", "serde_path_to_error", "schemars", "thiserror", "roxmltree", "strsim"].contains(&name.as_str()), "vsgpu-core depends on {name}");
+        assert!(
+            ["serde", "serde_json", "serde_path_to_error", "schemars", "thiserror", "roxmltree", "strsim"].contains(&name.as_str()),
+            "vsgpu-core depends on {name}"
+        );
     }
     for (path, text) in sources("proto/core") {
         for word in ["std::process", "std::fs", "std::env", "SystemTime", "Instant::", "tokio", "tonic", "nix::"] {
@@ -53,7 +57,10 @@ fn core_is_pure() {
 fn only_the_wire_crate_names_the_wire() {
     for package in ["vsgpu-host-agent", "vsgpu-guest-agent", "vsgpu"] {
         for name in dependencies(package) {
-            assert!(!["tonic", "prost", "rustls", "tokio-rustls", "hyper", "rcgen"].contains(&name.as_str()), "{package} depends on {name}");
+            assert!(
+                !["tonic", "prost", "rustls", "tokio-rustls", "hyper", "rcgen"].contains(&name.as_str()),
+                "{package} depends on {name}"
+            );
         }
     }
 }
@@ -70,7 +77,11 @@ fn requirements_never_see_the_machine() {
     for folder in ["host-agent/src/host", "host-agent/src/vm", "guest-agent/src/guest"] {
         for (path, text) in sources(folder) {
             for word in ["System", "std::process", "std::fs", "std::env", "Instant"] {
-                assert!(!code(&text).split(|c: char| !c.is_alphanumeric() && c != ':').any(|w| w == word), "{}: names {word}", path.display());
+                assert!(
+                    !code(&text).split(|c: char| !c.is_alphanumeric() && c != ':').any(|w| w == word),
+                    "{}: names {word}",
+                    path.display()
+                );
             }
         }
     }
@@ -81,8 +92,16 @@ fn one_place_starts_processes_prints_and_exits() {
     let tests_of = |text: &str| text.split("#[cfg(test)]").next().unwrap_or_default().to_string();
     for (path, text) in product() {
         let (text, is) = (code(&tests_of(&text)), |p: &str| path == Path::new(p));
-        assert!(!text.contains("process::Command") && !text.contains("Process::new(") || is("proto/src/posix.rs"), "{} starts processes", path.display());
-        assert!(!text.contains("println!") || path.starts_with("controller/src/render") || is("proto/src/agent.rs") || is("proto/build.rs"), "{} prints", path.display());
+        assert!(
+            !text.contains("process::Command") && !text.contains("Process::new(") || is("proto/src/posix.rs"),
+            "{} starts processes",
+            path.display()
+        );
+        assert!(
+            !text.contains("println!") || path.starts_with("controller/src/render") || is("proto/src/agent.rs") || is("proto/build.rs"),
+            "{} prints",
+            path.display()
+        );
         assert!(!text.contains("process::exit"), "{} exits", path.display());
         assert!(!["\"sh\"", "\"bash\"", "\"/bin/sh\""].iter().any(|shell| text.contains(shell)), "{} names a shell", path.display());
     }

@@ -1,5 +1,5 @@
 //! Bad input, each with its clear error: fleet files, operator's files, certificates, agents and tools that fail.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
 use serde_json::Value;
 use std::path::Path;
@@ -10,7 +10,8 @@ use vsgpu_tests::sim::state::Fault;
 
 /// What `vsgpu validate` says of a fleet file.
 fn validate(text: &str) -> (Option<i32>, String) {
-    let folder = std::env::temp_dir().join(format!("vsgpu-bad-{}-{:?}", std::process::id(), std::thread::current().id()).replace(['(', ')'], ""));
+    let folder =
+        std::env::temp_dir().join(format!("vsgpu-bad-{}-{:?}", std::process::id(), std::thread::current().id()).replace(['(', ')'], ""));
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("fleet.yaml"), text).unwrap();
     let output = Command::new(programs().join("vsgpu")).args(["validate", "--no-files"]).current_dir(&folder).output().unwrap();
@@ -21,18 +22,39 @@ fn validate(text: &str) -> (Option<i32>, String) {
 #[test]
 fn fleet_files_are_refused_with_place_allowed_values_and_a_suggestion() {
     for (text, wanted) in [
-        ("version: 1\nhosts:\n  esx-01:\n    graphics-type: SharedPassthrough\n", "error: esx-01: graphics-type: unknown value `SharedPassthrough`\n  fleet.yaml:4:20\n  expected `Shared` or `SharedPassthru`\n\nhint: did you mean `SharedPassthru`?\n"),
+        (
+            "version: 1\nhosts:\n  esx-01:\n    graphics-type: SharedPassthrough\n",
+            "error: esx-01: graphics-type: unknown value `SharedPassthrough`\n  fleet.yaml:4:20\n  expected `Shared` or `SharedPassthru`\n\nhint: did you mean `SharedPassthru`?\n",
+        ),
         ("version: 1\nhosts:\n  esx-01:\n    graphic-type: Shared\n", "error: esx-01: unknown key `graphic-type`\n  fleet.yaml:4:5\n"),
         ("version: 1\nhost:\n  esx-01:\n", "error: fleet file: unknown key `host`\n  fleet.yaml:2:1\n"),
-        ("version: 1\nhosts:\n  esx-01:\n    vgpu-manager: { package: x.zip }\n", "error: esx-01: vgpu-manager: missing field `datastore`\n  fleet.yaml:4:19\n"),
-        ("version: 1\nhosts:\n  esx-01:\n    vgpu-manager: { package: x.zip, datastor: ds1 }\n", "unknown key `datastor`\n  fleet.yaml:4:37\n"),
+        (
+            "version: 1\nhosts:\n  esx-01:\n    vgpu-manager: { package: x.zip }\n",
+            "error: esx-01: vgpu-manager: missing field `datastore`\n  fleet.yaml:4:19\n",
+        ),
+        (
+            "version: 1\nhosts:\n  esx-01:\n    vgpu-manager: { package: x.zip, datastor: ds1 }\n",
+            "unknown key `datastor`\n  fleet.yaml:4:37\n",
+        ),
         ("version: 1\nhosts:\n  esx-01:\n    ecc: [1]\n", "error: esx-01: ecc: "),
         ("version: 1\nhosts:\n  esx-01:\n  esx-01:\n", "error: `esx-01` appears twice\n  fleet.yaml:4:3\n  first in line 3\n"),
         ("version: 1\nhosts:\n  esx-[01-03]:\n  esx-02:\n", "error: host `esx-02` appears twice\n  fleet.yaml:4:3\n"),
-        ("version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    host: esx-1\n", "error: vm-01: there is no host `esx-1`\n  fleet.yaml:6:11\n  known hosts: `esx-01`\n\nhint: did you mean `esx-01`?\n"),
-        ("version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    vgpu: [grid_p100-8q]\n", "error: vm-01: `host` is missing\n  fleet.yaml:5:3\n"),
-        ("version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    host: esx-01\n    vgpu: [P100]\n", "error: vm-01: vgpu: [0]: `P100` is no vGPU profile like `grid_p100-8q` or `nvidia_a100-40c`\n  fleet.yaml:7:12\n"),
-        ("version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    host: esx-01\n    guest: { license: { server: a, token: b } }\n", "either `server` (legacy license server) or `token` (NLS) is needed, not both\n  fleet.yaml:7:23\n"),
+        (
+            "version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    host: esx-1\n",
+            "error: vm-01: there is no host `esx-1`\n  fleet.yaml:6:11\n  known hosts: `esx-01`\n\nhint: did you mean `esx-01`?\n",
+        ),
+        (
+            "version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    vgpu: [grid_p100-8q]\n",
+            "error: vm-01: `host` is missing\n  fleet.yaml:5:3\n",
+        ),
+        (
+            "version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    host: esx-01\n    vgpu: [P100]\n",
+            "error: vm-01: vgpu: [0]: `P100` is no vGPU profile like `grid_p100-8q` or `nvidia_a100-40c`\n  fleet.yaml:7:12\n",
+        ),
+        (
+            "version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    host: esx-01\n    guest: { license: { server: a, token: b } }\n",
+            "either `server` (legacy license server) or `token` (NLS) is needed, not both\n  fleet.yaml:7:23\n",
+        ),
         ("version: 2\nhosts:\n  esx-01:\n", "reads fleet files of `version: 1`\n  fleet.yaml:1:10\n"),
         ("hosts:\n  esx-01:\n", "`version: 1` is missing"),
         ("version: 1\nhosts:\n  esx-[3-1]:\n", "must count upwards"),
@@ -44,7 +66,9 @@ fn fleet_files_are_refused_with_place_allowed_values_and_a_suggestion() {
         assert_eq!(status, Some(2), "{text}\n{said}");
         assert!(said.contains(wanted), "{text}\n--- said\n{said}\n--- wanted\n{wanted}");
     }
-    let (status, said) = validate("version: 1\ndefaults:\n  host: { graphics-type: SharedPassthru, ecc: off }\nhosts:\n  esx-[001-100]:\n    address: \"10.0.0.{n}:7443\"\nvms:\n  vm-[0001-1000]:\n    host: esx-[001-100]\n    vgpu: [grid_p100-8q]\n");
+    let (status, said) = validate(
+        "version: 1\ndefaults:\n  host: { graphics-type: SharedPassthru, ecc: off }\nhosts:\n  esx-[001-100]:\n    address: \"10.0.0.{n}:7443\"\nvms:\n  vm-[0001-1000]:\n    host: esx-[001-100]\n    vgpu: [grid_p100-8q]\n",
+    );
     assert_eq!((status, said.as_str()), (Some(0), "fleet.yaml is right: 100 hosts, 1000 VMs, 0 guests, 2200 requirements\n"));
 }
 
@@ -52,20 +76,31 @@ fn lab(name: &str) -> Lab {
     let lab = Lab::new(name);
     lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
     std::fs::create_dir_all(lab.folder.join("files")).unwrap();
-    std::fs::write(lab.folder.join("files/good.zip"), files::bundle("NVD-VMware_ESXi_8.0.0_Driver", "535.183.04-1OEM.800.1.0.20613240", true, 3 << 20)).unwrap();
+    std::fs::write(
+        lab.folder.join("files/good.zip"),
+        files::bundle("NVD-VMware_ESXi_8.0.0_Driver", "535.183.04-1OEM.800.1.0.20613240", true, 3 << 20),
+    )
+    .unwrap();
     lab.write_fleet(&fleet(&lab, "files/good.zip"));
     lab
 }
 
 fn fleet(lab: &Lab, package: &str) -> String {
-    format!("version: 1\ndeadlines: {{ connect-secs: 1 }}\nhosts:\n  esx-01:\n    address: {}\n    vgpu-manager: {{ package: {package}, datastore: datastore1 }}\n", lab.address("esx-01"))
+    format!(
+        "version: 1\ndeadlines: {{ connect-secs: 1 }}\nhosts:\n  esx-01:\n    address: {}\n    vgpu-manager: {{ package: {package}, datastore: datastore1 }}\n",
+        lab.address("esx-01")
+    )
 }
 
 #[test]
 fn operators_files_are_judged_by_their_content() {
     let lab = lab("files");
     let good = std::fs::read(lab.folder.join("files/good.zip")).unwrap();
-    let download = { let mut z = good.clone(); z.truncate(good.len() / 2); z };
+    let download = {
+        let mut z = good.clone();
+        z.truncate(good.len() / 2);
+        z
+    };
     for (name, bytes, wanted) in [
         ("a.zip", b"<html>404 Not Found</html>".to_vec(), "a.zip: this is not a zip file"),
         ("a.vib", b"PK not a vib".to_vec(), "a.vib: this is not a VIB"),
@@ -85,7 +120,10 @@ fn operators_files_are_judged_by_their_content() {
     assert!(said.contains("SHA-256 is ") && said.contains("the fleet file states 0000"), "{said}");
     assert!(lab.expect(2, &["validate", "nowhere.yaml"]).contains("nowhere.yaml: no such file"));
     // A driver that is no self-extracting installer.
-    lab.write_fleet(&fleet(&lab, "files/good.zip").replace("hosts:", "vms:\n  vm-01: { host: esx-01, guest: { driver: { package: files/x.run } } }\nhosts:"));
+    lab.write_fleet(
+        &fleet(&lab, "files/good.zip")
+            .replace("hosts:", "vms:\n  vm-01: { host: esx-01, guest: { driver: { package: files/x.run } } }\nhosts:"),
+    );
     std::fs::write(lab.folder.join("files/x.run"), b"\x7fELF").unwrap();
     assert!(lab.expect(2, &["validate"]).contains("not a self-extracting installer"));
 }
@@ -109,7 +147,9 @@ fn certificates_open_only_what_they_are_for() {
     // A host's certificate in the place of the operator's: our CA, but no operator.
     let thief = lab.folder.join("thief");
     std::fs::create_dir_all(&thief).unwrap();
-    for (from, to) in [("esx-02.host/ca.pem", "ca.pem"), ("esx-02.host/node.pem", "controller.pem"), ("esx-02.host/node.key", "controller.key")] {
+    for (from, to) in
+        [("esx-02.host/ca.pem", "ca.pem"), ("esx-02.host/node.pem", "controller.pem"), ("esx-02.host/node.key", "controller.key")]
+    {
         std::fs::copy(lab.folder.join("pki").join(from), thief.join(to)).unwrap();
     }
     let said = lab.expect(4, &["plan", "--pki", "thief"]);
@@ -139,7 +179,10 @@ fn an_agent_that_is_away_is_said_and_hides_nobody() {
     let lab = lab("away");
     lab.host("esx-02", "8.0.2", vec![files::a100("0000:3b:00.0")]);
     lab.start();
-    lab.write_fleet(&(fleet(&lab, "files/good.zip") + &format!("  esx-02:\n    address: {}\n    assignment-policy: Consolidation\n", lab.address("esx-02"))));
+    lab.write_fleet(
+        &(fleet(&lab, "files/good.zip")
+            + &format!("  esx-02:\n    address: {}\n    assignment-policy: Consolidation\n", lab.address("esx-02"))),
+    );
     lab.stop_agent("esx-01");
     let said = lab.expect(4, &["apply", "--yes"]);
     assert!(said.contains("error: esx-01 at 127.0.0.1:") && said.contains("hint: is the agent running there"), "{said}");
@@ -152,7 +195,14 @@ fn an_agent_that_is_away_is_said_and_hides_nobody() {
 /// The one-shot facts of a host agent.
 fn facts(lab: &Lab, tools: &Path) -> (Value, Duration) {
     let start = Instant::now();
-    let output = Command::new(programs().join("vsgpu-host-agent")).args(["facts", "-o", "json", "--tools"]).arg(tools).arg("--root").arg(lab.machine("esx-01").join("root")).stderr(Stdio::inherit()).output().unwrap();
+    let output = Command::new(programs().join("vsgpu-host-agent"))
+        .args(["facts", "-o", "json", "--tools"])
+        .arg(tools)
+        .arg("--root")
+        .arg(lab.machine("esx-01").join("root"))
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
     assert!(output.status.success());
     (serde_json::from_slice(&output.stdout).unwrap(), start.elapsed())
 }
@@ -173,7 +223,11 @@ fn facts_never_fail_as_a_whole() {
     let (bare, _) = facts(&lab, &empty);
     assert_eq!(bare["esx-version"]["error"]["status"], "no such program");
     // Garbage, a refusal, and 100 MB of output.
-    for (fault, status) in [(Fault::Garbage, "exit status 0"), (Fault::Fail { text: "Connect to localhost failed: Connection failure.\n".into() }, "exit status 1"), (Fault::Flood, "killed after printing more than 8 MiB")] {
+    for (fault, status) in [
+        (Fault::Garbage, "exit status 0"),
+        (Fault::Fail { text: "Connect to localhost failed: Connection failure.\n".into() }, "exit status 1"),
+        (Fault::Flood, "killed after printing more than 8 MiB"),
+    ] {
         lab.change("esx-01", |m| drop(m.faults.insert("esxcli --formatter=xml system version".into(), fault.clone())));
         lab.change("esx-01", |m| drop(m.faults.insert("esxcli system version".into(), fault)));
         let (bad, took) = facts(&lab, &tools);
@@ -207,7 +261,12 @@ fn a_full_disk_while_receiving_keeps_nothing_and_says_so() {
 }
 
 fn walk(folder: &Path) -> u64 {
-    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| if e.path().is_dir() { walk(&e.path()) } else { e.metadata().map_or(0, |m| m.len()) }).sum()
+    std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| if e.path().is_dir() { walk(&e.path()) } else { e.metadata().map_or(0, |m| m.len()) })
+        .sum()
 }
 
 #[test]
@@ -233,5 +292,8 @@ fn an_unknown_requirement_is_said_by_name() {
         let spec = connection.apply(None, "graphics-type", &serde_json::json!("Wrong"), None, second, &mut |_| {}).await.unwrap_err();
         format!("{unknown}\n{spec}")
     });
-    assert!(said.contains("does not know the requirement `warp-drive`: upgrade the agent") && said.contains("unknown value `Wrong`"), "{said}");
+    assert!(
+        said.contains("does not know the requirement `warp-drive`: upgrade the agent") && said.contains("unknown value `Wrong`"),
+        "{said}"
+    );
 }

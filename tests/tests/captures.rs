@@ -26,7 +26,9 @@ fn read(reader: &str, text: &str) -> Result<Value, String> {
         "nvidia-smi-vgpu" => of(serde_json::to_value(nvidia_smi::read_vgpus(text)?)),
         "nvidia-smi-error" => nvidia_smi::failure(text).map(|f| json!({ "cause": f })).ok_or_else(|| "no failure".into()),
         "esxcli-graphics-host" => {
-            let (default_type, policy) = host::host(&esxcli::read(text)?.into_iter().find(|r| r.get("Default Graphics Type").is_some()).ok_or("no `Default Graphics Type`")?)?;
+            let (default_type, policy) = host::host(
+                &esxcli::read(text)?.into_iter().find(|r| r.get("Default Graphics Type").is_some()).ok_or("no `Default Graphics Type`")?,
+            )?;
             Ok(json!({ "default_type": default_type, "assignment_policy": policy }))
         }
         "esxcli-graphics-devices" => of(serde_json::to_value(host::devices(&esxcli::read(text)?)?)),
@@ -34,20 +36,27 @@ fn read(reader: &str, text: &str) -> Result<Value, String> {
         "esxcli-install" => {
             let record = esxcli::read(text)?.into_iter().find(|r| r.get("Message").is_some()).ok_or("no `Message`")?;
             let list = |what: &str| [record.list(&format!("VIBs {what}")), record.list(&format!("Components {what}"))].concat();
-            Ok(json!({ "message": record.need("Message")?, "reboot_required": record.flag("Reboot Required"), "installed": list("Installed"), "removed": list("Removed"), "skipped": list("Skipped") }))
+            Ok(
+                json!({ "message": record.need("Message")?, "reboot_required": record.flag("Reboot Required"), "installed": list("Installed"), "removed": list("Removed"), "skipped": list("Skipped") }),
+            )
         }
         "esxcli-error" => esxcli::refusal(text).map(|r| json!({ "class": r.class, "text": r.text })).ok_or_else(|| "no refusal".into()),
         "esxcli-maintenance" => Ok(json!({ "enabled": host::enabled(&esxcli::read(text)?)? })),
         "esxcli-version" => {
             let record = esxcli::read(text)?.into_iter().find(|r| r.get("Product").is_some()).ok_or("no `Product`")?;
-            Ok(json!({ "product": record.need("Product")?, "version": record.need("Version")?, "build": record.need("Build")?, "update": record.get("Update"), "patch": record.get("Patch") }))
+            Ok(
+                json!({ "product": record.need("Product")?, "version": record.need("Version")?, "build": record.need("Build")?, "update": record.get("Update"), "patch": record.get("Patch") }),
+            )
         }
         "esxcli-pci" => of(serde_json::to_value(host::pci_devices(&esxcli::read(text)?)?)),
         "esxcli-vm-processes" => {
             let vm = |r: &esxcli::Record| json!({ "display_name": r.get("Display Name"), "world_id": r.get("World ID").and_then(|n| n.parse::<u64>().ok()), "config_file": r.get("Config File") });
             Ok(esxcli::read(text)?.iter().map(vm).collect())
         }
-        "vmkload-mod" => Ok(host::modules_loaded(text).into_iter().map(|(name, used, size)| json!({ "name": name, "used": used, "size_kb": size })).collect()),
+        "vmkload-mod" => Ok(host::modules_loaded(text)
+            .into_iter()
+            .map(|(name, used, size)| json!({ "name": name, "used": used, "size_kb": size }))
+            .collect()),
         "vim-getallvms" => of(serde_json::to_value(vim_cmd::all_vms(text)?)),
         "vim-power" => Ok(json!({ "state": vim_cmd::power_state(text)? })),
         "vim-error" => vim_cmd::fault(text).map(|f| json!({ "fault": f.fault, "text": f.text })).ok_or_else(|| "no fault".into()),
@@ -63,8 +72,28 @@ fn read(reader: &str, text: &str) -> Result<Value, String> {
 }
 
 const READERS: [&str; 22] = [
-    "nvidia-smi", "nvidia-smi-vgpu", "nvidia-smi-error", "esxcli-graphics-host", "esxcli-graphics-devices", "esxcli-vibs", "esxcli-install", "esxcli-error", "esxcli-maintenance",
-    "esxcli-version", "esxcli-pci", "esxcli-vm-processes", "vmkload-mod", "vim-getallvms", "vim-power", "vim-error", "vim-dump", "vmx", "gridd-log", "gridd-conf", "installer-log", "devicequery",
+    "nvidia-smi",
+    "nvidia-smi-vgpu",
+    "nvidia-smi-error",
+    "esxcli-graphics-host",
+    "esxcli-graphics-devices",
+    "esxcli-vibs",
+    "esxcli-install",
+    "esxcli-error",
+    "esxcli-maintenance",
+    "esxcli-version",
+    "esxcli-pci",
+    "esxcli-vm-processes",
+    "vmkload-mod",
+    "vim-getallvms",
+    "vim-power",
+    "vim-error",
+    "vim-dump",
+    "vmx",
+    "gridd-log",
+    "gridd-conf",
+    "installer-log",
+    "devicequery",
 ];
 
 /// `#/a` is the length of a list, `text` and `reason` and `errors` are contained, everything else is equal.
@@ -80,7 +109,9 @@ fn differs(value: &Value, pointer: &str, expected: &Value) -> Option<String> {
     let same = match (&found, expected) {
         (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
         (Value::String(a), Value::String(b)) if contained => squeezed(a).contains(&squeezed(b)),
-        (a, Value::Array(wanted)) if pointer == "/errors" => wanted.iter().all(|w| squeezed(&a.to_string()).contains(&squeezed(w.as_str().unwrap_or_default()))),
+        (a, Value::Array(wanted)) if pointer == "/errors" => {
+            wanted.iter().all(|w| squeezed(&a.to_string()).contains(&squeezed(w.as_str().unwrap_or_default())))
+        }
         (a, b) => a == b,
     };
     (!same).then(|| format!("{pointer}: {found}, expected {expected}"))
@@ -122,7 +153,9 @@ fn nvidia_smi_reports_are_read_as_they_stand() {
 
 #[test]
 fn tool_answers_are_read_as_they_stand() {
-    check("tools.json", |entry| (entry["reader"].as_str().unwrap().into(), if entry.get("refused").is_some() { entry.clone() } else { entry["expect"].clone() }));
+    check("tools.json", |entry| {
+        (entry["reader"].as_str().unwrap().into(), if entry.get("refused").is_some() { entry.clone() } else { entry["expect"].clone() })
+    });
 }
 
 /// Every reader over every capture, whole, cut in the middle and with a broken byte: an answer or a refusal, never a panic.

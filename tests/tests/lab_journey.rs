@@ -1,5 +1,5 @@
 //! The main job end to end, on the lab: real processes, real gRPC over mutual TLS, simulated tools.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -19,7 +19,12 @@ fn small(name: &str) -> Lab {
 fn small_fleet(lab: &Lab, more: &str) -> String {
     format!(
         "version: 1\ndeadlines: {{ host-reboot-secs: 20, guest-boot-secs: 20 }}\nhosts:\n  esx-01:\n    address: {}\n    graphics-type: SharedPassthru\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    vgpu: [nvidia_a100-40c]\n    shutdown-secs: 2\n{more}    guest:\n      address: {}\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{}, wait-secs: 3 }}\n      cuda-toolkit: {{ package: files/{} }}\n",
-        lab.address("esx-01"), files::MANAGER_16_6, lab.address("vm-01"), files::DRIVER_16_6, files::TOKEN_FILE, files::CUDA_12_2
+        lab.address("esx-01"),
+        files::MANAGER_16_6,
+        lab.address("vm-01"),
+        files::DRIVER_16_6,
+        files::TOKEN_FILE,
+        files::CUDA_12_2
     )
 }
 
@@ -40,7 +45,13 @@ fn from_bare_hosts_to_cuda_proofs_and_then_nothing() {
     for name in ["esx-01", "esx-02", "vm-01", "vm-02", "vm-03"] {
         assert_eq!(lab.changing_calls(name), Vec::<String>::new(), "{name}");
     }
-    for line in ["esxcli software component apply -d /vmfs/volumes/datastore1/vsgpu/", "enter maintenance mode", "leave maintenance mode", "host reboots", "esxcli graphics host set --default-type SharedPassthru"] {
+    for line in [
+        "esxcli software component apply -d /vmfs/volumes/datastore1/vsgpu/",
+        "enter maintenance mode",
+        "leave maintenance mode",
+        "host reboots",
+        "esxcli graphics host set --default-type SharedPassthru",
+    ] {
         assert!(plan.contains(line), "{line}\n{plan}");
     }
     lab.expect(0, &["apply", "--yes"]);
@@ -70,7 +81,8 @@ fn from_bare_hosts_to_cuda_proofs_and_then_nothing() {
     std::fs::write(lab.folder.join("exported.yaml"), &output.stdout).unwrap();
     lab.expect(0, &["validate", "--no-files", "exported.yaml"]);
     // Secrets stay in their files.
-    let everything = format!("{plan}{verified}{}{}", lab.logs(), std::fs::read_to_string(lab.folder.join(".vsgpu/fleet/run-000001.journal")).unwrap());
+    let everything =
+        format!("{plan}{verified}{}{}", lab.logs(), std::fs::read_to_string(lab.folder.join(".vsgpu/fleet/run-000001.journal")).unwrap());
     assert!(!everything.contains(vsgpu_tests::lab::TOKEN));
 }
 
@@ -120,7 +132,9 @@ fn records(lab: &Lab) -> usize {
 #[test]
 fn an_agent_killed_in_the_middle_of_a_command_is_looked_at_again() {
     let lab = small("agentkill");
-    lab.change("esx-01", |m| drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::sim::state::Fault::Slow { ms: 1500 })));
+    lab.change("esx-01", |m| {
+        drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::sim::state::Fault::Slow { ms: 1500 }))
+    });
     let child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("the install has begun", Duration::from_secs(60), || count(&lab.calls("esx-01"), "component apply") == 1);
     lab.stop_agent("esx-01");
@@ -135,7 +149,9 @@ fn an_agent_killed_in_the_middle_of_a_command_is_looked_at_again() {
 fn a_failed_install_brings_the_host_out_of_maintenance_and_the_vm_back() {
     let lab = small("failed");
     let text = " [InstallationError]\n [Errno 28] No space left on device\n Please refer to the log file for more details.\n";
-    lab.change("esx-01", |m| drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::sim::state::Fault::Fail { text: text.into() })));
+    lab.change("esx-01", |m| {
+        drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::sim::state::Fault::Fail { text: text.into() }))
+    });
     let said = lab.expect(5, &["apply", "--yes"]);
     assert!(said.contains("[InstallationError] [Errno 28] No space left on device"), "{said}");
     assert!(!said.contains("STILL IN MAINTENANCE"), "{said}");
@@ -174,7 +190,16 @@ fn a_stubborn_guest_is_not_unplugged_unless_allowed() {
 #[test]
 fn strangers_on_a_host_are_not_shut_down() {
     let lab = small("stranger");
-    lab.change("esx-01", |m| m.esxi().vms.push(vsgpu_tests::sim::state::Vm { vmid: 9, name: "payroll".into(), datastore: "datastore1".into(), file: "payroll/payroll.vmx".into(), on: true, stubborn: false }));
+    lab.change("esx-01", |m| {
+        m.esxi().vms.push(vsgpu_tests::sim::state::Vm {
+            vmid: 9,
+            name: "payroll".into(),
+            datastore: "datastore1".into(),
+            file: "payroll/payroll.vmx".into(),
+            on: true,
+            stubborn: false,
+        })
+    });
     lab.forget_calls();
     let said = lab.expect(6, &["apply", "--yes"]);
     assert!(said.contains("payroll") && said.contains("not in the fleet file"), "{said}");
@@ -194,7 +219,12 @@ fn a_wrong_license_is_waited_for_and_then_named() {
 fn a_wrong_driver_pair_leaves_the_guest_without_a_gpu_and_says_so() {
     let lab = small("pair");
     std::fs::write(lab.folder.join("files/NVIDIA-Linux-x86_64-580.65.06-grid.run"), files::run_file("nvidia-installer", 1000)).unwrap();
-    lab.write_fleet(&small_fleet(&lab, "").replace(files::DRIVER_16_6, "NVIDIA-Linux-x86_64-580.65.06-grid.run").replace("license: { token", "license: { wait-secs: 1, token").replace(", wait-secs: 3", ""));
+    lab.write_fleet(
+        &small_fleet(&lab, "")
+            .replace(files::DRIVER_16_6, "NVIDIA-Linux-x86_64-580.65.06-grid.run")
+            .replace("license: { token", "license: { wait-secs: 1, token")
+            .replace(", wait-secs: 3", ""),
+    );
     let said = lab.expect(5, &["apply", "--yes"]);
     assert!(said.contains("the NVIDIA driver is loaded, but drives no GPU"), "{said}");
 }
@@ -214,7 +244,9 @@ fn a_saved_plan_runs_exactly_or_not_at_all() {
 #[test]
 fn two_applies_do_not_meet() {
     let lab = small("two");
-    lab.change("esx-01", |m| drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::sim::state::Fault::Slow { ms: 2000 })));
+    lab.change("esx-01", |m| {
+        drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::sim::state::Fault::Slow { ms: 2000 }))
+    });
     let mut first = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     wait_until("the first is at work", Duration::from_secs(60), || count(&lab.calls("esx-01"), "component apply") == 1);
     assert!(lab.expect(6, &["apply", "--yes"]).contains("another `vsgpu apply` is at work"));
@@ -235,13 +267,26 @@ fn metrics_answer_while_nvidia_smi_hangs() {
         socket.read_to_string(&mut text).unwrap();
         text.split_once("\r\n\r\n").unwrap().1.to_string()
     };
-    wait_until("the agents have looked again", Duration::from_secs(30), || scrape("vm-01").contains("vsgpu_license_licensed") && scrape("esx-01").contains("requirement=\"vgpu-manager\""));
+    wait_until("the agents have looked again", Duration::from_secs(30), || {
+        scrape("vm-01").contains("vsgpu_license_licensed") && scrape("esx-01").contains("requirement=\"vgpu-manager\"")
+    });
     let guest = scrape("vm-01");
-    for line in ["vsgpu_up 1", "vsgpu_license_licensed{gpu=\"0000:02:01.0\"} 1", "vsgpu_requirement_met{requirement=\"driver\",vm=\"\"} 1", "vsgpu_guest_cuda_proof_passed 1", "vsgpu_build_info{role=\"guest\""] {
+    for line in [
+        "vsgpu_up 1",
+        "vsgpu_license_licensed{gpu=\"0000:02:01.0\"} 1",
+        "vsgpu_requirement_met{requirement=\"driver\",vm=\"\"} 1",
+        "vsgpu_guest_cuda_proof_passed 1",
+        "vsgpu_build_info{role=\"guest\"",
+    ] {
         assert!(guest.contains(line), "{line}\n{guest}");
     }
     let host = scrape("esx-01");
-    for line in ["vsgpu_host_maintenance_mode 0", "vsgpu_requirement_met{requirement=\"vgpu\",vm=\"vm-01\"} 1", "virtualization_mode=\"Host VGPU\"", "vsgpu_rpcs_total{method=\"Apply\",result=\"ok\"}"] {
+    for line in [
+        "vsgpu_host_maintenance_mode 0",
+        "vsgpu_requirement_met{requirement=\"vgpu\",vm=\"vm-01\"} 1",
+        "virtualization_mode=\"Host VGPU\"",
+        "vsgpu_rpcs_total{method=\"Apply\",result=\"ok\"}",
+    ] {
         assert!(host.contains(line), "{line}\n{host}");
     }
     for page in [&guest, &host] {
@@ -259,7 +304,13 @@ fn metrics_answer_while_nvidia_smi_hangs() {
 /// Prometheus's own lint, where Debian's prometheus package is installed.
 fn promtool(page: &str) {
     use std::io::Write as _;
-    let Ok(mut child) = std::process::Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() else {
+    let Ok(mut child) = std::process::Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+    else {
         println!("SKIPPED: there is no promtool (Debian's package prometheus)");
         return;
     };

@@ -1,7 +1,7 @@
 //! Laws over every requirement of every list, on simulated machines linked into this process: apply then check is Met;
 //! applying twice changes nothing; a crash at every command ends in the same state; what a fact exports checks as Met;
 //! stored formats still read.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -49,13 +49,18 @@ impl Machine {
 impl System for Machine {
     fn run(&self, command: &Command) -> Output {
         let program = command.program.rsplit('/').next().unwrap().to_string();
-        let known = self.folder.join("tools").join(&program).exists() || self.posix.path(&command.program).is_ok_and(|p| p.exists()) || command.also.iter().any(|f| self.posix.path(&format!("{f}/{program}")).is_ok_and(|p| p.exists()));
+        let known = self.folder.join("tools").join(&program).exists()
+            || self.posix.path(&command.program).is_ok_and(|p| p.exists())
+            || command.also.iter().any(|f| self.posix.path(&format!("{f}/{program}")).is_ok_and(|p| p.exists()));
         if !known {
             return Output { ended: Ended::Missing, stdout: String::new(), stderr: String::new() };
         }
         let run = || {
             let (name, args) = match program.as_str() {
-                p if p.ends_with(".run") => (if p.starts_with("cuda") { "cuda-installer" } else { "nvidia-installer" }, [vec![p.to_string()], command.args.clone()].concat()),
+                p if p.ends_with(".run") => (
+                    if p.starts_with("cuda") { "cuda-installer" } else { "nvidia-installer" },
+                    [vec![p.to_string()], command.args.clone()].concat(),
+                ),
                 p => (p, command.args.clone()),
             };
             let answer = sim::run(&self.folder, name, &args);
@@ -128,7 +133,11 @@ fn world(name: &str) -> World {
     std::fs::remove_file(lab.folder.join("lab.sock")).unwrap();
     let text = format!(
         "version: 1\nhosts:\n  esx-01:\n    graphics-type: SharedPassthru\n    assignment-policy: Consolidation\n    ecc: off\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\n    gpu-management-daemon: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    firmware: efi\n    vgpu: [nvidia_a100-40c]\n    guest:\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{} }}\n      cuda-toolkit: {{ package: files/{} }}\n",
-        files::MANAGER_16_6, files::DAEMON_16_6, files::DRIVER_16_6, files::TOKEN_FILE, files::CUDA_12_2
+        files::MANAGER_16_6,
+        files::DAEMON_16_6,
+        files::DRIVER_16_6,
+        files::TOKEN_FILE,
+        files::CUDA_12_2
     );
     lab.write_fleet(&text);
     let mut fleet = vsgpu::spec::read(&lab.folder.join("fleet.yaml")).unwrap();

@@ -3,12 +3,13 @@
 use super::{Ended, FleetArg, block_on, leftovers, now, operator, worst};
 use crate::engine::{self, Summary};
 use crate::error::{Error, Kind};
+use crate::files;
 use crate::fleet::Fleet;
 use crate::inventory::{self, Scope};
 use crate::journal::{self, Journal, Record, Store as _};
 use crate::plan::{self, Plan, Problem};
+use crate::planner;
 use crate::render::{Printer, progress::Progress};
-use crate::files;
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -43,8 +44,13 @@ impl Apply {
         let (status, mut store, problems) = match unfinished {
             Some(run) if !self.abandon => {
                 if run.status.plan.fleet != plan::digest(&fleet) || saved.is_some() {
-                    let error = Error::new(Kind::Blocked, format!("run {} of this fleet is not finished, and it was planned from another fleet file", run.number));
-                    return Err(one(error.hint("finish it with the old fleet file, or give it up: `vsgpu apply --abandon` (plans anew from how the nodes are now)")));
+                    let error = Error::new(
+                        Kind::Blocked,
+                        format!("run {} of this fleet is not finished, and it was planned from another fleet file", run.number),
+                    );
+                    return Err(one(error.hint(
+                        "finish it with the old fleet file, or give it up: `vsgpu apply --abandon` (plans anew from how the nodes are now)",
+                    )));
                 }
                 printer.note(&format!("going on with run {}, which was not finished", run.number));
                 (run.status, Journal::reopen(&run.path, run.good_bytes).map_err(one)?, vec![])
@@ -60,7 +66,10 @@ impl Apply {
                     let errors: Vec<Error> = problems.into_iter().map(|p| p.error).collect();
                     printer.errors(&errors);
                     if errors.is_empty() {
-                        printer.answer(&json!({ "steps": 0, "done": 0, "changed": false }), &format!("nothing to do: {} requirements are met", plan.met));
+                        printer.answer(
+                            &json!({ "steps": 0, "done": 0, "changed": false }),
+                            &format!("nothing to do: {} requirements are met", plan.met),
+                        );
                     }
                     return Ok(worst(&errors));
                 }
@@ -68,10 +77,13 @@ impl Apply {
                     return Err(one(Error::new(Kind::Usage, "not confirmed; nothing was changed")));
                 }
                 let left = leftovers(&fleet)?;
-                let record = Record::Planned { at: now(), plan: Box::new(plan), in_maintenance: left.in_maintenance, stopped: left.stopped };
+                let record =
+                    Record::Planned { at: now(), plan: Box::new(plan), in_maintenance: left.in_maintenance, stopped: left.stopped };
                 let mut store = Journal::create(&folder, journal::next_number(&folder).map_err(one)?).map_err(one)?;
                 store.append(&record).map_err(one)?;
-                let run = journal::latest(&folder).map_err(one)?.ok_or_else(|| one(Error::new(Kind::Internal, "the run that was just written cannot be read")))?;
+                let run = journal::latest(&folder)
+                    .map_err(one)?
+                    .ok_or_else(|| one(Error::new(Kind::Internal, "the run that was just written cannot be read")))?;
                 (run.status, store, problems)
             }
         };
@@ -88,7 +100,9 @@ impl Apply {
         if self.file.extension().is_none_or(|e| e != "json") {
             return Ok(None);
         }
-        let wrong = |why: String| vec![Error::new(Kind::Usage, format!("{}: {why}", self.file.display())).hint("make a new one with `vsgpu plan --out FILE`")];
+        let wrong = |why: String| {
+            vec![Error::new(Kind::Usage, format!("{}: {why}", self.file.display())).hint("make a new one with `vsgpu plan --out FILE`")]
+        };
         let text = files::read_text(&self.file, 1 << 30).map_err(|e| vec![e])?;
         let saved: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(format!("this is no saved plan: {e}")))?;
         if saved["plan"]["version"] != plan::VERSION {
@@ -98,14 +112,25 @@ impl Apply {
     }
 
     /// Plans from how the world is now; a saved plan must still be the same.
-    fn fresh(&self, fleet: &Fleet, operator: &vsgpu_proto::client::Operator, saved: Option<&Plan>) -> Result<(Plan, Vec<Problem>), Vec<Error>> {
+    fn fresh(
+        &self,
+        fleet: &Fleet,
+        operator: &vsgpu_proto::client::Operator,
+        saved: Option<&Plan>,
+    ) -> Result<(Plan, Vec<Problem>), Vec<Error>> {
         let inventory = block_on(inventory::gather(fleet, operator, Scope::WishedAndRemembered, &|_| true))?;
-        let (fresh, problems) = plan::plan(fleet, &inventory, &leftovers(fleet)?);
+        let (fresh, problems) = planner::plan(fleet, &inventory, &leftovers(fleet)?);
         if let Some(saved) = saved {
-            let differing = fresh.steps.iter().zip(&saved.steps).find(|(new, old)| new != old).map(|(new, _)| format!("step {}: {} {}", new.id, new.node, new.title));
+            let differing = fresh
+                .steps
+                .iter()
+                .zip(&saved.steps)
+                .find(|(new, old)| new != old)
+                .map(|(new, _)| format!("step {}: {} {}", new.id, new.node, new.title));
             if fresh.fleet != saved.fleet || fresh.steps != saved.steps {
                 let error = Error::new(Kind::Blocked, "the saved plan no longer fits the fleet: nothing was changed");
-                let what = differing.unwrap_or_else(|| format!("{} steps would be needed now, the plan has {}", fresh.steps.len(), saved.steps.len()));
+                let what = differing
+                    .unwrap_or_else(|| format!("{} steps would be needed now, the plan has {}", fresh.steps.len(), saved.steps.len()));
                 return Err(vec![error.detail(format!("first difference: {what}")).hint("look at the new plan: `vsgpu plan`")]);
             }
         }
@@ -115,7 +140,12 @@ impl Apply {
     fn report(&self, printer: &Printer, fleet: &Fleet, plan: &Plan, summary: &Summary, problems: Vec<Problem>) -> Ended {
         let failed: Vec<_> = summary.failed.iter().map(|(step, error)| json!({ "step": step, "error": error })).collect();
         let answer = json!({ "steps": plan.steps.len(), "done": summary.done, "failed": failed, "skipped": summary.skipped, "changed": summary.changed });
-        let text = format!("{} of {} steps done{}", summary.done, plan.steps.len(), if summary.skipped > 0 { format!(", {} left out", summary.skipped) } else { String::new() });
+        let text = format!(
+            "{} of {} steps done{}",
+            summary.done,
+            plan.steps.len(),
+            if summary.skipped > 0 { format!(", {} left out", summary.skipped) } else { String::new() }
+        );
         printer.answer(&answer, &text);
         let mut errors: Vec<Error> = summary.failed.iter().map(|(_, e)| e.clone()).collect();
         let blocked = problems.into_iter().map(|p| p.error);
@@ -124,10 +154,15 @@ impl Apply {
         let left = journal::latest(&fleet.state_folder()).ok().flatten().map(|run| run.status.leftovers()).unwrap_or_default();
         for host in left.in_maintenance {
             let error = Error::new(Kind::Failed, format!("{host} IS STILL IN MAINTENANCE MODE"));
-            errors.push(error.hint("`vsgpu apply` brings it out when it answers; by hand: `esxcli system maintenanceMode set --enable false`"));
+            errors.push(
+                error.hint("`vsgpu apply` brings it out when it answers; by hand: `esxcli system maintenanceMode set --enable false`"),
+            );
         }
         for vm in left.stopped {
-            errors.push(Error::new(Kind::Failed, format!("{vm} was shut down and could not be started again")).hint("`vsgpu apply` starts it when its host allows it"));
+            errors.push(
+                Error::new(Kind::Failed, format!("{vm} was shut down and could not be started again"))
+                    .hint("`vsgpu apply` starts it when its host allows it"),
+            );
         }
         printer.errors(&errors);
         Ok(worst(&errors))

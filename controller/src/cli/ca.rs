@@ -30,7 +30,9 @@ impl Ca {
         #[expect(clippy::disallowed_methods, reason = "the edge: certificates carry dates")]
         pki::init(&folder, std::time::SystemTime::now()).map_err(|e| vec![e.into()])?;
         let shown = folder.display();
-        let text = format!("{shown}: CA and the operator's certificate are made; keep ca.key and controller.key secret\nnext: vsgpu cert issue NODE --role host|guest --pki {shown}");
+        let text = format!(
+            "{shown}: CA and the operator's certificate are made; keep ca.key and controller.key secret\nnext: vsgpu cert issue NODE --role host|guest --pki {shown}"
+        );
         printer.answer(&json!({ "folder": folder }), &text);
         Ok(Exit::Done)
     }

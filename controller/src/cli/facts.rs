@@ -28,7 +28,8 @@ impl Facts {
             }]);
         }
         let operator = operator(&fleet)?;
-        let inventory = block_on(inventory::gather(&fleet, &operator, Scope::All, &|id| self.node.is_empty() || self.node.contains(&id.name)))?;
+        let inventory =
+            block_on(inventory::gather(&fleet, &operator, Scope::All, &|id| self.node.is_empty() || self.node.contains(&id.name)))?;
         let (json, text) = report::facts(&inventory);
         printer.answer(&json, &text);
         let mut errors: Vec<Error> = inventory.nodes.into_values().filter_map(Result::err).collect();

@@ -22,7 +22,12 @@ use std::process::ExitCode;
 use vsgpu_proto::client::Operator;
 
 #[derive(Parser)]
-#[command(name = "vsgpu", version, about = "GPUs on VMware vSphere, from a bare ESXi host to a CUDA program that provably ran in a VM", disable_help_subcommand = true)]
+#[command(
+    name = "vsgpu",
+    version,
+    about = "GPUs on VMware vSphere, from a bare ESXi host to a CUDA program that provably ran in a VM",
+    disable_help_subcommand = true
+)]
 struct Cli {
     /// Output format of the answer on stdout
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]

@@ -23,7 +23,7 @@ impl Plan {
         let fleet = self.fleet.read(true)?;
         let operator = operator(&fleet)?;
         let inventory = block_on(inventory::gather(&fleet, &operator, Scope::Wished, &|_| true))?;
-        let (plan, problems) = crate::plan::plan(&fleet, &inventory, &leftovers(&fleet)?);
+        let (plan, problems) = crate::planner::plan(&fleet, &inventory, &leftovers(&fleet)?);
         let text = match (plan.steps.is_empty(), problems.is_empty()) {
             (true, false) => "nothing was planned: see the errors".into(),
             _ => plan::text(&plan),

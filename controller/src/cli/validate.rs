@@ -20,8 +20,16 @@ impl Validate {
         let fleet = self.fleet.read(!self.no_files)?;
         let guests = fleet.vms.iter().filter(|vm| vm.guest.is_some()).count();
         let wishes: usize = fleet.wishes().values().map(|w| w.len()).sum();
-        let text = format!("{} is right: {} hosts, {} VMs, {guests} guests, {wishes} requirements", fleet.file.display(), fleet.hosts.len(), fleet.vms.len());
-        printer.answer(&json!({ "valid": true, "hosts": fleet.hosts.len(), "vms": fleet.vms.len(), "guests": guests, "requirements": wishes }), &text);
+        let text = format!(
+            "{} is right: {} hosts, {} VMs, {guests} guests, {wishes} requirements",
+            fleet.file.display(),
+            fleet.hosts.len(),
+            fleet.vms.len()
+        );
+        printer.answer(
+            &json!({ "valid": true, "hosts": fleet.hosts.len(), "vms": fleet.vms.len(), "guests": guests, "requirements": wishes }),
+            &text,
+        );
         Ok(Exit::Done)
     }
 }

@@ -59,7 +59,11 @@ fn costs(plan: &Plan) -> String {
         _ => false,
     };
     let reboots = |sure: bool, kind: NodeKind| {
-        let reboot = |s: &&Step| matches!(&s.work, Work::Activate { restart: None, .. }) && (s.node.kind == NodeKind::Guest) == (kind == NodeKind::Guest) && s.change.contains("only if") != sure;
+        let reboot = |s: &&Step| {
+            matches!(&s.work, Work::Activate { restart: None, .. })
+                && (s.node.kind == NodeKind::Guest) == (kind == NodeKind::Guest)
+                && s.change.contains("only if") != sure
+        };
         plan.steps.iter().filter(reboot).count()
     };
     let mut parts = vec![format!("{} on {}", count(plan.steps.len(), "step", "steps"), count(distinct(&|_| true), "node", "nodes"))];

@@ -21,14 +21,26 @@ impl Progress {
     pub fn new(printer: &Printer, plan: &Plan) -> Self {
         let labels: Vec<_> = plan.steps.iter().map(|s| (s.node.to_string(), s.title.clone())).collect();
         let width = labels.iter().map(|(node, _)| node.len()).max().unwrap_or(0);
-        Self { format: printer.format(), labels, width, bars: printer.live().then(MultiProgress::new), running: BTreeMap::new(), finished: 0 }
+        Self {
+            format: printer.format(),
+            labels,
+            width,
+            bars: printer.live().then(MultiProgress::new),
+            running: BTreeMap::new(),
+            finished: 0,
+        }
     }
 
     fn line(&self, step: usize, text: &str) -> String {
         let (node, title) = &self.labels[step - 1];
         let total = self.labels.len();
         let digits = total.to_string().len();
-        format!("[{:>digits$}/{total}] {node:width$}  {title}{}{text}", self.finished, if text.is_empty() { "" } else { ": " }, width = self.width)
+        format!(
+            "[{:>digits$}/{total}] {node:width$}  {title}{}{text}",
+            self.finished,
+            if text.is_empty() { "" } else { ": " },
+            width = self.width
+        )
     }
 
     fn print(&self, text: &str) {

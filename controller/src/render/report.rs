@@ -85,7 +85,13 @@ pub fn verify(fleet: &Fleet, checks: &[Check]) -> (Value, String) {
     let unmet: Vec<&Check> = checks.iter().filter(|c| !c.met).collect();
     let mut text = String::new();
     if !unmet.is_empty() {
-        let row = |c: &&Check| vec![c.node.to_string(), c.requirement.clone(), format!("{}{}", c.is, c.wants.as_ref().map(|w| format!(" -> {w}")).unwrap_or_default())];
+        let row = |c: &&Check| {
+            vec![
+                c.node.to_string(),
+                c.requirement.clone(),
+                format!("{}{}", c.is, c.wants.as_ref().map(|w| format!(" -> {w}")).unwrap_or_default()),
+            ]
+        };
         text += &format!("not as wished:\n{}\n\n", columns(&unmet.iter().map(row).collect::<Vec<_>>()));
     }
     let mut by_guest: std::collections::BTreeMap<&str, Vec<&Check>> = std::collections::BTreeMap::new();
@@ -108,7 +114,15 @@ pub fn verify(fleet: &Fleet, checks: &[Check]) -> (Value, String) {
     };
     let rows: Vec<Vec<String>> = proofs
         .iter()
-        .map(|p| vec![p["vm"].as_str().unwrap_or_default().into(), format!("on {}", p["host"].as_str().unwrap_or_default()), word(&p["driver"], "driver "), word(&p["license"], ""), word(&p["proof"], "")])
+        .map(|p| {
+            vec![
+                p["vm"].as_str().unwrap_or_default().into(),
+                format!("on {}", p["host"].as_str().unwrap_or_default()),
+                word(&p["driver"], "driver "),
+                word(&p["license"], ""),
+                word(&p["proof"], ""),
+            ]
+        })
         .collect();
     if !rows.is_empty() {
         text += &format!("{}\n\n", columns(&rows));
@@ -134,7 +148,13 @@ pub fn status(run: Option<&Stored>) -> (Value, String) {
         "given up"
     };
     let left = status.leftovers();
-    let steps: Vec<Value> = status.plan.steps.iter().zip(&status.steps).map(|(step, state)| json!({ "step": step.id, "node": step.node, "title": step.title, "state": state })).collect();
+    let steps: Vec<Value> = status
+        .plan
+        .steps
+        .iter()
+        .zip(&status.steps)
+        .map(|(step, state)| json!({ "step": step.id, "node": step.node, "title": step.title, "state": state }))
+        .collect();
     let json = json!({ "run": run.number, "begun": status.begun, "ended": status.ended, "state": state, "steps": steps, "in-maintenance": left.in_maintenance, "stopped": left.stopped });
     let row = |(step, state): (&crate::plan::Step, &StepState)| {
         let (word, note) = match state {

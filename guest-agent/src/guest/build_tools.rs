@@ -79,14 +79,20 @@ impl Requirement for BuildTools {
 
     fn check(_: &Wish, fact: &BuildToolsFact) -> Verdict {
         let wants = format!("gcc, make, headers of {}", fact.kernel);
-        let lacks: Vec<&str> = [("compiler", fact.compiler), ("kernel headers", fact.headers)].iter().filter(|(_, there)| !there).map(|(name, _)| *name).collect();
+        let lacks: Vec<&str> = [("compiler", fact.compiler), ("kernel headers", fact.headers)]
+            .iter()
+            .filter(|(_, there)| !there)
+            .map(|(name, _)| *name)
+            .collect();
         if lacks.is_empty() {
             return Verdict::met(format!("{wants}{}", if fact.dkms { ", DKMS" } else { "" }));
         }
         let is = format!("no {}", lacks.join(", no "));
         match Family::of(&fact.os_release) {
             Some(family) => Verdict::unmet(is, wants, family.install_build_tools(&fact.kernel)),
-            None => Verdict::blocked(format!("{is}, and this distribution's package tool is not known"), format!("install {wants} yourself")),
+            None => {
+                Verdict::blocked(format!("{is}, and this distribution's package tool is not known"), format!("install {wants} yourself"))
+            }
         }
     }
 

@@ -72,9 +72,18 @@ impl Fact for CudaProofFact {
         vec![Probe::Read(RECORD.into()), Probe::Read(DRIVER.into()), Probe::BootId]
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let none = Self { at: None, this_boot: false, commands: vec![], device_query: DeviceQuery::default(), vector_add_passed: false, failure: None };
+        let none = Self {
+            at: None,
+            this_boot: false,
+            commands: vec![],
+            device_query: DeviceQuery::default(),
+            vector_add_passed: false,
+            failure: None,
+        };
         // A record that cannot be read is no proof; the next run replaces it.
-        let Some(record) = seen.file(RECORD)?.and_then(|t| serde_json::from_str::<Record>(t).ok()).filter(|r| r.version == 1 && r.outputs.len() == 2) else {
+        let Some(record) =
+            seen.file(RECORD)?.and_then(|t| serde_json::from_str::<Record>(t).ok()).filter(|r| r.version == 1 && r.outputs.len() == 2)
+        else {
             return Ok(none);
         };
         let [query, add] = [&record.outputs[0], &record.outputs[1]];
@@ -130,7 +139,11 @@ impl Requirement for CudaProof {
         } else {
             return Verdict::met(format!("{gpu}, deviceQuery PASS, vectorAdd PASSED"));
         };
-        Verdict::unmet(is, "deviceQuery PASS, vectorAdd PASSED", vec![Effect::Record { commands, path: RECORD.into(), beside: DRIVER.into() }])
+        Verdict::unmet(
+            is,
+            "deviceQuery PASS, vectorAdd PASSED",
+            vec![Effect::Record { commands, path: RECORD.into(), beside: DRIVER.into() }],
+        )
     }
 
     fn as_spec(fact: &CudaProofFact) -> Option<CudaProofSpec> {

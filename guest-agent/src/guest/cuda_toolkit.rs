@@ -36,7 +36,7 @@ fn version_files(name: &str) -> [String; 2] {
     ["version.json", "version.txt"].map(|file| format!("{FOLDER}/{name}/{file}"))
 }
 
-fn installations<'a>(seen: &'a Evidence) -> Vec<&'a str> {
+fn installations(seen: &Evidence) -> Vec<&str> {
     seen.names(FOLDER).unwrap_or_default().into_iter().filter(|n| n.starts_with("cuda")).take(16).collect()
 }
 
@@ -52,7 +52,9 @@ impl Fact for CudaToolkitFact {
         let mut versions = vec![];
         for name in installations(seen) {
             let [json, text] = version_files(name).map(|path| seen.file(&path).ok().flatten());
-            let from_json = json.and_then(|j| serde_json::from_str::<serde_json::Value>(j).ok()).and_then(|v| v["cuda"]["version"].as_str().map(String::from));
+            let from_json = json
+                .and_then(|j| serde_json::from_str::<serde_json::Value>(j).ok())
+                .and_then(|v| v["cuda"]["version"].as_str().map(String::from));
             let from_text = text.and_then(|t| t.trim().strip_prefix("CUDA Version ").map(String::from));
             versions.extend(from_json.or(from_text));
         }
@@ -86,7 +88,10 @@ impl Requirement for CudaToolkit {
 
     fn check(spec: &CudaToolkitSpec, fact: &CudaToolkitFact) -> Verdict {
         let Some(wanted) = spec.package.version() else {
-            return Verdict::blocked(format!("the CUDA version of {} is not known", spec.package.file_name()), "keep NVIDIA's own file name: cuda_12.2.2_535.104.05_linux.run");
+            return Verdict::blocked(
+                format!("the CUDA version of {} is not known", spec.package.file_name()),
+                "keep NVIDIA's own file name: cuda_12.2.2_535.104.05_linux.run",
+            );
         };
         // nvcc alone states no patch number; where the files state one it must be the same.
         let same = |v: &String| v == wanted || (v.split('.').count() == 2 && *v == release_of(wanted));

@@ -55,21 +55,27 @@ pub struct InstallerLog {
 /// Reads nvidia-installer.log (also of an uninstallation). An `ERROR` line alone is no failure: some are survived.
 pub fn installer_log(text: &str) -> InstallerLog {
     let (mut outcome, mut version, mut errors) = ("unknown", None, vec![]);
-    let find = |line: &str| line.split([' ', '(', ')', ',']).map(|w| w.trim_end_matches('.')).find(|w| w.parse::<DriverVersion>().is_ok()).map(String::from);
+    let find = |line: &str| {
+        line.split([' ', '(', ')', ',']).map(|w| w.trim_end_matches('.')).find(|w| w.parse::<DriverVersion>().is_ok()).map(String::from)
+    };
     let mut lines = text.lines().map(str::trim).peekable();
     while let Some(line) = lines.next() {
         let line = line.trim_start_matches("-> ").trim();
         if line.contains("Installation has failed") {
             outcome = "failed";
-        } else if (line.contains("Installation of") && line.contains("is now complete")) || (line.contains("Uninstallation of") && line.contains("is complete")) {
+        } else if (line.contains("Installation of") && line.contains("is now complete"))
+            || (line.contains("Uninstallation of") && line.contains("is complete"))
+        {
             outcome = "success";
             version = find(line).or(version);
-        } else if line.starts_with("Installing NVIDIA driver version") || line.starts_with("Installing 'NVIDIA Accelerated Graphics Driver") {
+        } else if line.starts_with("Installing NVIDIA driver version") || line.starts_with("Installing 'NVIDIA Accelerated Graphics Driver")
+        {
             version = find(line).or(version);
         }
         if let Some(error) = line.strip_prefix("ERROR:") {
             // The sentence goes on in indented lines; the first continuation is enough to know it by.
-            let more = lines.peek().filter(|l| !l.is_empty() && !l.starts_with("ERROR") && !l.starts_with("->")).copied().unwrap_or_default();
+            let more =
+                lines.peek().filter(|l| !l.is_empty() && !l.starts_with("ERROR") && !l.starts_with("->")).copied().unwrap_or_default();
             errors.push(format!("{} {more}", error.trim()).trim().to_string());
         }
     }
@@ -116,7 +122,10 @@ impl Requirement for Driver {
 
     fn check(spec: &DriverSpec, fact: &DriverFact) -> Verdict {
         let Some(wanted) = spec.package.version() else {
-            return Verdict::blocked(format!("the driver version of {} is not known", spec.package.file_name()), "keep NVIDIA's own file name: NVIDIA-Linux-x86_64-535.183.01-grid.run");
+            return Verdict::blocked(
+                format!("the driver version of {} is not known", spec.package.file_name()),
+                "keep NVIDIA's own file name: NVIDIA-Linux-x86_64-535.183.01-grid.run",
+            );
         };
         let of_wanted = fact.installer.as_ref().filter(|log| log.version.as_deref() == Some(wanted));
         let failed = of_wanted.is_some_and(|log| log.outcome == "failed");
@@ -129,7 +138,10 @@ impl Requirement for Driver {
             (None, _) => "absent".into(),
         };
         if fact.gpu_on_bus == Some(false) {
-            return Verdict::blocked("there is no NVIDIA GPU on the PCI bus of this VM", "give the VM a vGPU (`vgpu:` in the fleet file) and start it");
+            return Verdict::blocked(
+                "there is no NVIDIA GPU on the PCI bus of this VM",
+                "give the VM a vGPU (`vgpu:` in the fleet file) and start it",
+            );
         }
         let mut args = vec!["--silent", "--accept-license"];
         if fact.dkms {
@@ -142,7 +154,8 @@ impl Requirement for Driver {
     fn as_spec(fact: &DriverFact) -> Option<DriverSpec> {
         let version = fact.version.clone().filter(|_| !fact.gpus.is_empty())?;
         let held = Held { name: "NVIDIA-Linux-x86_64".into(), version: version.clone() };
-        let package = Artifact { artifact: format!("NVIDIA-Linux-x86_64-{version}.run"), sha256: None, size: None, kind: None, holds: vec![held] };
+        let package =
+            Artifact { artifact: format!("NVIDIA-Linux-x86_64-{version}.run"), sha256: None, size: None, kind: None, holds: vec![held] };
         Some(DriverSpec { package })
     }
 
@@ -157,12 +170,27 @@ mod tests {
 
     fn spec() -> DriverSpec {
         let held = Held { name: "NVIDIA-Linux-x86_64".into(), version: "535.183.01".into() };
-        DriverSpec { package: Artifact { artifact: "f/NVIDIA-Linux-x86_64-535.183.01-grid.run".into(), sha256: Some("cd".repeat(32)), size: Some(1), kind: None, holds: vec![held] } }
+        DriverSpec {
+            package: Artifact {
+                artifact: "f/NVIDIA-Linux-x86_64-535.183.01-grid.run".into(),
+                sha256: Some("cd".repeat(32)),
+                size: Some(1),
+                kind: None,
+                holds: vec![held],
+            },
+        }
     }
 
     fn fact(version: Option<&str>, log: &str) -> DriverFact {
         let gpus = version.map(|_| "GRID P100-8Q".to_string()).into_iter().collect();
-        DriverFact { version: version.map(Into::into), gpus, smi_failure: version.is_none().then(|| "no such program".into()), installer: Some(installer_log(log)), dkms: true, gpu_on_bus: Some(true) }
+        DriverFact {
+            version: version.map(Into::into),
+            gpus,
+            smi_failure: version.is_none().then(|| "no such program".into()),
+            installer: Some(installer_log(log)),
+            dkms: true,
+            gpu_on_bus: Some(true),
+        }
     }
 
     const GOOD: &str = "Installing NVIDIA driver version 535.183.01.\n-> Installation of the NVIDIA Accelerated Graphics Driver for Linux-x86_64 (version: 535.183.01) is now complete.\n";
@@ -175,7 +203,10 @@ mod tests {
         match Driver::check(&spec(), &fact(None, "")) {
             Verdict::Unmet { effects, is, .. } => {
                 assert_eq!(is, "absent");
-                assert_eq!(effects[0].to_string(), "/var/lib/vsgpu/artifacts/cdcdcdcdcdcdcdcd/NVIDIA-Linux-x86_64-535.183.01-grid.run --silent --accept-license --dkms");
+                assert_eq!(
+                    effects[0].to_string(),
+                    "/var/lib/vsgpu/artifacts/cdcdcdcdcdcdcdcd/NVIDIA-Linux-x86_64-535.183.01-grid.run --silent --accept-license --dkms"
+                );
             }
             other => panic!("{other:?}"),
         }

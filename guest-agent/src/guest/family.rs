@@ -31,12 +31,19 @@ impl Family {
         let run = |program: &str, args: &[&str]| Effect::run(Command::new(program, args.iter().copied()).within(PACKAGES_SECS));
         match self {
             Self::Debian => {
-                let quiet = |args: &[&str]| Effect::run(Command::new("apt-get", args.iter().copied()).within(PACKAGES_SECS).env("DEBIAN_FRONTEND", "noninteractive"));
+                let quiet = |args: &[&str]| {
+                    Effect::run(
+                        Command::new("apt-get", args.iter().copied()).within(PACKAGES_SECS).env("DEBIAN_FRONTEND", "noninteractive"),
+                    )
+                };
                 let headers = format!("linux-headers-{kernel}");
                 vec![quiet(&["update"]), quiet(&["install", "-y", "--no-install-recommends", "gcc", "make", "libc6-dev", "dkms", &headers])]
             }
             Self::RedHat => vec![run("dnf", &["install", "-y", "gcc", "make", &format!("kernel-devel-{kernel}")])],
-            Self::Suse => vec![run("zypper", &["--non-interactive", "install", "gcc", "make", &format!("kernel-default-devel={}", kernel.trim_end_matches("-default"))])],
+            Self::Suse => vec![run(
+                "zypper",
+                &["--non-interactive", "install", "gcc", "make", &format!("kernel-default-devel={}", kernel.trim_end_matches("-default"))],
+            )],
         }
     }
 

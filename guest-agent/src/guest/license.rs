@@ -59,7 +59,10 @@ struct Unchecked {
 impl TryFrom<Unchecked> for LicenseSpec {
     type Error = String;
     fn try_from(raw: Unchecked) -> Result<Self, String> {
-        let named = |name: &Option<String>| name.as_ref().is_none_or(|n| !n.is_empty() && n.len() < 256 && n.chars().all(|c| c.is_ascii_alphanumeric() || ".-_:[]".contains(c)));
+        let named = |name: &Option<String>| {
+            name.as_ref()
+                .is_none_or(|n| !n.is_empty() && n.len() < 256 && n.chars().all(|c| c.is_ascii_alphanumeric() || ".-_:[]".contains(c)))
+        };
         if raw.server.is_some() == raw.token.is_some() {
             return Err("either `server` (legacy license server) or `token` (NLS) is needed, not both".into());
         }
@@ -71,7 +74,15 @@ impl TryFrom<Unchecked> for LicenseSpec {
             return Err(format!("feature-type {feature_type} is none of 0, 1, 2, 4"));
         }
         let Unchecked { server, port, backup_server, backup_port, token, .. } = raw;
-        Ok(Self { server, port, backup_server, backup_port, token, feature_type, wait_secs: raw.wait_secs.unwrap_or(License::SETTLE_SECS).min(3600) })
+        Ok(Self {
+            server,
+            port,
+            backup_server,
+            backup_port,
+            token,
+            feature_type,
+            wait_secs: raw.wait_secs.unwrap_or(License::SETTLE_SECS).min(3600),
+        })
     }
 }
 
@@ -119,8 +130,18 @@ pub struct GriddOutcome {
 pub fn gridd_outcome(text: &str) -> GriddOutcome {
     let mut last = GriddOutcome { outcome: "unknown", product: None, reason: None };
     // A missing gridd.conf is harmless with NLS, so `Failed to open` decides nothing.
-    let failures = ["Failed to acquire license", "Failed to return license", "Failed to setup", "Failed to decode", "Failed to read configurations", "Failed to register client",
-        "Unable to fetch the client configuration token", "Invalid feature type", "Failed to update local trusted store", "clock windback"];
+    let failures = [
+        "Failed to acquire license",
+        "Failed to return license",
+        "Failed to setup",
+        "Failed to decode",
+        "Failed to read configurations",
+        "Failed to register client",
+        "Unable to fetch the client configuration token",
+        "Invalid feature type",
+        "Failed to update local trusted store",
+        "clock windback",
+    ];
     for line in text.lines() {
         let outcome = if line.contains("License acquired successfully") {
             "licensed"
@@ -136,10 +157,12 @@ pub fn gridd_outcome(text: &str) -> GriddOutcome {
         let said = line.split("nvidia-gridd[").last().and_then(|l| l.split_once("]: ")).map_or(line, |(_, said)| said).trim();
         // `(Info: SERVER, PRODUCT; Expiry: ...)` or `(Info: SERVER; PRODUCT)`.
         let info = line.split_once("(Info: ").map(|(_, info)| info.trim_end_matches(')'));
-        let product = info.filter(|_| outcome != "returned").and_then(|info| info.split([';', ',']).map(str::trim).find(|part| {
-            let part = part.split(" - Error").next().unwrap_or_default();
-            (part.starts_with("NVIDIA") || part.starts_with("GRID") || part.starts_with("Quadro")) && !part.contains("://")
-        }));
+        let product = info.filter(|_| outcome != "returned").and_then(|info| {
+            info.split([';', ',']).map(str::trim).find(|part| {
+                let part = part.split(" - Error").next().unwrap_or_default();
+                (part.starts_with("NVIDIA") || part.starts_with("GRID") || part.starts_with("Quadro")) && !part.contains("://")
+            })
+        });
         let product = product.map(|p| p.split(" - Error").next().unwrap_or(p).to_string());
         last = GriddOutcome { outcome, product, reason: (outcome == "failed").then(|| said.to_string()) };
     }
@@ -169,8 +192,14 @@ impl Fact for LicenseFact {
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let report = nvidia_smi::report(seen);
         let gpus = report.as_ref().map(|r| r.gpus.as_slice()).unwrap_or_default();
-        let hash = |name: &str| seen.text(&Probe::Hash(format!("{TOKENS}/{name}"))).ok().flatten().map(|h| (name.to_string(), h.to_string()));
-        let mentioned = |text: &str| text.lines().filter_map(|l| l.trim().trim_start_matches('#').trim().split_once('=')).map(|(key, _)| key.trim().to_string()).collect();
+        let hash =
+            |name: &str| seen.text(&Probe::Hash(format!("{TOKENS}/{name}"))).ok().flatten().map(|h| (name.to_string(), h.to_string()));
+        let mentioned = |text: &str| {
+            text.lines()
+                .filter_map(|l| l.trim().trim_start_matches('#').trim().split_once('='))
+                .map(|(key, _)| key.trim().to_string())
+                .collect()
+        };
         let said = gridd_outcome(seen.stdout_if_ok(&journal()).unwrap_or_default());
         Ok(Self {
             conf: seen.file(CONF)?.map(String::from),
@@ -202,7 +231,8 @@ impl LicenseSpec {
 /// The file with our keys set and everything else as it was.
 fn edited(conf: &str, values: &[(&str, Option<String>)]) -> String {
     let key_of = |line: &str| gridd_values(line).into_keys().next();
-    let mut out: Vec<String> = conf.lines().filter(|l| key_of(l).is_none_or(|key| values.iter().all(|(k, _)| *k != key))).map(String::from).collect();
+    let mut out: Vec<String> =
+        conf.lines().filter(|l| key_of(l).is_none_or(|key| values.iter().all(|(k, _)| *k != key))).map(String::from).collect();
     out.extend(values.iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?))));
     out.join("\n") + "\n"
 }
@@ -224,21 +254,32 @@ impl Requirement for License {
             return Verdict::waits(fact.smi_failure.clone().unwrap_or_default(), "Licensed");
         }
         let values = spec.values();
-        let missing = fact.template_keys.as_ref().and_then(|known| values.iter().take(4).find(|(key, value)| value.is_some() && !known.iter().any(|k| k == key)));
+        let missing = fact
+            .template_keys
+            .as_ref()
+            .and_then(|known| values.iter().take(4).find(|(key, value)| value.is_some() && !known.iter().any(|k| k == key)));
         if let Some((key, _)) = missing {
-            return Verdict::blocked(format!("this driver's {TEMPLATE} does not know `{key}`"), "drivers from release 15 on need `token:` (NLS) instead of a legacy server");
+            return Verdict::blocked(
+                format!("this driver's {TEMPLATE} does not know `{key}`"),
+                "drivers from release 15 on need `token:` (NLS) instead of a legacy server",
+            );
         }
         let has = gridd_values(fact.conf.as_deref().unwrap_or_default());
         let configured = values.iter().all(|(key, value)| has.get(*key).filter(|v| !v.is_empty()) == value.as_ref());
         let wished_hash = spec.token.as_ref().and_then(|t| t.sha256.as_deref());
-        let token_there = spec.token_name().is_none_or(|name| fact.tokens.get(name).is_some_and(|hash| wished_hash.is_none_or(|w| w == hash)));
+        let token_there =
+            spec.token_name().is_none_or(|name| fact.tokens.get(name).is_some_and(|hash| wished_hash.is_none_or(|w| w == hash)));
         let licensed = !fact.statuses.is_empty() && fact.statuses.iter().all(|s| is_licensed(s));
         if configured && token_there && licensed {
             return Verdict::met(format!("{}{}", fact.statuses[0], fact.product.as_ref().map(|p| format!(", {p}")).unwrap_or_default()));
         }
         let mut effects = vec![];
         if !configured {
-            effects.push(Effect::Write { path: CONF.into(), contents: edited(fact.conf.as_deref().unwrap_or_default(), &values), mode: 0o644 });
+            effects.push(Effect::Write {
+                path: CONF.into(),
+                contents: edited(fact.conf.as_deref().unwrap_or_default(), &values),
+                mode: 0o644,
+            });
         }
         if let (Some(token), false) = (&spec.token, token_there) {
             effects.push(Effect::Copy { from: token.stored(None), to: format!("{TOKENS}/{}", token.file_name()), mode: 0o744 });
@@ -258,7 +299,13 @@ impl Requirement for License {
         let has = gridd_values(fact.conf.as_deref().unwrap_or_default());
         let text = |key: &str| has.get(key).filter(|v| !v.is_empty()).cloned();
         let token = fact.tokens.iter().next().filter(|_| text("ServerAddress").is_none());
-        let token = token.map(|(name, hash)| Artifact { artifact: name.clone(), sha256: Some(hash.clone()), size: None, kind: None, holds: vec![] });
+        let token = token.map(|(name, hash)| Artifact {
+            artifact: name.clone(),
+            sha256: Some(hash.clone()),
+            size: None,
+            kind: None,
+            holds: vec![],
+        });
         let raw = Unchecked {
             server: text("ServerAddress"),
             port: text("ServerPort").and_then(|p| p.parse().ok()),
@@ -317,7 +364,9 @@ mod tests {
         let conf = "# ours\nEnableUI=TRUE\nServerAddress=old\nFeatureType=0\n";
         match License::check(&wish, &fact(conf, "Unlicensed")) {
             Verdict::Unmet { effects, .. } => match &effects[0] {
-                Effect::Write { contents, .. } => assert_eq!(contents, "# ours\nEnableUI=TRUE\nServerAddress=lic2\nServerPort=7070\nFeatureType=1\n"),
+                Effect::Write { contents, .. } => {
+                    assert_eq!(contents, "# ours\nEnableUI=TRUE\nServerAddress=lic2\nServerPort=7070\nFeatureType=1\n")
+                }
                 other => panic!("{other:?}"),
             },
             other => panic!("{other:?}"),
@@ -326,7 +375,11 @@ mod tests {
 
     #[test]
     fn a_server_or_a_token_but_one_of_them() {
-        assert!(spec("{}").is_err() && spec(r#"{"server": "a", "token": "b.tok"}"#).is_err() && spec(r#"{"server": "a", "feature-type": 3}"#).is_err());
+        assert!(
+            spec("{}").is_err()
+                && spec(r#"{"server": "a", "token": "b.tok"}"#).is_err()
+                && spec(r#"{"server": "a", "feature-type": 3}"#).is_err()
+        );
         assert!(spec(r#"{"server": "a b"}"#).is_err(), "a line break or blank in a name would write other keys");
         assert!(spec(r#"{"token": "t.tok"}"#).is_ok());
     }

@@ -35,6 +35,10 @@ pub fn all() -> Catalogue {
             Entry::of::<cuda_toolkit::CudaToolkit>(Guest),
             Entry::of::<cuda_proof::CudaProof>(Guest),
         ],
-        extra_facts: vec![FactEntry::of::<system::Os>(Guest), FactEntry::of::<system::PciGpus>(Guest), FactEntry::of::<system::Gpus>(Guest)],
+        extra_facts: vec![
+            FactEntry::of::<system::Os>(Guest),
+            FactEntry::of::<system::PciGpus>(Guest),
+            FactEntry::of::<system::Gpus>(Guest),
+        ],
     }
 }

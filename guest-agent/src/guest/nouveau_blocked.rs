@@ -50,11 +50,19 @@ impl Fact for NouveauFact {
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let modules = seen.file("/proc/modules")?.unwrap_or_default();
-        let blocks = |path: &String| seen.file(path).ok().flatten().is_some_and(|t| t.lines().any(|l| l.split_whitespace().eq(["blacklist", "nouveau"])));
-        let files: Vec<String> = seen.names(FOLDER)?.iter().filter(|n| n.ends_with(".conf")).take(64).map(|n| format!("{FOLDER}/{n}")).collect();
+        let blocks = |path: &String| {
+            seen.file(path).ok().flatten().is_some_and(|t| t.lines().any(|l| l.split_whitespace().eq(["blacklist", "nouveau"])))
+        };
+        let files: Vec<String> =
+            seen.names(FOLDER)?.iter().filter(|n| n.ends_with(".conf")).take(64).map(|n| format!("{FOLDER}/{n}")).collect();
         let blocked_by = files.into_iter().find(blocks);
         let initramfs_stale = blocked_by.as_deref() == Some(FILE) && !seen.file(FILE)?.unwrap_or_default().contains(REBUILT.trim_end());
-        Ok(Self { loaded: modules.lines().any(|l| l.starts_with("nouveau ")), blocked_by, initramfs_stale, os_release: os_release(seen)?.into() })
+        Ok(Self {
+            loaded: modules.lines().any(|l| l.starts_with("nouveau ")),
+            blocked_by,
+            initramfs_stale,
+            os_release: os_release(seen)?.into(),
+        })
     }
 }
 
@@ -82,7 +90,10 @@ impl Requirement for NouveauBlocked {
             return Verdict::pending(is, "blocked");
         }
         let Some(family) = Family::of(&fact.os_release) else {
-            return Verdict::blocked("this distribution's initramfs tool is not known", "blacklist nouveau in /etc/modprobe.d and rebuild the initramfs yourself");
+            return Verdict::blocked(
+                "this distribution's initramfs tool is not known",
+                "blacklist nouveau in /etc/modprobe.d and rebuild the initramfs yourself",
+            );
         };
         let write = |contents: String| Effect::Write { path: FILE.into(), contents, mode: 0o644 };
         Verdict::unmet(is, "blocked", vec![write(CONTENT.into()), family.rebuild_initramfs(), write(format!("{CONTENT}{REBUILT}"))])
@@ -99,7 +110,12 @@ mod tests {
 
     #[test]
     fn a_power_cut_before_the_initramfs_was_rebuilt_is_seen() {
-        let fact = |loaded, blocked_by: Option<&str>, initramfs_stale| NouveauFact { loaded, blocked_by: blocked_by.map(Into::into), initramfs_stale, os_release: "ID=debian".into() };
+        let fact = |loaded, blocked_by: Option<&str>, initramfs_stale| NouveauFact {
+            loaded,
+            blocked_by: blocked_by.map(Into::into),
+            initramfs_stale,
+            os_release: "ID=debian".into(),
+        };
         let effects = |fact: &NouveauFact| match NouveauBlocked::check(&Wish::Blocked, fact) {
             Verdict::Unmet { effects, .. } => effects.len(),
             Verdict::Met { .. } => 99,

@@ -21,7 +21,11 @@ pub struct Os {
 /// The running kernel.
 pub(crate) fn kernel(seen: &Evidence) -> Result<String, Unreadable> {
     let kernel = seen.text(&Probe::KernelRelease)?.unwrap_or_default();
-    if kernel.is_empty() || kernel.contains('/') { Err(Unreadable::new("the release of the running kernel is not known")) } else { Ok(kernel.into()) }
+    if kernel.is_empty() || kernel.contains('/') {
+        Err(Unreadable::new("the release of the running kernel is not known"))
+    } else {
+        Ok(kernel.into())
+    }
 }
 
 /// os-release; a guest without one is no Linux that we know.
@@ -80,7 +84,9 @@ impl PciGpus {
         if seen.text(&Probe::List(BUS.into()))?.is_none() {
             return Ok(None);
         }
-        let id = |address: &str, file: &str| seen.file(&format!("{BUS}/{address}/{file}")).ok().flatten().map(|t| t.trim().trim_start_matches("0x").to_lowercase());
+        let id = |address: &str, file: &str| {
+            seen.file(&format!("{BUS}/{address}/{file}")).ok().flatten().map(|t| t.trim().trim_start_matches("0x").to_lowercase())
+        };
         let gpu = |address: &str| {
             // Display controllers only (03xx): the audio function of a board is no GPU.
             let display = id(address, "class").is_none_or(|class| class.starts_with("03"));

@@ -58,7 +58,8 @@ impl Fact for EccFact {
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         Ok(match nvidia_smi::report(seen) {
             Ok(report) => {
-                let gpu = |g: &vsgpu_core::nvidia_smi::Gpu| GpuEcc { bus_id: g.bus_id.clone(), current: g.ecc_current, pending: g.ecc_pending };
+                let gpu =
+                    |g: &vsgpu_core::nvidia_smi::Gpu| GpuEcc { bus_id: g.bus_id.clone(), current: g.ecc_current, pending: g.ecc_pending };
                 Self { gpus: report.gpus.iter().map(gpu).collect(), driver_version: report.driver_version, smi_failure: None }
             }
             // Before the vGPU manager is loaded this is how a healthy host looks.
@@ -130,7 +131,11 @@ mod tests {
     use super::*;
 
     fn fact(version: &str, current: Option<bool>, pending: Option<bool>) -> EccFact {
-        EccFact { driver_version: Some(version.into()), gpus: vec![GpuEcc { bus_id: "0000:3b:00.0".into(), current, pending }], smi_failure: None }
+        EccFact {
+            driver_version: Some(version.into()),
+            gpus: vec![GpuEcc { bus_id: "0000:3b:00.0".into(), current, pending }],
+            smi_failure: None,
+        }
     }
 
     #[test]
@@ -139,7 +144,10 @@ mod tests {
             Verdict::Unmet { effects, .. } => assert_eq!(effects[0].to_string(), "nvidia-smi -i 0 -e 0"),
             other => panic!("{other:?}"),
         }
-        assert_eq!(Ecc::check(&Wish::Auto, &fact("390.42", Some(true), Some(false))), Verdict::pending("off pending on 0000:3b:00.0", "off"));
+        assert_eq!(
+            Ecc::check(&Wish::Auto, &fact("390.42", Some(true), Some(false))),
+            Verdict::pending("off pending on 0000:3b:00.0", "off")
+        );
         assert!(Ecc::check(&Wish::Auto, &fact("390.42", None, None)).is_met(), "a GPU without ECC");
         assert!(Ecc::check(&Wish::Auto, &fact("535.183.04", Some(true), Some(true))).is_met());
         assert!(matches!(Ecc::check(&Wish::On, &fact("390.42", Some(true), Some(true))), Verdict::Blocked { .. }));

@@ -47,7 +47,13 @@ impl Fact for EsxVersion {
         ask::single(&Self::ASK, seen, |record| {
             let need = |name| record.need(name).map(String::from);
             let text = |name| record.get(name).map(String::from);
-            Ok(Self { product: need("Product")?, version: need("Version")?, build: need("Build")?, update: text("Update"), patch: text("Patch") })
+            Ok(Self {
+                product: need("Product")?,
+                version: need("Version")?,
+                build: need("Build")?,
+                update: text("Update"),
+                patch: text("Patch"),
+            })
         })
     }
 }
@@ -79,7 +85,11 @@ impl Fact for HostSummary {
         let output = seen.output(&Self::ask())?;
         let summary = vim_cmd::dump(seen.stdout(&Self::ask())?).map_err(|why| Unreadable::of(&Self::ask(), output, why))?;
         let boot_time = summary["runtime"]["bootTime"].as_str().map(String::from);
-        Ok(Self { reboot_required: summary["rebootRequired"].as_bool(), in_maintenance_mode: summary["runtime"]["inMaintenanceMode"].as_bool(), boot_time })
+        Ok(Self {
+            reboot_required: summary["rebootRequired"].as_bool(),
+            in_maintenance_mode: summary["runtime"]["inMaintenanceMode"].as_bool(),
+            boot_time,
+        })
     }
 }
 

@@ -39,13 +39,17 @@ impl Requirement for GpuManagementDaemon {
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
     const SETTLE_SECS: u32 = 0;
     const IMPLIED_BY: Option<(&'static str, &'static str)> = None;
-    const EXAMPLE: &'static str = r#"{"package": "files/nvd-gpu-mgmt-daemon_535.183.04-1OEM.700.1.0.15843807_23867204.zip", "datastore": "datastore1"}"#;
+    const EXAMPLE: &'static str =
+        r#"{"package": "files/nvd-gpu-mgmt-daemon_535.183.04-1OEM.700.1.0.15843807_23867204.zip", "datastore": "datastore1"}"#;
     type Spec = PackageSpec;
     type Fact = GpuManagementDaemonFact;
 
     fn check(spec: &PackageSpec, GpuManagementDaemonFact(packages): &GpuManagementDaemonFact) -> Verdict {
         let Some(version) = spec.package.version() else {
-            return Verdict::blocked(format!("the version of {} is not known", spec.package.file_name()), "use NVIDIA's own file with its own name");
+            return Verdict::blocked(
+                format!("the version of {} is not known", spec.package.file_name()),
+                "use NVIDIA's own file with its own name",
+            );
         };
         if packages.has(&spec.package) {
             return Verdict::met(version);
@@ -65,7 +69,8 @@ impl Requirement for GpuManagementDaemon {
     fn as_spec(GpuManagementDaemonFact(packages): &GpuManagementDaemonFact) -> Option<PackageSpec> {
         let vib = packages.rival(is_daemon)?;
         let held = Held { name: vib.name.clone(), version: vib.version.clone() };
-        let package = Artifact { artifact: format!("{}_{}.vib", vib.name, vib.version), sha256: None, size: None, kind: None, holds: vec![held] };
+        let package =
+            Artifact { artifact: format!("{}_{}.vib", vib.name, vib.version), sha256: None, size: None, kind: None, holds: vec![held] };
         Some(PackageSpec { package, datastore: "datastore1".into(), downgrade: false })
     }
 

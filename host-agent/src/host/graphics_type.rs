@@ -134,7 +134,15 @@ mod tests {
     use super::*;
 
     fn fact(default: &str, active: &[&str]) -> HostGraphics {
-        let device = |t: &&str| GraphicsDevice { bdf: "0000:3b:00.0".into(), vendor: None, device: None, module: None, graphics_type: t.to_string(), memory_kib: None, vms: None };
+        let device = |t: &&str| GraphicsDevice {
+            bdf: "0000:3b:00.0".into(),
+            vendor: None,
+            device: None,
+            module: None,
+            graphics_type: t.to_string(),
+            memory_kib: None,
+            vms: None,
+        };
         HostGraphics { default_type: default.into(), assignment_policy: "Performance".into(), devices: active.iter().map(device).collect() }
     }
 
@@ -145,7 +153,10 @@ mod tests {
             Verdict::Unmet { effects, .. } => assert_eq!(effects[0].to_string(), "esxcli graphics host set --default-type SharedPassthru"),
             other => panic!("{other:?}"),
         }
-        assert_eq!(check(&fact("SharedPassthru", &["Shared"])), Verdict::pending("SharedPassthru configured, 0000:3b:00.0 still Shared", "SharedPassthru"));
+        assert_eq!(
+            check(&fact("SharedPassthru", &["Shared"])),
+            Verdict::pending("SharedPassthru configured, 0000:3b:00.0 still Shared", "SharedPassthru")
+        );
         assert!(check(&fact("SharedPassthru", &["SharedPassthru", "Direct"])).is_met());
     }
 }

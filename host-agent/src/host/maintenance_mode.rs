@@ -68,7 +68,10 @@ impl Requirement for MaintenanceMode {
         }
         if spec.on() && !fact.running.is_empty() {
             let names = fact.running.join(", ");
-            return Verdict::blocked(format!("maintenance mode cannot be entered while VMs run: {names}"), "shut them down or move them to another host");
+            return Verdict::blocked(
+                format!("maintenance mode cannot be entered while VMs run: {names}"),
+                "shut them down or move them to another host",
+            );
         }
         let enable = if spec.on() { "true" } else { "false" };
         let mut args = vec!["system", "maintenanceMode", "set", "--enable", enable];

@@ -8,7 +8,12 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
     let fact = |name: &str| facts.get(name).and_then(|f| f.as_ref().ok());
     let mut all = vec![];
     if let Some(enabled) = fact("maintenance-mode").and_then(|f| f["enabled"].as_bool()) {
-        all.push(Sample { name: "host_maintenance_mode", help: "1: the host is in maintenance mode", labels: vec![], value: f64::from(enabled) });
+        all.push(Sample {
+            name: "host_maintenance_mode",
+            help: "1: the host is in maintenance mode",
+            labels: vec![],
+            value: f64::from(enabled),
+        });
     }
     if let Some(graphics) = fact("host-graphics") {
         let configured = graphics["default_type"].as_str().unwrap_or_default().to_string();

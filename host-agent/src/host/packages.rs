@@ -56,7 +56,9 @@ const STAGED: [&str; 4] = ["software", "vib", "list", "--rebooting-image"];
 
 /// Reads `software vib list` (and `component list`, which has the same columns that matter).
 pub fn vibs(records: &[vsgpu_core::esxcli::Record]) -> Result<Vec<Vib>, String> {
-    let vib = |r: &vsgpu_core::esxcli::Record| Ok(Vib { name: r.need("Name")?.into(), version: r.need("Version")?.into(), vendor: r.get("Vendor").unwrap_or_default().into() });
+    let vib = |r: &vsgpu_core::esxcli::Record| {
+        Ok(Vib { name: r.need("Name")?.into(), version: r.need("Version")?.into(), vendor: r.get("Vendor").unwrap_or_default().into() })
+    };
     records.iter().map(vib).collect()
 }
 

@@ -53,7 +53,10 @@ impl Fact for VgpuManagerFact {
             packages: Packages::parse(seen)?,
             module_loaded: loaded,
             driver_version: report.as_ref().ok().and_then(|r| r.driver_version.clone()),
-            modes: report.as_ref().map(|r| r.gpus.iter().map(|g| (g.bus_id.clone(), g.virtualization_mode.clone())).collect()).unwrap_or_default(),
+            modes: report
+                .as_ref()
+                .map(|r| r.gpus.iter().map(|g| (g.bus_id.clone(), g.virtualization_mode.clone())).collect())
+                .unwrap_or_default(),
             smi_failure: report.err().map(|e| e.message),
         })
     }
@@ -96,13 +99,17 @@ impl Requirement for VgpuManager {
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
     const SETTLE_SECS: u32 = 120;
     const IMPLIED_BY: Option<(&'static str, &'static str)> = None;
-    const EXAMPLE: &'static str = r#"{"package": "files/NVD-VGPU-800_535.183.04-1OEM.800.1.0.20613240_23867204.zip", "datastore": "datastore1"}"#;
+    const EXAMPLE: &'static str =
+        r#"{"package": "files/NVD-VGPU-800_535.183.04-1OEM.800.1.0.20613240_23867204.zip", "datastore": "datastore1"}"#;
     type Spec = PackageSpec;
     type Fact = VgpuManagerFact;
 
     fn check(spec: &PackageSpec, fact: &VgpuManagerFact) -> Verdict {
         let Some(version) = spec.package.version() else {
-            return Verdict::blocked(format!("the version of {} is not known", spec.package.file_name()), "use NVIDIA's own file with its own name");
+            return Verdict::blocked(
+                format!("the version of {} is not known", spec.package.file_name()),
+                "use NVIDIA's own file with its own name",
+            );
         };
         let wants = version.to_string();
         if fact.packages.has(&spec.package) {
@@ -130,7 +137,8 @@ impl Requirement for VgpuManager {
         let vib = fact.packages.rival(is_manager)?;
         let held = vsgpu_core::artifact::Held { name: vib.name.clone(), version: vib.version.clone() };
         // The file itself is not on the host any more under a name we could know; its name is the VIB's.
-        let package = Artifact { artifact: format!("{}_{}.vib", vib.name, vib.version), sha256: None, size: None, kind: None, holds: vec![held] };
+        let package =
+            Artifact { artifact: format!("{}_{}.vib", vib.name, vib.version), sha256: None, size: None, kind: None, holds: vec![held] };
         Some(PackageSpec { package, datastore: "datastore1".into(), downgrade: false })
     }
 
@@ -141,13 +149,14 @@ impl Requirement for VgpuManager {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::packages::Vib;
+    use super::*;
     use vsgpu_core::artifact::{Held, Kind};
 
     fn spec(version: &str, kind: Kind) -> PackageSpec {
         let held = Held { name: "NVIDIA-vGPU".into(), version: format!("{version}-1OEM.800.1.0.20613240") };
-        let package = Artifact { artifact: "f/x.zip".into(), sha256: Some("ab".repeat(32)), size: Some(1), kind: Some(kind), holds: vec![held] };
+        let package =
+            Artifact { artifact: "f/x.zip".into(), sha256: Some("ab".repeat(32)), size: Some(1), kind: Some(kind), holds: vec![held] };
         PackageSpec { package, datastore: "ds1".into(), downgrade: false }
     }
 

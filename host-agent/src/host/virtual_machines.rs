@@ -61,7 +61,8 @@ impl Fact for VirtualMachines {
         let listed = vim_cmd::all_vms(text).map_err(|why| Unreadable::of(&all_vms(), output, why))?;
         let running = running(seen)?;
         // The process list names the datastore by its id, the inventory by its name: the end of the path is the same.
-        let runs = |vm: &vim_cmd::ListedVm| running.iter().any(|(name, file)| *name == vm.name && (file.is_empty() || file.ends_with(&vm.file)));
+        let runs =
+            |vm: &vim_cmd::ListedVm| running.iter().any(|(name, file)| *name == vm.name && (file.is_empty() || file.ends_with(&vm.file)));
         let vm = |vm: &vim_cmd::ListedVm| VirtualMachine { vmid: vm.vmid, name: vm.name.clone(), vmx: vmx_path(vm), running: runs(vm) };
         Ok(Self { vms: listed.iter().map(vm).collect() })
     }

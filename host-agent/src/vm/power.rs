@@ -72,7 +72,10 @@ impl Requirement for Power {
                 };
                 Verdict::unmet(is, "on", vec![start])
             }
-            (PowerState::Off, "suspended") => Verdict::blocked("the VM is suspended; powering it off would lose its memory", "resume it and shut it down, or discard the suspended state"),
+            (PowerState::Off, "suspended") => Verdict::blocked(
+                "the VM is suspended; powering it off would lose its memory",
+                "resume it and shut it down, or discard the suspended state",
+            ),
             (PowerState::Off, is) => {
                 let stop = Effect::RunUntil {
                     command: command("vmsvc/power.shutdown"),

@@ -121,15 +121,22 @@ mod tests {
     #[test]
     fn removed_vgpus_leave_no_key() {
         let before = fact(&[
-            ("pciPassthru0.present", "TRUE"), ("pciPassthru0.virtualDev", "vmiop"), ("pciPassthru0.vgpu", "grid_p100-8q"),
-            ("pciPassthru1.present", "TRUE"), ("pciPassthru1.vgpu", "grid_p100-8q"), ("pciPassthru1.pciSlotNumber", "64"),
+            ("pciPassthru0.present", "TRUE"),
+            ("pciPassthru0.virtualDev", "vmiop"),
+            ("pciPassthru0.vgpu", "grid_p100-8q"),
+            ("pciPassthru1.present", "TRUE"),
+            ("pciPassthru1.vgpu", "grid_p100-8q"),
+            ("pciPassthru1.pciSlotNumber", "64"),
         ]);
         assert!(Vgpu::check(&wish(&["grid_p100-8q", "grid_p100-8q"]), &before).is_met());
         match Vgpu::check(&wish(&["grid_p100-4q"]), &before) {
             Verdict::Unmet { effects, is, .. } => {
                 assert_eq!(is, "grid_p100-8q + grid_p100-8q");
                 let text = effects[1].to_string();
-                assert!(text.contains("pciPassthru0.vgpu = \"grid_p100-4q\"") && text.contains("drop pcipassthru1.pcislotnumber"), "{text}");
+                assert!(
+                    text.contains("pciPassthru0.vgpu = \"grid_p100-4q\"") && text.contains("drop pcipassthru1.pcislotnumber"),
+                    "{text}"
+                );
             }
             other => panic!("{other:?}"),
         }

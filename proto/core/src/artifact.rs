@@ -115,8 +115,7 @@ impl<'de> Deserialize<'de> for Artifact {
                 Ok(Artifact { artifact: path.into(), sha256: None, size: None, kind: None, holds: vec![] })
             }
             fn visit_map<M: serde::de::MapAccess<'de>>(self, map: M) -> Result<Artifact, M::Error> {
-                let Long { artifact, sha256, size, kind, holds } =
-                    Long::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                let Long { artifact, sha256, size, kind, holds } = Long::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
                 Ok(Artifact { artifact, sha256: sha256.map(|s| s.to_lowercase()), size, kind, holds })
             }
         }

@@ -97,7 +97,13 @@ impl Entry {
         }
         fn read_spec<R: Requirement>(value: &Value) -> Result<Value, SpecError> {
             let spec: R::Spec = serde_path_to_error::deserialize(value).map_err(|e| explain(value, &e))?;
-            let unwritable = |e: serde_json::Error| SpecError { path: vec![], at_key: false, message: e.to_string(), expected: vec![], suggestion: None };
+            let unwritable = |e: serde_json::Error| SpecError {
+                path: vec![],
+                at_key: false,
+                message: e.to_string(),
+                expected: vec![],
+                suggestion: None,
+            };
             serde_json::to_value(spec).map_err(unwritable)
         }
         fn check<R: Requirement>(spec: &Value, fact: &Value) -> Result<Verdict, String> {
@@ -142,7 +148,8 @@ fn explain(root: &Value, error: &serde_path_to_error::Error<serde_json::Error>) 
     let expected = words(right);
     let found = words(said).into_iter().next();
     let kind = ["unknown variant", "unknown field"].into_iter().find(|k| said.starts_with(k));
-    let suggestion = found.as_deref().filter(|_| kind.is_some()).and_then(|f| nearest(f, expected.iter().map(String::as_str))).map(String::from);
+    let suggestion =
+        found.as_deref().filter(|_| kind.is_some()).and_then(|f| nearest(f, expected.iter().map(String::as_str))).map(String::from);
     let message = match (kind, &found) {
         (Some("unknown variant"), Some(found)) => format!("unknown value `{found}`"),
         (Some(_), Some(found)) => format!("unknown key `{found}`"),
@@ -150,10 +157,10 @@ fn explain(root: &Value, error: &serde_path_to_error::Error<serde_json::Error>) 
     };
     let at_key = kind == Some("unknown field");
     // The path of an unknown field may or may not end with its name already.
-    if let (true, Some(found)) = (at_key, &found) {
-        if path.last() != Some(found) {
-            path.push(found.clone());
-        }
+    if let (true, Some(found)) = (at_key, &found)
+        && path.last() != Some(found)
+    {
+        path.push(found.clone());
     }
     let mut place = root;
     path.retain(|step| {

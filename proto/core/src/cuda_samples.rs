@@ -23,7 +23,8 @@ pub struct DeviceQuery {
 /// Reads deviceQuery's output.
 pub fn device_query(text: &str) -> DeviceQuery {
     let after = |mark: &str| text.find(mark).map(|at| text[at + mark.len()..].trim_start());
-    let word = |mark: &str| after(mark).and_then(|rest| rest.split([',', ' ', '\n', '\r']).next()).filter(|w| !w.is_empty()).map(str::to_string);
+    let word =
+        |mark: &str| after(mark).and_then(|rest| rest.split([',', ' ', '\n', '\r']).next()).filter(|w| !w.is_empty()).map(str::to_string);
     let result = text.lines().rev().map(str::trim).find_map(|line| line.strip_prefix("Result = ")).map(|r| r.trim().to_string());
     let devices = word("NumDevs = ").or_else(|| word("Detected ")).and_then(|n| n.parse().ok());
     let first = text.lines().map(str::trim).find_map(|line| {

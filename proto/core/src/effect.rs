@@ -27,13 +27,7 @@ pub struct Command {
 impl Command {
     /// A command with the default deadline of 60 s.
     pub fn new<A: Into<String>>(program: impl Into<String>, args: impl IntoIterator<Item = A>) -> Self {
-        Self {
-            program: program.into(),
-            args: args.into_iter().map(Into::into).collect(),
-            env: vec![],
-            also: vec![],
-            timeout_secs: 60,
-        }
+        Self { program: program.into(), args: args.into_iter().map(Into::into).collect(), env: vec![], also: vec![], timeout_secs: 60 }
     }
 
     /// The same with another deadline, in seconds.

@@ -59,7 +59,10 @@ pub fn refusal(text: &str) -> Option<Refusal> {
     for (at, line) in lines.iter().enumerate() {
         let class = line.strip_prefix('[').and_then(|l| l.split_once(']'));
         if let Some((class, rest)) = class.filter(|(c, _)| c.ends_with("Error") && c.chars().all(|c| c.is_ascii_alphanumeric())) {
-            let body: Vec<&str> = std::iter::once(rest).chain(lines[at + 1..].iter().copied()).filter(|l| !l.starts_with("Please refer to the log")).collect();
+            let body: Vec<&str> = std::iter::once(rest)
+                .chain(lines[at + 1..].iter().copied())
+                .filter(|l| !l.starts_with("Please refer to the log"))
+                .collect();
             return Some(Refusal { class: Some(class.into()), text: squeezed_text(&body.join(" ")) });
         }
         if let Some(rest) = line.strip_prefix("Error:") {
@@ -192,7 +195,8 @@ mod tests {
 
     #[test]
     fn tables_follow_their_ruler() {
-        let text = "Name        Version    Vendor\n----------  ---------  ------\nNVIDIA x    390.42-1   NVIDIA\nesx-base    8.0.2      VMware\n";
+        let text =
+            "Name        Version    Vendor\n----------  ---------  ------\nNVIDIA x    390.42-1   NVIDIA\nesx-base    8.0.2      VMware\n";
         let rows = read(text).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!((rows.len(), rows[0].get("name"), rows[1].get("vendor")), (2, Some("NVIDIA x"), Some("VMware")));
     }
@@ -201,7 +205,10 @@ mod tests {
     fn refusals_are_said_in_esxcli_words() {
         let text = " [MaintenanceModeError]\n MaintenanceMode is required to install.\n Please refer to the log file for more details.\n";
         let refusal = refusal(text).unwrap_or_else(|| panic!("not seen"));
-        assert_eq!((refusal.class.as_deref(), refusal.text.as_str()), (Some("MaintenanceModeError"), "MaintenanceMode is required to install."));
+        assert_eq!(
+            (refusal.class.as_deref(), refusal.text.as_str()),
+            (Some("MaintenanceModeError"), "MaintenanceMode is required to install.")
+        );
         assert!(read("Error: Invalid option --device\n").is_err());
     }
 }

@@ -129,7 +129,14 @@ pub enum Outcome {
 }
 
 /// Makes one requirement so. `say` hears each effect before it runs.
-pub fn apply(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value, expected: Option<&Expectation>, say: &mut dyn FnMut(String)) -> Outcome {
+pub fn apply(
+    system: &dyn System,
+    entry: &Entry,
+    on: &Subject,
+    spec: &Value,
+    expected: Option<&Expectation>,
+    say: &mut dyn FnMut(String),
+) -> Outcome {
     let first = match verdict(system, entry, on, spec) {
         Ok(verdict) => verdict,
         Err(unreadable) => return Outcome::Failed { why: unreadable.to_string() },
@@ -138,7 +145,10 @@ pub fn apply(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value, exp
         Verdict::Met { is } => return Outcome::AlreadyMet { is },
         Verdict::Blocked { why, hint } => return Outcome::Blocked { why, hint },
         Verdict::Waits { on, wants } => {
-            return Outcome::Blocked { why: format!("{wants} cannot be judged yet: {on}"), hint: "run `vsgpu plan` again: an earlier step did not bring what it should".into() };
+            return Outcome::Blocked {
+                why: format!("{wants} cannot be judged yet: {on}"),
+                hint: "run `vsgpu plan` again: an earlier step did not bring what it should".into(),
+            };
         }
         Verdict::Unmet { is, effects, .. } => (is, effects),
     };
@@ -201,7 +211,11 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), String> {
         let output = system.run(command);
         // vim-cmd answers some failures with exit status 0.
         let said_no = command.program == "vim-cmd" && output.stdout.lines().any(|l| l.contains(" failed: ") || l.starts_with("Failed to"));
-        if (output.ok() && !said_no) || already.is_some_and(|text| output.both().contains(text)) { Ok(()) } else { Err(failure(command, &output)) }
+        if (output.ok() && !said_no) || already.is_some_and(|text| output.both().contains(text)) {
+            Ok(())
+        } else {
+            Err(failure(command, &output))
+        }
     };
     let words = |trouble: Trouble| trouble.to_string();
     match effect {

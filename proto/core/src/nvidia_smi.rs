@@ -2,10 +2,10 @@
 //! Schemas differ between releases (driver 352 to 610 seen): fields are found by name, absent and `N/A` ones are `None`.
 //! Never a guess: a document that is cut off is refused, a value that is not understood is absent.
 
-use crate::tree::{Node, from_text, from_xml, usable};
 use crate::effect::Command;
 use crate::evidence::{Evidence, Unreadable};
 use crate::system::Ended;
+use crate::tree::{Node, from_text, from_xml, usable};
 use crate::units::Bdf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -211,7 +211,11 @@ pub fn read_vgpus(text: &str) -> Result<Vec<VgpuHost>, String> {
         })
         .collect::<Result<_, String>>()?;
     if hosts.is_empty() {
-        let none = if text.contains("No supported devices in vGPU mode") { "no GPU of this host is in vGPU mode" } else { "there is no `GPU ..` block" };
+        let none = if text.contains("No supported devices in vGPU mode") {
+            "no GPU of this host is in vGPU mode"
+        } else {
+            "there is no `GPU ..` block"
+        };
         return Err(failure(text).map_or(none.into(), |f| f.to_string()));
     }
     Ok(hosts)
@@ -279,7 +283,10 @@ mod tests {
         let report = read(xml).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(read(text), Ok(report.clone()));
         let gpu = &report.gpus[0];
-        assert_eq!((gpu.bus_id.as_str(), gpu.ecc_current, gpu.ecc_pending, gpu.temperature_c), ("0000:3b:00.0", Some(true), Some(false), None));
+        assert_eq!(
+            (gpu.bus_id.as_str(), gpu.ecc_current, gpu.ecc_pending, gpu.temperature_c),
+            ("0000:3b:00.0", Some(true), Some(false), None)
+        );
         assert_eq!(gpu.virtualization_mode.as_deref(), Some("Host VGPU"));
         assert!(read(&xml[..xml.len() / 2]).is_err(), "a cut document is refused");
     }

@@ -39,12 +39,14 @@ pub(crate) fn usable(value: &str) -> Option<&str> {
 
 /// Reads XML. A DTD is allowed (the tool prints one); text before the document (a prompt, a command line) is skipped.
 pub(crate) fn from_xml(text: &str, root: &str) -> Result<Node, String> {
-    let start = ["<?xml", "<!DOCTYPE", root].iter().filter_map(|mark| text.find(mark)).min().ok_or(format!("there is no {root}> document"))?;
+    let start =
+        ["<?xml", "<!DOCTYPE", root].iter().filter_map(|mark| text.find(mark)).min().ok_or(format!("there is no {root}> document"))?;
     let options = roxmltree::ParsingOptions { allow_dtd: true, nodes_limit: 2_000_000 };
     let document = roxmltree::Document::parse_with_options(text[start..].trim_end(), options)
         .map_err(|e| format!("the XML is cut off or broken: {e}"))?;
     fn node(element: roxmltree::Node, depth: usize) -> Node {
-        let mut out = Node { name: squeezed(element.tag_name().name()), value: element.text().unwrap_or_default().trim().into(), children: vec![] };
+        let mut out =
+            Node { name: squeezed(element.tag_name().name()), value: element.text().unwrap_or_default().trim().into(), children: vec![] };
         // Attributes are children too: `<gpu id="..">`, `<field name="..">`.
         out.children.extend(element.attributes().map(|a| Node { name: squeezed(a.name()), value: a.value().into(), children: vec![] }));
         if depth < 64 {
@@ -75,7 +77,11 @@ pub(crate) fn from_text(text: &str) -> Node {
         close(&mut stack, indent);
         // Bound on depth: nothing that is indented 64 levels deep was printed by the tool.
         if stack.len() < 64 {
-            let name = if key.trim_start().starts_with("GPU ") && value.is_empty() && key.contains('.') { key.trim().into() } else { squeezed(key) };
+            let name = if key.trim_start().starts_with("GPU ") && value.is_empty() && key.contains('.') {
+                key.trim().into()
+            } else {
+                squeezed(key)
+            };
             stack.push((indent, Node { name, value: value.into(), children: vec![] }));
         }
     }

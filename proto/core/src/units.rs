@@ -19,9 +19,8 @@ impl std::str::FromStr for Bdf {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is no PCI address like 0000:3b:00.0");
-        let hex = |part: &str, max: u32| {
-            u32::from_str_radix(part, 16).ok().filter(|n| *n <= max && !part.starts_with('+')).ok_or_else(wrong)
-        };
+        let hex =
+            |part: &str, max: u32| u32::from_str_radix(part, 16).ok().filter(|n| *n <= max && !part.starts_with('+')).ok_or_else(wrong);
         let parts: Vec<&str> = text.trim().split(':').collect();
         let (domain, bus, rest) = match parts[..] {
             [bus, rest] => ("0", bus, rest),

@@ -69,11 +69,16 @@ pub struct Fault {
 /// Recognises a failure.
 pub fn fault(text: &str) -> Option<Fault> {
     let name = text.find("fault.").map(|at| text[at + 6..].chars().take_while(char::is_ascii_alphanumeric).collect::<String>());
-    let message = text.lines().rev().find_map(|l| l.trim().strip_prefix("msg = \"")).map(|m| m.trim_end_matches(['"', ',', ' ']).to_string());
-    let plain = text.lines().map(str::trim).find(|l| l.contains("failed") || l.starts_with("Failed") || l.starts_with("Operation timed out"));
+    let message =
+        text.lines().rev().find_map(|l| l.trim().strip_prefix("msg = \"")).map(|m| m.trim_end_matches(['"', ',', ' ']).to_string());
+    let plain =
+        text.lines().map(str::trim).find(|l| l.contains("failed") || l.starts_with("Failed") || l.starts_with("Operation timed out"));
     match (&name, &message, plain) {
         (None, None, None) => None,
-        _ => Some(Fault { fault: name.filter(|n| !n.is_empty()), text: message.filter(|m| !m.is_empty()).or(plain.map(String::from)).unwrap_or_default() }),
+        _ => Some(Fault {
+            fault: name.filter(|n| !n.is_empty()),
+            text: message.filter(|m| !m.is_empty()).or(plain.map(String::from)).unwrap_or_default(),
+        }),
     }
 }
 
@@ -213,7 +218,9 @@ mod tests {
         let text = "Config:\n\n(vim.vm.ConfigInfo) {\n   name = \"a, b = c\", \n   firmware = \"efi\", \n   x = <unset>, \n   n = -3, \n   list = (int) [\n      1,\n      2\n   ],\n   ref = 'vim.VirtualMachine:4'\n   last = true\n}\n";
         assert_eq!(
             dump(text),
-            Ok(serde_json::json!({"name": "a, b = c", "firmware": "efi", "x": null, "n": -3, "list": [1, 2], "ref": "vim.VirtualMachine:4", "last": true}))
+            Ok(
+                serde_json::json!({"name": "a, b = c", "firmware": "efi", "x": null, "n": -3, "list": [1, 2], "ref": "vim.VirtualMachine:4", "last": true})
+            )
         );
         assert!(dump("no braces").is_err());
         assert_eq!(dump("{ a = (t) { b = 1"), Ok(serde_json::json!({"a": {"b": 1}})));

@@ -1,5 +1,13 @@
 //! `cargo demo`: the whole journey on a lab of simulated machines with real agents, in front of your eyes.
-#![allow(missing_docs, clippy::exit, clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods, reason = "test code")]
+#![allow(
+    missing_docs,
+    clippy::exit,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "test code"
+)]
 
 use nix::sys::signal::{SigSet, Signal};
 use std::process::Stdio;
@@ -63,11 +71,20 @@ fn journey(lab: &Mutex<Option<Lab>>, keep: bool) -> i32 {
     let lab = lab.as_ref().unwrap();
     println!("All of it ran against SIMULATED machines: the proofs above show the software's way, not a GPU.\n");
     if keep {
-        println!("The lab stays up until Ctrl-C. In another terminal:\n\n  cd {}\n  export PATH=\"{}:$PATH\"", lab.folder.display(), programs().display());
-        println!("  vsgpu facts -n esx-01\n  vsgpu verify\n  vsgpu status\n  vsgpu export\n  curl http://{}/metrics", lab.metrics("esx-01"));
+        println!(
+            "The lab stays up until Ctrl-C. In another terminal:\n\n  cd {}\n  export PATH=\"{}:$PATH\"",
+            lab.folder.display(),
+            programs().display()
+        );
+        println!(
+            "  vsgpu facts -n esx-01\n  vsgpu verify\n  vsgpu status\n  vsgpu export\n  curl http://{}/metrics",
+            lab.metrics("esx-01")
+        );
         println!("  sed -i 's/Consolidation/Performance/' fleet.yaml; vsgpu plan; vsgpu apply");
     } else {
-        println!("What to try next:\n  cargo demo -- --keep      leaves the lab up, and says what to type\n  README.md, \"For real\"     the same on your own hosts");
+        println!(
+            "What to try next:\n  cargo demo -- --keep      leaves the lab up, and says what to type\n  README.md, \"For real\"     the same on your own hosts"
+        );
     }
     0
 }

@@ -17,15 +17,35 @@ pub const TOKEN_FILE: &str = "client_configuration_token_01-15-2026-10-00-00.tok
 
 pub fn a100(bdf: &str) -> Gpu {
     Gpu {
-        bdf: bdf.into(), name: "NVIDIA A100-PCIE-40GB".into(), device_name: "GA100 [A100 PCIe 40GB]".into(), device_id: "0x20f1".into(), architecture: Some("Ampere".into()),
-        memory_mib: 40_960, bar1_mib: 65_536, ecc: Some(true), ecc_pending: Some(true), graphics_type: "Basic".into(), token: "A100".into(), mig_capable: true,
+        bdf: bdf.into(),
+        name: "NVIDIA A100-PCIE-40GB".into(),
+        device_name: "GA100 [A100 PCIe 40GB]".into(),
+        device_id: "0x20f1".into(),
+        architecture: Some("Ampere".into()),
+        memory_mib: 40_960,
+        bar1_mib: 65_536,
+        ecc: Some(true),
+        ecc_pending: Some(true),
+        graphics_type: "Basic".into(),
+        token: "A100".into(),
+        mig_capable: true,
     }
 }
 
 pub fn p100(bdf: &str) -> Gpu {
     Gpu {
-        bdf: bdf.into(), name: "Tesla P100-PCIE-16GB".into(), device_name: "GP100GL [Tesla P100 PCIe 16GB]".into(), device_id: "0x15f8".into(), architecture: None,
-        memory_mib: 16_384, bar1_mib: 16_384, ecc: Some(true), ecc_pending: Some(true), graphics_type: "Basic".into(), token: "P100".into(), mig_capable: false,
+        bdf: bdf.into(),
+        name: "Tesla P100-PCIE-16GB".into(),
+        device_name: "GP100GL [Tesla P100 PCIe 16GB]".into(),
+        device_id: "0x15f8".into(),
+        architecture: None,
+        memory_mib: 16_384,
+        bar1_mib: 16_384,
+        ecc: Some(true),
+        ecc_pending: Some(true),
+        graphics_type: "Basic".into(),
+        token: "P100".into(),
+        mig_capable: false,
     }
 }
 
@@ -44,7 +64,9 @@ pub fn noise(len: usize) -> Vec<u8> {
 }
 
 fn descriptor(name: &str, version: &str) -> String {
-    format!("<vib version=\"5.0\"><type>bootbank</type><name>{name}</name><version>{version}</version><vendor>NVIDIA</vendor><summary>simulated</summary><acceptance-level>accepted</acceptance-level></vib>")
+    format!(
+        "<vib version=\"5.0\"><type>bootbank</type><name>{name}</name><version>{version}</version><vendor>NVIDIA</vendor><summary>simulated</summary><acceptance-level>accepted</acceptance-level></vib>"
+    )
 }
 
 fn zip_of(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -61,8 +83,17 @@ fn zip_of(files: &[(&str, &[u8])]) -> Vec<u8> {
 pub fn bundle(vib: &str, version: &str, component: bool, payload: usize) -> Vec<u8> {
     let spec = if component { format!("<componentNameSpec name=\"{vib}\" uiString=\"simulated\"/>") } else { String::new() };
     let bulletin = format!("<bulletin><id>{vib}-{version}</id>{spec}</bulletin>");
-    let metadata = zip_of(&[("vmware.xml", b"<metadataResponse/>"), ("bulletins/b.xml", bulletin.as_bytes()), ("vibs/v-1.xml", descriptor(vib, version).as_bytes())]);
-    zip_of(&[("index.xml", b"<vendorList/>"), ("vendor-index.xml", b"<metaList/>"), ("NVD-metadata.zip", &metadata), ("vib20/v.vib", &noise(payload))])
+    let metadata = zip_of(&[
+        ("vmware.xml", b"<metadataResponse/>"),
+        ("bulletins/b.xml", bulletin.as_bytes()),
+        ("vibs/v-1.xml", descriptor(vib, version).as_bytes()),
+    ]);
+    zip_of(&[
+        ("index.xml", b"<vendorList/>"),
+        ("vendor-index.xml", b"<metaList/>"),
+        ("NVD-metadata.zip", &metadata),
+        ("vib20/v.vib", &noise(payload)),
+    ])
 }
 
 /// A VIB: ar archive with descriptor, empty signature, payload.
@@ -145,6 +176,10 @@ vms:\n\
 \x20     driver: {{ package: files/{DRIVER_6_0} }}\n\
 \x20     license: {{ server: {LICENSE_SERVER}, feature-type: 1 }}\n\
 \x20     cuda-toolkit: {{ package: files/{CUDA_9_1} }}\n",
-        at("esx-01"), at("esx-02"), at("vm-01"), at("vm-02"), at("vm-03"),
+        at("esx-01"),
+        at("esx-02"),
+        at("vm-01"),
+        at("vm-02"),
+        at("vm-03"),
     )
 }

@@ -7,6 +7,7 @@ use crate::sim::state::{self, Esxi, Gpu, Linux, Machine, Vm};
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -15,7 +16,8 @@ use std::time::{Duration, Instant};
 pub const TOKEN: &str = "simulated client configuration token";
 pub const LICENSE_SERVER: &str = "licenses.lab";
 const HOST_TOOLS: [&str; 3] = ["esxcli", "vim-cmd", "vmkload_mod"];
-const GUEST_TOOLS: [&str; 9] = ["systemctl", "apt-get", "update-initramfs", "gcc", "make", "dkms", "journalctl", "nvidia-installer", "cuda-installer"];
+const GUEST_TOOLS: [&str; 9] =
+    ["systemctl", "apt-get", "update-initramfs", "gcc", "make", "dkms", "journalctl", "nvidia-installer", "cuda-installer"];
 
 /// A running lab. Dropping it ends every process and removes its folder.
 pub struct Lab {
@@ -42,7 +44,7 @@ pub fn programs() -> PathBuf {
         .get_or_init(|| {
             let root = workspace();
             let release = !cfg!(debug_assertions);
-            let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+            let mut cargo = cargo();
             cargo.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(&root);
             if release {
                 cargo.arg("--release");
@@ -52,6 +54,18 @@ pub fn programs() -> PathBuf {
             target.join(if release { "release" } else { "debug" })
         })
         .clone()
+}
+
+/// cargo as one calls it at a prompt: what an outer cargo says about its own package would make build scripts run anew.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let ours = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_", "CARGO_RUSTC_"];
+    for (name, _) in std::env::vars_os() {
+        if ours.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
 }
 
 /// The root of the checkout.
@@ -77,7 +91,14 @@ impl Lab {
     pub fn new(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("vsgpu-lab-{name}-{}-{}", std::process::id(), free_port()));
         std::fs::create_dir_all(folder.join("machines")).unwrap();
-        let inner = Inner { folder: folder.clone(), agents: Mutex::default(), ports: Mutex::default(), boot: Duration::from_millis(300), dead: Mutex::default(), host_agent: Mutex::default() };
+        let inner = Inner {
+            folder: folder.clone(),
+            agents: Mutex::default(),
+            ports: Mutex::default(),
+            boot: Duration::from_millis(300),
+            dead: Mutex::default(),
+            host_agent: Mutex::default(),
+        };
         let inner = Arc::new(inner);
         let listener = UnixListener::bind(folder.join("lab.sock")).unwrap();
         let hears = inner.clone();
@@ -105,7 +126,16 @@ impl Lab {
     pub fn host(&self, name: &str, version: &str, gpus: Vec<Gpu>) {
         let build = format!("Releasebuild-{}", if version.starts_with('6') { "14320388" } else { "22380479" });
         let base = state::Vib { name: "esx-base".into(), version: format!("{version}-0.40.22380479"), vendor: "VMware".into() };
-        let esxi = Esxi { version: version.into(), build, default_type: "Shared".into(), policy: "Performance".into(), gpus, vibs: vec![base], says_no_reboot: true, ..Esxi::default() };
+        let esxi = Esxi {
+            version: version.into(),
+            build,
+            default_type: "Shared".into(),
+            policy: "Performance".into(),
+            gpus,
+            vibs: vec![base],
+            says_no_reboot: true,
+            ..Esxi::default()
+        };
         let machine = Machine { esxi: Some(esxi), boots: 1, booted_at_ms: state::now_ms() - 86_400_000, ..Machine::default() };
         let folder = self.machine(name);
         Machine::create(&folder, &machine);
@@ -134,15 +164,25 @@ impl Lab {
         });
         let packages = ["nouveau", "gdm3"].map(String::from).into();
         let linux = Linux {
-            kernel: "6.1.0-28-amd64".into(), packages, nouveau_loaded: true, display_manager: true, graphical: true,
-            host: host.into(), vm_name: name.into(), license_server: LICENSE_SERVER.into(), token: TOKEN.into(), ..Linux::default()
+            kernel: "6.1.0-28-amd64".into(),
+            packages,
+            nouveau_loaded: true,
+            display_manager: true,
+            graphical: true,
+            host: host.into(),
+            vm_name: name.into(),
+            license_server: LICENSE_SERVER.into(),
+            token: TOKEN.into(),
+            ..Linux::default()
         };
         let folder = self.machine(name);
         Machine::create(&folder, &Machine { linux: Some(linux), ..Machine::default() });
         for tool in GUEST_TOOLS {
             state::link(&folder.join("tools").join(tool));
         }
-        Machine::with(&folder, |m| m.write("/etc/os-release", "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm, simulated)\"\nID=debian\nVERSION_ID=\"12\"\n"));
+        Machine::with(&folder, |m| {
+            m.write("/etc/os-release", "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm, simulated)\"\nID=debian\nVERSION_ID=\"12\"\n")
+        });
         state::boot(&folder);
         self.ports_of(name);
         vsgpu_proto::pki::issue_node(&self.folder.join("pki"), name, "guest", 365, std::time::SystemTime::now()).unwrap();
@@ -302,21 +342,22 @@ impl Inner {
         command.arg("--tools").arg(folder.join("tools")).arg("--root").arg(folder.join("root")).arg("--ready-file").arg(&ready);
         command.args(["--observe-every", "5"]).env("VSGPU_SIM", programs().join("vsgpu-sim"));
         let mut agents = self.agents.lock().unwrap();
-        if let Some(mut old) = agents.remove(name) {
-            let _ = old.kill();
-            let _ = old.wait();
+        if let Some(old) = agents.remove(name) {
+            end(old);
         }
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let child = command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         agents.insert(name.into(), child);
         drop(agents);
-        wait_until(&format!("agent of {name} listens\n{}", std::fs::read_to_string(folder.join("agent.log")).unwrap_or_default()), Duration::from_secs(60), || ready.exists());
+        wait_until(
+            &format!("agent of {name} listens\n{}", std::fs::read_to_string(folder.join("agent.log")).unwrap_or_default()),
+            Duration::from_secs(60),
+            || ready.exists(),
+        );
     }
 
     fn stop(&self, name: &str) {
-        if let Some(mut child) = self.agents.lock().unwrap().remove(name) {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        let agent = self.agents.lock().unwrap().remove(name);
+        agent.into_iter().for_each(end);
     }
 
     fn power(&self, word: &str, name: &str) {
@@ -337,6 +378,13 @@ impl Inner {
             _ => {}
         }
     }
+}
+
+/// Ends an agent with everything around it (a tracer, say).
+fn end(mut agent: Child) {
+    let group = nix::unistd::Pid::from_raw(agent.id() as i32);
+    let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+    let _ = agent.wait();
 }
 
 impl Drop for Lab {

@@ -63,7 +63,14 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
         (false, ..=469) => "Unlicensed",
         (false, _) => "Unlicensed (Unrestricted)",
     };
-    let shown = Gpu { bdf: "0000:02:01.0".into(), name: profile.name, memory_mib: profile.memory_mib, bar1_mib: 256, architecture: profile.architecture, ..Gpu::default() };
+    let shown = Gpu {
+        bdf: "0000:02:01.0".into(),
+        name: profile.name,
+        memory_mib: profile.memory_mib,
+        bar1_mib: 256,
+        architecture: profile.architecture,
+        ..Gpu::default()
+    };
     Answer::ok(xml(&driver, &gpu_xml(&shown, "", Some(("NVIDIA Virtual Compute Server", status))), 1))
 }
 
@@ -73,7 +80,10 @@ pub fn device_query(folder: &Path) -> Answer {
     match gpu(&mut m) {
         Ok((driver, profile)) => {
             let cuda = if driver.starts_with("390") { "9.1" } else { "12.2" };
-            Answer::ok(format!("{head}Detected 1 CUDA Capable device(s)\n\nDevice 0: \"{}\"\n  CUDA Driver Version / Runtime Version          {cuda} / {cuda}\n  Total amount of global memory:                 {} MBytes\n\ndeviceQuery, CUDA Driver = CUDART, CUDA Driver Version = {cuda}, CUDA Runtime Version = {cuda}, NumDevs = 1\nResult = PASS\n", profile.name, profile.memory_mib))
+            Answer::ok(format!(
+                "{head}Detected 1 CUDA Capable device(s)\n\nDevice 0: \"{}\"\n  CUDA Driver Version / Runtime Version          {cuda} / {cuda}\n  Total amount of global memory:                 {} MBytes\n\ndeviceQuery, CUDA Driver = CUDART, CUDA Driver Version = {cuda}, CUDA Runtime Version = {cuda}, NumDevs = 1\nResult = PASS\n",
+                profile.name, profile.memory_mib
+            ))
         }
         Err(_) => Answer::fail(1, format!("{head}cudaGetDeviceCount returned 100\n-> no CUDA-capable device is detected\nResult = FAIL\n")),
     }
@@ -82,7 +92,13 @@ pub fn device_query(folder: &Path) -> Answer {
 pub fn vector_add(folder: &Path) -> Answer {
     let head = "[Vector addition of 50000 elements]\n";
     match gpu(&mut Machine::read(folder)) {
-        Ok(_) => Answer::ok(format!("{head}Copy input data from the host memory to the CUDA device\nCUDA kernel launch with 196 blocks of 256 threads\nCopy output data from the CUDA device to the host memory\nTest PASSED\nDone\n")),
-        Err(_) => Answer { status: 1, stdout: head.into(), stderr: "Failed to allocate device vector A (error code no CUDA-capable device is detected)!\n".into() },
+        Ok(_) => Answer::ok(format!(
+            "{head}Copy input data from the host memory to the CUDA device\nCUDA kernel launch with 196 blocks of 256 threads\nCopy output data from the CUDA device to the host memory\nTest PASSED\nDone\n"
+        )),
+        Err(_) => Answer {
+            status: 1,
+            stdout: head.into(),
+            stderr: "Failed to allocate device vector A (error code no CUDA-capable device is detected)!\n".into(),
+        },
     }
 }

@@ -8,9 +8,17 @@ use std::path::Path;
 /// Rows of named fields, to be written in either form.
 enum Shape {
     /// `Heading` and indented `Label: value`.
-    Block { type_name: &'static str, heading: Option<String>, fields: Vec<(&'static str, String)> },
+    Block {
+        type_name: &'static str,
+        heading: Option<String>,
+        fields: Vec<(&'static str, String)>,
+    },
     Blocks(Vec<(String, Vec<(&'static str, String)>)>),
-    Table { type_name: &'static str, columns: Vec<&'static str>, rows: Vec<Vec<String>> },
+    Table {
+        type_name: &'static str,
+        columns: Vec<&'static str>,
+        rows: Vec<Vec<String>>,
+    },
     Word(String),
     Nothing,
 }
@@ -72,7 +80,13 @@ fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
         ["system", "version", "get"] => {
             let host = now.esxi().clone();
             let update = host.version.rsplit('.').next().unwrap_or_default().to_string();
-            let fields = vec![("Product", "VMware ESXi".into()), ("Version", host.version), ("Build", host.build), ("Update", update), ("Patch", "0".into())];
+            let fields = vec![
+                ("Product", "VMware ESXi".into()),
+                ("Version", host.version),
+                ("Build", host.build),
+                ("Update", update),
+                ("Patch", "0".into()),
+            ];
             Ok(Shape::Block { type_name: "VersionGet", heading: None, fields })
         }
         ["system", "stats", "uptime", "get"] => Ok(Shape::Word(((now_ms() - now.booted_at_ms) * 1000).to_string())),
@@ -109,12 +123,14 @@ fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
         }
         ["graphics", "host", "get"] => {
             let host = now.esxi();
-            let fields = vec![("Default Graphics Type", host.default_type.clone()), ("Shared Passthru Assignment Policy", host.policy.clone())];
+            let fields =
+                vec![("Default Graphics Type", host.default_type.clone()), ("Shared Passthru Assignment Policy", host.policy.clone())];
             Ok(Shape::Block { type_name: "GraphicsHost", heading: None, fields })
         }
         ["graphics", "host", "set", rest @ ..] => {
             let found = options(rest, &[("--default-type", "-t"), ("--shared-passthru-assignment-policy", "-p")], &[])?;
-            let allowed = |name: &str| if name == "--default-type" { ["Shared", "SharedPassthru"] } else { ["Performance", "Consolidation"] };
+            let allowed =
+                |name: &str| if name == "--default-type" { ["Shared", "SharedPassthru"] } else { ["Performance", "Consolidation"] };
             if let Some((name, value)) = found.iter().find(|(n, v)| !allowed(n).contains(v)) {
                 return Err(Answer::fail(1, format!("Error: Invalid value for option {name}: {value}\n")));
             }
@@ -134,8 +150,14 @@ fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
             let module = if host.loaded.is_some() { "nvidia" } else { "None" };
             let device = |g: &super::state::Gpu| {
                 let memory = if host.loaded.is_some() { g.memory_mib * 1024 } else { 0 };
-                let fields = vec![("Vendor Name", "NVIDIA Corporation".into()), ("Device Name", g.device_name.clone()), ("Module Name", module.into()),
-                    ("Graphics Type", g.graphics_type.clone()), ("Memory Size in KB", memory.to_string()), ("Number of VMs", running.to_string())];
+                let fields = vec![
+                    ("Vendor Name", "NVIDIA Corporation".into()),
+                    ("Device Name", g.device_name.clone()),
+                    ("Module Name", module.into()),
+                    ("Graphics Type", g.graphics_type.clone()),
+                    ("Memory Size in KB", memory.to_string()),
+                    ("Number of VMs", running.to_string()),
+                ];
                 (g.bdf.clone(), fields)
             };
             Ok(Shape::Blocks(host.gpus.iter().map(device).collect()))
@@ -144,9 +166,20 @@ fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
             let host = now.esxi().clone();
             let device = |g: &super::state::Gpu| {
                 let module = if host.loaded.is_some() { "nvidia" } else { "None" };
-                let fields = vec![("Address", g.bdf.clone()), ("Segment", "0x0000".into()), ("Vendor Name", "NVIDIA Corporation".into()), ("Device Name", g.device_name.clone()),
-                    ("Configured Owner", "VMkernel".into()), ("Current Owner", "VMkernel".into()), ("Vendor ID", "0x10de".into()), ("Device ID", g.device_id.clone()),
-                    ("SubVendor ID", "0x10de".into()), ("SubDevice ID", "0x1396".into()), ("Module Name", module.into()), ("Passthru Capable", "true".into())];
+                let fields = vec![
+                    ("Address", g.bdf.clone()),
+                    ("Segment", "0x0000".into()),
+                    ("Vendor Name", "NVIDIA Corporation".into()),
+                    ("Device Name", g.device_name.clone()),
+                    ("Configured Owner", "VMkernel".into()),
+                    ("Current Owner", "VMkernel".into()),
+                    ("Vendor ID", "0x10de".into()),
+                    ("Device ID", g.device_id.clone()),
+                    ("SubVendor ID", "0x10de".into()),
+                    ("SubDevice ID", "0x1396".into()),
+                    ("Module Name", module.into()),
+                    ("Passthru Capable", "true".into()),
+                ];
                 (g.bdf.clone(), fields)
             };
             Ok(Shape::Blocks(host.gpus.iter().map(device).collect()))
@@ -154,7 +187,11 @@ fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
         ["software", "vib", "list", rest @ ..] => {
             let rebooting = !options(rest, &[], &["--rebooting-image"])?.is_empty();
             let host = now.esxi().clone();
-            let list = if rebooting { host.vibs.iter().filter(|_| !host.staged.is_empty()).chain(&host.staged).cloned().collect() } else { host.vibs.clone() };
+            let list = if rebooting {
+                host.vibs.iter().filter(|_| !host.staged.is_empty()).chain(&host.staged).cloned().collect()
+            } else {
+                host.vibs.clone()
+            };
             let mut columns = vec!["Name", "Version", "Vendor", "Acceptance Level", "Install Date"];
             if !old {
                 columns.push("Platforms");
@@ -169,7 +206,11 @@ fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
             Ok(Shape::Table { type_name: "VIB", columns, rows: list.iter().map(row).collect() })
         }
         ["software", "vib", "install", rest @ ..] => {
-            let found = options(rest, &[("--depot", "-d"), ("--viburl", "-v"), ("--vibname", "-n")], &["--force", "-f", "--dry-run", "--no-sig-check", "--no-live-install", "--maintenance-mode"])?;
+            let found = options(
+                rest,
+                &[("--depot", "-d"), ("--viburl", "-v"), ("--vibname", "-n")],
+                &["--force", "-f", "--dry-run", "--no-sig-check", "--no-live-install", "--maintenance-mode"],
+            )?;
             installed(folder, &found, "VIBs")
         }
         ["software", "component", "apply", rest @ ..] => {
@@ -182,8 +223,14 @@ fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
             let host = now.esxi().clone();
             let vm = |v: &super::state::Vm| {
                 let file = format!("/vmfs/volumes/{}/{}", v.datastore, v.file);
-                let fields = vec![("World ID", (2_100_000 + v.vmid).to_string()), ("Process ID", "0".into()), ("VMX Cartel ID", (2_100_001 + v.vmid).to_string()),
-                    ("UUID", "42 36 49 50 7c 48 2a 8b-18 b5 48 e1 0d db 9a 37".into()), ("Display Name", v.name.clone()), ("Config File", file)];
+                let fields = vec![
+                    ("World ID", (2_100_000 + v.vmid).to_string()),
+                    ("Process ID", "0".into()),
+                    ("VMX Cartel ID", (2_100_001 + v.vmid).to_string()),
+                    ("UUID", "42 36 49 50 7c 48 2a 8b-18 b5 48 e1 0d db 9a 37".into()),
+                    ("Display Name", v.name.clone()),
+                    ("Config File", file),
+                ];
                 (v.name.clone(), fields)
             };
             Ok(Shape::Blocks(host.vms.iter().filter(|v| v.on).map(vm).collect()))
@@ -198,7 +245,12 @@ fn installed(folder: &Path, found: &[(String, &str)], what: &str) -> Result<Shap
     };
     let machine = Machine::read(folder);
     if !path.starts_with('/') {
-        return Err(refuse("MetadataDownloadError", &format!("Could not download from depot at zip:/var/log/vmware/{path}?index.xml, skipping (('zip:/var/log/vmware/{path}?index.xml', '', \"Error extracting index.xml from /var/log/vmware/{path}: [Errno 2] No such file or directory: '/var/log/vmware/{path}'\"))\n        url = zip:/var/log/vmware/{path}?index.xml")));
+        return Err(refuse(
+            "MetadataDownloadError",
+            &format!(
+                "Could not download from depot at zip:/var/log/vmware/{path}?index.xml, skipping (('zip:/var/log/vmware/{path}?index.xml', '', \"Error extracting index.xml from /var/log/vmware/{path}: [Errno 2] No such file or directory: '/var/log/vmware/{path}'\"))\n        url = zip:/var/log/vmware/{path}?index.xml"
+            ),
+        ));
     }
     let real = machine.root(path);
     let artifact = vsgpu_core::Artifact { artifact: real.display().to_string(), sha256: None, size: None, kind: None, holds: vec![] };
@@ -216,7 +268,8 @@ fn installed(folder: &Path, found: &[(String, &str)], what: &str) -> Result<Shap
             let names: Vec<String> = artifact.holds.iter().map(|h| format!("NVD_bootbank_{}_{}", h.name, h.version)).collect();
             return Err(refuse("MaintenanceModeError", &format!("MaintenanceMode is required to install: [{}].", names.join(", "))));
         }
-        let vibs: Vec<Vib> = artifact.holds.iter().map(|h| Vib { name: h.name.clone(), version: h.version.clone(), vendor: "NVIDIA".into() }).collect();
+        let vibs: Vec<Vib> =
+            artifact.holds.iter().map(|h| Vib { name: h.name.clone(), version: h.version.clone(), vendor: "NVIDIA".into() }).collect();
         let ids: Vec<String> = vibs.iter().map(|v| format!("NVIDIA_bootbank_{}_{}", v.name, v.version)).collect();
         let staged = !host.says_no_reboot;
         let removed = if staged {
@@ -226,10 +279,23 @@ fn installed(folder: &Path, found: &[(String, &str)], what: &str) -> Result<Shap
             install(host, vibs)
         };
         let gone: Vec<String> = removed.iter().map(|v| format!("NVIDIA_bootbank_{}_{}", v.name, v.version)).collect();
-        let message = if staged { "The update completed successfully, but the system needs to be rebooted for the changes to be effective." } else { "Operation finished successfully." };
-        let (done, removed_name, skipped): (&'static str, &'static str, &'static str) =
-            if what == "VIBs" { ("VIBs Installed", "VIBs Removed", "VIBs Skipped") } else { ("Components Installed", "Components Removed", "Components Skipped") };
-        let fields = vec![("Message", message.to_string()), (done, ids.join(", ")), (removed_name, gone.join(", ")), (skipped, String::new()), ("Reboot Required", staged.to_string())];
+        let message = if staged {
+            "The update completed successfully, but the system needs to be rebooted for the changes to be effective."
+        } else {
+            "Operation finished successfully."
+        };
+        let (done, removed_name, skipped): (&'static str, &'static str, &'static str) = if what == "VIBs" {
+            ("VIBs Installed", "VIBs Removed", "VIBs Skipped")
+        } else {
+            ("Components Installed", "Components Removed", "Components Skipped")
+        };
+        let fields = vec![
+            ("Message", message.to_string()),
+            (done, ids.join(", ")),
+            (removed_name, gone.join(", ")),
+            (skipped, String::new()),
+            ("Reboot Required", staged.to_string()),
+        ];
         if link {
             m.link("nvidia-smi");
         }
@@ -256,9 +322,14 @@ fn to_plain(shape: &Shape) -> String {
 
 fn to_xml(shape: &Shape) -> String {
     let escape = |t: &str| t.replace('&', "&amp;").replace('<', "&lt;");
-    let field = |(name, value): (&str, &str)| format!("         <field name=\"{}\">\n            <string>{}</string>\n         </field>\n", name.replace(' ', ""), escape(value));
+    let field = |(name, value): (&str, &str)| {
+        format!("         <field name=\"{}\">\n            <string>{}</string>\n         </field>\n", name.replace(' ', ""), escape(value))
+    };
     let structure = |type_name: &str, fields: &[(&str, String)]| {
-        format!("      <structure typeName=\"{type_name}\">\n{}      </structure>\n", fields.iter().map(|(n, v)| field((n, v))).collect::<String>())
+        format!(
+            "      <structure typeName=\"{type_name}\">\n{}      </structure>\n",
+            fields.iter().map(|(n, v)| field((n, v))).collect::<String>()
+        )
     };
     let list = |inner: String| format!("<root>\n   <list type=\"structure\">\n{inner}   </list>\n</root>\n");
     let body = match shape {
@@ -281,5 +352,7 @@ fn to_xml(shape: &Shape) -> String {
             list(rows.iter().map(row).collect())
         }
     };
-    format!("<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<output xmlns=\"http://www.vmware.com/Products/ESX/5.0/esxcli\">\n{body}</output>\n")
+    format!(
+        "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<output xmlns=\"http://www.vmware.com/Products/ESX/5.0/esxcli\">\n{body}</output>\n"
+    )
 }

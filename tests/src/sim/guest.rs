@@ -72,7 +72,9 @@ fn apt_get(folder: &Path, words: &[&str]) -> Answer {
                 return Answer::fail(1, "Do you want to continue? [Y/n] Abort.\n");
             }
             let kernel = Machine::read(folder).linux().kernel.clone();
-            if let Some(unknown) = packages.iter().find(|p| !["gcc", "make", "dkms", "libc6-dev"].contains(p) && **p != format!("linux-headers-{kernel}")) {
+            if let Some(unknown) =
+                packages.iter().find(|p| !["gcc", "make", "dkms", "libc6-dev"].contains(p) && **p != format!("linux-headers-{kernel}"))
+            {
                 return Answer::err(100, format!("E: Unable to locate package {unknown}\n"));
             }
             Machine::with(folder, |m| {

@@ -4,14 +4,15 @@ use super::Answer;
 use super::state::{Gpu, Machine};
 use std::path::Path;
 
-pub const NO_DRIVER: &str =
-    "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.\n\n";
+pub const NO_DRIVER: &str = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.\n\n";
 
 pub fn vmkload_mod(folder: &Path, words: &[&str]) -> Answer {
     if words != ["-l"] {
         return Answer::fail(1, "vmkload_mod: simulated: only -l\n");
     }
-    let mut text = " Name                    Used Size (kb)\n vmkernel                  51    14544\n vmfs3                      2      764\n".to_string();
+    let mut text =
+        " Name                    Used Size (kb)\n vmkernel                  51    14544\n vmfs3                      2      764\n"
+            .to_string();
     if Machine::read(folder).esxi().loaded.is_some() {
         text += " nvidia                    51    35792\n";
     }
@@ -43,19 +44,32 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
     let host = machine.esxi().clone();
     let Some(driver) = host.loaded.clone() else { return Answer::fail(9, NO_DRIVER) };
     match words {
-        ["-q", "-x"] => Answer::ok(xml(&driver, &host.gpus.iter().map(|g| gpu_xml(g, &g.graphics_type, None)).collect::<String>(), host.gpus.len())),
+        ["-q", "-x"] => {
+            Answer::ok(xml(&driver, &host.gpus.iter().map(|g| gpu_xml(g, &g.graphics_type, None)).collect::<String>(), host.gpus.len()))
+        }
         ["vgpu", "-q"] => {
             let mut text = String::new();
             for gpu in &host.gpus {
-                let on: Vec<_> = host.vms.iter().filter(|v| v.on).map(|v| (v, machine.text(&format!("/vmfs/volumes/{}/{}", v.datastore, v.file)).unwrap_or_default())).collect();
+                let on: Vec<_> = host
+                    .vms
+                    .iter()
+                    .filter(|v| v.on)
+                    .map(|v| (v, machine.text(&format!("/vmfs/volumes/{}/{}", v.datastore, v.file)).unwrap_or_default()))
+                    .collect();
                 let of_gpu: Vec<(String, String)> = on
                     .iter()
-                    .flat_map(|(vm, text)| super::vim_cmd::profiles(&vsgpu_core::vmx::read(text.as_bytes())).into_iter().map(|p| (vm.name.clone(), p)))
+                    .flat_map(|(vm, text)| {
+                        super::vim_cmd::profiles(&vsgpu_core::vmx::read(text.as_bytes())).into_iter().map(|p| (vm.name.clone(), p))
+                    })
                     .filter(|(_, p)| super::vim_cmd::parts(p).is_some_and(|(token, _)| token == gpu.token))
                     .collect();
                 text += &format!("GPU 0000{}\n    Active vGPUs                          : {}\n", gpu.bdf.to_uppercase(), of_gpu.len());
                 for (at, (vm, profile)) in of_gpu.iter().enumerate() {
-                    text += &format!("    vGPU ID                               : {}\n        VM Name                           : {vm}\n        vGPU Name                         : {}\n        Guest Driver Version              : N/A\n        License Status                    : N/A (Expiry: N/A)\n", 3_251_634_190u64 + at as u64, super::cuda::type_name(profile));
+                    text += &format!(
+                        "    vGPU ID                               : {}\n        VM Name                           : {vm}\n        vGPU Name                         : {}\n        Guest Driver Version              : N/A\n        License Status                    : N/A (Expiry: N/A)\n",
+                        3_251_634_190u64 + at as u64,
+                        super::cuda::type_name(profile)
+                    );
                 }
             }
             Answer::ok(text)
@@ -68,11 +82,18 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
                 Some(gpu.bdf.clone())
             });
             match changed {
-                Some(bdf) => Answer::ok(format!("{} ECC support for GPU 0000{}.\nAll done.\nReboot required.\n", if *value == "1" { "Enabled" } else { "Disabled" }, bdf.to_uppercase())),
+                Some(bdf) => Answer::ok(format!(
+                    "{} ECC support for GPU 0000{}.\nAll done.\nReboot required.\n",
+                    if *value == "1" { "Enabled" } else { "Disabled" },
+                    bdf.to_uppercase()
+                )),
                 None => Answer::fail(3, "Setting ECC mode is not supported for this GPU.\n"),
             }
         }
-        _ => Answer::fail(2, format!("Invalid combination of input arguments. Please run 'nvidia-smi -h' for help.\n(simulated: {})\n", words.join(" "))),
+        _ => Answer::fail(
+            2,
+            format!("Invalid combination of input arguments. Please run 'nvidia-smi -h' for help.\n(simulated: {})\n", words.join(" ")),
+        ),
     }
 }
 
@@ -84,7 +105,9 @@ pub fn xml(driver: &str, gpus: &str, count: usize) -> String {
         400..=524 => ("v11", "\t<cuda_version>11.4</cuda_version>\n".to_string()),
         _ => ("v12", "\t<cuda_version>12.2</cuda_version>\n".to_string()),
     };
-    format!("<?xml version=\"1.0\" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM \"nvsmi_device_{dtd}.dtd\">\n<nvidia_smi_log>\n\t<timestamp>simulated</timestamp>\n\t<driver_version>{driver}</driver_version>\n{cuda}\t<attached_gpus>{count}</attached_gpus>\n{gpus}</nvidia_smi_log>\n")
+    format!(
+        "<?xml version=\"1.0\" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM \"nvsmi_device_{dtd}.dtd\">\n<nvidia_smi_log>\n\t<timestamp>simulated</timestamp>\n\t<driver_version>{driver}</driver_version>\n{cuda}\t<attached_gpus>{count}</attached_gpus>\n{gpus}</nvidia_smi_log>\n"
+    )
 }
 
 /// One GPU; `license` is for guests.
@@ -99,9 +122,17 @@ pub fn gpu_xml(gpu: &Gpu, graphics_type: &str, license: Option<(&str, &str)>) ->
     let licensed = license.map(|(product, status)| {
         format!("\t\t<vgpu_software_licensed_product>\n\t\t\t<licensed_product_name>{product}</licensed_product_name>\n\t\t\t<license_status>{status}</license_status>\n\t\t</vgpu_software_licensed_product>\n")
     });
-    let architecture = gpu.architecture.as_ref().map(|a| format!("\t\t<product_architecture>{a}</product_architecture>\n")).unwrap_or_default();
+    let architecture =
+        gpu.architecture.as_ref().map(|a| format!("\t\t<product_architecture>{a}</product_architecture>\n")).unwrap_or_default();
     format!(
         "\t<gpu id=\"0000{}\">\n\t\t<product_name>{}</product_name>\n{architecture}\t\t<uuid>GPU-simulated-{}</uuid>\n\t\t<mig_mode>\n\t\t\t<current_mig>{mig}</current_mig>\n\t\t\t<pending_mig>{mig}</pending_mig>\n\t\t</mig_mode>\n\t\t<gpu_virtualization_mode>\n\t\t\t<virtualization_mode>{mode}</virtualization_mode>\n\t\t</gpu_virtualization_mode>\n{}\t\t<ecc_mode>\n\t\t\t<current_ecc>{}</current_ecc>\n\t\t\t<pending_ecc>{}</pending_ecc>\n\t\t</ecc_mode>\n\t\t<fb_memory_usage>\n\t\t\t<total>{} MiB</total>\n\t\t\t<used>0 MiB</used>\n\t\t</fb_memory_usage>\n\t\t<bar1_memory_usage>\n\t\t\t<total>{} MiB</total>\n\t\t</bar1_memory_usage>\n\t\t<utilization>\n\t\t\t<gpu_util>0 %</gpu_util>\n\t\t</utilization>\n\t\t<temperature>\n\t\t\t<gpu_temp>34 C</gpu_temp>\n\t\t</temperature>\n\t\t<power_readings>\n\t\t\t<power_draw>31.70 W</power_draw>\n\t\t</power_readings>\n\t</gpu>\n",
-        gpu.bdf.to_uppercase(), gpu.name, gpu.bdf, licensed.unwrap_or_default(), word(gpu.ecc), word(gpu.ecc_pending), gpu.memory_mib, gpu.bar1_mib
+        gpu.bdf.to_uppercase(),
+        gpu.name,
+        gpu.bdf,
+        licensed.unwrap_or_default(),
+        word(gpu.ecc),
+        word(gpu.ecc_pending),
+        gpu.memory_mib,
+        gpu.bar1_mib
     )
 }

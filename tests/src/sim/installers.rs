@@ -10,7 +10,14 @@ const LOG: &str = "/var/log/nvidia-installer.log";
 /// Arguments: the `.run` file, then its options.
 pub fn nvidia(folder: &Path, words: &[&str]) -> Answer {
     let (file, options) = words.split_first().unwrap_or((&"", &[]));
-    let version = Path::new(file).file_name().and_then(|n| n.to_str()).unwrap_or_default().trim_start_matches("NVIDIA-Linux-x86_64-").trim_end_matches(".run").trim_end_matches("-grid").to_string();
+    let version = Path::new(file)
+        .file_name()
+        .and_then(|n| n.to_str())
+        .unwrap_or_default()
+        .trim_start_matches("NVIDIA-Linux-x86_64-")
+        .trim_end_matches(".run")
+        .trim_end_matches("-grid")
+        .to_string();
     let known = ["--silent", "-s", "--accept-license", "-a", "--dkms", "--no-drm", "--no-questions", "--ui=none", "--disable-nouveau"];
     let failed = |m: &Machine, why: &str| {
         m.write(LOG, &format!("nvidia-installer log file '{LOG}' (simulated)\nInstalling NVIDIA driver version {version}.\nERROR: {why}\nERROR: Installation has failed.  Please see the file '{LOG}' for details.\n"));
@@ -28,10 +35,16 @@ pub fn nvidia(folder: &Path, words: &[&str]) -> Answer {
             return failed(m, "You appear to be running an X server; please exit X before installing.");
         }
         if guest.nouveau_loaded {
-            return failed(m, "The Nouveau kernel driver is currently in use by your system.  This driver is incompatible with the NVIDIA driver, and must be disabled before proceeding.");
+            return failed(
+                m,
+                "The Nouveau kernel driver is currently in use by your system.  This driver is incompatible with the NVIDIA driver, and must be disabled before proceeding.",
+            );
         }
         if !guest.packages.contains("gcc") {
-            return failed(m, "Unable to find the development tool `cc` in your path; please make sure that you have the package 'gcc' installed.");
+            return failed(
+                m,
+                "Unable to find the development tool `cc` in your path; please make sure that you have the package 'gcc' installed.",
+            );
         }
         if m.text(&format!("/lib/modules/{}/build/Makefile", guest.kernel)).is_none() {
             return failed(m, "Unable to find the kernel source tree for the currently running kernel.");
@@ -50,7 +63,8 @@ pub fn nvidia(folder: &Path, words: &[&str]) -> Answer {
 
 pub fn cuda(folder: &Path, words: &[&str]) -> Answer {
     let (file, options) = words.split_first().unwrap_or((&"", &[]));
-    let version = Path::new(file).file_name().and_then(|n| n.to_str()).unwrap_or_default().split('_').nth(1).unwrap_or_default().to_string();
+    let version =
+        Path::new(file).file_name().and_then(|n| n.to_str()).unwrap_or_default().split('_').nth(1).unwrap_or_default().to_string();
     if options.contains(&"--driver") {
         Machine::with(folder, |m| m.linux().driver = Some("535.104.05".into()));
     }

@@ -41,7 +41,11 @@ pub fn main() {
     let called = PathBuf::from(args.next().unwrap_or_default());
     let args: Vec<String> = args.collect();
     let called = if called.is_absolute() { called } else { std::env::current_dir().unwrap().join(called) };
-    let machine = called.ancestors().find(|a| a.join("state.json").is_file()).map(Path::to_path_buf).or_else(|| std::env::var_os("VSGPU_SIM_MACHINE").map(PathBuf::from));
+    let machine = called
+        .ancestors()
+        .find(|a| a.join("state.json").is_file())
+        .map(Path::to_path_buf)
+        .or_else(|| std::env::var_os("VSGPU_SIM_MACHINE").map(PathBuf::from));
     let Some(machine) = machine else {
         eprintln!("simulated tool: no machine above {}", called.display());
         std::process::exit(70);

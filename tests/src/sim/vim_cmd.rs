@@ -8,7 +8,10 @@ use vsgpu_core::vmx;
 fn fault(what: &str, name: &str, message: &str) -> Answer {
     Answer::fail(
         1,
-        format!("{what}\n{} failed: (vim.fault.{name}) {{\n   faultCause = (vmodl.MethodFault) null, \n   faultMessage = <unset>, \n   reason = \"{message}\"\n   msg = \"{message}\"\n}}\n", what.trim_end_matches(" VM:").replace("Powering", "Power")),
+        format!(
+            "{what}\n{} failed: (vim.fault.{name}) {{\n   faultCause = (vmodl.MethodFault) null, \n   faultMessage = <unset>, \n   reason = \"{message}\"\n   msg = \"{message}\"\n}}\n",
+            what.trim_end_matches(" VM:").replace("Powering", "Power")
+        ),
     )
 }
 
@@ -24,12 +27,18 @@ pub fn run(folder: &Path, words: &[&str]) -> Answer {
             let host = machine.esxi();
             Answer::ok(format!(
                 "Listsummary:\n\n(vim.host.Summary) {{\n   host = 'vim.HostSystem:ha-host', \n   runtime = (vim.host.RuntimeInfo) {{\n      connectionState = \"connected\", \n      inMaintenanceMode = {}, \n      bootTime = <unset>\n   }}, \n   rebootRequired = {}\n}}\n",
-                host.maintenance, !host.staged.is_empty()
+                host.maintenance,
+                !host.staged.is_empty()
             ))
         }
         [verb, id] => {
             let Some(vm) = vm_of(id) else {
-                return Answer::fail(1, format!("(vim.fault.NotFound) {{\n   faultCause = (vmodl.MethodFault) null, \n   faultMessage = <unset>\n   msg = \"Unable to find a VM corresponding to \"{id}\"\"\n}}\n"));
+                return Answer::fail(
+                    1,
+                    format!(
+                        "(vim.fault.NotFound) {{\n   faultCause = (vmodl.MethodFault) null, \n   faultMessage = <unset>\n   msg = \"Unable to find a VM corresponding to \"{id}\"\"\n}}\n"
+                    ),
+                );
             };
             match *verb {
                 "vmsvc/power.getstate" => Answer::ok(format!("Retrieved runtime info\nPowered {}\n", if vm.on { "on" } else { "off" })),
@@ -61,7 +70,11 @@ fn set_power(folder: &Path, vm: &Vm, on: bool) {
 
 fn power_off(folder: &Path, vm: &Vm, by_guest: bool) -> Answer {
     if !vm.on {
-        return fault(if by_guest { "Shutting down VM:" } else { "Powering off VM:" }, "InvalidPowerState", "The attempted operation cannot be performed in the current state (Powered off).");
+        return fault(
+            if by_guest { "Shutting down VM:" } else { "Powering off VM:" },
+            "InvalidPowerState",
+            "The attempted operation cannot be performed in the current state (Powered off).",
+        );
     }
     if by_guest && vm.stubborn {
         return Answer::ok("");
@@ -86,7 +99,11 @@ fn power_on(folder: &Path, vm: &Vm) -> Answer {
     if !profiles.is_empty() {
         let memory = keys.get("memsize").cloned().unwrap_or_default();
         if keys.get("sched.mem.min") != Some(&memory) {
-            return fault(DO, "GenericVmConfigFault", &format!("Invalid memory setting: memory reservation (sched.mem.min) should be equal to memsize({memory})."));
+            return fault(
+                DO,
+                "GenericVmConfigFault",
+                &format!("Invalid memory setting: memory reservation (sched.mem.min) should be equal to memsize({memory})."),
+            );
         }
         if let Some(why) = unplaceable(&mut machine, vm, &profiles) {
             return fault(DO, "GenericVmConfigFault", &why);
@@ -121,7 +138,10 @@ fn unplaceable(machine: &mut Machine, vm: &Vm, profiles: &[String]) -> Option<St
         let (token, size) = parts(profile)?;
         let fits = |at: &usize| {
             let gpu = &host.gpus[*at];
-            gpu.token == token && gpu.graphics_type == "SharedPassthru" && placed[*at].iter().all(|s| *s == size) && placed[*at].iter().sum::<u64>() + size <= gpu.memory_mib
+            gpu.token == token
+                && gpu.graphics_type == "SharedPassthru"
+                && placed[*at].iter().all(|s| *s == size)
+                && placed[*at].iter().sum::<u64>() + size <= gpu.memory_mib
         };
         let found = (0..host.gpus.len()).find(fits);
         let Some(at) = found else { return Some(NO_ROOM.into()) };

@@ -1,0 +1,408 @@
+//! Pure: fleet and inventory in, plan out.
+//!
+//! The road of one host, where it needs all of it:
+//! ```text
+//! send files -> shut VMs down -> enter maintenance -> changes, reboot, changes, restart .. -> leave maintenance
+//!            -> edit VMs -> start VMs -> in each guest: send files, changes, reboot, changes
+//! ```
+//! What cannot be known yet (ECC before there is a driver) is a step all the same: its commands are decided on the node,
+//! and its reboot is skipped when it proves to be needless.
+
+use crate::error::{Error, Kind};
+use crate::fleet::{Fleet, Host, NodeId, NodeKind, Vm, Wish};
+use crate::inventory::{Inventory, Seen, reaches};
+use crate::order;
+use crate::plan::{Leftovers, Plan, Problem, Step, VERSION, Work, digest};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use vsgpu_core::execute::Expectation;
+use vsgpu_core::requirement::{Needs, TakesEffect, Verdict};
+use vsgpu_core::{Catalogue, Effect, Entry, Evidence, Probe, Subject};
+use vsgpu_host_agent::host::{MAINTENANCE_MODE, VirtualMachines};
+use vsgpu_host_agent::vm::{POWER, PowerState};
+
+/// One wish that is not met (or must be looked at again).
+struct Change {
+    entry: Entry,
+    spec: Value,
+    verdict: Verdict,
+    /// An earlier step changes what this one depends on.
+    loose: bool,
+    /// Met now, only looked at again: its files are not sent once more.
+    recheck: bool,
+}
+
+struct Planner<'a> {
+    fleet: &'a Fleet,
+    inventory: &'a Inventory,
+    leftovers: &'a Leftovers,
+    catalogue: Catalogue,
+    wishes: BTreeMap<NodeId, &'a [Wish]>,
+    steps: Vec<Step>,
+    problems: Vec<Problem>,
+    met: usize,
+}
+
+/// Makes the plan, and says what stands in its way.
+pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> (Plan, Vec<Problem>) {
+    let wishes = fleet.wishes();
+    let mut planner =
+        Planner { fleet, inventory, leftovers, catalogue: crate::catalogue(), wishes, steps: vec![], problems: vec![], met: 0 };
+    let by_host = fleet.vms_by_host();
+    for host in &fleet.hosts {
+        planner.host(host, &by_host[host.name.as_str()]);
+    }
+    let Planner { steps, problems, met, .. } = planner;
+    let used: BTreeSet<&NodeId> = steps.iter().map(|s| &s.node).collect();
+    let reaches = reaches(fleet).into_iter().filter(|(id, _)| used.contains(id)).collect();
+    let plan = Plan {
+        version: VERSION,
+        fleet_file: fleet.file.display().to_string(),
+        fleet: digest(fleet),
+        steps,
+        reaches,
+        deadlines: fleet.deadlines.clone(),
+        met,
+    };
+    (plan, problems)
+}
+
+impl Planner<'_> {
+    fn problem(&mut self, node: &NodeId, error: Error) {
+        self.problems.push(Problem { node: node.clone(), error });
+    }
+
+    fn seen(&mut self, node: &NodeId) -> Option<Seen> {
+        match self.inventory.nodes.get(node) {
+            Some(Ok(seen)) => Some(seen.clone()),
+            Some(Err(error)) => {
+                let error = error.clone();
+                // One agent that is away is one problem, not one for each of its VMs.
+                if self.problems.iter().all(|p| p.error != error) {
+                    self.problem(node, error);
+                }
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// Judges the wishes of a node. `Err`: something must be mended by a person first.
+    fn changes(&mut self, node: &NodeId, seen: Option<&Seen>, restarted: bool) -> Result<Vec<Change>, ()> {
+        let wishes: &[Wish] = self.wishes.get(node).copied().unwrap_or_default();
+        let (mut all, mut blocked) = (vec![], false);
+        for wish in wishes {
+            let Some(entry) = self.catalogue.find(node.kind.scope(), wish.name).copied() else { continue };
+            let unknown = || Verdict::waits("the VM is not running yet", describe(&wish.spec));
+            let verdict = match seen.map(|s| s.facts.get(entry.fact.name)) {
+                None => unknown(),
+                Some(Some(Ok(fact))) => (entry.check)(&wish.spec, fact)
+                    .unwrap_or_else(|why| Verdict::blocked(why, "controller and agent should be of one version")),
+                Some(Some(Err(unreadable))) => {
+                    Verdict::blocked(unreadable.to_string(), "mend that first; `vsgpu facts` shows what was printed")
+                }
+                Some(None) => Verdict::blocked(
+                    format!("the agent did not answer for `{}`", entry.fact.name),
+                    "controller and agent should be of one version",
+                ),
+            };
+            match verdict {
+                // After a restart the guest looks different: it decides then.
+                Verdict::Blocked { .. } if restarted => {
+                    all.push(Change { entry, spec: wish.spec.clone(), verdict: unknown(), loose: true, recheck: false })
+                }
+                Verdict::Blocked { why, hint } => {
+                    blocked = true;
+                    self.problem(node, Error::new(Kind::Blocked, format!("{node}: {}: {why}", entry.name)).hint(hint));
+                }
+                verdict => all.push(Change { entry, spec: wish.spec.clone(), verdict, loose: restarted, recheck: false }),
+            }
+        }
+        if blocked {
+            return Err(());
+        }
+        let changing: BTreeSet<&str> = all.iter().filter(|c| !c.verdict.is_met()).map(|c| c.entry.name).collect();
+        for change in &mut all {
+            let built_on = order::foundations(&self.catalogue, node.kind.scope(), change.entry.name).iter().any(|f| changing.contains(f));
+            change.loose |= built_on;
+            // What it rests on changes: look again when that is done. A proof made in another boot is none any more.
+            if let (true, Verdict::Met { is }) = (built_on || restarted && depends_on_boot(&change.entry), &change.verdict) {
+                change.recheck = true;
+                change.verdict = Verdict::waits("checked again after the steps before", is.clone());
+            }
+        }
+        let before = all.len();
+        all.retain(|c| !c.verdict.is_met());
+        self.met += before - all.len();
+        Ok(all)
+    }
+
+    fn push(&mut self, node: &NodeId, title: &str, change: String, commands: Vec<String>, work: Work, after: Vec<usize>) -> usize {
+        let id = self.steps.len() + 1;
+        let deadlines = &self.fleet.deadlines;
+        let connect_secs = if node.kind == NodeKind::Guest { deadlines.guest_boot_secs } else { deadlines.connect_secs };
+        self.steps.push(Step {
+            id,
+            node: node.clone(),
+            title: title.into(),
+            change,
+            commands,
+            work,
+            after,
+            gives_back: None,
+            connect_secs,
+        });
+        id
+    }
+
+    /// A step of the planner's own tools: a switch whose commands follow from a fact that will be so by then.
+    fn switch(&mut self, node: &NodeId, requirement: &str, spec: Value, fact: Value, after: Vec<usize>) -> usize {
+        let on = spec == "on" || spec["state"] == "on";
+        let title = match (requirement, on) {
+            (MAINTENANCE_MODE, true) => "enter maintenance mode",
+            (MAINTENANCE_MODE, false) => "leave maintenance mode",
+            (_, true) => "start",
+            (_, false) => "shut down",
+        };
+        let change = if on { "off -> on" } else { "on -> off" };
+        let entry = self.catalogue.find(node.kind.scope(), requirement).copied();
+        let commands = match entry.and_then(|e| (e.check)(&spec, &fact).ok()) {
+            Some(Verdict::Unmet { effects, .. }) => shown(&effects),
+            _ => vec![],
+        };
+        self.push(node, title, change.into(), commands, Work::Meet { requirement: requirement.into(), spec, expect: None }, after)
+    }
+
+    fn sends(&mut self, node: &NodeId, changes: &[Change], mut after: Vec<usize>) -> Vec<usize> {
+        let pending = |c: &&Change| matches!(&c.verdict, Verdict::Unmet { effects, .. } if effects.is_empty());
+        for change in changes.iter().filter(|c| !c.recheck && !pending(c)) {
+            for placed in (change.entry.files)(&change.spec) {
+                let to = placed.artifact.stored(placed.datastore.as_deref());
+                let folder = to.rsplit_once('/').map_or("", |(folder, _)| folder);
+                let text = format!("{} ({}) to {folder}", placed.artifact.file_name(), size_of(placed.artifact.size.unwrap_or_default()));
+                let work = Work::Send { artifact: placed.artifact, datastore: placed.datastore };
+                after = vec![self.push(node, "send", text, vec![], work, after)];
+            }
+        }
+        after
+    }
+
+    /// Changes of one node with their activations, one after the other.
+    fn stages(&mut self, node: &NodeId, changes: Vec<Change>, mut after: Vec<usize>) -> Result<Vec<usize>, ()> {
+        let names: Vec<&'static str> = changes.iter().map(|c| c.entry.name).collect();
+        let stages = order::stages(&self.catalogue, node.kind.scope(), &names).map_err(|names| {
+            self.problem(node, Error::new(Kind::Internal, format!("{node}: these requirements wait for each other: {}", names.join(", "))));
+        })?;
+        let mut changes: BTreeMap<&str, Change> = changes.into_iter().map(|c| (c.entry.name, c)).collect();
+        for stage in stages {
+            let stage: Vec<Change> = stage.iter().filter_map(|name| changes.remove(name)).collect();
+            for change in &stage {
+                after = self.meet(node, change, after);
+            }
+            after = self.activations(node, &stage, after);
+        }
+        Ok(after)
+    }
+
+    fn meet(&mut self, node: &NodeId, change: &Change, after: Vec<usize>) -> Vec<usize> {
+        let (text, commands, expect) = match &change.verdict {
+            // Set already, only its activation is missing.
+            Verdict::Unmet { effects, .. } if effects.is_empty() && change.entry.takes_effect != TakesEffect::AtOnce => return after,
+            Verdict::Unmet { is, wants, effects } => {
+                let expect = Expectation { is: is.clone(), effects: effects.clone(), started: false };
+                (format!("{is} -> {wants}"), shown(effects), Some(expect).filter(|_| !change.loose))
+            }
+            Verdict::Waits { on, wants } => (format!("{wants} ({on})"), vec![], None),
+            Verdict::Met { .. } | Verdict::Blocked { .. } => return after,
+        };
+        let work = Work::Meet { requirement: change.entry.name.into(), spec: change.spec.clone(), expect };
+        vec![self.push(node, change.entry.name, text, commands, work, after)]
+    }
+
+    /// One reboot for all that need one; a restart only for what no certain reboot covers.
+    fn activations(&mut self, node: &NodeId, stage: &[Change], mut after: Vec<usize>) -> Vec<usize> {
+        let certain = |c: &Change| matches!(c.verdict, Verdict::Unmet { .. });
+        let sure_reboot = stage.iter().any(|c| c.entry.takes_effect == TakesEffect::AfterReboot && certain(c));
+        let mut groups: BTreeMap<(u8, &str), Vec<&Change>> = BTreeMap::new();
+        for change in stage {
+            match change.entry.takes_effect {
+                TakesEffect::AtOnce => {}
+                TakesEffect::AfterReboot => groups.entry((0, "")).or_default().push(change),
+                TakesEffect::AfterRestart(_) if sure_reboot => groups.entry((0, "")).or_default().push(change),
+                TakesEffect::AfterRestart(name) => groups.entry((1, name)).or_default().push(change),
+            }
+        }
+        for ((kind, name), members) in groups {
+            let for_what = members.iter().map(|c| c.entry.name).collect::<Vec<_>>().join(", ");
+            let sure = members.iter().any(|c| certain(c));
+            let text = if sure { format!("for {for_what}") } else { format!("for {for_what}, only if it asks for it") };
+            let proves = members.iter().map(|c| (c.entry.name.to_string(), c.spec.clone())).collect();
+            let (title, restart) =
+                if kind == 0 { ("reboot".to_string(), None) } else { (format!("restart {name}"), Some(name.to_string())) };
+            let commands = activation_commands(node.kind, restart.as_deref());
+            after = vec![self.push(node, &title, text, commands, Work::Activate { restart, proves }, after)];
+        }
+        after
+    }
+
+    fn host(&mut self, host: &Host, vms: &[&Vm]) {
+        let node = NodeId::new(NodeKind::Host, &host.name);
+        let Some(seen) = self.seen(&node) else { return };
+        let Ok(changes) = self.changes(&node, Some(&seen), false) else { return };
+        let fact = |name: &str| seen.facts.get(name).and_then(|f| f.as_ref().ok());
+        let listed: VirtualMachines = match fact("virtual-machines").map(|f| serde_json::from_value(f.clone())) {
+            Some(Ok(listed)) => listed,
+            _ => {
+                let why = seen.facts.get("virtual-machines").and_then(|f| f.as_ref().err()).map(ToString::to_string).unwrap_or_default();
+                let error = Error::new(Kind::Blocked, format!("{node}: which VMs run cannot be seen: {why}"));
+                return self.problem(&node, error.hint("nothing is planned for a host whose VMs are not known"));
+            }
+        };
+        let maintenance = fact("maintenance-mode").and_then(|f| f["enabled"].as_bool());
+        let ours = self.leftovers.in_maintenance.contains(&host.name);
+        let needs = changes.iter().map(|c| c.entry.needs).max().unwrap_or(Needs::Nothing);
+        let reboots = changes.iter().any(|c| c.entry.takes_effect == TakesEffect::AfterReboot);
+        let window = needs == Needs::MaintenanceMode || reboots;
+        let vms_off = needs >= Needs::VmsOff || window;
+        let running = |vm: &Vm| listed.vms.iter().any(|v| v.name == vm.vm_name && v.running);
+        if vms_off {
+            let strangers: Vec<&str> =
+                listed.vms.iter().filter(|v| v.running && vms.iter().all(|vm| vm.vm_name != v.name)).map(|v| v.name.as_str()).collect();
+            if !strangers.is_empty() {
+                let error = Error::new(Kind::Blocked, format!("{node}: VMs run that are not in the fleet file: {}", strangers.join(", ")));
+                return self.problem(
+                    &node,
+                    error
+                        .hint("move them to another host or shut them down, or list them under `vms:` (a name and its `host:` are enough)"),
+                );
+            }
+        }
+        let foreign = maintenance == Some(true) && !ours;
+        if foreign && vms.iter().any(|vm| vm.guest.is_some() || running(vm)) {
+            let error = Error::new(
+                Kind::Blocked,
+                format!("{node}: the host is in maintenance mode, and not through vsgpu: its VMs cannot be started"),
+            );
+            return self.problem(&node, error.hint("when whoever did it is done: `esxcli system maintenanceMode set --enable false`"));
+        }
+
+        let sent = self.sends(&node, &changes, vec![]);
+        let mut stops: BTreeMap<&str, usize> = BTreeMap::new();
+        // A VM that would be edited is judged before anything is planned for it.
+        let judged: Vec<(&Vm, Option<Vec<Change>>)> = vms.iter().map(|vm| (*vm, self.vm_changes(vm))).collect();
+        for (vm, changes) in &judged {
+            let edited = changes.as_ref().is_some_and(|c| c.iter().any(|c| c.entry.needs != Needs::Nothing));
+            if running(vm) && (vms_off || edited || vm.power == Some(PowerState::Off)) {
+                let id = NodeId::new(NodeKind::Vm, &vm.name);
+                let vmid = listed.vms.iter().find(|v| v.name == vm.vm_name).map_or(0, |v| v.vmid);
+                let spec = json!({ "state": "off", "grace-secs": vm.shutdown_secs, "hard-stop": vm.hard_stop });
+                let step = self.switch(&id, POWER, spec, json!({ "vmid": vmid, "state": "on" }), sent.clone());
+                stops.insert(&vm.name, step);
+            }
+        }
+        let mut after: Vec<usize> = sent;
+        if vms_off {
+            after.extend(stops.values());
+        }
+        let mut entered = None;
+        if window && !foreign {
+            let fact = json!({ "enabled": false, "running": [] });
+            let step = self.switch(&node, MAINTENANCE_MODE, json!("on"), fact, after);
+            entered = Some(step);
+            after = vec![step];
+        }
+        let Ok(mut after) = self.stages(&node, changes, after) else { return };
+        if entered.is_some() || ours {
+            let fact = json!({ "enabled": true, "running": [] });
+            let step = self.switch(&node, MAINTENANCE_MODE, json!("off"), fact, after);
+            self.steps[step - 1].gives_back = entered;
+            after = vec![step];
+        }
+        for (vm, changes) in judged {
+            if let Some(changes) = changes {
+                let was_running = running(vm) || self.leftovers.stopped.contains(&vm.name);
+                self.vm(vm, changes, was_running, stops.get(vm.name.as_str()).copied(), &after, &listed);
+            }
+        }
+    }
+
+    fn vm_changes(&mut self, vm: &Vm) -> Option<Vec<Change>> {
+        let node = NodeId::new(NodeKind::Vm, &vm.name);
+        let seen = self.seen(&node)?;
+        self.changes(&node, Some(&seen), false).ok()
+    }
+
+    fn vm(
+        &mut self,
+        vm: &Vm,
+        changes: Vec<Change>,
+        was_running: bool,
+        stop: Option<usize>,
+        host_ready: &[usize],
+        listed: &VirtualMachines,
+    ) {
+        let node = NodeId::new(NodeKind::Vm, &vm.name);
+        let wants_guest = vm.guest.as_ref().is_some_and(|g| !g.wishes.is_empty());
+        let on = vm.power.map_or(was_running || wants_guest, |p| p == PowerState::On);
+        let running_now = listed.vms.iter().any(|v| v.name == vm.vm_name && v.running);
+        let vmid = listed.vms.iter().find(|v| v.name == vm.vm_name).map_or(0, |v| v.vmid);
+        let mut after = if running_now && stop.is_none() { vec![] } else { host_ready.to_vec() };
+        after.extend(stop);
+        let Ok(mut after) = self.stages(&node, changes, after) else { return };
+        let starts = on && (stop.is_some() || !running_now);
+        if starts {
+            let spec = json!({ "state": "on" });
+            let step = self.switch(&node, POWER, spec, json!({ "vmid": vmid, "state": "off" }), after);
+            self.steps[step - 1].gives_back = stop.filter(|_| was_running);
+            after = vec![step];
+        }
+        if on && wants_guest {
+            self.guest(vm, starts, running_now, after);
+        }
+    }
+
+    fn guest(&mut self, vm: &Vm, starts: bool, running_now: bool, after: Vec<usize>) {
+        let node = NodeId::new(NodeKind::Guest, &vm.name);
+        // A VM that is off now cannot be asked; that is no problem, its guest is looked at when it runs.
+        let seen = if running_now { self.seen(&node) } else { None };
+        if running_now && seen.is_none() {
+            return;
+        }
+        let Ok(changes) = self.changes(&node, seen.as_ref(), starts) else { return };
+        let after = self.sends(&node, &changes, after);
+        let _ = self.stages(&node, changes, after);
+    }
+}
+
+/// Whether a requirement's fact is bound to the running boot: it asks for it.
+fn depends_on_boot(entry: &Entry) -> bool {
+    (entry.fact.probes)(&Subject::node(), &Evidence::default()).contains(&Probe::BootId)
+}
+
+/// A spec in a few words, where nothing else is known.
+fn describe(spec: &Value) -> String {
+    match (spec, spec["package"]["holds"][0]["version"].as_str()) {
+        (Value::String(text), _) => text.clone(),
+        (_, Some(version)) => version.into(),
+        _ => "as wished".into(),
+    }
+}
+
+fn size_of(bytes: u64) -> String {
+    if bytes < 1_000_000 { format!("{bytes} bytes") } else { format!("{:.1} MB", bytes as f64 / 1e6) }
+}
+
+fn shown(effects: &[Effect]) -> Vec<String> {
+    effects.iter().map(ToString::to_string).collect()
+}
+
+fn activation_commands(kind: NodeKind, restart: Option<&str>) -> Vec<String> {
+    let of_host = kind != NodeKind::Guest;
+    match restart {
+        None => vec![if of_host { vsgpu_host_agent::reboot() } else { vsgpu_guest_agent::reboot() }.to_string()],
+        Some(name) => {
+            let known = if of_host { vsgpu_host_agent::restarts() } else { vsgpu_guest_agent::restarts() };
+            known.into_iter().find(|(n, _)| *n == name).map(|(_, effects)| shown(&effects)).unwrap_or_default()
+        }
+    }
+}

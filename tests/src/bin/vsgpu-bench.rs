@@ -1,0 +1,288 @@
+//! Benchmarks: ratios side by side in one run. `cargo run --release -p vsgpu-tests --bin vsgpu-bench`
+//!
+//! Not timed tests: machines differ, so each figure stands beside what it is compared with, and the target beside both.
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, reason = "test code")]
+
+use serde_json::json;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use vsgpu::fleet::{Deadlines, Fleet, Guest, Host, NodeId, NodeKind, Vm, Wish};
+use vsgpu::inventory::{Inventory, Seen};
+use vsgpu_proto::client::{Connection, Operator, Target};
+use vsgpu_tests::lab::{Lab, files, programs};
+use vsgpu_tests::sim::state::Fault;
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn timed(runs: usize, mut work: impl FnMut()) -> Duration {
+    let run = |_| {
+        let start = Instant::now();
+        work();
+        start.elapsed()
+    };
+    median((0..runs).map(run).collect())
+}
+
+fn main() {
+    println!("building ...");
+    let bin = programs();
+    start_up(&bin);
+    sizes(&bin);
+    let lab = Lab::new("bench");
+    lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    lab.start();
+    memory(&lab);
+    facts(&lab);
+    steps(&lab);
+    transfer(&lab);
+    plan();
+}
+
+fn start_up(bin: &Path) {
+    let run = |program: &Path, arg: &str| drop(Command::new(program).arg(arg).stdout(Stdio::null()).status().unwrap());
+    let ours = timed(21, || run(&bin.join("vsgpu"), "--help"));
+    let least = timed(21, || run(Path::new("/bin/true"), ""));
+    println!("vsgpu --help            {ours:>10.2?}   (/bin/true {least:.2?})   target: within 10 ms");
+}
+
+fn sizes(bin: &Path) {
+    for name in ["vsgpu-host-agent", "vsgpu-guest-agent", "vsgpu"] {
+        let stripped = std::env::temp_dir().join(format!("vsgpu-bench-{name}-{}", std::process::id()));
+        let ok = Command::new("strip").arg("-o").arg(&stripped).arg(bin.join(name)).status().is_ok_and(|s| s.success());
+        let size = std::fs::metadata(if ok { &stripped } else { &bin.join(name) }.as_path()).unwrap().len();
+        let _ = std::fs::remove_file(&stripped);
+        println!("{name:<20}    {:>7.1} MB   stripped: {ok}   target for the host agent: at most 12 MB", size as f64 / 1e6);
+    }
+}
+
+fn rss(pid: u32, field: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|l| l.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+}
+
+fn memory(lab: &Lab) {
+    println!("host agent idle RSS     {:>7.1} MiB   target: at most 10 MB", rss(lab.agent_pid("esx-01").unwrap(), "VmRSS"));
+}
+
+fn connected<T>(lab: &Lab, work: impl AsyncFnOnce(Connection) -> T) -> T {
+    let operator = Operator::load(&lab.folder.join("pki")).unwrap();
+    let target = Target { address: lab.address("esx-01"), node: "esx-01".into(), role: "host" };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { work(Connection::open(&operator, &target, Duration::from_secs(5)).await.unwrap()).await })
+}
+
+/// Probes run beside each other: all take 500 ms, the whole must take little more than one.
+fn facts(lab: &Lab) {
+    lab.change("esx-01", |m| {
+        for tool in ["esxcli", "nvidia-smi", "vim-cmd", "vmkload_mod"] {
+            m.faults.insert(tool.into(), Fault::Slow { ms: 500 });
+        }
+    });
+    // One round of probes, eight of them, of 500 ms each.
+    let names = ["esx-version", "host-graphics", "pci-gpus", "maintenance-mode", "host-summary"];
+    let took = connected(lab, async |c| {
+        let start = Instant::now();
+        c.observe(None, &names, &[], Duration::from_secs(60)).await.unwrap();
+        start.elapsed()
+    });
+    lab.change("esx-01", |m| m.faults.clear());
+    println!("facts of slow probes    {took:>10.2?}   (slowest probe 500 ms)   target: slowest + 50 ms, boot id included");
+}
+
+/// A step that has one command against that command alone.
+fn steps(lab: &Lab) {
+    let tool = lab.machine("esx-01").join("tools/esxcli");
+    let command = timed(21, || {
+        drop(Command::new(&tool).args(["--formatter=xml", "graphics", "host", "get"]).stdout(Stdio::null()).status().unwrap())
+    });
+    let (rpc, met) = connected(lab, async |c| {
+        let (mut rpcs, mut steps) = (vec![], vec![]);
+        for _ in 0..21 {
+            let start = Instant::now();
+            c.describe(Duration::from_secs(5)).await.unwrap();
+            rpcs.push(start.elapsed());
+            let start = Instant::now();
+            c.apply(None, "assignment-policy", &json!("Performance"), None, Duration::from_secs(5), &mut |_| {}).await.unwrap();
+            steps.push(start.elapsed());
+        }
+        (median(rpcs), median(steps))
+    });
+    println!(
+        "step that is met        {met:>10.2?}   (its two probes run at once, one alone {command:.2?}; RPC with one probe {rpc:.2?})   target: commands + 1 ms"
+    );
+}
+
+fn transfer(lab: &Lab) {
+    const SIZE: usize = 256 << 20;
+    let shm = Path::new("/dev/shm").join(format!("vsgpu-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&shm).unwrap();
+    let (file, copy) = (shm.join("artifact.bin"), shm.join("copy.bin"));
+    std::fs::write(&file, files::noise(SIZE)).unwrap();
+    // The datastore on the same memory file system as scp's target.
+    let store = lab.machine("esx-01").join("root/vmfs/volumes/fast");
+    std::os::unix::fs::symlink(&shm, &store).unwrap();
+    let artifact = vsgpu_core::Artifact { artifact: file.display().to_string(), sha256: None, size: None, kind: None, holds: vec![] };
+    let sha256 = vsgpu::package::resolve(Path::new("/"), &artifact).unwrap().sha256.unwrap();
+    let ours = (0..3).map(|_| {
+        let _ = std::fs::remove_dir_all(shm.join("vsgpu"));
+        let id = vsgpu_proto::v1::ArtifactId {
+            name: "artifact.bin".into(),
+            sha256: sha256.clone(),
+            size: SIZE as u64,
+            datastore: "fast".into(),
+        };
+        connected(lab, async |c| {
+            let start = Instant::now();
+            c.send(&file, id, Duration::from_secs(120), &mut |_| {}).await.unwrap();
+            start.elapsed()
+        })
+    });
+    let ours = median(ours.collect());
+    let rate = |t: Duration| SIZE as f64 / 1e6 / t.as_secs_f64();
+    println!(
+        "transfer                {:>7.0} MB/s, hash checked; agent's peak RSS {:.1} MiB",
+        rate(ours),
+        rss(lab.agent_pid("esx-01").unwrap(), "VmHWM")
+    );
+    match Sshd::start(&shm) {
+        Some(sshd) => {
+            let scp = timed(3, || sshd.scp(&file, &copy));
+            println!(
+                "scp, same file          {:>7.0} MB/s   ratio {:.1}   target: at least 2",
+                rate(scp),
+                scp.as_secs_f64() / ours.as_secs_f64()
+            );
+        }
+        None => println!("SKIPPED scp: there is no sshd (Debian's package openssh-server)"),
+    }
+    let _ = std::fs::remove_dir_all(&shm);
+}
+
+struct Sshd {
+    child: std::process::Child,
+    folder: std::path::PathBuf,
+    port: u16,
+}
+
+impl Sshd {
+    fn start(shm: &Path) -> Option<Self> {
+        let folder = shm.join("ssh");
+        std::fs::create_dir_all(&folder).ok()?;
+        let _ = std::fs::create_dir_all("/run/sshd");
+        for key in ["host", "user"] {
+            Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.join(key)).status().ok()?;
+        }
+        std::fs::copy(folder.join("user.pub"), folder.join("authorized")).ok()?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
+        let option = |text: String| ["-o".to_string(), text];
+        let options = [
+            option(format!("HostKey={}", folder.join("host").display())),
+            option(format!("AuthorizedKeysFile={}", folder.join("authorized").display())),
+            option("StrictModes=no".into()),
+            option("PermitRootLogin=yes".into()),
+            option(format!("PidFile={}", folder.join("pid").display())),
+        ];
+        let child = Command::new("/usr/sbin/sshd")
+            .args(["-D", "-f", "/dev/null", "-p", &port.to_string(), "-o", "ListenAddress=127.0.0.1"])
+            .args(options.concat())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        vsgpu_tests::lab::wait_until("sshd listens", Duration::from_secs(10), || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Some(Self { child, folder, port })
+    }
+
+    fn scp(&self, from: &Path, to: &Path) {
+        let mut command = Command::new("scp");
+        command.args([
+            "-q",
+            "-P",
+            &self.port.to_string(),
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "LogLevel=ERROR",
+            "-i",
+        ]);
+        assert!(command.arg(self.folder.join("user")).arg(from).arg(format!("127.0.0.1:{}", to.display())).status().unwrap().success());
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// 1,000 hosts with two VMs each: 25 requirements per host.
+fn plan() {
+    let catalogue = vsgpu::catalogue();
+    let wish = |kind: NodeKind, name: &str| {
+        let entry = catalogue.find(kind.scope(), name).unwrap();
+        let mut spec: serde_json::Value = serde_json::from_str(entry.example).unwrap();
+        if let Some(package) = spec.get_mut("package") {
+            *package =
+                json!({ "artifact": package, "sha256": "0".repeat(64), "size": 1, "holds": [{ "name": "x", "version": "535.183.04" }] });
+        }
+        Wish { name: entry.name, spec: (entry.read_spec)(&spec).unwrap() }
+    };
+    let of = |kind: NodeKind, names: &[&str]| names.iter().map(|n| wish(kind, n)).collect::<Vec<_>>();
+    let host_wishes = of(NodeKind::Host, &["vgpu-manager", "gpu-management-daemon", "graphics-type", "assignment-policy", "ecc"]);
+    let vm_wishes = of(NodeKind::Vm, &["firmware", "memory-reserved", "vgpu"]);
+    let guest_wishes =
+        of(NodeKind::Guest, &["build-tools", "nouveau", "display-manager", "driver", "license", "cuda-toolkit", "cuda-proof"]);
+    // What the lab's machines really answer, for every host and guest of the fleet.
+    let lab = Lab::new("bench-plan");
+    lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    lab.vm("vm-01", "esx-01");
+    let seen = |folder: &str, agent: vsgpu_proto::agent::Agent, on: vsgpu_core::Subject, kind: NodeKind| {
+        let folder = lab.machine(folder);
+        let system = (agent.system)(vsgpu_proto::posix::Posix::new(Some(folder.join("tools")), folder.join("root")));
+        Seen { boot_id: "1".into(), facts: vsgpu_core::execute::observe(system.as_ref(), &on, &(agent.catalogue)().facts(kind.scope())) }
+    };
+    let host_seen = seen("esx-01", vsgpu_host_agent::agent(), vsgpu_core::Subject::node(), NodeKind::Host);
+    let vm_seen = seen("esx-01", vsgpu_host_agent::agent(), vsgpu_core::Subject::vm("vm-01"), NodeKind::Vm);
+    let guest_seen = seen("vm-01", vsgpu_guest_agent::agent(), vsgpu_core::Subject::node(), NodeKind::Guest);
+    let build = |count: usize| {
+        let (mut hosts, mut vms, mut inventory) = (vec![], vec![], Inventory::default());
+        for n in 0..count {
+            let host = format!("esx-{n:04}");
+            inventory.nodes.insert(NodeId::new(NodeKind::Host, &host), Ok(host_seen.clone()));
+            for v in 0..2 {
+                let name = format!("vm-{n:04}-{v}");
+                inventory.nodes.insert(NodeId::new(NodeKind::Vm, &name), Ok(vm_seen.clone()));
+                inventory.nodes.insert(NodeId::new(NodeKind::Guest, &name), Ok(guest_seen.clone()));
+                let guest = Some(Guest { address: "a:1".into(), wishes: guest_wishes.clone() });
+                vms.push(Vm {
+                    vm_name: "vm-01".into(),
+                    name,
+                    host: host.clone(),
+                    power: None,
+                    shutdown_secs: 1,
+                    hard_stop: false,
+                    wishes: vm_wishes.clone(),
+                    guest,
+                });
+            }
+            hosts.push(Host { name: host, address: "a:1".into(), wishes: host_wishes.clone() });
+        }
+        (Fleet { file: "f".into(), pki: "p".into(), deadlines: Deadlines::default(), hosts, vms }, inventory)
+    };
+    for count in [100, 1000] {
+        let (fleet, inventory) = build(count);
+        let mut steps = 0;
+        let took = timed(3, || steps = vsgpu::planner::plan(&fleet, &inventory, &vsgpu::plan::Leftovers::default()).0.steps.len());
+        println!(
+            "plan of {count:>4} hosts x 25  {took:>10.2?}   {steps} steps, peak RSS of this process {:.0} MiB   target at 1,000: 1 s, 200 MB",
+            rss(std::process::id(), "VmHWM")
+        );
+    }
+}
