@@ -174,10 +174,10 @@ fn finished(id: usize, dependents: &[Vec<usize>], open: &mut [usize], ready: &mu
     }
 }
 
-/// On disk first, then in memory.
+/// A record that could not follow must never reach the disk, where it would make the run unreadable.
 fn record(status: &mut Status, store: &mut dyn Store, record: Record) -> Result<(), Error> {
-    store.append(&record)?;
-    status.next(&record).map_err(|why| Error::new(Kind::Internal, why))
+    status.next(&record).map_err(|why| Error::new(Kind::Internal, why))?;
+    store.append(&record)
 }
 
 struct Task {
@@ -228,9 +228,7 @@ impl Task {
         let target = reach.target();
         let end = Instant::now() + Duration::from_secs(patience.into());
         loop {
-            let once = Duration::from_secs(self.plan.deadlines.connect_secs.into())
-                .min(end.saturating_duration_since(Instant::now()))
-                .max(Duration::from_secs(1));
+            let once = Duration::from_secs(self.plan.deadlines.connect_secs.into());
             match Connection::open(&self.operator, &target, once).await {
                 Ok(connection) => return Ok(connection),
                 Err(CallError::Away(_)) if Instant::now() < end => tokio::time::sleep(RETRY).await,
@@ -283,7 +281,7 @@ impl Task {
     }
 
     async fn meet(&self, requirement: &str, spec: &Value, mut expect: Option<Expectation>) -> Ended {
-        if let (Some(expect), StepState::Started { .. }) = (&mut expect, &self.was) {
+        if let (Some(expect), StepState::Started { .. } | StepState::Failed { .. }) = (&mut expect, &self.was) {
             expect.started = true;
         }
         let mut connection = self.connect(self.step().connect_secs).await?;
@@ -324,7 +322,7 @@ impl Task {
         let boot_now = connection.describe(OBSERVE).await.map_err(|e| self.call(e))?.boot_id;
         // The boot in which this step was first begun: on the way back from a crash the reboot may have happened.
         let before = match &self.was {
-            StepState::Started { boot_id } if !boot_id.is_empty() => boot_id.clone(),
+            StepState::Started { boot_id } | StepState::Failed { boot_id, .. } if !boot_id.is_empty() => boot_id.clone(),
             _ => boot_now.clone(),
         };
         self.starting(before.clone()).await?;
@@ -342,6 +340,7 @@ impl Task {
         }
         if restart.is_none() {
             connection = self.rebooted(&before).await?;
+            self.tools_answer(&connection).await?;
         }
         let settle = proves.iter().filter_map(|(name, spec)| self.entry(name).map(|e| (e.settle_secs)(spec))).max().unwrap_or(0);
         let end = Instant::now() + Duration::from_secs(u64::from(settle) + 5);
@@ -382,6 +381,22 @@ impl Task {
             }
             tokio::time::sleep(RETRY).await;
         }
+    }
+
+    /// On a host the agent is up before hostd is: the next step would fail for want of it.
+    async fn tools_answer(&self, connection: &Connection) -> Result<(), Error> {
+        let end = Instant::now() + Duration::from_secs(self.plan.deadlines.host_reboot_secs.into());
+        while self.step().node.kind == crate::fleet::NodeKind::Host {
+            let (_, facts) = connection.observe(None, &["maintenance-mode"], &[], OBSERVE).await.map_err(|e| self.call(e))?;
+            match facts.get("maintenance-mode") {
+                Some(Err(why)) if Instant::now() >= end => {
+                    return Err(self.fail(Kind::Failed, format!("after the reboot the host's own tools do not answer: {why}")));
+                }
+                Some(Err(_)) => tokio::time::sleep(Duration::from_secs(1)).await,
+                _ => break,
+            }
+        }
+        Ok(())
     }
 
     fn entry(&self, name: &str) -> Option<&Entry> {

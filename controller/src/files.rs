@@ -46,6 +46,11 @@ pub fn write_text(path: &Path, text: &str) -> Result<(), Error> {
     written.map_err(|e| failed(path, &e))
 }
 
+/// Makes the names in a folder durable.
+pub fn sync_folder(folder: &Path) -> Result<(), Error> {
+    File::open(folder).and_then(|f| f.sync_all()).map_err(|e| failed(folder, &e))
+}
+
 /// Opens (and makes) a file for appending.
 pub fn append(path: &Path) -> Result<File, Error> {
     if let Some(folder) = path.parent() {

@@ -150,7 +150,8 @@ pub struct Fleet {
     /// The fleet file.
     #[serde(skip)]
     pub file: PathBuf,
-    /// Folder of certificates.
+    /// Folder of certificates. No part of the digest: the same fleet from another working folder is the same fleet.
+    #[serde(skip)]
     pub pki: PathBuf,
     /// Deadlines.
     pub deadlines: Deadlines,

@@ -2,7 +2,7 @@
 //! are a pure function that can refuse.
 //!
 //! ```text
-//! Planned -> { Started -> Done | Failed }* -> Ended
+//! Planned -> { Started -> Done | Failed -> Started .. }* -> Ended
 //! ```
 //! A line is the CRC-32 of its JSON, a blank, the JSON. A torn last line is what a power cut leaves, and is dropped;
 //! a damaged line in the middle is refused. One file per run: `run-000001.journal`.
@@ -91,6 +91,8 @@ pub enum StepState {
     Failed {
         /// Why.
         error: String,
+        /// The boot in which it was begun, if it was.
+        boot_id: String,
     },
 }
 
@@ -140,9 +142,14 @@ impl Status {
         let next = match (&*state, record) {
             (StepState::Waiting, Record::Started { boot_id, .. }) => StepState::Started { boot_id: boot_id.clone() },
             // Begun again after a crash: the first boot is what tells whether the reboot has happened.
-            (StepState::Started { boot_id }, Record::Started { .. }) => StepState::Started { boot_id: boot_id.clone() },
+            (StepState::Started { boot_id: first } | StepState::Failed { boot_id: first, .. }, Record::Started { boot_id, .. }) => {
+                StepState::Started { boot_id: if first.is_empty() { boot_id.clone() } else { first.clone() } }
+            }
             (StepState::Started { .. }, Record::Done { note, .. }) => StepState::Done { note: note.clone() },
-            (StepState::Started { .. } | StepState::Waiting, Record::Failed { error, .. }) => StepState::Failed { error: error.clone() },
+            (StepState::Started { boot_id } | StepState::Failed { boot_id, .. }, Record::Failed { error, .. }) => {
+                StepState::Failed { error: error.clone(), boot_id: boot_id.clone() }
+            }
+            (StepState::Waiting, Record::Failed { error, .. }) => StepState::Failed { error: error.clone(), boot_id: String::new() },
             (from, record) => return Err(format!("step {step} cannot go from {from:?} to {record:?}")),
         };
         *state = next;
@@ -194,7 +201,10 @@ impl Journal {
     /// Where the folder cannot be written.
     pub fn create(folder: &Path, number: u32) -> Result<Self, Error> {
         let path = folder.join(format!("run-{number:06}.journal"));
-        Ok(Self { file: files::append(&path)?, path })
+        let file = files::append(&path)?;
+        // The name must survive a power cut as well as the content.
+        files::sync_folder(folder)?;
+        Ok(Self { file, path })
     }
 
     /// Goes on with a run: a torn end is cut off first.
@@ -234,14 +244,29 @@ pub struct Stored {
     pub good_bytes: u64,
 }
 
-/// The latest run in a folder.
+/// Numbers of all runs in a folder, latest first.
+fn numbers(folder: &Path) -> Vec<u32> {
+    let number_of = |name: String| name.strip_prefix("run-")?.strip_suffix(".journal")?.parse::<u32>().ok();
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    let mut all: Vec<u32> = names.filter_map(number_of).collect();
+    all.sort_unstable_by(|a, b| b.cmp(a));
+    all
+}
+
+/// The latest run in a folder that did anything: one whose very first record was torn never did.
 ///
 /// # Errors
 /// Where its file is damaged in the middle, or of another version.
 pub fn latest(folder: &Path) -> Result<Option<Stored>, Error> {
-    let number_of = |name: String| name.strip_prefix("run-")?.strip_suffix(".journal")?.parse::<u32>().ok();
-    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-    let Some(number) = names.filter_map(number_of).max() else { return Ok(None) };
+    for number in numbers(folder) {
+        if let Some(run) = read(folder, number)? {
+            return Ok(Some(run));
+        }
+    }
+    Ok(None)
+}
+
+fn read(folder: &Path, number: u32) -> Result<Option<Stored>, Error> {
     let path = folder.join(format!("run-{number:06}.journal"));
     let text = files::read_text(&path, MAX_JOURNAL)?;
     let damaged = |why: String| {
@@ -262,7 +287,6 @@ pub fn latest(folder: &Path) -> Result<Option<Stored>, Error> {
         }
         good_bytes += line.len() as u64;
     }
-    // A run whose very first record was torn never did anything.
     Ok(status.map(|status| Stored { number, path: path.clone(), status, good_bytes }))
 }
 
@@ -274,9 +298,9 @@ fn parse(line: &str) -> Result<Record, String> {
     serde_json::from_str(json).map_err(|e| e.to_string())
 }
 
-/// The number of the next run.
-pub fn next_number(folder: &Path) -> Result<u32, Error> {
-    Ok(latest(folder)?.map_or(1, |run| run.number + 1))
+/// The number of the next run: never one that was used, not even by a run that did nothing.
+pub fn next_number(folder: &Path) -> u32 {
+    numbers(folder).first().map_or(1, |last| last + 1)
 }
 
 /// Holds the fleet for one `apply`; released when dropped or when the process ends.

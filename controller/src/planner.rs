@@ -32,6 +32,16 @@ struct Change {
     recheck: bool,
 }
 
+/// A VM before its own steps.
+struct Before {
+    /// It runs, or did before an earlier run stopped it.
+    was_running: bool,
+    /// The step that shuts it down.
+    stop: Option<usize>,
+    /// All its wishes could be judged.
+    sound: bool,
+}
+
 struct Planner<'a> {
     fleet: &'a Fleet,
     inventory: &'a Inventory,
@@ -106,30 +116,32 @@ impl Planner<'_> {
                     "controller and agent should be of one version",
                 ),
             };
-            match verdict {
-                // After a restart the guest looks different: it decides then.
-                Verdict::Blocked { .. } if restarted => {
-                    all.push(Change { entry, spec: wish.spec.clone(), verdict: unknown(), loose: true, recheck: false })
+            all.push(Change { entry, spec: wish.spec.clone(), verdict, loose: restarted, recheck: false });
+        }
+        let changing: BTreeSet<&str> =
+            all.iter().filter(|c| matches!(c.verdict, Verdict::Unmet { .. } | Verdict::Waits { .. })).map(|c| c.entry.name).collect();
+        for change in &mut all {
+            let built_on = order::foundations(&self.catalogue, node.kind.scope(), change.entry.name).iter().any(|f| changing.contains(f));
+            change.loose |= built_on;
+            match change.verdict.clone() {
+                // What it rests on changes: look again when that is done. A proof made in another boot is none any more.
+                Verdict::Met { is } if built_on || restarted && depends_on_boot(&change.entry) => {
+                    change.recheck = true;
+                    change.verdict = Verdict::waits("checked again after the steps before", is);
+                }
+                // What stands in its way now may be just what an earlier step mends.
+                Verdict::Blocked { why, .. } if built_on || restarted => {
+                    change.verdict = Verdict::waits(format!("now: {why}"), describe(&change.spec))
                 }
                 Verdict::Blocked { why, hint } => {
                     blocked = true;
-                    self.problem(node, Error::new(Kind::Blocked, format!("{node}: {}: {why}", entry.name)).hint(hint));
+                    self.problem(node, Error::new(Kind::Blocked, format!("{node}: {}: {why}", change.entry.name)).hint(hint));
                 }
-                verdict => all.push(Change { entry, spec: wish.spec.clone(), verdict, loose: restarted, recheck: false }),
+                _ => {}
             }
         }
         if blocked {
             return Err(());
-        }
-        let changing: BTreeSet<&str> = all.iter().filter(|c| !c.verdict.is_met()).map(|c| c.entry.name).collect();
-        for change in &mut all {
-            let built_on = order::foundations(&self.catalogue, node.kind.scope(), change.entry.name).iter().any(|f| changing.contains(f));
-            change.loose |= built_on;
-            // What it rests on changes: look again when that is done. A proof made in another boot is none any more.
-            if let (true, Verdict::Met { is }) = (built_on || restarted && depends_on_boot(&change.entry), &change.verdict) {
-                change.recheck = true;
-                change.verdict = Verdict::waits("checked again after the steps before", is.clone());
-            }
         }
         let before = all.len();
         all.retain(|c| !c.verdict.is_met());
@@ -248,7 +260,7 @@ impl Planner<'_> {
     fn host(&mut self, host: &Host, vms: &[&Vm]) {
         let node = NodeId::new(NodeKind::Host, &host.name);
         let Some(seen) = self.seen(&node) else { return };
-        let Ok(changes) = self.changes(&node, Some(&seen), false) else { return };
+        let Ok(changes) = self.changes(&node, Some(&seen), false) else { return self.rescue(&node, vms) };
         let fact = |name: &str| seen.facts.get(name).and_then(|f| f.as_ref().ok());
         let listed: VirtualMachines = match fact("virtual-machines").map(|f| serde_json::from_value(f.clone())) {
             Some(Ok(listed)) => listed,
@@ -266,9 +278,14 @@ impl Planner<'_> {
         let vms_off = needs >= Needs::VmsOff || window;
         let running = |vm: &Vm| listed.vms.iter().any(|v| v.name == vm.vm_name && v.running);
         if vms_off {
-            let strangers: Vec<&str> =
-                listed.vms.iter().filter(|v| v.running && vms.iter().all(|vm| vm.vm_name != v.name)).map(|v| v.name.as_str()).collect();
+            let strangers: Vec<&str> = listed
+                .vms
+                .iter()
+                .filter(|v| v.running && !v.infrastructure && vms.iter().all(|vm| vm.vm_name != v.name))
+                .map(|v| v.name.as_str())
+                .collect();
             if !strangers.is_empty() {
+                self.rescue(&node, vms);
                 let error = Error::new(Kind::Blocked, format!("{node}: VMs run that are not in the fleet file: {}", strangers.join(", ")));
                 return self.problem(
                     &node,
@@ -319,10 +336,25 @@ impl Planner<'_> {
             after = vec![step];
         }
         for (vm, changes) in judged {
-            if let Some(changes) = changes {
-                let was_running = running(vm) || self.leftovers.stopped.contains(&vm.name);
-                self.vm(vm, changes, was_running, stops.get(vm.name.as_str()).copied(), &after, &listed);
+            let was_running = running(vm) || self.leftovers.stopped.contains(&vm.name);
+            let stop = stops.get(vm.name.as_str()).copied();
+            // A VM that a person must look at is changed in nothing, but what was shut down for its host is started again.
+            if changes.is_some() || stop.is_some() || self.leftovers.stopped.contains(&vm.name) {
+                let sound = changes.is_some();
+                self.vm(vm, changes.unwrap_or_default(), Before { was_running, stop, sound }, &after, &listed);
             }
+        }
+    }
+
+    /// Nothing new is begun on a host that a person must look at, but what an earlier run took is given back.
+    fn rescue(&mut self, node: &NodeId, vms: &[&Vm]) {
+        let mut after = vec![];
+        if self.leftovers.in_maintenance.contains(&node.name) {
+            after = vec![self.switch(node, MAINTENANCE_MODE, json!("off"), json!({ "enabled": true, "running": [] }), vec![])];
+        }
+        for vm in vms.iter().filter(|vm| self.leftovers.stopped.contains(&vm.name)).collect::<Vec<_>>() {
+            let id = NodeId::new(NodeKind::Vm, &vm.name);
+            self.switch(&id, POWER, json!({ "state": "on" }), Value::Null, after.clone());
         }
     }
 
@@ -332,17 +364,10 @@ impl Planner<'_> {
         self.changes(&node, Some(&seen), false).ok()
     }
 
-    fn vm(
-        &mut self,
-        vm: &Vm,
-        changes: Vec<Change>,
-        was_running: bool,
-        stop: Option<usize>,
-        host_ready: &[usize],
-        listed: &VirtualMachines,
-    ) {
+    fn vm(&mut self, vm: &Vm, changes: Vec<Change>, before: Before, host_ready: &[usize], listed: &VirtualMachines) {
         let node = NodeId::new(NodeKind::Vm, &vm.name);
-        let wants_guest = vm.guest.as_ref().is_some_and(|g| !g.wishes.is_empty());
+        let Before { was_running, stop, sound } = before;
+        let wants_guest = sound && vm.guest.as_ref().is_some_and(|g| !g.wishes.is_empty());
         let on = vm.power.map_or(was_running || wants_guest, |p| p == PowerState::On);
         let running_now = listed.vms.iter().any(|v| v.name == vm.vm_name && v.running);
         let vmid = listed.vms.iter().find(|v| v.name == vm.vm_name).map_or(0, |v| v.vmid);

@@ -9,6 +9,7 @@
 #![expect(clippy::disallowed_methods, reason = "this is the shell: the only file that starts processes and touches a machine's files")]
 
 use sha2::Digest as _;
+use std::collections::BTreeSet;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -27,12 +28,20 @@ pub struct Posix {
     tools: Option<PathBuf>,
     root: PathBuf,
     started: Instant,
+    /// Long commands of this agent that run now.
+    own: Arc<Mutex<BTreeSet<i32>>>,
 }
+
+/// Notes of long commands, on a ramdisk: an agent that is killed leaves its installer running, and the next agent must
+/// wait for it rather than start a second one.
+const RUNNING: &str = "/var/run/vsgpu/running";
+/// Seconds from which on a command is noted.
+const LONG: u32 = 61;
 
 impl Posix {
     /// `tools`: folder searched first. `root`: prefix of every path, `/` for the machine itself.
     pub fn new(tools: Option<PathBuf>, root: PathBuf) -> Self {
-        Self { tools, root, started: Instant::now() }
+        Self { tools, root, started: Instant::now(), own: Arc::default() }
     }
 
     /// Whether the machine itself is meant.
@@ -89,6 +98,7 @@ impl Posix {
             Err(why) => return ended(Ended::Broken(why.to_string())),
         };
         let group = nix::unistd::Pid::from_raw(child.id() as i32);
+        let note = (command.timeout_secs >= LONG).then(|| self.note(group.as_raw(), command));
         let (events, next) = mpsc::channel();
         let streams = [Stream::default(), Stream::default()];
         let pipes: [Option<Box<dyn std::io::Read + Send>>; 2] =
@@ -119,6 +129,9 @@ impl Posix {
         if early.is_some() {
             let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
         }
+        if note.is_some() {
+            self.forget(group.as_raw());
+        }
         let ended = early.unwrap_or_else(|| match exit {
             Some(Ok(status)) => status.code().map_or_else(|| Ended::Signal(status.signal().unwrap_or_default()), Ended::Status),
             Some(Err(why)) => Ended::Broken(why.to_string()),
@@ -126,6 +139,35 @@ impl Posix {
         });
         let [stdout, stderr] = streams.map(|s| s.text());
         Output { ended, stdout, stderr }
+    }
+
+    fn note(&self, pid: i32, command: &Command) {
+        if let Ok(mut own) = self.own.lock() {
+            own.insert(pid);
+        }
+        if let Ok(folder) = self.path(RUNNING) {
+            let _ = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(folder.join(pid.to_string()), command.to_string()));
+        }
+    }
+
+    fn forget(&self, pid: i32) {
+        let _ = self.remove(&format!("{RUNNING}/{pid}"));
+        if let Ok(mut own) = self.own.lock() {
+            own.remove(&pid);
+        }
+    }
+
+    /// A long command that an earlier, killed agent left running.
+    pub fn orphan(&self) -> Option<String> {
+        let pids = self.list(RUNNING).ok()?.into_iter().filter_map(|name| name.parse::<i32>().ok());
+        pids.filter(|pid| self.own.lock().is_ok_and(|own| !own.contains(pid))).find_map(|pid| {
+            let alive = pid > 1 && nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), None).is_ok();
+            if !alive {
+                self.forget(pid);
+            }
+            let command = self.read(&format!("{RUNNING}/{pid}"), 4096).ok().filter(|_| alive)?;
+            Some(String::from_utf8_lossy(&command).into_owned())
+        })
     }
 
     /// Reads a file of at most `max` bytes.

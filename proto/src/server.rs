@@ -28,6 +28,8 @@ use vsgpu_core::{Catalogue, Ended, Scope, Subject, System};
 /// Wishes last spoken of, for the metrics: (VM or empty, requirement) -> spec.
 pub(crate) type Wishes = BTreeMap<String, serde_json::Value>;
 const WISHES: &str = "/var/lib/vsgpu/wishes.json";
+/// On a ramdisk: gone after the reboot.
+const REBOOT_ASKED: &str = "/var/run/vsgpu/reboot-asked";
 /// Connections at once; one controller needs one.
 const MAX_CONNECTIONS: usize = 64;
 
@@ -253,6 +255,18 @@ async fn blocking<T: Send + 'static>(
     result.map(Response::new)
 }
 
+/// An agent that was killed may have left an installer running: wait for it, within the longest deadline a command has.
+fn wait_for_orphans(node: &Node, say: &mut dyn FnMut(String)) {
+    let start = node.system.elapsed();
+    let mut said = false;
+    while let Some(command) = node.posix.orphan().filter(|_| node.system.elapsed() - start < Duration::from_secs(3660)) {
+        if !std::mem::replace(&mut said, true) {
+            say(format!("waiting for `{command}`, which an earlier agent started"));
+        }
+        node.system.sleep(Duration::from_millis(500));
+    }
+}
+
 type Events = ReceiverStream<Result<v1::Event, Status>>;
 
 /// Runs an act in the background; what it says is streamed. It goes on when nobody listens any more.
@@ -269,10 +283,12 @@ fn acting(
         let turn = node.acting(&on);
         let _turn = turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let start = node.system.elapsed();
-        let outcome = act(&node, &mut |said| {
+        let mut say = |said: String| {
             tracing::info!(vm = on.vm, "{said}");
             let _ = tx.blocking_send(event(v1::event::Event::Said(said)));
-        });
+        };
+        wait_for_orphans(&node, &mut say);
+        let outcome = act(&node, &mut say);
         tracing::info!(vm = on.vm, ?outcome, "ended");
         node.metrics.rpc(rpc, !matches!(outcome, Outcome::Failed { .. }), node.system.elapsed() - start);
         let json = serde_json::to_string(&outcome).unwrap_or_default();
@@ -363,14 +379,20 @@ impl agent_server::Agent for Service {
                 Err(why) => return Outcome::Failed { why: why.to_string() },
                 Ok(_) => {}
             }
+            if reboot && let Some(asked) = asked_before(node, &request.planned_boot_id) {
+                return Outcome::Applied { is: asked, active: false };
+            }
             for (at, effect) in effects.iter().enumerate() {
                 // A daemon needs a moment between its stop and its start (facts: "wait 1 s").
                 if at > 0 {
                     node.system.sleep(Duration::from_secs(1));
                 }
                 say(effect.to_string());
-                if let Err(why) = activate(node.system.as_ref(), effect) {
-                    return Outcome::Failed { why };
+                match activate(node.system.as_ref(), effect) {
+                    Err(why) if reboot => return Outcome::Failed { why },
+                    // Stopping what does not run fails, and must not keep the rest from starting: the proof decides.
+                    Err(why) => say(format!("went on after: {why}")),
+                    Ok(()) => {}
                 }
             }
             Outcome::Applied { is: "started".into(), active: false }
@@ -388,6 +410,22 @@ impl agent_server::Agent for Service {
         self.0.metrics.rpc("PutArtifact", result.is_ok(), self.0.system.elapsed() - start);
         result.map(Response::new)
     }
+}
+
+/// A reboot that was asked for in this boot, minutes ago, is on its way: asking again could reboot the node twice.
+fn asked_before(node: &Node, boot_id: &str) -> Option<String> {
+    let now = node.system.now();
+    let noted = node.system.read(REBOOT_ASKED, 256).ok().and_then(|b| String::from_utf8(b).ok());
+    if let Some((asked_in, at)) = noted.as_deref().and_then(|n| n.trim().rsplit_once(' ')) {
+        let age = at.parse::<u64>().ok().and_then(|at| now.checked_sub(at));
+        if asked_in == boot_id && age.is_some_and(|age| age < 300) {
+            return Some("the reboot is on its way".into());
+        }
+    }
+    if let Err(why) = node.system.write(REBOOT_ASKED, format!("{boot_id} {now}\n").as_bytes(), 0o600) {
+        tracing::warn!(%why, "the reboot is not noted");
+    }
+    None
 }
 
 /// A restart of something that this release does not have (Xorg on newer ESXi) is nothing to do.

@@ -140,8 +140,11 @@ fn an_agent_killed_in_the_middle_of_a_command_is_looked_at_again() {
     lab.stop_agent("esx-01");
     lab.start_agent("esx-01");
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("which an earlier agent started"), "{said}");
     lab.expect(0, &["verify"]);
+    assert_eq!(count(&lab.calls("esx-01"), "component apply"), 1, "a second installer was started");
     assert_eq!(count(&lab.calls("esx-01"), "shutdown reboot"), 1);
 }
 
@@ -185,6 +188,65 @@ fn a_stubborn_guest_is_not_unplugged_unless_allowed() {
     lab.write_fleet(&small_fleet(&lab, "    hard-stop: true\n"));
     lab.expect(0, &["apply", "--yes"]);
     assert_eq!(count(&lab.calls("esx-01"), "power.off"), 1);
+}
+
+#[test]
+fn a_vm_that_needs_a_person_is_started_again_and_changed_in_nothing() {
+    let lab = small("blockedvm");
+    lab.change("esx-01", |m| {
+        let path = "/vmfs/volumes/datastore1/vm-01/vm-01.vmx";
+        let text = m.text(path).unwrap().replace("\"efi\"", "\"bios\"");
+        m.write(path, &text);
+    });
+    lab.write_fleet(&small_fleet(&lab, "    firmware: efi\n"));
+    let said = lab.expect(6, &["apply", "--yes"]);
+    assert!(said.contains("the firmware is bios"), "{said}");
+    let mut host = lab.state("esx-01");
+    assert!(host.esxi().vms[0].on && !host.esxi().maintenance && host.esxi().loaded.is_some());
+    assert_eq!(count(&lab.calls("esx-01"), "vmsvc/reload"), 0);
+}
+
+#[test]
+fn a_run_that_failed_and_was_then_killed_goes_on() {
+    let lab = small("failkill");
+    lab.host("esx-02", "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    lab.start_agent("esx-02");
+    let two = small_fleet(&lab, "")
+        .replace("vms:\n", &format!("  esx-02:\n    address: {}\n    assignment-policy: Consolidation\nvms:\n", lab.address("esx-02")));
+    lab.write_fleet(&two);
+    let fault = vsgpu_tests::sim::state::Fault::Fail { text: "Error: not today\n".into() };
+    lab.change("esx-02", |m| drop(m.faults.insert("esxcli graphics host set".into(), fault)));
+    lab.change("esx-01", |m| {
+        drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::sim::state::Fault::Slow { ms: 1000 }))
+    });
+    let mut child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("one host failed, the other is at work", Duration::from_secs(60), || {
+        count(&lab.calls("esx-02"), "host set") > 0 && count(&lab.calls("esx-01"), "component apply") > 0
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    lab.change("esx-02", |m| m.faults.clear());
+    lab.expect(0, &["apply", "--yes"]);
+    lab.expect(0, &["verify"]);
+    // A run whose first record never reached the disk did nothing, and hides no other run.
+    std::fs::write(lab.folder.join(".vsgpu/fleet/run-000009.journal"), "0123").unwrap();
+    assert!(lab.expect(0, &["status"]).contains("run 1: done"));
+    lab.expect(0, &["apply", "--yes"]);
+}
+
+#[test]
+fn a_driver_is_upgraded_and_proven_again() {
+    let lab = small("upgrade");
+    lab.expect(0, &["apply", "--yes"]);
+    let newer = "NVIDIA-Linux-x86_64-535.230.02-grid.run";
+    std::fs::write(lab.folder.join("files").join(newer), files::run_file("nvidia-installer", 1000)).unwrap();
+    lab.write_fleet(&lab.fleet().replace(files::DRIVER_16_6, newer));
+    lab.forget_calls();
+    lab.expect(0, &["apply", "--yes"]);
+    assert!(lab.expect(0, &["verify"]).contains("driver 535.230.02"));
+    let calls = lab.calls("vm-01");
+    assert_eq!((count(&calls, "modprobe -r"), count(&calls, "deviceQuery")), (1, 1), "{calls:#?}");
+    assert_eq!(lab.changing_calls("esx-01"), Vec::<String>::new(), "the host had nothing to do");
 }
 
 #[test]

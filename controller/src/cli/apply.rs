@@ -35,8 +35,7 @@ impl Apply {
         let one = |e: Error| vec![e];
         let saved = self.saved_plan()?;
         let file = saved.as_ref().map_or(self.file.clone(), |plan| plan.fleet_file.clone().into());
-        let mut fleet = FleetArg { fleet: file, pki: self.pki.clone() }.read(true)?;
-        fleet.file = std::path::absolute(&fleet.file).map_err(|e| one(Error::new(Kind::Usage, e.to_string())))?;
+        let fleet = FleetArg { fleet: file, pki: self.pki.clone() }.read(true)?;
         let operator = operator(&fleet)?;
         let folder = fleet.state_folder();
         let _lock = journal::lock(&folder).map_err(one)?;
@@ -63,7 +62,8 @@ impl Apply {
                 }
                 let (plan, problems) = self.fresh(&fleet, &operator, saved.as_ref())?;
                 if plan.steps.is_empty() {
-                    let errors: Vec<Error> = problems.into_iter().map(|p| p.error).collect();
+                    let mut errors: Vec<Error> = problems.into_iter().map(|p| p.error).collect();
+                    errors.extend(still_taken(&fleet));
                     printer.errors(&errors);
                     if errors.is_empty() {
                         printer.answer(
@@ -79,7 +79,7 @@ impl Apply {
                 let left = leftovers(&fleet)?;
                 let record =
                     Record::Planned { at: now(), plan: Box::new(plan), in_maintenance: left.in_maintenance, stopped: left.stopped };
-                let mut store = Journal::create(&folder, journal::next_number(&folder).map_err(one)?).map_err(one)?;
+                let mut store = Journal::create(&folder, journal::next_number(&folder)).map_err(one)?;
                 store.append(&record).map_err(one)?;
                 let run = journal::latest(&folder)
                     .map_err(one)?
@@ -97,13 +97,14 @@ impl Apply {
 
     /// A plan that was saved, if the file is one.
     fn saved_plan(&self) -> Result<Option<Plan>, Vec<Error>> {
-        if self.file.extension().is_none_or(|e| e != "json") {
+        let text = files::read_text(&self.file, 1 << 30).map_err(|e| vec![e])?;
+        // A fleet file is YAML with keys; a saved plan is the JSON object that `plan --out` wrote, whatever its name.
+        if !text.trim_start().starts_with('{') {
             return Ok(None);
         }
         let wrong = |why: String| {
             vec![Error::new(Kind::Usage, format!("{}: {why}", self.file.display())).hint("make a new one with `vsgpu plan --out FILE`")]
         };
-        let text = files::read_text(&self.file, 1 << 30).map_err(|e| vec![e])?;
         let saved: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(format!("this is no saved plan: {e}")))?;
         if saved["plan"]["version"] != plan::VERSION {
             return Err(wrong(format!("the plan has format {}, this vsgpu reads {}", saved["plan"]["version"], plan::VERSION)));
@@ -150,21 +151,22 @@ impl Apply {
         let mut errors: Vec<Error> = summary.failed.iter().map(|(_, e)| e.clone()).collect();
         let blocked = problems.into_iter().map(|p| p.error);
         errors.extend(blocked);
-        // The one thing administrators fear: said loudly, with the way out.
-        let left = journal::latest(&fleet.state_folder()).ok().flatten().map(|run| run.status.leftovers()).unwrap_or_default();
-        for host in left.in_maintenance {
-            let error = Error::new(Kind::Failed, format!("{host} IS STILL IN MAINTENANCE MODE"));
-            errors.push(
-                error.hint("`vsgpu apply` brings it out when it answers; by hand: `esxcli system maintenanceMode set --enable false`"),
-            );
-        }
-        for vm in left.stopped {
-            errors.push(
-                Error::new(Kind::Failed, format!("{vm} was shut down and could not be started again"))
-                    .hint("`vsgpu apply` starts it when its host allows it"),
-            );
-        }
+        errors.extend(still_taken(fleet));
         printer.errors(&errors);
         Ok(worst(&errors))
     }
+}
+
+/// The one thing administrators fear, said loudly, with the way out.
+fn still_taken(fleet: &Fleet) -> Vec<Error> {
+    let left = journal::latest(&fleet.state_folder()).ok().flatten().map(|run| run.status.leftovers()).unwrap_or_default();
+    let host = |host| {
+        Error::new(Kind::Failed, format!("{host} IS STILL IN MAINTENANCE MODE"))
+            .hint("`vsgpu apply` brings it out when it answers; by hand: `esxcli system maintenanceMode set --enable false`")
+    };
+    let vm = |vm| {
+        Error::new(Kind::Failed, format!("{vm} was shut down and could not be started again"))
+            .hint("`vsgpu apply` starts it when its host allows it")
+    };
+    left.in_maintenance.into_iter().map(host).chain(left.stopped.into_iter().map(vm)).collect()
 }

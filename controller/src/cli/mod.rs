@@ -75,6 +75,7 @@ impl FleetArg {
     /// Reads the fleet file, and with `files` also the files that it names.
     pub(crate) fn read(&self, files: bool) -> Result<Fleet, Vec<Error>> {
         let mut fleet = spec::read(&self.fleet)?;
+        fleet.file = std::path::absolute(&fleet.file).map_err(|e| vec![Error::new(Kind::Usage, e.to_string())])?;
         if let Some(pki) = &self.pki {
             fleet.pki = pki.clone();
         }

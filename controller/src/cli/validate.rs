@@ -17,15 +17,12 @@ pub(super) struct Validate {
 
 impl Validate {
     pub fn run(self, printer: &Printer) -> Ended {
+        let shown = self.fleet.fleet.display().to_string();
         let fleet = self.fleet.read(!self.no_files)?;
         let guests = fleet.vms.iter().filter(|vm| vm.guest.is_some()).count();
         let wishes: usize = fleet.wishes().values().map(|w| w.len()).sum();
-        let text = format!(
-            "{} is right: {} hosts, {} VMs, {guests} guests, {wishes} requirements",
-            fleet.file.display(),
-            fleet.hosts.len(),
-            fleet.vms.len()
-        );
+        let text =
+            format!("{} is right: {} hosts, {} VMs, {guests} guests, {wishes} requirements", shown, fleet.hosts.len(), fleet.vms.len());
         printer.answer(
             &json!({ "valid": true, "hosts": fleet.hosts.len(), "vms": fleet.vms.len(), "guests": guests, "requirements": wishes }),
             &text,

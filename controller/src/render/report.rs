@@ -161,7 +161,7 @@ pub fn status(run: Option<&Stored>) -> (Value, String) {
             StepState::Waiting => ("-", String::new()),
             StepState::Started { .. } => ("STARTED", "outcome not known yet".into()),
             StepState::Done { note } => ("done", note.clone()),
-            StepState::Failed { error } => ("FAILED", error.clone()),
+            StepState::Failed { error, .. } => ("FAILED", error.clone()),
         };
         vec![format!("{:>4}", step.id), step.node.to_string(), step.title.clone(), word.into(), note]
     };

@@ -148,7 +148,18 @@ impl Requirement for Driver {
             args.push("--dkms");
         }
         let install = Command::new(spec.package.stored(None), args).within(INSTALL_SECS);
-        Verdict::unmet(is, wanted, vec![Effect::run(install)])
+        let mut effects = vec![];
+        if fact.version.is_some() {
+            // Another version runs: what holds its device is stopped, then its modules go, in NVIDIA's order (facts: nvidia 6).
+            for unit in ["nvidia-gridd", "nvidia-persistenced"] {
+                let stop = Command::new("systemctl", ["stop", unit]);
+                effects.push(Effect::Run { command: stop, already: Some("not loaded".into()) });
+            }
+            let modules = ["-r", "nvidia-uvm", "nvidia-drm", "nvidia-modeset", "nvidia"];
+            effects.push(Effect::run(Command::new("modprobe", modules)));
+        }
+        effects.push(Effect::run(install));
+        Verdict::unmet(is, wanted, effects)
     }
 
     fn as_spec(fact: &DriverFact) -> Option<DriverSpec> {

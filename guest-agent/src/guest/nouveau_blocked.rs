@@ -33,8 +33,8 @@ pub struct NouveauFact {
     pub loaded: bool,
     /// The file in modprobe.d that blocks it.
     pub blocked_by: Option<String>,
-    /// Whether it is our file and the initramfs was not rebuilt after it.
-    pub initramfs_stale: bool,
+    /// Whether our file is there and says that the initramfs was rebuilt after it.
+    pub rebuilt: bool,
     /// os-release, to choose the initramfs tool.
     pub os_release: String,
 }
@@ -43,7 +43,8 @@ impl Fact for NouveauFact {
     const NAME: &'static str = "nouveau";
     const ABOUT: &'static str = "Whether the nouveau driver is loaded, and what blocks it";
     fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
-        let mut probes = vec![Probe::Read("/proc/modules".into()), Probe::List(FOLDER.into()), Probe::Read(OS_RELEASE.into())];
+        let mut probes =
+            vec![Probe::Read("/proc/modules".into()), Probe::List(FOLDER.into()), Probe::Read(OS_RELEASE.into()), Probe::Read(FILE.into())];
         let files = seen.names(FOLDER).unwrap_or_default().into_iter().filter(|n| n.ends_with(".conf")).take(64);
         probes.extend(files.map(|name| Probe::Read(format!("{FOLDER}/{name}"))));
         probes
@@ -56,13 +57,8 @@ impl Fact for NouveauFact {
         let files: Vec<String> =
             seen.names(FOLDER)?.iter().filter(|n| n.ends_with(".conf")).take(64).map(|n| format!("{FOLDER}/{n}")).collect();
         let blocked_by = files.into_iter().find(blocks);
-        let initramfs_stale = blocked_by.as_deref() == Some(FILE) && !seen.file(FILE)?.unwrap_or_default().contains(REBUILT.trim_end());
-        Ok(Self {
-            loaded: modules.lines().any(|l| l.starts_with("nouveau ")),
-            blocked_by,
-            initramfs_stale,
-            os_release: os_release(seen)?.into(),
-        })
+        let rebuilt = seen.file(FILE)?.is_some_and(|text| text.contains(REBUILT.trim_end()));
+        Ok(Self { loaded: modules.lines().any(|l| l.starts_with("nouveau ")), blocked_by, rebuilt, os_release: os_release(seen)?.into() })
     }
 }
 
@@ -80,15 +76,14 @@ impl Requirement for NouveauBlocked {
 
     fn check(_: &Wish, fact: &NouveauFact) -> Verdict {
         let is = match (fact.loaded, &fact.blocked_by) {
-            (true, None) => "loaded",
-            (true, Some(_)) => "blocked, but still loaded",
+            (false, Some(file)) if file != FILE || fact.rebuilt => return Verdict::met(format!("blocked by {file}")),
+            (false, Some(_)) => "blocked, initramfs not rebuilt",
             (false, None) => "not blocked",
-            (false, Some(_)) if fact.initramfs_stale => "blocked, initramfs not rebuilt",
-            (false, Some(file)) => return Verdict::met(format!("blocked by {file}")),
+            // Only a file of ours tells that the initramfs knows of it; a foreign one may be younger than the initramfs.
+            (true, Some(_)) if fact.rebuilt => return Verdict::pending("blocked, but still loaded", "blocked"),
+            (true, Some(_)) => "blocked, but loaded from the initramfs",
+            (true, None) => "loaded",
         };
-        if fact.blocked_by.is_some() && !fact.initramfs_stale {
-            return Verdict::pending(is, "blocked");
-        }
         let Some(family) = Family::of(&fact.os_release) else {
             return Verdict::blocked(
                 "this distribution's initramfs tool is not known",
@@ -110,10 +105,10 @@ mod tests {
 
     #[test]
     fn a_power_cut_before_the_initramfs_was_rebuilt_is_seen() {
-        let fact = |loaded, blocked_by: Option<&str>, initramfs_stale| NouveauFact {
+        let fact = |loaded, blocked_by: Option<&str>, rebuilt| NouveauFact {
             loaded,
             blocked_by: blocked_by.map(Into::into),
-            initramfs_stale,
+            rebuilt,
             os_release: "ID=debian".into(),
         };
         let effects = |fact: &NouveauFact| match NouveauBlocked::check(&Wish::Blocked, fact) {
@@ -122,8 +117,10 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(effects(&fact(true, None, false)), 3);
-        assert_eq!(effects(&fact(true, Some(FILE), true)), 3, "written, then the power went");
-        assert_eq!(effects(&fact(true, Some(FILE), false)), 0, "waits for the reboot");
-        assert_eq!(effects(&fact(false, Some(FILE), false)), 99);
+        assert_eq!(effects(&fact(true, Some(FILE), false)), 3, "written, then the power went");
+        assert_eq!(effects(&fact(true, Some(FILE), true)), 0, "waits for the reboot");
+        assert_eq!(effects(&fact(true, Some("/etc/modprobe.d/other.conf"), false)), 3, "somebody else's file, old initramfs");
+        assert_eq!(effects(&fact(false, Some(FILE), true)), 99);
+        assert_eq!(effects(&fact(false, Some("/etc/modprobe.d/other.conf"), false)), 99);
     }
 }

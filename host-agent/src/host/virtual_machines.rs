@@ -30,6 +30,13 @@ pub struct VirtualMachine {
     pub vmx: String,
     /// Whether it runs.
     pub running: bool,
+    /// A VM of vSphere itself (vCLS): it is no workload, and maintenance mode takes care of it.
+    pub infrastructure: bool,
+}
+
+/// vSphere Cluster Services: by their name, or because they live on no datastore.
+fn is_infrastructure(name: &str, datastore: &str) -> bool {
+    name.starts_with("vCLS") || datastore.is_empty()
 }
 
 /// Absolute path of a VM's `.vmx`. Infrastructure VMs have an absolute one already.
@@ -44,7 +51,7 @@ pub(crate) fn running(seen: &Evidence) -> Result<Vec<(String, String)>, Unreadab
         let name = r.get("Display Name").unwrap_or(&r.title).to_string();
         (name, r.get("Config File").unwrap_or_default().to_string())
     };
-    Ok(records.iter().map(vm).collect())
+    Ok(records.iter().map(vm).filter(|(name, _)| !is_infrastructure(name, "a datastore")).collect())
 }
 
 impl Fact for VirtualMachines {
@@ -63,7 +70,13 @@ impl Fact for VirtualMachines {
         // The process list names the datastore by its id, the inventory by its name: the end of the path is the same.
         let runs =
             |vm: &vim_cmd::ListedVm| running.iter().any(|(name, file)| *name == vm.name && (file.is_empty() || file.ends_with(&vm.file)));
-        let vm = |vm: &vim_cmd::ListedVm| VirtualMachine { vmid: vm.vmid, name: vm.name.clone(), vmx: vmx_path(vm), running: runs(vm) };
+        let vm = |vm: &vim_cmd::ListedVm| VirtualMachine {
+            vmid: vm.vmid,
+            name: vm.name.clone(),
+            vmx: vmx_path(vm),
+            running: runs(vm),
+            infrastructure: is_infrastructure(&vm.name, &vm.datastore),
+        };
         Ok(Self { vms: listed.iter().map(vm).collect() })
     }
 }

@@ -41,8 +41,14 @@ pub(crate) fn usable(value: &str) -> Option<&str> {
 pub(crate) fn from_xml(text: &str, root: &str) -> Result<Node, String> {
     let start =
         ["<?xml", "<!DOCTYPE", root].iter().filter_map(|mark| text.find(mark)).min().ok_or(format!("there is no {root}> document"))?;
+    // Warnings may follow the document on the same stream.
+    let close = format!("</{}>", root.trim_start_matches('<'));
+    let end = text.rfind(&close).map_or(text.len(), |at| at + close.len());
+    if end <= start {
+        return Err(format!("there is no {root}> document"));
+    }
     let options = roxmltree::ParsingOptions { allow_dtd: true, nodes_limit: 2_000_000 };
-    let document = roxmltree::Document::parse_with_options(text[start..].trim_end(), options)
+    let document = roxmltree::Document::parse_with_options(text[start..end].trim_end(), options)
         .map_err(|e| format!("the XML is cut off or broken: {e}"))?;
     fn node(element: roxmltree::Node, depth: usize) -> Node {
         let mut out =

@@ -38,8 +38,13 @@ fn listed(line: &str) -> Option<ListedVm> {
     let vmid = vmid.parse().ok()?;
     // The `.vmx` that counts is the one followed by the guest id; an annotation behind it may name others.
     let end = [".vmx ", ".vmtx ", ".vmx"].iter().filter_map(|ending| rest.find(ending).map(|at| at + ending.trim_end().len())).min()?;
-    // The last ` [` before it begins the file: names may hold brackets.
-    let open = rest[..end].rfind('[')?;
+    // Names and folders may hold brackets: the file begins at the first `[` after two blanks; where a release puts only
+    // one blank between columns, at the last `[..] ` that a path follows.
+    let begins_file = |at: &usize| rest[*at..end].split_once("] ").is_some_and(|(_, file)| file.contains('/') && !file.contains("] "));
+    let brackets = || rest[..end].match_indices('[').map(|(at, _)| at);
+    let open = brackets()
+        .find(|at| rest[..*at].ends_with("  ") && rest[*at..end].contains("] "))
+        .or_else(|| brackets().filter(begins_file).last())?;
     let (datastore, file) = rest[open + 1..end].split_once(']')?;
     let mut behind = rest[end..].split_whitespace();
     let guest_os = behind.next().map(String::from);
@@ -197,9 +202,11 @@ mod tests {
     fn names_with_everything_in_them() {
         let text = "Vmid   Name   File   Guest OS   Version   Annotation\n\
             12     My [old] VM (2)   [ds 1] my/my vm.vmx   ubuntu64Guest   vmx-19   see\nold.vmx autostart\n\
-            7 x [] /var/run/crx/x.vmx crxSys1Guest vmx-21\n";
+            7 x [] /var/run/crx/x.vmx crxSys1Guest vmx-21\n\
+            2      web [old]     [ds1] web [old]/web [old].vmx   ubuntu64Guest   vmx-19\n";
         let vms = all_vms(text).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(vms.len(), 2);
+        assert_eq!(vms.len(), 3);
+        assert_eq!((vms[2].name.as_str(), vms[2].file.as_str()), ("web [old]", "web [old]/web [old].vmx"));
         assert_eq!((vms[0].name.as_str(), vms[0].datastore.as_str(), vms[0].file.as_str()), ("My [old] VM (2)", "ds 1", "my/my vm.vmx"));
         assert_eq!((vms[1].name.as_str(), vms[1].datastore.as_str(), vms[1].version.as_deref()), ("x", "", Some("vmx-21")));
         assert!(all_vms("Failed to login").is_err());

@@ -43,7 +43,7 @@ fn main() {
 }
 
 fn start_up(bin: &Path) {
-    let run = |program: &Path, arg: &str| drop(Command::new(program).arg(arg).stdout(Stdio::null()).status().unwrap());
+    let run = |program: &Path, arg: &str| _ = Command::new(program).arg(arg).stdout(Stdio::null()).status().unwrap();
     let ours = timed(21, || run(&bin.join("vsgpu"), "--help"));
     let least = timed(21, || run(Path::new("/bin/true"), ""));
     println!("vsgpu --help            {ours:>10.2?}   (/bin/true {least:.2?})   target: within 10 ms");
@@ -53,7 +53,7 @@ fn sizes(bin: &Path) {
     for name in ["vsgpu-host-agent", "vsgpu-guest-agent", "vsgpu"] {
         let stripped = std::env::temp_dir().join(format!("vsgpu-bench-{name}-{}", std::process::id()));
         let ok = Command::new("strip").arg("-o").arg(&stripped).arg(bin.join(name)).status().is_ok_and(|s| s.success());
-        let size = std::fs::metadata(if ok { &stripped } else { &bin.join(name) }.as_path()).unwrap().len();
+        let size = std::fs::metadata(if ok { stripped.clone() } else { bin.join(name) }).unwrap().len();
         let _ = std::fs::remove_file(&stripped);
         println!("{name:<20}    {:>7.1} MB   stripped: {ok}   target for the host agent: at most 12 MB", size as f64 / 1e6);
     }
@@ -97,9 +97,8 @@ fn facts(lab: &Lab) {
 /// A step that has one command against that command alone.
 fn steps(lab: &Lab) {
     let tool = lab.machine("esx-01").join("tools/esxcli");
-    let command = timed(21, || {
-        drop(Command::new(&tool).args(["--formatter=xml", "graphics", "host", "get"]).stdout(Stdio::null()).status().unwrap())
-    });
+    let command =
+        timed(21, || _ = Command::new(&tool).args(["--formatter=xml", "graphics", "host", "get"]).stdout(Stdio::null()).status().unwrap());
     let (rpc, met) = connected(lab, async |c| {
         let (mut rpcs, mut steps) = (vec![], vec![]);
         for _ in 0..21 {
@@ -185,6 +184,7 @@ impl Sshd {
             option(format!("AuthorizedKeysFile={}", folder.join("authorized").display())),
             option("StrictModes=no".into()),
             option("PermitRootLogin=yes".into()),
+            option("Subsystem=sftp internal-sftp".into()),
             option(format!("PidFile={}", folder.join("pid").display())),
         ];
         let child = Command::new("/usr/sbin/sshd")

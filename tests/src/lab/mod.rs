@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 pub const TOKEN: &str = "simulated client configuration token";
 pub const LICENSE_SERVER: &str = "licenses.lab";
 const HOST_TOOLS: [&str; 3] = ["esxcli", "vim-cmd", "vmkload_mod"];
-const GUEST_TOOLS: [&str; 9] =
-    ["systemctl", "apt-get", "update-initramfs", "gcc", "make", "dkms", "journalctl", "nvidia-installer", "cuda-installer"];
+const GUEST_TOOLS: [&str; 10] =
+    ["modprobe", "systemctl", "apt-get", "update-initramfs", "gcc", "make", "dkms", "journalctl", "nvidia-installer", "cuda-installer"];
 
 /// A running lab. Dropping it ends every process and removes its folder.
 pub struct Lab {

@@ -18,6 +18,14 @@ pub fn run(folder: &Path, program: &str, words: &[&str]) -> Answer {
         }
         "gcc" | "make" | "dkms" if words == ["--version"] && has(program) => Answer::ok(format!("{program} (simulated) 12.2.0\n")),
         "gcc" | "make" | "dkms" => Answer::err(127, format!("{program}: command not found\n")),
+        "modprobe" if words.first() == Some(&"-r") => Machine::with(folder, |m| {
+            if m.linux().gridd == "active" {
+                return Answer::err(1, "modprobe: FATAL: Module nvidia is in use.\n");
+            }
+            m.linux().loaded = None;
+            super::state::kernel_files(m);
+            Answer::ok("")
+        }),
         "journalctl" => Answer::ok(Machine::read(folder).linux().journal.join("\n") + "\n"),
         _ => Answer::err(127, format!("simulated machine: there is no {program}\n")),
     }
@@ -46,6 +54,13 @@ fn systemctl(folder: &Path, words: &[&str]) -> Answer {
         }
         ["stop", "display-manager.service"] => {
             Machine::with(folder, |m| m.linux().display_manager = false);
+            Answer::ok("")
+        }
+        ["stop", unit @ ("nvidia-gridd" | "nvidia-persistenced")] => {
+            if m.linux().driver.is_none() || *unit == "nvidia-persistenced" {
+                return Answer::err(5, format!("Failed to stop {unit}.service: Unit {unit}.service not loaded.\n"));
+            }
+            Machine::with(folder, |m| m.linux().gridd = "inactive".into());
             Answer::ok("")
         }
         ["restart", "nvidia-gridd"] => {

@@ -40,6 +40,9 @@ pub fn nvidia(folder: &Path, words: &[&str]) -> Answer {
                 "The Nouveau kernel driver is currently in use by your system.  This driver is incompatible with the NVIDIA driver, and must be disabled before proceeding.",
             );
         }
+        if guest.loaded.is_some() {
+            return failed(m, "An NVIDIA kernel module 'nvidia' appears to already be loaded in your kernel.");
+        }
         if !guest.packages.contains("gcc") {
             return failed(
                 m,
