@@ -127,12 +127,10 @@ impl Planner<'_> {
                 // What it rests on changes: look again when that is done. A proof made in another boot is none any more.
                 Verdict::Met { is } if built_on || restarted && depends_on_boot(&change.entry) => {
                     change.recheck = true;
-                    change.verdict = Verdict::waits("checked again after the steps before", is);
+                    change.verdict = Verdict::waits("met; looked at again after the steps before", is);
                 }
                 // What stands in its way now may be just what an earlier step mends.
-                Verdict::Blocked { why, .. } if built_on || restarted => {
-                    change.verdict = Verdict::waits(format!("now: {why}"), describe(&change.spec))
-                }
+                Verdict::Blocked { why, .. } if built_on || restarted => change.verdict = Verdict::waits(why, describe(&change.spec)),
                 Verdict::Blocked { why, hint } => {
                     blocked = true;
                     self.problem(node, Error::new(Kind::Blocked, format!("{node}: {}: {why}", change.entry.name)).hint(hint));
@@ -224,7 +222,7 @@ impl Planner<'_> {
                 let expect = Expectation { is: is.clone(), effects: effects.clone(), started: false };
                 (format!("{is} -> {wants}"), shown(effects), Some(expect).filter(|_| !change.loose))
             }
-            Verdict::Waits { on, wants } => (format!("{wants} ({on})"), vec![], None),
+            Verdict::Waits { on, wants, effects } => (format!("{wants} (now: {on})"), shown(effects), None),
             Verdict::Met { .. } | Verdict::Blocked { .. } => return after,
         };
         let work = Work::Meet { requirement: change.entry.name.into(), spec: change.spec.clone(), expect };

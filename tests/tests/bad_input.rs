@@ -238,6 +238,17 @@ fn facts_never_fail_as_a_whole() {
     assert!(lab.changing_calls("esx-01").is_empty());
 }
 
+/// A tool that hangs costs its own deadline (60 s) and its own facts, nothing else; its processes are gone afterwards.
+#[test]
+fn a_hanging_esxcli_costs_only_its_own_facts() {
+    let lab = lab("hang");
+    lab.change("esx-01", |m| drop(m.faults.insert("esxcli --formatter=xml graphics host".into(), Fault::Hang)));
+    let (seen, took) = facts(&lab, &lab.machine("esx-01").join("tools"));
+    assert_eq!(seen["host-graphics"]["error"]["status"], "killed after its deadline of 60 s", "{seen:#}");
+    assert_eq!(seen["esx-version"]["version"], "8.0.2");
+    assert!(took < Duration::from_secs(75), "{took:?}");
+}
+
 #[test]
 fn a_full_disk_while_receiving_keeps_nothing_and_says_so() {
     let lab = lab("full");

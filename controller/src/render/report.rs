@@ -72,7 +72,7 @@ pub fn checks(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
             all.push(match verdict {
                 Verdict::Met { is } => check(true, is, None),
                 Verdict::Unmet { is, wants, .. } => check(false, is, Some(wants)),
-                Verdict::Waits { on, wants } => check(false, on, Some(wants)),
+                Verdict::Waits { on, wants, .. } => check(false, on, Some(wants)),
                 Verdict::Blocked { why, .. } => check(false, why, None),
             });
         }

@@ -137,12 +137,6 @@ impl Requirement for Driver {
             (None, Some(why)) if of_wanted.is_some() => format!("installed, but {why}"),
             (None, _) => "absent".into(),
         };
-        if fact.gpu_on_bus == Some(false) {
-            return Verdict::blocked(
-                "there is no NVIDIA GPU on the PCI bus of this VM",
-                "give the VM a vGPU (`vgpu:` in the fleet file) and start it",
-            );
-        }
         let mut args = vec!["--silent", "--accept-license"];
         if fact.dkms {
             args.push("--dkms");
@@ -159,6 +153,9 @@ impl Requirement for Driver {
             effects.push(Effect::run(Command::new("modprobe", modules)));
         }
         effects.push(Effect::run(install));
+        if fact.gpu_on_bus == Some(false) {
+            return Verdict::waits_for("there is no NVIDIA GPU on the PCI bus of this VM", wanted, effects);
+        }
         Verdict::unmet(is, wanted, effects)
     }
 
@@ -227,6 +224,6 @@ mod tests {
     fn a_vm_without_a_gpu_is_told_so() {
         let mut bare = fact(None, "");
         bare.gpu_on_bus = Some(false);
-        assert!(matches!(Driver::check(&spec(), &bare), Verdict::Blocked { .. }));
+        assert!(matches!(Driver::check(&spec(), &bare), Verdict::Waits { .. }));
     }
 }

@@ -250,9 +250,6 @@ impl Requirement for License {
     type Fact = LicenseFact;
 
     fn check(spec: &LicenseSpec, fact: &LicenseFact) -> Verdict {
-        if fact.smi_failure.is_some() && fact.statuses.is_empty() {
-            return Verdict::waits(fact.smi_failure.clone().unwrap_or_default(), "Licensed");
-        }
         let values = spec.values();
         let missing = fact
             .template_keys
@@ -285,6 +282,9 @@ impl Requirement for License {
             effects.push(Effect::Copy { from: token.stored(None), to: format!("{TOKENS}/{}", token.file_name()), mode: 0o744 });
         }
         effects.push(Effect::run(Command::new("systemctl", ["restart", "nvidia-gridd"])));
+        if let Some(why) = fact.smi_failure.as_ref().filter(|_| fact.statuses.is_empty()) {
+            return Verdict::waits_for(why, "Licensed", effects);
+        }
         let mut is = fact.statuses.first().cloned().unwrap_or_else(|| "no license status".into());
         if fact.daemon != "active" {
             is += &format!(", nvidia-gridd {}", if fact.daemon.is_empty() { "not installed" } else { &fact.daemon });

@@ -144,7 +144,7 @@ pub fn apply(
     let (is, effects) = match first {
         Verdict::Met { is } => return Outcome::AlreadyMet { is },
         Verdict::Blocked { why, hint } => return Outcome::Blocked { why, hint },
-        Verdict::Waits { on, wants } => {
+        Verdict::Waits { on, wants, .. } => {
             return Outcome::Blocked {
                 why: format!("{wants} cannot be judged yet: {on}"),
                 hint: "run `vsgpu plan` again: an earlier step did not bring what it should".into(),

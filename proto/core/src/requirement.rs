@@ -89,6 +89,9 @@ pub enum Verdict {
         on: String,
         /// What is wanted.
         wants: String,
+        /// What would be done, as far as it can be known now.
+        #[serde(default)]
+        effects: Vec<Effect>,
     },
     /// A person must act.
     Blocked {
@@ -117,7 +120,12 @@ impl Verdict {
 
     /// `Waits`.
     pub fn waits(on: impl Into<String>, wants: impl Into<String>) -> Self {
-        Self::Waits { on: on.into(), wants: wants.into() }
+        Self::Waits { on: on.into(), wants: wants.into(), effects: vec![] }
+    }
+
+    /// `Waits`, with what would be done.
+    pub fn waits_for(on: impl Into<String>, wants: impl Into<String>, effects: Vec<Effect>) -> Self {
+        Self::Waits { on: on.into(), wants: wants.into(), effects }
     }
 
     /// `Blocked`.

@@ -42,9 +42,8 @@ fn listed(line: &str) -> Option<ListedVm> {
     // one blank between columns, at the last `[..] ` that a path follows.
     let begins_file = |at: &usize| rest[*at..end].split_once("] ").is_some_and(|(_, file)| file.contains('/') && !file.contains("] "));
     let brackets = || rest[..end].match_indices('[').map(|(at, _)| at);
-    let open = brackets()
-        .find(|at| rest[..*at].ends_with("  ") && rest[*at..end].contains("] "))
-        .or_else(|| brackets().filter(begins_file).last())?;
+    let open =
+        brackets().find(|at| rest[..*at].ends_with("  ") && rest[*at..end].contains("] ")).or_else(|| brackets().rfind(begins_file))?;
     let (datastore, file) = rest[open + 1..end].split_once(']')?;
     let mut behind = rest[end..].split_whitespace();
     let guest_os = behind.next().map(String::from);

@@ -1,0 +1,95 @@
+//! Golden conversations: everything a user sees, on a small simulated fleet. `VSGPU_ACCEPT=1 cargo test -p vsgpu-tests --test
+//! screens` accepts changes. And stored formats: what an earlier version wrote must still read.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
+
+use vsgpu_tests::lab::{Lab, files, workspace};
+
+/// What changes from run to run is named instead.
+fn steady(lab: &Lab, text: &str) -> String {
+    let mut text = text.replace(&lab.folder.display().to_string(), "LAB");
+    for name in ["esx-01", "vm-01"] {
+        text = text.replace(&lab.address(name), &format!("ADDRESS-OF-{name}"));
+    }
+    text
+}
+
+fn golden(name: &str, text: &str) {
+    let path = workspace().join("tests/golden").join(name);
+    if std::env::var_os("VSGPU_ACCEPT").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let stored = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(stored == text, "{} differs; VSGPU_ACCEPT=1 accepts\n--- stored\n{stored}\n--- now\n{text}", path.display());
+}
+
+#[test]
+fn everything_a_user_sees() {
+    let lab = Lab::new("screens");
+    lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    lab.vm("vm-01", "esx-01");
+    files::write_all(&lab.folder.join("files"));
+    lab.write_fleet(&format!(
+        "version: 1\nhosts:\n  esx-01:\n    address: {}\n    graphics-type: SharedPassthru\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    vgpu: [nvidia_a100-40c]\n    guest:\n      address: {}\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{} }}\n      cuda-toolkit: {{ package: files/{} }}\n",
+        lab.address("esx-01"), files::MANAGER_16_6, lab.address("vm-01"), files::DRIVER_16_6, files::TOKEN_FILE, files::CUDA_12_2
+    ));
+    lab.start();
+    let mut screen = String::new();
+    for (status, args) in [
+        (0, vec!["validate"]),
+        (3, vec!["verify"]),
+        (0, vec!["status"]),
+        (3, vec!["plan"]),
+        (0, vec!["apply", "--yes"]),
+        (0, vec!["verify"]),
+        (0, vec!["status"]),
+        (0, vec!["plan"]),
+        (0, vec!["export"]),
+        (2, vec!["plan", "nowhere.yaml"]),
+        (2, vec!["facts", "-n", "esx-1"]),
+    ] {
+        screen += &format!("$ vsgpu {}\n{}\n", args.join(" "), lab.expect(status, &args));
+    }
+    let stored = workspace().join("tests/formats/run-000001.journal");
+    if std::env::var_os("VSGPU_ACCEPT").is_some() && !stored.exists() {
+        std::fs::copy(lab.folder.join(".vsgpu/fleet/run-000001.journal"), stored).unwrap();
+    }
+    golden("journey.txt", &steady(&lab, &screen));
+}
+
+/// Written by version 0.1.0 and never changed since: a journal that ended, and a saved plan.
+#[test]
+fn stored_formats_still_read() {
+    let formats = workspace().join("tests/formats");
+    let run = vsgpu::journal::latest(&formats).unwrap().unwrap();
+    assert_eq!((run.number, run.status.plan.version, run.status.steps.len()), (1, 1, run.status.plan.steps.len()));
+    assert!(run.status.steps.iter().all(|s| matches!(s, vsgpu::journal::StepState::Done { .. })) && run.status.ended.is_some());
+    assert!(run.status.leftovers().in_maintenance.is_empty());
+    // The same plan, through the file of `plan --out`.
+    let plan: vsgpu::plan::Plan = serde_json::from_str(&serde_json::to_string(&run.status.plan).unwrap()).unwrap();
+    assert_eq!(plan, run.status.plan);
+}
+
+#[test]
+fn a_journal_is_read_to_its_last_whole_record_and_refused_when_damaged() {
+    let folder = std::env::temp_dir().join(format!("vsgpu-journal-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let good = std::fs::read_to_string(workspace().join("tests/formats/run-000001.journal")).unwrap();
+    let path = folder.join("run-000001.journal");
+    let lines: Vec<&str> = good.split_inclusive('\n').collect();
+    // Cut anywhere: what is whole counts, nothing is an error.
+    for cut in (lines[0].len()..good.len()).step_by(97) {
+        std::fs::write(&path, &good[..cut]).unwrap();
+        let run = vsgpu::journal::latest(&folder).unwrap().unwrap();
+        assert!(good.as_bytes()[..run.good_bytes as usize].ends_with(b"\n") && run.good_bytes as usize <= cut);
+    }
+    // A flipped bit in the middle is said, with the line, and never misread.
+    for line in 0..lines.len() - 1 {
+        let at: usize = lines[..line].iter().map(|l| l.len()).sum::<usize>() + lines[line].len() / 2;
+        let mut bytes = good.clone().into_bytes();
+        bytes[at] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let why = vsgpu::journal::latest(&folder).err().unwrap_or_else(|| panic!("line {} was misread", line + 1)).message;
+        assert!(why.contains(&format!("line {} is damaged", line + 1)), "{why}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
