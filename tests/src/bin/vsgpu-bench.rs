@@ -28,6 +28,10 @@ fn timed(runs: usize, mut work: impl FnMut()) -> Duration {
 }
 
 fn main() {
+    // The plan has a process of its own: its memory is one of the figures.
+    if std::env::args().nth(1).as_deref() == Some("plan") {
+        return plan();
+    }
     println!("building ...");
     let bin = programs();
     start_up(&bin);
@@ -39,7 +43,8 @@ fn main() {
     facts(&lab);
     steps(&lab);
     transfer(&lab);
-    plan();
+    drop(lab);
+    assert!(Command::new(std::env::current_exe().unwrap()).arg("plan").status().unwrap().success());
 }
 
 fn start_up(bin: &Path) {
@@ -97,8 +102,12 @@ fn facts(lab: &Lab) {
 /// A step that has one command against that command alone.
 fn steps(lab: &Lab) {
     let tool = lab.machine("esx-01").join("tools/esxcli");
-    let command =
-        timed(21, || _ = Command::new(&tool).args(["--formatter=xml", "graphics", "host", "get"]).stdout(Stdio::null()).status().unwrap());
+    // Its two probes, started at once as the agent does.
+    let command = timed(21, || {
+        let start = |what: [&str; 3]| Command::new(&tool).arg("--formatter=xml").args(what).stdout(Stdio::null()).spawn().unwrap();
+        let mut both = [start(["graphics", "host", "get"]), start(["graphics", "device", "list"])];
+        both.iter_mut().for_each(|child| drop(child.wait()));
+    });
     let (rpc, met) = connected(lab, async |c| {
         let (mut rpcs, mut steps) = (vec![], vec![]);
         for _ in 0..21 {
@@ -112,7 +121,7 @@ fn steps(lab: &Lab) {
         (median(rpcs), median(steps))
     });
     println!(
-        "step that is met        {met:>10.2?}   (its two probes run at once, one alone {command:.2?}; RPC with one probe {rpc:.2?})   target: commands + 1 ms"
+        "step that is met        {met:>10.2?}   (its two probes alone {command:.2?}; an RPC alone {rpc:.2?})   target: commands + 1 ms"
     );
 }
 
