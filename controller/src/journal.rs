@@ -306,6 +306,11 @@ pub fn next_number(folder: &Path) -> u32 {
 /// Holds the fleet for one `apply`; released when dropped or when the process ends.
 pub struct Lock(#[expect(dead_code, reason = "held, not read")] nix::fcntl::Flock<File>);
 
+/// Whether an `apply` is at work on this fleet now.
+pub fn at_work(folder: &Path) -> bool {
+    folder.join("lock").exists() && lock(folder).is_err_and(|e| e.kind == Kind::Blocked)
+}
+
 /// Takes the lock.
 ///
 /// # Errors

@@ -97,6 +97,12 @@ impl Reader {
                 self.wrong(node.line, node.column, "this version of vsgpu reads fleet files of `version: 1`");
                 return None;
             }
+            None if find("plan").is_some() => {
+                self.wrong(root.line, root.column, "this is a saved plan, not a fleet file")
+                    .hints
+                    .push("`vsgpu apply FILE` runs it".into());
+                return None;
+            }
             None => {
                 self.wrong(root.line, root.column, "`version: 1` is missing");
                 return None;

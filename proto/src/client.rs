@@ -316,7 +316,8 @@ fn classify(target: &Target, error: &(dyn std::error::Error + 'static)) -> CallE
         )
     } else if all.contains("UnknownIssuer") || all.contains("BadSignature") {
         // Every vsgpu CA has the same name, so a stranger's certificate fails by its signature.
-        refused(format!("the certificate of {node} at {address} was issued by another CA"), &issue)
+        let hint = format!("use the CA folder that issued it (`--pki DIR`); only if that CA is lost, {issue}");
+        refused(format!("the certificate of {node} at {address} was issued by another CA"), &hint)
     } else if all.contains("Expired") && all.contains("invalid peer certificate")
         || all.contains("certificate expired") && all.contains("invalid peer")
     {
@@ -330,6 +331,10 @@ fn classify(target: &Target, error: &(dyn std::error::Error + 'static)) -> CallE
     } else if all.contains("invalid peer certificate") {
         refused(format!("the certificate of {node} at {address} is not valid: {text}"), &issue)
     } else {
-        CallError::Away(format!("{node} at {address}: {text}"))
+        // What rustls and h2 say of a peer that vanished helps nobody.
+        let vanished = ["close_notify", "connection reset", "Connection reset", "broken pipe", "Broken pipe", "stream closed"]
+            .iter()
+            .any(|w| all.contains(w));
+        CallError::Away(format!("{node} at {address}: {}", if vanished { "the connection was cut" } else { &text }))
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct Apply {
     /// Folder of certificates [default: `pki` in the fleet file, or beside it]
     #[arg(long, value_name = "DIR")]
     pki: Option<PathBuf>,
-    /// Do not ask before the first change
+    /// Do not ask before the first change (asked only at a terminal; a script is never asked)
     #[arg(short, long)]
     yes: bool,
     /// Give up an unfinished run and plan anew from how the nodes are now
@@ -73,6 +73,7 @@ impl Apply {
                     }
                     return Ok(worst(&errors));
                 }
+                printer.errors(&problems.iter().map(|p| p.error.clone()).collect::<Vec<_>>());
                 if !self.yes && !printer.confirm(&crate::render::plan::text(&plan)) {
                     return Err(one(Error::new(Kind::Usage, "not confirmed; nothing was changed")));
                 }
@@ -89,9 +90,16 @@ impl Apply {
         };
         let mut progress = Progress::new(printer, &status.plan);
         let plan = status.plan.clone();
-        let ended = block_on(engine::run(status, &mut store, &operator, now, &mut |event| progress.hear(event)))?;
+        let interrupted = on_interrupt().map_err(one)?;
+        let mut hear = |event: &crate::event::Event| progress.hear(event);
+        let ended = block_on(async {
+            tokio::select! {
+                ended = engine::run(status, &mut store, &operator, now, &mut hear) => ended,
+                _ = interrupted => Err(Error::new(Kind::Failed, "interrupted; what the agents are doing now, they finish").hint("`vsgpu apply` goes on from here; `vsgpu status` shows how far it is")),
+            }
+        })?;
         progress.finish();
-        let summary = ended.map_err(one)?;
+        let summary = ended.map_err(|error| [vec![error], still_taken(&fleet)].concat())?;
         self.report(printer, &fleet, &plan, &summary, problems)
     }
 
@@ -148,13 +156,28 @@ impl Apply {
             if summary.skipped > 0 { format!(", {} left out", summary.skipped) } else { String::new() }
         );
         printer.answer(&answer, &text);
-        let mut errors: Vec<Error> = summary.failed.iter().map(|(_, e)| e.clone()).collect();
-        let blocked = problems.into_iter().map(|p| p.error);
-        errors.extend(blocked);
-        errors.extend(still_taken(fleet));
+        let mut errors = still_taken(fleet);
+        errors.extend(summary.failed.iter().map(|(_, e)| e.clone()));
+        errors.extend(problems.into_iter().map(|p| p.error));
         printer.errors(&errors);
         Ok(worst(&errors))
     }
+}
+
+/// Hears Ctrl-C (and a polite kill) in a thread of its own. Called before any other thread, so that all have it blocked.
+fn on_interrupt() -> Result<tokio::sync::oneshot::Receiver<()>, Error> {
+    use nix::sys::signal::{SigSet, Signal};
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block().map_err(|e| Error::new(Kind::Internal, format!("signals cannot be heard: {e}")))?;
+    let (tx, rx) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        if signals.wait().is_ok() {
+            let _ = tx.send(());
+        }
+    });
+    Ok(rx)
 }
 
 /// The one thing administrators fear, said loudly, with the way out.

@@ -22,6 +22,7 @@ impl Export {
         let inventory = block_on(inventory::gather(&fleet, &operator, Scope::All, &|_| true))?;
         let document = document(&fleet, &inventory);
         printer.answer(&document, yaml::write(&document).trim_end());
+        printer.note("names of packages and tokens are guessed from their versions: put your own files there");
         let mut errors: Vec<Error> = inventory.nodes.into_values().filter_map(Result::err).collect();
         errors.dedup();
         printer.errors(&errors);

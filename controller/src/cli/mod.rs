@@ -142,7 +142,7 @@ pub fn main() -> ExitCode {
 
 /// The exit status for several errors: the one a person has to act on most.
 pub(crate) fn worst(errors: &[Error]) -> Exit {
-    let order = [Kind::Internal, Kind::Usage, Kind::Blocked, Kind::Failed, Kind::Unreachable, Kind::Differs];
+    let order = [Kind::Internal, Kind::Usage, Kind::Failed, Kind::Blocked, Kind::Unreachable, Kind::Differs];
     let found = order.into_iter().find(|kind| errors.iter().any(|e| e.kind == *kind));
     found.map_or(error::Exit::Done, Exit::Not)
 }

@@ -22,14 +22,19 @@ impl Plan {
     pub fn run(self, printer: &Printer) -> Ended {
         let fleet = self.fleet.read(true)?;
         let operator = operator(&fleet)?;
+        // Before looking: what a run gives back in between is then only planned once too often, never forgotten.
+        let left = leftovers(&fleet)?;
         let inventory = block_on(inventory::gather(&fleet, &operator, Scope::Wished, &|_| true))?;
-        let (plan, problems) = crate::planner::plan(&fleet, &inventory, &leftovers(&fleet)?);
+        let (plan, problems) = crate::planner::plan(&fleet, &inventory, &left);
         let text = match (plan.steps.is_empty(), problems.is_empty()) {
             (true, false) => "nothing was planned: see the errors".into(),
             _ => plan::text(&plan),
         };
         printer.answer(&json!({ "plan": plan, "problems": problems }), &text);
-        if journal::latest(&fleet.state_folder()).is_ok_and(|run| run.is_some_and(|r| r.status.ended.is_none())) {
+        let folder = fleet.state_folder();
+        if journal::at_work(&folder) {
+            printer.note("`vsgpu apply` is at work on this fleet right now: this is a picture of a moving thing (`vsgpu status` shows how far it is)");
+        } else if journal::latest(&folder).is_ok_and(|run| run.is_some_and(|r| r.status.ended.is_none())) {
             printer.note("an earlier run is not finished: `vsgpu apply` goes on with it, not with this plan (`vsgpu status` shows it)");
         }
         let errors: Vec<_> = problems.into_iter().map(|p| p.error).collect();

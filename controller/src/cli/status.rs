@@ -15,8 +15,9 @@ pub(super) struct Status {
 impl Status {
     pub fn run(self, printer: &Printer) -> Ended {
         let fleet = self.fleet.read(false)?;
-        let run = journal::latest(&fleet.state_folder()).map_err(|e| vec![e])?;
-        let (json, text) = report::status(run.as_ref());
+        let folder = fleet.state_folder();
+        let run = journal::latest(&folder).map_err(|e| vec![e])?;
+        let (json, text) = report::status(run.as_ref(), journal::at_work(&folder));
         printer.answer(&json, &text);
         Ok(Exit::Done)
     }

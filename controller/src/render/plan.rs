@@ -13,12 +13,6 @@ pub fn text(plan: &Plan) -> String {
         return format!("nothing to do: {} requirements are met", plan.met);
     }
     let mut out = String::new();
-    let mut nodes: Vec<&crate::fleet::NodeId> = vec![];
-    for step in &plan.steps {
-        if !nodes.contains(&&step.node) && nodes.last() != Some(&&step.node) {
-            nodes.push(&step.node);
-        }
-    }
     let mut last = None;
     let mut rows: Vec<Vec<String>> = vec![];
     for step in &plan.steps {
@@ -43,7 +37,8 @@ fn flush(out: &mut String, rows: &mut Vec<Vec<String>>) {
 
 /// One row for the step, one for each command.
 fn lines(step: &Step) -> Vec<Vec<String>> {
-    let wait = step.after.iter().filter(|a| **a + 1 != step.id).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let next = step.after.len() == 1 && step.after[0] + 1 == step.id;
+    let wait = step.after.iter().filter(|_| !next).map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let after = if wait.is_empty() { String::new() } else { format!("  (after {wait})") };
     let mut rows = vec![vec![format!("{:>4}", step.id), step.title.clone(), format!("{}{after}", step.change)]];
     rows.extend(step.commands.iter().map(|c| vec![String::new(), String::new(), format!("  $ {c}")]));

@@ -43,6 +43,16 @@ impl Progress {
         )
     }
 
+    /// The event with the names of its step: a reader of the stream has no plan to look them up in.
+    fn as_json(&self, event: &Event) -> serde_json::Value {
+        let mut json = serde_json::to_value(event).unwrap_or_default();
+        if let Some((node, title)) = json["step"].as_u64().and_then(|step| self.labels.get(step as usize - 1)) {
+            json["node"] = node.as_str().into();
+            json["title"] = title.as_str().into();
+        }
+        json
+    }
+
     fn print(&self, text: &str) {
         match &self.bars {
             Some(bars) => drop(bars.println(text)),
@@ -53,7 +63,7 @@ impl Progress {
     /// Shows one event.
     pub fn hear(&mut self, event: &Event) {
         if self.format == Format::Json {
-            eprintln!("{}", serde_json::to_string(event).unwrap_or_default());
+            eprintln!("{}", self.as_json(event));
             return;
         }
         match event {
@@ -86,7 +96,7 @@ impl Progress {
             }
             Event::Done { step, note, changed } => {
                 self.end(*step);
-                self.print(&self.line(*step, &format!("{}{note}", if *changed { "" } else { "already " })));
+                self.print(&self.line(*step, &format!("{note}{}", if *changed { "" } else { " (nothing to do)" })));
             }
             Event::Failed { step, error } => {
                 self.end(*step);

@@ -42,6 +42,8 @@ pub struct Check {
     pub requirement: String,
     /// Whether it is met.
     pub met: bool,
+    /// Whether the node could be asked at all.
+    pub known: bool,
     /// What is so.
     pub is: String,
     /// What is wanted, where it is not met.
@@ -55,12 +57,12 @@ pub fn checks(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
     let mut all = vec![];
     for (node, wishes) in fleet.wishes() {
         for wish in wishes {
-            let check = |met, is: String, wants| Check { node: node.clone(), requirement: wish.name.into(), met, is, wants };
+            let check = |met, is: String, wants| Check { node: node.clone(), requirement: wish.name.into(), met, known: true, is, wants };
             let Some(entry) = catalogue.find(node.kind.scope(), wish.name) else { continue };
             let fact = match inventory.nodes.get(&node) {
                 Some(Ok(seen)) => seen.facts.get(entry.fact.name).cloned(),
                 _ => {
-                    all.push(check(false, "the node could not be asked".into(), None));
+                    all.push(Check { known: false, ..check(false, "the node could not be asked".into(), None) });
                     continue;
                 }
             };
@@ -82,8 +84,16 @@ pub fn checks(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
 
 /// What is met, what is not, and one line of proof per VM.
 pub fn verify(fleet: &Fleet, checks: &[Check]) -> (Value, String) {
-    let unmet: Vec<&Check> = checks.iter().filter(|c| !c.met).collect();
+    let unmet: Vec<&Check> = checks.iter().filter(|c| !c.met && c.known).collect();
+    let met = checks.iter().filter(|c| c.met).count();
     let mut text = String::new();
+    let mut unknown: std::collections::BTreeMap<&NodeId, usize> = std::collections::BTreeMap::new();
+    for check in checks.iter().filter(|c| !c.known) {
+        *unknown.entry(&check.node).or_default() += 1;
+    }
+    for (node, count) in unknown {
+        text += &format!("{node} could not be asked: {count} requirements unknown\n");
+    }
     if !unmet.is_empty() {
         let row = |c: &&Check| {
             vec![
@@ -107,38 +117,34 @@ pub fn verify(fleet: &Fleet, checks: &[Check]) -> (Value, String) {
             Some(json!({ "vm": vm.name, "host": vm.host, "driver": state("driver"), "license": state("license"), "proof": state("cuda-proof") }))
         })
         .collect();
-    let word = |value: &Value, label: &str| match value["is"].as_str() {
-        Some(is) if value["met"] == true => format!("{label}{is}"),
-        Some(is) => format!("{label}NOT: {is}"),
-        None => String::new(),
+    // A line fits a terminal: what is met is said in a word, what is not with its reason.
+    let word = |value: &Value, cut: &[char]| match value["is"].as_str() {
+        Some(is) if value["met"] == true => is.split(cut).next().unwrap_or(is).trim().to_string(),
+        Some(is) => format!("NOT: {is}"),
+        None => "-".into(),
     };
-    let rows: Vec<Vec<String>> = proofs
-        .iter()
-        .map(|p| {
-            vec![
-                p["vm"].as_str().unwrap_or_default().into(),
-                format!("on {}", p["host"].as_str().unwrap_or_default()),
-                word(&p["driver"], "driver "),
-                word(&p["license"], ""),
-                word(&p["proof"], ""),
-            ]
-        })
-        .collect();
+    let name = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    let row = |p: &Value| {
+        vec![name(&p["vm"]), name(&p["host"]), word(&p["driver"], &[',']), word(&p["license"], &['(', ',']), word(&p["proof"], &[])]
+    };
+    let rows: Vec<Vec<String>> = proofs.iter().map(row).collect();
     if !rows.is_empty() {
         text += &format!("{}\n\n", columns(&rows));
     }
-    text += &format!("{} of {} requirements are met", checks.len() - unmet.len(), checks.len());
-    (json!({ "met": checks.len() - unmet.len(), "total": checks.len(), "checks": checks, "vms": proofs }), text)
+    text += &format!("{} of {} requirements are met", met, checks.len());
+    (json!({ "met": met, "total": checks.len(), "checks": checks, "vms": proofs }), text)
 }
 
 /// The latest run.
-pub fn status(run: Option<&Stored>) -> (Value, String) {
+pub fn status(run: Option<&Stored>, at_work: bool) -> (Value, String) {
     let Some(run) = run else { return (json!({ "run": null }), "no run yet; `vsgpu plan` shows what would be done".into()) };
     let status = &run.status;
     let count = |which: fn(&StepState) -> bool| status.steps.iter().filter(|s| which(s)).count();
     let done = count(|s| matches!(s, StepState::Done { .. }));
     let failed = count(|s| matches!(s, StepState::Failed { .. }));
-    let state = if status.ended.is_none() {
+    let state = if at_work {
+        "running now"
+    } else if status.ended.is_none() {
         "not finished: `vsgpu apply` goes on with it"
     } else if failed > 0 {
         "ended with failures"
@@ -169,6 +175,9 @@ pub fn status(run: Option<&Stored>) -> (Value, String) {
     let mut text = format!("run {}: {state}; {done} of {} steps done, {failed} failed\n{}", run.number, status.steps.len(), columns(&rows));
     for host in &left.in_maintenance {
         text += &format!("\n{host} is in maintenance mode through this run");
+    }
+    for vm in &left.stopped {
+        text += &format!("\n{vm} is shut down through this run");
     }
     (json, text)
 }

@@ -63,8 +63,10 @@ impl TryFrom<Unchecked> for LicenseSpec {
             name.as_ref()
                 .is_none_or(|n| !n.is_empty() && n.len() < 256 && n.chars().all(|c| c.is_ascii_alphanumeric() || ".-_:[]".contains(c)))
         };
-        if raw.server.is_some() == raw.token.is_some() {
-            return Err("either `server` (legacy license server) or `token` (NLS) is needed, not both".into());
+        match (&raw.server, &raw.token) {
+            (None, None) => return Err("`server` (legacy license server) or `token` (NLS) is missing".into()),
+            (Some(_), Some(_)) => return Err("either `server` (legacy license server) or `token` (NLS) is needed, not both".into()),
+            _ => {}
         }
         if !named(&raw.server) || !named(&raw.backup_server) {
             return Err("a license server is a host name or an address".into());
