@@ -384,7 +384,7 @@ pub fn schema() -> Value {
                 "vm-name",
                 json!({ "type": "string", "description": "Display name in vSphere, if it is not the key; {name} and {n} are filled in" }),
             ),
-            ("power", json!({ "enum": ["on", "off", true, false] })),
+            ("power", json!({ "enum": ["on", "off"] })),
             ("shutdown-secs", json!({ "type": "integer", "minimum": 0, "description": "Seconds for the guest to shut down" })),
             ("hard-stop", json!({ "type": "boolean", "description": "Whether the VM may be powered off hard after that" })),
             ("guest", guest.clone()),

@@ -20,10 +20,8 @@ pub enum Wish {
     /// Off where the vGPU release is older than 9.0, else as it is.
     Auto,
     /// On.
-    #[serde(alias = "true")]
     On,
     /// Off.
-    #[serde(alias = "false")]
     Off,
 }
 

@@ -37,10 +37,8 @@ fn default_grace() -> u32 {
 #[serde(rename_all = "lowercase")]
 pub enum PowerState {
     /// Running.
-    #[serde(alias = "true")]
     On,
     /// Powered off.
-    #[serde(alias = "false")]
     Off,
 }
 

@@ -79,15 +79,13 @@ impl fmt::Display for DriverVersion {
     }
 }
 
-/// On or off, as the fleet file says it. YAML's own booleans are understood too.
+/// On or off, as the fleet file says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnOff {
     /// On.
-    #[serde(alias = "true")]
     On,
     /// Off.
-    #[serde(alias = "false")]
     Off,
 }
 
