@@ -1,5 +1,6 @@
 //! The fleet as it is wished: plain data, every value already read by its own requirement.
 
+use crate::error::Place;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -150,6 +151,9 @@ pub struct Fleet {
     /// The fleet file.
     #[serde(skip)]
     pub file: PathBuf,
+    /// Where the fleet file names each file of the operator.
+    #[serde(skip)]
+    pub places: BTreeMap<String, Place>,
     /// Folder of certificates. No part of the digest: the same fleet from another working folder is the same fleet.
     #[serde(skip)]
     pub pki: PathBuf,

@@ -1,7 +1,7 @@
 //! Reads a fleet file. Every value is read by its own requirement; every error says file, line and column, the allowed
 //! values and the nearest of them. All errors of a file are reported at once.
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Place};
 use crate::fleet::{Deadlines, Fleet, Guest, Host, NodeKind, Vm, Wish};
 use crate::range::{expand, nearest};
 use crate::yaml::{self, Data, Key, Node};
@@ -29,8 +29,15 @@ pub fn read(file: &Path) -> Result<Fleet, Vec<Error>> {
         .map_err(|e| vec![e.hint("name your fleet file, or write one: `vsgpu schema` prints its JSON Schema")])?;
     let shown = file.display().to_string();
     let root = yaml::parse(&shown, &text).map_err(|e| vec![e])?;
-    let mut reader =
-        Reader { file: shown, catalogue: catalogue(), errors: vec![], hosts: BTreeSet::new(), vms: BTreeSet::new(), read: BTreeMap::new() };
+    let mut reader = Reader {
+        file: shown,
+        catalogue: catalogue(),
+        errors: vec![],
+        hosts: BTreeSet::new(),
+        vms: BTreeSet::new(),
+        places: BTreeMap::new(),
+        read: BTreeMap::new(),
+    };
     let fleet = reader.fleet(file, &root);
     match fleet {
         Some(fleet) if reader.errors.is_empty() => Ok(fleet),
@@ -44,6 +51,7 @@ struct Reader {
     errors: Vec<Error>,
     hosts: BTreeSet<String>,
     vms: BTreeSet<String>,
+    places: BTreeMap<String, Place>,
     /// Values that were read already: a default is read once, not once for each of 10,000 nodes.
     read: BTreeMap<(usize, usize, NodeKind, String), Option<Wish>>,
 }
@@ -52,7 +60,7 @@ type Pairs = Vec<(Key, Node)>;
 
 impl Reader {
     fn wrong(&mut self, line: usize, column: usize, message: impl Into<String>) -> &mut Error {
-        let place = crate::error::Place { file: self.file.clone(), line, column };
+        let place = Place { file: self.file.clone(), line, column };
         self.errors.push(Error::new(Kind::Usage, message).at(place));
         let last = self.errors.len() - 1;
         &mut self.errors[last]
@@ -141,7 +149,7 @@ impl Reader {
         if hosts.is_empty() && self.errors.is_empty() {
             self.wrong(root.line, root.column, "there is no host: `hosts:` is missing or empty");
         }
-        Some(Fleet { file: file.into(), pki: folder.join(pki), deadlines, hosts, vms })
+        Some(Fleet { file: file.into(), places: std::mem::take(&mut self.places), pki: folder.join(pki), deadlines, hosts, vms })
     }
 
     fn names(&mut self, key: &Key) -> Vec<(String, String)> {
@@ -287,7 +295,15 @@ impl Reader {
 
     fn wish(&mut self, owner: &str, entry: &vsgpu_core::Entry, node: &Node) -> Option<Wish> {
         match (entry.read_spec)(&node.to_json()) {
-            Ok(spec) => Some(Wish { name: entry.name, spec }),
+            Ok(spec) => {
+                for placed in (entry.files)(&spec) {
+                    let name = placed.artifact.artifact;
+                    if let Some((line, column)) = node.find(&name) {
+                        self.places.entry(name).or_insert(Place { file: self.file.clone(), line, column });
+                    }
+                }
+                Some(Wish { name: entry.name, spec })
+            }
             Err(e) => {
                 let place = node.place(&self.file, &e.path, e.at_key);
                 let inside: String =
@@ -328,12 +344,19 @@ fn listed<T: AsRef<str>>(words: &[T]) -> String {
 /// All files that are missing or wrong.
 pub fn resolve(fleet: &mut Fleet) -> Result<(), Vec<Error>> {
     let base = fleet.folder();
+    let places = std::mem::take(&mut fleet.places);
     let mut known: BTreeMap<String, Result<Artifact, Error>> = BTreeMap::new();
     let guests = fleet.vms.iter_mut().flat_map(|v| v.wishes.iter_mut().chain(v.guest.iter_mut().flat_map(|g| g.wishes.iter_mut())));
     for wish in fleet.hosts.iter_mut().flat_map(|h| h.wishes.iter_mut()).chain(guests) {
         fill(&mut wish.spec, &mut |artifact| {
             let key = format!("{}\0{}", artifact.artifact, artifact.sha256.clone().unwrap_or_default());
-            known.entry(key).or_insert_with(|| package::resolve(&base, artifact)).clone().ok()
+            let look = || {
+                package::resolve(&base, artifact).map_err(|error| match places.get(&artifact.artifact) {
+                    Some(place) => error.at(place.clone()),
+                    None => error,
+                })
+            };
+            known.entry(key).or_insert_with(look).clone().ok()
         });
     }
     let errors: Vec<Error> = known.into_values().filter_map(Result::err).collect();

@@ -155,6 +155,15 @@ impl Node {
         }
     }
 
+    /// The place of the first text below this one that reads so.
+    pub fn find(&self, text: &str) -> Option<(usize, usize)> {
+        match &self.data {
+            Data::Scalar(value) => (value.as_str() == Some(text)).then_some((self.line, self.column)),
+            Data::List(items) => items.iter().find_map(|item| item.find(text)),
+            Data::Map(pairs) => pairs.iter().find_map(|(_, value)| value.find(text)),
+        }
+    }
+
     /// The place of a value below this one (or of its key), as near as it can be found.
     pub fn place(&self, file: &str, path: &[String], at_key: bool) -> Place {
         let mut node = self;

@@ -114,7 +114,8 @@ fn operators_files_are_judged_by_their_content() {
         assert!(said.contains(wanted), "{said}");
     }
     lab.write_fleet(&fleet(&lab, "files/missing.zip"));
-    assert!(lab.expect(2, &["plan"]).contains("missing.zip: no such file"));
+    let said = lab.expect(2, &["plan"]);
+    assert!(said.contains("missing.zip: no such file\n  fleet.yaml:6:30\n"), "{said}");
     lab.write_fleet(&fleet(&lab, &format!("{{ file: files/good.zip, sha256: {} }}", "0".repeat(64))));
     let said = lab.expect(2, &["validate"]);
     assert!(said.contains("SHA-256 is ") && said.contains("the fleet file states 0000"), "{said}");

@@ -283,7 +283,7 @@ fn plan() {
             }
             hosts.push(Host { name: host, address: "a:1".into(), wishes: host_wishes.clone() });
         }
-        (Fleet { file: "f".into(), pki: "p".into(), deadlines: Deadlines::default(), hosts, vms }, inventory)
+        (Fleet { file: "f".into(), places: Default::default(), pki: "p".into(), deadlines: Deadlines::default(), hosts, vms }, inventory)
     };
     for count in [100, 1000] {
         let (fleet, inventory) = build(count);
