@@ -87,7 +87,7 @@ pub async fn run(
         while let Some(id) = ready.pop() {
             let step = &plan.steps[id - 1];
             let tainted = step.after.iter().any(|a| state[a - 1].tainted());
-            let taken = step.gives_back.is_some_and(|g| !matches!(status.steps[g - 1], StepState::Waiting));
+            let taken = step.rescue || step.gives_back.is_some_and(|g| status.steps[g - 1].begun());
             if tainted && !taken {
                 state[id - 1] = State::Skipped;
                 summary.skipped += 1;
@@ -281,7 +281,7 @@ impl Task {
     }
 
     async fn meet(&self, requirement: &str, spec: &Value, mut expect: Option<Expectation>) -> Ended {
-        if let (Some(expect), StepState::Started { .. } | StepState::Failed { .. }) = (&mut expect, &self.was) {
+        if let (Some(expect), StepState::Started { .. }) = (&mut expect, &self.was) {
             expect.started = true;
         }
         let mut connection = self.connect(self.step().connect_secs).await?;

@@ -91,9 +91,18 @@ pub enum StepState {
     Failed {
         /// Why.
         error: String,
-        /// The boot in which it was begun, if it was.
+        /// Whether it had been begun: a step whose node could not be reached never was.
+        begun: bool,
+        /// The boot in which it was begun.
         boot_id: String,
     },
+}
+
+impl StepState {
+    /// Whether the node may have been touched.
+    pub fn begun(&self) -> bool {
+        !matches!(self, Self::Waiting | Self::Failed { begun: false, .. })
+    }
 }
 
 /// A run, as its records tell it.
@@ -146,14 +155,33 @@ impl Status {
                 StepState::Started { boot_id: if first.is_empty() { boot_id.clone() } else { first.clone() } }
             }
             (StepState::Started { .. }, Record::Done { note, .. }) => StepState::Done { note: note.clone() },
-            (StepState::Started { boot_id } | StepState::Failed { boot_id, .. }, Record::Failed { error, .. }) => {
-                StepState::Failed { error: error.clone(), boot_id: boot_id.clone() }
+            (StepState::Started { boot_id }, Record::Failed { error, .. }) => {
+                StepState::Failed { error: error.clone(), begun: true, boot_id: boot_id.clone() }
             }
-            (StepState::Waiting, Record::Failed { error, .. }) => StepState::Failed { error: error.clone(), boot_id: String::new() },
+            (StepState::Failed { begun, boot_id, .. }, Record::Failed { error, .. }) => {
+                StepState::Failed { error: error.clone(), begun: *begun, boot_id: boot_id.clone() }
+            }
+            (StepState::Waiting, Record::Failed { error, .. }) => {
+                StepState::Failed { error: error.clone(), begun: false, boot_id: String::new() }
+            }
             (from, record) => return Err(format!("step {step} cannot go from {from:?} to {record:?}")),
         };
         *state = next;
         Ok(())
+    }
+
+    /// Whether something was given back after a failure: then the steps before cannot simply be tried again, because what
+    /// they needed (maintenance mode, VMs off) is no longer so.
+    pub fn gave_back_early(&self) -> bool {
+        let mut unfinished = vec![false; self.steps.len()];
+        for (at, step) in self.plan.steps.iter().enumerate() {
+            let before = step.after.iter().any(|a| unfinished[a - 1]);
+            if before && matches!(self.steps[at], StepState::Done { .. }) {
+                return true;
+            }
+            unfinished[at] = before || !matches!(self.steps[at], StepState::Done { .. });
+        }
+        false
     }
 
     /// What the run took and has not given back.
@@ -161,7 +189,7 @@ impl Status {
         let mut left = self.leftovers.clone();
         for (step, state) in self.plan.steps.iter().zip(&self.steps) {
             let Work::Meet { requirement, spec, .. } = &step.work else { continue };
-            let begun = !matches!(state, StepState::Waiting);
+            let begun = state.begun();
             let done = matches!(state, StepState::Done { .. });
             let name = &step.node.name;
             match (requirement.as_str(), spec.as_str().or_else(|| spec["state"].as_str())) {
@@ -171,7 +199,13 @@ impl Status {
                 (POWER, Some("off")) if begun && self.plan.steps.iter().any(|s| s.gives_back == Some(step.id)) => {
                     _ = left.stopped.insert(name.clone());
                 }
-                (POWER, Some("on")) if done => _ = left.stopped.remove(name),
+                // Found running while a shutdown was still under way is not started: the next plan looks again.
+                (POWER, Some("on")) if done => {
+                    let stop = step.gives_back.map(|id| &self.steps[id - 1]);
+                    if stop.is_none_or(|s| matches!(s, StepState::Done { .. })) {
+                        _ = left.stopped.remove(name);
+                    }
+                }
                 _ => {}
             }
         }

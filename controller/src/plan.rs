@@ -52,6 +52,9 @@ pub struct Step {
     /// Runs even when an earlier one failed, if this one had been started: it gives back what that one took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gives_back: Option<usize>,
+    /// Runs whatever failed before it: it gives back what an earlier run took.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rescue: bool,
     /// Seconds to wait for the agent to answer.
     pub connect_secs: u32,
 }

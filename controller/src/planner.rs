@@ -53,6 +53,24 @@ struct Planner<'a> {
     met: usize,
 }
 
+/// What an earlier run took and is really still taken: the world may have given it back, or the fleet file no longer wants it.
+pub fn still_taken(fleet: &Fleet, inventory: &Inventory, left: Leftovers) -> Leftovers {
+    let fact = |host: &str, name: &str| inventory.seen(&NodeId::new(NodeKind::Host, host))?.facts.get(name)?.as_ref().ok();
+    let in_maintenance = |host: &String| {
+        fleet.hosts.iter().any(|h| h.name == *host) && fact(host, "maintenance-mode").and_then(|f| f["enabled"].as_bool()) != Some(false)
+    };
+    let stopped = |name: &String| {
+        let Some(vm) = fleet.vms.iter().find(|vm| vm.name == *name) else { return false };
+        let listed = fact(&vm.host, "virtual-machines").and_then(|f| serde_json::from_value::<VirtualMachines>(f.clone()).ok());
+        let runs = listed.is_some_and(|l| l.vms.iter().any(|v| v.name == vm.vm_name && v.running));
+        vm.power != Some(PowerState::Off) && !runs
+    };
+    Leftovers {
+        in_maintenance: left.in_maintenance.into_iter().filter(in_maintenance).collect(),
+        stopped: left.stopped.into_iter().filter(stopped).collect(),
+    }
+}
+
 /// Makes the plan, and says what stands in its way.
 pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> (Plan, Vec<Problem>) {
     let wishes = fleet.wishes();
@@ -160,6 +178,7 @@ impl Planner<'_> {
             work,
             after,
             gives_back: None,
+            rescue: false,
             connect_secs,
         });
         id
@@ -331,6 +350,7 @@ impl Planner<'_> {
             let fact = json!({ "enabled": true, "running": [] });
             let step = self.switch(&node, MAINTENANCE_MODE, json!("off"), fact, after);
             self.steps[step - 1].gives_back = entered;
+            self.steps[step - 1].rescue = ours;
             after = vec![step];
         }
         for (vm, changes) in judged {
@@ -350,7 +370,8 @@ impl Planner<'_> {
         if self.leftovers.in_maintenance.contains(&node.name) {
             after = vec![self.switch(node, MAINTENANCE_MODE, json!("off"), json!({ "enabled": true, "running": [] }), vec![])];
         }
-        for vm in vms.iter().filter(|vm| self.leftovers.stopped.contains(&vm.name)).collect::<Vec<_>>() {
+        for vm in vms.iter().filter(|vm| self.leftovers.stopped.contains(&vm.name) && vm.power != Some(PowerState::Off)).collect::<Vec<_>>()
+        {
             let id = NodeId::new(NodeKind::Vm, &vm.name);
             self.switch(&id, POWER, json!({ "state": "on" }), Value::Null, after.clone());
         }
@@ -377,6 +398,7 @@ impl Planner<'_> {
             let spec = json!({ "state": "on" });
             let step = self.switch(&node, POWER, spec, json!({ "vmid": vmid, "state": "off" }), after);
             self.steps[step - 1].gives_back = stop.filter(|_| was_running);
+            self.steps[step - 1].rescue = self.leftovers.stopped.contains(&vm.name);
             after = vec![step];
         }
         if on && wants_guest {

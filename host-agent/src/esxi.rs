@@ -15,12 +15,13 @@ const FRESH: Duration = Duration::from_secs(2);
 
 /// The shell around files and processes.
 pub fn system(posix: Posix) -> Arc<dyn System> {
-    Arc::new(Esxi { posix, boot: Arc::default() })
+    Arc::new(Esxi { posix, boot: Arc::default(), first: Mutex::default() })
 }
 
 struct Esxi {
     posix: Posix,
     boot: Arc<Mutex<Boot>>,
+    first: Mutex<()>,
 }
 
 /// What is known of the running boot.
@@ -42,8 +43,9 @@ fn uptime(posix: &Posix) -> Option<u64> {
 
 /// Looks at marker and uptime, and renews the marker.
 fn look(posix: &Posix) -> Result<String, Trouble> {
-    let now = uptime(posix);
+    // The marker first: an uptime that was noted after ours was read must not look like an earlier boot.
     let marker = posix.read(MARKER, 256).ok().and_then(|b| String::from_utf8(b).ok());
+    let now = uptime(posix);
     let old = marker.as_deref().and_then(|m| m.trim().split_once(' ')).map(|(id, at)| (id.to_string(), at.parse::<u64>().ok()));
     let same = old.filter(|(_, then)| !matches!((then, now), (Some(then), Some(now)) if now < *then));
     let (id, then) = match same {
@@ -89,6 +91,11 @@ impl System for Esxi {
                 let (posix, boot) = (self.posix.clone(), self.boot.clone());
                 std::thread::spawn(move || remember(&boot, look(&posix), posix.elapsed()));
             }
+            return Ok(id);
+        }
+        // One first look at a time: two would each make an identity of their own.
+        let _first = self.first.lock();
+        if let Some(id) = self.boot.lock().ok().and_then(|b| b.id.clone()) {
             return Ok(id);
         }
         let id = look(&self.posix);

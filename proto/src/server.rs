@@ -118,6 +118,8 @@ pub(crate) fn serve(agent: Agent, posix: Posix, options: &crate::agent::Serve) -
     }
     let config = Arc::new(tls::server(identity).map_err(|e| e.to_string())?);
     let system = (agent.system)(posix.clone());
+    // Notes of commands that have ended since are dropped now, before their process numbers are used again.
+    let _ = posix.orphan();
     let node = Arc::new(Node::new(agent, posix, system, name));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
@@ -389,7 +391,11 @@ impl agent_server::Agent for Service {
                 }
                 say(effect.to_string());
                 match activate(node.system.as_ref(), effect) {
-                    Err(why) if reboot => return Outcome::Failed { why },
+                    Err(why) if reboot => {
+                        // A refused reboot is not on its way.
+                        let _ = node.system.remove(REBOOT_ASKED);
+                        return Outcome::Failed { why };
+                    }
                     // Stopping what does not run fails, and must not keep the rest from starting: the proof decides.
                     Err(why) => say(format!("went on after: {why}")),
                     Ok(()) => {}

@@ -317,7 +317,9 @@ fn ctrl_c_says_what_is_left_and_how_to_go_on() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(5), "{said}");
     assert!(
-        said.contains("interrupted") && said.contains("esx-01 IS STILL IN MAINTENANCE MODE") && said.contains("vm-01 was shut down"),
+        said.contains("interrupted")
+            && said.contains("esx-01 IS STILL IN MAINTENANCE MODE")
+            && said.contains("vm-01 was shut down and is not known to run again"),
         "{said}"
     );
     let status = lab.expect(0, &["status"]);
@@ -325,6 +327,68 @@ fn ctrl_c_says_what_is_left_and_how_to_go_on() {
     lab.expect(0, &["apply", "--yes"]);
     lab.expect(0, &["verify"]);
     assert_eq!((count(&lab.calls("esx-01"), "component apply"), count(&lab.calls("esx-01"), "shutdown reboot")), (1, 1));
+}
+
+#[test]
+fn a_run_that_gave_back_after_a_failure_is_planned_anew_not_tried_again() {
+    let lab = small("gaveback");
+    lab.host("esx-02", "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    lab.start_agent("esx-02");
+    lab.write_fleet(&small_fleet(&lab, "").replace(
+        "vms:\n",
+        &format!(
+            "  esx-02:\n    address: {}\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\nvms:\n",
+            lab.address("esx-02"),
+            files::MANAGER_16_6
+        ),
+    ));
+    let fault = vsgpu_tests::sim::state::Fault::Fail { text: "Error: not today\n".into() };
+    lab.change("esx-01", |m| drop(m.faults.insert("esxcli software component apply".into(), fault)));
+    lab.change("esx-02", |m| {
+        drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::sim::state::Fault::Slow { ms: 6000 }))
+    });
+    let mut child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // esx-01 has failed, left maintenance mode and started its VM, while esx-02 is still at work.
+    wait_until("the VM is back", Duration::from_secs(60), || {
+        count(&lab.calls("esx-01"), "power.on") == 1 && count(&lab.calls("esx-02"), "component apply") == 1
+    });
+    wait_until("that is recorded", Duration::from_secs(10), || {
+        lab.expect(0, &["status"]).lines().any(|l| l.contains("vm-01") && l.contains("start") && l.contains("done"))
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    lab.change("esx-01", |m| m.faults.clear());
+    lab.forget_calls();
+    let said = lab.expect(0, &["apply", "--yes"]);
+    assert!(said.contains("planned anew"), "{said}");
+    let calls = lab.calls("esx-01");
+    let at = |what: &str| calls.iter().position(|c| c.contains(what)).unwrap_or_else(|| panic!("{what}: {calls:#?}"));
+    assert!(at("power.shutdown") < at("--enable true") && at("--enable true") < at("component apply"), "{calls:#?}");
+    lab.expect(0, &["verify"]);
+}
+
+#[test]
+fn what_an_earlier_run_took_is_given_back_whatever_fails_now() {
+    let lab = small("leftover");
+    lab.change("esx-01", |m| {
+        drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::sim::state::Fault::Slow { ms: 1500 }))
+    });
+    let mut child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the install has begun", Duration::from_secs(60), || count(&lab.calls("esx-01"), "component apply") == 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Given up in maintenance mode with its VM off, and now the reboot is refused.
+    lab.change("esx-01", |m| m.faults.clear());
+    let fault = vsgpu_tests::sim::state::Fault::Fail { text: "Error: not today\n".into() };
+    lab.change("esx-01", |m| drop(m.faults.insert("esxcli system shutdown".into(), fault)));
+    let said = lab.expect(5, &["apply", "--yes", "--abandon"]);
+    let mut host = lab.state("esx-01");
+    assert!(!host.esxi().maintenance && host.esxi().vms[0].on, "{said}");
+    assert!(!said.contains("STILL IN MAINTENANCE"), "{said}");
+    // A refused reboot was never on its way: mended, the next run reboots at once.
+    lab.change("esx-01", |m| m.faults.clear());
+    lab.expect(0, &["apply", "--yes"]);
+    lab.expect(0, &["verify"]);
 }
 
 #[test]

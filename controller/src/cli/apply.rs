@@ -7,7 +7,7 @@ use crate::files;
 use crate::fleet::Fleet;
 use crate::inventory::{self, Scope};
 use crate::journal::{self, Journal, Record, Store as _};
-use crate::plan::{self, Plan, Problem};
+use crate::plan::{self, Leftovers, Plan, Problem};
 use crate::planner;
 use crate::render::{Printer, progress::Progress};
 use clap::Args;
@@ -41,11 +41,12 @@ impl Apply {
         let _lock = journal::lock(&folder).map_err(one)?;
         let unfinished = journal::latest(&folder).map_err(one)?.filter(|run| run.status.ended.is_none());
         let (status, mut store, problems) = match unfinished {
-            Some(run) if !self.abandon => {
-                if run.status.plan.fleet != plan::digest(&fleet) || saved.is_some() {
+            Some(run) if !self.abandon && !run.status.gave_back_early() => {
+                let other_plan = saved.as_ref().is_some_and(|plan| plan.steps != run.status.plan.steps);
+                if run.status.plan.fleet != plan::digest(&fleet) || other_plan {
                     let error = Error::new(
                         Kind::Blocked,
-                        format!("run {} of this fleet is not finished, and it was planned from another fleet file", run.number),
+                        format!("run {} of this fleet is not finished, and it was planned from something else", run.number),
                     );
                     return Err(one(error.hint(
                         "finish it with the old fleet file, or give it up: `vsgpu apply --abandon` (plans anew from how the nodes are now)",
@@ -58,12 +59,14 @@ impl Apply {
                 if let Some(run) = given_up {
                     let mut store = Journal::reopen(&run.path, run.good_bytes).map_err(one)?;
                     store.append(&Record::Ended { at: now() }).map_err(one)?;
-                    printer.note(&format!("run {} was given up", run.number));
+                    let why =
+                        if self.abandon { "was given up" } else { "had failed and given back what it took: everything is planned anew" };
+                    printer.note(&format!("run {} {why}", run.number));
                 }
-                let (plan, problems) = self.fresh(&fleet, &operator, saved.as_ref())?;
+                let (plan, problems, left) = self.fresh(&fleet, &operator, saved.as_ref())?;
                 if plan.steps.is_empty() {
                     let mut errors: Vec<Error> = problems.into_iter().map(|p| p.error).collect();
-                    errors.extend(still_taken(&fleet));
+                    errors.extend(said_loudly(left));
                     printer.errors(&errors);
                     if errors.is_empty() {
                         printer.answer(
@@ -77,7 +80,6 @@ impl Apply {
                 if !self.yes && !printer.confirm(&crate::render::plan::text(&plan)) {
                     return Err(one(Error::new(Kind::Usage, "not confirmed; nothing was changed")));
                 }
-                let left = leftovers(&fleet)?;
                 let record =
                     Record::Planned { at: now(), plan: Box::new(plan), in_maintenance: left.in_maintenance, stopped: left.stopped };
                 let mut store = Journal::create(&folder, journal::next_number(&folder)).map_err(one)?;
@@ -126,9 +128,10 @@ impl Apply {
         fleet: &Fleet,
         operator: &vsgpu_proto::client::Operator,
         saved: Option<&Plan>,
-    ) -> Result<(Plan, Vec<Problem>), Vec<Error>> {
+    ) -> Result<(Plan, Vec<Problem>, Leftovers), Vec<Error>> {
         let inventory = block_on(inventory::gather(fleet, operator, Scope::WishedAndRemembered, &|_| true))?;
-        let (fresh, problems) = planner::plan(fleet, &inventory, &leftovers(fleet)?);
+        let left = planner::still_taken(fleet, &inventory, leftovers(fleet)?);
+        let (fresh, problems) = planner::plan(fleet, &inventory, &left);
         if let Some(saved) = saved {
             let differing = fresh
                 .steps
@@ -143,7 +146,7 @@ impl Apply {
                 return Err(vec![error.detail(format!("first difference: {what}")).hint("look at the new plan: `vsgpu plan`")]);
             }
         }
-        Ok((fresh, problems))
+        Ok((fresh, problems, left))
     }
 
     fn report(&self, printer: &Printer, fleet: &Fleet, plan: &Plan, summary: &Summary, problems: Vec<Problem>) -> Ended {
@@ -180,16 +183,20 @@ fn on_interrupt() -> Result<tokio::sync::oneshot::Receiver<()>, Error> {
     Ok(rx)
 }
 
-/// The one thing administrators fear, said loudly, with the way out.
+/// What the latest run took and has not given back.
 fn still_taken(fleet: &Fleet) -> Vec<Error> {
-    let left = journal::latest(&fleet.state_folder()).ok().flatten().map(|run| run.status.leftovers()).unwrap_or_default();
+    journal::latest(&fleet.state_folder()).ok().flatten().map(|run| said_loudly(run.status.leftovers())).unwrap_or_default()
+}
+
+/// The one thing administrators fear, said loudly, with the way out.
+fn said_loudly(left: Leftovers) -> Vec<Error> {
     let host = |host| {
         Error::new(Kind::Failed, format!("{host} IS STILL IN MAINTENANCE MODE"))
             .hint("`vsgpu apply` brings it out when it answers; by hand: `esxcli system maintenanceMode set --enable false`")
     };
     let vm = |vm| {
-        Error::new(Kind::Failed, format!("{vm} was shut down and could not be started again"))
-            .hint("`vsgpu apply` starts it when its host allows it")
+        Error::new(Kind::Failed, format!("{vm} was shut down and is not known to run again"))
+            .hint("`vsgpu apply` looks again, and starts it when its host allows it")
     };
     left.in_maintenance.into_iter().map(host).chain(left.stopped.into_iter().map(vm)).collect()
 }

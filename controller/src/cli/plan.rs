@@ -25,7 +25,7 @@ impl Plan {
         // Before looking: what a run gives back in between is then only planned once too often, never forgotten.
         let left = leftovers(&fleet)?;
         let inventory = block_on(inventory::gather(&fleet, &operator, Scope::Wished, &|_| true))?;
-        let (plan, problems) = crate::planner::plan(&fleet, &inventory, &left);
+        let (plan, problems) = crate::planner::plan(&fleet, &inventory, &crate::planner::still_taken(&fleet, &inventory, left));
         let text = match (plan.steps.is_empty(), problems.is_empty()) {
             (true, false) => "nothing was planned: see the errors".into(),
             _ => plan::text(&plan),

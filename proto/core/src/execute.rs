@@ -152,7 +152,9 @@ pub fn apply(
         }
         Verdict::Unmet { is, effects, .. } => (is, effects),
     };
-    if let Some(plan) = expected {
+    // With nothing left to run there is nothing that could be done wrongly: an act that was still under way when the plan was
+    // made has ended, and only its activation is missing.
+    if let Some(plan) = expected.filter(|_| !effects.is_empty()) {
         let unplanned = effects.iter().find(|e| !plan.effects.contains(e));
         if unplanned.is_some() || (plan.is != is && !plan.started) {
             return Outcome::Stale { planned: plan.is.clone(), is: unplanned.map_or(is.clone(), |e| format!("{is}; now needed: {e}")) };
