@@ -88,9 +88,8 @@ pub fn init(folder: &Path, now: std::time::SystemTime) -> Result<(), PkiError> {
 /// # Errors
 /// Where the CA is missing or a file exists already.
 pub fn issue(ca_folder: &Path, into: &Path, dns: &str, file: &str, days: u32, now: std::time::SystemTime) -> Result<(), PkiError> {
-    let (ca_pem, ca_key) = (read(&ca_folder.join("ca.pem"))?, read(&ca_folder.join("ca.key"))?);
+    let ca_key = read(&ca_folder.join("ca.key"))?;
     let of_ca = |e: rcgen::Error| PkiError::Content { path: ca_folder.join("ca.key"), why: e.to_string() };
-    let _ = ca_pem;
     let mut ca = params("vsgpu CA", 3650, now);
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -112,9 +111,10 @@ pub fn issue(ca_folder: &Path, into: &Path, dns: &str, file: &str, days: u32, no
 /// # Errors
 /// As `issue`.
 pub fn issue_node(folder: &Path, node: &str, role: &str, days: u32, now: std::time::SystemTime) -> Result<PathBuf, PkiError> {
+    let ca = read(&folder.join("ca.pem"))?;
     let into = folder.join(format!("{node}.{role}"));
     issue(folder, &into, &node_name(node, role), "node", days, now)?;
-    write(&into.join("ca.pem"), &read(&folder.join("ca.pem"))?, 0o644)?;
+    write(&into.join("ca.pem"), &ca, 0o644)?;
     Ok(into)
 }
 
