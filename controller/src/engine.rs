@@ -311,8 +311,9 @@ impl Task {
                 )
                 .hint("look at the new plan: `vsgpu plan`")),
             Outcome::Blocked { why, hint } => Err(self.fail(Kind::Blocked, why).hint(hint)),
-            Outcome::Failed { why } => {
-                Err(self.fail(Kind::Failed, why).hint("`vsgpu facts` shows how the node is now; `vsgpu apply` goes on from there"))
+            Outcome::Failed { why, hint } => {
+                let next = "`vsgpu facts` shows how the node is now; `vsgpu apply` goes on from there";
+                Err(self.fail(Kind::Failed, why).hint(hint.unwrap_or_else(|| next.into())))
             }
         }
     }
@@ -331,7 +332,7 @@ impl Task {
         }
         if before == boot_now {
             match connection.activate(restart, &before, ACT, &mut self.say()).await {
-                Ok(Outcome::Failed { why }) => return Err(self.fail(Kind::Failed, why)),
+                Ok(Outcome::Failed { why, .. }) => return Err(self.fail(Kind::Failed, why)),
                 Ok(_) => {}
                 // A rebooting node cuts the line; whether it reboots is seen by its boot id.
                 Err(CallError::Away(_)) if restart.is_none() => {}

@@ -1,10 +1,13 @@
 //! The fleet as it is wished: plain data, every value already read by its own requirement.
 
+use crate::constraints::combination::Expectation;
+use crate::constraints::driver_catalogue::DriverCatalogue;
 use crate::error::Place;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use vsgpu_core::Scope;
 use vsgpu_host_agent::vm::PowerState;
 
@@ -110,6 +113,12 @@ pub struct Vm {
     pub shutdown_secs: u32,
     /// Whether it may be powered off hard after that.
     pub hard_stop: bool,
+    /// What people mean to do with it: checked against its GPUs, never set.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub expects: Vec<Expectation>,
+    /// Keys that the fleet file sets to nothing.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub taken_away: BTreeSet<String>,
     /// Wishes.
     pub wishes: Vec<Wish>,
     /// The Linux inside.
@@ -157,6 +166,9 @@ pub struct Fleet {
     /// Folder of certificates. No part of the digest: the same fleet from another working folder is the same fleet.
     #[serde(skip)]
     pub pki: PathBuf,
+    /// NVIDIA's own catalogue of driver pairs, where the operator has it.
+    #[serde(skip)]
+    pub catalogue: Option<Arc<DriverCatalogue>>,
     /// Deadlines.
     pub deadlines: Deadlines,
     /// Hosts, in the order of the file.

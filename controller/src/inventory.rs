@@ -173,7 +173,17 @@ struct Ask {
 fn needed(catalogue: &vsgpu_core::Catalogue, kind: NodeKind, wishes: &[(String, serde_json::Value)]) -> Vec<&'static str> {
     let mut names: Vec<&'static str> = wishes.iter().filter_map(|(name, _)| Some(catalogue.find(kind.scope(), name)?.fact.name)).collect();
     match kind {
-        NodeKind::Host => names.extend(["maintenance-mode", "virtual-machines"]),
+        NodeKind::Host => names.extend([
+            "maintenance-mode",
+            "virtual-machines",
+            "esx-version",
+            "gpus",
+            "gpu-users",
+            "host-graphics",
+            "passthrough",
+            "pci-gpus",
+            "vgpu-types",
+        ]),
         NodeKind::Vm => names.push("vm-power"),
         NodeKind::Guest => names.push("os"),
     }

@@ -9,9 +9,10 @@
 
 use crate::error::{Error, Kind};
 use crate::files;
-use crate::plan::{Leftovers, Plan, VERSION, Work};
+use crate::fleet::NodeId;
+use crate::plan::{Leftovers, Plan, RebootedFor, VERSION, Work};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,9 @@ pub enum Record {
         in_maintenance: BTreeSet<String>,
         /// VMs that an earlier run left stopped.
         stopped: BTreeSet<String>,
+        /// Reboots of earlier runs that did not bring what they were for.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        rebooted: BTreeMap<NodeId, RebootedFor>,
     },
     /// A step is about to be done.
     Started {
@@ -123,9 +127,10 @@ impl Status {
     /// From the first record of a run.
     fn first(record: Record) -> Result<Self, String> {
         match record {
-            Record::Planned { at, plan, in_maintenance, stopped } if plan.version == VERSION => {
+            Record::Planned { at, plan, in_maintenance, stopped, rebooted } if plan.version == VERSION => {
                 let steps = vec![StepState::Waiting; plan.steps.len()];
-                Ok(Self { plan: *plan, steps, begun: at, ended: None, leftovers: Leftovers { in_maintenance, stopped } })
+                let leftovers = Leftovers { in_maintenance, stopped, rebooted };
+                Ok(Self { plan: *plan, steps, begun: at, ended: None, leftovers })
             }
             Record::Planned { plan, .. } => {
                 Err(format!("the run was made by another version of vsgpu (format {}, this one reads {VERSION})", plan.version))
@@ -188,10 +193,22 @@ impl Status {
     pub fn leftovers(&self) -> Leftovers {
         let mut left = self.leftovers.clone();
         for (step, state) in self.plan.steps.iter().zip(&self.steps) {
-            let Work::Meet { requirement, spec, .. } = &step.work else { continue };
             let begun = state.begun();
             let done = matches!(state, StepState::Done { .. });
             let name = &step.node.name;
+            let (requirement, spec) = match &step.work {
+                Work::Meet { requirement, spec, .. } => (requirement, spec),
+                Work::Activate { restart: None, proves } => {
+                    if let StepState::Failed { begun: true, boot_id, .. } = state {
+                        let requirements = proves.iter().map(|(name, _)| name.clone()).collect();
+                        left.rebooted.insert(step.node.clone(), RebootedFor { before: boot_id.clone(), requirements });
+                    } else if done {
+                        left.rebooted.remove(&step.node);
+                    }
+                    continue;
+                }
+                Work::Activate { .. } | Work::Send { .. } => continue,
+            };
             match (requirement.as_str(), spec.as_str().or_else(|| spec["state"].as_str())) {
                 (MAINTENANCE_MODE, Some("on")) if begun => _ = left.in_maintenance.insert(name.clone()),
                 (MAINTENANCE_MODE, Some("off")) if done => _ = left.in_maintenance.remove(name),

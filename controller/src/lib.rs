@@ -3,7 +3,9 @@
 //! Decisions are pure (`spec`, `planner`, `order`, `journal::Status`); `inventory` and `engine` talk to agents; only `render`
 //! prints; only `cli::main` exits.
 
+pub mod assign;
 pub mod cli;
+pub mod constraints;
 pub mod engine;
 pub mod error;
 pub mod event;
@@ -16,6 +18,7 @@ pub mod package;
 pub mod plan;
 pub mod planner;
 pub mod range;
+pub mod readiness;
 pub mod render;
 pub mod spec;
 pub mod yaml;

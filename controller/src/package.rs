@@ -74,7 +74,7 @@ fn inspect(file: &mut File, name: &str) -> Result<(Kind, Vec<Held>), String> {
 /// NVIDIA's own file names state the version: `NVD-VGPU-800_535.183.04-1OEM...zip`, `NVIDIA-Linux-x86_64-535.183.01-grid.run`,
 /// `cuda_12.2.2_535.104.05_linux.run`.
 fn from_name(name: &str) -> Vec<Held> {
-    let one = |name: &str, version: &str| vec![Held { name: name.into(), version: version.into() }];
+    let one = |name: &str, version: &str| vec![Held { name: name.into(), version: version.into(), acceptance: None }];
     if let Some(rest) = name.strip_prefix("cuda_") {
         return rest.split('_').next().map(|v| one("cuda-toolkit", v)).unwrap_or_default();
     }
@@ -105,7 +105,7 @@ fn held(descriptor: &str) -> Option<Held> {
     let document = roxmltree::Document::parse(descriptor).ok()?;
     let text =
         |tag: &str| document.root_element().children().find(|c| c.has_tag_name(tag)).and_then(|c| c.text()).map(|t| t.trim().to_string());
-    Some(Held { name: text("name")?, version: text("version")? })
+    Some(Held { name: text("name")?, version: text("version")?, acceptance: text("acceptance-level") })
 }
 
 /// An offline bundle holds `index.xml` and metadata zips with one descriptor per VIB; a component is said in a bulletin.

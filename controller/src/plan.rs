@@ -105,6 +105,17 @@ pub struct Leftovers {
     pub in_maintenance: BTreeSet<String>,
     /// VMs that a run shut down and did not start again.
     pub stopped: BTreeSet<String>,
+    /// Nodes that a run rebooted for requirements which were not met afterwards.
+    pub rebooted: BTreeMap<NodeId, RebootedFor>,
+}
+
+/// A reboot that did not bring what it was for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RebootedFor {
+    /// The boot before it.
+    pub before: String,
+    /// What it was for.
+    pub requirements: BTreeSet<String>,
 }
 
 /// Digest of what a fleet file wishes.

@@ -1,6 +1,7 @@
 //! Reads a fleet file. Every value is read by its own requirement; every error says file, line and column, the allowed
 //! values and the nearest of them. All errors of a file are reported at once.
 
+use crate::constraints::driver_catalogue::DriverCatalogue;
 use crate::error::{Error, Kind, Place};
 use crate::fleet::{Deadlines, Fleet, Guest, Host, NodeKind, Vm, Wish};
 use crate::range::{expand, nearest};
@@ -9,16 +10,17 @@ use crate::{catalogue, files, is_key, package};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use vsgpu_core::{Artifact, Catalogue};
-use vsgpu_host_agent::vm::{DEFAULT_GRACE_SECS, PowerState};
+use vsgpu_host_agent::vm::{DEFAULT_GRACE_SECS, PowerState, VmGpu};
 
 const MAX_FILE: u64 = 16 << 20;
 const DEFAULT_PORT: u16 = 7443;
 /// Keys that are no requirements.
 const HOST_KEYS: [&str; 1] = ["address"];
-const VM_KEYS: [&str; 6] = ["host", "vm-name", "power", "shutdown-secs", "hard-stop", "guest"];
+const VM_KEYS: [&str; 7] = ["host", "vm-name", "power", "shutdown-secs", "hard-stop", "expects", "guest"];
 const GUEST_KEYS: [&str; 1] = ["address"];
-const TOP_KEYS: [&str; 6] = ["version", "pki", "deadlines", "defaults", "hosts", "vms"];
+const TOP_KEYS: [&str; 7] = ["version", "pki", "driver-catalogue", "deadlines", "defaults", "hosts", "vms"];
 
 /// Reads and checks a fleet file, without looking at the files it names.
 ///
@@ -129,6 +131,16 @@ impl Reader {
             }
         });
         let folder = file.parent().map(PathBuf::from).unwrap_or_default();
+        let catalogue = find("driver-catalogue").and_then(|node| {
+            let path = folder.join(self.text("driver-catalogue", node)?);
+            match DriverCatalogue::read(&path) {
+                Ok(catalogue) => Some(Arc::new(catalogue)),
+                Err(error) => {
+                    self.errors.push(error.at(Place { file: self.file.clone(), line: node.line, column: node.column }));
+                    None
+                }
+            }
+        });
         let pki = find("pki").and_then(|node| self.text("pki", node)).unwrap_or_else(|| "pki".into());
         let defaults = find("defaults").map(|node| self.map("defaults", node).to_vec()).unwrap_or_default();
         for (key, _) in defaults.iter().filter(|(key, _)| !["host", "vm", "guest"].contains(&key.name.as_str())) {
@@ -149,7 +161,7 @@ impl Reader {
         if hosts.is_empty() && self.errors.is_empty() {
             self.wrong(root.line, root.column, "there is no host: `hosts:` is missing or empty");
         }
-        Some(Fleet { file: file.into(), places: std::mem::take(&mut self.places), pki: folder.join(pki), deadlines, hosts, vms })
+        Some(Fleet { file: file.into(), places: std::mem::take(&mut self.places), pki: folder.join(pki), catalogue, deadlines, hosts, vms })
     }
 
     fn names(&mut self, key: &Key) -> Vec<(String, String)> {
@@ -201,14 +213,20 @@ impl Reader {
             let shutdown_secs =
                 find("shutdown-secs").and_then(|node| self.typed(&name, "shutdown-secs", node)).unwrap_or(DEFAULT_GRACE_SECS);
             let hard_stop = find("hard-stop").and_then(|node| self.typed(&name, "hard-stop", node)).unwrap_or(false);
+            let expects = find("expects").and_then(|node| self.typed(&name, "expects", node)).unwrap_or_default();
+            let nothing = |(key, node): &(Key, Node)| matches!(node.data, Data::Scalar(Value::Null)).then(|| key.name.clone());
+            let taken_away = pairs.iter().filter_map(nothing).collect();
             let wishes = self.wishes(&name, NodeKind::Vm, &pairs, &VM_KEYS);
             let guest = find("guest").filter(|node| !matches!(node.data, Data::Scalar(Value::Null))).map(|node| {
                 let own = self.map(&format!("{name}: guest"), node);
                 let pairs = merged(guest_defaults, own);
                 let address = self.address(&name, &number, &pairs, own);
-                Guest { address, wishes: self.wishes(&name, NodeKind::Guest, &pairs, &GUEST_KEYS) }
+                let mut guest = Guest { address, wishes: self.wishes(&name, NodeKind::Guest, &pairs, &GUEST_KEYS) };
+                expect_gpus(&mut guest.wishes, gpus_of(&wishes));
+                guest
             });
-            vms.push(Vm { name, vm_name, host: host.unwrap_or_default(), power, shutdown_secs, hard_stop, wishes, guest });
+            let host = host.unwrap_or_default();
+            vms.push(Vm { name, vm_name, host, power, shutdown_secs, hard_stop, expects, taken_away, wishes, guest });
             if self.errors.len() > before {
                 return;
             }
@@ -281,14 +299,12 @@ impl Reader {
             };
             found.extend(wish.map(|wish| (entry.name, wish)));
         }
+        // What a wish implies may imply something itself, so the list is walked in its order.
         for entry in &entries {
-            if let Some((by, spec)) =
-                entry.implied_by.filter(|(by, _)| found.contains_key(by) && pairs.iter().all(|(key, _)| key.name != entry.name))
-            {
-                debug_assert!(entries.iter().any(|e| e.name == by));
-                let spec = serde_json::from_str::<Value>(spec).ok().and_then(|spec| (entry.read_spec)(&spec).ok());
-                found.extend(spec.map(|spec| (entry.name, Wish { name: entry.name, spec })));
-            }
+            let said = found.contains_key(entry.name) || pairs.iter().any(|(key, _)| key.name == entry.name);
+            let implied = entry.implied_by.iter().filter(|_| !said).find_map(|i| (i.spec)(&found.get(i.by)?.spec));
+            let spec = implied.and_then(|spec| (entry.read_spec)(&spec).ok());
+            found.extend(spec.map(|spec| (entry.name, Wish { name: entry.name, spec })));
         }
         entries.iter().filter_map(|e| found.remove(e.name)).collect()
     }
@@ -315,6 +331,30 @@ impl Reader {
                 error.hints.extend(e.suggestion.map(|near| format!("did you mean `{near}`?")));
                 None
             }
+        }
+    }
+}
+
+/// GPUs and vGPUs that a VM is to have.
+fn gpus_of(wishes: &[Wish]) -> u64 {
+    let count = |wish: &Wish| match wish.name {
+        "vgpu" => wish.spec.as_array().map_or(0, Vec::len) as u64,
+        "passthrough" => {
+            let gpus = wish.spec.as_array().into_iter().flatten();
+            gpus.map(|gpu| serde_json::from_value::<VmGpu>(gpu.clone()).map_or(0, |g| u64::from(g.count()))).sum()
+        }
+        _ => 0,
+    };
+    wishes.iter().map(count).sum()
+}
+
+/// What the VM is to have its guest must see, unless the guest's own wish says another number.
+fn expect_gpus(wishes: &mut [Wish], count: u64) {
+    for wish in wishes.iter_mut().filter(|_| count > 1) {
+        match wish.name {
+            "gpu-on-bus" if wish.spec["at-least"] == 1 => wish.spec["at-least"] = count.into(),
+            "cuda-proof" if wish.spec["devices"] == 1 => wish.spec["devices"] = count.into(),
+            _ => {}
         }
     }
 }
@@ -410,6 +450,10 @@ pub fn schema() -> Value {
             ("power", json!({ "enum": ["on", "off"] })),
             ("shutdown-secs", json!({ "type": "integer", "minimum": 0, "description": "Seconds for the guest to shut down" })),
             ("hard-stop", json!({ "type": "boolean", "description": "Whether the VM may be powered off hard after that" })),
+            (
+                "expects",
+                json!({ "type": "array", "items": { "enum": ["vmotion", "suspend", "snapshots"] }, "description": "What people mean to do with the VM: refused where its GPU does not allow it" }),
+            ),
             ("guest", guest.clone()),
         ],
     );
@@ -423,6 +467,7 @@ pub fn schema() -> Value {
         "properties": {
             "version": { "const": 1 },
             "pki": text(),
+            "driver-catalogue": { "type": "string", "description": "NVIDIA's vgpuDriverCatalog.yaml, relative to this file; it overrides the built-in table of driver pairs" },
             "deadlines": deadlines,
             "defaults": { "type": "object", "additionalProperties": false, "properties": { "host": host, "vm": vm, "guest": guest } },
             "hosts": { "type": "object", "description": "Name or range (esx-[01-16]) -> host", "additionalProperties": host },

@@ -30,6 +30,8 @@ pub fn restarts() -> Vec<(&'static str, Vec<Effect>)> {
         run("nv-hostengine", &["-t"]),
         run("nv-hostengine", &["-d"]),
         run("/etc/init.d/xorg", &["start"]),
+        // Devices are read again, where the release has that command.
+        Effect::Run { command: Command::new("esxcli", ["graphics", "host", "refresh"]), already: Some("Unknown command".into()) },
     ];
     vec![("graphics", graphics)]
 }

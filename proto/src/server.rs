@@ -378,7 +378,7 @@ impl agent_server::Agent for Service {
         Ok(acting(&self.0, "Activate", Subject::node(), move |node, say| {
             match node.system.boot_id() {
                 Ok(now) if reboot && now != request.planned_boot_id => return Outcome::AlreadyMet { is: "rebooted since".into() },
-                Err(why) => return Outcome::Failed { why: why.to_string() },
+                Err(why) => return Outcome::failed(why.to_string()),
                 Ok(_) => {}
             }
             if reboot && let Some(asked) = asked_before(node, &request.planned_boot_id) {
@@ -394,7 +394,7 @@ impl agent_server::Agent for Service {
                     Err(why) if reboot => {
                         // A refused reboot is not on its way.
                         let _ = node.system.remove(REBOOT_ASKED);
-                        return Outcome::Failed { why };
+                        return Outcome::failed(why.to_string());
                     }
                     // Stopping what does not run fails, and must not keep the rest from starting: the proof decides.
                     Err(why) => say(format!("went on after: {why}")),
@@ -443,5 +443,5 @@ fn activate(system: &dyn System, effect: &vsgpu_core::Effect) -> Result<(), Stri
             ended => Err(format!("`{command}`: {ended}: {}", vsgpu_core::evidence::head(&format!("{}\n{}", output.stdout, output.stderr)))),
         };
     }
-    execute::act(system, effect)
+    execute::act(system, effect).map_err(|broken| broken.to_string())
 }

@@ -260,6 +260,7 @@ fn strangers_on_a_host_are_not_shut_down() {
             file: "payroll/payroll.vmx".into(),
             on: true,
             stubborn: false,
+            snapshots: 0,
         })
     });
     lab.forget_calls();
@@ -280,12 +281,16 @@ fn a_wrong_license_is_waited_for_and_then_named() {
 #[test]
 fn a_wrong_driver_pair_leaves_the_guest_without_a_gpu_and_says_so() {
     let lab = small("pair");
+    // The gate would refuse it: a catalogue of the operator that allows the pair is believed, and reality is not.
+    let catalogue = "branch:\n  - { name: R535, type: host, allow: { branch: [R580] } }\n  - { name: R580, type: guest, allow: { branch: [R535] } }\ndriver:\n  - { version: 535.183.04, branch: R535, type: host }\n  - { version: 580.65.06, branch: R580, type: guest }\n";
+    std::fs::write(lab.folder.join("files/catalogue.yaml"), catalogue).unwrap();
     std::fs::write(lab.folder.join("files/NVIDIA-Linux-x86_64-580.65.06-grid.run"), files::run_file("nvidia-installer", 1000)).unwrap();
     lab.write_fleet(
         &small_fleet(&lab, "")
             .replace(files::DRIVER_16_6, "NVIDIA-Linux-x86_64-580.65.06-grid.run")
             .replace("license: { token", "license: { wait-secs: 1, token")
-            .replace(", wait-secs: 3", ""),
+            .replace(", wait-secs: 3", "")
+            .replace("version: 1\n", "version: 1\ndriver-catalogue: files/catalogue.yaml\n"),
     );
     let said = lab.expect(5, &["apply", "--yes"]);
     assert!(said.contains("the NVIDIA driver is loaded, but drives no GPU"), "{said}");

@@ -120,22 +120,33 @@ struct World {
 /// A host with a VM whose guest has everything before the driver done; artifacts lie where the agent would have put them.
 fn world(name: &str) -> World {
     let lab = lab::Lab::new(name);
-    lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    // One GPU for vGPUs, one given away, one divided by MIG.
+    lab.host("esx-01", "8.0.3", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0"), files::a100("0000:d8:00.0")]);
     lab.vm("vm-01", "esx-01");
+    lab.vm("base", "esx-01");
+    lab.change("esx-01", |m| {
+        m.esxi().vms[1].on = false;
+        let base = "/vmfs/volumes/datastore1/base/base.vmx";
+        let text = m.text(base).unwrap()
+            + "scsi0:0.present = \"TRUE\"\nscsi0:0.fileName = \"base.vmdk\"\nuuid.bios = \"56 4d\"\nnvram = \"base.nvram\"\n";
+        m.write(base, &text);
+        m.write("/vmfs/volumes/datastore1/base/base.vmdk", "simulated disk\n");
+        m.write("/vmfs/volumes/datastore1/base/base.nvram", "simulated variables\n");
+    });
     std::fs::create_dir_all(lab.folder.join("files")).unwrap();
     let put = |name: &str, bytes: Vec<u8>| std::fs::write(lab.folder.join("files").join(name), bytes).unwrap();
-    put(files::MANAGER_16_6, files::bundle("NVD-VMware_ESXi_8.0.0_Driver", "535.183.04-1OEM.800.1.0.20613240", true, 1000));
-    put(files::DAEMON_16_6, files::bundle("nvdgpumgmtdaemon", "535.183.04-1OEM.700.1.0.15843807", true, 1000));
-    put(files::DRIVER_16_6, files::run_file("nvidia-installer", 1000));
+    put(files::MANAGER_17_4, files::bundle("NVD-VMware_ESXi_8.0.0_Driver", "550.127.06-1OEM.800.1.0.20613240", true, 1000));
+    put(files::DAEMON_17_4, files::bundle("nvdgpumgmtdaemon", "550.127.06-1OEM.700.1.0.15843807", true, 1000));
+    put(files::DRIVER_17_4, files::run_file("nvidia-installer", 1000));
     put(files::CUDA_12_2, files::run_file("cuda-installer", 1000));
     put(files::TOKEN_FILE, lab::TOKEN.as_bytes().to_vec());
     // The lab's power events are not listened to here: a reboot happens at once.
     std::fs::remove_file(lab.folder.join("lab.sock")).unwrap();
     let text = format!(
-        "version: 1\nhosts:\n  esx-01:\n    graphics-type: SharedPassthru\n    assignment-policy: Consolidation\n    ecc: off\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\n    gpu-management-daemon: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    firmware: efi\n    vgpu: [nvidia_a100-40c]\n    guest:\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{} }}\n      cuda-toolkit: {{ package: files/{} }}\n",
-        files::MANAGER_16_6,
-        files::DAEMON_16_6,
-        files::DRIVER_16_6,
+        "version: 1\nhosts:\n  esx-01:\n    graphics-type: SharedPassthru\n    assignment-policy: Consolidation\n    acceptance-level: VMwareAccepted\n    passthrough: [\"0000:af:00.0\"]\n    ecc: {{ \"0000:3b:00.0\": off }}\n    mig: {{ \"0000:d8:00.0\": on }}\n    vgpu-mode: {{ \"0000:3b:00.0\": MixedSize }}\n    vgpu-scheduler: equal-share\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\n    gpu-management-daemon: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    firmware: efi\n    vgpu: [{{ profile: nvidia_a100-40c, params: {{ enable_uvm: 1 }} }}]\n    passthrough: [A100]\n    guest:\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{} }}\n      cuda-toolkit: {{ package: files/{} }}\n  vm-02:\n    host: esx-01\n    clone-of: {{ base: base }}\n",
+        files::MANAGER_17_4,
+        files::DAEMON_17_4,
+        files::DRIVER_17_4,
         files::TOKEN_FILE,
         files::CUDA_12_2
     );
@@ -159,16 +170,17 @@ fn world(name: &str) -> World {
 fn road(world: &World) -> Vec<(Entry, Subject, PathBuf, Value)> {
     let catalogue = vsgpu::catalogue();
     let mut road = vec![];
-    let mut add = |scope: Scope, name: &str, spec: Value| {
+    let mut add_to = |vm: &str, scope: Scope, name: &str, spec: Value| {
         let entry = *catalogue.find(scope, name).unwrap();
         let (on, machine) = match scope {
             Scope::Host => (Subject::node(), &world.host),
-            Scope::Vm => (Subject::vm("vm-01"), &world.host),
+            Scope::Vm => (Subject::vm(vm), &world.host),
             Scope::Guest => (Subject::node(), &world.guest),
         };
         road.push((entry, on, machine.clone(), (entry.read_spec)(&spec).unwrap()));
     };
     let wishes = world.fleet.wishes();
+    let mut add = |scope, name: &str, spec| add_to("vm-01", scope, name, spec);
     add(Scope::Vm, "power", json!({ "state": "off" }));
     add(Scope::Host, "maintenance-mode", json!("on"));
     for (id, wishes) in &wishes {
@@ -179,9 +191,10 @@ fn road(world: &World) -> Vec<(Entry, Subject, PathBuf, Value)> {
     add(Scope::Host, "maintenance-mode", json!("off"));
     for (id, wishes) in &wishes {
         if id.kind == vsgpu::fleet::NodeKind::Vm {
-            wishes.iter().for_each(|w| add(Scope::Vm, w.name, w.spec.clone()));
+            wishes.iter().for_each(|w| add_to(&id.name, Scope::Vm, w.name, w.spec.clone()));
         }
     }
+    let mut add = |scope, name: &str, spec| add_to("vm-01", scope, name, spec);
     add(Scope::Vm, "power", json!({ "state": "on" }));
     for (id, wishes) in &wishes {
         if id.kind == vsgpu::fleet::NodeKind::Guest {
@@ -203,7 +216,7 @@ fn make_so(system: &Machine, entry: &Entry, on: &Subject, spec: &Value) -> Resul
                 TakesEffect::AfterRestart(name) => vsgpu_host_agent::restarts().into_iter().find(|(n, _)| *n == name).unwrap().1,
                 TakesEffect::AtOnce => panic!("{}: at once, but not active", entry.name),
             };
-            effects.iter().try_for_each(|e: &Effect| execute::act(system, e))?;
+            effects.iter().try_for_each(|e: &Effect| execute::act(system, e)).map_err(|e| e.to_string())?;
             match execute::settle(system, entry, on, spec) {
                 Outcome::Applied { active: true, .. } => Ok(true),
                 other => Err(format!("{other:?}")),
@@ -275,9 +288,11 @@ fn every_example_is_a_spec_and_every_schema_an_object() {
         let full = (entry.read_spec)(&example).unwrap_or_else(|e| panic!("{}: {e:?}", entry.name));
         assert_eq!((entry.read_spec)(&full), Ok(full.clone()), "{}: the full form reads back", entry.name);
         assert!((entry.schema)().is_object());
-        if let Some((by, spec)) = entry.implied_by {
-            assert!(vsgpu::catalogue().find(entry.scope, by).is_some(), "{}", entry.name);
-            (entry.read_spec)(&serde_json::from_str(spec).unwrap()).unwrap();
+        for implied in entry.implied_by {
+            let by = *vsgpu::catalogue().find(entry.scope, implied.by).unwrap_or_else(|| panic!("{}", entry.name));
+            let other = (by.read_spec)(&serde_json::from_str(by.example).unwrap()).unwrap();
+            let spec = (implied.spec)(&other).unwrap_or_else(|| panic!("{}: implied by nothing", entry.name));
+            (entry.read_spec)(&spec).unwrap_or_else(|e| panic!("{}: {e:?}", entry.name));
         }
     }
 }

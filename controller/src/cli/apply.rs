@@ -8,7 +8,7 @@ use crate::fleet::Fleet;
 use crate::inventory::{self, Scope};
 use crate::journal::{self, Journal, Record, Store as _};
 use crate::plan::{self, Leftovers, Plan, Problem};
-use crate::planner;
+use crate::planner::{self, Planned};
 use crate::render::{Printer, progress::Progress};
 use clap::Args;
 use serde_json::json;
@@ -32,18 +32,54 @@ pub(super) struct Apply {
 
 impl Apply {
     pub fn run(self, printer: &Printer) -> Ended {
-        let one = |e: Error| vec![e];
         let saved = self.saved_plan()?;
         let file = saved.as_ref().map_or(self.file.clone(), |plan| plan.fleet_file.clone().into());
         let fleet = FleetArg { fleet: file, pki: self.pki.clone() }.read(true)?;
-        let operator = operator(&fleet)?;
+        Walk { printer, fleet: &fleet, saved, yes: self.yes, abandon: self.abandon }.run()
+    }
+
+    /// A plan that was saved, if the file is one.
+    fn saved_plan(&self) -> Result<Option<Plan>, Vec<Error>> {
+        let text = files::read_text(&self.file, 1 << 30).map_err(|e| vec![e])?;
+        // A fleet file is YAML with keys; a saved plan is the JSON object that `plan --out` wrote, whatever its name.
+        if !text.trim_start().starts_with('{') {
+            return Ok(None);
+        }
+        let wrong = |why: String| {
+            vec![Error::new(Kind::Usage, format!("{}: {why}", self.file.display())).hint("make a new one with `vsgpu plan --out FILE`")]
+        };
+        let saved: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(format!("this is no saved plan: {e}")))?;
+        if saved["plan"]["version"] != plan::VERSION {
+            return Err(wrong(format!("the plan has format {}, this vsgpu reads {}", saved["plan"]["version"], plan::VERSION)));
+        }
+        serde_json::from_value(saved["plan"].clone()).map(Some).map_err(|e| wrong(format!("this is no saved plan: {e}")))
+    }
+}
+
+/// Walks the plan of a fleet: `apply` does, and `clone` with a fleet of its own making.
+pub(super) struct Walk<'a> {
+    pub printer: &'a Printer,
+    pub fleet: &'a Fleet,
+    /// What the plan must be.
+    pub saved: Option<Plan>,
+    /// Nobody is asked.
+    pub yes: bool,
+    /// An unfinished run is given up.
+    pub abandon: bool,
+}
+
+impl Walk<'_> {
+    pub(super) fn run(self) -> Ended {
+        let one = |e: Error| vec![e];
+        let Self { printer, fleet, saved, .. } = &self;
+        let operator = operator(fleet)?;
         let folder = fleet.state_folder();
         let _lock = journal::lock(&folder).map_err(one)?;
         let unfinished = journal::latest(&folder).map_err(one)?.filter(|run| run.status.ended.is_none());
         let (status, mut store, problems) = match unfinished {
             Some(run) if !self.abandon && !run.status.gave_back_early() => {
                 let other_plan = saved.as_ref().is_some_and(|plan| plan.steps != run.status.plan.steps);
-                if run.status.plan.fleet != plan::digest(&fleet) || other_plan {
+                if run.status.plan.fleet != plan::digest(fleet) || other_plan {
                     let error = Error::new(
                         Kind::Blocked,
                         format!("run {} of this fleet is not finished, and it was planned from something else", run.number),
@@ -63,7 +99,7 @@ impl Apply {
                         if self.abandon { "was given up" } else { "had failed and given back what it took: everything is planned anew" };
                     printer.note(&format!("run {} {why}", run.number));
                 }
-                let (plan, problems, left) = self.fresh(&fleet, &operator, saved.as_ref())?;
+                let (plan, problems, left) = self.fresh(&operator)?;
                 if plan.steps.is_empty() {
                     let mut errors: Vec<Error> = problems.into_iter().map(|p| p.error).collect();
                     errors.extend(said_loudly(left));
@@ -80,8 +116,13 @@ impl Apply {
                 if !self.yes && !printer.confirm(&crate::render::plan::text(&plan)) {
                     return Err(one(Error::new(Kind::Usage, "not confirmed; nothing was changed")));
                 }
-                let record =
-                    Record::Planned { at: now(), plan: Box::new(plan), in_maintenance: left.in_maintenance, stopped: left.stopped };
+                let record = Record::Planned {
+                    at: now(),
+                    plan: Box::new(plan),
+                    in_maintenance: left.in_maintenance,
+                    stopped: left.stopped,
+                    rebooted: left.rebooted,
+                };
                 let mut store = Journal::create(&folder, journal::next_number(&folder)).map_err(one)?;
                 store.append(&record).map_err(one)?;
                 let run = journal::latest(&folder)
@@ -101,37 +142,17 @@ impl Apply {
             }
         })?;
         progress.finish();
-        let summary = ended.map_err(|error| [vec![error], still_taken(&fleet)].concat())?;
-        self.report(printer, &fleet, &plan, &summary, problems)
-    }
-
-    /// A plan that was saved, if the file is one.
-    fn saved_plan(&self) -> Result<Option<Plan>, Vec<Error>> {
-        let text = files::read_text(&self.file, 1 << 30).map_err(|e| vec![e])?;
-        // A fleet file is YAML with keys; a saved plan is the JSON object that `plan --out` wrote, whatever its name.
-        if !text.trim_start().starts_with('{') {
-            return Ok(None);
-        }
-        let wrong = |why: String| {
-            vec![Error::new(Kind::Usage, format!("{}: {why}", self.file.display())).hint("make a new one with `vsgpu plan --out FILE`")]
-        };
-        let saved: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(format!("this is no saved plan: {e}")))?;
-        if saved["plan"]["version"] != plan::VERSION {
-            return Err(wrong(format!("the plan has format {}, this vsgpu reads {}", saved["plan"]["version"], plan::VERSION)));
-        }
-        serde_json::from_value(saved["plan"].clone()).map(Some).map_err(|e| wrong(format!("this is no saved plan: {e}")))
+        let summary = ended.map_err(|error| [vec![error], still_taken(fleet)].concat())?;
+        self.report(&plan, &summary, problems)
     }
 
     /// Plans from how the world is now; a saved plan must still be the same.
-    fn fresh(
-        &self,
-        fleet: &Fleet,
-        operator: &vsgpu_proto::client::Operator,
-        saved: Option<&Plan>,
-    ) -> Result<(Plan, Vec<Problem>, Leftovers), Vec<Error>> {
+    fn fresh(&self, operator: &vsgpu_proto::client::Operator) -> Result<(Plan, Vec<Problem>, Leftovers), Vec<Error>> {
+        let Self { printer, fleet, saved, .. } = self;
         let inventory = block_on(inventory::gather(fleet, operator, Scope::WishedAndRemembered, &|_| true))?;
         let left = planner::still_taken(fleet, &inventory, leftovers(fleet)?);
-        let (fresh, problems) = planner::plan(fleet, &inventory, &left);
+        let Planned { plan: fresh, problems, warnings } = planner::plan(fleet, &inventory, &left);
+        printer.warnings(&warnings);
         if let Some(saved) = saved {
             let differing = fresh
                 .steps
@@ -149,7 +170,8 @@ impl Apply {
         Ok((fresh, problems, left))
     }
 
-    fn report(&self, printer: &Printer, fleet: &Fleet, plan: &Plan, summary: &Summary, problems: Vec<Problem>) -> Ended {
+    fn report(&self, plan: &Plan, summary: &Summary, problems: Vec<Problem>) -> Ended {
+        let Self { printer, fleet, .. } = self;
         let failed: Vec<_> = summary.failed.iter().map(|(step, error)| json!({ "step": step, "error": error })).collect();
         let answer = json!({ "steps": plan.steps.len(), "done": summary.done, "failed": failed, "skipped": summary.skipped, "changed": summary.changed });
         let text = format!(

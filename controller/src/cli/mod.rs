@@ -4,6 +4,8 @@
 mod apply;
 mod ca;
 mod cert;
+mod clone;
+mod compat;
 mod export;
 mod facts;
 mod plan;
@@ -42,6 +44,10 @@ enum Verb {
     Validate(validate::Validate),
     /// Print the JSON Schema of the fleet file
     Schema,
+    /// Say whether a combination of versions, GPU and profile works, and what would
+    Compat(compat::Compat),
+    /// Copy a VM of a host, before GPUs are given to the copies
+    Clone(clone::Clone),
     /// Show what the nodes are
     Facts(facts::Facts),
     /// Write a fleet file from what the nodes are
@@ -124,6 +130,8 @@ pub fn main() -> ExitCode {
     let ended = match cli.verb {
         Verb::Validate(args) => args.run(&printer),
         Verb::Schema => schema::run(&printer),
+        Verb::Compat(args) => args.run(&printer),
+        Verb::Clone(args) => args.run(&printer),
         Verb::Facts(args) => args.run(&printer),
         Verb::Export(args) => args.run(&printer),
         Verb::Plan(args) => args.run(&printer),

@@ -2,7 +2,10 @@
 
 use super::{Ended, FleetArg, block_on, leftovers, now, operator, worst};
 use crate::error::{Exit, Kind};
+use crate::fleet::{NodeId, NodeKind};
 use crate::inventory::{self, Scope};
+use crate::planner::Planned;
+use crate::readiness;
 use crate::render::{Printer, plan};
 use crate::{files, journal};
 use clap::Args;
@@ -25,12 +28,22 @@ impl Plan {
         // Before looking: what a run gives back in between is then only planned once too often, never forgotten.
         let left = leftovers(&fleet)?;
         let inventory = block_on(inventory::gather(&fleet, &operator, Scope::Wished, &|_| true))?;
-        let (plan, problems) = crate::planner::plan(&fleet, &inventory, &crate::planner::still_taken(&fleet, &inventory, left));
+        let left = crate::planner::still_taken(&fleet, &inventory, left);
+        let Planned { plan, problems, warnings } = crate::planner::plan(&fleet, &inventory, &left);
         let text = match (plan.steps.is_empty(), problems.is_empty()) {
             (true, false) => "nothing was planned: see the errors".into(),
             _ => plan::text(&plan),
         };
-        printer.answer(&json!({ "plan": plan, "problems": problems }), &text);
+        // What the hosts with steps have, before what is to become of it.
+        let concerned = |id: &&NodeId| id.kind == NodeKind::Host && plan.steps.iter().any(|s| s.node == **id);
+        let hosts = inventory.nodes.keys().filter(concerned);
+        let gpus: Vec<_> = hosts.filter_map(|id| Some((id, readiness::of_host(inventory.seen(id)?)?))).collect();
+        let shown: String =
+            gpus.iter().map(|(id, gpus)| format!("{id} has\n{}\n\n", crate::render::readiness::text(gpus, false))).collect();
+        let text = shown + &text;
+        let gpus: serde_json::Map<_, _> = gpus.iter().map(|(id, gpus)| (id.name.clone(), json!(gpus))).collect();
+        printer.answer(&json!({ "gpus": gpus, "plan": plan, "problems": problems, "warnings": warnings }), &text);
+        printer.warnings(&warnings);
         let folder = fleet.state_folder();
         if journal::at_work(&folder) {
             printer.note("`vsgpu apply` is at work on this fleet right now: this is a picture of a moving thing (`vsgpu status` shows how far it is)");

@@ -1,6 +1,7 @@
 //! `vsgpu validate`: offline check of a fleet file and of the files that it names.
 
 use super::{Ended, FleetArg};
+use crate::constraints;
 use crate::error::Exit;
 use crate::render::Printer;
 use clap::Args;
@@ -23,8 +24,14 @@ impl Validate {
         let wishes: usize = fleet.wishes().values().map(|w| w.len()).sum();
         let text =
             format!("{} is right: {} hosts, {} VMs, {guests} guests, {wishes} requirements", shown, fleet.hosts.len(), fleet.vms.len());
+        // The gate, on what the fleet file states; `plan` judges again with what the hosts say.
+        let judgement = constraints::judge(&fleet, None);
+        printer.warnings(&judgement.warnings);
+        if !judgement.errors.is_empty() {
+            return Err(judgement.errors);
+        }
         printer.answer(
-            &json!({ "valid": true, "hosts": fleet.hosts.len(), "vms": fleet.vms.len(), "guests": guests, "requirements": wishes }),
+            &json!({ "warnings": judgement.warnings, "valid": true, "hosts": fleet.hosts.len(), "vms": fleet.vms.len(), "guests": guests, "requirements": wishes }),
             &text,
         );
         Ok(Exit::Done)

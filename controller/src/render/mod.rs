@@ -3,8 +3,10 @@
 
 pub mod plan;
 pub mod progress;
+pub mod readiness;
 pub mod report;
 
+use crate::constraints::{self, Finding};
 use crate::error::Error;
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -58,6 +60,13 @@ impl Printer {
                 eprintln!();
             }
             eprint!("{}", rendered(error));
+        }
+    }
+
+    /// What may go wrong, on stderr; JSON carries it in the answer.
+    pub fn warnings(&self, warnings: &[Finding]) {
+        for finding in warnings.iter().filter(|_| self.format == Format::Text) {
+            eprintln!("{}\n", constraints::warning(finding));
         }
     }
 

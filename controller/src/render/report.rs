@@ -18,8 +18,13 @@ pub fn facts(inventory: &Inventory) -> (Value, String) {
             json.insert(id.clone().into(), json!({ "error": seen.as_ref().err() }));
             continue;
         };
-        json.insert(id.clone().into(), facts_as_json(&seen.facts));
+        let mut facts = facts_as_json(&seen.facts);
         text += &format!("{id}\n");
+        if let Some(readiness) = crate::readiness::of_host(seen).filter(|_| id.kind == NodeKind::Host) {
+            facts["readiness"] = json!(readiness);
+            text += &format!("{}\n", super::readiness::text(&readiness, true));
+        }
+        json.insert(id.clone().into(), facts);
         let short = |value: &Value| {
             let line = value.to_string();
             if line.chars().count() > 160 { line.chars().take(157).chain("...".chars()).collect() } else { line }
@@ -55,7 +60,8 @@ pub struct Check {
 pub fn checks(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
     let catalogue = crate::catalogue();
     let mut all = vec![];
-    for (node, wishes) in fleet.wishes() {
+    let settled = crate::assign::settled(fleet, inventory);
+    for (node, wishes) in settled.wishes() {
         for wish in wishes {
             let check = |met, is: String, wants| Check { node: node.clone(), requirement: wish.name.into(), met, known: true, is, wants };
             let Some(entry) = catalogue.find(node.kind.scope(), wish.name) else { continue };

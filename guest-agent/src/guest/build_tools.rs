@@ -4,7 +4,7 @@ use super::family::Family;
 use super::system::{OS_RELEASE, kernel, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// Build tools of a guest.
@@ -72,7 +72,7 @@ impl Requirement for BuildTools {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: Option<(&'static str, &'static str)> = Some(("driver", r#""present""#));
+    const IMPLIED_BY: &'static [Implied] = &[Implied { by: "driver", spec: |_| Some(serde_json::json!("present")) }];
     const EXAMPLE: &'static str = r#""present""#;
     type Spec = Wish;
     type Fact = BuildToolsFact;

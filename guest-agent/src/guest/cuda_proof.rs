@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::{Artifact, Placed};
 use vsgpu_core::cuda_samples::{DeviceQuery, device_query, vector_add_passed};
-use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::system::Output;
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -21,15 +21,22 @@ const RUN_SECS: u32 = 120;
 pub struct CudaProof;
 
 /// Which programs prove it. Left out: the ones named `deviceQuery` and `vectorAdd` on the path or in the toolkit.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct CudaProofSpec {
+    /// Devices that CUDA must see.
+    #[serde(default = "one")]
+    pub devices: u32,
     /// Your own build of NVIDIA's sample deviceQuery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_query: Option<Artifact>,
     /// Your own build of NVIDIA's sample vectorAdd.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vector_add: Option<Artifact>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// The kept record, judged.
@@ -116,7 +123,7 @@ impl Requirement for CudaProof {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: Option<(&'static str, &'static str)> = Some(("cuda-toolkit", "{}"));
+    const IMPLIED_BY: &'static [Implied] = &[Implied { by: "cuda-toolkit", spec: |_| Some(serde_json::json!({})) }];
     const EXAMPLE: &'static str = "{}";
     type Spec = CudaProofSpec;
     type Fact = CudaProofFact;
@@ -134,10 +141,13 @@ impl Requirement for CudaProof {
             format!("{failure}{}", query.error_code.map(|c| format!(" (CUDA error {c})")).unwrap_or_default())
         } else if !query.passed() {
             format!("deviceQuery: {}", query.result.as_deref().unwrap_or("no result"))
+        } else if query.devices.is_some_and(|n| n < spec.devices) {
+            format!("CUDA sees {} device(s), {} expected", query.devices.unwrap_or_default(), spec.devices)
         } else if !fact.vector_add_passed {
             "vectorAdd: wrong result".into()
         } else {
-            return Verdict::met(format!("{gpu}, deviceQuery PASS, vectorAdd PASSED"));
+            let several = query.devices.filter(|n| *n > 1).map(|n| format!("{n} x ")).unwrap_or_default();
+            return Verdict::met(format!("{several}{gpu}, deviceQuery PASS, vectorAdd PASSED"));
         };
         Verdict::unmet(
             is,
@@ -147,7 +157,7 @@ impl Requirement for CudaProof {
     }
 
     fn as_spec(fact: &CudaProofFact) -> Option<CudaProofSpec> {
-        let spec = CudaProofSpec::default();
+        let spec = CudaProofSpec { devices: fact.device_query.devices.unwrap_or(1).max(1), device_query: None, vector_add: None };
         Self::check(&spec, fact).is_met().then_some(spec)
     }
 

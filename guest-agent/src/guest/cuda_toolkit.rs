@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::{Artifact, Held, Placed};
-use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const FOLDER: &str = "/usr/local";
@@ -81,7 +81,7 @@ impl Requirement for CudaToolkit {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: Option<(&'static str, &'static str)> = None;
+    const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str = r#"{"package": "files/cuda_12.2.2_535.104.05_linux.run"}"#;
     type Spec = CudaToolkitSpec;
     type Fact = CudaToolkitFact;
@@ -105,7 +105,7 @@ impl Requirement for CudaToolkit {
 
     fn as_spec(fact: &CudaToolkitFact) -> Option<CudaToolkitSpec> {
         let version = fact.versions.last()?.clone();
-        let held = Held { name: "cuda-toolkit".into(), version: version.clone() };
+        let held = Held { name: "cuda-toolkit".into(), version: version.clone(), acceptance: None };
         let package = Artifact { artifact: format!("cuda_{version}_linux.run"), sha256: None, size: None, kind: None, holds: vec![held] };
         Some(CudaToolkitSpec { package })
     }

@@ -3,7 +3,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Ended, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// Display manager of a guest.
@@ -60,7 +60,7 @@ impl Requirement for DisplayManager {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 30;
-    const IMPLIED_BY: Option<(&'static str, &'static str)> = Some(("driver", r#""stopped""#));
+    const IMPLIED_BY: &'static [Implied] = &[Implied { by: "driver", spec: |_| Some(serde_json::json!("stopped")) }];
     const EXAMPLE: &'static str = r#""stopped""#;
     type Spec = Wish;
     type Fact = DisplayManagerFact;

@@ -5,7 +5,7 @@ use super::system::PciGpus;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::{Artifact, Held, Placed};
-use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::units::DriverVersion;
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, nvidia_smi};
 
@@ -111,11 +111,11 @@ impl Fact for DriverFact {
 impl Requirement for Driver {
     const NAME: &'static str = "driver";
     const ABOUT: &'static str = "NVIDIA driver of the guest, from your .run file";
-    const AFTER: &'static [&'static str] = &["build-tools", "nouveau", "display-manager"];
+    const AFTER: &'static [&'static str] = &["build-tools", "nouveau", "display-manager", "gpu-on-bus"];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 60;
-    const IMPLIED_BY: Option<(&'static str, &'static str)> = None;
+    const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str = r#"{"package": "files/NVIDIA-Linux-x86_64-535.183.01-grid.run"}"#;
     type Spec = DriverSpec;
     type Fact = DriverFact;
@@ -161,7 +161,7 @@ impl Requirement for Driver {
 
     fn as_spec(fact: &DriverFact) -> Option<DriverSpec> {
         let version = fact.version.clone().filter(|_| !fact.gpus.is_empty())?;
-        let held = Held { name: "NVIDIA-Linux-x86_64".into(), version: version.clone() };
+        let held = Held { name: "NVIDIA-Linux-x86_64".into(), version: version.clone(), acceptance: None };
         let package =
             Artifact { artifact: format!("NVIDIA-Linux-x86_64-{version}.run"), sha256: None, size: None, kind: None, holds: vec![held] };
         Some(DriverSpec { package })
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     fn spec() -> DriverSpec {
-        let held = Held { name: "NVIDIA-Linux-x86_64".into(), version: "535.183.01".into() };
+        let held = Held { name: "NVIDIA-Linux-x86_64".into(), version: "535.183.01".into(), acceptance: None };
         DriverSpec {
             package: Artifact {
                 artifact: "f/NVIDIA-Linux-x86_64-535.183.01-grid.run".into(),

@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::artifact::{Artifact, Placed};
+use vsgpu_core::knowledge::products::Product;
 use vsgpu_core::nvidia_smi::{self, is_licensed};
-use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const CONF: &str = "/etc/nvidia/gridd.conf";
@@ -40,6 +41,9 @@ pub struct LicenseSpec {
     pub token: Option<Artifact>,
     /// 1 vGPU (the type decides), 2 workstation in passthrough, 4 compute in passthrough.
     pub feature_type: u8,
+    /// Product that has to be licensed, under any of its names: vWS or vDWS, vCS or AI Enterprise, vPC, vApps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub product: Option<String>,
     /// Seconds to wait for the license.
     pub wait_secs: u32,
 }
@@ -53,6 +57,7 @@ struct Unchecked {
     backup_port: Option<u16>,
     token: Option<Artifact>,
     feature_type: Option<u8>,
+    product: Option<String>,
     wait_secs: Option<u32>,
 }
 
@@ -75,7 +80,10 @@ impl TryFrom<Unchecked> for LicenseSpec {
         if ![0, 1, 2, 4].contains(&feature_type) {
             return Err(format!("feature-type {feature_type} is none of 0, 1, 2, 4"));
         }
-        let Unchecked { server, port, backup_server, backup_port, token, .. } = raw;
+        if let Some(unknown) = raw.product.as_ref().filter(|p| Product::named(p).is_none()) {
+            return Err(format!("`{unknown}` is no licensed product: vWS (vDWS), vCS (AI Enterprise), vPC or vApps is expected"));
+        }
+        let Unchecked { server, port, backup_server, backup_port, token, product, .. } = raw;
         Ok(Self {
             server,
             port,
@@ -83,6 +91,7 @@ impl TryFrom<Unchecked> for LicenseSpec {
             backup_port,
             token,
             feature_type,
+            product,
             wait_secs: raw.wait_secs.unwrap_or(License::SETTLE_SECS).min(3600),
         })
     }
@@ -246,7 +255,7 @@ impl Requirement for License {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 180;
-    const IMPLIED_BY: Option<(&'static str, &'static str)> = None;
+    const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str = r#"{"server": "licenses.lab.local", "port": 7070, "feature-type": 1}"#;
     type Spec = LicenseSpec;
     type Fact = LicenseFact;
@@ -269,6 +278,14 @@ impl Requirement for License {
         let token_there =
             spec.token_name().is_none_or(|name| fact.tokens.get(name).is_some_and(|hash| wished_hash.is_none_or(|w| w == hash)));
         let licensed = !fact.statuses.is_empty() && fact.statuses.iter().all(|s| is_licensed(s));
+        let wanted = spec.product.as_deref().and_then(Product::named);
+        let as_other = fact.product.as_deref().filter(|p| wanted.is_some() && Product::named(p).is_some_and(|is| Some(is) != wanted));
+        if let Some((other, wanted)) = as_other.zip(wanted).filter(|_| configured && token_there && licensed) {
+            return Verdict::blocked(
+                format!("licensed as {other}, wanted is {}", wanted.shown()),
+                "the vGPU type (its series) or `feature-type` decides the product: change that, or `product`",
+            );
+        }
         if configured && token_there && licensed {
             return Verdict::met(format!("{}{}", fact.statuses[0], fact.product.as_ref().map(|p| format!(", {p}")).unwrap_or_default()));
         }
@@ -315,6 +332,7 @@ impl Requirement for License {
             backup_port: text("BackupServerPort").and_then(|p| p.parse().ok()),
             feature_type: text("FeatureType").and_then(|p| p.parse().ok()),
             token,
+            product: None,
             wait_secs: None,
         };
         LicenseSpec::try_from(raw).ok()

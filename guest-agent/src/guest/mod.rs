@@ -6,6 +6,7 @@ mod cuda_toolkit;
 mod display_manager;
 mod driver;
 mod family;
+mod gpu_on_bus;
 mod license;
 pub(crate) mod metrics;
 mod nouveau_blocked;
@@ -30,6 +31,7 @@ pub fn all() -> Catalogue {
             Entry::of::<build_tools::BuildTools>(Guest),
             Entry::of::<nouveau_blocked::NouveauBlocked>(Guest),
             Entry::of::<display_manager::DisplayManager>(Guest),
+            Entry::of::<gpu_on_bus::GpuOnBus>(Guest),
             Entry::of::<driver::Driver>(Guest),
             Entry::of::<license::License>(Guest),
             Entry::of::<cuda_toolkit::CudaToolkit>(Guest),

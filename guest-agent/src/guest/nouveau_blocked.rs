@@ -7,7 +7,7 @@ use super::family::Family;
 use super::system::{OS_RELEASE, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const FOLDER: &str = "/etc/modprobe.d";
@@ -69,7 +69,7 @@ impl Requirement for NouveauBlocked {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: Option<(&'static str, &'static str)> = Some(("driver", r#""blocked""#));
+    const IMPLIED_BY: &'static [Implied] = &[Implied { by: "driver", spec: |_| Some(serde_json::json!("blocked")) }];
     const EXAMPLE: &'static str = r#""blocked""#;
     type Spec = Wish;
     type Fact = NouveauFact;

@@ -62,6 +62,17 @@ pub struct PciGpu {
     pub device_id: String,
     /// Four hexadecimal digits.
     pub subsystem_id: Option<String>,
+    /// Size of BAR1 in MiB; 0 where it was given no room.
+    #[serde(default)]
+    pub bar1_mib: Option<u64>,
+}
+
+/// BAR1 from sysfs' `resource`: one line per BAR with first and last address and flags; all zero where it is not mapped.
+fn bar1_mib(resource: &str) -> Option<u64> {
+    let mut words = resource.lines().nth(1)?.split_whitespace();
+    let mut address = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
+    let (first, last) = (address()?, address()?);
+    Some(if last > first { (last - first + 1) >> 20 } else { 0 })
 }
 
 const BUS: &str = "/sys/bus/pci/devices";
@@ -73,7 +84,8 @@ impl PciGpus {
         for address in seen.names(BUS).unwrap_or_default().into_iter().take(256) {
             probes.push(Probe::Read(format!("{BUS}/{address}/vendor")));
             if is_nvidia(address, seen) {
-                probes.extend(["device", "class", "subsystem_device"].map(|file| Probe::Read(format!("{BUS}/{address}/{file}"))));
+                probes
+                    .extend(["device", "class", "subsystem_device", "resource"].map(|file| Probe::Read(format!("{BUS}/{address}/{file}"))));
             }
         }
         probes
@@ -91,7 +103,9 @@ impl PciGpus {
             // Display controllers only (03xx): the audio function of a board is no GPU.
             let display = id(address, "class").is_none_or(|class| class.starts_with("03"));
             let device_id = id(address, "device").filter(|_| display)?;
-            Some(PciGpu { address: address.into(), device_id, subsystem_id: id(address, "subsystem_device") })
+            let resource = seen.file(&format!("{BUS}/{address}/resource")).ok().flatten();
+            let (subsystem_id, bar1_mib) = (id(address, "subsystem_device"), resource.and_then(bar1_mib));
+            Some(PciGpu { address: address.into(), device_id, subsystem_id, bar1_mib })
         };
         Ok(Some(seen.names(BUS)?.into_iter().filter(|a| is_nvidia(a, seen)).filter_map(gpu).collect()))
     }
@@ -127,5 +141,18 @@ impl Fact for Gpus {
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         nvidia_smi::report(seen).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bar1_is_the_second_line() {
+        let lines = "0x00000000fc000000 0x00000000fcffffff 0x0000000000040200\n0x000003b800000000 0x000003bfffffffff 0x000000000014220c\n";
+        assert_eq!(bar1_mib(lines), Some(32_768));
+        assert_eq!(bar1_mib("0x0 0x0 0x0\n0x0000000000000000 0x0000000000000000 0x0000000000000000\n"), Some(0));
+        assert_eq!((bar1_mib(""), bar1_mib("x\ny z\n")), (None, None));
     }
 }

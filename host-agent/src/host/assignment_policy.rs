@@ -3,7 +3,7 @@
 use super::graphics_type::HostGraphics;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Requirement, Verdict};
 
 /// The policy of a host.
@@ -34,7 +34,7 @@ impl Requirement for AssignmentPolicy {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: Option<(&'static str, &'static str)> = None;
+    const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str = r#""Consolidation""#;
     type Spec = Policy;
     type Fact = HostGraphics;

@@ -3,8 +3,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Needs, TakesEffect};
-use vsgpu_core::units::DriverVersion;
+use vsgpu_core::gpu_choice::{Candidate, PerGpu};
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
+use vsgpu_core::units::{DriverVersion, OnOff};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, nvidia_smi};
 
 /// First driver branch of vGPU 9.0 (facts: nvidia 1: 9 = R430).
@@ -41,6 +42,9 @@ pub struct EccFact {
 pub struct GpuEcc {
     /// PCI address.
     pub bus_id: String,
+    /// Product name.
+    #[serde(default)]
+    pub name: Option<String>,
     /// Active.
     pub current: Option<bool>,
     /// After the next reboot.
@@ -56,8 +60,12 @@ impl Fact for EccFact {
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         Ok(match nvidia_smi::report(seen) {
             Ok(report) => {
-                let gpu =
-                    |g: &vsgpu_core::nvidia_smi::Gpu| GpuEcc { bus_id: g.bus_id.clone(), current: g.ecc_current, pending: g.ecc_pending };
+                let gpu = |g: &nvidia_smi::Gpu| GpuEcc {
+                    bus_id: g.bus_id.clone(),
+                    name: g.name.clone(),
+                    current: g.ecc_current,
+                    pending: g.ecc_pending,
+                };
                 Self { gpus: report.gpus.iter().map(gpu).collect(), driver_version: report.driver_version, smi_failure: None }
             }
             // Before the vGPU manager is loaded this is how a healthy host looks.
@@ -73,54 +81,77 @@ impl Requirement for Ecc {
     const NEEDS: Needs = Needs::VmsOff;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
     const SETTLE_SECS: u32 = 30;
-    const IMPLIED_BY: Option<(&'static str, &'static str)> = Some(("vgpu-manager", r#""auto""#));
-    const EXAMPLE: &'static str = r#""off""#;
-    type Spec = Wish;
+    const IMPLIED_BY: &'static [Implied] =
+        &[Implied { by: "vgpu-manager", spec: |wish| wish.is_object().then(|| serde_json::json!("auto")) }];
+    const EXAMPLE: &'static str = r#"{"A100": "on", "others": "auto"}"#;
+    type Spec = PerGpu<Wish>;
     type Fact = EccFact;
 
-    fn check(spec: &Wish, fact: &EccFact) -> Verdict {
-        let wants = match spec {
+    fn check(spec: &PerGpu<Wish>, fact: &EccFact) -> Verdict {
+        let wants = |wish: &Wish| match wish {
             Wish::Auto => "off where vGPU is older than 9.0",
             Wish::On => "on",
             Wish::Off => "off",
         };
+        let all = spec.values().iter().map(wants).collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" / ");
         let version = fact.driver_version.as_deref().and_then(DriverVersion::leading);
         let Some(version) = version.filter(|_| fact.smi_failure.is_none()) else {
-            return Verdict::waits(fact.smi_failure.as_deref().unwrap_or("nvidia-smi states no driver version"), wants);
+            return Verdict::waits(fact.smi_failure.as_deref().unwrap_or("nvidia-smi states no driver version"), all);
         };
-        let too_old = version.branch() < FIRST_BRANCH_WITH_ECC;
-        let on = match spec {
-            Wish::On if too_old => {
-                return Verdict::blocked(
-                    format!("ECC on vGPU needs release 9.0 (R430) or later, the host runs {version}"),
-                    "wish for `ecc: off` or a newer vGPU manager",
-                );
-            }
-            Wish::On => true,
-            Wish::Off => false,
-            Wish::Auto if too_old => false,
-            Wish::Auto => return Verdict::met(format!("left as it is ({version} supports ECC on vGPU)")),
-        };
-        let concerned = || fact.gpus.iter().enumerate().filter(|(_, g)| g.current.is_some());
-        let word = |on: bool| if on { "on" } else { "off" };
-        let wrong: Vec<usize> = concerned().filter(|(_, g)| g.pending.or(g.current) != Some(on)).map(|(at, _)| at).collect();
-        if !wrong.is_empty() {
-            let set = |at: &usize| Effect::run(Command::new("nvidia-smi", ["-i", &at.to_string(), "-e", if on { "1" } else { "0" }]));
-            return Verdict::unmet(word(!on), word(on), wrong.iter().map(set).collect());
+        let candidates: Vec<Candidate<'_>> = fact.gpus.iter().map(GpuEcc::candidate).collect();
+        if let Some(stranger) = spec.strangers(&candidates).first() {
+            return Verdict::blocked(
+                format!("the driver holds no GPU `{stranger}`"),
+                "correct `ecc`; `vsgpu facts` lists the GPUs of the host",
+            );
         }
-        match concerned().find(|(_, g)| g.current != Some(on)) {
-            Some((_, gpu)) => Verdict::pending(format!("{} pending on {}", word(on), gpu.bus_id), word(on)),
-            None if concerned().count() == 0 => Verdict::met("no GPU has ECC"),
-            None => Verdict::met(word(on)),
+        let too_old = version.branch() < FIRST_BRANCH_WITH_ECC;
+        if too_old && spec.values().contains(&Wish::On) {
+            return Verdict::blocked(
+                format!("ECC on vGPU needs release 9.0 (R430) or later, the host runs {version}"),
+                "wish for `ecc: off` or a newer vGPU manager",
+            );
+        }
+        // GPUs that have ECC and for which something is wished.
+        let wished = fact.gpus.iter().zip(&candidates).enumerate().filter_map(|(at, (gpu, candidate))| {
+            let on = match spec.of(candidate)? {
+                Wish::On => true,
+                Wish::Off => false,
+                Wish::Auto if too_old => false,
+                Wish::Auto => return None,
+            };
+            gpu.current.map(|_| (at, gpu, on))
+        });
+        let wished: Vec<(usize, &GpuEcc, bool)> = wished.collect();
+        if wished.is_empty() && spec.values().contains(&Wish::Auto) && !too_old {
+            return Verdict::met(format!("left as it is ({version} supports ECC on vGPU)"));
+        }
+        let wrong: Vec<_> = wished.iter().filter(|(_, g, on)| g.pending.or(g.current) != Some(*on)).collect();
+        if !wrong.is_empty() {
+            let set =
+                |at: usize, on: bool| Effect::run(Command::new("nvidia-smi", ["-i", &at.to_string(), "-e", if on { "1" } else { "0" }]));
+            let said = |of: &dyn Fn(bool) -> bool| {
+                let words: Vec<String> = wrong.iter().map(|(_, g, on)| format!("{} {}", g.bus_id, OnOff::from(of(*on)))).collect();
+                words.join(", ")
+            };
+            return Verdict::unmet(said(&|on| !on), said(&|on| on), wrong.iter().map(|(at, _, on)| set(*at, *on)).collect());
+        }
+        match wished.iter().find(|(_, g, on)| g.current != Some(*on)) {
+            Some((_, gpu, on)) => Verdict::pending(format!("{} pending on {}", OnOff::from(*on), gpu.bus_id), all),
+            None if wished.is_empty() => Verdict::met("no GPU has ECC"),
+            None => Verdict::met(all),
         }
     }
 
-    fn as_spec(fact: &EccFact) -> Option<Wish> {
-        let states: Vec<bool> = fact.gpus.iter().filter_map(|g| g.current).collect();
-        match states.first() {
-            Some(first) if states.iter().all(|s| s == first) => Some(if *first { Wish::On } else { Wish::Off }),
-            _ => None,
-        }
+    fn as_spec(fact: &EccFact) -> Option<PerGpu<Wish>> {
+        let on = |g: &GpuEcc| Some((g.bus_id.clone(), if g.current? { Wish::On } else { Wish::Off }));
+        PerGpu::from_facts(fact.gpus.iter().filter_map(on).collect())
+    }
+}
+
+impl GpuEcc {
+    fn candidate(&self) -> Candidate<'_> {
+        Candidate { address: &self.bus_id, device_id: None, subsystem_id: None, name: self.name.as_deref() }
     }
 }
 
@@ -131,29 +162,29 @@ mod tests {
     fn fact(version: &str, current: Option<bool>, pending: Option<bool>) -> EccFact {
         EccFact {
             driver_version: Some(version.into()),
-            gpus: vec![GpuEcc { bus_id: "0000:3b:00.0".into(), current, pending }],
+            gpus: vec![GpuEcc { bus_id: "0000:3b:00.0".into(), name: Some("Tesla P100-PCIE-16GB".into()), current, pending }],
             smi_failure: None,
         }
     }
 
     #[test]
     fn auto_is_off_only_before_release_9() {
-        match Ecc::check(&Wish::Auto, &fact("390.42", Some(true), Some(true))) {
+        match Ecc::check(&PerGpu::One(Wish::Auto), &fact("390.42", Some(true), Some(true))) {
             Verdict::Unmet { effects, .. } => assert_eq!(effects[0].to_string(), "nvidia-smi -i 0 -e 0"),
             other => panic!("{other:?}"),
         }
         assert_eq!(
-            Ecc::check(&Wish::Auto, &fact("390.42", Some(true), Some(false))),
-            Verdict::pending("off pending on 0000:3b:00.0", "off")
+            Ecc::check(&PerGpu::One(Wish::Auto), &fact("390.42", Some(true), Some(false))),
+            Verdict::pending("off pending on 0000:3b:00.0", "off where vGPU is older than 9.0")
         );
-        assert!(Ecc::check(&Wish::Auto, &fact("390.42", None, None)).is_met(), "a GPU without ECC");
-        assert!(Ecc::check(&Wish::Auto, &fact("535.183.04", Some(true), Some(true))).is_met());
-        assert!(matches!(Ecc::check(&Wish::On, &fact("390.42", Some(true), Some(true))), Verdict::Blocked { .. }));
+        assert!(Ecc::check(&PerGpu::One(Wish::Auto), &fact("390.42", None, None)).is_met(), "a GPU without ECC");
+        assert!(Ecc::check(&PerGpu::One(Wish::Auto), &fact("535.183.04", Some(true), Some(true))).is_met());
+        assert!(matches!(Ecc::check(&PerGpu::One(Wish::On), &fact("390.42", Some(true), Some(true))), Verdict::Blocked { .. }));
     }
 
     #[test]
     fn without_a_driver_it_waits() {
         let bare = EccFact { driver_version: None, gpus: vec![], smi_failure: Some("no such program".into()) };
-        assert!(matches!(Ecc::check(&Wish::Auto, &bare), Verdict::Waits { .. }));
+        assert!(matches!(Ecc::check(&PerGpu::One(Wish::Auto), &bare), Verdict::Waits { .. }));
     }
 }

@@ -1,10 +1,10 @@
 //! NVIDIA's GPU management daemon, which comes beside the vGPU manager from vGPU 15 on (facts: nvidia 1).
 
-use super::packages::{PackageSpec, Packages};
+use super::packages::{PackageSpec, PackageWish, Packages};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::{Artifact, Held, Placed};
-use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// The daemon of a host.
@@ -38,13 +38,26 @@ impl Requirement for GpuManagementDaemon {
     const NEEDS: Needs = Needs::MaintenanceMode;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: Option<(&'static str, &'static str)> = None;
+    const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str =
         r#"{"package": "files/nvd-gpu-mgmt-daemon_535.183.04-1OEM.700.1.0.15843807_23867204.zip", "datastore": "datastore1"}"#;
-    type Spec = PackageSpec;
+    type Spec = PackageWish;
     type Fact = GpuManagementDaemonFact;
 
-    fn check(spec: &PackageSpec, GpuManagementDaemonFact(packages): &GpuManagementDaemonFact) -> Verdict {
+    fn check(wish: &PackageWish, GpuManagementDaemonFact(packages): &GpuManagementDaemonFact) -> Verdict {
+        let installed = packages.rival(is_daemon);
+        // A running daemon makes its own update fail (facts: failures F9).
+        let stopped = |effects: Vec<Effect>| match installed {
+            Some(_) => [vec![Effect::run(Command::new("/etc/init.d/nvdGpuMgmtDaemon", ["stop"]))], effects].concat(),
+            None => effects,
+        };
+        let spec = match (wish, installed) {
+            (PackageWish::Present(spec), _) => spec,
+            (PackageWish::Absent(_), Some(vib)) => {
+                return Verdict::unmet(&vib.version, "absent", stopped(packages.removal(is_daemon)));
+            }
+            (PackageWish::Absent(_), None) => return Verdict::met("absent"),
+        };
         let Some(version) = spec.package.version() else {
             return Verdict::blocked(
                 format!("the version of {} is not known", spec.package.file_name()),
@@ -57,24 +70,22 @@ impl Requirement for GpuManagementDaemon {
         if packages.has_staged(&spec.package) {
             return Verdict::pending(format!("{version} staged for the next boot"), version);
         }
-        let installed = packages.rival(is_daemon);
-        let mut effects = vec![packages.install(spec)];
-        if installed.is_some() {
-            // A running daemon makes its own update fail (facts: failures F9).
-            effects.insert(0, Effect::run(Command::new("/etc/init.d/nvdGpuMgmtDaemon", ["stop"])));
+        if let Some((why, hint)) = packages.refuses(spec) {
+            return Verdict::blocked(why, hint);
         }
+        let effects = stopped(vec![packages.install(spec)]);
         Verdict::unmet(installed.map_or("absent".into(), |v| v.version.clone()), version, effects)
     }
 
-    fn as_spec(GpuManagementDaemonFact(packages): &GpuManagementDaemonFact) -> Option<PackageSpec> {
+    fn as_spec(GpuManagementDaemonFact(packages): &GpuManagementDaemonFact) -> Option<PackageWish> {
         let vib = packages.rival(is_daemon)?;
-        let held = Held { name: vib.name.clone(), version: vib.version.clone() };
+        let held = Held { name: vib.name.clone(), version: vib.version.clone(), acceptance: None };
         let package =
             Artifact { artifact: format!("{}_{}.vib", vib.name, vib.version), sha256: None, size: None, kind: None, holds: vec![held] };
-        Some(PackageSpec { package, datastore: "datastore1".into(), downgrade: false })
+        Some(PackageWish::Present(PackageSpec { package, datastore: "datastore1".into(), downgrade: false, allow_drift: false }))
     }
 
-    fn files(spec: &PackageSpec) -> Vec<Placed> {
-        vec![Placed { artifact: spec.package.clone(), datastore: Some(spec.datastore.clone()) }]
+    fn files(spec: &PackageWish) -> Vec<Placed> {
+        spec.files()
     }
 }

@@ -2,9 +2,12 @@
 //! things: the value changes at once, the GPUs follow after a graphics restart or a reboot (facts: failures F4).
 
 use super::ask;
+use super::esx::EsxVersion;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Needs, TakesEffect};
+use std::collections::BTreeMap;
+use vsgpu_core::gpu_choice::{Candidate, PerGpu};
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// The default graphics type.
@@ -15,7 +18,7 @@ pub struct GraphicsType;
 pub enum Type {
     /// vSGA: the host's own graphics.
     Shared,
-    /// vGPU.
+    /// vGPU. The API says `sharedDirect`, the UI "Shared Direct".
     SharedPassthru,
 }
 
@@ -37,6 +40,12 @@ pub struct HostGraphics {
     pub assignment_policy: String,
     /// NVIDIA devices.
     pub devices: Vec<GraphicsDevice>,
+    /// Configured type of each device, where the release says it (8.0.3 and later).
+    #[serde(default)]
+    pub configured: BTreeMap<String, String>,
+    /// Release of ESXi.
+    #[serde(default)]
+    pub esx_version: String,
 }
 
 /// One device of `esxcli graphics device list`.
@@ -60,6 +69,9 @@ pub struct GraphicsDevice {
 
 const GET: [&str; 3] = ["graphics", "host", "get"];
 const LIST: [&str; 3] = ["graphics", "device", "list"];
+const CONFIGURED: [&str; 4] = ["graphics", "device", "list", "--configured-type"];
+/// First release with settings of single devices (facts: esxi C2).
+pub(crate) const PER_DEVICE: &str = "8.0.3";
 
 /// Reads `graphics host get`: type and policy.
 pub fn host(record: &vsgpu_core::esxcli::Record) -> Result<(String, String), String> {
@@ -87,45 +99,100 @@ impl Fact for HostGraphics {
     const NAME: &'static str = "host-graphics";
     const ABOUT: &'static str = "Default graphics type and policy, and the active type of each GPU";
     fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
-        [ask::probes(&GET, seen), ask::probes(&LIST, seen)].concat()
+        let mut probes = [ask::probes(&GET, seen), ask::probes(&LIST, seen), EsxVersion::ask(seen)].concat();
+        if EsxVersion::running(seen).is_some_and(|v| EsxVersion::at_least(&v, PER_DEVICE)) {
+            probes.extend(ask::probes(&CONFIGURED, seen));
+        }
+        probes
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let (default_type, assignment_policy) = ask::single(&GET, seen, host)?;
         let mut devices = ask::parsed(&LIST, seen, devices)?;
         // The management controller's own graphics chip is no concern of ours.
         devices.retain(|d| d.vendor.as_deref().is_none_or(|v| v.to_ascii_uppercase().contains("NVIDIA")));
-        Ok(Self { default_type, assignment_policy, devices })
+        let configured = ask::parsed(&CONFIGURED, seen, self::devices).unwrap_or_default();
+        let configured = configured.into_iter().map(|d| (d.bdf, d.graphics_type)).collect();
+        // Only settings of single GPUs ask for the release: without it they are refused, and all else goes on.
+        let esx_version = EsxVersion::running(seen).unwrap_or_default();
+        Ok(Self { default_type, assignment_policy, devices, configured, esx_version })
     }
 }
 
 impl Requirement for GraphicsType {
     const NAME: &'static str = "graphics-type";
-    const ABOUT: &'static str = "Default graphics type of the host: SharedPassthru for vGPU";
-    const AFTER: &'static [&'static str] = &["vgpu-manager"];
+    const ABOUT: &'static str = "Graphics type, of the host or GPU by GPU: SharedPassthru for vGPU";
+    const AFTER: &'static [&'static str] = &["vgpu-manager", "passthrough"];
     const NEEDS: Needs = Needs::VmsOff;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterRestart("graphics");
     const SETTLE_SECS: u32 = 30;
-    const IMPLIED_BY: Option<(&'static str, &'static str)> = None;
-    const EXAMPLE: &'static str = r#""SharedPassthru""#;
-    type Spec = Type;
+    const IMPLIED_BY: &'static [Implied] = &[];
+    const EXAMPLE: &'static str = r#"{"0000:3b:00.0": "Shared", "others": "SharedPassthru"}"#;
+    type Spec = PerGpu<Type>;
     type Fact = HostGraphics;
 
-    fn check(spec: &Type, fact: &HostGraphics) -> Verdict {
-        let wants = spec.word();
-        if fact.default_type != wants {
-            let set = Command::new("esxcli", ["graphics", "host", "set", "--default-type", wants]);
-            return Verdict::unmet(&fact.default_type, wants, vec![Effect::run(set)]);
+    fn check(spec: &PerGpu<Type>, fact: &HostGraphics) -> Verdict {
+        let default = match spec {
+            PerGpu::One(default) => Some(*default),
+            PerGpu::Each(map) => map.get("others").copied(),
+        };
+        let candidates: Vec<Candidate<'_>> = fact.devices.iter().map(GraphicsDevice::candidate).collect();
+        if let Some(stranger) = spec.strangers(&candidates).first() {
+            return Verdict::blocked(
+                format!("the host has no GPU `{stranger}`"),
+                "correct `graphics-type`; `vsgpu facts` lists the GPUs of the host",
+            );
+        }
+        let single = |device: &GraphicsDevice| spec.of(&device.candidate()).filter(|t| Some(*t) != default);
+        if fact.devices.iter().any(|d| single(d).is_some()) && !EsxVersion::at_least(&fact.esx_version, PER_DEVICE) {
+            return Verdict::blocked(
+                format!("single GPUs have a graphics type of their own from ESXi {PER_DEVICE} on, this is {}", fact.esx_version),
+                "wish for one type for the whole host",
+            );
+        }
+        let (mut is, mut wants, mut effects) = (vec![], vec![], vec![]);
+        if let Some(default) = default.filter(|t| fact.default_type != t.word()) {
+            is.push(fact.default_type.clone());
+            wants.push(default.word().to_string());
+            effects.push(Effect::run(Command::new("esxcli", ["graphics", "host", "set", "--default-type", default.word()])));
         }
         // A GPU in passthrough (Direct) has no part in it.
-        let mut concerned = fact.devices.iter().filter(|d| d.graphics_type != "Direct");
-        match concerned.find(|d| d.graphics_type != wants) {
-            Some(device) => Verdict::pending(format!("{wants} configured, {} still {}", device.bdf, device.graphics_type), wants),
-            None => Verdict::met(wants),
+        let concerned = fact.devices.iter().filter(|d| d.graphics_type != "Direct");
+        let concerned: Vec<(&GraphicsDevice, &str)> = concerned.filter_map(|d| Some((d, spec.of(&d.candidate())?.word()))).collect();
+        for (device, wanted) in &concerned {
+            if let Some(configured) = fact.configured.get(&device.bdf).filter(|c| c != wanted) {
+                is.push(format!("{} {configured}", device.bdf));
+                wants.push(format!("{} {wanted}", device.bdf));
+                effects.push(Effect::run(Command::new("esxcli", ["graphics", "device", "set", "-d", &device.bdf, "-t", wanted])));
+            }
+        }
+        let all = default.map_or_else(|| "as wished".to_string(), |t| t.word().to_string());
+        if !effects.is_empty() {
+            return Verdict::unmet(is.join(", "), wants.join(", "), effects);
+        }
+        match concerned.iter().find(|(device, wanted)| device.graphics_type != *wanted) {
+            Some((device, wanted)) => {
+                Verdict::pending(format!("{wanted} configured, {} still {}", device.bdf, device.graphics_type), *wanted)
+            }
+            None => Verdict::met(all),
         }
     }
 
-    fn as_spec(fact: &HostGraphics) -> Option<Type> {
-        [Type::Shared, Type::SharedPassthru].into_iter().find(|t| t.word() == fact.default_type)
+    fn as_spec(fact: &HostGraphics) -> Option<PerGpu<Type>> {
+        let of_word = |word: &str| [Type::Shared, Type::SharedPassthru].into_iter().find(|t| t.word() == word);
+        let default = of_word(&fact.default_type)?;
+        let own = |(bdf, word): (&String, &String)| Some((bdf.clone(), of_word(word)?));
+        let mut each: BTreeMap<String, Type> = fact.configured.iter().filter_map(own).filter(|(_, t)| *t != default).collect();
+        if each.is_empty() {
+            return Some(PerGpu::One(default));
+        }
+        each.insert("others".into(), default);
+        Some(PerGpu::Each(each))
+    }
+}
+
+impl GraphicsDevice {
+    fn candidate(&self) -> Candidate<'_> {
+        Candidate { address: &self.bdf, device_id: None, subsystem_id: None, name: self.device.as_deref() }
     }
 }
 
@@ -143,12 +210,18 @@ mod tests {
             memory_kib: None,
             vms: None,
         };
-        HostGraphics { default_type: default.into(), assignment_policy: "Performance".into(), devices: active.iter().map(device).collect() }
+        HostGraphics {
+            default_type: default.into(),
+            assignment_policy: "Performance".into(),
+            devices: active.iter().map(device).collect(),
+            configured: BTreeMap::new(),
+            esx_version: "8.0.3".into(),
+        }
     }
 
     #[test]
     fn configured_and_active_are_two_things() {
-        let check = |fact: &HostGraphics| GraphicsType::check(&Type::SharedPassthru, fact);
+        let check = |fact: &HostGraphics| GraphicsType::check(&PerGpu::One(Type::SharedPassthru), fact);
         match check(&fact("Shared", &["Shared"])) {
             Verdict::Unmet { effects, .. } => assert_eq!(effects[0].to_string(), "esxcli graphics host set --default-type SharedPassthru"),
             other => panic!("{other:?}"),
@@ -158,5 +231,19 @@ mod tests {
             Verdict::pending("SharedPassthru configured, 0000:3b:00.0 still Shared", "SharedPassthru")
         );
         assert!(check(&fact("SharedPassthru", &["SharedPassthru", "Direct"])).is_met());
+    }
+
+    #[test]
+    fn one_gpu_may_have_another_type_where_the_release_allows_it() {
+        let wish: PerGpu<Type> = serde_json::from_value(serde_json::json!({ "0000:3b:00.0": "Shared", "others": "SharedPassthru" }))
+            .unwrap_or_else(|e| panic!("{e}"));
+        let mut host = fact("SharedPassthru", &["SharedPassthru"]);
+        host.configured.insert("0000:3b:00.0".into(), "SharedPassthru".into());
+        match GraphicsType::check(&wish, &host) {
+            Verdict::Unmet { effects, .. } => assert_eq!(effects[0].to_string(), "esxcli graphics device set -d 0000:3b:00.0 -t Shared"),
+            other => panic!("{other:?}"),
+        }
+        host.esx_version = "8.0.2".into();
+        assert!(matches!(GraphicsType::check(&wish, &host), Verdict::Blocked { .. }));
     }
 }

@@ -1,18 +1,30 @@
 //! The list of what is known about a host. A new requirement is a new file here and one line in `all`.
 
+mod acceptance_level;
 pub(crate) mod ask;
 mod assignment_policy;
 mod ecc;
-mod esx;
+pub(crate) mod esx;
 mod gpu_management_daemon;
+mod gpu_users;
 mod graphics_type;
 mod maintenance_mode;
 pub(crate) mod metrics;
+mod mig;
 mod packages;
+pub(crate) mod passthrough;
 mod vgpu_manager;
+mod vgpu_mode;
+mod vgpu_scheduler;
+mod vgpu_types;
 mod virtual_machines;
 
+pub use esx::{PciGpu, PciGpus};
+pub use gpu_users::{GpuUser, GpuUsers};
+pub use graphics_type::HostGraphics;
 pub use maintenance_mode::MaintenanceMode;
+pub use passthrough::{HostPassthrough, PassthroughSpec};
+pub use vgpu_types::VgpuTypes;
 pub use virtual_machines::{VirtualMachine, VirtualMachines};
 
 /// Readers of single outputs, for the tests that walk real captures.
@@ -21,11 +33,17 @@ pub mod readers {
     pub use super::graphics_type::{GraphicsDevice, devices, host};
     pub use super::maintenance_mode::enabled;
     pub use super::packages::{Vib, vibs};
+    pub use super::passthrough::enabled as passthru_enabled;
     pub use super::vgpu_manager::modules_loaded;
 }
 
 use vsgpu_core::Scope::Host;
 use vsgpu_core::{Catalogue, Entry, FactEntry, Requirement as _};
+
+/// Whether a release of ESXi such as `8.0.3` is at least another one.
+pub fn esx_at_least(version: &str, least: &str) -> bool {
+    esx::EsxVersion::at_least(version, least)
+}
 
 /// Name of the requirement with which the planner enters and leaves maintenance mode. Not a key of the fleet file.
 pub const MAINTENANCE_MODE: &str = MaintenanceMode::NAME;
@@ -35,11 +53,16 @@ pub fn all() -> Catalogue {
     Catalogue {
         entries: vec![
             Entry::of::<maintenance_mode::MaintenanceMode>(Host),
+            Entry::of::<acceptance_level::AcceptanceLevel>(Host),
             Entry::of::<vgpu_manager::VgpuManager>(Host),
             Entry::of::<gpu_management_daemon::GpuManagementDaemon>(Host),
+            Entry::of::<passthrough::Passthrough>(Host),
             Entry::of::<graphics_type::GraphicsType>(Host),
             Entry::of::<assignment_policy::AssignmentPolicy>(Host),
             Entry::of::<ecc::Ecc>(Host),
+            Entry::of::<mig::Mig>(Host),
+            Entry::of::<vgpu_mode::VgpuMode>(Host),
+            Entry::of::<vgpu_scheduler::VgpuScheduler>(Host),
         ],
         extra_facts: vec![
             FactEntry::of::<esx::EsxVersion>(Host),
@@ -47,6 +70,8 @@ pub fn all() -> Catalogue {
             FactEntry::of::<esx::Gpus>(Host),
             FactEntry::of::<esx::PciGpus>(Host),
             FactEntry::of::<esx::Vgpus>(Host),
+            FactEntry::of::<gpu_users::GpuUsers>(Host),
+            FactEntry::of::<vgpu_types::VgpuTypes>(Host),
             FactEntry::of::<virtual_machines::VirtualMachines>(Host),
         ],
     }

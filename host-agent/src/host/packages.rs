@@ -1,13 +1,63 @@
 //! NVIDIA packages of a host: what is installed, what waits for a reboot, and how one is installed. Shared by the vGPU
 //! manager and its management daemon.
 
+use super::acceptance_level::{ACCEPTANCE, Level, level};
 use super::ask;
 use super::esx::EsxVersion;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use vsgpu_core::artifact::{Artifact, Held, Kind};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use vsgpu_core::artifact::{Artifact, Held, Kind, Placed};
 use vsgpu_core::units::DriverVersion;
 use vsgpu_core::{Command, Effect, Evidence, Fact as _, Probe, Subject, Unreadable};
+
+/// A package that is to be there, or none of its kind.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum PackageWish {
+    /// None of its kind.
+    #[serde(rename = "absent")]
+    Absent(Absent),
+    /// This one.
+    Present(PackageSpec),
+}
+
+/// The word `absent`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Absent {
+    /// No package.
+    Absent,
+}
+
+impl<'de> Deserialize<'de> for PackageWish {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(input)?;
+        if value.is_string() {
+            return serde_json::from_value(value).map(Self::Absent).map_err(de::Error::custom);
+        }
+        serde_json::from_value(value).map(Self::Present).map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for PackageWish {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "PackageWish".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (absent, present) = (generator.subschema_for::<Absent>(), generator.subschema_for::<PackageSpec>());
+        json_schema!({ "anyOf": [absent, present] })
+    }
+}
+
+impl PackageWish {
+    /// The file that must be on the host.
+    pub(crate) fn files(&self) -> Vec<Placed> {
+        match self {
+            Self::Absent(_) => vec![],
+            Self::Present(spec) => vec![Placed { artifact: spec.package.clone(), datastore: Some(spec.datastore.clone()) }],
+        }
+    }
+}
 
 /// A package of the operator and the datastore it is put on.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -20,6 +70,10 @@ pub struct PackageSpec {
     /// Whether an installed newer version may be replaced by this older one.
     #[serde(default)]
     pub downgrade: bool,
+    /// Whether it is installed by hand on a host whose image vSphere Lifecycle Manager made, although the next remediation
+    /// undoes that.
+    #[serde(default)]
+    pub allow_drift: bool,
 }
 
 impl PackageSpec {
@@ -49,8 +103,19 @@ pub struct Packages {
     pub staged: Vec<Vib>,
     /// Release of ESXi.
     pub esx_version: String,
+    /// NVIDIA's components, where the release knows components.
+    #[serde(default)]
+    pub components: Vec<Vib>,
+    /// Acceptance level of the host.
+    #[serde(default)]
+    pub acceptance: Option<String>,
+    /// Name of the image profile.
+    #[serde(default)]
+    pub image_profile: Option<String>,
 }
 
+const COMPONENTS: [&str; 3] = ["software", "component", "list"];
+const PROFILE: [&str; 3] = ["software", "profile", "get"];
 const LIST: [&str; 3] = ["software", "vib", "list"];
 const STAGED: [&str; 4] = ["software", "vib", "list", "--rebooting-image"];
 
@@ -70,7 +135,12 @@ fn of_nvidia(vib: &Vib) -> bool {
 impl Packages {
     /// What to look at.
     pub(crate) fn probes(seen: &Evidence) -> Vec<Probe> {
-        [ask::probes(&LIST, seen), ask::probes(&STAGED, seen), EsxVersion::ask(seen)].concat()
+        let mut probes = [&LIST[..], &STAGED, &ACCEPTANCE, &PROFILE].map(|args| ask::probes(args, seen)).concat();
+        probes.extend(EsxVersion::ask(seen));
+        if EsxVersion::running(seen).is_some_and(|v| EsxVersion::major(&v) >= Some(7)) {
+            probes.extend(ask::probes(&COMPONENTS, seen));
+        }
+        probes
     }
 
     /// Reads it.
@@ -78,9 +148,22 @@ impl Packages {
         let mut installed = ask::parsed(&LIST, seen, vibs)?;
         // What esxcli answers where no image is staged is not known for every release: no usable answer means none.
         let mut staged = ask::answer(&STAGED, seen).ok().and_then(|r| vibs(&r).ok()).unwrap_or_default();
-        installed.retain(of_nvidia);
-        staged.retain(of_nvidia);
-        Ok(Self { installed, staged, esx_version: EsxVersion::parse(&Subject::node(), seen)?.version })
+        let mut components = ask::answer(&COMPONENTS, seen).ok().and_then(|r| vibs(&r).ok()).unwrap_or_default();
+        for list in [&mut installed, &mut staged, &mut components] {
+            list.retain(of_nvidia);
+        }
+        // Neither is needed to install anything: what cannot be read refuses nothing.
+        let acceptance = ask::parsed(&ACCEPTANCE, seen, level).ok();
+        let image_profile =
+            ask::single(&PROFILE, seen, |r| Ok(r.get("Name").unwrap_or(&r.title).to_string())).ok().filter(|n| !n.is_empty());
+        Ok(Self {
+            installed,
+            staged,
+            components,
+            acceptance,
+            image_profile,
+            esx_version: EsxVersion::parse(&Subject::node(), seen)?.version,
+        })
     }
 
     /// Whether all of the package is in the running image.
@@ -96,6 +179,37 @@ impl Packages {
     /// The installed package that this one would replace: the same name, or the same kind of thing.
     pub(crate) fn rival(&self, alike: impl Fn(&str) -> bool) -> Option<&Vib> {
         self.installed.iter().find(|vib| alike(&vib.name))
+    }
+
+    /// What stands against installing a package on this host, and what to do.
+    pub(crate) fn refuses(&self, spec: &PackageSpec) -> Option<(String, String)> {
+        let lifecycle = self.image_profile.as_deref().filter(|name| name.contains("Lifecycle Manager Generated Image"));
+        if let Some(profile) = lifecycle.filter(|_| !spec.allow_drift) {
+            return Some((
+                format!("the host runs an image made by vSphere Lifecycle Manager (profile `{profile}`): what is installed by hand is drift, and the next remediation removes it"),
+                "add NVIDIA's component to the image of the cluster and remediate; where this host is in no image-managed cluster (any more), say `allow-drift: true`".into(),
+            ));
+        }
+        let of_package = spec.package.holds.iter().filter_map(|h| h.acceptance.as_deref()).filter_map(Level::of_descriptor).min()?;
+        let of_host = self.acceptance.as_deref().and_then(Level::of_word)?;
+        (of_package < of_host).then(|| {
+            (
+                format!("{} is {}, the host accepts nothing below {}", spec.package.file_name(), of_package.word(), of_host.word()),
+                format!(
+                    "the level is never lowered silently: wish for `acceptance-level: {}` of this host if that is really wanted",
+                    of_package.word()
+                ),
+            )
+        })
+    }
+
+    /// How packages of a kind are removed.
+    pub(crate) fn removal(&self, alike: impl Fn(&str) -> bool) -> Vec<Effect> {
+        let names = |list: &[Vib]| list.iter().filter(|v| alike(&v.name)).map(|v| v.name.clone()).collect::<Vec<_>>();
+        let (components, vibs) = (names(&self.components), names(&self.installed));
+        let (kind, names) = if components.is_empty() { ("vib", vibs) } else { ("component", components) };
+        let remove = |name: String| Effect::run(Command::new("esxcli", ["software", kind, "remove", "-n", &name]).within(1800));
+        names.into_iter().map(remove).collect()
     }
 
     /// How the package is installed on this release, by absolute path.

@@ -2,11 +2,11 @@
 //! loaded module, nvidia-smi and the virtualization mode together. esxcli's "Reboot Required: false" is not believed
 //! (facts: esxi F2): the module is loaded by a reboot.
 
-use super::packages::{PackageSpec, Packages};
+use super::packages::{PackageSpec, PackageWish, Packages};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::{Artifact, Placed};
-use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::units::DriverVersion;
 use vsgpu_core::{Command, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, nvidia_smi};
 
@@ -91,6 +91,15 @@ fn not_working(fact: &VgpuManagerFact, version: &str) -> Option<String> {
     strange.map(|(gpu, mode)| format!("virtualization mode of {gpu} is {}, not Host VGPU", mode.as_deref().unwrap_or("not known")))
 }
 
+/// No manager installed and no module of it loaded.
+fn absent(fact: &VgpuManagerFact) -> Verdict {
+    match fact.packages.rival(is_manager) {
+        Some(vib) => Verdict::unmet(&vib.version, "absent", fact.packages.removal(is_manager)),
+        None if fact.module_loaded => Verdict::pending("removed, but its module is still loaded", "absent"),
+        None => Verdict::met("absent"),
+    }
+}
+
 impl Requirement for VgpuManager {
     const NAME: &'static str = "vgpu-manager";
     const ABOUT: &'static str = "NVIDIA vGPU manager package of the host";
@@ -98,13 +107,17 @@ impl Requirement for VgpuManager {
     const NEEDS: Needs = Needs::MaintenanceMode;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
     const SETTLE_SECS: u32 = 120;
-    const IMPLIED_BY: Option<(&'static str, &'static str)> = None;
+    const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str =
         r#"{"package": "files/NVD-VGPU-800_535.183.04-1OEM.800.1.0.20613240_23867204.zip", "datastore": "datastore1"}"#;
-    type Spec = PackageSpec;
+    type Spec = PackageWish;
     type Fact = VgpuManagerFact;
 
-    fn check(spec: &PackageSpec, fact: &VgpuManagerFact) -> Verdict {
+    fn check(wish: &PackageWish, fact: &VgpuManagerFact) -> Verdict {
+        let spec = match wish {
+            PackageWish::Present(spec) => spec,
+            PackageWish::Absent(_) => return absent(fact),
+        };
         let Some(version) = spec.package.version() else {
             return Verdict::blocked(
                 format!("the version of {} is not known", spec.package.file_name()),
@@ -129,21 +142,24 @@ impl Requirement for VgpuManager {
                 "wish for that version, or add `downgrade: true` to `vgpu-manager` if the older one is really wanted",
             );
         }
+        if let Some((why, hint)) = fact.packages.refuses(spec) {
+            return Verdict::blocked(why, hint);
+        }
         let is = rival.map_or("absent".into(), |r| r.version.clone());
         Verdict::unmet(is, wants, vec![fact.packages.install(spec)])
     }
 
-    fn as_spec(fact: &VgpuManagerFact) -> Option<PackageSpec> {
+    fn as_spec(fact: &VgpuManagerFact) -> Option<PackageWish> {
         let vib = fact.packages.rival(is_manager)?;
-        let held = vsgpu_core::artifact::Held { name: vib.name.clone(), version: vib.version.clone() };
+        let held = vsgpu_core::artifact::Held { name: vib.name.clone(), version: vib.version.clone(), acceptance: None };
         // The file itself is not on the host any more under a name we could know; its name is the VIB's.
         let package =
             Artifact { artifact: format!("{}_{}.vib", vib.name, vib.version), sha256: None, size: None, kind: None, holds: vec![held] };
-        Some(PackageSpec { package, datastore: "datastore1".into(), downgrade: false })
+        Some(PackageWish::Present(PackageSpec { package, datastore: "datastore1".into(), downgrade: false, allow_drift: false }))
     }
 
-    fn files(spec: &PackageSpec) -> Vec<Placed> {
-        vec![Placed { artifact: spec.package.clone(), datastore: Some(spec.datastore.clone()) }]
+    fn files(spec: &PackageWish) -> Vec<Placed> {
+        spec.files()
     }
 }
 
@@ -154,16 +170,28 @@ mod tests {
     use vsgpu_core::artifact::{Held, Kind};
 
     fn spec(version: &str, kind: Kind) -> PackageSpec {
-        let held = Held { name: "NVIDIA-vGPU".into(), version: format!("{version}-1OEM.800.1.0.20613240") };
+        let held =
+            Held { name: "NVIDIA-vGPU".into(), version: format!("{version}-1OEM.800.1.0.20613240"), acceptance: Some("accepted".into()) };
         let package =
             Artifact { artifact: "f/x.zip".into(), sha256: Some("ab".repeat(32)), size: Some(1), kind: Some(kind), holds: vec![held] };
-        PackageSpec { package, datastore: "ds1".into(), downgrade: false }
+        PackageSpec { package, datastore: "ds1".into(), downgrade: false, allow_drift: false }
+    }
+
+    fn check(spec: &PackageSpec, fact: &VgpuManagerFact) -> Verdict {
+        VgpuManager::check(&PackageWish::Present(spec.clone()), fact)
     }
 
     fn fact(installed: Option<&str>, loaded: bool, esx: &str) -> VgpuManagerFact {
         let vib = |v: &str| Vib { name: "NVIDIA-vGPU".into(), version: format!("{v}-1OEM.800.1.0.20613240"), vendor: "NVIDIA".into() };
         VgpuManagerFact {
-            packages: Packages { installed: installed.map(vib).into_iter().collect(), staged: vec![], esx_version: esx.into() },
+            packages: Packages {
+                installed: installed.map(vib).into_iter().collect(),
+                staged: vec![],
+                esx_version: esx.into(),
+                components: vec![],
+                acceptance: Some("PartnerSupported".into()),
+                image_profile: None,
+            },
             module_loaded: loaded,
             driver_version: installed.filter(|_| loaded).map(String::from),
             modes: if loaded { vec![("0000:3b:00.0".into(), Some("Host VGPU".into()))] } else { vec![] },
@@ -187,26 +215,48 @@ mod tests {
             (Kind::OfflineBundle, "7.0.3", format!("esxcli software vib install -d {path}")),
             (Kind::Vib, "8.0.2", format!("esxcli software vib install -v {path}")),
         ] {
-            assert_eq!(commands(&VgpuManager::check(&spec("535.183.04", kind), &fact(None, false, esx))), [command]);
+            assert_eq!(commands(&check(&spec("535.183.04", kind), &fact(None, false, esx))), [command]);
         }
     }
 
     #[test]
     fn installed_is_not_active() {
         let wish = spec("535.183.04", Kind::Component);
-        assert!(commands(&VgpuManager::check(&wish, &fact(Some("535.183.04"), false, "8.0.2"))).is_empty(), "waits for the reboot");
-        assert!(VgpuManager::check(&wish, &fact(Some("535.183.04"), true, "8.0.2")).is_met());
+        assert!(commands(&check(&wish, &fact(Some("535.183.04"), false, "8.0.2"))).is_empty(), "waits for the reboot");
+        assert!(check(&wish, &fact(Some("535.183.04"), true, "8.0.2")).is_met());
         let mut no_vgpu = fact(Some("535.183.04"), true, "8.0.2");
         no_vgpu.modes[0].1 = Some("None".into());
-        assert!(!VgpuManager::check(&wish, &no_vgpu).is_met());
+        assert!(!check(&wish, &no_vgpu).is_met());
+    }
+
+    #[test]
+    fn what_the_host_must_not_take_is_refused() {
+        let mut wish = spec("535.183.04", Kind::Component);
+        let mut bare = fact(None, false, "8.0.2");
+        bare.packages.image_profile = Some("(Updated) VMware Lifecycle Manager Generated Image".into());
+        assert!(matches!(check(&wish, &bare), Verdict::Blocked { hint, .. } if hint.contains("image of the cluster")));
+        wish.allow_drift = true;
+        assert_eq!(commands(&check(&wish, &bare)).len(), 1);
+        wish.package.holds[0].acceptance = Some("community".into());
+        assert!(matches!(check(&wish, &bare), Verdict::Blocked { hint, .. } if hint.contains("acceptance-level: CommunitySupported")));
+    }
+
+    #[test]
+    fn it_is_removed_on_request_the_way_it_came() {
+        let absent = PackageWish::Absent(super::super::packages::Absent::Absent);
+        let mut has = fact(Some("535.183.04"), true, "8.0.2");
+        assert_eq!(commands(&VgpuManager::check(&absent, &has)), ["esxcli software vib remove -n NVIDIA-vGPU"]);
+        has.packages.components = vec![Vib { name: "NVD-AIE-800".into(), version: "535.183.04".into(), vendor: "NVIDIA".into() }];
+        assert_eq!(commands(&VgpuManager::check(&absent, &has)), ["esxcli software component remove -n NVD-AIE-800"]);
+        assert!(VgpuManager::check(&absent, &fact(None, false, "8.0.2")).is_met());
     }
 
     #[test]
     fn a_downgrade_is_only_done_on_request() {
         let mut wish = spec("535.183.04", Kind::Component);
         let newer = fact(Some("550.90.05"), true, "8.0.2");
-        assert!(matches!(VgpuManager::check(&wish, &newer), Verdict::Blocked { .. }));
+        assert!(matches!(check(&wish, &newer), Verdict::Blocked { .. }));
         wish.downgrade = true;
-        assert_eq!(commands(&VgpuManager::check(&wish, &newer)).len(), 1);
+        assert_eq!(commands(&check(&wish, &newer)).len(), 1);
     }
 }

@@ -1,5 +1,6 @@
 //! A VM's registration and its `.vmx`, found by display name: the fact behind every requirement of a VM.
 
+use super::slots::Edit;
 use crate::host::{VirtualMachine, VirtualMachines};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,8 +18,19 @@ pub struct VmConfig {
     pub firmware: String,
     /// Memory in MiB.
     pub memory_mib: u64,
-    /// `sched.mem.*` and `pcipassthru*` keys.
+    /// Version of the virtual hardware.
+    #[serde(default)]
+    pub hardware_version: Option<u32>,
+    /// Snapshots that the VM has.
+    #[serde(default)]
+    pub snapshots: usize,
+    /// Keys about memory, PCI devices and nested virtualization.
     pub keys: BTreeMap<String, String>,
+}
+
+/// Keys that some requirement or constraint reasons about.
+fn concerns(key: &str) -> bool {
+    ["sched.mem.", "pcipassthru", "vhv.enable", "numa.nodeaffinity"].iter().any(|known| key.starts_with(known))
 }
 
 /// Finds the VM of the subject.
@@ -37,7 +49,7 @@ pub(crate) fn find(on: &Subject, seen: &Evidence) -> Result<VirtualMachine, Unre
 
 impl VmConfig {
     /// Effects that set keys of the `.vmx`: only while the VM is off, then hostd reads the file again.
-    pub(crate) fn edit(&self, set: Vec<(String, Option<String>)>) -> Vec<Effect> {
+    pub(crate) fn edit(&self, set: Vec<Edit>) -> Vec<Effect> {
         let id = self.vmid.to_string();
         vec![
             Effect::Require {
@@ -51,6 +63,11 @@ impl VmConfig {
     }
 }
 
+/// `vim-cmd vmsvc/snapshot.get`.
+fn snapshots(vmid: u32) -> Command {
+    Command::new("vim-cmd", ["vmsvc/snapshot.get", &vmid.to_string()])
+}
+
 /// `vim-cmd vmsvc/power.getstate`.
 pub(crate) fn state(vmid: u32) -> Command {
     Command::new("vim-cmd", ["vmsvc/power.getstate", &vmid.to_string()])
@@ -62,7 +79,7 @@ impl Fact for VmConfig {
     fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
         let mut probes = VirtualMachines::probes(on, seen);
         if let Ok(vm) = find(on, seen) {
-            probes.push(Probe::Read(vm.vmx));
+            probes.extend([Probe::Run(snapshots(vm.vmid)), Probe::Read(vm.vmx)]);
         }
         probes
     }
@@ -75,7 +92,10 @@ impl Fact for VmConfig {
             vmid: vm.vmid,
             firmware: all.get("firmware").map_or("bios".into(), |f| f.to_lowercase()),
             memory_mib: memory.ok_or_else(|| Unreadable::new(format!("{}: `memSize` is missing", vm.vmx)))?,
-            keys: all.into_iter().filter(|(key, _)| key.starts_with("sched.mem.") || key.starts_with("pcipassthru")).collect(),
+            // Only a warning rests on it: what cannot be read is none.
+            snapshots: seen.stdout(&snapshots(vm.vmid)).map_or(0, vim_cmd::snapshots),
+            hardware_version: all.get("virtualhw.version").and_then(|v| v.parse().ok()),
+            keys: all.into_iter().filter(|(key, _)| concerns(key)).collect(),
             vmx: vm.vmx,
         })
     }

@@ -4,7 +4,7 @@
 use super::config::VmConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Requirement, Verdict};
 
 /// Firmware of a VM.
@@ -21,11 +21,11 @@ pub enum Kind {
 impl Requirement for Firmware {
     const NAME: &'static str = "firmware";
     const ABOUT: &'static str = "Firmware of the VM: efi is checked, never converted";
-    const AFTER: &'static [&'static str] = &[];
+    const AFTER: &'static [&'static str] = &["clone-of"];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: Option<(&'static str, &'static str)> = None;
+    const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str = r#""efi""#;
     type Spec = Kind;
     type Fact = VmConfig;

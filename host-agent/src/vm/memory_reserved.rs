@@ -3,7 +3,7 @@
 use super::config::VmConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Requirement, Verdict};
 
 /// Memory reservation of a VM.
@@ -19,12 +19,15 @@ pub enum Share {
 
 impl Requirement for MemoryReserved {
     const NAME: &'static str = "memory-reserved";
-    const ABOUT: &'static str = "Memory reservation of the VM: all of it, as vGPU needs";
-    const AFTER: &'static [&'static str] = &[];
+    const ABOUT: &'static str = "Memory reservation of the VM: all of it, as vGPU and passthrough need";
+    const AFTER: &'static [&'static str] = &["clone-of"];
     const NEEDS: Needs = Needs::VmsOff;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: Option<(&'static str, &'static str)> = Some(("vgpu", r#""all""#));
+    const IMPLIED_BY: &'static [Implied] = &[
+        Implied { by: "vgpu", spec: |_| Some(serde_json::json!("all")) },
+        Implied { by: "passthrough", spec: |_| Some(serde_json::json!("all")) },
+    ];
     const EXAMPLE: &'static str = r#""all""#;
     type Spec = Share;
     type Fact = VmConfig;

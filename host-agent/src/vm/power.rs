@@ -1,10 +1,11 @@
 //! Power of a VM. Off means: shut down by its guest, within a time; the plug is pulled only where the fleet file allows it.
 
 use super::config::{VmPower, state};
+use super::diagnosis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, Requirement, Verdict};
+use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
+use vsgpu_core::{Command, Effect, Evidence, Probe, Requirement, Subject, Verdict};
 
 /// Seconds a guest may take to shut down.
 pub const DEFAULT_GRACE_SECS: u32 = 300;
@@ -49,7 +50,7 @@ impl Requirement for Power {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 5;
-    const IMPLIED_BY: Option<(&'static str, &'static str)> = None;
+    const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str = r#"{"state": "off", "grace-secs": 60}"#;
     type Spec = PowerSpec;
     type Fact = VmPower;
@@ -67,6 +68,8 @@ impl Requirement for Power {
                     shows: "Powered on".into(),
                     deadline_secs: START_SECS,
                     otherwise: None,
+                    // A VM that hangs between off and on would hold its GPU; one that is off answers with a fault, which is fine.
+                    give_up: Some(Box::new(command("vmsvc/power.off"))),
                 };
                 Verdict::unmet(is, "on", vec![start])
             }
@@ -81,10 +84,19 @@ impl Requirement for Power {
                     shows: "Powered off".into(),
                     deadline_secs: spec.grace_secs,
                     otherwise: spec.hard_stop.then(|| command("vmsvc/power.off")),
+                    give_up: None,
                 };
                 Verdict::unmet(is, "off", vec![stop])
             }
         }
+    }
+
+    fn probes_after_failure(on: &Subject, seen: &Evidence) -> Vec<Probe> {
+        diagnosis::probes(on, seen)
+    }
+
+    fn explain(failure: &Failure, on: &Subject, seen: &Evidence) -> Option<Explained> {
+        diagnosis::explain(failure, on, seen)
     }
 
     fn as_spec(fact: &VmPower) -> Option<PowerSpec> {

@@ -2,10 +2,13 @@
 //! same VM keep their slots.
 
 use super::config::VmConfig;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use super::slots::{Slot, emptied, filled, free, slots};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
-use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::knowledge::vgpu_types::plain;
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
+use vsgpu_core::units::Bdf;
 use vsgpu_core::{Requirement, Verdict};
 
 /// vGPUs of a VM.
@@ -15,6 +18,13 @@ pub struct Vgpu;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 pub struct Profile(String);
+
+impl Profile {
+    /// As vSphere spells it.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
 
 impl TryFrom<String> for Profile {
     type Error = String;
@@ -30,17 +40,93 @@ impl TryFrom<String> for Profile {
     }
 }
 
-/// Slots that hold a vGPU, with its profile.
-fn current(fact: &VmConfig) -> BTreeMap<u32, String> {
-    let slot = |key: &str| key.strip_prefix("pcipassthru")?.strip_suffix(".vgpu")?.parse::<u32>().ok();
-    let present = |n: u32| fact.keys.get(&format!("pcipassthru{n}.present")).is_some_and(|v| v.eq_ignore_ascii_case("true"));
-    fact.keys.iter().filter_map(|(key, profile)| Some((slot(key)?, profile.clone()))).filter(|(n, _)| present(*n)).collect()
+/// One vGPU of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VgpuWish {
+    /// Its profile.
+    pub profile: Profile,
+    /// Plug-in parameters, as the `.vmx` holds them. What is not named is left as it is.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub params: BTreeMap<Param, String>,
 }
 
-/// Slots in use by anything.
-fn taken(fact: &VmConfig) -> Vec<u32> {
-    let slot = |key: &String| key.strip_prefix("pcipassthru")?.split('.').next()?.parse().ok();
-    fact.keys.keys().filter_map(slot).collect()
+/// A parameter of the vGPU plug-in (facts: esxi D1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Param {
+    /// Unified memory: off by default, and some CUDA programs need it.
+    EnableUvm,
+    /// The limit of frames per second.
+    FrameRateLimiter,
+    /// Debuggers.
+    EnableDebugging,
+    /// Profilers.
+    EnableProfiling,
+    /// The GPU to be placed on, `ssss:bb:dd.f`.
+    #[serde(rename = "gpu-pci-id")]
+    GpuPciId,
+}
+
+impl Param {
+    fn key(self) -> &'static str {
+        match self {
+            Self::EnableUvm => "enable_uvm",
+            Self::FrameRateLimiter => "frame_rate_limiter",
+            Self::EnableDebugging => "enable_debugging",
+            Self::EnableProfiling => "enable_profiling",
+            Self::GpuPciId => "gpu-pci-id",
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for VgpuWish {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Long {
+            profile: Profile,
+            #[serde(default)]
+            params: BTreeMap<Param, serde_json::Value>,
+        }
+        let value = serde_json::Value::deserialize(input)?;
+        if value.is_string() {
+            let profile = serde_json::from_value(value).map_err(de::Error::custom)?;
+            return Ok(Self { profile, params: BTreeMap::new() });
+        }
+        let Long { profile, params } = serde_json::from_value(value).map_err(de::Error::custom)?;
+        let word = |(param, value): (Param, serde_json::Value)| match (param, value) {
+            (Param::GpuPciId, serde_json::Value::String(at)) => {
+                at.parse::<Bdf>().map(|at| (param, at.to_string())).map_err(de::Error::custom)
+            }
+            (Param::GpuPciId, _) => Err(de::Error::custom("gpu-pci-id: a PCI address such as \"0000:3b:00.0\" is expected")),
+            (_, serde_json::Value::Bool(on)) => Ok((param, u8::from(on).to_string())),
+            (_, serde_json::Value::Number(n)) if n.as_u64() <= Some(1) && n.is_u64() => Ok((param, n.to_string())),
+            (_, serde_json::Value::String(text)) if text == "0" || text == "1" => Ok((param, text)),
+            _ => Err(de::Error::custom(format!("{}: 0 or 1 is expected", param.key()))),
+        };
+        Ok(Self { profile, params: params.into_iter().map(word).collect::<Result<_, _>>()? })
+    }
+}
+
+impl JsonSchema for VgpuWish {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "VgpuWish".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (profile, params) = (generator.subschema_for::<Profile>(), generator.subschema_for::<Param>());
+        json_schema!({
+            "anyOf": [profile, {
+                "type": "object", "additionalProperties": false, "required": ["profile"],
+                "properties": { "profile": profile, "params": { "type": "object", "propertyNames": params } }
+            }]
+        })
+    }
+}
+
+/// Slots that hold a vGPU, with its profile.
+fn current(fact: &VmConfig) -> BTreeMap<u32, String> {
+    let vgpu = |(n, slot)| if let Slot::Vgpu(profile) = slot { Some((n, profile)) } else { None };
+    slots(&fact.keys).into_iter().filter_map(vgpu).collect()
 }
 
 fn listed<'a>(profiles: impl IntoIterator<Item = &'a String>) -> String {
@@ -55,41 +141,53 @@ impl Requirement for Vgpu {
     const NEEDS: Needs = Needs::VmsOff;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: Option<(&'static str, &'static str)> = None;
-    const EXAMPLE: &'static str = r#"["grid_p100-8q"]"#;
-    type Spec = Vec<Profile>;
+    const IMPLIED_BY: &'static [Implied] = &[];
+    const EXAMPLE: &'static str = r#"["grid_p100-8q", {"profile": "nvidia_a100-40c", "params": {"enable_uvm": 1}}]"#;
+    type Spec = Vec<VgpuWish>;
     type Fact = VmConfig;
 
-    fn check(spec: &Vec<Profile>, fact: &VmConfig) -> Verdict {
+    fn check(spec: &Vec<VgpuWish>, fact: &VmConfig) -> Verdict {
         let has = current(fact);
-        let wanted: Vec<String> = spec.iter().map(|p| p.0.clone()).collect();
-        let sorted = |list: Vec<&String>| {
-            let mut list: Vec<String> = list.into_iter().map(|p| p.to_lowercase()).collect();
-            list.sort();
-            list
-        };
-        if sorted(has.values().collect()) == sorted(wanted.iter().collect()) {
-            return Verdict::met(listed(has.values()));
-        }
-        let taken = taken(fact);
-        let free = (0..).filter(|n| !taken.contains(n));
-        let slots: Vec<u32> = has.keys().copied().chain(free).take(wanted.len()).collect();
-        let mut set = vec![];
-        for (n, profile) in slots.iter().zip(&wanted) {
-            for (key, value) in [("present", "TRUE"), ("virtualDev", "vmiop"), ("vgpu", profile.as_str())] {
-                set.push((format!("pciPassthru{n}.{key}"), Some(value.to_string())));
+        // A slot whose profile is wanted keeps it; the others are changed, filled or emptied.
+        let mut open: Vec<&VgpuWish> = spec.iter().collect();
+        let mut placed: BTreeMap<u32, &VgpuWish> = BTreeMap::new();
+        for (n, profile) in &has {
+            if let Some(at) = open.iter().position(|w| plain(&w.profile.0) == plain(profile)) {
+                placed.insert(*n, open.remove(at));
             }
         }
-        for n in has.keys().filter(|n| !slots.contains(n)) {
-            let prefix = format!("pcipassthru{n}.");
-            set.extend(fact.keys.keys().filter(|key| key.starts_with(&prefix)).map(|key| (key.clone(), None)));
+        let rest: Vec<u32> = has.keys().copied().filter(|n| !placed.contains_key(n)).chain(free(&fact.keys).take(open.len())).collect();
+        let mut set = vec![];
+        for (n, wish) in rest.iter().zip(&open) {
+            set.extend(filled(*n, &[("present", "TRUE"), ("virtualDev", "vmiop"), ("vgpu", wish.profile.0.as_str())]));
+            placed.insert(*n, wish);
         }
-        Verdict::unmet(listed(has.values()), listed(&wanted), fact.edit(set))
+        for n in has.keys().filter(|n| !placed.contains_key(n)) {
+            set.extend(emptied(&fact.keys, *n));
+        }
+        let (mut params_are, mut params_want) = (vec![], vec![]);
+        for (n, wish) in &placed {
+            for (param, value) in &wish.params {
+                let key = format!("pciPassthru{n}.cfg.{}", param.key());
+                let is = fact.keys.get(&key.to_lowercase());
+                if is != Some(value) {
+                    params_are.push(format!("{}={}", param.key(), is.map_or("unset", String::as_str)));
+                    params_want.push(format!("{}={value}", param.key()));
+                    set.push((key, Some(value.clone())));
+                }
+            }
+        }
+        let with = |list: String, params: &[String]| if params.is_empty() { list } else { format!("{list} ({})", params.join(", ")) };
+        if set.is_empty() {
+            return Verdict::met(listed(has.values()));
+        }
+        let wants = listed(spec.iter().map(|w| &w.profile.0));
+        Verdict::unmet(with(listed(has.values()), &params_are), with(wants, &params_want), fact.edit(set))
     }
 
-    fn as_spec(fact: &VmConfig) -> Option<Vec<Profile>> {
+    fn as_spec(fact: &VmConfig) -> Option<Vec<VgpuWish>> {
         let has = current(fact);
-        has.into_values().map(|p| Profile::try_from(p).ok()).collect()
+        has.into_values().map(|p| Some(VgpuWish { profile: Profile::try_from(p).ok()?, params: BTreeMap::new() })).collect()
     }
 }
 
@@ -99,11 +197,39 @@ mod tests {
 
     fn fact(keys: &[(&str, &str)]) -> VmConfig {
         let keys = keys.iter().map(|(k, v)| (k.to_lowercase(), v.to_string())).collect();
-        VmConfig { vmid: 3, vmx: "/vmfs/volumes/ds1/a/a.vmx".into(), firmware: "efi".into(), memory_mib: 8192, keys }
+        VmConfig {
+            vmid: 3,
+            vmx: "/vmfs/volumes/ds1/a/a.vmx".into(),
+            firmware: "efi".into(),
+            memory_mib: 8192,
+            hardware_version: Some(19),
+            snapshots: 0,
+            keys,
+        }
     }
 
-    fn wish(profiles: &[&str]) -> Vec<Profile> {
-        profiles.iter().map(|p| Profile::try_from(p.to_string()).unwrap()).collect()
+    fn wish(profiles: &[&str]) -> Vec<VgpuWish> {
+        serde_json::from_value(serde_json::json!(profiles)).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    #[test]
+    fn parameters_follow_their_vgpu() {
+        let keys = [("pciPassthru0.present", "TRUE"), ("pciPassthru0.vgpu", "nvidia_a100-40c")];
+        let value = serde_json::json!([{ "profile": "nvidia_a100-40c", "params": { "enable_uvm": true, "gpu-pci-id": "3b:00.0" } }]);
+        let wish: Vec<VgpuWish> = serde_json::from_value(value).unwrap_or_else(|e| panic!("{e}"));
+        match Vgpu::check(&wish, &fact(&keys)) {
+            Verdict::Unmet { effects, wants, .. } => {
+                let text = effects[1].to_string();
+                assert!(text.contains("pciPassthru0.cfg.enable_uvm = \"1\"") && text.contains("gpu-pci-id = \"0000:3b:00.0\""), "{text}");
+                assert!(!text.contains("vgpu = ") && wants.contains("enable_uvm=1"), "{text} {wants}");
+            }
+            other => panic!("{other:?}"),
+        }
+        for wrong in
+            [serde_json::json!([{ "profile": "nvidia_a100-40c", "params": { "enable_uvm": 2 } }]), serde_json::json!([{ "profile": "x" }])]
+        {
+            assert!(serde_json::from_value::<Vec<VgpuWish>>(wrong).is_err());
+        }
     }
 
     #[test]

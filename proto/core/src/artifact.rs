@@ -49,6 +49,9 @@ pub struct Held {
     pub name: String,
     /// Its version as printed by the tool that lists it.
     pub version: String,
+    /// Acceptance level that its descriptor states: `certified`, `accepted`, `partner` or `community`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acceptance: Option<String>,
 }
 
 /// An artifact and the folder of the node that it belongs into.

@@ -4,7 +4,7 @@
 use crate::artifact::Placed;
 use crate::effect::Probe;
 use crate::evidence::{Evidence, Unreadable};
-use crate::requirement::{Fact, Needs, Requirement, Scope, Subject, TakesEffect, Verdict};
+use crate::requirement::{Cost, Explained, Fact, Failure, Implied, Needs, Requirement, Scope, Subject, TakesEffect, Verdict};
 use crate::suggest::nearest;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -61,14 +61,22 @@ pub struct Entry {
     pub scope: Scope,
     /// Names that must be active before.
     pub after: &'static [&'static str],
-    /// What a change needs.
+    /// The most that a change needs.
     pub needs: Needs,
-    /// When a change is active.
+    /// The latest that a change is active.
     pub takes_effect: TakesEffect,
+    /// What a change costs as things are: spec, fact.
+    pub cost: fn(&Value, &Value) -> Cost,
+    /// `Requirement::why_stuck`.
+    pub why_stuck: fn() -> &'static str,
+    /// `Requirement::probes_after_failure`.
+    pub probes_after_failure: fn(&Subject, &Evidence) -> Vec<Probe>,
+    /// `Requirement::explain`.
+    pub explain: fn(&Failure, &Subject, &Evidence) -> Option<Explained>,
     /// Seconds until `Met` after the effects, for a spec.
     pub settle_secs: fn(&Value) -> u32,
     /// See `Requirement::IMPLIED_BY`.
-    pub implied_by: Option<(&'static str, &'static str)>,
+    pub implied_by: &'static [Implied],
     /// A spec, as JSON.
     pub example: &'static str,
     /// Its fact.
@@ -119,6 +127,12 @@ impl Entry {
         fn settle_secs<R: Requirement>(spec: &Value) -> u32 {
             typed::<R::Spec>("spec", spec).map_or(R::SETTLE_SECS, |s| R::settle_secs(&s))
         }
+        fn cost<R: Requirement>(spec: &Value, fact: &Value) -> Cost {
+            match (typed::<R::Spec>("spec", spec), typed::<R::Fact>("fact", fact)) {
+                (Ok(spec), Ok(fact)) => R::cost(&spec, &fact),
+                _ => Cost { needs: R::NEEDS, takes_effect: R::TAKES_EFFECT, sure: true },
+            }
+        }
         Self {
             name: R::NAME,
             about: R::ABOUT,
@@ -126,6 +140,10 @@ impl Entry {
             after: R::AFTER,
             needs: R::NEEDS,
             takes_effect: R::TAKES_EFFECT,
+            cost: cost::<R>,
+            why_stuck: R::why_stuck,
+            probes_after_failure: R::probes_after_failure,
+            explain: R::explain,
             settle_secs: settle_secs::<R>,
             implied_by: R::IMPLIED_BY,
             example: R::EXAMPLE,

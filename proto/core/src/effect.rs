@@ -118,6 +118,9 @@ pub enum Effect {
         /// The last resort, only where the operator allowed it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         otherwise: Option<Command>,
+        /// Run where all was in vain, so that nothing is left half done.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        give_up: Option<Box<Command>>,
     },
     /// Write a file through a temporary one and rename.
     Write {
@@ -144,6 +147,15 @@ pub enum Effect {
         /// Key and new value.
         set: Vec<(String, Option<String>)>,
     },
+    /// Write a `.vmx` made from another one, with keys set or dropped.
+    DeriveVmx {
+        /// Absolute path of the one it is made from.
+        from: String,
+        /// Absolute path of the new one.
+        to: String,
+        /// Key and new value.
+        set: Vec<(String, Option<String>)>,
+    },
     /// Remove a file; an absent one is fine.
     Remove {
         /// Absolute path.
@@ -165,6 +177,13 @@ impl Effect {
     pub fn run(command: Command) -> Self {
         Self::Run { command, already: None }
     }
+}
+
+fn keys(f: &mut std::fmt::Formatter<'_>, set: &[(String, Option<String>)]) -> std::fmt::Result {
+    set.iter().try_for_each(|(key, value)| match value {
+        Some(value) => write!(f, "; {key} = \"{value}\""),
+        None => write!(f, "; drop {key}"),
+    })
 }
 
 impl std::fmt::Display for Effect {
@@ -189,10 +208,11 @@ impl std::fmt::Display for Effect {
             Self::Copy { from, to, mode } => write!(f, "copy {from} to {to} (mode {mode:04o})"),
             Self::EditVmx { path, set } => {
                 write!(f, "edit {path}")?;
-                set.iter().try_for_each(|(key, value)| match value {
-                    Some(value) => write!(f, "; {key} = \"{value}\""),
-                    None => write!(f, "; drop {key}"),
-                })
+                keys(f, set)
+            }
+            Self::DeriveVmx { from, to, set } => {
+                write!(f, "write {to} from {from}")?;
+                keys(f, set)
             }
             Self::Remove { path } => write!(f, "remove {path}"),
             Self::Record { commands, path, .. } => {

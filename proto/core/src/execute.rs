@@ -10,7 +10,7 @@
 use crate::catalogue::{Entry, FactEntry};
 use crate::effect::{Command, Effect, Probe};
 use crate::evidence::{Answer, Evidence, Unreadable, head};
-use crate::requirement::{Subject, TakesEffect, Verdict};
+use crate::requirement::{Explained, Failure, Subject, TakesEffect, Verdict};
 use crate::system::{Output, System, Trouble};
 use crate::{esxcli, vim_cmd, vmx};
 use serde::{Deserialize, Serialize};
@@ -38,9 +38,15 @@ pub fn facts_as_json(facts: &Facts) -> Value {
 /// Looks at a machine for these facts. Distinct probes run once, concurrently; a failure is kept per fact.
 pub fn observe(system: &dyn System, on: &Subject, facts: &[FactEntry]) -> Facts {
     let mut seen = Evidence::default();
-    // Four rounds are enough for "list, find the id, ask about it"; a fact that asks for ever is cut off here.
+    look(system, &mut seen, |seen| facts.iter().flat_map(|f| (f.probes)(on, seen)).collect());
+    facts.iter().map(|f| (f.name.to_string(), (f.parse)(on, &seen))).collect()
+}
+
+/// Asks in rounds, until nothing new is asked.
+fn look(system: &dyn System, seen: &mut Evidence, ask: impl Fn(&Evidence) -> Vec<Probe>) {
+    // Four rounds are enough for "list, find the id, ask about it"; what asks for ever is cut off here.
     for _ in 0..4 {
-        let mut wanted: Vec<Probe> = facts.iter().flat_map(|f| (f.probes)(on, &seen)).filter(|p| !seen.has(p)).collect();
+        let mut wanted: Vec<Probe> = ask(seen).into_iter().filter(|p| !seen.has(p)).collect();
         wanted.sort();
         wanted.dedup();
         if wanted.is_empty() {
@@ -54,7 +60,6 @@ pub fn observe(system: &dyn System, on: &Subject, facts: &[FactEntry]) -> Facts 
             seen.0.extend(group.iter().cloned().zip(answers));
         }
     }
-    facts.iter().map(|f| (f.name.to_string(), (f.parse)(on, &seen))).collect()
 }
 
 fn broken(path: &str, why: &str) -> Trouble {
@@ -125,7 +130,33 @@ pub enum Outcome {
     Failed {
         /// Why, with the tool's own words.
         why: String,
+        /// What to do, where the cause is understood.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
     },
+}
+
+impl Outcome {
+    /// `Failed` for a reason that nobody can explain further.
+    pub fn failed(why: impl Into<String>) -> Self {
+        Self::Failed { why: why.into(), hint: None }
+    }
+}
+
+/// An effect that failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Broken {
+    /// Why, with the tool's own words.
+    pub why: String,
+    /// The failing command's answer.
+    pub output: Option<Output>,
+}
+
+impl From<String> for Broken {
+    fn from(why: String) -> Self {
+        Self { why, output: None }
+    }
 }
 
 /// Makes one requirement so. `say` hears each effect before it runs.
@@ -139,7 +170,7 @@ pub fn apply(
 ) -> Outcome {
     let first = match verdict(system, entry, on, spec) {
         Ok(verdict) => verdict,
-        Err(unreadable) => return Outcome::Failed { why: unreadable.to_string() },
+        Err(unreadable) => return Outcome::failed(unreadable.to_string()),
     };
     let (is, effects) = match first {
         Verdict::Met { is } => return Outcome::AlreadyMet { is },
@@ -160,13 +191,24 @@ pub fn apply(
             return Outcome::Stale { planned: plan.is.clone(), is: unplanned.map_or(is.clone(), |e| format!("{is}; now needed: {e}")) };
         }
     }
+    let since = system.now();
     for effect in &effects {
         say(effect.to_string());
-        if let Err(why) = act(system, effect) {
-            return Outcome::Failed { why };
+        if let Err(broken) = act(system, effect) {
+            return understood(system, entry, on, Failure { why: broken.why, output: broken.output, since });
         }
     }
     settle(system, entry, on, spec)
+}
+
+/// A failure with its cause, where the requirement can tell it from what was said and logged.
+fn understood(system: &dyn System, entry: &Entry, on: &Subject, failure: Failure) -> Outcome {
+    let mut seen = Evidence::default();
+    look(system, &mut seen, |seen| (entry.probes_after_failure)(on, seen));
+    match (entry.explain)(&failure, on, &seen) {
+        Some(Explained { cause, fix }) => Outcome::Failed { why: format!("{cause} ({})", failure.why), hint: Some(fix) },
+        None => Outcome::failed(failure.why),
+    }
 }
 
 /// Observes until `Met`, or until the requirement's own time is over.
@@ -183,10 +225,10 @@ pub fn settle(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value) ->
             Ok(Verdict::Blocked { why, hint }) => return Outcome::Blocked { why, hint },
             Ok(Verdict::Unmet { is, wants, .. }) if over => {
                 let waited = if settle_secs > 0 { format!(" {settle_secs} s after") } else { " after".into() };
-                return Outcome::Failed { why: format!("still {is}{waited} the commands ran without an error; wanted: {wants}") };
+                return Outcome::failed(format!("still {is}{waited} the commands ran without an error; wanted: {wants}"));
             }
-            Ok(Verdict::Waits { on, .. }) if over => return Outcome::Failed { why: on },
-            Err(unreadable) if over => return Outcome::Failed { why: unreadable.to_string() },
+            Ok(Verdict::Waits { on, .. }) if over => return Outcome::failed(on),
+            Err(unreadable) if over => return Outcome::failed(unreadable.to_string()),
             _ => system.sleep(Duration::from_secs(1)),
         }
     }
@@ -208,7 +250,7 @@ fn failure(command: &Command, output: &Output) -> String {
 ///
 /// # Errors
 /// Why it failed, with the tool's own words.
-pub fn act(system: &dyn System, effect: &Effect) -> Result<(), String> {
+pub fn act(system: &dyn System, effect: &Effect) -> Result<(), Broken> {
     let run = |command: &Command, already: Option<&str>| {
         let output = system.run(command);
         // vim-cmd answers some failures with exit status 0.
@@ -216,30 +258,39 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), String> {
         if (output.ok() && !said_no) || already.is_some_and(|text| output.both().contains(text)) {
             Ok(())
         } else {
-            Err(failure(command, &output))
+            Err(Broken { why: failure(command, &output), output: Some(output) })
         }
     };
-    let words = |trouble: Trouble| trouble.to_string();
+    let words = |trouble: Trouble| Broken::from(trouble.to_string());
     match effect {
         Effect::Run { command, already } => run(command, already.as_deref()),
         Effect::Require { command, shows, otherwise } => match system.run(command) {
             output if output.ok() && output.stdout.contains(shows.as_str()) => Ok(()),
-            output => Err(format!("{otherwise} ({})", failure(command, &output))),
+            output => Err(format!("{otherwise} ({})", failure(command, &output)).into()),
         },
-        Effect::RunUntil { command, done, shows, deadline_secs, otherwise } => {
+        Effect::RunUntil { command, done, shows, deadline_secs, otherwise, give_up } => {
             let started = run(command, None);
             let start = system.elapsed();
-            while started.is_ok() && system.elapsed() - start < Duration::from_secs((*deadline_secs).into()) {
+            loop {
+                // Looked at even where the command failed: one that was cut off at its deadline may have come through.
                 if system.run(done).stdout.contains(shows.as_str()) {
                     return Ok(());
                 }
+                if started.is_err() || system.elapsed() - start >= Duration::from_secs((*deadline_secs).into()) {
+                    break;
+                }
                 system.sleep(Duration::from_secs(1));
             }
-            match (otherwise, started) {
+            let ended = match (otherwise, started) {
                 (Some(last), _) => run(last, None),
                 (None, Err(why)) => Err(why),
-                (None, Ok(())) => Err(format!("`{command}` ran, but `{done}` did not show \"{shows}\" within {deadline_secs} s")),
+                (None, Ok(())) => Err(format!("`{command}` ran, but `{done}` did not show \"{shows}\" within {deadline_secs} s").into()),
+            };
+            if let (Err(_), Some(command)) = (&ended, give_up) {
+                // The first failure is the one that tells something.
+                drop(system.run(command));
             }
+            ended
         }
         Effect::Write { path, contents, mode } => system.write(path, contents.as_bytes(), *mode).map_err(words),
         Effect::Copy { from, to, mode } => system.copy(from, to, *mode).map_err(words),
@@ -251,6 +302,10 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), String> {
             }
             system.write(&format!("{path}.before-vsgpu"), &before, 0o600).map_err(words)?;
             system.write(path, &after, 0o755).map_err(words)
+        }
+        Effect::DeriveVmx { from, to, set } => {
+            let base = system.read(from, READ_LIMIT).map_err(words)?;
+            system.write(to, &vmx::edit(&base, set), 0o755).map_err(words)
         }
         Effect::Remove { path } => system.remove(path).map_err(words),
         Effect::Record { commands, path, beside } => {

@@ -11,6 +11,8 @@ pub mod effect;
 pub mod esxcli;
 pub mod evidence;
 pub mod execute;
+pub mod gpu_choice;
+pub mod knowledge;
 pub mod nvidia_smi;
 pub mod requirement;
 pub mod suggest;

@@ -42,6 +42,9 @@ pub struct Gpu {
     pub ecc_current: Option<bool>,
     /// ECC after the next reboot.
     pub ecc_pending: Option<bool>,
+    /// vGPUs of several sizes on one GPU (hosts, R550 and later).
+    #[serde(default)]
+    pub heterogeneous: Option<bool>,
     /// Frame buffer, whole.
     pub fb_total_mib: Option<u64>,
     /// Frame buffer, used.
@@ -80,6 +83,15 @@ pub struct Vgpu {
     pub guest_driver: Option<String>,
     /// License state as reported by the guest.
     pub license_status: Option<String>,
+}
+
+/// vGPU types of one GPU, from `nvidia-smi vgpu -s` or `-c`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TypesOfGpu {
+    /// PCI address of the GPU.
+    pub bus_id: String,
+    /// Type names.
+    pub names: Vec<String>,
 }
 
 /// `nvidia-smi -q -x`: the probe behind every fact that comes from the driver.
@@ -173,6 +185,7 @@ fn gpu(node: &Node, id: &str) -> Result<Gpu, String> {
         mig_pending: on(&[&["migmode"], &["pendingmig", "pending"]]),
         ecc_current: on(&[&["eccmode"], &["currentecc", "current"]]),
         ecc_pending: on(&[&["eccmode"], &["pendingecc", "pending"]]),
+        heterogeneous: on(&[&["gpuvirtualizationmode"], &["vgpuheterogeneousmode"]]),
         fb_total_mib: whole(&[&["fbmemoryusage"], &["total"]], "MiB"),
         fb_used_mib: whole(&[&["fbmemoryusage"], &["used"]], "MiB"),
         bar1_total_mib: whole(&[&["bar1memoryusage"], &["total"]], "MiB"),
@@ -182,6 +195,31 @@ fn gpu(node: &Node, id: &str) -> Result<Gpu, String> {
         license_product: text(&[&license, &["licensedproductname", "productname"]]),
         license_status: text(&[&license, &["licensestatus"]]),
     })
+}
+
+/// Reads `nvidia-smi vgpu -s` and `-c`, with `-v` (a block with a `Name` for each type) or without (a name on each line).
+///
+/// # Errors
+/// Where no GPU is named.
+pub fn read_types(text: &str) -> Result<Vec<TypesOfGpu>, String> {
+    let mut gpus: Vec<TypesOfGpu> = vec![];
+    for line in text.lines() {
+        if let Some(id) = line.strip_prefix("GPU ") {
+            gpus.push(TypesOfGpu { bus_id: id.trim().parse::<Bdf>()?.to_string(), names: vec![] });
+            continue;
+        }
+        let Some(gpu) = gpus.last_mut() else { continue };
+        let name = match line.split_once(" : ") {
+            Some((label, value)) if label.trim() == "Name" => value.trim(),
+            Some(_) => continue,
+            None => line.trim(),
+        };
+        // Every type's name ends with `-<size><series>`.
+        if name.rsplit_once('-').is_some_and(|(_, size)| size.starts_with(|c: char| c.is_ascii_digit())) {
+            gpu.names.push(name.into());
+        }
+    }
+    if gpus.is_empty() { Err(failure(text).map_or("there is no `GPU ..` line".into(), |f| f.to_string())) } else { Ok(gpus) }
 }
 
 /// Reads the text of `nvidia-smi vgpu -q`.

@@ -7,8 +7,10 @@
 use crate::artifact::Placed;
 use crate::effect::{Effect, Probe};
 use crate::evidence::{Evidence, Unreadable};
+use crate::system::Output;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 /// What a requirement is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +65,46 @@ pub enum TakesEffect {
     AfterRestart(&'static str),
     /// After a reboot of the node.
     AfterReboot,
+}
+
+/// What a change costs on the machine as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// What the change needs.
+    pub needs: Needs,
+    /// When it is active.
+    pub takes_effect: TakesEffect,
+    /// Whether that restart or reboot is sure to be needed; otherwise the node says when it is reached.
+    pub sure: bool,
+}
+
+/// A wish that follows from another one.
+#[derive(Clone, Copy, Debug)]
+pub struct Implied {
+    /// The requirement whose wish implies this one.
+    pub by: &'static str,
+    /// The spec, from the spec of the other; nothing where that one does not ask for it.
+    pub spec: fn(&Value) -> Option<Value>,
+}
+
+/// A change that did not come off, for those who can say why.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What was said: the command, how it ended, the tool's own words.
+    pub why: String,
+    /// The failing command's whole answer, where there is one.
+    pub output: Option<Output>,
+    /// When the change was begun, seconds since 1970, by the machine's own clock: logs before it tell of something else.
+    pub since: u64,
+}
+
+/// A failure understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// The cause, in one sentence, with the evidence.
+    pub cause: String,
+    /// What to do.
+    pub fix: String,
 }
 
 /// The whole decision.
@@ -166,8 +208,8 @@ pub trait Requirement {
     const TAKES_EFFECT: TakesEffect;
     /// Seconds the node may take, after the effects, until `check` says `Met` (a driver, a license).
     const SETTLE_SECS: u32;
-    /// Where the fleet file wishes for this requirement, this one is wished for too, with this spec (JSON).
-    const IMPLIED_BY: Option<(&'static str, &'static str)>;
+    /// Wishes from which this one follows where the fleet file says nothing about it.
+    const IMPLIED_BY: &'static [Implied];
     /// A spec in JSON, for the documents and the tests.
     const EXAMPLE: &'static str;
     /// What is wanted.
@@ -181,6 +223,22 @@ pub trait Requirement {
     /// `SETTLE_SECS`, where the spec may say otherwise.
     fn settle_secs(_spec: &Self::Spec) -> u32 {
         Self::SETTLE_SECS
+    }
+    /// `NEEDS` and `TAKES_EFFECT` say the most that a change can cost; this says what it costs as things are.
+    fn cost(_spec: &Self::Spec, _fact: &Self::Fact) -> Cost {
+        Cost { needs: Self::NEEDS, takes_effect: Self::TAKES_EFFECT, sure: true }
+    }
+    /// What to do where a reboot did not make a change active. A second one would not either.
+    fn why_stuck() -> &'static str {
+        ""
+    }
+    /// Where to look after a failed change (logs, mostly). Asked in rounds, as a fact's probes are.
+    fn probes_after_failure(_on: &Subject, _seen: &Evidence) -> Vec<Probe> {
+        vec![]
+    }
+    /// Why a change failed, if that can be told from what was said and logged.
+    fn explain(_failure: &Failure, _on: &Subject, _seen: &Evidence) -> Option<Explained> {
+        None
     }
     /// Files that must be on the machine before the effects run.
     fn files(_spec: &Self::Spec) -> Vec<Placed> {

@@ -43,6 +43,36 @@ impl fmt::Display for Bdf {
     }
 }
 
+impl Bdf {
+    /// As a `.vmx` writes it: decimal, five digits of segment, three of bus, two of device (facts: esxi D1).
+    pub fn vmx_id(&self) -> String {
+        format!("{:05}:{:03}:{:02}.{}", self.domain, self.bus, self.device, self.function)
+    }
+
+    /// Reads a `.vmx` id: `00000:013:00.0`, `0:66:0.0`, or the old form `12:00.0`; all decimal.
+    pub fn from_vmx_id(text: &str) -> Option<Self> {
+        let (rest, function) = text.trim().split_once('.')?;
+        let numbers: Option<Vec<u32>> = rest.split(':').map(|n| n.parse().ok()).collect();
+        let (domain, bus, device) = match numbers?[..] {
+            [bus, device] => (0, bus, device),
+            [domain, bus, device] => (domain, bus, device),
+            _ => return None,
+        };
+        let in_range = bus <= 0xff && device <= 0x1f;
+        in_range.then_some(Self { domain, bus: bus as u8, device: device as u8, function: function.parse().ok().filter(|f| *f <= 7)? })
+    }
+
+    /// Whether another function of the same device.
+    pub fn same_slot(&self, other: &Self) -> bool {
+        self != other && (self.domain, self.bus, self.device) == (other.domain, other.bus, other.device)
+    }
+}
+
+/// 535 of `R535`.
+pub fn branch_of(text: &str) -> Option<u32> {
+    text.trim().strip_prefix('R')?.parse().ok()
+}
+
 /// An NVIDIA driver version such as `535.183.04`; ordered by its numbers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DriverVersion(Vec<u32>);
@@ -120,6 +150,21 @@ mod tests {
         for text in ["", "3b", "0000:3b:20.0", "0000:3b:00.8", "0000:3b:00", "x:3b:00.0"] {
             assert!(text.parse::<Bdf>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_vmx_counts_in_decimal() {
+        let at = |t: &str| t.parse::<Bdf>().unwrap_or_else(|e| panic!("{e}"));
+        for (hex, vmx) in [("0000:0d:00.0", "00000:013:00.0"), ("0000:42:00.0", "00000:066:00.0"), ("0001:af:1f.7", "00001:175:31.7")] {
+            assert_eq!(at(hex).vmx_id(), vmx);
+            assert_eq!(Bdf::from_vmx_id(vmx), Some(at(hex)));
+        }
+        assert_eq!(Bdf::from_vmx_id("0:66:0.0"), Some(at("0000:42:00.0")));
+        assert_eq!(Bdf::from_vmx_id("12:00.0"), Some(at("0000:0c:00.0")));
+        for wrong in ["0000:0d:00.0", "0:256:0.0", "0:1:32.0", "1.0", "", "0:1:0.8"] {
+            assert_eq!(Bdf::from_vmx_id(wrong), None, "{wrong}");
+        }
+        assert!(at("3b:00.1").same_slot(&at("3b:00.0")) && !at("3b:00.0").same_slot(&at("3b:00.0")));
     }
 
     #[test]

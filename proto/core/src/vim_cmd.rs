@@ -61,6 +61,11 @@ pub fn power_state(text: &str) -> Result<&'static str, String> {
     found.map(|(_, state)| *state).ok_or_else(|| "the answer is none of `Powered on`, `Powered off`, `Suspended`".into())
 }
 
+/// Counts the snapshots of `vmsvc/snapshot.get`.
+pub fn snapshots(text: &str) -> usize {
+    text.lines().filter(|line| line.trim_start_matches(['-', '|', ' ']).starts_with("Snapshot Name")).count()
+}
+
 /// A failed task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fault {

@@ -52,14 +52,15 @@ pub fn edit(bytes: &[u8], set: &[(String, Option<String>)]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len() + 256);
     let mut written = vec![false; set.len()];
     for line in bytes.split_inclusive(|b| *b == b'\n') {
-        let key = pair(&String::from_utf8_lossy(line)).map(|(key, _)| key);
-        let Some(at) = key.and_then(|k| set.iter().position(|(name, _)| name.eq_ignore_ascii_case(&k))) else {
+        let key = pair(&String::from_utf8_lossy(line)).map(|(key, _)| key).unwrap_or_default();
+        let Some(at) = set.iter().position(|(name, _)| name.eq_ignore_ascii_case(&key)) else {
             out.extend_from_slice(line);
             continue;
         };
         // A key that appears twice is left standing once, or the second would win over ours.
         if let (Some(value), false) = (&set[at].1, written[at]) {
-            out.extend_from_slice(format!("{} = \"{}\"", set[at].0, escape(value)).as_bytes());
+            // A key keeps the spelling that it has in this file.
+            out.extend_from_slice(format!("{key} = \"{}\"", escape(value)).as_bytes());
             out.extend_from_slice(end);
         }
         written[at] = true;
@@ -90,7 +91,7 @@ mod tests {
         let after = edit(before, &set(&[("sched.mem.min", Some("8192")), ("old", None), ("new", Some("a\"b|"))]));
         assert_eq!(
             after,
-            b".encoding = \"windows-1252\"\r\n# caf\xe9\r\nmemSize = \"8192\"\r\nsched.mem.min = \"8192\"\r\nnew = \"a|22b|7C\"\r\n"
+            b".encoding = \"windows-1252\"\r\n# caf\xe9\r\nmemSize = \"8192\"\r\nSched.Mem.Min = \"8192\"\r\nnew = \"a|22b|7C\"\r\n"
         );
         assert_eq!(read(&after)["new"], "a\"b|");
     }

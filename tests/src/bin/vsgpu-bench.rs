@@ -277,18 +277,31 @@ fn plan() {
                     power: None,
                     shutdown_secs: 1,
                     hard_stop: false,
+                    expects: vec![],
+                    taken_away: Default::default(),
                     wishes: vm_wishes.clone(),
                     guest,
                 });
             }
             hosts.push(Host { name: host, address: "a:1".into(), wishes: host_wishes.clone() });
         }
-        (Fleet { file: "f".into(), places: Default::default(), pki: "p".into(), deadlines: Deadlines::default(), hosts, vms }, inventory)
+        (
+            Fleet {
+                file: "f".into(),
+                places: Default::default(),
+                pki: "p".into(),
+                catalogue: None,
+                deadlines: Deadlines::default(),
+                hosts,
+                vms,
+            },
+            inventory,
+        )
     };
     for count in [100, 1000] {
         let (fleet, inventory) = build(count);
         let mut steps = 0;
-        let took = timed(3, || steps = vsgpu::planner::plan(&fleet, &inventory, &vsgpu::plan::Leftovers::default()).0.steps.len());
+        let took = timed(3, || steps = vsgpu::planner::plan(&fleet, &inventory, &vsgpu::plan::Leftovers::default()).plan.steps.len());
         println!(
             "plan of {count:>4} hosts x 25  {took:>10.2?}   {steps} steps, peak RSS of this process {:.0} MiB   target at 1,000: 1 s, 200 MB",
             rss(std::process::id(), "VmHWM")

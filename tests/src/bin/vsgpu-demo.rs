@@ -17,8 +17,11 @@ use vsgpu_tests::lab::{Lab, programs};
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let keep = args.iter().any(|a| a == "--keep");
-    if let Some(unknown) = args.iter().find(|a| *a != "--keep") {
-        println!("usage: cargo demo [-- --keep]\n\n  --keep  leave the lab up until Ctrl-C, to type vsgpu verbs against it");
+    let large = args.iter().any(|a| a == "--large");
+    if let Some(unknown) = args.iter().find(|a| *a != "--keep" && *a != "--large") {
+        println!(
+            "usage: cargo demo [-- --keep --large]\n\n  --keep   leave the lab up until Ctrl-C, to type vsgpu verbs against it\n  --large  the fleet of packaging/examples/large.yaml: every way vSphere offers a GPU"
+        );
         std::process::exit(if unknown == "--help" || unknown == "-h" { 0 } else { 2 });
     }
     // Blocked before any thread starts; one thread waits for them and cleans up.
@@ -36,7 +39,7 @@ fn main() {
         println!("\nthe lab is gone; nothing is left behind");
         std::process::exit(if keep { 0 } else { 130 });
     });
-    let status = journey(&lab, keep);
+    let status = journey(&lab, keep, large);
     if keep && status == 0 {
         loop {
             std::thread::park();
@@ -47,13 +50,18 @@ fn main() {
     std::process::exit(status);
 }
 
-fn journey(lab: &Mutex<Option<Lab>>, keep: bool) -> i32 {
+fn journey(lab: &Mutex<Option<Lab>>, keep: bool, large: bool) -> i32 {
     let command = |args: &[&str]| lab.lock().unwrap().as_ref().map(|lab| lab.command(args));
     {
         let lab = lab.lock().unwrap();
         let lab = lab.as_ref().unwrap();
-        println!("starting a lab: 2 simulated ESXi hosts and 3 simulated Linux VMs, each with a real agent");
-        lab.demo_fleet();
+        if large {
+            println!("starting a lab: 4 simulated ESXi hosts and 8 simulated Linux VMs, each with a real agent");
+            lab.large_fleet();
+        } else {
+            println!("starting a lab: 3 simulated ESXi hosts and 5 simulated Linux VMs, each with a real agent");
+            lab.demo_fleet();
+        }
         lab.start();
         println!("fleet file: {}\n", lab.folder.join("fleet.yaml").display());
     }

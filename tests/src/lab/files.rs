@@ -10,6 +10,11 @@ pub const MANAGER_16_6: &str = "NVD-VGPU-800_535.183.04-1OEM.800.1.0.20613240_23
 pub const DAEMON_16_6: &str = "nvd-gpu-mgmt-daemon_535.183.04-0.0.0000_23959104.zip";
 pub const DRIVER_16_6: &str = "NVIDIA-Linux-x86_64-535.183.01-grid.run";
 pub const CUDA_12_2: &str = "cuda_12.2.2_535.104.05_linux.run";
+pub const MANAGER_17_4: &str = "NVD-VGPU-800_550.127.06-1OEM.800.1.0.20613240_24331532.zip";
+pub const DAEMON_17_4: &str = "nvd-gpu-mgmt-daemon_550.127.06-0.0.0000_24331717.zip";
+pub const DRIVER_17_4: &str = "NVIDIA-Linux-x86_64-550.127.05-grid.run";
+/// For whole GPUs: the data-center driver.
+pub const DRIVER_DATA_CENTER: &str = "NVIDIA-Linux-x86_64-550.127.05.run";
 pub const MANAGER_6_0: &str = "NVIDIA-VMware_ESXi_6.7_Host_Driver_390.42-1OEM.670.0.0.7535516.vib";
 pub const DRIVER_6_0: &str = "NVIDIA-Linux-x86_64-390.42-grid.run";
 pub const CUDA_9_1: &str = "cuda_9.1.85_387.26_linux.run";
@@ -21,6 +26,8 @@ pub fn a100(bdf: &str) -> Gpu {
         name: "NVIDIA A100-PCIE-40GB".into(),
         device_name: "GA100 [A100 PCIe 40GB]".into(),
         device_id: "0x20f1".into(),
+        subsystem_id: "0x145f".into(),
+        applies_at_once: true,
         architecture: Some("Ampere".into()),
         memory_mib: 40_960,
         bar1_mib: 65_536,
@@ -29,6 +36,7 @@ pub fn a100(bdf: &str) -> Gpu {
         graphics_type: "Basic".into(),
         token: "A100".into(),
         mig_capable: true,
+        ..Gpu::default()
     }
 }
 
@@ -38,6 +46,7 @@ pub fn p100(bdf: &str) -> Gpu {
         name: "Tesla P100-PCIE-16GB".into(),
         device_name: "GP100GL [Tesla P100 PCIe 16GB]".into(),
         device_id: "0x15f8".into(),
+        subsystem_id: "0x118f".into(),
         architecture: None,
         memory_mib: 16_384,
         bar1_mib: 16_384,
@@ -45,7 +54,25 @@ pub fn p100(bdf: &str) -> Gpu {
         ecc_pending: Some(true),
         graphics_type: "Basic".into(),
         token: "P100".into(),
-        mig_capable: false,
+        ..Gpu::default()
+    }
+}
+
+pub fn t4(bdf: &str) -> Gpu {
+    Gpu {
+        bdf: bdf.into(),
+        name: "Tesla T4".into(),
+        device_name: "TU104GL [Tesla T4]".into(),
+        device_id: "0x1eb8".into(),
+        subsystem_id: "0x12a2".into(),
+        architecture: Some("Turing".into()),
+        memory_mib: 16_384,
+        bar1_mib: 256,
+        ecc: Some(true),
+        ecc_pending: Some(true),
+        graphics_type: "Basic".into(),
+        token: "T4".into(),
+        ..Gpu::default()
     }
 }
 
@@ -127,6 +154,10 @@ pub fn write_all(folder: &Path) {
     write(MANAGER_6_0, vib("NVIDIA-VMware_ESXi_6.7_Host_Driver", "390.42-1OEM.670.0.0.7535516", 8 << 20));
     write(DRIVER_6_0, run_file("nvidia-installer", 8 << 20));
     write(CUDA_9_1, run_file("cuda-installer", 8 << 20));
+    write(MANAGER_17_4, bundle("NVD-VMware_ESXi_8.0.0_Driver", "550.127.06-1OEM.800.1.0.20613240", true, 4 << 20));
+    write(DAEMON_17_4, bundle("nvdgpumgmtdaemon", "550.127.06-1OEM.700.1.0.15843807", true, 1 << 20));
+    write(DRIVER_17_4, run_file("nvidia-installer", 4 << 20));
+    write(DRIVER_DATA_CENTER, run_file("nvidia-installer", 16 << 20));
     write(TOKEN_FILE, TOKEN.as_bytes().to_vec());
 }
 
@@ -151,6 +182,11 @@ hosts:\n\
 \x20 esx-02:                      # ESXi 6.7, one P100: vGPU 6.0, where ECC has to be off\n\
 \x20   address: {}\n\
 \x20   vgpu-manager: {{ package: files/{MANAGER_6_0}, datastore: datastore1 }}\n\
+\x20 esx-03:                      # ESXi 8.0.3, three A100 given to VMs whole (DirectPath I/O)\n\
+\x20   address: {}\n\
+\x20   graphics-type: null\n\
+\x20   assignment-policy: null\n\
+\x20   passthrough: [A100]\n\
 vms:\n\
 \x20 vm-01:\n\
 \x20   host: esx-01\n\
@@ -175,11 +211,28 @@ vms:\n\
 \x20     address: {}\n\
 \x20     driver: {{ package: files/{DRIVER_6_0} }}\n\
 \x20     license: {{ server: {LICENSE_SERVER}, feature-type: 1 }}\n\
-\x20     cuda-toolkit: {{ package: files/{CUDA_9_1} }}\n",
+\x20     cuda-toolkit: {{ package: files/{CUDA_9_1} }}\n\
+\x20 vm-04:                       # two whole GPUs\n\
+\x20   host: esx-03\n\
+\x20   passthrough: [{{ model: A100, count: 2 }}]\n\
+\x20   guest:\n\
+\x20     address: {}\n\
+\x20     driver: {{ package: files/{DRIVER_DATA_CENTER} }}\n\
+\x20     cuda-toolkit: {{ package: files/{CUDA_12_2} }}\n\
+\x20 vm-05:\n\
+\x20   host: esx-03\n\
+\x20   passthrough: [A100]\n\
+\x20   guest:\n\
+\x20     address: {}\n\
+\x20     driver: {{ package: files/{DRIVER_DATA_CENTER} }}\n\
+\x20     cuda-toolkit: {{ package: files/{CUDA_12_2} }}\n",
         at("esx-01"),
         at("esx-02"),
+        at("esx-03"),
         at("vm-01"),
         at("vm-02"),
         at("vm-03"),
+        at("vm-04"),
+        at("vm-05"),
     )
 }

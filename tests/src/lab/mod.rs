@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 pub const TOKEN: &str = "simulated client configuration token";
 pub const LICENSE_SERVER: &str = "licenses.lab";
-const HOST_TOOLS: [&str; 3] = ["esxcli", "vim-cmd", "vmkload_mod"];
+const HOST_TOOLS: [&str; 5] = ["esxcli", "vim-cmd", "vmkload_mod", "vmkfstools", "vsish"];
 const GUEST_TOOLS: [&str; 10] =
     ["modprobe", "systemctl", "apt-get", "update-initramfs", "gcc", "make", "dkms", "journalctl", "nvidia-installer", "cuda-installer"];
 
@@ -143,6 +143,9 @@ impl Lab {
             gpus,
             vibs: vec![base],
             says_no_reboot: true,
+            uuid: format!("5cf50c99-bcb9-376f-cf64-{:012x}", name.bytes().fold(7u64, |sum, b| sum * 31 + u64::from(b)) & 0xffff_ffff_ffff),
+            acceptance: "PartnerSupported".into(),
+            profile: format!("(Updated) ESXi-{version}-standard"),
             ..Esxi::default()
         };
         let machine = Machine { esxi: Some(esxi), boots: 1, booted_at_ms: state::now_ms() - 86_400_000, ..Machine::default() };
@@ -169,7 +172,7 @@ impl Lab {
             let file = format!("{name}/{name}.vmx");
             m.write(&format!("/vmfs/volumes/datastore1/{file}"), &format!(".encoding = \"UTF-8\"\nconfig.version = \"8\"\nvirtualHW.version = \"19\"\ndisplayName = \"{name}\"\nfirmware = \"efi\"\nmemSize = \"8192\"\nnumvcpus = \"4\"\nguestOS = \"debian11-64\"\n"));
             let vmid = m.esxi().vms.len() as u32 + 1;
-            m.esxi().vms.push(Vm { vmid, name: name.into(), datastore: "datastore1".into(), file, on: true, stubborn: false });
+            m.esxi().vms.push(Vm { vmid, name: name.into(), datastore: "datastore1".into(), file, on: true, ..Vm::default() });
         });
         let packages = ["nouveau", "gdm3"].map(String::from).into();
         let linux = Linux {
@@ -300,15 +303,44 @@ impl Lab {
         self.machines().iter().map(tail).collect()
     }
 
-    /// The fleet of the demo: an A100 host on vGPU 16.6, a P100 host on vGPU 6.0, three VMs.
+    /// The fleet of the demo: an A100 host on vGPU 16.6, a P100 host on vGPU 6.0, a host that gives three A100 away; five VMs.
     pub fn demo_fleet(&self) {
         self.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")]);
         self.host("esx-02", "6.7.0", vec![files::p100("0000:3b:00.0")]);
         self.vm("vm-01", "esx-01");
         self.vm("vm-02", "esx-01");
+        self.host("esx-03", "8.0.3", ["0000:0d:00.0", "0000:5e:00.0", "0000:af:00.0"].map(files::a100).into());
         self.vm("vm-03", "esx-02");
+        self.vm("vm-04", "esx-03");
+        self.vm("vm-05", "esx-03");
         files::write_all(&self.folder.join("files"));
         self.write_fleet(&files::fleet(self));
+    }
+
+    /// The fleet of `packaging/examples/large.yaml`, on simulated hosts that fit it.
+    pub fn large_fleet(&self) {
+        let three = || ["0000:3b:00.0", "0000:5e:00.0", "0000:af:00.0"].map(files::a100).to_vec();
+        self.host("esx-01", "8.0.3", three());
+        self.host("esx-02", "6.7.0", vec![files::p100("0000:3b:00.0")]);
+        self.host("esx-03", "8.0.3", three());
+        self.host("esx-04", "6.7.0", ["0000:3b:00.0", "0000:af:00.0"].map(files::t4).to_vec());
+        let vms = [("vm-11", 1), ("vm-12", 1), ("vm-13", 1), ("vm-14", 1), ("vm-21", 2), ("vm-31", 3), ("vm-32", 3), ("base", 4)];
+        for (vm, host) in vms {
+            self.vm(vm, &format!("esx-0{host}"));
+        }
+        self.change("esx-04", |m| {
+            m.esxi().vms[0].on = false;
+            let path = "/vmfs/volumes/datastore1/base/base.vmx";
+            let text = m.text(path).unwrap() + "scsi0:0.present = \"TRUE\"\nscsi0:0.fileName = \"base.vmdk\"\n";
+            m.write(path, &text);
+            m.write("/vmfs/volumes/datastore1/base/base.vmdk", "simulated disk\n");
+        });
+        files::write_all(&self.folder.join("files"));
+        let mut text = std::fs::read_to_string(workspace().join("packaging/examples/large.yaml")).unwrap();
+        for name in self.machines() {
+            text = text.replace(&format!("{name}.lab.local:7443"), &self.address(&name));
+        }
+        self.write_fleet(&text);
     }
 
     pub fn write_fleet(&self, text: &str) {
@@ -326,8 +358,14 @@ pub fn only_looks(call: &str) -> bool {
     let words: Vec<&str> = call.split(' ').collect();
     match words.as_slice() {
         ["esxcli", rest @ ..] => rest.iter().any(|w| *w == "get" || *w == "list"),
-        ["vim-cmd", verb, ..] => matches!(*verb, "vmsvc/getallvms" | "vmsvc/power.getstate" | "hostsvc/hostsummary"),
-        ["nvidia-smi", "-q", ..] | ["nvidia-smi", "vgpu", "-q"] | ["vmkload_mod", "-l"] | ["journalctl", ..] => true,
+        ["vim-cmd", verb, ..] => {
+            matches!(*verb, "vmsvc/getallvms" | "vmsvc/power.getstate" | "vmsvc/snapshot.get" | "hostsvc/hostsummary")
+        }
+        ["nvidia-smi", "-q", ..]
+        | ["nvidia-smi", "vgpu", "-q" | "-s" | "-c", ..]
+        | ["vmkload_mod", "-l"]
+        | ["journalctl", ..]
+        | ["vsish", "-e", "get", _] => true,
         ["systemctl", verb, ..] => matches!(*verb, "is-active" | "get-default"),
         ["gcc" | "make" | "dkms" | "nvcc", "--version"] => true,
         _ => false,

@@ -6,13 +6,26 @@ use super::host_gpu::{NO_DRIVER, gpu_xml, xml};
 use super::state::{Gpu, Machine};
 use std::path::Path;
 
-/// The vGPU of this guest's VM, by its host.
-pub struct Profile {
+/// One GPU that this guest's VM has, by its host.
+pub struct Given {
     pub name: String,
     pub device_id: String,
+    pub subsystem_id: String,
     pub memory_mib: u64,
-    pub host_driver: String,
+    pub bar1_mib: u64,
     pub architecture: Option<String>,
+    /// Driver of the host, for a vGPU; a GPU passed through has none.
+    pub host_driver: Option<String>,
+}
+
+impl Given {
+    /// A vGPU takes only the `-grid` driver of a fitting release; a whole GPU takes any driver.
+    pub fn driven_by(&self, driver: &str, grid: bool) -> bool {
+        match &self.host_driver {
+            Some(host) => grid && fits(host, driver),
+            None => self.bar1_mib > 0,
+        }
+    }
 }
 
 /// `grid_p100-8q` is the type `GRID P100-8Q`; it says that it is none.
@@ -21,16 +34,47 @@ pub fn type_name(profile: &str) -> String {
     format!("{} {} (simulated)", family.to_uppercase(), rest.to_uppercase())
 }
 
-pub fn profile(m: &mut Machine) -> Option<Profile> {
+/// GPUs of this guest, and whether EFI booted it.
+pub fn given(m: &mut Machine) -> (Vec<Given>, bool) {
     let guest = m.linux().clone();
-    let mut host = Machine::read(&m.folder.with_file_name(&guest.host));
-    let vm = host.esxi().vms.iter().find(|v| v.name == guest.vm_name && v.on).cloned()?;
-    let text = host.text(&format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file))?;
-    let profile = super::vim_cmd::profiles(&vsgpu_core::vmx::read(text.as_bytes())).into_iter().next()?;
-    let (token, memory_mib) = super::vim_cmd::parts(&profile)?;
-    let gpu = host.esxi().gpus.iter().find(|g| g.token == token).cloned()?;
-    let host_driver = host.esxi().loaded.clone()?;
-    Some(Profile { name: type_name(&profile), device_id: gpu.device_id, memory_mib, host_driver, architecture: gpu.architecture })
+    let host_folder = m.folder.with_file_name(&guest.host);
+    if !host_folder.join("state.json").exists() {
+        return (vec![], true);
+    }
+    let mut host = Machine::read(&host_folder);
+    let Some(vm) = host.esxi().vms.iter().find(|v| v.name == guest.vm_name && v.on).cloned() else { return (vec![], true) };
+    let text = host.text(&format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file)).unwrap_or_default();
+    let keys = vsgpu_core::vmx::read(text.as_bytes());
+    let efi = keys.get("firmware").is_some_and(|f| f == "efi");
+    let esxi = host.esxi().clone();
+    let mut gpus = vec![];
+    for profile in super::vim_cmd::profiles(&keys) {
+        let Some((token, memory_mib)) = super::vim_cmd::parts(&profile) else { continue };
+        let Some((gpu, driver)) = esxi.gpus.iter().find(|g| g.token == token).zip(esxi.loaded.clone()) else { continue };
+        gpus.push(Given {
+            name: type_name(&profile),
+            device_id: gpu.device_id.clone(),
+            subsystem_id: "0x1396".into(),
+            memory_mib,
+            bar1_mib: 256,
+            architecture: gpu.architecture.clone(),
+            host_driver: Some(driver),
+        });
+    }
+    for gpu in super::passthrough::of_vm(&esxi, &keys) {
+        // Firmware that finds no room leaves the BAR empty: BIOS for every large one.
+        let room = efi || gpu.bar1_mib <= 256;
+        gpus.push(Given {
+            name: format!("{} (simulated)", gpu.name),
+            device_id: gpu.device_id.clone(),
+            subsystem_id: gpu.subsystem_id.clone(),
+            memory_mib: gpu.memory_mib,
+            bar1_mib: if room { gpu.bar1_mib } else { 0 },
+            architecture: gpu.architecture.clone(),
+            host_driver: None,
+        });
+    }
+    (gpus, efi)
 }
 
 /// A guest is never newer than its host, and at most one branch behind (facts: nvidia 2).
@@ -40,16 +84,17 @@ fn fits(host: &str, guest: &str) -> bool {
     matches!((at(host), at(guest)), (Some(h), Some(g)) if h == g || h == g + 1)
 }
 
-/// The GPU as the guest's driver sees it, or what nvidia-smi says instead.
-fn gpu(m: &mut Machine) -> Result<(String, Profile), Answer> {
+/// GPUs as the guest's driver sees them, or what nvidia-smi says instead.
+fn driven(m: &mut Machine) -> Result<(String, Vec<Given>), Answer> {
     let Some(driver) = m.linux().loaded.clone() else { return Err(Answer::fail(9, NO_DRIVER)) };
-    let Some(profile) = profile(m) else { return Err(Answer::fail(6, "No devices were found\n")) };
-    if fits(&profile.host_driver, &driver) { Ok((driver, profile)) } else { Err(Answer::fail(6, "No devices were found\n")) }
+    let grid = m.linux().grid;
+    let gpus: Vec<Given> = given(m).0.into_iter().filter(|gpu| gpu.driven_by(&driver, grid)).collect();
+    if gpus.is_empty() { Err(Answer::fail(6, "No devices were found\n")) } else { Ok((driver, gpus)) }
 }
 
 pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
     let mut m = Machine::read(folder);
-    let (driver, profile) = match gpu(&mut m) {
+    let (driver, gpus) = match driven(&mut m) {
         Ok(found) => found,
         Err(answer) => return answer,
     };
@@ -63,26 +108,39 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
         (false, ..=469) => "Unlicensed",
         (false, _) => "Unlicensed (Unrestricted)",
     };
-    let shown = Gpu {
-        bdf: "0000:02:01.0".into(),
-        name: profile.name,
-        memory_mib: profile.memory_mib,
-        bar1_mib: 256,
-        architecture: profile.architecture,
-        ..Gpu::default()
+    let one = |(n, gpu): (usize, &Given)| {
+        let shown = Gpu {
+            bdf: format!("0000:02:0{}.0", n + 1),
+            name: gpu.name.clone(),
+            memory_mib: gpu.memory_mib,
+            bar1_mib: gpu.bar1_mib,
+            architecture: gpu.architecture.clone(),
+            ..Gpu::default()
+        };
+        match gpu.host_driver {
+            Some(_) => gpu_xml(&shown, "VGPU", Some(("NVIDIA Virtual Compute Server", status))),
+            None => gpu_xml(&shown, "Pass-Through", None),
+        }
     };
-    Answer::ok(xml(&driver, &gpu_xml(&shown, "", Some(("NVIDIA Virtual Compute Server", status))), 1))
+    Answer::ok(xml(&driver, &gpus.iter().enumerate().map(one).collect::<String>(), gpus.len()))
 }
 
 pub fn device_query(folder: &Path) -> Answer {
     let mut m = Machine::read(folder);
     let head = "deviceQuery Starting... (simulated)\n\n CUDA Device Query (Runtime API) version (CUDART static linking)\n\n";
-    match gpu(&mut m) {
-        Ok((driver, profile)) => {
+    match driven(&mut m) {
+        Ok((driver, gpus)) => {
             let cuda = if driver.starts_with("390") { "9.1" } else { "12.2" };
+            let device = |(n, gpu): (usize, &Given)| {
+                format!(
+                    "Device {n}: \"{}\"\n  CUDA Driver Version / Runtime Version          {cuda} / {cuda}\n  Total amount of global memory:                 {} MBytes\n\n",
+                    gpu.name, gpu.memory_mib
+                )
+            };
+            let devices: String = gpus.iter().enumerate().map(device).collect();
+            let n = gpus.len();
             Answer::ok(format!(
-                "{head}Detected 1 CUDA Capable device(s)\n\nDevice 0: \"{}\"\n  CUDA Driver Version / Runtime Version          {cuda} / {cuda}\n  Total amount of global memory:                 {} MBytes\n\ndeviceQuery, CUDA Driver = CUDART, CUDA Driver Version = {cuda}, CUDA Runtime Version = {cuda}, NumDevs = 1\nResult = PASS\n",
-                profile.name, profile.memory_mib
+                "{head}Detected {n} CUDA Capable device(s)\n\n{devices}deviceQuery, CUDA Driver = CUDART, CUDA Driver Version = {cuda}, CUDA Runtime Version = {cuda}, NumDevs = {n}\nResult = PASS\n"
             ))
         }
         Err(_) => Answer::fail(1, format!("{head}cudaGetDeviceCount returned 100\n-> no CUDA-capable device is detected\nResult = FAIL\n")),
@@ -91,7 +149,7 @@ pub fn device_query(folder: &Path) -> Answer {
 
 pub fn vector_add(folder: &Path) -> Answer {
     let head = "[Vector addition of 50000 elements]\n";
-    match gpu(&mut Machine::read(folder)) {
+    match driven(&mut Machine::read(folder)) {
         Ok(_) => Answer::ok(format!(
             "{head}Copy input data from the host memory to the CUDA device\nCUDA kernel launch with 196 blocks of 256 threads\nCopy output data from the CUDA device to the host memory\nTest PASSED\nDone\n"
         )),

@@ -6,7 +6,7 @@ use super::state::{Machine, Vib, install, now_ms};
 use std::path::Path;
 
 /// Rows of named fields, to be written in either form.
-enum Shape {
+pub enum Shape {
     /// `Heading` and indented `Label: value`.
     Block {
         type_name: &'static str,
@@ -23,7 +23,7 @@ enum Shape {
     Nothing,
 }
 
-fn refuse(class: &str, text: &str) -> Answer {
+pub fn refuse(class: &str, text: &str) -> Answer {
     Answer::fail(1, format!(" [{class}]\n {text}\n Please refer to the log file for more details.\n"))
 }
 
@@ -32,7 +32,7 @@ fn unknown_option(option: &str) -> Answer {
 }
 
 /// Options as esxcli takes them: `--name value`, `--name=value`, `-n value`.
-fn options<'a>(words: &[&'a str], known: &[(&str, &str)], flags: &[&str]) -> Result<Vec<(String, &'a str)>, Answer> {
+pub fn options<'a>(words: &[&'a str], known: &[(&str, &str)], flags: &[&str]) -> Result<Vec<(String, &'a str)>, Answer> {
     let mut found = vec![];
     let mut at = 0;
     while at < words.len() {
@@ -121,68 +121,32 @@ fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
             super::power_event(folder, "reboot");
             Ok(Shape::Nothing)
         }
-        ["graphics", "host", "get"] => {
+        ["graphics", ..] | ["hardware", "pci", ..] | ["system", "module", "parameters", ..] => super::esxcli_gpu::command(folder, words),
+        ["system", "uuid", "get"] => Ok(Shape::Word(now.esxi().uuid.clone())),
+        ["software", "acceptance", "get"] => Ok(Shape::Word(now.esxi().acceptance.clone())),
+        ["software", "acceptance", "set", rest @ ..] => {
+            let found = options(rest, &[("--level", "-l")], &[])?;
+            let levels = ["CommunitySupported", "PartnerSupported", "VMwareAccepted", "VMwareCertified"];
+            let Some((_, level)) = found.iter().find(|(_, level)| levels.contains(level)) else {
+                return Err(Answer::fail(1, "Error: Invalid or missing value for option --level\n"));
+            };
+            Machine::with(folder, |m| m.esxi().acceptance = (*level).into());
+            Ok(Shape::Word(format!("Host acceptance level changed to '{level}'.")))
+        }
+        ["software", "profile", "get"] => {
             let host = now.esxi();
             let fields =
-                vec![("Default Graphics Type", host.default_type.clone()), ("Shared Passthru Assignment Policy", host.policy.clone())];
-            Ok(Shape::Block { type_name: "GraphicsHost", heading: None, fields })
+                vec![("Name", host.profile.clone()), ("Vendor", "VMware, Inc.".into()), ("Acceptance Level", host.acceptance.clone())];
+            Ok(Shape::Block { type_name: "ImageProfile", heading: Some(host.profile.clone()), fields })
         }
-        ["graphics", "host", "set", rest @ ..] => {
-            let found = options(rest, &[("--default-type", "-t"), ("--shared-passthru-assignment-policy", "-p")], &[])?;
-            let allowed =
-                |name: &str| if name == "--default-type" { ["Shared", "SharedPassthru"] } else { ["Performance", "Consolidation"] };
-            if let Some((name, value)) = found.iter().find(|(n, v)| !allowed(n).contains(v)) {
-                return Err(Answer::fail(1, format!("Error: Invalid value for option {name}: {value}\n")));
-            }
-            Machine::with(folder, |m| {
-                for (name, value) in found {
-                    match name.as_str() {
-                        "--default-type" => m.esxi().default_type = value.into(),
-                        _ => m.esxi().policy = value.into(),
-                    }
-                }
-            });
-            Ok(Shape::Nothing)
+        ["software", "component", "list"] if !old => {
+            let row = |v: &Vib| [&v.name, &v.name, &v.version, &v.version, &v.vendor].map(String::clone).to_vec();
+            let columns = vec!["Name", "Display Name", "Version", "Display Version", "Vendor"];
+            Ok(Shape::Table { type_name: "Component", columns, rows: now.esxi().components.iter().map(row).collect() })
         }
-        ["graphics", "device", "list"] => {
-            let host = now.esxi().clone();
-            let running = host.vms.iter().filter(|v| v.on).count();
-            let module = if host.loaded.is_some() { "nvidia" } else { "None" };
-            let device = |g: &super::state::Gpu| {
-                let memory = if host.loaded.is_some() { g.memory_mib * 1024 } else { 0 };
-                let fields = vec![
-                    ("Vendor Name", "NVIDIA Corporation".into()),
-                    ("Device Name", g.device_name.clone()),
-                    ("Module Name", module.into()),
-                    ("Graphics Type", g.graphics_type.clone()),
-                    ("Memory Size in KB", memory.to_string()),
-                    ("Number of VMs", running.to_string()),
-                ];
-                (g.bdf.clone(), fields)
-            };
-            Ok(Shape::Blocks(host.gpus.iter().map(device).collect()))
-        }
-        ["hardware", "pci", "list"] => {
-            let host = now.esxi().clone();
-            let device = |g: &super::state::Gpu| {
-                let module = if host.loaded.is_some() { "nvidia" } else { "None" };
-                let fields = vec![
-                    ("Address", g.bdf.clone()),
-                    ("Segment", "0x0000".into()),
-                    ("Vendor Name", "NVIDIA Corporation".into()),
-                    ("Device Name", g.device_name.clone()),
-                    ("Configured Owner", "VMkernel".into()),
-                    ("Current Owner", "VMkernel".into()),
-                    ("Vendor ID", "0x10de".into()),
-                    ("Device ID", g.device_id.clone()),
-                    ("SubVendor ID", "0x10de".into()),
-                    ("SubDevice ID", "0x1396".into()),
-                    ("Module Name", module.into()),
-                    ("Passthru Capable", "true".into()),
-                ];
-                (g.bdf.clone(), fields)
-            };
-            Ok(Shape::Blocks(host.gpus.iter().map(device).collect()))
+        ["software", kind @ ("vib" | "component"), "remove", rest @ ..] => {
+            let found = options(rest, &[("--vibname", "-n"), ("--component", "-n")], &["--dry-run", "--force", "-f"])?;
+            removed(folder, kind, found.first().map(|(_, name)| *name).unwrap_or_default())
         }
         ["software", "vib", "list", rest @ ..] => {
             let rebooting = !options(rest, &[], &["--rebooting-image"])?.is_empty();
@@ -239,6 +203,35 @@ fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
     }
 }
 
+fn removed(folder: &Path, kind: &str, name: &str) -> Result<Shape, Answer> {
+    Machine::with(folder, |m| {
+        let host = m.esxi();
+        if !host.maintenance {
+            return Err(refuse("MaintenanceModeError", &format!("MaintenanceMode is required to remove: [{name}].")));
+        }
+        let known = host.vibs.iter().any(|v| v.name == name) || host.components.iter().any(|c| c.name == name);
+        if !known {
+            return Err(refuse("NoMatchError", &format!("No VIB matching VIB search specification '{name}'.")));
+        }
+        if kind == "component" {
+            // Its VIBs go with it: here a component and its VIB share kind and vendor.
+            let manager = host.components.iter().find(|c| c.name == name).is_some_and(super::state::is_manager);
+            host.components.retain(|c| c.name != name);
+            host.vibs.retain(|v| !v.vendor.starts_with("NV") || super::state::is_manager(v) != manager);
+        } else {
+            host.vibs.retain(|v| v.name != name);
+        }
+        let fields = vec![
+            ("Message", "Operation finished successfully.".to_string()),
+            ("VIBs Installed", String::new()),
+            ("VIBs Removed", name.to_string()),
+            ("VIBs Skipped", String::new()),
+            ("Reboot Required", "false".into()),
+        ];
+        Ok(Shape::Block { type_name: "InstallationResult", heading: Some("Removal Result".into()), fields })
+    })
+}
+
 fn installed(folder: &Path, found: &[(String, &str)], what: &str) -> Result<Shape, Answer> {
     let Some((option, path)) = found.iter().find(|(n, _)| n == "--depot" || n == "--viburl") else {
         return Err(Answer::fail(1, "Error: Missing required parameter -d|--depot or -v|--viburl\n"));
@@ -267,6 +260,27 @@ fn installed(folder: &Path, found: &[(String, &str)], what: &str) -> Result<Shap
         if !host.maintenance {
             let names: Vec<String> = artifact.holds.iter().map(|h| format!("NVD_bootbank_{}_{}", h.name, h.version)).collect();
             return Err(refuse("MaintenanceModeError", &format!("MaintenanceMode is required to install: [{}].", names.join(", "))));
+        }
+        let rank = |word: &str| ["community", "partner", "accepted", "certified"].iter().position(|l| word.to_lowercase().contains(l));
+        let low = artifact.holds.iter().find(|h| h.acceptance.as_deref().is_some_and(|a| rank(a) < rank(&host.acceptance)));
+        if let Some(vib) = low {
+            return Err(refuse(
+                "AcceptanceConfigError",
+                &format!(
+                    "VIB NVD_bootbank_{}_{}'s acceptance level is {}, which is not compliant with the ImageProfile acceptance level {}\n To change the host acceptance level, use the 'esxcli software acceptance set' command.",
+                    vib.name,
+                    vib.version,
+                    vib.acceptance.clone().unwrap_or_default(),
+                    host.acceptance
+                ),
+            ));
+        }
+        if what == "Components" {
+            for held in &artifact.holds {
+                let same = |c: &Vib| c.name == held.name;
+                host.components.retain(|c| !same(c));
+                host.components.push(Vib { name: held.name.clone(), version: held.version.clone(), vendor: "NVIDIA".into() });
+            }
         }
         let vibs: Vec<Vib> =
             artifact.holds.iter().map(|h| Vib { name: h.name.clone(), version: h.version.clone(), vendor: "NVIDIA".into() }).collect();

@@ -26,8 +26,7 @@ pub fn daemon(folder: &Path, program: &str, words: &[&str]) -> Answer {
         Machine::with(folder, |m| {
             let host = m.esxi();
             if host.loaded.is_some() && !host.vms.iter().any(|v| v.on) {
-                let default = host.default_type.clone();
-                host.gpus.iter_mut().for_each(|g| g.graphics_type = default.clone());
+                super::state::graphics_restart(host);
             }
         });
     }
@@ -43,13 +42,16 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
     let mut machine = Machine::read(folder);
     let host = machine.esxi().clone();
     let Some(driver) = host.loaded.clone() else { return Answer::fail(9, NO_DRIVER) };
+    // A GPU in passthrough is none of the host driver's.
+    let held: Vec<Gpu> = host.gpus.iter().filter(|g| !g.given).cloned().collect();
+    if held.is_empty() {
+        return Answer::fail(6, "No devices were found\n");
+    }
     match words {
-        ["-q", "-x"] => {
-            Answer::ok(xml(&driver, &host.gpus.iter().map(|g| gpu_xml(g, &g.graphics_type, None)).collect::<String>(), host.gpus.len()))
-        }
+        ["-q", "-x"] => Answer::ok(xml(&driver, &held.iter().map(|g| gpu_xml(g, &g.graphics_type, None)).collect::<String>(), held.len())),
         ["vgpu", "-q"] => {
             let mut text = String::new();
-            for gpu in &host.gpus {
+            for gpu in &held {
                 let on: Vec<_> = host
                     .vms
                     .iter()
@@ -74,9 +76,38 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
             }
             Answer::ok(text)
         }
+        ["vgpu", what @ ("-s" | "-c"), "-v"] => {
+            Answer::ok(held.iter().map(|gpu| types(&host, &mut machine, gpu, *what == "-c")).collect::<String>())
+        }
+        ["-i", index, "-mig", value @ ("0" | "1")] => {
+            let on = *value == "1";
+            let in_use = host.vms.iter().any(|v| v.on);
+            let changed = Machine::with(folder, |m| {
+                let gpu = index.parse::<usize>().ok().and_then(|i| m.esxi().gpus.iter_mut().filter(|g| !g.given).nth(i))?;
+                if !gpu.mig_capable {
+                    return None;
+                }
+                gpu.mig_pending = on;
+                let at_once = gpu.architecture.as_deref() != Some("Ampere") && !in_use;
+                if at_once {
+                    gpu.mig = on;
+                }
+                Some((gpu.bdf.to_uppercase(), at_once))
+            });
+            match changed {
+                Some((bdf, true)) => {
+                    Answer::ok(format!("{} MIG Mode for GPU 0000{bdf}\nAll done.\n", if on { "Enabled" } else { "Disabled" }))
+                }
+                Some((bdf, false)) => Answer::ok(format!(
+                    "Warning: MIG mode is in pending {} state for GPU 0000{bdf}:Not Supported\nReboot the system or try nvidia-smi --gpu-reset to make MIG mode effective on GPU 0000{bdf}\nAll done.\n",
+                    if on { "enable" } else { "disable" }
+                )),
+                None => Answer::fail(3, "Not Supported for this GPU\n"),
+            }
+        }
         ["-i", index, "-e", value @ ("0" | "1")] => {
             let changed = Machine::with(folder, |m| {
-                let gpu = index.parse::<usize>().ok().and_then(|i| m.esxi().gpus.get_mut(i))?;
+                let gpu = index.parse::<usize>().ok().and_then(|i| m.esxi().gpus.iter_mut().filter(|g| !g.given).nth(i))?;
                 gpu.ecc?;
                 gpu.ecc_pending = Some(*value == "1");
                 Some(gpu.bdf.clone())
@@ -97,6 +128,36 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
     }
 }
 
+/// vGPU types of a GPU, all or those that still fit, as `nvidia-smi vgpu -s -v` and `-c -v` list them.
+fn types(host: &super::state::Esxi, machine: &mut Machine, gpu: &Gpu, creatable: bool) -> String {
+    let mut text = format!("GPU 0000{}\n", gpu.bdf.to_uppercase());
+    let used: Vec<u64> = host
+        .vms
+        .iter()
+        .filter(|v| v.on)
+        .flat_map(|v| {
+            let text = machine.text(&format!("/vmfs/volumes/{}/{}", v.datastore, v.file)).unwrap_or_default();
+            super::vim_cmd::profiles(&vsgpu_core::vmx::read(text.as_bytes()))
+        })
+        .filter_map(|p| super::vim_cmd::parts(&p))
+        .filter(|(token, _)| *token == gpu.token)
+        .map(|(_, size)| size)
+        .collect();
+    for (n, t) in vsgpu_core::knowledge::vgpu_types::of_token(&gpu.token).filter(|t| t.mig == gpu.mig).enumerate() {
+        let fits = used.iter().sum::<u64>() + t.size_mib <= gpu.memory_mib && (gpu.mixed || used.iter().all(|size| *size == t.size_mib));
+        if !creatable || fits {
+            text += &format!(
+                "    vGPU Type ID                          : 0x{:x}\n        Name                              : {}\n        Class                             : Compute\n        Max Instances                     : {}\n        FB Memory                         : {} MiB\n",
+                0x200 + n,
+                t.name,
+                t.max.unwrap_or(1),
+                t.size_mib
+            );
+        }
+    }
+    text
+}
+
 /// The document around GPUs, in the shape of the driver's age.
 pub fn xml(driver: &str, gpus: &str, count: usize) -> String {
     let branch: u32 = driver.split('.').next().and_then(|b| b.parse().ok()).unwrap_or(0);
@@ -114,18 +175,21 @@ pub fn xml(driver: &str, gpus: &str, count: usize) -> String {
 pub fn gpu_xml(gpu: &Gpu, graphics_type: &str, license: Option<(&str, &str)>) -> String {
     let mode = match (license, graphics_type) {
         (Some(_), _) => "VGPU",
+        (None, "Pass-Through") => "Pass-Through",
         (None, "SharedPassthru") => "Host VGPU",
         (None, _) => "Host VSGA",
     };
     let word = |on: Option<bool>| on.map_or("N/A", |on| if on { "Enabled" } else { "Disabled" });
-    let mig = if gpu.mig_capable { "Disabled" } else { "N/A" };
+    let on_off = |on: bool| if on { "Enabled" } else { "Disabled" };
+    let (mig, mig_pending) = if gpu.mig_capable { (on_off(gpu.mig), on_off(gpu.mig_pending)) } else { ("N/A", "N/A") };
+    let mixed = if mode.starts_with("Host") { on_off(gpu.mixed) } else { "N/A" };
     let licensed = license.map(|(product, status)| {
         format!("\t\t<vgpu_software_licensed_product>\n\t\t\t<licensed_product_name>{product}</licensed_product_name>\n\t\t\t<license_status>{status}</license_status>\n\t\t</vgpu_software_licensed_product>\n")
     });
     let architecture =
         gpu.architecture.as_ref().map(|a| format!("\t\t<product_architecture>{a}</product_architecture>\n")).unwrap_or_default();
     format!(
-        "\t<gpu id=\"0000{}\">\n\t\t<product_name>{}</product_name>\n{architecture}\t\t<uuid>GPU-simulated-{}</uuid>\n\t\t<mig_mode>\n\t\t\t<current_mig>{mig}</current_mig>\n\t\t\t<pending_mig>{mig}</pending_mig>\n\t\t</mig_mode>\n\t\t<gpu_virtualization_mode>\n\t\t\t<virtualization_mode>{mode}</virtualization_mode>\n\t\t</gpu_virtualization_mode>\n{}\t\t<ecc_mode>\n\t\t\t<current_ecc>{}</current_ecc>\n\t\t\t<pending_ecc>{}</pending_ecc>\n\t\t</ecc_mode>\n\t\t<fb_memory_usage>\n\t\t\t<total>{} MiB</total>\n\t\t\t<used>0 MiB</used>\n\t\t</fb_memory_usage>\n\t\t<bar1_memory_usage>\n\t\t\t<total>{} MiB</total>\n\t\t</bar1_memory_usage>\n\t\t<utilization>\n\t\t\t<gpu_util>0 %</gpu_util>\n\t\t</utilization>\n\t\t<temperature>\n\t\t\t<gpu_temp>34 C</gpu_temp>\n\t\t</temperature>\n\t\t<power_readings>\n\t\t\t<power_draw>31.70 W</power_draw>\n\t\t</power_readings>\n\t</gpu>\n",
+        "\t<gpu id=\"0000{}\">\n\t\t<product_name>{}</product_name>\n{architecture}\t\t<uuid>GPU-simulated-{}</uuid>\n\t\t<mig_mode>\n\t\t\t<current_mig>{mig}</current_mig>\n\t\t\t<pending_mig>{mig_pending}</pending_mig>\n\t\t</mig_mode>\n\t\t<gpu_virtualization_mode>\n\t\t\t<virtualization_mode>{mode}</virtualization_mode>\n\t\t\t<vgpu_heterogeneous_mode>{mixed}</vgpu_heterogeneous_mode>\n\t\t</gpu_virtualization_mode>\n{}\t\t<ecc_mode>\n\t\t\t<current_ecc>{}</current_ecc>\n\t\t\t<pending_ecc>{}</pending_ecc>\n\t\t</ecc_mode>\n\t\t<fb_memory_usage>\n\t\t\t<total>{} MiB</total>\n\t\t\t<used>0 MiB</used>\n\t\t</fb_memory_usage>\n\t\t<bar1_memory_usage>\n\t\t\t<total>{} MiB</total>\n\t\t</bar1_memory_usage>\n\t\t<utilization>\n\t\t\t<gpu_util>0 %</gpu_util>\n\t\t</utilization>\n\t\t<temperature>\n\t\t\t<gpu_temp>34 C</gpu_temp>\n\t\t</temperature>\n\t\t<power_readings>\n\t\t\t<power_draw>31.70 W</power_draw>\n\t\t</power_readings>\n\t</gpu>\n",
         gpu.bdf.to_uppercase(),
         gpu.name,
         gpu.bdf,

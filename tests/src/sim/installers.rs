@@ -52,10 +52,22 @@ pub fn nvidia(folder: &Path, words: &[&str]) -> Answer {
         if m.text(&format!("/lib/modules/{}/build/Makefile", guest.kernel)).is_none() {
             return failed(m, "Unable to find the kernel source tree for the currently running kernel.");
         }
+        let grid = file.ends_with("-grid.run");
+        // Without a GPU that it drives, the module does not load, and the installer gives up.
+        let (gpus, _) = super::cuda::given(m);
+        // A vGPU of a wrong release lets the module load, and then drives nothing.
+        let kind = |gpu: &super::cuda::Given| gpu.host_driver.is_none() || grid;
+        if gpus.is_empty() || gpus.iter().any(|gpu| !kind(gpu) || gpu.bar1_mib == 0) {
+            return failed(
+                m,
+                "Unable to load the kernel module 'nvidia.ko'.  This happens most frequently when this kernel module was built against the wrong or improperly configured kernel sources, or if no NVIDIA GPU is supported by it.",
+            );
+        }
         let guest = m.linux();
         guest.driver = Some(version.clone());
         guest.loaded = Some(version.clone());
-        guest.gridd = "active".into();
+        guest.grid = grid;
+        guest.gridd = if grid { "active".into() } else { String::new() };
         m.write("/etc/nvidia/gridd.conf.template", "# simulated gridd.conf.template\n#ServerAddress=\n#ServerPort=7070\n#BackupServerAddress=\n#BackupServerPort=7070\n#FeatureType=0\n#EnableUI=TRUE\n#LicenseInterval=1440\n#LingerInterval=0\n");
         m.write(LOG, &format!("nvidia-installer log file '{LOG}' (simulated)\nInstalling NVIDIA driver version {version}.\n-> Installation of the NVIDIA Accelerated Graphics Driver for Linux-x86_64 (version: {version}) is now complete.\n"));
         m.link("nvidia-smi");

@@ -5,11 +5,14 @@
 
 pub mod cuda;
 pub mod esxcli;
+pub mod esxcli_gpu;
 pub mod guest;
 pub mod host_gpu;
 pub mod installers;
+pub mod passthrough;
 pub mod state;
 pub mod vim_cmd;
+pub mod vmkfstools;
 
 use state::{Fault, Machine};
 use std::io::Write;
@@ -90,6 +93,8 @@ pub fn run(folder: &Path, program: &str, args: &[String]) -> Answer {
     match program {
         "esxcli" => esxcli::run(folder, &words),
         "vim-cmd" => vim_cmd::run(folder, &words),
+        "vmkfstools" => vmkfstools::run(folder, &words),
+        "vsish" => esxcli_gpu::vsish(folder, &words),
         "vmkload_mod" => host_gpu::vmkload_mod(folder, &words),
         "xorg" | "nv-hostengine" | "nvdGpuMgmtDaemon" => host_gpu::daemon(folder, program, &words),
         "nvidia-smi" if Machine::read(folder).esxi.is_some() => host_gpu::nvidia_smi(folder, &words),

@@ -43,6 +43,12 @@ pub struct Esxi {
     pub says_no_reboot: bool,
     /// The module does not load at boot (a wrong package).
     pub module_broken: bool,
+    pub uuid: String,
+    pub acceptance: String,
+    pub profile: String,
+    pub components: Vec<Vib>,
+    /// Parameters of the module nvidia, as configured.
+    pub parameters: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -58,6 +64,7 @@ pub struct Gpu {
     pub name: String,
     pub device_name: String,
     pub device_id: String,
+    pub subsystem_id: String,
     pub architecture: Option<String>,
     pub memory_mib: u64,
     pub bar1_mib: u64,
@@ -66,6 +73,23 @@ pub struct Gpu {
     pub graphics_type: String,
     pub token: String,
     pub mig_capable: bool,
+    pub mig: bool,
+    pub mig_pending: bool,
+    /// Owner after the next reboot, and now.
+    pub given_pending: bool,
+    pub given: bool,
+    /// A change of owner applies at once.
+    pub applies_at_once: bool,
+    /// It never changes hands: a stale record of the host.
+    pub stuck: bool,
+    /// Cannot be given away.
+    pub not_capable: bool,
+    /// Graphics type of its own, where one was set.
+    pub own_type: Option<String>,
+    pub mixed_pending: bool,
+    pub mixed: bool,
+    /// The board has a sound function.
+    pub sound: bool,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -77,6 +101,7 @@ pub struct Vm {
     pub on: bool,
     /// The guest does not answer a shutdown.
     pub stubborn: bool,
+    pub snapshots: u32,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -90,6 +115,8 @@ pub struct Linux {
     pub graphical: bool,
     pub driver: Option<String>,
     pub loaded: Option<String>,
+    /// The driver is the one for vGPU and licensed products.
+    pub grid: bool,
     pub gridd: String,
     pub licensed: bool,
     pub journal: Vec<String>,
@@ -206,11 +233,12 @@ pub fn boot(folder: &Path) {
             install(host, staged);
             let driver = host.vibs.iter().find(|v| is_manager(v)).map(|v| v.version.split('-').next().unwrap_or_default().to_string());
             host.loaded = driver.filter(|_| !host.module_broken);
-            let (loaded, default) = (host.loaded.is_some(), host.default_type.clone());
             for gpu in &mut host.gpus {
                 gpu.ecc = gpu.ecc_pending;
-                gpu.graphics_type = if loaded { default.clone() } else { "Basic".into() };
+                gpu.mig = gpu.mig_pending;
+                gpu.given = if gpu.stuck { gpu.given } else { gpu.given_pending };
             }
+            graphics_restart(host);
             host.vms.iter_mut().for_each(|vm| vm.on = false);
         }
         if m.linux.is_some() {
@@ -225,6 +253,19 @@ pub fn boot(folder: &Path) {
             super::guest::gridd(m);
         }
     });
+}
+
+/// Configured graphics settings become active.
+pub fn graphics_restart(host: &mut Esxi) {
+    let (loaded, default) = (host.loaded.is_some(), host.default_type.clone());
+    for gpu in &mut host.gpus {
+        gpu.mixed = gpu.mixed_pending;
+        gpu.graphics_type = match (gpu.given, loaded) {
+            (true, _) => "Direct".into(),
+            (false, true) => gpu.own_type.clone().unwrap_or(default.clone()),
+            (false, false) => "Basic".into(),
+        };
+    }
 }
 
 /// The parts of /proc that follow from the state.
@@ -246,11 +287,24 @@ pub fn kernel_files(m: &mut Machine) {
     let bus = m.root("/sys/bus/pci/devices");
     let _ = std::fs::remove_dir_all(&bus);
     m.write("/sys/bus/pci/devices/0000:00:0f.0/vendor", "0x15ad\n");
-    if let Some(profile) = super::cuda::profile(m) {
-        let at = "/sys/bus/pci/devices/0000:02:01.0";
-        for (file, text) in [("vendor", "0x10de"), ("device", &profile.device_id), ("class", "0x030200"), ("subsystem_device", "0x1396")] {
+    let efi = m.root("/sys/firmware/efi");
+    let _ = std::fs::remove_dir_all(&efi);
+    let (gpus, booted_by_efi) = super::cuda::given(m);
+    if booted_by_efi {
+        m.write("/sys/firmware/efi/fw_platform_size", "64\n");
+    }
+    for (n, gpu) in gpus.iter().enumerate() {
+        let at = format!("/sys/bus/pci/devices/0000:02:0{}.0", n + 1);
+        let (device, sub) = (&gpu.device_id, &gpu.subsystem_id);
+        for (file, text) in [("vendor", "0x10de"), ("device", device), ("class", "0x030200"), ("subsystem_device", sub)] {
             m.write(&format!("{at}/{file}"), &format!("{text}\n"));
         }
+        let first = 0x3b8_0000_0000u64 + ((n as u64) << 38);
+        let bar1 = match gpu.bar1_mib {
+            0 => "0x0000000000000000 0x0000000000000000 0x0000000000000000".to_string(),
+            mib => format!("0x{first:016x} 0x{:016x} 0x000000000014220c", first + (mib << 20) - 1),
+        };
+        m.write(&format!("{at}/resource"), &format!("0x00000000fc000000 0x00000000fcffffff 0x0000000000040200\n{bar1}\n"));
     }
 }
 

@@ -31,6 +31,12 @@ pub fn run(folder: &Path, words: &[&str]) -> Answer {
                 !host.staged.is_empty()
             ))
         }
+        ["solo/registervm", path, rest @ ..] if rest.len() <= 1 => register(folder, path, rest.first().copied()),
+        ["vmsvc/snapshot.get", id] => {
+            let count = vm_of(id).map_or(0, |vm| vm.snapshots);
+            let one = |n: u32| format!("|-ROOT\n--Snapshot Name        : snap{n}\n--Snapshot Id        : {n}\n");
+            Answer::ok(format!("Get Snapshot:\n{}", (1..=count).map(one).collect::<String>()))
+        }
         [verb, id] => {
             let Some(vm) = vm_of(id) else {
                 return Answer::fail(
@@ -83,6 +89,49 @@ fn power_off(folder: &Path, vm: &Vm, by_guest: bool) -> Answer {
     Answer::ok(if by_guest { "" } else { "Powering off VM:\n" })
 }
 
+/// Lines of the VM's own log, as ESXi 8 writes them.
+fn log(machine: &Machine, vm: &Vm, lines: &[String]) {
+    use std::io::Write as _;
+    let path = machine.root(&format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file)).with_file_name("vmware.log");
+    let at = time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339).unwrap();
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+    for line in lines {
+        writeln!(file, "{at} In(05) vmx - {line}").unwrap();
+    }
+}
+
+fn register(folder: &Path, path: &str, name: Option<&str>) -> Answer {
+    let Some((datastore, file)) = path.strip_prefix("/vmfs/volumes/").and_then(|rest| rest.split_once('/')) else {
+        return Answer::fail(
+            1,
+            "(vim.fault.NotFound) {\n   faultCause = (vmodl.MethodFault) null, \n   faultMessage = <unset>\n   msg = \"The object or item referred to could not be found.\"\n}\n",
+        );
+    };
+    Machine::with(folder, |m| {
+        let Some(text) = m.text(path) else {
+            return Answer::fail(
+                1,
+                "(vim.fault.NotFound) {\n   faultCause = (vmodl.MethodFault) null, \n   faultMessage = <unset>\n   msg = \"The object or item referred to could not be found.\"\n}\n",
+            );
+        };
+        let shown = vmx::read(text.as_bytes()).get("displayname").cloned().unwrap_or_default();
+        let name = name.map_or(shown, String::from);
+        let host = m.esxi();
+        if let Some(old) = host.vms.iter().find(|v| v.datastore == datastore && v.file == file) {
+            return Answer::fail(
+                1,
+                format!(
+                    "(vim.fault.AlreadyExists) {{\n   faultCause = (vmodl.MethodFault) null, \n   name = \"{}\"\n   msg = \"The specified key, name, or identifier already exists.\"\n}}\n",
+                    old.vmid
+                ),
+            );
+        }
+        let vmid = host.vms.iter().map(|v| v.vmid).max().unwrap_or(0) + 1;
+        host.vms.push(Vm { vmid, name, datastore: datastore.into(), file: file.into(), ..Vm::default() });
+        Answer::ok(format!("{vmid}\n"))
+    })
+}
+
 fn power_on(folder: &Path, vm: &Vm) -> Answer {
     const DO: &str = "Powering on VM:";
     let mut machine = Machine::read(folder);
@@ -96,7 +145,8 @@ fn power_on(folder: &Path, vm: &Vm) -> Answer {
         return fault(DO, "InvalidState", "The operation is not allowed in the current state.");
     }
     let profiles = profiles(&keys);
-    if !profiles.is_empty() {
+    let whole = vsgpu_host_agent::vm::slots(&keys).values().any(|slot| slot.is_nvidia_gpu());
+    if !profiles.is_empty() || whole {
         let memory = keys.get("memsize").cloned().unwrap_or_default();
         if keys.get("sched.mem.min") != Some(&memory) {
             return fault(
@@ -105,7 +155,11 @@ fn power_on(folder: &Path, vm: &Vm) -> Answer {
                 &format!("Invalid memory setting: memory reservation (sched.mem.min) should be equal to memsize({memory})."),
             );
         }
-        if let Some(why) = unplaceable(&mut machine, vm, &profiles) {
+        if let Some(why) = unplaceable(&mut machine, vm, &profiles).filter(|_| !profiles.is_empty()) {
+            return fault(DO, "GenericVmConfigFault", &why);
+        }
+        if let Some((why, lines)) = super::passthrough::refuses(&mut machine, vm, &keys) {
+            log(&machine, vm, &lines);
             return fault(DO, "GenericVmConfigFault", &why);
         }
     }
@@ -122,9 +176,8 @@ pub fn profiles(keys: &std::collections::BTreeMap<String, String>) -> Vec<String
 
 /// `grid_p100-8q` -> (`P100`, 8192 MiB).
 pub fn parts(profile: &str) -> Option<(String, u64)> {
-    let (token, size) = profile.split_once('_')?.1.rsplit_once('-')?;
-    let gib: u64 = size.trim_end_matches(|c: char| c.is_ascii_alphabetic()).parse().ok()?;
-    Some((token.to_uppercase(), gib * 1024))
+    let known = vsgpu_core::knowledge::vgpu_types::find(profile)?;
+    Some((known.token.to_uppercase(), known.size_mib))
 }
 
 /// Why the plug-in would refuse: mode, ECC, GPU, equal sizes, memory.
@@ -135,12 +188,15 @@ fn unplaceable(machine: &mut Machine, vm: &Vm, profiles: &[String]) -> Option<St
     let branch: u32 = driver.split('.').next()?.parse().ok()?;
     let mut placed: Vec<Vec<u64>> = vec![vec![]; host.gpus.len()];
     let mut place = |profile: &str| -> Option<String> {
-        let (token, size) = parts(profile)?;
+        let known = vsgpu_core::knowledge::vgpu_types::find(profile);
+        let Some((known, (token, size))) = known.zip(parts(profile)) else { return Some(NO_ROOM.into()) };
         let fits = |at: &usize| {
             let gpu = &host.gpus[*at];
             gpu.token == token
+                && !gpu.given
+                && gpu.mig == known.mig
                 && gpu.graphics_type == "SharedPassthru"
-                && placed[*at].iter().all(|s| *s == size)
+                && (gpu.mixed || placed[*at].iter().all(|s| *s == size))
                 && placed[*at].iter().sum::<u64>() + size <= gpu.memory_mib
         };
         let found = (0..host.gpus.len()).find(fits);

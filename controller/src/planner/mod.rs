@@ -8,29 +8,23 @@
 //! What cannot be known yet (ECC before there is a driver) is a step all the same: its commands are decided on the node,
 //! and its reboot is skipped when it proves to be needless.
 
+mod changes;
+
+use crate::assign;
+use crate::constraints::{self, Finding, Judgement};
 use crate::error::{Error, Kind};
 use crate::fleet::{Fleet, Host, NodeId, NodeKind, Vm, Wish};
 use crate::inventory::{Inventory, Seen, reaches};
 use crate::order;
 use crate::plan::{Leftovers, Plan, Problem, Step, VERSION, Work, digest};
+use changes::Change;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::execute::Expectation;
 use vsgpu_core::requirement::{Needs, TakesEffect, Verdict};
-use vsgpu_core::{Catalogue, Effect, Entry, Evidence, Probe, Subject};
+use vsgpu_core::{Catalogue, Effect};
 use vsgpu_host_agent::host::{MAINTENANCE_MODE, VirtualMachines};
 use vsgpu_host_agent::vm::{POWER, PowerState};
-
-/// One wish that is not met (or must be looked at again).
-struct Change {
-    entry: Entry,
-    spec: Value,
-    verdict: Verdict,
-    /// An earlier step changes what this one depends on.
-    loose: bool,
-    /// Met now, only looked at again: its files are not sent once more.
-    recheck: bool,
-}
 
 /// A VM before its own steps.
 struct Before {
@@ -50,7 +44,18 @@ struct Planner<'a> {
     wishes: BTreeMap<NodeId, &'a [Wish]>,
     steps: Vec<Step>,
     problems: Vec<Problem>,
+    refused: BTreeMap<NodeId, Vec<Error>>,
     met: usize,
+}
+
+/// A plan with what stands in its way.
+pub struct Planned {
+    /// The plan.
+    pub plan: Plan,
+    /// What a person must mend first.
+    pub problems: Vec<Problem>,
+    /// What may go wrong.
+    pub warnings: Vec<Finding>,
 }
 
 /// What an earlier run took and is really still taken: the world may have given it back, or the fleet file no longer wants it.
@@ -68,14 +73,26 @@ pub fn still_taken(fleet: &Fleet, inventory: &Inventory, left: Leftovers) -> Lef
     Leftovers {
         in_maintenance: left.in_maintenance.into_iter().filter(in_maintenance).collect(),
         stopped: left.stopped.into_iter().filter(stopped).collect(),
+        rebooted: left.rebooted,
     }
 }
 
-/// Makes the plan, and says what stands in its way.
-pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> (Plan, Vec<Problem>) {
-    let wishes = fleet.wishes();
-    let mut planner =
-        Planner { fleet, inventory, leftovers, catalogue: crate::catalogue(), wishes, steps: vec![], problems: vec![], met: 0 };
+/// Makes the plan, and says what stands in its way. The gate comes first: nothing is planned for what it refuses.
+pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Planned {
+    let Judgement { refused, warnings, .. } = constraints::judge(fleet, Some(inventory));
+    let settled = assign::settled(fleet, inventory);
+    let wishes = settled.wishes();
+    let mut planner = Planner {
+        fleet: &settled,
+        inventory,
+        leftovers,
+        catalogue: crate::catalogue(),
+        wishes,
+        steps: vec![],
+        problems: vec![],
+        refused,
+        met: 0,
+    };
     let by_host = fleet.vms_by_host();
     for host in &fleet.hosts {
         planner.host(host, &by_host[host.name.as_str()]);
@@ -92,7 +109,7 @@ pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> (Pla
         deadlines: fleet.deadlines.clone(),
         met,
     };
-    (plan, problems)
+    Planned { plan, problems, warnings }
 }
 
 impl Planner<'_> {
@@ -113,56 +130,6 @@ impl Planner<'_> {
             }
             None => None,
         }
-    }
-
-    /// Judges the wishes of a node. `Err`: something must be mended by a person first.
-    fn changes(&mut self, node: &NodeId, seen: Option<&Seen>, restarted: bool) -> Result<Vec<Change>, ()> {
-        let wishes: &[Wish] = self.wishes.get(node).copied().unwrap_or_default();
-        let (mut all, mut blocked) = (vec![], false);
-        for wish in wishes {
-            let Some(entry) = self.catalogue.find(node.kind.scope(), wish.name).copied() else { continue };
-            let unknown = || Verdict::waits("the VM is not running yet", describe(&wish.spec));
-            let verdict = match seen.map(|s| s.facts.get(entry.fact.name)) {
-                None => unknown(),
-                Some(Some(Ok(fact))) => (entry.check)(&wish.spec, fact)
-                    .unwrap_or_else(|why| Verdict::blocked(why, "controller and agent should be of one version")),
-                Some(Some(Err(unreadable))) => {
-                    Verdict::blocked(unreadable.to_string(), "mend that first; `vsgpu facts` shows what was printed")
-                }
-                Some(None) => Verdict::blocked(
-                    format!("the agent did not answer for `{}`", entry.fact.name),
-                    "controller and agent should be of one version",
-                ),
-            };
-            all.push(Change { entry, spec: wish.spec.clone(), verdict, loose: restarted, recheck: false });
-        }
-        let changing: BTreeSet<&str> =
-            all.iter().filter(|c| matches!(c.verdict, Verdict::Unmet { .. } | Verdict::Waits { .. })).map(|c| c.entry.name).collect();
-        for change in &mut all {
-            let built_on = order::foundations(&self.catalogue, node.kind.scope(), change.entry.name).iter().any(|f| changing.contains(f));
-            change.loose |= built_on;
-            match change.verdict.clone() {
-                // What it rests on changes: look again when that is done. A proof made in another boot is none any more.
-                Verdict::Met { is } if built_on || restarted && depends_on_boot(&change.entry) => {
-                    change.recheck = true;
-                    change.verdict = Verdict::waits("met; looked at again after the steps before", is);
-                }
-                // What stands in its way now may be just what an earlier step mends.
-                Verdict::Blocked { why, .. } if built_on || restarted => change.verdict = Verdict::waits(why, describe(&change.spec)),
-                Verdict::Blocked { why, hint } => {
-                    blocked = true;
-                    self.problem(node, Error::new(Kind::Blocked, format!("{node}: {}: {why}", change.entry.name)).hint(hint));
-                }
-                _ => {}
-            }
-        }
-        if blocked {
-            return Err(());
-        }
-        let before = all.len();
-        all.retain(|c| !c.verdict.is_met());
-        self.met += before - all.len();
-        Ok(all)
     }
 
     fn push(&mut self, node: &NodeId, title: &str, change: String, commands: Vec<String>, work: Work, after: Vec<usize>) -> usize {
@@ -250,11 +217,11 @@ impl Planner<'_> {
 
     /// One reboot for all that need one; a restart only for what no certain reboot covers.
     fn activations(&mut self, node: &NodeId, stage: &[Change], mut after: Vec<usize>) -> Vec<usize> {
-        let certain = |c: &Change| matches!(c.verdict, Verdict::Unmet { .. });
-        let sure_reboot = stage.iter().any(|c| c.entry.takes_effect == TakesEffect::AfterReboot && certain(c));
+        let certain = |c: &Change| matches!(c.verdict, Verdict::Unmet { .. }) && c.cost.sure;
+        let sure_reboot = stage.iter().any(|c| c.cost.takes_effect == TakesEffect::AfterReboot && certain(c));
         let mut groups: BTreeMap<(u8, &str), Vec<&Change>> = BTreeMap::new();
         for change in stage {
-            match change.entry.takes_effect {
+            match change.cost.takes_effect {
                 TakesEffect::AtOnce => {}
                 TakesEffect::AfterReboot => groups.entry((0, "")).or_default().push(change),
                 TakesEffect::AfterRestart(_) if sure_reboot => groups.entry((0, "")).or_default().push(change),
@@ -289,8 +256,8 @@ impl Planner<'_> {
         };
         let maintenance = fact("maintenance-mode").and_then(|f| f["enabled"].as_bool());
         let ours = self.leftovers.in_maintenance.contains(&host.name);
-        let needs = changes.iter().map(|c| c.entry.needs).max().unwrap_or(Needs::Nothing);
-        let reboots = changes.iter().any(|c| c.entry.takes_effect == TakesEffect::AfterReboot);
+        let needs = changes.iter().map(|c| c.cost.needs).max().unwrap_or(Needs::Nothing);
+        let reboots = changes.iter().any(|c| c.cost.takes_effect == TakesEffect::AfterReboot);
         let window = needs == Needs::MaintenanceMode || reboots;
         let vms_off = needs >= Needs::VmsOff || window;
         let running = |vm: &Vm| listed.vms.iter().any(|v| v.name == vm.vm_name && v.running);
@@ -325,12 +292,11 @@ impl Planner<'_> {
         // A VM that would be edited is judged before anything is planned for it.
         let judged: Vec<(&Vm, Option<Vec<Change>>)> = vms.iter().map(|vm| (*vm, self.vm_changes(vm))).collect();
         for (vm, changes) in &judged {
-            let edited = changes.as_ref().is_some_and(|c| c.iter().any(|c| c.entry.needs != Needs::Nothing));
+            let edited = changes.as_ref().is_some_and(|c| c.iter().any(|c| c.cost.needs != Needs::Nothing));
             if running(vm) && (vms_off || edited || vm.power == Some(PowerState::Off)) {
                 let id = NodeId::new(NodeKind::Vm, &vm.name);
-                let vmid = listed.vms.iter().find(|v| v.name == vm.vm_name).map_or(0, |v| v.vmid);
                 let spec = json!({ "state": "off", "grace-secs": vm.shutdown_secs, "hard-stop": vm.hard_stop });
-                let step = self.switch(&id, POWER, spec, json!({ "vmid": vmid, "state": "on" }), sent.clone());
+                let step = self.switch(&id, POWER, spec, power_fact(&listed, vm, "on"), sent.clone());
                 stops.insert(&vm.name, step);
             }
         }
@@ -389,14 +355,13 @@ impl Planner<'_> {
         let wants_guest = sound && vm.guest.as_ref().is_some_and(|g| !g.wishes.is_empty());
         let on = vm.power.map_or(was_running || wants_guest, |p| p == PowerState::On);
         let running_now = listed.vms.iter().any(|v| v.name == vm.vm_name && v.running);
-        let vmid = listed.vms.iter().find(|v| v.name == vm.vm_name).map_or(0, |v| v.vmid);
         let mut after = if running_now && stop.is_none() { vec![] } else { host_ready.to_vec() };
         after.extend(stop);
         let Ok(mut after) = self.stages(&node, changes, after) else { return };
         let starts = on && (stop.is_some() || !running_now);
         if starts {
             let spec = json!({ "state": "on" });
-            let step = self.switch(&node, POWER, spec, json!({ "vmid": vmid, "state": "off" }), after);
+            let step = self.switch(&node, POWER, spec, power_fact(listed, vm, "off"), after);
             self.steps[step - 1].gives_back = stop.filter(|_| was_running);
             self.steps[step - 1].rescue = self.leftovers.stopped.contains(&vm.name);
             after = vec![step];
@@ -419,18 +384,10 @@ impl Planner<'_> {
     }
 }
 
-/// Whether a requirement's fact is bound to the running boot: it asks for it.
-fn depends_on_boot(entry: &Entry) -> bool {
-    (entry.fact.probes)(&Subject::node(), &Evidence::default()).contains(&Probe::BootId)
-}
-
-/// A spec in a few words, where nothing else is known.
-fn describe(spec: &Value) -> String {
-    match (spec, spec["package"]["holds"][0]["version"].as_str()) {
-        (Value::String(text), _) => text.clone(),
-        (_, Some(version)) => version.into(),
-        _ => "as wished".into(),
-    }
+/// The power of a VM as it will be by then; unknown for a VM that an earlier step makes.
+fn power_fact(listed: &VirtualMachines, vm: &Vm, state: &str) -> Value {
+    let found = listed.vms.iter().find(|v| v.name == vm.vm_name);
+    found.map_or(Value::Null, |v| json!({ "vmid": v.vmid, "state": state }))
 }
 
 fn size_of(bytes: u64) -> String {

@@ -1,0 +1,93 @@
+//! `vsgpu clone`: copies a VM on its host, one copy for each name. Nothing but a fleet of wishes `clone-of` that is planned and
+//! walked as every other, with a journal of its own.
+
+use super::apply::Walk;
+use super::{Ended, FleetArg};
+use crate::error::{Error, Kind};
+use crate::fleet::{Vm, Wish};
+use crate::inventory::{self, Scope};
+use crate::journal;
+use crate::plan::{Leftovers, digest};
+use crate::range::expand;
+use crate::render::Printer;
+use clap::Args;
+use serde_json::json;
+use vsgpu_host_agent::vm::DEFAULT_GRACE_SECS;
+
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  vsgpu clone fleet.yaml --host esx-01 --base base-debian --name vm-[01-04]\n\nThe base has to be off, without snapshots and without PCI devices. In a fleet file the same is `clone-of: { base: base-debian }`."
+)]
+pub(super) struct Clone {
+    #[command(flatten)]
+    fleet: FleetArg,
+    /// Host of the base and of its copies, as the fleet file names it
+    #[arg(long)]
+    host: String,
+    /// Display name of the VM to be copied
+    #[arg(long)]
+    base: String,
+    /// Names of the copies: a name or a range such as vm-[01-04]
+    #[arg(long)]
+    name: String,
+    /// Datastore of the copies [default: the base's own]
+    #[arg(long)]
+    datastore: Option<String>,
+    /// Show the plan and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask before the first change (asked only at a terminal; a script is never asked)
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Clone {
+    pub fn run(self, printer: &Printer) -> Ended {
+        let mut fleet = self.fleet.read(false)?;
+        let wrong = |why: String| vec![Error::new(Kind::Usage, why)];
+        if !fleet.hosts.iter().any(|h| h.name == self.host) {
+            let near =
+                crate::range::nearest(&self.host, fleet.hosts.iter().map(|h| h.name.as_str())).map(|n| format!("did you mean `{n}`?"));
+            let error = Error::new(Kind::Usage, format!("the fleet file has no host `{}`", self.host));
+            return Err(vec![near.into_iter().fold(error, Error::hint)]);
+        }
+        let names = expand(&self.name).map_err(wrong)?;
+        let copy = |(name, _): (String, String)| Vm {
+            vm_name: name.clone(),
+            name,
+            host: self.host.clone(),
+            power: None,
+            shutdown_secs: DEFAULT_GRACE_SECS,
+            hard_stop: false,
+            expects: vec![],
+            taken_away: Default::default(),
+            wishes: vec![Wish {
+                name: "clone-of",
+                spec: match &self.datastore {
+                    Some(store) => json!({ "base": self.base, "datastore": store }),
+                    None => json!({ "base": self.base }),
+                },
+            }],
+            guest: None,
+        };
+        fleet.hosts.retain(|h| h.name == self.host);
+        fleet.hosts.iter_mut().for_each(|h| h.wishes.clear());
+        fleet.vms = names.into_iter().map(copy).collect();
+        // A journal beside the fleet's own: a run of copies is none of the fleet.
+        let stem = fleet.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        fleet.file.set_file_name(format!("{stem}.clone-{}.yaml", self.base.replace('/', "_")));
+        if self.dry_run {
+            let operator = super::operator(&fleet)?;
+            let inventory = super::block_on(inventory::gather(&fleet, &operator, Scope::Wished, &|_| true))?;
+            let planned = crate::planner::plan(&fleet, &inventory, &Leftovers::default());
+            printer.answer(&json!({ "plan": planned.plan, "problems": planned.problems }), &crate::render::plan::text(&planned.plan));
+            let errors: Vec<Error> = planned.problems.into_iter().map(|p| p.error).collect();
+            printer.errors(&errors);
+            return Ok(super::worst(&errors));
+        }
+        // An unfinished run of other copies of the same base is given up: what it left is seen, and made anew where wished.
+        let unfinished = journal::latest(&fleet.state_folder()).map_err(|e| vec![e])?.filter(|run| run.status.ended.is_none());
+        let abandon = unfinished.is_some_and(|run| run.status.plan.fleet != digest(&fleet));
+        Walk { printer, fleet: &fleet, saved: None, yes: self.yes, abandon }.run()
+    }
+}

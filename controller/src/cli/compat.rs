@@ -1,0 +1,222 @@
+//! `vsgpu compat`: does a combination work? Answers from the built-in tables (or NVIDIA's own catalogue) without talking to
+//! any node: exit status 0 it does, 6 it does not.
+
+use super::Ended;
+use crate::constraints::combination::{Combination, Gpu, GuestDriver, LicenseWay, Module, Stated};
+use crate::constraints::driver_catalogue::DriverCatalogue;
+use crate::constraints::{self, Finding};
+use crate::error::{Error, Exit, Kind};
+use crate::render::Printer;
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::Arc;
+use vsgpu_core::knowledge::{gpus, pairs, releases, vgpu_types};
+use vsgpu_core::units::DriverVersion;
+
+/// How the VM gets its GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// A vGPU
+    Vgpu,
+    /// A whole GPU (DirectPath I/O)
+    Passthrough,
+}
+
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  vsgpu compat 16.6 535.183.01                    host release or version, guest release or version\n  vsgpu compat 535.161.05 550.90.07 --esxi 8.0.2\n  vsgpu compat 17.4 17.4 --gpu A100 --profile nvidia_a100-10c --cuda 12.4 --license nls\n  vsgpu compat - 550.127.05 --gpu H100 --mode passthrough --mmio 128"
+)]
+pub(super) struct Compat {
+    /// vGPU manager of the host: a version (535.183.04) or a vGPU release (16.6); `-` for none
+    #[arg(value_name = "HOST")]
+    host: String,
+    /// Driver of the guest: a version (535.183.01) or a vGPU release (16.6)
+    #[arg(value_name = "GUEST")]
+    guest: Option<String>,
+    /// Release of ESXi, such as 8.0.2
+    #[arg(long)]
+    esxi: Option<String>,
+    /// GPU model, such as A100 or "A100 80GB", or its PCI device id, such as 10de:20f1
+    #[arg(long)]
+    gpu: Option<String>,
+    /// vGPU profile, such as nvidia_a100-10c (repeat for several)
+    #[arg(long)]
+    profile: Vec<String>,
+    /// How the VM gets its GPU
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// Kind of guest driver: the `-grid` one (default for a vGPU) or the data-center one
+    #[arg(long, value_enum)]
+    driver: Option<Kinds>,
+    /// CUDA toolkit, such as 12.4
+    #[arg(long)]
+    cuda: Option<String>,
+    /// How the guest is licensed
+    #[arg(long, value_enum)]
+    license: Option<Ways>,
+    /// ECC is on
+    #[arg(long)]
+    ecc: bool,
+    /// Size of the VM's 64-bit MMIO window in GB
+    #[arg(long, value_name = "GB")]
+    mmio: Option<u64>,
+    /// Firmware of the VM: efi or bios
+    #[arg(long)]
+    firmware: Option<String>,
+    /// Kernel module in the guest
+    #[arg(long, value_enum)]
+    module: Option<Module>,
+    /// NVIDIA's vgpuDriverCatalog.yaml; it overrides the built-in table
+    #[arg(long, value_name = "FILE")]
+    catalogue: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kinds {
+    Grid,
+    DataCenter,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Ways {
+    Legacy,
+    Nls,
+}
+
+/// A version, or the one that a release has on this side.
+fn version(text: &str, side: &str) -> Result<DriverVersion, Vec<Error>> {
+    let of_release = releases::named(text).map(|r| if side == "host" { Some(r.host.clone()) } else { r.guest.clone() });
+    match (of_release, text.parse()) {
+        (Some(Some(version)), _) | (None, Ok(version)) => Ok(version),
+        (Some(None), _) => Err(vec![
+            Error::new(Kind::Usage, format!("the guest driver of vGPU {text} is not in the table")).hint("name it by its version"),
+        ]),
+        (None, Err(_)) => {
+            let near = crate::range::nearest(text, releases::all().iter().map(|r| r.name)).map(String::from);
+            let error = Error::new(
+                Kind::Usage,
+                format!("{side}: `{text}` is neither a driver version such as 535.183.04 nor a vGPU release such as 16.6"),
+            );
+            Err(vec![match near {
+                Some(near) => error.hint(format!("did you mean release `{near}`?")),
+                None => error,
+            }])
+        }
+    }
+}
+
+/// The GPU of a name. Boards that differ only in their form (PCIe, SXM) may share it: the profile tells them apart.
+fn gpu(wish: &str, profiles: &[String]) -> Result<Gpu, Vec<Error>> {
+    let by_id = wish.strip_prefix("10de:").map(|id| gpus::by_pci(id, None).into_iter().collect::<Vec<_>>());
+    let found = by_id.unwrap_or_else(|| gpus::named(wish));
+    match found[..] {
+        [model] => Ok(Gpu {
+            address: String::new(),
+            device_id: Some(model.device_id.clone()),
+            subsystem_id: model.subsystem_id.clone(),
+            name: Some(model.name.into()),
+        }),
+        [] => {
+            let near = crate::range::nearest(wish, gpus::all().iter().map(|m| m.token)).map(|n| format!("did you mean `{n}`?"));
+            Err(vec![
+                Error::new(Kind::Usage, format!("no GPU of the table is called `{wish}`"))
+                    .hint(near.unwrap_or_else(|| "name it as NVIDIA does: A100, L40S, T4".into())),
+            ])
+        }
+        ref several => {
+            let of_profile =
+                |m: &&&gpus::Model| profiles.iter().filter_map(|p| vgpu_types::find(p)).any(|t| m.token.eq_ignore_ascii_case(t.token));
+            let whole_wish = |m: &&&gpus::Model| m.token.eq_ignore_ascii_case(wish);
+            if let Some(model) = several.iter().find(whole_wish).or_else(|| several.iter().find(of_profile)) {
+                return gpu(&format!("10de:{}", model.device_id), &[]);
+            }
+            let names: Vec<&str> = several.iter().map(|m| m.name).collect();
+            Err(vec![Error::new(Kind::Usage, format!("`{wish}` names several GPUs: {}", names.join(", "))).hint("say more of the name")])
+        }
+    }
+}
+
+impl Compat {
+    pub fn run(self, printer: &Printer) -> Ended {
+        let manager = Some(self.host.as_str()).filter(|h| *h != "-").map(|h| version(h, "host")).transpose()?;
+        let guest = self.guest.as_deref().map(|g| version(g, "guest")).transpose()?;
+        let gpu = self.gpu.as_deref().map(|g| gpu(g, &self.profile)).transpose()?;
+        let mode = self.mode.unwrap_or(if manager.is_some() { Mode::Vgpu } else { Mode::Passthrough });
+        let by = |side: &str| side.to_string();
+        let catalogue = self.catalogue.as_deref().map(DriverCatalogue::read).transpose().map_err(|e| vec![e])?;
+        let mut profiles: Vec<Stated<String>> = self.profile.iter().map(|p| Stated::new(p.clone(), by("the VM"))).collect();
+        let any_vgpu = mode == Mode::Vgpu && profiles.is_empty();
+        if any_vgpu {
+            // A pair can be asked about without a profile: what is said then is said of every vGPU.
+            profiles.push(Stated::new(String::new(), by("the VM")));
+        }
+        let grid = match (self.driver, mode) {
+            (Some(kind), _) => Some(kind == Kinds::Grid),
+            (None, Mode::Vgpu) => Some(true),
+            (None, Mode::Passthrough) => None,
+        };
+        let combination = Combination {
+            about: "asked".into(),
+            esxi: self.esxi.as_ref().map(|v| Stated::new(v.clone(), by("the host"))),
+            manager: manager.clone().map(|v| Stated::new(v, by("the host"))),
+            guest: guest.clone().map(|version| Stated::new(GuestDriver { version, grid }, by("the guest"))),
+            profiles: if mode == Mode::Vgpu { profiles } else { vec![] },
+            whole: if mode == Mode::Passthrough { gpu.clone().into_iter().collect() } else { vec![] },
+            passthrough: mode == Mode::Passthrough,
+            host_gpus: gpu.clone().filter(|_| mode == Mode::Vgpu).map(|g| vec![g]),
+            license: self
+                .license
+                .map(|way| Stated::new(if way == Ways::Nls { LicenseWay::Nls } else { LicenseWay::Legacy }, by("the guest"))),
+            ecc_on: self.ecc.then(|| Stated::new((), by("the host"))),
+            cuda: self.cuda.as_ref().map(|v| Stated::new(v.clone(), by("the guest"))),
+            firmware: self.firmware.as_ref().map(|f| Stated::new(f.to_lowercase(), by("the VM"))),
+            mmio: self.mmio.map(|gib| Stated::new(gib, by("the VM"))),
+            module: self.module.map(|m| Stated::new(m, by("the guest"))),
+            releases: (releases::named(&self.host), self.guest.as_deref().and_then(releases::named)),
+            catalogue: catalogue.map(Arc::new),
+            ..Combination::default()
+        };
+        let findings: Vec<Finding> =
+            constraints::judge_one(&combination).into_iter().filter(|f| !(any_vgpu && f.constraint == "profile-exists")).collect();
+        let (refused, warnings): (Vec<Finding>, Vec<Finding>) = findings.into_iter().partition(Finding::refused);
+        let works = refused.is_empty();
+        let word = match (works, warnings.is_empty()) {
+            (true, true) => "works",
+            (true, false) => "may work",
+            (false, _) => "does not work",
+        };
+        let mut text = format!("{word}: {}", described(manager.as_ref(), guest.as_ref(), gpu.as_ref()));
+        if let (true, Some(rests)) = (works, rests_on(&combination)) {
+            text += &format!("\n  {rests}");
+        }
+        let answer = json!({
+            "works": works,
+            "host": manager.as_ref().map(|v| json!({ "version": v.to_string(), "releases": releases::of_host(v).iter().map(|r| r.name).collect::<Vec<_>>() })),
+            "guest": guest.as_ref().map(|v| json!({ "version": v.to_string(), "releases": releases::of_guest(v).iter().map(|r| r.name).collect::<Vec<_>>() })),
+            "refused": refused,
+            "warnings": warnings,
+        });
+        printer.answer(&answer, &text);
+        printer.warnings(&warnings);
+        let errors: Vec<Error> = refused.iter().map(constraints::error).collect();
+        printer.errors(&errors);
+        Ok(if works { Exit::Done } else { Exit::Not(Kind::Blocked) })
+    }
+}
+
+fn described(manager: Option<&DriverVersion>, guest: Option<&DriverVersion>, gpu: Option<&Gpu>) -> String {
+    let host = manager.map(|v| format!("vGPU manager {}", constraints::named(v, &releases::of_host(v))));
+    // In passthrough a release says nothing: any driver that knows the GPU does.
+    let guest = guest
+        .map(|v| format!("guest driver {}", if manager.is_some() { constraints::named(v, &releases::of_guest(v)) } else { v.to_string() }));
+    host.into_iter().chain(guest).chain(gpu.map(Gpu::shown)).collect::<Vec<_>>().join(", ")
+}
+
+/// What a pair that works rests on.
+fn rests_on(c: &Combination) -> Option<String> {
+    let (hosts, guests) = (c.manager_releases(), c.guest_releases());
+    let pair = hosts.iter().flat_map(|h| guests.iter().map(move |g| (h.major, g.major))).find_map(|(h, g)| pairs::rule(h, g))?;
+    let limited = if pair.says == pairs::Says::Limited { "; with what both releases support" } else { "" };
+    Some(format!("{}{limited}", pair.basis))
+}

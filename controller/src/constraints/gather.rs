@@ -1,0 +1,244 @@
+//! Makes combinations and rooms from the fleet file, and from what was seen where something was seen.
+
+use super::combination::{Combination, Gpu, GuestDriver, LicenseWay, Room, RoomGpu, Stated, Tenant};
+use crate::assign::{self, gpus_as_wished};
+use crate::fleet::{Fleet, Host, NodeId, NodeKind, Vm, Wish};
+use crate::inventory::Inventory;
+use serde_json::Value;
+use vsgpu_core::Artifact;
+use vsgpu_core::gpu_choice::{Candidate, PerGpu};
+use vsgpu_core::knowledge::products::Product;
+use vsgpu_core::nvidia_smi::SmiReport;
+use vsgpu_core::units::{DriverVersion, OnOff};
+use vsgpu_host_agent::host::{GpuUsers, PciGpu, VgpuTypes};
+use vsgpu_host_agent::vm::{MmioSpec, PowerState, VmConfig, VmGpu};
+
+fn wish<'a>(wishes: &'a [Wish], name: &str) -> Option<&'a Value> {
+    wishes.iter().find(|w| w.name == name).map(|w| &w.spec)
+}
+
+fn fact<T: serde::de::DeserializeOwned>(inventory: Option<&Inventory>, node: &NodeId, name: &str) -> Option<T> {
+    serde_json::from_value(inventory?.seen(node)?.facts.get(name)?.as_ref().ok()?.clone()).ok()
+}
+
+fn gpu(seen: &PciGpu) -> Gpu {
+    Gpu {
+        address: seen.address.clone(),
+        device_id: seen.device_id.clone(),
+        subsystem_id: seen.subsystem_id.clone(),
+        name: seen.device_name.clone(),
+    }
+}
+
+/// Version that a package wish names.
+fn packaged(spec: &Value) -> Option<DriverVersion> {
+    let package: Artifact = serde_json::from_value(spec["package"].clone()).ok()?;
+    DriverVersion::leading(package.version()?)
+}
+
+/// The vGPU manager that a host will have: the wish, else what runs.
+fn manager(host: &Host, inventory: Option<&Inventory>) -> Option<Stated<DriverVersion>> {
+    let node = NodeId::new(NodeKind::Host, &host.name);
+    let spec = wish(&host.wishes, "vgpu-manager");
+    let version = match spec {
+        Some(Value::String(_)) => return None,
+        Some(spec) => packaged(spec),
+        None => fact::<SmiReport>(inventory, &node, "gpus").and_then(|r| DriverVersion::leading(&r.driver_version?)),
+    };
+    version.map(|v| Stated::new(v, &host.name))
+}
+
+/// Whether the manager of a host is to be changed, as far as that is known: without facts it is.
+fn manager_changes(host: &Host, wanted: Option<&Stated<DriverVersion>>, inventory: Option<&Inventory>) -> bool {
+    let node = NodeId::new(NodeKind::Host, &host.name);
+    let runs = fact::<SmiReport>(inventory, &node, "gpus").and_then(|r| DriverVersion::leading(&r.driver_version?));
+    wish(&host.wishes, "vgpu-manager").is_some() && runs.as_ref() != wanted.map(|w| &w.value)
+}
+
+/// One combination for each VM that has anything to do with a GPU, and one for each host by itself.
+pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combination> {
+    let by_host = fleet.vms_by_host();
+    let mut all = vec![];
+    for host in &fleet.hosts {
+        let node = NodeId::new(NodeKind::Host, &host.name);
+        let manager = manager(host, inventory);
+        let esxi: Option<Value> = fact(inventory, &node, "esx-version");
+        let esxi = esxi.and_then(|v| v["version"].as_str().map(|v| Stated::new(v.to_string(), &host.name)));
+        let values = |spec: &Value| match spec {
+            Value::Object(map) => map.values().cloned().collect::<Vec<_>>(),
+            one => vec![one.clone()],
+        };
+        let says = |name: &str, word: &str| wish(&host.wishes, name).is_some_and(|spec| values(spec).iter().any(|v| v == word));
+        let stated = |so: bool| so.then(|| Stated::new((), &host.name));
+        let of_host = Combination {
+            about: host.name.clone(),
+            nodes: vec![node.clone()],
+            esxi,
+            manager: manager.clone(),
+            ecc_on: stated(says("ecc", "on")),
+            mixed: stated(says("vgpu-mode", "MixedSize")),
+            catalogue: fleet.catalogue.clone(),
+            ..Combination::default()
+        };
+        all.push(of_host.clone());
+        let gpus = inventory.and_then(|inventory| gpus_as_wished(fleet, &host.name, inventory));
+        let serves: Option<Vec<Gpu>> = gpus.as_ref().map(|gpus| gpus.iter().filter(|g| !g.is_given()).map(gpu).collect());
+        let types: Option<VgpuTypes> = fact(inventory, &node, "vgpu-types");
+        let changes = manager_changes(host, manager.as_ref(), inventory);
+        // The list of another driver says nothing about the one to come, and modes change it.
+        let listed = types.filter(|_| !changes && wish(&host.wishes, "mig").is_none());
+        let supported = listed.map(|t| t.supported.into_iter().flat_map(|gpu| gpu.names).collect());
+        for vm in by_host.get(host.name.as_str()).into_iter().flatten() {
+            let mut combination = Combination { host_gpus: serves.clone(), supported: supported.clone(), ..of_host.clone() };
+            of_vm(&mut combination, fleet, vm, host, inventory, gpus.as_deref());
+            if !combination.vgpu() && !combination.passthrough && combination.guest.is_none() {
+                continue;
+            }
+            // A host that would be brought to a version that this guest cannot use is left as it is, too.
+            if changes && combination.vgpu() {
+                combination.nodes.push(node.clone());
+            }
+            all.push(combination);
+        }
+    }
+    all
+}
+
+fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, host: &Host, inventory: Option<&Inventory>, gpus: Option<&[PciGpu]>) {
+    let (node, guest_node) = (NodeId::new(NodeKind::Vm, &vm.name), NodeId::new(NodeKind::Guest, &vm.name));
+    c.about = format!("{} on {}", vm.name, host.name);
+    c.nodes = vec![node.clone()];
+    // What is wished for the host is judged with the host.
+    c.esxi = None;
+    c.mixed = None;
+    let config: Option<VmConfig> = fact(inventory, &node, "vm-config").or_else(|| fact(inventory, &node, "vm-devices"));
+    let profiles = wish(&vm.wishes, "vgpu").and_then(Value::as_array).into_iter().flatten();
+    let name = |p: &Value| p.as_str().or_else(|| p["profile"].as_str()).map(|name| Stated::new(name.to_string(), &vm.name));
+    c.profiles = profiles.filter_map(name).collect();
+    let whole: Vec<VmGpu> = wish(&vm.wishes, "passthrough").and_then(|w| serde_json::from_value(w.clone()).ok()).unwrap_or_default();
+    c.passthrough = !whole.is_empty();
+    let meant = |g: &&PciGpu| whole.iter().any(|w| matches!(w, VmGpu::Fixed(choice) if choice.may_mean(&g.candidate())));
+    c.whole = gpus.into_iter().flatten().filter(meant).take(whole.iter().map(|w| w.count() as usize).sum()).map(gpu).collect();
+    // Without facts a model's name is all there is, and enough where it names one row of the table.
+    if c.whole.is_empty() {
+        for choice in whole.iter().filter_map(|w| if let VmGpu::Fixed(c) = w { Some(c) } else { None }) {
+            if let vsgpu_core::gpu_choice::GpuChoice::Model { model, count } = choice
+                && let [only] = vsgpu_core::knowledge::gpus::named(model)[..]
+            {
+                let one = Gpu {
+                    address: String::new(),
+                    device_id: Some(only.device_id.clone()),
+                    subsystem_id: only.subsystem_id.clone(),
+                    name: Some(only.name.into()),
+                };
+                c.whole.extend(std::iter::repeat_n(one, count.unwrap_or(1) as usize));
+            }
+        }
+    }
+    if let Some(guest) = &vm.guest {
+        c.nodes.push(guest_node.clone());
+        let by = guest_node.to_string();
+        c.guest = match wish(&guest.wishes, "driver") {
+            Some(spec) => packaged(spec).map(|version| {
+                let file =
+                    serde_json::from_value::<Artifact>(spec["package"].clone()).map(|a| a.file_name().to_string()).unwrap_or_default();
+                let grid = file.starts_with("NVIDIA-Linux-x86_64-").then(|| file.contains("-grid"));
+                Stated::new(GuestDriver { version, grid }, by.clone())
+            }),
+            None => fact::<Value>(inventory, &guest_node, "driver")
+                .and_then(|f| DriverVersion::leading(f["version"].as_str()?))
+                .map(|version| Stated::new(GuestDriver { version, grid: None }, by.clone())),
+        };
+        c.license = wish(&guest.wishes, "license").map(|spec| {
+            let way = if spec["token"].is_null() { LicenseWay::Legacy } else { LicenseWay::Nls };
+            Stated::new(way, by.clone())
+        });
+        let license = wish(&guest.wishes, "license");
+        c.feature_type = license.and_then(|spec| spec["feature-type"].as_u64()).map(|n| Stated::new(n as u8, by.clone()));
+        c.product = license.and_then(|spec| Product::named(spec["product"].as_str()?));
+        let toolkit = wish(&guest.wishes, "cuda-toolkit").and_then(|spec| spec["package"]["holds"][0]["version"].as_str());
+        c.cuda = toolkit.map(|v| Stated::new(v.to_string(), by.clone()));
+        c.proof = wish(&guest.wishes, "cuda-proof").is_some();
+    }
+    c.memory_unreserved = vm.taken_away.contains("memory-reserved");
+    c.firmware = config.as_ref().map(|config| Stated::new(config.firmware.clone(), &vm.name));
+    c.nested = config.as_ref().is_some_and(|config| config.keys.get("vhv.enable").is_some_and(|v| v.eq_ignore_ascii_case("true")));
+    c.snapshots = config.as_ref().map_or(0, |config| config.snapshots);
+    c.mmio = match wish(&vm.wishes, "mmio").and_then(|w| serde_json::from_value(w.clone()).ok()) {
+        Some(MmioSpec::Gib(gib)) => Some(Stated::new(u64::from(gib), &vm.name)),
+        _ => None,
+    };
+    c.expects = vm.expects.clone();
+    c.catalogue = fleet.catalogue.clone();
+}
+
+/// The GPUs of each host whose GPUs are known, with everybody who wants a part of them.
+pub fn rooms(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Room> {
+    let Some(seen) = inventory else { return vec![] };
+    // With model names settled to addresses, so that two VMs are not thought to want the same GPU.
+    let settled = assign::settled(fleet, seen);
+    let by_host = settled.vms_by_host();
+    let room = |host: &Host| {
+        let node = NodeId::new(NodeKind::Host, &host.name);
+        let gpus = gpus_as_wished(fleet, &host.name, seen)?;
+        let report: Option<SmiReport> = fact(inventory, &node, "gpus");
+        let users: GpuUsers = fact(inventory, &node, "gpu-users")?;
+        let mig: Option<PerGpu<OnOff>> = wish(&host.wishes, "mig").and_then(|w| serde_json::from_value(w.clone()).ok());
+        let mode: Option<PerGpu<ModeWord>> = wish(&host.wishes, "vgpu-mode").and_then(|w| serde_json::from_value(w.clone()).ok());
+        let one = |seen: &PciGpu| {
+            let active = report.as_ref().and_then(|r| r.gpus.iter().find(|g| g.bus_id == seen.address));
+            let candidate: Candidate<'_> = seen.candidate();
+            let wished = mig.as_ref().and_then(|m| m.of(&candidate)).map(OnOff::on);
+            let mixed = mode.as_ref().and_then(|m| m.of(&candidate)).map(|m| m == ModeWord::MixedSize);
+            RoomGpu {
+                gpu: gpu(seen),
+                given: seen.is_given(),
+                mig: wished.or(active.and_then(|g| g.mig_current)),
+                mixed: mixed.unwrap_or_else(|| active.and_then(|g| g.heterogeneous).unwrap_or(false)),
+            }
+        };
+        let vms = by_host.get(host.name.as_str()).cloned().unwrap_or_default();
+        let mut tenants: Vec<Tenant> = vms.iter().map(|vm| tenant(vm, &users)).collect();
+        let stranger = |user: &&vsgpu_host_agent::host::GpuUser| vms.iter().all(|vm| vm.vm_name != user.vm);
+        tenants.extend(users.vms.iter().filter(stranger).map(|user| Tenant {
+            vm: user.vm.clone(),
+            node: None,
+            runs: user.running,
+            profiles: user.vgpus.clone(),
+            fixed: user.fixed.clone(),
+        }));
+        tenants.retain(|t| !t.profiles.is_empty() || !t.fixed.is_empty());
+        let esxi: Option<Value> = fact(inventory, &node, "esx-version");
+        Some(Room {
+            host: host.name.clone(),
+            esxi: esxi.and_then(|v| v["version"].as_str().map(String::from)),
+            gpus: gpus.iter().map(one).collect(),
+            tenants,
+            passthrough_wished: wish(&host.wishes, "passthrough").is_some(),
+        })
+    };
+    fleet.hosts.iter().filter_map(room).collect()
+}
+
+/// The words of `vgpu-mode`.
+#[derive(Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+enum ModeWord {
+    SameSize,
+    MixedSize,
+}
+
+fn tenant(vm: &Vm, users: &GpuUsers) -> Tenant {
+    let has = users.vms.iter().find(|user| user.vm == vm.vm_name);
+    // What the fleet file does not speak of stays as it is.
+    let profiles = match wish(&vm.wishes, "vgpu").and_then(Value::as_array) {
+        Some(list) => list.iter().filter_map(|p| p.as_str().or_else(|| p["profile"].as_str())).map(String::from).collect(),
+        None => has.map(|user| user.vgpus.clone()).unwrap_or_default(),
+    };
+    let fixed = match wish(&vm.wishes, "passthrough").and_then(Value::as_array) {
+        Some(list) => list.iter().filter_map(Value::as_str).filter(|at| at.contains(':')).map(String::from).collect(),
+        None => has.map(|user| user.fixed.clone()).unwrap_or_default(),
+    };
+    let wants_guest = vm.guest.as_ref().is_some_and(|g| !g.wishes.is_empty());
+    let runs = vm.power.map_or(wants_guest || has.is_some_and(|user| user.running), |p| p == PowerState::On);
+    Tenant { vm: vm.name.clone(), node: Some(NodeId::new(NodeKind::Vm, &vm.name)), runs, profiles, fixed }
+}

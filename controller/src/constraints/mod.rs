@@ -1,0 +1,142 @@
+//! The gate: combinations across host, VM and guest that do not work, found before anything is touched. Pure. One file and
+//! one line each: a constraint looks at a `Combination` (one VM on its host, or what `vsgpu compat` was asked) or at a `Room`
+//! (the GPUs of one host and everybody who wants a part of them).
+//!
+//! What is certain is refused; what rests on an uncertain row or on a rule of thumb is a warning and says so. Every answer
+//! names both sides, what it rests on, and the nearest combination that works.
+
+mod cuda_driver;
+mod driver_kind;
+mod driver_pair;
+mod ecc_vgpu;
+mod esxi_release;
+mod gather;
+mod gpu_branch;
+mod gpu_owner;
+mod large_bars;
+mod license_era;
+mod license_product;
+mod memory;
+mod migration;
+mod mixed_sizes;
+mod nested;
+mod profile_exists;
+mod profile_fits;
+mod withdrawn;
+
+pub mod combination;
+pub mod driver_catalogue;
+
+pub use combination::{Combination, Finding, Room, Stated};
+pub(crate) use driver_pair::named;
+pub use gather::{combinations, rooms};
+
+use crate::error::{Error, Kind};
+use crate::fleet::{Fleet, NodeId};
+use crate::inventory::Inventory;
+use std::collections::BTreeMap;
+
+/// One constraint on a combination.
+pub struct Constraint {
+    /// Name, as findings show it.
+    pub name: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    /// What is wrong, if anything.
+    pub check: fn(&Combination) -> Vec<Finding>,
+}
+
+/// One constraint on the GPUs of a host.
+pub struct RoomConstraint {
+    /// Name, as findings show it.
+    pub name: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    /// What is wrong, if anything.
+    pub check: fn(&Room) -> Vec<Finding>,
+}
+
+/// All constraints on combinations.
+pub const ALL: [Constraint; 15] = [
+    Constraint { name: "withdrawn-release", about: "Releases that NVIDIA took back", check: withdrawn::check },
+    Constraint { name: "esxi-release", about: "ESXi and vGPU manager", check: esxi_release::check },
+    Constraint { name: "gpu-branch", about: "GPU and driver branch", check: gpu_branch::check },
+    Constraint { name: "driver-pair", about: "vGPU manager and guest driver", check: driver_pair::check },
+    Constraint { name: "driver-kind", about: "Kind of guest driver and how the VM gets its GPU", check: driver_kind::check },
+    Constraint { name: "profile-exists", about: "vGPU profile and the host's GPUs", check: profile_exists::check },
+    Constraint { name: "mixed-sizes", about: "Mixed vGPU sizes and the releases that know them", check: mixed_sizes::check },
+    Constraint { name: "license-era", about: "License server and vGPU release", check: license_era::check },
+    Constraint { name: "license-product", about: "Licensed product, vGPU series and passthrough", check: license_product::check },
+    Constraint { name: "ecc-vgpu", about: "ECC and vGPU release", check: ecc_vgpu::check },
+    Constraint { name: "cuda-driver", about: "CUDA toolkit, driver and profile", check: cuda_driver::check },
+    Constraint { name: "memory", about: "Memory reservation and GPUs", check: memory::check },
+    Constraint { name: "large-bars", about: "Firmware, MMIO window and the GPUs' BARs", check: large_bars::check },
+    Constraint { name: "nested", about: "Nested virtualization and PCI devices", check: nested::check },
+    Constraint { name: "migration", about: "vMotion, suspend and snapshots, and GPUs", check: migration::check },
+];
+
+/// All constraints on the GPUs of a host.
+pub const ROOMS: [RoomConstraint; 2] = [
+    RoomConstraint { name: "gpu-owner", about: "A GPU is passed through or serves vGPUs, and belongs to one VM", check: gpu_owner::check },
+    RoomConstraint { name: "profile-fits", about: "vGPU profiles and the room on the host's GPUs", check: profile_fits::check },
+];
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Judgement {
+    /// What must not be done, by node.
+    pub refused: BTreeMap<NodeId, Vec<Error>>,
+    /// All refusals, each once.
+    pub errors: Vec<Error>,
+    /// What may go wrong.
+    pub warnings: Vec<Finding>,
+}
+
+/// Judges one combination.
+pub fn judge_one(combination: &Combination) -> Vec<Finding> {
+    ALL.iter().flat_map(|c| (c.check)(combination).into_iter().map(|f| f.of(c.name))).collect()
+}
+
+/// Judges a fleet, with what was seen of it or without.
+pub fn judge(fleet: &Fleet, inventory: Option<&Inventory>) -> Judgement {
+    let mut judgement = Judgement::default();
+    let of_combinations = combinations(fleet, inventory).into_iter().flat_map(|c| judge_one(&c));
+    let of_rooms = rooms(fleet, inventory).into_iter().flat_map(|room| {
+        let found = ROOMS.iter().flat_map(|c| (c.check)(&room).into_iter().map(|f| f.of(c.name)));
+        found.collect::<Vec<_>>()
+    });
+    for finding in of_combinations.chain(of_rooms) {
+        if !finding.refused() {
+            if !judgement.warnings.contains(&finding) {
+                judgement.warnings.push(finding);
+            }
+            continue;
+        }
+        let error = error(&finding);
+        for node in &finding.nodes {
+            let of_node = judgement.refused.entry(node.clone()).or_default();
+            if !of_node.contains(&error) {
+                of_node.push(error.clone());
+            }
+        }
+        if !judgement.errors.contains(&error) {
+            judgement.errors.push(error);
+        }
+    }
+    judgement
+}
+
+/// A refusal as an error.
+pub fn error(finding: &Finding) -> Error {
+    let error = Error::new(Kind::Blocked, finding.what.clone()).detail(format!("{}: {}", finding.constraint, finding.basis));
+    match &finding.nearest {
+        Some(nearest) => error.hint(nearest.clone()),
+        None => error,
+    }
+}
+
+/// A warning in one paragraph.
+pub fn warning(finding: &Finding) -> String {
+    let nearest = finding.nearest.as_ref().map(|n| format!("\n  {n}")).unwrap_or_default();
+    format!("warning: {} (not certain, so it is not refused)\n  {}: {}{nearest}", finding.what, finding.constraint, finding.basis)
+}

@@ -1,0 +1,123 @@
+//! The wishes of one node against its facts: what is met, what is to change, what a person must look at first.
+
+use super::Planner;
+use crate::error::{Error, Kind};
+use crate::fleet::{NodeId, Wish};
+use crate::inventory::Seen;
+use crate::order;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use vsgpu_core::requirement::{Cost, TakesEffect, Verdict};
+use vsgpu_core::{Entry, Evidence, Probe, Subject};
+
+/// One wish that is not met (or must be looked at again).
+pub(super) struct Change {
+    pub(super) entry: Entry,
+    pub(super) spec: Value,
+    pub(super) verdict: Verdict,
+    /// What it costs as things are.
+    pub(super) cost: Cost,
+    /// An earlier step changes what this one depends on.
+    pub(super) loose: bool,
+    /// Met now, only looked at again: its files are not sent once more.
+    pub(super) recheck: bool,
+}
+
+impl Planner<'_> {
+    /// Judges the wishes of a node. `Err`: something must be mended by a person first.
+    pub(super) fn changes(&mut self, node: &NodeId, seen: Option<&Seen>, restarted: bool) -> Result<Vec<Change>, ()> {
+        if let Some(errors) = self.refused.get(node).cloned() {
+            for error in errors {
+                // One combination concerns several nodes and is one problem.
+                if self.problems.iter().all(|p| p.error != error) {
+                    self.problem(node, error);
+                }
+            }
+            return Err(());
+        }
+        let wishes: &[Wish] = self.wishes.get(node).copied().unwrap_or_default();
+        let (mut all, mut blocked) = (vec![], false);
+        for wish in wishes {
+            let Some(entry) = self.catalogue.find(node.kind.scope(), wish.name).copied() else { continue };
+            let unknown = || Verdict::waits("the VM is not running yet", describe(&wish.spec));
+            let verdict = match seen.map(|s| s.facts.get(entry.fact.name)) {
+                None => unknown(),
+                Some(Some(Ok(fact))) => (entry.check)(&wish.spec, fact)
+                    .unwrap_or_else(|why| Verdict::blocked(why, "controller and agent should be of one version")),
+                Some(Some(Err(unreadable))) => {
+                    Verdict::blocked(unreadable.to_string(), "mend that first; `vsgpu facts` shows what was printed")
+                }
+                Some(None) => Verdict::blocked(
+                    format!("the agent did not answer for `{}`", entry.fact.name),
+                    "controller and agent should be of one version",
+                ),
+            };
+            let fact = seen.and_then(|s| s.facts.get(entry.fact.name)).and_then(|f| f.as_ref().ok()).unwrap_or(&Value::Null);
+            let cost = (entry.cost)(&wish.spec, fact);
+            all.push(Change { entry, spec: wish.spec.clone(), verdict, cost, loose: restarted, recheck: false });
+        }
+        let changing: BTreeSet<&str> =
+            all.iter().filter(|c| matches!(c.verdict, Verdict::Unmet { .. } | Verdict::Waits { .. })).map(|c| c.entry.name).collect();
+        for change in &mut all {
+            let built_on = order::foundations(&self.catalogue, node.kind.scope(), change.entry.name).iter().any(|f| changing.contains(f));
+            change.loose |= built_on;
+            match change.verdict.clone() {
+                // What it rests on changes: look again when that is done. A proof made in another boot is none any more.
+                Verdict::Met { is } if built_on || restarted && depends_on_boot(&change.entry) => {
+                    change.recheck = true;
+                    change.verdict = Verdict::waits("met; looked at again after the steps before", is);
+                }
+                // What stands in its way now may be just what an earlier step mends.
+                Verdict::Blocked { why, .. } if built_on || restarted => change.verdict = Verdict::waits(why, describe(&change.spec)),
+                Verdict::Blocked { why, hint } => {
+                    blocked = true;
+                    self.problem(node, Error::new(Kind::Blocked, format!("{node}: {}: {why}", change.entry.name)).hint(hint));
+                }
+                _ => {}
+            }
+        }
+        for change in &all {
+            if let Some(error) = self.stuck(node, seen, change) {
+                blocked = true;
+                self.problem(node, error);
+            }
+        }
+        if blocked {
+            return Err(());
+        }
+        let before = all.len();
+        all.retain(|c| !c.verdict.is_met());
+        self.met += before - all.len();
+        Ok(all)
+    }
+
+    /// A reboot that has been made for this change and did not bring it: a second one would not either.
+    fn stuck(&self, node: &NodeId, seen: Option<&Seen>, change: &Change) -> Option<Error> {
+        let pending = matches!(&change.verdict, Verdict::Unmet { effects, .. } if effects.is_empty());
+        let made = self.leftovers.rebooted.get(node).filter(|_| pending && change.cost.takes_effect == TakesEffect::AfterReboot)?;
+        let Verdict::Unmet { is, wants, .. } = &change.verdict else { return None };
+        if !made.requirements.contains(change.entry.name) || seen?.boot_id == made.before {
+            return None;
+        }
+        let why = format!("{node}: {}: is {is}, wanted {wants}, although the node was rebooted for it", change.entry.name);
+        let hint = match (change.entry.why_stuck)() {
+            "" => "`vsgpu facts` shows what the node says; mend that and reboot by hand once",
+            hint => hint,
+        };
+        Some(Error::new(Kind::Blocked, why).detail("a second reboot is never made for the same thing").hint(hint))
+    }
+}
+
+/// Whether a requirement's fact is bound to the running boot: it asks for it.
+fn depends_on_boot(entry: &Entry) -> bool {
+    (entry.fact.probes)(&Subject::node(), &Evidence::default()).contains(&Probe::BootId)
+}
+
+/// A spec in a few words, where nothing else is known.
+fn describe(spec: &Value) -> String {
+    match (spec, spec["package"]["holds"][0]["version"].as_str()) {
+        (Value::String(text), _) => text.clone(),
+        (_, Some(version)) => version.into(),
+        _ => "as wished".into(),
+    }
+}

@@ -1,0 +1,315 @@
+//! GPUs given to VMs whole (DirectPath I/O). The list is exact: GPUs that it does not choose stay with (or go back to) the
+//! host, because a GPU is passed through *or* serves vGPUs. Configured and active are two things (facts: failures F31): from
+//! ESXi 7.0 on a change is asked to apply at once, and only where it did not, one reboot makes it active.
+
+use super::ask;
+use super::esx::{EsxVersion, PciGpu, PciGpus, is_passthru};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use std::collections::BTreeMap;
+use vsgpu_core::gpu_choice::{Candidate, GpuChoice, pick};
+use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
+use vsgpu_core::units::Bdf;
+use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+
+/// Passthrough of a host.
+pub struct Passthrough;
+
+/// Which GPUs are given away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PassthroughSpec {
+    /// Choices; none at all takes every GPU back.
+    pub gpus: Vec<GpuChoice>,
+    /// Whether the host may be rebooted for it.
+    pub reboot: Reboot,
+}
+
+/// Whether a reboot is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reboot {
+    /// One, in maintenance mode, where the change does not apply at once.
+    IfNeeded,
+    /// No: VMs go on running, and what does not apply at once is said.
+    Never,
+}
+
+impl<'de> Deserialize<'de> for PassthroughSpec {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Long {
+            gpus: serde_json::Value,
+            #[serde(default = "if_needed")]
+            reboot: Reboot,
+        }
+        fn if_needed() -> Reboot {
+            Reboot::IfNeeded
+        }
+        let value = serde_json::Value::deserialize(input)?;
+        let Long { gpus, reboot } = match value {
+            map @ serde_json::Value::Object(_) if map.get("gpus").is_some() || map.get("model").is_none() => {
+                serde_json::from_value(map).map_err(de::Error::custom)?
+            }
+            gpus => Long { gpus, reboot: Reboot::IfNeeded },
+        };
+        let gpus = match gpus {
+            serde_json::Value::String(word) if word == "none" => vec![],
+            list @ serde_json::Value::Array(_) => serde_json::from_value(list).map_err(de::Error::custom)?,
+            one => vec![serde_json::from_value(one).map_err(de::Error::custom)?],
+        };
+        Ok(Self { gpus, reboot })
+    }
+}
+
+impl JsonSchema for PassthroughSpec {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Passthrough".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let choice = generator.subschema_for::<GpuChoice>();
+        let gpus = json_schema!({ "anyOf": [choice, { "const": "none" }, { "type": "array", "items": choice }] });
+        let reboot = generator.subschema_for::<Reboot>();
+        json_schema!({
+            "anyOf": [gpus, { "type": "object", "additionalProperties": false, "required": ["gpus"], "properties": { "gpus": gpus, "reboot": reboot } }]
+        })
+    }
+}
+
+/// NVIDIA's devices with their owners.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct HostPassthrough {
+    /// NVIDIA's functions on the bus.
+    pub devices: Vec<PciGpu>,
+    /// What is configured, by address, as `pcipassthru list` says.
+    pub enabled: BTreeMap<String, bool>,
+    /// Release of ESXi.
+    pub esx_version: String,
+}
+
+const LIST: [&str; 4] = ["hardware", "pci", "pcipassthru", "list"];
+
+/// Reads `hardware pci pcipassthru list`.
+pub fn enabled(records: &[vsgpu_core::esxcli::Record]) -> Result<BTreeMap<String, bool>, String> {
+    let row = |r: &vsgpu_core::esxcli::Record| {
+        let at = r.need("Device ID")?.parse::<Bdf>()?.to_string();
+        Ok((at, r.flag("Enabled").ok_or("a device has no `Enabled`")?))
+    };
+    records.iter().map(row).collect()
+}
+
+impl Fact for HostPassthrough {
+    const NAME: &'static str = "passthrough";
+    const ABOUT: &'static str = "DirectPath I/O of each NVIDIA device: capable, configured, active";
+    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+        [PciGpus::ask(seen), ask::probes(&LIST, seen), EsxVersion::ask(seen)].concat()
+    }
+    fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        let devices = PciGpus::parse(on, seen)?.devices;
+        // On 6.7 the namespace may be missing (facts: esxi C2, uncertain): the owners of `pci list` say the same.
+        let mut enabled = ask::parsed(&LIST, seen, enabled).unwrap_or_default();
+        enabled.retain(|at, _| devices.iter().any(|d| d.address == *at));
+        Ok(Self { devices, enabled, esx_version: EsxVersion::parse(on, seen)?.version })
+    }
+}
+
+impl HostPassthrough {
+    fn gpus(&self) -> Vec<&PciGpu> {
+        self.devices.iter().filter(|d| d.is_gpu()).collect()
+    }
+
+    /// Configured for passthrough: active after the next reboot at the latest.
+    pub fn configured(&self, gpu: &PciGpu) -> bool {
+        self.enabled.get(&gpu.address).copied().unwrap_or_else(|| is_passthru(gpu.configured_owner.as_deref()))
+    }
+
+    /// Other functions of the same board: they change hands with the GPU.
+    fn companions(&self, gpu: &PciGpu) -> Vec<String> {
+        let at = gpu.address.parse::<Bdf>();
+        let other = |d: &&PciGpu| matches!((&at, d.address.parse::<Bdf>()), (Ok(a), Ok(b)) if b.same_slot(a));
+        let slot = self.devices.iter().filter(other).map(|d| d.address.clone());
+        slot.chain(gpu.dependent_device.clone()).collect()
+    }
+
+    fn applies_at_once(&self) -> bool {
+        EsxVersion::major(&self.esx_version).is_some_and(|major| major >= 7)
+    }
+
+    /// Each GPU, and whether the wish gives it away.
+    ///
+    /// # Errors
+    /// A choice that means no GPU of this host.
+    pub fn states(&self, spec: &PassthroughSpec) -> Result<Vec<(&PciGpu, bool)>, String> {
+        let gpus = self.gpus();
+        let candidates: Vec<Candidate<'_>> = gpus.iter().map(|g| g.candidate()).collect();
+        // Of many alike, those that are given away already stay so; then those that can be.
+        let chosen = pick(&spec.gpus, &candidates, |at| self.configured(gpus[at]))?;
+        Ok(gpus.into_iter().enumerate().map(|(at, gpu)| (gpu, chosen.contains(&at))).collect())
+    }
+}
+
+/// Addresses in a row.
+fn listed(gpus: &[&PciGpu]) -> String {
+    let list: Vec<&str> = gpus.iter().map(|g| g.address.as_str()).collect();
+    if list.is_empty() { "none".into() } else { list.join(" + ") }
+}
+
+impl Requirement for Passthrough {
+    const NAME: &'static str = "passthrough";
+    const ABOUT: &'static str = "GPUs given to VMs whole (DirectPath I/O); all others stay with the host";
+    const AFTER: &'static [&'static str] = &[];
+    const NEEDS: Needs = Needs::MaintenanceMode;
+    const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
+    const SETTLE_SECS: u32 = 10;
+    const IMPLIED_BY: &'static [Implied] = &[];
+    const EXAMPLE: &'static str = r#"{"gpus": ["0000:3b:00.0", {"model": "A100", "count": 2}]}"#;
+    type Spec = PassthroughSpec;
+    type Fact = HostPassthrough;
+
+    fn check(spec: &PassthroughSpec, fact: &HostPassthrough) -> Verdict {
+        let states = match fact.states(spec) {
+            Ok(states) => states,
+            Err(why) => return Verdict::blocked(why, "correct `passthrough` of this host; `vsgpu facts` lists its GPUs"),
+        };
+        let of = |which: &dyn Fn(&PciGpu, bool) -> bool| -> Vec<&PciGpu> {
+            states.iter().filter(|(gpu, wanted)| which(gpu, *wanted)).map(|(gpu, _)| *gpu).collect()
+        };
+        let wanted = of(&|_, wanted| wanted);
+        if let Some(gpu) = wanted.iter().find(|g| g.passthru_capable == Some(false) && !fact.configured(g)) {
+            let any = fact.devices.iter().any(|d| d.passthru_capable == Some(true));
+            let hint = if any {
+                "other devices of this host are capable: look at the slot, ACS and ARI in the BIOS, and that no boot device hangs on the same bridge"
+            } else {
+                "no NVIDIA device of this host is capable: turn on VT-d or AMD-Vi (IOMMU) in the BIOS"
+            };
+            return Verdict::blocked(format!("{} ({}) is not passthrough capable", gpu.address, gpu.candidate().shown()), hint);
+        }
+        let with: Vec<String> = wanted.iter().flat_map(|g| fact.companions(g)).collect();
+        let with = if with.is_empty() { String::new() } else { format!(" (with {})", with.join(", ")) };
+        let wants = format!("{}{with}", listed(&wanted));
+        let wrong = of(&|gpu, wanted| fact.configured(gpu) != wanted);
+        let pending = of(&|gpu, wanted| fact.configured(gpu) == wanted && gpu.is_passed_through() != wanted);
+        let is = listed(&of(&|gpu, _| gpu.is_passed_through()));
+        if !wrong.is_empty() {
+            let set = |gpu: &&PciGpu| {
+                let enable = if wanted.iter().any(|w| w.address == gpu.address) { "true" } else { "false" };
+                let mut args = vec!["hardware", "pci", "pcipassthru", "set", "-d", &gpu.address, "-e", enable];
+                if fact.applies_at_once() {
+                    args.push("-a");
+                }
+                // Exit status 1 with these words is how esxcli says that nothing is to do (facts: esxi C2).
+                Effect::Run { command: Command::new("esxcli", args), already: Some("already configured".into()) }
+            };
+            return Verdict::unmet(is, wants, wrong.iter().map(set).collect());
+        }
+        match (pending.as_slice(), spec.reboot) {
+            ([], _) => Verdict::met(format!("{is}{with}")),
+            (pending, Reboot::IfNeeded) => Verdict::pending(format!("{is}; configured, not yet active: {}", listed(pending)), wants),
+            (pending, Reboot::Never) => Verdict::blocked(
+                format!("{} is configured, but did not change hands at once", listed(pending)),
+                "reboot the host when it suits, or say `reboot: if-needed` under `passthrough`",
+            ),
+        }
+    }
+
+    fn as_spec(fact: &HostPassthrough) -> Option<PassthroughSpec> {
+        let given = fact.gpus().into_iter().filter(|g| fact.configured(g));
+        Some(PassthroughSpec {
+            gpus: given.map(|g| g.address.parse().map(GpuChoice::At)).collect::<Result<_, _>>().ok()?,
+            reboot: Reboot::IfNeeded,
+        })
+    }
+
+    fn why_stuck() -> &'static str {
+        "take the GPU out of passthrough and give it again (a stale record of the device in the host's ConfigStore does that), look at VT-d or AMD-Vi and ACS in the BIOS, and reboot by hand once"
+    }
+
+    fn cost(spec: &PassthroughSpec, fact: &HostPassthrough) -> Cost {
+        if spec.reboot == Reboot::Never {
+            return Cost { needs: Needs::Nothing, takes_effect: TakesEffect::AtOnce, sure: true };
+        }
+        let changes = fact.states(spec).is_ok_and(|all| all.iter().any(|(gpu, wanted)| fact.configured(gpu) != *wanted));
+        Cost { needs: Self::NEEDS, takes_effect: Self::TAKES_EFFECT, sure: !(changes && fact.applies_at_once()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpu(address: &str, configured: &str, current: &str) -> PciGpu {
+        PciGpu {
+            address: address.into(),
+            vendor_id: "10de".into(),
+            device_id: Some("20f1".into()),
+            device_name: Some("GA100 [A100 PCIe 40GB]".into()),
+            configured_owner: Some(configured.into()),
+            current_owner: Some(current.into()),
+            module: None,
+            passthru_capable: Some(true),
+            subsystem_id: None,
+            class: Some("0x0302".into()),
+            numa_node: None,
+            dependent_device: None,
+            reset_method: None,
+        }
+    }
+
+    fn fact(esx: &str, devices: Vec<PciGpu>) -> HostPassthrough {
+        HostPassthrough { devices, enabled: BTreeMap::new(), esx_version: esx.into() }
+    }
+
+    fn spec(value: serde_json::Value) -> PassthroughSpec {
+        serde_json::from_value(value).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    const VM: &str = "VM Passthru";
+    const HOST: &str = "VMkernel";
+
+    #[test]
+    fn gpus_are_given_and_taken_back() {
+        let two = || vec![gpu("0000:3b:00.0", HOST, HOST), gpu("0000:af:00.0", VM, VM)];
+        let commands = |esx: &str, wish: serde_json::Value| match Passthrough::check(&spec(wish), &fact(esx, two())) {
+            Verdict::Unmet { effects, .. } => effects.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        let set = "esxcli hardware pci pcipassthru set -d 0000:";
+        assert_eq!(commands("8.0.3", serde_json::json!("all")), [format!("{set}3b:00.0 -e true -a")]);
+        assert_eq!(commands("6.7.0", serde_json::json!("all")), [format!("{set}3b:00.0 -e true")]);
+        assert_eq!(commands("8.0.3", serde_json::json!("none")), [format!("{set}af:00.0 -e false -a")]);
+        assert_eq!(
+            commands("8.0.3", serde_json::json!(["0000:3b:00.0"])),
+            [format!("{set}3b:00.0 -e true -a"), format!("{set}af:00.0 -e false -a")]
+        );
+        // One of a model: the one that is given already.
+        assert!(Passthrough::check(&spec(serde_json::json!([{ "model": "A100", "count": 1 }])), &fact("8.0.3", two())).is_met());
+    }
+
+    #[test]
+    fn configured_is_not_active() {
+        let pending = fact("8.0.3", vec![gpu("0000:3b:00.0", VM, HOST)]);
+        let wish = spec(serde_json::json!("all"));
+        assert!(matches!(Passthrough::check(&wish, &pending), Verdict::Unmet { effects, .. } if effects.is_empty()));
+        assert!(Passthrough::cost(&wish, &pending).sure);
+        assert!(!Passthrough::cost(&wish, &fact("8.0.3", vec![gpu("0000:3b:00.0", HOST, HOST)])).sure, "may apply at once");
+        assert!(Passthrough::cost(&wish, &fact("6.7.0", vec![gpu("0000:3b:00.0", HOST, HOST)])).sure);
+        let never = spec(serde_json::json!({ "gpus": "all", "reboot": "never" }));
+        assert!(matches!(Passthrough::check(&never, &pending), Verdict::Blocked { .. }));
+    }
+
+    #[test]
+    fn what_cannot_be_given_is_said_with_its_companions() {
+        let mut lame = gpu("0000:3b:00.0", HOST, HOST);
+        lame.passthru_capable = Some(false);
+        match Passthrough::check(&spec(serde_json::json!("all")), &fact("8.0.3", vec![lame])) {
+            Verdict::Blocked { why, hint } => assert!(why.contains("A100 PCIe 40GB") && hint.contains("VT-d"), "{why} {hint}"),
+            other => panic!("{other:?}"),
+        }
+        let mut sound = gpu("0000:3b:00.1", HOST, HOST);
+        sound.class = Some("0x0403".into());
+        match Passthrough::check(&spec(serde_json::json!("all")), &fact("8.0.3", vec![gpu("0000:3b:00.0", HOST, HOST), sound])) {
+            Verdict::Unmet { wants, effects, .. } => assert!(wants.contains("with 0000:3b:00.1") && effects.len() == 1, "{wants}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}

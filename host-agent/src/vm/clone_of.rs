@@ -1,0 +1,303 @@
+//! A VM that is a copy of another one on the same host: disks with vmkfstools, a `.vmx` of its own, registered under its own
+//! name. The base has to be off, without snapshots and without PCI devices (each clone gets its own GPU afterwards).
+//! Whatever a power cut leaves lies in a folder with our marker, and is removed before the next attempt.
+
+use super::passthrough::slots_of;
+use super::slots::Slot;
+use crate::host::{VirtualMachine, VirtualMachines};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
+use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, vmx};
+
+/// A copy of a VM.
+pub struct CloneOf;
+
+/// Written first into the new folder, and removed last: what lies beside it is ours.
+const MARKER: &str = "vsgpu-clone-under-way";
+/// Seconds for one disk.
+const DISK_SECS: u32 = 7200;
+
+/// What is wanted.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CloneSpec {
+    /// Display name of the VM to be copied.
+    pub base: String,
+    /// Datastore of the copy, by name; the base's own where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datastore: Option<String>,
+}
+
+/// The VM's own registration, and what could be its base.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CloneFact {
+    /// Name of the VM in question.
+    pub name: String,
+    /// Whether it is registered.
+    pub registered: bool,
+    /// Other VMs of the host.
+    pub others: Vec<Base>,
+    /// Files in the folder that a copy would get, by datastore.
+    pub folders: BTreeMap<String, Vec<String>>,
+}
+
+/// A VM that could be copied.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Base {
+    /// Display name.
+    pub name: String,
+    /// `.vmx`.
+    pub vmx: String,
+    /// It runs.
+    pub running: bool,
+    /// Disks: the key of the `.vmx` and the file as it is written there.
+    pub disks: Vec<(String, String)>,
+    /// Keys that a copy must not share with it.
+    pub identity: Vec<String>,
+    /// EFI variables.
+    pub nvram: Option<String>,
+    /// What makes it unfit, in words.
+    pub unfit: Option<String>,
+}
+
+/// Keys that hostd makes anew for a copy.
+fn is_identity(key: &str) -> bool {
+    let exact =
+        ["uuid.bios", "uuid.location", "vc.uuid", "sched.swap.derivedname", "migrate.hostlog", "checkpoint.vmstate", "extendedconfigfile"];
+    exact.contains(&key) || key.starts_with("ethernet") && (key.ends_with(".generatedaddress") || key.ends_with(".generatedaddressoffset"))
+}
+
+fn base(vm: &VirtualMachine, seen: &Evidence) -> Option<Base> {
+    let keys = vmx::read(seen.file(&vm.vmx).ok()??.as_bytes());
+    let present = |device: &str| keys.get(&format!("{device}.present")).is_none_or(|v| !v.eq_ignore_ascii_case("false"));
+    let disk = |(key, file): (&String, &String)| {
+        let device = key.strip_suffix(".filename")?;
+        (file.to_lowercase().ends_with(".vmdk") && present(device)).then(|| (key.clone(), file.clone()))
+    };
+    let disks: Vec<(String, String)> = keys.iter().filter_map(disk).collect();
+    let holds_pci = slots_of(&vm.vmx, seen).into_values().any(|slot| slot != Slot::Other);
+    let static_mac = keys.iter().find(|(key, value)| key.ends_with(".addresstype") && value.eq_ignore_ascii_case("static"));
+    let snapshot = disks.iter().any(|(_, file)| {
+        let stem = file.trim_end_matches(".vmdk");
+        stem.len() > 7 && stem.as_bytes()[stem.len() - 7] == b'-' && stem[stem.len() - 6..].chars().all(|c| c.is_ascii_digit())
+    });
+    let unfit = if holds_pci {
+        Some("it holds PCI devices or vGPUs: take them away first, each clone then gets its own".to_string())
+    } else if snapshot {
+        Some("it has snapshots: delete them first".into())
+    } else if keys.keys().any(|key| key.starts_with("encryption.")) {
+        Some("it is encrypted".into())
+    } else if disks.is_empty() {
+        Some("it has no disk".into())
+    } else {
+        static_mac.map(|(key, _)| format!("`{key}` is static: its copies would have the same MAC address"))
+    };
+    Some(Base {
+        name: vm.name.clone(),
+        vmx: vm.vmx.clone(),
+        running: vm.running,
+        identity: keys.keys().filter(|key| is_identity(key)).cloned().collect(),
+        nvram: keys.get("nvram").cloned(),
+        disks,
+        unfit,
+    })
+}
+
+fn datastore(vmx: &str) -> &str {
+    vmx.strip_prefix("/vmfs/volumes/").and_then(|rest| rest.split('/').next()).unwrap_or_default()
+}
+
+fn folder(datastore: &str, name: &str) -> String {
+    format!("/vmfs/volumes/{datastore}/{name}")
+}
+
+const VOLUMES: &str = "/vmfs/volumes";
+
+impl Fact for CloneFact {
+    const NAME: &'static str = "clone-of";
+    const ABOUT: &'static str = "Whether the VM is registered, and which VMs of the host could be copied";
+    fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
+        let mut probes = VirtualMachines::probes(on, seen);
+        let name = on.vm.clone().unwrap_or_default();
+        // A VM that is there needs no base.
+        if let Ok(all) = VirtualMachines::parse(on, seen)
+            && all.vms.iter().all(|vm| vm.name != name)
+        {
+            probes.push(Probe::List(VOLUMES.into()));
+            probes.extend(all.vms.iter().filter(|vm| !vm.infrastructure).take(512).map(|vm| Probe::Read(vm.vmx.clone())));
+            let stores = seen.names(VOLUMES).unwrap_or_default();
+            probes.extend(stores.into_iter().take(64).map(|store| Probe::List(folder(store, &name))));
+        }
+        probes
+    }
+    fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        let name = on.vm.clone().ok_or_else(|| Unreadable::new("no VM was named"))?;
+        let all = VirtualMachines::parse(on, seen)?;
+        let registered = all.vms.iter().any(|vm| vm.name == name);
+        let others = if registered { vec![] } else { all.vms.iter().filter_map(|vm| base(vm, seen)).collect() };
+        let stores = seen.names(VOLUMES).unwrap_or_default();
+        let files =
+            |store: &str| -> Vec<String> { seen.names(&folder(store, &name)).unwrap_or_default().into_iter().map(String::from).collect() };
+        let folders = if registered { BTreeMap::new() } else { stores.into_iter().map(|s| (s.to_string(), files(s))).collect() };
+        Ok(Self { name, registered, others, folders })
+    }
+}
+
+impl Requirement for CloneOf {
+    const NAME: &'static str = "clone-of";
+    const ABOUT: &'static str = "The VM is there, if need be as a copy of another VM of the host";
+    const AFTER: &'static [&'static str] = &[];
+    const NEEDS: Needs = Needs::Nothing;
+    const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
+    const SETTLE_SECS: u32 = 10;
+    const IMPLIED_BY: &'static [Implied] = &[];
+    const EXAMPLE: &'static str = r#"{"base": "base-debian", "datastore": "datastore1"}"#;
+    type Spec = CloneSpec;
+    type Fact = CloneFact;
+
+    fn check(spec: &CloneSpec, fact: &CloneFact) -> Verdict {
+        let name = &fact.name;
+        if fact.registered {
+            return Verdict::met(format!("{name} is registered"));
+        }
+        // Plain ASCII: a .vmx says its own encoding, and ours would not be it.
+        if name.is_empty()
+            || !name.is_ascii()
+            || name.len() > 80
+            || name.starts_with('.')
+            || name.contains(['/', '\\', '[', ']', '"', '\n'])
+        {
+            return Verdict::blocked(format!("`{name}` cannot be the name of a folder"), "choose another name for the VM");
+        }
+        let Some(base) = fact.others.iter().find(|vm| vm.name == spec.base) else {
+            let names: Vec<&str> = fact.others.iter().map(|vm| vm.name.as_str()).take(8).collect();
+            return Verdict::blocked(
+                format!("there is no VM `{}` on this host to be copied", spec.base),
+                format!("VMs here: {}; a clone is made on the host of its base", names.join(", ")),
+            );
+        };
+        if let Some(why) = &base.unfit {
+            return Verdict::blocked(format!("{} cannot be cloned: {why}", base.name), "mend that, then plan again");
+        }
+        if base.running {
+            return Verdict::blocked(format!("{} runs: its disks cannot be copied", base.name), "shut it down");
+        }
+        let store = spec.datastore.as_deref().unwrap_or_else(|| datastore(&base.vmx));
+        let Some(there) = fact.folders.get(store) else {
+            let known: Vec<&str> = fact.folders.keys().map(String::as_str).collect();
+            return Verdict::blocked(format!("this host has no datastore `{store}`"), format!("it has {}", known.join(", ")));
+        };
+        let to = folder(store, name);
+        if !there.is_empty() && !there.iter().any(|file| file == MARKER) {
+            return Verdict::blocked(
+                format!("{to} is there already and was not made by vsgpu"),
+                "remove or register what is in it, or choose another name",
+            );
+        }
+        Verdict::unmet("absent", format!("copy of {} in {to}", base.name), copy(base, name, &to, there))
+    }
+
+    fn as_spec(_: &CloneFact) -> Option<CloneSpec> {
+        // Where a VM came from is not to be seen any more.
+        None
+    }
+}
+
+fn copy(base: &Base, name: &str, to: &str, there: &[String]) -> Vec<Effect> {
+    let from = base.vmx.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let absolute = |file: &str| if file.starts_with('/') { file.to_string() } else { format!("{from}/{file}") };
+    let marker = format!("{to}/{MARKER}");
+    let mut effects = vec![Effect::Write { path: marker.clone(), contents: format!("copy of {}\n", base.name), mode: 0o600 }];
+    let mut set: Vec<(String, Option<String>)> = vec![
+        ("displayName".into(), Some(name.into())),
+        // hostd makes new identities without asking a question at power-on.
+        ("uuid.action".into(), Some("create".into())),
+    ];
+    set.extend(base.identity.iter().map(|key| (key.clone(), None)));
+    for (at, (key, file)) in base.disks.iter().enumerate() {
+        let disk = if at == 0 { format!("{name}.vmdk") } else { format!("{name}_{at}.vmdk") };
+        if there.contains(&disk) {
+            // Of an attempt that was cut off: exit status 255 says that there was no whole disk to delete.
+            let delete = Command::new("vmkfstools", ["-U", &format!("{to}/{disk}")]).within(600);
+            effects.push(Effect::Run { command: delete, already: Some("Failed to".into()) });
+        }
+        let command = Command::new("vmkfstools", ["-i", &absolute(file), &format!("{to}/{disk}"), "-d", "thin"]);
+        effects.push(Effect::run(command.within(DISK_SECS)));
+        set.push((key.clone(), Some(disk)));
+    }
+    if let Some(nvram) = &base.nvram {
+        effects.push(Effect::Copy { from: absolute(nvram), to: format!("{to}/{name}.nvram"), mode: 0o600 });
+        set.push(("nvram".into(), Some(format!("{name}.nvram"))));
+    }
+    let vmx = format!("{to}/{name}.vmx");
+    effects.push(Effect::DeriveVmx { from: base.vmx.clone(), to: vmx.clone(), set });
+    let register = Command::new("vim-cmd", ["solo/registervm", &vmx, name]);
+    effects.push(Effect::Run { command: register, already: Some("already exists".into()) });
+    effects.push(Effect::Remove { path: marker });
+    effects
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fact(change: impl Fn(&mut CloneFact)) -> CloneFact {
+        let base = Base {
+            name: "base".into(),
+            vmx: "/vmfs/volumes/ds1/base/base.vmx".into(),
+            running: false,
+            disks: vec![("scsi0:0.filename".into(), "base.vmdk".into()), ("scsi0:1.filename".into(), "/vmfs/volumes/ds2/data.vmdk".into())],
+            identity: vec!["uuid.bios".into(), "ethernet0.generatedaddress".into()],
+            nvram: Some("base.nvram".into()),
+            unfit: None,
+        };
+        let mut fact = CloneFact {
+            name: "vm-01".into(),
+            registered: false,
+            others: vec![base],
+            folders: [("ds1".to_string(), vec![]), ("ds2".to_string(), vec![])].into(),
+        };
+        change(&mut fact);
+        fact
+    }
+
+    fn check(fact: &CloneFact) -> Verdict {
+        CloneOf::check(&CloneSpec { base: "base".into(), datastore: Some("ds2".into()) }, fact)
+    }
+
+    #[test]
+    fn a_copy_has_disks_identity_and_variables_of_its_own() {
+        let Verdict::Unmet { effects, .. } = check(&fact(|_| {})) else { panic!("not unmet") };
+        let text: Vec<String> = effects.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            text,
+            [
+                "write /vmfs/volumes/ds2/vm-01/vsgpu-clone-under-way (mode 0600); copy of base",
+                "vmkfstools -i /vmfs/volumes/ds1/base/base.vmdk /vmfs/volumes/ds2/vm-01/vm-01.vmdk -d thin",
+                "vmkfstools -i /vmfs/volumes/ds2/data.vmdk /vmfs/volumes/ds2/vm-01/vm-01_1.vmdk -d thin",
+                "copy /vmfs/volumes/ds1/base/base.nvram to /vmfs/volumes/ds2/vm-01/vm-01.nvram (mode 0600)",
+                "write /vmfs/volumes/ds2/vm-01/vm-01.vmx from /vmfs/volumes/ds1/base/base.vmx; displayName = \"vm-01\"; uuid.action = \"create\"; drop uuid.bios; drop ethernet0.generatedaddress; scsi0:0.filename = \"vm-01.vmdk\"; scsi0:1.filename = \"vm-01_1.vmdk\"; nvram = \"vm-01.nvram\"",
+                "vim-cmd solo/registervm /vmfs/volumes/ds2/vm-01/vm-01.vmx vm-01",
+                "remove /vmfs/volumes/ds2/vm-01/vsgpu-clone-under-way",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_must_not_be_copied_or_overwritten_is_refused() {
+        let blocked = |change: &dyn Fn(&mut CloneFact)| matches!(check(&fact(change)), Verdict::Blocked { .. });
+        assert!(blocked(&|f| f.others[0].running = true));
+        assert!(blocked(&|f| f.others[0].unfit = Some("it holds PCI devices".into())));
+        assert!(blocked(&|f| f.others.clear()));
+        assert!(blocked(&|f| f.name = "../x".into()));
+        assert!(blocked(&|f| f.folders = BTreeMap::new()));
+        assert!(blocked(&|f| f.folders.insert("ds2".into(), vec!["precious.vmdk".into()]).map_or((), drop)));
+        assert!(check(&fact(|f| f.registered = true)).is_met());
+        // What a power cut left beside our marker is made anew.
+        let left = fact(|f| drop(f.folders.insert("ds2".into(), vec![MARKER.into(), "vm-01.vmdk".into()])));
+        let Verdict::Unmet { effects, .. } = check(&left) else { panic!("not unmet") };
+        assert_eq!(effects[1].to_string(), "vmkfstools -U /vmfs/volumes/ds2/vm-01/vm-01.vmdk");
+    }
+}

@@ -1,0 +1,244 @@
+//! Why a VM with a GPU did not start: the cause and its fix, from what hostd answered, from the VM's own log and from the
+//! host's kernel log. Only lines that were written after the attempt began count; an older attempt may have failed for
+//! another reason. The texts are those of facts: failures 5.2; where the stage matters they are only looked for here.
+
+use super::config::find;
+use crate::host::VirtualMachines;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use vsgpu_core::requirement::{Explained, Failure};
+use vsgpu_core::{Evidence, Fact as _, Probe, Subject};
+
+const VMKERNEL: &str = "/var/log/vmkernel.log";
+/// The logs are written by other processes: a line may bear the second before ours.
+const SLACK_SECS: i64 = 2;
+
+/// A known cause: all of `texts` stand in one line, compared without case.
+struct Cause {
+    texts: &'static [&'static str],
+    cause: &'static str,
+    fix: &'static str,
+}
+
+/// The more exact ones first.
+const CAUSES: [Cause; 19] = [
+    Cause {
+        texts: &["sched.mem.min", "should be equal to memsize"],
+        cause: "not all memory of the VM is reserved",
+        fix: "wish for `memory-reserved: all`",
+    },
+    Cause {
+        texts: &["incompatible guest/host drivers", "newer than the maximum"],
+        cause: "the guest's driver is newer than the vGPU manager of the host takes",
+        fix: "upgrade the host's vGPU manager first; `vsgpu compat` names pairs that go together",
+    },
+    Cause {
+        texts: &["incompatible guest/host drivers", "older than the minimum"],
+        cause: "the guest's driver is older than the vGPU manager of the host takes",
+        fix: "upgrade the guest's driver; `vsgpu compat` names pairs that go together",
+    },
+    Cause {
+        texts: &["systemid does not match"],
+        cause: "the VM's PCI device is not the one at that address: the VM was moved, or the GPU changed its slot",
+        fix: "`vsgpu plan` writes the device anew for this host, if the VM's `passthrough` names a GPU that is here",
+    },
+    Cause {
+        texts: &["failed to generate predicates for pcipassthru"],
+        cause: "the id of a PCI device in the .vmx is wrong: it has to be decimal",
+        fix: "let `passthrough` of the VM write it: `vsgpu plan`",
+    },
+    Cause {
+        texts: &["virtualization is not supported on a virtual machine with a pci passthrough device"],
+        cause: "hardware virtualization is exposed to the VM, which excludes PCI devices",
+        fix: "turn off \"expose hardware-assisted virtualization\" (`vhv.enable`) for this VM",
+    },
+    Cause {
+        texts: &["iommu virtualization is not allowed with vgpu"],
+        cause: "the VM has a virtual IOMMU, which excludes vGPUs",
+        fix: "turn off the virtual IOMMU (or VBS) of this VM, or take its vGPU away",
+    },
+    Cause {
+        texts: &["caused an iommu fault"],
+        cause: "the GPU caused an IOMMU fault and the VM was powered off",
+        fix: "with vGPU 16, go to 16.10 or later; with passthrough, look at the GPU's firmware and at BIOS updates of the host",
+    },
+    Cause {
+        texts: &["not a passthrough device"],
+        cause: "the host lost the device: a PCIe hot-plug event, or passthrough is not active",
+        fix: "disable PCIe hot-plug for the GPU's slot (on ESXi and in the BIOS), reboot the host, and look at `passthrough` in `vsgpu facts`",
+    },
+    Cause {
+        texts: &["link to the device is down"],
+        cause: "the PCIe link of the GPU is down",
+        fix: "power-cycle the host; if it stays down, look at seating, power cables and the slot",
+    },
+    Cause {
+        texts: &["out of interrupt vectors"],
+        cause: "the host has no interrupt vectors left for the device",
+        fix: "take unused PCI devices out of passthrough, or spread VMs over more hosts",
+    },
+    Cause {
+        texts: &["platformnotsupported"],
+        cause: "the host could not register the device: it did not come out of its reset, or the IOMMU is off",
+        fix: "turn on VT-d or AMD-Vi in the BIOS; if it is on, try another reset method for the device in /etc/vmware/passthru.map",
+    },
+    Cause {
+        texts: &["unresponsive after reset"],
+        cause: "the device did not come out of its reset",
+        fix: "power-cycle the host; if it happens again, try another reset method for the device in /etc/vmware/passthru.map",
+    },
+    Cause {
+        texts: &["could not initialize plugin", "libnvidia-vgx"],
+        cause: "the vGPU plug-in could not start",
+        fix: "in this order: graphics type SharedPassthru and active; memory reserved; ECC off before vGPU 9.0; SR-IOV, VT-d and above-4G decoding on in the BIOS; workstation cards out of display mode",
+    },
+    Cause {
+        texts: &["vgpu validation of the gpu failed"],
+        cause: "the vGPU manager refuses this GPU",
+        fix: "look at MIG mode and graphics type of the GPU in `vsgpu facts`, and whether this vGPU release supports the board",
+    },
+    Cause {
+        texts: &["vgpu is supported only on vgx capable boards"],
+        cause: "the GPU does not do vGPU",
+        fix: "use a GPU of NVIDIA's vGPU list, or give it away whole with `passthrough`",
+    },
+    Cause {
+        texts: &["cannot be used for a virtual machine with pci directpath"],
+        cause: "the VM holds a PCI device, which excludes the operation",
+        fix: "power the VM off for it",
+    },
+    Cause {
+        texts: &["graphics resource", "insufficient"],
+        cause: "no GPU of the host has room for the profile, or the active graphics type is not SharedPassthru",
+        fix: "look at `vsgpu facts`: active graphics type, MIG mode, and the profiles that can still be created",
+    },
+    Cause {
+        texts: &["gpu has fallen off the bus"],
+        cause: "the GPU has fallen off the bus",
+        fix: "power-cycle the host; look at power, seating and above-4G decoding",
+    },
+];
+
+/// The VM's log and the host's kernel log.
+pub(super) fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
+    let mut probes = VirtualMachines::probes(on, seen);
+    probes.push(Probe::Tail(VMKERNEL.into()));
+    probes.extend(log_of(on, seen).map(Probe::Tail));
+    probes
+}
+
+fn log_of(on: &Subject, seen: &Evidence) -> Option<String> {
+    Some(format!("{}/vmware.log", find(on, seen).ok()?.vmx.rsplit_once('/')?.0))
+}
+
+/// The cause, if one is known.
+pub(super) fn explain(failure: &Failure, on: &Subject, seen: &Evidence) -> Option<Explained> {
+    let log = log_of(on, seen);
+    let tail = |path: &str| seen.text(&Probe::Tail(path.into())).ok().flatten().unwrap_or_default().to_string();
+    let said = failure.output.as_ref().map(|o| o.both()).unwrap_or_default();
+    let vm_log = log.as_deref().map(tail).unwrap_or_default();
+    let kernel = tail(VMKERNEL);
+    let sources = [
+        ("hostd", said.lines().chain(failure.why.lines()).collect::<Vec<_>>()),
+        ("vmware.log", fresh(&vm_log, failure.since)),
+        ("vmkernel.log", fresh(&kernel, failure.since)),
+    ];
+    let lines = || sources.iter().flat_map(|(source, lines)| lines.iter().map(move |line| (*source, *line)));
+    // What hostd answered is said anyway; a line of a log is evidence that nobody else shows.
+    let quoted = |source: &str, line: &str| match source {
+        "hostd" => String::new(),
+        log => format!("; {log}: `{}`", line.trim().chars().take(240).collect::<String>()),
+    };
+    if let Some((source, line, fix)) = lines().find_map(|(source, line)| Some((source, line, pages(line)?))) {
+        return Some(Explained { cause: format!("the VM's MMIO window is too small for its GPUs{}", quoted(source, line)), fix });
+    }
+    let has = |line: &str, texts: &[&str]| {
+        let line = line.to_lowercase();
+        texts.iter().all(|text| line.contains(text))
+    };
+    CAUSES.iter().find_map(|known| {
+        let (source, line) = lines().find(|(_, line)| has(line, known.texts))?;
+        Some(Explained { cause: format!("{}{}", known.cause, quoted(source, line)), fix: known.fix.into() })
+    })
+}
+
+/// `total number of pages needed (33566722) exceeds limit (917504)`: pages of 4 KiB say how large the window has to be.
+fn pages(line: &str) -> Option<String> {
+    let rest = line.split_once("number of pages needed (")?.1;
+    let pages: u64 = rest.split(')').next()?.parse().ok()?;
+    let gib = pages.checked_mul(4)? >> 20;
+    let window = (gib + 1).next_power_of_two().max(32);
+    Some(format!("{gib} GiB are asked for: wish for `mmio: {window}`, and turn on above-4G decoding in the host's BIOS"))
+}
+
+/// Lines since a moment. A line without a time of its own belongs to the one before.
+fn fresh(text: &str, since: u64) -> Vec<&str> {
+    let since = i64::try_from(since).unwrap_or(i64::MAX) - SLACK_SECS;
+    let mut counts = false;
+    let keep = |line: &&str| {
+        if let Some(at) = time_of(line) {
+            counts = at >= since;
+        }
+        counts
+    };
+    text.lines().filter(keep).collect()
+}
+
+/// `2023-07-21T09:40:52.413Z In(05) vmx - ..`, `2015-11-13T07:33:31.700+01:00| vmx| I120: ..`.
+fn time_of(line: &str) -> Option<i64> {
+    let word = line.split([' ', '|']).next()?;
+    OffsetDateTime::parse(word, &Rfc3339).ok().map(OffsetDateTime::unix_timestamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vsgpu_core::evidence::Answer;
+    use vsgpu_core::{Command, Ended, Output};
+
+    const PAGES: &str =
+        "2023-07-21T09:40:52.413Z In(05) vmx - PCIPassthru: total number of pages needed (33566722) exceeds limit (917504), failing";
+    const AT: u64 = 1_689_932_450; // 2023-07-21T09:40:50Z
+
+    fn explained(log: &str, hostd: &str, since: u64) -> Option<Explained> {
+        let listing =
+            "Vmid   Name   File                 Guest OS          Version\n3      a      [ds1] a/a.vmx        debian11_64Guest   vmx-19\n";
+        let ran = |text: &str| Answer::Ran(Output { ended: Ended::Status(0), stdout: text.into(), stderr: String::new() });
+        let mut seen = Evidence::default();
+        seen.0.insert(Probe::Run(Command::new("vim-cmd", ["vmsvc/getallvms"])), ran(listing));
+        seen.0.insert(Probe::Run(Command::new("esxcli", ["--formatter=xml", "vm", "process", "list"])), ran(""));
+        seen.0.insert(Probe::Tail("/vmfs/volumes/ds1/a/vmware.log".into()), Answer::Text(Ok(log.into())));
+        seen.0.insert(Probe::Tail(VMKERNEL.into()), Answer::Text(Ok(String::new())));
+        let output = Output { ended: Ended::Status(1), stdout: hostd.into(), stderr: String::new() };
+        explain(&Failure { why: "x".into(), output: Some(output), since }, &Subject::vm("a"), &seen)
+    }
+
+    #[test]
+    fn the_window_is_computed_from_the_pages() {
+        let fix = explained(PAGES, "", AT).map(|e| e.fix).unwrap_or_default();
+        assert!(fix.contains("128 GiB") && fix.contains("mmio: 256"), "{fix}");
+        assert!(pages("pages needed").is_none());
+        assert!(pages("total number of pages needed (4206594) exceeds").is_some_and(|fix| fix.contains("mmio: 32")));
+        assert!(pages("total number of pages needed (18446744073709551615) exceeds").is_none(), "absurd numbers are no reason to panic");
+    }
+
+    #[test]
+    fn an_older_attempt_explains_nothing() {
+        assert_eq!(explained(PAGES, "", AT + 60), None);
+        let old_form = "2023-07-21T11:40:52.413+02:00| vmx| I120: Msg_Post: Error\n[msg.x] The systemId does not match the current system or the deviceId, and the vendorId does not match the device currently at 97:0.0.\n";
+        let cause = explained(old_form, "", AT).map(|e| e.cause).unwrap_or_default();
+        assert!(cause.contains("vmware.log") && cause.contains("97:0.0"), "a line without a time belongs to the one before: {cause}");
+        assert_eq!(explained(old_form, "", AT + 3600), None);
+    }
+
+    #[test]
+    fn every_cause_is_found_by_its_own_texts_and_not_by_nothing() {
+        assert_eq!(explained("", "Powering on VM:\nPower on failed\n", AT), None);
+        for known in &CAUSES {
+            let line = known.texts.join(" .. ").to_uppercase();
+            let found = explained("", &line, AT).unwrap_or_else(|| panic!("{line}"));
+            assert!(found.cause.starts_with(known.cause), "{line}: {}", found.cause);
+            assert!(known.texts.iter().all(|t| *t == t.to_lowercase()), "{line}");
+        }
+    }
+}
