@@ -73,7 +73,7 @@ fn inspect(file: &mut File, name: &str) -> Result<(Kind, Vec<Held>), String> {
 
 /// NVIDIA's own file names state the version: `NVD-VGPU-800_535.183.04-1OEM...zip`, `NVIDIA-Linux-x86_64-535.183.01-grid.run`,
 /// `cuda_12.2.2_535.104.05_linux.run`.
-fn from_name(name: &str) -> Vec<Held> {
+pub(crate) fn from_name(name: &str) -> Vec<Held> {
     let one = |name: &str, version: &str| vec![Held { name: name.into(), version: version.into(), acceptance: None }];
     if let Some(rest) = name.strip_prefix("cuda_") {
         return rest.split('_').next().map(|v| one("cuda-toolkit", v)).unwrap_or_default();

@@ -5,7 +5,7 @@ use crate::inventory::Seen;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use vsgpu_core::nvidia_smi::SmiReport;
+use vsgpu_core::nvidia_smi::{SmiReport, VgpuHost};
 use vsgpu_host_agent::host::{GpuUsers, HostGraphics, HostPassthrough, PciGpu, PciGpus, VgpuTypes};
 
 /// One GPU of a host. Sizes in MiB; what no fact says is absent.
@@ -39,7 +39,7 @@ pub struct GpuReadiness {
     pub vgpu_types: Option<Vec<String>>,
     /// vGPU types of which one more can be created.
     pub creatable: Option<Vec<String>>,
-    /// VMs that have it in their `.vmx`: with it whole, or with a vGPU of its kind.
+    /// VMs that have it: whole, or with a vGPU on it. A vGPU that does not run is on any GPU of its kind: `vm-01?`.
     pub vms: Vec<String>,
 }
 
@@ -75,6 +75,14 @@ pub fn of_host(seen: &Seen) -> Option<Readiness> {
     let report: Option<SmiReport> = fact(seen, "gpus");
     let types: Option<VgpuTypes> = fact(seen, "vgpu-types");
     let users: Option<GpuUsers> = fact(seen, "gpu-users");
+    // What runs, the driver places exactly; of what is only configured the kind of GPU is known, and marked as a guess.
+    let placed: Vec<VgpuHost> = seen
+        .facts
+        .get("vgpus")
+        .and_then(|f| f.as_ref().ok())
+        .and_then(|f| serde_json::from_value(f["gpus"].clone()).ok())
+        .unwrap_or_default();
+    let runs = |vm: &str, gpu: &VgpuHost| gpu.vgpus.iter().any(|v| v.vm_name.as_deref() == Some(vm));
     let gpu = |pci: &PciGpu| {
         let smi = report.as_ref().and_then(|r| r.gpus.iter().find(|g| g.bus_id == pci.address));
         let device = graphics.as_ref().and_then(|g| g.devices.iter().find(|d| d.bdf == pci.address));
@@ -84,8 +92,14 @@ pub fn of_host(seen: &Seen) -> Option<Readiness> {
         let of_kind = |profile: &String| {
             vsgpu_core::knowledge::vgpu_types::find(profile).is_some_and(|t| model.is_some_and(|m| m.token.eq_ignore_ascii_case(t.token)))
         };
-        let has = |user: &&vsgpu_host_agent::host::GpuUser| {
-            user.fixed.contains(&pci.address) || !pci.is_passed_through() && user.vgpus.iter().any(of_kind)
+        let has = |user: &vsgpu_host_agent::host::GpuUser| {
+            let here = placed.iter().any(|gpu| gpu.bus_id == pci.address && runs(&user.vm, gpu));
+            if user.fixed.contains(&pci.address) || here {
+                return Some(user.vm.clone());
+            }
+            let elsewhere = placed.iter().any(|gpu| runs(&user.vm, gpu));
+            let may = !elsewhere && !pci.is_passed_through() && user.vgpus.iter().any(of_kind);
+            may.then(|| format!("{}?", user.vm))
         };
         GpuReadiness {
             address: pci.address.clone(),
@@ -102,7 +116,7 @@ pub fn of_host(seen: &Seen) -> Option<Readiness> {
             mig: (smi.and_then(|g| g.mig_current), smi.and_then(|g| g.mig_pending)),
             vgpu_types: types.as_ref().and_then(|t| listed(&t.supported)),
             creatable: types.as_ref().and_then(|t| listed(&t.creatable)),
-            vms: users.iter().flat_map(|u| u.vms.iter()).filter(has).map(|user| user.vm.clone()).collect(),
+            vms: users.iter().flat_map(|u| u.vms.iter()).filter_map(has).collect(),
         }
     };
     let gpus: Vec<GpuReadiness> = bus.gpus().into_iter().map(gpu).collect();

@@ -310,7 +310,13 @@ impl Reader {
     }
 
     fn wish(&mut self, owner: &str, entry: &vsgpu_core::Entry, node: &Node) -> Option<Wish> {
-        match (entry.read_spec)(&node.to_json()) {
+        let value = node.to_json();
+        // One of what a list is expected of is a list of one.
+        let read = (entry.read_spec)(&value).or_else(|e| match value {
+            Value::Array(_) => Err(e),
+            one => (entry.read_spec)(&json!([one])).map_err(|_| e),
+        });
+        match read {
             Ok(spec) => {
                 for placed in (entry.files)(&spec) {
                     let name = placed.artifact.artifact;
@@ -401,6 +407,14 @@ pub fn resolve(fleet: &mut Fleet) -> Result<(), Vec<Error>> {
     }
     let errors: Vec<Error> = known.into_values().filter_map(Result::err).collect();
     if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// What the names of the files state, for a gate that looks at no file.
+pub fn believe_names(fleet: &mut Fleet) {
+    let guests = fleet.vms.iter_mut().flat_map(|v| v.wishes.iter_mut().chain(v.guest.iter_mut().flat_map(|g| g.wishes.iter_mut())));
+    for wish in fleet.hosts.iter_mut().flat_map(|h| h.wishes.iter_mut()).chain(guests) {
+        fill(&mut wish.spec, &mut |artifact| Some(Artifact { holds: package::from_name(artifact.file_name()), ..artifact.clone() }));
+    }
 }
 
 /// Replaces every artifact in a document.

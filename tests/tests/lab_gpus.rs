@@ -157,7 +157,7 @@ fn a_vm_that_does_not_start_is_explained_and_the_others_go_on() {
     assert!(lab.calls("esx-01").iter().any(|c| c == "vim-cmd vmsvc/power.off 1"), "it is stopped");
     let mut state = lab.state("esx-01");
     assert!(!state.esxi().vms[0].on && state.esxi().vms[1].on, "and the other one runs");
-    assert!(lab.expect(4, &["verify"]).contains("vm-b  esx-01  550.127.05"));
+    assert!(lab.expect(4, &["verify"]).contains("vm-b  esx-01  0000:af:00.0  550.127.05"));
     // As the hint says.
     lab.write_fleet(&lab.fleet().replace("[\"0000:3b:00.0\"]\n", "[\"0000:3b:00.0\"]\n    mmio: 256\n"));
     lab.expect(0, &["apply", "--yes"]);
@@ -196,6 +196,11 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
         ),
         // A whole GPU that the host keeps.
         (vm("vm-a", "passthrough: [\"0000:3b:00.0\"]", files::DRIVER_DATA_CENTER), vec!["gpu-owner", "passthrough: [\"0000:3b:00.0\"]"]),
+        // One GPU at power-on for each of two VMs, and none of that kind given away.
+        (
+            vm("vm-a", "passthrough: [{ dynamic: \"10de:20f1\" }]", files::DRIVER_DATA_CENTER),
+            vec!["gpu-owner", "1 are needed, the host gives 0 away"],
+        ),
         // vMotion of a whole GPU.
         (
             vm("vm-a", "{ passthrough: [A100], expects: [vmotion] }", files::DRIVER_DATA_CENTER)
@@ -221,7 +226,7 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
         &(vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_17_4) + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)),
     );
     let said = lab.expect(6, &["plan"]);
-    assert!(said.contains("vm-a on esx-01") && !said.contains("vm-b"), "only vm-a is refused: {said}");
+    assert!(said.contains("vm-a (guest) wants driver") && !said.contains("vm-b"), "only vm-a is refused: {said}");
     // Offline, on what the file states.
     let said = lab.expect(6, &["validate"]);
     assert!(said.contains("a guest must never be newer than its host"), "{said}");

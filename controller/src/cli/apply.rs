@@ -113,8 +113,17 @@ impl Walk<'_> {
                     return Ok(worst(&errors));
                 }
                 printer.errors(&problems.iter().map(|p| p.error.clone()).collect::<Vec<_>>());
-                if !self.yes && !printer.confirm(&crate::render::plan::text(&plan)) {
-                    return Err(one(Error::new(Kind::Usage, "not confirmed; nothing was changed")));
+                let go_on = if self.yes { Some(true) } else { printer.confirm(&crate::render::plan::text(&plan)) };
+                let stop = match go_on {
+                    Some(true) => None,
+                    Some(false) => Some(Error::new(Kind::Usage, "not confirmed; nothing was changed")),
+                    None => Some(
+                        Error::new(Kind::Usage, "nobody can be asked, because what is said goes elsewhere; nothing was changed")
+                            .hint("look at `vsgpu plan`, then add `--yes`"),
+                    ),
+                };
+                if let Some(error) = stop {
+                    return Err(one(error));
                 }
                 let record = Record::Planned {
                     at: now(),

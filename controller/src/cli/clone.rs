@@ -81,6 +81,7 @@ impl Clone {
             let inventory = super::block_on(inventory::gather(&fleet, &operator, Scope::Wished, &|_| true))?;
             let planned = crate::planner::plan(&fleet, &inventory, &Leftovers::default());
             printer.answer(&json!({ "plan": planned.plan, "problems": planned.problems }), &crate::render::plan::text(&planned.plan));
+            printer.warnings(&planned.warnings);
             let errors: Vec<Error> = planned.problems.into_iter().map(|p| p.error).collect();
             printer.errors(&errors);
             return Ok(super::worst(&errors));

@@ -61,9 +61,9 @@ pub(super) struct Compat {
     /// Size of the VM's 64-bit MMIO window in GB
     #[arg(long, value_name = "GB")]
     mmio: Option<u64>,
-    /// Firmware of the VM: efi or bios
-    #[arg(long)]
-    firmware: Option<String>,
+    /// Firmware of the VM
+    #[arg(long, value_enum)]
+    firmware: Option<Firmware>,
     /// Kernel module in the guest
     #[arg(long, value_enum)]
     module: Option<Module>,
@@ -76,6 +76,12 @@ pub(super) struct Compat {
 enum Kinds {
     Grid,
     DataCenter,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Firmware {
+    Efi,
+    Bios,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -107,6 +113,33 @@ fn version(text: &str, side: &str) -> Result<DriverVersion, Vec<Error>> {
 }
 
 /// The GPU of a name. Boards that differ only in their form (PCIe, SXM) may share it: the profile tells them apart.
+/// `8.0.2`, and as VMware writes it: `8.0U2`, `8.0 U2`.
+fn esxi(text: &str) -> Result<String, Vec<Error>> {
+    let plain = text.trim().to_lowercase().replace([' ', '-'], "").replace("update", "u").replace('u', ".");
+    let numbers: Vec<&str> = plain.split('.').collect();
+    let right = (2..=4).contains(&numbers.len()) && numbers.iter().all(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit()));
+    right
+        .then_some(plain)
+        .ok_or_else(|| vec![Error::new(Kind::Usage, format!("--esxi: `{text}` is no release of ESXi such as 8.0.2 or 8.0U2"))])
+}
+
+/// A number of the other side: the pair was typed the wrong way round.
+fn swapped(host: &str, guest: Option<&str>) -> Option<Error> {
+    let on = |text: &str, side: &str| {
+        let version: DriverVersion = text.parse().ok()?;
+        Some(if side == "host" { !releases::of_host(&version).is_empty() } else { !releases::of_guest(&version).is_empty() })
+    };
+    let other_side = |text: &str, side: &str, other: &str| on(text, side) == Some(false) && on(text, other) == Some(true);
+    let of_host = other_side(host, "host", "guest").then_some((host, "the host", "the guest driver"));
+    let of_guest = guest.filter(|g| other_side(g, "guest", "host")).map(|g| (g, "the guest", "the host's vGPU manager"));
+    let (version, asked, really) = of_host.or(of_guest)?;
+    let parsed: DriverVersion = version.parse().ok()?;
+    let found = if really == "the guest driver" { releases::of_guest(&parsed) } else { releases::of_host(&parsed) };
+    let release = found.first()?;
+    let error = Error::new(Kind::Usage, format!("{version} is {really} of vGPU {}, and was named for {asked}", release.name));
+    Some(error.hint(format!("the host comes first: vsgpu compat {} {}", release.host, constraints::guest_of(release))))
+}
+
 fn gpu(wish: &str, profiles: &[String]) -> Result<Gpu, Vec<Error>> {
     let by_id = wish.strip_prefix("10de:").map(|id| gpus::by_pci(id, None).into_iter().collect::<Vec<_>>());
     let found = by_id.unwrap_or_else(|| gpus::named(wish));
@@ -139,6 +172,10 @@ fn gpu(wish: &str, profiles: &[String]) -> Result<Gpu, Vec<Error>> {
 
 impl Compat {
     pub fn run(self, printer: &Printer) -> Ended {
+        if let Some(error) = swapped(&self.host, self.guest.as_deref()) {
+            return Err(vec![error]);
+        }
+        self.checked()?;
         let manager = Some(self.host.as_str()).filter(|h| *h != "-").map(|h| version(h, "host")).transpose()?;
         let guest = self.guest.as_deref().map(|g| version(g, "guest")).transpose()?;
         let gpu = self.gpu.as_deref().map(|g| gpu(g, &self.profile)).transpose()?;
@@ -157,8 +194,8 @@ impl Compat {
             (None, Mode::Passthrough) => None,
         };
         let combination = Combination {
-            about: "asked".into(),
-            esxi: self.esxi.as_ref().map(|v| Stated::new(v.clone(), by("the host"))),
+            about: String::new(),
+            esxi: self.esxi.as_deref().map(esxi).transpose()?.map(|v| Stated::new(v, by("the host"))),
             manager: manager.clone().map(|v| Stated::new(v, by("the host"))),
             guest: guest.clone().map(|version| Stated::new(GuestDriver { version, grid }, by("the guest"))),
             profiles: if mode == Mode::Vgpu { profiles } else { vec![] },
@@ -170,7 +207,7 @@ impl Compat {
                 .map(|way| Stated::new(if way == Ways::Nls { LicenseWay::Nls } else { LicenseWay::Legacy }, by("the guest"))),
             ecc_on: self.ecc.then(|| Stated::new((), by("the host"))),
             cuda: self.cuda.as_ref().map(|v| Stated::new(v.clone(), by("the guest"))),
-            firmware: self.firmware.as_ref().map(|f| Stated::new(f.to_lowercase(), by("the VM"))),
+            firmware: self.firmware.map(|f| Stated::new(if f == Firmware::Efi { "efi".into() } else { "bios".into() }, by("the VM"))),
             mmio: self.mmio.map(|gib| Stated::new(gib, by("the VM"))),
             module: self.module.map(|m| Stated::new(m, by("the guest"))),
             releases: (releases::named(&self.host), self.guest.as_deref().and_then(releases::named)),
@@ -181,14 +218,24 @@ impl Compat {
             constraints::judge_one(&combination).into_iter().filter(|f| !(any_vgpu && f.constraint == "profile-exists")).collect();
         let (refused, warnings): (Vec<Finding>, Vec<Finding>) = findings.into_iter().partition(Finding::refused);
         let works = refused.is_empty();
+        let listed = |v: &Option<DriverVersion>, found: bool| v.is_none() || found || mode == Mode::Passthrough;
+        let known =
+            listed(&manager, !combination.manager_releases().is_empty()) && listed(&guest, !combination.guest_releases().is_empty());
         let word = match (works, warnings.is_empty()) {
-            (true, true) => "works",
+            (true, true) if known => "works",
+            (true, true) => "works by its branch (this very version is not in the table)",
+            (true, false) if warnings.iter().any(|w| w.constraint == "driver-pair") => {
+                "not in NVIDIA's list of pairs: do not expect it to work"
+            }
             (true, false) => "may work",
             (false, _) => "does not work",
         };
         let mut text = format!("{word}: {}", described(manager.as_ref(), guest.as_ref(), gpu.as_ref()));
         if let (true, Some(rests)) = (works, rests_on(&combination)) {
             text += &format!("\n  {rests}");
+        }
+        if let (Some(manager), None) = (&manager, &guest) {
+            text += &self.partners(manager);
         }
         let answer = json!({
             "works": works,
@@ -202,6 +249,40 @@ impl Compat {
         let errors: Vec<Error> = refused.iter().map(constraints::error).collect();
         printer.errors(&errors);
         Ok(if works { Exit::Done } else { Exit::Not(Kind::Blocked) })
+    }
+}
+
+impl Compat {
+    /// What would be ignored is said instead.
+    fn checked(&self) -> Result<(), Vec<Error>> {
+        let wrong = |why: String, hint: &str| Err(vec![Error::new(Kind::Usage, why).hint(hint)]);
+        if self.mode == Some(Mode::Passthrough) && !self.profile.is_empty() {
+            return wrong("a whole GPU has no vGPU profile".into(), "leave `--profile` or `--mode passthrough` out");
+        }
+        let whole = self.mode == Some(Mode::Passthrough) || self.host == "-" && self.mode.is_none();
+        if (self.mmio.is_some() || self.firmware.is_some()) && !(whole && self.gpu.is_some()) {
+            return wrong("`--mmio` and `--firmware` are about a whole GPU".into(), "add `--mode passthrough --gpu NAME`");
+        }
+        match &self.cuda {
+            Some(cuda) if vsgpu_core::knowledge::cuda::minimum(cuda).is_none() => {
+                wrong(format!("no CUDA toolkit of the table is called `{cuda}`"), "name it as 12.4 or 12.4.1")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Drivers that go with a host, newest first.
+    fn partners(&self, manager: &DriverVersion) -> String {
+        let own = releases::named(&self.host).or_else(|| releases::of_host(manager).into_iter().next());
+        let Some(major) = own.map(|r| r.major).or_else(|| releases::of_branch(manager.branch()).map(|(m, _)| m)) else {
+            return String::new();
+        };
+        let row = |r: &&releases::Release| format!("  {:<6} guest driver {}", r.name, constraints::guest_of(r));
+        let of_major = |m: &u32| releases::all().iter().rev().filter(|r| r.major == *m && !r.withdrawn).collect::<Vec<_>>();
+        let lists = pairs::guests_of(major).into_iter().map(|m| of_major(&m).iter().map(row).collect::<Vec<_>>().join("\n"));
+        let on: Vec<&str> = own.map(|r| releases::packaged_for(r.name).iter().map(|(major, _)| *major).collect()).unwrap_or_default();
+        let on = if on.is_empty() { String::new() } else { format!("\npackaged for vSphere {}", on.join(", ")) };
+        format!("\nguests that go with it:\n{}{on}", lists.collect::<Vec<_>>().join("\n"))
     }
 }
 

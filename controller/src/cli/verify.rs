@@ -18,7 +18,7 @@ impl Verify {
         let operator = operator(&fleet)?;
         let inventory = block_on(inventory::gather(&fleet, &operator, Scope::WishedAndRemembered, &|_| true))?;
         let checks = report::checks(&fleet, &inventory);
-        let (json, text) = report::verify(&fleet, &checks);
+        let (json, text) = report::verify(&fleet, &checks, &inventory);
         printer.answer(&json, &text);
         let mut errors: Vec<Error> = inventory.nodes.into_values().filter_map(Result::err).collect();
         errors.dedup();

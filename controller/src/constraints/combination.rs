@@ -88,6 +88,9 @@ impl Gpu {
 
     /// For people.
     pub fn shown(&self) -> String {
+        if self.device_id.is_none() && self.name.is_none() {
+            return "a GPU".into();
+        }
         let candidate = Candidate {
             address: &self.address,
             device_id: self.device_id.as_deref(),
@@ -115,6 +118,8 @@ pub struct Combination {
     pub esxi: Option<Stated<String>>,
     /// vGPU manager.
     pub manager: Option<Stated<DriverVersion>>,
+    /// The fleet file wants the host without what vGPUs need: the manager absent, or the graphics type Shared.
+    pub serves_no_vgpu: Option<&'static str>,
     /// Driver of the guest.
     pub guest: Option<Stated<GuestDriver>>,
     /// vGPU profiles of the VM.
@@ -190,8 +195,11 @@ impl Combination {
 
     /// A finding about this combination.
     pub fn finding(&self, what: impl Into<String>, basis: Basis, nearest: Option<String>) -> Finding {
-        let certain = basis.confirmed;
-        Finding { constraint: "", nodes: self.nodes.clone(), what: format!("{}: {}", self.about, what.into()), basis, nearest, certain }
+        let (certain, what) = (basis.confirmed, what.into());
+        // `vm-01 on esx-01` in front, unless the sentence begins with one of them.
+        let named = self.about.split(' ').any(|name| !name.is_empty() && what.starts_with(name));
+        let what = if named || self.about.is_empty() { what } else { format!("{}: {what}", self.about) };
+        Finding { constraint: "", nodes: self.nodes.clone(), what, basis, nearest, certain }
     }
 }
 
@@ -222,6 +230,7 @@ impl Finding {
     /// The same as no more than a warning.
     pub fn doubtful(mut self) -> Self {
         self.certain = false;
+        self.basis.confirmed = false;
         self
     }
 
@@ -257,6 +266,8 @@ pub struct Tenant {
     pub profiles: Vec<String>,
     /// Whole GPUs, by address.
     pub fixed: Vec<String>,
+    /// Whole GPUs by vendor and device, placed at power-on.
+    pub dynamic: Vec<String>,
 }
 
 /// The GPUs of one host and everybody who wants a part of them.
@@ -272,6 +283,12 @@ pub struct Room {
     pub tenants: Vec<Tenant>,
     /// The fleet file wishes for `passthrough` of the host.
     pub passthrough_wished: bool,
+    /// GPUs that keys of the host name: the key, and the address or model.
+    pub named: Vec<(&'static str, String)>,
+    /// The host's GPUs were seen; else they are only what the fleet file names.
+    pub seen: bool,
+    /// The host's node.
+    pub node: NodeId,
 }
 
 impl Room {

@@ -10,7 +10,7 @@ use vsgpu_core::knowledge::releases::{self, Release};
 use vsgpu_core::units::DriverVersion;
 
 /// Guest driver of a release in words.
-pub(super) fn guest_of(release: &Release) -> String {
+pub(crate) fn guest_of(release: &Release) -> String {
     release.guest.as_ref().map_or_else(|| "not known".into(), ToString::to_string)
 }
 

@@ -6,11 +6,11 @@ use crate::fleet::{Fleet, Host, NodeId, NodeKind, Vm, Wish};
 use crate::inventory::Inventory;
 use serde_json::Value;
 use vsgpu_core::Artifact;
-use vsgpu_core::gpu_choice::{Candidate, PerGpu};
+use vsgpu_core::gpu_choice::{Candidate, GpuChoice, PerGpu};
 use vsgpu_core::knowledge::products::Product;
 use vsgpu_core::nvidia_smi::SmiReport;
 use vsgpu_core::units::{DriverVersion, OnOff};
-use vsgpu_host_agent::host::{GpuUsers, PciGpu, VgpuTypes};
+use vsgpu_host_agent::host::{GpuUsers, PassthroughSpec, PciGpu, VgpuTypes};
 use vsgpu_host_agent::vm::{MmioSpec, PowerState, VmConfig, VmGpu};
 
 fn wish<'a>(wishes: &'a [Wish], name: &str) -> Option<&'a Value> {
@@ -69,6 +69,12 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
             one => vec![one.clone()],
         };
         let says = |name: &str, word: &str| wish(&host.wishes, name).is_some_and(|spec| values(spec).iter().any(|v| v == word));
+        let absent = wish(&host.wishes, "vgpu-manager").is_some_and(Value::is_string);
+        let serves_no_vgpu = if absent {
+            Some("without a vGPU manager")
+        } else {
+            wish(&host.wishes, "graphics-type").filter(|spec| *spec == "Shared").map(|_| "with `graphics-type: Shared`")
+        };
         let stated = |so: bool| so.then(|| Stated::new((), &host.name));
         let of_host = Combination {
             about: host.name.clone(),
@@ -77,6 +83,7 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
             manager: manager.clone(),
             ecc_on: stated(says("ecc", "on")),
             mixed: stated(says("vgpu-mode", "MixedSize")),
+            serves_no_vgpu,
             catalogue: fleet.catalogue.clone(),
             ..Combination::default()
         };
@@ -174,7 +181,7 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, host: &Host, inventory: Op
 
 /// The GPUs of each host whose GPUs are known, with everybody who wants a part of them.
 pub fn rooms(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Room> {
-    let Some(seen) = inventory else { return vec![] };
+    let Some(seen) = inventory else { return fleet.hosts.iter().map(|host| stated(fleet, host)).collect() };
     // With model names settled to addresses, so that two VMs are not thought to want the same GPU.
     let settled = assign::settled(fleet, seen);
     let by_host = settled.vms_by_host();
@@ -206,8 +213,9 @@ pub fn rooms(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Room> {
             runs: user.running,
             profiles: user.vgpus.clone(),
             fixed: user.fixed.clone(),
+            dynamic: user.dynamic.clone(),
         }));
-        tenants.retain(|t| !t.profiles.is_empty() || !t.fixed.is_empty());
+        tenants.retain(|t| !(t.profiles.is_empty() && t.fixed.is_empty() && t.dynamic.is_empty()));
         let esxi: Option<Value> = fact(inventory, &node, "esx-version");
         Some(Room {
             host: host.name.clone(),
@@ -215,9 +223,54 @@ pub fn rooms(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Room> {
             gpus: gpus.iter().map(one).collect(),
             tenants,
             passthrough_wished: wish(&host.wishes, "passthrough").is_some(),
+            named: named(host),
+            seen: true,
+            node,
         })
     };
     fleet.hosts.iter().filter_map(room).collect()
+}
+
+/// GPUs that keys of a host name.
+fn named(host: &Host) -> Vec<(&'static str, String)> {
+    let mut all = vec![];
+    for key in ["ecc", "mig", "vgpu-mode", "graphics-type"] {
+        let names = wish(&host.wishes, key).and_then(Value::as_object).into_iter().flat_map(|map| map.keys());
+        all.extend(names.filter(|name| *name != "others").map(|name| (key, name.clone())));
+    }
+    let given = wish(&host.wishes, "passthrough").and_then(|w| w["gpus"].as_array()).into_iter().flatten();
+    let name = |choice: &Value| choice.as_str().or_else(|| choice["model"].as_str()).filter(|n| *n != "all").map(String::from);
+    all.extend(given.filter_map(name).map(|name| ("passthrough", name)));
+    all
+}
+
+/// What the fleet file alone says of a host's GPUs: the addresses that it names.
+fn stated(fleet: &Fleet, host: &Host) -> Room {
+    let none = GpuUsers { vms: vec![] };
+    let tenants: Vec<Tenant> = fleet.vms.iter().filter(|vm| vm.host == host.name).map(|vm| tenant(vm, &none)).collect();
+    let wish: Option<PassthroughSpec> = wish(&host.wishes, "passthrough").and_then(|w| serde_json::from_value(w.clone()).ok());
+    let mut addresses: Vec<&String> = tenants.iter().flat_map(|t| &t.fixed).collect();
+    addresses.sort();
+    addresses.dedup();
+    // A model, `all` or no wish at all leaves open whether an address is given away.
+    let given = |at: &String| wish.as_ref().is_none_or(|w| w.gpus.iter().any(|c| !matches!(c, GpuChoice::At(a) if a.to_string() != **at)));
+    let gpu = |at: &&String| RoomGpu {
+        gpu: Gpu { address: (*at).clone(), device_id: None, subsystem_id: None, name: None },
+        given: given(at),
+        mig: None,
+        mixed: false,
+    };
+    Room {
+        host: host.name.clone(),
+        esxi: None,
+        gpus: addresses.iter().map(gpu).collect(),
+        // Placed at power-on: what there is to place is not known here.
+        tenants: tenants.into_iter().map(|t| Tenant { dynamic: vec![], ..t }).collect(),
+        passthrough_wished: wish.is_some(),
+        named: named(host),
+        seen: false,
+        node: NodeId::new(NodeKind::Host, &host.name),
+    }
 }
 
 /// The words of `vgpu-mode`.
@@ -238,7 +291,11 @@ fn tenant(vm: &Vm, users: &GpuUsers) -> Tenant {
         Some(list) => list.iter().filter_map(Value::as_str).filter(|at| at.contains(':')).map(String::from).collect(),
         None => has.map(|user| user.fixed.clone()).unwrap_or_default(),
     };
+    let dynamic = match wish(&vm.wishes, "passthrough").and_then(Value::as_array) {
+        Some(list) => list.iter().filter_map(|gpu| gpu["dynamic"].as_str()).map(String::from).collect(),
+        None => has.map(|user| user.dynamic.clone()).unwrap_or_default(),
+    };
     let wants_guest = vm.guest.as_ref().is_some_and(|g| !g.wishes.is_empty());
     let runs = vm.power.map_or(wants_guest || has.is_some_and(|user| user.running), |p| p == PowerState::On);
-    Tenant { vm: vm.name.clone(), node: Some(NodeId::new(NodeKind::Vm, &vm.name)), runs, profiles, fixed }
+    Tenant { vm: vm.name.clone(), node: Some(NodeId::new(NodeKind::Vm, &vm.name)), runs, profiles, fixed, dynamic }
 }

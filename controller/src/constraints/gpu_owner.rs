@@ -38,6 +38,7 @@ pub(super) fn check(room: &Room) -> Vec<Finding> {
             found.push(room.finding(&of_gpu, what, basis(), None).doubtful());
         }
     }
+    found.extend(dynamic(room));
     for tenant in room.tenants.iter().filter(|t| t.node.is_some()) {
         for profile in &tenant.profiles {
             let Some(vgpu) = vgpu_types::find(profile) else { continue };
@@ -48,6 +49,37 @@ pub(super) fn check(room: &Room) -> Vec<Finding> {
                 let nearest = Some(format!("take one out of `passthrough` of {}", room.host));
                 found.push(room.finding(&[tenant], what, basis(), nearest));
             }
+        }
+    }
+    found
+}
+
+/// GPUs that are placed at power-on: enough of them, and none that another VM names by its address.
+fn dynamic(room: &Room) -> Vec<Finding> {
+    let mut found = vec![];
+    let running = || room.tenants.iter().filter(|t| t.runs);
+    let kinds: std::collections::BTreeSet<&String> = running().flat_map(|t| &t.dynamic).collect();
+    for ids in kinds {
+        let is_kind =
+            |g: &&super::combination::RoomGpu| g.given && g.gpu.device_id.as_deref() == ids.split_once(':').map(|(_, device)| device);
+        let of_kind: Vec<_> = room.gpus.iter().filter(is_kind).collect();
+        let wants: Vec<&Tenant> = running().filter(|t| t.dynamic.contains(ids)).collect();
+        let named: Vec<&Tenant> = running().filter(|t| of_kind.iter().any(|g| t.fixed.contains(&g.gpu.address))).collect();
+        let count = |t: &&Tenant| t.dynamic.iter().filter(|d| *d == ids).count();
+        let needed = wants.iter().map(count).sum::<usize>()
+            + of_kind.iter().filter(|g| named.iter().any(|t| t.fixed.contains(&g.gpu.address))).count();
+        let names = |list: &[&Tenant]| list.iter().map(|t| t.vm.as_str()).collect::<Vec<_>>().join(", ");
+        let source = |sure| Basis::document("vSphere documentation, Dynamic DirectPath I/O: a free device is chosen at power-on", sure);
+        if needed > of_kind.len() {
+            let what = format!("{} want a {ids} at power-on: {needed} are needed, the host gives {} away", names(&wants), of_kind.len());
+            found.push(room.finding(&wants, what, source(true), Some("give more GPUs away, or let a VM be off".into())));
+        } else if !named.is_empty() {
+            let what = format!(
+                "{} take any free {ids} at power-on, which may be the one that {} names by its address",
+                names(&wants),
+                names(&named)
+            );
+            found.push(room.finding(&wants, what, source(false), Some("name GPUs by address for all VMs of a host, or for none".into())));
         }
     }
     found

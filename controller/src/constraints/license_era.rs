@@ -16,7 +16,6 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         (c.manager.as_ref().filter(|_| c.vgpu()).map(|m| (&m.value, &m.by)), c.manager_releases()),
         (guest.map(|g| (&g.value.version, &g.by)), c.guest_releases()),
     ];
-    let mut found = vec![];
     for (side, of_version) in sides {
         let Some((version, by)) = side else { continue };
         let all = or_branch(of_version, Some(version));
@@ -33,8 +32,9 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
                     "use a client configuration token of NLS (CLS or DLS), or vGPU 14.x or older on host and guest".into()
                 }
             };
-            found.push(c.finding(what, release.basis.clone(), Some(nearest)));
+            // One side is enough: the other says the same.
+            return vec![c.finding(what, release.basis.clone(), Some(nearest))];
         }
     }
-    found
+    vec![]
 }

@@ -17,7 +17,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
             let nearest = Some("use a vGPU, or take the expectation out; Dynamic DirectPath lets another host start the VM, cold".into());
             found.push(c.finding(format!("{word} is expected, which a VM with a whole GPU cannot do"), basis, nearest));
         } else if c.vgpu() && *expected == Expectation::Vmotion {
-            let basis = Basis::document("VMware documentation, vGPU vMotion (failures F27, F28)", false);
+            let basis = Basis::document("VMware documentation, vMotion of VMs with a vGPU", false);
             let nearest = Some("set `vgpu.hotmigrate.enabled` in vCenter, and raise the stun limit for large frame buffers".into());
             found.push(c.finding("vMotion is expected; with a vGPU it has to be enabled in vCenter", basis, nearest));
         }

@@ -12,7 +12,9 @@ mod ecc_vgpu;
 mod esxi_release;
 mod gather;
 mod gpu_branch;
+mod gpu_names;
 mod gpu_owner;
+mod host_serves;
 mod large_bars;
 mod license_era;
 mod license_product;
@@ -28,7 +30,7 @@ pub mod combination;
 pub mod driver_catalogue;
 
 pub use combination::{Combination, Finding, Room, Stated};
-pub(crate) use driver_pair::named;
+pub(crate) use driver_pair::{guest_of, named};
 pub use gather::{combinations, rooms};
 
 use crate::error::{Error, Kind};
@@ -57,10 +59,11 @@ pub struct RoomConstraint {
 }
 
 /// All constraints on combinations.
-pub const ALL: [Constraint; 15] = [
+pub const ALL: [Constraint; 16] = [
     Constraint { name: "withdrawn-release", about: "Releases that NVIDIA took back", check: withdrawn::check },
     Constraint { name: "esxi-release", about: "ESXi and vGPU manager", check: esxi_release::check },
     Constraint { name: "gpu-branch", about: "GPU and driver branch", check: gpu_branch::check },
+    Constraint { name: "host-serves", about: "vGPU and a host that serves vGPUs", check: host_serves::check },
     Constraint { name: "driver-pair", about: "vGPU manager and guest driver", check: driver_pair::check },
     Constraint { name: "driver-kind", about: "Kind of guest driver and how the VM gets its GPU", check: driver_kind::check },
     Constraint { name: "profile-exists", about: "vGPU profile and the host's GPUs", check: profile_exists::check },
@@ -76,7 +79,8 @@ pub const ALL: [Constraint; 15] = [
 ];
 
 /// All constraints on the GPUs of a host.
-pub const ROOMS: [RoomConstraint; 2] = [
+pub const ROOMS: [RoomConstraint; 3] = [
+    RoomConstraint { name: "gpu-names", about: "GPUs that keys of a host name, and those it has", check: gpu_names::check },
     RoomConstraint { name: "gpu-owner", about: "A GPU is passed through or serves vGPUs, and belongs to one VM", check: gpu_owner::check },
     RoomConstraint { name: "profile-fits", about: "vGPU profiles and the room on the host's GPUs", check: profile_fits::check },
 ];
@@ -138,5 +142,5 @@ pub fn error(finding: &Finding) -> Error {
 /// A warning in one paragraph.
 pub fn warning(finding: &Finding) -> String {
     let nearest = finding.nearest.as_ref().map(|n| format!("\n  {n}")).unwrap_or_default();
-    format!("warning: {} (not certain, so it is not refused)\n  {}: {}{nearest}", finding.what, finding.constraint, finding.basis)
+    format!("warning: {}\n  not refused, because this is not certain; {}: {}{nearest}", finding.what, finding.constraint, finding.basis)
 }

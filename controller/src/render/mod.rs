@@ -70,15 +70,17 @@ impl Printer {
         }
     }
 
-    /// Asks a person at a terminal; a script is not asked.
-    pub fn confirm(&self, plan: &str) -> bool {
-        if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-            return true;
+    /// Asks a person at a terminal; a script is not asked. `None`: a person is there, but cannot see the question.
+    pub fn confirm(&self, plan: &str) -> Option<bool> {
+        match (std::io::stdin().is_terminal(), std::io::stderr().is_terminal()) {
+            (false, _) => return Some(true),
+            (true, false) => return None,
+            (true, true) => {}
         }
         eprint!("{plan}\n\ngo on? [y/N] ");
         let mut line = String::new();
         let _ = std::io::stdin().lock().read_line(&mut line);
-        matches!(line.trim(), "y" | "Y" | "yes")
+        Some(matches!(line.trim(), "y" | "Y" | "yes"))
     }
 
     /// Whether progress may redraw lines.

@@ -77,5 +77,49 @@ fn costs(plan: &Plan) -> String {
     let (sure, maybe) = (reboots(true, NodeKind::Guest), reboots(false, NodeKind::Guest));
     add(sure, count(sure, "guest reboot", "guest reboots"));
     add(maybe, format!("{} only if needed", count(maybe, "guest reboot", "guest reboots")));
-    format!("{}; {} already met. Nothing has been changed.", parts.join(", "), count(plan.met, "requirement", "requirements"))
+    let sum = format!("{}; {} already met. Nothing has been changed.", parts.join(", "), count(plan.met, "requirement", "requirements"));
+    let hosts = by_host(plan);
+    if hosts.is_empty() { sum } else { format!("{}\n\n{sum}", columns(&hosts)) }
+}
+
+/// One row for each host that is touched: maintenance, reboots, VMs that go down. The question one has at night.
+fn by_host(plan: &Plan) -> Vec<Vec<String>> {
+    let mut rows = vec![];
+    // A VM's agent is its host's.
+    let host_of = |step: &Step| match step.node.kind {
+        NodeKind::Host => Some(step.node.name.clone()),
+        NodeKind::Vm => plan.reaches.get(&step.node).map(|r| r.node.clone()),
+        NodeKind::Guest => None,
+    };
+    let hosts: BTreeSet<String> = plan.steps.iter().filter_map(host_of).collect();
+    for host in hosts {
+        let steps: Vec<&Step> = plan.steps.iter().filter(|s| host_of(s).as_ref() == Some(&host)).collect();
+        let switch = |step: &Step, name: &str, value: &str| match &step.work {
+            Work::Meet { requirement, spec, .. } => requirement == name && spec.as_str().or_else(|| spec["state"].as_str()) == Some(value),
+            _ => false,
+        };
+        let mut says = vec![];
+        if steps.iter().any(|s| switch(s, MAINTENANCE_MODE, "on")) {
+            says.push("maintenance mode".to_string());
+        }
+        let reboots = |maybe: bool| {
+            let is = |s: &&&Step| matches!(&s.work, Work::Activate { restart: None, .. }) && s.change.contains("only if") == maybe;
+            steps
+                .iter()
+                .filter(is)
+                .map(|s| s.change.trim_start_matches("for ").trim_end_matches(", only if it asks for it"))
+                .collect::<Vec<_>>()
+        };
+        says.extend(reboots(false).iter().map(|what| format!("reboot ({what})")));
+        says.extend(reboots(true).iter().map(|what| format!("reboot only if needed ({what})")));
+        let down: Vec<&str> = steps.iter().filter(|s| switch(s, POWER, "off")).map(|s| s.node.name.as_str()).collect();
+        if !down.is_empty() {
+            says.push(format!("VMs down for it: {}", down.join(", ")));
+        }
+        if says.is_empty() {
+            says.push("nothing goes down".into());
+        }
+        rows.push(vec![host, says.join("; ")]);
+    }
+    rows
 }

@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use vsgpu_core::execute::facts_as_json;
 use vsgpu_core::requirement::Verdict;
+use vsgpu_host_agent::host::VirtualMachines;
+use vsgpu_host_agent::vm::PowerState;
 
 /// Facts by node.
 pub fn facts(inventory: &Inventory) -> (Value, String) {
@@ -85,11 +87,40 @@ pub fn checks(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
             });
         }
     }
+    all.extend(standing(&settled, inventory));
+    all
+}
+
+/// What no key wishes for and everybody expects: hosts out of maintenance mode, VMs that are to run running.
+fn standing(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
+    let mut all = vec![];
+    for host in &fleet.hosts {
+        let node = NodeId::new(NodeKind::Host, &host.name);
+        let Some(seen) = inventory.seen(&node) else { continue };
+        let fact = |name: &str| seen.facts.get(name).and_then(|f| f.as_ref().ok());
+        let mut say = |node: NodeId, requirement: &str, is: &str, wants: &str| {
+            all.push(Check { node, requirement: requirement.into(), met: false, known: true, is: is.into(), wants: Some(wants.into()) });
+        };
+        let to_run = |vm: &&crate::fleet::Vm| {
+            let guest = vm.guest.as_ref().is_some_and(|g| !g.wishes.is_empty());
+            vm.host == host.name && vm.power.map_or(guest, |p| p == PowerState::On)
+        };
+        let listed = fact("virtual-machines").and_then(|f| serde_json::from_value::<VirtualMachines>(f.clone()).ok());
+        let runs = |vm: &crate::fleet::Vm| listed.as_ref().is_none_or(|l| l.vms.iter().any(|v| v.name == vm.vm_name && v.running));
+        let mut waiting = false;
+        for vm in fleet.vms.iter().filter(to_run).filter(|vm| !runs(vm)) {
+            say(NodeId::new(NodeKind::Vm, &vm.name), "power", "off", "on");
+            waiting = true;
+        }
+        if waiting && fact("maintenance-mode").is_some_and(|f| f["enabled"] == true) {
+            say(node, "maintenance-mode", "on", "off");
+        }
+    }
     all
 }
 
 /// What is met, what is not, and one line of proof per VM.
-pub fn verify(fleet: &Fleet, checks: &[Check]) -> (Value, String) {
+pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> (Value, String) {
     let unmet: Vec<&Check> = checks.iter().filter(|c| !c.met && c.known).collect();
     let met = checks.iter().filter(|c| c.met).count();
     let mut text = String::new();
@@ -110,6 +141,16 @@ pub fn verify(fleet: &Fleet, checks: &[Check]) -> (Value, String) {
         };
         text += &format!("not as wished:\n{}\n\n", columns(&unmet.iter().map(row).collect::<Vec<_>>()));
     }
+    // Which GPU a VM has: its address, or the kind of its vGPU where the driver does not place it.
+    let readiness: std::collections::BTreeMap<&str, crate::readiness::Readiness> = fleet
+        .hosts
+        .iter()
+        .filter_map(|h| Some((h.name.as_str(), crate::readiness::of_host(inventory.seen(&NodeId::new(NodeKind::Host, &h.name))?)?)))
+        .collect();
+    let gpus_of = |vm: &crate::fleet::Vm| -> Vec<String> {
+        let of_host = readiness.get(vm.host.as_str()).map(|r| r.gpus.as_slice()).unwrap_or_default();
+        of_host.iter().filter(|gpu| gpu.vms.contains(&vm.vm_name)).map(|gpu| gpu.address.clone()).collect()
+    };
     let mut by_guest: std::collections::BTreeMap<&str, Vec<&Check>> = std::collections::BTreeMap::new();
     for check in checks.iter().filter(|c| c.node.kind == NodeKind::Guest) {
         by_guest.entry(&check.node.name).or_default().push(check);
@@ -120,7 +161,7 @@ pub fn verify(fleet: &Fleet, checks: &[Check]) -> (Value, String) {
         .filter_map(|vm| {
             let of_vm = by_guest.get(vm.name.as_str())?;
             let state = |name: &str| of_vm.iter().find(|c| c.requirement == name).map(|c| json!({ "met": c.met, "is": c.is }));
-            Some(json!({ "vm": vm.name, "host": vm.host, "driver": state("driver"), "license": state("license"), "proof": state("cuda-proof") }))
+            Some(json!({ "vm": vm.name, "host": vm.host, "gpus": gpus_of(vm), "driver": state("driver"), "license": state("license"), "proof": state("cuda-proof") }))
         })
         .collect();
     // A line fits a terminal: what is met is said in a word, what is not with its reason.
@@ -130,8 +171,19 @@ pub fn verify(fleet: &Fleet, checks: &[Check]) -> (Value, String) {
         None => "-".into(),
     };
     let name = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    let gpus = |value: &Value| {
+        let list: Vec<&str> = value.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        if list.is_empty() { "-".to_string() } else { list.join(" + ") }
+    };
     let row = |p: &Value| {
-        vec![name(&p["vm"]), name(&p["host"]), word(&p["driver"], &[',']), word(&p["license"], &['(', ',']), word(&p["proof"], &[])]
+        vec![
+            name(&p["vm"]),
+            name(&p["host"]),
+            gpus(&p["gpus"]),
+            word(&p["driver"], &[',']),
+            word(&p["license"], &['(', ',']),
+            word(&p["proof"], &[]),
+        ]
     };
     let rows: Vec<Vec<String>> = proofs.iter().map(row).collect();
     if !rows.is_empty() {

@@ -74,6 +74,13 @@ impl Fact for EccFact {
     }
 }
 
+/// `auto` has nothing to do from 9.0 on: it is only implied where the package's name does not rule an older release out.
+fn auto_for(manager: &serde_json::Value) -> Option<serde_json::Value> {
+    let file = manager["package"]["artifact"].as_str()?;
+    let newer = DriverVersion::in_name(file).is_some_and(|v| v.branch() >= FIRST_BRANCH_WITH_ECC);
+    (!newer).then(|| serde_json::json!("auto"))
+}
+
 impl Requirement for Ecc {
     const NAME: &'static str = "ecc";
     const ABOUT: &'static str = "ECC memory of the GPUs: auto, on or off";
@@ -81,8 +88,7 @@ impl Requirement for Ecc {
     const NEEDS: Needs = Needs::VmsOff;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
     const SETTLE_SECS: u32 = 30;
-    const IMPLIED_BY: &'static [Implied] =
-        &[Implied { by: "vgpu-manager", spec: |wish| wish.is_object().then(|| serde_json::json!("auto")) }];
+    const IMPLIED_BY: &'static [Implied] = &[Implied { by: "vgpu-manager", spec: auto_for }];
     const EXAMPLE: &'static str = r#"{"A100": "on", "others": "auto"}"#;
     type Spec = PerGpu<Wish>;
     type Fact = EccFact;
@@ -93,7 +99,7 @@ impl Requirement for Ecc {
             Wish::On => "on",
             Wish::Off => "off",
         };
-        let all = spec.values().iter().map(wants).collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" / ");
+        let all = spec.shown(|wish| wants(&wish).to_string());
         let version = fact.driver_version.as_deref().and_then(DriverVersion::leading);
         let Some(version) = version.filter(|_| fact.smi_failure.is_none()) else {
             return Verdict::waits(fact.smi_failure.as_deref().unwrap_or("nvidia-smi states no driver version"), all);

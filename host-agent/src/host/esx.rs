@@ -215,7 +215,14 @@ fn dependent(words: &str) -> Option<Bdf> {
 
 /// Reads all devices of `esxcli hardware pci list`.
 pub fn pci_devices(records: &[vsgpu_core::esxcli::Record]) -> Result<Vec<PciGpu>, String> {
-    let hex = |id: Option<&str>| id.map(|id| id.trim_start_matches("0x").to_lowercase());
+    // `0x10de`; a number without that prefix is decimal.
+    let hex = |id: Option<&str>| {
+        id.map(|id| match (id.strip_prefix("0x"), id.parse::<u32>()) {
+            (Some(hex), _) => hex.to_lowercase(),
+            (None, Ok(number)) => format!("{number:04x}"),
+            (None, Err(_)) => id.to_lowercase(),
+        })
+    };
     let device = |r: &vsgpu_core::esxcli::Record| {
         let address = r.get("Address").unwrap_or(&r.title).parse::<Bdf>().map_err(|e| format!("hardware pci list: {e}"))?;
         Ok(PciGpu {
@@ -228,7 +235,7 @@ pub fn pci_devices(records: &[vsgpu_core::esxcli::Record]) -> Result<Vec<PciGpu>
             module: r.get("Module Name").filter(|m| *m != "None").map(String::from),
             passthru_capable: r.flag("Passthru Capable"),
             subsystem_id: hex(r.get("SubDevice ID")),
-            class: r.get("Device Class").map(String::from),
+            class: hex(r.get("Device Class")).map(|class| format!("0x{class}")),
             numa_node: r.get("NUMA Node").and_then(|n| n.parse().ok()),
             dependent_device: r.get("Dependent Device").filter(|d| dependent(d) != Some(address)).map(String::from),
             reset_method: r.get("Reset Method").map(String::from),

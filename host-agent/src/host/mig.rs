@@ -92,7 +92,7 @@ impl Requirement for Mig {
 
     fn check(spec: &PerGpu<OnOff>, fact: &MigFact) -> Verdict {
         if let Some(why) = &fact.smi_failure {
-            return Verdict::waits(why, "MIG as wished");
+            return Verdict::waits(why, spec.shown(|on| on.to_string()));
         }
         let candidates: Vec<Candidate<'_>> = fact.gpus.iter().map(GpuMig::candidate).collect();
         if let Some(stranger) = spec.strangers(&candidates).first() {

@@ -2,6 +2,7 @@
 //! loaded module, nvidia-smi and the virtualization mode together. esxcli's "Reboot Required: false" is not believed
 //! (facts: esxi F2): the module is loaded by a reboot.
 
+use super::esx::PciGpus;
 use super::packages::{PackageSpec, PackageWish, Packages};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,9 @@ pub struct VgpuManagerFact {
     pub modes: Vec<(String, Option<String>)>,
     /// Why nvidia-smi has no answer.
     pub smi_failure: Option<String>,
+    /// Every GPU of the host is given away whole: none is left for the manager.
+    #[serde(default)]
+    pub all_given: bool,
 }
 
 fn modules() -> Command {
@@ -44,9 +48,10 @@ impl Fact for VgpuManagerFact {
     fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
         let mut probes = Packages::probes(seen);
         probes.extend([Probe::Run(modules()), Probe::Run(nvidia_smi::query())]);
+        probes.extend(PciGpus::ask(seen));
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let loaded = modules_loaded(seen.stdout(&modules())?).iter().any(|(name, ..)| name == "nvidia");
         let report = nvidia_smi::report(seen);
         Ok(Self {
@@ -58,6 +63,7 @@ impl Fact for VgpuManagerFact {
                 .map(|r| r.gpus.iter().map(|g| (g.bus_id.clone(), g.virtualization_mode.clone())).collect())
                 .unwrap_or_default(),
             smi_failure: report.err().map(|e| e.message),
+            all_given: PciGpus::parse(on, seen).is_ok_and(|bus| !bus.gpus().is_empty() && bus.gpus().iter().all(|g| g.is_passed_through())),
         })
     }
 }
@@ -125,6 +131,9 @@ impl Requirement for VgpuManager {
             );
         };
         let wants = version.to_string();
+        if fact.packages.has(&spec.package) && fact.all_given {
+            return Verdict::met(format!("{version}, every GPU of the host is given away whole"));
+        }
         if fact.packages.has(&spec.package) {
             return match not_working(fact, version) {
                 None => Verdict::met(format!("{version}, {} GPU(s) {}", fact.modes.len(), fact.modes[0].1.as_deref().unwrap_or_default())),
@@ -196,6 +205,7 @@ mod tests {
             driver_version: installed.filter(|_| loaded).map(String::from),
             modes: if loaded { vec![("0000:3b:00.0".into(), Some("Host VGPU".into()))] } else { vec![] },
             smi_failure: None,
+            all_given: false,
         }
     }
 

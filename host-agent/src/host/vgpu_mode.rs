@@ -137,7 +137,7 @@ impl Requirement for VgpuMode {
             );
         }
         if let Some(why) = &fact.smi_failure {
-            return Verdict::waits(why, "vGPU mode as wished");
+            return Verdict::waits(why, spec.shown(|mode| mode.word().to_string()));
         }
         let candidates: Vec<Candidate<'_>> = fact.gpus.iter().map(GpuMode::candidate).collect();
         if let Some(stranger) = spec.strangers(&candidates).first() {

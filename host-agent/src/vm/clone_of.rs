@@ -1,6 +1,7 @@
 //! A VM that is a copy of another one on the same host: disks with vmkfstools, a `.vmx` of its own, registered under its own
 //! name. The base has to be off, without snapshots and without PCI devices (each clone gets its own GPU afterwards).
-//! Whatever a power cut leaves lies in a folder with our marker, and is removed before the next attempt.
+//! Whatever a power cut leaves lies in a folder with our marker and without a `.vmx`, which is written last: only such disks
+//! are ever removed, before the next attempt. A folder with a `.vmx` is whole, and only registered.
 
 use super::passthrough::slots_of;
 use super::slots::Slot;
@@ -21,13 +22,34 @@ const DISK_SECS: u32 = 7200;
 
 /// What is wanted.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, from = "CloneWish")]
 pub struct CloneSpec {
     /// Display name of the VM to be copied.
     pub base: String,
     /// Datastore of the copy, by name; the base's own where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datastore: Option<String>,
+}
+
+/// The name of the base alone, or more.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged, deny_unknown_fields, expecting = "the name of a VM, or `{ base: NAME, datastore: NAME }`, is expected")]
+enum CloneWish {
+    Base(String),
+    #[serde(rename_all = "kebab-case")]
+    Long {
+        base: String,
+        datastore: Option<String>,
+    },
+}
+
+impl From<CloneWish> for CloneSpec {
+    fn from(wish: CloneWish) -> Self {
+        match wish {
+            CloneWish::Base(base) => Self { base, datastore: None },
+            CloneWish::Long { base, datastore } => Self { base, datastore },
+        }
+    }
 }
 
 /// The VM's own registration, and what could be its base.
@@ -41,6 +63,9 @@ pub struct CloneFact {
     pub others: Vec<Base>,
     /// Files in the folder that a copy would get, by datastore.
     pub folders: BTreeMap<String, Vec<String>>,
+    /// The marker in the folder of a VM that is registered: an earlier copy was not tidied up.
+    #[serde(default)]
+    pub marker: Option<String>,
 }
 
 /// A VM that could be copied.
@@ -113,6 +138,11 @@ fn folder(datastore: &str, name: &str) -> String {
     format!("/vmfs/volumes/{datastore}/{name}")
 }
 
+/// Folder of a `.vmx`.
+fn home(vmx: &str) -> Option<&str> {
+    vmx.rsplit_once('/').map(|(folder, _)| folder)
+}
+
 const VOLUMES: &str = "/vmfs/volumes";
 
 impl Fact for CloneFact {
@@ -121,10 +151,11 @@ impl Fact for CloneFact {
     fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
         let mut probes = VirtualMachines::probes(on, seen);
         let name = on.vm.clone().unwrap_or_default();
+        let Ok(all) = VirtualMachines::parse(on, seen) else { return probes };
         // A VM that is there needs no base.
-        if let Ok(all) = VirtualMachines::parse(on, seen)
-            && all.vms.iter().all(|vm| vm.name != name)
-        {
+        if let Some(vm) = all.vms.iter().find(|vm| vm.name == name) {
+            probes.extend(home(&vm.vmx).map(|folder| Probe::List(folder.into())));
+        } else {
             probes.push(Probe::List(VOLUMES.into()));
             probes.extend(all.vms.iter().filter(|vm| !vm.infrastructure).take(512).map(|vm| Probe::Read(vm.vmx.clone())));
             let stores = seen.names(VOLUMES).unwrap_or_default();
@@ -141,7 +172,10 @@ impl Fact for CloneFact {
         let files =
             |store: &str| -> Vec<String> { seen.names(&folder(store, &name)).unwrap_or_default().into_iter().map(String::from).collect() };
         let folders = if registered { BTreeMap::new() } else { stores.into_iter().map(|s| (s.to_string(), files(s))).collect() };
-        Ok(Self { name, registered, others, folders })
+        let own = all.vms.iter().find(|vm| vm.name == name).and_then(|vm| home(&vm.vmx));
+        let left = own.filter(|folder| seen.names(folder).is_ok_and(|files| files.contains(&MARKER)));
+        let marker = left.map(|folder| format!("{folder}/{MARKER}"));
+        Ok(Self { name, registered, others, folders, marker })
     }
 }
 
@@ -159,6 +193,9 @@ impl Requirement for CloneOf {
 
     fn check(spec: &CloneSpec, fact: &CloneFact) -> Verdict {
         let name = &fact.name;
+        if let Some(path) = fact.marker.clone().filter(|_| fact.registered) {
+            return Verdict::unmet("registered, not tidied up", format!("{name} is registered"), vec![Effect::Remove { path }]);
+        }
         if fact.registered {
             return Verdict::met(format!("{name} is registered"));
         }
@@ -209,6 +246,13 @@ fn copy(base: &Base, name: &str, to: &str, there: &[String]) -> Vec<Effect> {
     let from = base.vmx.rsplit_once('/').map_or("", |(folder, _)| folder);
     let absolute = |file: &str| if file.starts_with('/') { file.to_string() } else { format!("{from}/{file}") };
     let marker = format!("{to}/{MARKER}");
+    let vmx = format!("{to}/{name}.vmx");
+    let register = Command::new("vim-cmd", ["solo/registervm", &vmx, name]);
+    let last = [Effect::Run { command: register, already: Some("already exists".into()) }, Effect::Remove { path: marker.clone() }];
+    // The .vmx is written when all else is there: what has one is a whole VM, and may have been used since.
+    if there.contains(&format!("{name}.vmx")) {
+        return last.to_vec();
+    }
     let mut effects = vec![Effect::Write { path: marker.clone(), contents: format!("copy of {}\n", base.name), mode: 0o600 }];
     let mut set: Vec<(String, Option<String>)> = vec![
         ("displayName".into(), Some(name.into())),
@@ -231,11 +275,8 @@ fn copy(base: &Base, name: &str, to: &str, there: &[String]) -> Vec<Effect> {
         effects.push(Effect::Copy { from: absolute(nvram), to: format!("{to}/{name}.nvram"), mode: 0o600 });
         set.push(("nvram".into(), Some(format!("{name}.nvram"))));
     }
-    let vmx = format!("{to}/{name}.vmx");
-    effects.push(Effect::DeriveVmx { from: base.vmx.clone(), to: vmx.clone(), set });
-    let register = Command::new("vim-cmd", ["solo/registervm", &vmx, name]);
-    effects.push(Effect::Run { command: register, already: Some("already exists".into()) });
-    effects.push(Effect::Remove { path: marker });
+    effects.push(Effect::DeriveVmx { from: base.vmx.clone(), to: vmx, set });
+    effects.extend(last);
     effects
 }
 
@@ -258,6 +299,7 @@ mod tests {
             registered: false,
             others: vec![base],
             folders: [("ds1".to_string(), vec![]), ("ds2".to_string(), vec![])].into(),
+            marker: None,
         };
         change(&mut fact);
         fact
@@ -298,6 +340,15 @@ mod tests {
         // What a power cut left beside our marker is made anew.
         let left = fact(|f| drop(f.folders.insert("ds2".into(), vec![MARKER.into(), "vm-01.vmdk".into()])));
         let Verdict::Unmet { effects, .. } = check(&left) else { panic!("not unmet") };
+        // What has a .vmx is whole and perhaps in use: never removed, only registered.
+        let whole = fact(|f| drop(f.folders.insert("ds2".into(), vec![MARKER.into(), "vm-01.vmdk".into(), "vm-01.vmx".into()])));
+        assert!(
+            matches!(check(&whole), Verdict::Unmet { effects, .. } if effects.len() == 2 && effects[0].to_string().contains("registervm"))
+        );
+        let untidy = fact(|f| (f.registered, f.marker) = (true, Some("/vmfs/volumes/ds2/vm-01/x".into())));
+        assert!(
+            matches!(check(&untidy), Verdict::Unmet { effects, .. } if effects == [Effect::Remove { path: "/vmfs/volumes/ds2/vm-01/x".into() }])
+        );
         assert_eq!(effects[1].to_string(), "vmkfstools -U /vmfs/volumes/ds2/vm-01/vm-01.vmdk");
     }
 }

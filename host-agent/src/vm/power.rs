@@ -68,8 +68,9 @@ impl Requirement for Power {
                     shows: "Powered on".into(),
                     deadline_secs: START_SECS,
                     otherwise: None,
-                    // A VM that hangs between off and on would hold its GPU; one that is off answers with a fault, which is fine.
-                    give_up: Some(Box::new(command("vmsvc/power.off"))),
+                    // A VM that hangs between off and on would hold its GPU; one that is off answers with a fault, which is
+                    // fine. A suspended one has its memory to lose, and is left alone.
+                    give_up: (is == "off").then(|| Box::new(command("vmsvc/power.off"))),
                 };
                 Verdict::unmet(is, "on", vec![start])
             }

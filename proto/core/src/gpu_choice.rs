@@ -217,6 +217,14 @@ impl<T: Copy> PerGpu<T> {
         map.keys().map(String::as_str).filter(|key| !means(key)).collect()
     }
 
+    /// For people: `on`, or `0000:5e:00.0 on, others off`.
+    pub fn shown(&self, word: impl Fn(T) -> String) -> String {
+        match self {
+            Self::One(value) => word(*value),
+            Self::Each(map) => map.iter().map(|(key, value)| format!("{key} {}", word(*value))).collect::<Vec<_>>().join(", "),
+        }
+    }
+
     /// All values.
     pub fn values(&self) -> Vec<T> {
         match self {

@@ -83,6 +83,12 @@ impl DriverVersion {
         self.0[0]
     }
 
+    /// The version in one of NVIDIA's file names: `NVD-VGPU-800_535.183.04-1OEM...zip`.
+    pub fn in_name(name: &str) -> Option<Self> {
+        let file = name.rsplit('/').next().unwrap_or(name);
+        file.split(['_', '-']).find_map(|part| part.trim_end_matches(".vib").parse().ok())
+    }
+
     /// Finds the version in a package version such as `535.183.04-1OEM.800.1.0.20613240`.
     pub fn leading(text: &str) -> Option<Self> {
         text.split(['-', ' ', '_']).next()?.parse().ok()

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use vsgpu_tests::lab::{Lab, programs};
 
 fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--").collect();
     let keep = args.iter().any(|a| a == "--keep");
     let large = args.iter().any(|a| a == "--large");
     if let Some(unknown) = args.iter().find(|a| *a != "--keep" && *a != "--large") {

@@ -319,10 +319,10 @@ impl Lab {
 
     /// The fleet of `packaging/examples/large.yaml`, on simulated hosts that fit it.
     pub fn large_fleet(&self) {
-        let three = || ["0000:3b:00.0", "0000:5e:00.0", "0000:af:00.0"].map(files::a100).to_vec();
-        self.host("esx-01", "8.0.3", three());
+        self.host("esx-01", "8.0.3", ["0000:3b:00.0", "0000:5e:00.0", "0000:af:00.0"].map(files::a100).to_vec());
         self.host("esx-02", "6.7.0", vec![files::p100("0000:3b:00.0")]);
-        self.host("esx-03", "8.0.3", three());
+        let newer = |gpu: Gpu| Gpu { applies_at_once: true, ..gpu };
+        self.host("esx-03", "8.0.3", vec![files::a100("0000:3b:00.0"), files::a100("0000:5e:00.0"), newer(files::t4("0000:af:00.0"))]);
         self.host("esx-04", "6.7.0", ["0000:3b:00.0", "0000:af:00.0"].map(files::t4).to_vec());
         let vms = [("vm-11", 1), ("vm-12", 1), ("vm-13", 1), ("vm-14", 1), ("vm-21", 2), ("vm-31", 3), ("vm-32", 3), ("base", 4)];
         for (vm, host) in vms {
