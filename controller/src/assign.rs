@@ -22,13 +22,21 @@ pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
     }
     let mut hosts: BTreeMap<String, Option<Host>> = BTreeMap::new();
     let at: Vec<usize> = (0..settled.vms.len()).filter(|at| wishes(&settled.vms[*at])).collect();
+    // What another VM names by its address is not dealt.
+    let addresses = |vm: &crate::fleet::Vm| -> Vec<String> {
+        let gpus = vm.wishes.iter().filter(|w| w.name == PASSTHROUGH).filter_map(|w| w.spec.as_array()).flatten();
+        gpus.filter_map(Value::as_str).filter(|at| at.contains(':')).map(String::from).collect()
+    };
+    let named: Vec<(String, String, Vec<String>)> =
+        settled.vms.iter().map(|vm| (vm.host.clone(), vm.name.clone(), addresses(vm))).filter(|(.., list)| !list.is_empty()).collect();
     for vm in at {
         let vm = &mut settled.vms[vm];
         let host = hosts.entry(vm.host.clone()).or_insert_with(|| Host::seen(fleet, &vm.host, inventory));
         let Some(host) = host else { continue };
         let Some(wish) = vm.wishes.iter().find(|w| w.name == PASSTHROUGH) else { continue };
         let Ok(gpus) = serde_json::from_value::<Vec<VmGpu>>(wish.spec.clone()) else { continue };
-        let Some(dealt) = host.deal(&vm.vm_name, &gpus) else { continue };
+        let others = named.iter().filter(|(of, name, _)| *of == vm.host && *name != vm.name).flat_map(|(.., list)| list.clone()).collect();
+        let Some(dealt) = host.deal(&vm.vm_name, &gpus, others) else { continue };
         for wish in &mut vm.wishes {
             let auto = wish.name == MMIO && matches!(serde_json::from_value(wish.spec.clone()), Ok(MmioSpec::Auto(list)) if list == gpus);
             if wish.name == PASSTHROUGH {
@@ -69,13 +77,13 @@ impl Host {
         Some(Self { gpus: gpus_as_wished(fleet, name, inventory)?, users, dealt: vec![] })
     }
 
-    fn deal(&mut self, vm: &str, wishes: &[VmGpu]) -> Option<Value> {
+    fn deal(&mut self, vm: &str, wishes: &[VmGpu], named: Vec<String>) -> Option<Value> {
         let of = |own: bool| -> Vec<String> {
             self.users.vms.iter().filter(|user| (user.vm == vm) == own).flat_map(|user| user.fixed.clone()).collect()
         };
         // What was dealt to another VM is not free, even if this one still has it.
-        let own: Vec<String> = of(true).into_iter().filter(|at| !self.dealt.contains(at)).collect();
-        let taken = [of(false), self.dealt.clone()].concat();
+        let own: Vec<String> = of(true).into_iter().filter(|at| !self.dealt.contains(at) && !named.contains(at)).collect();
+        let taken = [of(false), self.dealt.clone(), named].concat();
         let fixed = |w: &VmGpu| if let VmGpu::Fixed(choice) = w { Some(choice.clone()) } else { None };
         let choices: Vec<GpuChoice> = wishes.iter().filter_map(fixed).collect();
         let picked: Vec<String> =

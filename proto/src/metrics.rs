@@ -110,8 +110,14 @@ fn look(node: &Node) {
         node.wishes.lock().map(|w| w.keys().filter_map(|k| k.rsplit_once('/')).map(|(vm, _)| vm.into()).collect()).unwrap_or_default();
     let mut vms: Vec<String> = wished.into_iter().filter(|vm| !vm.is_empty()).collect();
     vms.dedup();
+    // Of a VM only what its wishes need: the facts of every VM together read every VM.
+    let wishes = node.wishes.lock().map(|w| w.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
     let of_vms = vms.into_iter().map(|vm| {
-        let facts = execute::observe(node.system.as_ref(), &Subject::vm(&vm), &node.catalogue.facts(Scope::Vm));
+        let named = |e: &&vsgpu_core::Entry| wishes.iter().any(|key| key.rsplit_once('/') == Some((vm.as_str(), e.name)));
+        let mut facts: Vec<_> = node.catalogue.of(Scope::Vm).filter(named).map(|e| e.fact).collect();
+        facts.sort_by_key(|f| f.name);
+        facts.dedup_by_key(|f| f.name);
+        let facts = execute::observe(node.system.as_ref(), &Subject::vm(&vm), &facts);
         (vm, facts)
     });
     let seen = Snapshot { of_vms: of_vms.collect(), facts, at: Some(node.system.now()), took: node.system.elapsed() - start };

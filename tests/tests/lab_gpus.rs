@@ -339,6 +339,64 @@ fn every_setting_of_a_host_in_two_reboots() {
     assert!(state.esxi().loaded.is_none() && state.esxi().vibs.len() == 1 && !state.esxi().gpus[2].given, "{:?}", state.esxi().vibs);
 }
 
+#[test]
+fn no_outage_is_begun_for_what_nothing_brings() {
+    let lab = lab("nothing", "8.0.3", vec![files::a100("0000:3b:00.0")], &["vm-a"]);
+    // ECC without a driver and without a wish for one; a GPU that only a reboot by hand would bring.
+    fleet(&lab, "    ecc: off\n", "  vm-a:\n    host: esx-01\n");
+    lab.start();
+    let said = lab.expect(6, &["apply", "--yes"]);
+    assert!(said.contains("esx-01: ecc: off cannot be judged"), "{said}");
+    lab.change("esx-01", |m| m.esxi().gpus[0].given_pending = true);
+    fleet(&lab, "", "  vm-a:\n    host: esx-01\n    passthrough: [A100]\n");
+    let said = lab.expect(6, &["apply", "--yes"]);
+    assert!(said.contains("0000:3b:00.0 still belongs to the host"), "{said}");
+    assert_eq!(lab.changing_calls("esx-01"), Vec::<String>::new());
+}
+
+#[test]
+fn a_vm_that_runs_does_not_lose_its_gpu_to_a_wish_of_its_host() {
+    let lab = lab("lose", "8.0.3", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")], &["vm-a", "vm-b"]);
+    lab.change("esx-01", |m| {
+        let path = "/vmfs/volumes/datastore1/vm-a/vm-a.vmx";
+        let text = m.text(path).unwrap() + "pciPassthru0.present = \"TRUE\"\npciPassthru0.vgpu = \"nvidia_a100-40c\"\n";
+        m.write(path, &text);
+    });
+    // vm-a runs with a vGPU that the fleet file does not speak of; the host is to give every GPU away.
+    fleet(
+        &lab,
+        "    passthrough: [A100]\n",
+        "  vm-a:\n    host: esx-01\n    power: on\n  vm-b:\n    host: esx-01\n    passthrough: [A100]\n",
+    );
+    lab.start();
+    let said = lab.expect(6, &["apply", "--yes"]);
+    assert!(said.contains("every A100 PCIe 40GB of the host is given away whole"), "{said}");
+    // Without downtime, a GPU that runs is not pulled either.
+    fleet(&lab, "    passthrough: { gpus: [\"0000:af:00.0\"], reboot: never }\n", "  vm-b:\n    host: esx-01\n");
+    let said = lab.expect(6, &["apply", "--yes"]);
+    assert!(said.contains("is used by vm-a, which runs"), "{said}");
+    assert_eq!(lab.changing_calls("esx-01"), Vec::<String>::new());
+}
+
+#[test]
+fn a_removal_that_waits_for_the_next_boot_is_not_repeated() {
+    let lab = lab("removal", "8.0.3", vec![files::a100("0000:3b:00.0")], &["vm-a"]);
+    lab.change("esx-01", |m| {
+        let host = m.esxi();
+        host.says_no_reboot = false;
+        let vib =
+            |name: &str| vsgpu_tests::sim::state::Vib { name: name.into(), version: "535.183.04-1OEM".into(), vendor: "NVIDIA".into() };
+        host.vibs.extend([vib("NVD-VMware_ESXi_8.0.0_Driver"), vib("nvdgpumgmtdaemon")]);
+        host.loaded = Some("535.183.04".into());
+    });
+    fleet(&lab, "    vgpu-manager: absent\n    gpu-management-daemon: absent\n", "  vm-a:\n    host: esx-01\n");
+    lab.start();
+    lab.expect(0, &["apply", "--yes"]);
+    let calls = lab.calls("esx-01");
+    assert_eq!((count(&calls, "vib remove"), count(&calls, "shutdown reboot")), (2, 1));
+    assert_eq!(lab.state("esx-01").esxi().vibs.len(), 1);
+}
+
 /// The example that users read is the one that runs: every way vSphere offers a GPU, in one fleet.
 #[test]
 fn the_large_example_runs() {

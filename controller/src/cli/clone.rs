@@ -73,6 +73,8 @@ impl Clone {
         fleet.hosts.retain(|h| h.name == self.host);
         fleet.hosts.iter_mut().for_each(|h| h.wishes.clear());
         fleet.vms = names.into_iter().map(copy).collect();
+        // One controller at a time on these hosts: an apply that reboots one must not meet a copy.
+        let _lock = journal::lock(&fleet.state_folder()).map_err(|e| vec![e])?;
         // A journal beside the fleet's own: a run of copies is none of the fleet.
         let stem = fleet.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         fleet.file.set_file_name(format!("{stem}.clone-{}.yaml", self.base.replace('/', "_")));

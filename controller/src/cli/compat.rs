@@ -200,6 +200,7 @@ impl Compat {
             guest: guest.clone().map(|version| Stated::new(GuestDriver { version, grid }, by("the guest"))),
             profiles: if mode == Mode::Vgpu { profiles } else { vec![] },
             whole: if mode == Mode::Passthrough { gpu.clone().into_iter().collect() } else { vec![] },
+            manager_wished: true,
             passthrough: mode == Mode::Passthrough,
             host_gpus: gpu.clone().filter(|_| mode == Mode::Vgpu).map(|g| vec![g]),
             license: self

@@ -114,10 +114,14 @@ pub struct Combination {
     pub about: String,
     /// Nodes on which nothing may be done if this is refused.
     pub nodes: Vec<NodeId>,
+    /// The host, where it would be brought to another vGPU manager: a guest that could not use that stops it.
+    pub changing_host: Option<NodeId>,
     /// Release of ESXi.
     pub esxi: Option<Stated<String>>,
     /// vGPU manager.
     pub manager: Option<Stated<DriverVersion>>,
+    /// The manager is wished for; else it is what runs.
+    pub manager_wished: bool,
     /// The fleet file wants the host without what vGPUs need: the manager absent, or the graphics type Shared.
     pub serves_no_vgpu: Option<&'static str>,
     /// Driver of the guest.
@@ -262,6 +266,8 @@ pub struct Tenant {
     pub node: Option<NodeId>,
     /// Runs when all is as wished.
     pub runs: bool,
+    /// Runs now, with a GPU.
+    pub running_now: bool,
     /// vGPU profiles.
     pub profiles: Vec<String>,
     /// Whole GPUs, by address.
@@ -295,7 +301,11 @@ impl Room {
     /// A finding about some tenants.
     pub fn finding(&self, tenants: &[&Tenant], what: impl Into<String>, basis: Basis, nearest: Option<String>) -> Finding {
         let certain = basis.confirmed;
-        let nodes = tenants.iter().filter_map(|t| t.node.clone()).collect();
+        let mut nodes: Vec<NodeId> = tenants.iter().filter_map(|t| t.node.clone()).collect();
+        // A VM that runs now would lose its GPU through what is wished of its host: that is not begun either.
+        if certain && tenants.iter().any(|t| t.running_now) {
+            nodes.push(self.node.clone());
+        }
         Finding { constraint: "", nodes, what: format!("{}: {}", self.host, what.into()), basis, nearest, certain }
     }
 }

@@ -49,7 +49,11 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         named(&guest.value.version, &guests)
     );
     if let Some(catalogue) = &c.catalogue {
-        let device = c.host_gpus.as_ref().and_then(|gpus| gpus.first()).and_then(|g| g.device_id.clone());
+        let of_profile = c.types().first().and_then(|(_, t)| vsgpu_core::knowledge::gpus::by_token(t.token)).map(|m| m.device_id.clone());
+        let device = of_profile.or_else(|| match c.host_gpus.as_deref() {
+            Some([only]) => only.device_id.clone(),
+            _ => None,
+        });
         match catalogue.pair(&manager.value, &guest.value.version, device.as_deref()) {
             CatalogueSays::Allows => return vec![],
             CatalogueSays::Denies(why) => {

@@ -81,6 +81,7 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
             nodes: vec![node.clone()],
             esxi,
             manager: manager.clone(),
+            manager_wished: wish(&host.wishes, "vgpu-manager").is_some_and(Value::is_object),
             ecc_on: stated(says("ecc", "on")),
             mixed: stated(says("vgpu-mode", "MixedSize")),
             serves_no_vgpu,
@@ -93,7 +94,8 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
         let types: Option<VgpuTypes> = fact(inventory, &node, "vgpu-types");
         let changes = manager_changes(host, manager.as_ref(), inventory);
         // The list of another driver says nothing about the one to come, and modes change it.
-        let listed = types.filter(|_| !changes && wish(&host.wishes, "mig").is_none());
+        let steady = !changes && wish(&host.wishes, "mig").is_none() && wish(&host.wishes, "passthrough").is_none();
+        let listed = types.filter(|_| steady);
         let supported = listed.map(|t| t.supported.into_iter().flat_map(|gpu| gpu.names).collect());
         for vm in by_host.get(host.name.as_str()).into_iter().flatten() {
             let mut combination = Combination { host_gpus: serves.clone(), supported: supported.clone(), ..of_host.clone() };
@@ -101,10 +103,7 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
             if !combination.vgpu() && !combination.passthrough && combination.guest.is_none() {
                 continue;
             }
-            // A host that would be brought to a version that this guest cannot use is left as it is, too.
-            if changes && combination.vgpu() {
-                combination.nodes.push(node.clone());
-            }
+            combination.changing_host = (changes && combination.vgpu()).then(|| node.clone());
             all.push(combination);
         }
     }
@@ -122,6 +121,13 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, host: &Host, inventory: Op
     let profiles = wish(&vm.wishes, "vgpu").and_then(Value::as_array).into_iter().flatten();
     let name = |p: &Value| p.as_str().or_else(|| p["profile"].as_str()).map(|name| Stated::new(name.to_string(), &vm.name));
     c.profiles = profiles.filter_map(name).collect();
+    // A vGPU that the fleet file does not speak of is there all the same.
+    if wish(&vm.wishes, "vgpu").is_none()
+        && let Some(users) = fact::<GpuUsers>(inventory, &NodeId::new(NodeKind::Host, &host.name), "gpu-users")
+    {
+        let own = users.vms.into_iter().filter(|user| user.vm == vm.vm_name).flat_map(|user| user.vgpus);
+        c.profiles.extend(own.map(|profile| Stated::new(profile, &vm.name)));
+    }
     let whole: Vec<VmGpu> = wish(&vm.wishes, "passthrough").and_then(|w| serde_json::from_value(w.clone()).ok()).unwrap_or_default();
     c.passthrough = !whole.is_empty();
     let meant = |g: &&PciGpu| whole.iter().any(|w| matches!(w, VmGpu::Fixed(choice) if choice.may_mean(&g.candidate())));
@@ -211,6 +217,7 @@ pub fn rooms(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Room> {
             vm: user.vm.clone(),
             node: None,
             runs: user.running,
+            running_now: user.running,
             profiles: user.vgpus.clone(),
             fixed: user.fixed.clone(),
             dynamic: user.dynamic.clone(),
@@ -297,5 +304,13 @@ fn tenant(vm: &Vm, users: &GpuUsers) -> Tenant {
     };
     let wants_guest = vm.guest.as_ref().is_some_and(|g| !g.wishes.is_empty());
     let runs = vm.power.map_or(wants_guest || has.is_some_and(|user| user.running), |p| p == PowerState::On);
-    Tenant { vm: vm.name.clone(), node: Some(NodeId::new(NodeKind::Vm, &vm.name)), runs, profiles, fixed, dynamic }
+    Tenant {
+        vm: vm.name.clone(),
+        node: Some(NodeId::new(NodeKind::Vm, &vm.name)),
+        runs,
+        running_now: has.is_some_and(|user| user.running),
+        profiles,
+        fixed,
+        dynamic,
+    }
 }

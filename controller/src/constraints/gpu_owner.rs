@@ -39,7 +39,7 @@ pub(super) fn check(room: &Room) -> Vec<Finding> {
         }
     }
     found.extend(dynamic(room));
-    for tenant in room.tenants.iter().filter(|t| t.node.is_some()) {
+    for tenant in room.tenants.iter().filter(|t| t.node.is_some() && t.runs) {
         for profile in &tenant.profiles {
             let Some(vgpu) = vgpu_types::find(profile) else { continue };
             let of_kind: Vec<_> = room.gpus.iter().filter(|g| g.gpu.serves(vgpu) == Some(true)).collect();
@@ -60,8 +60,8 @@ fn dynamic(room: &Room) -> Vec<Finding> {
     let running = || room.tenants.iter().filter(|t| t.runs);
     let kinds: std::collections::BTreeSet<&String> = running().flat_map(|t| &t.dynamic).collect();
     for ids in kinds {
-        let is_kind =
-            |g: &&super::combination::RoomGpu| g.given && g.gpu.device_id.as_deref() == ids.split_once(':').map(|(_, device)| device);
+        let one_of = |device: &str| ids.split(',').any(|one| one.split_once(':').is_some_and(|(_, d)| d == device));
+        let is_kind = |g: &&super::combination::RoomGpu| g.given && g.gpu.device_id.as_deref().is_some_and(one_of);
         let of_kind: Vec<_> = room.gpus.iter().filter(is_kind).collect();
         let wants: Vec<&Tenant> = running().filter(|t| t.dynamic.contains(ids)).collect();
         let named: Vec<&Tenant> = running().filter(|t| of_kind.iter().any(|g| t.fixed.contains(&g.gpu.address))).collect();

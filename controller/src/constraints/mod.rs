@@ -78,6 +78,9 @@ pub const ALL: [Constraint; 16] = [
     Constraint { name: "migration", about: "vMotion, suspend and snapshots, and GPUs", check: migration::check },
 ];
 
+/// Constraints between a guest and its host's vGPU manager: they stop a change of the manager as well.
+const ABOUT_THE_HOST: [&str; 4] = ["driver-pair", "license-era", "gpu-branch", "host-serves"];
+
 /// All constraints on the GPUs of a host.
 pub const ROOMS: [RoomConstraint; 3] = [
     RoomConstraint { name: "gpu-names", about: "GPUs that keys of a host name, and those it has", check: gpu_names::check },
@@ -98,7 +101,13 @@ pub struct Judgement {
 
 /// Judges one combination.
 pub fn judge_one(combination: &Combination) -> Vec<Finding> {
-    ALL.iter().flat_map(|c| (c.check)(combination).into_iter().map(|f| f.of(c.name))).collect()
+    let stop_host = |mut finding: Finding| {
+        if let Some(host) = combination.changing_host.clone().filter(|_| ABOUT_THE_HOST.contains(&finding.constraint)) {
+            finding.nodes.push(host);
+        }
+        finding
+    };
+    ALL.iter().flat_map(|c| (c.check)(combination).into_iter().map(|f| stop_host(f.of(c.name)))).collect()
 }
 
 /// Judges a fleet, with what was seen of it or without.

@@ -19,7 +19,7 @@ fn one(c: &Combination, profile: &str, by: &str) -> Option<Finding> {
         let basis = Basis::document("the host's own list: nvidia-smi vgpu -s", true);
         // MIG and graphics type change what a host lists: only a family it does not have at all is certain.
         let family = |name: &str| name.split('-').next().unwrap_or_default().to_string();
-        let certain = names.iter().all(|n| family(n) != family(&wanted));
+        let certain = vgpu_types::find(profile).is_some() && names.iter().all(|n| family(n) != family(&wanted));
         let finding = c.finding(
             format!("{by}: the host does not list the vGPU type `{profile}`"),
             basis,

@@ -2,7 +2,7 @@
 
 use super::Planner;
 use crate::error::{Error, Kind};
-use crate::fleet::{NodeId, Wish};
+use crate::fleet::{NodeId, NodeKind, Wish};
 use crate::inventory::Seen;
 use crate::order;
 use serde_json::Value;
@@ -24,8 +24,9 @@ pub(super) struct Change {
 }
 
 impl Planner<'_> {
-    /// Judges the wishes of a node. `Err`: something must be mended by a person first.
-    pub(super) fn changes(&mut self, node: &NodeId, seen: Option<&Seen>, restarted: bool) -> Result<Vec<Change>, ()> {
+    /// Judges the wishes of a node; `elsewhere`: what a wish waits for may come from another node of this plan.
+    /// `Err`: something must be mended by a person first.
+    pub(super) fn changes(&mut self, node: &NodeId, seen: Option<&Seen>, restarted: bool, elsewhere: bool) -> Result<Vec<Change>, ()> {
         if let Some(errors) = self.refused.get(node).cloned() {
             for error in errors {
                 // One combination concerns several nodes and is one problem.
@@ -61,6 +62,8 @@ impl Planner<'_> {
         for change in &mut all {
             let built_on = order::foundations(&self.catalogue, node.kind.scope(), change.entry.name).iter().any(|f| changing.contains(f));
             change.loose |= built_on;
+            // What a VM's wish waits for is its host's: its own other changes do not bring it.
+            let comes = built_on && node.kind != NodeKind::Vm;
             match change.verdict.clone() {
                 // What it rests on changes: look again when that is done. A proof made in another boot is none any more.
                 Verdict::Met { is } if built_on || restarted && depends_on_boot(&change.entry) => {
@@ -68,6 +71,13 @@ impl Planner<'_> {
                     change.verdict = Verdict::waits("met; looked at again after the steps before", is);
                 }
                 // What stands in its way now may be just what an earlier step mends.
+                // Nothing in this plan brings what it waits for: to begin would be an outage for nothing, again and again.
+                Verdict::Waits { on, wants, .. } if !comes && !restarted && !elsewhere => {
+                    blocked = true;
+                    let why = format!("{node}: {}: {wants} cannot be judged: {on}", change.entry.name);
+                    let hint = "nothing that is wished changes that: mend it, wish for what is missing, or take this key out";
+                    self.problem(node, Error::new(Kind::Blocked, why).hint(hint));
+                }
                 Verdict::Blocked { why, .. } if built_on || restarted => change.verdict = Verdict::waits(why, describe(&change.spec)),
                 Verdict::Blocked { why, hint } => {
                     blocked = true;

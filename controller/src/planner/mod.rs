@@ -244,7 +244,7 @@ impl Planner<'_> {
     fn host(&mut self, host: &Host, vms: &[&Vm]) {
         let node = NodeId::new(NodeKind::Host, &host.name);
         let Some(seen) = self.seen(&node) else { return };
-        let Ok(changes) = self.changes(&node, Some(&seen), false) else { return self.rescue(&node, vms) };
+        let Ok(changes) = self.changes(&node, Some(&seen), false, false) else { return self.rescue(&node, vms) };
         let fact = |name: &str| seen.facts.get(name).and_then(|f| f.as_ref().ok());
         let listed: VirtualMachines = match fact("virtual-machines").map(|f| serde_json::from_value(f.clone())) {
             Some(Ok(listed)) => listed,
@@ -290,7 +290,8 @@ impl Planner<'_> {
         let sent = self.sends(&node, &changes, vec![]);
         let mut stops: BTreeMap<&str, usize> = BTreeMap::new();
         // A VM that would be edited is judged before anything is planned for it.
-        let judged: Vec<(&Vm, Option<Vec<Change>>)> = vms.iter().map(|vm| (*vm, self.vm_changes(vm))).collect();
+        let gives = changes.iter().any(|c| c.entry.name == "passthrough");
+        let judged: Vec<(&Vm, Option<Vec<Change>>)> = vms.iter().map(|vm| (*vm, self.vm_changes(vm, gives))).collect();
         for (vm, changes) in &judged {
             let edited = changes.as_ref().is_some_and(|c| c.iter().any(|c| c.cost.needs != Needs::Nothing));
             if running(vm) && (vms_off || edited || vm.power == Some(PowerState::Off)) {
@@ -343,10 +344,10 @@ impl Planner<'_> {
         }
     }
 
-    fn vm_changes(&mut self, vm: &Vm) -> Option<Vec<Change>> {
+    fn vm_changes(&mut self, vm: &Vm, host_gives: bool) -> Option<Vec<Change>> {
         let node = NodeId::new(NodeKind::Vm, &vm.name);
         let seen = self.seen(&node)?;
-        self.changes(&node, Some(&seen), false).ok()
+        self.changes(&node, Some(&seen), false, host_gives).ok()
     }
 
     fn vm(&mut self, vm: &Vm, changes: Vec<Change>, before: Before, host_ready: &[usize], listed: &VirtualMachines) {
@@ -378,7 +379,7 @@ impl Planner<'_> {
         if running_now && seen.is_none() {
             return;
         }
-        let Ok(changes) = self.changes(&node, seen.as_ref(), starts) else { return };
+        let Ok(changes) = self.changes(&node, seen.as_ref(), starts, false) else { return };
         let after = self.sends(&node, &changes, after);
         let _ = self.stages(&node, changes, after);
     }

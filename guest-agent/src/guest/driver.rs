@@ -31,6 +31,9 @@ pub struct DriverFact {
     pub version: Option<String>,
     /// Names of the GPUs it drives.
     pub gpus: Vec<String>,
+    /// A GPU of the guest is a vGPU, by nvidia-smi.
+    #[serde(default)]
+    pub vgpu: bool,
     /// Why nvidia-smi has no answer.
     pub smi_failure: Option<String>,
     /// What the installer wrote last.
@@ -100,6 +103,7 @@ impl Fact for DriverFact {
         Ok(Self {
             version: report.as_ref().ok().and_then(|r| r.driver_version.clone()),
             gpus: report.as_ref().map(|r| r.gpus.iter().map(|g| g.name.clone().unwrap_or_default()).collect()).unwrap_or_default(),
+            vgpu: report.as_ref().is_ok_and(|r| r.gpus.iter().any(|g| g.virtualization_mode.as_deref() == Some("VGPU"))),
             smi_failure: report.err().map(|e| e.message),
             installer: seen.text(&Probe::Tail(LOG.into()))?.map(installer_log),
             dkms: seen.output(&dkms()).is_ok_and(|o| o.ok()),
@@ -162,8 +166,15 @@ impl Requirement for Driver {
     fn as_spec(fact: &DriverFact) -> Option<DriverSpec> {
         let version = fact.version.clone().filter(|_| !fact.gpus.is_empty())?;
         let held = Held { name: "NVIDIA-Linux-x86_64".into(), version: version.clone(), acceptance: None };
-        let package =
-            Artifact { artifact: format!("NVIDIA-Linux-x86_64-{version}.run"), sha256: None, size: None, kind: None, holds: vec![held] };
+        // A vGPU is only driven by the `-grid` one.
+        let grid = if fact.vgpu { "-grid" } else { "" };
+        let package = Artifact {
+            artifact: format!("NVIDIA-Linux-x86_64-{version}{grid}.run"),
+            sha256: None,
+            size: None,
+            kind: None,
+            holds: vec![held],
+        };
         Some(DriverSpec { package })
     }
 
@@ -194,6 +205,7 @@ mod tests {
         DriverFact {
             version: version.map(Into::into),
             gpus,
+            vgpu: true,
             smi_failure: version.is_none().then(|| "no such program".into()),
             installer: Some(installer_log(log)),
             dkms: true,

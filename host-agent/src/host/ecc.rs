@@ -1,6 +1,7 @@
 //! ECC of the host's GPUs. ECC on vGPU exists from release 9.0 on (facts: nvidia 2): before, it has to be off on GPUs that
 //! have it. `auto` does just that and otherwise leaves ECC as it is. Current and pending are kept apart.
 
+use super::esx::PciGpus;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::gpu_choice::{Candidate, PerGpu};
@@ -35,6 +36,9 @@ pub struct EccFact {
     pub gpus: Vec<GpuEcc>,
     /// Why nvidia-smi has no answer.
     pub smi_failure: Option<String>,
+    /// Every GPU of the host is given away whole: the driver holds none.
+    #[serde(default)]
+    pub all_given: bool,
 }
 
 /// One GPU; `None` where it has no ECC.
@@ -54,10 +58,11 @@ pub struct GpuEcc {
 impl Fact for EccFact {
     const NAME: &'static str = "ecc";
     const ABOUT: &'static str = "ECC of each GPU, current and pending";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
-        vec![Probe::Run(nvidia_smi::query())]
+    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+        [PciGpus::ask(seen), vec![Probe::Run(nvidia_smi::query())]].concat()
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        let all_given = PciGpus::all_given(seen);
         Ok(match nvidia_smi::report(seen) {
             Ok(report) => {
                 let gpu = |g: &nvidia_smi::Gpu| GpuEcc {
@@ -66,10 +71,10 @@ impl Fact for EccFact {
                     current: g.ecc_current,
                     pending: g.ecc_pending,
                 };
-                Self { gpus: report.gpus.iter().map(gpu).collect(), driver_version: report.driver_version, smi_failure: None }
+                Self { gpus: report.gpus.iter().map(gpu).collect(), driver_version: report.driver_version, smi_failure: None, all_given }
             }
             // Before the vGPU manager is loaded this is how a healthy host looks.
-            Err(why) => Self { driver_version: None, gpus: vec![], smi_failure: Some(why.message) },
+            Err(why) => Self { driver_version: None, gpus: vec![], smi_failure: Some(why.message), all_given },
         })
     }
 }
@@ -84,7 +89,7 @@ fn auto_for(manager: &serde_json::Value) -> Option<serde_json::Value> {
 impl Requirement for Ecc {
     const NAME: &'static str = "ecc";
     const ABOUT: &'static str = "ECC memory of the GPUs: auto, on or off";
-    const AFTER: &'static [&'static str] = &["vgpu-manager"];
+    const AFTER: &'static [&'static str] = &["vgpu-manager", "passthrough"];
     const NEEDS: Needs = Needs::VmsOff;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
     const SETTLE_SECS: u32 = 30;
@@ -100,6 +105,9 @@ impl Requirement for Ecc {
             Wish::Off => "off",
         };
         let all = spec.shown(|wish| wants(&wish).to_string());
+        if fact.all_given {
+            return Verdict::met("every GPU of the host is given away whole");
+        }
         let version = fact.driver_version.as_deref().and_then(DriverVersion::leading);
         let Some(version) = version.filter(|_| fact.smi_failure.is_none()) else {
             return Verdict::waits(fact.smi_failure.as_deref().unwrap_or("nvidia-smi states no driver version"), all);
@@ -170,6 +178,7 @@ mod tests {
             driver_version: Some(version.into()),
             gpus: vec![GpuEcc { bus_id: "0000:3b:00.0".into(), name: Some("Tesla P100-PCIE-16GB".into()), current, pending }],
             smi_failure: None,
+            all_given: false,
         }
     }
 
@@ -190,7 +199,7 @@ mod tests {
 
     #[test]
     fn without_a_driver_it_waits() {
-        let bare = EccFact { driver_version: None, gpus: vec![], smi_failure: Some("no such program".into()) };
+        let bare = EccFact { driver_version: None, gpus: vec![], smi_failure: Some("no such program".into()), all_given: false };
         assert!(matches!(Ecc::check(&PerGpu::One(Wish::Auto), &bare), Verdict::Waits { .. }));
     }
 }

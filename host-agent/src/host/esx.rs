@@ -271,6 +271,11 @@ impl PciGpus {
         probes
     }
 
+    /// Every GPU of the host is given away whole: the host's driver holds none.
+    pub(crate) fn all_given(seen: &Evidence) -> bool {
+        Self::parse(&Subject::node(), seen).is_ok_and(|bus| !bus.gpus().is_empty() && bus.gpus().iter().all(|g| g.is_passed_through()))
+    }
+
     /// NVIDIA's display controllers.
     pub fn gpus(&self) -> Vec<&PciGpu> {
         self.devices.iter().filter(|d| d.is_gpu()).collect()

@@ -34,7 +34,7 @@ impl Fact for GpuManagementDaemonFact {
 impl Requirement for GpuManagementDaemon {
     const NAME: &'static str = "gpu-management-daemon";
     const ABOUT: &'static str = "NVIDIA GPU management daemon package of the host";
-    const AFTER: &'static [&'static str] = &[];
+    const AFTER: &'static [&'static str] = &["acceptance-level"];
     const NEEDS: Needs = Needs::MaintenanceMode;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
     const SETTLE_SECS: u32 = 0;
@@ -53,6 +53,9 @@ impl Requirement for GpuManagementDaemon {
         };
         let spec = match (wish, installed) {
             (PackageWish::Present(spec), _) => spec,
+            (PackageWish::Absent(_), Some(vib)) if packages.goes(is_daemon) => {
+                return Verdict::pending(format!("{} goes with the next boot", vib.version), "absent");
+            }
             (PackageWish::Absent(_), Some(vib)) => {
                 return Verdict::unmet(&vib.version, "absent", stopped(packages.removal(is_daemon)));
             }

@@ -25,7 +25,7 @@ pub struct GpuUser {
     pub running: bool,
     /// Whole GPUs, by address.
     pub fixed: Vec<String>,
-    /// Whole GPUs by vendor and device (Dynamic DirectPath).
+    /// Whole GPUs by vendor and device (Dynamic DirectPath), one entry each; alternatives are separated by commas.
     pub dynamic: Vec<String>,
     /// vGPU profiles.
     pub vgpus: Vec<String>,
@@ -54,7 +54,7 @@ impl Fact for GpuUsers {
                 match slot {
                     Slot::Vgpu(profile) => user.vgpus.push(profile),
                     Slot::Fixed { at: Some(at), .. } if slot.is_nvidia_gpu() => user.fixed.push(at.to_string()),
-                    Slot::Dynamic(allowed) => user.dynamic.extend(allowed),
+                    Slot::Dynamic(allowed) => user.dynamic.push(allowed.join(",")),
                     Slot::Fixed { .. } | Slot::Other => {}
                 }
             }

@@ -2,6 +2,7 @@
 //! powered on (facts: esxi F3). On Ampere the host has to be rebooted; from Hopper on the mode changes at once unless the
 //! GPU is in use.
 
+use super::esx::PciGpus;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::gpu_choice::{Candidate, PerGpu};
@@ -19,6 +20,9 @@ pub struct MigFact {
     pub gpus: Vec<GpuMig>,
     /// Why nvidia-smi has no answer.
     pub smi_failure: Option<String>,
+    /// Every GPU of the host is given away whole: the driver holds none.
+    #[serde(default)]
+    pub all_given: bool,
 }
 
 /// One GPU; `None` where it cannot be divided.
@@ -50,10 +54,11 @@ impl GpuMig {
 impl Fact for MigFact {
     const NAME: &'static str = "mig";
     const ABOUT: &'static str = "MIG mode of each GPU, current and pending";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
-        vec![Probe::Run(nvidia_smi::query())]
+    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+        [PciGpus::ask(seen), vec![Probe::Run(nvidia_smi::query())]].concat()
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        let all_given = PciGpus::all_given(seen);
         let gpu = |g: nvidia_smi::Gpu| GpuMig {
             bus_id: g.bus_id,
             name: g.name,
@@ -62,8 +67,8 @@ impl Fact for MigFact {
             pending: g.mig_pending,
         };
         Ok(match nvidia_smi::report(seen) {
-            Ok(report) => Self { gpus: report.gpus.into_iter().map(gpu).collect(), smi_failure: None },
-            Err(why) => Self { gpus: vec![], smi_failure: Some(why.message) },
+            Ok(report) => Self { gpus: report.gpus.into_iter().map(gpu).collect(), smi_failure: None, all_given },
+            Err(why) => Self { gpus: vec![], smi_failure: Some(why.message), all_given },
         })
     }
 }
@@ -91,6 +96,9 @@ impl Requirement for Mig {
     type Fact = MigFact;
 
     fn check(spec: &PerGpu<OnOff>, fact: &MigFact) -> Verdict {
+        if fact.all_given {
+            return Verdict::met("every GPU of the host is given away whole");
+        }
         if let Some(why) = &fact.smi_failure {
             return Verdict::waits(why, spec.shown(|on| on.to_string()));
         }
@@ -150,7 +158,7 @@ mod tests {
     }
 
     fn fact(gpus: Vec<GpuMig>) -> MigFact {
-        MigFact { gpus, smi_failure: None }
+        MigFact { gpus, smi_failure: None, all_given: false }
     }
 
     #[test]

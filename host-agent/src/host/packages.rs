@@ -112,6 +112,9 @@ pub struct Packages {
     /// Name of the image profile.
     #[serde(default)]
     pub image_profile: Option<String>,
+    /// An image waits for the next boot, with NVIDIA's packages in it or without.
+    #[serde(default)]
+    pub image_staged: bool,
 }
 
 const COMPONENTS: [&str; 3] = ["software", "component", "list"];
@@ -149,6 +152,7 @@ impl Packages {
         // What esxcli answers where no image is staged is not known for every release: no usable answer means none.
         let mut staged = ask::answer(&STAGED, seen).ok().and_then(|r| vibs(&r).ok()).unwrap_or_default();
         let mut components = ask::answer(&COMPONENTS, seen).ok().and_then(|r| vibs(&r).ok()).unwrap_or_default();
+        let image_staged = !staged.is_empty();
         for list in [&mut installed, &mut staged, &mut components] {
             list.retain(of_nvidia);
         }
@@ -162,6 +166,7 @@ impl Packages {
             components,
             acceptance,
             image_profile,
+            image_staged,
             esx_version: EsxVersion::parse(&Subject::node(), seen)?.version,
         })
     }
@@ -201,6 +206,11 @@ impl Packages {
                 ),
             )
         })
+    }
+
+    /// Whether the next boot is without any package of a kind.
+    pub(crate) fn goes(&self, alike: impl Fn(&str) -> bool) -> bool {
+        self.image_staged && !self.staged.iter().any(|v| alike(&v.name))
     }
 
     /// How packages of a kind are removed.

@@ -4,10 +4,12 @@
 
 use super::ask;
 use super::esx::{EsxVersion, PciGpu, PciGpus, is_passthru};
+use super::gpu_users::{GpuUser, GpuUsers};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
 use vsgpu_core::gpu_choice::{Candidate, GpuChoice, pick};
+use vsgpu_core::knowledge::vgpu_types;
 use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
 use vsgpu_core::units::Bdf;
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
@@ -85,6 +87,12 @@ pub struct HostPassthrough {
     pub enabled: BTreeMap<String, bool>,
     /// Release of ESXi.
     pub esx_version: String,
+    /// This release has no command for it (asked, and answered so).
+    #[serde(default)]
+    pub unknown_command: bool,
+    /// GPUs that running VMs use: address and VM. A vGPU uses every GPU of its kind that is not given away.
+    #[serde(default)]
+    pub in_use: BTreeMap<String, String>,
 }
 
 const LIST: [&str; 4] = ["hardware", "pci", "pcipassthru", "list"];
@@ -101,16 +109,32 @@ pub fn enabled(records: &[vsgpu_core::esxcli::Record]) -> Result<BTreeMap<String
 impl Fact for HostPassthrough {
     const NAME: &'static str = "passthrough";
     const ABOUT: &'static str = "DirectPath I/O of each NVIDIA device: capable, configured, active";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
-        [PciGpus::ask(seen), ask::probes(&LIST, seen), EsxVersion::ask(seen)].concat()
+    fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
+        [PciGpus::ask(seen), ask::probes(&LIST, seen), EsxVersion::ask(seen), GpuUsers::probes(on, seen)].concat()
     }
     fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let devices = PciGpus::parse(on, seen)?.devices;
         // On 6.7 the namespace may be missing (facts: esxi C2, uncertain): the owners of `pci list` say the same.
-        let mut enabled = ask::parsed(&LIST, seen, enabled).unwrap_or_default();
+        let listed = ask::parsed(&LIST, seen, enabled);
+        let unknown_command = listed.as_ref().is_err_and(|why| why.message.contains("Unknown command or namespace"));
+        let mut enabled = listed.unwrap_or_default();
         enabled.retain(|at, _| devices.iter().any(|d| d.address == *at));
-        Ok(Self { devices, enabled, esx_version: EsxVersion::parse(on, seen)?.version })
+        let users = GpuUsers::parse(on, seen).map(|u| u.vms).unwrap_or_default();
+        let in_use = devices.iter().filter_map(|d| Some((d.address.clone(), user_of(d, &users)?))).collect();
+        Ok(Self { devices, enabled, esx_version: EsxVersion::parse(on, seen)?.version, unknown_command, in_use })
     }
+}
+
+/// A running VM that uses a device.
+fn user_of(device: &PciGpu, users: &[GpuUser]) -> Option<String> {
+    let token = device.candidate().model().map(|m| m.token);
+    let of_kind =
+        |profile: &String| vgpu_types::find(profile).is_none_or(|t| token.is_none_or(|token| token.eq_ignore_ascii_case(t.token)));
+    let uses = |user: &&GpuUser| match device.is_passed_through() {
+        true => user.fixed.contains(&device.address) || !user.dynamic.is_empty(),
+        false => user.vgpus.iter().any(of_kind),
+    };
+    users.iter().filter(|user| user.running).find(uses).map(|user| user.vm.clone())
 }
 
 impl HostPassthrough {
@@ -190,6 +214,19 @@ impl Requirement for Passthrough {
         let wrong = of(&|gpu, wanted| fact.configured(gpu) != wanted);
         let pending = of(&|gpu, wanted| fact.configured(gpu) == wanted && gpu.is_passed_through() != wanted);
         let is = listed(&of(&|gpu, _| gpu.is_passed_through()));
+        if let Some((gpu, vm)) = wrong.iter().find_map(|g| Some((g, fact.in_use.get(&g.address)?))).filter(|_| spec.reboot == Reboot::Never)
+        {
+            return Verdict::blocked(
+                format!("{} is used by {vm}, which runs", gpu.address),
+                "shut that VM down, or say `reboot: if-needed` under `passthrough`: the plan then shuts VMs down",
+            );
+        }
+        if fact.unknown_command && !wrong.is_empty() {
+            return Verdict::blocked(
+                format!("ESXi {} has no `esxcli hardware pci pcipassthru`", fact.esx_version),
+                "toggle passthrough in the host client (Manage > Hardware > PCI devices) and reboot once; vsgpu sees it then",
+            );
+        }
         if !wrong.is_empty() {
             let set = |gpu: &&PciGpu| {
                 let enable = if wanted.iter().any(|w| w.address == gpu.address) { "true" } else { "false" };
@@ -256,7 +293,7 @@ mod tests {
     }
 
     fn fact(esx: &str, devices: Vec<PciGpu>) -> HostPassthrough {
-        HostPassthrough { devices, enabled: BTreeMap::new(), esx_version: esx.into() }
+        HostPassthrough { devices, enabled: BTreeMap::new(), esx_version: esx.into(), unknown_command: false, in_use: BTreeMap::new() }
     }
 
     fn spec(value: serde_json::Value) -> PassthroughSpec {
@@ -295,6 +332,10 @@ mod tests {
         assert!(Passthrough::cost(&wish, &fact("6.7.0", vec![gpu("0000:3b:00.0", HOST, HOST)])).sure);
         let never = spec(serde_json::json!({ "gpus": "all", "reboot": "never" }));
         assert!(matches!(Passthrough::check(&never, &pending), Verdict::Blocked { .. }));
+        let mut used = fact("8.0.3", vec![gpu("0000:3b:00.0", HOST, HOST)]);
+        used.in_use.insert("0000:3b:00.0".into(), "payroll".into());
+        assert!(matches!(Passthrough::check(&never, &used), Verdict::Blocked { why, .. } if why.contains("payroll")));
+        assert!(!Passthrough::check(&wish, &used).is_met(), "with a reboot allowed the planner shuts VMs down first");
     }
 
     #[test]

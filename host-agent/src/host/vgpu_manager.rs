@@ -51,7 +51,7 @@ impl Fact for VgpuManagerFact {
         probes.extend(PciGpus::ask(seen));
         probes
     }
-    fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let loaded = modules_loaded(seen.stdout(&modules())?).iter().any(|(name, ..)| name == "nvidia");
         let report = nvidia_smi::report(seen);
         Ok(Self {
@@ -63,7 +63,7 @@ impl Fact for VgpuManagerFact {
                 .map(|r| r.gpus.iter().map(|g| (g.bus_id.clone(), g.virtualization_mode.clone())).collect())
                 .unwrap_or_default(),
             smi_failure: report.err().map(|e| e.message),
-            all_given: PciGpus::parse(on, seen).is_ok_and(|bus| !bus.gpus().is_empty() && bus.gpus().iter().all(|g| g.is_passed_through())),
+            all_given: PciGpus::all_given(seen),
         })
     }
 }
@@ -100,6 +100,7 @@ fn not_working(fact: &VgpuManagerFact, version: &str) -> Option<String> {
 /// No manager installed and no module of it loaded.
 fn absent(fact: &VgpuManagerFact) -> Verdict {
     match fact.packages.rival(is_manager) {
+        Some(vib) if fact.packages.goes(is_manager) => Verdict::pending(format!("{} goes with the next boot", vib.version), "absent"),
         Some(vib) => Verdict::unmet(&vib.version, "absent", fact.packages.removal(is_manager)),
         None if fact.module_loaded => Verdict::pending("removed, but its module is still loaded", "absent"),
         None => Verdict::met("absent"),
@@ -109,7 +110,7 @@ fn absent(fact: &VgpuManagerFact) -> Verdict {
 impl Requirement for VgpuManager {
     const NAME: &'static str = "vgpu-manager";
     const ABOUT: &'static str = "NVIDIA vGPU manager package of the host";
-    const AFTER: &'static [&'static str] = &[];
+    const AFTER: &'static [&'static str] = &["acceptance-level"];
     const NEEDS: Needs = Needs::MaintenanceMode;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
     const SETTLE_SECS: u32 = 120;
@@ -199,6 +200,7 @@ mod tests {
                 esx_version: esx.into(),
                 components: vec![],
                 acceptance: Some("PartnerSupported".into()),
+                image_staged: false,
                 image_profile: None,
             },
             module_loaded: loaded,

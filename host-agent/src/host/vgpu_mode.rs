@@ -3,7 +3,7 @@
 //! calls the heterogeneous mode.
 
 use super::ask;
-use super::esx::EsxVersion;
+use super::esx::{EsxVersion, PciGpus};
 use super::graphics_type::PER_DEVICE;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,9 @@ pub struct VgpuModeFact {
     pub driver_version: Option<String>,
     /// Why nvidia-smi has no answer.
     pub smi_failure: Option<String>,
+    /// Every GPU of the host is given away whole: the driver holds none.
+    #[serde(default)]
+    pub all_given: bool,
 }
 
 /// One GPU.
@@ -88,6 +91,7 @@ impl Fact for VgpuModeFact {
     const ABOUT: &'static str = "Same-size or mixed-size mode of each GPU, active and configured";
     fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
         let mut probes = vec![Probe::Run(nvidia_smi::query())];
+        probes.extend(PciGpus::ask(seen));
         probes.extend([ask::probes(&LIST, seen), EsxVersion::ask(seen)].concat());
         if let Ok(report) = nvidia_smi::report(seen) {
             probes.extend(report.gpus.iter().map(|g| Probe::Read(note(&g.bus_id))));
@@ -96,9 +100,10 @@ impl Fact for VgpuModeFact {
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let esx_version = EsxVersion::parse(&Subject::node(), seen)?.version;
+        let all_given = PciGpus::all_given(seen);
         let report = match nvidia_smi::report(seen) {
             Ok(report) => report,
-            Err(why) => return Ok(Self { gpus: vec![], esx_version, driver_version: None, smi_failure: Some(why.message) }),
+            Err(why) => return Ok(Self { gpus: vec![], esx_version, driver_version: None, smi_failure: Some(why.message), all_given }),
         };
         // Should a release print a mode, it is believed before any note.
         let printed = ask::answer(&LIST, seen).unwrap_or_default();
@@ -112,7 +117,13 @@ impl Fact for VgpuModeFact {
             active: g.heterogeneous.map(|on| if on { Mode::MixedSize } else { Mode::SameSize }),
             configured: of_list(&g.bus_id).or_else(|| Mode::of_word(seen.file(&note(&g.bus_id)).ok().flatten()?.trim())),
         };
-        Ok(Self { gpus: report.gpus.iter().map(gpu).collect(), esx_version, driver_version: report.driver_version, smi_failure: None })
+        Ok(Self {
+            gpus: report.gpus.iter().map(gpu).collect(),
+            esx_version,
+            driver_version: report.driver_version,
+            smi_failure: None,
+            all_given,
+        })
     }
 }
 
@@ -135,6 +146,9 @@ impl Requirement for VgpuMode {
                 format!("mixed sizes need ESXi {PER_DEVICE} or later, this is {}", fact.esx_version),
                 "wish for `SameSize`, or upgrade the host",
             );
+        }
+        if fact.all_given {
+            return Verdict::met("every GPU of the host is given away whole");
         }
         if let Some(why) = &fact.smi_failure {
             return Verdict::waits(why, spec.shown(|mode| mode.word().to_string()));
@@ -186,7 +200,7 @@ mod tests {
 
     fn fact(esx: &str, driver: &str, active: Mode, configured: Option<Mode>) -> VgpuModeFact {
         let gpu = GpuMode { bus_id: "0000:3b:00.0".into(), name: None, active: Some(active), configured };
-        VgpuModeFact { gpus: vec![gpu], esx_version: esx.into(), driver_version: Some(driver.into()), smi_failure: None }
+        VgpuModeFact { gpus: vec![gpu], esx_version: esx.into(), driver_version: Some(driver.into()), smi_failure: None, all_given: false }
     }
 
     #[test]

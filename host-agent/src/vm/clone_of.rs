@@ -63,6 +63,9 @@ pub struct CloneFact {
     pub others: Vec<Base>,
     /// Files in the folder that a copy would get, by datastore.
     pub folders: BTreeMap<String, Vec<String>>,
+    /// Datastores on which a VM of that name has been registered before.
+    #[serde(default)]
+    pub lived: Vec<String>,
     /// The marker in the folder of a VM that is registered: an earlier copy was not tidied up.
     #[serde(default)]
     pub marker: Option<String>,
@@ -143,6 +146,8 @@ fn home(vmx: &str) -> Option<&str> {
     vmx.rsplit_once('/').map(|(folder, _)| folder)
 }
 
+/// Entries of /vmfs/volumes that are looked at: each datastore is there by its id and by its name.
+const MOST_STORES: usize = 256;
 const VOLUMES: &str = "/vmfs/volumes";
 
 impl Fact for CloneFact {
@@ -159,7 +164,8 @@ impl Fact for CloneFact {
             probes.push(Probe::List(VOLUMES.into()));
             probes.extend(all.vms.iter().filter(|vm| !vm.infrastructure).take(512).map(|vm| Probe::Read(vm.vmx.clone())));
             let stores = seen.names(VOLUMES).unwrap_or_default();
-            probes.extend(stores.into_iter().take(64).map(|store| Probe::List(folder(store, &name))));
+            probes.extend(stores.iter().take(MOST_STORES).map(|store| Probe::List(folder(store, &name))));
+            probes.extend(stores.iter().take(MOST_STORES).map(|store| Probe::Read(format!("{}/{name}.vmx", folder(store, &name)))));
         }
         probes
     }
@@ -169,13 +175,22 @@ impl Fact for CloneFact {
         let registered = all.vms.iter().any(|vm| vm.name == name);
         let others = if registered { vec![] } else { all.vms.iter().filter_map(|vm| base(vm, seen)).collect() };
         let stores = seen.names(VOLUMES).unwrap_or_default();
-        let files =
-            |store: &str| -> Vec<String> { seen.names(&folder(store, &name)).unwrap_or_default().into_iter().map(String::from).collect() };
-        let folders = if registered { BTreeMap::new() } else { stores.into_iter().map(|s| (s.to_string(), files(s))).collect() };
+        // A folder that could not be looked into is not taken for an empty one: its datastore is left out.
+        let files = |store: &str| -> Option<(String, Vec<String>)> {
+            let names = seen.names(&folder(store, &name)).ok()?;
+            Some((store.to_string(), names.into_iter().map(String::from).collect()))
+        };
+        // hostd writes a VM's identity into its .vmx when it has it: such a VM was registered before, here or elsewhere.
+        let lived = |store: &&&str| {
+            let text = seen.file(&format!("{}/{name}.vmx", folder(store, &name))).ok().flatten();
+            text.is_some_and(|t| vmx::read(t.as_bytes()).keys().any(|k| k.starts_with("uuid.") && k != "uuid.action" || k == "vc.uuid"))
+        };
+        let lived = stores.iter().filter(lived).map(|s| s.to_string()).collect();
+        let folders = if registered { BTreeMap::new() } else { stores.iter().filter_map(|s| files(s)).collect() };
         let own = all.vms.iter().find(|vm| vm.name == name).and_then(|vm| home(&vm.vmx));
         let left = own.filter(|folder| seen.names(folder).is_ok_and(|files| files.contains(&MARKER)));
         let marker = left.map(|folder| format!("{folder}/{MARKER}"));
-        Ok(Self { name, registered, others, folders, marker })
+        Ok(Self { name, registered, others, folders, lived, marker })
     }
 }
 
@@ -224,9 +239,18 @@ impl Requirement for CloneOf {
         let store = spec.datastore.as_deref().unwrap_or_else(|| datastore(&base.vmx));
         let Some(there) = fact.folders.get(store) else {
             let known: Vec<&str> = fact.folders.keys().map(String::as_str).collect();
-            return Verdict::blocked(format!("this host has no datastore `{store}`"), format!("it has {}", known.join(", ")));
+            return Verdict::blocked(
+                format!("this host has no datastore `{store}`, or the VM's folder on it cannot be looked into"),
+                format!("it has {}", known.join(", ")),
+            );
         };
         let to = folder(store, name);
+        if fact.lived.iter().any(|s| s == store) {
+            return Verdict::blocked(
+                format!("{to}/{name}.vmx is a VM that was registered before, here or on another host"),
+                "register it, if it is registered nowhere else, or choose another name",
+            );
+        }
         if !there.is_empty() && !there.iter().any(|file| file == MARKER) {
             return Verdict::blocked(
                 format!("{to} is there already and was not made by vsgpu"),
@@ -299,6 +323,7 @@ mod tests {
             registered: false,
             others: vec![base],
             folders: [("ds1".to_string(), vec![]), ("ds2".to_string(), vec![])].into(),
+            lived: vec![],
             marker: None,
         };
         change(&mut fact);

@@ -3,6 +3,8 @@
 //! another reason. The texts are those of facts: failures 5.2; where the stage matters they are only looked for here.
 
 use super::config::find;
+use super::passthrough::slots_of;
+use super::slots::Slot;
 use crate::host::VirtualMachines;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -124,6 +126,7 @@ pub(super) fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
     let mut probes = VirtualMachines::probes(on, seen);
     probes.push(Probe::Tail(VMKERNEL.into()));
     probes.extend(log_of(on, seen).map(Probe::Tail));
+    probes.extend(find(on, seen).ok().map(|vm| Probe::Read(vm.vmx)));
     probes
 }
 
@@ -138,10 +141,13 @@ pub(super) fn explain(failure: &Failure, on: &Subject, seen: &Evidence) -> Optio
     let said = failure.output.as_ref().map(|o| o.both()).unwrap_or_default();
     let vm_log = log.as_deref().map(tail).unwrap_or_default();
     let kernel = tail(VMKERNEL);
+    // The host's log tells of everybody's devices: only lines about this VM's own count, and those about the host itself.
+    let devices = devices_of(on, seen);
+    let ours = |line: &&str| devices.iter().any(|at| line.contains(at.as_str())) || line.contains("Out of interrupt vectors");
     let sources = [
         ("hostd", said.lines().chain(failure.why.lines()).collect::<Vec<_>>()),
         ("vmware.log", fresh(&vm_log, failure.since)),
-        ("vmkernel.log", fresh(&kernel, failure.since)),
+        ("vmkernel.log", fresh(&kernel, failure.since).into_iter().filter(ours).collect()),
     ];
     let lines = || sources.iter().flat_map(|(source, lines)| lines.iter().map(move |line| (*source, *line)));
     // What hostd answered is said anyway; a line of a log is evidence that nobody else shows.
@@ -156,10 +162,21 @@ pub(super) fn explain(failure: &Failure, on: &Subject, seen: &Evidence) -> Optio
         let line = line.to_lowercase();
         texts.iter().all(|text| line.contains(text))
     };
-    CAUSES.iter().find_map(|known| {
-        let (source, line) = lines().find(|(_, line)| has(line, known.texts))?;
-        Some(Explained { cause: format!("{}{}", known.cause, quoted(source, line)), fix: known.fix.into() })
+    // The VM's own log says more than hostd's one sentence, and both are nearer than the host's log.
+    ["vmware.log", "hostd", "vmkernel.log"].into_iter().find_map(|source| {
+        let of_source = || lines().filter(move |(from, _)| *from == source);
+        CAUSES.iter().find_map(|known| {
+            let (_, line) = of_source().find(|(_, line)| has(line, known.texts))?;
+            Some(Explained { cause: format!("{}{}", known.cause, quoted(source, line)), fix: known.fix.into() })
+        })
     })
+}
+
+/// Addresses of the VM's fixed devices.
+fn devices_of(on: &Subject, seen: &Evidence) -> Vec<String> {
+    let Ok(vm) = find(on, seen) else { return vec![] };
+    let address = |slot: Slot| if let Slot::Fixed { at, .. } = slot { at.map(|at| at.to_string()) } else { None };
+    slots_of(&vm.vmx, seen).into_values().filter_map(address).collect()
 }
 
 /// `total number of pages needed (33566722) exceeds limit (917504)`: pages of 4 KiB say how large the window has to be.
@@ -201,6 +218,10 @@ mod tests {
     const AT: u64 = 1_689_932_450; // 2023-07-21T09:40:50Z
 
     fn explained(log: &str, hostd: &str, since: u64) -> Option<Explained> {
+        explained_with(log, hostd, since, "")
+    }
+
+    fn explained_with(log: &str, hostd: &str, since: u64, kernel: &str) -> Option<Explained> {
         let listing =
             "Vmid   Name   File                 Guest OS          Version\n3      a      [ds1] a/a.vmx        debian11_64Guest   vmx-19\n";
         let ran = |text: &str| Answer::Ran(Output { ended: Ended::Status(0), stdout: text.into(), stderr: String::new() });
@@ -208,7 +229,7 @@ mod tests {
         seen.0.insert(Probe::Run(Command::new("vim-cmd", ["vmsvc/getallvms"])), ran(listing));
         seen.0.insert(Probe::Run(Command::new("esxcli", ["--formatter=xml", "vm", "process", "list"])), ran(""));
         seen.0.insert(Probe::Tail("/vmfs/volumes/ds1/a/vmware.log".into()), Answer::Text(Ok(log.into())));
-        seen.0.insert(Probe::Tail(VMKERNEL.into()), Answer::Text(Ok(String::new())));
+        seen.0.insert(Probe::Tail(VMKERNEL.into()), Answer::Text(Ok(kernel.into())));
         let output = Output { ended: Ended::Status(1), stdout: hostd.into(), stderr: String::new() };
         explain(&Failure { why: "x".into(), output: Some(output), since }, &Subject::vm("a"), &seen)
     }
@@ -229,6 +250,15 @@ mod tests {
         let cause = explained(old_form, "", AT).map(|e| e.cause).unwrap_or_default();
         assert!(cause.contains("vmware.log") && cause.contains("97:0.0"), "a line without a time belongs to the one before: {cause}");
         assert_eq!(explained(old_form, "", AT + 3600), None);
+    }
+
+    #[test]
+    fn another_devices_line_in_the_hosts_log_explains_nothing() {
+        let line = "2023-07-21T09:40:52.000Z In(182) vmkernel: cpu59:2099897)PCI: 1401: Skipping device reset on 0000:05:00.0 because PCIe link to the device is down.";
+        let hostd = "The amount of graphics resource available in the parent resource pool is insufficient for the operation.";
+        let cause = explained_with("", hostd, AT, line).map(|e| e.cause).unwrap_or_default();
+        assert!(cause.contains("no GPU of the host has room"), "{cause}");
+        assert_eq!(explained_with("", "", AT, line), None);
     }
 
     #[test]

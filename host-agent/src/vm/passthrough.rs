@@ -100,6 +100,9 @@ pub struct VmDevices {
     pub config: VmConfig,
     /// NVIDIA's display controllers of the host.
     pub gpus: Vec<PciGpu>,
+    /// NVIDIA's other devices (NVSwitches, sound functions), by address: they are none of ours.
+    #[serde(default)]
+    pub no_gpus: Vec<String>,
     /// The host's UUID, which a fixed device names.
     pub system_id: String,
     /// GPUs by address that other VMs of the host have in their `.vmx`, with the VM's name.
@@ -143,15 +146,21 @@ impl Fact for VmDevices {
                 }
             }
         }
-        let gpus = PciGpus::parse(on, seen)?.gpus().into_iter().cloned().collect();
-        Ok(Self { config: VmConfig::parse(on, seen)?, gpus, system_id, held })
+        let bus = PciGpus::parse(on, seen)?;
+        let gpus = bus.gpus().into_iter().cloned().collect();
+        let no_gpus = bus.devices.iter().filter(|d| !d.is_gpu()).map(|d| d.address.clone()).collect();
+        Ok(Self { config: VmConfig::parse(on, seen)?, gpus, no_gpus, system_id, held })
     }
 }
 
 impl VmDevices {
     /// Slots with a whole GPU of NVIDIA.
     fn current(&self) -> BTreeMap<u32, Slot> {
-        slots(&self.config.keys).into_iter().filter(|(_, slot)| slot.is_nvidia_gpu()).collect()
+        let ours = |slot: &Slot| match slot {
+            Slot::Fixed { at: Some(at), .. } => slot.is_nvidia_gpu() && !self.no_gpus.contains(&at.to_string()),
+            other => other.is_nvidia_gpu(),
+        };
+        slots(&self.config.keys).into_iter().filter(|(_, slot)| ours(slot)).collect()
     }
 
     /// The GPUs that these wishes mean, as indexes of `gpus`, and the dynamic wishes.
@@ -237,7 +246,7 @@ fn listed(texts: impl IntoIterator<Item = String>) -> String {
 impl Requirement for VmPassthrough {
     const NAME: &'static str = "passthrough";
     const ABOUT: &'static str = "Whole GPUs of the VM (DirectPath I/O)";
-    const AFTER: &'static [&'static str] = &["firmware", "memory-reserved"];
+    const AFTER: &'static [&'static str] = &["firmware", "memory-reserved", "vgpu"];
     const NEEDS: Needs = Needs::VmsOff;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
@@ -343,6 +352,7 @@ pub(super) mod tests {
             gpus: ids.iter().map(gpu).collect(),
             system_id: "5cf50c99-bcb9-376f-cf64-f40343fc506c".into(),
             held: BTreeMap::new(),
+            no_gpus: vec![],
         }
     }
 
@@ -383,6 +393,15 @@ pub(super) mod tests {
         let mut moved = fact.clone();
         moved.system_id = "00000000-0000-0000-0000-000000000001".into();
         assert!(edit(json!(["0000:0d:00.0"]), &moved).contains("systemId = \"00000000-"), "written for this host");
+    }
+
+    #[test]
+    fn an_nvswitch_is_no_gpu_and_stays() {
+        let text = "pciPassthru0.present = \"TRUE\"\npciPassthru0.id = \"00000:026:00.0\"\npciPassthru0.vendorId = \"0x10de\"\npciPassthru0.deviceId = \"0x22a3\"\n";
+        let mut fact = devices(text, &TWO);
+        fact.no_gpus = vec!["0000:1a:00.0".into()];
+        let added = edit(json!(["0000:0d:00.0"]), &fact);
+        assert!(added.contains("pciPassthru1.id") && !added.contains("assthru0"), "{added}");
     }
 
     #[test]

@@ -191,11 +191,12 @@ impl std::fmt::Display for Effect {
         match self {
             Self::Run { command, .. } => write!(f, "{command}"),
             Self::Require { command, shows, .. } => write!(f, "{command}  (must show \"{shows}\")"),
-            Self::RunUntil { command, shows, deadline_secs, otherwise, .. } => {
+            Self::RunUntil { command, shows, deadline_secs, otherwise, give_up, .. } => {
                 write!(f, "{command}  (wait up to {deadline_secs} s for \"{shows}\"")?;
-                match otherwise {
-                    Some(last) => write!(f, ", then {last})"),
-                    None => write!(f, ")"),
+                match (otherwise, give_up) {
+                    (Some(last), _) => write!(f, ", then {last})"),
+                    (None, Some(last)) => write!(f, "; in vain: {last})"),
+                    (None, None) => write!(f, ")"),
                 }
             }
             Self::Write { path, contents, mode } => {

@@ -113,8 +113,8 @@ impl<'de> Deserialize<'de> for GpuChoice {
             serde_json::Value::String(text) => Self::of_text(&text).map_err(de::Error::custom),
             map @ serde_json::Value::Object(_) => {
                 let Long { model, count } = serde_json::from_value(map).map_err(de::Error::custom)?;
-                if count == Some(0) || model.trim().is_empty() {
-                    return Err(de::Error::custom("`model` must be named and `count` be at least 1"));
+                if count.is_some_and(|n| !(1..=64).contains(&n)) || model.trim().is_empty() {
+                    return Err(de::Error::custom("`model` must be named and `count` be from 1 to 64"));
                 }
                 Ok(Self::Model { model, count })
             }

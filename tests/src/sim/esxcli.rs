@@ -152,7 +152,9 @@ fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
             let rebooting = !options(rest, &[], &["--rebooting-image"])?.is_empty();
             let host = now.esxi().clone();
             let list = if rebooting {
-                host.vibs.iter().filter(|_| !host.staged.is_empty()).chain(&host.staged).cloned().collect()
+                let waits = !host.staged.is_empty() || !host.removing.is_empty();
+                let left = host.vibs.iter().filter(|v| waits && !host.removing.contains(&v.name));
+                left.chain(&host.staged).cloned().collect()
             } else {
                 host.vibs.clone()
             };
@@ -213,7 +215,11 @@ fn removed(folder: &Path, kind: &str, name: &str) -> Result<Shape, Answer> {
         if !known {
             return Err(refuse("NoMatchError", &format!("No VIB matching VIB search specification '{name}'.")));
         }
-        if kind == "component" {
+        let staged = !host.says_no_reboot;
+        if staged {
+            // What is left waits for the next boot; the running image stays as it is until then.
+            host.removing.push(name.into());
+        } else if kind == "component" {
             // Its VIBs go with it: here a component and its VIB share kind and vendor.
             let manager = host.components.iter().find(|c| c.name == name).is_some_and(super::state::is_manager);
             host.components.retain(|c| c.name != name);
@@ -226,7 +232,7 @@ fn removed(folder: &Path, kind: &str, name: &str) -> Result<Shape, Answer> {
             ("VIBs Installed", String::new()),
             ("VIBs Removed", name.to_string()),
             ("VIBs Skipped", String::new()),
-            ("Reboot Required", "false".into()),
+            ("Reboot Required", staged.to_string()),
         ];
         Ok(Shape::Block { type_name: "InstallationResult", heading: Some("Removal Result".into()), fields })
     })

@@ -63,7 +63,7 @@ pub fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
             })
         }
         ["hardware", "pci", "list"] => Ok(Shape::Blocks(host.gpus.iter().flat_map(|g| functions(&host, g)).collect())),
-        ["hardware", "pci", "pcipassthru", "list"] if newer("7.0") => {
+        ["hardware", "pci", "pcipassthru", "list"] => {
             let row = |g: &Gpu| vec![g.bdf.clone(), g.given_pending.to_string()];
             Ok(Shape::Table { type_name: "PciPassthru", columns: vec!["Device ID", "Enabled"], rows: host.gpus.iter().map(row).collect() })
         }

@@ -33,6 +33,8 @@ pub struct Esxi {
     pub maintenance: bool,
     pub vibs: Vec<Vib>,
     pub staged: Vec<Vib>,
+    /// Packages that are gone after the next boot.
+    pub removing: Vec<String>,
     /// Version of the loaded NVIDIA module.
     pub loaded: Option<String>,
     pub default_type: String,
@@ -229,6 +231,8 @@ pub fn boot(folder: &Path) {
                 let _ = std::fs::remove_dir_all(m.root(ramdisk));
             }
             let host = m.esxi();
+            let removing = std::mem::take(&mut host.removing);
+            host.vibs.retain(|v| !removing.contains(&v.name));
             let staged = std::mem::take(&mut host.staged);
             install(host, staged);
             let driver = host.vibs.iter().find(|v| is_manager(v)).map(|v| v.version.split('-').next().unwrap_or_default().to_string());
