@@ -51,7 +51,7 @@ pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
 
 fn fact<T: serde::de::DeserializeOwned>(inventory: &Inventory, host: &str, name: &str) -> Option<T> {
     let seen = inventory.seen(&NodeId::new(NodeKind::Host, host))?;
-    serde_json::from_value(seen.facts.get(name)?.as_ref().ok()?.clone()).ok()
+    T::deserialize(seen.facts.get(name)?.as_ref().ok()?).ok()
 }
 
 /// GPUs of a host with the owners they will have when its own `passthrough` is as wished.

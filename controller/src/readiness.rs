@@ -64,7 +64,7 @@ pub struct Readiness {
 }
 
 fn fact<T: DeserializeOwned>(seen: &Seen, name: &str) -> Option<T> {
-    serde_json::from_value(seen.facts.get(name)?.as_ref().ok()?.clone()).ok()
+    T::deserialize(seen.facts.get(name)?.as_ref().ok()?).ok()
 }
 
 /// Of one host; `None` where its PCI bus was not seen.

@@ -397,6 +397,36 @@ fn a_removal_that_waits_for_the_next_boot_is_not_repeated() {
     assert_eq!(lab.state("esx-01").esxi().vibs.len(), 1);
 }
 
+#[test]
+fn a_package_that_the_host_must_not_take_is_refused_with_the_way_out() {
+    let lab = lab("acceptance", "8.0.3", vec![files::a100("0000:3b:00.0")], &["vm-a"]);
+    lab.change("esx-01", |m| {
+        m.esxi().acceptance = "VMwareCertified".into();
+        m.esxi().profile = "(Updated) VMware Lifecycle Manager Generated Image".into();
+    });
+    let host = |more: &str, package: &str| {
+        format!(
+            "{more}    graphics-type: SharedPassthru\n    vgpu-manager: {{ package: files/{}, datastore: datastore1{package} }}\n",
+            files::MANAGER_16_6
+        )
+    };
+    let vm = "  vm-a:\n    host: esx-01\n";
+    fleet(&lab, &host("", ""), vm);
+    lab.start();
+    let said = lab.expect(6, &["apply", "--yes"]);
+    assert!(said.contains("made by vSphere Lifecycle Manager") && said.contains("image of the cluster"), "{said}");
+    fleet(&lab, &host("", ", allow-drift: true"), vm);
+    let said = lab.expect(6, &["apply", "--yes"]);
+    assert!(said.contains("never lowered silently: wish for `acceptance-level: VMwareAccepted`"), "{said}");
+    assert_eq!(lab.changing_calls("esx-01"), Vec::<String>::new());
+    // As the hint says: first the level, then the package.
+    fleet(&lab, &host("    acceptance-level: VMwareAccepted\n", ", allow-drift: true"), vm);
+    lab.expect(0, &["apply", "--yes"]);
+    let calls = lab.changing_calls("esx-01");
+    let at = |what: &str| calls.iter().position(|c| c.contains(what)).unwrap_or_else(|| panic!("{what}: {calls:?}"));
+    assert!(at("acceptance set --level=VMwareAccepted") < at("component apply"));
+}
+
 /// The example that users read is the one that runs: every way vSphere offers a GPU, in one fleet.
 #[test]
 fn the_large_example_runs() {

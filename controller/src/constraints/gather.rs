@@ -18,7 +18,7 @@ fn wish<'a>(wishes: &'a [Wish], name: &str) -> Option<&'a Value> {
 }
 
 fn fact<T: serde::de::DeserializeOwned>(inventory: Option<&Inventory>, node: &NodeId, name: &str) -> Option<T> {
-    serde_json::from_value(inventory?.seen(node)?.facts.get(name)?.as_ref().ok()?.clone()).ok()
+    T::deserialize(inventory?.seen(node)?.facts.get(name)?.as_ref().ok()?).ok()
 }
 
 fn gpu(seen: &PciGpu) -> Gpu {

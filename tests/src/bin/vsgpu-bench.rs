@@ -236,11 +236,20 @@ fn plan() {
     let catalogue = vsgpu::catalogue();
     let wish = |kind: NodeKind, name: &str| {
         let entry = catalogue.find(kind.scope(), name).unwrap();
-        let mut spec: serde_json::Value = serde_json::from_str(entry.example).unwrap();
-        if let Some(package) = spec.get_mut("package") {
-            *package =
-                json!({ "artifact": package, "sha256": "0".repeat(64), "size": 1, "holds": [{ "name": "x", "version": "535.183.04" }] });
-        }
+        // A fleet that the gate lets through: what is refused is not planned.
+        let file = |artifact: &str, version: &str| json!({ "artifact": artifact, "sha256": "0".repeat(64), "size": 1, "holds": [{ "name": "x", "version": version }] });
+        let package = |artifact, version| json!({ "package": file(artifact, version) });
+        let spec: serde_json::Value = match name {
+            "vgpu-manager" => json!({ "package": file(files::MANAGER_16_6, "535.183.04"), "datastore": "datastore1" }),
+            "gpu-management-daemon" => json!({ "package": file(files::DAEMON_16_6, "535.183.04"), "datastore": "datastore1" }),
+            "graphics-type" => json!("SharedPassthru"),
+            "ecc" => json!("auto"),
+            "vgpu" => json!(["nvidia_a100-20c"]),
+            "driver" => package(files::DRIVER_16_6, "535.183.01"),
+            "cuda-toolkit" => package(files::CUDA_12_2, "12.2.2"),
+            "license" => json!({ "token": file(files::TOKEN_FILE, "1") }),
+            _ => serde_json::from_str(entry.example).unwrap(),
+        };
         Wish { name: entry.name, spec: (entry.read_spec)(&spec).unwrap() }
     };
     let of = |kind: NodeKind, names: &[&str]| names.iter().map(|n| wish(kind, n)).collect::<Vec<_>>();
