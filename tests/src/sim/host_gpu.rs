@@ -2,6 +2,7 @@
 
 use super::Answer;
 use super::state::{Gpu, Machine};
+use super::vgpu_placement::{Placed, Placement};
 use std::path::Path;
 
 pub const NO_DRIVER: &str = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.\n\n";
@@ -50,34 +51,26 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
     match words {
         ["-q", "-x"] => Answer::ok(xml(&driver, &held.iter().map(|g| gpu_xml(g, &g.graphics_type, None)).collect::<String>(), held.len())),
         ["vgpu", "-q"] => {
+            let placement = Placement::running(&mut machine, None);
+            let mut id = 3_251_634_190u64;
             let mut text = String::new();
-            for gpu in &held {
-                let on: Vec<_> = host
-                    .vms
-                    .iter()
-                    .filter(|v| v.on)
-                    .map(|v| (v, machine.text(&format!("/vmfs/volumes/{}/{}", v.datastore, v.file)).unwrap_or_default()))
-                    .collect();
-                let of_gpu: Vec<(String, String)> = on
-                    .iter()
-                    .flat_map(|(vm, text)| {
-                        super::vim_cmd::profiles(&vsgpu_core::vmx::read(text.as_bytes())).into_iter().map(|p| (vm.name.clone(), p))
-                    })
-                    .filter(|(_, p)| super::vim_cmd::parts(p).is_some_and(|(token, _)| token == gpu.token))
-                    .collect();
+            for (gpu, of_gpu) in host.gpus.iter().zip(&placement.on).filter(|(g, _)| !g.given) {
                 text += &format!("GPU 0000{}\n    Active vGPUs                          : {}\n", gpu.bdf.to_uppercase(), of_gpu.len());
-                for (at, (vm, profile)) in of_gpu.iter().enumerate() {
+                for vgpu in of_gpu {
+                    id += 1;
                     text += &format!(
-                        "    vGPU ID                               : {}\n        VM Name                           : {vm}\n        vGPU Name                         : {}\n        Guest Driver Version              : N/A\n        License Status                    : N/A (Expiry: N/A)\n",
-                        3_251_634_190u64 + at as u64,
-                        super::cuda::type_name(profile)
+                        "    vGPU ID                               : {id}\n        VM Name                           : {}\n        vGPU Name                         : {}\n        Guest Driver Version              : N/A\n        License Status                    : N/A (Expiry: N/A)\n",
+                        vgpu.vm,
+                        super::cuda::type_name(&vgpu.profile)
                     );
                 }
             }
             Answer::ok(text)
         }
         ["vgpu", what @ ("-s" | "-c"), "-v"] => {
-            Answer::ok(held.iter().map(|gpu| types(&host, &mut machine, gpu, *what == "-c")).collect::<String>())
+            let placement = Placement::running(&mut machine, None);
+            let driven = host.gpus.iter().zip(&placement.on).filter(|(g, _)| !g.given);
+            Answer::ok(driven.map(|(gpu, there)| types(gpu, there, *what == "-c")).collect::<String>())
         }
         ["-i", index, "-mig", value @ ("0" | "1")] => {
             let on = *value == "1";
@@ -129,22 +122,11 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
 }
 
 /// vGPU types of a GPU, all or those that still fit, as `nvidia-smi vgpu -s -v` and `-c -v` list them.
-fn types(host: &super::state::Esxi, machine: &mut Machine, gpu: &Gpu, creatable: bool) -> String {
+fn types(gpu: &Gpu, there: &[Placed], creatable: bool) -> String {
     let mut text = format!("GPU 0000{}\n", gpu.bdf.to_uppercase());
-    let used: Vec<u64> = host
-        .vms
-        .iter()
-        .filter(|v| v.on)
-        .flat_map(|v| {
-            let text = machine.text(&format!("/vmfs/volumes/{}/{}", v.datastore, v.file)).unwrap_or_default();
-            super::vim_cmd::profiles(&vsgpu_core::vmx::read(text.as_bytes()))
-        })
-        .filter_map(|p| super::vim_cmd::parts(&p))
-        .filter(|(token, _)| *token == gpu.token)
-        .map(|(_, size)| size)
-        .collect();
+    let used: u64 = there.iter().map(|p| p.size_mib).sum();
     for (n, t) in vsgpu_core::knowledge::vgpu_types::of_token(&gpu.token).filter(|t| t.mig == gpu.mig).enumerate() {
-        let fits = used.iter().sum::<u64>() + t.size_mib <= gpu.memory_mib && (gpu.mixed || used.iter().all(|size| *size == t.size_mib));
+        let fits = used + t.size_mib <= gpu.memory_mib && (gpu.mixed || there.iter().all(|p| p.size_mib == t.size_mib));
         if !creatable || fits {
             text += &format!(
                 "    vGPU Type ID                          : 0x{:x}\n        Name                              : {}\n        Class                             : Compute\n        Max Instances                     : {}\n        FB Memory                         : {} MiB\n",

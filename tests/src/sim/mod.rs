@@ -11,6 +11,7 @@ pub mod host_gpu;
 pub mod installers;
 pub mod passthrough;
 pub mod state;
+pub mod vgpu_placement;
 pub mod vim_cmd;
 pub mod vmkfstools;
 

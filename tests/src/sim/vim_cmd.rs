@@ -2,6 +2,7 @@
 
 use super::Answer;
 use super::state::{Machine, Vm};
+use super::vgpu_placement::Placement;
 use std::path::Path;
 use vsgpu_core::vmx;
 
@@ -155,7 +156,8 @@ fn power_on(folder: &Path, vm: &Vm) -> Answer {
                 &format!("Invalid memory setting: memory reservation (sched.mem.min) should be equal to memsize({memory})."),
             );
         }
-        if let Some(why) = unplaceable(&mut machine, vm, &profiles).filter(|_| !profiles.is_empty()) {
+        let mut placement = Placement::running(&mut machine, Some(vm.vmid));
+        if let Some(why) = profiles.iter().find_map(|p| placement.place(&vm.name, p).err()) {
             return fault(DO, "GenericVmConfigFault", &why);
         }
         if let Some((why, lines)) = super::passthrough::refuses(&mut machine, vm, &keys) {
@@ -178,40 +180,4 @@ pub fn profiles(keys: &std::collections::BTreeMap<String, String>) -> Vec<String
 pub fn parts(profile: &str) -> Option<(String, u64)> {
     let known = vsgpu_core::knowledge::vgpu_types::find(profile)?;
     Some((known.token.to_uppercase(), known.size_mib))
-}
-
-/// Why the plug-in would refuse: mode, ECC, GPU, equal sizes, memory.
-fn unplaceable(machine: &mut Machine, vm: &Vm, profiles: &[String]) -> Option<String> {
-    const NO_ROOM: &str = "The amount of graphics resource available in the parent resource pool is insufficient for the operation.";
-    let host = machine.esxi().clone();
-    let Some(driver) = &host.loaded else { return Some(NO_ROOM.into()) };
-    let branch: u32 = driver.split('.').next()?.parse().ok()?;
-    let mut placed: Vec<Vec<u64>> = vec![vec![]; host.gpus.len()];
-    let mut place = |profile: &str| -> Option<String> {
-        let known = vsgpu_core::knowledge::vgpu_types::find(profile);
-        let Some((known, (token, size))) = known.zip(parts(profile)) else { return Some(NO_ROOM.into()) };
-        let fits = |at: &usize| {
-            let gpu = &host.gpus[*at];
-            gpu.token == token
-                && !gpu.given
-                && gpu.mig == known.mig
-                && gpu.graphics_type == "SharedPassthru"
-                && (gpu.mixed || placed[*at].iter().all(|s| *s == size))
-                && placed[*at].iter().sum::<u64>() + size <= gpu.memory_mib
-        };
-        let found = (0..host.gpus.len()).find(fits);
-        let Some(at) = found else { return Some(NO_ROOM.into()) };
-        if branch < 430 && host.gpus[at].ecc == Some(true) {
-            return Some(format!("Could not initialize plugin 'libnvidia-vgx.so' for vGPU \\\"{profile}\\\"."));
-        }
-        placed[at].push(size);
-        None
-    };
-    for other in host.vms.iter().filter(|o| o.on && o.vmid != vm.vmid) {
-        let text = machine.text(&format!("/vmfs/volumes/{}/{}", other.datastore, other.file)).unwrap_or_default();
-        for profile in self::profiles(&vmx::read(text.as_bytes())) {
-            let _ = place(&profile);
-        }
-    }
-    profiles.iter().find_map(|p| place(p))
 }
