@@ -127,3 +127,21 @@ impl Fact for VmPower {
         Ok(Self { vmid: vm.vmid, state: state.into() })
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A VM of today that is fit for a GPU, with these keys in its `.vmx`.
+    pub(in crate::vm) fn with_keys(keys: std::collections::BTreeMap<String, String>) -> VmConfig {
+        VmConfig {
+            vmid: 3,
+            vmx: "/vmfs/volumes/ds1/a/a.vmx".into(),
+            firmware: "efi".into(),
+            memory_mib: 8192,
+            hardware_version: Some(19),
+            snapshots: 0,
+            keys,
+        }
+    }
+}

@@ -337,16 +337,7 @@ pub(super) mod tests {
             let text = json!({ "address": address, "vendor_id": "10de", "device_id": device, "current_owner": "VM Passthru" });
             serde_json::from_value(text).unwrap_or_else(|e| panic!("{e}"))
         };
-        let keys = vmx::read(text.as_bytes());
-        let config = VmConfig {
-            vmid: 3,
-            vmx: "/vmfs/volumes/ds1/a/a.vmx".into(),
-            firmware: "efi".into(),
-            memory_mib: 8192,
-            hardware_version: Some(19),
-            snapshots: 0,
-            keys,
-        };
+        let config = crate::vm::config::tests::with_keys(vmx::read(text.as_bytes()));
         VmDevices {
             config,
             gpus: ids.iter().map(gpu).collect(),

@@ -196,16 +196,7 @@ mod tests {
     use super::*;
 
     fn fact(keys: &[(&str, &str)]) -> VmConfig {
-        let keys = keys.iter().map(|(k, v)| (k.to_lowercase(), v.to_string())).collect();
-        VmConfig {
-            vmid: 3,
-            vmx: "/vmfs/volumes/ds1/a/a.vmx".into(),
-            firmware: "efi".into(),
-            memory_mib: 8192,
-            hardware_version: Some(19),
-            snapshots: 0,
-            keys,
-        }
+        crate::vm::config::tests::with_keys(keys.iter().map(|(k, v)| (k.to_lowercase(), v.to_string())).collect())
     }
 
     fn wish(profiles: &[&str]) -> Vec<VgpuWish> {
