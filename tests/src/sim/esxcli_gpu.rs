@@ -150,14 +150,17 @@ pub fn vsish(folder: &Path, words: &[&str]) -> Answer {
     }
 }
 
+/// The VMkernel module that drives a GPU.
+fn module(host: &Esxi, g: &Gpu) -> &'static str {
+    match (g.given, &host.loaded) {
+        (true, _) => "pciPassthru",
+        (false, Some(_)) => "nvidia",
+        (false, None) => "None",
+    }
+}
+
 fn graphics(host: &Esxi, g: &Gpu, graphics_type: String) -> Block {
-    let module = if g.given {
-        "pciPassthru"
-    } else if host.loaded.is_some() {
-        "nvidia"
-    } else {
-        "None"
-    };
+    let module = module(host, g);
     let memory = if host.loaded.is_some() && !g.given { g.memory_mib * 1024 } else { 0 };
     let running = host.vms.iter().filter(|v| v.on).count();
     let fields = vec![
@@ -174,13 +177,7 @@ fn graphics(host: &Esxi, g: &Gpu, graphics_type: String) -> Block {
 /// The GPU, and the sound function of boards that have one.
 fn functions(host: &Esxi, g: &Gpu) -> Vec<Block> {
     let owner = |given: bool| if given { "VM Passthru" } else { "VMkernel" }.to_string();
-    let module = if g.given {
-        "pciPassthru"
-    } else if host.loaded.is_some() {
-        "nvidia"
-    } else {
-        "None"
-    };
+    let module = module(host, g);
     let at: vsgpu_core::units::Bdf = g.bdf.parse().unwrap();
     let decimal = at.vmx_id().replace('.', ":");
     let dependent: Vec<u32> = decimal.split(':').map(|n| n.parse().unwrap()).collect();
