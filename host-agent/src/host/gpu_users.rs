@@ -51,11 +51,12 @@ impl Fact for GpuUsers {
             let text = seen.file(&vm.vmx).ok().flatten().unwrap_or_default();
             let mut user = GpuUser { vm: vm.name.clone(), running: vm.running, fixed: vec![], dynamic: vec![], vgpus: vec![] };
             for slot in slots(&vmx::read(text.as_bytes())).into_values() {
+                let whole_gpu = slot.is_nvidia_gpu();
                 match slot {
                     Slot::Vgpu(profile) => user.vgpus.push(profile),
-                    Slot::Fixed { at: Some(at), .. } if slot.is_nvidia_gpu() => user.fixed.push(at.to_string()),
-                    Slot::Dynamic(allowed) => user.dynamic.push(allowed.join(",")),
-                    Slot::Fixed { .. } | Slot::Other => {}
+                    Slot::Fixed { at: Some(at), .. } if whole_gpu => user.fixed.push(at.to_string()),
+                    Slot::Dynamic(allowed) if whole_gpu => user.dynamic.push(allowed.join(",")),
+                    Slot::Fixed { .. } | Slot::Dynamic(_) | Slot::Other => {}
                 }
             }
             user

@@ -130,8 +130,11 @@ fn user_of(device: &PciGpu, users: &[GpuUser]) -> Option<String> {
     let token = device.candidate().model().map(|m| m.token);
     let of_kind =
         |profile: &String| vgpu_types::find(profile).is_none_or(|t| token.is_none_or(|token| token.eq_ignore_ascii_case(t.token)));
+    // Which of its kind a VM with Dynamic DirectPath got is not told: it may be this one.
+    let id = device.device_id.as_ref().map(|id| format!("{}:{id}", device.vendor_id).to_lowercase());
+    let may_get = |allowed: &String| id.as_ref().is_none_or(|id| allowed.to_lowercase().contains(id.as_str()));
     let uses = |user: &&GpuUser| match device.is_passed_through() {
-        true => user.fixed.contains(&device.address) || !user.dynamic.is_empty(),
+        true => user.fixed.contains(&device.address) || user.dynamic.iter().any(may_get),
         false => user.vgpus.iter().any(of_kind),
     };
     users.iter().filter(|user| user.running).find(uses).map(|user| user.vm.clone())
