@@ -112,7 +112,6 @@ fn version(text: &str, side: &str) -> Result<DriverVersion, Vec<Error>> {
     }
 }
 
-/// The GPU of a name. Boards that differ only in their form (PCIe, SXM) may share it: the profile tells them apart.
 /// `8.0.2`, and as VMware writes it: `8.0U2`, `8.0 U2`.
 fn esxi(text: &str) -> Result<String, Vec<Error>> {
     let plain = text.trim().to_lowercase().replace([' ', '-'], "").replace("update", "u").replace('u', ".");
@@ -140,16 +139,12 @@ fn swapped(host: &str, guest: Option<&str>) -> Option<Error> {
     Some(error.hint(format!("the host comes first: vsgpu compat {} {}", release.host, constraints::guest_of(release))))
 }
 
+/// The GPU of a name. Boards that differ only in their form (PCIe, SXM) may share it: the profile tells them apart.
 fn gpu(wish: &str, profiles: &[String]) -> Result<Gpu, Vec<Error>> {
     let by_id = wish.strip_prefix("10de:").map(|id| gpus::by_pci(id, None).into_iter().collect::<Vec<_>>());
     let found = by_id.unwrap_or_else(|| gpus::named(wish));
     match found[..] {
-        [model] => Ok(Gpu {
-            address: String::new(),
-            device_id: Some(model.device_id.clone()),
-            subsystem_id: model.subsystem_id.clone(),
-            name: Some(model.name.into()),
-        }),
+        [model] => Ok(Gpu::of_model(model)),
         [] => {
             let near = crate::range::nearest(wish, gpus::all().iter().map(|m| m.token)).map(|n| format!("did you mean `{n}`?"));
             Err(vec![
@@ -162,7 +157,7 @@ fn gpu(wish: &str, profiles: &[String]) -> Result<Gpu, Vec<Error>> {
                 |m: &&&gpus::Model| profiles.iter().filter_map(|p| vgpu_types::find(p)).any(|t| m.token.eq_ignore_ascii_case(t.token));
             let whole_wish = |m: &&&gpus::Model| m.token.eq_ignore_ascii_case(wish);
             if let Some(model) = several.iter().find(whole_wish).or_else(|| several.iter().find(of_profile)) {
-                return gpu(&format!("10de:{}", model.device_id), &[]);
+                return Ok(Gpu::of_model(model));
             }
             let names: Vec<&str> = several.iter().map(|m| m.name).collect();
             Err(vec![Error::new(Kind::Usage, format!("`{wish}` names several GPUs: {}", names.join(", "))).hint("say more of the name")])

@@ -81,6 +81,16 @@ pub struct Gpu {
 }
 
 impl Gpu {
+    /// A board of the table, wherever it is.
+    pub fn of_model(model: &Model) -> Self {
+        Self {
+            address: String::new(),
+            device_id: Some(model.device_id.clone()),
+            subsystem_id: model.subsystem_id.clone(),
+            name: Some(model.name.into()),
+        }
+    }
+
     /// What the tables know of it.
     pub fn model(&self) -> Option<&'static Model> {
         gpus::by_pci(self.device_id.as_deref()?, self.subsystem_id.as_deref())

@@ -1,7 +1,7 @@
 //! Makes combinations and rooms from the fleet file, and from what was seen where something was seen.
 
 use super::combination::{Combination, Gpu, GuestDriver, LicenseWay, Room, RoomGpu, Stated, Tenant};
-use crate::assign::{self, gpus_as_wished};
+use crate::assign::gpus_as_wished;
 use crate::fleet::{Fleet, Host, NodeId, NodeKind, Vm, Wish};
 use crate::inventory::Inventory;
 use serde_json::Value;
@@ -138,13 +138,7 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, host: &Host, inventory: Op
             if let vsgpu_core::gpu_choice::GpuChoice::Model { model, count } = choice
                 && let [only] = vsgpu_core::knowledge::gpus::named(model)[..]
             {
-                let one = Gpu {
-                    address: String::new(),
-                    device_id: Some(only.device_id.clone()),
-                    subsystem_id: only.subsystem_id.clone(),
-                    name: Some(only.name.into()),
-                };
-                c.whole.extend(std::iter::repeat_n(one, count.unwrap_or(1) as usize));
+                c.whole.extend(std::iter::repeat_n(Gpu::of_model(only), count.unwrap_or(1) as usize));
             }
         }
     }
@@ -188,9 +182,7 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, host: &Host, inventory: Op
 /// The GPUs of each host whose GPUs are known, with everybody who wants a part of them.
 pub fn rooms(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Room> {
     let Some(seen) = inventory else { return fleet.hosts.iter().map(|host| stated(fleet, host)).collect() };
-    // With model names settled to addresses, so that two VMs are not thought to want the same GPU.
-    let settled = assign::settled(fleet, seen);
-    let by_host = settled.vms_by_host();
+    let by_host = fleet.vms_by_host();
     let room = |host: &Host| {
         let node = NodeId::new(NodeKind::Host, &host.name);
         let gpus = gpus_as_wished(fleet, &host.name, seen)?;

@@ -110,7 +110,7 @@ pub fn judge_one(combination: &Combination) -> Vec<Finding> {
     ALL.iter().flat_map(|c| (c.check)(combination).into_iter().map(|f| stop_host(f.of(c.name)))).collect()
 }
 
-/// Judges a fleet, with what was seen of it or without.
+/// Judges a fleet, with what was seen of it (and then with its GPUs dealt, `assign::settled`) or without.
 pub fn judge(fleet: &Fleet, inventory: Option<&Inventory>) -> Judgement {
     let mut judgement = Judgement::default();
     let of_combinations = combinations(fleet, inventory).into_iter().flat_map(|c| judge_one(&c));

@@ -79,8 +79,9 @@ pub fn still_taken(fleet: &Fleet, inventory: &Inventory, left: Leftovers) -> Lef
 
 /// Makes the plan, and says what stands in its way. The gate comes first: nothing is planned for what it refuses.
 pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Planned {
-    let Judgement { refused, warnings, .. } = constraints::judge(fleet, Some(inventory));
+    // With model names settled to addresses, so that two VMs are not thought to want the same GPU.
     let settled = assign::settled(fleet, inventory);
+    let Judgement { refused, warnings, .. } = constraints::judge(&settled, Some(inventory));
     let wishes = settled.wishes();
     let mut planner = Planner {
         fleet: &settled,
@@ -93,7 +94,7 @@ pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Plan
         refused,
         met: 0,
     };
-    let by_host = fleet.vms_by_host();
+    let by_host = settled.vms_by_host();
     for host in &fleet.hosts {
         planner.host(host, &by_host[host.name.as_str()]);
     }
