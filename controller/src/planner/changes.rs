@@ -70,7 +70,6 @@ impl Planner<'_> {
                     change.recheck = true;
                     change.verdict = Verdict::waits("met; looked at again after the steps before", is);
                 }
-                // What stands in its way now may be just what an earlier step mends.
                 // Nothing in this plan brings what it waits for: to begin would be an outage for nothing, again and again.
                 Verdict::Waits { on, wants, .. } if !comes && !restarted && !elsewhere => {
                     blocked = true;
@@ -78,6 +77,7 @@ impl Planner<'_> {
                     let hint = "nothing that is wished changes that: mend it, wish for what is missing, or take this key out";
                     self.problem(node, Error::new(Kind::Blocked, why).hint(hint));
                 }
+                // What stands in its way now may be just what an earlier step mends.
                 Verdict::Blocked { why, .. } if built_on || restarted => change.verdict = Verdict::waits(why, describe(&change.spec)),
                 Verdict::Blocked { why, hint } => {
                     blocked = true;

@@ -1,5 +1,6 @@
-//! Default graphics type of a host: SharedPassthru (the UI's "Shared Direct") for vGPU. Configured and active are two
-//! things: the value changes at once, the GPUs follow after a graphics restart or a reboot (facts: failures F4).
+//! Graphics type of a host's GPUs, by default and GPU by GPU: SharedPassthru (the UI's "Shared Direct") for
+//! vGPU. Configured and active are two things: the value changes at once, the GPUs follow after a graphics restart or a
+//! reboot (facts: failures F4).
 
 use super::ask;
 use super::esx::EsxVersion;

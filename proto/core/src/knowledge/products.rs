@@ -14,7 +14,7 @@ pub enum Product {
     Applications,
 }
 
-/// Names, lower case, blanks and signs taken out; the longer ones first where one contains another.
+/// Names, lower case, blanks and signs taken out.
 const NAMES: [(&str, Product); 24] = [
     ("vdws", Product::Workstation),
     ("vws", Product::Workstation),
