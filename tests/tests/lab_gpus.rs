@@ -207,6 +207,7 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
                 .replace("{ passthrough: [A100], expects: [vmotion] }", "passthrough: [A100]\n    expects: [vmotion]"),
             vec!["migration", "vMotion is expected"],
         ),
+        (vm("vm-a", "passthrough: [A100]\n    expects: [suspend]", files::DRIVER_DATA_CENTER), vec!["migration", "uspend"]),
     ] {
         fleet(&lab, &host, &(a + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)));
         lab.forget_calls();
@@ -227,6 +228,23 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
     );
     let said = lab.expect(6, &["plan"]);
     assert!(said.contains("vm-a (guest) wants driver") && !said.contains("vm-b"), "only vm-a is refused: {said}");
+    // Applied all the same: vm-a keeps what it has, and vm-b gets what it wants.
+    fleet(
+        &lab,
+        &host,
+        &(vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_17_4) + &vm("vm-b", "vgpu: [nvidia_a100-20c]", files::DRIVER_16_6)),
+    );
+    let before = vmx(&lab, "esx-01", "vm-a");
+    lab.forget_calls();
+    lab.expect(6, &["apply", "--yes"]);
+    assert_eq!(vmx(&lab, "esx-01", "vm-a"), before);
+    assert_eq!(lab.changing_calls("vm-a"), Vec::<String>::new());
+    assert!(vmx(&lab, "esx-01", "vm-b").contains("nvidia_a100-20c"), "the others go on");
+    fleet(
+        &lab,
+        &host,
+        &(vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_17_4) + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)),
+    );
     // Offline, on what the file states.
     let said = lab.expect(6, &["validate"]);
     assert!(said.contains("a guest must never be newer than its host"), "{said}");
