@@ -229,6 +229,8 @@ mod tests {
         seen.0.insert(Probe::Run(Command::new("vim-cmd", ["vmsvc/getallvms"])), ran(listing));
         seen.0.insert(Probe::Run(Command::new("esxcli", ["--formatter=xml", "vm", "process", "list"])), ran(""));
         seen.0.insert(Probe::Tail("/vmfs/volumes/ds1/a/vmware.log".into()), Answer::Text(Ok(log.into())));
+        let vmx = "pciPassthru0.present = \"TRUE\"\npciPassthru0.id = \"00000:094:00.0\"\npciPassthru0.vendorId = \"0x10de\"\npciPassthru0.deviceId = \"0x20f1\"\n";
+        seen.0.insert(Probe::Read("/vmfs/volumes/ds1/a/a.vmx".into()), Answer::Text(Ok(vmx.into())));
         seen.0.insert(Probe::Tail(VMKERNEL.into()), Answer::Text(Ok(kernel.into())));
         let output = Output { ended: Ended::Status(1), stdout: hostd.into(), stderr: String::new() };
         explain(&Failure { why: "x".into(), output: Some(output), since }, &Subject::vm("a"), &seen)
@@ -259,6 +261,11 @@ mod tests {
         let cause = explained_with("", hostd, AT, line).map(|e| e.cause).unwrap_or_default();
         assert!(cause.contains("no GPU of the host has room"), "{cause}");
         assert_eq!(explained_with("", "", AT, line), None);
+        // The same line of the VM's own device (94 is 5e) does, as long as it is of this attempt.
+        let own = line.replace("0000:05:00.0", "0000:5e:00.0");
+        let cause = explained_with("", "Power on failed", AT, &own).map(|e| e.cause).unwrap_or_default();
+        assert!(cause.contains("the PCIe link of the GPU is down") && cause.contains("vmkernel.log"), "{cause}");
+        assert_eq!(explained_with("", "", AT + 3600, &own), None);
     }
 
     #[test]
