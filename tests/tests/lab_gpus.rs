@@ -217,6 +217,19 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
         }
         assert_eq!(lab.changing_calls("esx-01"), Vec::<String>::new());
     }
+    let right = vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6);
+    for (host, a, constraint) in [
+        (&*host.replace("SharedPassthru", "Shared"), right.clone(), "host-serves"),
+        (&*format!("{host}    vgpu-mode: MixedSize\n"), right.clone(), "mixed-sizes"),
+        (&*format!("{host}    mig: {{ \"0000:ff:00.0\": on }}\n"), right.clone(), "gpu-names"),
+        (&host, right.replace("    guest:", "    memory-reserved: null\n    guest:"), "memory"),
+        (&host, right.replace("license: {", "license: { product: vWS,"), "license-product"),
+    ] {
+        fleet(&lab, host, &(a + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)));
+        let output = lab.vsgpu(&["plan"]);
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(said.contains(constraint), "{constraint}\n{said}");
+    }
     // The one that is right goes on by itself once the host is there.
     let ok = vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6) + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6);
     fleet(&lab, &host, &ok);
