@@ -29,6 +29,8 @@ pub struct Seen {
 /// Everything that was seen.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
+    /// When it was looked at, seconds since 1970 by this machine's clock.
+    pub at: u64,
     /// By node; `Err` where the node could not be talked to.
     pub nodes: BTreeMap<NodeId, Result<Seen, Error>>,
 }
@@ -143,11 +145,16 @@ pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn
             seen
         });
     }
-    let mut inventory = Inventory::default();
+    let mut inventory = Inventory { at: now(), ..Inventory::default() };
     while let Some(done) = work.join_next().await {
         inventory.nodes.extend(done.unwrap_or_default());
     }
     inventory
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge: guests' clocks are compared with this machine's")]
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// Tries until the deadline: a node that is just booting is worth the wait.
@@ -186,7 +193,7 @@ fn needed(catalogue: &vsgpu_core::Catalogue, kind: NodeKind, wishes: &[(String, 
             "vgpus",
         ]),
         NodeKind::Vm => names.push("vm-power"),
-        NodeKind::Guest => names.push("os"),
+        NodeKind::Guest => names.extend(["os", "clock", "pci-gpus"]),
     }
     names.sort_unstable();
     names.dedup();

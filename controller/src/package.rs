@@ -53,7 +53,12 @@ fn inspect(file: &mut File, name: &str) -> Result<(Kind, Vec<Held>), String> {
     file.take(8).read_to_end(&mut magic).map_err(io)?;
     file.seek(SeekFrom::Start(0)).map_err(io)?;
     let (lower, by_name) = (name.to_lowercase(), from_name(name));
+    if let Some(other) = ["aarch64", "arm64", "sbsa", "ppc64le"].iter().find(|a| lower.contains(*a)) {
+        return Err(format!("this package is for {other}; vSphere's guests are x86_64"));
+    }
     let kind = match magic.as_slice() {
+        m if m.starts_with(b"!<arch>\n") && lower.ends_with(".deb") => Kind::Deb,
+        m if m.starts_with(b"\xed\xab\xee\xdb") => Kind::Rpm,
         m if m.starts_with(b"!<arch>\n") => {
             let descriptor = vib_descriptor(file)?;
             return Ok((Kind::Vib, vec![held(&descriptor).ok_or("the VIB's descriptor.xml states no name and version")?]));
@@ -62,13 +67,40 @@ fn inspect(file: &mut File, name: &str) -> Result<(Kind, Vec<Held>), String> {
             let (kind, holds) = bundle(file)?;
             return Ok((kind, if holds.is_empty() { by_name } else { holds }));
         }
-        m if m.starts_with(b"#!") && lower.ends_with(".run") => Kind::Run,
+        m if m.starts_with(b"#!") && lower.ends_with(".run") => {
+            whole(file)?;
+            Kind::Run
+        }
         _ if lower.ends_with(".vib") => return Err("this is not a VIB (an ar archive that begins with `!<arch>`)".into()),
         _ if lower.ends_with(".zip") => return Err("this is not a zip file".into()),
+        _ if lower.ends_with(".deb") || lower.ends_with(".rpm") => {
+            return Err("this is no package: its first bytes are not those of its kind".into());
+        }
         _ if lower.ends_with(".run") => return Err("this is not a self-extracting installer (it does not begin with `#!`)".into()),
         _ => Kind::Other,
     };
     Ok((kind, by_name))
+}
+
+/// A self-extracting installer states how many lines its script has and how many bytes follow (makeself: `skip=`, `filesizes=`).
+/// One that states neither is not judged; one that is shorter than it says is cut off.
+fn whole(file: &mut File) -> Result<(), String> {
+    let io = |e: std::io::Error| e.to_string();
+    file.seek(SeekFrom::Start(0)).map_err(io)?;
+    let mut head = vec![];
+    file.take(256 << 10).read_to_end(&mut head).map_err(io)?;
+    let text = String::from_utf8_lossy(&head);
+    let number = |key: &str| {
+        let line = text.lines().take(800).find_map(|l| l.strip_prefix(key))?;
+        line.trim_matches('"').split_whitespace().map(|n| n.parse::<u64>().ok()).sum::<Option<u64>>()
+    };
+    let lines = number("skip=").or_else(|| number("SKIP="));
+    let (Some(skip), Some(payload)) = (lines, number("filesizes=")) else { return Ok(()) };
+    // `skip` is the line at which the payload begins, in makeself's own counting the number of script lines or one more.
+    let script: usize =
+        head.split_inclusive(|b| *b == b'\n').take(usize::try_from(skip.saturating_sub(1)).unwrap_or(usize::MAX)).map(<[u8]>::len).sum();
+    let (needed, is) = (script as u64 + payload, file.metadata().map_err(io)?.len());
+    if is < needed { Err(format!("the file is cut off: it has {is} bytes and says of itself that it needs {needed}")) } else { Ok(()) }
 }
 
 /// NVIDIA's own file names state the version: `NVD-VGPU-800_535.183.04-1OEM...zip`, `NVIDIA-Linux-x86_64-535.183.01-grid.run`,
@@ -77,6 +109,12 @@ pub(crate) fn from_name(name: &str) -> Vec<Held> {
     let one = |name: &str, version: &str| vec![Held { name: name.into(), version: version.into(), acceptance: None }];
     if let Some(rest) = name.strip_prefix("cuda_") {
         return rest.split('_').next().map(|v| one("cuda-toolkit", v)).unwrap_or_default();
+    }
+    if name.ends_with(".deb") || name.ends_with(".rpm") {
+        // `nvidia-linux-grid-535_535.183.01_amd64.deb`, `nvidia-linux-grid-535-535.183.01-1.x86_64.rpm`
+        let version = name.split(['_', '-']).rev().find(|part| part.parse::<DriverVersion>().is_ok());
+        let package = name.split('_').next().unwrap_or(name);
+        return version.map(|v| one(package, v)).unwrap_or_default();
     }
     if name.ends_with(".run") {
         let version = name.trim_end_matches(".run").split('-').find(|part| part.parse::<DriverVersion>().is_ok());

@@ -299,8 +299,8 @@ impl Reader {
             };
             found.extend(wish.map(|wish| (entry.name, wish)));
         }
-        // What a wish implies may imply something itself, so the list is walked in its order.
-        for entry in &entries {
+        // What a wish implies may imply something itself, before it in the list or behind: twice through is enough for both.
+        for entry in entries.iter().chain(&entries) {
             let said = found.contains_key(entry.name) || pairs.iter().any(|(key, _)| key.name == entry.name);
             let implied = entry.implied_by.iter().filter(|_| !said).find_map(|i| (i.spec)(&found.get(i.by)?.spec));
             let spec = implied.and_then(|spec| (entry.read_spec)(&spec).ok());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use vsgpu_core::{Command, Output, System, Trouble};
+use vsgpu_core::{Command, Holder, Output, System, Trouble};
 use vsgpu_proto::posix::Posix;
 
 /// The shell around files and processes.
@@ -21,6 +21,12 @@ impl System for Linux {
     }
     fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
         self.0.tail(path, max)
+    }
+    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+        self.0.head(path, max)
+    }
+    fn holders(&self, prefix: &str) -> Result<Vec<Holder>, Trouble> {
+        self.0.holders(prefix)
     }
     fn hash(&self, path: &str) -> Result<String, Trouble> {
         self.0.hash(path)

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use vsgpu_core::{Command, Output, System, Trouble, esxcli};
+use vsgpu_core::{Command, Holder, Output, System, Trouble, esxcli};
 use vsgpu_proto::posix::Posix;
 
 const MARKER: &str = "/var/run/vsgpu/boot";
@@ -67,6 +67,12 @@ impl System for Esxi {
     }
     fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
         self.posix.tail(path, max)
+    }
+    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+        self.posix.head(path, max)
+    }
+    fn holders(&self, prefix: &str) -> Result<Vec<Holder>, Trouble> {
+        self.posix.holders(prefix)
     }
     fn hash(&self, path: &str) -> Result<String, Trouble> {
         self.posix.hash(path)

@@ -18,7 +18,7 @@ use std::process::{Command as Process, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use vsgpu_core::effect::MAX_OUTPUT;
-use vsgpu_core::{Command, Ended, Output, Trouble};
+use vsgpu_core::{Command, Ended, Holder, Output, Trouble};
 
 const FOLDERS: [&str; 6] = ["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
 
@@ -187,6 +187,35 @@ impl Posix {
         let mut bytes = vec![];
         file.take(max as u64).read_to_end(&mut bytes).map_err(failed)?;
         Ok(bytes)
+    }
+
+    /// Reads the first `max` bytes of a file.
+    pub fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+        let file = std::fs::File::open(self.path(path)?).map_err(|e| trouble(path, &e))?;
+        let mut bytes = vec![];
+        file.take(max as u64).read_to_end(&mut bytes).map_err(|e| trouble(path, &e))?;
+        Ok(bytes)
+    }
+
+    /// Processes that hold a file open whose path begins with `prefix`, by what /proc says. A process that ends while it is
+    /// looked at holds nothing.
+    pub fn holders(&self, prefix: &str) -> Result<Vec<Holder>, Trouble> {
+        let mut found = vec![];
+        for pid in self.list("/proc")?.into_iter().filter_map(|name| name.parse::<u32>().ok()) {
+            let Ok(folder) = self.path(&format!("/proc/{pid}/fd")) else { continue };
+            let open = std::fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|e| std::fs::read_link(e.path()).ok());
+            if !open.take(100_000).any(|target| target.to_str().is_some_and(|t| t.starts_with(prefix))) {
+                continue;
+            }
+            let text = |file: &str| self.read(&format!("/proc/{pid}/{file}"), 4096).map(|b| String::from_utf8_lossy(&b).into_owned());
+            // `0::/system.slice/nvidia-persistenced.service`; the last part is the service.
+            let cgroup = text("cgroup").unwrap_or_default();
+            let last = cgroup.lines().filter_map(|l| l.rsplit('/').next()).find(|l| l.ends_with(".service"));
+            let service = last.filter(|s| !s.starts_with("user@")).map(String::from);
+            found.push(Holder { pid, name: text("comm").unwrap_or_default().trim().into(), service });
+        }
+        found.sort();
+        Ok(found)
     }
 
     /// SHA-256 of a file, in constant memory.

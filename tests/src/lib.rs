@@ -11,4 +11,5 @@
 #![allow(missing_docs, reason = "test code")]
 
 pub mod lab;
+pub mod real;
 pub mod sim;

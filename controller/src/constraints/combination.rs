@@ -160,6 +160,10 @@ pub struct Combination {
     pub cuda: Option<Stated<String>>,
     /// Whether CUDA programs are to run.
     pub proof: bool,
+    /// GPUs on the guest's own bus.
+    pub seen_by_guest: Vec<vsgpu_guest_agent::guest::PciGpu>,
+    /// Seconds that the guest's clock is ahead of this machine's.
+    pub clock_offset: Option<Stated<i64>>,
     /// The fleet file takes the memory reservation away.
     pub memory_unreserved: bool,
     /// Firmware of the VM.

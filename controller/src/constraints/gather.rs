@@ -1,6 +1,6 @@
 //! Makes combinations and rooms from the fleet file, and from what was seen where something was seen.
 
-use super::combination::{Combination, Gpu, GuestDriver, LicenseWay, Room, RoomGpu, Stated, Tenant};
+use super::combination::{Combination, Gpu, GuestDriver, LicenseWay, Module, Room, RoomGpu, Stated, Tenant};
 use crate::assign::gpus_as_wished;
 use crate::fleet::{Fleet, Host, NodeId, NodeKind, Vm, Wish};
 use crate::inventory::Inventory;
@@ -8,8 +8,10 @@ use serde_json::Value;
 use vsgpu_core::Artifact;
 use vsgpu_core::gpu_choice::{Candidate, GpuChoice, PerGpu};
 use vsgpu_core::knowledge::products::Product;
+use vsgpu_core::knowledge::vgpu_types;
 use vsgpu_core::nvidia_smi::SmiReport;
 use vsgpu_core::units::{DriverVersion, OnOff};
+use vsgpu_guest_agent::guest::{Clock, DriverSpec, KernelModule, PciGpus, ToolkitSpec};
 use vsgpu_host_agent::host::{GpuUsers, PassthroughSpec, PciGpu, VgpuTypes};
 use vsgpu_host_agent::vm::{MmioSpec, PowerState, VmConfig, VmGpu};
 
@@ -149,12 +151,22 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, host: &Host, inventory: Op
             Some(spec) => packaged(spec).map(|version| {
                 let file =
                     serde_json::from_value::<Artifact>(spec["package"].clone()).map(|a| a.file_name().to_string()).unwrap_or_default();
-                let grid = file.starts_with("NVIDIA-Linux-x86_64-").then(|| file.contains("-grid"));
+                let named = ["NVIDIA-Linux-x86_64-", "nvidia-linux-grid-"].iter().any(|n| file.starts_with(n));
+                let grid = named.then(|| file.contains("-grid"));
                 Stated::new(GuestDriver { version, grid }, by.clone())
             }),
             None => fact::<Value>(inventory, &guest_node, "driver")
                 .and_then(|f| DriverVersion::leading(f["version"].as_str()?))
                 .map(|version| Stated::new(GuestDriver { version, grid: None }, by.clone())),
+        };
+        let driver = wish(&guest.wishes, "driver").and_then(|spec| serde_json::from_value::<DriverSpec>(spec.clone()).ok());
+        c.module = match driver {
+            Some(DriverSpec::Package(spec)) => match spec.kernel_module {
+                KernelModule::Open => Some(Stated::new(Module::Open, by.clone())),
+                KernelModule::Proprietary => Some(Stated::new(Module::Proprietary, by.clone())),
+                KernelModule::Auto => None,
+            },
+            _ => None,
         };
         c.license = wish(&guest.wishes, "license").map(|spec| {
             let way = if spec["token"].is_null() { LicenseWay::Legacy } else { LicenseWay::Nls };
@@ -163,8 +175,12 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, host: &Host, inventory: Op
         let license = wish(&guest.wishes, "license");
         c.feature_type = license.and_then(|spec| spec["feature-type"].as_u64()).map(|n| Stated::new(n as u8, by.clone()));
         c.product = license.and_then(|spec| Product::named(spec["product"].as_str()?));
-        let toolkit = wish(&guest.wishes, "cuda-toolkit").and_then(|spec| spec["package"]["holds"][0]["version"].as_str());
-        c.cuda = toolkit.map(|v| Stated::new(v.to_string(), by.clone()));
+        let toolkits: Vec<ToolkitSpec> =
+            wish(&guest.wishes, "cuda-toolkit").and_then(|spec| serde_json::from_value(spec.clone()).ok()).unwrap_or_default();
+        // The newest one needs the newest driver.
+        let number = |v: &String| v.split('.').filter_map(|n| n.parse::<u32>().ok()).collect::<Vec<_>>();
+        c.cuda = toolkits.iter().filter_map(ToolkitSpec::version).max_by_key(number).map(|v| Stated::new(v, by.clone()));
+        seen_by_guest(c, inventory, &guest_node);
         c.proof = wish(&guest.wishes, "cuda-proof").is_some();
     }
     c.memory_unreserved = vm.taken_away.contains("memory-reserved");
@@ -177,6 +193,24 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, host: &Host, inventory: Op
     };
     c.expects = vm.expects.clone();
     c.catalogue = fleet.catalogue.clone();
+}
+
+/// What the guest says itself: its clock, and of its host what nobody else said.
+fn seen_by_guest(c: &mut Combination, inventory: Option<&Inventory>, guest: &NodeId) {
+    let by = guest.to_string();
+    let at = inventory.map_or(0, |i| i.at);
+    let clock = fact::<Clock>(inventory, guest, "clock").filter(|_| at > 0);
+    c.clock_offset = clock.map(|clock| Stated::new(i64::try_from(clock.now).unwrap_or(i64::MAX).saturating_sub_unsigned(at), by.clone()));
+    c.seen_by_guest = fact::<PciGpus>(inventory, guest, "pci-gpus").map(|p| p.devices).unwrap_or_default();
+    let view = c.seen_by_guest.iter().find_map(|g| g.host.as_ref()?.manager.as_deref()?.parse::<DriverVersion>().ok());
+    if c.manager.is_none() {
+        c.manager = view.map(|version| Stated::new(version, format!("{by} sees")));
+    }
+    // A VM whose GPUs the fleet file does not speak of has them all the same.
+    if c.profiles.is_empty() && !c.passthrough {
+        let types = c.seen_by_guest.iter().filter_map(|g| vgpu_types::by_pci(&g.device_id, g.subsystem_id.as_deref()?));
+        c.profiles = types.map(|t| Stated::new(t.profile.to_string(), by.clone())).collect();
+    }
 }
 
 /// The GPUs of each host whose GPUs are known, with everybody who wants a part of them.

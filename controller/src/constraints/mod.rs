@@ -5,6 +5,7 @@
 //! What is certain is refused; what rests on an uncertain row or on a rule of thumb is a warning and says so. Every answer
 //! names both sides, what it rests on, and the nearest combination that works.
 
+mod clock;
 mod cuda_driver;
 mod driver_kind;
 mod driver_pair;
@@ -14,6 +15,7 @@ mod gather;
 mod gpu_branch;
 mod gpu_names;
 mod gpu_owner;
+mod guest_view;
 mod host_serves;
 mod large_bars;
 mod license_era;
@@ -59,7 +61,7 @@ pub struct RoomConstraint {
 }
 
 /// All constraints on combinations.
-pub const ALL: [Constraint; 16] = [
+pub const ALL: [Constraint; 18] = [
     Constraint { name: "withdrawn-release", about: "Releases that NVIDIA took back", check: withdrawn::check },
     Constraint { name: "esxi-release", about: "ESXi and vGPU manager", check: esxi_release::check },
     Constraint { name: "gpu-branch", about: "GPU and driver branch", check: gpu_branch::check },
@@ -75,6 +77,8 @@ pub const ALL: [Constraint; 16] = [
     Constraint { name: "memory", about: "Memory reservation and GPUs", check: memory::check },
     Constraint { name: "large-bars", about: "Firmware, MMIO window and the GPUs' BARs", check: large_bars::check },
     Constraint { name: "nested", about: "Nested virtualization and PCI devices", check: nested::check },
+    Constraint { name: "guest-view", about: "What the guest sees of its host, and what the host says", check: guest_view::check },
+    Constraint { name: "clock", about: "The guest's clock and this machine's", check: clock::check },
     Constraint { name: "migration", about: "vMotion, suspend and snapshots, and GPUs", check: migration::check },
 ];
 

@@ -172,9 +172,14 @@ impl Planner<'_> {
 
     fn sends(&mut self, node: &NodeId, changes: &[Change], mut after: Vec<usize>) -> Vec<usize> {
         let pending = |c: &&Change| matches!(&c.verdict, Verdict::Unmet { effects, .. } if effects.is_empty());
+        // One file may serve several wishes.
+        let mut sent = std::collections::BTreeSet::new();
         for change in changes.iter().filter(|c| !c.recheck && !pending(c)) {
             for placed in (change.entry.files)(&change.spec) {
                 let to = placed.artifact.stored(placed.datastore.as_deref());
+                if !sent.insert(to.clone()) {
+                    continue;
+                }
                 let folder = to.rsplit_once('/').map_or("", |(folder, _)| folder);
                 let text = format!("{} ({}) to {folder}", placed.artifact.file_name(), size_of(placed.artifact.size.unwrap_or_default()));
                 let work = Work::Send { artifact: placed.artifact, datastore: placed.datastore };

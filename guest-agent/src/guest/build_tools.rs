@@ -1,21 +1,40 @@
 //! Compiler, make and the headers of the running kernel, without which the driver's kernel module cannot be built.
 
-use super::family::Family;
+use super::family;
 use super::system::{OS_RELEASE, kernel, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use vsgpu_core::artifact::{Artifact, Placed};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// Build tools of a guest.
 pub struct BuildTools;
 
-/// What is wanted.
+/// What is wanted: there, from the guest's own repositories or from package files of yours.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum BuildToolsSpec {
+    /// Installed.
+    Word(Wish),
+    /// Installed from these files, for a guest without any network.
+    Files(FilesSpec),
+}
+
+/// The one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Wish {
     /// Installed.
     Present,
+}
+
+/// Package files, with everything they depend on.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct FilesSpec {
+    /// `.deb` or `.rpm` files.
+    pub files: Vec<Artifact>,
 }
 
 /// What is there.
@@ -68,16 +87,17 @@ fn makefile(kernel: &str) -> String {
 impl Requirement for BuildTools {
     const NAME: &'static str = "build-tools";
     const ABOUT: &'static str = "Compiler, make and headers of the running kernel; DKMS where the distribution has it";
-    const AFTER: &'static [&'static str] = &[];
+    const AFTER: &'static [&'static str] = &["package-source"];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: &'static [Implied] = &[Implied { by: "driver", spec: |_| Some(serde_json::json!("present")) }];
+    const IMPLIED_BY: &'static [Implied] =
+        &[Implied { by: "driver", spec: |driver| driver.is_object().then(|| serde_json::json!("present")) }];
     const EXAMPLE: &'static str = r#""present""#;
-    type Spec = Wish;
+    type Spec = BuildToolsSpec;
     type Fact = BuildToolsFact;
 
-    fn check(_: &Wish, fact: &BuildToolsFact) -> Verdict {
+    fn check(spec: &BuildToolsSpec, fact: &BuildToolsFact) -> Verdict {
         let wants = format!("gcc, make, headers of {}", fact.kernel);
         let lacks: Vec<&str> = [("compiler", fact.compiler), ("kernel headers", fact.headers)]
             .iter()
@@ -88,15 +108,35 @@ impl Requirement for BuildTools {
             return Verdict::met(format!("{wants}{}", if fact.dkms { ", DKMS" } else { "" }));
         }
         let is = format!("no {}", lacks.join(", no "));
-        match Family::of(&fact.os_release) {
-            Some(family) => Verdict::unmet(is, wants, family.install_build_tools(&fact.kernel)),
-            None => {
-                Verdict::blocked(format!("{is}, and this distribution's package tool is not known"), format!("install {wants} yourself"))
+        let Some(family) = family::of(&fact.os_release) else {
+            let hint = format!("{}; install {wants} yourself", family::UNKNOWN);
+            return Verdict::blocked(format!("{is}, and this distribution's package tool is not known"), hint);
+        };
+        let effects = match spec {
+            BuildToolsSpec::Files(FilesSpec { files }) => {
+                vec![Effect::run(family.install(&files.iter().map(|f| f.stored(None)).collect::<Vec<_>>()))]
             }
+            BuildToolsSpec::Word(Wish::Present) => {
+                let packages: Vec<String> =
+                    family.build_tools().iter().map(|p| p.to_string()).chain([family.headers(&fact.kernel)]).collect();
+                family.refresh().into_iter().chain([family.install(&packages)]).map(Effect::run).collect()
+            }
+        };
+        Verdict::unmet(is, wants, effects)
+    }
+
+    fn as_spec(fact: &BuildToolsFact) -> Option<BuildToolsSpec> {
+        (fact.compiler && fact.headers).then_some(BuildToolsSpec::Word(Wish::Present))
+    }
+
+    fn files(spec: &BuildToolsSpec) -> Vec<Placed> {
+        match spec {
+            BuildToolsSpec::Files(FilesSpec { files }) => files.iter().map(|f| Placed { artifact: f.clone(), datastore: None }).collect(),
+            BuildToolsSpec::Word(_) => vec![],
         }
     }
 
-    fn as_spec(fact: &BuildToolsFact) -> Option<Wish> {
-        (fact.compiler && fact.headers).then_some(Wish::Present)
+    fn explain(failure: &vsgpu_core::requirement::Failure, _: &Subject, _: &Evidence) -> Option<vsgpu_core::requirement::Explained> {
+        super::packages::explain(failure)
     }
 }

@@ -1,32 +1,51 @@
-//! The proof: deviceQuery and vectorAdd run on the GPU of this guest, in this boot, and are judged by what they print.
-//! What they printed is kept in a file, so that looking at the proof again runs nothing on the GPU.
+//! The proof: programs ran on the GPUs of this guest, in this boot, with this driver, and computed right. First our own
+//! (`vsgpu-cuda-proof`: every result checked, no toolkit needed), then NVIDIA's samples deviceQuery and vectorAdd where they
+//! are there. Each is a process of its own with a deadline: a wedged driver wedges only that.
 
+use super::bandwidth::{Baseline, Judged, Percent, judge};
+use super::proof_record::{self, DRIVER};
+use super::system::{PciGpu, PciGpus};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::{Artifact, Placed};
+use vsgpu_core::cuda_report::{self, CudaReport};
 use vsgpu_core::cuda_samples::{DeviceQuery, device_query, vector_add_passed};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::system::Output;
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Ended, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const RECORD: &str = "/var/lib/vsgpu/cuda-proof.json";
-/// Names the running driver; a proof made with another one is none.
-const DRIVER: &str = "/proc/driver/nvidia/version";
-/// Where the toolkit keeps both programs ready built.
+/// Our own program, beside the agent.
+pub(super) const PROGRAM: &str = "vsgpu-cuda-proof";
+pub(super) const PROGRAM_FOLDER: &str = "/usr/lib/vsgpu";
+/// Where the toolkit keeps both samples ready built.
 const DEMO_SUITE: &str = "/usr/local/cuda/extras/demo_suite";
-/// Seconds for each program: the first CUDA call after boot may take long.
-const RUN_SECS: u32 = 120;
+/// Seconds for each sample: the first CUDA call after boot may take long.
+const SAMPLE_SECS: u32 = 120;
+/// Seconds for our own: a hundred million elements go to each GPU and back.
+const PROOF_SECS: u32 = 300;
 
 /// CUDA proof of a guest.
 pub struct CudaProof;
 
-/// Which programs prove it. Left out: the ones named `deviceQuery` and `vectorAdd` on the path or in the toolkit.
+/// What is to be proved, and by which programs.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct CudaProofSpec {
     /// Devices that CUDA must see.
     #[serde(default = "one")]
     pub devices: u32,
+    /// Elements of the vector additions. Left out: 50,000, and 100,000,000 or what the memory holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elements: Vec<u64>,
+    /// Least share of the baseline, or of the model's peak, that memory and copies must reach: `90%`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_at_least: Option<Percent>,
+    /// Figures recorded on bare metal, by the GPU's name: what `vsgpu baseline` prints.
+    #[serde(default, skip_serializing_if = "Baseline::is_empty")]
+    pub baseline: Baseline,
+    /// NVIDIA's samples: `auto` runs them where they are, `required` fails without them, `off` leaves them out.
+    #[serde(default)]
+    pub samples: Samples,
     /// Your own build of NVIDIA's sample deviceQuery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_query: Option<Artifact>,
@@ -35,12 +54,25 @@ pub struct CudaProofSpec {
     pub vector_add: Option<Artifact>,
 }
 
+/// Whether NVIDIA's samples are run as well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Samples {
+    /// Where they are.
+    #[default]
+    Auto,
+    /// Always.
+    Required,
+    /// Never.
+    Off,
+}
+
 fn one() -> u32 {
     1
 }
 
 /// The kept record, judged.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct CudaProofFact {
     /// When it was made, seconds since 1970; absent without a record.
     pub at: Option<u64>,
@@ -48,120 +80,266 @@ pub struct CudaProofFact {
     pub this_boot: bool,
     /// What was run.
     pub commands: Vec<String>,
+    /// What our own program found.
+    #[serde(default)]
+    pub report: CudaReport,
+    /// Whether NVIDIA's samples were found and run.
+    #[serde(default)]
+    pub samples_ran: bool,
     /// What deviceQuery said.
     pub device_query: DeviceQuery,
     /// Whether vectorAdd computed right.
     pub vector_add_passed: bool,
     /// How a program ended that did not end well.
     pub failure: Option<String>,
+    /// GPUs on the bus, to know a device by its ids.
+    #[serde(default)]
+    pub on_bus: Vec<PciGpu>,
 }
 
-#[derive(Deserialize)]
-struct Record {
-    version: u32,
-    at: u64,
-    boot_id: String,
-    /// The running driver when the record was made.
-    beside: Option<String>,
-    outputs: Vec<Run>,
-}
-
-#[derive(Deserialize)]
-struct Run {
-    command: String,
-    output: Output,
+impl CudaProofFact {
+    /// Everything that was run computed right, in this boot.
+    pub fn passed(&self) -> bool {
+        let samples = !self.samples_ran || (self.device_query.passed() && self.vector_add_passed);
+        self.this_boot && self.failure.is_none() && self.report.passed() && samples
+    }
 }
 
 impl Fact for CudaProofFact {
     const NAME: &'static str = "cuda-proof";
-    const ABOUT: &'static str = "Last run of deviceQuery and vectorAdd, and how it ended";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
-        vec![Probe::Read(RECORD.into()), Probe::Read(DRIVER.into()), Probe::BootId]
+    const ABOUT: &'static str = "Last CUDA proof: vector additions checked, bandwidths, and what NVIDIA's samples said";
+    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+        [proof_record::probes(RECORD), PciGpus::ask(seen)].concat()
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let none = Self {
-            at: None,
-            this_boot: false,
-            commands: vec![],
-            device_query: DeviceQuery::default(),
-            vector_add_passed: false,
-            failure: None,
+        let on_bus = PciGpus::seen(seen)?.unwrap_or_default();
+        let Some(record) = proof_record::read(seen, RECORD)? else { return Ok(Self { on_bus, ..Self::default() }) };
+        let own = &record.outputs[0];
+        let samples = record.outputs.get(1..3).unwrap_or_default();
+        let samples_ran = samples.len() == 2 && samples.iter().all(|r| r.output.ended != Ended::Missing);
+        let (report, mut failure) = match cuda_report::read(&own.output.stdout) {
+            Ok(report) => {
+                let failure = report.failure.as_ref().map(|f| format!("{f}{}", advice(f.code)));
+                (report, failure)
+            }
+            Err(why) => (CudaReport::default(), Some(format!("`{}`: {}: {why}", own.command, own.output.ended))),
         };
-        // A record that cannot be read is no proof; the next run replaces it.
-        let Some(record) =
-            seen.file(RECORD)?.and_then(|t| serde_json::from_str::<Record>(t).ok()).filter(|r| r.version == 1 && r.outputs.len() == 2)
-        else {
-            return Ok(none);
-        };
-        let [query, add] = [&record.outputs[0], &record.outputs[1]];
-        let failure = record.outputs.iter().find(|r| !r.output.ok()).map(|r| format!("`{}`: {}", r.command, r.output.ended));
+        let failed = samples.iter().find(|r| samples_ran && !r.output.ok());
+        failure = failure.or_else(|| failed.map(|r| format!("`{}`: {}", r.command, r.output.ended)));
         Ok(Self {
             at: Some(record.at),
-            this_boot: seen.text(&Probe::BootId)? == Some(&record.boot_id) && seen.file(DRIVER)? == record.beside.as_deref(),
-            commands: record.outputs.iter().map(|r| r.command.clone()).collect(),
-            device_query: device_query(&query.output.stdout),
-            vector_add_passed: vector_add_passed(&add.output.both()),
+            this_boot: record.is_of_now(seen)?,
+            commands: record.commands(),
+            report,
+            samples_ran,
+            device_query: samples.first().map(|r| device_query(&r.output.stdout)).unwrap_or_default(),
+            vector_add_passed: samples.get(1).is_some_and(|r| vector_add_passed(&r.output.both())),
             failure,
+            on_bus,
         })
+    }
+}
+
+/// What to do about an answer of the driver API (facts: failures 5.4, F20).
+fn advice(code: Option<i32>) -> &'static str {
+    match code {
+        Some(3 | 999) => ": look at the lines of NVRM in `dmesg`; a stuck driver needs a power cycle of the VM",
+        Some(35 | 803) => ": library and module of the driver differ, or the driver is too old: reboot the guest",
+        Some(46 | 201 | 205) => ": the GPU is busy, or the vGPU has no license: look at `license`",
+        Some(100) => ": vGPU types of the series A and B run no CUDA programs; else look at `driver`",
+        Some(222) => ": this driver is older than the proof's kernels (PTX 5.0, CUDA 8.0)",
+        Some(801) => ": vGPU types of the series A and B run no CUDA programs; take one of series C or Q",
+        Some(802) => ": systems with NVSwitch need nvidia-fabricmanager of exactly the driver's version, running",
+        _ => "",
     }
 }
 
 impl CudaProofSpec {
     fn commands(&self) -> Vec<Command> {
-        let command = |own: &Option<Artifact>, name: &str| match own {
-            Some(file) => Command::new(file.stored(None), [] as [&str; 0]).within(RUN_SECS),
-            None => Command::new(name, [] as [&str; 0]).also_in(DEMO_SUITE).within(RUN_SECS),
+        let elements = self.elements.iter().flat_map(|n| ["--elements".to_string(), n.to_string()]);
+        let own = Command::new(PROGRAM, elements).also_in(PROGRAM_FOLDER).within(PROOF_SECS);
+        let sample = |own: &Option<Artifact>, name: &str| match own {
+            Some(file) => Command::new(file.stored(None), [] as [&str; 0]).within(SAMPLE_SECS),
+            None => Command::new(name, [] as [&str; 0]).also_in(DEMO_SUITE).within(SAMPLE_SECS),
         };
-        vec![command(&self.device_query, "deviceQuery"), command(&self.vector_add, "vectorAdd")]
+        let mut all = vec![own];
+        if self.samples != Samples::Off {
+            all.extend([sample(&self.device_query, "deviceQuery"), sample(&self.vector_add, "vectorAdd")]);
+        }
+        all
     }
+
+    /// Samples that were asked for by name, or by a file of the operator's.
+    fn needs_samples(&self) -> bool {
+        self.samples == Samples::Required || self.device_query.is_some() || self.vector_add.is_some()
+    }
+
+    /// What is wrong with a proof; or what it shows.
+    fn judge(&self, fact: &CudaProofFact) -> Result<String, Shortcoming> {
+        let query = &fact.device_query;
+        let wrong = |what: String| Err(Shortcoming::Failed(what));
+        if let Some(failure) = &fact.failure {
+            return wrong(format!("{failure}{}", query.error_code.map(|c| format!(" (CUDA error {c})")).unwrap_or_default()));
+        }
+        if !fact.report.passed() {
+            return wrong("not every result was checked".into());
+        }
+        let devices = &fact.report.devices;
+        let count = query.devices.filter(|_| fact.samples_ran).unwrap_or(u32::MAX).min(devices.len() as u32);
+        if count < self.devices {
+            return wrong(format!("CUDA sees {count} device(s), {} expected", self.devices));
+        }
+        if fact.samples_ran && !query.passed() {
+            return wrong(format!("deviceQuery: {}", query.result.as_deref().unwrap_or("no result")));
+        }
+        if fact.samples_ran && !fact.vector_add_passed {
+            return wrong("vectorAdd: wrong result".into());
+        }
+        if self.needs_samples() && !fact.samples_ran {
+            return wrong("NVIDIA's samples deviceQuery and vectorAdd are not there".into());
+        }
+        let first = &devices[0];
+        let several = if devices.len() > 1 { format!("{} x ", devices.len()) } else { String::new() };
+        let largest = first.vector_adds.iter().map(|v| v.elements).max().unwrap_or_default();
+        let samples = if fact.samples_ran { ", deviceQuery PASS, vectorAdd PASSED" } else { "" };
+        let mut shows = format!("{several}{}, {largest} sums right{samples}", first.name);
+        for device in devices {
+            match self.bandwidth_at_least.map(|share| judge(device, share, &self.baseline, &fact.on_bus)) {
+                None => {}
+                Some(Judged::Fast(said)) => shows += &format!(", {said}"),
+                Some(Judged::Slow(said)) => return wrong(said),
+                Some(Judged::Unknown(said)) => return Err(Shortcoming::NoFigure(said)),
+            }
+        }
+        Ok(shows)
+    }
+}
+
+enum Shortcoming {
+    Failed(String),
+    NoFigure(String),
 }
 
 impl Requirement for CudaProof {
     const NAME: &'static str = "cuda-proof";
-    const ABOUT: &'static str = "deviceQuery and vectorAdd ran on the GPU in this boot and passed";
-    const AFTER: &'static [&'static str] = &["driver", "license", "cuda-toolkit"];
+    const ABOUT: &'static str = "Programs ran on every GPU in this boot, every result was checked, and the memory is as fast as wished";
+    const AFTER: &'static [&'static str] = &["driver", "license", "cuda-toolkit", "persistence"];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
     const IMPLIED_BY: &'static [Implied] = &[Implied { by: "cuda-toolkit", spec: |_| Some(serde_json::json!({})) }];
-    const EXAMPLE: &'static str = "{}";
+    const EXAMPLE: &'static str = r#"{"bandwidth-at-least": "80%"}"#;
     type Spec = CudaProofSpec;
     type Fact = CudaProofFact;
 
     fn check(spec: &CudaProofSpec, fact: &CudaProofFact) -> Verdict {
         let commands = spec.commands();
-        let query = &fact.device_query;
-        let gpu = query.first_device.as_deref().unwrap_or("unknown GPU");
         let same = fact.commands == commands.iter().map(ToString::to_string).collect::<Vec<_>>();
         let is = if fact.at.is_none() {
             "never run".to_string()
         } else if !same || !fact.this_boot {
             "last run in another boot, with another driver or by other programs".into()
-        } else if let Some(failure) = &fact.failure {
-            format!("{failure}{}", query.error_code.map(|c| format!(" (CUDA error {c})")).unwrap_or_default())
-        } else if !query.passed() {
-            format!("deviceQuery: {}", query.result.as_deref().unwrap_or("no result"))
-        } else if query.devices.is_some_and(|n| n < spec.devices) {
-            format!("CUDA sees {} device(s), {} expected", query.devices.unwrap_or_default(), spec.devices)
-        } else if !fact.vector_add_passed {
-            "vectorAdd: wrong result".into()
         } else {
-            let several = query.devices.filter(|n| *n > 1).map(|n| format!("{n} x ")).unwrap_or_default();
-            return Verdict::met(format!("{several}{gpu}, deviceQuery PASS, vectorAdd PASSED"));
+            match spec.judge(fact) {
+                Ok(shows) => return Verdict::met(shows),
+                Err(Shortcoming::Failed(what)) => what,
+                Err(Shortcoming::NoFigure(what)) => {
+                    return Verdict::blocked(what, "record figures on bare metal with `vsgpu baseline` and put them under `baseline:`");
+                }
+            }
         };
-        Verdict::unmet(
-            is,
-            "deviceQuery PASS, vectorAdd PASSED",
-            vec![Effect::Record { commands, path: RECORD.into(), beside: DRIVER.into() }],
-        )
+        Verdict::unmet(is, "every result right", vec![Effect::Record { commands, path: RECORD.into(), beside: DRIVER.into() }])
     }
 
     fn as_spec(fact: &CudaProofFact) -> Option<CudaProofSpec> {
-        let spec = CudaProofSpec { devices: fact.device_query.devices.unwrap_or(1).max(1), device_query: None, vector_add: None };
+        let spec = CudaProofSpec {
+            devices: (fact.report.devices.len() as u32).max(1),
+            elements: vec![],
+            bandwidth_at_least: None,
+            baseline: Baseline::new(),
+            samples: Samples::Auto,
+            device_query: None,
+            vector_add: None,
+        };
         Self::check(&spec, fact).is_met().then_some(spec)
     }
 
     fn files(spec: &CudaProofSpec) -> Vec<Placed> {
         [&spec.device_query, &spec.vector_add].into_iter().flatten().map(|a| Placed { artifact: a.clone(), datastore: None }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vsgpu_core::cuda_report::{CudaFailure, DeviceProof, VERSION, VectorAdd};
+
+    fn spec(json: &str) -> CudaProofSpec {
+        serde_json::from_str(json).unwrap_or_else(|e| panic!("{json}: {e}"))
+    }
+
+    fn fact(spec: &CudaProofSpec) -> CudaProofFact {
+        let add = VectorAdd { elements: 50_000, checked: 50_000, ..VectorAdd::default() };
+        let device =
+            DeviceProof { name: "NVIDIA A100-40C".into(), vector_adds: vec![add], device_gb_s: Some(1300.0), ..DeviceProof::default() };
+        CudaProofFact {
+            at: Some(1),
+            this_boot: true,
+            commands: spec.commands().iter().map(ToString::to_string).collect(),
+            report: CudaReport { version: VERSION, devices: vec![device], ..CudaReport::default() },
+            ..CudaProofFact::default()
+        }
+    }
+
+    fn is(verdict: Verdict) -> String {
+        match verdict {
+            Verdict::Met { is } => is,
+            Verdict::Unmet { is, .. } => format!("unmet: {is}"),
+            Verdict::Blocked { why, .. } => format!("blocked: {why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn our_own_program_is_enough_and_samples_count_where_they_ran() {
+        let wish = spec("{}");
+        assert_eq!(is(CudaProof::check(&wish, &fact(&wish))), "NVIDIA A100-40C, 50000 sums right");
+        let mut failed = fact(&wish);
+        failed.samples_ran = true;
+        assert!(is(CudaProof::check(&wish, &failed)).starts_with("unmet: deviceQuery"));
+        let required = spec(r#"{"samples": "required"}"#);
+        assert!(is(CudaProof::check(&required, &fact(&required))).contains("are not there"));
+        assert_eq!(spec(r#"{"samples": "off", "elements": [1000]}"#).commands().len(), 1);
+    }
+
+    #[test]
+    fn wrong_sums_missing_devices_and_slow_memory_are_no_proof() {
+        let wish = spec(r#"{"devices": 2}"#);
+        assert!(is(CudaProof::check(&wish, &fact(&wish))).contains("1 device(s), 2 expected"));
+        let wish = spec(r#"{"bandwidth-at-least": "90%"}"#);
+        assert!(is(CudaProof::check(&wish, &fact(&wish))).contains("84 % of 1555"));
+        let wish = spec(r#"{"bandwidth-at-least": "80%"}"#);
+        assert!(!is(CudaProof::check(&wish, &fact(&wish))).starts_with("unmet"));
+        let wish = spec(r#"{"bandwidth-at-least": "90%", "baseline": {"NVIDIA A100-40C": {"device": 1310}}}"#);
+        assert!(is(CudaProof::check(&wish, &fact(&wish))).contains("99 % of the baseline"));
+        let wish = spec("{}");
+        let mut wrong = fact(&wish);
+        wrong.report.devices[0].vector_adds[0].wrong = 1;
+        assert!(is(CudaProof::check(&wish, &wrong)).starts_with("unmet"));
+        let mut other_boot = fact(&wish);
+        other_boot.this_boot = false;
+        assert!(is(CudaProof::check(&wish, &other_boot)).contains("another boot"));
+    }
+
+    #[test]
+    fn a_failure_of_the_driver_is_told_with_what_to_do() {
+        let failure = CudaFailure {
+            stage: "init".into(),
+            code: Some(802),
+            name: "CUDA_ERROR_SYSTEM_NOT_READY".into(),
+            text: "system not yet initialized".into(),
+        };
+        let text = format!("{failure}{}", advice(failure.code));
+        assert!(text.starts_with("init: CUDA_ERROR_SYSTEM_NOT_READY (802)") && text.contains("fabricmanager"), "{text}");
     }
 }

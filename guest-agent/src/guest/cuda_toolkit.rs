@@ -1,30 +1,91 @@
-//! The CUDA toolkit, from the operator's runfile and without the driver inside it: that one would replace the vGPU
-//! driver (facts: failures F18).
+//! CUDA toolkits, several versions side by side, from the operator's runfiles or the distribution's packages; always without
+//! the driver inside: that one would replace the vGPU driver (facts: failures F18). The first one wished for is the one that
+//! /usr/local/cuda means and that login shells find.
 
+use super::family;
+use super::system::{OS_RELEASE, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use vsgpu_core::artifact::{Artifact, Held, Placed};
-use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
+use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const FOLDER: &str = "/usr/local";
+const LINK: &str = "/usr/local/cuda";
+const PROFILE: &str = "/etc/profile.d/vsgpu-cuda.sh";
+const PROFILE_TEXT: &str = "# Written by vsgpu: login shells find the CUDA toolkit that /usr/local/cuda means.\nif [ -d /usr/local/cuda/bin ]; then\n    export CUDA_HOME=/usr/local/cuda\n    case \":$PATH:\" in *:/usr/local/cuda/bin:*) ;; *) export PATH=/usr/local/cuda/bin:$PATH ;; esac\nfi\n";
+/// Seconds for a toolkit: several gigabytes are unpacked.
+const INSTALL_SECS: u32 = 1800;
 
-/// Toolkit of a guest.
+/// Toolkits of a guest.
 pub struct CudaToolkit;
 
-/// What is wanted.
+/// One toolkit.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct CudaToolkitSpec {
+#[serde(rename_all = "kebab-case", deny_unknown_fields, try_from = "Unchecked")]
+pub struct ToolkitSpec {
     /// NVIDIA's runfile, `cuda_12.2.2_535.104.05_linux.run`.
-    pub package: Artifact,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<Artifact>,
+    /// Package of a repository that the guest knows, `cuda-toolkit-12-4`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Unchecked {
+    package: Option<Artifact>,
+    name: Option<String>,
+}
+
+impl TryFrom<Unchecked> for ToolkitSpec {
+    type Error = String;
+    fn try_from(raw: Unchecked) -> Result<Self, String> {
+        match (&raw.package, &raw.name) {
+            (Some(_), None) => {}
+            (None, Some(name)) if release_in(name).is_some() => {}
+            (None, Some(name)) => {
+                return Err(format!(
+                    "`{name}` is no package of a toolkit alone: `cuda-toolkit-12-4` is expected; others bring a driver of their own"
+                ));
+            }
+            _ => return Err("either `package` (a runfile) or `name` (a package of the distribution) is needed".into()),
+        }
+        Ok(Self { package: raw.package, name: raw.name })
+    }
+}
+
+/// `12.4` of `cuda-toolkit-12-4`.
+fn release_in(name: &str) -> Option<String> {
+    let (major, minor) = name.strip_prefix("cuda-toolkit-")?.split_once('-')?;
+    let number = |text: &str| !text.is_empty() && text.len() < 4 && text.chars().all(|c| c.is_ascii_digit());
+    (number(major) && number(minor)).then(|| format!("{major}.{minor}"))
+}
+
+impl ToolkitSpec {
+    /// Its version: `12.2.2` of a runfile, `12.4` of a package.
+    pub fn version(&self) -> Option<String> {
+        let of_file = self.package.as_ref().and_then(|p| p.version().map(String::from));
+        of_file.or_else(|| release_in(self.name.as_deref()?))
+    }
 }
 
 /// What is there.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct CudaToolkitFact {
     /// Versions found below /usr/local, or said by nvcc.
     pub versions: Vec<String>,
+    /// The one that /usr/local/cuda means.
+    #[serde(default)]
+    pub default: Option<String>,
+    /// Login shells find it.
+    #[serde(default)]
+    pub in_profile: bool,
+    /// os-release, to choose the package tool.
+    #[serde(default)]
+    pub os_release: String,
 }
 
 fn nvcc() -> Command {
@@ -42,22 +103,24 @@ fn installations(seen: &Evidence) -> Vec<&str> {
 
 impl Fact for CudaToolkitFact {
     const NAME: &'static str = "cuda-toolkit";
-    const ABOUT: &'static str = "CUDA toolkits that are installed";
+    const ABOUT: &'static str = "CUDA toolkits that are installed, and the one that login shells find";
     fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
-        let mut probes = vec![Probe::List(FOLDER.into()), Probe::Run(nvcc())];
+        let mut probes = vec![Probe::List(FOLDER.into()), Probe::Run(nvcc()), Probe::Read(PROFILE.into()), Probe::Read(OS_RELEASE.into())];
         probes.extend(installations(seen).into_iter().flat_map(version_files).map(Probe::Read));
         probes
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let mut versions = vec![];
+        let mut found = BTreeMap::new();
         for name in installations(seen) {
             let [json, text] = version_files(name).map(|path| seen.file(&path).ok().flatten());
             let from_json = json
                 .and_then(|j| serde_json::from_str::<serde_json::Value>(j).ok())
                 .and_then(|v| v["cuda"]["version"].as_str().map(String::from));
             let from_text = text.and_then(|t| t.trim().strip_prefix("CUDA Version ").map(String::from));
-            versions.extend(from_json.or(from_text));
+            found.extend(from_json.or(from_text).map(|version| (name, version)));
         }
+        let default = found.get("cuda").cloned();
+        let mut versions: Vec<String> = found.into_values().collect();
         // `Cuda compilation tools, release 12.2, V12.2.140`
         let said = seen.stdout_if_ok(&nvcc()).and_then(|t| t.split_once("release ")).and_then(|(_, rest)| rest.split(',').next());
         if let Some(release) = said.filter(|r| versions.iter().all(|v| release_of(v) != **r)) {
@@ -65,7 +128,8 @@ impl Fact for CudaToolkitFact {
         }
         versions.sort();
         versions.dedup();
-        Ok(Self { versions })
+        let in_profile = seen.file(PROFILE)? == Some(PROFILE_TEXT);
+        Ok(Self { versions, default, in_profile, os_release: os_release(seen).unwrap_or_default().into() })
     }
 }
 
@@ -74,43 +138,141 @@ fn release_of(version: &str) -> String {
     version.split('.').take(2).collect::<Vec<_>>().join(".")
 }
 
+/// A version that states no patch number stands for its release.
+fn same(is: &str, wanted: &str) -> bool {
+    let short = |v: &str| v.split('.').count() == 2;
+    is == wanted || ((short(is) || short(wanted)) && release_of(is) == release_of(wanted))
+}
+
 impl Requirement for CudaToolkit {
     const NAME: &'static str = "cuda-toolkit";
-    const ABOUT: &'static str = "CUDA toolkit of the guest, from your runfile, without its driver";
-    const AFTER: &'static [&'static str] = &["driver"];
+    const ABOUT: &'static str = "CUDA toolkits, from your runfiles or the guest's repositories, without their driver";
+    const AFTER: &'static [&'static str] = &["driver", "driver-held"];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
     const IMPLIED_BY: &'static [Implied] = &[];
-    const EXAMPLE: &'static str = r#"{"package": "files/cuda_12.2.2_535.104.05_linux.run"}"#;
-    type Spec = CudaToolkitSpec;
+    const EXAMPLE: &'static str = r#"[{"package": "files/cuda_12.2.2_535.104.05_linux.run"}]"#;
+    type Spec = Vec<ToolkitSpec>;
     type Fact = CudaToolkitFact;
 
-    fn check(spec: &CudaToolkitSpec, fact: &CudaToolkitFact) -> Verdict {
-        let Some(wanted) = spec.package.version() else {
-            return Verdict::blocked(
-                format!("the CUDA version of {} is not known", spec.package.file_name()),
-                "keep NVIDIA's own file name: cuda_12.2.2_535.104.05_linux.run",
-            );
-        };
-        // nvcc alone states no patch number; where the files state one it must be the same.
-        let same = |v: &String| v == wanted || (v.split('.').count() == 2 && *v == release_of(wanted));
-        if let Some(version) = fact.versions.iter().find(|v| same(v)) {
-            return Verdict::met(version);
+    fn check(spec: &Vec<ToolkitSpec>, fact: &CudaToolkitFact) -> Verdict {
+        let (mut effects, mut wants) = (vec![], vec![]);
+        for toolkit in spec {
+            let Some(wanted) = toolkit.version() else {
+                let name = toolkit.package.as_ref().map_or("", |p| p.file_name());
+                return Verdict::blocked(
+                    format!("the CUDA version of {name} is not known"),
+                    "keep NVIDIA's own file name: cuda_12.2.2_535.104.05_linux.run",
+                );
+            };
+            if !fact.versions.iter().any(|v| same(v, &wanted)) {
+                match (&toolkit.package, &toolkit.name, family::of(&fact.os_release)) {
+                    (Some(package), ..) => {
+                        let install = Command::new(package.stored(None), ["--silent", "--toolkit"]).within(INSTALL_SECS);
+                        effects.push(Effect::run(install));
+                    }
+                    (None, Some(name), Some(family)) => {
+                        effects.extend(family.refresh().map(Effect::run));
+                        effects.push(Effect::run(family.install(std::slice::from_ref(name)).within(INSTALL_SECS)));
+                    }
+                    _ => {
+                        return Verdict::blocked(
+                            "this distribution's package tool is not known",
+                            format!("{}; use a runfile", family::UNKNOWN),
+                        );
+                    }
+                }
+            }
+            wants.push(wanted);
         }
-        let is = if fact.versions.is_empty() { "absent".into() } else { fact.versions.join(", ") };
-        let install = Command::new(spec.package.stored(None), ["--silent", "--toolkit"]).within(1800);
-        Verdict::unmet(is, wanted, vec![Effect::run(install)])
+        let Some(first) = wants.first() else { return Verdict::met("none wished for") };
+        let mut is = if fact.versions.is_empty() { "absent".into() } else { fact.versions.join(", ") };
+        // An installation moves the link to itself: with several, the first wish is set again behind them.
+        let moved = effects.len() > 1 || (!effects.is_empty() && !fact.versions.is_empty());
+        let link_is_right = fact.default.as_ref().is_none_or(|d| same(d, first));
+        if moved || (effects.is_empty() && !link_is_right) {
+            if let Some(default) = fact.default.as_ref().filter(|_| !link_is_right) {
+                is += &format!("; {LINK} means {default}");
+            }
+            let target = format!("{FOLDER}/cuda-{}", release_of(first));
+            effects.push(Effect::run(Command::new("ln", ["-sfn", &target, LINK])));
+        }
+        if !fact.in_profile {
+            if effects.is_empty() {
+                is += "; login shells do not find it";
+            }
+            effects.push(Effect::Write { path: PROFILE.into(), contents: PROFILE_TEXT.into(), mode: 0o644 });
+        }
+        let wants = wants.join(", ");
+        if effects.is_empty() { Verdict::met(wants) } else { Verdict::unmet(is, wants, effects) }
     }
 
-    fn as_spec(fact: &CudaToolkitFact) -> Option<CudaToolkitSpec> {
-        let version = fact.versions.last()?.clone();
-        let held = Held { name: "cuda-toolkit".into(), version: version.clone(), acceptance: None };
-        let package = Artifact { artifact: format!("cuda_{version}_linux.run"), sha256: None, size: None, kind: None, holds: vec![held] };
-        Some(CudaToolkitSpec { package })
+    fn as_spec(fact: &CudaToolkitFact) -> Option<Vec<ToolkitSpec>> {
+        let first = fact.default.as_ref().or(fact.versions.last())?;
+        let versions = std::iter::once(first).chain(fact.versions.iter().filter(|v| *v != first));
+        let one = |version: &String| {
+            let held = Held { name: "cuda-toolkit".into(), version: version.clone(), acceptance: None };
+            let file = format!("cuda_{version}_linux.run");
+            ToolkitSpec { package: Some(Artifact { artifact: file, sha256: None, size: None, kind: None, holds: vec![held] }), name: None }
+        };
+        let spec = versions.map(one).collect();
+        Self::check(&spec, fact).is_met().then_some(spec)
     }
 
-    fn files(spec: &CudaToolkitSpec) -> Vec<Placed> {
-        vec![Placed { artifact: spec.package.clone(), datastore: None }]
+    fn files(spec: &Vec<ToolkitSpec>) -> Vec<Placed> {
+        spec.iter().filter_map(|t| t.package.as_ref()).map(|p| Placed { artifact: p.clone(), datastore: None }).collect()
+    }
+
+    fn explain(failure: &Failure, _: &Subject, _: &Evidence) -> Option<Explained> {
+        super::packages::explain(failure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(json: &str) -> Result<Vec<ToolkitSpec>, String> {
+        serde_json::from_str(json).map_err(|e| e.to_string())
+    }
+
+    fn lines(spec: &Vec<ToolkitSpec>, fact: &CudaToolkitFact) -> Vec<String> {
+        match CudaToolkit::check(spec, fact) {
+            Verdict::Unmet { effects, .. } => effects.iter().map(ToString::to_string).collect(),
+            Verdict::Met { .. } => vec![],
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_brings_a_driver_is_refused() {
+        for bad in ["cuda", "cuda-drivers", "cuda-12-2", "cuda-toolkit", "cuda-toolkit-12-2; rm", "nvidia-driver-535"] {
+            assert!(spec(&serde_json::json!([{ "name": bad }]).to_string()).is_err(), "{bad}");
+        }
+        assert!(spec(r#"[{"name": "cuda-toolkit-12-4"}]"#).is_ok() && spec("[{}]").is_err());
+    }
+
+    #[test]
+    fn several_stand_side_by_side_and_the_first_is_the_default() {
+        let wish = spec(r#"[{"name": "cuda-toolkit-12-4"}, {"name": "cuda-toolkit-11-8"}]"#).unwrap();
+        let mut fact = CudaToolkitFact { os_release: "ID=debian".into(), in_profile: true, ..CudaToolkitFact::default() };
+        let all = lines(&wish, &fact);
+        assert!(
+            all.iter().filter(|l| l.contains("install")).count() == 2
+                && all.last().unwrap() == "ln -sfn /usr/local/cuda-12.4 /usr/local/cuda",
+            "{all:?}"
+        );
+        fact.versions = vec!["11.8.0".into(), "12.4.1".into()];
+        fact.default = Some("11.8.0".into());
+        assert_eq!(lines(&wish, &fact), ["ln -sfn /usr/local/cuda-12.4 /usr/local/cuda"]);
+        fact.default = Some("12.4.1".into());
+        assert!(lines(&wish, &fact).is_empty());
+        fact.in_profile = false;
+        assert!(lines(&wish, &fact)[0].starts_with("write /etc/profile.d/vsgpu-cuda.sh"));
+        assert_eq!(
+            CudaToolkit::as_spec(&CudaToolkitFact { in_profile: true, ..fact }).map(|s| s[0].version()),
+            Some(Some("12.4.1".into()))
+        );
     }
 }

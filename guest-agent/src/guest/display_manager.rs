@@ -60,7 +60,8 @@ impl Requirement for DisplayManager {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 30;
-    const IMPLIED_BY: &'static [Implied] = &[Implied { by: "driver", spec: |_| Some(serde_json::json!("stopped")) }];
+    const IMPLIED_BY: &'static [Implied] =
+        &[Implied { by: "driver", spec: |driver| driver.is_object().then(|| serde_json::json!("stopped")) }];
     const EXAMPLE: &'static str = r#""stopped""#;
     type Spec = Wish;
     type Fact = DisplayManagerFact;

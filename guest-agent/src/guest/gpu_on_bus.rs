@@ -59,7 +59,7 @@ impl Requirement for GpuOnBus {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: &'static [Implied] = &[Implied { by: "driver", spec: |_| Some(serde_json::json!({})) }];
+    const IMPLIED_BY: &'static [Implied] = &[Implied { by: "driver", spec: |driver| driver.is_object().then(|| serde_json::json!({})) }];
     const EXAMPLE: &'static str = r#"{"at-least": 2}"#;
     type Spec = GpuOnBusSpec;
     type Fact = GpuOnBusFact;
@@ -81,7 +81,10 @@ impl Requirement for GpuOnBus {
             return Verdict::blocked(why, hint);
         }
         let gpu = |g: &PciGpu| {
-            format!("{} 10de:{}{}", g.address, g.device_id, g.bar1_mib.map(|m| format!(", BAR1 {}", size(m))).unwrap_or_default())
+            let kind = g.vgpu_type.as_deref().map(|t| format!(" ({t})")).unwrap_or_default();
+            let host = g.host.as_ref().and_then(|h| h.manager.as_deref()).map(|m| format!(", host {m}")).unwrap_or_default();
+            let bar1 = g.bar1_mib.map(|m| format!(", BAR1 {}", size(m))).unwrap_or_default();
+            format!("{} 10de:{}{kind}{bar1}{host}", g.address, g.device_id)
         };
         let boot = if fact.efi { "EFI" } else { "BIOS" };
         Verdict::met(format!("{}; {boot}", fact.gpus.iter().map(gpu).collect::<Vec<_>>().join(" + ")))
@@ -102,8 +105,8 @@ mod tests {
         let gpu = |bar1_mib: &Option<u64>| PciGpu {
             address: "0000:13:00.0".into(),
             device_id: "20f1".into(),
-            subsystem_id: None,
             bar1_mib: *bar1_mib,
+            ..PciGpu::default()
         };
         GpuOnBus::check(&GpuOnBusSpec { at_least }, &GpuOnBusFact { gpus: bars.iter().map(gpu).collect(), efi })
     }

@@ -1,22 +1,49 @@
 //! Metrics only a guest has. What all nodes have (GPUs, licenses, requirements) is in the shared page.
 
+use super::{CudaProofFact, Health};
 use vsgpu_core::execute::Facts;
+use vsgpu_core::knowledge::xids::Severity;
 use vsgpu_proto::metrics::Sample;
+
+fn fact<T: serde::de::DeserializeOwned>(facts: &Facts, name: &str) -> Option<T> {
+    T::deserialize(facts.get(name)?.as_ref().ok()?).ok()
+}
 
 /// From the last facts; an unreadable fact has no values, and `vsgpu_fact_readable` says so.
 pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
     let mut all = vec![];
-    let proof =
-        facts.get("cuda-proof").and_then(|f| f.as_ref().ok()).and_then(|f| serde_json::from_value::<super::CudaProofFact>(f.clone()).ok());
-    if let Some((proof, at)) = proof.and_then(|p| p.at.map(|at| (p, at))) {
-        let passed = proof.this_boot && proof.device_query.passed() && proof.vector_add_passed;
-        all.push(Sample {
-            name: "guest_cuda_proof_passed",
-            help: "1: deviceQuery and vectorAdd passed in this boot",
-            labels: vec![],
-            value: f64::from(passed),
-        });
-        all.push(Sample { name: "guest_cuda_proof_timestamp_seconds", help: "When they were last run", labels: vec![], value: at as f64 });
+    let mut say = |name, help, labels: Vec<(&'static str, String)>, value: f64| all.push(Sample { name, help, labels, value });
+    if let Some((proof, at)) = fact::<CudaProofFact>(facts, "cuda-proof").and_then(|p| p.at.map(|at| (p, at))) {
+        say("guest_cuda_proof_passed", "1: every result of the CUDA proof was right, in this boot", vec![], f64::from(proof.passed()));
+        say("guest_cuda_proof_timestamp_seconds", "When the CUDA proof was last run", vec![], at as f64);
+        for (device, found) in proof.report.devices.iter().enumerate() {
+            let bytes = [
+                ("device", found.device_gb_s),
+                ("host_to_device", found.host_to_device_gb_s),
+                ("device_to_host", found.device_to_host_gb_s),
+            ];
+            for (path, gb_s) in bytes.into_iter().filter_map(|(path, value)| Some((path, value?))) {
+                let labels = vec![("device", device.to_string()), ("path", path.into())];
+                say("guest_cuda_bandwidth_bytes_per_second", "Measured by the last CUDA proof", labels, gb_s * 1e9);
+            }
+        }
+    }
+    if let Some(health) = fact::<Health>(facts, "health") {
+        let worst = health.worst.map_or(0, |s| s as u32);
+        say("guest_health", "Worst finding: 0 none or informational, 1 application, 2 warning, 3 critical", vec![], f64::from(worst));
+        for (name, severity) in [("warning", Severity::Warning), ("critical", Severity::Critical)] {
+            let count = health.findings.iter().filter(|f| f.severity == severity).count();
+            say("guest_health_findings", "Findings about the health of this guest's GPUs", vec![("severity", name.into())], count as f64);
+        }
+        say("guest_driver_loaded", "1: the NVIDIA kernel module is loaded", vec![], f64::from(health.loaded));
+        // At most this many: a broken board can name many codes, and each is a series.
+        for xid in health.xids.iter().take(32) {
+            let labels = vec![("gpu", xid.gpu.clone()), ("xid", xid.code.to_string())];
+            say("guest_xid_events", "Xid events of this boot in the kernel's log", labels, f64::from(xid.count));
+        }
+        if let Some(end) = health.license_expires {
+            say("guest_license_expiry_timestamp_seconds", "When the license ends", vec![], end as f64);
+        }
     }
     all
 }

@@ -3,11 +3,11 @@
 //! The file is written twice, the second time with a last line that says the initramfs was rebuilt: a power cut in
 //! between is seen, and the rebuild is done again.
 
-use super::family::Family;
+use super::family;
 use super::system::{OS_RELEASE, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
+use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
 use vsgpu_core::{Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const FOLDER: &str = "/etc/modprobe.d";
@@ -69,7 +69,8 @@ impl Requirement for NouveauBlocked {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: &'static [Implied] = &[Implied { by: "driver", spec: |_| Some(serde_json::json!("blocked")) }];
+    const IMPLIED_BY: &'static [Implied] =
+        &[Implied { by: "driver", spec: |driver| driver.is_object().then(|| serde_json::json!("blocked")) }];
     const EXAMPLE: &'static str = r#""blocked""#;
     type Spec = Wish;
     type Fact = NouveauFact;
@@ -84,14 +85,24 @@ impl Requirement for NouveauBlocked {
             (true, Some(_)) => "blocked, but loaded from the initramfs",
             (true, None) => "loaded",
         };
-        let Some(family) = Family::of(&fact.os_release) else {
+        let Some(family) = family::of(&fact.os_release) else {
             return Verdict::blocked(
                 "this distribution's initramfs tool is not known",
-                "blacklist nouveau in /etc/modprobe.d and rebuild the initramfs yourself",
+                format!("{}; blacklist nouveau in /etc/modprobe.d and rebuild the initramfs yourself", family::UNKNOWN),
             );
         };
         let write = |contents: String| Effect::Write { path: FILE.into(), contents, mode: 0o644 };
-        Verdict::unmet(is, "blocked", vec![write(CONTENT.into()), family.rebuild_initramfs(), write(format!("{CONTENT}{REBUILT}"))])
+        Verdict::unmet(
+            is,
+            "blocked",
+            vec![write(CONTENT.into()), Effect::run(family.rebuild_initramfs()), write(format!("{CONTENT}{REBUILT}"))],
+        )
+    }
+
+    fn cost(_: &Wish, fact: &NouveauFact) -> Cost {
+        // What is not loaded needs no reboot to be kept out.
+        let takes_effect = if fact.loaded { Self::TAKES_EFFECT } else { TakesEffect::AtOnce };
+        Cost { needs: Self::NEEDS, takes_effect, sure: true }
     }
 
     fn as_spec(fact: &NouveauFact) -> Option<Wish> {

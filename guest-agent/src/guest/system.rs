@@ -1,7 +1,9 @@
 //! Facts that belong to no requirement: the distribution, the GPUs on the PCI bus and as the driver sees them.
 
+use super::host_view::{HostView, host_view};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use vsgpu_core::knowledge::vgpu_types;
 use vsgpu_core::nvidia_smi::{self, SmiReport};
 use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable};
 
@@ -16,6 +18,9 @@ pub struct Os {
     pub version: Option<String>,
     /// Running kernel.
     pub kernel: String,
+    /// Family whose tools are used: `Debian`, `Ubuntu`, `RHEL`, `SLES`; absent where vsgpu knows no tools for it.
+    #[serde(default)]
+    pub family: Option<String>,
 }
 
 /// The running kernel.
@@ -42,7 +47,12 @@ impl Fact for Os {
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let text = os_release(seen)?;
         let value = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)).map(|v| v.trim_matches('"').to_string());
-        Ok(Self { id: value("ID=").unwrap_or_default(), version: value("VERSION_ID="), kernel: kernel(seen)? })
+        Ok(Self {
+            id: value("ID=").unwrap_or_default(),
+            version: value("VERSION_ID="),
+            kernel: kernel(seen)?,
+            family: super::family::of(text).map(|f| f.name().into()),
+        })
     }
 }
 
@@ -54,7 +64,7 @@ pub struct PciGpus {
 }
 
 /// One of them.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct PciGpu {
     /// PCI address.
     pub address: String,
@@ -65,6 +75,12 @@ pub struct PciGpu {
     /// Size of BAR1 in MiB; 0 where it was given no room.
     #[serde(default)]
     pub bar1_mib: Option<u64>,
+    /// The vGPU manager behind a vGPU, by its PCI capability; absent for a whole GPU and for managers before 12.0.
+    #[serde(default)]
+    pub host: Option<HostView>,
+    /// The vGPU type, by the device and subsystem ids.
+    #[serde(default)]
+    pub vgpu_type: Option<String>,
 }
 
 /// BAR1 from sysfs' `resource`: one line per BAR with first and last address and flags; all zero where it is not mapped.
@@ -84,6 +100,7 @@ impl PciGpus {
         for address in seen.names(BUS).unwrap_or_default().into_iter().take(256) {
             probes.push(Probe::Read(format!("{BUS}/{address}/vendor")));
             if is_nvidia(address, seen) {
+                probes.push(Probe::Hex(format!("{BUS}/{address}/config")));
                 probes
                     .extend(["device", "class", "subsystem_device", "resource"].map(|file| Probe::Read(format!("{BUS}/{address}/{file}"))));
             }
@@ -105,7 +122,9 @@ impl PciGpus {
             let device_id = id(address, "device").filter(|_| display)?;
             let resource = seen.file(&format!("{BUS}/{address}/resource")).ok().flatten();
             let (subsystem_id, bar1_mib) = (id(address, "subsystem_device"), resource.and_then(bar1_mib));
-            Some(PciGpu { address: address.into(), device_id, subsystem_id, bar1_mib })
+            let config = seen.text(&Probe::Hex(format!("{BUS}/{address}/config"))).ok().flatten();
+            let vgpu_type = subsystem_id.as_deref().and_then(|sub| vgpu_types::by_pci(&device_id, sub)).map(|t| t.name.to_string());
+            Some(PciGpu { address: address.into(), device_id, subsystem_id, bar1_mib, host: config.and_then(host_view), vgpu_type })
         };
         Ok(Some(seen.names(BUS)?.into_iter().filter(|a| is_nvidia(a, seen)).filter_map(gpu).collect()))
     }

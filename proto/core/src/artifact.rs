@@ -38,6 +38,10 @@ pub enum Kind {
     Component,
     /// A self-extracting installer.
     Run,
+    /// A Debian package.
+    Deb,
+    /// A package of RPM's.
+    Rpm,
     /// Anything else (a token).
     Other,
 }

@@ -78,6 +78,12 @@ pub enum Probe {
     List(String),
     /// SHA-256 of a file, lower-case hex.
     Hash(String),
+    /// The first 4 KiB of a file that is no text, as lower-case hex.
+    Hex(String),
+    /// Processes that hold a file open whose path begins so, one `Holder` as JSON on each line.
+    Holders(String),
+    /// Seconds since 1970 by the machine's own clock.
+    Now,
     /// The identity of the running boot.
     BootId,
     /// Release of the running kernel, as `uname -r` prints it.

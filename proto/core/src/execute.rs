@@ -11,7 +11,7 @@ use crate::catalogue::{Entry, FactEntry};
 use crate::effect::{Command, Effect, Probe};
 use crate::evidence::{Answer, Evidence, Unreadable, head};
 use crate::requirement::{Explained, Failure, Subject, TakesEffect, Verdict};
-use crate::system::{Ended, Output, System, Trouble};
+use crate::system::{Ended, Holder, Output, System, Trouble};
 use crate::{esxcli, vim_cmd, vmx};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ use std::time::Duration;
 
 const READ_LIMIT: usize = 1 << 20;
 const TAIL_LIMIT: usize = 256 << 10;
+const HEAD_LIMIT: usize = 4 << 10;
 /// Probes at once: more than any node has in one round, so that a round takes as long as its slowest probe.
 const AT_ONCE: usize = 32;
 
@@ -74,6 +75,15 @@ fn answer(system: &dyn System, probe: &Probe) -> Answer {
         Probe::Tail(path) => text(system.tail(path, TAIL_LIMIT)),
         Probe::List(path) => Answer::Text(system.list(path).map(|names| names.join("\n"))),
         Probe::Hash(path) => Answer::Text(system.hash(path)),
+        Probe::Hex(path) => {
+            let hex = |bytes: Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect();
+            Answer::Text(system.head(path, HEAD_LIMIT).map(hex))
+        }
+        Probe::Holders(prefix) => {
+            let lines = |holders: Vec<Holder>| holders.iter().map(|h| json!(h).to_string()).collect::<Vec<_>>().join("\n");
+            Answer::Text(system.holders(prefix).map(lines))
+        }
+        Probe::Now => Answer::Text(Ok(system.now().to_string())),
         Probe::BootId => Answer::Text(system.boot_id()),
         Probe::KernelRelease => Answer::Text(Ok(system.kernel_release())),
     }

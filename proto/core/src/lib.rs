@@ -6,6 +6,7 @@
 
 pub mod artifact;
 pub mod catalogue;
+pub mod cuda_report;
 pub mod cuda_samples;
 pub mod effect;
 pub mod esxcli;
@@ -27,4 +28,4 @@ pub use catalogue::{Catalogue, Entry, FactEntry};
 pub use effect::{Command, Effect, Probe};
 pub use evidence::{Evidence, Unreadable};
 pub use requirement::{Fact, Needs, Requirement, Scope, Subject, TakesEffect, Verdict};
-pub use system::{Ended, Output, System, Trouble};
+pub use system::{Ended, Holder, Output, System, Trouble};

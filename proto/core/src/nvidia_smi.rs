@@ -57,10 +57,43 @@ pub struct Gpu {
     pub temperature_c: Option<i32>,
     /// Power drawn.
     pub power_watts: Option<f64>,
+    /// Memory errors since the driver was loaded, and over the GPU's life; absent where ECC is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ecc_errors: Option<EccErrors>,
+    /// Rows of memory that were replaced by spare ones (Ampere and later).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remapped_rows: Option<RemappedRows>,
+    /// Why the clocks are held down now, where it is the hardware or the heat: `hw_slowdown`, `sw_thermal_slowdown`, ...
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slowdowns: Vec<String>,
     /// Licensed product (vGPU guests).
     pub license_product: Option<String>,
     /// The whole license status, such as `Licensed (Expiry: N/A)`.
     pub license_status: Option<String>,
+}
+
+/// Counters of memory errors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EccErrors {
+    /// Corrected, since the driver was loaded.
+    pub corrected: u64,
+    /// Not corrected, since the driver was loaded.
+    pub uncorrected: u64,
+    /// Not corrected, over the GPU's life.
+    pub uncorrected_ever: u64,
+}
+
+/// Replaced rows of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RemappedRows {
+    /// After errors that could be corrected.
+    pub correctable: u64,
+    /// After errors that could not.
+    pub uncorrectable: u64,
+    /// A row waits for the next reset of the GPU.
+    pub pending: bool,
+    /// No spare row was left.
+    pub failed: bool,
 }
 
 /// One GPU of the host with the vGPUs on it, from `nvidia-smi vgpu -q`.
@@ -192,9 +225,62 @@ fn gpu(node: &Node, id: &str) -> Result<Gpu, String> {
         gpu_util_percent: whole(&[&["utilization"], &["gpuutil", "gpu"]], "%").map(|n| n as u32),
         temperature_c: number(&[&["temperature"], &["gputemp", "gpucurrenttemp"]], "C").map(|n| n as i32),
         power_watts: power.iter().find_map(|block| watts.iter().find_map(|draw| number(&[&[block], &[draw]], "W"))),
+        ecc_errors: ecc_errors(node),
+        remapped_rows: remapped_rows(node),
+        slowdowns: slowdowns(node),
         license_product: text(&[&license, &["licensedproductname", "productname"]]),
         license_status: text(&[&license, &["licensestatus"]]),
     })
+}
+
+/// Sum of the counters of one block: `sram_uncorrectable`, `dram_uncorrectable`, ... since R4xx, `double_bit/total` before.
+fn counted(block: &Node, corrected: bool) -> Option<u64> {
+    let number = |node: &Node| usable(&node.value)?.parse::<u64>().ok();
+    let old = if corrected { "singlebit" } else { "doublebit" };
+    if let Some(total) = block.child(&[old]).and_then(|bits| bits.child(&["total"])) {
+        return number(total);
+    }
+    let counts =
+        |c: &&Node| c.name.contains("correctable") && c.name.contains("uncorrectable") != corrected && !c.name.contains("threshold");
+    let all: Vec<u64> = block.children.iter().filter(counts).filter_map(number).collect();
+    (!all.is_empty()).then(|| all.iter().sum())
+}
+
+fn ecc_errors(gpu: &Node) -> Option<EccErrors> {
+    let errors = gpu.child(&["eccerrors"])?;
+    let volatile = errors.child(&["volatile"])?;
+    Some(EccErrors {
+        corrected: counted(volatile, true)?,
+        uncorrected: counted(volatile, false)?,
+        uncorrected_ever: errors.child(&["aggregate"]).and_then(|a| counted(a, false)).unwrap_or_default(),
+    })
+}
+
+fn remapped_rows(gpu: &Node) -> Option<RemappedRows> {
+    let rows = gpu.child(&["remappedrows"])?;
+    let number = |names: &[&str]| rows.get(&[names])?.parse().ok();
+    let yes = |names: &[&str]| rows.get(&[names]).is_some_and(|v| v == "Yes");
+    Some(RemappedRows {
+        correctable: number(&["remappedrowcorr", "correctableerror"])?,
+        uncorrectable: number(&["remappedrowunc", "uncorrectableerror"])?,
+        pending: yes(&["remappedrowpending", "pending"]),
+        failed: yes(&["remappedrowfailure", "remappingfailureoccurred"]),
+    })
+}
+
+/// The reasons that tell of heat, power or hardware; a power cap by software and idle clocks are everyday.
+fn slowdowns(gpu: &Node) -> Vec<String> {
+    let reasons = ["hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_thermal_slowdown"];
+    let Some(block) = gpu.child(&["clockseventreasons", "clocksthrottlereasons"]) else { return vec![] };
+    let active = |reason: &&&str| {
+        let plain = crate::tree::squeezed(reason);
+        // The text form nests the thermal ones below `HW Slowdown`.
+        let named =
+            |c: &Node| c.name.strip_prefix("clockseventreason").or(c.name.strip_prefix("clocksthrottlereason")).unwrap_or(&c.name) == plain;
+        let all = block.children.iter().chain(block.children.iter().flat_map(|c| &c.children));
+        all.into_iter().any(|c| named(c) && c.value.trim() == "Active")
+    };
+    reasons.iter().filter(active).map(|r| r.to_string()).collect()
 }
 
 /// Reads `nvidia-smi vgpu -s` and `-c`, with `-v` (a block with a `Name` for each type) or without (a name on each line).

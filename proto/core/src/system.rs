@@ -60,6 +60,27 @@ impl Output {
     }
 }
 
+/// A process that holds a file open.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Holder {
+    /// Process id.
+    pub pid: u32,
+    /// Name of the program, as the kernel keeps it (15 characters).
+    pub name: String,
+    /// The service it belongs to, where it is one of systemd's.
+    #[serde(default)]
+    pub service: Option<String>,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.service {
+            Some(service) => write!(f, "{} ({service}, process {})", self.name, self.pid),
+            None => write!(f, "{} (process {})", self.name, self.pid),
+        }
+    }
+}
+
 /// A file that could not be read or written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Trouble {
@@ -87,6 +108,10 @@ pub trait System: Send + Sync {
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble>;
     /// Reads the last `max` bytes of a file.
     fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble>;
+    /// Reads the first `max` bytes of a file.
+    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble>;
+    /// Processes that hold a file open whose path begins with `prefix`, each once, sorted.
+    fn holders(&self, prefix: &str) -> Result<Vec<Holder>, Trouble>;
     /// SHA-256 of a file, lower-case hex.
     fn hash(&self, path: &str) -> Result<String, Trouble>;
     /// Names in a folder, sorted.

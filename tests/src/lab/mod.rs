@@ -17,8 +17,22 @@ use std::time::{Duration, Instant};
 pub const TOKEN: &str = "simulated client configuration token";
 pub const LICENSE_SERVER: &str = "licenses.lab";
 const HOST_TOOLS: [&str; 5] = ["esxcli", "vim-cmd", "vmkload_mod", "vmkfstools", "vsish"];
-const GUEST_TOOLS: [&str; 10] =
-    ["modprobe", "systemctl", "apt-get", "update-initramfs", "gcc", "make", "dkms", "journalctl", "nvidia-installer", "cuda-installer"];
+const GUEST_TOOLS: [&str; 14] = [
+    "modprobe",
+    "modinfo",
+    "systemctl",
+    "apt-get",
+    "dpkg-query",
+    "update-initramfs",
+    "gcc",
+    "make",
+    "dkms",
+    "journalctl",
+    "timedatectl",
+    "ln",
+    "nvidia-installer",
+    "cuda-installer",
+];
 
 /// A running lab. Dropping it ends every process and removes its folder.
 pub struct Lab {
@@ -46,7 +60,7 @@ pub fn programs() -> PathBuf {
             let root = workspace();
             let release = !cfg!(debug_assertions);
             let mut cargo = cargo();
-            cargo.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(&root);
+            cargo.args(["build", "--quiet", "--workspace", "--bins", "--lib"]).current_dir(&root);
             if release {
                 cargo.arg("--release");
             }
@@ -76,7 +90,7 @@ pub fn workspace() -> PathBuf {
 
 /// A port nobody listens on, below the range from which the kernel takes ports for outgoing connections: an agent that
 /// comes back must find its port still free.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let port = 10_000 + (std::process::id() * 61 + NEXT.fetch_add(1, Ordering::SeqCst)) % 20_000;
@@ -167,13 +181,7 @@ impl Lab {
 
     /// Adds a running VM with a fresh Debian: nouveau loaded, a display manager running.
     pub fn vm(&self, name: &str, host: &str) {
-        let folder = self.machine(host);
-        Machine::with(&folder, |m| {
-            let file = format!("{name}/{name}.vmx");
-            m.write(&format!("/vmfs/volumes/datastore1/{file}"), &format!(".encoding = \"UTF-8\"\nconfig.version = \"8\"\nvirtualHW.version = \"19\"\ndisplayName = \"{name}\"\nfirmware = \"efi\"\nmemSize = \"8192\"\nnumvcpus = \"4\"\nguestOS = \"debian11-64\"\n"));
-            let vmid = m.esxi().vms.len() as u32 + 1;
-            m.esxi().vms.push(Vm { vmid, name: name.into(), datastore: "datastore1".into(), file, on: true, ..Vm::default() });
-        });
+        self.vm_without_guest(name, host);
         let packages = ["nouveau", "gdm3"].map(String::from).into();
         let linux = Linux {
             kernel: "6.1.0-28-amd64".into(),
@@ -192,12 +200,23 @@ impl Lab {
         for tool in GUEST_TOOLS {
             state::link(&folder.join("tools").join(tool));
         }
+        state::link(&folder.join("root/usr/bin/vsgpu-cuda-proof"));
         Machine::with(&folder, |m| {
             m.write("/etc/os-release", "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm, simulated)\"\nID=debian\nVERSION_ID=\"12\"\n")
         });
         state::boot(&folder);
         self.ports_of(name);
         vsgpu_proto::pki::issue_node(&self.folder.join("pki"), name, "guest", 365, std::time::SystemTime::now()).unwrap();
+    }
+
+    /// Adds a running VM whose inside is somebody else's matter: only its host knows it.
+    pub fn vm_without_guest(&self, name: &str, host: &str) {
+        Machine::with(&self.machine(host), |m| {
+            let file = format!("{name}/{name}.vmx");
+            m.write(&format!("/vmfs/volumes/datastore1/{file}"), &format!(".encoding = \"UTF-8\"\nconfig.version = \"8\"\nvirtualHW.version = \"19\"\ndisplayName = \"{name}\"\nfirmware = \"efi\"\nmemSize = \"8192\"\nnumvcpus = \"4\"\nguestOS = \"debian11-64\"\n"));
+            let vmid = m.esxi().vms.len() as u32 + 1;
+            m.esxi().vms.push(Vm { vmid, name: name.into(), datastore: "datastore1".into(), file, on: true, ..Vm::default() });
+        });
     }
 
     fn ports_of(&self, name: &str) -> (u16, u16) {
@@ -366,8 +385,9 @@ pub fn only_looks(call: &str) -> bool {
         | ["vmkload_mod", "-l"]
         | ["journalctl", ..]
         | ["vsish", "-e", "get", _] => true,
-        ["systemctl", verb, ..] => matches!(*verb, "is-active" | "get-default"),
-        ["gcc" | "make" | "dkms" | "nvcc", "--version"] => true,
+        ["systemctl", verb, ..] => matches!(*verb, "is-active" | "is-enabled" | "get-default"),
+        ["gcc" | "make" | "dkms" | "nvcc" | "nvidia-ctk" | "docker" | "podman" | "containerd", "--version"] => true,
+        ["dkms", "status"] | ["modinfo", ..] | ["dpkg-query", ..] | ["timedatectl", "show", ..] | ["mokutil", "--test-key", _] => true,
         _ => false,
     }
 }

@@ -160,3 +160,48 @@ pub fn vector_add(folder: &Path) -> Answer {
         },
     }
 }
+
+/// What `vsgpu-cuda-proof` finds on these GPUs. The program itself is tested against a simulated driver library instead.
+pub fn proof(folder: &Path) -> Answer {
+    use vsgpu_core::cuda_report::{CudaFailure, CudaReport, DeviceProof, VERSION, VectorAdd};
+    let mut report = CudaReport { version: VERSION, ..CudaReport::default() };
+    match driven(&mut Machine::read(folder)) {
+        Ok((_, gpus)) => {
+            let add = |elements| VectorAdd { elements, checked: elements, kernel_ms: 1.0, ..VectorAdd::default() };
+            let device = |(n, gpu): (usize, &Given)| DeviceProof {
+                name: gpu.name.clone(),
+                pci: Some(format!("0000:02:0{}.0", n + 1)),
+                compute_capability: "8.0".into(),
+                memory_mib: gpu.memory_mib,
+                vector_adds: vec![add(50_000), add(100_000_000)],
+                device_gb_s: Some(1300.0),
+                host_to_device_gb_s: Some(24.0),
+                device_to_host_gb_s: Some(25.0),
+                launch_us: Some(5.0),
+                ..DeviceProof::default()
+            };
+            report.devices = gpus.iter().enumerate().map(device).collect();
+        }
+        Err(_) => {
+            let text = "no CUDA-capable device is detected (simulated)".into();
+            report.failure = Some(CudaFailure { stage: "init".into(), code: Some(100), name: "CUDA_ERROR_NO_DEVICE".into(), text });
+        }
+    }
+    let line = serde_json::to_string(&report).unwrap() + "\n";
+    if report.passed() { Answer::ok(line) } else { Answer::fail(1, line) }
+}
+
+/// A container engine that passes the GPUs in where its runtime is set up, and starts the one program that is mounted.
+pub fn docker(folder: &Path, words: &[&str]) -> Answer {
+    let m = Machine::read(folder);
+    match words {
+        ["--version"] => Answer::ok("Docker version 28.2.2 (simulated)\n"),
+        ["run", rest @ ..] if rest.contains(&"--runtime=nvidia") => {
+            if !m.text("/etc/docker/daemon.json").is_some_and(|t| t.contains("nvidia")) {
+                return Answer::err(125, "docker: Error response from daemon: unknown or invalid runtime name: nvidia (simulated)\n");
+            }
+            proof(folder)
+        }
+        _ => Answer::err(125, "simulated docker: not understood\n"),
+    }
+}

@@ -18,7 +18,28 @@ pub fn nvidia(folder: &Path, words: &[&str]) -> Answer {
         .trim_end_matches(".run")
         .trim_end_matches("-grid")
         .to_string();
-    let known = ["--silent", "-s", "--accept-license", "-a", "--dkms", "--no-drm", "--no-questions", "--ui=none", "--disable-nouveau"];
+    match options {
+        ["--check"] => return Answer::ok(format!("Verifying archive integrity... OK (simulated)\n{file}\n")),
+        ["--advanced-options"] => {
+            return Answer::ok(
+                "simulated nvidia-installer options\n  -a, --accept-license\n  -s, --silent\n  --dkms, --no-dkms\n  --no-drm\n  -k KERNEL, --kernel-name=KERNEL\n  -K, --kernel-modules-only\n  -M TYPE, --kernel-module-type=TYPE\n",
+            );
+        }
+        _ => {}
+    }
+    let known = [
+        "--silent",
+        "-s",
+        "--accept-license",
+        "-a",
+        "--dkms",
+        "--no-drm",
+        "--no-questions",
+        "--ui=none",
+        "--disable-nouveau",
+        "--kernel-module-type=open",
+        "--kernel-module-type=proprietary",
+    ];
     let failed = |m: &Machine, why: &str| {
         m.write(LOG, &format!("nvidia-installer log file '{LOG}' (simulated)\nInstalling NVIDIA driver version {version}.\nERROR: {why}\nERROR: Installation has failed.  Please see the file '{LOG}' for details.\n"));
         Answer::err(1, format!("\nERROR: {why}\n\nERROR: Installation has failed.  Please see the file '{LOG}' for details.\n"))
@@ -68,11 +89,37 @@ pub fn nvidia(folder: &Path, words: &[&str]) -> Answer {
         guest.loaded = Some(version.clone());
         guest.grid = grid;
         guest.gridd = if grid { "active".into() } else { String::new() };
+        guest.dkms = options.contains(&"--dkms");
+        guest.modules_of = [guest.kernel.clone()].into();
+        if grid {
+            m.write("/usr/bin/nvidia-gridd", "simulated\n");
+        }
+        m.write("/usr/bin/nvidia-persistenced", "simulated\n");
+        super::state::link(&m.root("/usr/bin/nvidia-uninstall"));
         m.write("/etc/nvidia/gridd.conf.template", "# simulated gridd.conf.template\n#ServerAddress=\n#ServerPort=7070\n#BackupServerAddress=\n#BackupServerPort=7070\n#FeatureType=0\n#EnableUI=TRUE\n#LicenseInterval=1440\n#LingerInterval=0\n");
         m.write(LOG, &format!("nvidia-installer log file '{LOG}' (simulated)\nInstalling NVIDIA driver version {version}.\n-> Installation of the NVIDIA Accelerated Graphics Driver for Linux-x86_64 (version: {version}) is now complete.\n"));
         m.link("nvidia-smi");
         kernel_files(m);
         Answer::ok("Verifying archive integrity... OK (simulated)\nUncompressing NVIDIA Accelerated Graphics Driver for Linux-x86_64\n")
+    })
+}
+
+/// What a `.run` leaves behind to be removed with.
+pub fn uninstall(folder: &Path, words: &[&str]) -> Answer {
+    Machine::with(folder, |m| {
+        if words != ["--silent"] || m.linux().loaded.is_some() {
+            return Answer::err(1, "ERROR: the simulated driver is loaded, or --silent is missing\n");
+        }
+        let guest = m.linux();
+        (guest.driver, guest.grid, guest.gridd, guest.dkms) = (None, false, String::new(), false);
+        guest.modules_of.clear();
+        for file in ["gridd", "persistenced", "uninstall"] {
+            let _ = std::fs::remove_file(m.root(&format!("/usr/bin/nvidia-{file}")));
+        }
+        let version = "(simulated)";
+        m.write(LOG, &format!("-> Uninstallation of existing driver: NVIDIA Accelerated Graphics Driver {version} is complete.\n"));
+        kernel_files(m);
+        Answer::ok("")
     })
 }
 

@@ -102,6 +102,8 @@ pub fn run(folder: &Path, program: &str, args: &[String]) -> Answer {
         "nvidia-smi" => cuda::nvidia_smi(folder, &words),
         "deviceQuery" => cuda::device_query(folder),
         "vectorAdd" => cuda::vector_add(folder),
+        "vsgpu-cuda-proof" => cuda::proof(folder),
+        "nvidia-uninstall" => installers::uninstall(folder, &words),
         "nvidia-installer" => installers::nvidia(folder, &words),
         "cuda-installer" => installers::cuda(folder, &words),
         _ => guest::run(folder, program, &words),

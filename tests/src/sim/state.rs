@@ -120,14 +120,31 @@ pub struct Linux {
     /// The driver is the one for vGPU and licensed products.
     pub grid: bool,
     pub gridd: String,
+    pub persistenced: bool,
     pub licensed: bool,
     pub journal: Vec<String>,
+    /// Lines of the kernel's log, as `journalctl -k -o short-unix` prints them.
+    pub kernel_log: Vec<String>,
+    /// Whether DKMS knows the driver.
+    pub dkms: bool,
+    /// Kernels that have the driver's module.
+    pub modules_of: BTreeSet<String>,
+    /// A newer kernel that is installed, and whether the next boot is its.
+    pub newer_kernel: Option<String>,
+    pub boots_newer: bool,
     /// Folder name of the host, and the VM's name there.
     pub host: String,
     pub vm_name: String,
     /// What the lab's license servers accept.
     pub license_server: String,
     pub token: String,
+}
+
+impl Linux {
+    /// Kernels that are installed.
+    pub fn kernels(&self) -> Vec<String> {
+        std::iter::once(self.kernel.clone()).chain(self.newer_kernel.clone()).collect()
+    }
 }
 
 impl Machine {
@@ -249,7 +266,10 @@ pub fn boot(folder: &Path) {
             let boots = m.boots;
             let guest = m.linux();
             guest.nouveau_loaded = !guest.initramfs_blocks_nouveau && guest.packages.contains("nouveau");
-            guest.loaded = guest.driver.clone().filter(|_| !guest.nouveau_loaded);
+            if let Some(next) = guest.newer_kernel.take_if(|_| guest.boots_newer) {
+                guest.kernel = next;
+            }
+            guest.loaded = guest.driver.clone().filter(|_| !guest.nouveau_loaded && guest.modules_of.contains(&guest.kernel));
             guest.display_manager = guest.graphical && guest.packages.contains("gdm3");
             let id = format!("{:08x}-0000-4000-8000-{:012x}", boots, now_ms());
             m.write("/proc/sys/kernel/random/boot_id", &format!("{id}\n"));
@@ -280,7 +300,7 @@ pub fn kernel_files(m: &mut Machine) {
         modules += "nouveau 2469888 0 - Live 0x0000000000000000\n";
     }
     if guest.loaded.is_some() {
-        modules += "nvidia 56717312 0 - Live 0x0000000000000000 (POE)\n";
+        modules += "nvidia_uvm 4861952 0 - Live 0x0000000000000000 (POE)\nnvidia 56717312 1 nvidia_uvm, Live 0x0000000000000000 (POE)\n";
     }
     m.write("/proc/modules", &modules);
     m.write("/proc/sys/kernel/osrelease", &format!("{}\n", guest.kernel));
@@ -303,6 +323,7 @@ pub fn kernel_files(m: &mut Machine) {
         for (file, text) in [("vendor", "0x10de"), ("device", device), ("class", "0x030200"), ("subsystem_device", sub)] {
             m.write(&format!("{at}/{file}"), &format!("{text}\n"));
         }
+        write_config(m, &format!("{at}/config"), gpu.host_driver.as_deref());
         let first = 0x3b8_0000_0000u64 + ((n as u64) << 38);
         let bar1 = match gpu.bar1_mib {
             0 => "0x0000000000000000 0x0000000000000000 0x0000000000000000".to_string(),
@@ -310,6 +331,22 @@ pub fn kernel_files(m: &mut Machine) {
         };
         m.write(&format!("{at}/resource"), &format!("0x00000000fc000000 0x00000000fcffffff 0x0000000000040200\n{bar1}\n"));
     }
+}
+
+/// The device's configuration space: behind a vGPU of a manager since 12.0 (R460) the capability that names it.
+fn write_config(m: &Machine, path: &str, host_driver: Option<&str>) {
+    let mut space = vec![0u8; 256];
+    space[..2].copy_from_slice(&[0xde, 0x10]);
+    let branch = |v: &str| v.split('.').next().and_then(|b| b.parse::<u32>().ok()).unwrap_or(0);
+    if let Some(driver) = host_driver.filter(|d| branch(d) >= 460) {
+        space[0x34] = 0x60;
+        let mut own = vec![0x09, 0, 27, b'V', b'F', 0, 22];
+        for text in [driver.to_string(), format!("r{}_00", branch(driver))] {
+            own.extend(text.bytes().chain(std::iter::repeat(0)).take(10));
+        }
+        space[0x60..0x60 + own.len()].copy_from_slice(&own);
+    }
+    std::fs::write(m.root(path), space).unwrap();
 }
 
 pub fn is_manager(vib: &Vib) -> bool {

@@ -4,10 +4,12 @@
 pub mod cuda;
 pub mod gpus;
 pub mod pairs;
+pub mod peaks;
 pub mod products;
 pub mod releases;
 mod table;
 pub mod vgpu_types;
+pub mod xids;
 
 use serde::Serialize;
 

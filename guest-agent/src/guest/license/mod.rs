@@ -2,6 +2,13 @@
 //! restarted, then waited for *Licensed*. Only keys that the installed driver's own template names are written
 //! (facts: nvidia 3). The token is copied as a file; nobody reads it.
 
+mod gridd_log;
+
+pub(crate) use gridd_log::expiry;
+pub use gridd_log::{GriddOutcome, gridd_outcome};
+
+use super::clock::synchronized;
+use gridd_log::{cause, is_clock};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -14,6 +21,12 @@ use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, U
 const CONF: &str = "/etc/nvidia/gridd.conf";
 const TEMPLATE: &str = "/etc/nvidia/gridd.conf.template";
 const TOKENS: &str = "/etc/nvidia/ClientConfigToken";
+/// The daemon's program; a data-center driver has none.
+const PROGRAM: &str = "/usr/bin/nvidia-gridd";
+const UNIT: &str = "nvidia-gridd";
+const UNIT_FILE: &str = "/etc/systemd/system/nvidia-gridd.service";
+/// Where the daemon's own libraries are, by distribution.
+const LIBRARIES: [&str; 3] = ["/usr/lib/x86_64-linux-gnu/nvidia/gridd", "/usr/lib64/nvidia/gridd", "/usr/lib/nvidia/gridd"];
 /// Confirmed keys (data/gridd_conf_keys.tsv). The first four are also checked against the driver's template.
 const KEYS: [&str; 5] = ["ServerAddress", "ServerPort", "BackupServerAddress", "BackupServerPort", "FeatureType"];
 
@@ -108,6 +121,18 @@ pub struct LicenseFact {
     pub tokens: BTreeMap<String, String>,
     /// `active`, `inactive`, `failed`, ...
     pub daemon: String,
+    /// `enabled`, `disabled`, ...; empty without a unit.
+    #[serde(default)]
+    pub enabled: String,
+    /// The daemon's program is installed; absent where that was not looked at.
+    #[serde(default)]
+    pub program: Option<bool>,
+    /// Folder of the daemon's own libraries.
+    #[serde(default)]
+    pub libraries: Option<String>,
+    /// Whether the guest's clock is kept by NTP; absent where systemd does not say.
+    #[serde(default)]
+    pub clock_synchronized: Option<bool>,
     /// Whole license status of each GPU.
     pub statuses: Vec<String>,
     /// Licensed product.
@@ -122,62 +147,20 @@ fn daemon() -> Command {
     Command::new("systemctl", ["is-active", "nvidia-gridd"])
 }
 
+fn enabled() -> Command {
+    Command::new("systemctl", ["is-enabled", UNIT])
+}
+
+/// A unit of ours, for the drivers of branch 550 that leave their own out of its place (facts: nvidia 3).
+fn own_unit(libraries: Option<&str>) -> String {
+    let libraries = libraries.map(|l| format!("Environment=LD_LIBRARY_PATH={l}\n")).unwrap_or_default();
+    format!(
+        "# Written by vsgpu: this driver left the unit of its own daemon out of its place.\n[Unit]\nDescription=NVIDIA Grid Daemon\nWants=network-online.target\nAfter=network-online.target\n\n[Service]\nType=forking\n{libraries}ExecStart={PROGRAM}\nExecStopPost=/bin/rm -rf /var/run/nvidia-gridd\n\n[Install]\nWantedBy=multi-user.target\n"
+    )
+}
+
 fn journal() -> Command {
     Command::new("journalctl", ["-u", "nvidia-gridd", "-n", "50", "--no-pager", "-o", "cat"])
-}
-
-/// What the license daemon's log ends with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct GriddOutcome {
-    /// `licensed`, `failed`, `returned`, `acquiring` or `unknown`: the last decisive line wins.
-    pub outcome: &'static str,
-    /// Product it was about.
-    pub product: Option<String>,
-    /// The decisive line of a failure.
-    pub reason: Option<String>,
-}
-
-/// Reads nvidia-gridd's lines.
-pub fn gridd_outcome(text: &str) -> GriddOutcome {
-    let mut last = GriddOutcome { outcome: "unknown", product: None, reason: None };
-    // A missing gridd.conf is harmless with NLS, so `Failed to open` decides nothing.
-    let failures = [
-        "Failed to acquire license",
-        "Failed to return license",
-        "Failed to setup",
-        "Failed to decode",
-        "Failed to read configurations",
-        "Failed to register client",
-        "Unable to fetch the client configuration token",
-        "Invalid feature type",
-        "Failed to update local trusted store",
-        "clock windback",
-    ];
-    for line in text.lines() {
-        let outcome = if line.contains("License acquired successfully") {
-            "licensed"
-        } else if line.contains("License returned successfully") {
-            "returned"
-        } else if line.contains("Acquiring license") {
-            "acquiring"
-        } else if failures.iter().any(|f| line.contains(f)) {
-            "failed"
-        } else {
-            continue;
-        };
-        let said = line.split("nvidia-gridd[").last().and_then(|l| l.split_once("]: ")).map_or(line, |(_, said)| said).trim();
-        // `(Info: SERVER, PRODUCT; Expiry: ...)` or `(Info: SERVER; PRODUCT)`.
-        let info = line.split_once("(Info: ").map(|(_, info)| info.trim_end_matches(')'));
-        let product = info.filter(|_| outcome != "returned").and_then(|info| {
-            info.split([';', ',']).map(str::trim).find(|part| {
-                let part = part.split(" - Error").next().unwrap_or_default();
-                (part.starts_with("NVIDIA") || part.starts_with("GRID") || part.starts_with("Quadro")) && !part.contains("://")
-            })
-        });
-        let product = product.map(|p| p.split(" - Error").next().unwrap_or(p).to_string());
-        last = GriddOutcome { outcome, product, reason: (outcome == "failed").then(|| said.to_string()) };
-    }
-    last
 }
 
 /// Active keys of a `gridd.conf`.
@@ -195,7 +178,9 @@ impl Fact for LicenseFact {
     const ABOUT: &'static str = "License: state, configuration, token, daemon";
     fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
         let mut probes = vec![Probe::Read(CONF.into()), Probe::Read(TEMPLATE.into()), Probe::List(TOKENS.into())];
-        probes.extend([Probe::Run(daemon()), Probe::Run(journal()), Probe::Run(nvidia_smi::query())]);
+        probes.extend([daemon(), enabled(), synchronized(), journal(), nvidia_smi::query()].map(Probe::Run));
+        probes.push(Probe::Hash(PROGRAM.into()));
+        probes.extend(LIBRARIES.map(|folder| Probe::List(folder.into())));
         let tokens = seen.names(TOKENS).unwrap_or_default().into_iter().filter(|n| n.ends_with(".tok")).take(16);
         probes.extend(tokens.map(|name| Probe::Hash(format!("{TOKENS}/{name}"))));
         probes
@@ -217,6 +202,10 @@ impl Fact for LicenseFact {
             template_keys: seen.file(TEMPLATE)?.map(mentioned),
             tokens: seen.names(TOKENS)?.into_iter().filter_map(hash).collect(),
             daemon: seen.output(&daemon())?.stdout.trim().to_string(),
+            enabled: seen.output(&enabled())?.stdout.trim().to_string(),
+            program: seen.text(&Probe::Hash(PROGRAM.into())).ok().map(|hash| hash.is_some()),
+            libraries: LIBRARIES.iter().find(|f| seen.text(&Probe::List((**f).into())).is_ok_and(|l| l.is_some())).map(|f| f.to_string()),
+            clock_synchronized: seen.stdout_if_ok(&synchronized()).map(|t| t.trim() == "yes"),
             statuses: gpus.iter().filter_map(|g| g.license_status.clone()).collect(),
             product: gpus.iter().find_map(|g| g.license_product.clone()),
             reason: said.reason,
@@ -246,6 +235,38 @@ fn edited(conf: &str, values: &[(&str, Option<String>)]) -> String {
         conf.lines().filter(|l| key_of(l).is_none_or(|key| values.iter().all(|(k, _)| *k != key))).map(String::from).collect();
     out.extend(values.iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?))));
     out.join("\n") + "\n"
+}
+
+/// Configuration, token, the unit that a driver may have left out, and the daemon's restart.
+fn effects(
+    spec: &LicenseSpec,
+    fact: &LicenseFact,
+    values: &[(&str, Option<String>)],
+    configured: bool,
+    token_there: bool,
+    has_unit: bool,
+) -> Vec<Effect> {
+    let run = |args: &[&str]| Effect::run(Command::new("systemctl", args.iter().copied()));
+    let mut effects = vec![];
+    if !configured {
+        let contents = edited(fact.conf.as_deref().unwrap_or_default(), values);
+        effects.push(Effect::Write { path: CONF.into(), contents, mode: 0o644 });
+    }
+    if let (Some(token), false) = (&spec.token, token_there) {
+        effects.push(Effect::Copy { from: token.stored(None), to: format!("{TOKENS}/{}", token.file_name()), mode: 0o744 });
+    }
+    if fact.program == Some(true) && !has_unit {
+        effects.push(Effect::Write { path: UNIT_FILE.into(), contents: own_unit(fact.libraries.as_deref()), mode: 0o644 });
+        effects.push(run(&["daemon-reload"]));
+    }
+    if fact.enabled == "masked" {
+        effects.push(run(&["unmask", UNIT]));
+    }
+    if (fact.program == Some(true) && !has_unit) || matches!(fact.enabled.as_str(), "disabled" | "masked") {
+        effects.push(run(&["enable", UNIT]));
+    }
+    effects.push(run(&["restart", UNIT]));
+    effects
 }
 
 impl Requirement for License {
@@ -286,30 +307,40 @@ impl Requirement for License {
                 "the vGPU type (its series) or `feature-type` decides the product: change that, or `product`",
             );
         }
-        if configured && token_there && licensed {
+        let at_boot = !matches!(fact.enabled.as_str(), "disabled" | "masked");
+        if configured && token_there && licensed && at_boot {
             return Verdict::met(format!("{}{}", fact.statuses[0], fact.product.as_ref().map(|p| format!(", {p}")).unwrap_or_default()));
         }
-        let mut effects = vec![];
-        if !configured {
-            effects.push(Effect::Write {
-                path: CONF.into(),
-                contents: edited(fact.conf.as_deref().unwrap_or_default(), &values),
-                mode: 0o644,
-            });
+        let has_unit = !matches!(fact.enabled.as_str(), "" | "not-found");
+        // Only where the driver runs can it be said that it brought no daemon.
+        if fact.program == Some(false) && !has_unit && fact.smi_failure.is_none() {
+            return Verdict::blocked(
+                "nvidia-gridd is not installed: this is the data-center driver, which takes no license",
+                "use the `-grid` driver of the host's vGPU release; a whole GPU without a licensed product needs no `license`",
+            );
         }
-        if let (Some(token), false) = (&spec.token, token_there) {
-            effects.push(Effect::Copy { from: token.stored(None), to: format!("{TOKENS}/{}", token.file_name()), mode: 0o744 });
+        let reason = fact.reason.as_deref().filter(|_| !licensed);
+        // A restart brings nothing while the clock is wrong: that is said first.
+        if let Some((cause, fix)) =
+            reason.filter(|r| is_clock(r) && fact.clock_synchronized == Some(false) && configured && token_there).and_then(cause)
+        {
+            return Verdict::blocked(format!("{cause}; NTP does not keep this guest's clock"), fix);
         }
-        effects.push(Effect::run(Command::new("systemctl", ["restart", "nvidia-gridd"])));
+        let effects = effects(spec, fact, &values, configured, token_there, has_unit);
         if let Some(why) = fact.smi_failure.as_ref().filter(|_| fact.statuses.is_empty()) {
             return Verdict::waits_for(why, "Licensed", effects);
         }
         let mut is = fact.statuses.first().cloned().unwrap_or_else(|| "no license status".into());
         if fact.daemon != "active" {
             is += &format!(", nvidia-gridd {}", if fact.daemon.is_empty() { "not installed" } else { &fact.daemon });
+        } else if !at_boot {
+            is += ", nvidia-gridd does not start at boot";
         }
-        if let Some(reason) = fact.reason.as_ref().filter(|_| !licensed) {
-            is += &format!(" ({reason})");
+        if let Some(reason) = reason {
+            is += &match cause(reason) {
+                Some((cause, fix)) => format!(": {cause} ({reason}): {fix}"),
+                None => format!(" ({reason})"),
+            };
         }
         Verdict::unmet(is, "Licensed", effects)
     }
@@ -361,6 +392,10 @@ mod tests {
             template_keys: Some(KEYS.iter().map(|k| k.to_string()).collect()),
             tokens: BTreeMap::new(),
             daemon: "active".into(),
+            enabled: "enabled".into(),
+            program: Some(true),
+            libraries: None,
+            clock_synchronized: Some(true),
             statuses: vec![status.into()],
             product: None,
             reason: None,
@@ -409,5 +444,42 @@ mod tests {
         let mut newer = fact("", "Unlicensed");
         newer.template_keys = Some(vec!["FeatureType".into()]);
         assert!(matches!(License::check(&spec(r#"{"server": "a"}"#).unwrap(), &newer), Verdict::Blocked { .. }));
+    }
+
+    #[test]
+    fn a_unit_that_the_driver_left_out_is_made() {
+        let mut trapped = fact("FeatureType=1\n", "Unlicensed");
+        trapped.enabled = String::new();
+        trapped.daemon = "inactive".into();
+        trapped.libraries = Some(LIBRARIES[0].into());
+        let lines = match License::check(&spec(r#"{"token": "t.tok"}"#).unwrap(), &trapped) {
+            Verdict::Unmet { effects, .. } => effects.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        assert!(
+            lines
+                .iter()
+                .any(|l| l.starts_with("write /etc/systemd/system/nvidia-gridd.service") && l.contains("LD_LIBRARY_PATH=/usr/lib/x86_64"))
+        );
+        assert_eq!(
+            lines[lines.len() - 3..],
+            ["systemctl daemon-reload", "systemctl enable nvidia-gridd", "systemctl restart nvidia-gridd"]
+        );
+    }
+
+    #[test]
+    fn a_driver_without_the_daemon_and_a_wrong_clock_are_said_first() {
+        let wish = spec(r#"{"server": "lic"}"#).unwrap();
+        let mut plain = fact("", "Unlicensed");
+        (plain.program, plain.enabled) = (Some(false), String::new());
+        assert!(matches!(License::check(&wish, &plain), Verdict::Blocked { why, .. } if why.contains("data-center driver")));
+        let mut late = fact("ServerAddress=lic\nServerPort=7070\nFeatureType=1\n", "Unlicensed");
+        late.reason = Some("Failed to acquire license from X (Info: X - Error: Clock windback has been detected)".into());
+        assert!(
+            matches!(License::check(&wish, &late), Verdict::Unmet { is, .. } if is.contains("went back")),
+            "NTP keeps the clock now: tried again"
+        );
+        late.clock_synchronized = Some(false);
+        assert!(matches!(License::check(&wish, &late), Verdict::Blocked { why, .. } if why.contains("NTP")));
     }
 }

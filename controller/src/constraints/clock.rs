@@ -1,0 +1,29 @@
+//! The guest's clock against this machine's: a license is refused by its server where they are far apart (facts: failures F21),
+//! and so is every certificate.
+
+use super::{Combination, Finding};
+use vsgpu_core::knowledge::Basis;
+
+/// Seconds that a look at a guest may take, and that nobody has to explain.
+const NOTICED: u64 = 120;
+/// Seconds beyond which no license server goes along: leases are issued for a day (data/gridd_conf_keys.tsv: LicenseInterval).
+const REFUSED: u64 = 24 * 3600;
+
+pub(super) fn check(c: &Combination) -> Vec<Finding> {
+    let Some(offset) = &c.clock_offset else { return vec![] };
+    let apart = offset.value.unsigned_abs();
+    if apart <= NOTICED {
+        return vec![];
+    }
+    let side = if offset.value < 0 { "behind" } else { "ahead of" };
+    let time = match apart {
+        s if s >= 48 * 3600 => format!("{} days", s / 86_400),
+        s if s >= 2 * 3600 => format!("{} hours", s / 3600),
+        s => format!("{} minutes", s / 60),
+    };
+    let what = format!("{}: the clock is {time} {side} this machine's", offset.by);
+    let nearest = Some("set it, and let chrony or systemd-timesyncd keep it; the VM takes its first time from the ESXi host".into());
+    let finding =
+        c.finding(what, Basis::document("FlexNet and NLS messages about response time and windback (facts: failures F21)", true), nearest);
+    vec![if apart > REFUSED && c.license.is_some() { finding } else { finding.doubtful() }]
+}

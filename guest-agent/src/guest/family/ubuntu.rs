@@ -1,0 +1,59 @@
+//! Ubuntu: Debian's tools, but drivers in packages of other names, and prebuilt modules for each kernel flavour.
+
+use super::debian::Debian;
+use super::{Family, File, Repository};
+use vsgpu_core::Command;
+
+pub(super) struct Ubuntu;
+
+impl Family for Ubuntu {
+    fn name(&self) -> &'static str {
+        "Ubuntu"
+    }
+    fn refresh(&self) -> Option<Command> {
+        Debian.refresh()
+    }
+    fn install(&self, packages: &[String]) -> Command {
+        Debian.install(packages)
+    }
+    fn remove(&self, packages: &[String]) -> Command {
+        Debian.remove(packages)
+    }
+    fn headers(&self, kernel: &str) -> String {
+        Debian.headers(kernel)
+    }
+    fn build_tools(&self) -> &'static [&'static str] {
+        Debian.build_tools()
+    }
+    fn rebuild_initramfs(&self) -> Command {
+        Debian.rebuild_initramfs()
+    }
+    fn list_packages(&self) -> Command {
+        Debian.list_packages()
+    }
+    fn is_driver(&self, package: &str) -> bool {
+        let begins = ["nvidia-dkms-", "nvidia-headless-", "linux-modules-nvidia-", "linux-objects-nvidia-", "libnvidia-compute-"];
+        Debian.is_driver(package) || begins.iter().any(|b| package.starts_with(b))
+    }
+    fn pins(&self, now: Option<&str>) -> File {
+        Debian.pins(now)
+    }
+    fn pins_file(&self) -> &'static str {
+        Debian.pins_file()
+    }
+    fn proxy(&self, now: Option<&str>, url: &str) -> File {
+        Debian.proxy(now, url)
+    }
+    fn proxy_in(&self, now: &str) -> Option<String> {
+        Debian.proxy_in(now)
+    }
+    fn proxy_file(&self) -> &'static str {
+        Debian.proxy_file()
+    }
+    fn repository(&self, of: Repository) -> File {
+        Debian.repository(of)
+    }
+    fn repositories(&self) -> (&'static str, &'static str) {
+        Debian.repositories()
+    }
+}

@@ -1,0 +1,48 @@
+//! The file that keeps what a proof printed, with the boot and the driver it was made with: looking at a proof again runs
+//! nothing on the GPU.
+
+use serde::Deserialize;
+use vsgpu_core::system::Output;
+use vsgpu_core::{Evidence, Probe, Unreadable};
+
+/// Names the running driver; a proof made with another one is none.
+pub(super) const DRIVER: &str = "/proc/driver/nvidia/version";
+
+#[derive(Deserialize)]
+pub(super) struct Record {
+    version: u32,
+    /// When it was made, seconds since 1970.
+    pub at: u64,
+    boot_id: String,
+    /// The running driver when the record was made.
+    beside: Option<String>,
+    /// What was run, in its order.
+    pub outputs: Vec<Run>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Run {
+    pub command: String,
+    pub output: Output,
+}
+
+pub(super) fn probes(path: &str) -> Vec<Probe> {
+    vec![Probe::Read(path.into()), Probe::Read(DRIVER.into()), Probe::BootId]
+}
+
+/// The record; one that cannot be read is no proof, and the next run replaces it.
+pub(super) fn read(seen: &Evidence, path: &str) -> Result<Option<Record>, Unreadable> {
+    let record = seen.file(path)?.and_then(|t| serde_json::from_str::<Record>(t).ok());
+    Ok(record.filter(|r| r.version == 1 && !r.outputs.is_empty()))
+}
+
+impl Record {
+    /// Made in the running boot, with the running driver.
+    pub(super) fn is_of_now(&self, seen: &Evidence) -> Result<bool, Unreadable> {
+        Ok(seen.text(&Probe::BootId)? == Some(&self.boot_id) && seen.file(DRIVER)? == self.beside.as_deref())
+    }
+
+    pub(super) fn commands(&self) -> Vec<String> {
+        self.outputs.iter().map(|r| r.command.clone()).collect()
+    }
+}

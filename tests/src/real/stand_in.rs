@@ -1,0 +1,75 @@
+//! The stand-in driver's packages: a real makeself archive and a real Debian package, with nothing of NVIDIA's in them.
+
+use super::sh;
+use crate::lab::{programs, workspace};
+use std::path::{Path, PathBuf};
+
+/// Configuration space of a vGPU with the capability that names its host (facts: nvidia 0.1).
+pub fn configuration_space(manager: &str, branch: &str) -> Vec<u8> {
+    let mut space = vec![0u8; 256];
+    space[..2].copy_from_slice(&[0xde, 0x10]);
+    space[0x34] = 0x60;
+    let mut own = vec![0x09, 0, 27, b'V', b'F', 0, 22];
+    for text in [manager, branch] {
+        own.extend(text.bytes().chain(std::iter::repeat(0)).take(10));
+    }
+    space[0x60..0x60 + own.len()].copy_from_slice(&own);
+    space
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() { copy_tree(&entry.path(), &target) } else { std::fs::copy(entry.path(), target).map(|_| ()).unwrap() }
+    }
+}
+
+/// Makes `NVIDIA-Linux-x86_64-VERSION[-grid].run` in a folder, as NVIDIA's are made: makeself, flags passed on to the installer.
+pub fn run_file(into: &Path, version: &str, grid: bool) -> PathBuf {
+    let work = into.join(format!("stand-in-{version}-{grid}"));
+    copy_tree(&workspace().join("tests/real-guest/stand-in"), &work);
+    std::fs::copy(programs().join("libvsgpu_sim_libcuda.so"), work.join("libcuda.so.1")).unwrap();
+    let installer = work.join("nvidia-installer");
+    let text = std::fs::read_to_string(&installer).unwrap();
+    std::fs::write(&installer, text.replace("@VERSION@", version).replace("@GRID@", if grid { "yes" } else { "no" })).unwrap();
+    // makeself's own header refuses flags that it does not know; NVIDIA's passes them on.
+    let header = std::fs::read_to_string("/usr/share/makeself/makeself-header.sh").unwrap();
+    let ours = work.join("../header.sh");
+    std::fs::write(&ours, header.replace("echo Unrecognized flag : \"\\$1\" >&2", "break")).unwrap();
+    let name = into.join(format!("NVIDIA-Linux-x86_64-{version}{}.run", if grid { "-grid" } else { "" }));
+    let path = |p: &Path| p.display().to_string();
+    sh(
+        "makeself",
+        &[
+            "--nox11",
+            "--sha256",
+            "--quiet",
+            "--header",
+            &path(&ours.canonicalize().unwrap()),
+            &path(&work),
+            &path(&name),
+            "NVIDIA Accelerated Graphics Driver (SIMULATED)",
+            "./nvidia-installer",
+        ],
+    );
+    std::fs::remove_dir_all(work).unwrap();
+    name
+}
+
+/// A Debian package of that name with one file in it.
+pub fn deb(into: &Path, name: &str, version: &str) -> PathBuf {
+    let work = into.join(format!("deb-{name}"));
+    std::fs::create_dir_all(work.join("DEBIAN")).unwrap();
+    std::fs::create_dir_all(work.join("usr/share/doc").join(name)).unwrap();
+    std::fs::write(work.join("usr/share/doc").join(name).join("SIMULATED"), "A package of vsgpu's tests.\n").unwrap();
+    std::fs::write(
+        work.join("DEBIAN/control"),
+        format!("Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: tests\nDescription: SIMULATED\n"),
+    )
+    .unwrap();
+    let file = into.join(format!("{name}_{version}_amd64.deb"));
+    sh("dpkg-deb", &["--build", "--root-owner-group", &work.display().to_string(), &file.display().to_string()]);
+    std::fs::remove_dir_all(work).unwrap();
+    file
+}

@@ -1,0 +1,256 @@
+//! The guest journey in a real Debian, over the network, with the real controller: a container that boots systemd. Only NVIDIA's
+//! silicon and driver are simulated (see `tests/src/real`). Where this machine cannot run it, it is skipped and says why.
+//!
+//! The full machine (a kernel of its own, real reboots, power cuts) is `real_machine.rs`.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "test code")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+use vsgpu_tests::lab::{Lab, TOKEN, wait_until};
+use vsgpu_tests::real::container::Container;
+use vsgpu_tests::real::{prepared, stand_in};
+
+const DRIVER: &str = "NVIDIA-Linux-x86_64-535.183.01-grid.run";
+
+struct World {
+    guest: Container,
+    lab: Lab,
+    files: PathBuf,
+}
+
+/// A simulated host whose one VM is a real container; the stand-in driver's files lie beside the fleet file.
+fn world(name: &str) -> Option<World> {
+    let cache = match prepared("container") {
+        Ok(cache) => cache,
+        Err(why) => {
+            eprintln!("SKIPPED: no real guest on this machine: {why}");
+            return None;
+        }
+    };
+    let lab = Lab::new(name);
+    lab.host("esx-01", "8.0.2", vec![vsgpu_tests::lab::files::a100("0000:3b:00.0")]);
+    lab.vm_without_guest("vm-01", "esx-01");
+    let files = lab.folder.join("files");
+    std::fs::create_dir_all(&files).unwrap();
+    stand_in::run_file(&files, "535.183.01", true);
+    std::fs::write(files.join("good.tok"), TOKEN).unwrap();
+    std::fs::write(files.join("other.tok"), "a token of another server").unwrap();
+    let guest = Container::boot(&cache, &lab, "vm-01");
+    lab.start();
+    Some(World { guest, lab, files })
+}
+
+impl World {
+    /// A fleet file with these wishes for the guest.
+    fn wish(&self, wishes: &str) {
+        let indented: String = wishes.lines().map(|l| format!("      {l}\n")).collect();
+        self.lab.write_fleet(&format!(
+            "version: 1\npki: pki\ndeadlines: {{ connect-secs: 20, guest-boot-secs: 60 }}\nhosts:\n  esx-01: {{ address: \"{}\" }}\nvms:\n  vm-01:\n    host: esx-01\n    guest:\n      address: {}:7443\n{indented}",
+            self.lab.address("esx-01"),
+            self.guest.address()
+        ));
+    }
+
+    fn apply(&self, status: i32) -> String {
+        self.lab.expect(status, &["apply", "--yes", "fleet.yaml"])
+    }
+}
+
+#[test]
+fn from_a_fresh_debian_to_a_proof_and_then_nothing() {
+    let Some(world) = world("real-journey") else { return };
+    let guest = &world.guest;
+    let whole = format!(
+        "package-source: {{ proxy: \"{}\" }}\ndriver: {{ package: files/{DRIVER} }}\npersistence: on\nlicense: {{ token: files/good.tok, wait-secs: 20 }}\ncuda-proof: {{ elements: [50000, 1000000] }}",
+        guest.proxy()
+    );
+    world.wish(&whole);
+    assert!(guest.must(&["systemctl", "is-active", "display-manager"]).contains("active"));
+    let plan = world.lab.expect(3, &["plan", "fleet.yaml"]);
+    assert!(plan.contains("apt-get install -y") && plan.contains("update-initramfs -u"), "{plan}");
+    assert!(guest.read("/etc/apt/apt.conf.d/95vsgpu-proxy").is_none(), "a plan changes nothing");
+
+    let said = world.apply(0);
+    // Debian's own tools did it.
+    assert!(guest.proxied().contains("dists/bookworm"), "packages came through the proxy");
+    assert!(guest.must(&["gcc", "--version"]).contains("Debian"));
+    assert!(guest.must(&["dkms", "status"]).contains("nvidia/535.183.01"), "{}", guest.must(&["dkms", "status"]));
+    let initrd = guest.must(&["sh", "-c", "lsinitramfs /boot/initrd.img-*"]);
+    assert!(initrd.contains("etc/modprobe.d/blacklist-nouveau.conf"), "the initramfs was rebuilt with the file in it");
+    assert!(
+        !guest.run(&["systemctl", "is-active", "display-manager"]).0 && guest.must(&["systemctl", "get-default"]).contains("multi-user")
+    );
+    assert!(guest.must(&["systemctl", "is-active", "nvidia-gridd"]).contains("active"));
+    assert!(guest.must(&["systemctl", "is-enabled", "nvidia-persistenced"]).contains("enabled"));
+    assert!(said.contains("1000000 sums right"), "{said}");
+    // What would replace the driver is kept out, by apt itself.
+    let policy = guest.must(&["apt-cache", "policy", "nvidia-driver"]);
+    assert!(policy.is_empty() || policy.contains("(none)"), "{policy}");
+
+    let again = world.apply(0);
+    assert!(again.contains("nothing to do") || again.contains("Nothing to do") || again.contains("as wished"), "{again}");
+    let facts = world.lab.expect(0, &["facts", "-o", "json", "fleet.yaml"]);
+    assert!(facts.contains("535.183.04") && facts.contains("GRID A100-40C"), "what the guest sees of its host");
+
+    // It survives a reboot: the container owns no kernel module, so the stand-in is told to be loaded again.
+    let before = guest.boot_id();
+    let _ = guest.run(&["systemctl", "--no-block", "reboot"]);
+    wait_until("the container has rebooted", Duration::from_secs(100), || guest.boot_id().is_some_and(|id| Some(id) != before));
+    wait_until("its agent answers", Duration::from_secs(60), || world.lab.vsgpu(&["facts", "fleet.yaml"]).status.success());
+    guest.must(&["sh", "-c", "mkdir -p /run/vsgpu-stand-in && echo 535.183.01 > /run/vsgpu-stand-in/loaded"]);
+    let said = world.apply(0);
+    assert!(said.contains("cuda-proof"), "a proof of another boot is none: {said}");
+
+    // And it goes as it came.
+    world.wish("driver: absent");
+    guest.must(&["rm", "-rf", "/run/vsgpu-stand-in"]);
+    world.apply(0);
+    assert!(guest.read("/usr/bin/nvidia-smi").is_none() && !guest.must(&["dkms", "status"]).contains("nvidia"));
+}
+
+impl World {
+    /// One wish that must end so, with these words in what is said.
+    fn fails(&self, status: i32, wishes: &str, words: &[&str]) -> String {
+        self.wish(wishes);
+        let said = self.apply(status);
+        for word in words {
+            assert!(said.contains(word), "`{word}` is not said:\n{said}");
+        }
+        said
+    }
+
+    fn damaged(&self, name: &str, damage: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = std::fs::read(self.files.join(DRIVER)).unwrap();
+        damage(&mut bytes);
+        std::fs::write(self.files.join(name), bytes).unwrap();
+    }
+
+    fn driver(&self) -> String {
+        self.guest.run(&["nvidia-smi", "-q", "-x"]).1.split("driver_version>").nth(1).unwrap_or("").trim_end_matches("</").to_string()
+    }
+}
+
+/// Each error of a guest has a named cause and a fix, and the guest is left as it was or in a state that is said.
+#[test]
+fn every_error_has_its_cause_and_leaves_the_guest_alone() {
+    let Some(world) = world("real-errors") else { return };
+    let guest = &world.guest;
+    let proxy = format!("package-source: {{ proxy: \"{}\" }}\n", guest.proxy());
+    let driver = |more: &str| format!("{proxy}driver: {{ package: files/{DRIVER}{more} }}");
+
+    // The operator's own files, before any guest is touched.
+    world.damaged("NVIDIA-Linux-x86_64-535.0.1-grid.run", |bytes| bytes.truncate(bytes.len() / 2));
+    world.fails(2, "driver: { package: files/NVIDIA-Linux-x86_64-535.0.1-grid.run }", &["cut off", "fleet.yaml:"]);
+    world.damaged("NVIDIA-Linux-aarch64-535.183.01.run", |_| {});
+    world.fails(2, "driver: { package: files/NVIDIA-Linux-aarch64-535.183.01.run }", &["aarch64", "x86_64"]);
+    world.fails(2, "driver: { package: files/absent.run }", &["absent.run"]);
+
+    // A distribution that nobody here knows.
+    let release = guest.read("usr/lib/os-release").unwrap();
+    guest.write("usr/lib/os-release", "ID=photon\nVERSION_ID=5\n");
+    world.fails(6, &driver(""), &["package tool is not known", "Debian, Ubuntu"]);
+    guest.write("usr/lib/os-release", &release);
+    assert!(guest.read("etc/modprobe.d/blacklist-nouveau.conf").is_none(), "nothing was touched");
+
+    // No network, and then no headers for the running kernel.
+    world.fails(5, &format!("driver: {{ package: files/{DRIVER} }}"), &["build-tools", "package-source"]);
+    let kernel = guest.read("opt/vsgpu-stand-in/osrelease").unwrap();
+    guest.write("opt/vsgpu-stand-in/osrelease", "6.1.0-1-cloud-amd64\n");
+    world.fails(5, &driver(""), &["the headers of the running kernel are in no repository", "build-tools: { files"]);
+    guest.write("opt/vsgpu-stand-in/osrelease", &kernel);
+
+    // A package with one byte changed: the size is right, the sum is not.
+    world.damaged("NVIDIA-Linux-x86_64-535.0.2-grid.run", |bytes| {
+        let at = bytes.len() - 1000;
+        bytes[at] ^= 1;
+    });
+    world.fails(
+        5,
+        &format!("{proxy}driver: {{ package: files/NVIDIA-Linux-x86_64-535.0.2-grid.run }}"),
+        &["driver-package", "broken or cut off", "SHA-256"],
+    );
+    assert!(guest.read("usr/bin/nvidia-smi").is_none());
+
+    // A source that this kernel does not compile.
+    guest.write("etc/vsgpu-stand-in/broken-source/x", "");
+    world.fails(5, &driver(""), &["DKMS could not build the module", "older than the kernel", "make.log"]);
+    guest.remove("etc/vsgpu-stand-in/broken-source");
+    assert!(guest.read("usr/bin/nvidia-smi").is_none());
+
+    // A disk with no room for the module's source.
+    let source = "/usr/src/nvidia-535.183.01";
+    guest.must(&["mkdir", "-p", source]);
+    guest.must(&["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", source]);
+    world.fails(5, &driver(""), &["disk is full", "df -h"]);
+    guest.must(&["umount", source]);
+
+    // Another driver from a package: named, and removed only where that is allowed.
+    let deb = stand_in::deb(&world.files, "nvidia-driver", "525.1-1");
+    std::fs::copy(&deb, guest.root.join("root/other.deb")).unwrap();
+    guest.must(&["dpkg", "-i", "/root/other.deb"]);
+    world.fails(6, &driver(""), &["nvidia-driver 525.1-1", "remove-packages"]);
+    assert!(guest.run(&["dpkg", "-s", "nvidia-driver"]).0, "it was left alone");
+
+    // The plug is pulled while the installer runs, and the controller dies with it.
+    guest.must(&["touch", "/run/stand-in-pause"]);
+    world.wish(&driver(", remove-packages: true"));
+    let mut controller = world
+        .lab
+        .command(&["apply", "--yes", "fleet.yaml"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("the installer is at work", Duration::from_secs(120), || guest.run(&["test", "-e", "/run/stand-in-paused"]).0);
+    let boot = guest.boot_id();
+    guest.power_cut();
+    let _ = controller.kill();
+    let _ = controller.wait();
+    guest.power_on();
+    assert_ne!(guest.boot_id(), boot);
+    world.apply(0);
+    assert_eq!(world.driver(), "535.183.01");
+    assert!(!guest.run(&["dpkg", "-s", "nvidia-driver"]).1.contains("install ok installed"));
+
+    // A license: a token of another server, and the unit that a driver left out.
+    guest.write("etc/vsgpu-stand-in/no-gridd-unit", "");
+    guest.must(&["systemctl", "disable", "--now", "nvidia-gridd"]);
+    guest.must(&["rm", "/lib/systemd/system/nvidia-gridd.service"]);
+    let licensed = |token: &str| format!("{}\nlicense: {{ token: files/{token}, wait-secs: 2 }}", driver(""));
+    world.fails(5, &licensed("other.tok"), &["the token was not made by that license server", "make a new client configuration token"]);
+    guest.must(&["rm", "/etc/nvidia/ClientConfigToken/other.tok"]);
+    world.wish(&licensed("good.tok"));
+    world.apply(0);
+    assert!(guest.must(&["systemctl", "is-active", "nvidia-gridd"]).contains("active"), "a unit of ours runs it");
+
+    // nvidia-smi that says an error with exit status 0.
+    guest.write("etc/vsgpu-stand-in/smi-error", "");
+    let facts = world.lab.expect(0, &["facts", "-o", "json", "fleet.yaml"]);
+    assert!(facts.contains("fallen off the bus") && facts.contains("power-cycle the VM"), "{facts}");
+    guest.remove("etc/vsgpu-stand-in/smi-error");
+
+    // A program that holds the GPU: named, and ended only where that is allowed.
+    stand_in::run_file(&world.files, "535.216.01", true);
+    guest.must(&["sh", "-c", "touch /dev/nvidia0"]);
+    let mut holder = guest.background(&["sh", "-c", "exec sleep 1000 </dev/nvidia0"]);
+    wait_until("the program runs", Duration::from_secs(10), || guest.run(&["pgrep", "-x", "sleep"]).0);
+    let newer = |more: &str| format!("{proxy}driver: {{ package: files/NVIDIA-Linux-x86_64-535.216.01-grid.run{more} }}");
+    world.fails(6, &newer(""), &["the GPU is in use: sleep (process", "stop-processes"]);
+    assert_eq!(world.driver(), "535.183.01");
+    world.wish(&newer(", stop-processes: true"));
+    world.apply(0);
+    assert_eq!(world.driver(), "535.216.01");
+    assert!(!holder.wait().unwrap().success());
+
+    // And back to the older one: a downgrade is only a wish like any other.
+    guest.must(&["rm", "/dev/nvidia0"]);
+    world.wish(&driver(""));
+    world.apply(0);
+    assert_eq!(world.driver(), "535.183.01");
+
+    // The data-center driver brings no license daemon.
+    guest.must(&["rm", "-f", "/usr/bin/nvidia-gridd", "/etc/systemd/system/nvidia-gridd.service", "/run/vsgpu-stand-in/license"]);
+    guest.must(&["systemctl", "daemon-reload"]);
+    let plain = format!("{proxy}driver: {{ package: files/{DRIVER} }}\nlicense: {{ token: files/good.tok }}");
+    world.fails(6, &plain, &["nvidia-gridd is not installed", "-grid"]);
+}

@@ -1,0 +1,121 @@
+//! The guest journey in a full machine with a kernel of its own (qemu, software emulation): nouveau is really loaded and really gone
+//! after a real reboot, DKMS builds a module that loads, the kernel is upgraded, and the power is cut three times on the way.
+//!
+//! Minutes long, so it runs on demand only:
+//!
+//! ```text
+//! cargo test -p vsgpu-tests --test real_machine -- --ignored --nocapture
+//! ```
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "test code")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use vsgpu_tests::lab::{Lab, TOKEN, wait_until};
+use vsgpu_tests::real::machine::Machine;
+use vsgpu_tests::real::{prepared, stand_in};
+
+const DRIVER: &str = "NVIDIA-Linux-x86_64-535.183.01-grid.run";
+
+/// Applies while the machine is started again after each of its reboots. Gives back what was said and how often it booted.
+fn apply(lab: &Lab, machine: &Arc<Machine>, status: i32) -> (String, u32) {
+    let done = Arc::new(AtomicBool::new(false));
+    let boots = std::thread::spawn({
+        let (machine, done) = (machine.clone(), done.clone());
+        move || machine.keep_booting(&done)
+    });
+    let output = lab.vsgpu(&["apply", "--yes", "fleet.yaml"]);
+    done.store(true, Ordering::SeqCst);
+    let boots = boots.join().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{said}\n{}", machine.console());
+    (said, boots)
+}
+
+/// Starts an apply, cuts the power when the journal says that a step was begun, and kills the controller with it.
+fn cut_during(lab: &Lab, machine: &Arc<Machine>, words: &str, more: Duration) {
+    let log = std::fs::File::create(lab.folder.join("cut.log")).unwrap();
+    let mut controller = lab.command(&["apply", "--yes", "fleet.yaml"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let said = || std::fs::read_to_string(lab.folder.join("cut.log")).unwrap_or_default();
+    wait_until(&format!("`{words}` has begun"), Duration::from_secs(600), || said().contains(words));
+    // Somewhere in the middle of it: the step is one of many seconds here.
+    std::thread::sleep(more);
+    machine.power_cut();
+    let _ = controller.kill();
+    let _ = controller.wait();
+    eprintln!("power cut during `{words}`");
+    machine.read_boot_files();
+    machine.power_on();
+}
+
+#[test]
+#[ignore = "minutes under emulation: see the head of this file"]
+fn a_machine_with_a_kernel_of_its_own_survives_three_power_cuts_and_a_kernel_upgrade() {
+    let cache = match prepared("machine") {
+        Ok(cache) => cache,
+        Err(why) => {
+            eprintln!("SKIPPED: no full machine here: {why}");
+            return;
+        }
+    };
+    let start = Instant::now();
+    let say = |what: &str| eprintln!("{:4} s  {what}", start.elapsed().as_secs());
+    let lab = Lab::new("real-machine");
+    lab.host("esx-01", "8.0.2", vec![vsgpu_tests::lab::files::a100("0000:3b:00.0")]);
+    lab.vm_without_guest("vm-01", "esx-01");
+    let files = lab.folder.join("files");
+    std::fs::create_dir_all(&files).unwrap();
+    stand_in::run_file(&files, "535.183.01", true);
+    std::fs::write(files.join("good.tok"), TOKEN).unwrap();
+    let machine = Arc::new(Machine::boot(&cache, &lab, "vm-01", |root| {
+        // nouveau is loaded at boot until it is blacklisted: systemd heeds modprobe's blacklist here.
+        std::fs::write(root.join("etc/modules-load.d/nouveau.conf"), "nouveau\n").unwrap();
+    }));
+    lab.start();
+    say("booted");
+    let fleet = |wishes: &str| {
+        lab.write_fleet(&format!(
+            "version: 1\npki: pki\ndeadlines: {{ connect-secs: 120, guest-boot-secs: 400 }}\nhosts:\n  esx-01: {{ address: \"{}\" }}\nvms:\n  vm-01:\n    host: esx-01\n    guest:\n      address: \"{}\"\n{wishes}",
+            lab.address("esx-01"),
+            machine.address()
+        ));
+    };
+    fleet(&format!(
+        "      driver: {{ package: files/{DRIVER} }}\n      license: {{ token: files/good.tok, wait-secs: 60 }}\n      cuda-proof: {{ elements: [50000, 1000000] }}\n"
+    ));
+    let plan = lab.expect(3, &["plan", "fleet.yaml"]);
+    assert!(plan.contains("loaded -> blocked") && plan.contains("reboot"), "nouveau is really loaded: {plan}");
+
+    cut_during(&lab, &machine, "$ update-initramfs -u", Duration::from_secs(3));
+    say("back after the cut in the initramfs");
+    cut_during(&lab, &machine, "reboot: $ systemctl reboot", Duration::from_millis(500));
+    say("back after the cut in the reboot");
+    cut_during(&lab, &machine, "--silent --accept-license", Duration::from_secs(15));
+    say("back after the cut in the installer");
+    let (said, boots) = apply(&lab, &machine, 0);
+    say(&format!("applied, {boots} more boots"));
+    assert!(said.contains("1000000 sums right"), "{said}");
+    let facts = lab.expect(0, &["facts", "-o", "json", "fleet.yaml"]);
+    assert!(facts.contains("\"module\": \"535.183.01\""), "a real module of that version is loaded: {facts}");
+    assert!(facts.contains("\"loaded\": false") && facts.contains("blacklist-nouveau.conf"), "nouveau is gone: {facts}");
+    let (again, boots) = apply(&lab, &machine, 0);
+    assert!(again.contains("nothing to do") && boots == 0, "{again}");
+    say("nothing to do");
+
+    // A newer kernel, as an unattended upgrade brings it: without its headers.
+    machine.run_once(&lab, "apt-get install -y --no-install-recommends $(apt-cache search --names-only '^linux-image-6\\.1\\.0-[0-9]+-amd64$' | cut -d' ' -f1 | sort -V | tail -1)");
+    say("a newer kernel is installed");
+    let plan = lab.expect(3, &["plan", "fleet.yaml"]);
+    assert!(plan.contains("kernel-updates") && plan.contains("linux-headers-6.1.0-"), "it is seen before it is booted: {plan}");
+    let (said, _) = apply(&lab, &machine, 0);
+    assert!(said.contains("dkms install nvidia/535.183.01 -k 6.1.0-"), "{said}");
+    say("the newer kernel has the module");
+    machine.run_once(&lab, "systemctl reboot");
+    wait_until("it is off", Duration::from_secs(200), || machine.is_off());
+    machine.read_boot_files();
+    machine.power_on();
+    say("booted the newer kernel");
+    let (said, _) = apply(&lab, &machine, 0);
+    assert!(said.contains("cuda-proof") && !said.contains("--accept-license"), "only the proof is made anew: {said}");
+    say("proved on the newer kernel");
+}
