@@ -314,7 +314,14 @@ impl Reader {
         // One of what a list is expected of is a list of one.
         let read = (entry.read_spec)(&value).or_else(|e| match value {
             Value::Array(_) => Err(e),
-            one => (entry.read_spec)(&json!([one])).map_err(|_| e),
+            // Of the two errors the one inside is what was meant, where the place is the list's.
+            one => (entry.read_spec)(&json!([one])).map_err(|mut inner| match e.message.contains("expected a sequence") {
+                true if !inner.path.is_empty() => {
+                    inner.path.remove(0);
+                    inner
+                }
+                _ => e,
+            }),
         });
         match read {
             Ok(spec) => {

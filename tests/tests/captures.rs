@@ -6,6 +6,7 @@
 
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use vsgpu_core::knowledge::xids;
 use vsgpu_core::{cuda_samples, esxcli, nvidia_smi, vim_cmd, vmx};
 use vsgpu_guest_agent::guest::readers as guest;
 use vsgpu_host_agent::host::readers as host;
@@ -64,6 +65,17 @@ fn read(reader: &str, text: &str) -> Result<Value, String> {
         "vmx" => Ok(json!({ "keys": vmx::read(text.as_bytes()) })),
         "gridd-log" => of(serde_json::to_value(guest::gridd_outcome(text))),
         "gridd-conf" => Ok(json!({ "values": guest::gridd_values(text) })),
+        "dkms-status" => Ok(json!({ "modules": guest::dkms_status(text) })),
+        "xids" => {
+            let one = |line: &str| {
+                let (gpu, code, said) = xids::read(line)?;
+                Some(json!({ "gpu": gpu, "code": code, "text": said, "severity": xids::of_code(code).map(|x| x.severity) }))
+            };
+            Ok(json!({ "xids": text.lines().filter_map(one).collect::<Vec<_>>() }))
+        }
+        "loaded-version" => Ok(json!({ "version": guest::loaded_version(text) })),
+        "host-view" => Ok(json!({ "view": guest::host_view(text) })),
+        "cuda-report" => of(serde_json::to_value(vsgpu_core::cuda_report::read(text)?)),
         "installer-log" => of(serde_json::to_value(guest::installer_log(text))),
         "devicequery" => of(serde_json::to_value(cuda_samples::device_query(text))),
         "vectoradd" => Ok(json!({ "passed": cuda_samples::vector_add_passed(text) })),
@@ -71,7 +83,12 @@ fn read(reader: &str, text: &str) -> Result<Value, String> {
     }
 }
 
-const READERS: [&str; 22] = [
+const READERS: [&str; 27] = [
+    "dkms-status",
+    "xids",
+    "loaded-version",
+    "host-view",
+    "cuda-report",
     "nvidia-smi",
     "nvidia-smi-vgpu",
     "nvidia-smi-error",

@@ -2,6 +2,7 @@
 //! exits, only `render` prints.
 
 mod apply;
+mod baseline;
 mod ca;
 mod cert;
 mod clone;
@@ -56,6 +57,8 @@ enum Verb {
     Plan(plan::Plan),
     /// Do it, or go on with an unfinished run
     Apply(apply::Apply),
+    /// Print what GPUs reached, for `bandwidth-at-least`
+    Baseline(baseline::BaselineArgs),
     /// Check that everything is as the fleet file wishes; changes nothing
     Verify(verify::Verify),
     /// Show the latest run
@@ -136,6 +139,7 @@ pub fn main() -> ExitCode {
         Verb::Export(args) => args.run(&printer),
         Verb::Plan(args) => args.run(&printer),
         Verb::Apply(args) => args.run(&printer),
+        Verb::Baseline(args) => args.run(&printer),
         Verb::Verify(args) => args.run(&printer),
         Verb::Status(args) => args.run(&printer),
         Verb::Ca(args) => args.run(&printer),

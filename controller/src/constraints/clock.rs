@@ -27,3 +27,27 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         c.finding(what, Basis::document("FlexNet and NLS messages about response time and windback (facts: failures F21)", true), nearest);
     vec![if apart > REFUSED && c.license.is_some() { finding } else { finding.doubtful() }]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::constraints::Stated;
+    use crate::constraints::combination::LicenseWay;
+
+    fn judged(seconds: i64, licensed: bool) -> Vec<(bool, String)> {
+        let c = Combination {
+            clock_offset: Some(Stated::new(seconds, "vm-01 (guest)")),
+            license: licensed.then(|| Stated::new(LicenseWay::Nls, "vm-01 (guest)")),
+            ..Combination::default()
+        };
+        check(&c).into_iter().map(|f| (f.refused(), f.what)).collect()
+    }
+
+    #[test]
+    fn a_little_is_nothing_an_hour_warns_and_years_are_refused() {
+        assert!(judged(-90, true).is_empty());
+        assert_eq!(judged(-3700, true), [(false, "vm-01 (guest): the clock is 61 minutes behind this machine's".into())]);
+        assert_eq!(judged(200_000_000, true), [(true, "vm-01 (guest): the clock is 2314 days ahead of this machine's".into())]);
+        assert!(!judged(200_000_000, false)[0].0, "without a license it is only said");
+    }
+}

@@ -161,7 +161,7 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, host: &Host, inventory: Op
         };
         let driver = wish(&guest.wishes, "driver").and_then(|spec| serde_json::from_value::<DriverSpec>(spec.clone()).ok());
         c.module = match driver {
-            Some(DriverSpec::Package(spec)) => match spec.kernel_module {
+            Some(DriverSpec::Map(spec)) => match spec.kernel_module {
                 KernelModule::Open => Some(Stated::new(Module::Open, by.clone())),
                 KernelModule::Proprietary => Some(Stated::new(Module::Proprietary, by.clone())),
                 KernelModule::Auto => None,

@@ -239,3 +239,17 @@ pub fn status(run: Option<&Stored>, at_work: bool) -> (Value, String) {
     }
     (json, text)
 }
+
+/// Figures of GPUs as the block of a fleet file.
+pub fn baseline(baseline: &vsgpu_guest_agent::guest::Baseline, from: &[String]) -> String {
+    let mut text = format!("# Recorded by `vsgpu baseline` from {}; GB/s of 10^9 bytes.\nbaseline:\n", from.join(", "));
+    for (name, figures) in baseline {
+        // A JSON string is a YAML string, whatever is in the name.
+        text += &format!("  {}:\n", serde_json::Value::from(name.as_str()));
+        let all = [("device", figures.device), ("host-to-device", figures.host_to_device), ("device-to-host", figures.device_to_host)];
+        for (key, value) in all.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+            text += &format!("    {key}: {value}\n");
+        }
+    }
+    text
+}

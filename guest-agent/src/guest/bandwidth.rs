@@ -13,14 +13,36 @@ use vsgpu_core::knowledge::{gpus, peaks, vgpu_types};
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Figures {
     /// Device memory, two reads and one write.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "figure")]
     pub device: Option<f64>,
     /// Host to device.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "figure")]
     pub host_to_device: Option<f64>,
     /// Device to host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "figure")]
     pub device_to_host: Option<f64>,
+}
+
+/// A positive number. The fleet file keeps `1310.5` as text, because a version such as `12.10` is no number.
+fn figure<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<f64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Raw {
+        Number(f64),
+        Text(String),
+        Nothing(()),
+    }
+    let number = match Raw::deserialize(input)? {
+        Raw::Number(number) => Some(number),
+        Raw::Text(text) => {
+            Some(text.trim().parse().map_err(|_| serde::de::Error::custom(format!("`{text}`: GB/s are expected, such as `1310.5`")))?)
+        }
+        Raw::Nothing(_) => None,
+    };
+    match number {
+        Some(n) if !(n > 0.0 && n < 1e6) => Err(serde::de::Error::custom(format!("`{n}`: GB/s are expected, such as `1310.5`"))),
+        number => Ok(number),
+    }
 }
 
 impl Figures {
@@ -159,6 +181,16 @@ mod tests {
             [("\"90%\"", true), ("85", true), ("\"100 %\"", true), ("0", false), ("\"101%\"", false), ("\"x\"", false), ("-5", false)]
         {
             assert_eq!(serde_json::from_str::<Percent>(text).is_ok(), good, "{text}");
+        }
+    }
+
+    #[test]
+    fn figures_are_numbers_however_they_are_written() {
+        let read = |text: &str| serde_json::from_str::<Figures>(text).map(|f| f.device);
+        assert_eq!((read(r#"{"device": 1310.5}"#).unwrap(), read(r#"{"device": "1310.5"}"#).unwrap()), (Some(1310.5), Some(1310.5)));
+        assert_eq!(read("{}").unwrap(), None);
+        for bad in [r#"{"device": "fast"}"#, r#"{"device": -1}"#, r#"{"device": 0}"#, r#"{"devcie": 1}"#] {
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 

@@ -6,20 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::{Artifact, Placed};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, WordOr};
 
 /// Build tools of a guest.
 pub struct BuildTools;
 
 /// What is wanted: there, from the guest's own repositories or from package files of yours.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum BuildToolsSpec {
-    /// Installed.
-    Word(Wish),
-    /// Installed from these files, for a guest without any network.
-    Files(FilesSpec),
-}
+pub type BuildToolsSpec = WordOr<Wish, FilesSpec>;
 
 /// The one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -113,7 +106,7 @@ impl Requirement for BuildTools {
             return Verdict::blocked(format!("{is}, and this distribution's package tool is not known"), hint);
         };
         let effects = match spec {
-            BuildToolsSpec::Files(FilesSpec { files }) => {
+            BuildToolsSpec::Map(FilesSpec { files }) => {
                 vec![Effect::run(family.install(&files.iter().map(|f| f.stored(None)).collect::<Vec<_>>()))]
             }
             BuildToolsSpec::Word(Wish::Present) => {
@@ -131,7 +124,7 @@ impl Requirement for BuildTools {
 
     fn files(spec: &BuildToolsSpec) -> Vec<Placed> {
         match spec {
-            BuildToolsSpec::Files(FilesSpec { files }) => files.iter().map(|f| Placed { artifact: f.clone(), datastore: None }).collect(),
+            BuildToolsSpec::Map(FilesSpec { files }) => files.iter().map(|f| Placed { artifact: f.clone(), datastore: None }).collect(),
             BuildToolsSpec::Word(_) => vec![],
         }
     }

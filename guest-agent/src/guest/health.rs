@@ -108,7 +108,7 @@ impl Fact for Health {
 }
 
 /// `NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 ...`; the open one says `Open Kernel Module for x86_64  570...`.
-fn loaded_version(text: &str) -> Option<String> {
+pub fn loaded_version(text: &str) -> Option<String> {
     let line = text.lines().find(|l| l.starts_with("NVRM version"))?;
     line.split_whitespace().find(|w| w.parse::<vsgpu_core::units::DriverVersion>().is_ok()).map(String::from)
 }

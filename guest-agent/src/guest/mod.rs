@@ -43,6 +43,7 @@ use vsgpu_core::{Catalogue, Entry, FactEntry};
 pub mod readers {
     pub use super::dkms::read as dkms_status;
     pub use super::driver::{InstallerLog, installer_log};
+    pub use super::health::loaded_version;
     pub use super::host_view::host_view;
     pub use super::license::{GriddOutcome, gridd_outcome, gridd_values};
 }

@@ -52,14 +52,14 @@ impl Requirement for GpuManagementDaemon {
             None => effects,
         };
         let spec = match (wish, installed) {
-            (PackageWish::Present(spec), _) => spec,
-            (PackageWish::Absent(_), Some(vib)) if packages.goes(is_daemon) => {
+            (PackageWish::Map(spec), _) => spec,
+            (PackageWish::Word(_), Some(vib)) if packages.goes(is_daemon) => {
                 return Verdict::pending(format!("{} goes with the next boot", vib.version), "absent");
             }
-            (PackageWish::Absent(_), Some(vib)) => {
+            (PackageWish::Word(_), Some(vib)) => {
                 return Verdict::unmet(&vib.version, "absent", stopped(packages.removal(is_daemon)));
             }
-            (PackageWish::Absent(_), None) => return Verdict::met("absent"),
+            (PackageWish::Word(_), None) => return Verdict::met("absent"),
         };
         let Some(version) = spec.package.version() else {
             return Verdict::blocked(
@@ -85,10 +85,10 @@ impl Requirement for GpuManagementDaemon {
         let held = Held { name: vib.name.clone(), version: vib.version.clone(), acceptance: None };
         let package =
             Artifact { artifact: format!("{}_{}.vib", vib.name, vib.version), sha256: None, size: None, kind: None, holds: vec![held] };
-        Some(PackageWish::Present(PackageSpec { package, datastore: "datastore1".into(), downgrade: false, allow_drift: false }))
+        Some(PackageWish::Map(PackageSpec { package, datastore: "datastore1".into(), downgrade: false, allow_drift: false }))
     }
 
     fn files(spec: &PackageWish) -> Vec<Placed> {
-        spec.files()
+        super::packages::files(spec)
     }
 }

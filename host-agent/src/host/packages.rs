@@ -4,22 +4,14 @@
 use super::acceptance_level::{ACCEPTANCE, Level, level};
 use super::ask;
 use super::esx::EsxVersion;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, de};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::{Artifact, Held, Kind, Placed};
 use vsgpu_core::units::DriverVersion;
-use vsgpu_core::{Command, Effect, Evidence, Fact as _, Probe, Subject, Unreadable};
+use vsgpu_core::{Command, Effect, Evidence, Fact as _, Probe, Subject, Unreadable, WordOr};
 
 /// A package that is to be there, or none of its kind.
-#[derive(Clone, Debug, Serialize)]
-#[serde(untagged)]
-pub enum PackageWish {
-    /// None of its kind.
-    #[serde(rename = "absent")]
-    Absent(Absent),
-    /// This one.
-    Present(PackageSpec),
-}
+pub type PackageWish = WordOr<Absent, PackageSpec>;
 
 /// The word `absent`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
@@ -29,33 +21,11 @@ pub enum Absent {
     Absent,
 }
 
-impl<'de> Deserialize<'de> for PackageWish {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        let value = serde_json::Value::deserialize(input)?;
-        if value.is_string() {
-            return serde_json::from_value(value).map(Self::Absent).map_err(de::Error::custom);
-        }
-        serde_json::from_value(value).map(Self::Present).map_err(de::Error::custom)
-    }
-}
-
-impl JsonSchema for PackageWish {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "PackageWish".into()
-    }
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let (absent, present) = (generator.subschema_for::<Absent>(), generator.subschema_for::<PackageSpec>());
-        json_schema!({ "anyOf": [absent, present] })
-    }
-}
-
-impl PackageWish {
-    /// The file that must be on the host.
-    pub(crate) fn files(&self) -> Vec<Placed> {
-        match self {
-            Self::Absent(_) => vec![],
-            Self::Present(spec) => vec![Placed { artifact: spec.package.clone(), datastore: Some(spec.datastore.clone()) }],
-        }
+/// The file that must be on the host for a wish.
+pub(crate) fn files(wish: &PackageWish) -> Vec<Placed> {
+    match wish {
+        WordOr::Word(_) => vec![],
+        WordOr::Map(spec) => vec![Placed { artifact: spec.package.clone(), datastore: Some(spec.datastore.clone()) }],
     }
 }
 

@@ -122,8 +122,8 @@ impl Requirement for VgpuManager {
 
     fn check(wish: &PackageWish, fact: &VgpuManagerFact) -> Verdict {
         let spec = match wish {
-            PackageWish::Present(spec) => spec,
-            PackageWish::Absent(_) => return absent(fact),
+            PackageWish::Map(spec) => spec,
+            PackageWish::Word(_) => return absent(fact),
         };
         let Some(version) = spec.package.version() else {
             return Verdict::blocked(
@@ -165,11 +165,11 @@ impl Requirement for VgpuManager {
         // The file itself is not on the host any more under a name we could know; its name is the VIB's.
         let package =
             Artifact { artifact: format!("{}_{}.vib", vib.name, vib.version), sha256: None, size: None, kind: None, holds: vec![held] };
-        Some(PackageWish::Present(PackageSpec { package, datastore: "datastore1".into(), downgrade: false, allow_drift: false }))
+        Some(PackageWish::Map(PackageSpec { package, datastore: "datastore1".into(), downgrade: false, allow_drift: false }))
     }
 
     fn files(spec: &PackageWish) -> Vec<Placed> {
-        spec.files()
+        super::packages::files(spec)
     }
 }
 
@@ -188,7 +188,7 @@ mod tests {
     }
 
     fn check(spec: &PackageSpec, fact: &VgpuManagerFact) -> Verdict {
-        VgpuManager::check(&PackageWish::Present(spec.clone()), fact)
+        VgpuManager::check(&PackageWish::Map(spec.clone()), fact)
     }
 
     fn fact(installed: Option<&str>, loaded: bool, esx: &str) -> VgpuManagerFact {
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn it_is_removed_on_request_the_way_it_came() {
-        let absent = PackageWish::Absent(super::super::packages::Absent::Absent);
+        let absent = PackageWish::Word(super::super::packages::Absent::Absent);
         let mut has = fact(Some("535.183.04"), true, "8.0.2");
         assert_eq!(commands(&VgpuManager::check(&absent, &has)), ["esxcli software vib remove -n NVIDIA-vGPU"]);
         has.packages.components = vec![Vib { name: "NVD-AIE-800".into(), version: "535.183.04".into(), vendor: "NVIDIA".into() }];

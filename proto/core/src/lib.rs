@@ -22,6 +22,7 @@ mod tree;
 pub mod units;
 pub mod vim_cmd;
 pub mod vmx;
+pub mod word_or;
 
 pub use artifact::Artifact;
 pub use catalogue::{Catalogue, Entry, FactEntry};
@@ -29,3 +30,4 @@ pub use effect::{Command, Effect, Probe};
 pub use evidence::{Evidence, Unreadable};
 pub use requirement::{Fact, Needs, Requirement, Scope, Subject, TakesEffect, Verdict};
 pub use system::{Ended, Holder, Output, System, Trouble};
+pub use word_or::WordOr;

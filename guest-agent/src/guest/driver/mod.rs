@@ -18,20 +18,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::{Artifact, Held, Kind, Placed};
 use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
-use vsgpu_core::{Effect, Evidence, Probe, Requirement, Subject, Verdict};
+use vsgpu_core::{Effect, Evidence, Probe, Requirement, Subject, Verdict, WordOr};
 
 /// Driver of a guest.
 pub struct Driver;
 
-/// What is wanted.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum DriverSpec {
-    /// No driver at all.
-    Absent(Absent),
-    /// This one.
-    Package(Box<PackageSpec>),
-}
+/// What is wanted: no driver at all, or this one.
+pub type DriverSpec = WordOr<Absent, PackageSpec>;
 
 /// The one word.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
@@ -106,8 +99,8 @@ impl Requirement for Driver {
 
     fn check(spec: &DriverSpec, fact: &DriverFact) -> Verdict {
         let spec = match spec {
-            DriverSpec::Package(spec) => spec,
-            DriverSpec::Absent(_) => return absent(fact),
+            DriverSpec::Map(spec) => spec,
+            DriverSpec::Word(_) => return absent(fact),
         };
         let Some(wanted) = spec.package.version() else {
             return Verdict::blocked(
@@ -152,11 +145,11 @@ impl Requirement for Driver {
             holds: vec![held],
         };
         let spec = PackageSpec { package, kernel_module: KernelModule::Auto, signing: None, remove_packages: false, stop_processes: false };
-        Some(DriverSpec::Package(Box::new(spec)))
+        Some(DriverSpec::Map(spec))
     }
 
     fn files(spec: &DriverSpec) -> Vec<Placed> {
-        let DriverSpec::Package(spec) = spec else { return vec![] };
+        let DriverSpec::Map(spec) = spec else { return vec![] };
         let signing = spec.signing.iter().flat_map(|s| [&s.key, &s.certificate]);
         std::iter::once(&spec.package).chain(signing).map(|a| Placed { artifact: a.clone(), datastore: None }).collect()
     }

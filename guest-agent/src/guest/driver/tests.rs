@@ -36,7 +36,7 @@ fn fact(version: Option<&str>, log: &str) -> DriverFact {
 }
 
 fn check(spec: &PackageSpec, fact: &DriverFact) -> Verdict {
-    Driver::check(&DriverSpec::Package(Box::new(spec.clone())), fact)
+    Driver::check(&DriverSpec::Map(spec.clone()), fact)
 }
 
 fn effects(verdict: Verdict) -> Vec<String> {
@@ -183,7 +183,7 @@ fn after_a_kernel_update_the_module_is_built_and_nothing_installed_again() {
 
 #[test]
 fn a_driver_is_removed_by_what_installed_it() {
-    let absent = DriverSpec::Absent(Absent::Absent);
+    let absent = DriverSpec::Word(Absent::Absent);
     assert!(Driver::check(&absent, &fact(None, "")).is_met());
     let mut there = fact(Some("535.183.01"), GOOD);
     there.modules = vec!["nvidia".into()];
