@@ -184,6 +184,18 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     world.fails(5, &driver(""), &["disk is full", "df -h"]);
     guest.must(&["umount", source]);
 
+    // A root that is mounted read-only, as the agent and all it runs see it.
+    let drop_in = "etc/systemd/system/vsgpu-guest-agent.service.d/read-only.conf";
+    let restart = || {
+        guest.must(&["systemctl", "daemon-reload"]);
+        guest.must(&["systemctl", "restart", "vsgpu-guest-agent"]);
+    };
+    guest.write(drop_in, "[Service]\nReadOnlyPaths=/\nReadWritePaths=/var/lib/vsgpu /run\n");
+    restart();
+    world.fails(6, &driver(""), &["root is mounted read-only"]);
+    guest.remove(drop_in);
+    restart();
+
     // Another driver from a package: named, and removed only where that is allowed.
     let deb = stand_in::deb(&world.files, "nvidia-driver", "525.1-1");
     std::fs::copy(&deb, guest.root.join("root/other.deb")).unwrap();

@@ -37,7 +37,10 @@ fn cut_during(lab: &Lab, machine: &Arc<Machine>, words: &str, more: Duration) {
     let log = std::fs::File::create(lab.folder.join("cut.log")).unwrap();
     let mut controller = lab.command(&["apply", "--yes", "fleet.yaml"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
     let said = || std::fs::read_to_string(lab.folder.join("cut.log")).unwrap_or_default();
-    wait_until(&format!("`{words}` has begun"), Duration::from_secs(600), || said().contains(words));
+    wait_until(&format!("`{words}` has begun"), Duration::from_secs(900), || {
+        assert!(controller.try_wait().unwrap().is_none(), "the controller ended before `{words}`\n{}\n{}", said(), machine.console());
+        said().contains(words)
+    });
     // Somewhere in the middle of it: the step is one of many seconds here.
     std::thread::sleep(more);
     machine.power_cut();
@@ -120,4 +123,14 @@ fn a_machine_with_a_kernel_of_its_own_survives_three_power_cuts_and_a_kernel_upg
     let (said, _) = apply(&lab, &machine, 0);
     assert!(said.contains("cuda-proof") && !said.contains("--accept-license"), "only the proof is made anew: {said}");
     say("proved on the newer kernel");
+
+    // Its clock is wrong by three hours after a power cut: said before anything is done.
+    machine.power_cut();
+    machine.behind.store(3 * 3600, Ordering::SeqCst);
+    machine.read_boot_files();
+    machine.power_on();
+    let plan = lab.vsgpu(&["plan", "fleet.yaml"]);
+    let said = String::from_utf8_lossy(&plan.stdout).into_owned() + &String::from_utf8_lossy(&plan.stderr);
+    assert!(said.contains("the clock is 3 hours behind this machine's") && said.contains("chrony"), "{said}");
+    say("told of its wrong clock");
 }

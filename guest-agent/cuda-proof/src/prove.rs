@@ -8,7 +8,7 @@
 use crate::driver_api::{Attribute, Device, DeviceMemory, Driver, HostMemory, Kernel};
 use std::ffi::CStr;
 use std::time::Instant;
-use vsgpu_core::cuda_report::{CudaFailure, CudaReport, DeviceProof, VERSION, VectorAdd};
+use vsgpu_core::cuda_report::{CudaFailure, CudaReport, DeviceProof, Part, VERSION, VectorAdd};
 
 /// The kernels, ended by a NUL for the driver.
 const PTX: &str = concat!(include_str!("kernels.ptx"), "\0");
@@ -59,8 +59,10 @@ fn listed(device: &Device) -> Result<DeviceProof, CudaFailure> {
     // A clock in kHz and a width in bits; memory moves data twice a cycle (CUDA Best Practices Guide, theoretical bandwidth).
     let (clock, width) = (number(Attribute::MemoryClockKhz)?, number(Attribute::MemoryBusBits)?);
     let stated = f64::from(clock) * 1e3 * f64::from(width) / 8.0 * 2.0 / 1e9;
+    let name = device.name()?;
     Ok(DeviceProof {
-        name: device.name()?,
+        part: Part::of(&name),
+        name,
         pci: Some(device.pci()?.to_lowercase()),
         compute_capability: format!("{}.{}", number(Attribute::ComputeMajor)?, number(Attribute::ComputeMinor)?),
         memory_mib: device.memory()? as u64 >> 20,

@@ -52,6 +52,9 @@ impl std::fmt::Display for CudaFailure {
 pub struct DeviceProof {
     /// Name: the board, the vGPU type or the MIG instance.
     pub name: String,
+    /// What it is of a GPU, by that name.
+    #[serde(default)]
+    pub part: Part,
     /// PCI address in the guest.
     #[serde(default)]
     pub pci: Option<String>,
@@ -81,6 +84,33 @@ pub struct DeviceProof {
     /// Microseconds from launch to end of an empty kernel, median.
     #[serde(default)]
     pub launch_us: Option<f64>,
+}
+
+/// Whole or a part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// The whole GPU.
+    #[default]
+    Whole,
+    /// A vGPU: its name ends with the size and series of its type, `-40C`.
+    Vgpu,
+    /// A MIG instance: `NVIDIA A100-SXM4-40GB MIG 1g.5gb`.
+    Mig,
+}
+
+impl Part {
+    /// By the name that CUDA gives a device.
+    pub fn of(name: &str) -> Self {
+        let name = name.trim_end_matches(" (simulated)");
+        if name.contains(" MIG ") {
+            return Self::Mig;
+        }
+        // `A100-40C`, `A100-2-10C`, `A40-48Q`; a board such as `A100-PCIE-40GB` ends otherwise.
+        let size = name.rsplit_once('-').map_or("", |(_, size)| size);
+        let digits = size.chars().take_while(char::is_ascii_digit).count();
+        if digits > 0 && matches!(&size[digits..], "A" | "B" | "C" | "Q" | "B4" | "CME" | "QME") { Self::Vgpu } else { Self::Whole }
+    }
 }
 
 /// One vector addition.
@@ -141,6 +171,21 @@ mod tests {
         assert!(!report(vec![]).passed() && !report(vec![add(50_000, 49_999, 0)]).passed());
         assert!(!report(vec![add(50_000, 50_000, 0), add(9, 9, 1)]).passed() && !report(vec![add(0, 0, 0)]).passed());
         assert!(!CudaReport::default().passed(), "no device, no proof");
+    }
+
+    #[test]
+    fn parts_are_told_apart_by_name() {
+        for (name, part) in [
+            ("NVIDIA A100-PCIE-40GB", Part::Whole),
+            ("Tesla T4", Part::Whole),
+            ("NVIDIA H100 80GB HBM3", Part::Whole),
+            ("GRID A100-40C", Part::Vgpu),
+            ("NVIDIA A40-48Q", Part::Vgpu),
+            ("GRID A100-2-10C", Part::Vgpu),
+            ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", Part::Mig),
+        ] {
+            assert_eq!(Part::of(name), part, "{name}");
+        }
     }
 
     #[test]

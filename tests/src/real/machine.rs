@@ -6,6 +6,7 @@ use crate::lab::{Lab, free_port, wait_until};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A running machine. Dropping it ends it and removes its disk.
@@ -14,7 +15,7 @@ pub struct Machine {
     port: u16,
     child: Mutex<Option<Child>>,
     /// Seconds that its clock is behind at the next start.
-    pub behind: u64,
+    pub behind: AtomicU64,
 }
 
 impl Machine {
@@ -54,7 +55,7 @@ impl Machine {
         let disk = work.join("disk.img");
         sh("mke2fs", &["-q", "-t", "ext4", "-d", &root.display().to_string(), &disk.display().to_string(), "6G"]);
         sh("umount", &["-l", &root.display().to_string()]);
-        let mut this = Self { work, port: free_port(), child: Mutex::default(), behind: 0 };
+        let mut this = Self { work, port: free_port(), child: Mutex::default(), behind: AtomicU64::new(0) };
         this.take_kernel(&tree);
         this.power_on();
         this
@@ -135,12 +136,13 @@ impl Machine {
             "none",
         ]);
         qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-        qemu.args(["-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet systemd.show_status=false"]);
+        qemu.args(["-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet systemd.show_status=false panic=0"]);
         qemu.arg("-drive").arg(format!("file={},if=none,id=d0,format=raw,cache=writeback", self.work.join("disk.img").display()));
         qemu.args(["-device", "virtio-blk-pci,drive=d0", "-netdev", &format!("user,id=n0,hostfwd=tcp:127.0.0.1:{}-:7443", self.port)]);
         qemu.args(["-device", "virtio-net-pci,netdev=n0", "-device", "virtio-rng-pci"]);
-        if self.behind > 0 {
-            let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() - self.behind;
+        let behind = self.behind.load(Ordering::SeqCst);
+        if behind > 0 {
+            let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() - behind;
             let at = time::OffsetDateTime::from_unix_timestamp(at as i64).unwrap();
             let text = format!(
                 "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
@@ -157,7 +159,8 @@ impl Machine {
         let shell = self.work.join("shell.sock");
         let _ = std::fs::remove_file(&shell);
         qemu.arg("-serial").arg(format!("unix:{},server=on,wait=off", shell.display()));
-        let child = qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("qemu-system-x86_64");
+        let words = std::fs::OpenOptions::new().create(true).append(true).open(self.work.join("qemu.log")).unwrap();
+        let child = qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(words).spawn().expect("qemu-system-x86_64");
         *self.child.lock().unwrap() = Some(child);
     }
 
@@ -213,7 +216,8 @@ impl Machine {
         let text = std::fs::read(self.work.join("serial.log")).unwrap_or_default();
         let text = String::from_utf8_lossy(&text).into_owned();
         let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
+        let qemu = std::fs::read_to_string(self.work.join("qemu.log")).unwrap_or_default();
+        lines[lines.len().saturating_sub(30)..].join("\n") + "\n" + &qemu
     }
 }
 

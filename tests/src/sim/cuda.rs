@@ -170,6 +170,7 @@ pub fn proof(folder: &Path) -> Answer {
             let add = |elements| VectorAdd { elements, checked: elements, kernel_ms: 1.0, ..VectorAdd::default() };
             let device = |(n, gpu): (usize, &Given)| DeviceProof {
                 name: gpu.name.clone(),
+                part: vsgpu_core::cuda_report::Part::of(&gpu.name),
                 pci: Some(format!("0000:02:0{}.0", n + 1)),
                 compute_capability: "8.0".into(),
                 memory_mib: gpu.memory_mib,
