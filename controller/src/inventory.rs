@@ -193,7 +193,7 @@ fn needed(catalogue: &vsgpu_core::Catalogue, kind: NodeKind, wishes: &[(String, 
             "vgpus",
         ]),
         NodeKind::Vm => names.push("vm-power"),
-        NodeKind::Guest => names.extend(["os", "clock", "pci-gpus"]),
+        NodeKind::Guest => names.extend(["os", "clock", "pci-gpus", "health"]),
     }
     names.sort_unstable();
     names.dedup();

@@ -311,18 +311,17 @@ impl Reader {
 
     fn wish(&mut self, owner: &str, entry: &vsgpu_core::Entry, node: &Node) -> Option<Wish> {
         let value = node.to_json();
-        // One of what a list is expected of is a list of one.
-        let read = (entry.read_spec)(&value).or_else(|e| match value {
-            Value::Array(_) => Err(e),
-            // Of the two errors the one inside is what was meant, where the place is the list's.
-            one => (entry.read_spec)(&json!([one])).map_err(|mut inner| match e.message.contains("expected a sequence") {
-                true if !inner.path.is_empty() => {
-                    inner.path.remove(0);
-                    inner
+        // One of what a list is expected of is a list of one; what is wrong inside is said as if it stood alone.
+        let takes_list = (entry.schema)()["type"] == "array";
+        let read = match value {
+            one @ (Value::Object(_) | Value::String(_)) if takes_list => (entry.read_spec)(&json!([one])).map_err(|mut e| {
+                if e.path.first().is_some_and(|step| step == "0" || step == "[0]") {
+                    e.path.remove(0);
                 }
-                _ => e,
+                e
             }),
-        });
+            value => (entry.read_spec)(&value),
+        };
         match read {
             Ok(spec) => {
                 for placed in (entry.files)(&spec) {
@@ -342,6 +341,9 @@ impl Reader {
                     error.details.push(format!("expected {}", listed(&e.expected)));
                 }
                 error.hints.extend(e.suggestion.map(|near| format!("did you mean `{near}`?")));
+                if e.path.is_empty() && e.message.starts_with("invalid type") {
+                    error.hints.push(format!("for example `{}: {}`", entry.name, entry.example));
+                }
                 None
             }
         }

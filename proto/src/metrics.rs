@@ -105,6 +105,10 @@ pub(crate) fn listen(node: Arc<Node>, address: SocketAddr, every: Duration) -> R
 fn look(node: &Node) {
     let start = node.system.elapsed();
     let on = Subject::node();
+    // While something is changed the old look stays: nvidia-smi would load, and hold, the very module that is being exchanged.
+    if node.acting(&on).try_lock().is_err() {
+        return;
+    }
     let facts = execute::observe(node.system.as_ref(), &on, &node.catalogue.facts(node.scope(&on)));
     let wished: Vec<String> =
         node.wishes.lock().map(|w| w.keys().filter_map(|k| k.rsplit_once('/')).map(|(vm, _)| vm.into()).collect()).unwrap_or_default();

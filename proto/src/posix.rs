@@ -18,6 +18,7 @@ use std::process::{Command as Process, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use vsgpu_core::effect::MAX_OUTPUT;
+use vsgpu_core::system::KEEP_MODE;
 use vsgpu_core::{Command, Ended, Holder, Output, Trouble};
 
 const FOLDERS: [&str; 6] = ["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
@@ -210,8 +211,9 @@ impl Posix {
             let text = |file: &str| self.read(&format!("/proc/{pid}/{file}"), 4096).map(|b| String::from_utf8_lossy(&b).into_owned());
             // `0::/system.slice/nvidia-persistenced.service`; the last part is the service.
             let cgroup = text("cgroup").unwrap_or_default();
-            let last = cgroup.lines().filter_map(|l| l.rsplit('/').next()).find(|l| l.ends_with(".service"));
-            let service = last.filter(|s| !s.starts_with("user@")).map(String::from);
+            // A service of a user's own manager is none that `systemctl` stops by its name.
+            let own = cgroup.lines().filter(|l| !l.contains("/user@"));
+            let service = own.filter_map(|l| l.rsplit('/').next()).find(|l| l.ends_with(".service")).map(String::from);
             found.push(Holder { pid, name: text("comm").unwrap_or_default().trim().into(), service });
         }
         found.sort();
@@ -253,6 +255,10 @@ impl Posix {
     fn replace(&self, path: &str, mode: u32, fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<(), Trouble> {
         let target = self.path(path)?;
         let failed = |e: std::io::Error| trouble(path, &e);
+        let mode = match mode {
+            KEEP_MODE => target.metadata().map_or(0o644, |m| m.permissions().mode() & 0o7777),
+            stated => stated,
+        };
         let folder = target.parent().ok_or_else(|| Trouble::Other { path: path.into(), why: "has no folder".into() })?;
         std::fs::create_dir_all(folder).map_err(failed)?;
         let mut name = target.file_name().unwrap_or_default().to_os_string();

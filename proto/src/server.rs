@@ -63,7 +63,7 @@ impl Node {
         }
     }
 
-    fn acting(&self, on: &Subject) -> Arc<Mutex<()>> {
+    pub(crate) fn acting(&self, on: &Subject) -> Arc<Mutex<()>> {
         let mut all = self.acting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         all.entry(on.vm.clone().unwrap_or_default()).or_default().clone()
     }

@@ -16,7 +16,7 @@ fn captures() -> Option<PathBuf> {
     if folder.is_dir() {
         return Some(folder);
     }
-    eprintln!("SKIPPED: no captures of real machines at {}", folder.display());
+    vsgpu_tests::real::skipped(&format!("no captures of real machines at {}", folder.display()));
     None
 }
 

@@ -40,14 +40,14 @@ fn without_a_driver_the_answer_is_clear_and_comes_at_once() {
     let took = start.elapsed();
     let report = read(&String::from_utf8_lossy(&output.stdout)).unwrap();
     if report.passed() {
-        eprintln!("SKIPPED: this machine has a GPU and its driver");
+        vsgpu_tests::real::skipped("this machine has a GPU and its driver");
         return;
     }
     assert_eq!(output.status.code(), Some(1));
     let failure = report.failure.unwrap();
     // A machine with a driver and no GPU says so in CUDA's own words.
     assert!(failure.text.contains("driver is not installed") || failure.code.is_some(), "{failure}");
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < Duration::from_millis(500), "{took:?}");
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn a_wedged_driver_wedges_only_the_program() {
 fn the_kernels_compile_for_every_generation() {
     let ptx = vsgpu_tests::lab::workspace().join("guest-agent/cuda-proof/src/kernels.ptx");
     let Ok(version) = Command::new("ptxas").arg("--version").output() else {
-        eprintln!("SKIPPED: there is no ptxas (it comes with NVIDIA's CUDA toolkit)");
+        vsgpu_tests::real::skipped("there is no ptxas (it comes with NVIDIA's CUDA toolkit)");
         return;
     };
     assert!(version.status.success());

@@ -23,7 +23,7 @@ fn world(name: &str) -> Option<World> {
     let cache = match prepared("container") {
         Ok(cache) => cache,
         Err(why) => {
-            eprintln!("SKIPPED: no real guest on this machine: {why}");
+            vsgpu_tests::real::skipped(&format!("no real guest on this machine: {why}"));
             return None;
         }
     };
@@ -76,7 +76,7 @@ fn from_a_fresh_debian_to_a_proof_and_then_nothing() {
     assert!(guest.must(&["gcc", "--version"]).contains("Debian"));
     assert!(guest.must(&["dkms", "status"]).contains("nvidia/535.183.01"), "{}", guest.must(&["dkms", "status"]));
     let initrd = guest.must(&["sh", "-c", "lsinitramfs /boot/initrd.img-*"]);
-    assert!(initrd.contains("etc/modprobe.d/blacklist-nouveau.conf"), "the initramfs was rebuilt with the file in it");
+    assert!(initrd.contains("etc/modprobe.d/vsgpu-nouveau.conf"), "the initramfs was rebuilt with the file in it");
     assert!(
         !guest.run(&["systemctl", "is-active", "display-manager"]).0 && guest.must(&["systemctl", "get-default"]).contains("multi-user")
     );
@@ -150,7 +150,7 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     guest.write("usr/lib/os-release", "ID=photon\nVERSION_ID=5\n");
     world.fails(6, &driver(""), &["package tool is not known", "Debian, Ubuntu"]);
     guest.write("usr/lib/os-release", &release);
-    assert!(guest.read("etc/modprobe.d/blacklist-nouveau.conf").is_none(), "nothing was touched");
+    assert!(guest.read("etc/modprobe.d/vsgpu-nouveau.conf").is_none(), "nothing was touched");
 
     // No network, and then no headers for the running kernel.
     world.fails(5, &format!("driver: {{ package: files/{DRIVER} }}"), &["build-tools", "package-source"]);
@@ -260,9 +260,34 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     world.apply(0);
     assert_eq!(world.driver(), "535.183.01");
 
-    // The data-center driver brings no license daemon.
-    guest.must(&["rm", "-f", "/usr/bin/nvidia-gridd", "/etc/systemd/system/nvidia-gridd.service", "/run/vsgpu-stand-in/license"]);
-    guest.must(&["systemctl", "daemon-reload"]);
-    let plain = format!("{proxy}driver: {{ package: files/{DRIVER} }}\nlicense: {{ token: files/good.tok }}");
-    world.fails(6, &plain, &["nvidia-gridd is not installed", "-grid"]);
+    // nvidia-smi that never answers: told as what it is, and nothing else waits for it longer than its deadline.
+    guest.write("etc/vsgpu-stand-in/smi-hangs", "");
+    let facts = world.lab.expect(0, &["facts", "-o", "json", "fleet.yaml"]);
+    assert!(facts.contains("nvidia-smi does not answer: the driver or the GPU is stuck"), "{facts}");
+    guest.remove("etc/vsgpu-stand-in/smi-hangs");
+
+    // The data-center driver of the same number brings no license daemon; `-grid` replaces it, asked for the module by the option
+    // that this installer says it has.
+    world.wish("driver: absent");
+    guest.must(&["rm", "-rf", "/run/vsgpu-stand-in"]);
+    world.apply(0);
+    stand_in::run_file(&world.files, "535.183.01", false);
+    let plain = format!("{proxy}driver: {{ package: files/NVIDIA-Linux-x86_64-535.183.01.run }}\n");
+    world.wish(&plain);
+    world.apply(0);
+    world.fails(6, &format!("{plain}license: {{ token: files/good.tok }}"), &["nvidia-gridd is not installed", "-grid"]);
+    world.wish(&driver(", kernel-module: open"));
+    let said = world.apply(0);
+    assert!(said.contains("--kernel-module-type=open"), "{said}");
+    assert!(guest.read("usr/bin/nvidia-gridd").is_some());
+
+    // A running X server is named; nothing of it is touched.
+    guest.must(&["sh", "-c", "cp /bin/sleep /root/Xorg"]);
+    let mut x = guest.background(&["/root/Xorg", "1000"]);
+    wait_until("it runs", Duration::from_secs(10), || guest.run(&["pgrep", "-x", "Xorg"]).0);
+    guest.must(&["sh", "-c", "pgrep -x Xorg > /tmp/.X0-lock"]);
+    world.fails(6, &newer(""), &["an X server runs: Xorg (process", "stop-processes"]);
+    assert!(x.try_wait().unwrap().is_none(), "it was left alone");
+    let _ = x.kill();
+    let _ = x.wait();
 }

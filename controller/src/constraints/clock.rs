@@ -22,9 +22,8 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         s => format!("{} minutes", s / 60),
     };
     let what = format!("{}: the clock is {time} {side} this machine's", offset.by);
-    let nearest = Some("set it, and let chrony or systemd-timesyncd keep it; the VM takes its first time from the ESXi host".into());
-    let finding =
-        c.finding(what, Basis::document("FlexNet and NLS messages about response time and windback (facts: failures F21)", true), nearest);
+    let nearest = Some("type `timedatectl set-ntp true` in the guest (chrony or systemd-timesyncd), `timedatectl` shows it; the VM takes its first time from the ESXi host".into());
+    let finding = c.finding(what, Basis::document("license servers' own messages about response time and windback", true), nearest);
     vec![if apart > REFUSED && c.license.is_some() { finding } else { finding.doubtful() }]
 }
 

@@ -1,6 +1,7 @@
 //! The only code that prints. stdout carries the answer, stderr the talk; nothing needs colour to be read.
 #![expect(clippy::print_stderr, reason = "this is where printing happens")]
 
+mod health;
 pub mod plan;
 pub mod progress;
 pub mod readiness;

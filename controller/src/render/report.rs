@@ -26,6 +26,7 @@ pub fn facts(inventory: &Inventory) -> (Value, String) {
             facts["readiness"] = json!(readiness);
             text += &format!("{}\n", super::readiness::text(&readiness, true));
         }
+        text += &super::health::of_guest(seen).iter().map(|line| format!("{line}\n")).collect::<String>();
         json.insert(id.clone().into(), facts);
         let short = |value: &Value| {
             let line = value.to_string();
@@ -141,6 +142,7 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> (Value,
         };
         text += &format!("not as wished:\n{}\n\n", columns(&unmet.iter().map(row).collect::<Vec<_>>()));
     }
+    text += &super::health::of_fleet(inventory);
     // Which GPU a VM has: its address, or the kind of its vGPU where the driver does not place it.
     let readiness: std::collections::BTreeMap<&str, crate::readiness::Readiness> = fleet
         .hosts

@@ -10,7 +10,7 @@ use vsgpu_core::knowledge::{gpus, peaks, vgpu_types};
 
 /// Figures of one GPU, as `vsgpu baseline` records them. GB/s are 10^9 bytes a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 pub struct Figures {
     /// Device memory, two reads and one write.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "figure")]

@@ -24,7 +24,7 @@ pub enum Wish {
 
 /// Package files, with everything they depend on.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 pub struct FilesSpec {
     /// `.deb` or `.rpm` files.
     pub files: Vec<Artifact>,

@@ -22,7 +22,7 @@ pub struct ContainerProof;
 
 /// How it is proved.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, try_from = "Unchecked")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values", try_from = "Unchecked")]
 pub struct ContainerProofSpec {
     /// Engine. Left out: the first of Docker and Podman that answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,7 +35,7 @@ pub struct ContainerProofSpec {
 }
 
 #[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 struct Unchecked {
     engine: Option<Engine>,
     image: Option<String>,
@@ -46,7 +46,7 @@ impl TryFrom<Unchecked> for ContainerProofSpec {
     type Error = String;
     fn try_from(raw: Unchecked) -> Result<Self, String> {
         if raw.engine == Some(Engine::Containerd) {
-            return Err("containerd has no command to prove it by: use docker or podman here, or a pod of your cluster".into());
+            return Err("vsgpu does not prove containerd: use docker or podman here, or a pod of your cluster".into());
         }
         let image = raw.image.unwrap_or_else(|| "ubuntu".into());
         let plain = image.chars().all(|c| c.is_ascii_alphanumeric() || "-._/:@".contains(c));
@@ -88,7 +88,7 @@ impl Fact for ContainerProofFact {
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let there = |path: &&str| seen.text(&Probe::Hash((**path).into())).is_ok_and(|h| h.is_some());
         let mut fact = Self {
-            engines: [Engine::Docker, Engine::Podman].into_iter().filter(|e| seen.output(&e.version()).is_ok_and(|o| o.ok())).collect(),
+            engines: [Engine::Docker, Engine::Podman].into_iter().filter(|e| e.answers(seen)).collect(),
             program: PROGRAM_PATHS.iter().find(|p| there(p)).map(|p| p.to_string()),
             ..Self::default()
         };

@@ -53,11 +53,17 @@ impl Engine {
     pub(super) fn version(self) -> Command {
         Command::new(self.program(), ["--version"])
     }
+
+    /// Whether it answers as itself: `docker` may be Podman under another name.
+    pub(super) fn answers(self, seen: &Evidence) -> bool {
+        let said = seen.stdout_if_ok(&self.version()).unwrap_or_default().to_lowercase();
+        !said.is_empty() && (self != Self::Docker || !said.contains("podman"))
+    }
 }
 
 /// What is wanted.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 pub struct ContainerToolkitSpec {
     /// Engines to be set up. Left out: those that are installed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -110,7 +116,7 @@ impl Fact for ContainerToolkitFact {
         };
         Ok(Self {
             version,
-            engines: Engine::ALL.into_iter().filter(|e| seen.output(&e.version()).is_ok_and(|o| o.ok())).collect(),
+            engines: Engine::ALL.into_iter().filter(|e| e.answers(seen)).collect(),
             ready: Engine::ALL.into_iter().filter(ready).collect(),
             os_release: os_release(seen)?.into(),
         })
@@ -150,7 +156,7 @@ impl Requirement for ContainerToolkit {
                 return Verdict::blocked("this distribution's package tool is not known", family::UNKNOWN);
             };
             if spec.files.is_empty() {
-                effects.extend(family.refresh().map(Effect::run));
+                effects.extend(family.refresh().into_iter().map(Effect::run));
                 effects.push(Effect::run(family.install(&[PACKAGE.into()])));
             } else {
                 effects.push(Effect::run(family.install(&spec.files.iter().map(|f| f.stored(None)).collect::<Vec<_>>())));
@@ -218,7 +224,7 @@ mod tests {
         };
         let all = lines(check(&[], &fact));
         assert_eq!(
-            all[2..],
+            all[3..],
             [
                 "nvidia-ctk runtime configure --runtime=docker",
                 "systemctl restart docker",

@@ -29,13 +29,13 @@ pub struct CudaProof;
 
 /// What is to be proved, and by which programs.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 pub struct CudaProofSpec {
     /// Devices that CUDA must see.
     #[serde(default = "one")]
     pub devices: u32,
     /// Elements of the vector additions. Left out: 50,000, and 100,000,000 or what the memory holds.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "elements")]
     pub elements: Vec<u64>,
     /// Least share of the baseline, or of the model's peak, that memory and copies must reach: `90%`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,6 +52,18 @@ pub struct CudaProofSpec {
     /// Your own build of NVIDIA's sample vectorAdd.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vector_add: Option<Artifact>,
+}
+
+/// As many as the program takes; more would not fit any GPU.
+const MOST_ELEMENTS: u64 = 4_000_000_000;
+
+fn elements<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<u64>, D::Error> {
+    let all = Vec::<u64>::deserialize(input)?;
+    match all.iter().find(|n| !(1..=MOST_ELEMENTS).contains(*n)) {
+        Some(n) => Err(serde::de::Error::custom(format!("{n}: 1 to {MOST_ELEMENTS} elements are expected"))),
+        None if all.len() > 8 => Err(serde::de::Error::custom("at most 8 numbers of elements are expected")),
+        None => Ok(all),
+    }
 }
 
 /// Whether NVIDIA's samples are run as well.
@@ -207,7 +219,7 @@ impl CudaProofSpec {
             match self.bandwidth_at_least.map(|share| judge(device, share, &self.baseline, &fact.on_bus)) {
                 None => {}
                 Some(Judged::Fast(said)) => shows += &format!(", {said}"),
-                Some(Judged::Slow(said)) => return wrong(said),
+                Some(Judged::Slow(said)) => return Err(Shortcoming::Slow(said)),
                 Some(Judged::Unknown(said)) => return Err(Shortcoming::NoFigure(said)),
             }
         }
@@ -217,6 +229,7 @@ impl CudaProofSpec {
 
 enum Shortcoming {
     Failed(String),
+    Slow(String),
     NoFigure(String),
 }
 
@@ -235,20 +248,33 @@ impl Requirement for CudaProof {
     fn check(spec: &CudaProofSpec, fact: &CudaProofFact) -> Verdict {
         let commands = spec.commands();
         let same = fact.commands == commands.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let mut wants = "every result right".to_string();
         let is = if fact.at.is_none() {
             "never run".to_string()
-        } else if !same || !fact.this_boot {
-            "last run in another boot, with another driver or by other programs".into()
+        } else if !fact.this_boot {
+            "last run in another boot or with another driver".into()
+        } else if !same {
+            "last run by other programs than are wished for now".into()
         } else {
             match spec.judge(fact) {
                 Ok(shows) => return Verdict::met(shows),
                 Err(Shortcoming::Failed(what)) => what,
+                Err(Shortcoming::Slow(what)) => {
+                    let share = spec.bandwidth_at_least.map(String::from).unwrap_or_default();
+                    wants = format!(
+                        "at least {share}: look at throttling (`nvidia-smi -q -d PERFORMANCE`), the PCIe link and other load; a figure that fits this GPU comes from `vsgpu baseline --help`"
+                    );
+                    what
+                }
                 Err(Shortcoming::NoFigure(what)) => {
-                    return Verdict::blocked(what, "record figures on bare metal with `vsgpu baseline` and put them under `baseline:`");
+                    return Verdict::blocked(
+                        what,
+                        "run `vsgpu-cuda-proof > bare.json` on bare metal with such a GPU, and put what `vsgpu baseline --report bare.json` prints under `cuda-proof:`",
+                    );
                 }
             }
         };
-        Verdict::unmet(is, "every result right", vec![Effect::Record { commands, path: RECORD.into(), beside: DRIVER.into() }])
+        Verdict::unmet(is, wants, vec![Effect::Record { commands, path: RECORD.into(), beside: DRIVER.into() }])
     }
 
     fn as_spec(fact: &CudaProofFact) -> Option<CudaProofSpec> {

@@ -23,7 +23,7 @@ pub struct CudaToolkit;
 
 /// One toolkit.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, try_from = "Unchecked")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values", try_from = "Unchecked")]
 pub struct ToolkitSpec {
     /// NVIDIA's runfile, `cuda_12.2.2_535.104.05_linux.run`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -34,7 +34,7 @@ pub struct ToolkitSpec {
 }
 
 #[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 struct Unchecked {
     package: Option<Artifact>,
     name: Option<String>,
@@ -138,9 +138,10 @@ fn release_of(version: &str) -> String {
     version.split('.').take(2).collect::<Vec<_>>().join(".")
 }
 
-/// A version that states no patch number stands for its release.
+/// A version that states no patch number stands for its release; so does one whose third part is a date (`12.2.20230823`, as
+/// version.json of most releases has it).
 fn same(is: &str, wanted: &str) -> bool {
-    let short = |v: &str| v.split('.').count() == 2;
+    let short = |v: &str| v.split('.').nth(2).is_none_or(|part| part.len() >= 6);
     is == wanted || ((short(is) || short(wanted)) && release_of(is) == release_of(wanted))
 }
 
@@ -173,7 +174,7 @@ impl Requirement for CudaToolkit {
                         effects.push(Effect::run(install));
                     }
                     (None, Some(name), Some(family)) => {
-                        effects.extend(family.refresh().map(Effect::run));
+                        effects.extend(family.refresh().into_iter().map(Effect::run));
                         effects.push(Effect::run(family.install(std::slice::from_ref(name)).within(INSTALL_SECS)));
                     }
                     _ => {
@@ -270,6 +271,9 @@ mod tests {
         assert!(lines(&wish, &fact).is_empty());
         fact.in_profile = false;
         assert!(lines(&wish, &fact)[0].starts_with("write /etc/profile.d/vsgpu-cuda.sh"));
+        assert!(
+            same("12.2.20230823", "12.2.2") && same("12.2.2", "12.2.2") && !same("12.2.1", "12.2.2") && !same("12.3.20230823", "12.2.2")
+        );
         assert_eq!(
             CudaToolkit::as_spec(&CudaToolkitFact { in_profile: true, ..fact }).map(|s| s[0].version()),
             Some(Some("12.4.1".into()))

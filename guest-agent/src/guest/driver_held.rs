@@ -6,7 +6,7 @@ use super::system::{OS_RELEASE, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// A driver held.
 pub struct DriverHeld;
@@ -24,7 +24,7 @@ pub enum Wish {
 pub struct DriverHeldFact {
     /// os-release, to choose the package tool.
     pub os_release: String,
-    /// Text of the file that keeps packages out.
+    /// The rules that keep packages out; nothing else of their file.
     pub rules: Option<String>,
 }
 
@@ -37,7 +37,7 @@ impl Fact for DriverHeldFact {
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let rules = family::seen(seen).map(|f| seen.file(f.pins_file())).transpose()?.flatten();
-        Ok(Self { os_release: os_release(seen)?.into(), rules: rules.map(String::from) })
+        Ok(Self { os_release: os_release(seen)?.into(), rules: family::seen(seen).zip(rules).map(|(f, text)| f.rules_in(text)) })
     }
 }
 
@@ -61,12 +61,10 @@ impl Requirement for DriverHeld {
                 format!("{}; say `driver-held: null` to go on without", family::UNKNOWN),
             );
         };
-        let file = family.pins(fact.rules.as_deref());
-        if fact.rules.as_ref() == Some(&file.contents) {
-            return Verdict::met("kept out");
+        match family.pins(fact.rules.as_deref().unwrap_or_default()) {
+            None => Verdict::met("kept out"),
+            Some(effect) => Verdict::unmet("packages that replace the driver could be installed", "kept out", vec![effect]),
         }
-        let write = Effect::Write { path: file.path, contents: file.contents, mode: 0o644 };
-        Verdict::unmet("packages that replace the driver could be installed", "kept out", vec![write])
     }
 
     fn as_spec(fact: &DriverHeldFact) -> Option<Wish> {

@@ -11,6 +11,8 @@ use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, U
 
 /// Seconds to read a package of some hundred megabytes through.
 const CHECK_SECS: u32 = 300;
+/// Folders of files that were sent: an offline guest has one for each of its packages.
+pub(super) const MOST: usize = 1024;
 /// Beside which file the answer is kept: the boot does not matter, the installer does not change.
 const BESIDE: &str = "/etc/os-release";
 
@@ -19,7 +21,7 @@ pub struct DriverPackage;
 
 /// Which one.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 pub struct DriverPackageSpec {
     /// `.run`, `.deb` or `.rpm`.
     pub package: Artifact,
@@ -85,14 +87,14 @@ impl Fact for DriverPackageFact {
             seen.names(GUEST_FOLDER)
                 .unwrap_or_default()
                 .into_iter()
-                .take(64)
+                .take(MOST)
                 .map(|n| Probe::Read(record_in(&format!("{GUEST_FOLDER}/{n}")))),
         );
         probes
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let mut checked = BTreeMap::new();
-        for folder in seen.names(GUEST_FOLDER)?.into_iter().take(64).map(|n| format!("{GUEST_FOLDER}/{n}")) {
+        for folder in seen.names(GUEST_FOLDER)?.into_iter().take(MOST).map(|n| format!("{GUEST_FOLDER}/{n}")) {
             let Some(text) = seen.file(&record_in(&folder))? else { continue };
             // A record that cannot be read is none: it is made again.
             let Some(record) = serde_json::from_str::<Record>(text).ok().filter(|r| r.version == 1) else { continue };
@@ -101,6 +103,16 @@ impl Fact for DriverPackageFact {
             checked.insert(folder, Checked { answers: last.output.ok(), options: options_in(text), said });
         }
         Ok(Self { checked })
+    }
+}
+
+/// Name of a package by its file's: `nvidia-linux-grid-535` of `nvidia-linux-grid-535_535.183.01_amd64.deb` and of
+/// `nvidia-linux-grid-535-535.183.01-1.x86_64.rpm` (facts: nvidia 6).
+pub(super) fn package_name(file: &str) -> &str {
+    match file.strip_suffix(".rpm") {
+        // Name, version and release are joined by dashes, and only the name may hold some.
+        Some(rest) => rest.rsplitn(3, '-').nth(2).unwrap_or(rest),
+        None => file.split('_').next().unwrap_or(file),
     }
 }
 
@@ -129,6 +141,12 @@ impl Requirement for DriverPackage {
     type Fact = DriverPackageFact;
 
     fn check(spec: &DriverPackageSpec, fact: &DriverPackageFact) -> Verdict {
+        if spec.package.file_name().contains("-local-repo-") {
+            return Verdict::blocked(
+                format!("{} holds a repository, not the driver", spec.package.file_name()),
+                "use NVIDIA's `.run`, or unpack that file and take the driver's package out of it",
+            );
+        }
         let (path, folder) = (spec.package.stored(None), folder_of(&spec.package));
         let ask = |program: &str, args: &[&str]| Command::new(program, args.iter().copied()).within(CHECK_SECS);
         let (check, question) = match kind(&spec.package) {
@@ -147,13 +165,11 @@ impl Requirement for DriverPackage {
                 let options = checked.options.len();
                 Verdict::met(if options > 0 { format!("whole, {options} options") } else { "whole".into() })
             }
-            Some(checked) => Verdict::blocked(
-                format!("{} does not answer: {}", spec.package.file_name(), checked.said.replace('\n', " | ")),
-                "look at the file; remove it from the guest's /var/lib/vsgpu/artifacts to have it asked again",
-            ),
-            None => {
+            // What did not answer is asked again: a full or a `noexec` /tmp may be mended by now.
+            other => {
+                let is = other.map_or("not looked at".into(), |checked| format!("does not answer: {}", checked.said.replace('\n', " | ")));
                 let keep = Effect::Record { commands: vec![question], path: record_in(&folder), beside: BESIDE.into() };
-                Verdict::unmet("not looked at", "whole", vec![Effect::run(check), keep])
+                Verdict::unmet(is, "whole", vec![Effect::run(check), keep])
             }
         }
     }
@@ -177,10 +193,15 @@ impl Requirement for DriverPackage {
         if has(&["Exec format error", "cannot execute binary file"]) {
             return explained("the package is for another processor", "use the file for x86_64 (its name says `x86_64` or `amd64`)");
         }
-        explained(
-            "the driver's package is broken or cut off",
-            "download it again, compare its SHA-256 with NVIDIA's page, and set `sha256:` in the fleet file",
-        )
+        if has(&["check sum", "checksum", "MD5", "SHA256", "CRC", "nexpected end", "digest", "DIGESTS", "archive"]) {
+            let fix = "download it again, compare its SHA-256 with NVIDIA's page, and set `sha256:` in the fleet file";
+            return explained("the driver's package is broken or cut off", fix);
+        }
+        if has(&["Permission denied", "noexec"]) {
+            let fix = "its file system is mounted with `noexec`: mount it without, or put /var/lib/vsgpu on another one";
+            return explained("the guest may not run programs from /var/lib/vsgpu", fix);
+        }
+        None
     }
 }
 

@@ -14,7 +14,7 @@ pub struct GpuOnBus;
 
 /// How many there have to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 pub struct GpuOnBusSpec {
     /// GPUs and vGPUs together.
     #[serde(default = "one")]

@@ -14,8 +14,8 @@ use vsgpu_core::{Ended, Evidence, Fact, Probe, Subject, Unreadable};
 
 /// The loaded module's own words; the file is there only while it is loaded.
 const LOADED: &str = "/proc/driver/nvidia/version";
-/// Seconds before its end at which a license is worth a warning: leases are renewed long before (facts: nvidia 3).
-const LICENSE_SOON: u64 = 24 * 3600;
+/// Seconds before its end at which a license is worth a warning. A lease of NLS is for a day and renewed long before its end.
+const LICENSE_SOON: u64 = 3600;
 
 /// Health of a guest.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -232,7 +232,7 @@ impl Health {
                 severity,
                 Some(gpu),
                 what.into(),
-                "run `vsgpu plan`: the license's reason is in `vsgpu facts` under `license`",
+                "`vsgpu plan` says the reason; `journalctl -u nvidia-gridd` in the guest has the daemon's own words",
             )];
         }
         let Some(end) = expiry(status) else { return vec![] };
@@ -242,7 +242,7 @@ impl Health {
             return vec![finding(Severity::Critical, Some(gpu), what, "look at the clock and at the license server")];
         }
         if end - self.at < LICENSE_SOON {
-            let what = format!("the license ends in {} h and was not renewed", (end - self.at) / 3600);
+            let what = format!("the license ends in {} minutes and was not renewed", (end - self.at) / 60);
             return vec![finding(Severity::Warning, Some(gpu), what, "look whether the guest reaches its license server")];
         }
         vec![]
@@ -286,7 +286,7 @@ mod tests {
         let gpu = |status: &str| Gpu { license_status: Some(status.into()), ..Gpu::default() };
         let mut worst = |status: &str| health.of_license(&gpu(status)).first().map(|f| f.severity);
         assert_eq!(worst("Licensed (Expiry: N/A)"), None);
-        assert_eq!(worst("Licensed (Expiry: 2027-1-15 12:0:0 GMT)"), Some(Severity::Warning), "four hours are left");
+        assert_eq!(worst("Licensed (Expiry: 2027-1-15 8:30:0 GMT)"), Some(Severity::Warning), "half an hour is left");
         assert_eq!(worst("Licensed (Expiry: 2027-1-2 3:4:5 GMT)"), Some(Severity::Critical));
         assert_eq!(worst("Licensed (Expiry: 2028-1-2 3:4:5 GMT)"), None);
         assert_eq!(worst("Unlicensed (Unrestricted)"), Some(Severity::Warning));

@@ -2,7 +2,7 @@
 //! With DKMS its own hooks do that, where the new kernel's headers are there; this looks whether they did.
 
 use super::dkms::{self, DkmsModule};
-use super::driver::module_version;
+use super::driver::{Signing, module_version};
 use super::family;
 use super::system::{OS_RELEASE, kernel, os_release};
 use schemars::JsonSchema;
@@ -21,10 +21,13 @@ pub struct KernelUpdates;
 
 /// Which driver every newer kernel is to have.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 pub struct KernelUpdatesSpec {
     /// The driver's package: where DKMS does not know the driver, its `.run` builds the module.
     pub package: Artifact,
+    /// Key and certificate that sign it, where the driver's own modules are signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing: Option<Signing>,
 }
 
 /// What is there.
@@ -49,12 +52,18 @@ fn order(kernel: &str) -> Vec<u64> {
 
 /// Kernels that can be booted: their folder holds the list of what they carry built in.
 fn newer(seen: &Evidence) -> Vec<String> {
-    let Ok(running) = kernel(seen) else { return vec![] };
-    let flavour = |k: &str| k.rsplit('-').next().unwrap_or_default().to_string();
+    kernel(seen).map(|running| newer_than(&running, seen.names(MODULES).unwrap_or_default())).unwrap_or_default()
+}
+
+fn newer_than(running: &str, installed: Vec<&str>) -> Vec<String> {
+    // `amd64` of `6.1.0-28-amd64`; `5.14.0-427.13.1.el9_4.x86_64` has none.
+    let flavour = |k: &str| {
+        let last = k.rsplit('-').next().unwrap_or_default();
+        if last.starts_with(|c: char| c.is_ascii_alphabetic()) && !last.contains('.') { last.to_string() } else { String::new() }
+    };
     // Another flavour (`-cloud-amd64` beside `-amd64`) is not what the running one is updated to.
-    let same = |k: &&str| flavour(k) == flavour(&running) && k.contains("cloud") == running.contains("cloud");
-    let names = seen.names(MODULES).unwrap_or_default().into_iter().filter(same).filter(|k| order(k) > order(&running));
-    names.take(8).map(String::from).collect()
+    let same = |k: &&str| flavour(k) == flavour(running) && k.contains("cloud") == running.contains("cloud");
+    installed.into_iter().filter(same).filter(|k| order(k) > order(running)).take(8).map(String::from).collect()
 }
 
 fn image(kernel: &str) -> Probe {
@@ -96,6 +105,14 @@ impl Fact for KernelUpdatesFact {
     }
 }
 
+fn implied(driver: &serde_json::Value) -> Option<serde_json::Value> {
+    let mut spec = serde_json::json!({ "package": driver.get("package")? });
+    if let Some(signing) = driver.get("signing") {
+        spec["signing"] = signing.clone();
+    }
+    Some(spec)
+}
+
 impl Requirement for KernelUpdates {
     const NAME: &'static str = "kernel-updates";
     const ABOUT: &'static str = "Every newer kernel that is installed has the driver's module before it is booted";
@@ -103,8 +120,7 @@ impl Requirement for KernelUpdates {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: &'static [Implied] =
-        &[Implied { by: "driver", spec: |driver| Some(serde_json::json!({ "package": driver.get("package")? })) }];
+    const IMPLIED_BY: &'static [Implied] = &[Implied { by: "driver", spec: implied }];
     const EXAMPLE: &'static str = r#"{"package": "files/NVIDIA-Linux-x86_64-535.183.01-grid.run"}"#;
     type Spec = KernelUpdatesSpec;
     type Fact = KernelUpdatesFact;
@@ -134,7 +150,10 @@ impl Requirement for KernelUpdates {
                     Effect::run(Command::new("dkms", args).within(BUILD_SECS))
                 }
                 None if super::driver_package::kind(&spec.package) == Kind::Run => {
-                    let args = ["--silent", "--accept-license", "--kernel-modules-only", "--kernel-name", kernel].map(String::from);
+                    let mut args = ["--silent", "--accept-license", "-K", "-k", kernel].map(String::from).to_vec();
+                    // A log of its own: the driver's says how the driver was installed.
+                    args.push(format!("--log-file-name=/var/log/nvidia-installer-{kernel}.log"));
+                    args.extend(spec.signing.iter().flat_map(Signing::options));
                     Effect::run(Command::new(spec.package.stored(None), args).within(BUILD_SECS))
                 }
                 None => {
@@ -154,7 +173,8 @@ impl Requirement for KernelUpdates {
     }
 
     fn files(spec: &KernelUpdatesSpec) -> Vec<Placed> {
-        vec![Placed { artifact: spec.package.clone(), datastore: None }]
+        let signing = spec.signing.iter().flat_map(|s| [&s.key, &s.certificate]);
+        std::iter::once(&spec.package).chain(signing).map(|a| Placed { artifact: a.clone(), datastore: None }).collect()
     }
 
     fn explain(failure: &Failure, _: &Subject, _: &Evidence) -> Option<Explained> {
@@ -176,7 +196,7 @@ mod tests {
             kind: None,
             holds: vec![held],
         };
-        let spec = KernelUpdatesSpec { package };
+        let spec = KernelUpdatesSpec { package, signing: None };
         let module = DkmsModule { name: "nvidia".into(), version: "535.183.01".into(), kernel: None, state: "added".into() };
         let mut fact = KernelUpdatesFact {
             running: "6.1.0-28-amd64".into(),
@@ -198,9 +218,13 @@ mod tests {
         );
         fact.headers.push("6.1.0-31-amd64".into());
         fact.dkms.clear();
-        assert!(lines(&fact)[0].ends_with("--kernel-modules-only --kernel-name 6.1.0-31-amd64"));
+        assert!(lines(&fact)[0].contains("-K -k 6.1.0-31-amd64 --log-file-name=/var/log/nvidia-installer-6.1.0-31-amd64.log"));
         fact.newer.insert("6.1.0-31-amd64".into(), Some("535.183.01".into()));
         assert!(KernelUpdates::check(&spec, &fact).is_met());
-        assert!(order("6.1.0-9-amd64") < order("6.1.0-10-amd64"));
+        let newer = |running, all: &[&str]| newer_than(running, all.to_vec());
+        assert_eq!(newer("6.1.0-9-amd64", &["6.1.0-10-amd64", "6.1.0-8-amd64", "6.1.0-10-cloud-amd64"]), ["6.1.0-10-amd64"]);
+        let el = ["5.14.0-427.13.1.el9_4.x86_64", "5.14.0-503.31.1.el9_5.x86_64"];
+        assert_eq!(newer(el[0], &el), [el[1]], "kernels of RHEL have no flavour");
+        assert_eq!(newer("5.14.21-150500.55.7-default", &["5.14.21-150500.55.12-default"]).len(), 1);
     }
 }

@@ -1,5 +1,6 @@
 //! Metrics only a guest has. What all nodes have (GPUs, licenses, requirements) is in the shared page.
 
+use super::system::Gpus;
 use super::{CudaProofFact, Health};
 use vsgpu_core::execute::Facts;
 use vsgpu_core::knowledge::xids::Severity;
@@ -17,6 +18,10 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
         say("guest_cuda_proof_passed", "1: every result of the CUDA proof was right, in this boot", vec![], f64::from(proof.passed()));
         say("guest_cuda_proof_timestamp_seconds", "When the CUDA proof was last run", vec![], at as f64);
         for (device, found) in proof.report.devices.iter().enumerate() {
+            if let Some(us) = found.launch_us {
+                let labels = vec![("device", device.to_string())];
+                say("guest_cuda_launch_seconds", "From launch to end of an empty kernel, by the last CUDA proof", labels, us / 1e6);
+            }
             let bytes = [
                 ("device", found.device_gb_s),
                 ("host_to_device", found.host_to_device_gb_s),
@@ -27,6 +32,20 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
                 say("guest_cuda_bandwidth_bytes_per_second", "Measured by the last CUDA proof", labels, gb_s * 1e9);
             }
         }
+    }
+    // The counters behind the findings, for those who draw lines of them.
+    for gpu in fact::<Gpus>(facts, "gpus").map(|g| g.0.gpus).unwrap_or_default().into_iter().take(16) {
+        let mut of = |name, help, value: u64| say(name, help, vec![("gpu", gpu.bus_id.clone())], value as f64);
+        if let Some(ecc) = gpu.ecc_errors {
+            of("guest_gpu_ecc_uncorrected_errors", "Memory errors since the driver was loaded that were not corrected", ecc.uncorrected);
+            of("guest_gpu_ecc_corrected_errors", "Memory errors since the driver was loaded that were corrected", ecc.corrected);
+        }
+        if let Some(rows) = gpu.remapped_rows {
+            of("guest_gpu_remapped_rows", "Rows of memory that were replaced", rows.correctable + rows.uncorrectable);
+            of("guest_gpu_remap_pending", "1: a row waits for a reset of the GPU", rows.pending.into());
+            of("guest_gpu_remap_failed", "1: no spare row was left", rows.failed.into());
+        }
+        of("guest_gpu_throttled", "1: heat, power or hardware holds the clocks down", (!gpu.slowdowns.is_empty()).into());
     }
     if let Some(health) = fact::<Health>(facts, "health") {
         let worst = health.worst.map_or(0, |s| s as u32);

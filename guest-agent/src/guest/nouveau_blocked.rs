@@ -11,7 +11,7 @@ use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
 use vsgpu_core::{Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const FOLDER: &str = "/etc/modprobe.d";
-const FILE: &str = "/etc/modprobe.d/blacklist-nouveau.conf";
+const FILE: &str = "/etc/modprobe.d/vsgpu-nouveau.conf";
 const CONTENT: &str = "# Written by vsgpu: the NVIDIA driver needs the GPU for itself.\nblacklist nouveau\noptions nouveau modeset=0\n";
 const REBUILT: &str = "# The initramfs was rebuilt after this file was written.\n";
 

@@ -21,7 +21,7 @@ pub struct PackageSource;
 
 /// What is wanted.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, try_from = "Unchecked")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values", try_from = "Unchecked")]
 pub struct PackageSourceSpec {
     /// `http://proxy:3128`, for the package tool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,7 +33,7 @@ pub struct PackageSourceSpec {
 
 /// One repository.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 pub struct RepositorySpec {
     /// Its address.
     pub url: String,
@@ -46,7 +46,7 @@ pub struct RepositorySpec {
 }
 
 #[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 struct Unchecked {
     proxy: Option<String>,
     #[serde(default)]
@@ -85,8 +85,8 @@ impl TryFrom<Unchecked> for PackageSourceSpec {
 pub struct PackageSourceFact {
     /// os-release, to choose the package tool.
     pub os_release: String,
-    /// Text of the file that sets the proxy.
-    pub proxy_file: Option<String>,
+    /// The proxy that is set; without a name and password, where it has them.
+    pub proxy: Option<String>,
     /// Our repository files: path and text.
     pub repositories: BTreeMap<String, String>,
     /// Keys that are there: path and SHA-256.
@@ -107,16 +107,24 @@ impl Fact for PackageSourceFact {
         probes
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let (mut proxy_file, mut repositories) = (None, BTreeMap::new());
+        let (mut proxy, mut repositories) = (None, BTreeMap::new());
         if let Some(family) = family::seen(seen) {
-            proxy_file = seen.file(family.proxy_file())?.map(String::from);
+            proxy = seen.file(family.proxy_file())?.and_then(|text| family.proxy_in(text)).map(without_secret);
             for path in ours(seen, family.repositories().0) {
                 repositories.extend(seen.file(&path)?.map(|text| (path, text.to_string())));
             }
         }
         let hash = |path: String| seen.text(&Probe::Hash(path.clone())).ok().flatten().map(|h| (path, h.to_string()));
         let keys = ours(seen, KEYS).into_iter().filter_map(hash).collect();
-        Ok(Self { os_release: os_release(seen)?.into(), proxy_file, repositories, keys })
+        Ok(Self { os_release: os_release(seen)?.into(), proxy, repositories, keys })
+    }
+}
+
+/// `http://proxy:3128` of `http://name:password@proxy:3128`.
+fn without_secret(proxy: String) -> String {
+    match (proxy.split_once("://"), proxy.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://...@{host}"),
+        _ => proxy,
     }
 }
 
@@ -148,9 +156,9 @@ impl Requirement for PackageSource {
         let write = |file: family::File| Effect::Write { path: file.path, contents: file.contents, mode: 0o644 };
         if let Some(proxy) = &spec.proxy {
             has.push(format!("proxy {proxy}"));
-            if fact.proxy_file.as_deref().and_then(|now| family.proxy_in(now)).as_ref() != Some(proxy) {
+            if fact.proxy.as_ref() != Some(proxy) {
                 lacks.push(format!("no proxy {proxy}"));
-                effects.push(write(family.proxy(fact.proxy_file.as_deref(), proxy)));
+                effects.push(family.proxy(proxy));
             }
         }
         for (name, of) in &spec.repositories {
@@ -158,7 +166,7 @@ impl Requirement for PackageSource {
             let key = of
                 .key
                 .as_ref()
-                .map(|k| (k, format!("{KEYS}/vsgpu-{name}.{}", if k.file_name().ends_with(".asc") { "asc" } else { "gpg" })));
+                .map(|k| (k, format!("{KEYS}/vsgpu-{name}.{}", if k.file_name().ends_with(".gpg") { "gpg" } else { "asc" })));
             let file = family.repository(family::Repository {
                 name,
                 url: &of.url,
@@ -181,8 +189,7 @@ impl Requirement for PackageSource {
     }
 
     fn as_spec(fact: &PackageSourceFact) -> Option<PackageSourceSpec> {
-        let family = family::of(&fact.os_release)?;
-        let proxy = fact.proxy_file.as_deref().and_then(|now| family.proxy_in(now))?;
+        let proxy = fact.proxy.clone()?;
         // One that could not be wished for (with a password) is not exported either.
         PackageSourceSpec::try_from(Unchecked { proxy: Some(proxy), repositories: BTreeMap::new() }).ok()
     }
@@ -220,7 +227,7 @@ mod tests {
     fn a_repository_is_written_with_its_key_and_only_once() {
         let wish = spec(r#"{"repositories": {"mirror": {"url": "http://mirror/debian", "suite": "bookworm main", "key": {"file": "m.asc", "sha256": "aa"}}}}"#).unwrap();
         let mut fact =
-            PackageSourceFact { os_release: "ID=debian".into(), proxy_file: None, repositories: BTreeMap::new(), keys: BTreeMap::new() };
+            PackageSourceFact { os_release: "ID=debian".into(), proxy: None, repositories: BTreeMap::new(), keys: BTreeMap::new() };
         let effects = match PackageSource::check(&wish, &fact) {
             Verdict::Unmet { effects, .. } => effects,
             other => panic!("{other:?}"),

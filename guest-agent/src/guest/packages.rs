@@ -3,19 +3,19 @@
 use vsgpu_core::requirement::{Explained, Failure};
 
 /// What the tool said, the cause in a sentence, what to do.
-const CAUSES: [([&str; 3], &str, &str); 8] = [
+const CAUSES: [(&[&str], &str, &str); 8] = [
     (
-        ["No space left on device", "not enough free space", "Disk full"],
+        &["No space left on device", "not enough free space", "Disk full"],
         "the guest's disk is full",
-        "make room (`df -h`, `apt-get clean`, `journalctl --vacuum-size=100M`), then run `vsgpu apply` again",
+        "make room (`df -h` shows where; the package tool's `clean`, `journalctl --vacuum-size=100M`), then run `vsgpu apply` again",
     ),
     (
-        ["Read-only file system", "is mounted read-only", "read-only filesystem"],
+        &["Read-only file system", "is mounted read-only", "read-only filesystem"],
         "the guest's root is mounted read-only",
         "look for a broken disk (`dmesg`), then `mount -o remount,rw /`; a guest that is read-only by design needs the driver in its image",
     ),
     (
-        [
+        &[
             "Unable to locate package linux-headers",
             "No match for argument: kernel-devel",
             "Couldn't find any package by glob 'linux-headers",
@@ -24,29 +24,36 @@ const CAUSES: [([&str; 3], &str, &str); 8] = [
         "update the guest's kernel and reboot it, or give the package files: `build-tools: { files: [...] }`",
     ),
     (
-        ["Unable to locate package", "No match for argument", "has no installation candidate"],
+        &[
+            "Unable to locate package",
+            "No match for argument",
+            "has no installation candidate",
+            "No provider of",
+            "no enabled repositories",
+            "not registered",
+        ],
         "a package is in no repository of the guest",
         "set `package-source` (a mirror of yours), or give the package files",
     ),
     (
-        ["Temporary failure resolving", "Could not resolve host", "Failed to fetch"],
+        &["Temporary failure resolving", "Could not resolve host", "Failed to fetch"],
         "the guest does not reach its package repositories",
         "set `package-source: { proxy: ... }` or a repository of yours; for a guest without any network give the package files",
     ),
     (
-        ["Could not connect to", "Connection timed out", "Connection refused"],
+        &["Could not connect to", "Connection timed out", "Connection refused"],
         "the guest does not reach its package repositories",
         "set `package-source: { proxy: ... }` or a repository of yours; for a guest without any network give the package files",
     ),
     (
-        ["Could not get lock", "is another process using it", "management is locked"],
+        &["Could not get lock", "is another process using it", "management is locked"],
         "another package tool is at work in the guest",
         "wait for it (unattended upgrades, say), then run `vsgpu apply` again",
     ),
     (
-        ["dpkg was interrupted", "dpkg --configure -a", "rpmdb open failed"],
+        &["dpkg was interrupted", "dpkg --configure -a", "rpmdb open failed"],
         "an earlier package installation was cut off",
-        "run `dpkg --configure -a` in the guest, then `vsgpu apply` again",
+        "run `dpkg --configure -a` (rpm: `rpm --rebuilddb`) in the guest, then `vsgpu apply` again",
     ),
 ];
 

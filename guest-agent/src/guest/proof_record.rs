@@ -32,7 +32,8 @@ pub(super) fn probes(path: &str) -> Vec<Probe> {
 
 /// The record; one that cannot be read is no proof, and the next run replaces it.
 pub(super) fn read(seen: &Evidence, path: &str) -> Result<Option<Record>, Unreadable> {
-    let record = seen.file(path)?.and_then(|t| serde_json::from_str::<Record>(t).ok());
+    // One that is too large to be read is none, too.
+    let record = seen.file(path).unwrap_or_default().and_then(|t| serde_json::from_str::<Record>(t).ok());
     Ok(record.filter(|r| r.version == 1 && !r.outputs.is_empty()))
 }
 

@@ -83,12 +83,18 @@ pub struct PciGpu {
     pub vgpu_type: Option<String>,
 }
 
-/// BAR1 from sysfs' `resource`: one line per BAR with first and last address and flags; all zero where it is not mapped.
+/// BAR1 from sysfs' `resource`: one line per 32-bit BAR with first and last address and flags; all zero where it is not mapped. BAR0
+/// is 64-bit from Hopper on and takes two lines; on older GPUs the third line is the upper half of BAR1 and always zero.
 fn bar1_mib(resource: &str) -> Option<u64> {
-    let mut words = resource.lines().nth(1)?.split_whitespace();
-    let mut address = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
-    let (first, last) = (address()?, address()?);
-    Some(if last > first { (last - first + 1) >> 20 } else { 0 })
+    let size = |line: &str| {
+        let mut words = line.split_whitespace();
+        let mut address = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
+        let (first, last) = (address()?, address()?);
+        Some(if last > first { (last - first + 1) >> 20 } else { 0 })
+    };
+    let lines: Vec<&str> = resource.lines().collect();
+    let second = size(lines.get(1)?)?;
+    Some(second.max(lines.get(2).and_then(|l| size(l)).unwrap_or(0)))
 }
 
 const BUS: &str = "/sys/bus/pci/devices";
@@ -172,6 +178,8 @@ mod tests {
         let lines = "0x00000000fc000000 0x00000000fcffffff 0x0000000000040200\n0x000003b800000000 0x000003bfffffffff 0x000000000014220c\n";
         assert_eq!(bar1_mib(lines), Some(32_768));
         assert_eq!(bar1_mib("0x0 0x0 0x0\n0x0000000000000000 0x0000000000000000 0x0000000000000000\n"), Some(0));
+        let hopper = "0x000003c042000000 0x000003c042ffffff 0x000000000014220c\n0x0000000000000000 0x0000000000000000 0x0000000000000000\n0x000003a000000000 0x000003bfffffffff 0x000000000014220c\n";
+        assert_eq!(bar1_mib(hopper), Some(131_072), "BAR0 is 64-bit: BAR1 is the third line");
         assert_eq!((bar1_mib(""), bar1_mib("x\ny z\n")), (None, None));
     }
 }

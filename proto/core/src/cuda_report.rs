@@ -109,7 +109,10 @@ impl Part {
         // `A100-40C`, `A100-2-10C`, `A40-48Q`; a board such as `A100-PCIE-40GB` ends otherwise.
         let size = name.rsplit_once('-').map_or("", |(_, size)| size);
         let digits = size.chars().take_while(char::is_ascii_digit).count();
-        if digits > 0 && matches!(&size[digits..], "A" | "B" | "C" | "Q" | "B4" | "CME" | "QME") { Self::Vgpu } else { Self::Whole }
+        // Series letter, then what newer types add to it: `B4`, `CME`, `QGFX`.
+        let series = &size[digits..];
+        let known = series.starts_with(['A', 'B', 'C', 'Q']) && matches!(&series[1..], "" | "4" | "ME" | "GFX");
+        if digits > 0 && known { Self::Vgpu } else { Self::Whole }
     }
 }
 

@@ -162,6 +162,17 @@ pub enum Effect {
         /// Key and new value.
         set: Vec<(String, Option<String>)>,
     },
+    /// Set `key=value` lines of a configuration file, keeping every other line and the file's mode: what else is in it (a password,
+    /// say) is neither shown nor kept anywhere.
+    EditLines {
+        /// Absolute path.
+        path: String,
+        /// The section they belong into, `[main]`; none where the file has no sections.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        section: Option<String>,
+        /// Key and value.
+        set: Vec<(String, String)>,
+    },
     /// Remove a file; an absent one is fine.
     Remove {
         /// Absolute path.
@@ -220,6 +231,10 @@ impl std::fmt::Display for Effect {
             Self::DeriveVmx { from, to, set } => {
                 write!(f, "write {to} from {from}")?;
                 keys(f, set)
+            }
+            Self::EditLines { path, section, set } => {
+                write!(f, "edit {path}{}", section.as_ref().map(|s| format!(" {s}")).unwrap_or_default())?;
+                set.iter().try_for_each(|(key, value)| write!(f, "; {key}={value}"))
             }
             Self::Remove { path } => write!(f, "remove {path}"),
             Self::Record { commands, path, .. } => {

@@ -11,8 +11,8 @@ use crate::catalogue::{Entry, FactEntry};
 use crate::effect::{Command, Effect, Probe};
 use crate::evidence::{Answer, Evidence, Unreadable, head};
 use crate::requirement::{Explained, Failure, Subject, TakesEffect, Verdict};
-use crate::system::{Ended, Holder, Output, System, Trouble};
-use crate::{esxcli, vim_cmd, vmx};
+use crate::system::{Ended, Holder, KEEP_MODE, Output, System, Trouble};
+use crate::{esxcli, lines, vim_cmd, vmx};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -318,6 +318,15 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), Broken> {
         Effect::DeriveVmx { from, to, set } => {
             let base = system.read(from, READ_LIMIT).map_err(words)?;
             system.write(to, &vmx::edit(&base, set), 0o755).map_err(words)
+        }
+        Effect::EditLines { path, section, set } => {
+            let before = match system.read(path, READ_LIMIT) {
+                Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+                Err(Trouble::NotFound(_)) => String::new(),
+                Err(trouble) => return Err(words(trouble)),
+            };
+            let after = lines::set(&before, section.as_deref(), set);
+            if after == before { Ok(()) } else { system.write(path, after.as_bytes(), KEEP_MODE).map_err(words) }
         }
         Effect::Remove { path } => system.remove(path).map_err(words),
         Effect::Record { commands, path, beside } => {

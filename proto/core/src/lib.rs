@@ -14,6 +14,7 @@ pub mod evidence;
 pub mod execute;
 pub mod gpu_choice;
 pub mod knowledge;
+pub mod lines;
 pub mod nvidia_smi;
 pub mod requirement;
 pub mod suggest;

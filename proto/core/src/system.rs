@@ -100,6 +100,9 @@ pub enum Trouble {
     },
 }
 
+/// A mode for `write`: that of the file that is replaced, 0644 for a new one.
+pub const KEEP_MODE: u32 = 0;
+
 /// One machine, as the pure code sees it. Paths are absolute; the shell puts its root in front.
 pub trait System: Send + Sync {
     /// Runs a command to its end or its deadline. Never fails: the output says how it ended.

@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 pub const TOKEN: &str = "simulated client configuration token";
 pub const LICENSE_SERVER: &str = "licenses.lab";
 const HOST_TOOLS: [&str; 5] = ["esxcli", "vim-cmd", "vmkload_mod", "vmkfstools", "vsish"];
-const GUEST_TOOLS: [&str; 14] = [
+const GUEST_TOOLS: [&str; 15] = [
     "modprobe",
     "modinfo",
     "systemctl",
     "apt-get",
+    "dpkg",
     "dpkg-query",
     "update-initramfs",
     "gcc",

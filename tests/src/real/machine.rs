@@ -192,7 +192,7 @@ impl Machine {
     }
 
     /// Runs a line of shell in the machine, over its second serial port, and waits for its end.
-    pub fn run_once(&self, _: &Lab, line: &str) {
+    pub fn shell(&self, line: &str) {
         use std::io::{BufRead as _, BufReader, Write as _};
         let socket = self.work.join("shell.sock");
         let mut stream = std::os::unix::net::UnixStream::connect(socket).expect("the machine's shell");

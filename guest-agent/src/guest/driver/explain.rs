@@ -27,7 +27,7 @@ const CAUSES: [(&[&str], &str, &str); 15] = [
     (
         &["Disable GSP firmware to use this feature"],
         "a workstation license in passthrough does not work with GSP firmware on this driver",
-        "set `options nvidia NVreg_EnableGpuFirmware=0` in /etc/modprobe.d, rebuild the initramfs, reboot (facts: failures F24)",
+        "set `options nvidia NVreg_EnableGpuFirmware=0` in /etc/modprobe.d, rebuild the initramfs, reboot",
     ),
     (
         &["installed in this system is not supported by the"],
@@ -47,7 +47,7 @@ const CAUSES: [(&[&str], &str, &str); 15] = [
     (
         &["such as nouveau", "Nouveau kernel driver is currently in use"],
         "the nouveau driver holds the GPU",
-        "wish for `nouveau: blocked` and reboot the guest",
+        "`lsmod | grep nouveau` shows it; rebuild the initramfs (`update-initramfs -u` or `dracut --force`), reboot, `vsgpu apply` again",
     ),
     (
         &["appear to be running an X server"],
@@ -62,7 +62,7 @@ const CAUSES: [(&[&str], &str, &str); 15] = [
             "is in use by:",
         ],
         "another NVIDIA module is loaded and in use",
-        "see who holds it: `vsgpu facts` names them under `driver`; a container may hold it, too",
+        "see who holds it: `lsof /dev/nvidia*` in the guest; a container may hold it, too",
     ),
     (
         &["alternate driver installation", "alternate-install-present", "alternate method of installing"],
@@ -72,17 +72,17 @@ const CAUSES: [(&[&str], &str, &str); 15] = [
     (
         &["Unable to find the kernel source tree", "Kernel headers for target kernel", "kernel headers for kernel"],
         "the headers of the running kernel are missing",
-        "wish for `build-tools`, or update the guest's kernel and reboot it where they are in no repository any more",
+        "`vsgpu plan` shows what `build-tools` installs; where they are in no repository any more, update the guest's kernel and reboot it",
     ),
     (
         &["Unable to find the development tool", "No suitable C compiler", "cc: not found"],
         "there is no C compiler",
-        "wish for `build-tools`",
+        "`vsgpu plan` shows what `build-tools` installs; see why `gcc --version` does not answer in the guest",
     ),
     (
         &["Unrecognized option", "Invalid commandline"],
         "this installer does not know an option that it was given",
-        "remove the guest's record of it (package.json beside the file in /var/lib/vsgpu/artifacts) and run `vsgpu apply` again",
+        "have it asked again: `rm /var/lib/vsgpu/artifacts/*/package.json` in the guest, then `vsgpu apply`",
     ),
     (
         &["Error in check sum", "Error in MD5", "Unexpected end of file", "not in gzip format", "CRC32 checksums"],
@@ -132,10 +132,10 @@ pub(super) fn explain(failure: &Failure, seen: &Evidence) -> Option<Explained> {
         return Some(found);
     }
     if DKMS.iter().any(|n| own.contains(n) || log.contains(n)) {
-        let version = installer_log(log).version.unwrap_or_default();
+        let version = installer_log(log).version.unwrap_or_else(|| "VERSION".into());
         let make = seen.text(&Probe::Tail(make_log(&version))).ok().flatten().unwrap_or_default();
         let error =
-            make.lines().find(|l| l.contains("error:") || l.contains("Error ") || l.contains("fatal")).unwrap_or("no error in make.log");
+            make.lines().find(|l| l.contains("error:") || l.contains("Error ") || l.contains("fatal")).unwrap_or("make.log tells no error");
         return Some(Explained {
             cause: format!("DKMS could not build the module: {}", error.trim()),
             fix: format!(

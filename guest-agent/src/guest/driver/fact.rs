@@ -16,6 +16,8 @@ use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable, nvidia_smi
 pub(super) const LOG: &str = "/var/log/nvidia-installer.log";
 /// What a `.run` leaves behind to be removed with.
 pub(super) const UNINSTALLER: &str = "/usr/bin/nvidia-uninstall";
+/// License daemon of the `-grid` kind.
+const GRIDD: &str = "/usr/bin/nvidia-gridd";
 /// State of Secure Boot: four bytes of attributes, then 1 or 0 (UEFI specification, global variables).
 const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 /// Their names as the kernel cuts them to 15 characters, and the tools that hold a GPU only while they look.
@@ -84,6 +86,12 @@ pub struct DriverFact {
     /// Options that installers among the files sent to this guest said they have, by the folder of each.
     #[serde(default)]
     pub installers: BTreeMap<String, Vec<String>>,
+    /// The license daemon is there: it comes with the `-grid` kind only. Absent where that was not looked at.
+    #[serde(default)]
+    pub gridd: Option<bool>,
+    /// The module on disk is the open one, by its license; absent without a module.
+    #[serde(default)]
+    pub open_module: Option<bool>,
     /// The root file system is mounted read-only.
     #[serde(default)]
     pub read_only: bool,
@@ -97,6 +105,11 @@ pub(crate) fn module_version(kernel: &str) -> Command {
     Command::new("modinfo", ["-k", kernel, "-F", "version", "nvidia"])
 }
 
+/// `NVIDIA` of the proprietary module, `Dual MIT/GPL` of the open one.
+fn module_license(kernel: &str) -> Command {
+    Command::new("modinfo", ["-k", kernel, "-F", "license", "nvidia"])
+}
+
 fn test_key(path: &str) -> Command {
     Command::new("mokutil", ["--test-key", path])
 }
@@ -107,7 +120,7 @@ fn certificates(seen: &Evidence) -> Vec<String> {
 }
 
 fn folders(seen: &Evidence) -> Vec<String> {
-    seen.names(GUEST_FOLDER).unwrap_or_default().into_iter().take(64).map(|n| format!("{GUEST_FOLDER}/{n}")).collect()
+    seen.names(GUEST_FOLDER).unwrap_or_default().into_iter().take(driver_package::MOST).map(|n| format!("{GUEST_FOLDER}/{n}")).collect()
 }
 
 impl Fact for DriverFact {
@@ -126,7 +139,8 @@ impl Fact for DriverFact {
             Probe::Hex(SECURE_BOOT.into()),
             Probe::List(GUEST_FOLDER.into()),
         ]);
-        probes.extend(kernel(seen).ok().map(|k| Probe::Run(module_version(&k))));
+        probes.push(Probe::Hash(GRIDD.into()));
+        probes.extend(kernel(seen).ok().into_iter().flat_map(|k| [module_version(&k), module_license(&k)].map(Probe::Run)));
         probes.extend(family::seen(seen).map(|f| Probe::Run(f.list_packages())));
         probes.extend(x_pid(seen).map(|pid| Probe::Read(format!("/proc/{pid}/comm"))));
         probes.extend(folders(seen).into_iter().flat_map(|f| [Probe::Read(driver_package::record_in(&f)), Probe::List(f)]));
@@ -155,8 +169,9 @@ impl Fact for DriverFact {
             name.starts_with('X').then_some(Holder { pid, name, service: None })
         });
         let enrolled = |path: String| {
-            let said = seen.output(&test_key(&path)).ok()?.both();
-            Some((path, said.contains("is already enrolled")))
+            // Without mokutil nothing is known, and nothing is refused for it.
+            let output = seen.output(&test_key(&path)).ok().filter(|o| matches!(o.ended, vsgpu_core::Ended::Status(_)))?;
+            Some((path, output.both().contains("is already enrolled")))
         };
         let options = |folder: String| {
             let text = seen.file(&driver_package::record_in(&folder)).ok().flatten()?;
@@ -175,15 +190,21 @@ impl Fact for DriverFact {
             os_release: os_release(seen).unwrap_or_default().into(),
             modules: UNLOAD_ORDER.iter().filter(|m| is_loaded(m)).map(|m| m.to_string()).collect(),
             module_version: seen.stdout_if_ok(&module_version(&kernel)).map(|v| v.trim().to_string()).filter(|v| !v.is_empty()),
-            kernel,
             dkms_modules: dkms::read(seen.stdout_if_ok(&dkms::status()).unwrap_or_default()),
             holders: holders.filter(|h| !own(h)).collect(),
             x_server,
             packages: family.map(listed).unwrap_or_default(),
             from_run: seen.text(&Probe::Hash(UNINSTALLER.into())).is_ok_and(|h| h.is_some()),
             secure_boot: secure_boot(seen),
+            gridd: seen.text(&Probe::Hash(GRIDD.into())).ok().map(|hash| hash.is_some()),
+            open_module: seen
+                .stdout_if_ok(&module_license(&kernel))
+                .map(str::trim)
+                .filter(|l| !l.is_empty())
+                .map(|l| l.contains("GPL") || l.contains("MIT")),
             certificates: certificates(seen).into_iter().filter_map(enrolled).collect(),
             installers: folders(seen).into_iter().filter_map(options).collect(),
+            kernel,
             read_only: root.and_then(|l| l.split(' ').nth(3)).is_some_and(|o| o.split(',').any(|o| o == "ro")),
         })
     }

@@ -21,13 +21,9 @@ const OPEN_SINCE_BRANCH: u32 = 515;
 pub(super) fn effects(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> Result<Vec<Effect>, Verdict> {
     // Installed and only not loaded, or only not built for this kernel: then nothing is installed again.
     let package = driver_package::kind(&spec.package);
-    let own_name = spec.package.file_name().split('_').next().unwrap_or_default();
-    // An installer that was cut off left parts behind that look like a driver: only a whole one is brought back.
-    let whole = match package {
-        Kind::Run => fact.installer.as_ref().map_or(fact.from_run, |l| l.outcome == "success" && l.version.as_deref() == Some(wanted)),
-        _ => fact.packages.contains_key(own_name),
-    };
-    if let Some(effects) = bring_back(wanted, fact).filter(|_| whole) {
+    let own_name = driver_package::package_name(spec.package.file_name());
+    let whole = is_whole(spec, wanted, fact);
+    if let Some(effects) = bring_back(wanted, fact).filter(|_| whole && other_kind(spec, fact).is_none()) {
         return Ok(effects);
     }
     if fact.read_only {
@@ -68,16 +64,43 @@ pub(super) fn effects(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> Re
             }
         },
     });
-    if let Some(signing) = &spec.signing {
-        effects.push(Effect::Remove { path: signing.key.stored(None) });
-    }
+    // Services that held the GPU go on with the new driver.
+    let services = fact.holders.iter().filter_map(|h| h.service.as_ref()).filter(|_| spec.stop_processes);
+    effects.extend(services.map(|service| Effect::run(Command::new("systemctl", ["start", service]).within(120))));
     Ok(effects)
+}
+
+/// An installer that was cut off left parts behind that look like a driver: only a whole one counts.
+fn is_whole(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> bool {
+    match driver_package::kind(&spec.package) {
+        Kind::Run => fact.installer.as_ref().map_or(fact.from_run, |l| l.outcome == "success" && l.version.as_deref() == Some(wanted)),
+        _ => fact.packages.contains_key(driver_package::package_name(spec.package.file_name())),
+    }
+}
+
+/// In what the running driver of the wanted version is another one than is wished for.
+pub(super) fn other_kind(spec: &PackageSpec, fact: &DriverFact) -> Option<&'static str> {
+    let grid = spec.package.file_name().contains("-grid");
+    match (grid, fact.gridd, spec.kernel_module, fact.open_module) {
+        (true, Some(false), ..) => Some("it is the data-center driver of that number"),
+        (_, _, KernelModule::Open, Some(false)) => Some("with the proprietary kernel module"),
+        (_, _, KernelModule::Proprietary, Some(true)) => Some("with the open kernel module"),
+        _ => None,
+    }
+}
+
+/// The wanted driver is whole and its module loaded, and still nvidia-smi has no answer: nothing that is installed again would help.
+pub(super) fn sick(wanted: &str, spec: &PackageSpec, fact: &DriverFact) -> Option<&'static str> {
+    let whole = is_whole(spec, wanted, fact) && fact.module_version.as_deref() == Some(wanted) && other_kind(spec, fact).is_none();
+    (whole && fact.modules.iter().any(|m| m == "nvidia")).then_some(
+        "look for NVRM and Xid lines in `dmesg`, compare host and guest with `vsgpu compat`, and power-cycle the VM; a driver is not installed again for this",
+    )
 }
 
 /// A package that replaces an older one of its own name: `nvidia-linux-grid-535` by `nvidia-linux-grid-550`.
 fn same_family(spec: &PackageSpec, fact: &DriverFact) -> bool {
     let stem = |name: &str| name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '.').to_string();
-    let own = stem(spec.package.file_name().split('_').next().unwrap_or_default());
+    let own = stem(driver_package::package_name(spec.package.file_name()));
     fact.packages.keys().all(|name| stem(name) == own)
 }
 
@@ -90,7 +113,8 @@ fn bring_back(wanted: &str, fact: &DriverFact) -> Option<Vec<Effect>> {
     if fact.module_version.as_deref() == Some(wanted) {
         return Some(vec![load]);
     }
-    let known = fact.dkms_modules.iter().find(|m| m.version == wanted)?;
+    // A broken tree is not built from: the installer makes it anew.
+    let known = fact.dkms_modules.iter().find(|m| m.version == wanted && !m.state.starts_with("broken"))?;
     let build = ["install", &format!("{}/{}", known.name, known.version), "-k", &fact.kernel].map(String::from);
     Some(vec![Effect::run(Command::new("dkms", build).within(INSTALL_SECS)), load])
 }
@@ -102,7 +126,7 @@ pub(super) fn held(fact: &DriverFact, allowed: bool) -> Option<Verdict> {
     let what = if fact.x_server.as_ref().is_some_and(|x| *first == x.to_string()) { "an X server runs" } else { "the GPU is in use" };
     Some(Verdict::blocked(
         format!("{what}: {}", all.join(", ")),
-        "end it when its work is done, or allow `stop-processes: true` at `driver`",
+        "end it when its work is done (`systemctl stop NAME`, `kill NUMBER`) and run `vsgpu apply` again, or allow `stop-processes: true` beside `package:` at `driver`",
     ))
 }
 
@@ -150,13 +174,14 @@ pub(super) fn remove_packages(fact: &DriverFact) -> Result<Option<Effect>, Verdi
 /// The `.run` with its arguments.
 fn run(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> Result<Command, Verdict> {
     let mut args: Vec<String> = ["--silent", "--accept-license"].map(String::from).into();
-    if fact.dkms {
+    // These options are in every driver that vGPU ever had (`--dkms` since 304.22, signing since 319.12: data/installer_options.tsv);
+    // only what differs between versions is looked up in the installer's own list. DKMS would sign with a key of its own, which the firmware does not trust; the installer signs with the operator's.
+    if fact.dkms && spec.signing.is_none() {
         args.push("--dkms".into());
     }
     args.extend(module_option(spec, wanted, fact)?);
     if let Some(signing) = &spec.signing {
-        args.push(format!("--module-signing-secret-key={}", signing.key.stored(None)));
-        args.push(format!("--module-signing-public-key={}", signing.certificate.stored(None)));
+        args.extend(signing.options());
     }
     Ok(Command::new(spec.package.stored(None), args).within(INSTALL_SECS))
 }
@@ -227,7 +252,7 @@ fn secure_boot(spec: &PackageSpec, fact: &DriverFact) -> Result<(), Verdict> {
         return Err(Verdict::blocked(
             format!("Secure Boot is on, and the firmware does not trust {} yet", signing.certificate.file_name()),
             format!(
-                "one manual step: `mokutil --import {certificate}` in the guest, reboot it, and choose `Enroll MOK` on the VM's console"
+                "one manual step: `mokutil --import {certificate}` in the guest (package mokutil; it asks for a one-time password), reboot it, choose `Enroll MOK` on the VM's console and type that password; then `vsgpu apply` again"
             ),
         ));
     }

@@ -36,7 +36,7 @@ pub enum Absent {
 
 /// A driver, and what may be done for it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 pub struct PackageSpec {
     /// NVIDIA's `.run`, `.deb` or `.rpm`; `-grid` for a vGPU.
     pub package: Artifact,
@@ -67,14 +67,22 @@ pub enum KernelModule {
     Proprietary,
 }
 
-/// Key and certificate. The key lies on the guest only while the modules are signed.
+/// Key and certificate. The key lies on the guest, readable by root alone, and stays: modules of later kernels are signed with it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 pub struct Signing {
     /// Private key, PEM.
     pub key: Artifact,
     /// X.509 certificate, DER; enrolled in the guest once with mokutil.
     pub certificate: Artifact,
+}
+
+impl Signing {
+    /// As nvidia-installer takes them.
+    pub(crate) fn options(&self) -> [String; 2] {
+        let option = |name: &str, file: &Artifact| format!("--module-signing-{name}={}", file.stored(None));
+        [option("secret-key", &self.key), option("public-key", &self.certificate)]
+    }
 }
 
 fn is_auto(module: &KernelModule) -> bool {
@@ -111,7 +119,15 @@ impl Requirement for Driver {
         let of_wanted = fact.installer.as_ref().filter(|log| log.version.as_deref() == Some(wanted));
         // The log speaks of a `.run` only; one of an older `.run` says nothing about a package.
         let failed = driver_package::kind(&spec.package) == Kind::Run && of_wanted.is_some_and(|log| log.outcome == "failed");
+        // One version comes in two kinds, and in two kernel modules: the same number is not enough.
+        let other_kind = install::other_kind(spec, fact);
+        if let (None, Some(why), Some(hint)) = (&fact.version, &fact.smi_failure, install::sick(wanted, spec, fact)) {
+            return Verdict::blocked(format!("{wanted} is installed and loaded, but {why}"), hint);
+        }
         let is = match (&fact.version, &fact.smi_failure) {
+            (Some(version), _) if version == wanted && other_kind.is_some() => {
+                format!("{version} runs, but {}", other_kind.unwrap_or_default())
+            }
             (Some(version), _) if version == wanted && failed => format!("{version} runs, but its installer says it failed"),
             (Some(version), _) if version == wanted && fact.gpus.is_empty() => format!("{version} runs, but drives no GPU"),
             (Some(version), _) if version == wanted => return Verdict::met(format!("{version}, {}", fact.gpus.join(" + "))),

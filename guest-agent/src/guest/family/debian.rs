@@ -1,7 +1,7 @@
 //! Debian: apt, dpkg, update-initramfs. Ubuntu's tools are the same.
 
-use super::{Family, File, INITRAMFS_SECS, REPLACING, Repository, words};
-use vsgpu_core::Command;
+use super::{Family, File, INITRAMFS_SECS, REPLACING, Repository, file, words};
+use vsgpu_core::{Command, Effect};
 
 pub(super) struct Debian;
 
@@ -16,8 +16,8 @@ impl Family for Debian {
     fn name(&self) -> &'static str {
         "Debian"
     }
-    fn refresh(&self) -> Option<Command> {
-        Some(apt(&["update"], &[]))
+    fn refresh(&self) -> Vec<Command> {
+        vec![words("dpkg", &["--configure", "-a"], &[]).env("DEBIAN_FRONTEND", "noninteractive"), apt(&["update"], &[])]
     }
     fn install(&self, packages: &[String]) -> Command {
         apt(&["install", "-y", "--no-install-recommends", "--allow-downgrades"], packages)
@@ -43,19 +43,18 @@ impl Family for Debian {
             ["nvidia-driver", "nvidia-kernel-", "nvidia-open-kernel-", "nvidia-linux-grid-", "nvidia-tesla-", "libcuda1", "cuda-drivers"];
         begins.iter().any(|b| package.starts_with(b)) && !package.ends_with("-source")
     }
-    fn pins(&self, _: Option<&str>) -> File {
+    fn pins(&self, now: &str) -> Option<Effect> {
         let names = REPLACING.join(" ");
         let contents = format!(
             "# Written by vsgpu: these packages bring a driver of their own, which would replace the one that fits the host.\nPackage: {names}\nPin: version *\nPin-Priority: -1\n"
         );
-        File { path: PINS.into(), contents }
+        (now != contents).then(|| file(PINS, contents))
     }
     fn pins_file(&self) -> &'static str {
         PINS
     }
-    fn proxy(&self, _: Option<&str>, url: &str) -> File {
-        let contents = format!("# Written by vsgpu.\nAcquire::http::Proxy \"{url}\";\nAcquire::https::Proxy \"{url}\";\n");
-        File { path: PROXY.into(), contents }
+    fn proxy(&self, url: &str) -> Effect {
+        file(PROXY, format!("# Written by vsgpu.\nAcquire::http::Proxy \"{url}\";\nAcquire::https::Proxy \"{url}\";\n"))
     }
     fn proxy_in(&self, now: &str) -> Option<String> {
         let line = now.lines().find_map(|l| l.trim().strip_prefix("Acquire::http::Proxy"))?;

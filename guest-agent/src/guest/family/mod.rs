@@ -10,7 +10,7 @@ mod suse;
 mod ubuntu;
 
 use super::system::OS_RELEASE;
-use vsgpu_core::{Command, Evidence, Probe};
+use vsgpu_core::{Command, Effect, Evidence, Probe};
 
 /// Seconds for a package tool behind a slow mirror.
 const PACKAGES_SECS: u32 = 900;
@@ -18,8 +18,25 @@ const PACKAGES_SECS: u32 = 900;
 const INITRAMFS_SECS: u32 = 600;
 /// Packages that bring a driver of their own: they would replace the one that fits the host (facts: failures F18). Patterns of
 /// the package tools: `*` any text, `[0-9]` a digit.
-pub(crate) const REPLACING: [&str; 8] =
-    ["cuda", "cuda-[0-9]*", "cuda-drivers*", "cuda-runtime-*", "cuda-demo-suite-*", "nvidia-driver*", "nvidia-open*", "nvidia-headless-*"];
+pub(crate) const REPLACING: [&str; 17] = [
+    "cuda",
+    "cuda-[0-9]*",
+    "cuda-drivers*",
+    "cuda-runtime-*",
+    "cuda-demo-suite-*",
+    "libcuda1",
+    "nvidia-kernel-*",
+    "nvidia-dkms*",
+    "nvidia-tesla-*",
+    "libnvidia-compute-*",
+    "linux-modules-nvidia-*",
+    "*kmod-nvidia*",
+    "xorg-x11-drv-nvidia*",
+    "nvidia-compute-G*",
+    "nvidia-driver*",
+    "nvidia-open*",
+    "nvidia-headless-*",
+];
 
 /// A repository of packages that the operator offers.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +61,8 @@ pub(crate) struct File {
 pub(crate) trait Family: Sync {
     /// For people.
     fn name(&self) -> &'static str;
-    /// Brings the package lists up to date.
-    fn refresh(&self) -> Option<Command>;
+    /// What is run before packages are installed: an installation that was cut off is ended, the lists are brought up to date.
+    fn refresh(&self) -> Vec<Command>;
     /// Installs packages, by name or by the absolute path of a file.
     fn install(&self, packages: &[String]) -> Command;
     /// Removes packages.
@@ -60,12 +77,16 @@ pub(crate) trait Family: Sync {
     fn list_packages(&self) -> Command;
     /// Whether an installed package of that name carries a driver (its kernel module or its libraries).
     fn is_driver(&self, package: &str) -> bool;
-    /// The file that keeps `REPLACING` from being installed, made from what it holds now.
-    fn pins(&self, now: Option<&str>) -> File;
-    /// Where that file is.
+    /// What keeps `REPLACING` from being installed, where the rules that are there now do not; nothing is missing otherwise.
+    fn pins(&self, now: &str) -> Option<Effect>;
+    /// The rules among the lines of that file: nothing else of it is kept.
+    fn rules_in(&self, text: &str) -> String {
+        text.into()
+    }
+    /// Where those rules are.
     fn pins_file(&self) -> &'static str;
-    /// The package tool's proxy setting, made from what its file holds now; and the proxy that is set.
-    fn proxy(&self, now: Option<&str>, url: &str) -> File;
+    /// Sets the package tool's proxy.
+    fn proxy(&self, url: &str) -> Effect;
     /// The proxy that a file sets.
     fn proxy_in(&self, now: &str) -> Option<String>;
     /// Where the proxy is set.
@@ -74,6 +95,11 @@ pub(crate) trait Family: Sync {
     fn repository(&self, of: Repository) -> File;
     /// Where the repositories' files are, with their extension.
     fn repositories(&self) -> (&'static str, &'static str);
+}
+
+/// A file of ours.
+fn file(path: &str, contents: String) -> Effect {
+    Effect::Write { path: path.into(), contents, mode: 0o644 }
 }
 
 /// From `ID` and `ID_LIKE` of os-release.
@@ -105,24 +131,6 @@ fn words(program: &str, fixed: &[&str], packages: &[String]) -> Command {
     Command::new(program, args).within(PACKAGES_SECS)
 }
 
-/// A text with one `key=value` line set and everything else as it was; in an INI file behind `section`.
-fn with_line(now: &str, section: Option<&str>, key: &str, line: &str) -> String {
-    let is_key = |l: &str| l.split_once('=').is_some_and(|(k, _)| k.trim() == key);
-    let mut lines: Vec<&str> = now.lines().filter(|l| !is_key(l)).collect();
-    let at = match section {
-        Some(section) => match lines.iter().position(|l| l.trim() == section) {
-            Some(at) => at + 1,
-            None => {
-                lines.push(section);
-                lines.len()
-            }
-        },
-        None => lines.len(),
-    };
-    lines.insert(at, line);
-    lines.join("\n") + "\n"
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,13 +148,6 @@ mod tests {
         ] {
             assert_eq!(of(text).map(|f| f.name()), family, "{text}");
         }
-    }
-
-    #[test]
-    fn a_line_is_set_and_the_others_stay() {
-        assert_eq!(with_line("[main]\ngpgcheck=1\nproxy=old\n", Some("[main]"), "proxy", "proxy=new"), "[main]\nproxy=new\ngpgcheck=1\n");
-        assert_eq!(with_line("", Some("[main]"), "proxy", "proxy=new"), "[main]\nproxy=new\n");
-        assert_eq!(with_line("A=1\nB = 2\n", None, "B", "B=3"), "A=1\nB=3\n");
     }
 
     #[test]
@@ -177,15 +178,9 @@ mod tests {
             let family = of(&format!("ID={id}\n")).unwrap_or_else(|| panic!("{id}"));
             assert!(drivers.iter().all(|p| family.is_driver(p)), "{id}: {drivers:?}");
             assert!(!others.iter().any(|p| family.is_driver(p)), "{id}: {others:?}");
-            let pins = family.pins(Some(""));
-            assert!(REPLACING.iter().all(|p| pins.contents.contains(p)), "{id}: {}", pins.contents);
-            let again = family.pins(Some(&pins.contents));
-            assert_eq!(again.contents, pins.contents, "{id}: twice is once");
-            let proxy = family.proxy(None, "http://proxy:3128");
-            assert_eq!(family.proxy_in(&proxy.contents).as_deref(), Some("http://proxy:3128"), "{id}");
-            assert_eq!(family.proxy(Some(&proxy.contents), "http://proxy:3128").contents, proxy.contents, "{id}: twice is once");
-            let other = family.proxy(Some(&proxy.contents), "http://other:1");
-            assert_eq!(family.proxy_in(&other.contents).as_deref(), Some("http://other:1"), "{id}");
+            let pins = family.pins("").unwrap().to_string();
+            assert!(REPLACING.iter().all(|p| pins.contains(p)), "{id}: {pins}");
+            assert!(family.proxy("http://proxy:3128").to_string().contains("http://proxy:3128"), "{id}");
         }
     }
 }

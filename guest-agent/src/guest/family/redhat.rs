@@ -1,35 +1,40 @@
 //! RHEL and its rebuilds (Rocky, Alma, Oracle, CentOS): dnf, rpm, dracut. DKMS is in EPEL, which is the operator's to add:
 //! without it the module is built for the running kernel, and again for each new one (`kernel-updates`).
 
-use super::{Family, File, INITRAMFS_SECS, REPLACING, Repository, with_line, words};
-use vsgpu_core::Command;
+use super::{Family, File, INITRAMFS_SECS, REPLACING, Repository, words};
+use vsgpu_core::{Command, Effect, lines};
 
 pub(super) struct RedHat;
 
 const CONF: &str = "/etc/dnf/dnf.conf";
-const EXCLUDE: &str = "excludepkgs";
+const MAIN: &str = "[main]";
+/// Both spellings are heeded by dnf.
+const EXCLUDES: [&str; 2] = ["excludepkgs", "exclude"];
+/// What we keep out hides installed packages from dnf as well: our own calls look past it.
+const FREE: &str = "--disableexcludes=all";
 
 impl Family for RedHat {
     fn name(&self) -> &'static str {
         "RHEL"
     }
-    fn refresh(&self) -> Option<Command> {
-        None
+    fn refresh(&self) -> Vec<Command> {
+        vec![]
     }
     fn install(&self, packages: &[String]) -> Command {
-        words("dnf", &["install", "-y"], packages)
+        words("dnf", &["install", "-y", FREE], packages)
     }
     fn remove(&self, packages: &[String]) -> Command {
-        words("dnf", &["remove", "-y"], packages)
+        words("dnf", &["remove", "-y", FREE], packages)
     }
     fn headers(&self, kernel: &str) -> String {
-        format!("kernel-devel-{kernel}")
+        // Oracle's own kernel has its own name.
+        format!("kernel-{}devel-{kernel}", if kernel.contains("uek") { "uek-" } else { "" })
     }
     fn build_tools(&self) -> &'static [&'static str] {
         &["gcc", "make", "elfutils-libelf-devel"]
     }
     fn rebuild_initramfs(&self) -> Command {
-        Command::new("dracut", ["--force"]).within(INITRAMFS_SECS)
+        Command::new("dracut", ["--force", "--regenerate-all"]).within(INITRAMFS_SECS)
     }
     fn list_packages(&self) -> Command {
         Command::new("rpm", ["-qa", "--qf", "%{NAME} %{VERSION}-%{RELEASE}\\n", "*nvidia*", "cuda*"])
@@ -39,24 +44,27 @@ impl Family for RedHat {
             ["nvidia-driver", "nvidia-open", "nvidia-linux-grid-", "xorg-x11-drv-nvidia", "akmod-nvidia", "cuda-drivers", "nvidia-kmod"];
         begins.iter().any(|b| package.starts_with(b)) || package.contains("kmod-nvidia")
     }
-    fn pins(&self, now: Option<&str>) -> File {
-        let now = now.unwrap_or("[main]\n");
+    fn pins(&self, now: &str) -> Option<Effect> {
         // What somebody else excludes stays excluded.
-        let own = now.lines().find_map(|l| l.split_once('=').filter(|(k, _)| matches!(k.trim(), EXCLUDE | "exclude"))).map(|(_, v)| v);
-        let mut all: Vec<&str> = own.unwrap_or_default().split([',', ' ']).filter(|w| !w.is_empty()).collect();
-        all.extend(REPLACING.iter().filter(|r| !own.unwrap_or_default().split([',', ' ']).any(|w| w == **r)));
-        let line = format!("{EXCLUDE}={}", all.join(","));
-        let without = now.lines().filter(|l| l.split_once('=').is_none_or(|(k, _)| k.trim() != "exclude")).collect::<Vec<_>>().join("\n");
-        File { path: CONF.into(), contents: with_line(&without, Some("[main]"), EXCLUDE, &line) }
+        let values = EXCLUDES.iter().flat_map(|key| lines::values(now, Some(MAIN), key));
+        let mut all: Vec<&str> = values.flat_map(|v| v.split([',', ' '])).filter(|w| !w.is_empty()).collect();
+        let missing: Vec<&str> = REPLACING.into_iter().filter(|r| !all.contains(r)).collect();
+        all.extend(&missing);
+        let set = vec![(EXCLUDES[0].to_string(), all.join(","))];
+        (!missing.is_empty()).then(|| Effect::EditLines { path: CONF.into(), section: Some(MAIN.into()), set })
+    }
+    fn rules_in(&self, text: &str) -> String {
+        let of = |key: &&str| lines::values(text, Some(MAIN), key).into_iter().map(|v| format!("{key}={v}\n")).collect::<String>();
+        format!("{MAIN}\n{}", EXCLUDES.iter().map(of).collect::<String>())
     }
     fn pins_file(&self) -> &'static str {
         CONF
     }
-    fn proxy(&self, now: Option<&str>, url: &str) -> File {
-        File { path: CONF.into(), contents: with_line(now.unwrap_or("[main]\n"), Some("[main]"), "proxy", &format!("proxy={url}")) }
+    fn proxy(&self, url: &str) -> Effect {
+        Effect::EditLines { path: CONF.into(), section: Some(MAIN.into()), set: vec![("proxy".into(), url.into())] }
     }
     fn proxy_in(&self, now: &str) -> Option<String> {
-        now.lines().find_map(|l| l.split_once('=').filter(|(k, _)| k.trim() == "proxy")).map(|(_, v)| v.trim().into())
+        lines::values(now, Some(MAIN), "proxy").first().map(|v| v.to_string())
     }
     fn proxy_file(&self) -> &'static str {
         CONF

@@ -1,7 +1,7 @@
 //! SLES and openSUSE: zypper, rpm, dracut. Packages are kept out by zypper's own lock file.
 
-use super::{Family, File, INITRAMFS_SECS, REPLACING, Repository, with_line, words};
-use vsgpu_core::Command;
+use super::{Family, File, INITRAMFS_SECS, REPLACING, Repository, file, words};
+use vsgpu_core::{Command, Effect, lines};
 
 pub(super) struct Suse;
 
@@ -12,14 +12,15 @@ impl Family for Suse {
     fn name(&self) -> &'static str {
         "SLES"
     }
-    fn refresh(&self) -> Option<Command> {
-        Some(words("zypper", &["--non-interactive", "refresh"], &[]))
+    fn refresh(&self) -> Vec<Command> {
+        vec![words("zypper", &["--non-interactive", "--gpg-auto-import-keys", "refresh"], &[])]
     }
     fn install(&self, packages: &[String]) -> Command {
         words("zypper", &["--non-interactive", "install", "--oldpackage", "--allow-unsigned-rpm"], packages)
     }
     fn remove(&self, packages: &[String]) -> Command {
-        words("zypper", &["--non-interactive", "remove"], packages)
+        // zypper does not touch what is locked, and the lock is ours.
+        words("rpm", &["-e"], packages)
     }
     fn headers(&self, kernel: &str) -> String {
         format!("kernel-default-devel={}", kernel.trim_end_matches("-default"))
@@ -28,7 +29,7 @@ impl Family for Suse {
         &["gcc", "make"]
     }
     fn rebuild_initramfs(&self) -> Command {
-        Command::new("dracut", ["--force"]).within(INITRAMFS_SECS)
+        Command::new("dracut", ["--force", "--regenerate-all"]).within(INITRAMFS_SECS)
     }
     fn list_packages(&self) -> Command {
         Command::new("rpm", ["-qa", "--qf", "%{NAME} %{VERSION}-%{RELEASE}\\n", "*nvidia*", "cuda*"])
@@ -45,22 +46,21 @@ impl Family for Suse {
         ];
         begins.iter().any(|b| package.starts_with(b))
     }
-    fn pins(&self, now: Option<&str>) -> File {
-        let now = now.unwrap_or_default();
+    fn pins(&self, now: &str) -> Option<Effect> {
         let lock = |name: &&str| format!("\ntype: package\nmatch_type: glob\ncase_sensitive: on\nsolvable_name: {name}\n");
-        let missing = REPLACING.iter().filter(|name| !now.lines().any(|l| l.strip_prefix("solvable_name: ") == Some(**name)));
-        File { path: LOCKS.into(), contents: now.to_string() + &missing.map(lock).collect::<String>() }
+        let there = |name: &&str| now.lines().any(|l| l.strip_prefix("solvable_name: ") == Some(*name));
+        let missing: String = REPLACING.iter().filter(|name| !there(name)).map(lock).collect();
+        (!missing.is_empty()).then(|| file(LOCKS, now.to_string() + &missing))
     }
     fn pins_file(&self) -> &'static str {
         LOCKS
     }
-    fn proxy(&self, now: Option<&str>, url: &str) -> File {
-        let lines = [("PROXY_ENABLED", "yes"), ("HTTP_PROXY", url), ("HTTPS_PROXY", url)];
-        let set = |text: String, (key, value): (&str, &str)| with_line(&text, None, key, &format!("{key}=\"{value}\""));
-        File { path: PROXY.into(), contents: lines.into_iter().fold(now.unwrap_or_default().to_string(), set) }
+    fn proxy(&self, url: &str) -> Effect {
+        let set = [("PROXY_ENABLED", "yes"), ("HTTP_PROXY", url), ("HTTPS_PROXY", url)].map(|(k, v)| (k.to_string(), format!("\"{v}\"")));
+        Effect::EditLines { path: PROXY.into(), section: None, set: set.into() }
     }
     fn proxy_in(&self, now: &str) -> Option<String> {
-        let value = |key: &str| now.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).map(|v| v.trim_matches('"').to_string());
+        let value = |key: &str| lines::values(now, None, key).last().map(|v| v.trim_matches('"').to_string());
         value("HTTP_PROXY").filter(|_| value("PROXY_ENABLED").as_deref() == Some("yes"))
     }
     fn proxy_file(&self) -> &'static str {

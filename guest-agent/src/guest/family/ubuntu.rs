@@ -2,7 +2,7 @@
 
 use super::debian::Debian;
 use super::{Family, File, Repository};
-use vsgpu_core::Command;
+use vsgpu_core::{Command, Effect};
 
 pub(super) struct Ubuntu;
 
@@ -10,7 +10,7 @@ impl Family for Ubuntu {
     fn name(&self) -> &'static str {
         "Ubuntu"
     }
-    fn refresh(&self) -> Option<Command> {
+    fn refresh(&self) -> Vec<Command> {
         Debian.refresh()
     }
     fn install(&self, packages: &[String]) -> Command {
@@ -35,14 +35,14 @@ impl Family for Ubuntu {
         let begins = ["nvidia-dkms-", "nvidia-headless-", "linux-modules-nvidia-", "linux-objects-nvidia-", "libnvidia-compute-"];
         Debian.is_driver(package) || begins.iter().any(|b| package.starts_with(b))
     }
-    fn pins(&self, now: Option<&str>) -> File {
+    fn pins(&self, now: &str) -> Option<Effect> {
         Debian.pins(now)
     }
     fn pins_file(&self) -> &'static str {
         Debian.pins_file()
     }
-    fn proxy(&self, now: Option<&str>, url: &str) -> File {
-        Debian.proxy(now, url)
+    fn proxy(&self, url: &str) -> Effect {
+        Debian.proxy(url)
     }
     fn proxy_in(&self, now: &str) -> Option<String> {
         Debian.proxy_in(now)

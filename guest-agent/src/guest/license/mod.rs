@@ -35,7 +35,7 @@ pub struct License;
 
 /// What is wanted: a legacy server, or a token.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, try_from = "Unchecked")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values", try_from = "Unchecked")]
 pub struct LicenseSpec {
     /// Legacy license server: name or address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,7 +62,7 @@ pub struct LicenseSpec {
 }
 
 #[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 struct Unchecked {
     server: Option<String>,
     port: Option<u16>,
@@ -86,6 +86,15 @@ impl TryFrom<Unchecked> for LicenseSpec {
             (Some(_), Some(_)) => return Err("either `server` (legacy license server) or `token` (NLS) is needed, not both".into()),
             _ => {}
         }
+        if let Some(token) = raw.token.as_ref().filter(|t| !t.file_name().ends_with(".tok")) {
+            return Err(format!("token: `{}`: the license daemon reads files that end with `.tok` only", token.file_name()));
+        }
+        if raw.token.is_some() && (raw.port.is_some() || raw.backup_server.is_some() || raw.backup_port.is_some()) {
+            return Err("`port`, `backup-server` and `backup-port` belong to `server` (legacy); a token names its own server".into());
+        }
+        if raw.wait_secs.is_some_and(|secs| secs > 3600) {
+            return Err("wait-secs: at most 3600 seconds".into());
+        }
         if !named(&raw.server) || !named(&raw.backup_server) {
             return Err("a license server is a host name or an address".into());
         }
@@ -105,7 +114,7 @@ impl TryFrom<Unchecked> for LicenseSpec {
             token,
             feature_type,
             product,
-            wait_secs: raw.wait_secs.unwrap_or(License::SETTLE_SECS).min(3600),
+            wait_secs: raw.wait_secs.unwrap_or(License::SETTLE_SECS),
         })
     }
 }
@@ -262,7 +271,7 @@ fn effects(
     if fact.enabled == "masked" {
         effects.push(run(&["unmask", UNIT]));
     }
-    if (fact.program == Some(true) && !has_unit) || matches!(fact.enabled.as_str(), "disabled" | "masked") {
+    if (fact.program == Some(true) && !has_unit) || matches!(fact.enabled.as_str(), "disabled" | "masked" | "indirect") {
         effects.push(run(&["enable", UNIT]));
     }
     effects.push(run(&["restart", UNIT]));
@@ -307,8 +316,10 @@ impl Requirement for License {
                 "the vGPU type (its series) or `feature-type` decides the product: change that, or `product`",
             );
         }
-        let at_boot = !matches!(fact.enabled.as_str(), "disabled" | "masked");
-        if configured && token_there && licensed && at_boot {
+        // Facts of an agent that did not look at the unit have no word for it.
+        let at_boot =
+            fact.program.is_none() || matches!(fact.enabled.as_str(), "enabled" | "enabled-runtime" | "static" | "alias" | "generated");
+        if configured && token_there && licensed && at_boot && fact.daemon == "active" {
             return Verdict::met(format!("{}{}", fact.statuses[0], fact.product.as_ref().map(|p| format!(", {p}")).unwrap_or_default()));
         }
         let has_unit = !matches!(fact.enabled.as_str(), "" | "not-found");

@@ -1,0 +1,29 @@
+//! Health of guests as people read it: one line for each finding that somebody has to act on.
+
+use crate::fleet::NodeKind;
+use crate::inventory::{Inventory, Seen};
+use serde::Deserialize as _;
+use vsgpu_core::knowledge::xids::Severity;
+use vsgpu_guest_agent::guest::Health;
+
+/// Lines of one guest, indented; nothing where all is well.
+pub fn of_guest(seen: &Seen) -> Vec<String> {
+    let fact = seen.facts.get("health").and_then(|f| f.as_ref().ok());
+    let Some(health) = fact.and_then(|f| Health::deserialize(f).ok()) else { return vec![] };
+    let word = |severity| if severity == Severity::Critical { "CRITICAL" } else { "warning" };
+    let gpu = |gpu: &Option<String>| gpu.as_ref().map(|g| format!("GPU {g}: ")).unwrap_or_default();
+    let bad = health.findings.iter().filter(|f| f.severity >= Severity::Warning);
+    bad.map(|f| format!("  {}: {}{}\n      {}", word(f.severity), gpu(&f.gpu), f.what, f.fix)).collect()
+}
+
+/// A block for the whole fleet; empty where all is well.
+pub fn of_fleet(inventory: &Inventory) -> String {
+    let mut text = String::new();
+    for (node, seen) in inventory.nodes.iter().filter(|(id, _)| id.kind == NodeKind::Guest) {
+        let lines = seen.as_ref().map(of_guest).unwrap_or_default();
+        if !lines.is_empty() {
+            text += &format!("{node}\n{}\n", lines.join("\n"));
+        }
+    }
+    if text.is_empty() { text } else { format!("health, which no wish can mend:\n{text}\n") }
+}
