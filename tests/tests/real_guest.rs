@@ -273,9 +273,18 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     world.apply(0);
     stand_in::run_file(&world.files, "535.183.01", false);
     let plain = format!("{proxy}driver: {{ package: files/NVIDIA-Linux-x86_64-535.183.01.run }}\n");
+    // The guest sees a vGPU, whatever the fleet file says of the VM: that kind would never drive it.
+    world.fails(6, &plain, &["is the data-center driver, which does not drive a vGPU", "NVIDIA-Linux-x86_64-535.183.01-grid.run"]);
+    let device = "opt/vsgpu-stand-in/pci/0000:02:00.0";
+    let silicon = |subsystem: &str, config: Vec<u8>| {
+        guest.write(&format!("{device}/subsystem_device"), subsystem);
+        std::fs::write(guest.root.join(device).join("config"), config).unwrap();
+    };
+    silicon("0x145f\n", vec![0; 256]);
     world.wish(&plain);
     world.apply(0);
     world.fails(6, &format!("{plain}license: {{ token: files/good.tok }}"), &["nvidia-gridd is not installed", "-grid"]);
+    silicon("0x149d\n", stand_in::configuration_space("535.183.04", "r538_67"));
     world.wish(&driver(", kernel-module: open"));
     let said = world.apply(0);
     assert!(said.contains("--kernel-module-type=open"), "{said}");
@@ -290,4 +299,19 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     assert!(x.try_wait().unwrap().is_none(), "it was left alone");
     let _ = x.kill();
     let _ = x.wait();
+
+    // The driver as a package: what the `.run` left goes first, the next version replaces it, and `absent` takes it away.
+    for version in ["535.183.01", "535.216.01"] {
+        stand_in::driver_deb(&world.files, version);
+        world.wish(&format!("{proxy}driver: {{ package: files/nvidia-linux-grid-535_{version}_amd64.deb, stop-processes: true }}"));
+        guest.remove("tmp/.X0-lock");
+        let said = world.apply(0);
+        assert!(said.contains("apt-get install -y") && said.contains(".deb"), "{said}");
+        assert_eq!(world.driver(), version);
+        assert!(guest.must(&["dpkg", "-s", "nvidia-linux-grid-535"]).contains(version));
+    }
+    world.wish("driver: absent");
+    guest.must(&["rm", "-rf", "/run/vsgpu-stand-in"]);
+    world.apply(0);
+    assert!(!guest.run(&["dpkg", "-s", "nvidia-linux-grid-535"]).1.contains("install ok installed"));
 }

@@ -86,6 +86,11 @@ pub struct ContainerToolkitFact {
     pub os_release: String,
 }
 
+/// What the running Docker daemon knows: its file alone does not say that it was restarted since.
+fn docker_runtimes() -> Command {
+    Command::new("docker", ["info", "--format", "{{json .Runtimes}}"])
+}
+
 fn ctk(args: &[&str]) -> Command {
     Command::new("nvidia-ctk", args.iter().copied())
 }
@@ -96,6 +101,7 @@ impl Fact for ContainerToolkitFact {
     fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
         let mut probes = vec![Probe::Run(ctk(&["--version"])), Probe::Read(OS_RELEASE.into()), Probe::Run(nvidia_smi::query())];
         probes.extend(Engine::ALL.map(|e| Probe::Run(e.version())));
+        probes.push(Probe::Run(docker_runtimes()));
         probes.extend(Engine::ALL.iter().flat_map(|e| e.files()).map(|f| Probe::Read((*f).into())));
         probes
     }
@@ -109,7 +115,10 @@ impl Fact for ContainerToolkitFact {
                 match engine {
                     // The CDI description of another driver names libraries that are gone.
                     Engine::Podman => driver.as_ref().is_some_and(|d| text.contains(d.as_str())),
-                    Engine::Docker => serde_json::from_str::<serde_json::Value>(text).is_ok_and(|v| v["runtimes"]["nvidia"].is_object()),
+                    Engine::Docker => {
+                        let configured = serde_json::from_str::<serde_json::Value>(text).is_ok_and(|v| v["runtimes"]["nvidia"].is_object());
+                        configured && seen.stdout_if_ok(&docker_runtimes()).is_none_or(|known| known.contains("\"nvidia\""))
+                    }
                     Engine::Containerd => text.contains("runtimes.nvidia") || text.contains("runtimes.\"nvidia\""),
                 }
             })

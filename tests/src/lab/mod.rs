@@ -388,7 +388,12 @@ pub fn only_looks(call: &str) -> bool {
         | ["vsish", "-e", "get", _] => true,
         ["systemctl", verb, ..] => matches!(*verb, "is-active" | "is-enabled" | "get-default"),
         ["gcc" | "make" | "dkms" | "nvcc" | "nvidia-ctk" | "docker" | "podman" | "containerd", "--version"] => true,
-        ["dkms", "status"] | ["modinfo", ..] | ["dpkg-query", ..] | ["timedatectl", "show", ..] | ["mokutil", "--test-key", _] => true,
+        ["docker", "info", ..]
+        | ["dkms", "status"]
+        | ["modinfo", ..]
+        | ["dpkg-query", ..]
+        | ["timedatectl", "show", ..]
+        | ["mokutil", "--test-key", _] => true,
         _ => false,
     }
 }

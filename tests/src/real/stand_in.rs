@@ -25,36 +25,53 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// Makes `NVIDIA-Linux-x86_64-VERSION[-grid].run` in a folder, as NVIDIA's are made: makeself, flags passed on to the installer.
-pub fn run_file(into: &Path, version: &str, grid: bool) -> PathBuf {
-    let work = into.join(format!("stand-in-{version}-{grid}"));
-    copy_tree(&workspace().join("tests/real-guest/stand-in"), &work);
+/// The stand-in driver unpacked, of that version.
+fn unpacked(work: &Path, version: &str, grid: bool) {
+    copy_tree(&workspace().join("tests/real-guest/stand-in"), work);
     std::fs::copy(programs().join("libvsgpu_sim_libcuda.so"), work.join("libcuda.so.1")).unwrap();
     let installer = work.join("nvidia-installer");
     let text = std::fs::read_to_string(&installer).unwrap();
     std::fs::write(&installer, text.replace("@VERSION@", version).replace("@GRID@", if grid { "yes" } else { "no" })).unwrap();
+}
+
+/// Makes `NVIDIA-Linux-x86_64-VERSION[-grid].run` in a folder, as NVIDIA's are made: makeself, flags passed on to the installer.
+pub fn run_file(into: &Path, version: &str, grid: bool) -> PathBuf {
+    let work = into.join(format!("stand-in-{version}-{grid}"));
+    unpacked(&work, version, grid);
     // makeself's own header refuses flags that it does not know; NVIDIA's passes them on.
     let header = std::fs::read_to_string("/usr/share/makeself/makeself-header.sh").unwrap();
-    let ours = work.join("../header.sh");
+    let ours = into.join("header.sh");
     std::fs::write(&ours, header.replace("echo Unrecognized flag : \"\\$1\" >&2", "break")).unwrap();
     let name = into.join(format!("NVIDIA-Linux-x86_64-{version}{}.run", if grid { "-grid" } else { "" }));
-    let path = |p: &Path| p.display().to_string();
-    sh(
-        "makeself",
-        &[
-            "--nox11",
-            "--sha256",
-            "--quiet",
-            "--header",
-            &path(&ours.canonicalize().unwrap()),
-            &path(&work),
-            &path(&name),
-            "NVIDIA Accelerated Graphics Driver (SIMULATED)",
-            "./nvidia-installer",
-        ],
-    );
+    let [header, folder, file] = [ours.canonicalize().unwrap(), work.clone(), name.clone()].map(|p| p.display().to_string());
+    let title = "NVIDIA Accelerated Graphics Driver (SIMULATED)";
+    sh("makeself", &["--nox11", "--sha256", "--quiet", "--header", &header, &folder, &file, title, "./nvidia-installer"]);
     std::fs::remove_dir_all(work).unwrap();
     name
+}
+
+/// The same as a Debian package, `nvidia-linux-grid-BRANCH_VERSION_amd64.deb`, that installs when it is configured.
+pub fn driver_deb(into: &Path, version: &str) -> PathBuf {
+    let name = format!("nvidia-linux-grid-{}", version.split('.').next().unwrap());
+    let work = into.join(format!("deb-{version}"));
+    unpacked(&work.join("opt/stand-in-driver"), version, true);
+    let script = |file: &str, text: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = work.join("DEBIAN").join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    script(
+        "control",
+        &format!("Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: tests\nDepends: dkms\nDescription: SIMULATED\n"),
+    );
+    script("postinst", "#!/bin/sh\nset -e\n/opt/stand-in-driver/nvidia-installer --silent --accept-license --dkms\n");
+    script("prerm", "#!/bin/sh\nrm -rf /run/vsgpu-stand-in\n[ ! -x /usr/bin/nvidia-uninstall ] || /usr/bin/nvidia-uninstall --silent\n");
+    let file = into.join(format!("{name}_{version}_amd64.deb"));
+    sh("dpkg-deb", &["--build", "--root-owner-group", &work.display().to_string(), &file.display().to_string()]);
+    std::fs::remove_dir_all(work).unwrap();
+    file
 }
 
 /// A Debian package of that name with one file in it.

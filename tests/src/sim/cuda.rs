@@ -197,8 +197,9 @@ pub fn docker(folder: &Path, words: &[&str]) -> Answer {
     let m = Machine::read(folder);
     match words {
         ["--version"] => Answer::ok("Docker version 28.2.2 (simulated)\n"),
+        ["info", "--format", _] => Answer::ok(m.text("/run/docker.runtimes").unwrap_or_else(|| "{\"runc\":{}}\n".into())),
         ["run", rest @ ..] if rest.contains(&"--runtime=nvidia") => {
-            if !m.text("/etc/docker/daemon.json").is_some_and(|t| t.contains("nvidia")) {
+            if !m.text("/run/docker.runtimes").is_some_and(|t| t.contains("nvidia")) {
                 return Answer::err(125, "docker: Error response from daemon: unknown or invalid runtime name: nvidia (simulated)\n");
             }
             proof(folder)

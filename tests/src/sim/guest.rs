@@ -168,7 +168,10 @@ fn systemctl(folder: &Path, words: &[&str]) -> Answer {
             Machine::with(folder, |m| m.linux().display_manager = false);
             Answer::ok("")
         }
-        ["restart", "docker"] if m.linux().packages.contains("docker") => Answer::ok(""),
+        ["restart", "docker"] if m.linux().packages.contains("docker") => {
+            m.write("/run/docker.runtimes", &m.text("/etc/docker/daemon.json").unwrap_or_default());
+            Answer::ok("")
+        }
         ["stop", unit @ ("nvidia-gridd" | "nvidia-persistenced")] => {
             if m.linux().driver.is_none() || (*unit == "nvidia-persistenced" && !m.linux().persistenced) {
                 return Answer::err(5, format!("Failed to stop {unit}.service: Unit {unit}.service not loaded.\n"));

@@ -122,7 +122,8 @@ impl Requirement for Driver {
         // One version comes in two kinds, and in two kernel modules: the same number is not enough.
         let other_kind = install::other_kind(spec, fact);
         if let (None, Some(why), Some(hint)) = (&fact.version, &fact.smi_failure, install::sick(wanted, spec, fact)) {
-            return Verdict::blocked(format!("{wanted} is installed and loaded, but {why}"), hint);
+            // Right after an installation it may only need its time; for good, nothing that could be done here helps.
+            return Verdict::waits(format!("{wanted} is installed and loaded, but {why}: {hint}"), wanted);
         }
         let is = match (&fact.version, &fact.smi_failure) {
             (Some(version), _) if version == wanted && other_kind.is_some() => {

@@ -323,8 +323,8 @@ impl Requirement for License {
             return Verdict::met(format!("{}{}", fact.statuses[0], fact.product.as_ref().map(|p| format!(", {p}")).unwrap_or_default()));
         }
         let has_unit = !matches!(fact.enabled.as_str(), "" | "not-found");
-        // Only where the driver runs can it be said that it brought no daemon.
-        if fact.program == Some(false) && !has_unit && fact.smi_failure.is_none() {
+        // Only where the driver runs can it be said that it brought no daemon; a unit may be left of an earlier one.
+        if fact.program == Some(false) && fact.smi_failure.is_none() {
             return Verdict::blocked(
                 "nvidia-gridd is not installed: this is the data-center driver, which takes no license",
                 "use the `-grid` driver of the host's vGPU release; a whole GPU without a licensed product needs no `license`",
