@@ -301,7 +301,7 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     let _ = x.wait();
 
     // The driver as a package: what the `.run` left goes first, the next version replaces it, and `absent` takes it away.
-    for version in ["535.183.01", "535.216.01"] {
+    for version in ["535.216.01", "535.230.02"] {
         stand_in::driver_deb(&world.files, version);
         world.wish(&format!("{proxy}driver: {{ package: files/nvidia-linux-grid-535_{version}_amd64.deb, stop-processes: true }}"));
         guest.remove("tmp/.X0-lock");
