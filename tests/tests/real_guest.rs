@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use vsgpu_tests::lab::{Lab, TOKEN, wait_until};
 use vsgpu_tests::real::container::Container;
-use vsgpu_tests::real::{prepared, stand_in};
+use vsgpu_tests::real::{mirror, prepared, stand_in};
 
 const DRIVER: &str = "NVIDIA-Linux-x86_64-535.183.01-grid.run";
 
@@ -100,6 +100,34 @@ fn from_a_fresh_debian_to_a_proof_and_then_nothing() {
     guest.must(&["sh", "-c", "mkdir -p /run/vsgpu-stand-in && echo 535.183.01 > /run/vsgpu-stand-in/loaded"]);
     let said = world.apply(0);
     assert!(said.contains("cuda-proof"), "a proof of another boot is none: {said}");
+
+    // The same packages for two guests that reach nothing: one from a signed mirror of the operator's, one from the files themselves.
+    let debs = mirror::fetched(&guest.root);
+    assert!(debs.len() > 10, "apt kept what it fetched: {debs:?}");
+    let cache = prepared("container").unwrap();
+    for (name, how) in [("vm-02", "mirror"), ("vm-03", "files")] {
+        world.lab.vm_without_guest(name, "esx-01");
+        let alone = Container::boot(&cache, &world.lab, name);
+        let tools = if how == "mirror" {
+            mirror::make(&alone.root.join("srv/mirror"), &debs, &world.files.join("mirror.pub"));
+            "package-source: { repositories: { local: { url: \"file:/srv/mirror\", suite: ./, key: files/mirror.pub } } }".to_string()
+        } else {
+            let copy = |deb: &PathBuf| {
+                let name = deb.file_name().unwrap().to_string_lossy().replace('%', "_");
+                std::fs::copy(deb, world.files.join(&name)).unwrap();
+                format!("files/{name}")
+            };
+            format!("build-tools: {{ files: [{}] }}", debs.iter().map(copy).collect::<Vec<_>>().join(", "))
+        };
+        world.lab.write_fleet(&format!(
+            "version: 1\npki: pki\ndeadlines: {{ connect-secs: 20 }}\nhosts:\n  esx-01: {{ address: \"{}\" }}\nvms:\n  {name}:\n    host: esx-01\n    guest:\n      address: {}:7443\n      {tools}\n      driver: {{ package: files/{DRIVER} }}\n",
+            world.lab.address("esx-01"),
+            alone.address()
+        ));
+        world.apply(0);
+        assert!(!alone.proxied().contains("dists/bookworm"), "it reached nothing");
+        assert!(alone.must(&["dkms", "status"]).contains("nvidia/535.183.01"), "{name}");
+    }
 
     // And it goes as it came.
     world.wish("driver: absent");

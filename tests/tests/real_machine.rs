@@ -116,7 +116,7 @@ fn a_machine_with_a_kernel_of_its_own_survives_power_cuts_upgrades_and_a_wrong_c
     // A program holds the real device: named, left alone; then ended where that is allowed, and the modules really change.
     stand_in::run_file(&files, "535.216.01", true);
     // The real driver makes its device at each boot; the stand-in module does not.
-    machine.shell("mknod -m 666 /dev/nvidia0 c 195 0; (exec setsid sleep 100000 </dev/nvidia0) & sleep 1; test -e /dev/nvidia0");
+    machine.shell("mknod -m 666 /dev/nvidia0 c 195 0; (exec systemd-run --scope -q sleep 100000 </dev/nvidia0 >/dev/null 2>&1) & sleep 3; test -e /dev/nvidia0");
     fleet("      driver: { package: files/NVIDIA-Linux-x86_64-535.216.01-grid.run }\n");
     let (said, _) = apply(&lab, &machine, 6);
     assert!(said.contains("the GPU is in use: sleep (process"), "{said}");

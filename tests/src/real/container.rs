@@ -58,12 +58,12 @@ impl Container {
     }
 
     fn host_address(&self) -> String {
-        format!("10.213.{}.1", self.number)
+        format!("10.{}.{}.1", 100 + std::process::id() % 100, self.number)
     }
 
     /// Its own address.
     pub fn address(&self) -> String {
-        format!("10.213.{}.2", self.number)
+        format!("10.{}.{}.2", 100 + std::process::id() % 100, self.number)
     }
 
     /// The proxy that it reaches packages through.

@@ -4,6 +4,7 @@
 
 pub mod container;
 pub mod machine;
+pub mod mirror;
 pub mod stand_in;
 
 use crate::lab::{Lab, programs, workspace};
