@@ -144,8 +144,10 @@ pub(super) fn unload(fact: &DriverFact, stop: bool) -> Vec<Effect> {
             None => {
                 let pid = holder.pid.to_string();
                 effects.push(Effect::Run { command: run("kill", &[&pid]), already: Some("No such process".into()) });
-                // Ends when the process has ended: no guess, no pause.
-                effects.push(Effect::run(run("timeout", &[END_SECS, "tail", "--pid", &pid, "-f", "/dev/null"])));
+                // Ends when the process has ended: no guess, no pause. One that its parent never takes notice of stays listed for
+                // ever and holds nothing, so the wait itself decides nothing: `modprobe -r` behind it says whether the GPU is free.
+                let wait = run("timeout", &[END_SECS, "tail", "--pid", &pid, "-f", "/dev/null"]);
+                effects.push(Effect::Run { command: wait, already: Some(String::new()) });
             }
         }
     }
