@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::time::Duration;
-use vsgpu_tests::lab::{Lab, TOKEN, wait_until};
+use vsgpu_tests::lab::{Lab, wait_until};
 use vsgpu_tests::real::container::Container;
 use vsgpu_tests::real::{mirror, prepared, stand_in};
 
@@ -27,13 +27,7 @@ fn world(name: &str) -> Option<World> {
             return None;
         }
     };
-    let lab = Lab::new(name);
-    lab.host("esx-01", "8.0.2", vec![vsgpu_tests::lab::files::a100("0000:3b:00.0")]);
-    lab.vm_without_guest("vm-01", "esx-01");
-    let files = lab.folder.join("files");
-    std::fs::create_dir_all(&files).unwrap();
-    stand_in::run_file(&files, "535.183.01", true);
-    std::fs::write(files.join("good.tok"), TOKEN).unwrap();
+    let (lab, files) = vsgpu_tests::real::lab(name);
     std::fs::write(files.join("other.tok"), "a token of another server").unwrap();
     let guest = Container::boot(&cache, &lab, "vm-01");
     lab.start();

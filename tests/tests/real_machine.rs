@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use vsgpu_tests::lab::{Lab, TOKEN, wait_until};
+use vsgpu_tests::lab::{Lab, wait_until};
 use vsgpu_tests::real::machine::Machine;
 use vsgpu_tests::real::{prepared, stand_in};
 
@@ -63,13 +63,7 @@ fn a_machine_with_a_kernel_of_its_own_survives_power_cuts_upgrades_and_a_wrong_c
     };
     let start = Instant::now();
     let say = |what: &str| eprintln!("{:4} s  {what}", start.elapsed().as_secs());
-    let lab = Lab::new("real-machine");
-    lab.host("esx-01", "8.0.2", vec![vsgpu_tests::lab::files::a100("0000:3b:00.0")]);
-    lab.vm_without_guest("vm-01", "esx-01");
-    let files = lab.folder.join("files");
-    std::fs::create_dir_all(&files).unwrap();
-    stand_in::run_file(&files, "535.183.01", true);
-    std::fs::write(files.join("good.tok"), TOKEN).unwrap();
+    let (lab, files) = vsgpu_tests::real::lab("real-machine");
     let machine = Arc::new(Machine::boot(&cache, &lab, "vm-01", |root| {
         // nouveau is loaded at boot until it is blacklisted: systemd heeds modprobe's blacklist here.
         std::fs::write(root.join("etc/modules-load.d/nouveau.conf"), "nouveau\n").unwrap();

@@ -47,6 +47,19 @@ pub fn prepared(what: &str) -> Result<PathBuf, String> {
     .clone()
 }
 
+/// A lab with a simulated host whose one VM is a real guest, and the folder of files beside its fleet file: the stand-in driver
+/// and the license server's own token.
+pub fn lab(name: &str) -> (Lab, PathBuf) {
+    let lab = Lab::new(name);
+    lab.host("esx-01", "8.0.2", vec![crate::lab::files::a100("0000:3b:00.0")]);
+    lab.vm_without_guest("vm-01", "esx-01");
+    let files = lab.folder.join("files");
+    std::fs::create_dir_all(&files).unwrap();
+    stand_in::run_file(&files, "535.183.01", true);
+    std::fs::write(files.join("good.tok"), crate::lab::TOKEN).unwrap();
+    (lab, files)
+}
+
 /// What a guest gets before its first boot: the agent as a service, its certificate, the simulated silicon.
 pub fn furnish(root: &Path, lab: &Lab, name: &str, kernel: Option<&str>) {
     let put = |path: &str, text: &str| {
