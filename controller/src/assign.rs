@@ -135,7 +135,8 @@ mod tests {
             pki: "pki".into(),
             catalogue: None,
             deadlines: Deadlines::default(),
-            hosts: vec![Host { name: "esx".into(), address: "esx:1".into(), wishes: vec![] }],
+            rollout: Default::default(),
+            hosts: vec![Host { name: "esx".into(), address: "esx:1".into(), cluster: None, wishes: vec![] }],
             vms: vec![vm("a", one()), vm("b", one()), vm("c", one()), vm("d", one())],
         };
         let settled = settled(&fleet, &inventory);

@@ -1,5 +1,6 @@
 //! One error type of the program: a kind that picks the exit status, a sentence, a place, causes, hints.
 
+use crate::hold::Hold;
 use serde::Serialize;
 use std::process::ExitCode;
 
@@ -78,12 +79,15 @@ pub struct Error {
     /// Something to do next.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hints: Vec<String>,
+    /// Why the node is held, where a step of a run says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
 }
 
 impl Error {
     /// A sentence.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), place: None, details: vec![], hints: vec![] }
+        Self { kind, message: message.into(), place: None, details: vec![], hints: vec![], hold: None }
     }
 
     /// With a hint.
@@ -95,6 +99,12 @@ impl Error {
     /// With a further line.
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.details.push(detail.into());
+        self
+    }
+
+    /// With the reason for which the node is held.
+    pub fn held(mut self, hold: Hold) -> Self {
+        self.hold = Some(hold);
         self
     }
 
@@ -128,10 +138,17 @@ impl From<vsgpu_proto::client::CallError> for Error {
         let text = error.to_string();
         match error {
             CallError::Away(_) => Self::new(Kind::Unreachable, text)
+                .held(Hold::Unreachable)
                 .hint("is the agent running there, and is its port open? `vsgpu-host-agent serve`, `vsgpu-guest-agent serve`"),
             CallError::Refused { hint, .. } => Self::new(Kind::Unreachable, text).hint(hint),
             CallError::Unknown(_) => Self::new(Kind::Unreachable, text).hint("controller and agents should be of one version"),
-            CallError::Failed(_) => Self::new(Kind::Failed, text),
+            CallError::Held(_) => Self::new(Kind::Blocked, text)
+                .held(Hold::TakenOver)
+                .hint("wait until that controller is done (its lease ends by itself when it dies), then `vsgpu apply`"),
+            CallError::Overtaken(_) => Self::new(Kind::Blocked, text)
+                .held(Hold::TakenOver)
+                .hint("this run changed nothing there since; look at the node anew: `vsgpu plan`"),
+            CallError::Unclaimed(_) | CallError::Failed(_) => Self::new(Kind::Failed, text),
         }
     }
 }

@@ -56,6 +56,9 @@ pub enum Event {
     Skipped {
         /// Step.
         step: usize,
+        /// Why, where it is not for an earlier step.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
     },
     /// The run is over.
     Ended {

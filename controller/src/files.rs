@@ -24,12 +24,18 @@ pub fn open(path: &Path) -> Result<File, Error> {
 
 /// Reads a text file of at most `max` bytes.
 pub fn read_text(path: &Path, max: u64) -> Result<String, Error> {
-    let mut text = String::new();
-    open(path)?.take(max + 1).read_to_string(&mut text).map_err(|e| failed(path, &e))?;
-    if text.len() as u64 > max {
+    let not_text = |_| failed(path, &std::io::Error::new(std::io::ErrorKind::InvalidData, "is not UTF-8 text"));
+    String::from_utf8(read_bytes(path, max)?).map_err(not_text)
+}
+
+/// Reads a file of at most `max` bytes.
+pub fn read_bytes(path: &Path, max: u64) -> Result<Vec<u8>, Error> {
+    let mut bytes = vec![];
+    open(path)?.take(max + 1).read_to_end(&mut bytes).map_err(|e| failed(path, &e))?;
+    if bytes.len() as u64 > max {
         return Err(Error::new(Kind::Usage, format!("{}: larger than {} MiB", path.display(), max >> 20)));
     }
-    Ok(text)
+    Ok(bytes)
 }
 
 /// Writes a file whole or not at all.
@@ -57,4 +63,22 @@ pub fn append(path: &Path) -> Result<File, Error> {
         std::fs::create_dir_all(folder).map_err(|e| failed(folder, &e))?;
     }
     std::fs::OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path).map_err(|e| failed(path, &e))
+}
+
+/// A random name of its own, made once and kept in a file.
+pub fn own_id(path: &Path) -> Result<String, Error> {
+    if let Ok(id) = read_text(path, 64)
+        && id.trim().len() == 12
+    {
+        return Ok(id.trim().into());
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| failed(folder, &e))?;
+    }
+    let source = Path::new("/dev/urandom");
+    let mut bytes = [0; 6];
+    File::open(source).and_then(|mut f| f.read_exact(&mut bytes)).map_err(|e| failed(source, &e))?;
+    let id = vsgpu_proto::posix::hex(&bytes);
+    write_text(path, &format!("{id}\n"))?;
+    Ok(id)
 }

@@ -3,13 +3,15 @@
 use crate::constraints::combination::Expectation;
 use crate::constraints::driver_catalogue::DriverCatalogue;
 use crate::error::Place;
+use crate::rollout::Strategy;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use vsgpu_core::Scope;
-use vsgpu_host_agent::vm::PowerState;
+use vsgpu_host_agent::host::MAINTENANCE_MODE;
+use vsgpu_host_agent::vm::{POWER, PowerState};
 
 /// What is to be addressed: a host, a VM through its host, or the Linux inside a VM.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -94,6 +96,9 @@ pub struct Host {
     pub name: String,
     /// `host:port` of its agent.
     pub address: String,
+    /// The cluster whose budget it shares.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
     /// Wishes, in the order of the catalogue.
     pub wishes: Vec<Wish>,
 }
@@ -146,11 +151,44 @@ pub struct Deadlines {
     pub guest_boot_secs: u32,
     /// For one file to be sent.
     pub transfer_secs: u32,
+    /// To enter or leave maintenance mode.
+    pub maintenance_secs: u32,
+    /// For a driver's installation in a guest.
+    pub driver_install_secs: u32,
+    /// For a VM to start, with its GPUs.
+    pub gpu_attach_secs: u32,
+    /// For every other step.
+    pub step_secs: u32,
+    /// For an agent that went away in the middle of a step to answer again; what it was doing goes on meanwhile.
+    pub reconnect_secs: u32,
+}
+
+impl Deadlines {
+    /// Seconds of one change.
+    pub fn of(&self, kind: NodeKind, requirement: &str, spec: &Value) -> u32 {
+        match (kind, requirement) {
+            // A minute more than the tool itself takes, so that its own words are heard.
+            (NodeKind::Host, MAINTENANCE_MODE) => self.maintenance_secs.saturating_add(60),
+            (NodeKind::Vm, POWER) if spec["state"] == "on" => self.gpu_attach_secs,
+            (NodeKind::Guest, "driver") => self.driver_install_secs,
+            _ => self.step_secs,
+        }
+    }
 }
 
 impl Default for Deadlines {
     fn default() -> Self {
-        Self { connect_secs: 10, host_reboot_secs: 1200, guest_boot_secs: 600, transfer_secs: 3600 }
+        Self {
+            connect_secs: 10,
+            host_reboot_secs: 1200,
+            guest_boot_secs: 600,
+            transfer_secs: 3600,
+            maintenance_secs: 3600,
+            driver_install_secs: 900,
+            gpu_attach_secs: 120,
+            step_secs: 3600,
+            reconnect_secs: 120,
+        }
     }
 }
 
@@ -171,6 +209,8 @@ pub struct Fleet {
     pub catalogue: Option<Arc<DriverCatalogue>>,
     /// Deadlines.
     pub deadlines: Deadlines,
+    /// Order and budget of hosts.
+    pub rollout: Strategy,
     /// Hosts, in the order of the file.
     pub hosts: Vec<Host>,
     /// VMs, in the order of the file.

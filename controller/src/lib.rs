@@ -11,6 +11,7 @@ pub mod error;
 pub mod event;
 pub mod files;
 pub mod fleet;
+pub mod hold;
 pub mod inventory;
 pub mod journal;
 pub mod order;
@@ -20,6 +21,9 @@ pub mod planner;
 pub mod range;
 pub mod readiness;
 pub mod render;
+pub mod rollout;
+pub mod run;
+pub mod schema;
 pub mod spec;
 pub mod yaml;
 

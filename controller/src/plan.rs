@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::fleet::{Deadlines, Fleet, NodeId};
+use crate::hold::Held;
 use crate::inventory::Reach;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,7 +12,7 @@ use vsgpu_core::Artifact;
 use vsgpu_core::execute::Expectation;
 
 /// Version of the plan's format on disk and in the journal.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// An ordered list of steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,30 @@ pub struct Plan {
     pub deadlines: Deadlines,
     /// Wishes that are met already.
     pub met: usize,
+    /// In which order hosts are touched, and how many at once.
+    pub rollout: Rollout,
+}
+
+/// The order of hosts, settled when the plan is made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// Hosts, healthiest first; one wave is settled before the next begins.
+    pub waves: Vec<Vec<String>>,
+    /// Clusters by name; hosts that name none are one of their own, without a name.
+    pub clusters: BTreeMap<String, Cluster>,
+    /// So many failed hosts stop the rollout.
+    pub stop_at_failed: usize,
+}
+
+/// How much of a cluster may be away.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Hosts that may be down, in maintenance or failed at once.
+    pub max_unavailable: usize,
+    /// All its hosts, with steps or without.
+    pub hosts: BTreeSet<String>,
+    /// Hosts that were away when the plan was made, and why.
+    pub unavailable: BTreeMap<String, String>,
 }
 
 /// One step.
@@ -57,6 +82,16 @@ pub struct Step {
     pub rescue: bool,
     /// Seconds to wait for the agent to answer.
     pub connect_secs: u32,
+    /// Seconds for all of it, once the agent has begun.
+    pub deadline_secs: u32,
+    /// The host it concerns: itself, or that of the VM.
+    pub host: String,
+    /// Its host cannot be used while this is done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disrupts: bool,
+    /// What was so before, as a wish: the way back. Absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Value>,
 }
 
 /// What a step does.
@@ -107,6 +142,8 @@ pub struct Leftovers {
     pub stopped: BTreeSet<String>,
     /// Nodes that a run rebooted for requirements which were not met afterwards.
     pub rebooted: BTreeMap<NodeId, RebootedFor>,
+    /// Nodes that are not touched before a person says `vsgpu release`.
+    pub held: BTreeMap<NodeId, Held>,
 }
 
 /// A reboot that did not bring what it was for.

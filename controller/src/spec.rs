@@ -5,9 +5,10 @@ use crate::constraints::driver_catalogue::DriverCatalogue;
 use crate::error::{Error, Kind, Place};
 use crate::fleet::{Deadlines, Fleet, Guest, Host, NodeKind, Vm, Wish};
 use crate::range::{expand, nearest};
+use crate::rollout::Strategy;
 use crate::yaml::{self, Data, Key, Node};
 use crate::{catalogue, files, is_key, package};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,10 +18,10 @@ use vsgpu_host_agent::vm::{DEFAULT_GRACE_SECS, PowerState, VmGpu};
 const MAX_FILE: u64 = 16 << 20;
 const DEFAULT_PORT: u16 = 7443;
 /// Keys that are no requirements.
-const HOST_KEYS: [&str; 1] = ["address"];
+const HOST_KEYS: [&str; 2] = ["address", "cluster"];
 const VM_KEYS: [&str; 7] = ["host", "vm-name", "power", "shutdown-secs", "hard-stop", "expects", "guest"];
 const GUEST_KEYS: [&str; 1] = ["address"];
-const TOP_KEYS: [&str; 7] = ["version", "pki", "driver-catalogue", "deadlines", "defaults", "hosts", "vms"];
+const TOP_KEYS: [&str; 8] = ["version", "pki", "driver-catalogue", "deadlines", "rollout", "defaults", "hosts", "vms"];
 
 /// Reads and checks a fleet file, without looking at the files it names.
 ///
@@ -121,15 +122,8 @@ impl Reader {
         for (key, _) in pairs.iter().filter(|(key, _)| !TOP_KEYS.contains(&key.name.as_str())) {
             self.unknown_key("fleet file", key, &TOP_KEYS);
         }
-        let deadlines = find("deadlines").map_or_else(Deadlines::default, |node| match serde_path_to_error::deserialize(node.to_json()) {
-            Ok(deadlines) => deadlines,
-            Err(e) => {
-                let path: Vec<String> = e.path().iter().map(ToString::to_string).collect();
-                let place = node.place(&self.file, &path, false);
-                self.wrong(place.line, place.column, format!("deadlines: {}", e.inner()));
-                Deadlines::default()
-            }
-        });
+        let deadlines: Deadlines = self.section("deadlines", find("deadlines"));
+        let rollout: Strategy = self.section("rollout", find("rollout"));
         let folder = file.parent().map(PathBuf::from).unwrap_or_default();
         let catalogue = find("driver-catalogue").and_then(|node| {
             let path = folder.join(self.text("driver-catalogue", node)?);
@@ -161,7 +155,27 @@ impl Reader {
         if hosts.is_empty() && self.errors.is_empty() {
             self.wrong(root.line, root.column, "there is no host: `hosts:` is missing or empty");
         }
-        Some(Fleet { file: file.into(), places: std::mem::take(&mut self.places), pki: folder.join(pki), catalogue, deadlines, hosts, vms })
+        Some(Fleet {
+            file: file.into(),
+            places: std::mem::take(&mut self.places),
+            pki: folder.join(pki),
+            catalogue,
+            deadlines,
+            rollout,
+            hosts,
+            vms,
+        })
+    }
+
+    /// A map that is read as a whole; what is absent has its default.
+    fn section<T: Default + serde::de::DeserializeOwned>(&mut self, name: &str, node: Option<&Node>) -> T {
+        let Some(node) = node else { return T::default() };
+        serde_path_to_error::deserialize(node.to_json()).unwrap_or_else(|e| {
+            let path: Vec<String> = e.path().iter().map(ToString::to_string).collect();
+            let place = node.place(&self.file, &path, false);
+            self.wrong(place.line, place.column, format!("{name}: {}", e.inner()));
+            T::default()
+        })
     }
 
     fn names(&mut self, key: &Key) -> Vec<(String, String)> {
@@ -182,7 +196,8 @@ impl Reader {
             let pairs = merged(defaults, own);
             let address = self.address(&name, &number, &pairs, own);
             let wishes = self.wishes(&name, NodeKind::Host, &pairs, &HOST_KEYS);
-            hosts.push(Host { name, address, wishes });
+            let cluster = pairs.iter().find(|(k, _)| k.name == "cluster").map(|(_, n)| n.clone()).and_then(|n| self.text(&name, &n));
+            hosts.push(Host { name, address, cluster, wishes });
             // One wrong value of a range is one error, not a hundred.
             if self.errors.len() > before {
                 return;
@@ -439,62 +454,4 @@ fn fill(value: &mut Value, with: &mut dyn FnMut(&Artifact) -> Option<Artifact>) 
         Value::Array(items) => items.iter_mut().for_each(|v| fill(v, with)),
         _ => {}
     }
-}
-
-/// JSON Schema of the fleet file, from the catalogue.
-pub fn schema() -> Value {
-    let catalogue = catalogue();
-    let text = || json!({ "type": "string" });
-    let object = |kind: NodeKind, more: &[(&str, Value)]| {
-        let mut properties = Map::new();
-        for entry in catalogue.of(kind.scope()).filter(|e| is_key(e)) {
-            let mut schema = (entry.schema)();
-            if let Some(map) = schema.as_object_mut() {
-                map.remove("$schema");
-                map.insert("description".into(), entry.about.into());
-            }
-            properties.insert(entry.name.into(), schema);
-        }
-        properties.extend(more.iter().map(|(key, value)| (key.to_string(), value.clone())));
-        json!({ "type": ["object", "null"], "additionalProperties": false, "properties": properties })
-    };
-    let address =
-        json!({ "type": "string", "description": "host:port of the agent; {name} and {n} stand for the name and its number in the range" });
-    let host = object(NodeKind::Host, &[("address", address.clone())]);
-    let guest = object(NodeKind::Guest, &[("address", address)]);
-    let vm = object(
-        NodeKind::Vm,
-        &[
-            ("host", json!({ "type": "string", "description": "Host of the VM; a range deals VMs out in turn" })),
-            (
-                "vm-name",
-                json!({ "type": "string", "description": "Display name in vSphere, if it is not the key; {name} and {n} are filled in" }),
-            ),
-            ("power", json!({ "enum": ["on", "off"] })),
-            ("shutdown-secs", json!({ "type": "integer", "minimum": 0, "description": "Seconds for the guest to shut down" })),
-            ("hard-stop", json!({ "type": "boolean", "description": "Whether the VM may be powered off hard after that" })),
-            (
-                "expects",
-                json!({ "type": "array", "items": { "enum": ["vmotion", "suspend", "snapshots"] }, "description": "What people mean to do with the VM: refused where its GPU does not allow it" }),
-            ),
-            ("guest", guest.clone()),
-        ],
-    );
-    let deadlines = schemars::schema_for!(Deadlines).to_value();
-    json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "vsgpu fleet file",
-        "type": "object",
-        "required": ["version", "hosts"],
-        "additionalProperties": false,
-        "properties": {
-            "version": { "const": 1 },
-            "pki": text(),
-            "driver-catalogue": { "type": "string", "description": "NVIDIA's vgpuDriverCatalog.yaml, relative to this file; it overrides the built-in table of driver pairs" },
-            "deadlines": deadlines,
-            "defaults": { "type": "object", "additionalProperties": false, "properties": { "host": host, "vm": vm, "guest": guest } },
-            "hosts": { "type": "object", "description": "Name or range (esx-[01-16]) -> host", "additionalProperties": host },
-            "vms": { "type": ["object", "null"], "description": "Name or range -> VM", "additionalProperties": vm },
-        }
-    })
 }

@@ -1,11 +1,11 @@
 //! The controller's side of the wire: a connection that knows whom it talks to, deadlines on every call, and errors that
 //! say whether the node is away, is somebody else, or refuses us.
 
+pub use crate::dial::Operator;
 use crate::v1::{self, agent_client::AgentClient, artifact_part::Part};
-use crate::{CHUNK, CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW, pki, tls};
+use crate::{CHUNK, CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW};
 use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -29,6 +29,15 @@ pub enum CallError {
     /// The agent does not know what it was asked: it is older or newer than the controller.
     #[error("{0}")]
     Unknown(String),
+    /// Another controller has the node now. Trying again may help.
+    #[error("{0}")]
+    Held(String),
+    /// Another controller took the node over: this one must not go on with it.
+    #[error("{0}")]
+    Overtaken(String),
+    /// The agent does not know our claim: it has restarted. Claim again, then ask again.
+    #[error("{0}")]
+    Unclaimed(String),
     /// The agent failed to do it.
     #[error("{0}")]
     Failed(String),
@@ -45,21 +54,55 @@ pub struct Target {
     pub role: &'static str,
 }
 
-/// The operator's certificates, loaded once for the whole fleet.
-#[derive(Clone)]
-pub struct Operator(Arc<rustls::ClientConfig>);
+/// Who changes a node, and in which claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fence {
+    /// Who.
+    pub holder: String,
+    /// What `claim` gave.
+    pub epoch: u64,
+}
 
-impl Operator {
-    /// Loads `ca.pem`, `controller.pem` and `controller.key`.
-    ///
-    /// # Errors
-    /// Where a file is missing or wrong.
-    pub fn load(folder: &Path) -> Result<Self, pki::PkiError> {
-        let identity = pki::load(folder, "controller")?;
-        let config =
-            tls::client(identity).map_err(|e| pki::PkiError::Content { path: folder.join("controller.pem"), why: e.to_string() })?;
-        Ok(Self(Arc::new(config)))
+impl From<&Fence> for v1::Fence {
+    fn from(fence: &Fence) -> Self {
+        Self { holder: fence.holder.clone(), epoch: fence.epoch }
     }
+}
+
+/// What a change says about itself. It is asked again under the same name after a cut, and only the rest is heard.
+#[derive(Clone, Debug, Default)]
+pub struct Call {
+    /// Who changes.
+    pub fence: Fence,
+    /// Name of the operation.
+    pub operation: String,
+    /// Events of it that were heard.
+    pub heard: u64,
+    /// One that has ended is not believed: the machine is looked at again.
+    pub look_again: bool,
+    /// Seconds for all of it; 0: each command has only its own deadline.
+    pub deadline_secs: u32,
+    /// Requirements of the node, with their specs, that must still be met.
+    pub still: Vec<(String, serde_json::Value)>,
+}
+
+impl Call {
+    fn wire(&self) -> v1::Call {
+        v1::Call {
+            fence: Some((&self.fence).into()),
+            operation: self.operation.clone(),
+            events_heard: self.heard,
+            look_again: self.look_again,
+            deadline_secs: self.deadline_secs,
+        }
+    }
+    fn still(&self) -> Vec<v1::Wish> {
+        self.still.iter().map(wish).collect()
+    }
+}
+
+fn wish((name, spec): &(String, serde_json::Value)) -> v1::Wish {
+    v1::Wish { requirement: name.clone(), spec_json: spec.to_string() }
 }
 
 /// A connection to one agent.
@@ -86,21 +129,16 @@ impl Connection {
     /// # Errors
     /// `Away` or `Refused`.
     pub async fn open(operator: &Operator, target: &Target, within: Duration) -> Result<Self, CallError> {
-        let name = pki::node_name(&target.node, target.role);
-        let server = rustls::pki_types::ServerName::try_from(name.clone()).map_err(|_| CallError::Refused {
-            why: format!("`{}` cannot be a node's name in a certificate", target.node),
-            hint: "use letters, digits, `-` and `.`".into(),
-        })?;
-        let config = operator.0.clone();
-        let address = target.address.clone();
+        if target.node.is_empty() || target.node.contains(|c: char| !c.is_ascii_alphanumeric() && !"-._".contains(c)) {
+            return Err(CallError::Refused {
+                why: format!("`{}` cannot be a node's name in a certificate", target.node),
+                hint: "use letters, digits, `-` and `.`".into(),
+            });
+        }
+        let (dials, to) = (operator.clone(), target.clone());
         let connector = tower::service_fn(move |_: tonic::codegen::http::Uri| {
-            let (config, server, address) = (config.clone(), server.clone(), address.clone());
-            async move {
-                let socket = tokio::net::TcpStream::connect(&address).await?;
-                socket.set_nodelay(true)?;
-                let stream = tokio_rustls::TlsConnector::from(config).connect(server, socket).await?;
-                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
-            }
+            let dialing = dials.dial(&to);
+            async move { dialing.await.map(hyper_util::rt::TokioIo::new) }
         });
         let endpoint = Endpoint::from_static("http://agent")
             .initial_stream_window_size(STREAM_WINDOW)
@@ -131,6 +169,13 @@ impl Connection {
     fn failed(&self, status: &Status) -> CallError {
         let node = &self.target.node;
         match status.code() {
+            Code::ResourceExhausted if status.message().starts_with("the node is in the hands of") => {
+                CallError::Held(format!("{node}: {}", status.message()))
+            }
+            Code::Aborted if status.message().starts_with("the node was taken over") => {
+                CallError::Overtaken(format!("{node}: {}", status.message()))
+            }
+            Code::FailedPrecondition => CallError::Unclaimed(format!("{node}: {}", status.message())),
             Code::Unimplemented => CallError::Unknown(format!("{node}: {}", status.message())),
             Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => classify(&self.target, status),
             _ => CallError::Failed(format!("{node}: {}", status.message())),
@@ -144,6 +189,12 @@ impl Connection {
         Ok(Description { agent_version: reply.agent_version, boot_id: reply.boot_id, known })
     }
 
+    /// Takes the node, renews that (`epoch` as it was given), or gives it back (`lease_secs` 0). Gives the epoch.
+    pub async fn claim(&self, fence: &Fence, lease_secs: u32, within: Duration) -> Result<u64, CallError> {
+        let request = v1::ClaimRequest { holder: fence.holder.clone(), epoch: fence.epoch, lease_secs };
+        Ok(self.call(within, self.client.clone().claim(request)).await?.epoch)
+    }
+
     /// Looks at the node, or at one of its VMs. `wishes` are remembered by the agent for its metrics.
     pub async fn observe(
         &self,
@@ -152,7 +203,7 @@ impl Connection {
         wishes: &[(String, serde_json::Value)],
         within: Duration,
     ) -> Result<(String, Facts), CallError> {
-        let wishes = wishes.iter().map(|(name, spec)| v1::Wish { requirement: name.clone(), spec_json: spec.to_string() });
+        let wishes = wishes.iter().map(wish);
         let request =
             v1::ObserveRequest { subject: subject(vm), facts: facts.iter().map(|f| f.to_string()).collect(), wishes: wishes.collect() };
         let reply = self.call(within, self.client.clone().observe(request)).await?;
@@ -162,12 +213,14 @@ impl Connection {
     }
 
     /// Makes one requirement so; `said` hears what the agent does.
+    #[expect(clippy::too_many_arguments, reason = "the wire message has as many fields")]
     pub async fn apply(
         &self,
         vm: Option<&str>,
         requirement: &str,
         spec: &serde_json::Value,
         expected: Option<&Expectation>,
+        call: &mut Call,
         within: Duration,
         said: &mut (dyn FnMut(String) + Send),
     ) -> Result<Outcome, CallError> {
@@ -176,10 +229,12 @@ impl Connection {
             requirement: requirement.into(),
             spec_json: spec.to_string(),
             expectation_json: expected.and_then(|e| serde_json::to_string(e).ok()).unwrap_or_default(),
+            call: Some(call.wire()),
+            still: call.still(),
         };
         let work = async {
             let stream = self.client.clone().apply(request).await.map_err(|s| self.failed(&s))?.into_inner();
-            self.outcome(stream, said).await
+            self.outcome(stream, &mut call.heard, said).await
         };
         self.within(within, work).await
     }
@@ -189,14 +244,16 @@ impl Connection {
         &self,
         restart: Option<&str>,
         planned_boot_id: &str,
+        call: &mut Call,
         within: Duration,
         said: &mut (dyn FnMut(String) + Send),
     ) -> Result<Outcome, CallError> {
         let what = restart.map_or(v1::activate_request::What::Reboot(true), |name| v1::activate_request::What::Restart(name.into()));
-        let request = v1::ActivateRequest { planned_boot_id: planned_boot_id.into(), what: Some(what) };
+        let request =
+            v1::ActivateRequest { planned_boot_id: planned_boot_id.into(), what: Some(what), call: Some(call.wire()), still: call.still() };
         let work = async {
             let stream = self.client.clone().activate(request).await.map_err(|s| self.failed(&s))?.into_inner();
-            self.outcome(stream, said).await
+            self.outcome(stream, &mut call.heard, said).await
         };
         self.within(within, work).await
     }
@@ -206,8 +263,14 @@ impl Connection {
         tokio::time::timeout(within, work).await.map_err(late)?
     }
 
-    async fn outcome(&self, mut stream: tonic::Streaming<v1::Event>, said: &mut (dyn FnMut(String) + Send)) -> Result<Outcome, CallError> {
+    async fn outcome(
+        &self,
+        mut stream: tonic::Streaming<v1::Event>,
+        heard: &mut u64,
+        said: &mut (dyn FnMut(String) + Send),
+    ) -> Result<Outcome, CallError> {
         while let Some(event) = stream.message().await.map_err(|s| self.failed(&s))? {
+            *heard = event.number;
             match event.event {
                 Some(v1::event::Event::Said(text)) => said(text),
                 Some(v1::event::Event::OutcomeJson(json)) => {
@@ -226,6 +289,7 @@ impl Connection {
         &self,
         file: &Path,
         id: v1::ArtifactId,
+        fence: &Fence,
         within: Duration,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<v1::ArtifactState, CallError> {
@@ -236,7 +300,7 @@ impl Connection {
         }
         let (tx, rx) = tokio::sync::mpsc::channel(4);
         let (seen_tx, mut seen) = tokio::sync::watch::channel(state.offset);
-        let header = v1::ArtifactPart { part: Some(Part::Header(id)), offset: state.offset };
+        let header = v1::ArtifactPart { part: Some(Part::Header(id)), offset: state.offset, fence: Some(fence.into()) };
         let path: PathBuf = file.into();
         let reader = tokio::task::spawn_blocking(move || read_parts(&path, header, &tx, &seen_tx));
         let mut client = self.client.clone();
@@ -283,7 +347,7 @@ fn read_parts(
         }
         data.truncate(n);
         at += n as u64;
-        if tx.blocking_send(v1::ArtifactPart { part: Some(Part::Data(data.freeze())), offset: 0 }).is_err() {
+        if tx.blocking_send(v1::ArtifactPart { part: Some(Part::Data(data.freeze())), ..Default::default() }).is_err() {
             return Ok(());
         }
         let _ = seen.send(at);

@@ -3,11 +3,16 @@
 
 pub mod agent;
 pub mod client;
+pub mod dial;
+mod lease;
 pub mod metrics;
+pub mod offload;
+mod operations;
 pub mod pki;
 pub mod posix;
 mod receive;
 pub mod server;
+mod service;
 mod tls;
 
 /// Generated from `agent.proto`.

@@ -1,7 +1,7 @@
 //! Prometheus text on its own listener, from a cache: a hanging nvidia-smi makes values old, never a scrape slow.
 //! How old they are is a metric of its own.
 
-use crate::server::Node;
+use crate::service::Node;
 use http_body_util::Full;
 use prometheus::core::Collector as _;
 use prometheus::{Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};

@@ -28,7 +28,6 @@ const FOLDERS: [&str; 6] = ["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/loca
 pub struct Posix {
     tools: Option<PathBuf>,
     root: PathBuf,
-    started: Instant,
     /// Long commands of this agent that run now.
     own: Arc<Mutex<BTreeSet<i32>>>,
 }
@@ -42,7 +41,7 @@ const LONG: u32 = 61;
 impl Posix {
     /// `tools`: folder searched first. `root`: prefix of every path, `/` for the machine itself.
     pub fn new(tools: Option<PathBuf>, root: PathBuf) -> Self {
-        Self { tools, root, started: Instant::now(), own: Arc::default() }
+        Self { tools, root, own: Arc::default() }
     }
 
     /// Whether the machine itself is meant.
@@ -50,9 +49,9 @@ impl Posix {
         self.root == Path::new("/")
     }
 
-    /// Time since the agent started.
+    /// Time since boot, by the clock that only grows: the same for an agent that was started again.
     pub fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
     }
 
     /// Seconds since 1970.

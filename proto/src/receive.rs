@@ -58,8 +58,13 @@ pub(crate) fn state(posix: &Posix, id: &v1::ArtifactId) -> Result<v1::ArtifactSt
 }
 
 /// Takes the stream.
-pub(crate) async fn put(posix: Posix, mut parts: Streaming<v1::ArtifactPart>) -> Result<v1::ArtifactState, Status> {
+pub(crate) async fn put(
+    posix: Posix,
+    mut parts: Streaming<v1::ArtifactPart>,
+    allowed: impl FnOnce(Option<&v1::Fence>) -> Result<(), Status>,
+) -> Result<v1::ArtifactState, Status> {
     let first = parts.message().await?.ok_or_else(|| Status::invalid_argument("artifact: the stream is empty"))?;
+    allowed(first.fence.as_ref())?;
     let Some(Part::Header(id)) = first.part else {
         return Err(Status::invalid_argument("artifact: the stream does not begin with its header"));
     };

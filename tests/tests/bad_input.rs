@@ -306,8 +306,14 @@ fn an_unknown_requirement_is_said_by_name() {
     let second = Duration::from_secs(5);
     let said = runtime.block_on(async {
         let connection = vsgpu_proto::client::Connection::open(&operator, &target, second).await.unwrap();
-        let unknown = connection.apply(None, "warp-drive", &Value::Null, None, second, &mut |_| {}).await.unwrap_err();
-        let spec = connection.apply(None, "graphics-type", &serde_json::json!("Wrong"), None, second, &mut |_| {}).await.unwrap_err();
+        let unknown = connection
+            .apply(None, "warp-drive", &Value::Null, None, &mut vsgpu_proto::client::Call::default(), second, &mut |_| {})
+            .await
+            .unwrap_err();
+        let spec = connection
+            .apply(None, "graphics-type", &serde_json::json!("Wrong"), None, &mut vsgpu_proto::client::Call::default(), second, &mut |_| {})
+            .await
+            .unwrap_err();
         format!("{unknown}\n{spec}")
     });
     assert!(

@@ -212,6 +212,7 @@ fn a_run_that_failed_and_was_then_killed_goes_on() {
     lab.host("esx-02", "8.0.2", vec![files::a100("0000:3b:00.0")]);
     lab.start_agent("esx-02");
     let two = small_fleet(&lab, "")
+        .replace("hosts:\n", "rollout: { max-unavailable: 2, stop-at-failed: 2 }\nhosts:\n")
         .replace("vms:\n", &format!("  esx-02:\n    address: {}\n    assignment-policy: Consolidation\nvms:\n", lab.address("esx-02")));
     lab.write_fleet(&two);
     let fault = vsgpu_tests::sim::state::Fault::Fail { text: "Error: not today\n".into() };
@@ -339,7 +340,8 @@ fn a_run_that_gave_back_after_a_failure_is_planned_anew_not_tried_again() {
     let lab = small("gaveback");
     lab.host("esx-02", "8.0.2", vec![files::a100("0000:3b:00.0")]);
     lab.start_agent("esx-02");
-    lab.write_fleet(&small_fleet(&lab, "").replace(
+    let both = small_fleet(&lab, "").replace("hosts:\n", "rollout: { max-unavailable: 2, stop-at-failed: 2 }\nhosts:\n");
+    lab.write_fleet(&both.replace(
         "vms:\n",
         &format!(
             "  esx-02:\n    address: {}\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\nvms:\n",

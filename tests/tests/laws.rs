@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use vsgpu_core::catalogue::Entry;
-use vsgpu_core::execute::{self, Outcome};
+use vsgpu_core::execute::{self, Outcome, Terms};
 use vsgpu_core::requirement::{TakesEffect, Verdict};
 use vsgpu_core::{Catalogue, Command, Effect, Ended, Output, Scope, Subject, System, Trouble};
 use vsgpu_proto::posix::Posix;
@@ -200,13 +200,13 @@ fn road(world: &World) -> Vec<(Entry, Subject, PathBuf, Value)> {
     let wishes = world.fleet.wishes();
     let mut add = |scope, name: &str, spec| add_to("vm-01", scope, name, spec);
     add(Scope::Vm, "power", json!({ "state": "off" }));
-    add(Scope::Host, "maintenance-mode", json!("on"));
+    add(Scope::Host, "maintenance-mode", json!({ "state": "on" }));
     for (id, wishes) in &wishes {
         if id.kind == vsgpu::fleet::NodeKind::Host {
             wishes.iter().for_each(|w| add(Scope::Host, w.name, w.spec.clone()));
         }
     }
-    add(Scope::Host, "maintenance-mode", json!("off"));
+    add(Scope::Host, "maintenance-mode", json!({ "state": "off" }));
     for (id, wishes) in &wishes {
         if id.kind == vsgpu::fleet::NodeKind::Vm {
             wishes.iter().for_each(|w| add_to(&id.name, Scope::Vm, w.name, w.spec.clone()));
@@ -224,7 +224,7 @@ fn road(world: &World) -> Vec<(Entry, Subject, PathBuf, Value)> {
 
 /// Applies, activates as the engine would, and gives back whether anything was changed.
 fn make_so(system: &Machine, entry: &Entry, on: &Subject, spec: &Value) -> Result<bool, String> {
-    match execute::apply(system, entry, on, spec, None, &mut |_| {}) {
+    match execute::apply(system, entry, on, spec, &Terms::default(), &mut |_| {}) {
         Outcome::AlreadyMet { .. } => Ok(false),
         Outcome::Applied { active: true, .. } => Ok(true),
         Outcome::Applied { active: false, .. } => {
@@ -323,7 +323,7 @@ fn a_machine_that_is_neither_as_planned_nor_as_wanted_is_left_alone() {
     let system = Machine::new(machine, None);
     let Ok(Verdict::Unmet { effects, .. }) = execute::verdict(&system, &entry, &on, &spec) else { panic!("not unmet") };
     let planned = execute::Expectation { is: "something else".into(), effects, started: false };
-    let outcome = execute::apply(&system, &entry, &on, &spec, Some(&planned), &mut |_| {});
+    let outcome = execute::apply(&system, &entry, &on, &spec, &Terms { expected: Some(&planned), ..Terms::default() }, &mut |_| {});
     assert!(matches!(outcome, Outcome::Stale { .. }), "{outcome:?}");
     assert_eq!(system.changes.load(Ordering::SeqCst), 0);
 }

@@ -126,8 +126,7 @@ fn a_machine_with_a_kernel_of_its_own_survives_power_cuts_upgrades_and_a_wrong_c
     let plan = lab.expect(3, &["plan", "fleet.yaml"]);
     assert!(plan.contains("kernel-updates") && plan.contains("linux-headers-6.1.0-"), "{plan}");
     // It is booted all the same: the agent says why there is no driver, and brings it back without the installer.
-    machine.shell("sync; systemctl reboot");
-    wait_until("it is off", Duration::from_secs(500), || machine.is_off());
+    machine.reboot();
     machine.read_boot_files();
     machine.power_on();
     say("booted the newer kernel");

@@ -2,6 +2,7 @@
 //! screens` accepts changes. And stored formats: what an earlier version wrote must still read.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
+use vsgpu::journal::{self, Folder};
 use vsgpu_tests::lab::{Lab, files, workspace};
 
 /// What changes from run to run is named instead.
@@ -49,47 +50,31 @@ fn everything_a_user_sees() {
     ] {
         screen += &format!("$ vsgpu {}\n{}\n", args.join(" "), lab.expect(status, &args));
     }
-    let stored = workspace().join("tests/formats/run-000001.journal");
+    let stored = workspace().join("tests/formats/v2/run-000001.journal");
     if std::env::var_os("VSGPU_ACCEPT").is_some() && !stored.exists() {
         std::fs::copy(lab.folder.join(".vsgpu/fleet/run-000001.journal"), stored).unwrap();
     }
     golden("journey.txt", &steady(&lab, &screen));
 }
 
-/// Written by version 0.1.0 and never changed since: a journal that ended, and a saved plan.
+/// Written by version 0.1.0 with format 2 and never changed since: a journal that ended, and a saved plan.
 #[test]
 fn stored_formats_still_read() {
-    let formats = workspace().join("tests/formats");
-    let run = vsgpu::journal::latest(&formats).unwrap().unwrap();
-    assert_eq!((run.number, run.status.plan.version, run.status.steps.len()), (1, 1, run.status.plan.steps.len()));
-    assert!(run.status.steps.iter().all(|s| matches!(s, vsgpu::journal::StepState::Done { .. })) && run.status.ended.is_some());
-    assert!(run.status.leftovers().in_maintenance.is_empty());
+    let formats = Folder(workspace().join("tests/formats/v2"));
+    let run = journal::latest(&formats).unwrap().unwrap();
+    assert_eq!((run.number, run.status.plan.version, run.status.steps.len()), (1, 2, run.status.plan.steps.len()));
+    assert!(run.status.steps.iter().all(|s| matches!(s, journal::StepState::Done { .. })) && run.status.ended.is_some());
+    assert!(run.status.leftovers().in_maintenance.is_empty() && run.damage.is_none());
     // The same plan, through the file of `plan --out`.
     let plan: vsgpu::plan::Plan = serde_json::from_str(&serde_json::to_string(&run.status.plan).unwrap()).unwrap();
     assert_eq!(plan, run.status.plan);
 }
 
+/// Written with format 1, before there was a rollout in a plan: refused in so many words, never misread.
 #[test]
-fn a_journal_is_read_to_its_last_whole_record_and_refused_when_damaged() {
-    let folder = std::env::temp_dir().join(format!("vsgpu-journal-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let good = std::fs::read_to_string(workspace().join("tests/formats/run-000001.journal")).unwrap();
-    let path = folder.join("run-000001.journal");
-    let lines: Vec<&str> = good.split_inclusive('\n').collect();
-    // Cut anywhere: what is whole counts, nothing is an error.
-    for cut in (lines[0].len()..good.len()).step_by(97) {
-        std::fs::write(&path, &good[..cut]).unwrap();
-        let run = vsgpu::journal::latest(&folder).unwrap().unwrap();
-        assert!(good.as_bytes()[..run.good_bytes as usize].ends_with(b"\n") && run.good_bytes as usize <= cut);
-    }
-    // A flipped bit in the middle is said, with the line, and never misread.
-    for line in 0..lines.len() - 1 {
-        let at: usize = lines[..line].iter().map(|l| l.len()).sum::<usize>() + lines[line].len() / 2;
-        let mut bytes = good.clone().into_bytes();
-        bytes[at] ^= 1;
-        std::fs::write(&path, &bytes).unwrap();
-        let why = vsgpu::journal::latest(&folder).err().unwrap_or_else(|| panic!("line {} was misread", line + 1)).message;
-        assert!(why.contains(&format!("line {} is damaged", line + 1)), "{why}");
-    }
-    std::fs::remove_dir_all(&folder).unwrap();
+fn a_format_of_another_version_is_refused_cleanly() {
+    let folder = Folder(workspace().join("tests/formats/v1"));
+    let error = journal::latest(&folder).err().expect("refused");
+    assert!(error.message.contains("another version of vsgpu (format 1, this one reads 2)"), "{error}");
+    assert!(error.hints[0].contains("--abandon"), "{error:?}");
 }

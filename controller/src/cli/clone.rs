@@ -1,15 +1,16 @@
 //! `vsgpu clone`: copies a VM on its host, one copy for each name. Nothing but a fleet of wishes `clone-of` that is planned and
 //! walked as every other, with a journal of its own.
 
-use super::apply::Walk;
+use super::walk::Walk;
 use super::{Ended, FleetArg};
 use crate::error::{Error, Kind};
 use crate::fleet::{Vm, Wish};
 use crate::inventory::{self, Scope};
-use crate::journal;
+use crate::journal::{self, Folder, Purpose};
 use crate::plan::{Leftovers, digest};
 use crate::range::expand;
 use crate::render::Printer;
+use crate::run::Unfinished;
 use clap::Args;
 use serde_json::json;
 use vsgpu_host_agent::vm::DEFAULT_GRACE_SECS;
@@ -89,8 +90,10 @@ impl Clone {
             return Ok(super::worst(&errors));
         }
         // An unfinished run of other copies of the same base is given up: what it left is seen, and made anew where wished.
-        let unfinished = journal::latest(&fleet.state_folder()).map_err(|e| vec![e])?.filter(|run| run.status.ended.is_none());
+        let unfinished = journal::latest(&Folder(fleet.state_folder())).map_err(|e| vec![e])?.filter(|run| run.status.ended.is_none());
         let abandon = unfinished.is_some_and(|run| run.status.plan.fleet != digest(&fleet));
-        Walk { printer, fleet: &fleet, saved: None, yes: self.yes, abandon }.run()
+        let unfinished = if abandon { Unfinished::GiveUp } else { Unfinished::GoOnIfSame };
+        let (purpose, max_hosts) = (Purpose::Apply, None);
+        Walk { printer, fleet: &fleet, saved: None, yes: self.yes, purpose, unfinished, pause: false, max_hosts }.run()
     }
 }

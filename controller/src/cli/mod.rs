@@ -10,13 +10,17 @@ mod compat;
 mod export;
 mod facts;
 mod plan;
+mod release;
+mod resume;
 mod schema;
 mod status;
 mod validate;
 mod verify;
+mod walk;
 
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::Fleet;
+use crate::journal::Folder;
 use crate::render::{Format, Printer};
 use crate::{error, journal, spec};
 use clap::{Args, Parser, Subcommand};
@@ -57,6 +61,14 @@ enum Verb {
     Plan(plan::Plan),
     /// Do it, or go on with an unfinished run
     Apply(apply::Apply),
+    /// Go on with the run that was stopped, paused or interrupted
+    Resume(resume::Resume),
+    /// Stop the run and give back what it took (maintenance mode, stopped VMs)
+    Abort(resume::Abort),
+    /// Go back to how the nodes were before the latest run, as far as there is a way
+    Rollback(resume::Rollback),
+    /// Let a held node go, after a person has looked at it
+    Release(release::Release),
     /// Print what GPUs reached, for `bandwidth-at-least`
     Baseline(baseline::BaselineArgs),
     /// Check that everything is as the fleet file wishes; changes nothing
@@ -114,9 +126,18 @@ pub(crate) fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
+/// Who we are, to the agents: people read it when two controllers meet. The id makes a copy of the machine another one.
+pub(crate) fn holder(fleet: &Fleet) -> Result<String, Vec<Error>> {
+    let host = nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|u| u.name).unwrap_or_default();
+    let id = crate::files::own_id(&fleet.state_folder().join("id")).map_err(|e| vec![e])?;
+    let name = fleet.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(format!("{user}@{host} ({name}, {id})"))
+}
+
 /// What the last run left behind.
 pub(crate) fn leftovers(fleet: &Fleet) -> Result<crate::plan::Leftovers, Vec<Error>> {
-    let run = journal::latest(&fleet.state_folder()).map_err(|e| vec![e])?;
+    let run = journal::latest(&Folder(fleet.state_folder())).map_err(|e| vec![e])?;
     Ok(run.map(|r| r.status.leftovers()).unwrap_or_default())
 }
 
@@ -139,6 +160,10 @@ pub fn main() -> ExitCode {
         Verb::Export(args) => args.run(&printer),
         Verb::Plan(args) => args.run(&printer),
         Verb::Apply(args) => args.run(&printer),
+        Verb::Resume(args) => args.run(&printer),
+        Verb::Abort(args) => args.run(&printer),
+        Verb::Rollback(args) => args.run(&printer),
+        Verb::Release(args) => args.run(&printer),
         Verb::Baseline(args) => args.run(&printer),
         Verb::Verify(args) => args.run(&printer),
         Verb::Status(args) => args.run(&printer),

@@ -45,9 +45,9 @@ impl Plan {
         printer.answer(&json!({ "gpus": gpus, "plan": plan, "problems": problems, "warnings": warnings }), &text);
         printer.warnings(&warnings);
         let folder = fleet.state_folder();
-        if journal::at_work(&folder) {
+        if journal::at_work(&folder).is_some() {
             printer.note("`vsgpu apply` is at work on this fleet right now: this is a picture of a moving thing (`vsgpu status` shows how far it is)");
-        } else if journal::latest(&folder).is_ok_and(|run| run.is_some_and(|r| r.status.ended.is_none())) {
+        } else if journal::latest(&journal::Folder(folder)).is_ok_and(|run| run.is_some_and(|r| r.status.ended.is_none())) {
             printer.note("an earlier run is not finished: `vsgpu apply` goes on with it, not with this plan (`vsgpu status` shows it)");
         }
         let errors: Vec<_> = problems.into_iter().map(|p| p.error).collect();

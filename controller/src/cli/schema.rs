@@ -3,10 +3,9 @@
 use super::Ended;
 use crate::error::Exit;
 use crate::render::Printer;
-use crate::spec;
 
 pub(super) fn run(printer: &Printer) -> Ended {
-    let schema = spec::schema();
+    let schema = crate::schema::schema();
     printer.answer(&schema, &serde_json::to_string_pretty(&schema).unwrap_or_default());
     Ok(Exit::Done)
 }

@@ -2,23 +2,43 @@
 
 use super::{Ended, FleetArg};
 use crate::error::Exit;
-use crate::journal;
-use crate::render::{Printer, report};
+use crate::journal::{self, Folder};
+use crate::render::{Printer, status};
 use clap::Args;
+use std::time::Duration;
+
+/// Between two looks at the journal, which is a local file.
+const LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
 pub(super) struct Status {
     #[command(flatten)]
     fleet: FleetArg,
+    /// Show it again whenever something happens, until nobody works on the fleet any more
+    #[arg(short, long)]
+    watch: bool,
 }
 
 impl Status {
     pub fn run(self, printer: &Printer) -> Ended {
         let fleet = self.fleet.read(false)?;
         let folder = fleet.state_folder();
-        let run = journal::latest(&folder).map_err(|e| vec![e])?;
-        let (json, text) = report::status(run.as_ref(), journal::at_work(&folder));
-        printer.answer(&json, &text);
-        Ok(Exit::Done)
+        let mut shown = String::new();
+        loop {
+            let at_work = journal::at_work(&folder).is_some();
+            let run = journal::latest(&Folder(folder.clone())).map_err(|e| vec![e])?;
+            let (json, text) = status::status(run.as_ref(), at_work);
+            if text != shown {
+                if self.watch {
+                    printer.redraw();
+                }
+                printer.answer(&json, &text);
+                shown = text;
+            }
+            if !self.watch || !at_work {
+                return Ok(Exit::Done);
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 }

@@ -15,6 +15,8 @@ pub(super) struct Change {
     pub(super) entry: Entry,
     pub(super) spec: Value,
     pub(super) verdict: Verdict,
+    /// What is so now, as a wish, where there is a way back.
+    pub(super) before: Option<Value>,
     /// What it costs as things are.
     pub(super) cost: Cost,
     /// An earlier step changes what this one depends on.
@@ -55,7 +57,8 @@ impl Planner<'_> {
             };
             let fact = seen.and_then(|s| s.facts.get(entry.fact.name)).and_then(|f| f.as_ref().ok()).unwrap_or(&Value::Null);
             let cost = (entry.cost)(&wish.spec, fact);
-            all.push(Change { entry, spec: wish.spec.clone(), verdict, cost, loose: restarted, recheck: false });
+            let before = (entry.as_spec)(fact).ok().flatten();
+            all.push(Change { entry, spec: wish.spec.clone(), verdict, before, cost, loose: restarted, recheck: false });
         }
         let changing: BTreeSet<&str> =
             all.iter().filter(|c| matches!(c.verdict, Verdict::Unmet { .. } | Verdict::Waits { .. })).map(|c| c.entry.name).collect();

@@ -17,6 +17,7 @@ use crate::fleet::{Fleet, Host, NodeId, NodeKind, Vm, Wish};
 use crate::inventory::{Inventory, Seen, reaches};
 use crate::order;
 use crate::plan::{Leftovers, Plan, Problem, Step, VERSION, Work, digest};
+use crate::rollout;
 use changes::Change;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,6 +75,7 @@ pub fn still_taken(fleet: &Fleet, inventory: &Inventory, left: Leftovers) -> Lef
         in_maintenance: left.in_maintenance.into_iter().filter(in_maintenance).collect(),
         stopped: left.stopped.into_iter().filter(stopped).collect(),
         rebooted: left.rebooted,
+        held: left.held,
     }
 }
 
@@ -99,6 +101,7 @@ pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Plan
         planner.host(host, &by_host[host.name.as_str()]);
     }
     let Planner { steps, problems, met, .. } = planner;
+    let rollout = rollout::rollout(fleet, inventory, &steps);
     let used: BTreeSet<&NodeId> = steps.iter().map(|s| &s.node).collect();
     let reaches = reaches(fleet).into_iter().filter(|(id, _)| used.contains(id)).collect();
     let plan = Plan {
@@ -109,6 +112,7 @@ pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Plan
         reaches,
         deadlines: fleet.deadlines.clone(),
         met,
+        rollout,
     };
     Planned { plan, problems, warnings }
 }
@@ -137,6 +141,13 @@ impl Planner<'_> {
         let id = self.steps.len() + 1;
         let deadlines = &self.fleet.deadlines;
         let connect_secs = if node.kind == NodeKind::Guest { deadlines.guest_boot_secs } else { deadlines.connect_secs };
+        let deadline_secs = match &work {
+            Work::Send { .. } => deadlines.transfer_secs,
+            Work::Meet { requirement, spec, .. } => deadlines.of(node.kind, requirement, spec),
+            Work::Activate { .. } => deadlines.step_secs,
+        };
+        let of_vm = self.fleet.vms.iter().find(|vm| node.kind != NodeKind::Host && vm.name == node.name);
+        let host = of_vm.map_or(&node.name, |vm| &vm.host).clone();
         self.steps.push(Step {
             id,
             node: node.clone(),
@@ -148,13 +159,40 @@ impl Planner<'_> {
             gives_back: None,
             rescue: false,
             connect_secs,
+            deadline_secs,
+            host,
+            disrupts: false,
+            before: None,
         });
         id
     }
 
+    /// The host cannot be used from the first of these steps that takes it or its VMs away to the last that gives them back.
+    fn disrupts(&mut self, host: &str, since: usize) {
+        let takes = |s: &Step| match &s.work {
+            Work::Meet { requirement, .. } => s.node.kind == NodeKind::Host || requirement == POWER,
+            Work::Activate { .. } => s.node.kind == NodeKind::Host,
+            Work::Send { .. } => false,
+        };
+        self.steps.iter_mut().skip(since).filter(|s| s.host == host && takes(s)).for_each(|s| s.disrupts = true);
+    }
+
+    /// What a person must release first is not touched.
+    fn held(&mut self, node: &NodeId) -> bool {
+        let Some(held) = self.leftovers.held.get(node) else { return false };
+        let error = Error::new(Kind::Blocked, format!("{node} is held ({}): {}", held.hold, held.why)).held(held.hold);
+        let release = format!("then `vsgpu release {}`", String::from(node.clone()));
+        self.problem(node, error.hint(held.hold.advice().replace("then `vsgpu release`", &release)));
+        true
+    }
+
+    fn start(&self) -> Value {
+        json!({ "state": "on", "within-secs": self.fleet.deadlines.gpu_attach_secs })
+    }
+
     /// A step of the planner's own tools: a switch whose commands follow from a fact that will be so by then.
     fn switch(&mut self, node: &NodeId, requirement: &str, spec: Value, fact: Value, after: Vec<usize>) -> usize {
-        let on = spec == "on" || spec["state"] == "on";
+        let on = spec["state"] == "on";
         let title = match (requirement, on) {
             (MAINTENANCE_MODE, true) => "enter maintenance mode",
             (MAINTENANCE_MODE, false) => "leave maintenance mode",
@@ -218,7 +256,9 @@ impl Planner<'_> {
             Verdict::Met { .. } | Verdict::Blocked { .. } => return after,
         };
         let work = Work::Meet { requirement: change.entry.name.into(), spec: change.spec.clone(), expect };
-        vec![self.push(node, change.entry.name, text, commands, work, after)]
+        let step = self.push(node, change.entry.name, text, commands, work, after);
+        self.steps[step - 1].before.clone_from(&change.before);
+        vec![step]
     }
 
     /// One reboot for all that need one; a restart only for what no certain reboot covers.
@@ -250,7 +290,11 @@ impl Planner<'_> {
     fn host(&mut self, host: &Host, vms: &[&Vm]) {
         let node = NodeId::new(NodeKind::Host, &host.name);
         let Some(seen) = self.seen(&node) else { return };
+        if self.held(&node) {
+            return self.rescue(&node, vms);
+        }
         let Ok(changes) = self.changes(&node, Some(&seen), false, false) else { return self.rescue(&node, vms) };
+        let since = self.steps.len();
         let fact = |name: &str| seen.facts.get(name).and_then(|f| f.as_ref().ok());
         let listed: VirtualMachines = match fact("virtual-machines").map(|f| serde_json::from_value(f.clone())) {
             Some(Ok(listed)) => listed,
@@ -312,16 +356,17 @@ impl Planner<'_> {
             after.extend(stops.values());
         }
         let mut entered = None;
+        let deadline = self.fleet.deadlines.maintenance_secs;
         if window && !foreign {
             let fact = json!({ "enabled": false, "running": [] });
-            let step = self.switch(&node, MAINTENANCE_MODE, json!("on"), fact, after);
+            let step = self.switch(&node, MAINTENANCE_MODE, maintenance_spec("on", deadline), fact, after);
             entered = Some(step);
             after = vec![step];
         }
         let Ok(mut after) = self.stages(&node, changes, after) else { return };
         if entered.is_some() || ours {
             let fact = json!({ "enabled": true, "running": [] });
-            let step = self.switch(&node, MAINTENANCE_MODE, json!("off"), fact, after);
+            let step = self.switch(&node, MAINTENANCE_MODE, maintenance_spec("off", deadline), fact, after);
             self.steps[step - 1].gives_back = entered;
             self.steps[step - 1].rescue = ours;
             after = vec![step];
@@ -335,23 +380,33 @@ impl Planner<'_> {
                 self.vm(vm, changes.unwrap_or_default(), Before { was_running, stop, sound }, &after, &listed);
             }
         }
+        if vms_off || ours {
+            self.disrupts(&host.name, since);
+        }
     }
 
     /// Nothing new is begun on a host that a person must look at, but what an earlier run took is given back.
     fn rescue(&mut self, node: &NodeId, vms: &[&Vm]) {
         let mut after = vec![];
         if self.leftovers.in_maintenance.contains(&node.name) {
-            after = vec![self.switch(node, MAINTENANCE_MODE, json!("off"), json!({ "enabled": true, "running": [] }), vec![])];
+            let spec = maintenance_spec("off", self.fleet.deadlines.maintenance_secs);
+            let step = self.switch(node, MAINTENANCE_MODE, spec, json!({ "enabled": true, "running": [] }), vec![]);
+            self.steps[step - 1].rescue = true;
+            after = vec![step];
         }
         for vm in vms.iter().filter(|vm| self.leftovers.stopped.contains(&vm.name) && vm.power != Some(PowerState::Off)).collect::<Vec<_>>()
         {
             let id = NodeId::new(NodeKind::Vm, &vm.name);
-            self.switch(&id, POWER, json!({ "state": "on" }), Value::Null, after.clone());
+            let step = self.switch(&id, POWER, self.start(), Value::Null, after.clone());
+            self.steps[step - 1].rescue = true;
         }
     }
 
     fn vm_changes(&mut self, vm: &Vm, host_gives: bool) -> Option<Vec<Change>> {
         let node = NodeId::new(NodeKind::Vm, &vm.name);
+        if self.held(&node) {
+            return None;
+        }
         let seen = self.seen(&node)?;
         self.changes(&node, Some(&seen), false, host_gives).ok()
     }
@@ -367,8 +422,7 @@ impl Planner<'_> {
         let Ok(mut after) = self.stages(&node, changes, after) else { return };
         let starts = on && (stop.is_some() || !running_now);
         if starts {
-            let spec = json!({ "state": "on" });
-            let step = self.switch(&node, POWER, spec, power_fact(listed, vm, "off"), after);
+            let step = self.switch(&node, POWER, self.start(), power_fact(listed, vm, "off"), after);
             self.steps[step - 1].gives_back = stop.filter(|_| was_running);
             self.steps[step - 1].rescue = self.leftovers.stopped.contains(&vm.name);
             after = vec![step];
@@ -380,6 +434,9 @@ impl Planner<'_> {
 
     fn guest(&mut self, vm: &Vm, starts: bool, running_now: bool, after: Vec<usize>) {
         let node = NodeId::new(NodeKind::Guest, &vm.name);
+        if self.held(&node) {
+            return;
+        }
         // A VM that is off now cannot be asked; that is no problem, its guest is looked at when it runs.
         let seen = if running_now { self.seen(&node) } else { None };
         if running_now && seen.is_none() {
@@ -389,6 +446,10 @@ impl Planner<'_> {
         let after = self.sends(&node, &changes, after);
         let _ = self.stages(&node, changes, after);
     }
+}
+
+fn maintenance_spec(state: &str, within_secs: u32) -> Value {
+    json!({ "state": state, "within-secs": within_secs })
 }
 
 /// The power of a VM as it will be by then; unknown for a VM that an earlier step makes.

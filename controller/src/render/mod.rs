@@ -6,6 +6,7 @@ pub mod plan;
 pub mod progress;
 pub mod readiness;
 pub mod report;
+pub mod status;
 
 use crate::constraints::{self, Finding};
 use crate::error::Error;
@@ -41,6 +42,13 @@ impl Printer {
             Format::Json => serde_json::to_string_pretty(json).unwrap_or_default(),
         };
         let _ = writeln!(std::io::stdout(), "{text}");
+    }
+
+    /// Begins a screen anew, where there is a screen.
+    pub fn redraw(&self) {
+        if self.format == Format::Text && std::io::stdout().is_terminal() {
+            let _ = write!(std::io::stdout(), "\x1b[H\x1b[2J");
+        }
     }
 
     /// A remark, on stderr.

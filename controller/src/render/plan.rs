@@ -79,7 +79,39 @@ fn costs(plan: &Plan) -> String {
     add(maybe, format!("{} only if needed", count(maybe, "guest reboot", "guest reboots")));
     let sum = format!("{}; {} already met. Nothing has been changed.", parts.join(", "), count(plan.met, "requirement", "requirements"));
     let hosts = by_host(plan);
-    if hosts.is_empty() { sum } else { format!("{}\n\n{sum}", columns(&hosts)) }
+    let hosts = if hosts.is_empty() { String::new() } else { format!("{}\n\n", columns(&hosts)) };
+    format!("{hosts}{}{sum}", rollout(plan))
+}
+
+/// In which order, and how many at once; with one host there is nothing to say.
+fn rollout(plan: &Plan) -> String {
+    let rollout = &plan.rollout;
+    if rollout.waves.iter().map(Vec::len).sum::<usize>() < 2 {
+        return String::new();
+    }
+    let mut text = String::new();
+    for (at, wave) in rollout.waves.iter().enumerate() {
+        let (first, more) = wave.split_at(wave.len().min(8));
+        let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+        text += &format!("wave {}: {}{more}\n", at + 1, first.join(", "));
+    }
+    for (name, cluster) in &rollout.clusters {
+        let of = if name.is_empty() { String::new() } else { format!(" of cluster {name}") };
+        let away: Vec<String> = cluster.unavailable.keys().cloned().collect();
+        let away = if away.is_empty() { String::new() } else { format!("; away now: {}", away.join(", ")) };
+        text += &format!("at most {}{of} away at once{away}\n", hosts_in_words(cluster.max_unavailable));
+    }
+    text + &format!(
+        "it stops when {} failed\n\n",
+        match rollout.stop_at_failed {
+            1 => "a host has".to_string(),
+            n => format!("{n} hosts have"),
+        }
+    )
+}
+
+fn hosts_in_words(count: usize) -> String {
+    if count == 1 { "1 host".into() } else { format!("{count} hosts") }
 }
 
 /// One row for each host that is touched: maintenance, reboots, VMs that go down. The question one has at night.

@@ -102,9 +102,10 @@ impl Progress {
                 self.end(*step);
                 self.print(&self.line(*step, &format!("FAILED: {}", error.message)));
             }
-            Event::Skipped { step } => {
+            Event::Skipped { step, why } => {
                 self.end(*step);
-                self.print(&self.line(*step, "left out"));
+                let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+                self.print(&self.line(*step, &format!("left out{why}")));
             }
         }
     }

@@ -3,7 +3,6 @@
 use super::columns;
 use crate::fleet::{Fleet, NodeId, NodeKind};
 use crate::inventory::Inventory;
-use crate::journal::{StepState, Stored};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use vsgpu_core::execute::facts_as_json;
@@ -193,53 +192,6 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> (Value,
     }
     text += &format!("{} of {} requirements are met", met, checks.len());
     (json!({ "met": met, "total": checks.len(), "checks": checks, "vms": proofs }), text)
-}
-
-/// The latest run.
-pub fn status(run: Option<&Stored>, at_work: bool) -> (Value, String) {
-    let Some(run) = run else { return (json!({ "run": null }), "no run yet; `vsgpu plan` shows what would be done".into()) };
-    let status = &run.status;
-    let count = |which: fn(&StepState) -> bool| status.steps.iter().filter(|s| which(s)).count();
-    let done = count(|s| matches!(s, StepState::Done { .. }));
-    let failed = count(|s| matches!(s, StepState::Failed { .. }));
-    let state = if at_work {
-        "running now"
-    } else if status.ended.is_none() {
-        "not finished: `vsgpu apply` goes on with it"
-    } else if failed > 0 {
-        "ended with failures"
-    } else if done == status.steps.len() {
-        "done"
-    } else {
-        "given up"
-    };
-    let left = status.leftovers();
-    let steps: Vec<Value> = status
-        .plan
-        .steps
-        .iter()
-        .zip(&status.steps)
-        .map(|(step, state)| json!({ "step": step.id, "node": step.node, "title": step.title, "state": state }))
-        .collect();
-    let json = json!({ "run": run.number, "begun": status.begun, "ended": status.ended, "state": state, "steps": steps, "in-maintenance": left.in_maintenance, "stopped": left.stopped });
-    let row = |(step, state): (&crate::plan::Step, &StepState)| {
-        let (word, note) = match state {
-            StepState::Waiting => ("-", String::new()),
-            StepState::Started { .. } => ("STARTED", "outcome not known yet".into()),
-            StepState::Done { note } => ("done", note.clone()),
-            StepState::Failed { error, .. } => ("FAILED", error.clone()),
-        };
-        vec![format!("{:>4}", step.id), step.node.to_string(), step.title.clone(), word.into(), note]
-    };
-    let rows: Vec<_> = status.plan.steps.iter().zip(&status.steps).map(row).collect();
-    let mut text = format!("run {}: {state}; {done} of {} steps done, {failed} failed\n{}", run.number, status.steps.len(), columns(&rows));
-    for host in &left.in_maintenance {
-        text += &format!("\n{host} is in maintenance mode through this run");
-    }
-    for vm in &left.stopped {
-        text += &format!("\n{vm} is shut down through this run");
-    }
-    (json, text)
 }
 
 /// Figures of GPUs as the block of a fleet file.

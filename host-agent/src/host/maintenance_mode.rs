@@ -14,6 +14,21 @@ pub const DEADLINE_SECS: u32 = 3600;
 /// Maintenance mode of a host.
 pub struct MaintenanceMode;
 
+/// What is wanted.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct MaintenanceModeSpec {
+    /// On or off.
+    pub state: OnOff,
+    /// Seconds esxcli may take.
+    #[serde(default = "default_within")]
+    pub within_secs: u32,
+}
+
+fn default_within() -> u32 {
+    DEADLINE_SECS
+}
+
 /// Whether it is on, and what runs.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct MaintenanceModeFact {
@@ -57,33 +72,34 @@ impl Requirement for MaintenanceMode {
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 10;
     const IMPLIED_BY: &'static [Implied] = &[];
-    const EXAMPLE: &'static str = r#""on""#;
-    type Spec = OnOff;
+    const EXAMPLE: &'static str = r#"{"state": "on", "within-secs": 3600}"#;
+    type Spec = MaintenanceModeSpec;
     type Fact = MaintenanceModeFact;
 
-    fn check(spec: &OnOff, fact: &MaintenanceModeFact) -> Verdict {
+    fn check(spec: &MaintenanceModeSpec, fact: &MaintenanceModeFact) -> Verdict {
         let is = OnOff::from(fact.enabled).to_string();
-        if fact.enabled == spec.on() {
+        let wanted = spec.state;
+        if fact.enabled == wanted.on() {
             return Verdict::met(is);
         }
-        if spec.on() && !fact.running.is_empty() {
+        if wanted.on() && !fact.running.is_empty() {
             let names = fact.running.join(", ");
             return Verdict::blocked(
                 format!("maintenance mode cannot be entered while VMs run: {names}"),
                 "shut them down or move them to another host",
             );
         }
-        let enable = if spec.on() { "true" } else { "false" };
+        let enable = if wanted.on() { "true" } else { "false" };
         let mut args = vec!["system", "maintenanceMode", "set", "--enable", enable];
-        let timeout = DEADLINE_SECS.to_string();
-        if spec.on() {
+        let timeout = spec.within_secs.to_string();
+        if wanted.on() {
             args.extend(["--timeout", &timeout]);
         }
         // A minute more than esxcli itself takes, so that its own words are heard.
-        Verdict::unmet(is, spec.to_string(), vec![Effect::run(Command::new("esxcli", args).within(DEADLINE_SECS + 60))])
+        Verdict::unmet(is, wanted.to_string(), vec![Effect::run(Command::new("esxcli", args).within(spec.within_secs.saturating_add(60)))])
     }
 
-    fn as_spec(fact: &MaintenanceModeFact) -> Option<OnOff> {
-        Some(fact.enabled.into())
+    fn as_spec(fact: &MaintenanceModeFact) -> Option<MaintenanceModeSpec> {
+        Some(MaintenanceModeSpec { state: fact.enabled.into(), within_secs: DEADLINE_SECS })
     }
 }

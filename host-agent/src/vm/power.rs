@@ -24,9 +24,16 @@ pub struct PowerSpec {
     /// Seconds for the guest to shut down.
     #[serde(default = "default_grace")]
     pub grace_secs: u32,
+    /// Seconds the VM may take to power on, with its GPUs.
+    #[serde(default = "default_start")]
+    pub within_secs: u32,
     /// Whether the VM may be powered off hard after that time.
     #[serde(default)]
     pub hard_stop: bool,
+}
+
+fn default_start() -> u32 {
+    START_SECS
 }
 
 fn default_grace() -> u32 {
@@ -63,10 +70,10 @@ impl Requirement for Power {
             (PowerState::Off, "off") => Verdict::met("off"),
             (PowerState::On, is) => {
                 let start = Effect::RunUntil {
-                    command: command("vmsvc/power.on").within(START_SECS),
+                    command: command("vmsvc/power.on").within(spec.within_secs),
                     done: state(fact.vmid),
                     shows: "Powered on".into(),
-                    deadline_secs: START_SECS,
+                    deadline_secs: spec.within_secs,
                     otherwise: None,
                     // A VM that hangs between off and on would hold its GPU; one that is off answers with a fault, which is
                     // fine. A suspended one has its memory to lose, and is left alone.
@@ -106,6 +113,6 @@ impl Requirement for Power {
             "off" => PowerState::Off,
             _ => return None,
         };
-        Some(PowerSpec { state, grace_secs: DEFAULT_GRACE_SECS, hard_stop: false })
+        Some(PowerSpec { state, grace_secs: DEFAULT_GRACE_SECS, within_secs: START_SECS, hard_stop: false })
     }
 }

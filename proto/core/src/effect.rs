@@ -2,6 +2,7 @@
 //! Deliberately absent: anything that takes a shell string, and any "run this text" escape hatch.
 
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Bytes kept of each stream of a command. A tool that prints more is cut off and its answer is refused.
 pub const MAX_OUTPUT: usize = 8 << 20;
@@ -193,6 +194,22 @@ impl Effect {
     /// Plain `Run`.
     pub fn run(command: Command) -> Self {
         Self::Run { command, already: None }
+    }
+
+    /// The same, none of it taking longer than this.
+    pub fn bounded(&self, left: Duration) -> Self {
+        let secs = u32::try_from(left.as_secs().max(1)).unwrap_or(u32::MAX);
+        let mut bounded = self.clone();
+        match &mut bounded {
+            Self::Run { command, .. } | Self::Require { command, .. } => command.timeout_secs = command.timeout_secs.min(secs),
+            Self::RunUntil { command, deadline_secs, .. } => {
+                command.timeout_secs = command.timeout_secs.min(secs);
+                *deadline_secs = secs.min(*deadline_secs);
+            }
+            // Files are written in no time; a record's commands have short deadlines of their own.
+            _ => {}
+        }
+        bounded
     }
 }
 

@@ -10,6 +10,7 @@
 use crate::catalogue::{Entry, FactEntry};
 use crate::effect::{Command, Effect, Probe};
 use crate::evidence::{Answer, Evidence, Unreadable, head};
+use crate::planted::{Bug, planted};
 use crate::requirement::{Explained, Failure, Subject, TakesEffect, Verdict};
 use crate::system::{Ended, Holder, KEEP_MODE, Output, System, Trouble};
 use crate::{esxcli, lines, vim_cmd, vmx};
@@ -106,6 +107,26 @@ pub struct Expectation {
     pub started: bool,
 }
 
+/// What the caller of a change says about it.
+#[derive(Clone, Debug, Default)]
+pub struct Terms<'a> {
+    /// What the plan showed; absent where it could not be known.
+    pub expected: Option<&'a Expectation>,
+    /// What must still be so on this node before anything is changed.
+    pub still: &'a [Still],
+    /// Everything must have ended within this time.
+    pub deadline: Option<Duration>,
+}
+
+/// A requirement that was met, or that this run made so.
+#[derive(Clone, Debug)]
+pub struct Still {
+    /// The requirement.
+    pub entry: Entry,
+    /// What was wanted of it.
+    pub spec: Value,
+}
+
 /// How an `apply` ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
@@ -128,6 +149,27 @@ pub enum Outcome {
         planned: String,
         /// What is so.
         is: String,
+    },
+    /// Somebody changed on the node what this run had made so or relies on. Nothing was done.
+    Drifted {
+        /// The requirement that is no longer met.
+        requirement: String,
+        /// What is so.
+        is: String,
+        /// What was so.
+        was: String,
+    },
+    /// The time given was over before the end. What was begun has been ended.
+    Late {
+        /// Seconds that were given.
+        secs: u64,
+        /// What was being done.
+        doing: String,
+        /// Why, as far as it can be told; may be empty.
+        why: String,
+        /// What to do, where the cause is understood.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
     },
     /// A person must act. Nothing was done.
     Blocked {
@@ -170,45 +212,79 @@ impl From<String> for Broken {
 }
 
 /// Makes one requirement so. `say` hears each effect before it runs.
-pub fn apply(
-    system: &dyn System,
-    entry: &Entry,
-    on: &Subject,
-    spec: &Value,
-    expected: Option<&Expectation>,
-    say: &mut dyn FnMut(String),
-) -> Outcome {
+pub fn apply(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value, terms: &Terms<'_>, say: &mut dyn FnMut(String)) -> Outcome {
+    let start = system.elapsed();
     let first = match verdict(system, entry, on, spec) {
         Ok(verdict) => verdict,
         Err(unreadable) => return Outcome::failed(unreadable.to_string()),
     };
     let (is, effects) = match first {
         Verdict::Met { is } => return Outcome::AlreadyMet { is },
-        Verdict::Blocked { why, hint } => return Outcome::Blocked { why, hint },
-        Verdict::Waits { on, wants, .. } => {
-            return Outcome::Blocked {
-                why: format!("{wants} cannot be judged yet: {on}"),
+        Verdict::Blocked { why, hint } => return drifted(system, on, terms.still).unwrap_or(Outcome::Blocked { why, hint }),
+        Verdict::Waits { on: what, wants, .. } => {
+            return drifted(system, on, terms.still).unwrap_or_else(|| Outcome::Blocked {
+                why: format!("{wants} cannot be judged yet: {what}"),
                 hint: "run `vsgpu plan` again: an earlier step did not bring what it should".into(),
-            };
+            });
         }
         Verdict::Unmet { is, effects, .. } => (is, effects),
     };
     // With nothing left to run there is nothing that could be done wrongly: an act that was still under way when the plan was
     // made has ended, and only its activation is missing.
-    if let Some(plan) = expected.filter(|_| !effects.is_empty()) {
+    if let Some(plan) = terms.expected.filter(|_| !effects.is_empty()) {
         let unplanned = effects.iter().find(|e| !plan.effects.contains(e));
         if unplanned.is_some() || (plan.is != is && !plan.started) {
             return Outcome::Stale { planned: plan.is.clone(), is: unplanned.map_or(is.clone(), |e| format!("{is}; now needed: {e}")) };
         }
     }
+    if let Some(drifted) = drifted(system, on, terms.still).filter(|_| !effects.is_empty()) {
+        return drifted;
+    }
     let since = system.now();
     for effect in &effects {
         say(effect.to_string());
-        if let Err(broken) = act(system, effect) {
-            return understood(system, entry, on, Failure { why: broken.why, output: broken.output, since });
+        let left = terms.deadline.map(|d| (start + d).saturating_sub(system.elapsed()));
+        let late = |why, hint| Outcome::Late { secs: terms.deadline.unwrap_or_default().as_secs(), doing: effect.to_string(), why, hint };
+        if left.is_some_and(|left| left.is_zero()) {
+            return late(String::new(), None);
+        }
+        let bounded = left.map_or_else(|| effect.clone(), |left| effect.bounded(left));
+        if let Err(broken) = act(system, &bounded) {
+            let over = terms.deadline.is_some_and(|d| system.elapsed() >= start + d);
+            return match understood(system, entry, on, Failure { why: broken.why, output: broken.output, since }) {
+                Outcome::Failed { why, hint } if over => late(why, hint),
+                outcome => outcome,
+            };
         }
     }
     settle(system, entry, on, spec)
+}
+
+/// Whether somebody changed what must still be so. All are looked at together, each distinct probe once. What only waits to
+/// become active, or cannot be read just now, is no drift; a driver or a license has its own time to come back.
+pub fn drifted(system: &dyn System, on: &Subject, still: &[Still]) -> Option<Outcome> {
+    if still.is_empty() || planted(Bug::DriftIgnored) {
+        return None;
+    }
+    let start = system.elapsed();
+    loop {
+        let facts: Vec<FactEntry> = still.iter().map(|s| s.entry.fact).collect();
+        let seen = observe(system, on, &facts);
+        let judged = still.iter().find_map(|s| {
+            let fact = seen.get(s.entry.fact.name)?.as_ref().ok()?;
+            let (is, was) = match (s.entry.check)(&s.spec, fact).ok()? {
+                Verdict::Unmet { is, wants, effects } if !effects.is_empty() => (is, wants),
+                Verdict::Blocked { why, .. } => (why, "met".into()),
+                _ => return None,
+            };
+            Some((s, Outcome::Drifted { requirement: s.entry.name.into(), is, was }))
+        });
+        let (s, outcome) = judged?;
+        if system.elapsed() - start >= Duration::from_secs((s.entry.settle_secs)(&s.spec).into()) {
+            return Some(outcome);
+        }
+        system.sleep(Duration::from_secs(1));
+    }
 }
 
 /// A failure with its cause, where the requirement can tell it from what was said and logged.

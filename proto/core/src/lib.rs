@@ -16,6 +16,7 @@ pub mod gpu_choice;
 pub mod knowledge;
 pub mod lines;
 pub mod nvidia_smi;
+pub mod planted;
 pub mod requirement;
 pub mod suggest;
 pub mod system;

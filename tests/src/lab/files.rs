@@ -168,6 +168,9 @@ pub fn fleet(lab: &Lab) -> String {
         "# The fleet of the vsgpu demo: simulated hosts and guests, real agents.\n\
 version: 1\n\
 pki: pki\n\
+rollout:                         # three hosts that share no cluster; the default is one at a time\n\
+\x20 max-unavailable: 3\n\
+\x20 stop-at-failed: 3\n\
 defaults:\n\
 \x20 host:\n\
 \x20   graphics-type: SharedPassthru\n\

@@ -9,7 +9,7 @@ use vsgpu_core::units::DriverVersion;
 use vsgpu_core::{Command, Effect, Verdict};
 
 /// Seconds for the installer (facts: field default); building the module takes minutes on small machines.
-const INSTALL_SECS: u32 = 900;
+const INSTALL_SECS: u32 = 3600;
 /// Seconds that a program may take to end after it was asked to.
 const END_SECS: &str = "30";
 /// First version with `--kernel-module-type` (facts: data/installer_options.tsv).

@@ -1,0 +1,45 @@
+//! `vsgpu release`: a person has looked at a held node and lets it go.
+
+use super::{Ended, FleetArg, now};
+use crate::error::{Error, Exit, Kind};
+use crate::fleet::NodeId;
+use crate::journal::{self, Folder, Journal, Record};
+use crate::render::Printer;
+use clap::Args;
+use serde_json::json;
+
+#[derive(Args)]
+pub(super) struct Release {
+    /// The node: a name of the fleet file, or `guest/NAME`, `vm/NAME`, `host/NAME`
+    node: String,
+    #[command(flatten)]
+    fleet: FleetArg,
+}
+
+impl Release {
+    pub fn run(self, printer: &Printer) -> Ended {
+        let one = |e: Error| vec![e];
+        let fleet = self.fleet.read(false)?;
+        let folder = fleet.state_folder();
+        let _lock = journal::lock(&folder).map_err(one)?;
+        let disk = Folder(folder);
+        let run = journal::latest(&disk).map_err(one)?;
+        let held = run.as_ref().map(|r| r.status.held()).unwrap_or_default();
+        let named = |node: &&NodeId| node.name == self.node || String::from((*node).clone()) == self.node;
+        let nodes: Vec<NodeId> = held.keys().filter(named).cloned().collect();
+        let (Some(run), false) = (run, nodes.is_empty()) else {
+            let known: Vec<String> = held.into_keys().map(String::from).collect();
+            let error = Error::new(Kind::Usage, format!("`{}` is not held", self.node));
+            let error =
+                if known.is_empty() { error.detail("no node is held") } else { error.detail(format!("held: {}", known.join(", "))) };
+            return Err(one(error.hint("`vsgpu status` shows the nodes of the latest run")));
+        };
+        let mut journal = Journal::open(&disk, run.number, Some(run.good_bytes)).map_err(one)?;
+        for node in &nodes {
+            journal.record(&Record::Released { at: now(), node: node.clone() }).map_err(one)?;
+        }
+        let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+        printer.answer(&json!({ "released": nodes }), &format!("released: {}; `vsgpu apply` looks at it again", names.join(", ")));
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,133 @@
+//! `vsgpu resume`, `vsgpu abort`, `vsgpu rollback`: what becomes of a run that is under way or was left.
+
+use super::walk::Walk;
+use super::{Ended, FleetArg};
+use crate::error::{Error, Kind};
+use crate::journal::{self, Folder, How, Journal, Purpose, Record};
+use crate::render::Printer;
+use crate::run::{Unfinished, way_back};
+use clap::Args;
+use std::time::Duration;
+
+#[derive(Args)]
+pub(super) struct Resume {
+    #[command(flatten)]
+    fleet: FleetArg,
+    /// Stop again after the next wave
+    #[arg(long)]
+    pause: bool,
+}
+
+impl Resume {
+    pub fn run(self, printer: &Printer) -> Ended {
+        let fleet = self.fleet.read(false)?;
+        let (yes, pause, max_hosts) = (true, self.pause, None);
+        Walk { printer, fleet: &fleet, saved: None, yes, purpose: Purpose::Apply, unfinished: Unfinished::GoOn, pause, max_hosts }.run()
+    }
+}
+
+#[derive(Args)]
+pub(super) struct Abort {
+    #[command(flatten)]
+    fleet: FleetArg,
+    /// Seconds to wait for the steps that run now
+    #[arg(long, value_name = "SECONDS", default_value_t = 7200)]
+    timeout: u64,
+}
+
+impl Abort {
+    pub fn run(self, printer: &Printer) -> Ended {
+        let fleet = self.fleet.read(false)?;
+        let folder = fleet.state_folder();
+        let lock = match journal::at_work(&folder) {
+            None => journal::lock(&folder).map_err(|e| vec![e])?,
+            Some(process) => {
+                printer.note(&format!("process {process} is asked to stop; what runs on the nodes is finished first"));
+                if process > 1 {
+                    let asked = nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), nix::sys::signal::Signal::SIGTERM);
+                    asked.map_err(|e| vec![Error::new(Kind::Failed, format!("process {process} cannot be asked to stop: {e}"))])?;
+                }
+                self.wait(&folder)?
+            }
+        };
+        let (yes, max_hosts) = (true, None);
+        let walk = Walk {
+            printer,
+            fleet: &fleet,
+            saved: None,
+            yes,
+            purpose: Purpose::Apply,
+            unfinished: Unfinished::GiveBack,
+            pause: false,
+            max_hosts,
+        };
+        let ended = walk.locked();
+        drop(lock);
+        ended
+    }
+
+    fn wait(&self, folder: &std::path::Path) -> Result<journal::Lock, Vec<Error>> {
+        for _ in 0..self.timeout.saturating_mul(5) {
+            match journal::lock(folder) {
+                Err(error) if error.kind == Kind::Blocked => std::thread::sleep(Duration::from_millis(200)),
+                other => return other.map_err(|e| vec![e]),
+            }
+        }
+        let error = Error::new(Kind::Failed, format!("the run has not stopped within {} s", self.timeout));
+        Err(vec![error.hint("`vsgpu status` shows which step it waits for; it stops behind that, then `vsgpu abort` again")])
+    }
+}
+
+#[derive(Args)]
+pub(super) struct Rollback {
+    #[command(flatten)]
+    fleet: FleetArg,
+    /// Do not ask before the first change (asked only at a terminal; a script is never asked)
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Rollback {
+    pub fn run(self, printer: &Printer) -> Ended {
+        let one = |e: Error| vec![e];
+        let fleet = self.fleet.read(false)?;
+        let folder = fleet.state_folder();
+        let lock = journal::lock(&folder).map_err(one)?;
+        let disk = Folder(folder);
+        let nothing = || Error::new(Kind::Usage, "there is no run to go back from").hint("`vsgpu status` shows the latest one");
+        let run = journal::latest(&disk).map_err(one)?.ok_or_else(|| one(nothing()))?;
+        let (back, lost) = match (run.status.purpose, run.status.ended) {
+            // Its own plan is in its journal.
+            (Purpose::Rollback, None) => (fleet.clone(), vec![]),
+            (Purpose::Rollback, Some(_)) => {
+                return Err(one(Error::new(Kind::Usage, format!("run {} was a rollback already", run.number))
+                    .hint("`vsgpu plan` shows what the fleet file would change")));
+            }
+            (Purpose::Apply, ended) => {
+                if ended.is_none() {
+                    let mut journal = Journal::open(&disk, run.number, Some(run.good_bytes)).map_err(one)?;
+                    journal.record(&Record::Ended { at: super::now(), how: How::GivenUp }).map_err(one)?;
+                }
+                way_back(&fleet, &run.status)
+            }
+        };
+        if !lost.is_empty() {
+            printer.note("these have no way back and stay as they are:");
+            lost.iter().for_each(|what| printer.note(&format!("  {what}")));
+            printer.note("");
+        }
+        let walk = Walk {
+            printer,
+            fleet: &back,
+            saved: None,
+            yes: self.yes,
+            purpose: Purpose::Rollback,
+            unfinished: Unfinished::GoOnIfSame,
+            pause: false,
+            max_hosts: None,
+        };
+        let ended = walk.locked();
+        drop(lock);
+        ended
+    }
+}

@@ -1,0 +1,230 @@
+//! Everything that walks a plan at a terminal: `apply`, `resume`, `abort`, `rollback`, `clone`. What it asks, hears and says at
+//! the end is the same for all.
+
+use super::{Ended, block_on, now, operator, worst};
+use crate::engine::{Stopped, Word};
+use crate::error::{Error, Exit, Kind};
+use crate::event::Event;
+use crate::fleet::Fleet;
+use crate::hold::Held;
+use crate::journal::{self, Folder, Purpose};
+use crate::plan::{Leftovers, Plan};
+use crate::planner::Planned;
+use crate::render::{Printer, progress::Progress};
+use crate::run::{self, Audience, Request, Unfinished};
+use serde_json::json;
+use std::collections::BTreeSet;
+use tokio::sync::watch;
+
+/// Walks the plan of a fleet.
+pub(super) struct Walk<'a> {
+    pub printer: &'a Printer,
+    pub fleet: &'a Fleet,
+    /// What the plan must be.
+    pub saved: Option<Plan>,
+    /// Nobody is asked.
+    pub yes: bool,
+    pub purpose: Purpose,
+    pub unfinished: Unfinished,
+    /// Stop when a wave is settled.
+    pub pause: bool,
+    /// Touch no more hosts than this.
+    pub max_hosts: Option<usize>,
+}
+
+impl Walk<'_> {
+    pub(super) fn run(self) -> Ended {
+        let folder = self.fleet.state_folder();
+        let _lock = journal::lock(&folder).map_err(|e| vec![e])?;
+        self.locked()
+    }
+
+    /// The same under a lock that is held already.
+    pub(super) fn locked(self) -> Ended {
+        let one = |e: Error| vec![e];
+        let Self { printer, fleet, .. } = &self;
+        let operator = operator(fleet)?;
+        let disk = Folder(fleet.state_folder());
+        if self.unfinished == Unfinished::GiveUp
+            && let Err(error) = journal::latest(&disk)
+        {
+            let aside = journal::set_aside(&disk).map_err(one)?.unwrap_or_default();
+            printer
+                .note(&format!("{}\nset aside as {aside}; a host it left in maintenance mode must be brought out by hand", error.message));
+        }
+        let word = operators_word().map_err(one)?;
+        let request = Request {
+            fleet,
+            operator: &operator,
+            disk: &disk,
+            threaded: true,
+            holder: super::holder(fleet)?,
+            saved: self.saved.as_ref(),
+            purpose: self.purpose,
+            unfinished: self.unfinished,
+            pause: self.pause,
+            word,
+            now,
+        };
+        let mut stage = Stage { printer, yes: self.yes, max_hosts: self.max_hosts, progress: None };
+        let ended = block_on(request.run(&mut stage))?;
+        if let Some(mut progress) = stage.progress.take() {
+            progress.finish();
+        }
+        match ended {
+            Err(errors) => Err([errors, still_taken(fleet)].concat()),
+            Ok(ended) => self.report(ended),
+        }
+    }
+
+    fn report(&self, ended: run::Ended) -> Ended {
+        let Self { printer, fleet, .. } = self;
+        let run::Ended { plan, summary, problems, left } = ended;
+        let mut errors: Vec<Error> = vec![];
+        if plan.steps.is_empty() {
+            errors.extend(problems.into_iter().map(|p| p.error));
+            errors.extend(said_loudly(left));
+            printer.errors(&errors);
+            if errors.is_empty() {
+                let what = format!("nothing to do: {} requirements are met", plan.met);
+                printer.answer(&json!({ "steps": 0, "done": 0, "changed": false }), &what);
+            }
+            return Ok(worst(&errors));
+        }
+        let failed: Vec<_> = summary.failed.iter().map(|(step, error)| json!({ "step": step, "error": error })).collect();
+        let answer = json!({
+            "steps": plan.steps.len(), "done": summary.done, "failed": failed, "skipped": summary.skipped, "changed": summary.changed,
+            "untouched": summary.untouched, "stopped": summary.stopped.map(run::goes_on),
+        });
+        let skipped = if summary.skipped > 0 { format!(", {} left out", summary.skipped) } else { String::new() };
+        let mut text = format!("{} of {} steps done{skipped}", summary.done, plan.steps.len());
+        for (host, why) in &summary.untouched {
+            text += &format!("\n{host} was left out: {why}");
+        }
+        if let Some(stopped) = summary.stopped {
+            text += &format!("\n{}", run::goes_on(stopped));
+        }
+        printer.answer(&answer, &text);
+        errors.extend(still_taken(fleet));
+        errors.extend(summary.failed.into_iter().map(|(_, e)| e));
+        errors.extend(problems.into_iter().map(|p| p.error));
+        if !summary.untouched.is_empty() {
+            let hosts: BTreeSet<&str> = summary.untouched.keys().map(String::as_str).collect();
+            let error = Error::new(Kind::Blocked, format!("left out: {}", hosts.into_iter().collect::<Vec<_>>().join(", ")));
+            errors
+                .push(error.hint("mend what failed, then `vsgpu apply`; `rollout:` in the fleet file says how much may fail and be away"));
+        }
+        let stop = match summary.stopped {
+            None => None,
+            // Asked for, and nothing is wrong.
+            Some(Stopped::Paused) => {
+                printer.note("`vsgpu resume --pause` walks the next wave, `vsgpu resume` all of them, `vsgpu abort` ends here");
+                None
+            }
+            Some(Stopped::Interrupted | Stopped::Detached) => Some(
+                Error::new(Kind::Failed, "interrupted")
+                    .hint("`vsgpu resume` goes on from here, `vsgpu abort` gives back what was taken; `vsgpu status` shows how far it is"),
+            ),
+        };
+        errors.extend(stop);
+        printer.errors(&errors);
+        Ok(match worst(&errors) {
+            Exit::Done => Exit::Done,
+            not => not,
+        })
+    }
+}
+
+/// What an operator at a terminal sees.
+struct Stage<'a> {
+    printer: &'a Printer,
+    yes: bool,
+    max_hosts: Option<usize>,
+    progress: Option<Progress>,
+}
+
+impl Audience for Stage<'_> {
+    fn note(&mut self, text: &str) {
+        self.printer.note(text);
+    }
+
+    fn planned(&mut self, planned: &Planned) -> Result<(), Error> {
+        self.printer.warnings(&planned.warnings);
+        self.printer.errors(&planned.problems.iter().map(|p| p.error.clone()).collect::<Vec<_>>());
+        let hosts: BTreeSet<&str> = planned.plan.steps.iter().map(|s| s.host.as_str()).collect();
+        if let Some(most) = self.max_hosts.filter(|most| hosts.len() > *most) {
+            let why = format!("the plan touches {} hosts, `--max-hosts {most}` allows fewer; nothing was changed", hosts.len());
+            return Err(Error::new(Kind::Usage, why).hint("look at `vsgpu plan`"));
+        }
+        let go_on = if self.yes { Some(true) } else { self.printer.confirm(&crate::render::plan::text(&planned.plan)) };
+        match go_on {
+            Some(true) => Ok(()),
+            Some(false) => Err(Error::new(Kind::Usage, "not confirmed; nothing was changed")),
+            None => Err(Error::new(Kind::Usage, "nobody can be asked, because what is said goes elsewhere; nothing was changed")
+                .hint("look at `vsgpu plan`, then add `--yes`")),
+        }
+    }
+
+    fn walking(&mut self, plan: &Plan) {
+        self.progress = Some(Progress::new(self.printer, plan));
+    }
+
+    fn hear(&mut self, event: &Event) {
+        if let Some(progress) = &mut self.progress {
+            progress.hear(event);
+        }
+    }
+}
+
+/// Hears Ctrl-C (and a polite kill) in a thread of its own: once stops, twice leaves. Called before any other thread, so that
+/// all have it blocked.
+fn operators_word() -> Result<watch::Receiver<Word>, Error> {
+    use nix::sys::signal::{SigSet, Signal};
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block().map_err(|e| Error::new(Kind::Internal, format!("signals cannot be heard: {e}")))?;
+    let (tx, rx) = watch::channel(Word::GoOn);
+    std::thread::spawn(move || {
+        for word in [Word::Stop, Word::Detach] {
+            if signals.wait().is_err() {
+                return;
+            }
+            if word == Word::Stop {
+                say_stopping();
+            }
+            tx.send_replace(word);
+        }
+    });
+    Ok(rx)
+}
+
+fn say_stopping() {
+    Printer::new(crate::render::Format::Text)
+        .note("stopping: what runs is finished, nothing new is begun (Ctrl-C again leaves at once; the agents finish what they do)");
+}
+
+/// What the latest run took and has not given back.
+fn still_taken(fleet: &Fleet) -> Vec<Error> {
+    let run = journal::latest(&Folder(fleet.state_folder())).ok().flatten();
+    run.map(|run| said_loudly(run.status.leftovers())).unwrap_or_default()
+}
+
+/// The one thing administrators fear, said loudly, with the way out.
+fn said_loudly(left: Leftovers) -> Vec<Error> {
+    let host = |host| {
+        Error::new(Kind::Failed, format!("{host} IS STILL IN MAINTENANCE MODE"))
+            .hint("`vsgpu apply` brings it out when it answers; by hand: `esxcli system maintenanceMode set --enable false`")
+    };
+    let vm = |vm| {
+        Error::new(Kind::Failed, format!("{vm} was shut down and is not known to run again"))
+            .hint("`vsgpu apply` looks again, and starts it when its host allows it")
+    };
+    let held = |(node, Held { hold, why, .. }): (crate::fleet::NodeId, Held)| {
+        Error::new(Kind::Blocked, format!("{node} is held ({hold}): {why}"))
+            .held(hold)
+            .hint(hold.advice().replace("`vsgpu release`", &format!("`vsgpu release {}`", String::from(node.clone()))))
+    };
+    let taken = left.in_maintenance.into_iter().map(host).chain(left.stopped.into_iter().map(vm));
+    taken.chain(left.held.into_iter().map(held)).collect()
+}

@@ -1,0 +1,149 @@
+//! Which steps may begin now. Pure: waves one after the other, never more of a cluster away than its budget, and a stop when
+//! too much has failed.
+//!
+//! A host is away from the first step that disrupts it until the last such step is done, and for good once a step of it or
+//! of its VMs has failed. What gives back what was taken is never kept waiting.
+
+use crate::fleet::NodeKind;
+use crate::journal::{Status, StepState};
+use crate::plan::{Plan, Step};
+use std::collections::{BTreeMap, BTreeSet};
+use vsgpu_core::planted::{Bug, planted};
+
+/// What becomes of a step whose predecessors have ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// It may begin.
+    Open,
+    /// Something must end before.
+    Wait,
+    /// It will not begin in this run, and why.
+    Closed(String),
+}
+
+#[derive(Default)]
+struct Host {
+    wave: usize,
+    cluster: String,
+    /// Steps without an end.
+    open: usize,
+    /// Disrupting steps without a good end.
+    disrupting: usize,
+    begun: bool,
+    /// From its first disrupting step on.
+    window: bool,
+    /// Failed where the host itself suffers from it.
+    failed: bool,
+    /// Anything failed.
+    ill: bool,
+}
+
+impl Host {
+    fn away(&self) -> bool {
+        self.failed || self.window && self.disrupting > 0
+    }
+}
+
+/// The state of the rollout.
+pub(super) struct Rollout<'a> {
+    plan: &'a Plan,
+    hosts: BTreeMap<&'a str, Host>,
+    /// Away when the plan was made, and none of ours.
+    strangers: BTreeMap<&'a str, BTreeSet<&'a str>>,
+    /// Waves beyond this one wait for `vsgpu resume`.
+    last_wave: Option<usize>,
+}
+
+impl<'a> Rollout<'a> {
+    /// From where a run is.
+    pub(super) fn new(plan: &'a Plan, status: &Status, pause: bool) -> Self {
+        let mut hosts: BTreeMap<&str, Host> = BTreeMap::new();
+        for step in &plan.steps {
+            let wave = plan.rollout.waves.iter().position(|w| w.contains(&step.host)).unwrap_or_default();
+            let cluster = plan.rollout.clusters.iter().find(|(_, c)| c.hosts.contains(&step.host)).map(|(name, _)| name.clone());
+            let host = hosts.entry(&step.host).or_default();
+            (host.wave, host.cluster) = (wave, cluster.unwrap_or_default());
+            let state = &status.steps[step.id - 1];
+            let done = matches!(state, StepState::Done { .. });
+            host.open += usize::from(!done);
+            host.disrupting += usize::from(step.disrupts && !done);
+            host.begun |= state.begun();
+            host.window |= step.disrupts && state.begun();
+        }
+        let of = |name: &String| plan.rollout.clusters.get(name).map(|c| c.unavailable.keys().map(String::as_str).collect());
+        let strangers = plan.rollout.clusters.keys().map(|name| (name.as_str(), of(name).unwrap_or_default())).collect();
+        let first = hosts.values().filter(|h| h.open > 0).map(|h| h.wave).min();
+        Self { plan, hosts, strangers, last_wave: first.filter(|_| pause) }
+    }
+
+    /// The wave of a step, for those that begin first.
+    pub(super) fn order(&self, step: &Step) -> (usize, usize, usize) {
+        let wave = self.hosts.get(step.host.as_str()).map_or(0, |h| h.wave);
+        let place = self.plan.rollout.waves.get(wave).and_then(|w| w.iter().position(|h| *h == step.host)).unwrap_or_default();
+        (wave, place, step.id)
+    }
+
+    /// Whether all that remains waits for `vsgpu resume`.
+    pub(super) fn paused(&self) -> bool {
+        let last = self.last_wave.unwrap_or(usize::MAX);
+        self.hosts.values().all(|h| h.open == 0 || h.wave > last) && self.hosts.values().any(|h| h.open > 0)
+    }
+
+    /// Whether a step may begin.
+    pub(super) fn may(&self, step: &Step) -> Gate {
+        let Some(host) = self.hosts.get(step.host.as_str()) else { return Gate::Open };
+        if step.gives_back.is_some() || step.rescue {
+            return Gate::Open;
+        }
+        if !host.begun {
+            let failed = self.hosts.iter().filter(|(_, h)| h.ill).map(|(name, _)| *name).collect::<Vec<_>>();
+            if failed.len() >= self.plan.rollout.stop_at_failed.max(1) && self.hosts.len() > 1 && !planted(Bug::BreakerIgnored) {
+                return Gate::Closed(format!("the rollout has stopped: {} failed", failed.join(", ")));
+            }
+            if self.last_wave.is_some_and(|last| host.wave > last) || self.hosts.values().any(|h| h.wave < host.wave && h.open > 0) {
+                return Gate::Wait;
+            }
+        }
+        if !step.disrupts || host.window {
+            return Gate::Open;
+        }
+        let Some(cluster) = self.plan.rollout.clusters.get(&host.cluster) else { return Gate::Open };
+        let away = self.away(&host.cluster, &step.host);
+        if away.len() < cluster.max_unavailable + usize::from(planted(Bug::BudgetOffByOne)) {
+            return Gate::Open;
+        }
+        // One of them may come back only if something of it is still to be done.
+        if away.iter().any(|name| self.hosts.get(name).is_some_and(|h| h.open > 0 && !h.failed)) {
+            return Gate::Wait;
+        }
+        let word = if host.cluster.is_empty() { "the fleet".into() } else { format!("cluster {}", host.cluster) };
+        Gate::Closed(format!("{word} must not have more than {} hosts away, and {} is", cluster.max_unavailable, away.join(", ")))
+    }
+
+    fn away(&self, cluster: &str, but: &str) -> Vec<&'a str> {
+        let ours = self.hosts.iter().filter(|(_, h)| h.cluster == cluster && h.away()).map(|(name, _)| *name);
+        let strangers = self.strangers.get(cluster).into_iter().flatten().copied();
+        // A host that was in maintenance mode through us, and is out of it now, is no stranger any more.
+        let strangers = strangers.filter(|name| self.hosts.get(name).is_none_or(|h| h.open > 0 || h.away()));
+        let all: BTreeSet<&str> = ours.chain(strangers).filter(|name| *name != but).collect();
+        all.into_iter().collect()
+    }
+
+    /// A step begins.
+    pub(super) fn began(&mut self, step: &Step) {
+        if let Some(host) = self.hosts.get_mut(step.host.as_str()) {
+            host.begun = true;
+            host.window |= step.disrupts;
+        }
+    }
+
+    /// A step has ended; `good`: `None` where it was left out.
+    pub(super) fn ended(&mut self, step: &Step, good: Option<bool>) {
+        if let Some(host) = self.hosts.get_mut(step.host.as_str()) {
+            host.open -= 1;
+            host.disrupting -= usize::from(step.disrupts && good == Some(true));
+            host.ill |= good == Some(false);
+            host.failed |= good == Some(false) && step.node.kind != NodeKind::Guest;
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! One step on its agent. It looks before it acts, it is named, so that a cut connection finds it again, and what is not
+//! known is looked at, never guessed.
+
+use super::agents::{Agents, Claimed};
+use super::{Ended, Message};
+use crate::error::{Error, Kind};
+use crate::event::Event;
+use crate::fleet::NodeKind;
+use crate::hold::Hold;
+use crate::journal::StepState;
+use crate::plan::{Plan, Step, Work};
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use vsgpu_core::execute::{Expectation, Outcome};
+use vsgpu_core::planted::{Bug, planted};
+use vsgpu_core::requirement::Verdict;
+use vsgpu_core::{Artifact, Catalogue, Entry};
+use vsgpu_host_agent::host::MAINTENANCE_MODE;
+use vsgpu_host_agent::vm::POWER;
+use vsgpu_proto::client::{Call, CallError, Connection, Target};
+use vsgpu_proto::v1::ArtifactId;
+
+/// Longest wait for the answer of an agent beyond what the step itself may take.
+const GRACE: Duration = Duration::from_secs(60);
+/// Between two looks at a node that is to become something.
+const LOOK: Duration = Duration::from_secs(1);
+const OBSERVE: Duration = Duration::from_secs(300);
+/// Boots that nobody asked for, after which a node is said to be in a loop.
+const LOOP: u32 = 2;
+
+/// What an agent is asked to change.
+enum Change<'a> {
+    Meet { requirement: &'a str, spec: &'a Value, expect: Option<Expectation> },
+    Activate { restart: Option<&'a str>, before: &'a str },
+}
+
+pub(super) struct Task {
+    pub(super) plan: Arc<Plan>,
+    pub(super) id: usize,
+    pub(super) was: StepState,
+    /// Name of the operation at the agent.
+    pub(super) operation: String,
+    /// What must still be so on the node.
+    pub(super) still: Vec<(String, Value)>,
+    pub(super) catalogue: Arc<Catalogue>,
+    pub(super) agents: Arc<Agents>,
+    pub(super) tx: mpsc::Sender<Message>,
+}
+
+impl Task {
+    fn step(&self) -> &Step {
+        &self.plan.steps[self.id - 1]
+    }
+
+    fn vm(&self) -> Option<&str> {
+        self.plan.reaches.get(&self.step().node)?.vm.as_deref()
+    }
+
+    fn fail(&self, kind: Kind, why: impl std::fmt::Display) -> Error {
+        Error::new(kind, format!("{}: {}: {why}", self.step().node, self.step().title))
+    }
+
+    fn call_failed(&self, error: CallError) -> Error {
+        let inner = Error::from(error);
+        // In a run a node that went away is a step that failed; "unreachable" is for nodes that were never reached.
+        let kind = if inner.kind == Kind::Unreachable { Kind::Failed } else { inner.kind };
+        Error { kind, message: format!("{}: {}: {}", self.step().node, self.step().title, inner.message), ..inner }
+    }
+
+    /// What is so at the end, and whether anything was changed.
+    pub(super) async fn run(self) -> Ended {
+        match &self.step().work {
+            Work::Send { artifact, datastore } => self.send(artifact, datastore.as_deref()).await,
+            Work::Meet { requirement, spec, expect } => self.meet(requirement, spec, expect.clone()).await,
+            Work::Activate { restart, proves } => self.activate(restart.as_deref(), proves).await,
+        }
+    }
+
+    fn target(&self) -> Result<Target, Error> {
+        let reach = self.plan.reaches.get(&self.step().node);
+        reach.map(|r| r.target()).ok_or_else(|| self.fail(Kind::Internal, "the plan does not say how to reach the node"))
+    }
+
+    /// Connects and claims, trying again until the step's patience ends: the node may be booting.
+    async fn reach(&self, secs: u32, anew: bool) -> Result<Claimed, Error> {
+        let claimed = self.agents.reach(&self.target()?, Duration::from_secs(secs.into()), anew).await;
+        claimed.map_err(|e| self.call_failed(e))
+    }
+
+    async fn starting(&self, boot_id: String) -> Result<(), Error> {
+        let (recorded, waits) = oneshot::channel();
+        let _ = self.tx.send(Message::Starting { step: self.id, boot_id, recorded }).await;
+        // The main loop is gone: the journal could not be written, so nothing is done.
+        waits.await.map_err(|_| self.fail(Kind::Internal, "the start could not be recorded"))
+    }
+
+    fn say(&self) -> impl FnMut(String) + Send + 'static {
+        let (tx, step) = (self.tx.clone(), self.id);
+        // A slow terminal must not hold up an agent: what does not fit is not shown.
+        move |text| drop(tx.try_send(Message::Event(Event::Said { step, text })))
+    }
+
+    fn call(&self, claimed: &Claimed) -> Call {
+        Call {
+            fence: claimed.fence.clone(),
+            operation: self.operation.clone(),
+            heard: 0,
+            // Begun by an earlier process of this run: what runs still is listened to, what has ended is looked at again.
+            look_again: matches!(self.was, StepState::Started { .. }),
+            deadline_secs: self.step().deadline_secs,
+            still: self.still.clone(),
+        }
+    }
+
+    async fn send(&self, artifact: &Artifact, datastore: Option<&str>) -> Ended {
+        let folder = std::path::Path::new(&self.plan.fleet_file).parent().map(std::path::Path::to_path_buf).unwrap_or_default();
+        let file = folder.join(&artifact.artifact);
+        let total = artifact.size.unwrap_or_default();
+        let id = ArtifactId {
+            name: artifact.file_name().into(),
+            sha256: artifact.sha256.clone().unwrap_or_default(),
+            size: total,
+            datastore: datastore.unwrap_or_default().into(),
+        };
+        let mut claimed = self.reach(self.step().connect_secs, false).await?;
+        self.starting(String::new()).await?;
+        let end = Instant::now() + Duration::from_secs(self.plan.deadlines.transfer_secs.into());
+        loop {
+            let (tx, step) = (self.tx.clone(), self.id);
+            let mut moved = false;
+            let mut progress = |bytes: u64| {
+                moved |= bytes < total;
+                drop(tx.try_send(Message::Event(Event::Sent { step, bytes, total })));
+            };
+            let left = end.saturating_duration_since(Instant::now());
+            let sent = match self.agents.own(&self.target()?).await {
+                Ok(own) => own.send(&file, id.clone(), &claimed.fence, left, &mut progress).await,
+                Err(error) => Err(error),
+            };
+            match sent {
+                Ok(state) => return Ok((state.path, moved)),
+                // A cut connection goes on where it was cut.
+                Err(CallError::Away(_) | CallError::Unclaimed(_)) if Instant::now() < end => {
+                    claimed = self.reach(self.plan.deadlines.reconnect_secs, true).await?;
+                }
+                Err(CallError::Away(why)) => {
+                    return Err(self.call_failed(CallError::Away(why)).held(Hold::StepTimeout));
+                }
+                Err(error) => return Err(self.call_failed(error)),
+            }
+        }
+    }
+
+    async fn meet(&self, requirement: &str, spec: &Value, mut expect: Option<Expectation>) -> Ended {
+        if let (Some(expect), StepState::Started { .. }) = (&mut expect, &self.was) {
+            expect.started = true;
+        }
+        let claimed = self.reach(self.step().connect_secs, false).await?;
+        self.starting(String::new()).await?;
+        let (outcome, _) = self.asked(claimed, Change::Meet { requirement, spec, expect }).await?;
+        self.judged(outcome)
+    }
+
+    /// Asks until the outcome is known. The operation outlives the connection: after a cut it is asked for again by its name, and
+    /// an agent that has forgotten it (because it was restarted) looks at the machine first.
+    async fn asked(&self, mut claimed: Claimed, mut change: Change<'_>) -> Result<(Outcome, Claimed), Error> {
+        let mut call = self.call(&claimed);
+        let end = Instant::now() + Duration::from_secs(self.step().deadline_secs.into()) + GRACE;
+        loop {
+            let within = end.saturating_duration_since(Instant::now()).max(LOOK);
+            let (on, mut say) = (&claimed.connection, self.say());
+            let answer = match &change {
+                Change::Meet { requirement, spec, expect } => {
+                    on.apply(self.vm(), requirement, spec, expect.as_ref(), &mut call, within, &mut say).await
+                }
+                Change::Activate { restart, before } => match on.activate(*restart, before, &mut call, within, &mut say).await {
+                    // A rebooting node cuts the line; whether it reboots is seen by its boot id.
+                    Err(CallError::Away(_)) if restart.is_none() => Ok(Outcome::Applied { is: "asked".into(), active: false }),
+                    other => other,
+                },
+            };
+            match answer {
+                Ok(outcome) => return Ok((outcome, claimed)),
+                Err(CallError::Away(_)) if planted(Bug::UnknownIsDone) => {
+                    return Ok((Outcome::Applied { is: "sent".into(), active: true }, claimed));
+                }
+                Err(CallError::Away(why)) if Instant::now() >= end => {
+                    return Err(self.call_failed(CallError::Away(why)).held(self.too_long()));
+                }
+                Err(CallError::Away(_) | CallError::Unclaimed(_)) => {
+                    claimed = self.reach(self.plan.deadlines.reconnect_secs, true).await?;
+                    call.fence = claimed.fence.clone();
+                    call.look_again = false;
+                    if let Change::Meet { expect: Some(expect), .. } = &mut change {
+                        expect.started = true;
+                    }
+                }
+                Err(error) => return Err(self.call_failed(error)),
+            }
+        }
+    }
+
+    fn too_long(&self) -> Hold {
+        match (&self.step().work, self.step().node.kind) {
+            (Work::Meet { requirement, .. }, _) if requirement == MAINTENANCE_MODE => Hold::MaintenanceMode,
+            (Work::Meet { requirement, .. }, NodeKind::Vm) if requirement == POWER => Hold::GpuAttachTimeout,
+            (Work::Meet { requirement, .. }, NodeKind::Guest) if requirement == "driver" => Hold::DriverInstallTimeout,
+            _ => Hold::StepTimeout,
+        }
+    }
+
+    fn judged(&self, outcome: Outcome) -> Ended {
+        match outcome {
+            Outcome::AlreadyMet { is } => Ok((is, false)),
+            Outcome::Applied { is, .. } => Ok((is, true)),
+            other => Err(self.refused(other)),
+        }
+    }
+
+    fn refused(&self, outcome: Outcome) -> Error {
+        match outcome {
+            Outcome::AlreadyMet { is } | Outcome::Applied { is, .. } => self.fail(Kind::Internal, is),
+            Outcome::Stale { planned, is } => self
+                .fail(
+                    Kind::Blocked,
+                    format!("the node has changed since the plan was made: it was {planned}, it is {is}; nothing was done"),
+                )
+                .held(Hold::Stale)
+                .hint(Hold::Stale.advice()),
+            Outcome::Drifted { requirement, is, was } => self
+                .fail(Kind::Blocked, format!("somebody changed {requirement} meanwhile: it was {was}, it is {is}; nothing was done"))
+                .held(Hold::Drift)
+                .hint(Hold::Drift.advice()),
+            Outcome::Late { secs, doing, why, hint } => {
+                let hold = self.too_long();
+                let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+                let error = self.fail(Kind::Failed, format!("not done within {secs} s, while: {doing}{why}")).held(hold);
+                let error = hint.into_iter().fold(error, Error::hint);
+                error.hint(hold.advice())
+            }
+            Outcome::Blocked { why, hint } => self.fail(Kind::Blocked, why).held(Hold::Blocked).hint(hint),
+            Outcome::Failed { why, hint } => {
+                let maintenance = matches!(&self.step().work, Work::Meet { requirement, .. } if requirement == MAINTENANCE_MODE);
+                let hold = if maintenance { Hold::MaintenanceMode } else { Hold::Failed };
+                self.fail(Kind::Failed, why).held(hold).hint(hint.unwrap_or_else(|| hold.advice().into()))
+            }
+        }
+    }
+
+    async fn activate(&self, restart: Option<&str>, proves: &[(String, Value)]) -> Ended {
+        let mut claimed = self.reach(self.step().connect_secs, false).await?;
+        let boot_now = claimed.connection.describe(OBSERVE).await.map_err(|e| self.call_failed(e))?.boot_id;
+        // The boot in which this step was first begun: on the way back from a crash the reboot may have happened.
+        let before = match &self.was {
+            StepState::Started { boot_id, .. } | StepState::Failed { boot_id, .. } if !boot_id.is_empty() => boot_id.clone(),
+            _ => boot_now.clone(),
+        };
+        self.starting(before.clone()).await?;
+        if before == boot_now && self.unproven(&claimed.connection, proves).await?.0.is_none() {
+            return Ok(("not needed".into(), false));
+        }
+        if before == boot_now {
+            let (outcome, still_ours) = self.asked(claimed, Change::Activate { restart, before: &before }).await?;
+            claimed = still_ours;
+            self.judged(outcome)?;
+        }
+        let mut boot = before.clone();
+        if restart.is_none() {
+            (claimed, boot) = self.rebooted(&before).await?;
+            self.tools_answer(&claimed.connection).await?;
+        }
+        let settle = proves.iter().filter_map(|(name, spec)| self.entry(name).map(|e| (e.settle_secs)(spec))).max().unwrap_or(0);
+        let end = Instant::now() + Duration::from_secs(u64::from(settle) + 5);
+        let (what, mut boots) = (if restart.is_some() { "restart" } else { "reboot" }, 0);
+        loop {
+            let why = match self.unproven(&claimed.connection, proves).await {
+                Ok((_, now)) if restart.is_none() && now != boot => {
+                    (boots, boot) = (boots + 1, now);
+                    if boots >= LOOP {
+                        let why = format!("it has rebooted {boots} times since, and nobody asked for that");
+                        return Err(self.fail(Kind::Blocked, why).held(Hold::BootLoop).hint(Hold::BootLoop.advice()));
+                    }
+                    // Another boot is another wait.
+                    self.tools_answer(&claimed.connection).await?;
+                    continue;
+                }
+                Ok((None, _)) => return Ok((format!("{what}ed"), true)),
+                Ok((Some(why), _)) => Ok(why),
+                Err(error) => Err(error),
+            };
+            match why {
+                _ if Instant::now() < end => tokio::time::sleep(LOOK).await,
+                Ok(why) => {
+                    return Err(self
+                        .fail(Kind::Failed, format!("after the {what}: {why}"))
+                        .held(if restart.is_some() { Hold::Failed } else { Hold::CameBackUnchanged })
+                        .hint(format!("a second {what} would not help; `vsgpu facts` shows what the node says")));
+                }
+                // Gone again: it is waited for as after any reboot, and counts as one more boot when it is back.
+                Err(_) if restart.is_none() && boots < LOOP => (claimed, _) = self.rebooted(&before).await?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits until the node answers from another boot, and has proved anew who it is.
+    async fn rebooted(&self, before: &str) -> Result<(Claimed, String), Error> {
+        let deadlines = &self.plan.deadlines;
+        let secs = if self.step().node.kind == NodeKind::Guest { deadlines.guest_boot_secs } else { deadlines.host_reboot_secs };
+        let end = Instant::now() + Duration::from_secs(secs.into());
+        let mut pause = Duration::from_millis(250);
+        loop {
+            match self.agents.reach(&self.target()?, Duration::ZERO, true).await {
+                Ok(claimed) => match claimed.connection.describe(Duration::from_secs(10)).await {
+                    Ok(d) if d.boot_id != before || planted(Bug::RebootWithoutBootId) => return Ok((claimed, d.boot_id)),
+                    _ => {}
+                },
+                Err(error @ (CallError::Overtaken(_) | CallError::Refused { .. })) => return Err(self.call_failed(error)),
+                Err(_) => {}
+            }
+            if Instant::now() >= end {
+                let node = &self.step().node;
+                return Err(self
+                    .fail(Kind::Failed, format!("the node did not come back within {secs} s after its reboot was started"))
+                    .held(Hold::RebootTimeout)
+                    .hint(format!(
+                        "look at the console of {node}; when its agent answers again, `vsgpu apply` goes on without another reboot"
+                    )));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
+    }
+
+    /// On a host the agent is up before hostd is: the next step would fail for want of it.
+    async fn tools_answer(&self, connection: &Connection) -> Result<(), Error> {
+        let end = Instant::now() + Duration::from_secs(self.plan.deadlines.host_reboot_secs.into());
+        while self.step().node.kind == NodeKind::Host {
+            let seen = connection.observe(None, &["maintenance-mode"], &[], OBSERVE).await;
+            match seen.map(|(_, facts)| facts.get("maintenance-mode").cloned()) {
+                Ok(Some(Err(why))) if Instant::now() >= end => {
+                    return Err(self.fail(Kind::Failed, format!("after the reboot the host's own tools do not answer: {why}")));
+                }
+                Ok(Some(Err(_))) => tokio::time::sleep(LOOK).await,
+                // Whether it answers at all is the next question's matter.
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        self.catalogue.find(self.step().node.kind.scope(), name)
+    }
+
+    /// The first requirement that is not met, and why; and the boot that was looked at.
+    async fn unproven(&self, connection: &Connection, proves: &[(String, Value)]) -> Result<(Option<String>, String), Error> {
+        let names: Vec<&str> = proves.iter().filter_map(|(name, _)| Some(self.entry(name)?.fact.name)).collect();
+        let (boot, facts) = connection.observe(self.vm(), &names, &[], OBSERVE).await.map_err(|e| self.call_failed(e))?;
+        for (name, spec) in proves {
+            let Some(entry) = self.entry(name) else { continue };
+            let verdict = match facts.get(entry.fact.name) {
+                Some(Ok(fact)) => (entry.check)(spec, fact).map_err(|why| self.fail(Kind::Internal, why))?,
+                Some(Err(unreadable)) => return Ok((Some(format!("{name}: {unreadable}")), boot)),
+                None => return Ok((Some(format!("{name}: not observed")), boot)),
+            };
+            let why = match verdict {
+                Verdict::Met { .. } => continue,
+                Verdict::Unmet { is, wants, .. } => format!("is {is}, wanted {wants}"),
+                Verdict::Waits { on: why, .. } | Verdict::Blocked { why, .. } => why,
+            };
+            return Ok((Some(format!("{name}: {why}")), boot));
+        }
+        Ok((None, boot))
+    }
+}

@@ -1,0 +1,315 @@
+//! The append-only record of a run: written and flushed before each act. State is the fold of the records; transitions
+//! are a pure function that can refuse.
+//!
+//! ```text
+//! Planned -> { Started -> Done | Failed -> Started .. }* -> Ended
+//! ```
+//! `store` keeps the records on a disk. Releases may follow the end: they concern the next run.
+
+mod store;
+
+pub use store::{Disk, Folder, Journal, Lock, Log, Store, Stored, at_work, latest, lock, next_number, set_aside};
+
+use crate::fleet::NodeId;
+use crate::hold::{Held, Hold};
+use crate::plan::{Leftovers, Plan, RebootedFor, VERSION, Work};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use vsgpu_host_agent::host::MAINTENANCE_MODE;
+use vsgpu_host_agent::vm::POWER;
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "kebab-case")]
+pub enum Record {
+    /// A run begins.
+    Planned {
+        /// Seconds since 1970.
+        at: u64,
+        /// Name of the run, the same for all who go on with it.
+        run: String,
+        /// What the run is for.
+        purpose: Purpose,
+        /// The whole plan.
+        plan: Box<Plan>,
+        /// Hosts that an earlier run left in maintenance mode.
+        in_maintenance: BTreeSet<String>,
+        /// VMs that an earlier run left stopped.
+        stopped: BTreeSet<String>,
+        /// Reboots of earlier runs that did not bring what they were for.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        rebooted: BTreeMap<NodeId, RebootedFor>,
+        /// Nodes that earlier runs left held and nobody has released.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        held: BTreeMap<NodeId, Held>,
+    },
+    /// A step is about to be done.
+    Started {
+        /// Seconds since 1970.
+        at: u64,
+        /// Step.
+        step: usize,
+        /// The boot in which it was started.
+        boot_id: String,
+    },
+    /// A step is done and its result was seen.
+    Done {
+        /// Seconds since 1970.
+        at: u64,
+        /// Step.
+        step: usize,
+        /// What is so.
+        note: String,
+    },
+    /// A step failed.
+    Failed {
+        /// Seconds since 1970.
+        at: u64,
+        /// Step.
+        step: usize,
+        /// Why.
+        error: String,
+        /// Why, in a word.
+        hold: Hold,
+    },
+    /// The run is over.
+    Ended {
+        /// Seconds since 1970.
+        at: u64,
+        /// How.
+        how: How,
+    },
+    /// A person has looked at a held node and lets it go. May follow the end.
+    Released {
+        /// Seconds since 1970.
+        at: u64,
+        /// The node.
+        node: NodeId,
+    },
+}
+
+/// What a run is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// Towards the fleet file.
+    Apply,
+    /// Towards the facts recorded before another run.
+    Rollback,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// All that could be done was done.
+    Walked,
+    /// What it had taken was given back, on the operator's word.
+    Aborted,
+    /// It was given up as it stood: the next run looks at everything anew.
+    GivenUp,
+}
+
+/// Where one step is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum StepState {
+    /// Not begun.
+    #[default]
+    Waiting,
+    /// Begun; its outcome is not known.
+    Started {
+        /// The boot in which it was begun.
+        boot_id: String,
+        /// How often it had failed before.
+        times: u32,
+    },
+    /// Done.
+    Done {
+        /// What is so.
+        note: String,
+    },
+    /// Failed.
+    Failed {
+        /// Why, and since when.
+        #[serde(flatten)]
+        held: Held,
+        /// How often it has failed.
+        times: u32,
+        /// Whether it had been begun: a step whose node could not be reached never was.
+        begun: bool,
+        /// The boot in which it was begun.
+        boot_id: String,
+    },
+}
+
+impl StepState {
+    /// Whether the node may have been touched.
+    pub fn begun(&self) -> bool {
+        !matches!(self, Self::Waiting | Self::Failed { begun: false, .. })
+    }
+}
+
+/// A run, as its records tell it.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The plan.
+    pub plan: Plan,
+    /// One state per step.
+    pub steps: Vec<StepState>,
+    /// When it began.
+    pub begun: u64,
+    /// When it ended, if it did, and how.
+    pub ended: Option<(u64, How)>,
+    /// Name of the run.
+    pub run: String,
+    /// What it is for.
+    pub purpose: Purpose,
+    leftovers: Leftovers,
+    held: BTreeMap<NodeId, Held>,
+}
+
+impl Status {
+    /// From the first record of a run.
+    ///
+    /// # Errors
+    /// Where it is no plan, or one of another version.
+    pub fn first(record: Record) -> Result<Self, String> {
+        match record {
+            Record::Planned { at, run, purpose, plan, in_maintenance, stopped, rebooted, held } if plan.version == VERSION => {
+                let steps = vec![StepState::Waiting; plan.steps.len()];
+                let leftovers = Leftovers { in_maintenance, stopped, rebooted, held: BTreeMap::new() };
+                Ok(Self { plan: *plan, steps, begun: at, ended: None, run, purpose, leftovers, held })
+            }
+            Record::Planned { plan, .. } => {
+                Err(format!("the run was made by another version of vsgpu (format {}, this one reads {VERSION})", plan.version))
+            }
+            _ => Err("the first record is no plan".into()),
+        }
+    }
+
+    /// The next state, or why the record cannot follow.
+    pub fn next(&mut self, record: &Record) -> Result<(), String> {
+        if let Record::Released { node, .. } = record {
+            self.held.remove(node);
+            for (step, state) in self.plan.steps.iter().zip(&mut self.steps) {
+                if let StepState::Failed { held, .. } = state
+                    && step.node == *node
+                    && held.hold.needs_release()
+                {
+                    held.hold = Hold::Failed;
+                }
+            }
+            return Ok(());
+        }
+        if self.ended.is_some() {
+            return Err("a record follows the end of the run".into());
+        }
+        let step = match record {
+            Record::Planned { .. } => return Err("a second plan in one run".into()),
+            Record::Ended { at, how } => {
+                self.ended = Some((*at, *how));
+                return Ok(());
+            }
+            Record::Started { step, .. } | Record::Done { step, .. } | Record::Failed { step, .. } => *step,
+            Record::Released { .. } => return Ok(()),
+        };
+        let state = step.checked_sub(1).and_then(|at| self.steps.get_mut(at)).ok_or_else(|| format!("there is no step {step}"))?;
+        let held = |error: &String, hold: Hold, at: u64| Held { hold, why: error.clone(), since: at };
+        let next = match (&*state, record) {
+            (StepState::Waiting, Record::Started { boot_id, .. }) => StepState::Started { boot_id: boot_id.clone(), times: 0 },
+            // Begun again after a crash: the first boot is what tells whether the reboot has happened.
+            (
+                StepState::Started { boot_id: first, times } | StepState::Failed { boot_id: first, times, .. },
+                Record::Started { boot_id, .. },
+            ) => StepState::Started { boot_id: if first.is_empty() { boot_id.clone() } else { first.clone() }, times: *times },
+            (StepState::Started { .. }, Record::Done { note, .. }) => StepState::Done { note: note.clone() },
+            (StepState::Started { boot_id, times }, Record::Failed { at, error, hold, .. }) => {
+                StepState::Failed { held: held(error, *hold, *at), times: times + 1, begun: true, boot_id: boot_id.clone() }
+            }
+            (StepState::Failed { begun, boot_id, times, .. }, Record::Failed { at, error, hold, .. }) => {
+                StepState::Failed { held: held(error, *hold, *at), times: times + 1, begun: *begun, boot_id: boot_id.clone() }
+            }
+            (StepState::Waiting, Record::Failed { at, error, hold, .. }) => {
+                StepState::Failed { held: held(error, *hold, *at), times: 1, begun: false, boot_id: String::new() }
+            }
+            (from, record) => return Err(format!("step {step} cannot go from {from:?} to {record:?}")),
+        };
+        *state = next;
+        Ok(())
+    }
+
+    /// How often a step has failed: with the run and the step it names the operation at the agent.
+    pub fn failures(&self, step: usize) -> u32 {
+        match self.steps.get(step - 1) {
+            Some(StepState::Started { times, .. } | StepState::Failed { times, .. }) => *times,
+            _ => 0,
+        }
+    }
+
+    /// Nodes that are held: by this run, or by earlier ones and not released. The first failure of a node is its reason.
+    pub fn held(&self) -> BTreeMap<NodeId, Held> {
+        let mut all = self.held.clone();
+        for (step, state) in self.plan.steps.iter().zip(&self.steps) {
+            if let StepState::Failed { held, .. } = state {
+                all.entry(step.node.clone()).or_insert_with(|| held.clone());
+            }
+        }
+        all
+    }
+
+    /// Whether something was given back after a failure: then the steps before cannot simply be tried again, because what
+    /// they needed (maintenance mode, VMs off) is no longer so.
+    pub fn gave_back_early(&self) -> bool {
+        let mut unfinished = vec![false; self.steps.len()];
+        for (at, step) in self.plan.steps.iter().enumerate() {
+            let before = step.after.iter().any(|a| unfinished[a - 1]);
+            if before && matches!(self.steps[at], StepState::Done { .. }) {
+                return true;
+            }
+            unfinished[at] = before || !matches!(self.steps[at], StepState::Done { .. });
+        }
+        false
+    }
+
+    /// What the run took and has not given back.
+    pub fn leftovers(&self) -> Leftovers {
+        let mut left = self.leftovers.clone();
+        for (step, state) in self.plan.steps.iter().zip(&self.steps) {
+            let begun = state.begun();
+            let done = matches!(state, StepState::Done { .. });
+            let name = &step.node.name;
+            let (requirement, spec) = match &step.work {
+                Work::Meet { requirement, spec, .. } => (requirement, spec),
+                Work::Activate { restart: None, proves } => {
+                    if let StepState::Failed { begun: true, boot_id, .. } = state {
+                        let requirements = proves.iter().map(|(name, _)| name.clone()).collect();
+                        left.rebooted.insert(step.node.clone(), RebootedFor { before: boot_id.clone(), requirements });
+                    } else if done {
+                        left.rebooted.remove(&step.node);
+                    }
+                    continue;
+                }
+                Work::Activate { .. } | Work::Send { .. } => continue,
+            };
+            match (requirement.as_str(), spec.as_str().or_else(|| spec["state"].as_str())) {
+                (MAINTENANCE_MODE, Some("on")) if begun => _ = left.in_maintenance.insert(name.clone()),
+                (MAINTENANCE_MODE, Some("off")) if done => _ = left.in_maintenance.remove(name),
+                // Only a VM that is to run again: one the fleet file wants off stays off.
+                (POWER, Some("off")) if begun && self.plan.steps.iter().any(|s| s.gives_back == Some(step.id)) => {
+                    _ = left.stopped.insert(name.clone());
+                }
+                // Found running while a shutdown was still under way is not started: the next plan looks again.
+                (POWER, Some("on")) if done => {
+                    let stop = step.gives_back.map(|id| &self.steps[id - 1]);
+                    if stop.is_none_or(|s| matches!(s, StepState::Done { .. })) {
+                        _ = left.stopped.remove(name);
+                    }
+                }
+                _ => {}
+            }
+        }
+        left.held = self.held().into_iter().filter(|(_, held)| held.hold.needs_release()).collect();
+        left
+    }
+}

@@ -1,0 +1,105 @@
+//! A run as its journal tells it: its nodes with what became of them, its steps, what it took and has not given back.
+
+use super::columns;
+use crate::hold::Held;
+use crate::journal::{How, Purpose, StepState, Stored};
+use crate::plan::Step;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// The latest run.
+pub fn status(run: Option<&Stored>, at_work: bool) -> (Value, String) {
+    let Some(run) = run else { return (json!({ "run": null }), "no run yet; `vsgpu plan` shows what would be done".into()) };
+    let status = &run.status;
+    let count = |which: fn(&StepState) -> bool| status.steps.iter().filter(|s| which(s)).count();
+    let done = count(|s| matches!(s, StepState::Done { .. }));
+    let failed = count(|s| matches!(s, StepState::Failed { .. }));
+    let state = match (at_work, status.ended) {
+        (true, None) => "running now",
+        (_, None) => "not finished: `vsgpu resume` goes on with it, `vsgpu abort` gives back what it took",
+        (_, Some((_, How::Aborted))) => "aborted",
+        (_, Some((_, How::GivenUp))) => "given up",
+        (_, Some(_)) if failed > 0 => "ended with failures",
+        (_, Some(_)) if done < status.steps.len() => "ended, not all of it done",
+        (_, Some(_)) if status.purpose == Purpose::Rollback => "rolled back",
+        (_, Some(_)) => "done",
+    };
+    let nodes = nodes(run);
+    let left = status.leftovers();
+    let steps: Vec<Value> = status
+        .plan
+        .steps
+        .iter()
+        .zip(&status.steps)
+        .map(|(step, state)| json!({ "step": step.id, "node": step.node, "title": step.title, "state": state }))
+        .collect();
+    let json = json!({
+        "run": run.number, "purpose": status.purpose, "begun": status.begun, "ended": status.ended.map(|(at, _)| at), "state": state,
+        "damage": run.damage, "nodes": nodes, "waves": status.plan.rollout.waves, "steps": steps,
+        "in-maintenance": left.in_maintenance, "stopped": left.stopped,
+    });
+    let row = |(step, state): (&Step, &StepState)| {
+        let (word, note) = match state {
+            StepState::Waiting => ("-", String::new()),
+            StepState::Started { .. } => ("STARTED", "outcome not known yet".into()),
+            StepState::Done { note } => ("done", note.clone()),
+            StepState::Failed { held, .. } => ("FAILED", held.why.clone()),
+        };
+        vec![format!("{:>4}", step.id), step.node.to_string(), step.title.clone(), word.into(), note]
+    };
+    let rows: Vec<_> = status.plan.steps.iter().zip(&status.steps).map(row).collect();
+    let what = if status.purpose == Purpose::Rollback { "rollback" } else { "run" };
+    let mut text =
+        format!("{what} {}: {state}; {done} of {} steps done, {failed} failed\n{}", run.number, status.steps.len(), columns(&rows));
+    for (node, state) in &nodes {
+        if let NodeState::Held { held, .. } = state {
+            text += &format!("\n{node} is held ({}): {}\n  {}", held.hold, held.why, held.hold.advice());
+        }
+    }
+    for host in &left.in_maintenance {
+        text += &format!("\n{host} is in maintenance mode through this run");
+    }
+    for vm in &left.stopped {
+        text += &format!("\n{vm} is shut down through this run");
+    }
+    if let Some(damage) = &run.damage {
+        text += &format!("\n{damage}");
+    }
+    (json, text)
+}
+
+/// What became of a node. Every node of a run that has ended is done, rolled back, held, or was not begun.
+#[derive(serde::Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+enum NodeState {
+    Done,
+    RolledBack,
+    Running,
+    NotBegun,
+    Held {
+        #[serde(flatten)]
+        held: Held,
+        advice: &'static str,
+    },
+}
+
+fn nodes(run: &Stored) -> BTreeMap<String, NodeState> {
+    let status = &run.status;
+    let mut all: BTreeMap<String, NodeState> = BTreeMap::new();
+    for node in status.plan.steps.iter().map(|s| &s.node) {
+        let of_node = || status.plan.steps.iter().zip(&status.steps).filter(|(s, _)| s.node == *node).map(|(_, state)| state);
+        let state = if of_node().all(|s| matches!(s, StepState::Done { .. })) {
+            if status.purpose == Purpose::Rollback { NodeState::RolledBack } else { NodeState::Done }
+        } else if of_node().any(StepState::begun) {
+            NodeState::Running
+        } else {
+            NodeState::NotBegun
+        };
+        all.insert(node.to_string(), state);
+    }
+    for (node, held) in status.held() {
+        let advice = held.hold.advice();
+        all.insert(node.to_string(), NodeState::Held { held, advice });
+    }
+    all
+}

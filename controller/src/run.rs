@@ -1,0 +1,241 @@
+//! One run from its beginning or from wherever it was left: what is unfinished is found, else everything is looked at and
+//! planned; then the plan is walked. The command line and the simulations go this one road.
+
+use crate::engine::{self, Stopped, Summary, Word};
+use crate::error::{Error, Kind};
+use crate::event::Event;
+use crate::fleet::Fleet;
+use crate::inventory::{self, Scope};
+use crate::journal::{self, Disk, How, Journal, Purpose, Record, Status, Stored};
+use crate::plan::{self, Leftovers, Plan, Problem};
+use crate::planner::{self, Planned};
+use tokio::sync::watch;
+use vsgpu_proto::client::Operator;
+
+/// What is asked.
+pub struct Request<'a> {
+    /// The fleet as it is wished.
+    pub fleet: &'a Fleet,
+    /// Connections.
+    pub operator: &'a Operator,
+    /// Where runs are kept.
+    pub disk: &'a dyn Disk,
+    /// Whether a thread of its own flushes the journal.
+    pub threaded: bool,
+    /// Who we are, to the agents and for the names of runs.
+    pub holder: String,
+    /// What the plan must be.
+    pub saved: Option<&'a Plan>,
+    /// What for.
+    pub purpose: Purpose,
+    /// What becomes of an unfinished run.
+    pub unfinished: Unfinished,
+    /// Stop when a wave is settled.
+    pub pause: bool,
+    /// The operator, while it goes on.
+    pub word: watch::Receiver<Word>,
+    /// Seconds since 1970, for records.
+    pub now: fn() -> u64,
+}
+
+/// What becomes of an unfinished run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfinished {
+    /// It is gone on with, if it was planned from the same; otherwise a person must say what.
+    GoOnIfSame,
+    /// It is gone on with, and nothing else is begun.
+    GoOn,
+    /// What it took is given back, and it ends.
+    GiveBack,
+    /// It is given up as it stands.
+    GiveUp,
+}
+
+/// Whoever looks on.
+pub trait Audience {
+    /// A remark.
+    fn note(&mut self, text: &str);
+    /// A plan that was just made, before anything is done.
+    ///
+    /// # Errors
+    /// Where it must not be done.
+    fn planned(&mut self, planned: &Planned) -> Result<(), Error>;
+    /// A plan that is walked from here on.
+    fn walking(&mut self, plan: &Plan);
+    /// Something happened.
+    fn hear(&mut self, event: &Event);
+}
+
+/// How it ended.
+pub struct Ended {
+    /// What was walked; without steps where nothing was to do.
+    pub plan: Plan,
+    /// How it went.
+    pub summary: Summary,
+    /// What kept nodes out of the plan.
+    pub problems: Vec<Problem>,
+    /// What earlier runs took and could not be given back, where nothing was walked.
+    pub left: Leftovers,
+}
+
+impl Request<'_> {
+    /// Finds what is unfinished, or plans, and walks.
+    ///
+    /// # Errors
+    /// Where nothing can be done, or the journal fails.
+    pub async fn run(self, audience: &mut dyn Audience) -> Result<Ended, Vec<Error>> {
+        let one = |e: Error| vec![e];
+        let unfinished = journal::latest(self.disk).map_err(one)?.filter(|run| run.status.ended.is_none());
+        let goes_on = !matches!(self.unfinished, Unfinished::GiveUp);
+        let (status, journal, problems) = match unfinished {
+            Some(run) if goes_on && self.may_go_on(&run).map_err(one)? => {
+                let what = if run.status.purpose == Purpose::Rollback { "rollback" } else { "run" };
+                audience.note(&format!("going on with {what} {}, which was not finished", run.number));
+                let journal = Journal::open(self.disk, run.number, Some(run.good_bytes)).map_err(one)?;
+                (run.status, journal, vec![])
+            }
+            None if matches!(self.unfinished, Unfinished::GoOn | Unfinished::GiveBack) => {
+                let error = Error::new(Kind::Usage, "no run of this fleet is unfinished").hint("`vsgpu status` shows the latest one");
+                return Err(one(error));
+            }
+            given_up => {
+                if let Some(run) = given_up {
+                    let mut journal = Journal::open(self.disk, run.number, Some(run.good_bytes)).map_err(one)?;
+                    journal.record(&Record::Ended { at: (self.now)(), how: How::GivenUp }).map_err(one)?;
+                    let why = if goes_on { "had failed and given back what it took: everything is planned anew" } else { "was given up" };
+                    audience.note(&format!("run {} {why}", run.number));
+                }
+                let (planned, left) = self.fresh().await?;
+                if planned.plan.steps.is_empty() {
+                    return Ok(Ended { plan: planned.plan, summary: Summary::default(), problems: planned.problems, left });
+                }
+                audience.planned(&planned).map_err(one)?;
+                let (status, journal) = self.begin(planned.plan, left).map_err(one)?;
+                (status, journal, planned.problems)
+            }
+        };
+        let plan = status.plan.clone();
+        audience.walking(&plan);
+        let mut journal = if self.threaded { journal.threaded() } else { journal };
+        let walk = engine::Walk {
+            operator: self.operator,
+            holder: self.holder.clone(),
+            pause: self.pause,
+            give_back: self.unfinished == Unfinished::GiveBack,
+            word: self.word.clone(),
+            now: self.now,
+        };
+        let summary = engine::run(status, &mut journal, walk, &mut |event| audience.hear(event)).await.map_err(one)?;
+        Ok(Ended { plan, summary, problems, left: Leftovers::default() })
+    }
+
+    /// Whether an unfinished run is gone on with; one that gave back after a failure is planned anew.
+    fn may_go_on(&self, run: &Stored) -> Result<bool, Error> {
+        if let Some(damage) = &run.damage {
+            return Err(Error::new(Kind::Blocked, damage.clone()).hint(
+                "what the run had recorded before and behind that is known; give the run up and plan anew: `vsgpu apply --abandon`",
+            ));
+        }
+        if self.unfinished != Unfinished::GoOnIfSame {
+            return Ok(true);
+        }
+        let gives_up = "or give it up: `vsgpu apply --abandon` (plans anew from how the nodes are now)";
+        if run.status.purpose != self.purpose {
+            let error = Error::new(Kind::Blocked, format!("rollback {} of this fleet is not finished", run.number));
+            return Err(error.hint(format!("finish it: `vsgpu resume`, {gives_up}")));
+        }
+        if run.status.gave_back_early() {
+            return Ok(false);
+        }
+        let other_plan = self.saved.is_some_and(|plan| plan.steps != run.status.plan.steps);
+        let other_fleet = self.purpose == Purpose::Apply && run.status.plan.fleet != plan::digest(self.fleet);
+        if other_plan || other_fleet {
+            let why = format!("run {} of this fleet is not finished, and it was planned from something else", run.number);
+            return Err(Error::new(Kind::Blocked, why).hint(format!("finish it as it was planned: `vsgpu resume`, {gives_up}")));
+        }
+        Ok(true)
+    }
+
+    /// Plans from how the world is now; a saved plan must still be the same.
+    async fn fresh(&self) -> Result<(Planned, Leftovers), Vec<Error>> {
+        // What a rollback wishes is not what the fleet is to stay.
+        let scope = if self.purpose == Purpose::Apply { Scope::WishedAndRemembered } else { Scope::Wished };
+        let inventory = inventory::gather(self.fleet, self.operator, scope, &|_| true).await;
+        let left = journal::latest(self.disk).map_err(|e| vec![e])?.map(|r| r.status.leftovers()).unwrap_or_default();
+        let left = planner::still_taken(self.fleet, &inventory, left);
+        let planned = planner::plan(self.fleet, &inventory, &left);
+        if let Some(saved) = self.saved {
+            let fresh = &planned.plan;
+            let differing = fresh.steps.iter().zip(&saved.steps).find(|(new, old)| new != old);
+            if fresh.fleet != saved.fleet || fresh.steps != saved.steps {
+                let what = match differing {
+                    Some((new, _)) => format!("step {}: {} {}", new.id, new.node, new.title),
+                    None => format!("{} steps would be needed now, the plan has {}", fresh.steps.len(), saved.steps.len()),
+                };
+                let error = Error::new(Kind::Blocked, "the saved plan no longer fits the fleet: nothing was changed");
+                return Err(vec![error.detail(format!("first difference: {what}")).hint("look at the new plan: `vsgpu plan`")]);
+            }
+        }
+        Ok((planned, left))
+    }
+
+    fn begin(&self, plan: Plan, left: Leftovers) -> Result<(Status, Journal), Error> {
+        let number = journal::next_number(self.disk);
+        let record = Record::Planned {
+            at: (self.now)(),
+            run: format!("{} run {number}", self.holder),
+            purpose: self.purpose,
+            plan: Box::new(plan),
+            in_maintenance: left.in_maintenance,
+            stopped: left.stopped,
+            rebooted: left.rebooted,
+            held: left.held,
+        };
+        let mut journal = Journal::open(self.disk, number, None)?;
+        journal.record(&record)?;
+        let status = Status::first(record).map_err(|why| Error::new(Kind::Internal, why))?;
+        Ok((status, journal))
+    }
+}
+
+/// What the way back from a run wishes, and what there is no way back from.
+pub fn way_back(fleet: &Fleet, status: &Status) -> (Fleet, Vec<String>) {
+    use crate::fleet::{NodeKind, Wish};
+    use crate::plan::Work;
+    let mut back = fleet.clone();
+    let mut lost = vec![];
+    let catalogue = crate::catalogue();
+    let mut of = |kind: NodeKind, name: &str| -> Vec<Wish> {
+        let mut wishes: Vec<Wish> = vec![];
+        let touched =
+            status.plan.steps.iter().zip(&status.steps).filter(|(s, state)| s.node.kind == kind && s.node.name == name && state.begun());
+        for (step, _) in touched {
+            let Work::Meet { requirement, .. } = &step.work else { continue };
+            let Some(entry) = catalogue.find(kind.scope(), requirement).filter(|e| crate::is_key(e)) else { continue };
+            match &step.before {
+                Some(before) => wishes.push(Wish { name: entry.name, spec: before.clone() }),
+                None => lost.push(format!("{}: {}: {}", step.node, step.title, step.change)),
+            }
+        }
+        wishes
+    };
+    for host in &mut back.hosts {
+        host.wishes = of(NodeKind::Host, &host.name);
+    }
+    for vm in &mut back.vms {
+        vm.wishes = of(NodeKind::Vm, &vm.name);
+        if let Some(guest) = &mut vm.guest {
+            guest.wishes = of(NodeKind::Guest, &vm.name);
+        }
+    }
+    (back, lost)
+}
+
+/// Whether a run that stopped can be gone on with, in words.
+pub fn goes_on(stopped: Stopped) -> &'static str {
+    match stopped {
+        Stopped::Interrupted => "stopped: what ran was finished, nothing new was begun",
+        Stopped::Paused => "paused: a wave is settled",
+        Stopped::Detached => "detached: what the agents are doing now, they finish",
+    }
+}

@@ -1,0 +1,89 @@
+//! Bugs planted on purpose, to prove that the suites would find them. A suite that misses one is not done.
+//!
+//! Without the feature `planted-bugs` (only the tests' crate turns it on) `planted` is constantly false and costs nothing.
+//! With it a bug is switched on from Rust code alone: no option, file or variable of a shipped program reaches it.
+
+/// A bug that was, or could have been, made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// A record is not flushed before the act.
+    NoFsync = 1,
+    /// The agent takes changes of an overtaken controller.
+    NoFence,
+    /// The agent gives the node away while another's lease is live.
+    LeaseIgnored,
+    /// The result of a step is recorded when it begins.
+    ResultBeforeIntent,
+    /// One host too many is unavailable.
+    BudgetOffByOne,
+    /// A reboot counts as done when the agent answers, whatever the boot.
+    RebootWithoutBootId,
+    /// An operation asked twice runs twice.
+    AskedTwiceRunsTwice,
+    /// A lost connection counts as success.
+    UnknownIsDone,
+    /// A run goes on behind a torn record.
+    TornTailKept,
+    /// Checksums are not looked at.
+    ChecksumIgnored,
+    /// What was taken is not given back after a failure.
+    NothingGivenBack,
+    /// What this run made so is not looked at again before the next change.
+    DriftIgnored,
+    /// The rollout goes on whatever fails.
+    BreakerIgnored,
+    /// A record that could not be written is taken for written.
+    WriteErrorIgnored,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::NoFsync,
+        Self::NoFence,
+        Self::LeaseIgnored,
+        Self::ResultBeforeIntent,
+        Self::BudgetOffByOne,
+        Self::RebootWithoutBootId,
+        Self::AskedTwiceRunsTwice,
+        Self::UnknownIsDone,
+        Self::TornTailKept,
+        Self::ChecksumIgnored,
+        Self::NothingGivenBack,
+        Self::DriftIgnored,
+        Self::BreakerIgnored,
+        Self::WriteErrorIgnored,
+    ];
+}
+
+#[cfg(feature = "planted-bugs")]
+mod switch {
+    use super::Bug;
+    use std::cell::Cell;
+
+    // Of one thread: suites on other threads stay sound.
+    thread_local!(static ON: Cell<u8> = const { Cell::new(0) });
+
+    /// Whether this bug is in.
+    pub fn planted(bug: Bug) -> bool {
+        ON.get() == bug as u8
+    }
+
+    /// Plants a bug for the rest of this thread, or takes it out.
+    pub fn plant(bug: Option<Bug>) {
+        ON.set(bug.map_or(0, |b| b as u8));
+    }
+}
+
+#[cfg(not(feature = "planted-bugs"))]
+mod switch {
+    use super::Bug;
+
+    /// Never.
+    #[inline(always)]
+    pub const fn planted(_: Bug) -> bool {
+        false
+    }
+}
+
+pub use switch::*;

@@ -1,0 +1,116 @@
+//! Who may change the node: one controller at a time, fenced by an epoch that only grows.
+//!
+//! A lock alone is not enough: a controller that was paused past its lease wakes up and believes that it still holds it. So
+//! every change carries the epoch it was given, and one that is lower than the highest ever given is refused. The epoch is
+//! on disk before it is given out. Where that disk is a ramdisk (an ESXi host after a reboot) nobody holds the node, and
+//! whoever wants to change it must claim it anew, above the highest epoch that it was ever given itself.
+
+use serde::{Deserialize, Serialize};
+use std::sync::Mutex;
+use std::time::Duration;
+use tonic::Status;
+use vsgpu_core::System;
+use vsgpu_core::planted::{Bug, planted};
+
+const FILE: &str = "/var/lib/vsgpu/lease.json";
+/// Longest lease; a controller renews every third of its own.
+const MAX_SECS: u32 = 600;
+
+/// What is kept on disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Kept {
+    version: u32,
+    epoch: u64,
+    holder: String,
+    lease_secs: u32,
+}
+
+struct State {
+    kept: Kept,
+    /// By the agent's own clock, which only grows.
+    until: Duration,
+}
+
+/// The node's lease.
+pub(crate) struct Lease(Mutex<State>);
+
+impl Lease {
+    /// As it was before the agent restarted: a lease that was live then is given its whole time again.
+    pub(crate) fn load(system: &dyn System) -> Self {
+        let kept: Kept = system.read(FILE, 4096).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+        let until = system.elapsed() + Duration::from_secs(kept.lease_secs.into());
+        Self(Mutex::new(State { kept, until }))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Takes, renews or gives back. `busy`: what still runs for the present holder.
+    ///
+    /// # Errors
+    /// `ABORTED` where a newer claim exists, `RESOURCE_EXHAUSTED` where another holds it now.
+    pub(crate) fn claim(&self, system: &dyn System, holder: &str, seen: u64, secs: u32, busy: Option<&str>) -> Result<u64, Status> {
+        if holder.is_empty() || holder.len() > 400 || holder.contains(char::is_control) {
+            return Err(Status::invalid_argument("claim: the holder is no name"));
+        }
+        let mut state = self.state();
+        let now = system.elapsed();
+        let ours = state.kept.holder == holder;
+        if secs == 0 {
+            if ours && seen == state.kept.epoch {
+                state.until = now;
+            }
+            return Ok(state.kept.epoch);
+        }
+        let secs = secs.min(MAX_SECS);
+        let lease = Duration::from_secs(secs.into());
+        if ours && seen == state.kept.epoch && seen != 0 {
+            state.until = now + lease;
+            return Ok(seen);
+        }
+        if seen != 0 && seen < state.kept.epoch && !planted(Bug::NoFence) {
+            return Err(overtaken(&state.kept, seen));
+        }
+        let live = now < state.until && !planted(Bug::LeaseIgnored);
+        if !ours && !state.kept.holder.is_empty() && (live || busy.is_some()) {
+            let until = match busy {
+                Some(busy) => format!("it is still at work here: {busy}"),
+                None => format!("its lease ends in {} s, or when it has finished", (state.until - now).as_secs() + 1),
+            };
+            return Err(Status::resource_exhausted(format!("the node is in the hands of {}; {until}", state.kept.holder)));
+        }
+        let kept = Kept { version: 1, epoch: state.kept.epoch.max(seen) + 1, holder: holder.into(), lease_secs: secs };
+        let text = serde_json::to_vec(&kept).map_err(|e| Status::internal(e.to_string()))?;
+        // Durable before it is given out: an agent that restarts must not give the same epoch twice.
+        system.write(FILE, &text, 0o600).map_err(|e| Status::internal(format!("the claim cannot be kept: {e}")))?;
+        *state = State { kept, until: now + lease };
+        Ok(state.kept.epoch)
+    }
+
+    /// Whether a change may be made; it keeps the lease alive.
+    ///
+    /// # Errors
+    /// `FAILED_PRECONDITION` without a claim, `ABORTED` where it was overtaken.
+    pub(crate) fn check(&self, system: &dyn System, fence: Option<&crate::v1::Fence>) -> Result<(), Status> {
+        let mut state = self.state();
+        let fence =
+            fence.ok_or_else(|| Status::failed_precondition("nobody has claimed the node: the controller is too old for this agent"))?;
+        if planted(Bug::NoFence) {
+            return Ok(());
+        }
+        if fence.epoch < state.kept.epoch {
+            return Err(overtaken(&state.kept, fence.epoch));
+        }
+        if fence.epoch != state.kept.epoch || fence.holder != state.kept.holder || fence.epoch == 0 {
+            return Err(Status::failed_precondition("the node does not know this claim (it has restarted); claim it again"));
+        }
+        let lease = Duration::from_secs(state.kept.lease_secs.into());
+        state.until = state.until.max(system.elapsed() + lease);
+        Ok(())
+    }
+}
+
+fn overtaken(kept: &Kept, epoch: u64) -> Status {
+    Status::aborted(format!("the node was taken over by {} (claim {}, ours was {epoch})", kept.holder, kept.epoch))
+}
