@@ -232,6 +232,10 @@ impl Connection {
             call: Some(call.wire()),
             still: call.still(),
         };
+        if vsgpu_core::planted::duplicated() {
+            let (mut client, request) = (self.client.clone(), request.clone());
+            tokio::spawn(async move { drop(client.apply(request).await) });
+        }
         let work = async {
             let stream = self.client.clone().apply(request).await.map_err(|s| self.failed(&s))?.into_inner();
             self.outcome(stream, &mut call.heard, said).await

@@ -5,120 +5,12 @@
 
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 use vsgpu_core::catalogue::Entry;
 use vsgpu_core::execute::{self, Outcome, Terms};
 use vsgpu_core::requirement::{TakesEffect, Verdict};
-use vsgpu_core::{Catalogue, Command, Effect, Ended, Output, Scope, Subject, System, Trouble};
-use vsgpu_proto::posix::Posix;
-use vsgpu_tests::lab::{self, files, only_looks};
-use vsgpu_tests::sim::{self, state};
-
-/// A simulated machine as a `System`: files are real, tools are called in this process, time is counted, and the machine
-/// can lose its power at the n-th change.
-struct Machine {
-    folder: PathBuf,
-    posix: Posix,
-    changes: AtomicUsize,
-    /// At which change the power is cut: before it when even, after it when odd.
-    cut_at: Option<usize>,
-    time: Mutex<Duration>,
-}
-
-impl Machine {
-    fn new(folder: PathBuf, cut_at: Option<usize>) -> Self {
-        let posix = Posix::new(Some(folder.join("tools")), folder.join("root"));
-        Self { folder, posix, changes: AtomicUsize::new(0), cut_at, time: Mutex::default() }
-    }
-
-    fn change<T>(&self, act: impl FnOnce() -> T, cut: impl FnOnce() -> T) -> T {
-        let at = self.changes.fetch_add(1, Ordering::SeqCst);
-        match self.cut_at {
-            Some(n) if n / 2 < at || n == 2 * at => cut(),
-            Some(n) if n == 2 * at + 1 => {
-                act();
-                cut()
-            }
-            _ => act(),
-        }
-    }
-}
-
-impl System for Machine {
-    fn run(&self, command: &Command) -> Output {
-        let program = command.program.rsplit('/').next().unwrap().to_string();
-        let known = self.folder.join("tools").join(&program).exists()
-            || self.posix.path(&command.program).is_ok_and(|p| p.exists())
-            || self.folder.join("root/usr/bin").join(&program).exists()
-            || command.also.iter().any(|f| self.posix.path(&format!("{f}/{program}")).is_ok_and(|p| p.exists()));
-        if !known {
-            return Output { ended: Ended::Missing, stdout: String::new(), stderr: String::new() };
-        }
-        let run = || {
-            let (name, args) = match program.as_str() {
-                p if p.ends_with(".run") => (
-                    if p.starts_with("cuda") { "cuda-installer" } else { "nvidia-installer" },
-                    [vec![p.to_string()], command.args.clone()].concat(),
-                ),
-                p => (p, command.args.clone()),
-            };
-            let answer = sim::run(&self.folder, name, &args);
-            Output { ended: Ended::Status(answer.status), stdout: answer.stdout, stderr: answer.stderr }
-        };
-        let call = format!("{program} {}", command.args.join(" "));
-        if only_looks(call.trim())
-            || ["deviceQuery", "vectorAdd", "vsgpu-cuda-proof", "docker"].contains(&program.as_str())
-            || command.args.last().is_some_and(|a| a == "--check" || a == "--advanced-options")
-        {
-            return run();
-        }
-        self.change(run, || Output { ended: Ended::Broken("power cut".into()), stdout: String::new(), stderr: String::new() })
-    }
-    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
-        self.posix.read(path, max)
-    }
-    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
-        self.posix.tail(path, max)
-    }
-    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
-        self.posix.head(path, max)
-    }
-    fn holders(&self, prefix: &str) -> Result<Vec<vsgpu_core::Holder>, Trouble> {
-        self.posix.holders(prefix)
-    }
-    fn hash(&self, path: &str) -> Result<String, Trouble> {
-        self.posix.hash(path)
-    }
-    fn list(&self, path: &str) -> Result<Vec<String>, Trouble> {
-        self.posix.list(path)
-    }
-    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Trouble> {
-        self.change(|| self.posix.write(path, contents, mode), || Err(Trouble::Other { path: path.into(), why: "power cut".into() }))
-    }
-    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble> {
-        self.change(|| self.posix.copy(from, to, mode), || Err(Trouble::Other { path: to.into(), why: "power cut".into() }))
-    }
-    fn remove(&self, path: &str) -> Result<(), Trouble> {
-        self.change(|| self.posix.remove(path), || Err(Trouble::Other { path: path.into(), why: "power cut".into() }))
-    }
-    fn boot_id(&self) -> Result<String, Trouble> {
-        Ok(state::Machine::read(&self.folder).boots.to_string())
-    }
-    fn kernel_release(&self) -> String {
-        "6.1.0-28-amd64".into()
-    }
-    fn now(&self) -> u64 {
-        1_800_000_000
-    }
-    fn elapsed(&self) -> Duration {
-        *self.time.lock().unwrap()
-    }
-    fn sleep(&self, time: Duration) {
-        *self.time.lock().unwrap() += time;
-    }
-}
+use vsgpu_core::{Catalogue, Effect, Scope, Subject};
+use vsgpu_tests::lab::{self, files};
+use vsgpu_tests::sim::linked::Linked;
 
 struct World {
     _lab: lab::Lab,
@@ -223,7 +115,7 @@ fn road(world: &World) -> Vec<(Entry, Subject, PathBuf, Value)> {
 }
 
 /// Applies, activates as the engine would, and gives back whether anything was changed.
-fn make_so(system: &Machine, entry: &Entry, on: &Subject, spec: &Value) -> Result<bool, String> {
+fn make_so(system: &Linked, entry: &Entry, on: &Subject, spec: &Value) -> Result<bool, String> {
     match execute::apply(system, entry, on, spec, &Terms::default(), &mut |_| {}) {
         Outcome::AlreadyMet { .. } => Ok(false),
         Outcome::Applied { active: true, .. } => Ok(true),
@@ -249,13 +141,13 @@ fn apply_then_check_is_met_twice_changes_nothing_and_exports_itself() {
     let world = world("laws");
     let mut walked = vec![];
     for (entry, on, machine, spec) in road(&world) {
-        let system = Machine::new(machine.clone(), None);
+        let system = Linked::new(machine.clone(), None);
         make_so(&system, &entry, &on, &spec).unwrap_or_else(|e| panic!("{}: {e}", entry.name));
         let verdict = execute::verdict(&system, &entry, &on, &spec).unwrap();
         assert!(verdict.is_met(), "{}: {verdict:?}", entry.name);
-        let again = Machine::new(machine, None);
+        let again = Linked::new(machine, None);
         assert_eq!(make_so(&again, &entry, &on, &spec), Ok(false), "{}", entry.name);
-        assert_eq!(again.changes.load(Ordering::SeqCst), 0, "{}: the second time changed something", entry.name);
+        assert_eq!(again.changes(), 0, "{}: the second time changed something", entry.name);
         let fact = execute::observe(&system, &on, &[entry.fact]).remove(entry.fact.name).unwrap().unwrap();
         // A fact that was read survives the wire.
         assert_eq!((entry.check)(&spec, &serde_json::from_str(&fact.to_string()).unwrap()), Ok(verdict), "{}", entry.name);
@@ -275,19 +167,19 @@ fn a_power_cut_at_every_change_ends_in_the_same_state() {
     let mut tried = 0;
     let clean = world("cut-clean");
     for (at, (entry, _, machine, _)) in road(&clean).iter().enumerate() {
-        let before = Machine::new(machine.clone(), None);
+        let before = Linked::new(machine.clone(), None);
         let (_, on, _, spec) = &road(&clean)[at];
         make_so(&before, entry, on, spec).unwrap_or_else(|e| panic!("{}: {e}", entry.name));
-        for cut in 0..2 * before.changes.load(Ordering::SeqCst) {
+        for cut in 0..2 * before.changes() {
             // A fresh world walked up to here, then the power goes at this change.
             let broken = world("cut");
             let steps = road(&broken);
             for (entry, on, machine, spec) in &steps[..at] {
-                make_so(&Machine::new(machine.clone(), None), entry, on, spec).unwrap();
+                make_so(&Linked::new(machine.clone(), None), entry, on, spec).unwrap();
             }
             let (entry, on, machine, spec) = &steps[at];
-            let _ = make_so(&Machine::new(machine.clone(), Some(cut)), entry, on, spec);
-            let after = Machine::new(machine.clone(), None);
+            let _ = make_so(&Linked::new(machine.clone(), Some(cut)), entry, on, spec);
+            let after = Linked::new(machine.clone(), None);
             make_so(&after, entry, on, spec).unwrap_or_else(|e| panic!("{} cut at {cut}: {e}", entry.name));
             assert!(execute::verdict(&after, entry, on, spec).unwrap().is_met(), "{} cut at {cut}", entry.name);
             let calls = std::fs::read_to_string(machine.join("calls.log")).unwrap_or_default();
@@ -320,10 +212,10 @@ fn every_example_is_a_spec_and_every_schema_an_object() {
 fn a_machine_that_is_neither_as_planned_nor_as_wanted_is_left_alone() {
     let world = world("stale");
     let (entry, on, machine, spec) = road(&world).into_iter().find(|(e, ..)| e.name == "assignment-policy").unwrap();
-    let system = Machine::new(machine, None);
+    let system = Linked::new(machine, None);
     let Ok(Verdict::Unmet { effects, .. }) = execute::verdict(&system, &entry, &on, &spec) else { panic!("not unmet") };
     let planned = execute::Expectation { is: "something else".into(), effects, started: false };
     let outcome = execute::apply(&system, &entry, &on, &spec, &Terms { expected: Some(&planned), ..Terms::default() }, &mut |_| {});
     assert!(matches!(outcome, Outcome::Stale { .. }), "{outcome:?}");
-    assert_eq!(system.changes.load(Ordering::SeqCst), 0);
+    assert_eq!(system.changes(), 0);
 }

@@ -92,7 +92,7 @@ impl<'a> Rollout<'a> {
     /// Whether a step may begin.
     pub(super) fn may(&self, step: &Step) -> Gate {
         let Some(host) = self.hosts.get(step.host.as_str()) else { return Gate::Open };
-        if step.gives_back.is_some() || step.rescue {
+        if super::gives_back(step) {
             return Gate::Open;
         }
         if !host.begun {

@@ -259,7 +259,9 @@ impl<'a> Run<'a> {
             let step = &plan.steps[id - 1];
             let tainted = step.after.iter().any(|a| self.state[a - 1].tainted());
             let taken = step.rescue || step.gives_back.is_some_and(|g| self.status.steps[g - 1].begun());
-            let taken = taken && !planted(Bug::NothingGivenBack);
+            // What could not be given back keeps what stands on it: no VM starts on a host that is still in maintenance mode.
+            let stuck = |a: &usize| self.state[a - 1] == State::Failed && gives_back(&plan.steps[a - 1]);
+            let taken = taken && !step.after.iter().any(stuck) && !planted(Bug::NothingGivenBack);
             if !taken && (tainted || self.walk.give_back) {
                 self.skip(id, None, say);
                 continue;
@@ -366,6 +368,10 @@ impl<'a> Run<'a> {
             }
         }
     }
+}
+
+fn gives_back(step: &Step) -> bool {
+    step.rescue || step.gives_back.is_some()
 }
 
 /// What this run has made so on the node of a step: the last word on each requirement. It must still be so when the node is

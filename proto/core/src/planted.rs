@@ -16,7 +16,7 @@ pub enum Bug {
     ResultBeforeIntent,
     /// One host too many is unavailable.
     BudgetOffByOne,
-    /// A reboot counts as done when the agent answers, whatever the boot.
+    /// A reboot counts as done when the agent answers, whatever the boot and what it brought.
     RebootWithoutBootId,
     /// An operation asked twice runs twice.
     AskedTwiceRunsTwice,
@@ -69,6 +69,23 @@ mod switch {
         ON.get() == bug as u8
     }
 
+    thread_local!(static DUPLICATES: Cell<(u64, u64)> = const { Cell::new((0, 0)) });
+
+    /// Whether a request is to reach the agent twice, as networks and impatient people have it.
+    pub fn duplicated() -> bool {
+        let (mut state, one_in) = DUPLICATES.get();
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        DUPLICATES.set((state, one_in));
+        one_in > 0 && state % one_in == 0
+    }
+
+    /// One in so many requests of this thread is doubled from now on; none with 0.
+    pub fn duplicate(seed: u64, one_in: u64) {
+        DUPLICATES.set((seed | 1, one_in));
+    }
+
     /// Plants a bug for the rest of this thread, or takes it out.
     pub fn plant(bug: Option<Bug>) {
         ON.set(bug.map_or(0, |b| b as u8));
@@ -82,6 +99,12 @@ mod switch {
     /// Never.
     #[inline(always)]
     pub const fn planted(_: Bug) -> bool {
+        false
+    }
+
+    /// Never.
+    #[inline(always)]
+    pub const fn duplicated() -> bool {
         false
     }
 }

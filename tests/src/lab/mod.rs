@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 pub const TOKEN: &str = "simulated client configuration token";
 pub const LICENSE_SERVER: &str = "licenses.lab";
-const HOST_TOOLS: [&str; 5] = ["esxcli", "vim-cmd", "vmkload_mod", "vmkfstools", "vsish"];
+/// What is shipped, and the simulated machines.
+const PACKAGES: [&str; 6] = ["vsgpu", "vsgpu-host-agent", "vsgpu-guest-agent", "vsgpu-cuda-proof", "vsgpu-tests", "vsgpu-sim-libcuda"];
+pub const HOST_TOOLS: [&str; 5] = ["esxcli", "vim-cmd", "vmkload_mod", "vmkfstools", "vsish"];
 const GUEST_TOOLS: [&str; 15] = [
     "modprobe",
     "modinfo",
@@ -61,7 +63,11 @@ pub fn programs() -> PathBuf {
             let root = workspace();
             let release = !cfg!(debug_assertions);
             let mut cargo = cargo();
-            cargo.args(["build", "--quiet", "--workspace", "--bins", "--lib"]).current_dir(&root);
+            // Not the whole workspace: the simulation's features (planted bugs, another tokio) must never reach these.
+            cargo.args(["build", "--quiet", "--bins", "--lib"]).current_dir(&root);
+            for package in PACKAGES {
+                cargo.args(["-p", package]);
+            }
             if release {
                 cargo.arg("--release");
             }
@@ -110,6 +116,26 @@ pub fn wait_until(what: &str, within: Duration, mut so: impl FnMut() -> bool) {
     }
 }
 
+/// A host that was never touched: no NVIDIA package, default graphics type Shared.
+pub fn untouched_host(name: &str, version: &str, gpus: Vec<Gpu>) -> Machine {
+    let build = format!("Releasebuild-{}", if version.starts_with('6') { "14320388" } else { "22380479" });
+    let base = state::Vib { name: "esx-base".into(), version: format!("{version}-0.40.22380479"), vendor: "VMware".into() };
+    let esxi = Esxi {
+        version: version.into(),
+        build,
+        default_type: "Shared".into(),
+        policy: "Performance".into(),
+        gpus,
+        vibs: vec![base],
+        says_no_reboot: true,
+        uuid: format!("5cf50c99-bcb9-376f-cf64-{:012x}", name.bytes().fold(7u64, |sum, b| sum * 31 + u64::from(b)) & 0xffff_ffff_ffff),
+        acceptance: "PartnerSupported".into(),
+        profile: format!("(Updated) ESXi-{version}-standard"),
+        ..Esxi::default()
+    };
+    Machine { esxi: Some(esxi), boots: 1, booted_at_ms: state::now_ms() - 86_400_000, ..Machine::default() }
+}
+
 impl Lab {
     /// An empty lab in a folder of its own.
     pub fn new(name: &str) -> Self {
@@ -146,24 +172,9 @@ impl Lab {
         self.folder.join("machines").join(name)
     }
 
-    /// Adds a host that was never touched: no NVIDIA package, default graphics type Shared.
+    /// Adds a host that was never touched.
     pub fn host(&self, name: &str, version: &str, gpus: Vec<Gpu>) {
-        let build = format!("Releasebuild-{}", if version.starts_with('6') { "14320388" } else { "22380479" });
-        let base = state::Vib { name: "esx-base".into(), version: format!("{version}-0.40.22380479"), vendor: "VMware".into() };
-        let esxi = Esxi {
-            version: version.into(),
-            build,
-            default_type: "Shared".into(),
-            policy: "Performance".into(),
-            gpus,
-            vibs: vec![base],
-            says_no_reboot: true,
-            uuid: format!("5cf50c99-bcb9-376f-cf64-{:012x}", name.bytes().fold(7u64, |sum, b| sum * 31 + u64::from(b)) & 0xffff_ffff_ffff),
-            acceptance: "PartnerSupported".into(),
-            profile: format!("(Updated) ESXi-{version}-standard"),
-            ..Esxi::default()
-        };
-        let machine = Machine { esxi: Some(esxi), boots: 1, booted_at_ms: state::now_ms() - 86_400_000, ..Machine::default() };
+        let machine = untouched_host(name, version, gpus);
         let folder = self.machine(name);
         Machine::create(&folder, &machine);
         for tool in HOST_TOOLS {

@@ -9,6 +9,7 @@ pub mod esxcli_gpu;
 pub mod guest;
 pub mod host_gpu;
 pub mod installers;
+pub mod linked;
 pub mod passthrough;
 pub mod state;
 pub mod vgpu_placement;
@@ -112,6 +113,10 @@ pub fn run(folder: &Path, program: &str, args: &[String]) -> Answer {
 
 /// Tells the lab that a machine reboots, starts or stops; without a lab the change happens at once.
 pub fn power_event(folder: &Path, word: &str) {
+    if Machine::in_memory(folder) {
+        Machine::with(folder, |m| m.power.push(word.into()));
+        return;
+    }
     let lab = folder.parent().and_then(Path::parent).map(|p| p.join("lab.sock"));
     if let Some(mut socket) = lab.and_then(|l| std::os::unix::net::UnixStream::connect(l).ok()) {
         let name = folder.file_name().unwrap().to_string_lossy();

@@ -4,11 +4,25 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+type Memory = BTreeMap<PathBuf, Arc<Mutex<Machine>>>;
+
+fn memory() -> MutexGuard<'static, Memory> {
+    static MACHINES: Mutex<Memory> = Mutex::new(BTreeMap::new());
+    MACHINES.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Machine {
     #[serde(skip)]
     pub folder: PathBuf,
+    /// Calls of its tools, for one that is kept in memory.
+    #[serde(skip)]
+    pub calls: Vec<String>,
+    /// Power events that somebody else acts on, for one that is kept in memory.
+    #[serde(skip)]
+    pub power: Vec<String>,
     pub boots: u64,
     pub booted_at_ms: u64,
     pub faults: BTreeMap<String, Fault>,
@@ -152,8 +166,29 @@ impl Machine {
         Self::with(folder, |m| m.clone())
     }
 
+    /// Keeps a machine's state in memory from here on, for simulations that make thousands of them in one process.
+    pub fn keep_in_memory(folder: &Path, machine: Self) {
+        memory().insert(folder.into(), Arc::new(Mutex::new(machine)));
+    }
+
+    /// Whether a machine is kept in memory.
+    pub fn in_memory(folder: &Path) -> bool {
+        memory().contains_key(folder)
+    }
+
+    /// Forgets a machine that was kept in memory.
+    pub fn forget(folder: &Path) {
+        memory().remove(folder);
+    }
+
     /// Reads, changes and writes under a lock: tools run beside each other.
     pub fn with<T>(folder: &Path, change: impl FnOnce(&mut Self) -> T) -> T {
+        let kept = memory().get(folder).cloned();
+        if let Some(kept) = kept {
+            let mut machine = kept.lock().unwrap();
+            machine.folder = folder.into();
+            return change(&mut machine);
+        }
         let lock = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("state.lock")).unwrap();
         let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
         let path = folder.join("state.json");
@@ -177,7 +212,11 @@ impl Machine {
         std::fs::write(folder.join("state.json"), serde_json::to_vec_pretty(machine).unwrap()).unwrap();
     }
 
-    pub fn log(&self, call: &str) {
+    pub fn log(&mut self, call: &str) {
+        if memory().contains_key(&self.folder) {
+            self.calls.push(call.into());
+            return;
+        }
         let mut file = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("calls.log")).unwrap();
         let _ = writeln!(file, "{call}");
     }

@@ -1,0 +1,388 @@
+//! Machines in memory, an agent on each, controllers: real client, server, engine and journal on a simulated network.
+
+use crate::Rng;
+use crate::disk::MemoryDisk;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use vsgpu::engine::{Summary, Word};
+use vsgpu::error::Error;
+use vsgpu::event::Event;
+use vsgpu::fleet::Fleet;
+use vsgpu::journal::Purpose;
+use vsgpu::plan::Plan;
+use vsgpu::planner::Planned;
+use vsgpu::run::{Audience, Request, Unfinished};
+use vsgpu_core::{Command, Holder, Output, System, Trouble};
+use vsgpu_proto::client::Operator;
+use vsgpu_proto::dial::Stream;
+use vsgpu_proto::offload::Offload;
+use vsgpu_proto::server;
+use vsgpu_tests::lab::{HOST_TOOLS, files, only_looks, untouched_host};
+use vsgpu_tests::sim::linked::Linked;
+use vsgpu_tests::sim::state::{self, Machine, Vm};
+
+const PORT: u16 = 7443;
+pub const TICK: Duration = Duration::from_millis(100);
+pub const LEASE: Duration = Duration::from_secs(vsgpu::engine::LEASE_SECS as u64);
+
+/// A call that was to change a machine.
+#[derive(Clone, Debug)]
+pub struct Act {
+    pub host: String,
+    pub at: Duration,
+    pub call: String,
+    /// Whether the tool said yes.
+    pub ok: bool,
+    /// Whether the machine was another one afterwards.
+    pub changed: bool,
+}
+
+pub type Acts = Arc<Mutex<Vec<Act>>>;
+
+/// Time that has passed since the simulation began.
+pub fn now() -> Duration {
+    turmoil::sim_elapsed().unwrap_or_default()
+}
+
+/// A simulated machine that writes down what was done to it.
+struct Watched {
+    host: String,
+    folder: PathBuf,
+    inner: Linked,
+    acts: Acts,
+}
+
+impl System for Watched {
+    fn run(&self, command: &Command) -> Output {
+        let call = format!("{} {}", command.program, command.args.join(" "));
+        if only_looks(call.trim()) {
+            return self.inner.run(command);
+        }
+        let picture = || Machine::with(&self.folder, |m| (serde_json::to_string(&m.esxi).unwrap(), m.power.len()));
+        let before = picture();
+        let output = self.inner.run(command);
+        let act = Act { host: self.host.clone(), at: now(), call, ok: output.ok(), changed: picture() != before };
+        self.acts.lock().unwrap().push(act);
+        output
+    }
+    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+        self.inner.read(path, max)
+    }
+    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+        self.inner.tail(path, max)
+    }
+    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+        self.inner.head(path, max)
+    }
+    fn holders(&self, prefix: &str) -> Result<Vec<Holder>, Trouble> {
+        self.inner.holders(prefix)
+    }
+    fn hash(&self, path: &str) -> Result<String, Trouble> {
+        self.inner.hash(path)
+    }
+    fn list(&self, path: &str) -> Result<Vec<String>, Trouble> {
+        self.inner.list(path)
+    }
+    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Trouble> {
+        self.inner.write(path, contents, mode)
+    }
+    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble> {
+        self.inner.copy(from, to, mode)
+    }
+    fn remove(&self, path: &str) -> Result<(), Trouble> {
+        self.inner.remove(path)
+    }
+    fn boot_id(&self) -> Result<String, Trouble> {
+        self.inner.boot_id()
+    }
+    fn kernel_release(&self) -> String {
+        self.inner.kernel_release()
+    }
+    fn now(&self) -> u64 {
+        self.inner.now()
+    }
+    fn elapsed(&self) -> Duration {
+        self.inner.elapsed()
+    }
+    fn sleep(&self, time: Duration) {
+        self.inner.sleep(time)
+    }
+}
+
+/// The machines of one simulation. Dropping it forgets them.
+pub struct World {
+    pub hosts: Vec<String>,
+    pub acts: Acts,
+    folder: PathBuf,
+    seed: u64,
+}
+
+fn shared_memory() -> PathBuf {
+    let shm = PathBuf::from("/dev/shm");
+    if shm.is_dir() { shm } else { std::env::temp_dir() }
+}
+
+impl World {
+    /// So many hosts, each with a running VM and a GPU to give away. On ESXi 6.7 that takes a reboot.
+    pub fn new(seed: u64, hosts: usize) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let unique = NEXT.fetch_add(1, Ordering::SeqCst);
+        let folder = shared_memory().join(format!("vsgpu-simulation-{}-{unique}", std::process::id()));
+        let hosts: Vec<String> = (1..=hosts).map(|n| format!("esx-{n:02}")).collect();
+        for name in &hosts {
+            let at = folder.join(name);
+            let mut machine = untouched_host(name, "6.7.0", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")]);
+            let file = format!("vm-{name}/vm.vmx");
+            let vm =
+                Vm { vmid: 1, name: format!("vm-{name}"), datastore: "datastore1".into(), file: file.clone(), on: true, ..Vm::default() };
+            machine.esxi().vms.push(vm);
+            machine.folder = at.clone();
+            machine.write(&format!("/vmfs/volumes/datastore1/{file}"), &format!("displayName = \"vm-{name}\"\nmemSize = \"8192\"\n"));
+            for tool in HOST_TOOLS {
+                let tool = at.join("tools").join(tool);
+                std::fs::create_dir_all(tool.parent().unwrap()).unwrap();
+                std::fs::write(tool, "").unwrap();
+            }
+            Machine::keep_in_memory(&at, machine);
+        }
+        Self { hosts, acts: Acts::default(), folder, seed }
+    }
+
+    pub fn folder(&self, host: &str) -> PathBuf {
+        self.folder.join(host)
+    }
+
+    pub fn machine<T>(&self, host: &str, look: impl FnOnce(&mut Machine) -> T) -> T {
+        Machine::with(&self.folder(host), look)
+    }
+
+    pub fn acts(&self) -> Vec<Act> {
+        self.acts.lock().unwrap().clone()
+    }
+
+    /// An agent on a host of the simulation.
+    pub fn agent(&self, sim: &mut turmoil::Sim<'_>, host: &str, slow: u64) {
+        let (name, folder, acts, seed) = (host.to_string(), self.folder(host), self.acts.clone(), self.seed);
+        let lives = Arc::new(AtomicU64::new(0));
+        sim.host(host, move || {
+            let life = lives.fetch_add(1, Ordering::SeqCst);
+            let rng = Mutex::new(Rng::new(seed ^ (life << 32) ^ name.bytes().fold(7, |sum, b| sum * 31 + u64::from(b))));
+            let times = move || {
+                let mut rng = rng.lock().unwrap();
+                let mut time = || Duration::from_millis(if rng.one_in(12) { rng.below(slow) } else { rng.below(120) });
+                (time(), time())
+            };
+            let inner = Linked::new(folder.clone(), None).by_clock(now);
+            let system = Arc::new(Watched { host: name.clone(), folder: folder.clone(), inner, acts: acts.clone() });
+            let name = name.clone();
+            async move {
+                let listener = turmoil::net::TcpListener::bind(("0.0.0.0", PORT)).await?;
+                let (tx, rx) = mpsc::channel(16);
+                tokio::spawn(async move {
+                    while let Ok((stream, _)) = listener.accept().await {
+                        if tx.send(stream).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+                let offload = Offload::InPlace(Arc::new(times));
+                server::simulated(vsgpu_host_agent::agent(), system, &name, offload, rx).await.map_err(Into::into)
+            }
+        });
+    }
+
+    /// Hosts that were told to reboot go down some seconds later, as ESXi does, and are back after a while.
+    pub fn power(&self, sim: &mut turmoil::Sim<'_>, rng: &mut Rng, power: &mut Power) {
+        let now = sim.elapsed();
+        for host in &self.hosts {
+            let asked = self.machine(host, |m| std::mem::take(&mut m.power));
+            if asked.iter().any(|w| w == "reboot") && !power.down.contains_key(host) {
+                power.going.entry(host.clone()).or_insert(now + Duration::from_millis(rng.below(10_000)));
+            }
+        }
+        for host in due(&mut power.going, now) {
+            sim.crash(host.as_str());
+            self.machine(&host, |m| m.esxi().vms.iter_mut().for_each(|vm| vm.on = false));
+            power.down.insert(host, now + Duration::from_millis(2000 + rng.below(15_000)));
+        }
+        for host in due(&mut power.down, now) {
+            state::boot(&self.folder(&host));
+            sim.bounce(host.as_str());
+        }
+    }
+
+    /// Hosts that no VM could use just now.
+    pub fn away(&self, power: &Power) -> Vec<String> {
+        let away = |host: &&String| power.down.contains_key(*host) || self.machine(host, |m| m.esxi().maintenance);
+        self.hosts.iter().filter(away).cloned().collect()
+    }
+}
+
+/// Hosts that are about to go down, and that are down, until when.
+#[derive(Default)]
+pub struct Power {
+    going: BTreeMap<String, Duration>,
+    pub down: BTreeMap<String, Duration>,
+}
+
+fn due(all: &mut BTreeMap<String, Duration>, now: Duration) -> Vec<String> {
+    let due: Vec<String> = all.iter().filter(|(_, at)| now >= **at).map(|(host, _)| host.clone()).collect();
+    due.iter().for_each(|host| drop(all.remove(host)));
+    due
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.hosts.iter().for_each(|host| Machine::forget(&self.folder.join(host)));
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The fleet file of such a world; it is read once.
+pub fn fleet(hosts: usize, policy: &str, rollout: &str) -> Fleet {
+    static READ: OnceLock<Mutex<BTreeMap<String, Fleet>>> = OnceLock::new();
+    let names: Vec<String> = (1..=hosts).map(|n| format!("esx-{n:02}")).collect();
+    let of_host = |name: &String| {
+        format!(
+            "  {name}: {{ cluster: c, address: \"{name}:{PORT}\", acceptance-level: VMwareAccepted, assignment-policy: {policy}, passthrough: [\"0000:af:00.0\"] }}\n"
+        )
+    };
+    let of_vm = |name: &String| format!("  vm-{name}: {{ host: {name}, shutdown-secs: 5 }}\n");
+    let text = format!(
+        "version: 1\nrollout: {rollout}\ndeadlines: {{ connect-secs: 60, reconnect-secs: 150, host-reboot-secs: 300, step-secs: 300 }}\nhosts:\n{}vms:\n{}",
+        names.iter().map(of_host).collect::<String>(),
+        names.iter().map(of_vm).collect::<String>()
+    );
+    let mut read = READ.get_or_init(Mutex::default).lock().unwrap();
+    read.entry(text.clone())
+        .or_insert_with(|| {
+            let path = shared_memory().join(format!("vsgpu-simulation-fleet-{}.yaml", std::process::id()));
+            std::fs::write(&path, &text).unwrap();
+            let fleet = vsgpu::spec::read(Path::new(&path)).unwrap();
+            let _ = std::fs::remove_file(path);
+            fleet
+        })
+        .clone()
+}
+
+/// How one call of the controller ended.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub steps: usize,
+    pub summary: Summary,
+    pub problems: Vec<Error>,
+    /// Nothing to do, and nothing in the way.
+    pub settled: bool,
+}
+
+/// A controller: where it keeps its runs, what it wishes, and what it has reported.
+#[derive(Clone)]
+pub struct Controller {
+    pub name: String,
+    pub disk: MemoryDisk,
+    pub fleet: Arc<Fleet>,
+    pub reports: Arc<Mutex<Vec<Result<Report, Vec<Error>>>>>,
+    /// Calls after which it stops even if something is left to do.
+    pub calls: usize,
+    /// It begins at this time.
+    pub starts: Duration,
+    /// Everything it heard.
+    pub heard: Arc<Mutex<Vec<String>>>,
+}
+
+struct Listener(Arc<Mutex<Vec<String>>>);
+
+impl Audience for Listener {
+    fn note(&mut self, text: &str) {
+        self.0.lock().unwrap().push(format!("{:?} {text}", now()));
+    }
+    fn planned(&mut self, _: &Planned) -> Result<(), Error> {
+        Ok(())
+    }
+    fn walking(&mut self, _: &Plan) {}
+    fn hear(&mut self, event: &Event) {
+        self.0.lock().unwrap().push(format!("{:?} {}", now(), serde_json::to_string(event).unwrap()));
+    }
+}
+
+impl Controller {
+    pub fn new(name: &str, fleet: Fleet) -> Self {
+        Self {
+            name: name.into(),
+            disk: MemoryDisk::default(),
+            fleet: Arc::new(fleet),
+            reports: Arc::default(),
+            calls: 20,
+            starts: Duration::ZERO,
+            heard: Arc::default(),
+        }
+    }
+
+    /// Types `vsgpu apply` until nothing is to do.
+    pub fn start(&self, sim: &mut turmoil::Sim<'_>) {
+        let this = self.clone();
+        sim.host(self.name.as_str(), move || {
+            let this = this.clone();
+            async move {
+                tokio::time::sleep(this.starts.saturating_sub(now())).await;
+                while this.reports.lock().unwrap().len() < this.calls {
+                    let report = this.call().await;
+                    let settled = report.as_ref().is_ok_and(|r| r.settled);
+                    this.reports.lock().unwrap().push(report);
+                    if settled {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                }
+                Ok(())
+            }
+        });
+    }
+
+    async fn call(&self) -> Result<Report, Vec<Error>> {
+        let operator = Operator::by(|target| {
+            let address = target.address.clone();
+            Box::pin(async move {
+                let stream = turmoil::net::TcpStream::connect(address).await?;
+                Ok(Box::new(stream) as Box<dyn Stream>)
+            })
+        });
+        let (_tx, word) = watch::channel(Word::GoOn);
+        let request = Request {
+            fleet: &self.fleet,
+            operator: &operator,
+            disk: &self.disk,
+            threaded: false,
+            holder: self.name.clone(),
+            saved: None,
+            purpose: Purpose::Apply,
+            unfinished: Unfinished::GoOnIfSame,
+            pause: false,
+            word,
+            now: || 1_800_000_000 + now().as_secs(),
+        };
+        let ended = request.run(&mut Listener(self.heard.clone())).await?;
+        let problems: Vec<Error> = ended.problems.into_iter().map(|p| p.error).collect();
+        let settled = ended.plan.steps.is_empty() && problems.is_empty();
+        Ok(Report { steps: ended.plan.steps.len(), summary: ended.summary, problems, settled })
+    }
+
+    pub fn done(&self) -> bool {
+        let reports = self.reports.lock().unwrap();
+        reports.len() >= self.calls || reports.last().is_some_and(|r| r.as_ref().is_ok_and(|r| r.settled))
+    }
+
+    pub fn reports(&self) -> Vec<Result<Report, Vec<Error>>> {
+        self.reports.lock().unwrap().clone()
+    }
+
+    /// What it heard, for a failure.
+    pub fn heard(&self) -> String {
+        let heard = self.heard.lock().unwrap();
+        heard[heard.len().saturating_sub(60)..].join("\n")
+    }
+}

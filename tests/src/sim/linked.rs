@@ -1,0 +1,126 @@
+//! A simulated machine linked into this process, as the agents' `System`: no process is started, and time is counted.
+
+use super::state;
+use crate::lab::only_looks;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use vsgpu_core::{Command, Ended, Holder, Output, System, Trouble};
+use vsgpu_proto::posix::Posix;
+
+/// A simulated machine as a `System`: files are real, tools are called in this process, time is counted, and the machine
+/// can lose its power at the n-th change.
+pub struct Linked {
+    folder: PathBuf,
+    posix: Posix,
+    changes: AtomicUsize,
+    /// At which change the power is cut: before it when even, after it when odd.
+    cut_at: Option<usize>,
+    time: Mutex<Duration>,
+    clock: Option<Box<dyn Fn() -> Duration + Send + Sync>>,
+}
+
+impl Linked {
+    pub fn new(folder: PathBuf, cut_at: Option<usize>) -> Self {
+        let posix = Posix::new(Some(folder.join("tools")), folder.join("root"));
+        Self { folder, posix, changes: AtomicUsize::new(0), cut_at, time: Mutex::default(), clock: None }
+    }
+
+    /// With a clock of somebody else's: simulated time.
+    pub fn by_clock(mut self, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        self.clock = Some(Box::new(clock));
+        self
+    }
+
+    /// Changes that were tried.
+    pub fn changes(&self) -> usize {
+        self.changes.load(Ordering::SeqCst)
+    }
+
+    fn change<T>(&self, act: impl FnOnce() -> T, cut: impl FnOnce() -> T) -> T {
+        let at = self.changes.fetch_add(1, Ordering::SeqCst);
+        match self.cut_at {
+            Some(n) if n / 2 < at || n == 2 * at => cut(),
+            Some(n) if n == 2 * at + 1 => {
+                act();
+                cut()
+            }
+            _ => act(),
+        }
+    }
+}
+
+impl System for Linked {
+    fn run(&self, command: &Command) -> Output {
+        let program = command.program.rsplit('/').next().unwrap().to_string();
+        let known = self.folder.join("tools").join(&program).exists()
+            || self.posix.path(&command.program).is_ok_and(|p| p.exists())
+            || self.folder.join("root/usr/bin").join(&program).exists()
+            || command.also.iter().any(|f| self.posix.path(&format!("{f}/{program}")).is_ok_and(|p| p.exists()));
+        if !known {
+            return Output { ended: Ended::Missing, stdout: String::new(), stderr: String::new() };
+        }
+        let run = || {
+            let (name, args) = match program.as_str() {
+                p if p.ends_with(".run") => (
+                    if p.starts_with("cuda") { "cuda-installer" } else { "nvidia-installer" },
+                    [vec![p.to_string()], command.args.clone()].concat(),
+                ),
+                p => (p, command.args.clone()),
+            };
+            let answer = super::run(&self.folder, name, &args);
+            Output { ended: Ended::Status(answer.status), stdout: answer.stdout, stderr: answer.stderr }
+        };
+        let call = format!("{program} {}", command.args.join(" "));
+        if only_looks(call.trim())
+            || ["deviceQuery", "vectorAdd", "vsgpu-cuda-proof", "docker"].contains(&program.as_str())
+            || command.args.last().is_some_and(|a| a == "--check" || a == "--advanced-options")
+        {
+            return run();
+        }
+        self.change(run, || Output { ended: Ended::Broken("power cut".into()), stdout: String::new(), stderr: String::new() })
+    }
+    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+        self.posix.read(path, max)
+    }
+    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+        self.posix.tail(path, max)
+    }
+    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+        self.posix.head(path, max)
+    }
+    fn holders(&self, prefix: &str) -> Result<Vec<Holder>, Trouble> {
+        self.posix.holders(prefix)
+    }
+    fn hash(&self, path: &str) -> Result<String, Trouble> {
+        self.posix.hash(path)
+    }
+    fn list(&self, path: &str) -> Result<Vec<String>, Trouble> {
+        self.posix.list(path)
+    }
+    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Trouble> {
+        self.change(|| self.posix.write(path, contents, mode), || Err(Trouble::Other { path: path.into(), why: "power cut".into() }))
+    }
+    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble> {
+        self.change(|| self.posix.copy(from, to, mode), || Err(Trouble::Other { path: to.into(), why: "power cut".into() }))
+    }
+    fn remove(&self, path: &str) -> Result<(), Trouble> {
+        self.change(|| self.posix.remove(path), || Err(Trouble::Other { path: path.into(), why: "power cut".into() }))
+    }
+    fn boot_id(&self) -> Result<String, Trouble> {
+        Ok(state::Machine::read(&self.folder).boots.to_string())
+    }
+    fn kernel_release(&self) -> String {
+        "6.1.0-28-amd64".into()
+    }
+    fn now(&self) -> u64 {
+        1_800_000_000
+    }
+    fn elapsed(&self) -> Duration {
+        *self.time.lock().unwrap() + self.clock.as_ref().map_or(Duration::ZERO, |clock| clock())
+    }
+    fn sleep(&self, time: Duration) {
+        *self.time.lock().unwrap() += time;
+    }
+}
