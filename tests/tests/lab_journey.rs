@@ -3,34 +3,8 @@
 
 use std::process::Stdio;
 use std::time::Duration;
+use vsgpu_tests::lab::small::{count, small, small_fleet};
 use vsgpu_tests::lab::{Lab, files, wait_until};
-
-/// One host, one VM: enough for every error branch.
-fn small(name: &str) -> Lab {
-    let lab = Lab::new(name);
-    lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
-    lab.vm("vm-01", "esx-01");
-    files::write_all(&lab.folder.join("files"));
-    lab.write_fleet(&small_fleet(&lab, ""));
-    lab.start();
-    lab
-}
-
-fn small_fleet(lab: &Lab, more: &str) -> String {
-    format!(
-        "version: 1\ndeadlines: {{ host-reboot-secs: 20, guest-boot-secs: 20 }}\nhosts:\n  esx-01:\n    address: {}\n    graphics-type: SharedPassthru\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    vgpu: [nvidia_a100-40c]\n    shutdown-secs: 2\n{more}    guest:\n      address: {}\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{}, wait-secs: 3 }}\n      cuda-toolkit: {{ package: files/{} }}\n",
-        lab.address("esx-01"),
-        files::MANAGER_16_6,
-        lab.address("vm-01"),
-        files::DRIVER_16_6,
-        files::TOKEN_FILE,
-        files::CUDA_12_2
-    )
-}
-
-fn count(calls: &[String], what: &str) -> usize {
-    calls.iter().filter(|c| c.contains(what)).count()
-}
 
 #[test]
 fn from_bare_hosts_to_cuda_proofs_and_then_nothing() {
@@ -171,7 +145,7 @@ fn a_failed_install_brings_the_host_out_of_maintenance_and_the_vm_back() {
 fn a_host_that_does_not_come_back_is_said_loudly() {
     let lab = small("gone");
     lab.write_fleet(&small_fleet(&lab, "").replace("host-reboot-secs: 20", "host-reboot-secs: 3"));
-    lab.never_comes_back("esx-01");
+    lab.boots("esx-01", vsgpu_tests::lab::Boot::Never);
     let said = lab.expect(5, &["apply", "--yes"]);
     assert!(said.contains("did not come back within 3 s") && said.contains("esx-01 IS STILL IN MAINTENANCE MODE"), "{said}");
     assert!(lab.expect(0, &["status"]).contains("esx-01 is in maintenance mode through this run"));

@@ -198,7 +198,7 @@ impl Effect {
 
     /// The same, none of it taking longer than this.
     pub fn bounded(&self, left: Duration) -> Self {
-        let secs = u32::try_from(left.as_secs().max(1)).unwrap_or(u32::MAX);
+        let secs = u32::try_from(left.as_millis().div_ceil(1000).max(1)).unwrap_or(u32::MAX);
         let mut bounded = self.clone();
         match &mut bounded {
             Self::Run { command, .. } | Self::Require { command, .. } => command.timeout_secs = command.timeout_secs.min(secs),

@@ -1,7 +1,11 @@
 //! A fleet of simulated machines with *real* agents: real processes, real gRPC over mutual TLS on loopback, real files.
 //! The lab plays the power button: a machine that reboots loses its agent and gets it back in another boot.
 
+mod build;
 pub mod files;
+pub mod small;
+
+pub use build::{cargo, programs, workspace};
 
 use crate::sim::state::{self, Esxi, Gpu, Linux, Machine, Vm};
 use std::collections::BTreeMap;
@@ -10,14 +14,12 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub const TOKEN: &str = "simulated client configuration token";
 pub const LICENSE_SERVER: &str = "licenses.lab";
-/// What is shipped, and the simulated machines.
-const PACKAGES: [&str; 6] = ["vsgpu", "vsgpu-host-agent", "vsgpu-guest-agent", "vsgpu-cuda-proof", "vsgpu-tests", "vsgpu-sim-libcuda"];
 pub const HOST_TOOLS: [&str; 5] = ["esxcli", "vim-cmd", "vmkload_mod", "vmkfstools", "vsish"];
 const GUEST_TOOLS: [&str; 15] = [
     "modprobe",
@@ -37,6 +39,21 @@ const GUEST_TOOLS: [&str; 15] = [
     "cuda-installer",
 ];
 
+/// How a machine comes back from a reboot.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Boot {
+    /// As it should.
+    Well,
+    /// Not at all.
+    Never,
+    /// With the image it had before.
+    OldImage,
+    /// For so long each time, then it reboots again by itself.
+    Loop(Duration),
+    /// So much later.
+    Late(Duration),
+}
+
 /// A running lab. Dropping it ends every process and removes its folder.
 pub struct Lab {
     pub folder: PathBuf,
@@ -49,50 +66,12 @@ struct Inner {
     ports: Mutex<BTreeMap<String, (u16, u16)>>,
     /// How long a simulated boot takes.
     boot: Duration,
-    /// Machines that never come back from a reboot.
-    dead: Mutex<Vec<String>>,
+    /// How machines come back from their next reboots, where not as they should.
+    boots: Mutex<BTreeMap<String, Boot>>,
+    /// Over: nothing is started any more.
+    over: AtomicBool,
     /// Another program in the place of the host agent (the build for ESXi, a tracer around it).
     host_agent: Mutex<Option<Vec<String>>>,
-}
-
-/// Builds the product's programs once, as the tests were built, and says where they are.
-pub fn programs() -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT
-        .get_or_init(|| {
-            let root = workspace();
-            let release = !cfg!(debug_assertions);
-            let mut cargo = cargo();
-            // Not the whole workspace: the simulation's features (planted bugs, another tokio) must never reach these.
-            cargo.args(["build", "--quiet", "--bins", "--lib"]).current_dir(&root);
-            for package in PACKAGES {
-                cargo.args(["-p", package]);
-            }
-            if release {
-                cargo.arg("--release");
-            }
-            assert!(cargo.status().expect("cargo").success(), "the programs do not build");
-            let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-            target.join(if release { "release" } else { "debug" })
-        })
-        .clone()
-}
-
-/// cargo as one calls it at a prompt: what an outer cargo says about its own package would make build scripts run anew.
-pub fn cargo() -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    let ours = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_", "CARGO_RUSTC_"];
-    for (name, _) in std::env::vars_os() {
-        if ours.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
-            cargo.env_remove(name);
-        }
-    }
-    cargo
-}
-
-/// The root of the checkout.
-pub fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
 /// A port nobody listens on, below the range from which the kernel takes ports for outgoing connections: an agent that
@@ -146,7 +125,8 @@ impl Lab {
             agents: Mutex::default(),
             ports: Mutex::default(),
             boot: Duration::from_millis(300),
-            dead: Mutex::default(),
+            boots: Mutex::default(),
+            over: AtomicBool::new(false),
             host_agent: Mutex::default(),
         };
         let inner = Arc::new(inner);
@@ -265,9 +245,9 @@ impl Lab {
         self.inner.stop(name);
     }
 
-    /// A machine that will not come back from its next reboot.
-    pub fn never_comes_back(&self, name: &str) {
-        self.inner.dead.lock().unwrap().push(name.into());
+    /// How a machine comes back from its reboots from now on.
+    pub fn boots(&self, name: &str, boot: Boot) {
+        self.inner.boots.lock().unwrap().insert(name.into(), boot);
     }
 
     /// Runs host agents by this command line instead.
@@ -452,12 +432,28 @@ impl Inner {
                 // The tool that asked for it answers first, as `reboot` does.
                 std::thread::sleep(Duration::from_millis(100));
                 self.stop(name);
-                if self.dead.lock().unwrap().iter().any(|d| d == name) || !folder.exists() {
+                let script = self.boots.lock().unwrap().get(name).cloned().unwrap_or(Boot::Well);
+                if script == Boot::Never || self.over.load(Ordering::SeqCst) || !folder.exists() {
                     return;
                 }
                 std::thread::sleep(self.boot);
+                match script {
+                    Boot::Late(more) => std::thread::sleep(more),
+                    // What was staged is on the other image.
+                    Boot::OldImage => Machine::with(&folder, |m| {
+                        if let Some(host) = &mut m.esxi {
+                            host.staged.clear();
+                            host.gpus.iter_mut().for_each(|gpu| gpu.given_pending = gpu.given);
+                        }
+                    }),
+                    Boot::Loop(_) | Boot::Well | Boot::Never => {}
+                }
                 state::boot(&folder);
                 self.start(name);
+                if let Boot::Loop(up) = script {
+                    std::thread::sleep(up);
+                    self.power("reboot", name);
+                }
             }
             _ => {}
         }
@@ -473,7 +469,7 @@ fn end(mut agent: Child) {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        self.inner.dead.lock().unwrap().extend(self.machines());
+        self.inner.over.store(true, Ordering::SeqCst);
         for name in self.machines() {
             self.inner.stop(&name);
         }

@@ -1,0 +1,48 @@
+//! The programs that the lab runs: built once, as the tests were built.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// What is shipped, and the simulated machines.
+const PACKAGES: [&str; 6] = ["vsgpu", "vsgpu-host-agent", "vsgpu-guest-agent", "vsgpu-cuda-proof", "vsgpu-tests", "vsgpu-sim-libcuda"];
+
+/// Builds the product's programs once, as the tests were built, and says where they are.
+pub fn programs() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT
+        .get_or_init(|| {
+            let root = workspace();
+            let release = !cfg!(debug_assertions);
+            let mut cargo = cargo();
+            // Not the whole workspace: the simulation's features (planted bugs, another tokio) must never reach these.
+            cargo.args(["build", "--quiet", "--bins", "--lib"]).current_dir(&root);
+            for package in PACKAGES {
+                cargo.args(["-p", package]);
+            }
+            if release {
+                cargo.arg("--release");
+            }
+            assert!(cargo.status().expect("cargo").success(), "the programs do not build");
+            let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+            target.join(if release { "release" } else { "debug" })
+        })
+        .clone()
+}
+
+/// cargo as one calls it at a prompt: what an outer cargo says about its own package would make build scripts run anew.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let ours = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_", "CARGO_RUSTC_"];
+    for (name, _) in std::env::vars_os() {
+        if ours.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
+/// The root of the checkout.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}

@@ -1,0 +1,227 @@
+//! Runs that are stopped, paused, given up, taken back, disturbed: real processes on the lab.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
+
+use std::time::Duration;
+use vsgpu_tests::lab::small::{begin, count, end, fault, small, small_fleet};
+use vsgpu_tests::lab::{Boot, Lab, files, wait_until};
+use vsgpu_tests::sim::state::Fault;
+
+const INSTALL: &str = "esxcli software component apply";
+
+fn signal(child: &std::process::Child, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
+}
+
+fn state(lab: &Lab) -> serde_json::Value {
+    serde_json::from_slice(&lab.vsgpu(&["status", "-o", "json"]).stdout).unwrap()
+}
+
+/// Three hosts with one setting each; no files, no reboots.
+fn three(name: &str, rollout: &str, of_hosts: &str) -> Lab {
+    let lab = Lab::new(name);
+    let hosts = ["esx-01", "esx-02", "esx-03"];
+    hosts.iter().for_each(|h| lab.host(h, "6.7.0", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")]));
+    let host = |h: &&str| format!("  {h}: {{ address: \"{}\", {of_hosts} }}\n", lab.address(h));
+    lab.write_fleet(&format!("version: 1\n{rollout}hosts:\n{}", hosts.iter().map(host).collect::<String>()));
+    lab.start();
+    lab
+}
+
+#[test]
+fn a_canary_is_walked_first_and_the_rest_waits_for_resume() {
+    let lab = three("canary", "rollout: { canary: 1, max-unavailable: 3 }\n", "assignment-policy: Consolidation");
+    let plan = lab.expect(3, &["plan"]);
+    assert!(plan.contains("wave 1: esx-01\nwave 2: esx-02, esx-03\nat most 3 hosts away at once"), "{plan}");
+    let said = lab.expect(0, &["apply", "--yes", "--pause"]);
+    assert!(said.contains("paused: a wave is settled") && said.contains("vsgpu resume"), "{said}");
+    let set = |host: &str| lab.state(host).esxi.unwrap().policy == "Consolidation";
+    assert_eq!([set("esx-01"), set("esx-02"), set("esx-03")], [true, false, false]);
+    assert!(lab.expect(0, &["status"]).contains("not finished: `vsgpu resume` goes on"));
+    let said = lab.expect(0, &["resume"]);
+    assert!(said.contains("going on with run 1") && said.contains("3 of 3 steps done"), "{said}");
+    assert!(lab.expect(0, &["apply", "--yes"]).contains("nothing to do"));
+    assert!(lab.expect(2, &["resume"]).contains("no run of this fleet is unfinished"));
+}
+
+#[test]
+fn a_failed_canary_stops_the_rollout() {
+    let lab = three("breaker", "rollout: { canary: 1, max-unavailable: 3 }\n", "assignment-policy: Consolidation");
+    fault(&lab, "esx-01", "esxcli graphics host set", Fault::Fail { text: "Error: not today\n".into() });
+    let said = lab.expect(5, &["apply", "--yes"]);
+    assert!(said.contains("esx-02 was left out: the rollout has stopped: esx-01 failed"), "{said}");
+    assert_eq!(lab.changing_calls("esx-02").len() + lab.changing_calls("esx-03").len(), 0);
+    assert_eq!(state(&lab)["nodes"]["esx-01"]["hold"], "failed");
+    assert!(lab.expect(2, &["apply", "--yes", "--max-hosts", "2"]).contains("touches 3 hosts, `--max-hosts 2` allows fewer"));
+    lab.change("esx-01", |m| m.faults.clear());
+    lab.expect(0, &["apply", "--yes"]);
+}
+
+#[test]
+fn a_cluster_with_a_host_away_is_left_alone() {
+    let lab = three("budget", "rollout: { max-unavailable: 1 }\n", "cluster: prod, passthrough: [\"0000:af:00.0\"]");
+    lab.stop_agent("esx-02");
+    let said = lab.expect(6, &["apply", "--yes"]);
+    assert!(said.contains("cluster prod must not have more than 1 hosts away, and esx-02 is"), "{said}");
+    assert_eq!(lab.changing_calls("esx-01").len() + lab.changing_calls("esx-03").len(), 0, "{said}");
+    lab.start_agent("esx-02");
+    lab.expect(0, &["apply", "--yes"]);
+    lab.expect(0, &["verify"]);
+}
+
+#[test]
+fn a_run_is_stopped_and_what_it_took_is_given_back() {
+    let lab = small("abort");
+    fault(&lab, "esx-01", INSTALL, Fault::Slow { ms: 2000 });
+    let child = begin(&lab, &["apply", "--yes"]);
+    wait_until("the install has begun", Duration::from_secs(60), || count(&lab.calls("esx-01"), "component apply") == 1);
+    // From another terminal: the run is asked to stop, the install is finished first, then all is given back.
+    let said = lab.expect(0, &["abort"]);
+    assert!(said.contains("is asked to stop"), "{said}");
+    let (status, said) = end(child);
+    assert_eq!(status, Some(5), "{said}");
+    assert!(said.contains("stopping: what runs is finished"), "{said}");
+    let host = lab.state("esx-01").esxi.unwrap();
+    assert!(
+        !host.maintenance && host.vms[0].on && !host.staged.is_empty(),
+        "given back, and the install was finished: {host:#?}\n{}",
+        lab.logs()
+    );
+    assert_eq!(count(&lab.calls("esx-01"), "shutdown reboot"), 0);
+    assert!(lab.expect(0, &["status"]).contains("aborted"));
+    lab.change("esx-01", |m| m.faults.clear());
+    lab.expect(0, &["apply", "--yes"]);
+    lab.expect(0, &["verify"]);
+    assert_eq!(count(&lab.calls("esx-01"), "component apply"), 1);
+}
+
+#[test]
+fn ctrl_c_twice_leaves_at_once_and_the_agent_finishes() {
+    let lab = small("detach");
+    fault(&lab, "esx-01", INSTALL, Fault::Slow { ms: 4000 });
+    let child = begin(&lab, &["apply", "--yes"]);
+    wait_until("the install has begun", Duration::from_secs(60), || count(&lab.calls("esx-01"), "component apply") == 1);
+    signal(&child, nix::sys::signal::Signal::SIGINT);
+    signal(&child, nix::sys::signal::Signal::SIGINT);
+    let (status, said) = end(child);
+    assert_eq!(status, Some(5), "{said}");
+    assert!(lab.state("esx-01").esxi.unwrap().staged.is_empty(), "it left before the install was done");
+    let said = lab.expect(0, &["resume"]);
+    assert!(said.contains("going on with run 1"), "{said}");
+    lab.expect(0, &["verify"]);
+    assert_eq!(count(&lab.calls("esx-01"), "component apply"), 1, "the running one was waited for");
+}
+
+#[test]
+fn a_run_is_taken_back_as_far_as_there_is_a_way() {
+    let lab = three("rollback", "rollout: { max-unavailable: 3 }\n", "assignment-policy: Consolidation, passthrough: [\"0000:af:00.0\"]");
+    let before: Vec<_> = ["esx-01", "esx-02", "esx-03"].map(|h| lab.state(h).esxi.unwrap()).into();
+    lab.expect(0, &["apply", "--yes"]);
+    let said = lab.expect(0, &["rollback", "--yes"]);
+    assert!(said.contains("steps done"), "{said}");
+    for (host, before) in ["esx-01", "esx-02", "esx-03"].into_iter().zip(before) {
+        let after = lab.state(host).esxi.unwrap();
+        assert_eq!((after.policy, after.gpus[1].given, after.maintenance), (before.policy, before.gpus[1].given, false), "{host}");
+    }
+    assert!(lab.expect(0, &["status"]).contains("rollback 2: rolled back"));
+    assert!(lab.expect(2, &["rollback", "--yes"]).contains("was a rollback already"));
+    lab.expect(3, &["plan"]);
+}
+
+#[test]
+fn what_has_no_way_back_is_said_before_anything_is_done() {
+    let lab = small("noback");
+    lab.expect(0, &["apply", "--yes"]);
+    lab.forget_calls();
+    let said = lab.expect(0, &["rollback", "--yes"]);
+    assert!(said.contains("these have no way back and stay as they are") && said.contains("vgpu-manager: absent ->"), "{said}");
+    assert_eq!(count(&lab.calls("esx-01"), "software component remove"), 0, "{said}");
+}
+
+#[test]
+fn somebody_else_at_work_is_seen_before_the_next_change() {
+    let lab =
+        three("drift", "rollout: { canary: 1, stop-at-failed: 3 }\n", "acceptance-level: VMwareAccepted, passthrough: [\"0000:af:00.0\"]");
+    fault(&lab, "esx-01", "esxcli software acceptance set", Fault::Slow { ms: 1500 });
+    let child = begin(&lab, &["apply", "--yes"]);
+    wait_until("a change is under way", Duration::from_secs(60), || count(&lab.calls("esx-01"), "acceptance set") == 1);
+    lab.change("esx-01", |m| m.esxi().maintenance = false);
+    let (status, said) = end(child);
+    assert_eq!(status, Some(6), "{said}");
+    assert!(said.contains("somebody changed maintenance-mode meanwhile: it was on, it is off; nothing was done"), "{said}");
+    assert_eq!(count(&lab.calls("esx-01"), "shutdown reboot"), 0);
+    assert_eq!(state(&lab)["nodes"]["esx-03"]["state"], "done", "the others go on");
+    // Nothing is done there before a person has looked.
+    let said = lab.expect(6, &["apply", "--yes"]);
+    assert!(said.contains("esx-01 is held (drift)") && said.contains("vsgpu release host/esx-01"), "{said}");
+    assert!(lab.expect(2, &["release", "esx-09"]).contains("held: host/esx-01"));
+    assert!(lab.expect(0, &["release", "esx-01"]).contains("released: esx-01"));
+    lab.expect(0, &["apply", "--yes"]);
+    lab.expect(0, &["verify"]);
+}
+
+#[test]
+fn a_deadline_ends_in_a_named_hold_and_the_others_go_on() {
+    let lab = small("late");
+    let short = "deadlines: { host-reboot-secs: 20, guest-boot-secs: 20, driver-install-secs: 2 }";
+    lab.write_fleet(&small_fleet(&lab, "").replace("deadlines: { host-reboot-secs: 20, guest-boot-secs: 20 }", short));
+    fault(&lab, "vm-01", "nvidia-installer", Fault::Slow { ms: 20_000 });
+    let said = lab.expect(5, &["apply", "--yes"]);
+    assert!(said.contains("driver: not done within 2 s, while: ") && said.contains("driver-install-secs"), "{said}");
+    assert_eq!(state(&lab)["nodes"]["vm-01 (guest)"]["hold"], "driver-install-timeout");
+    lab.change("vm-01", |m| m.faults.clear());
+    lab.write_fleet(&small_fleet(&lab, ""));
+    lab.expect(0, &["apply", "--yes"]);
+}
+
+#[test]
+fn a_second_controller_waits_for_the_first() {
+    let lab = small("second");
+    fault(&lab, "esx-01", "vim-cmd vmsvc/power.shutdown", Fault::Slow { ms: 4000 });
+    let child = begin(&lab, &["apply", "--yes"]);
+    wait_until("the first is at work", Duration::from_secs(60), || count(&lab.calls("esx-01"), "power.shutdown") == 1);
+    // The same fleet from another folder: no lock of this machine keeps the two apart.
+    let text = lab.fleet().replace("files/", "../files/").replace("deadlines: {", "pki: ../pki\ndeadlines: { connect-secs: 1,");
+    let text = text.replace("graphics-type: SharedPassthru", "assignment-policy: Consolidation");
+    std::fs::create_dir_all(lab.folder.join("elsewhere")).unwrap();
+    std::fs::write(lab.folder.join("elsewhere/fleet.yaml"), text).unwrap();
+    let said = lab.expect(6, &["apply", "--yes", "elsewhere/fleet.yaml"]);
+    assert!(said.contains("the node is in the hands of") && said.contains("(fleet.yaml, "), "{said}");
+    let (status, said) = end(child);
+    assert_eq!(status, Some(0), "{said}");
+    assert_eq!(lab.state("esx-01").esxi.unwrap().policy, "Performance", "the second changed nothing");
+}
+
+#[test]
+fn a_host_that_comes_back_on_its_old_image() {
+    let lab = small("oldimage");
+    lab.boots("esx-01", Boot::OldImage);
+    let said = lab.expect(5, &["apply", "--yes"]);
+    assert!(said.contains("after the reboot: vgpu-manager:"), "{said}");
+    assert_eq!(state(&lab)["nodes"]["esx-01"]["hold"], "came-back-unchanged");
+}
+
+#[test]
+fn a_host_that_comes_back_behind_its_deadline_is_not_rebooted_again() {
+    let lab = small("lateboot");
+    lab.write_fleet(&small_fleet(&lab, "").replace("host-reboot-secs: 20", "host-reboot-secs: 2"));
+    lab.boots("esx-01", Boot::Late(Duration::from_secs(6)));
+    let said = lab.expect(5, &["apply", "--yes"]);
+    assert!(said.contains("did not come back within 2 s") && said.contains("IS STILL IN MAINTENANCE MODE"), "{said}");
+    assert_eq!(state(&lab)["nodes"]["esx-01"]["hold"], "reboot-timeout");
+    wait_until("it is back", Duration::from_secs(30), || lab.state("esx-01").boots == 2 && lab.agent_pid("esx-01").is_some());
+    lab.write_fleet(&small_fleet(&lab, ""));
+    lab.expect(0, &["apply", "--yes", "--abandon"]);
+    lab.expect(0, &["verify"]);
+    assert_eq!(count(&lab.calls("esx-01"), "shutdown reboot"), 1);
+}
+
+#[test]
+fn a_host_that_reboots_again_and_again() {
+    let lab = small("loop");
+    fault(&lab, "esx-01", "vmkload_mod", Fault::Slow { ms: 3000 });
+    lab.change("esx-01", |m| m.esxi().module_broken = true);
+    lab.boots("esx-01", Boot::Loop(Duration::from_millis(1500)));
+    let said = lab.expect(6, &["apply", "--yes"]);
+    assert!(said.contains("times since, and nobody asked for that"), "{said}");
+    assert_eq!(state(&lab)["nodes"]["esx-01"]["hold"], "boot-loop");
+}
