@@ -287,7 +287,8 @@ impl<'a> Run<'a> {
             id,
             was: self.status.steps[id - 1].clone(),
             operation: format!("{}/{id}/{}", self.status.run, self.status.failures(id)),
-            still: still(self.plan, &self.status, step),
+            // Giving back is right whatever became of the rest.
+            still: if gives_back(step) { vec![] } else { still(self.plan, &self.status, step) },
             catalogue: self.catalogue.clone(),
             agents: self.agents.clone(),
             tx: tx.clone(),

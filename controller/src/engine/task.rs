@@ -28,6 +28,8 @@ const GRACE: Duration = Duration::from_secs(60);
 /// Between two looks at a node that is to become something.
 const LOOK: Duration = Duration::from_secs(1);
 const OBSERVE: Duration = Duration::from_secs(300);
+/// Cuts of the connection after which an act is given up: a node that flaps would be asked for ever.
+const CUTS: u32 = 10;
 /// Boots that nobody asked for, after which a node is said to be in a loop.
 const LOOP: u32 = 2;
 
@@ -169,6 +171,7 @@ impl Task {
     async fn asked(&self, mut claimed: Claimed, mut change: Change<'_>) -> Result<(Outcome, Claimed), Error> {
         let mut call = self.call(&claimed);
         let end = Instant::now() + Duration::from_secs(self.step().deadline_secs.into()) + GRACE;
+        let mut cuts = 0;
         loop {
             let within = end.saturating_duration_since(Instant::now()).max(LOOK);
             let (on, mut say) = (&claimed.connection, self.say());
@@ -190,7 +193,11 @@ impl Task {
                 Err(CallError::Away(why)) if Instant::now() >= end => {
                     return Err(self.call_failed(CallError::Away(why)).held(self.too_long()));
                 }
-                Err(CallError::Away(_) | CallError::Unclaimed(_)) => {
+                Err(error @ (CallError::Away(_) | CallError::Unclaimed(_))) => {
+                    cuts += 1;
+                    if cuts > CUTS {
+                        return Err(self.call_failed(error).held(Hold::Unreachable));
+                    }
                     claimed = self.reach(self.plan.deadlines.reconnect_secs, true).await?;
                     call.fence = claimed.fence.clone();
                     call.look_again = false;
@@ -279,13 +286,13 @@ impl Task {
         let end = Instant::now() + Duration::from_secs(u64::from(settle) + 5);
         let (what, mut boots) = (if restart.is_some() { "restart" } else { "reboot" }, 0);
         loop {
+            if boots >= LOOP {
+                let why = format!("it has rebooted {boots} times since, and nobody asked for that");
+                return Err(self.fail(Kind::Blocked, why).held(Hold::BootLoop).hint(Hold::BootLoop.advice()));
+            }
             let why = match self.unproven(&claimed.connection, proves).await {
                 Ok((_, now)) if restart.is_none() && now != boot => {
                     (boots, boot) = (boots + 1, now);
-                    if boots >= LOOP {
-                        let why = format!("it has rebooted {boots} times since, and nobody asked for that");
-                        return Err(self.fail(Kind::Blocked, why).held(Hold::BootLoop).hint(Hold::BootLoop.advice()));
-                    }
                     // Another boot is another wait.
                     self.tools_answer(&claimed.connection).await?;
                     continue;
@@ -295,6 +302,12 @@ impl Task {
                 Err(error) => Err(error),
             };
             match why {
+                // Gone again: it is waited for as after any reboot.
+                Err(_) if restart.is_none() => {
+                    let (again, now) = self.rebooted(&before).await?;
+                    boots += u32::from(now != boot);
+                    (claimed, boot) = (again, now);
+                }
                 _ if Instant::now() < end => tokio::time::sleep(LOOK).await,
                 Ok(why) => {
                     return Err(self
@@ -302,8 +315,6 @@ impl Task {
                         .held(if restart.is_some() { Hold::Failed } else { Hold::CameBackUnchanged })
                         .hint(format!("a second {what} would not help; `vsgpu facts` shows what the node says")));
                 }
-                // Gone again: it is waited for as after any reboot, and counts as one more boot when it is back.
-                Err(_) if restart.is_none() && boots < LOOP => (claimed, _) = self.rebooted(&before).await?,
                 Err(error) => return Err(error),
             }
         }

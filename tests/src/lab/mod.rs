@@ -439,10 +439,11 @@ impl Inner {
                 std::thread::sleep(self.boot);
                 match script {
                     Boot::Late(more) => std::thread::sleep(more),
-                    // What was staged is on the other image.
+                    // What was installed is on the other image.
                     Boot::OldImage => Machine::with(&folder, |m| {
                         if let Some(host) = &mut m.esxi {
                             host.staged.clear();
+                            host.vibs.retain(|vib| !state::is_manager(vib));
                             host.gpus.iter_mut().for_each(|gpu| gpu.given_pending = gpu.given);
                         }
                     }),
