@@ -189,7 +189,7 @@ fn a_second_controller_waits_for_the_first() {
     std::fs::create_dir_all(lab.folder.join("elsewhere")).unwrap();
     std::fs::write(lab.folder.join("elsewhere/fleet.yaml"), text).unwrap();
     let said = lab.expect(6, &["apply", "--yes", "elsewhere/fleet.yaml"]);
-    assert!(said.contains("the node is in the hands of") && said.contains("(fleet.yaml, "), "{said}");
+    assert!(said.contains("the node is in the hands of") && said.contains("/fleet.yaml ("), "{said}");
     let (status, said) = end(child);
     assert_eq!(status, Some(0), "{said}");
     assert_eq!(lab.state("esx-01").esxi.unwrap().policy, "Performance", "the second changed nothing");

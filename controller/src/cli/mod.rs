@@ -131,8 +131,10 @@ pub(crate) fn holder(fleet: &Fleet) -> Result<String, Vec<Error>> {
     let host = nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();
     let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|u| u.name).unwrap_or_default();
     let id = crate::files::own_id(&fleet.state_folder().join("id")).map_err(|e| vec![e])?;
-    let name = fleet.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(format!("{user}@{host} ({name}, {id})"))
+    let file = fleet.file.display().to_string();
+    // The end of a long path says more than its beginning.
+    let file: String = file.chars().skip(file.chars().count().saturating_sub(200)).filter(|c| !c.is_control()).collect();
+    Ok(format!("{user}@{host}:{file} ({id})"))
 }
 
 /// What the last run left behind.

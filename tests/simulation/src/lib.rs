@@ -7,6 +7,7 @@
 #![allow(missing_docs, reason = "test code")]
 
 pub mod disk;
+pub mod exact;
 pub mod scenario;
 pub mod store;
 pub mod world;
@@ -20,12 +21,12 @@ impl Rng {
         // Neighbouring seeds must not begin alike.
         let mut rng = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         for _ in 0..4 {
-            rng.next();
+            rng.draw();
         }
         rng
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -34,7 +35,7 @@ impl Rng {
 
     /// From `0` to `below - 1`.
     pub fn below(&mut self, below: u64) -> u64 {
-        (self.next() >> 11) % below.max(1)
+        (self.draw() >> 11) % below.max(1)
     }
 
     pub fn one_in(&mut self, n: u64) -> bool {

@@ -161,8 +161,8 @@ impl Play {
         let reports = first.reports();
         match self.scenario {
             Scenario::Crashes => {
-                self.as_wished("Consolidation")?;
-                self.reboots(1)?;
+                as_wished(&self.world, "Consolidation")?;
+                reboots(&self.world, 1)?;
                 // One run, whatever happened to the controller: the journal never lost its place.
                 if first.disk.files().len() != 1 {
                     return Err(format!("{} runs were made where one was enough", first.disk.files().len()));
@@ -170,8 +170,8 @@ impl Play {
                 self.no_failures(&reports)
             }
             Scenario::DiskFull => {
-                self.as_wished("Consolidation")?;
-                self.reboots(1)?;
+                as_wished(&self.world, "Consolidation")?;
+                reboots(&self.world, 1)?;
                 if self.controllers[0].disk.writes() > 0 && troubles.acted_unrecorded {
                     return Err("I1: something was changed after a record could not be written".into());
                 }
@@ -184,8 +184,8 @@ impl Play {
                         return Err("I9: a run was done, and the hosts were not as wished".into());
                     }
                 }
-                self.as_wished("Consolidation")?;
-                self.reboots(1)
+                as_wished(&self.world, "Consolidation")?;
+                reboots(&self.world, 1)
             }
             Scenario::Together => {
                 let policies = self.policies();
@@ -198,7 +198,7 @@ impl Play {
                         return Err(format!("I3: a live controller lost a node: {error}"));
                     }
                 }
-                self.reboots(1)
+                reboots(&self.world, 1)
             }
             Scenario::Drift => self.drift(&reports, troubles),
             Scenario::Failing => self.failing(),
@@ -253,39 +253,8 @@ impl Play {
         }
     }
 
-    fn as_wished(&self, policy: &str) -> Result<(), String> {
-        for host in &self.world.hosts {
-            let wrong = self.world.machine(host, |m| {
-                let esxi = m.esxi();
-                let wrong = [
-                    (esxi.maintenance, "it is in maintenance mode"),
-                    (!esxi.vms[0].on, "its VM is off"),
-                    (esxi.policy != policy, "its policy is another one"),
-                    (esxi.acceptance != "VMwareAccepted", "its acceptance level is another one"),
-                    (!esxi.gpus[1].given, "its GPU is not given away"),
-                ];
-                wrong.into_iter().find(|(so, _)| *so).map(|(_, what)| what)
-            });
-            if let Some(what) = wrong {
-                return Err(format!("I6: {host}: {what}"));
-            }
-        }
-        Ok(())
-    }
-
     fn policies(&self) -> BTreeSet<String> {
         self.world.hosts.iter().map(|host| self.world.machine(host, |m| m.esxi().policy.clone())).collect()
-    }
-
-    /// I5: exactly as many reboots of each host as were planned.
-    fn reboots(&self, planned: usize) -> Result<(), String> {
-        for host in &self.world.hosts {
-            let reboots = self.world.acts().iter().filter(|a| a.host == *host && a.call.contains("shutdown reboot")).count();
-            if reboots != planned {
-                return Err(format!("I5: {host} was rebooted {reboots} times"));
-            }
-        }
-        Ok(())
     }
 
     fn no_failures(&self, reports: &[Result<crate::world::Report, Vec<vsgpu::error::Error>>]) -> Result<(), String> {
@@ -341,6 +310,38 @@ impl Play {
         }
         hasher.finish()
     }
+}
+
+/// I6: every host is as wished, out of maintenance mode, its VM on.
+pub(crate) fn as_wished(world: &World, policy: &str) -> Result<(), String> {
+    for host in &world.hosts {
+        let wrong = world.machine(host, |m| {
+            let esxi = m.esxi();
+            let wrong = [
+                (esxi.maintenance, "it is in maintenance mode"),
+                (!esxi.vms[0].on, "its VM is off"),
+                (esxi.policy != policy, "its policy is another one"),
+                (esxi.acceptance != "VMwareAccepted", "its acceptance level is another one"),
+                (!esxi.gpus[1].given, "its GPU is not given away"),
+            ];
+            wrong.into_iter().find(|(so, _)| *so).map(|(_, what)| what)
+        });
+        if let Some(what) = wrong {
+            return Err(format!("I6: {host}: {what}"));
+        }
+    }
+    Ok(())
+}
+
+/// I5: exactly as many reboots of each host as were planned.
+pub(crate) fn reboots(world: &World, planned: usize) -> Result<(), String> {
+    for host in &world.hosts {
+        let reboots = world.acts().iter().filter(|a| a.ok && a.host == *host && a.call.contains("shutdown reboot")).count();
+        if reboots != planned {
+            return Err(format!("I5: {host} was rebooted {reboots} times"));
+        }
+    }
+    Ok(())
 }
 
 /// What goes wrong, and when.
@@ -453,7 +454,7 @@ impl Troubles {
         self.reports = reports.len();
         match reports.last() {
             Some(Ok(report)) if report.steps > 0 && report.summary.done == report.steps && report.problems.is_empty() => {
-                self.as_wished_when_complete &= play.as_wished("Consolidation").is_ok();
+                self.as_wished_when_complete &= as_wished(&play.world, "Consolidation").is_ok();
             }
             _ => {}
         }

@@ -231,7 +231,9 @@ pub struct Power {
 
 fn due(all: &mut BTreeMap<String, Duration>, now: Duration) -> Vec<String> {
     let due: Vec<String> = all.iter().filter(|(_, at)| now >= **at).map(|(host, _)| host.clone()).collect();
-    due.iter().for_each(|host| drop(all.remove(host)));
+    for host in &due {
+        all.remove(host);
+    }
     due
 }
 
@@ -279,13 +281,16 @@ pub struct Report {
     pub settled: bool,
 }
 
+/// How all its calls ended.
+pub type Reports = Vec<Result<Report, Vec<Error>>>;
+
 /// A controller: where it keeps its runs, what it wishes, and what it has reported.
 #[derive(Clone)]
 pub struct Controller {
     pub name: String,
     pub disk: MemoryDisk,
     pub fleet: Arc<Fleet>,
-    pub reports: Arc<Mutex<Vec<Result<Report, Vec<Error>>>>>,
+    pub reports: Arc<Mutex<Reports>>,
     /// Calls after which it stops even if something is left to do.
     pub calls: usize,
     /// It begins at this time.
@@ -376,7 +381,7 @@ impl Controller {
         reports.len() >= self.calls || reports.last().is_some_and(|r| r.as_ref().is_ok_and(|r| r.settled))
     }
 
-    pub fn reports(&self) -> Vec<Result<Report, Vec<Error>>> {
+    pub fn reports(&self) -> Reports {
         self.reports.lock().unwrap().clone()
     }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -243,6 +243,14 @@ impl Lab {
 
     pub fn stop_agent(&self, name: &str) {
         self.inner.stop(name);
+    }
+
+    /// Kills an agent and starts it again, unless its machine is down: a boot starts it then.
+    pub fn restart_agent(&self, name: &str) {
+        if self.agent_pid(name).is_some() {
+            self.inner.stop(name);
+            self.inner.start(name);
+        }
     }
 
     /// How a machine comes back from its reboots from now on.

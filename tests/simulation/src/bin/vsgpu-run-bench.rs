@@ -1,0 +1,148 @@
+//! What a run costs: a step against its raw durable writes, and a whole fleet against its ideal schedule, side by side in one
+//! process. `cargo run --release -p vsgpu-simulation --bin vsgpu-run-bench`.
+#![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use vsgpu::engine::{self, Walk, Word};
+use vsgpu::fleet::{Deadlines, NodeId, NodeKind};
+use vsgpu::inventory::Reach;
+use vsgpu::journal::{self, Disk, Folder, Journal, Purpose, Record};
+use vsgpu::plan::{Plan, Rollout, Step, VERSION, Work};
+use vsgpu_proto::client::Operator;
+use vsgpu_proto::dial::Stream;
+use vsgpu_proto::offload::Offload;
+use vsgpu_proto::server;
+use vsgpu_simulation::disk::MemoryDisk;
+use vsgpu_simulation::world::World;
+use vsgpu_tests::sim::linked::Linked;
+
+const STEPS: usize = 25;
+
+/// Every host: one setting, changed to and fro.
+fn plan(hosts: &[String]) -> Plan {
+    let mut steps: Vec<Step> = vec![];
+    for host in hosts {
+        for n in 0..STEPS {
+            let id = steps.len() + 1;
+            let policy = if n % 2 == 0 { "Consolidation" } else { "Performance" };
+            steps.push(Step {
+                id,
+                node: NodeId::new(NodeKind::Host, host),
+                title: "assignment-policy".into(),
+                change: String::new(),
+                commands: vec![],
+                work: Work::Meet { requirement: "assignment-policy".into(), spec: policy.into(), expect: None },
+                after: if n > 0 { vec![id - 1] } else { vec![] },
+                gives_back: None,
+                rescue: false,
+                connect_secs: 60,
+                deadline_secs: 600,
+                host: host.clone(),
+                disrupts: false,
+                before: None,
+            });
+        }
+    }
+    let reach = |h: &String| {
+        let reach = Reach { address: h.clone(), node: h.clone(), role: "host".into(), vm: None };
+        (NodeId::new(NodeKind::Host, h), reach)
+    };
+    Plan {
+        version: VERSION,
+        fleet_file: "/f".into(),
+        fleet: String::new(),
+        steps,
+        reaches: hosts.iter().map(reach).collect(),
+        deadlines: Deadlines { connect_secs: 60, ..Deadlines::default() },
+        met: 0,
+        rollout: Rollout { waves: vec![hosts.to_vec()], clusters: BTreeMap::new(), stop_at_failed: usize::MAX },
+    }
+}
+
+/// Walks it, with agents that take so long for each answer; gives the time it took.
+fn walk(hosts: usize, each: Duration, disk: &dyn Disk, threaded: bool) -> Duration {
+    let world = World::new(1, hosts);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut agents: BTreeMap<String, mpsc::Sender<tokio::io::DuplexStream>> = BTreeMap::new();
+        for host in &world.hosts {
+            let (tx, rx) = mpsc::channel(16);
+            agents.insert(host.clone(), tx);
+            let times = move || (Duration::ZERO, each);
+            let begun = Instant::now();
+            let system = Arc::new(Linked::new(world.folder(host), None).by_clock(move || begun.elapsed()));
+            let (name, offload) = (host.clone(), Offload::InPlace(Arc::new(times)));
+            tokio::spawn(async move { server::simulated(vsgpu_host_agent::agent(), system, &name, offload, rx).await });
+        }
+        let agents = Arc::new(agents);
+        let operator = Operator::by(move |target| {
+            let agent = agents[&target.address].clone();
+            Box::pin(async move {
+                let (ours, theirs) = tokio::io::duplex(1 << 16);
+                agent.send(theirs).await.map_err(std::io::Error::other)?;
+                Ok(Box::new(ours) as Box<dyn Stream>)
+            })
+        });
+        let record = Record::Planned {
+            at: 1,
+            run: "bench".into(),
+            purpose: Purpose::Apply,
+            plan: Box::new(plan(&world.hosts)),
+            in_maintenance: Default::default(),
+            stopped: Default::default(),
+            rebooted: BTreeMap::new(),
+            held: BTreeMap::new(),
+        };
+        let mut journal = Journal::open(disk, journal::next_number(disk), None).unwrap();
+        journal.record(&record).unwrap();
+        let mut journal = if threaded { journal.threaded() } else { journal };
+        let (_word, word) = watch::channel(Word::GoOn);
+        let walk = Walk { operator: &operator, holder: "bench".into(), pause: false, give_back: false, word, now: || 1 };
+        let begun = Instant::now();
+        let status = journal::Status::first(record).unwrap();
+        let summary = engine::run(status, &mut journal, walk, &mut |_| {}).await.unwrap();
+        assert_eq!((summary.done, summary.failed.len()), (hosts * STEPS, 0), "{:?}", summary.failed.first());
+        begun.elapsed()
+    })
+}
+
+fn main() {
+    // Where the journal of an operator would be: a disk, not a memory file system.
+    let folder = std::path::absolute("target/vsgpu-run-bench").unwrap();
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let disk = Folder(folder.clone());
+    let mut raw = std::fs::File::create(folder.join("raw")).unwrap();
+    let (mut commits, mut with, mut without) = (vec![], vec![], vec![]);
+    for _ in 0..7 {
+        let begun = Instant::now();
+        for _ in 0..2 * STEPS {
+            raw.write_all(&[b'x'; 110]).unwrap();
+            raw.sync_data().unwrap();
+        }
+        commits.push(begun.elapsed() / STEPS as u32);
+        with.push(walk(1, Duration::ZERO, &disk, true) / STEPS as u32);
+        without.push(walk(1, Duration::ZERO, &MemoryDisk::default(), false) / STEPS as u32);
+    }
+    let median = |mut times: Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2]
+    };
+    let (raw, with, without) = (median(commits), median(with), median(without));
+    println!("step: two raw commits        {raw:>9.2?}");
+    println!("step: whole, with its agent  {with:>9.2?}   ({without:.2?} of it without any disk: engine, RPCs, simulated agent)");
+    println!("      target: 1.5 x commits + 1 ms = {:.2?}", raw.mul_f64(1.5) + Duration::from_millis(1));
+    for hosts in [1, 10, 100, 1000] {
+        let each = Duration::from_secs(1);
+        let took = walk(hosts, each, &disk, true);
+        // All nodes beside each other, each asked who it is once, claimed and asked for each step, and given back.
+        let ideal = each * (2 + 2 * STEPS as u32);
+        let over = (took.as_secs_f64() / ideal.as_secs_f64() - 1.0) * 100.0;
+        println!("fleet of {hosts:>4} x {STEPS} steps      {took:>9.2?}   ideal {ideal:.2?}, overhead {over:.2} %   target: 1 %");
+    }
+    let _ = std::fs::remove_dir_all(folder);
+}
