@@ -141,6 +141,14 @@ pub fn rollout(fleet: &Fleet, inventory: &Inventory, steps: &[Step]) -> Rollout 
     Rollout { waves, clusters, stop_at_failed }
 }
 
+/// Which hosts are away now, for a run that is gone on with.
+pub fn look_again(rollout: &mut Rollout, inventory: &Inventory) {
+    for cluster in rollout.clusters.values_mut() {
+        let why = |host: &String| Some((host.clone(), away(inventory, host)?));
+        cluster.unavailable = cluster.hosts.iter().filter_map(why).collect();
+    }
+}
+
 /// Why a host is away already.
 fn away(inventory: &Inventory, host: &str) -> Option<String> {
     match inventory.nodes.get(&NodeId::new(NodeKind::Host, host)) {

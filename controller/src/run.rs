@@ -4,11 +4,12 @@
 use crate::engine::{self, Stopped, Summary, Word};
 use crate::error::{Error, Kind};
 use crate::event::Event;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, NodeKind};
 use crate::inventory::{self, Scope};
 use crate::journal::{self, Disk, How, Journal, Purpose, Record, Status, Stored};
 use crate::plan::{self, Leftovers, Plan, Problem};
 use crate::planner::{self, Planned};
+use crate::rollout;
 use tokio::sync::watch;
 use vsgpu_proto::client::Operator;
 
@@ -88,9 +89,14 @@ impl Request<'_> {
         let unfinished = journal::latest(self.disk).map_err(one)?.filter(|run| run.status.ended.is_none());
         let goes_on = !matches!(self.unfinished, Unfinished::GiveUp);
         let (status, journal, problems) = match unfinished {
-            Some(run) if goes_on && self.may_go_on(&run).map_err(one)? => {
+            Some(mut run) if goes_on && self.may_go_on(&run).map_err(one)? => {
                 let what = if run.status.purpose == Purpose::Rollback { "rollback" } else { "run" };
                 audience.note(&format!("going on with {what} {}, which was not finished", run.number));
+                if self.unfinished != Unfinished::GiveBack {
+                    // Hours may have passed since the plan was made.
+                    let inventory = inventory::gather(self.fleet, self.operator, Scope::Wished, &|n| n.kind == NodeKind::Host).await;
+                    rollout::look_again(&mut run.status.plan.rollout, &inventory);
+                }
                 let journal = Journal::open(self.disk, run.number, Some(run.good_bytes)).map_err(one)?;
                 (run.status, journal, vec![])
             }
@@ -100,8 +106,11 @@ impl Request<'_> {
             }
             given_up => {
                 if let Some(run) = given_up {
-                    let mut journal = Journal::open(self.disk, run.number, Some(run.good_bytes)).map_err(one)?;
-                    journal.record(&Record::Ended { at: (self.now)(), how: How::GivenUp }).map_err(one)?;
+                    // A damaged one is left as it is: what stands behind the damage is still known from it.
+                    if run.damage.is_none() {
+                        let mut journal = Journal::open(self.disk, run.number, Some(run.good_bytes)).map_err(one)?;
+                        journal.record(&Record::Ended { at: (self.now)(), how: How::GivenUp }).map_err(one)?;
+                    }
                     let why = if goes_on { "had failed and given back what it took: everything is planned anew" } else { "was given up" };
                     audience.note(&format!("run {} {why}", run.number));
                 }
@@ -136,8 +145,15 @@ impl Request<'_> {
                 "what the run had recorded before and behind that is known; give the run up and plan anew: `vsgpu apply --abandon`",
             ));
         }
-        if self.unfinished != Unfinished::GoOnIfSame {
+        if self.unfinished == Unfinished::GiveBack {
             return Ok(true);
+        }
+        if self.unfinished == Unfinished::GoOn {
+            // What the rest needs (maintenance mode, VMs off) is no longer so.
+            let why = format!("run {} had failed and has given back what it took: its other steps do not fit any more", run.number);
+            let again = if run.status.purpose == Purpose::Rollback { "vsgpu rollback" } else { "vsgpu apply" };
+            let error = Error::new(Kind::Blocked, why).hint(format!("`{again}` plans anew from how the nodes are now"));
+            return if run.status.gave_back_early() { Err(error) } else { Ok(true) };
         }
         let gives_up = "or give it up: `vsgpu apply --abandon` (plans anew from how the nodes are now)";
         if run.status.purpose != self.purpose {
@@ -200,7 +216,7 @@ impl Request<'_> {
 
 /// What the way back from a run wishes, and what there is no way back from.
 pub fn way_back(fleet: &Fleet, status: &Status) -> (Fleet, Vec<String>) {
-    use crate::fleet::{NodeKind, Wish};
+    use crate::fleet::Wish;
     use crate::plan::Work;
     let mut back = fleet.clone();
     let mut lost = vec![];

@@ -308,8 +308,7 @@ impl Connection {
         let path: PathBuf = file.into();
         let reader = tokio::task::spawn_blocking(move || read_parts(&path, header, &tx, &seen_tx));
         let mut client = self.client.clone();
-        let sent = client.put_artifact(ReceiverStream::new(rx));
-        tokio::pin!(sent);
+        let mut sent = Box::pin(async move { client.put_artifact(ReceiverStream::new(rx)).await });
         let late = tokio::time::sleep(within);
         tokio::pin!(late);
         let answer = loop {
@@ -323,6 +322,8 @@ impl Connection {
                 () = &mut late => break Err(Status::deadline_exceeded(format!("the transfer took longer than {} s", within.as_secs()))),
             }
         };
+        // Ends the stream: a reader that waits for room in it would wait for ever.
+        drop(sent);
         if let Ok(Err(why)) = reader.await {
             return Err(CallError::Failed(format!("{}: {why}", file.display())));
         }

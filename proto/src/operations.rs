@@ -70,7 +70,8 @@ impl Operation {
         let (tx, rx) = tokio::sync::mpsc::channel(16);
         let mut last = self.last.subscribe();
         tokio::spawn(async move {
-            let mut heard = heard;
+            // More than there is: it was heard of another run of this operation.
+            let mut heard = if heard > *last.borrow() { 0 } else { heard };
             loop {
                 last.mark_unchanged();
                 let (news, ended) = {

@@ -19,8 +19,8 @@ struct Place {
     partial: PathBuf,
 }
 
-/// Names come from the wire: each must be one plain path component.
-fn place(posix: &Posix, id: &v1::ArtifactId) -> Result<Place, Status> {
+/// `owner`: a datastore may be shared, and the hosts of it receive the same file beside each other. Names come from the wire: each must be one plain path component.
+fn place(posix: &Posix, owner: &str, id: &v1::ArtifactId) -> Result<Place, Status> {
     let plain = |name: &str| !name.is_empty() && name.len() <= 200 && !name.starts_with('.') && !name.contains(['/', '\0', '\\']);
     let bad = |what: &str| Status::invalid_argument(format!("artifact: {what}"));
     if !plain(&id.name) {
@@ -45,12 +45,12 @@ fn place(posix: &Posix, id: &v1::ArtifactId) -> Result<Place, Status> {
     }
     let shown = stored_path(datastore, &id.sha256.to_lowercase(), &id.name);
     let target = posix.path(&shown).map_err(internal)?;
-    Ok(Place { partial: posix.path(&format!("{shown}.partial")).map_err(internal)?, shown, target })
+    Ok(Place { partial: posix.path(&format!("{shown}.{owner}.partial")).map_err(internal)?, shown, target })
 }
 
 /// What is there of an artifact. A complete file is believed by its name and size only after its hash is read again.
-pub(crate) fn state(posix: &Posix, id: &v1::ArtifactId) -> Result<v1::ArtifactState, Status> {
-    let place = place(posix, id)?;
+pub(crate) fn state(posix: &Posix, owner: &str, id: &v1::ArtifactId) -> Result<v1::ArtifactState, Status> {
+    let place = place(posix, owner, id)?;
     let complete = place.target.metadata().is_ok_and(|m| m.len() == id.size)
         && posix.hash(&place.shown).is_ok_and(|h| h.eq_ignore_ascii_case(&id.sha256));
     let offset = if complete { id.size } else { place.partial.metadata().map_or(0, |m| m.len()).min(id.size) };
@@ -60,6 +60,7 @@ pub(crate) fn state(posix: &Posix, id: &v1::ArtifactId) -> Result<v1::ArtifactSt
 /// Takes the stream.
 pub(crate) async fn put(
     posix: Posix,
+    owner: String,
     mut parts: Streaming<v1::ArtifactPart>,
     allowed: impl FnOnce(Option<&v1::Fence>) -> Result<(), Status>,
 ) -> Result<v1::ArtifactState, Status> {
@@ -69,7 +70,7 @@ pub(crate) async fn put(
         return Err(Status::invalid_argument("artifact: the stream does not begin with its header"));
     };
     let (tx, mut rx) = tokio::sync::mpsc::channel::<bytes::Bytes>(4);
-    let writer = tokio::task::spawn_blocking(move || write(&posix, &id, first.offset, &mut || rx.blocking_recv()));
+    let writer = tokio::task::spawn_blocking(move || write(&posix, &owner, &id, first.offset, &mut || rx.blocking_recv()));
     let mut broken = None;
     loop {
         match parts.message().await {
@@ -96,11 +97,12 @@ pub(crate) async fn put(
 #[expect(clippy::disallowed_methods, reason = "a shell of its own: streams into a file below the root")]
 fn write(
     posix: &Posix,
+    owner: &str,
     id: &v1::ArtifactId,
     offset: u64,
     next: &mut dyn FnMut() -> Option<bytes::Bytes>,
 ) -> Result<v1::ArtifactState, Status> {
-    let place = place(posix, id)?;
+    let place = place(posix, owner, id)?;
     let failed = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
             // A full datastore hurts every VM on it: give the room back at once.

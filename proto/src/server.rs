@@ -25,6 +25,8 @@ use vsgpu_core::System;
 
 /// Connections at once; one controller needs one.
 const MAX_CONNECTIONS: usize = 64;
+/// Handshakes at once, each ten seconds at most.
+const MAX_HANDSHAKES: usize = 512;
 
 /// Serves until killed.
 ///
@@ -143,13 +145,19 @@ fn handshakes(
     let (tx, rx) = mpsc::channel(16);
     let acceptor = tokio_rustls::TlsAcceptor::from(config);
     let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+    let handshakes = Arc::new(tokio::sync::Semaphore::new(MAX_HANDSHAKES));
     tokio::spawn(async move {
         while let Some(socket) = sockets.recv().await {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
-            let (acceptor, tx) = (acceptor.clone(), tx.clone());
+            // Who has not proved yet who it is takes no place of those who have.
+            let Ok(shaking) = handshakes.clone().acquire_owned().await else { return };
+            let (acceptor, tx, places) = (acceptor.clone(), tx.clone(), places.clone());
             tokio::spawn(async move {
+                let _shaking = shaking;
                 match tokio::time::timeout(Duration::from_secs(10), acceptor.accept(socket)).await {
-                    Ok(Ok(stream)) => drop(tx.send(Ok(Peer(stream, place))).await),
+                    Ok(Ok(stream)) => match places.acquire_owned().await {
+                        Ok(place) => drop(tx.send(Ok(Peer(stream, place))).await),
+                        Err(_) => {}
+                    },
                     Ok(Err(why)) => tracing::warn!(%why, "refused a connection"),
                     Err(_) => tracing::warn!("refused a connection: no TLS handshake within 10 s"),
                 }

@@ -153,6 +153,9 @@ fn operate(
 ) -> Result<Response<Events>, Status> {
     let call = call.unwrap_or_default();
     node.lease.check(node.system.as_ref(), call.fence.as_ref())?;
+    if rpc == "Apply" && node.system.boot_id().is_ok_and(|boot| reboot_asked(node, &boot)) {
+        return Err(Status::unavailable("the node is about to reboot"));
+    }
     let (operation, new) = node.operations.begin(&call.operation, call.look_again, what);
     if new || planted(Bug::AskedTwiceRunsTwice) {
         let (node, ending) = (node.clone(), operation.clone());
@@ -314,14 +317,14 @@ impl agent_server::Agent for Service {
 
     async fn stat_artifact(&self, request: Request<v1::ArtifactId>) -> Result<Response<v1::ArtifactState>, Status> {
         let id = request.into_inner();
-        blocking(&self.0, "StatArtifact", move |node| receive::state(&node.posix, &id)).await
+        blocking(&self.0, "StatArtifact", move |node| receive::state(&node.posix, &node.name, &id)).await
     }
 
     async fn put_artifact(&self, request: Request<Streaming<v1::ArtifactPart>>) -> Result<Response<v1::ArtifactState>, Status> {
         let start = self.0.system.elapsed();
         let node = self.0.clone();
         let allowed = move |fence: Option<&v1::Fence>| node.lease.check(node.system.as_ref(), fence);
-        let result = receive::put(self.0.posix.clone(), request.into_inner(), allowed).await;
+        let result = receive::put(self.0.posix.clone(), self.0.name.clone(), request.into_inner(), allowed).await;
         self.0.metrics.rpc("PutArtifact", result.is_ok(), self.0.system.elapsed() - start);
         result.map(Response::new)
     }
@@ -348,17 +351,21 @@ fn activate_all(node: &Node, effects: &[vsgpu_core::Effect], reboot: bool, say: 
     Outcome::Applied { is: "started".into(), active: false }
 }
 
+/// Whether a reboot was asked for in this boot, minutes ago.
+fn reboot_asked(node: &Node, boot_id: &str) -> bool {
+    let noted = node.system.read(REBOOT_ASKED, 256).ok().and_then(|b| String::from_utf8(b).ok());
+    let Some((asked_in, at)) = noted.as_deref().and_then(|n| n.trim().rsplit_once(' ')) else { return false };
+    let age = at.parse::<u64>().ok().and_then(|at| node.system.elapsed().as_secs().checked_sub(at));
+    asked_in == boot_id && age.is_some_and(|age| age < 300)
+}
+
 /// A reboot that was asked for in this boot, minutes ago, is on its way: asking again could reboot the node twice. Told by the
 /// time since boot, which no wrong clock touches.
 fn asked_before(node: &Node, boot_id: &str) -> Option<String> {
-    let now = node.system.elapsed().as_secs();
-    let noted = node.system.read(REBOOT_ASKED, 256).ok().and_then(|b| String::from_utf8(b).ok());
-    if let Some((asked_in, at)) = noted.as_deref().and_then(|n| n.trim().rsplit_once(' ')) {
-        let age = at.parse::<u64>().ok().and_then(|at| now.checked_sub(at));
-        if asked_in == boot_id && age.is_some_and(|age| age < 300) {
-            return Some("the reboot is on its way".into());
-        }
+    if reboot_asked(node, boot_id) {
+        return Some("the reboot is on its way".into());
     }
+    let now = node.system.elapsed().as_secs();
     if let Err(why) = node.system.write(REBOOT_ASKED, format!("{boot_id} {now}\n").as_bytes(), 0o600) {
         tracing::warn!(%why, "the reboot is not noted");
     }

@@ -98,11 +98,14 @@ fn a_run_is_stopped_and_what_it_took_is_given_back() {
 fn ctrl_c_twice_leaves_at_once_and_the_agent_finishes() {
     let lab = small("detach");
     fault(&lab, "esx-01", INSTALL, Fault::Slow { ms: 4000 });
-    let child = begin(&lab, &["apply", "--yes"]);
+    let log = std::fs::File::create(lab.folder.join("said.log")).unwrap();
+    let child =
+        lab.command(&["apply", "--yes"]).stdin(std::process::Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
     wait_until("the install has begun", Duration::from_secs(60), || count(&lab.calls("esx-01"), "component apply") == 1);
-    // Two of the same kind at once would be one.
     signal(&child, nix::sys::signal::Signal::SIGINT);
-    signal(&child, nix::sys::signal::Signal::SIGTERM);
+    let said = || std::fs::read_to_string(lab.folder.join("said.log")).unwrap();
+    wait_until("it was heard", Duration::from_secs(10), || said().contains("Ctrl-C again leaves at once"));
+    signal(&child, nix::sys::signal::Signal::SIGINT);
     let (status, said) = end(child);
     assert_eq!(status, Some(5), "{said}");
     assert!(lab.state("esx-01").esxi.unwrap().vibs.len() == 1, "it left before the install was done");

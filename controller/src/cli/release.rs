@@ -34,6 +34,9 @@ impl Release {
                 if known.is_empty() { error.detail("no node is held") } else { error.detail(format!("held: {}", known.join(", "))) };
             return Err(one(error.hint("`vsgpu status` shows the nodes of the latest run")));
         };
+        if let Some(damage) = run.damage {
+            return Err(one(Error::new(Kind::Blocked, damage).hint("give that run up first: `vsgpu apply --abandon`")));
+        }
         let mut journal = Journal::open(&disk, run.number, Some(run.good_bytes)).map_err(one)?;
         for node in &nodes {
             journal.record(&Record::Released { at: now(), node: node.clone() }).map_err(one)?;

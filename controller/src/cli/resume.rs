@@ -96,10 +96,17 @@ impl Rollback {
         let disk = Folder(folder);
         let nothing = || Error::new(Kind::Usage, "there is no run to go back from").hint("`vsgpu status` shows the latest one");
         let run = journal::latest(&disk).map_err(one)?.ok_or_else(|| one(nothing()))?;
+        if let Some(damage) = run.damage {
+            return Err(one(Error::new(Kind::Blocked, damage).hint("what that run changed is not wholly known: look at `vsgpu plan`")));
+        }
+        let all_done = run.status.steps.iter().all(|s| matches!(s, journal::StepState::Done { .. }));
         let (back, lost) = match (run.status.purpose, run.status.ended) {
-            // Its own plan is in its journal.
-            (Purpose::Rollback, None) => (fleet.clone(), vec![]),
-            (Purpose::Rollback, Some(_)) => {
+            // Gone on with, or tried again: towards what was before the run that it takes back.
+            (Purpose::Rollback, ended) if ended.is_none() || !all_done => {
+                let applied = journal::latest_where(&disk, |s| s.purpose == Purpose::Apply).map_err(one)?.ok_or_else(|| one(nothing()))?;
+                way_back(&fleet, &applied.status)
+            }
+            (Purpose::Rollback, _) => {
                 return Err(one(Error::new(Kind::Usage, format!("run {} was a rollback already", run.number))
                     .hint("`vsgpu plan` shows what the fleet file would change")));
             }

@@ -186,11 +186,12 @@ fn operators_word() -> Result<watch::Receiver<Word>, Error> {
     signals.thread_block().map_err(|e| Error::new(Kind::Internal, format!("signals cannot be heard: {e}")))?;
     let (tx, rx) = watch::channel(Word::GoOn);
     std::thread::spawn(move || {
-        for word in [Word::Stop, Word::Detach] {
-            if signals.wait().is_err() {
-                return;
-            }
-            if word == Word::Stop {
+        let mut interrupts = 0;
+        while let Ok(signal) = signals.wait() {
+            // A polite kill asks to stop, however often it comes; only a person at the keyboard leaves.
+            interrupts += u32::from(signal == Signal::SIGINT);
+            let word = if interrupts > 1 { Word::Detach } else { Word::Stop };
+            if *tx.borrow() == Word::GoOn {
                 say_stopping();
             }
             tx.send_replace(word);

@@ -110,12 +110,15 @@ impl Agents {
         renewing.spawn(async move {
             loop {
                 tokio::time::sleep(Duration::from_secs(u64::from(LEASE_SECS) / 3)).await;
+                let _turn = agent.claiming.lock().await;
                 let connection = agent.connection().clone();
                 let fence = Fence { holder: holder.clone(), epoch: agent.epoch.load(Ordering::SeqCst) };
-                if let Some(connection) = connection
-                    && let Err(CallError::Overtaken(_)) = connection.claim(&fence, LEASE_SECS, once).await
-                {
-                    return;
+                let Some(connection) = connection else { continue };
+                match connection.claim(&fence, LEASE_SECS, once).await {
+                    // Another number: the node has forgotten ours in a reboot.
+                    Ok(epoch) => drop(agent.epoch.fetch_max(epoch, Ordering::SeqCst)),
+                    Err(CallError::Overtaken(_)) => return,
+                    Err(_) => {}
                 }
             }
         });

@@ -6,9 +6,10 @@
 
 use crate::fleet::NodeKind;
 use crate::journal::{Status, StepState};
-use crate::plan::{Plan, Step};
+use crate::plan::{Plan, Step, Work};
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::planted::{Bug, planted};
+use vsgpu_host_agent::host::MAINTENANCE_MODE;
 
 /// What becomes of a step whose predecessors have ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(super) enum Gate {
 #[derive(Default)]
 struct Host {
     wave: usize,
+    /// Within its wave.
+    place: usize,
     cluster: String,
     /// Steps without an end.
     open: usize,
@@ -32,16 +35,22 @@ struct Host {
     begun: bool,
     /// From its first disrupting step on.
     window: bool,
-    /// Failed where the host itself suffers from it.
-    failed: bool,
+    /// Steps that failed where the host itself suffers from it.
+    failed: BTreeSet<usize>,
+    /// It has left maintenance mode through this run.
+    returned: bool,
     /// Anything failed.
     ill: bool,
 }
 
 impl Host {
     fn away(&self) -> bool {
-        self.failed || self.window && self.disrupting > 0
+        !self.failed.is_empty() || self.window && self.disrupting > 0
     }
+}
+
+fn leaves_maintenance(step: &Step) -> bool {
+    matches!(&step.work, Work::Meet { requirement, spec, .. } if requirement == MAINTENANCE_MODE && spec["state"] == "off")
 }
 
 /// The state of the rollout.
@@ -58,17 +67,25 @@ impl<'a> Rollout<'a> {
     /// From where a run is.
     pub(super) fn new(plan: &'a Plan, status: &Status, pause: bool) -> Self {
         let mut hosts: BTreeMap<&str, Host> = BTreeMap::new();
+        for (wave, names) in plan.rollout.waves.iter().enumerate() {
+            for (place, name) in names.iter().enumerate() {
+                let cluster = plan.rollout.clusters.iter().find(|(_, c)| c.hosts.contains(name)).map(|(name, _)| name.clone());
+                hosts.insert(name, Host { wave, place, cluster: cluster.unwrap_or_default(), ..Host::default() });
+            }
+        }
         for step in &plan.steps {
-            let wave = plan.rollout.waves.iter().position(|w| w.contains(&step.host)).unwrap_or_default();
-            let cluster = plan.rollout.clusters.iter().find(|(_, c)| c.hosts.contains(&step.host)).map(|(name, _)| name.clone());
             let host = hosts.entry(&step.host).or_default();
-            (host.wave, host.cluster) = (wave, cluster.unwrap_or_default());
             let state = &status.steps[step.id - 1];
             let done = matches!(state, StepState::Done { .. });
             host.open += usize::from(!done);
             host.disrupting += usize::from(step.disrupts && !done);
             host.begun |= state.begun();
             host.window |= step.disrupts && state.begun();
+            // Until it is tried again and comes off.
+            if matches!(state, StepState::Failed { .. }) && step.node.kind != NodeKind::Guest {
+                host.failed.insert(step.id);
+            }
+            host.returned |= done && leaves_maintenance(step);
         }
         let of = |name: &String| plan.rollout.clusters.get(name).map(|c| c.unavailable.keys().map(String::as_str).collect());
         let strangers = plan.rollout.clusters.keys().map(|name| (name.as_str(), of(name).unwrap_or_default())).collect();
@@ -78,9 +95,7 @@ impl<'a> Rollout<'a> {
 
     /// The wave of a step, for those that begin first.
     pub(super) fn order(&self, step: &Step) -> (usize, usize, usize) {
-        let wave = self.hosts.get(step.host.as_str()).map_or(0, |h| h.wave);
-        let place = self.plan.rollout.waves.get(wave).and_then(|w| w.iter().position(|h| *h == step.host)).unwrap_or_default();
-        (wave, place, step.id)
+        self.hosts.get(step.host.as_str()).map_or((0, 0, step.id), |h| (h.wave, h.place, step.id))
     }
 
     /// Whether all that remains waits for `vsgpu resume`.
@@ -104,7 +119,9 @@ impl<'a> Rollout<'a> {
                 return Gate::Wait;
             }
         }
-        if !step.disrupts || host.window {
+        // One that is away already takes nothing more away.
+        let stranger = self.strangers.get(host.cluster.as_str()).is_some_and(|s| s.contains(step.host.as_str())) && !host.returned;
+        if !step.disrupts || host.window || stranger {
             return Gate::Open;
         }
         let Some(cluster) = self.plan.rollout.clusters.get(&host.cluster) else { return Gate::Open };
@@ -113,7 +130,7 @@ impl<'a> Rollout<'a> {
             return Gate::Open;
         }
         // One of them may come back only if something of it is still to be done.
-        if away.iter().any(|name| self.hosts.get(name).is_some_and(|h| h.open > 0 && !h.failed)) {
+        if away.iter().any(|name| self.hosts.get(name).is_some_and(|h| h.open > 0)) {
             return Gate::Wait;
         }
         let word = if host.cluster.is_empty() { "the fleet".into() } else { format!("cluster {}", host.cluster) };
@@ -123,8 +140,8 @@ impl<'a> Rollout<'a> {
     fn away(&self, cluster: &str, but: &str) -> Vec<&'a str> {
         let ours = self.hosts.iter().filter(|(_, h)| h.cluster == cluster && h.away()).map(|(name, _)| *name);
         let strangers = self.strangers.get(cluster).into_iter().flatten().copied();
-        // A host that was in maintenance mode through us, and is out of it now, is no stranger any more.
-        let strangers = strangers.filter(|name| self.hosts.get(name).is_none_or(|h| h.open > 0 || h.away()));
+        // A host that this run has brought out of maintenance mode is no stranger any more.
+        let strangers = strangers.filter(|name| self.hosts.get(name).is_none_or(|h| !h.returned));
         let all: BTreeSet<&str> = ours.chain(strangers).filter(|name| *name != but).collect();
         all.into_iter().collect()
     }
@@ -143,7 +160,14 @@ impl<'a> Rollout<'a> {
             host.open -= 1;
             host.disrupting -= usize::from(step.disrupts && good == Some(true));
             host.ill |= good == Some(false);
-            host.failed |= good == Some(false) && step.node.kind != NodeKind::Guest;
+            match good {
+                Some(false) if step.node.kind != NodeKind::Guest => drop(host.failed.insert(step.id)),
+                Some(true) => {
+                    host.failed.remove(&step.id);
+                    host.returned |= leaves_maintenance(step);
+                }
+                _ => {}
+            }
         }
     }
 }

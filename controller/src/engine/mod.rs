@@ -13,6 +13,7 @@ pub use agents::LEASE_SECS;
 
 use crate::error::{Error, Kind};
 use crate::event::Event;
+use crate::fleet::NodeId;
 use crate::hold::Hold;
 use crate::journal::{How, Record, Status, StepState, Store};
 use crate::plan::{Plan, Step, Work};
@@ -118,6 +119,7 @@ pub async fn run(status: Status, store: &mut dyn Store, walk: Walk<'_>, say: &mu
     let mut run = Run::new(&plan, status, store, &walk, agents.clone());
     say(&Event::Begun { steps: plan.steps.len(), done_before: run.summary.done });
     let walked = tokio::select! {
+        biased;
         walked = run.walk(say) => walked,
         _ = word.wait_for(|w| *w == Word::Detach) => {
             run.summary.stopped = Some(Stopped::Detached);
@@ -140,6 +142,8 @@ struct Run<'a> {
     places: Arc<Semaphore>,
     gate: Rollout<'a>,
     state: Vec<State>,
+    /// Steps of each node, in their order.
+    of_node: BTreeMap<&'a NodeId, Vec<usize>>,
     /// Predecessors without an end, per step.
     open: Vec<usize>,
     dependents: Vec<Vec<usize>>,
@@ -178,6 +182,8 @@ impl<'a> Run<'a> {
         let ready = plan.steps.iter().filter(|s| open[s.id - 1] == 0 && state[s.id - 1] != State::Done).map(|s| s.id).collect();
         let summary = Summary { done: state.iter().filter(|s| **s == State::Done).count(), ..Summary::default() };
         let gate = Rollout::new(plan, &status, walk.pause);
+        let mut of_node: BTreeMap<&NodeId, Vec<usize>> = BTreeMap::new();
+        plan.steps.iter().for_each(|s| of_node.entry(&s.node).or_default().push(s.id));
         Self {
             plan,
             status,
@@ -188,6 +194,7 @@ impl<'a> Run<'a> {
             places: Arc::new(Semaphore::new(AT_ONCE)),
             gate,
             state,
+            of_node,
             open,
             dependents,
             ready,
@@ -214,7 +221,12 @@ impl<'a> Run<'a> {
                     self.summary.stopped = Some(Stopped::Paused);
                     return Ok(());
                 }
-                break;
+                // Hosts that wait for each other: said, never an end that looks like success.
+                let Some(id) = self.ready.pop() else { break };
+                let why = "it would have to wait for hosts that wait for it".to_string();
+                self.summary.untouched.entry(self.plan.steps[id - 1].host.clone()).or_insert_with(|| why.clone());
+                self.skip(id, Some(why), say);
+                continue;
             }
             tokio::select! {
                 // Messages first: an event of a step is said before its end.
@@ -288,7 +300,7 @@ impl<'a> Run<'a> {
             was: self.status.steps[id - 1].clone(),
             operation: format!("{}/{id}/{}", self.status.run, self.status.failures(id)),
             // Giving back is right whatever became of the rest.
-            still: if gives_back(step) { vec![] } else { still(self.plan, &self.status, step) },
+            still: if gives_back(step) { vec![] } else { self.still(step) },
             catalogue: self.catalogue.clone(),
             agents: self.agents.clone(),
             tx: tx.clone(),
@@ -361,6 +373,23 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// What this run has made so on the node of a step: the last word on each requirement. It must still be so when the node is
+    /// changed again.
+    fn still(&self, step: &Step) -> Vec<(String, Value)> {
+        let mut made: BTreeMap<&str, &Value> = BTreeMap::new();
+        for id in self.of_node.get(&step.node).into_iter().flatten().filter(|id| **id != step.id) {
+            if let (Work::Meet { requirement, spec, .. }, StepState::Done { .. }) =
+                (&self.plan.steps[id - 1].work, &self.status.steps[id - 1])
+            {
+                made.insert(requirement, spec);
+            }
+        }
+        if let Work::Meet { requirement, .. } = &step.work {
+            made.remove(requirement.as_str());
+        }
+        made.into_iter().map(|(name, spec)| (name.into(), spec.clone())).collect()
+    }
+
     fn finished(&mut self, id: usize) {
         for next in &self.dependents[id - 1] {
             self.open[next - 1] -= 1;
@@ -373,19 +402,4 @@ impl<'a> Run<'a> {
 
 fn gives_back(step: &Step) -> bool {
     step.rescue || step.gives_back.is_some()
-}
-
-/// What this run has made so on the node of a step: the last word on each requirement. It must still be so when the node is
-/// changed again.
-fn still(plan: &Plan, status: &Status, step: &Step) -> Vec<(String, Value)> {
-    let mut made: BTreeMap<&str, &Value> = BTreeMap::new();
-    for other in plan.steps.iter().filter(|s| s.node == step.node && s.id != step.id) {
-        if let (Work::Meet { requirement, spec, .. }, StepState::Done { .. }) = (&other.work, &status.steps[other.id - 1]) {
-            made.insert(requirement, spec);
-        }
-    }
-    if let Work::Meet { requirement, .. } = &step.work {
-        made.remove(requirement.as_str());
-    }
-    made.into_iter().map(|(name, spec)| (name.into(), spec.clone())).collect()
 }

@@ -162,13 +162,22 @@ impl Task {
         }
         let claimed = self.reach(self.step().connect_secs, false).await?;
         self.starting(String::new()).await?;
-        let (outcome, _) = self.asked(claimed, Change::Meet { requirement, spec, expect }).await?;
-        self.judged(outcome)
+        let first = matches!(self.was, StepState::Waiting);
+        let (outcome, _, cuts) = self.asked(claimed, Change::Meet { requirement, spec, expect }).await?;
+        // Taken by somebody else between plan and step: then it is not ours to give back.
+        let takes = [MAINTENANCE_MODE, POWER].contains(&requirement) && self.plan.steps.iter().any(|s| s.gives_back == Some(self.id));
+        match outcome {
+            Outcome::AlreadyMet { is } if takes && first && cuts == 0 => {
+                let planned = self.step().change.split(" -> ").next().unwrap_or_default().to_string();
+                Err(self.refused(Outcome::Stale { planned, is }))
+            }
+            outcome => self.judged(outcome),
+        }
     }
 
     /// Asks until the outcome is known. The operation outlives the connection: after a cut it is asked for again by its name, and
     /// an agent that has forgotten it (because it was restarted) looks at the machine first.
-    async fn asked(&self, mut claimed: Claimed, mut change: Change<'_>) -> Result<(Outcome, Claimed), Error> {
+    async fn asked(&self, mut claimed: Claimed, mut change: Change<'_>) -> Result<(Outcome, Claimed, u32), Error> {
         let mut call = self.call(&claimed);
         let end = Instant::now() + Duration::from_secs(self.step().deadline_secs.into()) + GRACE;
         let mut cuts = 0;
@@ -180,15 +189,19 @@ impl Task {
                     on.apply(self.vm(), requirement, spec, expect.as_ref(), &mut call, within, &mut say).await
                 }
                 Change::Activate { restart, before } => match on.activate(*restart, before, &mut call, within, &mut say).await {
-                    // A rebooting node cuts the line; whether it reboots is seen by its boot id.
-                    Err(CallError::Away(_)) if restart.is_none() => Ok(Outcome::Applied { is: "asked".into(), active: false }),
+                    // A rebooting node cuts the line. One that still answers from the same boot may not have heard, and is asked again
+                    // by the same name.
+                    Err(CallError::Away(why)) if restart.is_none() => match self.same_boot(before).await {
+                        true => Err(CallError::Away(why)),
+                        false => Ok(Outcome::Applied { is: "asked".into(), active: false }),
+                    },
                     other => other,
                 },
             };
             match answer {
-                Ok(outcome) => return Ok((outcome, claimed)),
+                Ok(outcome) => return Ok((outcome, claimed, cuts)),
                 Err(CallError::Away(_)) if planted(Bug::UnknownIsDone) => {
-                    return Ok((Outcome::Applied { is: "sent".into(), active: true }, claimed));
+                    return Ok((Outcome::Applied { is: "sent".into(), active: true }, claimed, cuts));
                 }
                 Err(CallError::Away(why)) if Instant::now() >= end => {
                     return Err(self.call_failed(CallError::Away(why)).held(self.too_long()));
@@ -197,6 +210,9 @@ impl Task {
                     cuts += 1;
                     if cuts > CUTS {
                         return Err(self.call_failed(error).held(Hold::Unreachable));
+                    }
+                    if cuts > 1 {
+                        tokio::time::sleep(LOOK).await;
                     }
                     claimed = self.reach(self.plan.deadlines.reconnect_secs, true).await?;
                     call.fence = claimed.fence.clone();
@@ -207,6 +223,15 @@ impl Task {
                 }
                 Err(error) => return Err(self.call_failed(error)),
             }
+        }
+    }
+
+    /// Whether the node answers, and from this boot.
+    async fn same_boot(&self, before: &str) -> bool {
+        let Ok(target) = self.target() else { return false };
+        match self.agents.reach(&target, Duration::ZERO, true).await {
+            Ok(claimed) => claimed.connection.describe(Duration::from_secs(10)).await.is_ok_and(|d| d.boot_id == before),
+            Err(_) => false,
         }
     }
 
@@ -270,7 +295,7 @@ impl Task {
             return Ok(("not needed".into(), false));
         }
         if before == boot_now {
-            let (outcome, still_ours) = self.asked(claimed, Change::Activate { restart, before: &before }).await?;
+            let (outcome, still_ours, _) = self.asked(claimed, Change::Activate { restart, before: &before }).await?;
             claimed = still_ours;
             self.judged(outcome)?;
         }
@@ -302,8 +327,9 @@ impl Task {
                 Err(error) => Err(error),
             };
             match why {
-                // Gone again: it is waited for as after any reboot.
-                Err(_) if restart.is_none() => {
+                // Gone again: it is waited for as after any reboot. What answers, but wrongly, has only the time of the proof.
+                Err(error) if restart.is_none() && error.hold == Some(Hold::Unreachable) => {
+                    tokio::time::sleep(LOOK).await;
                     let (again, now) = self.rebooted(&before).await?;
                     boots += u32::from(now != boot);
                     (claimed, boot) = (again, now);

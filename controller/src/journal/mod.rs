@@ -8,7 +8,7 @@
 
 mod store;
 
-pub use store::{Disk, Folder, Journal, Lock, Log, Store, Stored, at_work, latest, lock, next_number, set_aside};
+pub use store::{Disk, Folder, Journal, Lock, Log, Store, Stored, at_work, latest, latest_where, lock, next_number, set_aside};
 
 use crate::fleet::NodeId;
 use crate::hold::{Held, Hold};
@@ -225,7 +225,9 @@ impl Status {
             ) => StepState::Started { boot_id: if first.is_empty() { boot_id.clone() } else { first.clone() }, times: *times },
             (StepState::Started { .. }, Record::Done { note, .. }) => StepState::Done { note: note.clone() },
             (StepState::Started { boot_id, times }, Record::Failed { at, error, hold, .. }) => {
-                StepState::Failed { held: held(error, *hold, *at), times: times + 1, begun: true, boot_id: boot_id.clone() }
+                // Stale is said before anything is done: what was found so is not ours to give back.
+                let begun = *hold != Hold::Stale;
+                StepState::Failed { held: held(error, *hold, *at), times: times + 1, begun, boot_id: boot_id.clone() }
             }
             (StepState::Failed { begun, boot_id, times, .. }, Record::Failed { at, error, hold, .. }) => {
                 StepState::Failed { held: held(error, *hold, *at), times: times + 1, begun: *begun, boot_id: boot_id.clone() }
@@ -264,7 +266,7 @@ impl Status {
         let mut unfinished = vec![false; self.steps.len()];
         for (at, step) in self.plan.steps.iter().enumerate() {
             let before = step.after.iter().any(|a| unfinished[a - 1]);
-            if before && matches!(self.steps[at], StepState::Done { .. }) {
+            if before && self.steps[at].begun() {
                 return true;
             }
             unfinished[at] = before || !matches!(self.steps[at], StepState::Done { .. });

@@ -36,6 +36,7 @@ pub fn run(cuts: &Cuts) -> Result<(), String> {
         format!("{cuts:?}: {why}\n{acts}")
     };
     let controller = play(&world, cuts).map_err(&told)?;
+    controller.broken.lock().unwrap().first().cloned().map_or(Ok(()), |why| Err(told(why)))?;
     as_wished(&world, "Consolidation").map_err(&told)?;
     reboots(&world, 1).map_err(&told)?;
     if let Some(act) = world.acts().iter().find(|a| a.ok && !a.changed) {
@@ -52,7 +53,7 @@ fn play(world: &World, cuts: &Cuts) -> Result<Controller, String> {
     let mut sim =
         turmoil::Builder::new().rng_seed(7).tick_duration(TICK).simulation_duration(Duration::from_secs(7200)).tcp_capacity(4096).build();
     world.agent(&mut sim, "esx-01", 1000);
-    let controller = Controller::new("controller", fleet(1, "Consolidation", "{}"));
+    let controller = Controller::new(world, "controller", fleet(1, "Consolidation", "{}"));
     controller.start(&mut sim);
     if let Some(call) = &cuts.fails {
         let fault = Fault::Fail { text: "Error: not today\n".into() };

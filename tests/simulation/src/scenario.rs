@@ -85,11 +85,11 @@ impl Play {
         let stop = if scenario == Scenario::Failing { 1 } else { 9 };
         let canary = if scenario == Scenario::Failing || rng.one_in(2) && hosts > 1 { "canary: 1, " } else { "" };
         let rollout = format!("{{ {canary}max-unavailable: {most_away}, stop-at-failed: {stop} }}");
-        let mut controllers = vec![Controller::new("controller", fleet(hosts, "Consolidation", &rollout))];
-        if matches!(scenario, Scenario::Overtaken | Scenario::Together) {
-            controllers.push(Controller::new("other", fleet(hosts, "Performance", &rollout)));
-        }
         let world = World::new(seed, hosts);
+        let mut controllers = vec![Controller::new(&world, "controller", fleet(hosts, "Consolidation", &rollout))];
+        if matches!(scenario, Scenario::Overtaken | Scenario::Together) {
+            controllers.push(Controller::new(&world, "other", fleet(hosts, "Performance", &rollout)));
+        }
         if scenario == Scenario::Together {
             // The other one has nothing to change as it is: only what the first one sets.
             world.hosts.iter().for_each(|h| world.machine(h, |m| m.esxi().policy = "Performance".into()));
@@ -156,6 +156,9 @@ impl Play {
     }
 
     fn judge(&self, troubles: &Troubles) -> Result<(), String> {
+        if let Some(why) = self.controllers.iter().find_map(|c| c.broken.lock().unwrap().first().cloned()) {
+            return Err(why);
+        }
         self.nothing_twice()?;
         let first = &self.controllers[0];
         let reports = first.reports();

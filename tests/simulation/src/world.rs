@@ -13,7 +13,7 @@ use vsgpu::error::Error;
 use vsgpu::event::Event;
 use vsgpu::fleet::Fleet;
 use vsgpu::journal::Purpose;
-use vsgpu::plan::Plan;
+use vsgpu::plan::{Plan, Work};
 use vsgpu::planner::Planned;
 use vsgpu::run::{Audience, Request, Unfinished};
 use vsgpu_core::{Command, Holder, Output, System, Trouble};
@@ -297,25 +297,45 @@ pub struct Controller {
     pub starts: Duration,
     /// Everything it heard.
     pub heard: Arc<Mutex<Vec<String>>>,
+    /// Promises that were broken when it heard of something.
+    pub broken: Arc<Mutex<Vec<String>>>,
+    /// Of the machines.
+    pub folder: PathBuf,
 }
 
-struct Listener(Arc<Mutex<Vec<String>>>);
+/// Hears a run, and looks at the machines when something is said to be done.
+struct Listener {
+    heard: Arc<Mutex<Vec<String>>>,
+    broken: Arc<Mutex<Vec<String>>>,
+    folder: PathBuf,
+    /// Hosts by the step that reboots them.
+    reboots: BTreeMap<usize, String>,
+}
 
 impl Audience for Listener {
     fn note(&mut self, text: &str) {
-        self.0.lock().unwrap().push(format!("{:?} {text}", now()));
+        self.heard.lock().unwrap().push(format!("{:?} {text}", now()));
     }
     fn planned(&mut self, _: &Planned) -> Result<(), Error> {
         Ok(())
     }
-    fn walking(&mut self, _: &Plan) {}
+    fn walking(&mut self, plan: &Plan) {
+        let reboots = plan.steps.iter().filter(|s| matches!(s.work, Work::Activate { restart: None, .. }));
+        self.reboots = reboots.map(|s| (s.id, s.host.clone())).collect();
+    }
     fn hear(&mut self, event: &Event) {
-        self.0.lock().unwrap().push(format!("{:?} {}", now(), serde_json::to_string(event).unwrap()));
+        if let Event::Done { step, changed: true, .. } = event
+            && let Some(host) = self.reboots.get(step)
+            && Machine::with(&self.folder.join(host), |m| m.boots) < 2
+        {
+            self.broken.lock().unwrap().push(format!("I5: {host} was said to be rebooted, and was not"));
+        }
+        self.heard.lock().unwrap().push(format!("{:?} {}", now(), serde_json::to_string(event).unwrap()));
     }
 }
 
 impl Controller {
-    pub fn new(name: &str, fleet: Fleet) -> Self {
+    pub fn new(world: &World, name: &str, fleet: Fleet) -> Self {
         Self {
             name: name.into(),
             disk: MemoryDisk::default(),
@@ -324,6 +344,8 @@ impl Controller {
             calls: 20,
             starts: Duration::ZERO,
             heard: Arc::default(),
+            broken: Arc::default(),
+            folder: world.folder.clone(),
         }
     }
 
@@ -370,7 +392,14 @@ impl Controller {
             word,
             now: || 1_800_000_000 + now().as_secs(),
         };
-        let ended = request.run(&mut Listener(self.heard.clone())).await?;
+        let ended = request
+            .run(&mut Listener {
+                heard: self.heard.clone(),
+                broken: self.broken.clone(),
+                folder: self.folder.clone(),
+                reboots: BTreeMap::new(),
+            })
+            .await?;
         let problems: Vec<Error> = ended.problems.into_iter().map(|p| p.error).collect();
         let settled = ended.plan.steps.is_empty() && problems.is_empty();
         Ok(Report { steps: ended.plan.steps.len(), summary: ended.summary, problems, settled })

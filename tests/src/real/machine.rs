@@ -14,8 +14,8 @@ pub struct Machine {
     work: PathBuf,
     port: u16,
     child: Mutex<Option<Child>>,
-    /// Seconds that its clock is behind at the next start.
-    pub behind: AtomicU64,
+    /// Seconds that its clock is ahead at the next start.
+    pub ahead: AtomicU64,
 }
 
 impl Machine {
@@ -55,7 +55,7 @@ impl Machine {
         let disk = work.join("disk.img");
         sh("mke2fs", &["-q", "-t", "ext4", "-d", &root.display().to_string(), &disk.display().to_string(), "6G"]);
         sh("umount", &["-l", &root.display().to_string()]);
-        let mut this = Self { work, port: free_port(), child: Mutex::default(), behind: AtomicU64::new(0) };
+        let mut this = Self { work, port: free_port(), child: Mutex::default(), ahead: AtomicU64::new(0) };
         this.take_kernel(&tree);
         this.power_on();
         this
@@ -140,9 +140,9 @@ impl Machine {
         qemu.arg("-drive").arg(format!("file={},if=none,id=d0,format=raw,cache=writeback", self.work.join("disk.img").display()));
         qemu.args(["-device", "virtio-blk-pci,drive=d0", "-netdev", &format!("user,id=n0,hostfwd=tcp:127.0.0.1:{}-:7443", self.port)]);
         qemu.args(["-device", "virtio-net-pci,netdev=n0", "-device", "virtio-rng-pci"]);
-        let behind = self.behind.load(Ordering::SeqCst);
-        if behind > 0 {
-            let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() - behind;
+        let ahead = self.ahead.load(Ordering::SeqCst);
+        if ahead > 0 {
+            let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + ahead;
             let at = time::OffsetDateTime::from_unix_timestamp(at as i64).unwrap();
             let text = format!(
                 "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
