@@ -22,7 +22,7 @@ fn journey(seed: u64, most: u64) -> u64 {
         state ^= state << 17;
         (state >> 11) % n
     };
-    let mut kills = 0;
+    let (mut kills, mut last) = (0, String::new());
     let mut child = begin(&lab, &["apply", "--yes"]);
     loop {
         let until = Instant::now() + Duration::from_millis(20 + below(900));
@@ -34,6 +34,7 @@ fn journey(seed: u64, most: u64) -> u64 {
         if let Some(status) = ended {
             let (_, said) = end(child);
             if status.success() {
+                last = said;
                 break;
             }
             // An agent that was killed three times in one step, say: typed again, it goes on.
@@ -56,7 +57,8 @@ fn journey(seed: u64, most: u64) -> u64 {
             }
         }
     }
-    lab.expect(0, &["verify"]);
+    let verified = lab.vsgpu(&["verify"]);
+    assert!(verified.status.success(), "seed {seed}: it said\n{last}\nand then\n{}", String::from_utf8_lossy(&verified.stdout));
     assert!(lab.expect(0, &["apply", "--yes"]).contains("nothing to do"), "seed {seed}");
     let (host, guest) = (lab.calls("esx-01"), lab.calls("vm-01"));
     let once = [

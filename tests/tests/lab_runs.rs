@@ -228,7 +228,9 @@ fn a_host_that_reboots_again_and_again() {
     let lab = three("loop", "", "passthrough: [\"0000:af:00.0\"]");
     fault(&lab, "esx-01", "esxcli --formatter=xml hardware pci list", Fault::Slow { ms: 3000 });
     lab.boots("esx-01", Boot::Loop(Duration::from_millis(1500)));
-    let said = lab.expect(5, &["apply", "--yes"]);
+    // Whether it could be given back in between is chance.
+    let (status, said) = end(begin(&lab, &["apply", "--yes"]));
+    assert!([Some(5), Some(6)].contains(&status), "{said}");
     assert!(said.contains("times since, and nobody asked for that"), "{said}");
     assert_eq!(state(&lab)["nodes"]["esx-01"]["hold"], "boot-loop");
 }

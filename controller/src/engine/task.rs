@@ -162,22 +162,13 @@ impl Task {
         }
         let claimed = self.reach(self.step().connect_secs, false).await?;
         self.starting(String::new()).await?;
-        let first = matches!(self.was, StepState::Waiting);
-        let (outcome, _, cuts) = self.asked(claimed, Change::Meet { requirement, spec, expect }).await?;
-        // Taken by somebody else between plan and step: then it is not ours to give back.
-        let takes = [MAINTENANCE_MODE, POWER].contains(&requirement) && self.plan.steps.iter().any(|s| s.gives_back == Some(self.id));
-        match outcome {
-            Outcome::AlreadyMet { is } if takes && first && cuts == 0 => {
-                let planned = self.step().change.split(" -> ").next().unwrap_or_default().to_string();
-                Err(self.refused(Outcome::Stale { planned, is }))
-            }
-            outcome => self.judged(outcome),
-        }
+        let (outcome, _) = self.asked(claimed, Change::Meet { requirement, spec, expect }).await?;
+        self.judged(outcome)
     }
 
     /// Asks until the outcome is known. The operation outlives the connection: after a cut it is asked for again by its name, and
     /// an agent that has forgotten it (because it was restarted) looks at the machine first.
-    async fn asked(&self, mut claimed: Claimed, mut change: Change<'_>) -> Result<(Outcome, Claimed, u32), Error> {
+    async fn asked(&self, mut claimed: Claimed, mut change: Change<'_>) -> Result<(Outcome, Claimed), Error> {
         let mut call = self.call(&claimed);
         let end = Instant::now() + Duration::from_secs(self.step().deadline_secs.into()) + GRACE;
         let mut cuts = 0;
@@ -199,9 +190,9 @@ impl Task {
                 },
             };
             match answer {
-                Ok(outcome) => return Ok((outcome, claimed, cuts)),
+                Ok(outcome) => return Ok((outcome, claimed)),
                 Err(CallError::Away(_)) if planted(Bug::UnknownIsDone) => {
-                    return Ok((Outcome::Applied { is: "sent".into(), active: true }, claimed, cuts));
+                    return Ok((Outcome::Applied { is: "sent".into(), active: true }, claimed));
                 }
                 Err(CallError::Away(why)) if Instant::now() >= end => {
                     return Err(self.call_failed(CallError::Away(why)).held(self.too_long()));
@@ -295,7 +286,7 @@ impl Task {
             return Ok(("not needed".into(), false));
         }
         if before == boot_now {
-            let (outcome, still_ours, _) = self.asked(claimed, Change::Activate { restart, before: &before }).await?;
+            let (outcome, still_ours) = self.asked(claimed, Change::Activate { restart, before: &before }).await?;
             claimed = still_ours;
             self.judged(outcome)?;
         }
