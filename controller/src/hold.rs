@@ -2,6 +2,7 @@
 //! the README with what to do. `vsgpu apply` looks at a held node again by itself, except where going on could do harm:
 //! then a person says `vsgpu release` first.
 
+use crate::fleet::NodeId;
 use serde::{Deserialize, Serialize};
 
 /// Why a node is held.
@@ -78,22 +79,31 @@ impl Hold {
         matches!(self, Self::Drift | Self::BootLoop)
     }
 
+    /// What to do, with the node's name in what is to be typed.
+    pub fn advice_for(self, node: &NodeId) -> String {
+        self.advice().replace("`vsgpu release`", &format!("`vsgpu release {}`", String::from(node.clone())))
+    }
+
     /// What to do.
     pub fn advice(self) -> &'static str {
         match self {
             Self::MaintenanceMode => {
-                "see what keeps the host from it (running VMs, vSAN, DRS); `deadlines: { maintenance-secs: N }` gives it longer"
+                "see what keeps the host from it (running VMs, vSAN, DRS); `deadlines: { maintenance-secs: N }` gives the next plan longer (`vsgpu apply`)"
             }
             Self::RebootTimeout => "look at its console; when its agent answers, `vsgpu apply` goes on without another reboot",
             Self::CameBackUnchanged => {
-                "see whether it booted its other image (altbootbank) or the module did not load; it is not rebooted for that again"
+                "see whether it booted its other image (altbootbank) or the module did not load; mend that, reboot it by hand once, then `vsgpu apply`"
             }
             Self::BootLoop => "look at its console for a purple screen; mend it, then `vsgpu release`",
             Self::DriverInstallTimeout => {
-                "read /var/log/nvidia-installer.log in the guest; `deadlines: { driver-install-secs: N }` gives it longer"
+                "read /var/log/nvidia-installer.log in the guest; `deadlines: { driver-install-secs: N }` gives the next plan longer (`vsgpu apply`)"
             }
-            Self::GpuAttachTimeout => "read the VM's vmware.log; `deadlines: { gpu-attach-secs: N }` gives it longer",
-            Self::StepTimeout => "`vsgpu facts` shows how the node is now; `deadlines: { step-secs: N }` gives steps longer",
+            Self::GpuAttachTimeout => {
+                "read the VM's vmware.log; `deadlines: { gpu-attach-secs: N }` gives the next plan longer (`vsgpu apply`)"
+            }
+            Self::StepTimeout => {
+                "`vsgpu facts` shows how the node is now; `deadlines: { step-secs: N }` gives the next plan longer (`vsgpu apply`)"
+            }
             Self::Unreachable => "bring its agent back (power, network, service); `vsgpu apply` goes on from there",
             Self::Drift => "ask who changed it; keep that by changing the fleet file, or undo it; then `vsgpu release`",
             Self::Stale => "look at the new plan: `vsgpu plan`",

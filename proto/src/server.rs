@@ -154,10 +154,11 @@ fn handshakes(
             tokio::spawn(async move {
                 let _shaking = shaking;
                 match tokio::time::timeout(Duration::from_secs(10), acceptor.accept(socket)).await {
-                    Ok(Ok(stream)) => match places.acquire_owned().await {
-                        Ok(place) => drop(tx.send(Ok(Peer(stream, place))).await),
-                        Err(_) => {}
-                    },
+                    Ok(Ok(stream)) => {
+                        if let Ok(place) = places.acquire_owned().await {
+                            drop(tx.send(Ok(Peer(stream, place))).await);
+                        }
+                    }
                     Ok(Err(why)) => tracing::warn!(%why, "refused a connection"),
                     Err(_) => tracing::warn!("refused a connection: no TLS handshake within 10 s"),
                 }

@@ -22,9 +22,9 @@ fn journey(seed: u64, most: u64) -> u64 {
         state ^= state << 17;
         (state >> 11) % n
     };
-    let (mut kills, mut last) = (0, String::new());
+    let mut kills = 0;
     let mut child = begin(&lab, &["apply", "--yes"]);
-    loop {
+    let last = loop {
         let until = Instant::now() + Duration::from_millis(20 + below(900));
         let mut ended = None;
         while ended.is_none() && Instant::now() < until {
@@ -34,8 +34,7 @@ fn journey(seed: u64, most: u64) -> u64 {
         if let Some(status) = ended {
             let (_, said) = end(child);
             if status.success() {
-                last = said;
-                break;
+                break said;
             }
             // An agent that was killed three times in one step, say: typed again, it goes on.
             assert!([Some(5), Some(6)].contains(&status.code()), "seed {seed}: {said}");
@@ -56,7 +55,7 @@ fn journey(seed: u64, most: u64) -> u64 {
                 child = begin(&lab, &["apply", "--yes"]);
             }
         }
-    }
+    };
     let verified = lab.vsgpu(&["verify"]);
     assert!(verified.status.success(), "seed {seed}: it said\n{last}\nand then\n{}", String::from_utf8_lossy(&verified.stdout));
     assert!(lab.expect(0, &["apply", "--yes"]).contains("nothing to do"), "seed {seed}");

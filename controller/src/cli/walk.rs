@@ -106,6 +106,7 @@ impl Walk<'_> {
         }
         printer.answer(&answer, &text);
         errors.extend(still_taken(fleet));
+        let failed_any = !summary.failed.is_empty();
         errors.extend(summary.failed.into_iter().map(|(_, e)| e));
         errors.extend(problems.into_iter().map(|p| p.error));
         if !summary.untouched.is_empty() {
@@ -118,7 +119,8 @@ impl Walk<'_> {
             None => None,
             // Asked for, and nothing is wrong.
             Some(Stopped::Paused) => {
-                printer.note("`vsgpu resume --pause` walks the next wave, `vsgpu resume` all of them, `vsgpu abort` ends here");
+                let on = "`vsgpu resume --pause` walks the next wave, `vsgpu resume` all of them, `vsgpu abort` ends here";
+                printer.note(if failed_any { "a step failed: look at it, then `vsgpu apply` plans the rest anew" } else { on });
                 None
             }
             Some(Stopped::Interrupted | Stopped::Detached) => Some(
@@ -222,9 +224,7 @@ fn said_loudly(left: Leftovers) -> Vec<Error> {
             .hint("`vsgpu apply` looks again, and starts it when its host allows it")
     };
     let held = |(node, Held { hold, why, .. }): (crate::fleet::NodeId, Held)| {
-        Error::new(Kind::Blocked, format!("{node} is held ({hold}): {why}"))
-            .held(hold)
-            .hint(hold.advice().replace("`vsgpu release`", &format!("`vsgpu release {}`", String::from(node.clone()))))
+        Error::new(Kind::Blocked, format!("{node} is held ({hold}): {why}")).held(hold).hint(hold.advice_for(&node))
     };
     let taken = left.in_maintenance.into_iter().map(host).chain(left.stopped.into_iter().map(vm));
     taken.chain(left.held.into_iter().map(held)).collect()

@@ -133,8 +133,8 @@ impl<'a> Rollout<'a> {
         if away.iter().any(|name| self.hosts.get(name).is_some_and(|h| h.open > 0)) {
             return Gate::Wait;
         }
-        let word = if host.cluster.is_empty() { "the fleet".into() } else { format!("cluster {}", host.cluster) };
-        Gate::Closed(format!("{word} must not have more than {} hosts away, and {} is", cluster.max_unavailable, away.join(", ")))
+        let of = if host.cluster.is_empty() { String::new() } else { format!(" of cluster {}", host.cluster) };
+        Gate::Closed(format!("no more than {}{of} may be away, and away are: {}", cluster.max_unavailable, away.join(", ")))
     }
 
     fn away(&self, cluster: &str, but: &str) -> Vec<&'a str> {

@@ -256,7 +256,7 @@ impl Task {
             Outcome::Drifted { requirement, is, was } => self
                 .fail(Kind::Blocked, format!("somebody changed {requirement} meanwhile: it was {was}, it is {is}; nothing was done"))
                 .held(Hold::Drift)
-                .hint(Hold::Drift.advice()),
+                .hint(Hold::Drift.advice_for(&self.step().node)),
             Outcome::Late { secs, doing, why, hint } => {
                 let hold = self.too_long();
                 let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
@@ -304,7 +304,7 @@ impl Task {
         loop {
             if boots >= LOOP {
                 let why = format!("it has rebooted {boots} times since, and nobody asked for that");
-                return Err(self.fail(Kind::Blocked, why).held(Hold::BootLoop).hint(Hold::BootLoop.advice()));
+                return Err(self.fail(Kind::Blocked, why).held(Hold::BootLoop).hint(Hold::BootLoop.advice_for(&self.step().node)));
             }
             let why = match self.unproven(&claimed.connection, proves).await {
                 Ok((_, now)) if restart.is_none() && now != boot => {

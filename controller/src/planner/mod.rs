@@ -181,8 +181,7 @@ impl Planner<'_> {
     fn held(&mut self, node: &NodeId) -> bool {
         let Some(held) = self.leftovers.held.get(node) else { return false };
         let error = Error::new(Kind::Blocked, format!("{node} is held ({}): {}", held.hold, held.why)).held(held.hold);
-        let release = format!("then `vsgpu release {}`", String::from(node.clone()));
-        self.problem(node, error.hint(held.hold.advice().replace("then `vsgpu release`", &release)));
+        self.problem(node, error.hint(held.hold.advice_for(node)));
         true
     }
 

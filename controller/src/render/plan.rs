@@ -102,7 +102,7 @@ fn rollout(plan: &Plan) -> String {
         text += &format!("at most {}{of} away at once{away}\n", hosts_in_words(cluster.max_unavailable));
     }
     text + &format!(
-        "it stops when {} failed\n\n",
+        "no further host is begun when {} failed; a failed host counts as away\n\n",
         match rollout.stop_at_failed {
             1 => "a host has".to_string(),
             n => format!("{n} hosts have"),

@@ -16,15 +16,25 @@ pub fn status(run: Option<&Stored>, at_work: bool) -> (Value, String) {
     let failed = count(|s| matches!(s, StepState::Failed { .. }));
     let state = match (at_work, status.ended) {
         (true, None) => "running now",
+        (_, None) if run.damage.is_some() => "not finished, and damaged: `vsgpu apply --abandon` plans anew",
+        (_, None) if status.gave_back_early() && status.purpose == Purpose::Rollback => {
+            "not finished, but what failed has given back what it took: `vsgpu rollback` plans the rest anew"
+        }
+        (_, None) if status.gave_back_early() => {
+            "not finished, but what failed has given back what it took: `vsgpu apply` plans the rest anew"
+        }
         (_, None) => "not finished: `vsgpu resume` goes on with it, `vsgpu abort` gives back what it took",
         (_, Some((_, How::Aborted))) => "aborted",
         (_, Some((_, How::GivenUp))) => "given up",
-        (_, Some(_)) if failed > 0 => "ended with failures",
-        (_, Some(_)) if done < status.steps.len() => "ended, not all of it done",
+        (_, Some(_)) if done < status.steps.len() && status.purpose == Purpose::Rollback => {
+            "ended, not all of it done: `vsgpu rollback` tries the rest (`vsgpu apply` would go forward again)"
+        }
+        (_, Some(_)) if failed > 0 => "ended with failures: `vsgpu apply` plans the rest",
+        (_, Some(_)) if done < status.steps.len() => "ended, not all of it done: `vsgpu apply` plans the rest",
         (_, Some(_)) if status.purpose == Purpose::Rollback => "rolled back",
         (_, Some(_)) => "done",
     };
-    let nodes = nodes(run);
+    let nodes = nodes(run, at_work);
     let left = status.leftovers();
     let steps: Vec<Value> = status
         .plan
@@ -52,9 +62,18 @@ pub fn status(run: Option<&Stored>, at_work: bool) -> (Value, String) {
     let mut text =
         format!("{what} {}: {state}; {done} of {} steps done, {failed} failed\n{}", run.number, status.steps.len(), columns(&rows));
     for (node, state) in &nodes {
-        if let NodeState::Held { held, .. } = state {
-            text += &format!("\n{node} is held ({}): {}\n  {}", held.hold, held.why, held.hold.advice());
-        }
+        let word = match state {
+            NodeState::Held { held, advice } => {
+                text += &format!("\n{node}: held ({}): {}\n  {advice}", held.hold, held.why);
+                continue;
+            }
+            NodeState::Done => "done",
+            NodeState::RolledBack => "rolled back",
+            NodeState::Running => "running",
+            NodeState::PartlyDone => "partly done",
+            NodeState::NotBegun => "not begun",
+        };
+        text += &format!("\n{node}: {word}");
     }
     for host in &left.in_maintenance {
         text += &format!("\n{host} is in maintenance mode through this run");
@@ -68,22 +87,23 @@ pub fn status(run: Option<&Stored>, at_work: bool) -> (Value, String) {
     (json, text)
 }
 
-/// What became of a node. Every node of a run that has ended is done, rolled back, held, or was not begun.
+/// What became of a node. Every node of a run that has ended is done, rolled back, held, not begun, or partly done behind another node that is held.
 #[derive(serde::Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 enum NodeState {
     Done,
     RolledBack,
     Running,
+    PartlyDone,
     NotBegun,
     Held {
         #[serde(flatten)]
         held: Held,
-        advice: &'static str,
+        advice: String,
     },
 }
 
-fn nodes(run: &Stored) -> BTreeMap<String, NodeState> {
+fn nodes(run: &Stored, at_work: bool) -> BTreeMap<String, NodeState> {
     let status = &run.status;
     let mut all: BTreeMap<String, NodeState> = BTreeMap::new();
     for node in status.plan.steps.iter().map(|s| &s.node) {
@@ -91,14 +111,14 @@ fn nodes(run: &Stored) -> BTreeMap<String, NodeState> {
         let state = if of_node().all(|s| matches!(s, StepState::Done { .. })) {
             if status.purpose == Purpose::Rollback { NodeState::RolledBack } else { NodeState::Done }
         } else if of_node().any(StepState::begun) {
-            NodeState::Running
+            if at_work { NodeState::Running } else { NodeState::PartlyDone }
         } else {
             NodeState::NotBegun
         };
         all.insert(node.to_string(), state);
     }
     for (node, held) in status.held() {
-        let advice = held.hold.advice();
+        let advice = held.hold.advice_for(&node);
         all.insert(node.to_string(), NodeState::Held { held, advice });
     }
     all
