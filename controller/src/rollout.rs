@@ -149,13 +149,16 @@ pub fn look_again(rollout: &mut Rollout, inventory: &Inventory) {
     }
 }
 
+/// Why a host is away that is up.
+pub const IN_MAINTENANCE: &str = "in maintenance mode";
+
 /// Why a host is away already.
 fn away(inventory: &Inventory, host: &str) -> Option<String> {
     match inventory.nodes.get(&NodeId::new(NodeKind::Host, host)) {
         Some(Err(error)) => Some(error.message.clone()),
         Some(Ok(seen)) => {
             let maintenance = seen.facts.get("maintenance-mode").and_then(|f| f.as_ref().ok());
-            maintenance.filter(|f| f["enabled"] == true).map(|_| "in maintenance mode".into())
+            maintenance.filter(|f| f["enabled"] == true).map(|_| IN_MAINTENANCE.into())
         }
         None => None,
     }

@@ -7,6 +7,7 @@
 use crate::fleet::NodeKind;
 use crate::journal::{Status, StepState};
 use crate::plan::{Plan, Step, Work};
+use crate::rollout::IN_MAINTENANCE;
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::planted::{Bug, planted};
 use vsgpu_host_agent::host::MAINTENANCE_MODE;
@@ -119,8 +120,9 @@ impl<'a> Rollout<'a> {
                 return Gate::Wait;
             }
         }
-        // One that is away already takes nothing more away.
-        let stranger = self.strangers.get(host.cluster.as_str()).is_some_and(|s| s.contains(step.host.as_str())) && !host.returned;
+        // One that is in maintenance mode already takes nothing more away; one that only did not answer may be up.
+        let why = self.plan.rollout.clusters.get(&host.cluster).and_then(|c| c.unavailable.get(&step.host));
+        let stranger = why.is_some_and(|why| why == IN_MAINTENANCE) && !host.returned;
         if !step.disrupts || host.window || stranger {
             return Gate::Open;
         }
