@@ -94,6 +94,13 @@ pub struct Step {
     pub before: Option<Value>,
 }
 
+impl Step {
+    /// Whether it turns one of the planner's own switches (maintenance mode, a VM's power) this way: `on` or `off`.
+    pub fn switches(&self, switch: &str, to: &str) -> bool {
+        matches!(&self.work, Work::Meet { requirement, spec, .. } if requirement == switch && spec["state"] == to)
+    }
+}
+
 /// What a step does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]

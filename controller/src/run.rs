@@ -1,7 +1,7 @@
 //! One run from its beginning or from wherever it was left: what is unfinished is found, else everything is looked at and
 //! planned; then the plan is walked. The command line and the simulations go this one road.
 
-use crate::engine::{self, Stopped, Summary, Word};
+use crate::engine::{self, Summary, Word};
 use crate::error::{Error, Kind};
 use crate::event::Event;
 use crate::fleet::{Fleet, NodeKind};
@@ -105,20 +105,19 @@ impl Request<'_> {
                 return Err(one(error));
             }
             given_up => {
+                let (planned, left) = self.fresh().await?;
+                if !planned.plan.steps.is_empty() {
+                    audience.planned(&planned).map_err(one)?;
+                }
+                // Only now: where the new plan is not agreed to, the old run can still be gone on with.
                 if let Some(run) = given_up {
-                    // A damaged one is left as it is: what stands behind the damage is still known from it.
-                    if run.damage.is_none() {
-                        let mut journal = Journal::open(self.disk, run.number, Some(run.good_bytes)).map_err(one)?;
-                        journal.record(&Record::Ended { at: (self.now)(), how: How::GivenUp }).map_err(one)?;
-                    }
+                    self.give_up(&run).map_err(one)?;
                     let why = if goes_on { "had failed and given back what it took: everything is planned anew" } else { "was given up" };
                     audience.note(&format!("run {} {why}", run.number));
                 }
-                let (planned, left) = self.fresh().await?;
                 if planned.plan.steps.is_empty() {
                     return Ok(Ended { plan: planned.plan, summary: Summary::default(), problems: planned.problems, left });
                 }
-                audience.planned(&planned).map_err(one)?;
                 let (status, journal) = self.begin(planned.plan, left).map_err(one)?;
                 (status, journal, planned.problems)
             }
@@ -136,6 +135,15 @@ impl Request<'_> {
         };
         let summary = engine::run(status, &mut journal, walk, &mut |event| audience.hear(event)).await.map_err(one)?;
         Ok(Ended { plan, summary, problems, left: Leftovers::default() })
+    }
+
+    /// A damaged run is left as it is: what stands behind the damage is still known from it.
+    fn give_up(&self, run: &Stored) -> Result<(), Error> {
+        if run.damage.is_some() {
+            return Ok(());
+        }
+        let mut journal = Journal::open(self.disk, run.number, Some(run.good_bytes))?;
+        journal.record(&Record::Ended { at: (self.now)(), how: How::GivenUp })
     }
 
     /// Whether an unfinished run is gone on with; one that gave back after a failure is planned anew.
@@ -245,13 +253,4 @@ pub fn way_back(fleet: &Fleet, status: &Status) -> (Fleet, Vec<String>) {
         }
     }
     (back, lost)
-}
-
-/// Whether a run that stopped can be gone on with, in words.
-pub fn goes_on(stopped: Stopped) -> &'static str {
-    match stopped {
-        Stopped::Interrupted => "stopped: what ran was finished, nothing new was begun",
-        Stopped::Paused => "paused: a wave is settled",
-        Stopped::Detached => "detached: what the agents are doing now, they finish",
-    }
 }

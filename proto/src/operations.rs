@@ -108,18 +108,16 @@ impl Operations {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The operation of this name; `true` where it is new and must be run. Without a name it is always new;
-    /// with `look_again` also one that has ended.
+    /// The operation of this name; `true` where it is new and must be run; with `look_again`
+    /// that is also one that has ended.
     pub(crate) fn begin(&self, name: &str, look_again: bool, what: String) -> (Arc<Operation>, bool) {
         let mut known = self.known();
-        let found = known.by_name.get(name).filter(|_| !name.is_empty());
-        if let Some(found) = found.filter(|o| !look_again || !o.ended()) {
+        if let Some(found) = known.by_name.get(name).filter(|o| !look_again || !o.ended()) {
             return (found.clone(), false);
         }
         let operation = Operation::new(what);
-        let name = if name.is_empty() { format!("unnamed {}", Arc::as_ptr(&operation) as usize) } else { name.to_string() };
-        if known.by_name.insert(name.clone(), operation.clone()).is_none() {
-            known.order.push_back(name);
+        if known.by_name.insert(name.into(), operation.clone()).is_none() {
+            known.order.push_back(name.into());
         }
         while known.order.len() > REMEMBERED {
             let Some(at) = known.order.iter().position(|n| known.by_name.get(n).is_none_or(|o| o.ended())) else { break };

@@ -1,4 +1,4 @@
-//! The gRPC server of both agents, around a catalogue and a `System`.
+//! The listeners of both agents: sockets, TLS, connections, the gRPC server around `service`.
 //!
 //! One thread runs the network (a current-thread runtime without tokio's `signal` and `process`), blocking threads look
 //! at the machine. Connections are taken with plain accept(2) in a thread of their own, because accept4 is one of the

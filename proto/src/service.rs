@@ -153,6 +153,9 @@ fn operate(
 ) -> Result<Response<Events>, Status> {
     let call = call.unwrap_or_default();
     node.lease.check(node.system.as_ref(), call.fence.as_ref())?;
+    if call.operation.is_empty() || call.operation.len() > 1000 {
+        return Err(Status::invalid_argument("the operation has no name"));
+    }
     if rpc == "Apply" && node.system.boot_id().is_ok_and(|boot| reboot_asked(node, &boot)) {
         return Err(Status::unavailable("the node is about to reboot"));
     }

@@ -4,7 +4,6 @@ use super::walk::Walk;
 use super::{Ended, FleetArg};
 use crate::error::{Error, Kind};
 use crate::files;
-use crate::journal::Purpose;
 use crate::plan::{self, Plan};
 use crate::render::Printer;
 use crate::run::Unfinished;
@@ -39,17 +38,7 @@ impl Apply {
         let file = saved.as_ref().map_or(self.file.clone(), |plan| plan.fleet_file.clone().into());
         let fleet = FleetArg { fleet: file, pki: self.pki.clone() }.read(true)?;
         let unfinished = if self.abandon { Unfinished::GiveUp } else { Unfinished::GoOnIfSame };
-        Walk {
-            printer,
-            fleet: &fleet,
-            saved,
-            yes: self.yes,
-            purpose: Purpose::Apply,
-            unfinished,
-            pause: self.pause,
-            max_hosts: self.max_hosts,
-        }
-        .run()
+        Walk { saved, yes: self.yes, unfinished, pause: self.pause, max_hosts: self.max_hosts, ..Walk::to(printer, &fleet) }.run()
     }
 
     /// A plan that was saved, if the file is one.

@@ -6,7 +6,7 @@ use super::{Ended, FleetArg};
 use crate::error::{Error, Kind};
 use crate::fleet::{Vm, Wish};
 use crate::inventory::{self, Scope};
-use crate::journal::{self, Folder, Purpose};
+use crate::journal::{self, Folder};
 use crate::plan::{Leftovers, digest};
 use crate::range::expand;
 use crate::render::Printer;
@@ -93,7 +93,6 @@ impl Clone {
         let unfinished = journal::latest(&Folder(fleet.state_folder())).map_err(|e| vec![e])?.filter(|run| run.status.ended.is_none());
         let abandon = unfinished.is_some_and(|run| run.status.plan.fleet != digest(&fleet));
         let unfinished = if abandon { Unfinished::GiveUp } else { Unfinished::GoOnIfSame };
-        let (purpose, max_hosts) = (Purpose::Apply, None);
-        Walk { printer, fleet: &fleet, saved: None, yes: self.yes, purpose, unfinished, pause: false, max_hosts }.run()
+        Walk { yes: self.yes, unfinished, ..Walk::to(printer, &fleet) }.run()
     }
 }

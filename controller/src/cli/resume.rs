@@ -3,7 +3,7 @@
 use super::walk::Walk;
 use super::{Ended, FleetArg};
 use crate::error::{Error, Kind};
-use crate::journal::{self, Folder, How, Journal, Purpose, Record};
+use crate::journal::{self, Folder, Purpose};
 use crate::render::Printer;
 use crate::run::{Unfinished, way_back};
 use clap::Args;
@@ -21,8 +21,7 @@ pub(super) struct Resume {
 impl Resume {
     pub fn run(self, printer: &Printer) -> Ended {
         let fleet = self.fleet.read(false)?;
-        let (yes, pause, max_hosts) = (true, self.pause, None);
-        Walk { printer, fleet: &fleet, saved: None, yes, purpose: Purpose::Apply, unfinished: Unfinished::GoOn, pause, max_hosts }.run()
+        Walk { yes: true, unfinished: Unfinished::GoOn, pause: self.pause, ..Walk::to(printer, &fleet) }.run()
     }
 }
 
@@ -50,17 +49,7 @@ impl Abort {
                 self.wait(&folder)?
             }
         };
-        let (yes, max_hosts) = (true, None);
-        let walk = Walk {
-            printer,
-            fleet: &fleet,
-            saved: None,
-            yes,
-            purpose: Purpose::Apply,
-            unfinished: Unfinished::GiveBack,
-            pause: false,
-            max_hosts,
-        };
+        let walk = Walk { yes: true, unfinished: Unfinished::GiveBack, ..Walk::to(printer, &fleet) };
         let ended = walk.locked();
         drop(lock);
         ended
@@ -110,29 +99,16 @@ impl Rollback {
                 return Err(one(Error::new(Kind::Usage, format!("run {} was a rollback already", run.number))
                     .hint("`vsgpu plan` shows what the fleet file would change")));
             }
-            (Purpose::Apply, ended) => {
-                if ended.is_none() {
-                    let mut journal = Journal::open(&disk, run.number, Some(run.good_bytes)).map_err(one)?;
-                    journal.record(&Record::Ended { at: super::now(), how: How::GivenUp }).map_err(one)?;
-                }
-                way_back(&fleet, &run.status)
-            }
+            (Purpose::Apply, _) => way_back(&fleet, &run.status),
         };
         if !lost.is_empty() {
             printer.note("these have no way back and stay as they are:");
             lost.iter().for_each(|what| printer.note(&format!("  {what}")));
             printer.note("");
         }
-        let walk = Walk {
-            printer,
-            fleet: &back,
-            saved: None,
-            yes: self.yes,
-            purpose: Purpose::Rollback,
-            unfinished: Unfinished::GoOnIfSame,
-            pause: false,
-            max_hosts: None,
-        };
+        // A run towards the fleet file that is not finished is given up for it.
+        let unfinished = if run.status.purpose == Purpose::Apply { Unfinished::GiveUp } else { Unfinished::GoOnIfSame };
+        let walk = Walk { yes: self.yes, purpose: Purpose::Rollback, unfinished, ..Walk::to(printer, &back) };
         let ended = walk.locked();
         drop(lock);
         ended

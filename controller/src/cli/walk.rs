@@ -32,7 +32,13 @@ pub(super) struct Walk<'a> {
     pub max_hosts: Option<usize>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    /// Towards a fleet, as `apply` without options does.
+    pub(super) fn to(printer: &'a Printer, fleet: &'a Fleet) -> Self {
+        let (purpose, unfinished) = (Purpose::Apply, Unfinished::GoOnIfSame);
+        Self { printer, fleet, saved: None, yes: false, purpose, unfinished, pause: false, max_hosts: None }
+    }
+
     pub(super) fn run(self) -> Ended {
         let folder = self.fleet.state_folder();
         let _lock = journal::lock(&folder).map_err(|e| vec![e])?;
@@ -94,7 +100,7 @@ impl Walk<'_> {
         let failed: Vec<_> = summary.failed.iter().map(|(step, error)| json!({ "step": step, "error": error })).collect();
         let answer = json!({
             "steps": plan.steps.len(), "done": summary.done, "failed": failed, "skipped": summary.skipped, "changed": summary.changed,
-            "untouched": summary.untouched, "stopped": summary.stopped.map(run::goes_on),
+            "untouched": summary.untouched, "stopped": summary.stopped.map(|s| s.to_string()),
         });
         let skipped = if summary.skipped > 0 { format!(", {} left out", summary.skipped) } else { String::new() };
         let mut text = format!("{} of {} steps done{skipped}", summary.done, plan.steps.len());
@@ -102,7 +108,7 @@ impl Walk<'_> {
             text += &format!("\n{host} was left out: {why}");
         }
         if let Some(stopped) = summary.stopped {
-            text += &format!("\n{}", run::goes_on(stopped));
+            text += &format!("\n{stopped}");
         }
         printer.answer(&answer, &text);
         errors.extend(still_taken(fleet));

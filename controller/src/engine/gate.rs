@@ -6,7 +6,7 @@
 
 use crate::fleet::NodeKind;
 use crate::journal::{Status, StepState};
-use crate::plan::{Plan, Step, Work};
+use crate::plan::{Plan, Step};
 use crate::rollout::IN_MAINTENANCE;
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::planted::{Bug, planted};
@@ -50,12 +50,8 @@ impl Host {
     }
 }
 
-fn leaves_maintenance(step: &Step) -> bool {
-    matches!(&step.work, Work::Meet { requirement, spec, .. } if requirement == MAINTENANCE_MODE && spec["state"] == "off")
-}
-
-/// The state of the rollout.
-pub(super) struct Rollout<'a> {
+/// Keeps the gate: the plan's rollout as far as it has come.
+pub(super) struct Keeper<'a> {
     plan: &'a Plan,
     hosts: BTreeMap<&'a str, Host>,
     /// Away when the plan was made, and none of ours.
@@ -64,7 +60,7 @@ pub(super) struct Rollout<'a> {
     last_wave: Option<usize>,
 }
 
-impl<'a> Rollout<'a> {
+impl<'a> Keeper<'a> {
     /// From where a run is.
     pub(super) fn new(plan: &'a Plan, status: &Status, pause: bool) -> Self {
         let mut hosts: BTreeMap<&str, Host> = BTreeMap::new();
@@ -86,7 +82,7 @@ impl<'a> Rollout<'a> {
             if matches!(state, StepState::Failed { .. }) && step.node.kind != NodeKind::Guest {
                 host.failed.insert(step.id);
             }
-            host.returned |= done && leaves_maintenance(step);
+            host.returned |= done && step.switches(MAINTENANCE_MODE, "off");
         }
         let of = |name: &String| plan.rollout.clusters.get(name).map(|c| c.unavailable.keys().map(String::as_str).collect());
         let strangers = plan.rollout.clusters.keys().map(|name| (name.as_str(), of(name).unwrap_or_default())).collect();
@@ -166,7 +162,7 @@ impl<'a> Rollout<'a> {
                 Some(false) if step.node.kind != NodeKind::Guest => drop(host.failed.insert(step.id)),
                 Some(true) => {
                     host.failed.remove(&step.id);
-                    host.returned |= leaves_maintenance(step);
+                    host.returned |= step.switches(MAINTENANCE_MODE, "off");
                 }
                 _ => {}
             }

@@ -18,7 +18,7 @@ use crate::hold::Hold;
 use crate::journal::{How, Record, Status, StepState, Store};
 use crate::plan::{Plan, Step, Work};
 use agents::Agents;
-use gate::{Gate, Rollout};
+use gate::{Gate, Keeper};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -58,6 +58,16 @@ pub enum Stopped {
     Paused,
     /// Ctrl-C twice: the agents finish what they are doing.
     Detached,
+}
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Interrupted => "stopped: what ran was finished, nothing new was begun",
+            Self::Paused => "paused: a wave is settled",
+            Self::Detached => "detached: what the agents are doing now, they finish",
+        })
+    }
 }
 
 /// What the operator says while a run goes on.
@@ -140,7 +150,7 @@ struct Run<'a> {
     agents: Arc<Agents>,
     catalogue: Arc<vsgpu_core::Catalogue>,
     places: Arc<Semaphore>,
-    gate: Rollout<'a>,
+    gate: Keeper<'a>,
     state: Vec<State>,
     /// Steps of each node, in their order.
     of_node: BTreeMap<&'a NodeId, Vec<usize>>,
@@ -181,7 +191,7 @@ impl<'a> Run<'a> {
         }
         let ready = plan.steps.iter().filter(|s| open[s.id - 1] == 0 && state[s.id - 1] != State::Done).map(|s| s.id).collect();
         let summary = Summary { done: state.iter().filter(|s| **s == State::Done).count(), ..Summary::default() };
-        let gate = Rollout::new(plan, &status, walk.pause);
+        let gate = Keeper::new(plan, &status, walk.pause);
         let mut of_node: BTreeMap<&NodeId, Vec<usize>> = BTreeMap::new();
         plan.steps.iter().for_each(|s| of_node.entry(&s.node).or_default().push(s.id));
         Self {

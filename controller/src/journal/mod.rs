@@ -281,34 +281,28 @@ impl Status {
             let begun = state.begun();
             let done = matches!(state, StepState::Done { .. });
             let name = &step.node.name;
-            let (requirement, spec) = match &step.work {
-                Work::Meet { requirement, spec, .. } => (requirement, spec),
-                Work::Activate { restart: None, proves } => {
-                    if let StepState::Failed { begun: true, boot_id, .. } = state {
-                        let requirements = proves.iter().map(|(name, _)| name.clone()).collect();
-                        left.rebooted.insert(step.node.clone(), RebootedFor { before: boot_id.clone(), requirements });
-                    } else if done {
-                        left.rebooted.remove(&step.node);
-                    }
-                    continue;
+            if let Work::Activate { restart: None, proves } = &step.work {
+                if let StepState::Failed { begun: true, boot_id, .. } = state {
+                    let requirements = proves.iter().map(|(name, _)| name.clone()).collect();
+                    left.rebooted.insert(step.node.clone(), RebootedFor { before: boot_id.clone(), requirements });
+                } else if done {
+                    left.rebooted.remove(&step.node);
                 }
-                Work::Activate { .. } | Work::Send { .. } => continue,
-            };
-            match (requirement.as_str(), spec.as_str().or_else(|| spec["state"].as_str())) {
-                (MAINTENANCE_MODE, Some("on")) if begun => _ = left.in_maintenance.insert(name.clone()),
-                (MAINTENANCE_MODE, Some("off")) if done => _ = left.in_maintenance.remove(name),
+            } else if step.switches(MAINTENANCE_MODE, "on") && begun {
+                left.in_maintenance.insert(name.clone());
+            } else if step.switches(MAINTENANCE_MODE, "off") && done {
+                left.in_maintenance.remove(name);
+            } else if step.switches(POWER, "off") && begun {
                 // Only a VM that is to run again: one the fleet file wants off stays off.
-                (POWER, Some("off")) if begun && self.plan.steps.iter().any(|s| s.gives_back == Some(step.id)) => {
-                    _ = left.stopped.insert(name.clone());
+                if self.plan.steps.iter().any(|s| s.gives_back == Some(step.id)) {
+                    left.stopped.insert(name.clone());
                 }
+            } else if step.switches(POWER, "on") && done {
                 // Found running while a shutdown was still under way is not started: the next plan looks again.
-                (POWER, Some("on")) if done => {
-                    let stop = step.gives_back.map(|id| &self.steps[id - 1]);
-                    if stop.is_none_or(|s| matches!(s, StepState::Done { .. })) {
-                        _ = left.stopped.remove(name);
-                    }
+                let stop = step.gives_back.map(|id| &self.steps[id - 1]);
+                if stop.is_none_or(|s| matches!(s, StepState::Done { .. })) {
+                    left.stopped.remove(name);
                 }
-                _ => {}
             }
         }
         left.held = self.held().into_iter().filter(|(_, held)| held.hold.needs_release()).collect();

@@ -49,10 +49,6 @@ fn lines(step: &Step) -> Vec<Vec<String>> {
 fn costs(plan: &Plan) -> String {
     let count = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
     let distinct = |which: &dyn Fn(&Step) -> bool| plan.steps.iter().filter(|s| which(s)).map(|s| &s.node).collect::<BTreeSet<_>>().len();
-    let meets = |step: &Step, name: &str, value: &str| match &step.work {
-        Work::Meet { requirement, spec, .. } => requirement == name && spec.as_str().or_else(|| spec["state"].as_str()) == Some(value),
-        _ => false,
-    };
     let reboots = |sure: bool, kind: NodeKind| {
         let reboot = |s: &&Step| {
             matches!(&s.work, Work::Activate { restart: None, .. })
@@ -67,12 +63,12 @@ fn costs(plan: &Plan) -> String {
             parts.push(text);
         }
     };
-    let maintenance = distinct(&|s| meets(s, MAINTENANCE_MODE, "on"));
+    let maintenance = distinct(&|s| s.switches(MAINTENANCE_MODE, "on"));
     add(maintenance, format!("{} in maintenance mode", count(maintenance, "host", "hosts")));
     let (sure, maybe) = (reboots(true, NodeKind::Host), reboots(false, NodeKind::Host));
     add(sure, count(sure, "host reboot", "host reboots"));
     add(maybe, format!("{} only if needed", count(maybe, "host reboot", "host reboots")));
-    let stopped = distinct(&|s| meets(s, POWER, "off"));
+    let stopped = distinct(&|s| s.switches(POWER, "off"));
     add(stopped, format!("{} shut down", count(stopped, "VM", "VMs")));
     let (sure, maybe) = (reboots(true, NodeKind::Guest), reboots(false, NodeKind::Guest));
     add(sure, count(sure, "guest reboot", "guest reboots"));
@@ -126,12 +122,8 @@ fn by_host(plan: &Plan) -> Vec<Vec<String>> {
     let hosts: BTreeSet<String> = plan.steps.iter().filter_map(host_of).collect();
     for host in hosts {
         let steps: Vec<&Step> = plan.steps.iter().filter(|s| host_of(s).as_ref() == Some(&host)).collect();
-        let switch = |step: &Step, name: &str, value: &str| match &step.work {
-            Work::Meet { requirement, spec, .. } => requirement == name && spec.as_str().or_else(|| spec["state"].as_str()) == Some(value),
-            _ => false,
-        };
         let mut says = vec![];
-        if steps.iter().any(|s| switch(s, MAINTENANCE_MODE, "on")) {
+        if steps.iter().any(|s| s.switches(MAINTENANCE_MODE, "on")) {
             says.push("maintenance mode".to_string());
         }
         let reboots = |maybe: bool| {
@@ -144,7 +136,7 @@ fn by_host(plan: &Plan) -> Vec<Vec<String>> {
         };
         says.extend(reboots(false).iter().map(|what| format!("reboot ({what})")));
         says.extend(reboots(true).iter().map(|what| format!("reboot only if needed ({what})")));
-        let down: Vec<&str> = steps.iter().filter(|s| switch(s, POWER, "off")).map(|s| s.node.name.as_str()).collect();
+        let down: Vec<&str> = steps.iter().filter(|s| s.switches(POWER, "off")).map(|s| s.node.name.as_str()).collect();
         if !down.is_empty() {
             says.push(format!("VMs down for it: {}", down.join(", ")));
         }
