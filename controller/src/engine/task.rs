@@ -274,15 +274,24 @@ impl Task {
     }
 
     async fn activate(&self, restart: Option<&str>, proves: &[(String, Value)]) -> Ended {
-        let mut claimed = self.reach(self.step().connect_secs, false).await?;
-        let boot_now = claimed.connection.describe(OBSERVE).await.map_err(|e| self.call_failed(e))?.boot_id;
         // The boot in which this step was first begun: on the way back from a crash the reboot may have happened.
-        let before = match &self.was {
-            StepState::Started { boot_id, .. } | StepState::Failed { boot_id, .. } if !boot_id.is_empty() => boot_id.clone(),
-            _ => boot_now.clone(),
+        let begun = match &self.was {
+            StepState::Started { boot_id, .. } | StepState::Failed { boot_id, .. } if !boot_id.is_empty() => Some(boot_id.as_str()),
+            _ => None,
         };
+        let end = Instant::now() + Duration::from_secs(self.plan.deadlines.reconnect_secs.into());
+        let mut again = false;
+        let (mut claimed, boot_now, needed) = loop {
+            match self.before_activation(begun, proves, again).await {
+                // It may be on its way down already.
+                Err(error) if error.hold == Some(Hold::Unreachable) && Instant::now() < end => tokio::time::sleep(LOOK).await,
+                seen => break seen?,
+            }
+            again = true;
+        };
+        let before = begun.unwrap_or(&boot_now).to_string();
         self.starting(before.clone()).await?;
-        if before == boot_now && self.unproven(&claimed.connection, proves).await?.0.is_none() {
+        if !needed {
             return Ok(("not needed".into(), false));
         }
         if before == boot_now {
@@ -335,6 +344,20 @@ impl Task {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The boot the node is in, and whether anything is left to become active in it.
+    async fn before_activation(
+        &self,
+        begun: Option<&str>,
+        proves: &[(String, Value)],
+        again: bool,
+    ) -> Result<(Claimed, String, bool), Error> {
+        let claimed = self.reach(self.step().connect_secs, again).await?;
+        let boot = claimed.connection.describe(OBSERVE).await.map_err(|e| self.call_failed(e))?.boot_id;
+        let other = begun.is_some_and(|before| before != boot);
+        let needed = other || self.unproven(&claimed.connection, proves).await?.0.is_some();
+        Ok((claimed, boot, needed))
     }
 
     /// Waits until the node answers from another boot, and has proved anew who it is.
