@@ -83,12 +83,12 @@ async fn answer<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
 pub async fn simulated<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     agent: Agent,
     system: Arc<dyn System>,
+    files: Posix,
     name: &str,
     offload: Offload,
     mut connections: mpsc::Receiver<T>,
 ) -> Result<(), String> {
-    let nowhere = Posix::new(None, "/nonexistent".into());
-    let node = Arc::new(Node::new(agent, nowhere, system, name.into(), offload));
+    let node = Arc::new(Node::new(agent, files, system, name.into(), offload));
     let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
     let (tx, rx) = mpsc::channel(16);
     tokio::spawn(async move {

@@ -2,6 +2,7 @@
 //! stops before the effect that could not be recorded, says so, and is gone on with.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
+use serde_json::Value;
 use std::process::{Command, Stdio};
 use vsgpu_tests::lab::small::{count, small};
 use vsgpu_tests::lab::{Lab, programs};
@@ -29,15 +30,33 @@ fn a_journal_that_cannot_be_written_stops_the_run_before_the_effect() {
         println!("SKIPPED: strace (Debian's package strace) is not here, or must not trace");
         return;
     }
-    for (at, fault) in [(2, "fdatasync:error=EIO"), (6, "fdatasync:error=EIO"), (3, "write:error=ENOSPC"), (7, "write:error=ENOSPC")] {
+    for (at, fault) in [
+        (2, "fdatasync:error=EIO"),
+        (6, "fdatasync:error=EIO"),
+        (3, "write:error=ENOSPC"),
+        (7, "write:error=ENOSPC"),
+        (24, "write:error=ENOSPC"),
+    ] {
         let lab = small(&format!("disk-{at}"));
         let (status, said) = apply_with(&lab, &format!("{fault}:when={at}+"));
         assert_eq!(status, Some(1), "{fault} at {at}: {said}");
         assert!(said.contains("run-000001.journal: ") && said.contains("nothing is done that cannot be recorded"), "{said}");
-        // Each step writes twice, behind the plan's one record: what is to be recorded at the fault was not begun.
-        let calls = lab.changing_calls("esx-01");
-        let installs = count(&calls, "component apply");
-        assert_eq!(installs, 0, "{fault} at {at}: {calls:#?}");
+        // What the journal does not say was begun was not done, on any node.
+        let state: Value = serde_json::from_slice(&lab.vsgpu(&["status", "-o", "json"]).stdout).unwrap();
+        let steps = state["steps"].as_array().unwrap().iter().filter(|s| s["state"]["state"] == "waiting");
+        let waiting: Vec<String> = steps.map(|s| format!("{} {}", s["node"].as_str().unwrap(), s["title"].as_str().unwrap())).collect();
+        assert!(!waiting.is_empty(), "{state:#}");
+        let calls = [lab.changing_calls("esx-01"), lab.changing_calls("vm-01")].concat();
+        for (title, call) in [
+            ("esx-01 vgpu-manager", "component apply"),
+            ("esx-01 reboot", "shutdown reboot"),
+            ("esx-01 graphics-type", "graphics host set"),
+            ("vm-01 (guest) build-tools", "apt-get install"),
+            ("vm-01 (guest) driver", "-grid.run --silent"),
+            ("vm-01 (guest) cuda-toolkit", "cuda_12.2.2_535.104.05_linux.run --silent"),
+        ] {
+            assert!(!waiting.iter().any(|w| w == title) || count(&calls, call) == 0, "{fault} at {at}: {title} waits, and {calls:#?}");
+        }
         lab.expect(0, &["apply", "--yes"]);
         lab.expect(0, &["verify"]);
         println!("{fault} at {at}: exit {status:?}, {} changes before", calls.len());

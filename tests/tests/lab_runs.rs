@@ -181,7 +181,7 @@ fn a_deadline_ends_in_a_named_hold_and_the_others_go_on() {
 }
 
 #[test]
-fn a_second_controller_waits_for_the_first() {
+fn a_second_controller_is_refused_while_the_first_is_at_work() {
     let lab = small("second");
     fault(&lab, "esx-01", "vim-cmd vmsvc/power.shutdown", Fault::Slow { ms: 4000 });
     let child = begin(&lab, &["apply", "--yes"]);

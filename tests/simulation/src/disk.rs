@@ -4,7 +4,20 @@ use crate::Rng;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use vsgpu::error::{Error, Kind};
-use vsgpu::journal::{Disk, Log};
+use vsgpu::journal::{Disk, Log, Record};
+
+/// When simulated time begins, for those who ask for the date: seconds since 1970.
+pub const EPOCH: u64 = 1_800_000_000;
+
+/// A step of a run: its host, and the seconds of simulated time between which it was at work.
+#[derive(Clone, Debug)]
+pub struct Span {
+    pub run: u32,
+    pub step: usize,
+    pub host: String,
+    pub begun: u64,
+    pub ended: u64,
+}
 
 #[derive(Clone, Debug, Default)]
 pub struct File {
@@ -44,6 +57,32 @@ impl MemoryDisk {
 
     pub fn put(&self, number: u32, bytes: &[u8]) {
         self.0.lock().unwrap().files.insert(number, File { synced: bytes.into(), written: bytes.into() });
+    }
+
+    /// When steps were begun and ended, as the records tell it.
+    pub fn steps(&self) -> Result<Vec<Span>, String> {
+        let mut spans: Vec<Span> = vec![];
+        for (number, bytes) in self.files() {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let mut plan = None;
+            // A line is `checksum length record`; the last one may be torn.
+            for record in text.lines().filter_map(|l| serde_json::from_str::<Record>(l.splitn(3, ' ').nth(2)?).ok()) {
+                match record {
+                    Record::Planned { plan: planned, .. } => plan = Some(planned),
+                    Record::Started { at, step, .. } => {
+                        let host =
+                            plan.as_ref().map(|p| p.steps[step - 1].host.clone()).ok_or(format!("run {number} begins without a plan"))?;
+                        spans.push(Span { run: number, step, host, begun: at.saturating_sub(EPOCH), ended: u64::MAX });
+                    }
+                    Record::Done { at, step, .. } | Record::Failed { at, step, .. } => {
+                        let open = spans.iter_mut().filter(|s| s.run == number && s.step == step && s.ended == u64::MAX);
+                        open.for_each(|span| span.ended = at.saturating_sub(EPOCH));
+                    }
+                    Record::Ended { .. } | Record::Released { .. } => {}
+                }
+            }
+        }
+        Ok(spans)
     }
 
     /// The power goes: of what was not flushed, a part of any length is there.

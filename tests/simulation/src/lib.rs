@@ -2,12 +2,13 @@
 //! requirements, on machines kept in memory. Every run follows from its seed; a failure prints it.
 //!
 //! `world` makes machines, agents and controllers; `disk` a disk that loses power; `scenario` what happens to them and what
-//! must hold all the same.
+//! must hold all the same; `example` the fleets of the lab; `exact` cuts at every place of a plan.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
 #![allow(missing_docs, reason = "test code")]
 
 pub mod disk;
 pub mod exact;
+pub mod example;
 pub mod scenario;
 pub mod store;
 pub mod world;

@@ -1,6 +1,7 @@
 //! What happens to the machines, and what must hold all the same. A broken promise is an `Err` that names it.
 
 use crate::Rng;
+use crate::disk::Span;
 use crate::world::{Act, Controller, LEASE, Power, TICK, World, fleet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -160,6 +161,7 @@ impl Play {
             return Err(why);
         }
         self.nothing_twice()?;
+        self.intent_first()?;
         let first = &self.controllers[0];
         let reports = first.reports();
         match self.scenario {
@@ -175,9 +177,6 @@ impl Play {
             Scenario::DiskFull => {
                 as_wished(&self.world, "Consolidation")?;
                 reboots(&self.world, 1)?;
-                if self.controllers[0].disk.writes() > 0 && troubles.acted_unrecorded {
-                    return Err("I1: something was changed after a record could not be written".into());
-                }
                 Ok(())
             }
             Scenario::Network => {
@@ -246,6 +245,19 @@ impl Play {
             }
         }
         Err("nothing is settled".into())
+    }
+
+    /// I1: what changed a host lies between the record that a step of that host was begun and the one of its end.
+    fn intent_first(&self) -> Result<(), String> {
+        let mut spans = vec![];
+        for controller in &self.controllers {
+            spans.extend(controller.disk.steps()?);
+        }
+        let covers = |act: &Act, span: &Span| span.host == act.host && span.begun <= act.at.as_secs() && act.at.as_secs() <= span.ended;
+        match self.world.acts().iter().find(|act| act.changed && !spans.iter().any(|span| covers(act, span))) {
+            Some(act) => Err(format!("I1: changed without a record: {} at {:?}: {}", act.host, act.at, act.call)),
+            None => Ok(()),
+        }
     }
 
     /// I2: no command that had nothing to change.
@@ -354,7 +366,6 @@ struct Troubles {
     left: u64,
     mend: Vec<(Duration, Mend)>,
     drifted_at: Option<Duration>,
-    acted_unrecorded: bool,
     as_wished_when_complete: bool,
     reports: usize,
 }
@@ -377,7 +388,6 @@ impl Troubles {
             left,
             mend: vec![],
             drifted_at: None,
-            acted_unrecorded: false,
             as_wished_when_complete: true,
             reports: 0,
         }

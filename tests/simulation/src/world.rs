@@ -1,8 +1,8 @@
 //! Machines in memory, an agent on each, controllers: real client, server, engine and journal on a simulated network.
 
 use crate::Rng;
-use crate::disk::MemoryDisk;
-use std::collections::BTreeMap;
+use crate::disk::{EPOCH, MemoryDisk};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -11,21 +11,22 @@ use tokio::sync::{mpsc, watch};
 use vsgpu::engine::{Summary, Word};
 use vsgpu::error::Error;
 use vsgpu::event::Event;
-use vsgpu::fleet::Fleet;
+use vsgpu::fleet::{Fleet, NodeKind};
 use vsgpu::journal::Purpose;
 use vsgpu::plan::{Plan, Work};
 use vsgpu::planner::Planned;
 use vsgpu::run::{Audience, Request, Unfinished};
-use vsgpu_core::{Command, Holder, Output, System, Trouble};
+use vsgpu_core::Output;
 use vsgpu_proto::client::Operator;
 use vsgpu_proto::dial::Stream;
 use vsgpu_proto::offload::Offload;
+use vsgpu_proto::posix::Posix;
 use vsgpu_proto::server;
-use vsgpu_tests::lab::{HOST_TOOLS, files, only_looks, untouched_host};
+use vsgpu_tests::lab::{HOST_TOOLS, files, untouched_host};
 use vsgpu_tests::sim::linked::Linked;
 use vsgpu_tests::sim::state::{self, Machine, Vm};
 
-const PORT: u16 = 7443;
+pub const PORT: u16 = 7443;
 pub const TICK: Duration = Duration::from_millis(100);
 pub const LEASE: Duration = Duration::from_secs(vsgpu::engine::LEASE_SECS as u64);
 
@@ -48,77 +49,25 @@ pub fn now() -> Duration {
     turmoil::sim_elapsed().unwrap_or_default()
 }
 
-/// A simulated machine that writes down what was done to it.
-struct Watched {
-    host: String,
-    folder: PathBuf,
-    inner: Linked,
-    acts: Acts,
-}
-
-impl System for Watched {
-    fn run(&self, command: &Command) -> Output {
-        let call = format!("{} {}", command.program, command.args.join(" "));
-        if only_looks(call.trim()) {
-            return self.inner.run(command);
-        }
-        let picture = || Machine::with(&self.folder, |m| (serde_json::to_string(&m.esxi).unwrap(), m.power.len()));
-        let before = picture();
-        let output = self.inner.run(command);
-        let act = Act { host: self.host.clone(), at: now(), call, ok: output.ok(), changed: picture() != before };
-        self.acts.lock().unwrap().push(act);
-        output
-    }
-    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
-        self.inner.read(path, max)
-    }
-    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
-        self.inner.tail(path, max)
-    }
-    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
-        self.inner.head(path, max)
-    }
-    fn holders(&self, prefix: &str) -> Result<Vec<Holder>, Trouble> {
-        self.inner.holders(prefix)
-    }
-    fn hash(&self, path: &str) -> Result<String, Trouble> {
-        self.inner.hash(path)
-    }
-    fn list(&self, path: &str) -> Result<Vec<String>, Trouble> {
-        self.inner.list(path)
-    }
-    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Trouble> {
-        self.inner.write(path, contents, mode)
-    }
-    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble> {
-        self.inner.copy(from, to, mode)
-    }
-    fn remove(&self, path: &str) -> Result<(), Trouble> {
-        self.inner.remove(path)
-    }
-    fn boot_id(&self) -> Result<String, Trouble> {
-        self.inner.boot_id()
-    }
-    fn kernel_release(&self) -> String {
-        self.inner.kernel_release()
-    }
-    fn now(&self) -> u64 {
-        self.inner.now()
-    }
-    fn elapsed(&self) -> Duration {
-        self.inner.elapsed()
-    }
-    fn sleep(&self, time: Duration) {
-        self.inner.sleep(time)
-    }
+/// What a call may change of a machine, as far as it can be seen.
+fn picture(folder: &Path) -> String {
+    Machine::with(folder, |m| serde_json::to_string(&(&m.esxi, &m.linux, m.power.len())).unwrap())
 }
 
 /// The machines of one simulation. Dropping it forgets them.
 pub struct World {
     pub hosts: Vec<String>,
+    /// VMs with an agent in their guest.
+    pub guests: Vec<String>,
     pub acts: Acts,
-    folder: PathBuf,
-    seed: u64,
+    pub(crate) folder: PathBuf,
+    pub(crate) seed: u64,
+}
+
+/// A folder that no other simulation has.
+pub(crate) fn own_folder() -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    shared_memory().join(format!("vsgpu-simulation-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst)))
 }
 
 fn shared_memory() -> PathBuf {
@@ -129,9 +78,7 @@ fn shared_memory() -> PathBuf {
 impl World {
     /// So many hosts, each with a running VM and a GPU to give away. On ESXi 6.7 that takes a reboot.
     pub fn new(seed: u64, hosts: usize) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let unique = NEXT.fetch_add(1, Ordering::SeqCst);
-        let folder = shared_memory().join(format!("vsgpu-simulation-{}-{unique}", std::process::id()));
+        let folder = own_folder();
         let hosts: Vec<String> = (1..=hosts).map(|n| format!("esx-{n:02}")).collect();
         for name in &hosts {
             let at = folder.join(name);
@@ -149,7 +96,7 @@ impl World {
             }
             Machine::keep_in_memory(&at, machine);
         }
-        Self { hosts, acts: Acts::default(), folder, seed }
+        Self { hosts, guests: vec![], acts: Acts::default(), folder, seed }
     }
 
     pub fn folder(&self, host: &str) -> PathBuf {
@@ -164,8 +111,14 @@ impl World {
         self.acts.lock().unwrap().clone()
     }
 
-    /// An agent on a host of the simulation.
+    /// All machines.
+    pub fn machines(&self) -> impl Iterator<Item = &String> {
+        self.hosts.iter().chain(&self.guests)
+    }
+
+    /// An agent on a machine of the simulation.
     pub fn agent(&self, sim: &mut turmoil::Sim<'_>, host: &str, slow: u64) {
+        let make = if self.guests.iter().any(|g| g == host) { vsgpu_guest_agent::agent } else { vsgpu_host_agent::agent };
         let (name, folder, acts, seed) = (host.to_string(), self.folder(host), self.acts.clone(), self.seed);
         let lives = Arc::new(AtomicU64::new(0));
         sim.host(host, move || {
@@ -176,8 +129,16 @@ impl World {
                 let mut time = || Duration::from_millis(if rng.one_in(12) { rng.below(slow) } else { rng.below(120) });
                 (time(), time())
             };
-            let inner = Linked::new(folder.clone(), None).by_clock(now);
-            let system = Arc::new(Watched { host: name.clone(), folder: folder.clone(), inner, acts: acts.clone() });
+            let (host, at, acts) = (name.clone(), folder.clone(), acts.clone());
+            let watch = move |call: &str, run: &mut dyn FnMut() -> Output| {
+                let before = picture(&at);
+                let output = run();
+                let act = Act { host: host.clone(), at: now(), call: call.into(), ok: output.ok(), changed: picture(&at) != before };
+                acts.lock().unwrap().push(act);
+                output
+            };
+            let files = Posix::new(None, folder.join("root"));
+            let system = Arc::new(Linked::new(folder.clone(), None).by_clock(now).watched(watch));
             let name = name.clone();
             async move {
                 let listener = turmoil::net::TcpListener::bind(("0.0.0.0", PORT)).await?;
@@ -190,29 +151,52 @@ impl World {
                     }
                 });
                 let offload = Offload::InPlace(Arc::new(times));
-                server::simulated(vsgpu_host_agent::agent(), system, &name, offload, rx).await.map_err(Into::into)
+                server::simulated(make(), system, files, &name, offload, rx).await.map_err(Into::into)
             }
         });
     }
 
-    /// Hosts that were told to reboot go down some seconds later, as ESXi does, and are back after a while.
+    /// Machines that were told to reboot go down some seconds later, as ESXi does, and are back after a while; VMs start and stop
+    /// at once, and all of a host stop with it.
     pub fn power(&self, sim: &mut turmoil::Sim<'_>, rng: &mut Rng, power: &mut Power) {
         let now = sim.elapsed();
-        for host in &self.hosts {
-            let asked = self.machine(host, |m| std::mem::take(&mut m.power));
-            if asked.iter().any(|w| w == "reboot") && !power.down.contains_key(host) {
-                power.going.entry(host.clone()).or_insert(now + Duration::from_millis(rng.below(10_000)));
+        for name in self.machines() {
+            for word in self.machine(name, |m| std::mem::take(&mut m.power)) {
+                match word.as_str() {
+                    "reboot" if !power.down.contains_key(name) && !power.off.contains(name) => {
+                        power.going.entry(name.clone()).or_insert(now + Duration::from_millis(rng.below(10_000)));
+                    }
+                    "stop" => self.stop(sim, name, power),
+                    "start" => {
+                        power.off.remove(name);
+                        power.down.insert(name.clone(), now + Duration::from_millis(500 + rng.below(3000)));
+                    }
+                    _ => {}
+                }
             }
         }
-        for host in due(&mut power.going, now) {
-            sim.crash(host.as_str());
-            self.machine(&host, |m| m.esxi().vms.iter_mut().for_each(|vm| vm.on = false));
-            power.down.insert(host, now + Duration::from_millis(2000 + rng.below(15_000)));
+        for name in due(&mut power.going, now) {
+            sim.crash(name.as_str());
+            if self.hosts.contains(&name) {
+                let vms = self.machine(&name, |m| {
+                    let vms = m.esxi().vms.iter_mut();
+                    vms.filter_map(|vm| std::mem::take(&mut vm.on).then(|| vm.name.clone())).collect::<Vec<_>>()
+                });
+                vms.iter().filter(|vm| self.guests.contains(vm)).for_each(|vm| self.stop(sim, vm, power));
+            }
+            power.down.insert(name, now + Duration::from_millis(2000 + rng.below(15_000)));
         }
-        for host in due(&mut power.down, now) {
-            state::boot(&self.folder(&host));
-            sim.bounce(host.as_str());
+        for name in due(&mut power.down, now) {
+            state::boot(&self.folder(&name));
+            sim.bounce(name.as_str());
         }
+    }
+
+    fn stop(&self, sim: &mut turmoil::Sim<'_>, vm: &str, power: &mut Power) {
+        power.going.remove(vm);
+        power.down.remove(vm);
+        power.off.insert(vm.into());
+        sim.crash(vm);
     }
 
     /// Hosts that no VM could use just now.
@@ -222,11 +206,12 @@ impl World {
     }
 }
 
-/// Hosts that are about to go down, and that are down, until when.
+/// Machines that are about to go down, that are down, until when, and that are off.
 #[derive(Default)]
 pub struct Power {
     going: BTreeMap<String, Duration>,
     pub down: BTreeMap<String, Duration>,
+    pub off: BTreeSet<String>,
 }
 
 fn due(all: &mut BTreeMap<String, Duration>, now: Duration) -> Vec<String> {
@@ -239,7 +224,7 @@ fn due(all: &mut BTreeMap<String, Duration>, now: Duration) -> Vec<String> {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.hosts.iter().for_each(|host| Machine::forget(&self.folder.join(host)));
+        self.machines().for_each(|name| Machine::forget(&self.folder.join(name)));
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
@@ -320,7 +305,7 @@ impl Audience for Listener {
         Ok(())
     }
     fn walking(&mut self, plan: &Plan) {
-        let reboots = plan.steps.iter().filter(|s| matches!(s.work, Work::Activate { restart: None, .. }));
+        let reboots = plan.steps.iter().filter(|s| s.node.kind == NodeKind::Host && matches!(s.work, Work::Activate { restart: None, .. }));
         self.reboots = reboots.map(|s| (s.id, s.host.clone())).collect();
     }
     fn hear(&mut self, event: &Event) {
@@ -390,7 +375,7 @@ impl Controller {
             unfinished: Unfinished::GoOnIfSame,
             pause: false,
             word,
-            now: || 1_800_000_000 + now().as_secs(),
+            now: || EPOCH + now().as_secs(),
         };
         let ended = request
             .run(&mut Listener {

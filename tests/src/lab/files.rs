@@ -145,19 +145,24 @@ pub fn run_file(installer: &str, payload: usize) -> Vec<u8> {
 
 /// Everything the demo's fleet file names.
 pub fn write_all(folder: &Path) {
+    write_sized(folder, |size| size);
+}
+
+/// The same with payloads of other sizes.
+pub fn write_sized(folder: &Path, sized: impl Fn(usize) -> usize) {
     std::fs::create_dir_all(folder).unwrap();
     let write = |name: &str, bytes: Vec<u8>| std::fs::write(folder.join(name), bytes).unwrap();
-    write(MANAGER_16_6, bundle("NVD-VMware_ESXi_8.0.0_Driver", "535.183.04-1OEM.800.1.0.20613240", true, 24 << 20));
-    write(DAEMON_16_6, bundle("nvdgpumgmtdaemon", "535.183.04-1OEM.700.1.0.15843807", true, 2 << 20));
-    write(DRIVER_16_6, run_file("nvidia-installer", 16 << 20));
-    write(CUDA_12_2, run_file("cuda-installer", 32 << 20));
-    write(MANAGER_6_0, vib("NVIDIA-VMware_ESXi_6.7_Host_Driver", "390.42-1OEM.670.0.0.7535516", 8 << 20));
-    write(DRIVER_6_0, run_file("nvidia-installer", 8 << 20));
-    write(CUDA_9_1, run_file("cuda-installer", 8 << 20));
-    write(MANAGER_17_4, bundle("NVD-VMware_ESXi_8.0.0_Driver", "550.127.06-1OEM.800.1.0.20613240", true, 4 << 20));
-    write(DAEMON_17_4, bundle("nvdgpumgmtdaemon", "550.127.06-1OEM.700.1.0.15843807", true, 1 << 20));
-    write(DRIVER_17_4, run_file("nvidia-installer", 4 << 20));
-    write(DRIVER_DATA_CENTER, run_file("nvidia-installer", 16 << 20));
+    write(MANAGER_16_6, bundle("NVD-VMware_ESXi_8.0.0_Driver", "535.183.04-1OEM.800.1.0.20613240", true, sized(24 << 20)));
+    write(DAEMON_16_6, bundle("nvdgpumgmtdaemon", "535.183.04-1OEM.700.1.0.15843807", true, sized(2 << 20)));
+    write(DRIVER_16_6, run_file("nvidia-installer", sized(16 << 20)));
+    write(CUDA_12_2, run_file("cuda-installer", sized(32 << 20)));
+    write(MANAGER_6_0, vib("NVIDIA-VMware_ESXi_6.7_Host_Driver", "390.42-1OEM.670.0.0.7535516", sized(8 << 20)));
+    write(DRIVER_6_0, run_file("nvidia-installer", sized(8 << 20)));
+    write(CUDA_9_1, run_file("cuda-installer", sized(8 << 20)));
+    write(MANAGER_17_4, bundle("NVD-VMware_ESXi_8.0.0_Driver", "550.127.06-1OEM.800.1.0.20613240", true, sized(4 << 20)));
+    write(DAEMON_17_4, bundle("nvdgpumgmtdaemon", "550.127.06-1OEM.700.1.0.15843807", true, sized(1 << 20)));
+    write(DRIVER_17_4, run_file("nvidia-installer", sized(4 << 20)));
+    write(DRIVER_DATA_CENTER, run_file("nvidia-installer", sized(16 << 20)));
     write(TOKEN_FILE, TOKEN.as_bytes().to_vec());
 }
 

@@ -233,7 +233,8 @@ impl Lab {
         }
     }
 
-    fn machines(&self) -> Vec<String> {
+    /// Names of all machines that can have an agent.
+    pub fn machines(&self) -> Vec<String> {
         self.inner.ports.lock().unwrap().keys().cloned().collect()
     }
 

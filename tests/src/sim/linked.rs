@@ -9,6 +9,9 @@ use std::time::Duration;
 use vsgpu_core::{Command, Ended, Holder, Output, System, Trouble};
 use vsgpu_proto::posix::Posix;
 
+/// Stands around every call of a tool that may change the machine: the call in words, and what makes it.
+type Watch = Box<dyn Fn(&str, &mut dyn FnMut() -> Output) -> Output + Send + Sync>;
+
 /// A simulated machine as a `System`: files are real, tools are called in this process, time is counted, and the machine
 /// can lose its power at the n-th change.
 pub struct Linked {
@@ -19,17 +22,24 @@ pub struct Linked {
     cut_at: Option<usize>,
     time: Mutex<Duration>,
     clock: Option<Box<dyn Fn() -> Duration + Send + Sync>>,
+    watch: Option<Watch>,
 }
 
 impl Linked {
     pub fn new(folder: PathBuf, cut_at: Option<usize>) -> Self {
         let posix = Posix::new(Some(folder.join("tools")), folder.join("root"));
-        Self { folder, posix, changes: AtomicUsize::new(0), cut_at, time: Mutex::default(), clock: None }
+        Self { folder, posix, changes: AtomicUsize::new(0), cut_at, time: Mutex::default(), clock: None, watch: None }
     }
 
     /// With a clock of somebody else's: simulated time.
     pub fn by_clock(mut self, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         self.clock = Some(Box::new(clock));
+        self
+    }
+
+    /// With somebody who sees what is done to it.
+    pub fn watched(mut self, watch: impl Fn(&str, &mut dyn FnMut() -> Output) -> Output + Send + Sync + 'static) -> Self {
+        self.watch = Some(Box::new(watch));
         self
     }
 
@@ -79,7 +89,12 @@ impl System for Linked {
         {
             return run();
         }
-        self.change(run, || Output { ended: Ended::Broken("power cut".into()), stdout: String::new(), stderr: String::new() })
+        let mut run =
+            || self.change(run, || Output { ended: Ended::Broken("power cut".into()), stdout: String::new(), stderr: String::new() });
+        match &self.watch {
+            Some(watch) => watch(call.trim(), &mut run),
+            None => run(),
+        }
     }
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
         self.posix.read(path, max)
@@ -115,7 +130,8 @@ impl System for Linked {
         "6.1.0-28-amd64".into()
     }
     fn now(&self) -> u64 {
-        1_800_000_000
+        // In simulated time controllers compare it with their own clock, which is this machine's.
+        if self.clock.is_some() { state::now_ms() / 1000 } else { 1_800_000_000 }
     }
     fn elapsed(&self) -> Duration {
         *self.time.lock().unwrap() + self.clock.as_ref().map_or(Duration::ZERO, |clock| clock())

@@ -15,6 +15,7 @@ use vsgpu::plan::{Plan, Rollout, Step, VERSION, Work};
 use vsgpu_proto::client::Operator;
 use vsgpu_proto::dial::Stream;
 use vsgpu_proto::offload::Offload;
+use vsgpu_proto::posix::Posix;
 use vsgpu_proto::server;
 use vsgpu_simulation::disk::MemoryDisk;
 use vsgpu_simulation::world::World;
@@ -74,9 +75,10 @@ fn walk(hosts: usize, each: Duration, disk: &dyn Disk, threaded: bool) -> Durati
             agents.insert(host.clone(), tx);
             let times = move || (Duration::ZERO, each);
             let begun = Instant::now();
+            let files = Posix::new(None, world.folder(host).join("root"));
             let system = Arc::new(Linked::new(world.folder(host), None).by_clock(move || begun.elapsed()));
             let (name, offload) = (host.clone(), Offload::InPlace(Arc::new(times)));
-            tokio::spawn(async move { server::simulated(vsgpu_host_agent::agent(), system, &name, offload, rx).await });
+            tokio::spawn(async move { server::simulated(vsgpu_host_agent::agent(), system, files, &name, offload, rx).await });
         }
         let agents = Arc::new(agents);
         let operator = Operator::by(move |target| {
