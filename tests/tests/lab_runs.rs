@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 use vsgpu_tests::lab::small::{begin, count, end, fault, small, small_fleet};
-use vsgpu_tests::lab::{Boot, Lab, files, wait_until};
+use vsgpu_tests::lab::{Boot, FAKETIME, Lab, files, wait_until};
 use vsgpu_tests::sim::state::Fault;
 
 const INSTALL: &str = "esxcli software component apply";
@@ -206,6 +206,30 @@ fn a_host_that_comes_back_on_its_old_image() {
     assert!(said.contains("after the reboot: passthrough: is none"), "{said}");
     assert_eq!(state(&lab)["nodes"]["esx-01"]["hold"], "came-back-unchanged");
     assert!(!lab.state("esx-01").esxi.unwrap().maintenance, "{said}");
+}
+
+/// An hour ahead, an hour behind: no certificate, no lease and no reboot is judged by it.
+#[test]
+fn a_host_that_comes_back_with_a_wrong_clock() {
+    if !std::path::Path::new(FAKETIME).exists() {
+        println!("SKIPPED: libfaketime (Debian's package faketime) is not here");
+        return;
+    }
+    for shift in ["+1h", "-1h"] {
+        let lab = small(&format!("clock{shift}"));
+        lab.boots("esx-01", Boot::WrongClock(shift));
+        lab.expect(0, &["apply", "--yes"]);
+        assert_eq!(count(&lab.calls("esx-01"), "shutdown reboot"), 1, "{shift}");
+        lab.expect(0, &["verify"]);
+        assert!(lab.expect(0, &["apply", "--yes"]).contains("nothing to do"), "{shift}");
+        assert!(!lab.state("esx-01").esxi.unwrap().maintenance);
+        // It really was wrong: the agent's own log says so.
+        let log = std::fs::read_to_string(lab.machine("esx-01").join("agent.log")).unwrap();
+        let last = log.lines().last().and_then(|line| line.split(' ').next()).unwrap();
+        let at = time::OffsetDateTime::parse(last, &time::format_description::well_known::Rfc3339).unwrap();
+        let ahead = (at - time::OffsetDateTime::now_utc()).whole_minutes();
+        assert!((50..=60).contains(&ahead.abs()) && (ahead > 0) == (shift == "+1h"), "{shift}: {ahead} minutes");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod build;
 pub mod files;
 pub mod small;
 
+pub use crate::sim::looks::only_looks;
 pub use build::{cargo, programs, workspace};
 
 use crate::sim::state::{self, Esxi, Gpu, Linux, Machine, Vm};
@@ -52,7 +53,12 @@ pub enum Boot {
     Loop(Duration),
     /// So much later.
     Late(Duration),
+    /// With a clock that is wrong by this, as libfaketime writes it: `+1h`.
+    WrongClock(&'static str),
 }
+
+/// What shifts the clock of an agent, where it is here (Debian's package faketime).
+pub const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 /// A running lab. Dropping it ends every process and removes its folder.
 pub struct Lab {
@@ -68,6 +74,8 @@ struct Inner {
     boot: Duration,
     /// How machines come back from their next reboots, where not as they should.
     boots: Mutex<BTreeMap<String, Boot>>,
+    /// Machines whose clock is wrong.
+    clocks: Mutex<BTreeMap<String, &'static str>>,
     /// Over: nothing is started any more.
     over: AtomicBool,
     /// Another program in the place of the host agent (the build for ESXi, a tracer around it).
@@ -126,6 +134,7 @@ impl Lab {
             ports: Mutex::default(),
             boot: Duration::from_millis(300),
             boots: Mutex::default(),
+            clocks: Mutex::default(),
             over: AtomicBool::new(false),
             host_agent: Mutex::default(),
         };
@@ -372,32 +381,6 @@ impl Lab {
     }
 }
 
-/// Whether a call of a tool only looks.
-pub fn only_looks(call: &str) -> bool {
-    let call = call.replace("--formatter=xml ", "");
-    let words: Vec<&str> = call.split(' ').collect();
-    match words.as_slice() {
-        ["esxcli", rest @ ..] => rest.iter().any(|w| *w == "get" || *w == "list"),
-        ["vim-cmd", verb, ..] => {
-            matches!(*verb, "vmsvc/getallvms" | "vmsvc/power.getstate" | "vmsvc/snapshot.get" | "hostsvc/hostsummary")
-        }
-        ["nvidia-smi", "-q", ..]
-        | ["nvidia-smi", "vgpu", "-q" | "-s" | "-c", ..]
-        | ["vmkload_mod", "-l"]
-        | ["journalctl", ..]
-        | ["vsish", "-e", "get", _] => true,
-        ["systemctl", verb, ..] => matches!(*verb, "is-active" | "is-enabled" | "get-default"),
-        ["gcc" | "make" | "dkms" | "nvcc" | "nvidia-ctk" | "docker" | "podman" | "containerd", "--version"] => true,
-        ["docker", "info", ..]
-        | ["dkms", "status"]
-        | ["modinfo", ..]
-        | ["dpkg-query", ..]
-        | ["timedatectl", "show", ..]
-        | ["mokutil", "--test-key", _] => true,
-        _ => false,
-    }
-}
-
 impl Inner {
     fn start(&self, name: &str) {
         let folder = self.folder.join("machines").join(name);
@@ -414,6 +397,10 @@ impl Inner {
         command.arg("--listen").arg(format!("127.0.0.1:{port}")).arg("--metrics").arg(format!("127.0.0.1:{metrics}"));
         command.arg("--tools").arg(folder.join("tools")).arg("--root").arg(folder.join("root")).arg("--ready-file").arg(&ready);
         command.args(["--observe-every", "5"]).env("VSGPU_SIM", programs().join("vsgpu-sim"));
+        if let Some(shift) = self.clocks.lock().unwrap().get(name) {
+            // Only the date is wrong: the time since boot never is.
+            command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", shift).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
         let mut agents = self.agents.lock().unwrap();
         if let Some(old) = agents.remove(name) {
             end(old);
@@ -456,6 +443,7 @@ impl Inner {
                             host.gpus.iter_mut().for_each(|gpu| gpu.given_pending = gpu.given);
                         }
                     }),
+                    Boot::WrongClock(shift) => drop(self.clocks.lock().unwrap().insert(name.into(), shift)),
                     Boot::Loop(_) | Boot::Well | Boot::Never => {}
                 }
                 state::boot(&folder);

@@ -1,7 +1,7 @@
 //! A simulated machine linked into this process, as the agents' `System`: no process is started, and time is counted.
 
+use super::looks::only_looks;
 use super::state;
-use crate::lab::only_looks;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

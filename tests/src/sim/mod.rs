@@ -10,6 +10,7 @@ pub mod guest;
 pub mod host_gpu;
 pub mod installers;
 pub mod linked;
+pub mod looks;
 pub mod passthrough;
 pub mod state;
 pub mod vgpu_placement;

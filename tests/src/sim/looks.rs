@@ -1,0 +1,27 @@
+//! Which calls of the tools only look: everything else may change a machine.
+
+/// Whether a call of a tool only looks.
+pub fn only_looks(call: &str) -> bool {
+    let call = call.replace("--formatter=xml ", "");
+    let words: Vec<&str> = call.split(' ').collect();
+    match words.as_slice() {
+        ["esxcli", rest @ ..] => rest.iter().any(|w| *w == "get" || *w == "list"),
+        ["vim-cmd", verb, ..] => {
+            matches!(*verb, "vmsvc/getallvms" | "vmsvc/power.getstate" | "vmsvc/snapshot.get" | "hostsvc/hostsummary")
+        }
+        ["nvidia-smi", "-q", ..]
+        | ["nvidia-smi", "vgpu", "-q" | "-s" | "-c", ..]
+        | ["vmkload_mod", "-l"]
+        | ["journalctl", ..]
+        | ["vsish", "-e", "get", _] => true,
+        ["systemctl", verb, ..] => matches!(*verb, "is-active" | "is-enabled" | "get-default"),
+        ["gcc" | "make" | "dkms" | "nvcc" | "nvidia-ctk" | "docker" | "podman" | "containerd", "--version"] => true,
+        ["docker", "info", ..]
+        | ["dkms", "status"]
+        | ["modinfo", ..]
+        | ["dpkg-query", ..]
+        | ["timedatectl", "show", ..]
+        | ["mokutil", "--test-key", _] => true,
+        _ => false,
+    }
+}
