@@ -80,15 +80,28 @@ pub struct Ended {
 }
 
 impl Request<'_> {
-    /// Finds what is unfinished, or plans, and walks.
+    /// Finds what is unfinished, or plans, and walks. A run that was gone on with knows only what could be seen when it was
+    /// planned: when it is done, everything is looked at once more, and what it had to leave out is done as well.
     ///
     /// # Errors
     /// Where nothing can be done, or the journal fails.
     pub async fn run(self, audience: &mut dyn Audience) -> Result<Ended, Vec<Error>> {
+        let (first, went_on) = self.once(audience).await?;
+        let complete = first.summary.done == first.plan.steps.len() && first.summary.stopped.is_none();
+        let whole_wish = self.unfinished == Unfinished::GoOnIfSame && self.purpose == Purpose::Apply && self.saved.is_none();
+        if !(went_on && complete && whole_wish) {
+            return Ok(first);
+        }
+        let (then, _) = self.once(audience).await?;
+        if then.plan.steps.is_empty() { Ok(Ended { problems: then.problems, left: then.left, ..first }) } else { Ok(then) }
+    }
+
+    /// One run, and whether it had been begun before.
+    async fn once(&self, audience: &mut dyn Audience) -> Result<(Ended, bool), Vec<Error>> {
         let one = |e: Error| vec![e];
         let unfinished = journal::latest(self.disk).map_err(one)?.filter(|run| run.status.ended.is_none());
         let goes_on = !matches!(self.unfinished, Unfinished::GiveUp);
-        let (status, journal, problems) = match unfinished {
+        let (status, journal, problems, went_on) = match unfinished {
             Some(mut run) if goes_on && self.may_go_on(&run).map_err(one)? => {
                 let what = if run.status.purpose == Purpose::Rollback { "rollback" } else { "run" };
                 audience.note(&format!("going on with {what} {}, which was not finished", run.number));
@@ -98,7 +111,7 @@ impl Request<'_> {
                     rollout::look_again(&mut run.status.plan.rollout, &inventory);
                 }
                 let journal = Journal::open(self.disk, run.number, Some(run.good_bytes)).map_err(one)?;
-                (run.status, journal, vec![])
+                (run.status, journal, vec![], true)
             }
             None if matches!(self.unfinished, Unfinished::GoOn | Unfinished::GiveBack) => {
                 let error = Error::new(Kind::Usage, "no run of this fleet is unfinished").hint("`vsgpu status` shows the latest one");
@@ -116,10 +129,11 @@ impl Request<'_> {
                     audience.note(&format!("run {} {why}", run.number));
                 }
                 if planned.plan.steps.is_empty() {
-                    return Ok(Ended { plan: planned.plan, summary: Summary::default(), problems: planned.problems, left });
+                    let summary = Summary::default();
+                    return Ok((Ended { plan: planned.plan, summary, problems: planned.problems, left }, false));
                 }
                 let (status, journal) = self.begin(planned.plan, left).map_err(one)?;
-                (status, journal, planned.problems)
+                (status, journal, planned.problems, false)
             }
         };
         let plan = status.plan.clone();
@@ -134,7 +148,7 @@ impl Request<'_> {
             now: self.now,
         };
         let summary = engine::run(status, &mut journal, walk, &mut |event| audience.hear(event)).await.map_err(one)?;
-        Ok(Ended { plan, summary, problems, left: Leftovers::default() })
+        Ok((Ended { plan, summary, problems, left: Leftovers::default() }, went_on))
     }
 
     /// A damaged run is left as it is: what stands behind the damage is still known from it.

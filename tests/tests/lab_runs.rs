@@ -180,6 +180,21 @@ fn a_deadline_ends_in_a_named_hold_and_the_others_go_on() {
     lab.expect(0, &["apply", "--yes"]);
 }
 
+/// A guest that was away when the run was planned is done when an interrupted run is gone on with.
+#[test]
+fn what_a_plan_had_to_leave_out_is_done_behind_it() {
+    let lab = small("leftout");
+    lab.stop_agent("vm-01");
+    fault(&lab, "esx-01", "vim-cmd vmsvc/power.shutdown", Fault::Slow { ms: 1500 });
+    let mut child = begin(&lab, &["apply", "--yes"]);
+    wait_until("it is at work", Duration::from_secs(60), || count(&lab.calls("esx-01"), "power.shutdown") == 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let said = lab.expect(0, &["apply", "--yes"]);
+    assert!(said.contains("going on with run 1"), "{said}");
+    lab.expect(0, &["verify"]);
+}
+
 #[test]
 fn a_second_controller_is_refused_while_the_first_is_at_work() {
     let lab = small("second");
