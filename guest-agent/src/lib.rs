@@ -15,6 +15,7 @@ pub fn agent() -> Agent {
         role: "guest",
         program: "vsgpu-guest-agent",
         catalogue,
+        state: "/var/lib/vsgpu",
         system: linux::system,
         restarts,
         reboot,

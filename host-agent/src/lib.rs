@@ -19,7 +19,17 @@ pub fn catalogue() -> Catalogue {
 
 /// The agent itself.
 pub fn agent() -> Agent {
-    Agent { role: "host", program: "vsgpu-host-agent", catalogue, system: esxi::system, restarts, reboot, samples: host::metrics::samples }
+    Agent {
+        role: "host",
+        program: "vsgpu-host-agent",
+        catalogue,
+        // Our own folder on ESXi: /var is a ramdisk.
+        state: "/opt/vsgpu/state",
+        system: esxi::system,
+        restarts,
+        reboot,
+        samples: host::metrics::samples,
+    }
 }
 
 /// Restarts by name. What a release does not have is skipped (facts: esxi F3: Xorg on older, nv-hostengine on newer ones).

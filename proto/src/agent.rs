@@ -3,8 +3,9 @@
 use crate::posix::Posix;
 use crate::{metrics::Sample, server};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use vsgpu_core::execute::{self, Facts};
@@ -19,6 +20,8 @@ pub struct Agent {
     pub program: &'static str,
     /// What it knows.
     pub catalogue: fn() -> Catalogue,
+    /// Where it keeps what must survive a restart of the machine.
+    pub state: &'static str,
     /// Its shell.
     pub system: fn(Posix) -> Arc<dyn System>,
     /// Restarts by name, with what they run.
@@ -30,7 +33,7 @@ pub struct Agent {
 }
 
 #[derive(Parser)]
-#[command(version, disable_help_subcommand = true)]
+#[command(version, disable_help_subcommand = true, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -57,6 +60,9 @@ struct Machine {
 /// Options of `serve`.
 #[derive(Args, Clone)]
 pub struct Serve {
+    /// File with more options, `name = value` on each line; what stands on the command line counts more
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     machine: Machine,
     /// Folder with ca.pem, node.pem and node.key, as `vsgpu cert issue` makes it
@@ -104,10 +110,52 @@ impl Machine {
     }
 }
 
+/// The command line of an agent, for help texts and man pages.
+pub fn command(agent: &Agent) -> clap::Command {
+    <Cli as clap::CommandFactory>::command().name(agent.program).about(format!("The vsgpu agent of a {}", agent.role))
+}
+
+/// The command line with the options of its `--config` file in front of the others.
+///
+/// # Errors
+/// A sentence that names file and line.
+fn with_config(args: Vec<OsString>) -> Result<Vec<OsString>, String> {
+    let named = args.iter().position(|a| a == "--config" || a.to_string_lossy().starts_with("--config="));
+    let Some((at, verb)) = named.zip(args.iter().position(|a| a == "serve")) else { return Ok(args) };
+    let file = match args[at].to_string_lossy().strip_prefix("--config=") {
+        Some(file) => OsString::from(file),
+        None => args.get(at + 1).cloned().unwrap_or_default(),
+    };
+    let shown = Path::new(&file).display();
+    #[expect(clippy::disallowed_methods, reason = "the agent's own options, read before there is a machine to look at")]
+    let text = std::fs::read_to_string(&file).map_err(|e| format!("{shown}: {e}"))?;
+    let mut all = args[..=verb].to_vec();
+    for (n, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        match line.split_once('=').map(|(name, value)| (name.trim(), value.trim())) {
+            Some((name, value)) if name != "config" && name.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !name.is_empty() => {
+                all.push(format!("--{name}={value}").into());
+            }
+            _ => return Err(format!("{shown}:{}: `{line}` is not `name = value`, as `listen = 0.0.0.0:7443`", n + 1)),
+        }
+    }
+    all.extend_from_slice(&args[verb + 1..]);
+    Ok(all)
+}
+
 /// Runs the agent; the exit status is 0, 1 for a failure, 2 for wrong usage.
 pub fn main(agent: Agent) -> ExitCode {
-    let command = <Cli as clap::CommandFactory>::command().name(agent.program).about(format!("The vsgpu agent of a {}", agent.role));
-    let cli = match command.try_get_matches().and_then(|m| <Cli as clap::FromArgMatches>::from_arg_matches(&m)) {
+    let args = match with_config(std::env::args_os().collect()) {
+        Ok(args) => args,
+        Err(why) => {
+            complain(&why);
+            return ExitCode::from(2);
+        }
+    };
+    let cli = match command(&agent).try_get_matches_from(args).and_then(|m| <Cli as clap::FromArgMatches>::from_arg_matches(&m)) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -124,13 +172,15 @@ pub fn main(agent: Agent) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            #[expect(clippy::print_stderr, reason = "the only words of the agent outside its log")]
-            {
-                eprintln!("error: {why}");
-            }
+            complain(&why);
             ExitCode::FAILURE
         }
     }
+}
+
+#[expect(clippy::print_stderr, reason = "the only words of the agent outside its log")]
+fn complain(why: &str) {
+    eprintln!("error: {why}");
 }
 
 fn facts(agent: Agent, args: &FactsArgs) -> Result<(), String> {

@@ -2,8 +2,9 @@
 //!
 //! A lock alone is not enough: a controller that was paused past its lease wakes up and believes that it still holds it. So
 //! every change carries the epoch it was given, and one that is lower than the highest ever given is refused. The epoch is
-//! on disk before it is given out. Where that disk is a ramdisk (an ESXi host after a reboot) nobody holds the node, and
-//! whoever wants to change it must claim it anew, above the highest epoch that it was ever given itself.
+//! on disk before it is given out: in the agent's state folder, which on ESXi is kept over a reboot by the sticky bit of its
+//! files. Where that failed nobody holds the node after a reboot, and whoever wants to change it must claim it anew, above the
+//! highest epoch that it was ever given itself.
 
 use serde::{Deserialize, Serialize};
 use std::sync::Mutex;
@@ -12,7 +13,6 @@ use tonic::Status;
 use vsgpu_core::System;
 use vsgpu_core::planted::{Bug, planted};
 
-const FILE: &str = "/var/lib/vsgpu/lease.json";
 /// Longest lease; a controller renews every third of its own.
 const MAX_SECS: u32 = 600;
 
@@ -32,18 +32,22 @@ struct State {
 }
 
 /// The node's lease.
-pub(crate) struct Lease(Mutex<State>);
+pub(crate) struct Lease {
+    state: Mutex<State>,
+    file: String,
+}
 
 impl Lease {
     /// As it was before the agent restarted: a lease that was live then is given its whole time again.
-    pub(crate) fn load(system: &dyn System) -> Self {
-        let kept: Kept = system.read(FILE, 4096).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+    pub(crate) fn load(system: &dyn System, folder: &str) -> Self {
+        let file = format!("{folder}/lease.json");
+        let kept: Kept = system.read(&file, 4096).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
         let until = system.elapsed() + Duration::from_secs(kept.lease_secs.into());
-        Self(Mutex::new(State { kept, until }))
+        Self { state: Mutex::new(State { kept, until }), file }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Takes, renews or gives back. `busy`: what still runs for the present holder.
@@ -83,7 +87,7 @@ impl Lease {
         let kept = Kept { version: 1, epoch: state.kept.epoch.max(seen) + 1, holder: holder.into(), lease_secs: secs };
         let text = serde_json::to_vec(&kept).map_err(|e| Status::internal(e.to_string()))?;
         // Durable before it is given out: an agent that restarts must not give the same epoch twice.
-        system.write(FILE, &text, 0o600).map_err(|e| Status::internal(format!("the claim cannot be kept: {e}")))?;
+        system.write(&self.file, &text, 0o600).map_err(|e| Status::internal(format!("the claim cannot be kept: {e}")))?;
         *state = State { kept, until: now + lease };
         Ok(state.kept.epoch)
     }

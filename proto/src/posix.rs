@@ -258,6 +258,8 @@ impl Posix {
             KEEP_MODE => target.metadata().map_or(0o644, |m| m.permissions().mode() & 0o7777),
             stated => stated,
         };
+        // What ESXi keeps over a reboot is marked by the sticky bit of the file that is replaced (facts: esxi A4).
+        let mode = mode | target.metadata().map_or(0, |m| m.permissions().mode() & 0o1000);
         let folder = target.parent().ok_or_else(|| Trouble::Other { path: path.into(), why: "has no folder".into() })?;
         std::fs::create_dir_all(folder).map_err(failed)?;
         let mut name = target.file_name().unwrap_or_default().to_os_string();

@@ -50,9 +50,26 @@ pub(crate) fn serve(agent: Agent, posix: Posix, options: &crate::agent::Serve) -
         if let Some(file) = &options.ready_file {
             write_ready(file, options.listen)?;
         }
+        systemd();
         tracing::info!(node = %node.name, role = node.agent.role, listen = %options.listen, version = env!("CARGO_PKG_VERSION"), "serving");
         answer(node, handshakes(sockets, config)).await
     })
+}
+
+/// Tells systemd that the agent listens, and that its network thread still turns, where its unit asks for that. On ESXi
+/// nobody asks.
+fn systemd() {
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    let mut micros = 0;
+    if sd_notify::watchdog_enabled(false, &mut micros) {
+        tokio::spawn(async move {
+            let mut tick = tokio::time::interval(Duration::from_micros(micros / 3).max(Duration::from_millis(100)));
+            loop {
+                tick.tick().await;
+                let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]);
+            }
+        });
+    }
 }
 
 /// Serves what comes in, until the stream of connections ends.

@@ -21,7 +21,7 @@ use vsgpu_core::{Catalogue, Ended, Scope, Subject, System};
 
 /// Wishes last spoken of, for the metrics: (VM or empty, requirement) -> spec.
 pub(crate) type Wishes = BTreeMap<String, serde_json::Value>;
-const WISHES: &str = "/var/lib/vsgpu/wishes.json";
+const WISHES: &str = "wishes.json";
 /// On a ramdisk: gone after the reboot.
 const REBOOT_ASKED: &str = "/var/run/vsgpu/reboot-asked";
 
@@ -44,13 +44,17 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(agent: Agent, posix: Posix, system: Arc<dyn System>, name: String, offload: Offload) -> Self {
-        let wishes = system.read(WISHES, 1 << 20).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+        let wishes = system
+            .read(&format!("{}/{WISHES}", agent.state), 1 << 20)
+            .ok()
+            .and_then(|b| serde_json::from_slice(&b).ok())
+            .unwrap_or_default();
         Self {
             catalogue: (agent.catalogue)(),
             metrics: Metrics::new(agent.role),
             snapshot: Mutex::default(),
             wishes: Mutex::new(wishes),
-            lease: Lease::load(system.as_ref()),
+            lease: Lease::load(system.as_ref(), agent.state),
             operations: Operations::default(),
             offload,
             acting: Mutex::default(),
@@ -97,7 +101,7 @@ impl Node {
         }
         if *known != before {
             let text = serde_json::to_vec(&*known).unwrap_or_default();
-            if let Err(why) = self.system.write(WISHES, &text, 0o600) {
+            if let Err(why) = self.system.write(&format!("{}/{WISHES}", self.agent.state), &text, 0o600) {
                 tracing::warn!(%why, "wishes are not kept over a restart of the agent");
             }
         }

@@ -81,6 +81,11 @@ enum Verb {
     Cert(cert::Cert),
 }
 
+/// The command line, for completions and man pages.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Where the fleet file is.
 #[derive(Args, Clone)]
 pub(crate) struct FleetArg {

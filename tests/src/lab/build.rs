@@ -30,6 +30,36 @@ pub fn programs() -> PathBuf {
         .clone()
 }
 
+/// Makes the packages for Linux once, from the same programs, and says where they are.
+pub fn packages() -> PathBuf {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let out = programs().with_file_name("packages-test");
+        let mut cargo = cargo();
+        cargo.args(["run", "--quiet", "-p", "vsgpu-xtask", "--", "package", "--only", "linux", "--out"]).arg(&out).current_dir(workspace());
+        if cfg!(debug_assertions) {
+            cargo.arg("--dev");
+        }
+        let output = cargo.output().expect("cargo");
+        assert!(output.status.success(), "the packages are not made: {}", String::from_utf8_lossy(&output.stderr));
+        out
+    })
+    .clone()
+}
+
+/// The one package of this name and kind among them.
+pub fn package(name: &str, kind: &str) -> PathBuf {
+    let all = std::fs::read_dir(packages()).unwrap().flatten().map(|e| e.path());
+    let fits = |path: &PathBuf| {
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        file.ends_with(kind)
+            && file
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(['_', '-']) && !rest.starts_with("-h") && !rest.starts_with("-g"))
+    };
+    all.filter(fits).max().unwrap_or_else(|| panic!("there is no {name} {kind}"))
+}
+
 /// cargo as one calls it at a prompt: what an outer cargo says about its own package would make build scripts run anew.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -6,7 +6,7 @@ pub mod files;
 pub mod small;
 
 pub use crate::sim::looks::only_looks;
-pub use build::{cargo, programs, workspace};
+pub use build::{cargo, package, programs, workspace};
 
 use crate::sim::state::{self, Esxi, Gpu, Linux, Machine, Vm};
 use std::collections::BTreeMap;

@@ -7,7 +7,7 @@ pub mod machine;
 pub mod mirror;
 pub mod stand_in;
 
-use crate::lab::{Lab, programs, workspace};
+use crate::lab::{Lab, package, workspace};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -67,18 +67,21 @@ pub fn furnish(root: &Path, lab: &Lab, name: &str, kernel: Option<&str>) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     };
-    for program in ["vsgpu-guest-agent", "vsgpu-cuda-proof"] {
-        std::fs::copy(programs().join(program), root.join("usr/bin").join(program)).unwrap();
-    }
+    // As an operator would: Debian's own tool installs the package that is shipped.
+    let deb = root.join("var/cache/vsgpu-guest-agent.deb");
+    std::fs::copy(package("vsgpu-guest-agent", ".deb"), &deb).unwrap();
+    sh("chroot", &[&root.display().to_string(), "dpkg", "-i", "/var/cache/vsgpu-guest-agent.deb"]);
     vsgpu_proto::pki::issue_node(&lab.folder.join("pki"), name, "guest", 365, std::time::SystemTime::now()).unwrap();
-    std::fs::create_dir_all(root.join("etc/vsgpu")).unwrap();
     for file in ["ca.pem", "node.pem", "node.key"] {
         std::fs::copy(lab.folder.join("pki").join(format!("{name}.guest")).join(file), root.join("etc/vsgpu").join(file)).unwrap();
     }
+    // Its unit as it is shipped, behind the simulated silicon.
     put(
-        "etc/systemd/system/vsgpu-guest-agent.service",
-        "[Unit]\nDescription=vsgpu guest agent\nAfter=network.target stand-in-silicon.service\n[Service]\nExecStart=/usr/bin/vsgpu-guest-agent serve --observe-every 600\nRestart=always\nRestartSec=200ms\nKillMode=process\n[Install]\nWantedBy=multi-user.target\n",
+        "etc/systemd/system/vsgpu-guest-agent.service.d/test.conf",
+        "[Unit]\nAfter=stand-in-silicon.service\n[Service]\nRestartSec=200ms\n",
     );
+    let options = std::fs::read_to_string(root.join("etc/vsgpu/guest-agent.conf")).unwrap();
+    put("etc/vsgpu/guest-agent.conf", &format!("{options}observe-every = 600\n"));
     // A PCI device that is not there: an A100-40C of a host with vGPU manager 535.183.04, by its ids and its capability.
     let silicon = "opt/vsgpu-stand-in/pci/0000:02:00.0";
     for (file, text) in [
@@ -117,7 +120,6 @@ pub fn furnish(root: &Path, lab: &Lab, name: &str, kernel: Option<&str>) {
         std::fs::create_dir_all(&folder).unwrap();
         let _ = std::os::unix::fs::symlink(format!("/etc/systemd/system/{unit}"), folder.join(unit));
     };
-    wants("multi-user.target", "vsgpu-guest-agent.service");
     wants("multi-user.target", "stand-in-silicon.service");
     wants("graphical.target", "stand-in-display.service");
     let link = |to: &str, at: &str| {

@@ -1,0 +1,122 @@
+//! What goes into which package.
+
+use crate::files::{Entry, read};
+use crate::linux::Package;
+use clap_complete::Shell;
+use std::path::Path;
+
+/// The host agent on ESXi. Files with the sticky bit are kept over a reboot and filled by enrolment and by the agent
+/// (facts: esxi A4).
+///
+/// # Errors
+/// A sentence.
+pub fn esxi(root: &Path, agent: Vec<u8>) -> Result<Vec<Entry>, String> {
+    let tree = root.join("packaging/esxi/root");
+    let from = |path: &str, mode: u32| Ok::<_, String>(Entry::new(path, mode, read(&tree.join(path))?));
+    Ok(vec![
+        from("etc/init.d/vsgpu-host-agent", 0o555)?,
+        from("etc/vmware/firewall/vsgpu.xml", 0o444)?,
+        from("etc/vmware/service/vsgpu.xml", 0o444)?,
+        Entry::new("opt/vsgpu/bin/vsgpu-host-agent", 0o555, agent),
+        from("opt/vsgpu/etc/agent.conf", 0o1644)?,
+        Entry::new("opt/vsgpu/etc/ca.pem", 0o1644, ""),
+        Entry::new("opt/vsgpu/etc/node.pem", 0o1644, ""),
+        Entry::new("opt/vsgpu/etc/node.key", 0o1600, ""),
+        Entry::new("opt/vsgpu/state/lease.json", 0o1600, ""),
+        Entry::new("opt/vsgpu/state/wishes.json", 0o1600, ""),
+    ])
+}
+
+/// The controller, with its manual, its completions and the examples.
+///
+/// # Errors
+/// A sentence.
+pub fn controller(root: &Path, built: &Path) -> Result<Package, String> {
+    let mut entries = vec![Entry::new("usr/bin/vsgpu", 0o755, read(&built.join("vsgpu"))?)];
+    let command = vsgpu::cli::command();
+    for (shell, path) in [
+        (Shell::Bash, "usr/share/bash-completion/completions/vsgpu"),
+        (Shell::Zsh, "usr/share/zsh/vendor-completions/_vsgpu"),
+        (Shell::Fish, "usr/share/fish/vendor_completions.d/vsgpu.fish"),
+    ] {
+        let mut text = vec![];
+        clap_complete::generate(shell, &mut command.clone(), "vsgpu", &mut text);
+        entries.push(Entry::new(path, 0o644, text));
+    }
+    entries.extend(manual(command)?);
+    for example in ["large.yaml", "guests.yaml"] {
+        let text = read(&root.join("packaging/examples").join(example))?;
+        entries.push(Entry::new(&format!("usr/share/doc/vsgpu/examples/{example}"), 0o644, text));
+    }
+    Ok(Package {
+        name: "vsgpu",
+        summary: "GPUs on VMware vSphere, from a bare ESXi host to a CUDA proof in a VM",
+        description: "The operator's program: plans, applies and verifies what a fleet file wishes\nof ESXi hosts, their VMs and the guests in them.",
+        depends: &[],
+        entries,
+        scripts: vec![],
+    })
+}
+
+/// The guest agent with its CUDA proof.
+///
+/// # Errors
+/// A sentence.
+pub fn guest(root: &Path, built: &Path) -> Result<Package, String> {
+    let linux = root.join("packaging/linux");
+    let mut entries = vec![
+        Entry::new("usr/bin/vsgpu-guest-agent", 0o755, read(&built.join("vsgpu-guest-agent"))?),
+        Entry::new("usr/lib/vsgpu/vsgpu-cuda-proof", 0o755, read(&built.join("vsgpu-cuda-proof"))?),
+        Entry::new("usr/lib/systemd/system/vsgpu-guest-agent.service", 0o644, read(&linux.join("vsgpu-guest-agent.service"))?),
+        Entry::config("etc/vsgpu/guest-agent.conf", 0o644, read(&linux.join("guest-agent.conf"))?),
+    ];
+    entries.extend(manual(vsgpu_proto::agent::command(&vsgpu_guest_agent::agent()))?);
+    let script = |name| Ok::<_, String>((name, read(&linux.join(format!("guest-agent.{name}")))?));
+    Ok(Package {
+        name: "vsgpu-guest-agent",
+        summary: "vsgpu agent of a Linux VM with a GPU",
+        description: "Installs driver, license and CUDA as the operator's fleet file wishes, and\nproves that a CUDA program ran.",
+        depends: &[],
+        entries,
+        scripts: vec![script("postinst")?, script("prerm")?, script("postrm")?],
+    })
+}
+
+/// The host agent on Linux: for hosts that are reached over ssh.
+///
+/// # Errors
+/// A sentence.
+pub fn host(root: &Path, built: &Path) -> Result<Package, String> {
+    let mut entries = vec![Entry::new("usr/bin/vsgpu-host-agent", 0o755, read(&built.join("vsgpu-host-agent"))?)];
+    let unit = read(&root.join("packaging/linux/vsgpu-host-agent@.service"))?;
+    entries.push(Entry::new("usr/lib/systemd/system/vsgpu-host-agent@.service", 0o644, unit));
+    entries.extend(manual(vsgpu_proto::agent::command(&vsgpu_host_agent::agent()))?);
+    Ok(Package {
+        name: "vsgpu-host-agent",
+        summary: "vsgpu agent of ESXi hosts, from elsewhere over ssh",
+        description: "Serves one ESXi host on which no package may be installed: everything runs\nhere and reaches the host through OpenSSH.",
+        depends: &["openssh-client"],
+        entries,
+        scripts: vec![],
+    })
+}
+
+/// One page for a program, one for each of its verbs.
+fn manual(command: clap::Command) -> Result<Vec<Entry>, String> {
+    let mut command = command.disable_help_subcommand(true);
+    command.build();
+    let program = command.get_name().to_string();
+    let mut pages = vec![(program.clone(), command.clone())];
+    for verb in command.get_subcommands() {
+        let name = format!("{program}-{}", verb.get_name());
+        // `name` of a page is static in clap: these few live as long as the program.
+        let leaked: &'static str = Box::leak(name.clone().into_boxed_str());
+        pages.push((name, verb.clone().name(leaked)));
+    }
+    let page = |(name, command): (String, clap::Command)| {
+        let mut text = vec![];
+        clap_mangen::Man::new(command).render(&mut text).map_err(|e| format!("{name}: {e}"))?;
+        Ok(Entry::new(&format!("usr/share/man/man1/{name}.1.gz"), 0o644, crate::files::gzip(&text)?))
+    };
+    pages.into_iter().map(page).collect()
+}

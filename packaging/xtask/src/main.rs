@@ -1,0 +1,158 @@
+//! `cargo xtask package` makes everything that is installed; `cargo xtask verify-vib` checks a VIB as esxcli would.
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods, reason = "a tool of the developers'")]
+
+mod bundle;
+mod contents;
+mod files;
+mod linux;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod vib;
+
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Makes and checks the packages of vsgpu", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Make the packages: VIB and offline bundle, deb, rpm, tarball
+    Package {
+        /// Where they go
+        #[arg(long, value_name = "DIR", default_value = "target/packages")]
+        out: PathBuf,
+        /// Only these
+        #[arg(long, value_name = "KIND", value_enum, value_delimiter = ',', default_values = ["esxi", "linux"])]
+        only: Vec<Kind>,
+        /// Unoptimised, for tests
+        #[arg(long)]
+        dev: bool,
+    },
+    /// Check a VIB as esxcli's installer does
+    VerifyVib {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    /// VIB and offline bundle
+    Esxi,
+    /// deb, rpm and tarball
+    Linux,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Package { out, only, dev } => package(&out, &only, dev),
+        Verb::VerifyVib { file } => verify_vib(&file),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("error: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// Runs a command; its last line of output, where it succeeds.
+fn run(command: &mut Command) -> Result<String, String> {
+    let shown = command.get_program().to_string_lossy().into_owned();
+    let output = command.stderr(std::process::Stdio::inherit()).output().map_err(|e| format!("{shown}: {e}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.lines().last().unwrap_or_default().to_string();
+    if output.status.success() { Ok(last) } else { Err(format!("{shown}: {}: {last}", output.status)) }
+}
+
+/// Times of packages are those of the source, so that the same source gives the same bytes.
+fn date(root: &Path) -> Result<String, String> {
+    let stamp = match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(stamp) => stamp,
+        Err(_) => run(Command::new("git").args(["log", "-1", "--format=%ct"]).current_dir(root))
+            .map_err(|why| format!("{why}; outside a git checkout say SOURCE_DATE_EPOCH"))?,
+    };
+    let seconds = stamp.trim().parse::<i64>().map_err(|_| format!("SOURCE_DATE_EPOCH: `{stamp}` is no number of seconds"))?;
+    let at = time::OffsetDateTime::from_unix_timestamp(seconds).map_err(|e| e.to_string())?;
+    let (day, clock) = (at.date(), at.time());
+    let month = u8::from(day.month());
+    Ok(format!("{}-{month:02}-{:02}T{:02}:{:02}:{:02}+00:00", day.year(), day.day(), clock.hour(), clock.minute(), clock.second()))
+}
+
+fn package(out: &Path, only: &[Kind], dev: bool) -> Result<(), String> {
+    let (root, version) = (root(), env!("CARGO_PKG_VERSION"));
+    let mut made = vec![];
+    let mut put = |name: String, bytes: Vec<u8>| {
+        let path = out.join(name);
+        files::write(&path, &bytes)?;
+        made.push((path, bytes.len()));
+        Ok::<_, String>(())
+    };
+    if only.contains(&Kind::Esxi) {
+        let mut build = Command::new(root.join("packaging/esxi/build-static"));
+        build.args(dev.then_some("--dev"));
+        let agent = root.join(run(&mut build)?);
+        let date = date(&root)?;
+        let vib = vib::build(&contents::esxi(&root, files::read(&agent)?)?, version, &date)?;
+        let found = verify::verify(&vib.bytes);
+        if !found.errors.is_empty() {
+            return Err(format!("the VIB that was made is not right: {}", found.errors.join("; ")));
+        }
+        put(format!("{}-{}.vib", vib::NAME, vib.descriptor.version), vib.bytes.clone())?;
+        put(format!("{}-{}-offline_bundle.zip", vib::NAME, vib.descriptor.version), bundle::build(&vib, &date)?)?;
+    }
+    if only.contains(&Kind::Linux) {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["build", "--quiet", "--locked"]).args((!dev).then_some("--release")).current_dir(&root);
+        cargo.args(["-p", "vsgpu", "-p", "vsgpu-host-agent", "-p", "vsgpu-guest-agent", "-p", "vsgpu-cuda-proof"]);
+        run(&mut cargo)?;
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
+        let built = target.join(if dev { "debug" } else { "release" });
+        // Unoptimised programs are mostly notes for debuggers; the shipped ones have none.
+        let built = if dev { stripped(&built, &out.join("stripped"))? } else { built };
+        let packages = [contents::controller(&root, &built)?, contents::guest(&root, &built)?, contents::host(&root, &built)?];
+        for package in &packages {
+            put(format!("{}_{version}_amd64.deb", package.name), package.deb(version)?)?;
+            put(format!("{}-{version}-1.x86_64.rpm", package.name), package.rpm(version)?)?;
+        }
+        let folder = format!("vsgpu-{version}-linux-x86_64");
+        put(format!("{folder}.tar.gz"), linux::tarball(&packages, &folder)?)?;
+    }
+    for (path, bytes) in made {
+        println!("{:>8.1} MiB  {}", bytes as f64 / f64::from(1 << 20), path.display());
+    }
+    Ok(())
+}
+
+fn stripped(from: &Path, to: &Path) -> Result<PathBuf, String> {
+    std::fs::create_dir_all(to).map_err(|e| format!("{}: {e}", to.display()))?;
+    for program in ["vsgpu", "vsgpu-host-agent", "vsgpu-guest-agent", "vsgpu-cuda-proof"] {
+        run(Command::new("strip").arg("-o").arg(to.join(program)).arg(from.join(program)))?;
+    }
+    Ok(to.to_path_buf())
+}
+
+fn verify_vib(file: &Path) -> Result<(), String> {
+    let found = verify::verify(&files::read(file)?);
+    found.remarks.iter().for_each(|remark| println!("remark: {remark}"));
+    found.errors.iter().for_each(|error| println!("refused: {error}"));
+    match found.errors.len() {
+        0 => {
+            println!("{}: {}", file.display(), found.what.unwrap_or_default());
+            Ok(())
+        }
+        n => Err(format!("{}: esxcli would refuse it for {n} reasons", file.display())),
+    }
+}
