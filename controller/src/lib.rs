@@ -9,6 +9,7 @@ pub mod constraints;
 pub mod engine;
 pub mod error;
 pub mod event;
+pub mod exporter;
 pub mod files;
 pub mod fleet;
 pub mod hold;

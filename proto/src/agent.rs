@@ -74,6 +74,9 @@ pub struct Serve {
     /// Where Prometheus scrapes
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9743")]
     pub(crate) metrics: SocketAddr,
+    /// What a scrape needs: a bearer token from a file, or a certificate of this CA. Without it only loopback is served
+    #[arg(long, value_name = "token:FILE|mtls")]
+    pub(crate) metrics_auth: Option<String>,
     /// Seconds between two looks for the metrics
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub(crate) observe_every: u32,

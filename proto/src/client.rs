@@ -189,6 +189,14 @@ impl Connection {
         Ok(Description { agent_version: reply.agent_version, boot_id: reply.boot_id, known })
     }
 
+    /// The agent's page of metrics.
+    ///
+    /// # Errors
+    /// Where it is away, or too old to know the question.
+    pub async fn metrics(&self, within: Duration) -> Result<String, CallError> {
+        Ok(self.call(within, self.client.clone().metrics(v1::MetricsRequest {})).await?.text)
+    }
+
     /// Takes the node, renews that (`epoch` as it was given), or gives it back (`lease_secs` 0). Gives the epoch.
     pub async fn claim(&self, fence: &Fence, lease_secs: u32, within: Duration) -> Result<u64, CallError> {
         let request = v1::ClaimRequest { holder: fence.holder.clone(), epoch: fence.epoch, lease_secs };

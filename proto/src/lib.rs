@@ -11,6 +11,7 @@ mod operations;
 pub mod pki;
 pub mod posix;
 mod receive;
+pub mod scrape;
 pub mod server;
 mod service;
 mod tls;

@@ -1,11 +1,10 @@
 //! Prometheus text on its own listener, from a cache: a hanging nvidia-smi makes values old, never a scrape slow.
 //! How old they are is a metric of its own.
 
+use crate::scrape::{self, Gate, Pages};
 use crate::service::Node;
-use http_body_util::Full;
 use prometheus::core::Collector as _;
-use prometheus::{Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
-use std::convert::Infallible;
+use prometheus::{CounterVec, Encoder as _, Gauge, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +24,9 @@ pub struct Sample {
     pub value: f64,
 }
 
+/// Series of one agent, at most.
+const MAX_SERIES: usize = 200;
+
 /// What was last seen.
 #[derive(Default)]
 pub struct Snapshot {
@@ -38,7 +40,9 @@ pub struct Snapshot {
 pub struct Metrics {
     registry: Registry,
     rpcs: IntCounterVec,
-    seconds: HistogramVec,
+    seconds: CounterVec,
+    changes: IntCounterVec,
+    change_seconds: CounterVec,
 }
 
 impl Metrics {
@@ -47,59 +51,72 @@ impl Metrics {
         let registry = Registry::new();
         let build = GaugeVec::new(Opts::new("vsgpu_build_info", "Version of the agent; the value is always 1"), &["version", "role"]);
         let rpcs = IntCounterVec::new(Opts::new("vsgpu_rpcs_total", "RPCs answered, by method and result"), &["method", "result"]);
-        let buckets = vec![0.01, 0.1, 1.0, 10.0, 60.0, 600.0];
-        let seconds =
-            HistogramVec::new(HistogramOpts::new("vsgpu_rpc_duration_seconds", "Time to answer an RPC").buckets(buckets), &["method"]);
+        // Sums, not histograms: an agent has at most 200 series.
+        let seconds = CounterVec::new(Opts::new("vsgpu_rpc_seconds_total", "Time spent in RPCs, by method"), &["method"]);
+        let changes = Opts::new("vsgpu_changes_total", "Changes that were asked for, by requirement and result");
+        let changes = IntCounterVec::new(changes, &["requirement", "result"]);
+        let change_seconds = Opts::new("vsgpu_change_seconds_total", "Time spent in changes, by requirement");
+        let change_seconds = CounterVec::new(change_seconds, &["requirement"]);
         // These names are constants: they either always register or never.
-        let (Ok(build), Ok(rpcs), Ok(seconds)) = (build, rpcs, seconds) else { unreachable!("metric names are valid") };
+        let (Ok(build), Ok(rpcs), Ok(seconds), Ok(changes), Ok(change_seconds)) = (build, rpcs, seconds, changes, change_seconds) else {
+            unreachable!("metric names are valid")
+        };
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), role]).set(1.0);
-        for collector in [Box::new(build) as Box<dyn prometheus::core::Collector>, Box::new(rpcs.clone()), Box::new(seconds.clone())] {
+        let collectors: [Box<dyn prometheus::core::Collector>; 5] = [
+            Box::new(build),
+            Box::new(rpcs.clone()),
+            Box::new(seconds.clone()),
+            Box::new(changes.clone()),
+            Box::new(change_seconds.clone()),
+        ];
+        for collector in collectors {
             let _ = registry.register(collector);
         }
-        Self { registry, rpcs, seconds }
+        Self { registry, rpcs, seconds, changes, change_seconds }
     }
 
     /// Counts one RPC.
     pub(crate) fn rpc(&self, method: &str, ok: bool, took: Duration) {
         self.rpcs.with_label_values(&[method, if ok { "ok" } else { "error" }]).inc();
-        self.seconds.with_label_values(&[method]).observe(took.as_secs_f64());
+        self.seconds.with_label_values(&[method]).inc_by(took.as_secs_f64());
+    }
+
+    /// Counts one change: `done`, `nothing` to do, or `failed`.
+    pub(crate) fn change(&self, requirement: &str, result: &str, took: Duration) {
+        self.changes.with_label_values(&[requirement, result]).inc();
+        self.change_seconds.with_label_values(&[requirement]).inc_by(took.as_secs_f64());
+    }
+}
+
+/// What the listener of an agent serves.
+struct OfAgent(Arc<Node>);
+
+impl Pages for OfAgent {
+    fn metrics(&self) -> String {
+        page(&self.0)
+    }
+
+    /// Ready: it has looked at the machine, and not too long ago.
+    fn ready(&self) -> Result<String, String> {
+        let at = self.0.snapshot.lock().ok().and_then(|s| s.at);
+        match at.map(|at| self.0.system.now().saturating_sub(at)) {
+            None => Err("the first look at the machine has not ended".into()),
+            Some(age) if age > 3 * self.0.observe_every.as_secs().max(1) => Err(format!("the last look is {age} s old")),
+            Some(age) => Ok(format!("looked {age} s ago")),
+        }
     }
 }
 
 /// Looks again and again in a thread of its own, and serves what it saw.
-pub(crate) fn listen(node: Arc<Node>, address: SocketAddr, every: Duration) -> Result<(), String> {
+pub(crate) fn listen(node: Arc<Node>, address: SocketAddr, gate: Gate) -> Result<(), String> {
     let watched = node.clone();
     std::thread::spawn(move || {
         loop {
             look(&watched);
-            watched.system.sleep(every);
+            watched.system.sleep(watched.observe_every);
         }
     });
-    let mut sockets = crate::server::accept(address)?;
-    tokio::spawn(async move {
-        while let Some(socket) = sockets.recv().await {
-            let node = node.clone();
-            let answer = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-                let page = match request.uri().path() {
-                    "/metrics" => Some(page(&node)),
-                    "/livez" => Some("ok\n".into()),
-                    _ => None,
-                };
-                let status = if page.is_some() { 200 } else { 404 };
-                let body = Full::new(bytes::Bytes::from(page.unwrap_or_else(|| "see /metrics\n".into())));
-                let response = hyper::Response::builder().status(status).header("content-type", "text/plain; version=0.0.4").body(body);
-                async move { Ok::<_, Infallible>(response.unwrap_or_default()) }
-            });
-            tokio::spawn(async move {
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .keep_alive(false)
-                    .serve_connection(hyper_util::rt::TokioIo::new(socket), answer);
-                // A client that never asks must not stay for ever.
-                let _ = tokio::time::timeout(Duration::from_secs(10), connection).await;
-            });
-        }
-    });
-    Ok(())
+    scrape::listen(address, gate, Arc::new(OfAgent(node)))
 }
 
 fn look(node: &Node) {
@@ -130,10 +147,28 @@ fn look(node: &Node) {
     }
 }
 
-fn page(node: &Node) -> String {
-    let mut families = node.metrics.registry.gather();
+/// The page of an agent.
+pub(crate) fn page(node: &Node) -> String {
+    let families = node.metrics.registry.gather();
+    let counted: usize = families.iter().map(|f| f.get_metric().len()).sum();
+    let (mut shown, dropped) = bounded(samples(node), MAX_SERIES.saturating_sub(counted + 1));
+    shown.push(Sample {
+        name: "series_left_out",
+        help: "Series of this agent beyond its 200, which are not shown: the last of each kind",
+        labels: vec![],
+        value: dropped as f64,
+    });
+    encoded(families, shown)
+}
+
+/// Samples as Prometheus's text, every name with `vsgpu_` in front.
+pub fn text(samples: Vec<Sample>) -> String {
+    encoded(vec![], samples)
+}
+
+fn encoded(mut families: Vec<prometheus::proto::MetricFamily>, samples: Vec<Sample>) -> String {
     let mut gauges: Vec<GaugeVec> = vec![];
-    for sample in samples(node) {
+    for sample in samples {
         let names: Vec<&str> = sample.labels.iter().map(|(name, _)| *name).collect();
         let values: Vec<&str> = sample.labels.iter().map(|(_, value)| value.as_str()).collect();
         let full = format!("vsgpu_{}", sample.name);
@@ -154,6 +189,13 @@ fn page(node: &Node) -> String {
     String::from_utf8(text).unwrap_or_default()
 }
 
+/// At most so many. What the machine has many of (vGPUs, Xid codes) comes last, and is what is left out.
+fn bounded(mut all: Vec<Sample>, most: usize) -> (Vec<Sample>, usize) {
+    let dropped = all.len().saturating_sub(most);
+    all.truncate(most);
+    (all, dropped)
+}
+
 fn samples(node: &Node) -> Vec<Sample> {
     let sample = |name, help, labels, value| Sample { name, help, labels, value };
     let mut all = vec![sample("up", "1: the agent answers", vec![], 1.0)];
@@ -172,13 +214,13 @@ fn samples(node: &Node) -> Vec<Sample> {
         node.system.now().saturating_sub(at) as f64,
     ));
     all.push(sample("observation_duration_seconds", "How long that look took", vec![], snapshot.took.as_secs_f64()));
-    for (name, fact) in &snapshot.facts {
-        all.push(sample("fact_readable", "1: the fact could be read", vec![("fact", name.clone())], f64::from(fact.is_ok())));
+    // Three looks missed: a tool hangs, or something is being changed for long.
+    let stale = node.system.now().saturating_sub(at) > 3 * node.observe_every.as_secs().max(1);
+    all.push(sample("observation_stale", "1: the last three looks did not end; what is shown is old", vec![], f64::from(stale)));
+    if let Some(end) = node.certificate_end {
+        let help = "When the agent's certificate ends; `vsgpu cert issue` makes another one";
+        all.push(sample("certificate_expiry_timestamp_seconds", help, vec![], end as f64));
     }
-    if let Some(Ok(report)) = snapshot.facts.get("gpus").map(|f| f.clone().map(serde_json::from_value::<SmiReport>)) {
-        all.extend(report.iter().flat_map(gpus));
-    }
-    all.extend((node.agent.samples)(&snapshot.facts));
     let Ok(wishes) = node.wishes.lock() else { return all };
     for (key, spec) in wishes.iter() {
         let Some((vm, name)) = key.rsplit_once('/') else { continue };
@@ -195,10 +237,18 @@ fn samples(node: &Node) -> Vec<Sample> {
             f64::from(met),
         ));
     }
+    drop(wishes);
+    for (name, fact) in &snapshot.facts {
+        all.push(sample("fact_readable", "1: the fact could be read", vec![("fact", name.clone())], f64::from(fact.is_ok())));
+    }
+    if let Some(Ok(report)) = snapshot.facts.get("gpus").map(|f| f.clone().map(serde_json::from_value::<SmiReport>)) {
+        all.extend(report.iter().flat_map(gpus));
+    }
+    all.extend((node.agent.samples)(&snapshot.facts));
     all
 }
 
-/// At most 16 GPUs: 9 series each.
+/// At most 16 GPUs.
 fn gpus(report: &SmiReport) -> Vec<Sample> {
     let mut all = vec![];
     for gpu in report.gpus.iter().take(16) {
@@ -224,6 +274,19 @@ fn gpus(report: &SmiReport) -> Vec<Sample> {
             ("gpu_power_watts", "Power drawn by the GPU", gpu.power_watts),
         ];
         all.extend(values.into_iter().filter_map(|(name, help, value)| Some(Sample { name, help, labels: id(), value: value? })));
+        let mut of = |name, help, value: u64| all.push(Sample { name, help, labels: id(), value: value as f64 });
+        if let Some(ecc) = gpu.ecc_errors {
+            of("gpu_ecc_uncorrected_errors", "Memory errors since the driver was loaded that were not corrected", ecc.uncorrected);
+            of("gpu_ecc_corrected_errors", "Memory errors since the driver was loaded that were corrected", ecc.corrected);
+        }
+        if let Some(rows) = gpu.remapped_rows {
+            of("gpu_remapped_rows", "Rows of memory that were replaced", rows.correctable + rows.uncorrectable);
+            of("gpu_remap_pending", "1: a row waits for a reset of the GPU", rows.pending.into());
+            of("gpu_remap_failed", "1: no spare row was left", rows.failed.into());
+        }
+        of("gpu_throttled", "1: heat, power or hardware holds the clocks down", (!gpu.slowdowns.is_empty()).into());
+        let pending = [(gpu.ecc_current, gpu.ecc_pending), (gpu.mig_current, gpu.mig_pending)];
+        of("gpu_mode_pending", "1: a mode (ECC, MIG) waits for a reset or reboot", pending.iter().any(|(now, then)| now != then).into());
         if let Some(status) = &gpu.license_status {
             let value = f64::from(vsgpu_core::nvidia_smi::is_licensed(status));
             all.push(Sample { name: "license_licensed", help: "1: the vGPU is licensed", labels: id(), value });

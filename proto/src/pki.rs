@@ -125,6 +125,14 @@ pub(crate) struct Identity {
     pub key: rustls::pki_types::PrivateKeyDer<'static>,
 }
 
+impl Identity {
+    /// When its certificate ends, seconds since 1970.
+    pub fn ends(&self) -> Option<u64> {
+        let (_, certificate) = x509_parser::parse_x509_certificate(self.chain.first()?).ok()?;
+        u64::try_from(certificate.validity().not_after.timestamp()).ok()
+    }
+}
+
 /// Loads `ca.pem` and `<file>.pem`/`.key` from a folder.
 pub(crate) fn load(folder: &Path, file: &str) -> Result<Identity, PkiError> {
     use rustls::pki_types::pem::PemObject as _;

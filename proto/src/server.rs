@@ -38,14 +38,19 @@ pub(crate) fn serve(agent: Agent, posix: Posix, options: &crate::agent::Serve) -
     if role != agent.role {
         return Err(format!("the certificate is for a {role} (`{name}`), this is the {} agent", agent.role));
     }
-    let config = Arc::new(tls::server(identity).map_err(|e| e.to_string())?);
+    let certificate_end = identity.ends();
+    let config = Arc::new(tls::server(identity, tls::Guests::Controller).map_err(|e| e.to_string())?);
+    let gate = crate::scrape::Gate::of(options.metrics, options.metrics_auth.as_deref(), &options.pki, "node")?;
     let system = (agent.system)(posix.clone());
     // Notes of commands that have ended since are dropped now, before their process numbers are used again.
     let _ = posix.orphan();
-    let node = Arc::new(Node::new(agent, posix, system, name, Offload::Threads));
+    let observe_every = Duration::from_secs(options.observe_every.into());
+    let mut node = Node::new(agent, posix, system, name, Offload::Threads);
+    (node.observe_every, node.certificate_end) = (observe_every, certificate_end);
+    let node = Arc::new(node);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
-        crate::metrics::listen(node.clone(), options.metrics, Duration::from_secs(options.observe_every.into()))?;
+        crate::metrics::listen(node.clone(), options.metrics, gate)?;
         let sockets = accept(options.listen)?;
         if let Some(file) = &options.ready_file {
             write_ready(file, options.listen)?;

@@ -38,6 +38,10 @@ pub(crate) struct Node {
     pub lease: Lease,
     pub operations: Operations,
     pub offload: Offload,
+    /// Between two looks for the metrics.
+    pub observe_every: Duration,
+    /// When the agent's certificate ends, seconds since 1970.
+    pub certificate_end: Option<u64>,
     /// One act at a time per subject: asked twice, the second waits and then finds it done.
     acting: Mutex<HashMap<String, Arc<Mutex<()>>>>,
 }
@@ -57,6 +61,8 @@ impl Node {
             lease: Lease::load(system.as_ref(), agent.state),
             operations: Operations::default(),
             offload,
+            observe_every: Duration::from_secs(60),
+            certificate_end: None,
             acting: Mutex::default(),
             agent,
             posix,
@@ -261,6 +267,11 @@ impl agent_server::Agent for Service {
         .await
     }
 
+    async fn metrics(&self, _: Request<v1::MetricsRequest>) -> Result<Response<v1::MetricsReply>, Status> {
+        // From memory: nothing is looked at for it.
+        Ok(Response::new(v1::MetricsReply { text: crate::metrics::page(&self.0) }))
+    }
+
     async fn claim(&self, request: Request<v1::ClaimRequest>) -> Result<Response<v1::ClaimReply>, Status> {
         let v1::ClaimRequest { holder, epoch, lease_secs } = request.into_inner();
         blocking(&self.0, "Claim", move |node| {
@@ -287,7 +298,15 @@ impl agent_server::Agent for Service {
         operate(&self.0, "Apply", on.clone(), request.call, what, move |node, say| {
             let deadline = (secs > 0).then(|| Duration::from_secs(secs.into()));
             let terms = Terms { expected: expected.as_ref(), still: &still, deadline };
-            execute::apply(node.system.as_ref(), &entry, &on, &spec, &terms, say)
+            let start = node.system.elapsed();
+            let outcome = execute::apply(node.system.as_ref(), &entry, &on, &spec, &terms, say);
+            let result = match outcome {
+                Outcome::Applied { .. } => "done",
+                Outcome::AlreadyMet { .. } => "nothing",
+                _ => "failed",
+            };
+            node.metrics.change(entry.name, result, node.system.elapsed().saturating_sub(start));
+            outcome
         })
     }
 

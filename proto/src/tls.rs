@@ -1,4 +1,4 @@
-//! TLS 1.3 only, both sides authenticated, one CA. Agents accept only the operator's certificate.
+//! TLS 1.3 only, both sides authenticated, one CA. Agents take changes only from the operator's certificate.
 
 use crate::pki::{CONTROLLER, Identity};
 use rustls::client::danger::HandshakeSignatureValid;
@@ -11,16 +11,26 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
+/// Who may come to a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guests {
+    /// The operator.
+    Controller,
+    /// Whoever scrapes (`vsgpu cert issue NAME --role monitor`), and the operator.
+    Monitors,
+}
+
 /// Server side of an agent.
-pub(crate) fn server(identity: Identity) -> Result<rustls::ServerConfig, Error> {
+pub(crate) fn server(identity: Identity, guests: Guests) -> Result<rustls::ServerConfig, Error> {
     let chain_checked = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(identity.roots), provider())
         .build()
         .map_err(|e| Error::General(e.to_string()))?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(OnlyTheController(chain_checked)))
+        .with_client_cert_verifier(Arc::new(Only { chain_checked, guests }))
         .with_single_cert(identity.chain, identity.key)?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    let protocol: &[u8] = if guests == Guests::Controller { b"h2" } else { b"http/1.1" };
+    config.alpn_protocols = vec![protocol.to_vec()];
     Ok(config)
 }
 
@@ -34,13 +44,16 @@ pub(crate) fn client(identity: Identity) -> Result<rustls::ClientConfig, Error> 
     Ok(config)
 }
 
-/// The chain is checked by rustls; on top of it the certificate must be the operator's, not another node's.
+/// The chain is checked by rustls; on top of it the certificate must be one of the guests', not another node's.
 #[derive(Debug)]
-struct OnlyTheController(Arc<dyn ClientCertVerifier>);
+struct Only {
+    chain_checked: Arc<dyn ClientCertVerifier>,
+    guests: Guests,
+}
 
-impl ClientCertVerifier for OnlyTheController {
+impl ClientCertVerifier for Only {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
+        self.chain_checked.root_hint_subjects()
     }
     fn verify_client_cert(
         &self,
@@ -48,12 +61,13 @@ impl ClientCertVerifier for OnlyTheController {
         between: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.0.verify_client_cert(leaf, between, now)?;
+        let verified = self.chain_checked.verify_client_cert(leaf, between, now)?;
         let name = ServerName::try_from(CONTROLLER).map_err(|e| Error::General(e.to_string()))?;
         let certificate = webpki::EndEntityCert::try_from(leaf).map_err(|e| Error::General(e.to_string()))?;
-        certificate
-            .verify_is_valid_for_subject_name(&name)
-            .map_err(|_| Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure))?;
+        let monitor = self.guests == Guests::Monitors && certificate.valid_dns_names().any(|name| name.ends_with(".monitor.vsgpu"));
+        if !monitor && certificate.verify_is_valid_for_subject_name(&name).is_err() {
+            return Err(Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure));
+        }
         Ok(verified)
     }
     fn verify_tls12_signature(
@@ -62,7 +76,7 @@ impl ClientCertVerifier for OnlyTheController {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+        self.chain_checked.verify_tls12_signature(message, cert, dss)
     }
     fn verify_tls13_signature(
         &self,
@@ -70,9 +84,9 @@ impl ClientCertVerifier for OnlyTheController {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        self.chain_checked.verify_tls13_signature(message, cert, dss)
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.chain_checked.supported_verify_schemes()
     }
 }

@@ -116,19 +116,13 @@ fn a_sick_gpu_is_seen_in_facts_and_metrics() {
         "{health:#}"
     );
     assert!(!findings.iter().any(|f| f["what"].as_str().unwrap().contains("Xid 31")), "an application's fault is none of the node's");
-    let page = || {
-        let mut stream = std::net::TcpStream::connect(lab.metrics("vm-01")).unwrap();
-        std::io::Write::write_all(&mut stream, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut stream, &mut text).unwrap();
-        text
-    };
+    let page = || vsgpu_tests::http::get(&lab.metrics("vm-01"), "/metrics", None).unwrap().1;
     vsgpu_tests::lab::wait_until("the metrics tell", std::time::Duration::from_secs(30), || {
         page().contains("vsgpu_guest_license_expiry_timestamp_seconds")
     });
     let text = page();
     for line in [
-        "vsgpu_guest_xid_events{gpu=\"0000:02:01\",xid=\"79\"} 1",
+        "vsgpu_xid_events{gpu=\"0000:02:01\",xid=\"79\"} 1",
         "vsgpu_guest_health_findings{severity=\"critical\"} 1",
         "vsgpu_guest_driver_loaded 1",
         "vsgpu_guest_license_expiry_timestamp_seconds",

@@ -389,15 +389,7 @@ fn metrics_answer_while_nvidia_smi_hangs() {
     let lab = small("metrics");
     lab.expect(0, &["apply", "--yes"]);
     lab.expect(0, &["verify"]);
-    let scrape = |name: &str| {
-        use std::io::{Read as _, Write as _};
-        let mut socket = std::net::TcpStream::connect(lab.metrics(name)).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        socket.read_to_string(&mut text).unwrap();
-        text.split_once("\r\n\r\n").unwrap().1.to_string()
-    };
+    let scrape = |name: &str| vsgpu_tests::http::get(&lab.metrics(name), "/metrics", None).unwrap().1;
     wait_until("the agents have looked again", Duration::from_secs(30), || {
         scrape("vm-01").contains("vsgpu_license_licensed") && scrape("esx-01").contains("requirement=\"vgpu-manager\"")
     });

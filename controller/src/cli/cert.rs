@@ -35,8 +35,12 @@ enum Verb {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Role {
+    /// An ESXi host
     Host,
+    /// A Linux VM
     Guest,
+    /// Whoever scrapes metrics
+    Monitor,
 }
 
 impl Cert {
@@ -45,6 +49,7 @@ impl Cert {
         let role = match role {
             Role::Host => "host",
             Role::Guest => "guest",
+            Role::Monitor => "monitor",
         };
         let names = range::expand(&name).map_err(|why| vec![Error::new(Kind::Usage, why)])?;
         let mut made = vec![];
@@ -53,7 +58,11 @@ impl Cert {
             made.push(pki::issue_node(&folder, &node, role, days, std::time::SystemTime::now()).map_err(|e| vec![Error::from(e)])?);
         }
         let list: Vec<String> = made.iter().map(|p| p.display().to_string()).collect();
-        let text = format!("{}\ncopy each folder to its node, then: vsgpu-{role}-agent serve --pki FOLDER", list.join("\n"));
+        let then = match role {
+            "monitor" => "for the TLS client of your Prometheus: cert_file node.pem, key_file node.key, ca_file ca.pem".to_string(),
+            role => format!("copy each folder to its node, then: vsgpu-{role}-agent serve --pki FOLDER"),
+        };
+        let text = format!("{}\n{then}", list.join("\n"));
         printer.answer(&json!({ "folders": made }), &text);
         Ok(Exit::Done)
     }

@@ -8,6 +8,7 @@ mod cert;
 mod clone;
 mod compat;
 mod export;
+mod exporter;
 mod facts;
 mod plan;
 mod release;
@@ -75,6 +76,8 @@ enum Verb {
     Verify(verify::Verify),
     /// Show the latest run
     Status(status::Status),
+    /// Serve the metrics of the whole fleet on one page, until stopped
+    Exporter(exporter::Exporter),
     /// The certificate authority of your fleet
     Ca(ca::Ca),
     /// Certificates of its nodes
@@ -174,6 +177,7 @@ pub fn main() -> ExitCode {
         Verb::Baseline(args) => args.run(&printer),
         Verb::Verify(args) => args.run(&printer),
         Verb::Status(args) => args.run(&printer),
+        Verb::Exporter(args) => args.run(&printer),
         Verb::Ca(args) => args.run(&printer),
         Verb::Cert(args) => args.run(&printer),
     };

@@ -90,7 +90,7 @@ pub fn status(run: Option<&Stored>, at_work: bool) -> (Value, String) {
 /// What became of a node. Every node of a run that has ended is done, rolled back, held, not begun, or partly done behind another node that is held.
 #[derive(serde::Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
-enum NodeState {
+pub(crate) enum NodeState {
     Done,
     RolledBack,
     Running,
@@ -103,7 +103,25 @@ enum NodeState {
     },
 }
 
-fn nodes(run: &Stored, at_work: bool) -> BTreeMap<String, NodeState> {
+impl NodeState {
+    /// All words.
+    pub(crate) const WORDS: [&str; 6] = ["done", "rolled-back", "running", "partly-done", "not-begun", "held"];
+
+    /// As JSON and metrics say it.
+    pub(crate) fn word(&self) -> &'static str {
+        Self::WORDS[match self {
+            Self::Done => 0,
+            Self::RolledBack => 1,
+            Self::Running => 2,
+            Self::PartlyDone => 3,
+            Self::NotBegun => 4,
+            Self::Held { .. } => 5,
+        }]
+    }
+}
+
+/// What became of each node of a run.
+pub(crate) fn nodes(run: &Stored, at_work: bool) -> BTreeMap<String, NodeState> {
     let status = &run.status;
     let mut all: BTreeMap<String, NodeState> = BTreeMap::new();
     for node in status.plan.steps.iter().map(|s| &s.node) {

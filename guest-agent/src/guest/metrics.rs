@@ -1,6 +1,5 @@
 //! Metrics only a guest has. What all nodes have (GPUs, licenses, requirements) is in the shared page.
 
-use super::system::Gpus;
 use super::{CudaProofFact, Health};
 use vsgpu_core::execute::Facts;
 use vsgpu_core::knowledge::xids::Severity;
@@ -33,20 +32,6 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
             }
         }
     }
-    // The counters behind the findings, for those who draw lines of them.
-    for gpu in fact::<Gpus>(facts, "gpus").map(|g| g.0.gpus).unwrap_or_default().into_iter().take(16) {
-        let mut of = |name, help, value: u64| say(name, help, vec![("gpu", gpu.bus_id.clone())], value as f64);
-        if let Some(ecc) = gpu.ecc_errors {
-            of("guest_gpu_ecc_uncorrected_errors", "Memory errors since the driver was loaded that were not corrected", ecc.uncorrected);
-            of("guest_gpu_ecc_corrected_errors", "Memory errors since the driver was loaded that were corrected", ecc.corrected);
-        }
-        if let Some(rows) = gpu.remapped_rows {
-            of("guest_gpu_remapped_rows", "Rows of memory that were replaced", rows.correctable + rows.uncorrectable);
-            of("guest_gpu_remap_pending", "1: a row waits for a reset of the GPU", rows.pending.into());
-            of("guest_gpu_remap_failed", "1: no spare row was left", rows.failed.into());
-        }
-        of("guest_gpu_throttled", "1: heat, power or hardware holds the clocks down", (!gpu.slowdowns.is_empty()).into());
-    }
     if let Some(health) = fact::<Health>(facts, "health") {
         let worst = health.worst.map_or(0, |s| s as u32);
         say("guest_health", "Worst finding: 0 none or informational, 1 application, 2 warning, 3 critical", vec![], f64::from(worst));
@@ -58,7 +43,7 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
         // At most this many: a broken board can name many codes, and each is a series.
         for xid in health.xids.iter().take(32) {
             let labels = vec![("gpu", xid.gpu.clone()), ("xid", xid.code.to_string())];
-            say("guest_xid_events", "Xid events of this boot in the kernel's log", labels, f64::from(xid.count));
+            say("xid_events", "Xid events of this boot in the kernel's log", labels, f64::from(xid.count));
         }
         if let Some(end) = health.license_expires {
             say("guest_license_expiry_timestamp_seconds", "When the license ends", vec![], end as f64);

@@ -1,6 +1,10 @@
 //! Metrics only a host has. What all nodes have (GPUs, requirements) is in the shared page.
 
+use serde::Deserialize as _;
+use serde_json::Value;
+use std::collections::BTreeSet;
 use vsgpu_core::execute::Facts;
+use vsgpu_core::nvidia_smi::{self, TypesOfGpu, VgpuHost};
 use vsgpu_proto::metrics::Sample;
 
 /// From the last facts; an unreadable fact has no values, and `vsgpu_fact_readable` says so.
@@ -24,10 +28,61 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
             all.push(Sample { name: "host_graphics_info", help, labels, value: 1.0 });
         }
     }
-    for gpu in fact("vgpus").and_then(|f| f["gpus"].as_array()).into_iter().flatten().take(16) {
-        let count = gpu["vgpus"].as_array().map_or(0, Vec::len);
-        let labels = vec![("gpu", gpu["bus_id"].as_str().unwrap_or_default().to_string())];
-        all.push(Sample { name: "host_vgpus", help: "vGPUs in use on the GPU", labels, value: count as f64 });
+    if let Some(passthrough) = fact("passthrough") {
+        for device in passthrough["devices"].as_array().into_iter().flatten().take(16) {
+            let text = |key: &str| device[key].as_str().unwrap_or_default().to_string();
+            let labels = vec![("gpu", text("address")), ("configured", text("configured_owner")), ("active", text("current_owner"))];
+            let help = "Owner of a GPU on the host's bus, as configured and as active; the value is always 1";
+            all.push(Sample { name: "host_gpu_owner_info", help, labels, value: 1.0 });
+        }
+        let differs = |d: &Value| d["configured_owner"] != d["current_owner"];
+        let pending = passthrough["devices"].as_array().is_some_and(|all| all.iter().any(differs));
+        all.push(Sample {
+            name: "host_reboot_pending",
+            help: "1: a GPU changes its owner with the next reboot of the host",
+            labels: vec![],
+            value: f64::from(pending),
+        });
+    }
+    vgpus(fact("vgpus"), fact("vgpu-types"), &mut all);
+    // Last: a broken board can name many codes, and each is a series.
+    for xid in fact("xids").and_then(|f| f["xids"].as_array()).into_iter().flatten().take(32) {
+        let labels = vec![("gpu", xid["gpu"].as_str().unwrap_or_default().into()), ("xid", xid["code"].to_string())];
+        let help = "Xid events in what is left of the kernel's log";
+        all.push(Sample { name: "xid_events", help, labels, value: xid["count"].as_f64().unwrap_or_default() });
     }
     all
+}
+
+/// The view from the host: what each VM's vGPU is and does, and where one more of its kind would fit.
+fn vgpus(fact: Option<&Value>, types: Option<&Value>, all: &mut Vec<Sample>) {
+    let Some(gpus) = fact.and_then(|f| Vec::<VgpuHost>::deserialize(&f["gpus"]).ok()) else { return };
+    let mut in_use = BTreeSet::new();
+    for gpu in gpus.iter().take(16) {
+        let labels = vec![("gpu", gpu.bus_id.clone())];
+        all.push(Sample { name: "host_vgpus", help: "vGPUs in use on the GPU", labels, value: gpu.vgpus.len() as f64 });
+    }
+    for (gpu, vgpu) in gpus.iter().flat_map(|g| g.vgpus.iter().map(move |v| (g, v))) {
+        let vm = vgpu.vm_name.clone().unwrap_or_default();
+        let profile = vgpu.profile.clone().unwrap_or_default();
+        let id = || vec![("gpu", gpu.bus_id.clone()), ("vm", vm.clone())];
+        let driver = vgpu.guest_driver.clone().unwrap_or_default();
+        let labels = [id(), vec![("type", profile.clone()), ("guest_driver", driver)]].concat();
+        all.push(Sample { name: "host_vgpu_info", help: "A vGPU with its guest's driver; the value is always 1", labels, value: 1.0 });
+        let licensed = vgpu.license_status.as_deref().map(|s| f64::from(nvidia_smi::is_licensed(s)));
+        let values = [
+            ("host_vgpu_licensed", "1: the guest has its license, as it tells its host", licensed),
+            ("host_vgpu_utilization_ratio", "Share of time in which the vGPU worked", vgpu.gpu_util_percent.map(|n| f64::from(n) / 100.0)),
+            ("host_vgpu_memory_used_bytes", "Frame buffer of the vGPU in use", vgpu.fb_used_mib.map(|n| n as f64 * 1_048_576.0)),
+        ];
+        all.extend(values.into_iter().filter_map(|(name, help, value)| Some(Sample { name, help, labels: id(), value: value? })));
+        in_use.insert(profile);
+    }
+    let creatable = types.and_then(|f| Vec::<TypesOfGpu>::deserialize(&f["creatable"]).ok()).unwrap_or_default();
+    // Types that are in use here: of all that a host could make there are more than anybody looks at.
+    for profile in in_use.into_iter().take(16) {
+        let fits = creatable.iter().filter(|gpu| gpu.names.contains(&profile)).count();
+        let help = "GPUs of this host on which one more vGPU of the type could be created";
+        all.push(Sample { name: "host_vgpu_type_fits", help, labels: vec![("type", profile)], value: fits as f64 });
+    }
 }

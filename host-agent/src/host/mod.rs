@@ -18,6 +18,7 @@ mod vgpu_mode;
 mod vgpu_scheduler;
 mod vgpu_types;
 mod virtual_machines;
+mod xids;
 
 pub use esx::{PciGpu, PciGpus};
 pub use gpu_users::{GpuUser, GpuUsers};
@@ -73,6 +74,7 @@ pub fn all() -> Catalogue {
             FactEntry::of::<gpu_users::GpuUsers>(Host),
             FactEntry::of::<vgpu_types::VgpuTypes>(Host),
             FactEntry::of::<virtual_machines::VirtualMachines>(Host),
+            FactEntry::of::<xids::Xids>(Host),
         ],
     }
 }

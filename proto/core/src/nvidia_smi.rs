@@ -116,6 +116,12 @@ pub struct Vgpu {
     pub guest_driver: Option<String>,
     /// License state as reported by the guest.
     pub license_status: Option<String>,
+    /// Utilisation in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_util_percent: Option<u32>,
+    /// Frame buffer, used, in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fb_used_mib: Option<u64>,
 }
 
 /// vGPU types of one GPU, from `nvidia-smi vgpu -s` or `-c`.
@@ -324,7 +330,10 @@ pub fn read_vgpus(text: &str) -> Result<Vec<VgpuHost>, String> {
             }
             let vgpus = node.children.iter().filter(|c| c.name == "vgpuid").map(|v| {
                 let text = |name: &str| v.get(&[&[name]]).and_then(usable).map(str::to_string);
+                let number = |path: &[&[&str]], unit: &str| v.get(path)?.strip_suffix(unit)?.trim().parse::<u64>().ok();
                 Vgpu {
+                    gpu_util_percent: number(&[&["utilization"], &["gpu"]], "%").map(|n| n as u32),
+                    fb_used_mib: number(&[&["fbmemoryusage"], &["used"]], "MiB"),
                     vm_name: text("vmname"),
                     profile: text("vgpuname"),
                     guest_driver: text("guestdriverversion"),

@@ -58,10 +58,21 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
                 text += &format!("GPU 0000{}\n    Active vGPUs                          : {}\n", gpu.bdf.to_uppercase(), of_gpu.len());
                 for vgpu in of_gpu {
                     id += 1;
+                    // What the guest tells its host through the vGPU.
+                    let guest = folder.with_file_name(&vgpu.vm);
+                    let guest = guest.join("state.json").exists().then(|| Machine::read(&guest).linux).flatten();
+                    let driver = guest.as_ref().and_then(|g| g.loaded.clone()).unwrap_or("N/A".into());
+                    let license = match guest.filter(|g| g.loaded.is_some()) {
+                        Some(guest) if guest.licensed => "Licensed (Expiry: 2027-1-2 3:4:5 GMT)",
+                        Some(_) => "Unlicensed (Unrestricted)",
+                        None => "N/A (Expiry: N/A)",
+                    };
                     text += &format!(
-                        "    vGPU ID                               : {id}\n        VM Name                           : {}\n        vGPU Name                         : {}\n        Guest Driver Version              : N/A\n        License Status                    : N/A (Expiry: N/A)\n",
+                        "    vGPU ID                               : {id}\n        VM Name                           : {}\n        vGPU Name                         : {}\n        Guest Driver Version              : {driver}\n        License Status                    : {license}\n        FB Memory Usage\n            Total                         : {size} MiB\n            Used                          : 512 MiB\n            Free                          : {} MiB\n        Utilization\n            Gpu                           : 7 %\n            Memory                        : 0 %\n",
                         vgpu.vm,
-                        super::cuda::type_name(&vgpu.profile)
+                        super::cuda::type_name(&vgpu.profile),
+                        vgpu.size_mib - 512,
+                        size = vgpu.size_mib,
                     );
                 }
             }

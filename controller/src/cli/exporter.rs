@@ -1,0 +1,48 @@
+//! `vsgpu exporter`: the metrics of all agents and of the runs on one page, for Prometheus. Changes nothing.
+
+use super::{Ended, FleetArg, block_on, operator};
+use crate::error::{Error, Exit, Kind};
+use crate::exporter::{self, Collected};
+use crate::render::Printer;
+use clap::Args;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use vsgpu_proto::scrape::{self, Gate};
+
+#[derive(Args)]
+pub(super) struct Exporter {
+    #[command(flatten)]
+    fleet: FleetArg,
+    /// Where Prometheus scrapes
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9744")]
+    listen: SocketAddr,
+    /// What a scrape needs beyond loopback: a bearer token from a file, or a certificate of this CA
+    #[arg(long, value_name = "token:FILE|mtls")]
+    metrics_auth: Option<String>,
+    /// Seconds between two rounds over the nodes
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    every: u32,
+}
+
+impl Exporter {
+    pub fn run(self, printer: &Printer) -> Ended {
+        let fleet = self.fleet.read(false)?;
+        let operator = operator(&fleet)?;
+        let refused = |why: String| vec![Error::new(Kind::Usage, why)];
+        let gate = Gate::of(self.listen, self.metrics_auth.as_deref(), &fleet.pki, "controller").map_err(refused)?;
+        let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
+        let collected = Arc::new(Collected::new(&fleet));
+        block_on(async {
+            scrape::listen(self.listen, gate, collected.clone()).map_err(refused)?;
+            printer.note(&format!("serving the metrics of {} agents on {}, /metrics", exporter::agents(&fleet), self.listen));
+            let mut tick = tokio::time::interval(Duration::from_secs(self.every.into()));
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tick.tick().await;
+                collected.round(&fleet, &operator, within).await;
+            }
+        })
+        .and_then(|ended: Result<Exit, Vec<Error>>| ended)
+    }
+}

@@ -1,0 +1,179 @@
+//! What monitoring systems get: a real Prometheus scrapes the lab, its own tools judge the alerts, and every query of the dashboards is
+//! asked of it.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
+
+use serde_json::Value;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use vsgpu_tests::http::get;
+use vsgpu_tests::lab::small::{begin, small};
+use vsgpu_tests::lab::{free_port, programs, wait_until, workspace};
+use vsgpu_tests::real::skipped;
+
+/// A program that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn monitoring() -> PathBuf {
+    workspace().join("packaging/monitoring")
+}
+
+fn here(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success())
+}
+
+#[test]
+fn each_alert_fires_when_it_should_and_has_its_runbook() {
+    let alerts = std::fs::read_to_string(monitoring().join("alerts.yaml")).unwrap();
+    let tests = std::fs::read_to_string(monitoring().join("alerts-test.yaml")).unwrap();
+    let runbooks = std::fs::read_to_string(monitoring().join("runbooks.md")).unwrap();
+    let names: Vec<&str> = alerts.lines().filter_map(|l| l.trim().strip_prefix("- alert: ")).collect();
+    assert!(names.len() >= 10, "{names:?}");
+    for name in names {
+        assert!(tests.contains(&format!("alertname: {name}\n")), "{name} has no test");
+        assert!(alerts.contains(&format!("runbook: runbooks.md#{}\n", name.to_lowercase())), "{name} names no runbook");
+        assert!(runbooks.contains(&format!("\n## {name}\n")), "{name} has no runbook");
+    }
+    // Every way in which a node can be held has a chapter, too.
+    let words = std::fs::read_to_string(workspace().join("README.md")).unwrap();
+    let table = words.split("| held | because | then |").nth(1).unwrap().split("\n\n").next().unwrap();
+    for hold in table.lines().filter(|l| l.starts_with("| `")).flat_map(|l| l.split('|').nth(1).unwrap().split('`').skip(1).step_by(2)) {
+        assert!(runbooks.contains(&format!("\n### {hold}\n")), "a node held as {hold} has no runbook");
+    }
+    if !here("promtool") {
+        return skipped("promtool (Debian's package prometheus) is not here");
+    }
+    for args in [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts-test.yaml"]] {
+        let output = Command::new("promtool").args(args).current_dir(monitoring()).output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "promtool {}: {said}", args.join(" "));
+    }
+}
+
+/// Queries of the dashboards that have no answer on the lab: nothing is wrong there, or the simulated GPU does not say it.
+const SILENT: [&str; 4] = ["vsgpu_xid_events", "vsgpu_requirement_met", "vsgpu_guest_cuda_bandwidth", "vsgpu_gpu_ecc_uncorrected_errors"];
+
+#[test]
+fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
+    if !here("prometheus") {
+        return skipped("prometheus (Debian's package) is not here");
+    }
+    let lab = small("prometheus");
+    lab.expect(0, &["apply", "--yes"]);
+    lab.expect(0, &["verify"]);
+    // The page of the fleet, once behind a token and once behind certificates.
+    let token = "a token of sixteen characters or more";
+    std::fs::write(lab.folder.join("token"), token).unwrap();
+    lab.expect(0, &["cert", "issue", "prometheus", "--role", "monitor"]);
+    let addresses = [free_port(), free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
+    let exporter = |at: &str, auth: &str| Running(begin(&lab, &["exporter", "--listen", at, "--every", "1", "--metrics-auth", auth]));
+    let _with_token = exporter(&addresses[0], "token:token");
+    let _with_tls = exporter(&addresses[1], "mtls");
+    wait_until("the page is ready", Duration::from_secs(30), || get(&addresses[0], "/readyz", None).is_some_and(|(s, _)| s == 200));
+    assert_eq!(get(&addresses[0], "/metrics", None).unwrap().0, 401);
+    assert_eq!(get(&addresses[0], "/metrics", Some("another token of that length, or so")).unwrap().0, 401);
+    assert_eq!(get(&addresses[0], "/livez", None).unwrap().0, 200);
+    assert!(get(&addresses[1], "/metrics", Some(token)).is_none_or(|(s, _)| s != 200), "without a certificate nothing is served");
+    wait_until("both agents have looked", Duration::from_secs(60), || {
+        let page = get(&addresses[0], "/metrics", Some(token)).unwrap().1;
+        page.contains("vsgpu_host_vgpu_licensed{node=\"esx-01\"") && page.contains("vsgpu_license_licensed{node=\"vm-01\"")
+    });
+    let page = get(&addresses[0], "/metrics", Some(token)).unwrap().1;
+    for line in [
+        "vsgpu_node_reachable{node=\"esx-01\",role=\"host\"} 1",
+        "vsgpu_host_vgpu_info{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",guest_driver=\"535.183.01\",type=\"NVIDIA A100-40C (simulated)\",vm=\"vm-01\"} 1",
+        "vsgpu_host_vgpu_licensed{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",vm=\"vm-01\"} 1",
+        "vsgpu_host_vgpu_type_fits{node=\"esx-01\",role=\"host\",type=\"NVIDIA A100-40C (simulated)\"} 0",
+        "vsgpu_run_nodes{state=\"done\"} 3",
+        "vsgpu_run_unfinished 0",
+        "vsgpu_changes_total{node=\"vm-01\",role=\"guest\",requirement=\"driver\",result=\"done\"} 1",
+    ] {
+        assert!(page.contains(line), "{line}\n{page}");
+    }
+    let pki = lab.folder.join("pki");
+    let config = format!(
+        "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: [{}]\nscrape_configs:\n- job_name: vsgpu\n  authorization: {{ credentials_file: {} }}\n  static_configs: [{{ targets: [\"{}\"] }}]\n- job_name: vsgpu-tls\n  scheme: https\n  tls_config: {{ ca_file: {ca}, cert_file: {}, key_file: {}, server_name: controller.vsgpu }}\n  static_configs: [{{ targets: [\"{}\"] }}]\n- job_name: vsgpu-agent\n  static_configs: [{{ targets: [\"{}\"] }}]\n",
+        monitoring().join("alerts.yaml").display(),
+        lab.folder.join("token").display(),
+        addresses[0],
+        pki.join("prometheus.monitor/node.pem").display(),
+        pki.join("prometheus.monitor/node.key").display(),
+        addresses[1],
+        lab.metrics("vm-01"),
+        ca = pki.join("ca.pem").display(),
+    );
+    let file = lab.folder.join("prometheus.yml");
+    std::fs::write(&file, config).unwrap();
+    let log = std::fs::File::create(lab.folder.join("prometheus.log")).unwrap();
+    let prometheus = Command::new("prometheus")
+        .arg(format!("--config.file={}", file.display()))
+        .arg(format!("--storage.tsdb.path={}", lab.folder.join("tsdb").display()))
+        .arg(format!("--web.listen-address={}", addresses[2]))
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let _prometheus = Running(prometheus);
+    let ask = |query: &str| -> Value {
+        let encoded: String = query.bytes().map(|b| format!("%{b:02x}")).collect();
+        let body = get(&addresses[2], &format!("/api/v1/query?query={encoded}"), None).unwrap_or_default().1;
+        serde_json::from_str(&body).unwrap_or_default()
+    };
+    wait_until("Prometheus has scraped all three ways", Duration::from_secs(60), || {
+        ask("count(up == 1)")["data"]["result"][0]["value"][1] == "3"
+    });
+    for name in ["dashboard-fleet.json", "dashboard-gpu.json"] {
+        let dashboard: Value = serde_json::from_str(&std::fs::read_to_string(monitoring().join(name)).unwrap()).unwrap();
+        for panel in dashboard["panels"].as_array().unwrap() {
+            for target in panel["targets"].as_array().unwrap() {
+                let query = target["expr"].as_str().unwrap().replace("$node", ".*");
+                let answer = ask(&query);
+                assert_eq!(answer["status"], "success", "{name}: {query}: {answer}");
+                // A rate needs a second scrape.
+                let some = || ask(&query)["data"]["result"].as_array().is_some_and(|r| !r.is_empty());
+                if !SILENT.iter().any(|s| query.contains(s)) {
+                    wait_until(&format!("{name}: {query}: an answer"), Duration::from_secs(20), some);
+                }
+            }
+        }
+    }
+    let (_, rules) = get(&addresses[2], "/api/v1/rules", None).unwrap();
+    let rules: Value = serde_json::from_str(&rules).unwrap();
+    for rule in rules["data"]["groups"][0]["rules"].as_array().unwrap() {
+        assert!(rule["health"] != "err", "{rule:#}");
+        // Of a fleet that is well, only what is true of it is said: its one GPU is full.
+        let quiet = rule["alerts"].as_array().is_none_or(Vec::is_empty);
+        assert!(quiet || rule["name"] == "VsgpuNoCapacity", "{rule:#}");
+    }
+}
+
+#[test]
+fn metrics_are_never_open_beyond_this_machine_without_a_key() {
+    let lab = small("open");
+    lab.stop_agent("vm-01");
+    let serve = |more: &[&str]| {
+        let mut command = Command::new(programs().join("vsgpu-guest-agent"));
+        command.args(["serve", "--metrics", "0.0.0.0:0", "--listen", "127.0.0.1:0", "--pki"]).arg(lab.folder.join("pki/vm-01.guest"));
+        let output = command.args(more).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (status, said) = serve(&[]);
+    assert!(status == Some(1) && said.contains("would be open to everybody: add `--metrics-auth mtls`"), "{said}");
+    let short = lab.folder.join("short");
+    std::fs::write(&short, "short").unwrap();
+    let (status, said) = serve(&["--metrics-auth", &format!("token:{}", short.display())]);
+    assert!(status == Some(1) && said.contains("a token has at least 16 characters"), "{said}");
+    let (status, said) = serve(&["--metrics-auth", "please"]);
+    assert!(status == Some(1) && said.contains("neither `mtls` nor `token:FILE`"), "{said}");
+    let conf = lab.folder.join("agent.conf");
+    std::fs::write(&conf, "# options\nlisten = 127.0.0.1:0\nlisten here\n").unwrap();
+    let (status, said) = serve(&["--config", conf.to_str().unwrap()]);
+    assert!(status == Some(2) && said.contains("agent.conf:3: `listen here` is not `name = value`"), "{said}");
+}
