@@ -5,6 +5,17 @@ use crate::rollout::Strategy;
 use crate::{catalogue, is_key};
 use serde_json::{Map, Value, json};
 
+/// A schema without references: inside another one they would lead nowhere.
+fn inline<T: schemars::JsonSchema>() -> Value {
+    let settings = schemars::generate::SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
+    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    if let Some(map) = schema.as_object_mut() {
+        map.remove("$schema");
+        map.remove("title");
+    }
+    schema
+}
+
 /// JSON Schema of the fleet file, from the catalogue.
 pub fn schema() -> Value {
     let catalogue = catalogue();
@@ -45,7 +56,7 @@ pub fn schema() -> Value {
             ("guest", guest.clone()),
         ],
     );
-    let deadlines = schemars::schema_for!(Deadlines).to_value();
+    let deadlines = inline::<Deadlines>();
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "vsgpu fleet file",
@@ -57,10 +68,18 @@ pub fn schema() -> Value {
             "pki": text(),
             "driver-catalogue": { "type": "string", "description": "NVIDIA's vgpuDriverCatalog.yaml, relative to this file; it overrides the built-in table of driver pairs" },
             "deadlines": deadlines,
-            "rollout": schemars::schema_for!(Strategy).to_value(),
+            "rollout": inline::<Strategy>(),
             "defaults": { "type": "object", "additionalProperties": false, "properties": { "host": host, "vm": vm, "guest": guest } },
             "hosts": { "type": "object", "description": "Name or range (esx-[01-16]) -> host", "additionalProperties": host },
             "vms": { "type": ["object", "null"], "description": "Name or range -> VM", "additionalProperties": vm },
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_reference_leads_nowhere() {
+        assert!(!super::schema().to_string().contains("$ref"));
+    }
 }

@@ -1,8 +1,10 @@
-//! `cargo xtask package` makes everything that is installed; `cargo xtask verify-vib` checks a VIB as esxcli would.
+//! `cargo xtask package` makes everything that is installed; `cargo xtask verify-vib` checks a VIB as esxcli would; `cargo xtask docs`
+//! writes the references.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods, reason = "a tool of the developers'")]
 
 mod bundle;
 mod contents;
+mod docs;
 mod files;
 mod linux;
 #[cfg(test)]
@@ -35,6 +37,8 @@ enum Verb {
         #[arg(long)]
         dev: bool,
     },
+    /// Write the references that follow from the code
+    Docs,
     /// Check a VIB as esxcli's installer does
     VerifyVib {
         /// The file
@@ -53,6 +57,9 @@ enum Kind {
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Package { out, only, dev } => package(&out, &only, dev),
+        Verb::Docs => {
+            docs::all().iter().try_for_each(|(name, text)| files::write(&root().join("packaging/reference").join(name), text.as_bytes()))
+        }
         Verb::VerifyVib { file } => verify_vib(&file),
     };
     match done {

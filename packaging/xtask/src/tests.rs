@@ -173,3 +173,12 @@ fn a_deb_says_the_c_library_that_its_programs_need() {
     assert_eq!(linux::glibc(&entries).as_deref(), Some("2.34"));
     assert_eq!(linux::glibc(&[Entry::new("x", 0o644, "GLIBC_9.9")]), None, "only programs count");
 }
+
+#[test]
+fn the_references_are_those_of_the_code() {
+    for (name, text) in crate::docs::all() {
+        let path = root().join("packaging/reference").join(name);
+        let there = String::from_utf8(files::read(&path).unwrap_or_default()).unwrap();
+        assert!(there == text, "{name} is old: `cargo xtask docs` writes it anew");
+    }
+}

@@ -1,0 +1,151 @@
+//! The references that follow from the code: every requirement and fact from the catalogue, every key of the fleet file from its
+//! schema. `cargo xtask docs` writes them; a test fails while they are old.
+
+use serde_json::Value;
+use std::fmt::Write as _;
+use vsgpu::{catalogue, is_key};
+use vsgpu_core::requirement::{Needs, TakesEffect};
+use vsgpu_core::{Entry, Scope};
+use vsgpu_host_agent::host::MAINTENANCE_MODE;
+
+const MADE: &str = "<!-- Written by `cargo xtask docs` from the code; edit the code. -->\n";
+
+/// File names below `packaging/reference` and what they hold.
+pub fn all() -> Vec<(&'static str, String)> {
+    vec![("requirements.md", requirements()), ("fleet-file.md", fleet_file())]
+}
+
+fn requirements() -> String {
+    let mut text = format!(
+        "# Requirements\n\n{MADE}\nWhat a fleet file can wish for, in the order in which it is made so. \"Needs\" is the most that a change may need: what it \
+         does need is settled when the node has been looked at, and `vsgpu plan` shows it.\n"
+    );
+    let all = catalogue();
+    for (scope, heading) in [(Scope::Host, "ESXi host"), (Scope::Vm, "VM"), (Scope::Guest, "Guest")] {
+        let _ = write!(text, "\n## {heading}\n");
+        for entry in all.of(scope) {
+            let _ = write!(text, "\n### {}\n\n{}.\n\n", entry.name, entry.about.trim_end_matches('.'));
+            of_entry(&mut text, entry);
+        }
+        let _ = write!(text, "\n### Facts only\n\n");
+        let facts: Vec<_> = all.extra_facts.iter().filter(|f| f.scope == scope).collect();
+        if facts.is_empty() {
+            text += "None: every fact belongs to a requirement.\n";
+        }
+        for fact in facts {
+            let _ = writeln!(text, "- `{}`: {}", fact.name, fact.about);
+        }
+    }
+    text
+}
+
+fn of_entry(text: &mut String, entry: &Entry) {
+    let needs = match entry.needs {
+        Needs::Nothing => "nothing",
+        Needs::VmsOff if entry.scope == Scope::Vm => "the VM off",
+        Needs::VmsOff => "the host's VMs off",
+        Needs::MaintenanceMode => "maintenance mode",
+    };
+    let active = match entry.takes_effect {
+        TakesEffect::AtOnce => "at once".to_string(),
+        TakesEffect::AfterRestart(what) => format!("after a restart of {what}"),
+        TakesEffect::AfterReboot => "after a reboot".into(),
+    };
+    let mut line = |what: &str, value: &str| {
+        let _ = writeln!(text, "- {what}: {value}");
+    };
+    if is_key(entry) {
+        line("Example", &format!("`{}: {}`", entry.name, entry.example));
+    } else {
+        let own = if entry.name == MAINTENANCE_MODE {
+            "entered and left by the planner"
+        } else {
+            "switched by the planner; `power: on` or `off` is a key of the VM"
+        };
+        line("No key of its own", own);
+    }
+    line("A change needs", needs);
+    line("It is active", &active);
+    if !entry.after.is_empty() {
+        line("Comes after", &entry.after.iter().map(|a| format!("`{a}`")).collect::<Vec<_>>().join(", "));
+    }
+    if !entry.implied_by.is_empty() {
+        line("Implied by", &entry.implied_by.iter().map(|i| format!("`{}`", i.by)).collect::<Vec<_>>().join(", "));
+    }
+    line("Read from the fact", &format!("`{}`: {}", entry.fact.name, entry.fact.about));
+}
+
+fn fleet_file() -> String {
+    let schema = vsgpu::schema::schema();
+    let mut text = format!("# Fleet file\n\n{MADE}\nEvery key, with what it takes. `vsgpu schema` prints the same for editors.\n");
+    section(&mut text, "At the top", &schema, &["defaults", "hosts", "vms"]);
+    let inside = |path: &[&str]| path.iter().fold(&schema, |at, key| &at[*key]);
+    section(
+        &mut text,
+        "A host (`hosts: { NAME: .. }`, and `defaults: { host: .. }`)",
+        inside(&["properties", "hosts", "additionalProperties"]),
+        &[],
+    );
+    let vm = inside(&["properties", "vms", "additionalProperties"]);
+    section(&mut text, "A VM (`vms: { NAME: .. }`, and `defaults: { vm: .. }`)", vm, &["guest"]);
+    section(&mut text, "A guest (`guest: ..` of a VM, and `defaults: { guest: .. }`)", &vm["properties"]["guest"], &[]);
+    text
+}
+
+fn section(text: &mut String, heading: &str, schema: &Value, without: &[&str]) {
+    let _ = write!(text, "\n## {heading}\n\n| key | takes | |\n|---|---|---|\n");
+    rows(text, schema, "", without);
+}
+
+/// One row for each key, and for the keys inside it, two levels deep.
+fn rows(text: &mut String, schema: &Value, prefix: &str, without: &[&str]) {
+    for (key, of_key) in schema["properties"].as_object().into_iter().flatten().filter(|(key, _)| !without.contains(&key.as_str())) {
+        let about = of_key["description"].as_str().unwrap_or_default();
+        let default = of_key.get("default").filter(|d| !d.is_null()).map(|d| format!(" Default: `{d}`.")).unwrap_or_default();
+        let cell = |text: &str| text.replace('\n', " ").replace('|', "\\|");
+        let _ = writeln!(text, "| `{prefix}{key}` | {} | {}{} |", cell(&takes(of_key)), cell(about), cell(&default));
+        if prefix.matches('.').count() < 2 {
+            let nested =
+                std::iter::once(of_key).chain(["oneOf", "anyOf"].iter().flat_map(|all| of_key[*all].as_array().into_iter().flatten()));
+            for inner in nested.flat_map(|s| [s, &s["items"]]).filter(|s| s["properties"].is_object()) {
+                rows(text, inner, &format!("{prefix}{key}."), &[]);
+            }
+        }
+    }
+}
+
+/// What a value may be, in words.
+fn takes(schema: &Value) -> String {
+    let word = |value: &Value| format!("`{}`", value.as_str().map_or(value.to_string(), String::from));
+    if let Some(value) = schema.get("const") {
+        return word(value);
+    }
+    if let Some(values) = schema["enum"].as_array() {
+        return values.iter().filter(|v| !v.is_null()).map(word).collect::<Vec<_>>().join(", ");
+    }
+    for all in ["oneOf", "anyOf"] {
+        if let Some(all) = schema[all].as_array() {
+            let mut words: Vec<String> = all.iter().map(takes).filter(|t| t != "nothing" && !t.is_empty()).collect();
+            words.dedup();
+            return words.join(", ");
+        }
+    }
+    let of = |kind: &str| match kind {
+        "array" => format!("a list of: {}", takes(&schema["items"])),
+        "object" if schema["additionalProperties"].is_object() => format!("a map to: {}", takes(&schema["additionalProperties"])),
+        "object" => "a map".into(),
+        "integer" | "number" => match (schema["minimum"].as_f64(), schema["maximum"].as_f64()) {
+            (Some(least), Some(most)) => format!("a number from {least} to {most}"),
+            _ => "a number".into(),
+        },
+        "string" => schema["pattern"].as_str().map_or("a text".into(), |pattern| format!("a text that fits `{pattern}`")),
+        "boolean" => "`true`, `false`".into(),
+        "null" => "nothing".into(),
+        other => other.into(),
+    };
+    match &schema["type"] {
+        Value::String(kind) => of(kind),
+        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).filter(|k| *k != "null").map(of).collect::<Vec<_>>().join(", "),
+        _ => String::new(),
+    }
+}
