@@ -18,6 +18,8 @@ use vsgpu_proto::scrape::Pages;
 
 /// Agents asked at once.
 const AT_ONCE: usize = 64;
+/// Longest page of one agent: 200 series are some tens of kilobytes.
+const MAX_PAGE: usize = 256 << 10;
 /// How long the page of a node that does not answer any more is shown.
 const KEPT: Duration = Duration::from_secs(600);
 
@@ -26,6 +28,7 @@ struct Page {
     text: String,
     at: Option<Instant>,
     answers: bool,
+    refused: bool,
 }
 
 /// What was last fetched, by node.
@@ -64,9 +67,11 @@ impl Collected {
         while let Some(Ok((id, text))) = work.join_next().await {
             let role = if id.kind == NodeKind::Guest { "guest" } else { "host" };
             let mut pages = self.pages();
-            let page = pages.entry((id.name, role)).or_insert(Page { role, text: String::new(), at: None, answers: false });
+            let page = pages.entry((id.name, role)).or_insert(Page { role, text: String::new(), at: None, answers: false, refused: false });
             page.answers = text.is_some();
-            if let Some(text) = text {
+            // Whoever is root in a VM speaks for its agent: what is not a page of ours must not spoil everybody's.
+            page.refused = text.as_deref().is_some_and(|text| !is_sound(text));
+            if let Some(text) = text.filter(|_| !page.refused) {
                 (page.text, page.at) = (text, Some(Instant::now()));
             }
         }
@@ -82,6 +87,8 @@ impl Pages for Collected {
             let labels = || vec![("node", node.clone()), ("role", page.role.to_string())];
             let help = "1: the node's agent answered when it was last asked";
             own.push(Sample { name: "node_reachable", help, labels: labels(), value: f64::from(page.answers) });
+            let help = "1: what the node's agent sent was no page of an agent, and is not shown";
+            own.push(Sample { name: "node_page_refused", help, labels: labels(), value: f64::from(page.refused) });
             if let Some(at) = page.at {
                 let help = "Age of what is shown of the node; after ten minutes it is shown no more";
                 own.push(Sample { name: "node_page_age_seconds", help, labels: labels(), value: at.elapsed().as_secs_f64() });
@@ -139,6 +146,39 @@ fn of_runs(folder: &std::path::Path) -> Vec<Sample> {
     all
 }
 
+/// Whether a page is one that an agent of ours makes: our names, plain labels, numbers, and nothing that the exporter says itself.
+fn is_sound(text: &str) -> bool {
+    const OWN: [&str; 5] = ["vsgpu_node_", "vsgpu_run_", "vsgpu_controller_", "vsgpu_fleet_", "vsgpu_exporter_"];
+    let name_is_ours = |name: &str| {
+        name.starts_with("vsgpu_")
+            && !OWN.iter().any(|own| name.starts_with(own))
+            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let label_is_plain =
+        |label: &str| label.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !["node", "instance", "job"].contains(&label);
+    let sample = |line: &str| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (name, labels) = series.split_once('{').map_or((series, ""), |(name, rest)| (name, rest));
+        let labels = if labels.is_empty() { "" } else { labels.strip_suffix('}')? };
+        // `a="x",b="y"`: quotes inside a value are escaped, which no value of ours needs.
+        let mut rest = labels;
+        while !rest.is_empty() {
+            let (label, after) = rest.split_once("=\"")?;
+            let (_, after) = after.split_once('"')?;
+            label_is_plain(label).then_some(())?;
+            rest = after.strip_prefix(',').unwrap_or(after);
+        }
+        (name_is_ours(name) && value.parse::<f64>().is_ok()).then_some(())
+    };
+    let head =
+        |words: &str| words.split(' ').nth(1).is_some_and(name_is_ours) && (words.starts_with("HELP ") || words.starts_with("TYPE "));
+    text.len() <= MAX_PAGE
+        && text.lines().filter(|l| !l.is_empty()).all(|line| match line.strip_prefix("# ") {
+            Some(words) => head(words),
+            None => sample(line).is_some(),
+        })
+}
+
 /// Pages as one: each family once, every series of a node with the node's name.
 fn merged(own: &str, pages: &[(&str, &str, &str)]) -> String {
     let mut families: BTreeMap<String, (Vec<String>, Vec<String>)> = BTreeMap::new();
@@ -187,6 +227,26 @@ pub fn agents(fleet: &Fleet) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_that_is_none_of_ours_is_refused() {
+        assert!(is_sound(
+            "# HELP vsgpu_up 1: the agent answers\n# TYPE vsgpu_up gauge\nvsgpu_up 1\nvsgpu_gpu_info{gpu=\"0000:3b:00.0\",name=\"A, b = {c}\"} 1\n"
+        ));
+        for bad in [
+            "garbage here and there\n",
+            "up 1\n",
+            "vsgpu_up{node=\"esx-01\"} 1\n",
+            "vsgpu_up{instance=\"x\"} 1\n",
+            "vsgpu_node_reachable 1\n",
+            "vsgpu_up one\n",
+            "vsgpu_up{gpu=\"x} 1\n",
+            "# EVIL\n",
+        ] {
+            assert!(!is_sound(bad), "{bad}");
+        }
+        assert!(!is_sound(&"vsgpu_up 1\n".repeat(100_000)));
+    }
 
     #[test]
     fn pages_become_one_with_each_family_once() {

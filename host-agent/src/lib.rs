@@ -23,8 +23,8 @@ pub fn agent() -> Agent {
         role: "host",
         program: "vsgpu-host-agent",
         catalogue,
-        // Our own folder on ESXi: /var is a ramdisk.
-        state: "/opt/vsgpu/state",
+        // What lies below /etc with the sticky bit is kept over a reboot; /var is a ramdisk (facts: esxi A4).
+        state: "/etc/opt/vsgpu",
         system: esxi::system,
         restarts,
         reboot,

@@ -154,7 +154,7 @@ pub(crate) fn page(node: &Node) -> String {
     let (mut shown, dropped) = bounded(samples(node), MAX_SERIES.saturating_sub(counted + 1));
     shown.push(Sample {
         name: "series_left_out",
-        help: "Series of this agent beyond its 200, which are not shown: the last of each kind",
+        help: "Series of this agent beyond its 200, which are not shown: never those that alerts need",
         labels: vec![],
         value: dropped as f64,
     });
@@ -189,8 +189,28 @@ fn encoded(mut families: Vec<prometheus::proto::MetricFamily>, samples: Vec<Samp
     String::from_utf8(text).unwrap_or_default()
 }
 
-/// At most so many. What the machine has many of (vGPUs, Xid codes) comes last, and is what is left out.
+/// What alerts need is never left out; the others in the order in which they were taken.
+const FIRST: [&str; 15] = [
+    "up",
+    "observation_stale",
+    "last_observation_age_seconds",
+    "certificate_expiry_timestamp_seconds",
+    "host_maintenance_mode",
+    "host_reboot_pending",
+    "xid_last_timestamp_seconds",
+    "license_licensed",
+    "host_vgpu_licensed",
+    "guest_license_expiry_timestamp_seconds",
+    "guest_cuda_proof_passed",
+    "gpu_ecc_uncorrected_errors",
+    "gpu_remap_failed",
+    "gpu_mode_pending",
+    "fact_readable",
+];
+
+/// At most so many.
 fn bounded(mut all: Vec<Sample>, most: usize) -> (Vec<Sample>, usize) {
+    all.sort_by_key(|s| FIRST.iter().position(|name| *name == s.name).unwrap_or(FIRST.len()));
     let dropped = all.len().saturating_sub(most);
     all.truncate(most);
     (all, dropped)
@@ -227,8 +247,9 @@ fn samples(node: &Node) -> Vec<Sample> {
         let on = Subject { vm: (!vm.is_empty()).then(|| vm.to_string()) };
         let facts = if vm.is_empty() { Some(&snapshot.facts) } else { snapshot.of_vms.iter().find(|(n, _)| n == vm).map(|(_, f)| f) };
         let Some(entry) = node.catalogue.find(node.scope(&on), name) else { continue };
-        let fact = facts.and_then(|f| f.get(entry.fact.name)).and_then(|f| f.as_ref().ok());
-        let met = fact.and_then(|fact| (entry.check)(spec, fact).ok()).is_some_and(|v| v.is_met());
+        // What cannot be read is neither met nor not met: `fact_readable` says so.
+        let Some(Ok(fact)) = facts.and_then(|f| f.get(entry.fact.name)) else { continue };
+        let met = (entry.check)(spec, fact).is_ok_and(|v| v.is_met());
         let labels = vec![("vm", vm.to_string()), ("requirement", name.to_string())];
         all.push(sample(
             "requirement_met",

@@ -258,8 +258,12 @@ impl Posix {
             KEEP_MODE => target.metadata().map_or(0o644, |m| m.permissions().mode() & 0o7777),
             stated => stated,
         };
-        // What ESXi keeps over a reboot is marked by the sticky bit of the file that is replaced (facts: esxi A4).
-        let mode = mode | target.metadata().map_or(0, |m| m.permissions().mode() & 0o1000);
+        // ESXi keeps a file over a reboot that has the sticky bit and was written to in place: another file under its name would
+        // not be noticed (facts: esxi A4). A write that is cut there leaves no whole document, which its reader takes for none.
+        if target.metadata().is_ok_and(|m| m.permissions().mode() & 0o1000 != 0) {
+            let mut file = std::fs::OpenOptions::new().write(true).truncate(true).open(&target).map_err(failed)?;
+            return fill(&mut file).and_then(|()| file.sync_all()).map_err(failed);
+        }
         let folder = target.parent().ok_or_else(|| Trouble::Other { path: path.into(), why: "has no folder".into() })?;
         std::fs::create_dir_all(folder).map_err(failed)?;
         let mut name = target.file_name().unwrap_or_default().to_os_string();

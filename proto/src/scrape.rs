@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Scrapes at once.
-const MAX_SCRAPES: usize = 32;
+const MAX_SCRAPES: usize = 128;
 /// For one scrape, from the connection to its end: a client that never asks must not stay for ever.
-const WITHIN: Duration = Duration::from_secs(10);
+const WITHIN: Duration = Duration::from_secs(5);
 
 /// What is served.
 pub trait Pages: Send + Sync + 'static {

@@ -122,7 +122,7 @@ fn a_sick_gpu_is_seen_in_facts_and_metrics() {
     });
     let text = page();
     for line in [
-        "vsgpu_xid_events{gpu=\"0000:02:01\",xid=\"79\"} 1",
+        "vsgpu_xid_events{gpu=\"0000:02:01.0\",xid=\"79\"} 1",
         "vsgpu_guest_health_findings{severity=\"critical\"} 1",
         "vsgpu_guest_driver_loaded 1",
         "vsgpu_guest_license_expiry_timestamp_seconds",

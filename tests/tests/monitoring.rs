@@ -80,7 +80,26 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
     assert_eq!(get(&addresses[0], "/metrics", None).unwrap().0, 401);
     assert_eq!(get(&addresses[0], "/metrics", Some("another token of that length, or so")).unwrap().0, 401);
     assert_eq!(get(&addresses[0], "/livez", None).unwrap().0, 200);
-    assert!(get(&addresses[1], "/metrics", Some(token)).is_none_or(|(s, _)| s != 200), "without a certificate nothing is served");
+    // By certificate: nobody without one, no other node's, and the monitor's own.
+    let by_certificate = |folder: Option<&str>| {
+        let pki = lab.folder.join("pki");
+        let port = addresses[1].rsplit(':').next().unwrap();
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"]).arg(pki.join("ca.pem"));
+        curl.args(["--resolve", &format!("controller.vsgpu:{port}:127.0.0.1"), &format!("https://controller.vsgpu:{port}/metrics")]);
+        if let Some(folder) = folder {
+            curl.arg("--cert").arg(pki.join(folder).join("node.pem")).arg("--key").arg(pki.join(folder).join("node.key"));
+        }
+        String::from_utf8_lossy(&curl.output().unwrap().stdout).into_owned()
+    };
+    if here("curl") {
+        assert_eq!(by_certificate(Some("prometheus.monitor")), "200");
+        for other in [None, Some("vm-01.guest"), Some("esx-01.host")] {
+            assert_eq!(by_certificate(other), "000", "{other:?}");
+        }
+    } else {
+        skipped("curl is not here: certificates of others are not tried at the metrics");
+    }
     wait_until("both agents have looked", Duration::from_secs(60), || {
         let page = get(&addresses[0], "/metrics", Some(token)).unwrap().1;
         page.contains("vsgpu_host_vgpu_licensed{node=\"esx-01\"") && page.contains("vsgpu_license_licensed{node=\"vm-01\"")

@@ -14,7 +14,9 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
     let mut all = vec![];
     let mut say = |name, help, labels: Vec<(&'static str, String)>, value: f64| all.push(Sample { name, help, labels, value });
     if let Some((proof, at)) = fact::<CudaProofFact>(facts, "cuda-proof").and_then(|p| p.at.map(|at| (p, at))) {
-        say("guest_cuda_proof_passed", "1: every result of the CUDA proof was right, in this boot", vec![], f64::from(proof.passed()));
+        let right = CudaProofFact { this_boot: true, ..proof.clone() }.passed();
+        say("guest_cuda_proof_passed", "1: every result of the last CUDA proof was right", vec![], f64::from(right));
+        say("guest_cuda_proof_current", "1: it was run in this boot, with this driver", vec![], f64::from(proof.this_boot));
         say("guest_cuda_proof_timestamp_seconds", "When the CUDA proof was last run", vec![], at as f64);
         for (device, found) in proof.report.devices.iter().enumerate() {
             if let Some(us) = found.launch_us {
@@ -42,8 +44,9 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
         say("guest_driver_loaded", "1: the NVIDIA kernel module is loaded", vec![], f64::from(health.loaded));
         // At most this many: a broken board can name many codes, and each is a series.
         for xid in health.xids.iter().take(32) {
-            let labels = vec![("gpu", xid.gpu.clone()), ("xid", xid.code.to_string())];
-            say("xid_events", "Xid events of this boot in the kernel's log", labels, f64::from(xid.count));
+            let labels = vec![("gpu", format!("{}.0", xid.gpu)), ("xid", xid.code.to_string())];
+            say("xid_events", "Xid events of this boot in the kernel's log", labels.clone(), f64::from(xid.count));
+            say("xid_last_timestamp_seconds", "When the kernel's log last told of the Xid", labels, xid.last as f64);
         }
         if let Some(end) = health.license_expires {
             say("guest_license_expiry_timestamp_seconds", "When the license ends", vec![], end as f64);

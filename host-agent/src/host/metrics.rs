@@ -1,5 +1,6 @@
 //! Metrics only a host has. What all nodes have (GPUs, requirements) is in the shared page.
 
+use super::esx::is_passthru;
 use serde::Deserialize as _;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -35,7 +36,13 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
             let help = "Owner of a GPU on the host's bus, as configured and as active; the value is always 1";
             all.push(Sample { name: "host_gpu_owner_info", help, labels, value: 1.0 });
         }
-        let differs = |d: &Value| d["configured_owner"] != d["current_owner"];
+        // Only who owns it counts: some releases say `Unknown` for a device that stays where it is.
+        let differs = |d: &Value| {
+            d["configured_owner"].is_string()
+                && d["current_owner"].is_string()
+                && d["configured_owner"] != "Unknown"
+                && is_passthru(d["configured_owner"].as_str()) != is_passthru(d["current_owner"].as_str())
+        };
         let pending = passthrough["devices"].as_array().is_some_and(|all| all.iter().any(differs));
         all.push(Sample {
             name: "host_reboot_pending",
@@ -47,7 +54,11 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
     vgpus(fact("vgpus"), fact("vgpu-types"), &mut all);
     // Last: a broken board can name many codes, and each is a series.
     for xid in fact("xids").and_then(|f| f["xids"].as_array()).into_iter().flatten().take(32) {
-        let labels = vec![("gpu", xid["gpu"].as_str().unwrap_or_default().into()), ("xid", xid["code"].to_string())];
+        let labels = vec![("gpu", format!("{}.0", xid["gpu"].as_str().unwrap_or_default())), ("xid", xid["code"].to_string())];
+        if let Some(last) = xid["last"].as_f64() {
+            let help = "When the kernel's log last told of the Xid";
+            all.push(Sample { name: "xid_last_timestamp_seconds", help, labels: labels.clone(), value: last });
+        }
         let help = "Xid events in what is left of the kernel's log";
         all.push(Sample { name: "xid_events", help, labels, value: xid["count"].as_f64().unwrap_or_default() });
     }
@@ -78,7 +89,7 @@ fn vgpus(fact: Option<&Value>, types: Option<&Value>, all: &mut Vec<Sample>) {
         all.extend(values.into_iter().filter_map(|(name, help, value)| Some(Sample { name, help, labels: id(), value: value? })));
         in_use.insert(profile);
     }
-    let creatable = types.and_then(|f| Vec::<TypesOfGpu>::deserialize(&f["creatable"]).ok()).unwrap_or_default();
+    let Some(creatable) = types.and_then(|f| Vec::<TypesOfGpu>::deserialize(&f["creatable"]).ok()) else { return };
     // Types that are in use here: of all that a host could make there are more than anybody looks at.
     for profile in in_use.into_iter().take(16) {
         let fits = creatable.iter().filter(|gpu| gpu.names.contains(&profile)).count();

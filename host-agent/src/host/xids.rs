@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use vsgpu_core::knowledge::xids;
 use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable};
 
@@ -26,8 +28,8 @@ pub struct XidCount {
     pub meaning: String,
     /// How often.
     pub count: u32,
-    /// When last, as the log writes it.
-    pub last: String,
+    /// When last, in seconds since 1970; absent where the log says no time.
+    pub last: Option<i64>,
 }
 
 impl Fact for Xids {
@@ -48,10 +50,11 @@ fn of(log: &str) -> Vec<XidCount> {
         let Some((gpu, code, _)) = xids::read(line) else { continue };
         let known = xids::of_code(code);
         let meaning = known.map_or("", |x| if x.meaning.is_empty() { x.mnemonic } else { x.meaning });
-        let new = || XidCount { gpu: gpu.clone(), code, meaning: meaning.into(), count: 0, last: String::new() };
+        let new = || XidCount { gpu: gpu.clone(), code, meaning: meaning.into(), count: 0, last: None };
         let seen = all.entry((gpu.clone(), code)).or_insert_with(new);
         seen.count += 1;
-        seen.last = line.split_whitespace().next().unwrap_or_default().into();
+        let at = line.split_whitespace().next().and_then(|word| OffsetDateTime::parse(word, &Rfc3339).ok());
+        seen.last = at.map(OffsetDateTime::unix_timestamp).or(seen.last);
     }
     all.into_values().collect()
 }
@@ -67,9 +70,6 @@ mod tests {
                    2026-11-01T10:00:02.000Z In(182) vmkernel: cpu1:2099897)NVRM: Xid (PCI:0000:3b:00): 79, again\n";
         let all = of(log);
         assert_eq!(all.len(), 1);
-        assert_eq!(
-            (all[0].gpu.as_str(), all[0].code, all[0].count, all[0].last.as_str()),
-            ("0000:3b:00", 79, 2, "2026-11-01T10:00:02.000Z")
-        );
+        assert_eq!((all[0].gpu.as_str(), all[0].code, all[0].count, all[0].last), ("0000:3b:00", 79, 2, Some(1_793_527_202)));
     }
 }

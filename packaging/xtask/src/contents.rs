@@ -18,12 +18,12 @@ pub fn esxi(root: &Path, agent: Vec<u8>) -> Result<Vec<Entry>, String> {
         from("etc/vmware/firewall/vsgpu.xml", 0o444)?,
         from("etc/vmware/service/vsgpu.xml", 0o444)?,
         Entry::new("opt/vsgpu/bin/vsgpu-host-agent", 0o555, agent),
-        from("opt/vsgpu/etc/agent.conf", 0o1644)?,
-        Entry::new("opt/vsgpu/etc/ca.pem", 0o1644, ""),
-        Entry::new("opt/vsgpu/etc/node.pem", 0o1644, ""),
-        Entry::new("opt/vsgpu/etc/node.key", 0o1600, ""),
-        Entry::new("opt/vsgpu/state/lease.json", 0o1600, ""),
-        Entry::new("opt/vsgpu/state/wishes.json", 0o1600, ""),
+        from("etc/opt/vsgpu/agent.conf", 0o1644)?,
+        Entry::new("etc/opt/vsgpu/ca.pem", 0o1644, ""),
+        Entry::new("etc/opt/vsgpu/node.pem", 0o1644, ""),
+        Entry::new("etc/opt/vsgpu/node.key", 0o1600, ""),
+        Entry::new("etc/opt/vsgpu/lease.json", 0o1600, ""),
+        Entry::new("etc/opt/vsgpu/wishes.json", 0o1600, ""),
     ])
 }
 
@@ -56,7 +56,6 @@ pub fn controller(root: &Path, built: &Path) -> Result<Package, String> {
         name: "vsgpu",
         summary: "GPUs on VMware vSphere, from a bare ESXi host to a CUDA proof in a VM",
         description: "The operator's program: plans, applies and verifies what a fleet file wishes\nof ESXi hosts, their VMs and the guests in them.",
-        depends: &[],
         entries,
         scripts: vec![],
     })
@@ -80,28 +79,8 @@ pub fn guest(root: &Path, built: &Path) -> Result<Package, String> {
         name: "vsgpu-guest-agent",
         summary: "vsgpu agent of a Linux VM with a GPU",
         description: "Installs driver, license and CUDA as the operator's fleet file wishes, and\nproves that a CUDA program ran.",
-        depends: &[],
         entries,
         scripts: vec![script("postinst")?, script("prerm")?, script("postrm")?],
-    })
-}
-
-/// The host agent on Linux: for hosts that are reached over ssh.
-///
-/// # Errors
-/// A sentence.
-pub fn host(root: &Path, built: &Path) -> Result<Package, String> {
-    let mut entries = vec![Entry::new("usr/bin/vsgpu-host-agent", 0o755, read(&built.join("vsgpu-host-agent"))?)];
-    let unit = read(&root.join("packaging/linux/vsgpu-host-agent@.service"))?;
-    entries.push(Entry::new("usr/lib/systemd/system/vsgpu-host-agent@.service", 0o644, unit));
-    entries.extend(manual(vsgpu_proto::agent::command(&vsgpu_host_agent::agent()))?);
-    Ok(Package {
-        name: "vsgpu-host-agent",
-        summary: "vsgpu agent of ESXi hosts, from elsewhere over ssh",
-        description: "Serves one ESXi host on which no package may be installed: everything runs\nhere and reaches the host through OpenSSH.",
-        depends: &["openssh-client"],
-        entries,
-        scripts: vec![],
     })
 }
 

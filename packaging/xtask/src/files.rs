@@ -54,7 +54,7 @@ pub fn tar_gz(entries: &[Entry], prefix: &str) -> Result<Vec<u8>, String> {
     gzip(&tar(entries, prefix)?)
 }
 
-/// The tar of files; folders of a prefix are entries of their own, as Debian's tools want them.
+/// The tar of files; folders are entries of their own, as Debian's tools want them and as VIBs that run on ESXi have them.
 ///
 /// # Errors
 /// A sentence.
@@ -74,11 +74,9 @@ pub fn tar(entries: &[Entry], prefix: &str) -> Result<Vec<u8>, String> {
     };
     let mut folders = std::collections::BTreeSet::new();
     for entry in entries {
-        if !prefix.is_empty() {
-            for (at, _) in entry.path.match_indices('/') {
-                if folders.insert(entry.path[..at].to_string()) {
-                    header(&format!("{prefix}{}/", &entry.path[..at]), 0o755, 0, tar::EntryType::Directory, &[])?;
-                }
+        for (at, _) in entry.path.match_indices('/') {
+            if folders.insert(entry.path[..at].to_string()) {
+                header(&format!("{prefix}{}/", &entry.path[..at]), 0o755, 0, tar::EntryType::Directory, &[])?;
             }
         }
         let path = format!("{prefix}{}", entry.path);

@@ -12,8 +12,6 @@ pub struct Package {
     pub summary: &'static str,
     /// Some lines.
     pub description: &'static str,
-    /// Debian packages that it needs, beside its C library.
-    pub depends: &'static [&'static str],
     /// Files.
     pub entries: Vec<Entry>,
     /// Scripts by Debian's names: postinst, prerm, postrm.
@@ -41,10 +39,8 @@ impl Package {
     /// A sentence.
     pub fn deb(&self, version: &str) -> Result<Vec<u8>, String> {
         let size: usize = self.entries.iter().map(|e| e.bytes.len().div_ceil(1024)).sum();
-        let mut depends: Vec<String> = self.depends.iter().map(|d| (*d).to_string()).collect();
-        depends.extend(glibc(&self.entries).map(|v| format!("libc6 (>= {v})")));
         let description: String = self.description.lines().map(|l| format!(" {l}\n")).collect();
-        let depends = if depends.is_empty() { String::new() } else { format!("Depends: {}\n", depends.join(", ")) };
+        let depends = glibc(&self.entries).map(|v| format!("Depends: libc6 (>= {v})\n")).unwrap_or_default();
         let control = format!(
             "Package: {}\nVersion: {version}\nArchitecture: amd64\nMaintainer: vsgpu <vsgpu@localhost>\nInstalled-Size: {size}\n{depends}Section: admin\nPriority: optional\nDescription: {}\n{description}",
             self.name, self.summary
