@@ -136,7 +136,10 @@ fn of_runs(folder: &std::path::Path) -> Vec<Sample> {
         *by_state.entry(state.word()).or_default() += 1;
         if let NodeState::Held { held, .. } = state {
             let hold = serde_json::to_value(held.hold).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default();
-            all.push(sample("node_held", "1: the node is held, and why", vec![("node", node), ("hold", hold)], 1.0));
+            // As the other series name it: the guest of a VM is `vm-01` with its role.
+            let (name, role) = node.strip_suffix(" (guest)").map_or((node.as_str(), ""), |vm| (vm, "guest"));
+            let labels = vec![("node", name.into()), ("role", role.into()), ("hold", hold)];
+            all.push(sample("node_held", "1: the node is held, and why", labels, 1.0));
         }
     }
     for (word, count) in by_state {
@@ -160,8 +163,9 @@ fn is_sound(text: &str) -> bool {
         let (series, value) = line.rsplit_once(' ')?;
         let (name, labels) = series.split_once('{').map_or((series, ""), |(name, rest)| (name, rest));
         let labels = if labels.is_empty() { "" } else { labels.strip_suffix('}')? };
-        // `a="x",b="y"`: quotes inside a value are escaped, which no value of ours needs.
-        let mut rest = labels;
+        // `a="x",b="y"`: a quote or a backslash inside a value is escaped.
+        let labels = labels.replace("\\\\", "").replace("\\\"", "");
+        let mut rest = labels.as_str();
         while !rest.is_empty() {
             let (label, after) = rest.split_once("=\"")?;
             let (_, after) = after.split_once('"')?;
@@ -231,7 +235,7 @@ mod tests {
     #[test]
     fn a_page_that_is_none_of_ours_is_refused() {
         assert!(is_sound(
-            "# HELP vsgpu_up 1: the agent answers\n# TYPE vsgpu_up gauge\nvsgpu_up 1\nvsgpu_gpu_info{gpu=\"0000:3b:00.0\",name=\"A, b = {c}\"} 1\n"
+            "# HELP vsgpu_up 1: the agent answers\n# TYPE vsgpu_up gauge\nvsgpu_up 1\nvsgpu_gpu_info{gpu=\"0000:3b:00.0\",name=\"A, b = {c} \\\"d\\\" \\\\\"} 1\n"
         ));
         for bad in [
             "garbage here and there\n",

@@ -139,7 +139,8 @@ fn systemd_understands_the_units() {
     }
     let folder = std::env::temp_dir().join(format!("vsgpu-units-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    for unit in ["vsgpu-guest-agent.service"] {
+    {
+        let unit = "vsgpu-guest-agent.service";
         let text = std::fs::read_to_string(workspace().join("packaging/linux").join(unit)).unwrap();
         // The program is looked for as well; the manual page is in the package.
         let text = text.replace("/usr/bin/vsgpu-guest-agent", "/bin/true");

@@ -110,7 +110,8 @@ fn package(out: &Path, only: &[Kind], dev: bool) -> Result<(), String> {
     if only.contains(&Kind::Esxi) {
         let mut build = Command::new(root.join("packaging/esxi/build-static"));
         build.args(dev.then_some("--dev"));
-        let agent = root.join(run(&mut build)?);
+        let agent = run(&mut build).map_err(|why| format!("{why}; the packages for Linux alone: --only linux"))?;
+        let agent = root.join(agent);
         let date = date(&root)?;
         let vib = vib::build(&contents::esxi(&root, files::read(&agent)?)?, version, &date)?;
         let found = verify::verify(&vib.bytes);
