@@ -100,6 +100,15 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
     } else {
         skipped("curl is not here: certificates of others are not tried at the metrics");
     }
+    // And the monitor's certificate opens nothing but metrics.
+    let disguised = lab.folder.join("disguised");
+    std::fs::create_dir_all(&disguised).unwrap();
+    std::fs::copy(lab.folder.join("pki/ca.pem"), disguised.join("ca.pem")).unwrap();
+    for kind in ["pem", "key"] {
+        std::fs::copy(lab.folder.join(format!("pki/prometheus.monitor/node.{kind}")), disguised.join(format!("controller.{kind}")))
+            .unwrap();
+    }
+    lab.expect(4, &["facts", "--pki", "disguised"]);
     wait_until("both agents have looked", Duration::from_secs(60), || {
         let page = get(&addresses[0], "/metrics", Some(token)).unwrap().1;
         page.contains("vsgpu_host_vgpu_licensed{node=\"esx-01\"") && page.contains("vsgpu_license_licensed{node=\"vm-01\"")

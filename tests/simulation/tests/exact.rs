@@ -61,14 +61,14 @@ fn one_host_cut_everywhere() {
 fn a_guest_with_a_vgpu_cut_everywhere() {
     let example = Example::small();
     let subject = Subject::of(&example).unwrap();
-    all("vGPU and guest, records", &subject, &every(records(&subject), 61));
-    all("vGPU and guest, commands", &subject, &every(commands(&subject), 151));
+    all("vGPU and guest, records", &subject, &every(records(&subject), 97));
+    all("vGPU and guest, commands", &subject, &every(commands(&subject), 251));
     all("vGPU and guest, failures", &subject, &every(failures(&subject), 2));
 }
 
 #[test]
 fn the_demo_and_the_large_example_cut_here_and_there() {
-    for (name, example, part) in [("demo", Example::demo(), 30), ("large.yaml", Example::large(), 60)] {
+    for (name, example, part) in [("demo", Example::demo(), 45), ("large.yaml", Example::large(), 90)] {
         let subject = Subject::of(&example).unwrap();
         all(&format!("{name}, records"), &subject, &every(records(&subject), 97 * part));
         all(&format!("{name}, commands"), &subject, &every(commands(&subject), 197 * part));
