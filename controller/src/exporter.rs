@@ -7,6 +7,7 @@ use crate::inventory::reaches;
 use crate::journal::{self, Folder, StepState};
 use crate::render::status::{NodeState, nodes};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -36,7 +37,7 @@ struct Page {
 pub struct Collected {
     pages: Mutex<BTreeMap<(String, &'static str), Page>>,
     folder: std::path::PathBuf,
-    rounds: Mutex<u64>,
+    rounds: AtomicU64,
 }
 
 impl Collected {
@@ -75,7 +76,7 @@ impl Collected {
                 (page.text, page.at) = (text, Some(Instant::now()));
             }
         }
-        *self.rounds.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.rounds.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -100,7 +101,7 @@ impl Pages for Collected {
     }
 
     fn ready(&self) -> Result<String, String> {
-        match *self.rounds.lock().unwrap_or_else(PoisonError::into_inner) {
+        match self.rounds.load(Ordering::SeqCst) {
             0 => Err("the nodes have not been asked yet".into()),
             n => Ok(format!("asked all nodes {n} times")),
         }

@@ -109,6 +109,7 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
             .unwrap();
     }
     lab.expect(4, &["facts", "--pki", "disguised"]);
+    lab.expect(0, &["facts"]);
     wait_until("both agents have looked", Duration::from_secs(60), || {
         let page = get(&addresses[0], "/metrics", Some(token)).unwrap().1;
         page.contains("vsgpu_host_vgpu_licensed{node=\"esx-01\"") && page.contains("vsgpu_license_licensed{node=\"vm-01\"")

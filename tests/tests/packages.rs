@@ -130,25 +130,23 @@ fn rpm_takes_them() {
 }
 
 #[test]
-fn systemd_understands_the_units() {
+fn systemd_understands_the_unit() {
     if !Command::new("systemd-analyze").arg("--version").output().is_ok_and(|o| o.status.success()) {
         return skipped("systemd-analyze is not here");
     }
     let folder = std::env::temp_dir().join(format!("vsgpu-units-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    {
-        let unit = "vsgpu-guest-agent.service";
-        let text = std::fs::read_to_string(workspace().join("packaging/linux").join(unit)).unwrap();
-        // The program is looked for as well; the manual page is in the package.
-        let text = text.replace("/usr/bin/vsgpu-guest-agent", "/bin/true");
-        let text: String = text.lines().filter(|l| !l.starts_with("Documentation=")).map(|l| format!("{l}\n")).collect();
-        let path = folder.join(unit);
-        std::fs::write(&path, text).unwrap();
-        let output = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let ours: Vec<&str> = said.lines().filter(|l| l.contains("vsgpu")).collect();
-        assert!(ours.is_empty() && output.status.success(), "{unit}: {said}");
-    }
+    let unit = "vsgpu-guest-agent.service";
+    let text = std::fs::read_to_string(workspace().join("packaging/linux").join(unit)).unwrap();
+    // The program is looked for as well; the manual page is in the package.
+    let text = text.replace("/usr/bin/vsgpu-guest-agent", "/bin/true");
+    let text: String = text.lines().filter(|l| !l.starts_with("Documentation=")).map(|l| format!("{l}\n")).collect();
+    let path = folder.join(unit);
+    std::fs::write(&path, text).unwrap();
+    let output = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let ours: Vec<&str> = said.lines().filter(|l| l.contains("vsgpu")).collect();
+    assert!(ours.is_empty() && output.status.success(), "{unit}: {said}");
     std::fs::remove_dir_all(folder).unwrap();
 }
 

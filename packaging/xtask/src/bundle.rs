@@ -1,7 +1,7 @@
 //! The offline bundle around the VIB: what vSphere Lifecycle Manager and Image Builder import (facts: esxi B3). Its bulletin names a
 //! component, as images are made of components. Whether Lifecycle Manager takes an unsigned one is not known (facts: esxi B3).
 
-use crate::vib::{self, Lies, NAME, SUMMARY, VENDOR, Vib, leaf, writer};
+use crate::vib::{self, Lies, NAME, SUMMARY, VENDOR, Vib, leaf, leaves, writer};
 use sha2::{Digest as _, Sha256};
 use std::io::Write as _;
 use vsgpu_proto::posix::hex;
@@ -73,11 +73,10 @@ fn vendor_index(metadata: &str) -> String {
     xml.start_element("metaList");
     for version in PLATFORMS {
         xml.start_element("metadata");
-        for (name, text) in
-            [("productId", "embeddedEsx"), ("version", version), ("locale", ""), ("url", metadata), ("channelName", "default")]
-        {
-            leaf(&mut xml, name, text);
-        }
+        leaves(
+            &mut xml,
+            &[("productId", "embeddedEsx"), ("version", version), ("locale", ""), ("url", metadata), ("channelName", "default")],
+        );
         xml.end_element();
     }
     xml.end_document()
@@ -86,21 +85,22 @@ fn vendor_index(metadata: &str) -> String {
 /// `lies`: with the older list, which describes the VIB itself.
 fn bulletin_into(xml: &mut XmlWriter, vib: &Vib, date: &str, lies: Option<&Lies>) {
     xml.start_element("bulletin");
-    for (name, text) in [
-        ("id", bulletin_id(vib).as_str()),
-        ("vendor", VENDOR),
-        ("summary", SUMMARY),
-        ("severity", "general"),
-        ("category", "general"),
-        ("urgency", "Important"),
-        ("releaseType", "extension"),
-        ("description", vib::DESCRIPTION),
-        ("kbUrl", ""),
-        ("contact", ""),
-        ("releaseDate", date),
-    ] {
-        leaf(xml, name, text);
-    }
+    leaves(
+        xml,
+        &[
+            ("id", bulletin_id(vib).as_str()),
+            ("vendor", VENDOR),
+            ("summary", SUMMARY),
+            ("severity", "general"),
+            ("category", "general"),
+            ("urgency", "Important"),
+            ("releaseType", "extension"),
+            ("description", vib::DESCRIPTION),
+            ("kbUrl", ""),
+            ("contact", ""),
+            ("releaseDate", date),
+        ],
+    );
     xml.start_element("componentNameSpec");
     xml.write_attribute("name", NAME);
     xml.write_attribute("uiString", "vsgpu host agent");
@@ -144,17 +144,18 @@ fn response(vib: &Vib, date: &str, lies: &Lies) -> String {
 
 fn older(xml: &mut XmlWriter, vib: &Vib, lies: &Lies) {
     xml.start_element("vib");
-    for (name, text) in [
-        ("vibVersion", "1.4.5"),
-        ("vibID", vib.id().as_str()),
-        ("name", NAME),
-        ("version", &vib.descriptor.version),
-        ("vendor", VENDOR),
-        ("vibType", "bootbank"),
-        ("summary", SUMMARY),
-    ] {
-        leaf(xml, name, text);
-    }
+    leaves(
+        xml,
+        &[
+            ("vibVersion", "1.4.5"),
+            ("vibID", vib.id().as_str()),
+            ("name", NAME),
+            ("version", &vib.descriptor.version),
+            ("vendor", VENDOR),
+            ("vibType", "bootbank"),
+            ("summary", SUMMARY),
+        ],
+    );
     xml.start_element("vibFile");
     leaf(xml, "sourceUrl", "");
     leaf(xml, "relativePath", &lies.path);

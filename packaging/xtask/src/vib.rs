@@ -82,6 +82,11 @@ pub fn leaf(xml: &mut XmlWriter, name: &str, text: &str) {
     xml.end_element();
 }
 
+/// One such element after the other.
+pub fn leaves(xml: &mut XmlWriter, all: &[(&str, &str)]) {
+    all.iter().for_each(|(name, text)| leaf(xml, name, text));
+}
+
 /// Pretty-printed texts would gain spaces: everything on one line.
 pub fn writer() -> XmlWriter {
     XmlWriter::new(xmlwriter::Options { indent: xmlwriter::Indent::None, ..xmlwriter::Options::default() })
@@ -93,17 +98,18 @@ impl Descriptor {
         let mut xml = writer();
         xml.start_element("vib");
         xml.write_attribute("version", "5.0");
-        for (name, text) in [
-            ("type", "bootbank"),
-            ("name", NAME),
-            ("version", &self.version),
-            ("vendor", VENDOR),
-            ("summary", SUMMARY),
-            ("description", DESCRIPTION),
-            ("release-date", &self.date),
-        ] {
-            leaf(&mut xml, name, text);
-        }
+        leaves(
+            &mut xml,
+            &[
+                ("type", "bootbank"),
+                ("name", NAME),
+                ("version", &self.version),
+                ("vendor", VENDOR),
+                ("summary", SUMMARY),
+                ("description", DESCRIPTION),
+                ("release-date", &self.date),
+            ],
+        );
         xml.start_element("urls");
         xml.end_element();
         xml.start_element("relationships");
@@ -127,16 +133,17 @@ impl Descriptor {
         xml.start_element("file-list");
         self.files.iter().for_each(|file| leaf(&mut xml, "file", file));
         xml.end_element();
-        for (name, text) in [
-            ("acceptance-level", "community"),
-            ("live-install-allowed", "true"),
-            ("live-remove-allowed", "true"),
-            ("cimom-restart", "false"),
-            ("stateless-ready", "true"),
-            ("overlay", "false"),
-        ] {
-            leaf(&mut xml, name, text);
-        }
+        leaves(
+            &mut xml,
+            &[
+                ("acceptance-level", "community"),
+                ("live-install-allowed", "true"),
+                ("live-remove-allowed", "true"),
+                ("cimom-restart", "false"),
+                ("stateless-ready", "true"),
+                ("overlay", "false"),
+            ],
+        );
         xml.start_element("payloads");
         xml.start_element("payload");
         for (name, value) in [("name", PAYLOAD), ("type", "tgz"), ("size", &self.size.to_string())] {

@@ -52,7 +52,10 @@ pub fn package(name: &str, kind: &str) -> PathBuf {
     let all = std::fs::read_dir(packages()).unwrap().flatten().map(|e| e.path());
     let fits = |path: &PathBuf| {
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        file.ends_with(kind) && file.strip_prefix(name).is_some_and(|rest| rest.starts_with(['_', '-']) && !rest.starts_with("-g"))
+        file.ends_with(kind)
+            && file
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(['_', '-']) && rest[1..].starts_with(|c: char| c.is_ascii_digit()))
     };
     all.filter(fits).max().unwrap_or_else(|| panic!("there is no {name} {kind}"))
 }
