@@ -1,16 +1,16 @@
-//! The shell of a Linux guest. Files and processes are `Posix`; the boot id is the kernel's own.
+//! The shell of a Linux guest. Files and processes are `Shell`; the boot id is the kernel's own.
 
 use std::sync::Arc;
 use std::time::Duration;
 use vsgpu_core::{Command, Holder, Output, System, Trouble};
-use vsgpu_proto::posix::Posix;
+use vsgpu_proto::shell::Shell;
 
 /// The shell around files and processes.
-pub fn system(posix: Posix) -> Arc<dyn System> {
-    Arc::new(Linux(posix))
+pub fn system(shell: Arc<dyn Shell>) -> Arc<dyn System> {
+    Arc::new(Linux(shell))
 }
 
-struct Linux(Posix);
+struct Linux(Arc<dyn Shell>);
 
 impl System for Linux {
     fn run(&self, command: &Command) -> Output {
@@ -53,10 +53,7 @@ impl System for Linux {
         }
     }
     fn kernel_release(&self) -> String {
-        match self.0.read("/proc/sys/kernel/osrelease", 256) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).trim().into(),
-            Err(_) => nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default(),
-        }
+        self.0.kernel_release()
     }
     fn now(&self) -> u64 {
         self.0.now()

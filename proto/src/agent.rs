@@ -1,6 +1,9 @@
 //! The program both agents are: `serve`, and a one-shot `facts`. What differs between them is the value `Agent`.
 
 use crate::posix::Posix;
+use crate::remote::Remote;
+use crate::shell::Shell;
+use crate::ssh::Target;
 use crate::{metrics::Sample, server};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -23,7 +26,7 @@ pub struct Agent {
     /// Where it keeps what must survive a restart of the machine.
     pub state: &'static str,
     /// Its shell.
-    pub system: fn(Posix) -> Arc<dyn System>,
+    pub system: fn(Arc<dyn Shell>) -> Arc<dyn System>,
     /// Restarts by name, with what they run.
     pub restarts: fn() -> Vec<(&'static str, Vec<Effect>)>,
     /// What starts a reboot.
@@ -55,6 +58,15 @@ struct Machine {
     /// Prefix of every file that is read or written
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
+    /// Reach the host through OpenSSH: no program of ours runs there
+    #[arg(long, value_name = "USER@HOST[:PORT]")]
+    ssh: Option<String>,
+    /// Private key for it [default: what ssh's own configuration says]
+    #[arg(long, value_name = "FILE", requires = "ssh")]
+    ssh_identity: Option<PathBuf>,
+    /// Host keys for it [default: what ssh's own configuration says]
+    #[arg(long, value_name = "FILE", requires = "ssh")]
+    ssh_known_hosts: Option<PathBuf>,
 }
 
 /// Options of `serve`.
@@ -68,6 +80,9 @@ pub struct Serve {
     /// Folder with ca.pem, node.pem and node.key, as `vsgpu cert issue` makes it
     #[arg(long, value_name = "DIR", default_value = "/etc/vsgpu")]
     pub(crate) pki: PathBuf,
+    /// Where the agent keeps its memory of a host over ssh
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/vsgpu-host-agent", requires = "ssh")]
+    pub(crate) state: PathBuf,
     /// Where the controller connects to
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:7443")]
     pub(crate) listen: SocketAddr,
@@ -104,18 +119,38 @@ enum Format {
 }
 
 impl Machine {
-    fn posix(&self) -> Result<Posix, String> {
+    /// Here, or over ssh. `state`: where an agent that serves keeps its memory of a machine over ssh; a visit keeps none.
+    fn shell(&self, agent: &Agent, state: Option<&Path>) -> Result<Arc<dyn Shell>, String> {
         let absolute = |path: &PathBuf| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
+        if let Some(target) = self.target(agent)? {
+            return Ok(Arc::new(match state {
+                Some(state) => Remote::serve(&target, self.tools.as_deref(), &self.root, agent.state, &absolute(&state.into())?)?,
+                None => Remote::visit(&target, self.tools.as_deref(), &self.root)?,
+            }));
+        }
         if let Some(tools) = self.tools.as_ref().filter(|t| !t.is_dir()) {
             return Err(format!("--tools {}: no such folder", tools.display()));
         }
-        Ok(Posix::new(self.tools.as_ref().map(absolute).transpose()?, absolute(&self.root)?))
+        Ok(Arc::new(Posix::new(self.tools.as_ref().map(absolute).transpose()?, absolute(&self.root)?)))
+    }
+
+    fn target(&self, agent: &Agent) -> Result<Option<Target>, String> {
+        let Some(text) = &self.ssh else { return Ok(None) };
+        if agent.role != "host" {
+            return Err("--ssh is for host agents: a guest's agent runs in its VM".into());
+        }
+        let target = Target::parse(text).map_err(|why| format!("--ssh {why}"))?;
+        Ok(Some(Target { identity: self.ssh_identity.clone(), known_hosts: self.ssh_known_hosts.clone(), ..target }))
     }
 }
 
 /// The command line of an agent, for help texts and man pages.
 pub fn command(agent: &Agent) -> clap::Command {
-    <Cli as clap::CommandFactory>::command().name(agent.program).about(format!("The vsgpu agent of a {}", agent.role))
+    let command = <Cli as clap::CommandFactory>::command().name(agent.program).about(format!("The vsgpu agent of a {}", agent.role));
+    // Only hosts are reached over ssh.
+    let of_hosts = ["ssh", "ssh_identity", "ssh_known_hosts", "state"];
+    let hide = |verb: clap::Command| verb.mut_args(|arg| if of_hosts.contains(&arg.get_id().as_str()) { arg.hide(true) } else { arg });
+    if agent.role == "host" { command } else { command.mut_subcommand("serve", hide).mut_subcommand("facts", hide) }
 }
 
 /// The command line with the options of its `--config` file in front of the others.
@@ -168,7 +203,7 @@ pub fn main(agent: Agent) -> ExitCode {
     let result = match cli.verb {
         Verb::Serve(options) => {
             tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
-            options.machine.posix().and_then(|posix| server::serve(agent, posix, &options))
+            options.machine.shell(&agent, Some(&options.state)).and_then(|shell| server::serve(agent, shell, &options))
         }
         Verb::Facts(args) => facts(agent, &args),
     };
@@ -187,7 +222,7 @@ fn complain(why: &str) {
 }
 
 fn facts(agent: Agent, args: &FactsArgs) -> Result<(), String> {
-    let system = (agent.system)(args.machine.posix()?);
+    let system = (agent.system)(args.machine.shell(&agent, None)?);
     let on = Subject { vm: args.vm.clone() };
     let scope = match (agent.role, &args.vm) {
         ("host", Some(_)) => Scope::Vm,

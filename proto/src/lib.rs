@@ -2,6 +2,7 @@
 //! The only crate that names tonic, prost and rustls. Both agents are this server around their own catalogue.
 
 pub mod agent;
+mod child;
 pub mod client;
 pub mod dial;
 mod lease;
@@ -11,9 +12,12 @@ mod operations;
 pub mod pki;
 pub mod posix;
 mod receive;
+pub mod remote;
 pub mod scrape;
 pub mod server;
 mod service;
+pub mod shell;
+pub mod ssh;
 mod tls;
 
 /// Generated from `agent.proto`.

@@ -7,8 +7,8 @@
 
 use crate::agent::Agent;
 use crate::offload::Offload;
-use crate::posix::Posix;
 use crate::service::{Node, Service};
+use crate::shell::Shell;
 use crate::v1::agent_server::AgentServer;
 use crate::{CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW, pki, tls};
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ const MAX_HANDSHAKES: usize = 512;
 ///
 /// # Errors
 /// A sentence: certificates, addresses.
-pub(crate) fn serve(agent: Agent, posix: Posix, options: &crate::agent::Serve) -> Result<(), String> {
+pub(crate) fn serve(agent: Agent, shell: Arc<dyn Shell>, options: &crate::agent::Serve) -> Result<(), String> {
     let identity = pki::load(&options.pki, "node").map_err(|e| e.to_string())?;
     let (name, role) = pki::own_name(&identity).ok_or("the certificate names no vsgpu node; issue one with `vsgpu cert issue`")?;
     if role != agent.role {
@@ -41,11 +41,11 @@ pub(crate) fn serve(agent: Agent, posix: Posix, options: &crate::agent::Serve) -
     let certificate_end = identity.ends();
     let config = Arc::new(tls::server(identity, tls::Guests::Controller).map_err(|e| e.to_string())?);
     let gate = crate::scrape::Gate::of(options.metrics, options.metrics_auth.as_deref(), &options.pki, "node")?;
-    let system = (agent.system)(posix.clone());
+    let system = (agent.system)(shell.clone());
     // Notes of commands that have ended since are dropped now, before their process numbers are used again.
-    let _ = posix.orphan();
+    let _ = shell.orphan();
     let observe_every = Duration::from_secs(options.observe_every.into());
-    let mut node = Node::new(agent, posix, system, name, Offload::Threads);
+    let mut node = Node::new(agent, shell, system, name, Offload::Threads);
     (node.observe_every, node.certificate_end) = (observe_every, certificate_end);
     let node = Arc::new(node);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(|e| e.to_string())?;
@@ -105,7 +105,7 @@ async fn answer<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
 pub async fn simulated<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     agent: Agent,
     system: Arc<dyn System>,
-    files: Posix,
+    files: Arc<dyn Shell>,
     name: &str,
     offload: Offload,
     mut connections: mpsc::Receiver<T>,

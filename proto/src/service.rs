@@ -6,8 +6,8 @@ use crate::lease::Lease;
 use crate::metrics::{Metrics, Snapshot};
 use crate::offload::Offload;
 use crate::operations::{Operation, Operations};
-use crate::posix::Posix;
 use crate::receive;
+use crate::shell::Shell;
 use crate::v1::{self, agent_server};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use vsgpu_core::catalogue::Entry;
 use vsgpu_core::execute::{self, Expectation, Outcome, Still, Terms};
 use vsgpu_core::planted::{Bug, planted};
-use vsgpu_core::{Catalogue, Ended, Scope, Subject, System};
+use vsgpu_core::{Catalogue, Ended, Scope, Subject, System, Trouble};
 
 /// Wishes last spoken of, for the metrics: (VM or empty, requirement) -> spec.
 pub(crate) type Wishes = BTreeMap<String, serde_json::Value>;
@@ -30,7 +30,7 @@ pub(crate) struct Node {
     pub agent: Agent,
     pub catalogue: Catalogue,
     pub system: Arc<dyn System>,
-    pub posix: Posix,
+    pub shell: Arc<dyn Shell>,
     pub name: String,
     pub metrics: Metrics,
     pub snapshot: Mutex<Snapshot>,
@@ -47,7 +47,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(agent: Agent, posix: Posix, system: Arc<dyn System>, name: String, offload: Offload) -> Self {
+    pub(crate) fn new(agent: Agent, shell: Arc<dyn Shell>, system: Arc<dyn System>, name: String, offload: Offload) -> Self {
         let wishes = system
             .read(&format!("{}/{WISHES}", agent.state), 1 << 20)
             .ok()
@@ -65,7 +65,7 @@ impl Node {
             certificate_end: None,
             acting: Mutex::default(),
             agent,
-            posix,
+            shell,
             system,
             name,
         }
@@ -141,11 +141,19 @@ async fn blocking<T: Send + 'static>(
 fn wait_for_orphans(node: &Node, say: &mut dyn FnMut(String)) {
     let start = node.system.elapsed();
     let mut said = false;
-    while let Some(command) = node.posix.orphan().filter(|_| node.system.elapsed() - start < Duration::from_secs(3660)) {
+    while let Some(command) = node.shell.orphan().filter(|_| node.system.elapsed() - start < Duration::from_secs(3660)) {
         if !std::mem::replace(&mut said, true) {
             say(format!("waiting for `{command}`, which an earlier agent started"));
         }
         node.system.sleep(Duration::from_millis(500));
+    }
+}
+
+/// A machine that is away is for the caller what an agent is that is away.
+pub(crate) fn troubled(trouble: &Trouble) -> Status {
+    match trouble {
+        Trouble::Away(why) => Status::unavailable(why),
+        other => Status::internal(other.to_string()),
     }
 }
 
@@ -236,7 +244,7 @@ impl agent_server::Agent for Service {
                 agent_version: env!("CARGO_PKG_VERSION").into(),
                 role: node.agent.role.into(),
                 node: node.name.clone(),
-                boot_id: node.system.boot_id().map_err(|e| Status::internal(e.to_string()))?,
+                boot_id: node.system.boot_id().map_err(|e| troubled(&e))?,
                 requirements: node.catalogue.entries.iter().map(known).collect(),
                 restarts: (node.agent.restarts)().into_iter().map(|(name, _)| name.into()).collect(),
             })
@@ -261,7 +269,7 @@ impl agent_server::Agent for Service {
             }
             node.remember(&on, request.wishes);
             let seen = execute::observe(node.system.as_ref(), &on, &facts);
-            let boot_id = node.system.boot_id().map_err(|e| Status::internal(e.to_string()))?;
+            let boot_id = node.system.boot_id().map_err(|e| troubled(&e))?;
             Ok(v1::ObserveReply { boot_id, facts_json: serde_json::to_string(&seen).map_err(|e| Status::internal(e.to_string()))? })
         })
         .await
@@ -343,14 +351,14 @@ impl agent_server::Agent for Service {
 
     async fn stat_artifact(&self, request: Request<v1::ArtifactId>) -> Result<Response<v1::ArtifactState>, Status> {
         let id = request.into_inner();
-        blocking(&self.0, "StatArtifact", move |node| receive::state(&node.posix, &node.name, &id)).await
+        blocking(&self.0, "StatArtifact", move |node| receive::state(node.shell.as_ref(), &node.name, &id)).await
     }
 
     async fn put_artifact(&self, request: Request<Streaming<v1::ArtifactPart>>) -> Result<Response<v1::ArtifactState>, Status> {
         let start = self.0.system.elapsed();
         let node = self.0.clone();
         let allowed = move |fence: Option<&v1::Fence>| node.lease.check(node.system.as_ref(), fence);
-        let result = receive::put(self.0.posix.clone(), self.0.name.clone(), request.into_inner(), allowed).await;
+        let result = receive::put(self.0.shell.clone(), self.0.name.clone(), request.into_inner(), allowed).await;
         self.0.metrics.rpc("PutArtifact", result.is_ok(), self.0.system.elapsed() - start);
         result.map(Response::new)
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use vsgpu_core::cuda_report::{CudaReport, read};
 use vsgpu_core::{Ended, Output as Answer};
 use vsgpu_proto::posix::Posix;
+use vsgpu_proto::shell::Shell as _;
 use vsgpu_tests::lab::programs;
 
 /// A folder with the simulated `libcuda.so.1` in it, and the file that tells it how to fail.

@@ -56,11 +56,13 @@ fn debian_installs_upgrades_removes_and_purges_them() {
         Err(why) => return skipped(&format!("a clean Debian tree: {why}")),
     };
     let tree = Tree::new(&cache.join("container").canonicalize().unwrap());
-    let names = ["vsgpu", "vsgpu-guest-agent"];
+    let names = ["vsgpu", "vsgpu-host-agent", "vsgpu-guest-agent"];
     for name in names {
         std::fs::copy(package(name, ".deb"), tree.root().join(format!("root/{name}.deb"))).unwrap();
     }
-    let install = || names.iter().for_each(|name| drop(tree.run(&["dpkg", "-i", &format!("/root/{name}.deb")])));
+    // The ssh client that the host agent asks for is not in this small tree; apt would bring it.
+    let install =
+        || names.iter().for_each(|name| drop(tree.run(&["dpkg", "--ignore-depends=openssh-client", "-i", &format!("/root/{name}.deb")])));
     install();
     // What was installed runs there, and is there to be read.
     assert!(tree.run(&["vsgpu", "--version"]).starts_with("vsgpu "));
@@ -70,6 +72,8 @@ fn debian_installs_upgrades_removes_and_purges_them() {
         "usr/share/man/man1/vsgpu.1.gz",
         "usr/share/man/man1/vsgpu-apply.1.gz",
         "usr/share/man/man1/vsgpu-guest-agent-serve.1.gz",
+        "usr/lib/systemd/system/vsgpu-host-agent@.service",
+        "usr/share/man/man1/vsgpu-host-agent-serve.1.gz",
         "usr/share/bash-completion/completions/vsgpu",
         "usr/share/zsh/vendor-completions/_vsgpu",
         "usr/share/fish/vendor_completions.d/vsgpu.fish",
@@ -92,10 +96,12 @@ fn debian_installs_upgrades_removes_and_purges_them() {
     assert_eq!(std::fs::read_to_string(&conf).unwrap(), mine);
     // Removed, the operator's own stays; purged, nothing does.
     std::fs::create_dir_all(tree.root().join("var/lib/vsgpu")).unwrap();
-    tree.run(&["dpkg", "-r", "vsgpu-guest-agent", "vsgpu"]);
+    std::fs::create_dir_all(tree.root().join("etc/vsgpu-host-agent/esx-01")).unwrap();
+    tree.run(&["dpkg", "-r", "vsgpu-guest-agent", "vsgpu-host-agent", "vsgpu"]);
     assert!(!tree.has("usr/bin/vsgpu-guest-agent") && !tree.has("usr/bin/vsgpu"));
     assert!(tree.has("etc/vsgpu/guest-agent.conf") && tree.has("etc/vsgpu/node.pem"));
-    tree.run(&["dpkg", "-P", "vsgpu-guest-agent", "vsgpu"]);
+    assert!(tree.has("etc/vsgpu-host-agent/esx-01"));
+    tree.run(&["dpkg", "-P", "vsgpu-guest-agent", "vsgpu-host-agent", "vsgpu"]);
     assert!(!tree.has("etc/vsgpu") && !tree.has("var/lib/vsgpu"));
     let left = tree.run(&[
         "sh",
@@ -130,23 +136,26 @@ fn rpm_takes_them() {
 }
 
 #[test]
-fn systemd_understands_the_unit() {
+fn systemd_understands_the_units() {
     if !Command::new("systemd-analyze").arg("--version").output().is_ok_and(|o| o.status.success()) {
         return skipped("systemd-analyze is not here");
     }
     let folder = std::env::temp_dir().join(format!("vsgpu-units-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let unit = "vsgpu-guest-agent.service";
-    let text = std::fs::read_to_string(workspace().join("packaging/linux").join(unit)).unwrap();
-    // The program is looked for as well; the manual page is in the package.
-    let text = text.replace("/usr/bin/vsgpu-guest-agent", "/bin/true");
-    let text: String = text.lines().filter(|l| !l.starts_with("Documentation=")).map(|l| format!("{l}\n")).collect();
-    let path = folder.join(unit);
-    std::fs::write(&path, text).unwrap();
-    let output = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let ours: Vec<&str> = said.lines().filter(|l| l.contains("vsgpu")).collect();
-    assert!(ours.is_empty() && output.status.success(), "{unit}: {said}");
+    for (file, unit) in
+        [("vsgpu-guest-agent.service", "vsgpu-guest-agent.service"), ("vsgpu-host-agent@.service", "vsgpu-host-agent@esx-01.service")]
+    {
+        let text = std::fs::read_to_string(workspace().join("packaging/linux").join(file)).unwrap();
+        // The program is looked for as well; the manual page is in the package.
+        let text = text.replace("/usr/bin/vsgpu-guest-agent", "/bin/true").replace("/usr/bin/vsgpu-host-agent", "/bin/true");
+        let text: String = text.lines().filter(|l| !l.starts_with("Documentation=")).map(|l| format!("{l}\n")).collect();
+        let path = folder.join(unit);
+        std::fs::write(&path, text).unwrap();
+        let output = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let ours: Vec<&str> = said.lines().filter(|l| l.contains("vsgpu")).collect();
+        assert!(ours.is_empty() && output.status.success(), "{unit}: {said}");
+    }
     std::fs::remove_dir_all(folder).unwrap();
 }
 

@@ -57,6 +57,7 @@ pub fn controller(root: &Path, built: &Path) -> Result<Package, String> {
         summary: "GPUs on VMware vSphere, from a bare ESXi host to a CUDA proof in a VM",
         description: "The operator's program: plans, applies and verifies what a fleet file wishes\nof ESXi hosts, their VMs and the guests in them.",
         entries,
+        needs: None,
         scripts: vec![],
     })
 }
@@ -80,6 +81,30 @@ pub fn guest(root: &Path, built: &Path) -> Result<Package, String> {
         summary: "vsgpu agent of a Linux VM with a GPU",
         description: "Installs driver, license and CUDA as the operator's fleet file wishes, and\nproves that a CUDA program ran.",
         entries,
+        needs: None,
+        scripts: vec![script("postinst")?, script("prerm")?, script("postrm")?],
+    })
+}
+
+/// The host agent for hosts that are reached over ssh, on a Linux machine beside them.
+///
+/// # Errors
+/// A sentence.
+pub fn host(root: &Path, built: &Path) -> Result<Package, String> {
+    let linux = root.join("packaging/linux");
+    let mut entries = vec![
+        Entry::new("usr/bin/vsgpu-host-agent", 0o755, read(&built.join("vsgpu-host-agent"))?),
+        Entry::new("usr/lib/systemd/system/vsgpu-host-agent@.service", 0o644, read(&linux.join("vsgpu-host-agent@.service"))?),
+        Entry::new("usr/share/doc/vsgpu-host-agent/agent.conf", 0o644, read(&linux.join("host-agent.conf"))?),
+    ];
+    entries.extend(manual(vsgpu_proto::agent::command(&vsgpu_host_agent::agent()))?);
+    let script = |name| Ok::<_, String>((name, read(&linux.join(format!("host-agent.{name}")))?));
+    Ok(Package {
+        name: "vsgpu-host-agent",
+        summary: "vsgpu agent of ESXi hosts on which no package may run",
+        description: "Runs on a Linux machine and reaches ESXi hosts through OpenSSH: one instance of\nits unit for each host.",
+        entries,
+        needs: Some(("openssh-client", "openssh-clients")),
         scripts: vec![script("postinst")?, script("prerm")?, script("postrm")?],
     })
 }

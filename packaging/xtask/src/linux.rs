@@ -14,6 +14,8 @@ pub struct Package {
     pub description: &'static str,
     /// Files.
     pub entries: Vec<Entry>,
+    /// What else must be there: a package by Debian's name, and by rpm's.
+    pub needs: Option<(&'static str, &'static str)>,
     /// Scripts by Debian's names: postinst, prerm, postrm.
     pub scripts: Vec<(&'static str, Vec<u8>)>,
 }
@@ -40,7 +42,9 @@ impl Package {
     pub fn deb(&self, version: &str) -> Result<Vec<u8>, String> {
         let size: usize = self.entries.iter().map(|e| e.bytes.len().div_ceil(1024)).sum();
         let description: String = self.description.lines().map(|l| format!(" {l}\n")).collect();
-        let depends = glibc(&self.entries).map(|v| format!("Depends: libc6 (>= {v})\n")).unwrap_or_default();
+        let libc = glibc(&self.entries).map(|v| format!("libc6 (>= {v})"));
+        let depends: Vec<String> = libc.into_iter().chain(self.needs.map(|(deb, _)| deb.to_string())).collect();
+        let depends = if depends.is_empty() { String::new() } else { format!("Depends: {}\n", depends.join(", ")) };
         let control = format!(
             "Package: {}\nVersion: {version}\nArchitecture: amd64\nMaintainer: vsgpu <vsgpu@localhost>\nInstalled-Size: {size}\n{depends}Section: admin\nPriority: optional\nDescription: {}\n{description}",
             self.name, self.summary
@@ -89,6 +93,9 @@ impl Package {
         }
         if let Some(version) = glibc(&self.entries) {
             builder = builder.requires(rpm::Dependency::any(format!("libc.so.6(GLIBC_{version})(64bit)")));
+        }
+        if let Some((_, rpm)) = self.needs {
+            builder = builder.requires(rpm::Dependency::any(rpm));
         }
         let package = builder.build().map_err(|e| e.to_string())?;
         let mut bytes = vec![];

@@ -124,13 +124,13 @@ fn package(out: &Path, only: &[Kind], dev: bool) -> Result<(), String> {
     if only.contains(&Kind::Linux) {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(["build", "--quiet", "--locked"]).args((!dev).then_some("--release")).current_dir(&root);
-        cargo.args(["-p", "vsgpu", "-p", "vsgpu-guest-agent", "-p", "vsgpu-cuda-proof"]);
+        cargo.args(["-p", "vsgpu", "-p", "vsgpu-host-agent", "-p", "vsgpu-guest-agent", "-p", "vsgpu-cuda-proof"]);
         run(&mut cargo)?;
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
         let built = target.join(if dev { "debug" } else { "release" });
         // Unoptimised programs are mostly notes for debuggers; the shipped ones have none.
         let built = if dev { stripped(&built, &out.join("stripped"))? } else { built };
-        let packages = [contents::controller(&root, &built)?, contents::guest(&root, &built)?];
+        let packages = [contents::controller(&root, &built)?, contents::host(&root, &built)?, contents::guest(&root, &built)?];
         for package in &packages {
             put(format!("{}_{version}_amd64.deb", package.name), package.deb(version)?)?;
             // Sums of an rpm take long unoptimised: one is enough for the tests.
@@ -149,7 +149,7 @@ fn package(out: &Path, only: &[Kind], dev: bool) -> Result<(), String> {
 
 fn stripped(from: &Path, to: &Path) -> Result<PathBuf, String> {
     std::fs::create_dir_all(to).map_err(|e| format!("{}: {e}", to.display()))?;
-    for program in ["vsgpu", "vsgpu-guest-agent", "vsgpu-cuda-proof"] {
+    for program in ["vsgpu", "vsgpu-host-agent", "vsgpu-guest-agent", "vsgpu-cuda-proof"] {
         run(Command::new("strip").arg("-o").arg(to.join(program)).arg(from.join(program)))?;
     }
     Ok(to.to_path_buf())

@@ -90,6 +90,9 @@ pub enum Trouble {
     /// Larger than the caller allows.
     #[error("{0}: larger than {1} bytes")]
     TooLarge(String, usize),
+    /// The machine itself does not answer.
+    #[error("{0}")]
+    Away(String),
     /// Anything else, in the words of the system.
     #[error("{path}: {why}")]
     Other {

@@ -137,7 +137,7 @@ impl World {
                 acts.lock().unwrap().push(act);
                 output
             };
-            let files = Posix::new(None, folder.join("root"));
+            let files = Arc::new(Posix::new(None, folder.join("root")));
             let system = Arc::new(Linked::new(folder.clone(), None).by_clock(now).watched(watch));
             let name = name.clone();
             async move {

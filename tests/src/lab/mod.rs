@@ -4,6 +4,7 @@
 mod build;
 pub mod files;
 pub mod small;
+pub mod sshd;
 
 pub use crate::sim::looks::only_looks;
 pub use build::{cargo, package, programs, workspace};
@@ -80,6 +81,9 @@ struct Inner {
     over: AtomicBool,
     /// Another program in the place of the host agent (the build for ESXi, a tracer around it).
     host_agent: Mutex<Option<Vec<String>>>,
+    /// Hosts that are reached over ssh, and the agents beside them.
+    sshds: Mutex<BTreeMap<String, sshd::Sshd>>,
+    gateways: Mutex<BTreeMap<String, Child>>,
 }
 
 /// A port nobody listens on, below the range from which the kernel takes ports for outgoing connections: an agent that
@@ -137,6 +141,8 @@ impl Lab {
             clocks: Mutex::default(),
             over: AtomicBool::new(false),
             host_agent: Mutex::default(),
+            sshds: Mutex::default(),
+            gateways: Mutex::default(),
         };
         let inner = Arc::new(inner);
         let listener = UnixListener::bind(folder.join("lab.sock")).unwrap();
@@ -383,10 +389,26 @@ impl Lab {
 
 impl Inner {
     fn start(&self, name: &str) {
-        let folder = self.folder.join("machines").join(name);
-        let machine = Machine::read(&folder);
+        let machine = Machine::read(&self.folder.join("machines").join(name));
         let role = if machine.esxi.is_some() { "host" } else { "guest" };
-        let Some((port, metrics)) = self.ports.lock().unwrap().get(name).copied() else { return };
+        if !self.ports.lock().unwrap().contains_key(name) {
+            return;
+        }
+        let sshd = self.sshds.lock().unwrap().get(name).cloned();
+        if let Some(sshd) = sshd {
+            return self.start_over_ssh(name, &sshd);
+        }
+        if let Some(old) = self.agents.lock().unwrap().remove(name) {
+            end(old);
+        }
+        let child = self.spawn_agent(name, role, &[]);
+        self.agents.lock().unwrap().insert(name.into(), child);
+    }
+
+    /// Starts the agent of a machine and waits until it listens.
+    fn spawn_agent(&self, name: &str, role: &str, more: &[String]) -> Child {
+        let folder = self.folder.join("machines").join(name);
+        let (port, metrics) = self.ports.lock().unwrap()[name];
         let ready = folder.join("agent.ready");
         let _ = std::fs::remove_file(&ready);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("agent.log")).unwrap();
@@ -396,23 +418,18 @@ impl Inner {
         command.args(&own[1..]).arg("serve").arg("--pki").arg(self.folder.join("pki").join(format!("{name}.{role}")));
         command.arg("--listen").arg(format!("127.0.0.1:{port}")).arg("--metrics").arg(format!("127.0.0.1:{metrics}"));
         command.arg("--tools").arg(folder.join("tools")).arg("--root").arg(folder.join("root")).arg("--ready-file").arg(&ready);
-        command.args(["--observe-every", "5"]).env("VSGPU_SIM", programs().join("vsgpu-sim"));
+        command.args(["--observe-every", "5"]).args(more).env("VSGPU_SIM", programs().join("vsgpu-sim"));
         if let Some(shift) = self.clocks.lock().unwrap().get(name) {
             // Only the date is wrong: the time since boot never is.
             command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", shift).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
-        let mut agents = self.agents.lock().unwrap();
-        if let Some(old) = agents.remove(name) {
-            end(old);
-        }
         let child = command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        agents.insert(name.into(), child);
-        drop(agents);
         wait_until(
             &format!("agent of {name} listens\n{}", std::fs::read_to_string(folder.join("agent.log")).unwrap_or_default()),
             Duration::from_secs(60),
             || ready.exists(),
         );
+        child
     }
 
     fn stop(&self, name: &str) {
@@ -471,6 +488,8 @@ impl Drop for Lab {
         for name in self.machines() {
             self.inner.stop(&name);
         }
+        let gateways = std::mem::take(&mut *self.inner.gateways.lock().unwrap());
+        gateways.into_values().for_each(end);
         if !std::thread::panicking() || std::env::var_os("VSGPU_KEEP_LAB").is_none() {
             let _ = std::fs::remove_dir_all(&self.folder);
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use vsgpu_core::{Command, Ended, Holder, Output, System, Trouble};
 use vsgpu_proto::posix::Posix;
+use vsgpu_proto::shell::Shell as _;
 
 /// Stands around every call of a tool that may change the machine: the call in words, and what makes it.
 type Watch = Box<dyn Fn(&str, &mut dyn FnMut() -> Output) -> Output + Send + Sync>;

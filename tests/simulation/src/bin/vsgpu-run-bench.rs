@@ -75,7 +75,7 @@ fn walk(hosts: usize, each: Duration, disk: &dyn Disk, threaded: bool) -> Durati
             agents.insert(host.clone(), tx);
             let times = move || (Duration::ZERO, each);
             let begun = Instant::now();
-            let files = Posix::new(None, world.folder(host).join("root"));
+            let files = Arc::new(Posix::new(None, world.folder(host).join("root")));
             let system = Arc::new(Linked::new(world.folder(host), None).by_clock(move || begun.elapsed()));
             let (name, offload) = (host.clone(), Offload::InPlace(Arc::new(times)));
             tokio::spawn(async move { server::simulated(vsgpu_host_agent::agent(), system, files, &name, offload, rx).await });

@@ -1,0 +1,135 @@
+//! The one place that starts a program: with a deadline, a bound on its output, in a process group of its own.
+//!
+//! Written for ESXi first. Both streams of a child are read by blocking threads: `Command::output` sets its pipes
+//! non-blocking with FIONBIO, which VMkernel refuses (rust-lang/rust#129654). A child gets its own process group, so that
+//! a deadline ends what it started as well. No signals, no epoll, no pidfd.
+#![expect(clippy::disallowed_methods, reason = "the only file that starts processes")]
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Command as Process, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+use vsgpu_core::Ended;
+use vsgpu_core::effect::MAX_OUTPUT;
+
+/// What a child reads.
+pub(crate) enum Input {
+    /// Nothing.
+    Nothing,
+    /// Pieces, until the sender is dropped.
+    Pieces(mpsc::Receiver<bytes::Bytes>),
+}
+
+/// A program to run.
+pub(crate) struct Child<'a> {
+    pub program: &'a Path,
+    pub args: &'a [String],
+    /// All that it sees of an environment beside `HOME` and the like, which are this process's.
+    pub env: Vec<(String, String)>,
+    pub input: Input,
+    /// Seconds.
+    pub within: u32,
+}
+
+/// How it ended, and what it printed until then.
+pub(crate) struct Ran {
+    pub ended: Ended,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+/// Whether a file can be started.
+pub(crate) fn runs(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+/// Runs it. `started` hears its process group.
+pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
+    let deadline = Instant::now() + Duration::from_secs(child.within.into());
+    let mut process = Process::new(child.program);
+    process.args(child.args).envs(child.env).process_group(0);
+    process.stdin(if matches!(child.input, Input::Nothing) { Stdio::null() } else { Stdio::piped() });
+    let within = child.within;
+    let input = child.input;
+    let mut child = match process.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
+        Ok(child) => child,
+        Err(why) => return Ran { ended: Ended::Broken(why.to_string()), stdout: vec![], stderr: vec![] },
+    };
+    let group = nix::unistd::Pid::from_raw(child.id() as i32);
+    started(group.as_raw());
+    if let (Input::Pieces(pieces), Some(mut pipe)) = (input, child.stdin.take()) {
+        // A child that reads no further closes its end; Rust's runtime ignores SIGPIPE, so that is an error here and no death.
+        std::thread::spawn(move || while pieces.recv().is_ok_and(|piece| pipe.write_all(&piece).is_ok()) {});
+    }
+    let (events, next) = mpsc::channel();
+    let streams = [Stream::default(), Stream::default()];
+    let pipes: [Option<Box<dyn std::io::Read + Send>>; 2] =
+        [child.stdout.take().map(|p| Box::new(p) as _), child.stderr.take().map(|p| Box::new(p) as _)];
+    for (pipe, stream) in pipes.into_iter().flatten().zip(&streams) {
+        stream.clone().fill(pipe, events.clone());
+    }
+    std::thread::spawn(move || {
+        let _ = events.send(Event::Exited(child.wait()));
+    });
+    let (mut exit, mut open, mut closing) = (None, 2, deadline);
+    let early = loop {
+        match next.recv_timeout(closing.saturating_duration_since(Instant::now())) {
+            Ok(Event::Closed) => open -= 1,
+            Ok(Event::Flooded) => break Some(Ended::Flooded(MAX_OUTPUT)),
+            Ok(Event::Exited(status)) => {
+                exit = Some(status);
+                // A daemon that the program left behind may hold the pipes open for ever: what was said by now counts.
+                closing = closing.min(Instant::now() + Duration::from_millis(200));
+            }
+            Err(_) if exit.is_some() => break None,
+            Err(_) => break Some(Ended::TimedOut(within)),
+        }
+        if open == 0 && exit.is_some() {
+            break None;
+        }
+    };
+    if early.is_some() {
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+    }
+    let ended = early.unwrap_or_else(|| match exit {
+        Some(Ok(status)) => status.code().map_or_else(|| Ended::Signal(status.signal().unwrap_or_default()), Ended::Status),
+        Some(Err(why)) => Ended::Broken(why.to_string()),
+        None => Ended::Broken("it was lost".into()),
+    });
+    let [stdout, stderr] = streams.map(Stream::bytes);
+    Ran { ended, stdout, stderr }
+}
+
+enum Event {
+    Closed,
+    Flooded,
+    Exited(std::io::Result<std::process::ExitStatus>),
+}
+
+/// What one pipe has said so far; shared, because a pipe may never close.
+#[derive(Clone, Default)]
+struct Stream(Arc<Mutex<Vec<u8>>>);
+
+impl Stream {
+    fn fill(self, mut pipe: Box<dyn std::io::Read + Send>, events: mpsc::Sender<Event>) {
+        std::thread::spawn(move || {
+            let mut buffer = [0; 16 << 10];
+            while let Ok(n @ 1..) = pipe.read(&mut buffer) {
+                let Ok(mut kept) = self.0.lock() else { break };
+                if kept.len() + n > MAX_OUTPUT {
+                    let _ = events.send(Event::Flooded);
+                    return;
+                }
+                kept.extend_from_slice(&buffer[..n]);
+            }
+            let _ = events.send(Event::Closed);
+        });
+    }
+
+    fn bytes(self) -> Vec<u8> {
+        self.0.lock().map(|kept| kept.clone()).unwrap_or_default()
+    }
+}

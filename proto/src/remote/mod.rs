@@ -1,0 +1,374 @@
+//! Another machine as a `Shell`, over ssh: an ESXi host on which no program of ours may run is served by an agent elsewhere.
+//!
+//! - Its programs are run by `commands`: a cut connection ends none of the long ones.
+//! - The agent's own memory (the epoch that fences controllers above all) is kept here, in `state`: a host that is away must not
+//!   look like one that was never claimed.
+//! - One agent per host: the first one leaves its name on the ramdisk, and another one refuses.
+//!
+//! The tools used are those of POSIX and of every busybox: dd, cat, ls, wc, cp, mv, rm, mkdir, chmod, kill, sleep; sha256sum or openssl.
+
+mod commands;
+
+use crate::child::Input;
+use crate::posix::Posix;
+use crate::shell::{Incoming, NotTaken, Shell, is_program};
+use crate::ssh::{Lost, Said, Ssh, Target};
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+use vsgpu_core::effect::quoted;
+use vsgpu_core::system::KEEP_MODE;
+use vsgpu_core::{Command, Holder, Output, Trouble};
+
+/// Whose host this is.
+const OWNER: &str = "/var/run/vsgpu/gateway";
+/// Seconds for a file.
+const FILE: u32 = 30;
+/// Seconds for a large file, and for its hash.
+const LARGE_FILE: u32 = 3600;
+
+/// A machine over ssh.
+pub struct Remote {
+    ssh: Ssh,
+    tools: Option<String>,
+    root: String,
+    /// Paths below this prefix are kept here, in `state`.
+    own_prefix: String,
+    state: Posix,
+    /// Who we are, where we change something: `None` only looks.
+    gateway: Option<String>,
+    /// Long commands of ours that run now.
+    own: Mutex<BTreeSet<String>>,
+    /// A folder that goes with us.
+    visit: Option<PathBuf>,
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.visit {
+            self.ssh.close();
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+}
+
+impl Remote {
+    /// For an agent that serves this host and no other does. `own_prefix`: what of the paths is this agent's memory, kept in the
+    /// folder `state` here. `tools`, `root`: as for `Posix`, over there.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn serve(target: &Target, tools: Option<&Path>, root: &Path, own_prefix: &str, state: &Path) -> Result<Self, String> {
+        if state.as_os_str().len() > 45 {
+            return Err(format!("--state {}: longer than 45 bytes, too long for ssh's socket in it", state.display()));
+        }
+        private_folder(state)?;
+        let memory = Posix::new(None, state.into());
+        let gateway = Some(own_name(&memory)?);
+        let ssh = Ssh::new(target, &state.join("ssh-%C"))?;
+        let mut serving = Self::over(ssh, tools, root, memory);
+        (serving.own_prefix, serving.gateway) = (format!("{own_prefix}/"), gateway);
+        Ok(serving)
+    }
+
+    /// For one visit: nothing is kept here, and the connection ends with it.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn visit(target: &Target, tools: Option<&Path>, root: &Path) -> Result<Self, String> {
+        let folder = nix::unistd::mkdtemp(&std::env::temp_dir().join("vsgpu-XXXXXX")).map_err(|e| format!("no temporary folder: {e}"))?;
+        let ssh = Ssh::new(target, &folder.join("ssh"))?;
+        let memory = Posix::new(None, folder.clone());
+        let mut visiting = Self::over(ssh, tools, root, memory);
+        visiting.visit = Some(folder);
+        Ok(visiting)
+    }
+
+    fn over(ssh: Ssh, tools: Option<&Path>, root: &Path, state: Posix) -> Self {
+        let text = |path: &Path| path.display().to_string();
+        Self {
+            ssh,
+            tools: tools.map(text),
+            root: text(root).trim_end_matches('/').into(),
+            own_prefix: "\0".into(),
+            state,
+            gateway: None,
+            own: Mutex::default(),
+            visit: None,
+        }
+    }
+
+    /// A path over there.
+    fn path(&self, path: &str) -> Result<String, Trouble> {
+        let plain = path.starts_with('/') && !path.split('/').any(|part| part == "..") && !path.contains('\0');
+        if plain { Ok(format!("{}{path}", self.root)) } else { Err(trouble(path, "is not an absolute path without `..`")) }
+    }
+
+    /// The same as a word of a script.
+    fn word(&self, path: &str) -> Result<String, Trouble> {
+        self.path(path).map(|p| quoted(&p))
+    }
+
+    fn is_own(&self, path: &str) -> bool {
+        path.starts_with(&self.own_prefix)
+    }
+
+    /// Runs a script that is about a file, as the owner of the host.
+    fn script(&self, path: &str, script: &str, input: Input, within: u32) -> Result<Said, Trouble> {
+        self.owned(script, input, within).map_err(|lost| match lost {
+            Lost::Away(why) => Trouble::Away(why),
+            Lost::TimedOut(secs) => Trouble::Away(format!("{}: no answer about {path} within {secs} s", self.ssh.target())),
+            Lost::Flooded(bytes) => Trouble::TooLarge(path.into(), bytes),
+        })
+    }
+
+    /// Runs a script, if no other agent serves the host.
+    fn owned(&self, script: &str, input: Input, within: u32) -> Result<Said, Lost> {
+        let Some(gateway) = &self.gateway else { return self.ssh.script(script, input, within) };
+        let owner = quoted(&format!("{}{OWNER}", self.root));
+        let folder = quoted(&format!("{}/var/run/vsgpu", self.root));
+        let (name, other) = (quoted(gateway), self.ssh.end("other"));
+        // `set -C`: of two who find nobody, one makes the file.
+        let guard = format!(
+            "o=; [ -f {owner} ] && read -r o <{owner}\n\
+             [ -n \"$o\" ] || {{ mkdir -p {folder} && (set -C; echo {name} >{owner}) 2>/dev/null; read -r o <{owner}; }}\n\
+             [ \"$o\" = {name} ] || {other}\n"
+        );
+        let said = self.ssh.script(&format!("{guard}{script}"), input, within)?;
+        if said.end == "other" {
+            let found = self.ssh.script(&format!("read -r o <{owner}; echo \"$o\""), Input::Nothing, FILE)?;
+            let found = String::from_utf8_lossy(&found.stdout).trim().to_string();
+            return Err(Lost::Away(format!(
+                "{}: another agent serves this host, `{found}`, and this one is `{gateway}`: stop one of them, then remove {OWNER} on the host",
+                self.ssh.target()
+            )));
+        }
+        Ok(said)
+    }
+
+    /// Reads some blocks of a file.
+    fn blocks(&self, path: &str, dd: &str) -> Result<Vec<u8>, Trouble> {
+        let file = self.word(path)?;
+        let script = format!("f={file}; [ -e \"$f\" ] || {}\n{dd}", self.ssh.end("absent"));
+        let said = self.script(path, &script, Input::Nothing, FILE)?;
+        match said.end.as_str() {
+            "0" => Ok(said.stdout),
+            "absent" => Err(Trouble::NotFound(path.into())),
+            _ => Err(failed(path, &said)),
+        }
+    }
+
+    /// Fills a temporary file beside the target by a script that writes to `"$n"`, and gives it its name.
+    fn replace(&self, path: &str, mode: u32, fill: &str, input: Input) -> Result<(), Trouble> {
+        let target = self.word(path)?;
+        let mode = if mode == KEEP_MODE { "[ -e \"$f\" ] || chmod 644 \"$n\"".into() } else { format!("chmod {mode:o} \"$n\"") };
+        // A file that ESXi keeps over a reboot is written in place (see `Posix`).
+        let script = format!(
+            "f={target}; n=\"$f.vsgpu-new\"; mkdir -p \"${{f%/*}}/\" && if [ -k \"$f\" ]; then n=\"$f\"; {fill}; else rm -f \"$n\" && \
+             {{ [ ! -e \"$f\" ] || cp -p \"$f\" \"$n\"; }} && {{ {fill}; }} && {mode} && sync && mv \"$n\" \"$f\" || {{ rm -f \"$n\"; false; }}; fi"
+        );
+        let said = self.script(path, &script, input, FILE)?;
+        if said.end == "0" { Ok(()) } else { Err(failed(path, &said)) }
+    }
+}
+
+impl Shell for Remote {
+    fn run(&self, command: &Command) -> Output {
+        self.run_there(command)
+    }
+
+    fn orphan(&self) -> Option<String> {
+        self.still_running()
+    }
+
+    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+        if self.is_own(path) {
+            return self.state.read(path, max);
+        }
+        let bytes = self.head(path, max + 1)?;
+        if bytes.len() > max { Err(Trouble::TooLarge(path.into(), max)) } else { Ok(bytes) }
+    }
+
+    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+        let script = format!(
+            "s=$(wc -c <\"$f\"); b=$(((s-{max})/4096)); [ $b -gt 0 ] || b=0; dd if=\"$f\" bs=4096 skip=$b count={} 2>/dev/null",
+            max / 4096 + 2
+        );
+        let bytes = self.blocks(path, &script)?;
+        Ok(bytes[bytes.len().saturating_sub(max)..].to_vec())
+    }
+
+    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+        let mut bytes = self.blocks(path, &format!("dd if=\"$f\" bs=4096 count={} 2>/dev/null", max.div_ceil(4096)))?;
+        bytes.truncate(max);
+        Ok(bytes)
+    }
+
+    fn holders(&self, prefix: &str) -> Result<Vec<Holder>, Trouble> {
+        Err(trouble(prefix, "who holds a file open is only asked of Linux guests, by their own agents"))
+    }
+
+    fn hash(&self, path: &str) -> Result<String, Trouble> {
+        let file = self.word(path)?;
+        let script =
+            format!("f={file}; [ -f \"$f\" ] || {}\nsha256sum \"$f\" 2>/dev/null || openssl dgst -sha256 \"$f\"", self.ssh.end("absent"));
+        let said = self.script(path, &script, Input::Nothing, LARGE_FILE)?;
+        if said.end == "absent" {
+            return Err(Trouble::NotFound(path.into()));
+        }
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        let is_hash = |word: &&str| word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit());
+        text.split_whitespace().find(is_hash).map(str::to_lowercase).ok_or_else(|| failed(path, &said))
+    }
+
+    fn list(&self, path: &str) -> Result<Vec<String>, Trouble> {
+        if self.is_own(path) {
+            return self.state.list(path);
+        }
+        let bytes = self.blocks(path, "ls -1A \"$f\"")?;
+        let mut names: Vec<String> = String::from_utf8_lossy(&bytes).lines().take(10_000).map(String::from).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn size(&self, path: &str) -> Result<Option<u64>, Trouble> {
+        match self.blocks(path, &format!("[ -f \"$f\" ] || {}\nwc -c <\"$f\"", self.ssh.end("absent"))) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).trim().parse().map(Some).map_err(|_| trouble(path, "has no size")),
+            Err(Trouble::NotFound(_)) => Ok(None),
+            Err(why) => Err(why),
+        }
+    }
+
+    fn is_folder(&self, path: &str) -> Result<bool, Trouble> {
+        let said = self.script(path, &format!("[ -d {} ]", self.word(path)?), Input::Nothing, FILE)?;
+        Ok(said.end == "0")
+    }
+
+    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Trouble> {
+        if self.is_own(path) {
+            return self.state.write(path, contents, mode);
+        }
+        let (sender, pieces) = mpsc::channel();
+        let _ = sender.send(bytes::Bytes::copy_from_slice(contents));
+        drop(sender);
+        // What was cut on its way here must not become the file.
+        let fill = format!("cat >\"$n\" && [ $(wc -c <\"$n\") -eq {} ]", contents.len());
+        self.replace(path, mode, &fill, Input::Pieces(pieces))
+    }
+
+    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble> {
+        self.replace(to, mode, &format!("cat {} >\"$n\"", self.word(from)?), Input::Nothing)
+    }
+
+    fn remove(&self, path: &str) -> Result<(), Trouble> {
+        if self.is_own(path) {
+            return self.state.remove(path);
+        }
+        let said = self.script(path, &format!("rm -f {}", self.word(path)?), Input::Nothing, FILE)?;
+        if said.end == "0" { Ok(()) } else { Err(failed(path, &said)) }
+    }
+
+    fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<bytes::Bytes>) -> Result<(), NotTaken> {
+        let have = self.size(&file.partial)?.unwrap_or(0);
+        if have < file.offset {
+            return Err(NotTaken::Gap(have));
+        }
+        let partial = self.word(&file.partial)?;
+        let script = format!(
+            "f={partial}; mkdir -p \"${{f%/*}}/\" && dd if=/dev/null of=\"$f\" bs=1 seek={} count=0 2>/dev/null && cat >>\"$f\" && sync",
+            file.offset
+        );
+        let (pieces, input) = mpsc::sync_channel(4);
+        let (mut size, mut too_much) = (file.offset, false);
+        let said = std::thread::scope(|scope| {
+            let sent = scope.spawn(|| self.script(&file.partial, &script, Input::Pieces(input), LARGE_FILE));
+            while let Some(data) = next() {
+                size += data.len() as u64;
+                too_much = size > file.size;
+                // A far end that reads no more says why itself.
+                if too_much || pieces.send(data).is_err() {
+                    break;
+                }
+            }
+            drop(pieces);
+            sent.join().unwrap_or_else(|_| Err(trouble(&file.partial, "the transfer failed")))
+        })?;
+        if said.end != "0" {
+            if String::from_utf8_lossy(&said.stderr).contains("No space left") {
+                let _ = self.remove(&file.partial);
+                return Err(NotTaken::NoSpace);
+            }
+            return Err(failed(&file.partial, &said).into());
+        }
+        if too_much {
+            return Err(NotTaken::TooMuch);
+        }
+        if size < file.size {
+            return Err(NotTaken::TooShort(size));
+        }
+        let seen = self.hash(&file.partial)?;
+        if !seen.eq_ignore_ascii_case(&file.sha256) {
+            let _ = self.remove(&file.partial);
+            return Err(NotTaken::Damaged(seen));
+        }
+        let mode = if is_program(&self.head(&file.partial, 4)?) { "700" } else { "600" };
+        let script = format!("chmod {mode} {partial} && mv {partial} {}", self.word(&file.target)?);
+        let said = self.script(&file.target, &script, Input::Nothing, FILE)?;
+        if said.end == "0" { Ok(()) } else { Err(failed(&file.target, &said).into()) }
+    }
+
+    fn kernel_release(&self) -> String {
+        let said = self.script("/", "uname -r", Input::Nothing, FILE);
+        said.map(|s| String::from_utf8_lossy(&s.stdout).trim().to_string()).unwrap_or_default()
+    }
+
+    fn now(&self) -> u64 {
+        let there = self.script("/", "date +%s", Input::Nothing, FILE).ok();
+        there.and_then(|s| String::from_utf8_lossy(&s.stdout).trim().parse().ok()).unwrap_or_else(|| self.state.now())
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.state.elapsed()
+    }
+
+    fn is_real(&self) -> bool {
+        self.root.is_empty()
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+}
+
+fn trouble(path: &str, why: &str) -> Trouble {
+    Trouble::Other { path: path.into(), why: why.into() }
+}
+
+fn failed(path: &str, said: &Said) -> Trouble {
+    let text = String::from_utf8_lossy(&said.stderr);
+    let line = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no reason was given");
+    trouble(path, &line.chars().take(300).collect::<String>())
+}
+
+fn random() -> String {
+    format!("{:016x}", std::hash::RandomState::new().build_hasher().finish())
+}
+
+fn private_folder(folder: &Path) -> Result<(), String> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| format!("{}: {e}", folder.display()))
+}
+
+/// This agent's name among those that could serve the host; made once.
+fn own_name(memory: &Posix) -> Result<String, String> {
+    if let Some(name) = memory.read("/gateway", 256).ok().and_then(|b| String::from_utf8(b).ok()).filter(|n| !n.trim().is_empty()) {
+        return Ok(name.trim().into());
+    }
+    let host = nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();
+    let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || "-.".contains(*c)).collect();
+    let name = format!("{host}-{}", random());
+    memory.write("/gateway", name.as_bytes(), 0o600).map_err(|e| e.to_string())?;
+    Ok(name)
+}
