@@ -22,6 +22,20 @@ pub enum Kind {
     Blocked,
 }
 
+impl Kind {
+    /// The code of an error that has no narrower one.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Internal => "internal",
+            Self::Usage => "usage",
+            Self::Differs => "differs",
+            Self::Unreachable => "unreachable",
+            Self::Failed => "failed",
+            Self::Blocked => "blocked",
+        }
+    }
+}
+
 /// How a verb ended, as the exit status says it. Documented in README; scripts rely on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -68,6 +82,8 @@ impl std::fmt::Display for Place {
 pub struct Error {
     /// Picks the exit status.
     pub kind: Kind,
+    /// Names the page of `vsgpu explain`. Scripts rely on it.
+    pub code: &'static str,
     /// One lower-case sentence that names the thing.
     pub message: String,
     /// Where in a file.
@@ -87,7 +103,13 @@ pub struct Error {
 impl Error {
     /// A sentence.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), place: None, details: vec![], hints: vec![], hold: None }
+        Self { kind, code: kind.code(), message: message.into(), place: None, details: vec![], hints: vec![], hold: None }
+    }
+
+    /// With a code that says more than its kind.
+    pub fn code(mut self, code: &'static str) -> Self {
+        self.code = code;
+        self
     }
 
     /// With a hint.
@@ -104,7 +126,7 @@ impl Error {
 
     /// With the reason for which the node is held.
     pub fn held(mut self, hold: Hold) -> Self {
-        self.hold = Some(hold);
+        (self.hold, self.code) = (Some(hold), hold.word());
         self
     }
 
@@ -119,7 +141,7 @@ impl From<vsgpu_proto::pki::PkiError> for Error {
     fn from(error: vsgpu_proto::pki::PkiError) -> Self {
         use vsgpu_proto::pki::PkiError;
         let text = error.to_string();
-        match error {
+        let error = match error {
             PkiError::Exists(_) => Self::new(Kind::Usage, text).hint("use another folder, or keep the CA you have"),
             PkiError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Self::new(Kind::Usage, text).hint("make a CA with `vsgpu ca init`, or name its folder with `--pki DIR`")
@@ -128,7 +150,8 @@ impl From<vsgpu_proto::pki::PkiError> for Error {
                 Self::new(Kind::Usage, text).hint("remove the old certificate's folder first if it is to be replaced")
             }
             PkiError::File { .. } | PkiError::Content { .. } => Self::new(Kind::Usage, text),
-        }
+        };
+        error.code("certificates")
     }
 }
 
@@ -140,8 +163,10 @@ impl From<vsgpu_proto::client::CallError> for Error {
             CallError::Away(_) => Self::new(Kind::Unreachable, text)
                 .held(Hold::Unreachable)
                 .hint("is the agent running there, and is its port open? `vsgpu-host-agent serve`, `vsgpu-guest-agent serve`"),
-            CallError::Refused { hint, .. } => Self::new(Kind::Unreachable, text).hint(hint),
-            CallError::Unknown(_) => Self::new(Kind::Unreachable, text).hint("controller and agents should be of one version"),
+            CallError::Refused { hint, .. } => Self::new(Kind::Unreachable, text).code("refused").hint(hint),
+            CallError::Unknown(_) => {
+                Self::new(Kind::Unreachable, text).code("other-version").hint("controller and agents should be of one version")
+            }
             CallError::Held(_) => Self::new(Kind::Blocked, text)
                 .held(Hold::TakenOver)
                 .hint("wait until that controller is done (its lease ends by itself when it dies), then `vsgpu apply`"),

@@ -9,7 +9,7 @@ use std::path::Path;
 
 fn failed(path: &Path, error: &std::io::Error) -> Error {
     let why = if error.kind() == std::io::ErrorKind::NotFound { "no such file".into() } else { error.to_string() };
-    Error::new(Kind::Usage, format!("{}: {why}", path.display()))
+    Error::new(Kind::Usage, format!("{}: {why}", path.display())).code("file")
 }
 
 /// Opens a file for reading.
@@ -17,7 +17,7 @@ pub fn open(path: &Path) -> Result<File, Error> {
     let file = File::open(path).map_err(|e| failed(path, &e))?;
     match file.metadata() {
         Ok(meta) if meta.is_file() => Ok(file),
-        Ok(_) => Err(Error::new(Kind::Usage, format!("{}: is not a file", path.display()))),
+        Ok(_) => Err(Error::new(Kind::Usage, format!("{}: is not a file", path.display())).code("file")),
         Err(e) => Err(failed(path, &e)),
     }
 }
@@ -33,7 +33,7 @@ pub fn read_bytes(path: &Path, max: u64) -> Result<Vec<u8>, Error> {
     let mut bytes = vec![];
     open(path)?.take(max + 1).read_to_end(&mut bytes).map_err(|e| failed(path, &e))?;
     if bytes.len() as u64 > max {
-        return Err(Error::new(Kind::Usage, format!("{}: larger than {} MiB", path.display(), max >> 20)));
+        return Err(Error::new(Kind::Usage, format!("{}: larger than {} MiB", path.display(), max >> 20)).code("file"));
     }
     Ok(bytes)
 }
@@ -50,6 +50,11 @@ pub fn write_text(path: &Path, text: &str) -> Result<(), Error> {
         std::fs::rename(temporary, path)
     })();
     written.map_err(|e| failed(path, &e))
+}
+
+/// Makes a folder and those above it.
+pub fn make_folder(folder: &Path) -> Result<(), Error> {
+    std::fs::create_dir_all(folder).map_err(|e| failed(folder, &e))
 }
 
 /// Makes the names in a folder durable.

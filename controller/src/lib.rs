@@ -6,9 +6,11 @@
 pub mod assign;
 pub mod cli;
 pub mod constraints;
+pub mod context;
 pub mod engine;
 pub mod error;
 pub mod event;
+pub mod explain;
 pub mod exporter;
 pub mod files;
 pub mod fleet;

@@ -20,7 +20,7 @@ const MAX_DESCRIPTOR: u64 = 16 << 20;
 pub fn resolve(base: &Path, artifact: &Artifact) -> Result<Artifact, Error> {
     let path = base.join(&artifact.artifact);
     let mut file = files::open(&path)?;
-    let failed = |e: std::io::Error| Error::new(ErrorKind::Usage, format!("{}: {e}", path.display()));
+    let failed = |e: std::io::Error| Error::new(ErrorKind::Usage, format!("{}: {e}", path.display())).code("file");
     let mut hasher = sha2::Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     let mut size = 0;
@@ -34,15 +34,17 @@ pub fn resolve(base: &Path, artifact: &Artifact) -> Result<Artifact, Error> {
         }
     }
     if size == 0 {
-        return Err(Error::new(ErrorKind::Usage, format!("{}: the file is empty", path.display())));
+        return Err(Error::new(ErrorKind::Usage, format!("{}: the file is empty", path.display())).code("package"));
     }
     let sha256 = vsgpu_proto::posix::hex(&hasher.finalize());
     if let Some(stated) = artifact.sha256.as_ref().filter(|stated| **stated != sha256) {
         return Err(Error::new(ErrorKind::Usage, format!("{}: SHA-256 is {sha256}, the fleet file states {stated}", path.display()))
+            .code("package")
             .hint("download the file again, or correct `sha256:`"));
     }
-    let (kind, holds) = inspect(&mut file, artifact.file_name())
-        .map_err(|why| Error::new(ErrorKind::Usage, format!("{}: {why}", path.display())).hint("use the file as NVIDIA ships it"))?;
+    let (kind, holds) = inspect(&mut file, artifact.file_name()).map_err(|why| {
+        Error::new(ErrorKind::Usage, format!("{}: {why}", path.display())).code("package").hint("use the file as NVIDIA ships it")
+    })?;
     Ok(Artifact { artifact: artifact.artifact.clone(), sha256: Some(sha256), size: Some(size), kind: Some(kind), holds })
 }
 

@@ -114,7 +114,9 @@ impl Request<'_> {
                 (run.status, journal, vec![], true)
             }
             None if matches!(self.unfinished, Unfinished::GoOn | Unfinished::GiveBack) => {
-                let error = Error::new(Kind::Usage, "no run of this fleet is unfinished").hint("`vsgpu status` shows the latest one");
+                let error = Error::new(Kind::Usage, "no run of this fleet is unfinished")
+                    .code("no-run")
+                    .hint("`vsgpu status` shows the latest one");
                 return Err(one(error));
             }
             given_up => {
@@ -163,7 +165,7 @@ impl Request<'_> {
     /// Whether an unfinished run is gone on with; one that gave back after a failure is planned anew.
     fn may_go_on(&self, run: &Stored) -> Result<bool, Error> {
         if let Some(damage) = &run.damage {
-            return Err(Error::new(Kind::Blocked, damage.clone()).hint(
+            return Err(Error::new(Kind::Blocked, damage.clone()).code("journal").hint(
                 "what the run had recorded before and behind that is known; give the run up and plan anew: `vsgpu apply --abandon`",
             ));
         }
@@ -174,12 +176,13 @@ impl Request<'_> {
             // What the rest needs (maintenance mode, VMs off) is no longer so.
             let why = format!("run {} had failed and has given back what it took: its other steps do not fit any more", run.number);
             let again = if run.status.purpose == Purpose::Rollback { "vsgpu rollback" } else { "vsgpu apply" };
-            let error = Error::new(Kind::Blocked, why).hint(format!("`{again}` plans anew from how the nodes are now"));
+            let error =
+                Error::new(Kind::Blocked, why).code("unfinished-run").hint(format!("`{again}` plans anew from how the nodes are now"));
             return if run.status.gave_back_early() { Err(error) } else { Ok(true) };
         }
         let gives_up = "or give it up: `vsgpu apply --abandon` (plans anew from how the nodes are now)";
         if run.status.purpose != self.purpose {
-            let error = Error::new(Kind::Blocked, format!("rollback {} of this fleet is not finished", run.number));
+            let error = Error::new(Kind::Blocked, format!("rollback {} of this fleet is not finished", run.number)).code("unfinished-run");
             return Err(error.hint(format!("finish it: `vsgpu resume`, {gives_up}")));
         }
         if run.status.gave_back_early() {
@@ -189,7 +192,9 @@ impl Request<'_> {
         let other_fleet = self.purpose == Purpose::Apply && run.status.plan.fleet != plan::digest(self.fleet);
         if other_plan || other_fleet {
             let why = format!("run {} of this fleet is not finished, and it was planned from something else", run.number);
-            return Err(Error::new(Kind::Blocked, why).hint(format!("finish it as it was planned: `vsgpu resume`, {gives_up}")));
+            return Err(Error::new(Kind::Blocked, why)
+                .code("unfinished-run")
+                .hint(format!("finish it as it was planned: `vsgpu resume`, {gives_up}")));
         }
         Ok(true)
     }
@@ -210,7 +215,7 @@ impl Request<'_> {
                     Some((new, _)) => format!("step {}: {} {}", new.id, new.node, new.title),
                     None => format!("{} steps would be needed now, the plan has {}", fresh.steps.len(), saved.steps.len()),
                 };
-                let error = Error::new(Kind::Blocked, "the saved plan no longer fits the fleet: nothing was changed");
+                let error = Error::new(Kind::Blocked, "the saved plan no longer fits the fleet: nothing was changed").code("saved-plan");
                 return Err(vec![error.detail(format!("first difference: {what}")).hint("look at the new plan: `vsgpu plan`")]);
             }
         }

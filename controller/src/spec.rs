@@ -64,7 +64,7 @@ type Pairs = Vec<(Key, Node)>;
 impl Reader {
     fn wrong(&mut self, line: usize, column: usize, message: impl Into<String>) -> &mut Error {
         let place = Place { file: self.file.clone(), line, column };
-        self.errors.push(Error::new(Kind::Usage, message).at(place));
+        self.errors.push(Error::new(Kind::Usage, message).code("fleet-file").at(place));
         let last = self.errors.len() - 1;
         &mut self.errors[last]
     }

@@ -60,14 +60,14 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn wrong(&self, at: &Marker, why: impl Into<String>) -> Error {
-        Error::new(Kind::Usage, why).at(Place { file: self.file.into(), line: at.line(), column: at.col() + 1 })
+        Error::new(Kind::Usage, why).code("fleet-file").at(Place { file: self.file.into(), line: at.line(), column: at.col() + 1 })
     }
 
     fn next(&mut self) -> Result<(Event<'a>, Marker), Error> {
         match self.events.next_event() {
             Some(Ok((event, span))) => Ok((event, span.start)),
             Some(Err(e)) => Err(self.wrong(e.marker(), format!("this is not YAML: {}", e.info()))),
-            None => Err(Error::new(Kind::Usage, format!("{}: the file is empty", self.file))),
+            None => Err(Error::new(Kind::Usage, format!("{}: the file is empty", self.file)).code("fleet-file")),
         }
     }
 
@@ -123,7 +123,9 @@ impl<'a> Reader<'a> {
             Event::Alias(_) => {
                 return Err(self.wrong(&at, "aliases are not understood here").hint("say common things once under `defaults:`"));
             }
-            Event::StreamEnd | Event::DocumentEnd => return Err(Error::new(Kind::Usage, format!("{}: the file is empty", self.file))),
+            Event::StreamEnd | Event::DocumentEnd => {
+                return Err(Error::new(Kind::Usage, format!("{}: the file is empty", self.file)).code("fleet-file"));
+            }
             _ => return Err(self.wrong(&at, "this is not understood here")),
         };
         self.depth -= 1;
@@ -210,7 +212,15 @@ fn emit(value: &Value, indent: usize, out: &mut String) {
         }
         Value::Array(items) if !items.is_empty() => {
             for item in items {
-                // JSON is YAML: items of lists stay on one line.
+                if matches!(item, Value::Object(m) if !m.is_empty()) {
+                    let mut block = String::new();
+                    emit(item, indent + 2, &mut block);
+                    // The first key stands behind the dash.
+                    block.replace_range(indent..indent + 1, "-");
+                    out.push_str(&block);
+                    continue;
+                }
+                // JSON is YAML: other items of lists stay on one line.
                 out.push_str(&format!("{pad}- {}\n", item.as_str().map_or_else(|| item.to_string(), word)));
             }
         }

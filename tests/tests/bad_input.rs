@@ -24,32 +24,35 @@ fn fleet_files_are_refused_with_place_allowed_values_and_a_suggestion() {
     for (text, wanted) in [
         (
             "version: 1\nhosts:\n  esx-01:\n    graphics-type: SharedPassthrough\n",
-            "error: esx-01: graphics-type: unknown value `SharedPassthrough`\n  fleet.yaml:4:20\n  expected `Shared` or `SharedPassthru`\n\nhint: did you mean `SharedPassthru`?\n",
+            "error[fleet-file]: esx-01: graphics-type: unknown value `SharedPassthrough`\n  fleet.yaml:4:20\n  expected `Shared` or `SharedPassthru`\n\nhint: did you mean `SharedPassthru`?\n",
         ),
-        ("version: 1\nhosts:\n  esx-01:\n    graphic-type: Shared\n", "error: esx-01: unknown key `graphic-type`\n  fleet.yaml:4:5\n"),
-        ("version: 1\nhost:\n  esx-01:\n", "error: fleet file: unknown key `host`\n  fleet.yaml:2:1\n"),
+        (
+            "version: 1\nhosts:\n  esx-01:\n    graphic-type: Shared\n",
+            "error[fleet-file]: esx-01: unknown key `graphic-type`\n  fleet.yaml:4:5\n",
+        ),
+        ("version: 1\nhost:\n  esx-01:\n", "error[fleet-file]: fleet file: unknown key `host`\n  fleet.yaml:2:1\n"),
         (
             "version: 1\nhosts:\n  esx-01:\n    vgpu-manager: { package: x.zip }\n",
-            "error: esx-01: vgpu-manager: missing field `datastore`\n  fleet.yaml:4:19\n",
+            "error[fleet-file]: esx-01: vgpu-manager: missing field `datastore`\n  fleet.yaml:4:19\n",
         ),
         (
             "version: 1\nhosts:\n  esx-01:\n    vgpu-manager: { package: x.zip, datastor: ds1 }\n",
             "unknown key `datastor`\n  fleet.yaml:4:37\n",
         ),
-        ("version: 1\nhosts:\n  esx-01:\n    ecc: [1]\n", "error: esx-01: ecc: "),
-        ("version: 1\nhosts:\n  esx-01:\n  esx-01:\n", "error: `esx-01` appears twice\n  fleet.yaml:4:3\n  first in line 3\n"),
-        ("version: 1\nhosts:\n  esx-[01-03]:\n  esx-02:\n", "error: host `esx-02` appears twice\n  fleet.yaml:4:3\n"),
+        ("version: 1\nhosts:\n  esx-01:\n    ecc: [1]\n", "error[fleet-file]: esx-01: ecc: "),
+        ("version: 1\nhosts:\n  esx-01:\n  esx-01:\n", "error[fleet-file]: `esx-01` appears twice\n  fleet.yaml:4:3\n  first in line 3\n"),
+        ("version: 1\nhosts:\n  esx-[01-03]:\n  esx-02:\n", "error[fleet-file]: host `esx-02` appears twice\n  fleet.yaml:4:3\n"),
         (
             "version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    host: esx-1\n",
-            "error: vm-01: there is no host `esx-1`\n  fleet.yaml:6:11\n  known hosts: `esx-01`\n\nhint: did you mean `esx-01`?\n",
+            "error[fleet-file]: vm-01: there is no host `esx-1`\n  fleet.yaml:6:11\n  known hosts: `esx-01`\n\nhint: did you mean `esx-01`?\n",
         ),
         (
             "version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    vgpu: [grid_p100-8q]\n",
-            "error: vm-01: `host` is missing\n  fleet.yaml:5:3\n",
+            "error[fleet-file]: vm-01: `host` is missing\n  fleet.yaml:5:3\n",
         ),
         (
             "version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    host: esx-01\n    vgpu: [P100]\n",
-            "error: vm-01: vgpu: [0]: `P100` is no vGPU profile like `grid_p100-8q` or `nvidia_a100-40c`\n  fleet.yaml:7:12\n",
+            "error[fleet-file]: vm-01: vgpu: [0]: `P100` is no vGPU profile like `grid_p100-8q` or `nvidia_a100-40c`\n  fleet.yaml:7:12\n",
         ),
         (
             "version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    host: esx-01\n    guest: { license: { server: a, token: b } }\n",
@@ -192,7 +195,7 @@ fn an_agent_that_is_away_is_said_and_hides_nobody() {
     );
     lab.stop_agent("esx-01");
     let said = lab.expect(4, &["apply", "--yes"]);
-    assert!(said.contains("error: esx-01 at 127.0.0.1:") && said.contains("hint: is the agent running there"), "{said}");
+    assert!(said.contains("error[unreachable]: esx-01 at 127.0.0.1:") && said.contains("hint: is the agent running there"), "{said}");
     // The other host was served all the same.
     assert_eq!(lab.state("esx-02").esxi().policy, "Consolidation");
     let json: Value = serde_json::from_slice(&lab.vsgpu(&["facts", "-o", "json"]).stdout).unwrap();

@@ -1,11 +1,11 @@
 //! `vsgpu baseline`: what GPUs reached, as the block that `bandwidth-at-least` is judged against. Made from reports of
 //! `vsgpu-cuda-proof` on bare metal, or from the last proofs of the fleet's own guests.
 
-use super::{Ended, FleetArg, block_on, operator};
+use super::{Chosen, Ended, FleetArg, block_on, operator};
 use crate::error::{Error, Exit, Kind};
 use crate::files;
 use crate::inventory::{self, Scope};
-use crate::render::{Printer, report};
+use crate::render::{Answer, Printer, report};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -28,10 +28,10 @@ pub(super) struct BaselineArgs {
 }
 
 impl BaselineArgs {
-    pub fn run(self, printer: &Printer) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
         let (mut baseline, mut sources, mut errors) = (Baseline::new(), vec![], vec![]);
         if self.report.is_empty() {
-            let fleet = self.fleet.read(false)?;
+            let fleet = self.fleet.read(false, chosen)?;
             let operator = operator(&fleet)?;
             let guests = |id: &crate::fleet::NodeId| id.kind == crate::fleet::NodeKind::Guest;
             let inventory = block_on(inventory::gather(&fleet, &operator, Scope::All, &guests))?;
@@ -75,7 +75,9 @@ impl BaselineArgs {
                 Error::new(Kind::Blocked, "no figures were found").hint("`vsgpu baseline --help` shows both ways to get them"),
             ]);
         }
-        printer.answer(&json!({ "baseline": baseline, "from": sources }), &report::baseline(&baseline, &sources));
+        let names = baseline.keys().cloned().collect();
+        let json = json!({ "baseline": baseline, "from": sources });
+        printer.show(Answer { names, ..Answer::new(json, report::baseline(&baseline, &sources)) });
         printer.errors(&errors);
         Ok(if errors.is_empty() { Exit::Done } else { super::worst(&errors) })
     }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use vsgpu_proto::pki;
 
 #[derive(Args)]
+#[command(after_help = "Example:\n  vsgpu ca init")]
 pub(super) struct Ca {
     #[command(subcommand)]
     verb: Verb,

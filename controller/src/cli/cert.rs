@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use vsgpu_proto::pki;
 
 #[derive(Args)]
+#[command(after_help = "Examples:\n  vsgpu cert issue esx-[01-16] --role host\n  vsgpu cert issue prometheus --role monitor")]
 pub(super) struct Cert {
     #[command(subcommand)]
     verb: Verb,

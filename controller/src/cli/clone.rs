@@ -2,7 +2,7 @@
 //! walked as every other, with a journal of its own.
 
 use super::walk::Walk;
-use super::{Ended, FleetArg};
+use super::{Chosen, Ended, FleetArg};
 use crate::error::{Error, Kind};
 use crate::fleet::{Vm, Wish};
 use crate::inventory::{self, Scope};
@@ -17,39 +17,39 @@ use vsgpu_host_agent::vm::DEFAULT_GRACE_SECS;
 
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  vsgpu clone fleet.yaml --host esx-01 --base base-debian --name vm-[01-04]\n\nThe base has to be off, without snapshots and without PCI devices. In a fleet file the same is `clone-of: { base: base-debian }`."
+    after_help = "Example:\n  vsgpu clone --host esx-01 --base base-debian --name vm-[01-04]\n\nThe base has to be off, without snapshots and without PCI devices."
 )]
 pub(super) struct Clone {
     #[command(flatten)]
     fleet: FleetArg,
-    /// Host of the base and of its copies, as the fleet file names it
+    /// Host of the base and of its copies
     #[arg(long)]
     host: String,
     /// Display name of the VM to be copied
     #[arg(long)]
     base: String,
-    /// Names of the copies: a name or a range such as vm-[01-04]
+    /// Names of the copies: vm-05, or vm-[01-04]
     #[arg(long)]
     name: String,
-    /// Datastore of the copies [default: the base's own]
+    /// Datastore of the copies [default: the base's]
     #[arg(long)]
     datastore: Option<String>,
     /// Show the plan and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask before the first change (asked only at a terminal; a script is never asked)
+    /// Do not ask before the first change (a script is never asked)
     #[arg(short, long)]
     yes: bool,
 }
 
 impl Clone {
-    pub fn run(self, printer: &Printer) -> Ended {
-        let mut fleet = self.fleet.read(false)?;
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+        let mut fleet = self.fleet.read(false, chosen)?;
         let wrong = |why: String| vec![Error::new(Kind::Usage, why)];
         if !fleet.hosts.iter().any(|h| h.name == self.host) {
             let near =
                 crate::range::nearest(&self.host, fleet.hosts.iter().map(|h| h.name.as_str())).map(|n| format!("did you mean `{n}`?"));
-            let error = Error::new(Kind::Usage, format!("the fleet file has no host `{}`", self.host));
+            let error = Error::new(Kind::Usage, format!("the fleet file has no host `{}`", self.host)).code("unknown-node");
             return Err(vec![near.into_iter().fold(error, Error::hint)]);
         }
         let names = expand(&self.name).map_err(wrong)?;

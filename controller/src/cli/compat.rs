@@ -6,7 +6,7 @@ use crate::constraints::combination::{Combination, Gpu, GuestDriver, LicenseWay,
 use crate::constraints::driver_catalogue::DriverCatalogue;
 use crate::constraints::{self, Finding};
 use crate::error::{Error, Exit, Kind};
-use crate::render::Printer;
+use crate::render::{Answer, Printer};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::path::PathBuf;
@@ -25,49 +25,49 @@ enum Mode {
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  vsgpu compat 16.6 535.183.01                    host release or version, guest release or version\n  vsgpu compat 535.161.05 550.90.07 --esxi 8.0.2\n  vsgpu compat 17.4 17.4 --gpu A100 --profile nvidia_a100-10c --cuda 12.4 --license nls\n  vsgpu compat - 550.127.05 --gpu H100 --mode passthrough --mmio 128"
+    after_help = "Examples:\n  vsgpu compat 16.6 535.183.01 --gpu A100 --profile nvidia_a100-10c\n  vsgpu compat - 550.127.05 --gpu H100 --mode passthrough --mmio 128"
 )]
 pub(super) struct Compat {
-    /// vGPU manager of the host: a version (535.183.04) or a vGPU release (16.6); `-` for none
+    /// Its vGPU manager: 535.183.04, or a release (16.6), or `-`
     #[arg(value_name = "HOST")]
     host: String,
-    /// Driver of the guest: a version (535.183.01) or a vGPU release (16.6)
+    /// Its driver: 535.183.01, or a release (16.6)
     #[arg(value_name = "GUEST")]
     guest: Option<String>,
-    /// Release of ESXi, such as 8.0.2
-    #[arg(long)]
+    /// Release of ESXi: 8.0.2
+    #[arg(long, value_name = "RELEASE")]
     esxi: Option<String>,
-    /// GPU model, such as A100 or "A100 80GB", or its PCI device id, such as 10de:20f1
-    #[arg(long)]
+    /// A100, "A100 80GB", or its PCI id 10de:20f1
+    #[arg(long, value_name = "GPU")]
     gpu: Option<String>,
-    /// vGPU profile, such as nvidia_a100-10c (repeat for several)
-    #[arg(long)]
+    /// nvidia_a100-10c (repeat for several)
+    #[arg(long, value_name = "NAME")]
     profile: Vec<String>,
-    /// How the VM gets its GPU
-    #[arg(long, value_enum)]
+    /// vgpu or passthrough
+    #[arg(long, value_enum, hide_possible_values = true)]
     mode: Option<Mode>,
-    /// Kind of guest driver: the `-grid` one (default for a vGPU) or the data-center one
-    #[arg(long, value_enum)]
+    /// grid or data-center: the kind of the guest's driver
+    #[arg(long, value_enum, value_name = "KIND", hide_possible_values = true)]
     driver: Option<Kinds>,
-    /// CUDA toolkit, such as 12.4
-    #[arg(long)]
+    /// CUDA toolkit: 12.4
+    #[arg(long, value_name = "RELEASE")]
     cuda: Option<String>,
-    /// How the guest is licensed
-    #[arg(long, value_enum)]
+    /// legacy or nls
+    #[arg(long, value_enum, value_name = "WAY", hide_possible_values = true)]
     license: Option<Ways>,
     /// ECC is on
     #[arg(long)]
     ecc: bool,
-    /// Size of the VM's 64-bit MMIO window in GB
+    /// The VM's MMIO window
     #[arg(long, value_name = "GB")]
     mmio: Option<u64>,
-    /// Firmware of the VM
-    #[arg(long, value_enum)]
+    /// efi or bios
+    #[arg(long, value_enum, value_name = "KIND", hide_possible_values = true)]
     firmware: Option<Firmware>,
-    /// Kernel module in the guest
-    #[arg(long, value_enum)]
+    /// open or proprietary
+    #[arg(long, value_enum, value_name = "KIND", hide_possible_values = true)]
     module: Option<Module>,
-    /// NVIDIA's vgpuDriverCatalog.yaml; it overrides the built-in table
+    /// NVIDIA's vgpuDriverCatalog.yaml; overrides our table
     #[arg(long, value_name = "FILE")]
     catalogue: Option<PathBuf>,
 }
@@ -240,7 +240,8 @@ impl Compat {
             "refused": refused,
             "warnings": warnings,
         });
-        printer.answer(&answer, &text);
+        let names = vec![if works { "works" } else { "does-not-work" }.to_string()];
+        printer.show(Answer { names, ..Answer::new(answer, text) });
         printer.warnings(&warnings);
         let errors: Vec<Error> = refused.iter().map(constraints::error).collect();
         printer.errors(&errors);

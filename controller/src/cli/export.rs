@@ -1,27 +1,29 @@
 //! `vsgpu export`: the facts of the fleet turned back into wishes: a fleet file of what is.
 
-use super::{Ended, FleetArg, block_on, operator, worst};
+use super::{Chosen, Ended, FleetArg, block_on, operator, worst};
 use crate::error::{Error, Exit};
 use crate::fleet::{Fleet, NodeId, NodeKind};
 use crate::inventory::{self, Inventory, Scope};
-use crate::render::Printer;
+use crate::render::{Answer, Printer};
 use crate::{catalogue, is_key, yaml};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
 #[derive(Args)]
+#[command(after_help = "Example:\n  vsgpu export > what-is.yaml")]
 pub(super) struct Export {
     #[command(flatten)]
     fleet: FleetArg,
 }
 
 impl Export {
-    pub fn run(self, printer: &Printer) -> Ended {
-        let fleet = self.fleet.read(false)?;
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+        let fleet = self.fleet.read(false, chosen)?;
         let operator = operator(&fleet)?;
         let inventory = block_on(inventory::gather(&fleet, &operator, Scope::All, &|_| true))?;
         let document = document(&fleet, &inventory);
-        printer.answer(&document, yaml::write(&document).trim_end());
+        let names = inventory.nodes.keys().map(|id| id.clone().into()).collect();
+        printer.show(Answer { names, ..Answer::new(document.clone(), yaml::write(&document).trim_end()) });
         printer.note("names of packages and tokens are guessed from their versions: put your own files there");
         let mut errors: Vec<Error> = inventory.nodes.into_values().filter_map(Result::err).collect();
         errors.dedup();

@@ -1,6 +1,6 @@
 //! `vsgpu exporter`: the metrics of all agents and of the runs on one page, for Prometheus. Changes nothing.
 
-use super::{Ended, FleetArg, block_on, operator};
+use super::{Chosen, Ended, FleetArg, block_on, operator};
 use crate::error::{Error, Exit, Kind};
 use crate::exporter::{self, Collected};
 use crate::render::Printer;
@@ -11,14 +11,15 @@ use std::time::Duration;
 use vsgpu_proto::scrape::{self, Gate};
 
 #[derive(Args)]
+#[command(after_help = "Example:\n  vsgpu exporter --listen 0.0.0.0:9744 --metrics-auth token:/etc/vsgpu/token")]
 pub(super) struct Exporter {
     #[command(flatten)]
     fleet: FleetArg,
     /// Where Prometheus scrapes
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9744")]
     listen: SocketAddr,
-    /// What a scrape needs beyond loopback: a bearer token from a file, or a certificate of this CA
-    #[arg(long, value_name = "token:FILE|mtls")]
+    /// What a scrape needs beyond loopback: token:FILE or mtls
+    #[arg(long, value_name = "GATE")]
     metrics_auth: Option<String>,
     /// Seconds between two rounds over the nodes
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
@@ -26,8 +27,8 @@ pub(super) struct Exporter {
 }
 
 impl Exporter {
-    pub fn run(self, printer: &Printer) -> Ended {
-        let fleet = self.fleet.read(false)?;
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+        let fleet = self.fleet.read(false, chosen)?;
         let operator = operator(&fleet)?;
         let refused = |why: String| vec![Error::new(Kind::Usage, why)];
         let gate = Gate::of(self.listen, self.metrics_auth.as_deref(), &fleet.pki, "controller").map_err(refused)?;

@@ -1,6 +1,6 @@
 //! `vsgpu facts`: all facts of all nodes, or of some.
 
-use super::{Ended, FleetArg, block_on, operator, worst};
+use super::{Chosen, Ended, FleetArg, block_on, operator, worst};
 use crate::error::{Error, Exit, Kind};
 use crate::inventory::{self, Scope};
 use crate::range::nearest;
@@ -8,6 +8,9 @@ use crate::render::{Printer, report};
 use clap::Args;
 
 #[derive(Args)]
+#[command(
+    after_help = "Examples:\n  vsgpu facts\n  vsgpu facts -n esx-01 -o wide\n  vsgpu facts -o json | jq '.[\"host/esx-01\"].readiness'"
+)]
 pub(super) struct Facts {
     #[command(flatten)]
     fleet: FleetArg,
@@ -17,11 +20,11 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub fn run(self, printer: &Printer) -> Ended {
-        let fleet = self.fleet.read(false)?;
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+        let fleet = self.fleet.read(false, chosen)?;
         let names: Vec<&str> = fleet.hosts.iter().map(|h| h.name.as_str()).chain(fleet.vms.iter().map(|v| v.name.as_str())).collect();
         if let Some(unknown) = self.node.iter().find(|n| !names.contains(&n.as_str())) {
-            let error = Error::new(Kind::Usage, format!("the fleet file has no node `{unknown}`"));
+            let error = Error::new(Kind::Usage, format!("the fleet file has no node `{unknown}`")).code("unknown-node");
             return Err(vec![match nearest(unknown, names) {
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
                 None => error,
@@ -30,8 +33,7 @@ impl Facts {
         let operator = operator(&fleet)?;
         let inventory =
             block_on(inventory::gather(&fleet, &operator, Scope::All, &|id| self.node.is_empty() || self.node.contains(&id.name)))?;
-        let (json, text) = report::facts(&inventory);
-        printer.answer(&json, &text);
+        printer.show(report::facts(&inventory));
         let mut errors: Vec<Error> = inventory.nodes.into_values().filter_map(Result::err).collect();
         errors.dedup();
         printer.errors(&errors);

@@ -7,6 +7,8 @@ mod ca;
 mod cert;
 mod clone;
 mod compat;
+mod config;
+mod explain;
 mod export;
 mod exporter;
 mod facts;
@@ -19,6 +21,7 @@ mod validate;
 mod verify;
 mod walk;
 
+use crate::context::{Choice, Config, Surroundings, choose};
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::Fleet;
 use crate::journal::Folder;
@@ -33,15 +36,31 @@ use vsgpu_proto::client::Operator;
 #[command(
     name = "vsgpu",
     version,
-    about = "GPUs on VMware vSphere, from a bare ESXi host to a CUDA program that provably ran in a VM",
-    disable_help_subcommand = true
+    about = "GPUs on VMware vSphere, from a bare ESXi host to a CUDA proof in a VM",
+    disable_help_subcommand = true,
+    disable_help_flag = true,
+    term_width = 80
 )]
 struct Cli {
-    /// Output format of the answer on stdout
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
+    /// table (default), wide, json, yaml or name
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT", display_order = 990)]
+    #[arg(hide_default_value = true, hide_possible_values = true)]
     output: Format,
+    /// Print help
+    // Always the short one: it fits a screen, and there is a manual.
+    #[arg(short, long, global = true, action = clap::ArgAction::HelpShort, display_order = 999)]
+    help: Option<bool>,
+    /// The fleet of this context (`vsgpu config`)
+    #[arg(long, global = true, value_name = "NAME", display_order = 991)]
+    context: Option<String>,
     #[command(subcommand)]
     verb: Verb,
+}
+
+/// What of the command line is about all verbs.
+#[derive(Clone, Default)]
+pub(crate) struct Chosen {
+    pub context: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -50,33 +69,37 @@ enum Verb {
     Validate(validate::Validate),
     /// Print the JSON Schema of the fleet file
     Schema,
-    /// Say whether a combination of versions, GPU and profile works, and what would
+    /// Say whether a combination of versions works
     Compat(compat::Compat),
-    /// Copy a VM of a host, before GPUs are given to the copies
+    /// Copy a VM of a host
     Clone(clone::Clone),
     /// Show what the nodes are
     Facts(facts::Facts),
     /// Write a fleet file from what the nodes are
     Export(export::Export),
-    /// Show every step that would be done, its commands and its cost; changes nothing
+    /// Show every step, its commands and its cost; changes nothing
     Plan(plan::Plan),
     /// Do it, or go on with an unfinished run
     Apply(apply::Apply),
     /// Go on with the run that was stopped, paused or interrupted
     Resume(resume::Resume),
-    /// Stop the run and give back what it took (maintenance mode, stopped VMs)
+    /// Stop the run and give back what it took
     Abort(resume::Abort),
-    /// Go back to how the nodes were before the latest run, as far as there is a way
+    /// Go back to how the nodes were before the latest run
     Rollback(resume::Rollback),
     /// Let a held node go, after a person has looked at it
     Release(release::Release),
     /// Print what GPUs reached, for `bandwidth-at-least`
     Baseline(baseline::BaselineArgs),
-    /// Check that everything is as the fleet file wishes; changes nothing
+    /// Check that everything is as wished; changes nothing
     Verify(verify::Verify),
     /// Show the latest run
     Status(status::Status),
-    /// Serve the metrics of the whole fleet on one page, until stopped
+    /// Say what the code of an error means and what to do
+    Explain(explain::Explain),
+    /// Show which fleet counts and why; name fleets
+    Config(config::Config),
+    /// Serve the metrics of the whole fleet on one page
     Exporter(exporter::Exporter),
     /// The certificate authority of your fleet
     Ca(ca::Ca),
@@ -92,21 +115,29 @@ pub fn command() -> clap::Command {
 /// Where the fleet file is.
 #[derive(Args, Clone)]
 pub(crate) struct FleetArg {
-    /// Fleet file
-    #[arg(value_name = "FLEET", default_value = "fleet.yaml")]
-    fleet: PathBuf,
-    /// Folder of certificates [default: `pki` in the fleet file, or beside it]
-    #[arg(long, value_name = "DIR")]
+    /// Fleet file [default: what `vsgpu config` shows]
+    #[arg(value_name = "FLEET")]
+    fleet: Option<PathBuf>,
+    /// Folder of certificates
+    #[arg(long, value_name = "DIR", display_order = 992)]
     pki: Option<PathBuf>,
 }
 
 impl FleetArg {
+    /// Which fleet is meant.
+    pub(crate) fn choice(&self, chosen: &Chosen) -> Result<Choice, Error> {
+        let around = Surroundings::here();
+        let config = Config::read(&around.file)?;
+        choose(self.fleet.as_deref(), self.pki.as_deref(), chosen.context.as_deref(), &around, &config)
+    }
+
     /// Reads the fleet file, and with `files` also the files that it names.
-    pub(crate) fn read(&self, files: bool) -> Result<Fleet, Vec<Error>> {
-        let mut fleet = spec::read(&self.fleet)?;
+    pub(crate) fn read(&self, files: bool, chosen: &Chosen) -> Result<Fleet, Vec<Error>> {
+        let choice = self.choice(chosen).map_err(|e| vec![e])?;
+        let mut fleet = spec::read(&choice.fleet.value)?;
         fleet.file = std::path::absolute(&fleet.file).map_err(|e| vec![Error::new(Kind::Usage, e.to_string())])?;
-        if let Some(pki) = &self.pki {
-            fleet.pki = pki.clone();
+        if let Some(pki) = choice.pki {
+            fleet.pki = pki.value;
         }
         if files {
             spec::resolve(&mut fleet)?;
@@ -161,23 +192,26 @@ pub fn main() -> ExitCode {
         }
     };
     let printer = Printer::new(cli.output);
+    let chosen = Chosen { context: cli.context };
     let ended = match cli.verb {
-        Verb::Validate(args) => args.run(&printer),
+        Verb::Validate(args) => args.run(&printer, &chosen),
         Verb::Schema => schema::run(&printer),
         Verb::Compat(args) => args.run(&printer),
-        Verb::Clone(args) => args.run(&printer),
-        Verb::Facts(args) => args.run(&printer),
-        Verb::Export(args) => args.run(&printer),
-        Verb::Plan(args) => args.run(&printer),
-        Verb::Apply(args) => args.run(&printer),
-        Verb::Resume(args) => args.run(&printer),
-        Verb::Abort(args) => args.run(&printer),
-        Verb::Rollback(args) => args.run(&printer),
-        Verb::Release(args) => args.run(&printer),
-        Verb::Baseline(args) => args.run(&printer),
-        Verb::Verify(args) => args.run(&printer),
-        Verb::Status(args) => args.run(&printer),
-        Verb::Exporter(args) => args.run(&printer),
+        Verb::Clone(args) => args.run(&printer, &chosen),
+        Verb::Facts(args) => args.run(&printer, &chosen),
+        Verb::Export(args) => args.run(&printer, &chosen),
+        Verb::Plan(args) => args.run(&printer, &chosen),
+        Verb::Apply(args) => args.run(&printer, &chosen),
+        Verb::Resume(args) => args.run(&printer, &chosen),
+        Verb::Abort(args) => args.run(&printer, &chosen),
+        Verb::Rollback(args) => args.run(&printer, &chosen),
+        Verb::Release(args) => args.run(&printer, &chosen),
+        Verb::Baseline(args) => args.run(&printer, &chosen),
+        Verb::Verify(args) => args.run(&printer, &chosen),
+        Verb::Status(args) => args.run(&printer, &chosen),
+        Verb::Config(args) => args.run(&printer, &chosen),
+        Verb::Explain(args) => args.run(&printer),
+        Verb::Exporter(args) => args.run(&printer, &chosen),
         Verb::Ca(args) => args.run(&printer),
         Verb::Cert(args) => args.run(&printer),
     };

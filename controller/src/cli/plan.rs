@@ -1,18 +1,19 @@
 //! `vsgpu plan`: what would be done. Changes nothing.
 
-use super::{Ended, FleetArg, block_on, leftovers, now, operator, worst};
+use super::{Chosen, Ended, FleetArg, block_on, leftovers, now, operator, worst};
 use crate::error::{Exit, Kind};
 use crate::fleet::{NodeId, NodeKind};
 use crate::inventory::{self, Scope};
 use crate::planner::Planned;
 use crate::readiness;
-use crate::render::{Printer, plan};
+use crate::render::{Answer, Printer, plan};
 use crate::{files, journal};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
 
 #[derive(Args)]
+#[command(after_help = "Examples:\n  vsgpu plan\n  vsgpu plan --out tonight.plan && vsgpu apply tonight.plan")]
 pub(super) struct Plan {
     #[command(flatten)]
     fleet: FleetArg,
@@ -22,8 +23,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub fn run(self, printer: &Printer) -> Ended {
-        let fleet = self.fleet.read(true)?;
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+        let fleet = self.fleet.read(true, chosen)?;
         let operator = operator(&fleet)?;
         // Before looking: what a run gives back in between is then only planned once too often, never forgotten.
         let left = leftovers(&fleet)?;
@@ -42,7 +43,9 @@ impl Plan {
             gpus.iter().map(|(id, gpus)| format!("{id} has\n{}\n\n", crate::render::readiness::text(gpus, false))).collect();
         let text = shown + &text;
         let gpus: serde_json::Map<_, _> = gpus.iter().map(|(id, gpus)| (id.name.clone(), json!(gpus))).collect();
-        printer.answer(&json!({ "gpus": gpus, "plan": plan, "problems": problems, "warnings": warnings }), &text);
+        let touched: std::collections::BTreeSet<String> = plan.steps.iter().map(|s| s.node.clone().into()).collect();
+        let json = json!({ "gpus": gpus, "plan": plan, "problems": problems, "warnings": warnings });
+        printer.show(Answer { names: touched.into_iter().collect(), ..Answer::new(json, text) });
         printer.warnings(&warnings);
         let folder = fleet.state_folder();
         if journal::at_work(&folder).is_some() {

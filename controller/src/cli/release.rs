@@ -1,6 +1,6 @@
 //! `vsgpu release`: a person has looked at a held node and lets it go.
 
-use super::{Ended, FleetArg, now};
+use super::{Chosen, Ended, FleetArg, now};
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::NodeId;
 use crate::journal::{self, Folder, Journal, Record};
@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::json;
 
 #[derive(Args)]
+#[command(after_help = "Example:\n  vsgpu release esx-01")]
 pub(super) struct Release {
     /// The node: a name of the fleet file, or `guest/NAME`, `vm/NAME`, `host/NAME`
     node: String,
@@ -17,9 +18,9 @@ pub(super) struct Release {
 }
 
 impl Release {
-    pub fn run(self, printer: &Printer) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
         let one = |e: Error| vec![e];
-        let fleet = self.fleet.read(false)?;
+        let fleet = self.fleet.read(false, chosen)?;
         let folder = fleet.state_folder();
         let _lock = journal::lock(&folder).map_err(one)?;
         let disk = Folder(folder);
@@ -29,7 +30,7 @@ impl Release {
         let nodes: Vec<NodeId> = held.keys().filter(named).cloned().collect();
         let (Some(run), false) = (run, nodes.is_empty()) else {
             let known: Vec<String> = held.into_keys().map(String::from).collect();
-            let error = Error::new(Kind::Usage, format!("`{}` is not held", self.node));
+            let error = Error::new(Kind::Usage, format!("`{}` is not held", self.node)).code("unknown-node");
             let error =
                 if known.is_empty() { error.detail("no node is held") } else { error.detail(format!("held: {}", known.join(", "))) };
             return Err(one(error.hint("`vsgpu status` shows the nodes of the latest run")));

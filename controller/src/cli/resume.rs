@@ -1,7 +1,7 @@
 //! `vsgpu resume`, `vsgpu abort`, `vsgpu rollback`: what becomes of a run that is under way or was left.
 
 use super::walk::Walk;
-use super::{Ended, FleetArg};
+use super::{Chosen, Ended, FleetArg};
 use crate::error::{Error, Kind};
 use crate::journal::{self, Folder, Purpose};
 use crate::render::Printer;
@@ -10,6 +10,7 @@ use clap::Args;
 use std::time::Duration;
 
 #[derive(Args)]
+#[command(after_help = "Examples:\n  vsgpu resume\n  vsgpu resume --pause      one wave further")]
 pub(super) struct Resume {
     #[command(flatten)]
     fleet: FleetArg,
@@ -19,13 +20,14 @@ pub(super) struct Resume {
 }
 
 impl Resume {
-    pub fn run(self, printer: &Printer) -> Ended {
-        let fleet = self.fleet.read(false)?;
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+        let fleet = self.fleet.read(false, chosen)?;
         Walk { yes: true, unfinished: Unfinished::GoOn, pause: self.pause, ..Walk::to(printer, &fleet) }.run()
     }
 }
 
 #[derive(Args)]
+#[command(after_help = "Example:\n  vsgpu abort && vsgpu status")]
 pub(super) struct Abort {
     #[command(flatten)]
     fleet: FleetArg,
@@ -35,8 +37,8 @@ pub(super) struct Abort {
 }
 
 impl Abort {
-    pub fn run(self, printer: &Printer) -> Ended {
-        let fleet = self.fleet.read(false)?;
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+        let fleet = self.fleet.read(false, chosen)?;
         let folder = fleet.state_folder();
         let lock = match journal::at_work(&folder) {
             None => journal::lock(&folder).map_err(|e| vec![e])?,
@@ -68,22 +70,24 @@ impl Abort {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example:\n  vsgpu rollback      says first what has no way back")]
 pub(super) struct Rollback {
     #[command(flatten)]
     fleet: FleetArg,
-    /// Do not ask before the first change (asked only at a terminal; a script is never asked)
+    /// Do not ask before the first change (a script is never asked)
     #[arg(short, long)]
     yes: bool,
 }
 
 impl Rollback {
-    pub fn run(self, printer: &Printer) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
         let one = |e: Error| vec![e];
-        let fleet = self.fleet.read(false)?;
+        let fleet = self.fleet.read(false, chosen)?;
         let folder = fleet.state_folder();
         let lock = journal::lock(&folder).map_err(one)?;
         let disk = Folder(folder);
-        let nothing = || Error::new(Kind::Usage, "there is no run to go back from").hint("`vsgpu status` shows the latest one");
+        let nothing =
+            || Error::new(Kind::Usage, "there is no run to go back from").code("no-run").hint("`vsgpu status` shows the latest one");
         let run = journal::latest(&disk).map_err(one)?.ok_or_else(|| one(nothing()))?;
         if let Some(damage) = run.damage {
             return Err(one(Error::new(Kind::Blocked, damage).hint("what that run changed is not wholly known: look at `vsgpu plan`")));

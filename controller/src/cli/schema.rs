@@ -2,10 +2,12 @@
 
 use super::Ended;
 use crate::error::Exit;
-use crate::render::Printer;
+use crate::render::{Answer, Printer};
 
 pub(super) fn run(printer: &Printer) -> Ended {
     let schema = crate::schema::schema();
-    printer.answer(&schema, &serde_json::to_string_pretty(&schema).unwrap_or_default());
+    let names = schema["properties"].as_object().into_iter().flat_map(|keys| keys.keys().cloned()).collect();
+    let text = serde_json::to_string_pretty(&schema).unwrap_or_default();
+    printer.show(Answer { names, ..Answer::new(schema, text) });
     Ok(Exit::Done)
 }

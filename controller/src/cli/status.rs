@@ -1,6 +1,6 @@
 //! `vsgpu status`: the latest run, from its journal; talks to no node.
 
-use super::{Ended, FleetArg};
+use super::{Chosen, Ended, FleetArg};
 use crate::error::Exit;
 use crate::journal::{self, Folder};
 use crate::render::{Printer, status};
@@ -11,6 +11,7 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
+#[command(after_help = "Examples:\n  vsgpu status\n  vsgpu status --watch")]
 pub(super) struct Status {
     #[command(flatten)]
     fleet: FleetArg,
@@ -20,20 +21,20 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub fn run(self, printer: &Printer) -> Ended {
-        let fleet = self.fleet.read(false)?;
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+        let fleet = self.fleet.read(false, chosen)?;
         let folder = fleet.state_folder();
         let mut shown = String::new();
         loop {
             let at_work = journal::at_work(&folder).is_some();
             let run = journal::latest(&Folder(folder.clone())).map_err(|e| vec![e])?;
-            let (json, text) = status::status(run.as_ref(), at_work);
-            if text != shown {
+            let answer = status::status(run.as_ref(), at_work);
+            if answer.text != shown {
                 if self.watch {
                     printer.redraw();
                 }
-                printer.answer(&json, &text);
-                shown = text;
+                shown.clone_from(&answer.text);
+                printer.show(answer);
             }
             if !self.watch || !at_work {
                 return Ok(Exit::Done);

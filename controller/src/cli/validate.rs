@@ -1,13 +1,14 @@
 //! `vsgpu validate`: offline check of a fleet file and of the files that it names.
 
-use super::{Ended, FleetArg};
+use super::{Chosen, Ended, FleetArg};
 use crate::constraints;
 use crate::error::Exit;
-use crate::render::Printer;
+use crate::render::{Answer, Printer};
 use clap::Args;
 use serde_json::json;
 
 #[derive(Args)]
+#[command(after_help = "Examples:\n  vsgpu validate\n  vsgpu validate --no-files      where NVIDIA's files are not at hand")]
 pub(super) struct Validate {
     #[command(flatten)]
     fleet: FleetArg,
@@ -17,9 +18,9 @@ pub(super) struct Validate {
 }
 
 impl Validate {
-    pub fn run(self, printer: &Printer) -> Ended {
-        let shown = self.fleet.fleet.display().to_string();
-        let mut fleet = self.fleet.read(!self.no_files)?;
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+        let shown = self.fleet.choice(chosen).map_err(|e| vec![e])?.fleet.value.display().to_string();
+        let mut fleet = self.fleet.read(!self.no_files, chosen)?;
         if self.no_files {
             crate::spec::believe_names(&mut fleet);
         }
@@ -41,10 +42,9 @@ impl Validate {
             fleet.hosts.len(),
             fleet.vms.len()
         );
-        printer.answer(
-            &json!({ "warnings": judgement.warnings, "valid": true, "hosts": fleet.hosts.len(), "vms": fleet.vms.len(), "guests": guests, "requirements": wishes }),
-            &text,
-        );
+        let nodes = fleet.wishes().into_keys().map(String::from).collect();
+        let json = json!({ "warnings": judgement.warnings, "valid": true, "hosts": fleet.hosts.len(), "vms": fleet.vms.len(), "guests": guests, "requirements": wishes });
+        printer.show(Answer { names: nodes, ..Answer::new(json, text) });
         Ok(Exit::Done)
     }
 }

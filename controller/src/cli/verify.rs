@@ -1,32 +1,67 @@
 //! `vsgpu verify`: is everything as wished? Changes nothing; the agents remember the wishes for their metrics.
 
-use super::{Ended, FleetArg, block_on, operator, worst};
+use super::{Chosen, Ended, FleetArg, block_on, operator, worst};
 use crate::error::{Error, Exit, Kind};
 use crate::inventory::{self, Scope};
 use crate::render::{Printer, report};
 use clap::Args;
+use std::time::{Duration, Instant};
+
+/// Between two looks at the whole fleet.
+const LOOK: Duration = Duration::from_secs(5);
 
 #[derive(Args)]
+#[command(
+    after_help = "Examples:\n  vsgpu verify\n  vsgpu verify -o name              nodes that are not as wished\n  vsgpu verify -o wide              what is met as well\n  vsgpu verify --wait --timeout 600 until everything is as wished"
+)]
 pub(super) struct Verify {
     #[command(flatten)]
     fleet: FleetArg,
+    /// Look again until everything is as wished
+    #[arg(long)]
+    wait: bool,
+    /// How long `--wait` waits
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "wait")]
+    timeout: u64,
+    /// Look again and again until stopped
+    #[arg(short, long, conflicts_with = "wait")]
+    watch: bool,
 }
 
 impl Verify {
-    pub fn run(self, printer: &Printer) -> Ended {
-        let fleet = self.fleet.read(true)?;
+    #[expect(clippy::disallowed_methods, reason = "the edge: how long an operator waits")]
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+        let fleet = self.fleet.read(true, chosen)?;
         let operator = operator(&fleet)?;
-        let inventory = block_on(inventory::gather(&fleet, &operator, Scope::WishedAndRemembered, &|_| true))?;
-        let checks = report::checks(&fleet, &inventory);
-        let (json, text) = report::verify(&fleet, &checks, &inventory);
-        printer.answer(&json, &text);
-        let mut errors: Vec<Error> = inventory.nodes.into_values().filter_map(Result::err).collect();
-        errors.dedup();
-        printer.errors(&errors);
-        Ok(match (errors.is_empty(), checks.iter().all(|c| c.met)) {
-            (false, _) => worst(&errors),
-            (true, true) => Exit::Done,
-            (true, false) => Exit::Not(Kind::Differs),
-        })
+        let begun = Instant::now();
+        let mut shown = String::new();
+        loop {
+            let inventory = block_on(inventory::gather(&fleet, &operator, Scope::WishedAndRemembered, &|_| true))?;
+            let checks = report::checks(&fleet, &inventory);
+            let answer = report::verify(&fleet, &checks, &inventory);
+            let mut errors: Vec<Error> = inventory.nodes.into_values().filter_map(Result::err).collect();
+            errors.dedup();
+            let met = errors.is_empty() && checks.iter().all(|c| c.met);
+            let late = begun.elapsed() > Duration::from_secs(self.timeout);
+            if self.watch && answer.text != shown {
+                shown.clone_from(&answer.text);
+                printer.redraw();
+                printer.show(answer);
+                printer.errors(&errors);
+            } else if !self.watch && (!self.wait || met || late) {
+                printer.show(answer);
+                if self.wait && !met {
+                    let error = Error::new(Kind::Differs, format!("not everything is as wished after {} s", self.timeout)).code("timeout");
+                    errors.push(error.hint("what is missing is listed above; `vsgpu plan` shows what would be done"));
+                }
+                printer.errors(&errors);
+                return Ok(match (errors.is_empty(), met) {
+                    (false, _) => worst(&errors),
+                    (true, true) => Exit::Done,
+                    (true, false) => Exit::Not(Kind::Differs),
+                });
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 }

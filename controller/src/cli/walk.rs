@@ -59,6 +59,7 @@ impl<'a> Walk<'a> {
                 .note(&format!("{}\nset aside as {aside}; a host it left in maintenance mode must be brought out by hand", error.message));
         }
         let word = operators_word().map_err(one)?;
+        let heard = word.clone();
         let request = Request {
             fleet,
             operator: &operator,
@@ -72,7 +73,7 @@ impl<'a> Walk<'a> {
             word,
             now,
         };
-        let mut stage = Stage { printer, yes: self.yes, max_hosts: self.max_hosts, progress: None };
+        let mut stage = Stage { printer, yes: self.yes, max_hosts: self.max_hosts, word: heard, progress: None };
         let ended = block_on(request.run(&mut stage))?;
         if let Some(mut progress) = stage.progress.take() {
             progress.finish();
@@ -117,7 +118,8 @@ impl<'a> Walk<'a> {
         errors.extend(problems.into_iter().map(|p| p.error));
         if !summary.untouched.is_empty() {
             let hosts: BTreeSet<&str> = summary.untouched.keys().map(String::as_str).collect();
-            let error = Error::new(Kind::Blocked, format!("left out: {}", hosts.into_iter().collect::<Vec<_>>().join(", ")));
+            let error =
+                Error::new(Kind::Blocked, format!("left out: {}", hosts.into_iter().collect::<Vec<_>>().join(", "))).code("left-out");
             errors
                 .push(error.hint("mend what failed, then `vsgpu apply`; `rollout:` in the fleet file says how much may fail and be away"));
         }
@@ -131,6 +133,7 @@ impl<'a> Walk<'a> {
             }
             Some(Stopped::Interrupted | Stopped::Detached) => Some(
                 Error::new(Kind::Failed, "interrupted")
+                    .code("interrupted")
                     .hint("`vsgpu resume` goes on from here, `vsgpu abort` gives back what was taken; `vsgpu status` shows how far it is"),
             ),
         };
@@ -148,6 +151,7 @@ struct Stage<'a> {
     printer: &'a Printer,
     yes: bool,
     max_hosts: Option<usize>,
+    word: watch::Receiver<Word>,
     progress: Option<Progress>,
 }
 
@@ -162,13 +166,18 @@ impl Audience for Stage<'_> {
         let hosts: BTreeSet<&str> = planned.plan.steps.iter().map(|s| s.host.as_str()).collect();
         if let Some(most) = self.max_hosts.filter(|most| hosts.len() > *most) {
             let why = format!("the plan touches {} hosts, `--max-hosts {most}` allows fewer; nothing was changed", hosts.len());
-            return Err(Error::new(Kind::Usage, why).hint("look at `vsgpu plan`"));
+            return Err(Error::new(Kind::Usage, why).code("max-hosts").hint("look at `vsgpu plan`"));
         }
-        let go_on = if self.yes { Some(true) } else { self.printer.confirm(&crate::render::plan::text(&planned.plan)) };
+        let go_on = if self.yes {
+            Some(true)
+        } else {
+            self.printer.confirm(&crate::render::plan::text(&planned.plan), &|| *self.word.borrow() != Word::GoOn)
+        };
         match go_on {
             Some(true) => Ok(()),
-            Some(false) => Err(Error::new(Kind::Usage, "not confirmed; nothing was changed")),
+            Some(false) => Err(Error::new(Kind::Usage, "not confirmed; nothing was changed").code("not-confirmed")),
             None => Err(Error::new(Kind::Usage, "nobody can be asked, because what is said goes elsewhere; nothing was changed")
+                .code("not-confirmed")
                 .hint("look at `vsgpu plan`, then add `--yes`")),
         }
     }
@@ -209,7 +218,7 @@ fn operators_word() -> Result<watch::Receiver<Word>, Error> {
 }
 
 fn say_stopping() {
-    Printer::new(crate::render::Format::Text)
+    Printer::new(crate::render::Format::Table)
         .note("stopping: what runs is finished, nothing new is begun (Ctrl-C again leaves at once; the agents finish what they do)");
 }
 
@@ -223,10 +232,12 @@ fn still_taken(fleet: &Fleet) -> Vec<Error> {
 fn said_loudly(left: Leftovers) -> Vec<Error> {
     let host = |host| {
         Error::new(Kind::Failed, format!("{host} IS STILL IN MAINTENANCE MODE"))
+            .code("still-taken")
             .hint("`vsgpu apply` brings it out when it answers; by hand: `esxcli system maintenanceMode set --enable false`")
     };
     let vm = |vm| {
         Error::new(Kind::Failed, format!("{vm} was shut down and is not known to run again"))
+            .code("still-taken")
             .hint("`vsgpu apply` looks again, and starts it when its host allows it")
     };
     let held = |(node, Held { hold, why, .. }): (crate::fleet::NodeId, Held)| {

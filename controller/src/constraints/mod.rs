@@ -145,7 +145,9 @@ pub fn judge(fleet: &Fleet, inventory: Option<&Inventory>) -> Judgement {
 
 /// A refusal as an error.
 pub fn error(finding: &Finding) -> Error {
-    let error = Error::new(Kind::Blocked, finding.what.clone()).detail(format!("{}: {}", finding.constraint, finding.basis));
+    let error = Error::new(Kind::Blocked, finding.what.clone())
+        .code(finding.constraint)
+        .detail(format!("{}: {}", finding.constraint, finding.basis));
     match &finding.nearest {
         Some(nearest) => error.hint(nearest.clone()),
         None => error,

@@ -118,6 +118,7 @@ impl Log for File {
 
 fn failed(name: &str, error: &std::io::Error) -> Error {
     Error::new(Kind::Internal, format!("{name}: {error}"))
+        .code("journal")
         .hint("nothing is done that cannot be recorded: make room or mend the disk, then run `vsgpu apply` again; it goes on from there")
 }
 
@@ -259,7 +260,7 @@ pub fn latest_where(disk: &dyn Disk, which: impl Fn(&Status) -> bool) -> Result<
 fn read(disk: &dyn Disk, number: u32) -> Result<Option<Stored>, Error> {
     let (name, bytes) = (disk.name(number), disk.read(number)?);
     let refused = |why: String| {
-        Error::new(Kind::Blocked, format!("{name}: {why}"))
+        Error::new(Kind::Blocked, format!("{name}: {why}")).code("journal")
             .hint("`vsgpu apply --abandon` sets that run aside and looks at all nodes anew; a host it left in maintenance mode must then be brought out by hand")
     };
     if let Some(version) = written_by_another(&bytes) {
@@ -403,6 +404,7 @@ pub fn lock(folder: &Path) -> Result<Lock, Error> {
             Ok(Lock(held))
         }
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(Error::new(Kind::Blocked, "another `vsgpu apply` is at work on this fleet")
+            .code("at-work")
             .hint("wait for it, see how far it is: `vsgpu status --watch`, or stop it: `vsgpu abort`")),
         Err((_, why)) => Err(Error::new(Kind::Internal, format!("{}: {why}", path.display()))),
     }

@@ -117,7 +117,12 @@ impl Planner<'_> {
             "" => "`vsgpu facts` shows what the node says; mend that and reboot by hand once",
             hint => hint,
         };
-        Some(Error::new(Kind::Blocked, why).detail("a second reboot is never made for the same thing").hint(hint))
+        Some(
+            Error::new(Kind::Blocked, why)
+                .code("came-back-unchanged")
+                .detail("a second reboot is never made for the same thing")
+                .hint(hint),
+        )
     }
 }
 

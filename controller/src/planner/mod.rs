@@ -319,7 +319,8 @@ impl Planner<'_> {
                 .collect();
             if !strangers.is_empty() {
                 self.rescue(&node, vms);
-                let error = Error::new(Kind::Blocked, format!("{node}: VMs run that are not in the fleet file: {}", strangers.join(", ")));
+                let error = Error::new(Kind::Blocked, format!("{node}: VMs run that are not in the fleet file: {}", strangers.join(", ")))
+                    .code("unlisted-vms");
                 return self.problem(
                     &node,
                     error
@@ -332,7 +333,8 @@ impl Planner<'_> {
             let error = Error::new(
                 Kind::Blocked,
                 format!("{node}: the host is in maintenance mode, and not through vsgpu: its VMs cannot be started"),
-            );
+            )
+            .code("maintenance-mode");
             return self.problem(&node, error.hint("when whoever did it is done: `esxcli system maintenanceMode set --enable false`"));
         }
 

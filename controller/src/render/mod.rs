@@ -1,6 +1,7 @@
 //! The only code that prints. stdout carries the answer, stderr the talk; nothing needs colour to be read.
 #![expect(clippy::print_stderr, reason = "this is where printing happens")]
 
+mod colour;
 mod health;
 pub mod plan;
 pub mod progress;
@@ -15,13 +16,46 @@ use serde_json::{Value, json};
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 /// Output format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people
-    #[value(alias = "table")]
-    Text,
-    /// The same values as one JSON document; errors too
+    #[default]
+    #[value(alias = "text")]
+    Table,
+    /// For people with wide terminals: everything, uncut
+    Wide,
+    /// One JSON document; errors too
     Json,
+    /// The same document as YAML
+    Yaml,
+    /// Names only, one on each line
+    Name,
+}
+
+impl Format {
+    /// Whether a program reads it.
+    pub(crate) fn is_document(self) -> bool {
+        matches!(self, Self::Json | Self::Yaml)
+    }
+}
+
+/// What a verb answers.
+pub struct Answer {
+    /// For programs.
+    pub json: Value,
+    /// For people.
+    pub text: String,
+    /// The same with more of it.
+    pub wide: Option<String>,
+    /// Names of what it is about.
+    pub names: Vec<String>,
+}
+
+impl Answer {
+    /// Without names.
+    pub fn new(json: Value, text: impl Into<String>) -> Self {
+        Self { json, text: text.into(), wide: None, names: vec![] }
+    }
 }
 
 /// Prints in one format.
@@ -36,17 +70,32 @@ impl Printer {
     }
 
     /// The answer, on stdout. A closed pipe (`| head`) is no error.
-    pub fn answer(&self, json: &Value, text: &str) {
+    pub fn show(&self, answer: Answer) {
         let text = match self.format {
-            Format::Text => text.to_string(),
-            Format::Json => serde_json::to_string_pretty(json).unwrap_or_default(),
+            Format::Table => answer.text,
+            Format::Wide => answer.wide.unwrap_or(answer.text),
+            Format::Name if answer.names.is_empty() => return,
+            Format::Name => answer.names.join("\n"),
+            Format::Json | Format::Yaml => self.document(&answer.json),
         };
-        let _ = writeln!(std::io::stdout(), "{text}");
+        let _ = writeln!(anstream::stdout(), "{}", if self.format.is_document() { text } else { colour::paint(&text) });
+    }
+
+    /// The answer of a verb that is not about names.
+    pub fn answer(&self, json: &Value, text: &str) {
+        self.show(Answer { names: vec![text.into()], ..Answer::new(json.clone(), text) });
+    }
+
+    fn document(&self, json: &Value) -> String {
+        match self.format {
+            Format::Yaml => crate::yaml::write(json).trim_end().to_string(),
+            _ => serde_json::to_string_pretty(json).unwrap_or_default(),
+        }
     }
 
     /// Begins a screen anew, where there is a screen.
     pub fn redraw(&self) {
-        if self.format == Format::Text && std::io::stdout().is_terminal() {
+        if !self.format.is_document() && std::io::stdout().is_terminal() {
             let _ = write!(std::io::stdout(), "\x1b[H\x1b[2J");
         }
     }
@@ -58,43 +107,52 @@ impl Printer {
 
     /// Errors, on stderr: a sentence, the place, details, then a hint with something to type.
     pub fn errors(&self, errors: &[Error]) {
-        if self.format == Format::Json {
+        if self.format.is_document() {
             if !errors.is_empty() {
-                eprintln!("{}", serde_json::to_string_pretty(&json!({ "errors": errors })).unwrap_or_default());
+                eprintln!("{}", self.document(&json!({ "errors": errors })));
             }
             return;
         }
-        for (at, error) in errors.iter().enumerate() {
-            if at > 0 {
-                eprintln!();
-            }
-            eprint!("{}", rendered(error));
-        }
+        let text: Vec<String> = errors.iter().map(rendered).collect();
+        let _ = write!(anstream::stderr(), "{}", colour::paint(&text.join("\n")));
     }
 
     /// What may go wrong, on stderr; JSON carries it in the answer.
     pub fn warnings(&self, warnings: &[Finding]) {
-        for finding in warnings.iter().filter(|_| self.format == Format::Text) {
-            eprintln!("{}\n", constraints::warning(finding));
+        for finding in warnings.iter().filter(|_| !self.format.is_document()) {
+            let _ = writeln!(anstream::stderr(), "{}\n", colour::paint(&constraints::warning(finding)));
         }
     }
 
-    /// Asks a person at a terminal; a script is not asked. `None`: a person is there, but cannot see the question.
-    pub fn confirm(&self, plan: &str) -> Option<bool> {
+    /// Asks a person at a terminal; a script is not asked. `None`: a person is there, but cannot see the question. `stopped`: no
+    /// answer is needed any more (Ctrl-C).
+    pub fn confirm(&self, plan: &str, stopped: &dyn Fn() -> bool) -> Option<bool> {
         match (std::io::stdin().is_terminal(), std::io::stderr().is_terminal()) {
             (false, _) => return Some(true),
             (true, false) => return None,
             (true, true) => {}
         }
         eprint!("{plan}\n\ngo on? [y/N] ");
+        let stdin = std::io::stdin();
+        let typed = || {
+            use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+            use std::os::fd::AsFd as _;
+            poll(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], PollTimeout::from(100u8)) != Ok(0)
+        };
+        while !typed() {
+            if stopped() {
+                eprintln!();
+                return Some(false);
+            }
+        }
         let mut line = String::new();
-        let _ = std::io::stdin().lock().read_line(&mut line);
+        let _ = stdin.lock().read_line(&mut line);
         Some(matches!(line.trim(), "y" | "Y" | "yes"))
     }
 
     /// Whether progress may redraw lines.
     pub(crate) fn live(&self) -> bool {
-        self.format == Format::Text && std::io::stderr().is_terminal()
+        !self.format.is_document() && std::io::stderr().is_terminal()
     }
 
     /// The format.
@@ -105,7 +163,7 @@ impl Printer {
 
 /// One error as it is shown.
 pub fn rendered(error: &Error) -> String {
-    let mut text = format!("error: {}\n", error.message);
+    let mut text = format!("error[{}]: {}\n", error.code, error.message);
     if let Some(place) = &error.place {
         text += &format!("  {place}\n");
     }

@@ -62,7 +62,7 @@ impl Progress {
 
     /// Shows one event.
     pub fn hear(&mut self, event: &Event) {
-        if self.format == Format::Json {
+        if self.format.is_document() {
             eprintln!("{}", self.as_json(event));
             return;
         }

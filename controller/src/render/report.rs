@@ -1,6 +1,6 @@
 //! What `facts`, `verify` and `status` answer, as JSON and as text.
 
-use super::columns;
+use super::{Answer, columns};
 use crate::fleet::{Fleet, NodeId, NodeKind};
 use crate::inventory::Inventory;
 use serde::Serialize;
@@ -11,33 +11,38 @@ use vsgpu_host_agent::host::VirtualMachines;
 use vsgpu_host_agent::vm::PowerState;
 
 /// Facts by node.
-pub fn facts(inventory: &Inventory) -> (Value, String) {
+pub fn facts(inventory: &Inventory) -> Answer {
     let mut json = Map::new();
-    let mut text = String::new();
+    let (mut text, mut wide) = (String::new(), String::new());
     for (id, seen) in &inventory.nodes {
         let Ok(seen) = seen else {
             json.insert(id.clone().into(), json!({ "error": seen.as_ref().err() }));
             continue;
         };
         let mut facts = facts_as_json(&seen.facts);
-        text += &format!("{id}\n");
+        let mut head = format!("{id}\n");
         if let Some(readiness) = crate::readiness::of_host(seen).filter(|_| id.kind == NodeKind::Host) {
             facts["readiness"] = json!(readiness);
-            text += &format!("{}\n", super::readiness::text(&readiness, true));
+            head += &format!("{}\n", super::readiness::text(&readiness, true));
         }
-        text += &super::health::of_guest(seen).iter().map(|line| format!("{line}\n")).collect::<String>();
+        head += &super::health::of_guest(seen).iter().map(|line| format!("{line}\n")).collect::<String>();
         json.insert(id.clone().into(), facts);
         let short = |value: &Value| {
             let line = value.to_string();
             if line.chars().count() > 160 { line.chars().take(157).chain("...".chars()).collect() } else { line }
         };
-        let row = |(name, fact): (&String, &Result<Value, vsgpu_core::Unreadable>)| {
-            let value = fact.as_ref().map_or_else(|why| format!("NOT READABLE: {why}"), short);
-            format!("  {name:<24} {value}\n")
+        let rows = |shown: &dyn Fn(&Value) -> String| {
+            let row = |(name, fact): (&String, &Result<Value, vsgpu_core::Unreadable>)| {
+                let value = fact.as_ref().map_or_else(|why| format!("NOT READABLE: {why}"), shown);
+                format!("  {name:<24} {value}\n")
+            };
+            seen.facts.iter().map(row).collect::<String>()
         };
-        text += &seen.facts.iter().map(row).collect::<String>();
+        text += &format!("{head}{}", rows(&short));
+        wide += &format!("{head}{}", rows(&Value::to_string));
     }
-    (json.into(), text.trim_end().into())
+    let names = inventory.nodes.keys().map(|id| id.clone().into()).collect();
+    Answer { json: json.into(), text: text.trim_end().into(), wide: Some(wide.trim_end().into()), names }
 }
 
 /// One requirement of one node, checked.
@@ -120,7 +125,7 @@ fn standing(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
 }
 
 /// What is met, what is not, and one line of proof per VM.
-pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> (Value, String) {
+pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer {
     let unmet: Vec<&Check> = checks.iter().filter(|c| !c.met && c.known).collect();
     let met = checks.iter().filter(|c| c.met).count();
     let mut text = String::new();
@@ -191,7 +196,14 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> (Value,
         text += &format!("{}\n\n", columns(&rows));
     }
     text += &format!("{} of {} requirements are met", met, checks.len());
-    (json!({ "met": met, "total": checks.len(), "checks": checks, "vms": proofs }), text)
+    let all = |c: &Check| {
+        let wants = c.wants.as_ref().map(|w| format!(" -> {w}")).unwrap_or_default();
+        vec![c.node.to_string(), c.requirement.clone(), if c.met { "met" } else { "NOT:" }.into(), format!("{}{wants}", c.is)]
+    };
+    let wide = format!("{}\n\n{text}", columns(&checks.iter().map(all).collect::<Vec<_>>()));
+    let unmet: std::collections::BTreeSet<String> = checks.iter().filter(|c| !c.met).map(|c| c.node.clone().into()).collect();
+    let json = json!({ "met": met, "total": checks.len(), "checks": checks, "vms": proofs });
+    Answer { json, text, wide: Some(wide), names: unmet.into_iter().collect() }
 }
 
 /// Figures of GPUs as the block of a fleet file.

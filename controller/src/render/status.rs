@@ -1,6 +1,6 @@
 //! A run as its journal tells it: its nodes with what became of them, its steps, what it took and has not given back.
 
-use super::columns;
+use super::{Answer, columns};
 use crate::hold::Held;
 use crate::journal::{How, Purpose, StepState, Stored};
 use crate::plan::Step;
@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// The latest run.
-pub fn status(run: Option<&Stored>, at_work: bool) -> (Value, String) {
-    let Some(run) = run else { return (json!({ "run": null }), "no run yet; `vsgpu plan` shows what would be done".into()) };
+pub fn status(run: Option<&Stored>, at_work: bool) -> Answer {
+    let Some(run) = run else { return Answer::new(json!({ "run": null }), "no run yet; `vsgpu plan` shows what would be done") };
     let status = &run.status;
     let count = |which: fn(&StepState) -> bool| status.steps.iter().filter(|s| which(s)).count();
     let done = count(|s| matches!(s, StepState::Done { .. }));
@@ -84,7 +84,7 @@ pub fn status(run: Option<&Stored>, at_work: bool) -> (Value, String) {
     if let Some(damage) = &run.damage {
         text += &format!("\n{damage}");
     }
-    (json, text)
+    Answer { json, text, wide: None, names: nodes.into_keys().collect() }
 }
 
 /// What became of a node. Every node of a run that has ended is done, rolled back, held, not begun, or partly done behind another node that is held.

@@ -5,6 +5,7 @@ mod build;
 pub mod files;
 pub mod small;
 pub mod sshd;
+pub mod terminal;
 
 pub use crate::sim::looks::only_looks;
 pub use build::{cargo, package, programs, workspace};

@@ -1,0 +1,45 @@
+//! `vsgpu explain`: the page of an error's code.
+
+use super::Ended;
+use crate::error::{Error, Exit, Kind};
+use crate::range::nearest;
+use crate::render::Printer;
+use crate::{explain, render};
+use clap::Args;
+use serde_json::json;
+
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  vsgpu explain                  all codes\n  vsgpu explain driver-pair      what it means and what to do"
+)]
+pub(super) struct Explain {
+    /// The word in brackets behind `error`
+    code: Option<String>,
+}
+
+impl Explain {
+    pub fn run(self, printer: &Printer) -> Ended {
+        let all = explain::pages();
+        let Some(code) = self.code else {
+            let first = |text: &str| text.lines().next().unwrap_or_default().split(". ").next().unwrap_or_default().to_string();
+            let rows: Vec<Vec<String>> = all.iter().map(|(code, text)| vec![code.to_string(), first(text)]).collect();
+            let names = all.iter().map(|(code, _)| code.to_string()).collect();
+            let pages: serde_json::Map<_, _> = all.iter().map(|(code, text)| (code.to_string(), json!(text))).collect();
+            printer.show(render::Answer { names, ..render::Answer::new(pages.into(), render::columns(&rows)) });
+            return Ok(Exit::Done);
+        };
+        match explain::page(&code) {
+            Some(text) => {
+                printer.answer(&json!({ "code": code, "text": text }), &format!("{code}\n\n{text}"));
+                Ok(Exit::Done)
+            }
+            None => {
+                let error = Error::new(Kind::Usage, format!("no error has the code `{code}`"));
+                Err(vec![match nearest(&code, all.iter().map(|(code, _)| *code)) {
+                    Some(near) => error.hint(format!("did you mean `{near}`?")),
+                    None => error.hint("`vsgpu explain` lists all of them"),
+                }])
+            }
+        }
+    }
+}

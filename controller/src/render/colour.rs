@@ -1,0 +1,33 @@
+//! Colour: a help for eyes, never needed. Whether it is shown is the streams' business (`anstream`: only on a terminal that can,
+//! never with NO_COLOR, always with CLICOLOR_FORCE); here it is only said where.
+
+use anstyle::{AnsiColor, Style};
+
+const BAD: Style = AnsiColor::Red.on_default().bold();
+const DOUBT: Style = AnsiColor::Yellow.on_default().bold();
+const HINT: Style = AnsiColor::Cyan.on_default();
+
+/// Words that stand out wherever they are; they are written so nowhere else.
+const LOUD: [&str; 6] = ["FAILED", "NOT READABLE", "NOT:", "CRITICAL", "STARTED", "IS STILL IN MAINTENANCE MODE"];
+
+/// The text with styles.
+pub(super) fn paint(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 64);
+    for line in text.split_inclusive('\n') {
+        let head = |prefix: &str| line.starts_with(prefix).then(|| line.find(':').map_or(line.len(), |at| at + 1));
+        if let Some(at) = head("error[") {
+            out += &styled(BAD, &line[..at], &line[at..]);
+        } else if let Some(at) = head("warning:") {
+            out += &styled(DOUBT, &line[..at], &line[at..]);
+        } else if let Some(at) = head("hint:") {
+            out += &styled(HINT, &line[..at], &line[at..]);
+        } else {
+            out += &LOUD.iter().fold(line.to_string(), |line, word| line.replace(word, &styled(BAD, word, "")));
+        }
+    }
+    out
+}
+
+fn styled(style: Style, text: &str, rest: &str) -> String {
+    format!("{}{text}{}{rest}", style.render(), style.render_reset())
+}

@@ -1,0 +1,139 @@
+//! What people see at a terminal: help that fits a screen, colour and its rules, formats, and a real pseudo-terminal with Ctrl-C and
+//! a change of its size.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
+
+use std::process::{Command, Output};
+use std::time::Duration;
+use vsgpu_tests::lab::small::{fault, small};
+use vsgpu_tests::lab::terminal::{self, Terminal};
+use vsgpu_tests::lab::{programs, wait_until};
+use vsgpu_tests::real::skipped;
+use vsgpu_tests::sim::state::Fault;
+
+/// Without `ESC [ .. m`.
+fn strip(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_string();
+    parts.fold(first, |all, part| all + part.split_once('m').map_or("", |(_, rest)| rest))
+}
+
+fn vsgpu(args: &[&str], env: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(programs().join("vsgpu"));
+    command.args(args).env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE").current_dir(std::env::temp_dir());
+    command.envs(env.iter().copied()).output().unwrap()
+}
+
+#[test]
+fn help_fits_a_screen_and_shows_examples() {
+    fn verbs(command: &clap::Command, path: &[String], all: &mut Vec<Vec<String>>) {
+        all.push(path.to_vec());
+        for verb in command.get_subcommands() {
+            verbs(verb, &[path, &[verb.get_name().to_string()]].concat(), all);
+        }
+    }
+    let mut all = vec![];
+    verbs(&vsgpu::cli::command(), &[], &mut all);
+    assert!(all.len() > 20);
+    for path in all {
+        let words: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
+        let output = vsgpu(&words, &[]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        // The list of all verbs, and the one verb with a dozen questions, take a taller screen.
+        let rows = if path.is_empty() || path == ["compat"] { 36 } else { 24 };
+        assert!(output.status.success() && text.lines().count() <= rows, "{path:?}: {} lines\n{text}", text.lines().count());
+        assert!(text.lines().all(|l| l.chars().count() <= 80), "{path:?}\n{text}");
+        let leaf = vsgpu::cli::command().find_subcommand(path.first().map_or("", String::as_str)).is_some_and(|c| !c.has_subcommands());
+        assert!(!leaf || path == ["schema"] || text.contains("Example"), "{path:?} has no example\n{text}");
+    }
+}
+
+#[test]
+fn colour_is_only_for_terminals_and_obeys() {
+    let wrong = ["explain", "driver-pear"];
+    let stderr = |env: &[(&str, &str)]| String::from_utf8(vsgpu(&wrong, env).stderr).unwrap();
+    let plain = stderr(&[]);
+    assert!(plain.starts_with("error[usage]: ") && !plain.contains('\x1b'), "{plain:?}");
+    let forced = stderr(&[("CLICOLOR_FORCE", "1")]);
+    assert!(forced.contains("\x1b["), "{forced:?}");
+    assert_eq!(strip(&forced), plain, "colour adds nothing but colour");
+    if let Some(why) = terminal::why_not() {
+        return skipped(&why);
+    }
+    let at = |env: &[(&str, &str)]| {
+        let mut command = Command::new(programs().join("vsgpu"));
+        command.args(wrong).env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE").env("TERM", "xterm").envs(env.iter().copied());
+        Terminal::start(&command, 24, 80).end().1
+    };
+    assert!(at(&[]).contains("\x1b["), "a terminal has colour");
+    assert!(!at(&[("NO_COLOR", "1")]).contains("\x1b["), "NO_COLOR");
+    assert!(!at(&[("TERM", "dumb")]).contains("\x1b["), "a dumb terminal");
+}
+
+#[test]
+fn every_reading_verb_has_every_format() {
+    let lab = small("formats");
+    for verb in [
+        vec!["validate"],
+        vec!["schema"],
+        vec!["facts"],
+        vec!["export"],
+        vec!["plan"],
+        vec!["verify"],
+        vec!["status"],
+        vec!["config"],
+        vec!["explain"],
+        vec!["compat", "16.6"],
+    ] {
+        let run = |format: &str| {
+            let output = lab.vsgpu(&[&verb[..], &["-o", format]].concat());
+            assert!(matches!(output.status.code(), Some(0 | 3)), "{verb:?} -o {format}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let json: serde_json::Value = serde_json::from_str(&run("json")).unwrap();
+        let yaml = vsgpu::yaml::parse("out", &run("yaml")).unwrap().to_json();
+        // Observations of two moments; the shape is the same. Large numbers of YAML stay text in our reader.
+        let keys = |v: &serde_json::Value| v.as_object().map(|o| o.keys().cloned().collect::<Vec<_>>());
+        assert_eq!(keys(&json), keys(&yaml), "{verb:?}");
+        assert!(!run("wide").trim().is_empty() && !run("table").trim().is_empty(), "{verb:?}");
+        for name in run("name").lines() {
+            assert!(!name.is_empty() && !name.contains('{'), "{verb:?}: {name}");
+        }
+    }
+    assert_eq!(lab.expect(0, &["facts", "-o", "name"]), "host/esx-01\nvm/vm-01\nguest/vm-01\n");
+    assert_eq!(lab.expect(2, &["facts", "-n", "nobody", "-o", "yaml"]).lines().next(), Some("errors:"));
+}
+
+#[test]
+fn an_operator_at_a_terminal_is_asked_and_can_stop_it() {
+    if let Some(why) = terminal::why_not() {
+        return skipped(&why);
+    }
+    let lab = small("pty");
+    // Nobody says yes.
+    let terminal = Terminal::start(&lab.command(&["apply"]), 24, 80);
+    terminal.wait_for("go on? [y/N]");
+    terminal.keys(&["n", "Enter"]);
+    let (status, text) = terminal.end();
+    assert!(status == Some(2) && text.contains("not confirmed"), "{text}");
+    assert!(lab.changing_calls("esx-01").is_empty());
+    // Ctrl-C is an answer, too.
+    let terminal = Terminal::start(&lab.command(&["apply"]), 24, 80);
+    terminal.wait_for("go on? [y/N]");
+    terminal.keys(&["C-c"]);
+    assert_eq!(terminal.end().0, Some(2));
+    // Somebody does, makes the window smaller, and stops it under way.
+    fault(&lab, "esx-01", "esxcli software", Fault::Slow { ms: 3000 });
+    let terminal = Terminal::start(&lab.command(&["apply"]), 24, 120);
+    terminal.wait_for("go on? [y/N]");
+    terminal.keys(&["y", "Enter"]);
+    let installs = || lab.changing_calls("esx-01").iter().any(|c| c.contains("software component apply"));
+    wait_until("the installation runs", Duration::from_secs(60), installs);
+    terminal.resize(24, 60);
+    terminal.keys(&["C-c"]);
+    let (status, text) = terminal.end();
+    assert!(status == Some(5) && text.contains("vsgpu resume"), "{text}");
+    // What stands below each other on a screen of sixty columns is no torn line.
+    lab.change("esx-01", |m| m.faults.clear());
+    lab.expect(0, &["resume"]);
+    lab.expect(0, &["verify", "--wait", "--timeout", "60"]);
+}
