@@ -13,6 +13,9 @@ pub enum Event {
         steps: usize,
         /// Done before, in an earlier start of this run.
         done_before: usize,
+        /// Which.
+        #[serde(skip)]
+        before: Vec<usize>,
     },
     /// A step is being done.
     Started {

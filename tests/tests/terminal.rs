@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 use vsgpu_tests::lab::small::{fault, small};
 use vsgpu_tests::lab::terminal::{self, Terminal};
-use vsgpu_tests::lab::{programs, wait_until};
+use vsgpu_tests::lab::{Lab, files, programs, wait_until};
 use vsgpu_tests::real::skipped;
 use vsgpu_tests::sim::state::Fault;
 
@@ -136,4 +136,37 @@ fn an_operator_at_a_terminal_is_asked_and_can_stop_it() {
     lab.change("esx-01", |m| m.faults.clear());
     lab.expect(0, &["resume"]);
     lab.expect(0, &["verify", "--wait", "--timeout", "60"]);
+}
+
+#[test]
+fn progress_is_a_line_per_node_and_totals_beyond_twenty() {
+    if let Some(why) = terminal::why_not() {
+        return skipped(&why);
+    }
+    let lab = Lab::new("fold");
+    let names: Vec<String> = (1..=24).map(|n| format!("esx-{n:02}")).collect();
+    let mut fleet = "version: 1\nrollout: { max-unavailable: 24 }\nhosts:\n".to_string();
+    for name in &names {
+        lab.host(name, "8.0.2", vec![files::a100("0000:3b:00.0")]);
+        fleet += &format!("  {name}:\n    address: {}\n    assignment-policy: Consolidation\n", lab.address(name));
+    }
+    lab.write_fleet(&fleet);
+    lab.start();
+    for name in &names {
+        fault(&lab, name, "esxcli graphics host set", Fault::Slow { ms: 1500 });
+    }
+    let terminal = Terminal::start(&lab.command(&["apply", "--yes"]), 24, 80);
+    terminal.wait_for(" of 24 nodes done, ");
+    let (status, text) = terminal.end();
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("24 of 24 steps done") && !text.contains("[24/24]"), "beyond twenty nodes no step has a line\n{text}");
+    // While it runs: one line for each of a few nodes, and what is left after runs that took as long.
+    let few: String = fleet.split("  esx-04").next().unwrap().replace("Consolidation", "Performance");
+    lab.write_fleet(&few);
+    let terminal = Terminal::start(&lab.command(&["apply", "--yes"]), 24, 80);
+    terminal.wait_for("0 of 3 nodes done, ");
+    let screen = terminal.screen();
+    assert!(names[..3].iter().all(|name| screen.contains(&format!("{name}   0/1"))), "{screen}");
+    let (status, text) = terminal.end();
+    assert!(status == Some(0) && text.contains("[3/3]"), "{text}");
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Exit, Kind};
 use crate::event::Event;
 use crate::fleet::Fleet;
 use crate::hold::Held;
-use crate::journal::{self, Folder, Purpose};
+use crate::journal::{self, Folder, History, Purpose};
 use crate::plan::{Leftovers, Plan};
 use crate::planner::Planned;
 use crate::render::{Printer, progress::Progress};
@@ -73,7 +73,8 @@ impl<'a> Walk<'a> {
             word,
             now,
         };
-        let mut stage = Stage { printer, yes: self.yes, max_hosts: self.max_hosts, word: heard, progress: None };
+        let mut stage =
+            Stage { printer, yes: self.yes, max_hosts: self.max_hosts, word: heard, history: History::of(&disk), progress: None };
         let ended = block_on(request.run(&mut stage))?;
         if let Some(mut progress) = stage.progress.take() {
             progress.finish();
@@ -152,6 +153,8 @@ struct Stage<'a> {
     yes: bool,
     max_hosts: Option<usize>,
     word: watch::Receiver<Word>,
+    /// How long steps took in earlier runs.
+    history: History,
     progress: Option<Progress>,
 }
 
@@ -183,7 +186,7 @@ impl Audience for Stage<'_> {
     }
 
     fn walking(&mut self, plan: &Plan) {
-        self.progress = Some(Progress::new(self.printer, plan));
+        self.progress = Some(Progress::new(self.printer, plan, self.history.clone()));
     }
 
     fn hear(&mut self, event: &Event) {

@@ -127,7 +127,9 @@ pub async fn run(status: Status, store: &mut dyn Store, walk: Walk<'_>, say: &mu
     let agents = Arc::new(Agents::new(walk.operator.clone(), walk.holder.clone(), once));
     let mut word = walk.word.clone();
     let mut run = Run::new(&plan, status, store, &walk, agents.clone());
-    say(&Event::Begun { steps: plan.steps.len(), done_before: run.summary.done });
+    let done = |(at, state): (usize, &StepState)| matches!(state, StepState::Done { .. }).then_some(at + 1);
+    let before = run.status.steps.iter().enumerate().filter_map(done).collect();
+    say(&Event::Begun { steps: plan.steps.len(), done_before: run.summary.done, before });
     let walked = tokio::select! {
         biased;
         walked = run.walk(say) => walked,

@@ -6,8 +6,10 @@
 //! ```
 //! `store` keeps the records on a disk. Releases may follow the end: they concern the next run.
 
+mod history;
 mod store;
 
+pub use history::History;
 pub use store::{Disk, Folder, Journal, Lock, Log, Store, Stored, at_work, latest, latest_where, lock, next_number, set_aside};
 
 use crate::fleet::NodeId;

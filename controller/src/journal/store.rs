@@ -290,7 +290,7 @@ fn read(disk: &dyn Disk, number: u32) -> Result<Option<Stored>, Error> {
 type Commits = (Vec<Vec<Record>>, u64, Option<(u64, String)>);
 
 /// All commits that can be read, the length up to the first that cannot, and what is wrong there if it is more than a torn end.
-fn commits(bytes: &[u8]) -> Commits {
+pub(super) fn commits(bytes: &[u8]) -> Commits {
     let (mut all, mut at, mut good, mut bad) = (vec![], 0, 0, None::<(u64, String)>);
     while at < bytes.len() {
         match commit_at(&bytes[at..]) {

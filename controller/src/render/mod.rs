@@ -1,6 +1,7 @@
 //! The only code that prints. stdout carries the answer, stderr the talk; nothing needs colour to be read.
 #![expect(clippy::print_stderr, reason = "this is where printing happens")]
 
+mod board;
 mod colour;
 mod health;
 pub mod plan;

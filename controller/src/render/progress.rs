@@ -1,125 +1,161 @@
-//! A run as it happens: on a terminal one live line per transfer below the finished steps, elsewhere plain lines.
+//! A run as it happens. On a terminal one live line for each node below the steps that are done, and beyond twenty nodes one line of
+//! totals with failures above it; elsewhere plain lines, one for each thing that happened.
 
+use super::board::{Board, NodeState};
 use super::{Format, Printer};
 use crate::event::Event;
+use crate::journal::History;
 use crate::plan::Plan;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Nodes that have a line each.
+const LINES: usize = 20;
+/// Between two drawings of the totals.
+const DRAW: Duration = Duration::from_millis(100);
 
 /// Listens to the engine.
 pub struct Progress {
     format: Format,
-    labels: Vec<(String, String)>,
-    width: usize,
-    bars: Option<MultiProgress>,
-    running: BTreeMap<usize, ProgressBar>,
-    finished: usize,
+    board: Board,
+    live: Option<Live>,
+    begun: Instant,
+    /// Since when a step sends its file.
+    sending: BTreeMap<usize, Instant>,
+    drawn: Option<Instant>,
+}
+
+struct Live {
+    bars: MultiProgress,
+    /// One for each node; none beyond twenty nodes.
+    nodes: Vec<ProgressBar>,
+    totals: ProgressBar,
+}
+
+impl Live {
+    fn new(board: &Board) -> Self {
+        let bars = MultiProgress::new();
+        let line = |template: &str| {
+            let bar = bars.add(ProgressBar::new_spinner());
+            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar
+        };
+        let count = if board.nodes.len() > LINES { 0 } else { board.nodes.len() };
+        let nodes = (0..count).map(|_| line("  {wide_msg}")).collect();
+        let totals = line("{spinner} {wide_msg}");
+        totals.enable_steady_tick(Duration::from_millis(200));
+        Self { bars, nodes, totals }
+    }
 }
 
 impl Progress {
-    /// For a plan.
-    pub fn new(printer: &Printer, plan: &Plan) -> Self {
-        let labels: Vec<_> = plan.steps.iter().map(|s| (s.node.to_string(), s.title.clone())).collect();
-        let width = labels.iter().map(|(node, _)| node.len()).max().unwrap_or(0);
-        Self {
-            format: printer.format(),
-            labels,
-            width,
-            bars: printer.live().then(MultiProgress::new),
-            running: BTreeMap::new(),
-            finished: 0,
-        }
+    /// For a plan. `history`: how long its steps took before.
+    #[expect(clippy::disallowed_methods, reason = "the edge: what an operator is shown")]
+    pub fn new(printer: &Printer, plan: &Plan, history: History) -> Self {
+        let board = Board::new(plan, history);
+        let live = printer.live().then(|| Live::new(&board));
+        Self { format: printer.format(), live, board, begun: Instant::now(), sending: BTreeMap::new(), drawn: None }
     }
 
-    fn line(&self, step: usize, text: &str) -> String {
-        let (node, title) = &self.labels[step - 1];
-        let total = self.labels.len();
-        let digits = total.to_string().len();
-        format!(
-            "[{:>digits$}/{total}] {node:width$}  {title}{}{text}",
-            self.finished,
-            if text.is_empty() { "" } else { ": " },
-            width = self.width
-        )
+    /// Whether each step has a line of its own.
+    fn each(&self) -> bool {
+        self.live.is_none() || self.board.nodes.len() <= LINES
     }
 
     /// The event with the names of its step: a reader of the stream has no plan to look them up in.
     fn as_json(&self, event: &Event) -> serde_json::Value {
         let mut json = serde_json::to_value(event).unwrap_or_default();
-        if let Some((node, title)) = json["step"].as_u64().and_then(|step| self.labels.get(step as usize - 1)) {
-            json["node"] = node.as_str().into();
-            json["title"] = title.as_str().into();
+        if let Some((node, title)) = json["step"].as_u64().and_then(|step| self.board.names(step as usize)) {
+            json["node"] = node.into();
+            json["title"] = title.into();
         }
         json
     }
 
     fn print(&self, text: &str) {
-        match &self.bars {
-            Some(bars) => drop(bars.println(text)),
+        match &self.live {
+            Some(live) => drop(live.bars.println(text)),
             None => eprintln!("{text}"),
         }
     }
 
     /// Shows one event.
     pub fn hear(&mut self, event: &Event) {
+        self.board.hear(event);
         if self.format.is_document() {
             eprintln!("{}", self.as_json(event));
             return;
         }
         match event {
-            Event::Begun { steps, done_before } if *done_before > 0 => {
-                self.finished = *done_before;
-                self.print(&format!("{done_before} of {steps} steps were done before"));
+            Event::Begun { steps, done_before, .. } if *done_before > 0 => {
+                self.print(&format!("{done_before} of {steps} steps were done before"))
             }
-            Event::Begun { .. } | Event::Ended { .. } => {}
-            Event::Started { step } => {
-                if let Some(bars) = &self.bars {
-                    let bar = bars.add(ProgressBar::new_spinner());
-                    bar.set_message(self.line(*step, ""));
-                    bar.enable_steady_tick(std::time::Duration::from_millis(200));
-                    self.running.insert(*step, bar);
-                }
-            }
-            Event::Said { step, text } => match self.running.get(step) {
-                Some(bar) => bar.set_message(self.line(*step, text)),
-                None => self.print(&self.line(*step, &format!("$ {text}"))),
-            },
-            Event::Sent { step, bytes, total } => {
-                if let Some(bar) = self.running.get(step) {
-                    if bar.length() != Some(*total) {
-                        bar.set_length(*total);
-                        let style = ProgressStyle::with_template("  {msg} {bar:20} {bytes}/{total_bytes} {bytes_per_sec}");
-                        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-                    }
-                    bar.set_position(*bytes);
+            Event::Begun { .. } | Event::Ended { .. } | Event::Started { .. } | Event::Sent { .. } => {}
+            Event::Said { step, text } => {
+                if self.live.is_none() {
+                    self.print(&self.board.line(*step, &format!("$ {text}")));
                 }
             }
             Event::Done { step, note, changed } => {
-                self.end(*step);
-                self.print(&self.line(*step, &format!("{note}{}", if *changed { "" } else { " (nothing to do)" })));
+                if self.each() {
+                    self.print(&self.board.line(*step, &format!("{note}{}", if *changed { "" } else { " (nothing to do)" })));
+                }
             }
-            Event::Failed { step, error } => {
-                self.end(*step);
-                self.print(&self.line(*step, &format!("FAILED: {}", error.message)));
-            }
+            Event::Failed { step, error } => self.print(&self.board.line(*step, &format!("FAILED: {}", error.message))),
             Event::Skipped { step, why } => {
-                self.end(*step);
-                let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-                self.print(&self.line(*step, &format!("left out{why}")));
+                if self.each() {
+                    let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+                    self.print(&self.board.line(*step, &format!("left out{why}")));
+                }
             }
         }
+        self.draw(event);
     }
 
-    fn end(&mut self, step: usize) {
-        self.finished += 1;
-        if let Some(bar) = self.running.remove(&step) {
-            bar.finish_and_clear();
+    /// Brings the live lines up to date with what an event is about.
+    #[expect(clippy::disallowed_methods, reason = "the edge: what an operator is shown")]
+    fn draw(&mut self, event: &Event) {
+        let Some(live) = &self.live else { return };
+        let now = Instant::now();
+        if let Event::Sent { step, .. } = event {
+            self.sending.entry(*step).or_insert(now);
         }
+        // All nodes are counted for one line of totals: of a large fleet, not at every event.
+        if live.nodes.is_empty() && self.drawn.is_some_and(|at| now - at < DRAW) {
+            return;
+        }
+        self.drawn = Some(now);
+        let elapsed = self.begun.elapsed();
+        let about = match event {
+            Event::Started { step }
+            | Event::Said { step, .. }
+            | Event::Sent { step, .. }
+            | Event::Done { step, .. }
+            | Event::Failed { step, .. }
+            | Event::Skipped { step, .. } => Some(self.board.node_of(*step)),
+            Event::Begun { .. } | Event::Ended { .. } => None,
+        };
+        for (at, bar) in live.nodes.iter().enumerate().filter(|(at, _)| about.is_none_or(|node| node == *at)) {
+            let node = &self.board.nodes[at];
+            let sent = node.sent.filter(|_| node.state == NodeState::AtWork).map(|(bytes, total)| {
+                let since = node.step().and_then(|step| self.sending.get(&step)).map_or(Duration::ZERO, |since| now - *since);
+                let rate = bytes as f64 / since.as_secs_f64().max(0.2);
+                format!("  {} of {}, {}/s", HumanBytes(bytes), HumanBytes(total), HumanBytes(rate as u64))
+            });
+            bar.set_message(format!("{}{}", self.board.node_line(at), sent.unwrap_or_default()));
+            bar.tick();
+        }
+        let sent = self.board.bytes_sent();
+        let sent = if sent > 0 && live.nodes.is_empty() { format!("; {} sent", HumanBytes(sent)) } else { String::new() };
+        let left = self.board.left(elapsed).map(|left| format!("; {left}")).unwrap_or_default();
+        live.totals.set_message(format!("{}{sent}{left}", self.board.totals()));
     }
 
     /// Leaves the terminal clean.
     pub fn finish(&mut self) {
-        self.running.values().for_each(ProgressBar::finish_and_clear);
-        self.running.clear();
+        if let Some(live) = self.live.take() {
+            live.nodes.iter().chain([&live.totals]).for_each(ProgressBar::finish_and_clear);
+        }
     }
 }

@@ -1,0 +1,221 @@
+//! What is known of a run while it happens, node by node, and how long it may take still. Pure: events in, lines out.
+
+use crate::event::Event;
+use crate::journal::History;
+use crate::plan::Plan;
+use std::time::Duration;
+
+/// Where a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NodeState {
+    Waiting,
+    AtWork,
+    Done,
+    Failed,
+    LeftOut,
+}
+
+/// One node's line.
+pub(super) struct Node {
+    name: String,
+    steps: usize,
+    over: usize,
+    pub state: NodeState,
+    /// The step that runs, and what its agent says.
+    now: Option<(usize, String)>,
+    /// Bytes of a file that is under way, of so many.
+    pub sent: Option<(u64, u64)>,
+}
+
+impl Node {
+    /// The step that runs.
+    pub fn step(&self) -> Option<usize> {
+        self.now.as_ref().map(|(step, _)| *step)
+    }
+}
+
+/// A run.
+pub(super) struct Board {
+    pub nodes: Vec<Node>,
+    /// Node and title of each step, and its seconds in earlier runs.
+    steps: Vec<(usize, String, Option<f64>)>,
+    over: Vec<bool>,
+    finished: usize,
+    width: usize,
+    sent_before: u64,
+}
+
+impl Board {
+    pub fn new(plan: &Plan, history: History) -> Self {
+        let mut nodes: Vec<Node> = vec![];
+        let mut steps = vec![];
+        let mut by_name = std::collections::HashMap::new();
+        for step in &plan.steps {
+            let name = step.node.to_string();
+            let at = *by_name.entry(name.clone()).or_insert_with(|| {
+                nodes.push(Node { name, steps: 0, over: 0, state: NodeState::Waiting, now: None, sent: None });
+                nodes.len() - 1
+            });
+            nodes[at].steps += 1;
+            steps.push((at, step.title.clone(), history.seconds(&step.title)));
+        }
+        let width = nodes.iter().map(|n| n.name.len()).max().unwrap_or(0);
+        Self { over: vec![false; steps.len()], nodes, steps, finished: 0, width, sent_before: 0 }
+    }
+
+    /// Node and title of a step.
+    pub fn names(&self, step: usize) -> Option<(&str, &str)> {
+        let (node, title, _) = self.steps.get(step.checked_sub(1)?)?;
+        Some((&self.nodes[*node].name, title))
+    }
+
+    pub fn node_of(&self, step: usize) -> usize {
+        self.steps[step - 1].0
+    }
+
+    /// Takes an event in.
+    pub fn hear(&mut self, event: &Event) {
+        match event {
+            Event::Begun { before, .. } => before.iter().for_each(|step| self.end(*step, NodeState::Done)),
+            Event::Ended { .. } => {}
+            Event::Started { step } => {
+                let at = self.node_of(*step);
+                (self.nodes[at].state, self.nodes[at].now, self.nodes[at].sent) = (NodeState::AtWork, Some((*step, String::new())), None);
+            }
+            Event::Said { step, text } => {
+                let at = self.node_of(*step);
+                self.nodes[at].now = Some((*step, text.clone()));
+            }
+            Event::Sent { step, bytes, total } => {
+                let at = self.node_of(*step);
+                self.nodes[at].sent = Some((*bytes, *total));
+            }
+            Event::Done { step, .. } => self.end(*step, NodeState::Done),
+            Event::Failed { step, .. } => self.end(*step, NodeState::Failed),
+            Event::Skipped { step, .. } => self.end(*step, NodeState::LeftOut),
+        }
+    }
+
+    fn end(&mut self, step: usize, how: NodeState) {
+        let at = self.node_of(step);
+        if std::mem::replace(&mut self.over[step - 1], true) {
+            return;
+        }
+        self.finished += 1;
+        let node = &mut self.nodes[at];
+        node.over += 1;
+        node.now = None;
+        self.sent_before += node.sent.take().map_or(0, |(bytes, _)| bytes);
+        node.state = match (node.state, how) {
+            (NodeState::Failed, _) | (_, NodeState::Failed) => NodeState::Failed,
+            (_, NodeState::LeftOut) => NodeState::LeftOut,
+            _ if node.over == node.steps => NodeState::Done,
+            _ => NodeState::AtWork,
+        };
+    }
+
+    /// A step with what happened, as a line of a log.
+    pub fn line(&self, step: usize, text: &str) -> String {
+        let (node, title) = self.names(step).unwrap_or_default();
+        let total = self.steps.len();
+        let digits = total.to_string().len();
+        let colon = if text.is_empty() { "" } else { ": " };
+        format!("[{:>digits$}/{total}] {node:width$}  {title}{colon}{text}", self.finished, width = self.width)
+    }
+
+    /// A node as it is now.
+    pub fn node_line(&self, at: usize) -> String {
+        let node = &self.nodes[at];
+        let what = match (node.state, &node.now) {
+            (NodeState::Failed, _) => "FAILED".to_string(),
+            (_, Some((step, text))) => {
+                let title = self.names(*step).map_or("", |(_, title)| title);
+                if text.is_empty() { title.to_string() } else { format!("{title}: {text}") }
+            }
+            (NodeState::Done, None) => "done".into(),
+            (NodeState::LeftOut, None) => "left out".into(),
+            (NodeState::Waiting | NodeState::AtWork, None) => "waiting".into(),
+        };
+        format!("{:width$}  {:>2}/{:<2}  {what}", node.name, node.over, node.steps, width = self.width)
+    }
+
+    /// All nodes in one line.
+    pub fn totals(&self) -> String {
+        let count = |state| self.nodes.iter().filter(|n| n.state == state).count();
+        let more = |n: usize, what: &str| if n > 0 { format!(", {n} {what}") } else { String::new() };
+        format!(
+            "{} of {} nodes done{}{}{}; {} of {} steps",
+            count(NodeState::Done),
+            self.nodes.len(),
+            more(self.nodes.iter().filter(|n| n.now.is_some()).count(), "at work"),
+            more(count(NodeState::Failed), "FAILED"),
+            more(count(NodeState::LeftOut), "left out"),
+            self.finished,
+            self.steps.len()
+        )
+    }
+
+    /// Bytes of all files.
+    pub fn bytes_sent(&self) -> u64 {
+        self.sent_before + self.nodes.iter().filter_map(|n| n.sent).map(|(bytes, _)| bytes).sum::<u64>()
+    }
+
+    /// The remaining time, where earlier runs and this one say enough: the work that is left, at the pace of this run.
+    pub fn left(&self, elapsed: Duration) -> Option<String> {
+        let work = |over: bool| self.steps.iter().zip(&self.over).filter(move |(_, o)| **o == over).map(|(step, _)| step.2);
+        let known = self.steps.iter().filter(|(_, _, seconds)| seconds.is_some()).count();
+        let (done, left) = (work(true).flatten().sum::<f64>(), work(false).flatten().sum::<f64>());
+        if known * 10 < self.steps.len() * 8 || done <= 0.0 || left <= 0.0 || elapsed < Duration::from_secs(2) {
+            return None;
+        }
+        let seconds = left * elapsed.as_secs_f64() / done;
+        Some(match seconds as u64 {
+            0..=89 => format!("about {} s left", (seconds.ceil() as u64).max(1)),
+            s @ 90..=5_399 => format!("about {} min left", s.div_ceil(60)),
+            s => format!("about {:.1} h left", s as f64 / 3600.0),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn board(nodes: usize, seconds: Option<f64>) -> Board {
+        let node = |n: usize| Node { name: format!("esx-{n:02}"), steps: 2, over: 0, state: NodeState::Waiting, now: None, sent: None };
+        let steps: Vec<_> = (0..nodes * 2).map(|n| (n / 2, if n % 2 == 0 { "send" } else { "reboot" }.to_string(), seconds)).collect();
+        let over = vec![false; steps.len()];
+        Board { nodes: (1..=nodes).map(node).collect(), steps, over, finished: 0, width: 6, sent_before: 0 }
+    }
+
+    #[test]
+    fn a_run_is_lines_and_totals() {
+        let mut board = board(3, Some(100.0));
+        let done = |step| Event::Done { step, note: "there".into(), changed: true };
+        for event in [Event::Started { step: 1 }, Event::Sent { step: 1, bytes: 7, total: 9 }, Event::Started { step: 3 }, done(1)] {
+            board.hear(&event);
+        }
+        board.hear(&Event::Failed { step: 3, error: crate::error::Error::new(crate::error::Kind::Failed, "no") });
+        board.hear(&Event::Skipped { step: 4, why: None });
+        assert_eq!(board.line(1, "there"), "[3/6] esx-01  send: there");
+        assert_eq!(board.node_line(0), "esx-01   1/2   waiting");
+        assert_eq!(board.node_line(1), "esx-02   2/2   FAILED");
+        assert_eq!(board.totals(), "0 of 3 nodes done, 1 FAILED; 3 of 6 steps");
+        assert_eq!(board.bytes_sent(), 7);
+        // Three steps of a hundred seconds took sixty here: three are left.
+        assert_eq!(board.left(Duration::from_secs(60)).as_deref(), Some("about 60 s left"));
+        assert_eq!(board.left(Duration::from_secs(600)).as_deref(), Some("about 10 min left"));
+        board.hear(&Event::Started { step: 2 });
+        board.hear(&Event::Said { step: 2, text: "esxcli system shutdown reboot".into() });
+        assert_eq!(board.node_line(0), "esx-01   1/2   reboot: esxcli system shutdown reboot");
+        board.hear(&done(2));
+        assert_eq!(board.node_line(0), "esx-01   2/2   done");
+    }
+
+    #[test]
+    fn without_earlier_runs_nothing_is_guessed() {
+        let mut board = board(1, None);
+        board.hear(&Event::Done { step: 1, note: String::new(), changed: true });
+        assert_eq!(board.left(Duration::from_secs(60)), None);
+    }
+}
