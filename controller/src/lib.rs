@@ -7,6 +7,7 @@ pub mod assign;
 pub mod cli;
 pub mod constraints;
 pub mod context;
+pub mod discover;
 pub mod engine;
 pub mod error;
 pub mod event;

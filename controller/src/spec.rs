@@ -29,9 +29,17 @@ const TOP_KEYS: [&str; 8] = ["version", "pki", "driver-catalogue", "deadlines", 
 /// All that is wrong with it.
 pub fn read(file: &Path) -> Result<Fleet, Vec<Error>> {
     let text = files::read_text(file, MAX_FILE)
-        .map_err(|e| vec![e.hint("name your fleet file, or write one: `vsgpu schema` prints its JSON Schema")])?;
+        .map_err(|e| vec![e.hint("name your fleet file, or let `vsgpu init` write one from what your hosts say")])?;
+    from_text(file, &text)
+}
+
+/// The same of a text. `file`: what it is called, and where relative paths begin.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn from_text(file: &Path, text: &str) -> Result<Fleet, Vec<Error>> {
     let shown = file.display().to_string();
-    let root = yaml::parse(&shown, &text).map_err(|e| vec![e])?;
+    let root = yaml::parse(&shown, text).map_err(|e| vec![e])?;
     let mut reader = Reader {
         file: shown,
         catalogue: catalogue(),

@@ -112,3 +112,31 @@ fn a_hanging_tool_is_ended_on_the_host_and_not_only_here() {
     lab.change("esx-01", |m| m.faults.clear());
     wait_until("nothing hangs on the host any more", Duration::from_secs(30), || hangs() == 0);
 }
+
+#[test]
+fn a_fleet_file_is_written_from_what_hosts_say() {
+    let Some(lab) = lab("ssh-init") else { return };
+    let machine = lab.machine("esx-01");
+    let (tools, root) = (machine.join("tools").display().to_string(), machine.join("root").display().to_string());
+    let options = lab.sshd("esx-01").options();
+    let over = |verb: &str, more: &[&str]| {
+        let words: Vec<&str> =
+            [verb].into_iter().chain(options.iter().map(String::as_str)).chain(["--tools", &tools, "--root", &root]).collect();
+        [&words[..], more].concat().into_iter().map(String::from).collect::<Vec<_>>()
+    };
+    let run = |status: i32, words: &[String]| lab.expect(status, &words.iter().map(String::as_str).collect::<Vec<_>>());
+    lab.forget_calls();
+    let said = run(0, &over("discover", &[]));
+    assert!(said.contains("ESXi 8.0.2") && said.contains("A100") && said.contains("vm-01"), "{said}");
+    let said = run(0, &over("init", &["--out", "new.yaml"]));
+    assert!(said.contains("1 host"), "{said}");
+    assert_eq!(lab.changing_calls("esx-01"), Vec::<String>::new(), "both only look");
+    let text = std::fs::read_to_string(lab.folder.join("new.yaml")).unwrap();
+    assert!(text.contains("0000:3b:00.0") && text.contains("# graphics-type: SharedPassthru"), "{text}");
+    lab.expect(0, &["validate", "new.yaml"]);
+    run(2, &over("init", &["--out", "new.yaml"]));
+    // The same through the agent.
+    let agent = format!("esx-01={}", lab.address("esx-01"));
+    lab.expect(0, &["init", "--agent", &agent, "--out", "other.yaml"]);
+    lab.expect(0, &["plan", "other.yaml"]);
+}

@@ -8,6 +8,7 @@ mod cert;
 mod clone;
 mod compat;
 mod config;
+mod discover;
 mod explain;
 mod export;
 mod exporter;
@@ -73,6 +74,10 @@ enum Verb {
     Compat(compat::Compat),
     /// Copy a VM of a host
     Clone(clone::Clone),
+    /// Show what hosts are out there, before there is a fleet file
+    Discover(discover::Discover),
+    /// Write a commented fleet file from what hosts say
+    Init(discover::Init),
     /// Show what the nodes are
     Facts(facts::Facts),
     /// Write a fleet file from what the nodes are
@@ -198,6 +203,8 @@ pub fn main() -> ExitCode {
         Verb::Schema => schema::run(&printer),
         Verb::Compat(args) => args.run(&printer),
         Verb::Clone(args) => args.run(&printer, &chosen),
+        Verb::Discover(args) => args.run(&printer),
+        Verb::Init(args) => args.run(&printer),
         Verb::Facts(args) => args.run(&printer, &chosen),
         Verb::Export(args) => args.run(&printer, &chosen),
         Verb::Plan(args) => args.run(&printer, &chosen),

@@ -20,11 +20,12 @@ mod vgpu_types;
 mod virtual_machines;
 mod xids;
 
-pub use esx::{PciGpu, PciGpus};
+pub use esx::{EsxVersion, PciGpu, PciGpus};
 pub use gpu_users::{GpuUser, GpuUsers};
 pub use graphics_type::HostGraphics;
 pub use maintenance_mode::MaintenanceMode;
 pub use passthrough::{HostPassthrough, PassthroughSpec};
+pub use vgpu_manager::VgpuManagerFact;
 pub use vgpu_types::VgpuTypes;
 pub use virtual_machines::{VirtualMachine, VirtualMachines};
 

@@ -8,6 +8,9 @@
 //! The tools used are those of POSIX and of every busybox: dd, cat, ls, wc, cp, mv, rm, mkdir, chmod, kill, sleep; sha256sum or openssl.
 
 mod commands;
+mod looking;
+
+pub use looking::Looking;
 
 use crate::child::Input;
 use crate::posix::Posix;
