@@ -158,7 +158,7 @@ fn now() -> u64 {
 }
 
 /// Tries until the deadline: a node that is just booting is worth the wait.
-async fn patient(operator: &Operator, target: &Target, within: Duration) -> Result<Connection, CallError> {
+pub(crate) async fn patient(operator: &Operator, target: &Target, within: Duration) -> Result<Connection, CallError> {
     let end = tokio::time::Instant::now() + within;
     loop {
         match Connection::open(operator, target, end.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_millis(100)))

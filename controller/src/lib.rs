@@ -4,6 +4,7 @@
 //! prints; only `cli::main` exits.
 
 pub mod assign;
+pub mod bootstrap;
 pub mod cli;
 pub mod constraints;
 pub mod context;

@@ -140,3 +140,46 @@ fn a_fleet_file_is_written_from_what_hosts_say() {
     lab.expect(0, &["init", "--agent", &agent, "--out", "other.yaml"]);
     lab.expect(0, &["plan", "other.yaml"]);
 }
+
+#[test]
+fn bootstrap_brings_an_agent_to_a_bare_host() {
+    let Some(lab) = lab("ssh-boot") else { return };
+    let machine = lab.machine("esx-01");
+    let (tools, root) = (machine.join("tools").display().to_string(), machine.join("root").display().to_string());
+    std::fs::write(lab.folder.join("agent.vib"), files::vib("vsgpu-host-agent", "0.1.0-1", 4096)).unwrap();
+    // What the lab made for its own agents is not there yet for an operator.
+    std::fs::remove_dir_all(lab.folder.join("pki/esx-01.host")).unwrap();
+    let options = lab.sshd("esx-01").options();
+    let at = lab.address("esx-01");
+    let bootstrap = |status: i32, more: &[&str]| {
+        let words = [
+            "bootstrap",
+            "ssh",
+            &options[1],
+            "--package",
+            "agent.vib",
+            "--name",
+            "esx-01",
+            "--address",
+            &at,
+            "--tools",
+            &tools,
+            "--root",
+            &root,
+        ];
+        let keys = options[2..].iter().map(String::as_str);
+        lab.expect(status, &words.into_iter().chain(keys).chain(more.iter().copied()).collect::<Vec<_>>())
+    };
+    lab.forget_calls();
+    let said = bootstrap(6, &["--yes"]);
+    assert!(said.contains("acceptance level is PartnerSupported") && said.contains("Secure Boot"), "{said}");
+    assert_eq!(lab.changing_calls("esx-01"), Vec::<String>::new());
+    let said = bootstrap(0, &["--yes", "--set-acceptance-level"]);
+    assert!(said.contains("esx-01 answers: host agent") && !said.contains("PRIVATE KEY"), "{said}");
+    assert!(lab.folder.join("pki/esx-01.host/node.key").exists());
+    assert!(std::fs::read_to_string(machine.join("root/etc/opt/vsgpu/node.key")).unwrap().contains("PRIVATE KEY"));
+    assert!(!machine.join("root/tmp/vsgpu-bootstrap/agent.vib").exists());
+    // And it is one like any other: the way to the same end is the same.
+    lab.expect(0, &["facts", "-n", "esx-01"]);
+    bootstrap(0, &["--yes"]);
+}

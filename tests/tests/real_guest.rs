@@ -50,6 +50,38 @@ impl World {
     }
 }
 
+/// A Debian with nothing of ours, and what `vsgpu bootstrap` makes of it: as a user who may `sudo`, through its own sshd.
+fn bootstrapped(lab: &Lab, cache: &std::path::Path, name: &str) -> Container {
+    let guest = Container::boot_bare(cache, lab, name);
+    let address = guest.address();
+    wait_until("its sshd answers", Duration::from_secs(60), || std::net::TcpStream::connect((address.as_str(), 22)).is_ok());
+    let key = std::fs::read_to_string(guest.root.join("etc/ssh/ssh_host_ed25519_key.pub")).unwrap();
+    std::fs::write(lab.folder.join("known_hosts"), format!("{address} {key}")).unwrap();
+    let package = vsgpu_tests::lab::package("vsgpu-guest-agent", ".deb").display().to_string();
+    let machine = format!("admin@{address}");
+    let bootstrap = [
+        "bootstrap",
+        "ssh",
+        &machine,
+        "--package",
+        &package,
+        "--name",
+        name,
+        "--ssh-identity",
+        "admin-key",
+        "--ssh-known-hosts",
+        "known_hosts",
+        "--yes",
+    ];
+    for _ in 0..2 {
+        let said = lab.expect(0, &bootstrap);
+        assert!(said.contains(&format!("{name} answers: guest agent")) && !said.contains("PRIVATE KEY"), "{said}");
+    }
+    assert!(guest.must(&["stat", "-c", "%a %U", "/etc/vsgpu/node.key"]).contains("600 root"));
+    assert!(guest.must(&["ls", "-A", "/tmp/vsgpu-bootstrap"]).trim().is_empty(), "no key stays behind");
+    guest
+}
+
 #[test]
 fn from_a_fresh_debian_to_a_proof_and_then_nothing() {
     let Some(world) = world("real-journey") else { return };
@@ -101,7 +133,7 @@ fn from_a_fresh_debian_to_a_proof_and_then_nothing() {
     let cache = prepared("container").unwrap();
     for (name, how) in [("vm-02", "mirror"), ("vm-03", "files")] {
         world.lab.vm_without_guest(name, "esx-01");
-        let alone = Container::boot(&cache, &world.lab, name);
+        let alone = if how == "mirror" { Container::boot(&cache, &world.lab, name) } else { bootstrapped(&world.lab, &cache, name) };
         let tools = if how == "mirror" {
             mirror::make(&alone.root.join("srv/mirror"), &debs, &world.files.join("mirror.pub"));
             "package-source: { repositories: { local: { url: \"file:/srv/mirror\", suite: ./, key: files/mirror.pub } } }".to_string()

@@ -3,6 +3,7 @@
 
 mod apply;
 mod baseline;
+mod bootstrap;
 mod ca;
 mod cert;
 mod clone;
@@ -78,6 +79,8 @@ enum Verb {
     Discover(discover::Discover),
     /// Write a commented fleet file from what hosts say
     Init(discover::Init),
+    /// Install, enrol and start an agent over ssh
+    Bootstrap(bootstrap::Bootstrap),
     /// Show what the nodes are
     Facts(facts::Facts),
     /// Write a fleet file from what the nodes are
@@ -205,6 +208,7 @@ pub fn main() -> ExitCode {
         Verb::Clone(args) => args.run(&printer, &chosen),
         Verb::Discover(args) => args.run(&printer),
         Verb::Init(args) => args.run(&printer),
+        Verb::Bootstrap(args) => args.run(&printer),
         Verb::Facts(args) => args.run(&printer, &chosen),
         Verb::Export(args) => args.run(&printer, &chosen),
         Verb::Plan(args) => args.run(&printer, &chosen),

@@ -442,6 +442,7 @@ impl Inner {
         let folder = self.folder.join("machines").join(name);
         match word {
             "stop" => self.stop(name),
+            "agent" => self.start_installed(name),
             "start" | "reboot" => {
                 // The tool that asked for it answers first, as `reboot` does.
                 std::thread::sleep(Duration::from_millis(100));

@@ -101,6 +101,15 @@ impl Lab {
 }
 
 impl Inner {
+    /// The init script of an agent that was installed on the host itself.
+    pub(super) fn start_installed(&self, name: &str) {
+        let pki = self.folder.join("machines").join(name).join("root/etc/opt/vsgpu");
+        let old = self.gateways.lock().unwrap().remove(name);
+        old.into_iter().for_each(end);
+        let child = self.spawn_agent(name, "host", &["--pki".into(), pki.display().to_string()]);
+        self.gateways.lock().unwrap().insert(name.into(), child);
+    }
+
     /// Starts the host's sshd, and once the agent beside it.
     pub(super) fn start_over_ssh(&self, name: &str, sshd: &Sshd) {
         if let Some(old) = self.agents.lock().unwrap().remove(name) {

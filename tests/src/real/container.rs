@@ -25,6 +25,15 @@ pub struct Container {
 impl Container {
     /// Boots one whose guest agent belongs to `lab`. The running kernel is said to be the tree's own, so that its headers fit.
     pub fn boot(cache: &Path, lab: &Lab, name: &str) -> Self {
+        Self::boot_as(cache, lab, name, true)
+    }
+
+    /// The same without an agent: `vsgpu bootstrap` brings it.
+    pub fn boot_bare(cache: &Path, lab: &Lab, name: &str) -> Self {
+        Self::boot_as(cache, lab, name, false)
+    }
+
+    fn boot_as(cache: &Path, lab: &Lab, name: &str, enrolled: bool) -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let number = NEXT.fetch_add(1, Ordering::SeqCst);
         let work = cache.join(format!("run-{}-{number}", std::process::id()));
@@ -38,7 +47,7 @@ impl Container {
         sh("mount", &["-t", "overlay", "vsgpu-test", "-o", &layers, &root.display().to_string()]);
         let modules = std::fs::read_dir(tree.join("lib/modules")).unwrap().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
         let kernel = modules.max().expect("the tree has a kernel");
-        furnish(&root, lab, name, Some(&kernel));
+        furnish(&root, lab, name, Some(&kernel), enrolled);
         std::fs::write(root.join("etc/vsgpu-stand-in/container"), "").unwrap();
         std::fs::write(root.join("etc/resolv.conf"), "").unwrap();
         let this = Self {

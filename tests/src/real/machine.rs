@@ -30,7 +30,7 @@ impl Machine {
         let layers =
             format!("lowerdir={},upperdir={},workdir={}", tree.display(), work.join("upper").display(), work.join("work").display());
         sh("mount", &["-t", "overlay", "vsgpu-test", "-o", &layers, &root.display().to_string()]);
-        furnish(&root, lab, name, None);
+        furnish(&root, lab, name, None, true);
         let put = |path: &str, text: &str| {
             let path = root.join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();

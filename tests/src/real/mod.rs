@@ -60,14 +60,8 @@ pub fn lab(name: &str) -> (Lab, PathBuf) {
     (lab, files)
 }
 
-/// What a guest gets before its first boot: the agent as a service, its certificate, the simulated silicon.
-pub fn furnish(root: &Path, lab: &Lab, name: &str, kernel: Option<&str>) {
-    let put = |path: &str, text: &str| {
-        let path = root.join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    };
-    // As an operator would: Debian's own tool installs the package that is shipped.
+/// As an operator would: Debian's own tool installs the package that is shipped, and the certificates are copied.
+fn enrol(root: &Path, lab: &Lab, name: &str) {
     let deb = root.join("var/cache/vsgpu-guest-agent.deb");
     std::fs::copy(package("vsgpu-guest-agent", ".deb"), &deb).unwrap();
     sh("chroot", &[&root.display().to_string(), "dpkg", "-i", "/var/cache/vsgpu-guest-agent.deb"]);
@@ -75,13 +69,41 @@ pub fn furnish(root: &Path, lab: &Lab, name: &str, kernel: Option<&str>) {
     for file in ["ca.pem", "node.pem", "node.key"] {
         std::fs::copy(lab.folder.join("pki").join(format!("{name}.guest")).join(file), root.join("etc/vsgpu").join(file)).unwrap();
     }
+    let conf = root.join("etc/vsgpu/guest-agent.conf");
+    let options = std::fs::read_to_string(&conf).unwrap();
+    std::fs::write(conf, format!("{options}observe-every = 600\n")).unwrap();
+}
+
+/// An administrator with a key and `sudo`, as images have one; the key lies in the lab's folder.
+fn open_to(root: &Path, lab: &Lab) {
+    let key = lab.folder.join("admin-key");
+    sh("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", &key.display().to_string()]);
+    let tree = root.display().to_string();
+    sh("chroot", &[&tree, "useradd", "--create-home", "--shell", "/bin/bash", "admin"]);
+    sh("chroot", &[&tree, "install", "-d", "-o", "admin", "-g", "admin", "-m", "700", "/home/admin/.ssh"]);
+    std::fs::copy(key.with_extension("pub"), root.join("home/admin/.ssh/authorized_keys")).unwrap();
+    sh("chroot", &[&tree, "chown", "admin:admin", "/home/admin/.ssh/authorized_keys"]);
+    std::fs::write(root.join("etc/sudoers.d/admin"), "admin ALL=(ALL) NOPASSWD: ALL\n").unwrap();
+}
+
+/// What a guest gets before its first boot: the agent as a service, its certificate, the simulated silicon.
+/// `enrolled`: or it is an ordinary Debian that only its sshd answers for.
+pub fn furnish(root: &Path, lab: &Lab, name: &str, kernel: Option<&str>, enrolled: bool) {
+    let put = |path: &str, text: &str| {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    if enrolled {
+        enrol(root, lab, name);
+    } else {
+        open_to(root, lab);
+    }
     // Its unit as it is shipped, behind the simulated silicon.
     put(
         "etc/systemd/system/vsgpu-guest-agent.service.d/test.conf",
         "[Unit]\nAfter=stand-in-silicon.service\n[Service]\nRestartSec=200ms\n",
     );
-    let options = std::fs::read_to_string(root.join("etc/vsgpu/guest-agent.conf")).unwrap();
-    put("etc/vsgpu/guest-agent.conf", &format!("{options}observe-every = 600\n"));
     // A PCI device that is not there: an A100-40C of a host with vGPU manager 535.183.04, by its ids and its capability.
     let silicon = "opt/vsgpu-stand-in/pci/0000:02:00.0";
     for (file, text) in [

@@ -238,6 +238,32 @@ fn removed(folder: &Path, kind: &str, name: &str) -> Result<Shape, Answer> {
     })
 }
 
+/// Our own agent: a live installation, without maintenance mode and reboot; its init script and its files are there then.
+fn our_agent(folder: &Path, artifact: &vsgpu_core::Artifact) -> Shape {
+    use std::os::unix::fs::PermissionsExt as _;
+    let root = folder.join("root");
+    for script in ["etc/init.d/vsgpu-host-agent", "sbin/auto-backup.sh"] {
+        super::state::link(&root.join(script));
+    }
+    for file in ["agent.conf", "ca.pem", "node.pem", "node.key"] {
+        let path = root.join("etc/opt/vsgpu").join(file);
+        if !path.exists() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o1600)).unwrap();
+        }
+    }
+    let ids: Vec<String> = artifact.holds.iter().map(|h| format!("vsgpu_bootbank_{}_{}", h.name, h.version)).collect();
+    let fields = vec![
+        ("Message", "Operation finished successfully.".to_string()),
+        ("VIBs Installed", ids.join(", ")),
+        ("VIBs Removed", String::new()),
+        ("VIBs Skipped", String::new()),
+        ("Reboot Required", "false".to_string()),
+    ];
+    Shape::Block { type_name: "InstallationResult", heading: Some("Installation Result".into()), fields }
+}
+
 fn installed(folder: &Path, found: &[(String, &str)], what: &str) -> Result<Shape, Answer> {
     let Some((option, path)) = found.iter().find(|(n, _)| n == "--depot" || n == "--viburl") else {
         return Err(Answer::fail(1, "Error: Missing required parameter -d|--depot or -v|--viburl\n"));
@@ -259,6 +285,9 @@ fn installed(folder: &Path, found: &[(String, &str)], what: &str) -> Result<Shap
     let is_vib = artifact.kind == Some(vsgpu_core::artifact::Kind::Vib);
     if is_vib != (option == "--viburl") {
         return Err(refuse("MetadataDownloadError", &format!("Could not download from depot at zip:{path}?index.xml, skipping")));
+    }
+    if artifact.holds.iter().any(|h| h.name == "vsgpu-host-agent") {
+        return Ok(our_agent(folder, &artifact));
     }
     Machine::with(folder, |m| {
         let link = artifact.holds.iter().any(|h| !h.name.to_lowercase().contains("mgmt"));

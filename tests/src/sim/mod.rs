@@ -100,6 +100,11 @@ pub fn run(folder: &Path, program: &str, args: &[String]) -> Answer {
         "vsish" => esxcli_gpu::vsish(folder, &words),
         "vmkload_mod" => host_gpu::vmkload_mod(folder, &words),
         "xorg" | "nv-hostengine" | "nvdGpuMgmtDaemon" => host_gpu::daemon(folder, program, &words),
+        "vsgpu-host-agent" => {
+            power_event(folder, "agent");
+            Answer::ok("vsgpu-host-agent started\n")
+        }
+        "auto-backup.sh" => Answer::ok("--- simulated backup of /etc ---\n"),
         "nvidia-smi" if Machine::read(folder).esxi.is_some() => host_gpu::nvidia_smi(folder, &words),
         "nvidia-smi" => cuda::nvidia_smi(folder, &words),
         "deviceQuery" => cuda::device_query(folder),
