@@ -56,6 +56,8 @@ pub enum Act {
     },
     /// A file that is no longer needed.
     Remove(String),
+    /// An empty folder.
+    RemoveFolder(String),
 }
 
 impl std::fmt::Display for Act {
@@ -63,7 +65,7 @@ impl std::fmt::Display for Act {
         match self {
             Self::Run(command) => write!(f, "$ {command}"),
             Self::Put { path, bytes, mode } => write!(f, "put {path} ({} bytes, mode {mode:04o})", bytes.len()),
-            Self::Remove(path) => write!(f, "remove {path}"),
+            Self::Remove(path) | Self::RemoveFolder(path) => write!(f, "remove {path}"),
         }
     }
 }
@@ -78,6 +80,8 @@ pub struct Wanted {
     pub certificates: Vec<(&'static str, Vec<u8>)>,
     /// Whether the host's acceptance level may be changed.
     pub set_acceptance: bool,
+    /// A folder there for what is on its way, keys among it: one whose name nobody there knows before it is made.
+    pub folder: String,
 }
 
 /// What is done, in order.
@@ -91,7 +95,7 @@ pub fn acts(machine: &Machine, wanted: &Wanted) -> Result<Vec<Act>, Error> {
         return Err(Error::new(Kind::Usage, why).code("package").hint("`cargo xtask package` makes all of them"));
     }
     let run = |words: &[&str], secs: u32| Act::Run(Command::new(words[0], words[1..].iter().copied()).within(secs));
-    let folder = "/tmp/vsgpu-bootstrap";
+    let folder = &wanted.folder;
     let sent = format!("{folder}/{}", wanted.package);
     let send = Act::Put { path: sent.clone(), bytes: wanted.bytes.clone(), mode: 0o600 };
     let mut acts = vec![];
@@ -135,6 +139,7 @@ pub fn acts(machine: &Machine, wanted: &Wanted) -> Result<Vec<Act>, Error> {
         }
     }
     acts.push(Act::Remove(sent));
+    acts.push(Act::RemoveFolder(folder.clone()));
     Ok(acts)
 }
 
@@ -198,6 +203,7 @@ impl Visit {
             }
             Act::Put { path, bytes, mode } => self.remote.write(path, bytes, *mode).map_err(|e| failed(e.to_string())),
             Act::Remove(path) => self.remote.remove(path).map_err(|e| failed(e.to_string())),
+            Act::RemoveFolder(path) => self.remote.remove_folder(path).map_err(|e| failed(e.to_string())),
         }
     }
 }
@@ -208,7 +214,7 @@ mod tests {
 
     fn wanted(package: &str) -> Wanted {
         let certificates = vec![("ca.pem", b"ca".to_vec()), ("node.key", b"SECRET".to_vec())];
-        Wanted { package: package.into(), bytes: b"package".to_vec(), certificates, set_acceptance: false }
+        Wanted { package: package.into(), bytes: b"package".to_vec(), certificates, set_acceptance: false, folder: "/tmp/vsgpu-x".into() }
     }
 
     fn shown(machine: &Machine, package: &str) -> String {
@@ -218,13 +224,10 @@ mod tests {
     #[test]
     fn what_is_shown_names_every_command_and_no_secret() {
         let debian = shown(&Machine::Linux { tool: "dpkg", sudo: true }, "a.deb");
-        assert!(debian.contains("$ sudo -n dpkg --install /tmp/vsgpu-bootstrap/a.deb\n"), "{debian}");
-        assert!(
-            debian.contains("install -o root -g root -m 600 /tmp/vsgpu-bootstrap/node.key /etc/vsgpu/node.key\nremove /tmp"),
-            "{debian}"
-        );
+        assert!(debian.contains("$ sudo -n dpkg --install /tmp/vsgpu-x/a.deb\n"), "{debian}");
+        assert!(debian.contains("install -o root -g root -m 600 /tmp/vsgpu-x/node.key /etc/vsgpu/node.key\nremove /tmp"), "{debian}");
         let esxi = shown(&Machine::Esxi { acceptance: "CommunitySupported".into() }, "a.vib");
-        assert!(esxi.contains("esxcli software vib install -v /tmp/vsgpu-bootstrap/a.vib") && !esxi.contains("acceptance set"), "{esxi}");
+        assert!(esxi.contains("esxcli software vib install -v /tmp/vsgpu-x/a.vib") && !esxi.contains("acceptance set"), "{esxi}");
         assert!(!debian.contains("SECRET") && !esxi.contains("SECRET"));
     }
 

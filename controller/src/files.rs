@@ -80,10 +80,15 @@ pub fn own_id(path: &Path) -> Result<String, Error> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|e| failed(folder, &e))?;
     }
+    let id = random_name()?;
+    write_text(path, &format!("{id}\n"))?;
+    Ok(id)
+}
+
+/// Twelve hexadecimal digits that nobody knows before.
+pub fn random_name() -> Result<String, Error> {
     let source = Path::new("/dev/urandom");
     let mut bytes = [0; 6];
     File::open(source).and_then(|mut f| f.read_exact(&mut bytes)).map_err(|e| failed(source, &e))?;
-    let id = vsgpu_proto::posix::hex(&bytes);
-    write_text(path, &format!("{id}\n"))?;
-    Ok(id)
+    Ok(vsgpu_proto::posix::hex(&bytes))
 }

@@ -30,6 +30,7 @@ pub mod rollout;
 pub mod run;
 pub mod schema;
 pub mod spec;
+pub mod top;
 pub mod yaml;
 
 use vsgpu_core::{Catalogue, Entry, Scope};

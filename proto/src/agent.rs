@@ -92,6 +92,9 @@ pub struct Serve {
     /// What a scrape needs: a bearer token from a file, or a certificate of this CA. Without it only loopback is served
     #[arg(long, value_name = "token:FILE|mtls")]
     pub(crate) metrics_auth: Option<String>,
+    /// Names of the metrics of GPUs: ours, or DCGM's beside them
+    #[arg(long, value_enum, default_value_t = MetricsNames::Vsgpu)]
+    pub(crate) metrics_names: MetricsNames,
     /// Seconds between two looks for the metrics
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub(crate) observe_every: u32,
@@ -110,6 +113,15 @@ struct FactsArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Json)]
     output: Format,
+}
+
+/// Which names the metrics of GPUs have.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MetricsNames {
+    /// `vsgpu_gpu_..`
+    Vsgpu,
+    /// The same, and `DCGM_FI_DEV_..` beside them
+    Both,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

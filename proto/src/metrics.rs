@@ -34,6 +34,8 @@ pub struct Snapshot {
     of_vms: Vec<(String, Facts)>,
     at: Option<u64>,
     took: Duration,
+    /// Whether a host that is reached over ssh was reached.
+    reached: Option<bool>,
 }
 
 /// Counters that live as long as the agent.
@@ -141,7 +143,10 @@ fn look(node: &Node) {
         let facts = execute::observe(node.system.as_ref(), &Subject::vm(&vm), &facts);
         (vm, facts)
     });
-    let seen = Snapshot { of_vms: of_vms.collect(), facts, at: Some(node.system.now()), took: node.system.elapsed() - start };
+    let of_vms = of_vms.collect();
+    let reached = node.shell.is_remote().then(|| node.system.boot_id().is_ok());
+    let (at, took) = (Some(node.system.now()), node.system.elapsed() - start);
+    let seen = Snapshot { of_vms, facts, at, took, reached };
     if let Ok(mut snapshot) = node.snapshot.lock() {
         *snapshot = seen;
     }
@@ -171,7 +176,8 @@ fn encoded(mut families: Vec<prometheus::proto::MetricFamily>, samples: Vec<Samp
     for sample in samples {
         let names: Vec<&str> = sample.labels.iter().map(|(name, _)| *name).collect();
         let values: Vec<&str> = sample.labels.iter().map(|(_, value)| value.as_str()).collect();
-        let full = format!("vsgpu_{}", sample.name);
+        // DCGM's names are whole.
+        let full = if sample.name.starts_with("DCGM_") { sample.name.into() } else { format!("vsgpu_{}", sample.name) };
         let at = gauges.iter().position(|g| g.desc()[0].fq_name == full).or_else(|| {
             gauges.push(GaugeVec::new(Opts::new(full, sample.help), &names).ok()?);
             Some(gauges.len() - 1)
@@ -190,8 +196,9 @@ fn encoded(mut families: Vec<prometheus::proto::MetricFamily>, samples: Vec<Samp
 }
 
 /// What alerts need is never left out; the others in the order in which they were taken.
-const FIRST: [&str; 15] = [
+const FIRST: [&str; 16] = [
     "up",
+    "host_reachable",
     "observation_stale",
     "last_observation_age_seconds",
     "certificate_expiry_timestamp_seconds",
@@ -241,6 +248,10 @@ fn samples(node: &Node) -> Vec<Sample> {
         let help = "When the agent's certificate ends; `vsgpu cert issue` makes another one";
         all.push(sample("certificate_expiry_timestamp_seconds", help, vec![], end as f64));
     }
+    if let Some(reached) = snapshot.reached {
+        let help = "1: the host answered its agent, which is elsewhere and asks over ssh";
+        all.push(sample("host_reachable", help, vec![], f64::from(reached)));
+    }
     let Ok(wishes) = node.wishes.lock() else { return all };
     for (key, spec) in wishes.iter() {
         let Some((vm, name)) = key.rsplit_once('/') else { continue };
@@ -262,10 +273,44 @@ fn samples(node: &Node) -> Vec<Sample> {
     for (name, fact) in &snapshot.facts {
         all.push(sample("fact_readable", "1: the fact could be read", vec![("fact", name.clone())], f64::from(fact.is_ok())));
     }
-    if let Some(Ok(report)) = snapshot.facts.get("gpus").map(|f| f.clone().map(serde_json::from_value::<SmiReport>)) {
-        all.extend(report.iter().flat_map(gpus));
-    }
+    let report = snapshot.facts.get("gpus").map(|f| f.clone().map(serde_json::from_value::<SmiReport>));
+    let report = report.and_then(Result::ok).and_then(Result::ok);
+    all.extend(report.iter().flat_map(gpus));
     all.extend((node.agent.samples)(&snapshot.facts));
+    if node.dcgm_names {
+        all.extend(report.iter().flat_map(|report| dcgm(report, &node.name)));
+    }
+    all
+}
+
+/// The same GPUs under DCGM's field names, with the labels and units of NVIDIA's exporter (MiB, percent), for dashboards that are
+/// there already. Only fields that nvidia-smi answers as well.
+fn dcgm(report: &SmiReport, host: &str) -> Vec<Sample> {
+    let mut all = vec![];
+    for (index, gpu) in report.gpus.iter().take(16).enumerate() {
+        let labels = || {
+            vec![
+                ("gpu", index.to_string()),
+                ("UUID", gpu.uuid.clone().unwrap_or_default()),
+                ("pci_bus_id", gpu.bus_id.clone()),
+                ("device", format!("nvidia{index}")),
+                ("modelName", gpu.name.clone().unwrap_or_default()),
+                ("Hostname", host.to_string()),
+            ]
+        };
+        let mib = |n: Option<u64>| n.map(|n| n as f64);
+        let free = gpu.fb_total_mib.zip(gpu.fb_used_mib).map(|(total, used)| total.saturating_sub(used) as f64);
+        let fields = [
+            ("DCGM_FI_DEV_GPU_UTIL", "GPU utilization (in %).", gpu.gpu_util_percent.map(f64::from)),
+            ("DCGM_FI_DEV_FB_USED", "Framebuffer memory used (in MiB).", mib(gpu.fb_used_mib)),
+            ("DCGM_FI_DEV_FB_FREE", "Framebuffer memory free (in MiB).", free),
+            ("DCGM_FI_DEV_GPU_TEMP", "GPU temperature (in C).", gpu.temperature_c.map(f64::from)),
+            ("DCGM_FI_DEV_POWER_USAGE", "Power draw (in W).", gpu.power_watts),
+            ("DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", "Double-bit volatile ECC errors.", gpu.ecc_errors.map(|e| e.uncorrected as f64)),
+            ("DCGM_FI_DEV_ECC_SBE_VOL_TOTAL", "Single-bit volatile ECC errors.", gpu.ecc_errors.map(|e| e.corrected as f64)),
+        ];
+        all.extend(fields.into_iter().filter_map(|(name, help, value)| Some(Sample { name, help, labels: labels(), value: value? })));
+    }
     all
 }
 

@@ -47,6 +47,7 @@ pub(crate) fn serve(agent: Agent, shell: Arc<dyn Shell>, options: &crate::agent:
     let observe_every = Duration::from_secs(options.observe_every.into());
     let mut node = Node::new(agent, shell, system, name, Offload::Threads);
     (node.observe_every, node.certificate_end) = (observe_every, certificate_end);
+    node.dcgm_names = options.metrics_names == crate::agent::MetricsNames::Both;
     let node = Arc::new(node);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {

@@ -40,6 +40,8 @@ pub(crate) struct Node {
     pub offload: Offload,
     /// Between two looks for the metrics.
     pub observe_every: Duration,
+    /// Whether GPUs are shown under DCGM's names, too.
+    pub dcgm_names: bool,
     /// When the agent's certificate ends, seconds since 1970.
     pub certificate_end: Option<u64>,
     /// One act at a time per subject: asked twice, the second waits and then finds it done.
@@ -62,6 +64,7 @@ impl Node {
             operations: Operations::default(),
             offload,
             observe_every: Duration::from_secs(60),
+            dcgm_names: false,
             certificate_end: None,
             acting: Mutex::default(),
             agent,

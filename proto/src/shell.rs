@@ -76,7 +76,7 @@ pub trait Shell: Send + Sync {
     fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<bytes::Bytes>) -> Result<(), NotTaken>;
     /// Release of the running kernel.
     fn kernel_release(&self) -> String;
-    /// Seconds since 1970, by the machine's clock.
+    /// Seconds since 1970, by the clock of the machine that the agent runs on.
     fn now(&self) -> u64;
     /// Time that only grows, of the machine that the agent runs on.
     fn elapsed(&self) -> std::time::Duration;

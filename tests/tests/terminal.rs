@@ -170,3 +170,39 @@ fn progress_is_a_line_per_node_and_totals_beyond_twenty() {
     let (status, text) = terminal.end();
     assert!(status == Some(0) && text.contains("[3/3]"), "{text}");
 }
+
+#[test]
+fn top_shows_the_fleet_and_obeys_keys() {
+    if let Some(why) = terminal::why_not() {
+        return skipped(&why);
+    }
+    let lab = small("top");
+    lab.expect(0, &["apply", "--yes"]);
+    let terminal = Terminal::start(&lab.command(&["top", "--every", "1"]), 24, 80);
+    for text in [
+        "1 hosts, 1 GPUs, 1 vGPUs, 1 guests",
+        "esx-01",
+        "NVIDIA A100",
+        "A100-40C",
+        "licensed",
+        "proof right",
+        "run 1: ended, 26 of 26 steps done",
+    ] {
+        terminal.wait_for(text);
+    }
+    assert!(terminal.screen().lines().all(|l| l.chars().count() <= 80));
+    // A smaller window is drawn anew; what is away is said within its deadline, and found among what needs a person.
+    terminal.resize(8, 60);
+    terminal.keys(&["p"]);
+    lab.stop_agent("vm-01");
+    terminal.wait_for("AWAY");
+    let screen = terminal.screen();
+    assert!(screen.lines().any(|l| l.starts_with("  vm-01 ") && l.contains("AWAY")) && !screen.contains("A100-40C"), "{screen}");
+    terminal.keys(&["q"]);
+    assert_eq!(terminal.end().0, Some(0));
+    // Without a terminal it is text, and ends.
+    let text = lab.expect(0, &["top"]);
+    assert!(text.contains("AWAY") && !text.contains('\x1b'), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&lab.expect(0, &["top", "--once", "-o", "json"])).unwrap();
+    assert!(json["lines"].as_array().is_some_and(|lines| lines.iter().any(|l| l["mood"] == "bad")));
+}

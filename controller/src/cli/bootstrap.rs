@@ -89,7 +89,13 @@ impl Ssh {
         let machine = visit.machine().map_err(one)?;
         let role = machine.role();
         // Shown with the sizes of what will be there; a certificate is only made when somebody said yes.
-        let mut wanted = Wanted { package, bytes, certificates: vec![], set_acceptance: self.set_acceptance_level };
+        let mut wanted = Wanted {
+            package,
+            bytes,
+            certificates: vec![],
+            set_acceptance: self.set_acceptance_level,
+            folder: format!("/tmp/vsgpu-{}", files::random_name().map_err(one)?),
+        };
         let known = self.certificates(&name, role).ok();
         wanted.certificates = known.clone().unwrap_or_else(|| ["ca.pem", "node.pem", "node.key"].map(|file| (file, vec![])).to_vec());
         let plan = acts(&machine, &wanted).map_err(one)?;

@@ -19,6 +19,7 @@ mod release;
 mod resume;
 mod schema;
 mod status;
+mod top;
 mod validate;
 mod verify;
 mod walk;
@@ -103,6 +104,8 @@ enum Verb {
     Verify(verify::Verify),
     /// Show the latest run
     Status(status::Status),
+    /// Watch hosts, GPUs, vGPUs, licenses and runs, live
+    Top(top::Top),
     /// Say what the code of an error means and what to do
     Explain(explain::Explain),
     /// Show which fleet counts and why; name fleets
@@ -220,6 +223,7 @@ pub fn main() -> ExitCode {
         Verb::Baseline(args) => args.run(&printer, &chosen),
         Verb::Verify(args) => args.run(&printer, &chosen),
         Verb::Status(args) => args.run(&printer, &chosen),
+        Verb::Top(args) => args.run(&printer, &chosen),
         Verb::Config(args) => args.run(&printer, &chosen),
         Verb::Explain(args) => args.run(&printer),
         Verb::Exporter(args) => args.run(&printer, &chosen),

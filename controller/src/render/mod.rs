@@ -9,6 +9,7 @@ pub mod progress;
 pub mod readiness;
 pub mod report;
 pub mod status;
+pub mod top;
 
 use crate::constraints::{self, Finding};
 use crate::error::Error;

@@ -97,3 +97,32 @@ impl Requirement for AcceptanceLevel {
         Level::of_word(&fact.level)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vsgpu_core::evidence::Answer;
+    use vsgpu_core::{Ended, Output};
+
+    /// The fact that a host's answer makes.
+    fn fact(text: &str) -> Result<AcceptanceFact, Unreadable> {
+        let on = Subject::node();
+        let mut seen = Evidence::default();
+        // As the machine is asked: in rounds, until nothing new is asked.
+        while let Some(probe) = AcceptanceFact::probes(&on, &seen).into_iter().find(|probe| !seen.has(probe)) {
+            seen.0.insert(probe, Answer::Ran(Output { ended: Ended::Status(0), stdout: text.into(), stderr: String::new() }));
+        }
+        AcceptanceFact::parse(&on, &seen)
+    }
+
+    #[test]
+    fn a_level_is_read_judged_and_set() {
+        let partner = fact("PartnerSupported\n").unwrap();
+        assert!(matches!(AcceptanceLevel::check(&Level::PartnerSupported, &partner), Verdict::Met { .. }));
+        let Verdict::Unmet { is, wants, effects } = AcceptanceLevel::check(&Level::CommunitySupported, &partner) else { panic!("met") };
+        assert_eq!((is.as_str(), wants.as_str()), ("PartnerSupported", "CommunitySupported"));
+        assert_eq!(effects[0].to_string(), "esxcli software acceptance set --level=CommunitySupported");
+        assert_eq!(AcceptanceLevel::as_spec(&partner), Some(Level::PartnerSupported));
+        assert!(fact("Connect to localhost failed\n").is_err());
+    }
+}

@@ -1,4 +1,4 @@
-//! The list of what is known about a host. A new requirement is a new file here and one line in `all`.
+//! The list of what is known about a host. A new requirement is a new file here, its `mod` and one line in `all`.
 
 mod acceptance_level;
 pub(crate) mod ask;

@@ -2,7 +2,8 @@
 //! are written once, in `execute`, for all of them.
 //!
 //! To add one: write `host/x.rs` (or `vm/`, `guest/`) with a `Fact`, a `Requirement` and cases, and add one line to the
-//! list in that folder's `mod.rs`. Nothing else changes.
+//! list in that folder's `mod.rs`. Nothing else of the product changes; the simulator has to know its tools
+//! (`CONTRIBUTING.md` walks through it).
 
 use crate::artifact::Placed;
 use crate::effect::{Effect, Probe};

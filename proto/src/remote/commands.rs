@@ -24,7 +24,8 @@ impl Remote {
     pub(super) fn run_there(&self, command: &Command) -> Output {
         match self.start(command) {
             Err(why) => plain(Ended::Broken(why.to_string())),
-            Ok(start) if command.timeout_secs >= LONG => self.long(&start, command),
+            // A visitor stays until the end; only a serving agent may come back.
+            Ok(start) if command.timeout_secs >= LONG && self.gateway.is_some() => self.long(&start, command),
             Ok(start) => self.short(&start, command),
         }
     }
@@ -32,13 +33,9 @@ impl Remote {
     /// A long command that an earlier, killed agent left running.
     pub(super) fn still_running(&self) -> Option<String> {
         let own = self.own.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let all = self.list(RUNNING).ok()?;
-        all.into_iter().filter(|name| !own.contains(name)).find_map(|name| {
+        self.list(RUNNING).ok()?.into_iter().filter(|name| !own.contains(name)).find_map(|name| {
             let folder = self.word(&format!("{RUNNING}/{name}")).ok()?;
-            let script = format!(
-                "d={folder}; read -r p g <\"$d/process\" && [ ! -f \"$d/end\" ] && kill -0 $p 2>/dev/null && cat \"$d/command\" || rm -rf \"$d\""
-            );
-            let said = self.script(RUNNING, &script, Input::Nothing, FILE).ok()?;
+            let said = self.script(RUNNING, &tidy(&folder), Input::Nothing, FILE).ok()?;
             Some(String::from_utf8_lossy(&said.stdout).trim().to_string()).filter(|command| !command.is_empty())
         })
     }
@@ -73,17 +70,19 @@ impl Remote {
     fn long(&self, start: &str, command: &Command) -> Output {
         let name = random();
         let folder = quoted(&format!("{}{RUNNING}/{name}", self.root));
+        // Whoever makes `started` decides: the command before it is run, or somebody who tidies up, and then it never is.
         let begin = format!(
             "d={folder}; mkdir -p \"$d\" || {nowhere}\nprintf '%s\\n' {shown} >\"$d/command\"\n{start}\n\
-             (trap '' HUP; r </dev/null >\"$d/out\" 2>\"$d/err\"; echo $? >\"$d/end.new\"; mv \"$d/end.new\" \"$d/end\") </dev/null >/dev/null 2>&1 &\n\
-             echo \"$! $$\" >\"$d/process\"",
+             (trap '' HUP; sh -c \"echo \\$PPID $$\" >\"$d/process\" && mkdir \"$d/started\" || exit 1\n\
+             r </dev/null >\"$d/out\" 2>\"$d/err\"; echo $? >\"$d/end.new\"; mv \"$d/end.new\" \"$d/end\") </dev/null >/dev/null 2>&1 &\n\
+             while [ ! -d \"$d/started\" ] && kill -0 $! 2>/dev/null; do :; done; [ -d \"$d/started\" ]",
             shown = quoted(&command.to_string()),
             nowhere = self.ssh.end("nowhere"),
         );
         self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
         let output = self.begin_and_wait(&begin, &folder, command.timeout_secs);
         // A machine that is away now is cleared by its reboot, or by the next agent.
-        let _ = self.owned(&format!("rm -rf {folder}"), Input::Nothing, FILE);
+        let _ = self.owned(&tidy(&folder), Input::Nothing, FILE);
         self.own.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
         output
     }
@@ -96,7 +95,9 @@ impl Remote {
             // Cut while it was begun: whether it runs is seen below.
             Err(Lost::TimedOut(_) | Lost::Flooded(_)) => {}
             Err(lost @ Lost::Away(_)) => {
-                if !matches!(self.owned(&format!("[ -s {folder}/process ]"), Input::Nothing, FILE), Ok(said) if said.end == "0") {
+                // Was it begun? Where nobody can say, it is left alone: it is found, and waited for, before anything else is done.
+                let begun = self.owned(&format!("[ -d {folder} ] && ! mkdir {folder}/started 2>/dev/null"), Input::Nothing, FILE);
+                if !matches!(begun, Ok(said) if said.end == "0") {
                     return ended(lost);
                 }
             }
@@ -125,6 +126,14 @@ impl Remote {
             }
         }
     }
+}
+
+/// Takes away what is over, and says what is not: a command that runs stays. One that was not begun will not be.
+fn tidy(folder: &str) -> String {
+    format!(
+        "d={folder}; if [ ! -d \"$d\" ]; then :; elif mkdir \"$d/started\" 2>/dev/null || [ -f \"$d/end\" ]; then rm -rf \"$d\"; \
+         elif read -r p g <\"$d/process\" && kill -0 $p 2>/dev/null; then cat \"$d/command\"; else rm -rf \"$d\"; fi"
+    )
 }
 
 fn plain(ended: Ended) -> Output {

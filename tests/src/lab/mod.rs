@@ -435,6 +435,7 @@ impl Inner {
 
     fn stop(&self, name: &str) {
         let agent = self.agents.lock().unwrap().remove(name);
+        agent.iter().for_each(|agent| self.cut(name, agent));
         agent.into_iter().for_each(end);
     }
 

@@ -110,11 +110,19 @@ impl Inner {
         self.gateways.lock().unwrap().insert(name.into(), child);
     }
 
+    /// Connections of an sshd are sessions of their own: a host without power has none.
+    pub(super) fn cut(&self, name: &str, sshd: &std::process::Child) {
+        if self.sshds.lock().unwrap().contains_key(name) {
+            let children = format!("/proc/{0}/task/{0}/children", sshd.id());
+            for pid in std::fs::read_to_string(children).unwrap_or_default().split_whitespace().filter_map(|p| p.parse().ok()) {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+    }
+
     /// Starts the host's sshd, and once the agent beside it.
     pub(super) fn start_over_ssh(&self, name: &str, sshd: &Sshd) {
-        if let Some(old) = self.agents.lock().unwrap().remove(name) {
-            end(old);
-        }
+        self.stop(name);
         let child = sshd.start();
         self.agents.lock().unwrap().insert(name.into(), child);
         if !self.gateways.lock().unwrap().contains_key(name) {
@@ -126,7 +134,7 @@ impl Inner {
         let sshd = self.sshds.lock().unwrap()[name].clone();
         // A socket's path is short.
         let state = std::env::temp_dir().join(format!("vsgpu-gw-{}-{}", std::process::id(), sshd.port));
-        let more = [sshd.options(), vec!["--state".into(), state.display().to_string()]].concat();
+        let more = [sshd.options(), vec!["--state".into(), state.display().to_string(), "--metrics-names=both".into()]].concat();
         let child = self.spawn_agent(name, "host", &more);
         self.gateways.lock().unwrap().insert(name.into(), child);
     }

@@ -14,6 +14,8 @@ pub struct Container {
     pub name: String,
     /// Its file system, as the host sees it.
     pub root: PathBuf,
+    /// What tells that it is up: its agent's port, or its sshd's.
+    port: u16,
     work: PathBuf,
     number: u8,
     child: Arc<Mutex<Option<Child>>>,
@@ -53,6 +55,7 @@ impl Container {
         let this = Self {
             name: name.into(),
             root,
+            port: if enrolled { 7443 } else { 22 },
             work,
             number,
             child: Arc::default(),
@@ -159,12 +162,12 @@ impl Container {
     }
 
     fn listens(&self) -> bool {
-        let address = format!("{}:7443", self.address()).parse().unwrap();
+        let address = format!("{}:{}", self.address(), self.port).parse().unwrap();
         std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
     }
 
     fn answers(&self) {
-        wait_until(&format!("the agent in {} listens\n{}", self.name, self.console()), Duration::from_secs(60), || self.listens());
+        wait_until(&format!("what answers in {} listens\n{}", self.name, self.console()), Duration::from_secs(60), || self.listens());
     }
 
     /// Process id of its systemd.

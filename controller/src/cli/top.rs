@@ -1,0 +1,77 @@
+//! `vsgpu top`: the fleet at a glance, live. Changes nothing, and looks at nothing either: it shows what the agents' metrics say.
+
+use super::{Chosen, Ended, FleetArg, block_on, operator};
+use crate::error::{Error, Exit, Kind};
+use crate::exporter::{Collected, agents};
+use crate::render::{self, Answer, Printer};
+use crate::top::{View, view};
+use clap::Args;
+use serde_json::json;
+use std::io::IsTerminal as _;
+use std::sync::Arc;
+use std::time::Duration;
+use vsgpu_proto::scrape::Pages as _;
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  vsgpu top\n  vsgpu top --once -o json")]
+pub(super) struct Top {
+    #[command(flatten)]
+    fleet: FleetArg,
+    /// Seconds between two rounds over the agents
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    every: u32,
+    /// Print it once and leave; so it is wherever there is no terminal
+    #[arg(long)]
+    once: bool,
+}
+
+impl Top {
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+        let fleet = Arc::new(self.fleet.read(false, chosen)?);
+        let operator = operator(&fleet)?;
+        let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
+        let collected = Arc::new(Collected::new(&fleet));
+        let name = fleet.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if self.once || !std::io::stdout().is_terminal() {
+            block_on(collected.round(&fleet, &operator, within))?;
+            let seen = view(&name, &collected.metrics());
+            let lines: Vec<&str> =
+                seen.head.iter().map(String::as_str).chain([""]).chain(seen.lines.iter().map(|l| l.text.as_str())).collect();
+            let text = lines.join("\n");
+            let names = seen
+                .lines
+                .iter()
+                .filter(|l| !l.text.starts_with(' '))
+                .filter_map(|l| l.text.split_whitespace().next())
+                .map(String::from)
+                .collect();
+            printer.show(Answer { names, ..Answer::new(json!(seen), text) });
+            return Ok(Exit::Done);
+        }
+        // Rounds beside the screen: a node that does not answer must not keep a key waiting.
+        let (rounds, every) = (collected.clone(), Duration::from_secs(self.every.into()));
+        let (asked, count) = (fleet.clone(), agents(&fleet));
+        std::thread::spawn(move || {
+            block_on(async {
+                loop {
+                    rounds.round(&asked, &operator, within).await;
+                    tokio::time::sleep(every).await;
+                }
+            })
+        });
+        let mut last = (String::new(), View { head: [name.clone(), format!("asking {count} agents")], ..View::default() });
+        let shown = render::top::show(|| {
+            if collected.ready().is_ok() {
+                let page = collected.metrics();
+                if page != last.0 {
+                    last = (page.clone(), view(&name, &page));
+                }
+            }
+            last.1.clone()
+        });
+        shown.map_err(|why| {
+            vec![Error::new(Kind::Internal, format!("the terminal cannot be used: {why}")).hint("`vsgpu top --once` needs none")]
+        })?;
+        Ok(Exit::Done)
+    }
+}
