@@ -60,6 +60,13 @@ pub enum Act {
     RemoveFolder(String),
 }
 
+impl Act {
+    /// Whether it only takes away what was put there for a while.
+    pub fn tidies(&self) -> bool {
+        matches!(self, Self::Remove(_) | Self::RemoveFolder(_))
+    }
+}
+
 impl std::fmt::Display for Act {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -115,7 +122,8 @@ pub fn acts(machine: &Machine, wanted: &Wanted) -> Result<Vec<Act>, Error> {
             let keep = |(name, bytes): &(&str, Vec<u8>)| Act::Put {
                 path: format!("/etc/opt/vsgpu/{name}"),
                 bytes: bytes.clone(),
-                mode: vsgpu_core::system::KEEP_MODE,
+                // With the sticky bit, where the package's own is not there.
+                mode: if *name == "node.key" { 0o1600 } else { 0o1644 },
             };
             acts.extend(wanted.certificates.iter().map(keep));
             acts.push(run(&["/sbin/auto-backup.sh"], 60));
@@ -171,6 +179,15 @@ impl Visit {
         if acceptance.ended != Ended::Missing {
             if !acceptance.ok() {
                 return Err(Error::new(Kind::Failed, format!("{}: esxcli: {}", self.target, acceptance.both())));
+            }
+            // An agent elsewhere that serves this host, and one on it, would not know of each other.
+            if let Ok(gateway) = self.remote.read("/var/run/vsgpu/gateway", 1024)
+                && !gateway.is_empty()
+            {
+                let why =
+                    format!("{}: an agent elsewhere serves this host over ssh ({})", self.target, String::from_utf8_lossy(&gateway).trim());
+                return Err(Error::new(Kind::Blocked, why)
+                    .hint("stop that one and remove /var/run/vsgpu/gateway on the host, if this one is to take its place"));
             }
             return Ok(Machine::Esxi { acceptance: acceptance.stdout.trim().into() });
         }

@@ -1,7 +1,7 @@
 //! Which fleet is meant when the command line does not say it: named contexts, and what counts more than what.
 //!
 //! ```text
-//! FLEET and --pki  >  VSGPU_FLEET and VSGPU_PKI  >  --context  >  VSGPU_CONTEXT  >  ./fleet.yaml  >  the current context  >  fleet.yaml
+//! FLEET and --pki  >  --context  >  VSGPU_FLEET and VSGPU_PKI  >  VSGPU_CONTEXT  >  ./fleet.yaml  >  the current context  >  fleet.yaml
 //! ```
 //! A context is a name for a fleet file and its certificates. They are kept in `$XDG_CONFIG_HOME/vsgpu/config.yaml`, else in
 //! `~/.config/vsgpu/config.yaml`; `vsgpu config` shows what counts and why. Pure but for `Surroundings::here`.
@@ -93,16 +93,15 @@ pub struct Surroundings {
 
 impl Surroundings {
     /// Those of this process.
-    #[expect(clippy::disallowed_methods, reason = "the edge: the operator's environment is read here and nowhere else")]
     pub fn here() -> Self {
-        let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let home = || PathBuf::from(var("HOME").unwrap_or_default()).join(".config");
+        let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = || path("HOME").unwrap_or_default().join(".config");
         Self {
-            fleet: var("VSGPU_FLEET").map(PathBuf::from),
-            pki: var("VSGPU_PKI").map(PathBuf::from),
-            context: var("VSGPU_CONTEXT"),
+            fleet: path("VSGPU_FLEET"),
+            pki: path("VSGPU_PKI"),
+            context: path("VSGPU_CONTEXT").map(|name| name.to_string_lossy().into_owned()),
             has_fleet_file: Path::new("fleet.yaml").exists(),
-            file: var("XDG_CONFIG_HOME").map_or_else(home, PathBuf::from).join("vsgpu/config.yaml"),
+            file: path("XDG_CONFIG_HOME").filter(|p| p.is_absolute()).unwrap_or_else(home).join("vsgpu/config.yaml"),
         }
     }
 }
@@ -125,7 +124,7 @@ pub struct Choice {
     pub pki: Option<Setting<PathBuf>>,
 }
 
-/// Chooses. `fleet`, `pki`, `context`: the command line's.
+/// Chooses. `fleet`, `pki`, `context`: the command line's. `config` is only read where it decides.
 ///
 /// # Errors
 /// Where a context that is named does not exist.
@@ -134,25 +133,28 @@ pub fn choose(
     pki: Option<&Path>,
     context: Option<&str>,
     around: &Surroundings,
-    config: &Config,
+    config: &dyn Fn() -> Result<Config, Error>,
 ) -> Result<Choice, Error> {
     let set = |value: &Path, from: &str| Setting { value: value.into(), from: from.into() };
-    let named = match (context, &around.context) {
-        (Some(name), _) => Some((config.find(name)?, format!("--context {name}"))),
-        (None, Some(name)) => Some((config.find(name)?, format!("VSGPU_CONTEXT={name}"))),
-        (None, None) => None,
-    };
     // A context's certificates go with its fleet file and with no other.
     let of_context = |context: &Context, from: &str| (set(&context.fleet, from), context.pki.as_deref().map(|p| set(p, from)));
-    let current = || config.current.as_ref().and_then(|name| Some((config.contexts.get(name)?, format!("current context {name}"))));
-    let (file, own_pki) = match (fleet, &around.fleet, &named, current()) {
+    let named = |name: &str, from: String| Ok::<_, Error>(of_context(config()?.find(name)?, &from));
+    let here = || (set(Path::new("fleet.yaml"), "working folder"), None);
+    let (file, own_pki) = match (fleet, context, &around.fleet, &around.context) {
         (Some(file), ..) => (set(file, "command line"), None),
-        (None, Some(file), ..) => (set(file, "VSGPU_FLEET"), None),
-        (None, None, Some((context, from)), _) => of_context(context, from),
-        (None, None, None, Some((context, from))) if !around.has_fleet_file => of_context(context, &from),
-        (None, None, None, _) => (set(Path::new("fleet.yaml"), "working folder"), None),
+        (None, Some(name), ..) => named(name, format!("--context {name}"))?,
+        (None, None, Some(file), _) => (set(file, "VSGPU_FLEET"), None),
+        (None, None, None, Some(name)) => named(name, format!("VSGPU_CONTEXT={name}"))?,
+        (None, None, None, None) if around.has_fleet_file => here(),
+        (None, None, None, None) => match config()?.current {
+            Some(name) => named(&name, format!("current context {name}"))?,
+            None => here(),
+        },
     };
-    let pki = pki.map(|p| set(p, "command line")).or_else(|| around.pki.as_deref().map(|p| set(p, "VSGPU_PKI"))).or(own_pki);
+    let of_env = || around.pki.as_deref().map(|p| set(p, "VSGPU_PKI"));
+    // What was typed counts more than what was exported once: a context that was named brings its own certificates.
+    let pki = pki.map(|p| set(p, "command line"));
+    let pki = if context.is_some() { pki.or(own_pki).or_else(of_env) } else { pki.or_else(of_env).or(own_pki) };
     Ok(Choice { fleet: file, pki })
 }
 
@@ -170,20 +172,23 @@ mod tests {
     #[test]
     fn what_is_said_nearer_counts_more() {
         let chosen = |fleet: Option<&str>, context: Option<&str>, around: &Surroundings| {
-            let choice = choose(fleet.map(Path::new), None, context, around, &config()).unwrap();
+            let choice = choose(fleet.map(Path::new), None, context, around, &|| Ok(config())).unwrap();
             format!("{} {} {:?}", choice.fleet.value.display(), choice.fleet.from, choice.pki.map(|p| p.value.display().to_string()))
         };
         let nothing = Surroundings::default();
         let here = Surroundings { has_fleet_file: true, ..Surroundings::default() };
         let env = Surroundings { fleet: Some("/e.yaml".into()), pki: Some("/e".into()), context: Some("lab".into()), ..here.clone() };
         assert_eq!(chosen(Some("a.yaml"), Some("lab"), &env), "a.yaml command line Some(\"/e\")");
-        assert_eq!(chosen(None, Some("prod"), &env), "/e.yaml VSGPU_FLEET Some(\"/e\")");
+        assert_eq!(chosen(None, Some("prod"), &env), "/prod/fleet.yaml --context prod Some(\"/prod/pki\")");
+        assert_eq!(chosen(None, None, &env), "/e.yaml VSGPU_FLEET Some(\"/e\")");
         assert_eq!(chosen(None, Some("lab"), &here), "/lab/fleet.yaml --context lab Some(\"/lab/pki\")");
         let named = Surroundings { context: Some("lab".into()), ..here.clone() };
         assert_eq!(chosen(None, None, &named), "/lab/fleet.yaml VSGPU_CONTEXT=lab Some(\"/lab/pki\")");
         assert_eq!(chosen(None, None, &here), "fleet.yaml working folder None");
         assert_eq!(chosen(None, None, &nothing), "/prod/fleet.yaml current context prod Some(\"/prod/pki\")");
-        let error = choose(None, None, Some("labb"), &nothing, &config()).unwrap_err();
+        let error = choose(None, None, Some("labb"), &nothing, &|| Ok(config())).unwrap_err();
         assert!(error.hints[0].contains("`lab`"), "{error:?}");
+        let broken = || Err(Error::new(Kind::Usage, "broken"));
+        assert!(choose(Some(Path::new("a.yaml")), None, None, &nothing, &broken).is_ok(), "contexts that nobody needs are not read");
     }
 }

@@ -52,11 +52,16 @@ pub fn over_ssh(targets: Vec<Target>, tools: Option<&Path>, root: &Path) -> Vec<
                     host.split('.').next().unwrap_or(host).into()
                 };
                 let seen = thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, format!("{target}: the look failed"))));
-                Found { name, address: format!("{host}:7443"), over_ssh: true, seen }
+                Found { name, address: agent_at(host), over_ssh: true, seen }
             }));
         });
     }
     all
+}
+
+/// Where a machine's agent listens, unless somebody says otherwise.
+pub fn agent_at(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]:7443") } else { format!("{host}:7443") }
 }
 
 /// Looks at hosts through their agents: `(name, address)`.

@@ -113,7 +113,9 @@ fn of_runs(folder: &std::path::Path) -> Vec<Sample> {
     let sample = |name, help, labels: Vec<(&'static str, String)>, value: f64| Sample { name, help, labels, value };
     let at_work = journal::at_work(folder).is_some();
     let mut all = vec![sample("controller_at_work", "1: a run is being walked now", vec![], f64::from(at_work))];
-    let Ok(Some(run)) = journal::latest(&Folder(folder.into())) else { return all };
+    let latest = journal::latest(&Folder(folder.into()));
+    all.push(sample("runs_readable", "1: the records of runs could be read", vec![], f64::from(latest.is_ok())));
+    let Ok(Some(run)) = latest else { return all };
     let status = &run.status;
     all.push(sample("run_number", "Number of the latest run", vec![], f64::from(run.number)));
     all.push(sample("run_begin_timestamp_seconds", "When the latest run began", vec![], status.begun as f64));
@@ -152,7 +154,7 @@ fn of_runs(folder: &std::path::Path) -> Vec<Sample> {
 
 /// Whether a page is one that an agent of ours makes: our names, plain labels, numbers, and nothing that the exporter says itself.
 fn is_sound(text: &str) -> bool {
-    const OWN: [&str; 5] = ["vsgpu_node_", "vsgpu_run_", "vsgpu_controller_", "vsgpu_fleet_", "vsgpu_exporter_"];
+    const OWN: [&str; 6] = ["vsgpu_runs_", "vsgpu_node_", "vsgpu_run_", "vsgpu_controller_", "vsgpu_fleet_", "vsgpu_exporter_"];
     let name_is_ours = |name: &str| {
         name.starts_with("vsgpu_")
             && !OWN.iter().any(|own| name.starts_with(own))

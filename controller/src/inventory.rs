@@ -160,11 +160,19 @@ fn now() -> u64 {
 /// Tries until the deadline: a node that is just booting is worth the wait.
 pub(crate) async fn patient(operator: &Operator, target: &Target, within: Duration) -> Result<Connection, CallError> {
     let end = tokio::time::Instant::now() + within;
+    let mut before = None;
     loop {
-        match Connection::open(operator, target, end.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_millis(100)))
-            .await
-        {
-            Err(CallError::Away(_)) if tokio::time::Instant::now() < end => tokio::time::sleep(Duration::from_millis(250)).await,
+        let left = end.saturating_duration_since(tokio::time::Instant::now());
+        let short = left < Duration::from_secs(1);
+        match Connection::open(operator, target, left.max(Duration::from_millis(100))).await {
+            Err(why @ CallError::Away(_)) if tokio::time::Instant::now() < end => {
+                // The last try has no time left to say more than that: what was heard before it says why.
+                if before.is_none() || !short {
+                    before = Some(why);
+                }
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            Err(why @ CallError::Away(_)) => return Err(before.filter(|_| short).unwrap_or(why)),
             ended => return ended,
         }
     }

@@ -32,6 +32,8 @@ pub struct View {
     pub head: [String; 2],
     /// Hosts with their GPUs and vGPUs, then guests.
     pub lines: Vec<Line>,
+    /// Hosts and guests, whole: lines cut long names.
+    pub names: Vec<String>,
 }
 
 type Labels = BTreeMap<String, String>;
@@ -106,7 +108,9 @@ pub fn view(fleet: &str, page: &str) -> View {
         let of_role = page.of("node_reachable").filter(|(l, _)| l.get("role").is_some_and(|r| r == role));
         of_role.filter_map(|(l, _)| l.get("node").cloned()).collect()
     };
-    let (hosts, guests) = (nodes("host"), nodes("guest"));
+    let (mut hosts, mut guests) = (nodes("host"), nodes("guest"));
+    hosts.sort();
+    guests.sort();
     let mut lines = vec![];
     for host in &hosts {
         lines.push(node_line(&page, host, "host"));
@@ -117,22 +121,29 @@ pub fn view(fleet: &str, page: &str) -> View {
     }
     lines.extend(guests.iter().map(|guest| node_line(&page, guest, "guest")));
     let count = |name: &str| page.of(name).filter(|(_, value)| *value == 1.0).count();
-    let away = page.of("node_reachable").filter(|(_, value)| *value == 0.0).count();
+    let away =
+        |role: &str| page.of("node_reachable").filter(|(l, value)| *value == 0.0 && l.get("role").is_some_and(|r| r == role)).count();
     let gpus = page.of("gpu_info").filter(|(l, _)| l.get("role").is_some_and(|r| r == "host")).count();
     let some = |n: usize, what: &str| if n > 0 { format!(", {n} {what}") } else { String::new() };
     let first = format!(
-        "{}  {} hosts{}{}, {gpus} GPUs, {} vGPUs, {} guests",
+        "{}  {} hosts{}{}, {gpus} GPUs, {} vGPUs, {} guests{}",
         cut(fleet, 24),
         hosts.len(),
         some(count("host_maintenance_mode"), "in maintenance"),
-        some(away, "AWAY"),
+        some(away("host"), "AWAY"),
         page.of("host_vgpu_info").count(),
-        guests.len()
+        guests.len(),
+        some(away("guest"), "AWAY")
     );
-    View { head: [first, run_line(&page)], lines }
+    let name = |role: &str, names: &[String]| names.iter().map(|name| format!("{role}/{name}")).collect::<Vec<_>>();
+    let names = [name("host", &hosts), name("guest", &guests)].concat();
+    View { head: [first, run_line(&page)], lines, names }
 }
 
 fn run_line(page: &Page) -> String {
+    if page.value("runs_readable", &[]) == Some(0.0) {
+        return "THE RUNS CANNOT BE READ: `vsgpu status` says why".into();
+    }
     let Some(number) = page.value("run_number", &[]) else { return "no run yet".into() };
     let steps = |state: &str| page.value("run_steps", &[("state", state)]).unwrap_or(0.0);
     let all = ["waiting", "started", "done", "failed"].map(steps).iter().sum::<f64>();

@@ -49,9 +49,16 @@ fn look(shell: &dyn Shell) -> Result<String, Trouble> {
         Ok(bytes) => String::from_utf8(bytes).ok(),
         // A host that is away has not lost its marker.
         Err(away @ Trouble::Away(_)) => return Err(away),
+        Err(Trouble::NotFound(_)) => None,
+        // Over ssh more can go wrong, and a new marker would look like a reboot.
+        Err(other) if shell.is_remote() => return Err(other),
         Err(_) => None,
     };
     let now = uptime(shell);
+    // Away in between: it may come back in another boot, which must not get this one's marker.
+    if now.is_none() && shell.is_remote() {
+        shell.is_folder("/")?;
+    }
     let old = marker.as_deref().and_then(|m| m.trim().split_once(' ')).map(|(id, at)| (id.to_string(), at.parse::<u64>().ok()));
     let same = old.filter(|(_, then)| !matches!((then, now), (Some(then), Some(now)) if now < *then));
     let (id, then) = match same {

@@ -31,6 +31,8 @@ pub(crate) struct Child<'a> {
     pub input: Input,
     /// Seconds.
     pub within: u32,
+    /// Behind these words on its standard error nothing more comes that matters, whoever holds its pipes open.
+    pub until: Option<&'a str>,
 }
 
 /// How it ended, and what it printed until then.
@@ -52,7 +54,7 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
     let mut process = Process::new(child.program);
     process.args(child.args).envs(child.env).process_group(0);
     process.stdin(if matches!(child.input, Input::Nothing) { Stdio::null() } else { Stdio::piped() });
-    let within = child.within;
+    let (within, child_until) = (child.within, child.until);
     let input = child.input;
     let mut child = match process.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
         Ok(child) => child,
@@ -68,13 +70,14 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
     let streams = [Stream::default(), Stream::default()];
     let pipes: [Option<Box<dyn std::io::Read + Send>>; 2] =
         [child.stdout.take().map(|p| Box::new(p) as _), child.stderr.take().map(|p| Box::new(p) as _)];
-    for (pipe, stream) in pipes.into_iter().flatten().zip(&streams) {
-        stream.clone().fill(pipe, events.clone());
+    let until = child_until.map(|words| words.as_bytes().to_vec());
+    for ((pipe, stream), until) in pipes.into_iter().flatten().zip(&streams).zip([None, until]) {
+        stream.clone().fill(pipe, events.clone(), until);
     }
     std::thread::spawn(move || {
         let _ = events.send(Event::Exited(child.wait()));
     });
-    let (mut exit, mut open, mut closing) = (None, 2, deadline);
+    let (mut exit, mut open, mut closing, mut over) = (None, 2, deadline, false);
     let early = loop {
         match next.recv_timeout(closing.saturating_duration_since(Instant::now())) {
             Ok(Event::Closed) => open -= 1,
@@ -84,7 +87,12 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
                 // A daemon that the program left behind may hold the pipes open for ever: what was said by now counts.
                 closing = closing.min(Instant::now() + Duration::from_millis(200));
             }
+            Ok(Event::Until) => {
+                over = true;
+                closing = closing.min(Instant::now() + Duration::from_millis(200));
+            }
             Err(_) if exit.is_some() => break None,
+            Err(_) if over => break Some(Ended::Status(0)),
             Err(_) => break Some(Ended::TimedOut(within)),
         }
         if open == 0 && exit.is_some() {
@@ -105,6 +113,7 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
 
 enum Event {
     Closed,
+    Until,
     Flooded,
     Exited(std::io::Result<std::process::ExitStatus>),
 }
@@ -114,7 +123,7 @@ enum Event {
 struct Stream(Arc<Mutex<Vec<u8>>>);
 
 impl Stream {
-    fn fill(self, mut pipe: Box<dyn std::io::Read + Send>, events: mpsc::Sender<Event>) {
+    fn fill(self, mut pipe: Box<dyn std::io::Read + Send>, events: mpsc::Sender<Event>, until: Option<Vec<u8>>) {
         std::thread::spawn(move || {
             let mut buffer = [0; 16 << 10];
             while let Ok(n @ 1..) = pipe.read(&mut buffer) {
@@ -124,6 +133,14 @@ impl Stream {
                     return;
                 }
                 kept.extend_from_slice(&buffer[..n]);
+                // The words may come in pieces, and a number and a line's end stand behind them.
+                if let Some(words) = &until {
+                    let from = kept.len().saturating_sub(n + words.len() + 16);
+                    let found = kept[from..].windows(words.len()).rposition(|w| w == &words[..]);
+                    if found.is_some_and(|at| kept[from + at + words.len()..].contains(&b'\n')) {
+                        let _ = events.send(Event::Until);
+                    }
+                }
             }
             let _ = events.send(Event::Closed);
         });

@@ -123,7 +123,7 @@ impl Shell for Posix {
         let fixed = [("LC_ALL", "C"), ("LANG", "C")].map(|(name, value)| (name.to_string(), value.to_string()));
         let env = fixed.into_iter().chain(command.env.iter().cloned()).chain([("PATH".into(), path.join(":"))]).collect();
         let mut noted = None;
-        let child = Child { program: &program, args: &command.args, env, input: Input::Nothing, within: command.timeout_secs };
+        let child = Child { program: &program, args: &command.args, env, input: Input::Nothing, within: command.timeout_secs, until: None };
         let ran = child::run(child, &mut |group| {
             if command.timeout_secs >= LONG {
                 self.note(group, command);

@@ -177,9 +177,6 @@ fn operate(
     if call.operation.is_empty() || call.operation.len() > 1000 {
         return Err(Status::invalid_argument("the operation has no name"));
     }
-    if rpc == "Apply" && node.system.boot_id().is_ok_and(|boot| reboot_asked(node, &boot)) {
-        return Err(Status::unavailable("the node is about to reboot"));
-    }
     let (operation, new) = node.operations.begin(&call.operation, call.look_again, what);
     if new || planted(Bug::AskedTwiceRunsTwice) {
         let (node, ending) = (node.clone(), operation.clone());
@@ -306,6 +303,9 @@ impl agent_server::Agent for Service {
         let still = self.0.still(&on, &request.still)?;
         let secs = request.call.as_ref().map_or(0, |c| c.deadline_secs);
         let what = format!("{} {}", on.vm.as_deref().unwrap_or_default(), entry.name).trim().to_string();
+        if about_to_reboot(&self.0).await? {
+            return Err(Status::unavailable("the node is about to reboot"));
+        }
         operate(&self.0, "Apply", on.clone(), request.call, what, move |node, say| {
             let deadline = (secs > 0).then(|| Duration::from_secs(secs.into()));
             let terms = Terms { expected: expected.as_ref(), still: &still, deadline };
@@ -375,17 +375,28 @@ fn activate_all(node: &Node, effects: &[vsgpu_core::Effect], reboot: bool, say: 
         }
         say(effect.to_string());
         match activate(node.system.as_ref(), effect) {
-            Err(why) if reboot => {
+            Err(NotActive { why, refused: true }) if reboot => {
                 // A refused reboot is not on its way.
                 let _ = node.system.remove(REBOOT_ASKED);
                 return Outcome::failed(why);
             }
-            // Stopping what does not run fails, and must not keep the rest from starting: the proof decides.
-            Err(why) => say(format!("went on after: {why}")),
+            // Stopping what does not run fails, and must not keep the rest from starting: the proof decides. So it does about a reboot
+            // whose command was cut: it may well be on its way.
+            Err(NotActive { why, .. }) => say(format!("went on after: {why}")),
             Ok(()) => {}
         }
     }
     Outcome::Applied { is: "started".into(), active: false }
+}
+
+/// The same, without keeping the network waiting for a host that is elsewhere.
+async fn about_to_reboot(node: &Arc<Node>) -> Result<bool, Status> {
+    let asked = |node: &Node| node.system.boot_id().is_ok_and(|boot| reboot_asked(node, &boot));
+    if !node.shell.is_remote() {
+        return Ok(asked(node));
+    }
+    let shared = node.clone();
+    node.offload.run(move || asked(&shared)).await
 }
 
 /// Whether a reboot was asked for in this boot, minutes ago.
@@ -409,14 +420,25 @@ fn asked_before(node: &Node, boot_id: &str) -> Option<String> {
     None
 }
 
+/// Why something was not made active, and whether that is sure.
+struct NotActive {
+    why: String,
+    refused: bool,
+}
+
 /// A restart of something that this release does not have (Xorg on newer ESXi) is nothing to do.
-fn activate(system: &dyn System, effect: &vsgpu_core::Effect) -> Result<(), String> {
+fn activate(system: &dyn System, effect: &vsgpu_core::Effect) -> Result<(), NotActive> {
     if let vsgpu_core::Effect::Run { command, .. } = effect {
         let output = system.run(command);
         return match output.ended {
             Ended::Missing | Ended::Status(0) => Ok(()),
-            ended => Err(format!("`{command}`: {ended}: {}", vsgpu_core::evidence::head(&format!("{}\n{}", output.stdout, output.stderr)))),
+            ended => {
+                let said = vsgpu_core::evidence::head(&format!("{}\n{}", output.stdout, output.stderr));
+                // A tool that was killed at its deadline, or cut off, has not said no.
+                let refused = matches!(ended, Ended::Status(_));
+                Err(NotActive { why: format!("`{command}`: {ended}: {said}"), refused })
+            }
         };
     }
-    execute::act(system, effect).map_err(|broken| broken.to_string())
+    execute::act(system, effect).map_err(|broken| NotActive { why: broken.to_string(), refused: true })
 }

@@ -15,7 +15,7 @@ use vsgpu_core::Ended;
 use vsgpu_core::effect::quoted;
 
 /// Sessions at once over one connection: sshd allows ten as it comes (`MaxSessions`), and people want one, too.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 8;
 /// Longest script: one argument of a process, on any system.
 const LONGEST: usize = 100_000;
 
@@ -101,7 +101,7 @@ pub(crate) struct Ssh {
 }
 
 impl Ssh {
-    /// `control`: where the socket of the shared connection is.
+    /// `control`: the folder of the shared connection's socket.
     ///
     /// # Errors
     /// Where there is no ssh, or a file is missing.
@@ -121,12 +121,26 @@ impl Ssh {
             "ControlMaster=auto",
             "ControlPersist=60",
             "LogLevel=ERROR",
+            // What an operator's own configuration may say for other uses of ssh; older versions do not know all of it.
+            "RemoteCommand=none",
+            "VerifyHostKeyDNS=no",
+            "IgnoreUnknown=StdinNull,SessionType,ForkAfterAuthentication",
+            "StdinNull=no",
+            "SessionType=default",
+            "ForkAfterAuthentication=no",
         ]
         .map(String::from)
         .into();
-        options.push(format!("ControlPath={}", control.display()));
+        options.push(format!("ControlPath=\"{}/%C\"", control.display().to_string().replace('%', "%%")));
+        // Both keys are named: nothing of an operator's own configuration is needed.
+        if target.known_hosts.is_some() && target.identity.is_some() {
+            args.extend(["-F".into(), "none".into()]);
+        }
         if let Some(file) = &target.known_hosts {
-            options.extend([format!("UserKnownHostsFile={}", existing(file)?), "GlobalKnownHostsFile=/dev/null".into()]);
+            options.extend([
+                format!("UserKnownHostsFile=\"{}\"", existing(file)?.replace('%', "%%")),
+                "GlobalKnownHostsFile=/dev/null".into(),
+            ]);
         }
         if let Some(file) = &target.identity {
             args.extend(["-i".into(), existing(file)?]);
@@ -154,15 +168,17 @@ impl Ssh {
         format!("{{ printf '\\n{} {word}\\n' >&2; exit 0; }}", self.mark)
     }
 
-    /// Runs a script. What its last command ends with is its end, unless it has an `end` of its own.
-    pub(crate) fn script(&self, script: &str, input: Input, within: u32) -> Result<Said, Lost> {
+    /// Runs a script. What its last command ends with is its end, unless it has an `end` of its own. One that takes too long is ended
+    /// there as well, with all that it started, unless `stays`.
+    pub(crate) fn script(&self, script: &str, input: Input, within: u32, stays: bool) -> Result<Said, Lost> {
         let mark = &self.mark;
         let whole = format!("umask 077; echo {mark} $$ >&2\n{script}\nprintf '\\n{mark} %s\\n' $? >&2");
+        let whole = format!("exec sh -c {}", quoted(&whole));
         if whole.len() > LONGEST {
             return Err(Lost::Away(format!("a script of {} bytes is too long to be sent", whole.len())));
         }
         let _place = self.place();
-        let ran = self.ssh(&format!("exec sh -c {}", quoted(&whole)), input, within);
+        let ran = self.ssh(&whole, input, within);
         let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
         let Some((before, rest)) = stderr.split_once(&format!("{mark} ")) else {
             return Err(match ran.ended {
@@ -176,15 +192,20 @@ impl Ssh {
             Ended::Flooded(bytes) => Some(Lost::Flooded(bytes)),
             _ => None,
         };
-        if let Some(lost) = lost {
+        let end = said.rsplit_once(&format!("\n{mark} ")).or_else(|| said.strip_prefix(&format!("{mark} ")).map(|end| ("", end)));
+        // What came to its end is over, however ssh itself ended.
+        if let Some(lost) = lost.filter(|lost| end.is_none() || matches!(lost, Lost::Flooded(_))) {
             // ssh is gone, what it started there is not.
+            if stays {
+                return Err(lost);
+            }
             if let Ok(process) = process.trim().parse::<u32>() {
                 let kill = format!("kill -9 -{process} 2>/dev/null; kill -9 {process} 2>/dev/null");
                 let _ = self.ssh(&format!("exec sh -c {}", quoted(&kill)), Input::Nothing, 15);
             }
             return Err(lost);
         }
-        match said.rsplit_once(&format!("\n{mark} ")).or_else(|| said.strip_prefix(&format!("{mark} ")).map(|end| ("", end))) {
+        match end {
             Some((stderr, end)) => {
                 Ok(Said { end: end.lines().next().unwrap_or_default().into(), stdout: ran.stdout, stderr: stderr.as_bytes().to_vec() })
             }
@@ -196,13 +217,14 @@ impl Ssh {
     pub(crate) fn close(&self) {
         let last = self.args.len().saturating_sub(2);
         let args: Vec<String> = [&self.args[..last], &["-O".into(), "exit".into()], &self.args[last..]].concat();
-        child::run(Child { program: &self.program, args: &args, env: vec![], input: Input::Nothing, within: 5 }, &mut |_| {});
+        child::run(Child { program: &self.program, args: &args, env: vec![], input: Input::Nothing, within: 5, until: None }, &mut |_| {});
     }
 
     fn ssh(&self, text: &str, input: Input, within: u32) -> Ran {
         let args: Vec<String> = self.args.iter().cloned().chain([text.to_string()]).collect();
+        let until = format!("\n{} ", self.mark);
         let fixed = [("LC_ALL", "C"), ("LANG", "C")].map(|(name, value)| (name.to_string(), value.to_string())).to_vec();
-        child::run(Child { program: &self.program, args: &args, env: fixed, input, within }, &mut |_| {})
+        child::run(Child { program: &self.program, args: &args, env: fixed, input, within, until: Some(&until) }, &mut |_| {})
     }
 
     /// Why a machine was not reached, with what to do.

@@ -182,9 +182,19 @@ fn bootstrap_brings_an_agent_to_a_bare_host() {
         let keys = options[2..].iter().map(String::as_str);
         lab.expect(status, &words.into_iter().chain(keys).chain(more.iter().copied()).collect::<Vec<_>>())
     };
+    lab.expect(0, &["facts", "-n", "esx-01"]);
+    let said = bootstrap(6, &["--yes"]);
+    assert!(said.contains("an agent elsewhere serves this host"), "{said}");
+    lab.stop_gateway("esx-01");
     lab.forget_calls();
     let said = bootstrap(6, &["--yes"]);
     assert!(said.contains("acceptance level is PartnerSupported") && said.contains("Secure Boot"), "{said}");
+    assert_eq!(lab.changing_calls("esx-01"), Vec::<String>::new());
+    let said = bootstrap(2, &["--set-acceptance-level"]);
+    assert!(
+        said.contains("nobody can be asked here") && said.contains("esxcli software acceptance set"),
+        "the plan is shown all the same: {said}"
+    );
     assert_eq!(lab.changing_calls("esx-01"), Vec::<String>::new());
     let said = bootstrap(0, &["--yes", "--set-acceptance-level"]);
     assert!(said.contains("esx-01 answers: host agent") && !said.contains("PRIVATE KEY"), "{said}");

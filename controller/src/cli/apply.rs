@@ -38,10 +38,10 @@ pub(super) struct Apply {
 impl Apply {
     pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
         let named = FleetArg { fleet: self.file.clone(), pki: self.pki.clone() };
-        let file = named.choice(chosen).map_err(|e| vec![e])?.fleet.value;
-        let saved = self.saved_plan(&file)?;
+        let choice = named.choice(chosen).map_err(|e| vec![e])?;
+        let saved = self.saved_plan(&choice.fleet.value)?;
         let fleet = match &saved {
-            Some(plan) => FleetArg { fleet: Some(plan.fleet_file.clone().into()), ..named },
+            Some(plan) => FleetArg { fleet: Some(plan.fleet_file.clone().into()), pki: choice.pki.map(|pki| pki.value) },
             None => named,
         };
         let fleet = fleet.read(true, chosen)?;

@@ -77,7 +77,14 @@ impl Ssh {
         let one = |e: Error| vec![e];
         let target = self.keys.target(&self.machine)?;
         let host = target.host().to_string();
-        let name = self.name.clone().unwrap_or_else(|| host.split('.').next().unwrap_or(&host).to_string());
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None if host.parse::<std::net::IpAddr>().is_ok() => {
+                let error = Error::new(Kind::Usage, format!("{host} is an address, and a node has a name"));
+                return Err(vec![error.hint("`--name esx-01`: the name that its certificate has, and the fleet file")]);
+            }
+            None => host.split('.').next().unwrap_or(&host).to_string(),
+        };
         let names = range::expand(&name).map_err(|why| vec![Error::new(Kind::Usage, why).hint("`--name` gives it another one")])?;
         if names.len() != 1 {
             return Err(vec![Error::new(Kind::Usage, format!("`{name}` is a range: one machine at a time"))]);
@@ -103,7 +110,12 @@ impl Ssh {
         let made = if known.is_none() { format!("  make the certificate {}/{name}.{role}\n", self.pki.display()) } else { String::new() };
         let shown = format!("{name} ({role}) at {}\n{made}{shown}Nothing has been changed.", self.machine);
         if !self.yes {
-            match printer.confirm(&shown, &|| false) {
+            if !printer.can_ask() {
+                let error = Error::new(Kind::Usage, "nobody can be asked here; nothing was changed").code("not-confirmed");
+                printer.note(&shown);
+                return Err(vec![error.hint("add `--yes`")]);
+            }
+            match printer.confirm(&shown, "go on?", &|| false) {
                 Some(true) => {}
                 Some(false) => return Err(vec![Error::new(Kind::Usage, "not confirmed; nothing was changed").code("not-confirmed")]),
                 None => {
@@ -117,11 +129,16 @@ impl Ssh {
             pki::issue_node(&self.pki, &name, role, 365, std::time::SystemTime::now()).map_err(|e| vec![Error::from(e)])?;
             wanted.certificates = self.certificates(&name, role).map_err(one)?;
         }
-        for act in acts(&machine, &wanted).map_err(one)? {
+        let acts = acts(&machine, &wanted).map_err(one)?;
+        for (at, act) in acts.iter().enumerate() {
             printer.note(&format!("  {act}"));
-            visit.act(&act).map_err(one)?;
+            if let Err(error) = visit.act(act) {
+                // What lies there for a while, a key perhaps, does not stay.
+                acts[at..].iter().filter(|act| act.tidies()).for_each(|act| drop(visit.act(act)));
+                return Err(vec![error]);
+            }
         }
-        let address = self.address.clone().unwrap_or_else(|| format!("{host}:7443"));
+        let address = self.address.clone().unwrap_or_else(|| crate::discover::agent_at(&host));
         let target = Target { address: address.clone(), node: name.clone(), role };
         let answer = block_on(async {
             let connection = crate::inventory::patient(&operator, &target, ANSWER).await?;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  vsgpu config                           what counts, and why\n  vsgpu config add prod ~/gpu/fleet.yaml\n  vsgpu config use prod\n  vsgpu --context lab plan\n\nWhat counts more: FLEET and --pki, VSGPU_FLEET and VSGPU_PKI, --context, VSGPU_CONTEXT,\n./fleet.yaml, the current context."
+    after_help = "Examples:\n  vsgpu config                           what counts, and why\n  vsgpu config add prod ~/gpu/fleet.yaml\n  vsgpu config use prod\n  vsgpu --context lab plan\n\nWhat counts more: FLEET and --pki, --context, VSGPU_FLEET and VSGPU_PKI, VSGPU_CONTEXT,\n./fleet.yaml, the current context."
 )]
 pub(super) struct Config {
     #[command(subcommand)]
@@ -56,6 +56,11 @@ impl Config {
                 }
                 let fleet = absolute(fleet)?;
                 crate::files::open(&fleet).map_err(one)?;
+                if let Some(known) = file.contexts.get(&name) {
+                    let error =
+                        Error::new(Kind::Usage, format!("context {name} is there already: {}", known.fleet.display())).code("config");
+                    return Err(vec![error.hint(format!("`vsgpu config remove {name}` first"))]);
+                }
                 file.contexts.insert(name.clone(), Context { fleet, pki: pki.map(absolute).transpose()? });
                 file.current.get_or_insert_with(|| name.clone());
                 format!("context {name} added")
@@ -78,7 +83,7 @@ impl Config {
     }
 
     fn show(printer: &Printer, chosen: &Chosen, around: &Surroundings, file: &File) -> Ended {
-        let choice = choose(None, None, chosen.context.as_deref(), around, file).map_err(|e| vec![e])?;
+        let choice = choose(None, None, chosen.context.as_deref(), around, &|| Ok(file.clone())).map_err(|e| vec![e])?;
         let mut rows = vec![vec!["fleet".into(), choice.fleet.value.display().to_string(), choice.fleet.from.clone()]];
         rows.push(match &choice.pki {
             Some(pki) => vec!["pki".into(), pki.value.display().to_string(), pki.from.clone()],

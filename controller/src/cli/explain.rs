@@ -28,6 +28,8 @@ impl Explain {
             printer.show(render::Answer { names, ..render::Answer::new(pages.into(), render::columns(&rows)) });
             return Ok(Exit::Done);
         };
+        // As it is copied from a screen.
+        let code = code.strip_prefix("error[").and_then(|c| c.strip_suffix(']')).unwrap_or(&code).to_string();
         match explain::page(&code) {
             Some(text) => {
                 printer.answer(&json!({ "code": code, "text": text }), &format!("{code}\n\n{text}"));

@@ -138,8 +138,7 @@ impl FleetArg {
     /// Which fleet is meant.
     pub(crate) fn choice(&self, chosen: &Chosen) -> Result<Choice, Error> {
         let around = Surroundings::here();
-        let config = Config::read(&around.file)?;
-        choose(self.fleet.as_deref(), self.pki.as_deref(), chosen.context.as_deref(), &around, &config)
+        choose(self.fleet.as_deref(), self.pki.as_deref(), chosen.context.as_deref(), &around, &|| Config::read(&around.file))
     }
 
     /// Reads the fleet file, and with `files` also the files that it names.
@@ -234,7 +233,7 @@ pub fn main() -> ExitCode {
         printer.errors(&errors);
         worst(&errors)
     });
-    exit.into()
+    if printer.was_cut() { Exit::Not(Kind::Internal).into() } else { exit.into() }
 }
 
 /// The exit status for several errors: the one a person has to act on most.

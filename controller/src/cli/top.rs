@@ -13,7 +13,7 @@ use std::time::Duration;
 use vsgpu_proto::scrape::Pages as _;
 
 #[derive(Args)]
-#[command(after_help = "Examples:\n  vsgpu top\n  vsgpu top --once -o json")]
+#[command(after_help = "Examples:\n  vsgpu top\n  vsgpu top --once")]
 pub(super) struct Top {
     #[command(flatten)]
     fleet: FleetArg,
@@ -38,13 +38,7 @@ impl Top {
             let lines: Vec<&str> =
                 seen.head.iter().map(String::as_str).chain([""]).chain(seen.lines.iter().map(|l| l.text.as_str())).collect();
             let text = lines.join("\n");
-            let names = seen
-                .lines
-                .iter()
-                .filter(|l| !l.text.starts_with(' '))
-                .filter_map(|l| l.text.split_whitespace().next())
-                .map(String::from)
-                .collect();
+            let names = seen.names.clone();
             printer.show(Answer { names, ..Answer::new(json!(seen), text) });
             return Ok(Exit::Done);
         }

@@ -73,8 +73,15 @@ impl<'a> Walk<'a> {
             word,
             now,
         };
-        let mut stage =
-            Stage { printer, yes: self.yes, max_hosts: self.max_hosts, word: heard, history: History::of(&disk), progress: None };
+        let mut stage = Stage {
+            printer,
+            yes: self.yes,
+            max_hosts: self.max_hosts,
+            word: heard,
+            question: format!("go on with {}?", fleet.file.display()),
+            history: History::of(&disk),
+            progress: None,
+        };
         let ended = block_on(request.run(&mut stage))?;
         if let Some(mut progress) = stage.progress.take() {
             progress.finish();
@@ -153,6 +160,8 @@ struct Stage<'a> {
     yes: bool,
     max_hosts: Option<usize>,
     word: watch::Receiver<Word>,
+    /// With the fleet in it: of several, the wrong one is the worst mistake.
+    question: String,
     /// How long steps took in earlier runs.
     history: History,
     progress: Option<Progress>,
@@ -174,7 +183,7 @@ impl Audience for Stage<'_> {
         let go_on = if self.yes {
             Some(true)
         } else {
-            self.printer.confirm(&crate::render::plan::text(&planned.plan), &|| *self.word.borrow() != Word::GoOn)
+            self.printer.confirm(&crate::render::plan::text(&planned.plan), &self.question, &|| *self.word.borrow() != Word::GoOn)
         };
         match go_on {
             Some(true) => Ok(()),
@@ -203,6 +212,8 @@ fn operators_word() -> Result<watch::Receiver<Word>, Error> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
+    // A lost ssh session is no reason to leave hosts where they are: what runs is finished, as after a polite kill.
+    signals.add(Signal::SIGHUP);
     signals.thread_block().map_err(|e| Error::new(Kind::Internal, format!("signals cannot be heard: {e}")))?;
     let (tx, rx) = watch::channel(Word::GoOn);
     std::thread::spawn(move || {

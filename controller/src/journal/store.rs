@@ -52,6 +52,13 @@ pub trait Log: Send {
 
 /// Where the runs of a fleet are kept.
 pub trait Disk: Send + Sync {
+    /// Whether runs can be seen at all: that there are none and that nobody may look are two things.
+    ///
+    /// # Errors
+    /// Where they cannot.
+    fn visible(&self) -> Result<(), Error> {
+        Ok(())
+    }
     /// Numbers of all runs, latest first.
     fn numbers(&self) -> Vec<u32>;
     /// Everything that was recorded.
@@ -79,6 +86,16 @@ impl Folder {
 }
 
 impl Disk for Folder {
+    fn visible(&self) -> Result<(), Error> {
+        match std::fs::read_dir(&self.0) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                let why = format!("{}: {e}: whether a run is unfinished is not known", self.0.display());
+                Err(Error::new(Kind::Usage, why).code("journal").hint("run vsgpu as the user who ran it before"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn numbers(&self) -> Vec<u32> {
         let number_of = |name: String| name.strip_prefix("run-")?.strip_suffix(".journal")?.parse::<u32>().ok();
         let names = std::fs::read_dir(&self.0).into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
@@ -249,6 +266,7 @@ pub fn latest(disk: &dyn Disk) -> Result<Option<Stored>, Error> {
 /// # Errors
 /// As `latest`.
 pub fn latest_where(disk: &dyn Disk, which: impl Fn(&Status) -> bool) -> Result<Option<Stored>, Error> {
+    disk.visible()?;
     for number in disk.numbers() {
         if let Some(run) = read(disk, number)?.filter(|run| which(&run.status)) {
             return Ok(Some(run));
@@ -386,7 +404,9 @@ pub struct Lock(#[expect(dead_code, reason = "held, not read")] nix::fcntl::Floc
 /// The process that is at work on this fleet now.
 pub fn at_work(folder: &Path) -> Option<i32> {
     let path = folder.join("lock");
-    (path.exists() && lock(folder).is_err_and(|e| e.kind == Kind::Blocked))
+    // Only looked at: whoever looks must neither be taken for somebody at work, nor leave his number there.
+    let free = nix::fcntl::Flock::lock(files::open(&path).ok()?, nix::fcntl::FlockArg::LockSharedNonblock);
+    matches!(free, Err((_, nix::errno::Errno::EWOULDBLOCK)))
         .then(|| files::read_text(&path, 64).ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default())
 }
 
@@ -396,7 +416,18 @@ pub fn at_work(folder: &Path) -> Option<i32> {
 /// Where another `apply` holds it.
 pub fn lock(folder: &Path) -> Result<Lock, Error> {
     let path = folder.join("lock");
-    match nix::fcntl::Flock::lock(files::append(&path)?, nix::fcntl::FlockArg::LockExclusiveNonblock) {
+    let mut taken = nix::fcntl::Flock::lock(files::append(&path)?, nix::fcntl::FlockArg::LockExclusiveNonblock);
+    // Somebody may be looking whether it is held, for a moment.
+    for _ in 0..10 {
+        match taken {
+            Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                taken = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock);
+            }
+            _ => break,
+        }
+    }
+    match taken {
         Ok(mut held) => {
             // Who it is, for `vsgpu abort`. Nothing depends on it being durable.
             let noted = held.set_len(0).and_then(|()| held.write_all(format!("{}\n", std::process::id()).as_bytes()));

@@ -40,6 +40,8 @@ pub(super) struct Board {
     /// Node and title of each step, and its seconds in earlier runs.
     steps: Vec<(usize, String, Option<f64>)>,
     over: Vec<bool>,
+    /// Done or failed while this program looked: what its pace is told by.
+    walked: Vec<bool>,
     finished: usize,
     width: usize,
     sent_before: u64,
@@ -60,7 +62,7 @@ impl Board {
             steps.push((at, step.title.clone(), history.seconds(&step.title)));
         }
         let width = nodes.iter().map(|n| n.name.len()).max().unwrap_or(0);
-        Self { over: vec![false; steps.len()], nodes, steps, finished: 0, width, sent_before: 0 }
+        Self { over: vec![false; steps.len()], walked: vec![false; steps.len()], nodes, steps, finished: 0, width, sent_before: 0 }
     }
 
     /// Node and title of a step.
@@ -76,11 +78,18 @@ impl Board {
     /// Takes an event in.
     pub fn hear(&mut self, event: &Event) {
         match event {
-            Event::Begun { before, .. } => before.iter().for_each(|step| self.end(*step, NodeState::Done)),
+            Event::Begun { before, .. } => {
+                before.iter().for_each(|step| self.end(*step, NodeState::Done));
+                self.walked.fill(false);
+            }
             Event::Ended { .. } => {}
             Event::Started { step } => {
                 let at = self.node_of(*step);
-                (self.nodes[at].state, self.nodes[at].now, self.nodes[at].sent) = (NodeState::AtWork, Some((*step, String::new())), None);
+                // What failed stays failed, whatever is still given back there.
+                if matches!(self.nodes[at].state, NodeState::Waiting | NodeState::Done) {
+                    self.nodes[at].state = NodeState::AtWork;
+                }
+                (self.nodes[at].now, self.nodes[at].sent) = (Some((*step, String::new())), None);
             }
             Event::Said { step, text } => {
                 let at = self.node_of(*step);
@@ -102,13 +111,14 @@ impl Board {
             return;
         }
         self.finished += 1;
+        self.walked[step - 1] = how != NodeState::LeftOut;
         let node = &mut self.nodes[at];
         node.over += 1;
         node.now = None;
         self.sent_before += node.sent.take().map_or(0, |(bytes, _)| bytes);
         node.state = match (node.state, how) {
             (NodeState::Failed, _) | (_, NodeState::Failed) => NodeState::Failed,
-            (_, NodeState::LeftOut) => NodeState::LeftOut,
+            (NodeState::LeftOut, _) | (_, NodeState::LeftOut) => NodeState::LeftOut,
             _ if node.over == node.steps => NodeState::Done,
             _ => NodeState::AtWork,
         };
@@ -164,7 +174,8 @@ impl Board {
     pub fn left(&self, elapsed: Duration) -> Option<String> {
         let work = |over: bool| self.steps.iter().zip(&self.over).filter(move |(_, o)| **o == over).map(|(step, _)| step.2);
         let known = self.steps.iter().filter(|(_, _, seconds)| seconds.is_some()).count();
-        let (done, left) = (work(true).flatten().sum::<f64>(), work(false).flatten().sum::<f64>());
+        let done: f64 = self.steps.iter().zip(&self.walked).filter(|(_, walked)| **walked).filter_map(|(step, _)| step.2).sum();
+        let left: f64 = work(false).flatten().sum();
         if known * 10 < self.steps.len() * 8 || done <= 0.0 || left <= 0.0 || elapsed < Duration::from_secs(2) {
             return None;
         }
@@ -184,8 +195,8 @@ mod tests {
     fn board(nodes: usize, seconds: Option<f64>) -> Board {
         let node = |n: usize| Node { name: format!("esx-{n:02}"), steps: 2, over: 0, state: NodeState::Waiting, now: None, sent: None };
         let steps: Vec<_> = (0..nodes * 2).map(|n| (n / 2, if n % 2 == 0 { "send" } else { "reboot" }.to_string(), seconds)).collect();
-        let over = vec![false; steps.len()];
-        Board { nodes: (1..=nodes).map(node).collect(), steps, over, finished: 0, width: 6, sent_before: 0 }
+        let (over, walked) = (vec![false; steps.len()], vec![false; steps.len()]);
+        Board { nodes: (1..=nodes).map(node).collect(), steps, over, walked, finished: 0, width: 6, sent_before: 0 }
     }
 
     #[test]
@@ -202,9 +213,9 @@ mod tests {
         assert_eq!(board.node_line(1), "esx-02   2/2   FAILED");
         assert_eq!(board.totals(), "0 of 3 nodes done, 1 FAILED; 3 of 6 steps");
         assert_eq!(board.bytes_sent(), 7);
-        // Three steps of a hundred seconds took sixty here: three are left.
-        assert_eq!(board.left(Duration::from_secs(60)).as_deref(), Some("about 60 s left"));
-        assert_eq!(board.left(Duration::from_secs(600)).as_deref(), Some("about 10 min left"));
+        // Two steps of a hundred seconds took sixty here (one was left out): three are left.
+        assert_eq!(board.left(Duration::from_secs(60)).as_deref(), Some("about 2 min left"));
+        assert_eq!(board.left(Duration::from_secs(600)).as_deref(), Some("about 15 min left"));
         board.hear(&Event::Started { step: 2 });
         board.hear(&Event::Said { step: 2, text: "esxcli system shutdown reboot".into() });
         assert_eq!(board.node_line(0), "esx-01   1/2   reboot: esxcli system shutdown reboot");

@@ -1,5 +1,4 @@
 //! The only code that prints. stdout carries the answer, stderr the talk; nothing needs colour to be read.
-#![expect(clippy::print_stderr, reason = "this is where printing happens")]
 
 mod board;
 mod colour;
@@ -63,12 +62,19 @@ impl Answer {
 /// Prints in one format.
 pub struct Printer {
     format: Format,
+    /// An answer could not be written.
+    cut: std::cell::Cell<bool>,
+}
+
+/// Talk, on stderr. That nobody hears it (a closed pipe, a full disk under a log) must not end a run that is under way.
+pub(crate) fn say(text: &str) {
+    let _ = write!(std::io::stderr(), "{text}");
 }
 
 impl Printer {
     /// For a format.
     pub fn new(format: Format) -> Self {
-        Self { format }
+        Self { format, cut: std::cell::Cell::new(false) }
     }
 
     /// The answer, on stdout. A closed pipe (`| head`) is no error.
@@ -80,12 +86,24 @@ impl Printer {
             Format::Name => answer.names.join("\n"),
             Format::Json | Format::Yaml => self.document(&answer.json),
         };
-        let _ = writeln!(anstream::stdout(), "{}", if self.format.is_document() { text } else { colour::paint(&text) });
+        let painted = if self.format.is_document() { text } else { colour::paint(&text) };
+        match writeln!(anstream::stdout(), "{painted}") {
+            Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
+                say(&format!("error[internal]: the answer could not be written: {why}\n"));
+                self.cut.set(true);
+            }
+            _ => {}
+        }
     }
 
     /// The answer of a verb that is not about names.
     pub fn answer(&self, json: &Value, text: &str) {
         self.show(Answer { names: vec![text.into()], ..Answer::new(json.clone(), text) });
+    }
+
+    /// Whether an answer could not be written.
+    pub fn was_cut(&self) -> bool {
+        self.cut.get()
     }
 
     fn document(&self, json: &Value) -> String {
@@ -104,14 +122,14 @@ impl Printer {
 
     /// A remark, on stderr.
     pub fn note(&self, text: &str) {
-        eprintln!("{text}");
+        say(&format!("{text}\n"));
     }
 
     /// Errors, on stderr: a sentence, the place, details, then a hint with something to type.
     pub fn errors(&self, errors: &[Error]) {
         if self.format.is_document() {
             if !errors.is_empty() {
-                eprintln!("{}", self.document(&json!({ "errors": errors })));
+                say(&format!("{}\n", self.document(&json!({ "errors": errors }))));
             }
             return;
         }
@@ -128,13 +146,13 @@ impl Printer {
 
     /// Asks a person at a terminal; a script is not asked. `None`: a person is there, but cannot see the question. `stopped`: no
     /// answer is needed any more (Ctrl-C).
-    pub fn confirm(&self, plan: &str, stopped: &dyn Fn() -> bool) -> Option<bool> {
+    pub fn confirm(&self, plan: &str, question: &str, stopped: &dyn Fn() -> bool) -> Option<bool> {
         match (std::io::stdin().is_terminal(), std::io::stderr().is_terminal()) {
             (false, _) => return Some(true),
             (true, false) => return None,
             (true, true) => {}
         }
-        eprint!("{plan}\n\ngo on? [y/N] ");
+        say(&format!("{plan}\n\n{question} [y/N] "));
         let stdin = std::io::stdin();
         let typed = || {
             use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -143,13 +161,18 @@ impl Printer {
         };
         while !typed() {
             if stopped() {
-                eprintln!();
+                say("\n");
                 return Some(false);
             }
         }
         let mut line = String::new();
         let _ = stdin.lock().read_line(&mut line);
         Some(matches!(line.trim(), "y" | "Y" | "yes"))
+    }
+
+    /// Whether there is somebody who sees a question and can answer.
+    pub(crate) fn can_ask(&self) -> bool {
+        std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
     }
 
     /// Whether progress may redraw lines.

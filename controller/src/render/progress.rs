@@ -76,7 +76,7 @@ impl Progress {
     fn print(&self, text: &str) {
         match &self.live {
             Some(live) => drop(live.bars.println(text)),
-            None => eprintln!("{text}"),
+            None => super::say(&format!("{text}\n")),
         }
     }
 
@@ -84,7 +84,7 @@ impl Progress {
     pub fn hear(&mut self, event: &Event) {
         self.board.hear(event);
         if self.format.is_document() {
-            eprintln!("{}", self.as_json(event));
+            super::say(&format!("{}\n", self.as_json(event)));
             return;
         }
         match event {

@@ -195,7 +195,10 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
     if !rows.is_empty() {
         text += &format!("{}\n\n", columns(&rows));
     }
-    text += &format!("{} of {} requirements are met", met, checks.len());
+    text += &match (checks.is_empty(), inventory.nodes.values().any(Result::is_ok)) {
+        (true, false) => "nothing was checked: no node answered".to_string(),
+        _ => format!("{} of {} requirements are met", met, checks.len()),
+    };
     let all = |c: &Check| {
         let wants = c.wants.as_ref().map(|w| format!(" -> {w}")).unwrap_or_default();
         vec![c.node.to_string(), c.requirement.clone(), if c.met { "met" } else { "NOT:" }.into(), format!("{}{wants}", c.is)]

@@ -104,7 +104,7 @@ pub fn host(root: &Path, built: &Path) -> Result<Package, String> {
         summary: "vsgpu agent of ESXi hosts on which no package may run",
         description: "Runs on a Linux machine and reaches ESXi hosts through OpenSSH: one instance of\nits unit for each host.",
         entries,
-        needs: Some(("openssh-client", "openssh-clients")),
+        needs: Some(("openssh-client, libnss-systemd", "openssh-clients")),
         scripts: vec![script("postinst")?, script("prerm")?, script("postrm")?],
     })
 }

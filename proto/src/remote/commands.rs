@@ -17,7 +17,7 @@ const RUNNING: &str = "/var/run/vsgpu/remote";
 /// Seconds from which on a command is run in the background.
 const LONG: u32 = 61;
 /// Seconds for one look at a long command; it is looked at once a second there.
-const LOOK: u32 = 10;
+const LOOK: u32 = 3;
 
 impl Remote {
     /// Runs a command to its end, its deadline or its bound on output.
@@ -33,10 +33,18 @@ impl Remote {
     /// A long command that an earlier, killed agent left running.
     pub(super) fn still_running(&self) -> Option<String> {
         let own = self.own.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.list(RUNNING).ok()?.into_iter().filter(|name| !own.contains(name)).find_map(|name| {
+        // Who cannot look must not think that nothing runs.
+        let unknown = || Some("what may run on the host, which does not answer".to_string());
+        let names = match self.list(RUNNING) {
+            Ok(names) => names,
+            Err(Trouble::NotFound(_)) => return None,
+            Err(_) => return unknown(),
+        };
+        names.into_iter().filter(|name| !own.contains(name)).find_map(|name| {
             let folder = self.word(&format!("{RUNNING}/{name}")).ok()?;
-            let said = self.script(RUNNING, &tidy(&folder), Input::Nothing, FILE).ok()?;
-            Some(String::from_utf8_lossy(&said.stdout).trim().to_string()).filter(|command| !command.is_empty())
+            let Ok(said) = self.script(RUNNING, &tidy(&folder), Input::Nothing, FILE) else { return unknown() };
+            let text = String::from_utf8_lossy(&said.stdout).into_owned();
+            Some(text.strip_prefix("runs ")?.trim().to_string())
         })
     }
 
@@ -57,7 +65,7 @@ impl Remote {
         };
         let env: String = command.env.iter().map(|(name, value)| format!("{name}={} ", quoted(value))).collect();
         let args: String = command.args.iter().map(|arg| format!(" {}", quoted(arg))).collect();
-        Ok(format!("{find}r() {{ LC_ALL=C LANG=C {env}PATH={path} \"$c\"{args}; }}\n"))
+        Ok(format!("{find}r() {{ umask 022; LC_ALL=C LANG=C {env}PATH={path} \"$c\"{args}; }}\n"))
     }
 
     fn short(&self, start: &str, command: &Command) -> Output {
@@ -89,7 +97,8 @@ impl Remote {
 
     fn begin_and_wait(&self, begin: &str, folder: &str, within: u32) -> Output {
         let deadline = self.elapsed() + Duration::from_secs(within.into());
-        match self.owned(begin, Input::Nothing, FILE) {
+        // Whatever becomes of the session, what it began is not ended with it.
+        match self.owned_as(begin, Input::Nothing, FILE, true) {
             Ok(said) if said.end == "0" => {}
             Ok(said) => return output(&said.end, &said.stdout, &said.stderr),
             // Cut while it was begun: whether it runs is seen below.
@@ -107,7 +116,9 @@ impl Remote {
              while [ ! -f \"$d/end\" ] && [ $i -lt {LOOK} ]; do kill -0 $p 2>/dev/null || break; sleep 1; i=$((i+1)); \
              [ $(($(wc -c <\"$d/out\") + $(wc -c <\"$d/err\"))) -gt {MAX_OUTPUT} ] && {{ kill -9 -$g $p 2>/dev/null; {flooded}; }}; done\n\
              if [ ! -f \"$d/end\" ]; then kill -0 $p 2>/dev/null && {running}; [ -f \"$d/end\" ] || {gone}; fi\n\
-             cat \"$d/out\"; cat \"$d/err\" >&2; read -r e <\"$d/end\"; (exit $e)",
+             read -r e <\"$d/end\"; [ -n \"$e\" ] || {gone}\n\
+             [ $(($(wc -c <\"$d/out\") + $(wc -c <\"$d/err\"))) -gt {MAX_OUTPUT} ] && {flooded}\n\
+             cat \"$d/out\"; cat \"$d/err\" >&2; (exit $e)",
             gone = self.ssh.end("gone"),
             running = self.ssh.end("running"),
             flooded = self.ssh.end("flooded"),
@@ -116,6 +127,7 @@ impl Remote {
             match self.owned(&wait, Input::Nothing, LOOK + FILE) {
                 Ok(said) if said.end == "running" => {}
                 Ok(said) => return output(&said.end, &said.stdout, &said.stderr),
+                Err(Lost::Flooded(bytes)) => return plain(Ended::Flooded(bytes)),
                 // The host reboots, or the network is away: it is asked again until the deadline.
                 Err(_) => std::thread::sleep(Duration::from_secs(2)),
             }
@@ -130,9 +142,11 @@ impl Remote {
 
 /// Takes away what is over, and says what is not: a command that runs stays. One that was not begun will not be.
 fn tidy(folder: &str) -> String {
+    // Moved away first: half of a folder must not look like one in which nothing was begun.
     format!(
-        "d={folder}; if [ ! -d \"$d\" ]; then :; elif mkdir \"$d/started\" 2>/dev/null || [ -f \"$d/end\" ]; then rm -rf \"$d\"; \
-         elif read -r p g <\"$d/process\" && kill -0 $p 2>/dev/null; then cat \"$d/command\"; else rm -rf \"$d\"; fi"
+        "d={folder}; away() {{ mv \"$d\" \"${{d%/*}}.$$\" && rm -rf \"${{d%/*}}.$$\"; }}\n\
+         if [ ! -d \"$d\" ]; then :; elif mkdir \"$d/started\" 2>/dev/null || [ -f \"$d/end\" ]; then away; \
+         elif read -r p g <\"$d/process\" && kill -0 $p 2>/dev/null; then printf 'runs '; cat \"$d/command\"; else away; fi"
     )
 }
 

@@ -46,6 +46,8 @@ pub struct Remote {
     own: Mutex<BTreeSet<String>>,
     /// A folder that goes with us.
     visit: Option<PathBuf>,
+    /// Held while this agent serves.
+    lock: Option<nix::fcntl::Flock<std::fs::File>>,
 }
 
 impl Drop for Remote {
@@ -64,15 +66,15 @@ impl Remote {
     /// # Errors
     /// A sentence.
     pub fn serve(target: &Target, tools: Option<&Path>, root: &Path, own_prefix: &str, state: &Path) -> Result<Self, String> {
-        if state.as_os_str().len() > 45 {
-            return Err(format!("--state {}: longer than 45 bytes, too long for ssh's socket in it", state.display()));
-        }
         private_folder(state)?;
         let memory = Posix::new(None, state.into());
-        let gateway = Some(own_name(&memory)?);
-        let ssh = Ssh::new(target, &state.join("ssh-%C"))?;
+        let lock = one_agent(&memory, state, target)?;
+        // A socket's path is short; where the state's is not, it lies in a folder that goes with the machine's temporary files.
+        let sockets = if state.as_os_str().len() > 45 { temporary()? } else { state.into() };
+        let ssh = Ssh::new(target, &sockets)?;
         let mut serving = Self::over(ssh, tools, root, memory);
-        (serving.own_prefix, serving.gateway) = (format!("{own_prefix}/"), gateway);
+        (serving.own_prefix, serving.gateway) = (format!("{own_prefix}/"), Some(own_name(&serving.state)?));
+        serving.lock = Some(lock);
         Ok(serving)
     }
 
@@ -81,8 +83,8 @@ impl Remote {
     /// # Errors
     /// A sentence.
     pub fn visit(target: &Target, tools: Option<&Path>, root: &Path) -> Result<Self, String> {
-        let folder = nix::unistd::mkdtemp(&std::env::temp_dir().join("vsgpu-XXXXXX")).map_err(|e| format!("no temporary folder: {e}"))?;
-        let ssh = Ssh::new(target, &folder.join("ssh"))?;
+        let folder = temporary()?;
+        let ssh = Ssh::new(target, &folder)?;
         let memory = Posix::new(None, folder.clone());
         let mut visiting = Self::over(ssh, tools, root, memory);
         visiting.visit = Some(folder);
@@ -100,6 +102,7 @@ impl Remote {
             gateway: None,
             own: Mutex::default(),
             visit: None,
+            lock: None,
         }
     }
 
@@ -138,19 +141,25 @@ impl Remote {
 
     /// Runs a script, if no other agent serves the host.
     fn owned(&self, script: &str, input: Input, within: u32) -> Result<Said, Lost> {
-        let Some(gateway) = &self.gateway else { return self.ssh.script(script, input, within) };
+        self.owned_as(script, input, within, false)
+    }
+
+    fn owned_as(&self, script: &str, input: Input, within: u32, stays: bool) -> Result<Said, Lost> {
+        let Some(gateway) = &self.gateway else { return self.ssh.script(script, input, within, stays) };
         let owner = quoted(&format!("{}{OWNER}", self.root));
         let folder = quoted(&format!("{}/var/run/vsgpu", self.root));
         let (name, other) = (quoted(gateway), self.ssh.end("other"));
-        // `set -C`: of two who find nobody, one makes the file.
+        // `set -C`: of two who find nobody, one makes the file. One that stays empty was left so by a full ramdisk.
+        let claim = format!("(set -C; echo {name} >{owner}) 2>/dev/null; read -r o <{owner}");
         let guard = format!(
             "o=; [ -f {owner} ] && read -r o <{owner}\n\
-             [ -n \"$o\" ] || {{ mkdir -p {folder} && (set -C; echo {name} >{owner}) 2>/dev/null; read -r o <{owner}; }}\n\
+             [ -n \"$o\" ] || {{ mkdir -p {folder} && {claim}; }}\n\
+             [ -n \"$o\" ] || {{ sleep 1; read -r o <{owner}; [ -n \"$o\" ] || {{ rm -f {owner}; {claim}; }}; }}\n\
              [ \"$o\" = {name} ] || {other}\n"
         );
-        let said = self.ssh.script(&format!("{guard}{script}"), input, within)?;
+        let said = self.ssh.script(&format!("{guard}{script}"), input, within, stays)?;
         if said.end == "other" {
-            let found = self.ssh.script(&format!("read -r o <{owner}; echo \"$o\""), Input::Nothing, FILE)?;
+            let found = self.ssh.script(&format!("read -r o <{owner}; echo \"$o\""), Input::Nothing, FILE, false)?;
             let found = String::from_utf8_lossy(&found.stdout).trim().to_string();
             return Err(Lost::Away(format!(
                 "{}: another agent serves this host, `{found}`, and this one is `{gateway}`: stop one of them, then remove {OWNER} on the host",
@@ -173,15 +182,19 @@ impl Remote {
     }
 
     /// Fills a temporary file beside the target by a script that writes to `"$n"`, and gives it its name.
-    fn replace(&self, path: &str, mode: u32, fill: &str, input: Input) -> Result<(), Trouble> {
+    fn replace(&self, path: &str, mode: u32, fill: &str, input: Input, within: u32) -> Result<(), Trouble> {
         let target = self.word(path)?;
-        let mode = if mode == KEEP_MODE { "[ -e \"$f\" ] || chmod 644 \"$n\"".into() } else { format!("chmod {mode:o} \"$n\"") };
+        // Until it is whole it is nobody's to read; a file whose mode is kept has it from the old one.
+        let (first, mode) = match mode {
+            KEEP_MODE => ("true", "[ -e \"$f\" ] || chmod 644 \"$n\"".into()),
+            mode => ("{ [ ! -e \"$n\" ] || chmod 600 \"$n\"; }", format!("chmod {mode:o} \"$n\"")),
+        };
         // A file that ESXi keeps over a reboot is written in place (see `Posix`).
         let script = format!(
             "f={target}; n=\"$f.vsgpu-new\"; mkdir -p \"${{f%/*}}/\" && if [ -k \"$f\" ]; then n=\"$f\"; {fill}; else rm -f \"$n\" && \
-             {{ [ ! -e \"$f\" ] || cp -p \"$f\" \"$n\"; }} && {{ {fill}; }} && {mode} && sync && mv \"$n\" \"$f\" || {{ rm -f \"$n\"; false; }}; fi"
+             {{ [ ! -e \"$f\" ] || cp -p \"$f\" \"$n\"; }} && {first} && {{ {fill}; }} && {mode} && sync && mv \"$n\" \"$f\" || {{ rm -f \"$n\"; false; }}; fi"
         );
-        let said = self.script(path, &script, input, FILE)?;
+        let said = self.script(path, &script, input, within)?;
         if said.end == "0" { Ok(()) } else { Err(failed(path, &said)) }
     }
 }
@@ -267,11 +280,13 @@ impl Shell for Remote {
         drop(sender);
         // What was cut on its way here must not become the file.
         let fill = format!("cat >\"$n\" && [ $(wc -c <\"$n\") -eq {} ]", contents.len());
-        self.replace(path, mode, &fill, Input::Pieces(pieces))
+        // A slow line is no failure: 100 kB/s at least.
+        let within = FILE + u32::try_from(contents.len() / 100_000).unwrap_or(LARGE_FILE);
+        self.replace(path, mode, &fill, Input::Pieces(pieces), within)
     }
 
     fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble> {
-        self.replace(to, mode, &format!("cat {} >\"$n\"", self.word(from)?), Input::Nothing)
+        self.replace(to, mode, &format!("cat {} >\"$n\"", self.word(from)?), Input::Nothing, LARGE_FILE)
     }
 
     fn remove(&self, path: &str) -> Result<(), Trouble> {
@@ -366,6 +381,25 @@ fn failed(path: &str, said: &Said) -> Trouble {
 
 fn random() -> String {
     format!("{:016x}", std::hash::RandomState::new().build_hasher().finish())
+}
+
+fn temporary() -> Result<PathBuf, String> {
+    nix::unistd::mkdtemp(&std::env::temp_dir().join("vsgpu-XXXXXX")).map_err(|e| format!("no temporary folder: {e}"))
+}
+
+/// One agent for a state folder, and one host: claims of two hosts must never be mixed.
+fn one_agent(memory: &Posix, state: &Path, target: &Target) -> Result<nix::fcntl::Flock<std::fs::File>, String> {
+    let known = memory.read("/target", 1024).ok().and_then(|b| String::from_utf8(b).ok());
+    match known.as_deref().map(str::trim) {
+        None | Some("") => memory.write("/target", target.destination.as_bytes(), 0o600).map_err(|e| e.to_string())?,
+        Some(known) if known == target.destination => {}
+        Some(known) => return Err(format!("--state {} belongs to {known}: each host has a folder of its own", state.display())),
+    }
+    #[expect(clippy::disallowed_methods, reason = "the agent's own state folder")]
+    let file =
+        std::fs::OpenOptions::new().create(true).append(true).open(state.join("lock")).map_err(|e| format!("{}: {e}", state.display()))?;
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock)
+        .map_err(|_| format!("--state {}: another agent runs with it", state.display()))
 }
 
 fn private_folder(folder: &Path) -> Result<(), String> {

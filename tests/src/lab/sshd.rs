@@ -92,6 +92,13 @@ impl Lab {
         self.inner.sshds.lock().unwrap()[name].clone()
     }
 
+    /// Ends the agent beside such a host for good: the host is nobody's then.
+    pub fn stop_gateway(&self, name: &str) {
+        let old = self.inner.gateways.lock().unwrap().remove(name);
+        old.into_iter().for_each(end);
+        let _ = std::fs::remove_file(self.machine(name).join("root/var/run/vsgpu/gateway"));
+    }
+
     /// Kills the agent beside such a host and starts it again.
     pub fn restart_gateway(&self, name: &str) {
         let old = self.inner.gateways.lock().unwrap().remove(name);
