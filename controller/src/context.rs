@@ -106,6 +106,13 @@ impl Surroundings {
     }
 }
 
+/// Where traces of runs go: OpenTelemetry's own variable. Nowhere, unless it is set.
+pub fn trace_endpoint() -> Option<String> {
+    let text = |name: &str| std::env::var_os(name).and_then(|v| v.into_string().ok()).filter(|v| !v.is_empty());
+    let off = text("OTEL_SDK_DISABLED").is_some_and(|v| v.eq_ignore_ascii_case("true"));
+    text("OTEL_EXPORTER_OTLP_ENDPOINT").filter(|_| !off)
+}
+
 /// A setting and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Setting<T> {

@@ -31,6 +31,7 @@ pub mod run;
 pub mod schema;
 pub mod spec;
 pub mod top;
+pub mod trace;
 pub mod yaml;
 
 use vsgpu_core::{Catalogue, Entry, Scope};

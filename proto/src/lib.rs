@@ -9,6 +9,7 @@ mod lease;
 pub mod metrics;
 pub mod offload;
 mod operations;
+pub mod otlp;
 pub mod pki;
 pub mod posix;
 mod receive;

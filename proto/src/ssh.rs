@@ -172,7 +172,7 @@ impl Ssh {
     /// there as well, with all that it started, unless `stays`.
     pub(crate) fn script(&self, script: &str, input: Input, within: u32, stays: bool) -> Result<Said, Lost> {
         let mark = &self.mark;
-        let whole = format!("umask 077; echo {mark} $$ >&2\n{script}\nprintf '\\n{mark} %s\\n' $? >&2");
+        let whole = format!("umask 077; echo {mark}- $$ >&2\n{script}\nprintf '\\n{mark} %s\\n' $? >&2");
         let whole = format!("exec sh -c {}", quoted(&whole));
         if whole.len() > LONGEST {
             return Err(Lost::Away(format!("a script of {} bytes is too long to be sent", whole.len())));
@@ -180,7 +180,7 @@ impl Ssh {
         let _place = self.place();
         let ran = self.ssh(&whole, input, within);
         let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
-        let Some((before, rest)) = stderr.split_once(&format!("{mark} ")) else {
+        let Some((before, rest)) = stderr.split_once(&format!("{mark}- ")) else {
             return Err(match ran.ended {
                 Ended::TimedOut(secs) => Lost::TimedOut(secs),
                 _ => Lost::Away(self.unreachable(&before_all(&stderr))),

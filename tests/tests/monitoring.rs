@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use vsgpu_tests::http::get;
 use vsgpu_tests::lab::small::{begin, small};
-use vsgpu_tests::lab::{free_port, programs, wait_until, workspace};
+use vsgpu_tests::lab::{Lab, files, free_port, programs, wait_until, workspace};
 use vsgpu_tests::real::skipped;
 
 /// A program that ends with the test.
@@ -205,4 +205,66 @@ fn metrics_are_never_open_beyond_this_machine_without_a_key() {
     std::fs::write(&conf, "# options\nlisten = 127.0.0.1:0\nlisten here\n").unwrap();
     let (status, said) = serve(&["--config", conf.to_str().unwrap()]);
     assert!(status == Some(2) && said.contains("agent.conf:3: `listen here` is not `name = value`"), "{said}");
+}
+
+/// One request to a collector's place: its path and its body.
+fn collect(listener: &std::net::TcpListener) -> (String, serde_json::Value) {
+    use std::io::{BufRead as _, Read as _, Write as _};
+    let (stream, _) = listener.accept().unwrap();
+    let mut reader = std::io::BufReader::new(stream.try_clone().unwrap());
+    let (mut first, mut length) = (String::new(), 0);
+    reader.read_line(&mut first).unwrap();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        if line.trim().is_empty() {
+            break;
+        }
+        if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = n.trim().parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    (&stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: application/json\r\n\r\n{}").unwrap();
+    (first, serde_json::from_slice(&body).unwrap())
+}
+
+#[test]
+fn a_run_is_a_trace_where_that_was_asked_for() {
+    let lab = Lab::new("trace");
+    lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    let wish = |policy: &str| {
+        lab.write_fleet(&format!(
+            "version: 1\nhosts:\n  esx-01:\n    address: {}\n    assignment-policy: {policy}\n",
+            lab.address("esx-01")
+        ));
+    };
+    lab.start();
+    wish("Consolidation");
+    let said = lab.expect(0, &["apply", "--yes"]);
+    assert!(!said.contains("trace"), "off unless it is asked for: {said}");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let apply = |endpoint: &str| {
+        let output = lab.command(&["apply", "--yes"]).env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    wish("Performance");
+    let collected = std::thread::spawn(move || collect(&listener));
+    let said = apply(&endpoint);
+    let (request, document) = collected.join().unwrap();
+    assert!(request.starts_with("POST /v1/traces "), "{request}");
+    let status: serde_json::Value = serde_json::from_str(&lab.expect(0, &["status", "-o", "json"])).unwrap();
+    let trace = status["trace"].as_str().unwrap();
+    assert!(said.contains(&format!("trace {trace}")), "{said}");
+    let spans = document["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap();
+    assert_eq!(spans.len(), 1 + status["steps"].as_array().unwrap().len());
+    assert!(spans.iter().all(|s| s["traceId"] == trace && s["status"]["code"] == 1), "{document}");
+    assert!(spans[1..].iter().all(|s| s["parentSpanId"] == spans[0]["spanId"] && s["name"] == "assignment-policy"), "{document}");
+    // A collector that is away costs a word and nothing else.
+    wish("Consolidation");
+    let said = apply("http://127.0.0.1:9");
+    assert!(said.contains("was not sent"), "{said}");
 }

@@ -86,6 +86,9 @@ impl<'a> Walk<'a> {
         if let Some(mut progress) = stage.progress.take() {
             progress.finish();
         }
+        if let Some(endpoint) = crate::context::trace_endpoint() {
+            send_trace(printer, &disk, &endpoint);
+        }
         match ended {
             Err(errors) => Err([errors, still_taken(fleet)].concat()),
             Ok(ended) => self.report(ended),
@@ -151,6 +154,19 @@ impl<'a> Walk<'a> {
             Exit::Done => Exit::Done,
             not => not,
         })
+    }
+}
+
+/// Hands the latest run to a collector. Whatever becomes of that, the run is what it is.
+fn send_trace(printer: &Printer, disk: &Folder, endpoint: &str) {
+    let Ok(Some(run)) = journal::latest(disk) else { return };
+    let records = journal::records(disk, run.number).unwrap_or_default();
+    let Some(document) = crate::trace::document(&records) else { return };
+    let trace = crate::trace::id(&run.status.run);
+    match block_on(vsgpu_proto::otlp::send(endpoint, document.to_string())) {
+        Ok(Ok(())) => printer.note(&format!("trace {trace}")),
+        Ok(Err(why)) => printer.note(&format!("trace {trace} was not sent: {why}")),
+        Err(_) => {}
     }
 }
 

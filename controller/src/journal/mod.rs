@@ -10,7 +10,7 @@ mod history;
 mod store;
 
 pub use history::History;
-pub use store::{Disk, Folder, Journal, Lock, Log, Store, Stored, at_work, latest, latest_where, lock, next_number, set_aside};
+pub use store::{Disk, Folder, Journal, Lock, Log, Store, Stored, at_work, latest, latest_where, lock, next_number, records, set_aside};
 
 use crate::fleet::NodeId;
 use crate::hold::{Held, Hold};

@@ -307,6 +307,14 @@ fn read(disk: &dyn Disk, number: u32) -> Result<Option<Stored>, Error> {
 
 type Commits = (Vec<Vec<Record>>, u64, Option<(u64, String)>);
 
+/// All records of a run that can be read, in their order.
+///
+/// # Errors
+/// Where the disk fails.
+pub fn records(disk: &dyn Disk, number: u32) -> Result<Vec<Record>, Error> {
+    Ok(commits(&disk.read(number)?).0.into_iter().flatten().collect())
+}
+
 /// All commits that can be read, the length up to the first that cannot, and what is wrong there if it is more than a torn end.
 pub(super) fn commits(bytes: &[u8]) -> Commits {
     let (mut all, mut at, mut good, mut bad) = (vec![], 0, 0, None::<(u64, String)>);

@@ -44,7 +44,7 @@ pub fn status(run: Option<&Stored>, at_work: bool) -> Answer {
         .map(|(step, state)| json!({ "step": step.id, "node": step.node, "title": step.title, "state": state }))
         .collect();
     let json = json!({
-        "run": run.number, "purpose": status.purpose, "begun": status.begun, "ended": status.ended.map(|(at, _)| at), "state": state,
+        "run": run.number, "trace": crate::trace::id(&status.run), "purpose": status.purpose, "begun": status.begun, "ended": status.ended.map(|(at, _)| at), "state": state,
         "damage": run.damage, "nodes": nodes, "waves": status.plan.rollout.waves, "steps": steps,
         "in-maintenance": left.in_maintenance, "stopped": left.stopped,
     });

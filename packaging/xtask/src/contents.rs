@@ -48,6 +48,10 @@ pub fn controller(root: &Path, built: &Path) -> Result<Package, String> {
         let text = read(&root.join("packaging/examples").join(example))?;
         entries.push(Entry::new(&format!("usr/share/doc/vsgpu/examples/{example}"), 0o644, text));
     }
+    for name in ["QUICKSTART.md", "UPGRADING.md", "CHANGELOG.md", "reference/fleet-file.md", "reference/requirements.md"] {
+        let text = read(&root.join("packaging").join(name))?;
+        entries.push(Entry::new(&format!("usr/share/doc/vsgpu/{name}"), 0o644, text));
+    }
     for name in ["alerts.yaml", "alerts-test.yaml", "runbooks.md", "dashboard-fleet.json", "dashboard-gpu.json"] {
         let text = read(&root.join("packaging/monitoring").join(name))?;
         entries.push(Entry::new(&format!("usr/share/vsgpu/monitoring/{name}"), 0o644, text));
