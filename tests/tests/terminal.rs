@@ -2,7 +2,7 @@
 //! a change of its size.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 use vsgpu_tests::lab::small::{fault, small};
 use vsgpu_tests::lab::terminal::{self, Terminal};
@@ -111,20 +111,20 @@ fn an_operator_at_a_terminal_is_asked_and_can_stop_it() {
     let lab = small("pty");
     // Nobody says yes.
     let terminal = Terminal::start(&lab.command(&["apply"]), 24, 80);
-    terminal.wait_for("go on? [y/N]");
+    terminal.wait_for("[y/N]");
     terminal.keys(&["n", "Enter"]);
     let (status, text) = terminal.end();
     assert!(status == Some(2) && text.contains("not confirmed"), "{text}");
     assert!(lab.changing_calls("esx-01").is_empty());
     // Ctrl-C is an answer, too.
     let terminal = Terminal::start(&lab.command(&["apply"]), 24, 80);
-    terminal.wait_for("go on? [y/N]");
+    terminal.wait_for("[y/N]");
     terminal.keys(&["C-c"]);
     assert_eq!(terminal.end().0, Some(2));
     // Somebody does, makes the window smaller, and stops it under way.
     fault(&lab, "esx-01", "esxcli software", Fault::Slow { ms: 3000 });
     let terminal = Terminal::start(&lab.command(&["apply"]), 24, 120);
-    terminal.wait_for("go on? [y/N]");
+    terminal.wait_for("[y/N]");
     terminal.keys(&["y", "Enter"]);
     let installs = || lab.changing_calls("esx-01").iter().any(|c| c.contains("software component apply"));
     wait_until("the installation runs", Duration::from_secs(60), installs);
@@ -205,4 +205,29 @@ fn top_shows_the_fleet_and_obeys_keys() {
     assert!(text.contains("AWAY") && !text.contains('\x1b'), "{text}");
     let json: serde_json::Value = serde_json::from_str(&lab.expect(0, &["top", "--once", "-o", "json"])).unwrap();
     assert!(json["lines"].as_array().is_some_and(|lines| lines.iter().any(|l| l["mood"] == "bad")));
+}
+
+#[test]
+fn a_run_outlives_whoever_listened_and_a_lost_session_stops_it_politely() {
+    let lab = small("deaf");
+    // `vsgpu apply 2>&1 | head -1`: nobody hears it any more, and it goes on to its end.
+    let mut child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    lab.expect(0, &["verify"]);
+    // An answer that cannot be written is no success.
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let cut = lab.command(&["schema"]).stdout(full).stderr(Stdio::null()).status().unwrap();
+    assert_eq!(cut.code(), Some(1));
+    // The ssh session is lost under a run: what runs is finished, nothing is begun, and it can be gone on with.
+    let lab = small("hangup");
+    fault(&lab, "esx-01", "esxcli software", Fault::Slow { ms: 3000 });
+    let mut child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let installs = || lab.changing_calls("esx-01").iter().any(|c| c.contains("software component apply"));
+    wait_until("the installation runs", Duration::from_secs(60), installs);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGHUP).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+    lab.change("esx-01", |m| m.faults.clear());
+    lab.expect(0, &["resume"]);
+    lab.expect(0, &["verify"]);
 }

@@ -39,16 +39,16 @@ struct Ssh {
     /// The machine; in a VM a user who may `sudo` will do
     #[arg(value_name = "USER@HOST[:PORT]")]
     machine: String,
-    /// Its agent: a .vib, .deb or .rpm of `cargo xtask package`
+    /// Its agent: a .vib, .deb or .rpm
     #[arg(long, value_name = "FILE")]
     package: PathBuf,
-    /// Its name in the fleet file [default: the host's first label]
+    /// Its name [default: the host's first label]
     #[arg(long)]
     name: Option<String>,
     /// Where its agent will be [default: HOST:7443]
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
-    /// Let an ESXi host take community packages (see README first)
+    /// Let a host take community packages (README!)
     #[arg(long)]
     set_acceptance_level: bool,
     #[command(flatten)]
