@@ -1,7 +1,7 @@
 //! `vsgpu bootstrap ssh`: package, enrolment, start, health, from a machine with nothing but sshd.
 
 use super::discover::Keys;
-use super::{Ended, block_on};
+use super::{Chosen, Ended, block_on, own_pki};
 use crate::bootstrap::{Visit, Wanted, acts};
 use crate::error::{Error, Exit, Kind};
 use crate::files;
@@ -12,7 +12,6 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vsgpu_proto::client::{Operator, Target};
-use vsgpu_proto::pki;
 
 /// Largest package that is sent so.
 const MAX_PACKAGE: u64 = 64 << 20;
@@ -53,9 +52,9 @@ struct Ssh {
     set_acceptance_level: bool,
     #[command(flatten)]
     keys: Keys,
-    /// Folder of the CA
-    #[arg(long, value_name = "DIR", default_value = "pki", display_order = 992)]
-    pki: PathBuf,
+    /// Folder of the CA [default: pki]
+    #[arg(long, value_name = "DIR", display_order = 992)]
+    pki: Option<PathBuf>,
     /// Do not ask before the first change
     #[arg(short, long)]
     yes: bool,
@@ -66,14 +65,15 @@ struct Ssh {
 }
 
 impl Bootstrap {
-    pub fn run(self, printer: &Printer) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
         let Way::Ssh(ssh) = self.way;
-        ssh.run(printer)
+        ssh.run(printer, chosen)
     }
 }
 
 impl Ssh {
-    fn run(self, printer: &Printer) -> Ended {
+    fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+        let pki = own_pki(self.pki.as_ref(), chosen)?;
         let one = |e: Error| vec![e];
         let target = self.keys.target(&self.machine)?;
         let host = target.host().to_string();
@@ -91,7 +91,7 @@ impl Ssh {
         }
         let bytes = files::read_bytes(&self.package, MAX_PACKAGE).map_err(one)?;
         let package = self.package.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let operator = Operator::load(&self.pki).map_err(|e| vec![Error::from(e)])?;
+        let operator = Operator::load(&pki).map_err(|e| vec![Error::from(e)])?;
         let visit = Visit::new(target, self.tools.as_deref(), &self.root).map_err(one)?;
         let machine = visit.machine().map_err(one)?;
         let role = machine.role();
@@ -103,11 +103,11 @@ impl Ssh {
             set_acceptance: self.set_acceptance_level,
             folder: format!("/tmp/vsgpu-{}", files::random_name().map_err(one)?),
         };
-        let known = self.certificates(&name, role).ok();
+        let known = certificates(&pki, &name, role).ok();
         wanted.certificates = known.clone().unwrap_or_else(|| ["ca.pem", "node.pem", "node.key"].map(|file| (file, vec![])).to_vec());
         let plan = acts(&machine, &wanted).map_err(one)?;
         let shown: String = plan.iter().map(|act| format!("  {act}\n")).collect::<String>().replace("(0 bytes, ", "(");
-        let made = if known.is_none() { format!("  make the certificate {}/{name}.{role}\n", self.pki.display()) } else { String::new() };
+        let made = if known.is_none() { format!("  make the certificate {}/{name}.{role}\n", pki.display()) } else { String::new() };
         let shown = format!("{name} ({role}) at {}\n{made}{shown}Nothing has been changed.", self.machine);
         if !self.yes {
             if !printer.can_ask() {
@@ -126,8 +126,8 @@ impl Ssh {
         }
         if known.is_none() {
             #[expect(clippy::disallowed_methods, reason = "the edge: certificates carry dates")]
-            pki::issue_node(&self.pki, &name, role, 365, std::time::SystemTime::now()).map_err(|e| vec![Error::from(e)])?;
-            wanted.certificates = self.certificates(&name, role).map_err(one)?;
+            vsgpu_proto::pki::issue_node(&pki, &name, role, 365, std::time::SystemTime::now()).map_err(|e| vec![Error::from(e)])?;
+            wanted.certificates = certificates(&pki, &name, role).map_err(one)?;
         }
         let acts = acts(&machine, &wanted).map_err(one)?;
         for (at, act) in acts.iter().enumerate() {
@@ -157,10 +157,10 @@ impl Ssh {
         printer.answer(&json!({ "node": name, "role": role, "address": address, "agent-version": described.agent_version }), &text);
         Ok(Exit::Done)
     }
+}
 
-    /// The node's certificates, as they were issued.
-    fn certificates(&self, name: &str, role: &str) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
-        let folder: &Path = &self.pki.join(format!("{name}.{role}"));
-        ["ca.pem", "node.pem", "node.key"].into_iter().map(|file| Ok((file, files::read_bytes(&folder.join(file), 1 << 20)?))).collect()
-    }
+/// The node's certificates, as they were issued.
+fn certificates(pki: &Path, name: &str, role: &str) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
+    let folder = pki.join(format!("{name}.{role}"));
+    ["ca.pem", "node.pem", "node.key"].into_iter().map(|file| Ok((file, files::read_bytes(&folder.join(file), 1 << 20)?))).collect()
 }

@@ -1,6 +1,6 @@
 //! `vsgpu ca init`: one private CA and the operator's own certificate; no openssl needed.
 
-use super::Ended;
+use super::{Chosen, Ended, own_pki};
 use crate::error::Exit;
 use crate::render::Printer;
 use clap::{Args, Subcommand};
@@ -19,15 +19,16 @@ pub(super) struct Ca {
 enum Verb {
     /// Make a CA and the operator's certificate
     Init {
-        /// Folder for them
-        #[arg(long, value_name = "DIR", default_value = "pki")]
-        pki: PathBuf,
+        /// Folder for them [default: pki]
+        #[arg(long, value_name = "DIR")]
+        pki: Option<PathBuf>,
     },
 }
 
 impl Ca {
-    pub fn run(self, printer: &Printer) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
         let Verb::Init { pki: folder } = self.verb;
+        let folder = own_pki(folder.as_ref(), chosen)?;
         #[expect(clippy::disallowed_methods, reason = "the edge: certificates carry dates")]
         pki::init(&folder, std::time::SystemTime::now()).map_err(|e| vec![e.into()])?;
         let shown = folder.display();

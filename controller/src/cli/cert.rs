@@ -1,6 +1,6 @@
 //! `vsgpu cert issue`: the folder of certificates that a node's agent needs.
 
-use super::Ended;
+use super::{Chosen, Ended, own_pki};
 use crate::error::{Error, Exit, Kind};
 use crate::range;
 use crate::render::Printer;
@@ -25,9 +25,9 @@ enum Verb {
         /// What the node is
         #[arg(long, value_enum)]
         role: Role,
-        /// Folder of the CA
-        #[arg(long, value_name = "DIR", default_value = "pki")]
-        pki: PathBuf,
+        /// Folder of the CA [default: pki]
+        #[arg(long, value_name = "DIR")]
+        pki: Option<PathBuf>,
         /// Days until they expire
         #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
         days: u32,
@@ -45,8 +45,9 @@ enum Role {
 }
 
 impl Cert {
-    pub fn run(self, printer: &Printer) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
         let Verb::Issue { name, role, pki: folder, days } = self.verb;
+        let folder = own_pki(folder.as_ref(), chosen)?;
         let role = match role {
             Role::Host => "host",
             Role::Guest => "guest",

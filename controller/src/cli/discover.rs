@@ -1,6 +1,6 @@
 //! `vsgpu discover` and `vsgpu init`: what hosts are out there, and the fleet file that follows. Both only look.
 
-use super::{Ended, block_on, worst};
+use super::{Chosen, Ended, block_on, own_pki, worst};
 use crate::discover::{self, Found};
 use crate::error::{Error, Exit, Kind};
 use crate::files;
@@ -23,9 +23,9 @@ struct Where {
     agent: Vec<String>,
     #[command(flatten)]
     keys: Keys,
-    /// Folder of certificates, for agents
-    #[arg(long, value_name = "DIR", default_value = "pki")]
-    pki: PathBuf,
+    /// Folder of certificates, for agents [default: pki]
+    #[arg(long, value_name = "DIR")]
+    pki: Option<PathBuf>,
     /// For the built-in lab: as the agents' options
     #[arg(long, hide = true)]
     tools: Option<PathBuf>,
@@ -53,7 +53,7 @@ impl Keys {
 }
 
 impl Where {
-    fn look(&self) -> Result<Vec<Found>, Vec<Error>> {
+    fn look(&self, chosen: &Chosen) -> Result<Vec<Found>, Vec<Error>> {
         let wrong = |why: String| vec![Error::new(Kind::Usage, why)];
         if self.ssh.is_empty() && self.agent.is_empty() {
             return Err(vec![Error::new(Kind::Usage, "no host was named").hint("`--ssh root@esx-01`, or `--agent esx-01=10.0.0.11:7443`")]);
@@ -66,8 +66,9 @@ impl Where {
         };
         let agents = self.agent.iter().map(agent).collect::<Result<Vec<_>, _>>()?;
         if !agents.is_empty() {
-            let operator = Operator::load(&self.pki).map_err(|e| vec![Error::from(e)])?;
-            found.extend(block_on(discover::by_agents(&agents, self.pki.clone(), &operator))??);
+            let pki = own_pki(self.pki.as_ref(), chosen)?;
+            let operator = Operator::load(&pki).map_err(|e| vec![Error::from(e)])?;
+            found.extend(block_on(discover::by_agents(&agents, pki, &operator))??);
         }
         let mut names = std::collections::BTreeSet::new();
         match found.iter().find(|host| !names.insert(host.name.clone())) {
@@ -91,8 +92,8 @@ pub(super) struct Discover {
 }
 
 impl Discover {
-    pub fn run(self, printer: &Printer) -> Ended {
-        let found = self.hosts.look()?;
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+        let found = self.hosts.look(chosen)?;
         let mut text = String::new();
         let mut json = serde_json::Map::new();
         for host in &found {
@@ -134,12 +135,12 @@ pub(super) struct Init {
 }
 
 impl Init {
-    pub fn run(self, printer: &Printer) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
         if self.out.exists() {
             let error = Error::new(Kind::Usage, format!("{}: is there already and was not touched", self.out.display())).code("file");
             return Err(vec![error.hint("`--out FILE` writes another one")]);
         }
-        let found = self.hosts.look()?;
+        let found = self.hosts.look(chosen)?;
         let errors = failures(&found);
         let hosts = found.len() - errors.len();
         if hosts == 0 {

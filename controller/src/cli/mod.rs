@@ -156,6 +156,19 @@ impl FleetArg {
     }
 }
 
+/// The folder of certificates of a verb that needs no fleet file: `--pki`, or what goes with the context that is named, or VSGPU_PKI,
+/// or `pki`.
+pub(crate) fn own_pki(option: Option<&PathBuf>, chosen: &Chosen) -> Result<PathBuf, Vec<Error>> {
+    if let Some(folder) = option {
+        return Ok(folder.clone());
+    }
+    let around = Surroundings::here();
+    let Some(name) = &chosen.context else { return Ok(around.pki.unwrap_or_else(|| "pki".into())) };
+    let config = Config::read(&around.file).map_err(|e| vec![e])?;
+    let context = config.find(name).map_err(|e| vec![e])?;
+    Ok(context.pki.clone().unwrap_or_else(|| context.fleet.with_file_name("pki")))
+}
+
 /// Everything that can end a verb early.
 pub(crate) type Ended = Result<Exit, Vec<Error>>;
 
@@ -208,9 +221,9 @@ pub fn main() -> ExitCode {
         Verb::Schema => schema::run(&printer),
         Verb::Compat(args) => args.run(&printer),
         Verb::Clone(args) => args.run(&printer, &chosen),
-        Verb::Discover(args) => args.run(&printer),
-        Verb::Init(args) => args.run(&printer),
-        Verb::Bootstrap(args) => args.run(&printer),
+        Verb::Discover(args) => args.run(&printer, &chosen),
+        Verb::Init(args) => args.run(&printer, &chosen),
+        Verb::Bootstrap(args) => args.run(&printer, &chosen),
         Verb::Facts(args) => args.run(&printer, &chosen),
         Verb::Export(args) => args.run(&printer, &chosen),
         Verb::Plan(args) => args.run(&printer, &chosen),
@@ -226,8 +239,8 @@ pub fn main() -> ExitCode {
         Verb::Config(args) => args.run(&printer, &chosen),
         Verb::Explain(args) => args.run(&printer),
         Verb::Exporter(args) => args.run(&printer, &chosen),
-        Verb::Ca(args) => args.run(&printer),
-        Verb::Cert(args) => args.run(&printer),
+        Verb::Ca(args) => args.run(&printer, &chosen),
+        Verb::Cert(args) => args.run(&printer, &chosen),
     };
     let exit = ended.unwrap_or_else(|errors| {
         printer.errors(&errors);
