@@ -85,7 +85,7 @@ fn debian_installs_upgrades_removes_and_purges_them() {
         assert!(tree.has(path), "{path}");
     }
     let page = tree.run(&["gzip", "-dc", "/usr/share/man/man1/vsgpu-apply.1.gz"]);
-    assert!(page.contains(".TH") && page.contains("fleet.yaml"), "{page}");
+    assert!(page.contains(".TH") && page.contains("tonight.plan"), "{page}");
     tree.run(&["bash", "-n", "/usr/share/bash-completion/completions/vsgpu"]);
     // The bash completion, asked as bash asks it.
     let ask = "source /usr/share/bash-completion/completions/vsgpu; COMP_WORDS=(vsgpu ap); COMP_CWORD=1; _vsgpu vsgpu ap vsgpu; echo ${COMPREPLY[@]}";
