@@ -3,6 +3,9 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use std::time::Duration;
+use vsgpu_core::{Command, Ended};
+use vsgpu_proto::remote::Remote;
+use vsgpu_proto::shell::{Incoming, NotTaken, Shell as _};
 use vsgpu_tests::lab::small::{self, begin, count, fault, small_fleet};
 use vsgpu_tests::lab::{Lab, files, sshd, wait_until};
 use vsgpu_tests::real::skipped;
@@ -204,4 +207,131 @@ fn bootstrap_brings_an_agent_to_a_bare_host() {
     // And it is one like any other: the way to the same end is the same.
     lab.expect(0, &["facts", "-n", "esx-01"]);
     bootstrap(0, &["--yes"]);
+}
+
+/// A folder with an sshd in it, and a visit to it; no lab.
+fn visit(name: &str) -> Option<(std::path::PathBuf, std::process::Child, Remote, sshd::Sshd)> {
+    if let Some(why) = sshd::why_not() {
+        skipped(&why);
+        return None;
+    }
+    let folder = std::env::temp_dir().join(format!("vsgpu-visit-{name}-{}", std::process::id()));
+    let sshd = sshd::Sshd::prepare(folder.join("ssh"), std::path::Path::new("/nonexistent"));
+    let child = sshd.start();
+    let remote = Remote::visit(&sshd.target(), None, std::path::Path::new("/")).unwrap();
+    Some((folder, child, remote, sshd))
+}
+
+#[test]
+fn what_is_sent_is_what_arrives_and_what_ends_is_over() {
+    let Some((folder, mut child, remote, sshd)) = visit("words") else { return };
+    // Everything that a shell might take for its own, and the word that frames scripts here.
+    let words = [
+        "",
+        " ",
+        "a b",
+        "it's",
+        "\"",
+        "$HOME `id` $(id)",
+        "a\nb",
+        "\\n",
+        "*",
+        "-e",
+        "~",
+        ";",
+        "&",
+        "vsgpu-0123456789abcdef 0",
+        "\u{e9}\u{4e16}",
+    ];
+    for word in words {
+        let output = remote.run(&Command::new("printf", ["%s|%s", word, word]));
+        assert_eq!((output.ended, output.stdout), (Ended::Status(0), format!("{word}|{word}")), "{word:?}");
+    }
+    let run = |script: &str, secs: u32| remote.run(&Command::new("sh", ["-c", script]).within(secs));
+    let output = run("printf out; printf err >&2; exit 3", 20);
+    assert_eq!((output.ended, output.stdout.as_str(), output.stderr.as_str()), (Ended::Status(3), "out", "err"));
+    assert_eq!(run("exit 255", 20).ended, Ended::Status(255), "which is ssh's own word for a cut connection");
+    assert_eq!(remote.run(&Command::new("no-such-program", [""])).ended, Ended::Missing);
+    assert!(matches!(run("yes garbage", 60).ended, Ended::Flooded(_)));
+    // A daemon keeps the pipe: its parent has ended all the same, and it lives on.
+    let mark = folder.join("daemon");
+    let begun = std::time::Instant::now();
+    let output = run(&format!("echo up; (sleep 6; touch {}) & exit 0", mark.display()), 5);
+    assert_eq!((output.ended, output.stdout.as_str()), (Ended::Status(0), "up\n"));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    wait_until("the daemon has lived on", Duration::from_secs(30), || mark.exists());
+    // What hangs is ended there, with its children.
+    let mark = folder.join("child");
+    assert_eq!(run(&format!("(sleep 4; touch {}) & wait", mark.display()), 1).ended, Ended::TimedOut(1));
+    let after = folder.join("after");
+    // Somebody who began later and sleeps as long is done first only where the child was ended.
+    assert_eq!(run(&format!("sleep 5; touch {}", after.display()), 20).ended, Ended::Status(0));
+    assert!(after.exists() && !mark.exists(), "its child went on");
+    // Who only looks changes nothing.
+    let looks = Remote::look(&sshd.target(), None, std::path::Path::new("/")).unwrap();
+    let file = folder.join("x").display().to_string();
+    assert!(
+        looks.write(&file, b"x", 0o600).is_err() && looks.copy("/etc/hosts", &file, 0o600).is_err() && looks.remove("/etc/hosts").is_err()
+    );
+    assert!(std::path::Path::new("/etc/hosts").exists() && !folder.join("x").exists());
+    drop((remote, looks));
+    let _ = child.kill();
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn files_arrive_whole_or_not_at_all() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let Some((folder, mut child, remote, _)) = visit("files") else { return };
+    let at = |name: &str| folder.join(name).display().to_string();
+    let mode = |name: &str| std::fs::metadata(folder.join(name)).unwrap().permissions().mode() & 0o7777;
+    let bytes: Vec<u8> = (0..20_000u32).flat_map(|n| n.to_le_bytes()).collect();
+    let odd = "a 'quoted' $name";
+    remote.write(&at(odd), &bytes, 0o640).unwrap();
+    assert_eq!((std::fs::read(folder.join(odd)).unwrap(), mode(odd)), (bytes.clone(), 0o640));
+    assert_eq!(remote.read(&at(odd), 1 << 20).unwrap(), bytes);
+    assert!(remote.read(&at(odd), 1000).is_err() && remote.read(&at("absent"), 10).is_err() && remote.read("relative", 10).is_err());
+    assert_eq!(remote.tail(&at(odd), 5000).unwrap(), bytes[bytes.len() - 5000..]);
+    assert_eq!(remote.head(&at(odd), 5).unwrap(), bytes[..5]);
+    assert_eq!(remote.size(&at(odd)).unwrap(), Some(80_000));
+    assert_eq!(remote.size(&at("absent")).unwrap(), None);
+    remote.copy(&at(odd), &at("copy"), 0o600).unwrap();
+    assert_eq!(remote.hash(&at("copy")).unwrap(), remote.hash(&at(odd)).unwrap());
+    assert!(remote.list(&folder.display().to_string()).unwrap().contains(&odd.to_string()));
+    remote.remove(&at("copy")).unwrap();
+    remote.remove(&at("copy")).unwrap();
+    // A file that ESXi keeps over a reboot is written in place: the same file, with its mode.
+    std::fs::write(folder.join("kept"), "old").unwrap();
+    std::fs::set_permissions(folder.join("kept"), std::fs::Permissions::from_mode(0o1600)).unwrap();
+    let inode = |name: &str| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(folder.join(name)).unwrap());
+    let before = inode("kept");
+    remote.write(&at("kept"), b"new", vsgpu_core::system::KEEP_MODE).unwrap();
+    assert_eq!((inode("kept"), mode("kept"), std::fs::read(folder.join("kept")).unwrap()), (before, 0o1600, b"new".to_vec()));
+    // A transfer: cut, gone on with, damaged, whole.
+    let whole = [b"#!/bin/sh\n".to_vec(), bytes].concat();
+    std::fs::write(folder.join("here"), &whole).unwrap();
+    let sha256 = remote.hash(&at("here")).unwrap();
+    let file = |sha256: &str, offset: u64| Incoming {
+        name: "package".into(),
+        target: at("there"),
+        partial: at("there.partial"),
+        size: whole.len() as u64,
+        sha256: sha256.into(),
+        offset,
+    };
+    let send = |file: &Incoming, part: &[u8]| {
+        let mut pieces = part.chunks(7000).map(bytes::Bytes::copy_from_slice);
+        remote.receive(file, &mut || pieces.next())
+    };
+    assert!(matches!(send(&file(&sha256, 0), &whole[..30_000]), Err(NotTaken::TooShort(30_000))));
+    assert!(matches!(send(&file(&sha256, 40_000), &whole[40_000..]), Err(NotTaken::Gap(30_000))));
+    assert!(!folder.join("there").exists());
+    send(&file(&sha256, 30_000), &whole[30_000..]).unwrap();
+    assert_eq!((std::fs::read(folder.join("there")).unwrap(), mode("there")), (whole.clone(), 0o700), "a program can be started");
+    assert!(matches!(send(&file(&"0".repeat(64), 0), &whole), Err(NotTaken::Damaged(_))));
+    assert!(!folder.join("there.partial").exists() && std::fs::read(folder.join("there")).unwrap() == whole);
+    assert!(matches!(send(&file(&sha256, 0), &[whole.clone(), b"more".to_vec()].concat()), Err(NotTaken::TooMuch)));
+    drop(remote);
+    let _ = child.kill();
+    std::fs::remove_dir_all(folder).unwrap();
 }

@@ -72,6 +72,16 @@ impl Sshd {
         child
     }
 
+    /// The same way, for who speaks to it without an agent.
+    pub fn target(&self) -> vsgpu_proto::ssh::Target {
+        vsgpu_proto::ssh::Target {
+            destination: format!("{}@127.0.0.1", self.user),
+            port: Some(self.port),
+            identity: Some(self.folder.join("client-key")),
+            known_hosts: Some(self.folder.join("known_hosts")),
+        }
+    }
+
     /// Options of an agent that goes this way.
     pub fn options(&self) -> Vec<String> {
         let file = |name: &str| self.folder.join(name).display().to_string();
