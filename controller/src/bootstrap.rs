@@ -4,7 +4,7 @@
 use crate::error::{Error, Kind};
 use std::path::Path;
 use vsgpu_core::{Command, Ended};
-use vsgpu_proto::remote::Remote;
+use vsgpu_proto::remote::{OWNER, Remote};
 use vsgpu_proto::shell::Shell as _;
 use vsgpu_proto::ssh::Target;
 
@@ -181,13 +181,13 @@ impl Visit {
                 return Err(Error::new(Kind::Failed, format!("{}: esxcli: {}", self.target, acceptance.both())));
             }
             // An agent elsewhere that serves this host, and one on it, would not know of each other.
-            if let Ok(gateway) = self.remote.read("/var/run/vsgpu/gateway", 1024)
+            if let Ok(gateway) = self.remote.read(OWNER, 1024)
                 && !gateway.is_empty()
             {
                 let why =
                     format!("{}: an agent elsewhere serves this host over ssh ({})", self.target, String::from_utf8_lossy(&gateway).trim());
                 return Err(Error::new(Kind::Blocked, why)
-                    .hint("stop that one and remove /var/run/vsgpu/gateway on the host, if this one is to take its place"));
+                    .hint(format!("stop that one and remove {OWNER} on the host, if this one is to take its place")));
             }
             return Ok(Machine::Esxi { acceptance: acceptance.stdout.trim().into() });
         }

@@ -4,7 +4,8 @@
 //! FLEET and --pki  >  --context  >  VSGPU_FLEET and VSGPU_PKI  >  VSGPU_CONTEXT  >  ./fleet.yaml  >  the current context  >  fleet.yaml
 //! ```
 //! A context is a name for a fleet file and its certificates. They are kept in `$XDG_CONFIG_HOME/vsgpu/config.yaml`, else in
-//! `~/.config/vsgpu/config.yaml`; `vsgpu config` shows what counts and why. Pure but for `Surroundings::here`.
+//! `~/.config/vsgpu/config.yaml`; `vsgpu config` shows what counts and why. `choose` is pure; what the environment and the file say is read here
+//! and nowhere else.
 
 use crate::error::{Error, Kind};
 use crate::{files, range, yaml};

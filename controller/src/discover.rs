@@ -9,11 +9,13 @@ use crate::{inventory, spec, yaml};
 use serde::de::DeserializeOwned;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use vsgpu_core::execute;
 use vsgpu_core::{Scope, Subject};
 use vsgpu_host_agent::host::{EsxVersion, VgpuManagerFact, VirtualMachines};
 use vsgpu_proto::client::Operator;
-use vsgpu_proto::remote::{Looking, Remote};
+use vsgpu_proto::machine::{Machine, NoBoots};
+use vsgpu_proto::remote::Remote;
 use vsgpu_proto::ssh::Target;
 
 /// Hosts looked at over ssh at once.
@@ -36,7 +38,7 @@ pub fn over_ssh(targets: Vec<Target>, tools: Option<&Path>, root: &Path) -> Vec<
     let facts: Vec<_> = vsgpu_host_agent::catalogue().facts(Scope::Host);
     let look = |target: &Target| -> Result<Seen, Error> {
         let away = |why: String| Error::new(Kind::Unreachable, why);
-        let system = Looking::at(Remote::visit(target, tools, root).map_err(away)?).map_err(away)?;
+        let system = Machine::new(Arc::new(Remote::look(target, tools, root).map_err(away)?), NoBoots);
         Ok(Seen { boot_id: String::new(), facts: execute::observe(&system, &Subject::node(), &facts) })
     };
     let mut all = vec![];

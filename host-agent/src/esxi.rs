@@ -1,4 +1,4 @@
-//! The shell of an ESXi host. Files and processes are `Shell`; what is special is the identity of a boot.
+//! An ESXi host: what is special is the identity of a boot.
 //!
 //! ESXi has no boot id (facts: esxi F1). Ours is a marker in `/var/run`, which is a ramdisk: it is gone after a reboot.
 //! Where it is not (a copy of a machine), an uptime smaller than the one last noted tells. No clock has a part in it.
@@ -7,20 +7,22 @@
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use vsgpu_core::{Command, Holder, Output, System, Trouble, esxcli};
+use vsgpu_core::{Command, Output, System, Trouble, esxcli};
+use vsgpu_proto::machine::{Boots, Machine};
 use vsgpu_proto::shell::Shell;
 
 const MARKER: &str = "/var/run/vsgpu/boot";
 /// How old the answer in memory may be before it is looked up again.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// The shell around files and processes.
+/// A host, by its shell.
 pub fn system(shell: Arc<dyn Shell>) -> Arc<dyn System> {
-    Arc::new(Esxi { shell, boot: Arc::default(), first: Mutex::default() })
+    Arc::new(Machine::new(shell, Marker::default()))
 }
 
-struct Esxi {
-    shell: Arc<dyn Shell>,
+/// The marker, and what is remembered of it.
+#[derive(Default)]
+struct Marker {
     boot: Arc<Mutex<Boot>>,
     first: Mutex<()>,
 }
@@ -71,67 +73,25 @@ fn look(shell: &dyn Shell) -> Result<String, Trouble> {
     Ok(id)
 }
 
-impl System for Esxi {
-    fn run(&self, command: &Command) -> Output {
-        self.shell.run(command)
-    }
-    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
-        self.shell.read(path, max)
-    }
-    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
-        self.shell.tail(path, max)
-    }
-    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
-        self.shell.head(path, max)
-    }
-    fn holders(&self, prefix: &str) -> Result<Vec<Holder>, Trouble> {
-        self.shell.holders(prefix)
-    }
-    fn hash(&self, path: &str) -> Result<String, Trouble> {
-        self.shell.hash(path)
-    }
-    fn list(&self, path: &str) -> Result<Vec<String>, Trouble> {
-        self.shell.list(path)
-    }
-    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Trouble> {
-        self.shell.write(path, contents, mode)
-    }
-    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble> {
-        self.shell.copy(from, to, mode)
-    }
-    fn remove(&self, path: &str) -> Result<(), Trouble> {
-        self.shell.remove(path)
-    }
-    fn boot_id(&self) -> Result<String, Trouble> {
+impl Boots for Marker {
+    fn id(&self, shell: &Arc<dyn Shell>) -> Result<String, Trouble> {
         let lock = |boot: &Arc<Mutex<Boot>>| boot.lock().map(|mut b| std::mem::replace(&mut b.looking, true)).unwrap_or(true);
         let known = self.boot.lock().ok().and_then(|b| Some((b.id.clone()?, b.looked_at)));
-        if let Some((id, at)) = known.filter(|_| !self.shell.is_remote()) {
-            if self.shell.elapsed() - at > FRESH && !lock(&self.boot) {
-                let (shell, boot) = (self.shell.clone(), self.boot.clone());
+        if let Some((id, at)) = known.filter(|_| !shell.is_remote()) {
+            if shell.elapsed() - at > FRESH && !lock(&self.boot) {
+                let (shell, boot) = (shell.clone(), self.boot.clone());
                 std::thread::spawn(move || remember(&boot, look(shell.as_ref()), shell.elapsed()));
             }
             return Ok(id);
         }
         // One first look at a time: two would each make an identity of their own.
         let _first = self.first.lock();
-        if let Some(id) = self.boot.lock().ok().and_then(|b| b.id.clone()).filter(|_| !self.shell.is_remote()) {
+        if let Some(id) = self.boot.lock().ok().and_then(|b| b.id.clone()).filter(|_| !shell.is_remote()) {
             return Ok(id);
         }
-        let id = look(self.shell.as_ref());
-        remember(&self.boot, id.clone(), self.shell.elapsed());
+        let id = look(shell.as_ref());
+        remember(&self.boot, id.clone(), shell.elapsed());
         id
-    }
-    fn kernel_release(&self) -> String {
-        self.shell.kernel_release()
-    }
-    fn now(&self) -> u64 {
-        self.shell.now()
-    }
-    fn elapsed(&self) -> Duration {
-        self.shell.elapsed()
-    }
-    fn sleep(&self, time: Duration) {
-        std::thread::sleep(time);
     }
 }
 

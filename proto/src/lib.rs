@@ -6,6 +6,7 @@ mod child;
 pub mod client;
 pub mod dial;
 mod lease;
+pub mod machine;
 pub mod metrics;
 pub mod offload;
 mod operations;

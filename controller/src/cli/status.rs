@@ -36,7 +36,7 @@ impl Status {
                 shown.clone_from(&answer.text);
                 printer.show(answer);
             }
-            if !self.watch || !at_work {
+            if !self.watch || !at_work || !printer.is_heard() {
                 return Ok(Exit::Done);
             }
             std::thread::sleep(LOOK);

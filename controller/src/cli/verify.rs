@@ -61,6 +61,9 @@ impl Verify {
                     (true, false) => Exit::Not(Kind::Differs),
                 });
             }
+            if !printer.is_heard() {
+                return Ok(Exit::Done);
+            }
             std::thread::sleep(LOOK);
         }
     }

@@ -64,6 +64,8 @@ pub struct Printer {
     format: Format,
     /// An answer could not be written.
     cut: std::cell::Cell<bool>,
+    /// Nobody reads answers any more: a closed pipe.
+    deaf: std::cell::Cell<bool>,
 }
 
 /// Talk, on stderr. That nobody hears it (a closed pipe, a full disk under a log) must not end a run that is under way.
@@ -74,7 +76,7 @@ pub(crate) fn say(text: &str) {
 impl Printer {
     /// For a format.
     pub fn new(format: Format) -> Self {
-        Self { format, cut: std::cell::Cell::new(false) }
+        Self { format, cut: std::cell::Cell::new(false), deaf: std::cell::Cell::new(false) }
     }
 
     /// The answer, on stdout. A closed pipe (`| head`) is no error.
@@ -92,7 +94,8 @@ impl Printer {
                 say(&format!("error[internal]: the answer could not be written: {why}\n"));
                 self.cut.set(true);
             }
-            _ => {}
+            Err(_) => self.deaf.set(true),
+            Ok(()) => {}
         }
     }
 
@@ -104,6 +107,11 @@ impl Printer {
     /// Whether an answer could not be written.
     pub fn was_cut(&self) -> bool {
         self.cut.get()
+    }
+
+    /// Whether whoever showed answers again and again may stop.
+    pub fn is_heard(&self) -> bool {
+        !self.cut.get() && !self.deaf.get()
     }
 
     fn document(&self, json: &Value) -> String {
@@ -147,10 +155,8 @@ impl Printer {
     /// Asks a person at a terminal; a script is not asked. `None`: a person is there, but cannot see the question. `stopped`: no
     /// answer is needed any more (Ctrl-C).
     pub fn confirm(&self, plan: &str, question: &str, stopped: &dyn Fn() -> bool) -> Option<bool> {
-        match (std::io::stdin().is_terminal(), std::io::stderr().is_terminal()) {
-            (false, _) => return Some(true),
-            (true, false) => return None,
-            (true, true) => {}
+        if !self.can_ask() {
+            return if std::io::stdin().is_terminal() { None } else { Some(true) };
         }
         say(&format!("{plan}\n\n{question} [y/N] "));
         let stdin = std::io::stdin();

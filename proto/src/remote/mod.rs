@@ -8,9 +8,6 @@
 //! The tools used are those of POSIX and of every busybox: dd, cat, ls, wc, cp, mv, rm, mkdir, chmod, kill, sleep; sha256sum or openssl.
 
 mod commands;
-mod looking;
-
-pub use looking::Looking;
 
 use crate::child::Input;
 use crate::posix::Posix;
@@ -26,7 +23,7 @@ use vsgpu_core::system::KEEP_MODE;
 use vsgpu_core::{Command, Holder, Output, Trouble};
 
 /// Whose host this is.
-const OWNER: &str = "/var/run/vsgpu/gateway";
+pub const OWNER: &str = "/var/run/vsgpu/gateway";
 /// Seconds for a file.
 const FILE: u32 = 30;
 /// Seconds for a large file, and for its hash.
@@ -46,6 +43,8 @@ pub struct Remote {
     own: Mutex<BTreeSet<String>>,
     /// A folder that goes with us.
     visit: Option<PathBuf>,
+    /// Nothing is written over there.
+    looks_only: bool,
     /// Held while this agent serves.
     lock: Option<nix::fcntl::Flock<std::fs::File>>,
 }
@@ -91,6 +90,22 @@ impl Remote {
         Ok(visiting)
     }
 
+    /// For one look: a visit that the machine answers, and that can change nothing there, whoever asks for it.
+    ///
+    /// # Errors
+    /// A sentence, where it is not reached.
+    pub fn look(target: &Target, tools: Option<&Path>, root: &Path) -> Result<Self, String> {
+        let mut looking = Self::visit(target, tools, root)?;
+        looking.looks_only = true;
+        looking.is_folder("/").map_err(|e| e.to_string())?;
+        Ok(looking)
+    }
+
+    /// Refuses a change by somebody who only looks.
+    fn may_write(&self, path: &str) -> Result<(), Trouble> {
+        if self.looks_only { Err(trouble(path, "nothing is changed by looking")) } else { Ok(()) }
+    }
+
     fn over(ssh: Ssh, tools: Option<&Path>, root: &Path, state: Posix) -> Self {
         let text = |path: &Path| path.display().to_string();
         Self {
@@ -102,6 +117,7 @@ impl Remote {
             gateway: None,
             own: Mutex::default(),
             visit: None,
+            looks_only: false,
             lock: None,
         }
     }
@@ -183,6 +199,7 @@ impl Remote {
 
     /// Fills a temporary file beside the target by a script that writes to `"$n"`, and gives it its name.
     fn replace(&self, path: &str, mode: u32, fill: &str, input: Input, within: u32) -> Result<(), Trouble> {
+        self.may_write(path)?;
         let target = self.word(path)?;
         // Until it is whole it is nobody's to read; a file whose mode is kept has it from the old one.
         let (first, mode) = match mode {
@@ -293,11 +310,13 @@ impl Shell for Remote {
         if self.is_own(path) {
             return self.state.remove(path);
         }
+        self.may_write(path)?;
         let said = self.script(path, &format!("rm -f {}", self.word(path)?), Input::Nothing, FILE)?;
         if said.end == "0" { Ok(()) } else { Err(failed(path, &said)) }
     }
 
     fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<bytes::Bytes>) -> Result<(), NotTaken> {
+        self.may_write(&file.partial)?;
         let have = self.size(&file.partial)?.unwrap_or(0);
         if have < file.offset {
             return Err(NotTaken::Gap(have));
