@@ -67,6 +67,7 @@ fn colour_is_only_for_terminals_and_obeys() {
     assert!(at(&[]).contains("\x1b["), "a terminal has colour");
     assert!(!at(&[("NO_COLOR", "1")]).contains("\x1b["), "NO_COLOR");
     assert!(!at(&[("TERM", "dumb")]).contains("\x1b["), "a dumb terminal");
+    assert!(!at(&[("TERM", "dumb"), ("CI", "true")]).contains("\x1b["), "a dumb terminal of a build machine");
 }
 
 #[test]

@@ -28,7 +28,7 @@ use crate::context::{Choice, Config, Surroundings, choose};
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::Fleet;
 use crate::journal::Folder;
-use crate::render::{Format, Printer};
+use crate::render::{Format, Printer, colour};
 use crate::{error, journal, spec};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -207,6 +207,7 @@ pub(crate) fn leftovers(fleet: &Fleet) -> Result<crate::plan::Leftovers, Vec<Err
 
 /// The program.
 pub fn main() -> ExitCode {
+    colour::leave_to_terminals_that_can();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

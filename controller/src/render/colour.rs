@@ -1,5 +1,5 @@
 //! Colour: a help for eyes, never needed. Whether it is shown is the streams' business (`anstream`: only on a terminal that can,
-//! never with NO_COLOR, always with CLICOLOR_FORCE); here it is only said where.
+//! never with NO_COLOR, always with CLICOLOR_FORCE); here it is said where, and what a dumb terminal is.
 
 use anstyle::{AnsiColor, Style};
 
@@ -9,6 +9,15 @@ const HINT: Style = AnsiColor::Cyan.on_default();
 
 /// Words that stand out wherever they are; they are written so nowhere else.
 const LOUD: [&str; 6] = ["FAILED", "NOT READABLE", "NOT:", "CRITICAL", "STARTED", "IS STILL IN MAINTENANCE MODE"];
+
+/// A terminal that says it cannot, cannot: the streams would give it colour nevertheless where `CI` is set. Said once, before the first
+/// word.
+pub fn leave_to_terminals_that_can() {
+    let forced = std::env::var_os("CLICOLOR_FORCE").is_some_and(|v| !v.is_empty());
+    if !forced && std::env::var_os("TERM").is_none_or(|term| term == "dumb") {
+        anstream::ColorChoice::Never.write_global();
+    }
+}
 
 /// The text with styles.
 pub(super) fn paint(text: &str) -> String {

@@ -1,7 +1,7 @@
 //! The only code that prints. stdout carries the answer, stderr the talk; nothing needs colour to be read.
 
 mod board;
-mod colour;
+pub mod colour;
 mod health;
 pub mod plan;
 pub mod progress;
