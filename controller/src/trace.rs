@@ -6,6 +6,7 @@ use crate::journal::{How, Record};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
+use vsgpu_proto::traceparent::TraceParent;
 
 /// Trace id of a run: 32 hexadecimal digits.
 pub fn id(run: &str) -> String {
@@ -16,6 +17,11 @@ fn digest(words: &[&str], bytes: usize) -> String {
     let mut hash = Sha256::new();
     words.iter().for_each(|word| hash.update(format!("{}:{word}", word.len())));
     vsgpu_proto::posix::hex(&hash.finalize()[..bytes])
+}
+
+/// Where a step belongs that has failed so often before: what the agent is told, and what `document` says about it.
+pub fn parent(run: &str, step: usize, failures: u32) -> TraceParent {
+    TraceParent { trace: id(run), span: digest(&["step", run, &step.to_string(), &failures.to_string()], 8) }
 }
 
 fn nanos(seconds: u64) -> String {
@@ -33,15 +39,14 @@ pub fn document(records: &[Record]) -> Option<Value> {
     let trace = id(run);
     let root = digest(&["run", run], 8);
     let mut spans = vec![];
-    let mut open: BTreeMap<usize, (u64, usize)> = BTreeMap::new();
-    let mut tries: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut open: BTreeMap<usize, u64> = BTreeMap::new();
+    let mut failures: BTreeMap<usize, u32> = BTreeMap::new();
     let (mut last, mut ended, mut failed) = (*begun, None, 0);
     for record in records {
         let (at, step, error) = match record {
             Record::Started { at, step, .. } => {
-                let tried = tries.entry(*step).or_default();
-                *tried += 1;
-                open.insert(*step, (*at, *tried));
+                // Begun again by the next process of this run, it is still the same operation at the agent.
+                open.entry(*step).or_insert(*at);
                 last = last.max(*at);
                 continue;
             }
@@ -54,12 +59,17 @@ pub fn document(records: &[Record]) -> Option<Value> {
             Record::Planned { .. } | Record::Released { .. } => continue,
         };
         last = last.max(at);
-        failed += usize::from(error.is_some());
-        let (from, tried) = open.remove(&step).unwrap_or((at, 0));
+        let from = open.remove(&step).unwrap_or(at);
+        let before = failures.entry(step).or_default();
+        let span = parent(run, step, *before).span;
+        if error.is_some() {
+            *before += 1;
+            failed += 1;
+        }
         let Some(planned) = step.checked_sub(1).and_then(|n| plan.steps.get(n)) else { continue };
         let status = error.map_or_else(|| json!({ "code": 1 }), |message| json!({ "code": 2, "message": message }));
         spans.push(json!({
-            "traceId": trace, "spanId": digest(&["step", run, &step.to_string(), &tried.to_string()], 8), "parentSpanId": root,
+            "traceId": trace, "spanId": span, "parentSpanId": root,
             "name": planned.title, "kind": 1, "startTimeUnixNano": nanos(from), "endTimeUnixNano": nanos(at.max(from)),
             "attributes": attributes(&[("vsgpu.node", planned.node.clone().into()), ("vsgpu.step", step.to_string())]),
             "status": status,

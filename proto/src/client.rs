@@ -2,8 +2,10 @@
 //! say whether the node is away, is somebody else, or refuses us.
 
 pub use crate::dial::Operator;
+use crate::traceparent::TraceParent;
 use crate::v1::{self, agent_client::AgentClient, artifact_part::Part};
 use crate::{CHUNK, CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW};
+use std::collections::BTreeMap;
 use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -82,6 +84,8 @@ pub struct Call {
     pub look_again: bool,
     /// Seconds for all of it; 0: each command has only its own deadline.
     pub deadline_secs: u32,
+    /// Where it belongs in the run's trace.
+    pub trace: TraceParent,
     /// Requirements of the node, with their specs, that must still be met.
     pub still: Vec<(String, serde_json::Value)>,
 }
@@ -94,6 +98,7 @@ impl Call {
             events_heard: self.heard,
             look_again: self.look_again,
             deadline_secs: self.deadline_secs,
+            traceparent: self.trace.to_string(),
         }
     }
     fn still(&self) -> Vec<v1::Wish> {
@@ -184,9 +189,24 @@ impl Connection {
 
     /// Asks who it is.
     pub async fn describe(&self, within: Duration) -> Result<Description, CallError> {
-        let reply = self.call(within, self.client.clone().describe(v1::DescribeRequest {})).await?;
+        let reply = self.call(within, self.client.clone().describe(v1::DescribeRequest { schemas: false })).await?;
         let known = reply.requirements.into_iter().map(|k| (k.scope, k.name)).collect();
         Ok(Description { agent_version: reply.agent_version, boot_id: reply.boot_id, known })
+    }
+
+    /// JSON Schema of the spec of every requirement that the agent knows, by scope and name.
+    ///
+    /// # Errors
+    /// Where it is away, or what it says is no JSON.
+    pub async fn schemas(&self, within: Duration) -> Result<BTreeMap<(String, String), serde_json::Value>, CallError> {
+        let reply = self.call(within, self.client.clone().describe(v1::DescribeRequest { schemas: true })).await?;
+        let read = |known: v1::Known| {
+            let schema = serde_json::from_str(&known.schema_json).map_err(|e| {
+                CallError::Failed(format!("{}: its schema of `{}` cannot be read: {e}", self.target.node, known.name))
+            })?;
+            Ok(((known.scope, known.name), schema))
+        };
+        reply.requirements.into_iter().map(read).collect()
     }
 
     /// The agent's page of metrics.

@@ -21,6 +21,7 @@ mod service;
 pub mod shell;
 pub mod ssh;
 mod tls;
+pub mod traceparent;
 
 /// Generated from `agent.proto`.
 #[allow(

@@ -8,6 +8,7 @@ use crate::offload::Offload;
 use crate::operations::{Operation, Operations};
 use crate::receive;
 use crate::shell::Shell;
+use crate::traceparent::TraceParent;
 use crate::v1::{self, agent_server};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -177,13 +178,16 @@ fn operate(
     if call.operation.is_empty() || call.operation.len() > 1000 {
         return Err(Status::invalid_argument("the operation has no name"));
     }
+    let fence = call.fence.unwrap_or_default();
+    let trace = TraceParent::parse(&call.traceparent).unwrap_or_default();
+    let span = tracing::info_span!("operation", name = call.operation, holder = fence.holder, trace_id = trace.trace, span_id = trace.span);
     let (operation, new) = node.operations.begin(&call.operation, call.look_again, what);
     if new || planted(Bug::AskedTwiceRunsTwice) {
         let (node, ending) = (node.clone(), operation.clone());
         tokio::spawn(async move {
             let work = {
                 let (node, operation) = (node.clone(), ending.clone());
-                move || run(&node, rpc, &on, &operation, act)
+                move || span.in_scope(|| run(&node, rpc, &on, &operation, act))
             };
             let outcome =
                 node.offload.run(work).await.unwrap_or_else(|bug| Outcome::failed(format!("the agent failed: {}", bug.message())));
@@ -233,12 +237,13 @@ impl agent_server::Agent for Service {
     type ApplyStream = Events;
     type ActivateStream = Events;
 
-    async fn describe(&self, _: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeReply>, Status> {
-        blocking(&self.0, "Describe", |node| {
+    async fn describe(&self, request: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeReply>, Status> {
+        let schemas = request.into_inner().schemas;
+        blocking(&self.0, "Describe", move |node| {
             let known = |e: &Entry| v1::Known {
                 name: e.name.into(),
                 scope: serde_json::to_value(e.scope).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default(),
-                schema_json: (e.schema)().to_string(),
+                schema_json: if schemas { (e.schema)().to_string() } else { String::new() },
             };
             Ok(v1::DescribeReply {
                 agent_version: env!("CARGO_PKG_VERSION").into(),

@@ -311,6 +311,7 @@ impl<'a> Run<'a> {
             id,
             was: self.status.steps[id - 1].clone(),
             operation: format!("{}/{id}/{}", self.status.run, self.status.failures(id)),
+            trace: crate::trace::parent(&self.status.run, id, self.status.failures(id)),
             // Giving back is right whatever became of the rest.
             still: if gives_back(step) { vec![] } else { self.still(step) },
             catalogue: self.catalogue.clone(),

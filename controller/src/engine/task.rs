@@ -21,6 +21,7 @@ use vsgpu_core::{Artifact, Catalogue, Entry};
 use vsgpu_host_agent::host::MAINTENANCE_MODE;
 use vsgpu_host_agent::vm::POWER;
 use vsgpu_proto::client::{Call, CallError, Connection, Target};
+use vsgpu_proto::traceparent::TraceParent;
 use vsgpu_proto::v1::ArtifactId;
 
 /// Longest wait for the answer of an agent beyond what the step itself may take.
@@ -45,6 +46,8 @@ pub(super) struct Task {
     pub(super) was: StepState,
     /// Name of the operation at the agent.
     pub(super) operation: String,
+    /// Where it belongs in the run's trace.
+    pub(super) trace: TraceParent,
     /// What must still be so on the node.
     pub(super) still: Vec<(String, Value)>,
     pub(super) catalogue: Arc<Catalogue>,
@@ -113,6 +116,7 @@ impl Task {
             // Begun by an earlier process of this run: what runs still is listened to, what has ended is looked at again.
             look_again: matches!(self.was, StepState::Started { .. }),
             deadline_secs: self.step().deadline_secs,
+            trace: self.trace.clone(),
             still: self.still.clone(),
         }
     }

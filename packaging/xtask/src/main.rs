@@ -108,7 +108,7 @@ fn package(out: &Path, only: &[Kind], dev: bool) -> Result<(), String> {
         Ok::<_, String>(())
     };
     if only.contains(&Kind::Esxi) {
-        let mut build = Command::new(root.join("packaging/esxi/build-static"));
+        let mut build = at_a_prompt(root.join("packaging/esxi/build-static"));
         build.args(dev.then_some("--dev"));
         let agent = run(&mut build).map_err(|why| format!("{why}; the packages for Linux alone: --only linux"))?;
         let agent = root.join(agent);
@@ -122,7 +122,7 @@ fn package(out: &Path, only: &[Kind], dev: bool) -> Result<(), String> {
         put(format!("{}-{}-offline_bundle.zip", vib::NAME, vib.descriptor.version), bundle::build(&vib, &date)?)?;
     }
     if only.contains(&Kind::Linux) {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut cargo = at_a_prompt(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(["build", "--quiet", "--locked"]).args((!dev).then_some("--release")).current_dir(&root);
         cargo.args(["-p", "vsgpu", "-p", "vsgpu-host-agent", "-p", "vsgpu-guest-agent", "-p", "vsgpu-cuda-proof"]);
         run(&mut cargo)?;
@@ -145,6 +145,18 @@ fn package(out: &Path, only: &[Kind], dev: bool) -> Result<(), String> {
         println!("{:>8.1} MiB  {}", bytes as f64 / f64::from(1 << 20), path.display());
     }
     Ok(())
+}
+
+/// A program as one calls it at a prompt: what `cargo xtask` says about this package would make build scripts of others run anew.
+fn at_a_prompt(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    let ours = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_", "CARGO_RUSTC_"];
+    for (name, _) in std::env::vars_os() {
+        if ours.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 fn stripped(from: &Path, to: &Path) -> Result<PathBuf, String> {

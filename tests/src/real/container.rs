@@ -9,6 +9,15 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+/// Two systemds in one control group would stop each other's services: each container gets a group of its own.
+const INTO_ITS_GROUP: &str = r#"
+for tree in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
+    [ ! -e $tree/cgroup.procs ] || { mkdir -p $tree/$0 && echo $$ >$tree/$0/cgroup.procs; }
+done
+exec systemd-nspawn "$@"
+"#;
+const GROUPS_GONE: &str = r#"find /sys/fs/cgroup/systemd/$0 /sys/fs/cgroup/unified/$0 /sys/fs/cgroup/$0 -depth -type d -exec rmdir {} +"#;
+
 /// A running container. Dropping it ends everything and gives back mounts and namespaces.
 pub struct Container {
     pub name: String,
@@ -123,8 +132,8 @@ impl Container {
 
     fn spawn(name: &str, root: &Path, namespace: &str, console: &Path) -> Child {
         let console = std::fs::OpenOptions::new().create(true).append(true).open(console).unwrap();
-        let mut nspawn = Command::new("systemd-nspawn");
-        nspawn.args(["--quiet", "--register=no", "--keep-unit", "--boot", "--console=pipe", "--resolv-conf=off", "--timezone=off"]);
+        let mut nspawn = Command::new("sh");
+        nspawn.args(["-c", INTO_ITS_GROUP, namespace]).args(["--quiet", "--register=no", "--keep-unit", "--boot", "--console=pipe", "--resolv-conf=off", "--timezone=off"]);
         nspawn
             .arg("--directory")
             .arg(root)
@@ -168,6 +177,14 @@ impl Container {
 
     fn answers(&self) {
         wait_until(&format!("what answers in {} listens\n{}", self.name, self.console()), Duration::from_secs(60), || self.listens());
+        wait_until(&format!("the simulated silicon of {} is in place", self.name), Duration::from_secs(30), || self.silicon().0);
+    }
+
+    /// Whether what stands for the GPU, and for the kernel that is said to run, is where programs look for it; and what is there.
+    fn silicon(&self) -> (bool, String) {
+        let (active, status) = self.run(&["systemctl", "status", "--no-pager", "--full", "stand-in-silicon"]);
+        let (_, mounts) = self.run(&["grep", "stand-in", "/proc/self/mountinfo"]);
+        (active && ["pci", "osrelease"].iter().all(|what| mounts.contains(what)), status + &mounts)
     }
 
     /// Process id of its systemd.
@@ -253,11 +270,13 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- console of {}\n{}", self.name, self.console());
+            let silicon = self.init().map_or_else(|| "it does not run".into(), |_| self.silicon().1);
+            eprintln!("--- console of {}\n{}\n--- its silicon\n{silicon}", self.name, self.console());
         }
         self.power_cut();
         let _ = self.proxy.kill();
         let _ = self.proxy.wait();
+        let _ = Command::new("sh").args(["-c", GROUPS_GONE, &self.namespace()]).stderr(Stdio::null()).status();
         let _ = Command::new("ip").args(["netns", "del", &self.namespace()]).status();
         let _ = Command::new("umount").args(["-R", "-l"]).arg(&self.root).status();
         if !std::thread::panicking() || std::env::var_os("VSGPU_KEEP_LAB").is_none() {

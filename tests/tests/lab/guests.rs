@@ -1,6 +1,5 @@
 //! Guests in the lab (simulated machines, real agents and controller): several toolkits, containers, a kernel update, health,
 //! figures of a proof and a baseline from them.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
 
 use vsgpu_tests::lab::{Lab, files};
 

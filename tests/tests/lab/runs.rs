@@ -1,5 +1,4 @@
 //! Runs that are stopped, paused, given up, taken back, disturbed: real processes on the lab.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
 use std::time::Duration;
 use vsgpu_tests::lab::small::{begin, count, end, fault, small, small_fleet};

@@ -1,8 +1,7 @@
 //! Kills of real processes on the lab: controller and agents, at random, and a controller that is stopped past its lease. The
 //! simulated machines count what was done to them: nothing is lost, nothing is done twice.
 //!
-//! `VSGPU_KILLS=1000 cargo test -p vsgpu-tests --test kills -- --nocapture` is the long form; `VSGPU_SEED=N` replays one.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
+//! `VSGPU_KILLS=1000 cargo test -p vsgpu-tests --test lab kills:: -- --nocapture` is the long form; `VSGPU_SEED=N` replays one.
 
 use std::time::{Duration, Instant};
 use vsgpu_tests::lab::small::{begin, count, end, small};

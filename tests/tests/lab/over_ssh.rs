@@ -1,6 +1,5 @@
 //! Hosts on which no program of ours may run: the host agent reaches them through OpenSSH. A real sshd, real ssh, busybox as the
 //! far shell; only the host's own tools are simulated. Skipped visibly where one of these is not here.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use std::time::Duration;
 use vsgpu_core::{Command, Ended};

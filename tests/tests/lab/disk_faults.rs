@@ -1,6 +1,5 @@
 //! The operator's disk fails under the real controller: EIO at a flush, ENOSPC at a write, by system-call injection. The run
 //! stops before the effect that could not be recorded, says so, and is gone on with.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
 use serde_json::Value;
 use std::process::{Command, Stdio};

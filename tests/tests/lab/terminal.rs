@@ -1,6 +1,5 @@
 //! What people see at a terminal: help that fits a screen, colour and its rules, formats, and a real pseudo-terminal with Ctrl-C and
 //! a change of its size.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;

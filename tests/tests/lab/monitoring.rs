@@ -1,6 +1,5 @@
 //! What monitoring systems get: a real Prometheus scrapes the lab, its own tools judge the alerts, and every query of the dashboards is
 //! asked of it.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
 use serde_json::Value;
 use std::path::PathBuf;
@@ -263,6 +262,10 @@ fn a_run_is_a_trace_where_that_was_asked_for() {
     assert_eq!(spans.len(), 1 + status["steps"].as_array().unwrap().len());
     assert!(spans.iter().all(|s| s["traceId"] == trace && s["status"]["code"] == 1), "{document}");
     assert!(spans[1..].iter().all(|s| s["parentSpanId"] == spans[0]["spanId"] && s["name"] == "assignment-policy"), "{document}");
+    // The agent's log names the run's trace and the step's span.
+    let log = std::fs::read_to_string(lab.machine("esx-01").join("agent.log")).unwrap();
+    let marks = [format!("trace_id=\"{trace}\""), format!("span_id={}", spans[1]["spanId"])];
+    assert!(log.lines().any(|l| marks.iter().all(|mark| l.contains(mark))), "{marks:?}\n{log}");
     // A collector that is away costs a word and nothing else.
     wish("Consolidation");
     let said = apply("http://127.0.0.1:9");

@@ -1,5 +1,4 @@
 //! The main job end to end, on the lab: real processes, real gRPC over mutual TLS, simulated tools.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
 use std::process::Stdio;
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! Whole GPUs, the host's GPU settings, clones and the gate, on the lab: real processes, real gRPC, simulated tools.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
 use vsgpu_tests::lab::{Lab, files};
 use vsgpu_tests::sim::state::Gpu;

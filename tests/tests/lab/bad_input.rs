@@ -1,5 +1,4 @@
 //! Bad input, each with its clear error: fleet files, operator's files, certificates, agents and tools that fail.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
 use serde_json::Value;
 use std::path::Path;
@@ -327,6 +326,10 @@ fn an_unknown_requirement_is_said_by_name() {
             .apply(None, "graphics-type", &serde_json::json!("Wrong"), None, &mut vsgpu_proto::client::Call::default(), second, &mut |_| {})
             .await
             .unwrap_err();
+        // What it does know it publishes, as this build's own catalogue has it.
+        let known = connection.schemas(second).await.unwrap();
+        let own: Vec<_> = vsgpu_host_agent::catalogue().entries.iter().map(|e| (e.schema)()).collect();
+        assert!(known.len() == own.len() && own.iter().all(|schema| known.values().any(|k| k == schema)), "{known:#?}");
         format!("{unknown}\n{spec}")
     });
     assert!(

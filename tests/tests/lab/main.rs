@@ -1,0 +1,14 @@
+//! Every suite that starts real controllers and agents on the lab, in one program: most of their time is waiting, and so they wait
+//! together. `cargo test -p vsgpu-tests --test lab journey::` runs one of them.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
+
+mod bad_input;
+mod disk_faults;
+mod gpus;
+mod guests;
+mod journey;
+mod kills;
+mod monitoring;
+mod over_ssh;
+mod runs;
+mod terminal;
