@@ -38,6 +38,15 @@ pub fn document(records: &[Record]) -> Option<Value> {
     let Some(Record::Planned { at: begun, run, purpose, plan, .. }) = records.first() else { return None };
     let trace = id(run);
     let root = digest(&["run", run], 8);
+    let span = |step: usize, failed_before: u32, from: u64, to: u64, status: Value| {
+        let planned = step.checked_sub(1).and_then(|n| plan.steps.get(n))?;
+        Some(json!({
+            "traceId": trace, "spanId": parent(run, step, failed_before).span, "parentSpanId": root,
+            "name": planned.title, "kind": 1, "startTimeUnixNano": nanos(from), "endTimeUnixNano": nanos(to.max(from)),
+            "attributes": attributes(&[("vsgpu.node", planned.node.clone().into()), ("vsgpu.step", step.to_string())]),
+            "status": status,
+        }))
+    };
     let mut spans = vec![];
     let mut open: BTreeMap<usize, u64> = BTreeMap::new();
     let mut failures: BTreeMap<usize, u32> = BTreeMap::new();
@@ -61,19 +70,16 @@ pub fn document(records: &[Record]) -> Option<Value> {
         last = last.max(at);
         let from = open.remove(&step).unwrap_or(at);
         let before = failures.entry(step).or_default();
-        let span = parent(run, step, *before).span;
+        let status = error.as_ref().map_or_else(|| json!({ "code": 1 }), |message| json!({ "code": 2, "message": message }));
+        spans.extend(span(step, *before, from, at, status));
         if error.is_some() {
             *before += 1;
             failed += 1;
         }
-        let Some(planned) = step.checked_sub(1).and_then(|n| plan.steps.get(n)) else { continue };
-        let status = error.map_or_else(|| json!({ "code": 1 }), |message| json!({ "code": 2, "message": message }));
-        spans.push(json!({
-            "traceId": trace, "spanId": span, "parentSpanId": root,
-            "name": planned.title, "kind": 1, "startTimeUnixNano": nanos(from), "endTimeUnixNano": nanos(at.max(from)),
-            "attributes": attributes(&[("vsgpu.node", planned.node.clone().into()), ("vsgpu.step", step.to_string())]),
-            "status": status,
-        }));
+    }
+    // Begun and never ended: what became of it was not seen (code 0), but the agent was told of it.
+    for (step, from) in open {
+        spans.extend(span(step, failures.get(&step).copied().unwrap_or_default(), from, last, json!({ "code": 0 })));
     }
     let how = match ended {
         Some(How::Walked) => "walked",

@@ -201,9 +201,8 @@ impl Connection {
     pub async fn schemas(&self, within: Duration) -> Result<BTreeMap<(String, String), serde_json::Value>, CallError> {
         let reply = self.call(within, self.client.clone().describe(v1::DescribeRequest { schemas: true })).await?;
         let read = |known: v1::Known| {
-            let schema = serde_json::from_str(&known.schema_json).map_err(|e| {
-                CallError::Failed(format!("{}: its schema of `{}` cannot be read: {e}", self.target.node, known.name))
-            })?;
+            let schema = serde_json::from_str(&known.schema_json)
+                .map_err(|e| CallError::Failed(format!("{}: its schema of `{}` cannot be read: {e}", self.target.node, known.name)))?;
             Ok(((known.scope, known.name), schema))
         };
         reply.requirements.into_iter().map(read).collect()

@@ -106,13 +106,18 @@ pub fn issue(ca_folder: &Path, into: &Path, dns: &str, file: &str, days: u32, no
     write(&into.join(format!("{file}.pem")), &certificate.pem(), 0o644)
 }
 
+/// Where a node's certificates are, in the CA's folder.
+pub fn node_folder(folder: &Path, node: &str, role: &str) -> PathBuf {
+    folder.join(format!("{node}.{role}"))
+}
+
 /// Issues a node's folder (`ca.pem`, `node.pem`, `node.key`), ready to be copied to it, and says where it is.
 ///
 /// # Errors
 /// As `issue`.
 pub fn issue_node(folder: &Path, node: &str, role: &str, days: u32, now: std::time::SystemTime) -> Result<PathBuf, PkiError> {
     let ca = read(&folder.join("ca.pem"))?;
-    let into = folder.join(format!("{node}.{role}"));
+    let into = node_folder(folder, node, role);
     issue(folder, &into, &node_name(node, role), "node", days, now)?;
     write(&into.join("ca.pem"), &ca, 0o644)?;
     Ok(into)

@@ -21,7 +21,9 @@ impl TraceParent {
     pub fn parse(text: &str) -> Option<Self> {
         let [_, trace, span, _] = *text.split('-').collect::<Vec<_>>().first_chunk::<4>()?;
         let hex = |part: &str, digits: usize| {
-            part.len() == digits && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) && part.bytes().any(|b| b != b'0')
+            part.len() == digits
+                && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+                && part.bytes().any(|b| b != b'0')
         };
         (hex(trace, 32) && hex(span, 16)).then(|| Self { trace: trace.into(), span: span.into() })
     }

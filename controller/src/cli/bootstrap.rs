@@ -161,6 +161,6 @@ impl Ssh {
 
 /// The node's certificates, as they were issued.
 fn certificates(pki: &Path, name: &str, role: &str) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
-    let folder = pki.join(format!("{name}.{role}"));
+    let folder = vsgpu_proto::pki::node_folder(pki, name, role);
     ["ca.pem", "node.pem", "node.key"].into_iter().map(|file| Ok((file, files::read_bytes(&folder.join(file), 1 << 20)?))).collect()
 }

@@ -54,6 +54,15 @@ impl Cert {
             Role::Monitor => "monitor",
         };
         let names = range::expand(&name).map_err(|why| vec![Error::new(Kind::Usage, why)])?;
+        // All or none: a range that stops in its middle leaves the reader to find out where.
+        let there = |folder: &PathBuf| ["node.key", "node.pem", "ca.pem"].iter().any(|file| folder.join(file).exists());
+        let taken: Vec<PathBuf> = names.iter().map(|(node, _)| pki::node_folder(&folder, node, role)).filter(there).collect();
+        if !taken.is_empty() {
+            let list: Vec<String> = taken.iter().map(|p| p.display().to_string()).collect();
+            let error = Error::new(Kind::Usage, format!("certificates are there already: {}; nothing was issued", list.join(", ")));
+            let hint = "to keep them, name the other nodes only; to replace them, move these folders away first";
+            return Err(vec![error.code("certificates").hint(hint)]);
+        }
         let mut made = vec![];
         for (node, _) in names {
             #[expect(clippy::disallowed_methods, reason = "the edge: certificates carry dates")]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use vsgpu::error::Error;
-use vsgpu::journal::{Disk, Journal, Log, Store as _};
+use vsgpu::journal::{Disk, Journal, Log, Record, Status, Store as _};
 use vsgpu_simulation::store;
 
 #[test]
@@ -54,4 +54,28 @@ fn many_nodes_share_a_flush() {
     }
     let flushes = slow.0.load(Ordering::SeqCst);
     assert!(flushes <= 5, "{flushes} flushes for 100 records of nodes beside each other");
+}
+
+/// Whatever the agents were told about the trace is in the document that is made of it: after a failure, after a kill (each step is
+/// begun twice here), and where the run was given up in the middle.
+#[test]
+fn what_agents_are_told_is_in_the_trace() {
+    let twice = |record: Record| if matches!(record, Record::Started { .. }) { vec![record.clone(), record] } else { vec![record] };
+    let all: Vec<Record> = store::records().into_iter().flat_map(twice).collect();
+    let mut status = Status::first(all[0].clone()).unwrap();
+    let mut told = std::collections::BTreeSet::new();
+    for n in 1..all.len() {
+        if let Record::Started { step, .. } = &all[n] {
+            let parent = vsgpu::trace::parent("run", *step, status.failures(*step));
+            assert_eq!(parent.trace, vsgpu::trace::id("run"));
+            told.insert(parent.span);
+        }
+        status.next(&all[n]).unwrap();
+        let document = vsgpu::trace::document(&all[..=n]).unwrap();
+        let spans = document["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap();
+        let seen = spans[1..].iter().map(|s| s["spanId"].as_str().unwrap().to_string()).collect();
+        assert_eq!(told, seen, "after {n} records");
+        assert_eq!(spans.len(), told.len() + 1, "after {n} records");
+    }
+    assert_eq!(told.len(), 26, "25 steps, one of which was tried twice");
 }

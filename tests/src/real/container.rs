@@ -7,16 +7,37 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Two systemds in one control group would stop each other's services: each container gets a group of its own.
-const INTO_ITS_GROUP: &str = r#"
-for tree in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
-    [ ! -e $tree/cgroup.procs ] || { mkdir -p $tree/$0 && echo $$ >$tree/$0/cgroup.procs; }
-done
-exec systemd-nspawn "$@"
-"#;
-const GROUPS_GONE: &str = r#"find /sys/fs/cgroup/systemd/$0 /sys/fs/cgroup/unified/$0 /sys/fs/cgroup/$0 -depth -type d -exec rmdir {} +"#;
+/// Enters the groups that are its name, by the shell's own words alone: a child of it would be taken for the container's systemd.
+const INTO_ITS_GROUP: &str = r#"for group in $0; do echo $$ >$group/cgroup.procs || exit 1; done; exec systemd-nspawn "$@""#;
+
+/// The trees of control groups that there are.
+fn trees() -> impl Iterator<Item = PathBuf> {
+    let all = ["systemd", "unified", "."].into_iter().map(|tree| Path::new("/sys/fs/cgroup").join(tree));
+    all.filter(|tree| tree.join("cgroup.procs").exists())
+}
+
+/// Two systemds in one control group would stop each other's services: each boot gets a group of its own, in every tree that can be
+/// written. (Of its own because one that was used hands its controllers on, and takes no process any more.)
+fn own_groups(namespace: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let name = format!("{namespace}-{}", NEXT.fetch_add(1, Ordering::SeqCst));
+    let made = trees().map(|tree| tree.join(&name)).filter(|group| std::fs::create_dir_all(group).is_ok());
+    made.map(|group| group.display().to_string()).collect::<Vec<_>>().join(" ")
+}
+
+/// All that were made for it, which are free once its last process is gone.
+fn remove_groups(namespace: &str) {
+    let named = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!("{namespace}-")));
+    let left = || trees().flat_map(|tree| std::fs::read_dir(tree).into_iter().flatten().flatten()).map(|e| e.path()).filter(named);
+    let end = Instant::now() + Duration::from_secs(5);
+    while left().next().is_some() && Instant::now() < end {
+        let _ =
+            Command::new("find").args(left()).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"]).stderr(Stdio::null()).status();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
 
 /// A running container. Dropping it ends everything and gives back mounts and namespaces.
 pub struct Container {
@@ -133,7 +154,8 @@ impl Container {
     fn spawn(name: &str, root: &Path, namespace: &str, console: &Path) -> Child {
         let console = std::fs::OpenOptions::new().create(true).append(true).open(console).unwrap();
         let mut nspawn = Command::new("sh");
-        nspawn.args(["-c", INTO_ITS_GROUP, namespace]).args(["--quiet", "--register=no", "--keep-unit", "--boot", "--console=pipe", "--resolv-conf=off", "--timezone=off"]);
+        nspawn.args(["-c", INTO_ITS_GROUP, &own_groups(namespace)]);
+        nspawn.args(["--quiet", "--register=no", "--keep-unit", "--boot", "--console=pipe", "--resolv-conf=off", "--timezone=off"]);
         nspawn
             .arg("--directory")
             .arg(root)
@@ -182,8 +204,14 @@ impl Container {
 
     /// Whether what stands for the GPU, and for the kernel that is said to run, is where programs look for it; and what is there.
     fn silicon(&self) -> (bool, String) {
-        let (active, status) = self.run(&["systemctl", "status", "--no-pager", "--full", "stand-in-silicon"]);
-        let (_, mounts) = self.run(&["grep", "stand-in", "/proc/self/mountinfo"]);
+        let Some(init) = self.init().map(|pid| pid.to_string()) else { return (false, "it does not run".into()) };
+        let look = |args: &[&str]| {
+            let output =
+                Command::new("timeout").args(["20", "nsenter", "-t", &init, "-a"]).args(args).stdin(Stdio::null()).output().unwrap();
+            (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let (active, status) = look(&["systemctl", "status", "--no-pager", "--full", "stand-in-silicon"]);
+        let (_, mounts) = look(&["grep", "stand-in", "/proc/self/mountinfo"]);
         (active && ["pci", "osrelease"].iter().all(|what| mounts.contains(what)), status + &mounts)
     }
 
@@ -270,13 +298,12 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let silicon = self.init().map_or_else(|| "it does not run".into(), |_| self.silicon().1);
-            eprintln!("--- console of {}\n{}\n--- its silicon\n{silicon}", self.name, self.console());
+            eprintln!("--- console of {}\n{}\n--- its silicon\n{}", self.name, self.console(), self.silicon().1);
         }
         self.power_cut();
         let _ = self.proxy.kill();
         let _ = self.proxy.wait();
-        let _ = Command::new("sh").args(["-c", GROUPS_GONE, &self.namespace()]).stderr(Stdio::null()).status();
+        remove_groups(&self.namespace());
         let _ = Command::new("ip").args(["netns", "del", &self.namespace()]).status();
         let _ = Command::new("umount").args(["-R", "-l"]).arg(&self.root).status();
         if !std::thread::panicking() || std::env::var_os("VSGPU_KEEP_LAB").is_none() {

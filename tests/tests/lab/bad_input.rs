@@ -177,6 +177,12 @@ fn certificates_open_only_what_they_are_for() {
     lab.start_agent("esx-01");
     let said = lab.expect(4, &["plan"]);
     assert!(said.contains("has expired") && said.contains("vsgpu cert issue esx-01"), "{said}");
+
+    // A range in which one node has its certificates: which one is said, and none is issued.
+    lab.expect(0, &["cert", "issue", "esx-42", "--role", "host"]);
+    let said = lab.expect(2, &["cert", "issue", "esx-[41-43]", "--role", "host"]);
+    assert!(said.contains("there already: ") && said.contains("esx-42.host; nothing was issued") && said.contains("hint: "), "{said}");
+    assert!(!lab.folder.join("pki/esx-41.host").exists() && !lab.folder.join("pki/esx-43.host").exists());
     // A second CA over the first would lock everyone out.
     assert!(lab.expect(2, &["ca", "init"]).contains("there is a CA already"));
     let modes = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(lab.folder.join("pki/ca.key")).unwrap().permissions());
