@@ -178,9 +178,8 @@ fn operate(
     if call.operation.is_empty() || call.operation.len() > 1000 {
         return Err(Status::invalid_argument("the operation has no name"));
     }
-    let fence = call.fence.unwrap_or_default();
     let trace = TraceParent::parse(&call.traceparent).unwrap_or_default();
-    let span = tracing::info_span!("operation", name = call.operation, holder = fence.holder, trace_id = trace.trace, span_id = trace.span);
+    let span = tracing::info_span!("operation", name = call.operation, trace_id = trace.trace, span_id = trace.span);
     let (operation, new) = node.operations.begin(&call.operation, call.look_again, what);
     if new || planted(Bug::AskedTwiceRunsTwice) {
         let (node, ending) = (node.clone(), operation.clone());
