@@ -61,6 +61,11 @@ pub trait Audience {
     /// # Errors
     /// Where it must not be done.
     fn planned(&mut self, planned: &Planned) -> Result<(), Error>;
+    /// An unfinished run that a wish is about to go on with; nobody has said `resume`.
+    ///
+    /// # Errors
+    /// Where it must not be gone on with.
+    fn going_on(&mut self, run: u32, status: &Status) -> Result<(), Error>;
     /// A plan that is walked from here on.
     fn walking(&mut self, plan: &Plan);
     /// Something happened.
@@ -103,6 +108,9 @@ impl Request<'_> {
         let goes_on = !matches!(self.unfinished, Unfinished::GiveUp);
         let (status, journal, problems, went_on) = match unfinished {
             Some(mut run) if goes_on && self.may_go_on(&run).map_err(one)? => {
+                if self.unfinished == Unfinished::GoOnIfSame {
+                    audience.going_on(run.number, &run.status).map_err(one)?;
+                }
                 let what = if run.status.purpose == Purpose::Rollback { "rollback" } else { "run" };
                 audience.note(&format!("going on with {what} {}, which was not finished", run.number));
                 if self.unfinished != Unfinished::GiveBack {

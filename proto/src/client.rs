@@ -321,6 +321,7 @@ impl Connection {
         file: &Path,
         id: v1::ArtifactId,
         fence: &Fence,
+        trace: &TraceParent,
         within: Duration,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<v1::ArtifactState, CallError> {
@@ -331,7 +332,12 @@ impl Connection {
         }
         let (tx, rx) = tokio::sync::mpsc::channel(4);
         let (seen_tx, mut seen) = tokio::sync::watch::channel(state.offset);
-        let header = v1::ArtifactPart { part: Some(Part::Header(id)), offset: state.offset, fence: Some(fence.into()) };
+        let header = v1::ArtifactPart {
+            part: Some(Part::Header(id)),
+            offset: state.offset,
+            fence: Some(fence.into()),
+            traceparent: trace.to_string(),
+        };
         let path: PathBuf = file.into();
         let reader = tokio::task::spawn_blocking(move || read_parts(&path, header, &tx, &seen_tx));
         let mut client = self.client.clone();

@@ -3,6 +3,7 @@
 
 use crate::service::troubled;
 use crate::shell::{Incoming, NotTaken, Shell};
+use crate::traceparent::TraceParent;
 use crate::v1::{self, artifact_part::Part};
 use std::sync::Arc;
 use tonic::{Status, Streaming};
@@ -53,19 +54,26 @@ pub(crate) async fn put(
     shell: Arc<dyn Shell>,
     owner: String,
     mut parts: Streaming<v1::ArtifactPart>,
-    allowed: impl FnOnce(Option<&v1::Fence>) -> Result<(), Status>,
+    allowed: impl Fn(Option<&v1::Fence>) -> Result<(), Status>,
 ) -> Result<v1::ArtifactState, Status> {
     let first = parts.message().await?.ok_or_else(|| Status::invalid_argument("artifact: the stream is empty"))?;
     allowed(first.fence.as_ref())?;
     let Some(Part::Header(id)) = first.part else {
         return Err(Status::invalid_argument("artifact: the stream does not begin with its header"));
     };
+    let trace = TraceParent::parse(&first.traceparent).unwrap_or_default();
+    let span = tracing::info_span!("transfer", name = id.name, trace_id = trace.trace, span_id = trace.span);
     let (tx, mut rx) = tokio::sync::mpsc::channel::<bytes::Bytes>(4);
     let writer = tokio::task::spawn_blocking(move || write(shell.as_ref(), &owner, &id, first.offset, &mut || rx.blocking_recv()));
     let mut broken = None;
     loop {
         match parts.message().await {
             Ok(Some(v1::ArtifactPart { part: Some(Part::Data(data)), .. })) => {
+                // A controller that was paused past its lease wakes up in the middle of a file.
+                if let Err(status) = allowed(first.fence.as_ref()) {
+                    broken = Some(status);
+                    break;
+                }
                 // The writer ends first only with an error, which is the answer.
                 if tx.send(data).await.is_err() {
                     break;
@@ -82,7 +90,12 @@ pub(crate) async fn put(
     drop(tx);
     let written = writer.await.map_err(|e| Status::internal(e.to_string()))?;
     // A cut stream leaves the partial file for the next attempt; its error matters more than "too short".
-    broken.map_or(written, Err)
+    let received = broken.map_or(written, Err);
+    span.in_scope(|| match &received {
+        Ok(file) => tracing::info!(path = file.path, bytes = file.offset, "received"),
+        Err(status) => tracing::warn!("not received: {}", status.message()),
+    });
+    received
 }
 
 fn write(

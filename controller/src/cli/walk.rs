@@ -7,7 +7,7 @@ use crate::error::{Error, Exit, Kind};
 use crate::event::Event;
 use crate::fleet::Fleet;
 use crate::hold::Held;
-use crate::journal::{self, Folder, History, Purpose};
+use crate::journal::{self, Folder, History, Purpose, Status, StepState};
 use crate::plan::{Leftovers, Plan};
 use crate::planner::Planned;
 use crate::render::{Printer, progress::Progress};
@@ -78,7 +78,7 @@ impl<'a> Walk<'a> {
             yes: self.yes,
             max_hosts: self.max_hosts,
             word: heard,
-            question: format!("go on with {}?", fleet.file.display()),
+            fleet: fleet.file.display().to_string(),
             history: History::of(&disk),
             progress: None,
         };
@@ -176,11 +176,37 @@ struct Stage<'a> {
     yes: bool,
     max_hosts: Option<usize>,
     word: watch::Receiver<Word>,
-    /// With the fleet in it: of several, the wrong one is the worst mistake.
-    question: String,
+    /// Its file, for questions: of several fleets, the wrong one is the worst mistake.
+    fleet: String,
     /// How long steps took in earlier runs.
     history: History,
     progress: Option<Progress>,
+}
+
+impl Stage<'_> {
+    /// As few hosts as `--max-hosts` says.
+    fn few_enough(&self, what: &str, next: &str, plan: &Plan, which: impl Fn(usize) -> bool) -> Result<(), Error> {
+        let hosts: BTreeSet<&str> = plan.steps.iter().filter(|s| which(s.id)).map(|s| s.host.as_str()).collect();
+        match self.max_hosts {
+            Some(most) if hosts.len() > most => {
+                let why = format!("{what} touches {} hosts, `--max-hosts {most}` allows fewer; nothing was changed", hosts.len());
+                Err(Error::new(Kind::Usage, why).code("max-hosts").hint(next))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A person's yes, where there is one and `--yes` was not said.
+    fn agreed(&self, text: &str, question: &str) -> Result<(), Error> {
+        let go_on = if self.yes { Some(true) } else { self.printer.confirm(text, question, &|| *self.word.borrow() != Word::GoOn) };
+        match go_on {
+            Some(true) => Ok(()),
+            Some(false) => Err(Error::new(Kind::Usage, "not confirmed; nothing was changed").code("not-confirmed")),
+            None => Err(Error::new(Kind::Usage, "nobody can be asked, because what is said goes elsewhere; nothing was changed")
+                .code("not-confirmed")
+                .hint("look at `vsgpu plan`, then add `--yes`")),
+        }
+    }
 }
 
 impl Audience for Stage<'_> {
@@ -191,23 +217,20 @@ impl Audience for Stage<'_> {
     fn planned(&mut self, planned: &Planned) -> Result<(), Error> {
         self.printer.warnings(&planned.warnings);
         self.printer.errors(&planned.problems.iter().map(|p| p.error.clone()).collect::<Vec<_>>());
-        let hosts: BTreeSet<&str> = planned.plan.steps.iter().map(|s| s.host.as_str()).collect();
-        if let Some(most) = self.max_hosts.filter(|most| hosts.len() > *most) {
-            let why = format!("the plan touches {} hosts, `--max-hosts {most}` allows fewer; nothing was changed", hosts.len());
-            return Err(Error::new(Kind::Usage, why).code("max-hosts").hint("look at `vsgpu plan`"));
-        }
-        let go_on = if self.yes {
-            Some(true)
-        } else {
-            self.printer.confirm(&crate::render::plan::text(&planned.plan), &self.question, &|| *self.word.borrow() != Word::GoOn)
-        };
-        match go_on {
-            Some(true) => Ok(()),
-            Some(false) => Err(Error::new(Kind::Usage, "not confirmed; nothing was changed").code("not-confirmed")),
-            None => Err(Error::new(Kind::Usage, "nobody can be asked, because what is said goes elsewhere; nothing was changed")
-                .code("not-confirmed")
-                .hint("look at `vsgpu plan`, then add `--yes`")),
-        }
+        self.few_enough("the plan", "look at `vsgpu plan`", &planned.plan, |_| true)?;
+        self.agreed(&crate::render::plan::text(&planned.plan), &format!("go on with {}?", self.fleet))
+    }
+
+    fn going_on(&mut self, run: u32, status: &Status) -> Result<(), Error> {
+        let open = |id: usize| !matches!(status.steps[id - 1], StepState::Done { .. });
+        self.few_enough(&format!("the rest of run {run}"), "`vsgpu resume` goes on all the same", &status.plan, open)?;
+        let left = (1..=status.steps.len()).filter(|id| open(*id)).count();
+        let text = format!(
+            "run {run} was not finished; {left} of its {} steps are left:\n\n{}",
+            status.steps.len(),
+            crate::render::plan::steps(&status.plan, open).trim_end()
+        );
+        self.agreed(&text, &format!("go on with run {run} of {}?", self.fleet))
     }
 
     fn walking(&mut self, plan: &Plan) {

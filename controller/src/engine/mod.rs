@@ -20,13 +20,14 @@ use crate::plan::{Plan, Step, Work};
 use agents::Agents;
 use gate::{Gate, Keeper};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use task::Task;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use vsgpu_core::planted::{Bug, planted};
+use vsgpu_host_agent::host::MAINTENANCE_MODE;
 use vsgpu_proto::client::Operator;
 
 /// Steps at once.
@@ -159,6 +160,8 @@ struct Run<'a> {
     /// Predecessors without an end, per step.
     open: Vec<usize>,
     dependents: Vec<Vec<usize>>,
+    /// Steps that take what is not ours yet: another one gives it back.
+    taking: BTreeSet<usize>,
     ready: Vec<usize>,
     work: JoinSet<(usize, Ended)>,
     commits: JoinSet<(Committed, Result<(), Error>)>,
@@ -192,6 +195,13 @@ impl<'a> Run<'a> {
             step.after.iter().for_each(|a| dependents[a - 1].push(step.id));
         }
         let ready = plan.steps.iter().filter(|s| open[s.id - 1] == 0 && state[s.id - 1] != State::Done).map(|s| s.id).collect();
+        // What an earlier run of ours took is ours already.
+        let left = status.leftovers();
+        let ours = |s: &Step| {
+            let of = if s.switches(MAINTENANCE_MODE, "on") { &left.in_maintenance } else { &left.stopped };
+            of.contains(&s.node.name)
+        };
+        let taking = plan.steps.iter().filter_map(|s| s.gives_back).filter(|id| !ours(&plan.steps[id - 1])).collect();
         let summary = Summary { done: state.iter().filter(|s| **s == State::Done).count(), ..Summary::default() };
         let gate = Keeper::new(plan, &status, walk.pause);
         let mut of_node: BTreeMap<&NodeId, Vec<usize>> = BTreeMap::new();
@@ -209,6 +219,7 @@ impl<'a> Run<'a> {
             of_node,
             open,
             dependents,
+            taking,
             ready,
             work: JoinSet::new(),
             commits: JoinSet::new(),
@@ -312,6 +323,7 @@ impl<'a> Run<'a> {
             was: self.status.steps[id - 1].clone(),
             operation: format!("{}/{id}/{}", self.status.run, self.status.failures(id)),
             trace: crate::trace::parent(&self.status.run, id, self.status.failures(id)),
+            takes: self.taking.contains(&id),
             // Giving back is right whatever became of the rest.
             still: if gives_back(step) { vec![] } else { self.still(step) },
             catalogue: self.catalogue.clone(),

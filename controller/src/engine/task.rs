@@ -48,6 +48,8 @@ pub(super) struct Task {
     pub(super) operation: String,
     /// Where it belongs in the run's trace.
     pub(super) trace: TraceParent,
+    /// It takes what is not ours yet; another step gives it back.
+    pub(super) takes: bool,
     /// What must still be so on the node.
     pub(super) still: Vec<(String, Value)>,
     pub(super) catalogue: Arc<Catalogue>,
@@ -143,7 +145,7 @@ impl Task {
             };
             let left = end.saturating_duration_since(Instant::now());
             let sent = match self.agents.own(&self.target()?).await {
-                Ok(own) => own.send(&file, id.clone(), &claimed.fence, left, &mut progress).await,
+                Ok(own) => own.send(&file, id.clone(), &claimed.fence, &self.trace, left, &mut progress).await,
                 Err(error) => Err(error),
             };
             match sent {
@@ -166,13 +168,21 @@ impl Task {
         }
         let claimed = self.reach(self.step().connect_secs, false).await?;
         self.starting(String::new()).await?;
-        let (outcome, _) = self.asked(claimed, Change::Meet { requirement, spec, expect }).await?;
-        self.judged(outcome)
+        let (outcome, _, sure) = self.asked(claimed, Change::Meet { requirement, spec, expect }).await?;
+        match outcome {
+            // Asked once and for the first time: it was not us. What somebody else took is not ours to give back.
+            Outcome::AlreadyMet { is } if self.takes && sure && !self.was.begun() && !planted(Bug::TakenByAnotherIsOurs) => Err(self
+                .fail(Kind::Blocked, format!("somebody else did this since the plan was made ({is}): it stays theirs; nothing was done"))
+                .held(Hold::Stale)
+                .hint(Hold::Stale.advice())),
+            outcome => self.judged(outcome),
+        }
     }
 
     /// Asks until the outcome is known. The operation outlives the connection: after a cut it is asked for again by its name, and
-    /// an agent that has forgotten it (because it was restarted) looks at the machine first.
-    async fn asked(&self, mut claimed: Claimed, mut change: Change<'_>) -> Result<(Outcome, Claimed), Error> {
+    /// an agent that has forgotten it (because it was restarted) looks at the machine first. The last word says whether the first
+    /// asking was the one that was answered.
+    async fn asked(&self, mut claimed: Claimed, mut change: Change<'_>) -> Result<(Outcome, Claimed, bool), Error> {
         let mut call = self.call(&claimed);
         let end = Instant::now() + Duration::from_secs(self.step().deadline_secs.into()) + GRACE;
         let mut cuts = 0;
@@ -194,9 +204,9 @@ impl Task {
                 },
             };
             match answer {
-                Ok(outcome) => return Ok((outcome, claimed)),
+                Ok(outcome) => return Ok((outcome, claimed, cuts == 0)),
                 Err(CallError::Away(_)) if planted(Bug::UnknownIsDone) => {
-                    return Ok((Outcome::Applied { is: "sent".into(), active: true }, claimed));
+                    return Ok((Outcome::Applied { is: "sent".into(), active: true }, claimed, false));
                 }
                 Err(CallError::Away(why)) if Instant::now() >= end => {
                     return Err(self.call_failed(CallError::Away(why)).held(self.too_long()));
@@ -299,7 +309,7 @@ impl Task {
             return Ok(("not needed".into(), false));
         }
         if before == boot_now {
-            let (outcome, still_ours) = self.asked(claimed, Change::Activate { restart, before: &before }).await?;
+            let (outcome, still_ours, _) = self.asked(claimed, Change::Activate { restart, before: &before }).await?;
             claimed = still_ours;
             self.judged(outcome)?;
         }

@@ -12,10 +12,15 @@ pub fn text(plan: &Plan) -> String {
     if plan.steps.is_empty() {
         return format!("nothing to do: {} requirements are met", plan.met);
     }
+    steps(plan, |_| true) + &costs(plan)
+}
+
+/// Those steps of it, node by node, with their commands.
+pub fn steps(plan: &Plan, which: impl Fn(usize) -> bool) -> String {
     let mut out = String::new();
     let mut last = None;
     let mut rows: Vec<Vec<String>> = vec![];
-    for step in &plan.steps {
+    for step in plan.steps.iter().filter(|step| which(step.id)) {
         if last != Some(&step.node) {
             flush(&mut out, &mut rows);
             out += &format!("{}\n", step.node);
@@ -24,7 +29,7 @@ pub fn text(plan: &Plan) -> String {
         rows.extend(lines(step));
     }
     flush(&mut out, &mut rows);
-    out + &costs(plan)
+    out
 }
 
 fn flush(out: &mut String, rows: &mut Vec<Vec<String>>) {

@@ -34,11 +34,13 @@ pub enum Bug {
     BreakerIgnored,
     /// A record that could not be written is taken for written.
     WriteErrorIgnored,
+    /// A host that somebody else put into maintenance mode is brought out of it.
+    TakenByAnotherIsOurs,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NoFsync,
         Self::NoFence,
         Self::LeaseIgnored,
@@ -53,6 +55,7 @@ impl Bug {
         Self::DriftIgnored,
         Self::BreakerIgnored,
         Self::WriteErrorIgnored,
+        Self::TakenByAnotherIsOurs,
     ];
 }
 

@@ -1,16 +1,18 @@
 //! Controllers and agents under simulated time, networks and disks: the real engine, journal, gRPC client and server, the real
 //! requirements, on machines kept in memory. Every run follows from its seed; a failure prints it.
 //!
-//! `world` makes machines, agents and controllers; `disk` a disk that loses power; `scenario` what happens to them and what
-//! must hold all the same; `example` the fleets of the lab; `exact` cuts at every place of a plan.
+//! `world` makes machines, agents and controllers; `disk` a disk that loses power; `scenario` what is played and what must hold
+//! all the same, `troubles` what goes wrong; `example` the fleets of the lab; `exact` cuts at every place of a plan; `beside` agents in real time.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
 #![allow(missing_docs, reason = "test code")]
 
+pub mod beside;
 pub mod disk;
 pub mod exact;
 pub mod example;
 pub mod scenario;
 pub mod store;
+mod troubles;
 pub mod world;
 
 /// Numbers that follow from a seed.

@@ -2,8 +2,9 @@
 
 use crate::Rng;
 use crate::disk::Span;
+use crate::troubles::{Hand, Troubles};
 use crate::world::{Act, Controller, LEASE, Power, TICK, World, fleet};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use vsgpu::hold::Hold;
 
@@ -20,6 +21,8 @@ pub enum Scenario {
     Together,
     /// Somebody brings a host out of maintenance mode in the middle.
     Drift,
+    /// Somebody else puts a host into maintenance mode, or stops a VM, that the run was about to.
+    Another,
     /// A change fails on every host, and requests come twice.
     Failing,
     /// The journal's disk is full for a while.
@@ -27,7 +30,8 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 7] = [Self::Crashes, Self::Network, Self::Overtaken, Self::Together, Self::Drift, Self::Failing, Self::DiskFull];
+    pub const ALL: [Self; 8] =
+        [Self::Crashes, Self::Network, Self::Overtaken, Self::Together, Self::Drift, Self::Another, Self::Failing, Self::DiskFull];
 
     /// The scenario of a seed: the two long ones more often.
     pub fn of(seed: u64) -> Self {
@@ -37,11 +41,12 @@ impl Scenario {
             Self::Overtaken,
             Self::Together,
             Self::Drift,
+            Self::Another,
             Self::Failing,
             Self::DiskFull,
             Self::Crashes,
             Self::Network,
-        ][(seed % 9) as usize]
+        ][(seed % 10) as usize]
     }
 }
 
@@ -63,10 +68,10 @@ pub fn run(scenario: Scenario, seed: u64) -> Result<u64, String> {
     result.map(|()| play.digest()).map_err(|why| format!("{scenario:?}, seed {seed}: {why}\n{}--- acts\n{}", heard(), acts()))
 }
 
-struct Play {
+pub(crate) struct Play {
     scenario: Scenario,
-    world: World,
-    controllers: Vec<Controller>,
+    pub(crate) world: World,
+    pub(crate) controllers: Vec<Controller>,
     most_away: usize,
     seed: u64,
 }
@@ -77,7 +82,7 @@ impl Play {
             Scenario::Crashes | Scenario::Network => 2 + rng.below(2) as usize,
             Scenario::Failing => 3,
             Scenario::Overtaken | Scenario::Together | Scenario::DiskFull => 2,
-            Scenario::Drift => 1,
+            Scenario::Drift | Scenario::Another => 1,
         };
         let most_away = 1 + rng.below(hosts as u64 - u64::from(hosts > 1)).min(1) as usize;
         // The breaker is what is tried there: the budget alone would let all of them go.
@@ -122,7 +127,7 @@ impl Play {
                 (self.controllers[0].calls, self.controllers[1].starts) = (1, LIMIT);
             }
             Scenario::Together => self.controllers[1].starts = Duration::from_millis(500 + rng.below(20_000)),
-            Scenario::Failing | Scenario::Drift => self.controllers[0].calls = 1,
+            Scenario::Failing | Scenario::Drift | Scenario::Another => self.controllers[0].calls = 1,
             Scenario::DiskFull => self.controllers[0].disk.fail(rng.below(14) as usize, 1 + rng.below(3) as usize, rng.one_in(2)),
             Scenario::Crashes | Scenario::Network => {}
         }
@@ -203,6 +208,7 @@ impl Play {
                 reboots(&self.world, 1)
             }
             Scenario::Drift => self.drift(&reports, troubles),
+            Scenario::Another => self.anothers(&reports, troubles),
             Scenario::Failing => self.failing(),
             Scenario::Overtaken => Ok(()),
         }
@@ -297,6 +303,23 @@ impl Play {
         }
     }
 
+    /// What somebody else took stays theirs, and it is said.
+    fn anothers(&self, reports: &[Result<crate::world::Report, Vec<vsgpu::error::Error>>], troubles: &Troubles) -> Result<(), String> {
+        let Some((_, hand)) = troubles.hand else { return Ok(()) };
+        let theirs = |m: &mut vsgpu_tests::sim::state::Machine| match hand {
+            Hand::Maintenance => m.esxi().maintenance,
+            Hand::VmOff => !m.esxi().vms[0].on,
+        };
+        if !self.world.machine(&self.world.hosts[0], theirs) {
+            return Err(format!("what somebody else took ({hand:?}) was given back"));
+        }
+        let said = |r: &crate::world::Report| r.summary.failed.iter().any(|(_, e)| e.hold == Some(Hold::Stale));
+        match reports.iter().flatten().any(said) {
+            true => Ok(()),
+            false => Err(format!("that somebody else had been there ({hand:?}) was not said")),
+        }
+    }
+
     /// The breaker: only as many hosts are begun as may fail; and what was taken is given back.
     fn failing(&self) -> Result<(), String> {
         let acts = self.world.acts();
@@ -357,120 +380,4 @@ pub(crate) fn reboots(world: &World, planned: usize) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// What goes wrong, and when.
-struct Troubles {
-    scenario: Scenario,
-    next: Duration,
-    left: u64,
-    mend: Vec<(Duration, Mend)>,
-    drifted_at: Option<Duration>,
-    as_wished_when_complete: bool,
-    reports: usize,
-}
-
-enum Mend {
-    Bounce(String),
-    Links,
-}
-
-impl Troubles {
-    fn new(scenario: Scenario, rng: &mut Rng) -> Self {
-        let left = match scenario {
-            Scenario::Crashes => 1 + rng.below(6),
-            Scenario::Network => 1 + rng.below(8),
-            _ => 0,
-        };
-        Self {
-            scenario,
-            next: Duration::from_millis(200 + rng.below(6000)),
-            left,
-            mend: vec![],
-            drifted_at: None,
-            as_wished_when_complete: true,
-            reports: 0,
-        }
-    }
-
-    fn step(&mut self, sim: &mut turmoil::Sim<'_>, rng: &mut Rng, play: &Play, down: &BTreeMap<String, Duration>) {
-        let now = sim.elapsed();
-        self.watch(play);
-        let (due, later) = std::mem::take(&mut self.mend).into_iter().partition(|(at, _)| now >= *at);
-        self.mend = later;
-        let due: Vec<(Duration, Mend)> = due;
-        for (_, mend) in due {
-            match mend {
-                Mend::Bounce(name) if !down.contains_key(&name) => sim.bounce(name.as_str()),
-                Mend::Bounce(_) => {}
-                Mend::Links => play.world.hosts.iter().for_each(|h| sim.repair("controller", h.as_str())),
-            }
-        }
-        if self.scenario == Scenario::Drift && self.drifted_at.is_none() {
-            return self.drift(sim, rng, play);
-        }
-        if self.left == 0 || now < self.next || play.controllers[0].done() {
-            return;
-        }
-        self.left -= 1;
-        self.next = now + Duration::from_millis(rng.below(12_000));
-        let host = play.world.hosts[rng.below(play.world.hosts.len() as u64) as usize].clone();
-        let controller = "controller";
-        let running = sim.is_host_running(controller);
-        match (self.scenario, rng.below(6)) {
-            (Scenario::Crashes, _) | (Scenario::Network, 0) if running => {
-                sim.crash(controller);
-                play.controllers[0].disk.power_cut(rng);
-                self.mend.push((now + Duration::from_millis(100 + rng.below(20_000)), Mend::Bounce(controller.into())));
-            }
-            (Scenario::Network, 1) if sim.is_host_running(host.as_str()) => {
-                sim.crash(host.as_str());
-                self.mend.push((now + Duration::from_millis(100 + rng.below(8000)), Mend::Bounce(host)));
-            }
-            (Scenario::Network, 2) => {
-                sim.partition(controller, host.as_str());
-                self.mend.push((now + Duration::from_millis(rng.below(60_000)), Mend::Links));
-            }
-            (Scenario::Network, 3) => {
-                sim.partition_oneway(controller, host.as_str());
-                self.mend.push((now + Duration::from_millis(rng.below(60_000)), Mend::Links));
-            }
-            (Scenario::Network, 4) => {
-                sim.partition_oneway(host.as_str(), controller);
-                self.mend.push((now + Duration::from_millis(rng.below(60_000)), Mend::Links));
-            }
-            (Scenario::Network, _) => {
-                let slow = Duration::from_millis(50 + rng.below(3000));
-                sim.set_link_max_message_latency(controller, host.as_str(), slow);
-            }
-            _ => {}
-        }
-    }
-
-    /// Somebody brings the host out of maintenance mode, at any moment in which it is in it and up.
-    fn drift(&mut self, sim: &mut turmoil::Sim<'_>, rng: &mut Rng, play: &Play) {
-        let host = &play.world.hosts[0];
-        let acts = play.world.acts();
-        let begun = acts.iter().any(|a| a.call.contains("--enable true"));
-        let still_to_come = !acts.iter().any(|a| a.call.contains("shutdown reboot"));
-        if begun && still_to_come && sim.is_host_running(host.as_str()) && rng.one_in(30) {
-            play.world.machine(host, |m| m.esxi().maintenance = false);
-            self.drifted_at = Some(sim.elapsed());
-        }
-    }
-
-    fn watch(&mut self, play: &Play) {
-        let reports = play.controllers[0].reports();
-        if reports.len() == self.reports {
-            return;
-        }
-        self.reports = reports.len();
-        match reports.last() {
-            // Only a plan of all hosts: one that was gone on with may have been made while a host did not answer.
-            Some(Ok(report)) if report.steps == 8 * play.world.hosts.len() && report.summary.done == report.steps => {
-                self.as_wished_when_complete &= as_wished(&play.world, "Consolidation").is_ok();
-            }
-            _ => {}
-        }
-    }
 }

@@ -12,7 +12,7 @@ use vsgpu::engine::{Summary, Word};
 use vsgpu::error::Error;
 use vsgpu::event::Event;
 use vsgpu::fleet::{Fleet, NodeKind};
-use vsgpu::journal::Purpose;
+use vsgpu::journal::{Purpose, Status};
 use vsgpu::plan::{Plan, Work};
 use vsgpu::planner::Planned;
 use vsgpu::run::{Audience, Request, Unfinished};
@@ -302,6 +302,9 @@ impl Audience for Listener {
         self.heard.lock().unwrap().push(format!("{:?} {text}", now()));
     }
     fn planned(&mut self, _: &Planned) -> Result<(), Error> {
+        Ok(())
+    }
+    fn going_on(&mut self, _: u32, _: &Status) -> Result<(), Error> {
         Ok(())
     }
     fn walking(&mut self, plan: &Plan) {

@@ -17,6 +17,7 @@ fn suite(bug: Bug) -> Option<Scenario> {
         Bug::UnknownIsDone => Scenario::Network,
         Bug::AskedTwiceRunsTwice | Bug::NothingGivenBack | Bug::BreakerIgnored => Scenario::Failing,
         Bug::DriftIgnored => Scenario::Drift,
+        Bug::TakenByAnotherIsOurs => Scenario::Another,
         Bug::TornTailKept | Bug::ChecksumIgnored | Bug::WriteErrorIgnored => return None,
     })
 }

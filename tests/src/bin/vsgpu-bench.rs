@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use vsgpu::fleet::{Deadlines, Fleet, Guest, Host, NodeId, NodeKind, Vm, Wish};
 use vsgpu::inventory::{Inventory, Seen};
 use vsgpu_proto::client::{Call, Connection, Fence, Operator, Target};
+use vsgpu_proto::traceparent::TraceParent;
 use vsgpu_tests::lab::{Lab, files, programs};
 use vsgpu_tests::sim::state::Fault;
 
@@ -156,7 +157,7 @@ fn transfer(lab: &Lab) {
         connected(lab, async |c| {
             let fence = claimed(&c).await.fence;
             let start = Instant::now();
-            c.send(&file, id, &fence, Duration::from_secs(120), &mut |_| {}).await.unwrap();
+            c.send(&file, id, &fence, &TraceParent::default(), Duration::from_secs(120), &mut |_| {}).await.unwrap();
             start.elapsed()
         })
     });

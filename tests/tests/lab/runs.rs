@@ -36,6 +36,8 @@ fn a_canary_is_walked_first_and_the_rest_waits_for_resume() {
     let set = |host: &str| lab.state(host).esxi.unwrap().policy == "Consolidation";
     assert_eq!([set("esx-01"), set("esx-02"), set("esx-03")], [true, false, false]);
     assert!(lab.expect(0, &["status"]).contains("not finished: `vsgpu resume` goes on"));
+    let said = lab.expect(2, &["apply", "--yes", "--max-hosts", "1"]);
+    assert!(said.contains("the rest of run 1 touches 2 hosts, `--max-hosts 1` allows fewer"), "{said}");
     let said = lab.expect(0, &["resume"]);
     assert!(said.contains("going on with run 1") && said.contains("3 of 3 steps done"), "{said}");
     assert!(lab.expect(0, &["apply", "--yes"]).contains("nothing to do"));

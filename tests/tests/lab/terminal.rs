@@ -134,6 +134,14 @@ fn an_operator_at_a_terminal_is_asked_and_can_stop_it() {
     assert!(status == Some(5) && text.contains("vsgpu resume"), "{text}");
     // What stands below each other on a screen of sixty columns is no torn line.
     lab.change("esx-01", |m| m.faults.clear());
+    // `apply` would go on with it: what is left is shown first. `resume` says so itself.
+    let calls = lab.changing_calls("esx-01").len();
+    let terminal = Terminal::start(&lab.command(&["apply"]), 60, 120);
+    terminal.wait_for("go on with run 1 of");
+    terminal.keys(&["n", "Enter"]);
+    let (status, text) = terminal.end();
+    assert!(status == Some(2) && text.contains("run 1 was not finished; ") && text.contains("steps are left"), "{text}");
+    assert_eq!(lab.changing_calls("esx-01").len(), calls);
     lab.expect(0, &["resume"]);
     lab.expect(0, &["verify", "--wait", "--timeout", "60"]);
 }
