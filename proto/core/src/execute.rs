@@ -17,13 +17,12 @@ use crate::{esxcli, lines, vim_cmd, vmx};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 const READ_LIMIT: usize = 1 << 20;
 const TAIL_LIMIT: usize = 256 << 10;
 const HEAD_LIMIT: usize = 4 << 10;
-/// Probes at once: more than any node has in one round, so that a round takes as long as its slowest probe.
-const AT_ONCE: usize = 32;
 
 /// Facts by name; one that could not be read is its own error entry.
 pub type Facts = BTreeMap<String, Result<Value, Unreadable>>;
@@ -54,10 +53,13 @@ fn look(system: &dyn System, seen: &mut Evidence, ask: impl Fn(&Evidence) -> Vec
         if wanted.is_empty() {
             break;
         }
-        for group in wanted.chunks(AT_ONCE) {
+        for group in wanted.chunks(system.probes_at_once().max(1)) {
             let answers: Vec<Answer> = std::thread::scope(|scope| {
-                let running: Vec<_> = group.iter().map(|p| scope.spawn(|| answer(system, p))).collect();
-                running.into_iter().map(|t| t.join().unwrap_or_else(|_| Answer::Text(Err(broken("probe", "the probe panicked"))))).collect()
+                // The first one needs no thread of its own.
+                let others: Vec<_> = group[1..].iter().map(|p| scope.spawn(|| answer(system, p))).collect();
+                let first = std::panic::catch_unwind(AssertUnwindSafe(|| answer(system, &group[0])));
+                let all = std::iter::once(first).chain(others.into_iter().map(std::thread::ScopedJoinHandle::join));
+                all.map(|a| a.unwrap_or_else(|_| Answer::Text(Err(broken("probe", "the probe panicked"))))).collect()
             });
             seen.0.extend(group.iter().cloned().zip(answers));
         }

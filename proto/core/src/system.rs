@@ -138,4 +138,8 @@ pub trait System: Send + Sync {
     fn elapsed(&self) -> Duration;
     /// Waits.
     fn sleep(&self, time: Duration);
+    /// Probes at once: more than any node has in one round, so that a round takes as long as its slowest probe.
+    fn probes_at_once(&self) -> usize {
+        32
+    }
 }
