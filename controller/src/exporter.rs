@@ -37,13 +37,15 @@ struct Page {
 pub struct Collected {
     pages: Mutex<BTreeMap<(String, &'static str), Page>>,
     folder: std::path::PathBuf,
+    /// When the certificate that it asks with ends.
+    certificate_end: Option<u64>,
     rounds: AtomicU64,
 }
 
 impl Collected {
     /// Nothing yet, of this fleet.
     pub fn new(fleet: &Fleet) -> Self {
-        Self { folder: fleet.state_folder(), ..Self::default() }
+        Self { folder: fleet.state_folder(), certificate_end: vsgpu_proto::pki::ends(&fleet.pki), ..Self::default() }
     }
 
     fn pages(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, &'static str), Page>> {
@@ -84,6 +86,10 @@ impl Pages for Collected {
     fn metrics(&self) -> String {
         let pages = self.pages();
         let mut own = of_runs(&self.folder);
+        if let Some(end) = self.certificate_end {
+            let (name, help) = vsgpu_proto::metrics::CERTIFICATE_END;
+            own.push(Sample { name, help, labels: vec![], value: end as f64 });
+        }
         for ((node, _), page) in pages.iter() {
             let labels = || vec![("node", node.clone()), ("role", page.role.to_string())];
             let help = "1: the node's agent answered when it was last asked";

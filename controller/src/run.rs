@@ -112,7 +112,11 @@ impl Request<'_> {
                     audience.going_on(run.number, &run.status).map_err(one)?;
                 }
                 let what = if run.status.purpose == Purpose::Rollback { "rollback" } else { "run" };
-                audience.note(&format!("going on with {what} {}, which was not finished", run.number));
+                let (number, fleet) = (run.number, self.fleet.file.display());
+                audience.note(&match self.unfinished {
+                    Unfinished::GiveBack => format!("giving back what {what} {number} of {fleet} took"),
+                    _ => format!("going on with {what} {number} of {fleet}, which was not finished"),
+                });
                 if self.unfinished != Unfinished::GiveBack {
                     // Hours may have passed since the plan was made.
                     let inventory = inventory::gather(self.fleet, self.operator, Scope::Wished, &|n| n.kind == NodeKind::Host).await;

@@ -180,6 +180,10 @@ impl Connection {
             Code::Aborted if status.message().starts_with("the node was taken over") => {
                 CallError::Overtaken(format!("{node}: {}", status.message()))
             }
+            Code::PermissionDenied => CallError::Refused {
+                why: format!("{node} refuses: {}", status.message()),
+                hint: "use the operator's folder (`--pki DIR`, the one with controller.pem)".into(),
+            },
             Code::FailedPrecondition => CallError::Unclaimed(format!("{node}: {}", status.message())),
             Code::Unimplemented => CallError::Unknown(format!("{node}: {}", status.message())),
             Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => classify(&self.target, status),

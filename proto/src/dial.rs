@@ -25,9 +25,21 @@ impl Operator {
     /// # Errors
     /// Where a file is missing or wrong.
     pub fn load(folder: &Path) -> Result<Self, pki::PkiError> {
-        let identity = pki::load(folder, "controller")?;
-        let config =
-            tls::client(identity).map_err(|e| pki::PkiError::Content { path: folder.join("controller.pem"), why: e.to_string() })?;
+        Self::with(folder, "controller")
+    }
+
+    /// The same for who only reads metrics: also with a certificate of the role `monitor` (`ca.pem`, `node.pem`, `node.key`).
+    ///
+    /// # Errors
+    /// As `load`.
+    pub fn reading(folder: &Path) -> Result<Self, pki::PkiError> {
+        Self::with(folder, pki::own_file(folder))
+    }
+
+    fn with(folder: &Path, file: &str) -> Result<Self, pki::PkiError> {
+        let identity = pki::load(folder, file)?;
+        let config = tls::client(identity)
+            .map_err(|e| pki::PkiError::Content { path: folder.join(file).with_extension("pem"), why: e.to_string() })?;
         let config = Arc::new(config);
         Ok(Self::by(move |target| {
             let (config, address) = (config.clone(), target.address.clone());

@@ -12,6 +12,10 @@ use vsgpu_core::execute::{self, Facts};
 use vsgpu_core::nvidia_smi::SmiReport;
 use vsgpu_core::{Scope, Subject};
 
+/// Name and help of the end of whose certificate is used: of an agent, or of who asks them.
+pub const CERTIFICATE_END: (&str, &str) =
+    ("certificate_expiry_timestamp_seconds", "When its own certificate ends; `vsgpu cert issue` makes another one");
+
 /// One value of one agent's own metrics.
 pub struct Sample {
     /// Metric name without the `vsgpu_` prefix.
@@ -245,8 +249,8 @@ fn samples(node: &Node) -> Vec<Sample> {
     let stale = node.system.now().saturating_sub(at) > 3 * node.observe_every.as_secs().max(1);
     all.push(sample("observation_stale", "1: the last three looks did not end; what is shown is old", vec![], f64::from(stale)));
     if let Some(end) = node.certificate_end {
-        let help = "When the agent's certificate ends; `vsgpu cert issue` makes another one";
-        all.push(sample("certificate_expiry_timestamp_seconds", help, vec![], end as f64));
+        let (name, help) = CERTIFICATE_END;
+        all.push(sample(name, help, vec![], end as f64));
     }
     if let Some(reached) = snapshot.reached {
         let help = "1: the host answered its agent, which is elsewhere and asks over ssh";

@@ -160,6 +160,16 @@ pub(crate) fn load(folder: &Path, file: &str) -> Result<Identity, PkiError> {
     Ok(Identity { roots, chain: certificates(folder.join(format!("{file}.pem")))?, key })
 }
 
+/// The name of the files of a folder's own certificate: `controller` in the operator's folder, `node` in any other.
+pub fn own_file(folder: &Path) -> &'static str {
+    if folder.join("node.pem").exists() && !folder.join("controller.pem").exists() { "node" } else { "controller" }
+}
+
+/// When a folder's own certificate ends, seconds since 1970; `None` where that cannot be read.
+pub fn ends(folder: &Path) -> Option<u64> {
+    load(folder, own_file(folder)).ok()?.ends()
+}
+
 /// The node's name and role, as its own certificate states them.
 pub(crate) fn own_name(identity: &Identity) -> Option<(String, String)> {
     // The certificate is ours and was signed by our CA; its DNS name stands in it as plain ASCII with a `.vsgpu` ending.

@@ -48,7 +48,7 @@ impl Gate {
             }
             Some("mtls") => {
                 let identity = crate::pki::load(pki, name).map_err(|e| e.to_string())?;
-                let config = crate::tls::server(identity, crate::tls::Guests::Monitors).map_err(|e| e.to_string())?;
+                let config = crate::tls::server(identity, crate::tls::Spoken::Metrics).map_err(|e| e.to_string())?;
                 Ok(Self::Tls(tokio_rustls::TlsAcceptor::from(Arc::new(config))))
             }
             Some(other) => {

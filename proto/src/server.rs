@@ -39,7 +39,7 @@ pub(crate) fn serve(agent: Agent, shell: Arc<dyn Shell>, options: &crate::agent:
         return Err(format!("the certificate is for a {role} (`{name}`), this is the {} agent", agent.role));
     }
     let certificate_end = identity.ends();
-    let config = Arc::new(tls::server(identity, tls::Guests::Controller).map_err(|e| e.to_string())?);
+    let config = Arc::new(tls::server(identity, tls::Spoken::Rpc).map_err(|e| e.to_string())?);
     let gate = crate::scrape::Gate::of(options.metrics, options.metrics_auth.as_deref(), &options.pki, "node")?;
     let system = (agent.system)(shell.clone());
     // Notes of commands that have ended since are dropped now, before their process numbers are used again.
@@ -117,7 +117,7 @@ pub async fn simulated<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     tokio::spawn(async move {
         while let Some(stream) = connections.recv().await {
             let Ok(place) = places.clone().acquire_owned().await else { return };
-            if tx.send(Ok(Peer(stream, place))).await.is_err() {
+            if tx.send(Ok(Peer { stream, rights: Rights { may_change: true }, place })).await.is_err() {
                 return;
             }
         }
@@ -179,7 +179,8 @@ fn handshakes(
                 match tokio::time::timeout(Duration::from_secs(10), acceptor.accept(socket)).await {
                     Ok(Ok(stream)) => {
                         if let Ok(place) = places.acquire_owned().await {
-                            drop(tx.send(Ok(Peer(stream, place))).await);
+                            let may_change = tls::may_change(stream.get_ref().1.peer_certificates());
+                            drop(tx.send(Ok(Peer { stream, rights: Rights { may_change }, place })).await);
                         }
                     }
                     Ok(Err(why)) => tracing::warn!(%why, "refused a connection"),
@@ -192,27 +193,41 @@ fn handshakes(
 }
 
 /// An authenticated connection; holds its place among the allowed ones until it ends.
-struct Peer<T>(T, #[expect(dead_code, reason = "held, not read")] tokio::sync::OwnedSemaphorePermit);
+struct Peer<T> {
+    stream: T,
+    rights: Rights,
+    #[expect(dead_code, reason = "held, not read")]
+    place: tokio::sync::OwnedSemaphorePermit,
+}
+
+/// What the other side of a connection may do.
+#[derive(Clone, Copy)]
+pub(crate) struct Rights {
+    /// It is the operator; who scrapes may read metrics and health only.
+    pub(crate) may_change: bool,
+}
 
 impl<T> tonic::transport::server::Connected for Peer<T> {
-    type ConnectInfo = ();
-    fn connect_info(&self) {}
+    type ConnectInfo = Rights;
+    fn connect_info(&self) -> Rights {
+        self.rights
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Peer<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut tokio::io::ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Peer<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -1,6 +1,6 @@
 //! `vsgpu exporter`: the metrics of all agents and of the runs on one page, for Prometheus. Changes nothing.
 
-use super::{Chosen, Ended, FleetArg, block_on, operator};
+use super::{Chosen, Ended, FleetArg, block_on, reader};
 use crate::error::{Error, Exit, Kind};
 use crate::exporter::{self, Collected};
 use crate::render::Printer;
@@ -8,10 +8,13 @@ use clap::Args;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use vsgpu_proto::pki;
 use vsgpu_proto::scrape::{self, Gate};
 
 #[derive(Args)]
-#[command(after_help = "Example:\n  vsgpu exporter --listen 0.0.0.0:9744 --metrics-auth token:/etc/vsgpu/token")]
+#[command(
+    after_help = "Examples:\n  vsgpu exporter --listen 0.0.0.0:9744 --metrics-auth token:/etc/vsgpu/token\n  vsgpu exporter --pki pki/prometheus.monitor      with a certificate that changes nothing"
+)]
 pub(super) struct Exporter {
     #[command(flatten)]
     fleet: FleetArg,
@@ -29,9 +32,9 @@ pub(super) struct Exporter {
 impl Exporter {
     pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
         let fleet = self.fleet.read(false, chosen)?;
-        let operator = operator(&fleet)?;
+        let operator = reader(&fleet)?;
         let refused = |why: String| vec![Error::new(Kind::Usage, why)];
-        let gate = Gate::of(self.listen, self.metrics_auth.as_deref(), &fleet.pki, "controller").map_err(refused)?;
+        let gate = Gate::of(self.listen, self.metrics_auth.as_deref(), &fleet.pki, pki::own_file(&fleet.pki)).map_err(refused)?;
         let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
         let collected = Arc::new(Collected::new(&fleet));
         block_on(async {

@@ -182,6 +182,11 @@ pub(crate) fn operator(fleet: &Fleet) -> Result<Operator, Vec<Error>> {
     Operator::load(&fleet.pki).map_err(|e| vec![e.into()])
 }
 
+/// For who only reads metrics: a monitor's certificate will do.
+pub(crate) fn reader(fleet: &Fleet) -> Result<Operator, Vec<Error>> {
+    Operator::reading(&fleet.pki).map_err(|e| vec![e.into()])
+}
+
 /// Seconds since 1970, for records.
 #[expect(clippy::disallowed_methods, reason = "the edge: records carry a time for people, nothing is decided by it")]
 pub(crate) fn now() -> u64 {

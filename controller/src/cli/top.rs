@@ -1,10 +1,10 @@
 //! `vsgpu top`: the fleet at a glance, live. Changes nothing, and looks at nothing either: it shows what the agents' metrics say.
 
-use super::{Chosen, Ended, FleetArg, block_on, operator};
+use super::{Chosen, Ended, FleetArg, block_on, reader};
 use crate::error::{Error, Exit, Kind};
 use crate::exporter::{Collected, agents};
 use crate::render::{self, Answer, Printer};
-use crate::top::{View, view};
+use crate::top::{Glance, View, glance, view};
 use clap::Args;
 use serde_json::json;
 use std::io::IsTerminal as _;
@@ -28,18 +28,22 @@ pub(super) struct Top {
 impl Top {
     pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
         let fleet = Arc::new(self.fleet.read(false, chosen)?);
-        let operator = operator(&fleet)?;
+        let operator = reader(&fleet)?;
         let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
         let collected = Arc::new(Collected::new(&fleet));
         let name = fleet.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if self.once || !std::io::stdout().is_terminal() {
             block_on(collected.round(&fleet, &operator, within))?;
-            let seen = view(&name, &collected.metrics());
-            let lines: Vec<&str> =
-                seen.head.iter().map(String::as_str).chain([""]).chain(seen.lines.iter().map(|l| l.text.as_str())).collect();
-            let text = lines.join("\n");
-            let names = seen.names.clone();
-            printer.show(Answer { names, ..Answer::new(json!(seen), text) });
+            let seen = glance(&name, &collected.metrics());
+            let View { head, columns, lines } = view(&seen);
+            let lines: Vec<&str> = head
+                .iter()
+                .map(String::as_str)
+                .chain([""])
+                .chain(columns.iter().map(String::as_str))
+                .chain(lines.iter().map(|l| l.text.as_str()))
+                .collect();
+            printer.show(Answer { names: names(&seen), ..Answer::new(json!(seen), lines.join("\n")) });
             return Ok(Exit::Done);
         }
         // Rounds beside the screen: a node that does not answer must not keep a key waiting.
@@ -58,7 +62,7 @@ impl Top {
             if collected.ready().is_ok() {
                 let page = collected.metrics();
                 if page != last.0 {
-                    last = (page.clone(), view(&name, &page));
+                    last = (page.clone(), view(&glance(&name, &page)));
                 }
             }
             last.1.clone()
@@ -68,4 +72,10 @@ impl Top {
         })?;
         Ok(Exit::Done)
     }
+}
+
+/// Hosts and guests, whole: lines cut long names.
+fn names(seen: &Glance) -> Vec<String> {
+    let hosts = seen.hosts.iter().map(|host| format!("host/{}", host.name));
+    hosts.chain(seen.guests.iter().map(|guest| format!("guest/{}", guest.name))).collect()
 }

@@ -10,7 +10,7 @@ use crate::hold::Held;
 use crate::journal::{self, Folder, History, Purpose, Status, StepState};
 use crate::plan::{Leftovers, Plan};
 use crate::planner::Planned;
-use crate::render::{Printer, progress::Progress};
+use crate::render::{Format, Printer, progress::Progress};
 use crate::run::{self, Audience, Request, Unfinished};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -58,7 +58,7 @@ impl<'a> Walk<'a> {
             printer
                 .note(&format!("{}\nset aside as {aside}; a host it left in maintenance mode must be brought out by hand", error.message));
         }
-        let word = operators_word().map_err(one)?;
+        let word = operators_word(printer.format()).map_err(one)?;
         let heard = word.clone();
         let request = Request {
             fleet,
@@ -246,7 +246,7 @@ impl Audience for Stage<'_> {
 
 /// Hears Ctrl-C (and a polite kill) in a thread of its own: once stops, twice leaves. Called before any other thread, so that
 /// all have it blocked.
-fn operators_word() -> Result<watch::Receiver<Word>, Error> {
+fn operators_word(format: Format) -> Result<watch::Receiver<Word>, Error> {
     use nix::sys::signal::{SigSet, Signal};
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
@@ -262,17 +262,14 @@ fn operators_word() -> Result<watch::Receiver<Word>, Error> {
             interrupts += u32::from(signal == Signal::SIGINT);
             let word = if interrupts > 1 { Word::Detach } else { Word::Stop };
             if *tx.borrow() == Word::GoOn {
-                say_stopping();
+                let text =
+                    "stopping: what runs is finished, nothing new is begun (Ctrl-C again leaves at once; the agents finish what they do)";
+                Printer::new(format).note(text);
             }
             tx.send_replace(word);
         }
     });
     Ok(rx)
-}
-
-fn say_stopping() {
-    Printer::new(crate::render::Format::Table)
-        .note("stopping: what runs is finished, nothing new is begun (Ctrl-C again leaves at once; the agents finish what they do)");
 }
 
 /// What the latest run took and has not given back.

@@ -14,6 +14,7 @@ use crate::constraints::{self, Finding};
 use crate::error::Error;
 use clap::ValueEnum;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 /// Output format.
@@ -130,18 +131,33 @@ impl Printer {
 
     /// A remark, on stderr.
     pub fn note(&self, text: &str) {
-        say(&format!("{text}\n"));
+        if !self.format.is_document() {
+            say(&format!("{text}\n"));
+        } else if !text.trim().is_empty() {
+            self.talk(&json!({ "note": text.trim() }));
+        }
+    }
+
+    /// What is said to programs, on stderr: JSON is one object a line, YAML one document each.
+    pub(crate) fn talk(&self, json: &Value) {
+        match self.format {
+            Format::Yaml => say(&format!("---\n{}\n", self.document(json))),
+            _ => say(&format!("{json}\n")),
+        }
     }
 
     /// Errors, on stderr: a sentence, the place, details, then a hint with something to type.
+    /// One that several nodes share (a host that is away, and its VMs with it) is said once.
     pub fn errors(&self, errors: &[Error]) {
+        let mut said = BTreeSet::new();
+        let errors: Vec<&Error> = errors.iter().filter(|e| said.insert(rendered(e))).collect();
         if self.format.is_document() {
             if !errors.is_empty() {
-                say(&format!("{}\n", self.document(&json!({ "errors": errors }))));
+                self.talk(&json!({ "errors": errors }));
             }
             return;
         }
-        let text: Vec<String> = errors.iter().map(rendered).collect();
+        let text: Vec<String> = errors.into_iter().map(rendered).collect();
         let _ = write!(anstream::stderr(), "{}", colour::paint(&text.join("\n")));
     }
 

@@ -84,7 +84,7 @@ impl Progress {
     pub fn hear(&mut self, event: &Event) {
         self.board.hear(event);
         if self.format.is_document() {
-            super::say(&format!("{}\n", self.as_json(event)));
+            Printer::new(self.format).talk(&self.as_json(event));
             return;
         }
         match event {

@@ -44,7 +44,7 @@ pub fn status(run: Option<&Stored>, at_work: bool) -> Answer {
         .map(|(step, state)| json!({ "step": step.id, "node": step.node, "title": step.title, "state": state }))
         .collect();
     let json = json!({
-        "run": run.number, "trace": crate::trace::id(&status.run), "purpose": status.purpose, "begun": status.begun, "ended": status.ended.map(|(at, _)| at), "state": state,
+        "run": run.number, "fleet": status.plan.fleet_file, "trace": crate::trace::id(&status.run), "purpose": status.purpose, "begun": status.begun, "ended": status.ended.map(|(at, _)| at), "state": state,
         "damage": run.damage, "nodes": nodes, "waves": status.plan.rollout.waves, "steps": steps,
         "in-maintenance": left.in_maintenance, "stopped": left.stopped,
     });
@@ -59,8 +59,15 @@ pub fn status(run: Option<&Stored>, at_work: bool) -> Answer {
     };
     let rows: Vec<_> = status.plan.steps.iter().zip(&status.steps).map(row).collect();
     let what = if status.purpose == Purpose::Rollback { "rollback" } else { "run" };
-    let mut text =
-        format!("{what} {}: {state}; {done} of {} steps done, {failed} failed\n{}", run.number, status.steps.len(), columns(&rows));
+    let mut text = format!("{what} {}: {state}; {done} of {} steps done, {failed} failed\n", run.number, status.steps.len());
+    // What an administrator fears comes first: the table may be longer than the screen.
+    for host in &left.in_maintenance {
+        text += &format!("{host} IS IN MAINTENANCE MODE through this run\n");
+    }
+    for vm in &left.stopped {
+        text += &format!("{vm} IS SHUT DOWN through this run\n");
+    }
+    text += &columns(&rows);
     for (node, state) in &nodes {
         let word = match state {
             NodeState::Held { held, advice } => {
@@ -74,12 +81,6 @@ pub fn status(run: Option<&Stored>, at_work: bool) -> Answer {
             NodeState::NotBegun => "not begun",
         };
         text += &format!("\n{node}: {word}");
-    }
-    for host in &left.in_maintenance {
-        text += &format!("\n{host} is in maintenance mode through this run");
-    }
-    for vm in &left.stopped {
-        text += &format!("\n{vm} is shut down through this run");
     }
     if let Some(damage) = &run.damage {
         text += &format!("\n{damage}");

@@ -25,8 +25,20 @@ pub fn show(mut next: impl FnMut() -> View) -> std::io::Result<()> {
         let lines: Vec<&Line> = view.lines.iter().filter(|l| !only_bad || l.mood != Mood::Fine).collect();
         let mut rows = 0;
         let drawn = terminal.draw(|frame| {
-            let [head, body, foot] =
-                Layout::vertical([Constraint::Length(2), Constraint::Min(1), Constraint::Length(1)]).areas(frame.area());
+            // A small window has better use for its rows.
+            let columns = if frame.area().height >= 12 { view.columns.as_slice() } else { &[] };
+            let [head, names, body, foot] = Layout::vertical([
+                Constraint::Length(2),
+                Constraint::Length(columns.len() as u16),
+                Constraint::Min(1),
+                Constraint::Length(1),
+            ])
+            .areas(frame.area());
+            let faint = Style::new().add_modifier(Modifier::DIM);
+            frame.render_widget(
+                Paragraph::new(Text::from(columns.iter().map(|l| Row::styled(l.as_str(), faint)).collect::<Vec<_>>())),
+                names,
+            );
             rows = body.height as usize;
             from = from.min(lines.len().saturating_sub(rows));
             let bold = Style::new().add_modifier(Modifier::BOLD);

@@ -2,9 +2,12 @@
 //! asked of it.
 
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use vsgpu_proto::client::{Call, CallError, Connection, Fence, Operator, Target};
+use vsgpu_proto::traceparent::TraceParent;
+use vsgpu_proto::v1::ArtifactId;
 use vsgpu_tests::http::get;
 use vsgpu_tests::lab::small::{begin, small};
 use vsgpu_tests::lab::{Lab, files, free_port, programs, wait_until, workspace};
@@ -59,6 +62,40 @@ fn each_alert_fires_when_it_should_and_has_its_runbook() {
 /// Queries of the dashboards that have no answer on the lab: nothing is wrong there, or the simulated GPU does not say it.
 const SILENT: [&str; 4] = ["vsgpu_xid_events", "vsgpu_requirement_met", "vsgpu_guest_cuda_bandwidth", "vsgpu_gpu_ecc_uncorrected_errors"];
 
+/// What is neither metrics nor who one is, the agent refuses by the certificate. (That no other call was forgotten, `architecture.rs` sees.)
+fn metrics_are_all_it_opens(lab: &Lab, folder: &Path) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let within = Duration::from_secs(30);
+        let target = Target { address: lab.address("esx-01"), node: "esx-01".into(), role: "host" };
+        let on = Connection::open(&Operator::reading(folder).unwrap(), &target, within).await.unwrap();
+        assert!(on.metrics(within).await.unwrap().contains("vsgpu_up 1"));
+        let fence = Fence { holder: "a monitor".into(), epoch: 0 };
+        let mut call = Call {
+            fence: fence.clone(),
+            operation: "a monitor's".into(),
+            heard: 0,
+            look_again: false,
+            deadline_secs: 60,
+            trace: TraceParent::default(),
+            still: vec![],
+        };
+        let id = ArtifactId { name: "x".into(), sha256: "0".repeat(64), size: 1, datastore: String::new() };
+        let spec = serde_json::json!("Performance");
+        let heard = &mut |_: String| {};
+        let refused = [
+            on.observe(None, &["gpus"], &[], within).await.err(),
+            on.claim(&fence, 60, within).await.err(),
+            on.apply(None, "assignment-policy", &spec, None, &mut call, within, heard).await.err(),
+            on.activate(None, "", &mut call, within, heard).await.err(),
+            on.send(Path::new("/etc/hostname"), id, &fence, &TraceParent::default(), within, &mut |_| {}).await.err(),
+        ];
+        for error in refused {
+            assert!(matches!(&error, Some(CallError::Refused { why, .. }) if why.contains("metrics and health only")), "{error:?}");
+        }
+    });
+}
+
 #[test]
 fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
     if !here("prometheus") {
@@ -107,8 +144,18 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
         std::fs::copy(lab.folder.join(format!("pki/prometheus.monitor/node.{kind}")), disguised.join(format!("controller.{kind}")))
             .unwrap();
     }
-    lab.expect(4, &["facts", "--pki", "disguised"]);
+    let said = lab.expect(4, &["facts", "--pki", "disguised"]);
+    assert!(said.contains("this certificate may read metrics and health only"), "{said}");
     lab.expect(0, &["facts"]);
+    metrics_are_all_it_opens(&lab, &lab.folder.join("pki/prometheus.monitor"));
+    // It is enough for the page of the fleet, and says when it ends.
+    let quiet = format!("127.0.0.1:{}", free_port());
+    let _quiet = Running(begin(&lab, &["exporter", "--listen", &quiet, "--every", "1", "--pki", "pki/prometheus.monitor"]));
+    wait_until("the page is ready", Duration::from_secs(30), || get(&quiet, "/readyz", None).is_some_and(|(s, _)| s == 200));
+    let page = get(&quiet, "/metrics", None).unwrap().1;
+    assert!(page.contains("vsgpu_node_reachable{node=\"esx-01\",role=\"host\"} 1"), "{page}");
+    assert!(page.lines().any(|l| l.starts_with("vsgpu_certificate_expiry_timestamp_seconds ")), "{page}");
+    assert!(lab.expect(0, &["top", "--once", "--pki", "pki/prometheus.monitor"]).contains("1 hosts, 1 GPUs"));
     wait_until("both agents have looked", Duration::from_secs(60), || {
         let page = get(&addresses[0], "/metrics", Some(token)).unwrap().1;
         page.contains("vsgpu_host_vgpu_licensed{node=\"esx-01\"") && page.contains("vsgpu_license_licensed{node=\"vm-01\"")

@@ -1,0 +1,56 @@
+//! A page of metrics as the exporter serves it, read back.
+
+use std::collections::BTreeMap;
+
+pub(super) type Labels = BTreeMap<String, String>;
+
+/// All series of a page.
+pub(super) struct Page(BTreeMap<String, Vec<(Labels, f64)>>);
+
+impl Page {
+    pub(super) fn read(text: &str) -> Self {
+        let mut all: BTreeMap<String, Vec<(Labels, f64)>> = BTreeMap::new();
+        for line in text.lines().filter(|l| !l.starts_with('#')) {
+            let Some((series, value)) = line.rsplit_once(' ') else { continue };
+            let Ok(value) = value.parse() else { continue };
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            let name = name.strip_prefix("vsgpu_").unwrap_or(name);
+            all.entry(name.into()).or_default().push((labels_of(labels.trim_end_matches('}')), value));
+        }
+        Self(all)
+    }
+
+    pub(super) fn of(&self, name: &str) -> impl Iterator<Item = &(Labels, f64)> {
+        self.0.get(name).into_iter().flatten()
+    }
+
+    /// The first value whose labels are these.
+    pub(super) fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let fits = |l: &Labels| labels.iter().all(|(key, value)| l.get(*key).is_some_and(|v| v == value));
+        self.of(name).find(|(l, _)| fits(l)).map(|(_, value)| *value)
+    }
+}
+
+/// `a="x",b="y"`, with `\"`, `\\` and `\n` inside.
+fn labels_of(text: &str) -> Labels {
+    let mut labels = Labels::new();
+    let mut chars = text.chars().peekable();
+    loop {
+        let name: String = chars.by_ref().take_while(|c| *c != '=').collect();
+        if name.is_empty() || chars.next() != Some('"') {
+            return labels;
+        }
+        let mut value = String::new();
+        while let Some(c) = chars.next() {
+            match c {
+                '"' => break,
+                '\\' => value.extend(chars.next().map(|c| if c == 'n' { ' ' } else { c })),
+                c => value.push(if c.is_control() { ' ' } else { c }),
+            }
+        }
+        labels.insert(name, value);
+        if chars.peek() == Some(&',') {
+            chars.next();
+        }
+    }
+}
