@@ -96,7 +96,9 @@ impl Surroundings {
     /// Those of this process.
     pub fn here() -> Self {
         let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let home = || path("HOME").unwrap_or_default().join(".config");
+        // A unit or a cron job may have no HOME; contexts must not be looked for in whatever folder it works in.
+        let own = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.dir);
+        let home = || path("HOME").filter(|p| p.is_absolute()).or_else(own).unwrap_or_else(|| "/".into()).join(".config");
         Self {
             fleet: path("VSGPU_FLEET"),
             pki: path("VSGPU_PKI"),

@@ -76,6 +76,7 @@ fn debian_installs_upgrades_removes_and_purges_them() {
         "usr/share/man/man1/vsgpu-apply.1.gz",
         "usr/share/man/man1/vsgpu-guest-agent-serve.1.gz",
         "usr/lib/systemd/system/vsgpu-host-agent@.service",
+        "usr/lib/systemd/system/vsgpu-exporter@.service",
         "usr/share/man/man1/vsgpu-host-agent-serve.1.gz",
         "usr/share/bash-completion/completions/vsgpu",
         "usr/share/zsh/vendor-completions/_vsgpu",
@@ -100,10 +101,11 @@ fn debian_installs_upgrades_removes_and_purges_them() {
     // Removed, the operator's own stays; purged, nothing does.
     std::fs::create_dir_all(tree.root().join("var/lib/vsgpu")).unwrap();
     std::fs::create_dir_all(tree.root().join("etc/vsgpu-host-agent/esx-01")).unwrap();
+    std::fs::create_dir_all(tree.root().join("etc/vsgpu-exporter/ops")).unwrap();
     tree.run(&["dpkg", "-r", "vsgpu-guest-agent", "vsgpu-host-agent", "vsgpu"]);
     assert!(!tree.has("usr/bin/vsgpu-guest-agent") && !tree.has("usr/bin/vsgpu"));
     assert!(tree.has("etc/vsgpu/guest-agent.conf") && tree.has("etc/vsgpu/node.pem"));
-    assert!(tree.has("etc/vsgpu-host-agent/esx-01"));
+    assert!(tree.has("etc/vsgpu-host-agent/esx-01") && tree.has("etc/vsgpu-exporter/ops"));
     tree.run(&["dpkg", "-P", "vsgpu-guest-agent", "vsgpu-host-agent", "vsgpu"]);
     assert!(!tree.has("etc/vsgpu") && !tree.has("var/lib/vsgpu"));
     let left = tree.run(&[
@@ -145,12 +147,16 @@ fn systemd_understands_the_units() {
     }
     let folder = std::env::temp_dir().join(format!("vsgpu-units-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    for (file, unit) in
-        [("vsgpu-guest-agent.service", "vsgpu-guest-agent.service"), ("vsgpu-host-agent@.service", "vsgpu-host-agent@esx-01.service")]
-    {
+    for (file, unit) in [
+        ("vsgpu-guest-agent.service", "vsgpu-guest-agent.service"),
+        ("vsgpu-host-agent@.service", "vsgpu-host-agent@esx-01.service"),
+        ("vsgpu-exporter@.service", "vsgpu-exporter@root.service"),
+    ] {
         let text = std::fs::read_to_string(workspace().join("packaging/linux").join(file)).unwrap();
         // The program is looked for as well; the manual page is in the package.
-        let text = text.replace("/usr/bin/vsgpu-guest-agent", "/bin/true").replace("/usr/bin/vsgpu-host-agent", "/bin/true");
+        let text = ["vsgpu-guest-agent", "vsgpu-host-agent", "vsgpu"]
+            .iter()
+            .fold(text, |text, program| text.replace(&format!("/usr/bin/{program} "), "/bin/true "));
         let text: String = text.lines().filter(|l| !l.starts_with("Documentation=")).map(|l| format!("{l}\n")).collect();
         let path = folder.join(unit);
         std::fs::write(&path, text).unwrap();

@@ -32,7 +32,12 @@ pub fn esxi(root: &Path, agent: Vec<u8>) -> Result<Vec<Entry>, String> {
 /// # Errors
 /// A sentence.
 pub fn controller(root: &Path, built: &Path) -> Result<Package, String> {
-    let mut entries = vec![Entry::new("usr/bin/vsgpu", 0o755, read(&built.join("vsgpu"))?)];
+    let linux = root.join("packaging/linux");
+    let mut entries = vec![
+        Entry::new("usr/bin/vsgpu", 0o755, read(&built.join("vsgpu"))?),
+        Entry::new("usr/lib/systemd/system/vsgpu-exporter@.service", 0o644, read(&linux.join("vsgpu-exporter@.service"))?),
+        Entry::new("usr/share/doc/vsgpu/exporter.conf", 0o644, read(&linux.join("exporter.conf"))?),
+    ];
     let command = vsgpu::cli::command();
     for (shell, path) in [
         (Shell::Bash, "usr/share/bash-completion/completions/vsgpu"),
@@ -62,7 +67,7 @@ pub fn controller(root: &Path, built: &Path) -> Result<Package, String> {
         description: "The operator's program: plans, applies and verifies what a fleet file wishes\nof ESXi hosts, their VMs and the guests in them.",
         entries,
         needs: None,
-        scripts: vec![],
+        scripts: instances(&linux, "vsgpu-exporter")?,
     })
 }
 
@@ -102,15 +107,24 @@ pub fn host(root: &Path, built: &Path) -> Result<Package, String> {
         Entry::new("usr/share/doc/vsgpu-host-agent/agent.conf", 0o644, read(&linux.join("host-agent.conf"))?),
     ];
     entries.extend(manual(vsgpu_proto::agent::command(&vsgpu_host_agent::agent()))?);
-    let script = |name| Ok::<_, String>((name, read(&linux.join(format!("host-agent.{name}")))?));
     Ok(Package {
         name: "vsgpu-host-agent",
         summary: "vsgpu agent of ESXi hosts on which no package may run",
         description: "Runs on a Linux machine and reaches ESXi hosts through OpenSSH: one instance of\nits unit for each host.",
         entries,
         needs: Some(("openssh-client, libnss-systemd", "openssh-clients")),
-        scripts: vec![script("postinst")?, script("prerm")?, script("postrm")?],
+        scripts: instances(&linux, "vsgpu-host-agent")?,
     })
+}
+
+/// The scripts of a package whose unit runs once for each name that the operator enables.
+fn instances(linux: &Path, unit: &str) -> Result<Vec<(&'static str, Vec<u8>)>, String> {
+    let script = |name: &'static str| {
+        let text = read(&linux.join(format!("instances.{name}")))?;
+        let text = String::from_utf8(text).map_err(|e| format!("instances.{name}: {e}"))?;
+        Ok((name, text.replace("@UNIT@", unit).into_bytes()))
+    };
+    ["postinst", "prerm", "postrm"].into_iter().map(script).collect()
 }
 
 /// One page for a program, one for each of its verbs.

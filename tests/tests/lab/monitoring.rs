@@ -148,9 +148,13 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
     assert!(said.contains("this certificate may read metrics and health only"), "{said}");
     lab.expect(0, &["facts"]);
     metrics_are_all_it_opens(&lab, &lab.folder.join("pki/prometheus.monitor"));
-    // It is enough for the page of the fleet, and says when it ends.
+    // It is enough for the page of the fleet, as its unit asks for it, and says when it ends.
     let quiet = format!("127.0.0.1:{}", free_port());
-    let _quiet = Running(begin(&lab, &["exporter", "--listen", &quiet, "--every", "1", "--pki", "pki/prometheus.monitor"]));
+    let unit = std::fs::read_to_string(workspace().join("packaging/linux/vsgpu-exporter@.service")).unwrap();
+    let started = unit.lines().find_map(|l| l.strip_prefix("ExecStart=/usr/bin/vsgpu ")).unwrap();
+    let started = started.replace("${CREDENTIALS_DIRECTORY}", "pki/prometheus.monitor");
+    let started = started.replace("$OPTIONS", &format!("--listen {quiet} --every 1"));
+    let _quiet = Running(begin(&lab, &started.split(' ').collect::<Vec<_>>()));
     wait_until("the page is ready", Duration::from_secs(30), || get(&quiet, "/readyz", None).is_some_and(|(s, _)| s == 200));
     let page = get(&quiet, "/metrics", None).unwrap().1;
     assert!(page.contains("vsgpu_node_reachable{node=\"esx-01\",role=\"host\"} 1"), "{page}");
