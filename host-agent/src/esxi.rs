@@ -5,7 +5,7 @@
 //! The answer comes from memory and is looked up beside it: a hanging esxcli must not make a node look unreachable. An agent that
 //! reaches its host over ssh outlives the host's boots, so there memory is not asked.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use vsgpu_core::{Command, Output, System, Trouble, esxcli};
 use vsgpu_proto::machine::{Boots, Machine};
@@ -24,7 +24,13 @@ pub fn system(shell: Arc<dyn Shell>) -> Arc<dyn System> {
 #[derive(Default)]
 struct Marker {
     boot: Arc<Mutex<Boot>>,
-    first: Mutex<()>,
+    first: Mutex<Option<Look>>,
+}
+
+/// What the last look from the network found, and when it was begun.
+struct Look {
+    begun: Duration,
+    found: Result<String, Trouble>,
 }
 
 /// What is known of the running boot.
@@ -85,13 +91,21 @@ impl Boots for Marker {
             return Ok(id);
         }
         // One first look at a time: two would each make an identity of their own.
-        let _first = self.first.lock();
+        let asked = shell.elapsed();
+        let mut last = self.first.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(id) = self.boot.lock().ok().and_then(|b| b.id.clone()).filter(|_| !shell.is_remote()) {
             return Ok(id);
         }
-        let id = look(shell.as_ref());
-        remember(&self.boot, id.clone(), shell.elapsed());
-        id
+        // Who waited while another one looked shares what that found, if it was begun behind the question: a host that is away must
+        // not be waited for by each of them, one behind the other.
+        if let Some(look) = last.as_ref().filter(|look| look.begun >= asked) {
+            return look.found.clone();
+        }
+        let begun = shell.elapsed();
+        let found = look(shell.as_ref());
+        remember(&self.boot, found.clone(), shell.elapsed());
+        *last = Some(Look { begun, found: found.clone() });
+        found
     }
 }
 

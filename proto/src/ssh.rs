@@ -11,6 +11,7 @@ use crate::child::{self, Child, Input, Ran};
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 use vsgpu_core::Ended;
 use vsgpu_core::effect::quoted;
 
@@ -177,7 +178,7 @@ impl Ssh {
         if whole.len() > LONGEST {
             return Err(Lost::Away(format!("a script of {} bytes is too long to be sent", whole.len())));
         }
-        let _place = self.place();
+        let _place = self.place(within).ok_or(Lost::TimedOut(within))?;
         let ran = self.ssh(&whole, input, within);
         let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
         let Some((before, rest)) = stderr.split_once(&format!("{mark}- ")) else {
@@ -248,13 +249,16 @@ impl Ssh {
         format!("ssh {}: {said}{advice}", self.target)
     }
 
-    fn place(&self) -> Place<'_> {
-        let mut free = self.free.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while *free == 0 {
-            free = self.free.1.wait(free).unwrap_or_else(PoisonError::into_inner);
+    /// A session's place; none where all are taken for as long as the script may take.
+    fn place(&self, within: u32) -> Option<Place<'_>> {
+        let free = self.free.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = self.free.1.wait_timeout_while(free, Duration::from_secs(within.into()), |free| *free == 0);
+        let (mut free, late) = waits.unwrap_or_else(PoisonError::into_inner);
+        if late.timed_out() {
+            return None;
         }
         *free -= 1;
-        Place(self)
+        Some(Place(self))
     }
 }
 

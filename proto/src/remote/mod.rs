@@ -16,6 +16,7 @@ use crate::ssh::{Lost, Said, Ssh, Target};
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 use vsgpu_core::effect::quoted;
@@ -45,6 +46,8 @@ pub struct Remote {
     visit: Option<PathBuf>,
     /// Nothing is written over there.
     looks_only: bool,
+    /// Another agent was found to serve the host: one that was turned away must not win it by the host's next reboot.
+    turned_away: AtomicBool,
     /// Held while this agent serves.
     lock: Option<nix::fcntl::Flock<std::fs::File>>,
 }
@@ -118,6 +121,7 @@ impl Remote {
             own: Mutex::default(),
             visit: None,
             looks_only: false,
+            turned_away: AtomicBool::new(false),
             lock: None,
         }
     }
@@ -167,18 +171,20 @@ impl Remote {
         let (name, other) = (quoted(gateway), self.ssh.end("other"));
         // `set -C`: of two who find nobody, one makes the file. One that stays empty was left so by a full ramdisk.
         let claim = format!("(set -C; echo {name} >{owner}) 2>/dev/null; read -r o <{owner}");
-        let guard = format!(
-            "o=; [ -f {owner} ] && read -r o <{owner}\n\
-             [ -n \"$o\" ] || {{ mkdir -p {folder} && {claim}; }}\n\
-             [ -n \"$o\" ] || {{ sleep 1; read -r o <{owner}; [ -n \"$o\" ] || {{ rm -f {owner}; {claim}; }}; }}\n\
-             [ \"$o\" = {name} ] || {other}\n"
+        let claims = format!(
+            "[ -n \"$o\" ] || {{ mkdir -p {folder} && {claim}; }}\n\
+             [ -n \"$o\" ] || {{ sleep 1; read -r o <{owner}; [ -n \"$o\" ] || {{ rm -f {owner}; {claim}; }}; }}\n"
         );
+        let claims = if self.turned_away.load(Ordering::SeqCst) { "" } else { &claims };
+        let guard = format!("o=; [ -f {owner} ] && read -r o <{owner}\n{claims}[ \"$o\" = {name} ] || {other}\n");
         let said = self.ssh.script(&format!("{guard}{script}"), input, within, stays)?;
         if said.end == "other" {
             let found = self.ssh.script(&format!("read -r o <{owner}; echo \"$o\""), Input::Nothing, FILE, false)?;
             let found = String::from_utf8_lossy(&found.stdout).trim().to_string();
+            self.turned_away.store(true, Ordering::SeqCst);
+            let found = if found.is_empty() { "whose name is gone from there".into() } else { format!("`{found}`") };
             return Err(Lost::Away(format!(
-                "{}: another agent serves this host, `{found}`, and this one is `{gateway}`: stop one of them, then remove {OWNER} on the host",
+                "{}: another agent serves this host, {found}, and this one is `{gateway}`: stop that one, remove {OWNER} on the host, and start this one anew; or stop this one",
                 self.ssh.target()
             )));
         }
@@ -422,8 +428,15 @@ fn one_agent(memory: &Posix, state: &Path, target: &Target) -> Result<nix::fcntl
 }
 
 fn private_folder(folder: &Path) -> Result<(), String> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| format!("{}: {e}", folder.display()))
+    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+    let said = |e: std::io::Error| format!("{}: {e}", folder.display());
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(said)?;
+    // One that was there already: whoever may write into it could become this agent.
+    let found = std::fs::metadata(folder).map_err(said)?;
+    if found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(format!("{}: others may write into it: `chown` it to this agent's user and `chmod 700` it", folder.display()));
+    }
+    Ok(())
 }
 
 /// This agent's name among those that could serve the host; made once.
@@ -436,4 +449,20 @@ fn own_name(memory: &Posix) -> Result<String, String> {
     let name = format!("{host}-{}", random());
     memory.write("/gateway", name.as_bytes(), 0o600).map_err(|e| e.to_string())?;
     Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{private_folder, temporary};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "test code")]
+    fn memory_that_others_may_write_is_refused() {
+        let folder = temporary().unwrap();
+        assert_eq!(private_folder(&folder), Ok(()));
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(private_folder(&folder).unwrap_err().contains("others may write into it"));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }

@@ -108,6 +108,12 @@ fn two_agents_do_not_serve_one_host() {
     let said = lab.expect(4, &["facts", "-n", "esx-01"]);
     assert!(said.contains("other-gateway") && said.contains("another agent serves this host"), "{said}");
     assert_eq!(lab.calls("esx-01"), Vec::<String>::new(), "nothing was asked on the other's behalf");
+    // A reboot takes the other's name away: who was turned away does not take the host for that, but when it is started anew.
+    std::fs::remove_file(&owner).unwrap();
+    let said = lab.expect(4, &["facts", "-n", "esx-01"]);
+    assert!(said.contains("start this one anew") && !owner.exists(), "{said}");
+    lab.restart_gateway("esx-01");
+    lab.expect(0, &["facts", "-n", "esx-01"]);
 }
 
 #[test]
