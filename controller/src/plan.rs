@@ -147,6 +147,8 @@ pub struct Leftovers {
     pub in_maintenance: BTreeSet<String>,
     /// VMs that a run shut down and did not start again.
     pub stopped: BTreeSet<String>,
+    /// Those of them of which it is not known how that ended: what an agent was asked may still come true, whatever is seen now.
+    pub unsettled: BTreeSet<NodeId>,
     /// Nodes that a run rebooted for requirements which were not met afterwards.
     pub rebooted: BTreeMap<NodeId, RebootedFor>,
     /// Nodes that are not touched before a person says `vsgpu release`.

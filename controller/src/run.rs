@@ -82,6 +82,8 @@ pub struct Ended {
     pub problems: Vec<Problem>,
     /// What earlier runs took and could not be given back, where nothing was walked.
     pub left: Leftovers,
+    /// Why what was to come behind an unfinished run that was gone on with was not begun.
+    pub behind: Vec<Error>,
 }
 
 impl Request<'_> {
@@ -97,7 +99,11 @@ impl Request<'_> {
         if !(went_on && complete && whole_wish) {
             return Ok(first);
         }
-        let (then, _) = self.once(audience).await?;
+        let (then, _) = match self.once(audience).await {
+            Ok(then) => then,
+            // What was done before is said all the same.
+            Err(behind) => return Ok(Ended { behind, ..first }),
+        };
         if then.plan.steps.is_empty() { Ok(Ended { problems: then.problems, left: then.left, ..first }) } else { Ok(then) }
     }
 
@@ -144,7 +150,7 @@ impl Request<'_> {
                 }
                 if planned.plan.steps.is_empty() {
                     let summary = Summary::default();
-                    return Ok((Ended { plan: planned.plan, summary, problems: planned.problems, left }, false));
+                    return Ok((Ended { plan: planned.plan, summary, problems: planned.problems, left, behind: vec![] }, false));
                 }
                 let (status, journal) = self.begin(planned.plan, left).map_err(one)?;
                 (status, journal, planned.problems, false)
@@ -162,7 +168,7 @@ impl Request<'_> {
             now: self.now,
         };
         let summary = engine::run(status, &mut journal, walk, &mut |event| audience.hear(event)).await.map_err(one)?;
-        Ok((Ended { plan, summary, problems, left: Leftovers::default() }, went_on))
+        Ok((Ended { plan, summary, problems, left: Leftovers::default(), behind: vec![] }, went_on))
     }
 
     /// A damaged run is left as it is: what stands behind the damage is still known from it.
@@ -243,6 +249,7 @@ impl Request<'_> {
             plan: Box::new(plan),
             in_maintenance: left.in_maintenance,
             stopped: left.stopped,
+            unsettled: left.unsettled,
             rebooted: left.rebooted,
             held: left.held,
         };

@@ -15,6 +15,7 @@ pub mod pki;
 pub mod posix;
 mod receive;
 pub mod remote;
+mod rights;
 pub mod scrape;
 pub mod server;
 mod service;

@@ -7,6 +7,7 @@
 
 use crate::agent::Agent;
 use crate::offload::Offload;
+use crate::rights::{Guard, READERS, READING, Rights};
 use crate::service::{Node, Service};
 use crate::shell::Shell;
 use crate::v1::agent_server::AgentServer;
@@ -25,8 +26,12 @@ use vsgpu_core::System;
 
 /// Connections at once; one controller needs one.
 const MAX_CONNECTIONS: usize = 64;
-/// Handshakes at once, each ten seconds at most.
+/// Calls at once over one connection: as many as a host has VMs at most, and more.
+const MAX_STREAMS: u32 = 512;
+/// Handshakes at once.
 const MAX_HANDSHAKES: usize = 512;
+/// For a handshake, and for a place behind it.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Serves until killed.
 ///
@@ -91,8 +96,9 @@ async fn answer<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(crate::CHUNK as u32)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .add_service(health_service)
-        .add_service(service)
+        .max_concurrent_streams(Some(MAX_STREAMS))
+        .add_service(Guard::new(health_service))
+        .add_service(Guard::new(service))
         .serve_with_incoming(ReceiverStream::new(connections))
         .await
         .map_err(|e| e.to_string())
@@ -117,7 +123,7 @@ pub async fn simulated<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     tokio::spawn(async move {
         while let Some(stream) = connections.recv().await {
             let Ok(place) = places.clone().acquire_owned().await else { return };
-            if tx.send(Ok(Peer { stream, rights: Rights { may_change: true }, place })).await.is_err() {
+            if tx.send(Ok(Peer { stream, rights: Rights { may_change: true }, until: None, place })).await.is_err() {
                 return;
             }
         }
@@ -168,19 +174,26 @@ fn handshakes(
     let (tx, rx) = mpsc::channel(16);
     let acceptor = tokio_rustls::TlsAcceptor::from(config);
     let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+    let readers = Arc::new(tokio::sync::Semaphore::new(READERS));
     let handshakes = Arc::new(tokio::sync::Semaphore::new(MAX_HANDSHAKES));
     tokio::spawn(async move {
         while let Some(socket) = sockets.recv().await {
             // Who has not proved yet who it is takes no place of those who have.
             let Ok(shaking) = handshakes.clone().acquire_owned().await else { return };
-            let (acceptor, tx, places) = (acceptor.clone(), tx.clone(), places.clone());
+            let (acceptor, tx) = (acceptor.clone(), tx.clone());
+            let (places, readers) = (places.clone(), readers.clone());
             tokio::spawn(async move {
                 let _shaking = shaking;
-                match tokio::time::timeout(Duration::from_secs(10), acceptor.accept(socket)).await {
+                match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
                     Ok(Ok(stream)) => {
-                        if let Ok(place) = places.acquire_owned().await {
-                            let may_change = tls::may_change(stream.get_ref().1.peer_certificates());
-                            drop(tx.send(Ok(Peer { stream, rights: Rights { may_change }, place })).await);
+                        let may_change = tls::may_change(stream.get_ref().1.peer_certificates());
+                        let (places, wait, until) = match may_change {
+                            true => (places, HANDSHAKE, None),
+                            false => (readers, Duration::ZERO, Some(tokio::time::Instant::now() + READING)),
+                        };
+                        match tokio::time::timeout(wait, places.acquire_owned()).await {
+                            Ok(Ok(place)) => drop(tx.send(Ok(Peer { stream, rights: Rights { may_change }, until, place })).await),
+                            _ => tracing::warn!(may_change, "refused a connection: all places are taken"),
                         }
                     }
                     Ok(Err(why)) => tracing::warn!(%why, "refused a connection"),
@@ -196,15 +209,10 @@ fn handshakes(
 struct Peer<T> {
     stream: T,
     rights: Rights,
+    /// Where it is served only for a while.
+    until: Option<tokio::time::Instant>,
     #[expect(dead_code, reason = "held, not read")]
     place: tokio::sync::OwnedSemaphorePermit,
-}
-
-/// What the other side of a connection may do.
-#[derive(Clone, Copy)]
-pub(crate) struct Rights {
-    /// It is the operator; who scrapes may read metrics and health only.
-    pub(crate) may_change: bool,
 }
 
 impl<T> tonic::transport::server::Connected for Peer<T> {
@@ -216,6 +224,10 @@ impl<T> tonic::transport::server::Connected for Peer<T> {
 
 impl<T: AsyncRead + Unpin> AsyncRead for Peer<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut tokio::io::ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        // The keepalive's own pings see to it that this is asked.
+        if self.until.is_some_and(|until| tokio::time::Instant::now() >= until) {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

@@ -7,7 +7,7 @@ use crate::metrics::{Metrics, Snapshot};
 use crate::offload::Offload;
 use crate::operations::{Operation, Operations};
 use crate::receive;
-use crate::server::Rights;
+use crate::rights::Rights;
 use crate::shell::Shell;
 use crate::traceparent::TraceParent;
 use crate::v1::{self, agent_server};
@@ -162,14 +162,6 @@ pub(crate) fn troubled(trouble: &Trouble) -> Status {
     }
 }
 
-/// What only the operator may ask. A connection without rights has none.
-fn operators<T>(request: Request<T>) -> Result<T, Status> {
-    match request.extensions().get::<Rights>() {
-        Some(Rights { may_change: true }) => Ok(request.into_inner()),
-        _ => Err(Status::permission_denied("this certificate may read metrics and health only")),
-    }
-}
-
 type Events = ReceiverStream<Result<v1::Event, Status>>;
 
 /// One change: the claim is checked, what runs already under this name is only listened to, everything else is run in the
@@ -246,7 +238,9 @@ impl agent_server::Agent for Service {
     type ActivateStream = Events;
 
     async fn describe(&self, request: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeReply>, Status> {
-        let schemas = request.into_inner().schemas;
+        // They are large, and no reader needs them.
+        let operator = request.extensions().get::<Rights>().is_some_and(|rights| rights.may_change);
+        let schemas = request.into_inner().schemas && operator;
         blocking(&self.0, "Describe", move |node| {
             let known = |e: &Entry| v1::Known {
                 name: e.name.into(),
@@ -266,7 +260,7 @@ impl agent_server::Agent for Service {
     }
 
     async fn observe(&self, request: Request<v1::ObserveRequest>) -> Result<Response<v1::ObserveReply>, Status> {
-        let request = operators(request)?;
+        let request = request.into_inner();
         blocking(&self.0, "Observe", move |node| {
             let on = subject(request.subject);
             let mut facts = node.catalogue.facts(node.scope(&on));
@@ -294,7 +288,7 @@ impl agent_server::Agent for Service {
     }
 
     async fn claim(&self, request: Request<v1::ClaimRequest>) -> Result<Response<v1::ClaimReply>, Status> {
-        let v1::ClaimRequest { holder, epoch, lease_secs } = operators(request)?;
+        let v1::ClaimRequest { holder, epoch, lease_secs } = request.into_inner();
         blocking(&self.0, "Claim", move |node| {
             let busy = node.operations.running();
             let epoch = node.lease.claim(node.system.as_ref(), &holder, epoch, lease_secs, busy.as_deref())?;
@@ -304,7 +298,7 @@ impl agent_server::Agent for Service {
     }
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<Events>, Status> {
-        let request = operators(request)?;
+        let request = request.into_inner();
         let on = subject(request.subject);
         let entry = self.0.find(&on, &request.requirement)?;
         let wish: serde_json::Value = parsed("spec", &request.spec_json)?;
@@ -335,7 +329,7 @@ impl agent_server::Agent for Service {
     }
 
     async fn activate(&self, request: Request<v1::ActivateRequest>) -> Result<Response<Events>, Status> {
-        let request = operators(request)?;
+        let request = request.into_inner();
         let what = request.what.ok_or_else(|| Status::invalid_argument("activate what?"))?;
         let effects = match &what {
             v1::activate_request::What::Reboot(_) => vec![(self.0.agent.reboot)()],
@@ -366,7 +360,7 @@ impl agent_server::Agent for Service {
     }
 
     async fn stat_artifact(&self, request: Request<v1::ArtifactId>) -> Result<Response<v1::ArtifactState>, Status> {
-        let id = operators(request)?;
+        let id = request.into_inner();
         blocking(&self.0, "StatArtifact", move |node| receive::state(node.shell.as_ref(), &node.name, &id)).await
     }
 
@@ -374,7 +368,7 @@ impl agent_server::Agent for Service {
         let start = self.0.system.elapsed();
         let node = self.0.clone();
         let allowed = move |fence: Option<&v1::Fence>| node.lease.check(node.system.as_ref(), fence);
-        let result = receive::put(self.0.shell.clone(), self.0.name.clone(), operators(request)?, allowed).await;
+        let result = receive::put(self.0.shell.clone(), self.0.name.clone(), request.into_inner(), allowed).await;
         self.0.metrics.rpc("PutArtifact", result.is_ok(), self.0.system.elapsed() - start);
         result.map(Response::new)
     }

@@ -123,12 +123,3 @@ fn every_command_line_of_the_host_agent_lives_without_linux_features() {
     let tokio = toml.lines().find(|l| l.starts_with("tokio = ")).unwrap();
     assert!(!tokio.contains("signal") && !tokio.contains("process") && !tokio.contains("full"), "{tokio}");
 }
-
-#[test]
-fn every_call_but_two_is_the_operators() {
-    let proto = std::fs::read_to_string(workspace().join("proto/agent.proto")).unwrap();
-    let service = std::fs::read_to_string(workspace().join("proto/src/service.rs")).unwrap();
-    let calls = proto.lines().filter(|line| line.trim_start().starts_with("rpc ")).count();
-    // Who one is, and metrics: whoever scrapes may ask that. Every other one asks for the operator's certificate first.
-    assert_eq!(service.matches("operators(request)?").count(), calls - 2, "a call forgot to ask whose certificate it is");
-}

@@ -4,7 +4,7 @@ use super::{Chosen, Ended, FleetArg, block_on, reader};
 use crate::error::{Error, Exit, Kind};
 use crate::exporter::{Collected, agents};
 use crate::render::{self, Answer, Printer};
-use crate::top::{Glance, View, glance, view};
+use crate::top::{Glance, Seats, View, glance, view};
 use clap::Args;
 use serde_json::json;
 use std::io::IsTerminal as _;
@@ -32,9 +32,10 @@ impl Top {
         let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
         let collected = Arc::new(Collected::new(&fleet));
         let name = fleet.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let seats: Seats = fleet.vms.iter().map(|vm| (vm.name.clone(), (vm.host.clone(), vm.vm_name.clone()))).collect();
         if self.once || !std::io::stdout().is_terminal() {
             block_on(collected.round(&fleet, &operator, within))?;
-            let seen = glance(&name, &collected.metrics());
+            let seen = glance(&name, &seats, &collected.metrics());
             let View { head, columns, lines } = view(&seen);
             let lines: Vec<&str> = head
                 .iter()
@@ -62,7 +63,7 @@ impl Top {
             if collected.ready().is_ok() {
                 let page = collected.metrics();
                 if page != last.0 {
-                    last = (page.clone(), view(&glance(&name, &page)));
+                    last = (page.clone(), view(&glance(&name, &seats, &page)));
                 }
             }
             last.1.clone()

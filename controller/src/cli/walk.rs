@@ -77,6 +77,7 @@ impl<'a> Walk<'a> {
             printer,
             yes: self.yes,
             max_hosts: self.max_hosts,
+            agreed: BTreeSet::new(),
             word: heard,
             fleet: fleet.file.display().to_string(),
             history: History::of(&disk),
@@ -97,7 +98,7 @@ impl<'a> Walk<'a> {
 
     fn report(&self, ended: run::Ended) -> Ended {
         let Self { printer, fleet, .. } = self;
-        let run::Ended { plan, summary, problems, left } = ended;
+        let run::Ended { plan, summary, problems, left, behind } = ended;
         let mut errors: Vec<Error> = vec![];
         if plan.steps.is_empty() {
             errors.extend(problems.into_iter().map(|p| p.error));
@@ -127,6 +128,7 @@ impl<'a> Walk<'a> {
         let failed_any = !summary.failed.is_empty();
         errors.extend(summary.failed.into_iter().map(|(_, e)| e));
         errors.extend(problems.into_iter().map(|p| p.error));
+        errors.extend(behind);
         if !summary.untouched.is_empty() {
             let hosts: BTreeSet<&str> = summary.untouched.keys().map(String::as_str).collect();
             let error =
@@ -175,6 +177,8 @@ struct Stage<'a> {
     printer: &'a Printer,
     yes: bool,
     max_hosts: Option<usize>,
+    /// Hosts that were agreed to: an unfinished run and what comes behind it count together.
+    agreed: BTreeSet<String>,
     word: watch::Receiver<Word>,
     /// Its file, for questions: of several fleets, the wrong one is the worst mistake.
     fleet: String,
@@ -185,24 +189,30 @@ struct Stage<'a> {
 
 impl Stage<'_> {
     /// As few hosts as `--max-hosts` says.
-    fn few_enough(&self, what: &str, next: &str, plan: &Plan, which: impl Fn(usize) -> bool) -> Result<(), Error> {
-        let hosts: BTreeSet<&str> = plan.steps.iter().filter(|s| which(s.id)).map(|s| s.host.as_str()).collect();
+    fn few_enough(&self, what: &str, next: &str, hosts: &BTreeSet<String>) -> Result<(), Error> {
+        let (all, before) = (hosts.union(&self.agreed).count(), self.agreed.len());
         match self.max_hosts {
-            Some(most) if hosts.len() > most => {
-                let why = format!("{what} touches {} hosts, `--max-hosts {most}` allows fewer; nothing was changed", hosts.len());
+            Some(most) if all > most => {
+                let with = if before > 0 { format!(" (with the {before} of before)") } else { String::new() };
+                let why = format!("{what} touches {all} hosts{with}, `--max-hosts {most}` allows fewer; {}", self.unchanged());
                 Err(Error::new(Kind::Usage, why).code("max-hosts").hint(next))
             }
             _ => Ok(()),
         }
     }
 
+    /// What a refusal means.
+    fn unchanged(&self) -> &'static str {
+        if self.agreed.is_empty() { "nothing was changed" } else { "nothing more was changed" }
+    }
+
     /// A person's yes, where there is one and `--yes` was not said.
-    fn agreed(&self, text: &str, question: &str) -> Result<(), Error> {
+    fn ask(&self, text: &str, question: &str) -> Result<(), Error> {
         let go_on = if self.yes { Some(true) } else { self.printer.confirm(text, question, &|| *self.word.borrow() != Word::GoOn) };
         match go_on {
             Some(true) => Ok(()),
-            Some(false) => Err(Error::new(Kind::Usage, "not confirmed; nothing was changed").code("not-confirmed")),
-            None => Err(Error::new(Kind::Usage, "nobody can be asked, because what is said goes elsewhere; nothing was changed")
+            Some(false) => Err(Error::new(Kind::Usage, format!("not confirmed; {}", self.unchanged())).code("not-confirmed")),
+            None => Err(Error::new(Kind::Usage, format!("nobody can be asked, because what is said goes elsewhere; {}", self.unchanged()))
                 .code("not-confirmed")
                 .hint("look at `vsgpu plan`, then add `--yes`")),
         }
@@ -216,21 +226,30 @@ impl Audience for Stage<'_> {
 
     fn planned(&mut self, planned: &Planned) -> Result<(), Error> {
         self.printer.warnings(&planned.warnings);
+        if self.printer.format().is_document() && !planned.warnings.is_empty() {
+            self.printer.talk(&json!({ "warnings": planned.warnings }));
+        }
         self.printer.errors(&planned.problems.iter().map(|p| p.error.clone()).collect::<Vec<_>>());
-        self.few_enough("the plan", "look at `vsgpu plan`", &planned.plan, |_| true)?;
-        self.agreed(&crate::render::plan::text(&planned.plan), &format!("go on with {}?", self.fleet))
+        let hosts: BTreeSet<String> = planned.plan.steps.iter().map(|s| s.host.clone()).collect();
+        self.few_enough("the plan", "look at `vsgpu plan`", &hosts)?;
+        self.ask(&crate::render::plan::text(&planned.plan), &format!("go on with {}?", self.fleet))?;
+        self.agreed.extend(hosts);
+        Ok(())
     }
 
     fn going_on(&mut self, run: u32, status: &Status) -> Result<(), Error> {
         let open = |id: usize| !matches!(status.steps[id - 1], StepState::Done { .. });
-        self.few_enough(&format!("the rest of run {run}"), "`vsgpu resume` goes on all the same", &status.plan, open)?;
+        let hosts: BTreeSet<String> = status.plan.steps.iter().filter(|s| open(s.id)).map(|s| s.host.clone()).collect();
+        self.few_enough(&format!("the rest of run {run}"), "`vsgpu resume` goes on all the same", &hosts)?;
         let left = (1..=status.steps.len()).filter(|id| open(*id)).count();
         let text = format!(
             "run {run} was not finished; {left} of its {} steps are left:\n\n{}",
             status.steps.len(),
             crate::render::plan::steps(&status.plan, open).trim_end()
         );
-        self.agreed(&text, &format!("go on with run {run} of {}?", self.fleet))
+        self.ask(&text, &format!("go on with run {run} of {}?", self.fleet))?;
+        self.agreed.extend(hosts);
+        Ok(())
     }
 
     fn walking(&mut self, plan: &Plan) {

@@ -46,7 +46,7 @@ pub struct Summary {
     pub changed: bool,
     /// Stopped before the end, on the operator's word: the run can be gone on with.
     pub stopped: Option<Stopped>,
-    /// Hosts of which nothing was begun, and why not.
+    /// Hosts of which nothing was begun, and why not; VMs that were not started again.
     pub untouched: BTreeMap<String, String>,
 }
 
@@ -98,8 +98,25 @@ pub struct Walk<'a> {
     pub now: fn() -> u64,
 }
 
-/// What is so when a step has ended well, and whether it changed anything.
-type Ended = Result<(String, bool), Error>;
+/// What is so when a step has ended well, and who made it so.
+type Ended = Result<(String, By), Error>;
+
+/// Who made it so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// This step.
+    Us,
+    /// It was so before, and that is all that counts.
+    Already,
+    /// Somebody else took between plan and step what this one was to take: it is not ours to give back.
+    Another,
+}
+
+impl By {
+    fn changed(changed: bool) -> Self {
+        if changed { Self::Us } else { Self::Already }
+    }
+}
 
 /// What a step tells the main loop.
 enum Message {
@@ -259,7 +276,7 @@ impl<'a> Run<'a> {
                     Message::Starting { step, boot_id, recorded } => {
                         self.record(Record::Started { at: (self.walk.now)(), step, boot_id }, Committed::Starting { step, recorded })?;
                         if planted(Bug::ResultBeforeIntent) {
-                            let done = Record::Done { at: (self.walk.now)(), step, note: String::new() };
+                            let done = Record::Done { at: (self.walk.now)(), step, note: String::new(), theirs: false };
                             self.status.next(&done).map_err(|why| Error::new(Kind::Internal, why))?;
                             self.store.append(&done).await?;
                         }
@@ -299,6 +316,12 @@ impl<'a> Run<'a> {
             let taken = taken && !step.after.iter().any(stuck) && !planted(Bug::NothingGivenBack);
             if !taken && (tainted || self.walk.give_back) {
                 self.skip(id, None, say);
+                continue;
+            }
+            if step.gives_back.is_some_and(|g| self.status.steps[g - 1].is_theirs()) {
+                let why = "somebody else stopped it since the plan was made: it stays off".to_string();
+                self.summary.untouched.insert(step.node.to_string(), why.clone());
+                self.skip(id, Some(why), say);
                 continue;
             }
             match self.gate.may(step) {
@@ -352,7 +375,7 @@ impl<'a> Run<'a> {
     fn ended(&mut self, id: usize, ended: Ended) -> Result<(), Error> {
         let at = (self.walk.now)();
         let record = match &ended {
-            Ok((note, _)) => Record::Done { at, step: id, note: note.clone() },
+            Ok((note, by)) => Record::Done { at, step: id, note: note.clone(), theirs: *by == By::Another },
             Err(error) => Record::Failed { at, step: id, error: error.message.clone(), hold: error.hold.unwrap_or(Hold::Failed) },
         };
         if planted(Bug::ResultBeforeIntent) && matches!(self.status.steps[id - 1], StepState::Done { .. }) {
@@ -380,7 +403,8 @@ impl<'a> Run<'a> {
                 let step = &self.plan.steps[id - 1];
                 self.gate.ended(step, Some(ended.is_ok()));
                 match ended {
-                    Ok((note, changed)) => {
+                    Ok((note, by)) => {
+                        let changed = by == By::Us;
                         self.summary.done += 1;
                         self.summary.changed |= changed;
                         // What a rescue brought back does not mend what failed before it.

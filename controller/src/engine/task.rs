@@ -2,7 +2,7 @@
 //! known is looked at, never guessed.
 
 use super::agents::{Agents, Claimed};
-use super::{Ended, Message};
+use super::{By, Ended, Message};
 use crate::error::{Error, Kind};
 use crate::event::Event;
 use crate::fleet::NodeKind;
@@ -149,7 +149,7 @@ impl Task {
                 Err(error) => Err(error),
             };
             match sent {
-                Ok(state) => return Ok((state.path, moved)),
+                Ok(state) => return Ok((state.path, By::changed(moved))),
                 // A cut connection goes on where it was cut.
                 Err(CallError::Away(_) | CallError::Unclaimed(_)) if Instant::now() < end => {
                     claimed = self.reach(self.plan.deadlines.reconnect_secs, true).await?;
@@ -171,10 +171,14 @@ impl Task {
         let (outcome, _, sure) = self.asked(claimed, Change::Meet { requirement, spec, expect }).await?;
         match outcome {
             // Asked once and for the first time: it was not us. What somebody else took is not ours to give back.
-            Outcome::AlreadyMet { is } if self.takes && sure && !self.was.begun() && !planted(Bug::TakenByAnotherIsOurs) => Err(self
-                .fail(Kind::Blocked, format!("somebody else did this since the plan was made ({is}): it stays theirs; nothing was done"))
-                .held(Hold::Stale)
-                .hint(Hold::Stale.advice())),
+            Outcome::AlreadyMet { is } if self.takes && sure && !self.was.begun() && !planted(Bug::TakenByAnotherIsOurs) => {
+                // The host's work needs its VMs off and does not care by whom; a host in maintenance mode is somebody's at work.
+                if requirement == POWER {
+                    return Ok((format!("{is}, by somebody else: it stays theirs"), By::Another));
+                }
+                let why = format!("somebody else did this since the plan was made ({is}): it stays theirs; nothing was done");
+                Err(self.fail(Kind::Blocked, why).held(Hold::Stale).hint(Hold::Stale.advice()))
+            }
             outcome => self.judged(outcome),
         }
     }
@@ -251,8 +255,8 @@ impl Task {
 
     fn judged(&self, outcome: Outcome) -> Ended {
         match outcome {
-            Outcome::AlreadyMet { is } => Ok((is, false)),
-            Outcome::Applied { is, .. } => Ok((is, true)),
+            Outcome::AlreadyMet { is } => Ok((is, By::Already)),
+            Outcome::Applied { is, .. } => Ok((is, By::Us)),
             other => Err(self.refused(other)),
         }
     }
@@ -306,7 +310,7 @@ impl Task {
         let before = begun.unwrap_or(&boot_now).to_string();
         self.starting(before.clone()).await?;
         if !needed {
-            return Ok(("not needed".into(), false));
+            return Ok(("not needed".into(), By::Already));
         }
         if before == boot_now {
             let (outcome, still_ours, _) = self.asked(claimed, Change::Activate { restart, before: &before }).await?;
@@ -317,7 +321,7 @@ impl Task {
         if restart.is_none() {
             (claimed, boot) = self.rebooted(&before).await?;
             if planted(Bug::RebootWithoutBootId) {
-                return Ok((String::new(), true));
+                return Ok((String::new(), By::Us));
             }
             self.tools_answer(&claimed.connection).await?;
         }
@@ -336,7 +340,7 @@ impl Task {
                     self.tools_answer(&claimed.connection).await?;
                     continue;
                 }
-                Ok((None, _)) => return Ok((format!("{what}ed"), true)),
+                Ok((None, _)) => return Ok((format!("{what}ed"), By::Us)),
                 Ok((Some(why), _)) => Ok(why),
                 Err(error) => Err(error),
             };

@@ -12,7 +12,7 @@ mod store;
 pub use history::History;
 pub use store::{Disk, Folder, Journal, Lock, Log, Store, Stored, at_work, latest, latest_where, lock, next_number, records, set_aside};
 
-use crate::fleet::NodeId;
+use crate::fleet::{NodeId, NodeKind};
 use crate::hold::{Held, Hold};
 use crate::plan::{Leftovers, Plan, RebootedFor, VERSION, Work};
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,9 @@ pub enum Record {
         in_maintenance: BTreeSet<String>,
         /// VMs that an earlier run left stopped.
         stopped: BTreeSet<String>,
+        /// Those of them of which it is not known how that ended.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        unsettled: BTreeSet<NodeId>,
         /// Reboots of earlier runs that did not bring what they were for.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         rebooted: BTreeMap<NodeId, RebootedFor>,
@@ -62,6 +65,9 @@ pub enum Record {
         step: usize,
         /// What is so.
         note: String,
+        /// Somebody else took what this step was to take: it is not ours to give back.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        theirs: bool,
     },
     /// A step failed.
     Failed {
@@ -125,11 +131,17 @@ pub enum StepState {
         boot_id: String,
         /// How often it had failed before.
         times: u32,
+        /// An earlier try had been begun, too.
+        #[serde(skip)]
+        again: bool,
     },
     /// Done.
     Done {
         /// What is so.
         note: String,
+        /// Somebody else had taken it.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        theirs: bool,
     },
     /// Failed.
     Failed {
@@ -148,7 +160,21 @@ pub enum StepState {
 impl StepState {
     /// Whether the node may have been touched.
     pub fn begun(&self) -> bool {
-        !matches!(self, Self::Waiting | Self::Failed { begun: false, .. })
+        !matches!(self, Self::Waiting | Self::Failed { begun: false, .. } | Self::Done { theirs: true, .. })
+    }
+
+    /// Whether somebody else had taken what it was to take.
+    pub fn is_theirs(&self) -> bool {
+        matches!(self, Self::Done { theirs: true, .. })
+    }
+
+    /// Whether what was begun may still come true: its end is not known, or it was only not waited for.
+    fn open_ended(&self) -> bool {
+        match self {
+            Self::Waiting | Self::Done { .. } => false,
+            Self::Started { .. } => true,
+            Self::Failed { held, begun, .. } => *begun && !matches!(held.hold, Hold::Failed | Hold::Blocked | Hold::Stale | Hold::Drift),
+        }
     }
 }
 
@@ -178,9 +204,9 @@ impl Status {
     /// Where it is no plan, or one of another version.
     pub fn first(record: Record) -> Result<Self, String> {
         match record {
-            Record::Planned { at, run, purpose, plan, in_maintenance, stopped, rebooted, held } if plan.version == VERSION => {
+            Record::Planned { at, run, purpose, plan, in_maintenance, stopped, unsettled, rebooted, held } if plan.version == VERSION => {
                 let steps = vec![StepState::Waiting; plan.steps.len()];
-                let leftovers = Leftovers { in_maintenance, stopped, rebooted, held: BTreeMap::new() };
+                let leftovers = Leftovers { in_maintenance, stopped, unsettled, rebooted, held: BTreeMap::new() };
                 Ok(Self { plan: *plan, steps, begun: at, ended: None, run, purpose, leftovers, held })
             }
             Record::Planned { plan, .. } => {
@@ -219,16 +245,22 @@ impl Status {
         let state = step.checked_sub(1).and_then(|at| self.steps.get_mut(at)).ok_or_else(|| format!("there is no step {step}"))?;
         let held = |error: &String, hold: Hold, at: u64| Held { hold, why: error.clone(), since: at };
         let next = match (&*state, record) {
-            (StepState::Waiting, Record::Started { boot_id, .. }) => StepState::Started { boot_id: boot_id.clone(), times: 0 },
+            (StepState::Waiting, Record::Started { boot_id, .. }) => {
+                StepState::Started { boot_id: boot_id.clone(), times: 0, again: false }
+            }
             // Begun again after a crash: the first boot is what tells whether the reboot has happened.
             (
-                StepState::Started { boot_id: first, times } | StepState::Failed { boot_id: first, times, .. },
+                from @ (StepState::Started { boot_id: first, times, .. } | StepState::Failed { boot_id: first, times, .. }),
                 Record::Started { boot_id, .. },
-            ) => StepState::Started { boot_id: if first.is_empty() { boot_id.clone() } else { first.clone() }, times: *times },
-            (StepState::Started { .. }, Record::Done { note, .. }) => StepState::Done { note: note.clone() },
-            (StepState::Started { boot_id, times }, Record::Failed { at, error, hold, .. }) => {
-                // Stale is said before anything is done: what was found so is not ours to give back.
-                let begun = *hold != Hold::Stale;
+            ) => StepState::Started {
+                boot_id: if first.is_empty() { boot_id.clone() } else { first.clone() },
+                times: *times,
+                again: from.begun(),
+            },
+            (StepState::Started { .. }, Record::Done { note, theirs, .. }) => StepState::Done { note: note.clone(), theirs: *theirs },
+            (StepState::Started { boot_id, times, again }, Record::Failed { at, error, hold, .. }) => {
+                // Stale is said before anything is done: what was found so is not ours to give back, unless an earlier try had begun.
+                let begun = *again || *hold != Hold::Stale;
                 StepState::Failed { held: held(error, *hold, *at), times: times + 1, begun, boot_id: boot_id.clone() }
             }
             (StepState::Failed { begun, boot_id, times, .. }, Record::Failed { at, error, hold, .. }) => {
@@ -283,6 +315,12 @@ impl Status {
             let begun = state.begun();
             let done = matches!(state, StepState::Done { .. });
             let name = &step.node.name;
+            let takes = step.switches(MAINTENANCE_MODE, "on") || step.switches(POWER, "off");
+            if takes && state.open_ended() {
+                left.unsettled.insert(step.node.clone());
+            } else if done && (takes || step.switches(MAINTENANCE_MODE, "off") || step.switches(POWER, "on")) {
+                left.unsettled.remove(&step.node);
+            }
             if let Work::Activate { restart: None, proves } = &step.work {
                 if let StepState::Failed { begun: true, boot_id, .. } = state {
                     let requirements = proves.iter().map(|(name, _)| name.clone()).collect();
@@ -307,6 +345,10 @@ impl Status {
                 }
             }
         }
+        left.unsettled.retain(|node| match node.kind {
+            NodeKind::Host => left.in_maintenance.contains(&node.name),
+            NodeKind::Vm | NodeKind::Guest => left.stopped.contains(&node.name),
+        });
         left.held = self.held().into_iter().filter(|(_, held)| held.hold.needs_release()).collect();
         left
     }

@@ -59,21 +59,29 @@ pub struct Planned {
     pub warnings: Vec<Finding>,
 }
 
-/// What an earlier run took and is really still taken: the world may have given it back, or the fleet file no longer wants it.
+/// What an earlier run took and is really still taken: the world may have given it back, or the fleet file no longer wants it. Where it
+/// is not known how the taking ended, a look does not settle it: a VM may still be shutting down.
 pub fn still_taken(fleet: &Fleet, inventory: &Inventory, left: Leftovers) -> Leftovers {
     let fact = |host: &str, name: &str| inventory.seen(&NodeId::new(NodeKind::Host, host))?.facts.get(name)?.as_ref().ok();
+    let unsettled = |kind: NodeKind, name: &str| left.unsettled.contains(&NodeId::new(kind, name));
     let in_maintenance = |host: &String| {
-        fleet.hosts.iter().any(|h| h.name == *host) && fact(host, "maintenance-mode").and_then(|f| f["enabled"].as_bool()) != Some(false)
+        let out = fact(host, "maintenance-mode").and_then(|f| f["enabled"].as_bool()) == Some(false);
+        fleet.hosts.iter().any(|h| h.name == *host) && (!out || unsettled(NodeKind::Host, host))
     };
     let stopped = |name: &String| {
         let Some(vm) = fleet.vms.iter().find(|vm| vm.name == *name) else { return false };
         let listed = fact(&vm.host, "virtual-machines").and_then(|f| serde_json::from_value::<VirtualMachines>(f.clone()).ok());
         let runs = listed.is_some_and(|l| l.vms.iter().any(|v| v.name == vm.vm_name && v.running));
-        vm.power != Some(PowerState::Off) && !runs
+        vm.power != Some(PowerState::Off) && (!runs || unsettled(NodeKind::Vm, name))
     };
+    let in_maintenance: BTreeSet<String> = left.in_maintenance.iter().filter(|host| in_maintenance(host)).cloned().collect();
+    let stopped: BTreeSet<String> = left.stopped.iter().filter(|vm| stopped(vm)).cloned().collect();
+    let still =
+        |node: &NodeId| if node.kind == NodeKind::Host { in_maintenance.contains(&node.name) } else { stopped.contains(&node.name) };
     Leftovers {
-        in_maintenance: left.in_maintenance.into_iter().filter(in_maintenance).collect(),
-        stopped: left.stopped.into_iter().filter(stopped).collect(),
+        unsettled: left.unsettled.into_iter().filter(still).collect(),
+        in_maintenance,
+        stopped,
         rebooted: left.rebooted,
         held: left.held,
     }
@@ -421,7 +429,8 @@ impl Planner<'_> {
         let mut after = if running_now && stop.is_none() { vec![] } else { host_ready.to_vec() };
         after.extend(stop);
         let Ok(mut after) = self.stages(&node, changes, after) else { return };
-        let starts = on && (stop.is_some() || !running_now);
+        let unsettled = self.leftovers.unsettled.contains(&node);
+        let starts = on && (stop.is_some() || !running_now || unsettled);
         if starts {
             let step = self.switch(&node, POWER, self.start(), power_fact(listed, vm, "off"), after);
             self.steps[step - 1].gives_back = stop.filter(|_| was_running);

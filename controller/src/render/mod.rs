@@ -11,7 +11,7 @@ pub mod status;
 pub mod top;
 
 use crate::constraints::{self, Finding};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -92,7 +92,7 @@ impl Printer {
         let painted = if self.format.is_document() { text } else { colour::paint(&text) };
         match writeln!(anstream::stdout(), "{painted}") {
             Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
-                say(&format!("error[internal]: the answer could not be written: {why}\n"));
+                self.errors(&[Error::new(Kind::Internal, format!("the answer could not be written: {why}"))]);
                 self.cut.set(true);
             }
             Err(_) => self.deaf.set(true),

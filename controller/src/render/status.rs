@@ -52,7 +52,7 @@ pub fn status(run: Option<&Stored>, at_work: bool) -> Answer {
         let (word, note) = match state {
             StepState::Waiting => ("-", String::new()),
             StepState::Started { .. } => ("STARTED", "outcome not known yet".into()),
-            StepState::Done { note } => ("done", note.clone()),
+            StepState::Done { note, .. } => ("done", note.clone()),
             StepState::Failed { held, .. } => ("FAILED", held.why.clone()),
         };
         vec![format!("{:>4}", step.id), step.node.to_string(), step.title.clone(), word.into(), note]

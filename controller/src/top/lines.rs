@@ -164,13 +164,13 @@ fn vgpu_line(vgpu: &Vgpu) -> Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::top::glance;
+    use crate::top::{Seats, glance};
 
-    const PAGE: &str = "# HELP x\nvsgpu_node_reachable{node=\"esx-01\",role=\"host\"} 1\nvsgpu_node_reachable{node=\"esx-02\",role=\"host\"} 0\nvsgpu_node_reachable{node=\"vm-01\",role=\"guest\"} 1\nvsgpu_host_maintenance_mode{node=\"esx-01\",role=\"host\"} 1\nvsgpu_gpu_info{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",name=\"NVIDIA A100-PCIE-40GB\"} 1\nvsgpu_gpu_utilization_ratio{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\"} 0.87\nvsgpu_gpu_memory_used_bytes{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\"} 34359738368\nvsgpu_gpu_memory_total_bytes{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\"} 42949672960\nvsgpu_host_vgpu_info{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",vm=\"a \\\"long\\\" name of a machine\",type=\"nvidia_a100-10c\",guest_driver=\"535.183.01\"} 1\nvsgpu_host_vgpu_licensed{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",vm=\"a \\\"long\\\" name of a machine\"} 0\nvsgpu_host_gpu_owner_info{node=\"esx-01\",role=\"host\",gpu=\"0000:af:00.0\",configured=\"VM Passthru\",active=\"VM Passthru\"} 1\nvsgpu_gpu_info{node=\"vm-01\",role=\"guest\",gpu=\"0000:03:00.0\",name=\"NVIDIA A100-PCIE-40GB\"} 1\nvsgpu_gpu_utilization_ratio{node=\"vm-01\",role=\"guest\",gpu=\"0000:03:00.0\"} 0.5\nvsgpu_license_licensed{node=\"vm-01\",role=\"guest\",gpu=\"x\"} 1\nvsgpu_requirement_met{node=\"vm-01\",role=\"guest\",vm=\"\",requirement=\"driver\"} 0\nvsgpu_run_number 3\nvsgpu_run_unfinished 1\nvsgpu_controller_at_work 0\nvsgpu_run_steps{state=\"done\"} 4\nvsgpu_run_steps{state=\"waiting\"} 2\n";
+    const PAGE: &str = "# HELP x\nvsgpu_node_reachable{node=\"esx-01\",role=\"host\"} 1\nvsgpu_node_reachable{node=\"esx-02\",role=\"host\"} 0\nvsgpu_node_reachable{node=\"vm-01\",role=\"guest\"} 1\nvsgpu_host_maintenance_mode{node=\"esx-01\",role=\"host\"} 1\nvsgpu_gpu_info{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",name=\"NVIDIA A100-PCIE-40GB\"} 1\nvsgpu_gpu_utilization_ratio{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\"} 0.87\nvsgpu_gpu_memory_used_bytes{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\"} 34359738368\nvsgpu_gpu_memory_total_bytes{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\"} 42949672960\nvsgpu_host_vgpu_info{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",vm=\"a \\\"long\\\" name of a machine\",type=\"nvidia_a100-10c\",guest_driver=\"535.183.01\"} 1\nvsgpu_host_vgpu_licensed{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",vm=\"a \\\"long\\\" name of a machine\"} 0\nvsgpu_host_gpu_owner_info{node=\"esx-01\",role=\"host\",gpu=\"0000:af:00.0\",configured=\"VM Passthru\",active=\"VM Passthru\"} 1\nvsgpu_gpu_info{node=\"vm-01\",role=\"guest\",gpu=\"0000:03:00.0\",name=\"NVIDIA A100-PCIE-40GB\"} 1\nvsgpu_gpu_utilization_ratio{node=\"vm-01\",role=\"guest\",gpu=\"0000:03:00.0\"} 0.5\nvsgpu_license_licensed{node=\"vm-01\",role=\"guest\",gpu=\"x\"} 1\nvsgpu_license_licensed{node=\"vm-01\",role=\"guest\",gpu=\"y\"} 0\nvsgpu_requirement_met{node=\"vm-01\",role=\"guest\",vm=\"\",requirement=\"driver\"} 0\nvsgpu_run_number 3\nvsgpu_run_unfinished 1\nvsgpu_controller_at_work 0\nvsgpu_run_steps{state=\"done\"} 4\nvsgpu_run_steps{state=\"waiting\"} 2\n";
 
     #[test]
     fn a_page_becomes_lines_of_eighty_columns() {
-        let view = view(&glance("fleet.yaml", PAGE));
+        let view = view(&glance("fleet.yaml", &Seats::new(), PAGE));
         let text: Vec<&str> = view.lines.iter().map(|l| l.text.as_str()).collect();
         assert_eq!(
             text,
@@ -181,7 +181,7 @@ mod tests {
                 "  0000:af:00.0 passthrough: see guest     -      -/-         -     -",
                 "esx-02              AWAY",
                 "guests",
-                "  vm-01               licensed, 0/1 as wished",
+                "  vm-01               UNLICENSED, 0/1 as wished",
                 "  0000:03:00.0 NVIDIA A100-PCIE-40GB    50%      -/-         -     -",
             ]
         );

@@ -8,6 +8,7 @@ pub use lines::{Line, Mood, View, view};
 
 use page::{Labels, Page};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// The whole fleet. What an agent does not say is absent: nothing is guessed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -132,14 +133,17 @@ fn label(labels: &Labels, name: &str) -> String {
     labels.get(name).cloned().unwrap_or_default()
 }
 
+/// Of each guest of the fleet file: its host, and the VM's display name there.
+pub type Seats = BTreeMap<String, (String, String)>;
+
 /// Reads a page. `fleet`: the fleet file's name.
-pub fn glance(fleet: &str, page: &str) -> Glance {
+pub fn glance(fleet: &str, seats: &Seats, page: &str) -> Glance {
     let page = Page::read(page);
     let nodes = |role: &str| -> Vec<Node> {
         let of_role = page.of("node_reachable").filter(|(l, _)| label(l, "role") == role);
         let mut names: Vec<String> = of_role.map(|(l, _)| label(l, "node")).collect();
         names.sort();
-        names.iter().map(|name| node(&page, name, role)).collect()
+        names.iter().map(|name| node(&page, seats, name, role)).collect()
     };
     let runs_readable = page.value("runs_readable", &[]) != Some(0.0);
     Glance { fleet: fleet.into(), runs_readable, run: run(&page), hosts: nodes("host"), guests: nodes("guest") }
@@ -157,13 +161,11 @@ fn run(page: &Page) -> Option<Run> {
     Some(Run { number, state, steps: steps_of_all, done: steps("done"), failed: steps("failed"), held: page.of("node_held").count() })
 }
 
-fn node(page: &Page, name: &str, role: &str) -> Node {
+fn node(page: &Page, seats: &Seats, name: &str, role: &str) -> Node {
     let of = [("node", name), ("role", role)];
     let flag = |series: &str| page.value(series, &of).map(|v| v == 1.0);
     // A host's hold has no role.
-    let holds = page.of("node_held").filter(|(l, _)| label(l, "node") == name && (role == "guest") == (label(l, "role") == "guest"));
-    let wishes: Vec<f64> =
-        page.of("requirement_met").filter(|(l, _)| of.iter().all(|(k, v)| l.get(*k).is_some_and(|x| x == v))).map(|(_, v)| *v).collect();
+    let holds = page.of_node("node_held", name).filter(|(l, _)| (role == "guest") == (label(l, "role") == "guest"));
     Node {
         name: name.into(),
         reachable: page.value("node_reachable", &of) != Some(0.0),
@@ -171,7 +173,8 @@ fn node(page: &Page, name: &str, role: &str) -> Node {
         maintenance: flag("host_maintenance_mode"),
         reboot_pending: flag("host_reboot_pending"),
         driver_loaded: flag("guest_driver_loaded"),
-        licensed: flag("license_licensed"),
+        // Of each GPU: one without is a guest without.
+        licensed: page.all("license_licensed", &of).map(|all| all.iter().all(|v| *v == 1.0)),
         proof: match (flag("guest_cuda_proof_passed"), flag("guest_cuda_proof_current")) {
             (Some(true), Some(true)) => Some("right"),
             (Some(true), _) => Some("of-another-boot"),
@@ -183,19 +186,20 @@ fn node(page: &Page, name: &str, role: &str) -> Node {
             Some(2.0) => Some("warning"),
             _ => None,
         },
-        wishes: (!wishes.is_empty()).then(|| Wishes { met: wishes.iter().filter(|v| **v == 1.0).count(), of: wishes.len() }),
-        gpus: gpus(page, name, role),
+        wishes: page.all("requirement_met", &of).map(|all| Wishes { met: all.iter().filter(|v| **v == 1.0).count(), of: all.len() }),
+        gpus: gpus(page, seats, name, role),
     }
 }
 
-fn gpus(page: &Page, node: &str, role: &str) -> Vec<Gpu> {
-    let own = |l: &Labels| label(l, "node") == node && label(l, "role") == role;
+fn gpus(page: &Page, seats: &Seats, node: &str, role: &str) -> Vec<Gpu> {
+    let own = |l: &Labels| label(l, "role") == role;
     // The host says more of a vGPU, and says it beside the others of its GPU.
-    if role == "guest" && page.of("host_vgpu_info").any(|(l, _)| label(l, "vm") == node) {
+    let shown = |(host, vm): &(String, String)| page.of_node("host_vgpu_info", host).any(|(l, _)| label(l, "vm") == *vm);
+    if role == "guest" && seats.get(node).is_some_and(shown) {
         return vec![];
     }
-    let mut all: Vec<Gpu> = page.of("gpu_info").filter(|(l, _)| own(l)).map(|(l, _)| gpu(page, node, role, l)).collect();
-    let given = page.of("host_gpu_owner_info").filter(|(l, _)| own(l) && label(l, "active").to_lowercase().contains("passthru"));
+    let mut all: Vec<Gpu> = page.of_node("gpu_info", node).filter(|(l, _)| own(l)).map(|(l, _)| gpu(page, node, role, l)).collect();
+    let given = page.of_node("host_gpu_owner_info", node).filter(|(l, _)| own(l) && label(l, "active").to_lowercase().contains("passthru"));
     for (labels, _) in given {
         let address = label(labels, "gpu");
         match all.iter_mut().find(|gpu| gpu.gpu == address) {
@@ -211,7 +215,7 @@ fn gpu(page: &Page, node: &str, role: &str, labels: &Labels) -> Gpu {
     let address = label(labels, "gpu");
     let of = [("node", node), ("role", role), ("gpu", address.as_str())];
     let number = |name: &str| page.value(name, &of);
-    let vgpus = page.of("host_vgpu_info").filter(|(l, _)| role == "host" && label(l, "node") == node && label(l, "gpu") == address);
+    let vgpus = page.of_node("host_vgpu_info", node).filter(|(l, _)| role == "host" && label(l, "gpu") == address);
     Gpu {
         name: labels.get("name").cloned(),
         passthrough: false,

@@ -44,6 +44,7 @@ pub fn records() -> Vec<Record> {
         plan: Box::new(plan),
         in_maintenance: Default::default(),
         stopped: Default::default(),
+        unsettled: Default::default(),
         rebooted: BTreeMap::new(),
         held: BTreeMap::new(),
     }];
@@ -53,7 +54,7 @@ pub fn records() -> Vec<Record> {
             all.push(Record::Failed { at: 3, step, error: "not today\n{}".into(), hold: Hold::Failed });
             all.push(Record::Started { at: 4, step, boot_id: "boot".into() });
         }
-        all.push(Record::Done { at: 5, step, note: "Consolidation".into() });
+        all.push(Record::Done { at: 5, step, note: "Consolidation".into(), theirs: false });
     }
     all.push(Record::Ended { at: 6, how: How::Walked });
     all

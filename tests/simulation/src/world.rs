@@ -388,7 +388,7 @@ impl Controller {
                 reboots: BTreeMap::new(),
             })
             .await?;
-        let problems: Vec<Error> = ended.problems.into_iter().map(|p| p.error).collect();
+        let problems: Vec<Error> = ended.problems.into_iter().map(|p| p.error).chain(ended.behind).collect();
         let settled = ended.plan.steps.is_empty() && problems.is_empty();
         Ok(Report { steps: ended.plan.steps.len(), summary: ended.summary, problems, settled })
     }

@@ -62,7 +62,7 @@ fn each_alert_fires_when_it_should_and_has_its_runbook() {
 /// Queries of the dashboards that have no answer on the lab: nothing is wrong there, or the simulated GPU does not say it.
 const SILENT: [&str; 4] = ["vsgpu_xid_events", "vsgpu_requirement_met", "vsgpu_guest_cuda_bandwidth", "vsgpu_gpu_ecc_uncorrected_errors"];
 
-/// What is neither metrics nor who one is, the agent refuses by the certificate. (That no other call was forgotten, `architecture.rs` sees.)
+/// What is neither metrics nor who one is, the agent refuses by the certificate; and it keeps its places for the operator.
 fn metrics_are_all_it_opens(lab: &Lab, folder: &Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -93,6 +93,13 @@ fn metrics_are_all_it_opens(lab: &Lab, folder: &Path) {
         for error in refused {
             assert!(matches!(&error, Some(CallError::Refused { why, .. }) if why.contains("metrics and health only")), "{error:?}");
         }
+        // Eight connections are all that readers have; the operator's places are others.
+        let mut others = vec![];
+        for _ in 0..20 {
+            others.extend(Connection::open(&Operator::reading(folder).unwrap(), &target, Duration::from_secs(5)).await.ok());
+        }
+        assert_eq!(others.len() + 1, 8);
+        Connection::open(&Operator::reading(&lab.folder.join("pki")).unwrap(), &target, within).await.unwrap();
     });
 }
 

@@ -95,20 +95,43 @@ fn a_run_is_stopped_and_what_it_took_is_given_back() {
     assert_eq!(count(&lab.calls("esx-01"), "component apply"), 1);
 }
 
-#[test]
-fn ctrl_c_twice_leaves_at_once_and_the_agent_finishes() {
-    let lab = small("detach");
-    fault(&lab, "esx-01", INSTALL, Fault::Slow { ms: 4000 });
+/// Begins a run and leaves it with two Ctrl-C when something is so.
+fn leave_at_once(lab: &Lab, begun: impl Fn() -> bool) {
     let log = std::fs::File::create(lab.folder.join("said.log")).unwrap();
     let child =
         lab.command(&["apply", "--yes"]).stdin(std::process::Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-    wait_until("the install has begun", Duration::from_secs(60), || count(&lab.calls("esx-01"), "component apply") == 1);
+    wait_until("it has begun", Duration::from_secs(60), begun);
     signal(&child, nix::sys::signal::Signal::SIGINT);
     let said = || std::fs::read_to_string(lab.folder.join("said.log")).unwrap();
     wait_until("it was heard", Duration::from_secs(10), || said().contains("Ctrl-C again leaves at once"));
     signal(&child, nix::sys::signal::Signal::SIGINT);
-    let (status, said) = end(child);
-    assert_eq!(status, Some(5), "{said}");
+    assert_eq!(end(child).0, Some(5), "{}", said());
+}
+
+/// A run is left while an agent still takes something for it, and given up: what comes true afterwards is still ours to give back.
+#[test]
+fn what_was_still_being_taken_when_a_run_was_given_up_is_given_back() {
+    for (name, takes) in [("late-mode", "esxcli system maintenanceMode set --enable true"), ("late-stop", "vim-cmd vmsvc/power.shutdown")] {
+        let lab = small(name);
+        fault(&lab, "esx-01", takes, Fault::Slow { ms: 5000 });
+        leave_at_once(&lab, || count(&lab.calls("esx-01"), takes) == 1);
+        lab.change("esx-01", |m| m.faults.clear());
+        let esxi = lab.state("esx-01").esxi.unwrap();
+        assert!(!esxi.maintenance && (esxi.vms[0].on || name == "late-mode"), "it is taken already: nothing is tried here");
+        let said = lab.expect(0, &["apply", "--yes", "--abandon"]);
+        assert!(!said.contains("stale"), "{said}");
+        let esxi = lab.state("esx-01").esxi.unwrap();
+        assert!(!esxi.maintenance && esxi.vms[0].on, "{name}: left behind\n{said}");
+        lab.expect(0, &["verify"]);
+        assert!(lab.expect(0, &["apply", "--yes"]).contains("nothing to do"));
+    }
+}
+
+#[test]
+fn ctrl_c_twice_leaves_at_once_and_the_agent_finishes() {
+    let lab = small("detach");
+    fault(&lab, "esx-01", INSTALL, Fault::Slow { ms: 4000 });
+    leave_at_once(&lab, || count(&lab.calls("esx-01"), "component apply") == 1);
     assert!(lab.state("esx-01").esxi.unwrap().vibs.len() == 1, "it left before the install was done");
     let said = lab.expect(0, &["resume"]);
     assert!(said.contains("going on with run 1"), "{said}");

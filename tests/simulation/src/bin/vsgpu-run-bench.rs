@@ -76,6 +76,7 @@ fn walk(hosts: usize, each: Duration, disk: &dyn Disk, threaded: bool) -> Durati
             plan: Box::new(plan(&world.hosts)),
             in_maintenance: Default::default(),
             stopped: Default::default(),
+            unsettled: Default::default(),
             rebooted: BTreeMap::new(),
             held: BTreeMap::new(),
         };

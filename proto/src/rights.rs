@@ -1,0 +1,80 @@
+//! What the other side of a connection may ask, by its certificate: the operator everything, whoever scrapes (`monitor`) who we are,
+//! metrics and health. Decided before anything of a request is read, so that a monitor's key is worth no more than that: it can
+//! neither fill memory nor take the operator's place.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::server::NamedService;
+
+/// What a reader may ask. What is not named here is the operator's.
+const READ: [&str; 4] =
+    ["/vsgpu.agent.v1.Agent/Describe", "/vsgpu.agent.v1.Agent/Metrics", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
+/// Connections of readers at once; they have no share in the operator's.
+pub(crate) const READERS: usize = 8;
+/// How long a reader's connection is served: an exporter makes a new one for each round.
+pub(crate) const READING: Duration = Duration::from_secs(120);
+/// What readers ask at once.
+const QUESTIONS: usize = 16;
+
+/// Of one connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rights {
+    /// It is the operator.
+    pub(crate) may_change: bool,
+}
+
+/// Stands before a service.
+#[derive(Clone)]
+pub(crate) struct Guard<S> {
+    inner: S,
+    questions: Arc<Semaphore>,
+}
+
+impl<S> Guard<S> {
+    pub(crate) fn new(inner: S) -> Self {
+        Self { inner, questions: Arc::new(Semaphore::new(QUESTIONS)) }
+    }
+}
+
+impl<S: NamedService> NamedService for Guard<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<http::Request<Body>> for Guard<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send + 'static>,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        // A connection without rights has none.
+        if request.extensions().get::<Rights>().is_some_and(|rights| rights.may_change) {
+            return Box::pin(self.inner.call(request));
+        }
+        let refused = |status: Status| Box::pin(std::future::ready(Ok(status.into_http()))) as Self::Future;
+        if !READ.contains(&request.uri().path()) {
+            return refused(Status::permission_denied("this certificate may read metrics and health only"));
+        }
+        let Ok(question) = self.questions.clone().try_acquire_owned() else {
+            return refused(Status::resource_exhausted("too many ask for metrics at once"));
+        };
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let _question = question;
+            answer.await
+        })
+    }
+}
