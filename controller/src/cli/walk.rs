@@ -232,6 +232,10 @@ impl Audience for Stage<'_> {
         self.printer.errors(&planned.problems.iter().map(|p| p.error.clone()).collect::<Vec<_>>());
         let hosts: BTreeSet<String> = planned.plan.steps.iter().map(|s| s.host.clone()).collect();
         self.few_enough("the plan", "look at `vsgpu plan`", &hosts)?;
+        if self.yes || !self.printer.can_ask() {
+            // A log shows at least what it costs.
+            self.printer.note(&format!("{}\n", crate::render::plan::costs(&planned.plan)));
+        }
         self.ask(&crate::render::plan::text(&planned.plan), &format!("go on with {}?", self.fleet))?;
         self.agreed.extend(hosts);
         Ok(())

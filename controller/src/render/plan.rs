@@ -12,7 +12,7 @@ pub fn text(plan: &Plan) -> String {
     if plan.steps.is_empty() {
         return format!("nothing to do: {} requirements are met", plan.met);
     }
-    steps(plan, |_| true) + &costs(plan)
+    format!("{}{} Nothing has been changed.", steps(plan, |_| true), costs(plan))
 }
 
 /// Those steps of it, node by node, with their commands.
@@ -50,8 +50,8 @@ fn lines(step: &Step) -> Vec<Vec<String>> {
     rows
 }
 
-/// What the plan costs, in one sentence.
-fn costs(plan: &Plan) -> String {
+/// What the plan costs: a row for each host, the order, and one sentence.
+pub fn costs(plan: &Plan) -> String {
     let count = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
     let distinct = |which: &dyn Fn(&Step) -> bool| plan.steps.iter().filter(|s| which(s)).map(|s| &s.node).collect::<BTreeSet<_>>().len();
     let reboots = |sure: bool, kind: NodeKind| {
@@ -78,7 +78,7 @@ fn costs(plan: &Plan) -> String {
     let (sure, maybe) = (reboots(true, NodeKind::Guest), reboots(false, NodeKind::Guest));
     add(sure, count(sure, "guest reboot", "guest reboots"));
     add(maybe, format!("{} only if needed", count(maybe, "guest reboot", "guest reboots")));
-    let sum = format!("{}; {} already met. Nothing has been changed.", parts.join(", "), count(plan.met, "requirement", "requirements"));
+    let sum = format!("{}; {} already met.", parts.join(", "), count(plan.met, "requirement", "requirements"));
     let hosts = by_host(plan);
     let hosts = if hosts.is_empty() { String::new() } else { format!("{}\n\n", columns(&hosts)) };
     format!("{hosts}{}{sum}", rollout(plan))

@@ -403,7 +403,12 @@ impl Inner {
             end(old);
         }
         let child = self.spawn_agent(name, role, &[]);
-        self.agents.lock().unwrap().insert(name.into(), child);
+        let mut agents = self.agents.lock().unwrap();
+        // A machine that booted while the lab was taken down leaves nothing behind: whoever takes it down has said so before.
+        if self.over.load(Ordering::SeqCst) {
+            return end(child);
+        }
+        agents.insert(name.into(), child);
     }
 
     /// Starts the agent of a machine and waits until it listens.
@@ -428,7 +433,7 @@ impl Inner {
         wait_until(
             &format!("agent of {name} listens\n{}", std::fs::read_to_string(folder.join("agent.log")).unwrap_or_default()),
             Duration::from_secs(60),
-            || ready.exists(),
+            || ready.exists() || self.over.load(Ordering::SeqCst),
         );
         child
     }
