@@ -1,7 +1,8 @@
 //! What the other side of a connection may ask, by its certificate: the operator everything, whoever scrapes (`monitor`) who we are,
-//! metrics and health. Decided before anything of a request is read, so that a monitor's key is worth no more than that: it can
+//! metrics and health. Decided before anything of a request is read, and what a reader sends is not read at all, so that a monitor's key is worth no more than that: it can
 //! neither fill memory nor take the operator's place.
 
+use http_body_util::{BodyExt as _, Full, Limited};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,8 +15,9 @@ use tonic::codegen::{Service, http};
 use tonic::server::NamedService;
 
 /// What a reader may ask. What is not named here is the operator's.
-const READ: [&str; 4] =
-    ["/vsgpu.agent.v1.Agent/Describe", "/vsgpu.agent.v1.Agent/Metrics", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
+const READ: [&str; 4] = ["/vsgpu.agent.v1.Agent/Describe", "/vsgpu.agent.v1.Agent/Metrics", CHECK, WATCH];
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 /// Connections of readers at once; they have no share in the operator's.
 pub(crate) const READERS: usize = 8;
 /// How long a reader's connection is served: an exporter makes a new one for each round.
@@ -37,9 +39,14 @@ pub(crate) struct Guard<S> {
     questions: Arc<Semaphore>,
 }
 
+/// Places for what readers ask, shared by all services.
+pub(crate) fn questions() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(QUESTIONS))
+}
+
 impl<S> Guard<S> {
-    pub(crate) fn new(inner: S) -> Self {
-        Self { inner, questions: Arc::new(Semaphore::new(QUESTIONS)) }
+    pub(crate) fn new(inner: S, questions: &Arc<Semaphore>) -> Self {
+        Self { inner, questions: questions.clone() }
     }
 }
 
@@ -71,10 +78,20 @@ where
         let Ok(question) = self.questions.clone().try_acquire_owned() else {
             return refused(Status::resource_exhausted("too many ask for metrics at once"));
         };
-        let answer = self.inner.call(request);
+        let watches = request.uri().path() == WATCH;
+        let small = |(head, body): (http::request::Parts, Body)| match head.uri.path() {
+            // Only health has a question to read.
+            CHECK | WATCH => http::Request::from_parts(head, Body::new(Limited::new(body, 256))),
+            _ => http::Request::from_parts(head, Body::new(Full::new(bytes::Bytes::from_static(&[0; 5])))),
+        };
+        let answer = self.inner.call(small(request.into_parts()));
         Box::pin(async move {
-            let _question = question;
-            answer.await
+            let answer = answer.await?;
+            if watches {
+                return Ok(answer);
+            }
+            // The place is taken until the answer is: one that nobody takes off the line fills memory, too.
+            Ok(answer.map(|body| Body::new(body.map_frame(move |frame| (frame, &question).0))))
         })
     }
 }

@@ -7,7 +7,7 @@
 
 use crate::agent::Agent;
 use crate::offload::Offload;
-use crate::rights::{Guard, READERS, READING, Rights};
+use crate::rights::{Guard, READERS, READING, Rights, questions};
 use crate::service::{Node, Service};
 use crate::shell::Shell;
 use crate::v1::agent_server::AgentServer;
@@ -90,6 +90,7 @@ async fn answer<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
 ) -> Result<(), String> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<AgentServer<Service>>().await;
+    let questions = questions();
     let service = AgentServer::new(Service(node)).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
     tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
@@ -97,8 +98,8 @@ async fn answer<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         .max_frame_size(crate::CHUNK as u32)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .max_concurrent_streams(Some(MAX_STREAMS))
-        .add_service(Guard::new(health_service))
-        .add_service(Guard::new(service))
+        .add_service(Guard::new(health_service, &questions))
+        .add_service(Guard::new(service, &questions))
         .serve_with_incoming(ReceiverStream::new(connections))
         .await
         .map_err(|e| e.to_string())

@@ -178,7 +178,7 @@ impl Ssh {
         if whole.len() > LONGEST {
             return Err(Lost::Away(format!("a script of {} bytes is too long to be sent", whole.len())));
         }
-        let _place = self.place(within).ok_or(Lost::TimedOut(within))?;
+        let _place = self.place(within).ok_or_else(|| Lost::Away(format!("ssh {}: all {AT_ONCE} sessions are in use", self.target)))?;
         let ran = self.ssh(&whole, input, within);
         let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
         let Some((before, rest)) = stderr.split_once(&format!("{mark}- ")) else {

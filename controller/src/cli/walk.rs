@@ -133,8 +133,9 @@ impl<'a> Walk<'a> {
             let hosts: BTreeSet<&str> = summary.untouched.keys().map(String::as_str).collect();
             let error =
                 Error::new(Kind::Blocked, format!("left out: {}", hosts.into_iter().collect::<Vec<_>>().join(", "))).code("left-out");
-            errors
-                .push(error.hint("mend what failed, then `vsgpu apply`; `rollout:` in the fleet file says how much may fail and be away"));
+            errors.push(
+                error.hint("see why above; `vsgpu apply` plans the rest; `rollout:` in the fleet file says how much may fail and be away"),
+            );
         }
         let stop = match summary.stopped {
             None => None,

@@ -265,7 +265,7 @@ impl<'a> Run<'a> {
                 let Some(id) = self.ready.pop() else { break };
                 let why = "it would have to wait for hosts that wait for it".to_string();
                 self.summary.untouched.entry(self.plan.steps[id - 1].host.clone()).or_insert_with(|| why.clone());
-                self.skip(id, Some(why), say);
+                self.skip(id, Some(why), None, say);
                 continue;
             }
             tokio::select! {
@@ -310,18 +310,19 @@ impl<'a> Run<'a> {
         while let Some(id) = self.ready.pop() {
             let step = &plan.steps[id - 1];
             let tainted = step.after.iter().any(|a| self.state[a - 1].tainted());
+            if step.gives_back.is_some_and(|g| self.status.steps[g - 1].is_theirs()) && !self.walk.give_back {
+                let why = "somebody else stopped it since the plan was made: this run leaves it off".to_string();
+                self.summary.untouched.insert(step.node.to_string(), why.clone());
+                // Its host is as good as done: nobody has to wait for it.
+                self.skip(id, Some(why), Some(true), say);
+                continue;
+            }
             let taken = step.rescue || step.gives_back.is_some_and(|g| self.status.steps[g - 1].begun());
             // What could not be given back keeps what stands on it: no VM starts on a host that is still in maintenance mode.
             let stuck = |a: &usize| self.state[a - 1] == State::Failed && gives_back(&plan.steps[a - 1]);
             let taken = taken && !step.after.iter().any(stuck) && !planted(Bug::NothingGivenBack);
             if !taken && (tainted || self.walk.give_back) {
-                self.skip(id, None, say);
-                continue;
-            }
-            if step.gives_back.is_some_and(|g| self.status.steps[g - 1].is_theirs()) {
-                let why = "somebody else stopped it since the plan was made: it stays off".to_string();
-                self.summary.untouched.insert(step.node.to_string(), why.clone());
-                self.skip(id, Some(why), say);
+                self.skip(id, None, None, say);
                 continue;
             }
             match self.gate.may(step) {
@@ -329,7 +330,7 @@ impl<'a> Run<'a> {
                 Gate::Wait => waiting.push(id),
                 Gate::Closed(why) => {
                     self.summary.untouched.entry(step.host.clone()).or_insert_with(|| why.clone());
-                    self.skip(id, Some(why), say);
+                    self.skip(id, Some(why), None, say);
                 }
             }
         }
@@ -360,10 +361,11 @@ impl<'a> Run<'a> {
         });
     }
 
-    fn skip(&mut self, id: usize, why: Option<String>, say: &mut dyn FnMut(&Event)) {
+    /// `well`: as if it had ended well, for what its host is to others.
+    fn skip(&mut self, id: usize, why: Option<String>, well: Option<bool>, say: &mut dyn FnMut(&Event)) {
         self.state[id - 1] = State::Skipped;
         self.summary.skipped += 1;
-        self.gate.ended(&self.plan.steps[id - 1], None);
+        self.gate.ended(&self.plan.steps[id - 1], well);
         // What an abort leaves out is everything: nobody wants to read that.
         if !self.walk.give_back {
             say(&Event::Skipped { step: id, why });

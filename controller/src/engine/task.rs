@@ -223,13 +223,15 @@ impl Task {
                     if cuts > 1 {
                         tokio::time::sleep(LOOK).await;
                     }
-                    claimed = self.reach(self.plan.deadlines.reconnect_secs, true).await?;
+                    claimed = self.reach(self.plan.deadlines.reconnect_secs, true).await.map_err(unknown)?;
                     call.fence = claimed.fence.clone();
                     call.look_again = false;
                     if let Change::Meet { expect: Some(expect), .. } = &mut change {
                         expect.started = true;
                     }
                 }
+                // An earlier asking, or one that broke at the agent, may have done something.
+                Err(error) if cuts > 0 || matches!(error, CallError::Failed(_)) => return Err(unknown(self.call_failed(error))),
                 Err(error) => return Err(self.call_failed(error)),
             }
         }
@@ -448,4 +450,9 @@ impl Task {
         }
         Ok((None, boot))
     }
+}
+
+/// An error behind which nobody knows what became of what was asked.
+fn unknown(error: Error) -> Error {
+    if error.hold.is_none() { error.held(Hold::Unreachable) } else { error }
 }

@@ -154,6 +154,9 @@ pub enum StepState {
         begun: bool,
         /// The boot in which it was begun.
         boot_id: String,
+        /// What was begun may still come true.
+        #[serde(skip)]
+        open: bool,
     },
 }
 
@@ -170,11 +173,7 @@ impl StepState {
 
     /// Whether what was begun may still come true: its end is not known, or it was only not waited for.
     fn open_ended(&self) -> bool {
-        match self {
-            Self::Waiting | Self::Done { .. } => false,
-            Self::Started { .. } => true,
-            Self::Failed { held, begun, .. } => *begun && !matches!(held.hold, Hold::Failed | Hold::Blocked | Hold::Stale | Hold::Drift),
-        }
+        matches!(self, Self::Started { .. } | Self::Failed { open: true, .. })
     }
 }
 
@@ -261,13 +260,23 @@ impl Status {
             (StepState::Started { boot_id, times, again }, Record::Failed { at, error, hold, .. }) => {
                 // Stale is said before anything is done: what was found so is not ours to give back, unless an earlier try had begun.
                 let begun = *again || *hold != Hold::Stale;
-                StepState::Failed { held: held(error, *hold, *at), times: times + 1, begun, boot_id: boot_id.clone() }
+                // A guest that did not go down in time may go down all the same.
+                let late = *hold == Hold::Failed && self.plan.steps.get(step - 1).is_some_and(|s| s.switches(POWER, "off"));
+                let settled = matches!(hold, Hold::Failed | Hold::Blocked | Hold::Stale | Hold::Drift) && !late;
+                StepState::Failed {
+                    held: held(error, *hold, *at),
+                    times: times + 1,
+                    begun,
+                    boot_id: boot_id.clone(),
+                    open: begun && !settled,
+                }
             }
-            (StepState::Failed { begun, boot_id, times, .. }, Record::Failed { at, error, hold, .. }) => {
-                StepState::Failed { held: held(error, *hold, *at), times: times + 1, begun: *begun, boot_id: boot_id.clone() }
+            // Not begun again: whatever kept it from that does not settle what an earlier try had begun.
+            (StepState::Failed { begun, boot_id, times, open, .. }, Record::Failed { at, error, hold, .. }) => {
+                StepState::Failed { held: held(error, *hold, *at), times: times + 1, begun: *begun, boot_id: boot_id.clone(), open: *open }
             }
             (StepState::Waiting, Record::Failed { at, error, hold, .. }) => {
-                StepState::Failed { held: held(error, *hold, *at), times: 1, begun: false, boot_id: String::new() }
+                StepState::Failed { held: held(error, *hold, *at), times: 1, begun: false, boot_id: String::new(), open: false }
             }
             (from, record) => return Err(format!("step {step} cannot go from {from:?} to {record:?}")),
         };
@@ -318,7 +327,7 @@ impl Status {
             let takes = step.switches(MAINTENANCE_MODE, "on") || step.switches(POWER, "off");
             if takes && state.open_ended() {
                 left.unsettled.insert(step.node.clone());
-            } else if done && (takes || step.switches(MAINTENANCE_MODE, "off") || step.switches(POWER, "on")) {
+            } else if done && (takes || step.switches(MAINTENANCE_MODE, "off")) {
                 left.unsettled.remove(&step.node);
             }
             if let Work::Activate { restart: None, proves } = &step.work {
@@ -340,7 +349,8 @@ impl Status {
             } else if step.switches(POWER, "on") && done {
                 // Found running while a shutdown was still under way is not started: the next plan looks again.
                 let stop = step.gives_back.map(|id| &self.steps[id - 1]);
-                if stop.is_none_or(|s| matches!(s, StepState::Done { .. })) {
+                if stop.is_none_or(|s| !s.begun() || matches!(s, StepState::Done { .. })) {
+                    left.unsettled.remove(&step.node);
                     left.stopped.remove(name);
                 }
             }

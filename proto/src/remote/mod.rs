@@ -181,6 +181,10 @@ impl Remote {
         if said.end == "other" {
             let found = self.ssh.script(&format!("read -r o <{owner}; echo \"$o\""), Input::Nothing, FILE, false)?;
             let found = String::from_utf8_lossy(&found.stdout).trim().to_string();
+            if found.is_empty() && !self.turned_away.load(Ordering::SeqCst) {
+                let target = self.ssh.target();
+                return Err(Lost::Away(format!("{target}: this agent's name could not be left in {OWNER}: is the host's ramdisk full?")));
+            }
             self.turned_away.store(true, Ordering::SeqCst);
             let found = if found.is_empty() { "whose name is gone from there".into() } else { format!("`{found}`") };
             return Err(Lost::Away(format!(

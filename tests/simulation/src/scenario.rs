@@ -81,8 +81,8 @@ impl Play {
         let hosts = match scenario {
             Scenario::Crashes | Scenario::Network => 2 + rng.below(2) as usize,
             Scenario::Failing => 3,
-            Scenario::Overtaken | Scenario::Together | Scenario::DiskFull => 2,
-            Scenario::Drift | Scenario::Another => 1,
+            Scenario::Overtaken | Scenario::Together | Scenario::Another | Scenario::DiskFull => 2,
+            Scenario::Drift => 1,
         };
         let most_away = 1 + rng.below(hosts as u64 - u64::from(hosts > 1)).min(1) as usize;
         // The breaker is what is tried there: the budget alone would let all of them go.
@@ -318,6 +318,9 @@ impl Play {
             // The rest of the host's work is done all the same.
             Hand::VmOff => r.summary.failed.is_empty() && !r.summary.untouched.is_empty(),
         };
+        if hand == Hand::VmOff {
+            wished(&self.world, &self.world.hosts[1..], "Consolidation")?;
+        }
         match reports.iter().flatten().any(said) {
             true => Ok(()),
             false => Err(format!("that somebody else had been there ({hand:?}) was not said")),
@@ -356,7 +359,11 @@ impl Play {
 
 /// I6: every host is as wished, out of maintenance mode, its VM on.
 pub(crate) fn as_wished(world: &World, policy: &str) -> Result<(), String> {
-    for host in &world.hosts {
+    wished(world, &world.hosts, policy)
+}
+
+fn wished(world: &World, hosts: &[String], policy: &str) -> Result<(), String> {
+    for host in hosts {
         let wrong = world.machine(host, |m| {
             let esxi = m.esxi();
             let wrong = [

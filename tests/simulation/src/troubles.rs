@@ -123,7 +123,11 @@ impl Troubles {
         let acts = play.world.acts();
         let (hand, step) = if rng.one_in(2) { (Hand::Maintenance, "--enable true") } else { (Hand::VmOff, "power.") };
         let planned = !play.controllers[0].disk.files().is_empty();
-        if !planned || play.controllers[0].done() || !rng.one_in(20) || acts.iter().any(|a| a.call.contains(step)) {
+        if !planned
+            || play.controllers[0].done()
+            || !rng.one_in(20)
+            || acts.iter().any(|a| a.host == play.world.hosts[0] && a.call.contains(step))
+        {
             return;
         }
         play.world.machine(&play.world.hosts[0], |m| match hand {
