@@ -27,6 +27,8 @@ pub(super) struct Agents {
 struct Agent {
     epoch: AtomicU64,
     connection: Mutex<Option<Connection>>,
+    /// When it was last claimed.
+    claimed: Mutex<Instant>,
     /// One claim at a time: two first ones would fence each other off.
     claiming: tokio::sync::Mutex<()>,
 }
@@ -34,6 +36,10 @@ struct Agent {
 impl Agent {
     fn connection(&self) -> std::sync::MutexGuard<'_, Option<Connection>> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn claimed(&self) -> std::sync::MutexGuard<'_, Instant> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -55,7 +61,8 @@ impl Agents {
         known
             .entry(key)
             .or_insert_with(|| {
-                Arc::new(Agent { epoch: AtomicU64::new(0), connection: Mutex::default(), claiming: tokio::sync::Mutex::default() })
+                let (connection, claimed) = (Mutex::default(), Mutex::new(Instant::now()));
+                Arc::new(Agent { epoch: AtomicU64::new(0), connection, claimed, claiming: tokio::sync::Mutex::default() })
             })
             .clone()
     }
@@ -96,6 +103,7 @@ impl Agents {
         let seen = Fence { holder: self.holder.clone(), epoch: agent.epoch.load(Ordering::SeqCst) };
         let epoch = connection.claim(&seen, LEASE_SECS, self.once).await?;
         agent.epoch.fetch_max(epoch, Ordering::SeqCst);
+        *agent.claimed() = Instant::now();
         if seen.epoch == 0 {
             self.renew(agent.clone());
         }
@@ -103,20 +111,32 @@ impl Agents {
         Ok(Claimed { connection, fence: Fence { epoch, ..seen } })
     }
 
-    /// Every third of a lease. A node that does not answer is met again by its next step.
+    /// Every third of a lease in which no step has claimed it: a step must not wait for this. A node that does not answer is met again by
+    /// its next step.
     fn renew(&self, agent: Arc<Agent>) {
         let (holder, once) = (self.holder.clone(), self.once);
         let mut renewing = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
         renewing.spawn(async move {
+            let third = Duration::from_secs(u64::from(LEASE_SECS) / 3);
+            let mut wait = third;
             loop {
-                tokio::time::sleep(Duration::from_secs(u64::from(LEASE_SECS) / 3)).await;
+                tokio::time::sleep(wait).await;
+                let since = agent.claimed().elapsed();
+                wait = third.saturating_sub(since);
+                if !wait.is_zero() {
+                    continue;
+                }
+                wait = third;
                 let _turn = agent.claiming.lock().await;
                 let connection = agent.connection().clone();
                 let fence = Fence { holder: holder.clone(), epoch: agent.epoch.load(Ordering::SeqCst) };
                 let Some(connection) = connection else { continue };
                 match connection.claim(&fence, LEASE_SECS, once).await {
                     // Another number: the node has forgotten ours in a reboot.
-                    Ok(epoch) => drop(agent.epoch.fetch_max(epoch, Ordering::SeqCst)),
+                    Ok(epoch) => {
+                        agent.epoch.fetch_max(epoch, Ordering::SeqCst);
+                        *agent.claimed() = Instant::now();
+                    }
                     Err(CallError::Overtaken(_)) => return,
                     Err(_) => {}
                 }

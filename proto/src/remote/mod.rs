@@ -461,7 +461,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
-    #[expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "test code")]
     fn memory_that_others_may_write_is_refused() {
         let folder = temporary().unwrap();
         assert_eq!(private_folder(&folder), Ok(()));
