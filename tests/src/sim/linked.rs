@@ -69,10 +69,12 @@ impl System for Linked {
     }
     fn run(&self, command: &Command) -> Output {
         let program = command.program.rsplit('/').next().unwrap().to_string();
-        let known = self.folder.join("tools").join(&program).exists()
-            || self.posix.path(&command.program).is_ok_and(|p| p.exists())
-            || self.folder.join("root/usr/bin").join(&program).exists()
-            || command.also.iter().any(|f| self.posix.path(&format!("{f}/{program}")).is_ok_and(|p| p.exists()));
+        // A link to the simulator's program counts, also where that was never built: it is not started here.
+        let there = |path: std::path::PathBuf| path.symlink_metadata().is_ok();
+        let known = there(self.folder.join("tools").join(&program))
+            || self.posix.path(&command.program).is_ok_and(there)
+            || there(self.folder.join("root/usr/bin").join(&program))
+            || command.also.iter().any(|f| self.posix.path(&format!("{f}/{program}")).is_ok_and(there));
         if !known {
             return Output { ended: Ended::Missing, stdout: String::new(), stderr: String::new() };
         }
