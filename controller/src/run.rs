@@ -82,7 +82,7 @@ pub struct Ended {
     pub problems: Vec<Problem>,
     /// What earlier runs took and could not be given back, where nothing was walked.
     pub left: Leftovers,
-    /// Why what was to come behind an unfinished run that was gone on with was not begun.
+    /// Why what was to come behind an unfinished run that was gone on with was not begun, or broke.
     pub behind: Vec<Error>,
 }
 
