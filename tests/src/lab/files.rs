@@ -1,8 +1,8 @@
 //! What an operator would have downloaded: packages in the shape NVIDIA ships them, made here, with nothing of NVIDIA in
-//! them. And the fleet file of the demo.
+//! them. The fleet file of the demo, and a host as it comes.
 
 use super::{LICENSE_SERVER, Lab, TOKEN};
-use crate::sim::state::Gpu;
+use crate::sim::state::{self, Esxi, Gpu, Machine};
 use std::io::Write as _;
 use std::path::Path;
 
@@ -243,4 +243,24 @@ vms:\n\
         at("vm-04"),
         at("vm-05"),
     )
+}
+
+/// A host that was never touched: no NVIDIA package, default graphics type Shared.
+pub fn untouched_host(name: &str, version: &str, gpus: Vec<Gpu>) -> Machine {
+    let build = format!("Releasebuild-{}", if version.starts_with('6') { "14320388" } else { "22380479" });
+    let base = state::Vib { name: "esx-base".into(), version: format!("{version}-0.40.22380479"), vendor: "VMware".into() };
+    let esxi = Esxi {
+        version: version.into(),
+        build,
+        default_type: "Shared".into(),
+        policy: "Performance".into(),
+        gpus,
+        vibs: vec![base],
+        says_no_reboot: true,
+        uuid: format!("5cf50c99-bcb9-376f-cf64-{:012x}", name.bytes().fold(7u64, |sum, b| sum * 31 + u64::from(b)) & 0xffff_ffff_ffff),
+        acceptance: "PartnerSupported".into(),
+        profile: format!("(Updated) ESXi-{version}-standard"),
+        ..Esxi::default()
+    };
+    Machine { esxi: Some(esxi), boots: 1, booted_at_ms: state::now_ms() - 86_400_000, ..Machine::default() }
 }

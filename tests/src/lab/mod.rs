@@ -9,8 +9,9 @@ pub mod terminal;
 
 pub use crate::sim::looks::only_looks;
 pub use build::{cargo, package, programs, workspace};
+pub use files::untouched_host;
 
-use crate::sim::state::{self, Esxi, Gpu, Linux, Machine, Vm};
+use crate::sim::state::{self, Gpu, Linux, Machine, Vm};
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixListener;
@@ -106,26 +107,6 @@ pub fn wait_until(what: &str, within: Duration, mut so: impl FnMut() -> bool) {
         assert!(Instant::now() < end, "not within {within:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// A host that was never touched: no NVIDIA package, default graphics type Shared.
-pub fn untouched_host(name: &str, version: &str, gpus: Vec<Gpu>) -> Machine {
-    let build = format!("Releasebuild-{}", if version.starts_with('6') { "14320388" } else { "22380479" });
-    let base = state::Vib { name: "esx-base".into(), version: format!("{version}-0.40.22380479"), vendor: "VMware".into() };
-    let esxi = Esxi {
-        version: version.into(),
-        build,
-        default_type: "Shared".into(),
-        policy: "Performance".into(),
-        gpus,
-        vibs: vec![base],
-        says_no_reboot: true,
-        uuid: format!("5cf50c99-bcb9-376f-cf64-{:012x}", name.bytes().fold(7u64, |sum, b| sum * 31 + u64::from(b)) & 0xffff_ffff_ffff),
-        acceptance: "PartnerSupported".into(),
-        profile: format!("(Updated) ESXi-{version}-standard"),
-        ..Esxi::default()
-    };
-    Machine { esxi: Some(esxi), boots: 1, booted_at_ms: state::now_ms() - 86_400_000, ..Machine::default() }
 }
 
 impl Lab {
