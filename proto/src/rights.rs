@@ -1,5 +1,5 @@
 //! What the other side of a connection may ask, by its certificate: the operator everything, whoever scrapes (`monitor`) who we are,
-//! metrics and health. Decided before anything of a request is read, and what a reader sends is not read at all, so that a monitor's key is worth no more than that: it can
+//! metrics and health. Decided before anything of a request is read, and of what a reader sends next to nothing is read, so that a monitor's key is worth no more than that: it can
 //! neither fill memory nor take the operator's place.
 
 use http_body_util::{BodyExt as _, Full, Limited};

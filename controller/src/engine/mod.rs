@@ -112,12 +112,6 @@ enum By {
     Another,
 }
 
-impl By {
-    fn changed(changed: bool) -> Self {
-        if changed { Self::Us } else { Self::Already }
-    }
-}
-
 /// What a step tells the main loop.
 enum Message {
     /// About to act: must be on disk before it does.

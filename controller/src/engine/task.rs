@@ -149,7 +149,7 @@ impl Task {
                 Err(error) => Err(error),
             };
             match sent {
-                Ok(state) => return Ok((state.path, By::changed(moved))),
+                Ok(state) => return Ok((state.path, if moved { By::Us } else { By::Already })),
                 // A cut connection goes on where it was cut.
                 Err(CallError::Away(_) | CallError::Unclaimed(_)) if Instant::now() < end => {
                     claimed = self.reach(self.plan.deadlines.reconnect_secs, true).await?;

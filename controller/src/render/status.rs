@@ -1,6 +1,7 @@
 //! A run as its journal tells it: its nodes with what became of them, its steps, what it took and has not given back.
 
 use super::{Answer, columns};
+use crate::fleet::{NodeId, NodeKind};
 use crate::hold::Held;
 use crate::journal::{How, Purpose, StepState, Stored};
 use crate::plan::Step;
@@ -61,11 +62,12 @@ pub fn status(run: Option<&Stored>, at_work: bool) -> Answer {
     let what = if status.purpose == Purpose::Rollback { "rollback" } else { "run" };
     let mut text = format!("{what} {}: {state}; {done} of {} steps done, {failed} failed\n", run.number, status.steps.len());
     // What an administrator fears comes first: the table may be longer than the screen.
+    let is = |kind: NodeKind, name: &str| if left.unsettled.contains(&NodeId::new(kind, name)) { "MAY BE" } else { "IS" };
     for host in &left.in_maintenance {
-        text += &format!("{host} IS IN MAINTENANCE MODE through this run\n");
+        text += &format!("{host} {} IN MAINTENANCE MODE through this run\n", is(NodeKind::Host, host));
     }
     for vm in &left.stopped {
-        text += &format!("{vm} IS SHUT DOWN through this run\n");
+        text += &format!("{vm} {} SHUT DOWN through this run\n", is(NodeKind::Vm, vm));
     }
     text += &columns(&rows);
     for (node, state) in &nodes {

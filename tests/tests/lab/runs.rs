@@ -115,6 +115,8 @@ fn what_was_still_being_taken_when_a_run_was_given_up_is_given_back() {
         let lab = small(name);
         fault(&lab, "esx-01", takes, Fault::Slow { ms: 5000 });
         leave_at_once(&lab, || count(&lab.calls("esx-01"), takes) == 1);
+        // Whether it is so already nobody knows, and that is what is said.
+        assert!(lab.expect(0, &["status"]).contains(" MAY BE "));
         lab.change("esx-01", |m| m.faults.clear());
         let esxi = lab.state("esx-01").esxi.unwrap();
         assert!(!esxi.maintenance && (esxi.vms[0].on || name == "late-mode"), "it is taken already: nothing is tried here");
