@@ -44,6 +44,28 @@ fn a_canary_is_walked_first_and_the_rest_waits_for_resume() {
     assert!(lab.expect(2, &["resume"]).contains("no run of this fleet is unfinished"));
 }
 
+/// An unfinished run and the plan behind it are one wish: `--max-hosts` counts them together.
+#[test]
+fn as_many_hosts_as_allowed_are_touched_by_both_rounds_together() {
+    let lab = three(
+        "both-rounds",
+        "deadlines: { connect-secs: 5 }\nrollout: { canary: 1, max-unavailable: 3 }\n",
+        "assignment-policy: Consolidation",
+    );
+    lab.stop_agent("esx-03");
+    lab.expect(4, &["apply", "--yes", "--pause"]);
+    lab.start_agent("esx-03");
+    let said = lab.expect(2, &["apply", "--yes", "--max-hosts", "1"]);
+    assert!(
+        said.contains("the plan touches 2 hosts (with the 1 of before), `--max-hosts 1` allows fewer; nothing more was changed"),
+        "{said}"
+    );
+    assert!(said.contains("2 of 2 steps done"), "{said}");
+    let set = |host: &str| lab.state(host).esxi.unwrap().policy == "Consolidation";
+    assert_eq!([set("esx-01"), set("esx-02"), set("esx-03")], [true, true, false]);
+    lab.expect(0, &["apply", "--yes", "--max-hosts", "1"]);
+}
+
 #[test]
 fn a_failed_canary_stops_the_rollout() {
     let lab = three("breaker", "rollout: { canary: 1, max-unavailable: 3 }\n", "assignment-policy: Consolidation");
