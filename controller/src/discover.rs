@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vsgpu_core::execute;
+use vsgpu_core::text::{sentence, visible};
 use vsgpu_core::{Scope, Subject};
 use vsgpu_host_agent::host::{EsxVersion, VgpuManagerFact, VirtualMachines};
 use vsgpu_proto::client::Operator;
@@ -96,7 +97,7 @@ pub fn summary(seen: &Seen) -> String {
         Some(version) => format!("vGPU manager {version}"),
         None => "no vGPU manager loaded".into(),
     };
-    format!("{release}, {manager}")
+    sentence(&format!("{release}, {manager}"))
 }
 
 /// Its VMs that are somebody's: name and whether it runs.
@@ -108,7 +109,7 @@ pub fn vms(seen: &Seen) -> Vec<(String, bool)> {
 fn gpu_line(gpu: &GpuReadiness) -> String {
     let owner = if gpu.passthrough_active { "given to VMs whole" } else { gpu.graphics_active.as_deref().unwrap_or("owner unknown") };
     let vms = if gpu.vms.is_empty() { String::new() } else { format!(", used by {}", gpu.vms.join(", ")) };
-    format!("{}  {}  ({owner}{vms})", gpu.address, gpu.model)
+    sentence(&format!("{}  {}  ({owner}{vms})", gpu.address, gpu.model))
 }
 
 /// The fleet file: what is there, nothing wished yet, and what could be wished as comments.
@@ -144,9 +145,14 @@ pub fn fleet_file(found: &[Found]) -> String {
              \x20   # graphics-type: SharedPassthru"
         );
         if let Some(gpu) = gpus.first() {
-            let _ = writeln!(text, "    # Or to give whole GPUs to VMs, by address or model:\n    # passthrough: [\"{}\"]", gpu.address);
+            let _ = writeln!(
+                text,
+                "    # Or to give whole GPUs to VMs, by address or model:\n    # passthrough: [\"{}\"]",
+                sentence(&gpu.address)
+            );
         }
-        let types = gpus.iter().find_map(|g| g.vgpu_types.clone()).unwrap_or_default();
+        // In a comment: a name that ends a line would begin one of the fleet file.
+        let types: Vec<String> = gpus.iter().find_map(|g| g.vgpu_types.clone()).unwrap_or_default().iter().map(|t| sentence(t)).collect();
         all_vms.extend(vms(seen).into_iter().map(|vm| (host.name.clone(), vm, types.first().cloned())));
     }
     if all_vms.is_empty() {
@@ -158,7 +164,7 @@ pub fn fleet_file(found: &[Found]) -> String {
         let _ = writeln!(text, "  {key}:{}\n    host: {host}", if running { "    # runs" } else { "    # is off" });
         if key != vm {
             // A JSON string is a YAML string, whatever is in the name.
-            let _ = writeln!(text, "    vm-name: {}", serde_json::Value::from(vm.as_str()));
+            let _ = writeln!(text, "    vm-name: {}", visible(&serde_json::Value::from(vm.as_str()).to_string()));
         }
         let profile = vgpu.unwrap_or_else(|| "nvidia_a100-10c".into());
         let _ = writeln!(

@@ -3,6 +3,7 @@
 use crate::hold::Hold;
 use serde::Serialize;
 use std::process::ExitCode;
+use vsgpu_core::text::sentence;
 
 /// What kind of failure; each has one exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -76,7 +77,7 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// A failure, ready to be rendered.
+/// A failure, ready to be rendered: its texts are sentences, whatever a node or a file put into them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
@@ -103,7 +104,7 @@ pub struct Error {
 impl Error {
     /// A sentence.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, code: kind.code(), message: message.into(), place: None, details: vec![], hints: vec![], hold: None }
+        Self { kind, code: kind.code(), message: sentence(&message.into()), place: None, details: vec![], hints: vec![], hold: None }
     }
 
     /// With a code that says more than its kind.
@@ -114,13 +115,13 @@ impl Error {
 
     /// With a hint.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hints.push(hint.into());
+        self.hints.push(sentence(&hint.into()));
         self
     }
 
     /// With a further line.
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
-        self.details.push(detail.into());
+        self.details.push(sentence(&detail.into()));
         self
     }
 

@@ -186,6 +186,7 @@ fn is_sound(text: &str) -> bool {
     let head =
         |words: &str| words.split(' ').nth(1).is_some_and(name_is_ours) && (words.starts_with("HELP ") || words.starts_with("TYPE "));
     text.len() <= MAX_PAGE
+        && *vsgpu_core::text::visible(text) == *text
         && text.lines().filter(|l| !l.is_empty()).all(|line| match line.strip_prefix("# ") {
             Some(words) => head(words),
             None => sample(line).is_some(),
@@ -255,6 +256,7 @@ mod tests {
             "vsgpu_up one\n",
             "vsgpu_up{gpu=\"x} 1\n",
             "# EVIL\n",
+            "vsgpu_gpu_info{name=\"\u{1b}[2J\"} 1\n",
         ] {
             assert!(!is_sound(bad), "{bad}");
         }

@@ -2,9 +2,10 @@
 #![expect(clippy::disallowed_methods, reason = "the one place where the controller opens files of its own machine")]
 
 use crate::error::{Error, Kind};
+use nix::fcntl::OFlag;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 fn failed(path: &Path, error: &std::io::Error) -> Error {
@@ -12,14 +13,21 @@ fn failed(path: &Path, error: &std::io::Error) -> Error {
     Error::new(Kind::Usage, format!("{}: {why}", path.display())).code("file")
 }
 
-/// Opens a file for reading.
+/// Opens a file for reading. Without waiting: a FIFO has nobody at its other end, and a device may do something when it is opened.
 pub fn open(path: &Path) -> Result<File, Error> {
-    let file = File::open(path).map_err(|e| failed(path, &e))?;
-    match file.metadata() {
-        Ok(meta) if meta.is_file() => Ok(file),
-        Ok(_) => Err(Error::new(Kind::Usage, format!("{}: is not a file", path.display())).code("file")),
-        Err(e) => Err(failed(path, &e)),
-    }
+    let calm = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
+    let kind = |meta: std::fs::Metadata| match meta.file_type() {
+        t if t.is_file() => Ok(()),
+        t if t.is_dir() => Err("it is a folder, not a file"),
+        t if t.is_fifo() => Err("it is a FIFO, not a file"),
+        t if t.is_socket() => Err("it is a socket, not a file"),
+        _ => Err("it is a device, not a file"),
+    };
+    let wrong = |why: &str| Error::new(Kind::Usage, format!("{}: {why}", path.display())).code("file");
+    std::fs::metadata(path).map_err(|e| failed(path, &e)).and_then(|meta| kind(meta).map_err(wrong))?;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(calm).open(path).map_err(|e| failed(path, &e))?;
+    file.metadata().map_err(|e| failed(path, &e)).and_then(|meta| kind(meta).map_err(wrong))?;
+    Ok(file)
 }
 
 /// Reads a text file of at most `max` bytes.
@@ -44,7 +52,12 @@ pub fn write_text(path: &Path, text: &str) -> Result<(), Error> {
     temporary.push(".new");
     let temporary = Path::new(&temporary);
     let written = (|| {
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
+        // Somebody's link under this name is not followed.
+        match std::fs::remove_file(temporary) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(temporary, path)
@@ -67,7 +80,15 @@ pub fn append(path: &Path) -> Result<File, Error> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|e| failed(folder, &e))?;
     }
-    std::fs::OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path).map_err(|e| failed(path, &e))
+    let flags = OFlag::O_NOFOLLOW.bits();
+    std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .read(true)
+        .mode(0o600)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(|e| failed(path, &e))
 }
 
 /// A random name of its own, made once and kept in a file.

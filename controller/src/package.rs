@@ -63,7 +63,7 @@ fn inspect(file: &mut File, name: &str) -> Result<(Kind, Vec<Held>), String> {
         m if m.starts_with(b"\xed\xab\xee\xdb") => Kind::Rpm,
         m if m.starts_with(b"!<arch>\n") => {
             let descriptor = vib_descriptor(file)?;
-            return Ok((Kind::Vib, vec![held(&descriptor).ok_or("the VIB's descriptor.xml states no name and version")?]));
+            return Ok((Kind::Vib, vec![held(&descriptor)?]));
         }
         m if m.starts_with(b"PK\x03\x04") => {
             let (kind, holds) = bundle(file)?;
@@ -141,11 +141,11 @@ fn vib_descriptor(file: &mut File) -> Result<String, String> {
     if xml.len() as u64 == size { Ok(xml) } else { Err("the VIB is cut off".into()) }
 }
 
-fn held(descriptor: &str) -> Option<Held> {
-    let document = roxmltree::Document::parse(descriptor).ok()?;
-    let text =
-        |tag: &str| document.root_element().children().find(|c| c.has_tag_name(tag)).and_then(|c| c.text()).map(|t| t.trim().to_string());
-    Some(Held { name: text("name")?, version: text("version")?, acceptance: text("acceptance-level") })
+fn held(descriptor: &str) -> Result<Held, String> {
+    let vib = vsgpu_core::xml::parse(descriptor)?;
+    let text = |tag: &str| vib.child(tag).map(|c| c.text.clone());
+    let stated = text("name").zip(text("version")).ok_or("the VIB's descriptor.xml states no name and version")?;
+    Ok(Held { name: stated.0, version: stated.1, acceptance: text("acceptance-level") })
 }
 
 /// An offline bundle holds `index.xml` and metadata zips with one descriptor per VIB; a component is said in a bulletin.
@@ -175,7 +175,7 @@ fn bundle(file: &mut File) -> Result<(Kind, Vec<Held>), String> {
                 continue;
             }
             if path.starts_with("vibs/") {
-                holds.extend(held(&text));
+                holds.push(held(&text).map_err(|why| format!("{name}: {path}: {why}"))?);
             } else if path.starts_with("bulletins/") {
                 component |= text.contains("componentNameSpec");
             }

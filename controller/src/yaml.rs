@@ -197,7 +197,8 @@ impl Node {
 pub fn write(value: &Value) -> String {
     let mut out = String::new();
     emit(value, 0, &mut out);
-    out
+    // Inside of quotes only, where these escapes are YAML's, too.
+    vsgpu_core::text::visible(&out).into_owned()
 }
 
 fn emit(value: &Value, indent: usize, out: &mut String) {

@@ -12,7 +12,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use vsgpu_core::execute::{self, Facts};
+use vsgpu_core::text::{piece, visible};
 use vsgpu_core::{Catalogue, Effect, Scope, Subject, System};
+
+/// Characters of one line of the log.
+const MAX_EVENT: usize = 16 << 10;
 
 /// What one kind of agent is made of.
 #[derive(Clone, Copy)]
@@ -214,7 +218,7 @@ pub fn main(agent: Agent) -> ExitCode {
     };
     let result = match cli.verb {
         Verb::Serve(options) => {
-            tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
+            tracing_subscriber::fmt().with_writer(|| Log(std::io::stderr())).with_ansi(false).with_target(false).init();
             options.machine.shell(&agent, Some(&options.state)).and_then(|shell| server::serve(agent, shell, &options))
         }
         Verb::Facts(args) => facts(agent, &args),
@@ -228,9 +232,23 @@ pub fn main(agent: Agent) -> ExitCode {
     }
 }
 
+/// Standard error, on which one event is one line: an artifact's name, a tool's words and a VM's name stand in it.
+struct Log(std::io::Stderr);
+
+impl std::io::Write for Log {
+    fn write(&mut self, event: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        self.0.write_all(format!("{}\n", piece(&text, MAX_EVENT)).as_bytes())?;
+        Ok(event.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
 #[expect(clippy::print_stderr, reason = "the only words of the agent outside its log")]
 fn complain(why: &str) {
-    eprintln!("error: {why}");
+    eprintln!("error: {}", visible(why));
 }
 
 fn facts(agent: Agent, args: &FactsArgs) -> Result<(), String> {
@@ -246,5 +264,5 @@ fn facts(agent: Agent, args: &FactsArgs) -> Result<(), String> {
     let Format::Json = args.output;
     let text = serde_json::to_string_pretty(&execute::facts_as_json(&seen)).map_err(|e| e.to_string())?;
     use std::io::Write as _;
-    writeln!(std::io::stdout(), "{text}").map_err(|e| e.to_string())
+    writeln!(std::io::stdout(), "{}", visible(&text)).map_err(|e| e.to_string())
 }

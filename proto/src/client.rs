@@ -12,7 +12,12 @@ use std::time::Duration;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
+use vsgpu_core::Unreadable;
 use vsgpu_core::execute::{Expectation, Facts, Outcome};
+use vsgpu_core::text::sentence;
+
+/// Bytes of one fact. The largest there are (the vGPU types of a host with sixteen GPUs, a thousand VMs) have some hundred KiB.
+const MAX_FACT: usize = 512 << 10;
 
 /// Why a node could not be talked to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -173,29 +178,28 @@ impl Connection {
 
     fn failed(&self, status: &Status) -> CallError {
         let node = &self.target.node;
+        let message = sentence(status.message());
         match status.code() {
-            Code::ResourceExhausted if status.message().starts_with("the node is in the hands of") => {
-                CallError::Held(format!("{node}: {}", status.message()))
+            Code::ResourceExhausted if message.starts_with("the node is in the hands of") => {
+                CallError::Held(format!("{node}: {}", message))
             }
-            Code::Aborted if status.message().starts_with("the node was taken over") => {
-                CallError::Overtaken(format!("{node}: {}", status.message()))
-            }
+            Code::Aborted if message.starts_with("the node was taken over") => CallError::Overtaken(format!("{node}: {}", message)),
             Code::PermissionDenied => CallError::Refused {
-                why: format!("{node} refuses: {}", status.message()),
+                why: format!("{node} refuses: {}", message),
                 hint: "use the operator's folder (`--pki DIR`, the one with controller.pem)".into(),
             },
-            Code::FailedPrecondition => CallError::Unclaimed(format!("{node}: {}", status.message())),
-            Code::Unimplemented => CallError::Unknown(format!("{node}: {}", status.message())),
+            Code::FailedPrecondition => CallError::Unclaimed(format!("{node}: {}", message)),
+            Code::Unimplemented => CallError::Unknown(format!("{node}: {}", message)),
             Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => classify(&self.target, status),
-            _ => CallError::Failed(format!("{node}: {}", status.message())),
+            _ => CallError::Failed(format!("{node}: {}", message)),
         }
     }
 
     /// Asks who it is.
     pub async fn describe(&self, within: Duration) -> Result<Description, CallError> {
         let reply = self.call(within, self.client.clone().describe(v1::DescribeRequest { schemas: false })).await?;
-        let known = reply.requirements.into_iter().map(|k| (k.scope, k.name)).collect();
-        Ok(Description { agent_version: reply.agent_version, boot_id: reply.boot_id, known })
+        let known = reply.requirements.into_iter().map(|k| (sentence(&k.scope), sentence(&k.name))).collect();
+        Ok(Description { agent_version: sentence(&reply.agent_version), boot_id: sentence(&reply.boot_id), known })
     }
 
     /// JSON Schema of the spec of every requirement that the agent knows, by scope and name.
@@ -238,9 +242,9 @@ impl Connection {
         let request =
             v1::ObserveRequest { subject: subject(vm), facts: facts.iter().map(|f| f.to_string()).collect(), wishes: wishes.collect() };
         let reply = self.call(within, self.client.clone().observe(request)).await?;
-        let facts = serde_json::from_str(&reply.facts_json)
+        let facts: Facts = serde_json::from_str(&reply.facts_json)
             .map_err(|e| CallError::Failed(format!("{}: its facts cannot be read: {e}", self.target.node)))?;
-        Ok((reply.boot_id, facts))
+        Ok((sentence(&reply.boot_id), facts.into_iter().map(|(name, fact)| (sentence(&name), taken(fact))).collect()))
     }
 
     /// Makes one requirement so; `said` hears what the agent does.
@@ -307,9 +311,13 @@ impl Connection {
         while let Some(event) = stream.message().await.map_err(|s| self.failed(&s))? {
             *heard = event.number;
             match event.event {
-                Some(v1::event::Event::Said(text)) => said(text),
+                Some(v1::event::Event::Said(text)) => said(sentence(&text)),
                 Some(v1::event::Event::OutcomeJson(json)) => {
-                    return serde_json::from_str(&json).map_err(|e| {
+                    let outcome = serde_json::from_str(&json).and_then(|mut outcome| {
+                        vsgpu_core::text::sentences(&mut outcome);
+                        serde_json::from_value(outcome)
+                    });
+                    return outcome.map_err(|e| {
                         CallError::Unknown(format!("{}: its answer cannot be read ({e}): upgrade the controller", self.target.node))
                     });
                 }
@@ -393,6 +401,28 @@ fn read_parts(
             return Ok(());
         }
         let _ = seen.send(at);
+    }
+}
+
+/// A fact as it is believed: what a machine says of why it cannot be read is text for people, and what is larger than any machine's
+/// is not read at all. The rest stays as it is: files are made from facts, and those are judged by their own checks.
+fn taken(fact: Result<serde_json::Value, Unreadable>) -> Result<serde_json::Value, Unreadable> {
+    let value = fact.map_err(Unreadable::for_people)?;
+    if weight(&value) > MAX_FACT {
+        Err(Unreadable::new(format!("the agent's answer is larger than {} KiB", MAX_FACT >> 10)))
+    } else {
+        Ok(value)
+    }
+}
+
+/// About as many bytes as it has as text.
+fn weight(value: &serde_json::Value) -> usize {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => text.len() + 3,
+        Value::Array(items) => items.iter().map(|item| weight(item) + 1).sum(),
+        Value::Object(map) => map.iter().map(|(key, value)| key.len() + weight(value) + 4).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 5,
     }
 }
 

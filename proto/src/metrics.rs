@@ -179,7 +179,8 @@ fn encoded(mut families: Vec<prometheus::proto::MetricFamily>, samples: Vec<Samp
     let mut gauges: Vec<GaugeVec> = vec![];
     for sample in samples {
         let names: Vec<&str> = sample.labels.iter().map(|(name, _)| *name).collect();
-        let values: Vec<&str> = sample.labels.iter().map(|(_, value)| value.as_str()).collect();
+        // What a machine says of itself, on pages that people and dashboards show.
+        let values: Vec<String> = sample.labels.iter().map(|(_, value)| vsgpu_core::text::piece(value, 200)).collect();
         // DCGM's names are whole.
         let full = if sample.name.starts_with("DCGM_") { sample.name.into() } else { format!("vsgpu_{}", sample.name) };
         let at = gauges.iter().position(|g| g.desc()[0].fq_name == full).or_else(|| {

@@ -9,6 +9,7 @@ use crate::render::{Answer, Printer, readiness};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
+use vsgpu_core::text::sentence;
 use vsgpu_proto::client::Operator;
 use vsgpu_proto::ssh::Target;
 
@@ -104,7 +105,8 @@ impl Discover {
                 text += &format!("{}\n", readiness::text(gpus, false));
             }
             let vms = discover::vms(seen);
-            let listed: Vec<String> = vms.iter().map(|(name, runs)| format!("{name}{}", if *runs { "" } else { " (off)" })).collect();
+            let listed: Vec<String> =
+                vms.iter().map(|(name, runs)| format!("{}{}", sentence(name), if *runs { "" } else { " (off)" })).collect();
             text += &format!("  VMs: {}\n\n", if listed.is_empty() { "none".into() } else { listed.join(", ") });
             let vms: Vec<_> = vms.iter().map(|(name, runs)| json!({ "name": name, "running": runs })).collect();
             let facts = vsgpu_core::execute::facts_as_json(&seen.facts);

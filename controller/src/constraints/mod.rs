@@ -39,6 +39,7 @@ use crate::error::{Error, Kind};
 use crate::fleet::{Fleet, NodeId};
 use crate::inventory::Inventory;
 use std::collections::BTreeMap;
+use vsgpu_core::text::sentence;
 
 /// One constraint on a combination.
 pub struct Constraint {
@@ -156,6 +157,7 @@ pub fn error(finding: &Finding) -> Error {
 
 /// A warning in one paragraph.
 pub fn warning(finding: &Finding) -> String {
-    let nearest = finding.nearest.as_ref().map(|n| format!("\n  {n}")).unwrap_or_default();
-    format!("warning: {}\n  not refused, because this is not certain; {}: {}{nearest}", finding.what, finding.constraint, finding.basis)
+    let nearest = finding.nearest.as_ref().map(|n| format!("\n  {}", sentence(n))).unwrap_or_default();
+    let (what, basis) = (sentence(&finding.what), sentence(&finding.basis.to_string()));
+    format!("warning: {what}\n  not refused, because this is not certain; {}: {basis}{nearest}", finding.constraint)
 }

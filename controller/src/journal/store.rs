@@ -203,7 +203,8 @@ impl Journal {
 }
 
 fn json(record: &Record) -> std::io::Result<String> {
-    serde_json::to_string(record).map_err(std::io::Error::other)
+    // JSON's own escapes leave C1 and bidi as they are; a journal is a file that people open.
+    serde_json::to_string(record).map(|json| vsgpu_core::text::visible(&json).into_owned()).map_err(std::io::Error::other)
 }
 
 /// One commit: written, then flushed.

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::execute::Expectation;
 use vsgpu_core::requirement::{Needs, TakesEffect, Verdict};
+use vsgpu_core::text::piece;
 use vsgpu_core::{Catalogue, Effect};
 use vsgpu_host_agent::host::{MAINTENANCE_MODE, VirtualMachines};
 use vsgpu_host_agent::vm::{POWER, PowerState};
@@ -473,7 +474,7 @@ fn size_of(bytes: u64) -> String {
 }
 
 fn shown(effects: &[Effect]) -> Vec<String> {
-    effects.iter().map(ToString::to_string).collect()
+    effects.iter().map(|effect| piece(&effect.to_string(), 1 << 20)).collect()
 }
 
 fn activation_commands(kind: NodeKind, restart: Option<&str>) -> Vec<String> {

@@ -2,6 +2,7 @@
 //! never with NO_COLOR, always with CLICOLOR_FORCE); here it is said where, and what a dumb terminal is.
 
 use anstyle::{AnsiColor, Style};
+use vsgpu_core::text::visible;
 
 const BAD: Style = AnsiColor::Red.on_default().bold();
 const DOUBT: Style = AnsiColor::Yellow.on_default().bold();
@@ -19,8 +20,9 @@ pub fn leave_to_terminals_that_can() {
     }
 }
 
-/// The text with styles.
+/// The text with styles: ours, and none that came with it.
 pub(super) fn paint(text: &str) -> String {
+    let text = &*visible(text);
     let mut out = String::with_capacity(text.len() + 64);
     for line in text.split_inclusive('\n') {
         let head = |prefix: &str| line.starts_with(prefix).then(|| line.find(':').map_or(line.len(), |at| at + 1));

@@ -1,4 +1,8 @@
 //! The only code that prints. stdout carries the answer, stderr the talk; nothing needs colour to be read.
+//!
+//! What is printed may hold text of machines. Everything goes through `vsgpu_core::text` on its way out: whole answers and remarks
+//! through `visible`, and what stands in a line beside words of ours (cells, errors) through `piece`, so that it cannot begin a line
+//! of its own.
 
 mod board;
 pub mod colour;
@@ -16,6 +20,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use vsgpu_core::text::{piece, visible};
 
 /// Output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -71,7 +76,7 @@ pub struct Printer {
 
 /// Talk, on stderr. That nobody hears it (a closed pipe, a full disk under a log) must not end a run that is under way.
 pub(crate) fn say(text: &str) {
-    let _ = write!(std::io::stderr(), "{text}");
+    let _ = write!(std::io::stderr(), "{}", visible(text));
 }
 
 impl Printer {
@@ -89,7 +94,7 @@ impl Printer {
             Format::Name => answer.names.join("\n"),
             Format::Json | Format::Yaml => self.document(&answer.json),
         };
-        let painted = if self.format.is_document() { text } else { colour::paint(&text) };
+        let painted = if self.format.is_document() { visible(&text).into_owned() } else { colour::paint(&text) };
         match writeln!(anstream::stdout(), "{painted}") {
             Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
                 self.errors(&[Error::new(Kind::Internal, format!("the answer could not be written: {why}"))]);
@@ -226,12 +231,15 @@ pub fn rendered(error: &Error) -> String {
     text
 }
 
+/// Characters of one cell. Longer ones are whole in `-o json`: laying out a cell of megabytes takes minutes.
+const CELL: usize = 8_000;
+
 /// Rows with aligned columns, without lines: readable in a log and easy to cut.
 pub(crate) fn columns(rows: &[Vec<String>]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| piece(cell, CELL)));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

@@ -9,6 +9,7 @@ use crate::plan::Plan;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+use vsgpu_core::text::{piece, sentence};
 
 /// Nodes that have a line each.
 const LINES: usize = 20;
@@ -74,6 +75,7 @@ impl Progress {
     }
 
     fn print(&self, text: &str) {
+        let text = &piece(text, 1 << 20);
         match &self.live {
             Some(live) => drop(live.bars.println(text)),
             None => super::say(&format!("{text}\n")),
@@ -143,7 +145,7 @@ impl Progress {
                 let rate = bytes as f64 / since.as_secs_f64().max(0.2);
                 format!("  {} of {}, {}/s", HumanBytes(bytes), HumanBytes(total), HumanBytes(rate as u64))
             });
-            bar.set_message(format!("{}{}", self.board.node_line(at), sent.unwrap_or_default()));
+            bar.set_message(format!("{}{}", sentence(&self.board.node_line(at)), sent.unwrap_or_default()));
             bar.tick();
         }
         let sent = self.board.bytes_sent();

@@ -2,6 +2,7 @@
 
 use super::columns;
 use crate::readiness::Readiness;
+use vsgpu_core::text::sentence;
 
 /// Lines, indented; without a last newline. With `all`, also what of the BIOS is fine or not known.
 pub fn text(readiness: &Readiness, all: bool) -> String {
@@ -47,7 +48,7 @@ pub fn text(readiness: &Readiness, all: bool) -> String {
     }
     let mut lines: Vec<String> = columns(&rows).lines().map(|l| format!("  {l}")).collect();
     for bios in readiness.bios.iter().filter(|b| all || b.state == "suspect") {
-        lines.push(format!("  BIOS: {} {}: {}", bios.setting, bios.state, bios.evidence));
+        lines.push(format!("  BIOS: {} {}: {}", bios.setting, bios.state, sentence(&bios.evidence)));
     }
     lines.join("\n")
 }

@@ -7,6 +7,7 @@ use crate::journal::{How, Purpose, StepState, Stored};
 use crate::plan::Step;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use vsgpu_core::text::sentence;
 
 /// The latest run.
 pub fn status(run: Option<&Stored>, at_work: bool) -> Answer {
@@ -73,7 +74,7 @@ pub fn status(run: Option<&Stored>, at_work: bool) -> Answer {
     for (node, state) in &nodes {
         let word = match state {
             NodeState::Held { held, advice } => {
-                text += &format!("\n{node}: held ({}): {}\n  {advice}", held.hold, held.why);
+                text += &format!("\n{node}: held ({}): {}\n  {advice}", held.hold, sentence(&held.why));
                 continue;
             }
             NodeState::Done => "done",

@@ -62,7 +62,7 @@ fn labels_of(text: &str) -> Labels {
                 c => value.push(if c.is_control() { ' ' } else { c }),
             }
         }
-        labels.insert(name, value);
+        labels.insert(name, vsgpu_core::text::piece(&value, 200));
         if chars.peek() == Some(&',') {
             chars.next();
         }

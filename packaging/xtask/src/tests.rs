@@ -137,22 +137,22 @@ fn the_offline_bundle_names_what_it_holds() {
     let inside = text(&mut zip, "vib20/vsgpu-host-agent/vsgpu-host-agent-0.1.0-1.vib");
     assert_eq!(inside, vib.bytes);
     let index = String::from_utf8(text(&mut zip, "vendor-index.xml")).unwrap();
-    let metadata = roxmltree::Document::parse(&index).unwrap();
-    let url = metadata.descendants().find(|n| n.has_tag_name("url")).and_then(|n| n.text()).unwrap().to_string();
+    let metadata = vsgpu_core::xml::parse(&index).unwrap();
+    let url = metadata.descendants().find(|e| e.name == "url").unwrap().text.clone();
     assert!(names.contains(&url), "{names:?}");
     let mut metadata = zip::ZipArchive::new(std::io::Cursor::new(text(&mut zip, &url))).unwrap();
     for name in ["vmware.xml", "bulletins/vsgpu-host-agent-0.1.0-1.xml", "vibs/vsgpu-host-agent-0.1.0-1.xml"] {
         let document = String::from_utf8(text(&mut metadata, name)).unwrap();
-        let document = roxmltree::Document::parse(&document).unwrap_or_else(|e| panic!("{name}: {e}\n{document}"));
-        let find = |tag: &str| document.descendants().find(|n| n.has_tag_name(tag));
+        let document = vsgpu_core::xml::parse(&document).unwrap_or_else(|e| panic!("{name}: {e}\n{document}"));
+        let find = |tag: &str| document.descendants().find(|e| e.name == tag);
         match name {
             "vmware.xml" => {
-                assert_eq!(find("relativePath").unwrap().text(), Some("vib20/vsgpu-host-agent/vsgpu-host-agent-0.1.0-1.vib"));
-                assert_eq!(find("packedSize").unwrap().text(), Some(vib.bytes.len().to_string().as_str()));
+                assert_eq!(find("relativePath").unwrap().text, "vib20/vsgpu-host-agent/vsgpu-host-agent-0.1.0-1.vib");
+                assert_eq!(find("packedSize").unwrap().text, vib.bytes.len().to_string());
                 assert!(find("componentNameSpec").is_some() && find("componentVersionSpec").is_some());
             }
-            n if n.starts_with("bulletins") => assert_eq!(find("vibID").unwrap().text(), Some("vsgpu_bootbank_vsgpu-host-agent_0.1.0-1")),
-            _ => assert_eq!(find("relative-path").unwrap().text(), Some("vib20/vsgpu-host-agent/vsgpu-host-agent-0.1.0-1.vib")),
+            n if n.starts_with("bulletins") => assert_eq!(find("vibID").unwrap().text, "vsgpu_bootbank_vsgpu-host-agent_0.1.0-1"),
+            _ => assert_eq!(find("relative-path").unwrap().text, "vib20/vsgpu-host-agent/vsgpu-host-agent-0.1.0-1.vib"),
         }
     }
     // The controller's own reader, which knows the bundles of others, takes it.

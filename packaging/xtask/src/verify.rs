@@ -2,11 +2,11 @@
 //! (facts: esxi A3, B1, B2). What a release refuses outright is an error; what depends on the host is a remark.
 
 use flate2::read::GzDecoder;
-use roxmltree::{Document, Node};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
+use vsgpu_core::xml::{self, Element};
 use vsgpu_proto::posix::hex;
 
 /// Longest decompressed payload that is looked at: nothing of ours comes near it.
@@ -76,12 +76,11 @@ fn check(members: &[(String, Vec<u8>)], found: &mut Findings) {
         return;
     }
     let text = String::from_utf8_lossy(&members[0].1);
-    let document = match Document::parse(&text) {
-        Ok(document) => document,
+    let vib = match xml::parse(&text) {
+        Ok(vib) => vib,
         Err(why) => return found.errors.push(format!("descriptor: {why}")),
     };
-    let vib = document.root_element();
-    if !vib.has_tag_name("vib") || vib.attribute("version") != Some("5.0") {
+    if vib.name != "vib" || vib.attribute("version") != Some("5.0") {
         found.errors.push("descriptor: it is no `<vib version=\"5.0\">`".into());
         return;
     }
@@ -107,25 +106,24 @@ fn check(members: &[(String, Vec<u8>)], found: &mut Findings) {
     found.what = Some(format!("{name} {version}, {} files", listed.len()));
 }
 
-fn child(node: &Node<'_, '_>, name: &str) -> Option<String> {
-    Some(node.children().find(|c| c.has_tag_name(name))?.text().unwrap_or_default().trim().to_string())
+fn child(node: &Element, name: &str) -> Option<String> {
+    Some(node.child(name)?.text.clone())
 }
 
 /// The text of an element that must be there exactly once.
-fn one(node: &Node<'_, '_>, name: &str, found: &mut Findings) -> String {
-    let count = node.children().filter(|c| c.has_tag_name(name)).count();
+fn one(node: &Element, name: &str, found: &mut Findings) -> String {
+    let count = node.all(name).count();
     if count != 1 {
         found.errors.push(format!("descriptor: {name} is there {count} times, it must be there once"));
     }
     child(node, name).unwrap_or_default()
 }
 
-fn texts(node: &Node<'_, '_>, list: &str, item: &str) -> Vec<String> {
-    let list = node.children().filter(|c| c.has_tag_name(list)).flat_map(|l| l.children());
-    list.filter(|c| c.has_tag_name(item)).map(|c| c.text().unwrap_or_default().trim().to_string()).collect()
+fn texts(node: &Element, list: &str, item: &str) -> Vec<String> {
+    node.all(list).flat_map(|list| list.all(item)).map(|item| item.text.clone()).collect()
 }
 
-fn properties(vib: &Node<'_, '_>, found: &mut Findings) {
+fn properties(vib: &Element, found: &mut Findings) {
     let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
     let kind = one(vib, "type", found);
     if kind != "bootbank" {
@@ -164,15 +162,15 @@ fn properties(vib: &Node<'_, '_>, found: &mut Findings) {
     }
 }
 
-fn relationships(vib: &Node<'_, '_>, found: &mut Findings) {
-    let Some(all) = vib.children().find(|c| c.has_tag_name("relationships")) else {
+fn relationships(vib: &Element, found: &mut Findings) {
+    let Some(all) = vib.child("relationships") else {
         return found.errors.push("descriptor: relationships are missing".into());
     };
-    let names: Vec<&str> = all.children().filter(Node::is_element).map(|c| c.tag_name().name()).collect();
+    let names: Vec<&str> = all.children.iter().map(|c| c.name.as_str()).collect();
     if names != ["depends", "conflicts", "replaces", "provides", "compatibleWith"] {
         found.errors.push(format!("relationships: {names:?}, they must be depends, conflicts, replaces, provides, compatibleWith"));
     }
-    for constraint in all.descendants().filter(|n| n.has_tag_name("constraint")) {
+    for constraint in all.descendants().filter(|e| e.name == "constraint") {
         let (name, relation) = (constraint.attribute("name"), constraint.attribute("relation"));
         if name.is_none() || relation.is_some_and(|r| !["<<", "<", "<=", "=", ">=", ">", ">>"].contains(&r)) {
             found.errors.push(format!("relationships: the constraint on `{}` is not understood", name.unwrap_or_default()));
@@ -180,8 +178,8 @@ fn relationships(vib: &Node<'_, '_>, found: &mut Findings) {
     }
 }
 
-fn payloads(vib: &Node<'_, '_>, members: &[(String, Vec<u8>)], packed: &mut BTreeSet<String>, found: &mut Findings) {
-    let listed: Vec<Node<'_, '_>> = vib.descendants().filter(|n| n.has_tag_name("payload")).collect();
+fn payloads(vib: &Element, members: &[(String, Vec<u8>)], packed: &mut BTreeSet<String>, found: &mut Findings) {
+    let listed: Vec<&Element> = vib.descendants().filter(|e| e.name == "payload").collect();
     let by_name: BTreeMap<&str, &Vec<u8>> = members.iter().map(|(name, bytes)| (name.as_str(), bytes)).collect();
     if listed.len() != members.len() || listed.is_empty() {
         found.errors.push(format!("payloads: the descriptor lists {}, the archive holds {}", listed.len(), members.len()));
@@ -212,7 +210,7 @@ fn payloads(vib: &Node<'_, '_>, members: &[(String, Vec<u8>)], packed: &mut BTre
             }
         }
         let mut kinds = BTreeSet::new();
-        for sum in payload.children().filter(|c| c.has_tag_name("checksum")) {
+        for sum in payload.all("checksum") {
             let (of, process) = (sum.attribute("checksum-type").unwrap_or_default(), sum.attribute("verify-process").unwrap_or_default());
             let bytes = if process == "gunzip" { &plain } else { *bytes };
             let real = match of {
@@ -224,7 +222,7 @@ fn payloads(vib: &Node<'_, '_>, members: &[(String, Vec<u8>)], packed: &mut BTre
                 }
             };
             kinds.insert((of, process));
-            if sum.text().unwrap_or_default().trim() != real {
+            if sum.text != real {
                 wrong(format!("the {of} {process} sum is another one: the package is damaged"));
             }
         }

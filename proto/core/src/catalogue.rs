@@ -28,7 +28,7 @@ impl FactEntry {
     /// Erases `F`.
     pub const fn of<F: Fact>(scope: Scope) -> Self {
         fn parse<F: Fact>(on: &Subject, seen: &Evidence) -> Result<Value, Unreadable> {
-            let fact = F::parse(on, seen)?;
+            let fact = F::parse(on, seen).map_err(Unreadable::for_people)?;
             serde_json::to_value(fact).map_err(|e| Unreadable::new(format!("cannot be written as JSON: {e}")))
         }
         Self { name: F::NAME, about: F::ABOUT, scope, probes: F::probes, parse: parse::<F> }
@@ -115,7 +115,7 @@ impl Entry {
             serde_json::to_value(spec).map_err(unwritable)
         }
         fn check<R: Requirement>(spec: &Value, fact: &Value) -> Result<Verdict, String> {
-            Ok(R::check(&typed("spec", spec)?, &typed("fact", fact)?))
+            Ok(R::check(&typed("spec", spec)?, &typed("fact", fact)?).for_people())
         }
         fn as_spec<R: Requirement>(fact: &Value) -> Result<Option<Value>, String> {
             let spec = R::as_spec(&typed("fact", fact)?);

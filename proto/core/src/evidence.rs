@@ -2,6 +2,7 @@
 
 use crate::effect::{Command, Probe};
 use crate::system::{Output, Trouble};
+use crate::text::{piece, sentence};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -52,6 +53,20 @@ impl Unreadable {
             status: Some(output.ended.to_string()),
             stdout: head(&output.stdout),
             stderr: head(&output.stderr),
+        }
+    }
+
+    /// The same with every text fit for people; of the streams their lines stay.
+    #[must_use]
+    pub fn for_people(self) -> Self {
+        let lines = |stream: String| stream.lines().take(8).map(|line| piece(line, 200)).collect::<Vec<_>>().join("\n");
+        let sentence_of = |text: Option<String>| text.map(|text| sentence(&text));
+        Self {
+            message: sentence(&self.message),
+            command: sentence_of(self.command),
+            status: sentence_of(self.status),
+            stdout: lines(self.stdout),
+            stderr: lines(self.stderr),
         }
     }
 

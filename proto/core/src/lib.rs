@@ -20,11 +20,13 @@ pub mod planted;
 pub mod requirement;
 pub mod suggest;
 pub mod system;
+pub mod text;
 mod tree;
 pub mod units;
 pub mod vim_cmd;
 pub mod vmx;
 pub mod word_or;
+pub mod xml;
 
 pub use artifact::Artifact;
 pub use catalogue::{Catalogue, Entry, FactEntry};

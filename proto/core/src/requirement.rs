@@ -9,6 +9,7 @@ use crate::artifact::Placed;
 use crate::effect::{Effect, Probe};
 use crate::evidence::{Evidence, Unreadable};
 use crate::system::Output;
+use crate::text::sentence;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -174,6 +175,20 @@ impl Verdict {
     /// `Blocked`.
     pub fn blocked(why: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Blocked { why: why.into(), hint: hint.into() }
+    }
+
+    /// The same with every text fit for people: facts are what a machine says of itself. `check` of the catalogue's entries does it,
+    /// on both sides of the wire, so that what a plan showed and what an agent finds are still compared word for word.
+    #[must_use]
+    pub fn for_people(mut self) -> Self {
+        let texts = match &mut self {
+            Self::Met { is } => [Some(is), None],
+            Self::Unmet { is, wants, .. } => [Some(is), Some(wants)],
+            Self::Waits { on, wants, .. } => [Some(on), Some(wants)],
+            Self::Blocked { why, hint } => [Some(why), Some(hint)],
+        };
+        texts.into_iter().flatten().for_each(|text| *text = sentence(text));
+        self
     }
 
     /// Whether it is `Met`.

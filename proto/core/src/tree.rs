@@ -47,20 +47,15 @@ pub(crate) fn from_xml(text: &str, root: &str) -> Result<Node, String> {
     if end <= start {
         return Err(format!("there is no {root}> document"));
     }
-    let options = roxmltree::ParsingOptions { allow_dtd: true, nodes_limit: 2_000_000 };
-    let document = roxmltree::Document::parse_with_options(text[start..end].trim_end(), options)
-        .map_err(|e| format!("the XML is cut off or broken: {e}"))?;
-    fn node(element: roxmltree::Node, depth: usize) -> Node {
-        let mut out =
-            Node { name: squeezed(element.tag_name().name()), value: element.text().unwrap_or_default().trim().into(), children: vec![] };
+    let document = crate::xml::parse(&text[start..end])?;
+    fn node(element: crate::xml::Element) -> Node {
+        let crate::xml::Element { name, text, attributes, children } = element;
         // Attributes are children too: `<gpu id="..">`, `<field name="..">`.
-        out.children.extend(element.attributes().map(|a| Node { name: squeezed(a.name()), value: a.value().into(), children: vec![] }));
-        if depth < 64 {
-            out.children.extend(element.children().filter(|c| c.is_element()).map(|c| node(c, depth + 1)));
-        }
-        out
+        let attributes = attributes.into_iter().map(|(name, value)| Node { name: squeezed(&name), value, children: vec![] });
+        // The reader bounds the depth.
+        Node { name: squeezed(&name), value: text, children: attributes.chain(children.into_iter().map(node)).collect() }
     }
-    Ok(node(document.root_element(), 0))
+    Ok(node(document))
 }
 
 /// Reads indented `Key : value` text. Deeper lines belong to the nearest line above that is less deep.

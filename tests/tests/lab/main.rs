@@ -6,6 +6,7 @@ mod bad_input;
 mod disk_faults;
 mod gpus;
 mod guests;
+mod hostile;
 mod journey;
 mod kills;
 mod monitoring;
