@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use vsgpu_core::artifact::replace;
 use vsgpu_core::{Artifact, Catalogue};
 use vsgpu_host_agent::vm::{DEFAULT_GRACE_SECS, PowerState, VmGpu};
 
@@ -426,7 +427,7 @@ pub fn resolve(fleet: &mut Fleet) -> Result<(), Vec<Error>> {
     let mut known: BTreeMap<String, Result<Artifact, Error>> = BTreeMap::new();
     let guests = fleet.vms.iter_mut().flat_map(|v| v.wishes.iter_mut().chain(v.guest.iter_mut().flat_map(|g| g.wishes.iter_mut())));
     for wish in fleet.hosts.iter_mut().flat_map(|h| h.wishes.iter_mut()).chain(guests) {
-        fill(&mut wish.spec, &mut |artifact| {
+        replace(&mut wish.spec, &mut |artifact| {
             let key = format!("{}\0{}", artifact.artifact, artifact.sha256.clone().unwrap_or_default());
             let look = || {
                 package::resolve(&base, artifact).map_err(|error| match places.get(&artifact.artifact) {
@@ -445,21 +446,6 @@ pub fn resolve(fleet: &mut Fleet) -> Result<(), Vec<Error>> {
 pub fn believe_names(fleet: &mut Fleet) {
     let guests = fleet.vms.iter_mut().flat_map(|v| v.wishes.iter_mut().chain(v.guest.iter_mut().flat_map(|g| g.wishes.iter_mut())));
     for wish in fleet.hosts.iter_mut().flat_map(|h| h.wishes.iter_mut()).chain(guests) {
-        fill(&mut wish.spec, &mut |artifact| Some(Artifact { holds: package::from_name(artifact.file_name()), ..artifact.clone() }));
-    }
-}
-
-/// Replaces every artifact in a document.
-fn fill(value: &mut Value, with: &mut dyn FnMut(&Artifact) -> Option<Artifact>) {
-    match value {
-        Value::Object(map) if map.contains_key("artifact") => {
-            let found = serde_json::from_value::<Artifact>(Value::Object(map.clone())).ok().and_then(|a| with(&a));
-            if let Some(full) = found.and_then(|a| serde_json::to_value(a).ok()) {
-                *value = full;
-            }
-        }
-        Value::Object(map) => map.values_mut().for_each(|v| fill(v, with)),
-        Value::Array(items) => items.iter_mut().for_each(|v| fill(v, with)),
-        _ => {}
+        replace(&mut wish.spec, &mut |artifact| Some(Artifact { holds: package::from_name(artifact.file_name()), ..artifact.clone() }));
     }
 }

@@ -2,6 +2,7 @@
 //! only `esxi` touches a machine.
 
 pub mod esxi;
+mod gate;
 pub mod host;
 pub mod vm;
 
@@ -28,6 +29,7 @@ pub fn agent() -> Agent {
         system: esxi::system,
         restarts,
         reboot,
+        gate: gate::gate,
         samples: host::metrics::samples,
     }
 }

@@ -11,7 +11,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use vsgpu_core::execute::{self, Facts};
+use vsgpu_core::execute::{self, Facts, Outcome};
+use vsgpu_core::requirement::Needs;
 use vsgpu_core::text::{piece, visible};
 use vsgpu_core::{Catalogue, Effect, Scope, Subject, System};
 
@@ -35,6 +36,8 @@ pub struct Agent {
     pub restarts: fn() -> Vec<(&'static str, Vec<Effect>)>,
     /// What starts a reboot.
     pub reboot: fn() -> Effect,
+    /// Whether what a change needs is so, by the node's own word: whoever asks for the change. Otherwise what to answer.
+    pub gate: fn(&dyn System, &Subject, Needs) -> Result<(), Outcome>,
     /// Its own metrics, from the facts.
     pub samples: fn(&Facts) -> Vec<Sample>,
 }

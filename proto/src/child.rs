@@ -62,9 +62,10 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
     };
     let group = nix::unistd::Pid::from_raw(child.id() as i32);
     started(group.as_raw());
+    let mut alive = true;
     if let (Input::Pieces(pieces), Some(mut pipe)) = (input, child.stdin.take()) {
         // A child that reads no further closes its end; Rust's runtime ignores SIGPIPE, so that is an error here and no death.
-        std::thread::spawn(move || while pieces.recv().is_ok_and(|piece| pipe.write_all(&piece).is_ok()) {});
+        alive &= thread(move || while pieces.recv().is_ok_and(|piece| pipe.write_all(&piece).is_ok()) {});
     }
     let (events, next) = mpsc::channel();
     let streams = [Stream::default(), Stream::default()];
@@ -72,11 +73,15 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
         [child.stdout.take().map(|p| Box::new(p) as _), child.stderr.take().map(|p| Box::new(p) as _)];
     let until = child_until.map(|words| words.as_bytes().to_vec());
     for ((pipe, stream), until) in pipes.into_iter().flatten().zip(&streams).zip([None, until]) {
-        stream.clone().fill(pipe, events.clone(), until);
+        alive &= stream.clone().fill(pipe, events.clone(), until);
     }
-    std::thread::spawn(move || {
+    alive &= thread(move || {
         let _ = events.send(Event::Exited(child.wait()));
     });
+    if !alive {
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        return Ran { ended: Ended::Broken("this machine has no thread left for it".into()), stdout: vec![], stderr: vec![] };
+    }
     let (mut exit, mut open, mut closing, mut over) = (None, 2, deadline, false);
     let early = loop {
         match next.recv_timeout(closing.saturating_duration_since(Instant::now())) {
@@ -111,6 +116,11 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
     Ran { ended, stdout, stderr }
 }
 
+/// Starts a thread; `false` where there is none left, which must not end an agent in the middle of its work.
+fn thread(work: impl FnOnce() + Send + 'static) -> bool {
+    std::thread::Builder::new().spawn(work).is_ok()
+}
+
 enum Event {
     Closed,
     Until,
@@ -123,8 +133,8 @@ enum Event {
 struct Stream(Arc<Mutex<Vec<u8>>>);
 
 impl Stream {
-    fn fill(self, mut pipe: Box<dyn std::io::Read + Send>, events: mpsc::Sender<Event>, until: Option<Vec<u8>>) {
-        std::thread::spawn(move || {
+    fn fill(self, mut pipe: Box<dyn std::io::Read + Send>, events: mpsc::Sender<Event>, until: Option<Vec<u8>>) -> bool {
+        thread(move || {
             let mut buffer = [0; 16 << 10];
             while let Ok(n @ 1..) = pipe.read(&mut buffer) {
                 let Ok(mut kept) = self.0.lock() else { break };
@@ -143,7 +153,7 @@ impl Stream {
                 }
             }
             let _ = events.send(Event::Closed);
-        });
+        })
     }
 
     fn bytes(self) -> Vec<u8> {

@@ -12,9 +12,13 @@ use std::time::Duration;
 use tonic::Status;
 use vsgpu_core::System;
 use vsgpu_core::planted::{Bug, planted};
+use vsgpu_core::text::sentence;
 
 /// Longest lease; a controller renews every third of its own.
 const MAX_SECS: u32 = 600;
+
+/// Far more claims than a node sees, and far from where counting ends.
+const MAX_EPOCH: u64 = 1 << 48;
 
 /// What is kept on disk.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -41,7 +45,9 @@ impl Lease {
     /// As it was before the agent restarted: a lease that was live then is given its whole time again.
     pub(crate) fn load(system: &dyn System, folder: &str) -> Self {
         let file = format!("{folder}/lease.json");
-        let kept: Kept = system.read(&file, 4096).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+        let kept: Option<Kept> = system.read(&file, 4096).ok().and_then(|b| serde_json::from_slice(&b).ok());
+        // A number beyond all that are given out is damage.
+        let kept = kept.filter(|kept| kept.epoch <= MAX_EPOCH).unwrap_or_default();
         let until = system.elapsed() + Duration::from_secs(kept.lease_secs.into());
         Self { state: Mutex::new(State { kept, until }), file }
     }
@@ -55,8 +61,12 @@ impl Lease {
     /// # Errors
     /// `ABORTED` where a newer claim exists, `RESOURCE_EXHAUSTED` where another holds it now.
     pub(crate) fn claim(&self, system: &dyn System, holder: &str, seen: u64, secs: u32, busy: Option<&str>) -> Result<u64, Status> {
-        if holder.is_empty() || holder.len() > 400 || holder.contains(char::is_control) {
+        if holder.is_empty() || holder.len() > 400 || sentence(holder) != holder {
             return Err(Status::invalid_argument("claim: the holder is no name"));
+        }
+        // A number that can only grow must never reach its end: nobody could take the node after that.
+        if seen > MAX_EPOCH {
+            return Err(Status::invalid_argument(format!("claim: {seen} was never given to anybody")));
         }
         let mut state = self.state();
         let now = system.elapsed();

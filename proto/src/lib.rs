@@ -1,7 +1,10 @@
 //! The wire contract of vsgpu and everything that speaks it: generated code, server, client, TLS, metrics.
 //! The only crate that names tonic, prost and rustls. Both agents are this server around their own catalogue.
 
+mod accept;
+mod activation;
 pub mod agent;
+mod beneath;
 mod child;
 pub mod client;
 pub mod dial;
@@ -11,6 +14,7 @@ pub mod metrics;
 pub mod offload;
 mod operations;
 pub mod otlp;
+pub mod package;
 pub mod pki;
 pub mod posix;
 mod receive;
@@ -21,8 +25,10 @@ pub mod server;
 mod service;
 pub mod shell;
 pub mod ssh;
+mod staging;
 mod tls;
 pub mod traceparent;
+mod work;
 
 /// Generated from `agent.proto`.
 #[allow(

@@ -3,7 +3,7 @@
 use crate::shell::Shell;
 use std::sync::Arc;
 use std::time::Duration;
-use vsgpu_core::{Command, Holder, Output, System, Trouble};
+use vsgpu_core::{Command, Holder, Output, Staged, System, Trouble};
 
 /// What tells the boots of one kind of machine apart.
 pub trait Boots: Send + Sync {
@@ -66,6 +66,12 @@ impl<B: Boots> System for Machine<B> {
     }
     fn remove(&self, path: &str) -> Result<(), Trouble> {
         self.shell.remove(path)
+    }
+    fn stage(&self, path: &str) -> Result<Staged, Trouble> {
+        self.shell.stage(path)
+    }
+    fn unstage(&self, path: &str, instead: &str) {
+        self.shell.unstage(path, instead);
     }
     fn boot_id(&self) -> Result<String, Trouble> {
         self.boots.id(&self.shell)

@@ -110,10 +110,16 @@ impl Operations {
 
     /// The operation of this name; `true` where it is new and must be run; with `look_again`
     /// that is also one that has ended.
-    pub(crate) fn begin(&self, name: &str, look_again: bool, what: String) -> (Arc<Operation>, bool) {
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED` where so many are not done yet.
+    pub(crate) fn begin(&self, name: &str, look_again: bool, what: String, most: usize) -> Result<(Arc<Operation>, bool), Status> {
         let mut known = self.known();
         if let Some(found) = known.by_name.get(name).filter(|o| !look_again || !o.ended()) {
-            return (found.clone(), false);
+            return Ok((found.clone(), false));
+        }
+        if known.by_name.len() >= most.min(REMEMBERED) && known.by_name.values().filter(|o| !o.ended()).count() >= most {
+            return Err(Status::resource_exhausted(format!("{most} changes of this node are not done yet")));
         }
         let operation = Operation::new(what);
         if known.by_name.insert(name.into(), operation.clone()).is_none() {
@@ -125,7 +131,7 @@ impl Operations {
                 known.by_name.remove(&old);
             }
         }
-        (operation, true)
+        Ok((operation, true))
     }
 
     /// Something that runs now.

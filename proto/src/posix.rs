@@ -4,17 +4,18 @@
 //! look at a copy must never change the machine it runs on.
 #![expect(clippy::disallowed_methods, reason = "this is the shell: the only file that touches a machine's files")]
 
+use crate::beneath::{self, Place};
 use crate::child::{self, Child, Input};
 use crate::shell::{Incoming, NotTaken, Shell, is_program};
 use sha2::Digest as _;
 use std::collections::BTreeSet;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use vsgpu_core::system::KEEP_MODE;
-use vsgpu_core::{Command, Ended, Holder, Output, Trouble};
+use vsgpu_core::{Command, Ended, Holder, Output, Staged, Trouble};
 
 pub(crate) const FOLDERS: [&str; 6] = ["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
 
@@ -66,9 +67,7 @@ impl Posix {
         if let Ok(mut own) = self.own.lock() {
             own.insert(pid);
         }
-        if let Ok(folder) = self.path(RUNNING) {
-            let _ = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(folder.join(pid.to_string()), command.to_string()));
-        }
+        let _ = self.write(&format!("{RUNNING}/{pid}"), command.to_string().as_bytes(), 0o600);
     }
 
     fn forget(&self, pid: i32) {
@@ -79,38 +78,54 @@ impl Posix {
     }
 
     fn replace(&self, path: &str, mode: u32, fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<(), Trouble> {
-        let target = self.path(path)?;
         let failed = |e: std::io::Error| trouble(path, &e);
+        let place = self.place(path, true)?;
+        let target = place.target();
+        let there = target.symlink_metadata().ok();
+        if there.as_ref().is_some_and(std::fs::Metadata::is_symlink) {
+            return Err(Trouble::Other { path: path.into(), why: "it is a symbolic link: nothing is written through or over it".into() });
+        }
         let mode = match mode {
-            KEEP_MODE => target.metadata().map_or(0o644, |m| m.permissions().mode() & 0o7777),
+            KEEP_MODE => there.as_ref().map_or(0o644, |m| m.permissions().mode() & 0o7777),
             stated => stated,
         };
         // ESXi keeps a file over a reboot that has the sticky bit and was written to in place: another file under its name would
         // not be noticed (facts: esxi A4). A write that is cut there leaves no whole document, which its reader takes for none.
-        if target.metadata().is_ok_and(|m| m.permissions().mode() & 0o1000 != 0) {
-            let mut file = std::fs::OpenOptions::new().write(true).truncate(true).open(&target).map_err(failed)?;
+        if there.is_some_and(|m| m.is_file() && m.permissions().mode() & 0o1000 != 0) {
+            let mut file = no_follow().write(true).truncate(true).open(&target).map_err(failed)?;
             return fill(&mut file).and_then(|()| file.sync_all()).map_err(failed);
         }
-        let folder = target.parent().ok_or_else(|| Trouble::Other { path: path.into(), why: "has no folder".into() })?;
-        std::fs::create_dir_all(folder).map_err(failed)?;
-        let mut name = target.file_name().unwrap_or_default().to_os_string();
+        let mut name = place.name.clone();
         name.push(".vsgpu-new");
-        let temporary = target.with_file_name(name);
+        let temporary = place.file(&name);
         let written = (|| {
             let _ = std::fs::remove_file(&temporary);
-            let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+            let mut file = no_follow().write(true).create_new(true).mode(mode).open(&temporary)?;
             fill(&mut file)?;
             // The umask must not decide what a daemon may read.
             file.set_permissions(std::fs::Permissions::from_mode(mode))?;
             file.sync_all()?;
             std::fs::rename(&temporary, &target)?;
-            std::fs::File::open(folder)?.sync_all()
+            std::fs::File::open(&place.folder)?.sync_all()
         })();
         written.map_err(|e| {
             let _ = std::fs::remove_file(&temporary);
             failed(e)
         })
     }
+
+    /// Where a path is written (see `beneath`).
+    fn place(&self, path: &str, make: bool) -> Result<Place, Trouble> {
+        self.path(path)?;
+        beneath::place(&self.root, path, make).map_err(|e| trouble(path, &e))
+    }
+}
+
+/// Opening of a file that must not be a link.
+fn no_follow() -> std::fs::OpenOptions {
+    let mut options = std::fs::OpenOptions::new();
+    options.custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits());
+    options
 }
 
 impl Shell for Posix {
@@ -221,7 +236,11 @@ impl Shell for Posix {
     }
 
     fn remove(&self, path: &str) -> Result<(), Trouble> {
-        match std::fs::remove_file(self.path(path)?) {
+        let place = match self.place(path, false) {
+            Err(Trouble::NotFound(_)) => return Ok(()),
+            place => place?,
+        };
+        match std::fs::remove_file(place.target()) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(trouble(path, &e)),
             _ => Ok(()),
         }
@@ -239,8 +258,19 @@ impl Shell for Posix {
         Ok(self.path(path)?.is_dir())
     }
 
+    fn stage(&self, path: &str) -> Result<Staged, Trouble> {
+        crate::staging::stage(self, path)
+    }
+
+    fn unstage(&self, path: &str, instead: &str) {
+        crate::staging::unstage(self, path, instead);
+    }
+
     fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<bytes::Bytes>) -> Result<(), NotTaken> {
-        let (target, partial) = (self.path(&file.target)?, self.path(&file.partial)?);
+        let place = self.place(&file.partial, true)?;
+        // Both lie in one folder: the hash's.
+        let (partial, name) = (place.target(), Path::new(&file.target).file_name().unwrap_or_default());
+        let target = place.file(name);
         let failed = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                 // A full datastore hurts every VM on it: give the room back at once.
@@ -249,11 +279,16 @@ impl Shell for Posix {
             }
             _ => trouble(&file.target, &e).into(),
         };
-        if let Some(folder) = partial.parent() {
-            std::fs::create_dir_all(folder).map_err(failed)?;
+        let planted =
+            |why: &str| NotTaken::from(Trouble::Other { path: file.partial.clone(), why: format!("{why}: nothing is received into it") });
+        // Whatever lies there under our name may have been put there for us to write through.
+        match partial.symlink_metadata() {
+            Ok(m) if m.is_symlink() => return Err(planted("it is a symbolic link")),
+            Ok(m) if !m.is_file() => return Err(planted("it is no regular file")),
+            Ok(m) if m.nlink() != 1 => return Err(planted("it has a second name")),
+            _ => {}
         }
-        let mut to =
-            std::fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&partial).map_err(failed)?;
+        let mut to = no_follow().create(true).truncate(false).read(true).write(true).mode(0o600).open(&partial).map_err(failed)?;
         let have = to.metadata().map_err(failed)?.len();
         if have < file.offset {
             return Err(NotTaken::Gap(have));

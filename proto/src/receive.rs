@@ -7,16 +7,15 @@ use crate::traceparent::TraceParent;
 use crate::v1::{self, artifact_part::Part};
 use std::sync::Arc;
 use tonic::{Status, Streaming};
-use vsgpu_core::artifact::stored_path;
+use vsgpu_core::artifact::{is_plain, stored_path};
 
 /// Largest file taken: a whole AI Enterprise bundle is below 4 GiB.
 const MAX_SIZE: u64 = 16 << 30;
 
 /// `owner`: a datastore may be shared, and the hosts of it receive the same file beside each other. Names come from the wire: each must be one plain path component.
 fn place(shell: &dyn Shell, owner: &str, id: &v1::ArtifactId) -> Result<Incoming, Status> {
-    let plain = |name: &str| !name.is_empty() && name.len() <= 200 && !name.starts_with('.') && !name.contains(['/', '\0', '\\']);
     let bad = |what: &str| Status::invalid_argument(format!("artifact: {what}"));
-    if !plain(&id.name) {
+    if !is_plain(&id.name) {
         return Err(bad("the name is no plain file name"));
     }
     if id.sha256.len() != 64 || !id.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -27,7 +26,7 @@ fn place(shell: &dyn Shell, owner: &str, id: &v1::ArtifactId) -> Result<Incoming
     }
     let datastore = (!id.datastore.is_empty()).then_some(id.datastore.as_str());
     if let Some(name) = datastore {
-        if !plain(name) {
+        if !is_plain(name) {
             return Err(bad("the datastore is no plain name"));
         }
         if !shell.is_folder(&format!("/vmfs/volumes/{name}")).map_err(|e| troubled(&e))? {

@@ -1,6 +1,7 @@
 //! The listener that monitoring systems scrape, of the agents and of the controller: `/metrics`, `/livez`, `/readyz`. What it serves
 //! comes from memory: a tool that hangs makes values old, never a scrape slow.
 
+use crate::accept::{self, Lobby, Words};
 use http_body_util::Full;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -9,8 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Scrapes at once.
-const MAX_SCRAPES: usize = 128;
 /// For one scrape, from the connection to its end: a client that never asks must not stay for ever.
 const WITHIN: Duration = Duration::from_secs(5);
 
@@ -76,16 +75,20 @@ impl Gate {
 /// # Errors
 /// A sentence: the address is in use.
 pub fn listen(address: SocketAddr, gate: Gate, pages: Arc<dyn Pages>) -> Result<(), String> {
-    let mut sockets = crate::server::accept(address)?;
+    let mut came = accept::listen(address)?;
     let gate = Arc::new(gate);
-    let places = Arc::new(tokio::sync::Semaphore::new(MAX_SCRAPES));
+    let lobby = Lobby::new();
+    lobby.report();
     tokio::spawn(async move {
-        while let Some(socket) = sockets.recv().await {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
+        while let Some((socket, peer)) = came.recv().await {
+            let mut seat = lobby.enter(peer).await;
             let (pages, gate) = (pages.clone(), gate.clone());
             tokio::spawn(async move {
-                let _place = place;
-                let _ = tokio::time::timeout(WITHIN, async {
+                let words = if matches!(*gate, Gate::Tls(_)) { Words::Tls } else { Words::Any };
+                if let Err(why) = seat.first_words(&socket, words).await {
+                    return seat.turned_away(&why);
+                }
+                let answered = async {
                     match &*gate {
                         Gate::Tls(acceptor) => {
                             if let Ok(stream) = acceptor.accept(socket).await {
@@ -94,8 +97,8 @@ pub fn listen(address: SocketAddr, gate: Gate, pages: Arc<dyn Pages>) -> Result<
                         }
                         _ => answer(&pages, &gate, socket).await,
                     }
-                })
-                .await;
+                };
+                let _ = seat.until(tokio::time::timeout(WITHIN, answered)).await;
             });
         }
     });

@@ -1,10 +1,10 @@
 //! The listeners of both agents: sockets, TLS, connections, the gRPC server around `service`.
 //!
 //! One thread runs the network (a current-thread runtime without tokio's `signal` and `process`), blocking threads look
-//! at the machine. Connections are taken with plain accept(2) in a thread of their own, because accept4 is one of the
-//! calls that VMkernel may lack. There is no signal handling on purpose: every act is checked before and after, so being
+//! at the machine; who gets in is `accept`'s matter. There is no signal handling on purpose: every act is checked before and after, so being
 //! killed is the normal way to stop.
 
+use crate::accept::{self, Came, Lobby, Words};
 use crate::agent::Agent;
 use crate::offload::Offload;
 use crate::rights::{Guard, READERS, READING, Rights, questions};
@@ -13,7 +13,6 @@ use crate::shell::Shell;
 use crate::v1::agent_server::AgentServer;
 use crate::{CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW, pki, tls};
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,10 +25,12 @@ use vsgpu_core::System;
 
 /// Connections at once; one controller needs one.
 const MAX_CONNECTIONS: usize = 64;
+/// Bytes of one request: a piece of a file is the largest.
+const MAX_REQUEST: usize = crate::CHUNK + (64 << 10);
 /// Calls at once over one connection: as many as a host has VMs at most, and more.
 const MAX_STREAMS: u32 = 512;
-/// Handshakes at once.
-const MAX_HANDSHAKES: usize = 512;
+/// Threads beside the network: more than what is let in at once can use (`work`).
+const MAX_THREADS: usize = 160;
 /// For a handshake, and for a place behind it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -54,16 +55,21 @@ pub(crate) fn serve(agent: Agent, shell: Arc<dyn Shell>, options: &crate::agent:
     (node.observe_every, node.certificate_end) = (observe_every, certificate_end);
     node.dcgm_names = options.metrics_names == crate::agent::MetricsNames::Both;
     let node = Arc::new(node);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(|e| e.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(MAX_THREADS)
+        .build()
+        .map_err(|e| e.to_string())?;
     runtime.block_on(async {
         crate::metrics::listen(node.clone(), options.metrics, gate)?;
-        let sockets = accept(options.listen)?;
+        let came = accept::listen(options.listen)?;
         if let Some(file) = &options.ready_file {
             write_ready(file, options.listen)?;
         }
         systemd();
         tracing::info!(node = %node.name, role = node.agent.role, listen = %options.listen, version = env!("CARGO_PKG_VERSION"), "serving");
-        answer(node, handshakes(sockets, config)).await
+        answer(node, handshakes(came, config)).await
     })
 }
 
@@ -91,7 +97,7 @@ async fn answer<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<AgentServer<Service>>().await;
     let questions = questions();
-    let service = AgentServer::new(Service(node)).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+    let service = AgentServer::new(Service(node)).max_decoding_message_size(MAX_REQUEST).max_encoding_message_size(MAX_MESSAGE);
     tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -137,68 +143,45 @@ fn write_ready(file: &Path, listen: SocketAddr) -> Result<(), String> {
     std::fs::write(file, listen.to_string()).map_err(|e| format!("{}: {e}", file.display()))
 }
 
-/// Listens; a thread takes connections with accept(2).
-pub(crate) fn accept(listen: SocketAddr) -> Result<mpsc::Receiver<tokio::net::TcpStream>, String> {
-    let listener = std::net::TcpListener::bind(listen).map_err(|e| format!("cannot listen on {listen}: {e}"))?;
-    let (tx, rx) = mpsc::channel(16);
-    let runtime = tokio::runtime::Handle::current();
-    std::thread::spawn(move || {
-        loop {
-            match rustix::net::accept(&listener) {
-                Ok(fd) => {
-                    let _guard = runtime.enter();
-                    let _ = nix::fcntl::fcntl(fd.as_fd(), nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK));
-                    let _ = nix::fcntl::fcntl(fd.as_fd(), nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC));
-                    let Ok(stream) = tokio::net::TcpStream::from_std(fd.into()) else { continue };
-                    let _ = stream.set_nodelay(true);
-                    if tx.blocking_send(stream).is_err() {
-                        return;
-                    }
-                }
-                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
-                Err(why) => {
-                    tracing::warn!(%why, "a connection could not be taken");
-                    // Out of descriptors or memory: give the others a moment to end instead of spinning.
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-            }
-        }
-    });
-    Ok(rx)
-}
-
-/// TLS handshakes beside each other, each with a deadline: a silent client holds nobody up.
+/// TLS handshakes beside each other, each with a deadline: who proves nothing takes no place of those who have.
 fn handshakes(
-    mut sockets: mpsc::Receiver<tokio::net::TcpStream>,
+    mut came: Came,
     config: Arc<rustls::ServerConfig>,
 ) -> mpsc::Receiver<std::io::Result<Peer<tokio_rustls::server::TlsStream<tokio::net::TcpStream>>>> {
     let (tx, rx) = mpsc::channel(16);
     let acceptor = tokio_rustls::TlsAcceptor::from(config);
     let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
     let readers = Arc::new(tokio::sync::Semaphore::new(READERS));
-    let handshakes = Arc::new(tokio::sync::Semaphore::new(MAX_HANDSHAKES));
+    let lobby = Lobby::new();
+    lobby.report();
     tokio::spawn(async move {
-        while let Some(socket) = sockets.recv().await {
-            // Who has not proved yet who it is takes no place of those who have.
-            let Ok(shaking) = handshakes.clone().acquire_owned().await else { return };
+        while let Some((socket, peer)) = came.recv().await {
+            let mut seat = lobby.enter(peer).await;
             let (acceptor, tx) = (acceptor.clone(), tx.clone());
-            let (places, readers) = (places.clone(), readers.clone());
+            let (places, readers, lobby) = (places.clone(), readers.clone(), lobby.clone());
             tokio::spawn(async move {
-                let _shaking = shaking;
-                match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
-                    Ok(Ok(stream)) => {
-                        let may_change = tls::may_change(stream.get_ref().1.peer_certificates());
-                        let (places, wait, until) = match may_change {
-                            true => (places, HANDSHAKE, None),
-                            false => (readers, Duration::ZERO, Some(tokio::time::Instant::now() + READING)),
-                        };
-                        match tokio::time::timeout(wait, places.acquire_owned()).await {
-                            Ok(Ok(place)) => drop(tx.send(Ok(Peer { stream, rights: Rights { may_change }, until, place })).await),
-                            _ => tracing::warn!(may_change, "refused a connection: all places are taken"),
-                        }
-                    }
-                    Ok(Err(why)) => tracing::warn!(%why, "refused a connection"),
-                    Err(_) => tracing::warn!("refused a connection: no TLS handshake within 10 s"),
+                if let Err(why) = seat.first_words(&socket, Words::Tls).await {
+                    return seat.turned_away(&why);
+                }
+                let shaken = seat.until(tokio::time::timeout(HANDSHAKE, acceptor.accept(socket))).await;
+                let stream = match shaken {
+                    Some(Ok(Ok(stream))) => stream,
+                    Some(Ok(Err(why))) => return seat.turned_away(&why.to_string()),
+                    Some(Err(_)) => return seat.turned_away("no TLS handshake within 10 s"),
+                    None => return seat.turned_away("its handshake took longest while others came"),
+                };
+                drop(seat);
+                let may_change = tls::may_change(stream.get_ref().1.peer_certificates());
+                let (places, wait, until) = match may_change {
+                    true => (places, HANDSHAKE, None),
+                    false => (readers, Duration::ZERO, Some(tokio::time::Instant::now() + READING)),
+                };
+                match tokio::time::timeout(wait, places.acquire_owned()).await {
+                    Ok(Ok(place)) => drop(tx.send(Ok(Peer { stream, rights: Rights { may_change }, until, place })).await),
+                    _ => lobby.turned_away(
+                        peer,
+                        if may_change { "all places of operators are taken" } else { "all places of readers are taken" },
+                    ),
                 }
             });
         }

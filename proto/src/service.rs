@@ -1,6 +1,7 @@
 //! What an agent answers: the handlers of the wire, around a catalogue and a `System`. Every change goes one road: the
 //! controller's claim is checked, the operation is run once under its name, and it goes on when nobody listens any more.
 
+use crate::activation;
 use crate::agent::Agent;
 use crate::lease::Lease;
 use crate::metrics::{Metrics, Snapshot};
@@ -11,6 +12,7 @@ use crate::rights::Rights;
 use crate::shell::Shell;
 use crate::traceparent::TraceParent;
 use crate::v1::{self, agent_server};
+use crate::work::{CHANGES_WAITING, Work};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,13 +21,17 @@ use tonic::{Request, Response, Status, Streaming};
 use vsgpu_core::catalogue::Entry;
 use vsgpu_core::execute::{self, Expectation, Outcome, Still, Terms};
 use vsgpu_core::planted::{Bug, planted};
-use vsgpu_core::{Catalogue, Ended, Scope, Subject, System, Trouble};
+use vsgpu_core::text::piece;
+use vsgpu_core::{Catalogue, Scope, Subject, System, Trouble};
 
 /// Wishes last spoken of, for the metrics: (VM or empty, requirement) -> spec.
 pub(crate) type Wishes = BTreeMap<String, serde_json::Value>;
 const WISHES: &str = "wishes.json";
-/// On a ramdisk: gone after the reboot.
-const REBOOT_ASKED: &str = "/var/run/vsgpu/reboot-asked";
+/// Of one node or VM; there are some dozens of requirements.
+const MAX_WISHES: usize = 100;
+/// Bytes of one wish, and of all that are kept: on ESXi they lie on a ramdisk.
+const MAX_WISH: usize = 64 << 10;
+const MAX_KEPT: usize = 1 << 20;
 
 /// Everything the handlers share.
 pub(crate) struct Node {
@@ -46,6 +52,7 @@ pub(crate) struct Node {
     pub dcgm_names: bool,
     /// When the agent's certificate ends, seconds since 1970.
     pub certificate_end: Option<u64>,
+    pub work: Work,
     /// One act at a time per subject: asked twice, the second waits and then finds it done.
     acting: Mutex<HashMap<String, Arc<Mutex<()>>>>,
 }
@@ -53,7 +60,7 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new(agent: Agent, shell: Arc<dyn Shell>, system: Arc<dyn System>, name: String, offload: Offload) -> Self {
         let wishes = system
-            .read(&format!("{}/{WISHES}", agent.state), 1 << 20)
+            .read(&format!("{}/{WISHES}", agent.state), MAX_KEPT)
             .ok()
             .and_then(|b| serde_json::from_slice(&b).ok())
             .unwrap_or_default();
@@ -68,6 +75,7 @@ impl Node {
             observe_every: Duration::from_secs(60),
             dcgm_names: false,
             certificate_end: None,
+            work: Work::default(),
             acting: Mutex::default(),
             agent,
             shell,
@@ -93,30 +101,50 @@ impl Node {
     fn find(&self, on: &Subject, name: &str) -> Result<Entry, Status> {
         self.catalogue.find(self.scope(on), name).copied().ok_or_else(|| {
             let advice = format!(
-                "{} agent {} does not know the requirement `{name}`: upgrade the agent",
+                "{} agent {} does not know the requirement `{}`: upgrade the agent",
                 self.agent.role,
-                env!("CARGO_PKG_VERSION")
+                env!("CARGO_PKG_VERSION"),
+                piece(name, 100)
             );
             Status::unimplemented(advice)
         })
     }
 
+    /// Keeps what a node or a VM is wished to be; what was known of it before is forgotten, so that keys that were taken out of a fleet
+    /// file are.
     fn remember(&self, on: &Subject, wishes: Vec<v1::Wish>) {
         let Ok(mut known) = self.wishes.lock() else { return };
-        let before = known.clone();
-        let vm = on.vm.as_deref().unwrap_or_default();
-        for wish in wishes {
-            if let (Some(_), Ok(spec)) = (self.catalogue.find(self.scope(on), &wish.requirement), serde_json::from_str(&wish.spec_json)) {
-                known.insert(format!("{vm}/{}", wish.requirement), spec);
+        if wishes.is_empty() {
+            return;
+        }
+        let of_subject = format!("{}/", on.vm.as_deref().unwrap_or_default());
+        let mut next: Wishes = known.iter().filter(|(key, _)| !is_of(key, &of_subject)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        for wish in wishes.into_iter().take(MAX_WISHES).filter(|wish| wish.spec_json.len() <= MAX_WISH) {
+            if let (Some(entry), Ok(spec)) = (self.catalogue.find(self.scope(on), &wish.requirement), serde_json::from_str(&wish.spec_json))
+            {
+                next.insert(format!("{of_subject}{}", entry.name), spec);
             }
         }
-        if *known != before {
-            let text = serde_json::to_vec(&*known).unwrap_or_default();
-            if let Err(why) = self.system.write(&format!("{}/{WISHES}", self.agent.state), &text, 0o600) {
-                tracing::warn!(%why, "wishes are not kept over a restart of the agent");
-            }
+        if *known == next {
+            return;
+        }
+        let text = serde_json::to_vec(&next).unwrap_or_default();
+        if text.len() > MAX_KEPT {
+            return tracing::warn!(
+                bytes = text.len(),
+                "wishes are not remembered: they are larger than those of any host with all its VMs"
+            );
+        }
+        *known = next;
+        if let Err(why) = self.system.write(&format!("{}/{WISHES}", self.agent.state), &text, 0o600) {
+            tracing::warn!(%why, "wishes are not kept over a restart of the agent");
         }
     }
+}
+
+/// Whether a wish is of this subject: `esx.vm-01/vgpu` is of `esx.vm-01/`.
+fn is_of(key: &str, subject: &str) -> bool {
+    key.rsplit_once('/').is_some_and(|(vm, _)| vm == subject.trim_end_matches('/'))
 }
 
 pub(crate) struct Service(pub(crate) Arc<Node>);
@@ -126,7 +154,8 @@ fn subject(wire: Option<v1::Subject>) -> Subject {
 }
 
 fn parsed<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> Result<T, Status> {
-    serde_json::from_str(json).map_err(|e| Status::invalid_argument(format!("{what}: {e}")))
+    // An answer's words travel as metadata, which is small: what was sent must not come back in them.
+    serde_json::from_str(json).map_err(|e| Status::invalid_argument(piece(&format!("{what}: {e}"), 500)))
 }
 
 /// Runs blocking work beside the network thread and measures it.
@@ -162,11 +191,11 @@ pub(crate) fn troubled(trouble: &Trouble) -> Status {
     }
 }
 
-type Events = ReceiverStream<Result<v1::Event, Status>>;
+pub(crate) type Events = ReceiverStream<Result<v1::Event, Status>>;
 
 /// One change: the claim is checked, what runs already under this name is only listened to, everything else is run in the
 /// background and goes on when nobody listens any more.
-fn operate(
+pub(crate) fn operate(
     node: &Arc<Node>,
     rpc: &'static str,
     on: Subject,
@@ -181,7 +210,7 @@ fn operate(
     }
     let trace = TraceParent::parse(&call.traceparent).unwrap_or_default();
     let span = tracing::info_span!("operation", name = call.operation, trace_id = trace.trace, span_id = trace.span);
-    let (operation, new) = node.operations.begin(&call.operation, call.look_again, what);
+    let (operation, new) = node.operations.begin(&call.operation, call.look_again, what, CHANGES_WAITING)?;
     if new || planted(Bug::AskedTwiceRunsTwice) {
         let (node, ending) = (node.clone(), operation.clone());
         tokio::spawn(async move {
@@ -189,6 +218,7 @@ fn operate(
                 let (node, operation) = (node.clone(), ending.clone());
                 move || span.in_scope(|| run(&node, rpc, &on, &operation, act))
             };
+            let _place = node.work.change().await;
             let outcome =
                 node.offload.run(work).await.unwrap_or_else(|bug| Outcome::failed(format!("the agent failed: {}", bug.message())));
             ending.end(serde_json::to_string(&outcome).unwrap_or_default());
@@ -221,11 +251,11 @@ fn run(
 
 impl Node {
     /// What must still be so, as the wire says it.
-    fn still(&self, on: &Subject, wishes: &[v1::Wish]) -> Result<Vec<Still>, Status> {
+    pub(crate) fn still(&self, on: &Subject, wishes: &[v1::Wish]) -> Result<Vec<Still>, Status> {
         let still = |wish: &v1::Wish| {
             let entry = self.find(on, &wish.requirement)?;
             let spec = (entry.read_spec)(&parsed("spec", &wish.spec_json)?)
-                .map_err(|e| Status::invalid_argument(format!("{}: {}", entry.name, e.message)))?;
+                .map_err(|e| Status::invalid_argument(piece(&format!("{}: {}", entry.name, e.message), 500)))?;
             Ok(Still { entry, spec })
         };
         wishes.iter().take(200).map(still).collect()
@@ -261,15 +291,17 @@ impl agent_server::Agent for Service {
 
     async fn observe(&self, request: Request<v1::ObserveRequest>) -> Result<Response<v1::ObserveReply>, Status> {
         let request = request.into_inner();
+        let _place = self.0.work.look().await?;
         blocking(&self.0, "Observe", move |node| {
             let on = subject(request.subject);
             let mut facts = node.catalogue.facts(node.scope(&on));
             if !request.facts.is_empty() {
                 if let Some(unknown) = request.facts.iter().find(|name| facts.iter().all(|f| f.name != name.as_str())) {
                     return Err(Status::unimplemented(format!(
-                        "{} agent {} does not know the fact `{unknown}`: upgrade the agent",
+                        "{} agent {} does not know the fact `{}`: upgrade the agent",
                         node.agent.role,
-                        env!("CARGO_PKG_VERSION")
+                        env!("CARGO_PKG_VERSION"),
+                        piece(unknown, 100)
                     )));
                 }
                 facts.retain(|f| request.facts.iter().any(|name| name == f.name));
@@ -302,7 +334,7 @@ impl agent_server::Agent for Service {
         let on = subject(request.subject);
         let entry = self.0.find(&on, &request.requirement)?;
         let wish: serde_json::Value = parsed("spec", &request.spec_json)?;
-        let spec = (entry.read_spec)(&wish).map_err(|e| Status::invalid_argument(format!("{}: {}", entry.name, e.message)))?;
+        let spec = (entry.read_spec)(&wish).map_err(|e| Status::invalid_argument(piece(&format!("{}: {}", entry.name, e.message), 500)))?;
         let expected: Option<Expectation> = match request.expectation_json.as_str() {
             "" => None,
             json => Some(parsed("expectation", json)?),
@@ -310,12 +342,13 @@ impl agent_server::Agent for Service {
         let still = self.0.still(&on, &request.still)?;
         let secs = request.call.as_ref().map_or(0, |c| c.deadline_secs);
         let what = format!("{} {}", on.vm.as_deref().unwrap_or_default(), entry.name).trim().to_string();
-        if about_to_reboot(&self.0).await? {
+        if activation::about_to_reboot(&self.0).await? {
             return Err(Status::unavailable("the node is about to reboot"));
         }
         operate(&self.0, "Apply", on.clone(), request.call, what, move |node, say| {
             let deadline = (secs > 0).then(|| Duration::from_secs(secs.into()));
-            let terms = Terms { expected: expected.as_ref(), still: &still, deadline };
+            let gate = |needs| (node.agent.gate)(node.system.as_ref(), &on, needs);
+            let terms = Terms { expected: expected.as_ref(), still: &still, deadline, gate: Some(&gate) };
             let start = node.system.elapsed();
             let outcome = execute::apply(node.system.as_ref(), &entry, &on, &spec, &terms, say);
             let result = match outcome {
@@ -329,34 +362,7 @@ impl agent_server::Agent for Service {
     }
 
     async fn activate(&self, request: Request<v1::ActivateRequest>) -> Result<Response<Events>, Status> {
-        let request = request.into_inner();
-        let what = request.what.ok_or_else(|| Status::invalid_argument("activate what?"))?;
-        let effects = match &what {
-            v1::activate_request::What::Reboot(_) => vec![(self.0.agent.reboot)()],
-            v1::activate_request::What::Restart(name) => {
-                let known = (self.0.agent.restarts)().into_iter().find(|(known, _)| known == name);
-                known
-                    .map(|(_, effects)| effects)
-                    .ok_or_else(|| Status::unimplemented(format!("the agent knows no restart `{name}`: upgrade the agent")))?
-            }
-        };
-        let still = self.0.still(&Subject::node(), &request.still)?;
-        let reboot = matches!(what, v1::activate_request::What::Reboot(_));
-        let named = if reboot { "reboot".to_string() } else { "restart".into() };
-        operate(&self.0, "Activate", Subject::node(), request.call, named, move |node, say| {
-            match node.system.boot_id() {
-                Ok(now) if reboot && now != request.planned_boot_id => return Outcome::AlreadyMet { is: "rebooted since".into() },
-                Err(why) => return Outcome::failed(why.to_string()),
-                Ok(_) => {}
-            }
-            if let Some(drifted) = execute::drifted(node.system.as_ref(), &Subject::node(), &still) {
-                return drifted;
-            }
-            if reboot && let Some(asked) = asked_before(node, &request.planned_boot_id) {
-                return Outcome::Applied { is: asked, active: false };
-            }
-            activate_all(node, &effects, reboot, say)
-        })
+        activation::activate(&self.0, request.into_inner())
     }
 
     async fn stat_artifact(&self, request: Request<v1::ArtifactId>) -> Result<Response<v1::ArtifactState>, Status> {
@@ -366,86 +372,11 @@ impl agent_server::Agent for Service {
 
     async fn put_artifact(&self, request: Request<Streaming<v1::ArtifactPart>>) -> Result<Response<v1::ArtifactState>, Status> {
         let start = self.0.system.elapsed();
+        let _place = self.0.work.transfer().await?;
         let node = self.0.clone();
         let allowed = move |fence: Option<&v1::Fence>| node.lease.check(node.system.as_ref(), fence);
         let result = receive::put(self.0.shell.clone(), self.0.name.clone(), request.into_inner(), allowed).await;
         self.0.metrics.rpc("PutArtifact", result.is_ok(), self.0.system.elapsed() - start);
         result.map(Response::new)
     }
-}
-
-fn activate_all(node: &Node, effects: &[vsgpu_core::Effect], reboot: bool, say: &mut dyn FnMut(String)) -> Outcome {
-    for (at, effect) in effects.iter().enumerate() {
-        // A daemon needs a moment between its stop and its start (facts: "wait 1 s").
-        if at > 0 {
-            node.system.sleep(Duration::from_secs(1));
-        }
-        say(effect.to_string());
-        match activate(node.system.as_ref(), effect) {
-            Err(NotActive { why, refused: true }) if reboot => {
-                // A refused reboot is not on its way.
-                let _ = node.system.remove(REBOOT_ASKED);
-                return Outcome::failed(why);
-            }
-            // Stopping what does not run fails, and must not keep the rest from starting: the proof decides. So it does about a reboot
-            // whose command was cut: it may well be on its way.
-            Err(NotActive { why, .. }) => say(format!("went on after: {why}")),
-            Ok(()) => {}
-        }
-    }
-    Outcome::Applied { is: "started".into(), active: false }
-}
-
-/// The same, without keeping the network waiting for a host that is elsewhere.
-async fn about_to_reboot(node: &Arc<Node>) -> Result<bool, Status> {
-    let asked = |node: &Node| node.system.boot_id().is_ok_and(|boot| reboot_asked(node, &boot));
-    if !node.shell.is_remote() {
-        return Ok(asked(node));
-    }
-    let shared = node.clone();
-    node.offload.run(move || asked(&shared)).await
-}
-
-/// Whether a reboot was asked for in this boot, minutes ago.
-fn reboot_asked(node: &Node, boot_id: &str) -> bool {
-    let noted = node.system.read(REBOOT_ASKED, 256).ok().and_then(|b| String::from_utf8(b).ok());
-    let Some((asked_in, at)) = noted.as_deref().and_then(|n| n.trim().rsplit_once(' ')) else { return false };
-    let age = at.parse::<u64>().ok().and_then(|at| node.system.elapsed().as_secs().checked_sub(at));
-    asked_in == boot_id && age.is_some_and(|age| age < 300)
-}
-
-/// A reboot that was asked for in this boot, minutes ago, is on its way: asking again could reboot the node twice. Told by the
-/// time since boot, which no wrong clock touches.
-fn asked_before(node: &Node, boot_id: &str) -> Option<String> {
-    if reboot_asked(node, boot_id) {
-        return Some("the reboot is on its way".into());
-    }
-    let now = node.system.elapsed().as_secs();
-    if let Err(why) = node.system.write(REBOOT_ASKED, format!("{boot_id} {now}\n").as_bytes(), 0o600) {
-        tracing::warn!(%why, "the reboot is not noted");
-    }
-    None
-}
-
-/// Why something was not made active, and whether that is sure.
-struct NotActive {
-    why: String,
-    refused: bool,
-}
-
-/// A restart of something that this release does not have (Xorg on newer ESXi) is nothing to do.
-fn activate(system: &dyn System, effect: &vsgpu_core::Effect) -> Result<(), NotActive> {
-    if let vsgpu_core::Effect::Run { command, .. } = effect {
-        let output = system.run(command);
-        return match output.ended {
-            Ended::Missing | Ended::Status(0) => Ok(()),
-            ended => {
-                let said = vsgpu_core::evidence::head(&format!("{}\n{}", output.stdout, output.stderr));
-                // A tool that was killed at its deadline, or cut off, has not said no.
-                let refused = matches!(ended, Ended::Status(_));
-                Err(NotActive { why: format!("`{command}`: {ended}: {said}"), refused })
-            }
-        };
-    }
-    execute::act(system, effect).map_err(|broken| NotActive { why: broken.to_string(), refused: true })
 }

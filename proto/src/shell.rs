@@ -1,7 +1,7 @@
 //! How an agent reaches its machine: files and processes, here (`Posix`) or over ssh (`Remote`). What a host and a guest are
 //! beside that, the identity of their boot above all, is their agents' own matter.
 
-use vsgpu_core::{Command, Holder, Output, Trouble};
+use vsgpu_core::{Command, Holder, Output, Staged, Trouble};
 
 /// A file that is being received.
 #[derive(Clone, Debug)]
@@ -71,6 +71,10 @@ pub trait Shell: Send + Sync {
     fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble>;
     /// Removes a file; an absent one is fine.
     fn remove(&self, path: &str) -> Result<(), Trouble>;
+    /// See `System::stage`.
+    fn stage(&self, path: &str) -> Result<Staged, Trouble>;
+    /// See `System::unstage`.
+    fn unstage(&self, path: &str, instead: &str);
     /// Takes a file, piece by piece, until `next` has no more. The hash is checked before the file gets its name, and what can be
     /// started gets the mode for it.
     fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<bytes::Bytes>) -> Result<(), NotTaken>;

@@ -23,7 +23,7 @@ mod xids;
 pub use esx::{EsxVersion, PciGpu, PciGpus};
 pub use gpu_users::{GpuUser, GpuUsers};
 pub use graphics_type::HostGraphics;
-pub use maintenance_mode::MaintenanceMode;
+pub use maintenance_mode::{MaintenanceMode, MaintenanceModeFact};
 pub use passthrough::{HostPassthrough, PassthroughSpec};
 pub use vgpu_manager::VgpuManagerFact;
 pub use vgpu_types::VgpuTypes;

@@ -1,8 +1,10 @@
 //! A file of the operator that a node needs: a driver package, a license token. The fleet file names it, the controller
 //! reads and hashes it, the agent keeps it under its hash; its content is never part of a plan or a message to people.
 
+use crate::text::{sentence, visible};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 /// Folder of a guest in which artifacts are kept.
 pub const GUEST_FOLDER: &str = "/var/lib/vsgpu/artifacts";
@@ -65,6 +67,53 @@ pub struct Placed {
     pub artifact: Artifact,
     /// Datastore of a host, by name; `None` on a guest.
     pub datastore: Option<String>,
+}
+
+impl Placed {
+    /// Whether its words can become parts of a path: they come over the wire.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn check(&self) -> Result<(), String> {
+        let name = self.artifact.file_name();
+        if !is_plain(name) {
+            return Err("the name is no plain file name".into());
+        }
+        let is_hash = |sha256: &String| sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit());
+        if !self.artifact.sha256.as_ref().is_some_and(is_hash) {
+            return Err(format!("{}: its sha256 is not 64 hexadecimal digits", sentence(name)));
+        }
+        if self.datastore.as_deref().is_some_and(|datastore| !is_plain(datastore)) {
+            return Err("the datastore is no plain name".into());
+        }
+        Ok(())
+    }
+
+    /// Where the file lies on its node.
+    pub fn stored(&self) -> String {
+        self.artifact.stored(self.datastore.as_deref())
+    }
+}
+
+/// Whether a name is one part of a path, and shows as what it is.
+pub fn is_plain(name: &str) -> bool {
+    let hidden = name.starts_with('.') || name.starts_with('-');
+    !name.is_empty() && name.len() <= 200 && !hidden && !name.contains(['/', '\\']) && visible(name) == name && !name.contains(['\n', '\t'])
+}
+
+/// Puts another artifact in the place of each that stands in a document; `None` leaves it.
+pub fn replace(value: &mut Value, with: &mut dyn FnMut(&Artifact) -> Option<Artifact>) {
+    match value {
+        Value::Object(map) if map.contains_key("artifact") => {
+            let found = serde_json::from_value::<Artifact>(Value::Object(map.clone())).ok().and_then(|a| with(&a));
+            if let Some(full) = found.and_then(|a| serde_json::to_value(a).ok()) {
+                *value = full;
+            }
+        }
+        Value::Object(map) => map.values_mut().for_each(|v| replace(v, with)),
+        Value::Array(items) => items.iter_mut().for_each(|v| replace(v, with)),
+        _ => {}
+    }
 }
 
 impl Artifact {

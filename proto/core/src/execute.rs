@@ -10,8 +10,9 @@
 use crate::catalogue::{Entry, FactEntry};
 use crate::effect::{Command, Effect, Probe};
 use crate::evidence::{Answer, Evidence, Unreadable, head};
+use crate::packages::Packages;
 use crate::planted::{Bug, planted};
-use crate::requirement::{Explained, Failure, Subject, TakesEffect, Verdict};
+use crate::requirement::{Explained, Failure, Needs, Subject, TakesEffect, Verdict};
 use crate::system::{Ended, Holder, KEEP_MODE, Output, System, Trouble};
 use crate::{esxcli, lines, vim_cmd, vmx};
 use serde::{Deserialize, Serialize};
@@ -56,9 +57,15 @@ fn look(system: &dyn System, seen: &mut Evidence, ask: impl Fn(&Evidence) -> Vec
         for group in wanted.chunks(system.probes_at_once().max(1)) {
             let answers: Vec<Answer> = std::thread::scope(|scope| {
                 // The first one needs no thread of its own.
-                let others: Vec<_> = group[1..].iter().map(|p| scope.spawn(|| answer(system, p))).collect();
+                // Where there is no thread left, the question is asked in this one.
+                let beside = |p| std::thread::Builder::new().spawn_scoped(scope, move || answer(system, p)).map_err(|_| p);
+                let others: Vec<_> = group[1..].iter().map(beside).collect();
                 let first = std::panic::catch_unwind(AssertUnwindSafe(|| answer(system, &group[0])));
-                let all = std::iter::once(first).chain(others.into_iter().map(std::thread::ScopedJoinHandle::join));
+                let join = |other: Result<std::thread::ScopedJoinHandle<'_, Answer>, &Probe>| match other {
+                    Ok(thread) => thread.join(),
+                    Err(p) => std::panic::catch_unwind(AssertUnwindSafe(|| answer(system, p))),
+                };
+                let all = std::iter::once(first).chain(others.into_iter().map(join));
                 all.map(|a| a.unwrap_or_else(|_| Answer::Text(Err(broken("probe", "the probe panicked"))))).collect()
             });
             seen.0.extend(group.iter().cloned().zip(answers));
@@ -94,8 +101,11 @@ fn answer(system: &dyn System, probe: &Probe) -> Answer {
 
 /// Observes one requirement's fact and judges it.
 pub fn verdict(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value) -> Result<Verdict, Unreadable> {
-    let fact = observe(system, on, &[entry.fact]).remove(entry.fact.name).unwrap_or_else(|| Err(Unreadable::new("not observed")))?;
-    (entry.check)(spec, &fact).map_err(Unreadable::new)
+    (entry.check)(spec, &fact(system, entry, on)?).map_err(Unreadable::new)
+}
+
+fn fact(system: &dyn System, entry: &Entry, on: &Subject) -> Result<Value, Unreadable> {
+    observe(system, on, &[entry.fact]).remove(entry.fact.name).unwrap_or_else(|| Err(Unreadable::new("not observed")))
 }
 
 /// What the plan said about a step. The agent refuses to do anything else.
@@ -110,7 +120,7 @@ pub struct Expectation {
 }
 
 /// What the caller of a change says about it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Terms<'a> {
     /// What the plan showed; absent where it could not be known.
     pub expected: Option<&'a Expectation>,
@@ -118,7 +128,12 @@ pub struct Terms<'a> {
     pub still: &'a [Still],
     /// Everything must have ended within this time.
     pub deadline: Option<Duration>,
+    /// Asked once, when something is about to be changed and before it is: with what the change needs. It may refuse.
+    pub gate: Option<&'a Gate<'a>>,
 }
+
+/// See `Terms::gate`.
+pub type Gate<'a> = dyn Fn(Needs) -> Result<(), Outcome> + 'a;
 
 /// A requirement that was met, or that this run made so.
 #[derive(Clone, Debug)]
@@ -216,8 +231,9 @@ impl From<String> for Broken {
 /// Makes one requirement so. `say` hears each effect before it runs.
 pub fn apply(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value, terms: &Terms<'_>, say: &mut dyn FnMut(String)) -> Outcome {
     let start = system.elapsed();
-    let first = match verdict(system, entry, on, spec) {
-        Ok(verdict) => verdict,
+    let judged = fact(system, entry, on).and_then(|fact| Ok(((entry.check)(spec, &fact).map_err(Unreadable::new)?, fact)));
+    let (first, fact) = match judged {
+        Ok(judged) => judged,
         Err(unreadable) => return Outcome::failed(unreadable.to_string()),
     };
     let (is, effects) = match first {
@@ -239,8 +255,25 @@ pub fn apply(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value, ter
             return Outcome::Stale { planned: plan.is.clone(), is: unplanned.map_or(is.clone(), |e| format!("{is}; now needed: {e}")) };
         }
     }
-    if let Some(drifted) = drifted(system, on, terms.still).filter(|_| !effects.is_empty()) {
+    if effects.is_empty() {
+        return settle(system, entry, on, spec);
+    }
+    if let Some(drifted) = drifted(system, on, terms.still) {
         return drifted;
+    }
+    if let Some(Err(refused)) = terms.gate.map(|gate| gate((entry.cost)(spec, &fact).needs)) {
+        return refused;
+    }
+    let (packages, spec) = match Packages::take(system, entry, spec) {
+        Ok(taken) => taken,
+        Err(outcome) => return outcome,
+    };
+    // What the packages say of themselves may be more than was said over the wire.
+    match (entry.check)(&spec, &fact) {
+        Ok(Verdict::Unmet { effects: again, .. }) if again == effects => {}
+        Ok(Verdict::Blocked { why, hint }) => return Outcome::Blocked { why, hint },
+        Ok(_) => return Outcome::Stale { planned: is, is: "the packages ask for other commands than the plan showed".into() },
+        Err(why) => return Outcome::failed(why),
     }
     let since = system.now();
     for effect in &effects {
@@ -251,7 +284,7 @@ pub fn apply(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value, ter
             return late(String::new(), None);
         }
         let bounded = left.map_or_else(|| effect.clone(), |left| effect.bounded(left));
-        if let Err(broken) = act(system, &bounded) {
+        if let Err(broken) = act(&packages, &bounded) {
             let over = terms.deadline.is_some_and(|d| system.elapsed() >= start + d);
             return match understood(system, entry, on, Failure { why: broken.why, output: broken.output, since }) {
                 Outcome::Failed { why, hint } if over => late(why, hint),
@@ -259,7 +292,8 @@ pub fn apply(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value, ter
             };
         }
     }
-    settle(system, entry, on, spec)
+    drop(packages);
+    settle(system, entry, on, &spec)
 }
 
 /// Whether somebody changed what must still be so. All are looked at together, each distinct probe once. What only waits to

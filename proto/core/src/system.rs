@@ -2,6 +2,7 @@
 //! (process pipes, epoll and several system calls differ there). No default methods: a fake that forgets one must not
 //! compile, and must never reach the real machine.
 
+use crate::artifact::{Held, Kind};
 use crate::effect::Command;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -103,6 +104,20 @@ pub enum Trouble {
     },
 }
 
+/// A package of the machine, taken aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Staged {
+    /// SHA-256, lower-case hex.
+    pub sha256: String,
+    /// Bytes.
+    pub size: u64,
+    /// What it is and what it holds, by its content; or why it is no package.
+    pub found: Result<(Kind, Vec<Held>), String>,
+    /// The path of the file that was read, under which nobody else can put another. The same path as before where the machine has no
+    /// room or no way for that.
+    pub instead: String,
+}
+
 /// A mode for `write`: that of the file that is replaced, 0644 for a new one.
 pub const KEEP_MODE: u32 = 0;
 
@@ -128,6 +143,10 @@ pub trait System: Send + Sync {
     fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble>;
     /// Removes a file; an absent one is fine.
     fn remove(&self, path: &str) -> Result<(), Trouble>;
+    /// Takes a package aside and reads it there: what its `instead` leads to is what was read.
+    fn stage(&self, path: &str) -> Result<Staged, Trouble>;
+    /// Removes what `stage` made, if it made anything. Only room is lost where that fails.
+    fn unstage(&self, path: &str, instead: &str);
     /// Differs after every reboot and only then.
     fn boot_id(&self) -> Result<String, Trouble>;
     /// Release of the running kernel.

@@ -7,6 +7,7 @@
 //!
 //! The tools used are those of POSIX and of every busybox: dd, cat, ls, wc, cp, mv, rm, mkdir, chmod, kill, sleep; sha256sum or openssl.
 
+mod blocks;
 mod commands;
 
 use crate::child::Input;
@@ -21,7 +22,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 use vsgpu_core::effect::quoted;
 use vsgpu_core::system::KEEP_MODE;
-use vsgpu_core::{Command, Holder, Output, Trouble};
+use vsgpu_core::{Command, Holder, Output, Staged, Trouble};
 
 /// Whose host this is.
 pub const OWNER: &str = "/var/run/vsgpu/gateway";
@@ -60,6 +61,9 @@ impl Drop for Remote {
         }
     }
 }
+
+/// Before a file `$f` is written: whatever lies under its name or its folder's may have been put there for us to write through.
+const NO_LINK: &str = "if [ -L \"$f\" ] || [ -L \"${f%/*}\" ]; then echo 'it is or lies behind a symbolic link: nothing is written' >&2; (exit 1); else :; fi && ";
 
 impl Remote {
     /// For an agent that serves this host and no other does. `own_prefix`: what of the paths is this agent's memory, kept in the
@@ -218,7 +222,7 @@ impl Remote {
         };
         // A file that ESXi keeps over a reboot is written in place (see `Posix`).
         let script = format!(
-            "f={target}; n=\"$f.vsgpu-new\"; mkdir -p \"${{f%/*}}/\" && if [ -k \"$f\" ]; then n=\"$f\"; {fill}; else rm -f \"$n\" && \
+            "f={target}; n=\"$f.vsgpu-new\"; {NO_LINK}mkdir -p \"${{f%/*}}/\" && if [ -k \"$f\" ]; then n=\"$f\"; {fill}; else rm -f \"$n\" && \
              {{ [ ! -e \"$f\" ] || cp -p \"$f\" \"$n\"; }} && {first} && {{ {fill}; }} && {mode} && sync && mv \"$n\" \"$f\" || {{ rm -f \"$n\"; false; }}; fi"
         );
         let said = self.script(path, &script, input, within)?;
@@ -325,6 +329,21 @@ impl Shell for Remote {
         if said.end == "0" { Ok(()) } else { Err(failed(path, &said)) }
     }
 
+    /// Read there and used where it lies: between the two is a moment that only the tool's own check covers.
+    fn stage(&self, path: &str) -> Result<Staged, Trouble> {
+        let size = self.size(path)?.ok_or_else(|| Trouble::NotFound(path.into()))?;
+        let said = self.script(path, &format!("[ ! -L {} ]", self.word(path)?), Input::Nothing, FILE)?;
+        if said.end != "0" {
+            return Err(trouble(path, "it is a symbolic link"));
+        }
+        let sha256 = self.hash(path)?;
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let found = crate::package::inspect(&mut blocks::Blocks::new(self, path, size), name, size);
+        Ok(Staged { sha256, size, found, instead: path.into() })
+    }
+
+    fn unstage(&self, _: &str, _: &str) {}
+
     fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<bytes::Bytes>) -> Result<(), NotTaken> {
         self.may_write(&file.partial)?;
         let have = self.size(&file.partial)?.unwrap_or(0);
@@ -333,7 +352,7 @@ impl Shell for Remote {
         }
         let partial = self.word(&file.partial)?;
         let script = format!(
-            "f={partial}; mkdir -p \"${{f%/*}}/\" && dd if=/dev/null of=\"$f\" bs=1 seek={} count=0 2>/dev/null && cat >>\"$f\" && sync",
+            "f={partial}; {NO_LINK}mkdir -p \"${{f%/*}}/\" && dd if=/dev/null of=\"$f\" bs=1 seek={} count=0 2>/dev/null && cat >>\"$f\" && sync",
             file.offset
         );
         let (pieces, input) = mpsc::sync_channel(4);

@@ -123,10 +123,14 @@ pub fn bundle(vib: &str, version: &str, component: bool, payload: usize) -> Vec<
     ])
 }
 
-/// A VIB: ar archive with descriptor, empty signature, payload.
+/// A VIB: ar archive with descriptor, simulated signature, payload.
 pub fn vib(name: &str, version: &str, payload: usize) -> Vec<u8> {
     let mut out = b"!<arch>\n".to_vec();
-    for (member, bytes) in [("descriptor.xml", descriptor(name, version).into_bytes()), ("sig.pkcs7", vec![]), ("nvidia", noise(payload))] {
+    for (member, bytes) in [
+        ("descriptor.xml", descriptor(name, version).into_bytes()),
+        ("sig.pkcs7", b"simulated signature".to_vec()),
+        ("nvidia", noise(payload)),
+    ] {
         out.extend_from_slice(format!("{member:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 0, bytes.len()).as_bytes());
         out.extend_from_slice(&bytes);
         if bytes.len() % 2 == 1 {

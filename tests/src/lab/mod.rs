@@ -164,6 +164,7 @@ impl Lab {
             state::link(&folder.join("tools/nv-hostengine"));
         }
         std::fs::create_dir_all(folder.join("root/vmfs/volumes/datastore1")).unwrap();
+        std::fs::create_dir_all(folder.join("root/tmp")).unwrap();
         self.ports_of(name);
         vsgpu_proto::pki::issue_node(&self.folder.join("pki"), name, "host", 365, std::time::SystemTime::now()).unwrap();
     }

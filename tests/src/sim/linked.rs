@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use vsgpu_core::{Command, Ended, Holder, Output, System, Trouble};
+use vsgpu_core::{Command, Ended, Holder, Output, Staged, System, Trouble};
 use vsgpu_proto::posix::Posix;
 use vsgpu_proto::shell::Shell as _;
 
@@ -129,6 +129,12 @@ impl System for Linked {
     }
     fn remove(&self, path: &str) -> Result<(), Trouble> {
         self.change(|| self.posix.remove(path), || Err(Trouble::Other { path: path.into(), why: "power cut".into() }))
+    }
+    fn stage(&self, path: &str) -> Result<Staged, Trouble> {
+        self.posix.stage(path)
+    }
+    fn unstage(&self, path: &str, instead: &str) {
+        self.posix.unstage(path, instead);
     }
     fn boot_id(&self) -> Result<String, Trouble> {
         Ok(state::Machine::read(&self.folder).boots.to_string())
