@@ -45,7 +45,11 @@ pub struct Collected {
 impl Collected {
     /// Nothing yet, of this fleet.
     pub fn new(fleet: &Fleet) -> Self {
-        Self { folder: fleet.state_folder(), certificate_end: vsgpu_proto::pki::ends(&fleet.pki), ..Self::default() }
+        Self {
+            folder: fleet.state_folder(),
+            certificate_end: vsgpu_proto::pki::own_life(&fleet.pki).map(|life| life.ends),
+            ..Self::default()
+        }
     }
 
     fn pages(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, &'static str), Page>> {

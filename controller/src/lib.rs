@@ -5,6 +5,7 @@
 
 pub mod assign;
 pub mod bootstrap;
+pub mod certificates;
 pub mod cli;
 pub mod constraints;
 pub mod context;

@@ -444,7 +444,7 @@ fn classify(target: &Target, error: &(dyn std::error::Error + 'static)) -> CallE
     let all = words.join(": ");
     let Target { node, role, address } = target;
     let refused = |why: String, hint: &str| CallError::Refused { why, hint: hint.into() };
-    let issue = format!("issue a new one with `vsgpu cert issue {node} --role {role}` and copy it to the node");
+    let renew = format!("`vsgpu cert renew {node} --role {role}` makes a new one and says how it gets to the node");
     if all.contains("NotValidForName") || all.contains("not valid for name") {
         refused(
             format!("the agent at {address} shows a certificate of another node, not of {role} `{node}`"),
@@ -452,12 +452,12 @@ fn classify(target: &Target, error: &(dyn std::error::Error + 'static)) -> CallE
         )
     } else if all.contains("UnknownIssuer") || all.contains("BadSignature") {
         // Every vsgpu CA has the same name, so a stranger's certificate fails by its signature.
-        let hint = format!("use the CA folder that issued it (`--pki DIR`); only if that CA is lost, {issue}");
-        refused(format!("the certificate of {node} at {address} was issued by another CA"), &hint)
+        let hint = "use the CA folder that issued it (`--pki DIR`); only if that CA is lost, make another and issue all certificates anew";
+        refused(format!("the certificate of {node} at {address} was issued by another CA"), hint)
     } else if all.contains("Expired") && all.contains("invalid peer certificate")
         || all.contains("certificate expired") && all.contains("invalid peer")
     {
-        refused(format!("the certificate of {node} at {address} has expired"), &issue)
+        refused(format!("the certificate of {node} at {address} has expired"), &renew)
     } else if all.contains("received fatal alert") {
         let alert = all.rsplit("received fatal alert: ").next().unwrap_or_default().to_string();
         refused(
@@ -465,7 +465,7 @@ fn classify(target: &Target, error: &(dyn std::error::Error + 'static)) -> CallE
             "use the CA folder that issued the node's certificate (`--pki`), and check both clocks",
         )
     } else if all.contains("invalid peer certificate") {
-        refused(format!("the certificate of {node} at {address} is not valid: {text}"), &issue)
+        refused(format!("the certificate of {node} at {address} is not valid: {text}"), &renew)
     } else {
         // What rustls and h2 say of a peer that vanished helps nobody.
         let vanished = ["close_notify", "connection reset", "Connection reset", "broken pipe", "Broken pipe", "stream closed"]

@@ -9,6 +9,7 @@ mod child;
 pub mod client;
 pub mod dial;
 mod lease;
+pub mod life;
 pub mod machine;
 pub mod metrics;
 pub mod offload;

@@ -14,7 +14,7 @@ use vsgpu_core::{Scope, Subject};
 
 /// Name and help of the end of whose certificate is used: of an agent, or of who asks them.
 pub const CERTIFICATE_END: (&str, &str) =
-    ("certificate_expiry_timestamp_seconds", "When its own certificate ends; `vsgpu cert issue` makes another one");
+    ("certificate_expiry_timestamp_seconds", "When its own certificate ends; `vsgpu cert renew` makes another one");
 
 /// One value of one agent's own metrics.
 pub struct Sample {

@@ -3,6 +3,7 @@
 //! A node's identity is the DNS name in its certificate: `<node>.host.vsgpu`, `<node>.guest.vsgpu`, and `controller.vsgpu`
 //! for the operator. The controller checks the first two, the agents accept only the last: one host's key opens no other host.
 
+use crate::life::Life;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -123,6 +124,62 @@ pub fn issue_node(folder: &Path, node: &str, role: &str, days: u32, now: std::ti
     Ok(into)
 }
 
+/// Where the certificate lies that a renewal replaced, beside the new one. It is good until its own end.
+fn replaced(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(".old");
+    name.into()
+}
+
+/// Puts a new file or folder in the place of one that is there, which is kept beside it.
+fn exchange(new: &Path, place: &Path) -> Result<(), PkiError> {
+    let (old, failed) = (replaced(place), |source| PkiError::File { path: place.into(), source });
+    let gone = if old.is_dir() { std::fs::remove_dir_all(&old) } else { std::fs::remove_file(&old) };
+    match gone {
+        Err(why) if why.kind() != std::io::ErrorKind::NotFound => return Err(failed(why)),
+        _ => {}
+    }
+    std::fs::rename(place, &old).map_err(failed)?;
+    std::fs::rename(new, place).map_err(|source| {
+        let _ = std::fs::rename(&old, place);
+        failed(source)
+    })
+}
+
+/// Issues a node's folder anew, with a new key; the one before stays beside it as `NODE.ROLE.old`. Says where the new one is.
+///
+/// # Errors
+/// As `issue_node`; then the old one is where it was.
+pub fn renew_node(folder: &Path, node: &str, role: &str, days: u32, now: std::time::SystemTime) -> Result<PathBuf, PkiError> {
+    let place = node_folder(folder, node, role);
+    let new = folder.join(format!(".{node}.{role}.new"));
+    let _ = std::fs::remove_dir_all(&new);
+    let made = (|| {
+        let ca = read(&folder.join("ca.pem"))?;
+        issue(folder, &new, &node_name(node, role), "node", days, now)?;
+        write(&new.join("ca.pem"), &ca, 0o644)?;
+        exchange(&new, &place)
+    })();
+    if made.is_err() {
+        let _ = std::fs::remove_dir_all(&new);
+    }
+    made.map(|()| place)
+}
+
+/// Issues the operator's own certificate anew.
+///
+/// # Errors
+/// As `issue`; then the old one is where it was.
+pub fn renew_operator(folder: &Path, days: u32, now: std::time::SystemTime) -> Result<(), PkiError> {
+    let new = folder.join(".controller.new");
+    let _ = std::fs::remove_dir_all(&new);
+    let made = issue(folder, &new, CONTROLLER, "controller", days, now)
+        .and_then(|()| exchange(&new.join("controller.key"), &folder.join("controller.key")))
+        .and_then(|()| exchange(&new.join("controller.pem"), &folder.join("controller.pem")));
+    let _ = std::fs::remove_dir_all(&new);
+    made
+}
+
 /// CA, certificate chain and key as rustls wants them.
 pub(crate) struct Identity {
     pub roots: rustls::RootCertStore,
@@ -131,11 +188,28 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// When its certificate ends, seconds since 1970.
-    pub fn ends(&self) -> Option<u64> {
-        let (_, certificate) = x509_parser::parse_x509_certificate(self.chain.first()?).ok()?;
-        u64::try_from(certificate.validity().not_after.timestamp()).ok()
+    /// How long its certificate lives.
+    pub fn life(&self) -> Option<Life> {
+        life_of(self.chain.first()?)
     }
+}
+
+/// How long a certificate lives.
+pub(crate) fn life_of(certificate: &[u8]) -> Option<Life> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let (from, to) = (certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());
+    Some(Life { begins: u64::try_from(from.max(0)).ok()?, ends: u64::try_from(to.max(0)).ok()? })
+}
+
+/// How long the certificate in a file lives.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn life(path: &Path) -> Result<Life, PkiError> {
+    use rustls::pki_types::pem::PemObject as _;
+    let text = read(path)?;
+    let first = rustls::pki_types::CertificateDer::from_pem_slice(text.as_bytes()).ok().and_then(|der| life_of(&der));
+    first.ok_or_else(|| PkiError::Content { path: path.into(), why: "holds no certificate".into() })
 }
 
 /// Loads `ca.pem` and `<file>.pem`/`.key` from a folder.
@@ -165,9 +239,9 @@ pub fn own_file(folder: &Path) -> &'static str {
     if folder.join("node.pem").exists() && !folder.join("controller.pem").exists() { "node" } else { "controller" }
 }
 
-/// When a folder's own certificate ends, seconds since 1970; `None` where that cannot be read.
-pub fn ends(folder: &Path) -> Option<u64> {
-    load(folder, own_file(folder)).ok()?.ends()
+/// How long a folder's own certificate lives; `None` where that cannot be read.
+pub fn own_life(folder: &Path) -> Option<Life> {
+    load(folder, own_file(folder)).ok()?.life()
 }
 
 /// The node's name and role, as its own certificate states them.

@@ -44,7 +44,14 @@ pub(crate) fn serve(agent: Agent, shell: Arc<dyn Shell>, options: &crate::agent:
     if role != agent.role {
         return Err(format!("the certificate is for a {role} (`{name}`), this is the {} agent", agent.role));
     }
-    let certificate_end = identity.ends();
+    let life = identity.life();
+    let certificate_end = life.map(|life| life.ends);
+    if let Some(due) = life.and_then(|life| life.due(shell.now())) {
+        tracing::warn!(
+            node = name,
+            "this agent's certificate {due}: `vsgpu cert renew {name}` where the CA is, then its new files here and a restart"
+        );
+    }
     let config = Arc::new(tls::server(identity, tls::Spoken::Rpc).map_err(|e| e.to_string())?);
     let gate = crate::scrape::Gate::of(options.metrics, options.metrics_auth.as_deref(), &options.pki, "node")?;
     let system = (agent.system)(shell.clone());

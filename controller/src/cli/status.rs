@@ -1,10 +1,12 @@
 //! `vsgpu status`: the latest run, from its journal; talks to no node.
 
-use super::{Chosen, Ended, FleetArg};
+use super::{Chosen, Ended, FleetArg, now};
+use crate::certificates;
 use crate::error::Exit;
 use crate::journal::{self, Folder};
 use crate::render::{Printer, status};
 use clap::Args;
+use serde_json::json;
 use std::time::Duration;
 
 /// Between two looks at the journal, which is a local file.
@@ -24,11 +26,13 @@ impl Status {
     pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
         let fleet = self.fleet.read(false, chosen)?;
         let folder = fleet.state_folder();
+        let ending = certificates::ending(&fleet, None, now());
         let mut shown = String::new();
         loop {
             let at_work = journal::at_work(&folder).is_some();
             let run = journal::latest(&Folder(folder.clone())).map_err(|e| vec![e])?;
-            let answer = status::status(run.as_ref(), at_work);
+            let mut answer = status::status(run.as_ref(), at_work);
+            answer.json["certificates"] = json!(ending);
             if answer.text != shown {
                 if self.watch {
                     printer.redraw();
@@ -37,6 +41,7 @@ impl Status {
                 printer.show(answer);
             }
             if !self.watch || !at_work || !printer.is_heard() {
+                certificates::warnings(&ending).iter().for_each(|warning| printer.warn(warning));
                 return Ok(Exit::Done);
             }
             std::thread::sleep(LOOK);

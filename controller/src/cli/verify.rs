@@ -1,10 +1,12 @@
 //! `vsgpu verify`: is everything as wished? Changes nothing; the agents remember the wishes for their metrics.
 
-use super::{Chosen, Ended, FleetArg, block_on, operator, worst};
+use super::{Chosen, Ended, FleetArg, block_on, now, operator, worst};
+use crate::certificates;
 use crate::error::{Error, Exit, Kind};
 use crate::inventory::{self, Scope};
 use crate::render::{Printer, report};
 use clap::Args;
+use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// Between two looks at the whole fleet.
@@ -38,7 +40,9 @@ impl Verify {
         loop {
             let inventory = block_on(inventory::gather(&fleet, &operator, Scope::WishedAndRemembered, &|_| true))?;
             let checks = report::checks(&fleet, &inventory);
-            let answer = report::verify(&fleet, &checks, &inventory);
+            let ending = certificates::ending(&fleet, Some(&operator), now());
+            let mut answer = report::verify(&fleet, &checks, &inventory);
+            answer.json["certificates"] = json!(ending);
             let mut errors: Vec<Error> = inventory.nodes.into_values().filter_map(Result::err).collect();
             errors.dedup();
             let met = errors.is_empty() && checks.iter().all(|c| c.met);
@@ -47,9 +51,11 @@ impl Verify {
                 shown.clone_from(&answer.text);
                 printer.redraw();
                 printer.show(answer);
+                certificates::warnings(&ending).iter().for_each(|warning| printer.warn(warning));
                 printer.errors(&errors);
             } else if !self.watch && (!self.wait || met || late) {
                 printer.show(answer);
+                certificates::warnings(&ending).iter().for_each(|warning| printer.warn(warning));
                 if self.wait && !met {
                     let error = Error::new(Kind::Differs, format!("not everything is as wished after {} s", self.timeout)).code("timeout");
                     errors.push(error.hint("what is missing is listed above; `vsgpu plan` shows what would be done"));

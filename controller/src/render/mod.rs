@@ -166,6 +166,13 @@ impl Printer {
         let _ = write!(anstream::stderr(), "{}", colour::paint(&text.join("\n")));
     }
 
+    /// One warning, on stderr; JSON carries it in the answer.
+    pub fn warn(&self, text: &str) {
+        if !self.format.is_document() {
+            let _ = writeln!(anstream::stderr(), "{}", colour::paint(text));
+        }
+    }
+
     /// What may go wrong, on stderr; JSON carries it in the answer.
     pub fn warnings(&self, warnings: &[Finding]) {
         for finding in warnings.iter().filter(|_| !self.format.is_document()) {

@@ -8,6 +8,7 @@ use super::family;
 use super::system::{OS_RELEASE, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
 use std::collections::BTreeMap;
 use vsgpu_core::artifact::{Artifact, Placed};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
@@ -68,6 +69,11 @@ impl TryFrom<Unchecked> for PackageSourceSpec {
             if name.is_empty() || name.len() > 64 || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
                 return Err(format!("repositories: `{name}`: letters, digits and dashes are expected"));
             }
+            if of.url.contains('?') {
+                return Err(format!(
+                    "repositories: {name}: url: a question (`?token=..`) would show a secret in every plan: it is not taken"
+                ));
+            }
             if !address(&of.url) {
                 return Err(format!("repositories: {name}: url: `http://...`, `https://...` or `file:/...` is expected"));
             }
@@ -87,7 +93,7 @@ pub struct PackageSourceFact {
     pub os_release: String,
     /// The proxy that is set; without a name and password, where it has them.
     pub proxy: Option<String>,
-    /// Our repository files: path and text.
+    /// Our repository files: path and SHA-256. Their text may hold a password that somebody put there by hand.
     pub repositories: BTreeMap<String, String>,
     /// Keys that are there: path and SHA-256.
     pub keys: BTreeMap<String, String>,
@@ -101,31 +107,35 @@ impl Fact for PackageSourceFact {
         if let Some(family) = family::seen(seen) {
             let (folder, _) = family.repositories();
             probes.extend([Probe::Read(family.proxy_file().into()), Probe::List(folder.into())]);
-            probes.extend(ours(seen, folder).into_iter().map(Probe::Read));
+            probes.extend(ours(seen, folder).into_iter().map(Probe::Hash));
         }
         probes.extend(ours(seen, KEYS).into_iter().map(Probe::Hash));
         probes
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let (mut proxy, mut repositories) = (None, BTreeMap::new());
+        let hash = |path: String| seen.text(&Probe::Hash(path.clone())).ok().flatten().map(|h| (path, h.to_string()));
         if let Some(family) = family::seen(seen) {
             proxy = seen.file(family.proxy_file())?.and_then(|text| family.proxy_in(text)).map(without_secret);
-            for path in ours(seen, family.repositories().0) {
-                repositories.extend(seen.file(&path)?.map(|text| (path, text.to_string())));
-            }
+            repositories.extend(ours(seen, family.repositories().0).into_iter().filter_map(hash));
         }
-        let hash = |path: String| seen.text(&Probe::Hash(path.clone())).ok().flatten().map(|h| (path, h.to_string()));
         let keys = ours(seen, KEYS).into_iter().filter_map(hash).collect();
         Ok(Self { os_release: os_release(seen)?.into(), proxy, repositories, keys })
     }
 }
 
-/// `http://proxy:3128` of `http://name:password@proxy:3128`.
+/// `http://...@proxy:3128` of `http://name:password@proxy:3128`; a scheme is not always written.
 fn without_secret(proxy: String) -> String {
-    match (proxy.split_once("://"), proxy.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://...@{host}"),
-        _ => proxy,
+    let (scheme, rest) = proxy.split_once("://").map_or(("", proxy.as_str()), |(scheme, rest)| (scheme, rest));
+    let colon = if scheme.is_empty() { "" } else { "://" };
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}{colon}...@{host}"),
+        None => proxy,
     }
+}
+
+fn sha256(text: &str) -> String {
+    sha2::Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn ours(seen: &Evidence, folder: &str) -> Vec<String> {
@@ -175,7 +185,7 @@ impl Requirement for PackageSource {
             });
             let key_there =
                 key.as_ref().is_none_or(|(k, path)| fact.keys.get(path).is_some_and(|h| k.sha256.as_ref().is_none_or(|w| w == h)));
-            if fact.repositories.get(&file.path) == Some(&file.contents) && key_there {
+            if fact.repositories.get(&file.path) == Some(&sha256(&file.contents)) && key_there {
                 continue;
             }
             lacks.push(format!("no repository {name}"));
@@ -224,6 +234,17 @@ mod tests {
     }
 
     #[test]
+    fn a_password_that_somebody_else_wrote_is_not_shown() {
+        for (proxy, shown) in [
+            ("http://me:ge@heim@proxy:3128", "http://...@proxy:3128"),
+            ("me:geheim@proxy:3128", "...@proxy:3128"),
+            ("http://proxy:3128", "http://proxy:3128"),
+        ] {
+            assert_eq!(without_secret(proxy.into()), shown);
+        }
+    }
+
+    #[test]
     fn a_repository_is_written_with_its_key_and_only_once() {
         let wish = spec(r#"{"repositories": {"mirror": {"url": "http://mirror/debian", "suite": "bookworm main", "key": {"file": "m.asc", "sha256": "aa"}}}}"#).unwrap();
         let mut fact =
@@ -238,7 +259,7 @@ mod tests {
             contents.lines().nth(1),
             Some("deb [signed-by=/usr/share/keyrings/vsgpu-mirror.asc] http://mirror/debian bookworm main")
         );
-        fact.repositories.insert(path.clone(), contents.clone());
+        fact.repositories.insert(path.clone(), sha256(contents));
         assert!(!PackageSource::check(&wish, &fact).is_met(), "the key is missing");
         fact.keys.insert("/usr/share/keyrings/vsgpu-mirror.asc".into(), "aa".into());
         assert!(PackageSource::check(&wish, &fact).is_met());

@@ -6,6 +6,7 @@ use crate::effect::Probe;
 use crate::evidence::{Evidence, Unreadable};
 use crate::requirement::{Cost, Explained, Fact, Failure, Implied, Needs, Requirement, Scope, Subject, TakesEffect, Verdict};
 use crate::suggest::nearest;
+use crate::text::without_passwords_in;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -29,7 +30,10 @@ impl FactEntry {
     pub const fn of<F: Fact>(scope: Scope) -> Self {
         fn parse<F: Fact>(on: &Subject, seen: &Evidence) -> Result<Value, Unreadable> {
             let fact = F::parse(on, seen).map_err(Unreadable::for_people)?;
-            serde_json::to_value(fact).map_err(|e| Unreadable::new(format!("cannot be written as JSON: {e}")))
+            let mut fact = serde_json::to_value(fact).map_err(|e| Unreadable::new(format!("cannot be written as JSON: {e}")))?;
+            // On the node itself, so that a password never leaves it, and what is compared with a plan is the same on both sides.
+            without_passwords_in(&mut fact);
+            Ok(fact)
         }
         Self { name: F::NAME, about: F::ABOUT, scope, probes: F::probes, parse: parse::<F> }
     }

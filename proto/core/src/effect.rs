@@ -171,8 +171,8 @@ pub enum Effect {
         /// The section they belong into, `[main]`; none where the file has no sections.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         section: Option<String>,
-        /// Key and value.
-        set: Vec<(String, String)>,
+        /// Key and value; without a value the key goes.
+        set: Vec<(String, Option<String>)>,
     },
     /// Remove a file; an absent one is fine.
     Remove {
@@ -251,7 +251,10 @@ impl std::fmt::Display for Effect {
             }
             Self::EditLines { path, section, set } => {
                 write!(f, "edit {path}{}", section.as_ref().map(|s| format!(" {s}")).unwrap_or_default())?;
-                set.iter().try_for_each(|(key, value)| write!(f, "; {key}={value}"))
+                set.iter().try_for_each(|(key, value)| match value {
+                    Some(value) => write!(f, "; {key}={value}"),
+                    None => write!(f, "; drop {key}"),
+                })
             }
             Self::Remove { path } => write!(f, "remove {path}"),
             Self::Record { commands, path, .. } => {

@@ -14,6 +14,7 @@ use crate::packages::Packages;
 use crate::planted::{Bug, planted};
 use crate::requirement::{Explained, Failure, Needs, Subject, TakesEffect, Verdict};
 use crate::system::{Ended, Holder, KEEP_MODE, Output, System, Trouble};
+use crate::text::hides;
 use crate::{esxcli, lines, vim_cmd, vmx};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -415,6 +416,9 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), Broken> {
                 drop(system.run(command));
             }
             ended
+        }
+        Effect::Write { path, contents, .. } if hides(contents) => {
+            Err(format!("{path}: a password would be lost: nothing was written").into())
         }
         Effect::Write { path, contents, mode } => system.write(path, contents.as_bytes(), *mode).map_err(words),
         Effect::Copy { from, to, mode } => system.copy(from, to, *mode).map_err(words),

@@ -1,14 +1,16 @@
 //! `key=value` lines of configuration files, with or without sections: set some, keep all others byte for byte.
 
-/// A text with these keys set. In a file with sections only those of `section` are touched; it is made where it is missing.
-pub fn set(text: &str, section: Option<&str>, set: &[(String, String)]) -> String {
+/// A text with these keys set, or dropped. In a file with sections only those of `section` are touched; it is made where it is missing.
+/// Only there a line that begins with a blank goes on with the one before; elsewhere it is a line as any other.
+pub fn set(text: &str, section: Option<&str>, set: &[(String, Option<String>)]) -> String {
+    let goes_on = |line: &str| section.is_some() && line.starts_with([' ', '\t']);
     let key_of = |line: &str| {
-        line.split_once('=').map(|(key, _)| key.trim().to_string()).filter(|k| !line.starts_with(['#', ';', ' ', '\t']) && !k.is_empty())
+        let of_its_own = !goes_on(line) && !line.trim_start().starts_with(['#', ';']);
+        line.split_once('=').map(|(key, _)| key.trim().to_string()).filter(|k| of_its_own && !k.is_empty())
     };
     let (mut out, mut inside, mut at, mut dropping) = (vec![], section.is_none(), None, false);
     for line in text.lines() {
-        // A line that begins with a blank goes on with the one before.
-        if dropping && line.starts_with([' ', '\t']) {
+        if dropping && goes_on(line) {
             continue;
         }
         dropping = false;
@@ -26,7 +28,7 @@ pub fn set(text: &str, section: Option<&str>, set: &[(String, String)]) -> Strin
         }
         out.push(line.to_string());
     }
-    let own = set.iter().map(|(key, value)| format!("{key}={value}"));
+    let own = set.iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?)));
     match (section, at) {
         (Some(_), Some(at)) => drop(out.splice(at..at, own)),
         (Some(section), None) => {
@@ -61,8 +63,8 @@ pub fn values<'a>(text: &'a str, section: Option<&str>, key: &str) -> Vec<&'a st
 mod tests {
     use super::*;
 
-    fn one(key: &str, value: &str) -> Vec<(String, String)> {
-        vec![(key.into(), value.into())]
+    fn one(key: &str, value: &str) -> Vec<(String, Option<String>)> {
+        vec![(key.into(), Some(value.into()))]
     }
 
     #[test]
@@ -74,6 +76,7 @@ mod tests {
         );
         assert_eq!(set("", Some("[main]"), &one("proxy", "new")), "[main]\nproxy=new\n");
         assert_eq!(set("A=1\nB = 2\n", None, &one("B", "3")), "A=1\nB=3\n");
+        assert_eq!(set("A=1\n  B = 2\nC=3\n", None, &[("B".into(), None)]), "A=1\nC=3\n");
         let twice = set(&set(text, Some("[main]"), &one("proxy", "new")), Some("[main]"), &one("proxy", "new"));
         assert_eq!(twice, set(text, Some("[main]"), &one("proxy", "new")), "twice is once");
     }

@@ -39,8 +39,9 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     out.into()
 }
 
-/// A piece of text that came from elsewhere, as part of a line: no line ends either, and of bounded length.
+/// A piece of text that came from elsewhere, as part of a line: no line ends either, no passwords of addresses, and of bounded length.
 pub fn piece(text: &str, most: usize) -> String {
+    let text = without_passwords(text);
     let text = text.trim_end_matches(['\n', '\r']);
     // What was cut once already, with the words that say so, stays as it is.
     let most = if text.chars().nth(most + SLACK).is_none() { most + SLACK } else { most };
@@ -66,6 +67,49 @@ pub fn piece(text: &str, most: usize) -> String {
         out.push_str(&format!(".. ({more} more characters)"));
     }
     out
+}
+
+/// What stands for a name and a password.
+const HIDDEN: &str = "...@";
+
+/// `https://proxy:3128` of `https://name:password@proxy:3128`, wherever in a text: tools print the addresses that they were given.
+pub fn without_passwords(text: &str) -> Cow<'_, str> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        let end = after.find(|c: char| c.is_whitespace() || "/\"'`<>|\\".contains(c)).unwrap_or(after.len());
+        // A password may hold an `@` of its own: the last one counts.
+        let host = match after[..end].rfind('@') {
+            Some(at) => {
+                out.push_str(HIDDEN);
+                at + 1
+            }
+            None => 0,
+        };
+        rest = &after[host..];
+    }
+    if out.is_empty() { text.into() } else { (out + rest).into() }
+}
+
+/// The same for every text of a fact. What an agent makes files of never comes from such a text: `hides` keeps it so.
+pub fn without_passwords_in(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) => {
+            if let Cow::Owned(clean) = without_passwords(text) {
+                *text = clean;
+            }
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(without_passwords_in),
+        serde_json::Value::Object(map) => map.values_mut().for_each(without_passwords_in),
+        _ => {}
+    }
+}
+
+/// Whether something was hidden in a text: it must not become a file.
+pub fn hides(text: &str) -> bool {
+    text.contains(&format!("://{HIDDEN}"))
 }
 
 /// One sentence.
@@ -98,6 +142,22 @@ mod tests {
         let long = sentence(&"\u{1b}".repeat(5_000));
         assert_eq!((visible(&shown), sentence(&sentence("a\n"))), (shown.clone(), sentence("a\n")), "once is enough");
         assert!(long.len() < SENTENCE + 2 * SLACK && sentence(&long) == long);
+    }
+
+    #[test]
+    fn passwords_of_addresses_are_hidden() {
+        for (text, shown) in [
+            ("deb https://me:ge@heim@mirror/debian x", "deb https://...@mirror/debian x"),
+            ("Acquire::http::Proxy \"http://u:p@proxy:3128\";", "Acquire::http::Proxy \"http://...@proxy:3128\";"),
+            ("http://a/b@c and ftp://x:y@z", "http://a/b@c and ftp://...@z"),
+            ("me@example.com", "me@example.com"),
+            ("://", "://"),
+        ] {
+            assert_eq!(without_passwords(text), shown);
+            assert_eq!(without_passwords(shown), shown, "once is enough");
+            assert_eq!(sentence(text), shown);
+        }
+        assert!(hides(&without_passwords("x://a:b@c")) && !hides("http://proxy"));
     }
 
     #[test]

@@ -176,7 +176,7 @@ fn certificates_open_only_what_they_are_for() {
     lab.stop_agent("esx-01");
     lab.start_agent("esx-01");
     let said = lab.expect(4, &["plan"]);
-    assert!(said.contains("has expired") && said.contains("vsgpu cert issue esx-01"), "{said}");
+    assert!(said.contains("has expired") && said.contains("vsgpu cert renew esx-01 --role host"), "{said}");
 
     // A range in which one node has its certificates: which one is said, and none is issued.
     lab.expect(0, &["cert", "issue", "esx-42", "--role", "host"]);
@@ -342,4 +342,65 @@ fn an_unknown_requirement_is_said_by_name() {
         said.contains("does not know the requirement `warp-drive`: upgrade the agent") && said.contains("unknown value `Wrong`"),
         "{said}"
     );
+}
+
+/// A node whose certificate has ended comes back by the command that the error names; `verify` and `status` told it weeks before.
+#[test]
+fn certificates_are_renewed_before_and_after_their_end() {
+    let lab = lab("renewal");
+    let pki = lab.folder.join("pki");
+    let issue = |days: u32, ago: u64| {
+        std::fs::remove_dir_all(pki.join("esx-01.host")).unwrap();
+        let then = SystemTime::now() - Duration::from_secs(ago * 86_400);
+        vsgpu_proto::pki::issue_node(&pki, "esx-01", "host", days, then).unwrap();
+        lab.stop_agent("esx-01");
+        lab.start_agent("esx-01");
+    };
+    lab.start();
+    // Fresh: nothing is said. Then a month, a week, a day, and one that lives shortly.
+    assert!(!lab.expect(3, &["verify"]).contains("certificate"));
+    for (days, ago, said) in
+        [(365, 340, "ends in 25 days"), (365, 360, "ends in 5 days"), (365, 364, "ends in 23 hours"), (9, 7, "should have been renewed")]
+    {
+        issue(days, ago);
+        let output = lab.expect(3, &["verify"]);
+        let ends = output.lines().find(|l| l.starts_with("warning: the certificate of esx-01 ")).unwrap_or_default().to_string();
+        // The day of tolerance at its beginning, and the moment between the two.
+        assert!(
+            ends.contains(said)
+                || (said == "ends in 25 days" && ends.contains("ends in 24 days"))
+                || (said == "ends in 5 days" && ends.contains("ends in 4 days")),
+            "{output}"
+        );
+        assert!(ends.contains("`vsgpu cert renew esx-01 --role host`"), "{ends}");
+        assert!(lab.expect(0, &["status"]).contains(&ends), "status says it, too");
+    }
+    let json: Value = serde_json::from_str(&String::from_utf8_lossy(&lab.vsgpu(&["verify", "-o", "json"]).stdout)).unwrap();
+    assert_eq!(json["certificates"][0]["of"], "esx-01", "{json}");
+    // Ended: the error names the command, and the command helps.
+    issue(1, 400);
+    let said = lab.expect(4, &["plan"]);
+    assert!(said.contains("vsgpu cert renew esx-01 --role host"), "{said}");
+    assert!(lab.logs().contains("this agent's certificate has ended"), "{}", lab.logs());
+    let before = std::fs::read(pki.join("esx-01.host/node.pem")).unwrap();
+    let said = lab.expect(0, &["cert", "renew", "esx-01"]);
+    assert!(said.contains("vsgpu-host-agent restart") && said.contains("esx-01.host"), "{said}");
+    assert_eq!(std::fs::read(pki.join("esx-01.host.old/node.pem")).unwrap(), before, "the one before is kept");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(pki.join("esx-01.host/node.key")).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    lab.stop_agent("esx-01");
+    lab.start_agent("esx-01");
+    assert!(!lab.expect(3, &["plan"]).contains("certificate"));
+    // All or none of a range; a name with two roles is asked about; one without any is said.
+    lab.expect(0, &["cert", "issue", "esx-02", "--role", "host"]);
+    let said = lab.expect(2, &["cert", "renew", "esx-[01-03]"]);
+    assert!(said.contains("no certificate of `esx-03`") && !pki.join("esx-02.host.old").exists(), "{said}");
+    lab.expect(0, &["cert", "renew", "esx-[01-02]", "--role", "host"]);
+    lab.expect(0, &["cert", "issue", "esx-02", "--role", "monitor"]);
+    assert!(lab.expect(2, &["cert", "renew", "esx-02"]).contains("--role host"));
+    // The operator's own; the nodes need nothing for it.
+    lab.expect(0, &["cert", "renew", "controller"]);
+    lab.stop_agent("esx-01");
+    lab.start_agent("esx-01");
+    lab.expect(3, &["plan"]);
 }

@@ -150,3 +150,40 @@ fn no_package_keeps_or_ends_the_controller() {
         lab.expect(2, &["validate", file]);
     }
 }
+
+/// Passwords that somebody wrote into a guest's files are shown nowhere, and are still there when a plan has edited those files.
+#[test]
+fn passwords_of_a_guest_stay_there() {
+    let lab = small("secrets");
+    let (proxy, source, gridd) = ("/etc/apt/apt.conf.d/95vsgpu-proxy", "/etc/apt/sources.list.d/vsgpu-own.list", "/etc/nvidia/gridd.conf");
+    lab.change("vm-01", |m| {
+        m.write(proxy, "Acquire::http::Proxy \"http://me:geheim-1@proxy:3128\";\nAcquire::https::Proxy \"me:geheim-2@proxy:3128\";\n");
+        m.write(source, "deb https://me:geheim-3@mirror/debian bookworm main\n");
+        m.write(gridd, "# ours\nServerAddress=old\nProxyPassword=geheim-4\n ServerPort=1\n");
+        m.linux().kernel_log.push("[    9.000000] NVRM: Xid (PCI:0000:03:00): 79, at https://me:geheim-5@host/x".into());
+    });
+    let verbs: [&[&str]; 10] = [
+        &["facts", "-o", "json"],
+        &["facts", "-o", "yaml"],
+        &["facts", "-o", "wide"],
+        &["export"],
+        &["plan", "-o", "json"],
+        &["plan"],
+        &["apply", "--yes"],
+        &["verify", "-o", "json"],
+        &["status", "-o", "json"],
+        &["top", "--once"],
+    ];
+    for args in verbs {
+        let output = lab.vsgpu(args);
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        assert!(!said.contains("geheim"), "vsgpu {}\n{said}", args.join(" "));
+    }
+    for file in ["agent.log", "calls.log"] {
+        assert!(!std::fs::read_to_string(lab.machine("vm-01").join(file)).unwrap().contains("geheim"), "{file}");
+    }
+    lab.expect(0, &["verify"]);
+    let text = lab.state("vm-01").text(gridd).unwrap();
+    assert!(text.contains("ProxyPassword=geheim-4") && text.contains("# ours") && !text.contains("ServerAddress"), "{text}");
+    assert!(lab.state("vm-01").text(source).unwrap().contains("geheim-3"));
+}

@@ -50,7 +50,7 @@ impl Family for RedHat {
         let mut all: Vec<&str> = values.flat_map(|v| v.split([',', ' '])).filter(|w| !w.is_empty()).collect();
         let missing: Vec<&str> = REPLACING.into_iter().filter(|r| !all.contains(r)).collect();
         all.extend(&missing);
-        let set = vec![(EXCLUDES[0].to_string(), all.join(","))];
+        let set = vec![(EXCLUDES[0].to_string(), Some(all.join(",")))];
         (!missing.is_empty()).then(|| Effect::EditLines { path: CONF.into(), section: Some(MAIN.into()), set })
     }
     fn rules_in(&self, text: &str) -> String {
@@ -61,7 +61,7 @@ impl Family for RedHat {
         CONF
     }
     fn proxy(&self, url: &str) -> Effect {
-        Effect::EditLines { path: CONF.into(), section: Some(MAIN.into()), set: vec![("proxy".into(), url.into())] }
+        Effect::EditLines { path: CONF.into(), section: Some(MAIN.into()), set: vec![("proxy".into(), Some(url.into()))] }
     }
     fn proxy_in(&self, now: &str) -> Option<String> {
         lines::values(now, Some(MAIN), "proxy").first().map(|v| v.to_string())

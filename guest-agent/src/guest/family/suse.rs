@@ -56,7 +56,8 @@ impl Family for Suse {
         LOCKS
     }
     fn proxy(&self, url: &str) -> Effect {
-        let set = [("PROXY_ENABLED", "yes"), ("HTTP_PROXY", url), ("HTTPS_PROXY", url)].map(|(k, v)| (k.to_string(), format!("\"{v}\"")));
+        let set =
+            [("PROXY_ENABLED", "yes"), ("HTTP_PROXY", url), ("HTTPS_PROXY", url)].map(|(k, v)| (k.to_string(), Some(format!("\"{v}\""))));
         Effect::EditLines { path: PROXY.into(), section: None, set: set.into() }
     }
     fn proxy_in(&self, now: &str) -> Option<String> {

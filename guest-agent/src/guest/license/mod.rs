@@ -122,8 +122,9 @@ impl TryFrom<Unchecked> for LicenseSpec {
 /// What is so.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LicenseFact {
-    /// Text of `gridd.conf`.
-    pub conf: Option<String>,
+    /// Our keys in `gridd.conf`, those with a value. What else stands in it (the password of a proxy, say) is not looked at.
+    #[serde(default)]
+    pub configured: BTreeMap<String, String>,
     /// Keys that the driver's template names; absent without a template.
     pub template_keys: Option<Vec<String>>,
     /// Tokens that are there: name and SHA-256.
@@ -182,6 +183,11 @@ pub fn gridd_values(text: &str) -> BTreeMap<String, String> {
     text.lines().filter(|l| !l.trim_start().starts_with('#')).filter_map(pair).collect()
 }
 
+/// Of them those that are ours to set.
+fn ours(text: &str) -> BTreeMap<String, String> {
+    gridd_values(text).into_iter().filter(|(key, value)| KEYS.contains(&key.as_str()) && !value.is_empty()).collect()
+}
+
 impl Fact for LicenseFact {
     const NAME: &'static str = "license";
     const ABOUT: &'static str = "License: state, configuration, token, daemon";
@@ -207,7 +213,7 @@ impl Fact for LicenseFact {
         };
         let said = gridd_outcome(seen.stdout_if_ok(&journal()).unwrap_or_default());
         Ok(Self {
-            conf: seen.file(CONF)?.map(String::from),
+            configured: ours(seen.file(CONF)?.unwrap_or_default()),
             template_keys: seen.file(TEMPLATE)?.map(mentioned),
             tokens: seen.names(TOKENS)?.into_iter().filter_map(hash).collect(),
             daemon: seen.output(&daemon())?.stdout.trim().to_string(),
@@ -237,15 +243,6 @@ impl LicenseSpec {
     }
 }
 
-/// The file with our keys set and everything else as it was.
-fn edited(conf: &str, values: &[(&str, Option<String>)]) -> String {
-    let key_of = |line: &str| gridd_values(line).into_keys().next();
-    let mut out: Vec<String> =
-        conf.lines().filter(|l| key_of(l).is_none_or(|key| values.iter().all(|(k, _)| *k != key))).map(String::from).collect();
-    out.extend(values.iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?))));
-    out.join("\n") + "\n"
-}
-
 /// Configuration, token, the unit that a driver may have left out, and the daemon's restart.
 fn effects(
     spec: &LicenseSpec,
@@ -258,8 +255,8 @@ fn effects(
     let run = |args: &[&str]| Effect::run(Command::new("systemctl", args.iter().copied()));
     let mut effects = vec![];
     if !configured {
-        let contents = edited(fact.conf.as_deref().unwrap_or_default(), values);
-        effects.push(Effect::Write { path: CONF.into(), contents, mode: 0o644 });
+        let set = values.iter().map(|(key, value)| (key.to_string(), value.clone())).collect();
+        effects.push(Effect::EditLines { path: CONF.into(), section: None, set });
     }
     if let (Some(token), false) = (&spec.token, token_there) {
         effects.push(Effect::Copy { from: token.stored(None), to: format!("{TOKENS}/{}", token.file_name()), mode: 0o744 });
@@ -302,8 +299,7 @@ impl Requirement for License {
                 "drivers from release 15 on need `token:` (NLS) instead of a legacy server",
             );
         }
-        let has = gridd_values(fact.conf.as_deref().unwrap_or_default());
-        let configured = values.iter().all(|(key, value)| has.get(*key).filter(|v| !v.is_empty()) == value.as_ref());
+        let configured = values.iter().all(|(key, value)| fact.configured.get(*key) == value.as_ref());
         let wished_hash = spec.token.as_ref().and_then(|t| t.sha256.as_deref());
         let token_there =
             spec.token_name().is_none_or(|name| fact.tokens.get(name).is_some_and(|hash| wished_hash.is_none_or(|w| w == hash)));
@@ -357,8 +353,7 @@ impl Requirement for License {
     }
 
     fn as_spec(fact: &LicenseFact) -> Option<LicenseSpec> {
-        let has = gridd_values(fact.conf.as_deref().unwrap_or_default());
-        let text = |key: &str| has.get(key).filter(|v| !v.is_empty()).cloned();
+        let text = |key: &str| fact.configured.get(key).cloned();
         let token = fact.tokens.iter().next().filter(|_| text("ServerAddress").is_none());
         let token = token.map(|(name, hash)| Artifact {
             artifact: name.clone(),
@@ -399,7 +394,7 @@ mod tests {
 
     fn fact(conf: &str, status: &str) -> LicenseFact {
         LicenseFact {
-            conf: Some(conf.into()),
+            configured: ours(conf),
             template_keys: Some(KEYS.iter().map(|k| k.to_string()).collect()),
             tokens: BTreeMap::new(),
             daemon: "active".into(),
@@ -427,11 +422,15 @@ mod tests {
     #[test]
     fn other_lines_of_the_configuration_stay() {
         let wish = spec(r#"{"server": "lic2"}"#).unwrap();
-        let conf = "# ours\nEnableUI=TRUE\nServerAddress=old\nFeatureType=0\n";
-        match License::check(&wish, &fact(conf, "Unlicensed")) {
+        let conf = "# ours\nEnableUI=TRUE\nServerAddress=old\n ServerPort=1\nProxyPassword=geheim\nFeatureType=0\n";
+        let seen = fact(conf, "Unlicensed");
+        assert!(!serde_json::to_string(&seen).unwrap().contains("geheim"), "it is not looked at");
+        match License::check(&wish, &seen) {
             Verdict::Unmet { effects, .. } => match &effects[0] {
-                Effect::Write { contents, .. } => {
-                    assert_eq!(contents, "# ours\nEnableUI=TRUE\nServerAddress=lic2\nServerPort=7070\nFeatureType=1\n")
+                Effect::EditLines { set, section: None, .. } => {
+                    let after = vsgpu_core::lines::set(conf, None, set);
+                    let wanted = "# ours\nEnableUI=TRUE\nProxyPassword=geheim\nServerAddress=lic2\nServerPort=7070\nFeatureType=1\n";
+                    assert_eq!(after, wanted);
                 }
                 other => panic!("{other:?}"),
             },
