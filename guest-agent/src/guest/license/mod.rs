@@ -255,7 +255,9 @@ fn effects(
     let run = |args: &[&str]| Effect::run(Command::new("systemctl", args.iter().copied()));
     let mut effects = vec![];
     if !configured {
-        let set = values.iter().map(|(key, value)| (key.to_string(), value.clone())).collect();
+        // What is not there need not go.
+        let said = values.iter().filter(|(key, value)| value.is_some() || fact.configured.contains_key(*key));
+        let set = said.map(|(key, value)| (key.to_string(), value.clone())).collect();
         effects.push(Effect::EditLines { path: CONF.into(), section: None, set });
     }
     if let (Some(token), false) = (&spec.token, token_there) {
