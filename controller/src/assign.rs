@@ -127,7 +127,7 @@ mod tests {
         ];
         let facts = facts.into_iter().map(|(name, fact)| (name.to_string(), Ok(fact))).collect();
         let mut inventory = Inventory::default();
-        inventory.nodes.insert(NodeId::new(NodeKind::Host, "esx"), Ok(Seen { boot_id: "1".into(), facts }));
+        inventory.nodes.insert(NodeId::new(NodeKind::Host, "esx"), Ok(Seen { boot_id: "1".into(), facts, ..Seen::default() }));
         let one = || json!([{ "model": "A100", "count": 1 }]);
         let fleet = Fleet {
             file: "f.yaml".into(),

@@ -40,7 +40,7 @@ pub fn over_ssh(targets: Vec<Target>, tools: Option<&Path>, root: &Path) -> Vec<
     let look = |target: &Target| -> Result<Seen, Error> {
         let away = |why: String| Error::new(Kind::Unreachable, why);
         let system = Machine::new(Arc::new(Remote::look(target, tools, root).map_err(away)?), NoBoots);
-        Ok(Seen { boot_id: String::new(), facts: execute::observe(&system, &Subject::node(), &facts) })
+        Ok(Seen { boot_id: String::new(), facts: execute::observe(&system, &Subject::node(), &facts), ..Seen::default() })
     };
     let mut all = vec![];
     for group in targets.chunks(AT_ONCE) {
@@ -211,7 +211,7 @@ mod tests {
             name: "esx-01".into(),
             address: "esx-01:7443".into(),
             over_ssh: true,
-            seen: Ok(Seen { boot_id: String::new(), facts }),
+            seen: Ok(Seen { boot_id: String::new(), facts, ..Seen::default() }),
         };
         let text = fleet_file(&[found]);
         let fleet = spec::from_text(Path::new("f.yaml"), &text).unwrap_or_else(|e| panic!("{e:?}\n{text}"));

@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use vsgpu_core::execute::Facts;
-use vsgpu_proto::client::{CallError, Connection, Operator, Target};
+use vsgpu_proto::client::{CallError, Connection, Description, Holder, Operator, Target};
+use vsgpu_proto::taken::Taken;
 
 /// Nodes talked to at once.
 const AT_ONCE: usize = 128;
@@ -24,6 +25,10 @@ pub struct Seen {
     pub boot_id: String,
     /// Facts by name.
     pub facts: Facts,
+    /// What runs took of a host and have not given back, as its agent keeps it.
+    pub taken: Vec<Taken>,
+    /// Who has claimed a host.
+    pub holder: Option<Holder>,
 }
 
 /// Everything that was seen.
@@ -140,7 +145,11 @@ pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn
             for ask in asks {
                 let facts: Vec<&str> = ask.facts.to_vec();
                 let reply = connection.observe(ask.vm.as_deref(), &facts, &ask.wishes, OBSERVE).await;
-                seen.push((ask.node, reply.map(|(boot_id, facts)| Seen { boot_id, facts }).map_err(Error::from)));
+                seen.push((ask.node, reply.map(|(boot_id, facts)| Seen { boot_id, facts, ..Seen::default() }).map_err(Error::from)));
+            }
+            let of_host = seen.iter_mut().find(|(node, _)| node.kind == NodeKind::Host);
+            if let (Some((_, Ok(seen))), Some(said)) = (of_host, connection.description()) {
+                (seen.taken, seen.holder) = (said.taken.clone(), said.holder.clone());
             }
             seen
         });
@@ -150,6 +159,29 @@ pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn
         inventory.nodes.extend(done.unwrap_or_default());
     }
     inventory
+}
+
+/// What the hosts' agents say of themselves, of all that answer within this time; and how many did not.
+pub async fn describe(fleet: &Fleet, operator: &Operator, within: Duration) -> (BTreeMap<String, Description>, usize) {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut work = JoinSet::new();
+    for (id, reach) in reaches(fleet).into_iter().filter(|(id, _)| id.kind == NodeKind::Host) {
+        let (operator, places) = (operator.clone(), places.clone());
+        work.spawn(async move {
+            let _place = places.acquire_owned().await;
+            let said = Connection::open(&operator, &reach.target(), within).await;
+            (id.name, said.ok().and_then(|connection| connection.description().cloned()))
+        });
+    }
+    let (all, mut known) = (work.len(), BTreeMap::new());
+    let gathered = tokio::time::timeout(within * 2, async {
+        while let Some(done) = work.join_next().await {
+            known.extend(done.ok().and_then(|(host, said)| Some((host, said?))));
+        }
+    });
+    let _ = gathered.await;
+    let silent = all - known.len();
+    (known, silent)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the edge: guests' clocks are compared with this machine's")]

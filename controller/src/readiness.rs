@@ -174,7 +174,11 @@ mod tests {
     use serde_json::{Value, json};
 
     fn seen(facts: &[(&str, Value)]) -> Seen {
-        Seen { boot_id: "1".into(), facts: facts.iter().map(|(name, fact)| (name.to_string(), Ok(fact.clone()))).collect() }
+        Seen {
+            boot_id: "1".into(),
+            facts: facts.iter().map(|(name, fact)| (name.to_string(), Ok(fact.clone()))).collect(),
+            ..Seen::default()
+        }
     }
 
     fn device(capable: bool) -> Value {

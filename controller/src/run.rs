@@ -8,6 +8,7 @@ use crate::fleet::{Fleet, NodeKind};
 use crate::inventory::{self, Scope};
 use crate::journal::{self, Disk, How, Journal, Purpose, Record, Status, Stored};
 use crate::plan::{self, Leftovers, Plan, Problem};
+use crate::planner::left::Adoption;
 use crate::planner::{self, Planned};
 use crate::rollout;
 use tokio::sync::watch;
@@ -27,6 +28,8 @@ pub struct Request<'a> {
     pub holder: String,
     /// What the plan must be.
     pub saved: Option<&'a Plan>,
+    /// A plan that is not made from the fleet file: what another run left is given back.
+    pub adoption: Option<&'a Adoption>,
     /// What for.
     pub purpose: Purpose,
     /// What becomes of an unfinished run.
@@ -138,7 +141,10 @@ impl Request<'_> {
                 return Err(one(error));
             }
             given_up => {
-                let (planned, left) = self.fresh().await?;
+                let (planned, left) = match self.adoption {
+                    Some(Adoption { plan, left, .. }) => (Planned { plan: plan.clone(), problems: vec![], warnings: vec![] }, left.clone()),
+                    None => self.fresh().await?,
+                };
                 if !planned.plan.steps.is_empty() {
                     audience.planned(&planned).map_err(one)?;
                 }

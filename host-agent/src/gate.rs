@@ -1,10 +1,12 @@
-//! What the host itself refuses, whoever asks: a change that needs maintenance mode on a host that is not in it, or VMs that are off
+//! What the host itself knows of its users: what it refuses, whoever asks: a change that needs maintenance mode on a host that is not in it, or VMs that are off
 //! while some run. The plan sees to both; this is for whoever comes without one.
 
-use crate::host::MaintenanceModeFact;
-use vsgpu_core::execute::{self, Outcome};
+use crate::host::{MAINTENANCE_MODE, MaintenanceModeFact, VirtualMachines};
+use crate::vm::POWER;
+use serde::de::DeserializeOwned;
+use vsgpu_core::execute::{self, Facts, Outcome};
 use vsgpu_core::requirement::Needs;
-use vsgpu_core::{Fact as _, FactEntry, Scope, Subject, System};
+use vsgpu_core::{Fact, FactEntry, Scope, Subject, System};
 
 /// `Agent::gate` of a host. Of a VM's own power its own requirements ask (`vm::config`).
 pub(crate) fn gate(system: &dyn System, on: &Subject, needs: Needs) -> Result<(), Outcome> {
@@ -26,4 +28,14 @@ pub(crate) fn gate(system: &dyn System, on: &Subject, needs: Needs) -> Result<()
         Some(Err(why)) => refused(format!("whether the host is in maintenance mode cannot be seen: {why}")),
         None => refused("whether the host is in maintenance mode cannot be seen".into()),
     }
+}
+
+/// `Agent::looks` of a host.
+pub(crate) fn looks(facts: &Facts) -> Vec<vsgpu_proto::taken::Look> {
+    fn read<F: Fact + DeserializeOwned>(facts: &Facts) -> Option<F> {
+        F::deserialize(facts.get(F::NAME)?.as_ref().ok()?).ok()
+    }
+    let maintenance = read::<MaintenanceModeFact>(facts).map(|fact| (MAINTENANCE_MODE, String::new(), fact.enabled));
+    let vms = read::<VirtualMachines>(facts).map(|listed| listed.vms).unwrap_or_default();
+    maintenance.into_iter().chain(vms.into_iter().map(|vm| (POWER, vm.name, !vm.running))).collect()
 }

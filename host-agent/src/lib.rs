@@ -30,6 +30,7 @@ pub fn agent() -> Agent {
         restarts,
         reboot,
         gate: gate::gate,
+        looks: gate::looks,
         samples: host::metrics::samples,
     }
 }

@@ -4,6 +4,7 @@ use crate::posix::Posix;
 use crate::remote::Remote;
 use crate::shell::Shell;
 use crate::ssh::Target;
+use crate::taken::Look;
 use crate::{metrics::Sample, server};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -38,6 +39,8 @@ pub struct Agent {
     pub reboot: fn() -> Effect,
     /// Whether what a change needs is so, by the node's own word: whoever asks for the change. Otherwise what to answer.
     pub gate: fn(&dyn System, &Subject, Needs) -> Result<(), Outcome>,
+    /// What facts say of what a run may have taken.
+    pub looks: fn(&Facts) -> Vec<Look>,
     /// Its own metrics, from the facts.
     pub samples: fn(&Facts) -> Vec<Sample>,
 }

@@ -1,13 +1,17 @@
 //! The controller's side of the wire: a connection that knows whom it talks to, deadlines on every call, and errors that
 //! say whether the node is away, is somebody else, or refuses us.
 
+pub use crate::call_error::CallError;
+use crate::call_error::classify;
 pub use crate::dial::Operator;
+use crate::taken::Taken;
 use crate::traceparent::TraceParent;
 use crate::v1::{self, agent_client::AgentClient, artifact_part::Part};
 use crate::{CHUNK, CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW};
 use std::collections::BTreeMap;
 use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -18,37 +22,6 @@ use vsgpu_core::text::sentence;
 
 /// Bytes of one fact. The largest there are (the vGPU types of a host with sixteen GPUs, a thousand VMs) have some hundred KiB.
 const MAX_FACT: usize = 512 << 10;
-
-/// Why a node could not be talked to.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// Nobody answers, or not in time. Trying again may help.
-    #[error("{0}")]
-    Away(String),
-    /// Somebody answers, but identity or certificate is wrong.
-    #[error("{why}")]
-    Refused {
-        /// What is wrong.
-        why: String,
-        /// What to do.
-        hint: String,
-    },
-    /// The agent does not know what it was asked: it is older or newer than the controller.
-    #[error("{0}")]
-    Unknown(String),
-    /// Another controller has the node now. Trying again may help.
-    #[error("{0}")]
-    Held(String),
-    /// Another controller took the node over: this one must not go on with it.
-    #[error("{0}")]
-    Overtaken(String),
-    /// The agent does not know our claim: it has restarted. Claim again, then ask again.
-    #[error("{0}")]
-    Unclaimed(String),
-    /// The agent failed to do it.
-    #[error("{0}")]
-    Failed(String),
-}
 
 /// Who is to be reached and as whom.
 #[derive(Clone, Debug)]
@@ -89,6 +62,10 @@ pub struct Call {
     pub look_again: bool,
     /// Seconds for all of it; 0: each command has only its own deadline.
     pub deadline_secs: u32,
+    /// Name of the run.
+    pub run: String,
+    /// What this takes a later step of the run gives back.
+    pub borrows: bool,
     /// Where it belongs in the run's trace.
     pub trace: TraceParent,
     /// Requirements of the node, with their specs, that must still be met.
@@ -104,6 +81,8 @@ impl Call {
             look_again: self.look_again,
             deadline_secs: self.deadline_secs,
             traceparent: self.trace.to_string(),
+            run: self.run.clone(),
+            borrows: self.borrows,
         }
     }
     fn still(&self) -> Vec<v1::Wish> {
@@ -120,6 +99,7 @@ fn wish((name, spec): &(String, serde_json::Value)) -> v1::Wish {
 pub struct Connection {
     client: AgentClient<Channel>,
     target: Target,
+    said: Arc<Option<Description>>,
 }
 
 /// What an agent says about itself.
@@ -131,6 +111,28 @@ pub struct Description {
     pub boot_id: String,
     /// (scope, requirement) pairs it knows.
     pub known: Vec<(String, String)>,
+    /// What runs took of the node and have not given back.
+    pub taken: Vec<Taken>,
+    /// Who claimed it last.
+    pub holder: Option<Holder>,
+}
+
+/// Who has claimed a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// Who.
+    pub name: String,
+    /// Seconds until its lease ends; 0 where it has.
+    pub ends_in_secs: u32,
+    /// What runs for it now.
+    pub at_work: Option<String>,
+}
+
+impl Holder {
+    /// Whether somebody may still be at work.
+    pub fn is_live(&self) -> bool {
+        self.ends_in_secs > 0 || self.at_work.is_some()
+    }
 }
 
 impl Connection {
@@ -162,10 +164,15 @@ impl Connection {
             Ok(Ok(channel)) => channel,
         };
         let client = AgentClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
-        let connection = Self { client, target: target.clone() };
+        let connection = Self { client, target: target.clone(), said: Arc::default() };
         // With TLS 1.3 a server's refusal of our certificate arrives only with the first call.
-        connection.describe(within).await?;
-        Ok(connection)
+        let said = connection.describe(within).await?;
+        Ok(Self { said: Arc::new(Some(said)), ..connection })
+    }
+
+    /// What the agent said of itself when the connection was made.
+    pub fn description(&self) -> Option<&Description> {
+        self.said.as_ref().as_ref()
     }
 
     async fn call<T>(&self, within: Duration, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, CallError> {
@@ -199,7 +206,27 @@ impl Connection {
     pub async fn describe(&self, within: Duration) -> Result<Description, CallError> {
         let reply = self.call(within, self.client.clone().describe(v1::DescribeRequest { schemas: false })).await?;
         let known = reply.requirements.into_iter().map(|k| (sentence(&k.scope), sentence(&k.name))).collect();
-        Ok(Description { agent_version: sentence(&reply.agent_version), boot_id: sentence(&reply.boot_id), known })
+        // Names of VMs stay as they are: a VM is found by its name.
+        let taken = |t: v1::Taken| Taken {
+            what: sentence(&t.what),
+            vm: t.vm,
+            run: sentence(&t.run),
+            holder: sentence(&t.holder),
+            since: t.since,
+            seen: true,
+        };
+        let holder = |h: v1::Held| Holder {
+            name: sentence(&h.holder),
+            ends_in_secs: h.ends_in_secs,
+            at_work: Some(sentence(&h.at_work)).filter(|work| !work.is_empty()),
+        };
+        Ok(Description {
+            agent_version: sentence(&reply.agent_version),
+            boot_id: sentence(&reply.boot_id),
+            known,
+            taken: reply.taken.into_iter().take(2_000).map(taken).collect(),
+            holder: reply.held.map(holder).filter(|h| !h.name.is_empty()),
+        })
     }
 
     /// JSON Schema of the spec of every requirement that the agent knows, by scope and name.
@@ -428,49 +455,4 @@ fn weight(value: &serde_json::Value) -> usize {
 
 fn subject(vm: Option<&str>) -> Option<v1::Subject> {
     Some(v1::Subject { vm: vm.unwrap_or_default().into() })
-}
-
-/// Finds the cause in a chain of errors and says it in words that help.
-fn classify(target: &Target, error: &(dyn std::error::Error + 'static)) -> CallError {
-    let (mut text, mut words) = (String::new(), vec![]);
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        text = cause.to_string();
-        words.push(text.clone());
-        // An I/O error hides the TLS error it carries from `source`.
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()).map(|e| e as &(dyn std::error::Error + 'static));
-        next = inner.or_else(|| cause.source());
-    }
-    let all = words.join(": ");
-    let Target { node, role, address } = target;
-    let refused = |why: String, hint: &str| CallError::Refused { why, hint: hint.into() };
-    let renew = format!("`vsgpu cert renew {node} --role {role}` makes a new one and says how it gets to the node");
-    if all.contains("NotValidForName") || all.contains("not valid for name") {
-        refused(
-            format!("the agent at {address} shows a certificate of another node, not of {role} `{node}`"),
-            "check the address in the fleet file, and which certificate was copied to the node",
-        )
-    } else if all.contains("UnknownIssuer") || all.contains("BadSignature") {
-        // Every vsgpu CA has the same name, so a stranger's certificate fails by its signature.
-        let hint = "use the CA folder that issued it (`--pki DIR`); only if that CA is lost, make another and issue all certificates anew";
-        refused(format!("the certificate of {node} at {address} was issued by another CA"), hint)
-    } else if all.contains("Expired") && all.contains("invalid peer certificate")
-        || all.contains("certificate expired") && all.contains("invalid peer")
-    {
-        refused(format!("the certificate of {node} at {address} has expired"), &renew)
-    } else if all.contains("received fatal alert") {
-        let alert = all.rsplit("received fatal alert: ").next().unwrap_or_default().to_string();
-        refused(
-            format!("{node} at {address} refuses our certificate ({alert})"),
-            "use the CA folder that issued the node's certificate (`--pki`), and check both clocks",
-        )
-    } else if all.contains("invalid peer certificate") {
-        refused(format!("the certificate of {node} at {address} is not valid: {text}"), &renew)
-    } else {
-        // What rustls and h2 say of a peer that vanished helps nobody.
-        let vanished = ["close_notify", "connection reset", "Connection reset", "broken pipe", "Broken pipe", "stream closed"]
-            .iter()
-            .any(|w| all.contains(w));
-        CallError::Away(format!("{node} at {address}: {}", if vanished { "the connection was cut" } else { &text }))
-    }
 }

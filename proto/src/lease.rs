@@ -102,6 +102,13 @@ impl Lease {
         Ok(state.kept.epoch)
     }
 
+    /// Who claimed the node last, and for how many seconds that still holds.
+    pub(crate) fn holder(&self, system: &dyn System) -> (String, u32) {
+        let state = self.state();
+        let left = state.until.saturating_sub(system.elapsed()).as_millis().div_ceil(1000);
+        (state.kept.holder.clone(), u32::try_from(left).unwrap_or(u32::MAX))
+    }
+
     /// Whether a change may be made; it keeps the lease alive.
     ///
     /// # Errors

@@ -133,6 +133,7 @@ fn look(node: &Node) {
         return;
     }
     let facts = execute::observe(node.system.as_ref(), &on, &node.catalogue.facts(node.scope(&on)));
+    node.looked(&facts);
     let wished: Vec<String> =
         node.wishes.lock().map(|w| w.keys().filter_map(|k| k.rsplit_once('/')).map(|(vm, _)| vm.into()).collect()).unwrap_or_default();
     let mut vms: Vec<String> = wished.into_iter().filter(|vm| !vm.is_empty()).collect();
@@ -201,7 +202,8 @@ fn encoded(mut families: Vec<prometheus::proto::MetricFamily>, samples: Vec<Samp
 }
 
 /// What alerts need is never left out; the others in the order in which they were taken.
-const FIRST: [&str; 16] = [
+const FIRST: [&str; 17] = [
+    "host_left_taken",
     "up",
     "host_reachable",
     "observation_stale",
@@ -256,6 +258,18 @@ fn samples(node: &Node) -> Vec<Sample> {
     if let Some(reached) = snapshot.reached {
         let help = "1: the host answered its agent, which is elsewhere and asks over ssh";
         all.push(sample("host_reachable", help, vec![], f64::from(reached)));
+    }
+    let taken = node.taken.all();
+    if node.agent.role == "host" {
+        let (_, lease_left) = node.lease.holder(node.system.as_ref());
+        let left = !taken.is_empty() && lease_left == 0 && node.operations.running().is_none();
+        let help = "1: a run took maintenance mode or VMs of this host and has not given them back, and nobody is at work here";
+        all.push(sample("host_left_taken", help, vec![], f64::from(left)));
+    }
+    for t in taken.iter().take(50) {
+        let help = "When a run took this of the host; it has not been given back yet";
+        let labels = vec![("what", t.what.clone()), ("vm", t.vm.clone()), ("run", t.run.clone())];
+        all.push(sample("host_taken_timestamp_seconds", help, labels, t.since as f64));
     }
     let Ok(wishes) = node.wishes.lock() else { return all };
     for (key, spec) in wishes.iter() {

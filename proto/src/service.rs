@@ -10,6 +10,7 @@ use crate::operations::{Operation, Operations};
 use crate::receive;
 use crate::rights::Rights;
 use crate::shell::Shell;
+use crate::taken::{Ledger, Taken};
 use crate::traceparent::TraceParent;
 use crate::v1::{self, agent_server};
 use crate::work::{CHANGES_WAITING, Work};
@@ -21,6 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use vsgpu_core::catalogue::Entry;
 use vsgpu_core::execute::{self, Expectation, Outcome, Still, Terms};
 use vsgpu_core::planted::{Bug, planted};
+use vsgpu_core::requirement::Taking;
 use vsgpu_core::text::piece;
 use vsgpu_core::{Catalogue, Scope, Subject, System, Trouble};
 
@@ -44,6 +46,7 @@ pub(crate) struct Node {
     pub snapshot: Mutex<Snapshot>,
     pub wishes: Mutex<Wishes>,
     pub lease: Lease,
+    pub taken: Ledger,
     pub operations: Operations,
     pub offload: Offload,
     /// Between two looks for the metrics.
@@ -70,6 +73,7 @@ impl Node {
             snapshot: Mutex::default(),
             wishes: Mutex::new(wishes),
             lease: Lease::load(system.as_ref(), agent.state),
+            taken: Ledger::load(system.as_ref(), agent.state),
             operations: Operations::default(),
             offload,
             observe_every: Duration::from_secs(60),
@@ -108,6 +112,23 @@ impl Node {
             );
             Status::unimplemented(advice)
         })
+    }
+
+    /// Notes that a run is about to take something.
+    fn take(&self, what: &str, on: &Subject, (run, holder): (String, String)) -> Result<(), Outcome> {
+        let vm = on.vm.clone().unwrap_or_default();
+        let taken = Taken { what: what.into(), vm, run, holder, since: self.system.now(), seen: false };
+        self.taken
+            .note(self.system.as_ref(), taken)
+            .map_err(|why| Outcome::failed(format!("what is taken cannot be noted, so nothing was taken: {why}")))
+    }
+
+    /// What a look at the node says of what was taken; not while something is being taken.
+    pub(crate) fn looked(&self, facts: &execute::Facts) {
+        let looks = (self.agent.looks)(facts);
+        if !looks.is_empty() && self.operations.running().is_none() {
+            self.taken.looked(self.system.as_ref(), &looks);
+        }
     }
 
     /// Keeps what a node or a VM is wished to be; what was known of it before is forgotten, so that keys that were taken out of a fleet
@@ -272,6 +293,9 @@ impl agent_server::Agent for Service {
         let operator = request.extensions().get::<Rights>().is_some_and(|rights| rights.may_change);
         let schemas = request.into_inner().schemas && operator;
         blocking(&self.0, "Describe", move |node| {
+            let taken = |t: Taken| v1::Taken { what: t.what, vm: t.vm, run: t.run, holder: t.holder, since: t.since };
+            let (holder, ends_in_secs) = node.lease.holder(node.system.as_ref());
+            let held = v1::Held { holder, ends_in_secs, at_work: node.operations.running().unwrap_or_default() };
             let known = |e: &Entry| v1::Known {
                 name: e.name.into(),
                 scope: serde_json::to_value(e.scope).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default(),
@@ -284,6 +308,8 @@ impl agent_server::Agent for Service {
                 boot_id: node.system.boot_id().map_err(|e| troubled(&e))?,
                 requirements: node.catalogue.entries.iter().map(known).collect(),
                 restarts: (node.agent.restarts)().into_iter().map(|(name, _)| name.into()).collect(),
+                taken: if operator { node.taken.all().into_iter().map(taken).collect() } else { vec![] },
+                held: operator.then_some(held),
             })
         })
         .await
@@ -308,6 +334,9 @@ impl agent_server::Agent for Service {
             }
             node.remember(&on, request.wishes);
             let seen = execute::observe(node.system.as_ref(), &on, &facts);
+            if on.vm.is_none() {
+                node.looked(&seen);
+            }
             let boot_id = node.system.boot_id().map_err(|e| troubled(&e))?;
             Ok(v1::ObserveReply { boot_id, facts_json: serde_json::to_string(&seen).map_err(|e| Status::internal(e.to_string()))? })
         })
@@ -341,16 +370,34 @@ impl agent_server::Agent for Service {
         };
         let still = self.0.still(&on, &request.still)?;
         let secs = request.call.as_ref().map_or(0, |c| c.deadline_secs);
+        let borrower = request.call.as_ref().filter(|c| c.borrows).map(|c| {
+            let holder = c.fence.as_ref().map(|f| f.holder.as_str()).unwrap_or_default();
+            (piece(&c.run, 600), piece(holder, 400))
+        });
         let what = format!("{} {}", on.vm.as_deref().unwrap_or_default(), entry.name).trim().to_string();
         if activation::about_to_reboot(&self.0).await? {
             return Err(Status::unavailable("the node is about to reboot"));
         }
         operate(&self.0, "Apply", on.clone(), request.call, what, move |node, say| {
             let deadline = (secs > 0).then(|| Duration::from_secs(secs.into()));
-            let gate = |needs| (node.agent.gate)(node.system.as_ref(), &on, needs);
+            let taking = (entry.taking)(&spec);
+            let gate = |needs| {
+                (node.agent.gate)(node.system.as_ref(), &on, needs)?;
+                match borrower.clone().filter(|_| taking == Some(Taking::Takes)) {
+                    Some(by) => node.take(entry.name, &on, by),
+                    None => Ok(()),
+                }
+            };
             let terms = Terms { expected: expected.as_ref(), still: &still, deadline, gate: Some(&gate) };
             let start = node.system.elapsed();
             let outcome = execute::apply(node.system.as_ref(), &entry, &on, &spec, &terms, say);
+            let is_so = matches!(outcome, Outcome::Applied { active: true, .. } | Outcome::AlreadyMet { .. });
+            let vm = on.vm.as_deref().unwrap_or_default();
+            match taking.filter(|_| is_so) {
+                Some(Taking::GivesBack) => node.taken.given_back(node.system.as_ref(), entry.name, vm),
+                Some(Taking::Takes) => node.taken.looked(node.system.as_ref(), &[(entry.name, vm.into(), true)]),
+                None => {}
+            }
             let result = match outcome {
                 Outcome::Applied { .. } => "done",
                 Outcome::AlreadyMet { .. } => "nothing",

@@ -1,6 +1,7 @@
 //! The command line: one verb per file, each a function of typed arguments that returns how it ended. Only this file
 //! exits, only `render` prints.
 
+mod adopt;
 mod apply;
 mod baseline;
 mod bootstrap;

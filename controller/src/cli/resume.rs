@@ -27,10 +27,18 @@ impl Resume {
 }
 
 #[derive(Args)]
-#[command(after_help = "Example:\n  vsgpu abort && vsgpu status")]
+#[command(
+    after_help = "Examples:\n  vsgpu abort && vsgpu status\n  vsgpu abort --adopt esx-01   the run's own controller, or its records, are gone"
+)]
 pub(super) struct Abort {
     #[command(flatten)]
     fleet: FleetArg,
+    /// Give back what another run left on this host: leave maintenance mode, start the VMs
+    #[arg(long, value_name = "HOST")]
+    adopt: Option<String>,
+    /// Do not ask before that (a script is never asked)
+    #[arg(short, long, requires = "adopt")]
+    yes: bool,
     /// Seconds to wait for the steps that run now
     #[arg(long, value_name = "SECONDS", default_value_t = 7200)]
     timeout: u64,
@@ -40,6 +48,9 @@ impl Abort {
     pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
         let fleet = self.fleet.read(false, chosen)?;
         let folder = fleet.state_folder();
+        if let Some(host) = &self.adopt {
+            return super::adopt::run(printer, &fleet, host, self.yes);
+        }
         let lock = match journal::at_work(&folder) {
             None => journal::lock(&folder).map_err(|e| vec![e])?,
             Some(process) => {

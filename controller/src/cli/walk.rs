@@ -10,6 +10,7 @@ use crate::hold::Held;
 use crate::journal::{self, Folder, History, Purpose, Status, StepState};
 use crate::plan::{Leftovers, Plan};
 use crate::planner::Planned;
+use crate::planner::left::Adoption;
 use crate::render::{Format, Printer, progress::Progress};
 use crate::run::{self, Audience, Request, Unfinished};
 use serde_json::json;
@@ -22,6 +23,8 @@ pub(super) struct Walk<'a> {
     pub fleet: &'a Fleet,
     /// What the plan must be.
     pub saved: Option<Plan>,
+    /// What of another run is taken over.
+    pub adoption: Option<Adoption>,
     /// Nobody is asked.
     pub yes: bool,
     pub purpose: Purpose,
@@ -36,7 +39,7 @@ impl<'a> Walk<'a> {
     /// Towards a fleet, as `apply` without options does.
     pub(super) fn to(printer: &'a Printer, fleet: &'a Fleet) -> Self {
         let (purpose, unfinished) = (Purpose::Apply, Unfinished::GoOnIfSame);
-        Self { printer, fleet, saved: None, yes: false, purpose, unfinished, pause: false, max_hosts: None }
+        Self { printer, fleet, saved: None, adoption: None, yes: false, purpose, unfinished, pause: false, max_hosts: None }
     }
 
     pub(super) fn run(self) -> Ended {
@@ -55,8 +58,10 @@ impl<'a> Walk<'a> {
             && let Err(error) = journal::latest(&disk)
         {
             let aside = journal::set_aside(&disk).map_err(one)?.unwrap_or_default();
-            printer
-                .note(&format!("{}\nset aside as {aside}; a host it left in maintenance mode must be brought out by hand", error.message));
+            printer.note(&format!(
+                "{}\nset aside as {aside}; `vsgpu status` shows the hosts it left, `vsgpu abort --adopt HOST` gives them back",
+                error.message
+            ));
         }
         let word = operators_word(printer.format()).map_err(one)?;
         let heard = word.clone();
@@ -67,6 +72,7 @@ impl<'a> Walk<'a> {
             threaded: true,
             holder: super::holder(fleet)?,
             saved: self.saved.as_ref(),
+            adoption: self.adoption.as_ref(),
             purpose: self.purpose,
             unfinished: self.unfinished,
             pause: self.pause,
@@ -307,7 +313,7 @@ fn said_loudly(left: Leftovers) -> Vec<Error> {
     let host = |host| {
         Error::new(Kind::Failed, format!("{host} IS STILL IN MAINTENANCE MODE"))
             .code("still-taken")
-            .hint("`vsgpu apply` brings it out when it answers; by hand: `esxcli system maintenanceMode set --enable false`")
+            .hint("`vsgpu apply` brings it out when it answers, `vsgpu abort --adopt HOST` does so from any other machine with this CA")
     };
     let vm = |vm| {
         Error::new(Kind::Failed, format!("{vm} was shut down and is not known to run again"))

@@ -173,6 +173,8 @@ struct Run<'a> {
     dependents: Vec<Vec<usize>>,
     /// Steps that take what is not ours yet: another one gives it back.
     taking: BTreeSet<usize>,
+    /// Steps whose taking another one gives back.
+    borrowed: BTreeSet<usize>,
     ready: Vec<usize>,
     work: JoinSet<(usize, Ended)>,
     commits: JoinSet<(Committed, Result<(), Error>)>,
@@ -213,6 +215,7 @@ impl<'a> Run<'a> {
             of.contains(&s.node.name)
         };
         let taking = plan.steps.iter().filter_map(|s| s.gives_back).filter(|id| !ours(&plan.steps[id - 1])).collect();
+        let borrowed = plan.steps.iter().filter_map(|s| s.gives_back).collect();
         let summary = Summary { done: state.iter().filter(|s| **s == State::Done).count(), ..Summary::default() };
         let gate = Keeper::new(plan, &status, walk.pause);
         let mut of_node: BTreeMap<&NodeId, Vec<usize>> = BTreeMap::new();
@@ -231,6 +234,7 @@ impl<'a> Run<'a> {
             open,
             dependents,
             taking,
+            borrowed,
             ready,
             work: JoinSet::new(),
             commits: JoinSet::new(),
@@ -341,6 +345,8 @@ impl<'a> Run<'a> {
             was: self.status.steps[id - 1].clone(),
             operation: format!("{}/{id}/{}", self.status.run, self.status.failures(id)),
             trace: crate::trace::parent(&self.status.run, id, self.status.failures(id)),
+            run: self.status.run.clone(),
+            borrows: self.borrowed.contains(&id),
             takes: self.taking.contains(&id),
             // Giving back is right whatever became of the rest.
             still: if gives_back(step) { vec![] } else { self.still(step) },

@@ -46,6 +46,10 @@ pub(super) struct Task {
     pub(super) was: StepState,
     /// Name of the operation at the agent.
     pub(super) operation: String,
+    /// Name of the run.
+    pub(super) run: String,
+    /// What it takes another step gives back.
+    pub(super) borrows: bool,
     /// Where it belongs in the run's trace.
     pub(super) trace: TraceParent,
     /// It takes what is not ours yet; another step gives it back.
@@ -118,6 +122,8 @@ impl Task {
             // Begun by an earlier process of this run: what runs still is listened to, what has ended is looked at again.
             look_again: matches!(self.was, StepState::Started { .. }),
             deadline_secs: self.step().deadline_secs,
+            run: self.run.clone(),
+            borrows: self.borrows,
             trace: self.trace.clone(),
             still: self.still.clone(),
         }

@@ -280,7 +280,7 @@ fn read(disk: &dyn Disk, number: u32) -> Result<Option<Stored>, Error> {
     let (name, bytes) = (disk.name(number), disk.read(number)?);
     let refused = |why: String| {
         Error::new(Kind::Blocked, format!("{name}: {why}")).code("journal")
-            .hint("`vsgpu apply --abandon` sets that run aside and looks at all nodes anew; a host it left in maintenance mode must then be brought out by hand")
+            .hint("`vsgpu apply --abandon` sets that run aside and looks at all nodes anew; `vsgpu abort --adopt HOST` then gives back what it left")
     };
     if let Some(version) = written_by_another(&bytes) {
         return Err(refused(format!("the run was made by another version of vsgpu (format {version}, this one reads {VERSION})")));

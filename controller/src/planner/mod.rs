@@ -9,6 +9,7 @@
 //! and its reboot is skipped when it proves to be needless.
 
 mod changes;
+pub mod left;
 
 use crate::assign;
 use crate::constraints::{self, Finding, Judgement};
@@ -19,6 +20,7 @@ use crate::order;
 use crate::plan::{Leftovers, Plan, Problem, Step, VERSION, Work, digest};
 use crate::rollout;
 use changes::Change;
+pub use left::still_taken;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::execute::Expectation;
@@ -60,60 +62,27 @@ pub struct Planned {
     pub warnings: Vec<Finding>,
 }
 
-/// What an earlier run took and is really still taken: the world may have given it back, or the fleet file no longer wants it. Where it
-/// is not known how the taking ended, a look does not settle it: a VM may still be shutting down.
-pub fn still_taken(fleet: &Fleet, inventory: &Inventory, left: Leftovers) -> Leftovers {
-    let fact = |host: &str, name: &str| inventory.seen(&NodeId::new(NodeKind::Host, host))?.facts.get(name)?.as_ref().ok();
-    let unsettled = |kind: NodeKind, name: &str| left.unsettled.contains(&NodeId::new(kind, name));
-    let in_maintenance = |host: &String| {
-        let out = fact(host, "maintenance-mode").and_then(|f| f["enabled"].as_bool()) == Some(false);
-        fleet.hosts.iter().any(|h| h.name == *host) && (!out || unsettled(NodeKind::Host, host))
-    };
-    let stopped = |name: &String| {
-        let Some(vm) = fleet.vms.iter().find(|vm| vm.name == *name) else { return false };
-        let listed = fact(&vm.host, "virtual-machines").and_then(|f| serde_json::from_value::<VirtualMachines>(f.clone()).ok());
-        let runs = listed.is_some_and(|l| l.vms.iter().any(|v| v.name == vm.vm_name && v.running));
-        vm.power != Some(PowerState::Off) && (!runs || unsettled(NodeKind::Vm, name))
-    };
-    let in_maintenance: BTreeSet<String> = left.in_maintenance.iter().filter(|host| in_maintenance(host)).cloned().collect();
-    let stopped: BTreeSet<String> = left.stopped.iter().filter(|vm| stopped(vm)).cloned().collect();
-    let still =
-        |node: &NodeId| if node.kind == NodeKind::Host { in_maintenance.contains(&node.name) } else { stopped.contains(&node.name) };
-    Leftovers {
-        unsettled: left.unsettled.into_iter().filter(still).collect(),
-        in_maintenance,
-        stopped,
-        rebooted: left.rebooted,
-        held: left.held,
-    }
-}
-
 /// Makes the plan, and says what stands in its way. The gate comes first: nothing is planned for what it refuses.
 pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Planned {
     // With model names settled to addresses, so that two VMs are not thought to want the same GPU.
     let settled = assign::settled(fleet, inventory);
     let Judgement { refused, warnings, .. } = constraints::judge(&settled, Some(inventory));
     let wishes = settled.wishes();
-    let mut planner = Planner {
-        fleet: &settled,
-        inventory,
-        leftovers,
-        catalogue: crate::catalogue(),
-        wishes,
-        steps: vec![],
-        problems: vec![],
-        refused,
-        met: 0,
-    };
+    let mut planner = Planner::new(&settled, inventory, leftovers, wishes, refused);
     let by_host = settled.vms_by_host();
     for host in &fleet.hosts {
         planner.host(host, &by_host[host.name.as_str()]);
     }
     let Planner { steps, problems, met, .. } = planner;
+    Planned { plan: whole(fleet, inventory, steps, met), problems, warnings }
+}
+
+/// Steps with all that a plan needs beside them.
+fn whole(fleet: &Fleet, inventory: &Inventory, steps: Vec<Step>, met: usize) -> Plan {
     let rollout = rollout::rollout(fleet, inventory, &steps);
     let used: BTreeSet<&NodeId> = steps.iter().map(|s| &s.node).collect();
     let reaches = reaches(fleet).into_iter().filter(|(id, _)| used.contains(id)).collect();
-    let plan = Plan {
+    Plan {
         version: VERSION,
         fleet_file: fleet.file.display().to_string(),
         fleet: digest(fleet),
@@ -122,11 +91,21 @@ pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Plan
         deadlines: fleet.deadlines.clone(),
         met,
         rollout,
-    };
-    Planned { plan, problems, warnings }
+    }
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    fn new(
+        fleet: &'a Fleet,
+        inventory: &'a Inventory,
+        leftovers: &'a Leftovers,
+        wishes: BTreeMap<NodeId, &'a [Wish]>,
+        refused: BTreeMap<NodeId, Vec<Error>>,
+    ) -> Self {
+        let catalogue = crate::catalogue();
+        Self { fleet, inventory, leftovers, catalogue, wishes, steps: vec![], problems: vec![], refused, met: 0 }
+    }
+
     fn problem(&mut self, node: &NodeId, error: Error) {
         self.problems.push(Problem { node: node.clone(), error });
     }
@@ -339,12 +318,8 @@ impl Planner<'_> {
         }
         let foreign = maintenance == Some(true) && !ours;
         if foreign && vms.iter().any(|vm| vm.guest.is_some() || running(vm)) {
-            let error = Error::new(
-                Kind::Blocked,
-                format!("{node}: the host is in maintenance mode, and not through vsgpu: its VMs cannot be started"),
-            )
-            .code("maintenance-mode");
-            return self.problem(&node, error.hint("when whoever did it is done: `esxcli system maintenanceMode set --enable false`"));
+            let error = left::foreign(&node, &seen, self.inventory.at);
+            return self.problem(&node, error);
         }
 
         let sent = self.sends(&node, &changes, vec![]);

@@ -5,13 +5,20 @@ use crate::fleet::{NodeId, NodeKind};
 use crate::hold::Held;
 use crate::journal::{How, Purpose, StepState, Stored};
 use crate::plan::Step;
+use crate::planner::left::Left;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::text::sentence;
 
-/// The latest run.
-pub fn status(run: Option<&Stored>, at_work: bool) -> Answer {
-    let Some(run) = run else { return Answer::new(json!({ "run": null }), "no run yet; `vsgpu plan` shows what would be done") };
+/// The latest run, and what others took and left.
+pub fn status(run: Option<&Stored>, at_work: bool, others: &[&Left], now: u64) -> Answer {
+    let mut of_others: String = others.iter().map(|left| format!("{}\n", left.line(now))).collect();
+    let advice: BTreeSet<String> = others.iter().map(|left| left.advice()).collect();
+    of_others.extend(advice.iter().map(|advice| format!("  {advice}\n")));
+    let Some(run) = run else {
+        let text = format!("{of_others}no run yet; `vsgpu plan` shows what would be done");
+        return Answer::new(json!({ "run": null, "left-by-others": others }), text);
+    };
     let status = &run.status;
     let count = |which: fn(&StepState) -> bool| status.steps.iter().filter(|s| which(s)).count();
     let done = count(|s| matches!(s, StepState::Done { .. }));
@@ -48,7 +55,7 @@ pub fn status(run: Option<&Stored>, at_work: bool) -> Answer {
     let json = json!({
         "run": run.number, "fleet": status.plan.fleet_file, "trace": crate::trace::id(&status.run), "purpose": status.purpose, "begun": status.begun, "ended": status.ended.map(|(at, _)| at), "state": state,
         "damage": run.damage, "nodes": nodes, "waves": status.plan.rollout.waves, "steps": steps,
-        "in-maintenance": left.in_maintenance, "stopped": left.stopped,
+        "in-maintenance": left.in_maintenance, "stopped": left.stopped, "left-by-others": others,
     });
     let row = |(step, state): (&Step, &StepState)| {
         let (word, note) = match state {
@@ -70,6 +77,7 @@ pub fn status(run: Option<&Stored>, at_work: bool) -> Answer {
     for vm in &left.stopped {
         text += &format!("{vm} {} SHUT DOWN through this run\n", is(NodeKind::Vm, vm));
     }
+    text += &of_others;
     text += &columns(&rows);
     for (node, state) in &nodes {
         let word = match state {

@@ -4,7 +4,7 @@ use super::ask;
 use super::virtual_machines;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
+use vsgpu_core::requirement::{Implied, Needs, TakesEffect, Taking};
 use vsgpu_core::units::OnOff;
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -97,6 +97,10 @@ impl Requirement for MaintenanceMode {
         }
         // A minute more than esxcli itself takes, so that its own words are heard.
         Verdict::unmet(is, wanted.to_string(), vec![Effect::run(Command::new("esxcli", args).within(spec.within_secs.saturating_add(60)))])
+    }
+
+    fn taking(spec: &MaintenanceModeSpec) -> Option<Taking> {
+        Some(if spec.state.on() { Taking::Takes } else { Taking::GivesBack })
     }
 
     fn as_spec(fact: &MaintenanceModeFact) -> Option<MaintenanceModeSpec> {

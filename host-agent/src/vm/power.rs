@@ -4,7 +4,7 @@ use super::config::{VmPower, state};
 use super::diagnosis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
+use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect, Taking};
 use vsgpu_core::{Command, Effect, Evidence, Probe, Requirement, Subject, Verdict};
 
 /// Seconds a guest may take to shut down.
@@ -97,6 +97,10 @@ impl Requirement for Power {
                 Verdict::unmet(is, "off", vec![stop])
             }
         }
+    }
+
+    fn taking(spec: &PowerSpec) -> Option<Taking> {
+        Some(if spec.state == PowerState::Off { Taking::Takes } else { Taking::GivesBack })
     }
 
     fn probes_after_failure(on: &Subject, seen: &Evidence) -> Vec<Probe> {

@@ -24,6 +24,7 @@ pub fn esxi(root: &Path, agent: Vec<u8>) -> Result<Vec<Entry>, String> {
         Entry::new("etc/opt/vsgpu/node.key", 0o1600, ""),
         Entry::new("etc/opt/vsgpu/lease.json", 0o1600, ""),
         Entry::new("etc/opt/vsgpu/wishes.json", 0o1600, ""),
+        Entry::new("etc/opt/vsgpu/taken.json", 0o1600, ""),
     ])
 }
 

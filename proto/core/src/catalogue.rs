@@ -4,7 +4,7 @@
 use crate::artifact::Placed;
 use crate::effect::Probe;
 use crate::evidence::{Evidence, Unreadable};
-use crate::requirement::{Cost, Explained, Fact, Failure, Implied, Needs, Requirement, Scope, Subject, TakesEffect, Verdict};
+use crate::requirement::{Cost, Explained, Fact, Failure, Implied, Needs, Requirement, Scope, Subject, TakesEffect, Taking, Verdict};
 use crate::suggest::nearest;
 use crate::text::without_passwords_in;
 use serde::de::DeserializeOwned;
@@ -71,6 +71,8 @@ pub struct Entry {
     pub takes_effect: TakesEffect,
     /// What a change costs as things are: spec, fact.
     pub cost: fn(&Value, &Value) -> Cost,
+    /// `Requirement::taking`.
+    pub taking: fn(&Value) -> Option<Taking>,
     /// `Requirement::why_stuck`.
     pub why_stuck: fn() -> &'static str,
     /// `Requirement::probes_after_failure`.
@@ -131,6 +133,9 @@ impl Entry {
         fn settle_secs<R: Requirement>(spec: &Value) -> u32 {
             typed::<R::Spec>("spec", spec).map_or(R::SETTLE_SECS, |s| R::settle_secs(&s))
         }
+        fn taking<R: Requirement>(spec: &Value) -> Option<Taking> {
+            typed::<R::Spec>("spec", spec).ok().and_then(|spec| R::taking(&spec))
+        }
         fn cost<R: Requirement>(spec: &Value, fact: &Value) -> Cost {
             match (typed::<R::Spec>("spec", spec), typed::<R::Fact>("fact", fact)) {
                 (Ok(spec), Ok(fact)) => R::cost(&spec, &fact),
@@ -145,6 +150,7 @@ impl Entry {
             needs: R::NEEDS,
             takes_effect: R::TAKES_EFFECT,
             cost: cost::<R>,
+            taking: taking::<R>,
             why_stuck: R::why_stuck,
             probes_after_failure: R::probes_after_failure,
             explain: R::explain,

@@ -69,6 +69,15 @@ pub enum TakesEffect {
     AfterReboot,
 }
 
+/// What a change does to those who use the node or the VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taking {
+    /// It takes it away from them.
+    Takes,
+    /// It gives it back.
+    GivesBack,
+}
+
 /// What a change costs on the machine as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
@@ -243,6 +252,10 @@ pub trait Requirement {
     /// `NEEDS` and `TAKES_EFFECT` say the most that a change can cost; this says what it costs as things are.
     fn cost(_spec: &Self::Spec, _fact: &Self::Fact) -> Cost {
         Cost { needs: Self::NEEDS, takes_effect: Self::TAKES_EFFECT, sure: true }
+    }
+    /// Whether it takes something away or gives it back (maintenance mode, a VM's power): agents keep what is taken until then.
+    fn taking(_spec: &Self::Spec) -> Option<Taking> {
+        None
     }
     /// What to do where a reboot did not make a change active. A second one would not either.
     fn why_stuck() -> &'static str {

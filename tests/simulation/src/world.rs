@@ -374,6 +374,7 @@ impl Controller {
             threaded: false,
             holder: self.name.clone(),
             saved: None,
+            adoption: None,
             purpose: Purpose::Apply,
             unfinished: Unfinished::GoOnIfSame,
             pause: false,

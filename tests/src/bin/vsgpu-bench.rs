@@ -275,7 +275,11 @@ fn plan() {
     let seen = |folder: &str, agent: vsgpu_proto::agent::Agent, on: vsgpu_core::Subject, kind: NodeKind| {
         let folder = lab.machine(folder);
         let system = (agent.system)(std::sync::Arc::new(vsgpu_proto::posix::Posix::new(Some(folder.join("tools")), folder.join("root"))));
-        Seen { boot_id: "1".into(), facts: vsgpu_core::execute::observe(system.as_ref(), &on, &(agent.catalogue)().facts(kind.scope())) }
+        Seen {
+            boot_id: "1".into(),
+            facts: vsgpu_core::execute::observe(system.as_ref(), &on, &(agent.catalogue)().facts(kind.scope())),
+            ..Seen::default()
+        }
     };
     let host_seen = seen("esx-01", vsgpu_host_agent::agent(), vsgpu_core::Subject::node(), NodeKind::Host);
     let vm_seen = seen("esx-01", vsgpu_host_agent::agent(), vsgpu_core::Subject::vm("vm-01"), NodeKind::Vm);

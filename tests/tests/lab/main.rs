@@ -2,6 +2,7 @@
 //! together. `cargo test -p vsgpu-tests --test lab journey::` runs one of them.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
+mod adoption;
 mod attack;
 mod bad_input;
 mod disk_faults;

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use vsgpu_proto::client::{Call, CallError, Connection, Fence, Operator, Target};
-use vsgpu_proto::traceparent::TraceParent;
 use vsgpu_proto::v1::ArtifactId;
 use vsgpu_tests::http::get;
 use vsgpu_tests::lab::small::{begin, small};
@@ -71,15 +70,7 @@ fn metrics_are_all_it_opens(lab: &Lab, folder: &Path) {
         let on = Connection::open(&Operator::reading(folder).unwrap(), &target, within).await.unwrap();
         assert!(on.metrics(within).await.unwrap().contains("vsgpu_up 1"));
         let fence = Fence { holder: "a monitor".into(), epoch: 0 };
-        let mut call = Call {
-            fence: fence.clone(),
-            operation: "a monitor's".into(),
-            heard: 0,
-            look_again: false,
-            deadline_secs: 60,
-            trace: TraceParent::default(),
-            still: vec![],
-        };
+        let mut call = Call { fence: fence.clone(), operation: "a monitor's".into(), deadline_secs: 60, ..Call::default() };
         let id = ArtifactId { name: "x".into(), sha256: "0".repeat(64), size: 1, datastore: String::new() };
         let spec = serde_json::json!("Performance");
         let heard = &mut |_: String| {};
@@ -88,7 +79,7 @@ fn metrics_are_all_it_opens(lab: &Lab, folder: &Path) {
             on.claim(&fence, 60, within).await.err(),
             on.apply(None, "assignment-policy", &spec, None, &mut call, within, heard).await.err(),
             on.activate(None, "", &mut call, within, heard).await.err(),
-            on.send(Path::new("/etc/hostname"), id, &fence, &TraceParent::default(), within, &mut |_| {}).await.err(),
+            on.send(Path::new("/etc/hostname"), id, &fence, &Default::default(), within, &mut |_| {}).await.err(),
         ];
         for error in refused {
             assert!(matches!(&error, Some(CallError::Refused { why, .. }) if why.contains("metrics and health only")), "{error:?}");
