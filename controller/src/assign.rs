@@ -4,6 +4,7 @@
 
 use crate::fleet::{Fleet, NodeId, NodeKind};
 use crate::inventory::Inventory;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use vsgpu_core::gpu_choice::GpuChoice;
@@ -27,15 +28,19 @@ pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
         let gpus = vm.wishes.iter().filter(|w| w.name == PASSTHROUGH).filter_map(|w| w.spec.as_array()).flatten();
         gpus.filter_map(Value::as_str).filter(|at| at.contains(':')).map(String::from).collect()
     };
-    let named: Vec<(String, String, Vec<String>)> =
-        settled.vms.iter().map(|vm| (vm.host.clone(), vm.name.clone(), addresses(vm))).filter(|(.., list)| !list.is_empty()).collect();
+    let mut named: BTreeMap<String, Vec<(String, Vec<String>)>> = BTreeMap::new();
+    for (vm, list) in settled.vms.iter().map(|vm| (vm, addresses(vm))).filter(|(_, list)| !list.is_empty()) {
+        named.entry(vm.host.clone()).or_default().push((vm.name.clone(), list));
+    }
+    let by_name: BTreeMap<&str, &crate::fleet::Host> = fleet.hosts.iter().map(|h| (h.name.as_str(), h)).collect();
     for vm in at {
         let vm = &mut settled.vms[vm];
-        let host = hosts.entry(vm.host.clone()).or_insert_with(|| Host::seen(fleet, &vm.host, inventory));
+        let host = hosts.entry(vm.host.clone()).or_insert_with(|| Host::seen(by_name.get(vm.host.as_str())?, inventory));
         let Some(host) = host else { continue };
         let Some(wish) = vm.wishes.iter().find(|w| w.name == PASSTHROUGH) else { continue };
         let Ok(gpus) = serde_json::from_value::<Vec<VmGpu>>(wish.spec.clone()) else { continue };
-        let others = named.iter().filter(|(of, name, _)| *of == vm.host && *name != vm.name).flat_map(|(.., list)| list.clone()).collect();
+        let of_host = named.get(&vm.host).into_iter().flatten();
+        let others = of_host.filter(|(name, _)| *name != vm.name).flat_map(|(_, list)| list.clone()).collect();
         let Some(dealt) = host.deal(&vm.vm_name, &gpus, others) else { continue };
         for wish in &mut vm.wishes {
             let auto = wish.name == MMIO && matches!(serde_json::from_value(wish.spec.clone()), Ok(MmioSpec::Auto(list)) if list == gpus);
@@ -55,13 +60,13 @@ fn fact<T: serde::de::DeserializeOwned>(inventory: &Inventory, host: &str, name:
 }
 
 /// GPUs of a host with the owners they will have when its own `passthrough` is as wished.
-pub fn gpus_as_wished(fleet: &Fleet, host: &str, inventory: &Inventory) -> Option<Vec<PciGpu>> {
-    let wish = fleet.hosts.iter().find(|h| h.name == host)?.wishes.iter().find(|w| w.name == PASSTHROUGH);
-    let wish = wish.and_then(|w| serde_json::from_value::<PassthroughSpec>(w.spec.clone()).ok());
-    if let Some((wish, seen)) = wish.zip(fact::<HostPassthrough>(inventory, host, PASSTHROUGH)) {
+pub fn gpus_as_wished(host: &crate::fleet::Host, inventory: &Inventory) -> Option<Vec<PciGpu>> {
+    let wish = host.wishes.iter().find(|w| w.name == PASSTHROUGH);
+    let wish = wish.and_then(|w| PassthroughSpec::deserialize(&w.spec).ok());
+    if let Some((wish, seen)) = wish.zip(fact::<HostPassthrough>(inventory, &host.name, PASSTHROUGH)) {
         return Some(seen.states(&wish).ok()?.into_iter().map(|(gpu, given)| gpu.after_change(given)).collect());
     }
-    Some(fact::<PciGpus>(inventory, host, "pci-gpus")?.gpus().into_iter().cloned().collect())
+    Some(fact::<PciGpus>(inventory, &host.name, "pci-gpus")?.gpus().into_iter().cloned().collect())
 }
 
 /// GPUs of a host and who has them.
@@ -72,9 +77,9 @@ struct Host {
 }
 
 impl Host {
-    fn seen(fleet: &Fleet, name: &str, inventory: &Inventory) -> Option<Self> {
-        let users: GpuUsers = fact(inventory, name, "gpu-users")?;
-        Some(Self { gpus: gpus_as_wished(fleet, name, inventory)?, users, dealt: vec![] })
+    fn seen(host: &crate::fleet::Host, inventory: &Inventory) -> Option<Self> {
+        let users: GpuUsers = fact(inventory, &host.name, "gpu-users")?;
+        Some(Self { gpus: gpus_as_wished(host, inventory)?, users, dealt: vec![] })
     }
 
     fn deal(&mut self, vm: &str, wishes: &[VmGpu], named: Vec<String>) -> Option<Value> {

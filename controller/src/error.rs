@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use vsgpu_core::text::sentence;
 
 /// What kind of failure; each has one exit status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A bug of ours, or the operator's machine fails us.
@@ -61,7 +61,7 @@ impl From<Exit> for ExitCode {
 }
 
 /// A place in a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Place {
     /// The file as the operator named it.
     pub file: String,
@@ -78,7 +78,7 @@ impl std::fmt::Display for Place {
 }
 
 /// A failure, ready to be rendered: its texts are sentences, whatever a node or a file put into them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
     /// Picks the exit status.

@@ -6,7 +6,7 @@ use crate::fleet::NodeId;
 use serde::{Deserialize, Serialize};
 
 /// Why a node is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hold {
     /// Maintenance mode could not be entered or left.

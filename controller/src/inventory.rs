@@ -217,7 +217,8 @@ struct Ask {
     wishes: Vec<(String, serde_json::Value)>,
 }
 
-fn needed(catalogue: &vsgpu_core::Catalogue, kind: NodeKind, wishes: &[(String, serde_json::Value)]) -> Vec<&'static str> {
+/// Facts that a plan needs of a node with these wishes.
+pub fn needed(catalogue: &vsgpu_core::Catalogue, kind: NodeKind, wishes: &[(String, serde_json::Value)]) -> Vec<&'static str> {
     let mut names: Vec<&'static str> = wishes.iter().filter_map(|(name, _)| Some(catalogue.find(kind.scope(), name)?.fact.name)).collect();
     match kind {
         NodeKind::Host => names.extend([

@@ -1,7 +1,7 @@
 //! In which order hosts are touched and how many at once: a canary first, then batches, healthiest first, and never more of a
 //! cluster away than its budget allows. Pure: settled when the plan is made, so that `plan` can show it.
 
-use crate::fleet::{Fleet, NodeId, NodeKind};
+use crate::fleet::{Fleet, NodeId, NodeKind, Vm};
 use crate::inventory::Inventory;
 use crate::plan::{Cluster, Rollout, Step};
 use schemars::JsonSchema;
@@ -110,8 +110,12 @@ impl Default for Strategy {
 /// Settles waves and budgets for the hosts that have steps.
 pub fn rollout(fleet: &Fleet, inventory: &Inventory, steps: &[Step]) -> Rollout {
     let touched: BTreeSet<&str> = steps.iter().map(|s| s.host.as_str()).collect();
-    let mut order: Vec<&str> = fleet.hosts.iter().map(|h| h.name.as_str()).filter(|h| touched.contains(h)).collect();
-    order.sort_by_cached_key(|host| illness(fleet, inventory, host));
+    let by_host = fleet.vms_by_host();
+    let named = fleet.hosts.iter().map(|h| h.name.as_str()).enumerate().filter(|(_, host)| touched.contains(host));
+    let mut ill: Vec<((usize, usize, usize), &str)> =
+        named.map(|(place, host)| (illness(inventory, host, place, &by_host[host]), host)).collect();
+    ill.sort_unstable();
+    let order: Vec<&str> = ill.into_iter().map(|(_, host)| host).collect();
     let strategy = &fleet.rollout;
     let mut waves: Vec<Vec<String>> = vec![];
     let mut rest = order.as_slice();
@@ -166,16 +170,16 @@ fn away(inventory: &Inventory, host: &str) -> Option<String> {
 
 /// What speaks against beginning with a host: what cannot be read of it and its VMs, findings of its GPUs, then how much
 /// runs on it, then its place in the fleet file.
-fn illness(fleet: &Fleet, inventory: &Inventory, host: &str) -> (usize, usize, usize) {
+fn illness(inventory: &Inventory, host: &str, place: usize, vms: &[&Vm]) -> (usize, usize, usize) {
     let seen = inventory.seen(&NodeId::new(NodeKind::Host, host));
-    let of_vms = fleet.vms.iter().filter(|vm| vm.host == host);
     let unreadable = seen.map_or(1, |s| s.facts.values().filter(|f| f.is_err()).count());
-    let findings: usize = of_vms
+    let findings: usize = vms
+        .iter()
         .filter_map(|vm| inventory.seen(&NodeId::new(NodeKind::Guest, &vm.name))?.facts.get("health")?.as_ref().ok())
         .map(|health| health["findings"].as_array().map_or(0, Vec::len))
         .sum();
     let listed = seen.and_then(|s| s.facts.get("virtual-machines")?.as_ref().ok());
-    let listed: Option<VirtualMachines> = listed.and_then(|f| serde_json::from_value(f.clone()).ok());
+    let listed: Option<VirtualMachines> = listed.and_then(|f| VirtualMachines::deserialize(f).ok());
     let running = listed.map_or(0, |l| l.vms.iter().filter(|v| v.running).count());
-    (unreadable + findings, running, fleet.hosts.iter().position(|h| h.name == host).unwrap_or_default())
+    (unreadable + findings, running, place)
 }

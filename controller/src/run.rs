@@ -4,13 +4,14 @@
 use crate::engine::{self, Summary, Word};
 use crate::error::{Error, Kind};
 use crate::event::Event;
-use crate::fleet::{Fleet, NodeKind};
+use crate::fleet::{Fleet, NodeId, NodeKind};
 use crate::inventory::{self, Scope};
 use crate::journal::{self, Disk, How, Journal, Purpose, Record, Status, Stored};
-use crate::plan::{self, Leftovers, Plan, Problem};
+use crate::plan::{self, Leftovers, Plan, Problem, Step};
 use crate::planner::left::Adoption;
 use crate::planner::{self, Planned};
 use crate::rollout;
+use std::collections::BTreeMap;
 use tokio::sync::watch;
 use vsgpu_proto::client::Operator;
 
@@ -273,11 +274,13 @@ pub fn way_back(fleet: &Fleet, status: &Status) -> (Fleet, Vec<String>) {
     let mut back = fleet.clone();
     let mut lost = vec![];
     let catalogue = crate::catalogue();
+    let mut touched: BTreeMap<&NodeId, Vec<&Step>> = BTreeMap::new();
+    for (step, _) in status.plan.steps.iter().zip(&status.steps).filter(|(_, state)| state.begun()) {
+        touched.entry(&step.node).or_default().push(step);
+    }
     let mut of = |kind: NodeKind, name: &str| -> Vec<Wish> {
         let mut wishes: Vec<Wish> = vec![];
-        let touched =
-            status.plan.steps.iter().zip(&status.steps).filter(|(s, state)| s.node.kind == kind && s.node.name == name && state.begun());
-        for (step, _) in touched {
+        for step in touched.get(&NodeId::new(kind, name)).into_iter().flatten() {
             let Work::Meet { requirement, .. } = &step.work else { continue };
             let Some(entry) = catalogue.find(kind.scope(), requirement).filter(|e| crate::is_key(e)) else { continue };
             match &step.before {

@@ -49,6 +49,8 @@ pub fn from_text(file: &Path, text: &str) -> Result<Fleet, Vec<Error>> {
         vms: BTreeSet::new(),
         places: BTreeMap::new(),
         read: BTreeMap::new(),
+        lists: BTreeMap::new(),
+        ranges: BTreeMap::new(),
     };
     let fleet = reader.fleet(file, &root);
     match fleet {
@@ -66,9 +68,14 @@ struct Reader {
     places: BTreeMap<String, Place>,
     /// Values that were read already: a default is read once, not once for each of 10,000 nodes.
     read: BTreeMap<(usize, usize, NodeKind, String), Option<Wish>>,
+    /// Keys whose value is a list.
+    lists: BTreeMap<&'static str, bool>,
+    /// Ranges of hosts over which VMs are dealt out, by their text.
+    ranges: BTreeMap<String, Arc<Vec<(String, String)>>>,
 }
 
 type Pairs = Vec<(Key, Node)>;
+type Refs<'a> = Vec<&'a (Key, Node)>;
 
 impl Reader {
     fn wrong(&mut self, line: usize, column: usize, message: impl Into<String>) -> &mut Error {
@@ -205,7 +212,7 @@ impl Reader {
             let pairs = merged(defaults, own);
             let address = self.address(&name, &number, &pairs, own);
             let wishes = self.wishes(&name, NodeKind::Host, &pairs, &HOST_KEYS);
-            let cluster = pairs.iter().find(|(k, _)| k.name == "cluster").map(|(_, n)| n.clone()).and_then(|n| self.text(&name, &n));
+            let cluster = pairs.iter().find(|(k, _)| k.name == "cluster").and_then(|(_, n)| self.text(&name, n));
             hosts.push(Host { name, address, cluster, wishes });
             // One wrong value of a range is one error, not a hundred.
             if self.errors.len() > before {
@@ -238,7 +245,7 @@ impl Reader {
                 find("shutdown-secs").and_then(|node| self.typed(&name, "shutdown-secs", node)).unwrap_or(DEFAULT_GRACE_SECS);
             let hard_stop = find("hard-stop").and_then(|node| self.typed(&name, "hard-stop", node)).unwrap_or(false);
             let expects = find("expects").and_then(|node| self.typed(&name, "expects", node)).unwrap_or_default();
-            let nothing = |(key, node): &(Key, Node)| matches!(node.data, Data::Scalar(Value::Null)).then(|| key.name.clone());
+            let nothing = |(key, node): &&(Key, Node)| matches!(node.data, Data::Scalar(Value::Null)).then(|| key.name.clone());
             let taken_away = pairs.iter().filter_map(nothing).collect();
             let wishes = self.wishes(&name, NodeKind::Vm, &pairs, &VM_KEYS);
             let guest = find("guest").filter(|node| !matches!(node.data, Data::Scalar(Value::Null))).map(|node| {
@@ -260,18 +267,21 @@ impl Reader {
     /// `host: esx-[01-04]` deals the VMs of a range out over the hosts in turn.
     fn host_of(&mut self, vm: &str, at: usize, node: &Node, hosts: &[Host]) -> Option<String> {
         let wish = self.text(&format!("{vm}: host"), node)?;
-        let names = match expand(&wish) {
-            Ok(names) => names,
-            Err(why) => {
-                self.wrong(node.line, node.column, format!("{vm}: host: {why}"));
-                return None;
-            }
+        let names = match self.ranges.get(&wish) {
+            Some(names) => names.clone(),
+            None => match expand(&wish) {
+                Ok(names) => self.ranges.entry(wish).or_insert(Arc::new(names)).clone(),
+                Err(why) => {
+                    self.wrong(node.line, node.column, format!("{vm}: host: {why}"));
+                    return None;
+                }
+            },
         };
         let (name, _) = &names[at % names.len()];
         if self.hosts.contains(name) {
             return Some(name.clone());
         }
-        let near = nearest(name, hosts.iter().map(|h| h.name.as_str())).map(String::from);
+        let near = nearest(name, hosts.iter().take(1_000).map(|h| h.name.as_str())).map(String::from);
         let known: Vec<&str> = hosts.iter().take(8).map(|h| h.name.as_str()).collect();
         let error = self.wrong(node.line, node.column, format!("{vm}: there is no host `{name}`"));
         error.details.push(format!("known hosts: {}", listed(&known)));
@@ -284,8 +294,8 @@ impl Reader {
     }
 
     /// `host:port`; `{name}` and `{n}` stand for the name and its number in the range.
-    fn address(&mut self, name: &str, number: &str, pairs: &Pairs, own: &[(Key, Node)]) -> String {
-        let node = own.iter().chain(pairs).find(|(key, _)| key.name == "address").map(|(_, node)| node);
+    fn address(&mut self, name: &str, number: &str, pairs: &Refs<'_>, own: &[(Key, Node)]) -> String {
+        let node = own.iter().chain(pairs.iter().copied()).find(|(key, _)| key.name == "address").map(|(_, node)| node);
         let text =
             node.and_then(|node| self.text(&format!("{name}: address"), node)).map_or(name.to_string(), |t| filled(&t, name, number));
         let with_port = if text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
@@ -299,7 +309,7 @@ impl Reader {
         with_port
     }
 
-    fn wishes(&mut self, owner: &str, kind: NodeKind, pairs: &Pairs, other: &[&str]) -> Vec<Wish> {
+    fn wishes(&mut self, owner: &str, kind: NodeKind, pairs: &Refs<'_>, other: &[&str]) -> Vec<Wish> {
         let entries: Vec<_> = self.catalogue.of(kind.scope()).filter(|e| is_key(e)).copied().collect();
         let mut found: BTreeMap<&str, Wish> = BTreeMap::new();
         for (key, node) in pairs.iter().filter(|(key, _)| !other.contains(&key.name.as_str())) {
@@ -336,7 +346,7 @@ impl Reader {
     fn wish(&mut self, owner: &str, entry: &vsgpu_core::Entry, node: &Node) -> Option<Wish> {
         let value = node.to_json();
         // One of what a list is expected of is a list of one; what is wrong inside is said as if it stood alone.
-        let takes_list = (entry.schema)()["type"] == "array";
+        let takes_list = *self.lists.entry(entry.name).or_insert_with(|| (entry.schema)()["type"] == "array");
         let read = match value {
             one @ (Value::Object(_) | Value::String(_)) if takes_list => (entry.read_spec)(&json!([one])).map_err(|mut e| {
                 if e.path.first().is_some_and(|step| step == "0" || step == "[0]") {
@@ -399,9 +409,9 @@ fn expect_gpus(wishes: &mut [Wish], count: u64) {
 }
 
 /// Own keys win over defaults.
-fn merged(defaults: &Pairs, own: &[(Key, Node)]) -> Pairs {
+fn merged<'a>(defaults: &'a Pairs, own: &'a [(Key, Node)]) -> Refs<'a> {
     let inherited = defaults.iter().filter(|(key, _)| own.iter().all(|(k, _)| k.name != key.name));
-    own.iter().chain(inherited).cloned().collect()
+    own.iter().chain(inherited).collect()
 }
 
 fn filled(text: &str, name: &str, number: &str) -> String {

@@ -6,6 +6,7 @@
 use crate::error::{Error, Kind, Place};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 use serde_json::{Map, Value};
+use std::collections::HashMap;
 
 /// A value with its place.
 #[derive(Clone, Debug)]
@@ -105,6 +106,7 @@ impl<'a> Reader<'a> {
             }
             Event::MappingStart(..) => {
                 let mut pairs: Vec<(Key, Node)> = vec![];
+                let mut lines: HashMap<String, usize> = HashMap::new();
                 loop {
                     let (event, at) = self.next()?;
                     let name = match event {
@@ -112,8 +114,8 @@ impl<'a> Reader<'a> {
                         Event::Scalar(text, ..) => text.into_owned(),
                         _ => return Err(self.wrong(&at, "a key must be plain text")),
                     };
-                    if let Some((first, _)) = pairs.iter().find(|(key, _)| key.name == name) {
-                        return Err(self.wrong(&at, format!("`{name}` appears twice")).detail(format!("first in line {}", first.line)));
+                    if let Some(first) = lines.insert(name.clone(), at.line()) {
+                        return Err(self.wrong(&at, format!("`{name}` appears twice")).detail(format!("first in line {first}")));
                     }
                     let (event, value_at) = self.next()?;
                     let value = self.node(event, value_at)?;

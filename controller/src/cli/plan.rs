@@ -9,7 +9,8 @@ use crate::readiness;
 use crate::render::{Answer, Printer, plan};
 use crate::{files, journal};
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 #[derive(Args)]
@@ -36,15 +37,18 @@ impl Plan {
             _ => plan::text(&plan),
         };
         // What the hosts with steps have, before what is to become of it.
-        let concerned = |id: &&NodeId| id.kind == NodeKind::Host && plan.steps.iter().any(|s| s.node == **id);
+        let stepped: BTreeSet<&NodeId> = plan.steps.iter().map(|s| &s.node).collect();
+        let concerned = |id: &&NodeId| id.kind == NodeKind::Host && stepped.contains(*id);
         let hosts = inventory.nodes.keys().filter(concerned);
         let gpus: Vec<_> = hosts.filter_map(|id| Some((id, readiness::of_host(inventory.seen(id)?)?))).collect();
         let shown: String =
             gpus.iter().map(|(id, gpus)| format!("{id} has\n{}\n\n", crate::render::readiness::text(gpus, false))).collect();
         let text = shown + &text;
         let gpus: serde_json::Map<_, _> = gpus.iter().map(|(id, gpus)| (id.name.clone(), json!(gpus))).collect();
-        let touched: std::collections::BTreeSet<String> = plan.steps.iter().map(|s| s.node.clone().into()).collect();
-        let json = json!({ "gpus": gpus, "plan": plan, "problems": problems, "warnings": warnings });
+        let touched: BTreeSet<String> = plan.steps.iter().map(|s| s.node.clone().into()).collect();
+        // The plan of a large fleet is large: it is not made once more where nobody reads it.
+        let document = printer.format().is_document();
+        let json = if document { json!({ "gpus": gpus, "plan": plan, "problems": problems, "warnings": warnings }) } else { Value::Null };
         printer.show(Answer { names: touched.into_iter().collect(), ..Answer::new(json, text) });
         printer.warnings(&warnings);
         // A host that only serves what another run took is planned as it is; that it is taken is said all the same.

@@ -222,7 +222,7 @@ impl Combination {
 }
 
 /// Something that does not go together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Finding {
     /// The constraint.
     pub constraint: &'static str,

@@ -91,7 +91,7 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
             ..Combination::default()
         };
         all.push(of_host.clone());
-        let gpus = inventory.and_then(|inventory| gpus_as_wished(fleet, &host.name, inventory));
+        let gpus = inventory.and_then(|inventory| gpus_as_wished(host, inventory));
         let serves: Option<Vec<Gpu>> = gpus.as_ref().map(|gpus| gpus.iter().filter(|g| !g.is_given()).map(gpu).collect());
         let types: Option<VgpuTypes> = fact(inventory, &node, "vgpu-types");
         let changes = manager_changes(host, manager.as_ref(), inventory);
@@ -99,9 +99,10 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
         let steady = !changes && wish(&host.wishes, "mig").is_none() && wish(&host.wishes, "passthrough").is_none();
         let listed = types.filter(|_| steady);
         let supported = listed.map(|t| t.supported.into_iter().flat_map(|gpu| gpu.names).collect());
+        let users: Option<GpuUsers> = fact(inventory, &node, "gpu-users");
         for vm in by_host.get(host.name.as_str()).into_iter().flatten() {
             let mut combination = Combination { host_gpus: serves.clone(), supported: supported.clone(), ..of_host.clone() };
-            of_vm(&mut combination, fleet, vm, host, inventory, gpus.as_deref());
+            of_vm(&mut combination, fleet, vm, inventory, OfHost { host, gpus: gpus.as_deref(), users: users.as_ref() });
             if !combination.vgpu() && !combination.passthrough && combination.guest.is_none() {
                 continue;
             }
@@ -112,7 +113,14 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
     all
 }
 
-fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, host: &Host, inventory: Option<&Inventory>, gpus: Option<&[PciGpu]>) {
+/// What is known of a host, read once for all its VMs.
+struct OfHost<'a> {
+    host: &'a Host,
+    gpus: Option<&'a [PciGpu]>,
+    users: Option<&'a GpuUsers>,
+}
+
+fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, inventory: Option<&Inventory>, OfHost { host, gpus, users }: OfHost<'_>) {
     let (node, guest_node) = (NodeId::new(NodeKind::Vm, &vm.name), NodeId::new(NodeKind::Guest, &vm.name));
     c.about = format!("{} on {}", vm.name, host.name);
     c.nodes = vec![node.clone()];
@@ -124,10 +132,8 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, host: &Host, inventory: Op
     let name = |p: &Value| p.as_str().or_else(|| p["profile"].as_str()).map(|name| Stated::new(name.to_string(), &vm.name));
     c.profiles = profiles.filter_map(name).collect();
     // A vGPU that the fleet file does not speak of is there all the same.
-    if wish(&vm.wishes, "vgpu").is_none()
-        && let Some(users) = fact::<GpuUsers>(inventory, &NodeId::new(NodeKind::Host, &host.name), "gpu-users")
-    {
-        let own = users.vms.into_iter().filter(|user| user.vm == vm.vm_name).flat_map(|user| user.vgpus);
+    if let Some(users) = users.filter(|_| wish(&vm.wishes, "vgpu").is_none()) {
+        let own = users.vms.iter().filter(|user| user.vm == vm.vm_name).flat_map(|user| user.vgpus.iter().cloned());
         c.profiles.extend(own.map(|profile| Stated::new(profile, &vm.name)));
     }
     let whole: Vec<VmGpu> = wish(&vm.wishes, "passthrough").and_then(|w| serde_json::from_value(w.clone()).ok()).unwrap_or_default();
@@ -215,11 +221,11 @@ fn seen_by_guest(c: &mut Combination, inventory: Option<&Inventory>, guest: &Nod
 
 /// The GPUs of each host whose GPUs are known, with everybody who wants a part of them.
 pub fn rooms(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Room> {
-    let Some(seen) = inventory else { return fleet.hosts.iter().map(|host| stated(fleet, host)).collect() };
     let by_host = fleet.vms_by_host();
+    let Some(seen) = inventory else { return fleet.hosts.iter().map(|host| stated(host, &by_host[host.name.as_str()])).collect() };
     let room = |host: &Host| {
         let node = NodeId::new(NodeKind::Host, &host.name);
-        let gpus = gpus_as_wished(fleet, &host.name, seen)?;
+        let gpus = gpus_as_wished(host, seen)?;
         let report: Option<SmiReport> = fact(inventory, &node, "gpus");
         let users: GpuUsers = fact(inventory, &node, "gpu-users")?;
         let mig: Option<PerGpu<OnOff>> = wish(&host.wishes, "mig").and_then(|w| serde_json::from_value(w.clone()).ok());
@@ -278,9 +284,9 @@ fn named(host: &Host) -> Vec<(&'static str, String)> {
 }
 
 /// What the fleet file alone says of a host's GPUs: the addresses that it names.
-fn stated(fleet: &Fleet, host: &Host) -> Room {
+fn stated(host: &Host, vms: &[&Vm]) -> Room {
     let none = GpuUsers { vms: vec![] };
-    let tenants: Vec<Tenant> = fleet.vms.iter().filter(|vm| vm.host == host.name).map(|vm| tenant(vm, &none)).collect();
+    let tenants: Vec<Tenant> = vms.iter().map(|vm| tenant(vm, &none)).collect();
     let wish: Option<PassthroughSpec> = wish(&host.wishes, "passthrough").and_then(|w| serde_json::from_value(w.clone()).ok());
     let mut addresses: Vec<&String> = tenants.iter().flat_map(|t| &t.fixed).collect();
     addresses.sort();

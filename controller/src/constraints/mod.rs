@@ -38,7 +38,7 @@ pub use gather::{combinations, rooms};
 use crate::error::{Error, Kind};
 use crate::fleet::{Fleet, NodeId};
 use crate::inventory::Inventory;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use vsgpu_core::text::sentence;
 
 /// One constraint on a combination.
@@ -118,6 +118,8 @@ pub fn judge_one(combination: &Combination) -> Vec<Finding> {
 /// Judges a fleet, with what was seen of it (and then with its GPUs dealt, `assign::settled`) or without.
 pub fn judge(fleet: &Fleet, inventory: Option<&Inventory>) -> Judgement {
     let mut judgement = Judgement::default();
+    // What several nodes share is said once; of each node once.
+    let (mut warned, mut refused, mut of_node) = (HashSet::new(), HashSet::new(), HashSet::new());
     let of_combinations = combinations(fleet, inventory).into_iter().flat_map(|c| judge_one(&c));
     let of_rooms = rooms(fleet, inventory).into_iter().flat_map(|room| {
         let found = ROOMS.iter().flat_map(|c| (c.check)(&room).into_iter().map(|f| f.of(c.name)));
@@ -125,19 +127,18 @@ pub fn judge(fleet: &Fleet, inventory: Option<&Inventory>) -> Judgement {
     });
     for finding in of_combinations.chain(of_rooms) {
         if !finding.refused() {
-            if !judgement.warnings.contains(&finding) {
+            if warned.insert(finding.clone()) {
                 judgement.warnings.push(finding);
             }
             continue;
         }
         let error = error(&finding);
         for node in &finding.nodes {
-            let of_node = judgement.refused.entry(node.clone()).or_default();
-            if !of_node.contains(&error) {
-                of_node.push(error.clone());
+            if of_node.insert((node.clone(), error.clone())) {
+                judgement.refused.entry(node.clone()).or_default().push(error.clone());
             }
         }
-        if !judgement.errors.contains(&error) {
+        if refused.insert(error.clone()) {
             judgement.errors.push(error);
         }
     }

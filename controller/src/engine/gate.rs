@@ -8,6 +8,7 @@ use crate::fleet::NodeKind;
 use crate::journal::{Status, StepState};
 use crate::plan::{Plan, Step};
 use crate::rollout::IN_MAINTENANCE;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::planted::{Bug, planted};
 use vsgpu_host_agent::host::MAINTENANCE_MODE;
@@ -50,6 +51,14 @@ impl Host {
     }
 }
 
+/// Of all hosts; empty where it has not been asked since one moved.
+#[derive(Default)]
+struct Together<'a> {
+    ill: Option<Vec<&'a str>>,
+    first_open_wave: Option<usize>,
+    away: BTreeMap<String, BTreeSet<&'a str>>,
+}
+
 /// Keeps the gate: the plan's rollout as far as it has come.
 pub(super) struct Keeper<'a> {
     plan: &'a Plan,
@@ -58,15 +67,19 @@ pub(super) struct Keeper<'a> {
     strangers: BTreeMap<&'a str, BTreeSet<&'a str>>,
     /// Waves beyond this one wait for `vsgpu resume`.
     last_wave: Option<usize>,
+    /// What all hosts together say, until one of them moves: thousands that wait ask the same.
+    together: RefCell<Together<'a>>,
 }
 
 impl<'a> Keeper<'a> {
     /// From where a run is.
     pub(super) fn new(plan: &'a Plan, status: &Status, pause: bool) -> Self {
         let mut hosts: BTreeMap<&str, Host> = BTreeMap::new();
+        let members = plan.rollout.clusters.iter().flat_map(|(name, c)| c.hosts.iter().map(move |host| (host.as_str(), name.as_str())));
+        let cluster_of: BTreeMap<&str, &str> = members.collect();
         for (wave, names) in plan.rollout.waves.iter().enumerate() {
             for (place, name) in names.iter().enumerate() {
-                let cluster = plan.rollout.clusters.iter().find(|(_, c)| c.hosts.contains(name)).map(|(name, _)| name.clone());
+                let cluster = cluster_of.get(name.as_str()).map(|cluster| cluster.to_string());
                 hosts.insert(name, Host { wave, place, cluster: cluster.unwrap_or_default(), ..Host::default() });
             }
         }
@@ -87,7 +100,7 @@ impl<'a> Keeper<'a> {
         let of = |name: &String| plan.rollout.clusters.get(name).map(|c| c.unavailable.keys().map(String::as_str).collect());
         let strangers = plan.rollout.clusters.keys().map(|name| (name.as_str(), of(name).unwrap_or_default())).collect();
         let first = hosts.values().filter(|h| h.open > 0).map(|h| h.wave).min();
-        Self { plan, hosts, strangers, last_wave: first.filter(|_| pause) }
+        Self { plan, hosts, strangers, last_wave: first.filter(|_| pause), together: RefCell::default() }
     }
 
     /// The wave of a step, for those that begin first.
@@ -108,11 +121,11 @@ impl<'a> Keeper<'a> {
             return Gate::Open;
         }
         if !host.begun {
-            let failed = self.hosts.iter().filter(|(_, h)| h.ill).map(|(name, _)| *name).collect::<Vec<_>>();
+            let failed = self.ill();
             if failed.len() >= self.plan.rollout.stop_at_failed.max(1) && self.hosts.len() > 1 && !planted(Bug::BreakerIgnored) {
                 return Gate::Closed(format!("the rollout has stopped: {} failed", failed.join(", ")));
             }
-            if self.last_wave.is_some_and(|last| host.wave > last) || self.hosts.values().any(|h| h.wave < host.wave && h.open > 0) {
+            if self.last_wave.is_some_and(|last| host.wave > last) || self.first_open_wave() < host.wave {
                 return Gate::Wait;
             }
         }
@@ -123,7 +136,7 @@ impl<'a> Keeper<'a> {
             return Gate::Open;
         }
         let Some(cluster) = self.plan.rollout.clusters.get(&host.cluster) else { return Gate::Open };
-        let away = self.away(&host.cluster, &step.host);
+        let away: Vec<&str> = self.away(&host.cluster).into_iter().filter(|name| *name != step.host).collect();
         if away.len() < cluster.max_unavailable + usize::from(planted(Bug::BudgetOffByOne)) {
             return Gate::Open;
         }
@@ -135,17 +148,32 @@ impl<'a> Keeper<'a> {
         Gate::Closed(format!("no more than {}{of} may be away, and away are: {}", cluster.max_unavailable, away.join(", ")))
     }
 
-    fn away(&self, cluster: &str, but: &str) -> Vec<&'a str> {
+    fn ill(&self) -> Vec<&'a str> {
+        let names = || self.hosts.iter().filter(|(_, h)| h.ill).map(|(name, _)| *name).collect();
+        self.together.borrow_mut().ill.get_or_insert_with(names).clone()
+    }
+
+    fn first_open_wave(&self) -> usize {
+        let first = || self.hosts.values().filter(|h| h.open > 0).map(|h| h.wave).min().unwrap_or(usize::MAX);
+        *self.together.borrow_mut().first_open_wave.get_or_insert_with(first)
+    }
+
+    fn away(&self, cluster: &str) -> BTreeSet<&'a str> {
+        if let Some(known) = self.together.borrow().away.get(cluster) {
+            return known.clone();
+        }
         let ours = self.hosts.iter().filter(|(_, h)| h.cluster == cluster && h.away()).map(|(name, _)| *name);
         let strangers = self.strangers.get(cluster).into_iter().flatten().copied();
         // A host that this run has brought out of maintenance mode is no stranger any more.
         let strangers = strangers.filter(|name| self.hosts.get(name).is_none_or(|h| !h.returned));
-        let all: BTreeSet<&str> = ours.chain(strangers).filter(|name| *name != but).collect();
-        all.into_iter().collect()
+        let all: BTreeSet<&str> = ours.chain(strangers).collect();
+        self.together.borrow_mut().away.insert(cluster.into(), all.clone());
+        all
     }
 
     /// A step begins.
     pub(super) fn began(&mut self, step: &Step) {
+        self.together.take();
         if let Some(host) = self.hosts.get_mut(step.host.as_str()) {
             host.begun = true;
             host.window |= step.disrupts;
@@ -154,6 +182,7 @@ impl<'a> Keeper<'a> {
 
     /// A step has ended; `good`: `None` where it was left out.
     pub(super) fn ended(&mut self, step: &Step, good: Option<bool>) {
+        self.together.take();
         if let Some(host) = self.hosts.get_mut(step.host.as_str()) {
             host.open -= 1;
             host.disrupting -= usize::from(step.disrupts && good == Some(true));

@@ -176,6 +176,8 @@ struct Run<'a> {
     /// Steps whose taking another one gives back.
     borrowed: BTreeSet<usize>,
     ready: Vec<usize>,
+    /// Something has begun or ended since what may begin was last looked at.
+    moved: bool,
     work: JoinSet<(usize, Ended)>,
     commits: JoinSet<(Committed, Result<(), Error>)>,
     summary: Summary,
@@ -236,6 +238,7 @@ impl<'a> Run<'a> {
             taking,
             borrowed,
             ready,
+            moved: true,
             work: JoinSet::new(),
             commits: JoinSet::new(),
             summary,
@@ -247,7 +250,8 @@ impl<'a> Run<'a> {
         let mut word = self.walk.word.clone();
         loop {
             let stopping = *word.borrow() != Word::GoOn;
-            if !stopping {
+            // What a step says changes nothing about what may begin: of a large fleet that is asked seldom.
+            while !stopping && std::mem::take(&mut self.moved) {
                 self.begin(&tx, say);
             }
             if self.work.is_empty() && self.commits.is_empty() {
@@ -337,6 +341,7 @@ impl<'a> Run<'a> {
 
     fn spawn(&mut self, id: usize, tainted: bool, tx: &mpsc::Sender<Message>) {
         let step = &self.plan.steps[id - 1];
+        self.moved = true;
         self.gate.began(step);
         self.state[id - 1] = if tainted { State::Rescue } else { State::Running };
         let task = Task {
@@ -442,6 +447,7 @@ impl<'a> Run<'a> {
     }
 
     fn finished(&mut self, id: usize) {
+        self.moved = true;
         for next in &self.dependents[id - 1] {
             self.open[next - 1] -= 1;
             if self.open[next - 1] == 0 {

@@ -320,6 +320,7 @@ impl Status {
     /// What the run took and has not given back.
     pub fn leftovers(&self) -> Leftovers {
         let mut left = self.leftovers.clone();
+        let given_back: BTreeSet<usize> = self.plan.steps.iter().filter_map(|s| s.gives_back).collect();
         for (step, state) in self.plan.steps.iter().zip(&self.steps) {
             let begun = state.begun();
             let done = matches!(state, StepState::Done { .. });
@@ -343,7 +344,7 @@ impl Status {
                 left.in_maintenance.remove(name);
             } else if step.switches(POWER, "off") && begun {
                 // Only a VM that is to run again: one the fleet file wants off stays off.
-                if self.plan.steps.iter().any(|s| s.gives_back == Some(step.id)) {
+                if given_back.contains(&step.id) {
                     left.stopped.insert(name.clone());
                 }
             } else if step.switches(POWER, "on") && done {

@@ -381,9 +381,20 @@ fn written_by_another(bytes: &[u8]) -> Option<String> {
         return None;
     }
     let json = rest.split_once(' ').filter(|(length, _)| length.len() == 8 && !length.contains('{')).map_or(rest, |(_, json)| json);
-    let first: serde_json::Value = serde_json::from_str(json).ok()?;
-    let first = if first.is_array() { &first[0] } else { &first };
-    let version = first["plan"]["version"].as_u64();
+    // Of a plan of some hundred megabytes only its version is kept.
+    #[derive(serde::Deserialize)]
+    struct First {
+        plan: Option<Format>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Format {
+        version: Option<u64>,
+    }
+    let first: First = match serde_json::from_str(json) {
+        Ok(first) => first,
+        Err(_) => serde_json::from_str::<Vec<First>>(json).ok()?.into_iter().next()?,
+    };
+    let version = first.plan.and_then(|plan| plan.version);
     (version != Some(VERSION.into())).then(|| version.map_or("unknown".into(), |v| v.to_string()))
 }
 

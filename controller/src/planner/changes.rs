@@ -30,12 +30,7 @@ impl Planner<'_> {
     /// `Err`: something must be mended by a person first.
     pub(super) fn changes(&mut self, node: &NodeId, seen: Option<&Seen>, restarted: bool, elsewhere: bool) -> Result<Vec<Change>, ()> {
         if let Some(errors) = self.refused.get(node).cloned() {
-            for error in errors {
-                // One combination concerns several nodes and is one problem.
-                if self.problems.iter().all(|p| p.error != error) {
-                    self.problem(node, error);
-                }
-            }
+            errors.into_iter().for_each(|error| self.problem_once(node, error));
             return Err(());
         }
         let wishes: &[Wish] = self.wishes.get(node).copied().unwrap_or_default();

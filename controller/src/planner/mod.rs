@@ -21,8 +21,9 @@ use crate::plan::{Leftovers, Plan, Problem, Step, VERSION, Work, digest};
 use crate::rollout;
 use changes::Change;
 pub use left::still_taken;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use vsgpu_core::execute::Expectation;
 use vsgpu_core::requirement::{Needs, TakesEffect, Verdict};
 use vsgpu_core::text::piece;
@@ -42,12 +43,16 @@ struct Before {
 
 struct Planner<'a> {
     fleet: &'a Fleet,
+    /// Host of each VM.
+    host_of: BTreeMap<&'a str, &'a str>,
     inventory: &'a Inventory,
     leftovers: &'a Leftovers,
     catalogue: Catalogue,
     wishes: BTreeMap<NodeId, &'a [Wish]>,
     steps: Vec<Step>,
     problems: Vec<Problem>,
+    /// Problems that were said once for several nodes.
+    said: HashSet<Error>,
     refused: BTreeMap<NodeId, Vec<Error>>,
     met: usize,
 }
@@ -103,22 +108,40 @@ impl<'a> Planner<'a> {
         refused: BTreeMap<NodeId, Vec<Error>>,
     ) -> Self {
         let catalogue = crate::catalogue();
-        Self { fleet, inventory, leftovers, catalogue, wishes, steps: vec![], problems: vec![], refused, met: 0 }
+        let host_of = fleet.vms.iter().map(|vm| (vm.name.as_str(), vm.host.as_str())).collect();
+        Self {
+            fleet,
+            host_of,
+            inventory,
+            leftovers,
+            catalogue,
+            wishes,
+            steps: vec![],
+            problems: vec![],
+            said: HashSet::new(),
+            refused,
+            met: 0,
+        }
+    }
+
+    /// One that several nodes share (a host that is away, a combination) is one problem.
+    fn problem_once(&mut self, node: &NodeId, error: Error) {
+        if self.said.insert(error.clone()) {
+            self.problem(node, error);
+        }
     }
 
     fn problem(&mut self, node: &NodeId, error: Error) {
         self.problems.push(Problem { node: node.clone(), error });
     }
 
-    fn seen(&mut self, node: &NodeId) -> Option<Seen> {
+    fn seen(&mut self, node: &NodeId) -> Option<&'a Seen> {
         match self.inventory.nodes.get(node) {
-            Some(Ok(seen)) => Some(seen.clone()),
+            Some(Ok(seen)) => Some(seen),
             Some(Err(error)) => {
                 let error = error.clone();
                 // One agent that is away is one problem, not one for each of its VMs.
-                if self.problems.iter().all(|p| p.error != error) {
-                    self.problem(node, error);
-                }
+                self.problem_once(node, error);
                 None
             }
             None => None,
@@ -134,8 +157,8 @@ impl<'a> Planner<'a> {
             Work::Meet { requirement, spec, .. } => deadlines.of(node.kind, requirement, spec),
             Work::Activate { .. } => deadlines.step_secs,
         };
-        let of_vm = self.fleet.vms.iter().find(|vm| node.kind != NodeKind::Host && vm.name == node.name);
-        let host = of_vm.map_or(&node.name, |vm| &vm.host).clone();
+        let of_vm = self.host_of.get(node.name.as_str()).filter(|_| node.kind != NodeKind::Host);
+        let host = of_vm.map_or(node.name.clone(), |host| host.to_string());
         self.steps.push(Step {
             id,
             node: node.clone(),
@@ -280,10 +303,10 @@ impl<'a> Planner<'a> {
         if self.held(&node) {
             return self.rescue(&node, vms);
         }
-        let Ok(changes) = self.changes(&node, Some(&seen), false, false) else { return self.rescue(&node, vms) };
+        let Ok(changes) = self.changes(&node, Some(seen), false, false) else { return self.rescue(&node, vms) };
         let since = self.steps.len();
         let fact = |name: &str| seen.facts.get(name).and_then(|f| f.as_ref().ok());
-        let listed: VirtualMachines = match fact("virtual-machines").map(|f| serde_json::from_value(f.clone())) {
+        let listed: VirtualMachines = match fact("virtual-machines").map(VirtualMachines::deserialize) {
             Some(Ok(listed)) => listed,
             _ => {
                 let why = seen.facts.get("virtual-machines").and_then(|f| f.as_ref().err()).map(ToString::to_string).unwrap_or_default();
@@ -318,7 +341,7 @@ impl<'a> Planner<'a> {
         }
         let foreign = maintenance == Some(true) && !ours;
         if foreign && vms.iter().any(|vm| vm.guest.is_some() || running(vm)) {
-            let error = left::foreign(&node, &seen, self.inventory.at);
+            let error = left::foreign(&node, seen, self.inventory.at);
             return self.problem(&node, error);
         }
 
@@ -393,7 +416,7 @@ impl<'a> Planner<'a> {
             return None;
         }
         let seen = self.seen(&node)?;
-        self.changes(&node, Some(&seen), false, host_gives).ok()
+        self.changes(&node, Some(seen), false, host_gives).ok()
     }
 
     fn vm(&mut self, vm: &Vm, changes: Vec<Change>, before: Before, host_ready: &[usize], listed: &VirtualMachines) {
@@ -428,7 +451,7 @@ impl<'a> Planner<'a> {
         if running_now && seen.is_none() {
             return;
         }
-        let Ok(changes) = self.changes(&node, seen.as_ref(), starts, false) else { return };
+        let Ok(changes) = self.changes(&node, seen, starts, false) else { return };
         let after = self.sends(&node, &changes, after);
         let _ = self.stages(&node, changes, after);
     }

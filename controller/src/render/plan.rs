@@ -3,7 +3,7 @@
 use super::columns;
 use crate::fleet::NodeKind;
 use crate::plan::{Plan, Step, Work};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_host_agent::host::MAINTENANCE_MODE;
 use vsgpu_host_agent::vm::POWER;
 
@@ -124,9 +124,13 @@ fn by_host(plan: &Plan) -> Vec<Vec<String>> {
         NodeKind::Vm => plan.reaches.get(&step.node).map(|r| r.node.clone()),
         NodeKind::Guest => None,
     };
-    let hosts: BTreeSet<String> = plan.steps.iter().filter_map(host_of).collect();
-    for host in hosts {
-        let steps: Vec<&Step> = plan.steps.iter().filter(|s| host_of(s).as_ref() == Some(&host)).collect();
+    let mut hosts: BTreeMap<String, Vec<&Step>> = BTreeMap::new();
+    for step in &plan.steps {
+        if let Some(host) = host_of(step) {
+            hosts.entry(host).or_default().push(step);
+        }
+    }
+    for (host, steps) in hosts {
         let mut says = vec![];
         if steps.iter().any(|s| s.switches(MAINTENANCE_MODE, "on")) {
             says.push("maintenance mode".to_string());

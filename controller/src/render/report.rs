@@ -99,6 +99,7 @@ pub fn checks(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
 /// What no key wishes for and everybody expects: hosts out of maintenance mode, VMs that are to run running.
 fn standing(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
     let mut all = vec![];
+    let by_host = fleet.vms_by_host();
     for host in &fleet.hosts {
         let node = NodeId::new(NodeKind::Host, &host.name);
         let Some(seen) = inventory.seen(&node) else { continue };
@@ -108,12 +109,12 @@ fn standing(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
         };
         let to_run = |vm: &&crate::fleet::Vm| {
             let guest = vm.guest.as_ref().is_some_and(|g| !g.wishes.is_empty());
-            vm.host == host.name && vm.power.map_or(guest, |p| p == PowerState::On)
+            vm.power.map_or(guest, |p| p == PowerState::On)
         };
         let listed = fact("virtual-machines").and_then(|f| serde_json::from_value::<VirtualMachines>(f.clone()).ok());
         let runs = |vm: &crate::fleet::Vm| listed.as_ref().is_none_or(|l| l.vms.iter().any(|v| v.name == vm.vm_name && v.running));
         let mut waiting = false;
-        for vm in fleet.vms.iter().filter(to_run).filter(|vm| !runs(vm)) {
+        for vm in by_host[host.name.as_str()].iter().copied().filter(to_run).filter(|vm| !runs(vm)) {
             say(NodeId::new(NodeKind::Vm, &vm.name), "power", "off", "on");
             waiting = true;
         }

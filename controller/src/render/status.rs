@@ -136,14 +136,19 @@ impl NodeState {
 pub(crate) fn nodes(run: &Stored, at_work: bool) -> BTreeMap<String, NodeState> {
     let status = &run.status;
     let mut all: BTreeMap<String, NodeState> = BTreeMap::new();
-    for node in status.plan.steps.iter().map(|s| &s.node) {
-        let of_node = || status.plan.steps.iter().zip(&status.steps).filter(|(s, _)| s.node == *node).map(|(_, state)| state);
-        let state = if of_node().all(|s| matches!(s, StepState::Done { .. })) {
-            if status.purpose == Purpose::Rollback { NodeState::RolledBack } else { NodeState::Done }
-        } else if of_node().any(StepState::begun) {
-            if at_work { NodeState::Running } else { NodeState::PartlyDone }
-        } else {
-            NodeState::NotBegun
+    let mut by_node: BTreeMap<&NodeId, (bool, bool)> = BTreeMap::new();
+    for (step, state) in status.plan.steps.iter().zip(&status.steps) {
+        let (all_done, any_begun) = by_node.entry(&step.node).or_insert((true, false));
+        *all_done &= matches!(state, StepState::Done { .. });
+        *any_begun |= state.begun();
+    }
+    for (node, (all_done, any_begun)) in by_node {
+        let state = match (all_done, any_begun) {
+            (true, _) if status.purpose == Purpose::Rollback => NodeState::RolledBack,
+            (true, _) => NodeState::Done,
+            (false, true) if at_work => NodeState::Running,
+            (false, true) => NodeState::PartlyDone,
+            (false, false) => NodeState::NotBegun,
         };
         all.insert(node.to_string(), state);
     }

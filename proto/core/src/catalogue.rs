@@ -103,7 +103,10 @@ impl Entry {
     /// Erases `R`.
     pub const fn of<R: Requirement>(scope: Scope) -> Self {
         fn typed<T: DeserializeOwned>(what: &str, value: &Value) -> Result<T, String> {
-            serde_path_to_error::deserialize(value).map_err(|e| format!("{what}: {}: {}", e.path(), e.inner()))
+            // Where a value is wrong is only looked for when it is.
+            T::deserialize(value)
+                .or_else(|_| serde_path_to_error::deserialize(value))
+                .map_err(|e| format!("{what}: {}: {}", e.path(), e.inner()))
         }
         fn schema<R: Requirement>() -> Value {
             let settings = schemars::generate::SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);

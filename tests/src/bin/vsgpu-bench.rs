@@ -28,10 +28,18 @@ fn timed(runs: usize, mut work: impl FnMut()) -> Duration {
     median((0..runs).map(run).collect())
 }
 
+/// The short form, which CI runs: every part, with less of it.
+fn short() -> bool {
+    std::env::args().any(|arg| arg == "--short")
+}
+
 fn main() {
-    // The plan has a process of its own: its memory is one of the figures.
-    if std::env::args().nth(1).as_deref() == Some("plan") {
-        return plan();
+    // These have processes of their own: their memory, or where they keep their files, is one of the figures.
+    match std::env::args().nth(1).as_deref() {
+        Some("plan") => return plan(),
+        Some("read") => return read(),
+        Some("transfer") => return transfer(),
+        _ => {}
     }
     println!("building ...");
     let bin = programs();
@@ -43,9 +51,37 @@ fn main() {
     memory(&lab);
     facts(&lab);
     steps(&lab);
-    transfer(&lab);
     drop(lab);
-    assert!(Command::new(std::env::current_exe().unwrap()).arg("plan").status().unwrap().success());
+    let own = |part: &str, folder: &Path| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.arg(part).args(short().then_some("--short")).env("TMPDIR", folder);
+        assert!(command.status().unwrap().success(), "{part}");
+    };
+    let memory = Path::new("/dev/shm");
+    own("transfer", if memory.is_dir() { memory } else { Path::new("/tmp") });
+    own("read", Path::new("/tmp"));
+    own("plan", Path::new("/tmp"));
+}
+
+/// Fleet files: names written singly, and VMs dealt out over a range.
+fn read() {
+    let few: usize = if short() { 2_000 } else { 6_000 };
+    let mut before = [f64::MAX; 2];
+    for count in [few, few * 10] {
+        let singly: String = (0..count).map(|n| format!("  esx-{n:06}:\n")).collect();
+        let names = format!("version: 1\nhosts:\n{singly}");
+        let last = count.min(10_000) - 1;
+        let dealt: String =
+            (0..count.div_ceil(10_000)).map(|k| format!("  vm-{k}-[0000-{last:04}]:\n    host: esx-[0000-{last:04}]\n")).collect();
+        let dealt = format!("version: 1\nhosts:\n  esx-[0000-{last:04}]:\nvms:\n{dealt}");
+        for (at, (what, text)) in [("names", names), ("VMs over a range", dealt)].into_iter().enumerate() {
+            let took = timed(3, || drop(vsgpu::spec::from_text(Path::new("f.yaml"), &text).unwrap_or_else(|e| panic!("{e:?}"))));
+            println!("reading {count:>6} {what:<17} {took:>10.2?}");
+            let each = took.as_secs_f64() / count as f64;
+            assert!(each < before[at] * 2.5, "{what}: each costs {:.1} times as much among {count}", each / before[at]);
+            before[at] = each;
+        }
+    }
 }
 
 fn start_up(bin: &Path) {
@@ -135,24 +171,27 @@ async fn claimed(c: &Connection) -> Call {
     Call { fence, deadline_secs: 60, ..Call::default() }
 }
 
-fn transfer(lab: &Lab) {
-    const SIZE: usize = 256 << 20;
-    let shm = Path::new("/dev/shm").join(format!("vsgpu-bench-{}", std::process::id()));
+/// All of it on one memory file system: the datastore as well as scp's target.
+fn transfer() {
+    let size: usize = if short() { 8 << 20 } else { 256 << 20 };
+    let lab = Lab::new("bench-transfer");
+    lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    lab.start();
+    let lab = &lab;
+    let shm = lab.folder.join("files");
     std::fs::create_dir_all(&shm).unwrap();
     let (file, copy) = (shm.join("artifact.bin"), shm.join("copy.bin"));
-    std::fs::write(&file, files::noise(SIZE)).unwrap();
-    // The datastore on the same memory file system as scp's target.
-    let store = lab.machine("esx-01").join("root/vmfs/volumes/fast");
-    std::os::unix::fs::symlink(&shm, &store).unwrap();
+    std::fs::write(&file, files::noise(size)).unwrap();
+    let store = lab.machine("esx-01").join("root/vmfs/volumes/datastore1/vsgpu");
     let artifact = vsgpu_core::Artifact { artifact: file.display().to_string(), sha256: None, size: None, kind: None, holds: vec![] };
     let sha256 = vsgpu::package::resolve(Path::new("/"), &artifact).unwrap().sha256.unwrap();
     let ours = (0..3).map(|_| {
-        let _ = std::fs::remove_dir_all(shm.join("vsgpu"));
+        let _ = std::fs::remove_dir_all(&store);
         let id = vsgpu_proto::v1::ArtifactId {
             name: "artifact.bin".into(),
             sha256: sha256.clone(),
-            size: SIZE as u64,
-            datastore: "fast".into(),
+            size: size as u64,
+            datastore: "datastore1".into(),
         };
         connected(lab, async |c| {
             let fence = claimed(&c).await.fence;
@@ -162,7 +201,7 @@ fn transfer(lab: &Lab) {
         })
     });
     let ours = median(ours.collect());
-    let rate = |t: Duration| SIZE as f64 / 1e6 / t.as_secs_f64();
+    let rate = |t: Duration| size as f64 / 1e6 / t.as_secs_f64();
     println!(
         "transfer                {:>7.0} MB/s, hash checked; agent's peak RSS {:.1} MiB",
         rate(ours),
@@ -179,7 +218,6 @@ fn transfer(lab: &Lab) {
         }
         None => println!("SKIPPED scp: there is no sshd (Debian's package openssh-server)"),
     }
-    let _ = std::fs::remove_dir_all(&shm);
 }
 
 struct Sshd {
@@ -257,7 +295,7 @@ fn plan() {
             "ecc" => json!("auto"),
             "vgpu" => json!(["nvidia_a100-20c"]),
             "driver" => package(files::DRIVER_16_6, "535.183.01"),
-            "cuda-toolkit" => package(files::CUDA_12_2, "12.2.2"),
+            "cuda-toolkit" => json!([package(files::CUDA_12_2, "12.2.2")]),
             "license" => json!({ "token": file(files::TOKEN_FILE, "1") }),
             _ => serde_json::from_str(entry.example).unwrap(),
         };
@@ -269,17 +307,24 @@ fn plan() {
     let guest_wishes =
         of(NodeKind::Guest, &["build-tools", "nouveau", "display-manager", "driver", "license", "cuda-toolkit", "cuda-proof"]);
     // What the lab's machines really answer, for every host and guest of the fleet.
+    programs();
     let lab = Lab::new("bench-plan");
     lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
     lab.vm("vm-01", "esx-01");
     let seen = |folder: &str, agent: vsgpu_proto::agent::Agent, on: vsgpu_core::Subject, kind: NodeKind| {
         let folder = lab.machine(folder);
         let system = (agent.system)(std::sync::Arc::new(vsgpu_proto::posix::Posix::new(Some(folder.join("tools")), folder.join("root"))));
-        Seen {
-            boot_id: "1".into(),
-            facts: vsgpu_core::execute::observe(system.as_ref(), &on, &(agent.catalogue)().facts(kind.scope())),
-            ..Seen::default()
-        }
+        let wishes = match kind {
+            NodeKind::Host => &host_wishes,
+            NodeKind::Vm => &vm_wishes,
+            NodeKind::Guest => &guest_wishes,
+        };
+        let wishes: Vec<_> = wishes.iter().map(|w| (w.name.to_string(), w.spec.clone())).collect();
+        // As `vsgpu plan` asks.
+        let asked = vsgpu::inventory::needed(&catalogue, kind, &wishes);
+        let mut facts = (agent.catalogue)().facts(kind.scope());
+        facts.retain(|fact| asked.contains(&fact.name));
+        Seen { boot_id: "1".into(), facts: vsgpu_core::execute::observe(system.as_ref(), &on, &facts), ..Seen::default() }
     };
     let host_seen = seen("esx-01", vsgpu_host_agent::agent(), vsgpu_core::Subject::node(), NodeKind::Host);
     let vm_seen = seen("esx-01", vsgpu_host_agent::agent(), vsgpu_core::Subject::vm("vm-01"), NodeKind::Vm);
@@ -323,13 +368,23 @@ fn plan() {
             inventory,
         )
     };
-    for count in [100, 1000] {
+    let mut before = None;
+    let sizes: &[usize] = if short() { &[100, 1_000] } else { &[100, 1_000, 10_000] };
+    for count in sizes.iter().copied() {
         let (fleet, inventory) = build(count);
         let mut steps = 0;
+        let built = rss(std::process::id(), "VmRSS");
         let took = timed(3, || steps = vsgpu::planner::plan(&fleet, &inventory, &vsgpu::plan::Leftovers::default()).plan.steps.len());
         println!(
-            "plan of {count:>4} hosts x 25  {took:>10.2?}   {steps} steps, peak RSS of this process {:.0} MiB   target at 1,000: 1 s, 200 MB",
+            "plan of {count:>6} hosts x 25  {took:>10.2?}   {steps} steps, peak RSS of this process {:.0} MiB, {built:.0} MiB of it facts and wishes   target at 10,000: 3 s, 500 MB",
             rss(std::process::id(), "VmHWM")
         );
+        assert!(steps > 20 * count && steps.is_multiple_of(count), "every host has the steps of the others");
+        let each = took.as_secs_f64() / count as f64;
+        // Ten times the hosts may take ten times as long; noise and caches are not growth.
+        if let Some(before) = before.filter(|_| count > 100) {
+            assert!(each < before * 2.5, "a host costs {:.1} times as much in a fleet of {count}", each / before);
+        }
+        before = Some(each);
     }
 }

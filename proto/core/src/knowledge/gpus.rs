@@ -92,8 +92,9 @@ pub fn all() -> &'static [Model] {
 /// The model of a device. Where several boards carry one chip, the subsystem id decides; without it, the first row does.
 pub fn by_pci(device_id: &str, subsystem_id: Option<&str>) -> Option<&'static Model> {
     let plain = |id: &str| id.trim().trim_start_matches("0x").to_lowercase();
-    let of_chip = || ALL.iter().filter(|m| m.device_id == plain(device_id));
-    let of_board = subsystem_id.and_then(|sub| of_chip().find(|m| m.subsystem_id.as_deref() == Some(plain(sub).as_str())));
+    let (chip, board) = (plain(device_id), subsystem_id.map(plain));
+    let of_chip = || ALL.iter().filter(|m| m.device_id == chip);
+    let of_board = board.and_then(|board| of_chip().find(|m| m.subsystem_id.as_deref() == Some(board.as_str())));
     of_board.or_else(|| of_chip().next())
 }
 

@@ -14,7 +14,7 @@ pub mod xids;
 use serde::Serialize;
 
 /// What a statement rests on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Basis {
     /// File in `proto/core/data`, or the document.
     pub table: &'static str,

@@ -3,6 +3,7 @@
 
 use super::Basis;
 use super::table::rows;
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 const TABLE: &str = "vgpu_types.tsv";
@@ -77,10 +78,15 @@ pub fn plain(name: &str) -> String {
     name.strip_prefix("grid_").or_else(|| name.strip_prefix("nvidia_")).unwrap_or(&name).to_string()
 }
 
+/// Place of each in the table, by its plain name.
+static BY_NAME: LazyLock<HashMap<String, usize>> = LazyLock::new(|| {
+    // The first row of a name counts.
+    ALL.iter().enumerate().rev().map(|(at, t)| (plain(t.profile), at)).collect()
+});
+
 /// The type that a profile or a type name means.
 pub fn find(name: &str) -> Option<&'static VgpuType> {
-    let wanted = plain(name);
-    ALL.iter().find(|t| plain(t.profile) == wanted)
+    BY_NAME.get(&plain(name)).map(|at| &ALL[*at])
 }
 
 /// The type of a vGPU by what its guest sees on the PCI bus.
