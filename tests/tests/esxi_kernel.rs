@@ -12,7 +12,15 @@ use vsgpu_tests::lab::{Lab, files, programs, workspace};
 use vsgpu_tests::real::skipped;
 
 /// Known to be absent or other on some release, or never seen there (facts: esxi A1).
-const MISSING: &str = "epoll_create,epoll_create1,epoll_ctl,epoll_wait,epoll_pwait,epoll_pwait2,eventfd,eventfd2,accept4,pidfd_open,pidfd_send_signal,timerfd_create,timerfd_settime,signalfd,signalfd4,getrandom,clone3,statx,io_uring_setup,io_uring_enter,io_uring_register,membarrier,rseq,openat,openat2,mkdirat,unlinkat,renameat,renameat2,newfstatat,prlimit64,set_robust_list,sched_getaffinity,mremap,madvise";
+const MISSING: &str = "epoll_create,epoll_create1,epoll_ctl,epoll_wait,epoll_pwait,epoll_pwait2,eventfd,eventfd2,accept4,pidfd_open,pidfd_send_signal,timerfd_create,timerfd_settime,signalfd,signalfd4,getrandom,clone3,statx,io_uring_setup,io_uring_enter,io_uring_register,membarrier,rseq,openat,openat2,mkdirat,unlinkat,renameat,renameat2,newfstatat,prlimit64,set_robust_list,sched_getaffinity,mremap,madvise,copy_file_range,sendfile";
+
+/// Calls that come with load, not with what the agent does: they are made in one run and not in the next.
+const CONTENDED: [(&str, &str); 4] = [
+    ("sched_yield", "the standard library's channels, where two threads meet at one slot; POSIX, and known to VMkernel's libc"),
+    ("futex", "any lock for which two threads meet"),
+    ("restart_syscall", "a sleep that the tracer interrupted"),
+    ("rt_sigreturn", "a signal of the tracer's"),
+];
 
 #[test]
 fn the_host_journey_needs_nothing_that_vmkernel_lacks() {
@@ -46,7 +54,8 @@ fn the_host_journey_needs_nothing_that_vmkernel_lacks() {
     let log = lab.folder.join("strace.log");
     // The agent and its threads; the simulated tools that it starts are ordinary Linux programs and left alone.
     let inject = format!("inject={MISSING}:error=ENOSYS");
-    let tracer = ["strace", "-f", "-b", "execve", "-q", "-o", log.to_str().unwrap(), "-e", &inject, agent.to_str().unwrap()];
+    // Appended: the agent of each boot is another process.
+    let tracer = ["strace", "-f", "-b", "execve", "-q", "-A", "-o", log.to_str().unwrap(), "-e", &inject, agent.to_str().unwrap()];
     lab.host_agent_by(tracer.map(String::from).to_vec());
     lab.start();
     lab.expect(3, &["plan"]);
@@ -67,12 +76,17 @@ fn the_host_journey_needs_nothing_that_vmkernel_lacks() {
         let name: String = rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
         (!name.is_empty() && !rest.starts_with(['+', '-']) && name != "resumed").then_some(name)
     };
-    let made: BTreeSet<String> = calls.lines().filter_map(name).collect();
+    let made: BTreeSet<String> = calls.lines().filter_map(name).filter(|call| CONTENDED.iter().all(|(known, _)| known != call)).collect();
     let kept = workspace().join("tests/expected/esxi_calls.txt");
     if std::env::var_os("VSGPU_ACCEPT").is_some() {
         std::fs::write(&kept, made.iter().map(|c| format!("{c}\n")).collect::<String>()).unwrap();
     }
     let known = std::fs::read_to_string(&kept).unwrap();
     let new: Vec<&String> = made.iter().filter(|call| !known.lines().any(|k| k == *call)).collect();
-    assert!(new.is_empty(), "the host agent makes system calls that it did not make before: {new:?}");
+    assert!(
+        new.is_empty(),
+        "the host agent makes system calls that it did not make before: {new:?}. Each is a question to VMkernel: is it known there (facts on ESXi), and what \
+         happens where it is not? With that answered: `VSGPU_ACCEPT=1 cargo test -p vsgpu-tests --test esxi_kernel` writes the list anew. One that only a \
+         busy machine makes belongs into CONTENDED, with its reason"
+    );
 }
