@@ -10,6 +10,7 @@
 )]
 #![allow(missing_docs, reason = "test code")]
 
+pub mod harness;
 pub mod http;
 pub mod lab;
 pub mod real;

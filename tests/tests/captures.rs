@@ -1,24 +1,15 @@
 //! Our readers over everything real machines printed: never a panic, never a hang, and for the files in
 //! `tests/expected/` exactly the facts that were written down by reading the file with one's eyes.
 //!
-//! The captures are not part of this repository: where they are not beside it, this is skipped and says so.
+//! The captures are not part of this repository: where they are not beside it, this is not tried, and that is said.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "test code")]
 
 use serde_json::{Value, json};
-use std::path::PathBuf;
 use vsgpu_core::knowledge::xids;
 use vsgpu_core::{cuda_samples, esxcli, nvidia_smi, vim_cmd, vmx};
 use vsgpu_guest_agent::guest::readers as guest;
 use vsgpu_host_agent::host::readers as host;
-
-fn captures() -> Option<PathBuf> {
-    let folder = std::env::var_os("VSGPU_CAPTURES").map_or_else(|| vsgpu_tests::lab::workspace().join("../shared/captures"), PathBuf::from);
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    vsgpu_tests::real::skipped(&format!("no captures of real machines at {}", folder.display()));
-    None
-}
+use vsgpu_tests::harness::captures;
 
 fn read(reader: &str, text: &str) -> Result<Value, String> {
     let of = |value: Result<Value, serde_json::Error>| value.map_err(|e| e.to_string());
@@ -140,7 +131,7 @@ fn expected(file: &str) -> serde_json::Map<String, Value> {
 }
 
 fn check(file: &str, reader_of: impl Fn(&Value) -> (String, Value)) {
-    let Some(folder) = captures() else { return };
+    let folder = captures().unwrap();
     let (mut wrong, mut facts, mut files) = (vec![], 0, 0);
     for (path, entry) in expected(file) {
         let text = String::from_utf8_lossy(&std::fs::read(folder.join(&path)).unwrap()).into_owned();
@@ -163,12 +154,10 @@ fn check(file: &str, reader_of: impl Fn(&Value) -> (String, Value)) {
     eprintln!("{facts} facts in {files} captures are right");
 }
 
-#[test]
 fn nvidia_smi_reports_are_read_as_they_stand() {
     check("nvidia_smi.json", |entry| ("nvidia-smi".into(), entry.clone()));
 }
 
-#[test]
 fn tool_answers_are_read_as_they_stand() {
     check("tools.json", |entry| {
         (entry["reader"].as_str().unwrap().into(), if entry.get("refused").is_some() { entry.clone() } else { entry["expect"].clone() })
@@ -176,9 +165,8 @@ fn tool_answers_are_read_as_they_stand() {
 }
 
 /// Every reader over every capture, whole, cut in the middle and with a broken byte: an answer or a refusal, never a panic.
-#[test]
 fn no_capture_makes_a_reader_panic() {
-    let Some(folder) = captures() else { return };
+    let folder = captures().unwrap();
     let mut count = 0;
     for kind in std::fs::read_dir(&folder).unwrap().flatten().filter(|e| e.path().is_dir()) {
         for file in std::fs::read_dir(kind.path()).unwrap().flatten() {
@@ -198,3 +186,13 @@ fn no_capture_makes_a_reader_panic() {
     }
     assert!(count > 300, "only {count} captures");
 }
+
+fn main() -> std::process::ExitCode {
+    vsgpu_tests::harness::main(&[("", TESTS)])
+}
+
+const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
+    nvidia_smi_reports_are_read_as_they_stand[Captures],
+    tool_answers_are_read_as_they_stand[Captures],
+    no_capture_makes_a_reader_panic[Captures]
+];

@@ -2,14 +2,13 @@
 //! pipe waker), while every system call that VMkernel is known or feared to lack answers ENOSYS. And the calls that it does make are
 //! compared with a list that is kept: a new one is a question to VMkernel.
 //!
-//! Needs strace (Debian's package) and the musl build of `packaging/esxi/build-static`; is skipped visibly without them.
+//! Needs strace (Debian's package) and the musl build of `packaging/esxi/build-static`; is not tried without them.
 //! `VSGPU_ACCEPT=1` writes the list anew.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use vsgpu_tests::lab::{Lab, files, programs, workspace};
-use vsgpu_tests::real::skipped;
 
 /// Known to be absent or other on some release, or never seen there (facts: esxi A1).
 const MISSING: &str = "epoll_create,epoll_create1,epoll_ctl,epoll_wait,epoll_pwait,epoll_pwait2,eventfd,eventfd2,accept4,pidfd_open,pidfd_send_signal,timerfd_create,timerfd_settime,signalfd,signalfd4,getrandom,clone3,statx,io_uring_setup,io_uring_enter,io_uring_register,membarrier,rseq,openat,openat2,mkdirat,unlinkat,renameat,renameat2,newfstatat,prlimit64,set_robust_list,sched_getaffinity,mremap,madvise,copy_file_range,sendfile";
@@ -22,22 +21,12 @@ const CONTENDED: [(&str, &str); 4] = [
     ("rt_sigreturn", "a signal of the tracer's"),
 ];
 
-#[test]
 fn the_host_journey_needs_nothing_that_vmkernel_lacks() {
-    let strace = Command::new("strace")
-        .args(["-f", "-e", "inject=membarrier:error=ENOSYS", "true"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    if !strace.is_ok_and(|s| s.success()) {
-        return skipped("strace is not here or may not trace");
-    }
     programs();
     let built = Command::new(workspace().join("packaging/esxi/build-static")).arg("--dev").stderr(Stdio::inherit()).output().unwrap();
     let last = String::from_utf8_lossy(&built.stdout).lines().last().unwrap_or_default().to_string();
     match built.status.code() {
         Some(0) => {}
-        Some(3) => return skipped(&format!("the static build: {last}")),
         other => panic!("the host agent does not build for ESXi: {other:?} {last}"),
     }
     let agent = workspace().join(last);
@@ -90,3 +79,9 @@ fn the_host_journey_needs_nothing_that_vmkernel_lacks() {
          busy machine makes belongs into CONTENDED, with its reason"
     );
 }
+
+fn main() -> std::process::ExitCode {
+    vsgpu_tests::harness::main(&[("", TESTS)])
+}
+
+const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![the_host_journey_needs_nothing_that_vmkernel_lacks[Vmkernel]];

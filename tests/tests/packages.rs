@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use vsgpu_tests::lab::{package, workspace};
-use vsgpu_tests::real::{prepared, sh, skipped};
+use vsgpu_tests::real::{prepared, sh};
 
 /// A copy-on-write layer over a clean Debian; nothing of it stays.
 struct Tree(PathBuf);
@@ -49,12 +49,8 @@ impl Drop for Tree {
     }
 }
 
-#[test]
 fn debian_installs_upgrades_removes_and_purges_them() {
-    let cache = match prepared("container") {
-        Ok(cache) => cache,
-        Err(why) => return skipped(&format!("a clean Debian tree: {why}")),
-    };
+    let cache = prepared("container").unwrap();
     let tree = Tree::new(&cache.join("container").canonicalize().unwrap());
     let names = ["vsgpu", "vsgpu-host-agent", "vsgpu-guest-agent"];
     for name in names {
@@ -116,11 +112,7 @@ fn debian_installs_upgrades_removes_and_purges_them() {
     assert_eq!(left.trim(), "", "left behind");
 }
 
-#[test]
 fn rpm_takes_them() {
-    if !Command::new("rpm").arg("--version").output().is_ok_and(|o| o.status.success()) {
-        return skipped("rpm (Debian's package rpm) is not here");
-    }
     let file = package("vsgpu-guest-agent", ".rpm").display().to_string();
     sh("rpm", &["-K", "--nosignature", &file]);
     let files = sh("rpm", &["-qp", "--queryformat", "[%{FILENAMES} %{FILEFLAGS:fflags}\\n]", &file]);
@@ -140,11 +132,7 @@ fn rpm_takes_them() {
     std::fs::remove_dir_all(root).unwrap();
 }
 
-#[test]
 fn systemd_understands_the_units() {
-    if !Command::new("systemd-analyze").arg("--version").output().is_ok_and(|o| o.status.success()) {
-        return skipped("systemd-analyze is not here");
-    }
     let folder = std::env::temp_dir().join(format!("vsgpu-units-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     for (file, unit) in [
@@ -170,7 +158,6 @@ fn systemd_understands_the_units() {
 
 /// The init script under a POSIX shell (busybox's own where it is), with stand-ins of ESXi's commands that write down how they were
 /// called; watchdog.sh's options and the group's are those of scripts that run on ESXi (facts: esxi A4).
-#[test]
 fn the_init_script_starts_stops_and_says_how_it_is() {
     let folder = std::env::temp_dir().join(format!("vsgpu-init-{}", std::process::id()));
     let bin = folder.join("bin");
@@ -236,3 +223,14 @@ fn the_init_script_starts_stops_and_says_how_it_is() {
     assert_eq!(call("nonsense").0, 1);
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+fn main() -> std::process::ExitCode {
+    vsgpu_tests::harness::main(&[("", TESTS)])
+}
+
+const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
+    debian_installs_upgrades_removes_and_purges_them[Container],
+    rpm_takes_them[Rpm],
+    systemd_understands_the_units[SystemdAnalyze],
+    the_init_script_starts_stops_and_says_how_it_is
+];

@@ -1,5 +1,5 @@
 //! The guest journey in a real Debian, over the network, with the real controller: a container that boots systemd. Only NVIDIA's
-//! silicon and driver are simulated (see `tests/src/real`). Where this machine cannot run it, it is skipped and says why.
+//! silicon and driver are simulated (see `tests/src/real`). Where this machine cannot run it, it is not tried, and that is said.
 //!
 //! The full machine (a kernel of its own, real reboots, power cuts) is `real_machine.rs`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "test code")]
@@ -19,19 +19,13 @@ struct World {
 }
 
 /// A simulated host whose one VM is a real container; the stand-in driver's files lie beside the fleet file.
-fn world(name: &str) -> Option<World> {
-    let cache = match prepared("container") {
-        Ok(cache) => cache,
-        Err(why) => {
-            vsgpu_tests::real::skipped(&format!("no real guest on this machine: {why}"));
-            return None;
-        }
-    };
+fn world(name: &str) -> World {
+    let cache = prepared("container").unwrap();
     let (lab, files) = vsgpu_tests::real::lab(name);
     std::fs::write(files.join("other.tok"), "a token of another server").unwrap();
     let guest = Container::boot(&cache, &lab, "vm-01");
     lab.start();
-    Some(World { guest, lab, files })
+    World { guest, lab, files }
 }
 
 impl World {
@@ -82,9 +76,8 @@ fn bootstrapped(lab: &Lab, cache: &std::path::Path, name: &str) -> Container {
     guest
 }
 
-#[test]
 fn from_a_fresh_debian_to_a_proof_and_then_nothing() {
-    let Some(world) = world("real-journey") else { return };
+    let world = world("real-journey");
     let guest = &world.guest;
     let whole = format!(
         "package-source: {{ proxy: \"{}\" }}\ndriver: {{ package: files/{DRIVER} }}\npersistence: on\nlicense: {{ token: files/good.tok, wait-secs: 20 }}\ncuda-proof: {{ elements: [50000, 1000000] }}",
@@ -185,9 +178,8 @@ impl World {
 }
 
 /// Each error of a guest has a named cause and a fix, and the guest is left as it was or in a state that is said.
-#[test]
 fn every_error_has_its_cause_and_leaves_the_guest_alone() {
-    let Some(world) = world("real-errors") else { return };
+    let world = world("real-errors");
     let guest = &world.guest;
     let proxy = format!("package-source: {{ proxy: \"{}\" }}\n", guest.proxy());
     let driver = |more: &str| format!("{proxy}driver: {{ package: files/{DRIVER}{more} }}");
@@ -369,3 +361,12 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     world.apply(0);
     assert!(!guest.run(&["dpkg", "-s", "nvidia-linux-grid-535"]).1.contains("install ok installed"));
 }
+
+fn main() -> std::process::ExitCode {
+    vsgpu_tests::harness::main(&[("", TESTS)])
+}
+
+const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
+    from_a_fresh_debian_to_a_proof_and_then_nothing[Container],
+    every_error_has_its_cause_and_leaves_the_guest_alone[Container]
+];

@@ -51,16 +51,8 @@ fn cut_during(lab: &Lab, machine: &Arc<Machine>, words: &str, more: Duration) {
     machine.power_on();
 }
 
-#[test]
-#[ignore = "minutes under emulation: see the head of this file"]
 fn a_machine_with_a_kernel_of_its_own_survives_power_cuts_and_upgrades() {
-    let cache = match prepared("machine") {
-        Ok(cache) => cache,
-        Err(why) => {
-            vsgpu_tests::real::skipped(&format!("no full machine here: {why}"));
-            return;
-        }
-    };
+    let cache = prepared("machine").unwrap();
     let start = Instant::now();
     let say = |what: &str| eprintln!("{:4} s  {what}", start.elapsed().as_secs());
     let (lab, files) = vsgpu_tests::real::lab("real-machine");
@@ -147,16 +139,8 @@ fn a_machine_with_a_kernel_of_its_own_survives_power_cuts_and_upgrades() {
 }
 
 /// Ahead, not behind: systemd never lets the clock fall behind what it knew at the last shutdown.
-#[test]
-#[ignore = "minutes under emulation: see the head of this file"]
 fn a_machine_with_a_wrong_clock_is_told_before_anything_is_done() {
-    let cache = match prepared("machine") {
-        Ok(cache) => cache,
-        Err(why) => {
-            vsgpu_tests::real::skipped(&format!("no full machine here: {why}"));
-            return;
-        }
-    };
+    let cache = prepared("machine").unwrap();
     let (lab, _) = vsgpu_tests::real::lab("real-clock");
     let machine = Machine::boot(&cache, &lab, "vm-01", |_| {});
     lab.start();
@@ -173,3 +157,14 @@ fn a_machine_with_a_wrong_clock_is_told_before_anything_is_done() {
     let said = String::from_utf8_lossy(&plan.stdout).into_owned() + &String::from_utf8_lossy(&plan.stderr);
     assert!(said.contains("hours ahead of this machine's") && said.contains("chrony"), "{said}");
 }
+
+fn main() -> std::process::ExitCode {
+    // Minutes under emulation: see the head of this file.
+    let on_demand: Vec<_> = TESTS.iter().map(|test| vsgpu_tests::harness::Test { on_demand: true, ..*test }).collect();
+    vsgpu_tests::harness::main(&[("", &on_demand)])
+}
+
+const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
+    a_machine_with_a_kernel_of_its_own_survives_power_cuts_and_upgrades[Machine],
+    a_machine_with_a_wrong_clock_is_told_before_anything_is_done[Machine]
+];

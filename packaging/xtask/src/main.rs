@@ -1,5 +1,5 @@
-//! `cargo xtask package` makes everything that is installed; `cargo xtask verify-vib` checks a VIB as esxcli would; `cargo xtask docs`
-//! writes the references.
+//! `cargo xtask test` runs the tests; `cargo xtask package` makes everything that is installed; `cargo xtask verify-vib` checks a VIB as
+//! esxcli would; `cargo xtask docs` writes the references.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods, reason = "a tool of the developers'")]
 
 mod bundle;
@@ -7,6 +7,7 @@ mod contents;
 mod docs;
 mod files;
 mod linux;
+mod suites;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -37,6 +38,12 @@ enum Verb {
         #[arg(long)]
         dev: bool,
     },
+    /// Run the tests, and say at the end which could not be tried and why
+    Test {
+        /// Arguments of `cargo test`, instead of --workspace --no-fail-fast
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Write the references that follow from the code
     Docs,
     /// Check a VIB as esxcli's installer does
@@ -60,6 +67,7 @@ fn main() -> ExitCode {
         Verb::Docs => {
             docs::all().iter().try_for_each(|(name, text)| files::write(&root().join("packaging/reference").join(name), text.as_bytes()))
         }
+        Verb::Test { args } => suites::run(&args),
         Verb::VerifyVib { file } => verify_vib(&file),
     };
     match done {

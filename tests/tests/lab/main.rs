@@ -11,7 +11,4 @@ mod guests;
 mod hostile;
 mod journey;
 mod kills;
-mod monitoring;
-mod over_ssh;
 mod runs;
-mod terminal;

@@ -10,7 +10,6 @@ use vsgpu_proto::v1::ArtifactId;
 use vsgpu_tests::http::get;
 use vsgpu_tests::lab::small::{begin, small};
 use vsgpu_tests::lab::{Lab, files, free_port, programs, wait_until, workspace};
-use vsgpu_tests::real::skipped;
 
 /// A program that ends with the test.
 struct Running(Child);
@@ -26,11 +25,6 @@ fn monitoring() -> PathBuf {
     workspace().join("packaging/monitoring")
 }
 
-fn here(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success())
-}
-
-#[test]
 fn each_alert_fires_when_it_should_and_has_its_runbook() {
     let alerts = std::fs::read_to_string(monitoring().join("alerts.yaml")).unwrap();
     let tests = std::fs::read_to_string(monitoring().join("alerts-test.yaml")).unwrap();
@@ -47,9 +41,6 @@ fn each_alert_fires_when_it_should_and_has_its_runbook() {
     let table = words.split("| held | because | then |").nth(1).unwrap().split("\n\n").next().unwrap();
     for hold in table.lines().filter(|l| l.starts_with("| `")).flat_map(|l| l.split('|').nth(1).unwrap().split('`').skip(1).step_by(2)) {
         assert!(runbooks.contains(&format!("\n### {hold}\n")), "a node held as {hold} has no runbook");
-    }
-    if !here("promtool") {
-        return skipped("promtool (Debian's package prometheus) is not here");
     }
     for args in [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts-test.yaml"]] {
         let output = Command::new("promtool").args(args).current_dir(monitoring()).output().unwrap();
@@ -94,11 +85,7 @@ fn metrics_are_all_it_opens(lab: &Lab, folder: &Path) {
     });
 }
 
-#[test]
 fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
-    if !here("prometheus") {
-        return skipped("prometheus (Debian's package) is not here");
-    }
     let lab = small("prometheus");
     lab.expect(0, &["apply", "--yes"]);
     lab.expect(0, &["verify"]);
@@ -126,13 +113,9 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
         }
         String::from_utf8_lossy(&curl.output().unwrap().stdout).into_owned()
     };
-    if here("curl") {
-        assert_eq!(by_certificate(Some("prometheus.monitor")), "200");
-        for other in [None, Some("vm-01.guest"), Some("esx-01.host")] {
-            assert_eq!(by_certificate(other), "000", "{other:?}");
-        }
-    } else {
-        skipped("curl is not here: certificates of others are not tried at the metrics");
+    assert_eq!(by_certificate(Some("prometheus.monitor")), "200");
+    for other in [None, Some("vm-01.guest"), Some("esx-01.host")] {
+        assert_eq!(by_certificate(other), "000", "{other:?}");
     }
     // And the monitor's certificate opens nothing but metrics.
     let disguised = lab.folder.join("disguised");
@@ -231,7 +214,6 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
     }
 }
 
-#[test]
 fn metrics_are_never_open_beyond_this_machine_without_a_key() {
     let lab = small("open");
     lab.stop_agent("vm-01");
@@ -278,7 +260,6 @@ fn collect(listener: &std::net::TcpListener) -> (String, serde_json::Value) {
     (first, serde_json::from_slice(&body).unwrap())
 }
 
-#[test]
 fn a_run_is_a_trace_where_that_was_asked_for() {
     let lab = Lab::new("trace");
     lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
@@ -320,3 +301,5 @@ fn a_run_is_a_trace_where_that_was_asked_for() {
     let said = apply("http://127.0.0.1:9");
     assert!(said.contains("was not sent"), "{said}");
 }
+
+pub const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![each_alert_fires_when_it_should_and_has_its_runbook [Prometheus], a_real_prometheus_scrapes_the_lab_and_answers_every_query [Prometheus, Curl], metrics_are_never_open_beyond_this_machine_without_a_key, a_run_is_a_trace_where_that_was_asked_for];

@@ -4,9 +4,8 @@
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 use vsgpu_tests::lab::small::{fault, small};
-use vsgpu_tests::lab::terminal::{self, Terminal};
+use vsgpu_tests::lab::terminal::Terminal;
 use vsgpu_tests::lab::{Lab, files, programs, wait_until};
-use vsgpu_tests::real::skipped;
 use vsgpu_tests::sim::state::Fault;
 
 /// Without `ESC [ .. m`.
@@ -22,7 +21,6 @@ fn vsgpu(args: &[&str], env: &[(&str, &str)]) -> Output {
     command.envs(env.iter().copied()).output().unwrap()
 }
 
-#[test]
 fn help_fits_a_screen_and_shows_examples() {
     fn verbs(command: &clap::Command, path: &[String], all: &mut Vec<Vec<String>>) {
         all.push(path.to_vec());
@@ -46,7 +44,6 @@ fn help_fits_a_screen_and_shows_examples() {
     }
 }
 
-#[test]
 fn colour_is_only_for_terminals_and_obeys() {
     let wrong = ["explain", "driver-pear"];
     let stderr = |env: &[(&str, &str)]| String::from_utf8(vsgpu(&wrong, env).stderr).unwrap();
@@ -55,9 +52,6 @@ fn colour_is_only_for_terminals_and_obeys() {
     let forced = stderr(&[("CLICOLOR_FORCE", "1")]);
     assert!(forced.contains("\x1b["), "{forced:?}");
     assert_eq!(strip(&forced), plain, "colour adds nothing but colour");
-    if let Some(why) = terminal::why_not() {
-        return skipped(&why);
-    }
     let at = |env: &[(&str, &str)]| {
         let mut command = Command::new(programs().join("vsgpu"));
         command.args(wrong).env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE").env("TERM", "xterm").envs(env.iter().copied());
@@ -69,7 +63,6 @@ fn colour_is_only_for_terminals_and_obeys() {
     assert!(!at(&[("TERM", "dumb"), ("CI", "true")]).contains("\x1b["), "a dumb terminal of a build machine");
 }
 
-#[test]
 fn every_reading_verb_has_every_format() {
     let lab = small("formats");
     for verb in [
@@ -103,11 +96,7 @@ fn every_reading_verb_has_every_format() {
     assert_eq!(lab.expect(2, &["facts", "-n", "nobody", "-o", "yaml"]).lines().take(2).collect::<Vec<_>>(), ["---", "errors:"]);
 }
 
-#[test]
 fn an_operator_at_a_terminal_is_asked_and_can_stop_it() {
-    if let Some(why) = terminal::why_not() {
-        return skipped(&why);
-    }
     let lab = small("pty");
     // Nobody says yes.
     let terminal = Terminal::start(&lab.command(&["apply"]), 24, 80);
@@ -146,11 +135,7 @@ fn an_operator_at_a_terminal_is_asked_and_can_stop_it() {
     lab.expect(0, &["verify", "--wait", "--timeout", "60"]);
 }
 
-#[test]
 fn progress_is_a_line_per_node_and_totals_beyond_twenty() {
-    if let Some(why) = terminal::why_not() {
-        return skipped(&why);
-    }
     let lab = Lab::new("fold");
     let names: Vec<String> = (1..=24).map(|n| format!("esx-{n:02}")).collect();
     let mut fleet = "version: 1\nrollout: { max-unavailable: 24 }\nhosts:\n".to_string();
@@ -179,11 +164,7 @@ fn progress_is_a_line_per_node_and_totals_beyond_twenty() {
     assert!(status == Some(0) && text.contains("[3/3]"), "{text}");
 }
 
-#[test]
 fn top_shows_the_fleet_and_obeys_keys() {
-    if let Some(why) = terminal::why_not() {
-        return skipped(&why);
-    }
     let lab = small("top");
     lab.expect(0, &["apply", "--yes"]);
     let terminal = Terminal::start(&lab.command(&["top", "--every", "1"]), 24, 80);
@@ -218,7 +199,6 @@ fn top_shows_the_fleet_and_obeys_keys() {
     assert!(vgpu["vm"] == "vm-01" && vgpu["licensed"] == true && vgpu["guest_driver"].is_string(), "{json}");
 }
 
-#[test]
 fn a_run_outlives_whoever_listened_and_a_lost_session_stops_it_politely() {
     let lab = small("deaf");
     // `vsgpu apply 2>&1 | head -1`: nobody hears it any more, and it goes on to its end.
@@ -242,3 +222,13 @@ fn a_run_outlives_whoever_listened_and_a_lost_session_stops_it_politely() {
     lab.expect(0, &["resume"]);
     lab.expect(0, &["verify"]);
 }
+
+pub const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
+    help_fits_a_screen_and_shows_examples,
+    colour_is_only_for_terminals_and_obeys[Tmux],
+    every_reading_verb_has_every_format,
+    an_operator_at_a_terminal_is_asked_and_can_stop_it[Tmux],
+    progress_is_a_line_per_node_and_totals_beyond_twenty[Tmux],
+    top_shows_the_fleet_and_obeys_keys[Tmux],
+    a_run_outlives_whoever_listened_and_a_lost_session_stops_it_politely
+];

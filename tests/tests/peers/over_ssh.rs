@@ -1,5 +1,5 @@
 //! Hosts on which no program of ours may run: the host agent reaches them through OpenSSH. A real sshd, real ssh, busybox as the
-//! far shell; only the host's own tools are simulated. Skipped visibly where one of these is not here.
+//! far shell; only the host's own tools are simulated.
 
 use std::time::Duration;
 use vsgpu_core::{Command, Ended};
@@ -7,14 +7,9 @@ use vsgpu_proto::remote::Remote;
 use vsgpu_proto::shell::{Incoming, NotTaken, Shell as _};
 use vsgpu_tests::lab::small::{self, begin, count, fault, small_fleet};
 use vsgpu_tests::lab::{Lab, files, sshd, wait_until};
-use vsgpu_tests::real::skipped;
 use vsgpu_tests::sim::state::Fault;
 
-fn lab(name: &str) -> Option<Lab> {
-    if let Some(why) = sshd::why_not() {
-        skipped(&why);
-        return None;
-    }
+fn lab(name: &str) -> Lab {
     let lab = Lab::new(name);
     lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
     lab.vm("vm-01", "esx-01");
@@ -22,12 +17,11 @@ fn lab(name: &str) -> Option<Lab> {
     lab.write_fleet(&small_fleet(&lab, ""));
     lab.without_agent("esx-01");
     lab.start();
-    Some(lab)
+    lab
 }
 
-#[test]
 fn the_whole_journey_on_a_host_without_an_agent() {
-    let Some(lab) = lab("ssh") else { return };
+    let lab = lab("ssh");
     lab.expect(3, &["plan"]);
     lab.expect(0, &["apply", "--yes"]);
     let said = lab.expect(0, &["verify"]);
@@ -47,9 +41,8 @@ fn the_whole_journey_on_a_host_without_an_agent() {
     assert_eq!(std::fs::read_dir(root.join("var/run/vsgpu/remote")).unwrap().count(), 0, "no command is left behind");
 }
 
-#[test]
 fn a_cut_connection_and_a_killed_agent_do_not_start_an_installation_twice() {
-    let Some(lab) = lab("ssh-cut") else { return };
+    let lab = lab("ssh-cut");
     let install = "esxcli software";
     fault(&lab, "esx-01", install, Fault::Slow { ms: 4000 });
     let run = begin(&lab, &["apply", "--yes"]);
@@ -66,9 +59,8 @@ fn a_cut_connection_and_a_killed_agent_do_not_start_an_installation_twice() {
     lab.expect(0, &["verify"]);
 }
 
-#[test]
 fn who_is_not_known_is_not_trusted_and_says_what_to_do() {
-    let Some(lab) = lab("ssh-unknown") else { return };
+    let lab = lab("ssh-unknown");
     let facts = |options: &[String]| {
         let mut agent = std::process::Command::new(vsgpu_tests::lab::programs().join("vsgpu-host-agent"));
         let folder = lab.machine("esx-01");
@@ -90,9 +82,8 @@ fn who_is_not_known_is_not_trusted_and_says_what_to_do() {
     assert!(status == Some(1) && said.contains("user@host"), "{said}");
 }
 
-#[test]
 fn two_agents_do_not_serve_one_host() {
-    let Some(lab) = lab("ssh-two") else { return };
+    let lab = lab("ssh-two");
     lab.expect(0, &["facts", "-n", "esx-01"]);
     // A scrape never waits for a host that is away, and says that it is.
     let page = || vsgpu_tests::http::get(&lab.metrics("esx-01"), "/metrics", None).map(|(_, text)| text).unwrap_or_default();
@@ -116,9 +107,8 @@ fn two_agents_do_not_serve_one_host() {
     lab.expect(0, &["facts", "-n", "esx-01"]);
 }
 
-#[test]
 fn a_hanging_tool_is_ended_on_the_host_and_not_only_here() {
-    let Some(lab) = lab("ssh-hang") else { return };
+    let lab = lab("ssh-hang");
     fault(&lab, "esx-01", "esxcli --formatter=xml system stats uptime", Fault::Hang);
     let asked = || count(&lab.calls("esx-01"), "uptime get");
     lab.expect(0, &["facts", "-n", "esx-01"]);
@@ -133,9 +123,8 @@ fn a_hanging_tool_is_ended_on_the_host_and_not_only_here() {
     wait_until("nothing hangs on the host any more", Duration::from_secs(30), || hangs() == 0);
 }
 
-#[test]
 fn a_fleet_file_is_written_from_what_hosts_say() {
-    let Some(lab) = lab("ssh-init") else { return };
+    let lab = lab("ssh-init");
     let machine = lab.machine("esx-01");
     let (tools, root) = (machine.join("tools").display().to_string(), machine.join("root").display().to_string());
     let options = lab.sshd("esx-01").options();
@@ -161,9 +150,8 @@ fn a_fleet_file_is_written_from_what_hosts_say() {
     lab.expect(0, &["plan", "other.yaml"]);
 }
 
-#[test]
 fn bootstrap_brings_an_agent_to_a_bare_host() {
-    let Some(lab) = lab("ssh-boot") else { return };
+    let lab = lab("ssh-boot");
     let machine = lab.machine("esx-01");
     let (tools, root) = (machine.join("tools").display().to_string(), machine.join("root").display().to_string());
     std::fs::write(lab.folder.join("agent.vib"), files::vib("vsgpu-host-agent", "0.1.0-1", 4096)).unwrap();
@@ -215,21 +203,16 @@ fn bootstrap_brings_an_agent_to_a_bare_host() {
 }
 
 /// A folder with an sshd in it, and a visit to it; no lab.
-fn visit(name: &str) -> Option<(std::path::PathBuf, std::process::Child, Remote, sshd::Sshd)> {
-    if let Some(why) = sshd::why_not() {
-        skipped(&why);
-        return None;
-    }
+fn visit(name: &str) -> (std::path::PathBuf, std::process::Child, Remote, sshd::Sshd) {
     let folder = std::env::temp_dir().join(format!("vsgpu-visit-{name}-{}", std::process::id()));
     let sshd = sshd::Sshd::prepare(folder.join("ssh"), std::path::Path::new("/nonexistent"));
     let child = sshd.start();
     let remote = Remote::visit(&sshd.target(), None, std::path::Path::new("/")).unwrap();
-    Some((folder, child, remote, sshd))
+    (folder, child, remote, sshd)
 }
 
-#[test]
 fn what_is_sent_is_what_arrives_and_what_ends_is_over() {
-    let Some((folder, mut child, remote, sshd)) = visit("words") else { return };
+    let (folder, mut child, remote, sshd) = visit("words");
     // Everything that a shell might take for its own, and the word that frames scripts here.
     let words = [
         "",
@@ -284,10 +267,9 @@ fn what_is_sent_is_what_arrives_and_what_ends_is_over() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-#[test]
 fn files_arrive_whole_or_not_at_all() {
     use std::os::unix::fs::PermissionsExt as _;
-    let Some((folder, mut child, remote, _)) = visit("files") else { return };
+    let (folder, mut child, remote, _) = visit("files");
     let at = |name: &str| folder.join(name).display().to_string();
     let mode = |name: &str| std::fs::metadata(folder.join(name)).unwrap().permissions().mode() & 0o7777;
     let bytes: Vec<u8> = (0..20_000u32).flat_map(|n| n.to_le_bytes()).collect();
@@ -340,3 +322,15 @@ fn files_arrive_whole_or_not_at_all() {
     let _ = child.kill();
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+pub const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
+    the_whole_journey_on_a_host_without_an_agent[Ssh],
+    a_cut_connection_and_a_killed_agent_do_not_start_an_installation_twice[Ssh],
+    who_is_not_known_is_not_trusted_and_says_what_to_do[Ssh],
+    two_agents_do_not_serve_one_host[Ssh],
+    a_hanging_tool_is_ended_on_the_host_and_not_only_here[Ssh],
+    a_fleet_file_is_written_from_what_hosts_say[Ssh],
+    bootstrap_brings_an_agent_to_a_bare_host[Ssh],
+    what_is_sent_is_what_arrives_and_what_ends_is_over[Ssh],
+    files_arrive_whole_or_not_at_all[Ssh]
+];

@@ -1,0 +1,146 @@
+//! Tests that need something which not every machine has: a real peer, a tool, recordings. Where it is not there they are reported as
+//! ignored, with what is missing, and never as passed. `cargo xtask test` says at its end how many there were and what to install.
+//!
+//! A function that is in no list is dead code, and the lints say so.
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+/// What a test needs of the machine it runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Prometheus and its tool for rules.
+    Prometheus,
+    /// A client for HTTPS that is none of ours.
+    Curl,
+    /// System-call injection, and the build for ESXi.
+    Vmkernel,
+    /// sshd, ssh and busybox.
+    Ssh,
+    /// A real terminal.
+    Tmux,
+    /// RPM's own tool.
+    Rpm,
+    /// systemd's own judgement of units.
+    SystemdAnalyze,
+    /// Recordings of real machines, which are not distributed.
+    Captures,
+    /// Root on Debian or Ubuntu, for real guests in containers.
+    Container,
+    /// The same for a full machine.
+    Machine,
+    /// NVIDIA's assembler.
+    Ptxas,
+    /// A machine without a GPU.
+    NoGpu,
+}
+
+fn here(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
+}
+
+fn tool(program: &str, package: &str) -> Option<String> {
+    (!here(program)).then(|| format!("{program} (Debian's package {package})"))
+}
+
+impl Need {
+    /// What is missing, if anything.
+    pub fn missing(self) -> Option<String> {
+        match self {
+            Self::Prometheus => tool("promtool", "prometheus").or_else(|| tool("prometheus", "prometheus")),
+            Self::Curl => tool("curl", "curl"),
+            Self::Vmkernel => vmkernel(),
+            Self::Ssh => crate::lab::sshd::why_not(),
+            Self::Tmux => crate::lab::terminal::why_not(),
+            Self::Rpm => tool("rpm", "rpm"),
+            Self::SystemdAnalyze => tool("systemd-analyze", "systemd"),
+            Self::Captures => captures()
+                .is_none()
+                .then(|| "recordings of real machines (VSGPU_CAPTURES names their folder; they are not distributed)".into()),
+            Self::Container => crate::real::prepared("container").err(),
+            Self::Machine => crate::real::prepared("machine").err(),
+            Self::Ptxas => tool("ptxas", "nvidia-cuda-toolkit"),
+            Self::NoGpu => std::path::Path::new("/dev/nvidia0").exists().then(|| "a machine without a GPU".into()),
+        }
+    }
+}
+
+/// Folder of recordings.
+pub fn captures() -> Option<PathBuf> {
+    let folder = std::env::var_os("VSGPU_CAPTURES").map_or_else(|| crate::lab::workspace().join("../shared/captures"), PathBuf::from);
+    folder.is_dir().then_some(folder)
+}
+
+fn vmkernel() -> Option<String> {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-e", "inject=membarrier:error=ENOSYS", "true"]).stdout(Stdio::null()).stderr(Stdio::null());
+    if !strace.status().is_ok_and(|status| status.success()) {
+        return Some("strace that may trace (Debian's package strace)".into());
+    }
+    let built = Command::new(crate::lab::workspace().join("packaging/esxi/build-static")).arg("--dev").output().ok()?;
+    (built.status.code() == Some(3)).then(|| String::from_utf8_lossy(&built.stdout).lines().last().unwrap_or_default().to_string())
+}
+
+/// One test.
+#[derive(Clone, Copy)]
+pub struct Test {
+    pub name: &'static str,
+    pub needs: &'static [Need],
+    /// Takes tens of minutes: only `--ignored` runs it.
+    pub on_demand: bool,
+    pub run: fn(),
+}
+
+/// A list of tests: `name`, `name [Need, ..]`.
+#[macro_export]
+macro_rules! tests {
+    ($($name:ident $([$($need:ident),+])?),+ $(,)?) => {
+        &[$($crate::harness::Test {
+            name: stringify!($name),
+            needs: &[$($($crate::harness::Need::$need),+)?],
+            on_demand: false,
+            run: $name,
+        }),+]
+    };
+}
+
+/// Runs what the command line asks for. `groups`: name and tests of each module; a name may be empty.
+pub fn main(groups: &[(&str, &[Test])]) -> ExitCode {
+    let mut args = Arguments::from_args();
+    let asked = std::env::var("RUST_TEST_THREADS").ok().and_then(|n| n.parse().ok());
+    args.test_threads = args.test_threads.or(asked);
+    let mut not_tried = vec![];
+    let mut trials = vec![];
+    for (group, tests) in groups {
+        for test in *tests {
+            let name = if group.is_empty() { test.name.to_string() } else { format!("{group}::{}", test.name) };
+            // What is only listed is not looked for.
+            let missing = if args.list { None } else { test.needs.iter().find_map(|need| need.missing()) };
+            let ignored = test.on_demand || missing.is_some();
+            if let Some(missing) = missing.filter(|_| !test.on_demand && wanted(&args, &name)) {
+                not_tried.push(format!("{name}: needs {missing}"));
+            }
+            let run = test.run;
+            trials.push(
+                Trial::test(name, move || std::panic::catch_unwind(run).map_err(|_| Failed::without_message())).with_ignored_flag(ignored),
+            );
+        }
+    }
+    let conclusion = libtest_mimic::run(&args, trials);
+    for line in &not_tried {
+        println!("NOT TRIED {line}");
+    }
+    if let Some(file) = std::env::var_os("VSGPU_NOT_TRIED") {
+        use std::io::Write as _;
+        let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
+        let text: String = not_tried.iter().map(|line| format!("{line}\n")).collect();
+        opened.and_then(|mut file| file.write_all(text.as_bytes())).unwrap();
+    }
+    conclusion.exit_code()
+}
+
+fn wanted(args: &Arguments, name: &str) -> bool {
+    let fits = |filter: &String| if args.exact { name == filter } else { name.contains(filter.as_str()) };
+    args.filter.as_ref().is_none_or(fits) && !args.skip.iter().any(fits)
+}
