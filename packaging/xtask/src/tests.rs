@@ -50,8 +50,8 @@ fn described(from: &str, to: &str) -> Vec<String> {
 fn the_vib_is_right_and_its_remarks_say_what_depends_on_the_host() {
     let found = verify::verify(&made().bytes);
     assert_eq!(found.errors, [] as [String; 0]);
-    assert_eq!(found.what.as_deref(), Some("vsgpu-host-agent 0.1.0-1, 10 files"));
-    assert_eq!(found.remarks.len(), 8, "{:?}", found.remarks);
+    assert_eq!(found.what.as_deref(), Some("vsgpu-host-agent 0.1.0-1, 11 files"));
+    assert_eq!(found.remarks.len(), 9, "{:?}", found.remarks);
     assert!(found.remarks[0].contains("CommunitySupported") && found.remarks[0].contains("Secure Boot"));
     assert!(found.remarks.iter().any(|r| r.starts_with("etc/init.d/vsgpu-host-agent is outside")), "{:?}", found.remarks);
     assert_eq!(made().bytes, made().bytes, "the same source gives the same bytes");
