@@ -161,8 +161,8 @@ pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn
     inventory
 }
 
-/// What the hosts' agents say of themselves, of all that answer within this time; and how many did not.
-pub async fn describe(fleet: &Fleet, operator: &Operator, within: Duration) -> (BTreeMap<String, Description>, usize) {
+/// What the hosts' agents say of themselves, of all that answer within this time; and which did not.
+pub async fn describe(fleet: &Fleet, operator: &Operator, within: Duration) -> (BTreeMap<String, Description>, Vec<String>) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut work = JoinSet::new();
     for (id, reach) in reaches(fleet).into_iter().filter(|(id, _)| id.kind == NodeKind::Host) {
@@ -173,14 +173,14 @@ pub async fn describe(fleet: &Fleet, operator: &Operator, within: Duration) -> (
             (id.name, said.ok().and_then(|connection| connection.description().cloned()))
         });
     }
-    let (all, mut known) = (work.len(), BTreeMap::new());
+    let mut known = BTreeMap::new();
     let gathered = tokio::time::timeout(within * 2, async {
         while let Some(done) = work.join_next().await {
             known.extend(done.ok().and_then(|(host, said)| Some((host, said?))));
         }
     });
     let _ = gathered.await;
-    let silent = all - known.len();
+    let silent = fleet.hosts.iter().map(|h| &h.name).filter(|name| !known.contains_key(*name)).cloned().collect();
     (known, silent)
 }
 

@@ -143,7 +143,7 @@ impl Request<'_> {
             }
             given_up => {
                 let (planned, left) = match self.adoption {
-                    Some(Adoption { plan, left, .. }) => (Planned { plan: plan.clone(), problems: vec![], warnings: vec![] }, left.clone()),
+                    Some(Adoption { plan, left, .. }) => (Planned::only(plan.clone()), left.clone()),
                     None => self.fresh().await?,
                 };
                 if !planned.plan.steps.is_empty() {

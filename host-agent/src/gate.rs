@@ -1,4 +1,4 @@
-//! What the host itself knows of its users: what it refuses, whoever asks: a change that needs maintenance mode on a host that is not in it, or VMs that are off
+//! What the host itself refuses, whoever asks: a change that needs maintenance mode on a host that is not in it, or VMs that are off
 //! while some run. The plan sees to both; this is for whoever comes without one.
 
 use crate::host::{MAINTENANCE_MODE, MaintenanceModeFact, VirtualMachines};
@@ -7,6 +7,9 @@ use serde::de::DeserializeOwned;
 use vsgpu_core::execute::{self, Facts, Outcome};
 use vsgpu_core::requirement::Needs;
 use vsgpu_core::{Fact, FactEntry, Scope, Subject, System};
+
+/// VMs in a message.
+const NAMED: usize = 5;
 
 /// `Agent::gate` of a host. Of a VM's own power its own requirements ask (`vm::config`).
 pub(crate) fn gate(system: &dyn System, on: &Subject, needs: Needs) -> Result<(), Outcome> {
@@ -17,16 +20,20 @@ pub(crate) fn gate(system: &dyn System, on: &Subject, needs: Needs) -> Result<()
     let fact = execute::observe(system, on, &[entry]).remove(MaintenanceModeFact::NAME);
     let fact = fact.map(|fact| fact.map(serde_json::from_value::<MaintenanceModeFact>));
     let refused = |why: String| {
-        let hint = "`vsgpu plan` and `vsgpu apply` enter maintenance mode and shut VMs down where that is needed";
+        let hint = "somebody ended maintenance mode or started a VM meanwhile: ask, then `vsgpu plan`";
         Err(Outcome::Blocked { why: format!("{why}; nothing was done"), hint: hint.into() })
     };
     match fact {
         Some(Ok(Ok(fact))) if needs == Needs::MaintenanceMode && !fact.enabled => refused("the host is not in maintenance mode".into()),
-        Some(Ok(Ok(fact))) if !fact.running.is_empty() => refused(format!("VMs run on the host: {}", fact.running.join(", "))),
+        Some(Ok(Ok(fact))) if !fact.running.is_empty() => {
+            let more = fact.running.len().saturating_sub(NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            refused(format!("VMs run on the host: {}{more}", fact.running.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ")))
+        }
         Some(Ok(Ok(_))) => Ok(()),
-        Some(Ok(Err(why))) => refused(format!("whether the host is in maintenance mode cannot be seen: {why}")),
-        Some(Err(why)) => refused(format!("whether the host is in maintenance mode cannot be seen: {why}")),
-        None => refused("whether the host is in maintenance mode cannot be seen".into()),
+        Some(Ok(Err(why))) => refused(format!("maintenance mode cannot be read: {why}")),
+        Some(Err(why)) => refused(format!("maintenance mode cannot be read: {why}")),
+        None => refused("maintenance mode cannot be read".into()),
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) fn place(root: &Path, path: &str, make: bool) -> Result<Place> {
             _ => None,
         })
         .collect();
-    let name = parts.pop().ok_or_else(|| Error::new(ErrorKind::InvalidInput, "it is no name of a file"))?;
+    let name = parts.pop().ok_or_else(|| Error::new(ErrorKind::InvalidInput, "it does not name a file"))?;
     let real = folder(root, parts)?;
     if make {
         std::fs::create_dir_all(&real)?;

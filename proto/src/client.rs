@@ -213,7 +213,7 @@ impl Connection {
             run: sentence(&t.run),
             holder: sentence(&t.holder),
             since: t.since,
-            seen: true,
+            seen: t.seen,
         };
         let holder = |h: v1::Held| Holder {
             name: sentence(&h.holder),

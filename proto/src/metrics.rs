@@ -262,7 +262,7 @@ fn samples(node: &Node) -> Vec<Sample> {
     let taken = node.taken.all();
     if node.agent.role == "host" {
         let (_, lease_left) = node.lease.holder(node.system.as_ref());
-        let left = !taken.is_empty() && lease_left == 0 && node.operations.running().is_none();
+        let left = taken.iter().any(|t| t.seen) && lease_left == 0 && node.operations.running().is_none();
         let help = "1: a run took maintenance mode or VMs of this host and has not given them back, and nobody is at work here";
         all.push(sample("host_left_taken", help, vec![], f64::from(left)));
     }

@@ -83,7 +83,10 @@ impl Posix {
         let target = place.target();
         let there = target.symlink_metadata().ok();
         if there.as_ref().is_some_and(std::fs::Metadata::is_symlink) {
-            return Err(Trouble::Other { path: path.into(), why: "it is a symbolic link: nothing is written through or over it".into() });
+            return Err(Trouble::Other {
+                path: path.into(),
+                why: "it is a symbolic link; nothing was written: look at it (`ls -l`), and remove it if it is nobody's".into(),
+            });
         }
         let mode = match mode {
             KEEP_MODE => there.as_ref().map_or(0o644, |m| m.permissions().mode() & 0o7777),
@@ -285,7 +288,11 @@ impl Shell for Posix {
         match partial.symlink_metadata() {
             Ok(m) if m.is_symlink() => return Err(planted("it is a symbolic link")),
             Ok(m) if !m.is_file() => return Err(planted("it is no regular file")),
-            Ok(m) if m.nlink() != 1 => return Err(planted("it has a second name")),
+            Ok(m) if m.nlink() != 1 => {
+                return Err(planted(
+                    "it has a second name (a hard link); nothing was written: look at it (`ls -l`), and remove it if it is nobody's",
+                ));
+            }
             _ => {}
         }
         let mut to = no_follow().create(true).truncate(false).read(true).write(true).mode(0o600).open(&partial).map_err(failed)?;

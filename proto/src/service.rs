@@ -118,9 +118,9 @@ impl Node {
     fn take(&self, what: &str, on: &Subject, (run, holder): (String, String)) -> Result<(), Outcome> {
         let vm = on.vm.clone().unwrap_or_default();
         let taken = Taken { what: what.into(), vm, run, holder, since: self.system.now(), seen: false };
-        self.taken
-            .note(self.system.as_ref(), taken)
-            .map_err(|why| Outcome::failed(format!("what is taken cannot be noted, so nothing was taken: {why}")))
+        self.taken.note(self.system.as_ref(), taken).map_err(|why| {
+            Outcome::failed(format!("the agent cannot write its record ({why}), so nothing was taken; make room where it keeps its state"))
+        })
     }
 
     /// What a look at the node says of what was taken; not while something is being taken.
@@ -293,7 +293,7 @@ impl agent_server::Agent for Service {
         let operator = request.extensions().get::<Rights>().is_some_and(|rights| rights.may_change);
         let schemas = request.into_inner().schemas && operator;
         blocking(&self.0, "Describe", move |node| {
-            let taken = |t: Taken| v1::Taken { what: t.what, vm: t.vm, run: t.run, holder: t.holder, since: t.since };
+            let taken = |t: Taken| v1::Taken { what: t.what, vm: t.vm, run: t.run, holder: t.holder, since: t.since, seen: t.seen };
             let (holder, ends_in_secs) = node.lease.holder(node.system.as_ref());
             let held = v1::Held { holder, ends_in_secs, at_work: node.operations.running().unwrap_or_default() };
             let known = |e: &Entry| v1::Known {

@@ -24,8 +24,10 @@ pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> En
     let lock = journal::lock(&folder).map_err(one)?;
     // Our own comes first: two runs that give back one host's VMs would be in each other's way.
     if let Some(run) = journal::latest(&Folder(folder)).map_err(one)?.filter(|run| run.status.ended.is_none()) {
-        let error = Error::new(Kind::Blocked, format!("run {} of this fleet is not finished", run.number)).code("unfinished-run");
-        return Err(one(error.hint("`vsgpu abort` gives back what it took; then `vsgpu abort --adopt` what others left")));
+        let error = Error::new(Kind::Blocked, format!("run {} of this fleet is not finished; {host} was left as it is", run.number));
+        let first = format!("`vsgpu resume` or `vsgpu abort` first: both act on all hosts of that run; then `vsgpu abort --adopt {host}`");
+        let beside = format!("or leave that run as it is: a fleet file in another folder that has only {host} and its address");
+        return Err(one(error.code("unfinished-run").hint(first).hint(beside)));
     }
     let operator = operator(fleet)?;
     let inventory = block_on(inventory::gather(fleet, &operator, Scope::Wished, &|id| id.kind == NodeKind::Host && id.name == host))?;
@@ -41,10 +43,15 @@ pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> En
         let error = Error::new(Kind::Usage, format!("no run has taken anything of {host}, as far as its agent knows")).code("nothing-left");
         return Err(one(error.hint("`vsgpu facts` shows how it is; what somebody did by hand is theirs to undo")));
     }
-    lefts.iter().for_each(|left| printer.note(&left.line(now())));
-    if let Some(busy) = lefts.iter().find(|left| left.at_work) {
-        let error = Error::new(Kind::Blocked, format!("{host}: the run that took it is at work there now")).code("taken-over");
-        return Err(one(error.hint(busy.advice())));
+    left::told(&lefts, now()).iter().for_each(|told| printer.note(told));
+    if let Some((busy, who)) = lefts.iter().find_map(|left| Some((left, left.at_work.as_ref()?))) {
+        let error = Error::new(Kind::Blocked, format!("{host}: {who} works on it now; nothing was changed")).code("taken-over");
+        return Err(one(busy.advice().into_iter().fold(error, Error::hint)));
+    }
+    // Machines go on: unlike other verbs, nothing here was agreed to by whoever made the plan.
+    if !yes && !printer.can_ask() {
+        let error = Error::new(Kind::Usage, "nobody can be asked; nothing was changed").code("not-confirmed");
+        return Err(one(error.hint(format!("{} Then add `--yes`", adoption.question()))));
     }
     let walk = Walk { yes, adoption: Some(adoption), ..Walk::to(printer, fleet) };
     let ended = walk.locked();

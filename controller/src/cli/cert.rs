@@ -2,6 +2,7 @@
 
 use super::{Chosen, Ended, own_pki};
 use crate::error::{Error, Exit, Kind};
+use crate::planner::left::some_of;
 use crate::range;
 use crate::render::Printer;
 use clap::{Args, Subcommand, ValueEnum};
@@ -34,7 +35,7 @@ enum Verb {
         #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
         days: u32,
     },
-    /// Issue them anew before they end, or after; the ones before are kept beside them
+    /// Replace certificates, before or after they expire; the old ones stay as NAME.old
     Renew {
         /// Name in the fleet file, a range: esx-[01-16], or `controller` for your own
         name: String,
@@ -76,7 +77,9 @@ impl Cert {
     pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
         match self.verb {
             Verb::Issue { name, role, pki, days } => issue(printer, &name, role.word(), &own_pki(pki.as_ref(), chosen)?, days),
-            Verb::Renew { name, pki, days, .. } if name == "controller" => renew_own(printer, &own_pki(pki.as_ref(), chosen)?, days),
+            Verb::Renew { name, role: None, pki, days } if name == "controller" => {
+                renew_own(printer, &own_pki(pki.as_ref(), chosen)?, days)
+            }
             Verb::Renew { name, role, pki, days } => renew(printer, &name, role, &own_pki(pki.as_ref(), chosen)?, days),
         }
     }
@@ -103,12 +106,19 @@ fn listed(folders: &[PathBuf]) -> Vec<String> {
 fn issue(printer: &Printer, name: &str, role: &str, folder: &Path, days: u32) -> Ended {
     let names = names(name)?;
     // All or none: a range that stops in its middle leaves the reader to find out where.
-    let folders = names.iter().map(|node| pki::node_folder(folder, node, role));
-    let taken: Vec<PathBuf> = folders.filter(|folder| is_there(folder)).collect();
-    if !taken.is_empty() {
-        let error = Error::new(Kind::Usage, format!("certificates are there already: {}; nothing was issued", listed(&taken).join(", ")));
-        let hint = format!("to replace them: `vsgpu cert renew {name} --role {role}`; to keep them, name the other nodes only");
-        return Err(vec![error.code("certificates").hint(hint)]);
+    let (taken, missing): (Vec<&String>, Vec<&String>) = names.iter().partition(|node| is_there(&pki::node_folder(folder, node, role)));
+    if let Some(first) = taken.first() {
+        let shown: Vec<String> = taken.iter().map(|node| pki::node_folder(folder, node, role).display().to_string()).collect();
+        let error = Error::new(Kind::Usage, format!("certificates are there already: {}; nothing was issued", some_of(&shown)));
+        let error = error.code("certificates").hint(format!(
+            "to replace {}: `vsgpu cert renew {} --role {role}`",
+            if taken.len() == 1 { "it" } else { "them, one by one" },
+            if missing.is_empty() { name } else { first.as_str() }
+        ));
+        return Err(vec![match missing.first() {
+            Some(first) => error.hint(format!("{} missing: `vsgpu cert issue {first} --role {role}`", missing.len())),
+            None => error,
+        }]);
     }
     let made = names.iter().map(|node| pki::issue_node(folder, node, role, days, now()).map_err(|e| vec![Error::from(e)]));
     let made = made.collect::<Result<Vec<_>, _>>()?;
@@ -131,7 +141,9 @@ fn role_of(folder: &Path, node: &str, role: Option<Role>) -> Result<Role, Error>
             let as_role = role.map_or(String::new(), |role| format!(" as {}", role.word()));
             let error =
                 Error::new(Kind::Usage, format!("{}: there is no certificate of `{node}`{as_role}; nothing was issued", folder.display()));
-            Err(error.code("certificates").hint("`vsgpu cert issue` makes the first one; `--pki DIR` names another folder"))
+            let role = role.map_or("host", Role::word);
+            let hint = format!("`vsgpu cert issue {node} --role {role}` makes the first one; `--pki DIR` names another folder");
+            Err(error.code("certificates").hint(hint))
         }
         several => {
             let words: Vec<&str> = several.iter().map(|role| role.word()).collect();
@@ -150,23 +162,39 @@ fn renew(printer: &Printer, name: &str, role: Option<Role>, folder: &Path, days:
         return Err(errors);
     }
     let mut made = vec![];
-    let mut then = std::collections::BTreeSet::new();
+    let mut then = vec![];
     for (node, role) in roles.into_iter().flatten() {
         made.push(pki::renew_node(folder, &node, role.word(), days, now()).map_err(|e| vec![Error::from(e)])?);
-        then.insert(match role {
-            Role::Host => "on each host: the three files to /etc/opt/vsgpu, then: /sbin/auto-backup.sh && /etc/init.d/vsgpu-host-agent restart\n  served over ssh: to /etc/vsgpu-host-agent/NODE beside it, then: systemctl restart vsgpu-host-agent@NODE",
-            Role::Guest => "in each guest: the three files to /etc/vsgpu, then: systemctl restart vsgpu-guest-agent",
-            Role::Monitor => "where it scrapes: the three files, then a reload of Prometheus or a restart of vsgpu-exporter",
-        });
+        then.push(next(&node, role, folder));
     }
-    let then: Vec<String> = then.into_iter().map(|text| format!("  {text}")).collect();
+    let shown = match then.len() {
+        0..=3 => then.join("\n"),
+        more => format!("{}\n(the same for the {} others)", then[0], more - 1),
+    };
     let text = format!(
-        "{}\nnew for {days} days; the one before is beside each as FOLDER.old and works until its own end\nnext, on the nodes:\n{}",
+        "{}\nnew for {}; the old files are beside them as FOLDER.old and work until they expire\n{shown}\nnot while `vsgpu status` says \"running now\" or \"works on it now\"",
         listed(&made).join("\n"),
-        then.join("\n")
+        days_of(days)
     );
     printer.answer(&json!({ "folders": made }), &text);
     Ok(Exit::Done)
+}
+
+fn days_of(days: u32) -> String {
+    if days == 1 { "1 day".into() } else { format!("{days} days") }
+}
+
+/// What is to be typed next.
+fn next(node: &str, role: Role, pki: &Path) -> String {
+    let from = pki::node_folder(pki, node, role.word());
+    let from = from.display();
+    match role {
+        Role::Host => format!(
+            "agent on the host:\n  scp {from}/* root@{node}:/etc/opt/vsgpu/\n  on {node}: /sbin/auto-backup.sh && /etc/init.d/vsgpu-host-agent restart\nhost served over ssh, on the Linux machine that serves it:\n  copy the files to /etc/vsgpu-host-agent/{node}/\n  systemctl restart vsgpu-host-agent@{node}"
+        ),
+        Role::Guest => format!("  scp {from}/* root@{node}:/etc/vsgpu/\n  on {node}: systemctl restart vsgpu-guest-agent"),
+        Role::Monitor => format!("copy {from}/* to where it scrapes; reload Prometheus, or restart vsgpu-exporter"),
+    }
 }
 
 fn renew_own(printer: &Printer, folder: &Path, days: u32) -> Ended {
@@ -174,10 +202,17 @@ fn renew_own(printer: &Printer, folder: &Path, days: u32) -> Ended {
         let error = Error::new(Kind::Usage, format!("{}: there is no certificate of an operator; nothing was issued", folder.display()));
         return Err(vec![error.code("certificates").hint("`vsgpu ca init` makes the first one; `--pki DIR` names another folder")]);
     }
+    let before = pki::own_life(folder);
     pki::renew_operator(folder, days, now()).map_err(|e| vec![Error::from(e)])?;
     let shown = folder.display();
+    let now = now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let left = before.map_or(0, |life| life.ends.saturating_sub(now) / 86_400);
+    // Whoever asked for less than there was may not have meant it.
+    let shorter =
+        if left > u64::from(days) { format!(" (the old one had {left} left: `--days N` makes it longer)") } else { String::new() };
     let text = format!(
-        "{shown}/controller.pem and {shown}/controller.key are new for {days} days; the ones before are beside them as .old\nnothing has to be done on the nodes"
+        "{shown}/controller.pem and {shown}/controller.key are new for {}{shorter}\nthe old files are beside them as .old\ncopy both files to every other machine that uses this folder; nothing has to be done on the nodes",
+        days_of(days)
     );
     printer.answer(&json!({ "folders": [folder] }), &text);
     Ok(Exit::Done)

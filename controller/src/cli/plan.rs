@@ -4,7 +4,7 @@ use super::{Chosen, Ended, FleetArg, block_on, leftovers, now, operator, worst};
 use crate::error::{Exit, Kind};
 use crate::fleet::{NodeId, NodeKind};
 use crate::inventory::{self, Scope};
-use crate::planner::{Planned, left};
+use crate::planner::Planned;
 use crate::readiness;
 use crate::render::{Answer, Printer, plan};
 use crate::{files, journal};
@@ -31,7 +31,10 @@ impl Plan {
         let left = leftovers(&fleet)?;
         let inventory = block_on(inventory::gather(&fleet, &operator, Scope::Wished, &|_| true))?;
         let left = crate::planner::still_taken(&fleet, &inventory, left);
-        let Planned { plan, problems, warnings } = crate::planner::plan(&fleet, &inventory, &left);
+        let planned = crate::planner::plan(&fleet, &inventory, &left);
+        let own = journal::latest(&journal::Folder(fleet.state_folder())).ok().flatten().map(|run| run.status.run);
+        let by_others = planned.taken_by_others(own.as_deref());
+        let Planned { plan, problems, warnings, .. } = planned;
         let text = match (plan.steps.is_empty(), problems.is_empty()) {
             (true, false) => "nothing was planned: see the errors".into(),
             _ => plan::text(&plan),
@@ -52,16 +55,7 @@ impl Plan {
         printer.show(Answer { names: touched.into_iter().collect(), ..Answer::new(json, text) });
         printer.warnings(&warnings);
         // A host that only serves what another run took is planned as it is; that it is taken is said all the same.
-        let own = journal::latest(&journal::Folder(fleet.state_folder())).ok().flatten().map(|run| run.status.run);
-        for (id, seen) in inventory.nodes.iter().filter_map(|(id, seen)| Some((id, seen.as_ref().ok()?))) {
-            for left in left::of_host(&id.name, &seen.taken, seen.holder.as_ref()).iter().filter(|left| Some(&left.run) != own.as_ref()) {
-                let said = left.vm.is_empty() && problems.iter().any(|p| p.node == *id && p.error.code == "left-behind");
-                if said {
-                    continue;
-                }
-                printer.warn(&format!("warning: {}: {}", left.line(inventory.at), left.advice()));
-            }
-        }
+        by_others.iter().for_each(|told| printer.warn(&format!("warning: {told}\n")));
         let folder = fleet.state_folder();
         if journal::at_work(&folder).is_some() {
             printer.note("`vsgpu apply` is at work on this fleet right now: this is a picture of a moving thing (`vsgpu status` shows how far it is)");

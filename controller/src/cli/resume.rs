@@ -36,7 +36,7 @@ pub(super) struct Abort {
     /// Give back what another run left on this host: leave maintenance mode, start the VMs
     #[arg(long, value_name = "HOST")]
     adopt: Option<String>,
-    /// Do not ask before that (a script is never asked)
+    /// Do not ask before that (needed where there is no terminal)
     #[arg(short, long, requires = "adopt")]
     yes: bool,
     /// Seconds to wait for the steps that run now

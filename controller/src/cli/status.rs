@@ -3,14 +3,17 @@
 use super::{Chosen, Ended, FleetArg, block_on, now};
 use crate::certificates;
 use crate::error::{Error, Exit};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, NodeId, NodeKind};
 use crate::inventory;
 use crate::journal::{self, Folder};
 use crate::planner::left::{self, Left};
 use crate::render::{Printer, status};
 use clap::Args;
 use serde_json::json;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+use vsgpu_host_agent::host::MAINTENANCE_MODE;
+use vsgpu_host_agent::vm::POWER;
 use vsgpu_proto::client::Operator;
 
 /// Between two looks at the journal, which is a local file.
@@ -29,6 +32,8 @@ pub(super) struct Status {
     local: bool,
 }
 
+/// Between two looks at the hosts.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// Longest wait for the hosts: what the journal says is wanted at once.
 const HOSTS: Duration = Duration::from_secs(3);
 
@@ -36,15 +41,16 @@ impl Status {
     pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
         let fleet = self.fleet.read(false, chosen)?;
         let folder = fleet.state_folder();
-        let (others, operator) = if self.local { (vec![], None) } else { others(printer, &fleet)? };
-        let ending = certificates::ending(&fleet, operator.as_ref(), now());
+        let mut hosts = if self.local { Hosts::default() } else { Hosts::ask(printer, &fleet, true)? };
+        let ending = certificates::ending(&fleet, hosts.operator.as_ref(), now());
         let mut shown = String::new();
         loop {
             let at_work = journal::at_work(&folder).is_some();
             let run = journal::latest(&Folder(folder.clone())).map_err(|e| vec![e])?;
             let own = run.as_ref().map(|run| run.status.run.as_str());
-            let others: Vec<&Left> = others.iter().filter(|left| Some(left.run.as_str()) != own).collect();
-            let mut answer = status::status(run.as_ref(), at_work, &others, now());
+            let others: Vec<&Left> = hosts.left().filter(|left| Some(left.run.as_str()) != own).collect();
+            let given_back = own.map(|own| hosts.given_back(&fleet, own)).unwrap_or_default();
+            let mut answer = status::status(run.as_ref(), at_work, &status::Hosts { others: &others, given_back: &given_back }, now());
             answer.json["certificates"] = json!(ending);
             if answer.text != shown {
                 if self.watch {
@@ -58,25 +64,66 @@ impl Status {
                 return Ok(Exit::Done);
             }
             std::thread::sleep(LOOK);
+            if !self.local && hosts.asked.elapsed() > ASK_AGAIN {
+                hosts = Hosts::ask(printer, &fleet, false)?;
+            }
         }
     }
 }
 
-/// What runs took of the hosts, by the hosts' own word.
-fn others(printer: &Printer, fleet: &Fleet) -> Result<(Vec<Left>, Option<Operator>), Vec<Error>> {
-    // Without certificates the journal still tells its part.
-    let operator = match Operator::load(&fleet.pki) {
-        Ok(operator) => operator,
-        Err(why) => {
-            printer.note(&format!("the hosts are not asked: {why}"));
-            return Ok((vec![], None));
-        }
-    };
-    let within = HOSTS.min(Duration::from_secs(fleet.deadlines.connect_secs.into()));
-    let (said, silent) = block_on(inventory::describe(fleet, &operator, within))?;
-    if silent > 0 {
-        let hosts = if silent == 1 { "host does" } else { "hosts do" };
-        printer.note(&format!("{silent} {hosts} not answer: what other runs took of them is not known"));
+/// What runs took, by the hosts' own word.
+struct Hosts {
+    said: BTreeMap<String, Vec<Left>>,
+    operator: Option<Operator>,
+    asked: Instant,
+}
+
+impl Default for Hosts {
+    fn default() -> Self {
+        Self { said: BTreeMap::new(), operator: None, asked: Instant::now() }
     }
-    Ok((said.iter().flat_map(|(host, said)| left::described(host, said)).collect(), Some(operator)))
+}
+
+impl Hosts {
+    fn ask(printer: &Printer, fleet: &Fleet, aloud: bool) -> Result<Self, Vec<Error>> {
+        let note = |text: &str| {
+            if aloud {
+                printer.note(text);
+            }
+        };
+        // Without certificates the journal still tells its part.
+        let operator = match Operator::load(&fleet.pki) {
+            Ok(operator) => operator,
+            Err(why) => {
+                note(&format!("the hosts are not asked: {why}; `--pki DIR` names the CA's folder"));
+                return Ok(Self::default());
+            }
+        };
+        let within = HOSTS.min(Duration::from_secs(fleet.deadlines.connect_secs.into()));
+        let (said, silent) = block_on(inventory::describe(fleet, &operator, within))?;
+        if let Some(first) = silent.first() {
+            let verb = if silent.len() == 1 { "does" } else { "do" };
+            note(&format!(
+                "{} {verb} not answer: what other runs left there is not known; `vsgpu facts -n {first}` says why",
+                left::some_of(&silent)
+            ));
+        }
+        let said = said.iter().map(|(host, said)| (host.clone(), left::described(host, said))).collect();
+        Ok(Self { said, operator: Some(operator), asked: Instant::now() })
+    }
+
+    fn left(&self) -> impl Iterator<Item = &Left> {
+        self.said.values().flatten()
+    }
+
+    /// What our own records say is taken, and the host says was given back: by another controller, or by hand.
+    fn given_back(&self, fleet: &Fleet, own: &str) -> BTreeSet<NodeId> {
+        let has = |host: &str, what: &str, vm: &str| {
+            let said = self.said.get(host)?;
+            Some(said.iter().any(|left| left.run == own && left.what == what && left.vm == vm))
+        };
+        let hosts = fleet.hosts.iter().filter(|h| has(&h.name, MAINTENANCE_MODE, "") == Some(false)).map(|h| (NodeKind::Host, &h.name));
+        let vms = fleet.vms.iter().filter(|vm| has(&vm.host, POWER, &vm.vm_name) == Some(false)).map(|vm| (NodeKind::Vm, &vm.name));
+        hosts.chain(vms).map(|(kind, name)| NodeId::new(kind, name)).collect()
+    }
 }

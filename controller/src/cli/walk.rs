@@ -86,6 +86,8 @@ impl<'a> Walk<'a> {
             agreed: BTreeSet::new(),
             word: heard,
             fleet: fleet.file.display().to_string(),
+            own: journal::latest(&disk).ok().flatten().map(|run| run.status.run),
+            question: self.adoption.as_ref().map(Adoption::question),
             history: History::of(&disk),
             progress: None,
         };
@@ -189,6 +191,10 @@ struct Stage<'a> {
     word: watch::Receiver<Word>,
     /// Its file, for questions: of several fleets, the wrong one is the worst mistake.
     fleet: String,
+    /// Our own latest run.
+    own: Option<String>,
+    /// What is asked instead of "go on".
+    question: Option<String>,
     /// How long steps took in earlier runs.
     history: History,
     progress: Option<Progress>,
@@ -236,6 +242,7 @@ impl Audience for Stage<'_> {
         if self.printer.format().is_document() && !planned.warnings.is_empty() {
             self.printer.talk(&json!({ "warnings": planned.warnings }));
         }
+        planned.taken_by_others(self.own.as_deref()).iter().for_each(|told| self.printer.warn(&format!("warning: {told}\n")));
         self.printer.errors(&planned.problems.iter().map(|p| p.error.clone()).collect::<Vec<_>>());
         let hosts: BTreeSet<String> = planned.plan.steps.iter().map(|s| s.host.clone()).collect();
         self.few_enough("the plan", "look at `vsgpu plan`", &hosts)?;
@@ -243,7 +250,10 @@ impl Audience for Stage<'_> {
             // A log shows at least what it costs.
             self.printer.note(&format!("{}\n", crate::render::plan::costs(&planned.plan)));
         }
-        self.ask(&crate::render::plan::text(&planned.plan), &format!("go on with {}?", self.fleet))?;
+        self.ask(
+            &crate::render::plan::text(&planned.plan),
+            &self.question.clone().unwrap_or_else(|| format!("go on with {}?", self.fleet)),
+        )?;
         self.agreed.extend(hosts);
         Ok(())
     }
@@ -313,7 +323,8 @@ fn said_loudly(left: Leftovers) -> Vec<Error> {
     let host = |host| {
         Error::new(Kind::Failed, format!("{host} IS STILL IN MAINTENANCE MODE"))
             .code("still-taken")
-            .hint("`vsgpu apply` brings it out when it answers, `vsgpu abort --adopt HOST` does so from any other machine with this CA")
+            .hint("`vsgpu apply` brings it out when its agent answers")
+            .hint("its agent is dead: on the host, after a look at its tasks, `esxcli system maintenanceMode set --enable false`")
     };
     let vm = |vm| {
         Error::new(Kind::Failed, format!("{vm} was shut down and is not known to run again"))

@@ -58,20 +58,24 @@ pub struct Left {
     pub run: String,
     /// Since when, seconds since 1970 by the host's clock.
     pub since: u64,
-    /// Somebody may still be at work there.
-    pub at_work: bool,
+    /// A look has shown it so; else it was only about to happen.
+    pub seen: bool,
+    /// Whose run is at work on the host now, whether it is this one or another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_work: Option<String>,
 }
 
 /// What a host's agent keeps.
 pub fn of_host(host: &str, taken: &[Taken], holder: Option<&Holder>) -> Vec<Left> {
-    let at_work = |run: &str| holder.is_some_and(|h| h.is_live() && run.starts_with(&h.name));
+    let at_work = holder.filter(|h| h.is_live()).map(|h| h.name.clone());
     let left = |t: &Taken| Left {
         host: host.into(),
         what: t.what.clone(),
         vm: t.vm.clone(),
         run: t.run.clone(),
         since: t.since,
-        at_work: at_work(&t.run),
+        seen: t.seen,
+        at_work: at_work.clone(),
     };
     let mut all: Vec<Left> = taken.iter().map(left).collect();
     // The host before its VMs.
@@ -84,31 +88,61 @@ pub fn described(host: &str, said: &Description) -> Vec<Left> {
     of_host(host, &said.taken, said.holder.as_ref())
 }
 
-impl Left {
-    /// A line of its own, for who did not do it.
-    pub fn line(&self, now: u64) -> String {
-        let what = if self.what == MAINTENANCE_MODE {
-            format!("{} IS IN MAINTENANCE MODE", self.host)
-        } else {
-            format!("{} (on {}) IS SHUT DOWN", sentence(&self.vm), self.host)
-        };
-        format!("{what} through {}", self.whose(now))
+/// For whom did not do it: what of each host is taken, by which run, and what to do. A paragraph for each host and run.
+pub fn told<'a>(all: impl IntoIterator<Item = &'a Left>, now: u64) -> Vec<String> {
+    let mut by_run: BTreeMap<(&str, &str), Vec<&Left>> = BTreeMap::new();
+    for left in all {
+        by_run.entry((&left.host, &left.run)).or_default().push(left);
     }
+    by_run.values().map(|of_run| paragraph(of_run, now)).collect()
+}
 
-    /// By whom, for how long, and whether somebody is at it.
-    fn whose(&self, now: u64) -> String {
-        let at = if self.at_work { "which is at work there now" } else { "nobody is at work there now" };
-        format!("{}, for {}; {at}", self.run, span(now.saturating_sub(self.since)))
+fn paragraph(all: &[&Left], now: u64) -> String {
+    let host = &all[0].host;
+    let mut lines = vec![];
+    let of_host = |left: &&&Left| left.what == MAINTENANCE_MODE;
+    if let Some(left) = all.iter().find(of_host) {
+        lines.push(format!("{host} {} IN MAINTENANCE MODE", if left.seen { "IS" } else { "MAY BE" }));
+    }
+    for seen in [true, false] {
+        let vms: Vec<String> = all.iter().filter(|left| !of_host(left) && left.seen == seen).map(|left| sentence(&left.vm)).collect();
+        if !vms.is_empty() {
+            let verb = if seen { "SHUT DOWN" } else { "MAY BE SHUT DOWN" };
+            lines.push(format!("{verb} on {host}: {}", some_of(&vms)));
+        }
+    }
+    let since = all.iter().map(|left| left.since).min().unwrap_or(now);
+    lines.push(format!("  for {}, by {}", span(now.saturating_sub(since)), all[0].run));
+    lines.push(format!("  {}", all[0].who_is_there()));
+    lines.extend(all[0].advice().into_iter().map(|advice| format!("  {advice}")));
+    lines.join("\n")
+}
+
+/// The first names of many.
+pub fn some_of(names: &[String]) -> String {
+    const NAMED: usize = 5;
+    let more = if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
+    format!("{}{more}", names[..names.len().min(NAMED)].join(", "))
+}
+
+impl Left {
+    /// Who is at the host.
+    fn who_is_there(&self) -> String {
+        match &self.at_work {
+            Some(who) => format!("{who} works on it now"),
+            None => "no vsgpu works on it now; a person may".into(),
+        }
     }
 
     /// What to do.
-    pub fn advice(&self) -> String {
+    pub fn advice(&self) -> Vec<String> {
+        let host = &self.host;
         match self.at_work {
-            true => "wait until it is done; `vsgpu status` where it runs shows how far it is".into(),
-            false => format!(
-                "`vsgpu resume` where it ran goes on with it; if that is gone: `vsgpu abort --adopt {}` leaves maintenance mode and starts the VMs that were stopped",
-                self.host
-            ),
+            Some(_) => vec!["wait for that; `vsgpu status` where it runs shows how far it is".into()],
+            None => vec![
+                "ask whose run that was: somebody may be at the hardware; then there: `vsgpu abort`".into(),
+                format!("if that machine or its records are gone: `vsgpu abort --adopt {host}`"),
+            ],
         }
     }
 }
@@ -126,16 +160,25 @@ pub fn span(secs: u64) -> String {
 /// Why nothing is planned for a host that somebody else holds in maintenance mode.
 pub(super) fn foreign(node: &NodeId, seen: &Seen, now: u64) -> Error {
     let left = of_host(&node.name, &seen.taken, seen.holder.as_ref());
-    match left.iter().find(|left| left.what == MAINTENANCE_MODE) {
-        Some(left) => Error::new(Kind::Blocked, format!("{node}: the host is in maintenance mode through {}", left.whose(now)))
-            .code("left-behind")
-            .hint(left.advice()),
-        None => Error::new(
-            Kind::Blocked,
-            format!("{node}: somebody put the host into maintenance mode, not a run of vsgpu: its VMs cannot be started"),
-        )
-        .code("maintenance-mode")
-        .hint("when whoever did it is done: `esxcli system maintenanceMode set --enable false`"),
+    let blocked = |why: &str| Error::new(Kind::Blocked, format!("{node}: the host is in maintenance mode{why}: nothing is planned for it"));
+    let holder = seen.holder.as_ref().filter(|h| h.is_live());
+    match (left.iter().find(|left| left.what == MAINTENANCE_MODE), holder) {
+        (Some(first), _) => {
+            let error = blocked(" through another run").code("left-behind").detail(format!(
+                "for {}, by {}",
+                span(now.saturating_sub(first.since)),
+                first.run
+            ));
+            first.advice().into_iter().fold(error.detail(first.who_is_there()), Error::hint)
+        }
+        // It may be about to say so.
+        (None, Some(holder)) => {
+            blocked("").code("taken-over").detail(format!("{} works on it now", holder.name)).hint("wait until that is done")
+        }
+        // An agent before this version, or one that lost what it kept, has no record either.
+        (None, None) => blocked(", and its agent has no record of a run that did it").code("maintenance-mode").hint(
+            "look at its tasks in the vSphere Client, and ask; only then, on the host: `esxcli system maintenanceMode set --enable false`",
+        ),
     }
 }
 
@@ -148,6 +191,18 @@ pub struct Adoption {
     pub left: Leftovers,
     /// VMs that are started, by their names in vSphere.
     pub vms: Vec<String>,
+    /// The host.
+    pub host: String,
+}
+
+impl Adoption {
+    /// What is asked before.
+    pub fn question(&self) -> String {
+        let maintenance = (!self.left.in_maintenance.is_empty()).then(|| format!("end maintenance mode on {}", self.host));
+        let vms: Vec<String> = self.vms.iter().map(|vm| sentence(vm)).collect();
+        let vms = (!vms.is_empty()).then(|| format!("power on {} there", some_of(&vms)));
+        format!("{}?", maintenance.into_iter().chain(vms).collect::<Vec<_>>().join(" and "))
+    }
 }
 
 /// The plan for a host, from what its agent keeps; without steps where nothing was taken. VMs that the fleet file does not name are
@@ -187,5 +242,5 @@ pub fn adopt(fleet: &Fleet, inventory: &Inventory, host: &str) -> Adoption {
     }
     let mut plan = whole(fleet, inventory, planner.steps, 0);
     plan.reaches.extend(strangers);
-    Adoption { plan, left, vms }
+    Adoption { plan, left, vms, host: host.into() }
 }

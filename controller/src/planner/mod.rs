@@ -10,9 +10,10 @@
 
 mod changes;
 pub mod left;
+mod planned;
 
 use crate::assign;
-use crate::constraints::{self, Finding, Judgement};
+use crate::constraints::{self, Judgement};
 use crate::error::{Error, Kind};
 use crate::fleet::{Fleet, Host, NodeId, NodeKind, Vm, Wish};
 use crate::inventory::{Inventory, Seen, reaches};
@@ -21,6 +22,7 @@ use crate::plan::{Leftovers, Plan, Problem, Step, VERSION, Work, digest};
 use crate::rollout;
 use changes::Change;
 pub use left::still_taken;
+pub use planned::Planned;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -57,16 +59,6 @@ struct Planner<'a> {
     met: usize,
 }
 
-/// A plan with what stands in its way.
-pub struct Planned {
-    /// The plan.
-    pub plan: Plan,
-    /// What a person must mend first.
-    pub problems: Vec<Problem>,
-    /// What may go wrong.
-    pub warnings: Vec<Finding>,
-}
-
 /// Makes the plan, and says what stands in its way. The gate comes first: nothing is planned for what it refuses.
 pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Planned {
     // With model names settled to addresses, so that two VMs are not thought to want the same GPU.
@@ -79,7 +71,9 @@ pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Plan
         planner.host(host, &by_host[host.name.as_str()]);
     }
     let Planner { steps, problems, met, .. } = planner;
-    Planned { plan: whole(fleet, inventory, steps, met), problems, warnings }
+    let seen = inventory.nodes.iter().filter_map(|(id, seen)| Some((id, seen.as_ref().ok()?)));
+    let taken = seen.flat_map(|(id, seen)| left::of_host(&id.name, &seen.taken, seen.holder.as_ref())).collect();
+    Planned { plan: whole(fleet, inventory, steps, met), problems, warnings, taken, at: inventory.at }
 }
 
 /// Steps with all that a plan needs beside them.

@@ -5,16 +5,23 @@ use crate::fleet::{NodeId, NodeKind};
 use crate::hold::Held;
 use crate::journal::{How, Purpose, StepState, Stored};
 use crate::plan::Step;
-use crate::planner::left::Left;
+use crate::planner::left::{self, Left};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::text::sentence;
 
+/// What the hosts' agents say.
+pub struct Hosts<'a> {
+    /// What other runs took and left.
+    pub others: &'a [&'a Left],
+    /// Nodes of which they have no record any more that this run took them.
+    pub given_back: &'a BTreeSet<NodeId>,
+}
+
 /// The latest run, and what others took and left.
-pub fn status(run: Option<&Stored>, at_work: bool, others: &[&Left], now: u64) -> Answer {
-    let mut of_others: String = others.iter().map(|left| format!("{}\n", left.line(now))).collect();
-    let advice: BTreeSet<String> = others.iter().map(|left| left.advice()).collect();
-    of_others.extend(advice.iter().map(|advice| format!("  {advice}\n")));
+pub fn status(run: Option<&Stored>, at_work: bool, hosts: &Hosts<'_>, now: u64) -> Answer {
+    let Hosts { others, given_back } = hosts;
+    let of_others: String = left::told(others.iter().copied(), now).into_iter().map(|told| told + "\n").collect();
     let Some(run) = run else {
         let text = format!("{of_others}no run yet; `vsgpu plan` shows what would be done");
         return Answer::new(json!({ "run": null, "left-by-others": others }), text);
@@ -72,10 +79,16 @@ pub fn status(run: Option<&Stored>, at_work: bool, others: &[&Left], now: u64) -
     // What an administrator fears comes first: the table may be longer than the screen.
     let is = |kind: NodeKind, name: &str| if left.unsettled.contains(&NodeId::new(kind, name)) { "MAY BE" } else { "IS" };
     for host in &left.in_maintenance {
-        text += &format!("{host} {} IN MAINTENANCE MODE through this run\n", is(NodeKind::Host, host));
+        text += &match given_back.contains(&NodeId::new(NodeKind::Host, host)) {
+            true => format!("{host} was in maintenance mode by this run; its agent says that this is over\n"),
+            false => format!("{host} {} IN MAINTENANCE MODE by this run\n", is(NodeKind::Host, host)),
+        };
     }
     for vm in &left.stopped {
-        text += &format!("{vm} {} SHUT DOWN through this run\n", is(NodeKind::Vm, vm));
+        text += &match given_back.contains(&NodeId::new(NodeKind::Vm, vm)) {
+            true => format!("{vm} was shut down by this run; its host's agent says that this is over\n"),
+            false => format!("{vm} {} SHUT DOWN by this run\n", is(NodeKind::Vm, vm)),
+        };
     }
     text += &of_others;
     text += &columns(&rows);

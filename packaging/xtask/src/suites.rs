@@ -37,18 +37,20 @@ pub fn run(args: &[String]) -> Result<(), String> {
     let status = cargo.status().map_err(|e| format!("cargo: {e}"))?;
     let not_tried = std::fs::read_to_string(&list).unwrap_or_default();
     let _ = std::fs::remove_file(&list);
-    println!("\n{}", summary(&not_tried));
-    if status.success() { Ok(()) } else { Err("tests failed: their names stand above".into()) }
+    // Of a build that failed nothing is known.
+    if status.success() || !not_tried.is_empty() {
+        println!("\n{}", summary(&not_tried));
+    }
+    if status.success() { Ok(()) } else { Err("the build or a test failed: see above".into()) }
 }
 
 fn install(packages: &[&str]) {
     let list = packages.join(" ");
-    let root = nix::unistd::geteuid().is_root();
-    if !root || !Path::new("/usr/bin/apt-get").exists() {
-        println!("not here, and not installed by us ({}): {list}", if root { "no apt-get" } else { "not root" });
+    if !nix::unistd::geteuid().is_root() || !Path::new("/usr/bin/apt-get").exists() {
+        println!("missing: {list}; their tests are left out. As root on Debian or Ubuntu: apt-get install {list}");
         return;
     }
-    println!("installing what tests need: {list}");
+    println!("installing what tests need: {list} (Debian starts openssh-server and prometheus as services)");
     let quiet = |args: &[&str]| {
         let mut apt = Command::new("apt-get");
         apt.args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(Stdio::null());
@@ -68,7 +70,7 @@ fn summary(not_tried: &str) -> String {
     }
     let count: usize = reasons.values().map(Vec::len).sum();
     if count == 0 {
-        return "every test was tried".into();
+        return "no test lacked anything that it needs".into();
     }
     let lines: String = reasons.iter().map(|(reason, tests)| format!("\n  needs {reason}:\n    {}", tests.join("\n    "))).collect();
     format!("{count} test{} could not be tried here:{lines}", if count == 1 { "" } else { "s" })
@@ -80,7 +82,7 @@ mod tests {
 
     #[test]
     fn what_was_not_tried_is_counted_by_its_reason() {
-        assert_eq!(summary(""), "every test was tried");
+        assert_eq!(summary(""), "no test lacked anything that it needs");
         let said = summary("peers::a: needs tmux (Debian's package tmux)\nb: needs rpm\npeers::c: needs tmux (Debian's package tmux)\n");
         assert_eq!(
             said,

@@ -64,22 +64,25 @@ impl Drop for Packages<'_> {
 }
 
 fn blocked(why: String) -> Outcome {
-    Outcome::Blocked { why: format!("{why}; nothing was done"), hint: "`vsgpu apply` sends the file again and goes on".into() }
+    let hint = "find out who writes to that folder or datastore; then `vsgpu apply` sends the file again";
+    Outcome::Blocked { why: format!("{why}; nothing was done"), hint: hint.into() }
 }
 
 /// The artifact as the file itself says, or why it is not the one that the plan was made for.
 fn compared(stated: &Artifact, path: &str, staged: Staged) -> Result<Artifact, Outcome> {
     let sha256 = stated.sha256.clone().unwrap_or_default();
     if !staged.sha256.eq_ignore_ascii_case(&sha256) {
-        return Err(blocked(format!("{path} is not the file that was sent: its SHA-256 is {}, the plan says {sha256}", staged.sha256)));
+        let short = |sum: &str| sum.chars().take(12).collect::<String>();
+        let (is, said) = (short(&staged.sha256), short(&sha256));
+        return Err(blocked(format!("{path} was changed after it was sent: its SHA-256 is {is}.., the plan says {said}..")));
     }
     let (kind, holds) = staged.found.map_err(|why| blocked(format!("{path}: {}", sentence(&why))))?;
     let lies = stated.kind.is_some_and(|k| k != kind) || (!stated.holds.is_empty() && stated.holds != holds);
     if lies {
         let words = |kind: Option<_>, holds: &[_]| sentence(&serde_json::json!([kind, holds]).to_string());
         let (is, said) = (words(Some(kind), &holds), words(stated.kind, &stated.holds));
-        let why = format!("{path} says of itself {is}, whoever asked said {said}; nothing was done");
-        return Err(Outcome::Blocked { why, hint: "controller and agent should be of one version".into() });
+        let why = format!("controller and agent read {path} differently: {said}, {is}; nothing was done");
+        return Err(Outcome::Blocked { why, hint: "compare `vsgpu --version` of both sides; upgrade the agent".into() });
     }
     Ok(Artifact { kind: Some(kind), holds, size: Some(staged.size), ..stated.clone() })
 }

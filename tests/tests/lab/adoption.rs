@@ -32,7 +32,7 @@ fn lease_has_ended(lab: &Lab) {
         }
     });
     let said = lab.expect(0, &["status"]);
-    assert!(said.contains("nobody is at work there now"), "{said}\n{}", page());
+    assert!(said.contains("no vsgpu works on it now"), "{said}\n{}", page());
 }
 
 /// A second admin: the fleet file and the CA, and no records.
@@ -57,18 +57,18 @@ fn a_run_whose_records_are_gone_is_taken_over() {
     let second = second(&lab);
     // While the first one's installer may still run, the second admin is told so, and is kept out.
     let said = lab.expect(0, &["status", &second, "--pki", &pki]);
-    assert!(said.contains("esx-01 IS IN MAINTENANCE MODE through") && said.contains("run 1"), "{said}");
-    assert!(said.contains("vm-01 (on esx-01) IS SHUT DOWN through"), "{said}");
-    assert!(said.contains("at work there now"), "{said}");
+    assert!(said.contains("esx-01 IS IN MAINTENANCE MODE\n") && said.contains("run 1"), "{said}");
+    assert!(said.contains("SHUT DOWN on esx-01: vm-01"), "{said}");
+    assert!(said.contains("works on it now"), "{said}");
     let said = lab.expect(6, &["plan", &second, "--pki", &pki]);
     assert!(
-        said.contains("in maintenance mode through")
+        said.contains("in maintenance mode through another run")
             && !said.contains("not through vsgpu")
             && !said.contains("esxcli system maintenanceMode"),
         "{said}"
     );
     let said = lab.expect(6, &["abort", &second, "--pki", &pki, "--adopt", "esx-01"]);
-    assert!(said.contains("at work there now"), "{said}");
+    assert!(said.contains("works on it now"), "{said}");
     // The records go.
     std::fs::remove_dir_all(lab.folder.join(".vsgpu")).unwrap();
     lab.restart_agent("esx-01");
@@ -82,7 +82,9 @@ fn a_run_whose_records_are_gone_is_taken_over() {
     wait_until("the metric says so", Duration::from_secs(20), || page().contains("\nvsgpu_host_left_taken 1\n"));
     assert!(page().contains("vsgpu_host_taken_timestamp_seconds{run=") && page().contains("what=\"maintenance-mode\""), "{}", page());
     // Any controller with the same CA.
-    let said = lab.expect(0, &["abort", &second, "--pki", &pki, "--adopt", "esx-01"]);
+    let said = lab.expect(2, &["abort", &second, "--pki", &pki, "--adopt", "esx-01"]);
+    assert!(said.contains("end maintenance mode on esx-01 and power on vm-01 there? Then add `--yes`"), "{said}");
+    let said = lab.expect(0, &["abort", &second, "--pki", &pki, "--adopt", "esx-01", "--yes"]);
     assert!(said.contains("2 of 2 steps done"), "{said}");
     given_back(&lab);
     assert!(!lab.expect(0, &["status"]).contains("IS IN MAINTENANCE"));
@@ -105,7 +107,7 @@ fn a_lost_terminal_leaves_nobody_guessing() {
     kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGHUP).unwrap();
     assert_eq!(end(child).0, Some(5));
     // Its own records still tell it, and are enough.
-    assert!(lab.expect(0, &["status"]).contains("IS IN MAINTENANCE MODE through this run"));
+    assert!(lab.expect(0, &["status"]).contains("IS IN MAINTENANCE MODE by this run"));
     lab.expect(0, &["abort"]);
     given_back(&lab);
 }
@@ -129,7 +131,7 @@ fn what_a_person_did_is_not_a_runs() {
     let said = lab.expect(0, &["status"]);
     assert!(!said.contains("IS IN MAINTENANCE MODE"), "{said}");
     let said = lab.expect(6, &["plan"]);
-    assert!(said.contains("not a run of vsgpu"), "{said}");
+    assert!(said.contains("no record of a run"), "{said}");
     assert!(lab.expect(2, &["abort", "--adopt", "esx-01"]).contains("no run has taken anything"));
     assert!(lab.state("esx-01").esxi.unwrap().maintenance);
     assert!(!Path::new(&lab.machine("esx-01")).join("root/etc/opt/vsgpu/taken.json").metadata().is_ok_and(|m| m.len() > 60));

@@ -147,7 +147,7 @@ fn a_host_that_does_not_come_back_is_said_loudly() {
     lab.boots("esx-01", vsgpu_tests::lab::Boot::Never);
     let said = lab.expect(5, &["apply", "--yes"]);
     assert!(said.contains("did not come back within 3 s") && said.contains("esx-01 IS STILL IN MAINTENANCE MODE"), "{said}");
-    assert!(lab.expect(0, &["status"]).contains("esx-01 IS IN MAINTENANCE MODE through this run"));
+    assert!(lab.expect(0, &["status"]).contains("esx-01 IS IN MAINTENANCE MODE by this run"));
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn ctrl_c_says_what_is_left_and_how_to_go_on() {
         "{said}"
     );
     let status = lab.expect(0, &["status"]);
-    assert!(status.contains("not finished") && status.contains("vm-01 IS SHUT DOWN through this run"), "{status}");
+    assert!(status.contains("not finished") && status.contains("vm-01 IS SHUT DOWN by this run"), "{status}");
     lab.expect(0, &["apply", "--yes"]);
     lab.expect(0, &["verify"]);
     assert_eq!((count(&lab.calls("esx-01"), "component apply"), count(&lab.calls("esx-01"), "shutdown reboot")), (1, 1));
