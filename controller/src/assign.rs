@@ -38,16 +38,16 @@ pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
         let host = hosts.entry(vm.host.clone()).or_insert_with(|| Host::seen(by_name.get(vm.host.as_str())?, inventory));
         let Some(host) = host else { continue };
         let Some(wish) = vm.wishes.iter().find(|w| w.name == PASSTHROUGH) else { continue };
-        let Ok(gpus) = serde_json::from_value::<Vec<VmGpu>>(wish.spec.clone()) else { continue };
+        let Ok(gpus) = Vec::<VmGpu>::deserialize(&*wish.spec) else { continue };
         let of_host = named.get(&vm.host).into_iter().flatten();
         let others = of_host.filter(|(name, _)| *name != vm.name).flat_map(|(_, list)| list.clone()).collect();
         let Some(dealt) = host.deal(&vm.vm_name, &gpus, others) else { continue };
         for wish in &mut vm.wishes {
-            let auto = wish.name == MMIO && matches!(serde_json::from_value(wish.spec.clone()), Ok(MmioSpec::Auto(list)) if list == gpus);
+            let auto = wish.name == MMIO && matches!(MmioSpec::deserialize(&*wish.spec), Ok(MmioSpec::Auto(list)) if list == gpus);
             if wish.name == PASSTHROUGH {
-                wish.spec = dealt.clone();
+                wish.spec = dealt.clone().into();
             } else if auto {
-                wish.spec = json!({ "auto": dealt });
+                wish.spec = json!({ "auto": dealt }).into();
             }
         }
     }
@@ -56,13 +56,13 @@ pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
 
 fn fact<T: serde::de::DeserializeOwned>(inventory: &Inventory, host: &str, name: &str) -> Option<T> {
     let seen = inventory.seen(&NodeId::new(NodeKind::Host, host))?;
-    T::deserialize(seen.facts.get(name)?.as_ref().ok()?).ok()
+    T::deserialize(seen.fact(name)?).ok()
 }
 
 /// GPUs of a host with the owners they will have when its own `passthrough` is as wished.
 pub fn gpus_as_wished(host: &crate::fleet::Host, inventory: &Inventory) -> Option<Vec<PciGpu>> {
     let wish = host.wishes.iter().find(|w| w.name == PASSTHROUGH);
-    let wish = wish.and_then(|w| PassthroughSpec::deserialize(&w.spec).ok());
+    let wish = wish.and_then(|w| PassthroughSpec::deserialize(&*w.spec).ok());
     if let Some((wish, seen)) = wish.zip(fact::<HostPassthrough>(inventory, &host.name, PASSTHROUGH)) {
         return Some(seen.states(&wish).ok()?.into_iter().map(|(gpu, given)| gpu.after_change(given)).collect());
     }
@@ -106,7 +106,7 @@ mod tests {
     use crate::inventory::Seen;
 
     fn vm(name: &str, spec: Value) -> Vm {
-        let wish = |name: &'static str, spec: Value| Wish { name, spec };
+        let wish = |name: &'static str, spec: Value| Wish { name, spec: spec.into() };
         Vm {
             name: name.into(),
             vm_name: name.into(),
@@ -130,7 +130,7 @@ mod tests {
             ("pci-gpus", json!({ "devices": devices })),
             ("gpu-users", json!({ "vms": [user("b", "0000:3b:00.0"), user("stranger", "0000:5e:00.0")] })),
         ];
-        let facts = facts.into_iter().map(|(name, fact)| (name.to_string(), Ok(fact))).collect();
+        let facts = facts.into_iter().map(|(name, fact)| (name.into(), Ok(fact.into()))).collect();
         let mut inventory = Inventory::default();
         inventory.nodes.insert(NodeId::new(NodeKind::Host, "esx"), Ok(Seen { boot_id: "1".into(), facts, ..Seen::default() }));
         let one = || json!([{ "model": "A100", "count": 1 }]);
@@ -145,9 +145,9 @@ mod tests {
             vms: vec![vm("a", one()), vm("b", one()), vm("c", one()), vm("d", one())],
         };
         let settled = settled(&fleet, &inventory);
-        let specs: Vec<Value> = settled.vms.iter().map(|vm| vm.wishes[0].spec.clone()).collect();
+        let specs: Vec<Value> = settled.vms.iter().map(|vm| (*vm.wishes[0].spec).clone()).collect();
         assert_eq!(specs, [json!(["0000:0d:00.0"]), json!(["0000:3b:00.0"]), json!(["0000:af:00.0"]), one()]);
-        assert_eq!(settled.vms[0].wishes[1].spec, json!({ "auto": ["0000:0d:00.0"] }));
-        assert_eq!(settled.vms[3].wishes[1].spec, json!({ "auto": one() }), "none is left for the fourth");
+        assert_eq!(*settled.vms[0].wishes[1].spec, json!({ "auto": ["0000:0d:00.0"] }));
+        assert_eq!(*settled.vms[3].wishes[1].spec, json!({ "auto": one() }), "none is left for the fourth");
     }
 }

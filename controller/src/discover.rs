@@ -5,6 +5,7 @@ use crate::error::{Error, Kind};
 use crate::fleet::{NodeId, NodeKind};
 use crate::inventory::Seen;
 use crate::readiness::{GpuReadiness, of_host};
+use crate::shared::SharedFacts;
 use crate::{inventory, spec, yaml};
 use serde::de::DeserializeOwned;
 use std::fmt::Write as _;
@@ -40,7 +41,11 @@ pub fn over_ssh(targets: Vec<Target>, tools: Option<&Path>, root: &Path) -> Vec<
     let look = |target: &Target| -> Result<Seen, Error> {
         let away = |why: String| Error::new(Kind::Unreachable, why);
         let system = Machine::new(Arc::new(Remote::look(target, tools, root).map_err(away)?), NoBoots);
-        Ok(Seen { boot_id: String::new(), facts: execute::observe(&system, &Subject::node(), &facts), ..Seen::default() })
+        Ok(Seen {
+            boot_id: String::new(),
+            facts: SharedFacts::default().of(execute::observe(&system, &Subject::node(), &facts)),
+            ..Seen::default()
+        })
     };
     let mut all = vec![];
     for group in targets.chunks(AT_ONCE) {
@@ -87,7 +92,7 @@ pub async fn by_agents(agents: &[(String, String)], pki: PathBuf, operator: &Ope
 }
 
 fn fact<T: DeserializeOwned>(seen: &Seen, name: &str) -> Option<T> {
-    T::deserialize(seen.facts.get(name)?.as_ref().ok()?).ok()
+    T::deserialize(seen.fact(name)?).ok()
 }
 
 /// A host in a line: its release, what of NVIDIA is on it.
@@ -206,7 +211,7 @@ mod tests {
                 { "vmid": 4, "name": "vCLS-1", "vmx": "/d", "running": true, "infrastructure": true },
             ] },
         });
-        let facts = facts.as_object().unwrap().iter().map(|(name, fact)| (name.clone(), Ok(fact.clone()))).collect();
+        let facts = facts.as_object().unwrap().iter().map(|(name, fact)| (name.as_str().into(), Ok(fact.clone().into()))).collect();
         let found = Found {
             name: "esx-01".into(),
             address: "esx-01:7443".into(),

@@ -86,7 +86,7 @@ pub struct Wish {
     /// Requirement.
     pub name: &'static str,
     /// Its spec, in full form.
-    pub spec: Value,
+    pub spec: Arc<Value>,
 }
 
 /// One host.

@@ -3,13 +3,13 @@
 
 use crate::error::Error;
 use crate::fleet::{Fleet, NodeId, NodeKind};
+use crate::shared::{Facts, SharedFacts};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use vsgpu_core::execute::Facts;
 use vsgpu_proto::client::{CallError, Connection, Description, Holder, Operator, Target};
 use vsgpu_proto::taken::Taken;
 
@@ -29,6 +29,13 @@ pub struct Seen {
     pub taken: Vec<Taken>,
     /// Who has claimed a host.
     pub holder: Option<Holder>,
+}
+
+impl Seen {
+    /// A fact that could be read.
+    pub fn fact(&self, name: &str) -> Option<&serde_json::Value> {
+        self.facts.get(name)?.as_deref().ok()
+    }
 }
 
 /// Everything that was seen.
@@ -104,13 +111,14 @@ pub fn reaches(fleet: &Fleet) -> BTreeMap<NodeId, Reach> {
 /// Looks at the whole fleet, or at the named nodes.
 pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn Fn(&NodeId) -> bool) -> Inventory {
     let places = Arc::new(Semaphore::new(AT_ONCE));
+    let shared = Arc::new(Mutex::new(SharedFacts::default()));
     let mut work: JoinSet<Vec<(NodeId, Result<Seen, Error>)>> = JoinSet::new();
     let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
     let catalogue = crate::catalogue();
     let (all_wishes, reaches, by_host) = (fleet.wishes(), reaches(fleet), fleet.vms_by_host());
     let ask = |node: &NodeId| -> Ask {
         let wishes: Vec<_> =
-            all_wishes.get(node).map(|w| w.iter().map(|w| (w.name.to_string(), w.spec.clone())).collect()).unwrap_or_default();
+            all_wishes.get(node).map(|w| w.iter().map(|w| (w.name.to_string(), (*w.spec).clone())).collect()).unwrap_or_default();
         let facts = match scope {
             Scope::All => vec![],
             Scope::Wished | Scope::WishedAndRemembered => needed(&catalogue, node.kind, &wishes),
@@ -131,7 +139,7 @@ pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn
         by_agent.extend(reaches.get(&id).filter(|_| only(&id)).map(|r| (r.target(), vec![ask(&id)])));
     }
     for (target, asks) in by_agent {
-        let (operator, places) = (operator.clone(), places.clone());
+        let (operator, places, shared) = (operator.clone(), places.clone(), shared.clone());
         work.spawn(async move {
             let _place = places.acquire_owned().await;
             let connection = match patient(&operator, &target, within).await {
@@ -145,7 +153,15 @@ pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn
             for ask in asks {
                 let facts: Vec<&str> = ask.facts.to_vec();
                 let reply = connection.observe(ask.vm.as_deref(), &facts, &ask.wishes, OBSERVE).await;
-                seen.push((ask.node, reply.map(|(boot_id, facts)| Seen { boot_id, facts, ..Seen::default() }).map_err(Error::from)));
+                seen.push((
+                    ask.node,
+                    reply
+                        .map(|(boot_id, facts)| {
+                            let facts = shared.lock().unwrap_or_else(PoisonError::into_inner).of(facts);
+                            Seen { boot_id, facts, ..Seen::default() }
+                        })
+                        .map_err(Error::from),
+                ));
             }
             let of_host = seen.iter_mut().find(|(node, _)| node.kind == NodeKind::Host);
             if let (Some((_, Ok(seen))), Some(said)) = (of_host, connection.description()) {

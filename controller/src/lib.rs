@@ -30,6 +30,7 @@ pub mod render;
 pub mod rollout;
 pub mod run;
 pub mod schema;
+pub mod shared;
 pub mod spec;
 pub mod top;
 pub mod trace;

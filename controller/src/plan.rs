@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::Digest as _;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use vsgpu_core::Artifact;
 use vsgpu_core::execute::Expectation;
 
@@ -69,7 +70,7 @@ pub struct Step {
     /// What is so and what is wanted, or what it is good for.
     pub change: String,
     /// The exact commands, as far as they can be known.
-    pub commands: Vec<String>,
+    pub commands: Arc<[String]>,
     /// What is done.
     pub work: Work,
     /// Steps that must be done before.
@@ -91,7 +92,7 @@ pub struct Step {
     pub disrupts: bool,
     /// What was so before, as a wish: the way back. Absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub before: Option<Value>,
+    pub before: Option<Arc<Value>>,
 }
 
 impl Step {
@@ -108,7 +109,7 @@ pub enum Work {
     /// Send a file.
     Send {
         /// The file.
-        artifact: Artifact,
+        artifact: Box<Artifact>,
         /// Datastore of a host.
         datastore: Option<String>,
     },
@@ -117,7 +118,7 @@ pub enum Work {
         /// Its name.
         requirement: String,
         /// Its spec.
-        spec: Value,
+        spec: Arc<Value>,
         /// What the agent must find; absent where an earlier step changes it.
         expect: Option<Expectation>,
     },
@@ -126,7 +127,7 @@ pub enum Work {
         /// Restart by this name, or reboot.
         restart: Option<String>,
         /// Requirements that must be met afterwards, with their specs. If all are met before, nothing is done.
-        proves: Vec<(String, Value)>,
+        proves: Vec<(String, Arc<Value>)>,
     },
 }
 

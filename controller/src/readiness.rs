@@ -64,7 +64,7 @@ pub struct Readiness {
 }
 
 fn fact<T: DeserializeOwned>(seen: &Seen, name: &str) -> Option<T> {
-    T::deserialize(seen.facts.get(name)?.as_ref().ok()?).ok()
+    T::deserialize(seen.fact(name)?).ok()
 }
 
 /// Of one host; `None` where its PCI bus was not seen.
@@ -176,7 +176,7 @@ mod tests {
     fn seen(facts: &[(&str, Value)]) -> Seen {
         Seen {
             boot_id: "1".into(),
-            facts: facts.iter().map(|(name, fact)| (name.to_string(), Ok(fact.clone()))).collect(),
+            facts: facts.iter().map(|(name, fact)| ((*name).into(), Ok(fact.clone().into()))).collect(),
             ..Seen::default()
         }
     }

@@ -161,7 +161,7 @@ fn away(inventory: &Inventory, host: &str) -> Option<String> {
     match inventory.nodes.get(&NodeId::new(NodeKind::Host, host)) {
         Some(Err(error)) => Some(error.message.clone()),
         Some(Ok(seen)) => {
-            let maintenance = seen.facts.get("maintenance-mode").and_then(|f| f.as_ref().ok());
+            let maintenance = seen.fact("maintenance-mode");
             maintenance.filter(|f| f["enabled"] == true).map(|_| IN_MAINTENANCE.into())
         }
         None => None,
@@ -175,10 +175,10 @@ fn illness(inventory: &Inventory, host: &str, place: usize, vms: &[&Vm]) -> (usi
     let unreadable = seen.map_or(1, |s| s.facts.values().filter(|f| f.is_err()).count());
     let findings: usize = vms
         .iter()
-        .filter_map(|vm| inventory.seen(&NodeId::new(NodeKind::Guest, &vm.name))?.facts.get("health")?.as_ref().ok())
+        .filter_map(|vm| inventory.seen(&NodeId::new(NodeKind::Guest, &vm.name))?.fact("health"))
         .map(|health| health["findings"].as_array().map_or(0, Vec::len))
         .sum();
-    let listed = seen.and_then(|s| s.facts.get("virtual-machines")?.as_ref().ok());
+    let listed = seen.and_then(|s| s.fact("virtual-machines"));
     let listed: Option<VirtualMachines> = listed.and_then(|f| VirtualMachines::deserialize(f).ok());
     let running = listed.map_or(0, |l| l.vms.iter().filter(|v| v.running).count());
     (unreadable + findings, running, place)

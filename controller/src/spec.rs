@@ -9,7 +9,7 @@ use crate::rollout::Strategy;
 use crate::yaml::{self, Data, Key, Node};
 use crate::{catalogue, files, is_key, package};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vsgpu_core::artifact::replace;
@@ -338,7 +338,7 @@ impl Reader {
             let said = found.contains_key(entry.name) || pairs.iter().any(|(key, _)| key.name == entry.name);
             let implied = entry.implied_by.iter().filter(|_| !said).find_map(|i| (i.spec)(&found.get(i.by)?.spec));
             let spec = implied.and_then(|spec| (entry.read_spec)(&spec).ok());
-            found.extend(spec.map(|spec| (entry.name, Wish { name: entry.name, spec })));
+            found.extend(spec.map(|spec| (entry.name, Wish { name: entry.name, spec: spec.into() })));
         }
         entries.iter().filter_map(|e| found.remove(e.name)).collect()
     }
@@ -364,7 +364,7 @@ impl Reader {
                         self.places.entry(name).or_insert(Place { file: self.file.clone(), line, column });
                     }
                 }
-                Some(Wish { name: entry.name, spec })
+                Some(Wish { name: entry.name, spec: spec.into() })
             }
             Err(e) => {
                 let place = node.place(&self.file, &e.path, e.at_key);
@@ -401,8 +401,8 @@ fn gpus_of(wishes: &[Wish]) -> u64 {
 fn expect_gpus(wishes: &mut [Wish], count: u64) {
     for wish in wishes.iter_mut().filter(|_| count > 1) {
         match wish.name {
-            "gpu-on-bus" if wish.spec["at-least"] == 1 => wish.spec["at-least"] = count.into(),
-            "cuda-proof" if wish.spec["devices"] == 1 => wish.spec["devices"] = count.into(),
+            "gpu-on-bus" if wish.spec["at-least"] == 1 => Arc::make_mut(&mut wish.spec)["at-least"] = count.into(),
+            "cuda-proof" if wish.spec["devices"] == 1 => Arc::make_mut(&mut wish.spec)["devices"] = count.into(),
             _ => {}
         }
     }
@@ -427,6 +427,20 @@ fn listed<T: AsRef<str>>(words: &[T]) -> String {
     }
 }
 
+/// A spec that many nodes share, before and after its files were looked at; the first is kept so that its place stays its own.
+type Specs = HashMap<*const Value, (Arc<Value>, Arc<Value>)>;
+
+/// Replaces the files of a wish, once for all that share its spec.
+fn once(done: &mut Specs, wish: &mut Wish, with: &mut dyn FnMut(&Artifact) -> Option<Artifact>) {
+    let before = wish.spec.clone();
+    let (_, after) = done.entry(Arc::as_ptr(&before)).or_insert_with(|| {
+        let mut after = before.clone();
+        replace(Arc::make_mut(&mut after), with);
+        (before, after)
+    });
+    wish.spec = after.clone();
+}
+
 /// Reads, hashes and inspects every file that the fleet file names; each once.
 ///
 /// # Errors
@@ -435,9 +449,10 @@ pub fn resolve(fleet: &mut Fleet) -> Result<(), Vec<Error>> {
     let base = fleet.folder();
     let places = std::mem::take(&mut fleet.places);
     let mut known: BTreeMap<String, Result<Artifact, Error>> = BTreeMap::new();
+    let mut done = Specs::new();
     let guests = fleet.vms.iter_mut().flat_map(|v| v.wishes.iter_mut().chain(v.guest.iter_mut().flat_map(|g| g.wishes.iter_mut())));
     for wish in fleet.hosts.iter_mut().flat_map(|h| h.wishes.iter_mut()).chain(guests) {
-        replace(&mut wish.spec, &mut |artifact| {
+        once(&mut done, wish, &mut |artifact| {
             let key = format!("{}\0{}", artifact.artifact, artifact.sha256.clone().unwrap_or_default());
             let look = || {
                 package::resolve(&base, artifact).map_err(|error| match places.get(&artifact.artifact) {
@@ -454,8 +469,9 @@ pub fn resolve(fleet: &mut Fleet) -> Result<(), Vec<Error>> {
 
 /// What the names of the files state, for a gate that looks at no file.
 pub fn believe_names(fleet: &mut Fleet) {
+    let mut done = Specs::new();
     let guests = fleet.vms.iter_mut().flat_map(|v| v.wishes.iter_mut().chain(v.guest.iter_mut().flat_map(|g| g.wishes.iter_mut())));
     for wish in fleet.hosts.iter_mut().flat_map(|h| h.wishes.iter_mut()).chain(guests) {
-        replace(&mut wish.spec, &mut |artifact| Some(Artifact { holds: package::from_name(artifact.file_name()), ..artifact.clone() }));
+        once(&mut done, wish, &mut |artifact| Some(Artifact { holds: package::from_name(artifact.file_name()), ..artifact.clone() }));
     }
 }

@@ -95,20 +95,20 @@ fn road(world: &World) -> Vec<(Entry, Subject, PathBuf, Value)> {
     add(Scope::Host, "maintenance-mode", json!({ "state": "on" }));
     for (id, wishes) in &wishes {
         if id.kind == vsgpu::fleet::NodeKind::Host {
-            wishes.iter().for_each(|w| add(Scope::Host, w.name, w.spec.clone()));
+            wishes.iter().for_each(|w| add(Scope::Host, w.name, (*w.spec).clone()));
         }
     }
     add(Scope::Host, "maintenance-mode", json!({ "state": "off" }));
     for (id, wishes) in &wishes {
         if id.kind == vsgpu::fleet::NodeKind::Vm {
-            wishes.iter().for_each(|w| add_to(&id.name, Scope::Vm, w.name, w.spec.clone()));
+            wishes.iter().for_each(|w| add_to(&id.name, Scope::Vm, w.name, (*w.spec).clone()));
         }
     }
     let mut add = |scope, name: &str, spec| add_to("vm-01", scope, name, spec);
     add(Scope::Vm, "power", json!({ "state": "on" }));
     for (id, wishes) in &wishes {
         if id.kind == vsgpu::fleet::NodeKind::Guest {
-            wishes.iter().for_each(|w| add(Scope::Guest, w.name, w.spec.clone()));
+            wishes.iter().for_each(|w| add(Scope::Guest, w.name, (*w.spec).clone()));
         }
     }
     road
@@ -214,7 +214,7 @@ fn a_machine_that_is_neither_as_planned_nor_as_wanted_is_left_alone() {
     let (entry, on, machine, spec) = road(&world).into_iter().find(|(e, ..)| e.name == "assignment-policy").unwrap();
     let system = Linked::new(machine, None);
     let Ok(Verdict::Unmet { effects, .. }) = execute::verdict(&system, &entry, &on, &spec) else { panic!("not unmet") };
-    let planned = execute::Expectation { is: "something else".into(), effects, started: false };
+    let planned = execute::Expectation { is: "something else".into(), effects: effects.into(), started: false };
     let outcome = execute::apply(&system, &entry, &on, &spec, &Terms { expected: Some(&planned), ..Terms::default() }, &mut |_| {});
     assert!(matches!(outcome, Outcome::Stale { .. }), "{outcome:?}");
     assert_eq!(system.changes(), 0);

@@ -37,7 +37,7 @@ impl BaselineArgs {
             let inventory = block_on(inventory::gather(&fleet, &operator, Scope::All, &guests))?;
             for (node, seen) in &inventory.nodes {
                 let fact = match seen {
-                    Ok(seen) => seen.facts.get("cuda-proof").and_then(|f| f.as_ref().ok()),
+                    Ok(seen) => seen.fact("cuda-proof"),
                     Err(error) => {
                         errors.push(error.clone());
                         continue;

@@ -65,8 +65,8 @@ impl Clone {
             wishes: vec![Wish {
                 name: "clone-of",
                 spec: match &self.datastore {
-                    Some(store) => json!({ "base": self.base, "datastore": store }),
-                    None => json!({ "base": self.base }),
+                    Some(store) => json!({ "base": self.base, "datastore": store }).into(),
+                    None => json!({ "base": self.base }).into(),
                 },
             }],
             guest: None,

@@ -38,7 +38,7 @@ fn document(fleet: &Fleet, inventory: &Inventory) -> Value {
         let Some(seen) = inventory.seen(&NodeId::new(kind, name)) else { return Map::new() };
         let known = catalogue.of(kind.scope()).filter(|e| is_key(e));
         let specs = known.filter_map(|e| {
-            let fact = seen.facts.get(e.fact.name)?.as_ref().ok()?;
+            let fact = seen.fact(e.fact.name)?;
             Some((e.name.to_string(), shortened((e.as_spec)(fact).ok()??)))
         });
         specs.collect()

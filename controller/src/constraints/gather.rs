@@ -16,11 +16,11 @@ use vsgpu_host_agent::host::{GpuUsers, PassthroughSpec, PciGpu, VgpuTypes};
 use vsgpu_host_agent::vm::{MmioSpec, PowerState, VmConfig, VmGpu};
 
 fn wish<'a>(wishes: &'a [Wish], name: &str) -> Option<&'a Value> {
-    wishes.iter().find(|w| w.name == name).map(|w| &w.spec)
+    wishes.iter().find(|w| w.name == name).map(|w| &*w.spec)
 }
 
 fn fact<T: serde::de::DeserializeOwned>(inventory: Option<&Inventory>, node: &NodeId, name: &str) -> Option<T> {
-    T::deserialize(inventory?.seen(node)?.facts.get(name)?.as_ref().ok()?).ok()
+    T::deserialize(inventory?.seen(node)?.fact(name)?).ok()
 }
 
 fn gpu(seen: &PciGpu) -> Gpu {

@@ -86,7 +86,11 @@ impl Task {
         match &self.step().work {
             Work::Send { artifact, datastore } => self.send(artifact, datastore.as_deref()).await,
             Work::Meet { requirement, spec, expect } => self.meet(requirement, spec, expect.clone()).await,
-            Work::Activate { restart, proves } => self.activate(restart.as_deref(), proves).await,
+            Work::Activate { restart, proves } => {
+                // The agent is asked with the specs themselves.
+                let proves: Vec<_> = proves.iter().map(|(name, spec)| (name.clone(), (**spec).clone())).collect();
+                self.activate(restart.as_deref(), &proves).await
+            }
         }
     }
 

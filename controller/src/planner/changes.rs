@@ -6,17 +6,18 @@ use crate::fleet::{NodeId, NodeKind, Wish};
 use crate::inventory::Seen;
 use crate::order;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use vsgpu_core::requirement::{Cost, TakesEffect, Verdict};
 use vsgpu_core::{Entry, Evidence, Probe, Subject};
 
 /// One wish that is not met (or must be looked at again).
 pub(super) struct Change {
     pub(super) entry: Entry,
-    pub(super) spec: Value,
+    pub(super) spec: Arc<Value>,
     pub(super) verdict: Verdict,
     /// What is so now, as a wish, where there is a way back.
-    pub(super) before: Option<Value>,
+    pub(super) before: Option<Arc<Value>>,
     /// What it costs as things are.
     pub(super) cost: Cost,
     /// An earlier step changes what this one depends on.
@@ -25,7 +26,47 @@ pub(super) struct Change {
     pub(super) recheck: bool,
 }
 
+/// What a fact means for a wish.
+#[derive(Clone)]
+pub(super) struct Judged {
+    verdict: Verdict,
+    before: Option<Arc<Value>>,
+    cost: Cost,
+}
+
+/// Of many machines of one kind one is judged. By the places of requirement, spec and fact: those that are equal are shared.
+pub(super) type Known = HashMap<(&'static str, *const Value, *const Value), Judged>;
+
+/// Kinds of machines, each with a few dozen wishes; whatever comes after that is judged by itself.
+const KNOWN: usize = 10_000;
+
+/// Why a wish whose fact is not there cannot be judged.
+fn unjudged(entry: &Entry, wish: &Wish, seen: Option<&Seen>) -> Verdict {
+    match seen.map(|s| s.facts.get(entry.fact.name)) {
+        None => Verdict::waits("the VM is not running yet", describe(&wish.spec)),
+        Some(Some(Err(unreadable))) => Verdict::blocked(unreadable.to_string(), "mend that first; `vsgpu facts` shows what was printed"),
+        Some(_) => {
+            Verdict::blocked(format!("the agent did not answer for `{}`", entry.fact.name), "controller and agent should be of one version")
+        }
+    }
+}
+
 impl Planner<'_> {
+    fn judged(&mut self, entry: &Entry, wish: &Wish, fact: &Arc<Value>) -> Judged {
+        let key = (entry.name, Arc::as_ptr(&wish.spec), Arc::as_ptr(fact));
+        if let Some(known) = self.known.get(&key) {
+            return known.clone();
+        }
+        let verdict =
+            (entry.check)(&wish.spec, fact).unwrap_or_else(|why| Verdict::blocked(why, "controller and agent should be of one version"));
+        let before = (entry.as_spec)(fact).ok().flatten().map(|before| self.specs.one(before));
+        let judged = Judged { verdict, before, cost: (entry.cost)(&wish.spec, fact) };
+        if self.known.len() < KNOWN {
+            self.known.insert(key, judged.clone());
+        }
+        judged
+    }
+
     /// Judges the wishes of a node; `elsewhere`: what a wish waits for may come from another node of this plan.
     /// `Err`: something must be mended by a person first.
     pub(super) fn changes(&mut self, node: &NodeId, seen: Option<&Seen>, restarted: bool, elsewhere: bool) -> Result<Vec<Change>, ()> {
@@ -37,22 +78,11 @@ impl Planner<'_> {
         let (mut all, mut blocked) = (vec![], false);
         for wish in wishes {
             let Some(entry) = self.catalogue.find(node.kind.scope(), wish.name).copied() else { continue };
-            let unknown = || Verdict::waits("the VM is not running yet", describe(&wish.spec));
-            let verdict = match seen.map(|s| s.facts.get(entry.fact.name)) {
-                None => unknown(),
-                Some(Some(Ok(fact))) => (entry.check)(&wish.spec, fact)
-                    .unwrap_or_else(|why| Verdict::blocked(why, "controller and agent should be of one version")),
-                Some(Some(Err(unreadable))) => {
-                    Verdict::blocked(unreadable.to_string(), "mend that first; `vsgpu facts` shows what was printed")
-                }
-                Some(None) => Verdict::blocked(
-                    format!("the agent did not answer for `{}`", entry.fact.name),
-                    "controller and agent should be of one version",
-                ),
+            let fact = seen.and_then(|s| s.facts.get(entry.fact.name));
+            let Judged { verdict, before, cost } = match fact.and_then(|fact| fact.as_ref().ok()) {
+                Some(fact) => self.judged(&entry, wish, fact),
+                None => Judged { verdict: unjudged(&entry, wish, seen), before: None, cost: (entry.cost)(&wish.spec, &Value::Null) },
             };
-            let fact = seen.and_then(|s| s.facts.get(entry.fact.name)).and_then(|f| f.as_ref().ok()).unwrap_or(&Value::Null);
-            let cost = (entry.cost)(&wish.spec, fact);
-            let before = (entry.as_spec)(fact).ok().flatten();
             all.push(Change { entry, spec: wish.spec.clone(), verdict, before, cost, loose: restarted, recheck: false });
         }
         let changing: BTreeSet<&str> =

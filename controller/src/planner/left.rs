@@ -18,7 +18,7 @@ use vsgpu_proto::taken::Taken;
 /// What an earlier run took and is really still taken: the world may have given it back, or the fleet file no longer wants it. Where it
 /// is not known how the taking ended, a look does not settle it: a VM may still be shutting down.
 pub fn still_taken(fleet: &Fleet, inventory: &Inventory, left: Leftovers) -> Leftovers {
-    let fact = |host: &str, name: &str| inventory.seen(&NodeId::new(NodeKind::Host, host))?.facts.get(name)?.as_ref().ok();
+    let fact = |host: &str, name: &str| inventory.seen(&NodeId::new(NodeKind::Host, host))?.fact(name);
     let unsettled = |kind: NodeKind, name: &str| left.unsettled.contains(&NodeId::new(kind, name));
     let in_maintenance = |host: &String| {
         let out = fact(host, "maintenance-mode").and_then(|f| f["enabled"].as_bool()) == Some(false);

@@ -20,7 +20,8 @@ use crate::inventory::{Inventory, Seen, reaches};
 use crate::order;
 use crate::plan::{Leftovers, Plan, Problem, Step, VERSION, Work, digest};
 use crate::rollout;
-use changes::Change;
+use crate::shared::Shared;
+use changes::{Change, Known};
 pub use left::still_taken;
 pub use planned::Planned;
 use serde::Deserialize as _;
@@ -52,6 +53,10 @@ struct Planner<'a> {
     catalogue: Catalogue,
     wishes: BTreeMap<NodeId, &'a [Wish]>,
     steps: Vec<Step>,
+    commands: Shared<[String]>,
+    effects: Shared<[Effect]>,
+    specs: Shared<Value>,
+    known: Known,
     problems: Vec<Problem>,
     /// Problems that were said once for several nodes.
     said: HashSet<Error>,
@@ -111,6 +116,10 @@ impl<'a> Planner<'a> {
             catalogue,
             wishes,
             steps: vec![],
+            commands: Shared::default(),
+            effects: Shared::default(),
+            specs: Shared::default(),
+            known: Known::new(),
             problems: vec![],
             said: HashSet::new(),
             refused,
@@ -158,7 +167,7 @@ impl<'a> Planner<'a> {
             node: node.clone(),
             title: title.into(),
             change,
-            commands,
+            commands: self.commands.one(commands),
             work,
             after,
             gives_back: None,
@@ -209,7 +218,8 @@ impl<'a> Planner<'a> {
             Some(Verdict::Unmet { effects, .. }) => shown(&effects),
             _ => vec![],
         };
-        self.push(node, title, change.into(), commands, Work::Meet { requirement: requirement.into(), spec, expect: None }, after)
+        let work = Work::Meet { requirement: requirement.into(), spec: self.specs.one(spec), expect: None };
+        self.push(node, title, change.into(), commands, work, after)
     }
 
     fn sends(&mut self, node: &NodeId, changes: &[Change], mut after: Vec<usize>) -> Vec<usize> {
@@ -224,7 +234,7 @@ impl<'a> Planner<'a> {
                 }
                 let folder = to.rsplit_once('/').map_or("", |(folder, _)| folder);
                 let text = format!("{} ({}) to {folder}", placed.artifact.file_name(), size_of(placed.artifact.size.unwrap_or_default()));
-                let work = Work::Send { artifact: placed.artifact, datastore: placed.datastore };
+                let work = Work::Send { artifact: placed.artifact.into(), datastore: placed.datastore };
                 after = vec![self.push(node, "send", text, vec![], work, after)];
             }
         }
@@ -253,7 +263,7 @@ impl<'a> Planner<'a> {
             // Set already, only its activation is missing.
             Verdict::Unmet { effects, .. } if effects.is_empty() && change.entry.takes_effect != TakesEffect::AtOnce => return after,
             Verdict::Unmet { is, wants, effects } => {
-                let expect = Expectation { is: is.clone(), effects: effects.clone(), started: false };
+                let expect = Expectation { is: is.clone(), effects: self.effects.one(effects.as_slice()), started: false };
                 (format!("{is} -> {wants}"), shown(effects), Some(expect).filter(|_| !change.loose))
             }
             Verdict::Waits { on, wants, effects } => (format!("{wants} (now: {on})"), shown(effects), None),
@@ -299,7 +309,7 @@ impl<'a> Planner<'a> {
         }
         let Ok(changes) = self.changes(&node, Some(seen), false, false) else { return self.rescue(&node, vms) };
         let since = self.steps.len();
-        let fact = |name: &str| seen.facts.get(name).and_then(|f| f.as_ref().ok());
+        let fact = |name: &str| seen.fact(name);
         let listed: VirtualMachines = match fact("virtual-machines").map(VirtualMachines::deserialize) {
             Some(Ok(listed)) => listed,
             _ => {

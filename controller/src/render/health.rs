@@ -9,7 +9,7 @@ use vsgpu_guest_agent::guest::Health;
 
 /// Lines of one guest, indented; nothing where all is well.
 pub fn of_guest(seen: &Seen) -> Vec<String> {
-    let fact = seen.facts.get("health").and_then(|f| f.as_ref().ok());
+    let fact = seen.fact("health");
     let Some(health) = fact.and_then(|f| Health::deserialize(f).ok()) else { return vec![] };
     let word = |severity| if severity == Severity::Critical { "CRITICAL" } else { "warning" };
     let gpu = |gpu: &Option<String>| gpu.as_ref().map(|g| format!("GPU {g}: ")).unwrap_or_default();

@@ -32,8 +32,8 @@ pub fn facts(inventory: &Inventory) -> Answer {
             if line.chars().count() > 160 { line.chars().take(157).chain("...".chars()).collect() } else { line }
         };
         let rows = |shown: &dyn Fn(&Value) -> String| {
-            let row = |(name, fact): (&String, &Result<Value, vsgpu_core::Unreadable>)| {
-                let value = fact.as_ref().map_or_else(|why| format!("NOT READABLE: {why}"), shown);
+            let row = |(name, fact): (&std::sync::Arc<str>, &Result<std::sync::Arc<Value>, vsgpu_core::Unreadable>)| {
+                let value = fact.as_deref().map_or_else(|why| format!("NOT READABLE: {why}"), shown);
                 format!("  {name:<24} {value}\n")
             };
             seen.facts.iter().map(row).collect::<String>()
@@ -103,7 +103,7 @@ fn standing(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
     for host in &fleet.hosts {
         let node = NodeId::new(NodeKind::Host, &host.name);
         let Some(seen) = inventory.seen(&node) else { continue };
-        let fact = |name: &str| seen.facts.get(name).and_then(|f| f.as_ref().ok());
+        let fact = |name: &str| seen.fact(name);
         let mut say = |node: NodeId, requirement: &str, is: &str, wants: &str| {
             all.push(Check { node, requirement: requirement.into(), met: false, known: true, is: is.into(), wants: Some(wants.into()) });
         };

@@ -92,7 +92,7 @@ pub enum Probe {
 }
 
 /// One change. The agent derives it itself from a wish; it is never taken from the wire.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub enum Effect {
     /// Run a command; exit status 0 is success.

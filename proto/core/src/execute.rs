@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 const READ_LIMIT: usize = 1 << 20;
@@ -30,12 +31,12 @@ const HEAD_LIMIT: usize = 4 << 10;
 pub type Facts = BTreeMap<String, Result<Value, Unreadable>>;
 
 /// Facts as the JSON object that `facts -o json` prints: an unreadable one is `{"error": {...}}`.
-pub fn facts_as_json(facts: &Facts) -> Value {
-    let value = |fact: &Result<Value, Unreadable>| match fact {
-        Ok(value) => value.clone(),
+pub fn facts_as_json<N: AsRef<str>, V: std::borrow::Borrow<Value>>(facts: &BTreeMap<N, Result<V, Unreadable>>) -> Value {
+    let value = |fact: &Result<V, Unreadable>| match fact {
+        Ok(value) => value.borrow().clone(),
         Err(error) => json!({ "error": error }),
     };
-    facts.iter().map(|(name, fact)| (name.clone(), value(fact))).collect::<serde_json::Map<_, _>>().into()
+    facts.iter().map(|(name, fact)| (name.as_ref().to_string(), value(fact))).collect::<serde_json::Map<_, _>>().into()
 }
 
 /// Looks at a machine for these facts. Distinct probes run once, concurrently; a failure is kept per fact.
@@ -115,7 +116,7 @@ pub struct Expectation {
     /// What was so when the plan was made.
     pub is: String,
     /// The effects that the plan showed.
-    pub effects: Vec<Effect>,
+    pub effects: Arc<[Effect]>,
     /// Some of them may have run already (the step was started before).
     pub started: bool,
 }

@@ -299,7 +299,7 @@ fn plan() {
             "license" => json!({ "token": file(files::TOKEN_FILE, "1") }),
             _ => serde_json::from_str(entry.example).unwrap(),
         };
-        Wish { name: entry.name, spec: (entry.read_spec)(&spec).unwrap() }
+        Wish { name: entry.name, spec: (entry.read_spec)(&spec).unwrap().into() }
     };
     let of = |kind: NodeKind, names: &[&str]| names.iter().map(|n| wish(kind, n)).collect::<Vec<_>>();
     let host_wishes = of(NodeKind::Host, &["vgpu-manager", "gpu-management-daemon", "graphics-type", "assignment-policy", "ecc"]);
@@ -319,12 +319,16 @@ fn plan() {
             NodeKind::Vm => &vm_wishes,
             NodeKind::Guest => &guest_wishes,
         };
-        let wishes: Vec<_> = wishes.iter().map(|w| (w.name.to_string(), w.spec.clone())).collect();
+        let wishes: Vec<_> = wishes.iter().map(|w| (w.name.to_string(), (*w.spec).clone())).collect();
         // As `vsgpu plan` asks.
         let asked = vsgpu::inventory::needed(&catalogue, kind, &wishes);
         let mut facts = (agent.catalogue)().facts(kind.scope());
         facts.retain(|fact| asked.contains(&fact.name));
-        Seen { boot_id: "1".into(), facts: vsgpu_core::execute::observe(system.as_ref(), &on, &facts), ..Seen::default() }
+        Seen {
+            boot_id: "1".into(),
+            facts: vsgpu::shared::SharedFacts::default().of(vsgpu_core::execute::observe(system.as_ref(), &on, &facts)),
+            ..Seen::default()
+        }
     };
     let host_seen = seen("esx-01", vsgpu_host_agent::agent(), vsgpu_core::Subject::node(), NodeKind::Host);
     let vm_seen = seen("esx-01", vsgpu_host_agent::agent(), vsgpu_core::Subject::vm("vm-01"), NodeKind::Vm);

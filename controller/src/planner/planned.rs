@@ -1,0 +1,35 @@
+//! A plan with all that is to be said beside it.
+
+use super::left::{self, Left};
+use crate::constraints::Finding;
+use crate::plan::{Plan, Problem};
+
+/// A plan with what stands in its way.
+pub struct Planned {
+    /// The plan.
+    pub plan: Plan,
+    /// What a person must mend first.
+    pub problems: Vec<Problem>,
+    /// What may go wrong.
+    pub warnings: Vec<Finding>,
+    /// What runs took of the hosts, our own among them.
+    pub taken: Vec<Left>,
+    /// When the hosts were looked at, seconds since 1970.
+    pub at: u64,
+}
+
+impl Planned {
+    /// A plan that nothing stands in the way of.
+    pub fn only(plan: Plan) -> Self {
+        Self { plan, problems: vec![], warnings: vec![], taken: vec![], at: 0 }
+    }
+
+    /// What other runs took than this one; what a problem says already is not said again.
+    pub fn taken_by_others(&self, own: Option<&str>) -> Vec<String> {
+        let said = |left: &Left| {
+            let is = |p: &Problem| p.node.name == left.host && p.error.code == "left-behind";
+            left.vm.is_empty() && self.problems.iter().any(is)
+        };
+        left::told(self.taken.iter().filter(|left| Some(left.run.as_str()) != own && !said(left)), self.at)
+    }
+}
