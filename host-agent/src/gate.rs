@@ -43,6 +43,8 @@ pub(crate) fn looks(facts: &Facts) -> Vec<vsgpu_proto::taken::Look> {
         F::deserialize(facts.get(F::NAME)?.as_ref().ok()?).ok()
     }
     let maintenance = read::<MaintenanceModeFact>(facts).map(|fact| (MAINTENANCE_MODE, String::new(), fact.enabled));
-    let vms = read::<VirtualMachines>(facts).map(|listed| listed.vms).unwrap_or_default();
-    maintenance.into_iter().chain(vms.into_iter().map(|vm| (POWER, vm.name, !vm.running))).collect()
+    let listed = read::<VirtualMachines>(facts).map(|listed| listed.vms);
+    let all_listed = listed.is_some().then(|| (POWER, String::new(), false));
+    let vms = listed.into_iter().flatten().map(|vm| (POWER, vm.name, !vm.running));
+    maintenance.into_iter().chain(all_listed).chain(vms).collect()
 }

@@ -34,6 +34,10 @@ pub(crate) fn activate(node: &Arc<Node>, request: v1::ActivateRequest) -> Result
             Err(why) => return Outcome::failed(why.to_string()),
             Ok(_) => {}
         }
+        // A host on its way down answers nothing any more, and need not.
+        if reboot && reboot_asked(node, &request.planned_boot_id) {
+            return Outcome::Applied { is: "the reboot is on its way".into(), active: false };
+        }
         if let Some(drifted) = execute::drifted(node.system.as_ref(), &Subject::node(), &still) {
             return drifted;
         }
@@ -42,8 +46,8 @@ pub(crate) fn activate(node: &Arc<Node>, request: v1::ActivateRequest) -> Result
         if let Err(refused) = (node.agent.gate)(node.system.as_ref(), &Subject::node(), needs) {
             return refused;
         }
-        if reboot && let Some(asked) = asked_before(node, &request.planned_boot_id) {
-            return Outcome::Applied { is: asked, active: false };
+        if reboot {
+            note_reboot(node, &request.planned_boot_id);
         }
         activate_all(node, &effects, reboot, say)
     })
@@ -91,15 +95,11 @@ fn reboot_asked(node: &Node, boot_id: &str) -> bool {
 
 /// A reboot that was asked for in this boot, minutes ago, is on its way: asking again could reboot the node twice. Told by the
 /// time since boot, which no wrong clock touches.
-fn asked_before(node: &Node, boot_id: &str) -> Option<String> {
-    if reboot_asked(node, boot_id) {
-        return Some("the reboot is on its way".into());
-    }
+fn note_reboot(node: &Node, boot_id: &str) {
     let now = node.system.elapsed().as_secs();
     if let Err(why) = node.system.write(REBOOT_ASKED, format!("{boot_id} {now}\n").as_bytes(), 0o600) {
         tracing::warn!(%why, "the reboot is not noted");
     }
-    None
 }
 
 /// Why something was not made active, and whether that is sure.

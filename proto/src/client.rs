@@ -214,6 +214,7 @@ impl Connection {
             holder: sentence(&t.holder),
             since: t.since,
             seen: t.seen,
+            gone: 0,
         };
         let holder = |h: v1::Held| Holder {
             name: sentence(&h.holder),

@@ -67,8 +67,8 @@ impl<B: Boots> System for Machine<B> {
     fn remove(&self, path: &str) -> Result<(), Trouble> {
         self.shell.remove(path)
     }
-    fn stage(&self, path: &str) -> Result<Staged, Trouble> {
-        self.shell.stage(path)
+    fn stage(&self, path: &str, sha256: &str) -> Result<Staged, Trouble> {
+        self.shell.stage(path, sha256)
     }
     fn unstage(&self, path: &str, instead: &str) {
         self.shell.unstage(path, instead);

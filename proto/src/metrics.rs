@@ -132,8 +132,9 @@ fn look(node: &Node) {
     if node.acting(&on).try_lock().is_err() {
         return;
     }
+    let looking = node.looking();
     let facts = execute::observe(node.system.as_ref(), &on, &node.catalogue.facts(node.scope(&on)));
-    node.looked(&facts);
+    node.looked(&facts, looking);
     let wished: Vec<String> =
         node.wishes.lock().map(|w| w.keys().filter_map(|k| k.rsplit_once('/')).map(|(vm, _)| vm.into()).collect()).unwrap_or_default();
     let mut vms: Vec<String> = wished.into_iter().filter(|vm| !vm.is_empty()).collect();

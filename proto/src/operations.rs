@@ -101,11 +101,17 @@ pub(crate) struct Operations(Mutex<Known>);
 struct Known {
     by_name: BTreeMap<String, Arc<Operation>>,
     order: VecDeque<String>,
+    begun: u64,
 }
 
 impl Operations {
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// How many were begun, ever.
+    pub(crate) fn begun(&self) -> u64 {
+        self.known().begun
     }
 
     /// The operation of this name; `true` where it is new and must be run; with `look_again`
@@ -121,6 +127,7 @@ impl Operations {
         if known.by_name.len() >= most.min(REMEMBERED) && known.by_name.values().filter(|o| !o.ended()).count() >= most {
             return Err(Status::resource_exhausted(format!("{most} changes of this node are not done yet")));
         }
+        known.begun += 1;
         let operation = Operation::new(what);
         if known.by_name.insert(name.into(), operation.clone()).is_none() {
             known.order.push_back(name.into());

@@ -140,6 +140,8 @@ fn held(descriptor: &str) -> Result<Held, String> {
     Ok(Held { name: stated.0, version: stated.1, acceptance: text("acceptance-level") })
 }
 
+const TOO_MUCH: &str = "the descriptors of this zip file are larger than those of any package";
+
 /// An offline bundle holds `index.xml` and metadata zips with one descriptor per VIB; a component is said in a bulletin.
 fn bundle(file: &mut dyn File) -> Result<(Kind, Vec<Held>), String> {
     let mut zip = zip::ZipArchive::new(file).map_err(|e| format!("the zip file is broken or cut off: {e}"))?;
@@ -162,15 +164,18 @@ fn bundle(file: &mut dyn File) -> Result<(Kind, Vec<Held>), String> {
         let mut inner = vec![];
         let metadata = zip.by_name(&name).map_err(|e| format!("{name}: {e}"))?;
         metadata.take(MAX_DESCRIPTOR).read_to_end(&mut inner).map_err(|e| format!("{name}: {e}"))?;
+        left = left.checked_sub(inner.len()).ok_or(TOO_MUCH)?;
         let mut inner = zip::ZipArchive::new(std::io::Cursor::new(inner)).map_err(|e| format!("{name}: {e}"))?;
         for at in 0..inner.len().min(256) {
-            let mut text = String::new();
+            let mut text = vec![];
             let entry = inner.by_index(at).map_err(|e| format!("{name}: {e}"))?;
             let path = entry.name().to_string();
-            if !path.ends_with(".xml") || entry.take(MAX_DESCRIPTOR).read_to_string(&mut text).is_err() {
+            if !path.ends_with(".xml") {
                 continue;
             }
-            left = left.checked_sub(text.len()).ok_or("the descriptors of this zip file are larger than those of any package")?;
+            let read = entry.take(MAX_DESCRIPTOR).read_to_end(&mut text);
+            left = left.checked_sub(text.len()).ok_or(TOO_MUCH)?;
+            let Some(text) = read.ok().and_then(|_| String::from_utf8(text).ok()) else { continue };
             if path.starts_with("vibs/") {
                 holds.push(held(&text).map_err(|why| format!("{name}: {path}: {why}"))?);
             } else if path.starts_with("bulletins/") {

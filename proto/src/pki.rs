@@ -175,7 +175,12 @@ pub fn renew_operator(folder: &Path, days: u32, now: std::time::SystemTime) -> R
     let _ = std::fs::remove_dir_all(&new);
     let made = issue(folder, &new, CONTROLLER, "controller", days, now)
         .and_then(|()| exchange(&new.join("controller.key"), &folder.join("controller.key")))
-        .and_then(|()| exchange(&new.join("controller.pem"), &folder.join("controller.pem")));
+        .and_then(|()| {
+            exchange(&new.join("controller.pem"), &folder.join("controller.pem")).inspect_err(|_| {
+                let key = folder.join("controller.key");
+                let _ = std::fs::rename(replaced(&key), key);
+            })
+        });
     let _ = std::fs::remove_dir_all(&new);
     made
 }

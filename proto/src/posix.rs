@@ -261,8 +261,8 @@ impl Shell for Posix {
         Ok(self.path(path)?.is_dir())
     }
 
-    fn stage(&self, path: &str) -> Result<Staged, Trouble> {
-        crate::staging::stage(self, path)
+    fn stage(&self, path: &str, sha256: &str) -> Result<Staged, Trouble> {
+        crate::staging::stage(self, path, sha256)
     }
 
     fn unstage(&self, path: &str, instead: &str) {

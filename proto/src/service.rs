@@ -117,16 +117,22 @@ impl Node {
     /// Notes that a run is about to take something.
     fn take(&self, what: &str, on: &Subject, (run, holder): (String, String)) -> Result<(), Outcome> {
         let vm = on.vm.clone().unwrap_or_default();
-        let taken = Taken { what: what.into(), vm, run, holder, since: self.system.now(), seen: false };
+        let taken = Taken { what: what.into(), vm, run, holder, since: self.system.now(), seen: false, gone: 0 };
         self.taken.note(self.system.as_ref(), taken).map_err(|why| {
             Outcome::failed(format!("the agent cannot write its record ({why}), so nothing was taken; make room where it keeps its state"))
         })
     }
 
-    /// What a look at the node says of what was taken; not while something is being taken.
-    pub(crate) fn looked(&self, facts: &execute::Facts) {
+    /// Begins a look: how many changes there were before it; none where one is under way.
+    pub(crate) fn looking(&self) -> Option<u64> {
+        let begun = self.operations.begun();
+        self.operations.running().is_none().then_some(begun)
+    }
+
+    /// What a look at the node says of what was taken; not where a change was under way meanwhile, and not while something is being taken.
+    pub(crate) fn looked(&self, facts: &execute::Facts, since: Option<u64>) {
         let looks = (self.agent.looks)(facts);
-        if !looks.is_empty() && self.operations.running().is_none() {
+        if !looks.is_empty() && since.is_some() && self.looking() == since {
             self.taken.looked(self.system.as_ref(), &looks);
         }
     }
@@ -317,8 +323,11 @@ impl agent_server::Agent for Service {
 
     async fn observe(&self, request: Request<v1::ObserveRequest>) -> Result<Response<v1::ObserveReply>, Status> {
         let request = request.into_inner();
-        let _place = self.0.work.look().await?;
+        let place = self.0.work.look().await?;
         blocking(&self.0, "Observe", move |node| {
+            // Until the look is over, also where nobody waits for it any more.
+            let _place = place;
+            let looking = node.looking();
             let on = subject(request.subject);
             let mut facts = node.catalogue.facts(node.scope(&on));
             if !request.facts.is_empty() {
@@ -335,7 +344,7 @@ impl agent_server::Agent for Service {
             node.remember(&on, request.wishes);
             let seen = execute::observe(node.system.as_ref(), &on, &facts);
             if on.vm.is_none() {
-                node.looked(&seen);
+                node.looked(&seen, looking);
             }
             let boot_id = node.system.boot_id().map_err(|e| troubled(&e))?;
             Ok(v1::ObserveReply { boot_id, facts_json: serde_json::to_string(&seen).map_err(|e| Status::internal(e.to_string()))? })
@@ -394,7 +403,10 @@ impl agent_server::Agent for Service {
             let is_so = matches!(outcome, Outcome::Applied { active: true, .. } | Outcome::AlreadyMet { .. });
             let vm = on.vm.as_deref().unwrap_or_default();
             match taking.filter(|_| is_so) {
-                Some(Taking::GivesBack) => node.taken.given_back(node.system.as_ref(), entry.name, vm),
+                Some(Taking::GivesBack) => {
+                    let already = matches!(outcome, Outcome::AlreadyMet { .. });
+                    node.taken.given_back(node.system.as_ref(), entry.name, vm, already);
+                }
                 Some(Taking::Takes) => node.taken.looked(node.system.as_ref(), &[(entry.name, vm.into(), true)]),
                 None => {}
             }

@@ -72,7 +72,7 @@ pub trait Shell: Send + Sync {
     /// Removes a file; an absent one is fine.
     fn remove(&self, path: &str) -> Result<(), Trouble>;
     /// See `System::stage`.
-    fn stage(&self, path: &str) -> Result<Staged, Trouble>;
+    fn stage(&self, path: &str, sha256: &str) -> Result<Staged, Trouble>;
     /// See `System::unstage`.
     fn unstage(&self, path: &str, instead: &str);
     /// Takes a file, piece by piece, until `next` has no more. The hash is checked before the file gets its name, and what can be

@@ -28,7 +28,7 @@ const DATASTORES: &str = "/vmfs/volumes/";
 ///
 /// # Errors
 /// Where it is not there, is no file, or cannot be read.
-pub(crate) fn stage(posix: &Posix, path: &str) -> Result<Staged, Trouble> {
+pub(crate) fn stage(posix: &Posix, path: &str, wanted: &str) -> Result<Staged, Trouble> {
     let name = path.rsplit('/').next().unwrap_or_default().to_string();
     let source = posix.path(path)?;
     let mut file = open(&source).map_err(|e| trouble(path, &e))?;
@@ -49,7 +49,7 @@ pub(crate) fn stage(posix: &Posix, path: &str) -> Result<Staged, Trouble> {
             }
         }
     }
-    let read = read(&mut file, &name);
+    let read = read(&mut file, &name, wanted);
     let (sha256, size, found) = read.map_err(|e| {
         unstage(posix, path, &instead);
         trouble(path, &e)
@@ -140,7 +140,7 @@ fn copy(from: &mut File, to: &Path, room: u64) -> std::io::Result<File> {
 
 type Read = (String, u64, Result<(vsgpu_core::artifact::Kind, Vec<vsgpu_core::artifact::Held>), String>);
 
-fn read(file: &mut File, name: &str) -> std::io::Result<Read> {
+fn read(file: &mut File, name: &str, wanted: &str) -> std::io::Result<Read> {
     file.rewind()?;
     let mut hasher = sha2::Sha256::new();
     let mut buffer = vec![0; 1 << 18];
@@ -155,5 +155,8 @@ fn read(file: &mut File, name: &str) -> std::io::Result<Read> {
         }
     }
     file.rewind()?;
-    Ok((hex(&hasher.finalize()), size, package::inspect(file, name, size)))
+    let sha256 = hex(&hasher.finalize());
+    // What somebody put there is not unpacked.
+    let found = if sha256.eq_ignore_ascii_case(wanted) { package::inspect(file, name, size) } else { Err("it is another file".into()) };
+    Ok((sha256, size, found))
 }

@@ -13,6 +13,8 @@ use vsgpu_core::System;
 const MAX: usize = 2_000;
 /// Seconds after which a taking that was never seen is not expected any more: the longest that maintenance mode is waited for.
 const MAY_COME: u64 = 2 * 3600;
+/// The same for a taking that was called off: a guest may still be shutting down.
+const MAY_BE_LATE: u64 = 15 * 60;
 const VERSION: u32 = 1;
 
 /// One thing that was taken.
@@ -32,6 +34,13 @@ pub struct Taken {
     /// It was seen so.
     #[serde(default)]
     pub seen: bool,
+    /// Since when the VM is not listed any more; 0: it is.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gone: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -40,7 +49,8 @@ struct Kept {
     taken: Vec<Taken>,
 }
 
-/// What a look says of one thing: its requirement, the VM, and whether it is taken now.
+/// What a look says of one thing: its requirement, the VM, and whether it is taken now. Where all VMs were listed there is at least one
+/// of that requirement: the one without a name.
 pub type Look = (&'static str, String, bool);
 
 /// All of it.
@@ -95,9 +105,10 @@ impl Ledger {
         })
     }
 
-    /// It was given back.
-    pub(crate) fn given_back(&self, system: &dyn System, what: &str, vm: &str) {
-        if let Err(why) = self.change(system, |taken| taken.retain(|t| t.what != what || t.vm != vm)) {
+    /// It was given back; `already`: it was found so.
+    pub(crate) fn given_back(&self, system: &dyn System, what: &str, vm: &str, already: bool) {
+        let now = system.now();
+        if let Err(why) = self.change(system, |taken| give_back(taken, (what, vm), already, now)) {
             tracing::warn!(why, "what was given back is still noted as taken; the next look drops it");
         }
     }
@@ -105,19 +116,80 @@ impl Ledger {
     /// What a look says of it.
     pub(crate) fn looked(&self, system: &dyn System, looks: &[Look]) {
         let now = system.now();
-        let kept = self.change(system, |taken| {
-            taken.retain_mut(|t| match looks.iter().find(|(what, vm, _)| *what == t.what && *vm == t.vm) {
-                Some((.., true)) => {
-                    t.seen = true;
-                    true
-                }
-                // A clock that goes back must not keep it for ever, nor drop it at once.
-                Some((.., false)) => !t.seen && now.saturating_sub(t.since) <= MAY_COME,
-                None => true,
-            });
-        });
-        if let Err(why) = kept {
+        if let Err(why) = self.change(system, |taken| look_at(taken, looks, now)) {
             tracing::warn!(why, "what is taken cannot be kept");
         }
+    }
+}
+
+/// One that was never seen taken may still come true where it was found given back, for a while.
+fn give_back(taken: &mut Vec<Taken>, of: (&str, &str), already: bool, now: u64) {
+    let late = |t: &Taken| already && !t.seen && now.saturating_sub(t.since) <= MAY_BE_LATE;
+    taken.retain(|t| (t.what.as_str(), t.vm.as_str()) != of || late(t));
+}
+
+fn look_at(taken: &mut Vec<Taken>, looks: &[Look], now: u64) {
+    taken.retain_mut(|t| match looks.iter().find(|(what, vm, _)| *what == t.what && *vm == t.vm) {
+        Some((.., true)) => {
+            (t.seen, t.gone) = (true, 0);
+            true
+        }
+        Some((.., false)) => !t.seen && now.saturating_sub(t.since) <= MAY_COME,
+        // Not listed any more: moved to another host, or deleted. Nobody can give it back here; but a list that is read while a host
+        // boots may be short.
+        None if looks.iter().any(|(what, ..)| *what == t.what) => {
+            if t.gone == 0 {
+                t.gone = now;
+            }
+            now.saturating_sub(t.gone) <= MAY_COME
+        }
+        None => true,
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_000_000;
+
+    fn of(vm: &str, ago: u64, seen: bool) -> Vec<Taken> {
+        vec![Taken { what: "power".into(), vm: vm.into(), run: "r".into(), holder: "h".into(), since: NOW - ago, seen, gone: 0 }]
+    }
+
+    #[test]
+    fn what_is_not_so_any_more_is_dropped_and_what_may_still_come_is_not() {
+        let after = |mut taken: Vec<Taken>, off: bool, now: u64| {
+            look_at(&mut taken, &[("power", String::new(), false), ("power", "web".into(), off)], now);
+            taken
+        };
+        assert!(after(of("web", 5, false), true, NOW)[0].seen);
+        assert_eq!(after(of("web", 5, true), false, NOW), [], "somebody started it");
+        assert_eq!(after(of("web", 5, false), false, NOW).len(), 1, "it may still be shutting down");
+        assert_eq!(after(of("web", MAY_COME + 1, false), false, NOW), []);
+    }
+
+    #[test]
+    fn a_vm_that_is_not_listed_any_more_is_nobodys_after_a_while() {
+        let mut taken = of("web", 90_000, true);
+        let listed = [("power", String::new(), false)];
+        look_at(&mut taken, &[], NOW);
+        assert_eq!(taken[0].gone, 0, "the list could not be read");
+        look_at(&mut taken, &listed, NOW);
+        look_at(&mut taken, &listed, NOW + MAY_COME);
+        assert_eq!(taken.len(), 1, "a list that is read while the host boots may be short");
+        look_at(&mut taken, &listed, NOW + MAY_COME + 1);
+        assert_eq!(taken, []);
+    }
+
+    #[test]
+    fn what_was_found_given_back_may_still_come_true() {
+        let after = |mut taken: Vec<Taken>, already: bool| {
+            give_back(&mut taken, ("power", "web"), already, NOW);
+            taken.len()
+        };
+        assert_eq!((after(of("web", 40, false), true), after(of("web", 40, false), false)), (1, 0));
+        assert_eq!((after(of("web", 40, true), true), after(of("web", MAY_BE_LATE + 1, false), true)), (0, 0));
+        assert_eq!(after(of("other", 40, true), false), 1);
     }
 }

@@ -38,8 +38,20 @@ pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> En
         None => return Err(one(Error::new(Kind::Internal, format!("{host} was not asked")))),
     };
     let lefts = left::of_host(host, &seen.taken, seen.holder.as_ref());
-    let adoption = left::adopt(fleet, &inventory, host);
+    let mut adoption = left::adopt(fleet, &inventory, host);
+    // What our own earlier runs left is not forgotten over it.
+    let own = super::leftovers(fleet)?;
+    adoption.left.in_maintenance.extend(own.in_maintenance);
+    adoption.left.stopped.extend(own.stopped);
+    adoption.left.unsettled.extend(own.unsettled);
+    adoption.left.rebooted.extend(own.rebooted);
+    adoption.left.held.extend(own.held);
     if adoption.plan.steps.is_empty() {
+        if !lefts.is_empty() {
+            left::told(&lefts, now()).iter().for_each(|told| printer.note(told));
+            let error = Error::new(Kind::Usage, format!("{host}: the fleet file wants `power: off` for all that was shut down there"));
+            return Err(one(error.code("nothing-left").hint("nothing was changed; take `power: off` out, and they are started")));
+        }
         let error = Error::new(Kind::Usage, format!("no run has taken anything of {host}, as far as its agent knows")).code("nothing-left");
         return Err(one(error.hint("`vsgpu facts` shows how it is; what somebody did by hand is theirs to undo")));
     }

@@ -168,8 +168,8 @@ fn renew(printer: &Printer, name: &str, role: Option<Role>, folder: &Path, days:
         then.push(next(&node, role, folder));
     }
     let shown = match then.len() {
-        0..=3 => then.join("\n"),
-        more => format!("{}\n(the same for the {} others)", then[0], more - 1),
+        0 | 1 => then.join("\n"),
+        more => format!("{}\n(and so for the other {})", then[0], more - 1),
     };
     let text = format!(
         "{}\nnew for {}; the old files are beside them as FOLDER.old and work until they expire\n{shown}\nnot while `vsgpu status` says \"running now\" or \"works on it now\"",

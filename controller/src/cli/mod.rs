@@ -201,8 +201,9 @@ pub(crate) fn holder(fleet: &Fleet) -> Result<String, Vec<Error>> {
     let id = crate::files::own_id(&fleet.state_folder().join("id")).map_err(|e| vec![e])?;
     let file = fleet.file.display().to_string();
     // The end of a long path says more than its beginning.
-    let file: String = file.chars().skip(file.chars().count().saturating_sub(200)).filter(|c| !c.is_control()).collect();
-    Ok(format!("{user}@{host}:{file} ({id})"))
+    let file: String = file.chars().skip(file.chars().count().saturating_sub(200)).collect();
+    // As agents want it: what no name can have is seen there.
+    Ok(vsgpu_core::text::sentence(&format!("{user}@{host}:{file} ({id})")))
 }
 
 /// What the last run left behind.

@@ -230,11 +230,15 @@ pub fn adopt(fleet: &Fleet, inventory: &Inventory, host: &str) -> Adoption {
         if known.is_some_and(|vm| vm.power == Some(PowerState::Off)) {
             continue;
         }
-        let id = NodeId::new(NodeKind::Vm, known.map_or(t.vm.as_str(), |vm| vm.name.as_str()));
+        // One that the fleet file does not name gets a name that none in it can have.
+        let name = known.map_or_else(|| format!("{host}: {}", sentence(&t.vm)), |vm| vm.name.clone());
+        let id = NodeId::new(NodeKind::Vm, &name);
         let step = planner.switch(&id, POWER, planner.start(), Value::Null, after.clone());
         planner.steps[step - 1].rescue = true;
         planner.steps[step - 1].host = host.into();
-        left.stopped.insert(id.name.clone());
+        if known.is_some() {
+            left.stopped.insert(id.name.clone());
+        }
         vms.push(t.vm.clone());
         if known.is_none() {
             strangers.push((id, Reach { address: address.clone(), node: host.into(), role: "host".into(), vm: Some(t.vm.clone()) }));

@@ -4,7 +4,7 @@ use super::ask;
 use super::virtual_machines;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Implied, Needs, TakesEffect, Taking};
+use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect, Taking};
 use vsgpu_core::units::OnOff;
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -75,6 +75,12 @@ impl Requirement for MaintenanceMode {
     const EXAMPLE: &'static str = r#"{"state": "on", "within-secs": 3600}"#;
     type Spec = MaintenanceModeSpec;
     type Fact = MaintenanceModeFact;
+
+    // To leave it nothing must be off: some VMs (vCLS, agent VMs) run in it.
+    fn cost(spec: &MaintenanceModeSpec, _: &MaintenanceModeFact) -> Cost {
+        let needs = if spec.state == OnOff::Off { Needs::Nothing } else { Self::NEEDS };
+        Cost { needs, takes_effect: Self::TAKES_EFFECT, sure: true }
+    }
 
     fn check(spec: &MaintenanceModeSpec, fact: &MaintenanceModeFact) -> Verdict {
         let is = OnOff::from(fact.enabled).to_string();

@@ -87,7 +87,8 @@ impl Unreadable {
 
 /// The first lines of a stream: at most 8 lines of 200 characters.
 pub fn head(text: &str) -> String {
-    let cut = |line: &str| line.chars().take(200).collect::<String>();
+    // First, as a cut address may have lost what tells its password.
+    let cut = |line: &str| crate::text::without_passwords(line).chars().take(200).collect::<String>();
     text.lines().filter(|l| !l.trim().is_empty()).take(8).map(cut).collect::<Vec<_>>().join("\n")
 }
 

@@ -266,7 +266,7 @@ pub fn apply(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value, ter
     if let Some(Err(refused)) = terms.gate.map(|gate| gate((entry.cost)(spec, &fact).needs)) {
         return refused;
     }
-    let (packages, spec) = match Packages::take(system, entry, spec) {
+    let (packages, spec) = match Packages::take(system, entry, spec, &effects) {
         Ok(taken) => taken,
         Err(outcome) => return outcome,
     };
@@ -438,7 +438,8 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), Broken> {
         }
         Effect::EditLines { path, section, set } => {
             let before = match system.read(path, READ_LIMIT) {
-                Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+                // Lines that are not ours stay as they are, byte by byte.
+                Ok(bytes) => String::from_utf8(bytes).map_err(|_| format!("{path} is not UTF-8: edit it by hand, or convert it"))?,
                 Err(Trouble::NotFound(_)) => String::new(),
                 Err(trouble) => return Err(words(trouble)),
             };

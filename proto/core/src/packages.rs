@@ -4,7 +4,7 @@
 
 use crate::artifact::{Artifact, replace};
 use crate::catalogue::Entry;
-use crate::effect::Command;
+use crate::effect::{Command, Effect};
 use crate::execute::Outcome;
 use crate::system::{Holder, Output, Staged, System, Trouble};
 use crate::text::sentence;
@@ -19,18 +19,25 @@ pub(crate) struct Packages<'a> {
 }
 
 impl<'a> Packages<'a> {
-    /// Takes aside and compares every package of a spec. Also gives the spec with what the packages say of themselves.
-    pub(crate) fn take(system: &'a dyn System, entry: &Entry, spec: &Value) -> Result<(Self, Value), Outcome> {
+    /// Takes aside and compares every package of a spec that the effects use. Also gives the spec with what the packages say of themselves.
+    pub(crate) fn take(system: &'a dyn System, entry: &Entry, spec: &Value, effects: &[Effect]) -> Result<(Self, Value), Outcome> {
         let mut taken = Self { system, aside: vec![] };
+        let written = serde_json::to_string(effects).unwrap_or_default();
+        // As it stands inside a JSON text.
+        let used = |path: &str| serde_json::to_string(path).is_ok_and(|quoted| written.contains(quoted.trim_matches('"')));
         let mut spec = spec.clone();
         for placed in (entry.files)(&spec) {
             let name = sentence(placed.artifact.file_name());
             placed.check().map_err(|why| Outcome::failed(format!("{name}: {why}")))?;
             let path = placed.stored();
+            // A license token that came with the image is not sent, and restarting the daemon does not need it.
+            if !used(&path) {
+                continue;
+            }
             if taken.aside.iter().any(|(known, _)| *known == path) {
                 continue;
             }
-            let staged = system.stage(&path).map_err(|why| match why {
+            let staged = system.stage(&path, placed.artifact.sha256.as_deref().unwrap_or_default()).map_err(|why| match why {
                 Trouble::NotFound(_) => blocked(format!("{path} is not there: it was sent and is gone, or was never sent")),
                 why => Outcome::failed(why.to_string()),
             })?;
@@ -121,8 +128,8 @@ impl System for Packages<'_> {
     fn remove(&self, path: &str) -> Result<(), Trouble> {
         self.system.remove(path)
     }
-    fn stage(&self, path: &str) -> Result<Staged, Trouble> {
-        self.system.stage(path)
+    fn stage(&self, path: &str, sha256: &str) -> Result<Staged, Trouble> {
+        self.system.stage(path, sha256)
     }
     fn unstage(&self, path: &str, instead: &str) {
         self.system.unstage(path, instead);

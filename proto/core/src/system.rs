@@ -143,8 +143,8 @@ pub trait System: Send + Sync {
     fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble>;
     /// Removes a file; an absent one is fine.
     fn remove(&self, path: &str) -> Result<(), Trouble>;
-    /// Takes a package aside and reads it there: what its `instead` leads to is what was read.
-    fn stage(&self, path: &str) -> Result<Staged, Trouble>;
+    /// Takes a package aside and reads it there: what its `instead` leads to is what was read. One with another hash is not looked into.
+    fn stage(&self, path: &str, sha256: &str) -> Result<Staged, Trouble>;
     /// Removes what `stage` made, if it made anything. Only room is lost where that fails.
     fn unstage(&self, path: &str, instead: &str);
     /// Differs after every reboot and only then.

@@ -79,7 +79,7 @@ pub fn without_passwords(text: &str) -> Cow<'_, str> {
     while let Some(at) = rest.find("://") {
         let (before, after) = rest.split_at(at + 3);
         out.push_str(before);
-        let end = after.find(|c: char| c.is_whitespace() || "/\"'`<>|\\".contains(c)).unwrap_or(after.len());
+        let end = after.find(|c: char| c.is_whitespace() || "/\"`<>\\".contains(c)).unwrap_or(after.len());
         // A password may hold an `@` of its own: the last one counts.
         let host = match after[..end].rfind('@') {
             Some(at) => {

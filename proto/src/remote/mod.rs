@@ -330,7 +330,7 @@ impl Shell for Remote {
     }
 
     /// Read there and used where it lies: between the two is a moment that only the tool's own check covers.
-    fn stage(&self, path: &str) -> Result<Staged, Trouble> {
+    fn stage(&self, path: &str, wanted: &str) -> Result<Staged, Trouble> {
         let size = self.size(path)?.ok_or_else(|| Trouble::NotFound(path.into()))?;
         let said = self.script(path, &format!("[ ! -L {} ]", self.word(path)?), Input::Nothing, FILE)?;
         if said.end != "0" {
@@ -338,7 +338,10 @@ impl Shell for Remote {
         }
         let sha256 = self.hash(path)?;
         let name = path.rsplit('/').next().unwrap_or_default();
-        let found = crate::package::inspect(&mut blocks::Blocks::new(self, path, size), name, size);
+        let found = match sha256.eq_ignore_ascii_case(wanted) {
+            true => crate::package::inspect(&mut blocks::Blocks::new(self, path, size), name, size),
+            false => Err("it is another file".into()),
+        };
         Ok(Staged { sha256, size, found, instead: path.into() })
     }
 

@@ -130,8 +130,8 @@ impl System for Linked {
     fn remove(&self, path: &str) -> Result<(), Trouble> {
         self.change(|| self.posix.remove(path), || Err(Trouble::Other { path: path.into(), why: "power cut".into() }))
     }
-    fn stage(&self, path: &str) -> Result<Staged, Trouble> {
-        self.posix.stage(path)
+    fn stage(&self, path: &str, sha256: &str) -> Result<Staged, Trouble> {
+        self.posix.stage(path, sha256)
     }
     fn unstage(&self, path: &str, instead: &str) {
         self.posix.unstage(path, instead);
