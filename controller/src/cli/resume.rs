@@ -27,9 +27,7 @@ impl Resume {
 }
 
 #[derive(Args)]
-#[command(
-    after_help = "Examples:\n  vsgpu abort && vsgpu status\n  vsgpu abort --adopt esx-01   the run's controller is gone"
-)]
+#[command(after_help = "Examples:\n  vsgpu abort && vsgpu status\n  vsgpu abort --adopt esx-01   the run's controller is gone")]
 pub(super) struct Abort {
     #[command(flatten)]
     fleet: FleetArg,

@@ -11,7 +11,7 @@ use crate::render::{Printer, status};
 use clap::Args;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use vsgpu_host_agent::host::MAINTENANCE_MODE;
 use vsgpu_host_agent::vm::POWER;
 use vsgpu_proto::client::Operator;
@@ -33,7 +33,7 @@ pub(super) struct Status {
 }
 
 /// Between two looks at the hosts.
-const ASK_AGAIN: Duration = Duration::from_secs(10);
+const ASK_AGAIN_SECS: u64 = 10;
 /// Longest wait for the hosts: what the journal says is wanted at once.
 const HOSTS: Duration = Duration::from_secs(3);
 
@@ -64,7 +64,7 @@ impl Status {
                 return Ok(Exit::Done);
             }
             std::thread::sleep(LOOK);
-            if !self.local && hosts.asked.elapsed() > ASK_AGAIN {
+            if !self.local && now().saturating_sub(hosts.asked) > ASK_AGAIN_SECS {
                 hosts = Hosts::ask(printer, &fleet, false)?;
             }
         }
@@ -75,12 +75,12 @@ impl Status {
 struct Hosts {
     said: BTreeMap<String, Vec<Left>>,
     operator: Option<Operator>,
-    asked: Instant,
+    asked: u64,
 }
 
 impl Default for Hosts {
     fn default() -> Self {
-        Self { said: BTreeMap::new(), operator: None, asked: Instant::now() }
+        Self { said: BTreeMap::new(), operator: None, asked: now() }
     }
 }
 
@@ -109,7 +109,7 @@ impl Hosts {
             ));
         }
         let said = said.iter().map(|(host, said)| (host.clone(), left::described(host, said))).collect();
-        Ok(Self { said, operator: Some(operator), asked: Instant::now() })
+        Ok(Self { said, operator: Some(operator), asked: now() })
     }
 
     fn left(&self) -> impl Iterator<Item = &Left> {
