@@ -5,7 +5,10 @@
 //! a deadline ends what it started as well. No signals, no epoll, no pidfd.
 #![expect(clippy::disallowed_methods, reason = "the only file that starts processes")]
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
@@ -68,12 +71,11 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
         alive &= thread(move || while pieces.recv().is_ok_and(|piece| pipe.write_all(&piece).is_ok()) {});
     }
     let (events, next) = mpsc::channel();
-    let streams = [Stream::default(), Stream::default()];
-    let pipes: [Option<Box<dyn std::io::Read + Send>>; 2] =
-        [child.stdout.take().map(|p| Box::new(p) as _), child.stderr.take().map(|p| Box::new(p) as _)];
+    let pipes = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
+    let streams = pipes.map(|pipe| pipe.map(Stream::of).unwrap_or_default());
     let until = child_until.map(|words| words.as_bytes().to_vec());
-    for ((pipe, stream), until) in pipes.into_iter().flatten().zip(&streams).zip([None, until]) {
-        alive &= stream.clone().fill(pipe, events.clone(), until);
+    for (stream, until) in streams.iter().zip([None, until]) {
+        alive &= stream.clone().fill(events.clone(), until);
     }
     alive &= thread(move || {
         let _ = events.send(Event::Exited(child.wait()));
@@ -112,7 +114,7 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
         Some(Err(why)) => Ended::Broken(why.to_string()),
         None => Ended::Broken("it was lost".into()),
     });
-    let [stdout, stderr] = streams.map(Stream::bytes);
+    let [stdout, stderr] = streams.map(Stream::taken);
     Ran { ended, stdout, stderr }
 }
 
@@ -128,16 +130,25 @@ enum Event {
     Exited(std::io::Result<std::process::ExitStatus>),
 }
 
-/// What one pipe has said so far; shared, because a pipe may never close.
+/// What one pipe has said so far; shared, because a pipe may never close. It is read under the lock: what is neither kept nor in the
+/// pipe was not said.
 #[derive(Clone, Default)]
-struct Stream(Arc<Mutex<Vec<u8>>>);
+struct Stream {
+    kept: Arc<Mutex<Vec<u8>>>,
+    pipe: Option<Arc<File>>,
+}
 
 impl Stream {
-    fn fill(self, mut pipe: Box<dyn std::io::Read + Send>, events: mpsc::Sender<Event>, until: Option<Vec<u8>>) -> bool {
+    fn of(pipe: OwnedFd) -> Self {
+        Self { kept: Arc::default(), pipe: Some(Arc::new(File::from(pipe))) }
+    }
+
+    fn fill(self, events: mpsc::Sender<Event>, until: Option<Vec<u8>>) -> bool {
         thread(move || {
             let mut buffer = [0; 16 << 10];
-            while let Ok(n @ 1..) = pipe.read(&mut buffer) {
-                let Ok(mut kept) = self.0.lock() else { break };
+            while let Some(pipe) = self.pipe.as_deref().filter(|pipe| readable(pipe, PollTimeout::NONE)) {
+                let Ok(mut kept) = self.kept.lock() else { break };
+                let Ok(n @ 1..) = (&*pipe).read(&mut buffer) else { break };
                 if kept.len() + n > MAX_OUTPUT {
                     let _ = events.send(Event::Flooded);
                     return;
@@ -156,7 +167,45 @@ impl Stream {
         })
     }
 
-    fn bytes(self) -> Vec<u8> {
-        self.0.lock().map(|kept| kept.clone()).unwrap_or_default()
+    /// All that was said by now. On a busy machine the thread that reads may not have had its turn: half an answer could be taken for
+    /// another one. Asked once, at the end: behind it the thread may wait in `read` with the lock.
+    fn taken(self) -> Vec<u8> {
+        let Ok(mut kept) = self.kept.lock() else { return vec![] };
+        let mut buffer = [0; 16 << 10];
+        while let Some(pipe) = self.pipe.as_deref().filter(|pipe| kept.len() < MAX_OUTPUT && readable(pipe, PollTimeout::ZERO)) {
+            let Ok(n @ 1..) = (&*pipe).read(&mut buffer) else { break };
+            kept.extend_from_slice(&buffer[..n]);
+        }
+        std::mem::take(&mut kept)
+    }
+}
+
+/// Whether a read would not wait: something is there, or the pipe has ended.
+fn readable(pipe: &File, within: PollTimeout) -> bool {
+    let mut look = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    loop {
+        match poll(&mut look, within) {
+            Err(nix::errno::Errno::EINTR) => {}
+            looked => return looked.is_ok_and(|n| n > 0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reader that had no turn before the program ended, as on a busy machine, and a daemon that holds the pipe open.
+    #[test]
+    fn what_was_said_is_not_lost_with_a_late_reader() {
+        let (from, to) = nix::unistd::pipe().unwrap_or_else(|why| panic!("{why}"));
+        let stream = Stream::of(from);
+        for part in ["Name  Owner\n", "0000:3b:00.0  VMkernel\n"] {
+            File::from(to.try_clone().unwrap_or_else(|why| panic!("{why}")))
+                .write_all(part.as_bytes())
+                .unwrap_or_else(|why| panic!("{why}"));
+        }
+        assert_eq!(stream.taken(), b"Name  Owner\n0000:3b:00.0  VMkernel\n");
+        drop(to);
     }
 }

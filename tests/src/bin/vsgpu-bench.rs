@@ -38,6 +38,7 @@ fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("plan") => return plan(),
         Some("read") => return read(),
+        Some("look") => return look(),
         Some("transfer") => return transfer(),
         _ => {}
     }
@@ -59,8 +60,45 @@ fn main() {
     };
     let memory = Path::new("/dev/shm");
     own("transfer", if memory.is_dir() { memory } else { Path::new("/tmp") });
+    own("look", Path::new("/tmp"));
     own("read", Path::new("/tmp"));
     own("plan", Path::new("/tmp"));
+}
+
+/// Processor time of programs that have ended.
+fn cpu() -> Duration {
+    use nix::sys::resource::{UsageWho, getrusage};
+    use nix::sys::time::TimeValLike as _;
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
+    Duration::from_micros((usage.user_time().num_microseconds() + usage.system_time().num_microseconds()) as u64)
+}
+
+/// A look at many agents. All of them, and their simulated tools, share the processors of this machine, which in the field are theirs:
+/// so the controller's own processor time is compared.
+fn look() {
+    let mut before: Option<f64> = None;
+    for count in if short() { [10, 40] } else { [20, 200] } {
+        let lab = Lab::new(&format!("bench-look-{count}"));
+        let names: Vec<String> = (0..count).map(|n| format!("esx-{n:03}")).collect();
+        names.iter().for_each(|name| lab.host(name, "8.0.2", vec![files::a100("0000:3b:00.0")]));
+        let hosts = names.iter().map(|name| format!("  {name}: {{ address: {}, graphics-type: SharedPassthru }}\n", lab.address(name)));
+        lab.write_fleet(&format!("version: 1\nhosts:\n{}", hosts.collect::<String>()));
+        lab.start();
+        // Once before, so that all agents have started.
+        lab.expect(3, &["plan", "-o", "json"]);
+        let before_plan = cpu();
+        let plan = timed(3, || drop(lab.expect(3, &["plan", "-o", "json"])));
+        let own = (cpu() - before_plan) / 3;
+        let status = timed(3, || drop(lab.expect(0, &["status"])));
+        println!(
+            "look at {count:>4} agents      plan {plan:>8.2?} beside all agents and tools, {own:>8.2?} its own; status {status:>8.2?}   target: linear"
+        );
+        let each = own.as_secs_f64() / count as f64;
+        if let Some(before) = before {
+            assert!(each < before * 2.5, "an agent costs {:.1} times as much among {count}", each / before);
+        }
+        before = Some(each);
+    }
 }
 
 /// Fleet files: names written singly, and VMs dealt out over a range.
