@@ -1,7 +1,8 @@
 //! Where a root agent writes: the folder that a path really means, reached through no link that somebody else could have made.
 //!
 //! Folders are looked at one by one. A link is followed only where it is root's or ours, in a folder in which nobody else may put one
-//! (`/var/run` is such a link nearly everywhere); on a datastore, which other hosts write to, none is. On Linux the folder is then
+//! (`/var/run` is such a link nearly everywhere); on a datastore, which other hosts write to, only one at its top to a folder
+//! beside it (vSAN makes such). On Linux the folder is then
 //! opened with openat2, which follows no link at all, and everything is done below that open folder: what is exchanged on the way
 //! meanwhile changes nothing. Where there is no openat2 or no /proc (VMkernel has neither, as far as known) the look is all there is,
 //! with O_NOFOLLOW for the last part.
@@ -104,11 +105,18 @@ fn folder(root: &Path, parts: Vec<OsString>) -> Result<PathBuf> {
             Err(Error::new(ErrorKind::PermissionDenied, format!("{} is a symbolic link {why}: it is not followed", at.display())))
         };
         let holder = std::fs::metadata(&here)?;
-        let on_datastore = here
-            .strip_prefix(root)
-            .is_ok_and(|here| Path::new("/").join(here).strip_prefix(DATASTORES).is_ok_and(|rest| rest.components().next().is_some()));
-        if on_datastore {
-            return refused("on a datastore");
+        let below =
+            here.strip_prefix(root).ok().and_then(|here| Path::new("/").join(here).strip_prefix(DATASTORES).ok().map(Path::to_path_buf));
+        let depth = below.map_or(0, |below| below.components().count());
+        if depth > 0 {
+            // vSAN's own: the name of a folder at the top is a link to the one with its id, beside it. It leads nowhere else.
+            let target = std::fs::read_link(&at)?;
+            let beside = matches!(target.components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+            if depth > 1 || !beside || links > MAX_LINKS {
+                return refused("on a datastore");
+            }
+            next.push(target.into_os_string());
+            continue;
         }
         if ![0, us].contains(&meta.uid()) || ![0, us].contains(&holder.uid()) || (holder.mode() & 0o022 != 0 && holder.mode() & 0o1000 == 0)
         {
@@ -165,6 +173,12 @@ mod tests {
         // Another host's hand on a datastore; somebody's in a folder that everybody may write to.
         symlink("../../../etc", root.join("vmfs/volumes/5f-id/planted")).unwrap();
         assert!(write("/vmfs/volumes/datastore1/planted/passwd").unwrap_err().to_string().contains("on a datastore"));
+        // What vSAN makes at the top of a datastore is followed, deeper it is not.
+        symlink("x", root.join("vmfs/volumes/5f-id/vm")).unwrap();
+        write("/vmfs/volumes/datastore1/vm/vm.vmx").unwrap();
+        assert!(root.join("vmfs/volumes/5f-id/x/vm.vmx").exists());
+        symlink("x", root.join("vmfs/volumes/5f-id/x/deep")).unwrap();
+        assert!(write("/vmfs/volumes/datastore1/x/deep/f").unwrap_err().to_string().contains("on a datastore"));
         symlink("../etc", root.join("open/planted")).unwrap();
         assert!(write("/open/planted/passwd").unwrap_err().to_string().contains("somebody else"));
         symlink("circle", root.join("circle")).unwrap();

@@ -173,7 +173,8 @@ impl Stream {
         let Ok(mut kept) = self.kept.lock() else { return vec![] };
         let mut buffer = [0; 16 << 10];
         while let Some(pipe) = self.pipe.as_deref().filter(|pipe| kept.len() < MAX_OUTPUT && readable(pipe, PollTimeout::ZERO)) {
-            let Ok(n @ 1..) = (&*pipe).read(&mut buffer) else { break };
+            let room = buffer.len().min(MAX_OUTPUT - kept.len());
+            let Ok(n @ 1..) = (&*pipe).read(&mut buffer[..room]) else { break };
             kept.extend_from_slice(&buffer[..n]);
         }
         std::mem::take(&mut kept)

@@ -62,8 +62,10 @@ impl Drop for Remote {
     }
 }
 
-/// Before a file `$f` is written: whatever lies under its name or its folder's may have been put there for us to write through.
-const NO_LINK: &str = "if [ -L \"$f\" ] || [ -L \"${f%/*}\" ]; then echo 'it is or lies behind a symbolic link: nothing is written' >&2; (exit 1); else :; fi && ";
+/// Before a file `$f` is written: whatever lies under its name or its folder's may have been put there for us to write through. A folder
+/// that is a link to one beside it is vSAN's way of naming folders, and leads nowhere else.
+const NO_LINK: &str = "d=\"${f%/*}\"; l=; if [ -L \"$d\" ]; then l=$(readlink \"$d\"); case \"$l\" in ''|*/*|.|..) l=away;; *) l=;; esac; fi; \
+                       if [ -L \"$f\" ] || [ -n \"$l\" ]; then echo 'it is or lies behind a symbolic link: nothing is written' >&2; (exit 1); else :; fi && ";
 
 impl Remote {
     /// For an agent that serves this host and no other does. `own_prefix`: what of the paths is this agent's memory, kept in the

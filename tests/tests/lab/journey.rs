@@ -106,7 +106,7 @@ fn records(lab: &Lab) -> usize {
 fn an_agent_killed_in_the_middle_of_a_command_is_looked_at_again() {
     let lab = small("agentkill");
     lab.change("esx-01", |m| {
-        drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::sim::state::Fault::Slow { ms: 1500 }))
+        drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::sim::state::Fault::Slow { ms: 5_000 }))
     });
     let child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("the install has begun", Duration::from_secs(60), || count(&lab.calls("esx-01"), "component apply") == 1);
