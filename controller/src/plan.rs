@@ -68,7 +68,7 @@ pub struct Step {
     /// What it is, for people.
     pub title: String,
     /// What is so and what is wanted, or what it is good for.
-    pub change: String,
+    pub change: Arc<str>,
     /// The exact commands, as far as they can be known.
     pub commands: Arc<[String]>,
     /// What is done.
@@ -154,6 +154,13 @@ pub struct Leftovers {
     pub rebooted: BTreeMap<NodeId, RebootedFor>,
     /// Nodes that are not touched before a person says `vsgpu release`.
     pub held: BTreeMap<NodeId, Held>,
+}
+
+impl Leftovers {
+    /// Whether the host, or a VM of it, is among what was taken.
+    pub fn concern(&self, fleet: &Fleet, host: &str) -> bool {
+        self.in_maintenance.contains(host) || fleet.vms.iter().any(|vm| vm.host == host && self.stopped.contains(&vm.name))
+    }
 }
 
 /// A reboot that did not bring what it was for.

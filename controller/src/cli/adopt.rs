@@ -30,7 +30,9 @@ pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> En
         return Err(one(error.code("unfinished-run").hint(first).hint(beside)));
     }
     let operator = operator(fleet)?;
-    let inventory = block_on(inventory::gather(fleet, &operator, Scope::Wished, &|id| id.kind == NodeKind::Host && id.name == host))?;
+    let own = super::leftovers(fleet)?;
+    let wanted = |id: &NodeId| id.kind == NodeKind::Host && (id.name == host || own.concern(fleet, &id.name));
+    let inventory = block_on(inventory::gather(fleet, &operator, Scope::Wished, &wanted))?;
     let node = NodeId::new(NodeKind::Host, host);
     let seen = match inventory.nodes.get(&node) {
         Some(Ok(seen)) => seen,
@@ -38,14 +40,7 @@ pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> En
         None => return Err(one(Error::new(Kind::Internal, format!("{host} was not asked")))),
     };
     let lefts = left::of_host(host, &seen.taken, seen.holder.as_ref());
-    let mut adoption = left::adopt(fleet, &inventory, host);
-    // What our own earlier runs left is not forgotten over it.
-    let own = super::leftovers(fleet)?;
-    adoption.left.in_maintenance.extend(own.in_maintenance);
-    adoption.left.stopped.extend(own.stopped);
-    adoption.left.unsettled.extend(own.unsettled);
-    adoption.left.rebooted.extend(own.rebooted);
-    adoption.left.held.extend(own.held);
+    let adoption = left::adopt(fleet, &inventory, host).beside(left::still_taken(fleet, &inventory, own));
     if adoption.plan.steps.is_empty() {
         if !lefts.is_empty() {
             left::told(&lefts, now()).iter().for_each(|told| printer.note(told));

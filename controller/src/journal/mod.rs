@@ -377,7 +377,7 @@ mod tests {
             id,
             node: NodeId::new(NodeKind::Vm, "vm-01"),
             title: to.into(),
-            change: String::new(),
+            change: "".into(),
             commands: [].into(),
             work: Work::Meet { requirement: POWER.into(), spec: json!({ "state": to }).into(), expect: None },
             after: (1..id).collect(),

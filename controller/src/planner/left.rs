@@ -196,9 +196,20 @@ pub struct Adoption {
 }
 
 impl Adoption {
+    /// What our own earlier runs left is not forgotten over it.
+    pub fn beside(mut self, own: Leftovers) -> Self {
+        self.left.in_maintenance.extend(own.in_maintenance);
+        self.left.stopped.extend(own.stopped);
+        self.left.unsettled.extend(own.unsettled);
+        self.left.rebooted.extend(own.rebooted);
+        self.left.held.extend(own.held);
+        self
+    }
+
     /// What is asked before.
     pub fn question(&self) -> String {
-        let maintenance = (!self.left.in_maintenance.is_empty()).then(|| format!("end maintenance mode on {}", self.host));
+        let ends = self.plan.steps.iter().any(|step| step.switches(MAINTENANCE_MODE, "off"));
+        let maintenance = ends.then(|| format!("end maintenance mode on {}", self.host));
         let vms: Vec<String> = self.vms.iter().map(|vm| sentence(vm)).collect();
         let vms = (!vms.is_empty()).then(|| format!("power on {} there", some_of(&vms)));
         format!("{}?", maintenance.into_iter().chain(vms).collect::<Vec<_>>().join(" and "))
@@ -247,4 +258,39 @@ pub fn adopt(fleet: &Fleet, inventory: &Inventory, host: &str) -> Adoption {
     let mut plan = whole(fleet, inventory, planner.steps, 0);
     plan.reaches.extend(strangers);
     Adoption { plan, left, vms, host: host.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    #[test]
+    fn an_adoption_asks_for_its_host_and_forgets_nothing_of_ours() -> Result<(), Vec<Error>> {
+        let text = "version: 1\nhosts:\n  esx-01: { address: a:1 }\n  esx-05: { address: b:1 }\n";
+        let fleet = crate::spec::from_text(std::path::Path::new("f.yaml"), text)?;
+        let taken = |what: &str, vm: &str| Taken {
+            what: what.into(),
+            vm: vm.into(),
+            run: "r".into(),
+            holder: "h".into(),
+            since: 1,
+            seen: true,
+            gone: 0,
+        };
+        let of = |taken: Vec<Taken>| {
+            let mut inventory = Inventory::default();
+            inventory.nodes.insert(NodeId::new(NodeKind::Host, "esx-01"), Ok(Seen { taken, ..Seen::default() }));
+            adopt(&fleet, &inventory, "esx-01")
+        };
+        let own = || Leftovers { in_maintenance: BTreeSet::from(["esx-05".into()]), ..Leftovers::default() };
+        let vm_only = of(vec![taken(POWER, "web")]).beside(own());
+        assert_eq!(vm_only.question(), "power on web there?", "esx-01 is not in maintenance mode");
+        assert!(vm_only.left.in_maintenance.contains("esx-05"));
+        assert!(vm_only.left.stopped.is_empty(), "a VM that the fleet file does not name is no name of it");
+        let both = of(vec![taken(POWER, "web"), taken(MAINTENANCE_MODE, "")]).beside(own());
+        assert_eq!(both.question(), "end maintenance mode on esx-01 and power on web there?");
+        assert_eq!(both.left.in_maintenance.len(), 2);
+        Ok(())
+    }
 }

@@ -3,6 +3,7 @@
 use super::left::{self, Left};
 use crate::constraints::Finding;
 use crate::plan::{Plan, Problem};
+use std::collections::HashSet;
 
 /// A plan with what stands in its way.
 pub struct Planned {
@@ -26,10 +27,8 @@ impl Planned {
 
     /// What other runs took than this one; what a problem says already is not said again.
     pub fn taken_by_others(&self, own: Option<&str>) -> Vec<String> {
-        let said = |left: &Left| {
-            let is = |p: &Problem| p.node.name == left.host && p.error.code == "left-behind";
-            left.vm.is_empty() && self.problems.iter().any(is)
-        };
+        let known: HashSet<&str> = self.problems.iter().filter(|p| p.error.code == "left-behind").map(|p| p.node.name.as_str()).collect();
+        let said = |left: &Left| left.vm.is_empty() && known.contains(left.host.as_str());
         left::told(self.taken.iter().filter(|left| Some(left.run.as_str()) != own && !said(left)), self.at)
     }
 }

@@ -32,7 +32,7 @@ fn plan(hosts: &[String]) -> Plan {
                 id,
                 node: NodeId::new(NodeKind::Host, host),
                 title: "assignment-policy".into(),
-                change: String::new(),
+                change: "".into(),
                 commands: [].into(),
                 work: Work::Meet { requirement: "assignment-policy".into(), spec: std::sync::Arc::new(policy.into()), expect: None },
                 after: if n > 0 { vec![id - 1] } else { vec![] },
