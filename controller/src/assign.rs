@@ -4,29 +4,24 @@
 
 use crate::fleet::{Fleet, NodeId, NodeKind};
 use crate::inventory::Inventory;
-use serde::Deserialize as _;
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use vsgpu_core::gpu_choice::GpuChoice;
-use vsgpu_host_agent::host::{GpuUsers, HostPassthrough, PassthroughSpec, PciGpu, PciGpus};
-use vsgpu_host_agent::vm::{MmioSpec, VmGpu, settle_choices};
-
-const PASSTHROUGH: &str = "passthrough";
-const MMIO: &str = "mmio";
+use vsgpu_host_agent::host::{GpuUsers, HostPassthrough, Passthrough, PciGpu, PciGpus};
+use vsgpu_host_agent::vm::{Mmio, MmioSpec, VmGpu, VmPassthrough, settle_choices};
 
 /// The fleet with every GPU named by its address, as far as the hosts' facts allow.
 pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
     let mut settled = fleet.clone();
-    let wishes = |vm: &crate::fleet::Vm| vm.wishes.iter().any(|w| w.name == PASSTHROUGH);
-    if !settled.vms.iter().any(wishes) {
+    let wanted = |vm: &crate::fleet::Vm| vm.specs.has::<VmPassthrough>();
+    if !settled.vms.iter().any(wanted) {
         return settled;
     }
     let mut hosts: BTreeMap<String, Option<Host>> = BTreeMap::new();
-    let at: Vec<usize> = (0..settled.vms.len()).filter(|at| wishes(&settled.vms[*at])).collect();
+    let at: Vec<usize> = (0..settled.vms.len()).filter(|at| wanted(&settled.vms[*at])).collect();
     // What another VM names by its address is not dealt.
     let addresses = |vm: &crate::fleet::Vm| -> Vec<String> {
-        let gpus = vm.wishes.iter().filter(|w| w.name == PASSTHROUGH).filter_map(|w| w.spec.as_array()).flatten();
-        gpus.filter_map(Value::as_str).filter(|at| at.contains(':')).map(String::from).collect()
+        let at = |gpu: VmGpu| if let VmGpu::Fixed(GpuChoice::At(at)) = gpu { Some(at.to_string()) } else { None };
+        vm.spec::<VmPassthrough>().into_iter().flatten().filter_map(at).collect()
     };
     let mut named: BTreeMap<String, Vec<(String, Vec<String>)>> = BTreeMap::new();
     for (vm, list) in settled.vms.iter().map(|vm| (vm, addresses(vm))).filter(|(_, list)| !list.is_empty()) {
@@ -37,36 +32,25 @@ pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
         let vm = &mut settled.vms[vm];
         let host = hosts.entry(vm.host.clone()).or_insert_with(|| Host::seen(by_name.get(vm.host.as_str())?, inventory));
         let Some(host) = host else { continue };
-        let Some(wish) = vm.wishes.iter().find(|w| w.name == PASSTHROUGH) else { continue };
-        let Ok(gpus) = Vec::<VmGpu>::deserialize(&*wish.spec) else { continue };
+        let Some(gpus) = vm.spec::<VmPassthrough>() else { continue };
         let of_host = named.get(&vm.host).into_iter().flatten();
         let others = of_host.filter(|(name, _)| *name != vm.name).flat_map(|(_, list)| list.clone()).collect();
         let Some(dealt) = host.deal(&vm.vm_name, &gpus, others) else { continue };
-        for wish in &mut vm.wishes {
-            let auto = wish.name == MMIO && matches!(MmioSpec::deserialize(&*wish.spec), Ok(MmioSpec::Auto(list)) if list == gpus);
-            if wish.name == PASSTHROUGH {
-                wish.spec = dealt.clone().into();
-            } else if auto {
-                wish.spec = json!({ "auto": dealt }).into();
-            }
+        if vm.spec::<Mmio>() == Some(MmioSpec::Auto(gpus)) {
+            vm.specs.set::<Mmio>(&MmioSpec::Auto(dealt.clone()));
         }
+        vm.specs.set::<VmPassthrough>(&dealt);
     }
     settled
 }
 
-fn fact<T: serde::de::DeserializeOwned>(inventory: &Inventory, host: &str, name: &str) -> Option<T> {
-    let seen = inventory.seen(&NodeId::new(NodeKind::Host, host))?;
-    T::deserialize(seen.fact(name)?).ok()
-}
-
 /// GPUs of a host with the owners they will have when its own `passthrough` is as wished.
 pub fn gpus_as_wished(host: &crate::fleet::Host, inventory: &Inventory) -> Option<Vec<PciGpu>> {
-    let wish = host.wishes.iter().find(|w| w.name == PASSTHROUGH);
-    let wish = wish.and_then(|w| PassthroughSpec::deserialize(&*w.spec).ok());
-    if let Some((wish, seen)) = wish.zip(fact::<HostPassthrough>(inventory, &host.name, PASSTHROUGH)) {
-        return Some(seen.states(&wish).ok()?.into_iter().map(|(gpu, given)| gpu.after_change(given)).collect());
+    let seen = inventory.seen(&NodeId::new(NodeKind::Host, &host.name))?;
+    if let Some((wanted, seen)) = host.spec::<Passthrough>().zip(seen.fact::<HostPassthrough>().ok()) {
+        return Some(seen.states(&wanted).ok()?.into_iter().map(|(gpu, given)| gpu.after_change(given)).collect());
     }
-    Some(fact::<PciGpus>(inventory, &host.name, "pci-gpus")?.gpus().into_iter().cloned().collect())
+    Some(seen.fact::<PciGpus>().ok()?.gpus().into_iter().cloned().collect())
 }
 
 /// GPUs of a host and who has them.
@@ -78,11 +62,11 @@ struct Host {
 
 impl Host {
     fn seen(host: &crate::fleet::Host, inventory: &Inventory) -> Option<Self> {
-        let users: GpuUsers = fact(inventory, &host.name, "gpu-users")?;
+        let users: GpuUsers = inventory.fact(&NodeId::new(NodeKind::Host, &host.name)).ok()?;
         Some(Self { gpus: gpus_as_wished(host, inventory)?, users, dealt: vec![] })
     }
 
-    fn deal(&mut self, vm: &str, wishes: &[VmGpu], named: Vec<String>) -> Option<Value> {
+    fn deal(&mut self, vm: &str, wanted: &[VmGpu], named: Vec<String>) -> Option<Vec<VmGpu>> {
         let of = |own: bool| -> Vec<String> {
             self.users.vms.iter().filter(|user| (user.vm == vm) == own).flat_map(|user| user.fixed.clone()).collect()
         };
@@ -90,23 +74,25 @@ impl Host {
         let own: Vec<String> = of(true).into_iter().filter(|at| !self.dealt.contains(at) && !named.contains(at)).collect();
         let taken = [of(false), self.dealt.clone(), named].concat();
         let fixed = |w: &VmGpu| if let VmGpu::Fixed(choice) = w { Some(choice.clone()) } else { None };
-        let choices: Vec<GpuChoice> = wishes.iter().filter_map(fixed).collect();
+        let choices: Vec<GpuChoice> = wanted.iter().filter_map(fixed).collect();
         let picked: Vec<String> =
             settle_choices(&choices, &self.gpus, &own, &taken).ok()?.into_iter().map(|at| self.gpus[at].address.clone()).collect();
         self.dealt.extend(picked.iter().cloned());
-        let dynamic = wishes.iter().filter(|w| matches!(w, VmGpu::Dynamic { .. })).map(|w| json!(w));
-        Some(picked.iter().map(|at| json!(at)).chain(dynamic).collect())
+        let dynamic = wanted.iter().filter(|gpu| matches!(gpu, VmGpu::Dynamic { .. })).cloned();
+        Some(picked.iter().filter_map(|at| at.parse().ok()).map(|at| VmGpu::Fixed(GpuChoice::At(at))).chain(dynamic).collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::{Deadlines, Host, Vm, Wish};
+    use crate::fleet::{Deadlines, Host, Spec, Specs, Vm};
     use crate::inventory::Seen;
+    use serde_json::{Value, json};
+    use vsgpu_core::Requirement as _;
 
     fn vm(name: &str, spec: Value) -> Vm {
-        let wish = |name: &'static str, spec: Value| Wish { name, spec: spec.into() };
+        let wanted = |requirement: &'static str, value: Value| Spec { requirement, value: value.into() };
         Vm {
             name: name.into(),
             vm_name: name.into(),
@@ -116,7 +102,7 @@ mod tests {
             hard_stop: false,
             expects: vec![],
             taken_away: Default::default(),
-            wishes: vec![wish(PASSTHROUGH, spec.clone()), wish(MMIO, json!({ "auto": spec }))],
+            specs: [wanted(VmPassthrough::NAME, spec.clone()), wanted(Mmio::NAME, json!({ "auto": spec }))].into_iter().collect(),
             guest: None,
         }
     }
@@ -141,13 +127,13 @@ mod tests {
             catalogue: None,
             deadlines: Deadlines::default(),
             rollout: Default::default(),
-            hosts: vec![Host { name: "esx".into(), address: "esx:1".into(), cluster: None, wishes: vec![] }],
+            hosts: vec![Host { name: "esx".into(), address: "esx:1".into(), cluster: None, specs: Specs::default() }],
             vms: vec![vm("a", one()), vm("b", one()), vm("c", one()), vm("d", one())],
         };
         let settled = settled(&fleet, &inventory);
-        let specs: Vec<Value> = settled.vms.iter().map(|vm| (*vm.wishes[0].spec).clone()).collect();
+        let specs: Vec<Value> = settled.vms.iter().map(|vm| (*vm.specs[0].value).clone()).collect();
         assert_eq!(specs, [json!(["0000:0d:00.0"]), json!(["0000:3b:00.0"]), json!(["0000:af:00.0"]), one()]);
-        assert_eq!(*settled.vms[0].wishes[1].spec, json!({ "auto": ["0000:0d:00.0"] }));
-        assert_eq!(*settled.vms[3].wishes[1].spec, json!({ "auto": one() }), "none is left for the fourth");
+        assert_eq!(*settled.vms[0].specs[1].value, json!({ "auto": ["0000:0d:00.0"] }));
+        assert_eq!(*settled.vms[3].specs[1].value, json!({ "auto": one() }), "none is left for the fourth");
     }
 }

@@ -7,7 +7,6 @@ use crate::inventory::Seen;
 use crate::readiness::{GpuReadiness, of_host};
 use crate::shared::SharedFacts;
 use crate::{inventory, spec, yaml};
-use serde::de::DeserializeOwned;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -91,14 +90,10 @@ pub async fn by_agents(agents: &[(String, String)], pki: PathBuf, operator: &Ope
     Ok(agents.iter().map(found).collect())
 }
 
-fn fact<T: DeserializeOwned>(seen: &Seen, name: &str) -> Option<T> {
-    T::deserialize(seen.fact(name)?).ok()
-}
-
 /// A host in a line: its release, what of NVIDIA is on it.
 pub fn summary(seen: &Seen) -> String {
-    let release = fact::<EsxVersion>(seen, "esx-version").map_or("release unknown".into(), |v| format!("ESXi {} ({})", v.version, v.build));
-    let manager = match fact::<VgpuManagerFact>(seen, "vgpu-manager").and_then(|m| m.driver_version) {
+    let release = seen.fact::<EsxVersion>().map_or("release unknown".into(), |v| format!("ESXi {} ({})", v.version, v.build));
+    let manager = match seen.fact::<VgpuManagerFact>().ok().and_then(|m| m.driver_version) {
         Some(version) => format!("vGPU manager {version}"),
         None => "no vGPU manager loaded".into(),
     };
@@ -107,7 +102,7 @@ pub fn summary(seen: &Seen) -> String {
 
 /// Its VMs that are somebody's: name and whether it runs.
 pub fn vms(seen: &Seen) -> Vec<(String, bool)> {
-    let listed = fact::<VirtualMachines>(seen, "virtual-machines").map(|l| l.vms).unwrap_or_default();
+    let listed = seen.fact::<VirtualMachines>().map(|l| l.vms).unwrap_or_default();
     listed.into_iter().filter(|vm| !vm.infrastructure).map(|vm| (vm.name, vm.running)).collect()
 }
 
@@ -142,7 +137,7 @@ pub fn fleet_file(found: &[Found]) -> String {
             ""
         };
         let _ = writeln!(text, "{hint}    address: {}", host.address);
-        let major = fact::<EsxVersion>(seen, "esx-version").and_then(|v| EsxVersion::major(&v.version)).unwrap_or(8);
+        let major = seen.fact::<EsxVersion>().ok().and_then(|v| EsxVersion::major(&v.version)).unwrap_or(8);
         let _ = writeln!(
             text,
             "    # For vGPUs, with NVIDIA's package for ESXi {major} as you downloaded it:\n\
@@ -222,6 +217,6 @@ mod tests {
         let fleet = spec::from_text(Path::new("f.yaml"), &text).unwrap_or_else(|e| panic!("{e:?}\n{text}"));
         let names: Vec<&str> = fleet.vms.iter().map(|v| v.vm_name.as_str()).collect();
         assert_eq!(names, ["db 01 \"prod\"", "db-01--prod-", "--"]);
-        assert!(fleet.wishes().values().all(|w| w.is_empty()), "nothing is wished");
+        assert!(fleet.specs().values().all(|w| w.is_empty()), "nothing is wished");
     }
 }

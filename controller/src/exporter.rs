@@ -92,17 +92,17 @@ impl Pages for Collected {
         let mut own = of_runs(&self.folder);
         if let Some(end) = self.certificate_end {
             let (name, help) = vsgpu_proto::metrics::CERTIFICATE_END;
-            own.push(Sample { name, help, labels: vec![], value: end as f64 });
+            own.push(Sample::new(name, help, vec![], end as f64));
         }
         for ((node, _), page) in pages.iter() {
             let labels = || vec![("node", node.clone()), ("role", page.role.to_string())];
             let help = "1: the node's agent answered when it was last asked";
-            own.push(Sample { name: "node_reachable", help, labels: labels(), value: f64::from(page.answers) });
+            own.push(Sample::new("node_reachable", help, labels(), f64::from(page.answers)));
             let help = "1: what the node's agent sent was no page of an agent, and is not shown";
-            own.push(Sample { name: "node_page_refused", help, labels: labels(), value: f64::from(page.refused) });
+            own.push(Sample::new("node_page_refused", help, labels(), f64::from(page.refused)));
             if let Some(at) = page.at {
                 let help = "Age of what is shown of the node; after ten minutes it is shown no more";
-                own.push(Sample { name: "node_page_age_seconds", help, labels: labels(), value: at.elapsed().as_secs_f64() });
+                own.push(Sample::new("node_page_age_seconds", help, labels(), at.elapsed().as_secs_f64()));
             }
         }
         let fresh = pages.iter().filter(|(_, page)| page.at.is_some_and(|at| at.elapsed() < KEPT));
@@ -120,7 +120,7 @@ impl Pages for Collected {
 
 /// What the journal tells. A journal that cannot be read has no values; the nodes' own are not affected.
 fn of_runs(folder: &std::path::Path) -> Vec<Sample> {
-    let sample = |name, help, labels: Vec<(&'static str, String)>, value: f64| Sample { name, help, labels, value };
+    let sample = Sample::new;
     let at_work = journal::at_work(folder).is_some();
     let mut all = vec![sample("controller_at_work", "1: a run is being walked now", vec![], f64::from(at_work))];
     let latest = journal::latest(&Folder(folder.into()));

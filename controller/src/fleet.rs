@@ -9,9 +9,9 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use vsgpu_core::Scope;
-use vsgpu_host_agent::host::MAINTENANCE_MODE;
-use vsgpu_host_agent::vm::{POWER, PowerState};
+use vsgpu_core::requirement::Deadline;
+use vsgpu_core::{Requirement, Scope};
+use vsgpu_host_agent::vm::PowerState;
 
 /// What is to be addressed: a host, a VM through its host, or the Linux inside a VM.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -80,13 +80,63 @@ impl TryFrom<String> for NodeId {
     }
 }
 
-/// One wish: a requirement and what is wanted of it.
+/// What the fleet file wants of one requirement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Wish {
-    /// Requirement.
-    pub name: &'static str,
-    /// Its spec, in full form.
-    pub spec: Arc<Value>,
+pub struct Spec {
+    /// The requirement's name.
+    #[serde(rename = "name")]
+    pub requirement: &'static str,
+    /// In full form, as the requirement itself writes it.
+    #[serde(rename = "spec")]
+    pub value: Arc<Value>,
+}
+
+/// The specs of one node, in the order of the catalogue.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Specs(Vec<Spec>);
+
+impl Specs {
+    /// What is wanted of `R`; `None` where the fleet file says nothing about it.
+    pub fn get<R: Requirement>(&self) -> Option<R::Spec> {
+        let spec = R::Spec::deserialize(&*self.iter().find(|s| s.requirement == R::NAME)?.value);
+        debug_assert!(spec.is_ok(), "{}: every spec was read by its requirement before it was kept", R::NAME);
+        spec.ok()
+    }
+
+    /// Whether the fleet file says anything about `R`.
+    pub fn has<R: Requirement>(&self) -> bool {
+        self.iter().any(|s| s.requirement == R::NAME)
+    }
+
+    /// Puts another spec of `R` in the place of the one that is there, or behind the others.
+    pub fn set<R: Requirement>(&mut self, spec: &R::Spec) {
+        let Ok(value) = serde_json::to_value(spec) else { return };
+        let spec = Spec { requirement: R::NAME, value: value.into() };
+        match self.iter_mut().find(|s| s.requirement == R::NAME) {
+            Some(there) => *there = spec,
+            None => self.0.push(spec),
+        }
+    }
+}
+
+impl std::ops::Deref for Specs {
+    type Target = [Spec];
+    fn deref(&self) -> &[Spec] {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Specs {
+    fn deref_mut(&mut self) -> &mut [Spec] {
+        &mut self.0
+    }
+}
+
+impl FromIterator<Spec> for Specs {
+    fn from_iter<I: IntoIterator<Item = Spec>>(specs: I) -> Self {
+        Self(specs.into_iter().collect())
+    }
 }
 
 /// One host.
@@ -99,8 +149,16 @@ pub struct Host {
     /// The cluster whose budget it shares.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
-    /// Wishes, in the order of the catalogue.
-    pub wishes: Vec<Wish>,
+    /// What is wanted of it.
+    #[serde(rename = "wishes")]
+    pub specs: Specs,
+}
+
+impl Host {
+    /// What is wanted of `R`.
+    pub fn spec<R: Requirement>(&self) -> Option<R::Spec> {
+        self.specs.get::<R>()
+    }
 }
 
 /// One VM.
@@ -124,10 +182,23 @@ pub struct Vm {
     /// Keys that the fleet file sets to nothing.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub taken_away: BTreeSet<String>,
-    /// Wishes.
-    pub wishes: Vec<Wish>,
+    /// What is wanted of it.
+    #[serde(rename = "wishes")]
+    pub specs: Specs,
     /// The Linux inside.
     pub guest: Option<Guest>,
+}
+
+impl Vm {
+    /// What is wanted of `R`.
+    pub fn spec<R: Requirement>(&self) -> Option<R::Spec> {
+        self.specs.get::<R>()
+    }
+
+    /// Whether anything is wanted of the Linux inside.
+    pub fn wants_guest(&self) -> bool {
+        self.guest.as_ref().is_some_and(|g| !g.specs.is_empty())
+    }
 }
 
 /// The Linux inside a VM.
@@ -135,8 +206,16 @@ pub struct Vm {
 pub struct Guest {
     /// `host:port` of its agent.
     pub address: String,
-    /// Wishes.
-    pub wishes: Vec<Wish>,
+    /// What is wanted of it.
+    #[serde(rename = "wishes")]
+    pub specs: Specs,
+}
+
+impl Guest {
+    /// What is wanted of `R`.
+    pub fn spec<R: Requirement>(&self) -> Option<R::Spec> {
+        self.specs.get::<R>()
+    }
 }
 
 /// Seconds after which a phase has failed. Defaults from the field (facts: failures).
@@ -165,13 +244,13 @@ pub struct Deadlines {
 
 impl Deadlines {
     /// Seconds of one change.
-    pub fn of(&self, kind: NodeKind, requirement: &str, spec: &Value) -> u32 {
-        match (kind, requirement) {
+    pub fn of(&self, deadline: Deadline) -> u32 {
+        match deadline {
             // A minute more than the tool itself takes, so that its own words are heard.
-            (NodeKind::Host, MAINTENANCE_MODE) => self.maintenance_secs.saturating_add(60),
-            (NodeKind::Vm, POWER) if spec["state"] == "on" => self.gpu_attach_secs,
-            (NodeKind::Guest, "driver") => self.driver_install_secs,
-            _ => self.step_secs,
+            Deadline::MaintenanceMode => self.maintenance_secs.saturating_add(60),
+            Deadline::PowerOn => self.gpu_attach_secs,
+            Deadline::DriverInstall => self.driver_install_secs,
+            Deadline::PowerOff | Deadline::Step => self.step_secs,
         }
     }
 }
@@ -218,12 +297,21 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Wishes by node, for all nodes that have any.
-    pub fn wishes(&self) -> BTreeMap<NodeId, &[Wish]> {
-        let hosts = self.hosts.iter().map(|h| (NodeId::new(NodeKind::Host, &h.name), h.wishes.as_slice()));
-        let vms = self.vms.iter().map(|v| (NodeId::new(NodeKind::Vm, &v.name), v.wishes.as_slice()));
-        let guests = self.vms.iter().filter_map(|v| Some((NodeId::new(NodeKind::Guest, &v.name), v.guest.as_ref()?.wishes.as_slice())));
+    /// Specs by node.
+    pub fn specs(&self) -> BTreeMap<NodeId, &Specs> {
+        let hosts = self.hosts.iter().map(|h| (NodeId::new(NodeKind::Host, &h.name), &h.specs));
+        let vms = self.vms.iter().map(|v| (NodeId::new(NodeKind::Vm, &v.name), &v.specs));
+        let guests = self.vms.iter().filter_map(|v| Some((NodeId::new(NodeKind::Guest, &v.name), &v.guest.as_ref()?.specs)));
         hosts.chain(vms).chain(guests).collect()
+    }
+
+    /// The specs of all nodes, with the kind of their node.
+    pub fn specs_mut(&mut self) -> impl Iterator<Item = (NodeKind, &mut Specs)> {
+        fn of_vm(vm: &mut Vm) -> impl Iterator<Item = (NodeKind, &mut Specs)> {
+            let guest = vm.guest.as_mut().map(|g| (NodeKind::Guest, &mut g.specs));
+            std::iter::once((NodeKind::Vm, &mut vm.specs)).chain(guest)
+        }
+        self.hosts.iter_mut().map(|h| (NodeKind::Host, &mut h.specs)).chain(self.vms.iter_mut().flat_map(of_vm))
     }
 
     /// VMs by host.

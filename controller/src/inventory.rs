@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use vsgpu_core::{Fact, Unreadable};
+use vsgpu_guest_agent::guest;
+use vsgpu_host_agent::{host, vm::VmPower};
 use vsgpu_proto::client::{CallError, Connection, Description, Holder, Operator, Target};
 use vsgpu_proto::taken::Taken;
 
@@ -31,10 +34,32 @@ pub struct Seen {
     pub holder: Option<Holder>,
 }
 
+/// Why a fact is not there.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum NoFact {
+    /// The node could not be talked to, or is not in the fleet.
+    #[error("the node could not be asked")]
+    NotAsked,
+    /// The agent did not answer for it.
+    #[error("the agent did not answer for `{0}`")]
+    NotAnswered(&'static str),
+    /// It could not be read on the node.
+    #[error("{0}")]
+    Unreadable(Box<Unreadable>),
+    /// The agent's form of it is another one than ours.
+    #[error("`{0}` has another form: controller and agent should be of one version")]
+    OtherForm(&'static str),
+}
+
 impl Seen {
-    /// A fact that could be read.
-    pub fn fact(&self, name: &str) -> Option<&serde_json::Value> {
-        self.facts.get(name)?.as_deref().ok()
+    /// A fact with its type.
+    ///
+    /// # Errors
+    /// Why it is not there.
+    pub fn fact<F: Fact>(&self) -> Result<F, NoFact> {
+        let fact = self.facts.get(F::NAME).ok_or(NoFact::NotAnswered(F::NAME))?;
+        let value = fact.as_deref().map_err(|unreadable| NoFact::Unreadable(Box::new(unreadable.clone())))?;
+        F::deserialize(value).map_err(|_| NoFact::OtherForm(F::NAME))
     }
 }
 
@@ -48,6 +73,14 @@ pub struct Inventory {
 }
 
 impl Inventory {
+    /// A fact of a node.
+    ///
+    /// # Errors
+    /// Why it is not there.
+    pub fn fact<F: Fact>(&self, node: &NodeId) -> Result<F, NoFact> {
+        self.seen(node).ok_or(NoFact::NotAsked)?.fact()
+    }
+
     /// What was seen of a node, if it could be talked to.
     pub fn seen(&self, node: &NodeId) -> Option<&Seen> {
         self.nodes.get(node).and_then(|r| r.as_ref().ok())
@@ -115,13 +148,13 @@ pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn
     let mut work: JoinSet<Vec<(NodeId, Result<Seen, Error>)>> = JoinSet::new();
     let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
     let catalogue = crate::catalogue();
-    let (all_wishes, reaches, by_host) = (fleet.wishes(), reaches(fleet), fleet.vms_by_host());
+    let (specs, reaches, by_host) = (fleet.specs(), reaches(fleet), fleet.vms_by_host());
     let ask = |node: &NodeId| -> Ask {
-        let wishes: Vec<_> =
-            all_wishes.get(node).map(|w| w.iter().map(|w| (w.name.to_string(), (*w.spec).clone())).collect()).unwrap_or_default();
+        let of_node = specs.get(node).into_iter().flat_map(|specs| specs.iter());
+        let wishes: Vec<_> = of_node.map(|s| (s.requirement.to_string(), (*s.value).clone())).collect();
         let facts = match scope {
             Scope::All => vec![],
-            Scope::Wished | Scope::WishedAndRemembered => needed(&catalogue, node.kind, &wishes),
+            Scope::Wished | Scope::WishedAndRemembered => needed(catalogue, node.kind, &wishes),
         };
         let vm = reaches.get(node).and_then(|r| r.vm.clone());
         Ask { node: node.clone(), vm, facts, wishes: if scope == Scope::WishedAndRemembered { wishes } else { vec![] } }
@@ -238,19 +271,19 @@ pub fn needed(catalogue: &vsgpu_core::Catalogue, kind: NodeKind, wishes: &[(Stri
     let mut names: Vec<&'static str> = wishes.iter().filter_map(|(name, _)| Some(catalogue.find(kind.scope(), name)?.fact.name)).collect();
     match kind {
         NodeKind::Host => names.extend([
-            "maintenance-mode",
-            "virtual-machines",
-            "esx-version",
-            "gpus",
-            "gpu-users",
-            "host-graphics",
-            "passthrough",
-            "pci-gpus",
-            "vgpu-types",
-            "vgpus",
+            host::MaintenanceModeFact::NAME,
+            host::VirtualMachines::NAME,
+            host::EsxVersion::NAME,
+            host::Gpus::NAME,
+            host::GpuUsers::NAME,
+            host::HostGraphics::NAME,
+            host::HostPassthrough::NAME,
+            host::PciGpus::NAME,
+            host::VgpuTypes::NAME,
+            host::Vgpus::NAME,
         ]),
-        NodeKind::Vm => names.push("vm-power"),
-        NodeKind::Guest => names.extend(["os", "clock", "pci-gpus", "health"]),
+        NodeKind::Vm => names.push(VmPower::NAME),
+        NodeKind::Guest => names.extend([guest::Os::NAME, guest::Clock::NAME, guest::PciGpus::NAME, guest::Health::NAME]),
     }
     names.sort_unstable();
     names.dedup();

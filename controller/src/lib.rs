@@ -36,18 +36,17 @@ pub mod top;
 pub mod trace;
 pub mod yaml;
 
-use vsgpu_core::{Catalogue, Entry, Scope};
+use std::sync::LazyLock;
+use vsgpu_core::Catalogue;
 
 /// Everything all agents know, for checking and planning without them.
-pub fn catalogue() -> Catalogue {
-    let mut all = vsgpu_host_agent::catalogue();
-    let guest = vsgpu_guest_agent::catalogue();
-    all.entries.extend(guest.entries);
-    all.extra_facts.extend(guest.extra_facts);
-    all
-}
-
-/// Whether a requirement is a key of the fleet file; the others are the planner's own tools.
-pub fn is_key(entry: &Entry) -> bool {
-    !matches!((entry.scope, entry.name), (Scope::Host, vsgpu_host_agent::host::MAINTENANCE_MODE) | (Scope::Vm, vsgpu_host_agent::vm::POWER))
+pub fn catalogue() -> &'static Catalogue {
+    static ALL: LazyLock<Catalogue> = LazyLock::new(|| {
+        let mut all = vsgpu_host_agent::catalogue();
+        let guest = vsgpu_guest_agent::catalogue();
+        all.entries.extend(guest.entries);
+        all.extra_facts.extend(guest.extra_facts);
+        all
+    });
+    &ALL
 }

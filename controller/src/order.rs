@@ -54,7 +54,7 @@ mod tests {
     fn the_vgpu_journey_of_a_host_has_two_stages() {
         let all = crate::catalogue();
         let names = ["vgpu-manager", "gpu-management-daemon", "graphics-type", "assignment-policy", "ecc"];
-        let stages = stages(&all, Scope::Host, &names);
+        let stages = stages(all, Scope::Host, &names);
         assert_eq!(stages, Ok(vec![vec!["vgpu-manager", "gpu-management-daemon"], vec!["graphics-type", "assignment-policy", "ecc"]]));
     }
 
@@ -62,7 +62,7 @@ mod tests {
     fn a_guest_reboots_once_for_nouveau_before_the_driver() {
         let all = crate::catalogue();
         let names = ["build-tools", "nouveau", "display-manager", "driver", "license", "cuda-toolkit", "cuda-proof"];
-        let stages = stages(&all, Scope::Guest, &names);
+        let stages = stages(all, Scope::Guest, &names);
         assert_eq!(
             stages,
             Ok(vec![vec!["build-tools", "nouveau"], vec!["display-manager", "driver", "license", "cuda-toolkit", "cuda-proof"]])
@@ -74,7 +74,7 @@ mod tests {
         let all = crate::catalogue();
         for scope in [Scope::Host, Scope::Vm, Scope::Guest] {
             let names: Vec<_> = all.of(scope).map(|e| e.name).collect();
-            assert!(stages(&all, scope, &names).is_ok());
+            assert!(stages(all, scope, &names).is_ok());
             for entry in all.of(scope) {
                 assert!(entry.after.iter().all(|name| names.contains(name)), "{}", entry.name);
             }

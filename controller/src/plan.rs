@@ -9,8 +9,10 @@ use serde_json::Value;
 use sha2::Digest as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use vsgpu_core::Artifact;
 use vsgpu_core::execute::Expectation;
+use vsgpu_core::{Artifact, Requirement};
+use vsgpu_host_agent::host::MaintenanceMode;
+use vsgpu_host_agent::vm::{Power, PowerState};
 
 /// Version of the plan's format on disk and in the journal.
 pub const VERSION: u32 = 2;
@@ -96,9 +98,32 @@ pub struct Step {
 }
 
 impl Step {
-    /// Whether it turns one of the planner's own switches (maintenance mode, a VM's power) this way: `on` or `off`.
-    pub fn switches(&self, switch: &str, to: &str) -> bool {
-        matches!(&self.work, Work::Meet { requirement, spec, .. } if requirement == switch && spec["state"] == to)
+    /// The spec of the requirement that it makes so, where that is `R`.
+    pub fn spec<R: Requirement>(&self) -> Option<R::Spec> {
+        match &self.work {
+            Work::Meet { requirement, spec, .. } if requirement == R::NAME => R::Spec::deserialize(&**spec).ok(),
+            _ => None,
+        }
+    }
+
+    /// Whether it brings its host into maintenance mode.
+    pub fn enters_maintenance(&self) -> bool {
+        self.spec::<MaintenanceMode>().is_some_and(|spec| spec.state.on())
+    }
+
+    /// Whether it brings its host out of maintenance mode.
+    pub fn leaves_maintenance(&self) -> bool {
+        self.spec::<MaintenanceMode>().is_some_and(|spec| !spec.state.on())
+    }
+
+    /// Whether it shuts its VM down.
+    pub fn stops_vm(&self) -> bool {
+        self.spec::<Power>().is_some_and(|spec| spec.state == PowerState::Off)
+    }
+
+    /// Whether it starts its VM.
+    pub fn starts_vm(&self) -> bool {
+        self.spec::<Power>().is_some_and(|spec| spec.state == PowerState::On)
     }
 }
 

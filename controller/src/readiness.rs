@@ -4,9 +4,8 @@
 use crate::inventory::Seen;
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use vsgpu_core::nvidia_smi::{SmiReport, VgpuHost};
-use vsgpu_host_agent::host::{GpuUsers, HostGraphics, HostPassthrough, PciGpu, PciGpus, VgpuTypes};
+use vsgpu_host_agent::host::{GpuUsers, Gpus, HostGraphics, HostPassthrough, PciGpu, PciGpus, VgpuTypes, Vgpus};
 
 /// One GPU of a host. Sizes in MiB; what no fact says is absent.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -63,25 +62,16 @@ pub struct Readiness {
     pub bios: Vec<Bios>,
 }
 
-fn fact<T: DeserializeOwned>(seen: &Seen, name: &str) -> Option<T> {
-    T::deserialize(seen.fact(name)?).ok()
-}
-
 /// Of one host; `None` where its PCI bus was not seen.
 pub fn of_host(seen: &Seen) -> Option<Readiness> {
-    let bus: PciGpus = fact(seen, "pci-gpus")?;
-    let passthrough: Option<HostPassthrough> = fact(seen, "passthrough");
-    let graphics: Option<HostGraphics> = fact(seen, "host-graphics");
-    let report: Option<SmiReport> = fact(seen, "gpus");
-    let types: Option<VgpuTypes> = fact(seen, "vgpu-types");
-    let users: Option<GpuUsers> = fact(seen, "gpu-users");
+    let bus: PciGpus = seen.fact().ok()?;
+    let passthrough: Option<HostPassthrough> = seen.fact().ok();
+    let graphics: Option<HostGraphics> = seen.fact().ok();
+    let report: Option<SmiReport> = seen.fact::<Gpus>().ok().map(|gpus| gpus.0);
+    let types: Option<VgpuTypes> = seen.fact().ok();
+    let users: Option<GpuUsers> = seen.fact().ok();
     // What runs, the driver places exactly; of what is only configured the kind of GPU is known, and marked as a guess.
-    let placed: Vec<VgpuHost> = seen
-        .facts
-        .get("vgpus")
-        .and_then(|f| f.as_ref().ok())
-        .and_then(|f| serde_json::from_value(f["gpus"].clone()).ok())
-        .unwrap_or_default();
+    let placed: Vec<VgpuHost> = seen.fact::<Vgpus>().map(|f| f.gpus).unwrap_or_default();
     let runs = |vm: &str, gpu: &VgpuHost| gpu.vgpus.iter().any(|v| v.vm_name.as_deref() == Some(vm));
     let gpu = |pci: &PciGpu| {
         let smi = report.as_ref().and_then(|r| r.gpus.iter().find(|g| g.bus_id == pci.address));

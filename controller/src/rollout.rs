@@ -9,7 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use vsgpu_host_agent::host::VirtualMachines;
+use vsgpu_guest_agent::guest::Health;
+use vsgpu_host_agent::host::{MaintenanceModeFact, VirtualMachines};
 
 /// So many, or so many of a hundred: `2`, `25%`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,8 +162,8 @@ fn away(inventory: &Inventory, host: &str) -> Option<String> {
     match inventory.nodes.get(&NodeId::new(NodeKind::Host, host)) {
         Some(Err(error)) => Some(error.message.clone()),
         Some(Ok(seen)) => {
-            let maintenance = seen.fact("maintenance-mode");
-            maintenance.filter(|f| f["enabled"] == true).map(|_| IN_MAINTENANCE.into())
+            let maintenance = seen.fact::<MaintenanceModeFact>().is_ok_and(|f| f.enabled);
+            maintenance.then(|| IN_MAINTENANCE.into())
         }
         None => None,
     }
@@ -175,11 +176,10 @@ fn illness(inventory: &Inventory, host: &str, place: usize, vms: &[&Vm]) -> (usi
     let unreadable = seen.map_or(1, |s| s.facts.values().filter(|f| f.is_err()).count());
     let findings: usize = vms
         .iter()
-        .filter_map(|vm| inventory.seen(&NodeId::new(NodeKind::Guest, &vm.name))?.fact("health"))
-        .map(|health| health["findings"].as_array().map_or(0, Vec::len))
+        .filter_map(|vm| inventory.fact::<Health>(&NodeId::new(NodeKind::Guest, &vm.name)).ok())
+        .map(|health| health.findings.len())
         .sum();
-    let listed = seen.and_then(|s| s.fact("virtual-machines"));
-    let listed: Option<VirtualMachines> = listed.and_then(|f| VirtualMachines::deserialize(f).ok());
+    let listed = seen.and_then(|s| s.fact::<VirtualMachines>().ok());
     let running = listed.map_or(0, |l| l.vms.iter().filter(|v| v.running).count());
     (unreadable + findings, running, place)
 }

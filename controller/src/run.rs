@@ -269,7 +269,7 @@ impl Request<'_> {
 
 /// What the way back from a run wishes, and what there is no way back from.
 pub fn way_back(fleet: &Fleet, status: &Status) -> (Fleet, Vec<String>) {
-    use crate::fleet::Wish;
+    use crate::fleet::{Spec, Specs};
     use crate::plan::Work;
     let mut back = fleet.clone();
     let mut lost = vec![];
@@ -278,25 +278,25 @@ pub fn way_back(fleet: &Fleet, status: &Status) -> (Fleet, Vec<String>) {
     for (step, _) in status.plan.steps.iter().zip(&status.steps).filter(|(_, state)| state.begun()) {
         touched.entry(&step.node).or_default().push(step);
     }
-    let mut of = |kind: NodeKind, name: &str| -> Vec<Wish> {
-        let mut wishes: Vec<Wish> = vec![];
+    let mut of = |kind: NodeKind, name: &str| -> Specs {
+        let mut specs = vec![];
         for step in touched.get(&NodeId::new(kind, name)).into_iter().flatten() {
             let Work::Meet { requirement, .. } = &step.work else { continue };
-            let Some(entry) = catalogue.find(kind.scope(), requirement).filter(|e| crate::is_key(e)) else { continue };
+            let Some(entry) = catalogue.find(kind.scope(), requirement).filter(|e| e.is_key) else { continue };
             match &step.before {
-                Some(before) => wishes.push(Wish { name: entry.name, spec: before.clone() }),
+                Some(before) => specs.push(Spec { requirement: entry.name, value: before.clone() }),
                 None => lost.push(format!("{}: {}: {}", step.node, step.title, step.change)),
             }
         }
-        wishes
+        specs.into_iter().collect()
     };
     for host in &mut back.hosts {
-        host.wishes = of(NodeKind::Host, &host.name);
+        host.specs = of(NodeKind::Host, &host.name);
     }
     for vm in &mut back.vms {
-        vm.wishes = of(NodeKind::Vm, &vm.name);
+        vm.specs = of(NodeKind::Vm, &vm.name);
         if let Some(guest) = &mut vm.guest {
-            guest.wishes = of(NodeKind::Guest, &vm.name);
+            guest.specs = of(NodeKind::Guest, &vm.name);
         }
     }
     (back, lost)

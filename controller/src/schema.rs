@@ -1,8 +1,8 @@
 //! The JSON Schema of the fleet file, made from the catalogue, for editors.
 
+use crate::catalogue;
 use crate::fleet::{Deadlines, NodeKind};
 use crate::rollout::Strategy;
-use crate::{catalogue, is_key};
 use serde_json::{Map, Value, json};
 
 /// A schema without references: inside another one they would lead nowhere.
@@ -22,7 +22,7 @@ pub fn schema() -> Value {
     let text = || json!({ "type": "string" });
     let object = |kind: NodeKind, more: &[(&str, Value)]| {
         let mut properties = Map::new();
-        for entry in catalogue.of(kind.scope()).filter(|e| is_key(e)) {
+        for entry in catalogue.of(kind.scope()).filter(|e| e.is_key) {
             let mut schema = (entry.schema)();
             if let Some(map) = schema.as_object_mut() {
                 map.remove("$schema");

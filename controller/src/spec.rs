@@ -3,18 +3,17 @@
 
 use crate::constraints::driver_catalogue::DriverCatalogue;
 use crate::error::{Error, Kind, Place};
-use crate::fleet::{Deadlines, Fleet, Guest, Host, NodeKind, Vm, Wish};
+use crate::fleet::{Deadlines, Fleet, Guest, Host, NodeKind, Spec, Specs, Vm};
 use crate::range::{expand, nearest};
 use crate::rollout::Strategy;
 use crate::yaml::{self, Data, Key, Node};
-use crate::{catalogue, files, is_key, package};
+use crate::{catalogue, files, package};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use vsgpu_core::artifact::replace;
 use vsgpu_core::{Artifact, Catalogue};
-use vsgpu_host_agent::vm::{DEFAULT_GRACE_SECS, PowerState, VmGpu};
+use vsgpu_host_agent::vm::{DEFAULT_GRACE_SECS, PowerState};
 
 const MAX_FILE: u64 = 16 << 20;
 const DEFAULT_PORT: u16 = 7443;
@@ -61,13 +60,13 @@ pub fn from_text(file: &Path, text: &str) -> Result<Fleet, Vec<Error>> {
 
 struct Reader {
     file: String,
-    catalogue: Catalogue,
+    catalogue: &'static Catalogue,
     errors: Vec<Error>,
     hosts: BTreeSet<String>,
     vms: BTreeSet<String>,
     places: BTreeMap<String, Place>,
     /// Values that were read already: a default is read once, not once for each of 10,000 nodes.
-    read: BTreeMap<(usize, usize, NodeKind, String), Option<Wish>>,
+    read: BTreeMap<(usize, usize, NodeKind, String), Option<Spec>>,
     /// Keys whose value is a list.
     lists: BTreeMap<&'static str, bool>,
     /// Ranges of hosts over which VMs are dealt out, by their text.
@@ -211,9 +210,9 @@ impl Reader {
             let before = self.errors.len();
             let pairs = merged(defaults, own);
             let address = self.address(&name, &number, &pairs, own);
-            let wishes = self.wishes(&name, NodeKind::Host, &pairs, &HOST_KEYS);
+            let specs = self.specs(&name, NodeKind::Host, &pairs, &HOST_KEYS);
             let cluster = pairs.iter().find(|(k, _)| k.name == "cluster").and_then(|(_, n)| self.text(&name, n));
-            hosts.push(Host { name, address, cluster, wishes });
+            hosts.push(Host { name, address, cluster, specs });
             // One wrong value of a range is one error, not a hundred.
             if self.errors.len() > before {
                 return;
@@ -247,17 +246,17 @@ impl Reader {
             let expects = find("expects").and_then(|node| self.typed(&name, "expects", node)).unwrap_or_default();
             let nothing = |(key, node): &&(Key, Node)| matches!(node.data, Data::Scalar(Value::Null)).then(|| key.name.clone());
             let taken_away = pairs.iter().filter_map(nothing).collect();
-            let wishes = self.wishes(&name, NodeKind::Vm, &pairs, &VM_KEYS);
+            let specs = self.specs(&name, NodeKind::Vm, &pairs, &VM_KEYS);
             let guest = find("guest").filter(|node| !matches!(node.data, Data::Scalar(Value::Null))).map(|node| {
                 let own = self.map(&format!("{name}: guest"), node);
                 let pairs = merged(guest_defaults, own);
                 let address = self.address(&name, &number, &pairs, own);
-                let mut guest = Guest { address, wishes: self.wishes(&name, NodeKind::Guest, &pairs, &GUEST_KEYS) };
-                expect_gpus(&mut guest.wishes, gpus_of(&wishes));
+                let mut guest = Guest { address, specs: self.specs(&name, NodeKind::Guest, &pairs, &GUEST_KEYS) };
+                expect_gpus(&mut guest.specs, gpus_given(&specs));
                 guest
             });
             let host = host.unwrap_or_default();
-            vms.push(Vm { name, vm_name, host, power, shutdown_secs, hard_stop, expects, taken_away, wishes, guest });
+            vms.push(Vm { name, vm_name, host, power, shutdown_secs, hard_stop, expects, taken_away, specs, guest });
             if self.errors.len() > before {
                 return;
             }
@@ -309,9 +308,9 @@ impl Reader {
         with_port
     }
 
-    fn wishes(&mut self, owner: &str, kind: NodeKind, pairs: &Refs<'_>, other: &[&str]) -> Vec<Wish> {
-        let entries: Vec<_> = self.catalogue.of(kind.scope()).filter(|e| is_key(e)).copied().collect();
-        let mut found: BTreeMap<&str, Wish> = BTreeMap::new();
+    fn specs(&mut self, owner: &str, kind: NodeKind, pairs: &Refs<'_>, other: &[&str]) -> Specs {
+        let entries: Vec<_> = self.catalogue.of(kind.scope()).filter(|e| e.is_key).copied().collect();
+        let mut found: BTreeMap<&str, Spec> = BTreeMap::new();
         for (key, node) in pairs.iter().filter(|(key, _)| !other.contains(&key.name.as_str())) {
             let Some(entry) = entries.iter().find(|e| e.name == key.name) else {
                 let known: Vec<&str> = entries.iter().map(|e| e.name).chain(other.iter().copied()).collect();
@@ -323,27 +322,27 @@ impl Reader {
                 continue;
             }
             let known = (node.line, node.column, kind, key.name.clone());
-            let wish = match self.read.get(&known) {
-                Some(wish) => wish.clone(),
+            let spec = match self.read.get(&known) {
+                Some(spec) => spec.clone(),
                 None => {
-                    let wish = self.wish(owner, entry, node);
-                    self.read.insert(known, wish.clone());
-                    wish
+                    let spec = self.spec(owner, entry, node);
+                    self.read.insert(known, spec.clone());
+                    spec
                 }
             };
-            found.extend(wish.map(|wish| (entry.name, wish)));
+            found.extend(spec.map(|spec| (entry.name, spec)));
         }
-        // What a wish implies may imply something itself, before it in the list or behind: twice through is enough for both.
+        // What a spec implies may imply something itself, before it in the list or behind: twice through is enough for both.
         for entry in entries.iter().chain(&entries) {
             let said = found.contains_key(entry.name) || pairs.iter().any(|(key, _)| key.name == entry.name);
-            let implied = entry.implied_by.iter().filter(|_| !said).find_map(|i| (i.spec)(&found.get(i.by)?.spec));
+            let implied = entry.implied_by.iter().filter(|_| !said).find_map(|i| (i.spec)(&found.get(i.by)?.value));
             let spec = implied.and_then(|spec| (entry.read_spec)(&spec).ok());
-            found.extend(spec.map(|spec| (entry.name, Wish { name: entry.name, spec: spec.into() })));
+            found.extend(spec.map(|spec| (entry.name, Spec { requirement: entry.name, value: spec.into() })));
         }
         entries.iter().filter_map(|e| found.remove(e.name)).collect()
     }
 
-    fn wish(&mut self, owner: &str, entry: &vsgpu_core::Entry, node: &Node) -> Option<Wish> {
+    fn spec(&mut self, owner: &str, entry: &vsgpu_core::Entry, node: &Node) -> Option<Spec> {
         let value = node.to_json();
         // One of what a list is expected of is a list of one; what is wrong inside is said as if it stood alone.
         let takes_list = *self.lists.entry(entry.name).or_insert_with(|| (entry.schema)()["type"] == "array");
@@ -364,7 +363,7 @@ impl Reader {
                         self.places.entry(name).or_insert(Place { file: self.file.clone(), line, column });
                     }
                 }
-                Some(Wish { name: entry.name, spec: spec.into() })
+                Some(Spec { requirement: entry.name, value: spec.into() })
             }
             Err(e) => {
                 let place = node.place(&self.file, &e.path, e.at_key);
@@ -384,26 +383,23 @@ impl Reader {
     }
 }
 
-/// GPUs and vGPUs that a VM is to have.
-fn gpus_of(wishes: &[Wish]) -> u64 {
-    let count = |wish: &Wish| match wish.name {
-        "vgpu" => wish.spec.as_array().map_or(0, Vec::len) as u64,
-        "passthrough" => {
-            let gpus = wish.spec.as_array().into_iter().flatten();
-            gpus.map(|gpu| serde_json::from_value::<VmGpu>(gpu.clone()).map_or(0, |g| u64::from(g.count()))).sum()
-        }
-        _ => 0,
-    };
-    wishes.iter().map(count).sum()
+/// The spec's own requirement.
+fn entry_of(kind: NodeKind, spec: &Spec) -> Option<&'static vsgpu_core::Entry> {
+    catalogue().find(kind.scope(), spec.requirement)
 }
 
-/// What the VM is to have its guest must see, unless the guest's own wish says another number.
-fn expect_gpus(wishes: &mut [Wish], count: u64) {
-    for wish in wishes.iter_mut().filter(|_| count > 1) {
-        match wish.name {
-            "gpu-on-bus" if wish.spec["at-least"] == 1 => Arc::make_mut(&mut wish.spec)["at-least"] = count.into(),
-            "cuda-proof" if wish.spec["devices"] == 1 => Arc::make_mut(&mut wish.spec)["devices"] = count.into(),
-            _ => {}
+/// GPUs and vGPUs that a VM is to have.
+fn gpus_given(of_vm: &Specs) -> u32 {
+    let given = |spec: &Spec| entry_of(NodeKind::Vm, spec).map_or(0, |entry| (entry.gpus_given)(&spec.value));
+    u32::try_from(of_vm.iter().map(given).sum::<usize>()).unwrap_or(u32::MAX)
+}
+
+/// What the VM is to have its guest must see, unless the guest's own spec says another number.
+fn expect_gpus(of_guest: &mut Specs, count: u32) {
+    for spec in of_guest.iter_mut().filter(|_| count > 1) {
+        let other = entry_of(NodeKind::Guest, spec).and_then(|entry| (entry.expecting_gpus)(&spec.value, count));
+        if let Some(other) = other {
+            spec.value = other.into();
         }
     }
 }
@@ -428,17 +424,22 @@ fn listed<T: AsRef<str>>(words: &[T]) -> String {
 }
 
 /// A spec that many nodes share, before and after its files were looked at; the first is kept so that its place stays its own.
-type Specs = HashMap<*const Value, (Arc<Value>, Arc<Value>)>;
+type Done = HashMap<*const Value, (Arc<Value>, Arc<Value>)>;
 
-/// Replaces the files of a wish, once for all that share its spec.
-fn once(done: &mut Specs, wish: &mut Wish, with: &mut dyn FnMut(&Artifact) -> Option<Artifact>) {
-    let before = wish.spec.clone();
-    let (_, after) = done.entry(Arc::as_ptr(&before)).or_insert_with(|| {
-        let mut after = before.clone();
-        replace(Arc::make_mut(&mut after), with);
-        (before, after)
-    });
-    wish.spec = after.clone();
+/// Replaces the files of all specs, once for all nodes that share one.
+fn with_artifacts(fleet: &mut Fleet, with: &mut dyn FnMut(&Artifact) -> Option<Artifact>) {
+    let mut done = Done::new();
+    for (kind, specs) in fleet.specs_mut() {
+        for spec in specs.iter_mut() {
+            let Some(entry) = entry_of(kind, spec) else { continue };
+            let before = spec.value.clone();
+            let (_, after) = done.entry(Arc::as_ptr(&before)).or_insert_with(|| {
+                let after = (entry.with_artifacts)(&before, with).map_or_else(|| before.clone(), Arc::new);
+                (before, after)
+            });
+            spec.value = after.clone();
+        }
+    }
 }
 
 /// Reads, hashes and inspects every file that the fleet file names; each once.
@@ -449,29 +450,21 @@ pub fn resolve(fleet: &mut Fleet) -> Result<(), Vec<Error>> {
     let base = fleet.folder();
     let places = std::mem::take(&mut fleet.places);
     let mut known: BTreeMap<String, Result<Artifact, Error>> = BTreeMap::new();
-    let mut done = Specs::new();
-    let guests = fleet.vms.iter_mut().flat_map(|v| v.wishes.iter_mut().chain(v.guest.iter_mut().flat_map(|g| g.wishes.iter_mut())));
-    for wish in fleet.hosts.iter_mut().flat_map(|h| h.wishes.iter_mut()).chain(guests) {
-        once(&mut done, wish, &mut |artifact| {
-            let key = format!("{}\0{}", artifact.artifact, artifact.sha256.clone().unwrap_or_default());
-            let look = || {
-                package::resolve(&base, artifact).map_err(|error| match places.get(&artifact.artifact) {
-                    Some(place) => error.at(place.clone()),
-                    None => error,
-                })
-            };
-            known.entry(key).or_insert_with(look).clone().ok()
-        });
-    }
+    with_artifacts(fleet, &mut |artifact| {
+        let key = format!("{}\0{}", artifact.artifact, artifact.sha256.clone().unwrap_or_default());
+        let look = || {
+            package::resolve(&base, artifact).map_err(|error| match places.get(&artifact.artifact) {
+                Some(place) => error.at(place.clone()),
+                None => error,
+            })
+        };
+        known.entry(key).or_insert_with(look).clone().ok()
+    });
     let errors: Vec<Error> = known.into_values().filter_map(Result::err).collect();
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-/// What the names of the files state, for a gate that looks at no file.
-pub fn believe_names(fleet: &mut Fleet) {
-    let mut done = Specs::new();
-    let guests = fleet.vms.iter_mut().flat_map(|v| v.wishes.iter_mut().chain(v.guest.iter_mut().flat_map(|g| g.wishes.iter_mut())));
-    for wish in fleet.hosts.iter_mut().flat_map(|h| h.wishes.iter_mut()).chain(guests) {
-        once(&mut done, wish, &mut |artifact| Some(Artifact { holds: package::from_name(artifact.file_name()), ..artifact.clone() }));
-    }
+/// Takes the versions from the names of the files, for a compatibility check that looks at no file.
+pub fn versions_from_file_names(fleet: &mut Fleet) {
+    with_artifacts(fleet, &mut |artifact| Some(Artifact { holds: package::from_name(artifact.file_name()), ..artifact.clone() }));
 }

@@ -4,6 +4,7 @@
 pub mod guest;
 pub mod linux;
 
+use vsgpu_core::execute;
 use vsgpu_core::{Command, Effect};
 use vsgpu_proto::agent::Agent;
 
@@ -17,18 +18,13 @@ pub fn agent() -> Agent {
         catalogue,
         state: "/var/lib/vsgpu",
         system: linux::system,
-        restarts,
         reboot,
         // A guest has no VMs, and nothing of what it changes needs more than its own order.
         gate: |_, _, _| Ok(()),
         looks: |_| vec![],
+        smi_report: |facts| execute::typed::<guest::Gpus>(facts).map(|gpus| gpus.0),
         samples: guest::metrics::samples,
     }
-}
-
-/// Restarts by name: none yet, services are restarted by their requirements.
-pub fn restarts() -> Vec<(&'static str, Vec<Effect>)> {
-    vec![]
 }
 
 /// What starts a reboot.

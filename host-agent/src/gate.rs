@@ -3,7 +3,6 @@
 
 use crate::host::{MAINTENANCE_MODE, MaintenanceModeFact, VirtualMachines};
 use crate::vm::POWER;
-use serde::de::DeserializeOwned;
 use vsgpu_core::execute::{self, Facts, Outcome};
 use vsgpu_core::requirement::Needs;
 use vsgpu_core::{Fact, FactEntry, Scope, Subject, System};
@@ -39,11 +38,8 @@ pub(crate) fn gate(system: &dyn System, on: &Subject, needs: Needs) -> Result<()
 
 /// `Agent::looks` of a host.
 pub(crate) fn looks(facts: &Facts) -> Vec<vsgpu_proto::taken::Look> {
-    fn read<F: Fact + DeserializeOwned>(facts: &Facts) -> Option<F> {
-        F::deserialize(facts.get(F::NAME)?.as_ref().ok()?).ok()
-    }
-    let maintenance = read::<MaintenanceModeFact>(facts).map(|fact| (MAINTENANCE_MODE, String::new(), fact.enabled));
-    let listed = read::<VirtualMachines>(facts).map(|listed| listed.vms);
+    let maintenance = execute::typed::<MaintenanceModeFact>(facts).map(|fact| (MAINTENANCE_MODE, String::new(), fact.enabled));
+    let listed = execute::typed::<VirtualMachines>(facts).map(|listed| listed.vms);
     let all_listed = listed.is_some().then(|| (POWER, String::new(), false));
     let vms = listed.into_iter().flatten().map(|vm| (POWER, vm.name, !vm.running));
     maintenance.into_iter().chain(all_listed).chain(vms).collect()

@@ -6,6 +6,7 @@ mod gate;
 pub mod host;
 pub mod vm;
 
+use vsgpu_core::execute;
 use vsgpu_core::{Catalogue, Command, Effect};
 use vsgpu_proto::agent::Agent;
 
@@ -27,26 +28,12 @@ pub fn agent() -> Agent {
         // What lies below /etc with the sticky bit is kept over a reboot; /var is a ramdisk (facts: esxi A4).
         state: "/etc/opt/vsgpu",
         system: esxi::system,
-        restarts,
         reboot,
         gate: gate::gate,
         looks: gate::looks,
+        smi_report: |facts| execute::typed::<host::Gpus>(facts).map(|gpus| gpus.0),
         samples: host::metrics::samples,
     }
-}
-
-/// Restarts by name. What a release does not have is skipped (facts: esxi F3: Xorg on older, nv-hostengine on newer ones).
-pub fn restarts() -> Vec<(&'static str, Vec<Effect>)> {
-    let run = |program: &str, args: &[&str]| Effect::run(Command::new(program, args.iter().copied()));
-    let graphics = vec![
-        run("/etc/init.d/xorg", &["stop"]),
-        run("nv-hostengine", &["-t"]),
-        run("nv-hostengine", &["-d"]),
-        run("/etc/init.d/xorg", &["start"]),
-        // Devices are read again, where the release has that command.
-        Effect::Run { command: Command::new("esxcli", ["graphics", "host", "refresh"]), already: Some("Unknown command".into()) },
-    ];
-    vec![("graphics", graphics)]
 }
 
 /// What starts a reboot: ten seconds is the least delay esxcli takes.

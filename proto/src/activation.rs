@@ -19,9 +19,9 @@ pub(crate) fn activate(node: &Arc<Node>, request: v1::ActivateRequest) -> Result
     let effects = match &what {
         v1::activate_request::What::Reboot(_) => vec![(node.agent.reboot)()],
         v1::activate_request::What::Restart(name) => {
-            let known = (node.agent.restarts)().into_iter().find(|(known, _)| known == name);
+            let known = node.catalogue.restarts().into_iter().find(|known| known.name == name);
             known
-                .map(|(_, effects)| effects)
+                .map(|restart| (restart.effects)())
                 .ok_or_else(|| Status::unimplemented(format!("the agent knows no restart `{name}`: upgrade the agent")))?
         }
     };

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use vsgpu_core::execute::{self, Facts, Outcome};
+use vsgpu_core::nvidia_smi::SmiReport;
 use vsgpu_core::requirement::Needs;
 use vsgpu_core::text::{piece, visible};
 use vsgpu_core::{Catalogue, Effect, Scope, Subject, System};
@@ -33,14 +34,14 @@ pub struct Agent {
     pub state: &'static str,
     /// Its shell.
     pub system: fn(Arc<dyn Shell>) -> Arc<dyn System>,
-    /// Restarts by name, with what they run.
-    pub restarts: fn() -> Vec<(&'static str, Vec<Effect>)>,
     /// What starts a reboot.
     pub reboot: fn() -> Effect,
     /// Whether what a change needs is so, by the node's own word: whoever asks for the change. Otherwise what to answer.
     pub gate: fn(&dyn System, &Subject, Needs) -> Result<(), Outcome>,
     /// What facts say of what a run may have taken.
     pub looks: fn(&Facts) -> Vec<Look>,
+    /// What nvidia-smi said, from the facts.
+    pub smi_report: fn(&Facts) -> Option<SmiReport>,
     /// Its own metrics, from the facts.
     pub samples: fn(&Facts) -> Vec<Sample>,
 }
@@ -259,7 +260,7 @@ fn complain(why: &str) {
 
 fn facts(agent: Agent, args: &FactsArgs) -> Result<(), String> {
     let system = (agent.system)(args.machine.shell(&agent, None)?);
-    let on = Subject { vm: args.vm.clone() };
+    let on = Subject::named(args.vm.clone());
     let scope = match (agent.role, &args.vm) {
         ("host", Some(_)) => Scope::Vm,
         ("host", None) => Scope::Host,

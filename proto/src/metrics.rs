@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use vsgpu_core::execute::{self, Facts};
 use vsgpu_core::nvidia_smi::SmiReport;
-use vsgpu_core::{Scope, Subject};
+use vsgpu_core::{Scope, Subject, judge};
 
 /// Name and help of the end of whose certificate is used: of an agent, or of who asks them.
 pub const CERTIFICATE_END: (&str, &str) =
@@ -26,6 +26,20 @@ pub struct Sample {
     pub labels: Vec<(&'static str, String)>,
     /// Value, in base units.
     pub value: f64,
+    /// An alert needs it: it is never left out where there are too many.
+    pub alerts: bool,
+}
+
+impl Sample {
+    /// A value that may be left out where there are too many.
+    pub fn new(name: &'static str, help: &'static str, labels: Vec<(&'static str, String)>, value: f64) -> Self {
+        Self { name, help, labels, value, alerts: false }
+    }
+
+    /// A value that an alert needs.
+    pub fn for_alert(name: &'static str, help: &'static str, labels: Vec<(&'static str, String)>, value: f64) -> Self {
+        Self { alerts: true, ..Self::new(name, help, labels, value) }
+    }
 }
 
 /// Series of one agent, at most.
@@ -163,12 +177,8 @@ pub(crate) fn page(node: &Node) -> String {
     let families = node.metrics.registry.gather();
     let counted: usize = families.iter().map(|f| f.get_metric().len()).sum();
     let (mut shown, dropped) = bounded(samples(node), MAX_SERIES.saturating_sub(counted + 1));
-    shown.push(Sample {
-        name: "series_left_out",
-        help: "Series of this agent beyond its 200, which are not shown: never those that alerts need",
-        labels: vec![],
-        value: dropped as f64,
-    });
+    let help = "Series of this agent beyond its 200, which are not shown: never those that alerts need";
+    shown.push(Sample::new("series_left_out", help, vec![], dropped as f64));
     encoded(families, shown)
 }
 
@@ -202,38 +212,17 @@ fn encoded(mut families: Vec<prometheus::proto::MetricFamily>, samples: Vec<Samp
     String::from_utf8(text).unwrap_or_default()
 }
 
-/// What alerts need is never left out; the others in the order in which they were taken.
-const FIRST: [&str; 17] = [
-    "host_left_taken",
-    "up",
-    "host_reachable",
-    "observation_stale",
-    "last_observation_age_seconds",
-    "certificate_expiry_timestamp_seconds",
-    "host_maintenance_mode",
-    "host_reboot_pending",
-    "xid_last_timestamp_seconds",
-    "license_licensed",
-    "host_vgpu_licensed",
-    "guest_license_expiry_timestamp_seconds",
-    "guest_cuda_proof_passed",
-    "gpu_ecc_uncorrected_errors",
-    "gpu_remap_failed",
-    "gpu_mode_pending",
-    "fact_readable",
-];
-
-/// At most so many.
+/// At most so many, those first that alerts need.
 fn bounded(mut all: Vec<Sample>, most: usize) -> (Vec<Sample>, usize) {
-    all.sort_by_key(|s| FIRST.iter().position(|name| *name == s.name).unwrap_or(FIRST.len()));
+    all.sort_by_key(|s| !s.alerts);
     let dropped = all.len().saturating_sub(most);
     all.truncate(most);
     (all, dropped)
 }
 
 fn samples(node: &Node) -> Vec<Sample> {
-    let sample = |name, help, labels, value| Sample { name, help, labels, value };
-    let mut all = vec![sample("up", "1: the agent answers", vec![], 1.0)];
+    let (sample, alert) = (Sample::new, Sample::for_alert);
+    let mut all = vec![alert("up", "1: the agent answers", vec![], 1.0)];
     let Ok(snapshot) = node.snapshot.lock() else { return all };
     let Some(at) = snapshot.at else { return all };
     all.push(sample(
@@ -242,7 +231,7 @@ fn samples(node: &Node) -> Vec<Sample> {
         vec![],
         at as f64,
     ));
-    all.push(sample(
+    all.push(alert(
         "last_observation_age_seconds",
         "Age of the last look at the machine",
         vec![],
@@ -251,21 +240,21 @@ fn samples(node: &Node) -> Vec<Sample> {
     all.push(sample("observation_duration_seconds", "How long that look took", vec![], snapshot.took.as_secs_f64()));
     // Three looks missed: a tool hangs, or something is being changed for long.
     let stale = node.system.now().saturating_sub(at) > 3 * node.observe_every.as_secs().max(1);
-    all.push(sample("observation_stale", "1: the last three looks did not end; what is shown is old", vec![], f64::from(stale)));
+    all.push(alert("observation_stale", "1: the last three looks did not end; what is shown is old", vec![], f64::from(stale)));
     if let Some(end) = node.certificate_end {
         let (name, help) = CERTIFICATE_END;
-        all.push(sample(name, help, vec![], end as f64));
+        all.push(alert(name, help, vec![], end as f64));
     }
     if let Some(reached) = snapshot.reached {
         let help = "1: the host answered its agent, which is elsewhere and asks over ssh";
-        all.push(sample("host_reachable", help, vec![], f64::from(reached)));
+        all.push(alert("host_reachable", help, vec![], f64::from(reached)));
     }
     let taken = node.taken.all();
     if node.agent.role == "host" {
         let (_, lease_left) = node.lease.holder(node.system.as_ref());
         let left = taken.iter().any(|t| t.seen) && lease_left == 0 && node.operations.running().is_none();
         let help = "1: a run took maintenance mode or VMs of this host and has not given them back, and nobody is at work here";
-        all.push(sample("host_left_taken", help, vec![], f64::from(left)));
+        all.push(alert("host_left_taken", help, vec![], f64::from(left)));
     }
     for t in taken.iter().take(50) {
         let help = "When a run took this of the host; it has not been given back yet";
@@ -275,12 +264,12 @@ fn samples(node: &Node) -> Vec<Sample> {
     let Ok(wishes) = node.wishes.lock() else { return all };
     for (key, spec) in wishes.iter() {
         let Some((vm, name)) = key.rsplit_once('/') else { continue };
-        let on = Subject { vm: (!vm.is_empty()).then(|| vm.to_string()) };
+        let on = Subject::named((!vm.is_empty()).then(|| vm.to_string()));
         let facts = if vm.is_empty() { Some(&snapshot.facts) } else { snapshot.of_vms.iter().find(|(n, _)| n == vm).map(|(_, f)| f) };
         let Some(entry) = node.catalogue.find(node.scope(&on), name) else { continue };
         // What cannot be read is neither met nor not met: `fact_readable` says so.
-        let Some(Ok(fact)) = facts.and_then(|f| f.get(entry.fact.name)) else { continue };
-        let met = (entry.check)(spec, fact).is_ok_and(|v| v.is_met());
+        let Some(fact @ Ok(_)) = facts.and_then(|f| f.get(entry.fact.name)) else { continue };
+        let met = judge(entry, spec, Some(fact)).is_met();
         let labels = vec![("vm", vm.to_string()), ("requirement", name.to_string())];
         all.push(sample(
             "requirement_met",
@@ -291,10 +280,9 @@ fn samples(node: &Node) -> Vec<Sample> {
     }
     drop(wishes);
     for (name, fact) in &snapshot.facts {
-        all.push(sample("fact_readable", "1: the fact could be read", vec![("fact", name.clone())], f64::from(fact.is_ok())));
+        all.push(alert("fact_readable", "1: the fact could be read", vec![("fact", name.clone())], f64::from(fact.is_ok())));
     }
-    let report = snapshot.facts.get("gpus").map(|f| f.clone().map(serde_json::from_value::<SmiReport>));
-    let report = report.and_then(Result::ok).and_then(Result::ok);
+    let report = (node.agent.smi_report)(&snapshot.facts);
     all.extend(report.iter().flat_map(gpus));
     all.extend((node.agent.samples)(&snapshot.facts));
     if node.dcgm_names {
@@ -329,7 +317,7 @@ fn dcgm(report: &SmiReport, host: &str) -> Vec<Sample> {
             ("DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", "Double-bit volatile ECC errors.", gpu.ecc_errors.map(|e| e.uncorrected as f64)),
             ("DCGM_FI_DEV_ECC_SBE_VOL_TOTAL", "Single-bit volatile ECC errors.", gpu.ecc_errors.map(|e| e.corrected as f64)),
         ];
-        all.extend(fields.into_iter().filter_map(|(name, help, value)| Some(Sample { name, help, labels: labels(), value: value? })));
+        all.extend(fields.into_iter().filter_map(|(name, help, value)| Some(Sample::new(name, help, labels(), value?))));
     }
     all
 }
@@ -350,7 +338,7 @@ fn gpus(report: &SmiReport) -> Vec<Sample> {
             ("mig", mode(gpu.mig_current)),
             ("mig_pending", mode(gpu.mig_pending)),
         ];
-        all.push(Sample { name: "gpu_info", help: "A GPU with its modes; the value is always 1", labels, value: 1.0 });
+        all.push(Sample::new("gpu_info", "A GPU with its modes; the value is always 1", labels, 1.0));
         let mib = |n: Option<u64>| n.map(|n| n as f64 * 1024.0 * 1024.0);
         let values = [
             ("gpu_memory_total_bytes", "Frame buffer of the GPU", mib(gpu.fb_total_mib)),
@@ -359,23 +347,29 @@ fn gpus(report: &SmiReport) -> Vec<Sample> {
             ("gpu_temperature_celsius", "Temperature of the GPU", gpu.temperature_c.map(f64::from)),
             ("gpu_power_watts", "Power drawn by the GPU", gpu.power_watts),
         ];
-        all.extend(values.into_iter().filter_map(|(name, help, value)| Some(Sample { name, help, labels: id(), value: value? })));
-        let mut of = |name, help, value: u64| all.push(Sample { name, help, labels: id(), value: value as f64 });
+        all.extend(values.into_iter().filter_map(|(name, help, value)| Some(Sample::new(name, help, id(), value?))));
+        let count = |make: fn(_, _, _, _) -> Sample, name, help, value: u64| make(name, help, id(), value as f64);
+        let (sample, alert): (fn(_, _, _, _) -> _, fn(_, _, _, _) -> _) = (Sample::new, Sample::for_alert);
         if let Some(ecc) = gpu.ecc_errors {
-            of("gpu_ecc_uncorrected_errors", "Memory errors since the driver was loaded that were not corrected", ecc.uncorrected);
-            of("gpu_ecc_corrected_errors", "Memory errors since the driver was loaded that were corrected", ecc.corrected);
+            let help = "Memory errors since the driver was loaded that were not corrected";
+            all.push(count(alert, "gpu_ecc_uncorrected_errors", help, ecc.uncorrected));
+            let help = "Memory errors since the driver was loaded that were corrected";
+            all.push(count(sample, "gpu_ecc_corrected_errors", help, ecc.corrected));
         }
         if let Some(rows) = gpu.remapped_rows {
-            of("gpu_remapped_rows", "Rows of memory that were replaced", rows.correctable + rows.uncorrectable);
-            of("gpu_remap_pending", "1: a row waits for a reset of the GPU", rows.pending.into());
-            of("gpu_remap_failed", "1: no spare row was left", rows.failed.into());
+            let replaced = rows.correctable + rows.uncorrectable;
+            all.push(count(sample, "gpu_remapped_rows", "Rows of memory that were replaced", replaced));
+            all.push(count(sample, "gpu_remap_pending", "1: a row waits for a reset of the GPU", rows.pending.into()));
+            all.push(count(alert, "gpu_remap_failed", "1: no spare row was left", rows.failed.into()));
         }
-        of("gpu_throttled", "1: heat, power or hardware holds the clocks down", (!gpu.slowdowns.is_empty()).into());
+        let throttled = !gpu.slowdowns.is_empty();
+        all.push(count(sample, "gpu_throttled", "1: heat, power or hardware holds the clocks down", throttled.into()));
         let pending = [(gpu.ecc_current, gpu.ecc_pending), (gpu.mig_current, gpu.mig_pending)];
-        of("gpu_mode_pending", "1: a mode (ECC, MIG) waits for a reset or reboot", pending.iter().any(|(now, then)| now != then).into());
+        let pending = pending.iter().any(|(now, then)| now != then);
+        all.push(count(alert, "gpu_mode_pending", "1: a mode (ECC, MIG) waits for a reset or reboot", pending.into()));
         if let Some(status) = &gpu.license_status {
             let value = f64::from(vsgpu_core::nvidia_smi::is_licensed(status));
-            all.push(Sample { name: "license_licensed", help: "1: the vGPU is licensed", labels: id(), value });
+            all.push(Sample::for_alert("license_licensed", "1: the vGPU is licensed", id(), value));
         }
     }
     all

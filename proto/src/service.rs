@@ -177,7 +177,7 @@ fn is_of(key: &str, subject: &str) -> bool {
 pub(crate) struct Service(pub(crate) Arc<Node>);
 
 fn subject(wire: Option<v1::Subject>) -> Subject {
-    Subject { vm: wire.map(|s| s.vm).filter(|vm| !vm.is_empty()) }
+    Subject::named(wire.map(|s| s.vm).filter(|vm| !vm.is_empty()))
 }
 
 fn parsed<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> Result<T, Status> {
@@ -313,7 +313,7 @@ impl agent_server::Agent for Service {
                 node: node.name.clone(),
                 boot_id: node.system.boot_id().map_err(|e| troubled(&e))?,
                 requirements: node.catalogue.entries.iter().map(known).collect(),
-                restarts: (node.agent.restarts)().into_iter().map(|(name, _)| name.into()).collect(),
+                restarts: node.catalogue.restarts().into_iter().map(|r| r.name.into()).collect(),
                 taken: if operator { node.taken.all().into_iter().map(taken).collect() } else { vec![] },
                 held: operator.then_some(held),
             })

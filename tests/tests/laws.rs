@@ -64,9 +64,9 @@ fn world(name: &str) -> World {
     let mut fleet = vsgpu::spec::read(&lab.folder.join("fleet.yaml")).unwrap();
     vsgpu::spec::resolve(&mut fleet).unwrap();
     let (host, guest) = (lab.machine("esx-01"), lab.machine("vm-01"));
-    for wish in fleet.wishes().values().copied().flatten() {
-        let entry = vsgpu::catalogue().entries.into_iter().find(|e| e.name == wish.name).unwrap();
-        for placed in (entry.files)(&wish.spec) {
+    for (id, spec) in fleet.specs().iter().flat_map(|(id, specs)| specs.iter().map(move |spec| (id, spec))) {
+        let entry = vsgpu::catalogue().find(id.kind.scope(), spec.requirement).unwrap();
+        for placed in (entry.files)(&spec.value) {
             let machine = if placed.datastore.is_some() { &host } else { &guest };
             let to = machine.join("root").join(placed.artifact.stored(placed.datastore.as_deref()).trim_start_matches('/'));
             std::fs::create_dir_all(to.parent().unwrap()).unwrap();
@@ -89,26 +89,26 @@ fn road(world: &World) -> Vec<(Entry, Subject, PathBuf, Value)> {
         };
         road.push((entry, on, machine.clone(), (entry.read_spec)(&spec).unwrap()));
     };
-    let wishes = world.fleet.wishes();
+    let all_specs = world.fleet.specs();
     let mut add = |scope, name: &str, spec| add_to("vm-01", scope, name, spec);
     add(Scope::Vm, "power", json!({ "state": "off" }));
     add(Scope::Host, "maintenance-mode", json!({ "state": "on" }));
-    for (id, wishes) in &wishes {
+    for (id, specs) in &all_specs {
         if id.kind == vsgpu::fleet::NodeKind::Host {
-            wishes.iter().for_each(|w| add(Scope::Host, w.name, (*w.spec).clone()));
+            specs.iter().for_each(|s| add(Scope::Host, s.requirement, (*s.value).clone()));
         }
     }
     add(Scope::Host, "maintenance-mode", json!({ "state": "off" }));
-    for (id, wishes) in &wishes {
+    for (id, specs) in &all_specs {
         if id.kind == vsgpu::fleet::NodeKind::Vm {
-            wishes.iter().for_each(|w| add_to(&id.name, Scope::Vm, w.name, (*w.spec).clone()));
+            specs.iter().for_each(|s| add_to(&id.name, Scope::Vm, s.requirement, (*s.value).clone()));
         }
     }
     let mut add = |scope, name: &str, spec| add_to("vm-01", scope, name, spec);
     add(Scope::Vm, "power", json!({ "state": "on" }));
-    for (id, wishes) in &wishes {
+    for (id, specs) in &all_specs {
         if id.kind == vsgpu::fleet::NodeKind::Guest {
-            wishes.iter().for_each(|w| add(Scope::Guest, w.name, (*w.spec).clone()));
+            specs.iter().for_each(|s| add(Scope::Guest, s.requirement, (*s.value).clone()));
         }
     }
     road
@@ -123,7 +123,7 @@ fn make_so(system: &Linked, entry: &Entry, on: &Subject, spec: &Value) -> Result
             let effects = match entry.takes_effect {
                 TakesEffect::AfterReboot if entry.scope == Scope::Guest => vec![vsgpu_guest_agent::reboot()],
                 TakesEffect::AfterReboot => vec![vsgpu_host_agent::reboot()],
-                TakesEffect::AfterRestart(name) => vsgpu_host_agent::restarts().into_iter().find(|(n, _)| *n == name).unwrap().1,
+                TakesEffect::AfterRestart(name) => (vsgpu::catalogue().restarts().iter().find(|r| r.name == name).unwrap().effects)(),
                 TakesEffect::AtOnce => panic!("{}: at once, but not active", entry.name),
             };
             effects.iter().try_for_each(|e: &Effect| execute::act(system, e)).map_err(|e| e.to_string())?;
@@ -157,7 +157,7 @@ fn apply_then_check_is_met_twice_changes_nothing_and_exports_itself() {
         }
         walked.push((entry.scope, entry.name));
     }
-    let all: Catalogue = vsgpu::catalogue();
+    let all: &Catalogue = vsgpu::catalogue();
     let missed: Vec<&str> = all.entries.iter().filter(|e| !walked.contains(&(e.scope, e.name))).map(|e| e.name).collect();
     assert!(missed.is_empty(), "no law was tried on: {missed:?}");
 }
@@ -193,7 +193,7 @@ fn a_power_cut_at_every_change_ends_in_the_same_state() {
 
 #[test]
 fn every_example_is_a_spec_and_every_schema_an_object() {
-    for entry in vsgpu::catalogue().entries {
+    for entry in &vsgpu::catalogue().entries {
         let example: Value = serde_json::from_str(entry.example).unwrap();
         let full = (entry.read_spec)(&example).unwrap_or_else(|e| panic!("{}: {e:?}", entry.name));
         assert_eq!((entry.read_spec)(&full), Ok(full.clone()), "{}: the full form reads back", entry.name);

@@ -87,7 +87,7 @@ fn the_quick_start_is_right() {
     assert_eq!(blocks.len(), 4);
     for block in blocks {
         let mut fleet = vsgpu::spec::from_text(std::path::Path::new("fleet.yaml"), block).unwrap_or_else(|e| panic!("{e:?}\n{block}"));
-        vsgpu::spec::believe_names(&mut fleet);
+        vsgpu::spec::versions_from_file_names(&mut fleet);
         let errors = vsgpu::constraints::judge(&fleet, None).errors;
         assert!(errors.is_empty(), "{errors:?}\n{block}");
     }

@@ -37,13 +37,13 @@ impl BaselineArgs {
             let inventory = block_on(inventory::gather(&fleet, &operator, Scope::All, &guests))?;
             for (node, seen) in &inventory.nodes {
                 let fact = match seen {
-                    Ok(seen) => seen.fact("cuda-proof"),
+                    Ok(seen) => seen.fact::<CudaProofFact>(),
                     Err(error) => {
                         errors.push(error.clone());
                         continue;
                     }
                 };
-                let proof = fact.and_then(|f| serde_json::from_value::<CudaProofFact>(f.clone()).ok()).filter(CudaProofFact::passed);
+                let proof = fact.ok().filter(CudaProofFact::passed);
                 match proof {
                     Some(proof) => {
                         add(&mut baseline, &proof.report);

@@ -4,7 +4,7 @@
 use super::walk::Walk;
 use super::{Chosen, Ended, FleetArg};
 use crate::error::{Error, Kind};
-use crate::fleet::{Vm, Wish};
+use crate::fleet::{Specs, Vm};
 use crate::inventory::{self, Scope};
 use crate::journal::{self, Folder};
 use crate::plan::{Leftovers, digest};
@@ -13,7 +13,7 @@ use crate::render::Printer;
 use crate::run::Unfinished;
 use clap::Args;
 use serde_json::json;
-use vsgpu_host_agent::vm::DEFAULT_GRACE_SECS;
+use vsgpu_host_agent::vm::{CloneOf, CloneSpec, DEFAULT_GRACE_SECS};
 
 #[derive(Args)]
 #[command(
@@ -53,6 +53,8 @@ impl Clone {
             return Err(vec![near.into_iter().fold(error, Error::hint)]);
         }
         let names = expand(&self.name).map_err(wrong)?;
+        let mut specs = Specs::default();
+        specs.set::<CloneOf>(&CloneSpec { base: self.base.clone(), datastore: self.datastore.clone() });
         let copy = |(name, _): (String, String)| Vm {
             vm_name: name.clone(),
             name,
@@ -62,17 +64,11 @@ impl Clone {
             hard_stop: false,
             expects: vec![],
             taken_away: Default::default(),
-            wishes: vec![Wish {
-                name: "clone-of",
-                spec: match &self.datastore {
-                    Some(store) => json!({ "base": self.base, "datastore": store }).into(),
-                    None => json!({ "base": self.base }).into(),
-                },
-            }],
+            specs: specs.clone(),
             guest: None,
         };
         fleet.hosts.retain(|h| h.name == self.host);
-        fleet.hosts.iter_mut().for_each(|h| h.wishes.clear());
+        fleet.hosts.iter_mut().for_each(|h| h.specs = Specs::default());
         fleet.vms = names.into_iter().map(copy).collect();
         // One controller at a time on these hosts: an apply that reboots one must not meet a copy.
         let _lock = journal::lock(&fleet.state_folder()).map_err(|e| vec![e])?;

@@ -5,9 +5,10 @@ use crate::error::{Error, Exit};
 use crate::fleet::{Fleet, NodeId, NodeKind};
 use crate::inventory::{self, Inventory, Scope};
 use crate::render::{Answer, Printer};
-use crate::{catalogue, is_key, yaml};
+use crate::{catalogue, yaml};
 use clap::Args;
 use serde_json::{Map, Value, json};
+use vsgpu_core::Artifact;
 
 #[derive(Args)]
 #[command(after_help = "Example:\n  vsgpu export > what-is.yaml")]
@@ -34,28 +35,31 @@ impl Export {
 
 fn document(fleet: &Fleet, inventory: &Inventory) -> Value {
     let catalogue = catalogue();
-    let wishes = |kind: NodeKind, name: &str| -> Map<String, Value> {
+    let specs = |kind: NodeKind, name: &str| -> Map<String, Value> {
         let Some(seen) = inventory.seen(&NodeId::new(kind, name)) else { return Map::new() };
-        let known = catalogue.of(kind.scope()).filter(|e| is_key(e));
+        let known = catalogue.of(kind.scope()).filter(|e| e.is_key);
         let specs = known.filter_map(|e| {
-            let fact = seen.fact(e.fact.name)?;
-            Some((e.name.to_string(), shortened((e.as_spec)(fact).ok()??)))
+            let fact = seen.facts.get(e.fact.name)?.as_deref().ok()?;
+            let spec = (e.as_spec)(fact).ok()??;
+            // What only the controller fills in is no part of a fleet file: of a file its path stays.
+            let plain = (e.with_artifacts)(&spec, &mut |file| Some(Artifact::at(file.artifact.as_str())));
+            Some((e.name.to_string(), without_nulls(plain.unwrap_or(spec))))
         });
         specs.collect()
     };
     let mut hosts = Map::new();
     for host in &fleet.hosts {
         let mut map = Map::from_iter([("address".to_string(), json!(host.address))]);
-        map.extend(wishes(NodeKind::Host, &host.name));
+        map.extend(specs(NodeKind::Host, &host.name));
         hosts.insert(host.name.clone(), map.into());
     }
     let mut vms = Map::new();
     for vm in &fleet.vms {
         let mut map = Map::from_iter([("host".to_string(), json!(vm.host))]);
-        map.extend(wishes(NodeKind::Vm, &vm.name));
+        map.extend(specs(NodeKind::Vm, &vm.name));
         if let Some(guest) = &vm.guest {
             let mut inner = Map::from_iter([("address".to_string(), json!(guest.address))]);
-            inner.extend(wishes(NodeKind::Guest, &vm.name));
+            inner.extend(specs(NodeKind::Guest, &vm.name));
             map.insert("guest".into(), inner.into());
         }
         vms.insert(vm.name.clone(), map.into());
@@ -63,14 +67,12 @@ fn document(fleet: &Fleet, inventory: &Inventory) -> Value {
     json!({ "version": 1, "hosts": hosts, "vms": vms })
 }
 
-/// What only the controller fills in is no part of a fleet file: an artifact is its file name again.
-fn shortened(value: Value) -> Value {
+fn without_nulls(value: Value) -> Value {
     match value {
-        Value::Object(map) => match map.get("artifact") {
-            Some(file) => file.clone(),
-            None => map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, shortened(v))).collect::<Map<_, _>>().into(),
-        },
-        Value::Array(items) => items.into_iter().map(shortened).collect(),
+        Value::Object(map) => {
+            map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect::<Map<_, _>>().into()
+        }
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
         other => other,
     }
 }

@@ -22,7 +22,7 @@ impl Validate {
         let shown = self.fleet.choice(chosen).map_err(|e| vec![e])?.fleet.value.display().to_string();
         let mut fleet = self.fleet.read(!self.no_files, chosen)?;
         if self.no_files {
-            crate::spec::believe_names(&mut fleet);
+            crate::spec::versions_from_file_names(&mut fleet);
         }
         // The gate, on what the fleet file states; `plan` judges again with what the hosts say.
         let judgement = constraints::judge(&fleet, None);
@@ -31,19 +31,19 @@ impl Validate {
             return Err(judgement.errors);
         }
         let guests = fleet.vms.iter().filter(|vm| vm.guest.is_some()).count();
-        let wishes: usize = fleet.wishes().values().map(|w| w.len()).sum();
+        let specs: usize = fleet.specs().values().map(|w| w.len()).sum();
         let doubts = match judgement.warnings.len() {
             0 => String::new(),
             n => format!("; {n} warning{}", if n == 1 { "" } else { "s" }),
         };
         let text = format!(
-            "{} is right: {} hosts, {} VMs, {guests} guests, {wishes} requirements{doubts}\nnot judged without the hosts: room on their GPUs, their release of ESXi, what their VMs are now",
+            "{} is right: {} hosts, {} VMs, {guests} guests, {specs} requirements{doubts}\nnot judged without the hosts: room on their GPUs, their release of ESXi, what their VMs are now",
             shown,
             fleet.hosts.len(),
             fleet.vms.len()
         );
-        let nodes = fleet.wishes().into_keys().map(String::from).collect();
-        let json = json!({ "warnings": judgement.warnings, "valid": true, "hosts": fleet.hosts.len(), "vms": fleet.vms.len(), "guests": guests, "requirements": wishes });
+        let nodes = fleet.specs().into_keys().map(String::from).collect();
+        let json = json!({ "warnings": judgement.warnings, "valid": true, "hosts": fleet.hosts.len(), "vms": fleet.vms.len(), "guests": guests, "requirements": specs });
         printer.show(Answer { names: nodes, ..Answer::new(json, text) });
         Ok(Exit::Done)
     }

@@ -2,25 +2,24 @@
 
 use super::combination::{Combination, Gpu, GuestDriver, LicenseWay, Module, Room, RoomGpu, Stated, Tenant};
 use crate::assign::gpus_as_wished;
-use crate::fleet::{Fleet, Host, NodeId, NodeKind, Vm, Wish};
+use crate::fleet::{Fleet, Host, NodeId, NodeKind, Spec, Vm};
 use crate::inventory::Inventory;
-use serde_json::Value;
-use vsgpu_core::Artifact;
 use vsgpu_core::gpu_choice::{Candidate, GpuChoice, PerGpu};
 use vsgpu_core::knowledge::products::Product;
 use vsgpu_core::knowledge::vgpu_types;
-use vsgpu_core::nvidia_smi::SmiReport;
 use vsgpu_core::units::{DriverVersion, OnOff};
-use vsgpu_guest_agent::guest::{Clock, DriverSpec, KernelModule, PciGpus, ToolkitSpec};
-use vsgpu_host_agent::host::{GpuUsers, PassthroughSpec, PciGpu, VgpuTypes};
-use vsgpu_host_agent::vm::{MmioSpec, PowerState, VmConfig, VmGpu};
+use vsgpu_core::{Artifact, Fact, Requirement as _, Scope, WordOr};
+use vsgpu_guest_agent::guest::{
+    Clock, CudaProof, CudaToolkit, Driver, DriverFact, DriverSpec, KernelModule, License, PciGpus, ToolkitSpec,
+};
+use vsgpu_host_agent::host::ecc::{self, Ecc};
+use vsgpu_host_agent::host::graphics_type::{self, GraphicsType};
+use vsgpu_host_agent::host::vgpu_mode::{self, VgpuMode};
+use vsgpu_host_agent::host::{EsxVersion, GpuUser, GpuUsers, Gpus, Mig, Passthrough, PciGpu, VgpuManager, VgpuTypes};
+use vsgpu_host_agent::vm::{MemoryReserved, Mmio, MmioSpec, PowerState, Vgpu, VgpuWish, VmConfig, VmDevices, VmGpu, VmPassthrough};
 
-fn wish<'a>(wishes: &'a [Wish], name: &str) -> Option<&'a Value> {
-    wishes.iter().find(|w| w.name == name).map(|w| &*w.spec)
-}
-
-fn fact<T: serde::de::DeserializeOwned>(inventory: Option<&Inventory>, node: &NodeId, name: &str) -> Option<T> {
-    T::deserialize(inventory?.seen(node)?.fact(name)?).ok()
+fn fact<F: Fact>(inventory: Option<&Inventory>, node: &NodeId) -> Option<F> {
+    inventory?.fact(node).ok()
 }
 
 fn gpu(seen: &PciGpu) -> Gpu {
@@ -32,20 +31,22 @@ fn gpu(seen: &PciGpu) -> Gpu {
     }
 }
 
-/// Version that a package wish names.
-fn packaged(spec: &Value) -> Option<DriverVersion> {
-    let package: Artifact = serde_json::from_value(spec["package"].clone()).ok()?;
+/// Version of the driver that a package brings.
+fn packaged(package: &Artifact) -> Option<DriverVersion> {
     DriverVersion::leading(package.version()?)
 }
 
-/// The vGPU manager that a host will have: the wish, else what runs.
+/// The vGPU manager that runs on a host.
+fn running_manager(node: &NodeId, inventory: Option<&Inventory>) -> Option<DriverVersion> {
+    DriverVersion::leading(&fact::<Gpus>(inventory, node)?.0.driver_version?)
+}
+
+/// The vGPU manager that a host will have: the one that is wanted, else what runs.
 fn manager(host: &Host, inventory: Option<&Inventory>) -> Option<Stated<DriverVersion>> {
-    let node = NodeId::new(NodeKind::Host, &host.name);
-    let spec = wish(&host.wishes, "vgpu-manager");
-    let version = match spec {
-        Some(Value::String(_)) => return None,
-        Some(spec) => packaged(spec),
-        None => fact::<SmiReport>(inventory, &node, "gpus").and_then(|r| DriverVersion::leading(&r.driver_version?)),
+    let version = match host.spec::<VgpuManager>() {
+        Some(WordOr::Word(_)) => return None,
+        Some(WordOr::Map(spec)) => packaged(&spec.package),
+        None => running_manager(&NodeId::new(NodeKind::Host, &host.name), inventory),
     };
     version.map(|v| Stated::new(v, &host.name))
 }
@@ -53,8 +54,8 @@ fn manager(host: &Host, inventory: Option<&Inventory>) -> Option<Stated<DriverVe
 /// Whether the manager of a host is to be changed, as far as that is known: without facts it is.
 fn manager_changes(host: &Host, wanted: Option<&Stated<DriverVersion>>, inventory: Option<&Inventory>) -> bool {
     let node = NodeId::new(NodeKind::Host, &host.name);
-    let runs = fact::<SmiReport>(inventory, &node, "gpus").and_then(|r| DriverVersion::leading(&r.driver_version?));
-    wish(&host.wishes, "vgpu-manager").is_some() && runs.as_ref() != wanted.map(|w| &w.value)
+    let runs = running_manager(&node, inventory);
+    host.specs.has::<VgpuManager>() && runs.as_ref() != wanted.map(|w| &w.value)
 }
 
 /// One combination for each VM that has anything to do with a GPU, and one for each host by itself.
@@ -64,18 +65,12 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
     for host in &fleet.hosts {
         let node = NodeId::new(NodeKind::Host, &host.name);
         let manager = manager(host, inventory);
-        let esxi: Option<Value> = fact(inventory, &node, "esx-version");
-        let esxi = esxi.and_then(|v| v["version"].as_str().map(|v| Stated::new(v.to_string(), &host.name)));
-        let values = |spec: &Value| match spec {
-            Value::Object(map) => map.values().cloned().collect::<Vec<_>>(),
-            one => vec![one.clone()],
-        };
-        let says = |name: &str, word: &str| wish(&host.wishes, name).is_some_and(|spec| values(spec).iter().any(|v| v == word));
-        let absent = wish(&host.wishes, "vgpu-manager").is_some_and(Value::is_string);
-        let serves_no_vgpu = if absent {
-            Some("without a vGPU manager")
-        } else {
-            wish(&host.wishes, "graphics-type").filter(|spec| *spec == "Shared").map(|_| "with `graphics-type: Shared`")
+        let esxi = fact::<EsxVersion>(inventory, &node).map(|v| Stated::new(v.version, &host.name));
+        let wanted_manager = host.spec::<VgpuManager>();
+        let shared = matches!(host.spec::<GraphicsType>(), Some(PerGpu::One(graphics_type::Type::Shared)));
+        let serves_no_vgpu = match wanted_manager {
+            Some(WordOr::Word(_)) => Some("without a vGPU manager"),
+            _ => shared.then_some("with `graphics-type: Shared`"),
         };
         let stated = |so: bool| so.then(|| Stated::new((), &host.name));
         let of_host = Combination {
@@ -83,9 +78,9 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
             nodes: vec![node.clone()],
             esxi,
             manager: manager.clone(),
-            manager_wished: wish(&host.wishes, "vgpu-manager").is_some_and(Value::is_object),
-            ecc_on: stated(says("ecc", "on")),
-            mixed: stated(says("vgpu-mode", "MixedSize")),
+            manager_wished: matches!(wanted_manager, Some(WordOr::Map(_))),
+            ecc_on: stated(host.spec::<Ecc>().is_some_and(|spec| spec.values().contains(&ecc::Wish::On))),
+            mixed: stated(host.spec::<VgpuMode>().is_some_and(|spec| spec.values().contains(&vgpu_mode::Mode::MixedSize))),
             serves_no_vgpu,
             catalogue: fleet.catalogue.clone(),
             ..Combination::default()
@@ -93,13 +88,13 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
         all.push(of_host.clone());
         let gpus = inventory.and_then(|inventory| gpus_as_wished(host, inventory));
         let serves: Option<Vec<Gpu>> = gpus.as_ref().map(|gpus| gpus.iter().filter(|g| !g.is_given()).map(gpu).collect());
-        let types: Option<VgpuTypes> = fact(inventory, &node, "vgpu-types");
+        let types: Option<VgpuTypes> = fact(inventory, &node);
         let changes = manager_changes(host, manager.as_ref(), inventory);
         // The list of another driver says nothing about the one to come, and modes change it.
-        let steady = !changes && wish(&host.wishes, "mig").is_none() && wish(&host.wishes, "passthrough").is_none();
+        let steady = !changes && !host.specs.has::<Mig>() && !host.specs.has::<Passthrough>();
         let listed = types.filter(|_| steady);
         let supported = listed.map(|t| t.supported.into_iter().flat_map(|gpu| gpu.names).collect());
-        let users: Option<GpuUsers> = fact(inventory, &node, "gpu-users");
+        let users: Option<GpuUsers> = fact(inventory, &node);
         for vm in by_host.get(host.name.as_str()).into_iter().flatten() {
             let mut combination = Combination { host_gpus: serves.clone(), supported: supported.clone(), ..of_host.clone() };
             of_vm(&mut combination, fleet, vm, inventory, OfHost { host, gpus: gpus.as_deref(), users: users.as_ref() });
@@ -127,16 +122,16 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, inventory: Option<&Invento
     // What is wished for the host is judged with the host.
     c.esxi = None;
     c.mixed = None;
-    let config: Option<VmConfig> = fact(inventory, &node, "vm-config").or_else(|| fact(inventory, &node, "vm-devices"));
-    let profiles = wish(&vm.wishes, "vgpu").and_then(Value::as_array).into_iter().flatten();
-    let name = |p: &Value| p.as_str().or_else(|| p["profile"].as_str()).map(|name| Stated::new(name.to_string(), &vm.name));
-    c.profiles = profiles.filter_map(name).collect();
+    let devices = || fact::<VmDevices>(inventory, &node).map(|devices| devices.config);
+    let config: Option<VmConfig> = fact(inventory, &node).or_else(devices);
+    let vgpus = vm.spec::<Vgpu>();
+    c.profiles = vgpus.iter().flatten().map(|vgpu| Stated::new(vgpu.profile.name().to_string(), &vm.name)).collect();
     // A vGPU that the fleet file does not speak of is there all the same.
-    if let Some(users) = users.filter(|_| wish(&vm.wishes, "vgpu").is_none()) {
+    if let Some(users) = users.filter(|_| vgpus.is_none()) {
         let own = users.vms.iter().filter(|user| user.vm == vm.vm_name).flat_map(|user| user.vgpus.iter().cloned());
         c.profiles.extend(own.map(|profile| Stated::new(profile, &vm.name)));
     }
-    let whole: Vec<VmGpu> = wish(&vm.wishes, "passthrough").and_then(|w| serde_json::from_value(w.clone()).ok()).unwrap_or_default();
+    let whole: Vec<VmGpu> = vm.spec::<VmPassthrough>().unwrap_or_default();
     c.passthrough = !whole.is_empty();
     let meant = |g: &&PciGpu| whole.iter().any(|w| matches!(w, VmGpu::Fixed(choice) if choice.may_mean(&g.candidate())));
     c.whole = gpus.into_iter().flatten().filter(meant).take(whole.iter().map(|w| w.count() as usize).sum()).map(gpu).collect();
@@ -153,19 +148,19 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, inventory: Option<&Invento
     if let Some(guest) = &vm.guest {
         c.nodes.push(guest_node.clone());
         let by = guest_node.to_string();
-        c.guest = match wish(&guest.wishes, "driver") {
-            Some(spec) => packaged(spec).map(|version| {
-                let file =
-                    serde_json::from_value::<Artifact>(spec["package"].clone()).map(|a| a.file_name().to_string()).unwrap_or_default();
+        let driver = guest.spec::<Driver>();
+        c.guest = match &driver {
+            Some(DriverSpec::Word(_)) => None,
+            Some(DriverSpec::Map(spec)) => packaged(&spec.package).map(|version| {
+                let file = spec.package.file_name();
                 let named = ["NVIDIA-Linux-x86_64-", "nvidia-linux-grid-"].iter().any(|n| file.starts_with(n));
                 let grid = named.then(|| file.contains("-grid"));
                 Stated::new(GuestDriver { version, grid }, by.clone())
             }),
-            None => fact::<Value>(inventory, &guest_node, "driver")
-                .and_then(|f| DriverVersion::leading(f["version"].as_str()?))
+            None => fact::<DriverFact>(inventory, &guest_node)
+                .and_then(|f| DriverVersion::leading(&f.version?))
                 .map(|version| Stated::new(GuestDriver { version, grid: None }, by.clone())),
         };
-        let driver = wish(&guest.wishes, "driver").and_then(|spec| serde_json::from_value::<DriverSpec>(spec.clone()).ok());
         c.module = match driver {
             Some(DriverSpec::Map(spec)) => match spec.kernel_module {
                 KernelModule::Open => Some(Stated::new(Module::Open, by.clone())),
@@ -174,26 +169,25 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, inventory: Option<&Invento
             },
             _ => None,
         };
-        c.license = wish(&guest.wishes, "license").map(|spec| {
-            let way = if spec["token"].is_null() { LicenseWay::Legacy } else { LicenseWay::Nls };
+        let license = guest.spec::<License>();
+        c.license = license.as_ref().map(|spec| {
+            let way = if spec.token.is_none() { LicenseWay::Legacy } else { LicenseWay::Nls };
             Stated::new(way, by.clone())
         });
-        let license = wish(&guest.wishes, "license");
-        c.feature_type = license.and_then(|spec| spec["feature-type"].as_u64()).map(|n| Stated::new(n as u8, by.clone()));
-        c.product = license.and_then(|spec| Product::named(spec["product"].as_str()?));
-        let toolkits: Vec<ToolkitSpec> =
-            wish(&guest.wishes, "cuda-toolkit").and_then(|spec| serde_json::from_value(spec.clone()).ok()).unwrap_or_default();
+        c.feature_type = license.as_ref().map(|spec| Stated::new(spec.feature_type, by.clone()));
+        c.product = license.and_then(|spec| Product::named(&spec.product?));
+        let toolkits: Vec<ToolkitSpec> = guest.spec::<CudaToolkit>().unwrap_or_default();
         // The newest one needs the newest driver.
         let number = |v: &String| v.split('.').filter_map(|n| n.parse::<u32>().ok()).collect::<Vec<_>>();
         c.cuda = toolkits.iter().filter_map(ToolkitSpec::version).max_by_key(number).map(|v| Stated::new(v, by.clone()));
         seen_by_guest(c, inventory, &guest_node);
-        c.proof = wish(&guest.wishes, "cuda-proof").is_some();
+        c.proof = guest.specs.has::<CudaProof>();
     }
-    c.memory_unreserved = vm.taken_away.contains("memory-reserved");
+    c.memory_unreserved = vm.taken_away.contains(MemoryReserved::NAME);
     c.firmware = config.as_ref().map(|config| Stated::new(config.firmware.clone(), &vm.name));
     c.nested = config.as_ref().is_some_and(|config| config.keys.get("vhv.enable").is_some_and(|v| v.eq_ignore_ascii_case("true")));
     c.snapshots = config.as_ref().map_or(0, |config| config.snapshots);
-    c.mmio = match wish(&vm.wishes, "mmio").and_then(|w| serde_json::from_value(w.clone()).ok()) {
+    c.mmio = match vm.spec::<Mmio>() {
         Some(MmioSpec::Gib(gib)) => Some(Stated::new(u64::from(gib), &vm.name)),
         _ => None,
     };
@@ -205,9 +199,9 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, inventory: Option<&Invento
 fn seen_by_guest(c: &mut Combination, inventory: Option<&Inventory>, guest: &NodeId) {
     let by = guest.to_string();
     let at = inventory.map_or(0, |i| i.at);
-    let clock = fact::<Clock>(inventory, guest, "clock").filter(|_| at > 0);
+    let clock = fact::<Clock>(inventory, guest).filter(|_| at > 0);
     c.clock_offset = clock.map(|clock| Stated::new(i64::try_from(clock.now).unwrap_or(i64::MAX).saturating_sub_unsigned(at), by.clone()));
-    c.seen_by_guest = fact::<PciGpus>(inventory, guest, "pci-gpus").map(|p| p.devices).unwrap_or_default();
+    c.seen_by_guest = fact::<PciGpus>(inventory, guest).map(|p| p.devices).unwrap_or_default();
     let view = c.seen_by_guest.iter().find_map(|g| g.host.as_ref()?.manager.as_deref()?.parse::<DriverVersion>().ok());
     if c.manager.is_none() {
         c.manager = view.map(|version| Stated::new(version, format!("{by} sees")));
@@ -226,15 +220,15 @@ pub fn rooms(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Room> {
     let room = |host: &Host| {
         let node = NodeId::new(NodeKind::Host, &host.name);
         let gpus = gpus_as_wished(host, seen)?;
-        let report: Option<SmiReport> = fact(inventory, &node, "gpus");
-        let users: GpuUsers = fact(inventory, &node, "gpu-users")?;
-        let mig: Option<PerGpu<OnOff>> = wish(&host.wishes, "mig").and_then(|w| serde_json::from_value(w.clone()).ok());
-        let mode: Option<PerGpu<ModeWord>> = wish(&host.wishes, "vgpu-mode").and_then(|w| serde_json::from_value(w.clone()).ok());
+        let report = fact::<Gpus>(inventory, &node).map(|gpus| gpus.0);
+        let users: GpuUsers = fact(inventory, &node)?;
+        let mig = host.spec::<Mig>();
+        let mode = host.spec::<VgpuMode>();
         let one = |seen: &PciGpu| {
             let active = report.as_ref().and_then(|r| r.gpus.iter().find(|g| g.bus_id == seen.address));
             let candidate: Candidate<'_> = seen.candidate();
             let wished = mig.as_ref().and_then(|m| m.of(&candidate)).map(OnOff::on);
-            let mixed = mode.as_ref().and_then(|m| m.of(&candidate)).map(|m| m == ModeWord::MixedSize);
+            let mixed = mode.as_ref().and_then(|m| m.of(&candidate)).map(|m| m == vgpu_mode::Mode::MixedSize);
             RoomGpu {
                 gpu: gpu(seen),
                 given: seen.is_given(),
@@ -244,7 +238,7 @@ pub fn rooms(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Room> {
         };
         let vms = by_host.get(host.name.as_str()).cloned().unwrap_or_default();
         let mut tenants: Vec<Tenant> = vms.iter().map(|vm| tenant(vm, &users)).collect();
-        let stranger = |user: &&vsgpu_host_agent::host::GpuUser| vms.iter().all(|vm| vm.vm_name != user.vm);
+        let stranger = |user: &&GpuUser| vms.iter().all(|vm| vm.vm_name != user.vm);
         tenants.extend(users.vms.iter().filter(stranger).map(|user| Tenant {
             vm: user.vm.clone(),
             node: None,
@@ -255,13 +249,12 @@ pub fn rooms(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Room> {
             dynamic: user.dynamic.clone(),
         }));
         tenants.retain(|t| !(t.profiles.is_empty() && t.fixed.is_empty() && t.dynamic.is_empty()));
-        let esxi: Option<Value> = fact(inventory, &node, "esx-version");
         Some(Room {
             host: host.name.clone(),
-            esxi: esxi.and_then(|v| v["version"].as_str().map(String::from)),
+            esxi: fact::<EsxVersion>(inventory, &node).map(|v| v.version),
             gpus: gpus.iter().map(one).collect(),
             tenants,
-            passthrough_wished: wish(&host.wishes, "passthrough").is_some(),
+            passthrough_wished: host.specs.has::<Passthrough>(),
             named: named(host),
             seen: true,
             node,
@@ -272,27 +265,25 @@ pub fn rooms(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Room> {
 
 /// GPUs that keys of a host name.
 fn named(host: &Host) -> Vec<(&'static str, String)> {
-    let mut all = vec![];
-    for key in ["ecc", "mig", "vgpu-mode", "graphics-type"] {
-        let names = wish(&host.wishes, key).and_then(Value::as_object).into_iter().flat_map(|map| map.keys());
-        all.extend(names.filter(|name| *name != "others").map(|name| (key, name.clone())));
-    }
-    let given = wish(&host.wishes, "passthrough").and_then(|w| w["gpus"].as_array()).into_iter().flatten();
-    let name = |choice: &Value| choice.as_str().or_else(|| choice["model"].as_str()).filter(|n| *n != "all").map(String::from);
-    all.extend(given.filter_map(name).map(|name| ("passthrough", name)));
-    all
+    let of_spec = |spec: &Spec| {
+        let entry = crate::catalogue().find(Scope::Host, spec.requirement);
+        let names = entry.map(|entry| (entry.gpus_named)(&spec.value)).unwrap_or_default();
+        names.into_iter().map(|name| (spec.requirement, name)).collect::<Vec<_>>()
+    };
+    host.specs.iter().flat_map(of_spec).collect()
 }
 
 /// What the fleet file alone says of a host's GPUs: the addresses that it names.
 fn stated(host: &Host, vms: &[&Vm]) -> Room {
     let none = GpuUsers { vms: vec![] };
     let tenants: Vec<Tenant> = vms.iter().map(|vm| tenant(vm, &none)).collect();
-    let wish: Option<PassthroughSpec> = wish(&host.wishes, "passthrough").and_then(|w| serde_json::from_value(w.clone()).ok());
+    let wanted = host.spec::<Passthrough>();
     let mut addresses: Vec<&String> = tenants.iter().flat_map(|t| &t.fixed).collect();
     addresses.sort();
     addresses.dedup();
     // A model, `all` or no wish at all leaves open whether an address is given away.
-    let given = |at: &String| wish.as_ref().is_none_or(|w| w.gpus.iter().any(|c| !matches!(c, GpuChoice::At(a) if a.to_string() != **at)));
+    let given =
+        |at: &String| wanted.as_ref().is_none_or(|w| w.gpus.iter().any(|c| !matches!(c, GpuChoice::At(a) if a.to_string() != **at)));
     let gpu = |at: &&String| RoomGpu {
         gpu: Gpu { address: (*at).clone(), device_id: None, subsystem_id: None, name: None },
         given: given(at),
@@ -305,37 +296,29 @@ fn stated(host: &Host, vms: &[&Vm]) -> Room {
         gpus: addresses.iter().map(gpu).collect(),
         // Placed at power-on: what there is to place is not known here.
         tenants: tenants.into_iter().map(|t| Tenant { dynamic: vec![], ..t }).collect(),
-        passthrough_wished: wish.is_some(),
+        passthrough_wished: wanted.is_some(),
         named: named(host),
         seen: false,
         node: NodeId::new(NodeKind::Host, &host.name),
     }
 }
 
-/// The words of `vgpu-mode`.
-#[derive(Clone, Copy, PartialEq, Eq, serde::Deserialize)]
-enum ModeWord {
-    SameSize,
-    MixedSize,
-}
-
 fn tenant(vm: &Vm, users: &GpuUsers) -> Tenant {
     let has = users.vms.iter().find(|user| user.vm == vm.vm_name);
     // What the fleet file does not speak of stays as it is.
-    let profiles = match wish(&vm.wishes, "vgpu").and_then(Value::as_array) {
-        Some(list) => list.iter().filter_map(|p| p.as_str().or_else(|| p["profile"].as_str())).map(String::from).collect(),
+    let profiles = match vm.spec::<Vgpu>() {
+        Some(list) => list.iter().map(|vgpu: &VgpuWish| vgpu.profile.name().to_string()).collect(),
         None => has.map(|user| user.vgpus.clone()).unwrap_or_default(),
     };
-    let fixed = match wish(&vm.wishes, "passthrough").and_then(Value::as_array) {
-        Some(list) => list.iter().filter_map(Value::as_str).filter(|at| at.contains(':')).map(String::from).collect(),
-        None => has.map(|user| user.fixed.clone()).unwrap_or_default(),
+    let (fixed, dynamic) = match vm.spec::<VmPassthrough>() {
+        Some(list) => {
+            let at = |gpu: &VmGpu| if let VmGpu::Fixed(GpuChoice::At(at)) = gpu { Some(at.to_string()) } else { None };
+            let ids = |gpu: &VmGpu| if let VmGpu::Dynamic { dynamic } = gpu { Some(dynamic.clone()) } else { None };
+            (list.iter().filter_map(at).collect(), list.iter().filter_map(ids).collect())
+        }
+        None => has.map(|user| (user.fixed.clone(), user.dynamic.clone())).unwrap_or_default(),
     };
-    let dynamic = match wish(&vm.wishes, "passthrough").and_then(Value::as_array) {
-        Some(list) => list.iter().filter_map(|gpu| gpu["dynamic"].as_str()).map(String::from).collect(),
-        None => has.map(|user| user.dynamic.clone()).unwrap_or_default(),
-    };
-    let wants_guest = vm.guest.as_ref().is_some_and(|g| !g.wishes.is_empty());
-    let runs = vm.power.map_or(wants_guest || has.is_some_and(|user| user.running), |p| p == PowerState::On);
+    let runs = vm.power.map_or(vm.wants_guest() || has.is_some_and(|user| user.running), |p| p == PowerState::On);
     Tenant {
         vm: vm.name.clone(),
         node: Some(NodeId::new(NodeKind::Vm, &vm.name)),

@@ -49,6 +49,18 @@ pub struct Constraint {
     pub about: &'static str,
     /// What is wrong, if anything.
     pub check: fn(&Combination) -> Vec<Finding>,
+    /// It is between a guest and its host's vGPU manager: what it refuses stops a change of the manager as well.
+    pub stops_host: bool,
+}
+
+impl Constraint {
+    const fn of(name: &'static str, about: &'static str, check: fn(&Combination) -> Vec<Finding>) -> Self {
+        Self { name, about, check, stops_host: false }
+    }
+
+    const fn stopping_host(self) -> Self {
+        Self { stops_host: true, ..self }
+    }
 }
 
 /// One constraint on the GPUs of a host.
@@ -63,28 +75,25 @@ pub struct RoomConstraint {
 
 /// All constraints on combinations.
 pub const ALL: [Constraint; 18] = [
-    Constraint { name: "withdrawn-release", about: "Releases that NVIDIA took back", check: withdrawn::check },
-    Constraint { name: "esxi-release", about: "ESXi and vGPU manager", check: esxi_release::check },
-    Constraint { name: "gpu-branch", about: "GPU and driver branch", check: gpu_branch::check },
-    Constraint { name: "host-serves", about: "vGPU and a host that serves vGPUs", check: host_serves::check },
-    Constraint { name: "driver-pair", about: "vGPU manager and guest driver", check: driver_pair::check },
-    Constraint { name: "driver-kind", about: "Kind of guest driver and how the VM gets its GPU", check: driver_kind::check },
-    Constraint { name: "profile-exists", about: "vGPU profile and the host's GPUs", check: profile_exists::check },
-    Constraint { name: "mixed-sizes", about: "Mixed vGPU sizes and the releases that know them", check: mixed_sizes::check },
-    Constraint { name: "license-era", about: "License server and vGPU release", check: license_era::check },
-    Constraint { name: "license-product", about: "Licensed product, vGPU series and passthrough", check: license_product::check },
-    Constraint { name: "ecc-vgpu", about: "ECC and vGPU release", check: ecc_vgpu::check },
-    Constraint { name: "cuda-driver", about: "CUDA toolkit, driver and profile", check: cuda_driver::check },
-    Constraint { name: "memory", about: "Memory reservation and GPUs", check: memory::check },
-    Constraint { name: "large-bars", about: "Firmware, MMIO window and the GPUs' BARs", check: large_bars::check },
-    Constraint { name: "nested", about: "Nested virtualization and PCI devices", check: nested::check },
-    Constraint { name: "guest-view", about: "What the guest sees of its host, and what the host says", check: guest_view::check },
-    Constraint { name: "clock", about: "The guest's clock and this machine's", check: clock::check },
-    Constraint { name: "migration", about: "vMotion, suspend and snapshots, and GPUs", check: migration::check },
+    Constraint::of("withdrawn-release", "Releases that NVIDIA took back", withdrawn::check),
+    Constraint::of("esxi-release", "ESXi and vGPU manager", esxi_release::check),
+    Constraint::of("gpu-branch", "GPU and driver branch", gpu_branch::check).stopping_host(),
+    Constraint::of("host-serves", "vGPU and a host that serves vGPUs", host_serves::check).stopping_host(),
+    Constraint::of("driver-pair", "vGPU manager and guest driver", driver_pair::check).stopping_host(),
+    Constraint::of("driver-kind", "Kind of guest driver and how the VM gets its GPU", driver_kind::check),
+    Constraint::of("profile-exists", "vGPU profile and the host's GPUs", profile_exists::check),
+    Constraint::of("mixed-sizes", "Mixed vGPU sizes and the releases that know them", mixed_sizes::check),
+    Constraint::of("license-era", "License server and vGPU release", license_era::check).stopping_host(),
+    Constraint::of("license-product", "Licensed product, vGPU series and passthrough", license_product::check),
+    Constraint::of("ecc-vgpu", "ECC and vGPU release", ecc_vgpu::check),
+    Constraint::of("cuda-driver", "CUDA toolkit, driver and profile", cuda_driver::check),
+    Constraint::of("memory", "Memory reservation and GPUs", memory::check),
+    Constraint::of("large-bars", "Firmware, MMIO window and the GPUs' BARs", large_bars::check),
+    Constraint::of("nested", "Nested virtualization and PCI devices", nested::check),
+    Constraint::of("guest-view", "What the guest sees of its host, and what the host says", guest_view::check),
+    Constraint::of("clock", "The guest's clock and this machine's", clock::check),
+    Constraint::of("migration", "vMotion, suspend and snapshots, and GPUs", migration::check),
 ];
-
-/// Constraints between a guest and its host's vGPU manager: they stop a change of the manager as well.
-const ABOUT_THE_HOST: [&str; 4] = ["driver-pair", "license-era", "gpu-branch", "host-serves"];
 
 /// All constraints on the GPUs of a host.
 pub const ROOMS: [RoomConstraint; 3] = [
@@ -106,13 +115,12 @@ pub struct Judgement {
 
 /// Judges one combination.
 pub fn judge_one(combination: &Combination) -> Vec<Finding> {
-    let stop_host = |mut finding: Finding| {
-        if let Some(host) = combination.changing_host.clone().filter(|_| ABOUT_THE_HOST.contains(&finding.constraint)) {
-            finding.nodes.push(host);
-        }
+    let of = |c: &Constraint, finding: Finding| {
+        let mut finding = finding.of(c.name);
+        finding.nodes.extend(combination.changing_host.clone().filter(|_| c.stops_host));
         finding
     };
-    ALL.iter().flat_map(|c| (c.check)(combination).into_iter().map(|f| stop_host(f.of(c.name)))).collect()
+    ALL.iter().flat_map(|c| (c.check)(combination).into_iter().map(|f| of(c, f)).collect::<Vec<_>>()).collect()
 }
 
 /// Judges a fleet, with what was seen of it (and then with its GPUs dealt, `assign::settled`) or without.

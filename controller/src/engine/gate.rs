@@ -11,7 +11,6 @@ use crate::rollout::IN_MAINTENANCE;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::planted::{Bug, planted};
-use vsgpu_host_agent::host::MAINTENANCE_MODE;
 
 /// What becomes of a step whose predecessors have ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +94,7 @@ impl<'a> Keeper<'a> {
             if matches!(state, StepState::Failed { .. }) && step.node.kind != NodeKind::Guest {
                 host.failed.insert(step.id);
             }
-            host.returned |= done && step.switches(MAINTENANCE_MODE, "off");
+            host.returned |= done && step.leaves_maintenance();
         }
         let of = |name: &String| plan.rollout.clusters.get(name).map(|c| c.unavailable.keys().map(String::as_str).collect());
         let strangers = plan.rollout.clusters.keys().map(|name| (name.as_str(), of(name).unwrap_or_default())).collect();
@@ -191,7 +190,7 @@ impl<'a> Keeper<'a> {
                 Some(false) if step.node.kind != NodeKind::Guest => drop(host.failed.insert(step.id)),
                 Some(true) => {
                     host.failed.remove(&step.id);
-                    host.returned |= step.switches(MAINTENANCE_MODE, "off");
+                    host.returned |= step.leaves_maintenance();
                 }
                 _ => {}
             }

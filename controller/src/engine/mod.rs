@@ -27,7 +27,6 @@ use task::Task;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use vsgpu_core::planted::{Bug, planted};
-use vsgpu_host_agent::host::MAINTENANCE_MODE;
 use vsgpu_proto::client::Operator;
 
 /// Steps at once.
@@ -162,7 +161,7 @@ struct Run<'a> {
     store: &'a mut dyn Store,
     walk: &'a Walk<'a>,
     agents: Arc<Agents>,
-    catalogue: Arc<vsgpu_core::Catalogue>,
+    catalogue: &'static vsgpu_core::Catalogue,
     places: Arc<Semaphore>,
     gate: Keeper<'a>,
     state: Vec<State>,
@@ -213,7 +212,7 @@ impl<'a> Run<'a> {
         // What an earlier run of ours took is ours already.
         let left = status.leftovers();
         let ours = |s: &Step| {
-            let of = if s.switches(MAINTENANCE_MODE, "on") { &left.in_maintenance } else { &left.stopped };
+            let of = if s.enters_maintenance() { &left.in_maintenance } else { &left.stopped };
             of.contains(&s.node.name)
         };
         let taking = plan.steps.iter().filter_map(|s| s.gives_back).filter(|id| !ours(&plan.steps[id - 1])).collect();
@@ -228,7 +227,7 @@ impl<'a> Run<'a> {
             store,
             walk,
             agents,
-            catalogue: Arc::new(crate::catalogue()),
+            catalogue: crate::catalogue(),
             places: Arc::new(Semaphore::new(AT_ONCE)),
             gate,
             state,
@@ -355,7 +354,7 @@ impl<'a> Run<'a> {
             takes: self.taking.contains(&id),
             // Giving back is right whatever became of the rest.
             still: if gives_back(step) { vec![] } else { self.still(step) },
-            catalogue: self.catalogue.clone(),
+            catalogue: self.catalogue,
             agents: self.agents.clone(),
             tx: tx.clone(),
         };

@@ -16,9 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use vsgpu_core::execute::{Expectation, Outcome};
 use vsgpu_core::planted::{Bug, planted};
-use vsgpu_core::requirement::Verdict;
-use vsgpu_core::{Artifact, Catalogue, Entry};
-use vsgpu_host_agent::host::MAINTENANCE_MODE;
+use vsgpu_core::requirement::{Deadline, Verdict};
+use vsgpu_core::{Artifact, Catalogue, Entry, Fact as _, judge};
+use vsgpu_host_agent::host::{MaintenanceMode, MaintenanceModeFact};
 use vsgpu_host_agent::vm::POWER;
 use vsgpu_proto::client::{Call, CallError, Connection, Target};
 use vsgpu_proto::traceparent::TraceParent;
@@ -56,7 +56,7 @@ pub(super) struct Task {
     pub(super) takes: bool,
     /// What must still be so on the node.
     pub(super) still: Vec<(String, Value)>,
-    pub(super) catalogue: Arc<Catalogue>,
+    pub(super) catalogue: &'static Catalogue,
     pub(super) agents: Arc<Agents>,
     pub(super) tx: mpsc::Sender<Message>,
 }
@@ -257,11 +257,12 @@ impl Task {
     }
 
     fn too_long(&self) -> Hold {
-        match (&self.step().work, self.step().node.kind) {
-            (Work::Meet { requirement, .. }, _) if requirement == MAINTENANCE_MODE => Hold::MaintenanceMode,
-            (Work::Meet { requirement, .. }, NodeKind::Vm) if requirement == POWER => Hold::GpuAttachTimeout,
-            (Work::Meet { requirement, .. }, NodeKind::Guest) if requirement == "driver" => Hold::DriverInstallTimeout,
-            _ => Hold::StepTimeout,
+        let Work::Meet { requirement, spec, .. } = &self.step().work else { return Hold::StepTimeout };
+        match self.entry(requirement).map_or(Deadline::Step, |entry| (entry.deadline)(spec)) {
+            Deadline::MaintenanceMode => Hold::MaintenanceMode,
+            Deadline::PowerOn | Deadline::PowerOff => Hold::GpuAttachTimeout,
+            Deadline::DriverInstall => Hold::DriverInstallTimeout,
+            Deadline::Step => Hold::StepTimeout,
         }
     }
 
@@ -296,7 +297,7 @@ impl Task {
             }
             Outcome::Blocked { why, hint } => self.fail(Kind::Blocked, why).held(Hold::Blocked).hint(hint),
             Outcome::Failed { why, hint } => {
-                let maintenance = matches!(&self.step().work, Work::Meet { requirement, .. } if requirement == MAINTENANCE_MODE);
+                let maintenance = self.step().spec::<MaintenanceMode>().is_some();
                 let hold = if maintenance { Hold::MaintenanceMode } else { Hold::Failed };
                 self.fail(Kind::Failed, why).held(hold).hint(hint.unwrap_or_else(|| hold.advice().into()))
             }
@@ -423,8 +424,8 @@ impl Task {
     async fn tools_answer(&self, connection: &Connection) -> Result<(), Error> {
         let end = Instant::now() + Duration::from_secs(self.plan.deadlines.host_reboot_secs.into());
         while self.step().node.kind == NodeKind::Host {
-            let seen = connection.observe(None, &["maintenance-mode"], &[], OBSERVE).await;
-            match seen.map(|(_, facts)| facts.get("maintenance-mode").cloned()) {
+            let seen = connection.observe(None, &[MaintenanceModeFact::NAME], &[], OBSERVE).await;
+            match seen.map(|(_, facts)| facts.get(MaintenanceModeFact::NAME).cloned()) {
                 Ok(Some(Err(why))) if Instant::now() >= end => {
                     return Err(self.fail(Kind::Failed, format!("after the reboot the host's own tools do not answer: {why}")));
                 }
@@ -446,12 +447,7 @@ impl Task {
         let (boot, facts) = connection.observe(self.vm(), &names, &[], OBSERVE).await.map_err(|e| self.call_failed(e))?;
         for (name, spec) in proves {
             let Some(entry) = self.entry(name) else { continue };
-            let verdict = match facts.get(entry.fact.name) {
-                Some(Ok(fact)) => (entry.check)(spec, fact).map_err(|why| self.fail(Kind::Internal, why))?,
-                Some(Err(unreadable)) => return Ok((Some(format!("{name}: {unreadable}")), boot)),
-                None => return Ok((Some(format!("{name}: not observed")), boot)),
-            };
-            let why = match verdict {
+            let why = match judge(entry, spec, facts.get(entry.fact.name)) {
                 Verdict::Met { .. } => continue,
                 Verdict::Unmet { is, wants, .. } => format!("is {is}, wanted {wants}"),
                 Verdict::Waits { on: why, .. } | Verdict::Blocked { why, .. } => why,

@@ -17,8 +17,6 @@ use crate::hold::{Held, Hold};
 use crate::plan::{Leftovers, Plan, RebootedFor, VERSION, Work};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use vsgpu_host_agent::host::MAINTENANCE_MODE;
-use vsgpu_host_agent::vm::POWER;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -261,7 +259,7 @@ impl Status {
                 // Stale is said before anything is done: what was found so is not ours to give back, unless an earlier try had begun.
                 let begun = *again || *hold != Hold::Stale;
                 // A guest that did not go down in time may go down all the same.
-                let late = *hold == Hold::Failed && self.plan.steps.get(step - 1).is_some_and(|s| s.switches(POWER, "off"));
+                let late = *hold == Hold::Failed && self.plan.steps.get(step - 1).is_some_and(|s| s.stops_vm());
                 let settled = matches!(hold, Hold::Failed | Hold::Blocked | Hold::Stale | Hold::Drift) && !late;
                 StepState::Failed {
                     held: held(error, *hold, *at),
@@ -325,10 +323,10 @@ impl Status {
             let begun = state.begun();
             let done = matches!(state, StepState::Done { .. });
             let name = &step.node.name;
-            let takes = step.switches(MAINTENANCE_MODE, "on") || step.switches(POWER, "off");
+            let takes = step.enters_maintenance() || step.stops_vm();
             if takes && state.open_ended() {
                 left.unsettled.insert(step.node.clone());
-            } else if done && (takes || step.switches(MAINTENANCE_MODE, "off")) {
+            } else if done && (takes || step.leaves_maintenance()) {
                 left.unsettled.remove(&step.node);
             }
             if let Work::Activate { restart: None, proves } = &step.work {
@@ -338,16 +336,16 @@ impl Status {
                 } else if done {
                     left.rebooted.remove(&step.node);
                 }
-            } else if step.switches(MAINTENANCE_MODE, "on") && begun {
+            } else if step.enters_maintenance() && begun {
                 left.in_maintenance.insert(name.clone());
-            } else if step.switches(MAINTENANCE_MODE, "off") && done {
+            } else if step.leaves_maintenance() && done {
                 left.in_maintenance.remove(name);
-            } else if step.switches(POWER, "off") && begun {
+            } else if step.stops_vm() && begun {
                 // Only a VM that is to run again: one the fleet file wants off stays off.
                 if given_back.contains(&step.id) {
                     left.stopped.insert(name.clone());
                 }
-            } else if step.switches(POWER, "on") && done {
+            } else if step.starts_vm() && done {
                 // Found running while a shutdown was still under way is not started: the next plan looks again.
                 let stop = step.gives_back.map(|id| &self.steps[id - 1]);
                 if stop.is_none_or(|s| !s.begun() || matches!(s, StepState::Done { .. })) {
@@ -371,6 +369,7 @@ mod tests {
     use crate::fleet::Deadlines;
     use crate::plan::{Rollout, Step};
     use serde_json::json;
+    use vsgpu_host_agent::vm::POWER;
 
     fn power(id: usize, to: &str, gives_back: Option<usize>) -> Step {
         Step {

@@ -2,14 +2,14 @@
 
 use super::Planner;
 use crate::error::{Error, Kind};
-use crate::fleet::{NodeId, NodeKind, Wish};
+use crate::fleet::{NodeId, NodeKind, Spec};
 use crate::inventory::Seen;
 use crate::order;
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use vsgpu_core::requirement::{Cost, TakesEffect, Verdict};
-use vsgpu_core::{Entry, Evidence, Probe, Subject};
+use vsgpu_core::{Entry, Evidence, Probe, Subject, judge};
 
 /// One wish that is not met (or must be looked at again).
 pub(super) struct Change {
@@ -40,27 +40,24 @@ pub(super) type Known = HashMap<(&'static str, *const Value, *const Value), Judg
 /// Kinds of machines, each with a few dozen wishes; whatever comes after that is judged by itself.
 const KNOWN: usize = 10_000;
 
-/// Why a wish whose fact is not there cannot be judged.
-fn unjudged(entry: &Entry, wish: &Wish, seen: Option<&Seen>) -> Verdict {
-    match seen.map(|s| s.facts.get(entry.fact.name)) {
-        None => Verdict::waits("the VM is not running yet", describe(&wish.spec)),
-        Some(Some(Err(unreadable))) => Verdict::blocked(unreadable.to_string(), "mend that first; `vsgpu facts` shows what was printed"),
-        Some(_) => {
-            Verdict::blocked(format!("the agent did not answer for `{}`", entry.fact.name), "controller and agent should be of one version")
-        }
-    }
+/// Without a fact that could be read.
+fn without_fact(entry: &Entry, spec: &Spec, seen: Option<&Seen>) -> Judged {
+    let verdict = match seen {
+        None => Verdict::waits("the VM is not running yet", (entry.shown)(&spec.value)),
+        Some(seen) => judge(entry, &spec.value, seen.facts.get(entry.fact.name)),
+    };
+    Judged { verdict, before: None, cost: (entry.cost)(&spec.value, &Value::Null) }
 }
 
 impl Planner<'_> {
-    fn judged(&mut self, entry: &Entry, wish: &Wish, fact: &Arc<Value>) -> Judged {
-        let key = (entry.name, Arc::as_ptr(&wish.spec), Arc::as_ptr(fact));
+    fn judged(&mut self, entry: &Entry, spec: &Spec, fact: &Arc<Value>) -> Judged {
+        let key = (entry.name, Arc::as_ptr(&spec.value), Arc::as_ptr(fact));
         if let Some(known) = self.known.get(&key) {
             return known.clone();
         }
-        let verdict =
-            (entry.check)(&wish.spec, fact).unwrap_or_else(|why| Verdict::blocked(why, "controller and agent should be of one version"));
+        let verdict = judge(entry, &spec.value, Some(&Ok(&**fact)));
         let before = (entry.as_spec)(fact).ok().flatten().map(|before| self.specs.one(before));
-        let judged = Judged { verdict, before, cost: (entry.cost)(&wish.spec, fact) };
+        let judged = Judged { verdict, before, cost: (entry.cost)(&spec.value, fact) };
         if self.known.len() < KNOWN {
             self.known.insert(key, judged.clone());
         }
@@ -74,21 +71,21 @@ impl Planner<'_> {
             errors.into_iter().for_each(|error| self.problem_once(node, error));
             return Err(());
         }
-        let wishes: &[Wish] = self.wishes.get(node).copied().unwrap_or_default();
+        let specs: &[Spec] = self.wanted.get(node).map(|specs| &***specs).unwrap_or_default();
         let (mut all, mut blocked) = (vec![], false);
-        for wish in wishes {
-            let Some(entry) = self.catalogue.find(node.kind.scope(), wish.name).copied() else { continue };
-            let fact = seen.and_then(|s| s.facts.get(entry.fact.name));
-            let Judged { verdict, before, cost } = match fact.and_then(|fact| fact.as_ref().ok()) {
-                Some(fact) => self.judged(&entry, wish, fact),
-                None => Judged { verdict: unjudged(&entry, wish, seen), before: None, cost: (entry.cost)(&wish.spec, &Value::Null) },
+        for spec in specs {
+            let Some(entry) = self.catalogue.find(node.kind.scope(), spec.requirement).copied() else { continue };
+            let fact = seen.and_then(|s| s.facts.get(entry.fact.name)?.as_ref().ok());
+            let Judged { verdict, before, cost } = match fact {
+                Some(fact) => self.judged(&entry, spec, fact),
+                None => without_fact(&entry, spec, seen),
             };
-            all.push(Change { entry, spec: wish.spec.clone(), verdict, before, cost, loose: restarted, recheck: false });
+            all.push(Change { entry, spec: spec.value.clone(), verdict, before, cost, loose: restarted, recheck: false });
         }
         let changing: BTreeSet<&str> =
             all.iter().filter(|c| matches!(c.verdict, Verdict::Unmet { .. } | Verdict::Waits { .. })).map(|c| c.entry.name).collect();
         for change in &mut all {
-            let built_on = order::foundations(&self.catalogue, node.kind.scope(), change.entry.name).iter().any(|f| changing.contains(f));
+            let built_on = order::foundations(self.catalogue, node.kind.scope(), change.entry.name).iter().any(|f| changing.contains(f));
             change.loose |= built_on;
             // What a VM's wish waits for is its host's: its own other changes do not bring it.
             let comes = built_on && node.kind != NodeKind::Vm;
@@ -106,7 +103,9 @@ impl Planner<'_> {
                     self.problem(node, Error::new(Kind::Blocked, why).hint(hint));
                 }
                 // What stands in its way now may be just what an earlier step mends.
-                Verdict::Blocked { why, .. } if built_on || restarted => change.verdict = Verdict::waits(why, describe(&change.spec)),
+                Verdict::Blocked { why, .. } if built_on || restarted => {
+                    change.verdict = Verdict::waits(why, (change.entry.shown)(&change.spec))
+                }
                 Verdict::Blocked { why, hint } => {
                     blocked = true;
                     self.problem(node, Error::new(Kind::Blocked, format!("{node}: {}: {why}", change.entry.name)).hint(hint));
@@ -154,13 +153,4 @@ impl Planner<'_> {
 /// Whether a requirement's fact is bound to the running boot: it asks for it.
 fn depends_on_boot(entry: &Entry) -> bool {
     (entry.fact.probes)(&Subject::node(), &Evidence::default()).contains(&Probe::BootId)
-}
-
-/// A spec in a few words, where nothing else is known.
-fn describe(spec: &Value) -> String {
-    match (spec, spec["package"]["holds"][0]["version"].as_str()) {
-        (Value::String(text), _) => text.clone(),
-        (_, Some(version)) => version.into(),
-        _ => "as wished".into(),
-    }
 }

@@ -1,16 +1,16 @@
 //! What runs took and have not given back: our own by the journal, anybody's by what the hosts' agents keep. Another run's is shown,
 //! never touched, until somebody says that it is taken over.
 
-use super::{Planner, maintenance_spec, whole};
+use super::{Planner, whole};
 use crate::error::{Error, Kind};
 use crate::fleet::{Fleet, NodeId, NodeKind};
 use crate::inventory::{Inventory, Reach, Seen};
 use crate::plan::{Leftovers, Plan};
 use serde::Serialize;
-use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::text::sentence;
-use vsgpu_host_agent::host::{MAINTENANCE_MODE, VirtualMachines};
+use vsgpu_core::units::OnOff;
+use vsgpu_host_agent::host::{MAINTENANCE_MODE, MaintenanceModeFact, VirtualMachines};
 use vsgpu_host_agent::vm::{POWER, PowerState};
 use vsgpu_proto::client::{Description, Holder};
 use vsgpu_proto::taken::Taken;
@@ -18,16 +18,16 @@ use vsgpu_proto::taken::Taken;
 /// What an earlier run took and is really still taken: the world may have given it back, or the fleet file no longer wants it. Where it
 /// is not known how the taking ended, a look does not settle it: a VM may still be shutting down.
 pub fn still_taken(fleet: &Fleet, inventory: &Inventory, left: Leftovers) -> Leftovers {
-    let fact = |host: &str, name: &str| inventory.seen(&NodeId::new(NodeKind::Host, host))?.fact(name);
+    let host_node = |host: &str| NodeId::new(NodeKind::Host, host);
     let unsettled = |kind: NodeKind, name: &str| left.unsettled.contains(&NodeId::new(kind, name));
     let in_maintenance = |host: &String| {
-        let out = fact(host, "maintenance-mode").and_then(|f| f["enabled"].as_bool()) == Some(false);
+        let out = inventory.fact::<MaintenanceModeFact>(&host_node(host)).is_ok_and(|f| !f.enabled);
         fleet.hosts.iter().any(|h| h.name == *host) && (!out || unsettled(NodeKind::Host, host))
     };
     let stopped = |name: &String| {
         let Some(vm) = fleet.vms.iter().find(|vm| vm.name == *name) else { return false };
-        let listed = fact(&vm.host, "virtual-machines").and_then(|f| serde_json::from_value::<VirtualMachines>(f.clone()).ok());
-        let runs = listed.is_some_and(|l| l.vms.iter().any(|v| v.name == vm.vm_name && v.running));
+        let listed = inventory.fact::<VirtualMachines>(&host_node(&vm.host));
+        let runs = listed.is_ok_and(|l| l.vms.iter().any(|v| v.name == vm.vm_name && v.running));
         vm.power != Some(PowerState::Off) && (!runs || unsettled(NodeKind::Vm, name))
     };
     let in_maintenance: BTreeSet<String> = left.in_maintenance.iter().filter(|host| in_maintenance(host)).cloned().collect();
@@ -208,7 +208,7 @@ impl Adoption {
 
     /// What is asked before.
     pub fn question(&self) -> String {
-        let ends = self.plan.steps.iter().any(|step| step.switches(MAINTENANCE_MODE, "off"));
+        let ends = self.plan.steps.iter().any(|step| step.leaves_maintenance());
         let maintenance = ends.then(|| format!("end maintenance mode on {}", self.host));
         let vms: Vec<String> = self.vms.iter().map(|vm| sentence(vm)).collect();
         let vms = (!vms.is_empty()).then(|| format!("power on {} there", some_of(&vms)));
@@ -226,8 +226,7 @@ pub fn adopt(fleet: &Fleet, inventory: &Inventory, host: &str) -> Adoption {
     let mut left = Leftovers::default();
     let mut after = vec![];
     if taken.iter().any(|t| t.what == MAINTENANCE_MODE) {
-        let spec = maintenance_spec("off", fleet.deadlines.maintenance_secs);
-        let step = planner.switch(&node, MAINTENANCE_MODE, spec, json!({ "enabled": true, "running": [] }), vec![]);
+        let step = planner.maintenance(&node, OnOff::Off, vec![]);
         planner.steps[step - 1].rescue = true;
         after = vec![step];
         left.in_maintenance.insert(host.into());
@@ -244,7 +243,7 @@ pub fn adopt(fleet: &Fleet, inventory: &Inventory, host: &str) -> Adoption {
         // One that the fleet file does not name gets a name that none in it can have.
         let name = known.map_or_else(|| format!("{host}: {}", sentence(&t.vm)), |vm| vm.name.clone());
         let id = NodeId::new(NodeKind::Vm, &name);
-        let step = planner.switch(&id, POWER, planner.start(), Value::Null, after.clone());
+        let step = planner.power(&id, planner.start(), None, after.clone());
         planner.steps[step - 1].rescue = true;
         planner.steps[step - 1].host = host.into();
         if known.is_some() {

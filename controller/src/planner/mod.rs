@@ -15,7 +15,7 @@ mod planned;
 use crate::assign;
 use crate::constraints::{self, Judgement};
 use crate::error::{Error, Kind};
-use crate::fleet::{Fleet, Host, NodeId, NodeKind, Vm, Wish};
+use crate::fleet::{Fleet, Host, NodeId, NodeKind, Specs, Vm};
 use crate::inventory::{Inventory, Seen, reaches};
 use crate::order;
 use crate::plan::{Leftovers, Plan, Problem, Step, VERSION, Work, digest};
@@ -24,15 +24,15 @@ use crate::shared::Shared;
 use changes::{Change, Known};
 pub use left::still_taken;
 pub use planned::Planned;
-use serde::Deserialize as _;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use vsgpu_core::execute::Expectation;
-use vsgpu_core::requirement::{Needs, TakesEffect, Verdict};
+use vsgpu_core::requirement::{Deadline, Needs, TakesEffect, Verdict};
 use vsgpu_core::text::piece;
-use vsgpu_core::{Catalogue, Effect};
-use vsgpu_host_agent::host::{MAINTENANCE_MODE, VirtualMachines};
-use vsgpu_host_agent::vm::{POWER, PowerState};
+use vsgpu_core::units::OnOff;
+use vsgpu_core::{Catalogue, Effect, Requirement};
+use vsgpu_host_agent::host::{MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec, Passthrough, VirtualMachines};
+use vsgpu_host_agent::vm::{POWER, Power, PowerSpec, PowerState, VmPower};
 
 /// A VM before its own steps.
 struct Before {
@@ -40,7 +40,7 @@ struct Before {
     was_running: bool,
     /// The step that shuts it down.
     stop: Option<usize>,
-    /// All its wishes could be judged.
+    /// All its specs could be judged.
     sound: bool,
 }
 
@@ -50,8 +50,8 @@ struct Planner<'a> {
     host_of: BTreeMap<&'a str, &'a str>,
     inventory: &'a Inventory,
     leftovers: &'a Leftovers,
-    catalogue: Catalogue,
-    wishes: BTreeMap<NodeId, &'a [Wish]>,
+    catalogue: &'static Catalogue,
+    wanted: BTreeMap<NodeId, &'a Specs>,
     steps: Vec<Step>,
     texts: Shared<str>,
     commands: Shared<[String]>,
@@ -70,8 +70,7 @@ pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Plan
     // With model names settled to addresses, so that two VMs are not thought to want the same GPU.
     let settled = assign::settled(fleet, inventory);
     let Judgement { refused, warnings, .. } = constraints::judge(&settled, Some(inventory));
-    let wishes = settled.wishes();
-    let mut planner = Planner::new(&settled, inventory, leftovers, wishes, refused);
+    let mut planner = Planner::new(&settled, inventory, leftovers, settled.specs(), refused);
     let by_host = settled.vms_by_host();
     for host in &fleet.hosts {
         planner.host(host, &by_host[host.name.as_str()]);
@@ -104,7 +103,7 @@ impl<'a> Planner<'a> {
         fleet: &'a Fleet,
         inventory: &'a Inventory,
         leftovers: &'a Leftovers,
-        wishes: BTreeMap<NodeId, &'a [Wish]>,
+        wanted: BTreeMap<NodeId, &'a Specs>,
         refused: BTreeMap<NodeId, Vec<Error>>,
     ) -> Self {
         let catalogue = crate::catalogue();
@@ -115,7 +114,7 @@ impl<'a> Planner<'a> {
             inventory,
             leftovers,
             catalogue,
-            wishes,
+            wanted,
             steps: vec![],
             texts: Shared::default(),
             commands: Shared::default(),
@@ -159,7 +158,10 @@ impl<'a> Planner<'a> {
         let connect_secs = if node.kind == NodeKind::Guest { deadlines.guest_boot_secs } else { deadlines.connect_secs };
         let deadline_secs = match &work {
             Work::Send { .. } => deadlines.transfer_secs,
-            Work::Meet { requirement, spec, .. } => deadlines.of(node.kind, requirement, spec),
+            Work::Meet { requirement, spec, .. } => {
+                let entry = self.catalogue.find(node.kind.scope(), requirement);
+                deadlines.of(entry.map_or(Deadline::Step, |entry| (entry.deadline)(spec)))
+            }
             Work::Activate { .. } => deadlines.step_secs,
         };
         let of_vm = self.host_of.get(node.name.as_str()).filter(|_| node.kind != NodeKind::Host);
@@ -201,32 +203,47 @@ impl<'a> Planner<'a> {
         true
     }
 
-    fn start(&self) -> Value {
-        json!({ "state": "on", "within-secs": self.fleet.deadlines.gpu_attach_secs })
+    fn start(&self) -> PowerSpec {
+        PowerSpec { within_secs: self.fleet.deadlines.gpu_attach_secs, ..PowerSpec::new(PowerState::On) }
     }
 
-    /// A step of the planner's own tools: a switch whose commands follow from a fact that will be so by then.
-    fn switch(&mut self, node: &NodeId, requirement: &str, spec: Value, fact: Value, after: Vec<usize>) -> usize {
-        let on = spec["state"] == "on";
-        let title = match (requirement, on) {
-            (MAINTENANCE_MODE, true) => "enter maintenance mode",
-            (MAINTENANCE_MODE, false) => "leave maintenance mode",
-            (_, true) => "start",
-            (_, false) => "shut down",
-        };
+    /// Enters or leaves maintenance mode.
+    fn maintenance(&mut self, node: &NodeId, state: OnOff, after: Vec<usize>) -> usize {
+        let title = if state.on() { "enter maintenance mode" } else { "leave maintenance mode" };
+        let spec = MaintenanceModeSpec { state, within_secs: self.fleet.deadlines.maintenance_secs };
+        let then = MaintenanceModeFact { enabled: !state.on(), running: vec![] };
+        self.switch::<MaintenanceMode>(node, title, state.on(), &spec, Some(then), after)
+    }
+
+    /// Shuts a VM down or starts it.
+    fn power(&mut self, node: &NodeId, spec: PowerSpec, then: Option<VmPower>, after: Vec<usize>) -> usize {
+        let on = spec.state == PowerState::On;
+        self.switch::<Power>(node, if on { "start" } else { "shut down" }, on, &spec, then, after)
+    }
+
+    /// A switch of the planner's own. `then`: the fact as it will be by then; its commands follow from it.
+    fn switch<R: Requirement>(
+        &mut self,
+        node: &NodeId,
+        title: &str,
+        on: bool,
+        spec: &R::Spec,
+        then: Option<R::Fact>,
+        after: Vec<usize>,
+    ) -> usize {
         let change = if on { "off -> on" } else { "on -> off" };
-        let entry = self.catalogue.find(node.kind.scope(), requirement).copied();
-        let commands = match entry.and_then(|e| (e.check)(&spec, &fact).ok()) {
+        let commands = match then.map(|fact| R::check(spec, &fact)) {
             Some(Verdict::Unmet { effects, .. }) => shown(&effects),
             _ => vec![],
         };
-        let work = Work::Meet { requirement: requirement.into(), spec: self.specs.one(spec), expect: None };
+        let spec = self.specs.one(serde_json::to_value(spec).unwrap_or_default());
+        let work = Work::Meet { requirement: R::NAME.into(), spec, expect: None };
         self.push(node, title, change.into(), commands, work, after)
     }
 
     fn sends(&mut self, node: &NodeId, changes: &[Change], mut after: Vec<usize>) -> Vec<usize> {
         let pending = |c: &&Change| matches!(&c.verdict, Verdict::Unmet { effects, .. } if effects.is_empty());
-        // One file may serve several wishes.
+        // One file may serve several specs.
         let mut sent = std::collections::BTreeSet::new();
         for change in changes.iter().filter(|c| !c.recheck && !pending(c)) {
             for placed in (change.entry.files)(&change.spec) {
@@ -246,7 +263,7 @@ impl<'a> Planner<'a> {
     /// Changes of one node with their activations, one after the other.
     fn stages(&mut self, node: &NodeId, changes: Vec<Change>, mut after: Vec<usize>) -> Result<Vec<usize>, ()> {
         let names: Vec<&'static str> = changes.iter().map(|c| c.entry.name).collect();
-        let stages = order::stages(&self.catalogue, node.kind.scope(), &names).map_err(|names| {
+        let stages = order::stages(self.catalogue, node.kind.scope(), &names).map_err(|names| {
             self.problem(node, Error::new(Kind::Internal, format!("{node}: these requirements wait for each other: {}", names.join(", "))));
         })?;
         let mut changes: BTreeMap<&str, Change> = changes.into_iter().map(|c| (c.entry.name, c)).collect();
@@ -297,7 +314,7 @@ impl<'a> Planner<'a> {
             let proves = members.iter().map(|c| (c.entry.name.to_string(), c.spec.clone())).collect();
             let (title, restart) =
                 if kind == 0 { ("reboot".to_string(), None) } else { (format!("restart {name}"), Some(name.to_string())) };
-            let commands = activation_commands(node.kind, restart.as_deref());
+            let commands = activation_commands(self.catalogue, node.kind, restart.as_deref());
             after = vec![self.push(node, &title, text, commands, Work::Activate { restart, proves }, after)];
         }
         after
@@ -311,16 +328,14 @@ impl<'a> Planner<'a> {
         }
         let Ok(changes) = self.changes(&node, Some(seen), false, false) else { return self.rescue(&node, vms) };
         let since = self.steps.len();
-        let fact = |name: &str| seen.fact(name);
-        let listed: VirtualMachines = match fact("virtual-machines").map(VirtualMachines::deserialize) {
-            Some(Ok(listed)) => listed,
-            _ => {
-                let why = seen.facts.get("virtual-machines").and_then(|f| f.as_ref().err()).map(ToString::to_string).unwrap_or_default();
+        let listed = match seen.fact::<VirtualMachines>() {
+            Ok(listed) => listed,
+            Err(why) => {
                 let error = Error::new(Kind::Blocked, format!("{node}: which VMs run cannot be seen: {why}"));
                 return self.problem(&node, error.hint("nothing is planned for a host whose VMs are not known"));
             }
         };
-        let maintenance = fact("maintenance-mode").and_then(|f| f["enabled"].as_bool());
+        let in_maintenance = seen.fact::<MaintenanceModeFact>().is_ok_and(|f| f.enabled);
         let ours = self.leftovers.in_maintenance.contains(&host.name);
         let needs = changes.iter().map(|c| c.cost.needs).max().unwrap_or(Needs::Nothing);
         let reboots = changes.iter().any(|c| c.cost.takes_effect == TakesEffect::AfterReboot);
@@ -345,7 +360,7 @@ impl<'a> Planner<'a> {
                 );
             }
         }
-        let foreign = maintenance == Some(true) && !ours;
+        let foreign = in_maintenance && !ours;
         if foreign && vms.iter().any(|vm| vm.guest.is_some() || running(vm)) {
             let error = left::foreign(&node, seen, self.inventory.at);
             return self.problem(&node, error);
@@ -354,14 +369,14 @@ impl<'a> Planner<'a> {
         let sent = self.sends(&node, &changes, vec![]);
         let mut stops: BTreeMap<&str, usize> = BTreeMap::new();
         // A VM that would be edited is judged before anything is planned for it.
-        let gives = changes.iter().any(|c| c.entry.name == "passthrough");
+        let gives = changes.iter().any(|c| c.entry.name == Passthrough::NAME);
         let judged: Vec<(&Vm, Option<Vec<Change>>)> = vms.iter().map(|vm| (*vm, self.vm_changes(vm, gives))).collect();
         for (vm, changes) in &judged {
             let edited = changes.as_ref().is_some_and(|c| c.iter().any(|c| c.cost.needs != Needs::Nothing));
             if running(vm) && (vms_off || edited || vm.power == Some(PowerState::Off)) {
                 let id = NodeId::new(NodeKind::Vm, &vm.name);
-                let spec = json!({ "state": "off", "grace-secs": vm.shutdown_secs, "hard-stop": vm.hard_stop });
-                let step = self.switch(&id, POWER, spec, power_fact(&listed, vm, "on"), sent.clone());
+                let stop = PowerSpec { grace_secs: vm.shutdown_secs, hard_stop: vm.hard_stop, ..PowerSpec::new(PowerState::Off) };
+                let step = self.power(&id, stop, power_fact(&listed, vm, "on"), sent.clone());
                 stops.insert(&vm.name, step);
             }
         }
@@ -370,17 +385,14 @@ impl<'a> Planner<'a> {
             after.extend(stops.values());
         }
         let mut entered = None;
-        let deadline = self.fleet.deadlines.maintenance_secs;
         if window && !foreign {
-            let fact = json!({ "enabled": false, "running": [] });
-            let step = self.switch(&node, MAINTENANCE_MODE, maintenance_spec("on", deadline), fact, after);
+            let step = self.maintenance(&node, OnOff::On, after);
             entered = Some(step);
             after = vec![step];
         }
         let Ok(mut after) = self.stages(&node, changes, after) else { return };
         if entered.is_some() || ours {
-            let fact = json!({ "enabled": true, "running": [] });
-            let step = self.switch(&node, MAINTENANCE_MODE, maintenance_spec("off", deadline), fact, after);
+            let step = self.maintenance(&node, OnOff::Off, after);
             self.steps[step - 1].gives_back = entered;
             self.steps[step - 1].rescue = ours;
             after = vec![step];
@@ -403,15 +415,14 @@ impl<'a> Planner<'a> {
     fn rescue(&mut self, node: &NodeId, vms: &[&Vm]) {
         let mut after = vec![];
         if self.leftovers.in_maintenance.contains(&node.name) {
-            let spec = maintenance_spec("off", self.fleet.deadlines.maintenance_secs);
-            let step = self.switch(node, MAINTENANCE_MODE, spec, json!({ "enabled": true, "running": [] }), vec![]);
+            let step = self.maintenance(node, OnOff::Off, vec![]);
             self.steps[step - 1].rescue = true;
             after = vec![step];
         }
         for vm in vms.iter().filter(|vm| self.leftovers.stopped.contains(&vm.name) && vm.power != Some(PowerState::Off)).collect::<Vec<_>>()
         {
             let id = NodeId::new(NodeKind::Vm, &vm.name);
-            let step = self.switch(&id, POWER, self.start(), Value::Null, after.clone());
+            let step = self.power(&id, self.start(), None, after.clone());
             self.steps[step - 1].rescue = true;
         }
     }
@@ -428,7 +439,7 @@ impl<'a> Planner<'a> {
     fn vm(&mut self, vm: &Vm, changes: Vec<Change>, before: Before, host_ready: &[usize], listed: &VirtualMachines) {
         let node = NodeId::new(NodeKind::Vm, &vm.name);
         let Before { was_running, stop, sound } = before;
-        let wants_guest = sound && vm.guest.as_ref().is_some_and(|g| !g.wishes.is_empty());
+        let wants_guest = sound && vm.wants_guest();
         let on = vm.power.map_or(was_running || wants_guest, |p| p == PowerState::On);
         let running_now = listed.vms.iter().any(|v| v.name == vm.vm_name && v.running);
         let mut after = if running_now && stop.is_none() { vec![] } else { host_ready.to_vec() };
@@ -437,7 +448,7 @@ impl<'a> Planner<'a> {
         let unsettled = self.leftovers.unsettled.contains(&node);
         let starts = on && (stop.is_some() || !running_now || unsettled);
         if starts {
-            let step = self.switch(&node, POWER, self.start(), power_fact(listed, vm, "off"), after);
+            let step = self.power(&node, self.start(), power_fact(listed, vm, "off"), after);
             self.steps[step - 1].gives_back = stop.filter(|_| was_running);
             self.steps[step - 1].rescue = self.leftovers.stopped.contains(&vm.name);
             after = vec![step];
@@ -463,14 +474,10 @@ impl<'a> Planner<'a> {
     }
 }
 
-fn maintenance_spec(state: &str, within_secs: u32) -> Value {
-    json!({ "state": state, "within-secs": within_secs })
-}
-
 /// The power of a VM as it will be by then; unknown for a VM that an earlier step makes.
-fn power_fact(listed: &VirtualMachines, vm: &Vm, state: &str) -> Value {
+fn power_fact(listed: &VirtualMachines, vm: &Vm, state: &str) -> Option<VmPower> {
     let found = listed.vms.iter().find(|v| v.name == vm.vm_name);
-    found.map_or(Value::Null, |v| json!({ "vmid": v.vmid, "state": state }))
+    found.map(|v| VmPower { vmid: v.vmid, state: state.into() })
 }
 
 fn size_of(bytes: u64) -> String {
@@ -481,13 +488,13 @@ fn shown(effects: &[Effect]) -> Vec<String> {
     effects.iter().map(|effect| piece(&effect.to_string(), 1 << 20)).collect()
 }
 
-fn activation_commands(kind: NodeKind, restart: Option<&str>) -> Vec<String> {
-    let of_host = kind != NodeKind::Guest;
+fn activation_commands(catalogue: &Catalogue, kind: NodeKind, restart: Option<&str>) -> Vec<String> {
     match restart {
-        None => vec![if of_host { vsgpu_host_agent::reboot() } else { vsgpu_guest_agent::reboot() }.to_string()],
+        None if kind == NodeKind::Guest => vec![vsgpu_guest_agent::reboot().to_string()],
+        None => vec![vsgpu_host_agent::reboot().to_string()],
         Some(name) => {
-            let known = if of_host { vsgpu_host_agent::restarts() } else { vsgpu_guest_agent::restarts() };
-            known.into_iter().find(|(n, _)| *n == name).map(|(_, effects)| shown(&effects)).unwrap_or_default()
+            let known = catalogue.restarts().into_iter().find(|restart| restart.name == name);
+            known.map(|restart| shown(&(restart.effects)())).unwrap_or_default()
         }
     }
 }

@@ -2,15 +2,13 @@
 
 use crate::fleet::NodeKind;
 use crate::inventory::{Inventory, Seen};
-use serde::Deserialize as _;
 use vsgpu_core::knowledge::xids::Severity;
 use vsgpu_core::text::sentence;
 use vsgpu_guest_agent::guest::Health;
 
 /// Lines of one guest, indented; nothing where all is well.
 pub fn of_guest(seen: &Seen) -> Vec<String> {
-    let fact = seen.fact("health");
-    let Some(health) = fact.and_then(|f| Health::deserialize(f).ok()) else { return vec![] };
+    let Ok(health) = seen.fact::<Health>() else { return vec![] };
     let word = |severity| if severity == Severity::Critical { "CRITICAL" } else { "warning" };
     let gpu = |gpu: &Option<String>| gpu.as_ref().map(|g| format!("GPU {g}: ")).unwrap_or_default();
     let bad = health.findings.iter().filter(|f| f.severity >= Severity::Warning);

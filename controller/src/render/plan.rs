@@ -4,8 +4,6 @@ use super::columns;
 use crate::fleet::NodeKind;
 use crate::plan::{Plan, Step, Work};
 use std::collections::{BTreeMap, BTreeSet};
-use vsgpu_host_agent::host::MAINTENANCE_MODE;
-use vsgpu_host_agent::vm::POWER;
 
 /// The whole plan.
 pub fn text(plan: &Plan) -> String {
@@ -68,12 +66,12 @@ pub fn costs(plan: &Plan) -> String {
             parts.push(text);
         }
     };
-    let maintenance = distinct(&|s| s.switches(MAINTENANCE_MODE, "on"));
+    let maintenance = distinct(&|s| s.enters_maintenance());
     add(maintenance, format!("{} in maintenance mode", count(maintenance, "host", "hosts")));
     let (sure, maybe) = (reboots(true, NodeKind::Host), reboots(false, NodeKind::Host));
     add(sure, count(sure, "host reboot", "host reboots"));
     add(maybe, format!("{} only if needed", count(maybe, "host reboot", "host reboots")));
-    let stopped = distinct(&|s| s.switches(POWER, "off"));
+    let stopped = distinct(&|s| s.stops_vm());
     add(stopped, format!("{} shut down", count(stopped, "VM", "VMs")));
     let (sure, maybe) = (reboots(true, NodeKind::Guest), reboots(false, NodeKind::Guest));
     add(sure, count(sure, "guest reboot", "guest reboots"));
@@ -132,7 +130,7 @@ fn by_host(plan: &Plan) -> Vec<Vec<String>> {
     }
     for (host, steps) in hosts {
         let mut says = vec![];
-        if steps.iter().any(|s| s.switches(MAINTENANCE_MODE, "on")) {
+        if steps.iter().any(|s| s.enters_maintenance()) {
             says.push("maintenance mode".to_string());
         }
         let reboots = |maybe: bool| {
@@ -145,7 +143,7 @@ fn by_host(plan: &Plan) -> Vec<Vec<String>> {
         };
         says.extend(reboots(false).iter().map(|what| format!("reboot ({what})")));
         says.extend(reboots(true).iter().map(|what| format!("reboot only if needed ({what})")));
-        let down: Vec<&str> = steps.iter().filter(|s| s.switches(POWER, "off")).map(|s| s.node.name.as_str()).collect();
+        let down: Vec<&str> = steps.iter().filter(|s| s.stops_vm()).map(|s| s.node.name.as_str()).collect();
         if !down.is_empty() {
             says.push(format!("VMs down for it: {}", down.join(", ")));
         }

@@ -7,8 +7,10 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use vsgpu_core::execute::facts_as_json;
 use vsgpu_core::requirement::Verdict;
-use vsgpu_host_agent::host::VirtualMachines;
-use vsgpu_host_agent::vm::PowerState;
+use vsgpu_core::{Requirement as _, judge};
+use vsgpu_guest_agent::guest::{CudaProof, Driver, License};
+use vsgpu_host_agent::host::{MAINTENANCE_MODE, MaintenanceModeFact, VirtualMachines};
+use vsgpu_host_agent::vm::{POWER, PowerState};
 
 /// Facts by node.
 pub fn facts(inventory: &Inventory) -> Answer {
@@ -68,23 +70,16 @@ pub fn checks(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
     let catalogue = crate::catalogue();
     let mut all = vec![];
     let settled = crate::assign::settled(fleet, inventory);
-    for (node, wishes) in settled.wishes() {
-        for wish in wishes {
-            let check = |met, is: String, wants| Check { node: node.clone(), requirement: wish.name.into(), met, known: true, is, wants };
-            let Some(entry) = catalogue.find(node.kind.scope(), wish.name) else { continue };
-            let fact = match inventory.nodes.get(&node) {
-                Some(Ok(seen)) => seen.facts.get(entry.fact.name).cloned(),
-                _ => {
-                    all.push(Check { known: false, ..check(false, "the node could not be asked".into(), None) });
-                    continue;
-                }
+    for (node, specs) in settled.specs() {
+        for spec in specs.iter() {
+            let check =
+                |met, is: String, wants| Check { node: node.clone(), requirement: spec.requirement.into(), met, known: true, is, wants };
+            let Some(entry) = catalogue.find(node.kind.scope(), spec.requirement) else { continue };
+            let Some(seen) = inventory.seen(&node) else {
+                all.push(Check { known: false, ..check(false, "the node could not be asked".into(), None) });
+                continue;
             };
-            let verdict = match fact {
-                Some(Ok(fact)) => (entry.check)(&wish.spec, &fact).unwrap_or_else(|why| Verdict::blocked(why, "")),
-                Some(Err(unreadable)) => Verdict::blocked(unreadable.to_string(), ""),
-                None => Verdict::blocked("not observed", ""),
-            };
-            all.push(match verdict {
+            all.push(match judge(entry, &spec.value, seen.facts.get(entry.fact.name)) {
                 Verdict::Met { is } => check(true, is, None),
                 Verdict::Unmet { is, wants, .. } => check(false, is, Some(wants)),
                 Verdict::Waits { on, wants, .. } => check(false, on, Some(wants)),
@@ -103,23 +98,19 @@ fn standing(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
     for host in &fleet.hosts {
         let node = NodeId::new(NodeKind::Host, &host.name);
         let Some(seen) = inventory.seen(&node) else { continue };
-        let fact = |name: &str| seen.fact(name);
         let mut say = |node: NodeId, requirement: &str, is: &str, wants: &str| {
             all.push(Check { node, requirement: requirement.into(), met: false, known: true, is: is.into(), wants: Some(wants.into()) });
         };
-        let to_run = |vm: &&crate::fleet::Vm| {
-            let guest = vm.guest.as_ref().is_some_and(|g| !g.wishes.is_empty());
-            vm.power.map_or(guest, |p| p == PowerState::On)
-        };
-        let listed = fact("virtual-machines").and_then(|f| serde_json::from_value::<VirtualMachines>(f.clone()).ok());
+        let to_run = |vm: &&crate::fleet::Vm| vm.power.map_or(vm.wants_guest(), |p| p == PowerState::On);
+        let listed = seen.fact::<VirtualMachines>().ok();
         let runs = |vm: &crate::fleet::Vm| listed.as_ref().is_none_or(|l| l.vms.iter().any(|v| v.name == vm.vm_name && v.running));
         let mut waiting = false;
         for vm in by_host[host.name.as_str()].iter().copied().filter(to_run).filter(|vm| !runs(vm)) {
-            say(NodeId::new(NodeKind::Vm, &vm.name), "power", "off", "on");
+            say(NodeId::new(NodeKind::Vm, &vm.name), POWER, "off", "on");
             waiting = true;
         }
-        if waiting && fact("maintenance-mode").is_some_and(|f| f["enabled"] == true) {
-            say(node, "maintenance-mode", "on", "off");
+        if waiting && seen.fact::<MaintenanceModeFact>().is_ok_and(|f| f.enabled) {
+            say(node, MAINTENANCE_MODE, "on", "off");
         }
     }
     all
@@ -168,7 +159,7 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
         .filter_map(|vm| {
             let of_vm = by_guest.get(vm.name.as_str())?;
             let state = |name: &str| of_vm.iter().find(|c| c.requirement == name).map(|c| json!({ "met": c.met, "is": c.is }));
-            Some(json!({ "vm": vm.name, "host": vm.host, "gpus": gpus_of(vm), "driver": state("driver"), "license": state("license"), "proof": state("cuda-proof") }))
+            Some(json!({ "vm": vm.name, "host": vm.host, "gpus": gpus_of(vm), "driver": state(Driver::NAME), "license": state(License::NAME), "proof": state(CudaProof::NAME) }))
         })
         .collect();
     // A line fits a terminal: what is met is said in a word, what is not with its reason.

@@ -4,7 +4,7 @@ use super::family;
 use super::system::{OS_RELEASE, kernel, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::artifact::{Artifact, Placed};
+use vsgpu_core::artifact::Artifact;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, WordOr};
 
@@ -122,9 +122,9 @@ impl Requirement for BuildTools {
         (fact.compiler && fact.headers).then_some(BuildToolsSpec::Word(Wish::Present))
     }
 
-    fn files(spec: &BuildToolsSpec) -> Vec<Placed> {
+    fn artifacts_mut(spec: &mut BuildToolsSpec) -> Vec<&mut Artifact> {
         match spec {
-            BuildToolsSpec::Map(FilesSpec { files }) => files.iter().map(|f| Placed { artifact: f.clone(), datastore: None }).collect(),
+            BuildToolsSpec::Map(FilesSpec { files }) => files.iter_mut().collect(),
             BuildToolsSpec::Word(_) => vec![],
         }
     }

@@ -6,7 +6,7 @@ use super::cuda_proof::{PROGRAM, PROGRAM_FOLDER};
 use super::proof_record::{self, DRIVER};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::artifact::{Artifact, Placed};
+use vsgpu_core::artifact::Artifact;
 use vsgpu_core::cuda_report::{self, CudaReport};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
@@ -181,8 +181,8 @@ impl Requirement for ContainerProof {
         None
     }
 
-    fn files(spec: &ContainerProofSpec) -> Vec<Placed> {
-        spec.archive.iter().map(|a| Placed { artifact: a.clone(), datastore: None }).collect()
+    fn artifacts_mut(spec: &mut ContainerProofSpec) -> Vec<&mut Artifact> {
+        spec.archive.iter_mut().collect()
     }
 }
 

@@ -7,7 +7,7 @@ use super::family;
 use super::system::{OS_RELEASE, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::artifact::{Artifact, Placed};
+use vsgpu_core::artifact::Artifact;
 use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, nvidia_smi};
 
@@ -199,8 +199,8 @@ impl Requirement for ContainerToolkit {
         (!fact.ready.is_empty() && Self::check(&spec, fact).is_met()).then_some(spec)
     }
 
-    fn files(spec: &ContainerToolkitSpec) -> Vec<Placed> {
-        spec.files.iter().map(|f| Placed { artifact: f.clone(), datastore: None }).collect()
+    fn artifacts_mut(spec: &mut ContainerToolkitSpec) -> Vec<&mut Artifact> {
+        spec.files.iter_mut().collect()
     }
 
     fn explain(failure: &Failure, _: &Subject, _: &Evidence) -> Option<Explained> {

@@ -7,7 +7,7 @@ use super::proof_record::{self, DRIVER};
 use super::system::{PciGpu, PciGpus};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::artifact::{Artifact, Placed};
+use vsgpu_core::artifact::Artifact;
 use vsgpu_core::cuda_report::{self, CudaReport};
 use vsgpu_core::cuda_samples::{DeviceQuery, device_query, vector_add_passed};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
@@ -290,8 +290,14 @@ impl Requirement for CudaProof {
         Self::check(&spec, fact).is_met().then_some(spec)
     }
 
-    fn files(spec: &CudaProofSpec) -> Vec<Placed> {
-        [&spec.device_query, &spec.vector_add].into_iter().flatten().map(|a| Placed { artifact: a.clone(), datastore: None }).collect()
+    fn artifacts_mut(spec: &mut CudaProofSpec) -> Vec<&mut Artifact> {
+        [&mut spec.device_query, &mut spec.vector_add].into_iter().flatten().collect()
+    }
+
+    fn expect_gpus(spec: &mut CudaProofSpec, count: u32) {
+        if spec.devices == one() {
+            spec.devices = count;
+        }
     }
 }
 

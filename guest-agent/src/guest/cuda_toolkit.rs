@@ -7,7 +7,7 @@ use super::system::{OS_RELEASE, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use vsgpu_core::artifact::{Artifact, Held, Placed};
+use vsgpu_core::artifact::{Artifact, Held};
 use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -221,8 +221,8 @@ impl Requirement for CudaToolkit {
         Self::check(&spec, fact).is_met().then_some(spec)
     }
 
-    fn files(spec: &Vec<ToolkitSpec>) -> Vec<Placed> {
-        spec.iter().filter_map(|t| t.package.as_ref()).map(|p| Placed { artifact: p.clone(), datastore: None }).collect()
+    fn artifacts_mut(spec: &mut Vec<ToolkitSpec>) -> Vec<&mut Artifact> {
+        spec.iter_mut().filter_map(|t| t.package.as_mut()).collect()
     }
 
     fn explain(failure: &Failure, _: &Subject, _: &Evidence) -> Option<Explained> {

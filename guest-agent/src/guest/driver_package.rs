@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use vsgpu_core::artifact::{Artifact, GUEST_FOLDER, Kind, Placed};
+use vsgpu_core::artifact::{Artifact, GUEST_FOLDER, Kind};
 use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
 use vsgpu_core::system::Output;
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
@@ -179,8 +179,8 @@ impl Requirement for DriverPackage {
         None
     }
 
-    fn files(spec: &DriverPackageSpec) -> Vec<Placed> {
-        vec![Placed { artifact: spec.package.clone(), datastore: None }]
+    fn artifacts_mut(spec: &mut DriverPackageSpec) -> Vec<&mut Artifact> {
+        vec![&mut spec.package]
     }
 
     fn explain(failure: &Failure, _: &Subject, _: &Evidence) -> Option<Explained> {

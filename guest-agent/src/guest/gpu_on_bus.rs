@@ -64,6 +64,12 @@ impl Requirement for GpuOnBus {
     type Spec = GpuOnBusSpec;
     type Fact = GpuOnBusFact;
 
+    fn expect_gpus(spec: &mut GpuOnBusSpec, count: u32) {
+        if spec.at_least == one() {
+            spec.at_least = count;
+        }
+    }
+
     fn check(spec: &GpuOnBusSpec, fact: &GpuOnBusFact) -> Verdict {
         if (fact.gpus.len() as u64) < u64::from(spec.at_least) {
             return Verdict::blocked(

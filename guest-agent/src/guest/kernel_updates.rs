@@ -8,7 +8,7 @@ use super::system::{OS_RELEASE, kernel, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use vsgpu_core::artifact::{Artifact, Kind, Placed};
+use vsgpu_core::artifact::{Artifact, Kind};
 use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -172,9 +172,9 @@ impl Requirement for KernelUpdates {
         None
     }
 
-    fn files(spec: &KernelUpdatesSpec) -> Vec<Placed> {
-        let signing = spec.signing.iter().flat_map(|s| [&s.key, &s.certificate]);
-        std::iter::once(&spec.package).chain(signing).map(|a| Placed { artifact: a.clone(), datastore: None }).collect()
+    fn artifacts_mut(spec: &mut KernelUpdatesSpec) -> Vec<&mut Artifact> {
+        let signing = spec.signing.iter_mut().flat_map(Signing::artifacts_mut);
+        std::iter::once(&mut spec.package).chain(signing).collect()
     }
 
     fn explain(failure: &Failure, _: &Subject, _: &Evidence) -> Option<Explained> {

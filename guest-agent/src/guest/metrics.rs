@@ -1,21 +1,19 @@
 //! Metrics only a guest has. What all nodes have (GPUs, licenses, requirements) is in the shared page.
 
 use super::{CudaProofFact, Health};
-use vsgpu_core::execute::Facts;
+use vsgpu_core::execute::{Facts, typed};
 use vsgpu_core::knowledge::xids::Severity;
 use vsgpu_proto::metrics::Sample;
-
-fn fact<T: serde::de::DeserializeOwned>(facts: &Facts, name: &str) -> Option<T> {
-    T::deserialize(facts.get(name)?.as_ref().ok()?).ok()
-}
 
 /// From the last facts; an unreadable fact has no values, and `vsgpu_fact_readable` says so.
 pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
     let mut all = vec![];
-    let mut say = |name, help, labels: Vec<(&'static str, String)>, value: f64| all.push(Sample { name, help, labels, value });
-    if let Some((proof, at)) = fact::<CudaProofFact>(facts, "cuda-proof").and_then(|p| p.at.map(|at| (p, at))) {
+    let mut alert = vec![];
+    let mut say = |name, help, labels, value| all.push(Sample::new(name, help, labels, value));
+    let mut say_alert = |name, help, labels, value| alert.push(Sample::for_alert(name, help, labels, value));
+    if let Some((proof, at)) = typed::<CudaProofFact>(facts).and_then(|p| p.at.map(|at| (p, at))) {
         let right = CudaProofFact { this_boot: true, ..proof.clone() }.passed();
-        say("guest_cuda_proof_passed", "1: every result of the last CUDA proof was right", vec![], f64::from(right));
+        say_alert("guest_cuda_proof_passed", "1: every result of the last CUDA proof was right", vec![], f64::from(right));
         say("guest_cuda_proof_current", "1: it was run in this boot, with this driver", vec![], f64::from(proof.this_boot));
         say("guest_cuda_proof_timestamp_seconds", "When the CUDA proof was last run", vec![], at as f64);
         for (device, found) in proof.report.devices.iter().enumerate() {
@@ -34,7 +32,7 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
             }
         }
     }
-    if let Some(health) = fact::<Health>(facts, "health") {
+    if let Some(health) = typed::<Health>(facts) {
         let worst = health.worst.map_or(0, |s| s as u32);
         say("guest_health", "Worst finding: 0 none or informational, 1 application, 2 warning, 3 critical", vec![], f64::from(worst));
         for (name, severity) in [("warning", Severity::Warning), ("critical", Severity::Critical)] {
@@ -46,11 +44,12 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
         for xid in health.xids.iter().take(32) {
             let labels = vec![("gpu", format!("{}.0", xid.gpu)), ("xid", xid.code.to_string())];
             say("xid_events", "Xid events of this boot in the kernel's log", labels.clone(), f64::from(xid.count));
-            say("xid_last_timestamp_seconds", "When the kernel's log last told of the Xid", labels, xid.last as f64);
+            say_alert("xid_last_timestamp_seconds", "When the kernel's log last told of the Xid", labels, xid.last as f64);
         }
         if let Some(end) = health.license_expires {
-            say("guest_license_expiry_timestamp_seconds", "When the license ends", vec![], end as f64);
+            say_alert("guest_license_expiry_timestamp_seconds", "When the license ends", vec![], end as f64);
         }
     }
-    all
+    alert.extend(all);
+    alert
 }

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use std::collections::BTreeMap;
-use vsgpu_core::artifact::{Artifact, Placed};
+use vsgpu_core::artifact::Artifact;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -204,8 +204,8 @@ impl Requirement for PackageSource {
         PackageSourceSpec::try_from(Unchecked { proxy: Some(proxy), repositories: BTreeMap::new() }).ok()
     }
 
-    fn files(spec: &PackageSourceSpec) -> Vec<Placed> {
-        spec.repositories.values().filter_map(|r| r.key.as_ref()).map(|k| Placed { artifact: k.clone(), datastore: None }).collect()
+    fn artifacts_mut(spec: &mut PackageSourceSpec) -> Vec<&mut Artifact> {
+        spec.repositories.values_mut().filter_map(|r| r.key.as_mut()).collect()
     }
 }
 

@@ -157,6 +157,10 @@ impl Requirement for Ecc {
         }
     }
 
+    fn gpus_named(spec: &PerGpu<Wish>) -> Vec<String> {
+        spec.named()
+    }
+
     fn as_spec(fact: &EccFact) -> Option<PerGpu<Wish>> {
         let on = |g: &GpuEcc| Some((g.bus_id.clone(), if g.current? { Wish::On } else { Wish::Off }));
         PerGpu::from_facts(fact.gpus.iter().filter_map(on).collect())

@@ -3,7 +3,7 @@
 use super::packages::{PackageSpec, PackageWish, Packages};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::artifact::{Artifact, Held, Placed};
+use vsgpu_core::artifact::{Artifact, Held};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -88,7 +88,11 @@ impl Requirement for GpuManagementDaemon {
         Some(PackageWish::Map(PackageSpec { package, datastore: "datastore1".into(), downgrade: false, allow_drift: false }))
     }
 
-    fn files(spec: &PackageWish) -> Vec<Placed> {
-        super::packages::files(spec)
+    fn artifacts_mut(spec: &mut PackageWish) -> Vec<&mut Artifact> {
+        super::packages::artifacts_mut(spec)
+    }
+
+    fn datastore(spec: &PackageWish) -> Option<String> {
+        super::packages::datastore(spec)
     }
 }

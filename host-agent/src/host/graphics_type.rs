@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::gpu_choice::{Candidate, PerGpu};
-use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
+use vsgpu_core::requirement::{Implied, Needs, Restart, TakesEffect};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// The default graphics type.
@@ -68,6 +68,21 @@ pub struct GraphicsDevice {
     pub vms: Option<u32>,
 }
 
+/// What a release does not have is skipped (facts: esxi F3: Xorg on older, nv-hostengine on newer ones).
+pub(super) const GRAPHICS: Restart = Restart { name: "graphics", effects: restart };
+
+fn restart() -> Vec<Effect> {
+    let run = |program: &str, args: &[&str]| Effect::run(Command::new(program, args.iter().copied()));
+    vec![
+        run("/etc/init.d/xorg", &["stop"]),
+        run("nv-hostengine", &["-t"]),
+        run("nv-hostengine", &["-d"]),
+        run("/etc/init.d/xorg", &["start"]),
+        // Devices are read again, where the release has that command.
+        Effect::Run { command: Command::new("esxcli", ["graphics", "host", "refresh"]), already: Some("Unknown command".into()) },
+    ]
+}
+
 const GET: [&str; 3] = ["graphics", "host", "get"];
 const LIST: [&str; 3] = ["graphics", "device", "list"];
 const CONFIGURED: [&str; 4] = ["graphics", "device", "list", "--configured-type"];
@@ -124,7 +139,8 @@ impl Requirement for GraphicsType {
     const ABOUT: &'static str = "Graphics type, of the host or GPU by GPU: SharedPassthru for vGPU";
     const AFTER: &'static [&'static str] = &["vgpu-manager", "passthrough"];
     const NEEDS: Needs = Needs::VmsOff;
-    const TAKES_EFFECT: TakesEffect = TakesEffect::AfterRestart("graphics");
+    const TAKES_EFFECT: TakesEffect = TakesEffect::AfterRestart(GRAPHICS.name);
+    const RESTARTS: &'static [Restart] = &[GRAPHICS];
     const SETTLE_SECS: u32 = 30;
     const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str = r#"{"0000:3b:00.0": "Shared", "others": "SharedPassthru"}"#;
@@ -176,6 +192,10 @@ impl Requirement for GraphicsType {
             }
             None => Verdict::met(all),
         }
+    }
+
+    fn gpus_named(spec: &PerGpu<Type>) -> Vec<String> {
+        spec.named()
     }
 
     fn as_spec(fact: &HostGraphics) -> Option<PerGpu<Type>> {

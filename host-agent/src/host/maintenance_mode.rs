@@ -4,7 +4,7 @@ use super::ask;
 use super::virtual_machines;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect, Taking};
+use vsgpu_core::requirement::{Cost, Deadline, Implied, Needs, TakesEffect, Taking};
 use vsgpu_core::units::OnOff;
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -73,6 +73,7 @@ impl Requirement for MaintenanceMode {
     const SETTLE_SECS: u32 = 10;
     const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str = r#"{"state": "on", "within-secs": 3600}"#;
+    const IS_KEY: bool = false;
     type Spec = MaintenanceModeSpec;
     type Fact = MaintenanceModeFact;
 
@@ -103,6 +104,10 @@ impl Requirement for MaintenanceMode {
         }
         // A minute more than esxcli itself takes, so that its own words are heard.
         Verdict::unmet(is, wanted.to_string(), vec![Effect::run(Command::new("esxcli", args).within(spec.within_secs.saturating_add(60)))])
+    }
+
+    fn deadline(_: &MaintenanceModeSpec) -> Deadline {
+        Deadline::MaintenanceMode
     }
 
     fn taking(spec: &MaintenanceModeSpec) -> Option<Taking> {

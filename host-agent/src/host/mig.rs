@@ -137,6 +137,10 @@ impl Requirement for Mig {
         }
     }
 
+    fn gpus_named(spec: &PerGpu<OnOff>) -> Vec<String> {
+        spec.named()
+    }
+
     fn as_spec(fact: &MigFact) -> Option<PerGpu<OnOff>> {
         PerGpu::from_facts(fact.gpus.iter().filter_map(|g| Some((g.bus_id.clone(), g.current?.into()))).collect())
     }

@@ -1,31 +1,34 @@
 //! The list of what is known about a host. A new requirement is a new file here, its `mod` and one line in `all`.
 
-mod acceptance_level;
+pub mod acceptance_level;
 pub(crate) mod ask;
-mod assignment_policy;
-mod ecc;
+pub mod assignment_policy;
+pub mod ecc;
 pub(crate) mod esx;
-mod gpu_management_daemon;
-mod gpu_users;
-mod graphics_type;
-mod maintenance_mode;
+pub mod gpu_management_daemon;
+pub mod gpu_users;
+pub mod graphics_type;
+pub mod maintenance_mode;
 pub(crate) mod metrics;
-mod mig;
-mod packages;
+pub mod mig;
+pub mod packages;
 pub(crate) mod passthrough;
-mod vgpu_manager;
-mod vgpu_mode;
-mod vgpu_scheduler;
-mod vgpu_types;
-mod virtual_machines;
-mod xids;
+pub mod vgpu_manager;
+pub mod vgpu_mode;
+pub mod vgpu_scheduler;
+pub mod vgpu_types;
+pub mod virtual_machines;
+pub mod xids;
 
-pub use esx::{EsxVersion, PciGpu, PciGpus};
+pub use ecc::Ecc;
+pub use esx::{EsxVersion, Gpus, PciGpu, PciGpus, Vgpus};
 pub use gpu_users::{GpuUser, GpuUsers};
-pub use graphics_type::HostGraphics;
-pub use maintenance_mode::{MaintenanceMode, MaintenanceModeFact};
-pub use passthrough::{HostPassthrough, PassthroughSpec};
-pub use vgpu_manager::VgpuManagerFact;
+pub use graphics_type::{GraphicsType, HostGraphics};
+pub use maintenance_mode::{MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec};
+pub use mig::Mig;
+pub use passthrough::{HostPassthrough, Passthrough, PassthroughSpec};
+pub use vgpu_manager::{VgpuManager, VgpuManagerFact};
+pub use vgpu_mode::VgpuMode;
 pub use vgpu_types::VgpuTypes;
 pub use virtual_machines::{VirtualMachine, VirtualMachines};
 

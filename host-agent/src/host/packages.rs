@@ -6,7 +6,7 @@ use super::ask;
 use super::esx::EsxVersion;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::artifact::{Artifact, Held, Kind, Placed};
+use vsgpu_core::artifact::{Artifact, Held, Kind};
 use vsgpu_core::units::DriverVersion;
 use vsgpu_core::{Command, Effect, Evidence, Fact as _, Probe, Subject, Unreadable, WordOr};
 
@@ -22,10 +22,18 @@ pub enum Absent {
 }
 
 /// The file that must be on the host for a wish.
-pub(crate) fn files(wish: &PackageWish) -> Vec<Placed> {
-    match wish {
+pub(crate) fn artifacts_mut(spec: &mut PackageWish) -> Vec<&mut Artifact> {
+    match spec {
         WordOr::Word(_) => vec![],
-        WordOr::Map(spec) => vec![Placed { artifact: spec.package.clone(), datastore: Some(spec.datastore.clone()) }],
+        WordOr::Map(spec) => vec![&mut spec.package],
+    }
+}
+
+/// The datastore that a wish names.
+pub(crate) fn datastore(spec: &PackageWish) -> Option<String> {
+    match spec {
+        WordOr::Word(_) => None,
+        WordOr::Map(spec) => Some(spec.datastore.clone()),
     }
 }
 

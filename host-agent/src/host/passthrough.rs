@@ -252,6 +252,15 @@ impl Requirement for Passthrough {
         }
     }
 
+    fn gpus_named(spec: &PassthroughSpec) -> Vec<String> {
+        let name = |choice: &GpuChoice| match choice {
+            GpuChoice::All => None,
+            GpuChoice::At(at) => Some(at.to_string()),
+            GpuChoice::Model { model, .. } => Some(model.clone()),
+        };
+        spec.gpus.iter().filter_map(name).collect()
+    }
+
     fn as_spec(fact: &HostPassthrough) -> Option<PassthroughSpec> {
         let given = fact.gpus().into_iter().filter(|g| fact.configured(g));
         Some(PassthroughSpec {

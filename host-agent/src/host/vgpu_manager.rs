@@ -6,7 +6,7 @@ use super::esx::PciGpus;
 use super::packages::{PackageSpec, PackageWish, Packages};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::artifact::{Artifact, Placed};
+use vsgpu_core::artifact::Artifact;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::units::DriverVersion;
 use vsgpu_core::{Command, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, nvidia_smi};
@@ -168,8 +168,12 @@ impl Requirement for VgpuManager {
         Some(PackageWish::Map(PackageSpec { package, datastore: "datastore1".into(), downgrade: false, allow_drift: false }))
     }
 
-    fn files(spec: &PackageWish) -> Vec<Placed> {
-        super::packages::files(spec)
+    fn artifacts_mut(spec: &mut PackageWish) -> Vec<&mut Artifact> {
+        super::packages::artifacts_mut(spec)
+    }
+
+    fn datastore(spec: &PackageWish) -> Option<String> {
+        super::packages::datastore(spec)
     }
 }
 

@@ -4,11 +4,12 @@
 
 use super::ask;
 use super::esx::{EsxVersion, PciGpus};
+use super::graphics_type::GRAPHICS;
 use super::graphics_type::PER_DEVICE;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::gpu_choice::{Candidate, PerGpu};
-use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
+use vsgpu_core::requirement::{Implied, Needs, Restart, TakesEffect};
 use vsgpu_core::units::DriverVersion;
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, nvidia_smi};
 
@@ -132,7 +133,8 @@ impl Requirement for VgpuMode {
     const ABOUT: &'static str = "Sizes of time-sliced vGPUs on a GPU: SameSize or MixedSize (ESXi 8.0.3, vGPU 17)";
     const AFTER: &'static [&'static str] = &["vgpu-manager", "passthrough", "graphics-type"];
     const NEEDS: Needs = Needs::VmsOff;
-    const TAKES_EFFECT: TakesEffect = TakesEffect::AfterRestart("graphics");
+    const TAKES_EFFECT: TakesEffect = TakesEffect::AfterRestart(GRAPHICS.name);
+    const RESTARTS: &'static [Restart] = &[GRAPHICS];
     const SETTLE_SECS: u32 = 30;
     const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str = r#"{"A100": "MixedSize", "others": "SameSize"}"#;
@@ -187,6 +189,10 @@ impl Requirement for VgpuMode {
                 Verdict::met(words.into_iter().collect::<Vec<_>>().join(" / "))
             }
         }
+    }
+
+    fn gpus_named(spec: &PerGpu<Mode>) -> Vec<String> {
+        spec.named()
     }
 
     fn as_spec(fact: &VgpuModeFact) -> Option<PerGpu<Mode>> {

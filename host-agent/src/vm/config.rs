@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Subject, Unreadable, vim_cmd, vmx};
 
-/// What the host knows about one VM. Keys of the `.vmx` in lower case; only those we reason about.
+/// What the host knows about one VM. Keys of the `.vmx` in lower case; only those that somebody asks for.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct VmConfig {
     /// hostd's number.
@@ -24,13 +24,8 @@ pub struct VmConfig {
     /// Snapshots that the VM has.
     #[serde(default)]
     pub snapshots: usize,
-    /// Keys about memory, PCI devices and nested virtualization.
+    /// Keys that a requirement or a compatibility check reads.
     pub keys: BTreeMap<String, String>,
-}
-
-/// Keys that some requirement or constraint reasons about.
-fn concerns(key: &str) -> bool {
-    ["sched.mem.", "pcipassthru", "vhv.enable", "numa.nodeaffinity"].iter().any(|known| key.starts_with(known))
 }
 
 /// Finds the VM of the subject.
@@ -48,6 +43,9 @@ pub(crate) fn find(on: &Subject, seen: &Evidence) -> Result<VirtualMachine, Unre
 }
 
 impl VmConfig {
+    /// Keys that compatibility checks read. What a requirement reads, it says itself (`Requirement::VMX_KEYS`).
+    pub const KEYS: [&str; 2] = ["vhv.enable", "numa.nodeaffinity"];
+
     /// Effects that set keys of the `.vmx`: only while the VM is off, then hostd reads the file again.
     pub(crate) fn edit(&self, set: Vec<Edit>) -> Vec<Effect> {
         let id = self.vmid.to_string();
@@ -87,6 +85,8 @@ impl Fact for VmConfig {
         let vm = find(on, seen)?;
         let text = seen.file(&vm.vmx)?.ok_or_else(|| Unreadable::new(format!("{}: no such file", vm.vmx)))?;
         let all = vmx::read(text.as_bytes());
+        // Never all of them: `guestinfo` may hold passwords.
+        let wanted = |key: &str| on.vmx_keys.iter().chain(&Self::KEYS).any(|prefix| key.starts_with(prefix));
         let memory = all.get("memsize").and_then(|m| m.parse().ok());
         Ok(Self {
             vmid: vm.vmid,
@@ -95,7 +95,7 @@ impl Fact for VmConfig {
             // Only a warning rests on it: what cannot be read is none.
             snapshots: seen.stdout(&snapshots(vm.vmid)).map_or(0, vim_cmd::snapshots),
             hardware_version: all.get("virtualhw.version").and_then(|v| v.parse().ok()),
-            keys: all.into_iter().filter(|(key, _)| concerns(key)).collect(),
+            keys: all.into_iter().filter(|(key, _)| wanted(key)).collect(),
             vmx: vm.vmx,
         })
     }

@@ -29,6 +29,7 @@ impl Requirement for MemoryReserved {
         Implied { by: "passthrough", spec: |_| Some(serde_json::json!("all")) },
     ];
     const EXAMPLE: &'static str = r#""all""#;
+    const VMX_KEYS: &'static [&'static str] = &["sched.mem."];
     type Spec = Share;
     type Fact = VmConfig;
 

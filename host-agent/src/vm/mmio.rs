@@ -85,6 +85,7 @@ impl Requirement for Mmio {
         spec: |gpus| gpus.as_array().filter(|g| !g.is_empty()).map(|_| serde_json::json!({ "auto": gpus })),
     }];
     const EXAMPLE: &'static str = "512";
+    const VMX_KEYS: &'static [&'static str] = &["pcipassthru"];
     type Spec = MmioSpec;
     type Fact = VmDevices;
 

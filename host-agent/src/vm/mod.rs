@@ -1,22 +1,24 @@
 //! The list of what is known about one VM as its host sees it. A new requirement is a new file here and one line in `all`.
 
-mod clone_of;
-mod config;
-mod diagnosis;
-mod firmware;
-mod memory_reserved;
-mod mmio;
-mod passthrough;
-mod power;
-mod slots;
-mod vgpu;
+pub mod clone_of;
+pub mod config;
+pub mod diagnosis;
+pub mod firmware;
+pub mod memory_reserved;
+pub mod mmio;
+pub mod passthrough;
+pub mod power;
+pub mod slots;
+pub mod vgpu;
 
-pub use config::VmConfig;
-pub use mmio::{MmioSpec, window_gib};
-pub use passthrough::{VmDevices, VmGpu, settle_choices};
-pub use power::{DEFAULT_GRACE_SECS, PowerSpec, PowerState};
+pub use clone_of::{CloneOf, CloneSpec};
+pub use config::{VmConfig, VmPower};
+pub use memory_reserved::MemoryReserved;
+pub use mmio::{Mmio, MmioSpec, window_gib};
+pub use passthrough::{VmDevices, VmGpu, VmPassthrough, settle_choices};
+pub use power::{DEFAULT_GRACE_SECS, Power, PowerSpec, PowerState};
 pub use slots::{Slot, slots};
-pub use vgpu::{Profile, VgpuWish};
+pub use vgpu::{Profile, Vgpu, VgpuWish};
 
 use vsgpu_core::Scope::Vm;
 use vsgpu_core::{Catalogue, Entry, Requirement as _};

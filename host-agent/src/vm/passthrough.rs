@@ -252,6 +252,7 @@ impl Requirement for VmPassthrough {
     const SETTLE_SECS: u32 = 0;
     const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str = r#"["0000:3b:00.0", {"model": "A100", "count": 2}, {"dynamic": "10de:1eb8"}]"#;
+    const VMX_KEYS: &'static [&'static str] = &["pcipassthru"];
     type Spec = Vec<VmGpu>;
     type Fact = VmDevices;
 
@@ -315,6 +316,10 @@ impl Requirement for VmPassthrough {
             (None, true) => Verdict::met(wants),
             (None, false) => Verdict::unmet(is, wants, effects),
         }
+    }
+
+    fn gpus_given(spec: &Vec<VmGpu>) -> usize {
+        spec.iter().map(|gpu| gpu.count() as usize).sum()
     }
 
     fn as_spec(fact: &VmDevices) -> Option<Vec<VmGpu>> {

@@ -4,7 +4,7 @@ use super::config::{VmPower, state};
 use super::diagnosis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect, Taking};
+use vsgpu_core::requirement::{Deadline, Explained, Failure, Implied, Needs, TakesEffect, Taking};
 use vsgpu_core::{Command, Effect, Evidence, Probe, Requirement, Subject, Verdict};
 
 /// Seconds a guest may take to shut down.
@@ -30,6 +30,13 @@ pub struct PowerSpec {
     /// Whether the VM may be powered off hard after that time.
     #[serde(default)]
     pub hard_stop: bool,
+}
+
+impl PowerSpec {
+    /// With the times of every day, and no plug pulled.
+    pub fn new(state: PowerState) -> Self {
+        Self { state, grace_secs: DEFAULT_GRACE_SECS, within_secs: START_SECS, hard_stop: false }
+    }
 }
 
 fn default_start() -> u32 {
@@ -59,6 +66,7 @@ impl Requirement for Power {
     const SETTLE_SECS: u32 = 5;
     const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str = r#"{"state": "off", "grace-secs": 60}"#;
+    const IS_KEY: bool = false;
     type Spec = PowerSpec;
     type Fact = VmPower;
 
@@ -99,6 +107,10 @@ impl Requirement for Power {
         }
     }
 
+    fn deadline(spec: &PowerSpec) -> Deadline {
+        if spec.state == PowerState::On { Deadline::PowerOn } else { Deadline::PowerOff }
+    }
+
     fn taking(spec: &PowerSpec) -> Option<Taking> {
         Some(if spec.state == PowerState::Off { Taking::Takes } else { Taking::GivesBack })
     }
@@ -117,6 +129,6 @@ impl Requirement for Power {
             "off" => PowerState::Off,
             _ => return None,
         };
-        Some(PowerSpec { state, grace_secs: DEFAULT_GRACE_SECS, within_secs: START_SECS, hard_stop: false })
+        Some(PowerSpec::new(state))
     }
 }

@@ -143,6 +143,7 @@ impl Requirement for Vgpu {
     const SETTLE_SECS: u32 = 0;
     const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str = r#"["grid_p100-8q", {"profile": "nvidia_a100-40c", "params": {"enable_uvm": 1}}]"#;
+    const VMX_KEYS: &'static [&'static str] = &["pcipassthru"];
     type Spec = Vec<VgpuWish>;
     type Fact = VmConfig;
 
@@ -183,6 +184,10 @@ impl Requirement for Vgpu {
         }
         let wants = listed(spec.iter().map(|w| &w.profile.0));
         Verdict::unmet(with(listed(has.values()), &params_are), with(wants, &params_want), fact.edit(set))
+    }
+
+    fn gpus_given(spec: &Vec<VgpuWish>) -> usize {
+        spec.len()
     }
 
     fn as_spec(fact: &VmConfig) -> Option<Vec<VgpuWish>> {

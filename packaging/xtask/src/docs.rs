@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 use std::fmt::Write as _;
-use vsgpu::{catalogue, is_key};
+use vsgpu::catalogue;
 use vsgpu_core::requirement::{Needs, TakesEffect};
 use vsgpu_core::{Entry, Scope};
 use vsgpu_host_agent::host::MAINTENANCE_MODE;
@@ -54,7 +54,7 @@ fn of_entry(text: &mut String, entry: &Entry) {
     let mut line = |what: &str, value: &str| {
         let _ = writeln!(text, "- {what}: {value}");
     };
-    if is_key(entry) {
+    if entry.is_key {
         line("Example", &format!("`{}: {}`", entry.name, entry.example));
     } else {
         let own = if entry.name == MAINTENANCE_MODE {

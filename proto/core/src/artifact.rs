@@ -3,28 +3,23 @@
 
 use crate::text::{sentence, visible};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Folder of a guest in which artifacts are kept.
 pub const GUEST_FOLDER: &str = "/var/lib/vsgpu/artifacts";
 
-/// A file of the operator.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A file of the operator. One of which nothing but its path is known is written as that path.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Artifact {
-    /// Path on the operator's machine, relative to the fleet file. Also marks artifacts in a JSON document.
+    /// Path on the operator's machine, relative to the fleet file.
     pub artifact: String,
     /// SHA-256 in lower-case hex; filled in by the controller, checked if the fleet file states it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     /// Bytes; filled in by the controller.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
     /// What the file is; filled in by the controller from its content.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
     /// Names and versions the package itself states; filled in by the controller.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<Held>,
 }
 
@@ -101,22 +96,12 @@ pub fn is_plain(name: &str) -> bool {
     !name.is_empty() && name.len() <= 200 && !hidden && !name.contains(['/', '\\']) && visible(name) == name && !name.contains(['\n', '\t'])
 }
 
-/// Puts another artifact in the place of each that stands in a document; `None` leaves it.
-pub fn replace(value: &mut Value, with: &mut dyn FnMut(&Artifact) -> Option<Artifact>) {
-    match value {
-        Value::Object(map) if map.contains_key("artifact") => {
-            let found = serde_json::from_value::<Artifact>(Value::Object(map.clone())).ok().and_then(|a| with(&a));
-            if let Some(full) = found.and_then(|a| serde_json::to_value(a).ok()) {
-                *value = full;
-            }
-        }
-        Value::Object(map) => map.values_mut().for_each(|v| replace(v, with)),
-        Value::Array(items) => items.iter_mut().for_each(|v| replace(v, with)),
-        _ => {}
-    }
-}
-
 impl Artifact {
+    /// A file of which nothing but its path is known.
+    pub fn at(path: impl Into<String>) -> Self {
+        Self { artifact: path.into(), sha256: None, size: None, kind: None, holds: vec![] }
+    }
+
     /// Last part of the path.
     pub fn file_name(&self) -> &str {
         self.artifact.rsplit(['/', '\\']).next().unwrap_or(&self.artifact)
@@ -142,23 +127,35 @@ pub fn stored_path(datastore: Option<&str>, sha256: &str, file_name: &str) -> St
     }
 }
 
+/// As it is written where more than its path is known.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Long {
+    #[serde(alias = "file")]
+    artifact: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kind: Option<Kind>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    holds: Vec<Held>,
+}
+
+impl Serialize for Artifact {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        if *self == Self::at(self.artifact.as_str()) {
+            return out.serialize_str(&self.artifact);
+        }
+        let Self { artifact, sha256, size, kind, holds } = self.clone();
+        Long { artifact, sha256, size, kind, holds }.serialize(out)
+    }
+}
+
 impl<'de> Deserialize<'de> for Artifact {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         struct Visitor;
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Long {
-            #[serde(alias = "file")]
-            artifact: String,
-            #[serde(default)]
-            sha256: Option<String>,
-            #[serde(default)]
-            size: Option<u64>,
-            #[serde(default)]
-            kind: Option<Kind>,
-            #[serde(default)]
-            holds: Vec<Held>,
-        }
         impl<'de> serde::de::Visitor<'de> for Visitor {
             type Value = Artifact;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -168,7 +165,7 @@ impl<'de> Deserialize<'de> for Artifact {
                 if path.is_empty() {
                     return Err(E::custom("the path is empty"));
                 }
-                Ok(Artifact { artifact: path.into(), sha256: None, size: None, kind: None, holds: vec![] })
+                Ok(Artifact::at(path))
             }
             fn visit_map<M: serde::de::MapAccess<'de>>(self, map: M) -> Result<Artifact, M::Error> {
                 let Long { artifact, sha256, size, kind, holds } = Long::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;

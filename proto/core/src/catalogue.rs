@@ -1,10 +1,12 @@
 //! A requirement with its types erased, and the list of them. This is what lets the wire, the planner, the CLI and the
 //! metrics work for every requirement without naming one.
 
-use crate::artifact::Placed;
+use crate::artifact::{Artifact, Placed};
 use crate::effect::Probe;
 use crate::evidence::{Evidence, Unreadable};
-use crate::requirement::{Cost, Explained, Fact, Failure, Implied, Needs, Requirement, Scope, Subject, TakesEffect, Taking, Verdict};
+use crate::requirement::{
+    Cost, Deadline, Explained, Fact, Failure, Implied, Needs, Requirement, Restart, Scope, Subject, TakesEffect, Taking, Verdict,
+};
 use crate::suggest::nearest;
 use crate::text::without_passwords_in;
 use serde::de::DeserializeOwned;
@@ -19,6 +21,8 @@ pub struct FactEntry {
     pub about: &'static str,
     /// What it is about.
     pub scope: Scope,
+    /// See `Requirement::VMX_KEYS`.
+    pub vmx_keys: &'static [&'static str],
     /// `Fact::probes`.
     pub probes: fn(&Subject, &Evidence) -> Vec<Probe>,
     /// `Fact::parse`, as JSON.
@@ -35,7 +39,7 @@ impl FactEntry {
             without_passwords_in(&mut fact);
             Ok(fact)
         }
-        Self { name: F::NAME, about: F::ABOUT, scope, probes: F::probes, parse: parse::<F> }
+        Self { name: F::NAME, about: F::ABOUT, scope, vmx_keys: &[], probes: F::probes, parse: parse::<F> }
     }
 }
 
@@ -53,6 +57,9 @@ pub struct SpecError {
     /// The nearest of these.
     pub suggestion: Option<String>,
 }
+
+/// Gives the artifact that takes another one's place, if there is one.
+pub type Replacement<'a> = dyn FnMut(&Artifact) -> Option<Artifact> + 'a;
 
 /// A requirement with its types erased.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +94,10 @@ pub struct Entry {
     pub example: &'static str,
     /// Its fact.
     pub fact: FactEntry,
+    /// See `Requirement::IS_KEY`.
+    pub is_key: bool,
+    /// See `Requirement::RESTARTS`.
+    pub restarts: &'static [Restart],
     /// JSON Schema of the spec.
     pub schema: fn() -> Value,
     /// Reads a spec and gives it back in its full form.
@@ -95,8 +106,20 @@ pub struct Entry {
     pub check: fn(&Value, &Value) -> Result<Verdict, String>,
     /// `Requirement::as_spec` on JSON.
     pub as_spec: fn(&Value) -> Result<Option<Value>, String>,
-    /// `Requirement::files` on JSON.
+    /// A spec in a few words, where nothing is known of its fact.
+    pub shown: fn(&Value) -> String,
+    /// `Requirement::deadline` on JSON.
+    pub deadline: fn(&Value) -> Deadline,
+    /// The files of a spec, and where they are kept.
     pub files: fn(&Value) -> Vec<Placed>,
+    /// The spec with another artifact in the place of each for which there is one; `None` where nothing changes.
+    pub with_artifacts: fn(&Value, &mut Replacement<'_>) -> Option<Value>,
+    /// `Requirement::gpus_named` on JSON.
+    pub gpus_named: fn(&Value) -> Vec<String>,
+    /// `Requirement::gpus_given` on JSON.
+    pub gpus_given: fn(&Value) -> usize,
+    /// `Requirement::expect_gpus` on JSON; `None` where nothing changes.
+    pub expecting_gpus: fn(&Value, u32) -> Option<Value>,
 }
 
 impl Entry {
@@ -131,7 +154,43 @@ impl Entry {
             spec.map(|s| serde_json::to_value(s).map_err(|e| e.to_string())).transpose()
         }
         fn files<R: Requirement>(spec: &Value) -> Vec<Placed> {
-            typed::<R::Spec>("spec", spec).map(|s| R::files(&s)).unwrap_or_default()
+            let Ok(mut spec) = typed::<R::Spec>("spec", spec) else { return vec![] };
+            let datastore = R::datastore(&spec);
+            let placed = |artifact: &mut Artifact| Placed { artifact: artifact.clone(), datastore: datastore.clone() };
+            R::artifacts_mut(&mut spec).into_iter().map(placed).collect()
+        }
+        fn with_artifacts<R: Requirement>(spec: &Value, with: &mut Replacement<'_>) -> Option<Value> {
+            let mut spec = typed::<R::Spec>("spec", spec).ok()?;
+            let mut changed = false;
+            for artifact in R::artifacts_mut(&mut spec) {
+                if let Some(other) = with(artifact) {
+                    *artifact = other;
+                    changed = true;
+                }
+            }
+            serde_json::to_value(spec).ok().filter(|_| changed)
+        }
+        fn gpus_named<R: Requirement>(spec: &Value) -> Vec<String> {
+            typed::<R::Spec>("spec", spec).map(|s| R::gpus_named(&s)).unwrap_or_default()
+        }
+        fn gpus_given<R: Requirement>(spec: &Value) -> usize {
+            typed::<R::Spec>("spec", spec).map_or(0, |s| R::gpus_given(&s))
+        }
+        fn expecting_gpus<R: Requirement>(spec: &Value, count: u32) -> Option<Value> {
+            let mut other = typed::<R::Spec>("spec", spec).ok()?;
+            R::expect_gpus(&mut other, count);
+            serde_json::to_value(other).ok().filter(|other| other != spec)
+        }
+        fn shown<R: Requirement>(spec: &Value) -> String {
+            let version = files::<R>(spec).iter().find_map(|placed| placed.artifact.version().map(String::from));
+            match (spec, version) {
+                (Value::String(text), _) => text.clone(),
+                (_, Some(version)) => version,
+                _ => "as wished".into(),
+            }
+        }
+        fn deadline<R: Requirement>(spec: &Value) -> Deadline {
+            typed::<R::Spec>("spec", spec).map_or(Deadline::Step, |s| R::deadline(&s))
         }
         fn settle_secs<R: Requirement>(spec: &Value) -> u32 {
             typed::<R::Spec>("spec", spec).map_or(R::SETTLE_SECS, |s| R::settle_secs(&s))
@@ -160,15 +219,34 @@ impl Entry {
             settle_secs: settle_secs::<R>,
             implied_by: R::IMPLIED_BY,
             example: R::EXAMPLE,
-            fact: FactEntry::of::<R::Fact>(scope),
+            fact: FactEntry { vmx_keys: R::VMX_KEYS, ..FactEntry::of::<R::Fact>(scope) },
+            is_key: R::IS_KEY,
+            restarts: R::RESTARTS,
             schema: schema::<R>,
             read_spec: read_spec::<R>,
             check: check::<R>,
             as_spec: as_spec::<R>,
+            shown: shown::<R>,
+            deadline: deadline::<R>,
             files: files::<R>,
+            with_artifacts: with_artifacts::<R>,
+            gpus_named: gpus_named::<R>,
+            gpus_given: gpus_given::<R>,
+            expecting_gpus: expecting_gpus::<R>,
         }
     }
 }
+
+/// Judges a spec by its fact, as it was observed: the one wording for a fact that is not there or cannot be read.
+pub fn judge<V: std::borrow::Borrow<Value>>(entry: &Entry, spec: &Value, fact: Option<&Result<V, Unreadable>>) -> Verdict {
+    match fact {
+        Some(Ok(fact)) => (entry.check)(spec, fact.borrow()).unwrap_or_else(|why| Verdict::blocked(why, ONE_VERSION)),
+        Some(Err(unreadable)) => Verdict::blocked(unreadable.to_string(), "mend that first; `vsgpu facts` shows what was printed"),
+        None => Verdict::blocked(format!("the agent did not answer for `{}`", entry.fact.name), ONE_VERSION),
+    }
+}
+
+const ONE_VERSION: &str = "controller and agent should be of one version";
 
 /// Turns serde's words into ours: what was found, what would be right, and the nearest of it.
 fn explain(root: &Value, error: &serde_path_to_error::Error<serde_json::Error>) -> SpecError {
@@ -221,15 +299,20 @@ impl Catalogue {
         self.entries.iter().filter(move |e| e.scope == scope)
     }
 
-    /// All facts of one scope, each once.
+    /// All facts of one scope. One that several requirements read is there for each of them: `execute::observe` reads it once.
     pub fn facts(&self, scope: Scope) -> Vec<FactEntry> {
-        let mut facts: Vec<FactEntry> = vec![];
         let own = self.entries.iter().map(|e| e.fact).chain(self.extra_facts.iter().copied());
-        for fact in own.filter(|f| f.scope == scope) {
-            if facts.iter().all(|f| f.name != fact.name) {
-                facts.push(fact);
+        own.filter(|f| f.scope == scope).collect()
+    }
+
+    /// All restarts, each once.
+    pub fn restarts(&self) -> Vec<Restart> {
+        let mut all: Vec<Restart> = vec![];
+        for restart in self.entries.iter().flat_map(|e| e.restarts) {
+            if all.iter().all(|known| known.name != restart.name) {
+                all.push(*restart);
             }
         }
-        facts
+        all
     }
 }

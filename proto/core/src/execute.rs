@@ -12,7 +12,7 @@ use crate::effect::{Command, Effect, Probe};
 use crate::evidence::{Answer, Evidence, Unreadable, head};
 use crate::packages::Packages;
 use crate::planted::{Bug, planted};
-use crate::requirement::{Explained, Failure, Needs, Subject, TakesEffect, Verdict};
+use crate::requirement::{Explained, Fact, Failure, Needs, Subject, TakesEffect, Verdict};
 use crate::system::{Ended, Holder, KEEP_MODE, Output, System, Trouble};
 use crate::text::hides;
 use crate::{esxcli, lines, vim_cmd, vmx};
@@ -30,6 +30,11 @@ const HEAD_LIMIT: usize = 4 << 10;
 /// Facts by name; one that could not be read is its own error entry.
 pub type Facts = BTreeMap<String, Result<Value, Unreadable>>;
 
+/// A fact that could be read, with its type.
+pub fn typed<F: Fact>(facts: &Facts) -> Option<F> {
+    F::deserialize(facts.get(F::NAME)?.as_ref().ok()?).ok()
+}
+
 /// Facts as the JSON object that `facts -o json` prints: an unreadable one is `{"error": {...}}`.
 pub fn facts_as_json<N: AsRef<str>, V: std::borrow::Borrow<Value>>(facts: &BTreeMap<N, Result<V, Unreadable>>) -> Value {
     let value = |fact: &Result<V, Unreadable>| match fact {
@@ -42,8 +47,13 @@ pub fn facts_as_json<N: AsRef<str>, V: std::borrow::Borrow<Value>>(facts: &BTree
 /// Looks at a machine for these facts. Distinct probes run once, concurrently; a failure is kept per fact.
 pub fn observe(system: &dyn System, on: &Subject, facts: &[FactEntry]) -> Facts {
     let mut seen = Evidence::default();
-    look(system, &mut seen, |seen| facts.iter().flat_map(|f| (f.probes)(on, seen)).collect());
-    facts.iter().map(|f| (f.name.to_string(), (f.parse)(on, &seen))).collect()
+    let mut asked: BTreeMap<&str, (&FactEntry, Subject)> = BTreeMap::new();
+    for fact in facts {
+        let (_, on) = asked.entry(fact.name).or_insert_with(|| (fact, on.clone()));
+        on.vmx_keys.extend(fact.vmx_keys);
+    }
+    look(system, &mut seen, |seen| asked.values().flat_map(|(fact, on)| (fact.probes)(on, seen)).collect());
+    asked.into_iter().map(|(name, (fact, on))| (name.to_string(), (fact.parse)(&on, &seen))).collect()
 }
 
 /// Asks in rounds, until nothing new is asked.

@@ -217,6 +217,14 @@ impl<T: Copy> PerGpu<T> {
         map.keys().map(String::as_str).filter(|key| !means(key)).collect()
     }
 
+    /// GPUs that its keys name.
+    pub fn named(&self) -> Vec<String> {
+        match self {
+            Self::One(_) => vec![],
+            Self::Each(map) => map.keys().filter(|key| *key != "others").cloned().collect(),
+        }
+    }
+
     /// For people: `on`, or `0000:5e:00.0 on, others off`.
     pub fn shown(&self, word: impl Fn(T) -> String) -> String {
         match self {

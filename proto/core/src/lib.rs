@@ -30,7 +30,7 @@ pub mod word_or;
 pub mod xml;
 
 pub use artifact::Artifact;
-pub use catalogue::{Catalogue, Entry, FactEntry};
+pub use catalogue::{Catalogue, Entry, FactEntry, judge};
 pub use effect::{Command, Effect, Probe};
 pub use evidence::{Evidence, Unreadable};
 pub use requirement::{Fact, Needs, Requirement, Scope, Subject, TakesEffect, Verdict};

@@ -2,7 +2,7 @@
 //! write to as well; and what it is was said by somebody over the wire. So right before the commands that use it, it is taken
 //! aside (`System::stage`), read there, compared with what the plan was made for, and the commands are given that very file.
 
-use crate::artifact::{Artifact, replace};
+use crate::artifact::Artifact;
 use crate::catalogue::Entry;
 use crate::effect::{Command, Effect};
 use crate::execute::Outcome;
@@ -43,7 +43,8 @@ impl<'a> Packages<'a> {
             })?;
             taken.aside.push((path.clone(), staged.instead.clone()));
             let truth = compared(&placed.artifact, &path, staged)?;
-            replace(&mut spec, &mut |artifact| (*artifact == placed.artifact).then(|| truth.clone()));
+            let known = (entry.with_artifacts)(&spec, &mut |artifact| (*artifact == placed.artifact).then(|| truth.clone()));
+            spec = known.unwrap_or(spec);
         }
         Ok((taken, spec))
     }

@@ -5,7 +5,7 @@
 //! list in that folder's `mod.rs`. Nothing else of the product changes; the simulator has to know its tools
 //! (`CONTRIBUTING.md` walks through it).
 
-use crate::artifact::Placed;
+use crate::artifact::Artifact;
 use crate::effect::{Effect, Probe};
 use crate::evidence::{Evidence, Unreadable};
 use crate::system::Output;
@@ -31,17 +31,31 @@ pub enum Scope {
 pub struct Subject {
     /// Display name of the VM.
     pub vm: Option<String>,
+    /// Prefixes of `.vmx` keys that the requirements ask for (`Requirement::VMX_KEYS`). `execute::observe` fills it in.
+    pub vmx_keys: Vec<&'static str>,
 }
 
 impl Subject {
     /// The node itself.
     pub fn node() -> Self {
-        Self { vm: None }
+        Self::default()
     }
 
     /// A VM on it.
     pub fn vm(name: &str) -> Self {
-        Self { vm: Some(name.into()) }
+        Self { vm: Some(name.into()), vmx_keys: vec![] }
+    }
+
+    /// A VM where one is named, else the node itself.
+    pub fn named(vm: Option<String>) -> Self {
+        Self { vm, vmx_keys: vec![] }
+    }
+
+    /// The same, asked by a requirement that reads these keys of the `.vmx`.
+    #[must_use]
+    pub fn with_vmx_keys(mut self, keys: &[&'static str]) -> Self {
+        self.vmx_keys.extend(keys);
+        self
     }
 }
 
@@ -67,6 +81,30 @@ pub enum TakesEffect {
     AfterRestart(&'static str),
     /// After a reboot of the node.
     AfterReboot,
+}
+
+/// A restart that makes changes active.
+#[derive(Clone, Copy, Debug)]
+pub struct Restart {
+    /// Its name, as `TakesEffect::AfterRestart` has it.
+    pub name: &'static str,
+    /// What restarts it.
+    pub effects: fn() -> Vec<Effect>,
+}
+
+/// Which of the fleet file's deadlines a change has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deadline {
+    /// That of any step.
+    Step,
+    /// Entering and leaving maintenance mode.
+    MaintenanceMode,
+    /// A VM's start, with its GPUs.
+    PowerOn,
+    /// A VM's shutdown.
+    PowerOff,
+    /// The installation of a driver.
+    DriverInstall,
 }
 
 /// What a change does to those who use the node or the VM.
@@ -237,6 +275,12 @@ pub trait Requirement {
     const IMPLIED_BY: &'static [Implied];
     /// A spec in JSON, for the documents and the tests.
     const EXAMPLE: &'static str;
+    /// Whether it is a key of the fleet file. The others are switched by the planner.
+    const IS_KEY: bool = true;
+    /// Prefixes, in lower case, of the `.vmx` keys that it reads: what a fact about the VM's configuration has to keep for it.
+    const VMX_KEYS: &'static [&'static str] = &[];
+    /// Restarts that it needs.
+    const RESTARTS: &'static [Restart] = &[];
     /// What is wanted.
     type Spec: Serialize + DeserializeOwned + JsonSchema;
     /// What is looked at.
@@ -269,8 +313,26 @@ pub trait Requirement {
     fn explain(_failure: &Failure, _on: &Subject, _seen: &Evidence) -> Option<Explained> {
         None
     }
-    /// Files that must be on the machine before the effects run.
-    fn files(_spec: &Self::Spec) -> Vec<Placed> {
+    /// Which deadline a change has.
+    fn deadline(_spec: &Self::Spec) -> Deadline {
+        Deadline::Step
+    }
+    /// The operator's files that the spec names. They are on the machine before the effects run.
+    fn artifacts_mut(_spec: &mut Self::Spec) -> Vec<&mut Artifact> {
         vec![]
     }
+    /// The host's datastore on which these files are kept.
+    fn datastore(_spec: &Self::Spec) -> Option<String> {
+        None
+    }
+    /// GPUs of a host that the spec names: addresses and models.
+    fn gpus_named(_spec: &Self::Spec) -> Vec<String> {
+        vec![]
+    }
+    /// How many GPUs and vGPUs the spec gives to a VM.
+    fn gpus_given(_spec: &Self::Spec) -> usize {
+        0
+    }
+    /// The VM gets so many GPUs: the spec of its guest expects as many, unless it says another number.
+    fn expect_gpus(_spec: &mut Self::Spec, _count: u32) {}
 }

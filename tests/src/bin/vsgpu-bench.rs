@@ -7,7 +7,7 @@ use serde_json::json;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use vsgpu::fleet::{Deadlines, Fleet, Guest, Host, NodeId, NodeKind, Vm, Wish};
+use vsgpu::fleet::{Deadlines, Fleet, Guest, Host, NodeId, NodeKind, Spec, Specs, Vm};
 use vsgpu::inventory::{Inventory, Seen};
 use vsgpu_proto::client::{Call, Connection, Fence, Operator, Target};
 use vsgpu_proto::traceparent::TraceParent;
@@ -321,7 +321,7 @@ impl Drop for Sshd {
 /// 1,000 hosts with two VMs each: 25 requirements per host.
 fn plan() {
     let catalogue = vsgpu::catalogue();
-    let wish = |kind: NodeKind, name: &str| {
+    let wanted = |kind: NodeKind, name: &str| {
         let entry = catalogue.find(kind.scope(), name).unwrap();
         // A fleet that the gate lets through: what is refused is not planned.
         let file = |artifact: &str, version: &str| json!({ "artifact": artifact, "sha256": "0".repeat(64), "size": 1, "holds": [{ "name": "x", "version": version }] });
@@ -337,12 +337,12 @@ fn plan() {
             "license" => json!({ "token": file(files::TOKEN_FILE, "1") }),
             _ => serde_json::from_str(entry.example).unwrap(),
         };
-        Wish { name: entry.name, spec: (entry.read_spec)(&spec).unwrap().into() }
+        Spec { requirement: entry.name, value: (entry.read_spec)(&spec).unwrap().into() }
     };
-    let of = |kind: NodeKind, names: &[&str]| names.iter().map(|n| wish(kind, n)).collect::<Vec<_>>();
-    let host_wishes = of(NodeKind::Host, &["vgpu-manager", "gpu-management-daemon", "graphics-type", "assignment-policy", "ecc"]);
-    let vm_wishes = of(NodeKind::Vm, &["firmware", "memory-reserved", "vgpu"]);
-    let guest_wishes =
+    let of = |kind: NodeKind, names: &[&str]| names.iter().map(|n| wanted(kind, n)).collect::<Specs>();
+    let host_specs = of(NodeKind::Host, &["vgpu-manager", "gpu-management-daemon", "graphics-type", "assignment-policy", "ecc"]);
+    let vm_specs = of(NodeKind::Vm, &["firmware", "memory-reserved", "vgpu"]);
+    let guest_specs =
         of(NodeKind::Guest, &["build-tools", "nouveau", "display-manager", "driver", "license", "cuda-toolkit", "cuda-proof"]);
     // What the lab's machines really answer, for every host and guest of the fleet.
     programs();
@@ -353,13 +353,13 @@ fn plan() {
         let folder = lab.machine(folder);
         let system = (agent.system)(std::sync::Arc::new(vsgpu_proto::posix::Posix::new(Some(folder.join("tools")), folder.join("root"))));
         let wishes = match kind {
-            NodeKind::Host => &host_wishes,
-            NodeKind::Vm => &vm_wishes,
-            NodeKind::Guest => &guest_wishes,
+            NodeKind::Host => &host_specs,
+            NodeKind::Vm => &vm_specs,
+            NodeKind::Guest => &guest_specs,
         };
-        let wishes: Vec<_> = wishes.iter().map(|w| (w.name.to_string(), (*w.spec).clone())).collect();
+        let wishes: Vec<_> = wishes.iter().map(|s| (s.requirement.to_string(), (*s.value).clone())).collect();
         // As `vsgpu plan` asks.
-        let asked = vsgpu::inventory::needed(&catalogue, kind, &wishes);
+        let asked = vsgpu::inventory::needed(catalogue, kind, &wishes);
         let mut facts = (agent.catalogue)().facts(kind.scope());
         facts.retain(|fact| asked.contains(&fact.name));
         Seen {
@@ -380,7 +380,7 @@ fn plan() {
                 let name = format!("vm-{n:04}-{v}");
                 inventory.nodes.insert(NodeId::new(NodeKind::Vm, &name), Ok(vm_seen.clone()));
                 inventory.nodes.insert(NodeId::new(NodeKind::Guest, &name), Ok(guest_seen.clone()));
-                let guest = Some(Guest { address: "a:1".into(), wishes: guest_wishes.clone() });
+                let guest = Some(Guest { address: "a:1".into(), specs: guest_specs.clone() });
                 vms.push(Vm {
                     vm_name: "vm-01".into(),
                     name,
@@ -390,11 +390,11 @@ fn plan() {
                     hard_stop: false,
                     expects: vec![],
                     taken_away: Default::default(),
-                    wishes: vm_wishes.clone(),
+                    specs: vm_specs.clone(),
                     guest,
                 });
             }
-            hosts.push(Host { name: host, address: "a:1".into(), cluster: None, wishes: host_wishes.clone() });
+            hosts.push(Host { name: host, address: "a:1".into(), cluster: None, specs: host_specs.clone() });
         }
         (
             Fleet {

@@ -16,8 +16,8 @@ pub use installer_log::{InstallerLog, installer_log};
 use super::driver_package;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::artifact::{Artifact, Held, Kind, Placed};
-use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
+use vsgpu_core::artifact::{Artifact, Held, Kind};
+use vsgpu_core::requirement::{Deadline, Explained, Failure, Implied, Needs, TakesEffect};
 use vsgpu_core::{Effect, Evidence, Probe, Requirement, Subject, Verdict, WordOr};
 
 /// Driver of a guest.
@@ -78,6 +78,10 @@ pub struct Signing {
 }
 
 impl Signing {
+    pub(crate) fn artifacts_mut(&mut self) -> [&mut Artifact; 2] {
+        [&mut self.key, &mut self.certificate]
+    }
+
     /// As nvidia-installer takes them.
     pub(crate) fn options(&self) -> [String; 2] {
         let option = |name: &str, file: &Artifact| format!("--module-signing-{name}={}", file.stored(None));
@@ -165,10 +169,14 @@ impl Requirement for Driver {
         Some(DriverSpec::Map(spec))
     }
 
-    fn files(spec: &DriverSpec) -> Vec<Placed> {
+    fn artifacts_mut(spec: &mut DriverSpec) -> Vec<&mut Artifact> {
         let DriverSpec::Map(spec) = spec else { return vec![] };
-        let signing = spec.signing.iter().flat_map(|s| [&s.key, &s.certificate]);
-        std::iter::once(&spec.package).chain(signing).map(|a| Placed { artifact: a.clone(), datastore: None }).collect()
+        let signing = spec.signing.iter_mut().flat_map(Signing::artifacts_mut);
+        std::iter::once(&mut spec.package).chain(signing).collect()
+    }
+
+    fn deadline(_: &DriverSpec) -> Deadline {
+        Deadline::DriverInstall
     }
 
     fn probes_after_failure(on: &Subject, seen: &Evidence) -> Vec<Probe> {

@@ -12,7 +12,7 @@ use gridd_log::{cause, is_clock};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use vsgpu_core::artifact::{Artifact, Placed};
+use vsgpu_core::artifact::Artifact;
 use vsgpu_core::knowledge::products::Product;
 use vsgpu_core::nvidia_smi::{self, is_licensed};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
@@ -377,8 +377,8 @@ impl Requirement for License {
         LicenseSpec::try_from(raw).ok()
     }
 
-    fn files(spec: &LicenseSpec) -> Vec<Placed> {
-        spec.token.iter().map(|token| Placed { artifact: token.clone(), datastore: None }).collect()
+    fn artifacts_mut(spec: &mut LicenseSpec) -> Vec<&mut Artifact> {
+        spec.token.iter_mut().collect()
     }
 
     fn settle_secs(spec: &LicenseSpec) -> u32 {
