@@ -4,6 +4,7 @@ use crate::catalogue;
 use crate::fleet::{Deadlines, NodeKind};
 use crate::rollout::Strategy;
 use serde_json::{Map, Value, json};
+use vsgpu_host_agent::vm::POWER;
 
 /// A schema without references: inside another one they would lead nowhere.
 fn inline<T: schemars::JsonSchema>() -> Value {
@@ -46,7 +47,7 @@ pub fn schema() -> Value {
                 "vm-name",
                 json!({ "type": "string", "description": "Display name in vSphere, if it is not the key; {name} and {n} are filled in" }),
             ),
-            ("power", json!({ "enum": ["on", "off"] })),
+            (POWER, json!({ "enum": ["on", "off"] })),
             ("shutdown-secs", json!({ "type": "integer", "minimum": 0, "description": "Seconds for the guest to shut down" })),
             ("hard-stop", json!({ "type": "boolean", "description": "Whether the VM may be powered off hard after that" })),
             (

@@ -13,13 +13,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vsgpu_core::{Artifact, Catalogue};
-use vsgpu_host_agent::vm::{DEFAULT_GRACE_SECS, PowerState};
+use vsgpu_host_agent::vm::{DEFAULT_GRACE_SECS, POWER, PowerState};
 
 const MAX_FILE: u64 = 16 << 20;
 const DEFAULT_PORT: u16 = 7443;
 /// Keys that are no requirements.
 const HOST_KEYS: [&str; 2] = ["address", "cluster"];
-const VM_KEYS: [&str; 7] = ["host", "vm-name", "power", "shutdown-secs", "hard-stop", "expects", "guest"];
+const VM_KEYS: [&str; 7] = ["host", "vm-name", POWER, "shutdown-secs", "hard-stop", "expects", "guest"];
 const GUEST_KEYS: [&str; 1] = ["address"];
 const TOP_KEYS: [&str; 8] = ["version", "pki", "driver-catalogue", "deadlines", "rollout", "defaults", "hosts", "vms"];
 
@@ -239,7 +239,7 @@ impl Reader {
             };
             let vm_name =
                 find("vm-name").and_then(|node| self.text(&name, node)).map_or(name.clone(), |text| filled(&text, &name, &number));
-            let power = find("power").and_then(|node| self.typed::<PowerState>(&name, "power", node));
+            let power = find(POWER).and_then(|node| self.typed::<PowerState>(&name, POWER, node));
             let shutdown_secs =
                 find("shutdown-secs").and_then(|node| self.typed(&name, "shutdown-secs", node)).unwrap_or(DEFAULT_GRACE_SECS);
             let hard_stop = find("hard-stop").and_then(|node| self.typed(&name, "hard-stop", node)).unwrap_or(false);

@@ -157,9 +157,7 @@ fn look(node: &Node) {
     let wishes = node.wishes.lock().map(|w| w.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
     let of_vms = vms.into_iter().map(|vm| {
         let named = |e: &&vsgpu_core::Entry| wishes.iter().any(|key| key.rsplit_once('/') == Some((vm.as_str(), e.name)));
-        let mut facts: Vec<_> = node.catalogue.of(Scope::Vm).filter(named).map(|e| e.fact).collect();
-        facts.sort_by_key(|f| f.name);
-        facts.dedup_by_key(|f| f.name);
+        let facts: Vec<_> = node.catalogue.of(Scope::Vm).filter(named).map(|e| e.fact).collect();
         let facts = execute::observe(node.system.as_ref(), &Subject::vm(&vm), &facts);
         (vm, facts)
     });

@@ -107,6 +107,39 @@ fn one_place_starts_processes_prints_and_exits() {
     }
 }
 
+/// Words that are also the name of a requirement or a fact, and mean something else there.
+const HOMONYMS: [(&str, &[&str], &str); 10] = [
+    ("proto/core/src/knowledge/gpus.rs", &["mig"], "a column of a table"),
+    ("proto/src/package.rs", &["acceptance-level", "cuda-toolkit"], "what a package calls itself"),
+    ("proto/src/metrics.rs", &["driver", "ecc", "mig"], "labels of a metric"),
+    ("controller/src/hold.rs", &["maintenance-mode"], "a hold"),
+    ("controller/src/planner/left.rs", &["maintenance-mode"], "the code of an error"),
+    ("controller/src/constraints/mod.rs", &["clock"], "a compatibility check"),
+    ("controller/src/render/readiness.rs", &["passthrough"], "head of a column"),
+    ("controller/src/render/report.rs", &["license", "gpus", "driver"], "keys of `verify -o json`"),
+    ("controller/src/cli/plan.rs", &["gpus"], "a key of `plan -o json`"),
+    ("packaging/xtask/src", &["acceptance-level", "esx-version", "maintenance-mode"], "elements of a VIB's descriptor"),
+];
+
+#[test]
+fn requirements_and_facts_are_named_by_their_types() {
+    let catalogue = vsgpu::catalogue();
+    let facts = catalogue.extra_facts.iter().chain(catalogue.entries.iter().map(|e| &e.fact)).map(|f| f.name);
+    let names: std::collections::BTreeSet<&str> = catalogue.entries.iter().map(|e| e.name).chain(facts).collect();
+    let mut wrong = vec![];
+    for (path, text) in ["proto/src", "proto/core/src", "controller/src", "packaging/xtask/src"].into_iter().flat_map(sources) {
+        let text = code(text.split("#[cfg(test)]").next().unwrap_or_default());
+        // Between two quotes of one line: names have no quotes in them.
+        for literal in text.lines().flat_map(|line| line.split('"').skip(1).step_by(2)) {
+            let meant = HOMONYMS.iter().any(|(place, words, _)| path.starts_with(place) && words.contains(&literal));
+            if names.contains(literal) && !meant {
+                wrong.push(format!("{}: \"{literal}\"", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "a literal names a requirement or a fact: use its type\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn no_file_is_longer_than_a_head_can_hold() {
     for (path, text) in product().into_iter().chain(sources("tests")) {

@@ -3,8 +3,10 @@
 
 use super::Finding;
 use super::combination::Room;
+use vsgpu_core::Requirement as _;
 use vsgpu_core::gpu_choice::{Candidate, GpuChoice};
 use vsgpu_core::knowledge::{Basis, gpus};
+use vsgpu_host_agent::host::Passthrough;
 
 pub(super) fn check(room: &Room) -> Vec<Finding> {
     room.named.iter().filter_map(|(key, name)| one(room, key, name)).collect()
@@ -43,7 +45,7 @@ fn one(room: &Room, key: &str, name: &str) -> Option<Finding> {
         let has = if all.is_empty() { "no NVIDIA GPU".to_string() } else { all.join(", ") };
         return Some(of_host(format!("`{key}` names `{name}`, which this host does not have; it has {has}"), basis(), None));
     }
-    (key != "passthrough" && there.iter().all(|g| g.given)).then(|| {
+    (key != Passthrough::NAME && there.iter().all(|g| g.given)).then(|| {
         let nearest = Some(format!("take it out of `{key}`, or out of `passthrough` of {}", room.host));
         of_host(
             format!("`{key}` names `{name}`, which is given away by `passthrough`: the host's driver does not hold it"),

@@ -1,5 +1,6 @@
 //! Compiler, make and the headers of the running kernel, without which the driver's kernel module cannot be built.
 
+use super::driver::spec::wanted;
 use super::family;
 use super::system::{OS_RELEASE, kernel, os_release};
 use schemars::JsonSchema;
@@ -85,7 +86,7 @@ impl Requirement for BuildTools {
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
     const IMPLIED_BY: &'static [Implied] =
-        &[Implied { by: "driver", spec: |driver| driver.is_object().then(|| serde_json::json!("present")) }];
+        &[Implied { by: "driver", spec: |driver| wanted(driver).map(|_| serde_json::json!(Wish::Present)) }];
     const EXAMPLE: &'static str = r#""present""#;
     type Spec = BuildToolsSpec;
     type Fact = BuildToolsFact;

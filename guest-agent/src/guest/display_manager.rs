@@ -1,6 +1,7 @@
 //! The display manager stopped, and kept from starting with the machine: a running X server holds the GPU and the
 //! driver's installer refuses to work beside it.
 
+use super::driver::spec::wanted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
@@ -61,7 +62,7 @@ impl Requirement for DisplayManager {
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 30;
     const IMPLIED_BY: &'static [Implied] =
-        &[Implied { by: "driver", spec: |driver| driver.is_object().then(|| serde_json::json!("stopped")) }];
+        &[Implied { by: "driver", spec: |driver| wanted(driver).map(|_| serde_json::json!(Wish::Stopped)) }];
     const EXAMPLE: &'static str = r#""stopped""#;
     type Spec = Wish;
     type Fact = DisplayManagerFact;

@@ -1,6 +1,7 @@
 //! Packages that bring a driver of their own are kept from being installed, by whatever rule or upgrade (facts: failures F18):
 //! `cuda` and `cuda-drivers` would replace the driver that fits the host. Toolkits without a driver stay free.
 
+use super::driver::spec::wanted;
 use super::family;
 use super::system::{OS_RELEASE, os_release};
 use schemars::JsonSchema;
@@ -49,7 +50,7 @@ impl Requirement for DriverHeld {
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
     const IMPLIED_BY: &'static [Implied] =
-        &[Implied { by: "driver", spec: |driver| driver.is_object().then(|| serde_json::json!("held")) }];
+        &[Implied { by: "driver", spec: |driver| wanted(driver).map(|_| serde_json::json!(Wish::Held)) }];
     const EXAMPLE: &'static str = r#""held""#;
     type Spec = Wish;
     type Fact = DriverHeldFact;

@@ -1,6 +1,7 @@
 //! The driver's package before it is used: whole, for this machine, and asked which options it takes. What an installer can do
 //! differs from version to version: it is asked once, and its answer is kept beside it.
 
+use super::driver::spec::wanted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -135,7 +136,7 @@ impl Requirement for DriverPackage {
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
     const IMPLIED_BY: &'static [Implied] =
-        &[Implied { by: "driver", spec: |driver| Some(serde_json::json!({ "package": driver.get("package")? })) }];
+        &[Implied { by: "driver", spec: |driver| Some(serde_json::json!(DriverPackageSpec { package: wanted(driver)?.package })) }];
     const EXAMPLE: &'static str = r#"{"package": "files/NVIDIA-Linux-x86_64-535.183.01-grid.run"}"#;
     type Spec = DriverPackageSpec;
     type Fact = DriverPackageFact;

@@ -1,6 +1,7 @@
 //! The GPUs that the VM was given are on the guest's PCI bus, and their BAR1 is mapped. Only looked at: what is wrong here is
 //! wrong in the VM's or the host's settings, and no driver would come up (facts: failures F2).
 
+use super::driver::spec::wanted;
 use super::system::{PciGpu, PciGpus};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -59,7 +60,7 @@ impl Requirement for GpuOnBus {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: &'static [Implied] = &[Implied { by: "driver", spec: |driver| driver.is_object().then(|| serde_json::json!({})) }];
+    const IMPLIED_BY: &'static [Implied] = &[Implied { by: "driver", spec: |driver| wanted(driver).map(|_| serde_json::json!({})) }];
     const EXAMPLE: &'static str = r#"{"at-least": 2}"#;
     type Spec = GpuOnBusSpec;
     type Fact = GpuOnBusFact;

@@ -2,7 +2,8 @@
 //! With DKMS its own hooks do that, where the new kernel's headers are there; this looks whether they did.
 
 use super::dkms::{self, DkmsModule};
-use super::driver::{Signing, module_version};
+use super::driver::module_version;
+use super::driver::spec::{PackageSpec, Signing, wanted};
 use super::family;
 use super::system::{OS_RELEASE, kernel, os_release};
 use schemars::JsonSchema;
@@ -106,11 +107,8 @@ impl Fact for KernelUpdatesFact {
 }
 
 fn implied(driver: &serde_json::Value) -> Option<serde_json::Value> {
-    let mut spec = serde_json::json!({ "package": driver.get("package")? });
-    if let Some(signing) = driver.get("signing") {
-        spec["signing"] = signing.clone();
-    }
-    Some(spec)
+    let PackageSpec { package, signing, .. } = wanted(driver)?;
+    Some(serde_json::json!(KernelUpdatesSpec { package, signing }))
 }
 
 impl Requirement for KernelUpdates {

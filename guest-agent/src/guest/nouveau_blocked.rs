@@ -3,6 +3,7 @@
 //! The file is written twice, the second time with a last line that says the initramfs was rebuilt: a power cut in
 //! between is seen, and the rebuild is done again.
 
+use super::driver::spec::wanted;
 use super::family;
 use super::system::{OS_RELEASE, os_release};
 use schemars::JsonSchema;
@@ -70,7 +71,7 @@ impl Requirement for NouveauBlocked {
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
     const SETTLE_SECS: u32 = 0;
     const IMPLIED_BY: &'static [Implied] =
-        &[Implied { by: "driver", spec: |driver| driver.is_object().then(|| serde_json::json!("blocked")) }];
+        &[Implied { by: "driver", spec: |driver| wanted(driver).map(|_| serde_json::json!(Wish::Blocked)) }];
     const EXAMPLE: &'static str = r#""blocked""#;
     type Spec = Wish;
     type Fact = NouveauFact;

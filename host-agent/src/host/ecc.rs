@@ -2,6 +2,7 @@
 //! have it. `auto` does just that and otherwise leaves ECC as it is. Current and pending are kept apart.
 
 use super::esx::PciGpus;
+use super::packages::PackageWish;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::gpu_choice::{Candidate, PerGpu};
@@ -81,8 +82,8 @@ impl Fact for EccFact {
 
 /// `auto` has nothing to do from 9.0 on: it is only implied where the package's name does not rule an older release out.
 fn auto_for(manager: &serde_json::Value) -> Option<serde_json::Value> {
-    let file = manager["package"]["artifact"].as_str()?;
-    let newer = DriverVersion::in_name(file).is_some_and(|v| v.branch() >= FIRST_BRANCH_WITH_ECC);
+    let PackageWish::Map(manager) = PackageWish::deserialize(manager).ok()? else { return None };
+    let newer = DriverVersion::in_name(&manager.package.artifact).is_some_and(|v| v.branch() >= FIRST_BRANCH_WITH_ECC);
     (!newer).then(|| serde_json::json!("auto"))
 }
 

@@ -82,7 +82,7 @@ pub struct HostSummary {
 }
 
 impl HostSummary {
-    fn ask() -> Command {
+    pub(crate) fn ask() -> Command {
         Command::new("vim-cmd", ["hostsvc/hostsummary"])
     }
 }

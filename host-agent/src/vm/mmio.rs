@@ -82,7 +82,10 @@ impl Requirement for Mmio {
     const SETTLE_SECS: u32 = 0;
     const IMPLIED_BY: &'static [Implied] = &[Implied {
         by: "passthrough",
-        spec: |gpus| gpus.as_array().filter(|g| !g.is_empty()).map(|_| serde_json::json!({ "auto": gpus })),
+        spec: |gpus| {
+            let gpus = Vec::<VmGpu>::deserialize(gpus).ok().filter(|gpus| !gpus.is_empty())?;
+            Some(serde_json::json!(MmioSpec::Auto(gpus)))
+        },
     }];
     const EXAMPLE: &'static str = "512";
     const VMX_KEYS: &'static [&'static str] = &["pcipassthru"];

@@ -2,6 +2,7 @@
 
 pub mod clone_of;
 pub mod config;
+pub mod cpu_reserved;
 pub mod diagnosis;
 pub mod firmware;
 pub mod memory_reserved;
@@ -34,6 +35,7 @@ pub fn all() -> Catalogue {
             Entry::of::<clone_of::CloneOf>(Vm),
             Entry::of::<firmware::Firmware>(Vm),
             Entry::of::<memory_reserved::MemoryReserved>(Vm),
+            Entry::of::<cpu_reserved::CpuReserved>(Vm),
             Entry::of::<vgpu::Vgpu>(Vm),
             Entry::of::<passthrough::VmPassthrough>(Vm),
             Entry::of::<mmio::Mmio>(Vm),

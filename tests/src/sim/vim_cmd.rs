@@ -6,6 +6,10 @@ use super::vgpu_placement::Placement;
 use std::path::Path;
 use vsgpu_core::vmx;
 
+/// Speed of a core of the simulated hosts, and how many they have.
+const CPU_MHZ: u64 = 1996;
+const CPU_CORES: u64 = 8;
+
 fn fault(what: &str, name: &str, message: &str) -> Answer {
     Answer::fail(
         1,
@@ -27,7 +31,7 @@ pub fn run(folder: &Path, words: &[&str]) -> Answer {
             let mut machine = Machine::read(folder);
             let host = machine.esxi();
             Answer::ok(format!(
-                "Listsummary:\n\n(vim.host.Summary) {{\n   host = 'vim.HostSystem:ha-host', \n   runtime = (vim.host.RuntimeInfo) {{\n      connectionState = \"connected\", \n      inMaintenanceMode = {}, \n      bootTime = <unset>\n   }}, \n   rebootRequired = {}\n}}\n",
+                "Listsummary:\n\n(vim.host.Summary) {{\n   host = 'vim.HostSystem:ha-host', \n   hardware = (vim.host.Summary.HardwareSummary) {{\n      cpuMhz = {CPU_MHZ}, \n      numCpuPkgs = 1, \n      numCpuCores = {CPU_CORES}\n   }}, \n   runtime = (vim.host.RuntimeInfo) {{\n      connectionState = \"connected\", \n      inMaintenanceMode = {}, \n      bootTime = <unset>\n   }}, \n   rebootRequired = {}\n}}\n",
                 host.maintenance,
                 !host.staged.is_empty()
             ))
@@ -144,6 +148,16 @@ fn power_on(folder: &Path, vm: &Vm) -> Answer {
     }
     if host.maintenance {
         return fault(DO, "InvalidState", "The operation is not allowed in the current state.");
+    }
+    // Admission control: what is reserved by all that runs must be there.
+    let reserved = |keys: &std::collections::BTreeMap<String, String>| keys.get("sched.cpu.min").and_then(|n| n.parse().ok()).unwrap_or(0);
+    let others = host.vms.iter().filter(|other| other.on && other.vmid != vm.vmid).map(|other| {
+        let text = machine.text(&format!("/vmfs/volumes/{}/{}", other.datastore, other.file)).unwrap_or_default();
+        reserved(&vmx::read(text.as_bytes()))
+    });
+    if others.sum::<u64>() + reserved(&keys) > CPU_MHZ * CPU_CORES {
+        let why = "The available CPU resources in the parent resource pool are insufficient for the operation.";
+        return fault(DO, "InsufficientCpuResourcesFault", why);
     }
     let profiles = profiles(&keys);
     let whole = vsgpu_host_agent::vm::slots(&keys).values().any(|slot| slot.is_nvidia_gpu());
