@@ -2,7 +2,7 @@
 //! the README with what to do. `vsgpu apply` looks at a held node again by itself, except where going on could do harm:
 //! then a person says `vsgpu release` first.
 
-use crate::fleet::NodeId;
+use crate::node::NodeId;
 use serde::{Deserialize, Serialize};
 
 /// Why a node is held.

@@ -61,8 +61,8 @@ fn world(name: &str) -> World {
         files::CUDA_12_2
     );
     lab.write_fleet(&text);
-    let mut fleet = vsgpu::spec::read(&lab.folder.join("fleet.yaml")).unwrap();
-    vsgpu::spec::resolve(&mut fleet).unwrap();
+    let mut fleet = vsgpu::fleet::file::read(&lab.folder.join("fleet.yaml")).unwrap();
+    vsgpu::fleet::file::resolve(&mut fleet).unwrap();
     let (host, guest) = (lab.machine("esx-01"), lab.machine("vm-01"));
     for (id, spec) in fleet.specs().iter().flat_map(|(id, specs)| specs.iter().map(move |spec| (id, spec))) {
         let entry = vsgpu::catalogue().find(id.kind.scope(), spec.requirement).unwrap();
@@ -94,20 +94,20 @@ fn road(world: &World) -> Vec<(Entry, Subject, PathBuf, Value)> {
     add(Scope::Vm, "power", json!({ "state": "off" }));
     add(Scope::Host, "maintenance-mode", json!({ "state": "on" }));
     for (id, specs) in &all_specs {
-        if id.kind == vsgpu::fleet::NodeKind::Host {
+        if id.kind == vsgpu::node::NodeKind::Host {
             specs.iter().for_each(|s| add(Scope::Host, s.requirement, (*s.value).clone()));
         }
     }
     add(Scope::Host, "maintenance-mode", json!({ "state": "off" }));
     for (id, specs) in &all_specs {
-        if id.kind == vsgpu::fleet::NodeKind::Vm {
+        if id.kind == vsgpu::node::NodeKind::Vm {
             specs.iter().for_each(|s| add_to(&id.name, Scope::Vm, s.requirement, (*s.value).clone()));
         }
     }
     let mut add = |scope, name: &str, spec| add_to("vm-01", scope, name, spec);
     add(Scope::Vm, "power", json!({ "state": "on" }));
     for (id, specs) in &all_specs {
-        if id.kind == vsgpu::fleet::NodeKind::Guest {
+        if id.kind == vsgpu::node::NodeKind::Guest {
             specs.iter().for_each(|s| add(Scope::Guest, s.requirement, (*s.value).clone()));
         }
     }

@@ -64,7 +64,7 @@ fn stored_formats_still_read() {
     let run = journal::latest(&formats).unwrap().unwrap();
     assert_eq!((run.number, run.status.plan.version, run.status.steps.len()), (1, 2, run.status.plan.steps.len()));
     assert!(run.status.steps.iter().all(|s| matches!(s, journal::StepState::Done { .. })) && run.status.ended.is_some());
-    assert!(run.status.leftovers().in_maintenance.is_empty() && run.damage.is_none());
+    assert!(vsgpu::journal::outstanding(&run.status).in_maintenance.is_empty() && run.damage.is_none());
     // The same plan, through the file of `plan --out`.
     let plan: vsgpu::plan::Plan = serde_json::from_str(&serde_json::to_string(&run.status.plan).unwrap()).unwrap();
     assert_eq!(plan, run.status.plan);
@@ -86,9 +86,10 @@ fn the_quick_start_is_right() {
     let blocks: Vec<&str> = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert_eq!(blocks.len(), 4);
     for block in blocks {
-        let mut fleet = vsgpu::spec::from_text(std::path::Path::new("fleet.yaml"), block).unwrap_or_else(|e| panic!("{e:?}\n{block}"));
-        vsgpu::spec::versions_from_file_names(&mut fleet);
-        let errors = vsgpu::constraints::judge(&fleet, None).errors;
+        let mut fleet =
+            vsgpu::fleet::file::from_text(std::path::Path::new("fleet.yaml"), block).unwrap_or_else(|e| panic!("{e:?}\n{block}"));
+        vsgpu::fleet::file::versions_from_file_names(&mut fleet);
+        let errors = vsgpu::compat::judge(&fleet, None).errors;
         assert!(errors.is_empty(), "{errors:?}\n{block}");
     }
 }

@@ -1,14 +1,15 @@
 //! `vsgpu abort --adopt HOST`: a run whose controller or records are gone left a host in maintenance mode, or VMs shut down. What its
 //! agent kept of that is taken over, and given back by a run of our own.
 
-use super::walk::Walk;
-use super::{Ended, block_on, now, operator};
+use crate::cli::global::{Ended, block_on, now, operator};
+use crate::cli::run::Walk;
 use crate::error::{Error, Kind};
-use crate::fleet::{Fleet, NodeId, NodeKind};
-use crate::inventory::{self, Scope};
+use crate::fleet::Fleet;
+use crate::fleet::range::nearest;
+use crate::inventory::{self, Scope, acquired};
 use crate::journal::{self, Folder};
-use crate::planner::left;
-use crate::range::nearest;
+use crate::node::{NodeId, NodeKind};
+use crate::plan::{adopt, still_taken};
 use crate::render::Printer;
 
 pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> Ended {
@@ -30,7 +31,7 @@ pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> En
         return Err(one(error.code("unfinished-run").hint(first).hint(beside)));
     }
     let operator = operator(fleet)?;
-    let own = super::leftovers(fleet)?;
+    let own = crate::cli::global::leftovers(fleet)?;
     let wanted = |id: &NodeId| id.kind == NodeKind::Host && (id.name == host || own.concern(fleet, &id.name));
     let inventory = block_on(inventory::gather(fleet, &operator, Scope::Wished, &wanted))?;
     let node = NodeId::new(NodeKind::Host, host);
@@ -39,18 +40,18 @@ pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> En
         Some(Err(error)) => return Err(one(error.clone())),
         None => return Err(one(Error::new(Kind::Internal, format!("{host} was not asked")))),
     };
-    let lefts = left::of_host(host, &seen.taken, seen.holder.as_ref());
-    let adoption = left::adopt(fleet, &inventory, host).beside(left::still_taken(fleet, &inventory, own));
+    let lefts = acquired::of_host(host, &seen.taken, seen.holder.as_ref());
+    let adoption = adopt::adopt(fleet, &inventory, host).beside(still_taken(fleet, &inventory, own));
     if adoption.plan.steps.is_empty() {
         if !lefts.is_empty() {
-            left::told(&lefts, now()).iter().for_each(|told| printer.note(told));
+            acquired::told(&lefts, now()).iter().for_each(|told| printer.note(told));
             let error = Error::new(Kind::Usage, format!("{host}: the fleet file wants `power: off` for all that was shut down there"));
             return Err(one(error.code("nothing-left").hint("nothing was changed; take `power: off` out, and they are started")));
         }
         let error = Error::new(Kind::Usage, format!("no run has taken anything of {host}, as far as its agent knows")).code("nothing-left");
         return Err(one(error.hint("`vsgpu facts` shows how it is; what somebody did by hand is theirs to undo")));
     }
-    left::told(&lefts, now()).iter().for_each(|told| printer.note(told));
+    acquired::told(&lefts, now()).iter().for_each(|told| printer.note(told));
     if let Some((busy, who)) = lefts.iter().find_map(|left| Some((left, left.at_work.as_ref()?))) {
         let error = Error::new(Kind::Blocked, format!("{host}: {who} works on it now; nothing was changed")).code("taken-over");
         return Err(one(busy.advice().into_iter().fold(error, Error::hint)));

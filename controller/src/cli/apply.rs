@@ -1,7 +1,7 @@
 //! `vsgpu apply`: walks the plan. An unfinished run is gone on with first, and that is said.
 
-use super::walk::Walk;
-use super::{Chosen, Ended, FleetArg};
+use crate::cli::global::{Chosen, Ended, FleetArg};
+use crate::cli::run::Walk;
 use crate::error::{Error, Kind};
 use crate::files;
 use crate::plan::{self, Plan};

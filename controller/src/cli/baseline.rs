@@ -1,7 +1,7 @@
 //! `vsgpu baseline`: what GPUs reached, as the block that `bandwidth-at-least` is judged against. Made from reports of
 //! `vsgpu-cuda-proof` on bare metal, or from the last proofs of the fleet's own guests.
 
-use super::{Chosen, Ended, FleetArg, block_on, operator};
+use crate::cli::global::{Chosen, Ended, FleetArg, block_on, operator};
 use crate::error::{Error, Exit, Kind};
 use crate::files;
 use crate::inventory::{self, Scope};
@@ -33,7 +33,7 @@ impl BaselineArgs {
         if self.report.is_empty() {
             let fleet = self.fleet.read(false, chosen)?;
             let operator = operator(&fleet)?;
-            let guests = |id: &crate::fleet::NodeId| id.kind == crate::fleet::NodeKind::Guest;
+            let guests = |id: &crate::node::NodeId| id.kind == crate::node::NodeKind::Guest;
             let inventory = block_on(inventory::gather(&fleet, &operator, Scope::All, &guests))?;
             for (node, seen) in &inventory.nodes {
                 let fact = match seen {
@@ -79,7 +79,7 @@ impl BaselineArgs {
         let json = json!({ "baseline": baseline, "from": sources });
         printer.show(Answer { names, ..Answer::new(json, report::baseline(&baseline, &sources)) });
         printer.errors(&errors);
-        Ok(if errors.is_empty() { Exit::Done } else { super::worst(&errors) })
+        Ok(if errors.is_empty() { Exit::Done } else { crate::cli::global::worst(&errors) })
     }
 }
 

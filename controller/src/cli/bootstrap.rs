@@ -1,12 +1,12 @@
 //! `vsgpu bootstrap ssh`: package, enrolment, start, health, from a machine with nothing but sshd.
 
-use super::discover::Keys;
-use super::{Chosen, Ended, block_on, own_pki};
-use crate::bootstrap::{Visit, Wanted, acts};
+use crate::cli::discover::Keys;
+use crate::cli::global::{Chosen, Ended, block_on, own_pki};
 use crate::error::{Error, Exit, Kind};
 use crate::files;
-use crate::range;
+use crate::fleet::range;
 use crate::render::Printer;
+use crate::setup::bootstrap::{Visit, Wanted, acts};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -138,7 +138,7 @@ impl Ssh {
                 return Err(vec![error]);
             }
         }
-        let address = self.address.clone().unwrap_or_else(|| crate::discover::agent_at(&host));
+        let address = self.address.clone().unwrap_or_else(|| crate::setup::discover::agent_at(&host));
         let target = Target { address: address.clone(), node: name.clone(), role };
         let answer = block_on(async {
             let connection = crate::inventory::patient(&operator, &target, ANSWER).await?;

@@ -1,6 +1,6 @@
 //! `vsgpu ca init`: one private CA and the operator's own certificate; no openssl needed.
 
-use super::{Chosen, Ended, own_pki};
+use crate::cli::global::{Chosen, Ended, own_pki};
 use crate::error::Exit;
 use crate::render::Printer;
 use clap::{Args, Subcommand};

@@ -1,9 +1,9 @@
 //! `vsgpu cert issue` and `vsgpu cert renew`: the folder of certificates that a node's agent needs, and the next one before it ends.
 
-use super::{Chosen, Ended, own_pki};
+use crate::cli::global::{Chosen, Ended, own_pki};
 use crate::error::{Error, Exit, Kind};
-use crate::planner::left::some_of;
-use crate::range;
+use crate::fleet::range;
+use crate::inventory::acquired::some_of;
 use crate::render::Printer;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;

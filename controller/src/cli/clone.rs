@@ -1,14 +1,14 @@
 //! `vsgpu clone`: copies a VM on its host, one copy for each name. Nothing but a fleet of wishes `clone-of` that is planned and
 //! walked as every other, with a journal of its own.
 
-use super::walk::Walk;
-use super::{Chosen, Ended, FleetArg};
+use crate::cli::global::{Chosen, Ended, FleetArg};
+use crate::cli::run::Walk;
 use crate::error::{Error, Kind};
+use crate::fleet::range::expand;
 use crate::fleet::{Specs, Vm};
 use crate::inventory::{self, Scope};
 use crate::journal::{self, Folder};
 use crate::plan::{Leftovers, digest};
-use crate::range::expand;
 use crate::render::Printer;
 use crate::run::Unfinished;
 use clap::Args;
@@ -47,8 +47,8 @@ impl Clone {
         let mut fleet = self.fleet.read(false, chosen)?;
         let wrong = |why: String| vec![Error::new(Kind::Usage, why)];
         if !fleet.hosts.iter().any(|h| h.name == self.host) {
-            let near =
-                crate::range::nearest(&self.host, fleet.hosts.iter().map(|h| h.name.as_str())).map(|n| format!("did you mean `{n}`?"));
+            let near = crate::fleet::range::nearest(&self.host, fleet.hosts.iter().map(|h| h.name.as_str()))
+                .map(|n| format!("did you mean `{n}`?"));
             let error = Error::new(Kind::Usage, format!("the fleet file has no host `{}`", self.host)).code("unknown-node");
             return Err(vec![near.into_iter().fold(error, Error::hint)]);
         }
@@ -76,14 +76,14 @@ impl Clone {
         let stem = fleet.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         fleet.file.set_file_name(format!("{stem}.clone-{}.yaml", self.base.replace('/', "_")));
         if self.dry_run {
-            let operator = super::operator(&fleet)?;
-            let inventory = super::block_on(inventory::gather(&fleet, &operator, Scope::Wished, &|_| true))?;
-            let planned = crate::planner::plan(&fleet, &inventory, &Leftovers::default());
+            let operator = crate::cli::global::operator(&fleet)?;
+            let inventory = crate::cli::global::block_on(inventory::gather(&fleet, &operator, Scope::Wished, &|_| true))?;
+            let planned = crate::plan::plan(&fleet, &inventory, &Leftovers::default());
             printer.answer(&json!({ "plan": planned.plan, "problems": planned.problems }), &crate::render::plan::text(&planned.plan));
             printer.warnings(&planned.warnings);
             let errors: Vec<Error> = planned.problems.into_iter().map(|p| p.error).collect();
             printer.errors(&errors);
-            return Ok(super::worst(&errors));
+            return Ok(crate::cli::global::worst(&errors));
         }
         // An unfinished run of other copies of the same base is given up: what it left is seen, and made anew where wished.
         let unfinished = journal::latest(&Folder(fleet.state_folder())).map_err(|e| vec![e])?.filter(|run| run.status.ended.is_none());

@@ -1,11 +1,10 @@
 //! `vsgpu compat`: does a combination work? Answers from the built-in tables (or NVIDIA's own catalogue) without talking to
 //! any node: exit status 0 it does, 6 it does not.
 
-use super::Ended;
-use crate::constraints::combination::{Combination, Gpu, GuestDriver, LicenseWay, Module, Stated};
-use crate::constraints::driver_catalogue::DriverCatalogue;
-use crate::constraints::{self, Finding};
+use crate::cli::global::Ended;
+use crate::compat::{self, Combination, Finding, Gpu, GuestDriver, LicenseWay, Module, Stated};
 use crate::error::{Error, Exit, Kind};
+use crate::fleet::DriverCatalogue;
 use crate::render::{Answer, Printer};
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -99,7 +98,7 @@ fn version(text: &str, side: &str) -> Result<DriverVersion, Vec<Error>> {
             Error::new(Kind::Usage, format!("the guest driver of vGPU {text} is not in the table")).hint("name it by its version"),
         ]),
         (None, Err(_)) => {
-            let near = crate::range::nearest(text, releases::all().iter().map(|r| r.name)).map(String::from);
+            let near = crate::fleet::range::nearest(text, releases::all().iter().map(|r| r.name)).map(String::from);
             let error = Error::new(
                 Kind::Usage,
                 format!("{side}: `{text}` is neither a driver version such as 535.183.04 nor a vGPU release such as 16.6"),
@@ -136,7 +135,7 @@ fn swapped(host: &str, guest: Option<&str>) -> Option<Error> {
     let found = if really == "the guest driver" { releases::of_guest(&parsed) } else { releases::of_host(&parsed) };
     let release = found.first()?;
     let error = Error::new(Kind::Usage, format!("{version} is {really} of vGPU {}, and was named for {asked}", release.name));
-    Some(error.hint(format!("the host comes first: vsgpu compat {} {}", release.host, constraints::guest_of(release))))
+    Some(error.hint(format!("the host comes first: vsgpu compat {} {}", release.host, compat::guest_of(release))))
 }
 
 /// The GPU of a name. Boards that differ only in their form (PCIe, SXM) may share it: the profile tells them apart.
@@ -146,7 +145,7 @@ fn gpu(wish: &str, profiles: &[String]) -> Result<Gpu, Vec<Error>> {
     match found[..] {
         [model] => Ok(Gpu::of_model(model)),
         [] => {
-            let near = crate::range::nearest(wish, gpus::all().iter().map(|m| m.token)).map(|n| format!("did you mean `{n}`?"));
+            let near = crate::fleet::range::nearest(wish, gpus::all().iter().map(|m| m.token)).map(|n| format!("did you mean `{n}`?"));
             Err(vec![
                 Error::new(Kind::Usage, format!("no GPU of the table is called `{wish}`"))
                     .hint(near.unwrap_or_else(|| "name it as NVIDIA does: A100, L40S, T4".into())),
@@ -211,7 +210,7 @@ impl Compat {
             ..Combination::default()
         };
         let findings: Vec<Finding> =
-            constraints::judge_one(&combination).into_iter().filter(|f| !(any_vgpu && f.constraint == "profile-exists")).collect();
+            compat::judge_one(&combination).into_iter().filter(|f| !(any_vgpu && f.constraint == "profile-exists")).collect();
         let (refused, warnings): (Vec<Finding>, Vec<Finding>) = findings.into_iter().partition(Finding::refused);
         let works = refused.is_empty();
         let listed = |v: &Option<DriverVersion>, found: bool| v.is_none() || found || mode == Mode::Passthrough;
@@ -243,7 +242,7 @@ impl Compat {
         let names = vec![if works { "works" } else { "does-not-work" }.to_string()];
         printer.show(Answer { names, ..Answer::new(answer, text) });
         printer.warnings(&warnings);
-        let errors: Vec<Error> = refused.iter().map(constraints::error).collect();
+        let errors: Vec<Error> = refused.iter().map(compat::error).collect();
         printer.errors(&errors);
         Ok(if works { Exit::Done } else { Exit::Not(Kind::Blocked) })
     }
@@ -274,7 +273,7 @@ impl Compat {
         let Some(major) = own.map(|r| r.major).or_else(|| releases::of_branch(manager.branch()).map(|(m, _)| m)) else {
             return String::new();
         };
-        let row = |r: &&releases::Release| format!("  {:<6} guest driver {}", r.name, constraints::guest_of(r));
+        let row = |r: &&releases::Release| format!("  {:<6} guest driver {}", r.name, compat::guest_of(r));
         let of_major = |m: &u32| releases::all().iter().rev().filter(|r| r.major == *m && !r.withdrawn).collect::<Vec<_>>();
         let lists = pairs::guests_of(major).into_iter().map(|m| of_major(&m).iter().map(row).collect::<Vec<_>>().join("\n"));
         let on: Vec<&str> = own.map(|r| releases::packaged_for(r.name).iter().map(|(major, _)| *major).collect()).unwrap_or_default();
@@ -284,10 +283,10 @@ impl Compat {
 }
 
 fn described(manager: Option<&DriverVersion>, guest: Option<&DriverVersion>, gpu: Option<&Gpu>) -> String {
-    let host = manager.map(|v| format!("vGPU manager {}", constraints::named(v, &releases::of_host(v))));
+    let host = manager.map(|v| format!("vGPU manager {}", compat::named(v, &releases::of_host(v))));
     // In passthrough a release says nothing: any driver that knows the GPU does.
-    let guest = guest
-        .map(|v| format!("guest driver {}", if manager.is_some() { constraints::named(v, &releases::of_guest(v)) } else { v.to_string() }));
+    let guest =
+        guest.map(|v| format!("guest driver {}", if manager.is_some() { compat::named(v, &releases::of_guest(v)) } else { v.to_string() }));
     host.into_iter().chain(guest).chain(gpu.map(Gpu::shown)).collect::<Vec<_>>().join(", ")
 }
 

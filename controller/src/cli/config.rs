@@ -1,7 +1,7 @@
 //! `vsgpu config`: which fleet counts and why; named contexts.
 
-use super::{Chosen, Ended};
-use crate::context::{Config as File, Context, Surroundings, choose};
+use crate::cli::context::{Config as File, Context, Surroundings, choose};
+use crate::cli::global::{Chosen, Ended};
 use crate::error::{Error, Exit, Kind};
 use crate::render::{Answer, Printer, columns};
 use clap::{Args, Subcommand};

@@ -1,11 +1,11 @@
 //! `vsgpu discover` and `vsgpu init`: what hosts are out there, and the fleet file that follows. Both only look.
 
-use super::{Chosen, Ended, block_on, own_pki, worst};
-use crate::discover::{self, Found};
+use crate::cli::global::{Chosen, Ended, block_on, own_pki, worst};
 use crate::error::{Error, Exit, Kind};
 use crate::files;
-use crate::readiness::of_host;
+use crate::inventory::readiness::of_host;
 use crate::render::{Answer, Printer, readiness};
+use crate::setup::discover::{self, Found};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -150,7 +150,7 @@ impl Init {
         }
         let text = discover::fleet_file(&found);
         // What we write must be what we read.
-        crate::spec::from_text(&self.out, &text)?;
+        crate::fleet::file::from_text(&self.out, &text)?;
         files::write_text(&self.out, &text).map_err(|e| vec![e])?;
         let said = format!(
             "{} written: {hosts} host{}, nothing wished yet\nnext: edit it, then `vsgpu validate` and `vsgpu plan`, which change nothing",

@@ -1,10 +1,10 @@
 //! `vsgpu explain`: the page of an error's code.
 
-use super::Ended;
+use crate::cli::global::Ended;
 use crate::error::{Error, Exit, Kind};
-use crate::range::nearest;
-use crate::render::Printer;
-use crate::{explain, render};
+use crate::fleet::range::nearest;
+use crate::render::explain;
+use crate::render::{self, Printer};
 use clap::Args;
 use serde_json::json;
 

@@ -1,11 +1,12 @@
 //! `vsgpu export`: the facts of the fleet turned back into wishes: a fleet file of what is.
 
-use super::{Chosen, Ended, FleetArg, block_on, operator, worst};
+use crate::catalogue::catalogue;
+use crate::cli::global::{Chosen, Ended, FleetArg, block_on, operator, worst};
 use crate::error::{Error, Exit};
-use crate::fleet::{Fleet, NodeId, NodeKind};
+use crate::fleet::{Fleet, yaml};
 use crate::inventory::{self, Inventory, Scope};
+use crate::node::{NodeId, NodeKind};
 use crate::render::{Answer, Printer};
-use crate::{catalogue, yaml};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use vsgpu_core::Artifact;

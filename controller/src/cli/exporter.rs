@@ -1,8 +1,8 @@
 //! `vsgpu exporter`: the metrics of all agents and of the runs on one page, for Prometheus. Changes nothing.
 
-use super::{Chosen, Ended, FleetArg, block_on, reader};
+use crate::cli::global::{Chosen, Ended, FleetArg, block_on, reader};
 use crate::error::{Error, Exit, Kind};
-use crate::exporter::{self, Collected};
+use crate::monitoring::exporter::{self, Collected};
 use crate::render::Printer;
 use clap::Args;
 use std::net::SocketAddr;

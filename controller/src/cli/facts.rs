@@ -1,9 +1,9 @@
 //! `vsgpu facts`: all facts of all nodes, or of some.
 
-use super::{Chosen, Ended, FleetArg, block_on, operator, worst};
+use crate::cli::global::{Chosen, Ended, FleetArg, block_on, operator, worst};
 use crate::error::{Error, Exit, Kind};
+use crate::fleet::range::nearest;
 use crate::inventory::{self, Scope};
-use crate::range::nearest;
 use crate::render::{Printer, report};
 use clap::Args;
 

@@ -10,31 +10,28 @@ mod cert;
 mod clone;
 mod compat;
 mod config;
+mod context;
 mod discover;
 mod explain;
 mod export;
 mod exporter;
 mod facts;
+mod global;
 mod plan;
 mod release;
 mod resume;
+mod run;
 mod schema;
 mod status;
 mod top;
 mod validate;
 mod verify;
-mod walk;
 
-use crate::context::{Choice, Config, Surroundings, choose};
-use crate::error::{Error, Exit, Kind};
-use crate::fleet::Fleet;
-use crate::journal::Folder;
+use crate::cli::global::{Chosen, worst};
+use crate::error::{Exit, Kind};
 use crate::render::{Format, Printer, colour};
-use crate::{error, journal, spec};
-use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use vsgpu_proto::client::Operator;
 
 #[derive(Parser)]
 #[command(
@@ -59,12 +56,6 @@ struct Cli {
     context: Option<String>,
     #[command(subcommand)]
     verb: Verb,
-}
-
-/// What of the command line is about all verbs.
-#[derive(Clone, Default)]
-pub(crate) struct Chosen {
-    pub context: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -124,94 +115,6 @@ pub fn command() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }
 
-/// Where the fleet file is.
-#[derive(Args, Clone)]
-pub(crate) struct FleetArg {
-    /// Fleet file [default: what `vsgpu config` shows]
-    #[arg(value_name = "FLEET")]
-    fleet: Option<PathBuf>,
-    /// Folder of certificates
-    #[arg(long, value_name = "DIR", display_order = 992)]
-    pki: Option<PathBuf>,
-}
-
-impl FleetArg {
-    /// Which fleet is meant.
-    pub(crate) fn choice(&self, chosen: &Chosen) -> Result<Choice, Error> {
-        let around = Surroundings::here();
-        choose(self.fleet.as_deref(), self.pki.as_deref(), chosen.context.as_deref(), &around, &|| Config::read(&around.file))
-    }
-
-    /// Reads the fleet file, and with `files` also the files that it names.
-    pub(crate) fn read(&self, files: bool, chosen: &Chosen) -> Result<Fleet, Vec<Error>> {
-        let choice = self.choice(chosen).map_err(|e| vec![e])?;
-        let mut fleet = spec::read(&choice.fleet.value)?;
-        fleet.file = std::path::absolute(&fleet.file).map_err(|e| vec![Error::new(Kind::Usage, e.to_string())])?;
-        if let Some(pki) = choice.pki {
-            fleet.pki = pki.value;
-        }
-        if files {
-            spec::resolve(&mut fleet)?;
-        }
-        Ok(fleet)
-    }
-}
-
-/// The folder of certificates of a verb that needs no fleet file: `--pki`, or what goes with the context that is named, or VSGPU_PKI,
-/// or `pki`.
-pub(crate) fn own_pki(option: Option<&PathBuf>, chosen: &Chosen) -> Result<PathBuf, Vec<Error>> {
-    if let Some(folder) = option {
-        return Ok(folder.clone());
-    }
-    let around = Surroundings::here();
-    let Some(name) = &chosen.context else { return Ok(around.pki.unwrap_or_else(|| "pki".into())) };
-    let config = Config::read(&around.file).map_err(|e| vec![e])?;
-    let context = config.find(name).map_err(|e| vec![e])?;
-    Ok(context.pki.clone().unwrap_or_else(|| context.fleet.with_file_name("pki")))
-}
-
-/// Everything that can end a verb early.
-pub(crate) type Ended = Result<Exit, Vec<Error>>;
-
-/// Runs async work on a small runtime: the controller waits for the network, it does not compute.
-pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Vec<Error>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-    runtime.map(|r| r.block_on(work)).map_err(|e| vec![Error::new(Kind::Internal, e.to_string())])
-}
-
-pub(crate) fn operator(fleet: &Fleet) -> Result<Operator, Vec<Error>> {
-    Operator::load(&fleet.pki).map_err(|e| vec![e.into()])
-}
-
-/// For who only reads metrics: a monitor's certificate will do.
-pub(crate) fn reader(fleet: &Fleet) -> Result<Operator, Vec<Error>> {
-    Operator::reading(&fleet.pki).map_err(|e| vec![e.into()])
-}
-
-/// Seconds since 1970, for records.
-#[expect(clippy::disallowed_methods, reason = "the edge: records carry a time for people, nothing is decided by it")]
-pub(crate) fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-/// Who we are, to the agents: people read it when two controllers meet. The id makes a copy of the machine another one.
-pub(crate) fn holder(fleet: &Fleet) -> Result<String, Vec<Error>> {
-    let host = nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();
-    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|u| u.name).unwrap_or_default();
-    let id = crate::files::own_id(&fleet.state_folder().join("id")).map_err(|e| vec![e])?;
-    let file = fleet.file.display().to_string();
-    // The end of a long path says more than its beginning.
-    let file: String = file.chars().skip(file.chars().count().saturating_sub(200)).collect();
-    // As agents want it: what no name can have is seen there.
-    Ok(vsgpu_core::text::sentence(&format!("{user}@{host}:{file} ({id})")))
-}
-
-/// What the last run left behind.
-pub(crate) fn leftovers(fleet: &Fleet) -> Result<crate::plan::Leftovers, Vec<Error>> {
-    let run = journal::latest(&Folder(fleet.state_folder())).map_err(|e| vec![e])?;
-    Ok(run.map(|r| r.status.leftovers()).unwrap_or_default())
-}
-
 /// The program.
 pub fn main() -> ExitCode {
     colour::leave_to_terminals_that_can();
@@ -255,11 +158,4 @@ pub fn main() -> ExitCode {
         worst(&errors)
     });
     if printer.was_cut() { Exit::Not(Kind::Internal).into() } else { exit.into() }
-}
-
-/// The exit status for several errors: the one a person has to act on most.
-pub(crate) fn worst(errors: &[Error]) -> Exit {
-    let order = [Kind::Internal, Kind::Usage, Kind::Failed, Kind::Blocked, Kind::Unreachable, Kind::Differs];
-    let found = order.into_iter().find(|kind| errors.iter().any(|e| e.kind == *kind));
-    found.map_or(error::Exit::Done, Exit::Not)
 }

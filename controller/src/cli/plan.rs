@@ -1,11 +1,10 @@
 //! `vsgpu plan`: what would be done. Changes nothing.
 
-use super::{Chosen, Ended, FleetArg, block_on, leftovers, now, operator, worst};
+use crate::cli::global::{Chosen, Ended, FleetArg, block_on, leftovers, now, operator, worst};
 use crate::error::{Exit, Kind};
-use crate::fleet::{NodeId, NodeKind};
-use crate::inventory::{self, Scope};
-use crate::planner::Planned;
-use crate::readiness;
+use crate::inventory::{self, Scope, readiness};
+use crate::node::{NodeId, NodeKind};
+use crate::plan::Planned;
 use crate::render::{Answer, Printer, plan};
 use crate::{files, journal};
 use clap::Args;
@@ -30,8 +29,8 @@ impl Plan {
         // Before looking: what a run gives back in between is then only planned once too often, never forgotten.
         let left = leftovers(&fleet)?;
         let inventory = block_on(inventory::gather(&fleet, &operator, Scope::Wished, &|_| true))?;
-        let left = crate::planner::still_taken(&fleet, &inventory, left);
-        let planned = crate::planner::plan(&fleet, &inventory, &left);
+        let left = crate::plan::still_taken(&fleet, &inventory, left);
+        let planned = crate::plan::plan(&fleet, &inventory, &left);
         let own = journal::latest(&journal::Folder(fleet.state_folder())).ok().flatten().map(|run| run.status.run);
         let by_others = planned.taken_by_others(own.as_deref());
         let Planned { plan, problems, warnings, .. } = planned;

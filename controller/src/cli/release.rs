@@ -1,9 +1,9 @@
 //! `vsgpu release`: a person has looked at a held node and lets it go.
 
-use super::{Chosen, Ended, FleetArg, now};
+use crate::cli::global::{Chosen, Ended, FleetArg, now};
 use crate::error::{Error, Exit, Kind};
-use crate::fleet::NodeId;
 use crate::journal::{self, Folder, Journal, Record};
+use crate::node::NodeId;
 use crate::render::Printer;
 use clap::Args;
 use serde_json::json;

@@ -1,7 +1,7 @@
 //! `vsgpu resume`, `vsgpu abort`, `vsgpu rollback`: what becomes of a run that is under way or was left.
 
-use super::walk::Walk;
-use super::{Chosen, Ended, FleetArg};
+use crate::cli::global::{Chosen, Ended, FleetArg};
+use crate::cli::run::Walk;
 use crate::error::{Error, Kind};
 use crate::journal::{self, Folder, Purpose};
 use crate::render::Printer;
@@ -47,7 +47,7 @@ impl Abort {
         let fleet = self.fleet.read(false, chosen)?;
         let folder = fleet.state_folder();
         if let Some(host) = &self.adopt {
-            return super::adopt::run(printer, &fleet, host, self.yes);
+            return crate::cli::adopt::run(printer, &fleet, host, self.yes);
         }
         let lock = match journal::at_work(&folder) {
             None => journal::lock(&folder).map_err(|e| vec![e])?,

@@ -1,13 +1,14 @@
 //! `vsgpu status`: the latest run, from its journal; and what the hosts' agents know that other runs took and left.
 
-use super::{Chosen, Ended, FleetArg, block_on, now};
-use crate::certificates;
+use crate::cli::global::{Chosen, Ended, FleetArg, block_on, now};
 use crate::error::{Error, Exit};
-use crate::fleet::{Fleet, NodeId, NodeKind};
+use crate::fleet::Fleet;
 use crate::inventory;
+use crate::inventory::acquired::{self, Left};
 use crate::journal::{self, Folder};
-use crate::planner::left::{self, Left};
+use crate::node::{NodeId, NodeKind};
 use crate::render::{Printer, status};
+use crate::setup::certificates;
 use clap::Args;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,10 +106,10 @@ impl Hosts {
             let verb = if silent.len() == 1 { "does" } else { "do" };
             note(&format!(
                 "{} {verb} not answer: what other runs left there is not known; `vsgpu facts -n {first}` says why",
-                left::some_of(&silent)
+                acquired::some_of(&silent)
             ));
         }
-        let said = said.iter().map(|(host, said)| (host.clone(), left::described(host, said))).collect();
+        let said = said.iter().map(|(host, said)| (host.clone(), acquired::described(host, said))).collect();
         Ok(Self { said, operator: Some(operator), asked: now() })
     }
 

@@ -1,10 +1,10 @@
 //! `vsgpu top`: the fleet at a glance, live. Changes nothing, and looks at nothing either: it shows what the agents' metrics say.
 
-use super::{Chosen, Ended, FleetArg, block_on, reader};
+use crate::cli::global::{Chosen, Ended, FleetArg, block_on, reader};
 use crate::error::{Error, Exit, Kind};
-use crate::exporter::{Collected, agents};
+use crate::monitoring::exporter::{Collected, agents};
+use crate::monitoring::top::{Glance, Seats, View, glance, view};
 use crate::render::{self, Answer, Printer};
-use crate::top::{Glance, Seats, View, glance, view};
 use clap::Args;
 use serde_json::json;
 use std::io::IsTerminal as _;

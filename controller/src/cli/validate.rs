@@ -1,7 +1,7 @@
 //! `vsgpu validate`: offline check of a fleet file and of the files that it names.
 
-use super::{Chosen, Ended, FleetArg};
-use crate::constraints;
+use crate::cli::global::{Chosen, Ended, FleetArg};
+use crate::compat;
 use crate::error::Exit;
 use crate::render::{Answer, Printer};
 use clap::Args;
@@ -22,10 +22,10 @@ impl Validate {
         let shown = self.fleet.choice(chosen).map_err(|e| vec![e])?.fleet.value.display().to_string();
         let mut fleet = self.fleet.read(!self.no_files, chosen)?;
         if self.no_files {
-            crate::spec::versions_from_file_names(&mut fleet);
+            crate::fleet::file::versions_from_file_names(&mut fleet);
         }
         // The gate, on what the fleet file states; `plan` judges again with what the hosts say.
-        let judgement = constraints::judge(&fleet, None);
+        let judgement = compat::judge(&fleet, None);
         printer.warnings(&judgement.warnings);
         if !judgement.errors.is_empty() {
             return Err(judgement.errors);

@@ -1,10 +1,11 @@
 //! `vsgpu verify`: is everything as wished? Changes nothing; the agents remember the wishes for their metrics.
 
-use super::{Chosen, Ended, FleetArg, block_on, now, operator, worst};
-use crate::certificates;
+use crate::cli::global::{Chosen, Ended, FleetArg, block_on, now, operator, worst};
 use crate::error::{Error, Exit, Kind};
 use crate::inventory::{self, Scope};
+use crate::plan::verify::checks;
 use crate::render::{Printer, report};
+use crate::setup::certificates;
 use clap::Args;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -39,7 +40,7 @@ impl Verify {
         let mut shown = String::new();
         loop {
             let inventory = block_on(inventory::gather(&fleet, &operator, Scope::WishedAndRemembered, &|_| true))?;
-            let checks = report::checks(&fleet, &inventory);
+            let checks = checks(&fleet, &inventory);
             let ending = certificates::ending(&fleet, Some(&operator), now());
             let mut answer = report::verify(&fleet, &checks, &inventory);
             answer.json["certificates"] = json!(ending);

@@ -1,7 +1,7 @@
 //! How long steps took in earlier runs: what an estimate of the remaining time rests on.
 
-use super::store::commits;
-use super::{Disk, Record};
+use crate::journal::record::Record;
+use crate::journal::store::{Disk, commits};
 use std::collections::BTreeMap;
 
 /// Runs that are looked at, the latest first.

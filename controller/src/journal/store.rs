@@ -9,9 +9,10 @@
 //!
 //! Nodes record beside each other: what comes in while a flush is under way goes out together with the next one.
 
-use super::{Record, Status};
 use crate::error::{Error, Kind};
 use crate::files;
+use crate::journal::record::Record;
+use crate::journal::status::Status;
 use crate::plan::VERSION;
 use std::fs::File;
 use std::io::Write as _;

@@ -1,8 +1,8 @@
 //! What is known of a run while it happens, node by node, and how long it may take still. Pure: events in, lines out.
 
-use crate::event::Event;
 use crate::journal::History;
 use crate::plan::Plan;
+use crate::run::Event;
 use std::time::Duration;
 
 /// Where a node is.

@@ -1,7 +1,7 @@
 //! Health of guests as people read it: one line for each finding that somebody has to act on.
 
-use crate::fleet::NodeKind;
 use crate::inventory::{Inventory, Seen};
+use crate::node::NodeKind;
 use vsgpu_core::knowledge::xids::Severity;
 use vsgpu_core::text::sentence;
 use vsgpu_guest_agent::guest::Health;

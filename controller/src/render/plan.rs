@@ -1,8 +1,8 @@
 //! A plan as people read it: node by node, every command, and what it costs.
 
-use super::columns;
-use crate::fleet::NodeKind;
+use crate::node::NodeKind;
 use crate::plan::{Plan, Step, Work};
+use crate::render::table::columns;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The whole plan.

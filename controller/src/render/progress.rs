@@ -1,11 +1,11 @@
 //! A run as it happens. On a terminal one live line for each node below the steps that are done, and beyond twenty nodes one line of
 //! totals with failures above it; elsewhere plain lines, one for each thing that happened.
 
-use super::board::{Board, NodeState};
-use super::{Format, Printer};
-use crate::event::Event;
 use crate::journal::History;
 use crate::plan::Plan;
+use crate::render::board::{Board, NodeState};
+use crate::render::printer::{Format, Printer};
+use crate::run::Event;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -78,7 +78,7 @@ impl Progress {
         let text = &piece(text, 1 << 20);
         match &self.live {
             Some(live) => drop(live.bars.println(text)),
-            None => super::say(&format!("{text}\n")),
+            None => crate::render::printer::say(&format!("{text}\n")),
         }
     }
 

@@ -1,7 +1,7 @@
 //! GPUs of a host as people read them: one line each, then what the BIOS cannot be right in.
 
-use super::columns;
-use crate::readiness::Readiness;
+use crate::inventory::readiness::Readiness;
+use crate::render::table::columns;
 use vsgpu_core::text::sentence;
 
 /// Lines, indented; without a last newline. With `all`, also what of the BIOS is fine or not known.

@@ -1,16 +1,15 @@
 //! What `facts`, `verify` and `status` answer, as JSON and as text.
 
-use super::{Answer, columns};
-use crate::fleet::{Fleet, NodeId, NodeKind};
+use crate::fleet::Fleet;
 use crate::inventory::Inventory;
-use serde::Serialize;
+use crate::node::{NodeId, NodeKind};
+use crate::plan::verify::Check;
+use crate::render::printer::Answer;
+use crate::render::table::columns;
 use serde_json::{Map, Value, json};
+use vsgpu_core::Requirement as _;
 use vsgpu_core::execute::facts_as_json;
-use vsgpu_core::requirement::Verdict;
-use vsgpu_core::{Requirement as _, judge};
 use vsgpu_guest_agent::guest::{CudaProof, Driver, License};
-use vsgpu_host_agent::host::{MAINTENANCE_MODE, MaintenanceModeFact, VirtualMachines};
-use vsgpu_host_agent::vm::{POWER, PowerState};
 
 /// Facts by node.
 pub fn facts(inventory: &Inventory) -> Answer {
@@ -23,11 +22,11 @@ pub fn facts(inventory: &Inventory) -> Answer {
         };
         let mut facts = facts_as_json(&seen.facts);
         let mut head = format!("{id}\n");
-        if let Some(readiness) = crate::readiness::of_host(seen).filter(|_| id.kind == NodeKind::Host) {
+        if let Some(readiness) = crate::inventory::readiness::of_host(seen).filter(|_| id.kind == NodeKind::Host) {
             facts["readiness"] = json!(readiness);
-            head += &format!("{}\n", super::readiness::text(&readiness, true));
+            head += &format!("{}\n", crate::render::readiness::text(&readiness, true));
         }
-        head += &super::health::of_guest(seen).iter().map(|line| format!("{line}\n")).collect::<String>();
+        head += &crate::render::health::of_guest(seen).iter().map(|line| format!("{line}\n")).collect::<String>();
         json.insert(id.clone().into(), facts);
         let short = |value: &Value| {
             let line = value.to_string();
@@ -45,75 +44,6 @@ pub fn facts(inventory: &Inventory) -> Answer {
     }
     let names = inventory.nodes.keys().map(|id| id.clone().into()).collect();
     Answer { json: json.into(), text: text.trim_end().into(), wide: Some(wide.trim_end().into()), names }
-}
-
-/// One requirement of one node, checked.
-#[derive(Clone, Debug, Serialize)]
-pub struct Check {
-    /// Node.
-    pub node: NodeId,
-    /// Requirement.
-    pub requirement: String,
-    /// Whether it is met.
-    pub met: bool,
-    /// Whether the node could be asked at all.
-    pub known: bool,
-    /// What is so.
-    pub is: String,
-    /// What is wanted, where it is not met.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub wants: Option<String>,
-}
-
-/// Checks every wish against what was seen.
-pub fn checks(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
-    let catalogue = crate::catalogue();
-    let mut all = vec![];
-    let settled = crate::assign::settled(fleet, inventory);
-    for (node, specs) in settled.specs() {
-        for spec in specs.iter() {
-            let check =
-                |met, is: String, wants| Check { node: node.clone(), requirement: spec.requirement.into(), met, known: true, is, wants };
-            let Some(entry) = catalogue.find(node.kind.scope(), spec.requirement) else { continue };
-            let Some(seen) = inventory.seen(&node) else {
-                all.push(Check { known: false, ..check(false, "the node could not be asked".into(), None) });
-                continue;
-            };
-            all.push(match judge(entry, &spec.value, seen.facts.get(entry.fact.name)) {
-                Verdict::Met { is } => check(true, is, None),
-                Verdict::Unmet { is, wants, .. } => check(false, is, Some(wants)),
-                Verdict::Waits { on, wants, .. } => check(false, on, Some(wants)),
-                Verdict::Blocked { why, .. } => check(false, why, None),
-            });
-        }
-    }
-    all.extend(standing(&settled, inventory));
-    all
-}
-
-/// What no key wishes for and everybody expects: hosts out of maintenance mode, VMs that are to run running.
-fn standing(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
-    let mut all = vec![];
-    let by_host = fleet.vms_by_host();
-    for host in &fleet.hosts {
-        let node = NodeId::new(NodeKind::Host, &host.name);
-        let Some(seen) = inventory.seen(&node) else { continue };
-        let mut say = |node: NodeId, requirement: &str, is: &str, wants: &str| {
-            all.push(Check { node, requirement: requirement.into(), met: false, known: true, is: is.into(), wants: Some(wants.into()) });
-        };
-        let to_run = |vm: &&crate::fleet::Vm| vm.power.map_or(vm.wants_guest(), |p| p == PowerState::On);
-        let listed = seen.fact::<VirtualMachines>().ok();
-        let runs = |vm: &crate::fleet::Vm| listed.as_ref().is_none_or(|l| l.vms.iter().any(|v| v.name == vm.vm_name && v.running));
-        let mut waiting = false;
-        for vm in by_host[host.name.as_str()].iter().copied().filter(to_run).filter(|vm| !runs(vm)) {
-            say(NodeId::new(NodeKind::Vm, &vm.name), POWER, "off", "on");
-            waiting = true;
-        }
-        if waiting && seen.fact::<MaintenanceModeFact>().is_ok_and(|f| f.enabled) {
-            say(node, MAINTENANCE_MODE, "on", "off");
-        }
-    }
-    all
 }
 
 /// What is met, what is not, and one line of proof per VM.
@@ -138,12 +68,14 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
         };
         text += &format!("not as wished:\n{}\n\n", columns(&unmet.iter().map(row).collect::<Vec<_>>()));
     }
-    text += &super::health::of_fleet(inventory);
+    text += &crate::render::health::of_fleet(inventory);
     // Which GPU a VM has: its address, or the kind of its vGPU where the driver does not place it.
-    let readiness: std::collections::BTreeMap<&str, crate::readiness::Readiness> = fleet
+    let readiness: std::collections::BTreeMap<&str, crate::inventory::readiness::Readiness> = fleet
         .hosts
         .iter()
-        .filter_map(|h| Some((h.name.as_str(), crate::readiness::of_host(inventory.seen(&NodeId::new(NodeKind::Host, &h.name))?)?)))
+        .filter_map(|h| {
+            Some((h.name.as_str(), crate::inventory::readiness::of_host(inventory.seen(&NodeId::new(NodeKind::Host, &h.name))?)?))
+        })
         .collect();
     let gpus_of = |vm: &crate::fleet::Vm| -> Vec<String> {
         let of_host = readiness.get(vm.host.as_str()).map(|r| r.gpus.as_slice()).unwrap_or_default();

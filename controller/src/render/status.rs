@@ -1,13 +1,15 @@
 //! A run as its journal tells it: its nodes with what became of them, its steps, what it took and has not given back.
 
-use super::{Answer, columns};
-use crate::fleet::{NodeId, NodeKind};
-use crate::hold::Held;
-use crate::journal::{How, Purpose, StepState, Stored};
+use crate::inventory::acquired::{self, Left};
+use crate::journal::outcome::{NodeState, nodes};
+use crate::journal::{How, Purpose, StepState, Stored, outstanding};
+use crate::node::{NodeId, NodeKind};
 use crate::plan::Step;
-use crate::planner::left::{self, Left};
+
+use crate::render::printer::Answer;
+use crate::render::table::columns;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use vsgpu_core::text::sentence;
 
 /// What the hosts' agents say.
@@ -21,7 +23,7 @@ pub struct Hosts<'a> {
 /// The latest run, and what others took and left.
 pub fn status(run: Option<&Stored>, at_work: bool, hosts: &Hosts<'_>, now: u64) -> Answer {
     let Hosts { others, given_back } = hosts;
-    let of_others: String = left::told(others.iter().copied(), now).into_iter().map(|told| told + "\n").collect();
+    let of_others: String = acquired::told(others.iter().copied(), now).into_iter().map(|told| told + "\n").collect();
     let Some(run) = run else {
         let text = format!("{of_others}no run yet; `vsgpu plan` shows what would be done");
         return Answer::new(json!({ "run": null, "left-by-others": others }), text);
@@ -51,7 +53,7 @@ pub fn status(run: Option<&Stored>, at_work: bool, hosts: &Hosts<'_>, now: u64) 
         (_, Some(_)) => "done",
     };
     let nodes = nodes(run, at_work);
-    let left = status.leftovers();
+    let left = outstanding(status);
     let steps: Vec<Value> = status
         .plan
         .steps
@@ -60,7 +62,7 @@ pub fn status(run: Option<&Stored>, at_work: bool, hosts: &Hosts<'_>, now: u64) 
         .map(|(step, state)| json!({ "step": step.id, "node": step.node, "title": step.title, "state": state }))
         .collect();
     let json = json!({
-        "run": run.number, "fleet": status.plan.fleet_file, "trace": crate::trace::id(&status.run), "purpose": status.purpose, "begun": status.begun, "ended": status.ended.map(|(at, _)| at), "state": state,
+        "run": run.number, "fleet": status.plan.fleet_file, "trace": crate::journal::trace::id(&status.run), "purpose": status.purpose, "begun": status.begun, "ended": status.ended.map(|(at, _)| at), "state": state,
         "damage": run.damage, "nodes": nodes, "waves": status.plan.rollout.waves, "steps": steps,
         "in-maintenance": left.in_maintenance, "stopped": left.stopped, "left-by-others": others,
     });
@@ -110,64 +112,4 @@ pub fn status(run: Option<&Stored>, at_work: bool, hosts: &Hosts<'_>, now: u64) 
         text += &format!("\n{damage}");
     }
     Answer { json, text, wide: None, names: nodes.into_keys().collect() }
-}
-
-/// What became of a node. Every node of a run that has ended is done, rolled back, held, not begun, or partly done behind another node that is held.
-#[derive(serde::Serialize)]
-#[serde(tag = "state", rename_all = "kebab-case")]
-pub(crate) enum NodeState {
-    Done,
-    RolledBack,
-    Running,
-    PartlyDone,
-    NotBegun,
-    Held {
-        #[serde(flatten)]
-        held: Held,
-        advice: String,
-    },
-}
-
-impl NodeState {
-    /// All words.
-    pub(crate) const WORDS: [&str; 6] = ["done", "rolled-back", "running", "partly-done", "not-begun", "held"];
-
-    /// As JSON and metrics say it.
-    pub(crate) fn word(&self) -> &'static str {
-        Self::WORDS[match self {
-            Self::Done => 0,
-            Self::RolledBack => 1,
-            Self::Running => 2,
-            Self::PartlyDone => 3,
-            Self::NotBegun => 4,
-            Self::Held { .. } => 5,
-        }]
-    }
-}
-
-/// What became of each node of a run.
-pub(crate) fn nodes(run: &Stored, at_work: bool) -> BTreeMap<String, NodeState> {
-    let status = &run.status;
-    let mut all: BTreeMap<String, NodeState> = BTreeMap::new();
-    let mut by_node: BTreeMap<&NodeId, (bool, bool)> = BTreeMap::new();
-    for (step, state) in status.plan.steps.iter().zip(&status.steps) {
-        let (all_done, any_begun) = by_node.entry(&step.node).or_insert((true, false));
-        *all_done &= matches!(state, StepState::Done { .. });
-        *any_begun |= state.begun();
-    }
-    for (node, (all_done, any_begun)) in by_node {
-        let state = match (all_done, any_begun) {
-            (true, _) if status.purpose == Purpose::Rollback => NodeState::RolledBack,
-            (true, _) => NodeState::Done,
-            (false, true) if at_work => NodeState::Running,
-            (false, true) => NodeState::PartlyDone,
-            (false, false) => NodeState::NotBegun,
-        };
-        all.insert(node.to_string(), state);
-    }
-    for (node, held) in status.held() {
-        let advice = held.hold.advice_for(&node);
-        all.insert(node.to_string(), NodeState::Held { held, advice });
-    }
-    all
 }

@@ -1,7 +1,7 @@
 //! The live view in a terminal: drawn by a library that sends only what changed, so that it is quiet over ssh. Keys: arrows or j and
 //! k, page up and down, `p` for what needs a person only, `q` to leave.
 
-use crate::top::{Line, Mood, View};
+use crate::monitoring::top::{Line, Mood, View};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Modifier, Style};

@@ -76,7 +76,7 @@ fn of_entry(text: &mut String, entry: &Entry) {
 }
 
 fn fleet_file() -> String {
-    let schema = vsgpu::schema::schema();
+    let schema = vsgpu::fleet::schema::schema();
     let mut text = format!("# Fleet file\n\n{MADE}\nEvery key, with what it takes. `vsgpu schema` prints the same for editors.\n");
     section(&mut text, "At the top", &schema, &["defaults", "hosts", "vms"]);
     let inside = |path: &[&str]| path.iter().fold(&schema, |at, key| &at[*key]);

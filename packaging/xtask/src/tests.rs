@@ -160,7 +160,7 @@ fn the_offline_bundle_names_what_it_holds() {
     for (name, bytes) in [("a.vib", &vib.bytes), ("a.zip", &bytes)] {
         files::write(&folder.join(name), bytes).unwrap();
         let artifact = serde_json::from_value(serde_json::json!(name)).unwrap();
-        let read = vsgpu::package::resolve(&folder, &artifact).unwrap();
+        let read = vsgpu::fleet::package::resolve(&folder, &artifact).unwrap();
         assert_eq!((read.holds[0].name.as_str(), read.holds[0].version.as_str()), ("vsgpu-host-agent", "0.1.0-1"));
     }
     std::fs::remove_dir_all(folder).unwrap();

@@ -44,8 +44,8 @@ impl Example {
             text = text.replace(&lab.address(name), &format!("{name}:{PORT}"));
         }
         lab.write_fleet(&text);
-        let mut fleet = vsgpu::spec::read(&lab.folder.join("fleet.yaml")).unwrap();
-        vsgpu::spec::resolve(&mut fleet).unwrap();
+        let mut fleet = vsgpu::fleet::file::read(&lab.folder.join("fleet.yaml")).unwrap();
+        vsgpu::fleet::file::resolve(&mut fleet).unwrap();
         Self { lab, machines, fleet }
     }
 

@@ -2,9 +2,10 @@
 
 use crate::disk::MemoryDisk;
 use std::collections::BTreeMap;
-use vsgpu::fleet::{Deadlines, NodeId, NodeKind};
+use vsgpu::fleet::Deadlines;
 use vsgpu::hold::Hold;
 use vsgpu::journal::{self, How, Journal, Purpose, Record, StepState, Stored};
+use vsgpu::node::{NodeId, NodeKind};
 use vsgpu::plan::{Plan, Rollout, Step, VERSION, Work};
 
 const STEPS: usize = 25;

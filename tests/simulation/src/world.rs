@@ -8,14 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use vsgpu::engine::{Summary, Word};
 use vsgpu::error::Error;
-use vsgpu::event::Event;
-use vsgpu::fleet::{Fleet, NodeKind};
+use vsgpu::fleet::Fleet;
 use vsgpu::journal::{Purpose, Status};
-use vsgpu::plan::{Plan, Work};
-use vsgpu::planner::Planned;
-use vsgpu::run::{Audience, Request, Unfinished};
+use vsgpu::node::NodeKind;
+use vsgpu::plan::{Plan, Planned, Work};
+use vsgpu::run::{Audience, Event, Request, Summary, Unfinished, Word};
 use vsgpu_core::Output;
 use vsgpu_proto::client::Operator;
 use vsgpu_proto::dial::Stream;
@@ -28,7 +26,7 @@ use vsgpu_tests::sim::state::{self, Machine, Vm};
 
 pub const PORT: u16 = 7443;
 pub const TICK: Duration = Duration::from_millis(100);
-pub const LEASE: Duration = Duration::from_secs(vsgpu::engine::LEASE_SECS as u64);
+pub const LEASE: Duration = Duration::from_secs(vsgpu::run::LEASE_SECS as u64);
 
 /// A call that was to change a machine.
 #[derive(Clone, Debug)]
@@ -249,7 +247,7 @@ pub fn fleet(hosts: usize, policy: &str, rollout: &str) -> Fleet {
         .or_insert_with(|| {
             let path = shared_memory().join(format!("vsgpu-simulation-fleet-{}.yaml", std::process::id()));
             std::fs::write(&path, &text).unwrap();
-            let fleet = vsgpu::spec::read(Path::new(&path)).unwrap();
+            let fleet = vsgpu::fleet::file::read(Path::new(&path)).unwrap();
             let _ = std::fs::remove_file(path);
             fleet
         })

@@ -66,12 +66,12 @@ fn what_agents_are_told_is_in_the_trace() {
     let mut told = std::collections::BTreeSet::new();
     for n in 1..all.len() {
         if let Record::Started { step, .. } = &all[n] {
-            let parent = vsgpu::trace::parent("run", *step, status.failures(*step));
-            assert_eq!(parent.trace, vsgpu::trace::id("run"));
+            let parent = vsgpu::journal::trace::parent("run", *step, status.failures(*step));
+            assert_eq!(parent.trace, vsgpu::journal::trace::id("run"));
             told.insert(parent.span);
         }
         status.next(&all[n]).unwrap();
-        let document = vsgpu::trace::document(&all[..=n]).unwrap();
+        let document = vsgpu::journal::trace::document(&all[..=n]).unwrap();
         let spans = document["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap();
         let seen = spans[1..].iter().map(|s| s["spanId"].as_str().unwrap().to_string()).collect();
         assert_eq!(told, seen, "after {n} records");

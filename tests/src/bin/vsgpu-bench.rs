@@ -7,8 +7,9 @@ use serde_json::json;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use vsgpu::fleet::{Deadlines, Fleet, Guest, Host, NodeId, NodeKind, Spec, Specs, Vm};
+use vsgpu::fleet::{Deadlines, Fleet, Guest, Host, Spec, Specs, Vm};
 use vsgpu::inventory::{Inventory, Seen};
+use vsgpu::node::{NodeId, NodeKind};
 use vsgpu_proto::client::{Call, Connection, Fence, Operator, Target};
 use vsgpu_proto::traceparent::TraceParent;
 use vsgpu_tests::lab::{Lab, files, programs};
@@ -113,7 +114,7 @@ fn read() {
             (0..count.div_ceil(10_000)).map(|k| format!("  vm-{k}-[0000-{last:04}]:\n    host: esx-[0000-{last:04}]\n")).collect();
         let dealt = format!("version: 1\nhosts:\n  esx-[0000-{last:04}]:\nvms:\n{dealt}");
         for (at, (what, text)) in [("names", names), ("VMs over a range", dealt)].into_iter().enumerate() {
-            let took = timed(3, || drop(vsgpu::spec::from_text(Path::new("f.yaml"), &text).unwrap_or_else(|e| panic!("{e:?}"))));
+            let took = timed(3, || drop(vsgpu::fleet::file::from_text(Path::new("f.yaml"), &text).unwrap_or_else(|e| panic!("{e:?}"))));
             println!("reading {count:>6} {what:<17} {took:>10.2?}");
             let each = took.as_secs_f64() / count as f64;
             assert!(each < before[at] * 2.5, "{what}: each costs {:.1} times as much among {count}", each / before[at]);
@@ -222,7 +223,7 @@ fn transfer() {
     std::fs::write(&file, files::noise(size)).unwrap();
     let store = lab.machine("esx-01").join("root/vmfs/volumes/datastore1/vsgpu");
     let artifact = vsgpu_core::Artifact { artifact: file.display().to_string(), sha256: None, size: None, kind: None, holds: vec![] };
-    let sha256 = vsgpu::package::resolve(Path::new("/"), &artifact).unwrap().sha256.unwrap();
+    let sha256 = vsgpu::fleet::package::resolve(Path::new("/"), &artifact).unwrap().sha256.unwrap();
     let ours = (0..3).map(|_| {
         let _ = std::fs::remove_dir_all(&store);
         let id = vsgpu_proto::v1::ArtifactId {
@@ -364,7 +365,7 @@ fn plan() {
         facts.retain(|fact| asked.contains(&fact.name));
         Seen {
             boot_id: "1".into(),
-            facts: vsgpu::shared::SharedFacts::default().of(vsgpu_core::execute::observe(system.as_ref(), &on, &facts)),
+            facts: vsgpu::inventory::shared::SharedFacts::default().of(vsgpu_core::execute::observe(system.as_ref(), &on, &facts)),
             ..Seen::default()
         }
     };
@@ -416,7 +417,7 @@ fn plan() {
         let (fleet, inventory) = build(count);
         let mut steps = 0;
         let built = rss(std::process::id(), "VmRSS");
-        let took = timed(3, || steps = vsgpu::planner::plan(&fleet, &inventory, &vsgpu::plan::Leftovers::default()).plan.steps.len());
+        let took = timed(3, || steps = vsgpu::plan::plan(&fleet, &inventory, &vsgpu::plan::Leftovers::default()).plan.steps.len());
         println!(
             "plan of {count:>6} hosts x 25  {took:>10.2?}   {steps} steps, peak RSS of this process {:.0} MiB, {built:.0} MiB of it facts and wishes   target at 10,000: 3 s, 500 MB",
             rss(std::process::id(), "VmHWM")

@@ -279,7 +279,7 @@ fn installed(folder: &Path, found: &[(String, &str)], what: &str) -> Result<Shap
     }
     let real = machine.root(path);
     let artifact = vsgpu_core::Artifact { artifact: real.display().to_string(), sha256: None, size: None, kind: None, holds: vec![] };
-    let Ok(artifact) = vsgpu::package::resolve(Path::new("/"), &artifact) else {
+    let Ok(artifact) = vsgpu::fleet::package::resolve(Path::new("/"), &artifact) else {
         return Err(refuse("MetadataDownloadError", &format!("Could not download from depot at zip:{path}?index.xml, skipping")));
     };
     let is_vib = artifact.kind == Some(vsgpu_core::artifact::Kind::Vib);

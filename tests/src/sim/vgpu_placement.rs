@@ -2,7 +2,8 @@
 //! ECC, equal sizes, memory). The first GPU that takes it gets it.
 
 use super::state::{Esxi, Machine};
-use vsgpu_core::{knowledge::vgpu_types, vmx};
+use vsgpu_core::knowledge::vgpu_types;
+use vsgpu_core::vmx;
 
 const NO_ROOM: &str = "The amount of graphics resource available in the parent resource pool is insufficient for the operation.";
 

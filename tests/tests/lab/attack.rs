@@ -56,7 +56,7 @@ fn refused(outcome: &Outcome) -> String {
 fn manager(lab: &Lab) -> (Value, ArtifactId, PathBuf) {
     let name = files::MANAGER_16_6;
     let stated = serde_json::from_value(json!(format!("files/{name}"))).unwrap();
-    let artifact = vsgpu::package::resolve(&lab.folder, &stated).unwrap();
+    let artifact = vsgpu::fleet::package::resolve(&lab.folder, &stated).unwrap();
     let (sha256, size) = (artifact.sha256.clone().unwrap(), artifact.size.unwrap());
     let id = ArtifactId { name: name.into(), sha256, size, datastore: "datastore1".into() };
     (json!({ "package": artifact, "datastore": "datastore1" }), id, lab.folder.join("files").join(name))

@@ -83,7 +83,7 @@ fn every_reading_verb_has_every_format() {
             String::from_utf8(output.stdout).unwrap()
         };
         let json: serde_json::Value = serde_json::from_str(&run("json")).unwrap();
-        let yaml = vsgpu::yaml::parse("out", &run("yaml")).unwrap().to_json();
+        let yaml = vsgpu::fleet::yaml::parse("out", &run("yaml")).unwrap().to_json();
         // Observations of two moments; the shape is the same. Large numbers of YAML stay text in our reader.
         let keys = |v: &serde_json::Value| v.as_object().map(|o| o.keys().cloned().collect::<Vec<_>>());
         assert_eq!(keys(&json), keys(&yaml), "{verb:?}");

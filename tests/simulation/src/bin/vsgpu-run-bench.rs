@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use vsgpu::engine::{self, Walk, Word};
-use vsgpu::fleet::{Deadlines, NodeId, NodeKind};
-use vsgpu::inventory::Reach;
+use vsgpu::fleet::Deadlines;
 use vsgpu::journal::{self, Disk, Folder, Journal, Purpose, Record};
+use vsgpu::node::{NodeId, NodeKind, Reach};
 use vsgpu::plan::{Plan, Rollout, Step, VERSION, Work};
+use vsgpu::run::{self, Walk, Word};
 use vsgpu_simulation::beside::agents;
 use vsgpu_simulation::disk::MemoryDisk;
 use vsgpu_simulation::world::World;
@@ -87,7 +87,7 @@ fn walk(hosts: usize, each: Duration, disk: &dyn Disk, threaded: bool) -> Durati
         let walk = Walk { operator: &operator, holder: "bench".into(), pause: false, give_back: false, word, now: || 1 };
         let begun = Instant::now();
         let status = journal::Status::first(record).unwrap();
-        let summary = engine::run(status, &mut journal, walk, &mut |_| {}).await.unwrap();
+        let summary = run::run(status, &mut journal, walk, &mut |_| {}).await.unwrap();
         assert_eq!((summary.done, summary.failed.len()), (hosts * STEPS, 0), "{:?}", summary.failed.first());
         begun.elapsed()
     })

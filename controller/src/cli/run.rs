@@ -1,0 +1,337 @@
+//! Everything that walks a plan at a terminal: `apply`, `resume`, `abort`, `rollback`, `clone`. What it asks, hears and says at
+//! the end is the same for all.
+
+use crate::cli::global::{Ended, block_on, now, operator, worst};
+use crate::error::{Error, Exit, Kind};
+use crate::fleet::Fleet;
+use crate::hold::Held;
+use crate::journal::{self, Folder, History, Purpose, Status, StepState};
+use crate::plan::adopt::Adoption;
+use crate::plan::{Leftovers, Plan, Planned};
+use crate::render::progress::Progress;
+use crate::render::{Format, Printer};
+use crate::run::{self, Audience, Event, Request, Stopped, Unfinished, Word};
+use serde_json::json;
+use std::collections::BTreeSet;
+use tokio::sync::watch;
+
+/// Walks the plan of a fleet.
+pub(super) struct Walk<'a> {
+    pub printer: &'a Printer,
+    pub fleet: &'a Fleet,
+    /// What the plan must be.
+    pub saved: Option<Plan>,
+    /// What of another run is taken over.
+    pub adoption: Option<Adoption>,
+    /// Nobody is asked.
+    pub yes: bool,
+    pub purpose: Purpose,
+    pub unfinished: Unfinished,
+    /// Stop when a wave is settled.
+    pub pause: bool,
+    /// Touch no more hosts than this.
+    pub max_hosts: Option<usize>,
+}
+
+impl<'a> Walk<'a> {
+    /// Towards a fleet, as `apply` without options does.
+    pub(super) fn to(printer: &'a Printer, fleet: &'a Fleet) -> Self {
+        let (purpose, unfinished) = (Purpose::Apply, Unfinished::GoOnIfSame);
+        Self { printer, fleet, saved: None, adoption: None, yes: false, purpose, unfinished, pause: false, max_hosts: None }
+    }
+
+    pub(super) fn run(self) -> Ended {
+        let folder = self.fleet.state_folder();
+        let _lock = journal::lock(&folder).map_err(|e| vec![e])?;
+        self.locked()
+    }
+
+    /// The same under a lock that is held already.
+    pub(super) fn locked(self) -> Ended {
+        let one = |e: Error| vec![e];
+        let Self { printer, fleet, .. } = &self;
+        let operator = operator(fleet)?;
+        let disk = Folder(fleet.state_folder());
+        if self.unfinished == Unfinished::GiveUp
+            && let Err(error) = journal::latest(&disk)
+        {
+            let aside = journal::set_aside(&disk).map_err(one)?.unwrap_or_default();
+            printer.note(&format!(
+                "{}\nset aside as {aside}; `vsgpu status` shows the hosts it left, `vsgpu abort --adopt HOST` gives them back",
+                error.message
+            ));
+        }
+        let word = operators_word(printer.format()).map_err(one)?;
+        let heard = word.clone();
+        let request = Request {
+            fleet,
+            operator: &operator,
+            disk: &disk,
+            threaded: true,
+            holder: crate::cli::global::holder(fleet)?,
+            saved: self.saved.as_ref(),
+            adoption: self.adoption.as_ref(),
+            purpose: self.purpose,
+            unfinished: self.unfinished,
+            pause: self.pause,
+            word,
+            now,
+        };
+        let mut stage = Stage {
+            printer,
+            yes: self.yes,
+            max_hosts: self.max_hosts,
+            agreed: BTreeSet::new(),
+            word: heard,
+            fleet: fleet.file.display().to_string(),
+            own: journal::latest(&disk).ok().flatten().map(|run| run.status.run),
+            question: self.adoption.as_ref().map(Adoption::question),
+            history: History::of(&disk),
+            progress: None,
+        };
+        let ended = block_on(request.run(&mut stage))?;
+        if let Some(mut progress) = stage.progress.take() {
+            progress.finish();
+        }
+        if let Some(endpoint) = crate::cli::context::trace_endpoint() {
+            send_trace(printer, &disk, &endpoint);
+        }
+        match ended {
+            Err(errors) => Err([errors, still_taken(fleet)].concat()),
+            Ok(ended) => self.report(ended),
+        }
+    }
+
+    fn report(&self, ended: run::Ended) -> Ended {
+        let Self { printer, fleet, .. } = self;
+        let run::Ended { plan, summary, problems, left, behind } = ended;
+        let mut errors: Vec<Error> = vec![];
+        if plan.steps.is_empty() {
+            errors.extend(problems.into_iter().map(|p| p.error));
+            errors.extend(said_loudly(left));
+            printer.errors(&errors);
+            if errors.is_empty() {
+                let what = format!("nothing to do: {} requirements are met", plan.met);
+                printer.answer(&json!({ "steps": 0, "done": 0, "changed": false }), &what);
+            }
+            return Ok(worst(&errors));
+        }
+        let failed: Vec<_> = summary.failed.iter().map(|(step, error)| json!({ "step": step, "error": error })).collect();
+        let answer = json!({
+            "steps": plan.steps.len(), "done": summary.done, "failed": failed, "skipped": summary.skipped, "changed": summary.changed,
+            "untouched": summary.untouched, "stopped": summary.stopped.map(|s| s.to_string()),
+        });
+        let skipped = if summary.skipped > 0 { format!(", {} left out", summary.skipped) } else { String::new() };
+        let mut text = format!("{} of {} steps done{skipped}", summary.done, plan.steps.len());
+        for (host, why) in &summary.untouched {
+            text += &format!("\n{host} was left out: {why}");
+        }
+        if let Some(stopped) = summary.stopped {
+            text += &format!("\n{stopped}");
+        }
+        printer.answer(&answer, &text);
+        errors.extend(still_taken(fleet));
+        let failed_any = !summary.failed.is_empty();
+        errors.extend(summary.failed.into_iter().map(|(_, e)| e));
+        errors.extend(problems.into_iter().map(|p| p.error));
+        errors.extend(behind);
+        if !summary.untouched.is_empty() {
+            let hosts: BTreeSet<&str> = summary.untouched.keys().map(String::as_str).collect();
+            let error =
+                Error::new(Kind::Blocked, format!("left out: {}", hosts.into_iter().collect::<Vec<_>>().join(", "))).code("left-out");
+            errors.push(
+                error.hint("see why above; `vsgpu apply` plans the rest; `rollout:` in the fleet file says how much may fail and be away"),
+            );
+        }
+        let stop = match summary.stopped {
+            None => None,
+            // Asked for, and nothing is wrong.
+            Some(Stopped::Paused) => {
+                let on = "`vsgpu resume --pause` walks the next wave, `vsgpu resume` all of them, `vsgpu abort` ends here";
+                printer.note(if failed_any { "a step failed: look at it, then `vsgpu apply` plans the rest anew" } else { on });
+                None
+            }
+            Some(Stopped::Interrupted | Stopped::Detached) => Some(
+                Error::new(Kind::Failed, "interrupted")
+                    .code("interrupted")
+                    .hint("`vsgpu resume` goes on from here, `vsgpu abort` gives back what was taken; `vsgpu status` shows how far it is"),
+            ),
+        };
+        errors.extend(stop);
+        printer.errors(&errors);
+        Ok(match worst(&errors) {
+            Exit::Done => Exit::Done,
+            not => not,
+        })
+    }
+}
+
+/// Hands the latest run to a collector. Whatever becomes of that, the run is what it is.
+fn send_trace(printer: &Printer, disk: &Folder, endpoint: &str) {
+    let Ok(Some(run)) = journal::latest(disk) else { return };
+    let records = journal::records(disk, run.number).unwrap_or_default();
+    let Some(document) = crate::journal::trace::document(&records) else { return };
+    let trace = crate::journal::trace::id(&run.status.run);
+    match block_on(vsgpu_proto::otlp::send(endpoint, document.to_string())) {
+        Ok(Ok(())) => printer.note(&format!("trace {trace}")),
+        Ok(Err(why)) => printer.note(&format!("trace {trace} was not sent: {why}")),
+        Err(_) => {}
+    }
+}
+
+/// What an operator at a terminal sees.
+struct Stage<'a> {
+    printer: &'a Printer,
+    yes: bool,
+    max_hosts: Option<usize>,
+    /// Hosts that were agreed to: an unfinished run and what comes behind it count together.
+    agreed: BTreeSet<String>,
+    word: watch::Receiver<Word>,
+    /// Its file, for questions: of several fleets, the wrong one is the worst mistake.
+    fleet: String,
+    /// Our own latest run.
+    own: Option<String>,
+    /// What is asked instead of "go on".
+    question: Option<String>,
+    /// How long steps took in earlier runs.
+    history: History,
+    progress: Option<Progress>,
+}
+
+impl Stage<'_> {
+    /// As few hosts as `--max-hosts` says.
+    fn few_enough(&self, what: &str, next: &str, hosts: &BTreeSet<String>) -> Result<(), Error> {
+        let (all, before) = (hosts.union(&self.agreed).count(), self.agreed.len());
+        match self.max_hosts {
+            Some(most) if all > most => {
+                let with = if before > 0 { format!(" (with the {before} of before)") } else { String::new() };
+                let why = format!("{what} touches {all} hosts{with}, `--max-hosts {most}` allows fewer; {}", self.unchanged());
+                Err(Error::new(Kind::Usage, why).code("max-hosts").hint(next))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What a refusal means.
+    fn unchanged(&self) -> &'static str {
+        if self.agreed.is_empty() { "nothing was changed" } else { "nothing more was changed" }
+    }
+
+    /// A person's yes, where there is one and `--yes` was not said.
+    fn ask(&self, text: &str, question: &str) -> Result<(), Error> {
+        let go_on = if self.yes { Some(true) } else { self.printer.confirm(text, question, &|| *self.word.borrow() != Word::GoOn) };
+        match go_on {
+            Some(true) => Ok(()),
+            Some(false) => Err(Error::new(Kind::Usage, format!("not confirmed; {}", self.unchanged())).code("not-confirmed")),
+            None => Err(Error::new(Kind::Usage, format!("nobody can be asked, because what is said goes elsewhere; {}", self.unchanged()))
+                .code("not-confirmed")
+                .hint("look at `vsgpu plan`, then add `--yes`")),
+        }
+    }
+}
+
+impl Audience for Stage<'_> {
+    fn note(&mut self, text: &str) {
+        self.printer.note(text);
+    }
+
+    fn planned(&mut self, planned: &Planned) -> Result<(), Error> {
+        self.printer.warnings(&planned.warnings);
+        if self.printer.format().is_document() && !planned.warnings.is_empty() {
+            self.printer.talk(&json!({ "warnings": planned.warnings }));
+        }
+        planned.taken_by_others(self.own.as_deref()).iter().for_each(|told| self.printer.warn(&format!("warning: {told}\n")));
+        self.printer.errors(&planned.problems.iter().map(|p| p.error.clone()).collect::<Vec<_>>());
+        let hosts: BTreeSet<String> = planned.plan.steps.iter().map(|s| s.host.clone()).collect();
+        self.few_enough("the plan", "look at `vsgpu plan`", &hosts)?;
+        if self.yes || !self.printer.can_ask() {
+            // A log shows at least what it costs.
+            self.printer.note(&format!("{}\n", crate::render::plan::costs(&planned.plan)));
+        }
+        self.ask(
+            &crate::render::plan::text(&planned.plan),
+            &self.question.clone().unwrap_or_else(|| format!("go on with {}?", self.fleet)),
+        )?;
+        self.agreed.extend(hosts);
+        Ok(())
+    }
+
+    fn going_on(&mut self, run: u32, status: &Status) -> Result<(), Error> {
+        let open = |id: usize| !matches!(status.steps[id - 1], StepState::Done { .. });
+        let hosts: BTreeSet<String> = status.plan.steps.iter().filter(|s| open(s.id)).map(|s| s.host.clone()).collect();
+        self.few_enough(&format!("the rest of run {run}"), "`vsgpu resume` goes on all the same", &hosts)?;
+        let left = (1..=status.steps.len()).filter(|id| open(*id)).count();
+        let text = format!(
+            "run {run} was not finished; {left} of its {} steps are left:\n\n{}",
+            status.steps.len(),
+            crate::render::plan::steps(&status.plan, open).trim_end()
+        );
+        self.ask(&text, &format!("go on with run {run} of {}?", self.fleet))?;
+        self.agreed.extend(hosts);
+        Ok(())
+    }
+
+    fn walking(&mut self, plan: &Plan) {
+        self.progress = Some(Progress::new(self.printer, plan, self.history.clone()));
+    }
+
+    fn hear(&mut self, event: &Event) {
+        if let Some(progress) = &mut self.progress {
+            progress.hear(event);
+        }
+    }
+}
+
+/// Hears Ctrl-C (and a polite kill) in a thread of its own: once stops, twice leaves. Called before any other thread, so that
+/// all have it blocked.
+fn operators_word(format: Format) -> Result<watch::Receiver<Word>, Error> {
+    use nix::sys::signal::{SigSet, Signal};
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    // A lost ssh session is no reason to leave hosts where they are: what runs is finished, as after a polite kill.
+    signals.add(Signal::SIGHUP);
+    signals.thread_block().map_err(|e| Error::new(Kind::Internal, format!("signals cannot be heard: {e}")))?;
+    let (tx, rx) = watch::channel(Word::GoOn);
+    std::thread::spawn(move || {
+        let mut interrupts = 0;
+        while let Ok(signal) = signals.wait() {
+            // A polite kill asks to stop, however often it comes; only a person at the keyboard leaves.
+            interrupts += u32::from(signal == Signal::SIGINT);
+            let word = if interrupts > 1 { Word::Detach } else { Word::Stop };
+            if *tx.borrow() == Word::GoOn {
+                let text =
+                    "stopping: what runs is finished, nothing new is begun (Ctrl-C again leaves at once; the agents finish what they do)";
+                Printer::new(format).note(text);
+            }
+            tx.send_replace(word);
+        }
+    });
+    Ok(rx)
+}
+
+/// What the latest run took and has not given back.
+fn still_taken(fleet: &Fleet) -> Vec<Error> {
+    let run = journal::latest(&Folder(fleet.state_folder())).ok().flatten();
+    run.map(|run| said_loudly(journal::outstanding(&run.status))).unwrap_or_default()
+}
+
+/// The one thing administrators fear, said loudly, with the way out.
+fn said_loudly(left: Leftovers) -> Vec<Error> {
+    let host = |host| {
+        Error::new(Kind::Failed, format!("{host} IS STILL IN MAINTENANCE MODE"))
+            .code("still-taken")
+            .hint("`vsgpu apply` brings it out when its agent answers")
+            .hint("its agent is dead: on the host, after a look at its tasks, `esxcli system maintenanceMode set --enable false`")
+    };
+    let vm = |vm| {
+        Error::new(Kind::Failed, format!("{vm} was shut down and is not known to run again"))
+            .code("still-taken")
+            .hint("`vsgpu apply` looks again, and starts it when its host allows it")
+    };
+    let held = |(node, Held { hold, why, .. }): (crate::node::NodeId, Held)| {
+        Error::new(Kind::Blocked, format!("{node} is held ({hold}): {why}")).held(hold).hint(hold.advice_for(&node))
+    };
+    let taken = left.in_maintenance.into_iter().map(host).chain(left.stopped.into_iter().map(vm));
+    taken.chain(left.held.into_iter().map(held)).collect()
+}

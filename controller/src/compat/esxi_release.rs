@@ -1,0 +1,59 @@
+//! ESXi and vGPU manager: a release is packaged for certain majors of vSphere.
+
+use crate::compat::combination::{Combination, Finding};
+use vsgpu_core::knowledge::releases;
+use vsgpu_host_agent::host::esx_at_least;
+
+/// First release of which no list of packages was seen.
+const FIRST_UNLISTED: (u32, u32) = (18, 4);
+
+pub(super) fn check(c: &Combination) -> Vec<Finding> {
+    let (Some(esxi), Some(manager)) = (&c.esxi, &c.manager) else { return vec![] };
+    let vsphere: String = esxi.value.split('.').take(2).collect::<Vec<_>>().join(".");
+    let found = c.manager_releases();
+    if found.is_empty() {
+        return vec![];
+    }
+    let mut doubt = None;
+    for release in &found {
+        let packaged = releases::packaged_for(release.name);
+        if packaged.iter().any(|(major, _)| *major == vsphere) {
+            return vec![];
+        }
+        let number = release.name.split_once('.').map_or((release.major, 0), |(a, b)| (a.parse().unwrap_or(0), b.parse().unwrap_or(0)));
+        // Of newer releases only a note about the branch is known: `8.0 U3 P06 or later, 9.x`.
+        let allows = |item: &str| {
+            let on_major = item.starts_with(vsphere.as_str()) || item == "9.x" && vsphere.starts_with("9.");
+            let since = !item.contains("U3") || esx_at_least(&esxi.value, "8.0.3");
+            on_major && since && !item.contains("packages")
+        };
+        let noted = release.vsphere.split(", ").any(allows);
+        if noted {
+            return vec![];
+        }
+        doubt = doubt.or(Some((*release, number >= FIRST_UNLISTED)));
+    }
+    let Some((release, unlisted)) = doubt else { return vec![] };
+    let on: Vec<&str> = releases::packaged_for(release.name).iter().map(|(major, _)| *major).collect();
+    let for_what = if on.is_empty() { "no package list was seen".to_string() } else { format!("packages: vSphere {}", on.join(", ")) };
+    let what = format!(
+        "{}: vGPU {} ({}) was not packaged for ESXi {} of {} ({for_what})",
+        manager.by, release.name, manager.value, esxi.value, esxi.by
+    );
+    let same_branch = || releases::packaged_on(&vsphere).into_iter().rfind(|r| r.major == release.major);
+    let newest = || releases::packaged_on(&vsphere).into_iter().next_back();
+    let nearest = same_branch()
+        .or_else(newest)
+        .map(|r| format!("for ESXi {vsphere}: vGPU {} (host {}, guest {})", r.name, r.host, crate::compat::driver_pair::guest_of(r)));
+    let mut basis = release.basis.clone();
+    if let Some((_, packaged)) = releases::packaged_for(release.name).first() {
+        basis = (*packaged).clone();
+    }
+    let finding = c.finding(what, basis, nearest);
+    // Gaps inside a branch exist, and lists end: only a branch without any package for that vSphere is certain. What runs
+    // already, runs.
+    let of_branch = releases::packaged_on(&vsphere).iter().any(|r| r.major == release.major);
+    let in_range = releases::packaged_on(&vsphere).len() > 1;
+    let sure = c.manager_wished && !unlisted && !on.is_empty() && !of_branch && in_range;
+    vec![if sure { finding } else { finding.doubtful() }]
+}

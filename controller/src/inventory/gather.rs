@@ -1,0 +1,205 @@
+//! All facts of all nodes, gathered concurrently. A failure is kept where it happened: an unreachable node or an
+//! unreadable fact never hides the others.
+
+use crate::error::Error;
+use crate::fleet::Fleet;
+use crate::inventory::seen::{Inventory, Seen};
+use crate::inventory::shared::SharedFacts;
+use crate::node::{NodeId, NodeKind, Reach};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use vsgpu_core::Fact as _;
+use vsgpu_guest_agent::guest;
+use vsgpu_host_agent::host;
+use vsgpu_host_agent::vm::VmPower;
+use vsgpu_proto::client::{CallError, Connection, Description, Operator, Target};
+
+/// Nodes talked to at once.
+const AT_ONCE: usize = 128;
+/// Longest observation: one probe may take its whole minute, and there are rounds of them.
+const OBSERVE: Duration = Duration::from_secs(300);
+
+/// Which facts to ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// What the wishes need, and what the planner needs.
+    Wished,
+    /// The same, and the agents remember the wishes for their metrics.
+    WishedAndRemembered,
+    /// Everything the agents know.
+    All,
+}
+
+/// How all nodes are reached.
+pub fn reaches(fleet: &Fleet) -> BTreeMap<NodeId, Reach> {
+    let hosts: BTreeMap<&str, &str> = fleet.hosts.iter().map(|h| (h.name.as_str(), h.address.as_str())).collect();
+    let reach = |node: &str, role: &str, address: &str, vm: Option<&str>| Reach {
+        address: address.into(),
+        node: node.into(),
+        role: role.into(),
+        vm: vm.map(Into::into),
+    };
+    let mut all: BTreeMap<NodeId, Reach> =
+        fleet.hosts.iter().map(|h| (NodeId::new(NodeKind::Host, &h.name), reach(&h.name, "host", &h.address, None))).collect();
+    for vm in &fleet.vms {
+        if let Some(address) = hosts.get(vm.host.as_str()) {
+            all.insert(NodeId::new(NodeKind::Vm, &vm.name), reach(&vm.host, "host", address, Some(&vm.vm_name)));
+        }
+        if let Some(guest) = &vm.guest {
+            all.insert(NodeId::new(NodeKind::Guest, &vm.name), reach(&vm.name, "guest", &guest.address, None));
+        }
+    }
+    all
+}
+
+/// Looks at the whole fleet, or at the named nodes.
+pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn Fn(&NodeId) -> bool) -> Inventory {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let shared = Arc::new(Mutex::new(SharedFacts::default()));
+    let mut work: JoinSet<Vec<(NodeId, Result<Seen, Error>)>> = JoinSet::new();
+    let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
+    let catalogue = crate::catalogue::catalogue();
+    let (specs, reaches, by_host) = (fleet.specs(), reaches(fleet), fleet.vms_by_host());
+    let ask = |node: &NodeId| -> Ask {
+        let of_node = specs.get(node).into_iter().flat_map(|specs| specs.iter());
+        let wishes: Vec<_> = of_node.map(|s| (s.requirement.to_string(), (*s.value).clone())).collect();
+        let facts = match scope {
+            Scope::All => vec![],
+            Scope::Wished | Scope::WishedAndRemembered => needed(catalogue, node.kind, &wishes),
+        };
+        let vm = reaches.get(node).and_then(|r| r.vm.clone());
+        Ask { node: node.clone(), vm, facts, wishes: if scope == Scope::WishedAndRemembered { wishes } else { vec![] } }
+    };
+    // One connection serves a host and all its VMs.
+    let mut by_agent: Vec<(Target, Vec<Ask>)> = vec![];
+    for host in &fleet.hosts {
+        let id = NodeId::new(NodeKind::Host, &host.name);
+        let vms = by_host.get(host.name.as_str()).into_iter().flatten().map(|vm| NodeId::new(NodeKind::Vm, &vm.name));
+        let asks: Vec<Ask> = std::iter::once(id.clone()).chain(vms).filter(|n| only(n)).map(|n| ask(&n)).collect();
+        by_agent.extend(reaches.get(&id).filter(|_| !asks.is_empty()).map(|r| (r.target(), asks)));
+    }
+    for vm in fleet.vms.iter().filter(|vm| vm.guest.is_some()) {
+        let id = NodeId::new(NodeKind::Guest, &vm.name);
+        by_agent.extend(reaches.get(&id).filter(|_| only(&id)).map(|r| (r.target(), vec![ask(&id)])));
+    }
+    for (target, asks) in by_agent {
+        let (operator, places, shared) = (operator.clone(), places.clone(), shared.clone());
+        work.spawn(async move {
+            let _place = places.acquire_owned().await;
+            let connection = match patient(&operator, &target, within).await {
+                Ok(connection) => connection,
+                Err(why) => {
+                    let why = Error::from(why);
+                    return asks.into_iter().map(|a| (a.node, Err(why.clone()))).collect();
+                }
+            };
+            let mut seen = vec![];
+            for ask in asks {
+                let facts: Vec<&str> = ask.facts.to_vec();
+                let reply = connection.observe(ask.vm.as_deref(), &facts, &ask.wishes, OBSERVE).await;
+                seen.push((
+                    ask.node,
+                    reply
+                        .map(|(boot_id, facts)| {
+                            let facts = shared.lock().unwrap_or_else(PoisonError::into_inner).of(facts);
+                            Seen { boot_id, facts, ..Seen::default() }
+                        })
+                        .map_err(Error::from),
+                ));
+            }
+            let of_host = seen.iter_mut().find(|(node, _)| node.kind == NodeKind::Host);
+            if let (Some((_, Ok(seen))), Some(said)) = (of_host, connection.description()) {
+                (seen.taken, seen.holder) = (said.taken.clone(), said.holder.clone());
+            }
+            seen
+        });
+    }
+    let mut inventory = Inventory { at: now(), ..Inventory::default() };
+    while let Some(done) = work.join_next().await {
+        inventory.nodes.extend(done.unwrap_or_default());
+    }
+    inventory
+}
+
+/// What the hosts' agents say of themselves, of all that answer within this time; and which did not.
+pub async fn describe(fleet: &Fleet, operator: &Operator, within: Duration) -> (BTreeMap<String, Description>, Vec<String>) {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut work = JoinSet::new();
+    for (id, reach) in reaches(fleet).into_iter().filter(|(id, _)| id.kind == NodeKind::Host) {
+        let (operator, places) = (operator.clone(), places.clone());
+        work.spawn(async move {
+            let _place = places.acquire_owned().await;
+            let said = Connection::open(&operator, &reach.target(), within).await;
+            (id.name, said.ok().and_then(|connection| connection.description().cloned()))
+        });
+    }
+    let mut known = BTreeMap::new();
+    let gathered = tokio::time::timeout(within * 2, async {
+        while let Some(done) = work.join_next().await {
+            known.extend(done.ok().and_then(|(host, said)| Some((host, said?))));
+        }
+    });
+    let _ = gathered.await;
+    let silent = fleet.hosts.iter().map(|h| &h.name).filter(|name| !known.contains_key(*name)).cloned().collect();
+    (known, silent)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge: guests' clocks are compared with this machine's")]
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// Tries until the deadline: a node that is just booting is worth the wait.
+pub(crate) async fn patient(operator: &Operator, target: &Target, within: Duration) -> Result<Connection, CallError> {
+    let end = tokio::time::Instant::now() + within;
+    let mut before = None;
+    loop {
+        let left = end.saturating_duration_since(tokio::time::Instant::now());
+        let short = left < Duration::from_secs(1);
+        match Connection::open(operator, target, left.max(Duration::from_millis(100))).await {
+            Err(why @ CallError::Away(_)) if tokio::time::Instant::now() < end => {
+                // The last try has no time left to say more than that: what was heard before it says why.
+                if before.is_none() || !short {
+                    before = Some(why);
+                }
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            Err(why @ CallError::Away(_)) => return Err(before.filter(|_| short).unwrap_or(why)),
+            ended => return ended,
+        }
+    }
+}
+
+struct Ask {
+    node: NodeId,
+    vm: Option<String>,
+    facts: Vec<&'static str>,
+    wishes: Vec<(String, serde_json::Value)>,
+}
+
+/// Facts that a plan needs of a node with these wishes.
+pub fn needed(catalogue: &vsgpu_core::Catalogue, kind: NodeKind, wishes: &[(String, serde_json::Value)]) -> Vec<&'static str> {
+    let mut names: Vec<&'static str> = wishes.iter().filter_map(|(name, _)| Some(catalogue.find(kind.scope(), name)?.fact.name)).collect();
+    match kind {
+        NodeKind::Host => names.extend([
+            host::MaintenanceModeFact::NAME,
+            host::VirtualMachines::NAME,
+            host::EsxVersion::NAME,
+            host::Gpus::NAME,
+            host::GpuUsers::NAME,
+            host::HostGraphics::NAME,
+            host::HostPassthrough::NAME,
+            host::PciGpus::NAME,
+            host::VgpuTypes::NAME,
+            host::Vgpus::NAME,
+        ]),
+        NodeKind::Vm => names.push(VmPower::NAME),
+        NodeKind::Guest => names.extend([guest::Os::NAME, guest::Clock::NAME, guest::PciGpus::NAME, guest::Health::NAME]),
+    }
+    names.sort_unstable();
+    names.dedup();
+    names
+}

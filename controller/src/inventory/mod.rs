@@ -1,0 +1,12 @@
+//! What all nodes were seen to be: facts with their types, and what follows from them alone.
+
+pub mod acquired;
+mod gather;
+pub mod gpus;
+pub mod readiness;
+mod seen;
+pub mod shared;
+
+pub(crate) use gather::patient;
+pub use gather::{Scope, describe, gather, needed, reaches};
+pub use seen::{Inventory, NoFact, Seen};

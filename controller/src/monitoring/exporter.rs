@@ -1,0 +1,284 @@
+//! One page of metrics for the whole fleet: what each agent serves, fetched over the same mutual TLS as everything else, with the
+//! node's name on it; and what the journal tells about runs and held nodes. Agents then need no listener of their own beyond
+//! loopback. A node that does not answer keeps its last values for a while, and its age says so.
+
+use crate::fleet::Fleet;
+use crate::inventory::reaches;
+use crate::journal::outcome::{NodeState, nodes};
+use crate::journal::{self, Folder, StepState};
+use crate::node::{NodeId, NodeKind};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use vsgpu_proto::client::{Connection, Operator};
+use vsgpu_proto::metrics::{Sample, text};
+use vsgpu_proto::scrape::Pages;
+
+/// Agents asked at once.
+const AT_ONCE: usize = 64;
+/// Longest page of one agent: 200 series are some tens of kilobytes.
+const MAX_PAGE: usize = 256 << 10;
+/// How long the page of a node that does not answer any more is shown.
+const KEPT: Duration = Duration::from_secs(600);
+
+struct Page {
+    role: &'static str,
+    text: String,
+    at: Option<Instant>,
+    answers: bool,
+    refused: bool,
+}
+
+/// What was last fetched, by node.
+#[derive(Default)]
+pub struct Collected {
+    pages: Mutex<BTreeMap<(String, &'static str), Page>>,
+    folder: std::path::PathBuf,
+    /// When the certificate that it asks with ends.
+    certificate_end: Option<u64>,
+    rounds: AtomicU64,
+}
+
+impl Collected {
+    /// Nothing yet, of this fleet.
+    pub fn new(fleet: &Fleet) -> Self {
+        Self {
+            folder: fleet.state_folder(),
+            certificate_end: vsgpu_proto::pki::own_life(&fleet.pki).map(|life| life.ends),
+            ..Self::default()
+        }
+    }
+
+    fn pages(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, &'static str), Page>> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks every agent once, beside each other.
+    pub async fn round(&self, fleet: &Fleet, operator: &Operator, within: Duration) {
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let mut work = JoinSet::new();
+        for (id, reach) in reaches(fleet).into_iter().filter(|(id, _)| id.kind != NodeKind::Vm) {
+            let (operator, places, target) = (operator.clone(), places.clone(), reach.target());
+            work.spawn(async move {
+                let _place = places.acquire_owned().await;
+                let text = match Connection::open(&operator, &target, within).await {
+                    Ok(connection) => connection.metrics(within).await.ok(),
+                    Err(_) => None,
+                };
+                (id, text)
+            });
+        }
+        while let Some(Ok((id, text))) = work.join_next().await {
+            let role = if id.kind == NodeKind::Guest { "guest" } else { "host" };
+            let mut pages = self.pages();
+            let page = pages.entry((id.name, role)).or_insert(Page { role, text: String::new(), at: None, answers: false, refused: false });
+            page.answers = text.is_some();
+            // Whoever is root in a VM speaks for its agent: what is not a page of ours must not spoil everybody's.
+            page.refused = text.as_deref().is_some_and(|text| !is_sound(text));
+            if let Some(text) = text.filter(|_| !page.refused) {
+                (page.text, page.at) = (text, Some(Instant::now()));
+            }
+        }
+        self.rounds.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Pages for Collected {
+    fn metrics(&self) -> String {
+        let pages = self.pages();
+        let mut own = of_runs(&self.folder);
+        if let Some(end) = self.certificate_end {
+            let (name, help) = vsgpu_proto::metrics::CERTIFICATE_END;
+            own.push(Sample::new(name, help, vec![], end as f64));
+        }
+        for ((node, _), page) in pages.iter() {
+            let labels = || vec![("node", node.clone()), ("role", page.role.to_string())];
+            let help = "1: the node's agent answered when it was last asked";
+            own.push(Sample::new("node_reachable", help, labels(), f64::from(page.answers)));
+            let help = "1: what the node's agent sent was no page of an agent, and is not shown";
+            own.push(Sample::new("node_page_refused", help, labels(), f64::from(page.refused)));
+            if let Some(at) = page.at {
+                let help = "Age of what is shown of the node; after ten minutes it is shown no more";
+                own.push(Sample::new("node_page_age_seconds", help, labels(), at.elapsed().as_secs_f64()));
+            }
+        }
+        let fresh = pages.iter().filter(|(_, page)| page.at.is_some_and(|at| at.elapsed() < KEPT));
+        let shown: Vec<(&str, &str, &str)> = fresh.map(|((node, _), page)| (node.as_str(), page.role, page.text.as_str())).collect();
+        merged(&text(own), &shown)
+    }
+
+    fn ready(&self) -> Result<String, String> {
+        match self.rounds.load(Ordering::SeqCst) {
+            0 => Err("the nodes have not been asked yet".into()),
+            n => Ok(format!("asked all nodes {n} times")),
+        }
+    }
+}
+
+/// What the journal tells. A journal that cannot be read has no values; the nodes' own are not affected.
+fn of_runs(folder: &std::path::Path) -> Vec<Sample> {
+    let sample = Sample::new;
+    let at_work = journal::at_work(folder).is_some();
+    let mut all = vec![sample("controller_at_work", "1: a run is being walked now", vec![], f64::from(at_work))];
+    let latest = journal::latest(&Folder(folder.into()));
+    all.push(sample("runs_readable", "1: the records of runs could be read", vec![], f64::from(latest.is_ok())));
+    let Ok(Some(run)) = latest else { return all };
+    let status = &run.status;
+    all.push(sample("run_number", "Number of the latest run", vec![], f64::from(run.number)));
+    all.push(sample("run_begin_timestamp_seconds", "When the latest run began", vec![], status.begun as f64));
+    let unfinished = "1: the latest run is not finished, whether somebody is at work or not";
+    all.push(sample("run_unfinished", unfinished, vec![], f64::from(status.ended.is_none())));
+    if let Some((end, _)) = status.ended {
+        let seconds = end.saturating_sub(status.begun) as f64;
+        all.push(sample("run_duration_seconds", "How long the latest run took", vec![], seconds));
+    }
+    for (name, which) in [
+        ("waiting", (|s| matches!(s, StepState::Waiting)) as fn(&StepState) -> bool),
+        ("started", |s| matches!(s, StepState::Started { .. })),
+        ("done", |s| matches!(s, StepState::Done { .. })),
+        ("failed", |s| matches!(s, StepState::Failed { .. })),
+    ] {
+        let count = status.steps.iter().filter(|s| which(s)).count();
+        all.push(sample("run_steps", "Steps of the latest run, by state", vec![("state", name.into())], count as f64));
+    }
+    let mut by_state: BTreeMap<&str, usize> = NodeState::WORDS.iter().map(|word| (*word, 0)).collect();
+    for (node, state) in nodes(&run, at_work) {
+        *by_state.entry(state.word()).or_default() += 1;
+        if let NodeState::Held { held, .. } = state {
+            let hold = serde_json::to_value(held.hold).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default();
+            // As the other series name it: the guest of a VM is `vm-01` with its role.
+            let (name, role) = node.strip_suffix(" (guest)").map_or((node.as_str(), ""), |vm| (vm, "guest"));
+            let labels = vec![("node", name.into()), ("role", role.into()), ("hold", hold)];
+            all.push(sample("node_held", "1: the node is held, and why", labels, 1.0));
+        }
+    }
+    for (word, count) in by_state {
+        let help = "Nodes of the latest run, by what became of them";
+        all.push(sample("run_nodes", help, vec![("state", word.into())], count as f64));
+    }
+    all
+}
+
+/// Whether a page is one that an agent of ours makes: our names, plain labels, numbers, and nothing that the exporter says itself.
+fn is_sound(text: &str) -> bool {
+    const OWN: [&str; 6] = ["vsgpu_runs_", "vsgpu_node_", "vsgpu_run_", "vsgpu_controller_", "vsgpu_fleet_", "vsgpu_exporter_"];
+    let name_is_ours = |name: &str| {
+        name.starts_with("vsgpu_")
+            && !OWN.iter().any(|own| name.starts_with(own))
+            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let label_is_plain =
+        |label: &str| label.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !["node", "instance", "job"].contains(&label);
+    let sample = |line: &str| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (name, labels) = series.split_once('{').map_or((series, ""), |(name, rest)| (name, rest));
+        let labels = if labels.is_empty() { "" } else { labels.strip_suffix('}')? };
+        // `a="x",b="y"`: a quote or a backslash inside a value is escaped.
+        let labels = labels.replace("\\\\", "").replace("\\\"", "");
+        let mut rest = labels.as_str();
+        while !rest.is_empty() {
+            let (label, after) = rest.split_once("=\"")?;
+            let (_, after) = after.split_once('"')?;
+            label_is_plain(label).then_some(())?;
+            rest = after.strip_prefix(',').unwrap_or(after);
+        }
+        (name_is_ours(name) && value.parse::<f64>().is_ok()).then_some(())
+    };
+    let head =
+        |words: &str| words.split(' ').nth(1).is_some_and(name_is_ours) && (words.starts_with("HELP ") || words.starts_with("TYPE "));
+    text.len() <= MAX_PAGE
+        && *vsgpu_core::text::visible(text) == *text
+        && text.lines().filter(|l| !l.is_empty()).all(|line| match line.strip_prefix("# ") {
+            Some(words) => head(words),
+            None => sample(line).is_some(),
+        })
+}
+
+/// Pages as one: each family once, every series of a node with the node's name.
+fn merged(own: &str, pages: &[(&str, &str, &str)]) -> String {
+    let mut families: BTreeMap<String, (Vec<String>, Vec<String>)> = BTreeMap::new();
+    let mut take = |text: &str, node: Option<(&str, &str)>| {
+        let mut family = String::new();
+        for line in text.lines().filter(|l| !l.is_empty()) {
+            if let Some(words) = line.strip_prefix("# ") {
+                let name = words.split(' ').nth(1).unwrap_or_default();
+                if name != family {
+                    family = name.into();
+                }
+                let heads = &mut families.entry(family.clone()).or_default().0;
+                // HELP and TYPE stand once; agents of two versions may word them differently.
+                if heads.len() < 2 {
+                    heads.push(line.into());
+                }
+                continue;
+            }
+            let with = match (node, line.split_once('{')) {
+                (None, _) => line.to_string(),
+                // A metric that says the role itself keeps its own.
+                (Some((node, role)), Some((name, rest))) => {
+                    let role = if rest.contains("role=\"") { String::new() } else { format!("role=\"{role}\",") };
+                    format!("{name}{{node=\"{node}\",{role}{rest}")
+                }
+                (Some((node, role)), None) => {
+                    let (name, value) = line.split_once(' ').unwrap_or((line, "NaN"));
+                    format!("{name}{{node=\"{node}\",role=\"{role}\"}} {value}")
+                }
+            };
+            families.entry(family.clone()).or_default().1.push(with);
+        }
+    };
+    take(own, None);
+    for (node, role, text) in pages {
+        take(text, Some((node, role)));
+    }
+    families.into_values().flat_map(|(heads, series)| heads.into_iter().chain(series)).map(|line| line + "\n").collect()
+}
+
+/// The nodes that have an agent.
+pub fn agents(fleet: &Fleet) -> usize {
+    reaches(fleet).keys().filter(|id: &&NodeId| id.kind != NodeKind::Vm).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_is_none_of_ours_is_refused() {
+        assert!(is_sound(
+            "# HELP vsgpu_up 1: the agent answers\n# TYPE vsgpu_up gauge\nvsgpu_up 1\nvsgpu_gpu_info{gpu=\"0000:3b:00.0\",name=\"A, b = {c} \\\"d\\\" \\\\\"} 1\n"
+        ));
+        for bad in [
+            "garbage here and there\n",
+            "up 1\n",
+            "vsgpu_up{node=\"esx-01\"} 1\n",
+            "vsgpu_up{instance=\"x\"} 1\n",
+            "vsgpu_node_reachable 1\n",
+            "vsgpu_up one\n",
+            "vsgpu_up{gpu=\"x} 1\n",
+            "# EVIL\n",
+            "vsgpu_gpu_info{name=\"\u{1b}[2J\"} 1\n",
+        ] {
+            assert!(!is_sound(bad), "{bad}");
+        }
+        assert!(!is_sound(&"vsgpu_up 1\n".repeat(100_000)));
+    }
+
+    #[test]
+    fn pages_become_one_with_each_family_once() {
+        let page = "# HELP vsgpu_up 1: the agent answers\n# TYPE vsgpu_up gauge\nvsgpu_up 1\n# HELP vsgpu_gpu_info A GPU\n# TYPE vsgpu_gpu_info gauge\nvsgpu_gpu_info{gpu=\"0000:3b:00.0\"} 1\n";
+        let all = merged("", &[("esx-01", "host", page), ("esx-02", "host", page)]);
+        assert_eq!(
+            all,
+            "# HELP vsgpu_gpu_info A GPU\n# TYPE vsgpu_gpu_info gauge\n\
+             vsgpu_gpu_info{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\"} 1\n\
+             vsgpu_gpu_info{node=\"esx-02\",role=\"host\",gpu=\"0000:3b:00.0\"} 1\n\
+             # HELP vsgpu_up 1: the agent answers\n# TYPE vsgpu_up gauge\n\
+             vsgpu_up{node=\"esx-01\",role=\"host\"} 1\nvsgpu_up{node=\"esx-02\",role=\"host\"} 1\n"
+        );
+    }
+}

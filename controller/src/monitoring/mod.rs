@@ -1,0 +1,4 @@
+//! The whole fleet for monitoring systems (`exporter`) and for people who watch (`top`).
+
+pub mod exporter;
+pub mod top;

@@ -1,0 +1,200 @@
+//! The glance as lines that fit eighty columns, each with how loud it is.
+
+use crate::monitoring::top::summary::{Glance, Gpu, Node, Run, Vgpu};
+
+/// How loud a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mood {
+    /// All is well.
+    Fine,
+    /// Somebody should look.
+    Doubt,
+    /// Somebody must look.
+    Bad,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line {
+    /// What it shows.
+    pub text: String,
+    /// How loud it is.
+    pub mood: Mood,
+}
+
+/// The whole view.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct View {
+    /// Two lines: the fleet, and its latest run.
+    pub head: [String; 2],
+    /// Two lines: what the columns of GPUs and of vGPUs are. Empty where there is nothing to show.
+    pub columns: Vec<String>,
+    /// Hosts with their GPUs and vGPUs, then guests.
+    pub lines: Vec<Line>,
+}
+
+fn gib(bytes: Option<f64>) -> String {
+    bytes.map_or("-".into(), |b| format!("{:.1}", b / f64::from(1 << 30)))
+}
+
+fn percent(ratio: Option<f64>) -> String {
+    ratio.map_or("-".into(), |r| format!("{:.0}%", r * 100.0))
+}
+
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width { text.into() } else { text.chars().take(width.saturating_sub(1)).chain(['~']).collect() }
+}
+
+fn gpu_row([gpu, model, busy, used, all, heat, power]: [&str; 7]) -> String {
+    format!("  {:<12} {:<22} {busy:>5} {used:>6}/{all:<5} {heat:>5} {power:>5}", cut(gpu, 12), cut(model, 22))
+}
+
+fn vgpu_row([vm, profile, busy, used, license, driver]: [&str; 6]) -> String {
+    format!("    {:<15} {:<17} {busy:>5} {used:>6} {license:<10} {}", cut(vm, 15), cut(profile, 17), cut(driver, 14))
+}
+
+/// Makes lines of it.
+pub fn view(glance: &Glance) -> View {
+    let mut lines = vec![];
+    for host in &glance.hosts {
+        lines.push(node_line(host, ""));
+        host.gpus.iter().for_each(|gpu| gpu_lines(gpu, &mut lines));
+    }
+    if !glance.guests.is_empty() {
+        lines.push(Line { text: "guests".into(), mood: Mood::Fine });
+    }
+    for guest in &glance.guests {
+        lines.push(node_line(guest, "  "));
+        guest.gpus.iter().for_each(|gpu| gpu_lines(gpu, &mut lines));
+    }
+    let away = |nodes: &[Node]| nodes.iter().filter(|n| !n.reachable).count();
+    let gpus: Vec<&Gpu> = glance.hosts.iter().flat_map(|h| &h.gpus).collect();
+    let vgpus = gpus.iter().map(|gpu| gpu.vgpus.len()).sum::<usize>();
+    let some = |n: usize, what: &str| if n > 0 { format!(", {n} {what}") } else { String::new() };
+    let first = format!(
+        "{}  {} hosts{}{}, {} GPUs, {vgpus} vGPUs, {} guests{}",
+        cut(&glance.fleet, 24),
+        glance.hosts.len(),
+        some(glance.hosts.iter().filter(|h| h.maintenance == Some(true)).count(), "in maintenance"),
+        some(away(&glance.hosts), "AWAY"),
+        gpus.len(),
+        glance.guests.len(),
+        some(away(&glance.guests), "AWAY")
+    );
+    let mut columns = vec![];
+    if lines.iter().any(|line| line.text.starts_with("  ")) {
+        columns.push(gpu_row(["GPU", "MODEL", "BUSY", "GiB", "ALL", "HEAT", "POWER"]));
+        columns.push(vgpu_row(["VM", "VGPU TYPE", "BUSY", "GiB", "LICENSE", "GUEST DRIVER"]));
+    }
+    View { head: [first, run_line(glance)], columns, lines }
+}
+
+fn run_line(glance: &Glance) -> String {
+    if !glance.runs_readable {
+        return "THE RUNS CANNOT BE READ: `vsgpu status` says why".into();
+    }
+    let Some(Run { number, state, steps, done, failed, held }) = &glance.run else { return "no run yet".into() };
+    let state = if *state == "unfinished" { "NOT FINISHED" } else { state };
+    let failed = if *failed > 0 { format!(", {failed} FAILED") } else { String::new() };
+    let held = if *held > 0 { format!("; {held} nodes held") } else { String::new() };
+    format!("run {number}: {state}, {done} of {steps} steps done{failed}{held}")
+}
+
+/// A host or a guest: whether it answers, what it wishes, what is wrong.
+fn node_line(node: &Node, indent: &str) -> Line {
+    let mut mood = Mood::Fine;
+    let mut words: Vec<String> = vec![];
+    let mut say = |so: bool, word: &str, how: Mood| {
+        if so {
+            mood = mood.max(how);
+            words.push(word.into());
+        }
+    };
+    say(!node.reachable, "AWAY", Mood::Bad);
+    node.held.iter().for_each(|hold| say(true, &format!("held ({hold})"), Mood::Bad));
+    say(node.maintenance == Some(true), "maintenance", Mood::Doubt);
+    say(node.reboot_pending == Some(true), "reboot pending", Mood::Doubt);
+    say(node.driver_loaded == Some(false), "no driver", Mood::Bad);
+    say(node.licensed == Some(true), "licensed", Mood::Fine);
+    say(node.licensed == Some(false), "UNLICENSED", Mood::Bad);
+    say(node.proof == Some("right"), "proof right", Mood::Fine);
+    say(node.proof == Some("of-another-boot"), "proof of another boot", Mood::Doubt);
+    say(node.proof == Some("wrong"), "PROOF WRONG", Mood::Bad);
+    say(node.health == Some("critical"), "CRITICAL", Mood::Bad);
+    say(node.health == Some("warning"), "health warning", Mood::Doubt);
+    if let Some(wishes) = &node.wishes {
+        say(true, &format!("{}/{} as wished", wishes.met, wishes.of), if wishes.met == wishes.of { Mood::Fine } else { Mood::Doubt });
+    }
+    Line { text: format!("{indent}{:<18}  {}", cut(&node.name, 18), words.join(", ")).trim_end().into(), mood }
+}
+
+/// A GPU with its vGPUs.
+fn gpu_lines(gpu: &Gpu, lines: &mut Vec<Line>) {
+    let (mood, more) = match gpu {
+        Gpu { memory_errors: true, .. } => (Mood::Bad, "  MEMORY ERRORS"),
+        Gpu { throttled: true, .. } => (Mood::Doubt, "  throttled"),
+        _ => (Mood::Fine, ""),
+    };
+    let one = |value: Option<f64>, unit: &str| value.map_or("-".into(), |v| format!("{v:.0}{unit}"));
+    let model = gpu.name.as_deref().unwrap_or(if gpu.passthrough { "passthrough: see guest" } else { "-" });
+    let row = gpu_row([
+        &gpu.gpu,
+        model,
+        &percent(gpu.utilization_ratio),
+        &gib(gpu.memory_used_bytes),
+        &gib(gpu.memory_total_bytes),
+        &one(gpu.temperature_celsius, "C"),
+        &one(gpu.power_watts, "W"),
+    ]);
+    lines.push(Line { text: format!("{row}{more}").trim_end().into(), mood });
+    lines.extend(gpu.vgpus.iter().map(vgpu_line));
+}
+
+fn vgpu_line(vgpu: &Vgpu) -> Line {
+    let (word, mood) = match vgpu.licensed {
+        Some(true) => ("licensed", Mood::Fine),
+        Some(false) => ("UNLICENSED", Mood::Bad),
+        None => ("-", Mood::Fine),
+    };
+    let (busy, used) = (percent(vgpu.utilization_ratio), gib(vgpu.memory_used_bytes));
+    let row = [vgpu.vm.as_str(), &vgpu.profile, &busy, &used, word, &vgpu.guest_driver];
+    Line { text: vgpu_row(row).trim_end().into(), mood }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitoring::top::summary::{Seats, glance};
+
+    const PAGE: &str = "# HELP x\nvsgpu_node_reachable{node=\"esx-01\",role=\"host\"} 1\nvsgpu_node_reachable{node=\"esx-02\",role=\"host\"} 0\nvsgpu_node_reachable{node=\"vm-01\",role=\"guest\"} 1\nvsgpu_host_maintenance_mode{node=\"esx-01\",role=\"host\"} 1\nvsgpu_gpu_info{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",name=\"NVIDIA A100-PCIE-40GB\"} 1\nvsgpu_gpu_utilization_ratio{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\"} 0.87\nvsgpu_gpu_memory_used_bytes{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\"} 34359738368\nvsgpu_gpu_memory_total_bytes{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\"} 42949672960\nvsgpu_host_vgpu_info{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",vm=\"a \\\"long\\\" name of a machine\",type=\"nvidia_a100-10c\",guest_driver=\"535.183.01\"} 1\nvsgpu_host_vgpu_licensed{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",vm=\"a \\\"long\\\" name of a machine\"} 0\nvsgpu_host_gpu_owner_info{node=\"esx-01\",role=\"host\",gpu=\"0000:af:00.0\",configured=\"VM Passthru\",active=\"VM Passthru\"} 1\nvsgpu_gpu_info{node=\"vm-01\",role=\"guest\",gpu=\"0000:03:00.0\",name=\"NVIDIA A100-PCIE-40GB\"} 1\nvsgpu_gpu_utilization_ratio{node=\"vm-01\",role=\"guest\",gpu=\"0000:03:00.0\"} 0.5\nvsgpu_license_licensed{node=\"vm-01\",role=\"guest\",gpu=\"x\"} 1\nvsgpu_license_licensed{node=\"vm-01\",role=\"guest\",gpu=\"y\"} 0\nvsgpu_requirement_met{node=\"vm-01\",role=\"guest\",vm=\"\",requirement=\"driver\"} 0\nvsgpu_run_number 3\nvsgpu_run_unfinished 1\nvsgpu_controller_at_work 0\nvsgpu_run_steps{state=\"done\"} 4\nvsgpu_run_steps{state=\"waiting\"} 2\n";
+
+    #[test]
+    fn a_page_becomes_lines_of_eighty_columns() {
+        let view = view(&glance("fleet.yaml", &Seats::new(), PAGE));
+        let text: Vec<&str> = view.lines.iter().map(|l| l.text.as_str()).collect();
+        assert_eq!(
+            text,
+            [
+                "esx-01              maintenance",
+                "  0000:3b:00.0 NVIDIA A100-PCIE-40GB    87%   32.0/40.0      -     -",
+                "    a \"long\" name ~ nvidia_a100-10c       -      - UNLICENSED 535.183.01",
+                "  0000:af:00.0 passthrough: see guest     -      -/-         -     -",
+                "esx-02              AWAY",
+                "guests",
+                "  vm-01               UNLICENSED, 0/1 as wished",
+                "  0000:03:00.0 NVIDIA A100-PCIE-40GB    50%      -/-         -     -",
+            ]
+        );
+        assert_eq!(view.lines[2].mood, Mood::Bad);
+        assert_eq!(view.head[0], "fleet.yaml  2 hosts, 1 in maintenance, 1 AWAY, 2 GPUs, 1 vGPUs, 1 guests");
+        assert_eq!(view.head[1], "run 3: NOT FINISHED, 4 of 6 steps done");
+        assert_eq!(
+            view.columns,
+            [
+                "  GPU          MODEL                   BUSY    GiB/ALL    HEAT POWER",
+                "    VM              VGPU TYPE          BUSY    GiB LICENSE    GUEST DRIVER"
+            ]
+        );
+        assert!(text.iter().chain(view.head.each_ref().map(String::as_str).iter()).all(|l| l.chars().count() <= 80));
+    }
+}

@@ -1,0 +1,240 @@
+//! The fleet at a glance: what all agents' metrics say. Pure: one page of text in (as the exporter serves it), the glance out;
+//! `lines` makes text of it that fits eighty columns.
+
+use crate::monitoring::top::page::{Labels, Page};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The whole fleet. What an agent does not say is absent: nothing is guessed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Glance {
+    /// The fleet file's name.
+    pub fleet: String,
+    /// Whether the records of runs could be read.
+    pub runs_readable: bool,
+    /// The latest run.
+    pub run: Option<Run>,
+    /// Hosts, by name.
+    pub hosts: Vec<Node>,
+    /// Guests, by name.
+    pub guests: Vec<Node>,
+}
+
+/// The latest run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Run {
+    /// Its number.
+    pub number: u64,
+    /// `running`, `unfinished` or `ended`.
+    pub state: &'static str,
+    /// Its steps.
+    pub steps: u64,
+    /// Steps that are done.
+    pub done: u64,
+    /// Steps that failed.
+    pub failed: u64,
+    /// Nodes that are held.
+    pub held: usize,
+}
+
+/// A host or a guest.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Whether its agent answered when it was last asked.
+    pub reachable: bool,
+    /// Why it is held, each in a word.
+    pub held: Vec<String>,
+    /// Of a host: whether it is in maintenance mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<bool>,
+    /// Of a host: whether a GPU changes its owner with the next reboot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reboot_pending: Option<bool>,
+    /// Of a guest: whether its driver is loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver_loaded: Option<bool>,
+    /// Of a guest: whether it has its license.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub licensed: Option<bool>,
+    /// Of a guest: its CUDA proof: `right`, `of-another-boot` or `wrong`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof: Option<&'static str>,
+    /// Of a guest: `warning` or `critical`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<&'static str>,
+    /// Requirements that are met, and all that are wished; absent where nothing is known of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wishes: Option<Wishes>,
+    /// Its GPUs. Of a guest: those that its host does not show.
+    pub gpus: Vec<Gpu>,
+}
+
+/// What is wished of a node.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Wishes {
+    /// Requirements that are met.
+    pub met: usize,
+    /// All of them.
+    pub of: usize,
+}
+
+/// A GPU.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Gpu {
+    /// Its address on the bus.
+    pub gpu: String,
+    /// Its model; a host does not know that of one it gives away.
+    pub name: Option<String>,
+    /// Whether the host gives it to a VM as it is (DirectPath I/O): what it does then is only seen in the guest.
+    pub passthrough: bool,
+    /// Share of time in which it worked, 0 to 1.
+    pub utilization_ratio: Option<f64>,
+    /// Memory in use, in bytes.
+    pub memory_used_bytes: Option<f64>,
+    /// All of its memory, in bytes.
+    pub memory_total_bytes: Option<f64>,
+    /// Its temperature.
+    pub temperature_celsius: Option<f64>,
+    /// What it draws.
+    pub power_watts: Option<f64>,
+    /// Uncorrected memory errors, or a row that could not be remapped.
+    pub memory_errors: bool,
+    /// Slower than it could be: heat or power.
+    pub throttled: bool,
+    /// Its vGPUs.
+    pub vgpus: Vec<Vgpu>,
+}
+
+/// A vGPU, as its host sees it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Vgpu {
+    /// The VM.
+    pub vm: String,
+    /// Its type.
+    pub profile: String,
+    /// Share of time in which it worked, 0 to 1.
+    pub utilization_ratio: Option<f64>,
+    /// Frame buffer in use, in bytes.
+    pub memory_used_bytes: Option<f64>,
+    /// Whether the guest has its license, as it tells its host.
+    pub licensed: Option<bool>,
+    /// Version of the guest's driver.
+    pub guest_driver: String,
+}
+
+fn label(labels: &Labels, name: &str) -> String {
+    labels.get(name).cloned().unwrap_or_default()
+}
+
+/// Of each guest of the fleet file: its host, and the VM's display name there.
+pub type Seats = BTreeMap<String, (String, String)>;
+
+/// Reads a page. `fleet`: the fleet file's name.
+pub fn glance(fleet: &str, seats: &Seats, page: &str) -> Glance {
+    let page = Page::read(page);
+    let nodes = |role: &str| -> Vec<Node> {
+        let of_role = page.of("node_reachable").filter(|(l, _)| label(l, "role") == role);
+        let mut names: Vec<String> = of_role.map(|(l, _)| label(l, "node")).collect();
+        names.sort();
+        names.iter().map(|name| node(&page, seats, name, role)).collect()
+    };
+    let runs_readable = page.value("runs_readable", &[]) != Some(0.0);
+    Glance { fleet: fleet.into(), runs_readable, run: run(&page), hosts: nodes("host"), guests: nodes("guest") }
+}
+
+fn run(page: &Page) -> Option<Run> {
+    let number = page.value("run_number", &[])? as u64;
+    let steps = |state: &str| page.value("run_steps", &[("state", state)]).unwrap_or(0.0) as u64;
+    let state = match (page.value("controller_at_work", &[]), page.value("run_unfinished", &[])) {
+        (Some(1.0), Some(1.0)) => "running",
+        (_, Some(1.0)) => "unfinished",
+        _ => "ended",
+    };
+    let steps_of_all = ["waiting", "started", "done", "failed"].map(steps).iter().sum();
+    Some(Run { number, state, steps: steps_of_all, done: steps("done"), failed: steps("failed"), held: page.of("node_held").count() })
+}
+
+fn node(page: &Page, seats: &Seats, name: &str, role: &str) -> Node {
+    let of = [("node", name), ("role", role)];
+    let flag = |series: &str| page.value(series, &of).map(|v| v == 1.0);
+    // A host's hold has no role.
+    let holds = page.of_node("node_held", name).filter(|(l, _)| (role == "guest") == (label(l, "role") == "guest"));
+    Node {
+        name: name.into(),
+        reachable: page.value("node_reachable", &of) != Some(0.0),
+        held: holds.map(|(l, _)| label(l, "hold")).collect(),
+        maintenance: flag("host_maintenance_mode"),
+        reboot_pending: flag("host_reboot_pending"),
+        driver_loaded: flag("guest_driver_loaded"),
+        // Of each GPU: one without is a guest without.
+        licensed: page.all("license_licensed", &of).map(|all| all.iter().all(|v| *v == 1.0)),
+        proof: match (flag("guest_cuda_proof_passed"), flag("guest_cuda_proof_current")) {
+            (Some(true), Some(true)) => Some("right"),
+            (Some(true), _) => Some("of-another-boot"),
+            (Some(false), _) => Some("wrong"),
+            (None, _) => None,
+        },
+        health: match page.value("guest_health", &of) {
+            Some(3.0) => Some("critical"),
+            Some(2.0) => Some("warning"),
+            _ => None,
+        },
+        wishes: page.all("requirement_met", &of).map(|all| Wishes { met: all.iter().filter(|v| **v == 1.0).count(), of: all.len() }),
+        gpus: gpus(page, seats, name, role),
+    }
+}
+
+fn gpus(page: &Page, seats: &Seats, node: &str, role: &str) -> Vec<Gpu> {
+    let own = |l: &Labels| label(l, "role") == role;
+    // The host says more of a vGPU, and says it beside the others of its GPU.
+    let shown = |(host, vm): &(String, String)| page.of_node("host_vgpu_info", host).any(|(l, _)| label(l, "vm") == *vm);
+    if role == "guest" && seats.get(node).is_some_and(shown) {
+        return vec![];
+    }
+    let mut all: Vec<Gpu> = page.of_node("gpu_info", node).filter(|(l, _)| own(l)).map(|(l, _)| gpu(page, node, role, l)).collect();
+    let given = page.of_node("host_gpu_owner_info", node).filter(|(l, _)| own(l) && label(l, "active").to_lowercase().contains("passthru"));
+    for (labels, _) in given {
+        let address = label(labels, "gpu");
+        match all.iter_mut().find(|gpu| gpu.gpu == address) {
+            Some(gpu) => gpu.passthrough = true,
+            None => all.push(Gpu { gpu: address, passthrough: true, ..Gpu::default() }),
+        }
+    }
+    all.sort_by(|a, b| a.gpu.cmp(&b.gpu));
+    all
+}
+
+fn gpu(page: &Page, node: &str, role: &str, labels: &Labels) -> Gpu {
+    let address = label(labels, "gpu");
+    let of = [("node", node), ("role", role), ("gpu", address.as_str())];
+    let number = |name: &str| page.value(name, &of);
+    let vgpus = page.of_node("host_vgpu_info", node).filter(|(l, _)| role == "host" && label(l, "gpu") == address);
+    Gpu {
+        name: labels.get("name").cloned(),
+        passthrough: false,
+        utilization_ratio: number("gpu_utilization_ratio"),
+        memory_used_bytes: number("gpu_memory_used_bytes"),
+        memory_total_bytes: number("gpu_memory_total_bytes"),
+        temperature_celsius: number("gpu_temperature_celsius"),
+        power_watts: number("gpu_power_watts"),
+        memory_errors: number("gpu_ecc_uncorrected_errors").is_some_and(|n| n > 0.0) || number("gpu_remap_failed") == Some(1.0),
+        throttled: number("gpu_throttled") == Some(1.0),
+        vgpus: vgpus.map(|(l, _)| vgpu(page, node, &address, l)).collect(),
+        gpu: address,
+    }
+}
+
+fn vgpu(page: &Page, node: &str, gpu: &str, labels: &Labels) -> Vgpu {
+    let vm = label(labels, "vm");
+    let of = [("node", node), ("gpu", gpu), ("vm", vm.as_str())];
+    Vgpu {
+        profile: label(labels, "type"),
+        utilization_ratio: page.value("host_vgpu_utilization_ratio", &of),
+        memory_used_bytes: page.value("host_vgpu_memory_used_bytes", &of),
+        licensed: page.value("host_vgpu_licensed", &of).map(|v| v == 1.0),
+        guest_driver: label(labels, "guest_driver"),
+        vm,
+    }
+}

@@ -1,0 +1,132 @@
+//! Pure: which GPU each VM gets. `passthrough: [A100]` of sixteen VMs becomes one address each, before anything is planned:
+//! a plan leaves nothing to decide, and two VMs are never dealt the same GPU. A VM keeps what it has; what cannot be dealt is
+//! left as it was wished, and the VM's own check says why.
+
+use crate::fleet::Fleet;
+use crate::inventory::Inventory;
+use crate::inventory::gpus::gpus_as_wished;
+use crate::node::{NodeId, NodeKind};
+use std::collections::BTreeMap;
+use vsgpu_core::gpu_choice::GpuChoice;
+use vsgpu_host_agent::host::{GpuUsers, PciGpu};
+use vsgpu_host_agent::vm::{Mmio, MmioSpec, VmGpu, VmPassthrough, settle_choices};
+
+/// The fleet with every GPU named by its address, as far as the hosts' facts allow.
+pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
+    let mut settled = fleet.clone();
+    let wanted = |vm: &crate::fleet::Vm| vm.specs.has::<VmPassthrough>();
+    if !settled.vms.iter().any(wanted) {
+        return settled;
+    }
+    let mut hosts: BTreeMap<String, Option<Host>> = BTreeMap::new();
+    let at: Vec<usize> = (0..settled.vms.len()).filter(|at| wanted(&settled.vms[*at])).collect();
+    // What another VM names by its address is not dealt.
+    let addresses = |vm: &crate::fleet::Vm| -> Vec<String> {
+        let at = |gpu: VmGpu| if let VmGpu::Fixed(GpuChoice::At(at)) = gpu { Some(at.to_string()) } else { None };
+        vm.spec::<VmPassthrough>().into_iter().flatten().filter_map(at).collect()
+    };
+    let mut named: BTreeMap<String, Vec<(String, Vec<String>)>> = BTreeMap::new();
+    for (vm, list) in settled.vms.iter().map(|vm| (vm, addresses(vm))).filter(|(_, list)| !list.is_empty()) {
+        named.entry(vm.host.clone()).or_default().push((vm.name.clone(), list));
+    }
+    let by_name: BTreeMap<&str, &crate::fleet::Host> = fleet.hosts.iter().map(|h| (h.name.as_str(), h)).collect();
+    for vm in at {
+        let vm = &mut settled.vms[vm];
+        let host = hosts.entry(vm.host.clone()).or_insert_with(|| Host::seen(by_name.get(vm.host.as_str())?, inventory));
+        let Some(host) = host else { continue };
+        let Some(gpus) = vm.spec::<VmPassthrough>() else { continue };
+        let of_host = named.get(&vm.host).into_iter().flatten();
+        let others = of_host.filter(|(name, _)| *name != vm.name).flat_map(|(_, list)| list.clone()).collect();
+        let Some(dealt) = host.deal(&vm.vm_name, &gpus, others) else { continue };
+        if vm.spec::<Mmio>() == Some(MmioSpec::Auto(gpus)) {
+            vm.specs.set::<Mmio>(&MmioSpec::Auto(dealt.clone()));
+        }
+        vm.specs.set::<VmPassthrough>(&dealt);
+    }
+    settled
+}
+
+/// GPUs of a host and who has them.
+struct Host {
+    gpus: Vec<PciGpu>,
+    users: GpuUsers,
+    dealt: Vec<String>,
+}
+
+impl Host {
+    fn seen(host: &crate::fleet::Host, inventory: &Inventory) -> Option<Self> {
+        let users: GpuUsers = inventory.fact(&NodeId::new(NodeKind::Host, &host.name)).ok()?;
+        Some(Self { gpus: gpus_as_wished(host, inventory)?, users, dealt: vec![] })
+    }
+
+    fn deal(&mut self, vm: &str, wanted: &[VmGpu], named: Vec<String>) -> Option<Vec<VmGpu>> {
+        let of = |own: bool| -> Vec<String> {
+            self.users.vms.iter().filter(|user| (user.vm == vm) == own).flat_map(|user| user.fixed.clone()).collect()
+        };
+        // What was dealt to another VM is not free, even if this one still has it.
+        let own: Vec<String> = of(true).into_iter().filter(|at| !self.dealt.contains(at) && !named.contains(at)).collect();
+        let taken = [of(false), self.dealt.clone(), named].concat();
+        let fixed = |w: &VmGpu| if let VmGpu::Fixed(choice) = w { Some(choice.clone()) } else { None };
+        let choices: Vec<GpuChoice> = wanted.iter().filter_map(fixed).collect();
+        let picked: Vec<String> =
+            settle_choices(&choices, &self.gpus, &own, &taken).ok()?.into_iter().map(|at| self.gpus[at].address.clone()).collect();
+        self.dealt.extend(picked.iter().cloned());
+        let dynamic = wanted.iter().filter(|gpu| matches!(gpu, VmGpu::Dynamic { .. })).cloned();
+        Some(picked.iter().filter_map(|at| at.parse().ok()).map(|at| VmGpu::Fixed(GpuChoice::At(at))).chain(dynamic).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{Deadlines, Host, Spec, Specs, Vm};
+    use crate::inventory::Seen;
+    use serde_json::{Value, json};
+    use vsgpu_core::Requirement as _;
+
+    fn vm(name: &str, spec: Value) -> Vm {
+        let wanted = |requirement: &'static str, value: Value| Spec { requirement, value: value.into() };
+        Vm {
+            name: name.into(),
+            vm_name: name.into(),
+            host: "esx".into(),
+            power: None,
+            shutdown_secs: 1,
+            hard_stop: false,
+            expects: vec![],
+            taken_away: Default::default(),
+            specs: [wanted(VmPassthrough::NAME, spec.clone()), wanted(Mmio::NAME, json!({ "auto": spec }))].into_iter().collect(),
+            guest: None,
+        }
+    }
+
+    #[test]
+    fn every_vm_gets_its_own_and_keeps_what_it_has() {
+        let gpu = |address: &str| json!({ "address": address, "vendor_id": "10de", "device_id": "20f1" });
+        let user = |vm: &str, at: &str| json!({ "vm": vm, "running": true, "fixed": [at], "dynamic": [], "vgpus": [] });
+        let devices = ["0000:0d:00.0", "0000:3b:00.0", "0000:5e:00.0", "0000:af:00.0"].map(gpu);
+        let facts = [
+            ("pci-gpus", json!({ "devices": devices })),
+            ("gpu-users", json!({ "vms": [user("b", "0000:3b:00.0"), user("stranger", "0000:5e:00.0")] })),
+        ];
+        let facts = facts.into_iter().map(|(name, fact)| (name.into(), Ok(fact.into()))).collect();
+        let mut inventory = Inventory::default();
+        inventory.nodes.insert(NodeId::new(NodeKind::Host, "esx"), Ok(Seen { boot_id: "1".into(), facts, ..Seen::default() }));
+        let one = || json!([{ "model": "A100", "count": 1 }]);
+        let fleet = Fleet {
+            file: "f.yaml".into(),
+            places: BTreeMap::new(),
+            pki: "pki".into(),
+            catalogue: None,
+            deadlines: Deadlines::default(),
+            rollout: Default::default(),
+            hosts: vec![Host { name: "esx".into(), address: "esx:1".into(), cluster: None, specs: Specs::default() }],
+            vms: vec![vm("a", one()), vm("b", one()), vm("c", one()), vm("d", one())],
+        };
+        let settled = settled(&fleet, &inventory);
+        let specs: Vec<Value> = settled.vms.iter().map(|vm| (*vm.specs[0].value).clone()).collect();
+        assert_eq!(specs, [json!(["0000:0d:00.0"]), json!(["0000:3b:00.0"]), json!(["0000:af:00.0"]), one()]);
+        assert_eq!(*settled.vms[0].specs[1].value, json!({ "auto": ["0000:0d:00.0"] }));
+        assert_eq!(*settled.vms[3].specs[1].value, json!({ "auto": one() }), "none is left for the fourth");
+    }
+}

@@ -1,0 +1,474 @@
+//! Pure: fleet and inventory in, plan out.
+//!
+//! The road of one host, where it needs all of it:
+//! ```text
+//! send files -> shut VMs down -> enter maintenance -> changes, reboot, changes, restart .. -> leave maintenance
+//!            -> edit VMs -> start VMs -> in each guest: send files, changes, reboot, changes
+//! ```
+//! What cannot be known yet (ECC before there is a driver) is a step all the same: its commands are decided on the node,
+//! and its reboot is skipped when it proves to be needless.
+
+use crate::compat::{self, Judgement};
+use crate::error::{Error, Kind};
+use crate::fleet::{Fleet, Host, Specs, Vm};
+use crate::inventory::shared::Shared;
+use crate::inventory::{Inventory, Seen, acquired, reaches};
+use crate::node::{NodeId, NodeKind};
+use crate::plan::changes::{Change, Judge};
+use crate::plan::leftovers::Leftovers;
+use crate::plan::planned::Planned;
+use crate::plan::steps::{Plan, Step, VERSION, Work, digest};
+use crate::plan::{assign, order, rollout};
+use std::collections::{BTreeMap, BTreeSet};
+use vsgpu_core::execute::Expectation;
+use vsgpu_core::requirement::{Deadline, Needs, TakesEffect, Verdict};
+use vsgpu_core::text::piece;
+use vsgpu_core::units::OnOff;
+use vsgpu_core::{Catalogue, Effect, Requirement};
+use vsgpu_host_agent::host::{MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec, Passthrough, VirtualMachines};
+use vsgpu_host_agent::vm::{POWER, Power, PowerSpec, PowerState, VmPower};
+
+/// A VM before its own steps.
+struct Before {
+    /// It runs, or did before an earlier run stopped it.
+    was_running: bool,
+    /// The step that shuts it down.
+    stop: Option<usize>,
+    /// All its specs could be judged.
+    sound: bool,
+}
+
+pub(super) struct Planner<'a> {
+    fleet: &'a Fleet,
+    /// Host of each VM.
+    host_of: BTreeMap<&'a str, &'a str>,
+    inventory: &'a Inventory,
+    leftovers: &'a Leftovers,
+    catalogue: &'static Catalogue,
+    judge: Judge<'a>,
+    pub(super) steps: Vec<Step>,
+    texts: Shared<str>,
+    commands: Shared<[String]>,
+    effects: Shared<[Effect]>,
+}
+
+/// Makes the plan, and says what stands in its way. The gate comes first: nothing is planned for what it refuses.
+pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Planned {
+    // With model names settled to addresses, so that two VMs are not thought to want the same GPU.
+    let settled = assign::settled(fleet, inventory);
+    let Judgement { refused, warnings, .. } = compat::judge(&settled, Some(inventory));
+    let mut planner = Planner::new(&settled, inventory, leftovers, settled.specs(), refused);
+    let by_host = settled.vms_by_host();
+    for host in &fleet.hosts {
+        planner.host(host, &by_host[host.name.as_str()]);
+    }
+    let Planner { steps, judge: Judge { problems, met, .. }, .. } = planner;
+    let seen = inventory.nodes.iter().filter_map(|(id, seen)| Some((id, seen.as_ref().ok()?)));
+    let taken = seen.flat_map(|(id, seen)| acquired::of_host(&id.name, &seen.taken, seen.holder.as_ref())).collect();
+    Planned { plan: whole(fleet, inventory, steps, met), problems: problems.into_list(), warnings, taken, at: inventory.at }
+}
+
+/// Steps with all that a plan needs beside them.
+pub(super) fn whole(fleet: &Fleet, inventory: &Inventory, steps: Vec<Step>, met: usize) -> Plan {
+    let rollout = rollout::rollout(fleet, inventory, &steps);
+    let used: BTreeSet<&NodeId> = steps.iter().map(|s| &s.node).collect();
+    let reaches = reaches(fleet).into_iter().filter(|(id, _)| used.contains(id)).collect();
+    Plan {
+        version: VERSION,
+        fleet_file: fleet.file.display().to_string(),
+        fleet: digest(fleet),
+        steps,
+        reaches,
+        deadlines: fleet.deadlines.clone(),
+        met,
+        rollout,
+    }
+}
+
+impl<'a> Planner<'a> {
+    pub(super) fn new(
+        fleet: &'a Fleet,
+        inventory: &'a Inventory,
+        leftovers: &'a Leftovers,
+        wanted: BTreeMap<NodeId, &'a Specs>,
+        refused: BTreeMap<NodeId, Vec<Error>>,
+    ) -> Self {
+        let catalogue = crate::catalogue::catalogue();
+        let host_of = fleet.vms.iter().map(|vm| (vm.name.as_str(), vm.host.as_str())).collect();
+        Self {
+            fleet,
+            host_of,
+            inventory,
+            leftovers,
+            catalogue,
+            judge: Judge::new(wanted, refused, &leftovers.rebooted),
+            steps: vec![],
+            texts: Shared::default(),
+            commands: Shared::default(),
+            effects: Shared::default(),
+        }
+    }
+
+    fn problem(&mut self, node: &NodeId, error: Error) {
+        self.judge.problems.add(node, error);
+    }
+
+    fn seen(&mut self, node: &NodeId) -> Option<&'a Seen> {
+        match self.inventory.nodes.get(node) {
+            Some(Ok(seen)) => Some(seen),
+            Some(Err(error)) => {
+                let error = error.clone();
+                // One agent that is away is one problem, not one for each of its VMs.
+                self.judge.problems.add_once(node, error);
+                None
+            }
+            None => None,
+        }
+    }
+
+    fn push(&mut self, node: &NodeId, title: &str, change: String, commands: Vec<String>, work: Work, after: Vec<usize>) -> usize {
+        let id = self.steps.len() + 1;
+        let deadlines = &self.fleet.deadlines;
+        let connect_secs = if node.kind == NodeKind::Guest { deadlines.guest_boot_secs } else { deadlines.connect_secs };
+        let deadline_secs = match &work {
+            Work::Send { .. } => deadlines.transfer_secs,
+            Work::Meet { requirement, spec, .. } => {
+                let entry = self.catalogue.find(node.kind.scope(), requirement);
+                deadlines.of(entry.map_or(Deadline::Step, |entry| (entry.deadline)(spec)))
+            }
+            Work::Activate { .. } => deadlines.step_secs,
+        };
+        let of_vm = self.host_of.get(node.name.as_str()).filter(|_| node.kind != NodeKind::Host);
+        let host = of_vm.map_or(node.name.clone(), |host| host.to_string());
+        self.steps.push(Step {
+            id,
+            node: node.clone(),
+            title: title.into(),
+            change: self.texts.one(change),
+            commands: self.commands.one(commands),
+            work,
+            after,
+            gives_back: None,
+            rescue: false,
+            connect_secs,
+            deadline_secs,
+            host,
+            disrupts: false,
+            before: None,
+        });
+        id
+    }
+
+    /// The host cannot be used from the first of these steps that takes it or its VMs away to the last that gives them back.
+    fn disrupts(&mut self, host: &str, since: usize) {
+        let takes = |s: &Step| match &s.work {
+            Work::Meet { requirement, .. } => s.node.kind == NodeKind::Host || requirement == POWER,
+            Work::Activate { .. } => s.node.kind == NodeKind::Host,
+            Work::Send { .. } => false,
+        };
+        self.steps.iter_mut().skip(since).filter(|s| s.host == host && takes(s)).for_each(|s| s.disrupts = true);
+    }
+
+    /// What a person must release first is not touched.
+    fn held(&mut self, node: &NodeId) -> bool {
+        let Some(held) = self.leftovers.held.get(node) else { return false };
+        let error = Error::new(Kind::Blocked, format!("{node} is held ({}): {}", held.hold, held.why)).held(held.hold);
+        self.problem(node, error.hint(held.hold.advice_for(node)));
+        true
+    }
+
+    pub(super) fn start(&self) -> PowerSpec {
+        PowerSpec { within_secs: self.fleet.deadlines.gpu_attach_secs, ..PowerSpec::new(PowerState::On) }
+    }
+
+    /// Enters or leaves maintenance mode.
+    pub(super) fn maintenance(&mut self, node: &NodeId, state: OnOff, after: Vec<usize>) -> usize {
+        let title = if state.on() { "enter maintenance mode" } else { "leave maintenance mode" };
+        let spec = MaintenanceModeSpec { state, within_secs: self.fleet.deadlines.maintenance_secs };
+        let then = MaintenanceModeFact { enabled: !state.on(), running: vec![] };
+        self.switch::<MaintenanceMode>(node, title, state.on(), &spec, Some(then), after)
+    }
+
+    /// Shuts a VM down or starts it.
+    pub(super) fn power(&mut self, node: &NodeId, spec: PowerSpec, then: Option<VmPower>, after: Vec<usize>) -> usize {
+        let on = spec.state == PowerState::On;
+        self.switch::<Power>(node, if on { "start" } else { "shut down" }, on, &spec, then, after)
+    }
+
+    /// A switch of the planner's own. `then`: the fact as it will be by then; its commands follow from it.
+    fn switch<R: Requirement>(
+        &mut self,
+        node: &NodeId,
+        title: &str,
+        on: bool,
+        spec: &R::Spec,
+        then: Option<R::Fact>,
+        after: Vec<usize>,
+    ) -> usize {
+        let change = if on { "off -> on" } else { "on -> off" };
+        let commands = match then.map(|fact| R::check(spec, &fact)) {
+            Some(Verdict::Unmet { effects, .. }) => shown(&effects),
+            _ => vec![],
+        };
+        let spec = self.judge.specs.one(serde_json::to_value(spec).unwrap_or_default());
+        let work = Work::Meet { requirement: R::NAME.into(), spec, expect: None };
+        self.push(node, title, change.into(), commands, work, after)
+    }
+
+    fn sends(&mut self, node: &NodeId, changes: &[Change], mut after: Vec<usize>) -> Vec<usize> {
+        let pending = |c: &&Change| matches!(&c.verdict, Verdict::Unmet { effects, .. } if effects.is_empty());
+        // One file may serve several specs.
+        let mut sent = std::collections::BTreeSet::new();
+        for change in changes.iter().filter(|c| !c.recheck && !pending(c)) {
+            for placed in (change.entry.files)(&change.spec) {
+                let to = placed.artifact.stored(placed.datastore.as_deref());
+                if !sent.insert(to.clone()) {
+                    continue;
+                }
+                let folder = to.rsplit_once('/').map_or("", |(folder, _)| folder);
+                let text = format!("{} ({}) to {folder}", placed.artifact.file_name(), size_of(placed.artifact.size.unwrap_or_default()));
+                let work = Work::Send { artifact: placed.artifact.into(), datastore: placed.datastore };
+                after = vec![self.push(node, "send", text, vec![], work, after)];
+            }
+        }
+        after
+    }
+
+    /// Changes of one node with their activations, one after the other.
+    fn stages(&mut self, node: &NodeId, changes: Vec<Change>, mut after: Vec<usize>) -> Result<Vec<usize>, ()> {
+        let names: Vec<&'static str> = changes.iter().map(|c| c.entry.name).collect();
+        let stages = order::stages(self.catalogue, node.kind.scope(), &names).map_err(|names| {
+            self.problem(node, Error::new(Kind::Internal, format!("{node}: these requirements wait for each other: {}", names.join(", "))));
+        })?;
+        let mut changes: BTreeMap<&str, Change> = changes.into_iter().map(|c| (c.entry.name, c)).collect();
+        for stage in stages {
+            let stage: Vec<Change> = stage.iter().filter_map(|name| changes.remove(name)).collect();
+            for change in &stage {
+                after = self.meet(node, change, after);
+            }
+            after = self.activations(node, &stage, after);
+        }
+        Ok(after)
+    }
+
+    fn meet(&mut self, node: &NodeId, change: &Change, after: Vec<usize>) -> Vec<usize> {
+        let (text, commands, expect) = match &change.verdict {
+            // Set already, only its activation is missing.
+            Verdict::Unmet { effects, .. } if effects.is_empty() && change.entry.takes_effect != TakesEffect::AtOnce => return after,
+            Verdict::Unmet { is, wants, effects } => {
+                let expect = Expectation { is: is.clone(), effects: self.effects.one(effects.as_slice()), started: false };
+                (format!("{is} -> {wants}"), shown(effects), Some(expect).filter(|_| !change.loose))
+            }
+            Verdict::Waits { on, wants, effects } => (format!("{wants} (now: {on})"), shown(effects), None),
+            Verdict::Met { .. } | Verdict::Blocked { .. } => return after,
+        };
+        let work = Work::Meet { requirement: change.entry.name.into(), spec: change.spec.clone(), expect };
+        let step = self.push(node, change.entry.name, text, commands, work, after);
+        self.steps[step - 1].before.clone_from(&change.before);
+        vec![step]
+    }
+
+    /// One reboot for all that need one; a restart only for what no certain reboot covers.
+    fn activations(&mut self, node: &NodeId, stage: &[Change], mut after: Vec<usize>) -> Vec<usize> {
+        let certain = |c: &Change| matches!(c.verdict, Verdict::Unmet { .. }) && c.cost.sure;
+        let sure_reboot = stage.iter().any(|c| c.cost.takes_effect == TakesEffect::AfterReboot && certain(c));
+        let mut groups: BTreeMap<(u8, &str), Vec<&Change>> = BTreeMap::new();
+        for change in stage {
+            match change.cost.takes_effect {
+                TakesEffect::AtOnce => {}
+                TakesEffect::AfterReboot => groups.entry((0, "")).or_default().push(change),
+                TakesEffect::AfterRestart(_) if sure_reboot => groups.entry((0, "")).or_default().push(change),
+                TakesEffect::AfterRestart(name) => groups.entry((1, name)).or_default().push(change),
+            }
+        }
+        for ((kind, name), members) in groups {
+            let for_what = members.iter().map(|c| c.entry.name).collect::<Vec<_>>().join(", ");
+            let sure = members.iter().any(|c| certain(c));
+            let text = if sure { format!("for {for_what}") } else { format!("for {for_what}, only if it asks for it") };
+            let proves = members.iter().map(|c| (c.entry.name.to_string(), c.spec.clone())).collect();
+            let (title, restart) =
+                if kind == 0 { ("reboot".to_string(), None) } else { (format!("restart {name}"), Some(name.to_string())) };
+            let commands = activation_commands(self.catalogue, node.kind, restart.as_deref());
+            after = vec![self.push(node, &title, text, commands, Work::Activate { restart, proves }, after)];
+        }
+        after
+    }
+
+    fn host(&mut self, host: &Host, vms: &[&Vm]) {
+        let node = NodeId::new(NodeKind::Host, &host.name);
+        let Some(seen) = self.seen(&node) else { return };
+        if self.held(&node) {
+            return self.rescue(&node, vms);
+        }
+        let Ok(changes) = self.judge.changes(&node, Some(seen), false, false) else { return self.rescue(&node, vms) };
+        let since = self.steps.len();
+        let listed = match seen.fact::<VirtualMachines>() {
+            Ok(listed) => listed,
+            Err(why) => {
+                let error = Error::new(Kind::Blocked, format!("{node}: which VMs run cannot be seen: {why}"));
+                return self.problem(&node, error.hint("nothing is planned for a host whose VMs are not known"));
+            }
+        };
+        let in_maintenance = seen.fact::<MaintenanceModeFact>().is_ok_and(|f| f.enabled);
+        let ours = self.leftovers.in_maintenance.contains(&host.name);
+        let needs = changes.iter().map(|c| c.cost.needs).max().unwrap_or(Needs::Nothing);
+        let reboots = changes.iter().any(|c| c.cost.takes_effect == TakesEffect::AfterReboot);
+        let window = needs == Needs::MaintenanceMode || reboots;
+        let vms_off = needs >= Needs::VmsOff || window;
+        let running = |vm: &Vm| listed.vms.iter().any(|v| v.name == vm.vm_name && v.running);
+        if vms_off {
+            let strangers: Vec<&str> = listed
+                .vms
+                .iter()
+                .filter(|v| v.running && !v.infrastructure && vms.iter().all(|vm| vm.vm_name != v.name))
+                .map(|v| v.name.as_str())
+                .collect();
+            if !strangers.is_empty() {
+                self.rescue(&node, vms);
+                let error = Error::new(Kind::Blocked, format!("{node}: VMs run that are not in the fleet file: {}", strangers.join(", ")))
+                    .code("unlisted-vms");
+                return self.problem(
+                    &node,
+                    error
+                        .hint("move them to another host or shut them down, or list them under `vms:` (a name and its `host:` are enough)"),
+                );
+            }
+        }
+        let foreign = in_maintenance && !ours;
+        if foreign && vms.iter().any(|vm| vm.guest.is_some() || running(vm)) {
+            let error = acquired::foreign(&node, seen, self.inventory.at);
+            return self.problem(&node, error);
+        }
+
+        let sent = self.sends(&node, &changes, vec![]);
+        let mut stops: BTreeMap<&str, usize> = BTreeMap::new();
+        // A VM that would be edited is judged before anything is planned for it.
+        let gives = changes.iter().any(|c| c.entry.name == Passthrough::NAME);
+        let judged: Vec<(&Vm, Option<Vec<Change>>)> = vms.iter().map(|vm| (*vm, self.vm_changes(vm, gives))).collect();
+        for (vm, changes) in &judged {
+            let edited = changes.as_ref().is_some_and(|c| c.iter().any(|c| c.cost.needs != Needs::Nothing));
+            if running(vm) && (vms_off || edited || vm.power == Some(PowerState::Off)) {
+                let id = NodeId::new(NodeKind::Vm, &vm.name);
+                let stop = PowerSpec { grace_secs: vm.shutdown_secs, hard_stop: vm.hard_stop, ..PowerSpec::new(PowerState::Off) };
+                let step = self.power(&id, stop, power_fact(&listed, vm, "on"), sent.clone());
+                stops.insert(&vm.name, step);
+            }
+        }
+        let mut after: Vec<usize> = sent;
+        if vms_off {
+            after.extend(stops.values());
+        }
+        let mut entered = None;
+        if window && !foreign {
+            let step = self.maintenance(&node, OnOff::On, after);
+            entered = Some(step);
+            after = vec![step];
+        }
+        let Ok(mut after) = self.stages(&node, changes, after) else { return };
+        if entered.is_some() || ours {
+            let step = self.maintenance(&node, OnOff::Off, after);
+            self.steps[step - 1].gives_back = entered;
+            self.steps[step - 1].rescue = ours;
+            after = vec![step];
+        }
+        for (vm, changes) in judged {
+            let was_running = running(vm) || self.leftovers.stopped.contains(&vm.name);
+            let stop = stops.get(vm.name.as_str()).copied();
+            // A VM that a person must look at is changed in nothing, but what was shut down for its host is started again.
+            if changes.is_some() || stop.is_some() || self.leftovers.stopped.contains(&vm.name) {
+                let sound = changes.is_some();
+                self.vm(vm, changes.unwrap_or_default(), Before { was_running, stop, sound }, &after, &listed);
+            }
+        }
+        if vms_off || ours {
+            self.disrupts(&host.name, since);
+        }
+    }
+
+    /// Nothing new is begun on a host that a person must look at, but what an earlier run took is given back.
+    fn rescue(&mut self, node: &NodeId, vms: &[&Vm]) {
+        let mut after = vec![];
+        if self.leftovers.in_maintenance.contains(&node.name) {
+            let step = self.maintenance(node, OnOff::Off, vec![]);
+            self.steps[step - 1].rescue = true;
+            after = vec![step];
+        }
+        for vm in vms.iter().filter(|vm| self.leftovers.stopped.contains(&vm.name) && vm.power != Some(PowerState::Off)).collect::<Vec<_>>()
+        {
+            let id = NodeId::new(NodeKind::Vm, &vm.name);
+            let step = self.power(&id, self.start(), None, after.clone());
+            self.steps[step - 1].rescue = true;
+        }
+    }
+
+    fn vm_changes(&mut self, vm: &Vm, host_gives: bool) -> Option<Vec<Change>> {
+        let node = NodeId::new(NodeKind::Vm, &vm.name);
+        if self.held(&node) {
+            return None;
+        }
+        let seen = self.seen(&node)?;
+        self.judge.changes(&node, Some(seen), false, host_gives).ok()
+    }
+
+    fn vm(&mut self, vm: &Vm, changes: Vec<Change>, before: Before, host_ready: &[usize], listed: &VirtualMachines) {
+        let node = NodeId::new(NodeKind::Vm, &vm.name);
+        let Before { was_running, stop, sound } = before;
+        let wants_guest = sound && vm.wants_guest();
+        let on = vm.power.map_or(was_running || wants_guest, |p| p == PowerState::On);
+        let running_now = listed.vms.iter().any(|v| v.name == vm.vm_name && v.running);
+        let mut after = if running_now && stop.is_none() { vec![] } else { host_ready.to_vec() };
+        after.extend(stop);
+        let Ok(mut after) = self.stages(&node, changes, after) else { return };
+        let unsettled = self.leftovers.unsettled.contains(&node);
+        let starts = on && (stop.is_some() || !running_now || unsettled);
+        if starts {
+            let step = self.power(&node, self.start(), power_fact(listed, vm, "off"), after);
+            self.steps[step - 1].gives_back = stop.filter(|_| was_running);
+            self.steps[step - 1].rescue = self.leftovers.stopped.contains(&vm.name);
+            after = vec![step];
+        }
+        if on && wants_guest {
+            self.guest(vm, starts, running_now, after);
+        }
+    }
+
+    fn guest(&mut self, vm: &Vm, starts: bool, running_now: bool, after: Vec<usize>) {
+        let node = NodeId::new(NodeKind::Guest, &vm.name);
+        if self.held(&node) {
+            return;
+        }
+        // A VM that is off now cannot be asked; that is no problem, its guest is looked at when it runs.
+        let seen = if running_now { self.seen(&node) } else { None };
+        if running_now && seen.is_none() {
+            return;
+        }
+        let Ok(changes) = self.judge.changes(&node, seen, starts, false) else { return };
+        let after = self.sends(&node, &changes, after);
+        let _ = self.stages(&node, changes, after);
+    }
+}
+
+/// The power of a VM as it will be by then; unknown for a VM that an earlier step makes.
+fn power_fact(listed: &VirtualMachines, vm: &Vm, state: &str) -> Option<VmPower> {
+    let found = listed.vms.iter().find(|v| v.name == vm.vm_name);
+    found.map(|v| VmPower { vmid: v.vmid, state: state.into() })
+}
+
+fn size_of(bytes: u64) -> String {
+    if bytes < 1_000_000 { format!("{bytes} bytes") } else { format!("{:.1} MB", bytes as f64 / 1e6) }
+}
+
+fn shown(effects: &[Effect]) -> Vec<String> {
+    effects.iter().map(|effect| piece(&effect.to_string(), 1 << 20)).collect()
+}
+
+fn activation_commands(catalogue: &Catalogue, kind: NodeKind, restart: Option<&str>) -> Vec<String> {
+    match restart {
+        None if kind == NodeKind::Guest => vec![vsgpu_guest_agent::reboot().to_string()],
+        None => vec![vsgpu_host_agent::reboot().to_string()],
+        Some(name) => {
+            let known = catalogue.restarts().into_iter().find(|restart| restart.name == name);
+            known.map(|restart| shown(&(restart.effects)())).unwrap_or_default()
+        }
+    }
+}

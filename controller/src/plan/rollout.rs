@@ -1,0 +1,86 @@
+//! In which order hosts are touched and how many at once: a canary first, then batches, healthiest first, and never more of a
+//! cluster away than its budget allows. Pure: settled when the plan is made, so that `plan` can show it.
+
+use crate::fleet::{Fleet, Vm};
+use crate::inventory::Inventory;
+use crate::node::{NodeId, NodeKind};
+use crate::plan::steps::{Cluster, Rollout, Step};
+use std::collections::{BTreeMap, BTreeSet};
+use vsgpu_guest_agent::guest::Health;
+use vsgpu_host_agent::host::{MaintenanceModeFact, VirtualMachines};
+
+/// Settles waves and budgets for the hosts that have steps.
+pub fn rollout(fleet: &Fleet, inventory: &Inventory, steps: &[Step]) -> Rollout {
+    let touched: BTreeSet<&str> = steps.iter().map(|s| s.host.as_str()).collect();
+    let by_host = fleet.vms_by_host();
+    let named = fleet.hosts.iter().map(|h| h.name.as_str()).enumerate().filter(|(_, host)| touched.contains(host));
+    let mut ill: Vec<((usize, usize, usize), &str)> =
+        named.map(|(place, host)| (illness(inventory, host, place, &by_host[host]), host)).collect();
+    ill.sort_unstable();
+    let order: Vec<&str> = ill.into_iter().map(|(_, host)| host).collect();
+    let strategy = &fleet.rollout;
+    let mut waves: Vec<Vec<String>> = vec![];
+    let mut rest = order.as_slice();
+    if let Some(canary) = strategy.canary.filter(|_| order.len() > 1) {
+        let (first, others) = rest.split_at(canary.up(order.len()).min(rest.len()));
+        waves.push(first.iter().map(ToString::to_string).collect());
+        rest = others;
+    }
+    let batch = strategy.batch.map_or(rest.len(), |b| b.up(order.len())).max(1);
+    waves.extend(rest.chunks(batch).map(|wave| wave.iter().map(ToString::to_string).collect()));
+    let mut clusters: BTreeMap<String, Cluster> = BTreeMap::new();
+    for host in &fleet.hosts {
+        let name = host.cluster.clone().unwrap_or_default();
+        let cluster = clusters.entry(name).or_default();
+        cluster.hosts.insert(host.name.clone());
+        if let Some(why) = away(inventory, &host.name) {
+            cluster.unavailable.insert(host.name.clone(), why);
+        }
+    }
+    for (name, cluster) in &mut clusters {
+        let share = strategy.clusters.get(name).copied().unwrap_or(strategy.max_unavailable);
+        // A share of a small cluster that comes to nothing would never let anything happen.
+        cluster.max_unavailable = share.down(cluster.hosts.len()).max(1);
+    }
+    clusters.retain(|_, c| c.hosts.iter().any(|h| touched.contains(h.as_str())));
+    let stop_at_failed = strategy.stop_at_failed.up(order.len()).max(1);
+    Rollout { waves, clusters, stop_at_failed }
+}
+
+/// Which hosts are away now, for a run that is gone on with.
+pub fn look_again(rollout: &mut Rollout, inventory: &Inventory) {
+    for cluster in rollout.clusters.values_mut() {
+        let why = |host: &String| Some((host.clone(), away(inventory, host)?));
+        cluster.unavailable = cluster.hosts.iter().filter_map(why).collect();
+    }
+}
+
+/// Why a host is away that is up.
+pub const IN_MAINTENANCE: &str = "in maintenance mode";
+
+/// Why a host is away already.
+fn away(inventory: &Inventory, host: &str) -> Option<String> {
+    match inventory.nodes.get(&NodeId::new(NodeKind::Host, host)) {
+        Some(Err(error)) => Some(error.message.clone()),
+        Some(Ok(seen)) => {
+            let maintenance = seen.fact::<MaintenanceModeFact>().is_ok_and(|f| f.enabled);
+            maintenance.then(|| IN_MAINTENANCE.into())
+        }
+        None => None,
+    }
+}
+
+/// What speaks against beginning with a host: what cannot be read of it and its VMs, findings of its GPUs, then how much
+/// runs on it, then its place in the fleet file.
+fn illness(inventory: &Inventory, host: &str, place: usize, vms: &[&Vm]) -> (usize, usize, usize) {
+    let seen = inventory.seen(&NodeId::new(NodeKind::Host, host));
+    let unreadable = seen.map_or(1, |s| s.facts.values().filter(|f| f.is_err()).count());
+    let findings: usize = vms
+        .iter()
+        .filter_map(|vm| inventory.fact::<Health>(&NodeId::new(NodeKind::Guest, &vm.name)).ok())
+        .map(|health| health.findings.len())
+        .sum();
+    let listed = seen.and_then(|s| s.fact::<VirtualMachines>().ok());
+    let running = listed.map_or(0, |l| l.vms.iter().filter(|v| v.running).count());
+    (unreadable + findings, running, place)
+}

@@ -1,0 +1,53 @@
+//! The page of every code that an error can have: what it means and what to do. Codes are stable; scripts and runbooks name them.
+
+const PAGES: &str = include_str!("explain.md");
+
+/// All codes with their pages, in their order.
+pub fn pages() -> Vec<(&'static str, &'static str)> {
+    let page = |section: &'static str| section.split_once('\n').map(|(code, text)| (code.trim(), text.trim()));
+    PAGES.split("\n## ").flat_map(|s| s.strip_prefix("## ").or(Some(s))).filter_map(page).collect()
+}
+
+/// The page of a code.
+pub fn page(code: &str) -> Option<&'static str> {
+    pages().into_iter().find(|(name, _)| *name == code).map(|(_, text)| text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compat;
+    use crate::error::Kind;
+    use crate::hold::Hold;
+
+    #[test]
+    fn every_code_has_a_page_that_says_what_to_do() {
+        let kinds = [Kind::Internal, Kind::Usage, Kind::Differs, Kind::Unreachable, Kind::Failed, Kind::Blocked].map(Kind::code);
+        let all = kinds.into_iter().chain(Hold::ALL.map(Hold::word)).chain(compat::ALL.map(|c| c.name));
+        for code in all.chain(compat::ROOMS.map(|c| c.name)) {
+            assert!(page(code).is_some_and(|text| text.contains("\nDo: ")), "{code}");
+        }
+    }
+
+    /// Every literal code in the sources.
+    #[test]
+    fn no_source_names_a_code_without_a_page() {
+        let mut folders = vec![std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];
+        let mut seen = 0;
+        while let Some(folder) = folders.pop() {
+            for path in std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()) {
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|e| e == "rs") {
+                    #[expect(clippy::disallowed_methods, reason = "a test that reads the sources")]
+                    let text = std::fs::read_to_string(&path).unwrap();
+                    for code in text.split(".code(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+                        seen += 1;
+                        assert!(page(code).is_some(), "{}: {code}", path.display());
+                    }
+                }
+            }
+        }
+        assert!(seen > 20);
+    }
+}

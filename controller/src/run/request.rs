@@ -1,0 +1,266 @@
+//! One run from its beginning or from wherever it was left: what is unfinished is found, else everything is looked at and
+//! planned; then the plan is walked. The command line and the simulations go this one road.
+
+use crate::error::{Error, Kind};
+use crate::fleet::Fleet;
+use crate::inventory::{self, Scope};
+use crate::journal::{self, Disk, How, Journal, Purpose, Record, Status, Stored};
+use crate::node::NodeKind;
+use crate::plan::adopt::Adoption;
+use crate::plan::{self, Leftovers, Plan, Planned, Problem};
+use crate::run::engine::{self, Summary, Word};
+use crate::run::event::Event;
+use tokio::sync::watch;
+use vsgpu_proto::client::Operator;
+
+/// What is asked.
+pub struct Request<'a> {
+    /// The fleet as it is wished.
+    pub fleet: &'a Fleet,
+    /// Connections.
+    pub operator: &'a Operator,
+    /// Where runs are kept.
+    pub disk: &'a dyn Disk,
+    /// Whether a thread of its own flushes the journal.
+    pub threaded: bool,
+    /// Who we are, to the agents and for the names of runs.
+    pub holder: String,
+    /// What the plan must be.
+    pub saved: Option<&'a Plan>,
+    /// A plan that is not made from the fleet file: what another run left is given back.
+    pub adoption: Option<&'a Adoption>,
+    /// What for.
+    pub purpose: Purpose,
+    /// What becomes of an unfinished run.
+    pub unfinished: Unfinished,
+    /// Stop when a wave is settled.
+    pub pause: bool,
+    /// The operator, while it goes on.
+    pub word: watch::Receiver<Word>,
+    /// Seconds since 1970, for records.
+    pub now: fn() -> u64,
+}
+
+/// What becomes of an unfinished run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfinished {
+    /// It is gone on with, if it was planned from the same; otherwise a person must say what.
+    GoOnIfSame,
+    /// It is gone on with, and nothing else is begun.
+    GoOn,
+    /// What it took is given back, and it ends.
+    GiveBack,
+    /// It is given up as it stands.
+    GiveUp,
+}
+
+/// Whoever looks on.
+pub trait Audience {
+    /// A remark.
+    fn note(&mut self, text: &str);
+    /// A plan that was just made, before anything is done.
+    ///
+    /// # Errors
+    /// Where it must not be done.
+    fn planned(&mut self, planned: &Planned) -> Result<(), Error>;
+    /// An unfinished run that a wish is about to go on with; nobody has said `resume`.
+    ///
+    /// # Errors
+    /// Where it must not be gone on with.
+    fn going_on(&mut self, run: u32, status: &Status) -> Result<(), Error>;
+    /// A plan that is walked from here on.
+    fn walking(&mut self, plan: &Plan);
+    /// Something happened.
+    fn hear(&mut self, event: &Event);
+}
+
+/// How it ended.
+pub struct Ended {
+    /// What was walked; without steps where nothing was to do.
+    pub plan: Plan,
+    /// How it went.
+    pub summary: Summary,
+    /// What kept nodes out of the plan.
+    pub problems: Vec<Problem>,
+    /// What earlier runs took and could not be given back, where nothing was walked.
+    pub left: Leftovers,
+    /// Why what was to come behind an unfinished run that was gone on with was not begun, or broke.
+    pub behind: Vec<Error>,
+}
+
+impl Request<'_> {
+    /// Finds what is unfinished, or plans, and walks. A run that was gone on with knows only what could be seen when it was
+    /// planned: when it is done, everything is looked at once more, and what it had to leave out is done as well.
+    ///
+    /// # Errors
+    /// Where nothing can be done, or the journal fails.
+    pub async fn run(self, audience: &mut dyn Audience) -> Result<Ended, Vec<Error>> {
+        let (first, went_on) = self.once(audience).await?;
+        let complete = first.summary.done == first.plan.steps.len() && first.summary.stopped.is_none();
+        let whole_wish = self.unfinished == Unfinished::GoOnIfSame && self.purpose == Purpose::Apply && self.saved.is_none();
+        if !(went_on && complete && whole_wish) {
+            return Ok(first);
+        }
+        let (then, _) = match self.once(audience).await {
+            Ok(then) => then,
+            // What was done before is said all the same.
+            Err(behind) => return Ok(Ended { behind, ..first }),
+        };
+        if then.plan.steps.is_empty() { Ok(Ended { problems: then.problems, left: then.left, ..first }) } else { Ok(then) }
+    }
+
+    /// One run, and whether it had been begun before.
+    async fn once(&self, audience: &mut dyn Audience) -> Result<(Ended, bool), Vec<Error>> {
+        let one = |e: Error| vec![e];
+        let unfinished = journal::latest(self.disk).map_err(one)?.filter(|run| run.status.ended.is_none());
+        let goes_on = !matches!(self.unfinished, Unfinished::GiveUp);
+        let (status, journal, problems, went_on) = match unfinished {
+            Some(mut run) if goes_on && self.may_go_on(&run).map_err(one)? => {
+                if self.unfinished == Unfinished::GoOnIfSame {
+                    audience.going_on(run.number, &run.status).map_err(one)?;
+                }
+                let what = if run.status.purpose == Purpose::Rollback { "rollback" } else { "run" };
+                let (number, fleet) = (run.number, self.fleet.file.display());
+                audience.note(&match self.unfinished {
+                    Unfinished::GiveBack => format!("giving back what {what} {number} of {fleet} took"),
+                    _ => format!("going on with {what} {number} of {fleet}, which was not finished"),
+                });
+                if self.unfinished != Unfinished::GiveBack {
+                    // Hours may have passed since the plan was made.
+                    let inventory = inventory::gather(self.fleet, self.operator, Scope::Wished, &|n| n.kind == NodeKind::Host).await;
+                    plan::look_again(&mut run.status.plan.rollout, &inventory);
+                }
+                let journal = Journal::open(self.disk, run.number, Some(run.good_bytes)).map_err(one)?;
+                (run.status, journal, vec![], true)
+            }
+            None if matches!(self.unfinished, Unfinished::GoOn | Unfinished::GiveBack) => {
+                let error = Error::new(Kind::Usage, "no run of this fleet is unfinished")
+                    .code("no-run")
+                    .hint("`vsgpu status` shows the latest one");
+                return Err(one(error));
+            }
+            given_up => {
+                let (planned, left) = match self.adoption {
+                    Some(Adoption { plan, left, .. }) => (Planned::only(plan.clone()), left.clone()),
+                    None => self.fresh().await?,
+                };
+                if !planned.plan.steps.is_empty() {
+                    audience.planned(&planned).map_err(one)?;
+                }
+                // Only now: where the new plan is not agreed to, the old run can still be gone on with.
+                if let Some(run) = given_up {
+                    self.give_up(&run).map_err(one)?;
+                    let why = if goes_on { "had failed and given back what it took: everything is planned anew" } else { "was given up" };
+                    audience.note(&format!("run {} {why}", run.number));
+                }
+                if planned.plan.steps.is_empty() {
+                    let summary = Summary::default();
+                    return Ok((Ended { plan: planned.plan, summary, problems: planned.problems, left, behind: vec![] }, false));
+                }
+                let (status, journal) = self.begin(planned.plan, left).map_err(one)?;
+                (status, journal, planned.problems, false)
+            }
+        };
+        let plan = status.plan.clone();
+        audience.walking(&plan);
+        let mut journal = if self.threaded { journal.threaded() } else { journal };
+        let walk = engine::Walk {
+            operator: self.operator,
+            holder: self.holder.clone(),
+            pause: self.pause,
+            give_back: self.unfinished == Unfinished::GiveBack,
+            word: self.word.clone(),
+            now: self.now,
+        };
+        let summary = engine::run(status, &mut journal, walk, &mut |event| audience.hear(event)).await.map_err(one)?;
+        Ok((Ended { plan, summary, problems, left: Leftovers::default(), behind: vec![] }, went_on))
+    }
+
+    /// A damaged run is left as it is: what stands behind the damage is still known from it.
+    fn give_up(&self, run: &Stored) -> Result<(), Error> {
+        if run.damage.is_some() {
+            return Ok(());
+        }
+        let mut journal = Journal::open(self.disk, run.number, Some(run.good_bytes))?;
+        journal.record(&Record::Ended { at: (self.now)(), how: How::GivenUp })
+    }
+
+    /// Whether an unfinished run is gone on with; one that gave back after a failure is planned anew.
+    fn may_go_on(&self, run: &Stored) -> Result<bool, Error> {
+        if let Some(damage) = &run.damage {
+            return Err(Error::new(Kind::Blocked, damage.clone()).code("journal").hint(
+                "what the run had recorded before and behind that is known; give the run up and plan anew: `vsgpu apply --abandon`",
+            ));
+        }
+        if self.unfinished == Unfinished::GiveBack {
+            return Ok(true);
+        }
+        if self.unfinished == Unfinished::GoOn {
+            // What the rest needs (maintenance mode, VMs off) is no longer so.
+            let why = format!("run {} had failed and has given back what it took: its other steps do not fit any more", run.number);
+            let again = if run.status.purpose == Purpose::Rollback { "vsgpu rollback" } else { "vsgpu apply" };
+            let error =
+                Error::new(Kind::Blocked, why).code("unfinished-run").hint(format!("`{again}` plans anew from how the nodes are now"));
+            return if run.status.gave_back_early() { Err(error) } else { Ok(true) };
+        }
+        let gives_up = "or give it up: `vsgpu apply --abandon` (plans anew from how the nodes are now)";
+        if run.status.purpose != self.purpose {
+            let error = Error::new(Kind::Blocked, format!("rollback {} of this fleet is not finished", run.number)).code("unfinished-run");
+            return Err(error.hint(format!("finish it: `vsgpu resume`, {gives_up}")));
+        }
+        if run.status.gave_back_early() {
+            return Ok(false);
+        }
+        let other_plan = self.saved.is_some_and(|plan| plan.steps != run.status.plan.steps);
+        let other_fleet = self.purpose == Purpose::Apply && run.status.plan.fleet != plan::digest(self.fleet);
+        if other_plan || other_fleet {
+            let why = format!("run {} of this fleet is not finished, and it was planned from something else", run.number);
+            return Err(Error::new(Kind::Blocked, why)
+                .code("unfinished-run")
+                .hint(format!("finish it as it was planned: `vsgpu resume`, {gives_up}")));
+        }
+        Ok(true)
+    }
+
+    /// Plans from how the world is now; a saved plan must still be the same.
+    async fn fresh(&self) -> Result<(Planned, Leftovers), Vec<Error>> {
+        // What a rollback wishes is not what the fleet is to stay.
+        let scope = if self.purpose == Purpose::Apply { Scope::WishedAndRemembered } else { Scope::Wished };
+        let inventory = inventory::gather(self.fleet, self.operator, scope, &|_| true).await;
+        let left = journal::latest(self.disk).map_err(|e| vec![e])?.map(|r| journal::outstanding(&r.status)).unwrap_or_default();
+        let left = plan::still_taken(self.fleet, &inventory, left);
+        let planned = plan::plan(self.fleet, &inventory, &left);
+        if let Some(saved) = self.saved {
+            let fresh = &planned.plan;
+            let differing = fresh.steps.iter().zip(&saved.steps).find(|(new, old)| new != old);
+            if fresh.fleet != saved.fleet || fresh.steps != saved.steps {
+                let what = match differing {
+                    Some((new, _)) => format!("step {}: {} {}", new.id, new.node, new.title),
+                    None => format!("{} steps would be needed now, the plan has {}", fresh.steps.len(), saved.steps.len()),
+                };
+                let error = Error::new(Kind::Blocked, "the saved plan no longer fits the fleet: nothing was changed").code("saved-plan");
+                return Err(vec![error.detail(format!("first difference: {what}")).hint("look at the new plan: `vsgpu plan`")]);
+            }
+        }
+        Ok((planned, left))
+    }
+
+    fn begin(&self, plan: Plan, left: Leftovers) -> Result<(Status, Journal), Error> {
+        let number = journal::next_number(self.disk);
+        let record = Record::Planned {
+            at: (self.now)(),
+            run: format!("{} run {number}", self.holder),
+            purpose: self.purpose,
+            plan: Box::new(plan),
+            in_maintenance: left.in_maintenance,
+            stopped: left.stopped,
+            unsettled: left.unsettled,
+            rebooted: left.rebooted,
+            held: left.held,
+        };
+        let mut journal = Journal::open(self.disk, number, None)?;
+        journal.record(&record)?;
+        let status = Status::first(record).map_err(|why| Error::new(Kind::Internal, why))?;
+        Ok((status, journal))
+    }
+}
