@@ -138,9 +138,9 @@ impl Error {
     }
 }
 
-impl From<vsgpu_proto::pki::PkiError> for Error {
-    fn from(error: vsgpu_proto::pki::PkiError) -> Self {
-        use vsgpu_proto::pki::PkiError;
+impl From<vsgpu_wire::pki::PkiError> for Error {
+    fn from(error: vsgpu_wire::pki::PkiError) -> Self {
+        use vsgpu_wire::pki::PkiError;
         let text = error.to_string();
         let error = match error {
             PkiError::Exists(_) => Self::new(Kind::Usage, text).hint("use another folder, or keep the CA you have"),
@@ -156,9 +156,9 @@ impl From<vsgpu_proto::pki::PkiError> for Error {
     }
 }
 
-impl From<vsgpu_proto::client::CallError> for Error {
-    fn from(error: vsgpu_proto::client::CallError) -> Self {
-        use vsgpu_proto::client::CallError;
+impl From<vsgpu_wire::client::CallError> for Error {
+    fn from(error: vsgpu_wire::client::CallError) -> Self {
+        use vsgpu_wire::client::CallError;
         let text = error.to_string();
         match error {
             CallError::Away(_) => Self::new(Kind::Unreachable, text)

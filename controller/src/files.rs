@@ -111,5 +111,5 @@ pub fn random_name() -> Result<String, Error> {
     let source = Path::new("/dev/urandom");
     let mut bytes = [0; 6];
     File::open(source).and_then(|mut f| f.read_exact(&mut bytes)).map_err(|e| failed(source, &e))?;
-    Ok(vsgpu_proto::posix::hex(&bytes))
+    Ok(vsgpu_core::text::hex(&bytes))
 }

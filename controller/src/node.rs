@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use vsgpu_core::Scope;
-use vsgpu_proto::client::Target;
+use vsgpu_wire::client::Target;
 
 /// What is to be addressed: a host, a VM through its host, or the Linux inside a VM.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,12 +1,12 @@
 //! Everything known about a Linux guest with a GPU. The requirements are pure and also linked by the controller; only
-//! `linux` touches a machine.
+//! `boot_id` looks at a machine.
 
+mod boot_id;
 pub mod guest;
-pub mod linux;
 
 use vsgpu_core::execute;
 use vsgpu_core::{Command, Effect};
-use vsgpu_proto::agent::Agent;
+use vsgpu_wire::server::Agent;
 
 pub use guest::all as catalogue;
 
@@ -17,7 +17,7 @@ pub fn agent() -> Agent {
         program: "vsgpu-guest-agent",
         catalogue,
         state: "/var/lib/vsgpu",
-        system: linux::system,
+        boot: || Box::new(boot_id::Kernel),
         reboot,
         // A guest has no VMs, and nothing of what it changes needs more than its own order.
         gate: |_, _, _| Ok(()),

@@ -37,7 +37,7 @@ pub(crate) fn gate(system: &dyn System, on: &Subject, needs: Needs) -> Result<()
 }
 
 /// `Agent::looks` of a host.
-pub(crate) fn looks(facts: &Facts) -> Vec<vsgpu_proto::taken::Look> {
+pub(crate) fn looks(facts: &Facts) -> Vec<vsgpu_wire::acquired::Look> {
     let maintenance = execute::typed::<MaintenanceModeFact>(facts).map(|fact| (MAINTENANCE_MODE, String::new(), fact.enabled));
     let listed = execute::typed::<VirtualMachines>(facts).map(|listed| listed.vms);
     let all_listed = listed.is_some().then(|| (POWER, String::new(), false));

@@ -1,14 +1,14 @@
 //! Everything known about an ESXi host and the VMs on it. The requirements are pure and also linked by the controller;
-//! only `esxi` touches a machine.
+//! only `boot_id` looks at a machine.
 
-pub mod esxi;
+mod boot_id;
 mod gate;
 pub mod host;
 pub mod vm;
 
 use vsgpu_core::execute;
 use vsgpu_core::{Catalogue, Command, Effect};
-use vsgpu_proto::agent::Agent;
+use vsgpu_wire::server::Agent;
 
 /// The list of everything this agent knows.
 pub fn catalogue() -> Catalogue {
@@ -27,7 +27,7 @@ pub fn agent() -> Agent {
         catalogue,
         // What lies below /etc with the sticky bit is kept over a reboot; /var is a ramdisk (facts: esxi A4).
         state: "/etc/opt/vsgpu",
-        system: esxi::system,
+        boot: || Box::new(boot_id::Marker::default()),
         reboot,
         gate: gate::gate,
         looks: gate::looks,

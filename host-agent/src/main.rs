@@ -1,5 +1,5 @@
 //! `vsgpu-host-agent`: wires the agent and nothing else.
 
 fn main() -> std::process::ExitCode {
-    vsgpu_proto::agent::main(vsgpu_host_agent::agent())
+    vsgpu_wire::server::main(vsgpu_host_agent::agent())
 }

@@ -5,10 +5,10 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
+use vsgpu_core::System as _;
 use vsgpu_core::cuda_report::{CudaReport, read};
 use vsgpu_core::{Ended, Output as Answer};
-use vsgpu_proto::posix::Posix;
-use vsgpu_proto::shell::Shell as _;
+use vsgpu_machine::local::Posix;
 use vsgpu_tests::lab::programs;
 
 /// A folder with the simulated `libcuda.so.1` in it, and the file that tells it how to fail.

@@ -11,7 +11,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use vsgpu_proto::client::{Operator, Target};
+use vsgpu_wire::client::Operator;
+use vsgpu_wire::client::Target;
 
 /// Largest package that is sent so.
 const MAX_PACKAGE: u64 = 64 << 20;
@@ -126,7 +127,7 @@ impl Ssh {
         }
         if known.is_none() {
             #[expect(clippy::disallowed_methods, reason = "the edge: certificates carry dates")]
-            vsgpu_proto::pki::issue_node(&pki, &name, role, 365, std::time::SystemTime::now()).map_err(|e| vec![Error::from(e)])?;
+            vsgpu_wire::pki::issue_node(&pki, &name, role, 365, std::time::SystemTime::now()).map_err(|e| vec![Error::from(e)])?;
             wanted.certificates = certificates(&pki, &name, role).map_err(one)?;
         }
         let acts = acts(&machine, &wanted).map_err(one)?;
@@ -161,6 +162,6 @@ impl Ssh {
 
 /// The node's certificates, as they were issued.
 fn certificates(pki: &Path, name: &str, role: &str) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
-    let folder = vsgpu_proto::pki::node_folder(pki, name, role);
+    let folder = vsgpu_wire::pki::node_folder(pki, name, role);
     ["ca.pem", "node.pem", "node.key"].into_iter().map(|file| Ok((file, files::read_bytes(&folder.join(file), 1 << 20)?))).collect()
 }

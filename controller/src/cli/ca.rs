@@ -6,7 +6,7 @@ use crate::render::Printer;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::PathBuf;
-use vsgpu_proto::pki;
+use vsgpu_wire::pki;
 
 #[derive(Args)]
 #[command(after_help = "Example:\n  vsgpu ca init")]

@@ -8,7 +8,7 @@ use crate::render::Printer;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use vsgpu_proto::pki;
+use vsgpu_wire::pki;
 
 #[derive(Args)]
 #[command(

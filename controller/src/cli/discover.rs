@@ -10,8 +10,8 @@ use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
 use vsgpu_core::text::sentence;
-use vsgpu_proto::client::Operator;
-use vsgpu_proto::ssh::Target;
+use vsgpu_machine::ssh::Target;
+use vsgpu_wire::client::Operator;
 
 /// Which hosts, and how they are reached.
 #[derive(Args)]

@@ -8,8 +8,9 @@ use clap::Args;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use vsgpu_proto::pki;
-use vsgpu_proto::scrape::{self, Gate};
+use vsgpu_wire::metrics::listener;
+use vsgpu_wire::metrics::listener::Gate;
+use vsgpu_wire::pki;
 
 #[derive(Args)]
 #[command(
@@ -38,7 +39,7 @@ impl Exporter {
         let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
         let collected = Arc::new(Collected::new(&fleet));
         block_on(async {
-            scrape::listen(self.listen, gate, collected.clone()).map_err(refused)?;
+            listener::listen(self.listen, gate, collected.clone()).map_err(refused)?;
             printer.note(&format!("serving the metrics of {} agents on {}, /metrics", exporter::agents(&fleet), self.listen));
             let mut tick = tokio::time::interval(Duration::from_secs(self.every.into()));
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -6,7 +6,7 @@ use crate::fleet::{Fleet, file};
 use crate::journal::{self, Folder};
 use clap::Args;
 use std::path::PathBuf;
-use vsgpu_proto::client::Operator;
+use vsgpu_wire::client::Operator;
 
 /// What of the command line is about all verbs.
 #[derive(Clone, Default)]

@@ -172,7 +172,7 @@ fn send_trace(printer: &Printer, disk: &Folder, endpoint: &str) {
     let records = journal::records(disk, run.number).unwrap_or_default();
     let Some(document) = crate::journal::trace::document(&records) else { return };
     let trace = crate::journal::trace::id(&run.status.run);
-    match block_on(vsgpu_proto::otlp::send(endpoint, document.to_string())) {
+    match block_on(vsgpu_wire::otlp::send(endpoint, document.to_string())) {
         Ok(Ok(())) => printer.note(&format!("trace {trace}")),
         Ok(Err(why)) => printer.note(&format!("trace {trace} was not sent: {why}")),
         Err(_) => {}

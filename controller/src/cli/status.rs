@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use vsgpu_host_agent::host::MAINTENANCE_MODE;
 use vsgpu_host_agent::vm::POWER;
-use vsgpu_proto::client::Operator;
+use vsgpu_wire::client::Operator;
 
 /// Between two looks at the journal, which is a local file.
 const LOOK: Duration = Duration::from_millis(500);

@@ -10,7 +10,7 @@ use serde_json::json;
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
-use vsgpu_proto::scrape::Pages as _;
+use vsgpu_wire::metrics::listener::Pages as _;
 
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vsgpu top\n  vsgpu top --once")]

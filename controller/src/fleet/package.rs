@@ -1,4 +1,4 @@
-//! An operator's file, read, hashed and inspected: what it is comes from its content (`vsgpu_proto::package`).
+//! An operator's file, read, hashed and inspected: what it is comes from its content (`vsgpu_wire::package`).
 
 use crate::error::{Error, Kind};
 use crate::files;
@@ -7,7 +7,7 @@ use std::io::{Read as _, Seek as _};
 use std::path::Path;
 use vsgpu_core::artifact::Artifact;
 
-pub use vsgpu_proto::package::from_name;
+pub use vsgpu_machine::package::from_name;
 
 /// Reads, hashes and inspects a file; `base` is the folder of the fleet file.
 ///
@@ -32,14 +32,14 @@ pub fn resolve(base: &Path, artifact: &Artifact) -> Result<Artifact, Error> {
     if size == 0 {
         return Err(Error::new(Kind::Usage, format!("{}: the file is empty", path.display())).code("package"));
     }
-    let sha256 = vsgpu_proto::posix::hex(&hasher.finalize());
+    let sha256 = vsgpu_core::text::hex(&hasher.finalize());
     if let Some(stated) = artifact.sha256.as_ref().filter(|stated| **stated != sha256) {
         return Err(Error::new(Kind::Usage, format!("{}: SHA-256 is {sha256}, the fleet file states {stated}", path.display()))
             .code("package")
             .hint("download the file again, or correct `sha256:`"));
     }
     file.rewind().map_err(failed)?;
-    let (kind, holds) = vsgpu_proto::package::inspect(&mut file, artifact.file_name(), size).map_err(|why| {
+    let (kind, holds) = vsgpu_machine::package::inspect(&mut file, artifact.file_name(), size).map_err(|why| {
         Error::new(Kind::Usage, format!("{}: {why}", path.display())).code("package").hint("use the file as NVIDIA ships it")
     })?;
     Ok(Artifact { artifact: artifact.artifact.clone(), sha256: Some(sha256), size: Some(size), kind: Some(kind), holds })

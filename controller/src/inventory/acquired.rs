@@ -8,8 +8,8 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use vsgpu_core::text::sentence;
 use vsgpu_host_agent::host::MAINTENANCE_MODE;
-use vsgpu_proto::client::{Description, Holder};
-use vsgpu_proto::taken::Taken;
+use vsgpu_wire::acquired::Taken;
+use vsgpu_wire::client::{Description, Holder};
 
 /// One thing of a host that a run took, as its agent keeps it.
 #[derive(Clone, Debug, PartialEq, Serialize)]

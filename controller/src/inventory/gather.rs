@@ -15,7 +15,10 @@ use vsgpu_core::Fact as _;
 use vsgpu_guest_agent::guest;
 use vsgpu_host_agent::host;
 use vsgpu_host_agent::vm::VmPower;
-use vsgpu_proto::client::{CallError, Connection, Description, Operator, Target};
+use vsgpu_wire::client::CallError;
+use vsgpu_wire::client::Operator;
+use vsgpu_wire::client::Target;
+use vsgpu_wire::client::{Connection, Description};
 
 /// Nodes talked to at once.
 const AT_ONCE: usize = 128;

@@ -5,8 +5,8 @@ use crate::inventory::shared::Facts;
 use crate::node::NodeId;
 use std::collections::BTreeMap;
 use vsgpu_core::{Fact, Unreadable};
-use vsgpu_proto::client::Holder;
-use vsgpu_proto::taken::Taken;
+use vsgpu_wire::acquired::Taken;
+use vsgpu_wire::client::Holder;
 
 /// What was seen of one node.
 #[derive(Clone, Debug, Default)]

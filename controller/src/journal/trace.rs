@@ -6,7 +6,7 @@ use crate::journal::record::{How, Record};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
-use vsgpu_proto::traceparent::TraceParent;
+use vsgpu_wire::traceparent::TraceParent;
 
 /// Trace id of a run: 32 hexadecimal digits.
 pub fn id(run: &str) -> String {
@@ -16,7 +16,7 @@ pub fn id(run: &str) -> String {
 fn digest(words: &[&str], bytes: usize) -> String {
     let mut hash = Sha256::new();
     words.iter().for_each(|word| hash.update(format!("{}:{word}", word.len())));
-    vsgpu_proto::posix::hex(&hash.finalize()[..bytes])
+    vsgpu_core::text::hex(&hash.finalize()[..bytes])
 }
 
 /// Where a step belongs that has failed so often before: what the agent is told, and what `document` says about it.

@@ -14,9 +14,10 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use vsgpu_proto::client::{Connection, Operator};
-use vsgpu_proto::metrics::{Sample, text};
-use vsgpu_proto::scrape::Pages;
+use vsgpu_wire::client::Connection;
+use vsgpu_wire::client::Operator;
+use vsgpu_wire::metrics::listener::Pages;
+use vsgpu_wire::metrics::{Sample, text};
 
 /// Agents asked at once.
 const AT_ONCE: usize = 64;
@@ -48,7 +49,7 @@ impl Collected {
     pub fn new(fleet: &Fleet) -> Self {
         Self {
             folder: fleet.state_folder(),
-            certificate_end: vsgpu_proto::pki::own_life(&fleet.pki).map(|life| life.ends),
+            certificate_end: vsgpu_wire::pki::own_life(&fleet.pki).map(|life| life.ends),
             ..Self::default()
         }
     }
@@ -92,7 +93,7 @@ impl Pages for Collected {
         let pages = self.pages();
         let mut own = of_runs(&self.folder);
         if let Some(end) = self.certificate_end {
-            let (name, help) = vsgpu_proto::metrics::CERTIFICATE_END;
+            let (name, help) = vsgpu_wire::metrics::CERTIFICATE_END;
             own.push(Sample::new(name, help, vec![], end as f64));
         }
         for ((node, _), page) in pages.iter() {

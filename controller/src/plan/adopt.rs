@@ -96,7 +96,7 @@ mod tests {
     use crate::error::Error;
     use crate::inventory::Seen;
     use std::collections::BTreeSet;
-    use vsgpu_proto::taken::Taken;
+    use vsgpu_wire::acquired::Taken;
 
     #[test]
     fn an_adoption_asks_for_its_host_and_forgets_nothing_of_ours() -> Result<(), Vec<Error>> {

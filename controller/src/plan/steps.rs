@@ -172,5 +172,5 @@ pub struct Problem {
 
 /// Digest of what a fleet file wishes.
 pub fn digest(fleet: &Fleet) -> String {
-    vsgpu_proto::posix::hex(&sha2::Sha256::digest(serde_json::to_vec(fleet).unwrap_or_default()))
+    vsgpu_core::text::hex(&sha2::Sha256::digest(serde_json::to_vec(fleet).unwrap_or_default()))
 }

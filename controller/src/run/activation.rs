@@ -15,7 +15,8 @@ use vsgpu_core::planted::{Bug, planted};
 use vsgpu_core::requirement::Verdict;
 use vsgpu_core::{Fact as _, judge};
 use vsgpu_host_agent::host::MaintenanceModeFact;
-use vsgpu_proto::client::{CallError, Connection};
+use vsgpu_wire::client::CallError;
+use vsgpu_wire::client::Connection;
 
 pub(super) async fn activate(on: &StepRunner, restart: Option<&str>, proves: &[(String, Value)]) -> StepResult {
     // The boot in which this step was first begun: on the way back from a crash the reboot may have happened.

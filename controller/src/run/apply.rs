@@ -12,8 +12,8 @@ use vsgpu_core::Artifact;
 use vsgpu_core::execute::{Expectation, Outcome};
 use vsgpu_core::planted::{Bug, planted};
 use vsgpu_host_agent::vm::POWER;
-use vsgpu_proto::client::CallError;
-use vsgpu_proto::v1::ArtifactId;
+use vsgpu_wire::client::CallError;
+use vsgpu_wire::v1::ArtifactId;
 
 pub(super) async fn send(on: &StepRunner, artifact: &Artifact, datastore: Option<&str>) -> StepResult {
     let folder = std::path::Path::new(&on.plan.fleet_file).parent().map(std::path::Path::to_path_buf).unwrap_or_default();

@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use vsgpu_core::planted::{Bug, planted};
-use vsgpu_proto::client::Operator;
+use vsgpu_wire::client::Operator;
 
 /// Steps at once.
 const AT_ONCE: usize = 1024;

@@ -11,7 +11,7 @@ use crate::plan::{self, Leftovers, Plan, Planned, Problem};
 use crate::run::engine::{self, Summary, Word};
 use crate::run::event::Event;
 use tokio::sync::watch;
-use vsgpu_proto::client::Operator;
+use vsgpu_wire::client::Operator;
 
 /// What is asked.
 pub struct Request<'a> {

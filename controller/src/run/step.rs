@@ -17,8 +17,10 @@ use vsgpu_core::planted::{Bug, planted};
 use vsgpu_core::requirement::Deadline;
 use vsgpu_core::{Catalogue, Entry};
 use vsgpu_host_agent::host::MaintenanceMode;
-use vsgpu_proto::client::{Call, CallError, Target};
-use vsgpu_proto::traceparent::TraceParent;
+use vsgpu_wire::client::Call;
+use vsgpu_wire::client::CallError;
+use vsgpu_wire::client::Target;
+use vsgpu_wire::traceparent::TraceParent;
 
 /// Longest wait for the answer of an agent beyond what the step itself may take.
 pub(super) const GRACE: Duration = Duration::from_secs(60);

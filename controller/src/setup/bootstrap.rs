@@ -3,10 +3,10 @@
 
 use crate::error::{Error, Kind};
 use std::path::Path;
+use vsgpu_core::System as _;
 use vsgpu_core::{Command, Ended};
-use vsgpu_proto::remote::{OWNER, Remote};
-use vsgpu_proto::shell::Shell as _;
-use vsgpu_proto::ssh::Target;
+use vsgpu_machine::over_ssh::{OWNER, OverSsh};
+use vsgpu_machine::ssh::Target;
 
 /// What kind of machine it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,7 +153,7 @@ pub fn acts(machine: &Machine, wanted: &Wanted) -> Result<Vec<Act>, Error> {
 
 /// A machine that is visited.
 pub struct Visit {
-    remote: Remote,
+    remote: OverSsh,
     target: Target,
 }
 
@@ -164,7 +164,7 @@ impl Visit {
     /// Where it is not reached.
     pub fn new(target: Target, tools: Option<&Path>, root: &Path) -> Result<Self, Error> {
         let away = |why: String| Error::new(Kind::Unreachable, why);
-        let remote = Remote::visit(&target, tools, root).map_err(away)?;
+        let remote = OverSsh::visit(&target, tools, root).map_err(away)?;
         remote.is_folder("/").map_err(|e| away(e.to_string()))?;
         Ok(Self { remote, target })
     }

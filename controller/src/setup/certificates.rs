@@ -6,9 +6,9 @@ use crate::inventory::acquired::some_of;
 use crate::inventory::reaches;
 use serde::Serialize;
 use std::collections::BTreeSet;
-use vsgpu_proto::client::Operator;
-use vsgpu_proto::life::{Due, Life};
-use vsgpu_proto::pki;
+use vsgpu_wire::client::Operator;
+use vsgpu_wire::life::{Due, Life};
+use vsgpu_wire::pki;
 
 /// A certificate that somebody has to do something about.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -9,14 +9,12 @@ use crate::inventory::{self, Seen};
 use crate::node::{NodeId, NodeKind};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use vsgpu_core::text::{sentence, visible};
 use vsgpu_core::{Scope, Subject, execute};
 use vsgpu_host_agent::host::{EsxVersion, VgpuManagerFact, VirtualMachines};
-use vsgpu_proto::client::Operator;
-use vsgpu_proto::machine::{Machine, NoBoots};
-use vsgpu_proto::remote::Remote;
-use vsgpu_proto::ssh::Target;
+use vsgpu_machine::over_ssh::OverSsh;
+use vsgpu_machine::ssh::Target;
+use vsgpu_wire::client::Operator;
 
 /// Hosts looked at over ssh at once.
 const AT_ONCE: usize = 16;
@@ -38,7 +36,7 @@ pub fn over_ssh(targets: Vec<Target>, tools: Option<&Path>, root: &Path) -> Vec<
     let facts: Vec<_> = vsgpu_host_agent::catalogue().facts(Scope::Host);
     let look = |target: &Target| -> Result<Seen, Error> {
         let away = |why: String| Error::new(Kind::Unreachable, why);
-        let system = Machine::new(Arc::new(Remote::look(target, tools, root).map_err(away)?), NoBoots);
+        let system = OverSsh::look(target, tools, root).map_err(away)?;
         Ok(Seen {
             boot_id: String::new(),
             facts: SharedFacts::default().of(execute::observe(&system, &Subject::node(), &facts)),

@@ -3,7 +3,7 @@
 use super::{CudaProofFact, Health};
 use vsgpu_core::execute::{Facts, typed};
 use vsgpu_core::knowledge::xids::Severity;
-use vsgpu_proto::metrics::Sample;
+use vsgpu_wire::metrics::Sample;
 
 /// From the last facts; an unreadable fact has no values, and `vsgpu_fact_readable` says so.
 pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {

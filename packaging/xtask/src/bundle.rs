@@ -4,7 +4,7 @@
 use crate::vib::{self, Lies, NAME, SUMMARY, VENDOR, Vib, leaf, leaves, writer};
 use sha2::{Digest as _, Sha256};
 use std::io::Write as _;
-use vsgpu_proto::posix::hex;
+use vsgpu_core::text::hex;
 use xmlwriter::XmlWriter;
 
 /// Releases that a depot names one by one.

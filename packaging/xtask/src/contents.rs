@@ -84,7 +84,7 @@ pub fn guest(root: &Path, built: &Path) -> Result<Package, String> {
         Entry::new("usr/lib/systemd/system/vsgpu-guest-agent.service", 0o644, read(&linux.join("vsgpu-guest-agent.service"))?),
         Entry::config("etc/vsgpu/guest-agent.conf", 0o644, read(&linux.join("guest-agent.conf"))?),
     ];
-    entries.extend(manual(vsgpu_proto::agent::command(&vsgpu_guest_agent::agent()))?);
+    entries.extend(manual(vsgpu_wire::server::command(&vsgpu_guest_agent::agent()))?);
     let script = |name| Ok::<_, String>((name, read(&linux.join(format!("guest-agent.{name}")))?));
     Ok(Package {
         name: "vsgpu-guest-agent",
@@ -107,7 +107,7 @@ pub fn host(root: &Path, built: &Path) -> Result<Package, String> {
         Entry::new("usr/lib/systemd/system/vsgpu-host-agent@.service", 0o644, read(&linux.join("vsgpu-host-agent@.service"))?),
         Entry::new("usr/share/doc/vsgpu-host-agent/agent.conf", 0o644, read(&linux.join("host-agent.conf"))?),
     ];
-    entries.extend(manual(vsgpu_proto::agent::command(&vsgpu_host_agent::agent()))?);
+    entries.extend(manual(vsgpu_wire::server::command(&vsgpu_host_agent::agent()))?);
     Ok(Package {
         name: "vsgpu-host-agent",
         summary: "vsgpu agent of ESXi hosts on which no package may run",

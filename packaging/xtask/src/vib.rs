@@ -3,7 +3,7 @@
 use crate::files::{self, Entry};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
-use vsgpu_proto::posix::hex;
+use vsgpu_core::text::hex;
 use xmlwriter::XmlWriter;
 
 /// Of the package.

@@ -34,5 +34,5 @@ pub use catalogue::{Catalogue, Entry, FactEntry, judge};
 pub use effect::{Command, Effect, Probe};
 pub use evidence::{Evidence, Unreadable};
 pub use requirement::{Fact, Needs, Requirement, Scope, Subject, TakesEffect, Verdict};
-pub use system::{Ended, Holder, Output, Staged, System, Trouble};
+pub use system::{BootIdentity, Ended, Holder, Incoming, Output, Staged, System, Trouble, UploadError};
 pub use word_or::WordOr;

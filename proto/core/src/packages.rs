@@ -6,7 +6,7 @@ use crate::artifact::Artifact;
 use crate::catalogue::Entry;
 use crate::effect::{Command, Effect};
 use crate::execute::Outcome;
-use crate::system::{Holder, Output, Staged, System, Trouble};
+use crate::system::{Holder, Incoming, Output, Staged, System, Trouble, UploadError};
 use crate::text::sentence;
 use serde_json::Value;
 use std::time::Duration;
@@ -101,6 +101,24 @@ impl System for Packages<'_> {
         let program = self.instead(&command.program);
         let args = command.args.iter().map(|arg| self.word(arg)).collect();
         self.system.run(&Command { program, args, ..command.clone() })
+    }
+    fn orphan(&self) -> Option<String> {
+        self.system.orphan()
+    }
+    fn size(&self, path: &str) -> Result<Option<u64>, Trouble> {
+        self.system.size(&self.instead(path))
+    }
+    fn is_folder(&self, path: &str) -> Result<bool, Trouble> {
+        self.system.is_folder(path)
+    }
+    fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError> {
+        self.system.receive(file, next)
+    }
+    fn is_real(&self) -> bool {
+        self.system.is_real()
+    }
+    fn is_remote(&self) -> bool {
+        self.system.is_remote()
     }
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
         self.system.read(&self.instead(path), max)

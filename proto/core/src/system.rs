@@ -1,10 +1,11 @@
-//! The only door out: what the agents' shells do for the pure code. Synchronous and small, because ESXi is not Linux
+//! The only way out: what the doors to a machine do for the pure code. Synchronous and small, because ESXi is not Linux
 //! (process pipes, epoll and several system calls differ there). No default methods: a fake that forgets one must not
 //! compile, and must never reach the real machine.
 
 use crate::artifact::{Held, Kind};
 use crate::effect::Command;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a command ended.
@@ -118,13 +119,65 @@ pub struct Staged {
     pub instead: String,
 }
 
+/// A file that is being received.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// Its name for people.
+    pub name: String,
+    /// Where it goes when all of it is there.
+    pub target: String,
+    /// Where it grows.
+    pub partial: String,
+    /// Bytes in all.
+    pub size: u64,
+    /// SHA-256 in hex.
+    pub sha256: String,
+    /// Bytes that are there and stay.
+    pub offset: u64,
+}
+
+/// Why a file was not received.
+#[derive(Debug)]
+pub enum UploadError {
+    /// No room; the part is removed.
+    NoSpace,
+    /// The sender goes on behind what is there, bytes.
+    Gap(u64),
+    /// More came than was announced; the part stays as it is.
+    TooMuch,
+    /// The sender stopped after so many bytes; the part stays for the next try.
+    TooShort(u64),
+    /// Another SHA-256; the part is removed.
+    Damaged(String),
+    /// Anything else.
+    Io(Trouble),
+}
+
+impl From<Trouble> for UploadError {
+    fn from(error: Trouble) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// What tells the boots of one kind of machine apart: a host has another way than a guest.
+pub trait BootIdentity: Send + Sync {
+    /// Differs after every reboot and only then.
+    ///
+    /// # Errors
+    /// Where the machine does not say.
+    fn id(&self, machine: &Arc<dyn System>) -> Result<String, Trouble>;
+}
+
 /// A mode for `write`: that of the file that is replaced, 0644 for a new one.
 pub const KEEP_MODE: u32 = 0;
 
-/// One machine, as the pure code sees it. Paths are absolute; the shell puts its root in front.
+/// One machine, through the door by which an agent reaches it: here, or over ssh. Paths are absolute, without `..`; a root is put in
+/// front of them.
 pub trait System: Send + Sync {
-    /// Runs a command to its end or its deadline. Never fails: the output says how it ended.
+    /// Runs a command to its end, its deadline or its bound on output. Never fails: the output says how it ended.
     fn run(&self, command: &Command) -> Output;
+    /// A long command that an earlier, killed agent left running.
+    fn orphan(&self) -> Option<String>;
     /// Reads a file of at most `max` bytes.
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble>;
     /// Reads the last `max` bytes of a file.
@@ -137,6 +190,10 @@ pub trait System: Send + Sync {
     fn hash(&self, path: &str) -> Result<String, Trouble>;
     /// Names in a folder, sorted.
     fn list(&self, path: &str) -> Result<Vec<String>, Trouble>;
+    /// Bytes of a file; `None` where there is no such file.
+    fn size(&self, path: &str) -> Result<Option<u64>, Trouble>;
+    /// Whether there is such a folder.
+    fn is_folder(&self, path: &str) -> Result<bool, Trouble>;
     /// Writes a file durably through a temporary one; makes missing folders.
     fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Trouble>;
     /// Copies a file durably, likewise.
@@ -147,10 +204,17 @@ pub trait System: Send + Sync {
     fn stage(&self, path: &str, sha256: &str) -> Result<Staged, Trouble>;
     /// Removes what `stage` made, if it made anything. Only room is lost where that fails.
     fn unstage(&self, path: &str, instead: &str);
-    /// Differs after every reboot and only then.
+    /// Takes a file, piece by piece, until `next` has no more. The hash is checked before the file gets its name, and what can be
+    /// started gets the mode for it.
+    fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError>;
+    /// Differs after every reboot and only then. A door that only looks has none.
     fn boot_id(&self) -> Result<String, Trouble>;
     /// Release of the running kernel.
     fn kernel_release(&self) -> String;
+    /// Whether the machine itself is meant, and no copy of its files.
+    fn is_real(&self) -> bool;
+    /// Whether the machine is another one than the agent's: it may be away while the agent is there.
+    fn is_remote(&self) -> bool;
     /// Seconds since 1970, for records that people read. Never used to decide.
     fn now(&self) -> u64;
     /// Time that only grows, for deadlines.

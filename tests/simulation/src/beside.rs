@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use vsgpu_proto::client::Operator;
-use vsgpu_proto::dial::Stream;
-use vsgpu_proto::offload::Offload;
-use vsgpu_proto::posix::Posix;
-use vsgpu_proto::server;
 use vsgpu_tests::sim::linked::Linked;
+use vsgpu_wire::client::Operator;
+use vsgpu_wire::client::Stream;
+use vsgpu_wire::server::Offload;
+use vsgpu_wire::server::simulated;
 
 /// Starts an agent on each host, which takes so long for each answer and reads this clock; gives the way to them. They end when
 /// nobody has that any more.
@@ -27,10 +26,9 @@ pub fn agents(world: &World, each: Duration, clock: impl Fn() -> Duration + Clon
         runtime.block_on(async {
             let mut running = tokio::task::JoinSet::new();
             for (name, folder, rx) in agents {
-                let files = Arc::new(Posix::new(None, folder.join("root")));
                 let system = Arc::new(Linked::new(folder, None).by_clock(clock.clone()));
                 let offload = Offload::InPlace(Arc::new(move || (Duration::ZERO, each)));
-                running.spawn(async move { server::simulated(vsgpu_host_agent::agent(), system, files, &name, offload, rx).await });
+                running.spawn(async move { simulated(vsgpu_host_agent::agent(), system, &name, offload, rx).await });
             }
             while running.join_next().await.is_some() {}
         });

@@ -15,14 +15,13 @@ use vsgpu::node::NodeKind;
 use vsgpu::plan::{Plan, Planned, Work};
 use vsgpu::run::{Audience, Event, Request, Summary, Unfinished, Word};
 use vsgpu_core::Output;
-use vsgpu_proto::client::Operator;
-use vsgpu_proto::dial::Stream;
-use vsgpu_proto::offload::Offload;
-use vsgpu_proto::posix::Posix;
-use vsgpu_proto::server;
 use vsgpu_tests::lab::{HOST_TOOLS, files, untouched_host};
 use vsgpu_tests::sim::linked::Linked;
 use vsgpu_tests::sim::state::{self, Machine, Vm};
+use vsgpu_wire::client::Operator;
+use vsgpu_wire::client::Stream;
+use vsgpu_wire::server::Offload;
+use vsgpu_wire::server::simulated;
 
 pub const PORT: u16 = 7443;
 pub const TICK: Duration = Duration::from_millis(100);
@@ -135,7 +134,6 @@ impl World {
                 acts.lock().unwrap().push(act);
                 output
             };
-            let files = Arc::new(Posix::new(None, folder.join("root")));
             let system = Arc::new(Linked::new(folder.clone(), None).by_clock(now).watched(watch));
             let name = name.clone();
             async move {
@@ -149,7 +147,7 @@ impl World {
                     }
                 });
                 let offload = Offload::InPlace(Arc::new(times));
-                server::simulated(make(), system, files, &name, offload, rx).await.map_err(Into::into)
+                simulated(make(), system, &name, offload, rx).await.map_err(Into::into)
             }
         });
     }

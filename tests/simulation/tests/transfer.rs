@@ -4,13 +4,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use vsgpu_proto::client::{CallError, Connection, Fence, Operator, Target};
-use vsgpu_proto::posix::Posix;
-use vsgpu_proto::shell::Shell as _;
-use vsgpu_proto::traceparent::TraceParent;
-use vsgpu_proto::v1::ArtifactId;
+use vsgpu_core::System as _;
+use vsgpu_machine::local::Posix;
 use vsgpu_simulation::beside::agents;
 use vsgpu_simulation::world::World;
+use vsgpu_wire::client::CallError;
+use vsgpu_wire::client::Operator;
+use vsgpu_wire::client::Target;
+use vsgpu_wire::client::{Connection, Fence};
+use vsgpu_wire::traceparent::TraceParent;
+use vsgpu_wire::v1::ArtifactId;
 
 /// More than all windows and buffers on the way together.
 const SIZE: u64 = 64 << 20;

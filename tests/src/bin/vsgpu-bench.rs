@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use vsgpu::fleet::{Deadlines, Fleet, Guest, Host, Spec, Specs, Vm};
 use vsgpu::inventory::{Inventory, Seen};
 use vsgpu::node::{NodeId, NodeKind};
-use vsgpu_proto::client::{Call, Connection, Fence, Operator, Target};
-use vsgpu_proto::traceparent::TraceParent;
 use vsgpu_tests::lab::{Lab, files, programs};
 use vsgpu_tests::sim::state::Fault;
+use vsgpu_wire::client::Operator;
+use vsgpu_wire::client::Target;
+use vsgpu_wire::client::{Call, Connection, Fence};
+use vsgpu_wire::traceparent::TraceParent;
 
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
@@ -226,7 +228,7 @@ fn transfer() {
     let sha256 = vsgpu::fleet::package::resolve(Path::new("/"), &artifact).unwrap().sha256.unwrap();
     let ours = (0..3).map(|_| {
         let _ = std::fs::remove_dir_all(&store);
-        let id = vsgpu_proto::v1::ArtifactId {
+        let id = vsgpu_wire::v1::ArtifactId {
             name: "artifact.bin".into(),
             sha256: sha256.clone(),
             size: size as u64,
@@ -350,9 +352,9 @@ fn plan() {
     let lab = Lab::new("bench-plan");
     lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
     lab.vm("vm-01", "esx-01");
-    let seen = |folder: &str, agent: vsgpu_proto::agent::Agent, on: vsgpu_core::Subject, kind: NodeKind| {
+    let seen = |folder: &str, agent: vsgpu_wire::server::Agent, on: vsgpu_core::Subject, kind: NodeKind| {
         let folder = lab.machine(folder);
-        let system = (agent.system)(std::sync::Arc::new(vsgpu_proto::posix::Posix::new(Some(folder.join("tools")), folder.join("root"))));
+        let system = vsgpu_machine::Posix::new(Some(folder.join("tools")), folder.join("root")).with_boot((agent.boot)());
         let wishes = match kind {
             NodeKind::Host => &host_specs,
             NodeKind::Vm => &vm_specs,

@@ -141,7 +141,7 @@ impl Lab {
                 });
             }
         });
-        vsgpu_proto::pki::init(&folder.join("pki"), std::time::SystemTime::now()).unwrap();
+        vsgpu_wire::pki::init(&folder.join("pki"), std::time::SystemTime::now()).unwrap();
         Self { folder, inner }
     }
 
@@ -166,7 +166,7 @@ impl Lab {
         std::fs::create_dir_all(folder.join("root/vmfs/volumes/datastore1")).unwrap();
         std::fs::create_dir_all(folder.join("root/tmp")).unwrap();
         self.ports_of(name);
-        vsgpu_proto::pki::issue_node(&self.folder.join("pki"), name, "host", 365, std::time::SystemTime::now()).unwrap();
+        vsgpu_wire::pki::issue_node(&self.folder.join("pki"), name, "host", 365, std::time::SystemTime::now()).unwrap();
     }
 
     /// Adds a running VM with a fresh Debian: nouveau loaded, a display manager running.
@@ -196,7 +196,7 @@ impl Lab {
         });
         state::boot(&folder);
         self.ports_of(name);
-        vsgpu_proto::pki::issue_node(&self.folder.join("pki"), name, "guest", 365, std::time::SystemTime::now()).unwrap();
+        vsgpu_wire::pki::issue_node(&self.folder.join("pki"), name, "guest", 365, std::time::SystemTime::now()).unwrap();
     }
 
     /// Adds a running VM whose inside is somebody else's matter: only its host knows it.

@@ -73,8 +73,8 @@ impl Sshd {
     }
 
     /// The same way, for who speaks to it without an agent.
-    pub fn target(&self) -> vsgpu_proto::ssh::Target {
-        vsgpu_proto::ssh::Target {
+    pub fn target(&self) -> vsgpu_machine::ssh::Target {
+        vsgpu_machine::ssh::Target {
             destination: format!("{}@127.0.0.1", self.user),
             port: Some(self.port),
             identity: Some(self.folder.join("client-key")),

@@ -59,7 +59,7 @@ fn enrol(root: &Path, lab: &Lab, name: &str) {
     let deb = root.join("var/cache/vsgpu-guest-agent.deb");
     std::fs::copy(package("vsgpu-guest-agent", ".deb"), &deb).unwrap();
     sh("chroot", &[&root.display().to_string(), "dpkg", "-i", "/var/cache/vsgpu-guest-agent.deb"]);
-    vsgpu_proto::pki::issue_node(&lab.folder.join("pki"), name, "guest", 365, std::time::SystemTime::now()).unwrap();
+    vsgpu_wire::pki::issue_node(&lab.folder.join("pki"), name, "guest", 365, std::time::SystemTime::now()).unwrap();
     for file in ["ca.pem", "node.pem", "node.key"] {
         std::fs::copy(lab.folder.join("pki").join(format!("{name}.guest")).join(file), root.join("etc/vsgpu").join(file)).unwrap();
     }

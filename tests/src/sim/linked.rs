@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use vsgpu_core::{Command, Ended, Holder, Output, Staged, System, Trouble};
-use vsgpu_proto::posix::Posix;
-use vsgpu_proto::shell::Shell as _;
+use vsgpu_core::{Command, Ended, Holder, Incoming, Output, Staged, System, Trouble, UploadError};
+use vsgpu_machine::local::Posix;
 
 /// Stands around every call of a tool that may change the machine: the call in words, and what makes it.
 type Watch = Box<dyn Fn(&str, &mut dyn FnMut() -> Output) -> Output + Send + Sync>;
@@ -135,6 +134,24 @@ impl System for Linked {
     }
     fn unstage(&self, path: &str, instead: &str) {
         self.posix.unstage(path, instead);
+    }
+    fn orphan(&self) -> Option<String> {
+        None
+    }
+    fn size(&self, path: &str) -> Result<Option<u64>, Trouble> {
+        self.posix.size(path)
+    }
+    fn is_folder(&self, path: &str) -> Result<bool, Trouble> {
+        self.posix.is_folder(path)
+    }
+    fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError> {
+        self.posix.receive(file, next)
+    }
+    fn is_real(&self) -> bool {
+        false
+    }
+    fn is_remote(&self) -> bool {
+        false
     }
     fn boot_id(&self) -> Result<String, Trouble> {
         Ok(state::Machine::read(&self.folder).boots.to_string())

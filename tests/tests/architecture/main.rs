@@ -32,7 +32,7 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
 }
 
 /// Sources of the crates whose files must not go in circles.
-const CRATES: [&str; 1] = ["controller/src"];
+const CRATES: [&str; 3] = ["proto/machine/src", "proto/wire/src", "controller/src"];
 
 fn product() -> Vec<(PathBuf, String)> {
     ["proto", "host-agent", "guest-agent", "controller"].into_iter().flat_map(sources).collect()
@@ -60,7 +60,7 @@ fn core_is_pure() {
 
 #[test]
 fn only_the_wire_crate_names_the_wire() {
-    for package in ["vsgpu-host-agent", "vsgpu-guest-agent", "vsgpu"] {
+    for package in ["vsgpu-core", "vsgpu-machine", "vsgpu-host-agent", "vsgpu-guest-agent", "vsgpu"] {
         for name in dependencies(package) {
             assert!(
                 !["tonic", "prost", "rustls", "tokio-rustls", "hyper", "rcgen"].contains(&name.as_str()),
@@ -71,10 +71,21 @@ fn only_the_wire_crate_names_the_wire() {
 }
 
 #[test]
+fn a_status_is_made_in_one_file() {
+    for (path, text) in sources("proto/wire/src") {
+        let made = code(&text).contains("Status::") && path != Path::new("proto/wire/src/refusal.rs");
+        assert!(!made, "{}: makes a tonic::Status; say why as a `Refusal`", path.display());
+    }
+}
+
+#[test]
 fn agents_know_neither_each_other_nor_the_controller() {
     assert!(dependencies("vsgpu-host-agent").iter().all(|d| d != "vsgpu" && d != "vsgpu-guest-agent"));
     assert!(dependencies("vsgpu-guest-agent").iter().all(|d| d != "vsgpu" && d != "vsgpu-host-agent"));
-    assert!(dependencies("vsgpu-proto").iter().all(|d| !d.ends_with("-agent") && d != "vsgpu"));
+    for below in ["vsgpu-core", "vsgpu-machine", "vsgpu-wire"] {
+        assert!(dependencies(below).iter().all(|d| !d.ends_with("-agent") && d != "vsgpu"), "{below}");
+    }
+    assert!(dependencies("vsgpu-machine").iter().all(|d| d != "vsgpu-wire"));
 }
 
 #[test]
@@ -98,12 +109,15 @@ fn one_place_starts_processes_prints_and_exits() {
     for (path, text) in product() {
         let (text, is) = (code(&tests_of(&text)), |p: &str| path == Path::new(p));
         assert!(
-            !text.contains("process::Command") && !text.contains("Process::new(") || is("proto/src/child.rs"),
+            !text.contains("process::Command") && !text.contains("Process::new(") || is("proto/machine/src/child.rs"),
             "{} starts processes",
             path.display()
         );
         assert!(
-            !text.contains("println!") || path.starts_with("controller/src/render") || is("proto/src/agent.rs") || is("proto/build.rs"),
+            !text.contains("println!")
+                || path.starts_with("controller/src/render")
+                || is("proto/wire/src/server/cli.rs")
+                || is("proto/wire/build.rs"),
             "{} prints",
             path.display()
         );
@@ -115,8 +129,8 @@ fn one_place_starts_processes_prints_and_exits() {
 /// Words that are also the name of a requirement or a fact, and mean something else there.
 const HOMONYMS: [(&str, &[&str], &str); 10] = [
     ("proto/core/src/knowledge/gpus.rs", &["ecc", "mig"], "a column of a table"),
-    ("proto/src/package.rs", &["acceptance-level", "cuda-toolkit"], "what a package calls itself"),
-    ("proto/src/metrics.rs", &["driver", "ecc", "mig"], "labels of a metric"),
+    ("proto/machine/src/package.rs", &["acceptance-level", "cuda-toolkit"], "what a package calls itself"),
+    ("proto/wire/src/server/metrics.rs", &["driver", "ecc", "mig"], "labels of a metric"),
     ("controller/src/hold.rs", &["maintenance-mode"], "a hold"),
     ("controller/src/inventory/acquired.rs", &["maintenance-mode"], "the code of an error"),
     ("controller/src/compat/mod.rs", &["clock"], "a compatibility check"),
@@ -132,7 +146,9 @@ fn requirements_and_facts_are_named_by_their_types() {
     let facts = catalogue.extra_facts.iter().chain(catalogue.entries.iter().map(|e| &e.fact)).map(|f| f.name);
     let names: std::collections::BTreeSet<&str> = catalogue.entries.iter().map(|e| e.name).chain(facts).collect();
     let mut wrong = vec![];
-    for (path, text) in ["proto/src", "proto/core/src", "controller/src", "packaging/xtask/src"].into_iter().flat_map(sources) {
+    for (path, text) in
+        ["proto/core/src", "proto/machine/src", "proto/wire/src", "controller/src", "packaging/xtask/src"].into_iter().flat_map(sources)
+    {
         let text = code(text.split("#[cfg(test)]").next().unwrap_or_default());
         // Between two quotes of one line: names have no quotes in them.
         for literal in text.lines().flat_map(|line| line.split('"').skip(1).step_by(2)) {

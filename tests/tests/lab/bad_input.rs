@@ -150,7 +150,7 @@ fn certificates_open_only_what_they_are_for() {
     lab.write_fleet(&fleet(&lab, "files/good.zip"));
     // Another CA.
     let other = lab.folder.join("other");
-    vsgpu_proto::pki::init(&other, SystemTime::now()).unwrap();
+    vsgpu_wire::pki::init(&other, SystemTime::now()).unwrap();
     let said = lab.expect(4, &["plan", "--pki", "other"]);
     assert!(said.contains("was issued by another CA"), "{said}");
     // A host's certificate in the place of the operator's: our CA, but no operator.
@@ -172,7 +172,7 @@ fn certificates_open_only_what_they_are_for() {
         std::fs::remove_file(node.join(file)).unwrap();
     }
     let long_ago = SystemTime::now() - Duration::from_secs(400 * 86_400);
-    vsgpu_proto::pki::issue_node(&lab.folder.join("pki"), "esx-01", "host", 1, long_ago).unwrap();
+    vsgpu_wire::pki::issue_node(&lab.folder.join("pki"), "esx-01", "host", 1, long_ago).unwrap();
     lab.stop_agent("esx-01");
     lab.start_agent("esx-01");
     let said = lab.expect(4, &["plan"]);
@@ -318,18 +318,18 @@ fn an_unknown_datastore_names_the_known_ones() {
 fn an_unknown_requirement_is_said_by_name() {
     let lab = lab("unknown");
     lab.start();
-    let operator = vsgpu_proto::client::Operator::load(&lab.folder.join("pki")).unwrap();
-    let target = vsgpu_proto::client::Target { address: lab.address("esx-01"), node: "esx-01".into(), role: "host" };
+    let operator = vsgpu_wire::client::Operator::load(&lab.folder.join("pki")).unwrap();
+    let target = vsgpu_wire::client::Target { address: lab.address("esx-01"), node: "esx-01".into(), role: "host" };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let second = Duration::from_secs(5);
     let said = runtime.block_on(async {
-        let connection = vsgpu_proto::client::Connection::open(&operator, &target, second).await.unwrap();
+        let connection = vsgpu_wire::client::Connection::open(&operator, &target, second).await.unwrap();
         let unknown = connection
-            .apply(None, "warp-drive", &Value::Null, None, &mut vsgpu_proto::client::Call::default(), second, &mut |_| {})
+            .apply(None, "warp-drive", &Value::Null, None, &mut vsgpu_wire::client::Call::default(), second, &mut |_| {})
             .await
             .unwrap_err();
         let spec = connection
-            .apply(None, "graphics-type", &serde_json::json!("Wrong"), None, &mut vsgpu_proto::client::Call::default(), second, &mut |_| {})
+            .apply(None, "graphics-type", &serde_json::json!("Wrong"), None, &mut vsgpu_wire::client::Call::default(), second, &mut |_| {})
             .await
             .unwrap_err();
         // What it does know it publishes, as this build's own catalogue has it.
@@ -352,7 +352,7 @@ fn certificates_are_renewed_before_and_after_their_end() {
     let issue = |days: u32, ago: u64| {
         std::fs::remove_dir_all(pki.join("esx-01.host")).unwrap();
         let then = SystemTime::now() - Duration::from_secs(ago * 86_400);
-        vsgpu_proto::pki::issue_node(&pki, "esx-01", "host", days, then).unwrap();
+        vsgpu_wire::pki::issue_node(&pki, "esx-01", "host", days, then).unwrap();
         lab.stop_agent("esx-01");
         lab.start_agent("esx-01");
     };

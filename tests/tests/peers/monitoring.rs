@@ -5,11 +5,14 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use vsgpu_proto::client::{Call, CallError, Connection, Fence, Operator, Target};
-use vsgpu_proto::v1::ArtifactId;
 use vsgpu_tests::http::get;
 use vsgpu_tests::lab::small::{begin, small};
 use vsgpu_tests::lab::{Lab, files, free_port, programs, wait_until, workspace};
+use vsgpu_wire::client::CallError;
+use vsgpu_wire::client::Operator;
+use vsgpu_wire::client::Target;
+use vsgpu_wire::client::{Call, Connection, Fence};
+use vsgpu_wire::v1::ArtifactId;
 
 /// A program that ends with the test.
 struct Running(Child);

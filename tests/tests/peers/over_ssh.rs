@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 use vsgpu_core::{Command, Ended};
-use vsgpu_proto::remote::Remote;
-use vsgpu_proto::shell::{Incoming, NotTaken, Shell as _};
+use vsgpu_core::{Incoming, System as _, UploadError};
+use vsgpu_machine::over_ssh::OverSsh;
 use vsgpu_tests::lab::small::{self, begin, count, fault, small_fleet};
 use vsgpu_tests::lab::{Lab, files, sshd, wait_until};
 use vsgpu_tests::sim::state::Fault;
@@ -203,11 +203,11 @@ fn bootstrap_brings_an_agent_to_a_bare_host() {
 }
 
 /// A folder with an sshd in it, and a visit to it; no lab.
-fn visit(name: &str) -> (std::path::PathBuf, std::process::Child, Remote, sshd::Sshd) {
+fn visit(name: &str) -> (std::path::PathBuf, std::process::Child, OverSsh, sshd::Sshd) {
     let folder = std::env::temp_dir().join(format!("vsgpu-visit-{name}-{}", std::process::id()));
     let sshd = sshd::Sshd::prepare(folder.join("ssh"), std::path::Path::new("/nonexistent"));
     let child = sshd.start();
-    let remote = Remote::visit(&sshd.target(), None, std::path::Path::new("/")).unwrap();
+    let remote = OverSsh::visit(&sshd.target(), None, std::path::Path::new("/")).unwrap();
     (folder, child, remote, sshd)
 }
 
@@ -256,7 +256,7 @@ fn what_is_sent_is_what_arrives_and_what_ends_is_over() {
     assert_eq!(run(&format!("sleep 5; touch {}", after.display()), 20).ended, Ended::Status(0));
     assert!(after.exists() && !mark.exists(), "its child went on");
     // Who only looks changes nothing.
-    let looks = Remote::look(&sshd.target(), None, std::path::Path::new("/")).unwrap();
+    let looks = OverSsh::look(&sshd.target(), None, std::path::Path::new("/")).unwrap();
     let file = folder.join("x").display().to_string();
     assert!(
         looks.write(&file, b"x", 0o600).is_err() && looks.copy("/etc/hosts", &file, 0o600).is_err() && looks.remove("/etc/hosts").is_err()
@@ -308,16 +308,16 @@ fn files_arrive_whole_or_not_at_all() {
     };
     let send = |file: &Incoming, part: &[u8]| {
         let mut pieces = part.chunks(7000).map(bytes::Bytes::copy_from_slice);
-        remote.receive(file, &mut || pieces.next())
+        remote.receive(file, &mut || pieces.next().map(Vec::from))
     };
-    assert!(matches!(send(&file(&sha256, 0), &whole[..30_000]), Err(NotTaken::TooShort(30_000))));
-    assert!(matches!(send(&file(&sha256, 40_000), &whole[40_000..]), Err(NotTaken::Gap(30_000))));
+    assert!(matches!(send(&file(&sha256, 0), &whole[..30_000]), Err(UploadError::TooShort(30_000))));
+    assert!(matches!(send(&file(&sha256, 40_000), &whole[40_000..]), Err(UploadError::Gap(30_000))));
     assert!(!folder.join("there").exists());
     send(&file(&sha256, 30_000), &whole[30_000..]).unwrap();
     assert_eq!((std::fs::read(folder.join("there")).unwrap(), mode("there")), (whole.clone(), 0o700), "a program can be started");
-    assert!(matches!(send(&file(&"0".repeat(64), 0), &whole), Err(NotTaken::Damaged(_))));
+    assert!(matches!(send(&file(&"0".repeat(64), 0), &whole), Err(UploadError::Damaged(_))));
     assert!(!folder.join("there.partial").exists() && std::fs::read(folder.join("there")).unwrap() == whole);
-    assert!(matches!(send(&file(&sha256, 0), &[whole.clone(), b"more".to_vec()].concat()), Err(NotTaken::TooMuch)));
+    assert!(matches!(send(&file(&sha256, 0), &[whole.clone(), b"more".to_vec()].concat()), Err(UploadError::TooMuch)));
     drop(remote);
     let _ = child.kill();
     std::fs::remove_dir_all(folder).unwrap();

@@ -1,0 +1,16 @@
+//! The doors to a machine: its files and programs here (`local`) or over ssh (`over_ssh`), both as core's `System`. The only crate
+//! that starts programs and touches a machine's files. Deliberately absent: tonic, TLS, and everything about agents.
+
+mod beneath;
+mod boot;
+pub mod child;
+mod io_error;
+pub mod local;
+pub mod over_ssh;
+pub mod package;
+mod root;
+pub mod ssh;
+mod staging;
+
+pub use local::Posix;
+pub use over_ssh::OverSsh;

@@ -1,0 +1,11 @@
+//! The controller's side of the wire.
+
+mod connection;
+mod connector;
+mod error;
+mod target;
+
+pub use connection::{Call, Connection, Description, Fence, Holder};
+pub use connector::{Dialing, Operator, Stream};
+pub use error::CallError;
+pub use target::Target;

@@ -1,0 +1,33 @@
+//! An agent as a value: what makes a host's and a guest's out of the one server.
+
+use crate::acquired::Look;
+use crate::metrics::Sample;
+use vsgpu_core::execute::{Facts, Outcome};
+use vsgpu_core::nvidia_smi::SmiReport;
+use vsgpu_core::requirement::Needs;
+use vsgpu_core::{BootIdentity, Catalogue, Effect, Subject, System};
+
+/// What one kind of agent is made of.
+#[derive(Clone, Copy)]
+pub struct Agent {
+    /// `host` or `guest`.
+    pub role: &'static str,
+    /// Name of the program.
+    pub program: &'static str,
+    /// What it knows.
+    pub catalogue: fn() -> Catalogue,
+    /// Where it keeps what must survive a restart of the machine.
+    pub state: &'static str,
+    /// What tells its boots apart.
+    pub boot: fn() -> Box<dyn BootIdentity>,
+    /// What starts a reboot.
+    pub reboot: fn() -> Effect,
+    /// Whether what a change needs is so, by the node's own word: whoever asks for the change. Otherwise what to answer.
+    pub gate: fn(&dyn System, &Subject, Needs) -> Result<(), Outcome>,
+    /// What facts say of what a run may have taken.
+    pub looks: fn(&Facts) -> Vec<Look>,
+    /// What nvidia-smi said, from the facts.
+    pub smi_report: fn(&Facts) -> Option<SmiReport>,
+    /// Its own metrics, from the facts.
+    pub samples: fn(&Facts) -> Vec<Sample>,
+}

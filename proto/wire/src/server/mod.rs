@@ -1,0 +1,23 @@
+//! An agent's side of the wire: who may ask what, who may change the node, what runs, and what it answers.
+
+mod activation;
+mod agent;
+mod authorization;
+mod blocking;
+mod cli;
+mod lease;
+mod ledger;
+mod limits;
+mod listener;
+mod metrics;
+mod node;
+mod operate;
+mod operations;
+mod options;
+mod service;
+mod upload;
+
+pub use agent::Agent;
+pub use blocking::Offload;
+pub use cli::{command, main};
+pub use listener::simulated;
