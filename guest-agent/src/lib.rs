@@ -2,10 +2,14 @@
 //! `boot_id` looks at a machine.
 
 mod boot_id;
+mod distro;
+pub mod facts;
 pub mod guest;
+mod metrics;
+mod package_errors;
+pub mod readers;
 
-use vsgpu_core::execute;
-use vsgpu_core::{Command, Effect};
+use vsgpu_core::{Command, Effect, execute};
 use vsgpu_wire::server::Agent;
 
 pub use guest::all as catalogue;
@@ -20,10 +24,10 @@ pub fn agent() -> Agent {
         boot: || Box::new(boot_id::Kernel),
         reboot,
         // A guest has no VMs, and nothing of what it changes needs more than its own order.
-        gate: |_, _, _| Ok(()),
+        may_change: |_, _, _| Ok(()),
         looks: |_| vec![],
-        smi_report: |facts| execute::typed::<guest::Gpus>(facts).map(|gpus| gpus.0),
-        samples: guest::metrics::samples,
+        smi_report: |facts| execute::typed::<facts::Gpus>(facts).map(|gpus| gpus.0),
+        samples: metrics::samples,
     }
 }
 

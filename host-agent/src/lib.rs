@@ -2,12 +2,18 @@
 //! only `boot_id` looks at a machine.
 
 mod boot_id;
-mod gate;
+mod esxcli;
+pub mod facts;
 pub mod host;
+mod may_change;
+mod metrics;
+pub mod pci_slots;
+mod power_on_errors;
+pub mod readers;
 pub mod vm;
+pub mod vm_gpu;
 
-use vsgpu_core::execute;
-use vsgpu_core::{Catalogue, Command, Effect};
+use vsgpu_core::{Catalogue, Command, Effect, execute};
 use vsgpu_wire::server::Agent;
 
 /// The list of everything this agent knows.
@@ -29,10 +35,10 @@ pub fn agent() -> Agent {
         state: "/etc/opt/vsgpu",
         boot: || Box::new(boot_id::Marker::default()),
         reboot,
-        gate: gate::gate,
-        looks: gate::looks,
-        smi_report: |facts| execute::typed::<host::Gpus>(facts).map(|gpus| gpus.0),
-        samples: host::metrics::samples,
+        may_change: may_change::may_change,
+        looks: may_change::looks,
+        smi_report: |facts| execute::typed::<facts::Gpus>(facts).map(|gpus| gpus.0),
+        samples: metrics::samples,
     }
 }
 

@@ -7,8 +7,8 @@
 use serde_json::{Value, json};
 use vsgpu_core::knowledge::xids;
 use vsgpu_core::{cuda_samples, esxcli, nvidia_smi, vim_cmd, vmx};
-use vsgpu_guest_agent::guest::readers as guest;
-use vsgpu_host_agent::host::readers as host;
+use vsgpu_guest_agent::readers as guest;
+use vsgpu_host_agent::readers as host;
 use vsgpu_tests::harness::captures;
 
 fn read(reader: &str, text: &str) -> Result<Value, String> {

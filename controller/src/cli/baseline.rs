@@ -10,7 +10,8 @@ use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
 use vsgpu_core::cuda_report::{self, CudaReport};
-use vsgpu_guest_agent::guest::{Baseline, CudaProofFact, Figures};
+use vsgpu_guest_agent::facts::{Baseline, Figures};
+use vsgpu_guest_agent::guest::CudaProofFact;
 
 /// A report is some kilobytes for each GPU.
 const MAX_REPORT: u64 = 1 << 20;

@@ -149,7 +149,7 @@ pub struct Combination {
     /// Whether CUDA programs are to run.
     pub proof: bool,
     /// GPUs on the guest's own bus.
-    pub seen_by_guest: Vec<vsgpu_guest_agent::guest::PciGpu>,
+    pub seen_by_guest: Vec<vsgpu_guest_agent::facts::PciGpu>,
     /// Seconds that the guest's clock is ahead of this machine's.
     pub clock_offset: Option<Stated<i64>>,
     /// The fleet file takes the memory reservation away.

@@ -2,7 +2,7 @@
 
 use crate::compat::combination::{Combination, Finding};
 use vsgpu_core::knowledge::releases;
-use vsgpu_host_agent::host::esx_at_least;
+use vsgpu_host_agent::facts::EsxVersion;
 
 /// First release of which no list of packages was seen.
 const FIRST_UNLISTED: (u32, u32) = (18, 4);
@@ -24,7 +24,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         // Of newer releases only a note about the branch is known: `8.0 U3 P06 or later, 9.x`.
         let allows = |item: &str| {
             let on_major = item.starts_with(vsphere.as_str()) || item == "9.x" && vsphere.starts_with("9.");
-            let since = !item.contains("U3") || esx_at_least(&esxi.value, "8.0.3");
+            let since = !item.contains("U3") || EsxVersion::at_least(&esxi.value, "8.0.3");
             on_major && since && !item.contains("packages")
         };
         let noted = release.vsphere.split(", ").any(allows);

@@ -10,14 +10,19 @@ use vsgpu_core::knowledge::products::Product;
 use vsgpu_core::knowledge::vgpu_types;
 use vsgpu_core::units::{DriverVersion, OnOff};
 use vsgpu_core::{Artifact, Fact, Requirement as _, Scope, WordOr};
-use vsgpu_guest_agent::guest::{
-    Clock, CudaProof, CudaToolkit, Driver, DriverFact, DriverSpec, KernelModule, License, PciGpus, ToolkitSpec,
-};
-use vsgpu_host_agent::host::ecc::{self, Ecc};
-use vsgpu_host_agent::host::graphics_type::{self, GraphicsType};
-use vsgpu_host_agent::host::vgpu_mode::{self, VgpuMode};
-use vsgpu_host_agent::host::{EsxVersion, GpuUser, GpuUsers, Gpus, Mig, Passthrough, PciGpu, VgpuManager, VgpuTypes};
-use vsgpu_host_agent::vm::{MemoryReserved, Mmio, MmioSpec, PowerState, Vgpu, VgpuWish, VmConfig, VmDevices, VmGpu, VmPassthrough};
+use vsgpu_guest_agent::facts::{Clock, PciGpus};
+use vsgpu_guest_agent::guest::{CudaProof, CudaToolkit, Driver, DriverFact, DriverSpec, KernelModule, License, ToolkitSpec};
+use vsgpu_host_agent::facts::{EsxVersion, GpuUser, GpuUsers, Gpus, PciGpu, VgpuTypes};
+use vsgpu_host_agent::facts::{VmConfig, VmDevices};
+use vsgpu_host_agent::host::ecc;
+use vsgpu_host_agent::host::ecc::Ecc;
+use vsgpu_host_agent::host::graphics_type;
+use vsgpu_host_agent::host::graphics_type::GraphicsType;
+use vsgpu_host_agent::host::vgpu_mode;
+use vsgpu_host_agent::host::vgpu_mode::VgpuMode;
+use vsgpu_host_agent::host::{Mig, Passthrough, VgpuManager};
+use vsgpu_host_agent::vm::{MemoryReserved, Mmio, MmioSpec, PowerState, Vgpu, VgpuWish, VmPassthrough};
+use vsgpu_host_agent::vm_gpu::VmGpu;
 
 fn fact<F: Fact>(inventory: Option<&Inventory>, node: &NodeId) -> Option<F> {
     inventory?.fact(node).ok()

@@ -2,7 +2,7 @@
 
 use crate::compat::combination::{Combination, Finding};
 use vsgpu_core::knowledge::Basis;
-use vsgpu_host_agent::host::esx_at_least;
+use vsgpu_host_agent::facts::EsxVersion;
 
 const FIRST_ESXI: &str = "8.0.3";
 const FIRST_BRANCH: u32 = 550;
@@ -11,7 +11,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
     let Some(mixed) = &c.mixed else { return vec![] };
     let basis = || Basis::document("vSphere API 8.0.3: HostGraphicsConfig vgpuMode; vGPU 17 release", true);
     let mut found = vec![];
-    if let Some(esxi) = c.esxi.as_ref().filter(|e| !esx_at_least(&e.value, FIRST_ESXI)) {
+    if let Some(esxi) = c.esxi.as_ref().filter(|e| !EsxVersion::at_least(&e.value, FIRST_ESXI)) {
         let nearest = Some("wish for `vgpu-mode: SameSize`, or upgrade the host".into());
         found.push(c.finding(
             format!("{}: mixed vGPU sizes need ESXi {FIRST_ESXI}, {} is {}", mixed.by, esxi.by, esxi.value),

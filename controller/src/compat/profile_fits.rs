@@ -128,7 +128,7 @@ fn time_sliced(room: &Room, gpus: &[&RoomGpu], wants: &[(&Tenant, &'static VgpuT
 
 /// Types of one size but of several series on one GPU: uncertain before ESXi 8.0.3.
 fn series_mixed(room: &Room, of_size: &BTreeMap<u64, Vec<&'static VgpuType>>, gpus: u64, tenants: &[&Tenant]) -> Option<Finding> {
-    let old = room.esxi.as_deref().is_none_or(|v| !vsgpu_host_agent::host::esx_at_least(v, "8.0.3"));
+    let old = room.esxi.as_deref().is_none_or(|v| !vsgpu_host_agent::facts::EsxVersion::at_least(v, "8.0.3"));
     let mut needed = 0;
     for list in of_size.values() {
         let mut by_series: BTreeMap<&str, u64> = BTreeMap::new();

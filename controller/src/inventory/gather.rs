@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use vsgpu_core::Fact as _;
-use vsgpu_guest_agent::guest;
+use vsgpu_guest_agent::facts as guest_facts;
+use vsgpu_host_agent::facts as host_facts;
 use vsgpu_host_agent::host;
-use vsgpu_host_agent::vm::VmPower;
 use vsgpu_wire::client::CallError;
 use vsgpu_wire::client::Operator;
 use vsgpu_wire::client::Target;
@@ -189,18 +189,20 @@ pub fn needed(catalogue: &vsgpu_core::Catalogue, kind: NodeKind, wishes: &[(Stri
     match kind {
         NodeKind::Host => names.extend([
             host::MaintenanceModeFact::NAME,
-            host::VirtualMachines::NAME,
-            host::EsxVersion::NAME,
-            host::Gpus::NAME,
-            host::GpuUsers::NAME,
+            host_facts::VirtualMachines::NAME,
+            host_facts::EsxVersion::NAME,
+            host_facts::Gpus::NAME,
+            host_facts::GpuUsers::NAME,
             host::HostGraphics::NAME,
             host::HostPassthrough::NAME,
-            host::PciGpus::NAME,
-            host::VgpuTypes::NAME,
-            host::Vgpus::NAME,
+            host_facts::PciGpus::NAME,
+            host_facts::VgpuTypes::NAME,
+            host_facts::Vgpus::NAME,
         ]),
-        NodeKind::Vm => names.push(VmPower::NAME),
-        NodeKind::Guest => names.extend([guest::Os::NAME, guest::Clock::NAME, guest::PciGpus::NAME, guest::Health::NAME]),
+        NodeKind::Vm => names.push(host_facts::VmPower::NAME),
+        NodeKind::Guest => {
+            names.extend([guest_facts::Os::NAME, guest_facts::Clock::NAME, guest_facts::PciGpus::NAME, guest_facts::Health::NAME])
+        }
     }
     names.sort_unstable();
     names.dedup();

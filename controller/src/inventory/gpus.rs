@@ -2,7 +2,8 @@
 
 use crate::inventory::seen::Inventory;
 use crate::node::{NodeId, NodeKind};
-use vsgpu_host_agent::host::{HostPassthrough, Passthrough, PciGpu, PciGpus};
+use vsgpu_host_agent::facts::{PciGpu, PciGpus};
+use vsgpu_host_agent::host::{HostPassthrough, Passthrough};
 
 /// GPUs of a host with the owners they will have when its own `passthrough` is as wished.
 pub fn gpus_as_wished(host: &crate::fleet::Host, inventory: &Inventory) -> Option<Vec<PciGpu>> {

@@ -5,7 +5,8 @@ use crate::inventory::seen::Seen;
 use schemars::JsonSchema;
 use serde::Serialize;
 use vsgpu_core::nvidia_smi::{SmiReport, VgpuHost};
-use vsgpu_host_agent::host::{GpuUsers, Gpus, HostGraphics, HostPassthrough, PciGpu, PciGpus, VgpuTypes, Vgpus};
+use vsgpu_host_agent::facts::{GpuUsers, Gpus, PciGpu, PciGpus, VgpuTypes, Vgpus};
+use vsgpu_host_agent::host::{HostGraphics, HostPassthrough};
 
 /// One GPU of a host. Sizes in MiB; what no fact says is absent.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -82,7 +83,7 @@ pub fn of_host(seen: &Seen) -> Option<Readiness> {
         let of_kind = |profile: &String| {
             vsgpu_core::knowledge::vgpu_types::find(profile).is_some_and(|t| model.is_some_and(|m| m.token.eq_ignore_ascii_case(t.token)))
         };
-        let has = |user: &vsgpu_host_agent::host::GpuUser| {
+        let has = |user: &vsgpu_host_agent::facts::GpuUser| {
             let here = placed.iter().any(|gpu| gpu.bus_id == pci.address && runs(&user.vm, gpu));
             if user.fixed.contains(&pci.address) || here {
                 return Some(user.vm.clone());

@@ -8,8 +8,9 @@ use crate::inventory::gpus::gpus_as_wished;
 use crate::node::{NodeId, NodeKind};
 use std::collections::BTreeMap;
 use vsgpu_core::gpu_choice::GpuChoice;
-use vsgpu_host_agent::host::{GpuUsers, PciGpu};
-use vsgpu_host_agent::vm::{Mmio, MmioSpec, VmGpu, VmPassthrough, settle_choices};
+use vsgpu_host_agent::facts::{GpuUsers, PciGpu};
+use vsgpu_host_agent::vm::{Mmio, MmioSpec, VmPassthrough};
+use vsgpu_host_agent::vm_gpu::{VmGpu, settle_choices};
 
 /// The fleet with every GPU named by its address, as far as the hosts' facts allow.
 pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {

@@ -6,7 +6,8 @@ use crate::inventory::Inventory;
 use crate::node::{NodeId, NodeKind};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use vsgpu_host_agent::host::{MaintenanceModeFact, VirtualMachines};
+use vsgpu_host_agent::facts::VirtualMachines;
+use vsgpu_host_agent::host::MaintenanceModeFact;
 use vsgpu_host_agent::vm::PowerState;
 
 /// What an interrupted run left behind, from the journal.

@@ -25,8 +25,10 @@ use vsgpu_core::requirement::{Deadline, Needs, TakesEffect, Verdict};
 use vsgpu_core::text::piece;
 use vsgpu_core::units::OnOff;
 use vsgpu_core::{Catalogue, Effect, Requirement};
-use vsgpu_host_agent::host::{MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec, Passthrough, VirtualMachines};
-use vsgpu_host_agent::vm::{POWER, Power, PowerSpec, PowerState, VmPower};
+use vsgpu_host_agent::facts::VirtualMachines;
+use vsgpu_host_agent::facts::VmPower;
+use vsgpu_host_agent::host::{MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec, Passthrough};
+use vsgpu_host_agent::vm::{POWER, Power, PowerSpec, PowerState};
 
 /// A VM before its own steps.
 struct Before {

@@ -6,8 +6,9 @@ use crate::inventory::Inventory;
 use crate::node::{NodeId, NodeKind};
 use crate::plan::steps::{Cluster, Rollout, Step};
 use std::collections::{BTreeMap, BTreeSet};
-use vsgpu_guest_agent::guest::Health;
-use vsgpu_host_agent::host::{MaintenanceModeFact, VirtualMachines};
+use vsgpu_guest_agent::facts::Health;
+use vsgpu_host_agent::facts::VirtualMachines;
+use vsgpu_host_agent::host::MaintenanceModeFact;
 
 /// Settles waves and budgets for the hosts that have steps.
 pub fn rollout(fleet: &Fleet, inventory: &Inventory, steps: &[Step]) -> Rollout {

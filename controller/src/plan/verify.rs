@@ -6,7 +6,8 @@ use crate::node::{NodeId, NodeKind};
 use serde::Serialize;
 use vsgpu_core::judge;
 use vsgpu_core::requirement::Verdict;
-use vsgpu_host_agent::host::{MAINTENANCE_MODE, MaintenanceModeFact, VirtualMachines};
+use vsgpu_host_agent::facts::VirtualMachines;
+use vsgpu_host_agent::host::{MAINTENANCE_MODE, MaintenanceModeFact};
 use vsgpu_host_agent::vm::{POWER, PowerState};
 
 /// One requirement of one node, checked.

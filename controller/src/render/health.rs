@@ -4,7 +4,7 @@ use crate::inventory::{Inventory, Seen};
 use crate::node::NodeKind;
 use vsgpu_core::knowledge::xids::Severity;
 use vsgpu_core::text::sentence;
-use vsgpu_guest_agent::guest::Health;
+use vsgpu_guest_agent::facts::Health;
 
 /// Lines of one guest, indented; nothing where all is well.
 pub fn of_guest(seen: &Seen) -> Vec<String> {

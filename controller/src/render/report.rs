@@ -134,7 +134,7 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
 }
 
 /// Figures of GPUs as the block of a fleet file.
-pub fn baseline(baseline: &vsgpu_guest_agent::guest::Baseline, from: &[String]) -> String {
+pub fn baseline(baseline: &vsgpu_guest_agent::facts::Baseline, from: &[String]) -> String {
     let mut text = format!("# Recorded by `vsgpu baseline` from {}; GB/s of 10^9 bytes.\nbaseline:\n", from.join(", "));
     for (name, figures) in baseline {
         // A JSON string is a YAML string, whatever is in the name.

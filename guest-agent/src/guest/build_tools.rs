@@ -1,8 +1,8 @@
 //! Compiler, make and the headers of the running kernel, without which the driver's kernel module cannot be built.
 
-use super::driver::spec::wanted;
-use super::family;
-use super::system::{OS_RELEASE, kernel, os_release};
+use crate::distro::{self, OS_RELEASE, os_release};
+use crate::facts::os::kernel;
+use crate::guest::driver::spec::wanted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
@@ -102,8 +102,8 @@ impl Requirement for BuildTools {
             return Verdict::met(format!("{wants}{}", if fact.dkms { ", DKMS" } else { "" }));
         }
         let is = format!("no {}", lacks.join(", no "));
-        let Some(family) = family::of(&fact.os_release) else {
-            let hint = format!("{}; install {wants} yourself", family::UNKNOWN);
+        let Some(family) = distro::of(&fact.os_release) else {
+            let hint = format!("{}; install {wants} yourself", distro::UNKNOWN);
             return Verdict::blocked(format!("{is}, and this distribution's package tool is not known"), hint);
         };
         let effects = match spec {
@@ -131,6 +131,6 @@ impl Requirement for BuildTools {
     }
 
     fn explain(failure: &vsgpu_core::requirement::Failure, _: &Subject, _: &Evidence) -> Option<vsgpu_core::requirement::Explained> {
-        super::packages::explain(failure)
+        crate::package_errors::explain(failure)
     }
 }

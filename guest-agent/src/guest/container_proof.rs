@@ -1,9 +1,9 @@
 //! The proof inside a container: our own program, mounted into an image of the operator's choice, adds vectors on the GPUs that
 //! the engine passes in. Runs where an engine is; a guest without one is proved by `cuda-proof` alone.
 
-use super::container_toolkit::Engine;
-use super::cuda_proof::{PROGRAM, PROGRAM_FOLDER};
-use super::proof_record::{self, DRIVER};
+use crate::facts::proof_record::{self, DRIVER};
+use crate::guest::container_toolkit::Engine;
+use crate::guest::cuda_proof::{PROGRAM, PROGRAM_FOLDER};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;

@@ -3,8 +3,7 @@
 //!
 //! The CDI description names the driver's libraries with their version: after a driver update it is made again.
 
-use super::family;
-use super::system::{OS_RELEASE, os_release};
+use crate::distro::{self, OS_RELEASE, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
@@ -161,8 +160,8 @@ impl Requirement for ContainerToolkit {
         }
         let mut effects = vec![];
         if fact.version.is_none() {
-            let Some(family) = family::of(&fact.os_release) else {
-                return Verdict::blocked("this distribution's package tool is not known", family::UNKNOWN);
+            let Some(family) = distro::of(&fact.os_release) else {
+                return Verdict::blocked("this distribution's package tool is not known", distro::UNKNOWN);
             };
             if spec.files.is_empty() {
                 effects.extend(family.refresh().into_iter().map(Effect::run));
@@ -210,7 +209,7 @@ impl Requirement for ContainerToolkit {
                 fix: "add NVIDIA's repository (libnvidia-container) or a mirror of it with `package-source`, or give its package files with `files:`".into(),
             });
         }
-        super::packages::explain(failure)
+        crate::package_errors::explain(failure)
     }
 }
 

@@ -2,9 +2,9 @@
 //! (`vsgpu-cuda-proof`: every result checked, no toolkit needed), then NVIDIA's samples deviceQuery and vectorAdd where they
 //! are there. Each is a process of its own with a deadline: a wedged driver wedges only that.
 
-use super::bandwidth::{Baseline, Judged, Percent, judge};
-use super::proof_record::{self, DRIVER};
-use super::system::{PciGpu, PciGpus};
+use crate::facts::bandwidth::{Baseline, Judged, Percent, judge};
+use crate::facts::pci_gpus::{PciGpu, PciGpus};
+use crate::facts::proof_record::{self, DRIVER};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;

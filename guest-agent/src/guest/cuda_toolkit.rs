@@ -2,8 +2,7 @@
 //! the driver inside: that one would replace the vGPU driver (facts: failures F18). The first one wished for is the one that
 //! /usr/local/cuda means and that login shells find.
 
-use super::family;
-use super::system::{OS_RELEASE, os_release};
+use crate::distro::{self, OS_RELEASE, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -168,7 +167,7 @@ impl Requirement for CudaToolkit {
                 );
             };
             if !fact.versions.iter().any(|v| same(v, &wanted)) {
-                match (&toolkit.package, &toolkit.name, family::of(&fact.os_release)) {
+                match (&toolkit.package, &toolkit.name, distro::of(&fact.os_release)) {
                     (Some(package), ..) => {
                         let install = Command::new(package.stored(None), ["--silent", "--toolkit"]).within(INSTALL_SECS);
                         effects.push(Effect::run(install));
@@ -180,7 +179,7 @@ impl Requirement for CudaToolkit {
                     _ => {
                         return Verdict::blocked(
                             "this distribution's package tool is not known",
-                            format!("{}; use a runfile", family::UNKNOWN),
+                            format!("{}; use a runfile", distro::UNKNOWN),
                         );
                     }
                 }
@@ -226,7 +225,7 @@ impl Requirement for CudaToolkit {
     }
 
     fn explain(failure: &Failure, _: &Subject, _: &Evidence) -> Option<Explained> {
-        super::packages::explain(failure)
+        crate::package_errors::explain(failure)
     }
 }
 

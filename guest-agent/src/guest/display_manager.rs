@@ -1,7 +1,7 @@
 //! The display manager stopped, and kept from starting with the machine: a running X server holds the GPU and the
 //! driver's installer refuses to work beside it.
 
-use super::driver::spec::wanted;
+use crate::guest::driver::spec::wanted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};

@@ -1,9 +1,8 @@
 //! Packages that bring a driver of their own are kept from being installed, by whatever rule or upgrade (facts: failures F18):
 //! `cuda` and `cuda-drivers` would replace the driver that fits the host. Toolkits without a driver stay free.
 
-use super::driver::spec::wanted;
-use super::family;
-use super::system::{OS_RELEASE, os_release};
+use crate::distro::{self, OS_RELEASE, os_release};
+use crate::guest::driver::spec::wanted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
@@ -33,12 +32,12 @@ impl Fact for DriverHeldFact {
     const NAME: &'static str = "driver-held";
     const ABOUT: &'static str = "Whether packages that would replace the driver are kept out";
     fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
-        let rules = family::seen(seen).map(|f| Probe::Read(f.pins_file().into()));
+        let rules = distro::seen(seen).map(|f| Probe::Read(f.pins_file().into()));
         std::iter::once(Probe::Read(OS_RELEASE.into())).chain(rules).collect()
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let rules = family::seen(seen).map(|f| seen.file(f.pins_file())).transpose()?.flatten();
-        Ok(Self { os_release: os_release(seen)?.into(), rules: family::seen(seen).zip(rules).map(|(f, text)| f.rules_in(text)) })
+        let rules = distro::seen(seen).map(|f| seen.file(f.pins_file())).transpose()?.flatten();
+        Ok(Self { os_release: os_release(seen)?.into(), rules: distro::seen(seen).zip(rules).map(|(f, text)| f.rules_in(text)) })
     }
 }
 
@@ -56,10 +55,10 @@ impl Requirement for DriverHeld {
     type Fact = DriverHeldFact;
 
     fn check(_: &Wish, fact: &DriverHeldFact) -> Verdict {
-        let Some(family) = family::of(&fact.os_release) else {
+        let Some(family) = distro::of(&fact.os_release) else {
             return Verdict::blocked(
                 "this distribution's package tool is not known",
-                format!("{}; say `driver-held: null` to go on without", family::UNKNOWN),
+                format!("{}; say `driver-held: null` to go on without", distro::UNKNOWN),
             );
         };
         match family.pins(fact.rules.as_deref().unwrap_or_default()) {

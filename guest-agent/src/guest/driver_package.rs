@@ -1,7 +1,7 @@
 //! The driver's package before it is used: whole, for this machine, and asked which options it takes. What an installer can do
 //! differs from version to version: it is asked once, and its answer is kept beside it.
 
-use super::driver::spec::wanted;
+use crate::guest::driver::spec::wanted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -188,7 +188,7 @@ impl Requirement for DriverPackage {
         let said = failure.output.as_ref().map(|o| o.both()).unwrap_or_default() + &failure.why;
         let has = |needles: &[&str]| needles.iter().any(|n| said.contains(n));
         if has(&["No space left on device", "Not enough space"]) {
-            return super::packages::explain(failure);
+            return crate::package_errors::explain(failure);
         }
         let explained = |cause: &str, fix: &str| Some(Explained { cause: cause.into(), fix: fix.into() });
         if has(&["Exec format error", "cannot execute binary file"]) {

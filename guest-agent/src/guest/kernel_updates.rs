@@ -1,11 +1,11 @@
 //! The driver survives a kernel update: every kernel newer than the running one has the driver's module before it is booted.
 //! With DKMS its own hooks do that, where the new kernel's headers are there; this looks whether they did.
 
-use super::dkms::{self, DkmsModule};
-use super::driver::module_version;
-use super::driver::spec::{PackageSpec, Signing, wanted};
-use super::family;
-use super::system::{OS_RELEASE, kernel, os_release};
+use crate::distro::{self, OS_RELEASE, os_release};
+use crate::facts::dkms::{self, DkmsModule};
+use crate::facts::driver_module::module_version;
+use crate::facts::os::kernel;
+use crate::guest::driver::spec::{PackageSpec, Signing, wanted};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -137,8 +137,8 @@ impl Requirement for KernelUpdates {
         let mut effects = vec![];
         for kernel in lacking {
             if !fact.headers.contains(kernel) {
-                let Some(family) = family::of(&fact.os_release) else {
-                    return Verdict::blocked(format!("{is}: its headers are missing"), family::UNKNOWN);
+                let Some(family) = distro::of(&fact.os_release) else {
+                    return Verdict::blocked(format!("{is}: its headers are missing"), distro::UNKNOWN);
                 };
                 effects.push(Effect::run(family.install(&[family.headers(kernel)])));
             }
@@ -147,7 +147,7 @@ impl Requirement for KernelUpdates {
                     let args = ["install", &format!("{}/{wanted}", known.name), "-k", kernel].map(String::from);
                     Effect::run(Command::new("dkms", args).within(BUILD_SECS))
                 }
-                None if super::driver_package::kind(&spec.package) == Kind::Run => {
+                None if crate::guest::driver_package::kind(&spec.package) == Kind::Run => {
                     let mut args = ["--silent", "--accept-license", "-K", "-k", kernel].map(String::from).to_vec();
                     // A log of its own: the driver's says how the driver was installed.
                     args.push(format!("--log-file-name=/var/log/nvidia-installer-{kernel}.log"));
@@ -176,7 +176,7 @@ impl Requirement for KernelUpdates {
     }
 
     fn explain(failure: &Failure, _: &Subject, _: &Evidence) -> Option<Explained> {
-        super::packages::explain(failure)
+        crate::package_errors::explain(failure)
     }
 }
 

@@ -4,8 +4,7 @@
 //! Only added to: what the guest already knows stays. A proxy with a password is refused: it would lie in a file that
 //! every user of the guest can read, and in the plan.
 
-use super::family;
-use super::system::{OS_RELEASE, os_release};
+use crate::distro::{self, OS_RELEASE, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
@@ -104,7 +103,7 @@ impl Fact for PackageSourceFact {
     const ABOUT: &'static str = "Proxy and repositories of the guest's package tool, as far as vsgpu set them";
     fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
         let mut probes = vec![Probe::Read(OS_RELEASE.into()), Probe::List(KEYS.into())];
-        if let Some(family) = family::seen(seen) {
+        if let Some(family) = distro::seen(seen) {
             let (folder, _) = family.repositories();
             probes.extend([Probe::Read(family.proxy_file().into()), Probe::List(folder.into())]);
             probes.extend(ours(seen, folder).into_iter().map(Probe::Hash));
@@ -115,7 +114,7 @@ impl Fact for PackageSourceFact {
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let (mut proxy, mut repositories) = (None, BTreeMap::new());
         let hash = |path: String| seen.text(&Probe::Hash(path.clone())).ok().flatten().map(|h| (path, h.to_string()));
-        if let Some(family) = family::seen(seen) {
+        if let Some(family) = distro::seen(seen) {
             proxy = seen.file(family.proxy_file())?.and_then(|text| family.proxy_in(text)).map(without_secret);
             repositories.extend(ours(seen, family.repositories().0).into_iter().filter_map(hash));
         }
@@ -156,14 +155,14 @@ impl Requirement for PackageSource {
     type Fact = PackageSourceFact;
 
     fn check(spec: &PackageSourceSpec, fact: &PackageSourceFact) -> Verdict {
-        let Some(family) = family::of(&fact.os_release) else {
+        let Some(family) = distro::of(&fact.os_release) else {
             return Verdict::blocked(
                 "this distribution's package tool is not known",
-                format!("{}; set the proxy yourself", family::UNKNOWN),
+                format!("{}; set the proxy yourself", distro::UNKNOWN),
             );
         };
         let (mut effects, mut lacks, mut has) = (vec![], vec![], vec![]);
-        let write = |file: family::File| Effect::Write { path: file.path, contents: file.contents, mode: 0o644 };
+        let write = |file: distro::File| Effect::Write { path: file.path, contents: file.contents, mode: 0o644 };
         if let Some(proxy) = &spec.proxy {
             has.push(format!("proxy {proxy}"));
             if fact.proxy.as_ref() != Some(proxy) {
@@ -177,7 +176,7 @@ impl Requirement for PackageSource {
                 .key
                 .as_ref()
                 .map(|k| (k, format!("{KEYS}/vsgpu-{name}.{}", if k.file_name().ends_with(".gpg") { "gpg" } else { "asc" })));
-            let file = family.repository(family::Repository {
+            let file = family.repository(distro::Repository {
                 name,
                 url: &of.url,
                 suite: of.suite.as_deref(),

@@ -1,6 +1,6 @@
 //! Where a starting vGPU VM is put: on the GPU with the fewest vGPUs (Performance) or the most (Consolidation).
 
-use super::graphics_type::HostGraphics;
+use crate::host::graphics_type::HostGraphics;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};

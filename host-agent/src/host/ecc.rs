@@ -1,8 +1,8 @@
 //! ECC of the host's GPUs. ECC on vGPU exists from release 9.0 on (facts: nvidia 2): before, it has to be off on GPUs that
 //! have it. `auto` does just that and otherwise leaves ECC as it is. Current and pending are kept apart.
 
-use super::esx::PciGpus;
-use super::packages::PackageWish;
+use crate::facts::packages::PackageWish;
+use crate::facts::pci_gpus::PciGpus;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::gpu_choice::{Candidate, PerGpu};

@@ -1,6 +1,6 @@
 //! NVIDIA's GPU management daemon, which comes beside the vGPU manager from vGPU 15 on (facts: nvidia 1).
 
-use super::packages::{PackageSpec, PackageWish, Packages};
+use crate::facts::packages::{PackageSpec, PackageWish, Packages};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::{Artifact, Held};
@@ -89,10 +89,10 @@ impl Requirement for GpuManagementDaemon {
     }
 
     fn artifacts_mut(spec: &mut PackageWish) -> Vec<&mut Artifact> {
-        super::packages::artifacts_mut(spec)
+        crate::facts::packages::artifacts_mut(spec)
     }
 
     fn datastore(spec: &PackageWish) -> Option<String> {
-        super::packages::datastore(spec)
+        crate::facts::packages::datastore(spec)
     }
 }

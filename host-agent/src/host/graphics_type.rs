@@ -2,8 +2,8 @@
 //! vGPU. Configured and active are two things: the value changes at once, the GPUs follow after a graphics restart or a
 //! reboot (facts: failures F4).
 
-use super::ask;
-use super::esx::EsxVersion;
+use crate::esxcli;
+use crate::facts::esx_version::EsxVersion;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -115,18 +115,18 @@ impl Fact for HostGraphics {
     const NAME: &'static str = "host-graphics";
     const ABOUT: &'static str = "Default graphics type and policy, and the active type of each GPU";
     fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
-        let mut probes = [ask::probes(&GET, seen), ask::probes(&LIST, seen), EsxVersion::ask(seen)].concat();
+        let mut probes = [esxcli::probes(&GET, seen), esxcli::probes(&LIST, seen), EsxVersion::ask(seen)].concat();
         if EsxVersion::running(seen).is_some_and(|v| EsxVersion::at_least(&v, PER_DEVICE)) {
-            probes.extend(ask::probes(&CONFIGURED, seen));
+            probes.extend(esxcli::probes(&CONFIGURED, seen));
         }
         probes
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let (default_type, assignment_policy) = ask::single(&GET, seen, host)?;
-        let mut devices = ask::parsed(&LIST, seen, devices)?;
+        let (default_type, assignment_policy) = esxcli::single(&GET, seen, host)?;
+        let mut devices = esxcli::parsed(&LIST, seen, devices)?;
         // The management controller's own graphics chip is no concern of ours.
         devices.retain(|d| d.vendor.as_deref().is_none_or(|v| v.to_ascii_uppercase().contains("NVIDIA")));
-        let configured = ask::parsed(&CONFIGURED, seen, self::devices).unwrap_or_default();
+        let configured = esxcli::parsed(&CONFIGURED, seen, self::devices).unwrap_or_default();
         let configured = configured.into_iter().map(|d| (d.bdf, d.graphics_type)).collect();
         // Only settings of single GPUs ask for the release: without it they are refused, and all else goes on.
         let esx_version = EsxVersion::running(seen).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Maintenance mode. The planner enters and leaves it around the changes that need it; it is no key of the fleet file.
 
-use super::ask;
-use super::virtual_machines;
+use crate::esxcli;
+use crate::facts::virtual_machines;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Cost, Deadline, Implied, Needs, TakesEffect, Taking};
@@ -55,10 +55,10 @@ impl Fact for MaintenanceModeFact {
     const NAME: &'static str = "maintenance-mode";
     const ABOUT: &'static str = "Maintenance mode, and the VMs that run";
     fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
-        [ask::probes(&GET, seen), ask::probes(&virtual_machines::RUNNING, seen)].concat()
+        [esxcli::probes(&GET, seen), esxcli::probes(&virtual_machines::RUNNING, seen)].concat()
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let enabled = ask::parsed(&GET, seen, enabled)?;
+        let enabled = esxcli::parsed(&GET, seen, enabled)?;
         let running = virtual_machines::running(seen)?.into_iter().map(|(name, _)| name).collect();
         Ok(Self { enabled, running })
     }

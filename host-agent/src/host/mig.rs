@@ -2,7 +2,7 @@
 //! powered on (facts: esxi F3). On Ampere the host has to be rebooted; from Hopper on the mode changes at once unless the
 //! GPU is in use.
 
-use super::esx::PciGpus;
+use crate::facts::pci_gpus::PciGpus;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::gpu_choice::{Candidate, PerGpu};

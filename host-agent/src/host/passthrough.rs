@@ -2,9 +2,10 @@
 //! host, because a GPU is passed through *or* serves vGPUs. Configured and active are two things (facts: failures F31): from
 //! ESXi 7.0 on a change is asked to apply at once, and only where it did not, one reboot makes it active.
 
-use super::ask;
-use super::esx::{EsxVersion, PciGpu, PciGpus, is_passthru};
-use super::gpu_users::{GpuUser, GpuUsers};
+use crate::esxcli;
+use crate::facts::esx_version::EsxVersion;
+use crate::facts::gpu_users::{GpuUser, GpuUsers};
+use crate::facts::pci_gpus::{PciGpu, PciGpus, is_passthru};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
@@ -110,12 +111,12 @@ impl Fact for HostPassthrough {
     const NAME: &'static str = "passthrough";
     const ABOUT: &'static str = "DirectPath I/O of each NVIDIA device: capable, configured, active";
     fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
-        [PciGpus::ask(seen), ask::probes(&LIST, seen), EsxVersion::ask(seen), GpuUsers::probes(on, seen)].concat()
+        [PciGpus::ask(seen), esxcli::probes(&LIST, seen), EsxVersion::ask(seen), GpuUsers::probes(on, seen)].concat()
     }
     fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let devices = PciGpus::parse(on, seen)?.devices;
         // On 6.7 the namespace may be missing (facts: esxi C2, uncertain): the owners of `pci list` say the same.
-        let listed = ask::parsed(&LIST, seen, enabled);
+        let listed = esxcli::parsed(&LIST, seen, enabled);
         let unknown_command = listed.as_ref().is_err_and(|why| why.message.contains("Unknown command or namespace"));
         let mut enabled = listed.unwrap_or_default();
         enabled.retain(|at, _| devices.iter().any(|d| d.address == *at));

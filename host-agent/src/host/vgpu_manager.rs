@@ -2,8 +2,8 @@
 //! loaded module, nvidia-smi and the virtualization mode together. esxcli's "Reboot Required: false" is not believed
 //! (facts: esxi F2): the module is loaded by a reboot.
 
-use super::esx::PciGpus;
-use super::packages::{PackageSpec, PackageWish, Packages};
+use crate::facts::packages::{PackageSpec, PackageWish, Packages};
+use crate::facts::pci_gpus::PciGpus;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
@@ -169,18 +169,18 @@ impl Requirement for VgpuManager {
     }
 
     fn artifacts_mut(spec: &mut PackageWish) -> Vec<&mut Artifact> {
-        super::packages::artifacts_mut(spec)
+        crate::facts::packages::artifacts_mut(spec)
     }
 
     fn datastore(spec: &PackageWish) -> Option<String> {
-        super::packages::datastore(spec)
+        crate::facts::packages::datastore(spec)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::packages::Vib;
     use super::*;
+    use crate::facts::packages::Vib;
     use vsgpu_core::artifact::{Held, Kind};
 
     fn spec(version: &str, kind: Kind) -> PackageSpec {
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn it_is_removed_on_request_the_way_it_came() {
-        let absent = PackageWish::Word(super::super::packages::Absent::Absent);
+        let absent = PackageWish::Word(crate::facts::packages::Absent::Absent);
         let mut has = fact(Some("535.183.04"), true, "8.0.2");
         assert_eq!(commands(&VgpuManager::check(&absent, &has)), ["esxcli software vib remove -n NVIDIA-vGPU"]);
         has.packages.components = vec![Vib { name: "NVD-AIE-800".into(), version: "535.183.04".into(), vendor: "NVIDIA".into() }];

@@ -2,10 +2,10 @@
 //! prints the configured mode, so a note in the ramdisk stands for it until the next boot; what is active is what nvidia-smi
 //! calls the heterogeneous mode.
 
-use super::ask;
-use super::esx::{EsxVersion, PciGpus};
-use super::graphics_type::GRAPHICS;
-use super::graphics_type::PER_DEVICE;
+use crate::esxcli;
+use crate::facts::esx_version::EsxVersion;
+use crate::facts::pci_gpus::PciGpus;
+use crate::host::graphics_type::{GRAPHICS, PER_DEVICE};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::gpu_choice::{Candidate, PerGpu};
@@ -93,7 +93,7 @@ impl Fact for VgpuModeFact {
     fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
         let mut probes = vec![Probe::Run(nvidia_smi::query())];
         probes.extend(PciGpus::ask(seen));
-        probes.extend([ask::probes(&LIST, seen), EsxVersion::ask(seen)].concat());
+        probes.extend([esxcli::probes(&LIST, seen), EsxVersion::ask(seen)].concat());
         if let Ok(report) = nvidia_smi::report(seen) {
             probes.extend(report.gpus.iter().map(|g| Probe::Read(note(&g.bus_id))));
         }
@@ -107,7 +107,7 @@ impl Fact for VgpuModeFact {
             Err(why) => return Ok(Self { gpus: vec![], esx_version, driver_version: None, smi_failure: Some(why.message), all_given }),
         };
         // Should a release print a mode, it is believed before any note.
-        let printed = ask::answer(&LIST, seen).unwrap_or_default();
+        let printed = esxcli::answer(&LIST, seen).unwrap_or_default();
         let of_list = |bus_id: &str| {
             let record = printed.iter().find(|r| [r.title.as_str(), r.get("Address").unwrap_or_default()].contains(&bus_id))?;
             ["vGPU Mode", "Configured vGPU Mode"].iter().find_map(|name| Mode::of_word(record.get(name)?))

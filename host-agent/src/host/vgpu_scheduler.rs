@@ -2,7 +2,7 @@
 //! boot. The parameter line holds other words too: they are kept. A note in the ramdisk remembers what the running boot
 //! was started with.
 
-use super::ask;
+use crate::esxcli;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
@@ -78,13 +78,13 @@ impl Fact for SchedulerFact {
     const NAME: &'static str = "vgpu-scheduler";
     const ABOUT: &'static str = "Scheduler of time-sliced vGPUs, as the host driver's module parameters say";
     fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
-        let mut probes = ask::probes(&LIST, seen);
+        let mut probes = esxcli::probes(&LIST, seen);
         probes.push(Probe::Read(NOTE.into()));
         probes
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let started_with = seen.file(NOTE)?.map(|text| text.trim().to_string());
-        Ok(match ask::answer(&LIST, seen) {
+        Ok(match esxcli::answer(&LIST, seen) {
             Ok(records) => {
                 let of = |r: &vsgpu_core::esxcli::Record| Some((r.get("Name")?.to_string(), r.get("Value")?.to_string()));
                 let offered = records.iter().any(|r| r.get("Name") == Some(WORDS));

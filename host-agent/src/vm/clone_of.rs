@@ -3,9 +3,9 @@
 //! Whatever a power cut leaves lies in a folder with our marker and without a `.vmx`, which is written last: only such disks
 //! are ever removed, before the next attempt. A folder with a `.vmx` is whole, and only registered.
 
-use super::passthrough::slots_of;
-use super::slots::Slot;
-use crate::host::{VirtualMachine, VirtualMachines};
+use crate::facts::virtual_machines::{VirtualMachine, VirtualMachines};
+use crate::facts::vm_devices::slots_of;
+use crate::pci_slots::Slot;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! All CPU time of the VM's vCPUs reserved: GPU VMs that must answer quickly are not to wait for a core. vSphere's own
 //! setting for such VMs (latency sensitivity) asks for it together with all memory, and so does this.
 
-use super::config::{VmConfig, find};
-use crate::host::esx::HostSummary;
+use crate::facts::host_summary::HostSummary;
+use crate::facts::vm_config::{VmConfig, find};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
@@ -127,8 +127,8 @@ impl Requirement for CpuReserved {
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::tests::with_keys;
     use super::*;
+    use crate::facts::vm_config::tests::with_keys;
     use vsgpu_core::Effect;
 
     /// A VM of 8 GiB on a host with 8 cores of 2,000 MHz.

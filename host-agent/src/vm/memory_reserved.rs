@@ -1,6 +1,6 @@
 //! All memory of the VM reserved: mandatory for vGPU and passthrough (facts: failures F3).
 
-use super::config::VmConfig;
+use crate::facts::vm_config::VmConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};

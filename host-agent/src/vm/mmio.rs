@@ -2,7 +2,8 @@
 //! above (facts: nvidia 5). One window serves the whole VM. A larger one is cheap and is left; a smaller one makes power-on
 //! fail (facts: failures F1). No window is needed where all BARs are small.
 
-use super::passthrough::{VmDevices, VmGpu};
+use crate::facts::vm_devices::VmDevices;
+use crate::vm_gpu::VmGpu;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use vsgpu_core::gpu_choice::Candidate;
@@ -134,8 +135,8 @@ impl Requirement for Mmio {
 
 #[cfg(test)]
 mod tests {
-    use super::super::passthrough::tests::devices;
     use super::*;
+    use crate::vm::passthrough::tests::devices;
 
     #[test]
     fn the_window_is_the_power_of_two_strictly_above_the_sum() {

@@ -1,24 +1,19 @@
 //! The list of what is known about one VM as its host sees it. A new requirement is a new file here and one line in `all`.
 
 pub mod clone_of;
-pub mod config;
 pub mod cpu_reserved;
-pub mod diagnosis;
 pub mod firmware;
 pub mod memory_reserved;
 pub mod mmio;
 pub mod passthrough;
 pub mod power;
-pub mod slots;
 pub mod vgpu;
 
 pub use clone_of::{CloneOf, CloneSpec};
-pub use config::{VmConfig, VmPower};
 pub use memory_reserved::MemoryReserved;
 pub use mmio::{Mmio, MmioSpec, window_gib};
-pub use passthrough::{VmDevices, VmGpu, VmPassthrough, settle_choices};
+pub use passthrough::VmPassthrough;
 pub use power::{DEFAULT_GRACE_SECS, Power, PowerSpec, PowerState};
-pub use slots::{Slot, slots};
 pub use vgpu::{Profile, Vgpu, VgpuWish};
 
 use vsgpu_core::Scope::Vm;

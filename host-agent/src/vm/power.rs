@@ -1,7 +1,8 @@
 //! Power of a VM. Off means: shut down by its guest, within a time; the plug is pulled only where the fleet file allows it.
 
-use super::config::{VmPower, state};
-use super::diagnosis;
+use crate::facts::vm_config::state;
+use crate::facts::vm_power::VmPower;
+use crate::power_on_errors;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Deadline, Explained, Failure, Implied, Needs, TakesEffect, Taking};
@@ -116,11 +117,11 @@ impl Requirement for Power {
     }
 
     fn probes_after_failure(on: &Subject, seen: &Evidence) -> Vec<Probe> {
-        diagnosis::probes(on, seen)
+        power_on_errors::probes(on, seen)
     }
 
     fn explain(failure: &Failure, on: &Subject, seen: &Evidence) -> Option<Explained> {
-        diagnosis::explain(failure, on, seen)
+        power_on_errors::explain(failure, on, seen)
     }
 
     fn as_spec(fact: &VmPower) -> Option<PowerSpec> {

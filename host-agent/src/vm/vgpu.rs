@@ -1,8 +1,8 @@
 //! The vGPUs of a VM: one or several profiles, as `pciPassthruN` devices of the kind `vmiop`. Passthrough devices of the
 //! same VM keep their slots.
 
-use super::config::VmConfig;
-use super::slots::{Slot, emptied, filled, free, slots};
+use crate::facts::vm_config::VmConfig;
+use crate::pci_slots::{Slot, emptied, filled, free, slots};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     fn fact(keys: &[(&str, &str)]) -> VmConfig {
-        crate::vm::config::tests::with_keys(keys.iter().map(|(k, v)| (k.to_lowercase(), v.to_string())).collect())
+        crate::facts::vm_config::tests::with_keys(keys.iter().map(|(k, v)| (k.to_lowercase(), v.to_string())).collect())
     }
 
     fn wish(profiles: &[&str]) -> Vec<VgpuWish> {

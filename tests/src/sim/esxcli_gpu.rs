@@ -9,7 +9,7 @@ type Block = (String, Vec<(&'static str, String)>);
 
 pub fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
     let host = Machine::read(folder).esxi().clone();
-    let newer = |than: &str| vsgpu_host_agent::host::esx_at_least(&host.version, than);
+    let newer = |than: &str| vsgpu_host_agent::facts::EsxVersion::at_least(&host.version, than);
     match words {
         ["graphics", "host", "get"] => {
             let fields =

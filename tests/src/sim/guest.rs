@@ -230,7 +230,7 @@ fn apt_get(folder: &Path, words: &[&str]) -> Answer {
 pub fn gridd(m: &mut Machine) {
     let Some(driver) = m.linux().driver.clone() else { return };
     let branch: u32 = driver.split('.').next().and_then(|b| b.parse().ok()).unwrap_or(0);
-    let conf = vsgpu_guest_agent::guest::gridd_values(&m.text("/etc/nvidia/gridd.conf").unwrap_or_default());
+    let conf = vsgpu_guest_agent::readers::gridd_values(&m.text("/etc/nvidia/gridd.conf").unwrap_or_default());
     let folder = m.root("/etc/nvidia/ClientConfigToken");
     let tokens = std::fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|e| std::fs::read_to_string(e.path()).ok());
     let good_token = tokens.into_iter().any(|t| t == m.linux().token);

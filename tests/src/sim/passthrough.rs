@@ -3,7 +3,8 @@
 
 use super::state::{Esxi, Gpu, Machine, Vm};
 use std::collections::BTreeMap;
-use vsgpu_host_agent::vm::{Slot, slots, window_gib};
+use vsgpu_host_agent::pci_slots::{Slot, slots};
+use vsgpu_host_agent::vm::window_gib;
 
 type Keys = BTreeMap<String, String>;
 

@@ -160,7 +160,7 @@ fn power_on(folder: &Path, vm: &Vm) -> Answer {
         return fault(DO, "InsufficientCpuResourcesFault", why);
     }
     let profiles = profiles(&keys);
-    let whole = vsgpu_host_agent::vm::slots(&keys).values().any(|slot| slot.is_nvidia_gpu());
+    let whole = vsgpu_host_agent::pci_slots::slots(&keys).values().any(|slot| slot.is_nvidia_gpu());
     if !profiles.is_empty() || whole {
         let memory = keys.get("memsize").cloned().unwrap_or_default();
         if keys.get("sched.mem.min") != Some(&memory) {

@@ -32,7 +32,7 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
 }
 
 /// Sources of the crates whose files must not go in circles.
-const CRATES: [&str; 3] = ["proto/machine/src", "proto/wire/src", "controller/src"];
+const CRATES: [&str; 5] = ["host-agent/src", "guest-agent/src", "proto/machine/src", "proto/wire/src", "controller/src"];
 
 fn product() -> Vec<(PathBuf, String)> {
     ["proto", "host-agent", "guest-agent", "controller"].into_iter().flat_map(sources).collect()
@@ -90,7 +90,14 @@ fn agents_know_neither_each_other_nor_the_controller() {
 
 #[test]
 fn requirements_never_see_the_machine() {
-    for folder in ["host-agent/src/host", "host-agent/src/vm", "guest-agent/src/guest"] {
+    for folder in [
+        "host-agent/src/facts",
+        "host-agent/src/host",
+        "host-agent/src/vm",
+        "guest-agent/src/facts",
+        "guest-agent/src/guest",
+        "guest-agent/src/distro",
+    ] {
         for (path, text) in sources(folder) {
             for word in ["System", "std::process", "std::fs", "std::env", "Instant"] {
                 assert!(
@@ -100,6 +107,30 @@ fn requirements_never_see_the_machine() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn a_file_beside_requirements_is_a_requirement() {
+    let catalogue = vsgpu::catalogue();
+    for (folder, scope) in [
+        ("host-agent/src/host", vsgpu_core::Scope::Host),
+        ("host-agent/src/vm", vsgpu_core::Scope::Vm),
+        ("guest-agent/src/guest", vsgpu_core::Scope::Guest),
+    ] {
+        let mut named: Vec<String> = vec![];
+        for entry in std::fs::read_dir(workspace().join(folder)).unwrap().flatten() {
+            let name = entry.file_name().to_string_lossy().trim_end_matches(".rs").replace('_', "-");
+            if name != "mod" {
+                assert!(
+                    catalogue.find(scope, &name).is_some(),
+                    "{folder}: `{name}` is no requirement: it belongs into `facts/` or beside it"
+                );
+                named.push(name);
+            }
+        }
+        let missing: Vec<&str> = catalogue.of(scope).map(|e| e.name).filter(|name| !named.iter().any(|n| n == name)).collect();
+        assert!(missing.is_empty(), "{folder}: the folder is the list of keys, but there is no file for {missing:?}");
     }
 }
 

@@ -1,9 +1,10 @@
 //! Why an installation failed, from the installer's log, the kernel's log and DKMS's build log. The first cause that fits is
 //! said, the most telling ones first (facts: failures 5.3, data/guest_failure_signatures.tsv).
 
-use super::fact::LOG;
-use super::{DriverFact, installer_log};
-use crate::guest::{kernel_log, packages};
+use crate::facts::kernel_log;
+use crate::guest::driver::fact::{DriverFact, LOG};
+use crate::guest::driver::installer_log::installer_log;
+use crate::package_errors;
 use vsgpu_core::requirement::{Explained, Failure};
 use vsgpu_core::{Evidence, Probe, Subject};
 
@@ -128,7 +129,7 @@ pub(super) fn explain(failure: &Failure, seen: &Evidence) -> Option<Explained> {
     if let Some(found) = find(&kernel).filter(|_| module_failed) {
         return Some(found);
     }
-    if let Some(found) = packages::explain(failure) {
+    if let Some(found) = package_errors::explain(failure) {
         return Some(found);
     }
     if DKMS.iter().any(|n| own.contains(n) || log.contains(n)) {

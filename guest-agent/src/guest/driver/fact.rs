@@ -1,10 +1,12 @@
 //! What is looked at before anything is done to a driver: what runs, what is installed and how, who holds it, whether
 //! modules must be signed.
 
-use super::installer_log::{InstallerLog, installer_log};
-use crate::guest::dkms::{self, DkmsModule};
-use crate::guest::system::{OS_RELEASE, PciGpu, PciGpus, kernel, os_release};
-use crate::guest::{driver_package, family};
+use crate::distro::{self, OS_RELEASE, os_release};
+use crate::facts::dkms::{self, DkmsModule};
+use crate::facts::os::kernel;
+use crate::facts::pci_gpus::{PciGpu, PciGpus};
+use crate::guest::driver::installer_log::{InstallerLog, installer_log};
+use crate::guest::driver_package;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -141,7 +143,7 @@ impl Fact for DriverFact {
         ]);
         probes.push(Probe::Hash(GRIDD.into()));
         probes.extend(kernel(seen).ok().into_iter().flat_map(|k| [module_version(&k), module_license(&k)].map(Probe::Run)));
-        probes.extend(family::seen(seen).map(|f| Probe::Run(f.list_packages())));
+        probes.extend(distro::seen(seen).map(|f| Probe::Run(f.list_packages())));
         probes.extend(x_pid(seen).map(|pid| Probe::Read(format!("/proc/{pid}/comm"))));
         probes.extend(folders(seen).into_iter().flat_map(|f| [Probe::Read(driver_package::record_in(&f)), Probe::List(f)]));
         if secure_boot(seen) == Some(true) {
@@ -155,8 +157,8 @@ impl Fact for DriverFact {
         let kernel = kernel(seen).unwrap_or_default();
         let loaded = seen.file("/proc/modules")?.unwrap_or_default();
         let is_loaded = |m: &&str| loaded.lines().any(|l| l.split(' ').next() == Some(m));
-        let family = family::seen(seen);
-        let listed = |family: &'static dyn family::Family| {
+        let family = distro::seen(seen);
+        let listed = |family: &'static dyn distro::Family| {
             // dpkg-query prints what it found even where one pattern matched nothing.
             let text = seen.output(&family.list_packages()).map(|o| o.stdout.clone()).unwrap_or_default();
             installed(&text).filter(|(name, _)| family.is_driver(name)).collect()

@@ -1,8 +1,9 @@
 //! Which effects bring a guest from the driver it has to the one it is to have.
 
-use super::fact::{OWN_DAEMONS, UNINSTALLER};
-use super::{DriverFact, KernelModule, PackageSpec};
-use crate::guest::{driver_package, family};
+use crate::distro;
+use crate::guest::driver::fact::{DriverFact, OWN_DAEMONS, UNINSTALLER};
+use crate::guest::driver::spec::{KernelModule, PackageSpec};
+use crate::guest::driver_package;
 use vsgpu_core::artifact::Kind;
 use vsgpu_core::knowledge::gpus::{self, OpenModule};
 use vsgpu_core::units::DriverVersion;
@@ -54,12 +55,12 @@ pub(super) fn effects(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> Re
     }
     effects.push(match package {
         Kind::Run => Effect::run(run(spec, wanted, fact)?),
-        _ => match family::of(&fact.os_release) {
+        _ => match distro::of(&fact.os_release) {
             Some(family) => Effect::run(family.install(&[spec.package.stored(None)]).within(INSTALL_SECS)),
             None => {
                 return Err(Verdict::blocked(
                     "this distribution's package tool is not known",
-                    format!("{}; use the `.run` instead", family::UNKNOWN),
+                    format!("{}; use the `.run` instead", distro::UNKNOWN),
                 ));
             }
         },
@@ -167,9 +168,9 @@ pub(super) fn remove_packages(fact: &DriverFact) -> Result<Option<Effect>, Verdi
     if names.is_empty() {
         return Ok(None);
     }
-    match family::of(&fact.os_release) {
+    match distro::of(&fact.os_release) {
         Some(family) => Ok(Some(Effect::run(family.remove(&names)))),
-        None => Err(Verdict::blocked("this distribution's package tool is not known", family::UNKNOWN)),
+        None => Err(Verdict::blocked("this distribution's package tool is not known", distro::UNKNOWN)),
     }
 }
 

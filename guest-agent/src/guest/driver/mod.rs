@@ -11,11 +11,10 @@ mod installer_log;
 pub mod spec;
 
 pub use fact::DriverFact;
-pub(crate) use fact::module_version;
 pub use installer_log::{InstallerLog, installer_log};
 pub use spec::{Absent, DriverSpec, KernelModule, PackageSpec, Signing};
 
-use super::driver_package;
+use crate::guest::driver_package;
 use vsgpu_core::artifact::{Artifact, Held, Kind};
 use vsgpu_core::requirement::{Deadline, Explained, Failure, Implied, Needs, TakesEffect};
 use vsgpu_core::{Effect, Evidence, Probe, Requirement, Subject, Verdict};

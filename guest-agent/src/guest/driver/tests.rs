@@ -1,8 +1,8 @@
 //! Cases of the driver requirement: facts in, verdict and effects out.
 
 use super::*;
-use crate::guest::dkms::DkmsModule;
-use crate::guest::system::PciGpu;
+use crate::facts::dkms::DkmsModule;
+use crate::facts::pci_gpus::PciGpu;
 use vsgpu_core::system::Holder;
 
 fn artifact(name: &str) -> Artifact {

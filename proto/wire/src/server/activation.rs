@@ -45,7 +45,7 @@ pub(crate) fn activate(node: &Arc<Node>, request: v1::ActivateRequest) -> Result
         }
         // Whoever asks: VMs must not lose their host, nor what they hold of its GPUs.
         let needs = if reboot { Needs::MaintenanceMode } else { Needs::VmsOff };
-        if let Err(refused) = (node.agent.gate)(node.system.as_ref(), &Subject::node(), needs) {
+        if let Err(refused) = (node.agent.may_change)(node.system.as_ref(), &Subject::node(), needs) {
             return refused;
         }
         if reboot {

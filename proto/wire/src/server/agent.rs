@@ -23,7 +23,7 @@ pub struct Agent {
     /// What starts a reboot.
     pub reboot: fn() -> Effect,
     /// Whether what a change needs is so, by the node's own word: whoever asks for the change. Otherwise what to answer.
-    pub gate: fn(&dyn System, &Subject, Needs) -> Result<(), Outcome>,
+    pub may_change: fn(&dyn System, &Subject, Needs) -> Result<(), Outcome>,
     /// What facts say of what a run may have taken.
     pub looks: fn(&Facts) -> Vec<Look>,
     /// What nvidia-smi said, from the facts.

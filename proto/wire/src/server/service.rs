@@ -138,7 +138,7 @@ impl agent_server::Agent for Service {
             let deadline = (secs > 0).then(|| Duration::from_secs(secs.into()));
             let taking = (entry.taking)(&spec);
             let gate = |needs| {
-                (node.agent.gate)(node.system.as_ref(), &on, needs)?;
+                (node.agent.may_change)(node.system.as_ref(), &on, needs)?;
                 match borrower.clone().filter(|_| taking == Some(Taking::Takes)) {
                     Some(by) => node.take(entry.name, &on, by),
                     None => Ok(()),

@@ -6,10 +6,10 @@ use vsgpu_core::system::Output;
 use vsgpu_core::{Evidence, Probe, Unreadable};
 
 /// Names the running driver; a proof made with another one is none.
-pub(super) const DRIVER: &str = "/proc/driver/nvidia/version";
+pub(crate) const DRIVER: &str = "/proc/driver/nvidia/version";
 
 #[derive(Deserialize)]
-pub(super) struct Record {
+pub(crate) struct Record {
     version: u32,
     /// When it was made, seconds since 1970.
     pub at: u64,
@@ -21,17 +21,17 @@ pub(super) struct Record {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Run {
+pub(crate) struct Run {
     pub command: String,
     pub output: Output,
 }
 
-pub(super) fn probes(path: &str) -> Vec<Probe> {
+pub(crate) fn probes(path: &str) -> Vec<Probe> {
     vec![Probe::Read(path.into()), Probe::Read(DRIVER.into()), Probe::BootId]
 }
 
 /// The record; one that cannot be read is no proof, and the next run replaces it.
-pub(super) fn read(seen: &Evidence, path: &str) -> Result<Option<Record>, Unreadable> {
+pub(crate) fn read(seen: &Evidence, path: &str) -> Result<Option<Record>, Unreadable> {
     // One that is too large to be read is none, too.
     let record = seen.file(path).unwrap_or_default().and_then(|t| serde_json::from_str::<Record>(t).ok());
     Ok(record.filter(|r| r.version == 1 && !r.outputs.is_empty()))
@@ -39,11 +39,11 @@ pub(super) fn read(seen: &Evidence, path: &str) -> Result<Option<Record>, Unread
 
 impl Record {
     /// Made in the running boot, with the running driver.
-    pub(super) fn is_of_now(&self, seen: &Evidence) -> Result<bool, Unreadable> {
+    pub(crate) fn is_of_now(&self, seen: &Evidence) -> Result<bool, Unreadable> {
         Ok(seen.text(&Probe::BootId)? == Some(&self.boot_id) && seen.file(DRIVER)? == self.beside.as_deref())
     }
 
-    pub(super) fn commands(&self) -> Vec<String> {
+    pub(crate) fn commands(&self) -> Vec<String> {
         self.outputs.iter().map(|r| r.command.clone()).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Which VMs of a host have a GPU or a vGPU in their `.vmx`, whether they run or not.
 
-use super::virtual_machines::{VirtualMachine, VirtualMachines};
-use crate::vm::{Slot, slots};
+use crate::facts::virtual_machines::{VirtualMachine, VirtualMachines};
+use crate::pci_slots::{Slot, slots};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable, vmx};

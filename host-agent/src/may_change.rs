@@ -1,7 +1,9 @@
 //! What the host itself refuses, whoever asks: a change that needs maintenance mode on a host that is not in it, or VMs that are off
 //! while some run. The plan sees to both; this is for whoever comes without one.
 
-use crate::host::{MAINTENANCE_MODE, MaintenanceModeFact, VirtualMachines};
+use crate::facts::virtual_machines::VirtualMachines;
+use crate::host::MAINTENANCE_MODE;
+use crate::host::maintenance_mode::MaintenanceModeFact;
 use crate::vm::POWER;
 use vsgpu_core::execute::{self, Facts, Outcome};
 use vsgpu_core::requirement::Needs;
@@ -10,8 +12,8 @@ use vsgpu_core::{Fact, FactEntry, Scope, Subject, System};
 /// VMs in a message.
 const NAMED: usize = 5;
 
-/// `Agent::gate` of a host. Of a VM's own power its own requirements ask (`vm::config`).
-pub(crate) fn gate(system: &dyn System, on: &Subject, needs: Needs) -> Result<(), Outcome> {
+/// `Agent::may_change` of a host. Of a VM's own power its own requirements ask (`facts::vm_config`).
+pub(crate) fn may_change(system: &dyn System, on: &Subject, needs: Needs) -> Result<(), Outcome> {
     if on.vm.is_some() || needs == Needs::Nothing {
         return Ok(());
     }

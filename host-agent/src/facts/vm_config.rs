@@ -1,7 +1,7 @@
 //! A VM's registration and its `.vmx`, found by display name: the fact behind every requirement of a VM.
 
-use super::slots::Edit;
-use crate::host::{VirtualMachine, VirtualMachines};
+use crate::facts::virtual_machines::{VirtualMachine, VirtualMachines};
+use crate::pci_slots::Edit;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -101,39 +101,12 @@ impl Fact for VmConfig {
     }
 }
 
-/// Power state of a VM.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct VmPower {
-    /// hostd's number.
-    pub vmid: u32,
-    /// `on`, `off` or `suspended`.
-    pub state: String,
-}
-
-impl Fact for VmPower {
-    const NAME: &'static str = "vm-power";
-    const ABOUT: &'static str = "Power state of the VM";
-    fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
-        let mut probes = VirtualMachines::probes(on, seen);
-        if let Ok(vm) = find(on, seen) {
-            probes.push(Probe::Run(state(vm.vmid)));
-        }
-        probes
-    }
-    fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let vm = find(on, seen)?;
-        let command = state(vm.vmid);
-        let state = vim_cmd::power_state(seen.stdout(&command)?).map_err(|why| Unreadable::new(format!("`{command}`: {why}")))?;
-        Ok(Self { vmid: vm.vmid, state: state.into() })
-    }
-}
-
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A VM of today that is fit for a GPU, with these keys in its `.vmx`.
-    pub(in crate::vm) fn with_keys(keys: std::collections::BTreeMap<String, String>) -> VmConfig {
+    pub(crate) fn with_keys(keys: std::collections::BTreeMap<String, String>) -> VmConfig {
         VmConfig {
             vmid: 3,
             vmx: "/vmfs/volumes/ds1/a/a.vmx".into(),

@@ -1,6 +1,6 @@
 //! The VMs registered on a host, and which of them run.
 
-use super::ask;
+use crate::esxcli;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable, vim_cmd};
@@ -46,7 +46,7 @@ pub(crate) fn vmx_path(vm: &vim_cmd::ListedVm) -> String {
 
 /// Names and `.vmx` files of running VMs, from `esxcli vm process list`.
 pub(crate) fn running(seen: &Evidence) -> Result<Vec<(String, String)>, Unreadable> {
-    let records = ask::answer(&RUNNING, seen)?;
+    let records = esxcli::answer(&RUNNING, seen)?;
     let vm = |r: &vsgpu_core::esxcli::Record| {
         let name = r.get("Display Name").unwrap_or(&r.title).to_string();
         (name, r.get("Config File").unwrap_or_default().to_string())
@@ -58,7 +58,7 @@ impl Fact for VirtualMachines {
     const NAME: &'static str = "virtual-machines";
     const ABOUT: &'static str = "VMs registered on the host, and which of them run";
     fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
-        let mut probes = ask::probes(&RUNNING, seen);
+        let mut probes = esxcli::probes(&RUNNING, seen);
         probes.push(Probe::Run(all_vms()));
         probes
     }

@@ -1,10 +1,10 @@
 //! Health of a guest's GPUs, looked at as often as the metrics are: what the driver, its counters and the kernel's log say,
 //! each finding with its severity and what to do. Never a wish: health is reported, not made.
 
-use super::driver::module_version;
-use super::kernel_log;
-use super::license::expiry;
-use super::system::kernel;
+use crate::facts::driver_module::module_version;
+use crate::facts::gridd_log::expiry;
+use crate::facts::kernel_log;
+use crate::facts::os::kernel;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

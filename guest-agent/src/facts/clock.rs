@@ -14,7 +14,7 @@ pub struct Clock {
 }
 
 /// What systemd says of NTP.
-pub(super) fn synchronized() -> Command {
+pub(crate) fn synchronized() -> Command {
     Command::new("timedatectl", ["show", "-p", "NTPSynchronized", "--value"])
 }
 

@@ -1,7 +1,7 @@
 //! Ubuntu: Debian's tools, but drivers in packages of other names, and prebuilt modules for each kernel flavour.
 
-use super::debian::Debian;
-use super::{Family, File, Repository};
+use crate::distro::debian::Debian;
+use crate::distro::family::{Family, File, Repository};
 use vsgpu_core::{Command, Effect};
 
 pub(super) struct Ubuntu;

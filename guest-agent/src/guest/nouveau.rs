@@ -3,9 +3,8 @@
 //! The file is written twice, the second time with a last line that says the initramfs was rebuilt: a power cut in
 //! between is seen, and the rebuild is done again.
 
-use super::driver::spec::wanted;
-use super::family;
-use super::system::{OS_RELEASE, os_release};
+use crate::distro::{self, OS_RELEASE, os_release};
+use crate::guest::driver::spec::wanted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
@@ -86,10 +85,10 @@ impl Requirement for NouveauBlocked {
             (true, Some(_)) => "blocked, but loaded from the initramfs",
             (true, None) => "loaded",
         };
-        let Some(family) = family::of(&fact.os_release) else {
+        let Some(family) = distro::of(&fact.os_release) else {
             return Verdict::blocked(
                 "this distribution's initramfs tool is not known",
-                format!("{}; blacklist nouveau in /etc/modprobe.d and rebuild the initramfs yourself", family::UNKNOWN),
+                format!("{}; blacklist nouveau in /etc/modprobe.d and rebuild the initramfs yourself", distro::UNKNOWN),
             );
         };
         let write = |contents: String| Effect::Write { path: FILE.into(), contents, mode: 0o644 };

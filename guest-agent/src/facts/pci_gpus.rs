@@ -1,60 +1,10 @@
-//! Facts that belong to no requirement: the distribution, the GPUs on the PCI bus and as the driver sees them.
+//! NVIDIA GPUs on the PCI bus of the guest.
 
-use super::host_view::{HostView, host_view};
+use crate::facts::host_view::{HostView, host_view};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::knowledge::vgpu_types;
-use vsgpu_core::nvidia_smi::{self, SmiReport};
 use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable};
-
-pub(crate) const OS_RELEASE: &str = "/etc/os-release";
-
-/// Distribution and kernel.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Os {
-    /// `ID` of os-release.
-    pub id: String,
-    /// `VERSION_ID`.
-    pub version: Option<String>,
-    /// Running kernel.
-    pub kernel: String,
-    /// Family whose tools are used: `Debian`, `Ubuntu`, `RHEL`, `SLES`; absent where vsgpu knows no tools for it.
-    #[serde(default)]
-    pub family: Option<String>,
-}
-
-/// The running kernel.
-pub(crate) fn kernel(seen: &Evidence) -> Result<String, Unreadable> {
-    let kernel = seen.text(&Probe::KernelRelease)?.unwrap_or_default();
-    if kernel.is_empty() || kernel.contains('/') {
-        Err(Unreadable::new("the release of the running kernel is not known"))
-    } else {
-        Ok(kernel.into())
-    }
-}
-
-/// os-release; a guest without one is no Linux that we know.
-pub(crate) fn os_release(seen: &Evidence) -> Result<&str, Unreadable> {
-    seen.file(OS_RELEASE)?.ok_or_else(|| Unreadable::new(format!("{OS_RELEASE}: no such file")))
-}
-
-impl Fact for Os {
-    const NAME: &'static str = "os";
-    const ABOUT: &'static str = "Distribution and running kernel";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
-        vec![Probe::Read(OS_RELEASE.into()), Probe::KernelRelease]
-    }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let text = os_release(seen)?;
-        let value = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)).map(|v| v.trim_matches('"').to_string());
-        Ok(Self {
-            id: value("ID=").unwrap_or_default(),
-            version: value("VERSION_ID="),
-            kernel: kernel(seen)?,
-            family: super::family::of(text).map(|f| f.name().into()),
-        })
-    }
-}
 
 /// NVIDIA devices on the guest's PCI bus, driver or not.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -150,22 +100,6 @@ impl Fact for PciGpus {
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
         let devices = Self::seen(seen)?.ok_or_else(|| Unreadable::new(format!("{BUS}: no such folder")))?;
         Ok(Self { devices })
-    }
-}
-
-/// The driver's report.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct Gpus(pub SmiReport);
-
-impl Fact for Gpus {
-    const NAME: &'static str = "gpus";
-    const ABOUT: &'static str = "GPUs as the driver in the guest sees them";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
-        vec![Probe::Run(nvidia_smi::query())]
-    }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        nvidia_smi::report(seen).map(Self)
     }
 }
 

@@ -1,11 +1,12 @@
 //! Metrics only a host has. What all nodes have (GPUs, requirements) is in the shared page.
 
-use super::esx::{PciGpu, Vgpus, is_passthru};
-use super::graphics_type::HostGraphics;
-use super::maintenance_mode::MaintenanceModeFact;
-use super::passthrough::HostPassthrough;
-use super::vgpu_types::VgpuTypes;
-use super::xids::Xids;
+use crate::facts::pci_gpus::{PciGpu, is_passthru};
+use crate::facts::vgpu_types::VgpuTypes;
+use crate::facts::vgpus::Vgpus;
+use crate::facts::xids::Xids;
+use crate::host::graphics_type::HostGraphics;
+use crate::host::maintenance_mode::MaintenanceModeFact;
+use crate::host::passthrough::HostPassthrough;
 use std::collections::BTreeSet;
 use vsgpu_core::execute::{Facts, typed};
 use vsgpu_core::nvidia_smi;

@@ -1,125 +1,11 @@
-//! Facts that belong to no requirement: the release of ESXi, its GPUs as the driver and as the PCI bus see them, and the
-//! vGPUs in use.
+//! NVIDIA devices on the PCI bus, whoever owns them.
 
-use super::ask;
+use crate::esxcli;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::gpu_choice::Candidate;
-use vsgpu_core::nvidia_smi::{self, SmiReport, VgpuHost};
 use vsgpu_core::units::Bdf;
-use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable, vim_cmd};
-
-/// `esxcli system version get`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct EsxVersion {
-    /// `VMware ESXi`.
-    pub product: String,
-    /// `8.0.3`.
-    pub version: String,
-    /// `Releasebuild-24677879`.
-    pub build: String,
-    /// Update number.
-    pub update: Option<String>,
-    /// Patch number.
-    pub patch: Option<String>,
-}
-
-impl EsxVersion {
-    const ASK: [&str; 3] = ["system", "version", "get"];
-
-    /// First number of the version.
-    pub fn major(version: &str) -> Option<u32> {
-        version.split('.').next()?.parse().ok()
-    }
-
-    /// Whether a version such as `8.0.3` is at least another one.
-    pub fn at_least(version: &str, least: &str) -> bool {
-        let numbers = |text: &str| text.split('.').map(|n| n.parse::<u32>().unwrap_or(0)).collect::<Vec<_>>();
-        numbers(version) >= numbers(least)
-    }
-
-    /// The version, once it was seen.
-    pub(crate) fn running(seen: &Evidence) -> Option<String> {
-        Self::parse(&Subject::node(), seen).ok().map(|v| v.version)
-    }
-
-    /// Probes of the version, for requirements that decide by it.
-    pub(crate) fn ask(seen: &Evidence) -> Vec<Probe> {
-        ask::probes(&Self::ASK, seen)
-    }
-}
-
-impl Fact for EsxVersion {
-    const NAME: &'static str = "esx-version";
-    const ABOUT: &'static str = "Release of ESXi";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
-        Self::ask(seen)
-    }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        ask::single(&Self::ASK, seen, |record| {
-            let need = |name| record.need(name).map(String::from);
-            let text = |name| record.get(name).map(String::from);
-            Ok(Self {
-                product: need("Product")?,
-                version: need("Version")?,
-                build: need("Build")?,
-                update: text("Update"),
-                patch: text("Patch"),
-            })
-        })
-    }
-}
-
-/// What hostd says of the host as a whole.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct HostSummary {
-    /// Whether something waits for a reboot.
-    pub reboot_required: Option<bool>,
-    /// In maintenance mode.
-    pub in_maintenance_mode: Option<bool>,
-    /// When the host booted, as hostd prints it.
-    pub boot_time: Option<String>,
-}
-
-impl HostSummary {
-    pub(crate) fn ask() -> Command {
-        Command::new("vim-cmd", ["hostsvc/hostsummary"])
-    }
-}
-
-impl Fact for HostSummary {
-    const NAME: &'static str = "host-summary";
-    const ABOUT: &'static str = "Reboot pending and maintenance mode, as hostd sees them";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
-        vec![Probe::Run(Self::ask())]
-    }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let output = seen.output(&Self::ask())?;
-        let summary = vim_cmd::dump(seen.stdout(&Self::ask())?).map_err(|why| Unreadable::of(&Self::ask(), output, why))?;
-        let boot_time = summary["runtime"]["bootTime"].as_str().map(String::from);
-        Ok(Self {
-            reboot_required: summary["rebootRequired"].as_bool(),
-            in_maintenance_mode: summary["runtime"]["inMaintenanceMode"].as_bool(),
-            boot_time,
-        })
-    }
-}
-
-/// The driver's report.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct Gpus(pub SmiReport);
-
-impl Fact for Gpus {
-    const NAME: &'static str = "gpus";
-    const ABOUT: &'static str = "GPUs that the NVIDIA vGPU manager holds, with their modes";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
-        vec![Probe::Run(nvidia_smi::query())]
-    }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        nvidia_smi::report(seen).map(Self)
-    }
-}
+use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable};
 
 /// NVIDIA devices on the PCI bus, whoever owns them.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -264,8 +150,8 @@ const PCI_LIST: [&str; 3] = ["hardware", "pci", "list"];
 impl PciGpus {
     /// Probes of the bus, for requirements that decide by it.
     pub(crate) fn ask(seen: &Evidence) -> Vec<Probe> {
-        let mut probes = ask::probes(&PCI_LIST, seen);
-        let listed = ask::parsed(&PCI_LIST, seen, pci_devices).unwrap_or_default();
+        let mut probes = esxcli::probes(&PCI_LIST, seen);
+        let listed = esxcli::parsed(&PCI_LIST, seen, pci_devices).unwrap_or_default();
         let gpus = listed.iter().filter(|d| d.vendor_id == "10de" && d.is_gpu() && d.numa_node.is_none());
         probes.extend(gpus.filter_map(|d| numa_of(&d.address)).map(Probe::Run));
         probes
@@ -289,37 +175,11 @@ impl Fact for PciGpus {
         Self::ask(seen)
     }
     fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let mut devices = ask::parsed(&PCI_LIST, seen, pci_devices)?;
+        let mut devices = esxcli::parsed(&PCI_LIST, seen, pci_devices)?;
         devices.retain(|d| d.vendor_id == "10de");
         for device in devices.iter_mut().filter(|d| d.numa_node.is_none()) {
             device.numa_node = numa_of(&device.address).and_then(|ask| numa(seen.stdout_if_ok(&ask)?));
         }
         Ok(Self { devices })
-    }
-}
-
-/// vGPUs in use, by GPU.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Vgpus {
-    /// One per GPU.
-    pub gpus: Vec<VgpuHost>,
-}
-
-impl Vgpus {
-    fn ask() -> Command {
-        Command::new("nvidia-smi", ["vgpu", "-q"])
-    }
-}
-
-impl Fact for Vgpus {
-    const NAME: &'static str = "vgpus";
-    const ABOUT: &'static str = "vGPUs in use, with the VM, the guest's driver and its license state";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
-        vec![Probe::Run(Self::ask())]
-    }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
-        let output = seen.output(&Self::ask())?;
-        let gpus = nvidia_smi::read_vgpus(&output.both()).map_err(|why| Unreadable::of(&Self::ask(), output, why))?;
-        Ok(Self { gpus })
     }
 }

@@ -1,6 +1,7 @@
 //! Metrics only a guest has. What all nodes have (GPUs, licenses, requirements) is in the shared page.
 
-use super::{CudaProofFact, Health};
+use crate::facts::health::Health;
+use crate::guest::cuda_proof::CudaProofFact;
 use vsgpu_core::execute::{Facts, typed};
 use vsgpu_core::knowledge::xids::Severity;
 use vsgpu_wire::metrics::Sample;

@@ -1,6 +1,6 @@
 //! Debian: apt, dpkg, update-initramfs. Ubuntu's tools are the same.
 
-use super::{Family, File, INITRAMFS_SECS, REPLACING, Repository, file, words};
+use crate::distro::family::{Family, File, INITRAMFS_SECS, REPLACING, Repository, file, words};
 use vsgpu_core::{Command, Effect};
 
 pub(super) struct Debian;

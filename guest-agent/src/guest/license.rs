@@ -2,13 +2,8 @@
 //! restarted, then waited for *Licensed*. Only keys that the installed driver's own template names are written
 //! (facts: nvidia 3). The token is copied as a file; nobody reads it.
 
-mod gridd_log;
-
-pub(crate) use gridd_log::expiry;
-pub use gridd_log::{GriddOutcome, gridd_outcome};
-
-use super::clock::synchronized;
-use gridd_log::{cause, is_clock};
+use crate::facts::clock::synchronized;
+use crate::facts::gridd_log::{cause, gridd_outcome, is_clock};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Is a GPU as fast as it should be: its measured figures against a baseline from bare metal, or against the peak of its model.
 //! Passthrough is within some percent of bare metal; a broken link, a power brake or a wrong slot is not.
 
-use super::system::PciGpu;
+use crate::facts::pci_gpus::PciGpu;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -95,7 +95,7 @@ impl JsonSchema for Percent {
 
 /// The judgement on one GPU.
 #[derive(Debug, PartialEq)]
-pub(super) enum Judged {
+pub(crate) enum Judged {
     /// As fast as wished, in words.
     Fast(String),
     /// Slower, in words.
@@ -105,7 +105,7 @@ pub(super) enum Judged {
 }
 
 /// Judges one GPU. A peak that is not confirmed never makes it slow: it is only said.
-pub(super) fn judge(proof: &DeviceProof, at_least: Percent, baseline: &Baseline, on_bus: &[PciGpu]) -> Judged {
+pub(crate) fn judge(proof: &DeviceProof, at_least: Percent, baseline: &Baseline, on_bus: &[PciGpu]) -> Judged {
     let share = f64::from(at_least.0) / 100.0;
     let is = Figures::of(proof);
     if let Some(base) = baseline.get(&proof.name) {

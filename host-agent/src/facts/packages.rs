@@ -1,9 +1,9 @@
 //! NVIDIA packages of a host: what is installed, what waits for a reboot, and how one is installed. Shared by the vGPU
 //! manager and its management daemon.
 
-use super::acceptance_level::{ACCEPTANCE, Level, level};
-use super::ask;
-use super::esx::EsxVersion;
+use crate::esxcli;
+use crate::facts::acceptance::{ACCEPTANCE, Level, level};
+use crate::facts::esx_version::EsxVersion;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::{Artifact, Held, Kind};
@@ -116,28 +116,28 @@ fn of_nvidia(vib: &Vib) -> bool {
 impl Packages {
     /// What to look at.
     pub(crate) fn probes(seen: &Evidence) -> Vec<Probe> {
-        let mut probes = [&LIST[..], &STAGED, &ACCEPTANCE, &PROFILE].map(|args| ask::probes(args, seen)).concat();
+        let mut probes = [&LIST[..], &STAGED, &ACCEPTANCE, &PROFILE].map(|args| esxcli::probes(args, seen)).concat();
         probes.extend(EsxVersion::ask(seen));
         if EsxVersion::running(seen).is_some_and(|v| EsxVersion::major(&v) >= Some(7)) {
-            probes.extend(ask::probes(&COMPONENTS, seen));
+            probes.extend(esxcli::probes(&COMPONENTS, seen));
         }
         probes
     }
 
     /// Reads it.
     pub(crate) fn parse(seen: &Evidence) -> Result<Self, Unreadable> {
-        let mut installed = ask::parsed(&LIST, seen, vibs)?;
+        let mut installed = esxcli::parsed(&LIST, seen, vibs)?;
         // What esxcli answers where no image is staged is not known for every release: no usable answer means none.
-        let mut staged = ask::answer(&STAGED, seen).ok().and_then(|r| vibs(&r).ok()).unwrap_or_default();
-        let mut components = ask::answer(&COMPONENTS, seen).ok().and_then(|r| vibs(&r).ok()).unwrap_or_default();
+        let mut staged = esxcli::answer(&STAGED, seen).ok().and_then(|r| vibs(&r).ok()).unwrap_or_default();
+        let mut components = esxcli::answer(&COMPONENTS, seen).ok().and_then(|r| vibs(&r).ok()).unwrap_or_default();
         let image_staged = !staged.is_empty();
         for list in [&mut installed, &mut staged, &mut components] {
             list.retain(of_nvidia);
         }
         // Neither is needed to install anything: what cannot be read refuses nothing.
-        let acceptance = ask::parsed(&ACCEPTANCE, seen, level).ok();
+        let acceptance = esxcli::parsed(&ACCEPTANCE, seen, level).ok();
         let image_profile =
-            ask::single(&PROFILE, seen, |r| Ok(r.get("Name").unwrap_or(&r.title).to_string())).ok().filter(|n| !n.is_empty());
+            esxcli::single(&PROFILE, seen, |r| Ok(r.get("Name").unwrap_or(&r.title).to_string())).ok().filter(|n| !n.is_empty());
         Ok(Self {
             installed,
             staged,

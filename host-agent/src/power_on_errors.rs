@@ -2,10 +2,10 @@
 //! host's kernel log. Only lines that were written after the attempt began count; an older attempt may have failed for
 //! another reason. The texts are those of facts: failures 5.2; where the stage matters they are only looked for here.
 
-use super::config::find;
-use super::passthrough::slots_of;
-use super::slots::Slot;
-use crate::host::VirtualMachines;
+use crate::facts::virtual_machines::VirtualMachines;
+use crate::facts::vm_config::find;
+use crate::facts::vm_devices::slots_of;
+use crate::pci_slots::Slot;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use vsgpu_core::requirement::{Explained, Failure};

@@ -4,18 +4,12 @@
 //! Deliberately absent: Photon, Arch and others that the table knows but nobody could try here. They are told what to do
 //! by hand.
 
-mod debian;
-mod redhat;
-mod suse;
-mod ubuntu;
-
-use super::system::OS_RELEASE;
-use vsgpu_core::{Command, Effect, Evidence, Probe};
+use vsgpu_core::{Command, Effect, Evidence, Unreadable};
 
 /// Seconds for a package tool behind a slow mirror.
 const PACKAGES_SECS: u32 = 900;
 /// Seconds for an initramfs on a small machine.
-const INITRAMFS_SECS: u32 = 600;
+pub(super) const INITRAMFS_SECS: u32 = 600;
 /// Packages that bring a driver of their own: they would replace the one that fits the host (facts: failures F18). Patterns of
 /// the package tools: `*` any text, `[0-9]` a digit.
 pub(crate) const REPLACING: [&str; 17] = [
@@ -98,89 +92,19 @@ pub(crate) trait Family: Sync {
 }
 
 /// A file of ours.
-fn file(path: &str, contents: String) -> Effect {
+pub(super) fn file(path: &str, contents: String) -> Effect {
     Effect::Write { path: path.into(), contents, mode: 0o644 }
 }
 
-/// From `ID` and `ID_LIKE` of os-release.
-pub(crate) fn of(os_release: &str) -> Option<&'static dyn Family> {
-    let value = |key: &str| os_release.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default().trim_matches('"').to_string();
-    let ids = format!("{} {}", value("ID="), value("ID_LIKE="));
-    ids.split_whitespace().find_map(|id| -> Option<&'static dyn Family> {
-        match id {
-            "ubuntu" => Some(&ubuntu::Ubuntu),
-            "debian" => Some(&debian::Debian),
-            "rhel" | "centos" | "rocky" | "almalinux" | "fedora" | "ol" => Some(&redhat::RedHat),
-            "sles" | "suse" | "opensuse" | "opensuse-leap" => Some(&suse::Suse),
-            _ => None,
-        }
-    })
-}
-
-/// The family of a guest that is being looked at: asked for in round one, known from round two on.
-pub(crate) fn seen(evidence: &Evidence) -> Option<&'static dyn Family> {
-    let file = Probe::Read(OS_RELEASE.into());
-    evidence.has(&file).then(|| evidence.text(&file).ok().flatten().and_then(of)).flatten()
-}
-
-/// What to say where the distribution is none of these.
-pub(crate) const UNKNOWN: &str = "Debian, Ubuntu, RHEL (Rocky, Alma, Oracle, CentOS) and SLES are known";
-
-fn words(program: &str, fixed: &[&str], packages: &[String]) -> Command {
+pub(super) fn words(program: &str, fixed: &[&str], packages: &[String]) -> Command {
     let args = fixed.iter().map(|w| w.to_string()).chain(packages.iter().cloned());
     Command::new(program, args).within(PACKAGES_SECS)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Where a distribution says what it is.
+pub(crate) const OS_RELEASE: &str = "/etc/os-release";
 
-    #[test]
-    fn distributions_are_recognised_by_their_ids() {
-        for (text, family) in [
-            ("NAME=x\nID=debian\n", Some("Debian")),
-            ("ID=ubuntu\nID_LIKE=debian\n", Some("Ubuntu")),
-            ("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n", Some("RHEL")),
-            ("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n", Some("Ubuntu")),
-            ("ID=\"sles\"\nID_LIKE=\"suse\"\n", Some("SLES")),
-            ("ID=photon\n", None),
-            ("", None),
-        ] {
-            assert_eq!(of(text).map(|f| f.name()), family, "{text}");
-        }
-    }
-
-    #[test]
-    fn every_family_names_its_own_drivers_and_pins_what_replaces_them() {
-        let every: [(&str, &[&str], &[&str]); 4] = [
-            (
-                "debian",
-                &["nvidia-driver", "nvidia-kernel-dkms", "nvidia-linux-grid-535", "libcuda1"],
-                &["nvidia-container-toolkit", "cuda-toolkit-12-2", "nvidia-detect"],
-            ),
-            (
-                "ubuntu",
-                &["nvidia-driver-535-server", "nvidia-dkms-550", "linux-modules-nvidia-535-generic", "nvidia-headless-535"],
-                &["nvidia-prime", "nvidia-settings"],
-            ),
-            (
-                "rocky",
-                &["kmod-nvidia-latest-dkms", "nvidia-driver-cuda", "akmod-nvidia", "nvidia-linux-grid-535"],
-                &["nvidia-container-toolkit", "cuda-toolkit-12-2"],
-            ),
-            (
-                "sles",
-                &["nvidia-open-driver-G06-signed-kmp-default", "nvidia-compute-G06"],
-                &["nvidia-container-toolkit", "libnvidia-container1"],
-            ),
-        ];
-        for (id, drivers, others) in every {
-            let family = of(&format!("ID={id}\n")).unwrap_or_else(|| panic!("{id}"));
-            assert!(drivers.iter().all(|p| family.is_driver(p)), "{id}: {drivers:?}");
-            assert!(!others.iter().any(|p| family.is_driver(p)), "{id}: {others:?}");
-            let pins = family.pins("").unwrap().to_string();
-            assert!(REPLACING.iter().all(|p| pins.contains(p)), "{id}: {pins}");
-            assert!(family.proxy("http://proxy:3128").to_string().contains("http://proxy:3128"), "{id}");
-        }
-    }
+/// os-release; a guest without one is no Linux that we know.
+pub(crate) fn os_release(seen: &Evidence) -> Result<&str, Unreadable> {
+    seen.file(OS_RELEASE)?.ok_or_else(|| Unreadable::new(format!("{OS_RELEASE}: no such file")))
 }

@@ -1,6 +1,6 @@
 //! SLES and openSUSE: zypper, rpm, dracut. Packages are kept out by zypper's own lock file.
 
-use super::{Family, File, INITRAMFS_SECS, REPLACING, Repository, file, words};
+use crate::distro::family::{Family, File, INITRAMFS_SECS, REPLACING, Repository, file, words};
 use vsgpu_core::{Command, Effect, lines};
 
 pub(super) struct Suse;

@@ -1,7 +1,7 @@
 //! RHEL and its rebuilds (Rocky, Alma, Oracle, CentOS): dnf, rpm, dracut. DKMS is in EPEL, which is the operator's to add:
 //! without it the module is built for the running kernel, and again for each new one (`kernel-updates`).
 
-use super::{Family, File, INITRAMFS_SECS, REPLACING, Repository, words};
+use crate::distro::family::{Family, File, INITRAMFS_SECS, REPLACING, Repository, words};
 use vsgpu_core::{Command, Effect, lines};
 
 pub(super) struct RedHat;

@@ -1,0 +1,22 @@
+//! What nvidia-smi says on the host.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use vsgpu_core::nvidia_smi::{self, SmiReport};
+use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable};
+
+/// The driver's report.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Gpus(pub SmiReport);
+
+impl Fact for Gpus {
+    const NAME: &'static str = "gpus";
+    const ABOUT: &'static str = "GPUs that the NVIDIA vGPU manager holds, with their modes";
+    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
+        vec![Probe::Run(nvidia_smi::query())]
+    }
+    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        nvidia_smi::report(seen).map(Self)
+    }
+}

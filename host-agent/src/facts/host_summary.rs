@@ -1,0 +1,40 @@
+//! What hostd says of the host as a whole.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable, vim_cmd};
+
+/// What hostd says of the host as a whole.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct HostSummary {
+    /// Whether something waits for a reboot.
+    pub reboot_required: Option<bool>,
+    /// In maintenance mode.
+    pub in_maintenance_mode: Option<bool>,
+    /// When the host booted, as hostd prints it.
+    pub boot_time: Option<String>,
+}
+
+impl HostSummary {
+    pub(crate) fn ask() -> Command {
+        Command::new("vim-cmd", ["hostsvc/hostsummary"])
+    }
+}
+
+impl Fact for HostSummary {
+    const NAME: &'static str = "host-summary";
+    const ABOUT: &'static str = "Reboot pending and maintenance mode, as hostd sees them";
+    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
+        vec![Probe::Run(Self::ask())]
+    }
+    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        let output = seen.output(&Self::ask())?;
+        let summary = vim_cmd::dump(seen.stdout(&Self::ask())?).map_err(|why| Unreadable::of(&Self::ask(), output, why))?;
+        let boot_time = summary["runtime"]["bootTime"].as_str().map(String::from);
+        Ok(Self {
+            reboot_required: summary["rebootRequired"].as_bool(),
+            in_maintenance_mode: summary["runtime"]["inMaintenanceMode"].as_bool(),
+            boot_time,
+        })
+    }
+}

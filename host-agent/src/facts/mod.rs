@@ -1,0 +1,29 @@
+//! What is read of a host and its VMs. A fact that only one requirement reads stands in that requirement's own file.
+
+pub mod acceptance;
+pub mod esx_version;
+pub mod gpu_users;
+pub mod gpus;
+pub mod host_summary;
+pub mod packages;
+pub mod pci_gpus;
+pub mod vgpu_types;
+pub mod vgpus;
+pub mod virtual_machines;
+pub mod vm_config;
+pub mod vm_devices;
+pub mod vm_power;
+pub mod xids;
+
+pub use esx_version::EsxVersion;
+pub use gpu_users::{GpuUser, GpuUsers};
+pub use gpus::Gpus;
+pub use host_summary::HostSummary;
+pub use pci_gpus::{PciGpu, PciGpus};
+pub use vgpu_types::VgpuTypes;
+pub use vgpus::Vgpus;
+pub use virtual_machines::{VirtualMachine, VirtualMachines};
+pub use vm_config::VmConfig;
+pub use vm_devices::VmDevices;
+pub use vm_power::VmPower;
+pub use xids::Xids;

@@ -1,0 +1,32 @@
+//! vGPUs in use, by GPU.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use vsgpu_core::nvidia_smi::{self, VgpuHost};
+use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable};
+
+/// vGPUs in use, by GPU.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Vgpus {
+    /// One per GPU.
+    pub gpus: Vec<VgpuHost>,
+}
+
+impl Vgpus {
+    fn ask() -> Command {
+        Command::new("nvidia-smi", ["vgpu", "-q"])
+    }
+}
+
+impl Fact for Vgpus {
+    const NAME: &'static str = "vgpus";
+    const ABOUT: &'static str = "vGPUs in use, with the VM, the guest's driver and its license state";
+    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
+        vec![Probe::Run(Self::ask())]
+    }
+    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+        let output = seen.output(&Self::ask())?;
+        let gpus = nvidia_smi::read_vgpus(&output.both()).map_err(|why| Unreadable::of(&Self::ask(), output, why))?;
+        Ok(Self { gpus })
+    }
+}
