@@ -9,7 +9,7 @@ mod metrics;
 mod package_errors;
 pub mod readers;
 
-use vsgpu_core::{Command, Effect, execute};
+use vsgpu_core::{Command, Effect, observe};
 use vsgpu_wire::server::Agent;
 
 pub use guest::all as catalogue;
@@ -26,7 +26,7 @@ pub fn agent() -> Agent {
         // A guest has no VMs, and nothing of what it changes needs more than its own order.
         may_change: |_, _, _| Ok(()),
         looks: |_| vec![],
-        smi_report: |facts| execute::typed::<facts::Gpus>(facts).map(|gpus| gpus.0),
+        smi_report: |facts| observe::typed::<facts::Gpus>(facts).map(|gpus| gpus.0),
         samples: metrics::samples,
     }
 }

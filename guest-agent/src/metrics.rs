@@ -2,8 +2,8 @@
 
 use crate::facts::health::Health;
 use crate::guest::cuda_proof::CudaProofFact;
-use vsgpu_core::execute::{Facts, typed};
 use vsgpu_core::knowledge::xids::Severity;
+use vsgpu_core::observe::{Facts, typed};
 use vsgpu_wire::metrics::Sample;
 
 /// From the last facts; an unreadable fact has no values, and `vsgpu_fact_readable` says so.

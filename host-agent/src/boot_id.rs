@@ -7,7 +7,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use vsgpu_core::{BootIdentity, Command, Output, System, Trouble, esxcli};
+use vsgpu_core::readers::esxcli;
+use vsgpu_core::{BootIdentity, Command, Output, System, Trouble};
 
 const MARKER: &str = "/var/run/vsgpu/boot";
 /// How old the answer in memory may be before it is looked up again.

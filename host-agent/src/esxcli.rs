@@ -1,6 +1,6 @@
 //! Asking esxcli: in XML first, and in the plain form where a release (or a stand-in) does not offer XML.
 
-use vsgpu_core::esxcli::{self, Record};
+use vsgpu_core::readers::esxcli::{self, Record};
 use vsgpu_core::{Command, Ended, Evidence, Probe, Unreadable};
 
 fn xml(args: &[&str]) -> Command {

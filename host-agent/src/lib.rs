@@ -13,7 +13,7 @@ pub mod readers;
 pub mod vm;
 pub mod vm_gpu;
 
-use vsgpu_core::{Catalogue, Command, Effect, execute};
+use vsgpu_core::{Catalogue, Command, Effect, observe};
 use vsgpu_wire::server::Agent;
 
 /// The list of everything this agent knows.
@@ -37,7 +37,7 @@ pub fn agent() -> Agent {
         reboot,
         may_change: may_change::may_change,
         looks: may_change::looks,
-        smi_report: |facts| execute::typed::<facts::Gpus>(facts).map(|gpus| gpus.0),
+        smi_report: |facts| observe::typed::<facts::Gpus>(facts).map(|gpus| gpus.0),
         samples: metrics::samples,
     }
 }

@@ -5,7 +5,8 @@ use crate::facts::virtual_machines::VirtualMachines;
 use crate::host::MAINTENANCE_MODE;
 use crate::host::maintenance_mode::MaintenanceModeFact;
 use crate::vm::POWER;
-use vsgpu_core::execute::{self, Facts, Outcome};
+use vsgpu_core::observe::{self, Facts};
+use vsgpu_core::outcome::Outcome;
 use vsgpu_core::requirement::Needs;
 use vsgpu_core::{Fact, FactEntry, Scope, Subject, System};
 
@@ -18,7 +19,7 @@ pub(crate) fn may_change(system: &dyn System, on: &Subject, needs: Needs) -> Res
         return Ok(());
     }
     let entry = FactEntry::of::<MaintenanceModeFact>(Scope::Host);
-    let fact = execute::observe(system, on, &[entry]).remove(MaintenanceModeFact::NAME);
+    let fact = observe::observe(system, on, &[entry]).remove(MaintenanceModeFact::NAME);
     let fact = fact.map(|fact| fact.map(serde_json::from_value::<MaintenanceModeFact>));
     let refused = |why: String| {
         let hint = "somebody ended maintenance mode or started a VM meanwhile: ask, then `vsgpu plan`";
@@ -40,8 +41,8 @@ pub(crate) fn may_change(system: &dyn System, on: &Subject, needs: Needs) -> Res
 
 /// `Agent::looks` of a host.
 pub(crate) fn looks(facts: &Facts) -> Vec<vsgpu_wire::acquired::Look> {
-    let maintenance = execute::typed::<MaintenanceModeFact>(facts).map(|fact| (MAINTENANCE_MODE, String::new(), fact.enabled));
-    let listed = execute::typed::<VirtualMachines>(facts).map(|listed| listed.vms);
+    let maintenance = observe::typed::<MaintenanceModeFact>(facts).map(|fact| (MAINTENANCE_MODE, String::new(), fact.enabled));
+    let listed = observe::typed::<VirtualMachines>(facts).map(|listed| listed.vms);
     let all_listed = listed.is_some().then(|| (POWER, String::new(), false));
     let vms = listed.into_iter().flatten().map(|vm| (POWER, vm.name, !vm.running));
     maintenance.into_iter().chain(all_listed).chain(vms).collect()

@@ -8,8 +8,8 @@ use crate::host::graphics_type::HostGraphics;
 use crate::host::maintenance_mode::MaintenanceModeFact;
 use crate::host::passthrough::HostPassthrough;
 use std::collections::BTreeSet;
-use vsgpu_core::execute::{Facts, typed};
-use vsgpu_core::nvidia_smi;
+use vsgpu_core::observe::{Facts, typed};
+use vsgpu_core::readers::nvidia_smi;
 use vsgpu_wire::metrics::Sample;
 
 /// From the last facts; an unreadable fact has no values, and `vsgpu_fact_readable` says so.

@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn every_kind_of_slot_is_known() {
         let text = "pciPassthru0.present = \"TRUE\"\npciPassthru0.id = \"0:66:0.0\"\npciPassthru0.deviceId = \"0x1b38\"\npciPassthru0.vendorId = \"0x10DE\"\npciPassthru0.systemId = \"a-b\"\npciPassthru1.present = \"TRUE\"\npciPassthru1.vgpu = \"grid_p100-8q\"\npciPassthru2.present = \"TRUE\"\npciPassthru2.allowedDevices = \"0x10de:0x20f1,0x10de:0x20b5\"\npciPassthru3.present = \"FALSE\"\npciPassthru3.id = \"0:1:0.0\"\npciPassthru28.present = \"TRUE\"\npciPassthru28.id = \"00000:026:00.1\"\npciPassthru28.vendorId = \"0\"\npciPassthru.use64bitMMIO = \"TRUE\"\n";
-        let keys = vsgpu_core::vmx::read(text.as_bytes());
+        let keys = vsgpu_core::readers::vmx::read(text.as_bytes());
         let all = slots(&keys);
         assert_eq!(all.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 28]);
         let Slot::Fixed { at, device, .. } = &all[&0] else { panic!("{all:?}") };

@@ -210,7 +210,7 @@ fn time_of(line: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vsgpu_core::evidence::Answer;
+    use vsgpu_core::observation::Answer;
     use vsgpu_core::{Command, Ended, Output};
 
     const PAGES: &str =

@@ -3,7 +3,7 @@
 use crate::facts::pci_gpus::PciGpu;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
-use vsgpu_core::gpu_choice::{Candidate, GpuChoice, pick};
+use vsgpu_core::gpu_selector::{Candidate, GpuChoice, pick};
 
 /// One wish.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 use vsgpu_core::knowledge::xids;
-use vsgpu_core::{cuda_samples, esxcli, nvidia_smi, vim_cmd, vmx};
+use vsgpu_core::readers::{cuda_samples, esxcli, nvidia_smi, vim_cmd, vmx};
 use vsgpu_guest_agent::readers as guest;
 use vsgpu_host_agent::readers as host;
 use vsgpu_tests::harness::captures;
@@ -66,7 +66,7 @@ fn read(reader: &str, text: &str) -> Result<Value, String> {
         }
         "loaded-version" => Ok(json!({ "version": guest::loaded_version(text) })),
         "host-view" => Ok(json!({ "view": guest::host_view(text) })),
-        "cuda-report" => of(serde_json::to_value(vsgpu_core::cuda_report::read(text)?)),
+        "cuda-report" => of(serde_json::to_value(vsgpu_core::readers::cuda_report::read(text)?)),
         "installer-log" => of(serde_json::to_value(guest::installer_log(text))),
         "devicequery" => of(serde_json::to_value(cuda_samples::device_query(text))),
         "vectoradd" => Ok(json!({ "passed": cuda_samples::vector_add_passed(text) })),

@@ -5,9 +5,8 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
-use vsgpu_core::System as _;
-use vsgpu_core::cuda_report::{CudaReport, read};
-use vsgpu_core::{Ended, Output as Answer};
+use vsgpu_core::readers::cuda_report::{CudaReport, read};
+use vsgpu_core::{Ended, Output as Answer, System as _};
 use vsgpu_machine::local::Posix;
 use vsgpu_tests::lab::programs;
 

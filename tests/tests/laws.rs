@@ -5,10 +5,11 @@
 
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use vsgpu_core::apply::{self, Terms};
 use vsgpu_core::catalogue::Entry;
-use vsgpu_core::execute::{self, Outcome, Terms};
+use vsgpu_core::outcome::{self, Outcome};
 use vsgpu_core::requirement::{TakesEffect, Verdict};
-use vsgpu_core::{Catalogue, Effect, Scope, Subject};
+use vsgpu_core::{Catalogue, Effect, Scope, Subject, effects, observe};
 use vsgpu_tests::lab::{self, files};
 use vsgpu_tests::sim::linked::Linked;
 
@@ -116,7 +117,7 @@ fn road(world: &World) -> Vec<(Entry, Subject, PathBuf, Value)> {
 
 /// Applies, activates as the engine would, and gives back whether anything was changed.
 fn make_so(system: &Linked, entry: &Entry, on: &Subject, spec: &Value) -> Result<bool, String> {
-    match execute::apply(system, entry, on, spec, &Terms::default(), &mut |_| {}) {
+    match apply::apply(system, entry, on, spec, &Terms::default(), &mut |_| {}) {
         Outcome::AlreadyMet { .. } => Ok(false),
         Outcome::Applied { active: true, .. } => Ok(true),
         Outcome::Applied { active: false, .. } => {
@@ -126,8 +127,8 @@ fn make_so(system: &Linked, entry: &Entry, on: &Subject, spec: &Value) -> Result
                 TakesEffect::AfterRestart(name) => (vsgpu::catalogue().restarts().iter().find(|r| r.name == name).unwrap().effects)(),
                 TakesEffect::AtOnce => panic!("{}: at once, but not active", entry.name),
             };
-            effects.iter().try_for_each(|e: &Effect| execute::act(system, e)).map_err(|e| e.to_string())?;
-            match execute::settle(system, entry, on, spec) {
+            effects.iter().try_for_each(|e: &Effect| effects::act(system, e)).map_err(|e| e.to_string())?;
+            match apply::settle(system, entry, on, spec) {
                 Outcome::Applied { active: true, .. } => Ok(true),
                 other => Err(format!("{other:?}")),
             }
@@ -143,12 +144,12 @@ fn apply_then_check_is_met_twice_changes_nothing_and_exports_itself() {
     for (entry, on, machine, spec) in road(&world) {
         let system = Linked::new(machine.clone(), None);
         make_so(&system, &entry, &on, &spec).unwrap_or_else(|e| panic!("{}: {e}", entry.name));
-        let verdict = execute::verdict(&system, &entry, &on, &spec).unwrap();
+        let verdict = apply::verdict(&system, &entry, &on, &spec).unwrap();
         assert!(verdict.is_met(), "{}: {verdict:?}", entry.name);
         let again = Linked::new(machine, None);
         assert_eq!(make_so(&again, &entry, &on, &spec), Ok(false), "{}", entry.name);
         assert_eq!(again.changes(), 0, "{}: the second time changed something", entry.name);
-        let fact = execute::observe(&system, &on, &[entry.fact]).remove(entry.fact.name).unwrap().unwrap();
+        let fact = observe::observe(&system, &on, &[entry.fact]).remove(entry.fact.name).unwrap().unwrap();
         // A fact that was read survives the wire.
         assert_eq!((entry.check)(&spec, &serde_json::from_str(&fact.to_string()).unwrap()), Ok(verdict), "{}", entry.name);
         if let Some(exported) = (entry.as_spec)(&fact).unwrap() {
@@ -181,7 +182,7 @@ fn a_power_cut_at_every_change_ends_in_the_same_state() {
             let _ = make_so(&Linked::new(machine.clone(), Some(cut)), entry, on, spec);
             let after = Linked::new(machine.clone(), None);
             make_so(&after, entry, on, spec).unwrap_or_else(|e| panic!("{} cut at {cut}: {e}", entry.name));
-            assert!(execute::verdict(&after, entry, on, spec).unwrap().is_met(), "{} cut at {cut}", entry.name);
+            assert!(apply::verdict(&after, entry, on, spec).unwrap().is_met(), "{} cut at {cut}", entry.name);
             let calls = std::fs::read_to_string(machine.join("calls.log")).unwrap_or_default();
             let reboots = |needle: &str| calls.lines().filter(|l| l.contains(needle)).count();
             assert!(reboots("systemctl reboot") <= 1, "{} cut at {cut}: rebooted twice", entry.name);
@@ -213,9 +214,9 @@ fn a_machine_that_is_neither_as_planned_nor_as_wanted_is_left_alone() {
     let world = world("stale");
     let (entry, on, machine, spec) = road(&world).into_iter().find(|(e, ..)| e.name == "assignment-policy").unwrap();
     let system = Linked::new(machine, None);
-    let Ok(Verdict::Unmet { effects, .. }) = execute::verdict(&system, &entry, &on, &spec) else { panic!("not unmet") };
-    let planned = execute::Expectation { is: "something else".into(), effects: effects.into(), started: false };
-    let outcome = execute::apply(&system, &entry, &on, &spec, &Terms { expected: Some(&planned), ..Terms::default() }, &mut |_| {});
+    let Ok(Verdict::Unmet { effects, .. }) = apply::verdict(&system, &entry, &on, &spec) else { panic!("not unmet") };
+    let planned = outcome::Expectation { is: "something else".into(), effects: effects.into(), started: false };
+    let outcome = apply::apply(&system, &entry, &on, &spec, &Terms { expected: Some(&planned), ..Terms::default() }, &mut |_| {});
     assert!(matches!(outcome, Outcome::Stale { .. }), "{outcome:?}");
     assert_eq!(system.changes(), 0);
 }

@@ -9,7 +9,7 @@ use crate::render::{Answer, Printer, report};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
-use vsgpu_core::cuda_report::{self, CudaReport};
+use vsgpu_core::readers::cuda_report::{self, CudaReport};
 use vsgpu_guest_agent::facts::{Baseline, Figures};
 use vsgpu_guest_agent::guest::CudaProofFact;
 

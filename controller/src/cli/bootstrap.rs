@@ -11,8 +11,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use vsgpu_wire::client::Operator;
-use vsgpu_wire::client::Target;
+use vsgpu_wire::client::{Operator, Target};
 
 /// Largest package that is sent so.
 const MAX_PACKAGE: u64 = 64 << 20;

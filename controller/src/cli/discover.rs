@@ -109,7 +109,7 @@ impl Discover {
                 vms.iter().map(|(name, runs)| format!("{}{}", sentence(name), if *runs { "" } else { " (off)" })).collect();
             text += &format!("  VMs: {}\n\n", if listed.is_empty() { "none".into() } else { listed.join(", ") });
             let vms: Vec<_> = vms.iter().map(|(name, runs)| json!({ "name": name, "running": runs })).collect();
-            let facts = vsgpu_core::execute::facts_as_json(&seen.facts);
+            let facts = vsgpu_core::observe::facts_as_json(&seen.facts);
             json.insert(host.name.clone(), json!({ "address": host.address, "readiness": gpus, "vms": vms, "facts": facts }));
         }
         text += "nothing was changed; `vsgpu init` with the same options writes a fleet file";

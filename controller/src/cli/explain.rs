@@ -3,8 +3,7 @@
 use crate::cli::global::Ended;
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::range::nearest;
-use crate::render::explain;
-use crate::render::{self, Printer};
+use crate::render::{self, Printer, explain};
 use clap::Args;
 use serde_json::json;
 

@@ -8,8 +8,7 @@ use clap::Args;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use vsgpu_wire::metrics::listener;
-use vsgpu_wire::metrics::listener::Gate;
+use vsgpu_wire::metrics::listener::{self, Gate};
 use vsgpu_wire::pki;
 
 #[derive(Args)]

@@ -4,7 +4,7 @@ use crate::fleet::{DriverCatalogue, Expectation};
 use crate::node::NodeId;
 use serde::Serialize;
 use std::sync::Arc;
-use vsgpu_core::gpu_choice::Candidate;
+use vsgpu_core::gpu_selector::Candidate;
 use vsgpu_core::knowledge::Basis;
 use vsgpu_core::knowledge::gpus::{self, Model};
 use vsgpu_core::knowledge::products::Product;

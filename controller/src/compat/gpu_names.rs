@@ -3,7 +3,7 @@
 
 use crate::compat::combination::{Finding, Room};
 use vsgpu_core::Requirement as _;
-use vsgpu_core::gpu_choice::{Candidate, GpuChoice};
+use vsgpu_core::gpu_selector::{Candidate, GpuChoice};
 use vsgpu_core::knowledge::{Basis, gpus};
 use vsgpu_host_agent::host::Passthrough;
 

@@ -5,21 +5,17 @@ use crate::fleet::{Fleet, Host, Spec, Vm};
 use crate::inventory::Inventory;
 use crate::inventory::gpus::gpus_as_wished;
 use crate::node::{NodeId, NodeKind};
-use vsgpu_core::gpu_choice::{Candidate, GpuChoice, PerGpu};
+use vsgpu_core::gpu_selector::{Candidate, GpuChoice, PerGpu};
 use vsgpu_core::knowledge::products::Product;
 use vsgpu_core::knowledge::vgpu_types;
 use vsgpu_core::units::{DriverVersion, OnOff};
 use vsgpu_core::{Artifact, Fact, Requirement as _, Scope, WordOr};
 use vsgpu_guest_agent::facts::{Clock, PciGpus};
 use vsgpu_guest_agent::guest::{CudaProof, CudaToolkit, Driver, DriverFact, DriverSpec, KernelModule, License, ToolkitSpec};
-use vsgpu_host_agent::facts::{EsxVersion, GpuUser, GpuUsers, Gpus, PciGpu, VgpuTypes};
-use vsgpu_host_agent::facts::{VmConfig, VmDevices};
-use vsgpu_host_agent::host::ecc;
-use vsgpu_host_agent::host::ecc::Ecc;
-use vsgpu_host_agent::host::graphics_type;
-use vsgpu_host_agent::host::graphics_type::GraphicsType;
-use vsgpu_host_agent::host::vgpu_mode;
-use vsgpu_host_agent::host::vgpu_mode::VgpuMode;
+use vsgpu_host_agent::facts::{EsxVersion, GpuUser, GpuUsers, Gpus, PciGpu, VgpuTypes, VmConfig, VmDevices};
+use vsgpu_host_agent::host::ecc::{self, Ecc};
+use vsgpu_host_agent::host::graphics_type::{self, GraphicsType};
+use vsgpu_host_agent::host::vgpu_mode::{self, VgpuMode};
 use vsgpu_host_agent::host::{Mig, Passthrough, VgpuManager};
 use vsgpu_host_agent::vm::{MemoryReserved, Mmio, MmioSpec, PowerState, Vgpu, VgpuWish, VmPassthrough};
 use vsgpu_host_agent::vm_gpu::VmGpu;
@@ -144,7 +140,7 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, inventory: Option<&Invento
     // Without facts a model's name is all there is, and enough where it names one row of the table.
     if c.whole.is_empty() {
         for choice in whole.iter().filter_map(|w| if let VmGpu::Fixed(c) = w { Some(c) } else { None }) {
-            if let vsgpu_core::gpu_choice::GpuChoice::Model { model, count } = choice
+            if let vsgpu_core::gpu_selector::GpuChoice::Model { model, count } = choice
                 && let [only] = vsgpu_core::knowledge::gpus::named(model)[..]
             {
                 c.whole.extend(std::iter::repeat_n(Gpu::of_model(only), count.unwrap_or(1) as usize));

@@ -13,12 +13,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use vsgpu_core::Fact as _;
 use vsgpu_guest_agent::facts as guest_facts;
-use vsgpu_host_agent::facts as host_facts;
-use vsgpu_host_agent::host;
-use vsgpu_wire::client::CallError;
-use vsgpu_wire::client::Operator;
-use vsgpu_wire::client::Target;
-use vsgpu_wire::client::{Connection, Description};
+use vsgpu_host_agent::{facts as host_facts, host};
+use vsgpu_wire::client::{CallError, Connection, Description, Operator, Target};
 
 /// Nodes talked to at once.
 const AT_ONCE: usize = 128;

@@ -4,7 +4,7 @@
 use crate::inventory::seen::Seen;
 use schemars::JsonSchema;
 use serde::Serialize;
-use vsgpu_core::nvidia_smi::{SmiReport, VgpuHost};
+use vsgpu_core::readers::nvidia_smi::{SmiReport, VgpuHost};
 use vsgpu_host_agent::facts::{GpuUsers, Gpus, PciGpu, PciGpus, VgpuTypes, Vgpus};
 use vsgpu_host_agent::host::{HostGraphics, HostPassthrough};
 
@@ -78,7 +78,8 @@ pub fn of_host(seen: &Seen) -> Option<Readiness> {
         let smi = report.as_ref().and_then(|r| r.gpus.iter().find(|g| g.bus_id == pci.address));
         let device = graphics.as_ref().and_then(|g| g.devices.iter().find(|d| d.bdf == pci.address));
         let own_type = graphics.as_ref().and_then(|g| g.configured.get(&pci.address));
-        let listed = |list: &[vsgpu_core::nvidia_smi::TypesOfGpu]| list.iter().find(|t| t.bus_id == pci.address).map(|t| t.names.clone());
+        let listed =
+            |list: &[vsgpu_core::readers::nvidia_smi::TypesOfGpu]| list.iter().find(|t| t.bus_id == pci.address).map(|t| t.names.clone());
         let model = pci.candidate().model();
         let of_kind = |profile: &String| {
             vsgpu_core::knowledge::vgpu_types::find(profile).is_some_and(|t| model.is_some_and(|m| m.token.eq_ignore_ascii_case(t.token)))

@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
-use vsgpu_core::{Unreadable, execute};
+use vsgpu_core::{Unreadable, observe};
 
 /// Facts of a node by name; those that another node has as well are that one's.
 pub type Facts = BTreeMap<Arc<str>, Result<Arc<Value>, Unreadable>>;
@@ -41,7 +41,7 @@ pub struct SharedFacts {
 
 impl SharedFacts {
     /// Facts as they were read, with what is known already shared.
-    pub fn of(&mut self, facts: execute::Facts) -> Facts {
+    pub fn of(&mut self, facts: observe::Facts) -> Facts {
         facts.into_iter().map(|(name, fact)| (self.names.one(name), fact.map(|fact| self.facts.one(fact)))).collect()
     }
 }
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn equal_facts_are_one_and_others_are_not() {
         let mut shared = SharedFacts::default();
-        let facts = |gpus: usize| execute::Facts::from([("gpus".to_string(), Ok(json!({ "gpus": gpus })))]);
+        let facts = |gpus: usize| observe::Facts::from([("gpus".to_string(), Ok(json!({ "gpus": gpus })))]);
         let (one, same, other) = (shared.of(facts(1)), shared.of(facts(1)), shared.of(facts(2)));
         let at = |facts: &Facts| Arc::as_ptr(facts["gpus"].as_ref().unwrap_or_else(|_| unreachable!()));
         assert_eq!(at(&one), at(&same));

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::mpsc;
 use tokio::sync::oneshot;
-use vsgpu_core::planted::{Bug, planted};
+use vsgpu_core::failpoint;
 
 /// Plans of large fleets are large; this bounds a broken file.
 const MAX_JOURNAL: u64 = 1 << 30;
@@ -159,7 +159,7 @@ impl Journal {
     /// # Errors
     /// Where the disk cannot be written.
     pub fn open(disk: &dyn Disk, number: u32, keep: Option<u64>) -> Result<Self, Error> {
-        let keep = keep.map(|bytes| if planted(Bug::TornTailKept) { u64::MAX } else { bytes });
+        let keep = keep.map(|bytes| failpoint!(TornTailKept, u64::MAX, bytes));
         Ok(Self { name: disk.name(number), writer: Writer::InPlace(Some(disk.open(number, keep)?)) })
     }
 
@@ -196,10 +196,11 @@ impl Journal {
         };
         let gone = || std::io::Error::other("an earlier write failed");
         let written = log.as_mut().ok_or_else(gone).and_then(|log| commit(log.as_mut(), &[json(record)?]));
-        if written.is_err() && !planted(Bug::WriteErrorIgnored) {
+        let written = failpoint!(WriteErrorIgnored, Ok(()), written);
+        if written.is_err() {
             *log = None;
         }
-        if planted(Bug::WriteErrorIgnored) { Ok(()) } else { written.map_err(|e| failed(&name, &e)) }
+        written.map_err(|e| failed(&name, &e))
     }
 }
 
@@ -212,7 +213,7 @@ fn json(record: &Record) -> std::io::Result<String> {
 fn commit(log: &mut dyn Log, records: &[String]) -> std::io::Result<()> {
     let json = if let [one] = records { one.clone() } else { format!("[{}]", records.join(",")) };
     log.append(framed(&json).as_bytes())?;
-    if planted(Bug::NoFsync) { Ok(()) } else { log.sync() }
+    failpoint!(NoFsync, Ok(()), log.sync())
 }
 
 /// A line as it is on the disk: the checksum covers the length too.
@@ -360,7 +361,7 @@ fn commit_at(bytes: &[u8]) -> Result<(Vec<Record>, usize), String> {
     let (crc, length) = (hex(header.get(..8))?, hex(header.get(9..17))? as usize);
     let json = bytes.get(HEADER..HEADER + length).ok_or(CUT_OFF)?;
     let right = crc32fast::hash(&bytes[9..HEADER + length]) == crc && header == format!("{crc:08x} {length:08x} ");
-    if !right && !planted(Bug::ChecksumIgnored) {
+    if !failpoint!(ChecksumIgnored, true, right) {
         return Err("its checksum is wrong".into());
     }
     match bytes.get(HEADER + length) {

@@ -14,8 +14,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use vsgpu_wire::client::Connection;
-use vsgpu_wire::client::Operator;
+use vsgpu_wire::client::{Connection, Operator};
 use vsgpu_wire::metrics::listener::Pages;
 use vsgpu_wire::metrics::{Sample, text};
 

@@ -7,7 +7,7 @@ use crate::inventory::Inventory;
 use crate::inventory::gpus::gpus_as_wished;
 use crate::node::{NodeId, NodeKind};
 use std::collections::BTreeMap;
-use vsgpu_core::gpu_choice::GpuChoice;
+use vsgpu_core::gpu_selector::GpuChoice;
 use vsgpu_host_agent::facts::{GpuUsers, PciGpu};
 use vsgpu_host_agent::vm::{Mmio, MmioSpec, VmPassthrough};
 use vsgpu_host_agent::vm_gpu::{VmGpu, settle_choices};

@@ -20,13 +20,12 @@ use crate::plan::planned::Planned;
 use crate::plan::steps::{Plan, Step, VERSION, Work, digest};
 use crate::plan::{assign, order, rollout};
 use std::collections::{BTreeMap, BTreeSet};
-use vsgpu_core::execute::Expectation;
+use vsgpu_core::outcome::Expectation;
 use vsgpu_core::requirement::{Deadline, Needs, TakesEffect, Verdict};
 use vsgpu_core::text::piece;
 use vsgpu_core::units::OnOff;
 use vsgpu_core::{Catalogue, Effect, Requirement};
-use vsgpu_host_agent::facts::VirtualMachines;
-use vsgpu_host_agent::facts::VmPower;
+use vsgpu_host_agent::facts::{VirtualMachines, VmPower};
 use vsgpu_host_agent::host::{MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec, Passthrough};
 use vsgpu_host_agent::vm::{POWER, Power, PowerSpec, PowerState};
 

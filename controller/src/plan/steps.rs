@@ -8,7 +8,7 @@ use serde_json::Value;
 use sha2::Digest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use vsgpu_core::execute::Expectation;
+use vsgpu_core::outcome::Expectation;
 use vsgpu_core::{Artifact, Requirement};
 use vsgpu_host_agent::host::MaintenanceMode;
 use vsgpu_host_agent::vm::{Power, PowerState};

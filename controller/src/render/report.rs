@@ -8,7 +8,7 @@ use crate::render::printer::Answer;
 use crate::render::table::columns;
 use serde_json::{Map, Value, json};
 use vsgpu_core::Requirement as _;
-use vsgpu_core::execute::facts_as_json;
+use vsgpu_core::observe::facts_as_json;
 use vsgpu_guest_agent::guest::{CudaProof, Driver, License};
 
 /// Facts by node.

@@ -11,12 +11,11 @@ use crate::run::step::{Change, ChangedBy, LOOK, LOOP, OBSERVE, StepResult, StepR
 use serde_json::Value;
 use std::time::Duration;
 use tokio::time::Instant;
-use vsgpu_core::planted::{Bug, planted};
+use vsgpu_core::failpoint;
 use vsgpu_core::requirement::Verdict;
 use vsgpu_core::{Fact as _, judge};
 use vsgpu_host_agent::host::MaintenanceModeFact;
-use vsgpu_wire::client::CallError;
-use vsgpu_wire::client::Connection;
+use vsgpu_wire::client::{CallError, Connection};
 
 pub(super) async fn activate(on: &StepRunner, restart: Option<&str>, proves: &[(String, Value)]) -> StepResult {
     // The boot in which this step was first begun: on the way back from a crash the reboot may have happened.
@@ -47,9 +46,7 @@ pub(super) async fn activate(on: &StepRunner, restart: Option<&str>, proves: &[(
     let mut boot = before.clone();
     if restart.is_none() {
         (claimed, boot) = rebooted(on, &before).await?;
-        if planted(Bug::RebootWithoutBootId) {
-            return Ok((String::new(), ChangedBy::Us));
-        }
+        failpoint!(RebootWithoutBootId, return Ok((String::new(), ChangedBy::Us)));
         tools_answer(on, &claimed.connection).await?;
     }
     let settle = proves.iter().filter_map(|(name, spec)| on.entry(name).map(|e| (e.settle_secs)(spec))).max().unwrap_or(0);
@@ -114,7 +111,7 @@ async fn rebooted(on: &StepRunner, before: &str) -> Result<(Claimed, String), Er
     loop {
         match on.agents.reach(&on.target()?, Duration::ZERO, true).await {
             Ok(claimed) => match claimed.connection.describe(Duration::from_secs(10)).await {
-                Ok(d) if d.boot_id != before || planted(Bug::RebootWithoutBootId) => return Ok((claimed, d.boot_id)),
+                Ok(d) if failpoint!(RebootWithoutBootId, true, d.boot_id != before) => return Ok((claimed, d.boot_id)),
                 _ => {}
             },
             Err(error @ (CallError::Overtaken(_) | CallError::Refused { .. })) => return Err(on.call_failed(error)),

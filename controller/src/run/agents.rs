@@ -7,10 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use vsgpu_wire::client::CallError;
-use vsgpu_wire::client::Operator;
-use vsgpu_wire::client::Target;
-use vsgpu_wire::client::{Connection, Fence};
+use vsgpu_wire::client::{CallError, Connection, Fence, Operator, Target};
 
 /// How long nobody else may take a node of which nothing was heard.
 pub const LEASE_SECS: u32 = 60;

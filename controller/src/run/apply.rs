@@ -9,8 +9,8 @@ use serde_json::Value;
 use std::time::Duration;
 use tokio::time::Instant;
 use vsgpu_core::Artifact;
-use vsgpu_core::execute::{Expectation, Outcome};
-use vsgpu_core::planted::{Bug, planted};
+use vsgpu_core::failpoint;
+use vsgpu_core::outcome::{Expectation, Outcome};
 use vsgpu_host_agent::vm::POWER;
 use vsgpu_wire::client::CallError;
 use vsgpu_wire::v1::ArtifactId;
@@ -61,9 +61,10 @@ pub(super) async fn meet(on: &StepRunner, requirement: &str, spec: &Value, mut e
     let claimed = on.reach(on.step().connect_secs, false).await?;
     on.starting(String::new()).await?;
     let (outcome, _, sure) = on.asked(claimed, Change::Meet { requirement, spec, expect }).await?;
+    let theirs = failpoint!(TakenByAnotherIsOurs, false, on.takes && sure && !on.was.begun());
     match outcome {
         // Asked once and for the first time: it was not us. What somebody else took is not ours to give back.
-        Outcome::AlreadyMet { is } if on.takes && sure && !on.was.begun() && !planted(Bug::TakenByAnotherIsOurs) => {
+        Outcome::AlreadyMet { is } if theirs => {
             // The host's work needs its VMs off and does not care by whom; a host in maintenance mode is somebody's at work.
             if requirement == POWER {
                 return Ok((format!("{is}, by somebody else: it stays theirs"), ChangedBy::Another));

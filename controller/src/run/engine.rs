@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use vsgpu_core::planted::{Bug, planted};
+use vsgpu_core::failpoint;
 use vsgpu_wire::client::Operator;
 
 /// Steps at once.
@@ -246,11 +246,7 @@ impl<'a> Run<'a> {
                     Message::Event(event) => say(&event),
                     Message::Starting { step, boot_id, recorded } => {
                         self.record(Record::Started { at: (self.walk.now)(), step, boot_id }, Committed::Starting { step, recorded })?;
-                        if planted(Bug::ResultBeforeIntent) {
-                            let done = Record::Done { at: (self.walk.now)(), step, note: String::new(), theirs: false };
-                            self.status.next(&done).map_err(|why| Error::new(Kind::Internal, why))?;
-                            self.store.append(&done).await?;
-                        }
+                        failpoint!(ResultBeforeIntent, self.record_early(step).await?);
                     }
                 },
                 Some(committed) = self.commits.join_next() => {
@@ -291,7 +287,7 @@ impl<'a> Run<'a> {
             let taken = step.rescue || step.gives_back.is_some_and(|g| self.status.steps[g - 1].begun());
             // What could not be given back keeps what stands on it: no VM starts on a host that is still in maintenance mode.
             let stuck = |a: &usize| self.state[a - 1] == State::Failed && plan.steps[a - 1].is_return();
-            let taken = taken && !step.after.iter().any(stuck) && !planted(Bug::NothingGivenBack);
+            let taken = failpoint!(NothingGivenBack, false, taken && !step.after.iter().any(stuck));
             if !taken && (tainted || self.walk.give_back) {
                 self.skip(id, None, None, say);
                 continue;
@@ -354,11 +350,21 @@ impl<'a> Run<'a> {
             Ok((note, by)) => Record::Done { at, step: id, note: note.clone(), theirs: *by == ChangedBy::Another },
             Err(error) => Record::Failed { at, step: id, error: error.message.clone(), hold: error.hold.unwrap_or(Hold::Failed) },
         };
-        if planted(Bug::ResultBeforeIntent) && matches!(self.status.steps[id - 1], StepState::Done { .. }) {
-            self.commits.spawn(async move { (Committed::Ended { id, ended }, Ok(())) });
-            return Ok(());
-        }
+        failpoint!(ResultBeforeIntent, return self.ended_early(id, ended));
         self.record(record, Committed::Ended { id, ended })
+    }
+
+    /// For the failpoint alone: the result is recorded when the step begins.
+    async fn record_early(&mut self, step: usize) -> Result<(), Error> {
+        let done = Record::Done { at: (self.walk.now)(), step, note: String::new(), theirs: false };
+        self.status.next(&done).map_err(|why| Error::new(Kind::Internal, why))?;
+        self.store.append(&done).await
+    }
+
+    /// For the failpoint alone: nothing is left to record when it ends.
+    fn ended_early(&mut self, id: usize, ended: StepResult) -> Result<(), Error> {
+        self.commits.spawn(async move { (Committed::Ended { id, ended }, Ok(())) });
+        Ok(())
     }
 
     /// A record that could not follow must never reach the disk, where it would make the run unreadable.

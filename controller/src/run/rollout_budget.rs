@@ -9,7 +9,7 @@ use crate::node::NodeKind;
 use crate::plan::{IN_MAINTENANCE, Plan, Step};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use vsgpu_core::planted::{Bug, planted};
+use vsgpu_core::failpoint;
 
 /// What becomes of a step whose predecessors have ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,8 +119,8 @@ impl<'a> Keeper<'a> {
             return Gate::Open;
         }
         if !host.begun {
-            let failed = self.ill();
-            if failed.len() >= self.plan.rollout.stop_at_failed.max(1) && self.hosts.len() > 1 && !planted(Bug::BreakerIgnored) {
+            let failed = failpoint!(BreakerIgnored, vec![], self.ill());
+            if failed.len() >= self.plan.rollout.stop_at_failed.max(1) && self.hosts.len() > 1 {
                 return Gate::Closed(format!("the rollout has stopped: {} failed", failed.join(", ")));
             }
             if self.last_wave.is_some_and(|last| host.wave > last) || self.first_open_wave() < host.wave {
@@ -135,7 +135,7 @@ impl<'a> Keeper<'a> {
         }
         let Some(cluster) = self.plan.rollout.clusters.get(&host.cluster) else { return Gate::Open };
         let away: Vec<&str> = self.away(&host.cluster).into_iter().filter(|name| *name != step.host).collect();
-        if away.len() < cluster.max_unavailable + usize::from(planted(Bug::BudgetOffByOne)) {
+        if away.len() < failpoint!(BudgetOffByOne, cluster.max_unavailable + 1, cluster.max_unavailable) {
             return Gate::Open;
         }
         // One of them may come back only if something of it is still to be done.

@@ -12,14 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use vsgpu_core::execute::{Expectation, Outcome};
-use vsgpu_core::planted::{Bug, planted};
+use vsgpu_core::failpoint;
+use vsgpu_core::outcome::{Expectation, Outcome};
 use vsgpu_core::requirement::Deadline;
 use vsgpu_core::{Catalogue, Entry};
 use vsgpu_host_agent::host::MaintenanceMode;
-use vsgpu_wire::client::Call;
-use vsgpu_wire::client::CallError;
-use vsgpu_wire::client::Target;
+use vsgpu_wire::client::{Call, CallError, Target};
 use vsgpu_wire::traceparent::TraceParent;
 
 /// Longest wait for the answer of an agent beyond what the step itself may take.
@@ -167,11 +165,10 @@ impl StepRunner {
                     other => other,
                 },
             };
+            let sent = || Outcome::Applied { is: "sent".into(), active: true };
+            let answer = failpoint!(UnknownIsDone, answer.or_else(|why| matches!(why, CallError::Away(_)).then(sent).ok_or(why)), answer);
             match answer {
                 Ok(outcome) => return Ok((outcome, claimed, cuts == 0)),
-                Err(CallError::Away(_)) if planted(Bug::UnknownIsDone) => {
-                    return Ok((Outcome::Applied { is: "sent".into(), active: true }, claimed, false));
-                }
                 Err(CallError::Away(why)) if Instant::now() >= end => {
                     return Err(self.call_failed(CallError::Away(why)).held(self.too_long()));
                 }

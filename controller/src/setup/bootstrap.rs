@@ -3,8 +3,7 @@
 
 use crate::error::{Error, Kind};
 use std::path::Path;
-use vsgpu_core::System as _;
-use vsgpu_core::{Command, Ended};
+use vsgpu_core::{Command, Ended, System as _};
 use vsgpu_machine::over_ssh::{OWNER, OverSsh};
 use vsgpu_machine::ssh::Target;
 
@@ -215,7 +214,7 @@ impl Visit {
                 if output.ok() {
                     Ok(())
                 } else {
-                    Err(failed(format!("`{command}`: {}: {}", output.ended, vsgpu_core::evidence::head(&output.both()))))
+                    Err(failed(format!("`{command}`: {}: {}", output.ended, vsgpu_core::observation::head(&output.both()))))
                 }
             }
             Act::Put { path, bytes, mode } => self.remote.write(path, bytes, *mode).map_err(|e| failed(e.to_string())),

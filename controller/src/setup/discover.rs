@@ -10,7 +10,7 @@ use crate::node::{NodeId, NodeKind};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use vsgpu_core::text::{sentence, visible};
-use vsgpu_core::{Scope, Subject, execute};
+use vsgpu_core::{Scope, Subject, observe};
 use vsgpu_host_agent::facts::{EsxVersion, VirtualMachines};
 use vsgpu_host_agent::host::VgpuManagerFact;
 use vsgpu_machine::over_ssh::OverSsh;
@@ -40,7 +40,7 @@ pub fn over_ssh(targets: Vec<Target>, tools: Option<&Path>, root: &Path) -> Vec<
         let system = OverSsh::look(target, tools, root).map_err(away)?;
         Ok(Seen {
             boot_id: String::new(),
-            facts: SharedFacts::default().of(execute::observe(&system, &Subject::node(), &facts)),
+            facts: SharedFacts::default().of(observe::observe(&system, &Subject::node(), &facts)),
             ..Seen::default()
         })
     };

@@ -8,7 +8,7 @@
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr::{null, null_mut};
-use vsgpu_core::cuda_report::CudaFailure;
+use vsgpu_core::readers::cuda_report::CudaFailure;
 
 /// The driver's library, by the name that its installer links.
 const LIBRARY: &str = "libcuda.so.1";

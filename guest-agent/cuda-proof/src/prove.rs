@@ -8,7 +8,7 @@
 use crate::driver_api::{Attribute, Device, DeviceMemory, Driver, HostMemory, Kernel};
 use std::ffi::CStr;
 use std::time::Instant;
-use vsgpu_core::cuda_report::{CudaFailure, CudaReport, DeviceProof, Part, VERSION, VectorAdd};
+use vsgpu_core::readers::cuda_report::{CudaFailure, CudaReport, DeviceProof, Part, VERSION, VectorAdd};
 
 /// The kernels, ended by a NUL for the driver.
 const PTX: &str = concat!(include_str!("kernels.ptx"), "\0");

@@ -2,7 +2,8 @@
 //! without it the module is built for the running kernel, and again for each new one (`kernel-updates`).
 
 use crate::distro::family::{Family, File, INITRAMFS_SECS, REPLACING, Repository, words};
-use vsgpu_core::{Command, Effect, lines};
+use vsgpu_core::readers::key_value;
+use vsgpu_core::{Command, Effect};
 
 pub(super) struct RedHat;
 
@@ -46,7 +47,7 @@ impl Family for RedHat {
     }
     fn pins(&self, now: &str) -> Option<Effect> {
         // What somebody else excludes stays excluded.
-        let values = EXCLUDES.iter().flat_map(|key| lines::values(now, Some(MAIN), key));
+        let values = EXCLUDES.iter().flat_map(|key| key_value::values(now, Some(MAIN), key));
         let mut all: Vec<&str> = values.flat_map(|v| v.split([',', ' '])).filter(|w| !w.is_empty()).collect();
         let missing: Vec<&str> = REPLACING.into_iter().filter(|r| !all.contains(r)).collect();
         all.extend(&missing);
@@ -54,7 +55,7 @@ impl Family for RedHat {
         (!missing.is_empty()).then(|| Effect::EditLines { path: CONF.into(), section: Some(MAIN.into()), set })
     }
     fn rules_in(&self, text: &str) -> String {
-        let of = |key: &&str| lines::values(text, Some(MAIN), key).into_iter().map(|v| format!("{key}={v}\n")).collect::<String>();
+        let of = |key: &&str| key_value::values(text, Some(MAIN), key).into_iter().map(|v| format!("{key}={v}\n")).collect::<String>();
         format!("{MAIN}\n{}", EXCLUDES.iter().map(of).collect::<String>())
     }
     fn pins_file(&self) -> &'static str {
@@ -64,7 +65,7 @@ impl Family for RedHat {
         Effect::EditLines { path: CONF.into(), section: Some(MAIN.into()), set: vec![("proxy".into(), Some(url.into()))] }
     }
     fn proxy_in(&self, now: &str) -> Option<String> {
-        lines::values(now, Some(MAIN), "proxy").first().map(|v| v.to_string())
+        key_value::values(now, Some(MAIN), "proxy").first().map(|v| v.to_string())
     }
     fn proxy_file(&self) -> &'static str {
         CONF

@@ -1,7 +1,8 @@
 //! SLES and openSUSE: zypper, rpm, dracut. Packages are kept out by zypper's own lock file.
 
 use crate::distro::family::{Family, File, INITRAMFS_SECS, REPLACING, Repository, file, words};
-use vsgpu_core::{Command, Effect, lines};
+use vsgpu_core::readers::key_value;
+use vsgpu_core::{Command, Effect};
 
 pub(super) struct Suse;
 
@@ -61,7 +62,7 @@ impl Family for Suse {
         Effect::EditLines { path: PROXY.into(), section: None, set: set.into() }
     }
     fn proxy_in(&self, now: &str) -> Option<String> {
-        let value = |key: &str| lines::values(now, None, key).last().map(|v| v.trim_matches('"').to_string());
+        let value = |key: &str| key_value::values(now, None, key).last().map(|v| v.trim_matches('"').to_string());
         value("HTTP_PROXY").filter(|_| value("PROXY_ENABLED").as_deref() == Some("yes"))
     }
     fn proxy_file(&self) -> &'static str {

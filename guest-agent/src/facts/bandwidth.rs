@@ -5,8 +5,8 @@ use crate::facts::pci_gpus::PciGpu;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use vsgpu_core::cuda_report::DeviceProof;
 use vsgpu_core::knowledge::{gpus, peaks, vgpu_types};
+use vsgpu_core::readers::cuda_report::DeviceProof;
 
 /// Figures of one GPU, as `vsgpu baseline` records them. GB/s are 10^9 bytes a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::nvidia_smi::{self, SmiReport};
+use vsgpu_core::readers::nvidia_smi::{self, SmiReport};
 use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable};
 
 /// The driver's report.

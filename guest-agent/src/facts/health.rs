@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::knowledge::xids::{self, Severity};
-use vsgpu_core::nvidia_smi::{self, Gpu, SmiFailure, SmiReport, is_licensed};
+use vsgpu_core::readers::nvidia_smi::{self, Gpu, SmiFailure, SmiReport, is_licensed};
 use vsgpu_core::{Ended, Evidence, Fact, Probe, Subject, Unreadable};
 
 /// The loaded module's own words; the file is there only while it is loaded.
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_sick_gpu_says_why_and_a_sound_one_nothing() {
-        use vsgpu_core::nvidia_smi::{EccErrors, RemappedRows};
+        use vsgpu_core::readers::nvidia_smi::{EccErrors, RemappedRows};
         let sound = Gpu {
             bus_id: "0000:02:00.0".into(),
             ecc_errors: Some(EccErrors::default()),

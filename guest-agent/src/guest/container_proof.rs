@@ -7,7 +7,7 @@ use crate::guest::cuda_proof::{PROGRAM, PROGRAM_FOLDER};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
-use vsgpu_core::cuda_report::{self, CudaReport};
+use vsgpu_core::readers::cuda_report::{self, CudaReport};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -98,7 +98,7 @@ impl Fact for ContainerProofFact {
             Ok(report) => (fact.failure, fact.report) = (report.failure.as_ref().map(ToString::to_string), report),
             Err(_) => {
                 fact.failure =
-                    Some(format!("{}: {}", run.output.ended, vsgpu_core::evidence::head(&run.output.both()).replace('\n', " | ")))
+                    Some(format!("{}: {}", run.output.ended, vsgpu_core::observation::head(&run.output.both()).replace('\n', " | ")))
             }
         }
         fact.at = Some(record.at);

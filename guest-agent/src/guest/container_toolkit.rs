@@ -7,8 +7,9 @@ use crate::distro::{self, OS_RELEASE, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
+use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, nvidia_smi};
+use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const PACKAGE: &str = "nvidia-container-toolkit";
 const CDI: &str = "/etc/cdi/nvidia.yaml";

@@ -8,8 +8,8 @@ use crate::facts::proof_record::{self, DRIVER};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
-use vsgpu_core::cuda_report::{self, CudaReport};
-use vsgpu_core::cuda_samples::{DeviceQuery, device_query, vector_add_passed};
+use vsgpu_core::readers::cuda_report::{self, CudaReport};
+use vsgpu_core::readers::cuda_samples::{DeviceQuery, device_query, vector_add_passed};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Ended, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -304,7 +304,7 @@ impl Requirement for CudaProof {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vsgpu_core::cuda_report::{CudaFailure, DeviceProof, VERSION, VectorAdd};
+    use vsgpu_core::readers::cuda_report::{CudaFailure, DeviceProof, VERSION, VectorAdd};
 
     fn spec(json: &str) -> CudaProofSpec {
         serde_json::from_str(json).unwrap_or_else(|e| panic!("{json}: {e}"))

@@ -100,7 +100,7 @@ impl Fact for DriverPackageFact {
             // A record that cannot be read is none: it is made again.
             let Some(record) = serde_json::from_str::<Record>(text).ok().filter(|r| r.version == 1) else { continue };
             let Some(last) = record.outputs.last() else { continue };
-            let said = vsgpu_core::evidence::head(&last.output.both());
+            let said = vsgpu_core::observation::head(&last.output.both());
             checked.insert(folder, Checked { answers: last.output.ok(), options: options_in(text), said });
         }
         Ok(Self { checked })

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::artifact::Artifact;
 use vsgpu_core::knowledge::products::Product;
-use vsgpu_core::nvidia_smi::{self, is_licensed};
+use vsgpu_core::readers::nvidia_smi::{self, is_licensed};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -425,7 +425,7 @@ mod tests {
         match License::check(&wish, &seen) {
             Verdict::Unmet { effects, .. } => match &effects[0] {
                 Effect::EditLines { set, section: None, .. } => {
-                    let after = vsgpu_core::lines::set(conf, None, set);
+                    let after = vsgpu_core::readers::key_value::set(conf, None, set);
                     let wanted = "# ours\nEnableUI=TRUE\nProxyPassword=geheim\nServerAddress=lic2\nServerPort=7070\nFeatureType=1\n";
                     assert_eq!(after, wanted);
                 }

@@ -4,7 +4,8 @@ use crate::facts::virtual_machines::{VirtualMachine, VirtualMachines};
 use crate::pci_slots::{Slot, slots};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable, vmx};
+use vsgpu_core::readers::vmx;
+use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable};
 
 /// VMs whose `.vmx` is read.
 const MOST_VMS: usize = 512;

@@ -2,7 +2,8 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable, vim_cmd};
+use vsgpu_core::readers::vim_cmd;
+use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable};
 
 /// What hostd says of the host as a whole.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

@@ -101,8 +101,8 @@ const LIST: [&str; 3] = ["software", "vib", "list"];
 const STAGED: [&str; 4] = ["software", "vib", "list", "--rebooting-image"];
 
 /// Reads `software vib list` (and `component list`, which has the same columns that matter).
-pub fn vibs(records: &[vsgpu_core::esxcli::Record]) -> Result<Vec<Vib>, String> {
-    let vib = |r: &vsgpu_core::esxcli::Record| {
+pub fn vibs(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<Vec<Vib>, String> {
+    let vib = |r: &vsgpu_core::readers::esxcli::Record| {
         Ok(Vib { name: r.need("Name")?.into(), version: r.need("Version")?.into(), vendor: r.get("Vendor").unwrap_or_default().into() })
     };
     records.iter().map(vib).collect()

@@ -3,7 +3,7 @@
 use crate::esxcli;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::gpu_choice::Candidate;
+use vsgpu_core::gpu_selector::Candidate;
 use vsgpu_core::units::Bdf;
 use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable};
 
@@ -100,7 +100,7 @@ fn dependent(words: &str) -> Option<Bdf> {
 }
 
 /// Reads all devices of `esxcli hardware pci list`.
-pub fn pci_devices(records: &[vsgpu_core::esxcli::Record]) -> Result<Vec<PciGpu>, String> {
+pub fn pci_devices(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<Vec<PciGpu>, String> {
     // `0x10de`; a number without that prefix is decimal.
     let hex = |id: Option<&str>| {
         id.map(|id| match (id.strip_prefix("0x"), id.parse::<u32>()) {
@@ -109,7 +109,7 @@ pub fn pci_devices(records: &[vsgpu_core::esxcli::Record]) -> Result<Vec<PciGpu>
             (None, Err(_)) => id.to_lowercase(),
         })
     };
-    let device = |r: &vsgpu_core::esxcli::Record| {
+    let device = |r: &vsgpu_core::readers::esxcli::Record| {
         let address = r.get("Address").unwrap_or(&r.title).parse::<Bdf>().map_err(|e| format!("hardware pci list: {e}"))?;
         Ok(PciGpu {
             address: address.to_string(),

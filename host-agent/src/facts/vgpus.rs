@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::nvidia_smi::{self, VgpuHost};
+use vsgpu_core::readers::nvidia_smi::{self, VgpuHost};
 use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable};
 
 /// vGPUs in use, by GPU.

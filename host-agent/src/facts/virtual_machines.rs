@@ -3,7 +3,8 @@
 use crate::esxcli;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable, vim_cmd};
+use vsgpu_core::readers::vim_cmd;
+use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable};
 
 pub(crate) const RUNNING: [&str; 3] = ["vm", "process", "list"];
 
@@ -47,7 +48,7 @@ pub(crate) fn vmx_path(vm: &vim_cmd::ListedVm) -> String {
 /// Names and `.vmx` files of running VMs, from `esxcli vm process list`.
 pub(crate) fn running(seen: &Evidence) -> Result<Vec<(String, String)>, Unreadable> {
     let records = esxcli::answer(&RUNNING, seen)?;
-    let vm = |r: &vsgpu_core::esxcli::Record| {
+    let vm = |r: &vsgpu_core::readers::esxcli::Record| {
         let name = r.get("Display Name").unwrap_or(&r.title).to_string();
         (name, r.get("Config File").unwrap_or_default().to_string())
     };

@@ -5,7 +5,8 @@ use crate::pci_slots::Edit;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Subject, Unreadable, vim_cmd, vmx};
+use vsgpu_core::readers::{vim_cmd, vmx};
+use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Subject, Unreadable};
 
 /// What the host knows about one VM. Keys of the `.vmx` in lower case; only those that somebody asks for.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

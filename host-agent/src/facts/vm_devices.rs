@@ -9,8 +9,9 @@ use crate::vm_gpu::{VmGpu, settle_choices};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use vsgpu_core::gpu_choice::{Candidate, GpuChoice};
-use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable, vmx};
+use vsgpu_core::gpu_selector::{Candidate, GpuChoice};
+use vsgpu_core::readers::vmx;
+use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable};
 
 /// VMs of one host whose `.vmx` is read to see who holds which GPU.
 const MOST_VMS: usize = 512;

@@ -4,7 +4,8 @@ use crate::facts::virtual_machines::VirtualMachines;
 use crate::facts::vm_config::{find, state};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable, vim_cmd};
+use vsgpu_core::readers::vim_cmd;
+use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable};
 
 /// Power state of a VM.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

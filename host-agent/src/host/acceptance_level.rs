@@ -37,7 +37,7 @@ impl Requirement for AcceptanceLevel {
 mod tests {
     use super::*;
     use crate::facts::acceptance::AcceptanceFact;
-    use vsgpu_core::evidence::Answer;
+    use vsgpu_core::observation::Answer;
     use vsgpu_core::{Ended, Evidence, Fact as _, Output, Subject, Unreadable};
 
     /// The fact that a host's answer makes.

@@ -5,10 +5,11 @@ use crate::facts::packages::PackageWish;
 use crate::facts::pci_gpus::PciGpus;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::gpu_choice::{Candidate, PerGpu};
+use vsgpu_core::gpu_selector::{Candidate, PerGpu};
+use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::units::{DriverVersion, OnOff};
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, nvidia_smi};
+use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// First driver branch of vGPU 9.0 (facts: nvidia 1: 9 = R430).
 const FIRST_BRANCH_WITH_ECC: u32 = 430;

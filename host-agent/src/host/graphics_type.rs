@@ -7,7 +7,7 @@ use crate::facts::esx_version::EsxVersion;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use vsgpu_core::gpu_choice::{Candidate, PerGpu};
+use vsgpu_core::gpu_selector::{Candidate, PerGpu};
 use vsgpu_core::requirement::{Implied, Needs, Restart, TakesEffect};
 use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -90,13 +90,13 @@ const CONFIGURED: [&str; 4] = ["graphics", "device", "list", "--configured-type"
 pub(crate) const PER_DEVICE: &str = "8.0.3";
 
 /// Reads `graphics host get`: type and policy.
-pub fn host(record: &vsgpu_core::esxcli::Record) -> Result<(String, String), String> {
+pub fn host(record: &vsgpu_core::readers::esxcli::Record) -> Result<(String, String), String> {
     Ok((record.need("Default Graphics Type")?.into(), record.need("Shared Passthru Assignment Policy")?.into()))
 }
 
 /// Reads `graphics device list`.
-pub fn devices(records: &[vsgpu_core::esxcli::Record]) -> Result<Vec<GraphicsDevice>, String> {
-    let device = |r: &vsgpu_core::esxcli::Record| {
+pub fn devices(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<Vec<GraphicsDevice>, String> {
+    let device = |r: &vsgpu_core::readers::esxcli::Record| {
         let address = if r.title.is_empty() { r.get("Address").or_else(|| r.get("Device ID")).unwrap_or_default() } else { &r.title };
         Ok(GraphicsDevice {
             bdf: address.parse::<vsgpu_core::units::Bdf>()?.to_string(),

@@ -41,7 +41,7 @@ pub struct MaintenanceModeFact {
 const GET: [&str; 3] = ["system", "maintenanceMode", "get"];
 
 /// Reads `Enabled` or `Disabled`, in whichever form it came.
-pub fn enabled(records: &[vsgpu_core::esxcli::Record]) -> Result<bool, String> {
+pub fn enabled(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<bool, String> {
     let words = records.iter().flat_map(|r| std::iter::once(r.title.as_str()).chain(r.fields.iter().map(|(_, value)| value.as_str())));
     let found = words.map(str::trim).find_map(|word| match word {
         "Enabled" | "true" => Some(true),

@@ -5,10 +5,11 @@
 use crate::facts::pci_gpus::PciGpus;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::gpu_choice::{Candidate, PerGpu};
+use vsgpu_core::gpu_selector::{Candidate, PerGpu};
+use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
 use vsgpu_core::units::OnOff;
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, nvidia_smi};
+use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// MIG of a host.
 pub struct Mig;

@@ -9,7 +9,7 @@ use crate::facts::pci_gpus::{PciGpu, PciGpus, is_passthru};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
-use vsgpu_core::gpu_choice::{Candidate, GpuChoice, pick};
+use vsgpu_core::gpu_selector::{Candidate, GpuChoice, pick};
 use vsgpu_core::knowledge::vgpu_types;
 use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
 use vsgpu_core::units::Bdf;
@@ -99,8 +99,8 @@ pub struct HostPassthrough {
 const LIST: [&str; 4] = ["hardware", "pci", "pcipassthru", "list"];
 
 /// Reads `hardware pci pcipassthru list`.
-pub fn enabled(records: &[vsgpu_core::esxcli::Record]) -> Result<BTreeMap<String, bool>, String> {
-    let row = |r: &vsgpu_core::esxcli::Record| {
+pub fn enabled(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<BTreeMap<String, bool>, String> {
+    let row = |r: &vsgpu_core::readers::esxcli::Record| {
         let at = r.need("Device ID")?.parse::<Bdf>()?.to_string();
         Ok((at, r.flag("Enabled").ok_or("a device has no `Enabled`")?))
     };

@@ -7,9 +7,10 @@ use crate::facts::pci_gpus::PciGpus;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
+use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::units::DriverVersion;
-use vsgpu_core::{Command, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, nvidia_smi};
+use vsgpu_core::{Command, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// The vGPU manager of a host.
 pub struct VgpuManager;

@@ -8,10 +8,11 @@ use crate::facts::pci_gpus::PciGpus;
 use crate::host::graphics_type::{GRAPHICS, PER_DEVICE};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::gpu_choice::{Candidate, PerGpu};
+use vsgpu_core::gpu_selector::{Candidate, PerGpu};
+use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Implied, Needs, Restart, TakesEffect};
 use vsgpu_core::units::DriverVersion;
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, nvidia_smi};
+use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const NOTES: &str = "/var/run/vsgpu/vgpu-mode";
 const LIST: [&str; 3] = ["graphics", "device", "list"];

@@ -86,7 +86,7 @@ impl Fact for SchedulerFact {
         let started_with = seen.file(NOTE)?.map(|text| text.trim().to_string());
         Ok(match esxcli::answer(&LIST, seen) {
             Ok(records) => {
-                let of = |r: &vsgpu_core::esxcli::Record| Some((r.get("Name")?.to_string(), r.get("Value")?.to_string()));
+                let of = |r: &vsgpu_core::readers::esxcli::Record| Some((r.get("Name")?.to_string(), r.get("Value")?.to_string()));
                 let offered = records.iter().any(|r| r.get("Name") == Some(WORDS));
                 Self { parameters: records.iter().filter_map(of).collect(), offered, started_with, failure: None }
             }

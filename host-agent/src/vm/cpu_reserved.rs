@@ -5,8 +5,9 @@ use crate::facts::host_summary::HostSummary;
 use crate::facts::vm_config::{VmConfig, find};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use vsgpu_core::readers::vim_cmd;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, vim_cmd};
+use vsgpu_core::{Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// CPU reservation of a VM.
 pub struct CpuReserved;

@@ -6,7 +6,7 @@ use crate::facts::vm_devices::VmDevices;
 use crate::vm_gpu::VmGpu;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
-use vsgpu_core::gpu_choice::Candidate;
+use vsgpu_core::gpu_selector::Candidate;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Requirement, Verdict};
 
@@ -171,8 +171,9 @@ mod tests {
         assert!(check(serde_json::json!({ "auto": ["T4"] })).is_met());
         assert!(matches!(check(serde_json::json!(512)), Verdict::Unmet { wants, .. } if wants == "512 GB (as wished)"));
         let unknown = devices("", &[("0000:0d:00.0", "ffff")]);
-        let wish =
-            MmioSpec::Auto(vec![VmGpu::Fixed(vsgpu_core::gpu_choice::GpuChoice::At("0d:00.0".parse().unwrap_or_else(|e| panic!("{e}"))))]);
+        let wish = MmioSpec::Auto(vec![VmGpu::Fixed(vsgpu_core::gpu_selector::GpuChoice::At(
+            "0d:00.0".parse().unwrap_or_else(|e| panic!("{e}")),
+        ))]);
         assert!(matches!(Mmio::check(&wish, &unknown), Verdict::Blocked { .. }));
         assert!(serde_json::from_value::<MmioSpec>(serde_json::json!(500)).is_err());
     }

@@ -6,7 +6,7 @@ use crate::facts::pci_gpus::PciGpu;
 use crate::facts::vm_devices::VmDevices;
 use crate::pci_slots::{Edit, Slot, emptied, filled, free};
 use crate::vm_gpu::VmGpu;
-use vsgpu_core::gpu_choice::GpuChoice;
+use vsgpu_core::gpu_selector::GpuChoice;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::units::Bdf;
 use vsgpu_core::{Requirement, Verdict};
@@ -124,7 +124,7 @@ pub(crate) mod tests {
     use crate::facts::VmDevices;
     use serde_json::json;
     use std::collections::BTreeMap;
-    use vsgpu_core::vmx;
+    use vsgpu_core::readers::vmx;
 
     pub(crate) fn devices(text: &str, ids: &[(&str, &str)]) -> VmDevices {
         let gpu = |(address, device): &(&str, &str)| {

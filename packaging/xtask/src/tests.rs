@@ -137,13 +137,13 @@ fn the_offline_bundle_names_what_it_holds() {
     let inside = text(&mut zip, "vib20/vsgpu-host-agent/vsgpu-host-agent-0.1.0-1.vib");
     assert_eq!(inside, vib.bytes);
     let index = String::from_utf8(text(&mut zip, "vendor-index.xml")).unwrap();
-    let metadata = vsgpu_core::xml::parse(&index).unwrap();
+    let metadata = vsgpu_core::readers::xml::parse(&index).unwrap();
     let url = metadata.descendants().find(|e| e.name == "url").unwrap().text.clone();
     assert!(names.contains(&url), "{names:?}");
     let mut metadata = zip::ZipArchive::new(std::io::Cursor::new(text(&mut zip, &url))).unwrap();
     for name in ["vmware.xml", "bulletins/vsgpu-host-agent-0.1.0-1.xml", "vibs/vsgpu-host-agent-0.1.0-1.xml"] {
         let document = String::from_utf8(text(&mut metadata, name)).unwrap();
-        let document = vsgpu_core::xml::parse(&document).unwrap_or_else(|e| panic!("{name}: {e}\n{document}"));
+        let document = vsgpu_core::readers::xml::parse(&document).unwrap_or_else(|e| panic!("{name}: {e}\n{document}"));
         let find = |tag: &str| document.descendants().find(|e| e.name == tag);
         match name {
             "vmware.xml" => {

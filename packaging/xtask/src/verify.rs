@@ -6,8 +6,8 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
+use vsgpu_core::readers::xml::{self, Element};
 use vsgpu_core::text::hex;
-use vsgpu_core::xml::{self, Element};
 
 /// Longest decompressed payload that is looked at: nothing of ours comes near it.
 const MAX_PAYLOAD: u64 = 1 << 30;

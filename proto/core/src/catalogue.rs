@@ -3,7 +3,7 @@
 
 use crate::artifact::{Artifact, Placed};
 use crate::effect::Probe;
-use crate::evidence::{Evidence, Unreadable};
+use crate::observation::{Evidence, Unreadable};
 use crate::requirement::{
     Cost, Deadline, Explained, Fact, Failure, Implied, Needs, Requirement, Restart, Scope, Subject, TakesEffect, Taking, Verdict,
 };

@@ -5,7 +5,7 @@
 use crate::artifact::Artifact;
 use crate::catalogue::Entry;
 use crate::effect::{Command, Effect};
-use crate::execute::Outcome;
+use crate::outcome::Outcome;
 use crate::system::{Holder, Incoming, Output, Staged, System, Trouble, UploadError};
 use crate::text::sentence;
 use serde_json::Value;

@@ -7,11 +7,12 @@
 
 use crate::artifact::Artifact;
 use crate::effect::{Effect, Probe};
-use crate::evidence::{Evidence, Unreadable};
+use crate::observation::{Evidence, Unreadable};
 use crate::system::Output;
 use crate::text::sentence;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What a requirement is about.

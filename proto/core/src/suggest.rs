@@ -16,8 +16,8 @@ mod tests {
     #[test]
     fn a_slip_is_recognised_and_a_stranger_is_not() {
         let known = ["graphics-type", "ecc", "vgpu-manager"];
-        assert_eq!(super::nearest("graphic-type", known), Some("graphics-type"));
-        assert_eq!(super::nearest("GRAPHICS-TYPE", known), Some("graphics-type"));
-        assert_eq!(super::nearest("banana", known), None);
+        assert_eq!(crate::suggest::nearest("graphic-type", known), Some("graphics-type"));
+        assert_eq!(crate::suggest::nearest("GRAPHICS-TYPE", known), Some("graphics-type"));
+        assert_eq!(crate::suggest::nearest("banana", known), None);
     }
 }

@@ -134,7 +134,7 @@ fn member(header: &[u8]) -> Result<(String, u64), String> {
 }
 
 fn held(descriptor: &str) -> Result<Held, String> {
-    let vib = vsgpu_core::xml::parse(descriptor)?;
+    let vib = vsgpu_core::readers::xml::parse(descriptor)?;
     let text = |tag: &str| vib.child(tag).map(|c| c.text.clone());
     let stated = text("name").zip(text("version")).ok_or("the VIB's descriptor.xml states no name and version")?;
     Ok(Held { name: stated.0, version: stated.1, acceptance: text("acceptance-level") })

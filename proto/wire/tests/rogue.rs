@@ -6,12 +6,9 @@ use std::pin::Pin;
 use std::time::Duration;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use vsgpu_core::execute::Outcome;
+use vsgpu_core::outcome::Outcome;
 use vsgpu_core::text::sentence;
-use vsgpu_wire::client::CallError;
-use vsgpu_wire::client::Operator;
-use vsgpu_wire::client::Target;
-use vsgpu_wire::client::{Call, Connection};
+use vsgpu_wire::client::{Call, CallError, Connection, Operator, Target};
 use vsgpu_wire::v1;
 use vsgpu_wire::v1::agent_server::{Agent, AgentServer};
 

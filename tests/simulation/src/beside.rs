@@ -6,10 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use vsgpu_tests::sim::linked::Linked;
-use vsgpu_wire::client::Operator;
-use vsgpu_wire::client::Stream;
-use vsgpu_wire::server::Offload;
-use vsgpu_wire::server::simulated;
+use vsgpu_wire::client::{Operator, Stream};
+use vsgpu_wire::server::{Offload, simulated};
 
 /// Starts an agent on each host, which takes so long for each answer and reads this clock; gives the way to them. They end when
 /// nobody has that any more.

@@ -59,10 +59,10 @@ const LIMIT: Duration = Duration::from_secs(4 * 3600);
 /// The promise that was broken, with what the controllers heard.
 pub fn run(scenario: Scenario, seed: u64) -> Result<u64, String> {
     let mut rng = Rng::new(seed);
-    vsgpu_core::planted::duplicate(seed, if matches!(scenario, Scenario::Network | Scenario::Failing) { 3 } else { 0 });
+    vsgpu_core::failpoint::duplicate(seed, if matches!(scenario, Scenario::Network | Scenario::Failing) { 3 } else { 0 });
     let mut play = Play::new(scenario, seed, &mut rng);
     let result = play.run(&mut rng);
-    vsgpu_core::planted::duplicate(0, 0);
+    vsgpu_core::failpoint::duplicate(0, 0);
     let heard = || play.controllers.iter().map(|c| format!("--- {}\n{}\n", c.name, c.heard())).collect::<String>();
     let acts = || play.world.acts().iter().map(|a| format!("{:?} {} {} changed={}\n", a.at, a.host, a.call, a.changed)).collect::<String>();
     result.map(|()| play.digest()).map_err(|why| format!("{scenario:?}, seed {seed}: {why}\n{}--- acts\n{}", heard(), acts()))

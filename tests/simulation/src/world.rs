@@ -18,10 +18,8 @@ use vsgpu_core::Output;
 use vsgpu_tests::lab::{HOST_TOOLS, files, untouched_host};
 use vsgpu_tests::sim::linked::Linked;
 use vsgpu_tests::sim::state::{self, Machine, Vm};
-use vsgpu_wire::client::Operator;
-use vsgpu_wire::client::Stream;
-use vsgpu_wire::server::Offload;
-use vsgpu_wire::server::simulated;
+use vsgpu_wire::client::{Operator, Stream};
+use vsgpu_wire::server::{Offload, simulated};
 
 pub const PORT: u16 = 7443;
 pub const TICK: Duration = Duration::from_millis(100);

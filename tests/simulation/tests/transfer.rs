@@ -8,10 +8,7 @@ use vsgpu_core::System as _;
 use vsgpu_machine::local::Posix;
 use vsgpu_simulation::beside::agents;
 use vsgpu_simulation::world::World;
-use vsgpu_wire::client::CallError;
-use vsgpu_wire::client::Operator;
-use vsgpu_wire::client::Target;
-use vsgpu_wire::client::{Connection, Fence};
+use vsgpu_wire::client::{CallError, Connection, Fence, Operator, Target};
 use vsgpu_wire::traceparent::TraceParent;
 use vsgpu_wire::v1::ArtifactId;
 

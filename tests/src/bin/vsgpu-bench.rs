@@ -12,9 +12,7 @@ use vsgpu::inventory::{Inventory, Seen};
 use vsgpu::node::{NodeId, NodeKind};
 use vsgpu_tests::lab::{Lab, files, programs};
 use vsgpu_tests::sim::state::Fault;
-use vsgpu_wire::client::Operator;
-use vsgpu_wire::client::Target;
-use vsgpu_wire::client::{Call, Connection, Fence};
+use vsgpu_wire::client::{Call, Connection, Fence, Operator, Target};
 use vsgpu_wire::traceparent::TraceParent;
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -367,7 +365,7 @@ fn plan() {
         facts.retain(|fact| asked.contains(&fact.name));
         Seen {
             boot_id: "1".into(),
-            facts: vsgpu::inventory::shared::SharedFacts::default().of(vsgpu_core::execute::observe(system.as_ref(), &on, &facts)),
+            facts: vsgpu::inventory::shared::SharedFacts::default().of(vsgpu_core::observe::observe(system.as_ref(), &on, &facts)),
             ..Seen::default()
         }
     };

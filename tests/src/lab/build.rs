@@ -15,7 +15,7 @@ pub fn programs() -> PathBuf {
             let root = workspace();
             let release = !cfg!(debug_assertions);
             let mut cargo = cargo();
-            // Not the whole workspace: the simulation's features (planted bugs, another tokio) must never reach these.
+            // Not the whole workspace: the simulation's features (failpoints, another tokio) must never reach these.
             cargo.args(["build", "--quiet", "--bins", "--lib"]).current_dir(&root);
             for package in PACKAGES {
                 cargo.args(["-p", package]);

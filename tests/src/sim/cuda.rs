@@ -44,7 +44,7 @@ pub fn given(m: &mut Machine) -> (Vec<Given>, bool) {
     let mut host = Machine::read(&host_folder);
     let Some(vm) = host.esxi().vms.iter().find(|v| v.name == guest.vm_name && v.on).cloned() else { return (vec![], true) };
     let text = host.text(&format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file)).unwrap_or_default();
-    let keys = vsgpu_core::vmx::read(text.as_bytes());
+    let keys = vsgpu_core::readers::vmx::read(text.as_bytes());
     let efi = keys.get("firmware").is_some_and(|f| f == "efi");
     let esxi = host.esxi().clone();
     let mut gpus = vec![];
@@ -163,14 +163,14 @@ pub fn vector_add(folder: &Path) -> Answer {
 
 /// What `vsgpu-cuda-proof` finds on these GPUs. The program itself is tested against a simulated driver library instead.
 pub fn proof(folder: &Path) -> Answer {
-    use vsgpu_core::cuda_report::{CudaFailure, CudaReport, DeviceProof, VERSION, VectorAdd};
+    use vsgpu_core::readers::cuda_report::{CudaFailure, CudaReport, DeviceProof, VERSION, VectorAdd};
     let mut report = CudaReport { version: VERSION, ..CudaReport::default() };
     match driven(&mut Machine::read(folder)) {
         Ok((_, gpus)) => {
             let add = |elements| VectorAdd { elements, checked: elements, kernel_ms: 1.0, ..VectorAdd::default() };
             let device = |(n, gpu): (usize, &Given)| DeviceProof {
                 name: gpu.name.clone(),
-                part: vsgpu_core::cuda_report::Part::of(&gpu.name),
+                part: vsgpu_core::readers::cuda_report::Part::of(&gpu.name),
                 pci: Some(format!("0000:02:0{}.0", n + 1)),
                 compute_capability: "8.0".into(),
                 memory_mib: gpu.memory_mib,

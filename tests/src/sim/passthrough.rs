@@ -9,7 +9,7 @@ use vsgpu_host_agent::vm::window_gib;
 type Keys = BTreeMap<String, String>;
 
 fn keys_of(machine: &Machine, vm: &Vm) -> Keys {
-    vsgpu_core::vmx::read(machine.text(&format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file)).unwrap_or_default().as_bytes())
+    vsgpu_core::readers::vmx::read(machine.text(&format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file)).unwrap_or_default().as_bytes())
 }
 
 /// GPUs that a `.vmx` gets, as far as the host has given them away.

@@ -3,7 +3,7 @@
 
 use super::state::{Esxi, Machine};
 use vsgpu_core::knowledge::vgpu_types;
-use vsgpu_core::vmx;
+use vsgpu_core::readers::vmx;
 
 const NO_ROOM: &str = "The amount of graphics resource available in the parent resource pool is insufficient for the operation.";
 

@@ -4,7 +4,7 @@ use super::Answer;
 use super::state::{Machine, Vm};
 use super::vgpu_placement::Placement;
 use std::path::Path;
-use vsgpu_core::vmx;
+use vsgpu_core::readers::vmx;
 
 /// Speed of a core of the simulated hosts, and how many they have.
 const CPU_MHZ: u64 = 1996;

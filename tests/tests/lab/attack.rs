@@ -8,13 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use vsgpu_core::execute::Outcome;
+use vsgpu_core::outcome::Outcome;
 use vsgpu_tests::lab::small::{count, small};
 use vsgpu_tests::lab::{Lab, files, wait_until};
-use vsgpu_wire::client::CallError;
-use vsgpu_wire::client::Operator;
-use vsgpu_wire::client::Target;
-use vsgpu_wire::client::{Call, Connection, Fence};
+use vsgpu_wire::client::{Call, CallError, Connection, Fence, Operator, Target};
 use vsgpu_wire::v1::ArtifactId;
 
 const WITHIN: Duration = Duration::from_secs(60);

@@ -8,10 +8,7 @@ use std::time::Duration;
 use vsgpu_tests::http::get;
 use vsgpu_tests::lab::small::{begin, small};
 use vsgpu_tests::lab::{Lab, files, free_port, programs, wait_until, workspace};
-use vsgpu_wire::client::CallError;
-use vsgpu_wire::client::Operator;
-use vsgpu_wire::client::Target;
-use vsgpu_wire::client::{Call, Connection, Fence};
+use vsgpu_wire::client::{Call, CallError, Connection, Fence, Operator, Target};
 use vsgpu_wire::v1::ArtifactId;
 
 /// A program that ends with the test.

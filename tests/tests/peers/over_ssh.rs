@@ -2,8 +2,7 @@
 //! far shell; only the host's own tools are simulated.
 
 use std::time::Duration;
-use vsgpu_core::{Command, Ended};
-use vsgpu_core::{Incoming, System as _, UploadError};
+use vsgpu_core::{Command, Ended, Incoming, System as _, UploadError};
 use vsgpu_machine::over_ssh::OverSsh;
 use vsgpu_tests::lab::small::{self, begin, count, fault, small_fleet};
 use vsgpu_tests::lab::{Lab, files, sshd, wait_until};

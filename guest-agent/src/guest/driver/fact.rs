@@ -11,8 +11,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::artifact::GUEST_FOLDER;
+use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::system::Holder;
-use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable, nvidia_smi};
+use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable};
 
 /// Log of the `.run`.
 pub(super) const LOG: &str = "/var/log/nvidia-installer.log";

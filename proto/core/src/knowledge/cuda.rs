@@ -1,7 +1,7 @@
 //! Which driver a CUDA toolkit needs at least.
 
-use super::Basis;
-use super::table::rows;
+use crate::knowledge::Basis;
+use crate::knowledge::table::rows;
 
 const TABLE: &str = "cuda_driver.tsv";
 

@@ -1,7 +1,7 @@
 //! NVIDIA's data-center GPUs: PCI ids, memory, BAR1, what they can do, and the driver branches that know them.
 
-use super::Basis;
-use super::table::rows;
+use crate::knowledge::Basis;
+use crate::knowledge::table::rows;
 use crate::units::branch_of;
 use std::sync::LazyLock;
 
@@ -58,7 +58,7 @@ pub struct Model {
 }
 
 static ALL: LazyLock<Vec<Model>> = LazyLock::new(|| {
-    let model = |r: super::table::Row| Model {
+    let model = |r: crate::knowledge::table::Row| Model {
         device_id: r.get("pci_device_id").to_lowercase(),
         subsystem_id: r.some("pci_subsystem_id").map(str::to_lowercase),
         name: r.get("name"),

@@ -1,8 +1,8 @@
 //! Which guest driver a host manager takes: NVIDIA's rule by major release as policy, the protocol range compiled into
 //! each driver branch as the hard stop (it allows a little more than the rule).
 
-use super::Basis;
-use super::table::rows;
+use crate::knowledge::Basis;
+use crate::knowledge::table::rows;
 use std::sync::LazyLock;
 
 const RULES: &str = "vgpu_compat_rules.tsv";
@@ -35,7 +35,7 @@ pub struct Rule {
 }
 
 static ALL: LazyLock<Vec<Rule>> = LazyLock::new(|| {
-    let rule = |r: super::table::Row| {
+    let rule = |r: crate::knowledge::table::Row| {
         let says = match r.get("verdict") {
             "allow" => Says::Allow,
             "allow-limited" => Says::Limited,

@@ -1,8 +1,8 @@
 //! Peak memory bandwidth of GPUs, by NVIDIA's datasheets. What a program reaches is less: 80 to 93 % is usual, so a wish in
 //! percent of the peak is better made against a baseline that was measured on bare metal.
 
-use super::Basis;
-use super::table::rows;
+use crate::knowledge::Basis;
+use crate::knowledge::table::rows;
 
 const TABLE: &str = "gpu_peaks.tsv";
 
@@ -19,7 +19,7 @@ pub struct Peak {
 
 /// The figure of a GPU by its PCI ids. Where several boards carry one chip, the subsystem id decides.
 pub fn by_pci(device_id: &str, subsystem_id: Option<&str>) -> Option<Peak> {
-    let model = super::gpus::by_pci(device_id, subsystem_id)?;
+    let model = crate::knowledge::gpus::by_pci(device_id, subsystem_id)?;
     of_model(model.name)
 }
 

@@ -1,8 +1,8 @@
 //! vGPU releases: which versions of host manager and guest driver make one release, and for which vSphere it was packaged.
 //! Versions of host and guest differ inside a release, and one host version may serve two: both map to *sets* of releases.
 
-use super::Basis;
-use super::table::rows;
+use crate::knowledge::Basis;
+use crate::knowledge::table::rows;
 use crate::units::{DriverVersion, branch_of};
 use std::sync::LazyLock;
 
@@ -46,7 +46,7 @@ pub struct Release {
 }
 
 static ALL: LazyLock<Vec<Release>> = LazyLock::new(|| {
-    let release = |r: super::table::Row| {
+    let release = |r: crate::knowledge::table::Row| {
         let name = r.get("vgpu_release");
         Some(Release {
             name,
@@ -75,7 +75,7 @@ struct Package {
 }
 
 static PACKAGED: LazyLock<Vec<Package>> = LazyLock::new(|| {
-    let package = |r: super::table::Row| {
+    let package = |r: crate::knowledge::table::Row| {
         let (release, vsphere) = (r.get("vgpu_release"), r.get("vsphere"));
         let mut basis = r.basis(PACKAGES, format!("{release} for vSphere {vsphere}"));
         // The list has no status: it is names of packages that were seen.

@@ -1,6 +1,6 @@
 //! A table of tab-separated text with a heading. The tables are part of the program; the tests read every row of them.
 
-use super::Basis;
+use crate::knowledge::Basis;
 
 /// One row, its cells found by the heading's names.
 pub(super) struct Row {

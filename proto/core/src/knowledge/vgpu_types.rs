@@ -1,8 +1,8 @@
 //! vGPU types: names, sizes, how many fit on a GPU, what they can do. For planning and for refusing nonsense; the host's own
 //! list of supported types always wins.
 
-use super::Basis;
-use super::table::rows;
+use crate::knowledge::Basis;
+use crate::knowledge::table::rows;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
@@ -47,7 +47,7 @@ static ALL: LazyLock<Vec<VgpuType>> = LazyLock::new(|| {
         "0" => Some(false),
         _ => None,
     };
-    let of_row = |r: super::table::Row| VgpuType {
+    let of_row = |r: crate::knowledge::table::Row| VgpuType {
         token: r.get("gpu_token"),
         name: r.get("type_name"),
         profile: r.get("vsphere_profile_guess"),

@@ -1,7 +1,7 @@
 //! Xid codes: what the driver writes into the kernel's log when something goes wrong on a GPU.
 
-use super::Basis;
-use super::table::rows;
+use crate::knowledge::Basis;
+use crate::knowledge::table::rows;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
@@ -44,7 +44,7 @@ pub struct Xid {
 }
 
 static ALL: LazyLock<Vec<Xid>> = LazyLock::new(|| {
-    let of_row = |r: super::table::Row| {
+    let of_row = |r: crate::knowledge::table::Row| {
         let code = r.get("xid").parse().ok()?;
         let severity = match r.get("severity_class") {
             _ if NODE.contains(&code) || code == PAIR => Severity::Critical,

@@ -22,7 +22,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use vsgpu_core::Unreadable;
-use vsgpu_core::execute::{Expectation, Facts, Outcome};
+use vsgpu_core::observe::Facts;
+use vsgpu_core::outcome::{Expectation, Outcome};
 use vsgpu_core::text::sentence;
 
 /// Bytes of one fact. The largest there are (the vGPU types of a host with sixteen GPUs, a thousand VMs) have some hundred KiB.
@@ -292,7 +293,7 @@ impl Connection {
             call: Some(call.wire()),
             still: call.still(),
         };
-        if vsgpu_core::planted::duplicated() {
+        if vsgpu_core::failpoint::duplicated() {
             let (mut client, request) = (self.client.clone(), request.clone());
             tokio::spawn(async move { drop(client.apply(request).await) });
         }

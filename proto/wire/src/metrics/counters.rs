@@ -2,7 +2,7 @@
 
 use prometheus::{CounterVec, GaugeVec, IntCounterVec, Opts, Registry};
 use std::time::Duration;
-use vsgpu_core::execute::Facts;
+use vsgpu_core::observe::Facts;
 
 /// What was last seen.
 #[derive(Default)]

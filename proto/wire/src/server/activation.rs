@@ -8,9 +8,9 @@ use crate::v1;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::Response;
-use vsgpu_core::execute::{self, Outcome};
+use vsgpu_core::outcome::Outcome;
 use vsgpu_core::requirement::Needs;
-use vsgpu_core::{Ended, Subject, System};
+use vsgpu_core::{Ended, Subject, System, apply, effects};
 
 /// On a ramdisk: gone after the reboot.
 const REBOOT_ASKED: &str = "/var/run/vsgpu/reboot-asked";
@@ -40,7 +40,7 @@ pub(crate) fn activate(node: &Arc<Node>, request: v1::ActivateRequest) -> Result
         if reboot && reboot_asked(node, &request.planned_boot_id) {
             return Outcome::Applied { is: "the reboot is on its way".into(), active: false };
         }
-        if let Some(drifted) = execute::drifted(node.system.as_ref(), &Subject::node(), &still) {
+        if let Some(drifted) = apply::drifted(node.system.as_ref(), &Subject::node(), &still) {
             return drifted;
         }
         // Whoever asks: VMs must not lose their host, nor what they hold of its GPUs.
@@ -117,12 +117,12 @@ fn start(system: &dyn System, effect: &vsgpu_core::Effect) -> Result<(), NotActi
         return match output.ended {
             Ended::Missing | Ended::Status(0) => Ok(()),
             ended => {
-                let said = vsgpu_core::evidence::head(&format!("{}\n{}", output.stdout, output.stderr));
+                let said = vsgpu_core::observation::head(&format!("{}\n{}", output.stdout, output.stderr));
                 // A tool that was killed at its deadline, or cut off, has not said no.
                 let refused = matches!(ended, Ended::Status(_));
                 Err(NotActive { why: format!("`{command}`: {ended}: {said}"), refused })
             }
         };
     }
-    execute::act(system, effect).map_err(|broken| NotActive { why: broken.to_string(), refused: true })
+    effects::act(system, effect).map_err(|broken| NotActive { why: broken.to_string(), refused: true })
 }

@@ -2,8 +2,9 @@
 
 use crate::acquired::Look;
 use crate::metrics::Sample;
-use vsgpu_core::execute::{Facts, Outcome};
-use vsgpu_core::nvidia_smi::SmiReport;
+use vsgpu_core::observe::Facts;
+use vsgpu_core::outcome::Outcome;
+use vsgpu_core::readers::nvidia_smi::SmiReport;
 use vsgpu_core::requirement::Needs;
 use vsgpu_core::{BootIdentity, Catalogue, Effect, Subject, System};
 

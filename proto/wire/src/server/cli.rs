@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 use vsgpu_core::text::{piece, visible};
-use vsgpu_core::{Scope, Subject, execute};
+use vsgpu_core::{Scope, Subject, observe};
 
 /// Characters of one line of the log.
 const MAX_EVENT: usize = 16 << 10;
@@ -128,9 +128,9 @@ fn facts(agent: Agent, args: &FactsArgs) -> Result<(), String> {
         (_, None) => Scope::Guest,
         (_, Some(_)) => return Err("--vm is for host agents".into()),
     };
-    let seen = execute::observe(system.as_ref(), &on, &(agent.catalogue)().facts(scope));
+    let seen = observe::observe(system.as_ref(), &on, &(agent.catalogue)().facts(scope));
     let Format::Json = args.output;
-    let text = serde_json::to_string_pretty(&execute::facts_as_json(&seen)).map_err(|e| e.to_string())?;
+    let text = serde_json::to_string_pretty(&observe::facts_as_json(&seen)).map_err(|e| e.to_string())?;
     use std::io::Write as _;
     writeln!(std::io::stdout(), "{}", visible(&text)).map_err(|e| e.to_string())
 }

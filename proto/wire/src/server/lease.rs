@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Mutex;
 use std::time::Duration;
 use vsgpu_core::System;
-use vsgpu_core::planted::{Bug, planted};
+use vsgpu_core::failpoint;
 use vsgpu_core::text::sentence;
 
 /// Longest lease; a controller renews every third of its own.
@@ -83,10 +83,10 @@ impl Lease {
             state.until = now + lease;
             return Ok(seen);
         }
-        if seen != 0 && seen < state.kept.epoch && !planted(Bug::NoFence) {
+        if failpoint!(NoFence, false, seen != 0 && seen < state.kept.epoch) {
             return Err(overtaken(&state.kept, seen));
         }
-        let live = now < state.until && !planted(Bug::LeaseIgnored);
+        let live = failpoint!(LeaseIgnored, false, now < state.until);
         if !ours && !state.kept.holder.is_empty() && (live || busy.is_some()) {
             let until = match busy {
                 Some(busy) => format!("it is still at work here: {busy}"),
@@ -116,9 +116,7 @@ impl Lease {
     pub(crate) fn check(&self, system: &dyn System, fence: Option<&crate::v1::Fence>) -> Result<(), Refusal> {
         let mut state = self.state();
         let fence = fence.ok_or_else(|| Refusal::unclaimed("nobody has claimed the node: the controller is too old for this agent"))?;
-        if planted(Bug::NoFence) {
-            return Ok(());
-        }
+        failpoint!(NoFence, return Ok(()));
         if fence.epoch < state.kept.epoch {
             return Err(overtaken(&state.kept, fence.epoch));
         }

@@ -6,8 +6,8 @@ use crate::metrics::{CERTIFICATE_END, Sample, Snapshot, encoded};
 use crate::server::node::Node;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use vsgpu_core::execute::{self, Facts};
-use vsgpu_core::nvidia_smi::SmiReport;
+use vsgpu_core::observe::{self, Facts};
+use vsgpu_core::readers::nvidia_smi::SmiReport;
 use vsgpu_core::{Scope, Subject, judge};
 
 /// Series of one agent, at most.
@@ -52,7 +52,7 @@ fn look(node: &Node) {
         return;
     }
     let looking = node.looking();
-    let facts = execute::observe(node.system.as_ref(), &on, &node.catalogue.facts(node.scope(&on)));
+    let facts = observe::observe(node.system.as_ref(), &on, &node.catalogue.facts(node.scope(&on)));
     node.looked(&facts, looking);
     let wished: Vec<String> =
         node.wishes.lock().map(|w| w.keys().filter_map(|k| k.rsplit_once('/')).map(|(vm, _)| vm.into()).collect()).unwrap_or_default();
@@ -63,7 +63,7 @@ fn look(node: &Node) {
     let of_vms = vms.into_iter().map(|vm| {
         let named = |e: &&vsgpu_core::Entry| wishes.iter().any(|key| key.rsplit_once('/') == Some((vm.as_str(), e.name)));
         let facts: Vec<_> = node.catalogue.of(Scope::Vm).filter(named).map(|e| e.fact).collect();
-        let facts = execute::observe(node.system.as_ref(), &Subject::vm(&vm), &facts);
+        let facts = observe::observe(node.system.as_ref(), &Subject::vm(&vm), &facts);
         (vm, facts)
     });
     let of_vms = of_vms.collect();
@@ -241,7 +241,7 @@ fn gpus(report: &SmiReport) -> Vec<Sample> {
         let pending = pending.iter().any(|(now, then)| now != then);
         all.push(count(alert, "gpu_mode_pending", "1: a mode (ECC, MIG) waits for a reset or reboot", pending.into()));
         if let Some(status) = &gpu.license_status {
-            let value = f64::from(vsgpu_core::nvidia_smi::is_licensed(status));
+            let value = f64::from(vsgpu_core::readers::nvidia_smi::is_licensed(status));
             all.push(Sample::for_alert("license_licensed", "1: the vGPU is licensed", id(), value));
         }
     }

@@ -13,10 +13,11 @@ use crate::v1;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use vsgpu_core::apply::Still;
 use vsgpu_core::catalogue::Entry;
-use vsgpu_core::execute::{self, Outcome, Still};
+use vsgpu_core::outcome::Outcome;
 use vsgpu_core::text::piece;
-use vsgpu_core::{Catalogue, Scope, Subject, System};
+use vsgpu_core::{Catalogue, Scope, Subject, System, observe};
 
 /// Wishes last spoken of, for the metrics: (VM or empty, requirement) -> spec.
 pub(crate) type Wishes = BTreeMap<String, serde_json::Value>;
@@ -120,7 +121,7 @@ impl Node {
     }
 
     /// What a look at the node says of what was taken; not where a change was under way meanwhile, and not while something is being taken.
-    pub(crate) fn looked(&self, facts: &execute::Facts, since: Option<u64>) {
+    pub(crate) fn looked(&self, facts: &observe::Facts, since: Option<u64>) {
         let looks = (self.agent.looks)(facts);
         if !looks.is_empty() && since.is_some() && self.looking() == since {
             self.taken.looked(self.system.as_ref(), &looks);

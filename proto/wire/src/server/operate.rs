@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Response;
 use vsgpu_core::Subject;
-use vsgpu_core::execute::Outcome;
-use vsgpu_core::planted::{Bug, planted};
+use vsgpu_core::failpoint;
+use vsgpu_core::outcome::Outcome;
 
 pub(crate) type Events = ReceiverStream<Result<v1::Event, tonic::Status>>;
 
@@ -34,7 +34,7 @@ pub(crate) fn operate(
     let trace = TraceParent::parse(&call.traceparent).unwrap_or_default();
     let span = tracing::info_span!("operation", name = call.operation, trace_id = trace.trace, span_id = trace.span);
     let (operation, new) = node.operations.begin(&call.operation, call.look_again, what, CHANGES_WAITING)?;
-    if new || planted(Bug::AskedTwiceRunsTwice) {
+    if failpoint!(AskedTwiceRunsTwice, true, new) {
         let (node, ending) = (node.clone(), operation.clone());
         tokio::spawn(async move {
             let work = {

@@ -11,11 +11,12 @@ use crate::v1::{self, agent_server};
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Request, Response, Status, Streaming};
-use vsgpu_core::Subject;
+use vsgpu_core::apply::{self, Terms};
 use vsgpu_core::catalogue::Entry;
-use vsgpu_core::execute::{self, Expectation, Outcome, Terms};
+use vsgpu_core::outcome::{Expectation, Outcome};
 use vsgpu_core::requirement::Taking;
 use vsgpu_core::text::piece;
+use vsgpu_core::{Subject, observe};
 
 pub(crate) struct Service(pub(crate) Arc<Node>);
 
@@ -89,7 +90,7 @@ impl agent_server::Agent for Service {
                 facts.retain(|f| request.facts.iter().any(|name| name == f.name));
             }
             node.remember(&on, request.wishes);
-            let seen = execute::observe(node.system.as_ref(), &on, &facts);
+            let seen = observe::observe(node.system.as_ref(), &on, &facts);
             if on.vm.is_none() {
                 node.looked(&seen, looking);
             }
@@ -146,7 +147,7 @@ impl agent_server::Agent for Service {
             };
             let terms = Terms { expected: expected.as_ref(), still: &still, deadline, gate: Some(&gate) };
             let start = node.system.elapsed();
-            let outcome = execute::apply(node.system.as_ref(), &entry, &on, &spec, &terms, say);
+            let outcome = apply::apply(node.system.as_ref(), &entry, &on, &spec, &terms, say);
             let is_so = matches!(outcome, Outcome::Applied { active: true, .. } | Outcome::AlreadyMet { .. });
             let vm = on.vm.as_deref().unwrap_or_default();
             match taking.filter(|_| is_so) {

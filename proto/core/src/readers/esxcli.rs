@@ -3,7 +3,7 @@
 //! the XML says `AdminStatus` and the plain form `Admin Status`.
 //! In core and not in the host agent: the lab's tests and the planner's tests read the same answers.
 
-use crate::tree::{Node, from_xml, squeezed, usable};
+use crate::readers::smi_tree::{Node, from_xml, squeezed, usable};
 
 /// One block, row or structure: squeezed field names with their values in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

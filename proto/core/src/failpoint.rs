@@ -1,11 +1,11 @@
-//! Bugs planted on purpose, to prove that the suites would find them. A suite that misses one is not done.
+//! Failpoints: faults that tests switch on, to prove that the suites would find them. A suite that misses one is not done.
 //!
-//! Without the feature `planted-bugs` (only the tests' crate turns it on) `planted` is constantly false and costs nothing.
-//! With it a bug is switched on from Rust code alone: no option, file or variable of a shipped program reaches it.
+//! Without the feature `failpoints` (only the tests' crate turns it on) every failpoint is constantly off and costs nothing. With it a
+//! fault is switched on from Rust code alone: no option, file or variable of a shipped program reaches it.
 
-/// A bug that was, or could have been, made.
+/// A fault that was, or could have been, made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bug {
+pub enum Fault {
     /// A record is not flushed before the act.
     NoFsync = 1,
     /// The agent takes changes of an overtaken controller.
@@ -38,7 +38,7 @@ pub enum Bug {
     TakenByAnotherIsOurs,
 }
 
-impl Bug {
+impl Fault {
     /// All of them.
     pub const ALL: [Self; 15] = [
         Self::NoFsync,
@@ -59,17 +59,17 @@ impl Bug {
     ];
 }
 
-#[cfg(feature = "planted-bugs")]
+#[cfg(feature = "failpoints")]
 mod switch {
-    use super::Bug;
+    use super::Fault;
     use std::cell::Cell;
 
     // Of one thread: suites on other threads stay sound.
     thread_local!(static ON: Cell<u8> = const { Cell::new(0) });
 
-    /// Whether this bug is in.
-    pub fn planted(bug: Bug) -> bool {
-        ON.get() == bug as u8
+    /// Whether this fault is on.
+    pub fn is_on(fault: Fault) -> bool {
+        ON.get() == fault as u8
     }
 
     thread_local!(static DUPLICATES: Cell<(u64, u64)> = const { Cell::new((0, 0)) });
@@ -89,19 +89,19 @@ mod switch {
         DUPLICATES.set((seed | 1, one_in));
     }
 
-    /// Plants a bug for the rest of this thread, or takes it out.
-    pub fn plant(bug: Option<Bug>) {
-        ON.set(bug.map_or(0, |b| b as u8));
+    /// Switches a fault on for the rest of this thread, or all of them off.
+    pub fn set(fault: Option<Fault>) {
+        ON.set(fault.map_or(0, |f| f as u8));
     }
 }
 
-#[cfg(not(feature = "planted-bugs"))]
+#[cfg(not(feature = "failpoints"))]
 mod switch {
-    use super::Bug;
+    use super::Fault;
 
     /// Never.
     #[inline(always)]
-    pub const fn planted(_: Bug) -> bool {
+    pub const fn is_on(_: Fault) -> bool {
         false
     }
 
@@ -113,3 +113,16 @@ mod switch {
 }
 
 pub use switch::*;
+
+/// A failpoint. With the fault on the second expression is evaluated: it takes the place of the third one, where there is one.
+#[macro_export]
+macro_rules! failpoint {
+    ($fault:ident, $faulty:expr, $sound:expr) => {
+        if $crate::failpoint::is_on($crate::failpoint::Fault::$fault) { $faulty } else { $sound }
+    };
+    ($fault:ident, $faulty:expr) => {
+        if $crate::failpoint::is_on($crate::failpoint::Fault::$fault) {
+            $faulty;
+        }
+    };
+}

@@ -47,9 +47,9 @@ pub(crate) fn from_xml(text: &str, root: &str) -> Result<Node, String> {
     if end <= start {
         return Err(format!("there is no {root}> document"));
     }
-    let document = crate::xml::parse(&text[start..end])?;
-    fn node(element: crate::xml::Element) -> Node {
-        let crate::xml::Element { name, text, attributes, children } = element;
+    let document = crate::readers::xml::parse(&text[start..end])?;
+    fn node(element: crate::readers::xml::Element) -> Node {
+        let crate::readers::xml::Element { name, text, attributes, children } = element;
         // Attributes are children too: `<gpu id="..">`, `<field name="..">`.
         let attributes = attributes.into_iter().map(|(name, value)| Node { name: squeezed(&name), value, children: vec![] });
         // The reader bounds the depth.

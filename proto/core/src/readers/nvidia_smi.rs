@@ -3,9 +3,9 @@
 //! Never a guess: a document that is cut off is refused, a value that is not understood is absent.
 
 use crate::effect::Command;
-use crate::evidence::{Evidence, Unreadable};
+use crate::observation::{Evidence, Unreadable};
+use crate::readers::smi_tree::{Node, from_text, from_xml, usable};
 use crate::system::Ended;
-use crate::tree::{Node, from_text, from_xml, usable};
 use crate::units::Bdf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -279,7 +279,7 @@ fn slowdowns(gpu: &Node) -> Vec<String> {
     let reasons = ["hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_thermal_slowdown"];
     let Some(block) = gpu.child(&["clockseventreasons", "clocksthrottlereasons"]) else { return vec![] };
     let active = |reason: &&&str| {
-        let plain = crate::tree::squeezed(reason);
+        let plain = crate::readers::smi_tree::squeezed(reason);
         // The text form nests the thermal ones below `HW Slowdown`.
         let named =
             |c: &Node| c.name.strip_prefix("clockseventreason").or(c.name.strip_prefix("clocksthrottlereason")).unwrap_or(&c.name) == plain;
