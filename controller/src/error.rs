@@ -161,7 +161,7 @@ impl From<vsgpu_wire::client::CallError> for Error {
         use vsgpu_wire::client::CallError;
         let text = error.to_string();
         match error {
-            CallError::Away(_) => Self::new(Kind::Unreachable, text)
+            CallError::Unreachable(_) => Self::new(Kind::Unreachable, text)
                 .held(Hold::Unreachable)
                 .hint("is the agent running there, and is its port open? `vsgpu-host-agent serve`, `vsgpu-guest-agent serve`"),
             CallError::Refused { hint, .. } => Self::new(Kind::Unreachable, text).code("refused").hint(hint),
@@ -174,7 +174,7 @@ impl From<vsgpu_wire::client::CallError> for Error {
             CallError::Overtaken(_) => Self::new(Kind::Blocked, text)
                 .held(Hold::TakenOver)
                 .hint("this run changed nothing there since; look at the node anew: `vsgpu plan`"),
-            CallError::Unclaimed(_) | CallError::Failed(_) => Self::new(Kind::Failed, text),
+            CallError::LeaseLost(_) | CallError::Failed(_) => Self::new(Kind::Failed, text),
         }
     }
 }

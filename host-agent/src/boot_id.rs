@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use vsgpu_core::readers::esxcli;
-use vsgpu_core::{BootIdentity, Command, Output, System, Trouble};
+use vsgpu_core::{BootIdentity, Command, IoError, Output, System};
 
 const MARKER: &str = "/var/run/vsgpu/boot";
 /// How old the answer in memory may be before it is looked up again.
@@ -24,7 +24,7 @@ pub struct Marker {
 /// What the last look from the network found, and when it was begun.
 struct Look {
     begun: Duration,
-    found: Result<String, Trouble>,
+    found: Result<String, IoError>,
 }
 
 /// What is known of the running boot.
@@ -45,13 +45,13 @@ fn uptime(host: &dyn System) -> Option<u64> {
 }
 
 /// Looks at marker and uptime, and renews the marker.
-fn look(host: &dyn System) -> Result<String, Trouble> {
+fn look(host: &dyn System) -> Result<String, IoError> {
     // The marker first: an uptime that was noted after ours was read must not look like an earlier boot.
     let marker = match host.read(MARKER, 256) {
         Ok(bytes) => String::from_utf8(bytes).ok(),
         // A host that is away has not lost its marker.
-        Err(away @ Trouble::Away(_)) => return Err(away),
-        Err(Trouble::NotFound(_)) => None,
+        Err(away @ IoError::Unreachable(_)) => return Err(away),
+        Err(IoError::NotFound(_)) => None,
         // Over ssh more can go wrong, and a new marker would look like a reboot.
         Err(other) if host.is_remote() => return Err(other),
         Err(_) => None,
@@ -74,7 +74,7 @@ fn look(host: &dyn System) -> Result<String, Trouble> {
 }
 
 impl BootIdentity for Marker {
-    fn id(&self, host: &Arc<dyn System>) -> Result<String, Trouble> {
+    fn id(&self, host: &Arc<dyn System>) -> Result<String, IoError> {
         let lock = |boot: &Arc<Mutex<Boot>>| boot.lock().map(|mut b| std::mem::replace(&mut b.looking, true)).unwrap_or(true);
         let known = self.boot.lock().ok().and_then(|b| Some((b.id.clone()?, b.looked_at)));
         if let Some((id, at)) = known.filter(|_| !host.is_remote()) {
@@ -103,7 +103,7 @@ impl BootIdentity for Marker {
     }
 }
 
-fn remember(boot: &Mutex<Boot>, found: Result<String, Trouble>, at: Duration) {
+fn remember(boot: &Mutex<Boot>, found: Result<String, IoError>, at: Duration) {
     if let Ok(mut boot) = boot.lock() {
         *boot = Boot { id: found.ok().or(boot.id.take()), looked_at: at, looking: false };
     }

@@ -1,7 +1,7 @@
 //! Asking esxcli: in XML first, and in the plain form where a release (or a stand-in) does not offer XML.
 
 use vsgpu_core::readers::esxcli::{self, Record};
-use vsgpu_core::{Command, Ended, Evidence, Probe, Unreadable};
+use vsgpu_core::{Command, ExitKind, Observation, Probe, Unreadable};
 
 fn xml(args: &[&str]) -> Command {
     Command::new("esxcli", ["--formatter=xml"].iter().chain(args).copied())
@@ -12,17 +12,17 @@ fn plain(args: &[&str]) -> Command {
 }
 
 /// The probes for one question.
-pub(crate) fn probes(args: &[&str], seen: &Evidence) -> Vec<Probe> {
+pub(crate) fn probes(args: &[&str], seen: &Observation) -> Vec<Probe> {
     let mut probes = vec![Probe::Run(xml(args))];
     // Only an esxcli that answered and refused is asked again; a missing or hanging one would do the same.
-    if seen.output(&xml(args)).is_ok_and(|o| matches!(o.ended, Ended::Status(s) if s != 0)) {
+    if seen.output(&xml(args)).is_ok_and(|o| matches!(o.ended, ExitKind::Status(s) if s != 0)) {
         probes.push(Probe::Run(plain(args)));
     }
     probes
 }
 
 /// The answer, whichever form it came in.
-pub(crate) fn answer(args: &[&str], seen: &Evidence) -> Result<Vec<Record>, Unreadable> {
+pub(crate) fn answer(args: &[&str], seen: &Observation) -> Result<Vec<Record>, Unreadable> {
     let command = asked(args, seen);
     let output = seen.output(&command)?;
     let refused = esxcli::refusal(&output.both());
@@ -37,7 +37,7 @@ pub(crate) fn answer(args: &[&str], seen: &Evidence) -> Result<Vec<Record>, Unre
 }
 
 /// The answer, read further; what is wrong with it is said with the command and its words.
-pub(crate) fn parsed<T>(args: &[&str], seen: &Evidence, read: impl FnOnce(&[Record]) -> Result<T, String>) -> Result<T, Unreadable> {
+pub(crate) fn parsed<T>(args: &[&str], seen: &Observation, read: impl FnOnce(&[Record]) -> Result<T, String>) -> Result<T, Unreadable> {
     let records = answer(args, seen)?;
     read(&records).map_err(|why| {
         let command = asked(args, seen);
@@ -49,11 +49,11 @@ pub(crate) fn parsed<T>(args: &[&str], seen: &Evidence, read: impl FnOnce(&[Reco
 }
 
 /// The same for an answer of one block.
-pub(crate) fn single<T>(args: &[&str], seen: &Evidence, read: impl FnOnce(&Record) -> Result<T, String>) -> Result<T, Unreadable> {
+pub(crate) fn single<T>(args: &[&str], seen: &Observation, read: impl FnOnce(&Record) -> Result<T, String>) -> Result<T, Unreadable> {
     parsed(args, seen, |records| read(records.first().ok_or("the answer is empty")?))
 }
 
 /// The form of the question that was answered last.
-fn asked(args: &[&str], seen: &Evidence) -> Command {
+fn asked(args: &[&str], seen: &Observation) -> Command {
     if seen.output(&plain(args)).is_ok() { plain(args) } else { xml(args) }
 }

@@ -9,7 +9,7 @@ use crate::pci_slots::Slot;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use vsgpu_core::requirement::{Explained, Failure};
-use vsgpu_core::{Evidence, Fact as _, Probe, Subject};
+use vsgpu_core::{Fact as _, Observation, Probe, Subject};
 
 const VMKERNEL: &str = "/var/log/vmkernel.log";
 /// The logs are written by other processes: a line may bear the second before ours.
@@ -122,7 +122,7 @@ const CAUSES: [Cause; 19] = [
 ];
 
 /// The VM's log and the host's kernel log.
-pub(super) fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
+pub(super) fn probes(on: &Subject, seen: &Observation) -> Vec<Probe> {
     let mut probes = VirtualMachines::probes(on, seen);
     probes.push(Probe::Tail(VMKERNEL.into()));
     probes.extend(log_of(on, seen).map(Probe::Tail));
@@ -130,12 +130,12 @@ pub(super) fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
     probes
 }
 
-fn log_of(on: &Subject, seen: &Evidence) -> Option<String> {
+fn log_of(on: &Subject, seen: &Observation) -> Option<String> {
     Some(format!("{}/vmware.log", find(on, seen).ok()?.vmx.rsplit_once('/')?.0))
 }
 
 /// The cause, if one is known.
-pub(super) fn explain(failure: &Failure, on: &Subject, seen: &Evidence) -> Option<Explained> {
+pub(super) fn explain(failure: &Failure, on: &Subject, seen: &Observation) -> Option<Explained> {
     let log = log_of(on, seen);
     let tail = |path: &str| seen.text(&Probe::Tail(path.into())).ok().flatten().unwrap_or_default().to_string();
     let said = failure.output.as_ref().map(|o| o.both()).unwrap_or_default();
@@ -173,7 +173,7 @@ pub(super) fn explain(failure: &Failure, on: &Subject, seen: &Evidence) -> Optio
 }
 
 /// Addresses of the VM's fixed devices.
-fn devices_of(on: &Subject, seen: &Evidence) -> Vec<String> {
+fn devices_of(on: &Subject, seen: &Observation) -> Vec<String> {
     let Ok(vm) = find(on, seen) else { return vec![] };
     let address = |slot: Slot| if let Slot::Fixed { at, .. } = slot { at.map(|at| at.to_string()) } else { None };
     slots_of(&vm.vmx, seen).into_values().filter_map(address).collect()
@@ -211,7 +211,7 @@ fn time_of(line: &str) -> Option<i64> {
 mod tests {
     use super::*;
     use vsgpu_core::observation::Answer;
-    use vsgpu_core::{Command, Ended, Output};
+    use vsgpu_core::{Command, ExitKind, Output};
 
     const PAGES: &str =
         "2023-07-21T09:40:52.413Z In(05) vmx - PCIPassthru: total number of pages needed (33566722) exceeds limit (917504), failing";
@@ -224,15 +224,15 @@ mod tests {
     fn explained_with(log: &str, hostd: &str, since: u64, kernel: &str) -> Option<Explained> {
         let listing =
             "Vmid   Name   File                 Guest OS          Version\n3      a      [ds1] a/a.vmx        debian11_64Guest   vmx-19\n";
-        let ran = |text: &str| Answer::Ran(Output { ended: Ended::Status(0), stdout: text.into(), stderr: String::new() });
-        let mut seen = Evidence::default();
+        let ran = |text: &str| Answer::Ran(Output { ended: ExitKind::Status(0), stdout: text.into(), stderr: String::new() });
+        let mut seen = Observation::default();
         seen.0.insert(Probe::Run(Command::new("vim-cmd", ["vmsvc/getallvms"])), ran(listing));
         seen.0.insert(Probe::Run(Command::new("esxcli", ["--formatter=xml", "vm", "process", "list"])), ran(""));
         seen.0.insert(Probe::Tail("/vmfs/volumes/ds1/a/vmware.log".into()), Answer::Text(Ok(log.into())));
         let vmx = "pciPassthru0.present = \"TRUE\"\npciPassthru0.id = \"00000:094:00.0\"\npciPassthru0.vendorId = \"0x10de\"\npciPassthru0.deviceId = \"0x20f1\"\n";
         seen.0.insert(Probe::Read("/vmfs/volumes/ds1/a/a.vmx".into()), Answer::Text(Ok(vmx.into())));
         seen.0.insert(Probe::Tail(VMKERNEL.into()), Answer::Text(Ok(kernel.into())));
-        let output = Output { ended: Ended::Status(1), stdout: hostd.into(), stderr: String::new() };
+        let output = Output { ended: ExitKind::Status(1), stdout: hostd.into(), stderr: String::new() };
         explain(&Failure { why: "x".into(), output: Some(output), since }, &Subject::vm("a"), &seen)
     }
 

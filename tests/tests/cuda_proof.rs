@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use vsgpu_core::readers::cuda_report::{CudaReport, read};
-use vsgpu_core::{Ended, Output as Answer, System as _};
+use vsgpu_core::{ExitKind, Output as Answer, System as _};
 use vsgpu_machine::local::Posix;
 use vsgpu_tests::lab::programs;
 
@@ -91,7 +91,7 @@ fn a_wedged_driver_wedges_only_the_program() {
         .env("VSGPU_SIM_CUDA", &folder.join("mode").display().to_string())
         .within(2);
     let Answer { ended, .. } = posix.run(&command);
-    assert_eq!(ended, Ended::TimedOut(2));
+    assert_eq!(ended, ExitKind::TimedOut(2));
     let _ = std::fs::remove_dir_all(folder);
 }
 

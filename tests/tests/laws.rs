@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use vsgpu_core::apply::{self, Terms};
+use vsgpu_core::apply::{self, ApplyOptions};
 use vsgpu_core::catalogue::Entry;
 use vsgpu_core::outcome::{self, Outcome};
 use vsgpu_core::requirement::{TakesEffect, Verdict};
@@ -117,7 +117,7 @@ fn road(world: &World) -> Vec<(Entry, Subject, PathBuf, Value)> {
 
 /// Applies, activates as the engine would, and gives back whether anything was changed.
 fn make_so(system: &Linked, entry: &Entry, on: &Subject, spec: &Value) -> Result<bool, String> {
-    match apply::apply(system, entry, on, spec, &Terms::default(), &mut |_| {}) {
+    match apply::apply(system, entry, on, spec, &ApplyOptions::default(), &mut |_| {}) {
         Outcome::AlreadyMet { .. } => Ok(false),
         Outcome::Applied { active: true, .. } => Ok(true),
         Outcome::Applied { active: false, .. } => {
@@ -216,7 +216,8 @@ fn a_machine_that_is_neither_as_planned_nor_as_wanted_is_left_alone() {
     let system = Linked::new(machine, None);
     let Ok(Verdict::Unmet { effects, .. }) = apply::verdict(&system, &entry, &on, &spec) else { panic!("not unmet") };
     let planned = outcome::Expectation { is: "something else".into(), effects: effects.into(), started: false };
-    let outcome = apply::apply(&system, &entry, &on, &spec, &Terms { expected: Some(&planned), ..Terms::default() }, &mut |_| {});
+    let outcome =
+        apply::apply(&system, &entry, &on, &spec, &ApplyOptions { expected: Some(&planned), ..ApplyOptions::default() }, &mut |_| {});
     assert!(matches!(outcome, Outcome::Stale { .. }), "{outcome:?}");
     assert_eq!(system.changes(), 0);
 }

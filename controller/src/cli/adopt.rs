@@ -1,8 +1,8 @@
 //! `vsgpu abort --adopt HOST`: a run whose controller or records are gone left a host in maintenance mode, or VMs shut down. What its
 //! agent kept of that is taken over, and given back by a run of our own.
 
-use crate::cli::global::{Ended, block_on, now, operator};
-use crate::cli::run::Walk;
+use crate::cli::global::{CliResult, block_on, connector, now};
+use crate::cli::run::RunCommand;
 use crate::error::{Error, Kind};
 use crate::fleet::Fleet;
 use crate::fleet::range::nearest;
@@ -12,7 +12,7 @@ use crate::node::{NodeId, NodeKind};
 use crate::plan::{adopt, still_taken};
 use crate::render::Printer;
 
-pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> Ended {
+pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> CliResult {
     let one = |e: Error| vec![e];
     if !fleet.hosts.iter().any(|h| h.name == host) {
         let error = Error::new(Kind::Usage, format!("the fleet file has no host `{host}`")).code("unknown-node");
@@ -30,10 +30,10 @@ pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> En
         let beside = format!("or leave that run as it is: a fleet file in another folder that has only {host} and its address");
         return Err(one(error.code("unfinished-run").hint(first).hint(beside)));
     }
-    let operator = operator(fleet)?;
+    let connector = connector(fleet)?;
     let own = crate::cli::global::leftovers(fleet)?;
     let wanted = |id: &NodeId| id.kind == NodeKind::Host && (id.name == host || own.concern(fleet, &id.name));
-    let inventory = block_on(inventory::gather(fleet, &operator, Scope::Wished, &wanted))?;
+    let inventory = block_on(inventory::gather(fleet, &connector, Scope::Wished, &wanted))?;
     let node = NodeId::new(NodeKind::Host, host);
     let seen = match inventory.nodes.get(&node) {
         Some(Ok(seen)) => seen,
@@ -61,8 +61,8 @@ pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> En
         let error = Error::new(Kind::Usage, "nobody can be asked; nothing was changed").code("not-confirmed");
         return Err(one(error.hint(format!("{} Then add `--yes`", adoption.question()))));
     }
-    let walk = Walk { yes, adoption: Some(adoption), ..Walk::to(printer, fleet) };
-    let ended = walk.locked();
+    let command = RunCommand { yes, adoption: Some(adoption), ..RunCommand::to(printer, fleet) };
+    let ended = command.locked();
     drop(lock);
     ended
 }

@@ -1,7 +1,7 @@
-//! `vsgpu apply`: walks the plan. An unfinished run is gone on with first, and that is said.
+//! `vsgpu apply`: executes the plan. An unfinished run is resumed first, and the screen says so.
 
-use crate::cli::global::{Chosen, Ended, FleetArg};
-use crate::cli::run::Walk;
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs};
+use crate::cli::run::RunCommand;
 use crate::error::{Error, Kind};
 use crate::files;
 use crate::plan::{self, Plan};
@@ -36,7 +36,7 @@ pub(super) struct Apply {
 }
 
 impl Apply {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let named = FleetArg { fleet: self.file.clone(), pki: self.pki.clone() };
         let choice = named.choice(chosen).map_err(|e| vec![e])?;
         let saved = self.saved_plan(&choice.fleet.value)?;
@@ -46,7 +46,8 @@ impl Apply {
         };
         let fleet = fleet.read(true, chosen)?;
         let unfinished = if self.abandon { Unfinished::GiveUp } else { Unfinished::GoOnIfSame };
-        Walk { saved, yes: self.yes, unfinished, pause: self.pause, max_hosts: self.max_hosts, ..Walk::to(printer, &fleet) }.run()
+        RunCommand { saved, yes: self.yes, unfinished, pause: self.pause, max_hosts: self.max_hosts, ..RunCommand::to(printer, &fleet) }
+            .run()
     }
 
     /// A plan that was saved, if the file is one.

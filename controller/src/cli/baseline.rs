@@ -1,7 +1,7 @@
 //! `vsgpu baseline`: what GPUs reached, as the block that `bandwidth-at-least` is judged against. Made from reports of
 //! `vsgpu-cuda-proof` on bare metal, or from the last proofs of the fleet's own guests.
 
-use crate::cli::global::{Chosen, Ended, FleetArg, block_on, operator};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector};
 use crate::error::{Error, Exit, Kind};
 use crate::files;
 use crate::inventory::{self, Scope};
@@ -29,13 +29,13 @@ pub(super) struct BaselineArgs {
 }
 
 impl BaselineArgs {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let (mut baseline, mut sources, mut errors) = (Baseline::new(), vec![], vec![]);
         if self.report.is_empty() {
             let fleet = self.fleet.read(false, chosen)?;
-            let operator = operator(&fleet)?;
+            let connector = connector(&fleet)?;
             let guests = |id: &crate::node::NodeId| id.kind == crate::node::NodeKind::Guest;
-            let inventory = block_on(inventory::gather(&fleet, &operator, Scope::All, &guests))?;
+            let inventory = block_on(inventory::gather(&fleet, &connector, Scope::All, &guests))?;
             for (node, seen) in &inventory.nodes {
                 let fact = match seen {
                     Ok(seen) => seen.fact::<CudaProofFact>(),

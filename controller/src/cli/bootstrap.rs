@@ -1,7 +1,7 @@
 //! `vsgpu bootstrap ssh`: package, enrolment, start, health, from a machine with nothing but sshd.
 
 use crate::cli::discover::Keys;
-use crate::cli::global::{Chosen, Ended, block_on, own_pki};
+use crate::cli::global::{CliResult, GlobalArgs, block_on, own_pki};
 use crate::error::{Error, Exit, Kind};
 use crate::files;
 use crate::fleet::range;
@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use vsgpu_wire::client::{Operator, Target};
+use vsgpu_wire::client::{Connector, Target};
 
 /// Largest package that is sent so.
 const MAX_PACKAGE: u64 = 64 << 20;
@@ -65,14 +65,14 @@ struct Ssh {
 }
 
 impl Bootstrap {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let Way::Ssh(ssh) = self.way;
         ssh.run(printer, chosen)
     }
 }
 
 impl Ssh {
-    fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let pki = own_pki(self.pki.as_ref(), chosen)?;
         let one = |e: Error| vec![e];
         let target = self.keys.target(&self.machine)?;
@@ -91,7 +91,7 @@ impl Ssh {
         }
         let bytes = files::read_bytes(&self.package, MAX_PACKAGE).map_err(one)?;
         let package = self.package.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let operator = Operator::load(&pki).map_err(|e| vec![Error::from(e)])?;
+        let connector = Connector::load(&pki).map_err(|e| vec![Error::from(e)])?;
         let visit = Visit::new(target, self.tools.as_deref(), &self.root).map_err(one)?;
         let machine = visit.machine().map_err(one)?;
         let role = machine.role();
@@ -141,7 +141,7 @@ impl Ssh {
         let address = self.address.clone().unwrap_or_else(|| crate::setup::discover::agent_at(&host));
         let target = Target { address: address.clone(), node: name.clone(), role };
         let answer = block_on(async {
-            let connection = crate::inventory::patient(&operator, &target, ANSWER).await?;
+            let connection = crate::inventory::patient(&connector, &target, ANSWER).await?;
             connection.describe(Duration::from_secs(20)).await
         })?;
         let described = answer.map_err(|why| {

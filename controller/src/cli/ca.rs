@@ -1,6 +1,6 @@
 //! `vsgpu ca init`: one private CA and the operator's own certificate; no openssl needed.
 
-use crate::cli::global::{Chosen, Ended, own_pki};
+use crate::cli::global::{CliResult, GlobalArgs, own_pki};
 use crate::error::Exit;
 use crate::render::Printer;
 use clap::{Args, Subcommand};
@@ -26,7 +26,7 @@ enum Verb {
 }
 
 impl Ca {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let Verb::Init { pki: folder } = self.verb;
         let folder = own_pki(folder.as_ref(), chosen)?;
         #[expect(clippy::disallowed_methods, reason = "the edge: certificates carry dates")]

@@ -1,6 +1,6 @@
 //! `vsgpu cert issue` and `vsgpu cert renew`: the folder of certificates that a node's agent needs, and the next one before it ends.
 
-use crate::cli::global::{Chosen, Ended, own_pki};
+use crate::cli::global::{CliResult, GlobalArgs, own_pki};
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::range;
 use crate::inventory::acquired::some_of;
@@ -74,7 +74,7 @@ impl Role {
 }
 
 impl Cert {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         match self.verb {
             Verb::Issue { name, role, pki, days } => issue(printer, &name, role.word(), &own_pki(pki.as_ref(), chosen)?, days),
             Verb::Renew { name, role: None, pki, days } if name == "controller" => {
@@ -103,7 +103,7 @@ fn listed(folders: &[PathBuf]) -> Vec<String> {
     folders.iter().map(|p| p.display().to_string()).collect()
 }
 
-fn issue(printer: &Printer, name: &str, role: &str, folder: &Path, days: u32) -> Ended {
+fn issue(printer: &Printer, name: &str, role: &str, folder: &Path, days: u32) -> CliResult {
     let names = names(name)?;
     // All or none: a range that stops in its middle leaves the reader to find out where.
     let (taken, missing): (Vec<&String>, Vec<&String>) = names.iter().partition(|node| is_there(&pki::node_folder(folder, node, role)));
@@ -153,7 +153,7 @@ fn role_of(folder: &Path, node: &str, role: Option<Role>) -> Result<Role, Error>
     }
 }
 
-fn renew(printer: &Printer, name: &str, role: Option<Role>, folder: &Path, days: u32) -> Ended {
+fn renew(printer: &Printer, name: &str, role: Option<Role>, folder: &Path, days: u32) -> CliResult {
     // All or none, as `issue`.
     let roles: Vec<Result<(String, Role), Error>> =
         names(name)?.into_iter().map(|node| Ok((node.clone(), role_of(folder, &node, role)?))).collect();
@@ -197,7 +197,7 @@ fn next(node: &str, role: Role, pki: &Path) -> String {
     }
 }
 
-fn renew_own(printer: &Printer, folder: &Path, days: u32) -> Ended {
+fn renew_own(printer: &Printer, folder: &Path, days: u32) -> CliResult {
     if !folder.join("controller.pem").exists() {
         let error = Error::new(Kind::Usage, format!("{}: there is no certificate of an operator; nothing was issued", folder.display()));
         return Err(vec![error.code("certificates").hint("`vsgpu ca init` makes the first one; `--pki DIR` names another folder")]);

@@ -1,8 +1,8 @@
 //! `vsgpu clone`: copies a VM on its host, one copy for each name. Nothing but a fleet of wishes `clone-of` that is planned and
-//! walked as every other, with a journal of its own.
+//! executed as every other, with a journal of its own.
 
-use crate::cli::global::{Chosen, Ended, FleetArg};
-use crate::cli::run::Walk;
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs};
+use crate::cli::run::RunCommand;
 use crate::error::{Error, Kind};
 use crate::fleet::range::expand;
 use crate::fleet::{Specs, Vm};
@@ -43,7 +43,7 @@ pub(super) struct Clone {
 }
 
 impl Clone {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let mut fleet = self.fleet.read(false, chosen)?;
         let wrong = |why: String| vec![Error::new(Kind::Usage, why)];
         if !fleet.hosts.iter().any(|h| h.name == self.host) {
@@ -76,8 +76,8 @@ impl Clone {
         let stem = fleet.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         fleet.file.set_file_name(format!("{stem}.clone-{}.yaml", self.base.replace('/', "_")));
         if self.dry_run {
-            let operator = crate::cli::global::operator(&fleet)?;
-            let inventory = crate::cli::global::block_on(inventory::gather(&fleet, &operator, Scope::Wished, &|_| true))?;
+            let connector = crate::cli::global::connector(&fleet)?;
+            let inventory = crate::cli::global::block_on(inventory::gather(&fleet, &connector, Scope::Wished, &|_| true))?;
             let planned = crate::plan::plan(&fleet, &inventory, &Leftovers::default());
             printer.answer(&json!({ "plan": planned.plan, "problems": planned.problems }), &crate::render::plan::text(&planned.plan));
             printer.warnings(&planned.warnings);
@@ -89,6 +89,6 @@ impl Clone {
         let unfinished = journal::latest(&Folder(fleet.state_folder())).map_err(|e| vec![e])?.filter(|run| run.status.ended.is_none());
         let abandon = unfinished.is_some_and(|run| run.status.plan.fleet != digest(&fleet));
         let unfinished = if abandon { Unfinished::GiveUp } else { Unfinished::GoOnIfSame };
-        Walk { yes: self.yes, unfinished, ..Walk::to(printer, &fleet) }.run()
+        RunCommand { yes: self.yes, unfinished, ..RunCommand::to(printer, &fleet) }.run()
     }
 }

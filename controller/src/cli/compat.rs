@@ -1,7 +1,7 @@
 //! `vsgpu compat`: does a combination work? Answers from the built-in tables (or NVIDIA's own catalogue) without talking to
 //! any node: exit status 0 it does, 6 it does not.
 
-use crate::cli::global::Ended;
+use crate::cli::global::CliResult;
 use crate::compat::{self, Combination, Finding, Gpu, GuestDriver, LicenseWay, Module, Stated};
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::DriverCatalogue;
@@ -165,7 +165,7 @@ fn gpu(wish: &str, profiles: &[String]) -> Result<Gpu, Vec<Error>> {
 }
 
 impl Compat {
-    pub fn run(self, printer: &Printer) -> Ended {
+    pub fn run(self, printer: &Printer) -> CliResult {
         if let Some(error) = swapped(&self.host, self.guest.as_deref()) {
             return Err(vec![error]);
         }

@@ -1,7 +1,7 @@
 //! `vsgpu config`: which fleet counts and why; named contexts.
 
-use crate::cli::context::{Config as File, Context, Surroundings, choose};
-use crate::cli::global::{Chosen, Ended};
+use crate::cli::context::{Config as File, Context, Environment, choose};
+use crate::cli::global::{CliResult, GlobalArgs};
 use crate::error::{Error, Exit, Kind};
 use crate::render::{Answer, Printer, columns};
 use clap::{Args, Subcommand};
@@ -42,9 +42,9 @@ enum Verb {
 }
 
 impl Config {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let one = |e: Error| vec![e];
-        let around = Surroundings::here();
+        let around = Environment::here();
         let mut file = File::read(&around.file).map_err(one)?;
         let absolute =
             |path: PathBuf| std::path::absolute(&path).map_err(|e| vec![Error::new(Kind::Usage, format!("{}: {e}", path.display()))]);
@@ -82,7 +82,7 @@ impl Config {
         Ok(Exit::Done)
     }
 
-    fn show(printer: &Printer, chosen: &Chosen, around: &Surroundings, file: &File) -> Ended {
+    fn show(printer: &Printer, chosen: &GlobalArgs, around: &Environment, file: &File) -> CliResult {
         let choice = choose(None, None, chosen.context.as_deref(), around, &|| Ok(file.clone())).map_err(|e| vec![e])?;
         let mut rows = vec![vec!["fleet".into(), choice.fleet.value.display().to_string(), choice.fleet.from.clone()]];
         rows.push(match &choice.pki {

@@ -80,7 +80,7 @@ impl Config {
 
 /// What the choice depends on beside the command line.
 #[derive(Clone, Debug, Default)]
-pub struct Surroundings {
+pub struct Environment {
     /// `VSGPU_FLEET`.
     pub fleet: Option<PathBuf>,
     /// `VSGPU_PKI`.
@@ -93,7 +93,7 @@ pub struct Surroundings {
     pub file: PathBuf,
 }
 
-impl Surroundings {
+impl Environment {
     /// Those of this process.
     pub fn here() -> Self {
         let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -143,7 +143,7 @@ pub fn choose(
     fleet: Option<&Path>,
     pki: Option<&Path>,
     context: Option<&str>,
-    around: &Surroundings,
+    around: &Environment,
     config: &dyn Fn() -> Result<Config, Error>,
 ) -> Result<Choice, Error> {
     let set = |value: &Path, from: &str| Setting { value: value.into(), from: from.into() };
@@ -182,18 +182,18 @@ mod tests {
 
     #[test]
     fn what_is_said_nearer_counts_more() {
-        let chosen = |fleet: Option<&str>, context: Option<&str>, around: &Surroundings| {
+        let chosen = |fleet: Option<&str>, context: Option<&str>, around: &Environment| {
             let choice = choose(fleet.map(Path::new), None, context, around, &|| Ok(config())).unwrap();
             format!("{} {} {:?}", choice.fleet.value.display(), choice.fleet.from, choice.pki.map(|p| p.value.display().to_string()))
         };
-        let nothing = Surroundings::default();
-        let here = Surroundings { has_fleet_file: true, ..Surroundings::default() };
-        let env = Surroundings { fleet: Some("/e.yaml".into()), pki: Some("/e".into()), context: Some("lab".into()), ..here.clone() };
+        let nothing = Environment::default();
+        let here = Environment { has_fleet_file: true, ..Environment::default() };
+        let env = Environment { fleet: Some("/e.yaml".into()), pki: Some("/e".into()), context: Some("lab".into()), ..here.clone() };
         assert_eq!(chosen(Some("a.yaml"), Some("lab"), &env), "a.yaml command line Some(\"/e\")");
         assert_eq!(chosen(None, Some("prod"), &env), "/prod/fleet.yaml --context prod Some(\"/prod/pki\")");
         assert_eq!(chosen(None, None, &env), "/e.yaml VSGPU_FLEET Some(\"/e\")");
         assert_eq!(chosen(None, Some("lab"), &here), "/lab/fleet.yaml --context lab Some(\"/lab/pki\")");
-        let named = Surroundings { context: Some("lab".into()), ..here.clone() };
+        let named = Environment { context: Some("lab".into()), ..here.clone() };
         assert_eq!(chosen(None, None, &named), "/lab/fleet.yaml VSGPU_CONTEXT=lab Some(\"/lab/pki\")");
         assert_eq!(chosen(None, None, &here), "fleet.yaml working folder None");
         assert_eq!(chosen(None, None, &nothing), "/prod/fleet.yaml current context prod Some(\"/prod/pki\")");

@@ -1,6 +1,6 @@
 //! `vsgpu discover` and `vsgpu init`: what hosts are out there, and the fleet file that follows. Both only look.
 
-use crate::cli::global::{Chosen, Ended, block_on, own_pki, worst};
+use crate::cli::global::{CliResult, GlobalArgs, block_on, own_pki, worst};
 use crate::error::{Error, Exit, Kind};
 use crate::files;
 use crate::inventory::readiness::of_host;
@@ -11,7 +11,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use vsgpu_core::text::sentence;
 use vsgpu_machine::ssh::Target;
-use vsgpu_wire::client::Operator;
+use vsgpu_wire::client::Connector;
 
 /// Which hosts, and how they are reached.
 #[derive(Args)]
@@ -54,7 +54,7 @@ impl Keys {
 }
 
 impl Where {
-    fn look(&self, chosen: &Chosen) -> Result<Vec<Found>, Vec<Error>> {
+    fn look(&self, chosen: &GlobalArgs) -> Result<Vec<Found>, Vec<Error>> {
         let wrong = |why: String| vec![Error::new(Kind::Usage, why)];
         if self.ssh.is_empty() && self.agent.is_empty() {
             return Err(vec![Error::new(Kind::Usage, "no host was named").hint("`--ssh root@esx-01`, or `--agent esx-01=10.0.0.11:7443`")]);
@@ -68,8 +68,8 @@ impl Where {
         let agents = self.agent.iter().map(agent).collect::<Result<Vec<_>, _>>()?;
         if !agents.is_empty() {
             let pki = own_pki(self.pki.as_ref(), chosen)?;
-            let operator = Operator::load(&pki).map_err(|e| vec![Error::from(e)])?;
-            found.extend(block_on(discover::by_agents(&agents, pki, &operator))??);
+            let connector = Connector::load(&pki).map_err(|e| vec![Error::from(e)])?;
+            found.extend(block_on(discover::by_agents(&agents, pki, &connector))??);
         }
         let mut names = std::collections::BTreeSet::new();
         match found.iter().find(|host| !names.insert(host.name.clone())) {
@@ -93,7 +93,7 @@ pub(super) struct Discover {
 }
 
 impl Discover {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let found = self.hosts.look(chosen)?;
         let mut text = String::new();
         let mut json = serde_json::Map::new();
@@ -137,7 +137,7 @@ pub(super) struct Init {
 }
 
 impl Init {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         if self.out.exists() {
             let error = Error::new(Kind::Usage, format!("{}: is there already and was not touched", self.out.display())).code("file");
             return Err(vec![error.hint("`--out FILE` writes another one")]);

@@ -1,6 +1,6 @@
 //! `vsgpu explain`: the page of an error's code.
 
-use crate::cli::global::Ended;
+use crate::cli::global::CliResult;
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::range::nearest;
 use crate::render::{self, Printer, explain};
@@ -17,7 +17,7 @@ pub(super) struct Explain {
 }
 
 impl Explain {
-    pub fn run(self, printer: &Printer) -> Ended {
+    pub fn run(self, printer: &Printer) -> CliResult {
         let all = explain::pages();
         let Some(code) = self.code else {
             let first = |text: &str| text.lines().next().unwrap_or_default().split(". ").next().unwrap_or_default().to_string();

@@ -1,7 +1,7 @@
 //! `vsgpu export`: the facts of the fleet turned back into wishes: a fleet file of what is.
 
 use crate::catalogue::catalogue;
-use crate::cli::global::{Chosen, Ended, FleetArg, block_on, operator, worst};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, worst};
 use crate::error::{Error, Exit};
 use crate::fleet::{Fleet, yaml};
 use crate::inventory::{self, Inventory, Scope};
@@ -19,10 +19,10 @@ pub(super) struct Export {
 }
 
 impl Export {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let fleet = self.fleet.read(false, chosen)?;
-        let operator = operator(&fleet)?;
-        let inventory = block_on(inventory::gather(&fleet, &operator, Scope::All, &|_| true))?;
+        let connector = connector(&fleet)?;
+        let inventory = block_on(inventory::gather(&fleet, &connector, Scope::All, &|_| true))?;
         let document = document(&fleet, &inventory);
         let names = inventory.nodes.keys().map(|id| id.clone().into()).collect();
         printer.show(Answer { names, ..Answer::new(document.clone(), yaml::write(&document).trim_end()) });

@@ -1,6 +1,6 @@
 //! `vsgpu exporter`: the metrics of all agents and of the runs on one page, for Prometheus. Changes nothing.
 
-use crate::cli::global::{Chosen, Ended, FleetArg, block_on, reader};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, reader};
 use crate::error::{Error, Exit, Kind};
 use crate::monitoring::exporter::{self, Collected};
 use crate::render::Printer;
@@ -8,7 +8,7 @@ use clap::Args;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use vsgpu_wire::metrics::listener::{self, Gate};
+use vsgpu_wire::metrics::listener::{self, ScrapeAuth};
 use vsgpu_wire::pki;
 
 #[derive(Args)]
@@ -30,21 +30,21 @@ pub(super) struct Exporter {
 }
 
 impl Exporter {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let fleet = self.fleet.read(false, chosen)?;
-        let operator = reader(&fleet)?;
+        let connector = reader(&fleet)?;
         let refused = |why: String| vec![Error::new(Kind::Usage, why)];
-        let gate = Gate::of(self.listen, self.metrics_auth.as_deref(), &fleet.pki, pki::own_file(&fleet.pki)).map_err(refused)?;
+        let auth = ScrapeAuth::of(self.listen, self.metrics_auth.as_deref(), &fleet.pki, pki::own_file(&fleet.pki)).map_err(refused)?;
         let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
         let collected = Arc::new(Collected::new(&fleet));
         block_on(async {
-            listener::listen(self.listen, gate, collected.clone()).map_err(refused)?;
+            listener::listen(self.listen, auth, collected.clone()).map_err(refused)?;
             printer.note(&format!("serving the metrics of {} agents on {}, /metrics", exporter::agents(&fleet), self.listen));
             let mut tick = tokio::time::interval(Duration::from_secs(self.every.into()));
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 tick.tick().await;
-                collected.round(&fleet, &operator, within).await;
+                collected.round(&fleet, &connector, within).await;
             }
         })
         .and_then(|ended: Result<Exit, Vec<Error>>| ended)

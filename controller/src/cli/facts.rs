@@ -1,6 +1,6 @@
 //! `vsgpu facts`: all facts of all nodes, or of some.
 
-use crate::cli::global::{Chosen, Ended, FleetArg, block_on, operator, worst};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, worst};
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::range::nearest;
 use crate::inventory::{self, Scope};
@@ -20,7 +20,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let fleet = self.fleet.read(false, chosen)?;
         let names: Vec<&str> = fleet.hosts.iter().map(|h| h.name.as_str()).chain(fleet.vms.iter().map(|v| v.name.as_str())).collect();
         if let Some(unknown) = self.node.iter().find(|n| !names.contains(&n.as_str())) {
@@ -30,9 +30,9 @@ impl Facts {
                 None => error,
             }]);
         }
-        let operator = operator(&fleet)?;
+        let connector = connector(&fleet)?;
         let inventory =
-            block_on(inventory::gather(&fleet, &operator, Scope::All, &|id| self.node.is_empty() || self.node.contains(&id.name)))?;
+            block_on(inventory::gather(&fleet, &connector, Scope::All, &|id| self.node.is_empty() || self.node.contains(&id.name)))?;
         printer.show(report::facts(&inventory));
         let mut errors: Vec<Error> = inventory.nodes.into_values().filter_map(Result::err).collect();
         errors.dedup();

@@ -1,16 +1,16 @@
 //! What all verbs share: which fleet is meant, who we are, how a verb ends.
 
-use crate::cli::context::{Choice, Config, Surroundings, choose};
+use crate::cli::context::{Choice, Config, Environment, choose};
 use crate::error::{self, Error, Exit, Kind};
 use crate::fleet::{Fleet, file};
 use crate::journal::{self, Folder};
 use clap::Args;
 use std::path::PathBuf;
-use vsgpu_wire::client::Operator;
+use vsgpu_wire::client::Connector;
 
 /// What of the command line is about all verbs.
 #[derive(Clone, Default)]
-pub(crate) struct Chosen {
+pub(crate) struct GlobalArgs {
     pub context: Option<String>,
 }
 
@@ -27,13 +27,13 @@ pub(crate) struct FleetArg {
 
 impl FleetArg {
     /// Which fleet is meant.
-    pub(crate) fn choice(&self, chosen: &Chosen) -> Result<Choice, Error> {
-        let around = Surroundings::here();
+    pub(crate) fn choice(&self, chosen: &GlobalArgs) -> Result<Choice, Error> {
+        let around = Environment::here();
         choose(self.fleet.as_deref(), self.pki.as_deref(), chosen.context.as_deref(), &around, &|| Config::read(&around.file))
     }
 
     /// Reads the fleet file, and with `files` also the files that it names.
-    pub(crate) fn read(&self, files: bool, chosen: &Chosen) -> Result<Fleet, Vec<Error>> {
+    pub(crate) fn read(&self, files: bool, chosen: &GlobalArgs) -> Result<Fleet, Vec<Error>> {
         let choice = self.choice(chosen).map_err(|e| vec![e])?;
         let mut fleet = file::read(&choice.fleet.value)?;
         fleet.file = std::path::absolute(&fleet.file).map_err(|e| vec![Error::new(Kind::Usage, e.to_string())])?;
@@ -49,11 +49,11 @@ impl FleetArg {
 
 /// The folder of certificates of a verb that needs no fleet file: `--pki`, or what goes with the context that is named, or VSGPU_PKI,
 /// or `pki`.
-pub(crate) fn own_pki(option: Option<&PathBuf>, chosen: &Chosen) -> Result<PathBuf, Vec<Error>> {
+pub(crate) fn own_pki(option: Option<&PathBuf>, chosen: &GlobalArgs) -> Result<PathBuf, Vec<Error>> {
     if let Some(folder) = option {
         return Ok(folder.clone());
     }
-    let around = Surroundings::here();
+    let around = Environment::here();
     let Some(name) = &chosen.context else { return Ok(around.pki.unwrap_or_else(|| "pki".into())) };
     let config = Config::read(&around.file).map_err(|e| vec![e])?;
     let context = config.find(name).map_err(|e| vec![e])?;
@@ -61,7 +61,7 @@ pub(crate) fn own_pki(option: Option<&PathBuf>, chosen: &Chosen) -> Result<PathB
 }
 
 /// Everything that can end a verb early.
-pub(crate) type Ended = Result<Exit, Vec<Error>>;
+pub(crate) type CliResult = Result<Exit, Vec<Error>>;
 
 /// Runs async work on a small runtime: the controller waits for the network, it does not compute.
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Vec<Error>> {
@@ -69,13 +69,13 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Vec<Error>
     runtime.map(|r| r.block_on(work)).map_err(|e| vec![Error::new(Kind::Internal, e.to_string())])
 }
 
-pub(crate) fn operator(fleet: &Fleet) -> Result<Operator, Vec<Error>> {
-    Operator::load(&fleet.pki).map_err(|e| vec![e.into()])
+pub(crate) fn connector(fleet: &Fleet) -> Result<Connector, Vec<Error>> {
+    Connector::load(&fleet.pki).map_err(|e| vec![e.into()])
 }
 
 /// For who only reads metrics: a monitor's certificate will do.
-pub(crate) fn reader(fleet: &Fleet) -> Result<Operator, Vec<Error>> {
-    Operator::reading(&fleet.pki).map_err(|e| vec![e.into()])
+pub(crate) fn reader(fleet: &Fleet) -> Result<Connector, Vec<Error>> {
+    Connector::reading(&fleet.pki).map_err(|e| vec![e.into()])
 }
 
 /// Seconds since 1970, for records.

@@ -27,7 +27,7 @@ mod top;
 mod validate;
 mod verify;
 
-use crate::cli::global::{Chosen, worst};
+use crate::cli::global::{GlobalArgs, worst};
 use crate::error::{Exit, Kind};
 use crate::render::{Format, Printer, colour};
 use clap::{Parser, Subcommand};
@@ -126,7 +126,7 @@ pub fn main() -> ExitCode {
         }
     };
     let printer = Printer::new(cli.output);
-    let chosen = Chosen { context: cli.context };
+    let chosen = GlobalArgs { context: cli.context };
     let ended = match cli.verb {
         Verb::Validate(args) => args.run(&printer, &chosen),
         Verb::Schema => schema::run(&printer),

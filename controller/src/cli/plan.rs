@@ -1,6 +1,6 @@
 //! `vsgpu plan`: what would be done. Changes nothing.
 
-use crate::cli::global::{Chosen, Ended, FleetArg, block_on, leftovers, now, operator, worst};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, leftovers, now, worst};
 use crate::error::{Exit, Kind};
 use crate::inventory::{self, Scope, readiness};
 use crate::node::{NodeId, NodeKind};
@@ -23,12 +23,12 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let fleet = self.fleet.read(true, chosen)?;
-        let operator = operator(&fleet)?;
+        let connector = connector(&fleet)?;
         // Before looking: what a run gives back in between is then only planned once too often, never forgotten.
         let left = leftovers(&fleet)?;
-        let inventory = block_on(inventory::gather(&fleet, &operator, Scope::Wished, &|_| true))?;
+        let inventory = block_on(inventory::gather(&fleet, &connector, Scope::Wished, &|_| true))?;
         let left = crate::plan::still_taken(&fleet, &inventory, left);
         let planned = crate::plan::plan(&fleet, &inventory, &left);
         let own = journal::latest(&journal::Folder(fleet.state_folder())).ok().flatten().map(|run| run.status.run);

@@ -1,6 +1,6 @@
 //! `vsgpu release`: a person has looked at a held node and lets it go.
 
-use crate::cli::global::{Chosen, Ended, FleetArg, now};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, now};
 use crate::error::{Error, Exit, Kind};
 use crate::journal::{self, Folder, Journal, Record};
 use crate::node::NodeId;
@@ -18,7 +18,7 @@ pub(super) struct Release {
 }
 
 impl Release {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let one = |e: Error| vec![e];
         let fleet = self.fleet.read(false, chosen)?;
         let folder = fleet.state_folder();

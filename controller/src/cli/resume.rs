@@ -1,7 +1,7 @@
 //! `vsgpu resume`, `vsgpu abort`, `vsgpu rollback`: what becomes of a run that is under way or was left.
 
-use crate::cli::global::{Chosen, Ended, FleetArg};
-use crate::cli::run::Walk;
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs};
+use crate::cli::run::RunCommand;
 use crate::error::{Error, Kind};
 use crate::journal::{self, Folder, Purpose};
 use crate::render::Printer;
@@ -20,9 +20,9 @@ pub(super) struct Resume {
 }
 
 impl Resume {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let fleet = self.fleet.read(false, chosen)?;
-        Walk { yes: true, unfinished: Unfinished::GoOn, pause: self.pause, ..Walk::to(printer, &fleet) }.run()
+        RunCommand { yes: true, unfinished: Unfinished::GoOn, pause: self.pause, ..RunCommand::to(printer, &fleet) }.run()
     }
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Abort {
 }
 
 impl Abort {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let fleet = self.fleet.read(false, chosen)?;
         let folder = fleet.state_folder();
         if let Some(host) = &self.adopt {
@@ -60,8 +60,8 @@ impl Abort {
                 self.wait(&folder)?
             }
         };
-        let walk = Walk { yes: true, unfinished: Unfinished::GiveBack, ..Walk::to(printer, &fleet) };
-        let ended = walk.locked();
+        let command = RunCommand { yes: true, unfinished: Unfinished::GiveBack, ..RunCommand::to(printer, &fleet) };
+        let ended = command.locked();
         drop(lock);
         ended
     }
@@ -89,7 +89,7 @@ pub(super) struct Rollback {
 }
 
 impl Rollback {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let one = |e: Error| vec![e];
         let fleet = self.fleet.read(false, chosen)?;
         let folder = fleet.state_folder();
@@ -121,8 +121,8 @@ impl Rollback {
         }
         // A run towards the fleet file that is not finished is given up for it.
         let unfinished = if run.status.purpose == Purpose::Apply { Unfinished::GiveUp } else { Unfinished::GoOnIfSame };
-        let walk = Walk { yes: self.yes, purpose: Purpose::Rollback, unfinished, ..Walk::to(printer, &back) };
-        let ended = walk.locked();
+        let command = RunCommand { yes: self.yes, purpose: Purpose::Rollback, unfinished, ..RunCommand::to(printer, &back) };
+        let ended = command.locked();
         drop(lock);
         ended
     }

@@ -1,7 +1,7 @@
-//! Everything that walks a plan at a terminal: `apply`, `resume`, `abort`, `rollback`, `clone`. What it asks, hears and says at
+//! Everything that executes a plan at a terminal: `apply`, `resume`, `abort`, `rollback`, `clone`. What it asks, hears and says at
 //! the end is the same for all.
 
-use crate::cli::global::{Ended, block_on, now, operator, worst};
+use crate::cli::global::{CliResult, block_on, connector, now, worst};
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::Fleet;
 use crate::hold::Held;
@@ -10,13 +10,13 @@ use crate::plan::adopt::Adoption;
 use crate::plan::{Leftovers, Plan, Planned};
 use crate::render::progress::Progress;
 use crate::render::{Format, Printer};
-use crate::run::{self, Audience, Event, Request, Stopped, Unfinished, Word};
+use crate::run::{self, Control, Event, Request, RunObserver, Stopped, Unfinished};
 use serde_json::json;
 use std::collections::BTreeSet;
 use tokio::sync::watch;
 
-/// Walks the plan of a fleet.
-pub(super) struct Walk<'a> {
+/// Executes the plan of a fleet.
+pub(super) struct RunCommand<'a> {
     pub printer: &'a Printer,
     pub fleet: &'a Fleet,
     /// What the plan must be.
@@ -33,24 +33,24 @@ pub(super) struct Walk<'a> {
     pub max_hosts: Option<usize>,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> RunCommand<'a> {
     /// Towards a fleet, as `apply` without options does.
     pub(super) fn to(printer: &'a Printer, fleet: &'a Fleet) -> Self {
         let (purpose, unfinished) = (Purpose::Apply, Unfinished::GoOnIfSame);
         Self { printer, fleet, saved: None, adoption: None, yes: false, purpose, unfinished, pause: false, max_hosts: None }
     }
 
-    pub(super) fn run(self) -> Ended {
+    pub(super) fn run(self) -> CliResult {
         let folder = self.fleet.state_folder();
         let _lock = journal::lock(&folder).map_err(|e| vec![e])?;
         self.locked()
     }
 
     /// The same under a lock that is held already.
-    pub(super) fn locked(self) -> Ended {
+    pub(super) fn locked(self) -> CliResult {
         let one = |e: Error| vec![e];
         let Self { printer, fleet, .. } = &self;
-        let operator = operator(fleet)?;
+        let connector = connector(fleet)?;
         let disk = Folder(fleet.state_folder());
         if self.unfinished == Unfinished::GiveUp
             && let Err(error) = journal::latest(&disk)
@@ -61,11 +61,11 @@ impl<'a> Walk<'a> {
                 error.message
             ));
         }
-        let word = operators_word(printer.format()).map_err(one)?;
-        let heard = word.clone();
+        let control = control_from_signals(printer.format()).map_err(one)?;
+        let heard = control.clone();
         let request = Request {
             fleet,
-            operator: &operator,
+            connector: &connector,
             disk: &disk,
             threaded: true,
             holder: crate::cli::global::holder(fleet)?,
@@ -74,15 +74,15 @@ impl<'a> Walk<'a> {
             purpose: self.purpose,
             unfinished: self.unfinished,
             pause: self.pause,
-            word,
+            control,
             now,
         };
-        let mut stage = Stage {
+        let mut stage = TerminalObserver {
             printer,
             yes: self.yes,
             max_hosts: self.max_hosts,
             agreed: BTreeSet::new(),
-            word: heard,
+            control: heard,
             fleet: fleet.file.display().to_string(),
             own: journal::latest(&disk).ok().flatten().map(|run| run.status.run),
             question: self.adoption.as_ref().map(Adoption::question),
@@ -102,13 +102,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn report(&self, ended: run::Ended) -> Ended {
+    fn report(&self, ended: run::RunOutcome) -> CliResult {
         let Self { printer, fleet, .. } = self;
-        let run::Ended { plan, summary, problems, left, behind } = ended;
+        let run::RunOutcome { plan, summary, problems, left, behind } = ended;
         let mut errors: Vec<Error> = vec![];
         if plan.steps.is_empty() {
             errors.extend(problems.into_iter().map(|p| p.error));
-            errors.extend(said_loudly(left));
+            errors.extend(outstanding_as_errors(left));
             printer.errors(&errors);
             if errors.is_empty() {
                 let what = format!("nothing to do: {} requirements are met", plan.met);
@@ -147,7 +147,7 @@ impl<'a> Walk<'a> {
             None => None,
             // Asked for, and nothing is wrong.
             Some(Stopped::Paused) => {
-                let on = "`vsgpu resume --pause` walks the next wave, `vsgpu resume` all of them, `vsgpu abort` ends here";
+                let on = "`vsgpu resume --pause` runs the next wave, `vsgpu resume` all of them, `vsgpu abort` ends here";
                 printer.note(if failed_any { "a step failed: look at it, then `vsgpu apply` plans the rest anew" } else { on });
                 None
             }
@@ -180,13 +180,13 @@ fn send_trace(printer: &Printer, disk: &Folder, endpoint: &str) {
 }
 
 /// What an operator at a terminal sees.
-struct Stage<'a> {
+struct TerminalObserver<'a> {
     printer: &'a Printer,
     yes: bool,
     max_hosts: Option<usize>,
     /// Hosts that were agreed to: an unfinished run and what comes behind it count together.
     agreed: BTreeSet<String>,
-    word: watch::Receiver<Word>,
+    control: watch::Receiver<Control>,
     /// Its file, for questions: of several fleets, the wrong one is the worst mistake.
     fleet: String,
     /// Our own latest run.
@@ -198,7 +198,7 @@ struct Stage<'a> {
     progress: Option<Progress>,
 }
 
-impl Stage<'_> {
+impl TerminalObserver<'_> {
     /// As few hosts as `--max-hosts` says.
     fn few_enough(&self, what: &str, next: &str, hosts: &BTreeSet<String>) -> Result<(), Error> {
         let (all, before) = (hosts.union(&self.agreed).count(), self.agreed.len());
@@ -219,7 +219,8 @@ impl Stage<'_> {
 
     /// A person's yes, where there is one and `--yes` was not said.
     fn ask(&self, text: &str, question: &str) -> Result<(), Error> {
-        let go_on = if self.yes { Some(true) } else { self.printer.confirm(text, question, &|| *self.word.borrow() != Word::GoOn) };
+        let go_on =
+            if self.yes { Some(true) } else { self.printer.confirm(text, question, &|| *self.control.borrow() != Control::Continue) };
         match go_on {
             Some(true) => Ok(()),
             Some(false) => Err(Error::new(Kind::Usage, format!("not confirmed; {}", self.unchanged())).code("not-confirmed")),
@@ -230,7 +231,7 @@ impl Stage<'_> {
     }
 }
 
-impl Audience for Stage<'_> {
+impl RunObserver for TerminalObserver<'_> {
     fn note(&mut self, text: &str) {
         self.printer.note(text);
     }
@@ -271,20 +272,20 @@ impl Audience for Stage<'_> {
         Ok(())
     }
 
-    fn walking(&mut self, plan: &Plan) {
+    fn running(&mut self, plan: &Plan) {
         self.progress = Some(Progress::new(self.printer, plan, self.history.clone()));
     }
 
-    fn hear(&mut self, event: &Event) {
+    fn on_event(&mut self, event: &Event) {
         if let Some(progress) = &mut self.progress {
-            progress.hear(event);
+            progress.on_event(event);
         }
     }
 }
 
 /// Hears Ctrl-C (and a polite kill) in a thread of its own: once stops, twice leaves. Called before any other thread, so that
 /// all have it blocked.
-fn operators_word(format: Format) -> Result<watch::Receiver<Word>, Error> {
+fn control_from_signals(format: Format) -> Result<watch::Receiver<Control>, Error> {
     use nix::sys::signal::{SigSet, Signal};
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
@@ -292,19 +293,19 @@ fn operators_word(format: Format) -> Result<watch::Receiver<Word>, Error> {
     // A lost ssh session is no reason to leave hosts where they are: what runs is finished, as after a polite kill.
     signals.add(Signal::SIGHUP);
     signals.thread_block().map_err(|e| Error::new(Kind::Internal, format!("signals cannot be heard: {e}")))?;
-    let (tx, rx) = watch::channel(Word::GoOn);
+    let (tx, rx) = watch::channel(Control::Continue);
     std::thread::spawn(move || {
         let mut interrupts = 0;
         while let Ok(signal) = signals.wait() {
             // A polite kill asks to stop, however often it comes; only a person at the keyboard leaves.
             interrupts += u32::from(signal == Signal::SIGINT);
-            let word = if interrupts > 1 { Word::Detach } else { Word::Stop };
-            if *tx.borrow() == Word::GoOn {
+            let control = if interrupts > 1 { Control::Detach } else { Control::Stop };
+            if *tx.borrow() == Control::Continue {
                 let text =
                     "stopping: what runs is finished, nothing new is begun (Ctrl-C again leaves at once; the agents finish what they do)";
                 Printer::new(format).note(text);
             }
-            tx.send_replace(word);
+            tx.send_replace(control);
         }
     });
     Ok(rx)
@@ -313,11 +314,11 @@ fn operators_word(format: Format) -> Result<watch::Receiver<Word>, Error> {
 /// What the latest run took and has not given back.
 fn still_taken(fleet: &Fleet) -> Vec<Error> {
     let run = journal::latest(&Folder(fleet.state_folder())).ok().flatten();
-    run.map(|run| said_loudly(journal::outstanding(&run.status))).unwrap_or_default()
+    run.map(|run| outstanding_as_errors(journal::outstanding(&run.status))).unwrap_or_default()
 }
 
 /// The one thing administrators fear, said loudly, with the way out.
-fn said_loudly(left: Leftovers) -> Vec<Error> {
+fn outstanding_as_errors(left: Leftovers) -> Vec<Error> {
     let host = |host| {
         Error::new(Kind::Failed, format!("{host} IS STILL IN MAINTENANCE MODE"))
             .code("still-taken")

@@ -1,6 +1,6 @@
 //! `vsgpu status`: the latest run, from its journal; and what the hosts' agents know that other runs took and left.
 
-use crate::cli::global::{Chosen, Ended, FleetArg, block_on, now};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, now};
 use crate::error::{Error, Exit};
 use crate::fleet::Fleet;
 use crate::inventory;
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use vsgpu_host_agent::host::MAINTENANCE_MODE;
 use vsgpu_host_agent::vm::POWER;
-use vsgpu_wire::client::Operator;
+use vsgpu_wire::client::Connector;
 
 /// Between two looks at the journal, which is a local file.
 const LOOK: Duration = Duration::from_millis(500);
@@ -39,11 +39,11 @@ const ASK_AGAIN_SECS: u64 = 10;
 const HOSTS: Duration = Duration::from_secs(3);
 
 impl Status {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let fleet = self.fleet.read(false, chosen)?;
         let folder = fleet.state_folder();
         let mut hosts = if self.local { Hosts::default() } else { Hosts::ask(printer, &fleet, true)? };
-        let ending = certificates::ending(&fleet, hosts.operator.as_ref(), now());
+        let ending = certificates::ending(&fleet, hosts.connector.as_ref(), now());
         let mut shown = String::new();
         loop {
             let at_work = journal::at_work(&folder).is_some();
@@ -75,13 +75,13 @@ impl Status {
 /// What runs took, by the hosts' own word.
 struct Hosts {
     said: BTreeMap<String, Vec<Left>>,
-    operator: Option<Operator>,
+    connector: Option<Connector>,
     asked: u64,
 }
 
 impl Default for Hosts {
     fn default() -> Self {
-        Self { said: BTreeMap::new(), operator: None, asked: now() }
+        Self { said: BTreeMap::new(), connector: None, asked: now() }
     }
 }
 
@@ -93,15 +93,15 @@ impl Hosts {
             }
         };
         // Without certificates the journal still tells its part.
-        let operator = match Operator::load(&fleet.pki) {
-            Ok(operator) => operator,
+        let connector = match Connector::load(&fleet.pki) {
+            Ok(connector) => connector,
             Err(why) => {
                 note(&format!("the hosts are not asked: {why}; `--pki DIR` names the CA's folder"));
                 return Ok(Self::default());
             }
         };
         let within = HOSTS.min(Duration::from_secs(fleet.deadlines.connect_secs.into()));
-        let (said, silent) = block_on(inventory::describe(fleet, &operator, within))?;
+        let (said, silent) = block_on(inventory::describe(fleet, &connector, within))?;
         if let Some(first) = silent.first() {
             let verb = if silent.len() == 1 { "does" } else { "do" };
             note(&format!(
@@ -110,7 +110,7 @@ impl Hosts {
             ));
         }
         let said = said.iter().map(|(host, said)| (host.clone(), acquired::described(host, said))).collect();
-        Ok(Self { said, operator: Some(operator), asked: now() })
+        Ok(Self { said, connector: Some(connector), asked: now() })
     }
 
     fn left(&self) -> impl Iterator<Item = &Left> {

@@ -1,9 +1,9 @@
 //! `vsgpu top`: the fleet at a glance, live. Changes nothing, and looks at nothing either: it shows what the agents' metrics say.
 
-use crate::cli::global::{Chosen, Ended, FleetArg, block_on, reader};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, reader};
 use crate::error::{Error, Exit, Kind};
 use crate::monitoring::exporter::{Collected, agents};
-use crate::monitoring::top::{Glance, Seats, View, glance, view};
+use crate::monitoring::top::{FleetSummary, Seats, View, glance, view};
 use crate::render::{self, Answer, Printer};
 use clap::Args;
 use serde_json::json;
@@ -26,15 +26,15 @@ pub(super) struct Top {
 }
 
 impl Top {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let fleet = Arc::new(self.fleet.read(false, chosen)?);
-        let operator = reader(&fleet)?;
+        let connector = reader(&fleet)?;
         let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
         let collected = Arc::new(Collected::new(&fleet));
         let name = fleet.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let seats: Seats = fleet.vms.iter().map(|vm| (vm.name.clone(), (vm.host.clone(), vm.vm_name.clone()))).collect();
         if self.once || !std::io::stdout().is_terminal() {
-            block_on(collected.round(&fleet, &operator, within))?;
+            block_on(collected.round(&fleet, &connector, within))?;
             let seen = glance(&name, &seats, &collected.metrics());
             let View { head, columns, lines } = view(&seen);
             let lines: Vec<&str> = head
@@ -53,7 +53,7 @@ impl Top {
         std::thread::spawn(move || {
             block_on(async {
                 loop {
-                    rounds.round(&asked, &operator, within).await;
+                    rounds.round(&asked, &connector, within).await;
                     tokio::time::sleep(every).await;
                 }
             })
@@ -76,7 +76,7 @@ impl Top {
 }
 
 /// Hosts and guests, whole: lines cut long names.
-fn names(seen: &Glance) -> Vec<String> {
+fn names(seen: &FleetSummary) -> Vec<String> {
     let hosts = seen.hosts.iter().map(|host| format!("host/{}", host.name));
     hosts.chain(seen.guests.iter().map(|guest| format!("guest/{}", guest.name))).collect()
 }

@@ -1,6 +1,6 @@
 //! `vsgpu validate`: offline check of a fleet file and of the files that it names.
 
-use crate::cli::global::{Chosen, Ended, FleetArg};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs};
 use crate::compat;
 use crate::error::Exit;
 use crate::render::{Answer, Printer};
@@ -18,7 +18,7 @@ pub(super) struct Validate {
 }
 
 impl Validate {
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let shown = self.fleet.choice(chosen).map_err(|e| vec![e])?.fleet.value.display().to_string();
         let mut fleet = self.fleet.read(!self.no_files, chosen)?;
         if self.no_files {

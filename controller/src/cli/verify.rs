@@ -1,6 +1,6 @@
 //! `vsgpu verify`: is everything as wished? Changes nothing; the agents remember the wishes for their metrics.
 
-use crate::cli::global::{Chosen, Ended, FleetArg, block_on, now, operator, worst};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, now, worst};
 use crate::error::{Error, Exit, Kind};
 use crate::inventory::{self, Scope};
 use crate::plan::verify::checks;
@@ -33,15 +33,15 @@ pub(super) struct Verify {
 
 impl Verify {
     #[expect(clippy::disallowed_methods, reason = "the edge: how long an operator waits")]
-    pub fn run(self, printer: &Printer, chosen: &Chosen) -> Ended {
+    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let fleet = self.fleet.read(true, chosen)?;
-        let operator = operator(&fleet)?;
+        let connector = connector(&fleet)?;
         let begun = Instant::now();
         let mut shown = String::new();
         loop {
-            let inventory = block_on(inventory::gather(&fleet, &operator, Scope::WishedAndRemembered, &|_| true))?;
+            let inventory = block_on(inventory::gather(&fleet, &connector, Scope::WishedAndRemembered, &|_| true))?;
             let checks = checks(&fleet, &inventory);
-            let ending = certificates::ending(&fleet, Some(&operator), now());
+            let ending = certificates::ending(&fleet, Some(&connector), now());
             let mut answer = report::verify(&fleet, &checks, &inventory);
             answer.json["certificates"] = json!(ending);
             let mut errors: Vec<Error> = inventory.nodes.into_values().filter_map(Result::err).collect();

@@ -248,7 +248,7 @@ impl Finding {
 
 /// One GPU of a host in a room.
 #[derive(Clone, Debug)]
-pub struct RoomGpu {
+pub struct HostGpu {
     /// The GPU.
     pub gpu: Gpu,
     /// Given away, when all is as wished.
@@ -261,7 +261,7 @@ pub struct RoomGpu {
 
 /// Somebody who wants GPUs of a host.
 #[derive(Clone, Debug)]
-pub struct Tenant {
+pub struct GpuClaim {
     /// VM.
     pub vm: String,
     /// Its node, if it is in the fleet file.
@@ -280,15 +280,15 @@ pub struct Tenant {
 
 /// The GPUs of one host and everybody who wants a part of them.
 #[derive(Clone, Debug)]
-pub struct Room {
+pub struct HostGpus {
     /// Host.
     pub host: String,
     /// Release of ESXi.
     pub esxi: Option<String>,
     /// Its GPUs.
-    pub gpus: Vec<RoomGpu>,
+    pub gpus: Vec<HostGpu>,
     /// VMs of the fleet file and others.
-    pub tenants: Vec<Tenant>,
+    pub claims: Vec<GpuClaim>,
     /// The fleet file wishes for `passthrough` of the host.
     pub passthrough_wished: bool,
     /// GPUs that keys of the host name: the key, and the address or model.
@@ -299,13 +299,13 @@ pub struct Room {
     pub node: NodeId,
 }
 
-impl Room {
+impl HostGpus {
     /// A finding about some tenants.
-    pub fn finding(&self, tenants: &[&Tenant], what: impl Into<String>, basis: Basis, nearest: Option<String>) -> Finding {
+    pub fn finding(&self, claims: &[&GpuClaim], what: impl Into<String>, basis: Basis, nearest: Option<String>) -> Finding {
         let certain = basis.confirmed;
-        let mut nodes: Vec<NodeId> = tenants.iter().filter_map(|t| t.node.clone()).collect();
+        let mut nodes: Vec<NodeId> = claims.iter().filter_map(|t| t.node.clone()).collect();
         // A VM that runs now would lose its GPU through what is wished of its host: that is not begun either.
-        if certain && tenants.iter().any(|t| t.running_now) {
+        if certain && claims.iter().any(|t| t.running_now) {
             nodes.push(self.node.clone());
         }
         Finding { constraint: "", nodes, what: format!("{}: {}", self.host, what.into()), basis, nearest, certain }

@@ -1,6 +1,6 @@
 //! Makes combinations and rooms from the fleet file, and from what was seen where something was seen.
 
-use crate::compat::combination::{Combination, Gpu, GuestDriver, LicenseWay, Module, Room, RoomGpu, Stated, Tenant};
+use crate::compat::combination::{Combination, Gpu, GpuClaim, GuestDriver, HostGpu, HostGpus, LicenseWay, Module, Stated};
 use crate::fleet::{Fleet, Host, Spec, Vm};
 use crate::inventory::Inventory;
 use crate::inventory::gpus::gpus_as_wished;
@@ -216,10 +216,10 @@ fn seen_by_guest(c: &mut Combination, inventory: Option<&Inventory>, guest: &Nod
 }
 
 /// The GPUs of each host whose GPUs are known, with everybody who wants a part of them.
-pub fn rooms(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Room> {
+pub fn gpus_of_hosts(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<HostGpus> {
     let by_host = fleet.vms_by_host();
     let Some(seen) = inventory else { return fleet.hosts.iter().map(|host| stated(host, &by_host[host.name.as_str()])).collect() };
-    let room = |host: &Host| {
+    let host_gpus = |host: &Host| {
         let node = NodeId::new(NodeKind::Host, &host.name);
         let gpus = gpus_as_wished(host, seen)?;
         let report = fact::<Gpus>(inventory, &node).map(|gpus| gpus.0);
@@ -231,7 +231,7 @@ pub fn rooms(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Room> {
             let candidate: Candidate<'_> = seen.candidate();
             let wished = mig.as_ref().and_then(|m| m.of(&candidate)).map(OnOff::on);
             let mixed = mode.as_ref().and_then(|m| m.of(&candidate)).map(|m| m == vgpu_mode::Mode::MixedSize);
-            RoomGpu {
+            HostGpu {
                 gpu: gpu(seen),
                 given: seen.is_given(),
                 mig: wished.or(active.and_then(|g| g.mig_current)),
@@ -239,9 +239,9 @@ pub fn rooms(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Room> {
             }
         };
         let vms = by_host.get(host.name.as_str()).cloned().unwrap_or_default();
-        let mut tenants: Vec<Tenant> = vms.iter().map(|vm| tenant(vm, &users)).collect();
+        let mut claims: Vec<GpuClaim> = vms.iter().map(|vm| claim(vm, &users)).collect();
         let stranger = |user: &&GpuUser| vms.iter().all(|vm| vm.vm_name != user.vm);
-        tenants.extend(users.vms.iter().filter(stranger).map(|user| Tenant {
+        claims.extend(users.vms.iter().filter(stranger).map(|user| GpuClaim {
             vm: user.vm.clone(),
             node: None,
             runs: user.running,
@@ -250,19 +250,19 @@ pub fn rooms(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Room> {
             fixed: user.fixed.clone(),
             dynamic: user.dynamic.clone(),
         }));
-        tenants.retain(|t| !(t.profiles.is_empty() && t.fixed.is_empty() && t.dynamic.is_empty()));
-        Some(Room {
+        claims.retain(|t| !(t.profiles.is_empty() && t.fixed.is_empty() && t.dynamic.is_empty()));
+        Some(HostGpus {
             host: host.name.clone(),
             esxi: fact::<EsxVersion>(inventory, &node).map(|v| v.version),
             gpus: gpus.iter().map(one).collect(),
-            tenants,
+            claims,
             passthrough_wished: host.specs.has::<Passthrough>(),
             named: named(host),
             seen: true,
             node,
         })
     };
-    fleet.hosts.iter().filter_map(room).collect()
+    fleet.hosts.iter().filter_map(host_gpus).collect()
 }
 
 /// GPUs that keys of a host name.
@@ -276,28 +276,28 @@ fn named(host: &Host) -> Vec<(&'static str, String)> {
 }
 
 /// What the fleet file alone says of a host's GPUs: the addresses that it names.
-fn stated(host: &Host, vms: &[&Vm]) -> Room {
+fn stated(host: &Host, vms: &[&Vm]) -> HostGpus {
     let none = GpuUsers { vms: vec![] };
-    let tenants: Vec<Tenant> = vms.iter().map(|vm| tenant(vm, &none)).collect();
+    let claims: Vec<GpuClaim> = vms.iter().map(|vm| claim(vm, &none)).collect();
     let wanted = host.spec::<Passthrough>();
-    let mut addresses: Vec<&String> = tenants.iter().flat_map(|t| &t.fixed).collect();
+    let mut addresses: Vec<&String> = claims.iter().flat_map(|t| &t.fixed).collect();
     addresses.sort();
     addresses.dedup();
     // A model, `all` or no wish at all leaves open whether an address is given away.
     let given =
         |at: &String| wanted.as_ref().is_none_or(|w| w.gpus.iter().any(|c| !matches!(c, GpuChoice::At(a) if a.to_string() != **at)));
-    let gpu = |at: &&String| RoomGpu {
+    let gpu = |at: &&String| HostGpu {
         gpu: Gpu { address: (*at).clone(), device_id: None, subsystem_id: None, name: None },
         given: given(at),
         mig: None,
         mixed: false,
     };
-    Room {
+    HostGpus {
         host: host.name.clone(),
         esxi: None,
         gpus: addresses.iter().map(gpu).collect(),
         // Placed at power-on: what there is to place is not known here.
-        tenants: tenants.into_iter().map(|t| Tenant { dynamic: vec![], ..t }).collect(),
+        claims: claims.into_iter().map(|t| GpuClaim { dynamic: vec![], ..t }).collect(),
         passthrough_wished: wanted.is_some(),
         named: named(host),
         seen: false,
@@ -305,7 +305,7 @@ fn stated(host: &Host, vms: &[&Vm]) -> Room {
     }
 }
 
-fn tenant(vm: &Vm, users: &GpuUsers) -> Tenant {
+fn claim(vm: &Vm, users: &GpuUsers) -> GpuClaim {
     let has = users.vms.iter().find(|user| user.vm == vm.vm_name);
     // What the fleet file does not speak of stays as it is.
     let profiles = match vm.spec::<Vgpu>() {
@@ -321,7 +321,7 @@ fn tenant(vm: &Vm, users: &GpuUsers) -> Tenant {
         None => has.map(|user| (user.fixed.clone(), user.dynamic.clone())).unwrap_or_default(),
     };
     let runs = vm.power.map_or(vm.wants_guest() || has.is_some_and(|user| user.running), |p| p == PowerState::On);
-    Tenant {
+    GpuClaim {
         vm: vm.name.clone(),
         node: Some(NodeId::new(NodeKind::Vm, &vm.name)),
         runs,

@@ -1,5 +1,5 @@
 //! The gate: combinations across host, VM and guest that do not work, found before anything is touched. Pure. One file and
-//! one line each: a constraint looks at a `Combination` (one VM on its host, or what `vsgpu compat` was asked) or at a `Room`
+//! one line each: a constraint looks at a `Combination` (one VM on its host, or what `vsgpu compat` was asked) or at a `HostGpus`
 //! (the GPUs of one host and everybody who wants a part of them).
 //!
 //! What is certain is refused; what rests on an uncertain row or on a rule of thumb is a warning and says so. Every answer
@@ -30,9 +30,9 @@ mod withdrawn;
 
 mod combination;
 
-pub use combination::{Combination, Finding, Gpu, GuestDriver, LicenseWay, Module, Room, Stated};
+pub use combination::{Combination, Finding, Gpu, GuestDriver, HostGpus, LicenseWay, Module, Stated};
 pub(crate) use driver_pair::{guest_of, named};
-pub use inputs::{combinations, rooms};
+pub use inputs::{combinations, gpus_of_hosts};
 
 use crate::error::{Error, Kind};
 use crate::fleet::Fleet;
@@ -70,7 +70,7 @@ pub struct RoomConstraint {
     /// One line for people.
     pub about: &'static str,
     /// What is wrong, if anything.
-    pub check: fn(&Room) -> Vec<Finding>,
+    pub check: fn(&HostGpus) -> Vec<Finding>,
 }
 
 /// All constraints on combinations.
@@ -129,8 +129,8 @@ pub fn judge(fleet: &Fleet, inventory: Option<&Inventory>) -> Judgement {
     // What several nodes share is said once; of each node once.
     let (mut warned, mut refused, mut of_node) = (HashSet::new(), HashSet::new(), HashSet::new());
     let of_combinations = combinations(fleet, inventory).into_iter().flat_map(|c| judge_one(&c));
-    let of_rooms = rooms(fleet, inventory).into_iter().flat_map(|room| {
-        let found = ROOMS.iter().flat_map(|c| (c.check)(&room).into_iter().map(|f| f.of(c.name)));
+    let of_rooms = gpus_of_hosts(fleet, inventory).into_iter().flat_map(|host_gpus| {
+        let found = ROOMS.iter().flat_map(|c| (c.check)(&host_gpus).into_iter().map(|f| f.of(c.name)));
         found.collect::<Vec<_>>()
     });
     for finding in of_combinations.chain(of_rooms) {

@@ -1,7 +1,7 @@
 //! Room for vGPUs: everybody who is to run must fit. Time-sliced vGPUs of one GPU have one size unless mixed sizes are on;
 //! MIG-backed ones need GPUs divided by MIG, and the two never share a GPU.
 
-use crate::compat::combination::{Finding, Room, RoomGpu, Tenant};
+use crate::compat::combination::{Finding, GpuClaim, HostGpu, HostGpus};
 use std::collections::BTreeMap;
 use vsgpu_core::knowledge::vgpu_types::{self, VgpuType};
 use vsgpu_core::knowledge::{Basis, gpus};
@@ -11,29 +11,29 @@ const MIG_SLICES: u64 = 7;
 
 /// Profiles of one board type, with who wants each.
 struct Wants<'a> {
-    all: Vec<(&'a Tenant, &'static VgpuType)>,
+    all: Vec<(&'a GpuClaim, &'static VgpuType)>,
 }
 
-pub(super) fn check(room: &Room) -> Vec<Finding> {
+pub(super) fn check(host_gpus: &HostGpus) -> Vec<Finding> {
     let mut by_token: BTreeMap<&'static str, Wants<'_>> = BTreeMap::new();
-    for tenant in room.tenants.iter().filter(|t| t.runs) {
-        for vgpu in tenant.profiles.iter().filter_map(|p| vgpu_types::find(p)) {
-            by_token.entry(vgpu.token).or_insert_with(|| Wants { all: vec![] }).all.push((tenant, vgpu));
+    for claim in host_gpus.claims.iter().filter(|t| t.runs) {
+        for vgpu in claim.profiles.iter().filter_map(|p| vgpu_types::find(p)) {
+            by_token.entry(vgpu.token).or_insert_with(|| Wants { all: vec![] }).all.push((claim, vgpu));
         }
     }
-    by_token.into_iter().flat_map(|(token, wants)| of_token(room, token, &wants)).collect()
+    by_token.into_iter().flat_map(|(token, wants)| of_token(host_gpus, token, &wants)).collect()
 }
 
-fn of_token(room: &Room, token: &str, wants: &Wants<'_>) -> Vec<Finding> {
-    let gpus: Vec<&RoomGpu> =
-        room.gpus.iter().filter(|g| !g.given && g.gpu.model().is_some_and(|m| m.token.eq_ignore_ascii_case(token))).collect();
+fn of_token(host_gpus: &HostGpus, token: &str, wants: &Wants<'_>) -> Vec<Finding> {
+    let gpus: Vec<&HostGpu> =
+        host_gpus.gpus.iter().filter(|g| !g.given && g.gpu.model().is_some_and(|m| m.token.eq_ignore_ascii_case(token))).collect();
     // No such GPU: other constraints say so.
     if gpus.is_empty() || wants.all.iter().all(|(t, _)| t.node.is_none()) {
         return vec![];
     }
     let of = |mig: bool| wants.all.iter().filter(move |(_, v)| v.mig == mig);
     let count = |mig: bool| gpus.iter().filter(|g| g.mig.unwrap_or(false) == mig).count();
-    let tenants = |mig: bool| of(mig).map(|(t, _)| *t).collect::<Vec<_>>();
+    let claims = |mig: bool| of(mig).map(|(t, _)| *t).collect::<Vec<_>>();
     let mut found = vec![];
     let unknown = gpus.iter().any(|g| g.mig.is_none() && g.gpu.model().is_some_and(|m| m.mig));
     for (mig, lacks, nearest) in [
@@ -42,21 +42,21 @@ fn of_token(room: &Room, token: &str, wants: &Wants<'_>) -> Vec<Finding> {
     ] {
         if let Some((_, first)) = of(mig).next().filter(|_| count(mig) == 0) {
             let kind = if mig { "MIG-backed" } else { "time-sliced" };
-            let what = format!("{} want {kind} vGPUs ({}), but {lacks}", names(&tenants(mig)), first.profile);
-            let finding = room.finding(&tenants(mig), what, first.basis.clone(), Some(nearest.into()));
+            let what = format!("{} want {kind} vGPUs ({}), but {lacks}", names(&claims(mig)), first.profile);
+            let finding = host_gpus.finding(&claims(mig), what, first.basis.clone(), Some(nearest.into()));
             found.push(if unknown { finding.doubtful() } else { finding });
         }
     }
     if !found.is_empty() {
         return found;
     }
-    found.extend(time_sliced(room, &gpus, &of(false).copied().collect::<Vec<_>>()));
-    found.extend(divided(room, &gpus, &of(true).copied().collect::<Vec<_>>()));
+    found.extend(time_sliced(host_gpus, &gpus, &of(false).copied().collect::<Vec<_>>()));
+    found.extend(divided(host_gpus, &gpus, &of(true).copied().collect::<Vec<_>>()));
     found
 }
 
-fn names(tenants: &[&Tenant]) -> String {
-    let mut list: Vec<&str> = tenants.iter().map(|t| t.vm.as_str()).collect();
+fn names(claims: &[&GpuClaim]) -> String {
+    let mut list: Vec<&str> = claims.iter().map(|t| t.vm.as_str()).collect();
     list.dedup();
     match list.as_slice() {
         [a, b, c, d, rest @ ..] if !rest.is_empty() => format!("{a}, {b}, {c}, {d} and {} more", rest.len()),
@@ -72,15 +72,15 @@ fn most(vgpu: &VgpuType, mixed: bool) -> u64 {
     published.unwrap_or(by_memory)
 }
 
-fn time_sliced(room: &Room, gpus: &[&RoomGpu], wants: &[(&Tenant, &'static VgpuType)]) -> Option<Finding> {
-    let free: Vec<&&RoomGpu> = gpus.iter().filter(|g| g.mig != Some(true)).collect();
+fn time_sliced(host_gpus: &HostGpus, gpus: &[&HostGpu], wants: &[(&GpuClaim, &'static VgpuType)]) -> Option<Finding> {
+    let free: Vec<&&HostGpu> = gpus.iter().filter(|g| g.mig != Some(true)).collect();
     let mixed = free.iter().filter(|g| g.mixed).count();
     let mut of_size: BTreeMap<u64, Vec<&'static VgpuType>> = BTreeMap::new();
     for (_, vgpu) in wants {
         of_size.entry(vgpu.size_mib).or_default().push(vgpu);
     }
     let shown: Vec<String> = of_size.values().map(|list| format!("{} x {}", list.len(), list[0].profile)).collect();
-    let tenants: Vec<&Tenant> = wants.iter().map(|(t, _)| *t).collect();
+    let claims: Vec<&GpuClaim> = wants.iter().map(|(t, _)| *t).collect();
     let nearest = || {
         let total: u64 = of_size.values().map(|list| list.len() as u64).sum();
         let each = total.div_ceil(free.len().max(1) as u64);
@@ -97,38 +97,33 @@ fn time_sliced(room: &Room, gpus: &[&RoomGpu], wants: &[(&Tenant, &'static VgpuT
         let needed: u64 =
             of_size.values().map(|list| (list.len() as u64).div_ceil(list.iter().map(|v| most(v, false)).min().unwrap_or(1))).sum();
         if needed <= free.len() as u64 {
-            return series_mixed(room, &of_size, free.len() as u64, &tenants);
+            return series_mixed(host_gpus, &of_size, free.len() as u64, &claims);
         }
         let what = format!(
             "{} want {}: in same-size mode that takes {needed} GPU(s) of that kind, {} serve vGPUs",
-            names(&tenants),
+            names(&claims),
             shown.join(" + "),
             free.len()
         );
         let basis = wants.first().map(|(_, v)| v.basis.clone())?;
         let known = of_size.values().flatten().all(|v| v.basis.confirmed && v.max.is_some());
-        let finding = room.finding(&tenants, what, basis, nearest());
+        let finding = host_gpus.finding(&claims, what, basis, nearest());
         return Some(if known { finding } else { finding.doubtful() });
     }
     // Mixed sizes: placement ids make less fit than memory alone says, so this is only the upper bound.
-    let memory = |g: &RoomGpu| g.gpu.model().map_or(0, |m| m.memory_gib * 1024);
+    let memory = |g: &HostGpu| g.gpu.model().map_or(0, |m| m.memory_gib * 1024);
     let total: u64 = free.iter().map(|g| memory(g)).sum();
     let wanted: u64 = wants.iter().map(|(_, v)| v.size_mib).sum();
     (wanted > total).then(|| {
-        let what = format!(
-            "{} want {}: {} GiB of frame buffer, the GPUs have {}",
-            names(&tenants),
-            shown.join(" + "),
-            wanted / 1024,
-            total / 1024
-        );
-        room.finding(&tenants, what, Basis::document("sum of the profiles' sizes against the GPUs' memory", true), nearest())
+        let what =
+            format!("{} want {}: {} GiB of frame buffer, the GPUs have {}", names(&claims), shown.join(" + "), wanted / 1024, total / 1024);
+        host_gpus.finding(&claims, what, Basis::document("sum of the profiles' sizes against the GPUs' memory", true), nearest())
     })
 }
 
 /// Types of one size but of several series on one GPU: uncertain before ESXi 8.0.3.
-fn series_mixed(room: &Room, of_size: &BTreeMap<u64, Vec<&'static VgpuType>>, gpus: u64, tenants: &[&Tenant]) -> Option<Finding> {
-    let old = room.esxi.as_deref().is_none_or(|v| !vsgpu_host_agent::facts::EsxVersion::at_least(v, "8.0.3"));
+fn series_mixed(host_gpus: &HostGpus, of_size: &BTreeMap<u64, Vec<&'static VgpuType>>, gpus: u64, claims: &[&GpuClaim]) -> Option<Finding> {
+    let old = host_gpus.esxi.as_deref().is_none_or(|v| !vsgpu_host_agent::facts::EsxVersion::at_least(v, "8.0.3"));
     let mut needed = 0;
     for list in of_size.values() {
         let mut by_series: BTreeMap<&str, u64> = BTreeMap::new();
@@ -138,31 +133,31 @@ fn series_mixed(room: &Room, of_size: &BTreeMap<u64, Vec<&'static VgpuType>>, gp
         needed += by_series.values().map(|n| n.div_ceil(list.iter().map(|v| most(v, false)).min().unwrap_or(1))).sum::<u64>();
     }
     (old && needed > gpus).then(|| {
-        let what = format!("{}: vGPUs of one size but of several series would have to share a GPU", names(tenants));
+        let what = format!("{}: vGPUs of one size but of several series would have to share a GPU", names(claims));
         let basis = Basis::document("NVIDIA vGPU user guide; before ESXi 8.0.3 not confirmed", false);
-        room.finding(tenants, what, basis, Some("use one series for each size".into()))
+        host_gpus.finding(claims, what, basis, Some("use one series for each size".into()))
     })
 }
 
-fn divided(room: &Room, gpus: &[&RoomGpu], wants: &[(&Tenant, &'static VgpuType)]) -> Option<Finding> {
+fn divided(host_gpus: &HostGpus, gpus: &[&HostGpu], wants: &[(&GpuClaim, &'static VgpuType)]) -> Option<Finding> {
     let parts = gpus.iter().filter(|g| g.mig == Some(true)).count();
     let mut slices: Vec<u64> = wants.iter().filter_map(|(_, v)| v.mig_slices).collect();
     slices.sort_unstable_by(|a, b| b.cmp(a));
     let mut free = vec![MIG_SLICES; parts];
     let all_fit = slices.iter().all(|n| match free.iter_mut().find(|f| **f >= *n) {
-        Some(room) => {
-            *room -= n;
+        Some(host_gpus) => {
+            *host_gpus -= n;
             true
         }
         None => false,
     });
     // Geometry is stricter than the sum of slices, which is therefore sure only where it is too large.
     (!all_fit).then(|| {
-        let tenants: Vec<&Tenant> = wants.iter().map(|(t, _)| *t).collect();
+        let claims: Vec<&GpuClaim> = wants.iter().map(|(t, _)| *t).collect();
         let total: u64 = slices.iter().sum();
         let what = format!(
             "{} want MIG-backed vGPUs of {total} slices; {parts} divided GPU(s) have {}",
-            names(&tenants),
+            names(&claims),
             parts as u64 * MIG_SLICES
         );
         let basis = Basis {
@@ -171,6 +166,6 @@ fn divided(room: &Room, gpus: &[&RoomGpu], wants: &[(&Tenant, &'static VgpuType)
             confirmed: total > parts as u64 * MIG_SLICES,
             source: "MIG geometry: seven slices a GPU".into(),
         };
-        room.finding(&tenants, what, basis, Some("use smaller MIG profiles, or divide another GPU".into()))
+        host_gpus.finding(&claims, what, basis, Some("use smaller MIG profiles, or divide another GPU".into()))
     })
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use vsgpu_core::Fact as _;
 use vsgpu_guest_agent::facts as guest_facts;
 use vsgpu_host_agent::{facts as host_facts, host};
-use vsgpu_wire::client::{CallError, Connection, Description, Operator, Target};
+use vsgpu_wire::client::{CallError, Connection, Connector, Description, Target};
 
 /// Nodes talked to at once.
 const AT_ONCE: usize = 128;
@@ -55,7 +55,7 @@ pub fn reaches(fleet: &Fleet) -> BTreeMap<NodeId, Reach> {
 }
 
 /// Looks at the whole fleet, or at the named nodes.
-pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn Fn(&NodeId) -> bool) -> Inventory {
+pub async fn gather(fleet: &Fleet, connector: &Connector, scope: Scope, only: &dyn Fn(&NodeId) -> bool) -> Inventory {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let shared = Arc::new(Mutex::new(SharedFacts::default()));
     let mut work: JoinSet<Vec<(NodeId, Result<Seen, Error>)>> = JoinSet::new();
@@ -85,10 +85,10 @@ pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn
         by_agent.extend(reaches.get(&id).filter(|_| only(&id)).map(|r| (r.target(), vec![ask(&id)])));
     }
     for (target, asks) in by_agent {
-        let (operator, places, shared) = (operator.clone(), places.clone(), shared.clone());
+        let (connector, places, shared) = (connector.clone(), places.clone(), shared.clone());
         work.spawn(async move {
             let _place = places.acquire_owned().await;
-            let connection = match patient(&operator, &target, within).await {
+            let connection = match patient(&connector, &target, within).await {
                 Ok(connection) => connection,
                 Err(why) => {
                     let why = Error::from(why);
@@ -124,14 +124,14 @@ pub async fn gather(fleet: &Fleet, operator: &Operator, scope: Scope, only: &dyn
 }
 
 /// What the hosts' agents say of themselves, of all that answer within this time; and which did not.
-pub async fn describe(fleet: &Fleet, operator: &Operator, within: Duration) -> (BTreeMap<String, Description>, Vec<String>) {
+pub async fn describe(fleet: &Fleet, connector: &Connector, within: Duration) -> (BTreeMap<String, Description>, Vec<String>) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut work = JoinSet::new();
     for (id, reach) in reaches(fleet).into_iter().filter(|(id, _)| id.kind == NodeKind::Host) {
-        let (operator, places) = (operator.clone(), places.clone());
+        let (connector, places) = (connector.clone(), places.clone());
         work.spawn(async move {
             let _place = places.acquire_owned().await;
-            let said = Connection::open(&operator, &reach.target(), within).await;
+            let said = Connection::open(&connector, &reach.target(), within).await;
             (id.name, said.ok().and_then(|connection| connection.description().cloned()))
         });
     }
@@ -152,21 +152,21 @@ fn now() -> u64 {
 }
 
 /// Tries until the deadline: a node that is just booting is worth the wait.
-pub(crate) async fn patient(operator: &Operator, target: &Target, within: Duration) -> Result<Connection, CallError> {
+pub(crate) async fn patient(connector: &Connector, target: &Target, within: Duration) -> Result<Connection, CallError> {
     let end = tokio::time::Instant::now() + within;
     let mut before = None;
     loop {
         let left = end.saturating_duration_since(tokio::time::Instant::now());
         let short = left < Duration::from_secs(1);
-        match Connection::open(operator, target, left.max(Duration::from_millis(100))).await {
-            Err(why @ CallError::Away(_)) if tokio::time::Instant::now() < end => {
+        match Connection::open(connector, target, left.max(Duration::from_millis(100))).await {
+            Err(why @ CallError::Unreachable(_)) if tokio::time::Instant::now() < end => {
                 // The last try has no time left to say more than that: what was heard before it says why.
                 if before.is_none() || !short {
                     before = Some(why);
                 }
                 tokio::time::sleep(Duration::from_millis(250)).await;
             }
-            Err(why @ CallError::Away(_)) => return Err(before.filter(|_| short).unwrap_or(why)),
+            Err(why @ CallError::Unreachable(_)) => return Err(before.filter(|_| short).unwrap_or(why)),
             ended => return ended,
         }
     }

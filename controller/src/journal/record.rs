@@ -71,7 +71,7 @@ pub enum Record {
         /// Seconds since 1970.
         at: u64,
         /// How.
-        how: How,
+        how: EndReason,
     },
     /// A person has looked at a held node and lets it go. May follow the end.
     Released {
@@ -95,10 +95,11 @@ pub enum Purpose {
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum How {
+pub enum EndReason {
     /// All that could be done was done.
-    Walked,
-    /// What it had taken was given back, on the operator's word.
+    #[serde(rename = "walked")]
+    Finished,
+    /// The operator aborted it, and what it had changed for a while was restored.
     Aborted,
     /// It was given up as it stood: the next run looks at everything anew.
     GivenUp,

@@ -6,7 +6,7 @@
 //! Releases may follow the end: they concern the next run.
 
 use crate::hold::{Held, Hold};
-use crate::journal::record::{How, Purpose, Record};
+use crate::journal::record::{EndReason, Purpose, Record};
 use crate::node::NodeId;
 use crate::plan::{Leftovers, Plan, VERSION};
 use serde::Serialize;
@@ -81,7 +81,7 @@ pub struct Status {
     /// When it began.
     pub begun: u64,
     /// When it ended, if it did, and how.
-    pub ended: Option<(u64, How)>,
+    pub ended: Option<(u64, EndReason)>,
     /// Name of the run.
     pub run: String,
     /// What it is for.

@@ -2,7 +2,7 @@
 //! out (opentelemetry-proto 1.x, `ExportTraceServiceRequest`). Made from the journal, so that a run that was killed and gone on with
 //! is one trace; times are whole seconds, as records are. Ids follow from the run's name: `vsgpu status` knows them without a collector.
 
-use crate::journal::record::{How, Record};
+use crate::journal::record::{EndReason, Record};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -82,9 +82,9 @@ pub fn document(records: &[Record]) -> Option<Value> {
         spans.extend(span(step, failures.get(&step).copied().unwrap_or_default(), from, last, json!({ "code": 0 })));
     }
     let how = match ended {
-        Some(How::Walked) => "walked",
-        Some(How::Aborted) => "aborted",
-        Some(How::GivenUp) => "given-up",
+        Some(EndReason::Finished) => "walked",
+        Some(EndReason::Aborted) => "aborted",
+        Some(EndReason::GivenUp) => "given-up",
         None => "unfinished",
     };
     let purpose = serde_json::to_value(purpose).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use vsgpu_wire::client::{Connection, Operator};
+use vsgpu_wire::client::{Connection, Connector};
 use vsgpu_wire::metrics::listener::Pages;
 use vsgpu_wire::metrics::{Sample, text};
 
@@ -58,14 +58,14 @@ impl Collected {
     }
 
     /// Asks every agent once, beside each other.
-    pub async fn round(&self, fleet: &Fleet, operator: &Operator, within: Duration) {
+    pub async fn round(&self, fleet: &Fleet, connector: &Connector, within: Duration) {
         let places = Arc::new(Semaphore::new(AT_ONCE));
         let mut work = JoinSet::new();
         for (id, reach) in reaches(fleet).into_iter().filter(|(id, _)| id.kind != NodeKind::Vm) {
-            let (operator, places, target) = (operator.clone(), places.clone(), reach.target());
+            let (connector, places, target) = (connector.clone(), places.clone(), reach.target());
             work.spawn(async move {
                 let _place = places.acquire_owned().await;
-                let text = match Connection::open(&operator, &target, within).await {
+                let text = match Connection::open(&connector, &target, within).await {
                     Ok(connection) => connection.metrics(within).await.ok(),
                     Err(_) => None,
                 };
@@ -123,7 +123,7 @@ impl Pages for Collected {
 fn of_runs(folder: &std::path::Path) -> Vec<Sample> {
     let sample = Sample::new;
     let at_work = journal::at_work(folder).is_some();
-    let mut all = vec![sample("controller_at_work", "1: a run is being walked now", vec![], f64::from(at_work))];
+    let mut all = vec![sample("controller_at_work", "1: a run is going on now", vec![], f64::from(at_work))];
     let latest = journal::latest(&Folder(folder.into()));
     all.push(sample("runs_readable", "1: the records of runs could be read", vec![], f64::from(latest.is_ok())));
     let Ok(Some(run)) = latest else { return all };

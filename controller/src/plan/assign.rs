@@ -13,26 +13,26 @@ use vsgpu_host_agent::vm::{Mmio, MmioSpec, VmPassthrough};
 use vsgpu_host_agent::vm_gpu::{VmGpu, settle_choices};
 
 /// The fleet with every GPU named by its address, as far as the hosts' facts allow.
-pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
-    let mut settled = fleet.clone();
+pub fn with_gpus_assigned(fleet: &Fleet, inventory: &Inventory) -> Fleet {
+    let mut assigned = fleet.clone();
     let wanted = |vm: &crate::fleet::Vm| vm.specs.has::<VmPassthrough>();
-    if !settled.vms.iter().any(wanted) {
-        return settled;
+    if !assigned.vms.iter().any(wanted) {
+        return assigned;
     }
     let mut hosts: BTreeMap<String, Option<Host>> = BTreeMap::new();
-    let at: Vec<usize> = (0..settled.vms.len()).filter(|at| wanted(&settled.vms[*at])).collect();
+    let at: Vec<usize> = (0..assigned.vms.len()).filter(|at| wanted(&assigned.vms[*at])).collect();
     // What another VM names by its address is not dealt.
     let addresses = |vm: &crate::fleet::Vm| -> Vec<String> {
         let at = |gpu: VmGpu| if let VmGpu::Fixed(GpuChoice::At(at)) = gpu { Some(at.to_string()) } else { None };
         vm.spec::<VmPassthrough>().into_iter().flatten().filter_map(at).collect()
     };
     let mut named: BTreeMap<String, Vec<(String, Vec<String>)>> = BTreeMap::new();
-    for (vm, list) in settled.vms.iter().map(|vm| (vm, addresses(vm))).filter(|(_, list)| !list.is_empty()) {
+    for (vm, list) in assigned.vms.iter().map(|vm| (vm, addresses(vm))).filter(|(_, list)| !list.is_empty()) {
         named.entry(vm.host.clone()).or_default().push((vm.name.clone(), list));
     }
     let by_name: BTreeMap<&str, &crate::fleet::Host> = fleet.hosts.iter().map(|h| (h.name.as_str(), h)).collect();
     for vm in at {
-        let vm = &mut settled.vms[vm];
+        let vm = &mut assigned.vms[vm];
         let host = hosts.entry(vm.host.clone()).or_insert_with(|| Host::seen(by_name.get(vm.host.as_str())?, inventory));
         let Some(host) = host else { continue };
         let Some(gpus) = vm.spec::<VmPassthrough>() else { continue };
@@ -44,7 +44,7 @@ pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
         }
         vm.specs.set::<VmPassthrough>(&dealt);
     }
-    settled
+    assigned
 }
 
 /// GPUs of a host and who has them.
@@ -124,10 +124,10 @@ mod tests {
             hosts: vec![Host { name: "esx".into(), address: "esx:1".into(), cluster: None, specs: Specs::default() }],
             vms: vec![vm("a", one()), vm("b", one()), vm("c", one()), vm("d", one())],
         };
-        let settled = settled(&fleet, &inventory);
-        let specs: Vec<Value> = settled.vms.iter().map(|vm| (*vm.specs[0].value).clone()).collect();
+        let assigned = with_gpus_assigned(&fleet, &inventory);
+        let specs: Vec<Value> = assigned.vms.iter().map(|vm| (*vm.specs[0].value).clone()).collect();
         assert_eq!(specs, [json!(["0000:0d:00.0"]), json!(["0000:3b:00.0"]), json!(["0000:af:00.0"]), one()]);
-        assert_eq!(*settled.vms[0].specs[1].value, json!({ "auto": ["0000:0d:00.0"] }));
-        assert_eq!(*settled.vms[3].specs[1].value, json!({ "auto": one() }), "none is left for the fourth");
+        assert_eq!(*assigned.vms[0].specs[1].value, json!({ "auto": ["0000:0d:00.0"] }));
+        assert_eq!(*assigned.vms[3].specs[1].value, json!({ "auto": one() }), "none is left for the fourth");
     }
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use vsgpu_core::requirement::{Cost, TakesEffect, Verdict};
-use vsgpu_core::{Catalogue, Entry, Evidence, Probe, Subject, judge};
+use vsgpu_core::{Catalogue, Entry, Observation, Probe, Subject, judge};
 
 /// One wish that is not met (or must be looked at again).
 pub(super) struct Change {
@@ -186,5 +186,5 @@ impl<'a> Judge<'a> {
 
 /// Whether a requirement's fact is bound to the running boot: it asks for it.
 fn depends_on_boot(entry: &Entry) -> bool {
-    (entry.fact.probes)(&Subject::node(), &Evidence::default()).contains(&Probe::BootId)
+    (entry.fact.probes)(&Subject::node(), &Observation::default()).contains(&Probe::BootId)
 }

@@ -56,10 +56,10 @@ pub(super) struct Planner<'a> {
 /// Makes the plan, and says what stands in its way. The gate comes first: nothing is planned for what it refuses.
 pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Planned {
     // With model names settled to addresses, so that two VMs are not thought to want the same GPU.
-    let settled = assign::settled(fleet, inventory);
-    let Judgement { refused, warnings, .. } = compat::judge(&settled, Some(inventory));
-    let mut planner = Planner::new(&settled, inventory, leftovers, settled.specs(), refused);
-    let by_host = settled.vms_by_host();
+    let assigned = assign::with_gpus_assigned(fleet, inventory);
+    let Judgement { refused, warnings, .. } = compat::judge(&assigned, Some(inventory));
+    let mut planner = Planner::new(&assigned, inventory, leftovers, assigned.specs(), refused);
+    let by_host = assigned.vms_by_host();
     for host in &fleet.hosts {
         planner.host(host, &by_host[host.name.as_str()]);
     }

@@ -16,7 +16,7 @@ pub fn rollout(fleet: &Fleet, inventory: &Inventory, steps: &[Step]) -> Rollout 
     let by_host = fleet.vms_by_host();
     let named = fleet.hosts.iter().map(|h| h.name.as_str()).enumerate().filter(|(_, host)| touched.contains(host));
     let mut ill: Vec<((usize, usize, usize), &str)> =
-        named.map(|(place, host)| (illness(inventory, host, place, &by_host[host]), host)).collect();
+        named.map(|(place, host)| (health_rank(inventory, host, place, &by_host[host]), host)).collect();
     ill.sort_unstable();
     let order: Vec<&str> = ill.into_iter().map(|(_, host)| host).collect();
     let strategy = &fleet.rollout;
@@ -73,7 +73,7 @@ fn away(inventory: &Inventory, host: &str) -> Option<String> {
 
 /// What speaks against beginning with a host: what cannot be read of it and its VMs, findings of its GPUs, then how much
 /// runs on it, then its place in the fleet file.
-fn illness(inventory: &Inventory, host: &str, place: usize, vms: &[&Vm]) -> (usize, usize, usize) {
+fn health_rank(inventory: &Inventory, host: &str, place: usize, vms: &[&Vm]) -> (usize, usize, usize) {
     let seen = inventory.seen(&NodeId::new(NodeKind::Host, host));
     let unreadable = seen.map_or(1, |s| s.facts.values().filter(|f| f.is_err()).count());
     let findings: usize = vms

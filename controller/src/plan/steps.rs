@@ -1,4 +1,4 @@
-//! A plan: complete and immutable data. Walking it leaves nothing to decide; `planner` makes it.
+//! A plan: complete and immutable data. Executing it leaves nothing to decide; `planner` makes it.
 
 use crate::error::Error;
 use crate::fleet::{Deadlines, Fleet};

@@ -32,8 +32,8 @@ pub struct Check {
 pub fn checks(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
     let catalogue = crate::catalogue::catalogue();
     let mut all = vec![];
-    let settled = crate::plan::assign::settled(fleet, inventory);
-    for (node, specs) in settled.specs() {
+    let assigned = crate::plan::assign::with_gpus_assigned(fleet, inventory);
+    for (node, specs) in assigned.specs() {
         for spec in specs.iter() {
             let check =
                 |met, is: String, wants| Check { node: node.clone(), requirement: spec.requirement.into(), met, known: true, is, wants };
@@ -50,7 +50,7 @@ pub fn checks(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
             });
         }
     }
-    all.extend(standing(&settled, inventory));
+    all.extend(standing(&assigned, inventory));
     all
 }
 

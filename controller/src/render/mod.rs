@@ -1,6 +1,5 @@
 //! The only code that prints. It decides nothing: what is shown was settled elsewhere.
 
-mod board;
 pub mod colour;
 pub mod explain;
 mod health;
@@ -9,6 +8,7 @@ mod printer;
 pub mod progress;
 pub mod readiness;
 pub mod report;
+mod run_view;
 pub mod status;
 mod table;
 pub mod top;

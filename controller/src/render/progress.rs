@@ -3,8 +3,8 @@
 
 use crate::journal::History;
 use crate::plan::Plan;
-use crate::render::board::{Board, NodeState};
 use crate::render::printer::{Format, Printer};
+use crate::render::run_view::{NodeState, RunView};
 use crate::run::Event;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ const DRAW: Duration = Duration::from_millis(100);
 /// Listens to the engine.
 pub struct Progress {
     format: Format,
-    board: Board,
+    run_view: RunView,
     live: Option<Live>,
     begun: Instant,
     /// Since when a step sends its file.
@@ -35,14 +35,14 @@ struct Live {
 }
 
 impl Live {
-    fn new(board: &Board) -> Self {
+    fn new(run_view: &RunView) -> Self {
         let bars = MultiProgress::new();
         let line = |template: &str| {
             let bar = bars.add(ProgressBar::new_spinner());
             bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()));
             bar
         };
-        let count = if board.nodes.len() > LINES { 0 } else { board.nodes.len() };
+        let count = if run_view.nodes.len() > LINES { 0 } else { run_view.nodes.len() };
         let nodes = (0..count).map(|_| line("  {wide_msg}")).collect();
         let totals = line("{spinner} {wide_msg}");
         totals.enable_steady_tick(Duration::from_millis(200));
@@ -54,20 +54,20 @@ impl Progress {
     /// For a plan. `history`: how long its steps took before.
     #[expect(clippy::disallowed_methods, reason = "the edge: what an operator is shown")]
     pub fn new(printer: &Printer, plan: &Plan, history: History) -> Self {
-        let board = Board::new(plan, history);
-        let live = printer.live().then(|| Live::new(&board));
-        Self { format: printer.format(), live, board, begun: Instant::now(), sending: BTreeMap::new(), drawn: None }
+        let run_view = RunView::new(plan, history);
+        let live = printer.live().then(|| Live::new(&run_view));
+        Self { format: printer.format(), live, run_view, begun: Instant::now(), sending: BTreeMap::new(), drawn: None }
     }
 
     /// Whether each step has a line of its own.
     fn each(&self) -> bool {
-        self.live.is_none() || self.board.nodes.len() <= LINES
+        self.live.is_none() || self.run_view.nodes.len() <= LINES
     }
 
     /// The event with the names of its step: a reader of the stream has no plan to look them up in.
     fn as_json(&self, event: &Event) -> serde_json::Value {
         let mut json = serde_json::to_value(event).unwrap_or_default();
-        if let Some((node, title)) = json["step"].as_u64().and_then(|step| self.board.names(step as usize)) {
+        if let Some((node, title)) = json["step"].as_u64().and_then(|step| self.run_view.names(step as usize)) {
             json["node"] = node.into();
             json["title"] = title.into();
         }
@@ -83,8 +83,8 @@ impl Progress {
     }
 
     /// Shows one event.
-    pub fn hear(&mut self, event: &Event) {
-        self.board.hear(event);
+    pub fn on_event(&mut self, event: &Event) {
+        self.run_view.on_event(event);
         if self.format.is_document() {
             Printer::new(self.format).talk(&self.as_json(event));
             return;
@@ -96,19 +96,19 @@ impl Progress {
             Event::Begun { .. } | Event::Ended { .. } | Event::Started { .. } | Event::Sent { .. } => {}
             Event::Said { step, text } => {
                 if self.live.is_none() {
-                    self.print(&self.board.line(*step, &format!("$ {text}")));
+                    self.print(&self.run_view.line(*step, &format!("$ {text}")));
                 }
             }
             Event::Done { step, note, changed } => {
                 if self.each() {
-                    self.print(&self.board.line(*step, &format!("{note}{}", if *changed { "" } else { " (nothing to do)" })));
+                    self.print(&self.run_view.line(*step, &format!("{note}{}", if *changed { "" } else { " (nothing to do)" })));
                 }
             }
-            Event::Failed { step, error } => self.print(&self.board.line(*step, &format!("FAILED: {}", error.message))),
+            Event::Failed { step, error } => self.print(&self.run_view.line(*step, &format!("FAILED: {}", error.message))),
             Event::Skipped { step, why } => {
                 if self.each() {
                     let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-                    self.print(&self.board.line(*step, &format!("left out{why}")));
+                    self.print(&self.run_view.line(*step, &format!("left out{why}")));
                 }
             }
         }
@@ -135,23 +135,23 @@ impl Progress {
             | Event::Sent { step, .. }
             | Event::Done { step, .. }
             | Event::Failed { step, .. }
-            | Event::Skipped { step, .. } => Some(self.board.node_of(*step)),
+            | Event::Skipped { step, .. } => Some(self.run_view.node_of(*step)),
             Event::Begun { .. } | Event::Ended { .. } => None,
         };
         for (at, bar) in live.nodes.iter().enumerate().filter(|(at, _)| about.is_none_or(|node| node == *at)) {
-            let node = &self.board.nodes[at];
+            let node = &self.run_view.nodes[at];
             let sent = node.sent.filter(|_| node.state == NodeState::AtWork).map(|(bytes, total)| {
                 let since = node.step().and_then(|step| self.sending.get(&step)).map_or(Duration::ZERO, |since| now - *since);
                 let rate = bytes as f64 / since.as_secs_f64().max(0.2);
                 format!("  {} of {}, {}/s", HumanBytes(bytes), HumanBytes(total), HumanBytes(rate as u64))
             });
-            bar.set_message(format!("{}{}", sentence(&self.board.node_line(at)), sent.unwrap_or_default()));
+            bar.set_message(format!("{}{}", sentence(&self.run_view.node_line(at)), sent.unwrap_or_default()));
             bar.tick();
         }
-        let sent = self.board.bytes_sent();
+        let sent = self.run_view.bytes_sent();
         let sent = if sent > 0 && live.nodes.is_empty() { format!("; {} sent", HumanBytes(sent)) } else { String::new() };
-        let left = self.board.left(elapsed).map(|left| format!("; {left}")).unwrap_or_default();
-        live.totals.set_message(format!("{}{sent}{left}", self.board.totals()));
+        let left = self.run_view.left(elapsed).map(|left| format!("; {left}")).unwrap_or_default();
+        live.totals.set_message(format!("{}{sent}{left}", self.run_view.totals()));
     }
 
     /// Leaves the terminal clean.

@@ -2,7 +2,7 @@
 
 use crate::inventory::acquired::{self, Left};
 use crate::journal::outcome::{NodeState, nodes};
-use crate::journal::{How, Purpose, StepState, Stored, outstanding};
+use crate::journal::{EndReason, Purpose, StepState, Stored, outstanding};
 use crate::node::{NodeId, NodeKind};
 use crate::plan::Step;
 
@@ -42,8 +42,8 @@ pub fn status(run: Option<&Stored>, at_work: bool, hosts: &Hosts<'_>, now: u64) 
             "not finished, but what failed has given back what it took: `vsgpu apply` plans the rest anew"
         }
         (_, None) => "not finished: `vsgpu resume` goes on with it, `vsgpu abort` gives back what it took",
-        (_, Some((_, How::Aborted))) => "aborted",
-        (_, Some((_, How::GivenUp))) => "given up",
+        (_, Some((_, EndReason::Aborted))) => "aborted",
+        (_, Some((_, EndReason::GivenUp))) => "given up",
         (_, Some(_)) if done < status.steps.len() && status.purpose == Purpose::Rollback => {
             "ended, not all of it done: `vsgpu rollback` tries the rest (`vsgpu apply` would go forward again)"
         }

@@ -1,7 +1,7 @@
 //! The live view in a terminal: drawn by a library that sends only what changed, so that it is quiet over ssh. Keys: arrows or j and
 //! k, page up and down, `p` for what needs a person only, `q` to leave.
 
-use crate::monitoring::top::{Line, Mood, View};
+use crate::monitoring::top::{Line, Severity, View};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Modifier, Style};
@@ -22,7 +22,7 @@ pub fn show(mut next: impl FnMut() -> View) -> std::io::Result<()> {
     let colours = !matches!(anstream::AutoStream::choice(&std::io::stdout()), anstream::ColorChoice::Never);
     let ended = loop {
         let view = next();
-        let lines: Vec<&Line> = view.lines.iter().filter(|l| !only_bad || l.mood != Mood::Fine).collect();
+        let lines: Vec<&Line> = view.lines.iter().filter(|l| !only_bad || l.mood != Severity::Fine).collect();
         let mut rows = 0;
         let drawn = terminal.draw(|frame| {
             // A small window has better use for its rows.
@@ -79,11 +79,11 @@ pub fn show(mut next: impl FnMut() -> View) -> std::io::Result<()> {
 }
 
 /// Words say it already; colour only helps to find them.
-fn style(mood: Mood, colours: bool) -> Style {
+fn style(mood: Severity, colours: bool) -> Style {
     match (mood, colours) {
-        (Mood::Fine, _) => Style::new(),
-        (Mood::Doubt, true) => Style::new().fg(Color::Yellow),
-        (Mood::Bad, true) => Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
+        (Severity::Fine, _) => Style::new(),
+        (Severity::Doubt, true) => Style::new().fg(Color::Yellow),
+        (Severity::Bad, true) => Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
         (_, false) => Style::new().add_modifier(Modifier::BOLD),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use vsgpu_wire::client::{CallError, Connection, Fence, Operator, Target};
+use vsgpu_wire::client::{CallError, Connection, Connector, Fence, Target};
 
 /// How long nobody else may take a node of which nothing was heard.
 pub const LEASE_SECS: u32 = 60;
@@ -16,7 +16,7 @@ const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)
 
 /// All agents of a run.
 pub(super) struct Agents {
-    operator: Operator,
+    connector: Connector,
     holder: String,
     /// For one try.
     once: Duration,
@@ -51,8 +51,8 @@ pub(super) struct Claimed {
 }
 
 impl Agents {
-    pub(super) fn new(operator: Operator, holder: String, once: Duration) -> Self {
-        Self { operator, holder, once, known: Mutex::default(), renewing: Mutex::default() }
+    pub(super) fn new(connector: Connector, holder: String, once: Duration) -> Self {
+        Self { connector, holder, once, known: Mutex::default(), renewing: Mutex::default() }
     }
 
     fn agent(&self, target: &Target) -> Arc<Agent> {
@@ -69,7 +69,7 @@ impl Agents {
 
     /// A connection of its own, for a transfer: it must not stand in the way of the others.
     pub(super) async fn own(&self, target: &Target) -> Result<Connection, CallError> {
-        Connection::open(&self.operator, target, self.once).await
+        Connection::open(&self.connector, target, self.once).await
     }
 
     /// Reaches and claims a node, trying again until the patience ends: it may be booting, or in another controller's hands.
@@ -83,7 +83,7 @@ impl Agents {
         let mut pause = RETRY[0];
         loop {
             match self.once(&agent, target).await {
-                Err(CallError::Away(_) | CallError::Held(_)) if Instant::now() < end => {
+                Err(CallError::Unreachable(_) | CallError::Held(_)) if Instant::now() < end => {
                     *agent.connection() = None;
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY[1]);
@@ -98,7 +98,7 @@ impl Agents {
         let known = agent.connection().clone();
         let connection = match known {
             Some(connection) => connection,
-            None => Connection::open(&self.operator, target, self.once).await?,
+            None => Connection::open(&self.connector, target, self.once).await?,
         };
         let seen = Fence { holder: self.holder.clone(), epoch: agent.epoch.load(Ordering::SeqCst) };
         let epoch = connection.claim(&seen, LEASE_SECS, self.once).await?;

@@ -43,11 +43,11 @@ pub(super) async fn send(on: &StepRunner, artifact: &Artifact, datastore: Option
         match sent {
             Ok(state) => return Ok((state.path, if moved { ChangedBy::Us } else { ChangedBy::Already })),
             // A cut connection goes on where it was cut.
-            Err(CallError::Away(_) | CallError::Unclaimed(_)) if Instant::now() < end => {
+            Err(CallError::Unreachable(_) | CallError::LeaseLost(_)) if Instant::now() < end => {
                 claimed = on.reach(on.plan.deadlines.reconnect_secs, true).await?;
             }
-            Err(CallError::Away(why)) => {
-                return Err(on.call_failed(CallError::Away(why)).held(Hold::StepTimeout));
+            Err(CallError::Unreachable(why)) => {
+                return Err(on.call_failed(CallError::Unreachable(why)).held(Hold::StepTimeout));
             }
             Err(error) => return Err(on.call_failed(error)),
         }

@@ -1,18 +1,18 @@
-//! Walks a plan: journal, agent, journal. Nodes run beside each other, the steps of one node one after the other.
+//! Executes a plan: journal, agent, journal. Nodes run beside each other, the steps of one node one after the other.
 //!
 //! Every step looks before it acts, so going on after a crash is the same road as the first run. A step that failed keeps
 //! what builds on it from running; a step that *gives back* (leave maintenance mode, start a VM) runs all the same.
 //! A reboot is done when the boot id differs from the recorded one and what it was for is met: never a second one.
-//! `gate` says which hosts may be touched now, `agents` holds connections and claims, `task` does one step.
+//! `budget` says which hosts may be touched now, `agents` holds connections and claims, `task` does one step.
 
 use crate::error::{Error, Kind};
 use crate::hold::Hold;
-use crate::journal::{How, Record, Status, StepState, Store, outstanding};
+use crate::journal::{EndReason, Record, Status, StepState, Store, outstanding};
 use crate::node::NodeId;
 use crate::plan::{Plan, Step, Work};
 use crate::run::agents::Agents;
 use crate::run::event::Event;
-use crate::run::rollout_budget::{Gate, Keeper};
+use crate::run::rollout_budget::{Admission, RolloutBudget};
 use crate::run::step::{ChangedBy, Message, StepResult, StepRunner};
 use crate::run::{activation, apply};
 use serde_json::Value;
@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use vsgpu_core::failpoint;
-use vsgpu_wire::client::Operator;
+use vsgpu_wire::client::Connector;
 
 /// Steps at once.
 const AT_ONCE: usize = 1024;
@@ -65,21 +65,21 @@ impl std::fmt::Display for Stopped {
     }
 }
 
-/// What the operator says while a run goes on.
+/// What the operator asks of a run that goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Word {
+pub enum Control {
     /// Nothing.
-    GoOn,
+    Continue,
     /// Finish what runs, begin nothing.
     Stop,
     /// Leave at once.
     Detach,
 }
 
-/// How a run is walked.
-pub struct Walk<'a> {
+/// How a plan is executed.
+pub struct RunOptions<'a> {
     /// Connections.
-    pub operator: &'a Operator,
+    pub connector: &'a Connector,
     /// Who we are, to the agents.
     pub holder: String,
     /// Stop when a wave is settled.
@@ -87,7 +87,7 @@ pub struct Walk<'a> {
     /// Only give back what was taken, then end.
     pub give_back: bool,
     /// The operator.
-    pub word: watch::Receiver<Word>,
+    pub control: watch::Receiver<Control>,
     /// Seconds since 1970, for records.
     pub now: fn() -> u64,
 }
@@ -98,23 +98,23 @@ enum Committed {
     Ended { id: usize, ended: StepResult },
 }
 
-/// Walks the plan from where the status is.
+/// Executes the plan from where the status is.
 ///
 /// # Errors
 /// Where the journal cannot be written: then nothing more is done.
-pub async fn run(status: Status, store: &mut dyn Store, walk: Walk<'_>, say: &mut dyn FnMut(&Event)) -> Result<Summary, Error> {
+pub async fn run(status: Status, store: &mut dyn Store, options: RunOptions<'_>, say: &mut dyn FnMut(&Event)) -> Result<Summary, Error> {
     let plan = Arc::new(status.plan.clone());
     let once = Duration::from_secs(plan.deadlines.connect_secs.into());
-    let agents = Arc::new(Agents::new(walk.operator.clone(), walk.holder.clone(), once));
-    let mut word = walk.word.clone();
-    let mut run = Run::new(&plan, status, store, &walk, agents.clone());
+    let agents = Arc::new(Agents::new(options.connector.clone(), options.holder.clone(), once));
+    let mut control = options.control.clone();
+    let mut run = Run::new(&plan, status, store, &options, agents.clone());
     let done = |(at, state): (usize, &StepState)| matches!(state, StepState::Done { .. }).then_some(at + 1);
     let before = run.status.steps.iter().enumerate().filter_map(done).collect();
     say(&Event::Begun { steps: plan.steps.len(), done_before: run.summary.done, before });
-    let walked = tokio::select! {
+    let executed = tokio::select! {
         biased;
-        walked = run.walk(say) => walked,
-        _ = word.wait_for(|w| *w == Word::Detach) => {
+        executed = run.execute(say) => executed,
+        _ = control.wait_for(|w| *w == Control::Detach) => {
             run.summary.stopped = Some(Stopped::Detached);
             Ok(())
         }
@@ -122,18 +122,18 @@ pub async fn run(status: Status, store: &mut dyn Store, walk: Walk<'_>, say: &mu
     let summary = run.summary;
     // Also where the journal fails us: the nodes must not wait for the leases to end.
     agents.release().await;
-    walked.map(|()| summary)
+    executed.map(|()| summary)
 }
 
 struct Run<'a> {
     plan: &'a Arc<Plan>,
     status: Status,
     store: &'a mut dyn Store,
-    walk: &'a Walk<'a>,
+    options: &'a RunOptions<'a>,
     agents: Arc<Agents>,
     catalogue: &'static vsgpu_core::Catalogue,
     places: Arc<Semaphore>,
-    gate: Keeper<'a>,
+    budget: RolloutBudget<'a>,
     state: Vec<State>,
     /// Steps of each node, in their order.
     of_node: BTreeMap<&'a NodeId, Vec<usize>>,
@@ -170,7 +170,7 @@ impl State {
 }
 
 impl<'a> Run<'a> {
-    fn new(plan: &'a Arc<Plan>, status: Status, store: &'a mut dyn Store, walk: &'a Walk<'a>, agents: Arc<Agents>) -> Self {
+    fn new(plan: &'a Arc<Plan>, status: Status, store: &'a mut dyn Store, options: &'a RunOptions<'a>, agents: Arc<Agents>) -> Self {
         let state: Vec<State> =
             status.steps.iter().map(|s| if matches!(s, StepState::Done { .. }) { State::Done } else { State::Waiting }).collect();
         let open: Vec<usize> = plan.steps.iter().map(|s| s.after.iter().filter(|a| state[**a - 1] != State::Done).count()).collect();
@@ -188,18 +188,18 @@ impl<'a> Run<'a> {
         let taking = plan.steps.iter().filter_map(|s| s.gives_back).filter(|id| !ours(&plan.steps[id - 1])).collect();
         let borrowed = plan.steps.iter().filter_map(|s| s.gives_back).collect();
         let summary = Summary { done: state.iter().filter(|s| **s == State::Done).count(), ..Summary::default() };
-        let gate = Keeper::new(plan, &status, walk.pause);
+        let budget = RolloutBudget::new(plan, &status, options.pause);
         let mut of_node: BTreeMap<&NodeId, Vec<usize>> = BTreeMap::new();
         plan.steps.iter().for_each(|s| of_node.entry(&s.node).or_default().push(s.id));
         Self {
             plan,
             status,
             store,
-            walk,
+            options,
             agents,
             catalogue: crate::catalogue::catalogue(),
             places: Arc::new(Semaphore::new(AT_ONCE)),
-            gate,
+            budget,
             state,
             of_node,
             open,
@@ -214,11 +214,11 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn walk(&mut self, say: &mut dyn FnMut(&Event)) -> Result<(), Error> {
+    async fn execute(&mut self, say: &mut dyn FnMut(&Event)) -> Result<(), Error> {
         let (tx, mut messages) = mpsc::channel::<Message>(256);
-        let mut word = self.walk.word.clone();
+        let mut control = self.options.control.clone();
         loop {
-            let stopping = *word.borrow() != Word::GoOn;
+            let stopping = *control.borrow() != Control::Continue;
             // What a step says changes nothing about what may begin: of a large fleet that is asked seldom.
             while !stopping && std::mem::take(&mut self.moved) {
                 self.begin(&tx, say);
@@ -228,7 +228,7 @@ impl<'a> Run<'a> {
                     self.summary.stopped = Some(Stopped::Interrupted);
                     return Ok(());
                 }
-                if self.gate.paused() {
+                if self.budget.paused() {
                     self.summary.stopped = Some(Stopped::Paused);
                     return Ok(());
                 }
@@ -245,7 +245,7 @@ impl<'a> Run<'a> {
                 Some(message) = messages.recv() => match message {
                     Message::Event(event) => say(&event),
                     Message::Starting { step, boot_id, recorded } => {
-                        self.record(Record::Started { at: (self.walk.now)(), step, boot_id }, Committed::Starting { step, recorded })?;
+                        self.record(Record::Started { at: (self.options.now)(), step, boot_id }, Committed::Starting { step, recorded })?;
                         failpoint!(ResultBeforeIntent, self.record_early(step).await?);
                     }
                 },
@@ -258,11 +258,11 @@ impl<'a> Run<'a> {
                     Err(panic) => return Err(Error::new(Kind::Internal, format!("a step ended without an outcome: {panic}"))),
                     Ok((id, ended)) => self.ended(id, ended)?,
                 },
-                _ = word.changed() => {}
+                _ = control.changed() => {}
             }
         }
-        let how = if self.walk.give_back { How::Aborted } else { How::Walked };
-        let record = Record::Ended { at: (self.walk.now)(), how };
+        let how = if self.options.give_back { EndReason::Aborted } else { EndReason::Finished };
+        let record = Record::Ended { at: (self.options.now)(), how };
         self.status.next(&record).map_err(|why| Error::new(Kind::Internal, why))?;
         self.store.append(&record).await?;
         say(&Event::Ended { done: self.summary.done, failed: self.summary.failed.len(), skipped: self.summary.skipped });
@@ -273,11 +273,11 @@ impl<'a> Run<'a> {
     fn begin(&mut self, tx: &mpsc::Sender<Message>, say: &mut dyn FnMut(&Event)) {
         let plan = self.plan;
         let mut waiting = vec![];
-        self.ready.sort_by_key(|id| std::cmp::Reverse(self.gate.order(&plan.steps[id - 1])));
+        self.ready.sort_by_key(|id| std::cmp::Reverse(self.budget.order(&plan.steps[id - 1])));
         while let Some(id) = self.ready.pop() {
             let step = &plan.steps[id - 1];
             let tainted = step.after.iter().any(|a| self.state[a - 1].tainted());
-            if step.gives_back.is_some_and(|g| self.status.steps[g - 1].is_theirs()) && !self.walk.give_back {
+            if step.gives_back.is_some_and(|g| self.status.steps[g - 1].is_theirs()) && !self.options.give_back {
                 let why = "somebody else stopped it since the plan was made: this run leaves it off".to_string();
                 self.summary.untouched.insert(step.node.to_string(), why.clone());
                 // Its host is as good as done: nobody has to wait for it.
@@ -288,14 +288,14 @@ impl<'a> Run<'a> {
             // What could not be given back keeps what stands on it: no VM starts on a host that is still in maintenance mode.
             let stuck = |a: &usize| self.state[a - 1] == State::Failed && plan.steps[a - 1].is_return();
             let taken = failpoint!(NothingGivenBack, false, taken && !step.after.iter().any(stuck));
-            if !taken && (tainted || self.walk.give_back) {
+            if !taken && (tainted || self.options.give_back) {
                 self.skip(id, None, None, say);
                 continue;
             }
-            match self.gate.may(step) {
-                Gate::Open => self.spawn(id, tainted, tx),
-                Gate::Wait => waiting.push(id),
-                Gate::Closed(why) => {
+            match self.budget.admit(step) {
+                Admission::Start => self.spawn(id, tainted, tx),
+                Admission::Wait => waiting.push(id),
+                Admission::Refuse(why) => {
                     self.summary.untouched.entry(step.host.clone()).or_insert_with(|| why.clone());
                     self.skip(id, Some(why), None, say);
                 }
@@ -307,7 +307,7 @@ impl<'a> Run<'a> {
     fn spawn(&mut self, id: usize, tainted: bool, tx: &mpsc::Sender<Message>) {
         let step = &self.plan.steps[id - 1];
         self.moved = true;
-        self.gate.began(step);
+        self.budget.began(step);
         self.state[id - 1] = if tainted { State::Rescue } else { State::Running };
         let task = StepRunner {
             plan: self.plan.clone(),
@@ -319,7 +319,7 @@ impl<'a> Run<'a> {
             borrows: self.borrowed.contains(&id),
             takes: self.taking.contains(&id),
             // Giving back is right whatever became of the rest.
-            still: if step.is_return() { vec![] } else { self.still(step) },
+            preconditions: if step.is_return() { vec![] } else { self.preconditions(step) },
             catalogue: self.catalogue,
             agents: self.agents.clone(),
             tx: tx.clone(),
@@ -335,9 +335,9 @@ impl<'a> Run<'a> {
     fn skip(&mut self, id: usize, why: Option<String>, well: Option<bool>, say: &mut dyn FnMut(&Event)) {
         self.state[id - 1] = State::Skipped;
         self.summary.skipped += 1;
-        self.gate.ended(&self.plan.steps[id - 1], well);
+        self.budget.ended(&self.plan.steps[id - 1], well);
         // What an abort leaves out is everything: nobody wants to read that.
-        if !self.walk.give_back {
+        if !self.options.give_back {
             say(&Event::Skipped { step: id, why });
         }
         self.finished(id);
@@ -345,7 +345,7 @@ impl<'a> Run<'a> {
 
     /// A step has ended: what came of it must be on disk before the next one begins.
     fn ended(&mut self, id: usize, ended: StepResult) -> Result<(), Error> {
-        let at = (self.walk.now)();
+        let at = (self.options.now)();
         let record = match &ended {
             Ok((note, by)) => Record::Done { at, step: id, note: note.clone(), theirs: *by == ChangedBy::Another },
             Err(error) => Record::Failed { at, step: id, error: error.message.clone(), hold: error.hold.unwrap_or(Hold::Failed) },
@@ -356,7 +356,7 @@ impl<'a> Run<'a> {
 
     /// For the failpoint alone: the result is recorded when the step begins.
     async fn record_early(&mut self, step: usize) -> Result<(), Error> {
-        let done = Record::Done { at: (self.walk.now)(), step, note: String::new(), theirs: false };
+        let done = Record::Done { at: (self.options.now)(), step, note: String::new(), theirs: false };
         self.status.next(&done).map_err(|why| Error::new(Kind::Internal, why))?;
         self.store.append(&done).await
     }
@@ -383,7 +383,7 @@ impl<'a> Run<'a> {
             }
             Committed::Ended { id, ended } => {
                 let step = &self.plan.steps[id - 1];
-                self.gate.ended(step, Some(ended.is_ok()));
+                self.budget.ended(step, Some(ended.is_ok()));
                 match ended {
                     Ok((note, by)) => {
                         let changed = by == ChangedBy::Us;
@@ -406,7 +406,7 @@ impl<'a> Run<'a> {
 
     /// What this run has made so on the node of a step: the last word on each requirement. It must still be so when the node is
     /// changed again.
-    fn still(&self, step: &Step) -> Vec<(String, Value)> {
+    fn preconditions(&self, step: &Step) -> Vec<(String, Value)> {
         let mut made: BTreeMap<&str, &Value> = BTreeMap::new();
         for id in self.of_node.get(&step.node).into_iter().flatten().filter(|id| **id != step.id) {
             if let (Work::Meet { requirement, spec, .. }, StepState::Done { .. }) =

@@ -11,7 +11,7 @@ mod rollout_budget;
 mod step;
 
 pub use agents::LEASE_SECS;
-pub use engine::{Stopped, Summary, Walk, Word, run};
+pub use engine::{Control, RunOptions, Stopped, Summary, run};
 pub use event::Event;
-pub use request::{Audience, Ended, Request, Unfinished};
+pub use request::{Request, RunObserver, RunOutcome, Unfinished};
 pub use rollback::way_back;

@@ -1,24 +1,24 @@
 //! One run from its beginning or from wherever it was left: what is unfinished is found, else everything is looked at and
-//! planned; then the plan is walked. The command line and the simulations go this one road.
+//! planned; then the plan is executed. The command line and the simulations go this one road.
 
 use crate::error::{Error, Kind};
 use crate::fleet::Fleet;
 use crate::inventory::{self, Scope};
-use crate::journal::{self, Disk, How, Journal, Purpose, Record, Status, Stored};
+use crate::journal::{self, Disk, EndReason, Journal, Purpose, Record, Status, Stored};
 use crate::node::NodeKind;
 use crate::plan::adopt::Adoption;
 use crate::plan::{self, Leftovers, Plan, Planned, Problem};
-use crate::run::engine::{self, Summary, Word};
+use crate::run::engine::{self, Control, Summary};
 use crate::run::event::Event;
 use tokio::sync::watch;
-use vsgpu_wire::client::Operator;
+use vsgpu_wire::client::Connector;
 
 /// What is asked.
 pub struct Request<'a> {
     /// The fleet as it is wished.
     pub fleet: &'a Fleet,
     /// Connections.
-    pub operator: &'a Operator,
+    pub connector: &'a Connector,
     /// Where runs are kept.
     pub disk: &'a dyn Disk,
     /// Whether a thread of its own flushes the journal.
@@ -36,7 +36,7 @@ pub struct Request<'a> {
     /// Stop when a wave is settled.
     pub pause: bool,
     /// The operator, while it goes on.
-    pub word: watch::Receiver<Word>,
+    pub control: watch::Receiver<Control>,
     /// Seconds since 1970, for records.
     pub now: fn() -> u64,
 }
@@ -55,7 +55,7 @@ pub enum Unfinished {
 }
 
 /// Whoever looks on.
-pub trait Audience {
+pub trait RunObserver {
     /// A remark.
     fn note(&mut self, text: &str);
     /// A plan that was just made, before anything is done.
@@ -68,66 +68,66 @@ pub trait Audience {
     /// # Errors
     /// Where it must not be gone on with.
     fn going_on(&mut self, run: u32, status: &Status) -> Result<(), Error>;
-    /// A plan that is walked from here on.
-    fn walking(&mut self, plan: &Plan);
+    /// A plan that is executed from here on.
+    fn running(&mut self, plan: &Plan);
     /// Something happened.
-    fn hear(&mut self, event: &Event);
+    fn on_event(&mut self, event: &Event);
 }
 
 /// How it ended.
-pub struct Ended {
-    /// What was walked; without steps where nothing was to do.
+pub struct RunOutcome {
+    /// What was executed; without steps where nothing was to do.
     pub plan: Plan,
     /// How it went.
     pub summary: Summary,
     /// What kept nodes out of the plan.
     pub problems: Vec<Problem>,
-    /// What earlier runs took and could not be given back, where nothing was walked.
+    /// What earlier runs took and could not be given back, where nothing was executed.
     pub left: Leftovers,
     /// Why what was to come behind an unfinished run that was gone on with was not begun, or broke.
     pub behind: Vec<Error>,
 }
 
 impl Request<'_> {
-    /// Finds what is unfinished, or plans, and walks. A run that was gone on with knows only what could be seen when it was
+    /// Finds what is unfinished, or plans, and executes. A run that was gone on with knows only what could be seen when it was
     /// planned: when it is done, everything is looked at once more, and what it had to leave out is done as well.
     ///
     /// # Errors
     /// Where nothing can be done, or the journal fails.
-    pub async fn run(self, audience: &mut dyn Audience) -> Result<Ended, Vec<Error>> {
-        let (first, went_on) = self.once(audience).await?;
+    pub async fn run(self, observer: &mut dyn RunObserver) -> Result<RunOutcome, Vec<Error>> {
+        let (first, went_on) = self.once(observer).await?;
         let complete = first.summary.done == first.plan.steps.len() && first.summary.stopped.is_none();
         let whole_wish = self.unfinished == Unfinished::GoOnIfSame && self.purpose == Purpose::Apply && self.saved.is_none();
         if !(went_on && complete && whole_wish) {
             return Ok(first);
         }
-        let (then, _) = match self.once(audience).await {
+        let (then, _) = match self.once(observer).await {
             Ok(then) => then,
             // What was done before is said all the same.
-            Err(behind) => return Ok(Ended { behind, ..first }),
+            Err(behind) => return Ok(RunOutcome { behind, ..first }),
         };
-        if then.plan.steps.is_empty() { Ok(Ended { problems: then.problems, left: then.left, ..first }) } else { Ok(then) }
+        if then.plan.steps.is_empty() { Ok(RunOutcome { problems: then.problems, left: then.left, ..first }) } else { Ok(then) }
     }
 
     /// One run, and whether it had been begun before.
-    async fn once(&self, audience: &mut dyn Audience) -> Result<(Ended, bool), Vec<Error>> {
+    async fn once(&self, observer: &mut dyn RunObserver) -> Result<(RunOutcome, bool), Vec<Error>> {
         let one = |e: Error| vec![e];
         let unfinished = journal::latest(self.disk).map_err(one)?.filter(|run| run.status.ended.is_none());
         let goes_on = !matches!(self.unfinished, Unfinished::GiveUp);
         let (status, journal, problems, went_on) = match unfinished {
             Some(mut run) if goes_on && self.may_go_on(&run).map_err(one)? => {
                 if self.unfinished == Unfinished::GoOnIfSame {
-                    audience.going_on(run.number, &run.status).map_err(one)?;
+                    observer.going_on(run.number, &run.status).map_err(one)?;
                 }
                 let what = if run.status.purpose == Purpose::Rollback { "rollback" } else { "run" };
                 let (number, fleet) = (run.number, self.fleet.file.display());
-                audience.note(&match self.unfinished {
+                observer.note(&match self.unfinished {
                     Unfinished::GiveBack => format!("giving back what {what} {number} of {fleet} took"),
                     _ => format!("going on with {what} {number} of {fleet}, which was not finished"),
                 });
                 if self.unfinished != Unfinished::GiveBack {
                     // Hours may have passed since the plan was made.
-                    let inventory = inventory::gather(self.fleet, self.operator, Scope::Wished, &|n| n.kind == NodeKind::Host).await;
+                    let inventory = inventory::gather(self.fleet, self.connector, Scope::Wished, &|n| n.kind == NodeKind::Host).await;
                     plan::look_again(&mut run.status.plan.rollout, &inventory);
                 }
                 let journal = Journal::open(self.disk, run.number, Some(run.good_bytes)).map_err(one)?;
@@ -145,35 +145,35 @@ impl Request<'_> {
                     None => self.fresh().await?,
                 };
                 if !planned.plan.steps.is_empty() {
-                    audience.planned(&planned).map_err(one)?;
+                    observer.planned(&planned).map_err(one)?;
                 }
                 // Only now: where the new plan is not agreed to, the old run can still be gone on with.
                 if let Some(run) = given_up {
                     self.give_up(&run).map_err(one)?;
                     let why = if goes_on { "had failed and given back what it took: everything is planned anew" } else { "was given up" };
-                    audience.note(&format!("run {} {why}", run.number));
+                    observer.note(&format!("run {} {why}", run.number));
                 }
                 if planned.plan.steps.is_empty() {
                     let summary = Summary::default();
-                    return Ok((Ended { plan: planned.plan, summary, problems: planned.problems, left, behind: vec![] }, false));
+                    return Ok((RunOutcome { plan: planned.plan, summary, problems: planned.problems, left, behind: vec![] }, false));
                 }
                 let (status, journal) = self.begin(planned.plan, left).map_err(one)?;
                 (status, journal, planned.problems, false)
             }
         };
         let plan = status.plan.clone();
-        audience.walking(&plan);
+        observer.running(&plan);
         let mut journal = if self.threaded { journal.threaded() } else { journal };
-        let walk = engine::Walk {
-            operator: self.operator,
+        let options = engine::RunOptions {
+            connector: self.connector,
             holder: self.holder.clone(),
             pause: self.pause,
             give_back: self.unfinished == Unfinished::GiveBack,
-            word: self.word.clone(),
+            control: self.control.clone(),
             now: self.now,
         };
-        let summary = engine::run(status, &mut journal, walk, &mut |event| audience.hear(event)).await.map_err(one)?;
-        Ok((Ended { plan, summary, problems, left: Leftovers::default(), behind: vec![] }, went_on))
+        let summary = engine::run(status, &mut journal, options, &mut |event| observer.on_event(event)).await.map_err(one)?;
+        Ok((RunOutcome { plan, summary, problems, left: Leftovers::default(), behind: vec![] }, went_on))
     }
 
     /// A damaged run is left as it is: what stands behind the damage is still known from it.
@@ -182,7 +182,7 @@ impl Request<'_> {
             return Ok(());
         }
         let mut journal = Journal::open(self.disk, run.number, Some(run.good_bytes))?;
-        journal.record(&Record::Ended { at: (self.now)(), how: How::GivenUp })
+        journal.record(&Record::Ended { at: (self.now)(), how: EndReason::GivenUp })
     }
 
     /// Whether an unfinished run is gone on with; one that gave back after a failure is planned anew.
@@ -226,7 +226,7 @@ impl Request<'_> {
     async fn fresh(&self) -> Result<(Planned, Leftovers), Vec<Error>> {
         // What a rollback wishes is not what the fleet is to stay.
         let scope = if self.purpose == Purpose::Apply { Scope::WishedAndRemembered } else { Scope::Wished };
-        let inventory = inventory::gather(self.fleet, self.operator, scope, &|_| true).await;
+        let inventory = inventory::gather(self.fleet, self.connector, scope, &|_| true).await;
         let left = journal::latest(self.disk).map_err(|e| vec![e])?.map(|r| journal::outstanding(&r.status)).unwrap_or_default();
         let left = plan::still_taken(self.fleet, &inventory, left);
         let planned = plan::plan(self.fleet, &inventory, &left);

@@ -13,13 +13,13 @@ use vsgpu_core::failpoint;
 
 /// What becomes of a step whose predecessors have ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Gate {
-    /// It may begin.
-    Open,
+pub(super) enum Admission {
+    /// It begins now.
+    Start,
     /// Something must end before.
     Wait,
     /// It will not begin in this run, and why.
-    Closed(String),
+    Refuse(String),
 }
 
 #[derive(Default)]
@@ -57,8 +57,8 @@ struct Together<'a> {
     away: BTreeMap<String, BTreeSet<&'a str>>,
 }
 
-/// Keeps the gate: the plan's rollout as far as it has come.
-pub(super) struct Keeper<'a> {
+/// The plan's rollout as far as it has come, and what it leaves room for.
+pub(super) struct RolloutBudget<'a> {
     plan: &'a Plan,
     hosts: BTreeMap<&'a str, Host>,
     /// Away when the plan was made, and none of ours.
@@ -69,7 +69,7 @@ pub(super) struct Keeper<'a> {
     together: RefCell<Together<'a>>,
 }
 
-impl<'a> Keeper<'a> {
+impl<'a> RolloutBudget<'a> {
     /// From where a run is.
     pub(super) fn new(plan: &'a Plan, status: &Status, pause: bool) -> Self {
         let mut hosts: BTreeMap<&str, Host> = BTreeMap::new();
@@ -113,37 +113,37 @@ impl<'a> Keeper<'a> {
     }
 
     /// Whether a step may begin.
-    pub(super) fn may(&self, step: &Step) -> Gate {
-        let Some(host) = self.hosts.get(step.host.as_str()) else { return Gate::Open };
+    pub(super) fn admit(&self, step: &Step) -> Admission {
+        let Some(host) = self.hosts.get(step.host.as_str()) else { return Admission::Start };
         if step.is_return() {
-            return Gate::Open;
+            return Admission::Start;
         }
         if !host.begun {
             let failed = failpoint!(BreakerIgnored, vec![], self.ill());
             if failed.len() >= self.plan.rollout.stop_at_failed.max(1) && self.hosts.len() > 1 {
-                return Gate::Closed(format!("the rollout has stopped: {} failed", failed.join(", ")));
+                return Admission::Refuse(format!("the rollout has stopped: {} failed", failed.join(", ")));
             }
             if self.last_wave.is_some_and(|last| host.wave > last) || self.first_open_wave() < host.wave {
-                return Gate::Wait;
+                return Admission::Wait;
             }
         }
         // One that is in maintenance mode already takes nothing more away; one that only did not answer may be up.
         let why = self.plan.rollout.clusters.get(&host.cluster).and_then(|c| c.unavailable.get(&step.host));
         let stranger = why.is_some_and(|why| why == IN_MAINTENANCE) && !host.returned;
         if !step.disrupts || host.window || stranger {
-            return Gate::Open;
+            return Admission::Start;
         }
-        let Some(cluster) = self.plan.rollout.clusters.get(&host.cluster) else { return Gate::Open };
+        let Some(cluster) = self.plan.rollout.clusters.get(&host.cluster) else { return Admission::Start };
         let away: Vec<&str> = self.away(&host.cluster).into_iter().filter(|name| *name != step.host).collect();
         if away.len() < failpoint!(BudgetOffByOne, cluster.max_unavailable + 1, cluster.max_unavailable) {
-            return Gate::Open;
+            return Admission::Start;
         }
         // One of them may come back only if something of it is still to be done.
         if away.iter().any(|name| self.hosts.get(name).is_some_and(|h| h.open > 0)) {
-            return Gate::Wait;
+            return Admission::Wait;
         }
         let of = if host.cluster.is_empty() { String::new() } else { format!(" of cluster {}", host.cluster) };
-        Gate::Closed(format!("no more than {}{of} may be away, and away are: {}", cluster.max_unavailable, away.join(", ")))
+        Admission::Refuse(format!("no more than {}{of} may be away, and away are: {}", cluster.max_unavailable, away.join(", ")))
     }
 
     fn ill(&self) -> Vec<&'a str> {

@@ -76,7 +76,7 @@ pub(super) struct StepRunner {
     /// It takes what is not ours yet; another step gives it back.
     pub(super) takes: bool,
     /// What must still be so on the node.
-    pub(super) still: Vec<(String, Value)>,
+    pub(super) preconditions: Vec<(String, Value)>,
     pub(super) catalogue: &'static Catalogue,
     pub(super) agents: Arc<Agents>,
     pub(super) tx: mpsc::Sender<Message>,
@@ -137,7 +137,7 @@ impl StepRunner {
             run: self.run.clone(),
             borrows: self.borrows,
             trace: self.trace.clone(),
-            still: self.still.clone(),
+            preconditions: self.preconditions.clone(),
         }
     }
 
@@ -158,21 +158,22 @@ impl StepRunner {
                 Change::Activate { restart, before } => match on.activate(*restart, before, &mut call, within, &mut say).await {
                     // A rebooting node cuts the line. One that still answers from the same boot may not have heard, and is asked again
                     // by the same name.
-                    Err(CallError::Away(why)) if restart.is_none() => match self.same_boot(before).await {
-                        true => Err(CallError::Away(why)),
+                    Err(CallError::Unreachable(why)) if restart.is_none() => match self.same_boot(before).await {
+                        true => Err(CallError::Unreachable(why)),
                         false => Ok(Outcome::Applied { is: "asked".into(), active: false }),
                     },
                     other => other,
                 },
             };
             let sent = || Outcome::Applied { is: "sent".into(), active: true };
-            let answer = failpoint!(UnknownIsDone, answer.or_else(|why| matches!(why, CallError::Away(_)).then(sent).ok_or(why)), answer);
+            let answer =
+                failpoint!(UnknownIsDone, answer.or_else(|why| matches!(why, CallError::Unreachable(_)).then(sent).ok_or(why)), answer);
             match answer {
                 Ok(outcome) => return Ok((outcome, claimed, cuts == 0)),
-                Err(CallError::Away(why)) if Instant::now() >= end => {
-                    return Err(self.call_failed(CallError::Away(why)).held(self.too_long()));
+                Err(CallError::Unreachable(why)) if Instant::now() >= end => {
+                    return Err(self.call_failed(CallError::Unreachable(why)).held(self.too_long()));
                 }
-                Err(error @ (CallError::Away(_) | CallError::Unclaimed(_))) => {
+                Err(error @ (CallError::Unreachable(_) | CallError::LeaseLost(_))) => {
                     cuts += 1;
                     if cuts > CUTS {
                         return Err(self.call_failed(error).held(Hold::Unreachable));

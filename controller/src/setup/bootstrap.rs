@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Kind};
 use std::path::Path;
-use vsgpu_core::{Command, Ended, System as _};
+use vsgpu_core::{Command, ExitKind, System as _};
 use vsgpu_machine::over_ssh::{OWNER, OverSsh};
 use vsgpu_machine::ssh::Target;
 
@@ -163,7 +163,7 @@ impl Visit {
     /// Where it is not reached.
     pub fn new(target: Target, tools: Option<&Path>, root: &Path) -> Result<Self, Error> {
         let away = |why: String| Error::new(Kind::Unreachable, why);
-        let remote = OverSsh::visit(&target, tools, root).map_err(away)?;
+        let remote = OverSsh::temporary(&target, tools, root).map_err(away)?;
         remote.is_folder("/").map_err(|e| away(e.to_string()))?;
         Ok(Self { remote, target })
     }
@@ -175,7 +175,7 @@ impl Visit {
     pub fn machine(&self) -> Result<Machine, Error> {
         let ask = |words: &[&str]| self.remote.run(&Command::new(words[0], words[1..].iter().copied()));
         let acceptance = ask(&["esxcli", "software", "acceptance", "get"]);
-        if acceptance.ended != Ended::Missing {
+        if acceptance.ended != ExitKind::Missing {
             if !acceptance.ok() {
                 return Err(Error::new(Kind::Failed, format!("{}: esxcli: {}", self.target, acceptance.both())));
             }

@@ -6,7 +6,7 @@ use crate::inventory::acquired::some_of;
 use crate::inventory::reaches;
 use serde::Serialize;
 use std::collections::BTreeSet;
-use vsgpu_wire::client::Operator;
+use vsgpu_wire::client::Connector;
 use vsgpu_wire::life::{Due, Life};
 use vsgpu_wire::pki;
 
@@ -15,7 +15,7 @@ use vsgpu_wire::pki;
 pub struct Ending {
     /// Whose: a node's name, `controller`, or `ca`.
     pub of: String,
-    /// `host`, `guest`, `operator` or `authority`.
+    /// `host`, `guest`, `connector` or `authority`.
     pub role: &'static str,
     /// When it ends, seconds since 1970.
     pub ends: u64,
@@ -28,7 +28,7 @@ pub struct Ending {
 }
 
 /// All of them, the first to end first.
-pub fn ending(fleet: &Fleet, operator: Option<&Operator>, now: u64) -> Vec<Ending> {
+pub fn ending(fleet: &Fleet, connector: Option<&Connector>, now: u64) -> Vec<Ending> {
     let mut all = vec![];
     let mut look = |of: &str, role, life: Option<Life>, here: Option<Life>| {
         if let Some((life, due)) = life.and_then(|life| Some((life, life.due(now)?))) {
@@ -41,7 +41,7 @@ pub fn ending(fleet: &Fleet, operator: Option<&Operator>, now: u64) -> Vec<Endin
     let mut seen = BTreeSet::new();
     for reach in reaches(fleet).into_values().filter(|reach| seen.insert((reach.node.clone(), reach.role.clone()))) {
         let target = reach.target();
-        let shown = operator.and_then(|operator| operator.life(&target.node, target.role));
+        let shown = connector.and_then(|connector| connector.life(&target.node, target.role));
         // That of a node that was talked to counts; the copy here is read where it ends, or where nobody was talked to.
         let issued = || pki::life(&pki::node_folder(&fleet.pki, &target.node, target.role).join("node.pem")).ok();
         match shown {

@@ -15,7 +15,7 @@ use vsgpu_host_agent::facts::{EsxVersion, VirtualMachines};
 use vsgpu_host_agent::host::VgpuManagerFact;
 use vsgpu_machine::over_ssh::OverSsh;
 use vsgpu_machine::ssh::Target;
-use vsgpu_wire::client::Operator;
+use vsgpu_wire::client::Connector;
 
 /// Hosts looked at over ssh at once.
 const AT_ONCE: usize = 16;
@@ -37,7 +37,7 @@ pub fn over_ssh(targets: Vec<Target>, tools: Option<&Path>, root: &Path) -> Vec<
     let facts: Vec<_> = vsgpu_host_agent::catalogue().facts(Scope::Host);
     let look = |target: &Target| -> Result<Seen, Error> {
         let away = |why: String| Error::new(Kind::Unreachable, why);
-        let system = OverSsh::look(target, tools, root).map_err(away)?;
+        let system = OverSsh::read_only(target, tools, root).map_err(away)?;
         Ok(Seen {
             boot_id: String::new(),
             facts: SharedFacts::default().of(observe::observe(&system, &Subject::node(), &facts)),
@@ -73,13 +73,13 @@ pub fn agent_at(host: &str) -> String {
 ///
 /// # Errors
 /// For names that are none.
-pub async fn by_agents(agents: &[(String, String)], pki: PathBuf, operator: &Operator) -> Result<Vec<Found>, Vec<Error>> {
+pub async fn by_agents(agents: &[(String, String)], pki: PathBuf, connector: &Connector) -> Result<Vec<Found>, Vec<Error>> {
     let hosts: serde_json::Map<_, _> =
         agents.iter().map(|(name, address)| (name.clone(), serde_json::json!({ "address": address }))).collect();
     let text = yaml::write(&serde_json::json!({ "version": 1, "hosts": hosts }));
     let mut fleet = file::from_text(Path::new("--agent"), &text)?;
     fleet.pki = pki;
-    let mut seen = inventory::gather(&fleet, operator, inventory::Scope::All, &|_| true).await;
+    let mut seen = inventory::gather(&fleet, connector, inventory::Scope::All, &|_| true).await;
     let found = |(name, address): &(String, String)| {
         let away = || Err(Error::new(Kind::Unreachable, format!("{name}: nothing was seen")));
         let seen = seen.nodes.remove(&NodeId::new(NodeKind::Host, name)).unwrap_or_else(away);

@@ -1,6 +1,6 @@
 //! Debian: apt, dpkg, update-initramfs. Ubuntu's tools are the same.
 
-use crate::distro::family::{Family, File, INITRAMFS_SECS, REPLACING, Repository, file, words};
+use crate::distro::interface::{Distro, File, INITRAMFS_SECS, REPLACING, Repository, file, words};
 use vsgpu_core::{Command, Effect};
 
 pub(super) struct Debian;
@@ -12,7 +12,7 @@ fn apt(fixed: &[&str], packages: &[String]) -> Command {
     words("apt-get", fixed, packages).env("DEBIAN_FRONTEND", "noninteractive")
 }
 
-impl Family for Debian {
+impl Distro for Debian {
     fn name(&self) -> &'static str {
         "Debian"
     }

@@ -1,20 +1,20 @@
-//! Distributions, one file per family. What differs between them stands behind one interface (`family`).
+//! Distributions, one file per family. What differs between them stands behind one interface (`interface`).
 
 mod debian;
-mod family;
+mod interface;
 mod redhat;
 mod suse;
 mod ubuntu;
 
-pub(crate) use family::{Family, File, OS_RELEASE, Repository, os_release};
+pub(crate) use interface::{Distro, File, OS_RELEASE, Repository, os_release};
 
-use vsgpu_core::{Evidence, Probe};
+use vsgpu_core::{Observation, Probe};
 
 /// From `ID` and `ID_LIKE` of os-release.
-pub(crate) fn of(os_release: &str) -> Option<&'static dyn Family> {
+pub(crate) fn of(os_release: &str) -> Option<&'static dyn Distro> {
     let value = |key: &str| os_release.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default().trim_matches('"').to_string();
     let ids = format!("{} {}", value("ID="), value("ID_LIKE="));
-    ids.split_whitespace().find_map(|id| -> Option<&'static dyn Family> {
+    ids.split_whitespace().find_map(|id| -> Option<&'static dyn Distro> {
         match id {
             "ubuntu" => Some(&ubuntu::Ubuntu),
             "debian" => Some(&debian::Debian),
@@ -26,7 +26,7 @@ pub(crate) fn of(os_release: &str) -> Option<&'static dyn Family> {
 }
 
 /// The family of a guest that is being looked at: asked for in round one, known from round two on.
-pub(crate) fn seen(evidence: &Evidence) -> Option<&'static dyn Family> {
+pub(crate) fn seen(evidence: &Observation) -> Option<&'static dyn Distro> {
     let file = Probe::Read(OS_RELEASE.into());
     evidence.has(&file).then(|| evidence.text(&file).ok().flatten().and_then(of)).flatten()
 }
@@ -37,7 +37,7 @@ pub(crate) const UNKNOWN: &str = "Debian, Ubuntu, RHEL (Rocky, Alma, Oracle, Cen
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::distro::family::REPLACING;
+    use crate::distro::interface::REPLACING;
 
     #[test]
     fn distributions_are_recognised_by_their_ids() {

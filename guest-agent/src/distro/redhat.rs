@@ -1,7 +1,7 @@
 //! RHEL and its rebuilds (Rocky, Alma, Oracle, CentOS): dnf, rpm, dracut. DKMS is in EPEL, which is the operator's to add:
 //! without it the module is built for the running kernel, and again for each new one (`kernel-updates`).
 
-use crate::distro::family::{Family, File, INITRAMFS_SECS, REPLACING, Repository, words};
+use crate::distro::interface::{Distro, File, INITRAMFS_SECS, REPLACING, Repository, words};
 use vsgpu_core::readers::key_value;
 use vsgpu_core::{Command, Effect};
 
@@ -14,7 +14,7 @@ const EXCLUDES: [&str; 2] = ["excludepkgs", "exclude"];
 /// What we keep out hides installed packages from dnf as well: our own calls look past it.
 const FREE: &str = "--disableexcludes=all";
 
-impl Family for RedHat {
+impl Distro for RedHat {
     fn name(&self) -> &'static str {
         "RHEL"
     }

@@ -1,6 +1,6 @@
 //! SLES and openSUSE: zypper, rpm, dracut. Packages are kept out by zypper's own lock file.
 
-use crate::distro::family::{Family, File, INITRAMFS_SECS, REPLACING, Repository, file, words};
+use crate::distro::interface::{Distro, File, INITRAMFS_SECS, REPLACING, Repository, file, words};
 use vsgpu_core::readers::key_value;
 use vsgpu_core::{Command, Effect};
 
@@ -9,7 +9,7 @@ pub(super) struct Suse;
 const LOCKS: &str = "/etc/zypp/locks";
 const PROXY: &str = "/etc/sysconfig/proxy";
 
-impl Family for Suse {
+impl Distro for Suse {
     fn name(&self) -> &'static str {
         "SLES"
     }

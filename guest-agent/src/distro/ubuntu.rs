@@ -1,12 +1,12 @@
 //! Ubuntu: Debian's tools, but drivers in packages of other names, and prebuilt modules for each kernel flavour.
 
 use crate::distro::debian::Debian;
-use crate::distro::family::{Family, File, Repository};
+use crate::distro::interface::{Distro, File, Repository};
 use vsgpu_core::{Command, Effect};
 
 pub(super) struct Ubuntu;
 
-impl Family for Ubuntu {
+impl Distro for Ubuntu {
     fn name(&self) -> &'static str {
         "Ubuntu"
     }

@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::{Command, Fact, Observation, Probe, Subject, Unreadable};
 
 /// What it says, and who keeps it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -21,10 +21,10 @@ pub(crate) fn synchronized() -> Command {
 impl Fact for Clock {
     const NAME: &'static str = "clock";
     const ABOUT: &'static str = "The guest's clock, and whether NTP keeps it";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, _: &Observation) -> Vec<Probe> {
         vec![Probe::Now, Probe::Run(synchronized())]
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let now = seen.text(&Probe::Now)?.and_then(|t| t.parse().ok()).ok_or_else(|| Unreadable::new("the clock cannot be read"))?;
         Ok(Self { now, synchronized: seen.stdout_if_ok(&synchronized()).map(|t| t.trim() == "yes") })
     }

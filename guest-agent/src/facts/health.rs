@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::knowledge::xids::{self, Severity};
 use vsgpu_core::readers::nvidia_smi::{self, Gpu, SmiFailure, SmiReport, is_licensed};
-use vsgpu_core::{Ended, Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::{ExitKind, Fact, Observation, Probe, Subject, Unreadable};
 
 /// The loaded module's own words; the file is there only while it is loaded.
 const LOADED: &str = "/proc/driver/nvidia/version";
@@ -73,13 +73,13 @@ pub struct Finding {
 impl Fact for Health {
     const NAME: &'static str = "health";
     const ABOUT: &'static str = "Health of the GPUs: driver, Xid events, memory errors, throttling, license";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = vec![Probe::Read(LOADED.into()), Probe::KernelRelease, Probe::Now];
         probes.extend([nvidia_smi::query(), kernel_log::command()].map(Probe::Run));
         probes.extend(kernel(seen).ok().map(|k| Probe::Run(module_version(&k))));
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let at = seen.text(&Probe::Now)?.and_then(|t| t.parse().ok()).unwrap_or_default();
         let loaded = seen.file(LOADED)?;
         let report = nvidia_smi::report(seen);
@@ -93,7 +93,7 @@ impl Fact for Health {
             at,
             ..Self::default()
         };
-        let hangs = matches!(said.ended, Ended::TimedOut(_));
+        let hangs = matches!(said.ended, ExitKind::TimedOut(_));
         let mut found = health.of_driver(hangs, report.as_ref().err().map(|_| nvidia_smi::failure(&said.both())));
         for gpu in report.iter().flat_map(|r: &SmiReport| &r.gpus) {
             found.extend(of_gpu(gpu));

@@ -3,7 +3,7 @@
 use crate::distro::{OS_RELEASE, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::{Fact, Observation, Probe, Subject, Unreadable};
 
 /// Distribution and kernel.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -20,7 +20,7 @@ pub struct Os {
 }
 
 /// The running kernel.
-pub(crate) fn kernel(seen: &Evidence) -> Result<String, Unreadable> {
+pub(crate) fn kernel(seen: &Observation) -> Result<String, Unreadable> {
     let kernel = seen.text(&Probe::KernelRelease)?.unwrap_or_default();
     if kernel.is_empty() || kernel.contains('/') {
         Err(Unreadable::new("the release of the running kernel is not known"))
@@ -32,10 +32,10 @@ pub(crate) fn kernel(seen: &Evidence) -> Result<String, Unreadable> {
 impl Fact for Os {
     const NAME: &'static str = "os";
     const ABOUT: &'static str = "Distribution and running kernel";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, _: &Observation) -> Vec<Probe> {
         vec![Probe::Read(OS_RELEASE.into()), Probe::KernelRelease]
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let text = os_release(seen)?;
         let value = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)).map(|v| v.trim_matches('"').to_string());
         Ok(Self {

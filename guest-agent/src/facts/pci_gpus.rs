@@ -4,7 +4,7 @@ use crate::facts::host_view::{HostView, host_view};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::knowledge::vgpu_types;
-use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::{Fact, Observation, Probe, Subject, Unreadable};
 
 /// NVIDIA devices on the guest's PCI bus, driver or not.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -51,7 +51,7 @@ const BUS: &str = "/sys/bus/pci/devices";
 
 impl PciGpus {
     /// Round one lists the bus, round two reads the vendors, round three the ids of NVIDIA's devices.
-    pub(crate) fn ask(seen: &Evidence) -> Vec<Probe> {
+    pub(crate) fn ask(seen: &Observation) -> Vec<Probe> {
         let mut probes = vec![Probe::List(BUS.into())];
         for address in seen.names(BUS).unwrap_or_default().into_iter().take(256) {
             probes.push(Probe::Read(format!("{BUS}/{address}/vendor")));
@@ -65,7 +65,7 @@ impl PciGpus {
     }
 
     /// GPUs on the bus; `None` where there is no bus to look at.
-    pub(crate) fn seen(seen: &Evidence) -> Result<Option<Vec<PciGpu>>, Unreadable> {
+    pub(crate) fn seen(seen: &Observation) -> Result<Option<Vec<PciGpu>>, Unreadable> {
         if seen.text(&Probe::List(BUS.into()))?.is_none() {
             return Ok(None);
         }
@@ -86,7 +86,7 @@ impl PciGpus {
     }
 }
 
-fn is_nvidia(address: &str, seen: &Evidence) -> bool {
+fn is_nvidia(address: &str, seen: &Observation) -> bool {
     let vendor = Probe::Read(format!("{BUS}/{address}/vendor"));
     seen.has(&vendor) && seen.text(&vendor).is_ok_and(|v| v.is_some_and(|v| v.trim() == "0x10de"))
 }
@@ -94,10 +94,10 @@ fn is_nvidia(address: &str, seen: &Evidence) -> bool {
 impl Fact for PciGpus {
     const NAME: &'static str = "pci-gpus";
     const ABOUT: &'static str = "NVIDIA GPUs on the PCI bus of the guest";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         Self::ask(seen)
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let devices = Self::seen(seen)?.ok_or_else(|| Unreadable::new(format!("{BUS}: no such folder")))?;
         Ok(Self { devices })
     }

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 use vsgpu_core::system::Output;
-use vsgpu_core::{Evidence, Probe, Unreadable};
+use vsgpu_core::{Observation, Probe, Unreadable};
 
 /// Names the running driver; a proof made with another one is none.
 pub(crate) const DRIVER: &str = "/proc/driver/nvidia/version";
@@ -31,7 +31,7 @@ pub(crate) fn probes(path: &str) -> Vec<Probe> {
 }
 
 /// The record; one that cannot be read is no proof, and the next run replaces it.
-pub(crate) fn read(seen: &Evidence, path: &str) -> Result<Option<Record>, Unreadable> {
+pub(crate) fn read(seen: &Observation, path: &str) -> Result<Option<Record>, Unreadable> {
     // One that is too large to be read is none, too.
     let record = seen.file(path).unwrap_or_default().and_then(|t| serde_json::from_str::<Record>(t).ok());
     Ok(record.filter(|r| r.version == 1 && !r.outputs.is_empty()))
@@ -39,7 +39,7 @@ pub(crate) fn read(seen: &Evidence, path: &str) -> Result<Option<Record>, Unread
 
 impl Record {
     /// Made in the running boot, with the running driver.
-    pub(crate) fn is_of_now(&self, seen: &Evidence) -> Result<bool, Unreadable> {
+    pub(crate) fn is_of_now(&self, seen: &Observation) -> Result<bool, Unreadable> {
         Ok(seen.text(&Probe::BootId)? == Some(&self.boot_id) && seen.file(DRIVER)? == self.beside.as_deref())
     }
 

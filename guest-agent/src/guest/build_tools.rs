@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict, WordOr};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict, WordOr};
 
 /// Build tools of a guest.
 pub struct BuildTools;
@@ -53,7 +53,7 @@ fn version(program: &str) -> Command {
 impl Fact for BuildToolsFact {
     const NAME: &'static str = "build-tools";
     const ABOUT: &'static str = "Compiler, kernel headers and DKMS";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = vec![Probe::Read(OS_RELEASE.into()), Probe::KernelRelease];
         probes.extend(["gcc", "make", "dkms"].map(|program| Probe::Run(version(program))));
         if let Ok(kernel) = kernel(seen) {
@@ -61,7 +61,7 @@ impl Fact for BuildToolsFact {
         }
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let kernel = kernel(seen)?;
         let runs = |program: &str| seen.output(&version(program)).is_ok_and(|o| o.ok());
         Ok(Self {
@@ -130,7 +130,7 @@ impl Requirement for BuildTools {
         }
     }
 
-    fn explain(failure: &vsgpu_core::requirement::Failure, _: &Subject, _: &Evidence) -> Option<vsgpu_core::requirement::Explained> {
+    fn explain(failure: &vsgpu_core::requirement::Failure, _: &Subject, _: &Observation) -> Option<vsgpu_core::requirement::Explained> {
         crate::package_errors::explain(failure)
     }
 }

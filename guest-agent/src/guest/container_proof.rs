@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
 use vsgpu_core::readers::cuda_report::{self, CudaReport};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const RECORD: &str = "/var/lib/vsgpu/container-proof.json";
 /// Seconds for a container: its image may have to be fetched first.
@@ -79,13 +79,13 @@ pub struct ContainerProofFact {
 impl Fact for ContainerProofFact {
     const NAME: &'static str = "container-proof";
     const ABOUT: &'static str = "Last CUDA proof inside a container";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, _: &Observation) -> Vec<Probe> {
         let mut probes = proof_record::probes(RECORD);
         probes.extend([Engine::Docker, Engine::Podman].map(|e| Probe::Run(e.version())));
         probes.extend(PROGRAM_PATHS.map(|p| Probe::Hash(p.into())));
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let there = |path: &&str| seen.text(&Probe::Hash((**path).into())).is_ok_and(|h| h.is_some());
         let mut fact = Self {
             engines: [Engine::Docker, Engine::Podman].into_iter().filter(|e| e.answers(seen)).collect(),

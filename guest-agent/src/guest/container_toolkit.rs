@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
 use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const PACKAGE: &str = "nvidia-container-toolkit";
 const CDI: &str = "/etc/cdi/nvidia.yaml";
@@ -55,7 +55,7 @@ impl Engine {
     }
 
     /// Whether it answers as itself: `docker` may be Podman under another name.
-    pub(super) fn answers(self, seen: &Evidence) -> bool {
+    pub(super) fn answers(self, seen: &Observation) -> bool {
         let said = seen.stdout_if_ok(&self.version()).unwrap_or_default().to_lowercase();
         !said.is_empty() && (self != Self::Docker || !said.contains("podman"))
     }
@@ -98,14 +98,14 @@ fn ctk(args: &[&str]) -> Command {
 impl Fact for ContainerToolkitFact {
     const NAME: &'static str = "container-toolkit";
     const ABOUT: &'static str = "NVIDIA Container Toolkit, and the container engines that know the GPUs";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, _: &Observation) -> Vec<Probe> {
         let mut probes = vec![Probe::Run(ctk(&["--version"])), Probe::Read(OS_RELEASE.into()), Probe::Run(nvidia_smi::query())];
         probes.extend(Engine::ALL.map(|e| Probe::Run(e.version())));
         probes.push(Probe::Run(docker_runtimes()));
         probes.extend(Engine::ALL.iter().flat_map(|e| e.files()).map(|f| Probe::Read((*f).into())));
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         // `NVIDIA Container Toolkit CLI version 1.14.6`
         let version = seen.stdout_if_ok(&ctk(&["--version"])).and_then(|t| t.lines().next()?.rsplit(' ').next().map(String::from));
         let driver = nvidia_smi::report(seen).ok().and_then(|r| r.driver_version);
@@ -203,7 +203,7 @@ impl Requirement for ContainerToolkit {
         spec.files.iter_mut().collect()
     }
 
-    fn explain(failure: &Failure, _: &Subject, _: &Evidence) -> Option<Explained> {
+    fn explain(failure: &Failure, _: &Subject, _: &Observation) -> Option<Explained> {
         if failure.why.contains(PACKAGE) && failure.why.contains("Unable to locate package") {
             return Some(Explained {
                 cause: format!("{PACKAGE} is in no repository of the guest"),

@@ -11,7 +11,7 @@ use vsgpu_core::artifact::Artifact;
 use vsgpu_core::readers::cuda_report::{self, CudaReport};
 use vsgpu_core::readers::cuda_samples::{DeviceQuery, device_query, vector_add_passed};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, Ended, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, ExitKind, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const RECORD: &str = "/var/lib/vsgpu/cuda-proof.json";
 /// Our own program, beside the agent.
@@ -120,15 +120,15 @@ impl CudaProofFact {
 impl Fact for CudaProofFact {
     const NAME: &'static str = "cuda-proof";
     const ABOUT: &'static str = "Last CUDA proof: vector additions checked, bandwidths, and what NVIDIA's samples said";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         [proof_record::probes(RECORD), PciGpus::ask(seen)].concat()
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let on_bus = PciGpus::seen(seen)?.unwrap_or_default();
         let Some(record) = proof_record::read(seen, RECORD)? else { return Ok(Self { on_bus, ..Self::default() }) };
         let own = &record.outputs[0];
         let samples = record.outputs.get(1..3).unwrap_or_default();
-        let samples_ran = samples.len() == 2 && samples.iter().all(|r| r.output.ended != Ended::Missing);
+        let samples_ran = samples.len() == 2 && samples.iter().all(|r| r.output.ended != ExitKind::Missing);
         let (report, mut failure) = match cuda_report::read(&own.output.stdout) {
             Ok(report) => {
                 let failure = report.failure.as_ref().map(|f| format!("{f}{}", advice(f.code)));

@@ -6,9 +6,9 @@ use crate::distro::{self, OS_RELEASE, os_release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use vsgpu_core::artifact::{Artifact, Held};
+use vsgpu_core::artifact::{Artifact, PackageContent};
 use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const FOLDER: &str = "/usr/local";
 const LINK: &str = "/usr/local/cuda";
@@ -96,19 +96,19 @@ fn version_files(name: &str) -> [String; 2] {
     ["version.json", "version.txt"].map(|file| format!("{FOLDER}/{name}/{file}"))
 }
 
-fn installations(seen: &Evidence) -> Vec<&str> {
+fn installations(seen: &Observation) -> Vec<&str> {
     seen.names(FOLDER).unwrap_or_default().into_iter().filter(|n| n.starts_with("cuda")).take(16).collect()
 }
 
 impl Fact for CudaToolkitFact {
     const NAME: &'static str = "cuda-toolkit";
     const ABOUT: &'static str = "CUDA toolkits that are installed, and the one that login shells find";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = vec![Probe::List(FOLDER.into()), Probe::Run(nvcc()), Probe::Read(PROFILE.into()), Probe::Read(OS_RELEASE.into())];
         probes.extend(installations(seen).into_iter().flat_map(version_files).map(Probe::Read));
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let mut found = BTreeMap::new();
         for name in installations(seen) {
             let [json, text] = version_files(name).map(|path| seen.file(&path).ok().flatten());
@@ -212,7 +212,7 @@ impl Requirement for CudaToolkit {
         let first = fact.default.as_ref().or(fact.versions.last())?;
         let versions = std::iter::once(first).chain(fact.versions.iter().filter(|v| *v != first));
         let one = |version: &String| {
-            let held = Held { name: "cuda-toolkit".into(), version: version.clone(), acceptance: None };
+            let held = PackageContent { name: "cuda-toolkit".into(), version: version.clone(), acceptance: None };
             let file = format!("cuda_{version}_linux.run");
             ToolkitSpec { package: Some(Artifact { artifact: file, sha256: None, size: None, kind: None, holds: vec![held] }), name: None }
         };
@@ -224,7 +224,7 @@ impl Requirement for CudaToolkit {
         spec.iter_mut().filter_map(|t| t.package.as_mut()).collect()
     }
 
-    fn explain(failure: &Failure, _: &Subject, _: &Evidence) -> Option<Explained> {
+    fn explain(failure: &Failure, _: &Subject, _: &Observation) -> Option<Explained> {
         crate::package_errors::explain(failure)
     }
 }

@@ -5,7 +5,7 @@ use crate::guest::driver::spec::wanted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, Ended, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, ExitKind, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// Display manager of a guest.
 pub struct DisplayManager;
@@ -40,13 +40,13 @@ fn get_default() -> Command {
 impl Fact for DisplayManagerFact {
     const NAME: &'static str = "display-manager";
     const ABOUT: &'static str = "Whether a display manager runs";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, _: &Observation) -> Vec<Probe> {
         vec![Probe::Run(is_active()), Probe::Run(get_default())]
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let output = seen.output(&is_active())?;
         // The exit status is 3 or 4 for a unit that is inactive or unknown: the word decides.
-        if !matches!(output.ended, Ended::Status(_)) {
+        if !matches!(output.ended, ExitKind::Status(_)) {
             return Err(Unreadable::of(&is_active(), output, "systemctl does not answer"));
         }
         let active = matches!(output.stdout.trim(), "active" | "activating" | "reloading");

@@ -6,7 +6,7 @@ use crate::guest::driver::spec::wanted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// A driver held.
 pub struct DriverHeld;
@@ -31,11 +31,11 @@ pub struct DriverHeldFact {
 impl Fact for DriverHeldFact {
     const NAME: &'static str = "driver-held";
     const ABOUT: &'static str = "Whether packages that would replace the driver are kept out";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let rules = distro::seen(seen).map(|f| Probe::Read(f.pins_file().into()));
         std::iter::once(Probe::Read(OS_RELEASE.into())).chain(rules).collect()
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let rules = distro::seen(seen).map(|f| seen.file(f.pins_file())).transpose()?.flatten();
         Ok(Self { os_release: os_release(seen)?.into(), rules: distro::seen(seen).zip(rules).map(|(f, text)| f.rules_in(text)) })
     }

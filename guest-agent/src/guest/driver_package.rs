@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use vsgpu_core::artifact::{Artifact, GUEST_FOLDER, Kind};
 use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
 use vsgpu_core::system::Output;
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// Seconds to read a package of some hundred megabytes through.
 const CHECK_SECS: u32 = 300;
@@ -82,7 +82,7 @@ pub(super) fn options_in(record: &str) -> Vec<String> {
 impl Fact for DriverPackageFact {
     const NAME: &'static str = "driver-package";
     const ABOUT: &'static str = "What the driver packages on this guest said of themselves";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = vec![Probe::List(GUEST_FOLDER.into())];
         probes.extend(
             seen.names(GUEST_FOLDER)
@@ -93,7 +93,7 @@ impl Fact for DriverPackageFact {
         );
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let mut checked = BTreeMap::new();
         for folder in seen.names(GUEST_FOLDER)?.into_iter().take(MOST).map(|n| format!("{GUEST_FOLDER}/{n}")) {
             let Some(text) = seen.file(&record_in(&folder))? else { continue };
@@ -184,7 +184,7 @@ impl Requirement for DriverPackage {
         vec![&mut spec.package]
     }
 
-    fn explain(failure: &Failure, _: &Subject, _: &Evidence) -> Option<Explained> {
+    fn explain(failure: &Failure, _: &Subject, _: &Observation) -> Option<Explained> {
         let said = failure.output.as_ref().map(|o| o.both()).unwrap_or_default() + &failure.why;
         let has = |needles: &[&str]| needles.iter().any(|n| said.contains(n));
         if has(&["No space left on device", "Not enough space"]) {
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn options_are_read_from_the_installers_own_words() {
         let help = "nvidia-installer:  version 550.90.07\n\n  -M TYPE, --kernel-module-type=TYPE\n      open or proprietary\n  --dkms, --no-dkms\n -- \n";
-        let record = serde_json::json!({ "version": 1, "outputs": [{ "output": Output { ended: vsgpu_core::Ended::Status(0), stdout: help.into(), stderr: String::new() } }] });
+        let record = serde_json::json!({ "version": 1, "outputs": [{ "output": Output { ended: vsgpu_core::ExitKind::Status(0), stdout: help.into(), stderr: String::new() } }] });
         assert_eq!(options_in(&record.to_string()), ["--dkms", "--kernel-module-type", "--no-dkms"]);
         assert!(options_in("{").is_empty());
     }

@@ -6,7 +6,7 @@ use crate::guest::driver::spec::wanted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const EFI: &str = "/sys/firmware/efi";
 
@@ -38,12 +38,12 @@ pub struct GpuOnBusFact {
 impl Fact for GpuOnBusFact {
     const NAME: &'static str = "gpu-on-bus";
     const ABOUT: &'static str = "GPUs on the guest's PCI bus with the size of BAR1, and whether EFI booted it";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = PciGpus::ask(seen);
         probes.push(Probe::List(EFI.into()));
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let gpus = PciGpus::seen(seen)?.unwrap_or_default();
         Ok(Self { gpus, efi: seen.text(&Probe::List(EFI.into())).is_ok_and(|names| names.is_some()) })
     }

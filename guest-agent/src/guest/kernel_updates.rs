@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::artifact::{Artifact, Kind};
 use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const MODULES: &str = "/lib/modules";
 /// Seconds to build the module for one kernel.
@@ -52,7 +52,7 @@ fn order(kernel: &str) -> Vec<u64> {
 }
 
 /// Kernels that can be booted: their folder holds the list of what they carry built in.
-fn newer(seen: &Evidence) -> Vec<String> {
+fn newer(seen: &Observation) -> Vec<String> {
     kernel(seen).map(|running| newer_than(&running, seen.names(MODULES).unwrap_or_default())).unwrap_or_default()
 }
 
@@ -78,7 +78,7 @@ fn makefile(kernel: &str) -> Probe {
 impl Fact for KernelUpdatesFact {
     const NAME: &'static str = "kernel-updates";
     const ABOUT: &'static str = "Newer kernels that are installed, and whether they have the driver's module";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes =
             vec![Probe::KernelRelease, Probe::List(MODULES.into()), Probe::Read(OS_RELEASE.into()), Probe::Run(dkms::status())];
         for kernel in newer(seen) {
@@ -86,7 +86,7 @@ impl Fact for KernelUpdatesFact {
         }
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let there = |probe: &Probe| seen.has(probe) && seen.text(probe).is_ok_and(|t| t.is_some());
         let module = |k: &String| seen.stdout_if_ok(&module_version(k)).map(|v| v.trim().to_string()).filter(|v| !v.is_empty());
         let newer: Vec<String> = newer(seen).into_iter().filter(|k| there(&image(k))).collect();
@@ -175,7 +175,7 @@ impl Requirement for KernelUpdates {
         std::iter::once(&mut spec.package).chain(signing).collect()
     }
 
-    fn explain(failure: &Failure, _: &Subject, _: &Evidence) -> Option<Explained> {
+    fn explain(failure: &Failure, _: &Subject, _: &Observation) -> Option<Explained> {
         crate::package_errors::explain(failure)
     }
 }
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_newer_kernel_gets_headers_and_the_module_before_it_is_booted() {
-        let held = vsgpu_core::artifact::Held { name: "x".into(), version: "535.183.01".into(), acceptance: None };
+        let held = vsgpu_core::artifact::PackageContent { name: "x".into(), version: "535.183.01".into(), acceptance: None };
         let package = Artifact {
             artifact: "NVIDIA-Linux-x86_64-535.183.01.run".into(),
             sha256: Some("ab".repeat(32)),

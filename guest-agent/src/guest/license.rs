@@ -11,7 +11,7 @@ use vsgpu_core::artifact::Artifact;
 use vsgpu_core::knowledge::products::Product;
 use vsgpu_core::readers::nvidia_smi::{self, is_licensed};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const CONF: &str = "/etc/nvidia/gridd.conf";
 const TEMPLATE: &str = "/etc/nvidia/gridd.conf.template";
@@ -186,7 +186,7 @@ fn ours(text: &str) -> BTreeMap<String, String> {
 impl Fact for LicenseFact {
     const NAME: &'static str = "license";
     const ABOUT: &'static str = "License: state, configuration, token, daemon";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = vec![Probe::Read(CONF.into()), Probe::Read(TEMPLATE.into()), Probe::List(TOKENS.into())];
         probes.extend([daemon(), enabled(), synchronized(), journal(), nvidia_smi::query()].map(Probe::Run));
         probes.push(Probe::Hash(PROGRAM.into()));
@@ -195,7 +195,7 @@ impl Fact for LicenseFact {
         probes.extend(tokens.map(|name| Probe::Hash(format!("{TOKENS}/{name}"))));
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let report = nvidia_smi::report(seen);
         let gpus = report.as_ref().map(|r| r.gpus.as_slice()).unwrap_or_default();
         let hash =

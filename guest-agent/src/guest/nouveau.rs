@@ -8,7 +8,7 @@ use crate::guest::driver::spec::wanted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
-use vsgpu_core::{Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const FOLDER: &str = "/etc/modprobe.d";
 const FILE: &str = "/etc/modprobe.d/vsgpu-nouveau.conf";
@@ -42,14 +42,14 @@ pub struct NouveauFact {
 impl Fact for NouveauFact {
     const NAME: &'static str = "nouveau";
     const ABOUT: &'static str = "Whether the nouveau driver is loaded, and what blocks it";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes =
             vec![Probe::Read("/proc/modules".into()), Probe::List(FOLDER.into()), Probe::Read(OS_RELEASE.into()), Probe::Read(FILE.into())];
         let files = seen.names(FOLDER).unwrap_or_default().into_iter().filter(|n| n.ends_with(".conf")).take(64);
         probes.extend(files.map(|name| Probe::Read(format!("{FOLDER}/{name}"))));
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let modules = seen.file("/proc/modules")?.unwrap_or_default();
         let blocks = |path: &String| {
             seen.file(path).ok().flatten().is_some_and(|t| t.lines().any(|l| l.split_whitespace().eq(["blacklist", "nouveau"])))

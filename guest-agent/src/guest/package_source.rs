@@ -11,7 +11,7 @@ use sha2::Digest as _;
 use std::collections::BTreeMap;
 use vsgpu_core::artifact::Artifact;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// Where keys of repositories are kept.
 const KEYS: &str = "/usr/share/keyrings";
@@ -101,7 +101,7 @@ pub struct PackageSourceFact {
 impl Fact for PackageSourceFact {
     const NAME: &'static str = "package-source";
     const ABOUT: &'static str = "Proxy and repositories of the guest's package tool, as far as vsgpu set them";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = vec![Probe::Read(OS_RELEASE.into()), Probe::List(KEYS.into())];
         if let Some(family) = distro::seen(seen) {
             let (folder, _) = family.repositories();
@@ -111,7 +111,7 @@ impl Fact for PackageSourceFact {
         probes.extend(ours(seen, KEYS).into_iter().map(Probe::Hash));
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let (mut proxy, mut repositories) = (None, BTreeMap::new());
         let hash = |path: String| seen.text(&Probe::Hash(path.clone())).ok().flatten().map(|h| (path, h.to_string()));
         if let Some(family) = distro::seen(seen) {
@@ -137,7 +137,7 @@ fn sha256(text: &str) -> String {
     sha2::Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn ours(seen: &Evidence, folder: &str) -> Vec<String> {
+fn ours(seen: &Observation, folder: &str) -> Vec<String> {
     let names = seen.names(folder).unwrap_or_default().into_iter();
     names.filter(|n| n.starts_with("vsgpu-")).take(64).map(|n| format!("{folder}/{n}")).collect()
 }

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::units::OnOff;
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const PROGRAM: &str = "/usr/bin/nvidia-persistenced";
 const UNIT_FILE: &str = "/etc/systemd/system/nvidia-persistenced.service";
@@ -34,10 +34,10 @@ fn show(verb: &str) -> Command {
 impl Fact for PersistenceFact {
     const NAME: &'static str = "persistence";
     const ABOUT: &'static str = "nvidia-persistenced: installed, running, started at boot";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, _: &Observation) -> Vec<Probe> {
         vec![Probe::Run(show("is-active")), Probe::Run(show("is-enabled")), Probe::Hash(PROGRAM.into())]
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let word = |verb: &str| seen.output(&show(verb)).map(|o| o.stdout.trim().to_string());
         Ok(Self { active: word("is-active")?, enabled: word("is-enabled")?, program: seen.text(&Probe::Hash(PROGRAM.into()))?.is_some() })
     }

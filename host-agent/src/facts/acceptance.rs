@@ -3,7 +3,7 @@
 use crate::esxcli;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::{Fact, Observation, Probe, Subject, Unreadable};
 
 pub(crate) const ACCEPTANCE: [&str; 3] = ["software", "acceptance", "get"];
 
@@ -60,10 +60,10 @@ pub struct AcceptanceFact {
 impl Fact for AcceptanceFact {
     const NAME: &'static str = "acceptance-level";
     const ABOUT: &'static str = "Acceptance level of the host";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         esxcli::probes(&ACCEPTANCE, seen)
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         Ok(Self { level: esxcli::parsed(&ACCEPTANCE, seen, level)? })
     }
 }

@@ -3,7 +3,7 @@
 use crate::esxcli;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::{Fact, Observation, Probe, Subject, Unreadable};
 
 /// `esxcli system version get`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -35,12 +35,12 @@ impl EsxVersion {
     }
 
     /// The version, once it was seen.
-    pub(crate) fn running(seen: &Evidence) -> Option<String> {
+    pub(crate) fn running(seen: &Observation) -> Option<String> {
         Self::parse(&Subject::node(), seen).ok().map(|v| v.version)
     }
 
     /// Probes of the version, for requirements that decide by it.
-    pub(crate) fn ask(seen: &Evidence) -> Vec<Probe> {
+    pub(crate) fn ask(seen: &Observation) -> Vec<Probe> {
         esxcli::probes(&Self::ASK, seen)
     }
 }
@@ -48,10 +48,10 @@ impl EsxVersion {
 impl Fact for EsxVersion {
     const NAME: &'static str = "esx-version";
     const ABOUT: &'static str = "Release of ESXi";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         Self::ask(seen)
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         esxcli::single(&Self::ASK, seen, |record| {
             let need = |name| record.need(name).map(String::from);
             let text = |name| record.get(name).map(String::from);

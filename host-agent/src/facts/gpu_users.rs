@@ -5,7 +5,7 @@ use crate::pci_slots::{Slot, slots};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::readers::vmx;
-use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::{Fact, Observation, Probe, Subject, Unreadable};
 
 /// VMs whose `.vmx` is read.
 const MOST_VMS: usize = 512;
@@ -39,14 +39,14 @@ fn users(all: &VirtualMachines) -> impl Iterator<Item = &VirtualMachine> {
 impl Fact for GpuUsers {
     const NAME: &'static str = "gpu-users";
     const ABOUT: &'static str = "VMs that have a GPU or a vGPU, running or not";
-    fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(on: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = VirtualMachines::probes(on, seen);
         if let Ok(all) = VirtualMachines::parse(on, seen) {
             probes.extend(users(&all).map(|vm| Probe::Read(vm.vmx.clone())));
         }
         probes
     }
-    fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(on: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let user = |vm: &VirtualMachine| {
             // A `.vmx` that cannot be read hides one VM, not all of them.
             let text = seen.file(&vm.vmx).ok().flatten().unwrap_or_default();

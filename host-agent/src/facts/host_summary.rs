@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::readers::vim_cmd;
-use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::{Command, Fact, Observation, Probe, Subject, Unreadable};
 
 /// What hostd says of the host as a whole.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -25,10 +25,10 @@ impl HostSummary {
 impl Fact for HostSummary {
     const NAME: &'static str = "host-summary";
     const ABOUT: &'static str = "Reboot pending and maintenance mode, as hostd sees them";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, _: &Observation) -> Vec<Probe> {
         vec![Probe::Run(Self::ask())]
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let output = seen.output(&Self::ask())?;
         let summary = vim_cmd::dump(seen.stdout(&Self::ask())?).map_err(|why| Unreadable::of(&Self::ask(), output, why))?;
         let boot_time = summary["runtime"]["bootTime"].as_str().map(String::from);

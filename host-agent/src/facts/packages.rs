@@ -6,9 +6,9 @@ use crate::facts::acceptance::{ACCEPTANCE, Level, level};
 use crate::facts::esx_version::EsxVersion;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::artifact::{Artifact, Held, Kind};
+use vsgpu_core::artifact::{Artifact, Kind, PackageContent};
 use vsgpu_core::units::DriverVersion;
-use vsgpu_core::{Command, Effect, Evidence, Fact as _, Probe, Subject, Unreadable, WordOr};
+use vsgpu_core::{Command, Effect, Fact as _, Observation, Probe, Subject, Unreadable, WordOr};
 
 /// A package that is to be there, or none of its kind.
 pub type PackageWish = WordOr<Absent, PackageSpec>;
@@ -115,7 +115,7 @@ fn of_nvidia(vib: &Vib) -> bool {
 
 impl Packages {
     /// What to look at.
-    pub(crate) fn probes(seen: &Evidence) -> Vec<Probe> {
+    pub(crate) fn probes(seen: &Observation) -> Vec<Probe> {
         let mut probes = [&LIST[..], &STAGED, &ACCEPTANCE, &PROFILE].map(|args| esxcli::probes(args, seen)).concat();
         probes.extend(EsxVersion::ask(seen));
         if EsxVersion::running(seen).is_some_and(|v| EsxVersion::major(&v) >= Some(7)) {
@@ -125,7 +125,7 @@ impl Packages {
     }
 
     /// Reads it.
-    pub(crate) fn parse(seen: &Evidence) -> Result<Self, Unreadable> {
+    pub(crate) fn parse(seen: &Observation) -> Result<Self, Unreadable> {
         let mut installed = esxcli::parsed(&LIST, seen, vibs)?;
         // What esxcli answers where no image is staged is not known for every release: no usable answer means none.
         let mut staged = esxcli::answer(&STAGED, seen).ok().and_then(|r| vibs(&r).ok()).unwrap_or_default();
@@ -215,11 +215,11 @@ impl Packages {
 }
 
 fn all_in(package: &Artifact, vibs: &[Vib]) -> bool {
-    let same = |held: &Held, vib: &Vib| (held.name.is_empty() || held.name == vib.name) && held.version == vib.version;
+    let same = |held: &PackageContent, vib: &Vib| (held.name.is_empty() || held.name == vib.name) && held.version == vib.version;
     !package.holds.is_empty() && package.holds.iter().all(|held| vibs.iter().any(|vib| same(held, vib) || same_driver(held, vib)))
 }
 
 /// A package whose file name was its only statement: the driver version alone must do.
-fn same_driver(held: &Held, vib: &Vib) -> bool {
+fn same_driver(held: &PackageContent, vib: &Vib) -> bool {
     held.name.is_empty() && DriverVersion::leading(&held.version).is_some_and(|v| Some(v) == DriverVersion::leading(&vib.version))
 }

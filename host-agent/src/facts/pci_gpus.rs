@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::gpu_selector::Candidate;
 use vsgpu_core::units::Bdf;
-use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::{Command, Fact, Observation, Probe, Subject, Unreadable};
 
 /// NVIDIA devices on the PCI bus, whoever owns them.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -149,7 +149,7 @@ const PCI_LIST: [&str; 3] = ["hardware", "pci", "list"];
 
 impl PciGpus {
     /// Probes of the bus, for requirements that decide by it.
-    pub(crate) fn ask(seen: &Evidence) -> Vec<Probe> {
+    pub(crate) fn ask(seen: &Observation) -> Vec<Probe> {
         let mut probes = esxcli::probes(&PCI_LIST, seen);
         let listed = esxcli::parsed(&PCI_LIST, seen, pci_devices).unwrap_or_default();
         let gpus = listed.iter().filter(|d| d.vendor_id == "10de" && d.is_gpu() && d.numa_node.is_none());
@@ -158,7 +158,7 @@ impl PciGpus {
     }
 
     /// Every GPU of the host is given away whole: the host's driver holds none.
-    pub(crate) fn all_given(seen: &Evidence) -> bool {
+    pub(crate) fn all_given(seen: &Observation) -> bool {
         Self::parse(&Subject::node(), seen).is_ok_and(|bus| !bus.gpus().is_empty() && bus.gpus().iter().all(|g| g.is_passed_through()))
     }
 
@@ -171,10 +171,10 @@ impl PciGpus {
 impl Fact for PciGpus {
     const NAME: &'static str = "pci-gpus";
     const ABOUT: &'static str = "NVIDIA devices on the PCI bus and who owns them";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         Self::ask(seen)
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let mut devices = esxcli::parsed(&PCI_LIST, seen, pci_devices)?;
         devices.retain(|d| d.vendor_id == "10de");
         for device in devices.iter_mut().filter(|d| d.numa_node.is_none()) {

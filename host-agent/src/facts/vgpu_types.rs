@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::readers::nvidia_smi::{self, TypesOfGpu};
-use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::{Command, Fact, Observation, Probe, Subject, Unreadable};
 
 /// Types by GPU.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -21,10 +21,10 @@ fn ask(what: &str) -> Command {
 impl Fact for VgpuTypes {
     const NAME: &'static str = "vgpu-types";
     const ABOUT: &'static str = "vGPU types that each GPU supports, and those that can still be created";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, _: &Observation) -> Vec<Probe> {
         vec![Probe::Run(ask("-s")), Probe::Run(ask("-c"))]
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let types = |what: &str| {
             let output = seen.output(&ask(what))?;
             nvidia_smi::read_types(&output.both()).map_err(|why| Unreadable::of(&ask(what), output, why))

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::readers::nvidia_smi::{self, VgpuHost};
-use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::{Command, Fact, Observation, Probe, Subject, Unreadable};
 
 /// vGPUs in use, by GPU.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -21,10 +21,10 @@ impl Vgpus {
 impl Fact for Vgpus {
     const NAME: &'static str = "vgpus";
     const ABOUT: &'static str = "vGPUs in use, with the VM, the guest's driver and its license state";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, _: &Observation) -> Vec<Probe> {
         vec![Probe::Run(Self::ask())]
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let output = seen.output(&Self::ask())?;
         let gpus = nvidia_smi::read_vgpus(&output.both()).map_err(|why| Unreadable::of(&Self::ask(), output, why))?;
         Ok(Self { gpus })

@@ -4,7 +4,7 @@ use crate::esxcli;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::readers::vim_cmd;
-use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::{Command, Fact, Observation, Probe, Subject, Unreadable};
 
 pub(crate) const RUNNING: [&str; 3] = ["vm", "process", "list"];
 
@@ -46,7 +46,7 @@ pub(crate) fn vmx_path(vm: &vim_cmd::ListedVm) -> String {
 }
 
 /// Names and `.vmx` files of running VMs, from `esxcli vm process list`.
-pub(crate) fn running(seen: &Evidence) -> Result<Vec<(String, String)>, Unreadable> {
+pub(crate) fn running(seen: &Observation) -> Result<Vec<(String, String)>, Unreadable> {
     let records = esxcli::answer(&RUNNING, seen)?;
     let vm = |r: &vsgpu_core::readers::esxcli::Record| {
         let name = r.get("Display Name").unwrap_or(&r.title).to_string();
@@ -58,12 +58,12 @@ pub(crate) fn running(seen: &Evidence) -> Result<Vec<(String, String)>, Unreadab
 impl Fact for VirtualMachines {
     const NAME: &'static str = "virtual-machines";
     const ABOUT: &'static str = "VMs registered on the host, and which of them run";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = esxcli::probes(&RUNNING, seen);
         probes.push(Probe::Run(all_vms()));
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let output = seen.output(&all_vms())?;
         let text = seen.stdout(&all_vms())?;
         let listed = vim_cmd::all_vms(text).map_err(|why| Unreadable::of(&all_vms(), output, why))?;

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::readers::{vim_cmd, vmx};
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Subject, Unreadable};
 
 /// What the host knows about one VM. Keys of the `.vmx` in lower case; only those that somebody asks for.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -33,7 +33,7 @@ pub struct VmConfig {
 ///
 /// # Errors
 /// Where it is not registered, or its name is not unique.
-pub(crate) fn find(on: &Subject, seen: &Evidence) -> Result<VirtualMachine, Unreadable> {
+pub(crate) fn find(on: &Subject, seen: &Observation) -> Result<VirtualMachine, Unreadable> {
     let name = on.vm.as_deref().ok_or_else(|| Unreadable::new("no VM was named"))?;
     let mut named: Vec<_> = VirtualMachines::parse(on, seen)?.vms.into_iter().filter(|vm| vm.name == name).collect();
     match named.len() {
@@ -75,14 +75,14 @@ pub(crate) fn state(vmid: u32) -> Command {
 impl Fact for VmConfig {
     const NAME: &'static str = "vm-config";
     const ABOUT: &'static str = "Registration of the VM and what its .vmx says about firmware, memory and PCI devices";
-    fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(on: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = VirtualMachines::probes(on, seen);
         if let Ok(vm) = find(on, seen) {
             probes.extend([Probe::Run(snapshots(vm.vmid)), Probe::Read(vm.vmx)]);
         }
         probes
     }
-    fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(on: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let vm = find(on, seen)?;
         let text = seen.file(&vm.vmx)?.ok_or_else(|| Unreadable::new(format!("{}: no such file", vm.vmx)))?;
         let all = vmx::read(text.as_bytes());

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::gpu_selector::{Candidate, GpuChoice};
 use vsgpu_core::readers::vmx;
-use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::{Fact, Observation, Probe, Subject, Unreadable};
 
 /// VMs of one host whose `.vmx` is read to see who holds which GPU.
 const MOST_VMS: usize = 512;
@@ -41,21 +41,21 @@ fn others<'a>(on: &Subject, all: &'a VirtualMachines) -> impl Iterator<Item = &'
 }
 
 /// A `.vmx` that cannot be read is one VM whose devices are not known: that is no reason to know nothing.
-pub(crate) fn slots_of(vmx_file: &str, seen: &Evidence) -> BTreeMap<u32, Slot> {
+pub(crate) fn slots_of(vmx_file: &str, seen: &Observation) -> BTreeMap<u32, Slot> {
     seen.file(vmx_file).ok().flatten().map(|text| slots(&vmx::read(text.as_bytes()))).unwrap_or_default()
 }
 
 impl Fact for VmDevices {
     const NAME: &'static str = "vm-devices";
     const ABOUT: &'static str = "PCI devices of the VM, beside the GPUs of its host and who holds them";
-    fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(on: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = [VmConfig::probes(on, seen), PciGpus::ask(seen), esxcli::probes(&UUID, seen)].concat();
         if let Ok(all) = VirtualMachines::parse(on, seen) {
             probes.extend(others(on, &all).map(|vm| Probe::Read(vm.vmx.clone())));
         }
         probes
     }
-    fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(on: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         find(on, seen)?;
         let system_id = esxcli::parsed(&UUID, seen, |records| {
             let word = records.first().map(|r| r.title.trim().to_lowercase()).unwrap_or_default();

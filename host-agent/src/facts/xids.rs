@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use vsgpu_core::knowledge::xids;
-use vsgpu_core::{Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::{Fact, Observation, Probe, Subject, Unreadable};
 
 const LOG: &str = "/var/log/vmkernel.log";
 
@@ -35,10 +35,10 @@ pub struct XidCount {
 impl Fact for Xids {
     const NAME: &'static str = "xids";
     const ABOUT: &'static str = "Xid events in the host's kernel log";
-    fn probes(_: &Subject, _: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, _: &Observation) -> Vec<Probe> {
         vec![Probe::Tail(LOG.into())]
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let log = seen.text(&Probe::Tail(LOG.into()))?.unwrap_or_default();
         Ok(Self { xids: of(log) })
     }

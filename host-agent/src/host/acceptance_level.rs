@@ -38,15 +38,15 @@ mod tests {
     use super::*;
     use crate::facts::acceptance::AcceptanceFact;
     use vsgpu_core::observation::Answer;
-    use vsgpu_core::{Ended, Evidence, Fact as _, Output, Subject, Unreadable};
+    use vsgpu_core::{ExitKind, Fact as _, Observation, Output, Subject, Unreadable};
 
     /// The fact that a host's answer makes.
     fn fact(text: &str) -> Result<AcceptanceFact, Unreadable> {
         let on = Subject::node();
-        let mut seen = Evidence::default();
+        let mut seen = Observation::default();
         // As the machine is asked: in rounds, until nothing new is asked.
         while let Some(probe) = AcceptanceFact::probes(&on, &seen).into_iter().find(|probe| !seen.has(probe)) {
-            seen.0.insert(probe, Answer::Ran(Output { ended: Ended::Status(0), stdout: text.into(), stderr: String::new() }));
+            seen.0.insert(probe, Answer::Ran(Output { ended: ExitKind::Status(0), stdout: text.into(), stderr: String::new() }));
         }
         AcceptanceFact::parse(&on, &seen)
     }

@@ -9,7 +9,7 @@ use vsgpu_core::gpu_selector::{Candidate, PerGpu};
 use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::units::{DriverVersion, OnOff};
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// First driver branch of vGPU 9.0 (facts: nvidia 1: 9 = R430).
 const FIRST_BRANCH_WITH_ECC: u32 = 430;
@@ -60,10 +60,10 @@ pub struct GpuEcc {
 impl Fact for EccFact {
     const NAME: &'static str = "ecc";
     const ABOUT: &'static str = "ECC of each GPU, current and pending";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         [PciGpus::ask(seen), vec![Probe::Run(nvidia_smi::query())]].concat()
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let all_given = PciGpus::all_given(seen);
         Ok(match nvidia_smi::report(seen) {
             Ok(report) => {

@@ -3,9 +3,9 @@
 use crate::facts::packages::{PackageSpec, PackageWish, Packages};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::artifact::{Artifact, Held};
+use vsgpu_core::artifact::{Artifact, PackageContent};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// The daemon of a host.
 pub struct GpuManagementDaemon;
@@ -23,10 +23,10 @@ fn is_daemon(name: &str) -> bool {
 impl Fact for GpuManagementDaemonFact {
     const NAME: &'static str = "gpu-management-daemon";
     const ABOUT: &'static str = "NVIDIA GPU management daemon: installed, staged";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         Packages::probes(seen)
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         Packages::parse(seen).map(Self)
     }
 }
@@ -82,7 +82,7 @@ impl Requirement for GpuManagementDaemon {
 
     fn as_spec(GpuManagementDaemonFact(packages): &GpuManagementDaemonFact) -> Option<PackageWish> {
         let vib = packages.rival(is_daemon)?;
-        let held = Held { name: vib.name.clone(), version: vib.version.clone(), acceptance: None };
+        let held = PackageContent { name: vib.name.clone(), version: vib.version.clone(), acceptance: None };
         let package =
             Artifact { artifact: format!("{}_{}.vib", vib.name, vib.version), sha256: None, size: None, kind: None, holds: vec![held] };
         Some(PackageWish::Map(PackageSpec { package, datastore: "datastore1".into(), downgrade: false, allow_drift: false }))

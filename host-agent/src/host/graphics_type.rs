@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::gpu_selector::{Candidate, PerGpu};
 use vsgpu_core::requirement::{Implied, Needs, Restart, TakesEffect};
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// The default graphics type.
 pub struct GraphicsType;
@@ -114,14 +114,14 @@ pub fn devices(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<Vec<Gr
 impl Fact for HostGraphics {
     const NAME: &'static str = "host-graphics";
     const ABOUT: &'static str = "Default graphics type and policy, and the active type of each GPU";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = [esxcli::probes(&GET, seen), esxcli::probes(&LIST, seen), EsxVersion::ask(seen)].concat();
         if EsxVersion::running(seen).is_some_and(|v| EsxVersion::at_least(&v, PER_DEVICE)) {
             probes.extend(esxcli::probes(&CONFIGURED, seen));
         }
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let (default_type, assignment_policy) = esxcli::single(&GET, seen, host)?;
         let mut devices = esxcli::parsed(&LIST, seen, devices)?;
         // The management controller's own graphics chip is no concern of ours.

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Cost, Deadline, Implied, Needs, TakesEffect, Taking};
 use vsgpu_core::units::OnOff;
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// Seconds esxcli may take to enter (facts: failures, field default).
 pub const DEADLINE_SECS: u32 = 3600;
@@ -54,10 +54,10 @@ pub fn enabled(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<bool, 
 impl Fact for MaintenanceModeFact {
     const NAME: &'static str = "maintenance-mode";
     const ABOUT: &'static str = "Maintenance mode, and the VMs that run";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         [esxcli::probes(&GET, seen), esxcli::probes(&virtual_machines::RUNNING, seen)].concat()
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let enabled = esxcli::parsed(&GET, seen, enabled)?;
         let running = virtual_machines::running(seen)?.into_iter().map(|(name, _)| name).collect();
         Ok(Self { enabled, running })

@@ -9,7 +9,7 @@ use vsgpu_core::gpu_selector::{Candidate, PerGpu};
 use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
 use vsgpu_core::units::OnOff;
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// MIG of a host.
 pub struct Mig;
@@ -55,10 +55,10 @@ impl GpuMig {
 impl Fact for MigFact {
     const NAME: &'static str = "mig";
     const ABOUT: &'static str = "MIG mode of each GPU, current and pending";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         [PciGpus::ask(seen), vec![Probe::Run(nvidia_smi::query())]].concat()
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let all_given = PciGpus::all_given(seen);
         let gpu = |g: nvidia_smi::Gpu| GpuMig {
             bus_id: g.bus_id,

@@ -13,7 +13,7 @@ use vsgpu_core::gpu_selector::{Candidate, GpuChoice, pick};
 use vsgpu_core::knowledge::vgpu_types;
 use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
 use vsgpu_core::units::Bdf;
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// Passthrough of a host.
 pub struct Passthrough;
@@ -110,10 +110,10 @@ pub fn enabled(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<BTreeM
 impl Fact for HostPassthrough {
     const NAME: &'static str = "passthrough";
     const ABOUT: &'static str = "DirectPath I/O of each NVIDIA device: capable, configured, active";
-    fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(on: &Subject, seen: &Observation) -> Vec<Probe> {
         [PciGpus::ask(seen), esxcli::probes(&LIST, seen), EsxVersion::ask(seen), GpuUsers::probes(on, seen)].concat()
     }
-    fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(on: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let devices = PciGpus::parse(on, seen)?.devices;
         // On 6.7 the namespace may be missing (facts: esxi C2, uncertain): the owners of `pci list` say the same.
         let listed = esxcli::parsed(&LIST, seen, enabled);

@@ -10,7 +10,7 @@ use vsgpu_core::artifact::Artifact;
 use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::units::DriverVersion;
-use vsgpu_core::{Command, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// The vGPU manager of a host.
 pub struct VgpuManager;
@@ -46,13 +46,13 @@ fn is_manager(name: &str) -> bool {
 impl Fact for VgpuManagerFact {
     const NAME: &'static str = "vgpu-manager";
     const ABOUT: &'static str = "NVIDIA vGPU manager: installed, staged, loaded, working";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = Packages::probes(seen);
         probes.extend([Probe::Run(modules()), Probe::Run(nvidia_smi::query())]);
         probes.extend(PciGpus::ask(seen));
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let loaded = modules_loaded(seen.stdout(&modules())?).iter().any(|(name, ..)| name == "nvidia");
         let report = nvidia_smi::report(seen);
         Ok(Self {
@@ -162,7 +162,7 @@ impl Requirement for VgpuManager {
 
     fn as_spec(fact: &VgpuManagerFact) -> Option<PackageWish> {
         let vib = fact.packages.rival(is_manager)?;
-        let held = vsgpu_core::artifact::Held { name: vib.name.clone(), version: vib.version.clone(), acceptance: None };
+        let held = vsgpu_core::artifact::PackageContent { name: vib.name.clone(), version: vib.version.clone(), acceptance: None };
         // The file itself is not on the host any more under a name we could know; its name is the VIB's.
         let package =
             Artifact { artifact: format!("{}_{}.vib", vib.name, vib.version), sha256: None, size: None, kind: None, holds: vec![held] };
@@ -182,11 +182,14 @@ impl Requirement for VgpuManager {
 mod tests {
     use super::*;
     use crate::facts::packages::Vib;
-    use vsgpu_core::artifact::{Held, Kind};
+    use vsgpu_core::artifact::{Kind, PackageContent};
 
     fn spec(version: &str, kind: Kind) -> PackageSpec {
-        let held =
-            Held { name: "NVIDIA-vGPU".into(), version: format!("{version}-1OEM.800.1.0.20613240"), acceptance: Some("accepted".into()) };
+        let held = PackageContent {
+            name: "NVIDIA-vGPU".into(),
+            version: format!("{version}-1OEM.800.1.0.20613240"),
+            acceptance: Some("accepted".into()),
+        };
         let package =
             Artifact { artifact: "f/x.zip".into(), sha256: Some("ab".repeat(32)), size: Some(1), kind: Some(kind), holds: vec![held] };
         PackageSpec { package, datastore: "ds1".into(), downgrade: false, allow_drift: false }

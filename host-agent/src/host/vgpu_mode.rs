@@ -12,7 +12,7 @@ use vsgpu_core::gpu_selector::{Candidate, PerGpu};
 use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Implied, Needs, Restart, TakesEffect};
 use vsgpu_core::units::DriverVersion;
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const NOTES: &str = "/var/run/vsgpu/vgpu-mode";
 const LIST: [&str; 3] = ["graphics", "device", "list"];
@@ -91,7 +91,7 @@ fn note(bus_id: &str) -> String {
 impl Fact for VgpuModeFact {
     const NAME: &'static str = "vgpu-mode";
     const ABOUT: &'static str = "Same-size or mixed-size mode of each GPU, active and configured";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = vec![Probe::Run(nvidia_smi::query())];
         probes.extend(PciGpus::ask(seen));
         probes.extend([esxcli::probes(&LIST, seen), EsxVersion::ask(seen)].concat());
@@ -100,7 +100,7 @@ impl Fact for VgpuModeFact {
         }
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let esx_version = EsxVersion::parse(&Subject::node(), seen)?.version;
         let all_given = PciGpus::all_given(seen);
         let report = match nvidia_smi::report(seen) {

@@ -6,7 +6,7 @@ use crate::esxcli;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const NOTE: &str = "/var/run/vsgpu/vgpu-scheduler-of-this-boot";
 const LIST: [&str; 6] = ["system", "module", "parameters", "list", "-m", "nvidia"];
@@ -77,12 +77,12 @@ pub struct SchedulerFact {
 impl Fact for SchedulerFact {
     const NAME: &'static str = "vgpu-scheduler";
     const ABOUT: &'static str = "Scheduler of time-sliced vGPUs, as the host driver's module parameters say";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = esxcli::probes(&LIST, seen);
         probes.push(Probe::Read(NOTE.into()));
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let started_with = seen.file(NOTE)?.map(|text| text.trim().to_string());
         Ok(match esxcli::answer(&LIST, seen) {
             Ok(records) => {

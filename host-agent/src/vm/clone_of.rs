@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::readers::vmx;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// A copy of a VM.
 pub struct CloneOf;
@@ -98,7 +98,7 @@ fn is_identity(key: &str) -> bool {
     exact.contains(&key) || key.starts_with("ethernet") && (key.ends_with(".generatedaddress") || key.ends_with(".generatedaddressoffset"))
 }
 
-fn base(vm: &VirtualMachine, seen: &Evidence) -> Option<Base> {
+fn base(vm: &VirtualMachine, seen: &Observation) -> Option<Base> {
     let keys = vmx::read(seen.file(&vm.vmx).ok()??.as_bytes());
     let present = |device: &str| keys.get(&format!("{device}.present")).is_none_or(|v| !v.eq_ignore_ascii_case("false"));
     let disk = |(key, file): (&String, &String)| {
@@ -154,7 +154,7 @@ const VOLUMES: &str = "/vmfs/volumes";
 impl Fact for CloneFact {
     const NAME: &'static str = "clone-of";
     const ABOUT: &'static str = "Whether the VM is registered, and which VMs of the host could be copied";
-    fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(on: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = VirtualMachines::probes(on, seen);
         let name = on.vm.clone().unwrap_or_default();
         let Ok(all) = VirtualMachines::parse(on, seen) else { return probes };
@@ -170,7 +170,7 @@ impl Fact for CloneFact {
         }
         probes
     }
-    fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(on: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let name = on.vm.clone().ok_or_else(|| Unreadable::new("no VM was named"))?;
         let all = VirtualMachines::parse(on, seen)?;
         let registered = all.vms.iter().any(|vm| vm.name == name);

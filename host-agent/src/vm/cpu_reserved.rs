@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::readers::vim_cmd;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Evidence, Fact, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// CPU reservation of a VM.
 pub struct CpuReserved;
@@ -30,7 +30,7 @@ pub struct HostCpus {
 }
 
 impl HostCpus {
-    fn seen(seen: &Evidence) -> Option<Self> {
+    fn seen(seen: &Observation) -> Option<Self> {
         let summary = vim_cmd::dump(seen.stdout_if_ok(&HostSummary::ask())?).ok()?;
         let number = |key: &str| summary["hardware"][key].as_u64().and_then(|n| u32::try_from(n).ok());
         Some(Self { mhz: number("cpuMhz")?, cores: number("numCpuCores")? })
@@ -68,10 +68,10 @@ impl VmCpus {
 impl Fact for VmCpus {
     const NAME: &'static str = "vm-cpus";
     const ABOUT: &'static str = "CPU and memory reservation of the VM, and the speed of its host's cores";
-    fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(on: &Subject, seen: &Observation) -> Vec<Probe> {
         [VmConfig::probes(on, seen), HostSummary::probes(on, seen)].concat()
     }
-    fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(on: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         find(on, seen)?;
         Ok(Self { config: VmConfig::parse(on, seen)?, host: HostCpus::seen(seen) })
     }

@@ -6,7 +6,7 @@ use crate::power_on_errors;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Deadline, Explained, Failure, Implied, Needs, TakesEffect, Taking};
-use vsgpu_core::{Command, Effect, Evidence, Probe, Requirement, Subject, Verdict};
+use vsgpu_core::{Command, Effect, Observation, Probe, Requirement, Subject, Verdict};
 
 /// Seconds a guest may take to shut down.
 pub const DEFAULT_GRACE_SECS: u32 = 300;
@@ -116,11 +116,11 @@ impl Requirement for Power {
         Some(if spec.state == PowerState::Off { Taking::Takes } else { Taking::GivesBack })
     }
 
-    fn probes_after_failure(on: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes_after_failure(on: &Subject, seen: &Observation) -> Vec<Probe> {
         power_on_errors::probes(on, seen)
     }
 
-    fn explain(failure: &Failure, on: &Subject, seen: &Evidence) -> Option<Explained> {
+    fn explain(failure: &Failure, on: &Subject, seen: &Observation) -> Option<Explained> {
         power_on_errors::explain(failure, on, seen)
     }
 

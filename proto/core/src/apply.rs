@@ -10,8 +10,8 @@
 use crate::catalogue::{Entry, FactEntry};
 use crate::effects::act;
 use crate::failpoint;
-use crate::observation::{Evidence, Unreadable};
-use crate::observe::{look, observe};
+use crate::observation::{Observation, Unreadable};
+use crate::observe::{observe, run_probes};
 use crate::outcome::{Expectation, Outcome};
 use crate::packages::Packages;
 use crate::requirement::{Explained, Failure, Needs, Subject, TakesEffect, Verdict};
@@ -30,23 +30,23 @@ fn fact(system: &dyn System, entry: &Entry, on: &Subject) -> Result<Value, Unrea
 
 /// What the caller of a change says about it.
 #[derive(Clone, Default)]
-pub struct Terms<'a> {
+pub struct ApplyOptions<'a> {
     /// What the plan showed; absent where it could not be known.
     pub expected: Option<&'a Expectation>,
     /// What must still be so on this node before anything is changed.
-    pub still: &'a [Still],
+    pub preconditions: &'a [Precondition],
     /// Everything must have ended within this time.
     pub deadline: Option<Duration>,
     /// Asked once, when something is about to be changed and before it is: with what the change needs. It may refuse.
-    pub gate: Option<&'a Gate<'a>>,
+    pub allowed: Option<&'a MayChange<'a>>,
 }
 
-/// See `Terms::gate`.
-pub type Gate<'a> = dyn Fn(Needs) -> Result<(), Outcome> + 'a;
+/// See `ApplyOptions::allowed`.
+pub type MayChange<'a> = dyn Fn(Needs) -> Result<(), Outcome> + 'a;
 
 /// A requirement that was met, or that this run made so.
 #[derive(Clone, Debug)]
-pub struct Still {
+pub struct Precondition {
     /// The requirement.
     pub entry: Entry,
     /// What was wanted of it.
@@ -54,7 +54,14 @@ pub struct Still {
 }
 
 /// Makes one requirement so. `say` hears each effect before it runs.
-pub fn apply(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value, terms: &Terms<'_>, say: &mut dyn FnMut(String)) -> Outcome {
+pub fn apply(
+    system: &dyn System,
+    entry: &Entry,
+    on: &Subject,
+    spec: &Value,
+    terms: &ApplyOptions<'_>,
+    say: &mut dyn FnMut(String),
+) -> Outcome {
     let start = system.elapsed();
     let judged = fact(system, entry, on).and_then(|fact| Ok(((entry.check)(spec, &fact).map_err(Unreadable::new)?, fact)));
     let (first, fact) = match judged {
@@ -63,9 +70,9 @@ pub fn apply(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value, ter
     };
     let (is, effects) = match first {
         Verdict::Met { is } => return Outcome::AlreadyMet { is },
-        Verdict::Blocked { why, hint } => return drifted(system, on, terms.still).unwrap_or(Outcome::Blocked { why, hint }),
+        Verdict::Blocked { why, hint } => return drifted(system, on, terms.preconditions).unwrap_or(Outcome::Blocked { why, hint }),
         Verdict::Waits { on: what, wants, .. } => {
-            return drifted(system, on, terms.still).unwrap_or_else(|| Outcome::Blocked {
+            return drifted(system, on, terms.preconditions).unwrap_or_else(|| Outcome::Blocked {
                 why: format!("{wants} cannot be judged yet: {what}"),
                 hint: "run `vsgpu plan` again: an earlier step did not bring what it should".into(),
             });
@@ -83,10 +90,10 @@ pub fn apply(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value, ter
     if effects.is_empty() {
         return settle(system, entry, on, spec);
     }
-    if let Some(drifted) = drifted(system, on, terms.still) {
+    if let Some(drifted) = drifted(system, on, terms.preconditions) {
         return drifted;
     }
-    if let Some(Err(refused)) = terms.gate.map(|gate| gate((entry.cost)(spec, &fact).needs)) {
+    if let Some(Err(refused)) = terms.allowed.map(|allowed| allowed((entry.cost)(spec, &fact).needs)) {
         return refused;
     }
     let (packages, spec) = match Packages::take(system, entry, spec, &effects) {
@@ -123,15 +130,15 @@ pub fn apply(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value, ter
 
 /// Whether somebody changed what must still be so. All are looked at together, each distinct probe once. What only waits to
 /// become active, or cannot be read just now, is no drift; a driver or a license has its own time to come back.
-pub fn drifted(system: &dyn System, on: &Subject, still: &[Still]) -> Option<Outcome> {
-    if failpoint!(DriftIgnored, true, still.is_empty()) {
+pub fn drifted(system: &dyn System, on: &Subject, preconditions: &[Precondition]) -> Option<Outcome> {
+    if failpoint!(DriftIgnored, true, preconditions.is_empty()) {
         return None;
     }
     let start = system.elapsed();
     loop {
-        let facts: Vec<FactEntry> = still.iter().map(|s| s.entry.fact).collect();
+        let facts: Vec<FactEntry> = preconditions.iter().map(|s| s.entry.fact).collect();
         let seen = observe(system, on, &facts);
-        let judged = still.iter().find_map(|s| {
+        let judged = preconditions.iter().find_map(|s| {
             let fact = seen.get(s.entry.fact.name)?.as_ref().ok()?;
             let (is, was) = match (s.entry.check)(&s.spec, fact).ok()? {
                 Verdict::Unmet { is, wants, effects } if !effects.is_empty() => (is, wants),
@@ -150,8 +157,8 @@ pub fn drifted(system: &dyn System, on: &Subject, still: &[Still]) -> Option<Out
 
 /// A failure with its cause, where the requirement can tell it from what was said and logged.
 fn understood(system: &dyn System, entry: &Entry, on: &Subject, failure: Failure) -> Outcome {
-    let mut seen = Evidence::default();
-    look(system, &mut seen, |seen| (entry.probes_after_failure)(on, seen));
+    let mut seen = Observation::default();
+    run_probes(system, &mut seen, |seen| (entry.probes_after_failure)(on, seen));
     match (entry.explain)(&failure, on, &seen) {
         Some(Explained { cause, fix }) => Outcome::Failed { why: format!("{cause} ({})", failure.why), hint: Some(fix) },
         None => Outcome::failed(failure.why),

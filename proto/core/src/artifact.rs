@@ -20,7 +20,7 @@ pub struct Artifact {
     /// What the file is; filled in by the controller from its content.
     pub kind: Option<Kind>,
     /// Names and versions the package itself states; filled in by the controller.
-    pub holds: Vec<Held>,
+    pub holds: Vec<PackageContent>,
 }
 
 /// What an artifact is, by its content.
@@ -45,7 +45,7 @@ pub enum Kind {
 
 /// One package inside an artifact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Held {
+pub struct PackageContent {
     /// VIB or product name.
     pub name: String,
     /// Its version as printed by the tool that lists it.
@@ -57,14 +57,14 @@ pub struct Held {
 
 /// An artifact and the folder of the node that it belongs into.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placed {
+pub struct StagedFile {
     /// The file.
     pub artifact: Artifact,
     /// Datastore of a host, by name; `None` on a guest.
     pub datastore: Option<String>,
 }
 
-impl Placed {
+impl StagedFile {
     /// Whether its words can become parts of a path: they come over the wire.
     ///
     /// # Errors
@@ -140,7 +140,7 @@ struct Long {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kind: Option<Kind>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    holds: Vec<Held>,
+    holds: Vec<PackageContent>,
 }
 
 impl Serialize for Artifact {

@@ -1,9 +1,9 @@
 //! A requirement with its types erased, and the list of them. This is what lets the wire, the planner, the CLI and the
 //! metrics work for every requirement without naming one.
 
-use crate::artifact::{Artifact, Placed};
+use crate::artifact::{Artifact, StagedFile};
 use crate::effect::Probe;
-use crate::observation::{Evidence, Unreadable};
+use crate::observation::{Observation, Unreadable};
 use crate::requirement::{
     Cost, Deadline, Explained, Fact, Failure, Implied, Needs, Requirement, Restart, Scope, Subject, TakesEffect, Taking, Verdict,
 };
@@ -24,15 +24,15 @@ pub struct FactEntry {
     /// See `Requirement::VMX_KEYS`.
     pub vmx_keys: &'static [&'static str],
     /// `Fact::probes`.
-    pub probes: fn(&Subject, &Evidence) -> Vec<Probe>,
+    pub probes: fn(&Subject, &Observation) -> Vec<Probe>,
     /// `Fact::parse`, as JSON.
-    pub parse: fn(&Subject, &Evidence) -> Result<Value, Unreadable>,
+    pub parse: fn(&Subject, &Observation) -> Result<Value, Unreadable>,
 }
 
 impl FactEntry {
     /// Erases `F`.
     pub const fn of<F: Fact>(scope: Scope) -> Self {
-        fn parse<F: Fact>(on: &Subject, seen: &Evidence) -> Result<Value, Unreadable> {
+        fn parse<F: Fact>(on: &Subject, seen: &Observation) -> Result<Value, Unreadable> {
             let fact = F::parse(on, seen).map_err(Unreadable::for_people)?;
             let mut fact = serde_json::to_value(fact).map_err(|e| Unreadable::new(format!("cannot be written as JSON: {e}")))?;
             // On the node itself, so that a password never leaves it, and what is compared with a plan is the same on both sides.
@@ -83,9 +83,9 @@ pub struct Entry {
     /// `Requirement::why_stuck`.
     pub why_stuck: fn() -> &'static str,
     /// `Requirement::probes_after_failure`.
-    pub probes_after_failure: fn(&Subject, &Evidence) -> Vec<Probe>,
+    pub probes_after_failure: fn(&Subject, &Observation) -> Vec<Probe>,
     /// `Requirement::explain`.
-    pub explain: fn(&Failure, &Subject, &Evidence) -> Option<Explained>,
+    pub explain: fn(&Failure, &Subject, &Observation) -> Option<Explained>,
     /// Seconds until `Met` after the effects, for a spec.
     pub settle_secs: fn(&Value) -> u32,
     /// See `Requirement::IMPLIED_BY`.
@@ -111,7 +111,7 @@ pub struct Entry {
     /// `Requirement::deadline` on JSON.
     pub deadline: fn(&Value) -> Deadline,
     /// The files of a spec, and where they are kept.
-    pub files: fn(&Value) -> Vec<Placed>,
+    pub files: fn(&Value) -> Vec<StagedFile>,
     /// The spec with another artifact in the place of each for which there is one; `None` where nothing changes.
     pub with_artifacts: fn(&Value, &mut Replacement<'_>) -> Option<Value>,
     /// `Requirement::gpus_named` on JSON.
@@ -153,10 +153,10 @@ impl Entry {
             let spec = R::as_spec(&typed("fact", fact)?);
             spec.map(|s| serde_json::to_value(s).map_err(|e| e.to_string())).transpose()
         }
-        fn files<R: Requirement>(spec: &Value) -> Vec<Placed> {
+        fn files<R: Requirement>(spec: &Value) -> Vec<StagedFile> {
             let Ok(mut spec) = typed::<R::Spec>("spec", spec) else { return vec![] };
             let datastore = R::datastore(&spec);
-            let placed = |artifact: &mut Artifact| Placed { artifact: artifact.clone(), datastore: datastore.clone() };
+            let placed = |artifact: &mut Artifact| StagedFile { artifact: artifact.clone(), datastore: datastore.clone() };
             R::artifacts_mut(&mut spec).into_iter().map(placed).collect()
         }
         fn with_artifacts<R: Requirement>(spec: &Value, with: &mut Replacement<'_>) -> Option<Value> {

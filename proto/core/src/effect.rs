@@ -81,7 +81,7 @@ pub enum Probe {
     Hash(String),
     /// The first 4 KiB of a file that is no text, as lower-case hex.
     Hex(String),
-    /// Processes that hold a file open whose path begins so, one `Holder` as JSON on each line.
+    /// Processes that hold a file open whose path begins so, one `OpenedBy` as JSON on each line.
     Holders(String),
     /// Seconds since 1970 by the machine's own clock.
     Now,

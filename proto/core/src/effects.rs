@@ -2,7 +2,7 @@
 
 use crate::effect::{Command, Effect};
 use crate::readers::{key_value, vmx};
-use crate::system::{Ended, KEEP_MODE, Output, System, Trouble};
+use crate::system::{ExitKind, IoError, KEEP_MODE, Output, System};
 use crate::text::hides;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -12,14 +12,14 @@ const READ_LIMIT: usize = 1 << 20;
 /// An effect that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
-pub struct Broken {
+pub struct EffectError {
     /// Why, with the tool's own words.
     pub why: String,
     /// The failing command's answer.
     pub output: Option<Output>,
 }
 
-impl From<String> for Broken {
+impl From<String> for EffectError {
     fn from(why: String) -> Self {
         Self { why, output: None }
     }
@@ -29,16 +29,16 @@ impl From<String> for Broken {
 ///
 /// # Errors
 /// Why it failed, with the tool's own words.
-pub fn act(system: &dyn System, effect: &Effect) -> Result<(), Broken> {
+pub fn act(system: &dyn System, effect: &Effect) -> Result<(), EffectError> {
     let run = |command: &Command, already: Option<&str>| {
         let output = system.run(command);
         if (output.ok() && !command.dialect().denies(&output)) || already.is_some_and(|text| output.both().contains(text)) {
             Ok(())
         } else {
-            Err(Broken { why: command.failure(&output), output: Some(output) })
+            Err(EffectError { why: command.failure(&output), output: Some(output) })
         }
     };
-    let words = |trouble: Trouble| Broken::from(trouble.to_string());
+    let words = |trouble: IoError| EffectError::from(trouble.to_string());
     match effect {
         Effect::Run { command, already } => run(command, already.as_deref()),
         Effect::Require { command, shows, otherwise } => match system.run(command) {
@@ -54,7 +54,7 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), Broken> {
                     return Ok(());
                 }
                 // One that was cut off at its deadline may only be slow: hostd goes on with it.
-                let hopeless = started.as_ref().is_err_and(|b| !matches!(b.output.as_ref().map(|o| &o.ended), Some(Ended::TimedOut(_))));
+                let hopeless = started.as_ref().is_err_and(|b| !matches!(b.output.as_ref().map(|o| &o.ended), Some(ExitKind::TimedOut(_))));
                 if hopeless || system.elapsed() - start >= Duration::from_secs((*deadline_secs).into()) {
                     break;
                 }
@@ -93,7 +93,7 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), Broken> {
             let before = match system.read(path, READ_LIMIT) {
                 // Lines that are not ours stay as they are, byte by byte.
                 Ok(bytes) => String::from_utf8(bytes).map_err(|_| format!("{path} is not UTF-8: edit it by hand, or convert it"))?,
-                Err(Trouble::NotFound(_)) => String::new(),
+                Err(IoError::NotFound(_)) => String::new(),
                 Err(trouble) => return Err(words(trouble)),
             };
             let after = key_value::set(&before, section.as_deref(), set);

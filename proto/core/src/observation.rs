@@ -1,7 +1,7 @@
 //! What probes answered, and the ways to read it: a fact's `parse` gets its words from here and nowhere else.
 
 use crate::effect::{Command, Probe};
-use crate::system::{Output, Trouble};
+use crate::system::{IoError, Output};
 use crate::text::{piece, sentence};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,12 +12,12 @@ pub enum Answer {
     /// Of `Probe::Run`.
     Ran(Output),
     /// Of every other probe: text, one name per line for `List`.
-    Text(Result<String, Trouble>),
+    Text(Result<String, IoError>),
 }
 
 /// All answers of one observation.
 #[derive(Clone, Debug, Default)]
-pub struct Evidence(pub BTreeMap<Probe, Answer>);
+pub struct Observation(pub BTreeMap<Probe, Answer>);
 
 /// Why a fact could not be read: what was run, how it ended, and the first lines of what it said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -92,7 +92,7 @@ pub fn head(text: &str) -> String {
     text.lines().filter(|l| !l.trim().is_empty()).take(8).map(cut).collect::<Vec<_>>().join("\n")
 }
 
-impl Evidence {
+impl Observation {
     /// What a command answered, however it ended.
     pub fn output(&self, command: &Command) -> Result<&Output, Unreadable> {
         match self.0.get(&Probe::Run(command.clone())) {
@@ -116,7 +116,7 @@ impl Evidence {
     pub fn text(&self, probe: &Probe) -> Result<Option<&str>, Unreadable> {
         match self.0.get(probe) {
             Some(Answer::Text(Ok(text))) => Ok(Some(text)),
-            Some(Answer::Text(Err(Trouble::NotFound(_)))) => Ok(None),
+            Some(Answer::Text(Err(IoError::NotFound(_)))) => Ok(None),
             Some(Answer::Text(Err(trouble))) => Err(Unreadable::new(trouble.to_string())),
             _ => Err(Unreadable::new(format!("{probe:?} was not looked at"))),
         }

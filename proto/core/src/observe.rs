@@ -2,9 +2,9 @@
 
 use crate::catalogue::FactEntry;
 use crate::effect::Probe;
-use crate::observation::{Answer, Evidence, Unreadable};
+use crate::observation::{Answer, Observation, Unreadable};
 use crate::requirement::{Fact, Subject};
-use crate::system::{Holder, System, Trouble};
+use crate::system::{IoError, OpenedBy, System};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -32,18 +32,18 @@ pub fn facts_as_json<N: AsRef<str>, V: std::borrow::Borrow<Value>>(facts: &BTree
 
 /// Looks at a machine for these facts. Distinct probes run once, concurrently; a failure is kept per fact.
 pub fn observe(system: &dyn System, on: &Subject, facts: &[FactEntry]) -> Facts {
-    let mut seen = Evidence::default();
+    let mut seen = Observation::default();
     let mut asked: BTreeMap<&str, (&FactEntry, Subject)> = BTreeMap::new();
     for fact in facts {
         let (_, on) = asked.entry(fact.name).or_insert_with(|| (fact, on.clone()));
         on.vmx_keys.extend(fact.vmx_keys);
     }
-    look(system, &mut seen, |seen| asked.values().flat_map(|(fact, on)| (fact.probes)(on, seen)).collect());
+    run_probes(system, &mut seen, |seen| asked.values().flat_map(|(fact, on)| (fact.probes)(on, seen)).collect());
     asked.into_iter().map(|(name, (fact, on))| (name.to_string(), (fact.parse)(&on, &seen))).collect()
 }
 
 /// Asks in rounds, until nothing new is asked.
-pub(crate) fn look(system: &dyn System, seen: &mut Evidence, ask: impl Fn(&Evidence) -> Vec<Probe>) {
+pub(crate) fn run_probes(system: &dyn System, seen: &mut Observation, ask: impl Fn(&Observation) -> Vec<Probe>) {
     // Four rounds are enough for "list, find the id, ask about it"; what asks for ever is cut off here.
     for _ in 0..4 {
         let mut wanted: Vec<Probe> = ask(seen).into_iter().filter(|p| !seen.has(p)).collect();
@@ -71,12 +71,12 @@ pub(crate) fn look(system: &dyn System, seen: &mut Evidence, ask: impl Fn(&Evide
     }
 }
 
-fn broken(path: &str, why: &str) -> Trouble {
-    Trouble::Other { path: path.into(), why: why.into() }
+fn broken(path: &str, why: &str) -> IoError {
+    IoError::Other { path: path.into(), why: why.into() }
 }
 
 fn answer(system: &dyn System, probe: &Probe) -> Answer {
-    let text = |bytes: Result<Vec<u8>, Trouble>| Answer::Text(bytes.map(|b| String::from_utf8_lossy(&b).into_owned()));
+    let text = |bytes: Result<Vec<u8>, IoError>| Answer::Text(bytes.map(|b| String::from_utf8_lossy(&b).into_owned()));
     match probe {
         Probe::Run(command) => Answer::Ran(system.run(command)),
         Probe::Read(path) => text(system.read(path, READ_LIMIT)),
@@ -88,7 +88,7 @@ fn answer(system: &dyn System, probe: &Probe) -> Answer {
             Answer::Text(system.head(path, HEAD_LIMIT).map(hex))
         }
         Probe::Holders(prefix) => {
-            let lines = |holders: Vec<Holder>| holders.iter().map(|h| json!(h).to_string()).collect::<Vec<_>>().join("\n");
+            let lines = |holders: Vec<OpenedBy>| holders.iter().map(|h| json!(h).to_string()).collect::<Vec<_>>().join("\n");
             Answer::Text(system.holders(prefix).map(lines))
         }
         Probe::Now => Answer::Text(Ok(system.now().to_string())),

@@ -6,7 +6,7 @@ use crate::artifact::Artifact;
 use crate::catalogue::Entry;
 use crate::effect::{Command, Effect};
 use crate::outcome::Outcome;
-use crate::system::{Holder, Incoming, Output, Staged, System, Trouble, UploadError};
+use crate::system::{Incoming, IoError, OpenedBy, Output, Staged, System, UploadError};
 use crate::text::sentence;
 use serde_json::Value;
 use std::time::Duration;
@@ -38,7 +38,7 @@ impl<'a> Packages<'a> {
                 continue;
             }
             let staged = system.stage(&path, placed.artifact.sha256.as_deref().unwrap_or_default()).map_err(|why| match why {
-                Trouble::NotFound(_) => blocked(format!("{path} is not there: it was sent and is gone, or was never sent")),
+                IoError::NotFound(_) => blocked(format!("{path} is not there: it was sent and is gone, or was never sent")),
                 why => Outcome::failed(why.to_string()),
             })?;
             taken.aside.push((path.clone(), staged.instead.clone()));
@@ -105,10 +105,10 @@ impl System for Packages<'_> {
     fn orphan(&self) -> Option<String> {
         self.system.orphan()
     }
-    fn size(&self, path: &str) -> Result<Option<u64>, Trouble> {
+    fn size(&self, path: &str) -> Result<Option<u64>, IoError> {
         self.system.size(&self.instead(path))
     }
-    fn is_folder(&self, path: &str) -> Result<bool, Trouble> {
+    fn is_folder(&self, path: &str) -> Result<bool, IoError> {
         self.system.is_folder(path)
     }
     fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError> {
@@ -120,40 +120,40 @@ impl System for Packages<'_> {
     fn is_remote(&self) -> bool {
         self.system.is_remote()
     }
-    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
         self.system.read(&self.instead(path), max)
     }
-    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
         self.system.tail(&self.instead(path), max)
     }
-    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
         self.system.head(&self.instead(path), max)
     }
-    fn holders(&self, prefix: &str) -> Result<Vec<Holder>, Trouble> {
+    fn holders(&self, prefix: &str) -> Result<Vec<OpenedBy>, IoError> {
         self.system.holders(prefix)
     }
-    fn hash(&self, path: &str) -> Result<String, Trouble> {
+    fn hash(&self, path: &str) -> Result<String, IoError> {
         self.system.hash(&self.instead(path))
     }
-    fn list(&self, path: &str) -> Result<Vec<String>, Trouble> {
+    fn list(&self, path: &str) -> Result<Vec<String>, IoError> {
         self.system.list(path)
     }
-    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Trouble> {
+    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), IoError> {
         self.system.write(path, contents, mode)
     }
-    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble> {
+    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), IoError> {
         self.system.copy(&self.instead(from), to, mode)
     }
-    fn remove(&self, path: &str) -> Result<(), Trouble> {
+    fn remove(&self, path: &str) -> Result<(), IoError> {
         self.system.remove(path)
     }
-    fn stage(&self, path: &str, sha256: &str) -> Result<Staged, Trouble> {
+    fn stage(&self, path: &str, sha256: &str) -> Result<Staged, IoError> {
         self.system.stage(path, sha256)
     }
     fn unstage(&self, path: &str, instead: &str) {
         self.system.unstage(path, instead);
     }
-    fn boot_id(&self) -> Result<String, Trouble> {
+    fn boot_id(&self) -> Result<String, IoError> {
         self.system.boot_id()
     }
     fn kernel_release(&self) -> String {

@@ -7,7 +7,7 @@
 
 use crate::artifact::Artifact;
 use crate::effect::{Effect, Probe};
-use crate::observation::{Evidence, Unreadable};
+use crate::observation::{Observation, Unreadable};
 use crate::system::Output;
 use crate::text::sentence;
 use schemars::JsonSchema;
@@ -253,9 +253,9 @@ pub trait Fact: Serialize + DeserializeOwned + JsonSchema {
     const ABOUT: &'static str;
     /// What to look at. Asked again with what was seen so far, until it names nothing new: the id found in one listing
     /// may be needed for the next question.
-    fn probes(on: &Subject, seen: &Evidence) -> Vec<Probe>;
+    fn probes(on: &Subject, seen: &Observation) -> Vec<Probe>;
     /// Reads the answers; says by name what was missing.
-    fn parse(on: &Subject, seen: &Evidence) -> Result<Self, Unreadable>;
+    fn parse(on: &Subject, seen: &Observation) -> Result<Self, Unreadable>;
 }
 
 /// A condition, with everything needed to check and to reach it.
@@ -307,11 +307,11 @@ pub trait Requirement {
         ""
     }
     /// Where to look after a failed change (logs, mostly). Asked in rounds, as a fact's probes are.
-    fn probes_after_failure(_on: &Subject, _seen: &Evidence) -> Vec<Probe> {
+    fn probes_after_failure(_on: &Subject, _seen: &Observation) -> Vec<Probe> {
         vec![]
     }
     /// Why a change failed, if that can be told from what was said and logged.
-    fn explain(_failure: &Failure, _on: &Subject, _seen: &Evidence) -> Option<Explained> {
+    fn explain(_failure: &Failure, _on: &Subject, _seen: &Observation) -> Option<Explained> {
         None
     }
     /// Which deadline a change has.

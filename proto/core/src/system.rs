@@ -2,7 +2,7 @@
 //! (process pipes, epoll and several system calls differ there). No default methods: a fake that forgets one must not
 //! compile, and must never reach the real machine.
 
-use crate::artifact::{Held, Kind};
+use crate::artifact::{Kind, PackageContent};
 use crate::effect::Command;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Ended {
+pub enum ExitKind {
     /// With this exit status.
     Status(i32),
     /// By this signal.
@@ -26,7 +26,7 @@ pub enum Ended {
     Broken(String),
 }
 
-impl std::fmt::Display for Ended {
+impl std::fmt::Display for ExitKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Status(n) => write!(f, "exit status {n}"),
@@ -43,7 +43,7 @@ impl std::fmt::Display for Ended {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output {
     /// How it ended.
-    pub ended: Ended,
+    pub ended: ExitKind,
     /// Standard output, invalid UTF-8 replaced.
     pub stdout: String,
     /// Standard error, likewise.
@@ -53,7 +53,7 @@ pub struct Output {
 impl Output {
     /// Exit status 0.
     pub fn ok(&self) -> bool {
-        self.ended == Ended::Status(0)
+        self.ended == ExitKind::Status(0)
     }
 
     /// Both streams, for tools that report failures on either (esxcli does so on stdout).
@@ -64,7 +64,7 @@ impl Output {
 
 /// A process that holds a file open.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Holder {
+pub struct OpenedBy {
     /// Process id.
     pub pid: u32,
     /// Name of the program, as the kernel keeps it (15 characters).
@@ -74,7 +74,7 @@ pub struct Holder {
     pub service: Option<String>,
 }
 
-impl std::fmt::Display for Holder {
+impl std::fmt::Display for OpenedBy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.service {
             Some(service) => write!(f, "{} ({service}, process {})", self.name, self.pid),
@@ -85,7 +85,7 @@ impl std::fmt::Display for Holder {
 
 /// A file that could not be read or written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-pub enum Trouble {
+pub enum IoError {
     /// No such file.
     #[error("{0}: no such file")]
     NotFound(String),
@@ -94,7 +94,7 @@ pub enum Trouble {
     TooLarge(String, usize),
     /// The machine itself does not answer.
     #[error("{0}")]
-    Away(String),
+    Unreachable(String),
     /// Anything else, in the words of the system.
     #[error("{path}: {why}")]
     Other {
@@ -113,7 +113,7 @@ pub struct Staged {
     /// Bytes.
     pub size: u64,
     /// What it is and what it holds, by its content; or why it is no package.
-    pub found: Result<(Kind, Vec<Held>), String>,
+    pub found: Result<(Kind, Vec<PackageContent>), String>,
     /// The path of the file that was read, under which nobody else can put another. The same path as before where the machine has no
     /// room or no way for that.
     pub instead: String,
@@ -150,11 +150,11 @@ pub enum UploadError {
     /// Another SHA-256; the part is removed.
     Damaged(String),
     /// Anything else.
-    Io(Trouble),
+    Io(IoError),
 }
 
-impl From<Trouble> for UploadError {
-    fn from(error: Trouble) -> Self {
+impl From<IoError> for UploadError {
+    fn from(error: IoError) -> Self {
         Self::Io(error)
     }
 }
@@ -165,7 +165,7 @@ pub trait BootIdentity: Send + Sync {
     ///
     /// # Errors
     /// Where the machine does not say.
-    fn id(&self, machine: &Arc<dyn System>) -> Result<String, Trouble>;
+    fn id(&self, machine: &Arc<dyn System>) -> Result<String, IoError>;
 }
 
 /// A mode for `write`: that of the file that is replaced, 0644 for a new one.
@@ -179,36 +179,36 @@ pub trait System: Send + Sync {
     /// A long command that an earlier, killed agent left running.
     fn orphan(&self) -> Option<String>;
     /// Reads a file of at most `max` bytes.
-    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble>;
+    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError>;
     /// Reads the last `max` bytes of a file.
-    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble>;
+    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError>;
     /// Reads the first `max` bytes of a file.
-    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble>;
+    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError>;
     /// Processes that hold a file open whose path begins with `prefix`, each once, sorted.
-    fn holders(&self, prefix: &str) -> Result<Vec<Holder>, Trouble>;
+    fn holders(&self, prefix: &str) -> Result<Vec<OpenedBy>, IoError>;
     /// SHA-256 of a file, lower-case hex.
-    fn hash(&self, path: &str) -> Result<String, Trouble>;
+    fn hash(&self, path: &str) -> Result<String, IoError>;
     /// Names in a folder, sorted.
-    fn list(&self, path: &str) -> Result<Vec<String>, Trouble>;
+    fn list(&self, path: &str) -> Result<Vec<String>, IoError>;
     /// Bytes of a file; `None` where there is no such file.
-    fn size(&self, path: &str) -> Result<Option<u64>, Trouble>;
+    fn size(&self, path: &str) -> Result<Option<u64>, IoError>;
     /// Whether there is such a folder.
-    fn is_folder(&self, path: &str) -> Result<bool, Trouble>;
+    fn is_folder(&self, path: &str) -> Result<bool, IoError>;
     /// Writes a file durably through a temporary one; makes missing folders.
-    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Trouble>;
+    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), IoError>;
     /// Copies a file durably, likewise.
-    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble>;
+    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), IoError>;
     /// Removes a file; an absent one is fine.
-    fn remove(&self, path: &str) -> Result<(), Trouble>;
+    fn remove(&self, path: &str) -> Result<(), IoError>;
     /// Takes a package aside and reads it there: what its `instead` leads to is what was read. One with another hash is not looked into.
-    fn stage(&self, path: &str, sha256: &str) -> Result<Staged, Trouble>;
+    fn stage(&self, path: &str, sha256: &str) -> Result<Staged, IoError>;
     /// Removes what `stage` made, if it made anything. Only room is lost where that fails.
     fn unstage(&self, path: &str, instead: &str);
     /// Takes a file, piece by piece, until `next` has no more. The hash is checked before the file gets its name, and what can be
     /// started gets the mode for it.
     fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError>;
     /// Differs after every reboot and only then. A door that only looks has none.
-    fn boot_id(&self) -> Result<String, Trouble>;
+    fn boot_id(&self) -> Result<String, IoError>;
     /// Release of the running kernel.
     fn kernel_release(&self) -> String;
     /// Whether the machine itself is meant, and no copy of its files.

@@ -1,7 +1,7 @@
 //! A door's boots: who tells them apart, and the door itself for whoever looks that up beside it.
 
 use std::sync::{Arc, Weak};
-use vsgpu_core::{BootIdentity, System, Trouble};
+use vsgpu_core::{BootIdentity, IoError, System};
 
 /// Of a door `D`.
 #[derive(Clone)]
@@ -17,8 +17,8 @@ impl<D: System + 'static> Boot<D> {
         Self(Some((identity.into(), door)))
     }
 
-    pub(crate) fn id(&self) -> Result<String, Trouble> {
-        let not_asked = || Trouble::Other { path: "the boot".into(), why: "is not asked by looking".into() };
+    pub(crate) fn id(&self) -> Result<String, IoError> {
+        let not_asked = || IoError::Other { path: "the boot".into(), why: "is not asked by looking".into() };
         let (identity, door) = self.0.as_ref().ok_or_else(not_asked)?;
         let door: Arc<dyn System> = door.upgrade().ok_or_else(not_asked)?;
         identity.id(&door)

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
-use vsgpu_core::Ended;
+use vsgpu_core::ExitKind;
 use vsgpu_core::effect::MAX_OUTPUT;
 
 /// What a child reads.
@@ -40,7 +40,7 @@ pub(crate) struct Child<'a> {
 
 /// How it ended, and what it printed until then.
 pub(crate) struct Ran {
-    pub ended: Ended,
+    pub ended: ExitKind,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
 }
@@ -61,7 +61,7 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
     let input = child.input;
     let mut child = match process.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
         Ok(child) => child,
-        Err(why) => return Ran { ended: Ended::Broken(why.to_string()), stdout: vec![], stderr: vec![] },
+        Err(why) => return Ran { ended: ExitKind::Broken(why.to_string()), stdout: vec![], stderr: vec![] },
     };
     let group = nix::unistd::Pid::from_raw(child.id() as i32);
     started(group.as_raw());
@@ -82,13 +82,13 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
     });
     if !alive {
         let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
-        return Ran { ended: Ended::Broken("this machine has no thread left for it".into()), stdout: vec![], stderr: vec![] };
+        return Ran { ended: ExitKind::Broken("this machine has no thread left for it".into()), stdout: vec![], stderr: vec![] };
     }
     let (mut exit, mut open, mut closing, mut over) = (None, 2, deadline, false);
     let early = loop {
         match next.recv_timeout(closing.saturating_duration_since(Instant::now())) {
             Ok(Event::Closed) => open -= 1,
-            Ok(Event::Flooded) => break Some(Ended::Flooded(MAX_OUTPUT)),
+            Ok(Event::Flooded) => break Some(ExitKind::Flooded(MAX_OUTPUT)),
             Ok(Event::Exited(status)) => {
                 exit = Some(status);
                 // A daemon that the program left behind may hold the pipes open for ever: what was said by now counts.
@@ -99,8 +99,8 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
                 closing = closing.min(Instant::now() + Duration::from_millis(200));
             }
             Err(_) if exit.is_some() => break None,
-            Err(_) if over => break Some(Ended::Status(0)),
-            Err(_) => break Some(Ended::TimedOut(within)),
+            Err(_) if over => break Some(ExitKind::Status(0)),
+            Err(_) => break Some(ExitKind::TimedOut(within)),
         }
         if open == 0 && exit.is_some() {
             break None;
@@ -110,9 +110,9 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
         let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
     }
     let ended = early.unwrap_or_else(|| match exit {
-        Some(Ok(status)) => status.code().map_or_else(|| Ended::Signal(status.signal().unwrap_or_default()), Ended::Status),
-        Some(Err(why)) => Ended::Broken(why.to_string()),
-        None => Ended::Broken("it was lost".into()),
+        Some(Ok(status)) => status.code().map_or_else(|| ExitKind::Signal(status.signal().unwrap_or_default()), ExitKind::Status),
+        Some(Err(why)) => ExitKind::Broken(why.to_string()),
+        None => ExitKind::Broken("it was lost".into()),
     });
     let [stdout, stderr] = streams.map(Stream::taken);
     Ran { ended, stdout, stderr }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use vsgpu_core::system::KEEP_MODE;
-use vsgpu_core::{BootIdentity, Command, Ended, Holder, Incoming, Output, Staged, System, Trouble, UploadError, text};
+use vsgpu_core::{BootIdentity, Command, ExitKind, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError, text};
 
 pub(crate) const FOLDERS: [&str; 6] = ["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
 
@@ -56,7 +56,7 @@ impl Posix {
     ///
     /// # Errors
     /// For a relative path or one with `..`.
-    pub fn path(&self, path: &str) -> Result<PathBuf, Trouble> {
+    pub fn path(&self, path: &str) -> Result<PathBuf, IoError> {
         self.root.path(path)
     }
 
@@ -85,13 +85,13 @@ impl Posix {
         }
     }
 
-    fn replace(&self, path: &str, mode: u32, fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<(), Trouble> {
+    fn replace(&self, path: &str, mode: u32, fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<(), IoError> {
         let failed = |e: std::io::Error| io_error(path, &e);
         let place = self.place(path, true)?;
         let target = place.target();
         let there = target.symlink_metadata().ok();
         if there.as_ref().is_some_and(std::fs::Metadata::is_symlink) {
-            return Err(Trouble::Other {
+            return Err(IoError::Other {
                 path: path.into(),
                 why: "it is a symbolic link; nothing was written: look at it (`ls -l`), and remove it if it is nobody's".into(),
             });
@@ -126,7 +126,7 @@ impl Posix {
     }
 
     /// Where a path is written (see `beneath`).
-    fn place(&self, path: &str, make: bool) -> Result<Place, Trouble> {
+    fn place(&self, path: &str, make: bool) -> Result<Place, IoError> {
         self.path(path)?;
         beneath::place(&self.root.0, path, make).map_err(|e| io_error(path, &e))
     }
@@ -142,7 +142,7 @@ fn no_follow() -> std::fs::OpenOptions {
 impl System for Posix {
     fn run(&self, command: &Command) -> Output {
         let Some(program) = self.program(command) else {
-            return Output { ended: Ended::Missing, stdout: String::new(), stderr: String::new() };
+            return Output { ended: ExitKind::Missing, stdout: String::new(), stderr: String::new() };
         };
         let folders = FOLDERS.iter().map(|f| f.to_string());
         let path: Vec<String> = self.tools.iter().map(|t| t.display().to_string()).chain(folders).collect();
@@ -174,14 +174,14 @@ impl System for Posix {
         })
     }
 
-    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
         let file = std::fs::File::open(self.path(path)?).map_err(|e| io_error(path, &e))?;
         let mut bytes = vec![];
         file.take(max as u64 + 1).read_to_end(&mut bytes).map_err(|e| io_error(path, &e))?;
-        if bytes.len() > max { Err(Trouble::TooLarge(path.into(), max)) } else { Ok(bytes) }
+        if bytes.len() > max { Err(IoError::TooLarge(path.into(), max)) } else { Ok(bytes) }
     }
 
-    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
         let failed = |e: std::io::Error| io_error(path, &e);
         let mut file = std::fs::File::open(self.path(path)?).map_err(failed)?;
         let size = file.metadata().map_err(failed)?.len();
@@ -191,14 +191,14 @@ impl System for Posix {
         Ok(bytes)
     }
 
-    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
         let file = std::fs::File::open(self.path(path)?).map_err(|e| io_error(path, &e))?;
         let mut bytes = vec![];
         file.take(max as u64).read_to_end(&mut bytes).map_err(|e| io_error(path, &e))?;
         Ok(bytes)
     }
 
-    fn holders(&self, prefix: &str) -> Result<Vec<Holder>, Trouble> {
+    fn holders(&self, prefix: &str) -> Result<Vec<OpenedBy>, IoError> {
         let mut found = vec![];
         for pid in self.list("/proc")?.into_iter().filter_map(|name| name.parse::<u32>().ok()) {
             let Ok(folder) = self.path(&format!("/proc/{pid}/fd")) else { continue };
@@ -212,13 +212,13 @@ impl System for Posix {
             // A service of a user's own manager is none that `systemctl` stops by its name.
             let own = cgroup.lines().filter(|l| !l.contains("/user@"));
             let service = own.filter_map(|l| l.rsplit('/').next()).find(|l| l.ends_with(".service")).map(String::from);
-            found.push(Holder { pid, name: text("comm").unwrap_or_default().trim().into(), service });
+            found.push(OpenedBy { pid, name: text("comm").unwrap_or_default().trim().into(), service });
         }
         found.sort();
         Ok(found)
     }
 
-    fn hash(&self, path: &str) -> Result<String, Trouble> {
+    fn hash(&self, path: &str) -> Result<String, IoError> {
         let mut file = std::fs::File::open(self.path(path)?).map_err(|e| io_error(path, &e))?;
         let mut hasher = sha2::Sha256::new();
         let mut buffer = vec![0; 1 << 18];
@@ -230,25 +230,25 @@ impl System for Posix {
         }
     }
 
-    fn list(&self, path: &str) -> Result<Vec<String>, Trouble> {
+    fn list(&self, path: &str) -> Result<Vec<String>, IoError> {
         let entries = std::fs::read_dir(self.path(path)?).map_err(|e| io_error(path, &e))?;
         let mut names: Vec<String> = entries.take(10_000).flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         Ok(names)
     }
 
-    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Trouble> {
+    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), IoError> {
         self.replace(path, mode, |file| file.write_all(contents))
     }
 
-    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble> {
+    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), IoError> {
         let mut source = std::fs::File::open(self.path(from)?).map_err(|e| io_error(from, &e))?;
         self.replace(to, mode, |file| std::io::copy(&mut source, file).map(|_| ()))
     }
 
-    fn remove(&self, path: &str) -> Result<(), Trouble> {
+    fn remove(&self, path: &str) -> Result<(), IoError> {
         let place = match self.place(path, false) {
-            Err(Trouble::NotFound(_)) => return Ok(()),
+            Err(IoError::NotFound(_)) => return Ok(()),
             place => place?,
         };
         match std::fs::remove_file(place.target()) {
@@ -257,7 +257,7 @@ impl System for Posix {
         }
     }
 
-    fn size(&self, path: &str) -> Result<Option<u64>, Trouble> {
+    fn size(&self, path: &str) -> Result<Option<u64>, IoError> {
         match std::fs::metadata(self.path(path)?) {
             Ok(found) => Ok(found.is_file().then_some(found.len())),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -265,11 +265,11 @@ impl System for Posix {
         }
     }
 
-    fn is_folder(&self, path: &str) -> Result<bool, Trouble> {
+    fn is_folder(&self, path: &str) -> Result<bool, IoError> {
         Ok(self.path(path)?.is_dir())
     }
 
-    fn stage(&self, path: &str, sha256: &str) -> Result<Staged, Trouble> {
+    fn stage(&self, path: &str, sha256: &str) -> Result<Staged, IoError> {
         staging::stage(&self.root, &|| self.orphan().is_some(), path, sha256)
     }
 
@@ -291,7 +291,7 @@ impl System for Posix {
             _ => io_error(&file.target, &e).into(),
         };
         let planted = |why: &str| {
-            UploadError::from(Trouble::Other { path: file.partial.clone(), why: format!("{why}: nothing is received into it") })
+            UploadError::from(IoError::Other { path: file.partial.clone(), why: format!("{why}: nothing is received into it") })
         };
         // Whatever lies there under our name may have been put there for us to write through.
         match partial.symlink_metadata() {
@@ -364,7 +364,7 @@ impl System for Posix {
         self.root.0 == Path::new("/")
     }
 
-    fn boot_id(&self) -> Result<String, Trouble> {
+    fn boot_id(&self) -> Result<String, IoError> {
         self.boot.id()
     }
 
@@ -395,20 +395,20 @@ mod tests {
     #[test]
     fn both_streams_and_the_status_come_back() {
         let output = here().run(&Command::new("sh", ["-c", "echo out; echo err >&2; exit 3"]));
-        assert_eq!(output, Output { ended: Ended::Status(3), stdout: "out\n".into(), stderr: "err\n".into() });
-        assert_eq!(here().run(&Command::new("no-such-program", [""])).ended, Ended::Missing);
+        assert_eq!(output, Output { ended: ExitKind::Status(3), stdout: "out\n".into(), stderr: "err\n".into() });
+        assert_eq!(here().run(&Command::new("no-such-program", [""])).ended, ExitKind::Missing);
     }
 
     #[test]
     fn a_hanging_program_is_ended_with_its_children() {
         let output = here().run(&Command::new("sh", ["-c", "echo before; sleep 600 & wait"]).within(1));
-        assert_eq!((output.ended, output.stdout.as_str()), (Ended::TimedOut(1), "before\n"));
+        assert_eq!((output.ended, output.stdout.as_str()), (ExitKind::TimedOut(1), "before\n"));
     }
 
     #[test]
     fn a_flood_is_cut_off() {
         let output = here().run(&Command::new("sh", ["-c", "yes garbage"]).within(30));
-        assert_eq!(output.ended, Ended::Flooded(MAX_OUTPUT));
+        assert_eq!(output.ended, ExitKind::Flooded(MAX_OUTPUT));
         assert!(output.stdout.len() <= MAX_OUTPUT);
     }
 
@@ -416,7 +416,7 @@ mod tests {
     fn a_daemon_that_keeps_the_pipe_does_not_hold_us() {
         let start = Instant::now();
         let output = here().run(&Command::new("sh", ["-c", "echo up; sleep 20 &"]).within(15));
-        assert_eq!((output.ended, output.stdout.as_str()), (Ended::Status(0), "up\n"));
+        assert_eq!((output.ended, output.stdout.as_str()), (ExitKind::Status(0), "up\n"));
         assert!(start.elapsed() < Duration::from_secs(10));
     }
 
@@ -424,6 +424,6 @@ mod tests {
     fn nothing_leaves_the_root() {
         let posix = Posix::new(None, "/nonexistent-root".into());
         assert!(posix.path("/etc/../../etc/passwd").is_err() && posix.path("etc").is_err());
-        assert_eq!(posix.run(&Command::new("sh", ["-c", "true"])).ended, Ended::Missing, "no program of the real machine");
+        assert_eq!(posix.run(&Command::new("sh", ["-c", "true"])).ended, ExitKind::Missing, "no program of the real machine");
     }
 }

@@ -3,7 +3,7 @@
 //! payloads.
 
 use std::io::{Read, Seek, SeekFrom};
-use vsgpu_core::artifact::{Held, Kind};
+use vsgpu_core::artifact::{Kind, PackageContent};
 use vsgpu_core::units::DriverVersion;
 
 /// Descriptors are some kilobytes; this bounds a hostile zip.
@@ -21,7 +21,7 @@ impl<T: Read + Seek> File for T {}
 ///
 /// # Errors
 /// In words, where it is none of what its name says, is cut off or is for another machine.
-pub fn inspect(file: &mut dyn File, name: &str, size: u64) -> Result<(Kind, Vec<Held>), String> {
+pub fn inspect(file: &mut dyn File, name: &str, size: u64) -> Result<(Kind, Vec<PackageContent>), String> {
     let io = |e: std::io::Error| e.to_string();
     file.seek(SeekFrom::Start(0)).map_err(io)?;
     let mut magic = vec![];
@@ -85,8 +85,8 @@ fn whole(file: &mut dyn File, size: u64) -> Result<(), String> {
 
 /// NVIDIA's own file names state the version: `NVD-VGPU-800_535.183.04-1OEM...zip`, `NVIDIA-Linux-x86_64-535.183.01-grid.run`,
 /// `cuda_12.2.2_535.104.05_linux.run`.
-pub fn from_name(name: &str) -> Vec<Held> {
-    let one = |name: &str, version: &str| vec![Held { name: name.into(), version: version.into(), acceptance: None }];
+pub fn from_name(name: &str) -> Vec<PackageContent> {
+    let one = |name: &str, version: &str| vec![PackageContent { name: name.into(), version: version.into(), acceptance: None }];
     if let Some(rest) = name.strip_prefix("cuda_") {
         return rest.split('_').next().map(|v| one("cuda-toolkit", v)).unwrap_or_default();
     }
@@ -133,17 +133,17 @@ fn member(header: &[u8]) -> Result<(String, u64), String> {
     Ok((text(0..16), text(48..58).parse().map_err(|_| "a header of the VIB is broken")?))
 }
 
-fn held(descriptor: &str) -> Result<Held, String> {
+fn held(descriptor: &str) -> Result<PackageContent, String> {
     let vib = vsgpu_core::readers::xml::parse(descriptor)?;
     let text = |tag: &str| vib.child(tag).map(|c| c.text.clone());
     let stated = text("name").zip(text("version")).ok_or("the VIB's descriptor.xml states no name and version")?;
-    Ok(Held { name: stated.0, version: stated.1, acceptance: text("acceptance-level") })
+    Ok(PackageContent { name: stated.0, version: stated.1, acceptance: text("acceptance-level") })
 }
 
 const TOO_MUCH: &str = "the descriptors of this zip file are larger than those of any package";
 
 /// An offline bundle holds `index.xml` and metadata zips with one descriptor per VIB; a component is said in a bulletin.
-fn bundle(file: &mut dyn File) -> Result<(Kind, Vec<Held>), String> {
+fn bundle(file: &mut dyn File) -> Result<(Kind, Vec<PackageContent>), String> {
     let mut zip = zip::ZipArchive::new(file).map_err(|e| format!("the zip file is broken or cut off: {e}"))?;
     if zip.len() > MAX_MEMBERS {
         return Err(format!("the zip file has {} members; packages have some hundreds at most", zip.len()));

@@ -12,7 +12,7 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
-use vsgpu_core::Ended;
+use vsgpu_core::ExitKind;
 use vsgpu_core::effect::quoted;
 
 /// Sessions at once over one connection: sshd allows ten as it comes (`MaxSessions`), and people want one, too.
@@ -76,7 +76,7 @@ impl std::fmt::Display for Target {
 }
 
 /// What a script said.
-pub(crate) struct Said {
+pub(crate) struct ScriptOutput {
     /// Its exit status, or the word it ended with instead.
     pub end: String,
     pub stdout: Vec<u8>,
@@ -84,9 +84,9 @@ pub(crate) struct Said {
 }
 
 /// Why there is no end of a script.
-pub(crate) enum Lost {
+pub(crate) enum ScriptError {
     /// The machine was not reached, or the connection was cut: in words.
-    Away(String),
+    Unreachable(String),
     TimedOut(u32),
     Flooded(usize),
 }
@@ -171,31 +171,33 @@ impl Ssh {
 
     /// Runs a script. What its last command ends with is its end, unless it has an `end` of its own. One that takes too long is ended
     /// there as well, with all that it started, unless `stays`.
-    pub(crate) fn script(&self, script: &str, input: Input, within: u32, stays: bool) -> Result<Said, Lost> {
+    pub(crate) fn script(&self, script: &str, input: Input, within: u32, stays: bool) -> Result<ScriptOutput, ScriptError> {
         let mark = &self.mark;
         let whole = format!("umask 077; echo {mark}- $$ >&2\n{script}\nprintf '\\n{mark} %s\\n' $? >&2");
         let whole = format!("exec sh -c {}", quoted(&whole));
         if whole.len() > LONGEST {
-            return Err(Lost::Away(format!("a script of {} bytes is too long to be sent", whole.len())));
+            return Err(ScriptError::Unreachable(format!("a script of {} bytes is too long to be sent", whole.len())));
         }
-        let _place = self.place(within).ok_or_else(|| Lost::Away(format!("ssh {}: all {AT_ONCE} sessions are in use", self.target)))?;
+        let _place = self
+            .place(within)
+            .ok_or_else(|| ScriptError::Unreachable(format!("ssh {}: all {AT_ONCE} sessions are in use", self.target)))?;
         let ran = self.ssh(&whole, input, within);
         let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
         let Some((before, rest)) = stderr.split_once(&format!("{mark}- ")) else {
             return Err(match ran.ended {
-                Ended::TimedOut(secs) => Lost::TimedOut(secs),
-                _ => Lost::Away(self.unreachable(&before_all(&stderr))),
+                ExitKind::TimedOut(secs) => ScriptError::TimedOut(secs),
+                _ => ScriptError::Unreachable(self.unreachable(&before_all(&stderr))),
             });
         };
         let (process, said) = rest.split_once('\n').unwrap_or((rest, ""));
         let lost = match ran.ended {
-            Ended::TimedOut(secs) => Some(Lost::TimedOut(secs)),
-            Ended::Flooded(bytes) => Some(Lost::Flooded(bytes)),
+            ExitKind::TimedOut(secs) => Some(ScriptError::TimedOut(secs)),
+            ExitKind::Flooded(bytes) => Some(ScriptError::Flooded(bytes)),
             _ => None,
         };
         let end = said.rsplit_once(&format!("\n{mark} ")).or_else(|| said.strip_prefix(&format!("{mark} ")).map(|end| ("", end)));
         // What came to its end is over, however ssh itself ended.
-        if let Some(lost) = lost.filter(|lost| end.is_none() || matches!(lost, Lost::Flooded(_))) {
+        if let Some(lost) = lost.filter(|lost| end.is_none() || matches!(lost, ScriptError::Flooded(_))) {
             // ssh is gone, what it started there is not.
             if stays {
                 return Err(lost);
@@ -207,10 +209,12 @@ impl Ssh {
             return Err(lost);
         }
         match end {
-            Some((stderr, end)) => {
-                Ok(Said { end: end.lines().next().unwrap_or_default().into(), stdout: ran.stdout, stderr: stderr.as_bytes().to_vec() })
-            }
-            None => Err(Lost::Away(self.unreachable(&before_all(&format!("{before}{said}"))))),
+            Some((stderr, end)) => Ok(ScriptOutput {
+                end: end.lines().next().unwrap_or_default().into(),
+                stdout: ran.stdout,
+                stderr: stderr.as_bytes().to_vec(),
+            }),
+            None => Err(ScriptError::Unreachable(self.unreachable(&before_all(&format!("{before}{said}"))))),
         }
     }
 

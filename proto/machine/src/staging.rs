@@ -16,7 +16,7 @@ use std::io::{Read as _, Seek as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use vsgpu_core::{Staged, Trouble, text};
+use vsgpu_core::{IoError, Staged, text};
 
 /// On the file system of a guest's artifacts.
 const BESIDE: &str = "/var/lib/vsgpu/staged";
@@ -29,7 +29,7 @@ const DATASTORES: &str = "/vmfs/volumes/";
 /// # Errors
 /// Where it is not there, is no file, or cannot be read.
 /// `busy`: whether something that an earlier agent started still runs, and may use what lies there.
-pub(crate) fn stage(root: &Root, busy: &dyn Fn() -> bool, path: &str, wanted: &str) -> Result<Staged, Trouble> {
+pub(crate) fn stage(root: &Root, busy: &dyn Fn() -> bool, path: &str, wanted: &str) -> Result<Staged, IoError> {
     let name = path.rsplit('/').next().unwrap_or_default().to_string();
     let source = root.path(path)?;
     let mut file = open(&source).map_err(|e| io_error(path, &e))?;
@@ -141,7 +141,7 @@ fn copy(from: &mut File, to: &Path, room: u64) -> std::io::Result<File> {
     open(to)
 }
 
-type Read = (String, u64, Result<(vsgpu_core::artifact::Kind, Vec<vsgpu_core::artifact::Held>), String>);
+type Read = (String, u64, Result<(vsgpu_core::artifact::Kind, Vec<vsgpu_core::artifact::PackageContent>), String>);
 
 fn read(file: &mut File, name: &str, wanted: &str) -> std::io::Result<Read> {
     file.rewind()?;

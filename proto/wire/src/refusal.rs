@@ -5,7 +5,7 @@ use crate::v1::Refused;
 use crate::v1::refused::Reason;
 use prost::Message as _;
 use tonic::{Code, Status};
-use vsgpu_core::Trouble;
+use vsgpu_core::IoError;
 
 /// A refusal, with its sentence for people.
 #[derive(Clone, Debug)]
@@ -130,10 +130,10 @@ impl From<Status> for Refusal {
 }
 
 /// A machine that is away is for the caller what an agent is that is away.
-impl From<&Trouble> for Refusal {
-    fn from(error: &Trouble) -> Self {
+impl From<&IoError> for Refusal {
+    fn from(error: &IoError) -> Self {
         match error {
-            Trouble::Away(why) => Self::away(why),
+            IoError::Unreachable(why) => Self::away(why),
             other => Self::internal(other.to_string()),
         }
     }

@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use vsgpu_core::outcome::Outcome;
 use vsgpu_core::text::sentence;
-use vsgpu_wire::client::{Call, CallError, Connection, Operator, Target};
+use vsgpu_wire::client::{Call, CallError, Connection, Connector, Target};
 use vsgpu_wire::v1;
 use vsgpu_wire::v1::agent_server::{Agent, AgentServer};
 
@@ -66,7 +66,7 @@ impl Agent for Rogue {
 async fn connection() -> Connection {
     let (tx, rx) = tokio::sync::mpsc::channel::<std::io::Result<tokio::io::DuplexStream>>(1);
     tokio::spawn(tonic::transport::Server::builder().add_service(AgentServer::new(Rogue)).serve_with_incoming(ReceiverStream::new(rx)));
-    let operator = Operator::by(move |_| {
+    let connector = Connector::by(move |_| {
         let tx = tx.clone();
         Box::pin(async move {
             let (ours, theirs) = tokio::io::duplex(1 << 20);
@@ -75,7 +75,7 @@ async fn connection() -> Connection {
         })
     });
     let target = Target { address: "rogue:1".into(), node: "vm-01".into(), role: "guest" };
-    Connection::open(&operator, &target, Duration::from_secs(5)).await.unwrap()
+    Connection::open(&connector, &target, Duration::from_secs(5)).await.unwrap()
 }
 
 fn is_clean(text: &str) -> bool {

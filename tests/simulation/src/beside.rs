@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use vsgpu_tests::sim::linked::Linked;
-use vsgpu_wire::client::{Operator, Stream};
-use vsgpu_wire::server::{Offload, simulated};
+use vsgpu_wire::client::{Connector, Stream};
+use vsgpu_wire::server::{Blocking, simulated};
 
 /// Starts an agent on each host, which takes so long for each answer and reads this clock; gives the way to them. They end when
 /// nobody has that any more.
-pub fn agents(world: &World, each: Duration, clock: impl Fn() -> Duration + Clone + Send + Sync + 'static) -> Operator {
+pub fn agents(world: &World, each: Duration, clock: impl Fn() -> Duration + Clone + Send + Sync + 'static) -> Connector {
     let mut lines = BTreeMap::new();
     let mut agents = vec![];
     for host in &world.hosts {
@@ -25,14 +25,14 @@ pub fn agents(world: &World, each: Duration, clock: impl Fn() -> Duration + Clon
             let mut running = tokio::task::JoinSet::new();
             for (name, folder, rx) in agents {
                 let system = Arc::new(Linked::new(folder, None).by_clock(clock.clone()));
-                let offload = Offload::InPlace(Arc::new(move || (Duration::ZERO, each)));
+                let offload = Blocking::InPlace(Arc::new(move || (Duration::ZERO, each)));
                 running.spawn(async move { simulated(vsgpu_host_agent::agent(), system, &name, offload, rx).await });
             }
             while running.join_next().await.is_some() {}
         });
     });
     let lines = Arc::new(lines);
-    Operator::by(move |target| {
+    Connector::by(move |target| {
         let agent = lines[&target.address].clone();
         Box::pin(async move {
             let (ours, theirs) = tokio::io::duplex(1 << 16);

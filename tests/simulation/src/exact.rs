@@ -11,7 +11,7 @@ use std::time::Duration;
 use vsgpu::fleet::Fleet;
 use vsgpu_tests::sim::state::Fault;
 
-/// Simulated time in which every plan is walked, whatever is cut.
+/// Simulated time in which every plan is executed, whatever is cut.
 const LIMIT: Duration = Duration::from_secs(6 * 3600);
 
 /// What goes wrong.

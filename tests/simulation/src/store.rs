@@ -4,7 +4,7 @@ use crate::disk::MemoryDisk;
 use std::collections::BTreeMap;
 use vsgpu::fleet::Deadlines;
 use vsgpu::hold::Hold;
-use vsgpu::journal::{self, How, Journal, Purpose, Record, StepState, Stored};
+use vsgpu::journal::{self, EndReason, Journal, Purpose, Record, StepState, Stored};
 use vsgpu::node::{NodeId, NodeKind};
 use vsgpu::plan::{Plan, Rollout, Step, VERSION, Work};
 
@@ -57,7 +57,7 @@ pub fn records() -> Vec<Record> {
         }
         all.push(Record::Done { at: 5, step, note: "Consolidation".into(), theirs: false });
     }
-    all.push(Record::Ended { at: 6, how: How::Walked });
+    all.push(Record::Ended { at: 6, how: EndReason::Finished });
     all
 }
 

@@ -13,13 +13,13 @@ use vsgpu::fleet::Fleet;
 use vsgpu::journal::{Purpose, Status};
 use vsgpu::node::NodeKind;
 use vsgpu::plan::{Plan, Planned, Work};
-use vsgpu::run::{Audience, Event, Request, Summary, Unfinished, Word};
+use vsgpu::run::{Control, Event, Request, RunObserver, Summary, Unfinished};
 use vsgpu_core::Output;
 use vsgpu_tests::lab::{HOST_TOOLS, files, untouched_host};
 use vsgpu_tests::sim::linked::Linked;
 use vsgpu_tests::sim::state::{self, Machine, Vm};
-use vsgpu_wire::client::{Operator, Stream};
-use vsgpu_wire::server::{Offload, simulated};
+use vsgpu_wire::client::{Connector, Stream};
+use vsgpu_wire::server::{Blocking, simulated};
 
 pub const PORT: u16 = 7443;
 pub const TICK: Duration = Duration::from_millis(100);
@@ -144,7 +144,7 @@ impl World {
                         }
                     }
                 });
-                let offload = Offload::InPlace(Arc::new(times));
+                let offload = Blocking::InPlace(Arc::new(times));
                 simulated(make(), system, &name, offload, rx).await.map_err(Into::into)
             }
         });
@@ -155,8 +155,8 @@ impl World {
     pub fn power(&self, sim: &mut turmoil::Sim<'_>, rng: &mut Rng, power: &mut Power) {
         let now = sim.elapsed();
         for name in self.machines() {
-            for word in self.machine(name, |m| std::mem::take(&mut m.power)) {
-                match word.as_str() {
+            for control in self.machine(name, |m| std::mem::take(&mut m.power)) {
+                match control.as_str() {
                     "reboot" if !power.down.contains_key(name) && !power.off.contains(name) => {
                         power.going.entry(name.clone()).or_insert(now + Duration::from_millis(rng.below(10_000)));
                     }
@@ -291,7 +291,7 @@ struct Listener {
     reboots: BTreeMap<usize, String>,
 }
 
-impl Audience for Listener {
+impl RunObserver for Listener {
     fn note(&mut self, text: &str) {
         self.heard.lock().unwrap().push(format!("{:?} {text}", now()));
     }
@@ -301,11 +301,11 @@ impl Audience for Listener {
     fn going_on(&mut self, _: u32, _: &Status) -> Result<(), Error> {
         Ok(())
     }
-    fn walking(&mut self, plan: &Plan) {
+    fn running(&mut self, plan: &Plan) {
         let reboots = plan.steps.iter().filter(|s| s.node.kind == NodeKind::Host && matches!(s.work, Work::Activate { restart: None, .. }));
         self.reboots = reboots.map(|s| (s.id, s.host.clone())).collect();
     }
-    fn hear(&mut self, event: &Event) {
+    fn on_event(&mut self, event: &Event) {
         if let Event::Done { step, changed: true, .. } = event
             && let Some(host) = self.reboots.get(step)
             && Machine::with(&self.folder.join(host), |m| m.boots) < 2
@@ -353,17 +353,17 @@ impl Controller {
     }
 
     async fn call(&self) -> Result<Report, Vec<Error>> {
-        let operator = Operator::by(|target| {
+        let connector = Connector::by(|target| {
             let address = target.address.clone();
             Box::pin(async move {
                 let stream = turmoil::net::TcpStream::connect(address).await?;
                 Ok(Box::new(stream) as Box<dyn Stream>)
             })
         });
-        let (_tx, word) = watch::channel(Word::GoOn);
+        let (_tx, control) = watch::channel(Control::Continue);
         let request = Request {
             fleet: &self.fleet,
-            operator: &operator,
+            connector: &connector,
             disk: &self.disk,
             threaded: false,
             holder: self.name.clone(),
@@ -372,7 +372,7 @@ impl Controller {
             purpose: Purpose::Apply,
             unfinished: Unfinished::GoOnIfSame,
             pause: false,
-            word,
+            control,
             now: || EPOCH + now().as_secs(),
         };
         let ended = request

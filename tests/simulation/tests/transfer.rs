@@ -8,7 +8,7 @@ use vsgpu_core::System as _;
 use vsgpu_machine::local::Posix;
 use vsgpu_simulation::beside::agents;
 use vsgpu_simulation::world::World;
-use vsgpu_wire::client::{CallError, Connection, Fence, Operator, Target};
+use vsgpu_wire::client::{CallError, Connection, Connector, Fence, Target};
 use vsgpu_wire::traceparent::TraceParent;
 use vsgpu_wire::v1::ArtifactId;
 
@@ -22,9 +22,9 @@ fn alone<T>(work: impl Future<Output = T>) -> T {
 }
 
 /// Claims the node as somebody else, again and again: each try is a lease later.
-fn overtake(operator: &Operator, target: &Target, clock: &AtomicU64) -> u64 {
+fn overtake(connector: &Connector, target: &Target, clock: &AtomicU64) -> u64 {
     alone(async {
-        let connection = Connection::open(operator, target, WITHIN).await.unwrap();
+        let connection = Connection::open(connector, target, WITHIN).await.unwrap();
         let other = Fence { holder: "other".into(), epoch: 0 };
         for _ in 0..1000 {
             clock.fetch_add(61, Ordering::SeqCst);
@@ -43,7 +43,7 @@ fn a_sender_that_was_overtaken_in_the_middle_of_a_file_is_refused() {
     let world = World::new(1, 1);
     let clock = Arc::new(AtomicU64::new(0));
     let reads = clock.clone();
-    let operator = agents(&world, Duration::ZERO, move || Duration::from_secs(reads.load(Ordering::SeqCst)));
+    let connector = agents(&world, Duration::ZERO, move || Duration::from_secs(reads.load(Ordering::SeqCst)));
     let target = Target { address: world.hosts[0].clone(), node: world.hosts[0].clone(), role: "host" };
     let folder = world.folder(&world.hosts[0]);
     std::fs::create_dir_all(folder.join("root/vmfs/volumes/datastore1")).unwrap();
@@ -53,13 +53,13 @@ fn a_sender_that_was_overtaken_in_the_middle_of_a_file_is_refused() {
     let id = ArtifactId { name: "image.zip".into(), sha256, size: SIZE, datastore: "datastore1".into() };
     let mut taken = None;
     let (sent, state) = alone(async {
-        let connection = Connection::open(&operator, &target, WITHIN).await.unwrap();
+        let connection = Connection::open(&connector, &target, WITHIN).await.unwrap();
         let mut ours = Fence { holder: "ours".into(), epoch: 0 };
         ours.epoch = connection.claim(&ours, 60, WITHIN).await.unwrap();
         let mut progress = |bytes: u64| {
             // Paused here: nothing more of this sender is on its way while the other one acts.
             if bytes > 0 && taken.is_none() {
-                taken = Some(std::thread::scope(|s| s.spawn(|| overtake(&operator, &target, &clock)).join().unwrap()));
+                taken = Some(std::thread::scope(|s| s.spawn(|| overtake(&connector, &target, &clock)).join().unwrap()));
             }
         };
         let sent = connection.send(&file, id.clone(), &ours, &TraceParent::default(), WITHIN, &mut progress).await;

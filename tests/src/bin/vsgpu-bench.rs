@@ -12,7 +12,7 @@ use vsgpu::inventory::{Inventory, Seen};
 use vsgpu::node::{NodeId, NodeKind};
 use vsgpu_tests::lab::{Lab, files, programs};
 use vsgpu_tests::sim::state::Fault;
-use vsgpu_wire::client::{Call, Connection, Fence, Operator, Target};
+use vsgpu_wire::client::{Call, Connection, Connector, Fence, Target};
 use vsgpu_wire::traceparent::TraceParent;
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -151,10 +151,10 @@ fn memory(lab: &Lab) {
 }
 
 fn connected<T>(lab: &Lab, work: impl AsyncFnOnce(Connection) -> T) -> T {
-    let operator = Operator::load(&lab.folder.join("pki")).unwrap();
+    let connector = Connector::load(&lab.folder.join("pki")).unwrap();
     let target = Target { address: lab.address("esx-01"), node: "esx-01".into(), role: "host" };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { work(Connection::open(&operator, &target, Duration::from_secs(5)).await.unwrap()).await })
+    runtime.block_on(async { work(Connection::open(&connector, &target, Duration::from_secs(5)).await.unwrap()).await })
 }
 
 /// Probes run beside each other: all take 500 ms, the whole must take little more than one.

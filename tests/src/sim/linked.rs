@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use vsgpu_core::{Command, Ended, Holder, Incoming, Output, Staged, System, Trouble, UploadError};
+use vsgpu_core::{Command, ExitKind, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError};
 use vsgpu_machine::local::Posix;
 
 /// Stands around every call of a tool that may change the machine: the call in words, and what makes it.
@@ -75,7 +75,7 @@ impl System for Linked {
             || there(self.folder.join("root/usr/bin").join(&program))
             || command.also.iter().any(|f| self.posix.path(&format!("{f}/{program}")).is_ok_and(there));
         if !known {
-            return Output { ended: Ended::Missing, stdout: String::new(), stderr: String::new() };
+            return Output { ended: ExitKind::Missing, stdout: String::new(), stderr: String::new() };
         }
         let run = || {
             let (name, args) = match program.as_str() {
@@ -86,7 +86,7 @@ impl System for Linked {
                 p => (p, command.args.clone()),
             };
             let answer = super::run(&self.folder, name, &args);
-            Output { ended: Ended::Status(answer.status), stdout: answer.stdout, stderr: answer.stderr }
+            Output { ended: ExitKind::Status(answer.status), stdout: answer.stdout, stderr: answer.stderr }
         };
         let call = format!("{program} {}", command.args.join(" "));
         if only_looks(call.trim())
@@ -96,40 +96,40 @@ impl System for Linked {
             return run();
         }
         let mut run =
-            || self.change(run, || Output { ended: Ended::Broken("power cut".into()), stdout: String::new(), stderr: String::new() });
+            || self.change(run, || Output { ended: ExitKind::Broken("power cut".into()), stdout: String::new(), stderr: String::new() });
         match &self.watch {
             Some(watch) => watch(call.trim(), &mut run),
             None => run(),
         }
     }
-    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
         self.posix.read(path, max)
     }
-    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
         self.posix.tail(path, max)
     }
-    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
         self.posix.head(path, max)
     }
-    fn holders(&self, prefix: &str) -> Result<Vec<Holder>, Trouble> {
+    fn holders(&self, prefix: &str) -> Result<Vec<OpenedBy>, IoError> {
         self.posix.holders(prefix)
     }
-    fn hash(&self, path: &str) -> Result<String, Trouble> {
+    fn hash(&self, path: &str) -> Result<String, IoError> {
         self.posix.hash(path)
     }
-    fn list(&self, path: &str) -> Result<Vec<String>, Trouble> {
+    fn list(&self, path: &str) -> Result<Vec<String>, IoError> {
         self.posix.list(path)
     }
-    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Trouble> {
-        self.change(|| self.posix.write(path, contents, mode), || Err(Trouble::Other { path: path.into(), why: "power cut".into() }))
+    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), IoError> {
+        self.change(|| self.posix.write(path, contents, mode), || Err(IoError::Other { path: path.into(), why: "power cut".into() }))
     }
-    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble> {
-        self.change(|| self.posix.copy(from, to, mode), || Err(Trouble::Other { path: to.into(), why: "power cut".into() }))
+    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), IoError> {
+        self.change(|| self.posix.copy(from, to, mode), || Err(IoError::Other { path: to.into(), why: "power cut".into() }))
     }
-    fn remove(&self, path: &str) -> Result<(), Trouble> {
-        self.change(|| self.posix.remove(path), || Err(Trouble::Other { path: path.into(), why: "power cut".into() }))
+    fn remove(&self, path: &str) -> Result<(), IoError> {
+        self.change(|| self.posix.remove(path), || Err(IoError::Other { path: path.into(), why: "power cut".into() }))
     }
-    fn stage(&self, path: &str, sha256: &str) -> Result<Staged, Trouble> {
+    fn stage(&self, path: &str, sha256: &str) -> Result<Staged, IoError> {
         self.posix.stage(path, sha256)
     }
     fn unstage(&self, path: &str, instead: &str) {
@@ -138,10 +138,10 @@ impl System for Linked {
     fn orphan(&self) -> Option<String> {
         None
     }
-    fn size(&self, path: &str) -> Result<Option<u64>, Trouble> {
+    fn size(&self, path: &str) -> Result<Option<u64>, IoError> {
         self.posix.size(path)
     }
-    fn is_folder(&self, path: &str) -> Result<bool, Trouble> {
+    fn is_folder(&self, path: &str) -> Result<bool, IoError> {
         self.posix.is_folder(path)
     }
     fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError> {
@@ -153,7 +153,7 @@ impl System for Linked {
     fn is_remote(&self) -> bool {
         false
     }
-    fn boot_id(&self) -> Result<String, Trouble> {
+    fn boot_id(&self) -> Result<String, IoError> {
         Ok(state::Machine::read(&self.folder).boots.to_string())
     }
     fn kernel_release(&self) -> String {

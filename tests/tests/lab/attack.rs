@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use vsgpu_core::outcome::Outcome;
 use vsgpu_tests::lab::small::{count, small};
 use vsgpu_tests::lab::{Lab, files, wait_until};
-use vsgpu_wire::client::{Call, CallError, Connection, Fence, Operator, Target};
+use vsgpu_wire::client::{Call, CallError, Connection, Connector, Fence, Target};
 use vsgpu_wire::v1::ArtifactId;
 
 const WITHIN: Duration = Duration::from_secs(60);
@@ -24,12 +24,12 @@ fn target(lab: &Lab, node: &str) -> Target {
     Target { address: lab.address(node), node: node.into(), role: if node.starts_with("esx") { "host" } else { "guest" } }
 }
 
-fn operator(lab: &Lab) -> Operator {
-    Operator::load(&lab.folder.join("pki")).unwrap()
+fn connector(lab: &Lab) -> Connector {
+    Connector::load(&lab.folder.join("pki")).unwrap()
 }
 
 async fn open(lab: &Lab, node: &str) -> Connection {
-    Connection::open(&operator(lab), &target(lab, node), WITHIN).await.unwrap()
+    Connection::open(&connector(lab), &target(lab, node), WITHIN).await.unwrap()
 }
 
 /// The controller's own words for a claimed node.

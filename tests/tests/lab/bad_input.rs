@@ -318,12 +318,12 @@ fn an_unknown_datastore_names_the_known_ones() {
 fn an_unknown_requirement_is_said_by_name() {
     let lab = lab("unknown");
     lab.start();
-    let operator = vsgpu_wire::client::Operator::load(&lab.folder.join("pki")).unwrap();
+    let connector = vsgpu_wire::client::Connector::load(&lab.folder.join("pki")).unwrap();
     let target = vsgpu_wire::client::Target { address: lab.address("esx-01"), node: "esx-01".into(), role: "host" };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let second = Duration::from_secs(5);
     let said = runtime.block_on(async {
-        let connection = vsgpu_wire::client::Connection::open(&operator, &target, second).await.unwrap();
+        let connection = vsgpu_wire::client::Connection::open(&connector, &target, second).await.unwrap();
         let unknown = connection
             .apply(None, "warp-drive", &Value::Null, None, &mut vsgpu_wire::client::Call::default(), second, &mut |_| {})
             .await

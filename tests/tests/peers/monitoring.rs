@@ -8,7 +8,7 @@ use std::time::Duration;
 use vsgpu_tests::http::get;
 use vsgpu_tests::lab::small::{begin, small};
 use vsgpu_tests::lab::{Lab, files, free_port, programs, wait_until, workspace};
-use vsgpu_wire::client::{Call, CallError, Connection, Fence, Operator, Target};
+use vsgpu_wire::client::{Call, CallError, Connection, Connector, Fence, Target};
 use vsgpu_wire::v1::ArtifactId;
 
 /// A program that ends with the test.
@@ -58,7 +58,7 @@ fn metrics_are_all_it_opens(lab: &Lab, folder: &Path) {
     runtime.block_on(async {
         let within = Duration::from_secs(30);
         let target = Target { address: lab.address("esx-01"), node: "esx-01".into(), role: "host" };
-        let on = Connection::open(&Operator::reading(folder).unwrap(), &target, within).await.unwrap();
+        let on = Connection::open(&Connector::reading(folder).unwrap(), &target, within).await.unwrap();
         assert!(on.metrics(within).await.unwrap().contains("vsgpu_up 1"));
         let fence = Fence { holder: "a monitor".into(), epoch: 0 };
         let mut call = Call { fence: fence.clone(), operation: "a monitor's".into(), deadline_secs: 60, ..Call::default() };
@@ -78,10 +78,10 @@ fn metrics_are_all_it_opens(lab: &Lab, folder: &Path) {
         // Eight connections are all that readers have; the operator's places are others.
         let mut others = vec![];
         for _ in 0..20 {
-            others.extend(Connection::open(&Operator::reading(folder).unwrap(), &target, Duration::from_secs(5)).await.ok());
+            others.extend(Connection::open(&Connector::reading(folder).unwrap(), &target, Duration::from_secs(5)).await.ok());
         }
         assert_eq!(others.len() + 1, 8);
-        Connection::open(&Operator::reading(&lab.folder.join("pki")).unwrap(), &target, within).await.unwrap();
+        Connection::open(&Connector::reading(&lab.folder.join("pki")).unwrap(), &target, within).await.unwrap();
     });
 }
 

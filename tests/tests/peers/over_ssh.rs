@@ -2,7 +2,7 @@
 //! far shell; only the host's own tools are simulated.
 
 use std::time::Duration;
-use vsgpu_core::{Command, Ended, Incoming, System as _, UploadError};
+use vsgpu_core::{Command, ExitKind, Incoming, System as _, UploadError};
 use vsgpu_machine::over_ssh::OverSsh;
 use vsgpu_tests::lab::small::{self, begin, count, fault, small_fleet};
 use vsgpu_tests::lab::{Lab, files, sshd, wait_until};
@@ -206,7 +206,7 @@ fn visit(name: &str) -> (std::path::PathBuf, std::process::Child, OverSsh, sshd:
     let folder = std::env::temp_dir().join(format!("vsgpu-visit-{name}-{}", std::process::id()));
     let sshd = sshd::Sshd::prepare(folder.join("ssh"), std::path::Path::new("/nonexistent"));
     let child = sshd.start();
-    let remote = OverSsh::visit(&sshd.target(), None, std::path::Path::new("/")).unwrap();
+    let remote = OverSsh::temporary(&sshd.target(), None, std::path::Path::new("/")).unwrap();
     (folder, child, remote, sshd)
 }
 
@@ -232,30 +232,30 @@ fn what_is_sent_is_what_arrives_and_what_ends_is_over() {
     ];
     for word in words {
         let output = remote.run(&Command::new("printf", ["%s|%s", word, word]));
-        assert_eq!((output.ended, output.stdout), (Ended::Status(0), format!("{word}|{word}")), "{word:?}");
+        assert_eq!((output.ended, output.stdout), (ExitKind::Status(0), format!("{word}|{word}")), "{word:?}");
     }
     let run = |script: &str, secs: u32| remote.run(&Command::new("sh", ["-c", script]).within(secs));
     let output = run("printf out; printf err >&2; exit 3", 20);
-    assert_eq!((output.ended, output.stdout.as_str(), output.stderr.as_str()), (Ended::Status(3), "out", "err"));
-    assert_eq!(run("exit 255", 20).ended, Ended::Status(255), "which is ssh's own word for a cut connection");
-    assert_eq!(remote.run(&Command::new("no-such-program", [""])).ended, Ended::Missing);
-    assert!(matches!(run("yes garbage", 60).ended, Ended::Flooded(_)));
+    assert_eq!((output.ended, output.stdout.as_str(), output.stderr.as_str()), (ExitKind::Status(3), "out", "err"));
+    assert_eq!(run("exit 255", 20).ended, ExitKind::Status(255), "which is ssh's own word for a cut connection");
+    assert_eq!(remote.run(&Command::new("no-such-program", [""])).ended, ExitKind::Missing);
+    assert!(matches!(run("yes garbage", 60).ended, ExitKind::Flooded(_)));
     // A daemon keeps the pipe: its parent has ended all the same, and it lives on.
     let mark = folder.join("daemon");
     let begun = std::time::Instant::now();
     let output = run(&format!("echo up; (sleep 6; touch {}) & exit 0", mark.display()), 5);
-    assert_eq!((output.ended, output.stdout.as_str()), (Ended::Status(0), "up\n"));
+    assert_eq!((output.ended, output.stdout.as_str()), (ExitKind::Status(0), "up\n"));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     wait_until("the daemon has lived on", Duration::from_secs(30), || mark.exists());
     // What hangs is ended there, with its children.
     let mark = folder.join("child");
-    assert_eq!(run(&format!("(sleep 4; touch {}) & wait", mark.display()), 1).ended, Ended::TimedOut(1));
+    assert_eq!(run(&format!("(sleep 4; touch {}) & wait", mark.display()), 1).ended, ExitKind::TimedOut(1));
     let after = folder.join("after");
     // Somebody who began later and sleeps as long is done first only where the child was ended.
-    assert_eq!(run(&format!("sleep 5; touch {}", after.display()), 20).ended, Ended::Status(0));
+    assert_eq!(run(&format!("sleep 5; touch {}", after.display()), 20).ended, ExitKind::Status(0));
     assert!(after.exists() && !mark.exists(), "its child went on");
     // Who only looks changes nothing.
-    let looks = OverSsh::look(&sshd.target(), None, std::path::Path::new("/")).unwrap();
+    let looks = OverSsh::read_only(&sshd.target(), None, std::path::Path::new("/")).unwrap();
     let file = folder.join("x").display().to_string();
     assert!(
         looks.write(&file, b"x", 0o600).is_err() && looks.copy("/etc/hosts", &file, 0o600).is_err() && looks.remove("/etc/hosts").is_err()

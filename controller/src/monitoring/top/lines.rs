@@ -1,10 +1,10 @@
 //! The glance as lines that fit eighty columns, each with how loud it is.
 
-use crate::monitoring::top::summary::{Glance, Gpu, Node, Run, Vgpu};
+use crate::monitoring::top::summary::{FleetSummary, Gpu, Node, Run, Vgpu};
 
 /// How loud a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mood {
+pub enum Severity {
     /// All is well.
     Fine,
     /// Somebody should look.
@@ -19,7 +19,7 @@ pub struct Line {
     /// What it shows.
     pub text: String,
     /// How loud it is.
-    pub mood: Mood,
+    pub mood: Severity,
 }
 
 /// The whole view.
@@ -54,14 +54,14 @@ fn vgpu_row([vm, profile, busy, used, license, driver]: [&str; 6]) -> String {
 }
 
 /// Makes lines of it.
-pub fn view(glance: &Glance) -> View {
+pub fn view(glance: &FleetSummary) -> View {
     let mut lines = vec![];
     for host in &glance.hosts {
         lines.push(node_line(host, ""));
         host.gpus.iter().for_each(|gpu| gpu_lines(gpu, &mut lines));
     }
     if !glance.guests.is_empty() {
-        lines.push(Line { text: "guests".into(), mood: Mood::Fine });
+        lines.push(Line { text: "guests".into(), mood: Severity::Fine });
     }
     for guest in &glance.guests {
         lines.push(node_line(guest, "  "));
@@ -89,7 +89,7 @@ pub fn view(glance: &Glance) -> View {
     View { head: [first, run_line(glance)], columns, lines }
 }
 
-fn run_line(glance: &Glance) -> String {
+fn run_line(glance: &FleetSummary) -> String {
     if !glance.runs_readable {
         return "THE RUNS CANNOT BE READ: `vsgpu status` says why".into();
     }
@@ -102,28 +102,32 @@ fn run_line(glance: &Glance) -> String {
 
 /// A host or a guest: whether it answers, what it wishes, what is wrong.
 fn node_line(node: &Node, indent: &str) -> Line {
-    let mut mood = Mood::Fine;
+    let mut mood = Severity::Fine;
     let mut words: Vec<String> = vec![];
-    let mut say = |so: bool, word: &str, how: Mood| {
+    let mut say = |so: bool, word: &str, how: Severity| {
         if so {
             mood = mood.max(how);
             words.push(word.into());
         }
     };
-    say(!node.reachable, "AWAY", Mood::Bad);
-    node.held.iter().for_each(|hold| say(true, &format!("held ({hold})"), Mood::Bad));
-    say(node.maintenance == Some(true), "maintenance", Mood::Doubt);
-    say(node.reboot_pending == Some(true), "reboot pending", Mood::Doubt);
-    say(node.driver_loaded == Some(false), "no driver", Mood::Bad);
-    say(node.licensed == Some(true), "licensed", Mood::Fine);
-    say(node.licensed == Some(false), "UNLICENSED", Mood::Bad);
-    say(node.proof == Some("right"), "proof right", Mood::Fine);
-    say(node.proof == Some("of-another-boot"), "proof of another boot", Mood::Doubt);
-    say(node.proof == Some("wrong"), "PROOF WRONG", Mood::Bad);
-    say(node.health == Some("critical"), "CRITICAL", Mood::Bad);
-    say(node.health == Some("warning"), "health warning", Mood::Doubt);
+    say(!node.reachable, "AWAY", Severity::Bad);
+    node.held.iter().for_each(|hold| say(true, &format!("held ({hold})"), Severity::Bad));
+    say(node.maintenance == Some(true), "maintenance", Severity::Doubt);
+    say(node.reboot_pending == Some(true), "reboot pending", Severity::Doubt);
+    say(node.driver_loaded == Some(false), "no driver", Severity::Bad);
+    say(node.licensed == Some(true), "licensed", Severity::Fine);
+    say(node.licensed == Some(false), "UNLICENSED", Severity::Bad);
+    say(node.proof == Some("right"), "proof right", Severity::Fine);
+    say(node.proof == Some("of-another-boot"), "proof of another boot", Severity::Doubt);
+    say(node.proof == Some("wrong"), "PROOF WRONG", Severity::Bad);
+    say(node.health == Some("critical"), "CRITICAL", Severity::Bad);
+    say(node.health == Some("warning"), "health warning", Severity::Doubt);
     if let Some(wishes) = &node.wishes {
-        say(true, &format!("{}/{} as wished", wishes.met, wishes.of), if wishes.met == wishes.of { Mood::Fine } else { Mood::Doubt });
+        say(
+            true,
+            &format!("{}/{} as wished", wishes.met, wishes.of),
+            if wishes.met == wishes.of { Severity::Fine } else { Severity::Doubt },
+        );
     }
     Line { text: format!("{indent}{:<18}  {}", cut(&node.name, 18), words.join(", ")).trim_end().into(), mood }
 }
@@ -131,9 +135,9 @@ fn node_line(node: &Node, indent: &str) -> Line {
 /// A GPU with its vGPUs.
 fn gpu_lines(gpu: &Gpu, lines: &mut Vec<Line>) {
     let (mood, more) = match gpu {
-        Gpu { memory_errors: true, .. } => (Mood::Bad, "  MEMORY ERRORS"),
-        Gpu { throttled: true, .. } => (Mood::Doubt, "  throttled"),
-        _ => (Mood::Fine, ""),
+        Gpu { memory_errors: true, .. } => (Severity::Bad, "  MEMORY ERRORS"),
+        Gpu { throttled: true, .. } => (Severity::Doubt, "  throttled"),
+        _ => (Severity::Fine, ""),
     };
     let one = |value: Option<f64>, unit: &str| value.map_or("-".into(), |v| format!("{v:.0}{unit}"));
     let model = gpu.name.as_deref().unwrap_or(if gpu.passthrough { "passthrough: see guest" } else { "-" });
@@ -152,9 +156,9 @@ fn gpu_lines(gpu: &Gpu, lines: &mut Vec<Line>) {
 
 fn vgpu_line(vgpu: &Vgpu) -> Line {
     let (word, mood) = match vgpu.licensed {
-        Some(true) => ("licensed", Mood::Fine),
-        Some(false) => ("UNLICENSED", Mood::Bad),
-        None => ("-", Mood::Fine),
+        Some(true) => ("licensed", Severity::Fine),
+        Some(false) => ("UNLICENSED", Severity::Bad),
+        None => ("-", Severity::Fine),
     };
     let (busy, used) = (percent(vgpu.utilization_ratio), gib(vgpu.memory_used_bytes));
     let row = [vgpu.vm.as_str(), &vgpu.profile, &busy, &used, word, &vgpu.guest_driver];
@@ -185,7 +189,7 @@ mod tests {
                 "  0000:03:00.0 NVIDIA A100-PCIE-40GB    50%      -/-         -     -",
             ]
         );
-        assert_eq!(view.lines[2].mood, Mood::Bad);
+        assert_eq!(view.lines[2].mood, Severity::Bad);
         assert_eq!(view.head[0], "fleet.yaml  2 hosts, 1 in maintenance, 1 AWAY, 2 GPUs, 1 vGPUs, 1 guests");
         assert_eq!(view.head[1], "run 3: NOT FINISHED, 4 of 6 steps done");
         assert_eq!(

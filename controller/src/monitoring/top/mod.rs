@@ -4,5 +4,5 @@ mod lines;
 mod page;
 mod summary;
 
-pub use lines::{Line, Mood, View, view};
-pub use summary::{Glance, Gpu, Node, Run, Seats, Vgpu, Wishes, glance};
+pub use lines::{Line, Severity, View, view};
+pub use summary::{FleetSummary, Gpu, Node, Run, Seats, Vgpu, Wishes, glance};

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 /// The whole fleet. What an agent does not say is absent: nothing is guessed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Glance {
+pub struct FleetSummary {
     /// The fleet file's name.
     pub fleet: String,
     /// Whether the records of runs could be read.
@@ -132,7 +132,7 @@ fn label(labels: &Labels, name: &str) -> String {
 pub type Seats = BTreeMap<String, (String, String)>;
 
 /// Reads a page. `fleet`: the fleet file's name.
-pub fn glance(fleet: &str, seats: &Seats, page: &str) -> Glance {
+pub fn glance(fleet: &str, seats: &Seats, page: &str) -> FleetSummary {
     let page = Page::read(page);
     let nodes = |role: &str| -> Vec<Node> {
         let of_role = page.of("node_reachable").filter(|(l, _)| label(l, "role") == role);
@@ -141,7 +141,7 @@ pub fn glance(fleet: &str, seats: &Seats, page: &str) -> Glance {
         names.iter().map(|name| node(&page, seats, name, role)).collect()
     };
     let runs_readable = page.value("runs_readable", &[]) != Some(0.0);
-    Glance { fleet: fleet.into(), runs_readable, run: run(&page), hosts: nodes("host"), guests: nodes("guest") }
+    FleetSummary { fleet: fleet.into(), runs_readable, run: run(&page), hosts: nodes("host"), guests: nodes("guest") }
 }
 
 fn run(page: &Page) -> Option<Run> {

@@ -6,7 +6,7 @@ use crate::guest::driver::fact::{DriverFact, LOG};
 use crate::guest::driver::installer_log::installer_log;
 use crate::package_errors;
 use vsgpu_core::requirement::{Explained, Failure};
-use vsgpu_core::{Evidence, Probe, Subject};
+use vsgpu_core::{Observation, Probe, Subject};
 
 /// Words to look for, the cause, what to do.
 const CAUSES: [(&[&str], &str, &str); 15] = [
@@ -104,7 +104,7 @@ fn make_log(version: &str) -> String {
     format!("/var/lib/dkms/nvidia/{version}/build/make.log")
 }
 
-pub(super) fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+pub(super) fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
     let log = Probe::Tail(LOG.into());
     let version = seen.has(&log).then(|| seen.text(&log).ok().flatten()).flatten().and_then(|t| installer_log(t).version);
     let mut probes = vec![log, Probe::Run(kernel_log::command())];
@@ -112,7 +112,7 @@ pub(super) fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
     probes
 }
 
-pub(super) fn explain(failure: &Failure, seen: &Evidence) -> Option<Explained> {
+pub(super) fn explain(failure: &Failure, seen: &Observation) -> Option<Explained> {
     let log = seen.text(&Probe::Tail(LOG.into())).ok().flatten().unwrap_or_default();
     let kernel = kernel_log::since(seen.stdout_if_ok(&kernel_log::command()).unwrap_or_default(), failure.since);
     let said = failure.output.as_ref().map(|o| o.both()).unwrap_or_default() + "\n" + &failure.why;

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::artifact::GUEST_FOLDER;
 use vsgpu_core::readers::nvidia_smi;
-use vsgpu_core::system::Holder;
-use vsgpu_core::{Command, Evidence, Fact, Probe, Subject, Unreadable};
+use vsgpu_core::system::OpenedBy;
+use vsgpu_core::{Command, Fact, Observation, Probe, Subject, Unreadable};
 
 /// Log of the `.run`.
 pub(super) const LOG: &str = "/var/log/nvidia-installer.log";
@@ -70,10 +70,10 @@ pub struct DriverFact {
     pub dkms_modules: Vec<DkmsModule>,
     /// Programs that hold a GPU, without the driver's own daemons.
     #[serde(default)]
-    pub holders: Vec<Holder>,
+    pub holders: Vec<OpenedBy>,
     /// A running X server, GPU or not: the installer refuses to work beside it.
     #[serde(default)]
-    pub x_server: Option<Holder>,
+    pub x_server: Option<OpenedBy>,
     /// Installed packages that carry a driver, with their versions.
     #[serde(default)]
     pub packages: BTreeMap<String, String>,
@@ -117,19 +117,19 @@ fn test_key(path: &str) -> Command {
     Command::new("mokutil", ["--test-key", path])
 }
 
-fn certificates(seen: &Evidence) -> Vec<String> {
+fn certificates(seen: &Observation) -> Vec<String> {
     let is = |name: &&str| [".der", ".cer", ".crt"].iter().any(|e| name.ends_with(e));
     folders(seen).iter().flat_map(|f| seen.names(f).unwrap_or_default().into_iter().filter(is).map(move |n| format!("{f}/{n}"))).collect()
 }
 
-fn folders(seen: &Evidence) -> Vec<String> {
+fn folders(seen: &Observation) -> Vec<String> {
     seen.names(GUEST_FOLDER).unwrap_or_default().into_iter().take(driver_package::MOST).map(|n| format!("{GUEST_FOLDER}/{n}")).collect()
 }
 
 impl Fact for DriverFact {
     const NAME: &'static str = "driver";
     const ABOUT: &'static str = "NVIDIA driver: version, GPUs it drives, how it was installed, who holds it, what its installer said";
-    fn probes(_: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = PciGpus::ask(seen);
         let files = [OS_RELEASE, "/proc/modules", "/proc/mounts", X_LOCK].map(|f| Probe::Read(f.into()));
         probes.extend(files);
@@ -152,28 +152,28 @@ impl Fact for DriverFact {
         }
         probes
     }
-    fn parse(_: &Subject, seen: &Evidence) -> Result<Self, Unreadable> {
+    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let report = nvidia_smi::report(seen);
         let on_bus = PciGpus::seen(seen)?;
         let kernel = kernel(seen).unwrap_or_default();
         let loaded = seen.file("/proc/modules")?.unwrap_or_default();
         let is_loaded = |m: &&str| loaded.lines().any(|l| l.split(' ').next() == Some(m));
         let family = distro::seen(seen);
-        let listed = |family: &'static dyn distro::Family| {
+        let listed = |family: &'static dyn distro::Distro| {
             // dpkg-query prints what it found even where one pattern matched nothing.
             let text = seen.output(&family.list_packages()).map(|o| o.stdout.clone()).unwrap_or_default();
             installed(&text).filter(|(name, _)| family.is_driver(name)).collect()
         };
         let holders = seen.text(&Probe::Holders("/dev/nvidia".into())).ok().flatten().unwrap_or_default();
-        let holders = holders.lines().filter_map(|l| serde_json::from_str::<Holder>(l).ok());
-        let own = |h: &Holder| OWN_PROGRAMS.contains(&h.name.as_str());
+        let holders = holders.lines().filter_map(|l| serde_json::from_str::<OpenedBy>(l).ok());
+        let own = |h: &OpenedBy| OWN_PROGRAMS.contains(&h.name.as_str());
         let x_server = x_pid(seen).and_then(|pid| {
             let name = seen.file(&format!("/proc/{pid}/comm")).ok().flatten()?.trim().to_string();
-            name.starts_with('X').then_some(Holder { pid, name, service: None })
+            name.starts_with('X').then_some(OpenedBy { pid, name, service: None })
         });
         let enrolled = |path: String| {
             // Without mokutil nothing is known, and nothing is refused for it.
-            let output = seen.output(&test_key(&path)).ok().filter(|o| matches!(o.ended, vsgpu_core::Ended::Status(_)))?;
+            let output = seen.output(&test_key(&path)).ok().filter(|o| matches!(o.ended, vsgpu_core::ExitKind::Status(_)))?;
             Some((path, output.both().contains("is already enrolled")))
         };
         let options = |folder: String| {
@@ -226,13 +226,13 @@ fn installed(text: &str) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-fn secure_boot(seen: &Evidence) -> Option<bool> {
+fn secure_boot(seen: &Observation) -> Option<bool> {
     let probe = Probe::Hex(SECURE_BOOT.into());
     let hex = seen.has(&probe).then(|| seen.text(&probe).ok().flatten()).flatten()?;
     (hex.len() == 10).then(|| hex.ends_with("01"))
 }
 
-fn x_pid(seen: &Evidence) -> Option<u32> {
+fn x_pid(seen: &Observation) -> Option<u32> {
     let lock = Probe::Read(X_LOCK.into());
     seen.has(&lock).then(|| seen.text(&lock).ok().flatten()).flatten()?.trim().parse().ok()
 }

@@ -15,9 +15,9 @@ pub use installer_log::{InstallerLog, installer_log};
 pub use spec::{Absent, DriverSpec, KernelModule, PackageSpec, Signing};
 
 use crate::guest::driver_package;
-use vsgpu_core::artifact::{Artifact, Held, Kind};
+use vsgpu_core::artifact::{Artifact, Kind, PackageContent};
 use vsgpu_core::requirement::{Deadline, Explained, Failure, Implied, Needs, TakesEffect};
-use vsgpu_core::{Effect, Evidence, Probe, Requirement, Subject, Verdict};
+use vsgpu_core::{Effect, Observation, Probe, Requirement, Subject, Verdict};
 
 /// Driver of a guest.
 pub struct Driver;
@@ -80,7 +80,7 @@ impl Requirement for Driver {
 
     fn as_spec(fact: &DriverFact) -> Option<DriverSpec> {
         let version = fact.version.clone().filter(|_| !fact.gpus.is_empty())?;
-        let held = Held { name: "NVIDIA-Linux-x86_64".into(), version: version.clone(), acceptance: None };
+        let held = PackageContent { name: "NVIDIA-Linux-x86_64".into(), version: version.clone(), acceptance: None };
         // A vGPU is only driven by the `-grid` one.
         let grid = if fact.vgpu { "-grid" } else { "" };
         let package = Artifact {
@@ -104,11 +104,11 @@ impl Requirement for Driver {
         Deadline::DriverInstall
     }
 
-    fn probes_after_failure(on: &Subject, seen: &Evidence) -> Vec<Probe> {
+    fn probes_after_failure(on: &Subject, seen: &Observation) -> Vec<Probe> {
         explain::probes(on, seen)
     }
 
-    fn explain(failure: &Failure, _: &Subject, seen: &Evidence) -> Option<Explained> {
+    fn explain(failure: &Failure, _: &Subject, seen: &Observation) -> Option<Explained> {
         explain::explain(failure, seen)
     }
 }

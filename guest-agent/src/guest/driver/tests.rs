@@ -3,10 +3,10 @@
 use super::*;
 use crate::facts::dkms::DkmsModule;
 use crate::facts::pci_gpus::PciGpu;
-use vsgpu_core::system::Holder;
+use vsgpu_core::system::OpenedBy;
 
 fn artifact(name: &str) -> Artifact {
-    let held = Held { name: "NVIDIA-Linux-x86_64".into(), version: "535.183.01".into(), acceptance: None };
+    let held = PackageContent { name: "NVIDIA-Linux-x86_64".into(), version: "535.183.01".into(), acceptance: None };
     Artifact { artifact: format!("f/{name}"), sha256: Some("cd".repeat(32)), size: Some(1), kind: None, holds: vec![held] }
 }
 
@@ -86,8 +86,8 @@ fn who_holds_the_gpu_is_named_and_only_ended_where_allowed() {
     let mut busy = fact(Some("525.60.13"), "");
     busy.modules = vec!["nvidia".into()];
     busy.holders = vec![
-        Holder { pid: 812, name: "python3".into(), service: None },
-        Holder { pid: 900, name: "ollama".into(), service: Some("ollama.service".into()) },
+        OpenedBy { pid: 812, name: "python3".into(), service: None },
+        OpenedBy { pid: 900, name: "ollama".into(), service: Some("ollama.service".into()) },
     ];
     let said = why(check(&spec(), &busy));
     assert!(said.contains("python3 (process 812)") && said.contains("ollama.service") && said.contains("stop-processes"), "{said}");
@@ -95,7 +95,7 @@ fn who_holds_the_gpu_is_named_and_only_ended_where_allowed() {
     let done = effects(check(&allowed, &busy));
     assert_eq!(done[2..5], ["kill 812", "timeout 30 tail --pid 812 -f /dev/null", "systemctl stop ollama.service"]);
     let mut with_x = fact(None, "");
-    with_x.x_server = Some(Holder { pid: 7, name: "Xorg".into(), service: None });
+    with_x.x_server = Some(OpenedBy { pid: 7, name: "Xorg".into(), service: None });
     assert!(why(check(&spec(), &with_x)).starts_with("an X server runs: Xorg (process 7)"));
 }
 
@@ -191,7 +191,7 @@ fn a_driver_is_removed_by_what_installed_it() {
     let done = effects(Driver::check(&absent, &there));
     assert_eq!(done[2..], ["modprobe -r nvidia", "/usr/bin/nvidia-uninstall --silent"]);
     there.read_only = false;
-    there.holders = vec![Holder { pid: 9, name: "train".into(), service: None }];
+    there.holders = vec![OpenedBy { pid: 9, name: "train".into(), service: None }];
     assert!(why(Driver::check(&absent, &there)).contains("train"));
 }
 
@@ -227,8 +227,8 @@ fn a_read_only_guest_is_told_so_before_anything() {
 #[test]
 fn causes_are_named_from_what_was_said() {
     let explained = |why: &str| {
-        let output = vsgpu_core::Output { ended: vsgpu_core::Ended::Status(1), stdout: why.into(), stderr: String::new() };
-        explain::explain(&Failure { why: "`x.run`: exit status 1".into(), output: Some(output), since: 0 }, &Evidence::default())
+        let output = vsgpu_core::Output { ended: vsgpu_core::ExitKind::Status(1), stdout: why.into(), stderr: String::new() };
+        explain::explain(&Failure { why: "`x.run`: exit status 1".into(), output: Some(output), since: 0 }, &Observation::default())
             .map(|e| e.cause)
             .unwrap_or_default()
     };

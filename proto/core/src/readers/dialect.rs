@@ -56,11 +56,11 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::system::Ended;
+    use crate::system::ExitKind;
 
     #[test]
     fn a_tool_that_lies_about_its_exit_status_is_not_believed() {
-        let said = |stdout: &str| Output { ended: Ended::Status(0), stdout: stdout.into(), stderr: String::new() };
+        let said = |stdout: &str| Output { ended: ExitKind::Status(0), stdout: stdout.into(), stderr: String::new() };
         let (on, ls) = (Command::new("vim-cmd", ["vmsvc/power.on", "7"]), Command::new("ls", ["/"]));
         assert!(on.dialect().denies(&said("Powering on VM:\nPower on failed: (vim.fault.InvalidPowerState) {\n}\n")));
         assert!(!on.dialect().denies(&said("Powering on VM:\n")));

@@ -3,9 +3,9 @@
 //! Never a guess: a document that is cut off is refused, a value that is not understood is absent.
 
 use crate::effect::Command;
-use crate::observation::{Evidence, Unreadable};
+use crate::observation::{Observation, Unreadable};
 use crate::readers::smi_tree::{Node, from_text, from_xml, usable};
-use crate::system::Ended;
+use crate::system::ExitKind;
 use crate::units::Bdf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -143,12 +143,12 @@ pub fn query() -> Command {
 ///
 /// # Errors
 /// On a machine without a driver, which is how every journey begins.
-pub fn report(seen: &Evidence) -> Result<SmiReport, Unreadable> {
+pub fn report(seen: &Observation) -> Result<SmiReport, Unreadable> {
     let output = seen.output(&query())?;
     read(&output.stdout).map_err(|why| {
         let cause = match (&output.ended, failure(&output.both())) {
-            (Ended::Missing, _) => "nvidia-smi is not installed".into(),
-            (Ended::TimedOut(_) | Ended::Flooded(_), _) => format!("nvidia-smi: {}", output.ended),
+            (ExitKind::Missing, _) => "nvidia-smi is not installed".into(),
+            (ExitKind::TimedOut(_) | ExitKind::Flooded(_), _) => format!("nvidia-smi: {}", output.ended),
             (_, Some(failure)) => failure.to_string(),
             (_, None) => why,
         };

@@ -5,11 +5,11 @@
 use crate::child::Input;
 use crate::local::FOLDERS;
 use crate::over_ssh::machine::{FILE, OverSsh, random};
-use crate::ssh::Lost;
+use crate::ssh::ScriptError;
 use std::sync::PoisonError;
 use std::time::Duration;
 use vsgpu_core::effect::{MAX_OUTPUT, quoted};
-use vsgpu_core::{Command, Ended, Output, System as _, Trouble};
+use vsgpu_core::{Command, ExitKind, IoError, Output, System as _};
 
 /// Where long commands leave what they say.
 const RUNNING: &str = "/var/run/vsgpu/remote";
@@ -22,7 +22,7 @@ impl OverSsh {
     /// Runs a command to its end, its deadline or its bound on output.
     pub(super) fn run_there(&self, command: &Command) -> Output {
         match self.start(command) {
-            Err(why) => plain(Ended::Broken(why.to_string())),
+            Err(why) => plain(ExitKind::Broken(why.to_string())),
             // A visitor stays until the end; only a serving agent may come back.
             Ok(start) if command.timeout_secs >= LONG && self.gateway.is_some() => self.long(&start, command),
             Ok(start) => self.short(&start, command),
@@ -36,7 +36,7 @@ impl OverSsh {
         let unknown = || Some("what may run on the host, which does not answer".to_string());
         let names = match self.list(RUNNING) {
             Ok(names) => names,
-            Err(Trouble::NotFound(_)) => return None,
+            Err(IoError::NotFound(_)) => return None,
             Err(_) => return unknown(),
         };
         names.into_iter().filter(|name| !own.contains(name)).find_map(|name| {
@@ -48,7 +48,7 @@ impl OverSsh {
     }
 
     /// What stands before a program: where programs are looked for, and its environment.
-    fn start(&self, command: &Command) -> Result<String, Trouble> {
+    fn start(&self, command: &Command) -> Result<String, IoError> {
         let missing = self.ssh.end("missing");
         let below = |folder: &str| format!("{}{folder}", self.root);
         let folders = command.also.iter().map(String::as_str).chain(FOLDERS).map(below);
@@ -101,8 +101,8 @@ impl OverSsh {
             Ok(said) if said.end == "0" => {}
             Ok(said) => return output(&said.end, &said.stdout, &said.stderr),
             // Cut while it was begun: whether it runs is seen below.
-            Err(Lost::TimedOut(_) | Lost::Flooded(_)) => {}
-            Err(lost @ Lost::Away(_)) => {
+            Err(ScriptError::TimedOut(_) | ScriptError::Flooded(_)) => {}
+            Err(lost @ ScriptError::Unreachable(_)) => {
                 // Was it begun? Where nobody can say, it is left alone: it is found, and waited for, before anything else is done.
                 let begun = self.owned(&format!("[ -d {folder} ] && ! mkdir {folder}/started 2>/dev/null"), Input::Nothing, FILE);
                 if !matches!(begun, Ok(said) if said.end == "0") {
@@ -126,14 +126,14 @@ impl OverSsh {
             match self.owned(&wait, Input::Nothing, LOOK + FILE) {
                 Ok(said) if said.end == "running" => {}
                 Ok(said) => return output(&said.end, &said.stdout, &said.stderr),
-                Err(Lost::Flooded(bytes)) => return plain(Ended::Flooded(bytes)),
+                Err(ScriptError::Flooded(bytes)) => return plain(ExitKind::Flooded(bytes)),
                 // The host reboots, or the network is away: it is asked again until the deadline.
                 Err(_) => std::thread::sleep(Duration::from_secs(2)),
             }
             if self.elapsed() > deadline {
                 let kill = format!("read -r p g <{folder}/process; kill -9 -$g 2>/dev/null; kill -9 $p 2>/dev/null");
                 let _ = self.owned(&kill, Input::Nothing, FILE);
-                return plain(Ended::TimedOut(within));
+                return plain(ExitKind::TimedOut(within));
             }
         }
     }
@@ -149,7 +149,7 @@ fn tidy(folder: &str) -> String {
     )
 }
 
-fn plain(ended: Ended) -> Output {
+fn plain(ended: ExitKind) -> Output {
     Output { ended, stdout: String::new(), stderr: String::new() }
 }
 
@@ -157,21 +157,21 @@ fn plain(ended: Ended) -> Output {
 fn output(end: &str, stdout: &[u8], stderr: &[u8]) -> Output {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let ended = match (end, end.parse::<i32>()) {
-        ("missing", _) => Ended::Missing,
-        ("flooded", _) => Ended::Flooded(MAX_OUTPUT),
-        ("nowhere", _) => Ended::Broken(format!("{RUNNING} cannot be made on the host")),
-        ("gone", _) => Ended::Broken("it was ended on the host, or the host was started anew; how it ended is not known".into()),
-        (_, Ok(signal @ 129..=192)) => Ended::Signal(signal - 128),
-        (_, Ok(status)) => Ended::Status(status),
-        (other, Err(_)) => Ended::Broken(format!("it ended with `{other}`")),
+        ("missing", _) => ExitKind::Missing,
+        ("flooded", _) => ExitKind::Flooded(MAX_OUTPUT),
+        ("nowhere", _) => ExitKind::Broken(format!("{RUNNING} cannot be made on the host")),
+        ("gone", _) => ExitKind::Broken("it was ended on the host, or the host was started anew; how it ended is not known".into()),
+        (_, Ok(signal @ 129..=192)) => ExitKind::Signal(signal - 128),
+        (_, Ok(status)) => ExitKind::Status(status),
+        (other, Err(_)) => ExitKind::Broken(format!("it ended with `{other}`")),
     };
     Output { ended, stdout: text(stdout), stderr: text(stderr) }
 }
 
-fn ended(lost: Lost) -> Output {
+fn ended(lost: ScriptError) -> Output {
     plain(match lost {
-        Lost::Away(why) => Ended::Broken(why),
-        Lost::TimedOut(secs) => Ended::TimedOut(secs),
-        Lost::Flooded(bytes) => Ended::Flooded(bytes),
+        ScriptError::Unreachable(why) => ExitKind::Broken(why),
+        ScriptError::TimedOut(secs) => ExitKind::TimedOut(secs),
+        ScriptError::Flooded(bytes) => ExitKind::Flooded(bytes),
     })
 }

@@ -12,7 +12,7 @@ use crate::child::Input;
 use crate::local::{Posix, is_program};
 use crate::over_ssh::blocks::{Blocks, PIECE};
 use crate::package;
-use crate::ssh::{Lost, Said, Ssh, Target};
+use crate::ssh::{ScriptError, ScriptOutput, Ssh, Target};
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use vsgpu_core::effect::quoted;
 use vsgpu_core::system::KEEP_MODE;
-use vsgpu_core::{BootIdentity, Command, Holder, Incoming, Output, Staged, System, Trouble, UploadError};
+use vsgpu_core::{BootIdentity, Command, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError};
 
 /// Whose host this is.
 pub const OWNER: &str = "/var/run/vsgpu/gateway";
@@ -43,7 +43,7 @@ pub struct OverSsh {
     /// Long commands of ours that run now.
     pub(super) own: Mutex<BTreeSet<String>>,
     /// A folder that goes with us.
-    pub(super) visit: Option<PathBuf>,
+    pub(super) temporary: Option<PathBuf>,
     /// Nothing is written over there.
     pub(super) looks_only: bool,
     /// Another agent was found to serve the host: one that was turned away must not win it by the host's next reboot.
@@ -55,7 +55,7 @@ pub struct OverSsh {
 
 impl Drop for OverSsh {
     fn drop(&mut self) {
-        if let Some(folder) = &self.visit {
+        if let Some(folder) = &self.temporary {
             self.ssh.close();
             let _ = std::fs::remove_dir_all(folder);
         }
@@ -98,28 +98,28 @@ impl OverSsh {
     ///
     /// # Errors
     /// A sentence.
-    pub fn visit(target: &Target, tools: Option<&Path>, root: &Path) -> Result<Self, String> {
+    pub fn temporary(target: &Target, tools: Option<&Path>, root: &Path) -> Result<Self, String> {
         let folder = temporary()?;
         let ssh = Ssh::new(target, &folder)?;
         let memory = Posix::new(None, folder.clone());
-        let mut visiting = Self::over(ssh, tools, root, memory);
-        visiting.visit = Some(folder);
-        Ok(visiting)
+        let mut opened = Self::over(ssh, tools, root, memory);
+        opened.temporary = Some(folder);
+        Ok(opened)
     }
 
     /// For one look: a visit that the machine answers, and that can change nothing there, whoever asks for it.
     ///
     /// # Errors
     /// A sentence, where it is not reached.
-    pub fn look(target: &Target, tools: Option<&Path>, root: &Path) -> Result<Self, String> {
-        let mut looking = Self::visit(target, tools, root)?;
-        looking.looks_only = true;
-        looking.is_folder("/").map_err(|e| e.to_string())?;
-        Ok(looking)
+    pub fn read_only(target: &Target, tools: Option<&Path>, root: &Path) -> Result<Self, String> {
+        let mut opened = Self::temporary(target, tools, root)?;
+        opened.looks_only = true;
+        opened.is_folder("/").map_err(|e| e.to_string())?;
+        Ok(opened)
     }
 
     /// Refuses a change by somebody who only looks.
-    pub(super) fn may_write(&self, path: &str) -> Result<(), Trouble> {
+    pub(super) fn may_write(&self, path: &str) -> Result<(), IoError> {
         if self.looks_only { Err(trouble(path, "nothing is changed by looking")) } else { Ok(()) }
     }
 
@@ -133,7 +133,7 @@ impl OverSsh {
             state,
             gateway: None,
             own: Mutex::default(),
-            visit: None,
+            temporary: None,
             looks_only: false,
             turned_away: AtomicBool::new(false),
             boot: Boot::none(),
@@ -145,19 +145,19 @@ impl OverSsh {
     ///
     /// # Errors
     /// In the machine's words.
-    pub fn remove_folder(&self, path: &str) -> Result<(), Trouble> {
+    pub fn remove_folder(&self, path: &str) -> Result<(), IoError> {
         let said = self.script(path, &format!("rmdir {}", self.word(path)?), Input::Nothing, FILE)?;
         if said.end == "0" { Ok(()) } else { Err(failed(path, &said)) }
     }
 
     /// A path over there.
-    pub(super) fn path(&self, path: &str) -> Result<String, Trouble> {
+    pub(super) fn path(&self, path: &str) -> Result<String, IoError> {
         let plain = path.starts_with('/') && !path.split('/').any(|part| part == "..") && !path.contains('\0');
         if plain { Ok(format!("{}{path}", self.root)) } else { Err(trouble(path, "is not an absolute path without `..`")) }
     }
 
     /// The same as a word of a script.
-    pub(super) fn word(&self, path: &str) -> Result<String, Trouble> {
+    pub(super) fn word(&self, path: &str) -> Result<String, IoError> {
         self.path(path).map(|p| quoted(&p))
     }
 
@@ -166,20 +166,20 @@ impl OverSsh {
     }
 
     /// Runs a script that is about a file, as the owner of the host.
-    pub(super) fn script(&self, path: &str, script: &str, input: Input, within: u32) -> Result<Said, Trouble> {
+    pub(super) fn script(&self, path: &str, script: &str, input: Input, within: u32) -> Result<ScriptOutput, IoError> {
         self.owned(script, input, within).map_err(|lost| match lost {
-            Lost::Away(why) => Trouble::Away(why),
-            Lost::TimedOut(secs) => Trouble::Away(format!("{}: no answer about {path} within {secs} s", self.ssh.target())),
-            Lost::Flooded(bytes) => Trouble::TooLarge(path.into(), bytes),
+            ScriptError::Unreachable(why) => IoError::Unreachable(why),
+            ScriptError::TimedOut(secs) => IoError::Unreachable(format!("{}: no answer about {path} within {secs} s", self.ssh.target())),
+            ScriptError::Flooded(bytes) => IoError::TooLarge(path.into(), bytes),
         })
     }
 
     /// Runs a script, if no other agent serves the host.
-    pub(super) fn owned(&self, script: &str, input: Input, within: u32) -> Result<Said, Lost> {
+    pub(super) fn owned(&self, script: &str, input: Input, within: u32) -> Result<ScriptOutput, ScriptError> {
         self.owned_as(script, input, within, false)
     }
 
-    pub(super) fn owned_as(&self, script: &str, input: Input, within: u32, stays: bool) -> Result<Said, Lost> {
+    pub(super) fn owned_as(&self, script: &str, input: Input, within: u32, stays: bool) -> Result<ScriptOutput, ScriptError> {
         let Some(gateway) = &self.gateway else { return self.ssh.script(script, input, within, stays) };
         let owner = quoted(&format!("{}{OWNER}", self.root));
         let folder = quoted(&format!("{}/var/run/vsgpu", self.root));
@@ -198,11 +198,13 @@ impl OverSsh {
             let found = String::from_utf8_lossy(&found.stdout).trim().to_string();
             if found.is_empty() && !self.turned_away.load(Ordering::SeqCst) {
                 let target = self.ssh.target();
-                return Err(Lost::Away(format!("{target}: this agent's name could not be left in {OWNER}: is the host's ramdisk full?")));
+                return Err(ScriptError::Unreachable(format!(
+                    "{target}: this agent's name could not be left in {OWNER}: is the host's ramdisk full?"
+                )));
             }
             self.turned_away.store(true, Ordering::SeqCst);
             let found = if found.is_empty() { "whose name is gone from there".into() } else { format!("`{found}`") };
-            return Err(Lost::Away(format!(
+            return Err(ScriptError::Unreachable(format!(
                 "{}: another agent serves this host, {found}, and this one is `{gateway}`: stop that one, remove {OWNER} on the host, and start this one anew; or stop this one",
                 self.ssh.target()
             )));
@@ -211,19 +213,19 @@ impl OverSsh {
     }
 
     /// Reads some blocks of a file.
-    pub(super) fn blocks(&self, path: &str, dd: &str) -> Result<Vec<u8>, Trouble> {
+    pub(super) fn blocks(&self, path: &str, dd: &str) -> Result<Vec<u8>, IoError> {
         let file = self.word(path)?;
         let script = format!("f={file}; [ -e \"$f\" ] || {}\n{dd}", self.ssh.end("absent"));
         let said = self.script(path, &script, Input::Nothing, FILE)?;
         match said.end.as_str() {
             "0" => Ok(said.stdout),
-            "absent" => Err(Trouble::NotFound(path.into())),
+            "absent" => Err(IoError::NotFound(path.into())),
             _ => Err(failed(path, &said)),
         }
     }
 
     /// Fills a temporary file beside the target by a script that writes to `"$n"`, and gives it its name.
-    fn replace(&self, path: &str, mode: u32, fill: &str, input: Input, within: u32) -> Result<(), Trouble> {
+    fn replace(&self, path: &str, mode: u32, fill: &str, input: Input, within: u32) -> Result<(), IoError> {
         self.may_write(path)?;
         let target = self.word(path)?;
         // Until it is whole it is nobody's to read; a file whose mode is kept has it from the old one.
@@ -250,15 +252,15 @@ impl System for OverSsh {
         self.still_running()
     }
 
-    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
         if self.is_own(path) {
             return self.state.read(path, max);
         }
         let bytes = self.head(path, max + 1)?;
-        if bytes.len() > max { Err(Trouble::TooLarge(path.into(), max)) } else { Ok(bytes) }
+        if bytes.len() > max { Err(IoError::TooLarge(path.into(), max)) } else { Ok(bytes) }
     }
 
-    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
         let script = format!(
             "s=$(wc -c <\"$f\"); b=$(((s-{max})/4096)); [ $b -gt 0 ] || b=0; dd if=\"$f\" bs=4096 skip=$b count={} 2>/dev/null",
             max / 4096 + 2
@@ -267,30 +269,30 @@ impl System for OverSsh {
         Ok(bytes[bytes.len().saturating_sub(max)..].to_vec())
     }
 
-    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
         let mut bytes = self.blocks(path, &format!("dd if=\"$f\" bs=4096 count={} 2>/dev/null", max.div_ceil(4096)))?;
         bytes.truncate(max);
         Ok(bytes)
     }
 
-    fn holders(&self, prefix: &str) -> Result<Vec<Holder>, Trouble> {
+    fn holders(&self, prefix: &str) -> Result<Vec<OpenedBy>, IoError> {
         Err(trouble(prefix, "who holds a file open is only asked of Linux guests, by their own agents"))
     }
 
-    fn hash(&self, path: &str) -> Result<String, Trouble> {
+    fn hash(&self, path: &str) -> Result<String, IoError> {
         let file = self.word(path)?;
         let script =
             format!("f={file}; [ -f \"$f\" ] || {}\nsha256sum \"$f\" 2>/dev/null || openssl dgst -sha256 \"$f\"", self.ssh.end("absent"));
         let said = self.script(path, &script, Input::Nothing, LARGE_FILE)?;
         if said.end == "absent" {
-            return Err(Trouble::NotFound(path.into()));
+            return Err(IoError::NotFound(path.into()));
         }
         let text = String::from_utf8_lossy(&said.stdout).into_owned();
         let is_hash = |word: &&str| word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit());
         text.split_whitespace().find(is_hash).map(str::to_lowercase).ok_or_else(|| failed(path, &said))
     }
 
-    fn list(&self, path: &str) -> Result<Vec<String>, Trouble> {
+    fn list(&self, path: &str) -> Result<Vec<String>, IoError> {
         if self.is_own(path) {
             return self.state.list(path);
         }
@@ -300,20 +302,20 @@ impl System for OverSsh {
         Ok(names)
     }
 
-    fn size(&self, path: &str) -> Result<Option<u64>, Trouble> {
+    fn size(&self, path: &str) -> Result<Option<u64>, IoError> {
         match self.blocks(path, &format!("[ -f \"$f\" ] || {}\nwc -c <\"$f\"", self.ssh.end("absent"))) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).trim().parse().map(Some).map_err(|_| trouble(path, "has no size")),
-            Err(Trouble::NotFound(_)) => Ok(None),
+            Err(IoError::NotFound(_)) => Ok(None),
             Err(why) => Err(why),
         }
     }
 
-    fn is_folder(&self, path: &str) -> Result<bool, Trouble> {
+    fn is_folder(&self, path: &str) -> Result<bool, IoError> {
         let said = self.script(path, &format!("[ -d {} ]", self.word(path)?), Input::Nothing, FILE)?;
         Ok(said.end == "0")
     }
 
-    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Trouble> {
+    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), IoError> {
         if self.is_own(path) {
             return self.state.write(path, contents, mode);
         }
@@ -327,11 +329,11 @@ impl System for OverSsh {
         self.replace(path, mode, &fill, Input::Pieces(pieces), within)
     }
 
-    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), Trouble> {
+    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), IoError> {
         self.replace(to, mode, &format!("cat {} >\"$n\"", self.word(from)?), Input::Nothing, LARGE_FILE)
     }
 
-    fn remove(&self, path: &str) -> Result<(), Trouble> {
+    fn remove(&self, path: &str) -> Result<(), IoError> {
         if self.is_own(path) {
             return self.state.remove(path);
         }
@@ -341,8 +343,8 @@ impl System for OverSsh {
     }
 
     /// Read there and used where it lies: between the two is a moment that only the tool's own check covers.
-    fn stage(&self, path: &str, wanted: &str) -> Result<Staged, Trouble> {
-        let size = self.size(path)?.ok_or_else(|| Trouble::NotFound(path.into()))?;
+    fn stage(&self, path: &str, wanted: &str) -> Result<Staged, IoError> {
+        let size = self.size(path)?.ok_or_else(|| IoError::NotFound(path.into()))?;
         let said = self.script(path, &format!("[ ! -L {} ]", self.word(path)?), Input::Nothing, FILE)?;
         if said.end != "0" {
             return Err(trouble(path, "it is a symbolic link"));
@@ -432,7 +434,7 @@ impl System for OverSsh {
         self.root.is_empty()
     }
 
-    fn boot_id(&self) -> Result<String, Trouble> {
+    fn boot_id(&self) -> Result<String, IoError> {
         self.boot.id()
     }
 
@@ -445,11 +447,11 @@ impl System for OverSsh {
     }
 }
 
-fn trouble(path: &str, why: &str) -> Trouble {
-    Trouble::Other { path: path.into(), why: why.into() }
+fn trouble(path: &str, why: &str) -> IoError {
+    IoError::Other { path: path.into(), why: why.into() }
 }
 
-fn failed(path: &str, said: &Said) -> Trouble {
+fn failed(path: &str, said: &ScriptOutput) -> IoError {
     let text = String::from_utf8_lossy(&said.stderr);
     let line = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no reason was given");
     trouble(path, &line.chars().take(300).collect::<String>())

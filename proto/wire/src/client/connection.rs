@@ -2,7 +2,7 @@
 //! say whether the node is away, is somebody else, or refuses us.
 
 use crate::acquired::Taken;
-pub use crate::client::connector::Operator;
+pub use crate::client::connector::Connector;
 pub use crate::client::error::CallError;
 use crate::client::error::classify;
 use crate::client::target::Target;
@@ -64,7 +64,7 @@ pub struct Call {
     /// Where it belongs in the run's trace.
     pub trace: TraceParent,
     /// Requirements of the node, with their specs, that must still be met.
-    pub still: Vec<(String, serde_json::Value)>,
+    pub preconditions: Vec<(String, serde_json::Value)>,
 }
 
 impl Call {
@@ -80,8 +80,8 @@ impl Call {
             borrows: self.borrows,
         }
     }
-    fn still(&self) -> Vec<v1::Wish> {
-        self.still.iter().map(wish).collect()
+    fn preconditions(&self) -> Vec<v1::Wish> {
+        self.preconditions.iter().map(wish).collect()
     }
 }
 
@@ -134,15 +134,15 @@ impl Connection {
     /// Connects and proves both identities.
     ///
     /// # Errors
-    /// `Away` or `Refused`.
-    pub async fn open(operator: &Operator, target: &Target, within: Duration) -> Result<Self, CallError> {
+    /// `Unreachable` or `Refused`.
+    pub async fn open(connector: &Connector, target: &Target, within: Duration) -> Result<Self, CallError> {
         if target.node.is_empty() || target.node.contains(|c: char| !c.is_ascii_alphanumeric() && !"-._".contains(c)) {
             return Err(CallError::Refused {
                 why: format!("`{}` cannot be a node's name in a certificate", target.node),
                 hint: "use letters, digits, `-` and `.`".into(),
             });
         }
-        let (dials, to) = (operator.clone(), target.clone());
+        let (dials, to) = (connector.clone(), target.clone());
         let connector = tower::service_fn(move |_: tonic::codegen::http::Uri| {
             let dialing = dials.dial(&to);
             async move { dialing.await.map(hyper_util::rt::TokioIo::new) }
@@ -152,7 +152,8 @@ impl Connection {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20));
-        let away = || CallError::Away(format!("{} does not answer at {} within {} s", target.node, target.address, within.as_secs_f32()));
+        let away =
+            || CallError::Unreachable(format!("{} does not answer at {} within {} s", target.node, target.address, within.as_secs_f32()));
         let channel = match tokio::time::timeout(within, endpoint.connect_with_connector(connector)).await {
             Err(_) => return Err(away()),
             Ok(Err(error)) => return Err(classify(target, &error)),
@@ -172,7 +173,7 @@ impl Connection {
 
     async fn call<T>(&self, within: Duration, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, CallError> {
         match tokio::time::timeout(within, call).await {
-            Err(_) => Err(CallError::Away(format!("{} did not answer within {} s", self.target.node, within.as_secs_f32()))),
+            Err(_) => Err(CallError::Unreachable(format!("{} did not answer within {} s", self.target.node, within.as_secs_f32()))),
             Ok(Err(status)) => Err(self.failed(&status)),
             Ok(Ok(response)) => Ok(response.into_inner()),
         }
@@ -185,7 +186,7 @@ impl Connection {
         match Refusal::reason(status) {
             Reason::Held => return CallError::Held(said()),
             Reason::Overtaken => return CallError::Overtaken(said()),
-            Reason::LeaseLost | Reason::Unclaimed => return CallError::Unclaimed(said()),
+            Reason::LeaseLost | Reason::Unclaimed => return CallError::LeaseLost(said()),
             Reason::UnknownOperation => return CallError::Unknown(said()),
             Reason::Unspecified => {}
         }
@@ -291,7 +292,7 @@ impl Connection {
             spec_json: spec.to_string(),
             expectation_json: expected.and_then(|e| serde_json::to_string(e).ok()).unwrap_or_default(),
             call: Some(call.wire()),
-            still: call.still(),
+            preconditions: call.preconditions(),
         };
         if vsgpu_core::failpoint::duplicated() {
             let (mut client, request) = (self.client.clone(), request.clone());
@@ -314,8 +315,12 @@ impl Connection {
         said: &mut (dyn FnMut(String) + Send),
     ) -> Result<Outcome, CallError> {
         let what = restart.map_or(v1::activate_request::What::Reboot(true), |name| v1::activate_request::What::Restart(name.into()));
-        let request =
-            v1::ActivateRequest { planned_boot_id: planned_boot_id.into(), what: Some(what), call: Some(call.wire()), still: call.still() };
+        let request = v1::ActivateRequest {
+            planned_boot_id: planned_boot_id.into(),
+            what: Some(what),
+            call: Some(call.wire()),
+            preconditions: call.preconditions(),
+        };
         let work = async {
             let stream = self.client.clone().activate(request).await.map_err(|s| self.failed(&s))?.into_inner();
             self.outcome(stream, &mut call.heard, said).await
@@ -324,7 +329,7 @@ impl Connection {
     }
 
     async fn within(&self, within: Duration, work: impl Future<Output = Result<Outcome, CallError>>) -> Result<Outcome, CallError> {
-        let late = |_| CallError::Away(format!("{} did not finish within {} s", self.target.node, within.as_secs()));
+        let late = |_| CallError::Unreachable(format!("{} did not finish within {} s", self.target.node, within.as_secs()));
         tokio::time::timeout(within, work).await.map_err(late)?
     }
 
@@ -350,7 +355,7 @@ impl Connection {
                 None => {}
             }
         }
-        Err(CallError::Away(format!("{}: the connection ended before the outcome was known", self.target.node)))
+        Err(CallError::Unreachable(format!("{}: the connection ended before the outcome was known", self.target.node)))
     }
 
     /// Sends a file, going on where an earlier attempt ended. `progress` hears how many bytes are there.

@@ -18,7 +18,7 @@ pub type Dialing = Pin<Box<dyn Future<Output = std::io::Result<Box<dyn Stream>>>
 
 /// Makes connections.
 #[derive(Clone)]
-pub struct Operator {
+pub struct Connector {
     dial: Arc<dyn Fn(&Target) -> Dialing + Send + Sync>,
     /// Of the certificates that were shown, by node and role.
     lives: Lives,
@@ -26,7 +26,7 @@ pub struct Operator {
 
 type Lives = Arc<Mutex<BTreeMap<(String, &'static str), Life>>>;
 
-impl Operator {
+impl Connector {
     /// The operator's certificates (`ca.pem`, `controller.pem`, `controller.key`), loaded once for the whole fleet: TCP, and on
     /// it TLS in which both sides prove who they are.
     ///

@@ -7,7 +7,7 @@ use crate::client::target::Target;
 pub enum CallError {
     /// Nobody answers, or not in time. Trying again may help.
     #[error("{0}")]
-    Away(String),
+    Unreachable(String),
     /// Somebody answers, but identity or certificate is wrong.
     #[error("{why}")]
     Refused {
@@ -27,7 +27,7 @@ pub enum CallError {
     Overtaken(String),
     /// The agent does not know our claim: it has restarted. Claim again, then ask again.
     #[error("{0}")]
-    Unclaimed(String),
+    LeaseLost(String),
     /// The agent failed to do it.
     #[error("{0}")]
     Failed(String),
@@ -74,6 +74,6 @@ pub(crate) fn classify(target: &Target, error: &(dyn std::error::Error + 'static
         let vanished = ["close_notify", "connection reset", "Connection reset", "broken pipe", "Broken pipe", "stream closed"]
             .iter()
             .any(|w| all.contains(w));
-        CallError::Away(format!("{node} at {address}: {}", if vanished { "the connection was cut" } else { &text }))
+        CallError::Unreachable(format!("{node} at {address}: {}", if vanished { "the connection was cut" } else { &text }))
     }
 }

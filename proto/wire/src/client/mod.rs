@@ -6,6 +6,6 @@ mod error;
 mod target;
 
 pub use connection::{Call, Connection, Description, Fence, Holder};
-pub use connector::{Dialing, Operator, Stream};
+pub use connector::{Connector, Dialing, Stream};
 pub use error::CallError;
 pub use target::Target;

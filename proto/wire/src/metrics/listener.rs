@@ -25,7 +25,7 @@ pub trait Pages: Send + Sync + 'static {
 }
 
 /// Who may scrape.
-pub enum Gate {
+pub enum ScrapeAuth {
     /// Whoever is on this machine.
     Loopback,
     /// Who knows the token.
@@ -34,7 +34,7 @@ pub enum Gate {
     Tls(tokio_rustls::TlsAcceptor),
 }
 
-impl Gate {
+impl ScrapeAuth {
     /// As the options say: address, `mtls` or `token:FILE`, and where the certificate `NAME.pem` lies.
     ///
     /// # Errors
@@ -74,28 +74,28 @@ impl Gate {
 ///
 /// # Errors
 /// A sentence: the address is in use.
-pub fn listen(address: SocketAddr, gate: Gate, pages: Arc<dyn Pages>) -> Result<(), String> {
+pub fn listen(address: SocketAddr, auth: ScrapeAuth, pages: Arc<dyn Pages>) -> Result<(), String> {
     let mut came = accept::listen(address)?;
-    let gate = Arc::new(gate);
+    let auth = Arc::new(auth);
     let lobby = Lobby::new();
     lobby.report();
     tokio::spawn(async move {
         while let Some((socket, peer)) = came.recv().await {
             let mut seat = lobby.enter(peer).await;
-            let (pages, gate) = (pages.clone(), gate.clone());
+            let (pages, auth) = (pages.clone(), auth.clone());
             tokio::spawn(async move {
-                let words = if matches!(*gate, Gate::Tls(_)) { Words::Tls } else { Words::Any };
+                let words = if matches!(*auth, ScrapeAuth::Tls(_)) { Words::Tls } else { Words::Any };
                 if let Err(why) = seat.first_words(&socket, words).await {
                     return seat.turned_away(&why);
                 }
                 let answered = async {
-                    match &*gate {
-                        Gate::Tls(acceptor) => {
+                    match &*auth {
+                        ScrapeAuth::Tls(acceptor) => {
                             if let Ok(stream) = acceptor.accept(socket).await {
-                                answer(&pages, &gate, stream).await;
+                                answer(&pages, &auth, stream).await;
                             }
                         }
-                        _ => answer(&pages, &gate, socket).await,
+                        _ => answer(&pages, &auth, socket).await,
                     }
                 };
                 let _ = seat.until(tokio::time::timeout(WITHIN, answered)).await;
@@ -105,7 +105,7 @@ pub fn listen(address: SocketAddr, gate: Gate, pages: Arc<dyn Pages>) -> Result<
     Ok(())
 }
 
-async fn answer(pages: &Arc<dyn Pages>, gate: &Gate, stream: impl AsyncRead + AsyncWrite + Unpin) {
+async fn answer(pages: &Arc<dyn Pages>, auth: &ScrapeAuth, stream: impl AsyncRead + AsyncWrite + Unpin) {
     let answer = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let (status, page) = match request.uri().path() {
             // Whether it lives and is ready is no secret, and never depends on anybody else.
@@ -114,7 +114,7 @@ async fn answer(pages: &Arc<dyn Pages>, gate: &Gate, stream: impl AsyncRead + As
                 Ok(how) => (200, format!("ok: {how}\n")),
                 Err(why) => (503, format!("not ready: {why}\n")),
             },
-            _ if !gate.lets_in(request.headers()) => (401, "a bearer token is needed\n".into()),
+            _ if !auth.lets_in(request.headers()) => (401, "a bearer token is needed\n".into()),
             "/metrics" => (200, pages.metrics()),
             _ => (404, "see /metrics, /livez, /readyz\n".into()),
         };

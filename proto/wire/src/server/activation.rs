@@ -10,7 +10,7 @@ use std::time::Duration;
 use tonic::Response;
 use vsgpu_core::outcome::Outcome;
 use vsgpu_core::requirement::Needs;
-use vsgpu_core::{Ended, Subject, System, apply, effects};
+use vsgpu_core::{ExitKind, Subject, System, apply, effects};
 
 /// On a ramdisk: gone after the reboot.
 const REBOOT_ASKED: &str = "/var/run/vsgpu/reboot-asked";
@@ -27,7 +27,7 @@ pub(crate) fn activate(node: &Arc<Node>, request: v1::ActivateRequest) -> Result
                 .ok_or_else(|| Refusal::unknown_operation(format!("the agent knows no restart `{name}`: upgrade the agent")))?
         }
     };
-    let still = node.still(&Subject::node(), &request.still)?;
+    let preconditions = node.preconditions(&Subject::node(), &request.preconditions)?;
     let reboot = matches!(what, v1::activate_request::What::Reboot(_));
     let named = if reboot { "reboot".to_string() } else { "restart".into() };
     operate(node, "Activate", Subject::node(), request.call, named, move |node, say| {
@@ -40,7 +40,7 @@ pub(crate) fn activate(node: &Arc<Node>, request: v1::ActivateRequest) -> Result
         if reboot && reboot_asked(node, &request.planned_boot_id) {
             return Outcome::Applied { is: "the reboot is on its way".into(), active: false };
         }
-        if let Some(drifted) = apply::drifted(node.system.as_ref(), &Subject::node(), &still) {
+        if let Some(drifted) = apply::drifted(node.system.as_ref(), &Subject::node(), &preconditions) {
             return drifted;
         }
         // Whoever asks: VMs must not lose their host, nor what they hold of its GPUs.
@@ -115,11 +115,11 @@ fn start(system: &dyn System, effect: &vsgpu_core::Effect) -> Result<(), NotActi
     if let vsgpu_core::Effect::Run { command, .. } = effect {
         let output = system.run(command);
         return match output.ended {
-            Ended::Missing | Ended::Status(0) => Ok(()),
+            ExitKind::Missing | ExitKind::Status(0) => Ok(()),
             ended => {
                 let said = vsgpu_core::observation::head(&format!("{}\n{}", output.stdout, output.stderr));
                 // A tool that was killed at its deadline, or cut off, has not said no.
-                let refused = matches!(ended, Ended::Status(_));
+                let refused = matches!(ended, ExitKind::Status(_));
                 Err(NotActive { why: format!("`{command}`: {ended}: {said}"), refused })
             }
         };

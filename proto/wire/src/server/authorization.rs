@@ -28,7 +28,7 @@ const QUESTIONS: usize = 16;
 
 /// Of one connection.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rights {
+pub(crate) struct Authorization {
     /// It is the operator.
     pub(crate) may_change: bool,
 }
@@ -69,7 +69,7 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         // A connection without rights has none.
-        if request.extensions().get::<Rights>().is_some_and(|rights| rights.may_change) {
+        if request.extensions().get::<Authorization>().is_some_and(|rights| rights.may_change) {
             return Box::pin(self.inner.call(request));
         }
         let refused = |status: Status| Box::pin(std::future::ready(Ok(status.into_http()))) as Self::Future;

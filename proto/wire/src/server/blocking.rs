@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// How blocking work is run.
 #[derive(Clone, Default)]
-pub enum Offload {
+pub enum Blocking {
     /// On tokio's blocking threads.
     #[default]
     Threads,
@@ -15,7 +15,7 @@ pub enum Offload {
     InPlace(Arc<dyn Fn() -> (Duration, Duration) + Send + Sync>),
 }
 
-impl Offload {
+impl Blocking {
     /// Runs the work.
     ///
     /// # Errors

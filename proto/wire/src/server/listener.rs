@@ -6,8 +6,8 @@
 
 use crate::accept::{self, Came, Lobby, Words};
 use crate::server::agent::Agent;
-use crate::server::authorization::{Guard, READERS, READING, Rights, questions};
-use crate::server::blocking::Offload;
+use crate::server::authorization::{Authorization, Guard, READERS, READING, questions};
+use crate::server::blocking::Blocking;
 use crate::server::node::Node;
 use crate::server::service::Service;
 use crate::sizes::{CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW};
@@ -54,11 +54,11 @@ pub(crate) fn serve(agent: Agent, system: Arc<dyn System>, options: &crate::serv
         );
     }
     let config = Arc::new(tls::server(identity, tls::Spoken::Rpc).map_err(|e| e.to_string())?);
-    let gate = crate::metrics::listener::Gate::of(options.metrics, options.metrics_auth.as_deref(), &options.pki, "node")?;
+    let allowed = crate::metrics::listener::ScrapeAuth::of(options.metrics, options.metrics_auth.as_deref(), &options.pki, "node")?;
     // Notes of commands that have ended since are dropped now, before their process numbers are used again.
     let _ = system.orphan();
     let observe_every = Duration::from_secs(options.observe_every.into());
-    let mut node = Node::new(agent, system, name, Offload::Threads);
+    let mut node = Node::new(agent, system, name, Blocking::Threads);
     (node.observe_every, node.certificate_end) = (observe_every, certificate_end);
     node.dcgm_names = options.metrics_names == crate::server::options::MetricsNames::Both;
     let node = Arc::new(node);
@@ -69,7 +69,7 @@ pub(crate) fn serve(agent: Agent, system: Arc<dyn System>, options: &crate::serv
         .build()
         .map_err(|e| e.to_string())?;
     runtime.block_on(async {
-        crate::server::metrics::listen(node.clone(), options.metrics, gate)?;
+        crate::server::metrics::listen(node.clone(), options.metrics, allowed)?;
         let came = accept::listen(options.listen)?;
         if let Some(file) = &options.ready_file {
             write_ready(file, options.listen)?;
@@ -127,7 +127,7 @@ pub async fn simulated<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     agent: Agent,
     system: Arc<dyn System>,
     name: &str,
-    offload: Offload,
+    offload: Blocking,
     mut connections: mpsc::Receiver<T>,
 ) -> Result<(), String> {
     let node = Arc::new(Node::new(agent, system, name.into(), offload));
@@ -136,7 +136,7 @@ pub async fn simulated<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     tokio::spawn(async move {
         while let Some(stream) = connections.recv().await {
             let Ok(place) = places.clone().acquire_owned().await else { return };
-            if tx.send(Ok(Peer { stream, rights: Rights { may_change: true }, until: None, place })).await.is_err() {
+            if tx.send(Ok(Peer { stream, rights: Authorization { may_change: true }, until: None, place })).await.is_err() {
                 return;
             }
         }
@@ -183,7 +183,7 @@ fn handshakes(
                     false => (readers, Duration::ZERO, Some(tokio::time::Instant::now() + READING)),
                 };
                 match tokio::time::timeout(wait, places.acquire_owned()).await {
-                    Ok(Ok(place)) => drop(tx.send(Ok(Peer { stream, rights: Rights { may_change }, until, place })).await),
+                    Ok(Ok(place)) => drop(tx.send(Ok(Peer { stream, rights: Authorization { may_change }, until, place })).await),
                     _ => lobby.turned_away(
                         peer,
                         if may_change { "all places of operators are taken" } else { "all places of readers are taken" },
@@ -198,7 +198,7 @@ fn handshakes(
 /// An authenticated connection; holds its place among the allowed ones until it ends.
 struct Peer<T> {
     stream: T,
-    rights: Rights,
+    rights: Authorization,
     /// Where it is served only for a while.
     until: Option<tokio::time::Instant>,
     #[expect(dead_code, reason = "held, not read")]
@@ -206,8 +206,8 @@ struct Peer<T> {
 }
 
 impl<T> tonic::transport::server::Connected for Peer<T> {
-    type ConnectInfo = Rights;
-    fn connect_info(&self) -> Rights {
+    type ConnectInfo = Authorization;
+    fn connect_info(&self) -> Authorization {
         self.rights
     }
 }

@@ -1,7 +1,7 @@
 //! Prometheus text on its own listener, from a cache: a hanging nvidia-smi makes values old, never a scrape slow.
 //! How old they are is a metric of its own.
 
-use crate::metrics::listener::{self, Gate, Pages};
+use crate::metrics::listener::{self, Pages, ScrapeAuth};
 use crate::metrics::{CERTIFICATE_END, Sample, Snapshot, encoded};
 use crate::server::node::Node;
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ impl Pages for OfAgent {
 }
 
 /// Looks again and again in a thread of its own, and serves what it saw.
-pub(crate) fn listen(node: Arc<Node>, address: SocketAddr, gate: Gate) -> Result<(), String> {
+pub(crate) fn listen(node: Arc<Node>, address: SocketAddr, allowed: ScrapeAuth) -> Result<(), String> {
     let watched = node.clone();
     std::thread::spawn(move || {
         loop {
@@ -41,7 +41,7 @@ pub(crate) fn listen(node: Arc<Node>, address: SocketAddr, gate: Gate) -> Result
             watched.system.sleep(watched.observe_every);
         }
     });
-    listener::listen(address, gate, Arc::new(OfAgent(node)))
+    listener::listen(address, allowed, Arc::new(OfAgent(node)))
 }
 
 fn look(node: &Node) {

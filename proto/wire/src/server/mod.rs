@@ -18,6 +18,6 @@ mod service;
 mod upload;
 
 pub use agent::Agent;
-pub use blocking::Offload;
+pub use blocking::Blocking;
 pub use cli::{command, main};
 pub use listener::simulated;

@@ -4,7 +4,7 @@ use crate::acquired::Taken;
 use crate::metrics::{Metrics, Snapshot};
 use crate::refusal::Refusal;
 use crate::server::agent::Agent;
-use crate::server::blocking::Offload;
+use crate::server::blocking::Blocking;
 use crate::server::lease::Lease;
 use crate::server::ledger::Ledger;
 use crate::server::limits::Work;
@@ -13,7 +13,7 @@ use crate::v1;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use vsgpu_core::apply::Still;
+use vsgpu_core::apply::Precondition;
 use vsgpu_core::catalogue::Entry;
 use vsgpu_core::outcome::Outcome;
 use vsgpu_core::text::piece;
@@ -40,7 +40,7 @@ pub(crate) struct Node {
     pub lease: Lease,
     pub taken: Ledger,
     pub operations: Operations,
-    pub offload: Offload,
+    pub offload: Blocking,
     /// Between two looks for the metrics.
     pub observe_every: Duration,
     /// Whether GPUs are shown under DCGM's names, too.
@@ -53,7 +53,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(agent: Agent, system: Arc<dyn System>, name: String, offload: Offload) -> Self {
+    pub(crate) fn new(agent: Agent, system: Arc<dyn System>, name: String, offload: Blocking) -> Self {
         let wishes = system
             .read(&format!("{}/{WISHES}", agent.state), MAX_KEPT)
             .ok()
@@ -172,13 +172,13 @@ pub(crate) fn parsed<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> 
 
 impl Node {
     /// What must still be so, as the wire says it.
-    pub(crate) fn still(&self, on: &Subject, wishes: &[v1::Wish]) -> Result<Vec<Still>, Refusal> {
-        let still = |wish: &v1::Wish| {
+    pub(crate) fn preconditions(&self, on: &Subject, wishes: &[v1::Wish]) -> Result<Vec<Precondition>, Refusal> {
+        let preconditions = |wish: &v1::Wish| {
             let entry = self.find(on, &wish.requirement)?;
             let spec = (entry.read_spec)(&parsed("spec", &wish.spec_json)?)
                 .map_err(|e| Refusal::invalid(piece(&format!("{}: {}", entry.name, e.message), 500)))?;
-            Ok(Still { entry, spec })
+            Ok(Precondition { entry, spec })
         };
-        wishes.iter().take(200).map(still).collect()
+        wishes.iter().take(200).map(preconditions).collect()
     }
 }

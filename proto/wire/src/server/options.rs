@@ -97,7 +97,7 @@ impl Machine {
         if let Some(target) = self.target(agent)? {
             let door = match state {
                 Some(state) => OverSsh::serve(&target, self.tools.as_deref(), &self.root, agent.state, &absolute(&state.into())?)?,
-                None => OverSsh::visit(&target, self.tools.as_deref(), &self.root)?,
+                None => OverSsh::temporary(&target, self.tools.as_deref(), &self.root)?,
             };
             return Ok(door.with_boot((agent.boot)()));
         }

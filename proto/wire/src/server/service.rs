@@ -3,7 +3,7 @@
 
 use crate::acquired::Taken;
 use crate::refusal::Refusal;
-use crate::server::authorization::Rights;
+use crate::server::authorization::Authorization;
 use crate::server::node::{Node, parsed};
 use crate::server::operate::{Events, operate};
 use crate::server::{activation, upload};
@@ -11,7 +11,7 @@ use crate::v1::{self, agent_server};
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Request, Response, Status, Streaming};
-use vsgpu_core::apply::{self, Terms};
+use vsgpu_core::apply::{self, ApplyOptions};
 use vsgpu_core::catalogue::Entry;
 use vsgpu_core::outcome::{Expectation, Outcome};
 use vsgpu_core::requirement::Taking;
@@ -44,7 +44,7 @@ impl agent_server::Agent for Service {
 
     async fn describe(&self, request: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeReply>, Status> {
         // They are large, and no reader needs them.
-        let operator = request.extensions().get::<Rights>().is_some_and(|rights| rights.may_change);
+        let operator = request.extensions().get::<Authorization>().is_some_and(|rights| rights.may_change);
         let schemas = request.into_inner().schemas && operator;
         blocking(&self.0, "Describe", move |node| {
             let taken = |t: Taken| v1::Taken { what: t.what, vm: t.vm, run: t.run, holder: t.holder, since: t.since, seen: t.seen };
@@ -125,7 +125,7 @@ impl agent_server::Agent for Service {
             "" => None,
             json => Some(parsed("expectation", json)?),
         };
-        let still = self.0.still(&on, &request.still)?;
+        let preconditions = self.0.preconditions(&on, &request.preconditions)?;
         let secs = request.call.as_ref().map_or(0, |c| c.deadline_secs);
         let borrower = request.call.as_ref().filter(|c| c.borrows).map(|c| {
             let holder = c.fence.as_ref().map(|f| f.holder.as_str()).unwrap_or_default();
@@ -138,14 +138,14 @@ impl agent_server::Agent for Service {
         operate(&self.0, "Apply", on.clone(), request.call, what, move |node, say| {
             let deadline = (secs > 0).then(|| Duration::from_secs(secs.into()));
             let taking = (entry.taking)(&spec);
-            let gate = |needs| {
+            let allowed = |needs| {
                 (node.agent.may_change)(node.system.as_ref(), &on, needs)?;
                 match borrower.clone().filter(|_| taking == Some(Taking::Takes)) {
                     Some(by) => node.take(entry.name, &on, by),
                     None => Ok(()),
                 }
             };
-            let terms = Terms { expected: expected.as_ref(), still: &still, deadline, gate: Some(&gate) };
+            let terms = ApplyOptions { expected: expected.as_ref(), preconditions: &preconditions, deadline, allowed: Some(&allowed) };
             let start = node.system.elapsed();
             let outcome = apply::apply(node.system.as_ref(), &entry, &on, &spec, &terms, say);
             let is_so = matches!(outcome, Outcome::Applied { active: true, .. } | Outcome::AlreadyMet { .. });

@@ -10,7 +10,7 @@ use vsgpu::fleet::Deadlines;
 use vsgpu::journal::{self, Disk, Folder, Journal, Purpose, Record};
 use vsgpu::node::{NodeId, NodeKind, Reach};
 use vsgpu::plan::{Plan, Rollout, Step, VERSION, Work};
-use vsgpu::run::{self, Walk, Word};
+use vsgpu::run::{self, Control, RunOptions};
 use vsgpu_simulation::beside::agents;
 use vsgpu_simulation::disk::MemoryDisk;
 use vsgpu_simulation::world::World;
@@ -62,13 +62,13 @@ fn plan(hosts: &[String]) -> Plan {
     }
 }
 
-/// Walks it, with agents that take so long for each answer; gives the time it took.
-fn walk(hosts: usize, each: Duration, disk: &dyn Disk, threaded: bool) -> Duration {
+/// Executes it, with agents that take so long for each answer; gives the time it took.
+fn options(hosts: usize, each: Duration, disk: &dyn Disk, threaded: bool) -> Duration {
     let world = World::new(1, hosts);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let begun = Instant::now();
-        let operator = agents(&world, each, move || begun.elapsed());
+        let connector = agents(&world, each, move || begun.elapsed());
         let record = Record::Planned {
             at: 1,
             run: "bench".into(),
@@ -83,11 +83,11 @@ fn walk(hosts: usize, each: Duration, disk: &dyn Disk, threaded: bool) -> Durati
         let mut journal = Journal::open(disk, journal::next_number(disk), None).unwrap();
         journal.record(&record).unwrap();
         let mut journal = if threaded { journal.threaded() } else { journal };
-        let (_word, word) = watch::channel(Word::GoOn);
-        let walk = Walk { operator: &operator, holder: "bench".into(), pause: false, give_back: false, word, now: || 1 };
+        let (_control, control) = watch::channel(Control::Continue);
+        let options = RunOptions { connector: &connector, holder: "bench".into(), pause: false, give_back: false, control, now: || 1 };
         let begun = Instant::now();
         let status = journal::Status::first(record).unwrap();
-        let summary = run::run(status, &mut journal, walk, &mut |_| {}).await.unwrap();
+        let summary = run::run(status, &mut journal, options, &mut |_| {}).await.unwrap();
         assert_eq!((summary.done, summary.failed.len()), (hosts * STEPS, 0), "{:?}", summary.failed.first());
         begun.elapsed()
     })
@@ -109,8 +109,8 @@ fn main() {
             raw.sync_data().unwrap();
         }
         commits.push(begun.elapsed() / STEPS as u32);
-        with.push(walk(1, Duration::ZERO, &disk, true) / STEPS as u32);
-        without.push(walk(1, Duration::ZERO, &MemoryDisk::default(), false) / STEPS as u32);
+        with.push(options(1, Duration::ZERO, &disk, true) / STEPS as u32);
+        without.push(options(1, Duration::ZERO, &MemoryDisk::default(), false) / STEPS as u32);
     }
     let median = |mut times: Vec<Duration>| {
         times.sort();
@@ -123,7 +123,7 @@ fn main() {
     // In the short form an answer takes a tenth of that.
     let (fleets, scaled): (&[usize], _) = if short { (&[1, 20], SCALED / 10) } else { (&[1, 10, 100, 1000], SCALED) };
     for hosts in fleets.iter().copied() {
-        let took = walk(hosts, scaled, &disk, true);
+        let took = options(hosts, scaled, &disk, true);
         // All nodes beside each other, each asked who it is once, claimed and asked for each step, and given back.
         let answers = 2 + 2 * STEPS as u32;
         let (ideal, field) = (scaled * answers, FIELD * answers);

@@ -35,19 +35,19 @@ impl Node {
 }
 
 /// A run.
-pub(super) struct Board {
+pub(super) struct RunView {
     pub nodes: Vec<Node>,
     /// Node and title of each step, and its seconds in earlier runs.
     steps: Vec<(usize, String, Option<f64>)>,
     over: Vec<bool>,
     /// Done or failed while this program looked: what its pace is told by.
-    walked: Vec<bool>,
+    ran: Vec<bool>,
     finished: usize,
     width: usize,
     sent_before: u64,
 }
 
-impl Board {
+impl RunView {
     pub fn new(plan: &Plan, history: History) -> Self {
         let mut nodes: Vec<Node> = vec![];
         let mut steps = vec![];
@@ -62,7 +62,7 @@ impl Board {
             steps.push((at, step.title.clone(), history.seconds(&step.title)));
         }
         let width = nodes.iter().map(|n| n.name.len()).max().unwrap_or(0);
-        Self { over: vec![false; steps.len()], walked: vec![false; steps.len()], nodes, steps, finished: 0, width, sent_before: 0 }
+        Self { over: vec![false; steps.len()], ran: vec![false; steps.len()], nodes, steps, finished: 0, width, sent_before: 0 }
     }
 
     /// Node and title of a step.
@@ -76,11 +76,11 @@ impl Board {
     }
 
     /// Takes an event in.
-    pub fn hear(&mut self, event: &Event) {
+    pub fn on_event(&mut self, event: &Event) {
         match event {
             Event::Begun { before, .. } => {
                 before.iter().for_each(|step| self.end(*step, NodeState::Done));
-                self.walked.fill(false);
+                self.ran.fill(false);
             }
             Event::Ended { .. } => {}
             Event::Started { step } => {
@@ -111,7 +111,7 @@ impl Board {
             return;
         }
         self.finished += 1;
-        self.walked[step - 1] = how != NodeState::LeftOut;
+        self.ran[step - 1] = how != NodeState::LeftOut;
         let node = &mut self.nodes[at];
         node.over += 1;
         node.now = None;
@@ -174,7 +174,7 @@ impl Board {
     pub fn left(&self, elapsed: Duration) -> Option<String> {
         let work = |over: bool| self.steps.iter().zip(&self.over).filter(move |(_, o)| **o == over).map(|(step, _)| step.2);
         let known = self.steps.iter().filter(|(_, _, seconds)| seconds.is_some()).count();
-        let done: f64 = self.steps.iter().zip(&self.walked).filter(|(_, walked)| **walked).filter_map(|(step, _)| step.2).sum();
+        let done: f64 = self.steps.iter().zip(&self.ran).filter(|(_, ran)| **ran).filter_map(|(step, _)| step.2).sum();
         let left: f64 = work(false).flatten().sum();
         if known * 10 < self.steps.len() * 8 || done <= 0.0 || left <= 0.0 || elapsed < Duration::from_secs(2) {
             return None;
@@ -192,41 +192,41 @@ impl Board {
 mod tests {
     use super::*;
 
-    fn board(nodes: usize, seconds: Option<f64>) -> Board {
+    fn run_view(nodes: usize, seconds: Option<f64>) -> RunView {
         let node = |n: usize| Node { name: format!("esx-{n:02}"), steps: 2, over: 0, state: NodeState::Waiting, now: None, sent: None };
         let steps: Vec<_> = (0..nodes * 2).map(|n| (n / 2, if n % 2 == 0 { "send" } else { "reboot" }.to_string(), seconds)).collect();
-        let (over, walked) = (vec![false; steps.len()], vec![false; steps.len()]);
-        Board { nodes: (1..=nodes).map(node).collect(), steps, over, walked, finished: 0, width: 6, sent_before: 0 }
+        let (over, ran) = (vec![false; steps.len()], vec![false; steps.len()]);
+        RunView { nodes: (1..=nodes).map(node).collect(), steps, over, ran, finished: 0, width: 6, sent_before: 0 }
     }
 
     #[test]
     fn a_run_is_lines_and_totals() {
-        let mut board = board(3, Some(100.0));
+        let mut run_view = run_view(3, Some(100.0));
         let done = |step| Event::Done { step, note: "there".into(), changed: true };
         for event in [Event::Started { step: 1 }, Event::Sent { step: 1, bytes: 7, total: 9 }, Event::Started { step: 3 }, done(1)] {
-            board.hear(&event);
+            run_view.on_event(&event);
         }
-        board.hear(&Event::Failed { step: 3, error: crate::error::Error::new(crate::error::Kind::Failed, "no") });
-        board.hear(&Event::Skipped { step: 4, why: None });
-        assert_eq!(board.line(1, "there"), "[3/6] esx-01  send: there");
-        assert_eq!(board.node_line(0), "esx-01   1/2   waiting");
-        assert_eq!(board.node_line(1), "esx-02   2/2   FAILED");
-        assert_eq!(board.totals(), "0 of 3 nodes done, 1 FAILED; 3 of 6 steps");
-        assert_eq!(board.bytes_sent(), 7);
+        run_view.on_event(&Event::Failed { step: 3, error: crate::error::Error::new(crate::error::Kind::Failed, "no") });
+        run_view.on_event(&Event::Skipped { step: 4, why: None });
+        assert_eq!(run_view.line(1, "there"), "[3/6] esx-01  send: there");
+        assert_eq!(run_view.node_line(0), "esx-01   1/2   waiting");
+        assert_eq!(run_view.node_line(1), "esx-02   2/2   FAILED");
+        assert_eq!(run_view.totals(), "0 of 3 nodes done, 1 FAILED; 3 of 6 steps");
+        assert_eq!(run_view.bytes_sent(), 7);
         // Two steps of a hundred seconds took sixty here (one was left out): three are left.
-        assert_eq!(board.left(Duration::from_secs(60)).as_deref(), Some("about 2 min left"));
-        assert_eq!(board.left(Duration::from_secs(600)).as_deref(), Some("about 15 min left"));
-        board.hear(&Event::Started { step: 2 });
-        board.hear(&Event::Said { step: 2, text: "esxcli system shutdown reboot".into() });
-        assert_eq!(board.node_line(0), "esx-01   1/2   reboot: esxcli system shutdown reboot");
-        board.hear(&done(2));
-        assert_eq!(board.node_line(0), "esx-01   2/2   done");
+        assert_eq!(run_view.left(Duration::from_secs(60)).as_deref(), Some("about 2 min left"));
+        assert_eq!(run_view.left(Duration::from_secs(600)).as_deref(), Some("about 15 min left"));
+        run_view.on_event(&Event::Started { step: 2 });
+        run_view.on_event(&Event::Said { step: 2, text: "esxcli system shutdown reboot".into() });
+        assert_eq!(run_view.node_line(0), "esx-01   1/2   reboot: esxcli system shutdown reboot");
+        run_view.on_event(&done(2));
+        assert_eq!(run_view.node_line(0), "esx-01   2/2   done");
     }
 
     #[test]
     fn without_earlier_runs_nothing_is_guessed() {
-        let mut board = board(1, None);
-        board.hear(&Event::Done { step: 1, note: String::new(), changed: true });
-        assert_eq!(board.left(Duration::from_secs(60)), None);
+        let mut run_view = run_view(1, None);
+        run_view.on_event(&Event::Done { step: 1, note: String::new(), changed: true });
+        assert_eq!(run_view.left(Duration::from_secs(60)), None);
     }
 }

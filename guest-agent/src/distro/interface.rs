@@ -4,7 +4,7 @@
 //! Deliberately absent: Photon, Arch and others that the table knows but nobody could try here. They are told what to do
 //! by hand.
 
-use vsgpu_core::{Command, Effect, Evidence, Unreadable};
+use vsgpu_core::{Command, Effect, Observation, Unreadable};
 
 /// Seconds for a package tool behind a slow mirror.
 const PACKAGES_SECS: u32 = 900;
@@ -52,7 +52,7 @@ pub(crate) struct File {
 }
 
 /// One family of distributions.
-pub(crate) trait Family: Sync {
+pub(crate) trait Distro: Sync {
     /// For people.
     fn name(&self) -> &'static str;
     /// What is run before packages are installed: an installation that was cut off is ended, the lists are brought up to date.
@@ -105,6 +105,6 @@ pub(super) fn words(program: &str, fixed: &[&str], packages: &[String]) -> Comma
 pub(crate) const OS_RELEASE: &str = "/etc/os-release";
 
 /// os-release; a guest without one is no Linux that we know.
-pub(crate) fn os_release(seen: &Evidence) -> Result<&str, Unreadable> {
+pub(crate) fn os_release(seen: &Observation) -> Result<&str, Unreadable> {
     seen.file(OS_RELEASE)?.ok_or_else(|| Unreadable::new(format!("{OS_RELEASE}: no such file")))
 }
