@@ -17,7 +17,6 @@ pub enum Kind {
     Differs,
     /// A node is unreachable or refuses us.
     Unreachable,
-    /// A step failed.
     Failed,
     /// A person must act.
     Blocked,
@@ -102,7 +101,6 @@ pub struct Error {
 }
 
 impl Error {
-    /// A sentence.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, code: kind.code(), message: sentence(&message.into()), place: None, details: vec![], hints: vec![], hold: None }
     }
@@ -113,7 +111,6 @@ impl Error {
         self
     }
 
-    /// With a hint.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(sentence(&hint.into()));
         self
@@ -131,7 +128,6 @@ impl Error {
         self
     }
 
-    /// With a place.
     pub fn at(mut self, place: Place) -> Self {
         self.place = Some(place);
         self

@@ -33,12 +33,10 @@ pub enum Hold {
     TakenOver,
     /// A person must act first.
     Blocked,
-    /// A step failed.
     Failed,
 }
 
 impl Hold {
-    /// All of them.
     pub const ALL: [Self; 13] = [
         Self::MaintenanceMode,
         Self::RebootTimeout,
@@ -84,7 +82,6 @@ impl Hold {
         self.advice().replace("`vsgpu release`", &format!("`vsgpu release {}`", String::from(node.clone())))
     }
 
-    /// What to do.
     pub fn advice(self) -> &'static str {
         match self {
             Self::MaintenanceMode => {

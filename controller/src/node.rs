@@ -17,7 +17,6 @@ pub struct NodeId {
 /// Kind of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NodeKind {
-    /// ESXi host.
     Host,
     /// VM, reached through its host.
     Vm,
@@ -41,7 +40,6 @@ impl NodeKind {
 }
 
 impl NodeId {
-    /// A node.
     pub fn new(kind: NodeKind, name: &str) -> Self {
         Self { kind, name: name.into() }
     }

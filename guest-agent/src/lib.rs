@@ -14,7 +14,6 @@ use vsgpu_wire::server::Agent;
 
 pub use guest::all as catalogue;
 
-/// The agent itself.
 pub fn agent() -> Agent {
     Agent {
         role: "guest",

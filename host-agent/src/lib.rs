@@ -25,7 +25,6 @@ pub fn catalogue() -> Catalogue {
     all
 }
 
-/// The agent itself.
 pub fn agent() -> Agent {
     Agent {
         role: "host",

@@ -13,16 +13,12 @@ pub enum Slot {
     Fixed {
         /// Address; `None` where the id is not understood.
         at: Option<Bdf>,
-        /// Vendor.
         vendor: String,
-        /// Device.
         device: String,
-        /// The host's UUID.
         system: String,
     },
     /// Any device of these (`10de:20f1`), placed at power-on.
     Dynamic(Vec<String>),
-    /// Something else.
     Other,
 }
 

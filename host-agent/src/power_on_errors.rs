@@ -102,7 +102,7 @@ const CAUSES: [Cause; 19] = [
     Cause {
         texts: &["vgpu is supported only on vgx capable boards"],
         cause: "the GPU does not do vGPU",
-        fix: "use a GPU of NVIDIA's vGPU list, or give it away whole with `passthrough`",
+        fix: "use a GPU of NVIDIA's vGPU list, or use the whole GPU with `passthrough`",
     },
     Cause {
         texts: &["cannot be used for a virtual machine with pci directpath"],

@@ -5,15 +5,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use vsgpu_core::gpu_selector::{Candidate, GpuChoice, pick};
 
-/// One wish.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum VmGpu {
     /// By vendor and device, `10de:20f1`, placed at power-on.
-    Dynamic {
-        /// The ids.
-        dynamic: String,
-    },
+    Dynamic { dynamic: String },
     /// By address or model.
     Fixed(GpuChoice),
 }

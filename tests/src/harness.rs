@@ -18,9 +18,7 @@ pub enum Need {
     Vmkernel,
     /// sshd, ssh and busybox.
     Ssh,
-    /// A real terminal.
     Tmux,
-    /// RPM's own tool.
     Rpm,
     /// systemd's own judgement of units.
     SystemdAnalyze,
@@ -30,7 +28,6 @@ pub enum Need {
     Container,
     /// The same for a full machine.
     Machine,
-    /// NVIDIA's assembler.
     Ptxas,
     /// A machine without a GPU.
     NoGpu,
@@ -66,7 +63,6 @@ impl Need {
     }
 }
 
-/// Folder of recordings.
 pub fn captures() -> Option<PathBuf> {
     let folder = std::env::var_os("VSGPU_CAPTURES").map_or_else(|| crate::lab::workspace().join("../shared/captures"), PathBuf::from);
     folder.is_dir().then_some(folder)
@@ -82,7 +78,6 @@ fn vmkernel() -> Option<String> {
     (built.status.code() == Some(3)).then(|| String::from_utf8_lossy(&built.stdout).lines().last().unwrap_or_default().to_string())
 }
 
-/// One test.
 #[derive(Clone, Copy)]
 pub struct Test {
     pub name: &'static str,

@@ -8,7 +8,6 @@
     clippy::exit,
     reason = "test code: it plays the machines that the product must not touch"
 )]
-#![allow(missing_docs, reason = "test code")]
 
 pub mod harness;
 pub mod http;

@@ -2,7 +2,7 @@
 //! `tests/expected/` exactly the facts that were written down by reading the file with one's eyes.
 //!
 //! The captures are not part of this repository: where they are not beside it, this is not tried, and that is said.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "test code")]
 
 use serde_json::{Value, json};
 use vsgpu_core::knowledge::xids;

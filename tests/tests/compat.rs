@@ -1,6 +1,6 @@
 //! The gate against what the tables say: expected answers written down by reading the tables, not the code
 //! (`tests/expected/compat.json`), each asked of the real program.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
 use serde::Deserialize;
 use std::process::Command;

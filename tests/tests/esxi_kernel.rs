@@ -4,7 +4,7 @@
 //!
 //! Needs strace (Debian's package) and the musl build of `packaging/esxi/build-static`; is not tried without them.
 //! `VSGPU_ACCEPT=1` writes the list anew.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};

@@ -1,7 +1,7 @@
 //! Laws over every requirement of every list, on simulated machines linked into this process: apply then check is Met;
 //! applying twice changes nothing; a crash at every command ends in the same state; what a fact exports checks as Met;
 //! stored formats still read.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
 use serde_json::{Value, json};
 use std::path::PathBuf;

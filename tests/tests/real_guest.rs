@@ -2,7 +2,7 @@
 //! silicon and driver are simulated (see `tests/src/real`). Where this machine cannot run it, it is not tried, and that is said.
 //!
 //! The full machine (a kernel of its own, real reboots, power cuts) is `real_machine.rs`.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "test code")]
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -6,7 +6,7 @@
 //! ```text
 //! cargo test -p vsgpu-tests --test real_machine -- --ignored --nocapture
 //! ```
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "test code")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

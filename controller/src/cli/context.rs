@@ -21,12 +21,10 @@ pub struct Config {
     /// The one that counts when nothing else is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<String>,
-    /// By name.
     #[serde(default)]
     pub contexts: BTreeMap<String, Context>,
 }
 
-/// One context.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Context {
@@ -120,16 +118,12 @@ pub fn trace_endpoint() -> Option<String> {
 /// A setting and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Setting<T> {
-    /// What counts.
     pub value: T,
-    /// Why, in words.
     pub from: String,
 }
 
-/// What counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Choice {
-    /// The fleet file.
     pub fleet: Setting<PathBuf>,
     /// The folder of certificates; `None`: what the fleet file says.
     pub pki: Option<Setting<PathBuf>>,

@@ -84,7 +84,7 @@ enum Verb {
     Apply(apply::Apply),
     /// Go on with the run that was stopped, paused or interrupted
     Resume(resume::Resume),
-    /// Stop the run and give back what it took
+    /// Stop the run, and restore maintenance mode and VM power
     Abort(resume::Abort),
     /// Go back to how the nodes were before the latest run
     Rollback(resume::Rollback),
@@ -115,7 +115,6 @@ pub fn command() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }
 
-/// The program.
 pub fn main() -> ExitCode {
     colour::leave_to_terminals_that_can();
     let cli = match Cli::try_parse() {

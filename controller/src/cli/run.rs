@@ -23,7 +23,6 @@ pub(super) struct RunCommand<'a> {
     pub saved: Option<Plan>,
     /// What of another run is taken over.
     pub adoption: Option<Adoption>,
-    /// Nobody is asked.
     pub yes: bool,
     pub purpose: Purpose,
     pub unfinished: Unfinished,
@@ -57,7 +56,7 @@ impl<'a> RunCommand<'a> {
         {
             let aside = journal::set_aside(&disk).map_err(one)?.unwrap_or_default();
             printer.note(&format!(
-                "{}\nset aside as {aside}; `vsgpu status` shows the hosts it left, `vsgpu abort --adopt HOST` gives them back",
+                "{}\nset aside as {aside}; `vsgpu status` shows the hosts it left, `vsgpu abort --adopt HOST` restores them",
                 error.message
             ));
         }
@@ -154,7 +153,7 @@ impl<'a> RunCommand<'a> {
             Some(Stopped::Interrupted | Stopped::Detached) => Some(
                 Error::new(Kind::Failed, "interrupted")
                     .code("interrupted")
-                    .hint("`vsgpu resume` goes on from here, `vsgpu abort` gives back what was taken; `vsgpu status` shows how far it is"),
+                    .hint("`vsgpu resume` goes on from here, `vsgpu abort` restores maintenance mode and VM power; `vsgpu status` shows how far it is"),
             ),
         };
         errors.extend(stop);
@@ -326,7 +325,7 @@ fn outstanding_as_errors(left: Leftovers) -> Vec<Error> {
             .hint("its agent is dead: on the host, after a look at its tasks, `esxcli system maintenanceMode set --enable false`")
     };
     let vm = |vm| {
-        Error::new(Kind::Failed, format!("{vm} was shut down and is not known to run again"))
+        Error::new(Kind::Failed, format!("{vm} was shut down; whether it runs again is unknown"))
             .code("still-taken")
             .hint("`vsgpu apply` looks again, and starts it when its host allows it")
     };

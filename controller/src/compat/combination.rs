@@ -15,7 +15,6 @@ use vsgpu_core::units::DriverVersion;
 /// A value, and who says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stated<T> {
-    /// The value.
     pub value: T,
     /// `esx-01`, `vm-01 (guest)`, or the option it came from.
     pub by: String,
@@ -28,10 +27,8 @@ impl<T> Stated<T> {
     }
 }
 
-/// A guest's driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestDriver {
-    /// Version.
     pub version: DriverVersion,
     /// Whether it is the one for vGPUs and licensed products; `None` where the file's name does not say.
     pub grid: Option<bool>,
@@ -40,9 +37,7 @@ pub struct GuestDriver {
 /// How a guest gets its license.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LicenseWay {
-    /// Legacy license server.
     Legacy,
-    /// NVIDIA License System.
     Nls,
 }
 
@@ -60,9 +55,7 @@ pub enum Module {
 pub struct Gpu {
     /// PCI address; empty on the command line.
     pub address: String,
-    /// Device id.
     pub device_id: Option<String>,
-    /// Subsystem id.
     pub subsystem_id: Option<String>,
     /// Name as the bus says it.
     pub name: Option<String>,
@@ -84,7 +77,6 @@ impl Gpu {
         gpus::by_pci(self.device_id.as_deref()?, self.subsystem_id.as_deref())
     }
 
-    /// For people.
     pub fn shown(&self) -> String {
         if self.device_id.is_none() && self.name.is_none() {
             return "a GPU".into();
@@ -114,9 +106,7 @@ pub struct Combination {
     pub nodes: Vec<NodeId>,
     /// The host, where it would be brought to another vGPU manager: a guest that could not use that stops it.
     pub changing_host: Option<NodeId>,
-    /// Release of ESXi.
     pub esxi: Option<Stated<String>>,
-    /// vGPU manager.
     pub manager: Option<Stated<DriverVersion>>,
     /// The manager is wished for; else it is what runs.
     pub manager_wished: bool,
@@ -134,7 +124,6 @@ pub struct Combination {
     pub host_gpus: Option<Vec<Gpu>>,
     /// vGPU types that the host itself says it supports.
     pub supported: Option<Vec<String>>,
-    /// License.
     pub license: Option<Stated<LicenseWay>>,
     /// FeatureType of `gridd.conf`.
     pub feature_type: Option<Stated<u8>>,
@@ -144,7 +133,6 @@ pub struct Combination {
     pub ecc_on: Option<Stated<()>>,
     /// Mixed vGPU sizes are wished.
     pub mixed: Option<Stated<()>>,
-    /// CUDA toolkit.
     pub cuda: Option<Stated<String>>,
     /// Whether CUDA programs are to run.
     pub proof: bool,
@@ -212,9 +200,7 @@ impl Combination {
 /// Something that does not go together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Finding {
-    /// The constraint.
     pub constraint: &'static str,
-    /// Nodes it concerns.
     pub nodes: Vec<NodeId>,
     /// Both sides, in a sentence.
     pub what: String,
@@ -249,7 +235,6 @@ impl Finding {
 /// One GPU of a host in a room.
 #[derive(Clone, Debug)]
 pub struct HostGpu {
-    /// The GPU.
     pub gpu: Gpu,
     /// Given away, when all is as wished.
     pub given: bool,
@@ -262,7 +247,6 @@ pub struct HostGpu {
 /// Somebody who wants GPUs of a host.
 #[derive(Clone, Debug)]
 pub struct GpuClaim {
-    /// VM.
     pub vm: String,
     /// Its node, if it is in the fleet file.
     pub node: Option<NodeId>,
@@ -270,7 +254,6 @@ pub struct GpuClaim {
     pub runs: bool,
     /// Runs now, with a GPU.
     pub running_now: bool,
-    /// vGPU profiles.
     pub profiles: Vec<String>,
     /// Whole GPUs, by address.
     pub fixed: Vec<String>,
@@ -281,11 +264,8 @@ pub struct GpuClaim {
 /// The GPUs of one host and everybody who wants a part of them.
 #[derive(Clone, Debug)]
 pub struct HostGpus {
-    /// Host.
     pub host: String,
-    /// Release of ESXi.
     pub esxi: Option<String>,
-    /// Its GPUs.
     pub gpus: Vec<HostGpu>,
     /// VMs of the fleet file and others.
     pub claims: Vec<GpuClaim>,
@@ -295,7 +275,6 @@ pub struct HostGpus {
     pub named: Vec<(&'static str, String)>,
     /// The host's GPUs were seen; else they are only what the fleet file names.
     pub seen: bool,
-    /// The host's node.
     pub node: NodeId,
 }
 

@@ -46,10 +46,6 @@ fn one(host_gpus: &HostGpus, key: &str, name: &str) -> Option<Finding> {
     }
     (key != Passthrough::NAME && there.iter().all(|g| g.given)).then(|| {
         let nearest = Some(format!("take it out of `{key}`, or out of `passthrough` of {}", host_gpus.host));
-        of_host(
-            format!("`{key}` names `{name}`, which is given away by `passthrough`: the host's driver does not hold it"),
-            basis(),
-            nearest,
-        )
+        of_host(format!("`{key}` names `{name}`, which is a passthrough device: the host's driver does not see it"), basis(), nearest)
     })
 }

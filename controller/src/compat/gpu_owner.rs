@@ -14,7 +14,7 @@ pub(super) fn check(host_gpus: &HostGpus) -> Vec<Finding> {
                 let (why, nearest) = if host_gpus.passthrough_wished {
                     ("`passthrough` of the host takes it back", format!("name {at} in `passthrough` of {}", host_gpus.host))
                 } else {
-                    ("the host does not give it away", format!("wish for `passthrough: [\"{at}\"]` of {}", host_gpus.host))
+                    ("it is no passthrough device of the host", format!("wish for `passthrough: [\"{at}\"]` of {}", host_gpus.host))
                 };
                 found.push(host_gpus.finding(
                     &[claim],
@@ -48,8 +48,11 @@ pub(super) fn check(host_gpus: &HostGpus) -> Vec<Finding> {
             let Some(vgpu) = vgpu_types::find(profile) else { continue };
             let of_kind: Vec<_> = host_gpus.gpus.iter().filter(|g| g.gpu.serves(vgpu) == Some(true)).collect();
             if !of_kind.is_empty() && of_kind.iter().all(|g| g.given) {
-                let what =
-                    format!("{} wants the vGPU {profile}, but every {} of the host is given away whole", claim.vm, of_kind[0].gpu.shown());
+                let what = format!(
+                    "{} wants the vGPU {profile}, but every {} of the host is a passthrough device",
+                    claim.vm,
+                    of_kind[0].gpu.shown()
+                );
                 let nearest = Some(format!("take one out of `passthrough` of {}", host_gpus.host));
                 found.push(host_gpus.finding(&[claim], what, basis(), nearest));
             }
@@ -76,7 +79,12 @@ fn dynamic(host_gpus: &HostGpus) -> Vec<Finding> {
         let source = |sure| Basis::document("vSphere documentation, Dynamic DirectPath I/O: a free device is chosen at power-on", sure);
         if needed > of_kind.len() {
             let what = format!("{} want a {ids} at power-on: {needed} are needed, the host gives {} away", names(&wants), of_kind.len());
-            found.push(host_gpus.finding(&wants, what, source(true), Some("give more GPUs away, or let a VM be off".into())));
+            found.push(host_gpus.finding(
+                &wants,
+                what,
+                source(true),
+                Some("add GPUs to `passthrough` of the host, or let a VM be off".into()),
+            ));
         } else if !named.is_empty() {
             let what = format!(
                 "{} take any free {ids} at power-on, which may be the one that {} names by its address",

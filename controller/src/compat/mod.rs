@@ -102,7 +102,6 @@ pub const ROOMS: [RoomConstraint; 3] = [
     RoomConstraint { name: "profile-fits", about: "vGPU profiles and the room on the host's GPUs", check: profile_fits::check },
 ];
 
-/// What was found.
 #[derive(Clone, Debug, Default)]
 pub struct Judgement {
     /// What must not be done, by node.
@@ -113,7 +112,6 @@ pub struct Judgement {
     pub warnings: Vec<Finding>,
 }
 
-/// Judges one combination.
 pub fn judge_one(combination: &Combination) -> Vec<Finding> {
     let of = |c: &Constraint, finding: Finding| {
         let mut finding = finding.of(c.name);

@@ -22,7 +22,6 @@ pub enum Says {
     Nothing,
 }
 
-/// The catalogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriverCatalogue {
     /// Name of the file.

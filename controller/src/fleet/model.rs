@@ -14,10 +14,8 @@ use std::sync::Arc;
 use vsgpu_core::Requirement;
 use vsgpu_host_agent::vm::PowerState;
 
-/// One host.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Host {
-    /// Name.
     pub name: String,
     /// `host:port` of its agent.
     pub address: String,
@@ -36,14 +34,12 @@ impl Host {
     }
 }
 
-/// One VM.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Vm {
     /// Name in the fleet file.
     pub name: String,
     /// Display name in vSphere.
     pub vm_name: String,
-    /// Its host.
     pub host: String,
     /// Power at the end; `None`: as it was found, or on where the guest has wishes.
     pub power: Option<PowerState>,
@@ -60,7 +56,6 @@ pub struct Vm {
     /// What is wanted of it.
     #[serde(rename = "wishes")]
     pub specs: Specs,
-    /// The Linux inside.
     pub guest: Option<Guest>,
 }
 
@@ -93,10 +88,8 @@ impl Guest {
     }
 }
 
-/// The whole fleet.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Fleet {
-    /// The fleet file.
     #[serde(skip)]
     pub file: PathBuf,
     /// Where the fleet file names each file of the operator.
@@ -108,7 +101,6 @@ pub struct Fleet {
     /// NVIDIA's own catalogue of driver pairs, where the operator has it.
     #[serde(skip)]
     pub catalogue: Option<Arc<DriverCatalogue>>,
-    /// Deadlines.
     pub deadlines: Deadlines,
     /// Order and budget of hosts.
     pub rollout: Strategy,
@@ -119,7 +111,6 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Specs by node.
     pub fn specs(&self) -> BTreeMap<NodeId, &Specs> {
         let hosts = self.hosts.iter().map(|h| (NodeId::new(NodeKind::Host, &h.name), &h.specs));
         let vms = self.vms.iter().map(|v| (NodeId::new(NodeKind::Vm, &v.name), &v.specs));
@@ -136,7 +127,6 @@ impl Fleet {
         self.hosts.iter_mut().map(|h| (NodeKind::Host, &mut h.specs)).chain(self.vms.iter_mut().flat_map(of_vm))
     }
 
-    /// VMs by host.
     pub fn vms_by_host(&self) -> BTreeMap<&str, Vec<&Vm>> {
         let mut all: BTreeMap<&str, Vec<&Vm>> = self.hosts.iter().map(|h| (h.name.as_str(), vec![])).collect();
         for vm in &self.vms {

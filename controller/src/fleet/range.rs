@@ -36,7 +36,6 @@ fn plain(name: &str) -> Result<(), String> {
     if good { Ok(()) } else { Err(format!("`{name}` is no name: letters, digits, `-`, `_` and `.`, at most 63")) }
 }
 
-/// Nearest known name.
 pub use vsgpu_core::suggest::nearest;
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 /// So many, or so many of a hundred: `2`, `25%`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Share {
-    /// A number.
     Count(u32),
     /// Percent.
     Percent(u32),

@@ -8,7 +8,6 @@ use vsgpu_core::Requirement;
 /// What the fleet file wants of one requirement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Spec {
-    /// The requirement's name.
     #[serde(rename = "name")]
     pub requirement: &'static str,
     /// In full form, as the requirement itself writes it.

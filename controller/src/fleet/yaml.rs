@@ -15,7 +15,6 @@ pub struct Node {
     pub line: usize,
     /// Column, from 1.
     pub column: usize,
-    /// The value.
     pub data: Data,
 }
 
@@ -24,7 +23,6 @@ pub struct Node {
 pub enum Data {
     /// Text, number, boolean or null.
     Scalar(Value),
-    /// A list.
     List(Vec<Node>),
     /// Keys with their places, in order.
     Map(Vec<(Key, Node)>),
@@ -33,7 +31,6 @@ pub enum Data {
 /// A key with its place.
 #[derive(Clone, Debug)]
 pub struct Key {
-    /// The key.
     pub name: String,
     /// Line, from 1.
     pub line: usize,

@@ -15,7 +15,6 @@ use vsgpu_wire::client::{Description, Holder};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Left {
-    /// The host.
     pub host: String,
     /// `maintenance-mode`, or `power` of a VM.
     pub what: String,
@@ -102,7 +101,6 @@ impl Left {
         }
     }
 
-    /// What to do.
     pub fn advice(&self) -> Vec<String> {
         let host = &self.host;
         match self.at_work {

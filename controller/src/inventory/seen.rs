@@ -11,9 +11,7 @@ use vsgpu_wire::client::Holder;
 /// What was seen of one node.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// The running boot.
     pub boot_id: String,
-    /// Facts by name.
     pub facts: Facts,
     /// What runs took of a host and have not given back, as its agent keeps it.
     pub taken: Vec<Taken>,

@@ -24,7 +24,6 @@ pub(crate) enum NodeState {
 }
 
 impl NodeState {
-    /// All words.
     pub(crate) const WORDS: [&str; 6] = ["done", "rolled-back", "running", "partly-done", "not-begun", "held"];
 
     /// As JSON and metrics say it.

@@ -6,11 +6,9 @@ use crate::plan::{Plan, RebootedFor};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "kebab-case")]
 pub enum Record {
-    /// A run begins.
     Planned {
         /// Seconds since 1970.
         at: u64,
@@ -18,7 +16,6 @@ pub enum Record {
         run: String,
         /// What the run is for.
         purpose: Purpose,
-        /// The whole plan.
         plan: Box<Plan>,
         /// Hosts that an earlier run left in maintenance mode.
         in_maintenance: BTreeSet<String>,
@@ -38,7 +35,6 @@ pub enum Record {
     Started {
         /// Seconds since 1970.
         at: u64,
-        /// Step.
         step: usize,
         /// The boot in which it was started.
         boot_id: String,
@@ -47,21 +43,16 @@ pub enum Record {
     Done {
         /// Seconds since 1970.
         at: u64,
-        /// Step.
         step: usize,
-        /// What is so.
         note: String,
         /// Somebody else took what this step was to take: it is not ours to give back.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         theirs: bool,
     },
-    /// A step failed.
     Failed {
         /// Seconds since 1970.
         at: u64,
-        /// Step.
         step: usize,
-        /// Why.
         error: String,
         /// Why, in a word.
         hold: Hold,
@@ -70,14 +61,12 @@ pub enum Record {
     Ended {
         /// Seconds since 1970.
         at: u64,
-        /// How.
         how: EndReason,
     },
     /// A person has looked at a held node and lets it go. May follow the end.
     Released {
         /// Seconds since 1970.
         at: u64,
-        /// The node.
         node: NodeId,
     },
 }

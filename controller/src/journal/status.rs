@@ -16,7 +16,6 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum StepState {
-    /// Not begun.
     #[default]
     Waiting,
     /// Begun; its outcome is not known.
@@ -29,15 +28,12 @@ pub enum StepState {
         #[serde(skip)]
         again: bool,
     },
-    /// Done.
     Done {
-        /// What is so.
         note: String,
         /// Somebody else had taken it.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         theirs: bool,
     },
-    /// Failed.
     Failed {
         /// Why, and since when.
         #[serde(flatten)]
@@ -74,11 +70,9 @@ impl StepState {
 /// A run, as its records tell it.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// The plan.
     pub plan: Plan,
     /// One state per step.
     pub steps: Vec<StepState>,
-    /// When it began.
     pub begun: u64,
     /// When it ended, if it did, and how.
     pub ended: Option<(u64, EndReason)>,

@@ -140,7 +140,6 @@ fn failed(name: &str, error: &std::io::Error) -> Error {
         .hint("nothing is done that cannot be recorded: make room or mend the disk, then run `vsgpu apply` again; it goes on from there")
 }
 
-/// The embedded store.
 pub struct Journal {
     name: String,
     writer: Writer,
@@ -244,11 +243,9 @@ impl Store for Journal {
 
 /// A run that was read back.
 pub struct Stored {
-    /// Its number.
     pub number: u32,
     /// Its file, for people.
     pub name: String,
-    /// What it tells.
     pub status: Status,
     /// Length of the undamaged part.
     pub good_bytes: u64,
@@ -281,8 +278,9 @@ pub fn latest_where(disk: &dyn Disk, which: impl Fn(&Status) -> bool) -> Result<
 fn read(disk: &dyn Disk, number: u32) -> Result<Option<Stored>, Error> {
     let (name, bytes) = (disk.name(number), disk.read(number)?);
     let refused = |why: String| {
-        Error::new(Kind::Blocked, format!("{name}: {why}")).code("journal")
-            .hint("`vsgpu apply --abandon` sets that run aside and looks at all nodes anew; `vsgpu abort --adopt HOST` then gives back what it left")
+        Error::new(Kind::Blocked, format!("{name}: {why}")).code("journal").hint(
+            "`vsgpu apply --abandon` sets that run aside and looks at all nodes anew; `vsgpu abort --adopt HOST` then restores the host",
+        )
     };
     if let Some(version) = written_by_another(&bytes) {
         return Err(refused(format!("the run was made by another version of vsgpu (format {version}, this one reads {VERSION})")));

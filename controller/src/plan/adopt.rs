@@ -16,13 +16,11 @@ use vsgpu_host_agent::vm::{POWER, PowerState};
 /// A plan that gives back what another run left, and what that is.
 #[derive(Clone, Debug)]
 pub struct Adoption {
-    /// The plan.
     pub plan: Plan,
     /// What is taken over.
     pub left: Leftovers,
     /// VMs that are started, by their names in vSphere.
     pub vms: Vec<String>,
-    /// The host.
     pub host: String,
 }
 

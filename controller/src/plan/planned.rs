@@ -7,7 +7,6 @@ use std::collections::HashSet;
 
 /// A plan with what stands in its way.
 pub struct Planned {
-    /// The plan.
     pub plan: Plan,
     /// What a person must mend first.
     pub problems: Vec<Problem>,

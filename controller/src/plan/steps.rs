@@ -19,7 +19,6 @@ pub const VERSION: u32 = 2;
 /// An ordered list of steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Format.
     pub version: u32,
     /// The fleet file it was made from.
     pub fleet_file: String,
@@ -29,7 +28,6 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// How nodes are reached.
     pub reaches: BTreeMap<NodeId, Reach>,
-    /// Deadlines.
     pub deadlines: Deadlines,
     /// Wishes that are met already.
     pub met: usize,
@@ -59,12 +57,10 @@ pub struct Cluster {
     pub unavailable: BTreeMap<String, String>,
 }
 
-/// One step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// Number, from 1.
     pub id: usize,
-    /// Node.
     pub node: NodeId,
     /// What it is, for people.
     pub title: String,
@@ -72,7 +68,6 @@ pub struct Step {
     pub change: Arc<str>,
     /// The exact commands, as far as they can be known.
     pub commands: Arc<[String]>,
-    /// What is done.
     pub work: Work,
     /// Steps that must be done before.
     pub after: Vec<usize>,
@@ -135,23 +130,18 @@ impl Step {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Work {
-    /// Send a file.
     Send {
-        /// The file.
         artifact: Box<Artifact>,
         /// Datastore of a host.
         datastore: Option<String>,
     },
     /// Make a requirement so.
     Meet {
-        /// Its name.
         requirement: String,
-        /// Its spec.
         spec: Arc<Value>,
         /// What the agent must find; absent where an earlier step changes it.
         expect: Option<Expectation>,
     },
-    /// Make changes active.
     Activate {
         /// Restart by this name, or reboot.
         restart: Option<String>,
@@ -163,9 +153,7 @@ pub enum Work {
 /// Why something is not in the plan.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Problem {
-    /// Node.
     pub node: NodeId,
-    /// What is wrong.
     #[serde(flatten)]
     pub error: Error,
 }

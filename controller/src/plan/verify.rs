@@ -13,15 +13,12 @@ use vsgpu_host_agent::vm::{POWER, PowerState};
 /// One requirement of one node, checked.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
-    /// Node.
     pub node: NodeId,
-    /// Requirement.
     pub requirement: String,
     /// Whether it is met.
     pub met: bool,
     /// Whether the node could be asked at all.
     pub known: bool,
-    /// What is so.
     pub is: String,
     /// What is wanted, where it is not met.
     #[serde(skip_serializing_if = "Option::is_none")]

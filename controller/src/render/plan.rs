@@ -5,7 +5,6 @@ use crate::plan::{Plan, Step, Work};
 use crate::render::table::columns;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The whole plan.
 pub fn text(plan: &Plan) -> String {
     if plan.steps.is_empty() {
         return format!("nothing to do: {} requirements are met", plan.met);

@@ -39,9 +39,7 @@ impl Format {
 
 /// What a verb answers.
 pub struct Answer {
-    /// For programs.
     pub json: Value,
-    /// For people.
     pub text: String,
     /// The same with more of it.
     pub wide: Option<String>,
@@ -50,7 +48,6 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Without names.
     pub fn new(json: Value, text: impl Into<String>) -> Self {
         Self { json, text: text.into(), wide: None, names: vec![] }
     }
@@ -71,7 +68,6 @@ pub(crate) fn say(text: &str) {
 }
 
 impl Printer {
-    /// For a format.
     pub fn new(format: Format) -> Self {
         Self { format, cut: std::cell::Cell::new(false), deaf: std::cell::Cell::new(false) }
     }
@@ -205,7 +201,6 @@ impl Printer {
         !self.format.is_document() && std::io::stderr().is_terminal()
     }
 
-    /// The format.
     pub(crate) fn format(&self) -> Format {
         self.format
     }

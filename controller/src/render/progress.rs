@@ -82,7 +82,6 @@ impl Progress {
         }
     }
 
-    /// Shows one event.
     pub fn on_event(&mut self, event: &Event) {
         self.run_view.on_event(event);
         if self.format.is_document() {

@@ -11,7 +11,6 @@ use vsgpu_core::Requirement as _;
 use vsgpu_core::observe::facts_as_json;
 use vsgpu_guest_agent::guest::{CudaProof, Driver, License};
 
-/// Facts by node.
 pub fn facts(inventory: &Inventory) -> Answer {
     let mut json = Map::new();
     let (mut text, mut wide) = (String::new(), String::new());

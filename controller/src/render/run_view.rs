@@ -15,7 +15,6 @@ pub(super) enum NodeState {
     LeftOut,
 }
 
-/// One node's line.
 pub(super) struct Node {
     name: String,
     steps: usize,
@@ -34,7 +33,6 @@ impl Node {
     }
 }
 
-/// A run.
 pub(super) struct RunView {
     pub nodes: Vec<Node>,
     /// Node and title of each step, and its seconds in earlier runs.

@@ -36,12 +36,12 @@ pub fn status(run: Option<&Stored>, at_work: bool, hosts: &Hosts<'_>, now: u64) 
         (true, None) => "running now",
         (_, None) if run.damage.is_some() => "not finished, and damaged: `vsgpu apply --abandon` plans anew",
         (_, None) if status.gave_back_early() && status.purpose == Purpose::Rollback => {
-            "not finished, but what failed has given back what it took: `vsgpu rollback` plans the rest anew"
+            "not finished, but its hosts have left maintenance mode and its VMs run: `vsgpu rollback` plans the rest anew"
         }
         (_, None) if status.gave_back_early() => {
-            "not finished, but what failed has given back what it took: `vsgpu apply` plans the rest anew"
+            "not finished, but its hosts have left maintenance mode and its VMs run: `vsgpu apply` plans the rest anew"
         }
-        (_, None) => "not finished: `vsgpu resume` goes on with it, `vsgpu abort` gives back what it took",
+        (_, None) => "not finished: `vsgpu resume` finishes it, `vsgpu abort` ends it and restores maintenance mode and VM power",
         (_, Some((_, EndReason::Aborted))) => "aborted",
         (_, Some((_, EndReason::GivenUp))) => "given up",
         (_, Some(_)) if done < status.steps.len() && status.purpose == Purpose::Rollback => {

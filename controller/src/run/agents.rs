@@ -18,7 +18,6 @@ const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)
 pub(super) struct Agents {
     connector: Connector,
     holder: String,
-    /// For one try.
     once: Duration,
     known: Mutex<BTreeMap<(String, String), Arc<Agent>>>,
     renewing: Mutex<JoinSet<()>>,

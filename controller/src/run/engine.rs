@@ -24,15 +24,12 @@ use tokio::task::JoinSet;
 use vsgpu_core::failpoint;
 use vsgpu_wire::client::Connector;
 
-/// Steps at once.
 const AT_ONCE: usize = 1024;
 
 /// How a run ended.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
-    /// Steps done.
     pub done: usize,
-    /// Steps left out.
     pub skipped: usize,
     /// Steps that failed, with why.
     pub failed: Vec<(usize, Error)>,
@@ -68,17 +65,14 @@ impl std::fmt::Display for Stopped {
 /// What the operator asks of a run that goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// Nothing.
     Continue,
     /// Finish what runs, begin nothing.
     Stop,
-    /// Leave at once.
     Detach,
 }
 
 /// How a plan is executed.
 pub struct RunOptions<'a> {
-    /// Connections.
     pub connector: &'a Connector,
     /// Who we are, to the agents.
     pub holder: String,
@@ -86,7 +80,6 @@ pub struct RunOptions<'a> {
     pub pause: bool,
     /// Only give back what was taken, then end.
     pub give_back: bool,
-    /// The operator.
     pub control: watch::Receiver<Control>,
     /// Seconds since 1970, for records.
     pub now: fn() -> u64,

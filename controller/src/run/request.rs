@@ -13,11 +13,9 @@ use crate::run::event::Event;
 use tokio::sync::watch;
 use vsgpu_wire::client::Connector;
 
-/// What is asked.
 pub struct Request<'a> {
     /// The fleet as it is wished.
     pub fleet: &'a Fleet,
-    /// Connections.
     pub connector: &'a Connector,
     /// Where runs are kept.
     pub disk: &'a dyn Disk,
@@ -29,7 +27,6 @@ pub struct Request<'a> {
     pub saved: Option<&'a Plan>,
     /// A plan that is not made from the fleet file: what another run left is given back.
     pub adoption: Option<&'a Adoption>,
-    /// What for.
     pub purpose: Purpose,
     /// What becomes of an unfinished run.
     pub unfinished: Unfinished,
@@ -54,9 +51,7 @@ pub enum Unfinished {
     GiveUp,
 }
 
-/// Whoever looks on.
 pub trait RunObserver {
-    /// A remark.
     fn note(&mut self, text: &str);
     /// A plan that was just made, before anything is done.
     ///
@@ -70,15 +65,12 @@ pub trait RunObserver {
     fn going_on(&mut self, run: u32, status: &Status) -> Result<(), Error>;
     /// A plan that is executed from here on.
     fn running(&mut self, plan: &Plan);
-    /// Something happened.
     fn on_event(&mut self, event: &Event);
 }
 
-/// How it ended.
 pub struct RunOutcome {
     /// What was executed; without steps where nothing was to do.
     pub plan: Plan,
-    /// How it went.
     pub summary: Summary,
     /// What kept nodes out of the plan.
     pub problems: Vec<Problem>,
@@ -122,7 +114,7 @@ impl Request<'_> {
                 let what = if run.status.purpose == Purpose::Rollback { "rollback" } else { "run" };
                 let (number, fleet) = (run.number, self.fleet.file.display());
                 observer.note(&match self.unfinished {
-                    Unfinished::GiveBack => format!("giving back what {what} {number} of {fleet} took"),
+                    Unfinished::GiveBack => format!("restoring maintenance mode and VM power after {what} {number} of {fleet}"),
                     _ => format!("going on with {what} {number} of {fleet}, which was not finished"),
                 });
                 if self.unfinished != Unfinished::GiveBack {
@@ -150,7 +142,7 @@ impl Request<'_> {
                 // Only now: where the new plan is not agreed to, the old run can still be gone on with.
                 if let Some(run) = given_up {
                     self.give_up(&run).map_err(one)?;
-                    let why = if goes_on { "had failed and given back what it took: everything is planned anew" } else { "was given up" };
+                    let why = if goes_on { "had failed and restored its nodes: everything is planned anew" } else { "was given up" };
                     observer.note(&format!("run {} {why}", run.number));
                 }
                 if planned.plan.steps.is_empty() {
@@ -197,7 +189,7 @@ impl Request<'_> {
         }
         if self.unfinished == Unfinished::GoOn {
             // What the rest needs (maintenance mode, VMs off) is no longer so.
-            let why = format!("run {} had failed and has given back what it took: its other steps do not fit any more", run.number);
+            let why = format!("run {} had failed and has restored its nodes: its other steps do not fit any more", run.number);
             let again = if run.status.purpose == Purpose::Rollback { "vsgpu rollback" } else { "vsgpu apply" };
             let error =
                 Error::new(Kind::Blocked, why).code("unfinished-run").hint(format!("`{again}` plans anew from how the nodes are now"));

@@ -14,7 +14,6 @@ use vsgpu_core::failpoint;
 /// What becomes of a step whose predecessors have ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// It begins now.
     Start,
     /// Something must end before.
     Wait,
@@ -25,7 +24,6 @@ pub(super) enum Admission {
 #[derive(Default)]
 struct Host {
     wave: usize,
-    /// Within its wave.
     place: usize,
     cluster: String,
     /// Steps without an end.
@@ -39,7 +37,6 @@ struct Host {
     failed: BTreeSet<usize>,
     /// It has left maintenance mode through this run.
     returned: bool,
-    /// Anything failed.
     ill: bool,
 }
 
@@ -169,7 +166,6 @@ impl<'a> RolloutBudget<'a> {
         all
     }
 
-    /// A step begins.
     pub(super) fn began(&mut self, step: &Step) {
         self.together.take();
         if let Some(host) = self.hosts.get_mut(step.host.as_str()) {

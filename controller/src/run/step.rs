@@ -33,10 +33,8 @@ pub(super) const LOOP: u32 = 2;
 /// Observed state after success, and who changed it.
 pub(super) type StepResult = Result<(String, ChangedBy), Error>;
 
-/// Who changed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ChangedBy {
-    /// This run.
     Us,
     /// It was so before, and that is all that counts.
     Already,

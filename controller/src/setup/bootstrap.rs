@@ -10,12 +10,9 @@ use vsgpu_machine::ssh::Target;
 /// What kind of machine it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Machine {
-    /// An ESXi host.
     Esxi {
-        /// Its acceptance level.
         acceptance: String,
     },
-    /// A Linux.
     Linux {
         /// Its package tool: `dpkg` or `rpm`.
         tool: &'static str,
@@ -42,20 +39,16 @@ impl Machine {
 
 /// One thing that is done.
 pub enum Act {
-    /// A command there.
     Run(Command),
     /// A file there. Its content is never shown: keys are among them.
     Put {
         /// Absolute path.
         path: String,
-        /// Content.
         bytes: Vec<u8>,
-        /// Permission bits.
         mode: u32,
     },
     /// A file that is no longer needed.
     Remove(String),
-    /// An empty folder.
     RemoveFolder(String),
 }
 
@@ -80,7 +73,6 @@ impl std::fmt::Display for Act {
 pub struct Wanted {
     /// File name of the package.
     pub package: String,
-    /// Its content.
     pub bytes: Vec<u8>,
     /// `ca.pem`, `node.pem`, `node.key`.
     pub certificates: Vec<(&'static str, Vec<u8>)>,

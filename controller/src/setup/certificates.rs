@@ -19,7 +19,6 @@ pub struct Ending {
     pub role: &'static str,
     /// When it ends, seconds since 1970.
     pub ends: u64,
-    /// In words.
     pub state: String,
     /// A newer one was issued here and is not on the node yet.
     pub issued: bool,

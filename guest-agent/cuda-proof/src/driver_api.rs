@@ -74,9 +74,7 @@ api! {
 /// What the proof asks of a device (`CUdevice_attribute`).
 #[derive(Clone, Copy)]
 pub enum Attribute {
-    /// Multiprocessors.
     Multiprocessors = 16,
-    /// ECC is on.
     Ecc = 32,
     /// Peak memory clock, kHz.
     MemoryClockKhz = 36,
@@ -171,7 +169,6 @@ impl Driver {
         Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
     }
 
-    /// Number of devices.
     pub fn count(&self) -> Result<i32> {
         let mut count = 0;
         // SAFETY: one number is written.
@@ -256,7 +253,6 @@ impl<'d> Device<'d> {
         Ok(found)
     }
 
-    /// Device memory.
     pub fn allocate(&self, bytes: usize) -> Result<DeviceMemory<'d>> {
         let mut at = 0;
         // SAFETY: one address is written.
@@ -349,13 +345,11 @@ impl Drop for DeviceMemory<'_> {
 }
 
 impl HostMemory<'_> {
-    /// The floats.
     pub fn floats(&self) -> &[f32] {
         // SAFETY: `len` initialised floats, which only this value reaches.
         unsafe { std::slice::from_raw_parts(self.at, self.len) }
     }
 
-    /// The floats.
     pub fn floats_mut(&mut self) -> &mut [f32] {
         // SAFETY: as above, borrowed alone.
         unsafe { std::slice::from_raw_parts_mut(self.at, self.len) }

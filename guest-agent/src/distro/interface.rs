@@ -37,7 +37,6 @@ pub(crate) const REPLACING: [&str; 17] = [
 pub(crate) struct Repository<'a> {
     /// Name of its file.
     pub name: &'a str,
-    /// Where it is.
     pub url: &'a str,
     /// Debian's suite and components, `bookworm main`; nothing else has them.
     pub suite: Option<&'a str>,
@@ -53,13 +52,11 @@ pub(crate) struct File {
 
 /// One family of distributions.
 pub(crate) trait Distro: Sync {
-    /// For people.
     fn name(&self) -> &'static str;
     /// What is run before packages are installed: an installation that was cut off is ended, the lists are brought up to date.
     fn refresh(&self) -> Vec<Command>;
     /// Installs packages, by name or by the absolute path of a file.
     fn install(&self, packages: &[String]) -> Command;
-    /// Removes packages.
     fn remove(&self, packages: &[String]) -> Command;
     /// Package with the headers of a kernel.
     fn headers(&self, kernel: &str) -> String;

@@ -98,7 +98,6 @@ impl JsonSchema for Percent {
 pub(crate) enum Judged {
     /// As fast as wished, in words.
     Fast(String),
-    /// Slower, in words.
     Slow(String),
     /// There is nothing to compare it with.
     Unknown(String),

@@ -17,7 +17,6 @@ pub struct DkmsModule {
     pub state: String,
 }
 
-/// What is asked.
 pub(crate) fn status() -> Command {
     Command::new("dkms", ["status"])
 }

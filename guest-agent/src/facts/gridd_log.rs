@@ -14,7 +14,6 @@ pub struct GriddOutcome {
     pub reason: Option<String>,
 }
 
-/// Reads nvidia-gridd's lines.
 pub fn gridd_outcome(text: &str) -> GriddOutcome {
     let mut last = GriddOutcome { outcome: "unknown", product: None, reason: None };
     // A missing gridd.conf is harmless with NLS, so `Failed to open` decides nothing.

@@ -19,7 +19,6 @@ pub struct Os {
     pub family: Option<String>,
 }
 
-/// The running kernel.
 pub(crate) fn kernel(seen: &Observation) -> Result<String, Unreadable> {
     let kernel = seen.text(&Probe::KernelRelease)?.unwrap_or_default();
     if kernel.is_empty() || kernel.contains('/') {

@@ -32,7 +32,6 @@ pub enum Engine {
 impl Engine {
     pub(super) const ALL: [Self; 3] = [Self::Docker, Self::Containerd, Self::Podman];
 
-    /// Its command line.
     pub(super) fn program(self) -> &'static str {
         match self {
             Self::Docker => "docker",

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
-/// A driver held.
 pub struct DriverHeld;
 
 /// What is wanted.

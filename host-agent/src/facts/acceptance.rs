@@ -28,7 +28,6 @@ impl Level {
         (Self::VMwareCertified, "VMwareCertified", "certified"),
     ];
 
-    /// esxcli's word.
     pub(crate) fn word(self) -> &'static str {
         Self::ALL[self as usize].1
     }

@@ -124,7 +124,6 @@ impl Packages {
         probes
     }
 
-    /// Reads it.
     pub(crate) fn parse(seen: &Observation) -> Result<Self, Unreadable> {
         let mut installed = esxcli::parsed(&LIST, seen, vibs)?;
         // What esxcli answers where no image is staged is not known for every release: no usable answer means none.

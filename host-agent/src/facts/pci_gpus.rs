@@ -51,7 +51,6 @@ pub struct PciGpu {
 }
 
 impl PciGpu {
-    /// For choosing.
     pub fn candidate(&self) -> Candidate<'_> {
         Candidate {
             address: &self.address,
@@ -162,7 +161,6 @@ impl PciGpus {
         Self::parse(&Subject::node(), seen).is_ok_and(|bus| !bus.gpus().is_empty() && bus.gpus().iter().all(|g| g.is_passed_through()))
     }
 
-    /// NVIDIA's display controllers.
     pub fn gpus(&self) -> Vec<&PciGpu> {
         self.devices.iter().filter(|d| d.is_gpu()).collect()
     }

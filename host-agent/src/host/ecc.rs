@@ -108,7 +108,7 @@ impl Requirement for Ecc {
         };
         let all = spec.shown(|wish| wants(&wish).to_string());
         if fact.all_given {
-            return Verdict::met("every GPU of the host is given away whole");
+            return Verdict::met("every GPU of the host is a passthrough device");
         }
         let version = fact.driver_version.as_deref().and_then(DriverVersion::leading);
         let Some(version) = version.filter(|_| fact.smi_failure.is_none()) else {

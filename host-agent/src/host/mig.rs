@@ -98,7 +98,7 @@ impl Requirement for Mig {
 
     fn check(spec: &PerGpu<OnOff>, fact: &MigFact) -> Verdict {
         if fact.all_given {
-            return Verdict::met("every GPU of the host is given away whole");
+            return Verdict::met("every GPU of the host is a passthrough device");
         }
         if let Some(why) = &fact.smi_failure {
             return Verdict::waits(why, spec.shown(|on| on.to_string()));

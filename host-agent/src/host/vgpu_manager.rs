@@ -134,7 +134,7 @@ impl Requirement for VgpuManager {
         };
         let wants = version.to_string();
         if fact.packages.has(&spec.package) && fact.all_given {
-            return Verdict::met(format!("{version}, every GPU of the host is given away whole"));
+            return Verdict::met(format!("{version}, every GPU of the host is a passthrough device"));
         }
         if fact.packages.has(&spec.package) {
             return match not_working(fact, version) {

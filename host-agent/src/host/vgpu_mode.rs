@@ -151,7 +151,7 @@ impl Requirement for VgpuMode {
             );
         }
         if fact.all_given {
-            return Verdict::met("every GPU of the host is given away whole");
+            return Verdict::met("every GPU of the host is a passthrough device");
         }
         if let Some(why) = &fact.smi_failure {
             return Verdict::waits(why, spec.shown(|mode| mode.word().to_string()));

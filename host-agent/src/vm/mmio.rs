@@ -16,7 +16,6 @@ pub struct Mmio;
 /// A BAR up to this size fits into the 32-bit window.
 const SMALL_BAR_MIB: u64 = 256;
 
-/// What is wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MmioSpec {

@@ -43,7 +43,6 @@ impl TryFrom<String> for Profile {
 /// One vGPU of a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct VgpuWish {
-    /// Its profile.
     pub profile: Profile,
     /// Plug-in parameters, as the `.vmx` holds them. What is not named is left as it is.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

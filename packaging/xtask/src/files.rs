@@ -9,7 +9,6 @@ pub struct Entry {
     pub path: String,
     /// Permissions; the sticky bit marks what ESXi keeps over a reboot (facts: esxi A4).
     pub mode: u32,
-    /// Contents.
     pub bytes: Vec<u8>,
     /// The operator's own: an upgrade keeps it.
     pub config: bool,

@@ -6,13 +6,9 @@ use std::collections::BTreeSet;
 
 /// What a package says of itself.
 pub struct Package {
-    /// Name.
     pub name: &'static str,
-    /// One line.
     pub summary: &'static str,
-    /// Some lines.
     pub description: &'static str,
-    /// Files.
     pub entries: Vec<Entry>,
     /// What else must be there: a package by Debian's name, and by rpm's.
     pub needs: Option<(&'static str, &'static str)>,

@@ -27,10 +27,8 @@ const COMMUNITY: [&str; 12] = [
     "usr/libexec/jumpstart/plugins/",
 ];
 
-/// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Refused by esxcli.
     pub errors: Vec<String>,
     /// Depends on the host.
     pub remarks: Vec<String>,
@@ -38,7 +36,6 @@ pub struct Findings {
     pub what: Option<String>,
 }
 
-/// Checks a VIB.
 pub fn verify(bytes: &[u8]) -> Findings {
     let mut found = Findings::default();
     match members(bytes) {

@@ -6,15 +6,12 @@ use sha2::{Digest as _, Sha256};
 use vsgpu_core::text::hex;
 use xmlwriter::XmlWriter;
 
-/// Of the package.
 pub const NAME: &str = "vsgpu-host-agent";
-/// Who makes it.
 pub const VENDOR: &str = "vsgpu";
 /// At most fifteen characters.
 const PAYLOAD: &str = "vsgpu";
 /// One line, at most eighty characters.
 pub const SUMMARY: &str = "vsgpu host agent: GPUs on vSphere from host to proof";
-/// For people.
 pub const DESCRIPTION: &str =
     "Looks at and sets up the GPUs of an ESXi host for vsgpu, over gRPC with mutual TLS. Nothing of NVIDIA is inside.";
 /// The oldest release that it was made for.
@@ -22,7 +19,6 @@ const OLDEST: &str = "6.7.0";
 
 /// A VIB with what is said about it.
 pub struct Vib {
-    /// The archive.
     pub bytes: Vec<u8>,
     /// What it says of itself.
     pub descriptor: Descriptor,

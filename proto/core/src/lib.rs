@@ -3,6 +3,7 @@
 //! A *fact* is what a machine was seen to be, a *requirement* says what is wrong with a fact and which
 //! *effects* mend it. `observe` looks, `apply` makes it so and verifies, alike for all requirements, through `System`; whatever
 //! really touches a machine stands in the doors (`vsgpu-machine`).
+#![warn(missing_docs)]
 
 pub mod apply;
 pub mod artifact;

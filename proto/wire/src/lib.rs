@@ -1,5 +1,6 @@
 //! The wire contract of vsgpu and both of its sides: `client` (the controller's), `server` (an agent's), and what they share: TLS,
 //! certificates, refusals, metrics. The only crate that names tonic, prost and rustls.
+#![warn(missing_docs)]
 
 mod accept;
 pub mod acquired;

@@ -1,6 +1,6 @@
 //! An agent whose machine belongs to somebody else: it has a right certificate and says what it likes. What the controller takes of
 //! it is fit for people, and bounded.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
 
 use std::pin::Pin;
 use std::time::Duration;

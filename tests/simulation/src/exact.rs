@@ -14,7 +14,6 @@ use vsgpu_tests::sim::state::Fault;
 /// Simulated time in which every plan is executed, whatever is cut.
 const LIMIT: Duration = Duration::from_secs(6 * 3600);
 
-/// What goes wrong.
 #[derive(Clone, Debug, Default)]
 pub struct Cuts {
     /// The controller loses its power when so many commits are on its disk.

@@ -4,7 +4,6 @@
 //! `world` makes machines, agents and controllers; `disk` a disk that loses power; `scenario` what is played and what must hold
 //! all the same, `troubles` what goes wrong; `example` the fleets of the lab; `exact` cuts at every place of a plan; `beside` agents in real time.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
-#![allow(missing_docs, reason = "test code")]
 
 pub mod beside;
 pub mod disk;

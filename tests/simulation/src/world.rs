@@ -106,7 +106,6 @@ impl World {
         self.acts.lock().unwrap().clone()
     }
 
-    /// All machines.
     pub fn machines(&self) -> impl Iterator<Item = &String> {
         self.hosts.iter().chain(&self.guests)
     }
@@ -274,11 +273,9 @@ pub struct Controller {
     pub calls: usize,
     /// It begins at this time.
     pub starts: Duration,
-    /// Everything it heard.
     pub heard: Arc<Mutex<Vec<String>>>,
     /// Promises that were broken when it heard of something.
     pub broken: Arc<Mutex<Vec<String>>>,
-    /// Of the machines.
     pub folder: PathBuf,
 }
 

@@ -1,7 +1,7 @@
 //! Laws over whole plans: cut at each record and at each pair of records, at each command and each pair of both, fail each.
 //! Of the fleets with guests the short form takes every so-many-th case; `VSGPU_EVERY=1 cargo test --release -p vsgpu-simulation
 //! --test exact -- --nocapture` takes them all.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};

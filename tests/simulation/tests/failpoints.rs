@@ -1,5 +1,5 @@
 //! Every failpoint, switched on: the suites must find the fault. A suite that misses one is not done.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use vsgpu_core::failpoint::{Fault, is_on, set};
 use vsgpu_simulation::scenario::{Scenario, run};

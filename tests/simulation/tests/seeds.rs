@@ -1,6 +1,6 @@
 //! Thousands of seeds of simulated time: `VSGPU_SEEDS=100000 cargo test --release -p vsgpu-simulation --test seeds` is the long
 //! form, `VSGPU_SEED=N` replays one.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;

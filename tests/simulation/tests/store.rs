@@ -1,5 +1,5 @@
 //! The journal's store: fail, cut and flip at every write of a run of 25 steps; group commit.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

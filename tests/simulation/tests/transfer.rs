@@ -1,5 +1,5 @@
 //! A file that is on its way when its sender is paused past its lease and somebody else takes the node.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

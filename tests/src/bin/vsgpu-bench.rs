@@ -1,7 +1,7 @@
 //! Benchmarks: ratios side by side in one run. `cargo run --release -p vsgpu-tests --bin vsgpu-bench`
 //!
 //! Not timed tests: machines differ, so each figure stands beside what it is compared with, and the target beside both.
-#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, reason = "test code")]
 
 use serde_json::json;
 use std::path::Path;

@@ -1,13 +1,5 @@
 //! `cargo demo`: the whole journey on a lab of simulated machines with real agents, in front of your eyes.
-#![allow(
-    missing_docs,
-    clippy::exit,
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "test code"
-)]
+#![allow(clippy::exit, clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods, reason = "test code")]
 
 use nix::sys::signal::{SigSet, Signal};
 use std::process::Stdio;

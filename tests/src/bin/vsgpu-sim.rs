@@ -1,5 +1,5 @@
 //! Stands in for esxcli, vim-cmd, nvidia-smi, systemctl and the others: the name it is called by decides.
-#![allow(missing_docs, clippy::exit, reason = "test code")]
+#![allow(clippy::exit, reason = "test code")]
 
 fn main() {
     vsgpu_tests::sim::main();

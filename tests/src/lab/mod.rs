@@ -46,15 +46,12 @@ const GUEST_TOOLS: [&str; 15] = [
 /// How a machine comes back from a reboot.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Boot {
-    /// As it should.
     Well,
-    /// Not at all.
     Never,
     /// With the image it had before.
     OldImage,
     /// For so long each time, then it reboots again by itself.
     Loop(Duration),
-    /// So much later.
     Late(Duration),
     /// With a clock that is wrong by this, as libfaketime writes it: `+1h`.
     WrongClock(&'static str),
@@ -298,7 +295,6 @@ impl Lab {
         command
     }
 
-    /// Runs the controller.
     pub fn vsgpu(&self, args: &[&str]) -> Output {
         self.command(args).stdin(Stdio::null()).output().unwrap()
     }

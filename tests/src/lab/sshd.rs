@@ -58,7 +58,6 @@ impl Sshd {
         Self { folder, port, user }
     }
 
-    /// Starts it.
     pub fn start(&self) -> std::process::Child {
         if nix::unistd::geteuid().is_root() {
             // sshd's own empty folder, which its service would make.

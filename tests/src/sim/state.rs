@@ -98,7 +98,7 @@ pub struct Gpu {
     pub applies_at_once: bool,
     /// It never changes hands: a stale record of the host.
     pub stuck: bool,
-    /// Cannot be given away.
+    /// Cannot be a passthrough device.
     pub not_capable: bool,
     /// Graphics type of its own, where one was set.
     pub own_type: Option<String>,
@@ -260,7 +260,6 @@ pub fn link(path: &Path) {
     std::os::unix::fs::symlink(simulator(), path).unwrap();
 }
 
-/// The simulator's executable.
 pub fn simulator() -> PathBuf {
     if let Some(path) = std::env::var_os("VSGPU_SIM") {
         return path.into();

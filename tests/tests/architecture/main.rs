@@ -1,5 +1,5 @@
 //! The rules of the house (packaging/docs/architecture.md), kept by tests: who may depend on what, and who may name what.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
 mod imports;
 

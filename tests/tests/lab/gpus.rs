@@ -400,7 +400,7 @@ fn a_vm_that_runs_does_not_lose_its_gpu_to_a_wish_of_its_host() {
     );
     lab.start();
     let said = lab.expect(6, &["apply", "--yes"]);
-    assert!(said.contains("every A100 PCIe 40GB of the host is given away whole"), "{said}");
+    assert!(said.contains("every A100 PCIe 40GB of the host is a passthrough device"), "{said}");
     // Without downtime, a GPU that runs is not pulled either.
     fleet(&lab, "    passthrough: { gpus: [\"0000:af:00.0\"], reboot: never }\n", "  vm-b:\n    host: esx-01\n");
     let said = lab.expect(6, &["apply", "--yes"]);

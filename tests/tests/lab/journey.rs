@@ -298,7 +298,7 @@ fn ctrl_c_says_what_is_left_and_how_to_go_on() {
     assert!(
         said.contains("interrupted")
             && said.contains("esx-01 IS STILL IN MAINTENANCE MODE")
-            && said.contains("vm-01 was shut down and is not known to run again"),
+            && said.contains("vm-01 was shut down; whether it runs again is unknown"),
         "{said}"
     );
     let status = lab.expect(0, &["status"]);

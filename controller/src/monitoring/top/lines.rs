@@ -5,24 +5,18 @@ use crate::monitoring::top::summary::{FleetSummary, Gpu, Node, Run, Vgpu};
 /// How loud a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// All is well.
     Fine,
-    /// Somebody should look.
     Doubt,
-    /// Somebody must look.
     Bad,
 }
 
-/// One line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
-    /// What it shows.
     pub text: String,
     /// How loud it is.
     pub mood: Severity,
 }
 
-/// The whole view.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
     /// Two lines: the fleet, and its latest run.

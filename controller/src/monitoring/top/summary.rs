@@ -12,26 +12,19 @@ pub struct FleetSummary {
     pub fleet: String,
     /// Whether the records of runs could be read.
     pub runs_readable: bool,
-    /// The latest run.
     pub run: Option<Run>,
-    /// Hosts, by name.
     pub hosts: Vec<Node>,
-    /// Guests, by name.
     pub guests: Vec<Node>,
 }
 
-/// The latest run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Run {
-    /// Its number.
     pub number: u64,
     /// `running`, `unfinished` or `ended`.
     pub state: &'static str,
-    /// Its steps.
     pub steps: u64,
     /// Steps that are done.
     pub done: u64,
-    /// Steps that failed.
     pub failed: u64,
     /// Nodes that are held.
     pub held: usize,
@@ -40,7 +33,6 @@ pub struct Run {
 /// A host or a guest.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Node {
-    /// Its name.
     pub name: String,
     /// Whether its agent answered when it was last asked.
     pub reachable: bool,
@@ -76,11 +68,9 @@ pub struct Node {
 pub struct Wishes {
     /// Requirements that are met.
     pub met: usize,
-    /// All of them.
     pub of: usize,
 }
 
-/// A GPU.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Gpu {
     /// Its address on the bus.
@@ -95,24 +85,19 @@ pub struct Gpu {
     pub memory_used_bytes: Option<f64>,
     /// All of its memory, in bytes.
     pub memory_total_bytes: Option<f64>,
-    /// Its temperature.
     pub temperature_celsius: Option<f64>,
-    /// What it draws.
     pub power_watts: Option<f64>,
     /// Uncorrected memory errors, or a row that could not be remapped.
     pub memory_errors: bool,
     /// Slower than it could be: heat or power.
     pub throttled: bool,
-    /// Its vGPUs.
     pub vgpus: Vec<Vgpu>,
 }
 
 /// A vGPU, as its host sees it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Vgpu {
-    /// The VM.
     pub vm: String,
-    /// Its type.
     pub profile: String,
     /// Share of time in which it worked, 0 to 1.
     pub utilization_ratio: Option<f64>,

@@ -67,7 +67,7 @@ impl Ledger {
     /// Where it cannot be kept: then it must not be taken.
     pub(crate) fn note(&self, system: &dyn System, new: Taken) -> Result<(), String> {
         if self.taken().len() >= MAX {
-            return Err(format!("{MAX} things of this node are taken already"));
+            return Err(format!("{MAX} things of this node are on record already"));
         }
         self.change(system, |taken| {
             // Taken again by a run of the same name it is the same taking; by another one it is that one's now.
@@ -80,7 +80,7 @@ impl Ledger {
     pub(crate) fn given_back(&self, system: &dyn System, what: &str, vm: &str, already: bool) {
         let now = system.now();
         if let Err(why) = self.change(system, |taken| give_back(taken, (what, vm), already, now)) {
-            tracing::warn!(why, "what was given back is still noted as taken; the next look drops it");
+            tracing::warn!(why, "what was restored is still on record; the next look drops it");
         }
     }
 
@@ -88,7 +88,7 @@ impl Ledger {
     pub(crate) fn looked(&self, system: &dyn System, looks: &[Look]) {
         let now = system.now();
         if let Err(why) = self.change(system, |taken| look_at(taken, looks, now)) {
-            tracing::warn!(why, "what is taken cannot be kept");
+            tracing::warn!(why, "the record of maintenance mode and VM power cannot be written");
         }
     }
 }

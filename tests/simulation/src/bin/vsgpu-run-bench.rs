@@ -1,6 +1,6 @@
 //! What a run costs: a step against its raw durable writes, and a whole fleet against its ideal schedule, side by side in one
 //! process. `cargo run --release -p vsgpu-simulation --bin vsgpu-run-bench`; with `--short` less of it, for CI.
-#![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
