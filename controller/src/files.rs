@@ -106,7 +106,7 @@ pub fn own_id(path: &Path) -> Result<String, Error> {
     Ok(id)
 }
 
-/// Twelve hexadecimal digits that nobody knows before.
+/// A random 48-bit id in hex.
 pub fn random_name() -> Result<String, Error> {
     let source = Path::new("/dev/urandom");
     let mut bytes = [0; 6];

@@ -1,4 +1,4 @@
-//! The gate against what the tables say: expected answers written down by reading the tables, not the code
+//! The compatibility check against what the tables say: expected answers written down by reading the tables, not the code
 //! (`tests/expected/compat.json`), each asked of the real program.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 

@@ -79,7 +79,7 @@ fn a_format_of_another_version_is_refused_cleanly() {
     assert!(error.hints[0].contains("--abandon"), "{error:?}");
 }
 
-/// What a newcomer copies is a fleet file, and passes the gate.
+/// What a newcomer copies is a fleet file, and passes the compatibility check.
 #[test]
 fn the_quick_start_is_right() {
     let text = std::fs::read_to_string(workspace().join("packaging/QUICKSTART.md")).unwrap();

@@ -1,4 +1,4 @@
-//! What constraints look at: plain values with where each comes from.
+//! What compatibility checks look at: plain values with where each comes from.
 
 use crate::fleet::{DriverCatalogue, Expectation};
 use crate::node::NodeId;
@@ -50,7 +50,7 @@ pub enum Module {
     Proprietary,
 }
 
-/// A GPU as the gate needs it.
+/// A GPU as the checks need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpu {
     /// PCI address; empty on the command line.

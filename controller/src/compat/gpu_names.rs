@@ -1,4 +1,4 @@
-//! GPUs that keys of a host name: they are there, and those of keys of the host's driver are not given away. Found here, before
+//! GPUs that keys of a host name: they are there, and those of keys of the host's driver are no passthrough devices. Found here, before
 //! an outage, because the driver that holds the GPUs may only be there after it.
 
 use crate::compat::combination::{Finding, HostGpus};

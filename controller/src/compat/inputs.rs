@@ -1,4 +1,4 @@
-//! Makes combinations and rooms from the fleet file, and from what was seen where something was seen.
+//! Makes the inputs of the checks: from the fleet file, and from facts where there are any.
 
 use crate::compat::combination::{Combination, Gpu, GpuClaim, GuestDriver, HostGpu, HostGpus, LicenseWay, Module, Stated};
 use crate::fleet::{Fleet, Host, Spec, Vm};

@@ -1,4 +1,4 @@
-//! The gate: combinations across host, VM and guest that do not work, found before anything is touched. Pure. One file and
+//! Compatibility checks: combinations across host, VM and guest that do not work, found before anything is touched. Pure. One file and
 //! one line each: a constraint looks at a `Combination` (one VM on its host, or what `vsgpu compat` was asked) or at a `HostGpus`
 //! (the GPUs of one host and everybody who wants a part of them).
 //!

@@ -41,8 +41,7 @@ pub struct RebootedFor {
     pub requirements: BTreeSet<String>,
 }
 
-/// What an earlier run took and is really still taken: the world may have given it back, or the fleet file no longer wants it. Where it
-/// is not known how the taking ended, a look does not settle it: a VM may still be shutting down.
+/// Keeps only the leftovers that the inventory still shows. Entries whose step never finished stay: a VM may still be shutting down.
 pub fn still_taken(fleet: &Fleet, inventory: &Inventory, left: Leftovers) -> Leftovers {
     let host_node = |host: &str| NodeId::new(NodeKind::Host, host);
     let unsettled = |kind: NodeKind, name: &str| left.unsettled.contains(&NodeId::new(kind, name));

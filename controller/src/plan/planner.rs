@@ -53,7 +53,7 @@ pub(super) struct Planner<'a> {
     effects: Shared<[Effect]>,
 }
 
-/// Makes the plan, and says what stands in its way. The gate comes first: nothing is planned for what it refuses.
+/// Makes the plan, and says what stands in its way. The compatibility check comes first: nothing is planned for what it refuses.
 pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Planned {
     // With model names settled to addresses, so that two VMs are not thought to want the same GPU.
     let assigned = assign::with_gpus_assigned(fleet, inventory);

@@ -324,7 +324,7 @@ impl<'a> Run<'a> {
         });
     }
 
-    /// `well`: as if it had ended well, for what its host is to others.
+    /// `well`: the outcome as the rollout budget counts it.
     fn skip(&mut self, id: usize, why: Option<String>, well: Option<bool>, say: &mut dyn FnMut(&Event)) {
         self.state[id - 1] = State::Skipped;
         self.summary.skipped += 1;

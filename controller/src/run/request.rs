@@ -28,7 +28,7 @@ pub struct Request<'a> {
     /// A plan that is not made from the fleet file: what another run left is given back.
     pub adoption: Option<&'a Adoption>,
     pub purpose: Purpose,
-    /// What becomes of an unfinished run.
+    /// What to do with an unfinished run.
     pub unfinished: Unfinished,
     /// Stop when a wave is settled.
     pub pause: bool,
@@ -38,7 +38,7 @@ pub struct Request<'a> {
     pub now: fn() -> u64,
 }
 
-/// What becomes of an unfinished run.
+/// What to do with an unfinished run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfinished {
     /// It is gone on with, if it was planned from the same; otherwise a person must say what.
@@ -76,7 +76,7 @@ pub struct RunOutcome {
     pub problems: Vec<Problem>,
     /// What earlier runs took and could not be given back, where nothing was executed.
     pub left: Leftovers,
-    /// Why what was to come behind an unfinished run that was gone on with was not begun, or broke.
+    /// Errors of the run that follows a resumed one: why it did not start, or failed.
     pub behind: Vec<Error>,
 }
 

@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::failpoint;
 
-/// What becomes of a step whose predecessors have ended.
+/// Whether a step whose predecessors have ended may start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     Start,

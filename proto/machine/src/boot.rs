@@ -8,7 +8,7 @@ use vsgpu_core::{BootIdentity, IoError, System};
 pub(crate) struct Boot<D>(Option<(Arc<dyn BootIdentity>, Weak<D>)>);
 
 impl<D: System + 'static> Boot<D> {
-    /// For who only looks: nobody waits for a reboot.
+    /// Read-only use: no boot id, because nobody waits for a reboot.
     pub(crate) fn none() -> Self {
         Self(None)
     }

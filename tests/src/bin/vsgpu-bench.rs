@@ -324,7 +324,7 @@ fn plan() {
     let catalogue = vsgpu::catalogue();
     let wanted = |kind: NodeKind, name: &str| {
         let entry = catalogue.find(kind.scope(), name).unwrap();
-        // A fleet that the gate lets through: what is refused is not planned.
+        // A fleet that passes the compatibility check: what is refused is not planned.
         let file = |artifact: &str, version: &str| json!({ "artifact": artifact, "sha256": "0".repeat(64), "size": 1, "holds": [{ "name": "x", "version": version }] });
         let package = |artifact, version| json!({ "package": file(artifact, version) });
         let spec: serde_json::Value = match name {

@@ -1,4 +1,4 @@
-//! Whole GPUs, the host's GPU settings, clones and the gate, on the lab: real processes, real gRPC, simulated tools.
+//! Whole GPUs, the host's GPU settings, clones and compatibility checks, on the lab: real processes, real gRPC, simulated tools.
 
 use vsgpu_tests::lab::{Lab, files};
 use vsgpu_tests::sim::state::Gpu;

@@ -1,6 +1,5 @@
-//! What the other side of a connection may ask, by its certificate: the operator everything, whoever scrapes (`monitor`) who we are,
-//! metrics and health. Decided before anything of a request is read, and of what a reader sends next to nothing is read, so that a monitor's key is worth no more than that: it can
-//! neither fill memory nor take the operator's place.
+//! Authorization by certificate role. `operator`: all calls. `monitor`: Describe, Metrics and Health, with almost no request body.
+//! Decided before a request is read, so that a monitor's key can neither fill memory nor change anything.
 
 use crate::refusal::Refusal;
 use http_body_util::{BodyExt as _, Full, Limited};

@@ -47,7 +47,7 @@ pub(crate) fn operate(
             ending.end(serde_json::to_string(&outcome).unwrap_or_default());
         });
     }
-    // What was heard of an operation that is run anew here was another agent's.
+    // After a restart the caller's event numbers belong to the old process: start from 0.
     Ok(Response::new(ReceiverStream::new(operation.listen(if new { 0 } else { call.events_heard }))))
 }
 
