@@ -1,0 +1,433 @@
+//! Benchmarks: ratios side by side in one run. `cargo run --release -p vsgpu-tests --bin vsgpu-bench`
+//!
+//! Not timed tests: machines differ, so each figure stands beside what it is compared with, and the target beside both.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, reason = "test code")]
+
+use serde_json::json;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use vsgpu::fleet::{Deadlines, Fleet, Guest, Host, Spec, Specs, Vm};
+use vsgpu::inventory::{Inventory, Seen};
+use vsgpu::node::{NodeId, NodeKind};
+use vsgpu_tests::fakes::state::Fault;
+use vsgpu_tests::lab::{Lab, files, programs};
+use vsgpu_wire::client::{Call, Connection, Connector, Fence, Target};
+use vsgpu_wire::traceparent::TraceParent;
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn timed(runs: usize, mut work: impl FnMut()) -> Duration {
+    let run = |_| {
+        let start = Instant::now();
+        work();
+        start.elapsed()
+    };
+    median((0..runs).map(run).collect())
+}
+
+/// The short form, which CI runs: every part, with less of it.
+fn short() -> bool {
+    std::env::args().any(|arg| arg == "--short")
+}
+
+fn main() {
+    // These have processes of their own: their memory, or where they keep their files, is one of the figures.
+    match std::env::args().nth(1).as_deref() {
+        Some("plan") => return plan(),
+        Some("read") => return read(),
+        Some("look") => return look(),
+        Some("transfer") => return transfer(),
+        _ => {}
+    }
+    println!("building ...");
+    let bin = programs();
+    start_up(&bin);
+    sizes(&bin);
+    let lab = Lab::new("bench");
+    lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    lab.start();
+    memory(&lab);
+    facts(&lab);
+    steps(&lab);
+    drop(lab);
+    let own = |part: &str, folder: &Path| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.arg(part).args(short().then_some("--short")).env("TMPDIR", folder);
+        assert!(command.status().unwrap().success(), "{part}");
+    };
+    let memory = Path::new("/dev/shm");
+    own("transfer", if memory.is_dir() { memory } else { Path::new("/tmp") });
+    own("look", Path::new("/tmp"));
+    own("read", Path::new("/tmp"));
+    own("plan", Path::new("/tmp"));
+}
+
+/// Processor time of programs that have ended.
+fn cpu() -> Duration {
+    use nix::sys::resource::{UsageWho, getrusage};
+    use nix::sys::time::TimeValLike as _;
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
+    Duration::from_micros((usage.user_time().num_microseconds() + usage.system_time().num_microseconds()) as u64)
+}
+
+/// A look at many agents. All of them, and their simulated tools, share the processors of this machine, which in the field are theirs:
+/// so the controller's own processor time is compared.
+fn look() {
+    let mut before: Option<f64> = None;
+    for count in if short() { [10, 40] } else { [20, 200] } {
+        let lab = Lab::new(&format!("bench-look-{count}"));
+        let names: Vec<String> = (0..count).map(|n| format!("esx-{n:03}")).collect();
+        names.iter().for_each(|name| lab.host(name, "8.0.2", vec![files::a100("0000:3b:00.0")]));
+        let hosts = names.iter().map(|name| format!("  {name}: {{ address: {}, graphics-type: SharedPassthru }}\n", lab.address(name)));
+        lab.write_fleet(&format!("version: 1\nhosts:\n{}", hosts.collect::<String>()));
+        lab.start();
+        // Once before, so that all agents have started.
+        lab.expect(3, &["plan", "-o", "json"]);
+        let before_plan = cpu();
+        let plan = timed(3, || drop(lab.expect(3, &["plan", "-o", "json"])));
+        let own = (cpu() - before_plan) / 3;
+        let status = timed(3, || drop(lab.expect(0, &["status"])));
+        println!(
+            "look at {count:>4} agents      plan {plan:>8.2?} beside all agents and tools, {own:>8.2?} its own; status {status:>8.2?}   target: linear"
+        );
+        let each = own.as_secs_f64() / count as f64;
+        if let Some(before) = before {
+            assert!(each < before * 2.5, "an agent costs {:.1} times as much among {count}", each / before);
+        }
+        before = Some(each);
+    }
+}
+
+/// Fleet files: names written singly, and VMs dealt out over a range.
+fn read() {
+    let few: usize = if short() { 2_000 } else { 6_000 };
+    let mut before = [f64::MAX; 2];
+    for count in [few, few * 10] {
+        let singly: String = (0..count).map(|n| format!("  esx-{n:06}:\n")).collect();
+        let names = format!("version: 1\nhosts:\n{singly}");
+        let last = count.min(10_000) - 1;
+        let dealt: String =
+            (0..count.div_ceil(10_000)).map(|k| format!("  vm-{k}-[0000-{last:04}]:\n    host: esx-[0000-{last:04}]\n")).collect();
+        let dealt = format!("version: 1\nhosts:\n  esx-[0000-{last:04}]:\nvms:\n{dealt}");
+        for (at, (what, text)) in [("names", names), ("VMs over a range", dealt)].into_iter().enumerate() {
+            let took = timed(3, || drop(vsgpu::fleet::file::from_text(Path::new("f.yaml"), &text).unwrap_or_else(|e| panic!("{e:?}"))));
+            println!("reading {count:>6} {what:<17} {took:>10.2?}");
+            let each = took.as_secs_f64() / count as f64;
+            assert!(each < before[at] * 2.5, "{what}: each costs {:.1} times as much among {count}", each / before[at]);
+            before[at] = each;
+        }
+    }
+}
+
+fn start_up(bin: &Path) {
+    let run = |program: &Path, arg: &str| _ = Command::new(program).arg(arg).stdout(Stdio::null()).status().unwrap();
+    let ours = timed(21, || run(&bin.join("vsgpu"), "--help"));
+    let least = timed(21, || run(Path::new("/bin/true"), ""));
+    println!("vsgpu --help            {ours:>10.2?}   (/bin/true {least:.2?})   target: within 10 ms");
+}
+
+fn sizes(bin: &Path) {
+    for name in ["vsgpu-host-agent", "vsgpu-guest-agent", "vsgpu"] {
+        let stripped = std::env::temp_dir().join(format!("vsgpu-bench-{name}-{}", std::process::id()));
+        let ok = Command::new("strip").arg("-o").arg(&stripped).arg(bin.join(name)).status().is_ok_and(|s| s.success());
+        let size = std::fs::metadata(if ok { stripped.clone() } else { bin.join(name) }).unwrap().len();
+        let _ = std::fs::remove_file(&stripped);
+        println!("{name:<20}    {:>7.1} MB   stripped: {ok}   target for the host agent: at most 12 MB", size as f64 / 1e6);
+    }
+}
+
+fn rss(pid: u32, field: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|l| l.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+}
+
+fn memory(lab: &Lab) {
+    println!("host agent idle RSS     {:>7.1} MiB   target: at most 10 MB", rss(lab.agent_pid("esx-01").unwrap(), "VmRSS"));
+}
+
+fn connected<T>(lab: &Lab, work: impl AsyncFnOnce(Connection) -> T) -> T {
+    let connector = Connector::load(&lab.folder.join("pki")).unwrap();
+    let target = Target { address: lab.address("esx-01"), node: "esx-01".into(), role: "host" };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { work(Connection::open(&connector, &target, Duration::from_secs(5)).await.unwrap()).await })
+}
+
+/// Probes run beside each other: all take 500 ms, the whole must take little more than one.
+fn facts(lab: &Lab) {
+    lab.change("esx-01", |m| {
+        for tool in ["esxcli", "nvidia-smi", "vim-cmd", "vmkload_mod"] {
+            m.faults.insert(tool.into(), Fault::Slow { ms: 500 });
+        }
+    });
+    // One round of probes, eight of them, of 500 ms each.
+    let names = ["esx-version", "host-graphics", "pci-gpus", "maintenance-mode", "host-summary"];
+    let took = connected(lab, async |c| {
+        let start = Instant::now();
+        c.observe(None, &names, &[], Duration::from_secs(60)).await.unwrap();
+        start.elapsed()
+    });
+    lab.change("esx-01", |m| m.faults.clear());
+    println!("facts of slow probes    {took:>10.2?}   (slowest probe 500 ms)   target: slowest + 50 ms, boot id included");
+}
+
+/// A step that has one command against that command alone.
+fn steps(lab: &Lab) {
+    let tool = lab.machine("esx-01").join("tools/esxcli");
+    // Its two probes, started at once as the agent does.
+    let command = timed(21, || {
+        let start = |what: [&str; 3]| Command::new(&tool).arg("--formatter=xml").args(what).stdout(Stdio::null()).spawn().unwrap();
+        let mut both = [start(["graphics", "host", "get"]), start(["graphics", "device", "list"])];
+        both.iter_mut().for_each(|child| drop(child.wait()));
+    });
+    let (rpc, met) = connected(lab, async |c| {
+        let (mut rpcs, mut steps) = (vec![], vec![]);
+        let mut call = claimed(&c).await;
+        for _ in 0..21 {
+            let start = Instant::now();
+            c.describe(Duration::from_secs(5)).await.unwrap();
+            rpcs.push(start.elapsed());
+            let start = Instant::now();
+            call.operation = format!("step {}", steps.len());
+            c.apply(None, "assignment-policy", &json!("Performance"), None, &mut call, Duration::from_secs(5), &mut |_| {}).await.unwrap();
+            steps.push(start.elapsed());
+        }
+        (median(rpcs), median(steps))
+    });
+    println!(
+        "step that is met        {met:>10.2?}   (its two probes alone {command:.2?}; an RPC alone {rpc:.2?})   target: commands + 1 ms"
+    );
+}
+
+/// What a change says about itself, on a node that is ours.
+async fn claimed(c: &Connection) -> Call {
+    let mut fence = Fence { holder: "bench".into(), epoch: 0 };
+    fence.epoch = c.claim(&fence, 60, Duration::from_secs(5)).await.unwrap();
+    Call { fence, deadline_secs: 60, ..Call::default() }
+}
+
+/// All of it on one memory file system: the datastore as well as scp's target.
+fn transfer() {
+    let size: usize = if short() { 8 << 20 } else { 256 << 20 };
+    let lab = Lab::new("bench-transfer");
+    lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    lab.start();
+    let lab = &lab;
+    let shm = lab.folder.join("files");
+    std::fs::create_dir_all(&shm).unwrap();
+    let (file, copy) = (shm.join("artifact.bin"), shm.join("copy.bin"));
+    std::fs::write(&file, files::noise(size)).unwrap();
+    let store = lab.machine("esx-01").join("root/vmfs/volumes/datastore1/vsgpu");
+    let artifact = vsgpu_core::Artifact { artifact: file.display().to_string(), sha256: None, size: None, kind: None, holds: vec![] };
+    let sha256 = vsgpu::fleet::package::resolve(Path::new("/"), &artifact).unwrap().sha256.unwrap();
+    let ours = (0..3).map(|_| {
+        let _ = std::fs::remove_dir_all(&store);
+        let id = vsgpu_wire::v1::ArtifactId {
+            name: "artifact.bin".into(),
+            sha256: sha256.clone(),
+            size: size as u64,
+            datastore: "datastore1".into(),
+        };
+        connected(lab, async |c| {
+            let fence = claimed(&c).await.fence;
+            let start = Instant::now();
+            c.send(&file, id, &fence, &TraceParent::default(), Duration::from_secs(120), &mut |_| {}).await.unwrap();
+            start.elapsed()
+        })
+    });
+    let ours = median(ours.collect());
+    let rate = |t: Duration| size as f64 / 1e6 / t.as_secs_f64();
+    println!(
+        "transfer                {:>7.0} MB/s, hash checked; agent's peak RSS {:.1} MiB",
+        rate(ours),
+        rss(lab.agent_pid("esx-01").unwrap(), "VmHWM")
+    );
+    match Sshd::start(&shm) {
+        Some(sshd) => {
+            let scp = timed(3, || sshd.scp(&file, &copy));
+            println!(
+                "scp, same file          {:>7.0} MB/s   ratio {:.1}   target: at least 2",
+                rate(scp),
+                scp.as_secs_f64() / ours.as_secs_f64()
+            );
+        }
+        None => println!("SKIPPED scp: there is no sshd (Debian's package openssh-server)"),
+    }
+}
+
+struct Sshd {
+    child: std::process::Child,
+    folder: std::path::PathBuf,
+    port: u16,
+}
+
+impl Sshd {
+    fn start(shm: &Path) -> Option<Self> {
+        let folder = shm.join("ssh");
+        std::fs::create_dir_all(&folder).ok()?;
+        let _ = std::fs::create_dir_all("/run/sshd");
+        for key in ["host", "user"] {
+            Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.join(key)).status().ok()?;
+        }
+        std::fs::copy(folder.join("user.pub"), folder.join("authorized")).ok()?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
+        let option = |text: String| ["-o".to_string(), text];
+        let options = [
+            option(format!("HostKey={}", folder.join("host").display())),
+            option(format!("AuthorizedKeysFile={}", folder.join("authorized").display())),
+            option("StrictModes=no".into()),
+            option("PermitRootLogin=yes".into()),
+            option("Subsystem=sftp internal-sftp".into()),
+            option(format!("PidFile={}", folder.join("pid").display())),
+        ];
+        let child = Command::new("/usr/sbin/sshd")
+            .args(["-D", "-f", "/dev/null", "-p", &port.to_string(), "-o", "ListenAddress=127.0.0.1"])
+            .args(options.concat())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        vsgpu_tests::lab::wait_until("sshd listens", Duration::from_secs(10), || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Some(Self { child, folder, port })
+    }
+
+    fn scp(&self, from: &Path, to: &Path) {
+        let mut command = Command::new("scp");
+        command.args([
+            "-q",
+            "-P",
+            &self.port.to_string(),
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "LogLevel=ERROR",
+            "-i",
+        ]);
+        assert!(command.arg(self.folder.join("user")).arg(from).arg(format!("127.0.0.1:{}", to.display())).status().unwrap().success());
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// 1,000 hosts with two VMs each: 25 requirements per host.
+fn plan() {
+    let catalogue = vsgpu::catalogue();
+    let wanted = |kind: NodeKind, name: &str| {
+        let entry = catalogue.find(kind.scope(), name).unwrap();
+        // A fleet that passes the compatibility check: what is refused is not planned.
+        let file = |artifact: &str, version: &str| json!({ "artifact": artifact, "sha256": "0".repeat(64), "size": 1, "holds": [{ "name": "x", "version": version }] });
+        let package = |artifact, version| json!({ "package": file(artifact, version) });
+        let spec: serde_json::Value = match name {
+            "vgpu-manager" => json!({ "package": file(files::MANAGER_16_6, "535.183.04"), "datastore": "datastore1" }),
+            "gpu-management-daemon" => json!({ "package": file(files::DAEMON_16_6, "535.183.04"), "datastore": "datastore1" }),
+            "graphics-type" => json!("SharedPassthru"),
+            "ecc" => json!("auto"),
+            "vgpu" => json!(["nvidia_a100-20c"]),
+            "driver" => package(files::DRIVER_16_6, "535.183.01"),
+            "cuda-toolkit" => json!([package(files::CUDA_12_2, "12.2.2")]),
+            "license" => json!({ "token": file(files::TOKEN_FILE, "1") }),
+            _ => serde_json::from_str(entry.example).unwrap(),
+        };
+        Spec { requirement: entry.name, value: (entry.read_spec)(&spec).unwrap().into() }
+    };
+    let of = |kind: NodeKind, names: &[&str]| names.iter().map(|n| wanted(kind, n)).collect::<Specs>();
+    let host_specs = of(NodeKind::Host, &["vgpu-manager", "gpu-management-daemon", "graphics-type", "assignment-policy", "ecc"]);
+    let vm_specs = of(NodeKind::Vm, &["firmware", "memory-reserved", "vgpu"]);
+    let guest_specs =
+        of(NodeKind::Guest, &["build-tools", "nouveau", "display-manager", "driver", "license", "cuda-toolkit", "cuda-proof"]);
+    // What the lab's machines really answer, for every host and guest of the fleet.
+    programs();
+    let lab = Lab::new("bench-plan");
+    lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    lab.vm("vm-01", "esx-01");
+    let seen = |folder: &str, agent: vsgpu_wire::server::Agent, on: vsgpu_core::Subject, kind: NodeKind| {
+        let folder = lab.machine(folder);
+        let system = vsgpu_machine::Posix::new(Some(folder.join("tools")), folder.join("root")).with_boot((agent.boot)());
+        let wishes = match kind {
+            NodeKind::Host => &host_specs,
+            NodeKind::Vm => &vm_specs,
+            NodeKind::Guest => &guest_specs,
+        };
+        let wishes: Vec<_> = wishes.iter().map(|s| (s.requirement.to_string(), (*s.value).clone())).collect();
+        // As `vsgpu plan` asks.
+        let asked = vsgpu::inventory::needed(catalogue, kind, &wishes);
+        let mut facts = (agent.catalogue)().facts(kind.scope());
+        facts.retain(|fact| asked.contains(&fact.name));
+        Seen {
+            boot_id: "1".into(),
+            facts: vsgpu::inventory::shared::SharedFacts::default().of(vsgpu_core::observe::observe(system.as_ref(), &on, &facts)),
+            ..Seen::default()
+        }
+    };
+    let host_seen = seen("esx-01", vsgpu_host_agent::agent(), vsgpu_core::Subject::node(), NodeKind::Host);
+    let vm_seen = seen("esx-01", vsgpu_host_agent::agent(), vsgpu_core::Subject::vm("vm-01"), NodeKind::Vm);
+    let guest_seen = seen("vm-01", vsgpu_guest_agent::agent(), vsgpu_core::Subject::node(), NodeKind::Guest);
+    let build = |count: usize| {
+        let (mut hosts, mut vms, mut inventory) = (vec![], vec![], Inventory::default());
+        for n in 0..count {
+            let host = format!("esx-{n:04}");
+            inventory.nodes.insert(NodeId::new(NodeKind::Host, &host), Ok(host_seen.clone()));
+            for v in 0..2 {
+                let name = format!("vm-{n:04}-{v}");
+                inventory.nodes.insert(NodeId::new(NodeKind::Vm, &name), Ok(vm_seen.clone()));
+                inventory.nodes.insert(NodeId::new(NodeKind::Guest, &name), Ok(guest_seen.clone()));
+                let guest = Some(Guest { address: "a:1".into(), specs: guest_specs.clone() });
+                vms.push(Vm {
+                    vm_name: "vm-01".into(),
+                    name,
+                    host: host.clone(),
+                    power: None,
+                    shutdown_secs: 1,
+                    hard_stop: false,
+                    expects: vec![],
+                    taken_away: Default::default(),
+                    specs: vm_specs.clone(),
+                    guest,
+                });
+            }
+            hosts.push(Host { name: host, address: "a:1".into(), cluster: None, specs: host_specs.clone() });
+        }
+        (
+            Fleet {
+                file: "f".into(),
+                places: Default::default(),
+                pki: "p".into(),
+                catalogue: None,
+                deadlines: Deadlines::default(),
+                rollout: Default::default(),
+                hosts,
+                vms,
+            },
+            inventory,
+        )
+    };
+    let mut before = None;
+    let sizes: &[usize] = if short() { &[100, 1_000] } else { &[100, 1_000, 10_000] };
+    for count in sizes.iter().copied() {
+        let (fleet, inventory) = build(count);
+        let mut steps = 0;
+        let built = rss(std::process::id(), "VmRSS");
+        let took = timed(3, || steps = vsgpu::plan::plan(&fleet, &inventory, &vsgpu::plan::Leftovers::default()).plan.steps.len());
+        println!(
+            "plan of {count:>6} hosts x 25  {took:>10.2?}   {steps} steps, peak RSS of this process {:.0} MiB, {built:.0} MiB of it facts and wishes   target at 10,000: 3 s, 500 MB",
+            rss(std::process::id(), "VmHWM")
+        );
+        assert!(steps > 20 * count && steps.is_multiple_of(count), "every host has the steps of the others");
+        let each = took.as_secs_f64() / count as f64;
+        // Ten times the hosts may take ten times as long; noise and caches are not growth.
+        if let Some(before) = before.filter(|_| count > 100) {
+            assert!(each < before * 2.5, "a host costs {:.1} times as much in a fleet of {count}", each / before);
+        }
+        before = Some(each);
+    }
+}

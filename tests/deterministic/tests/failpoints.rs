@@ -1,0 +1,46 @@
+//! Every failpoint, switched on: the suites must find the fault. A suite that misses one is not done.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
+
+use vsgpu_core::failpoint::{Fault, is_on, set};
+use vsgpu_deterministic::scenario::{Scenario, run};
+use vsgpu_deterministic::store;
+
+/// Seeds tried before a fault counts as missed.
+const SEEDS: u64 = 120;
+
+/// Which suite is to find it.
+fn suite(fault: Fault) -> Option<Scenario> {
+    Some(match fault {
+        Fault::NoFsync | Fault::ResultBeforeIntent | Fault::BudgetOffByOne | Fault::RebootWithoutBootId => Scenario::Crashes,
+        Fault::NoFence => Scenario::Overtaken,
+        Fault::LeaseIgnored => Scenario::Together,
+        Fault::UnknownIsDone => Scenario::Network,
+        Fault::AskedTwiceRunsTwice | Fault::NothingGivenBack | Fault::BreakerIgnored => Scenario::Failing,
+        Fault::DriftIgnored => Scenario::Drift,
+        Fault::TakenByAnotherIsOurs => Scenario::Another,
+        Fault::TornTailKept | Fault::ChecksumIgnored | Fault::WriteErrorIgnored => return None,
+    })
+}
+
+fn found(fault: Fault) -> Option<String> {
+    set(Some(fault));
+    assert!(is_on(fault), "the tests are built without failpoints");
+    let result = match suite(fault) {
+        None => store::all().err(),
+        Some(scenario) => (0..SEEDS).find_map(|seed| run(scenario, seed).err().map(|why| format!("seed {seed}: {why}"))),
+    };
+    set(None);
+    result
+}
+
+#[test]
+fn every_fault_is_found() {
+    let mut missed = vec![];
+    for fault in Fault::ALL {
+        match found(fault) {
+            Some(why) => println!("{fault:?}: found: {}", why.lines().next().unwrap_or_default()),
+            None => missed.push(fault),
+        }
+    }
+    assert!(missed.is_empty(), "nobody found {missed:?}");
+}

@@ -1,0 +1,234 @@
+//! What people see at a terminal: help that fits a screen, colour and its rules, formats, and a real pseudo-terminal with Ctrl-C and
+//! a change of its size.
+
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+use vsgpu_tests::fakes::state::Fault;
+use vsgpu_tests::lab::small_fleet::{fault, small};
+use vsgpu_tests::lab::terminal::Terminal;
+use vsgpu_tests::lab::{Lab, files, programs, wait_until};
+
+/// Without `ESC [ .. m`.
+fn strip(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_string();
+    parts.fold(first, |all, part| all + part.split_once('m').map_or("", |(_, rest)| rest))
+}
+
+fn vsgpu(args: &[&str], env: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(programs().join("vsgpu"));
+    command.args(args).env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE").current_dir(std::env::temp_dir());
+    command.envs(env.iter().copied()).output().unwrap()
+}
+
+fn help_fits_a_screen_and_shows_examples() {
+    fn verbs(command: &clap::Command, path: &[String], all: &mut Vec<Vec<String>>) {
+        all.push(path.to_vec());
+        for verb in command.get_subcommands() {
+            verbs(verb, &[path, &[verb.get_name().to_string()]].concat(), all);
+        }
+    }
+    let mut all = vec![];
+    verbs(&vsgpu::cli::command(), &[], &mut all);
+    assert!(all.len() > 20);
+    for path in all {
+        let words: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
+        let output = vsgpu(&words, &[]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        // The list of all verbs, and the one verb with a dozen questions, take a taller screen.
+        let rows = if path.is_empty() || path == ["compat"] { 36 } else { 24 };
+        assert!(output.status.success() && text.lines().count() <= rows, "{path:?}: {} lines\n{text}", text.lines().count());
+        assert!(text.lines().all(|l| l.chars().count() <= 80), "{path:?}\n{text}");
+        let leaf = vsgpu::cli::command().find_subcommand(path.first().map_or("", String::as_str)).is_some_and(|c| !c.has_subcommands());
+        assert!(!leaf || path == ["schema"] || text.contains("Example"), "{path:?} has no example\n{text}");
+    }
+}
+
+fn colour_is_only_for_terminals_and_obeys() {
+    let wrong = ["explain", "driver-pear"];
+    let stderr = |env: &[(&str, &str)]| String::from_utf8(vsgpu(&wrong, env).stderr).unwrap();
+    let plain = stderr(&[]);
+    assert!(plain.starts_with("error[usage]: ") && !plain.contains('\x1b'), "{plain:?}");
+    let forced = stderr(&[("CLICOLOR_FORCE", "1")]);
+    assert!(forced.contains("\x1b["), "{forced:?}");
+    assert_eq!(strip(&forced), plain, "colour adds nothing but colour");
+    let at = |env: &[(&str, &str)]| {
+        let mut command = Command::new(programs().join("vsgpu"));
+        command.args(wrong).env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE").env("TERM", "xterm").envs(env.iter().copied());
+        Terminal::start(&command, 24, 80).end().1
+    };
+    assert!(at(&[]).contains("\x1b["), "a terminal has colour");
+    assert!(!at(&[("NO_COLOR", "1")]).contains("\x1b["), "NO_COLOR");
+    assert!(!at(&[("TERM", "dumb")]).contains("\x1b["), "a dumb terminal");
+    assert!(!at(&[("TERM", "dumb"), ("CI", "true")]).contains("\x1b["), "a dumb terminal of a build machine");
+}
+
+fn every_reading_verb_has_every_format() {
+    let lab = small("formats");
+    for verb in [
+        vec!["validate"],
+        vec!["schema"],
+        vec!["facts"],
+        vec!["export"],
+        vec!["plan"],
+        vec!["verify"],
+        vec!["status"],
+        vec!["config"],
+        vec!["explain"],
+        vec!["compat", "16.6"],
+    ] {
+        let run = |format: &str| {
+            let output = lab.vsgpu(&[&verb[..], &["-o", format]].concat());
+            assert!(matches!(output.status.code(), Some(0 | 3)), "{verb:?} -o {format}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let json: serde_json::Value = serde_json::from_str(&run("json")).unwrap();
+        let yaml = vsgpu::fleet::yaml::parse("out", &run("yaml")).unwrap().to_json();
+        // Observations of two moments; the shape is the same. Large numbers of YAML stay text in our reader.
+        let keys = |v: &serde_json::Value| v.as_object().map(|o| o.keys().cloned().collect::<Vec<_>>());
+        assert_eq!(keys(&json), keys(&yaml), "{verb:?}");
+        assert!(!run("wide").trim().is_empty() && !run("table").trim().is_empty(), "{verb:?}");
+        for name in run("name").lines() {
+            assert!(!name.is_empty() && !name.contains('{'), "{verb:?}: {name}");
+        }
+    }
+    assert_eq!(lab.expect(0, &["facts", "-o", "name"]), "host/esx-01\nvm/vm-01\nguest/vm-01\n");
+    assert_eq!(lab.expect(2, &["facts", "-n", "nobody", "-o", "yaml"]).lines().take(2).collect::<Vec<_>>(), ["---", "errors:"]);
+}
+
+fn an_operator_at_a_terminal_is_asked_and_can_stop_it() {
+    let lab = small("pty");
+    // Nobody says yes.
+    let terminal = Terminal::start(&lab.command(&["apply"]), 24, 80);
+    terminal.wait_for("[y/N]");
+    terminal.keys(&["n", "Enter"]);
+    let (status, text) = terminal.end();
+    assert!(status == Some(2) && text.contains("not confirmed"), "{text}");
+    assert!(lab.changing_calls("esx-01").is_empty());
+    // Ctrl-C is an answer, too.
+    let terminal = Terminal::start(&lab.command(&["apply"]), 24, 80);
+    terminal.wait_for("[y/N]");
+    terminal.keys(&["C-c"]);
+    assert_eq!(terminal.end().0, Some(2));
+    // Somebody does, makes the window smaller, and stops it under way.
+    fault(&lab, "esx-01", "esxcli software", Fault::Slow { ms: 3000 });
+    let terminal = Terminal::start(&lab.command(&["apply"]), 24, 120);
+    terminal.wait_for("[y/N]");
+    terminal.keys(&["y", "Enter"]);
+    let installs = || lab.changing_calls("esx-01").iter().any(|c| c.contains("software component apply"));
+    wait_until("the installation runs", Duration::from_secs(60), installs);
+    terminal.resize(24, 60);
+    terminal.keys(&["C-c"]);
+    let (status, text) = terminal.end();
+    assert!(status == Some(5) && text.contains("vsgpu resume"), "{text}");
+    // What stands below each other on a screen of sixty columns is no torn line.
+    lab.change("esx-01", |m| m.faults.clear());
+    // `apply` would go on with it: what is left is shown first. `resume` says so itself.
+    let calls = lab.changing_calls("esx-01").len();
+    let terminal = Terminal::start(&lab.command(&["apply"]), 60, 120);
+    terminal.wait_for("go on with run 1 of");
+    terminal.keys(&["n", "Enter"]);
+    let (status, text) = terminal.end();
+    assert!(status == Some(2) && text.contains("run 1 was not finished; ") && text.contains("steps are left"), "{text}");
+    assert_eq!(lab.changing_calls("esx-01").len(), calls);
+    lab.expect(0, &["resume"]);
+    lab.expect(0, &["verify", "--wait", "--timeout", "60"]);
+}
+
+fn progress_is_a_line_per_node_and_totals_beyond_twenty() {
+    let lab = Lab::new("fold");
+    let names: Vec<String> = (1..=24).map(|n| format!("esx-{n:02}")).collect();
+    let mut fleet = "version: 1\nrollout: { max-unavailable: 24 }\nhosts:\n".to_string();
+    for name in &names {
+        lab.host(name, "8.0.2", vec![files::a100("0000:3b:00.0")]);
+        fleet += &format!("  {name}:\n    address: {}\n    assignment-policy: Consolidation\n", lab.address(name));
+    }
+    lab.write_fleet(&fleet);
+    lab.start();
+    for name in &names {
+        fault(&lab, name, "esxcli graphics host set", Fault::Slow { ms: 1500 });
+    }
+    let terminal = Terminal::start(&lab.command(&["apply", "--yes"]), 24, 80);
+    terminal.wait_for(" of 24 nodes done, ");
+    let (status, text) = terminal.end();
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("24 of 24 steps done") && !text.contains("[24/24]"), "beyond twenty nodes no step has a line\n{text}");
+    // While it runs: one line for each of a few nodes, and what is left after runs that took as long.
+    let few: String = fleet.split("  esx-04").next().unwrap().replace("Consolidation", "Performance");
+    lab.write_fleet(&few);
+    let terminal = Terminal::start(&lab.command(&["apply", "--yes"]), 24, 80);
+    terminal.wait_for("0 of 3 nodes done, ");
+    let screen = terminal.screen();
+    assert!(names[..3].iter().all(|name| screen.contains(&format!("{name}   0/1"))), "{screen}");
+    let (status, text) = terminal.end();
+    assert!(status == Some(0) && text.contains("[3/3]"), "{text}");
+}
+
+fn top_shows_the_fleet_and_obeys_keys() {
+    let lab = small("top");
+    lab.expect(0, &["apply", "--yes"]);
+    let terminal = Terminal::start(&lab.command(&["top", "--every", "1"]), 24, 80);
+    for text in [
+        "1 hosts, 1 GPUs, 1 vGPUs, 1 guests",
+        "VGPU TYPE",
+        "esx-01",
+        "NVIDIA A100",
+        "A100-40C",
+        "licensed",
+        "proof right",
+        "run 1: ended, 26 of 26 steps done",
+    ] {
+        terminal.wait_for(text);
+    }
+    assert!(terminal.screen().lines().all(|l| l.chars().count() <= 80));
+    // A smaller window is drawn anew; what is away is said within its deadline, and found among what needs a person.
+    terminal.resize(8, 60);
+    terminal.keys(&["p"]);
+    lab.stop_agent("vm-01");
+    terminal.wait_for("AWAY");
+    let screen = terminal.screen();
+    assert!(screen.lines().any(|l| l.starts_with("  vm-01 ") && l.contains("AWAY")) && !screen.contains("A100-40C"), "{screen}");
+    terminal.keys(&["q"]);
+    assert_eq!(terminal.end().0, Some(0));
+    // Without a terminal it is text, and ends.
+    let text = lab.expect(0, &["top"]);
+    assert!(text.contains("AWAY") && !text.contains('\x1b'), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&lab.expect(0, &["top", "--once", "-o", "json"])).unwrap();
+    assert_eq!(json["guests"][0]["reachable"], false, "{json}");
+    let vgpu = &json["hosts"][0]["gpus"][0]["vgpus"][0];
+    assert!(vgpu["vm"] == "vm-01" && vgpu["licensed"] == true && vgpu["guest_driver"].is_string(), "{json}");
+}
+
+fn a_run_outlives_whoever_listened_and_a_lost_session_stops_it_politely() {
+    let lab = small("deaf");
+    // `vsgpu apply 2>&1 | head -1`: nobody hears it any more, and it goes on to its end.
+    let mut child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    lab.expect(0, &["verify"]);
+    // An answer that cannot be written is no success.
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let cut = lab.command(&["schema"]).stdout(full).stderr(Stdio::null()).status().unwrap();
+    assert_eq!(cut.code(), Some(1));
+    // The ssh session is lost under a run: what runs is finished, nothing is begun, and it can be gone on with.
+    let lab = small("hangup");
+    fault(&lab, "esx-01", "esxcli software", Fault::Slow { ms: 3000 });
+    let mut child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let installs = || lab.changing_calls("esx-01").iter().any(|c| c.contains("software component apply"));
+    wait_until("the installation runs", Duration::from_secs(60), installs);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGHUP).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+    lab.change("esx-01", |m| m.faults.clear());
+    lab.expect(0, &["resume"]);
+    lab.expect(0, &["verify"]);
+}
+
+pub const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
+    help_fits_a_screen_and_shows_examples,
+    colour_is_only_for_terminals_and_obeys[Tmux],
+    every_reading_verb_has_every_format,
+    an_operator_at_a_terminal_is_asked_and_can_stop_it[Tmux],
+    progress_is_a_line_per_node_and_totals_beyond_twenty[Tmux],
+    top_shows_the_fleet_and_obeys_keys[Tmux],
+    a_run_outlives_whoever_listened_and_a_lost_session_stops_it_politely
+];

@@ -1,0 +1,372 @@
+//! The guest journey in a real Debian, over the network, with the real controller: a container that boots systemd. Only NVIDIA's
+//! silicon and driver are simulated (see `tests/real`). Where this machine cannot run it, it is not tried, and that is said.
+//!
+//! The full machine (a kernel of its own, real reboots, power cuts) is `real_machine.rs`.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "test code")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+use vsgpu_tests::lab::{Lab, wait_until};
+use vsgpu_tests::real::container::Container;
+use vsgpu_tests::real::{mirror, prepared, stand_in};
+
+const DRIVER: &str = "NVIDIA-Linux-x86_64-535.183.01-grid.run";
+
+struct World {
+    guest: Container,
+    lab: Lab,
+    files: PathBuf,
+}
+
+/// A simulated host whose one VM is a real container; the stand-in driver's files lie beside the fleet file.
+fn world(name: &str) -> World {
+    let cache = prepared("container").unwrap();
+    let (lab, files) = vsgpu_tests::real::lab(name);
+    std::fs::write(files.join("other.tok"), "a token of another server").unwrap();
+    let guest = Container::boot(&cache, &lab, "vm-01");
+    lab.start();
+    World { guest, lab, files }
+}
+
+impl World {
+    /// A fleet file with these wishes for the guest.
+    fn wish(&self, wishes: &str) {
+        let indented: String = wishes.lines().map(|l| format!("      {l}\n")).collect();
+        self.lab.write_fleet(&format!(
+            "version: 1\npki: pki\ndeadlines: {{ connect-secs: 20, guest-boot-secs: 60 }}\nhosts:\n  esx-01: {{ address: \"{}\" }}\nvms:\n  vm-01:\n    host: esx-01\n    guest:\n      address: {}:7443\n{indented}",
+            self.lab.address("esx-01"),
+            self.guest.address()
+        ));
+    }
+
+    fn apply(&self, status: i32) -> String {
+        self.lab.expect(status, &["apply", "--yes", "fleet.yaml"])
+    }
+}
+
+/// A Debian with nothing of ours, and what `vsgpu bootstrap` makes of it: as a user who may `sudo`, through its own sshd.
+fn bootstrapped(lab: &Lab, cache: &std::path::Path, name: &str) -> Container {
+    let guest = Container::boot_bare(cache, lab, name);
+    let address = guest.address();
+    wait_until("its sshd answers", Duration::from_secs(60), || std::net::TcpStream::connect((address.as_str(), 22)).is_ok());
+    let key = std::fs::read_to_string(guest.root.join("etc/ssh/ssh_host_ed25519_key.pub")).unwrap();
+    std::fs::write(lab.folder.join("known_hosts"), format!("{address} {key}")).unwrap();
+    let package = vsgpu_tests::lab::package("vsgpu-guest-agent", ".deb").display().to_string();
+    let machine = format!("admin@{address}");
+    let bootstrap = [
+        "bootstrap",
+        "ssh",
+        &machine,
+        "--package",
+        &package,
+        "--name",
+        name,
+        "--ssh-identity",
+        "admin-key",
+        "--ssh-known-hosts",
+        "known_hosts",
+        "--yes",
+    ];
+    for _ in 0..2 {
+        let said = lab.expect(0, &bootstrap);
+        assert!(said.contains(&format!("{name} answers: guest agent")) && !said.contains("PRIVATE KEY"), "{said}");
+    }
+    assert!(guest.must(&["stat", "-c", "%a %U", "/etc/vsgpu/node.key"]).contains("600 root"));
+    assert_eq!(guest.must(&["sh", "-c", "find /tmp -name 'vsgpu*'"]).trim(), "", "no key stays behind");
+    guest
+}
+
+fn from_a_fresh_debian_to_a_proof_and_then_nothing() {
+    let world = world("real-journey");
+    let guest = &world.guest;
+    let whole = format!(
+        "package-source: {{ proxy: \"{}\" }}\ndriver: {{ package: files/{DRIVER} }}\npersistence: on\nlicense: {{ token: files/good.tok, wait-secs: 20 }}\ncuda-proof: {{ elements: [50000, 1000000] }}",
+        guest.proxy()
+    );
+    world.wish(&whole);
+    assert!(guest.must(&["systemctl", "is-active", "display-manager"]).contains("active"));
+    let plan = world.lab.expect(3, &["plan", "fleet.yaml"]);
+    assert!(plan.contains("apt-get install -y") && plan.contains("update-initramfs -u"), "{plan}");
+    assert!(guest.read("/etc/apt/apt.conf.d/95vsgpu-proxy").is_none(), "a plan changes nothing");
+
+    let said = world.apply(0);
+    // Debian's own tools did it.
+    assert!(guest.proxied().contains("dists/bookworm"), "packages came through the proxy");
+    assert!(guest.must(&["gcc", "--version"]).contains("Debian"));
+    assert!(guest.must(&["dkms", "status"]).contains("nvidia/535.183.01"), "{}", guest.must(&["dkms", "status"]));
+    let initrd = guest.must(&["sh", "-c", "lsinitramfs /boot/initrd.img-*"]);
+    assert!(initrd.contains("etc/modprobe.d/vsgpu-nouveau.conf"), "the initramfs was rebuilt with the file in it");
+    assert!(
+        !guest.run(&["systemctl", "is-active", "display-manager"]).0 && guest.must(&["systemctl", "get-default"]).contains("multi-user")
+    );
+    assert!(guest.must(&["systemctl", "is-active", "nvidia-gridd"]).contains("active"));
+    assert!(guest.must(&["systemctl", "is-enabled", "nvidia-persistenced"]).contains("enabled"));
+    assert!(said.contains("1000000 sums right"), "{said}");
+    // What would replace the driver is kept out, by apt itself.
+    let policy = guest.must(&["apt-cache", "policy", "nvidia-driver"]);
+    assert!(policy.is_empty() || policy.contains("(none)"), "{policy}");
+
+    let again = world.apply(0);
+    assert!(again.contains("nothing to do") || again.contains("Nothing to do") || again.contains("as wished"), "{again}");
+    let facts = world.lab.expect(0, &["facts", "-o", "json", "fleet.yaml"]);
+    assert!(facts.contains("535.183.04") && facts.contains("GRID A100-40C"), "what the guest sees of its host");
+
+    // It survives a reboot: the container owns no kernel module, so the stand-in is told to be loaded again.
+    let before = guest.boot_id();
+    let _ = guest.run(&["systemctl", "--no-block", "reboot"]);
+    wait_until("the container has rebooted", Duration::from_secs(100), || guest.boot_id().is_some_and(|id| Some(id) != before));
+    wait_until("its agent answers", Duration::from_secs(60), || world.lab.vsgpu(&["facts", "fleet.yaml"]).status.success());
+    guest.must(&["sh", "-c", "mkdir -p /run/vsgpu-stand-in && echo 535.183.01 > /run/vsgpu-stand-in/loaded"]);
+    let said = world.apply(0);
+    assert!(said.contains("cuda-proof"), "a proof of another boot is none: {said}");
+
+    // The same packages for two guests that reach nothing: one from a signed mirror of the operator's, one from the files themselves.
+    let debs = mirror::fetched(&guest.root);
+    assert!(debs.len() > 10, "apt kept what it fetched: {debs:?}");
+    let cache = prepared("container").unwrap();
+    for (name, how) in [("vm-02", "mirror"), ("vm-03", "files")] {
+        world.lab.vm_without_guest(name, "esx-01");
+        let alone = if how == "mirror" { Container::boot(&cache, &world.lab, name) } else { bootstrapped(&world.lab, &cache, name) };
+        let tools = if how == "mirror" {
+            mirror::make(&alone.root.join("srv/mirror"), &debs, &world.files.join("mirror.pub"));
+            "package-source: { repositories: { local: { url: \"file:/srv/mirror\", suite: ./, key: files/mirror.pub } } }".to_string()
+        } else {
+            let copy = |deb: &PathBuf| {
+                let name = deb.file_name().unwrap().to_string_lossy().replace('%', "_");
+                std::fs::copy(deb, world.files.join(&name)).unwrap();
+                format!("files/{name}")
+            };
+            format!("build-tools: {{ files: [{}] }}", debs.iter().map(copy).collect::<Vec<_>>().join(", "))
+        };
+        world.lab.write_fleet(&format!(
+            "version: 1\npki: pki\ndeadlines: {{ connect-secs: 20 }}\nhosts:\n  esx-01: {{ address: \"{}\" }}\nvms:\n  {name}:\n    host: esx-01\n    guest:\n      address: {}:7443\n      {tools}\n      driver: {{ package: files/{DRIVER} }}\n",
+            world.lab.address("esx-01"),
+            alone.address()
+        ));
+        world.apply(0);
+        assert!(!alone.proxied().contains("dists/bookworm"), "it reached nothing");
+        assert!(alone.must(&["dkms", "status"]).contains("nvidia/535.183.01"), "{name}");
+    }
+
+    // And it goes as it came.
+    world.wish("driver: absent");
+    guest.must(&["rm", "-rf", "/run/vsgpu-stand-in"]);
+    world.apply(0);
+    assert!(guest.read("/usr/bin/nvidia-smi").is_none() && !guest.must(&["dkms", "status"]).contains("nvidia"));
+}
+
+impl World {
+    /// One wish that must end so, with these words in what is said.
+    fn fails(&self, status: i32, wishes: &str, words: &[&str]) -> String {
+        self.wish(wishes);
+        let said = self.apply(status);
+        for word in words {
+            assert!(said.contains(word), "`{word}` is not said:\n{said}");
+        }
+        said
+    }
+
+    fn damaged(&self, name: &str, damage: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = std::fs::read(self.files.join(DRIVER)).unwrap();
+        damage(&mut bytes);
+        std::fs::write(self.files.join(name), bytes).unwrap();
+    }
+
+    fn driver(&self) -> String {
+        self.guest.run(&["nvidia-smi", "-q", "-x"]).1.split("driver_version>").nth(1).unwrap_or("").trim_end_matches("</").to_string()
+    }
+}
+
+/// Each error of a guest has a named cause and a fix, and the guest is left as it was or in a state that is said.
+fn every_error_has_its_cause_and_leaves_the_guest_alone() {
+    let world = world("real-errors");
+    let guest = &world.guest;
+    let proxy = format!("package-source: {{ proxy: \"{}\" }}\n", guest.proxy());
+    let driver = |more: &str| format!("{proxy}driver: {{ package: files/{DRIVER}{more} }}");
+
+    // The operator's own files, before any guest is touched.
+    world.damaged("NVIDIA-Linux-x86_64-535.0.1-grid.run", |bytes| bytes.truncate(bytes.len() / 2));
+    world.fails(2, "driver: { package: files/NVIDIA-Linux-x86_64-535.0.1-grid.run }", &["cut off", "fleet.yaml:"]);
+    world.damaged("NVIDIA-Linux-aarch64-535.183.01.run", |_| {});
+    world.fails(2, "driver: { package: files/NVIDIA-Linux-aarch64-535.183.01.run }", &["aarch64", "x86_64"]);
+    world.fails(2, "driver: { package: files/absent.run }", &["absent.run"]);
+
+    // A distribution that nobody here knows.
+    let release = guest.read("usr/lib/os-release").unwrap();
+    guest.write("usr/lib/os-release", "ID=photon\nVERSION_ID=5\n");
+    world.fails(6, &driver(""), &["package tool is not known", "Debian, Ubuntu"]);
+    guest.write("usr/lib/os-release", &release);
+    assert!(guest.read("etc/modprobe.d/vsgpu-nouveau.conf").is_none(), "nothing was touched");
+
+    // No network, and then no headers for the running kernel.
+    world.fails(5, &format!("driver: {{ package: files/{DRIVER} }}"), &["build-tools", "package-source"]);
+    let kernel = guest.read("opt/vsgpu-stand-in/osrelease").unwrap();
+    guest.write("opt/vsgpu-stand-in/osrelease", "6.1.0-1-cloud-amd64\n");
+    world.fails(5, &driver(""), &["the headers of the running kernel are in no repository", "build-tools: { files"]);
+    guest.write("opt/vsgpu-stand-in/osrelease", &kernel);
+
+    // A package with one byte changed: the size is right, the sum is not.
+    world.damaged("NVIDIA-Linux-x86_64-535.0.2-grid.run", |bytes| {
+        let at = bytes.len() - 1000;
+        bytes[at] ^= 1;
+    });
+    world.fails(
+        5,
+        &format!("{proxy}driver: {{ package: files/NVIDIA-Linux-x86_64-535.0.2-grid.run }}"),
+        &["driver-package", "broken or cut off", "SHA-256"],
+    );
+    assert!(guest.read("usr/bin/nvidia-smi").is_none());
+
+    // A source that this kernel does not compile.
+    guest.write("etc/vsgpu-stand-in/broken-source/x", "");
+    world.fails(5, &driver(""), &["DKMS could not build the module", "older than the kernel", "make.log"]);
+    guest.remove("etc/vsgpu-stand-in/broken-source");
+    assert!(guest.read("usr/bin/nvidia-smi").is_none());
+
+    // A disk with no room for the module's source.
+    let source = "/usr/src/nvidia-535.183.01";
+    guest.must(&["mkdir", "-p", source]);
+    guest.must(&["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", source]);
+    world.fails(5, &driver(""), &["disk is full", "df -h"]);
+    guest.must(&["umount", source]);
+
+    // A root that is mounted read-only, as the agent and all it runs see it.
+    let drop_in = "etc/systemd/system/vsgpu-guest-agent.service.d/read-only.conf";
+    let restart = || {
+        guest.must(&["systemctl", "daemon-reload"]);
+        guest.must(&["systemctl", "restart", "vsgpu-guest-agent"]);
+    };
+    guest.write(drop_in, "[Service]\nReadOnlyPaths=/\nReadWritePaths=/var/lib/vsgpu /run\n");
+    restart();
+    world.fails(6, &driver(""), &["root is mounted read-only"]);
+    guest.remove(drop_in);
+    restart();
+
+    // Another driver from a package: named, and removed only where that is allowed.
+    let deb = stand_in::deb(&world.files, "nvidia-driver", "525.1-1");
+    std::fs::copy(&deb, guest.root.join("root/other.deb")).unwrap();
+    guest.must(&["dpkg", "-i", "/root/other.deb"]);
+    world.fails(6, &driver(""), &["nvidia-driver 525.1-1", "remove-packages"]);
+    assert!(guest.run(&["dpkg", "-s", "nvidia-driver"]).0, "it was left alone");
+
+    // The plug is pulled while the installer runs, and the controller dies with it.
+    guest.must(&["touch", "/run/stand-in-pause"]);
+    world.wish(&driver(", remove-packages: true"));
+    let mut controller = world
+        .lab
+        .command(&["apply", "--yes", "fleet.yaml"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("the installer is at work", Duration::from_secs(120), || guest.run(&["test", "-e", "/run/stand-in-paused"]).0);
+    let boot = guest.boot_id();
+    guest.power_cut();
+    let _ = controller.kill();
+    let _ = controller.wait();
+    guest.power_on();
+    assert_ne!(guest.boot_id(), boot);
+    world.apply(0);
+    assert_eq!(world.driver(), "535.183.01");
+    assert!(!guest.run(&["dpkg", "-s", "nvidia-driver"]).1.contains("install ok installed"));
+
+    // A license: a token of another server, and the unit that a driver left out.
+    guest.write("etc/vsgpu-stand-in/no-gridd-unit", "");
+    guest.must(&["systemctl", "disable", "--now", "nvidia-gridd"]);
+    guest.must(&["rm", "/lib/systemd/system/nvidia-gridd.service"]);
+    let licensed = |token: &str| format!("{}\nlicense: {{ token: files/{token}, wait-secs: 2 }}", driver(""));
+    world.fails(5, &licensed("other.tok"), &["the token was not made by that license server", "make a new client configuration token"]);
+    guest.must(&["rm", "/etc/nvidia/ClientConfigToken/other.tok"]);
+    world.wish(&licensed("good.tok"));
+    world.apply(0);
+    assert!(guest.must(&["systemctl", "is-active", "nvidia-gridd"]).contains("active"), "a unit of ours runs it");
+
+    // nvidia-smi that says an error with exit status 0.
+    guest.write("etc/vsgpu-stand-in/smi-error", "");
+    let facts = world.lab.expect(0, &["facts", "-o", "json", "fleet.yaml"]);
+    assert!(facts.contains("fallen off the bus") && facts.contains("power-cycle the VM"), "{facts}");
+    guest.remove("etc/vsgpu-stand-in/smi-error");
+
+    // A program that holds the GPU: named, and ended only where that is allowed.
+    stand_in::run_file(&world.files, "535.216.01", true);
+    guest.must(&["sh", "-c", "touch /dev/nvidia0"]);
+    let mut holder = guest.background(&["sh", "-c", "exec sleep 1000 </dev/nvidia0"]);
+    wait_until("the program runs", Duration::from_secs(10), || guest.run(&["pgrep", "-x", "sleep"]).0);
+    let newer = |more: &str| format!("{proxy}driver: {{ package: files/NVIDIA-Linux-x86_64-535.216.01-grid.run{more} }}");
+    world.fails(6, &newer(""), &["the GPU is in use: sleep (process", "stop-processes"]);
+    assert_eq!(world.driver(), "535.183.01");
+    world.wish(&newer(", stop-processes: true"));
+    world.apply(0);
+    assert_eq!(world.driver(), "535.216.01");
+    assert!(!holder.wait().unwrap().success());
+
+    // And back to the older one: a downgrade is only a wish like any other.
+    guest.must(&["rm", "/dev/nvidia0"]);
+    world.wish(&driver(""));
+    world.apply(0);
+    assert_eq!(world.driver(), "535.183.01");
+
+    // nvidia-smi that never answers: told as what it is, and nothing else waits for it longer than its deadline.
+    guest.write("etc/vsgpu-stand-in/smi-hangs", "");
+    let facts = world.lab.expect(0, &["facts", "-o", "json", "fleet.yaml"]);
+    assert!(facts.contains("nvidia-smi does not answer: the driver or the GPU is stuck"), "{facts}");
+    guest.remove("etc/vsgpu-stand-in/smi-hangs");
+
+    // The data-center driver of the same number brings no license daemon; `-grid` replaces it, asked for the module by the option
+    // that this installer says it has.
+    world.wish("driver: absent");
+    guest.must(&["rm", "-rf", "/run/vsgpu-stand-in"]);
+    world.apply(0);
+    stand_in::run_file(&world.files, "535.183.01", false);
+    let plain = format!("{proxy}driver: {{ package: files/NVIDIA-Linux-x86_64-535.183.01.run }}\n");
+    // The guest sees a vGPU, whatever the fleet file says of the VM: that kind would never drive it.
+    world.fails(6, &plain, &["is the data-center driver, which does not drive a vGPU", "NVIDIA-Linux-x86_64-535.183.01-grid.run"]);
+    let device = "opt/vsgpu-stand-in/pci/0000:02:00.0";
+    let silicon = |subsystem: &str, config: Vec<u8>| {
+        guest.write(&format!("{device}/subsystem_device"), subsystem);
+        std::fs::write(guest.root.join(device).join("config"), config).unwrap();
+    };
+    silicon("0x145f\n", vec![0; 256]);
+    world.wish(&plain);
+    world.apply(0);
+    world.fails(6, &format!("{plain}license: {{ token: files/good.tok }}"), &["nvidia-gridd is not installed", "-grid"]);
+    silicon("0x149d\n", stand_in::configuration_space("535.183.04", "r538_67"));
+    world.wish(&driver(", kernel-module: open"));
+    let said = world.apply(0);
+    assert!(said.contains("--kernel-module-type=open"), "{said}");
+    assert!(guest.read("usr/bin/nvidia-gridd").is_some());
+
+    // A running X server is named; nothing of it is touched.
+    guest.must(&["sh", "-c", "cp /bin/sleep /root/Xorg"]);
+    let mut x = guest.background(&["/root/Xorg", "1000"]);
+    wait_until("it runs", Duration::from_secs(10), || guest.run(&["pgrep", "-x", "Xorg"]).0);
+    guest.must(&["sh", "-c", "pgrep -x Xorg > /tmp/.X0-lock"]);
+    world.fails(6, &newer(""), &["an X server runs: Xorg (process", "stop-processes"]);
+    assert!(x.try_wait().unwrap().is_none(), "it was left alone");
+    let _ = x.kill();
+    let _ = x.wait();
+
+    // The driver as a package: what the `.run` left goes first, the next version replaces it, and `absent` takes it away.
+    for version in ["535.216.01", "535.230.02"] {
+        stand_in::driver_deb(&world.files, version);
+        world.wish(&format!("{proxy}driver: {{ package: files/nvidia-linux-grid-535_{version}_amd64.deb, stop-processes: true }}"));
+        guest.must(&["rm", "-f", "/tmp/.X0-lock"]);
+        let said = world.apply(0);
+        assert!(said.contains("apt-get install -y") && said.contains(".deb"), "{said}");
+        assert_eq!(world.driver(), version);
+        assert!(guest.must(&["dpkg", "-s", "nvidia-linux-grid-535"]).contains(version));
+    }
+    world.wish("driver: absent");
+    guest.must(&["rm", "-rf", "/run/vsgpu-stand-in"]);
+    world.apply(0);
+    assert!(!guest.run(&["dpkg", "-s", "nvidia-linux-grid-535"]).1.contains("install ok installed"));
+}
+
+fn main() -> std::process::ExitCode {
+    vsgpu_tests::harness::main(&[("", TESTS)])
+}
+
+const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
+    from_a_fresh_debian_to_a_proof_and_then_nothing[Container],
+    every_error_has_its_cause_and_leaves_the_guest_alone[Container]
+];
