@@ -7,6 +7,7 @@ use vsgpu_machine::over_ssh::OverSsh;
 use vsgpu_tests::fakes::state::Fault;
 use vsgpu_tests::lab::small_fleet::{self, begin, count, fault, small_fleet};
 use vsgpu_tests::lab::{Lab, files, sshd, wait_until};
+use vsgpu_wire::client::{Connection, Connector, Target};
 
 fn lab(name: &str) -> Lab {
     let lab = Lab::new(name);
@@ -34,6 +35,14 @@ fn the_whole_journey_on_a_host_without_an_agent() {
     let page = || vsgpu_tests::http::get(&lab.metrics("esx-01"), "/metrics", None).map(|(_, text)| text).unwrap_or_default();
     let dcgm = |page: &str| page.lines().any(|l| l.starts_with("DCGM_FI_DEV_FB_FREE{") && l.contains("modelName=\"NVIDIA A100"));
     wait_until("the GPU is shown under DCGM's names", Duration::from_secs(60), || dcgm(&page()));
+    // Not on the page that the exporter fetches: it would refuse the whole page.
+    let for_the_exporter = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let within = Duration::from_secs(30);
+        let target = Target { address: lab.address("esx-01"), node: "esx-01".into(), role: "host" };
+        let on = Connection::open(&Connector::reading(&lab.folder.join("pki")).unwrap(), &target, within).await.unwrap();
+        on.metrics(within).await.unwrap()
+    });
+    assert!(for_the_exporter.contains("vsgpu_gpu_") && !for_the_exporter.contains("DCGM_"), "{for_the_exporter}");
     // What is on the host of us: the packages that were sent, and notes on a ramdisk.
     let root = lab.machine("esx-01").join("root");
     assert!(!root.join("etc/opt/vsgpu").exists(), "the agent's memory is not on the host");

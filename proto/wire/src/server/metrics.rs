@@ -18,7 +18,7 @@ struct OfAgent(Arc<Node>);
 
 impl Pages for OfAgent {
     fn metrics(&self) -> String {
-        page(&self.0)
+        page(&self.0, self.0.dcgm_names)
     }
 
     /// Ready: it has looked at the machine, and not too long ago.
@@ -75,11 +75,12 @@ fn look(node: &Node) {
     }
 }
 
-/// The page of an agent.
-pub(crate) fn page(node: &Node) -> String {
+/// The page of an agent. DCGM's names stand only on the page that is scraped here: the exporter's page is vsgpu's own names, and it
+/// would refuse others.
+pub(crate) fn page(node: &Node, dcgm_names: bool) -> String {
     let families = node.metrics.registry.gather();
     let counted: usize = families.iter().map(|f| f.get_metric().len()).sum();
-    let (mut shown, dropped) = bounded(samples(node), MAX_SERIES.saturating_sub(counted + 1));
+    let (mut shown, dropped) = bounded(samples(node, dcgm_names), MAX_SERIES.saturating_sub(counted + 1));
     let help = "Series of this agent beyond its 200, which are not shown: never those that alerts need";
     shown.push(Sample::new("series_left_out", help, vec![], dropped as f64));
     encoded(families, shown)
@@ -93,7 +94,7 @@ fn bounded(mut all: Vec<Sample>, most: usize) -> (Vec<Sample>, usize) {
     (all, dropped)
 }
 
-fn samples(node: &Node) -> Vec<Sample> {
+fn samples(node: &Node, dcgm_names: bool) -> Vec<Sample> {
     let (sample, alert) = (Sample::new, Sample::for_alert);
     let mut all = vec![alert("up", "1: the agent answers", vec![], 1.0)];
     let Ok(snapshot) = node.snapshot.lock() else { return all };
@@ -158,7 +159,7 @@ fn samples(node: &Node) -> Vec<Sample> {
     let report = (node.agent.smi_report)(&snapshot.facts);
     all.extend(report.iter().flat_map(gpus));
     all.extend((node.agent.samples)(&snapshot.facts));
-    if node.dcgm_names {
+    if dcgm_names {
         all.extend(report.iter().flat_map(|report| dcgm(report, &node.name)));
     }
     all

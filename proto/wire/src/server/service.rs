@@ -102,7 +102,7 @@ impl agent_server::Agent for Service {
 
     async fn metrics(&self, _: Request<v1::MetricsRequest>) -> Result<Response<v1::MetricsReply>, Status> {
         // From memory: nothing is looked at for it.
-        Ok(Response::new(v1::MetricsReply { text: crate::server::metrics::page(&self.0) }))
+        Ok(Response::new(v1::MetricsReply { text: crate::server::metrics::page(&self.0, false) }))
     }
 
     async fn claim(&self, request: Request<v1::ClaimRequest>) -> Result<Response<v1::ClaimReply>, Status> {
