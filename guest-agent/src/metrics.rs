@@ -1,8 +1,11 @@
 //! Metrics only a guest has. What all nodes have (GPUs, licenses, requirements) is in the shared page.
 
+use crate::facts::MachineFact;
+
 use crate::facts::health::Health;
 use crate::guest::cuda_proof::CudaProofFact;
 use vsgpu_core::knowledge::xids::Severity;
+use vsgpu_core::machine::disk_of;
 use vsgpu_core::observe::{Facts, typed};
 use vsgpu_wire::metrics::Sample;
 
@@ -31,6 +34,23 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
                 let labels = vec![("device", device.to_string()), ("path", path.into())];
                 say("guest_cuda_bandwidth_bytes_per_second", "Measured by the last CUDA proof", labels, gb_s * 1e9);
             }
+        }
+    }
+    if let Some(MachineFact(machine)) = typed::<MachineFact>(facts) {
+        say("guest_memory_bytes", "Memory of the guest", vec![], machine.memory_bytes as f64);
+        say("guest_memory_available_bytes", "Memory that programs can still get", vec![], machine.memory_available_bytes as f64);
+        say("guest_load1", "Load of the guest over one minute", vec![], machine.load[0]);
+        say("guest_uptime_seconds", "Seconds since the guest was booted", vec![], machine.uptime_secs as f64);
+        // Those that vsgpu writes to; a guest may have mounted thousands.
+        let mut disks: Vec<_> = ["/", "/tmp", "/usr", "/boot", "/var"].iter().filter_map(|p| disk_of(&machine.disks, p)).collect();
+        disks.dedup_by(|a, b| a.mount == b.mount);
+        for disk in disks {
+            say(
+                "guest_disk_free_bytes",
+                "Free space of a disk that vsgpu writes to",
+                vec![("mount", disk.mount.clone())],
+                disk.free_bytes as f64,
+            );
         }
     }
     if let Some(health) = typed::<Health>(facts) {

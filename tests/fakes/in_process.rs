@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use vsgpu_core::machine::{Disk, Machine};
 use vsgpu_core::{Command, ExitKind, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError};
 use vsgpu_machine::local::Posix;
 
@@ -144,8 +145,8 @@ impl System for InProcess {
     fn is_folder(&self, path: &str) -> Result<bool, IoError> {
         self.posix.is_folder(path)
     }
-    fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError> {
-        self.posix.receive(file, next)
+    fn upload(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError> {
+        self.posix.upload(file, next)
     }
     fn is_real(&self) -> bool {
         false
@@ -155,6 +156,21 @@ impl System for InProcess {
     }
     fn boot_id(&self) -> Result<String, IoError> {
         Ok(state::Machine::read(&self.folder).boots.to_string())
+    }
+    fn machine(&self) -> Result<Machine, IoError> {
+        const GIB: u64 = 1 << 30;
+        let free_bytes = state::Machine::read(&self.folder).disk_free_bytes.unwrap_or(40 * GIB);
+        let disk = Disk { mount: "/".into(), file_system: "ext4".into(), size_bytes: 60 * GIB, free_bytes };
+        let load = [0.5, 0.25, 0.1];
+        Ok(Machine {
+            cpus: 8,
+            memory_bytes: 64 * GIB,
+            memory_available_bytes: 60 * GIB,
+            load,
+            uptime_secs: 60,
+            processes: 120,
+            disks: vec![disk],
+        })
     }
     fn kernel_release(&self) -> String {
         "6.1.0-28-amd64".into()

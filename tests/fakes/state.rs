@@ -25,6 +25,9 @@ pub struct Machine {
     pub power: Vec<String>,
     pub boots: u64,
     pub booted_at_ms: u64,
+    /// Free on its only disk; plenty where absent.
+    #[serde(default)]
+    pub disk_free_bytes: Option<u64>,
     pub faults: BTreeMap<String, Fault>,
     pub esxi: Option<Esxi>,
     pub linux: Option<Linux>,

@@ -11,6 +11,7 @@ use vsgpu_core::outcome::{self, Outcome};
 use vsgpu_core::requirement::{TakesEffect, Verdict};
 use vsgpu_core::{Catalogue, Effect, Scope, Subject, effects, observe};
 use vsgpu_tests::fakes::in_process::InProcess;
+use vsgpu_tests::fakes::state::Machine;
 use vsgpu_tests::lab::{self, files};
 
 struct World {
@@ -161,6 +162,19 @@ fn apply_then_check_is_met_twice_changes_nothing_and_exports_itself() {
     let all: &Catalogue = vsgpu::catalogue();
     let missed: Vec<&str> = all.entries.iter().filter(|e| !walked.contains(&(e.scope, e.name))).map(|e| e.name).collect();
     assert!(missed.is_empty(), "no law was tried on: {missed:?}");
+}
+
+#[test]
+fn a_full_disk_stops_a_driver_before_anything_is_changed() {
+    let world = world("full");
+    let (entry, on, machine, spec) = road(&world).into_iter().find(|(entry, ..)| entry.name == "driver").unwrap();
+    Machine::with(&machine, |state| state.disk_free_bytes = Some(1));
+    let system = InProcess::new(machine, None);
+    match apply::apply(&system, &entry, &on, &spec, &ApplyOptions::default(), &mut |_| {}) {
+        Outcome::Blocked { why, .. } => assert!(why.starts_with("/tmp: 1 bytes are free, the driver needs at least "), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(system.changes(), 0);
 }
 
 #[test]

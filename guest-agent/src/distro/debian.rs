@@ -34,6 +34,12 @@ impl Distro for Debian {
     fn rebuild_initramfs(&self) -> Command {
         Command::new("update-initramfs", ["-u"]).within(INITRAMFS_SECS)
     }
+    fn initramfs(&self, kernel: &str) -> String {
+        format!("/boot/initrd.img-{kernel}")
+    }
+    fn initramfs_written_to(&self) -> &'static str {
+        "/boot"
+    }
     fn list_packages(&self) -> Command {
         // A pattern that matches nothing makes the exit status 1; what was found is printed all the same.
         Command::new("dpkg-query", ["-W", "-f", "${db:Status-Abbrev} ${Package} ${Version}\\n", "*nvidia*", "cuda*", "libcuda*"])

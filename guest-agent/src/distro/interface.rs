@@ -64,6 +64,10 @@ pub(crate) trait Distro: Sync {
     fn build_tools(&self) -> &'static [&'static str];
     /// Rebuilds the initramfs of the running kernel.
     fn rebuild_initramfs(&self) -> Command;
+    /// The initramfs of a kernel.
+    fn initramfs(&self, kernel: &str) -> String;
+    /// Where a new one is written, before it takes the old one's place.
+    fn initramfs_written_to(&self) -> &'static str;
     /// Lists the installed packages of NVIDIA's, `name version` on each line.
     fn list_packages(&self) -> Command;
     /// Whether an installed package of that name carries a driver (its kernel module or its libraries).

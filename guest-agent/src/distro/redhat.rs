@@ -37,6 +37,12 @@ impl Distro for RedHat {
     fn rebuild_initramfs(&self) -> Command {
         Command::new("dracut", ["--force", "--regenerate-all"]).within(INITRAMFS_SECS)
     }
+    fn initramfs(&self, kernel: &str) -> String {
+        format!("/boot/initramfs-{kernel}.img")
+    }
+    fn initramfs_written_to(&self) -> &'static str {
+        "/var/tmp"
+    }
     fn list_packages(&self) -> Command {
         Command::new("rpm", ["-qa", "--qf", "%{NAME} %{VERSION}-%{RELEASE}\\n", "*nvidia*", "cuda*"])
     }

@@ -32,6 +32,12 @@ impl Distro for Suse {
     fn rebuild_initramfs(&self) -> Command {
         Command::new("dracut", ["--force", "--regenerate-all"]).within(INITRAMFS_SECS)
     }
+    fn initramfs(&self, kernel: &str) -> String {
+        format!("/boot/initrd-{kernel}")
+    }
+    fn initramfs_written_to(&self) -> &'static str {
+        "/var/tmp"
+    }
     fn list_packages(&self) -> Command {
         Command::new("rpm", ["-qa", "--qf", "%{NAME} %{VERSION}-%{RELEASE}\\n", "*nvidia*", "cuda*"])
     }

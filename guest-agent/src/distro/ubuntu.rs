@@ -28,6 +28,12 @@ impl Distro for Ubuntu {
     fn rebuild_initramfs(&self) -> Command {
         Debian.rebuild_initramfs()
     }
+    fn initramfs(&self, kernel: &str) -> String {
+        Debian.initramfs(kernel)
+    }
+    fn initramfs_written_to(&self) -> &'static str {
+        Debian.initramfs_written_to()
+    }
     fn list_packages(&self) -> Command {
         Debian.list_packages()
     }

@@ -3,10 +3,12 @@
 //! /usr/local/cuda means and that login shells find.
 
 use crate::distro::{self, OS_RELEASE, os_release};
+use crate::facts::machine::disks_of;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::artifact::{Artifact, PackageContent};
+use vsgpu_core::machine::{Disk, DiskNeed, lacks_room};
 use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -85,7 +87,13 @@ pub struct CudaToolkitFact {
     /// os-release, to choose the package tool.
     #[serde(default)]
     pub os_release: String,
+    /// Disks that an installation writes to.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
 }
+
+/// Where a runfile unpacks itself.
+const UNPACKED: &str = "/tmp";
 
 fn nvcc() -> Command {
     Command::new("nvcc", ["--version"]).also_in("/usr/local/cuda/bin")
@@ -128,7 +136,13 @@ impl Fact for CudaToolkitFact {
         versions.sort();
         versions.dedup();
         let in_profile = seen.file(PROFILE)? == Some(PROFILE_TEXT);
-        Ok(Self { versions, default, in_profile, os_release: os_release(seen).unwrap_or_default().into() })
+        Ok(Self {
+            versions,
+            default,
+            in_profile,
+            os_release: os_release(seen).unwrap_or_default().into(),
+            disks: disks_of(seen, &[UNPACKED, FOLDER]),
+        })
     }
 }
 
@@ -157,7 +171,7 @@ impl Requirement for CudaToolkit {
     type Fact = CudaToolkitFact;
 
     fn check(spec: &Vec<ToolkitSpec>, fact: &CudaToolkitFact) -> Verdict {
-        let (mut effects, mut wants) = (vec![], vec![]);
+        let (mut effects, mut wants, mut room) = (vec![], vec![], vec![]);
         for toolkit in spec {
             let Some(wanted) = toolkit.version() else {
                 let name = toolkit.package.as_ref().map_or("", |p| p.file_name());
@@ -169,6 +183,9 @@ impl Requirement for CudaToolkit {
             if !fact.versions.iter().any(|v| same(v, &wanted)) {
                 match (&toolkit.package, &toolkit.name, distro::of(&fact.os_release)) {
                     (Some(package), ..) => {
+                        // A runfile is compressed: unpacked and installed it needs more than its own size, never less.
+                        let bytes = package.size.unwrap_or_default();
+                        room.extend([UNPACKED, FOLDER].map(|path| DiskNeed { path, bytes }));
                         let install = Command::new(package.stored(None), ["--silent", "--toolkit"]).within(INSTALL_SECS);
                         effects.push(Effect::run(install));
                     }
@@ -185,6 +202,10 @@ impl Requirement for CudaToolkit {
                 }
             }
             wants.push(wanted);
+        }
+        // What a repository's package needs, its own tool knows and says.
+        if let Some(full) = lacks_room(&fact.disks, "the CUDA toolkit", &room) {
+            return full;
         }
         let Some(first) = wants.first() else { return Verdict::met("none wished for") };
         let mut is = if fact.versions.is_empty() { "absent".into() } else { fact.versions.join(", ") };
@@ -251,6 +272,22 @@ mod tests {
             assert!(spec(&serde_json::json!([{ "name": bad }]).to_string()).is_err(), "{bad}");
         }
         assert!(spec(r#"[{"name": "cuda-toolkit-12-4"}]"#).is_ok() && spec("[{}]").is_err());
+    }
+
+    #[test]
+    fn a_full_disk_is_named_before_anything_is_unpacked() {
+        let wish = spec(r#"[{"package": {"artifact": "cuda_12.2.2_535.104.05_linux.run", "size": 4000, "holds": [{"name": "cuda-toolkit", "version": "12.2.2"}]}}]"#).unwrap();
+        let disk = |mount: &str, free_bytes| Disk { mount: mount.into(), file_system: "ext4".into(), size_bytes: 9000, free_bytes };
+        let with = |disks| CudaToolkitFact { os_release: "ID=debian".into(), disks, ..CudaToolkitFact::default() };
+        match CudaToolkit::check(&wish, &with(vec![disk("/", 7999)])) {
+            Verdict::Blocked { why, .. } => assert_eq!(why, "/tmp: 7999 bytes are free, the CUDA toolkit needs at least 8000 bytes"),
+            other => panic!("{other:?}"),
+        }
+        match CudaToolkit::check(&wish, &with(vec![disk("/", 4000), disk("/usr/local", 3999)])) {
+            Verdict::Blocked { why, .. } => assert!(why.starts_with("/usr/local: 3999 bytes are free"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(lines(&wish, &with(vec![disk("/", 8000)])).len(), 2);
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub fn all() -> Catalogue {
         ],
         extra_facts: vec![
             FactEntry::of::<facts::Os>(Guest),
+            FactEntry::of::<facts::MachineFact>(Guest),
             FactEntry::of::<facts::Clock>(Guest),
             FactEntry::of::<facts::PciGpus>(Guest),
             FactEntry::of::<facts::Gpus>(Guest),

@@ -4,9 +4,12 @@
 //! between is seen, and the rebuild is done again.
 
 use crate::distro::{self, OS_RELEASE, os_release};
+use crate::facts::machine::disks_of;
+use crate::facts::os::kernel;
 use crate::guest::driver::spec::wanted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use vsgpu_core::machine::{Disk, DiskNeed, lacks_room};
 use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
 use vsgpu_core::{Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -37,14 +40,33 @@ pub struct NouveauFact {
     pub rebuilt: bool,
     /// os-release, to choose the initramfs tool.
     pub os_release: String,
+    /// Bytes of the running kernel's initramfs, where it was found.
+    #[serde(default)]
+    pub initramfs_bytes: Option<u64>,
+    /// The disk that a new one is written to first.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
+}
+
+/// The running kernel's initramfs, and where a new one is written before it takes that place.
+fn initramfs(seen: &Observation) -> Option<(String, &'static str)> {
+    let family = distro::seen(seen)?;
+    kernel(seen).ok().map(|kernel| (family.initramfs(&kernel), family.initramfs_written_to()))
 }
 
 impl Fact for NouveauFact {
     const NAME: &'static str = "nouveau";
     const ABOUT: &'static str = "Whether the nouveau driver is loaded, and what blocks it";
     fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
-        let mut probes =
-            vec![Probe::Read("/proc/modules".into()), Probe::List(FOLDER.into()), Probe::Read(OS_RELEASE.into()), Probe::Read(FILE.into())];
+        let mut probes = vec![
+            Probe::Read("/proc/modules".into()),
+            Probe::List(FOLDER.into()),
+            Probe::Read(OS_RELEASE.into()),
+            Probe::Read(FILE.into()),
+            Probe::Machine,
+            Probe::KernelRelease,
+        ];
+        probes.extend(initramfs(seen).map(|(file, _)| Probe::Size(file)));
         let files = seen.names(FOLDER).unwrap_or_default().into_iter().filter(|n| n.ends_with(".conf")).take(64);
         probes.extend(files.map(|name| Probe::Read(format!("{FOLDER}/{name}"))));
         probes
@@ -58,7 +80,18 @@ impl Fact for NouveauFact {
             seen.names(FOLDER)?.iter().filter(|n| n.ends_with(".conf")).take(64).map(|n| format!("{FOLDER}/{n}")).collect();
         let blocked_by = files.into_iter().find(blocks);
         let rebuilt = seen.file(FILE)?.is_some_and(|text| text.contains(REBUILT.trim_end()));
-        Ok(Self { loaded: modules.lines().any(|l| l.starts_with("nouveau ")), blocked_by, rebuilt, os_release: os_release(seen)?.into() })
+        let initramfs = initramfs(seen);
+        let size = |(file, _): &(String, _)| seen.text(&Probe::Size(file.clone())).ok().flatten()?.parse().ok();
+        let disks = initramfs.as_ref().map(|(_, written)| disks_of(seen, &[*written])).unwrap_or_default();
+        let initramfs_bytes = initramfs.as_ref().and_then(size);
+        Ok(Self {
+            initramfs_bytes,
+            disks,
+            loaded: modules.lines().any(|l| l.starts_with("nouveau ")),
+            blocked_by,
+            rebuilt,
+            os_release: os_release(seen)?.into(),
+        })
     }
 }
 
@@ -91,6 +124,11 @@ impl Requirement for NouveauBlocked {
                 format!("{}; blacklist nouveau in /etc/modprobe.d and rebuild the initramfs yourself", distro::UNKNOWN),
             );
         };
+        // A new one is about as large as the one that is there, and both are there for a while.
+        let need = DiskNeed { path: family.initramfs_written_to(), bytes: fact.initramfs_bytes.unwrap_or_default() };
+        if let Some(full) = lacks_room(&fact.disks, "a new initramfs", &[need]) {
+            return full;
+        }
         let write = |contents: String| Effect::Write { path: FILE.into(), contents, mode: 0o644 };
         Verdict::unmet(
             is,
@@ -121,6 +159,8 @@ mod tests {
             blocked_by: blocked_by.map(Into::into),
             rebuilt,
             os_release: "ID=debian".into(),
+            initramfs_bytes: Some(60_000_000),
+            disks: vec![],
         };
         let effects = |fact: &NouveauFact| match NouveauBlocked::check(&Wish::Blocked, fact) {
             Verdict::Unmet { effects, .. } => effects.len(),
@@ -132,6 +172,15 @@ mod tests {
         assert_eq!(effects(&fact(true, Some(FILE), true)), 0, "waits for the reboot");
         assert_eq!(effects(&fact(true, Some("/etc/modprobe.d/other.conf"), false)), 3, "somebody else's file, old initramfs");
         assert_eq!(effects(&fact(false, Some(FILE), true)), 99);
+        let boot = |free_bytes| Disk { mount: "/boot".into(), file_system: "ext4".into(), size_bytes: 500_000_000, free_bytes };
+        let with = |free| NouveauFact { disks: vec![boot(free)], ..fact(true, None, false) };
+        match NouveauBlocked::check(&Wish::Blocked, &with(59_999_999)) {
+            Verdict::Blocked { why, .. } => {
+                assert_eq!(why, "/boot: 59999999 bytes are free, a new initramfs needs at least 60000000 bytes");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(effects(&with(60_000_000)), 3);
         assert_eq!(effects(&fact(false, Some("/etc/modprobe.d/other.conf"), false)), 99);
     }
 }

@@ -83,6 +83,10 @@ pub enum Probe {
     Hex(String),
     /// Processes that hold a file open whose path begins so, one `OpenedBy` as JSON on each line.
     Holders(String),
+    /// Bytes of a file.
+    Size(String),
+    /// CPUs, memory, load and disks: a `Machine` as JSON.
+    Machine,
     /// Seconds since 1970 by the machine's own clock.
     Now,
     /// The identity of the running boot.

@@ -13,6 +13,7 @@ pub mod effects;
 pub mod failpoint;
 pub mod gpu_selector;
 pub mod knowledge;
+pub mod machine;
 pub mod observation;
 pub mod observe;
 pub mod outcome;

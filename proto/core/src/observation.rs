@@ -132,6 +132,15 @@ impl Observation {
         self.text(&Probe::Read(path.into()))
     }
 
+    /// The machine itself.
+    ///
+    /// # Errors
+    /// Where it was not asked, or the door cannot tell.
+    pub fn machine(&self) -> Result<crate::machine::Machine, Unreadable> {
+        let text = self.text(&Probe::Machine)?.unwrap_or_default();
+        serde_json::from_str(text).map_err(|e| Unreadable::new(format!("the machine cannot be read: {e}")))
+    }
+
     /// Names in a folder; empty where absent.
     pub fn names(&self, path: &str) -> Result<Vec<&str>, Unreadable> {
         Ok(self.text(&Probe::List(path.into()))?.map(|t| t.lines().collect()).unwrap_or_default())

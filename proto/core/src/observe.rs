@@ -91,6 +91,11 @@ fn answer(system: &dyn System, probe: &Probe) -> Answer {
             let lines = |holders: Vec<OpenedBy>| holders.iter().map(|h| json!(h).to_string()).collect::<Vec<_>>().join("\n");
             Answer::Text(system.holders(prefix).map(lines))
         }
+        Probe::Size(path) => Answer::Text(system.size(path).and_then(|size| match size {
+            Some(bytes) => Ok(bytes.to_string()),
+            None => Err(IoError::NotFound(path.clone())),
+        })),
+        Probe::Machine => Answer::Text(system.machine().map(|machine| json!(machine).to_string())),
         Probe::Now => Answer::Text(Ok(system.now().to_string())),
         Probe::BootId => Answer::Text(system.boot_id()),
         Probe::KernelRelease => Answer::Text(Ok(system.kernel_release())),

@@ -5,6 +5,7 @@
 use crate::artifact::Artifact;
 use crate::catalogue::Entry;
 use crate::effect::{Command, Effect};
+use crate::machine::Machine;
 use crate::outcome::Outcome;
 use crate::system::{Incoming, IoError, OpenedBy, Output, Staged, System, UploadError};
 use crate::text::sentence;
@@ -111,8 +112,8 @@ impl System for Packages<'_> {
     fn is_folder(&self, path: &str) -> Result<bool, IoError> {
         self.system.is_folder(path)
     }
-    fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError> {
-        self.system.receive(file, next)
+    fn upload(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError> {
+        self.system.upload(file, next)
     }
     fn is_real(&self) -> bool {
         self.system.is_real()
@@ -155,6 +156,9 @@ impl System for Packages<'_> {
     }
     fn boot_id(&self) -> Result<String, IoError> {
         self.system.boot_id()
+    }
+    fn machine(&self) -> Result<Machine, IoError> {
+        self.system.machine()
     }
     fn kernel_release(&self) -> String {
         self.system.kernel_release()

@@ -4,6 +4,7 @@
 
 use crate::artifact::{Kind, PackageContent};
 use crate::effect::Command;
+use crate::machine::Machine;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -206,9 +207,14 @@ pub trait System: Send + Sync {
     fn unstage(&self, path: &str, instead: &str);
     /// Takes a file, piece by piece, until `next` has no more. The hash is checked before the file gets its name, and what can be
     /// started gets the mode for it.
-    fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError>;
+    fn upload(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError>;
     /// Differs after every reboot and only then. A door that only looks has none.
     fn boot_id(&self) -> Result<String, IoError>;
+    /// CPUs, memory, load and disks.
+    ///
+    /// # Errors
+    /// Where the door cannot tell: a host over ssh is asked by its own tools.
+    fn machine(&self) -> Result<Machine, IoError>;
     /// Release of the running kernel.
     fn kernel_release(&self) -> String;
     /// Whether the machine itself is meant, and no copy of its files.

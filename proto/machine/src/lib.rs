@@ -12,6 +12,7 @@ pub mod package;
 mod root;
 pub mod ssh;
 mod staging;
+pub mod summary;
 
 pub use local::Posix;
 pub use over_ssh::OverSsh;

@@ -17,6 +17,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use vsgpu_core::machine::Machine;
 use vsgpu_core::system::KEEP_MODE;
 use vsgpu_core::{BootIdentity, Command, ExitKind, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError, text};
 
@@ -277,7 +278,7 @@ impl System for Posix {
         staging::unstage(&self.root, path, instead);
     }
 
-    fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError> {
+    fn upload(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError> {
         let place = self.place(&file.partial, true)?;
         // Both lie in one folder: the hash's.
         let (partial, name) = (place.target(), Path::new(&file.target).file_name().unwrap_or_default());
@@ -343,6 +344,9 @@ impl System for Posix {
         std::fs::rename(&partial, &target).map_err(failed)
     }
 
+    fn machine(&self) -> Result<Machine, IoError> {
+        crate::summary::machine(&self.root.0).map_err(|why| IoError::Other { path: "/".into(), why })
+    }
     fn kernel_release(&self) -> String {
         match self.read("/proc/sys/kernel/osrelease", 256) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).trim().into(),

@@ -35,7 +35,7 @@ fn a_canary_is_walked_first_and_the_rest_waits_for_resume() {
     assert!(said.contains("paused: a wave is settled") && said.contains("vsgpu resume"), "{said}");
     let set = |host: &str| lab.state(host).esxi.unwrap().policy == "Consolidation";
     assert_eq!([set("esx-01"), set("esx-02"), set("esx-03")], [true, false, false]);
-    assert!(lab.expect(0, &["status"]).contains("not finished: `vsgpu resume` goes on"));
+    assert!(lab.expect(0, &["status"]).contains("not finished: `vsgpu resume` finishes it"));
     let said = lab.expect(2, &["apply", "--yes", "--max-hosts", "1"]);
     assert!(said.contains("the rest of run 1 touches 2 hosts, `--max-hosts 1` allows fewer"), "{said}");
     let said = lab.expect(0, &["resume"]);

@@ -316,7 +316,7 @@ fn files_arrive_whole_or_not_at_all() {
     };
     let send = |file: &Incoming, part: &[u8]| {
         let mut pieces = part.chunks(7000).map(bytes::Bytes::copy_from_slice);
-        remote.receive(file, &mut || pieces.next().map(Vec::from))
+        remote.upload(file, &mut || pieces.next().map(Vec::from))
     };
     assert!(matches!(send(&file(&sha256, 0), &whole[..30_000]), Err(UploadError::TooShort(30_000))));
     assert!(matches!(send(&file(&sha256, 40_000), &whole[40_000..]), Err(UploadError::Gap(30_000))));

@@ -3,6 +3,7 @@
 
 use crate::distro::{self, OS_RELEASE, os_release};
 use crate::facts::dkms::{self, DkmsModule};
+use crate::facts::machine::disks_of;
 use crate::facts::os::kernel;
 use crate::facts::pci_gpus::{PciGpu, PciGpus};
 use crate::guest::driver::installer_log::{InstallerLog, installer_log};
@@ -11,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::artifact::GUEST_FOLDER;
+use vsgpu_core::machine::Disk;
 use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::system::OpenedBy;
 use vsgpu_core::{Command, Fact, Observation, Probe, Subject, Unreadable};
@@ -98,7 +100,15 @@ pub struct DriverFact {
     /// The root file system is mounted read-only.
     #[serde(default)]
     pub read_only: bool,
+    /// Disks that an installation writes to.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
 }
+
+/// Where a `.run` unpacks itself.
+pub(super) const UNPACKED: &str = "/tmp";
+/// Where a driver is installed.
+pub(super) const INSTALLED: &str = "/usr";
 
 fn dkms_version() -> Command {
     Command::new("dkms", ["--version"])
@@ -137,6 +147,7 @@ impl Fact for DriverFact {
         probes.extend([
             Probe::Tail(LOG.into()),
             Probe::KernelRelease,
+            Probe::Machine,
             Probe::Holders("/dev/nvidia".into()),
             Probe::Hash(UNINSTALLER.into()),
             Probe::Hex(SECURE_BOOT.into()),
@@ -205,6 +216,7 @@ impl Fact for DriverFact {
                 .map(str::trim)
                 .filter(|l| !l.is_empty())
                 .map(|l| l.contains("GPL") || l.contains("MIT")),
+            disks: disks_of(seen, &[UNPACKED, INSTALLED]),
             certificates: certificates(seen).into_iter().filter_map(enrolled).collect(),
             installers: folders(seen).into_iter().filter_map(options).collect(),
             kernel,

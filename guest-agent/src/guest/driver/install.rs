@@ -1,11 +1,12 @@
 //! Which effects bring a guest from the driver it has to the one it is to have.
 
 use crate::distro;
-use crate::guest::driver::fact::{DriverFact, OWN_DAEMONS, UNINSTALLER};
+use crate::guest::driver::fact::{DriverFact, INSTALLED, OWN_DAEMONS, UNINSTALLER, UNPACKED};
 use crate::guest::driver::spec::{KernelModule, PackageSpec};
 use crate::guest::driver_package;
 use vsgpu_core::artifact::Kind;
 use vsgpu_core::knowledge::gpus::{self, OpenModule};
+use vsgpu_core::machine::{DiskNeed, lacks_room};
 use vsgpu_core::units::DriverVersion;
 use vsgpu_core::{Command, Effect, Verdict};
 
@@ -32,6 +33,9 @@ pub(super) fn effects(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> Re
             "the guest's root is mounted read-only: no driver can be installed",
             "look for a broken disk (`dmesg`), then `mount -o remount,rw /`; a guest that is read-only by design needs the driver in its image",
         ));
+    }
+    if let Some(full) = lacks_room(&fact.disks, "the driver", &room(spec, package, fact)) {
+        return Err(full);
     }
     let foreign = || fact.packages.iter().filter(|(name, _)| package == Kind::Run || name.as_str() != own_name);
     if foreign().next().is_some() && !spec.remove_packages && !(package != Kind::Run && same_family(spec, fact)) {
@@ -69,6 +73,16 @@ pub(super) fn effects(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> Re
     let services = fact.holders.iter().filter_map(|h| h.service.as_ref()).filter(|_| spec.stop_processes);
     effects.extend(services.map(|service| Effect::run(Command::new("systemctl", ["start", service]).within(120))));
     Ok(effects)
+}
+
+/// A package is compressed: unpacked it needs more than its own size, never less. What an older driver leaves free when it goes is not
+/// known, so the installed size counts only where there is none.
+fn room(spec: &PackageSpec, package: Kind, fact: &DriverFact) -> Vec<DiskNeed<'static>> {
+    let bytes = spec.package.size.unwrap_or_default();
+    let replaces = fact.from_run || !fact.packages.is_empty() || fact.version.is_some();
+    let unpacked = (package == Kind::Run).then_some(DiskNeed { path: UNPACKED, bytes });
+    let installed = (!replaces).then_some(DiskNeed { path: INSTALLED, bytes });
+    unpacked.into_iter().chain(installed).collect()
 }
 
 /// An installer that was cut off left parts behind that look like a driver: only a whole one counts.

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use vsgpu_core::effect::quoted;
+use vsgpu_core::machine::Machine;
 use vsgpu_core::system::KEEP_MODE;
 use vsgpu_core::{BootIdentity, Command, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError};
 
@@ -366,7 +367,7 @@ impl System for OverSsh {
 
     fn unstage(&self, _: &str, _: &str) {}
 
-    fn receive(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError> {
+    fn upload(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError> {
         self.may_write(&file.partial)?;
         let have = self.size(&file.partial)?.unwrap_or(0);
         if have < file.offset {
@@ -416,6 +417,9 @@ impl System for OverSsh {
         if said.end == "0" { Ok(()) } else { Err(failed(&file.target, &said).into()) }
     }
 
+    fn machine(&self) -> Result<Machine, IoError> {
+        Err(IoError::Other { path: "/".into(), why: "disks and memory are not asked over ssh".into() })
+    }
     fn kernel_release(&self) -> String {
         let said = self.script("/", "uname -r", Input::Nothing, FILE);
         said.map(|s| String::from_utf8_lossy(&s.stdout).trim().to_string()).unwrap_or_default()

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use vsgpu_core::observe::{self, Facts};
 use vsgpu_core::readers::nvidia_smi::SmiReport;
 use vsgpu_core::{Scope, Subject, judge};
+use vsgpu_machine::summary::{OwnProcess, own_process};
 
 /// Series of one agent, at most.
 const MAX_SERIES: usize = 200;
@@ -97,6 +98,7 @@ fn bounded(mut all: Vec<Sample>, most: usize) -> (Vec<Sample>, usize) {
 fn samples(node: &Node, dcgm_names: bool) -> Vec<Sample> {
     let (sample, alert) = (Sample::new, Sample::for_alert);
     let mut all = vec![alert("up", "1: the agent answers", vec![], 1.0)];
+    all.extend(own_process().iter().flat_map(of_process));
     let Ok(snapshot) = node.snapshot.lock() else { return all };
     let Some(at) = snapshot.at else { return all };
     all.push(sample(
@@ -163,6 +165,20 @@ fn samples(node: &Node, dcgm_names: bool) -> Vec<Sample> {
         all.extend(report.iter().flat_map(|report| dcgm(report, &node.name)));
     }
     all
+}
+
+/// What this agent itself takes. ESXi's own kernel does not say it.
+fn of_process(own: &OwnProcess) -> Vec<Sample> {
+    let sample = |name, help, value| Sample::new(name, help, vec![], value);
+    let files = own.open_files.map(|n| sample("agent_open_files", "Files that the agent has open", n as f64));
+    [
+        sample("agent_resident_memory_bytes", "Memory of the agent that is not swapped out", own.resident_bytes as f64),
+        sample("agent_cpu_seconds", "CPU time of the agent since it was started", own.cpu_millis as f64 / 1000.0),
+        sample("agent_start_time_seconds", "When the agent was started", own.started_secs as f64),
+    ]
+    .into_iter()
+    .chain(files)
+    .collect()
 }
 
 /// The same GPUs under DCGM's field names, with the labels and units of NVIDIA's exporter (MiB, percent), for dashboards that are

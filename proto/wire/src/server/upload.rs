@@ -107,7 +107,7 @@ fn write(
     next: &mut dyn FnMut() -> Option<Vec<u8>>,
 ) -> Result<v1::ArtifactState, Refusal> {
     let file = Incoming { offset, ..place(system, owner, id)? };
-    system.receive(&file, next).map_err(|why| match why {
+    system.upload(&file, next).map_err(|why| match why {
         UploadError::NoSpace => Refusal::exhausted(format!("{}: no space left; the part that was received has been removed", file.target)),
         UploadError::Gap(have) => Refusal::out_of_range(format!("the sender goes on at byte {offset}, but only {have} bytes are here")),
         UploadError::TooMuch => Refusal::invalid(format!("more than the announced {} bytes were sent", id.size)),
