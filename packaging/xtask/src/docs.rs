@@ -56,7 +56,7 @@ fn requirements() -> String {
         let _ = write!(text, "\n## {heading}\n");
         for entry in all.of(scope) {
             let _ = write!(text, "\n### {}\n\n{}.\n\n", entry.name, entry.about.trim_end_matches('.'));
-            for (keys, note) in notes(word(scope)).filter(|(keys, _)| keys.contains(&entry.name)) {
+            for (keys, note) in notes(word(scope)).filter(|(keys, _)| entry.is_key && keys.contains(&entry.name)) {
                 match keys.split_first() {
                     Some((first, _)) if *first != entry.name => {
                         let _ = write!(text, "See [`{first}`](#{first}).\n\n");
@@ -118,9 +118,11 @@ fn of_entry(text: &mut String, entry: &Entry) {
 
 fn fleet_file() -> String {
     let schema = vsgpu::fleet::schema::schema();
-    let mut text = format!("# Fleet file\n\n{MADE}\nEvery key, with what it takes. `vsgpu schema` prints the same for editors.\nWhat a key brings about, \
+    let mut text = format!(
+        "# Fleet file\n\n{MADE}\nEvery key, with what it takes. `vsgpu schema` prints the same for editors.\nWhat a key brings about, \
          and what a change of it needs: [requirements.md](requirements.md). Whole fleet files: [quickstart.md](quickstart.md), \
-         [examples](../examples/).\n");
+         [examples](../examples/).\n"
+    );
     let general = sections(KEYS).find(|(heading, _)| *heading == "in general").map(|(_, text)| text).unwrap_or_default();
     let _ = write!(text, "\n## In general\n\n{general}\n");
     section(&mut text, "At the top", &schema, &["defaults", "hosts", "vms"]);

@@ -79,14 +79,20 @@ pub fn alerts() -> Result<String, String> {
     let mut text = format!("# Alerts\n\n{MADE}\n{opening}");
     let alerts = alerts_of(ALERTS);
     for alert in &alerts {
-        let (_, what) = sections(RUNBOOKS).find(|(name, _)| *name == alert.name).ok_or(format!("alerts.md has no section {}", alert.name))?;
+        let (_, what) =
+            sections(RUNBOOKS).find(|(name, _)| *name == alert.name).ok_or(format!("alerts.md has no section {}", alert.name))?;
         let severity = alert.get("labels").trim_matches(['{', '}', ' ']).replace("severity: ", "");
         let after = match alert.get("for") {
             "" => "at once".into(),
             time => format!("after {time}"),
         };
         let summary = alert.get("summary").trim_matches('"').replace("\\\"", "\"");
-        let _ = write!(text, "\n## {}\n\n- {severity}, {after}\n- says: `{summary}`\n- fires on: `{}`\n\n{what}\n", alert.name, alert.get("expr"));
+        let _ = write!(
+            text,
+            "\n## {}\n\n- {severity}, {after}\n- says: `{summary}`\n- fires on: `{}`\n\n{what}\n",
+            alert.name,
+            alert.get("expr")
+        );
     }
     match sections(RUNBOOKS).find(|(name, _)| !alerts.iter().any(|alert| alert.name == *name)) {
         None => Ok(text),

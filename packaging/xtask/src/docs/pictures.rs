@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 const WIRE: &str = include_str!("../../../../proto/agent.proto");
 const SCREENS: &str = include_str!("../../../../tests/golden/journey.txt");
-/// Crates that are no part of what is installed.
-const AROUND: [&str; 3] = ["vsgpu-tests", "vsgpu-simulation", "vsgpu-xtask"];
+/// Folders whose crates are no part of what is installed.
+const AROUND: [&str; 2] = ["tests", "packaging"];
 
 /// Readable on light and on dark pages.
 const STYLE: &str = "<style>
@@ -91,9 +91,12 @@ struct Crate {
 }
 
 fn crates() -> Result<BTreeMap<String, Crate>, String> {
-    let manifest = crate::root().join("Cargo.toml");
-    let metadata = cargo_metadata::MetadataCommand::new().manifest_path(manifest).no_deps().exec().map_err(|e| e.to_string())?;
-    let ours = |name: &str| name.starts_with("vsgpu") && !AROUND.contains(&name);
+    let root = crate::root();
+    let metadata =
+        cargo_metadata::MetadataCommand::new().manifest_path(root.join("Cargo.toml")).no_deps().exec().map_err(|e| e.to_string())?;
+    let inside = |package: &cargo_metadata::Package| !AROUND.iter().any(|folder| package.manifest_path.starts_with(root.join(folder)));
+    let names: Vec<String> = metadata.packages.iter().filter(|p| inside(p)).map(|p| p.name.to_string()).collect();
+    let ours = |name: &str| names.iter().any(|n| n == name);
     Ok(metadata
         .packages
         .into_iter()
@@ -131,12 +134,7 @@ pub fn parts() -> Result<String, String> {
     for (at, line) in wrapped(&calls.join(", "), 38).iter().enumerate() {
         svg.text(370, 150 + at * 16, "quiet", line);
     }
-    svg.card(
-        (40, 192),
-        (400, 98),
-        "vsgpu-host-agent",
-        &with(about("vsgpu-host-agent", 56)?, "on each ESXi host, or beside it over ssh"),
-    );
+    svg.card((40, 192), (400, 98), "vsgpu-host-agent", &with(about("vsgpu-host-agent", 56)?, "on each ESXi host, or beside it over ssh"));
     svg.card((520, 192), (400, 98), "vsgpu-guest-agent", &with(about("vsgpu-guest-agent", 56)?, "in each Linux VM with a GPU"));
     svg.arrow((240, 290), (240, 328));
     svg.arrow((720, 290), (720, 328));
