@@ -56,6 +56,17 @@ impl Alert {
     fn get(&self, key: &str) -> &str {
         self.lines.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str()).unwrap_or_default()
     }
+
+    fn severity(&self) -> String {
+        self.get("labels").trim_matches(['{', '}', ' ']).replace("severity: ", "")
+    }
+
+    fn after(&self) -> String {
+        match self.get("for") {
+            "" => "at once".into(),
+            time => format!("after {time}"),
+        }
+    }
 }
 
 fn alerts_of(text: &str) -> Vec<Alert> {
@@ -78,19 +89,20 @@ pub fn alerts() -> Result<String, String> {
                    \"plan and apply\" below means that way.\n";
     let mut text = format!("# Alerts\n\n{MADE}\n{opening}");
     let alerts = alerts_of(ALERTS);
+    text += "\n| alert | severity | fires |\n|---|---|---|\n";
+    for alert in &alerts {
+        let _ = writeln!(text, "| [{}](#{}) | {} | {} |", alert.name, alert.name.to_lowercase(), alert.severity(), alert.after());
+    }
     for alert in &alerts {
         let (_, what) =
             sections(RUNBOOKS).find(|(name, _)| *name == alert.name).ok_or(format!("alerts.md has no section {}", alert.name))?;
-        let severity = alert.get("labels").trim_matches(['{', '}', ' ']).replace("severity: ", "");
-        let after = match alert.get("for") {
-            "" => "at once".into(),
-            time => format!("after {time}"),
-        };
         let summary = alert.get("summary").trim_matches('"').replace("\\\"", "\"");
         let _ = write!(
             text,
-            "\n## {}\n\n- {severity}, {after}\n- says: `{summary}`\n- fires on: `{}`\n\n{what}\n",
+            "\n## {}\n\n- {}, {}\n- says: `{summary}`\n- fires on: `{}`\n\n{what}\n",
             alert.name,
+            alert.severity(),
+            alert.after(),
             alert.get("expr")
         );
     }

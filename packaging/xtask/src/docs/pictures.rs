@@ -189,7 +189,7 @@ pub fn run() -> Result<String, String> {
         return Err(format!("the picture of a run has three nodes, the golden screens have {}", nodes.len()));
     }
     let cost = SCREENS.lines().find(|line| line.contains(" steps on ")).and_then(|l| l.split("; ").next()).unwrap_or_default();
-    let proof = SCREENS.lines().filter(|line| line.ends_with("requirements are met")).next_back().unwrap_or_default();
+    let proof = SCREENS.lines().rfind(|line| line.ends_with("requirements are met")).unwrap_or_default();
     let (top, row, lane, width) = (84, 26, 200, 190);
     let y = |at: usize| top + at * row;
     let x = |node: &str| 20 + lane * nodes.iter().position(|n| *n == node).unwrap_or(0);
