@@ -34,9 +34,21 @@ impl Kind {
             Self::Blocked => "blocked",
         }
     }
+
+    /// The exit status.
+    pub fn status(self) -> u8 {
+        match self {
+            Self::Internal => 1,
+            Self::Usage => 2,
+            Self::Differs => 3,
+            Self::Unreachable => 4,
+            Self::Failed => 5,
+            Self::Blocked => 6,
+        }
+    }
 }
 
-/// How a verb ended, as the exit status says it. Documented in README; scripts rely on it.
+/// How a verb ended, as the exit status says it. Documented in `packaging/docs/operations.md`; scripts rely on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// Done, or nothing to do.
@@ -49,12 +61,7 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(match exit {
             Exit::Done => 0,
-            Exit::Not(Kind::Internal) => 1,
-            Exit::Not(Kind::Usage) => 2,
-            Exit::Not(Kind::Differs) => 3,
-            Exit::Not(Kind::Unreachable) => 4,
-            Exit::Not(Kind::Failed) => 5,
-            Exit::Not(Kind::Blocked) => 6,
+            Exit::Not(kind) => kind.status(),
         })
     }
 }

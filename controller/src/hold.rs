@@ -1,5 +1,5 @@
-//! Why a node is held, in words that do not change: a run that stopped on a node says one of these, and each has a page in
-//! the README with what to do. `vsgpu apply` looks at a held node again by itself, except where going on could do harm:
+//! Why a node is held, in words that do not change: a run that stopped on a node says one of these, and each has a page of
+//! `vsgpu explain`, which ends with the advice that stands here. `vsgpu apply` looks at a held node again by itself, except where going on could do harm:
 //! then a person says `vsgpu release` first.
 
 use crate::node::NodeId;
@@ -53,7 +53,7 @@ impl Hold {
         Self::Failed,
     ];
 
-    /// The word of it, as records, `-o json` and the README have it.
+    /// The word of it, as records, `-o json` and `vsgpu explain` have it.
     pub fn word(self) -> &'static str {
         match self {
             Self::MaintenanceMode => "maintenance-mode",

@@ -83,7 +83,7 @@ fn journey(lab: &Mutex<Option<Lab>>, keep: bool, large: bool) -> i32 {
         println!("  sed -i 's/Consolidation/Performance/' fleet.yaml; vsgpu plan; vsgpu apply");
     } else {
         println!(
-            "What to try next:\n  cargo demo -- --keep      leaves the lab up, and says what to type\n  README.md, \"For real\"     the same on your own hosts"
+            "What to try next:\n  cargo demo -- --keep      leaves the lab up, and says what to type\n  README.md, \"Install\"      the same on your own hosts"
         );
     }
     0

@@ -74,7 +74,7 @@ fn the_host_journey_needs_nothing_that_vmkernel_lacks() {
     let new: Vec<&String> = made.iter().filter(|call| !known.lines().any(|k| k == *call)).collect();
     assert!(
         new.is_empty(),
-        "the host agent makes system calls that it did not make before: {new:?}. Each is a question to VMkernel: is it known there (facts on ESXi), and what \
+        "the host agent makes system calls that it did not make before: {new:?}. Each is a question to VMkernel: is it known there (facts: esxi A1), and what \
          happens where it is not? With that answered: `VSGPU_ACCEPT=1 cargo test -p vsgpu-tests --test esxi_kernel` writes the list anew. One that only a \
          busy machine makes belongs into CONTENDED, with its reason"
     );

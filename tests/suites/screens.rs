@@ -78,18 +78,3 @@ fn a_format_of_another_version_is_refused_cleanly() {
     assert!(error.message.contains("another version of vsgpu (format 1, this one reads 2)"), "{error}");
     assert!(error.hints[0].contains("--abandon"), "{error:?}");
 }
-
-/// What a newcomer copies is a fleet file, and passes the compatibility check.
-#[test]
-fn the_quick_start_is_right() {
-    let text = std::fs::read_to_string(workspace().join("packaging/QUICKSTART.md")).unwrap();
-    let blocks: Vec<&str> = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(blocks.len(), 4);
-    for block in blocks {
-        let mut fleet =
-            vsgpu::fleet::file::from_text(std::path::Path::new("fleet.yaml"), block).unwrap_or_else(|e| panic!("{e:?}\n{block}"));
-        vsgpu::fleet::file::versions_from_file_names(&mut fleet);
-        let errors = vsgpu::compat::judge(&fleet, None).errors;
-        assert!(errors.is_empty(), "{errors:?}\n{block}");
-    }
-}

@@ -47,7 +47,7 @@ struct Ssh {
     /// Where its agent will be [default: HOST:7443]
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
-    /// Let a host take community packages (README!)
+    /// Let a host take community packages (read install.md before: Secure Boot!)
     #[arg(long)]
     set_acceptance_level: bool,
     #[command(flatten)]

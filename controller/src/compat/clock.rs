@@ -6,7 +6,7 @@ use vsgpu_core::knowledge::Basis;
 
 /// Seconds that a look at a guest may take, and that nobody has to explain.
 const NOTICED: u64 = 120;
-/// Seconds beyond which no license server goes along: leases are issued for a day (data/gridd_conf_keys.tsv: LicenseInterval).
+/// Seconds beyond which no license server goes along: leases are issued for a day (facts: guests "gridd.conf keys": LicenseInterval).
 const REFUSED: u64 = 24 * 3600;
 
 pub(super) fn check(c: &Combination) -> Vec<Finding> {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::Deadline;
 
-/// Seconds after which a phase has failed. Defaults from the field (facts: failures).
+/// Seconds after which a phase has failed. Defaults are ours (facts: failures 7).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Deadlines {

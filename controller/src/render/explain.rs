@@ -1,15 +1,27 @@
-//! The page of every code that an error can have: what it means and what to do. Codes are stable; scripts and runbooks name them.
+//! The page of every code that an error can have: what it means and what to do. Codes are stable; scripts name them. For a
+//! code that is also a hold, what to do is the advice of `hold.rs`.
+
+use crate::hold::Hold;
 
 const PAGES: &str = include_str!("explain.md");
 
 /// All codes with their pages, in their order.
-pub fn pages() -> Vec<(&'static str, &'static str)> {
-    let page = |section: &'static str| section.split_once('\n').map(|(code, text)| (code.trim(), text.trim()));
+pub fn pages() -> Vec<(&'static str, String)> {
+    let page = |section: &'static str| {
+        let (code, text) = section.split_once('\n')?;
+        let (code, text) = (code.trim(), text.trim());
+        Some((code, hold(code).map_or_else(|| text.to_string(), |hold| format!("{text}\nDo: {}.", hold.advice()))))
+    };
     PAGES.split("\n## ").flat_map(|s| s.strip_prefix("## ").or(Some(s))).filter_map(page).collect()
 }
 
+/// The hold that has this word.
+pub fn hold(code: &str) -> Option<Hold> {
+    Hold::ALL.into_iter().find(|hold| hold.word() == code)
+}
+
 /// The page of a code.
-pub fn page(code: &str) -> Option<&'static str> {
+pub fn page(code: &str) -> Option<String> {
     pages().into_iter().find(|(name, _)| *name == code).map(|(_, text)| text)
 }
 
@@ -18,14 +30,13 @@ mod tests {
     use super::*;
     use crate::compat;
     use crate::error::Kind;
-    use crate::hold::Hold;
 
     #[test]
     fn every_code_has_a_page_that_says_what_to_do() {
         let kinds = [Kind::Internal, Kind::Usage, Kind::Differs, Kind::Unreachable, Kind::Failed, Kind::Blocked].map(Kind::code);
         let all = kinds.into_iter().chain(Hold::ALL.map(Hold::word)).chain(compat::ALL.map(|c| c.name));
         for code in all.chain(compat::ROOMS.map(|c| c.name)) {
-            assert!(page(code).is_some_and(|text| text.contains("\nDo: ")), "{code}");
+            assert!(page(code).is_some_and(|text| text.matches("\nDo: ").count() == 1), "{code}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! What differs between distributions, behind one interface: package tool, headers, initramfs tool, where nouveau is blocked,
-//! how packages are pinned, a proxy and repositories are set (facts: data/guest_distro_prep.tsv). One file per family.
+//! how packages are pinned, a proxy and repositories are set (facts: guests "Distributions"). One file per family.
 //!
-//! Deliberately absent: Photon, Arch and others that the table knows but nobody could try here. They are told what to do
+//! Deliberately absent: Photon, Arch and others that the page knows but nobody could try here. They are told what to do
 //! by hand.
 
 use vsgpu_core::{Command, Effect, Observation, Unreadable};

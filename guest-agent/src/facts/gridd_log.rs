@@ -1,5 +1,5 @@
 //! Reads what nvidia-gridd writes: how its last attempt ended, and why in words that tell what to do
-//! (data/license_messages.tsv; facts: failures F20 to F23).
+//! (facts: guests "License messages"; facts: failures F20 to F23).
 
 use serde::Serialize;
 

@@ -22,7 +22,7 @@ const UNIT: &str = "nvidia-gridd";
 const UNIT_FILE: &str = "/etc/systemd/system/nvidia-gridd.service";
 /// Where the daemon's own libraries are, by distribution.
 const LIBRARIES: [&str; 3] = ["/usr/lib/x86_64-linux-gnu/nvidia/gridd", "/usr/lib64/nvidia/gridd", "/usr/lib/nvidia/gridd"];
-/// Confirmed keys (data/gridd_conf_keys.tsv). The first four are also checked against the driver's template.
+/// Confirmed keys (facts: guests "gridd.conf keys"). The first four are also checked against the driver's template.
 const KEYS: [&str; 5] = ["ServerAddress", "ServerPort", "BackupServerAddress", "BackupServerPort", "FeatureType"];
 
 /// License of a guest.

@@ -129,7 +129,7 @@ pub fn pci_devices(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<Ve
     records.iter().map(device).collect()
 }
 
-/// VMkernel's own view of a device: the place where a NUMA node is to be seen (facts: `pciConfigHeader` of vsish, 6.7 and later).
+/// VMkernel's own view of a device: the place where a NUMA node is to be seen (`pciConfigHeader` of vsish, 6.7 and later).
 fn numa_of(address: &str) -> Option<Command> {
     let id = address.parse::<Bdf>().ok()?.vmx_id();
     let numbers: Vec<u32> = id.split([':', '.']).map(|n| n.parse().ok()).collect::<Option<_>>()?;

@@ -8,7 +8,7 @@ use vsgpu_core::requirement::{Cost, Deadline, Implied, Needs, TakesEffect, Takin
 use vsgpu_core::units::OnOff;
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
-/// Seconds esxcli may take to enter (facts: failures, field default).
+/// Seconds esxcli may take to enter (facts: failures 7).
 pub const DEADLINE_SECS: u32 = 3600;
 
 /// Maintenance mode of a host.

@@ -10,7 +10,7 @@ use vsgpu_core::{Command, Effect, Observation, Probe, Requirement, Subject, Verd
 
 /// Seconds a guest may take to shut down.
 pub const DEFAULT_GRACE_SECS: u32 = 300;
-/// Seconds hostd may take to power on (facts: failures, GPU attach).
+/// Seconds hostd may take to power on (facts: failures 7).
 const START_SECS: u32 = 120;
 
 /// Power of a VM.

@@ -54,11 +54,10 @@ pub fn controller(root: &Path, built: &Path) -> Result<Package, String> {
         let text = read(&root.join("packaging/examples").join(example))?;
         entries.push(Entry::new(&format!("usr/share/doc/vsgpu/examples/{example}"), 0o644, text));
     }
-    for name in ["QUICKSTART.md", "UPGRADING.md", "CHANGELOG.md", "reference/fleet-file.md", "reference/requirements.md"] {
-        let text = read(&root.join("packaging").join(name))?;
-        entries.push(Entry::new(&format!("usr/share/doc/vsgpu/{name}"), 0o644, text));
+    for (path, text) in pages(&root.join("packaging/docs"))? {
+        entries.push(Entry::new(&format!("usr/share/doc/vsgpu/docs/{path}"), 0o644, text));
     }
-    for name in ["alerts.yaml", "alerts-test.yaml", "runbooks.md", "dashboard-fleet.json", "dashboard-gpu.json"] {
+    for name in ["alerts.yaml", "alerts-test.yaml", "dashboard-fleet.json", "dashboard-gpu.json"] {
         let text = read(&root.join("packaging/monitoring").join(name))?;
         entries.push(Entry::new(&format!("usr/share/vsgpu/monitoring/{name}"), 0o644, text));
     }
@@ -70,6 +69,20 @@ pub fn controller(root: &Path, built: &Path) -> Result<Package, String> {
         needs: None,
         scripts: instances(&linux, "vsgpu-exporter")?,
     })
+}
+
+/// The documentation: every file with its path, in their order.
+fn pages(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let mut all = vec![];
+    for under in ["", "facts/"] {
+        let there = std::fs::read_dir(folder.join(under)).map_err(|e| format!("{}: {e}", folder.display()))?;
+        for path in there.flatten().map(|entry| entry.path()).filter(|path| path.is_file()) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            all.push((format!("{under}{name}"), read(&path)?));
+        }
+    }
+    all.sort();
+    Ok(all)
 }
 
 /// The guest agent with its CUDA proof.

@@ -1,5 +1,8 @@
-//! The references that follow from the code: every requirement and fact from the catalogue, every key of the fleet file from its
-//! schema. `cargo xtask docs` writes them; a test fails while they are old.
+//! The pages that follow from the code: every requirement and fact from the catalogue, every key of the fleet file from its
+//! schema, every hold and error, every alert, the pictures. `cargo xtask docs` writes them; a test fails while they are old.
+
+mod explained;
+mod pictures;
 
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -9,22 +12,60 @@ use vsgpu_core::{Entry, Scope};
 use vsgpu_host_agent::host::MAINTENANCE_MODE;
 
 const MADE: &str = "<!-- Written by `cargo xtask docs` from the code; edit the code. -->\n";
+/// What the code does not say about keys: one section for each.
+const KEYS: &str = include_str!("keys.md");
 
-/// File names below `packaging/reference` and what they hold.
-pub fn all() -> Vec<(&'static str, String)> {
-    vec![("requirements.md", requirements()), ("fleet-file.md", fleet_file())]
+/// File names below `packaging/docs` and what they hold.
+pub fn all() -> Result<Vec<(&'static str, String)>, String> {
+    Ok(vec![
+        ("requirements.md", requirements()),
+        ("fleet-file.md", fleet_file()),
+        ("errors.md", explained::errors()),
+        ("alerts.md", explained::alerts()?),
+        ("parts.svg", pictures::parts()?),
+        ("run.svg", pictures::run()?),
+    ])
+}
+
+/// The sections of a text, by heading.
+fn sections(text: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    text.split("\n## ").skip(1).filter_map(|section| section.split_once('\n')).map(|(heading, text)| (heading, text.trim()))
+}
+
+/// Sections of `keys.md` of one scope: their keys, and what is said of them.
+fn notes(scope: &'static str) -> impl Iterator<Item = (Vec<&'static str>, &'static str)> {
+    sections(KEYS).filter_map(move |(heading, text)| Some((heading.strip_prefix(scope)?.trim().split(", ").collect(), text)))
+}
+
+fn word(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Host => "host",
+        Scope::Vm => "vm",
+        Scope::Guest => "guest",
+    }
 }
 
 fn requirements() -> String {
     let mut text = format!(
-        "# Requirements\n\n{MADE}\nWhat a fleet file can wish for, in the order in which it is made so. \"Needs\" is the most that a change may need: what it \
-         does need is settled when the node has been looked at, and `vsgpu plan` shows it.\n"
+        "# Requirements\n\n{MADE}\nWhat a fleet file can ask for, what it brings about, and what a change of it needs. \"Needs\" is the most that a change may \
+         need: what it does need is settled when the node has been read, and `vsgpu plan` shows it.\nThe values that a key takes: \
+         [fleet-file.md](fleet-file.md).\n"
     );
     let all = catalogue();
     for (scope, heading) in [(Scope::Host, "ESXi host"), (Scope::Vm, "VM"), (Scope::Guest, "Guest")] {
         let _ = write!(text, "\n## {heading}\n");
         for entry in all.of(scope) {
             let _ = write!(text, "\n### {}\n\n{}.\n\n", entry.name, entry.about.trim_end_matches('.'));
+            for (keys, note) in notes(word(scope)).filter(|(keys, _)| entry.is_key && keys.contains(&entry.name)) {
+                match keys.split_first() {
+                    Some((first, _)) if *first != entry.name => {
+                        let _ = write!(text, "See [`{first}`](#{first}).\n\n");
+                    }
+                    _ => {
+                        let _ = write!(text, "{note}\n\n");
+                    }
+                }
+            }
             of_entry(&mut text, entry);
         }
         let _ = write!(text, "\n### Facts only\n\n");
@@ -77,7 +118,13 @@ fn of_entry(text: &mut String, entry: &Entry) {
 
 fn fleet_file() -> String {
     let schema = vsgpu::fleet::schema::schema();
-    let mut text = format!("# Fleet file\n\n{MADE}\nEvery key, with what it takes. `vsgpu schema` prints the same for editors.\n");
+    let mut text = format!(
+        "# Fleet file\n\n{MADE}\nEvery key, with what it takes. `vsgpu schema` prints the same for editors.\nWhat a key brings about, \
+         and what a change of it needs: [requirements.md](requirements.md). Whole fleet files: [quickstart.md](quickstart.md), \
+         [examples](../examples/).\n"
+    );
+    let general = sections(KEYS).find(|(heading, _)| *heading == "in general").map(|(_, text)| text).unwrap_or_default();
+    let _ = write!(text, "\n## In general\n\n{general}\n");
     section(&mut text, "At the top", &schema, &["defaults", "hosts", "vms"]);
     let inside = |path: &[&str]| path.iter().fold(&schema, |at, key| &at[*key]);
     section(
@@ -89,7 +136,22 @@ fn fleet_file() -> String {
     let vm = inside(&["properties", "vms", "additionalProperties"]);
     section(&mut text, "A VM (`vms: { NAME: .. }`, and `defaults: { vm: .. }`)", vm, &["guest"]);
     section(&mut text, "A guest (`guest: ..` of a VM, and `defaults: { guest: .. }`)", &vm["properties"]["guest"], &[]);
+    let _ = write!(text, "\n## Keys that are no requirement\n");
+    let all = catalogue();
+    for (scope, of) in [(Scope::Host, "host"), (Scope::Vm, "VM")] {
+        for (keys, note) in notes(word(scope)).filter(|(keys, _)| !all.of(scope).any(|e| e.is_key && keys.contains(&e.name))) {
+            let keys: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+            let _ = write!(text, "\n### {} (of a {of})\n\n{note}\n", keys.join(", "));
+        }
+    }
     text
+}
+
+/// Sections of `keys.md` that no page shows.
+#[cfg(test)]
+pub fn notes_of_nothing() -> Vec<&'static str> {
+    let pages = [requirements(), fleet_file()].concat();
+    sections(KEYS).filter(|(_, text)| !pages.contains(text)).map(|(heading, _)| heading).collect()
 }
 
 fn section(text: &mut String, heading: &str, schema: &Value, without: &[&str]) {

@@ -44,7 +44,7 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Write the references that follow from the code
+    /// Write the pages and pictures that follow from the code
     Docs,
     /// Check a VIB as esxcli's installer does
     VerifyVib {
@@ -65,7 +65,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Package { out, only, dev } => package(&out, &only, dev),
         Verb::Docs => {
-            docs::all().iter().try_for_each(|(name, text)| files::write(&root().join("packaging/reference").join(name), text.as_bytes()))
+            let write = |(name, text): &(&str, String)| files::write(&root().join("packaging/docs").join(name), text.as_bytes());
+            docs::all().and_then(|all| all.iter().try_for_each(write))
         }
         Verb::Test { args } => suites::run(&args),
         Verb::VerifyVib { file } => verify_vib(&file),

@@ -99,7 +99,7 @@ pub fn own_process() -> Option<OwnProcess> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "test code")]
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
 
     use super::*;
 

@@ -1,5 +1,5 @@
 //! Why an installation failed, from the installer's log, the kernel's log and DKMS's build log. The first cause that fits is
-//! said, the most telling ones first (facts: failures 5.3, data/guest_failure_signatures.tsv).
+//! said, the most telling ones first (facts: failures 5.3, guests "Failure signatures").
 
 use crate::facts::kernel_log;
 use crate::guest::driver::fact::{DriverFact, LOG};

@@ -10,13 +10,13 @@ use vsgpu_core::machine::{DiskNeed, lacks_room};
 use vsgpu_core::units::DriverVersion;
 use vsgpu_core::{Command, Effect, Verdict};
 
-/// Seconds for the installer (facts: field default); building the module takes minutes on small machines.
+/// Seconds for the installer (facts: failures 7); building the module takes minutes on small machines.
 const INSTALL_SECS: u32 = 3600;
 /// Seconds that a program may take to end after it was asked to.
 const END_SECS: &str = "30";
-/// First version with `--kernel-module-type` (facts: data/installer_options.tsv).
+/// First version with `--kernel-module-type` (facts: guests "Installer options").
 const MODULE_TYPE_SINCE: &str = "555.42.02";
-/// First branch with an open module in its `.run`, chosen by its build folder until the option above came (same table).
+/// First branch with an open module in its `.run`, chosen by its build folder until the option above came (same section).
 const OPEN_SINCE_BRANCH: u32 = 515;
 
 /// Everything in order; or why a person must act first.
@@ -191,7 +191,7 @@ pub(super) fn remove_packages(fact: &DriverFact) -> Result<Option<Effect>, Verdi
 /// The `.run` with its arguments.
 fn run(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> Result<Command, Verdict> {
     let mut args: Vec<String> = ["--silent", "--accept-license"].map(String::from).into();
-    // These options are in every driver that vGPU ever had (`--dkms` since 304.22, signing since 319.12: data/installer_options.tsv);
+    // These options are in every driver that vGPU ever had (`--dkms` since 304.22, signing since 319.12; facts: guests "Installer options");
     // only what differs between versions is looked up in the installer's own list. DKMS would sign with a key of its own, which the firmware does not trust; the installer signs with the operator's.
     if fact.dkms && spec.signing.is_none() {
         args.push("--dkms".into());

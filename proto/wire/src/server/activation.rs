@@ -57,7 +57,7 @@ pub(crate) fn activate(node: &Arc<Node>, request: v1::ActivateRequest) -> Result
 
 fn activate_all(node: &Node, effects: &[vsgpu_core::Effect], reboot: bool, say: &mut dyn FnMut(String)) -> Outcome {
     for (at, effect) in effects.iter().enumerate() {
-        // A daemon needs a moment between its stop and its start (facts: "wait 1 s").
+        // A daemon needs a moment between its stop and its start (facts: esxi F3).
         if at > 0 {
             node.system.sleep(Duration::from_secs(1));
         }
