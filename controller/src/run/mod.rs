@@ -15,3 +15,4 @@ pub use engine::{Stopped, Summary, Walk, Word, run};
 pub use event::Event;
 pub use request::{Audience, Ended, Request, Unfinished};
 pub use rollback::way_back;
+pub use rollout_budget::{Gate, Keeper};

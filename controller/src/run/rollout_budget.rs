@@ -13,7 +13,7 @@ use vsgpu_core::failpoint;
 
 /// What becomes of a step whose predecessors have ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Gate {
+pub enum Gate {
     /// It may begin.
     Open,
     /// Something must end before.
@@ -58,7 +58,7 @@ struct Together<'a> {
 }
 
 /// Keeps the gate: the plan's rollout as far as it has come.
-pub(super) struct Keeper<'a> {
+pub struct Keeper<'a> {
     plan: &'a Plan,
     hosts: BTreeMap<&'a str, Host>,
     /// Away when the plan was made, and none of ours.
@@ -71,7 +71,7 @@ pub(super) struct Keeper<'a> {
 
 impl<'a> Keeper<'a> {
     /// From where a run is.
-    pub(super) fn new(plan: &'a Plan, status: &Status, pause: bool) -> Self {
+    pub fn new(plan: &'a Plan, status: &Status, pause: bool) -> Self {
         let mut hosts: BTreeMap<&str, Host> = BTreeMap::new();
         let members = plan.rollout.clusters.iter().flat_map(|(name, c)| c.hosts.iter().map(move |host| (host.as_str(), name.as_str())));
         let cluster_of: BTreeMap<&str, &str> = members.collect();
@@ -102,18 +102,18 @@ impl<'a> Keeper<'a> {
     }
 
     /// The wave of a step, for those that begin first.
-    pub(super) fn order(&self, step: &Step) -> (usize, usize, usize) {
+    pub fn order(&self, step: &Step) -> (usize, usize, usize) {
         self.hosts.get(step.host.as_str()).map_or((0, 0, step.id), |h| (h.wave, h.place, step.id))
     }
 
     /// Whether all that remains waits for `vsgpu resume`.
-    pub(super) fn paused(&self) -> bool {
+    pub fn paused(&self) -> bool {
         let last = self.last_wave.unwrap_or(usize::MAX);
         self.hosts.values().all(|h| h.open == 0 || h.wave > last) && self.hosts.values().any(|h| h.open > 0)
     }
 
     /// Whether a step may begin.
-    pub(super) fn may(&self, step: &Step) -> Gate {
+    pub fn may(&self, step: &Step) -> Gate {
         let Some(host) = self.hosts.get(step.host.as_str()) else { return Gate::Open };
         if step.is_return() {
             return Gate::Open;
@@ -170,7 +170,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// A step begins.
-    pub(super) fn began(&mut self, step: &Step) {
+    pub fn began(&mut self, step: &Step) {
         self.together.take();
         if let Some(host) = self.hosts.get_mut(step.host.as_str()) {
             host.begun = true;
@@ -179,7 +179,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// A step has ended; `good`: `None` where it was left out.
-    pub(super) fn ended(&mut self, step: &Step, good: Option<bool>) {
+    pub fn ended(&mut self, step: &Step, good: Option<bool>) {
         self.together.take();
         if let Some(host) = self.hosts.get_mut(step.host.as_str()) {
             host.open -= 1;
