@@ -4,6 +4,7 @@
 use crate::script::{Section, Wrong, wrong};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::sync::{LazyLock, Mutex};
 use vsgpu::error::Error;
 use vsgpu::fleet::yaml::{self, Data, Key, Node};
 use vsgpu::fleet::{Fleet, Vm};
@@ -20,7 +21,7 @@ const NAMES: [&str; 5] = ["name", "vm", "address", "bdf", "bus_id"];
 
 /// One node before and after the case has spoken of it.
 struct Draft {
-    facts: Map<String, Value>,
+    facts: Facts,
     away: Option<Error>,
     boot_id: String,
     taken: Value,
@@ -29,12 +30,18 @@ struct Draft {
     said: BTreeMap<String, usize>,
 }
 
-/// The facts of a kind of node.
-fn base(name: &str) -> Option<Map<String, Value>> {
-    let path = workspace().join("tests/plans/base").join(format!("{name}.yaml"));
-    let text = std::fs::read_to_string(&path).ok()?;
-    let node = yaml::parse(&path.display().to_string(), &text).unwrap_or_else(|e| panic!("{name}.yaml: {e} {:?}", e.place));
-    node.to_json().as_object().cloned()
+type Facts = Map<String, Value>;
+
+/// The facts of a kind of node, read once.
+fn base(name: &str) -> Option<Facts> {
+    static READ: LazyLock<Mutex<BTreeMap<String, Option<Facts>>>> = LazyLock::new(Mutex::default);
+    let read = || {
+        let path = workspace().join("tests/plans/base").join(format!("{name}.yaml"));
+        let text = std::fs::read_to_string(&path).ok()?;
+        let node = yaml::parse(&path.display().to_string(), &text).unwrap_or_else(|e| panic!("{name}.yaml: {e} {:?}", e.place));
+        node.to_json().as_object().cloned()
+    };
+    READ.lock().unwrap().entry(name.into()).or_insert_with(read).clone()
 }
 
 /// Says of a VM or a guest which one it is.
