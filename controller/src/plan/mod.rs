@@ -12,6 +12,7 @@ mod rollout;
 mod steps;
 pub mod verify;
 
+pub use assign::with_gpus_assigned;
 pub use leftovers::{Leftovers, RebootedFor, still_taken};
 pub use planned::Planned;
 pub use planner::plan;

@@ -15,3 +15,4 @@ pub use engine::{Control, RunOptions, Stopped, Summary, run};
 pub use event::Event;
 pub use request::{Request, RunObserver, RunOutcome, Unfinished};
 pub use rollback::way_back;
+pub use rollout_budget::{Admission, RolloutBudget};

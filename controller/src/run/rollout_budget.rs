@@ -13,7 +13,7 @@ use vsgpu_core::failpoint;
 
 /// Whether a step whose predecessors have ended may start.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Admission {
+pub enum Admission {
     Start,
     /// Something must end before.
     Wait,
@@ -55,7 +55,7 @@ struct Together<'a> {
 }
 
 /// The plan's rollout as far as it has come, and what it leaves room for.
-pub(super) struct RolloutBudget<'a> {
+pub struct RolloutBudget<'a> {
     plan: &'a Plan,
     hosts: BTreeMap<&'a str, Host>,
     /// Away when the plan was made, and none of ours.
@@ -68,7 +68,7 @@ pub(super) struct RolloutBudget<'a> {
 
 impl<'a> RolloutBudget<'a> {
     /// From where a run is.
-    pub(super) fn new(plan: &'a Plan, status: &Status, pause: bool) -> Self {
+    pub fn new(plan: &'a Plan, status: &Status, pause: bool) -> Self {
         let mut hosts: BTreeMap<&str, Host> = BTreeMap::new();
         let members = plan.rollout.clusters.iter().flat_map(|(name, c)| c.hosts.iter().map(move |host| (host.as_str(), name.as_str())));
         let cluster_of: BTreeMap<&str, &str> = members.collect();
@@ -99,18 +99,18 @@ impl<'a> RolloutBudget<'a> {
     }
 
     /// The wave of a step, for those that begin first.
-    pub(super) fn order(&self, step: &Step) -> (usize, usize, usize) {
+    pub fn order(&self, step: &Step) -> (usize, usize, usize) {
         self.hosts.get(step.host.as_str()).map_or((0, 0, step.id), |h| (h.wave, h.place, step.id))
     }
 
     /// Whether all that remains waits for `vsgpu resume`.
-    pub(super) fn paused(&self) -> bool {
+    pub fn paused(&self) -> bool {
         let last = self.last_wave.unwrap_or(usize::MAX);
         self.hosts.values().all(|h| h.open == 0 || h.wave > last) && self.hosts.values().any(|h| h.open > 0)
     }
 
     /// Whether a step may begin.
-    pub(super) fn admit(&self, step: &Step) -> Admission {
+    pub fn admit(&self, step: &Step) -> Admission {
         let Some(host) = self.hosts.get(step.host.as_str()) else { return Admission::Start };
         if step.is_return() {
             return Admission::Start;
@@ -166,7 +166,7 @@ impl<'a> RolloutBudget<'a> {
         all
     }
 
-    pub(super) fn began(&mut self, step: &Step) {
+    pub fn began(&mut self, step: &Step) {
         self.together.take();
         if let Some(host) = self.hosts.get_mut(step.host.as_str()) {
             host.begun = true;
@@ -175,7 +175,7 @@ impl<'a> RolloutBudget<'a> {
     }
 
     /// A step has ended; `good`: `None` where it was left out.
-    pub(super) fn ended(&mut self, step: &Step, good: Option<bool>) {
+    pub fn ended(&mut self, step: &Step, good: Option<bool>) {
         self.together.take();
         if let Some(host) = self.hosts.get_mut(step.host.as_str()) {
             host.open -= 1;

@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::artifact::{Artifact, PackageContent};
-use vsgpu_core::machine::{Disk, DiskNeed, lacks_room};
+use vsgpu_core::disk_room::{DiskNeed, lacks_room};
+use vsgpu_core::machine::Disk;
 use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 

@@ -9,7 +9,8 @@ use crate::facts::os::kernel;
 use crate::guest::driver::spec::wanted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::machine::{Disk, DiskNeed, lacks_room};
+use vsgpu_core::disk_room::{DiskNeed, lacks_room};
+use vsgpu_core::machine::Disk;
 use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
 use vsgpu_core::{Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 

@@ -27,6 +27,8 @@ pub struct FactEntry {
     pub probes: fn(&Subject, &Observation) -> Vec<Probe>,
     /// `Fact::parse`, as JSON.
     pub parse: fn(&Subject, &Observation) -> Result<Value, Unreadable>,
+    /// The fact as its type reads it, written again: what the type does not know is lost on the way.
+    pub reread: fn(&Value) -> Result<Value, String>,
 }
 
 impl FactEntry {
@@ -39,7 +41,11 @@ impl FactEntry {
             without_passwords_in(&mut fact);
             Ok(fact)
         }
-        Self { name: F::NAME, about: F::ABOUT, scope, vmx_keys: &[], probes: F::probes, parse: parse::<F> }
+        fn reread<F: Fact>(fact: &Value) -> Result<Value, String> {
+            let fact: F = serde_path_to_error::deserialize(fact).map_err(|e| format!("{}: {}", e.path(), e.inner()))?;
+            serde_json::to_value(fact).map_err(|e| e.to_string())
+        }
+        Self { name: F::NAME, about: F::ABOUT, scope, vmx_keys: &[], probes: F::probes, parse: parse::<F>, reread: reread::<F> }
     }
 }
 

@@ -8,6 +8,7 @@
 pub mod apply;
 pub mod artifact;
 pub mod catalogue;
+pub mod disk_room;
 pub mod effect;
 pub mod effects;
 pub mod failpoint;

@@ -5,8 +5,8 @@ use crate::guest::driver::fact::{DriverFact, INSTALLED, OWN_DAEMONS, UNINSTALLER
 use crate::guest::driver::spec::{KernelModule, PackageSpec};
 use crate::guest::driver_package;
 use vsgpu_core::artifact::Kind;
+use vsgpu_core::disk_room::{DiskNeed, lacks_room};
 use vsgpu_core::knowledge::gpus::{self, OpenModule};
-use vsgpu_core::machine::{DiskNeed, lacks_room};
 use vsgpu_core::units::DriverVersion;
 use vsgpu_core::{Command, Effect, Verdict};
 
