@@ -34,7 +34,8 @@ pub enum Need {
 }
 
 fn here(program: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
 }
 
 fn tool(program: &str, package: &str) -> Option<String> {
@@ -64,18 +65,26 @@ impl Need {
 }
 
 pub fn captures() -> Option<PathBuf> {
-    let folder = std::env::var_os("VSGPU_CAPTURES").map_or_else(|| crate::lab::workspace().join("../shared/captures"), PathBuf::from);
+    let folder = std::env::var_os("VSGPU_CAPTURES")
+        .map_or_else(|| crate::lab::workspace().join("../shared/captures"), PathBuf::from);
     folder.is_dir().then_some(folder)
 }
 
 fn vmkernel() -> Option<String> {
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-e", "inject=membarrier:error=ENOSYS", "true"]).stdout(Stdio::null()).stderr(Stdio::null());
+    strace
+        .args(["-f", "-e", "inject=membarrier:error=ENOSYS", "true"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     if !strace.status().is_ok_and(|status| status.success()) {
         return Some("strace that may trace (Debian's package strace)".into());
     }
-    let built = Command::new(crate::lab::workspace().join("packaging/esxi/build-static")).arg("--dev").output().ok()?;
-    (built.status.code() == Some(3)).then(|| String::from_utf8_lossy(&built.stdout).lines().last().unwrap_or_default().to_string())
+    let built = Command::new(crate::lab::workspace().join("packaging/esxi/build-static"))
+        .arg("--dev")
+        .output()
+        .ok()?;
+    (built.status.code() == Some(3))
+        .then(|| String::from_utf8_lossy(&built.stdout).lines().last().unwrap_or_default().to_string())
 }
 
 #[derive(Clone, Copy)]
@@ -109,7 +118,8 @@ pub fn main(groups: &[(&str, &[Test])]) -> ExitCode {
     let mut trials = vec![];
     for (group, tests) in groups {
         for test in *tests {
-            let name = if group.is_empty() { test.name.to_string() } else { format!("{group}::{}", test.name) };
+            let name =
+                if group.is_empty() { test.name.to_string() } else { format!("{group}::{}", test.name) };
             // What is only listed is not looked for.
             let missing = if args.list { None } else { test.needs.iter().find_map(|need| need.missing()) };
             let ignored = test.on_demand || missing.is_some();
@@ -118,7 +128,10 @@ pub fn main(groups: &[(&str, &[Test])]) -> ExitCode {
             }
             let run = test.run;
             trials.push(
-                Trial::test(name, move || std::panic::catch_unwind(run).map_err(|_| Failed::without_message())).with_ignored_flag(ignored),
+                Trial::test(name, move || {
+                    std::panic::catch_unwind(run).map_err(|_| Failed::without_message())
+                })
+                .with_ignored_flag(ignored),
             );
         }
     }

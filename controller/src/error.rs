@@ -109,7 +109,15 @@ pub struct Error {
 
 impl Error {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, code: kind.code(), message: sentence(&message.into()), place: None, details: vec![], hints: vec![], hold: None }
+        Self {
+            kind,
+            code: kind.code(),
+            message: sentence(&message.into()),
+            place: None,
+            details: vec![],
+            hints: vec![],
+            hold: None,
+        }
     }
 
     /// With a code that says more than its kind.
@@ -146,12 +154,16 @@ impl From<vsgpu_wire::pki::PkiError> for Error {
         use vsgpu_wire::pki::PkiError;
         let text = error.to_string();
         let error = match error {
-            PkiError::Exists(_) => Self::new(Kind::Usage, text).hint("use another folder, or keep the CA you have"),
+            PkiError::Exists(_) => {
+                Self::new(Kind::Usage, text).hint("use another folder, or keep the CA you have")
+            }
             PkiError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                Self::new(Kind::Usage, text).hint("make a CA with `vsgpu ca init`, or name its folder with `--pki DIR`")
+                Self::new(Kind::Usage, text)
+                    .hint("make a CA with `vsgpu ca init`, or name its folder with `--pki DIR`")
             }
             PkiError::File { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
-                Self::new(Kind::Usage, text).hint("remove the old certificate's folder first if it is to be replaced")
+                Self::new(Kind::Usage, text)
+                    .hint("remove the old certificate's folder first if it is to be replaced")
             }
             PkiError::File { .. } | PkiError::Content { .. } => Self::new(Kind::Usage, text),
         };

@@ -1,5 +1,8 @@
 //! The operator's own files. Every error names the path; every read is bounded.
-#![expect(clippy::disallowed_methods, reason = "the one place where the controller opens files of its own machine")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place where the controller opens files of its own machine"
+)]
 
 use crate::error::{Error, Kind};
 use nix::fcntl::OFlag;
@@ -9,7 +12,8 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 fn failed(path: &Path, error: &std::io::Error) -> Error {
-    let why = if error.kind() == std::io::ErrorKind::NotFound { "no such file".into() } else { error.to_string() };
+    let why =
+        if error.kind() == std::io::ErrorKind::NotFound { "no such file".into() } else { error.to_string() };
     Error::new(Kind::Usage, format!("{}: {why}", path.display())).code("file")
 }
 
@@ -25,14 +29,16 @@ pub fn open(path: &Path) -> Result<File, Error> {
     };
     let wrong = |why: &str| Error::new(Kind::Usage, format!("{}: {why}", path.display())).code("file");
     std::fs::metadata(path).map_err(|e| failed(path, &e)).and_then(|meta| kind(meta).map_err(wrong))?;
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(calm).open(path).map_err(|e| failed(path, &e))?;
+    let file =
+        std::fs::OpenOptions::new().read(true).custom_flags(calm).open(path).map_err(|e| failed(path, &e))?;
     file.metadata().map_err(|e| failed(path, &e)).and_then(|meta| kind(meta).map_err(wrong))?;
     Ok(file)
 }
 
 /// Reads a text file of at most `max` bytes.
 pub fn read_text(path: &Path, max: u64) -> Result<String, Error> {
-    let not_text = |_| failed(path, &std::io::Error::new(std::io::ErrorKind::InvalidData, "is not UTF-8 text"));
+    let not_text =
+        |_| failed(path, &std::io::Error::new(std::io::ErrorKind::InvalidData, "is not UTF-8 text"));
     String::from_utf8(read_bytes(path, max)?).map_err(not_text)
 }
 
@@ -41,7 +47,8 @@ pub fn read_bytes(path: &Path, max: u64) -> Result<Vec<u8>, Error> {
     let mut bytes = vec![];
     open(path)?.take(max + 1).read_to_end(&mut bytes).map_err(|e| failed(path, &e))?;
     if bytes.len() as u64 > max {
-        return Err(Error::new(Kind::Usage, format!("{}: larger than {} MiB", path.display(), max >> 20)).code("file"));
+        return Err(Error::new(Kind::Usage, format!("{}: larger than {} MiB", path.display(), max >> 20))
+            .code("file"));
     }
     Ok(bytes)
 }
@@ -57,7 +64,8 @@ pub fn write_text(path: &Path, text: &str) -> Result<(), Error> {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(temporary, path)

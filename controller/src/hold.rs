@@ -87,7 +87,9 @@ impl Hold {
             Self::MaintenanceMode => {
                 "see what keeps the host from it (running VMs, vSAN, DRS); `deadlines: { maintenance-secs: N }` gives the next plan longer (`vsgpu apply`)"
             }
-            Self::RebootTimeout => "look at its console; when its agent answers, `vsgpu apply` goes on without another reboot",
+            Self::RebootTimeout => {
+                "look at its console; when its agent answers, `vsgpu apply` goes on without another reboot"
+            }
             Self::CameBackUnchanged => {
                 "see whether it booted its other image (altbootbank) or the module did not load; mend that, reboot it by hand once, then `vsgpu apply`"
             }
@@ -101,8 +103,12 @@ impl Hold {
             Self::StepTimeout => {
                 "`vsgpu facts` shows how the node is now; `deadlines: { step-secs: N }` gives the next plan longer (`vsgpu apply`)"
             }
-            Self::Unreachable => "bring its agent back (power, network, service); `vsgpu apply` goes on from there",
-            Self::Drift => "ask who changed it; keep that by changing the fleet file, or undo it; then `vsgpu release`",
+            Self::Unreachable => {
+                "bring its agent back (power, network, service); `vsgpu apply` goes on from there"
+            }
+            Self::Drift => {
+                "ask who changed it; keep that by changing the fleet file, or undo it; then `vsgpu release`"
+            }
             Self::Stale => "look at the new plan: `vsgpu plan`",
             Self::TakenOver => "another controller works on it: `vsgpu plan` when it is done",
             Self::Blocked => "mend what the message says; `vsgpu apply` looks again",

@@ -25,8 +25,11 @@ pub enum NodeKind {
 }
 
 impl NodeKind {
-    const ALL: [(Self, &'static str, Scope); 3] =
-        [(Self::Host, "host", Scope::Host), (Self::Vm, "vm", Scope::Vm), (Self::Guest, "guest", Scope::Guest)];
+    const ALL: [(Self, &'static str, Scope); 3] = [
+        (Self::Host, "host", Scope::Host),
+        (Self::Vm, "vm", Scope::Vm),
+        (Self::Guest, "guest", Scope::Guest),
+    ];
 
     /// The word for it.
     pub fn word(self) -> &'static str {
@@ -86,6 +89,10 @@ pub struct Reach {
 impl Reach {
     /// As the client wants it.
     pub fn target(&self) -> Target {
-        Target { address: self.address.clone(), node: self.node.clone(), role: if self.role == "guest" { "guest" } else { "host" } }
+        Target {
+            address: self.address.clone(),
+            node: self.node.clone(),
+            role: if self.role == "guest" { "guest" } else { "host" },
+        }
     }
 }

@@ -61,7 +61,8 @@ const CAUSES: [(&[&str], &str, &str); 8] = [
 pub(crate) fn explain(failure: &Failure) -> Option<Explained> {
     let said = failure.output.as_ref().map(|o| o.both()).unwrap_or_default() + &failure.why;
     // Where nothing at all is found, the headers are only one of many: then the repositories are what is missing.
-    let others = said.contains("Unable to locate package gcc") || said.contains("has no installation candidate");
+    let others =
+        said.contains("Unable to locate package gcc") || said.contains("has no installation candidate");
     CAUSES
         .iter()
         .filter(|(_, cause, _)| !(others && cause.contains("headers")))
@@ -75,8 +76,11 @@ mod tests {
 
     #[test]
     fn the_first_cause_that_fits_is_said() {
-        let cause = |why: &str| explain(&Failure { why: why.into(), output: None, since: 0 }).map(|e| e.cause);
-        assert!(cause("E: Unable to locate package linux-headers-6.1.0-9-amd64").unwrap().contains("headers"));
+        let cause =
+            |why: &str| explain(&Failure { why: why.into(), output: None, since: 0 }).map(|e| e.cause);
+        assert!(
+            cause("E: Unable to locate package linux-headers-6.1.0-9-amd64").unwrap().contains("headers")
+        );
         let both = "E: Unable to locate package gcc\nE: Unable to locate package linux-headers-6.1.0-9-amd64";
         assert!(cause(both).unwrap().contains("no repository"), "{:?}", cause(both));
         assert!(cause("E: Unable to locate package gcc").unwrap().contains("no repository"));

@@ -37,10 +37,18 @@ struct Boot {
 
 /// Microseconds since boot, if the host says so.
 fn uptime(host: &dyn System) -> Option<u64> {
-    let ask =
-        |form: &[&str]| host.run(&Command::new("esxcli", form.iter().chain(&["system", "stats", "uptime", "get"]).copied()).within(5));
-    let output = Some(ask(&["--formatter=xml"])).filter(Output::ok).or_else(|| Some(ask(&[])).filter(Output::ok))?;
-    let word = esxcli::read(&output.stdout).ok().and_then(|r| r.first().map(|r| r.title.clone())).unwrap_or(output.stdout);
+    let ask = |form: &[&str]| {
+        host.run(
+            &Command::new("esxcli", form.iter().chain(&["system", "stats", "uptime", "get"]).copied())
+                .within(5),
+        )
+    };
+    let output =
+        Some(ask(&["--formatter=xml"])).filter(Output::ok).or_else(|| Some(ask(&[])).filter(Output::ok))?;
+    let word = esxcli::read(&output.stdout)
+        .ok()
+        .and_then(|r| r.first().map(|r| r.title.clone()))
+        .unwrap_or(output.stdout);
     word.trim().parse().ok()
 }
 
@@ -61,7 +69,10 @@ fn look(host: &dyn System) -> Result<String, IoError> {
     if now.is_none() && host.is_remote() {
         host.is_folder("/")?;
     }
-    let old = marker.as_deref().and_then(|m| m.trim().split_once(' ')).map(|(id, at)| (id.to_string(), at.parse::<u64>().ok()));
+    let old = marker
+        .as_deref()
+        .and_then(|m| m.trim().split_once(' '))
+        .map(|(id, at)| (id.to_string(), at.parse::<u64>().ok()));
     let same = old.filter(|(_, then)| !matches!((then, now), (Some(then), Some(now)) if now < *then));
     let (id, then) = match same {
         Some((id, then)) => (id, then),
@@ -75,7 +86,9 @@ fn look(host: &dyn System) -> Result<String, IoError> {
 
 impl BootIdentity for Marker {
     fn id(&self, host: &Arc<dyn System>) -> Result<String, IoError> {
-        let lock = |boot: &Arc<Mutex<Boot>>| boot.lock().map(|mut b| std::mem::replace(&mut b.looking, true)).unwrap_or(true);
+        let lock = |boot: &Arc<Mutex<Boot>>| {
+            boot.lock().map(|mut b| std::mem::replace(&mut b.looking, true)).unwrap_or(true)
+        };
         let known = self.boot.lock().ok().and_then(|b| Some((b.id.clone()?, b.looked_at)));
         if let Some((id, at)) = known.filter(|_| !host.is_remote()) {
             if host.elapsed() - at > FRESH && !lock(&self.boot) {

@@ -27,7 +27,10 @@ pub(crate) fn answer(args: &[&str], seen: &Observation) -> Result<Vec<Record>, U
     let output = seen.output(&command)?;
     let refused = esxcli::refusal(&output.both());
     if !output.ok() || refused.is_some() {
-        let why = refused.map_or_else(|| "esxcli failed".to_string(), |r| r.class.map(|c| format!("[{c}] ")).unwrap_or_default() + &r.text);
+        let why = refused.map_or_else(
+            || "esxcli failed".to_string(),
+            |r| r.class.map(|c| format!("[{c}] ")).unwrap_or_default() + &r.text,
+        );
         return Err(Unreadable::of(&command, output, why));
     }
     if output.stdout.trim().is_empty() {
@@ -37,7 +40,11 @@ pub(crate) fn answer(args: &[&str], seen: &Observation) -> Result<Vec<Record>, U
 }
 
 /// The answer, read further; what is wrong with it is said with the command and its words.
-pub(crate) fn parsed<T>(args: &[&str], seen: &Observation, read: impl FnOnce(&[Record]) -> Result<T, String>) -> Result<T, Unreadable> {
+pub(crate) fn parsed<T>(
+    args: &[&str],
+    seen: &Observation,
+    read: impl FnOnce(&[Record]) -> Result<T, String>,
+) -> Result<T, Unreadable> {
     let records = answer(args, seen)?;
     read(&records).map_err(|why| {
         let command = asked(args, seen);
@@ -49,7 +56,11 @@ pub(crate) fn parsed<T>(args: &[&str], seen: &Observation, read: impl FnOnce(&[R
 }
 
 /// The same for an answer of one block.
-pub(crate) fn single<T>(args: &[&str], seen: &Observation, read: impl FnOnce(&Record) -> Result<T, String>) -> Result<T, Unreadable> {
+pub(crate) fn single<T>(
+    args: &[&str],
+    seen: &Observation,
+    read: impl FnOnce(&Record) -> Result<T, String>,
+) -> Result<T, Unreadable> {
     parsed(args, seen, |records| read(records.first().ok_or("the answer is empty")?))
 }
 

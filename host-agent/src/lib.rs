@@ -43,5 +43,8 @@ pub fn agent() -> Agent {
 
 /// What starts a reboot: ten seconds is the least delay esxcli takes.
 pub fn reboot() -> Effect {
-    Effect::run(Command::new("esxcli", ["system", "shutdown", "reboot", "--delay=10", "--reason=vsgpu: a planned change becomes active"]))
+    Effect::run(Command::new(
+        "esxcli",
+        ["system", "shutdown", "reboot", "--delay=10", "--reason=vsgpu: a planned change becomes active"],
+    ))
 }

@@ -26,11 +26,16 @@ pub(crate) fn may_change(system: &dyn System, on: &Subject, needs: Needs) -> Res
         Err(Outcome::Blocked { why: format!("{why}; nothing was done"), hint: hint.into() })
     };
     match fact {
-        Some(Ok(Ok(fact))) if needs == Needs::MaintenanceMode && !fact.enabled => refused("the host is not in maintenance mode".into()),
+        Some(Ok(Ok(fact))) if needs == Needs::MaintenanceMode && !fact.enabled => {
+            refused("the host is not in maintenance mode".into())
+        }
         Some(Ok(Ok(fact))) if !fact.running.is_empty() => {
             let more = fact.running.len().saturating_sub(NAMED);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            refused(format!("VMs run on the host: {}{more}", fact.running.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ")))
+            refused(format!(
+                "VMs run on the host: {}{more}",
+                fact.running.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ")
+            ))
         }
         Some(Ok(Ok(_))) => Ok(()),
         Some(Ok(Err(why))) => refused(format!("maintenance mode cannot be read: {why}")),
@@ -41,7 +46,8 @@ pub(crate) fn may_change(system: &dyn System, on: &Subject, needs: Needs) -> Res
 
 /// `Agent::looks` of a host.
 pub(crate) fn looks(facts: &Facts) -> Vec<vsgpu_wire::acquired::Look> {
-    let maintenance = observe::typed::<MaintenanceModeFact>(facts).map(|fact| (MAINTENANCE_MODE, String::new(), fact.enabled));
+    let maintenance = observe::typed::<MaintenanceModeFact>(facts)
+        .map(|fact| (MAINTENANCE_MODE, String::new(), fact.enabled));
     let listed = observe::typed::<VirtualMachines>(facts).map(|listed| listed.vms);
     let all_listed = listed.is_some().then(|| (POWER, String::new(), false));
     let vms = listed.into_iter().flatten().map(|vm| (POWER, vm.name, !vm.running));

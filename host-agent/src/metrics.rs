@@ -20,17 +20,20 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
         all.push(Sample::for_alert("host_maintenance_mode", help, vec![], f64::from(fact.enabled)));
     }
     if let Some(graphics) = typed::<HostGraphics>(facts) {
-        let help = "Default graphics type (configured) and the active type of each GPU; the value is always 1";
+        let help =
+            "Default graphics type (configured) and the active type of each GPU; the value is always 1";
         for device in graphics.devices.iter().take(16) {
             let configured = ("configured", graphics.default_type.clone());
-            let labels = vec![("gpu", device.bdf.clone()), configured, ("active", device.graphics_type.clone())];
+            let labels =
+                vec![("gpu", device.bdf.clone()), configured, ("active", device.graphics_type.clone())];
             all.push(Sample::new("host_graphics_info", help, labels, 1.0));
         }
     }
     if let Some(passthrough) = typed::<HostPassthrough>(facts) {
         let text = |owner: &Option<String>| owner.clone().unwrap_or_default();
         for device in passthrough.devices.iter().take(16) {
-            let owners = [("configured", text(&device.configured_owner)), ("active", text(&device.current_owner))];
+            let owners =
+                [("configured", text(&device.configured_owner)), ("active", text(&device.current_owner))];
             let labels = [vec![("gpu", device.address.clone())], owners.to_vec()].concat();
             let help = "Owner of a GPU on the host's bus, as configured and as active; the value is always 1";
             all.push(Sample::new("host_gpu_owner_info", help, labels, 1.0));
@@ -38,7 +41,9 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
         // Only who owns it counts: some releases say `Unknown` for a device that stays where it is.
         let differs = |d: &PciGpu| {
             let both = d.configured_owner.as_deref().zip(d.current_owner.as_deref());
-            both.is_some_and(|(then, now)| then != "Unknown" && is_passthru(Some(then)) != is_passthru(Some(now)))
+            both.is_some_and(|(then, now)| {
+                then != "Unknown" && is_passthru(Some(then)) != is_passthru(Some(now))
+            })
         };
         let pending = passthrough.devices.iter().any(differs);
         let help = "1: a GPU changes its owner with the next reboot of the host";
@@ -72,15 +77,30 @@ fn vgpus(fact: Option<Vgpus>, types: Option<VgpuTypes>, all: &mut Vec<Sample>) {
         let id = || vec![("gpu", gpu.bus_id.clone()), ("vm", vm.clone())];
         let driver = vgpu.guest_driver.clone().unwrap_or_default();
         let labels = [id(), vec![("type", profile.clone()), ("guest_driver", driver)]].concat();
-        all.push(Sample::new("host_vgpu_info", "A vGPU with its guest's driver; the value is always 1", labels, 1.0));
+        all.push(Sample::new(
+            "host_vgpu_info",
+            "A vGPU with its guest's driver; the value is always 1",
+            labels,
+            1.0,
+        ));
         let licensed = vgpu.license_status.as_deref().map(|s| f64::from(nvidia_smi::is_licensed(s)));
         let help = "1: the guest has its license, as it tells its host";
         all.extend(licensed.map(|licensed| Sample::for_alert("host_vgpu_licensed", help, id(), licensed)));
         let values = [
-            ("host_vgpu_utilization_ratio", "Share of time in which the vGPU worked", vgpu.gpu_util_percent.map(|n| f64::from(n) / 100.0)),
-            ("host_vgpu_memory_used_bytes", "Frame buffer of the vGPU in use", vgpu.fb_used_mib.map(|n| n as f64 * 1_048_576.0)),
+            (
+                "host_vgpu_utilization_ratio",
+                "Share of time in which the vGPU worked",
+                vgpu.gpu_util_percent.map(|n| f64::from(n) / 100.0),
+            ),
+            (
+                "host_vgpu_memory_used_bytes",
+                "Frame buffer of the vGPU in use",
+                vgpu.fb_used_mib.map(|n| n as f64 * 1_048_576.0),
+            ),
         ];
-        all.extend(values.into_iter().filter_map(|(name, help, value)| Some(Sample::new(name, help, id(), value?))));
+        all.extend(
+            values.into_iter().filter_map(|(name, help, value)| Some(Sample::new(name, help, id(), value?))),
+        );
         in_use.insert(profile);
     }
     let Some(VgpuTypes { creatable, .. }) = types else { return };

@@ -39,7 +39,9 @@ fn hex(text: &str) -> String {
 
 /// Slots that are present, from keys in lower case.
 pub fn slots(keys: &BTreeMap<String, String>) -> BTreeMap<u32, Slot> {
-    let present = |n: &u32| keys.get(&format!("pcipassthru{n}.present")).is_some_and(|v| v.eq_ignore_ascii_case("true"));
+    let present = |n: &u32| {
+        keys.get(&format!("pcipassthru{n}.present")).is_some_and(|v| v.eq_ignore_ascii_case("true"))
+    };
     let slot = |n: u32| {
         let key = |name: &str| keys.get(&format!("pcipassthru{n}.{name}")).cloned();
         let what = if let Some(profile) = key("vgpu") {
@@ -47,7 +49,12 @@ pub fn slots(keys: &BTreeMap<String, String>) -> BTreeMap<u32, Slot> {
         } else if let Some(id) = key("id") {
             let text = |name: &str| hex(&key(name).unwrap_or_default());
             let system = key("systemid").unwrap_or_default();
-            Slot::Fixed { at: Bdf::from_vmx_id(&id), vendor: text("vendorid"), device: text("deviceid"), system }
+            Slot::Fixed {
+                at: Bdf::from_vmx_id(&id),
+                vendor: text("vendorid"),
+                device: text("deviceid"),
+                system,
+            }
         } else if let Some(allowed) = key("alloweddevices") {
             // `0x10de:0x20f1`, several separated by commas, each possibly followed by further ids.
             let short = |one: &str| one.split(':').take(2).map(hex).collect::<Vec<_>>().join(":");
@@ -97,7 +104,12 @@ mod tests {
         let Slot::Fixed { at, device, .. } = &all[&0] else { panic!("{all:?}") };
         assert_eq!((at.map(|a| a.to_string()), device.as_str()), (Some("0000:42:00.0".into()), "1b38"));
         assert_eq!(all[&2], Slot::Dynamic(vec!["10de:20f1".into(), "10de:20b5".into()]));
-        assert!(all[&0].is_nvidia_gpu() && all[&2].is_nvidia_gpu() && !all[&1].is_nvidia_gpu() && !all[&28].is_nvidia_gpu());
+        assert!(
+            all[&0].is_nvidia_gpu()
+                && all[&2].is_nvidia_gpu()
+                && !all[&1].is_nvidia_gpu()
+                && !all[&28].is_nvidia_gpu()
+        );
         assert_eq!(free(&keys).take(2).collect::<Vec<_>>(), [4, 5]);
         assert_eq!(emptied(&keys, 1).len(), 2);
     }

@@ -137,13 +137,16 @@ fn log_of(on: &Subject, seen: &Observation) -> Option<String> {
 /// The cause, if one is known.
 pub(super) fn explain(failure: &Failure, on: &Subject, seen: &Observation) -> Option<Explained> {
     let log = log_of(on, seen);
-    let tail = |path: &str| seen.text(&Probe::Tail(path.into())).ok().flatten().unwrap_or_default().to_string();
+    let tail =
+        |path: &str| seen.text(&Probe::Tail(path.into())).ok().flatten().unwrap_or_default().to_string();
     let said = failure.output.as_ref().map(|o| o.both()).unwrap_or_default();
     let vm_log = log.as_deref().map(tail).unwrap_or_default();
     let kernel = tail(VMKERNEL);
     // The host's log tells of everybody's devices: only lines about this VM's own count, and those about the host itself.
     let devices = devices_of(on, seen);
-    let ours = |line: &&str| devices.iter().any(|at| line.contains(at.as_str())) || line.contains("Out of interrupt vectors");
+    let ours = |line: &&str| {
+        devices.iter().any(|at| line.contains(at.as_str())) || line.contains("Out of interrupt vectors")
+    };
     let sources = [
         ("hostd", said.lines().chain(failure.why.lines()).collect::<Vec<_>>()),
         ("vmware.log", fresh(&vm_log, failure.since)),
@@ -156,7 +159,10 @@ pub(super) fn explain(failure: &Failure, on: &Subject, seen: &Observation) -> Op
         log => format!("; {log}: `{}`", line.trim().chars().take(240).collect::<String>()),
     };
     if let Some((source, line, fix)) = lines().find_map(|(source, line)| Some((source, line, pages(line)?))) {
-        return Some(Explained { cause: format!("the VM's MMIO window is too small for its GPUs{}", quoted(source, line)), fix });
+        return Some(Explained {
+            cause: format!("the VM's MMIO window is too small for its GPUs{}", quoted(source, line)),
+            fix,
+        });
     }
     let has = |line: &str, texts: &[&str]| {
         let line = line.to_lowercase();
@@ -167,7 +173,10 @@ pub(super) fn explain(failure: &Failure, on: &Subject, seen: &Observation) -> Op
         let of_source = || lines().filter(move |(from, _)| *from == source);
         CAUSES.iter().find_map(|known| {
             let (_, line) = of_source().find(|(_, line)| has(line, known.texts))?;
-            Some(Explained { cause: format!("{}{}", known.cause, quoted(source, line)), fix: known.fix.into() })
+            Some(Explained {
+                cause: format!("{}{}", known.cause, quoted(source, line)),
+                fix: known.fix.into(),
+            })
         })
     })
 }
@@ -175,7 +184,8 @@ pub(super) fn explain(failure: &Failure, on: &Subject, seen: &Observation) -> Op
 /// Addresses of the VM's fixed devices.
 fn devices_of(on: &Subject, seen: &Observation) -> Vec<String> {
     let Ok(vm) = find(on, seen) else { return vec![] };
-    let address = |slot: Slot| if let Slot::Fixed { at, .. } = slot { at.map(|at| at.to_string()) } else { None };
+    let address =
+        |slot: Slot| if let Slot::Fixed { at, .. } = slot { at.map(|at| at.to_string()) } else { None };
     slots_of(&vm.vmx, seen).into_values().filter_map(address).collect()
 }
 
@@ -185,7 +195,9 @@ fn pages(line: &str) -> Option<String> {
     let pages: u64 = rest.split(')').next()?.parse().ok()?;
     let gib = pages.checked_mul(4)? >> 20;
     let window = (gib + 1).next_power_of_two().max(32);
-    Some(format!("{gib} GiB are asked for: wish for `mmio: {window}`, and turn on above-4G decoding in the host's BIOS"))
+    Some(format!(
+        "{gib} GiB are asked for: wish for `mmio: {window}`, and turn on above-4G decoding in the host's BIOS"
+    ))
 }
 
 /// Lines since a moment. A line without a time of its own belongs to the one before.
@@ -213,8 +225,7 @@ mod tests {
     use vsgpu_core::observation::Answer;
     use vsgpu_core::{Command, ExitKind, Output};
 
-    const PAGES: &str =
-        "2023-07-21T09:40:52.413Z In(05) vmx - PCIPassthru: total number of pages needed (33566722) exceeds limit (917504), failing";
+    const PAGES: &str = "2023-07-21T09:40:52.413Z In(05) vmx - PCIPassthru: total number of pages needed (33566722) exceeds limit (917504), failing";
     const AT: u64 = 1_689_932_450; // 2023-07-21T09:40:50Z
 
     fn explained(log: &str, hostd: &str, since: u64) -> Option<Explained> {
@@ -222,12 +233,16 @@ mod tests {
     }
 
     fn explained_with(log: &str, hostd: &str, since: u64, kernel: &str) -> Option<Explained> {
-        let listing =
-            "Vmid   Name   File                 Guest OS          Version\n3      a      [ds1] a/a.vmx        debian11_64Guest   vmx-19\n";
-        let ran = |text: &str| Answer::Ran(Output { ended: ExitKind::Status(0), stdout: text.into(), stderr: String::new() });
+        let listing = "Vmid   Name   File                 Guest OS          Version\n3      a      [ds1] a/a.vmx        debian11_64Guest   vmx-19\n";
+        let ran = |text: &str| {
+            Answer::Ran(Output { ended: ExitKind::Status(0), stdout: text.into(), stderr: String::new() })
+        };
         let mut seen = Observation::default();
         seen.0.insert(Probe::Run(Command::new("vim-cmd", ["vmsvc/getallvms"])), ran(listing));
-        seen.0.insert(Probe::Run(Command::new("esxcli", ["--formatter=xml", "vm", "process", "list"])), ran(""));
+        seen.0.insert(
+            Probe::Run(Command::new("esxcli", ["--formatter=xml", "vm", "process", "list"])),
+            ran(""),
+        );
         seen.0.insert(Probe::Tail("/vmfs/volumes/ds1/a/vmware.log".into()), Answer::Text(Ok(log.into())));
         let vmx = "pciPassthru0.present = \"TRUE\"\npciPassthru0.id = \"00000:094:00.0\"\npciPassthru0.vendorId = \"0x10de\"\npciPassthru0.deviceId = \"0x20f1\"\n";
         seen.0.insert(Probe::Read("/vmfs/volumes/ds1/a/a.vmx".into()), Answer::Text(Ok(vmx.into())));
@@ -241,8 +256,14 @@ mod tests {
         let fix = explained(PAGES, "", AT).map(|e| e.fix).unwrap_or_default();
         assert!(fix.contains("128 GiB") && fix.contains("mmio: 256"), "{fix}");
         assert!(pages("pages needed").is_none());
-        assert!(pages("total number of pages needed (4206594) exceeds").is_some_and(|fix| fix.contains("mmio: 32")));
-        assert!(pages("total number of pages needed (18446744073709551615) exceeds").is_none(), "absurd numbers are no reason to panic");
+        assert!(
+            pages("total number of pages needed (4206594) exceeds")
+                .is_some_and(|fix| fix.contains("mmio: 32"))
+        );
+        assert!(
+            pages("total number of pages needed (18446744073709551615) exceeds").is_none(),
+            "absurd numbers are no reason to panic"
+        );
     }
 
     #[test]
@@ -250,7 +271,10 @@ mod tests {
         assert_eq!(explained(PAGES, "", AT + 60), None);
         let old_form = "2023-07-21T11:40:52.413+02:00| vmx| I120: Msg_Post: Error\n[msg.x] The systemId does not match the current system or the deviceId, and the vendorId does not match the device currently at 97:0.0.\n";
         let cause = explained(old_form, "", AT).map(|e| e.cause).unwrap_or_default();
-        assert!(cause.contains("vmware.log") && cause.contains("97:0.0"), "a line without a time belongs to the one before: {cause}");
+        assert!(
+            cause.contains("vmware.log") && cause.contains("97:0.0"),
+            "a line without a time belongs to the one before: {cause}"
+        );
         assert_eq!(explained(old_form, "", AT + 3600), None);
     }
 
@@ -264,7 +288,10 @@ mod tests {
         // The same line of the VM's own device (94 is 5e) does, as long as it is of this attempt.
         let own = line.replace("0000:05:00.0", "0000:5e:00.0");
         let cause = explained_with("", "Power on failed", AT, &own).map(|e| e.cause).unwrap_or_default();
-        assert!(cause.contains("the PCIe link of the GPU is down") && cause.contains("vmkernel.log"), "{cause}");
+        assert!(
+            cause.contains("the PCIe link of the GPU is down") && cause.contains("vmkernel.log"),
+            "{cause}"
+        );
         assert_eq!(explained_with("", "", AT + 3600, &own), None);
     }
 

@@ -20,17 +20,27 @@ impl<'de> Deserialize<'de> for VmGpu {
         if let Some(ids) = value.get("dynamic") {
             let ids = ids.as_str().filter(|_| value.as_object().is_some_and(|map| map.len() == 1));
             let plain = |id: &str| id.trim().trim_start_matches("0x").to_lowercase();
-            let parts = ids.and_then(|ids| ids.split_once(':')).map(|(vendor, device)| (plain(vendor), plain(device)));
+            let parts = ids
+                .and_then(|ids| ids.split_once(':'))
+                .map(|(vendor, device)| (plain(vendor), plain(device)));
             let right = |id: &str| id.len() == 4 && id.chars().all(|c| c.is_ascii_hexdigit());
             return match parts {
-                Some((vendor, device)) if vendor == "10de" && right(&device) => Ok(Self::Dynamic { dynamic: format!("{vendor}:{device}") }),
-                _ => Err(de::Error::custom("dynamic: vendor and device of an NVIDIA GPU are expected, such as \"10de:20f1\"")),
+                Some((vendor, device)) if vendor == "10de" && right(&device) => {
+                    Ok(Self::Dynamic { dynamic: format!("{vendor}:{device}") })
+                }
+                _ => Err(de::Error::custom(
+                    "dynamic: vendor and device of an NVIDIA GPU are expected, such as \"10de:20f1\"",
+                )),
             };
         }
         match serde_json::from_value(value).map_err(de::Error::custom)? {
-            GpuChoice::All => Err(de::Error::custom("`all` is no choice for a VM: name addresses, a model, or so many of a model")),
+            GpuChoice::All => Err(de::Error::custom(
+                "`all` is no choice for a VM: name addresses, a model, or so many of a model",
+            )),
             // A VM that wishes for a model wants one of it.
-            GpuChoice::Model { model, count: None } => Ok(Self::Fixed(GpuChoice::Model { model, count: Some(1) })),
+            GpuChoice::Model { model, count: None } => {
+                Ok(Self::Fixed(GpuChoice::Model { model, count: Some(1) }))
+            }
             choice => Ok(Self::Fixed(choice)),
         }
     }
@@ -75,9 +85,18 @@ impl std::fmt::Display for VmGpu {
 ///
 /// # Errors
 /// The first choice that cannot be met.
-pub fn settle_choices(choices: &[GpuChoice], gpus: &[PciGpu], own: &[String], taken: &[String]) -> Result<Vec<usize>, String> {
-    let named = |gpu: &PciGpu| choices.iter().any(|c| matches!(c, GpuChoice::At(at) if at.to_string() == gpu.address));
-    let is_open = |at: &usize| named(&gpus[*at]) || own.contains(&gpus[*at].address) || !taken.contains(&gpus[*at].address);
+pub fn settle_choices(
+    choices: &[GpuChoice],
+    gpus: &[PciGpu],
+    own: &[String],
+    taken: &[String],
+) -> Result<Vec<usize>, String> {
+    let named = |gpu: &PciGpu| {
+        choices.iter().any(|c| matches!(c, GpuChoice::At(at) if at.to_string() == gpu.address))
+    };
+    let is_open = |at: &usize| {
+        named(&gpus[*at]) || own.contains(&gpus[*at].address) || !taken.contains(&gpus[*at].address)
+    };
     let mut open: Vec<usize> = (0..gpus.len()).filter(is_open).collect();
     // What the host has given away (or will have) before what it keeps for itself.
     open.sort_by_key(|at| !gpus[*at].is_given());

@@ -71,7 +71,9 @@ fn cpu() -> Duration {
     use nix::sys::resource::{UsageWho, getrusage};
     use nix::sys::time::TimeValLike as _;
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
-    Duration::from_micros((usage.user_time().num_microseconds() + usage.system_time().num_microseconds()) as u64)
+    Duration::from_micros(
+        (usage.user_time().num_microseconds() + usage.system_time().num_microseconds()) as u64,
+    )
 }
 
 /// A look at many agents. All of them, and their simulated tools, share the processors of this machine, which in the field are theirs:
@@ -82,7 +84,9 @@ fn look() {
         let lab = Lab::new(&format!("bench-look-{count}"));
         let names: Vec<String> = (0..count).map(|n| format!("esx-{n:03}")).collect();
         names.iter().for_each(|name| lab.host(name, "8.0.2", vec![files::a100("0000:3b:00.0")]));
-        let hosts = names.iter().map(|name| format!("  {name}: {{ address: {}, graphics-type: SharedPassthru }}\n", lab.address(name)));
+        let hosts = names.iter().map(|name| {
+            format!("  {name}: {{ address: {}, graphics-type: SharedPassthru }}\n", lab.address(name))
+        });
         lab.write_fleet(&format!("version: 1\nhosts:\n{}", hosts.collect::<String>()));
         lab.start();
         // Once before, so that all agents have started.
@@ -110,21 +114,33 @@ fn read() {
         let singly: String = (0..count).map(|n| format!("  esx-{n:06}:\n")).collect();
         let names = format!("version: 1\nhosts:\n{singly}");
         let last = count.min(10_000) - 1;
-        let dealt: String =
-            (0..count.div_ceil(10_000)).map(|k| format!("  vm-{k}-[0000-{last:04}]:\n    host: esx-[0000-{last:04}]\n")).collect();
+        let dealt: String = (0..count.div_ceil(10_000))
+            .map(|k| format!("  vm-{k}-[0000-{last:04}]:\n    host: esx-[0000-{last:04}]\n"))
+            .collect();
         let dealt = format!("version: 1\nhosts:\n  esx-[0000-{last:04}]:\nvms:\n{dealt}");
         for (at, (what, text)) in [("names", names), ("VMs over a range", dealt)].into_iter().enumerate() {
-            let took = timed(3, || drop(vsgpu::fleet::file::from_text(Path::new("f.yaml"), &text).unwrap_or_else(|e| panic!("{e:?}"))));
+            let took = timed(3, || {
+                drop(
+                    vsgpu::fleet::file::from_text(Path::new("f.yaml"), &text)
+                        .unwrap_or_else(|e| panic!("{e:?}")),
+                )
+            });
             println!("reading {count:>6} {what:<17} {took:>10.2?}");
             let each = took.as_secs_f64() / count as f64;
-            assert!(each < before[at] * 2.5, "{what}: each costs {:.1} times as much among {count}", each / before[at]);
+            assert!(
+                each < before[at] * 2.5,
+                "{what}: each costs {:.1} times as much among {count}",
+                each / before[at]
+            );
             before[at] = each;
         }
     }
 }
 
 fn start_up(bin: &Path) {
-    let run = |program: &Path, arg: &str| _ = Command::new(program).arg(arg).stdout(Stdio::null()).status().unwrap();
+    let run = |program: &Path, arg: &str| {
+        _ = Command::new(program).arg(arg).stdout(Stdio::null()).status().unwrap()
+    };
     let ours = timed(21, || run(&bin.join("vsgpu"), "--help"));
     let least = timed(21, || run(Path::new("/bin/true"), ""));
     println!("vsgpu --help            {ours:>10.2?}   (/bin/true {least:.2?})   target: within 10 ms");
@@ -133,10 +149,18 @@ fn start_up(bin: &Path) {
 fn sizes(bin: &Path) {
     for name in ["vsgpu-host-agent", "vsgpu-guest-agent", "vsgpu"] {
         let stripped = std::env::temp_dir().join(format!("vsgpu-bench-{name}-{}", std::process::id()));
-        let ok = Command::new("strip").arg("-o").arg(&stripped).arg(bin.join(name)).status().is_ok_and(|s| s.success());
+        let ok = Command::new("strip")
+            .arg("-o")
+            .arg(&stripped)
+            .arg(bin.join(name))
+            .status()
+            .is_ok_and(|s| s.success());
         let size = std::fs::metadata(if ok { stripped.clone() } else { bin.join(name) }).unwrap().len();
         let _ = std::fs::remove_file(&stripped);
-        println!("{name:<20}    {:>7.1} MB   stripped: {ok}   target for the host agent: at most 12 MB", size as f64 / 1e6);
+        println!(
+            "{name:<20}    {:>7.1} MB   stripped: {ok}   target for the host agent: at most 12 MB",
+            size as f64 / 1e6
+        );
     }
 }
 
@@ -147,14 +171,19 @@ fn rss(pid: u32, field: &str) -> f64 {
 }
 
 fn memory(lab: &Lab) {
-    println!("host agent idle RSS     {:>7.1} MiB   target: at most 10 MB", rss(lab.agent_pid("esx-01").unwrap(), "VmRSS"));
+    println!(
+        "host agent idle RSS     {:>7.1} MiB   target: at most 10 MB",
+        rss(lab.agent_pid("esx-01").unwrap(), "VmRSS")
+    );
 }
 
 fn connected<T>(lab: &Lab, work: impl AsyncFnOnce(Connection) -> T) -> T {
     let connector = Connector::load(&lab.folder.join("pki")).unwrap();
     let target = Target { address: lab.address("esx-01"), node: "esx-01".into(), role: "host" };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { work(Connection::open(&connector, &target, Duration::from_secs(5)).await.unwrap()).await })
+    runtime.block_on(async {
+        work(Connection::open(&connector, &target, Duration::from_secs(5)).await.unwrap()).await
+    })
 }
 
 /// Probes run beside each other: all take 500 ms, the whole must take little more than one.
@@ -172,7 +201,9 @@ fn facts(lab: &Lab) {
         start.elapsed()
     });
     lab.change("esx-01", |m| m.faults.clear());
-    println!("facts of slow probes    {took:>10.2?}   (slowest probe 500 ms)   target: slowest + 50 ms, boot id included");
+    println!(
+        "facts of slow probes    {took:>10.2?}   (slowest probe 500 ms)   target: slowest + 50 ms, boot id included"
+    );
 }
 
 /// A step that has one command against that command alone.
@@ -180,7 +211,9 @@ fn steps(lab: &Lab) {
     let tool = lab.machine("esx-01").join("tools/esxcli");
     // Its two probes, started at once as the agent does.
     let command = timed(21, || {
-        let start = |what: [&str; 3]| Command::new(&tool).arg("--formatter=xml").args(what).stdout(Stdio::null()).spawn().unwrap();
+        let start = |what: [&str; 3]| {
+            Command::new(&tool).arg("--formatter=xml").args(what).stdout(Stdio::null()).spawn().unwrap()
+        };
         let mut both = [start(["graphics", "host", "get"]), start(["graphics", "device", "list"])];
         both.iter_mut().for_each(|child| drop(child.wait()));
     });
@@ -193,7 +226,17 @@ fn steps(lab: &Lab) {
             rpcs.push(start.elapsed());
             let start = Instant::now();
             call.operation = format!("step {}", steps.len());
-            c.apply(None, "assignment-policy", &json!("Performance"), None, &mut call, Duration::from_secs(5), &mut |_| {}).await.unwrap();
+            c.apply(
+                None,
+                "assignment-policy",
+                &json!("Performance"),
+                None,
+                &mut call,
+                Duration::from_secs(5),
+                &mut |_| {},
+            )
+            .await
+            .unwrap();
             steps.push(start.elapsed());
         }
         (median(rpcs), median(steps))
@@ -222,7 +265,13 @@ fn transfer() {
     let (file, copy) = (shm.join("artifact.bin"), shm.join("copy.bin"));
     std::fs::write(&file, files::noise(size)).unwrap();
     let store = lab.machine("esx-01").join("root/vmfs/volumes/datastore1/vsgpu");
-    let artifact = vsgpu_core::Artifact { artifact: file.display().to_string(), sha256: None, size: None, kind: None, holds: vec![] };
+    let artifact = vsgpu_core::Artifact {
+        artifact: file.display().to_string(),
+        sha256: None,
+        size: None,
+        kind: None,
+        holds: vec![],
+    };
     let sha256 = vsgpu::fleet::package::resolve(Path::new("/"), &artifact).unwrap().sha256.unwrap();
     let ours = (0..3).map(|_| {
         let _ = std::fs::remove_dir_all(&store);
@@ -235,7 +284,9 @@ fn transfer() {
         connected(lab, async |c| {
             let fence = claimed(&c).await.fence;
             let start = Instant::now();
-            c.send(&file, id, &fence, &TraceParent::default(), Duration::from_secs(120), &mut |_| {}).await.unwrap();
+            c.send(&file, id, &fence, &TraceParent::default(), Duration::from_secs(120), &mut |_| {})
+                .await
+                .unwrap();
             start.elapsed()
         })
     });
@@ -271,7 +322,11 @@ impl Sshd {
         std::fs::create_dir_all(&folder).ok()?;
         let _ = std::fs::create_dir_all("/run/sshd");
         for key in ["host", "user"] {
-            Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.join(key)).status().ok()?;
+            Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(folder.join(key))
+                .status()
+                .ok()?;
         }
         std::fs::copy(folder.join("user.pub"), folder.join("authorized")).ok()?;
         let port = std::net::TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
@@ -290,7 +345,9 @@ impl Sshd {
             .stderr(Stdio::null())
             .spawn()
             .ok()?;
-        vsgpu_tests::lab::wait_until("sshd listens", Duration::from_secs(10), || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        vsgpu_tests::lab::wait_until("sshd listens", Duration::from_secs(10), || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
         Some(Self { child, folder, port })
     }
 
@@ -308,7 +365,15 @@ impl Sshd {
             "LogLevel=ERROR",
             "-i",
         ]);
-        assert!(command.arg(self.folder.join("user")).arg(from).arg(format!("127.0.0.1:{}", to.display())).status().unwrap().success());
+        assert!(
+            command
+                .arg(self.folder.join("user"))
+                .arg(from)
+                .arg(format!("127.0.0.1:{}", to.display()))
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 }
 
@@ -328,8 +393,12 @@ fn plan() {
         let file = |artifact: &str, version: &str| json!({ "artifact": artifact, "sha256": "0".repeat(64), "size": 1, "holds": [{ "name": "x", "version": version }] });
         let package = |artifact, version| json!({ "package": file(artifact, version) });
         let spec: serde_json::Value = match name {
-            "vgpu-manager" => json!({ "package": file(files::MANAGER_16_6, "535.183.04"), "datastore": "datastore1" }),
-            "gpu-management-daemon" => json!({ "package": file(files::DAEMON_16_6, "535.183.04"), "datastore": "datastore1" }),
+            "vgpu-manager" => {
+                json!({ "package": file(files::MANAGER_16_6, "535.183.04"), "datastore": "datastore1" })
+            }
+            "gpu-management-daemon" => {
+                json!({ "package": file(files::DAEMON_16_6, "535.183.04"), "datastore": "datastore1" })
+            }
             "graphics-type" => json!("SharedPassthru"),
             "ecc" => json!("auto"),
             "vgpu" => json!(["nvidia_a100-20c"]),
@@ -341,10 +410,15 @@ fn plan() {
         Spec { requirement: entry.name, value: (entry.read_spec)(&spec).unwrap().into() }
     };
     let of = |kind: NodeKind, names: &[&str]| names.iter().map(|n| wanted(kind, n)).collect::<Specs>();
-    let host_specs = of(NodeKind::Host, &["vgpu-manager", "gpu-management-daemon", "graphics-type", "assignment-policy", "ecc"]);
+    let host_specs = of(
+        NodeKind::Host,
+        &["vgpu-manager", "gpu-management-daemon", "graphics-type", "assignment-policy", "ecc"],
+    );
     let vm_specs = of(NodeKind::Vm, &["firmware", "memory-reserved", "vgpu"]);
-    let guest_specs =
-        of(NodeKind::Guest, &["build-tools", "nouveau", "display-manager", "driver", "license", "cuda-toolkit", "cuda-proof"]);
+    let guest_specs = of(
+        NodeKind::Guest,
+        &["build-tools", "nouveau", "display-manager", "driver", "license", "cuda-toolkit", "cuda-proof"],
+    );
     // What the lab's machines really answer, for every host and guest of the fleet.
     programs();
     let lab = Lab::new("bench-plan");
@@ -352,7 +426,8 @@ fn plan() {
     lab.vm("vm-01", "esx-01");
     let seen = |folder: &str, agent: vsgpu_wire::server::Agent, on: vsgpu_core::Subject, kind: NodeKind| {
         let folder = lab.machine(folder);
-        let system = vsgpu_machine::Posix::new(Some(folder.join("tools")), folder.join("root")).with_boot((agent.boot)());
+        let system = vsgpu_machine::Posix::new(Some(folder.join("tools")), folder.join("root"))
+            .with_boot((agent.boot)());
         let wishes = match kind {
             NodeKind::Host => &host_specs,
             NodeKind::Vm => &vm_specs,
@@ -365,7 +440,11 @@ fn plan() {
         facts.retain(|fact| asked.contains(&fact.name));
         Seen {
             boot_id: "1".into(),
-            facts: vsgpu::inventory::shared::SharedFacts::default().of(vsgpu_core::observe::observe(system.as_ref(), &on, &facts)),
+            facts: vsgpu::inventory::shared::SharedFacts::default().of(vsgpu_core::observe::observe(
+                system.as_ref(),
+                &on,
+                &facts,
+            )),
             ..Seen::default()
         }
     };
@@ -417,7 +496,9 @@ fn plan() {
         let (fleet, inventory) = build(count);
         let mut steps = 0;
         let built = rss(std::process::id(), "VmRSS");
-        let took = timed(3, || steps = vsgpu::plan::plan(&fleet, &inventory, &vsgpu::plan::Leftovers::default()).plan.steps.len());
+        let took = timed(3, || {
+            steps = vsgpu::plan::plan(&fleet, &inventory, &vsgpu::plan::Leftovers::default()).plan.steps.len()
+        });
         println!(
             "plan of {count:>6} hosts x 25  {took:>10.2?}   {steps} steps, peak RSS of this process {:.0} MiB, {built:.0} MiB of it facts and wishes   target at 10,000: 3 s, 500 MB",
             rss(std::process::id(), "VmHWM")
@@ -426,7 +507,11 @@ fn plan() {
         let each = took.as_secs_f64() / count as f64;
         // Ten times the hosts may take ten times as long; noise and caches are not growth.
         if let Some(before) = before.filter(|_| count > 100) {
-            assert!(each < before * 2.5, "a host costs {:.1} times as much in a fleet of {count}", each / before);
+            assert!(
+                each < before * 2.5,
+                "a host costs {:.1} times as much in a fleet of {count}",
+                each / before
+            );
         }
         before = Some(each);
     }

@@ -1,5 +1,12 @@
 //! `cargo demo`: the whole journey on a lab of simulated machines with real agents, in front of your eyes.
-#![allow(clippy::exit, clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods, reason = "test code")]
+#![allow(
+    clippy::exit,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "test code"
+)]
 
 use nix::sys::signal::{SigSet, Signal};
 use std::process::Stdio;
@@ -48,16 +55,22 @@ fn journey(lab: &Mutex<Option<Lab>>, keep: bool, large: bool) -> i32 {
         let lab = lab.lock().unwrap();
         let lab = lab.as_ref().unwrap();
         if large {
-            println!("starting a lab: 4 simulated ESXi hosts and 8 simulated Linux VMs, each with a real agent");
+            println!(
+                "starting a lab: 4 simulated ESXi hosts and 8 simulated Linux VMs, each with a real agent"
+            );
             lab.large_fleet();
         } else {
-            println!("starting a lab: 3 simulated ESXi hosts and 5 simulated Linux VMs, each with a real agent");
+            println!(
+                "starting a lab: 3 simulated ESXi hosts and 5 simulated Linux VMs, each with a real agent"
+            );
             lab.demo_fleet();
         }
         lab.start();
         println!("fleet file: {}\n", lab.folder.join("fleet.yaml").display());
     }
-    for (args, fine) in [(vec!["plan"], 3), (vec!["apply", "--yes"], 0), (vec!["verify"], 0), (vec!["plan"], 0)] {
+    for (args, fine) in
+        [(vec!["plan"], 3), (vec!["apply", "--yes"], 0), (vec!["verify"], 0), (vec!["plan"], 0)]
+    {
         println!("$ vsgpu {}", args.join(" "));
         let Some(mut command) = command(&args) else { return 130 };
         let status = command.stdin(Stdio::null()).status().unwrap().code();
@@ -69,7 +82,9 @@ fn journey(lab: &Mutex<Option<Lab>>, keep: bool, large: bool) -> i32 {
     }
     let lab = lab.lock().unwrap();
     let lab = lab.as_ref().unwrap();
-    println!("All of it ran against SIMULATED machines: the proofs above show the software's way, not a GPU.\n");
+    println!(
+        "All of it ran against SIMULATED machines: the proofs above show the software's way, not a GPU.\n"
+    );
     if keep {
         println!(
             "The lab stays up until Ctrl-C. In another terminal:\n\n  cd {}\n  export PATH=\"{}:$PATH\"",

@@ -42,7 +42,9 @@ pub fn given(m: &mut Machine) -> (Vec<Given>, bool) {
         return (vec![], true);
     }
     let mut host = Machine::read(&host_folder);
-    let Some(vm) = host.esxi().vms.iter().find(|v| v.name == guest.vm_name && v.on).cloned() else { return (vec![], true) };
+    let Some(vm) = host.esxi().vms.iter().find(|v| v.name == guest.vm_name && v.on).cloned() else {
+        return (vec![], true);
+    };
     let text = host.text(&format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file)).unwrap_or_default();
     let keys = vsgpu_core::readers::vmx::read(text.as_bytes());
     let efi = keys.get("firmware").is_some_and(|f| f == "efi");
@@ -50,7 +52,9 @@ pub fn given(m: &mut Machine) -> (Vec<Given>, bool) {
     let mut gpus = vec![];
     for profile in super::vim_cmd::profiles(&keys) {
         let Some((token, memory_mib)) = super::vim_cmd::parts(&profile) else { continue };
-        let Some((gpu, driver)) = esxi.gpus.iter().find(|g| g.token == token).zip(esxi.loaded.clone()) else { continue };
+        let Some((gpu, driver)) = esxi.gpus.iter().find(|g| g.token == token).zip(esxi.loaded.clone()) else {
+            continue;
+        };
         gpus.push(Given {
             name: type_name(&profile),
             device_id: gpu.device_id.clone(),
@@ -80,7 +84,12 @@ pub fn given(m: &mut Machine) -> (Vec<Given>, bool) {
 /// A guest is never newer than its host, and at most one branch behind (facts: nvidia 2).
 fn fits(host: &str, guest: &str) -> bool {
     let branches = [367, 384, 390, 410, 418, 430, 440, 450, 460, 470, 510, 525, 535, 550, 570, 580, 595];
-    let at = |v: &str| v.split('.').next().and_then(|b| b.parse::<u32>().ok()).and_then(|b| branches.iter().position(|x| *x == b));
+    let at = |v: &str| {
+        v.split('.')
+            .next()
+            .and_then(|b| b.parse::<u32>().ok())
+            .and_then(|b| branches.iter().position(|x| *x == b))
+    };
     matches!((at(host), at(guest)), (Some(h), Some(g)) if h == g || h == g + 1)
 }
 
@@ -99,7 +108,10 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
         Err(answer) => return answer,
     };
     if words != ["-q", "-x"] {
-        return Answer::fail(2, "Invalid combination of input arguments. Please run 'nvidia-smi -h' for help.\n");
+        return Answer::fail(
+            2,
+            "Invalid combination of input arguments. Please run 'nvidia-smi -h' for help.\n",
+        );
     }
     let branch: u32 = driver.split('.').next().and_then(|b| b.parse().ok()).unwrap_or(0);
     let status = match (m.linux().licensed, branch) {
@@ -143,7 +155,12 @@ pub fn device_query(folder: &Path) -> Answer {
                 "{head}Detected {n} CUDA Capable device(s)\n\n{devices}deviceQuery, CUDA Driver = CUDART, CUDA Driver Version = {cuda}, CUDA Runtime Version = {cuda}, NumDevs = {n}\nResult = PASS\n"
             ))
         }
-        Err(_) => Answer::fail(1, format!("{head}cudaGetDeviceCount returned 100\n-> no CUDA-capable device is detected\nResult = FAIL\n")),
+        Err(_) => Answer::fail(
+            1,
+            format!(
+                "{head}cudaGetDeviceCount returned 100\n-> no CUDA-capable device is detected\nResult = FAIL\n"
+            ),
+        ),
     }
 }
 
@@ -156,7 +173,8 @@ pub fn vector_add(folder: &Path) -> Answer {
         Err(_) => Answer {
             status: 1,
             stdout: head.into(),
-            stderr: "Failed to allocate device vector A (error code no CUDA-capable device is detected)!\n".into(),
+            stderr: "Failed to allocate device vector A (error code no CUDA-capable device is detected)!\n"
+                .into(),
         },
     }
 }
@@ -167,7 +185,8 @@ pub fn proof(folder: &Path) -> Answer {
     let mut report = CudaReport { version: VERSION, ..CudaReport::default() };
     match driven(&mut Machine::read(folder)) {
         Ok((_, gpus)) => {
-            let add = |elements| VectorAdd { elements, checked: elements, kernel_ms: 1.0, ..VectorAdd::default() };
+            let add =
+                |elements| VectorAdd { elements, checked: elements, kernel_ms: 1.0, ..VectorAdd::default() };
             let device = |(n, gpu): (usize, &Given)| DeviceProof {
                 name: gpu.name.clone(),
                 part: vsgpu_core::readers::cuda_report::Part::of(&gpu.name),
@@ -185,7 +204,12 @@ pub fn proof(folder: &Path) -> Answer {
         }
         Err(_) => {
             let text = "no CUDA-capable device is detected (simulated)".into();
-            report.failure = Some(CudaFailure { stage: "init".into(), code: Some(100), name: "CUDA_ERROR_NO_DEVICE".into(), text });
+            report.failure = Some(CudaFailure {
+                stage: "init".into(),
+                code: Some(100),
+                name: "CUDA_ERROR_NO_DEVICE".into(),
+                text,
+            });
         }
     }
     let line = serde_json::to_string(&report).unwrap() + "\n";
@@ -197,10 +221,15 @@ pub fn docker(folder: &Path, words: &[&str]) -> Answer {
     let m = Machine::read(folder);
     match words {
         ["--version"] => Answer::ok("Docker version 28.2.2 (simulated)\n"),
-        ["info", "--format", _] => Answer::ok(m.text("/run/docker.runtimes").unwrap_or_else(|| "{\"runc\":{}}\n".into())),
+        ["info", "--format", _] => {
+            Answer::ok(m.text("/run/docker.runtimes").unwrap_or_else(|| "{\"runc\":{}}\n".into()))
+        }
         ["run", rest @ ..] if rest.contains(&"--runtime=nvidia") => {
             if !m.text("/run/docker.runtimes").is_some_and(|t| t.contains("nvidia")) {
-                return Answer::err(125, "docker: Error response from daemon: unknown or invalid runtime name: nvidia (simulated)\n");
+                return Answer::err(
+                    125,
+                    "docker: Error response from daemon: unknown or invalid runtime name: nvidia (simulated)\n",
+                );
             }
             proof(folder)
         }

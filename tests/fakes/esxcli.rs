@@ -32,7 +32,11 @@ fn unknown_option(option: &str) -> Answer {
 }
 
 /// Options as esxcli takes them: `--name value`, `--name=value`, `-n value`.
-pub fn options<'a>(words: &[&'a str], known: &[(&str, &str)], flags: &[&str]) -> Result<Vec<(String, &'a str)>, Answer> {
+pub fn options<'a>(
+    words: &[&'a str],
+    known: &[(&str, &str)],
+    flags: &[&str],
+) -> Result<Vec<(String, &'a str)>, Answer> {
     let mut found = vec![];
     let mut at = 0;
     while at < words.len() {
@@ -44,7 +48,10 @@ pub fn options<'a>(words: &[&'a str], known: &[(&str, &str)], flags: &[&str]) ->
                 Some(value) => value,
                 None => {
                     at += 1;
-                    words.get(at).copied().ok_or_else(|| Answer::fail(1, format!("Error: Missing value for option {name}\n")))?
+                    words
+                        .get(at)
+                        .copied()
+                        .ok_or_else(|| Answer::fail(1, format!("Error: Missing value for option {name}\n")))?
                 }
             };
             found.push((long.to_string(), value));
@@ -89,8 +96,12 @@ fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
             ];
             Ok(Shape::Block { type_name: "VersionGet", heading: None, fields })
         }
-        ["system", "stats", "uptime", "get"] => Ok(Shape::Word(((now_ms() - now.booted_at_ms) * 1000).to_string())),
-        ["system", "maintenanceMode", "get"] => Ok(Shape::Word(if now.esxi().maintenance { "Enabled" } else { "Disabled" }.into())),
+        ["system", "stats", "uptime", "get"] => {
+            Ok(Shape::Word(((now_ms() - now.booted_at_ms) * 1000).to_string()))
+        }
+        ["system", "maintenanceMode", "get"] => {
+            Ok(Shape::Word(if now.esxi().maintenance { "Enabled" } else { "Disabled" }.into()))
+        }
         ["system", "maintenanceMode", "set", rest @ ..] => {
             let found = options(rest, &[("--enable", "-e"), ("--timeout", "-t"), ("--vsanmode", "-m")], &[])?;
             let enable = match found.iter().find(|(n, _)| n == "--enable").map(|(_, v)| *v) {
@@ -101,7 +112,13 @@ fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
             Machine::with(folder, |m| {
                 let host = m.esxi();
                 if enable == host.maintenance {
-                    return Err(Answer::fail(1, format!("Maintenance mode is already {}.\n", if enable { "enabled" } else { "disabled" })));
+                    return Err(Answer::fail(
+                        1,
+                        format!(
+                            "Maintenance mode is already {}.\n",
+                            if enable { "enabled" } else { "disabled" }
+                        ),
+                    ));
                 }
                 if enable && host.vms.iter().any(|vm| vm.on) {
                     return Err(Answer::fail(1, "Operation timed out.\n"));
@@ -121,7 +138,9 @@ fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
             super::power_event(folder, "reboot");
             Ok(Shape::Nothing)
         }
-        ["graphics", ..] | ["hardware", "pci", ..] | ["system", "module", "parameters", ..] => super::esxcli_gpu::command(folder, words),
+        ["graphics", ..] | ["hardware", "pci", ..] | ["system", "module", "parameters", ..] => {
+            super::esxcli_gpu::command(folder, words)
+        }
         ["system", "uuid", "get"] => Ok(Shape::Word(now.esxi().uuid.clone())),
         ["software", "acceptance", "get"] => Ok(Shape::Word(now.esxi().acceptance.clone())),
         ["software", "acceptance", "set", rest @ ..] => {
@@ -135,17 +154,29 @@ fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
         }
         ["software", "profile", "get"] => {
             let host = now.esxi();
-            let fields =
-                vec![("Name", host.profile.clone()), ("Vendor", "VMware, Inc.".into()), ("Acceptance Level", host.acceptance.clone())];
+            let fields = vec![
+                ("Name", host.profile.clone()),
+                ("Vendor", "VMware, Inc.".into()),
+                ("Acceptance Level", host.acceptance.clone()),
+            ];
             Ok(Shape::Block { type_name: "ImageProfile", heading: Some(host.profile.clone()), fields })
         }
         ["software", "component", "list"] if !old => {
-            let row = |v: &Vib| [&v.name, &v.name, &v.version, &v.version, &v.vendor].map(String::clone).to_vec();
+            let row =
+                |v: &Vib| [&v.name, &v.name, &v.version, &v.version, &v.vendor].map(String::clone).to_vec();
             let columns = vec!["Name", "Display Name", "Version", "Display Version", "Vendor"];
-            Ok(Shape::Table { type_name: "Component", columns, rows: now.esxi().components.iter().map(row).collect() })
+            Ok(Shape::Table {
+                type_name: "Component",
+                columns,
+                rows: now.esxi().components.iter().map(row).collect(),
+            })
         }
         ["software", kind @ ("vib" | "component"), "remove", rest @ ..] => {
-            let found = options(rest, &[("--vibname", "-n"), ("--component", "-n")], &["--dry-run", "--force", "-f"])?;
+            let found = options(
+                rest,
+                &[("--vibname", "-n"), ("--component", "-n")],
+                &["--dry-run", "--force", "-f"],
+            )?;
             removed(folder, kind, found.first().map(|(_, name)| *name).unwrap_or_default())
         }
         ["software", "vib", "list", rest @ ..] => {
@@ -163,7 +194,13 @@ fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
                 columns.push("Platforms");
             }
             let row = |v: &Vib| {
-                let mut row = vec![v.name.clone(), v.version.clone(), v.vendor.clone(), "VMwareAccepted".into(), "2026-01-15".into()];
+                let mut row = vec![
+                    v.name.clone(),
+                    v.version.clone(),
+                    v.vendor.clone(),
+                    "VMwareAccepted".into(),
+                    "2026-01-15".into(),
+                ];
                 if !old {
                     row.push("host".into());
                 }
@@ -181,9 +218,16 @@ fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
         }
         ["software", "component", "apply", rest @ ..] => {
             if old {
-                return Err(Answer::fail(1, "Error: Unknown command or namespace software component apply\n\n"));
+                return Err(Answer::fail(
+                    1,
+                    "Error: Unknown command or namespace software component apply\n\n",
+                ));
             }
-            installed(folder, &options(rest, &[("--depot", "-d")], &["--dry-run", "--force", "-f"])?, "Components")
+            installed(
+                folder,
+                &options(rest, &[("--depot", "-d")], &["--dry-run", "--force", "-f"])?,
+                "Components",
+            )
         }
         ["vm", "process", "list"] => {
             let host = now.esxi().clone();
@@ -209,11 +253,18 @@ fn removed(folder: &Path, kind: &str, name: &str) -> Result<Shape, Answer> {
     Machine::with(folder, |m| {
         let host = m.esxi();
         if !host.maintenance {
-            return Err(refuse("MaintenanceModeError", &format!("MaintenanceMode is required to remove: [{name}].")));
+            return Err(refuse(
+                "MaintenanceModeError",
+                &format!("MaintenanceMode is required to remove: [{name}]."),
+            ));
         }
-        let known = host.vibs.iter().any(|v| v.name == name) || host.components.iter().any(|c| c.name == name);
+        let known =
+            host.vibs.iter().any(|v| v.name == name) || host.components.iter().any(|c| c.name == name);
         if !known {
-            return Err(refuse("NoMatchError", &format!("No VIB matching VIB search specification '{name}'.")));
+            return Err(refuse(
+                "NoMatchError",
+                &format!("No VIB matching VIB search specification '{name}'."),
+            ));
         }
         let staged = !host.says_no_reboot;
         if staged {
@@ -221,7 +272,8 @@ fn removed(folder: &Path, kind: &str, name: &str) -> Result<Shape, Answer> {
             host.removing.push(name.into());
         } else if kind == "component" {
             // Its VIBs go with it: here a component and its VIB share kind and vendor.
-            let manager = host.components.iter().find(|c| c.name == name).is_some_and(super::state::is_manager);
+            let manager =
+                host.components.iter().find(|c| c.name == name).is_some_and(super::state::is_manager);
             host.components.retain(|c| c.name != name);
             host.vibs.retain(|v| !v.vendor.starts_with("NV") || super::state::is_manager(v) != manager);
         } else {
@@ -253,7 +305,8 @@ fn our_agent(folder: &Path, artifact: &vsgpu_core::Artifact) -> Shape {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o1600)).unwrap();
         }
     }
-    let ids: Vec<String> = artifact.holds.iter().map(|h| format!("vsgpu_bootbank_{}_{}", h.name, h.version)).collect();
+    let ids: Vec<String> =
+        artifact.holds.iter().map(|h| format!("vsgpu_bootbank_{}_{}", h.name, h.version)).collect();
     let fields = vec![
         ("Message", "Operation finished successfully.".to_string()),
         ("VIBs Installed", ids.join(", ")),
@@ -278,13 +331,25 @@ fn installed(folder: &Path, found: &[(String, &str)], what: &str) -> Result<Shap
         ));
     }
     let real = machine.root(path);
-    let artifact = vsgpu_core::Artifact { artifact: real.display().to_string(), sha256: None, size: None, kind: None, holds: vec![] };
+    let artifact = vsgpu_core::Artifact {
+        artifact: real.display().to_string(),
+        sha256: None,
+        size: None,
+        kind: None,
+        holds: vec![],
+    };
     let Ok(artifact) = vsgpu::fleet::package::resolve(Path::new("/"), &artifact) else {
-        return Err(refuse("MetadataDownloadError", &format!("Could not download from depot at zip:{path}?index.xml, skipping")));
+        return Err(refuse(
+            "MetadataDownloadError",
+            &format!("Could not download from depot at zip:{path}?index.xml, skipping"),
+        ));
     };
     let is_vib = artifact.kind == Some(vsgpu_core::artifact::Kind::Vib);
     if is_vib != (option == "--viburl") {
-        return Err(refuse("MetadataDownloadError", &format!("Could not download from depot at zip:{path}?index.xml, skipping")));
+        return Err(refuse(
+            "MetadataDownloadError",
+            &format!("Could not download from depot at zip:{path}?index.xml, skipping"),
+        ));
     }
     if artifact.holds.iter().any(|h| h.name == "vsgpu-host-agent") {
         return Ok(our_agent(folder, &artifact));
@@ -293,11 +358,22 @@ fn installed(folder: &Path, found: &[(String, &str)], what: &str) -> Result<Shap
         let link = artifact.holds.iter().any(|h| !h.name.to_lowercase().contains("mgmt"));
         let host = m.esxi();
         if !host.maintenance {
-            let names: Vec<String> = artifact.holds.iter().map(|h| format!("NVD_bootbank_{}_{}", h.name, h.version)).collect();
-            return Err(refuse("MaintenanceModeError", &format!("MaintenanceMode is required to install: [{}].", names.join(", "))));
+            let names: Vec<String> =
+                artifact.holds.iter().map(|h| format!("NVD_bootbank_{}_{}", h.name, h.version)).collect();
+            return Err(refuse(
+                "MaintenanceModeError",
+                &format!("MaintenanceMode is required to install: [{}].", names.join(", ")),
+            ));
         }
-        let rank = |word: &str| ["community", "partner", "accepted", "certified"].iter().position(|l| word.to_lowercase().contains(l));
-        let low = artifact.holds.iter().find(|h| h.acceptance.as_deref().is_some_and(|a| rank(a) < rank(&host.acceptance)));
+        let rank = |word: &str| {
+            ["community", "partner", "accepted", "certified"]
+                .iter()
+                .position(|l| word.to_lowercase().contains(l))
+        };
+        let low = artifact
+            .holds
+            .iter()
+            .find(|h| h.acceptance.as_deref().is_some_and(|a| rank(a) < rank(&host.acceptance)));
         if let Some(vib) = low {
             return Err(refuse(
                 "AcceptanceConfigError",
@@ -314,12 +390,20 @@ fn installed(folder: &Path, found: &[(String, &str)], what: &str) -> Result<Shap
             for held in &artifact.holds {
                 let same = |c: &Vib| c.name == held.name;
                 host.components.retain(|c| !same(c));
-                host.components.push(Vib { name: held.name.clone(), version: held.version.clone(), vendor: "NVIDIA".into() });
+                host.components.push(Vib {
+                    name: held.name.clone(),
+                    version: held.version.clone(),
+                    vendor: "NVIDIA".into(),
+                });
             }
         }
-        let vibs: Vec<Vib> =
-            artifact.holds.iter().map(|h| Vib { name: h.name.clone(), version: h.version.clone(), vendor: "NVIDIA".into() }).collect();
-        let ids: Vec<String> = vibs.iter().map(|v| format!("NVIDIA_bootbank_{}_{}", v.name, v.version)).collect();
+        let vibs: Vec<Vib> = artifact
+            .holds
+            .iter()
+            .map(|h| Vib { name: h.name.clone(), version: h.version.clone(), vendor: "NVIDIA".into() })
+            .collect();
+        let ids: Vec<String> =
+            vibs.iter().map(|v| format!("NVIDIA_bootbank_{}_{}", v.name, v.version)).collect();
         let staged = !host.says_no_reboot;
         let removed = if staged {
             host.staged.extend(vibs);
@@ -327,7 +411,8 @@ fn installed(folder: &Path, found: &[(String, &str)], what: &str) -> Result<Shap
         } else {
             install(host, vibs)
         };
-        let gone: Vec<String> = removed.iter().map(|v| format!("NVIDIA_bootbank_{}_{}", v.name, v.version)).collect();
+        let gone: Vec<String> =
+            removed.iter().map(|v| format!("NVIDIA_bootbank_{}_{}", v.name, v.version)).collect();
         let message = if staged {
             "The update completed successfully, but the system needs to be rebooted for the changes to be effective."
         } else {
@@ -348,23 +433,39 @@ fn installed(folder: &Path, found: &[(String, &str)], what: &str) -> Result<Shap
         if link {
             m.link("nvidia-smi");
         }
-        Ok(Shape::Block { type_name: "InstallationResult", heading: Some("Installation Result".into()), fields })
+        Ok(Shape::Block {
+            type_name: "InstallationResult",
+            heading: Some("Installation Result".into()),
+            fields,
+        })
     })
 }
 
 fn to_plain(shape: &Shape) -> String {
-    let lines = |fields: &[(&str, String)]| fields.iter().map(|(name, value)| format!("   {name}: {value}\n")).collect::<String>();
+    let lines = |fields: &[(&str, String)]| {
+        fields.iter().map(|(name, value)| format!("   {name}: {value}\n")).collect::<String>()
+    };
     match shape {
         Shape::Nothing => String::new(),
         Shape::Word(word) => format!("{word}\n"),
-        Shape::Block { heading, fields, .. } => heading.iter().map(|h| format!("{h}\n")).collect::<String>() + &lines(fields),
-        Shape::Blocks(blocks) => blocks.iter().map(|(title, fields)| format!("{title}\n{}\n", lines(fields))).collect(),
+        Shape::Block { heading, fields, .. } => {
+            heading.iter().map(|h| format!("{h}\n")).collect::<String>() + &lines(fields)
+        }
+        Shape::Blocks(blocks) => {
+            blocks.iter().map(|(title, fields)| format!("{title}\n{}\n", lines(fields))).collect()
+        }
         Shape::Table { columns, rows, .. } => {
-            let width = |at: usize| rows.iter().map(|r| r[at].len()).chain([columns[at].len()]).max().unwrap_or(0);
+            let width =
+                |at: usize| rows.iter().map(|r| r[at].len()).chain([columns[at].len()]).max().unwrap_or(0);
             let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-            let row = |cells: Vec<String>| cells.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect::<Vec<_>>().join("  ") + "\n";
+            let row = |cells: Vec<String>| {
+                cells.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect::<Vec<_>>().join("  ")
+                    + "\n"
+            };
             let ruler = widths.iter().map(|w| "-".repeat(*w)).collect();
-            row(columns.iter().map(|c| c.to_string()).collect()) + &row(ruler) + &rows.iter().map(|r| row(r.clone())).collect::<String>()
+            row(columns.iter().map(|c| c.to_string()).collect())
+                + &row(ruler)
+                + &rows.iter().map(|r| row(r.clone())).collect::<String>()
         }
     }
 }
@@ -372,7 +473,11 @@ fn to_plain(shape: &Shape) -> String {
 fn to_xml(shape: &Shape) -> String {
     let escape = |t: &str| t.replace('&', "&amp;").replace('<', "&lt;");
     let field = |(name, value): (&str, &str)| {
-        format!("         <field name=\"{}\">\n            <string>{}</string>\n         </field>\n", name.replace(' ', ""), escape(value))
+        format!(
+            "         <field name=\"{}\">\n            <string>{}</string>\n         </field>\n",
+            name.replace(' ', ""),
+            escape(value)
+        )
     };
     let structure = |type_name: &str, fields: &[(&str, String)]| {
         format!(
@@ -384,7 +489,9 @@ fn to_xml(shape: &Shape) -> String {
     let body = match shape {
         Shape::Nothing => "<root>\n</root>\n".to_string(),
         Shape::Word(word) => format!("<root>\n   <string>{}</string>\n</root>\n", escape(word)),
-        Shape::Block { type_name, fields, .. } => format!("<root>\n{}</root>\n", structure(type_name, fields)),
+        Shape::Block { type_name, fields, .. } => {
+            format!("<root>\n{}</root>\n", structure(type_name, fields))
+        }
         Shape::Blocks(blocks) => {
             let with_title = |(title, fields): &(String, Vec<(&'static str, String)>)| {
                 // The plain form's heading is a field of the structure where it is none of its own.
@@ -397,7 +504,9 @@ fn to_xml(shape: &Shape) -> String {
             list(blocks.iter().map(with_title).collect())
         }
         Shape::Table { type_name, columns, rows } => {
-            let row = |r: &Vec<String>| structure(type_name, &columns.iter().copied().zip(r.iter().cloned()).collect::<Vec<_>>());
+            let row = |r: &Vec<String>| {
+                structure(type_name, &columns.iter().copied().zip(r.iter().cloned()).collect::<Vec<_>>())
+            };
             list(rows.iter().map(row).collect())
         }
     };

@@ -12,14 +12,25 @@ pub fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
     let newer = |than: &str| vsgpu_host_agent::facts::EsxVersion::at_least(&host.version, than);
     match words {
         ["graphics", "host", "get"] => {
-            let fields =
-                vec![("Default Graphics Type", host.default_type.clone()), ("Shared Passthru Assignment Policy", host.policy.clone())];
+            let fields = vec![
+                ("Default Graphics Type", host.default_type.clone()),
+                ("Shared Passthru Assignment Policy", host.policy.clone()),
+            ];
             Ok(Shape::Block { type_name: "GraphicsHost", heading: None, fields })
         }
         ["graphics", "host", "set", rest @ ..] => {
-            let found = options(rest, &[("--default-type", "-t"), ("--shared-passthru-assignment-policy", "-p")], &[])?;
-            let allowed =
-                |name: &str| if name == "--default-type" { ["Shared", "SharedPassthru"] } else { ["Performance", "Consolidation"] };
+            let found = options(
+                rest,
+                &[("--default-type", "-t"), ("--shared-passthru-assignment-policy", "-p")],
+                &[],
+            )?;
+            let allowed = |name: &str| {
+                if name == "--default-type" {
+                    ["Shared", "SharedPassthru"]
+                } else {
+                    ["Performance", "Consolidation"]
+                }
+            };
             if let Some((name, value)) = found.iter().find(|(n, v)| !allowed(n).contains(v)) {
                 return Err(Answer::fail(1, format!("Error: Invalid value for option {name}: {value}\n")));
             }
@@ -35,37 +46,61 @@ pub fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
         }
         ["graphics", "host", "refresh"] => Ok(Shape::Nothing),
         ["graphics", "device", "list", "--configured-type"] if newer("8.0.3") => {
-            let of = |g: &Gpu| if g.given_pending { "Direct".into() } else { g.own_type.clone().unwrap_or(host.default_type.clone()) };
+            let of = |g: &Gpu| {
+                if g.given_pending {
+                    "Direct".into()
+                } else {
+                    g.own_type.clone().unwrap_or(host.default_type.clone())
+                }
+            };
             Ok(Shape::Blocks(host.gpus.iter().map(|g| graphics(&host, g, of(g))).collect()))
         }
         ["graphics", "device", "list"] => {
             Ok(Shape::Blocks(host.gpus.iter().map(|g| graphics(&host, g, g.graphics_type.clone())).collect()))
         }
         ["graphics", "device", "set", rest @ ..] if newer("8.0.3") => {
-            let found = options(rest, &[("--device-id", "-d"), ("--type", "-t"), ("--vgpu-mode", "-m")], &[])?;
+            let found =
+                options(rest, &[("--device-id", "-d"), ("--type", "-t"), ("--vgpu-mode", "-m")], &[])?;
             let value = |name: &str| found.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
-            let device = value("--device-id").ok_or_else(|| Answer::fail(1, "Error: Missing required parameter -d|--device-id\n"))?;
+            let device = value("--device-id")
+                .ok_or_else(|| Answer::fail(1, "Error: Missing required parameter -d|--device-id\n"))?;
             Machine::with(folder, |m| {
                 let Some(gpu) = m.esxi().gpus.iter_mut().find(|g| g.bdf == device) else {
                     return Err(Answer::fail(1, format!("No graphics device {device} (simulated)\n")));
                 };
                 match value("--type") {
                     Some(t @ ("Shared" | "SharedPassthru")) => gpu.own_type = Some(t.into()),
-                    Some(t) => return Err(Answer::fail(1, format!("Error: Invalid value for option --type: {t}\n"))),
+                    Some(t) => {
+                        return Err(Answer::fail(
+                            1,
+                            format!("Error: Invalid value for option --type: {t}\n"),
+                        ));
+                    }
                     None => {}
                 }
                 match value("--vgpu-mode") {
                     Some(mode @ ("SameSize" | "MixedSize")) => gpu.mixed_pending = mode == "MixedSize",
-                    Some(mode) => return Err(Answer::fail(1, format!("Error: Invalid value for option --vgpu-mode: {mode}\n"))),
+                    Some(mode) => {
+                        return Err(Answer::fail(
+                            1,
+                            format!("Error: Invalid value for option --vgpu-mode: {mode}\n"),
+                        ));
+                    }
                     None => {}
                 }
                 Ok(Shape::Nothing)
             })
         }
-        ["hardware", "pci", "list"] => Ok(Shape::Blocks(host.gpus.iter().flat_map(|g| functions(&host, g)).collect())),
+        ["hardware", "pci", "list"] => {
+            Ok(Shape::Blocks(host.gpus.iter().flat_map(|g| functions(&host, g)).collect()))
+        }
         ["hardware", "pci", "pcipassthru", "list"] => {
             let row = |g: &Gpu| vec![g.bdf.clone(), g.given_pending.to_string()];
-            Ok(Shape::Table { type_name: "PciPassthru", columns: vec!["Device ID", "Enabled"], rows: host.gpus.iter().map(row).collect() })
+            Ok(Shape::Table {
+                type_name: "PciPassthru",
+                columns: vec!["Device ID", "Enabled"],
+                rows: host.gpus.iter().map(row).collect(),
+            })
         }
         ["hardware", "pci", "pcipassthru", "set", rest @ ..] => {
             let found = options(rest, &[("--device-id", "-d"), ("--enable", "-e")], &["--apply-now", "-a"])?;
@@ -75,27 +110,50 @@ pub fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
                 return Err(Answer::fail(1, "Error: Invalid option -a\n"));
             }
             let (Some(device), Some(enable)) = (value("--device-id"), value("--enable")) else {
-                return Err(Answer::fail(1, "Error: Missing required parameter -d|--device-id or -e|--enable\n"));
+                return Err(Answer::fail(
+                    1,
+                    "Error: Missing required parameter -d|--device-id or -e|--enable\n",
+                ));
             };
             give(folder, device, matches!(enable, "true" | "on"), now)
         }
         ["system", "module", "parameters", "list", "-m", "nvidia"] => {
             if host.loaded.is_none() {
-                return Err(Answer::fail(1, "Unable to get module parameters: Unknown module name nvidia (simulated)\n"));
+                return Err(Answer::fail(
+                    1,
+                    "Unable to get module parameters: Unknown module name nvidia (simulated)\n",
+                ));
             }
             let row = |(name, text): (&str, &str)| {
-                vec![name.into(), "string".into(), host.parameters.get(name).cloned().unwrap_or_default(), text.into()]
+                vec![
+                    name.into(),
+                    "string".into(),
+                    host.parameters.get(name).cloned().unwrap_or_default(),
+                    text.into(),
+                ]
             };
-            let rows = [("NVreg_RegistryDwords", "NVreg_RegistryDwords: (charp)"), ("NVreg_EnableMSI", "NVreg_EnableMSI: (int)")]
-                .map(row)
-                .to_vec();
-            Ok(Shape::Table { type_name: "ModuleParameter", columns: vec!["Name", "Type", "Value", "Description"], rows })
+            let rows = [
+                ("NVreg_RegistryDwords", "NVreg_RegistryDwords: (charp)"),
+                ("NVreg_EnableMSI", "NVreg_EnableMSI: (int)"),
+            ]
+            .map(row)
+            .to_vec();
+            Ok(Shape::Table {
+                type_name: "ModuleParameter",
+                columns: vec!["Name", "Type", "Value", "Description"],
+                rows,
+            })
         }
         ["system", "module", "parameters", "set", rest @ ..] => {
             let found = options(rest, &[("--module", "-m"), ("--parameter-string", "-p")], &[])?;
-            let line = found.iter().find(|(n, _)| n == "--parameter-string").map(|(_, v)| *v).unwrap_or_default();
+            let line =
+                found.iter().find(|(n, _)| n == "--parameter-string").map(|(_, v)| *v).unwrap_or_default();
             // The line replaces what was there, as the real one does.
-            let parameters = line.split(' ').filter_map(|word| word.split_once('=')).map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            let parameters = line
+                .split(' ')
+                .filter_map(|word| word.split_once('='))
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .collect();
             Machine::with(folder, |m| m.esxi().parameters = parameters);
             Ok(Shape::Nothing)
         }
@@ -109,7 +167,9 @@ fn give(folder: &Path, device: &str, enable: bool, now: bool) -> Result<Shape, A
     let mut machine = Machine::read(folder);
     let used = super::passthrough::in_use(&mut machine, device, None);
     Machine::with(folder, |m| {
-        let Some(gpu) = m.esxi().gpus.iter_mut().find(|g| g.bdf == device) else { return words("Device not found.") };
+        let Some(gpu) = m.esxi().gpus.iter_mut().find(|g| g.bdf == device) else {
+            return words("Device not found.");
+        };
         if gpu.given_pending == enable {
             return words(if enable {
                 "Device owner is already configured to passthru."
@@ -143,8 +203,14 @@ pub fn vsish(folder: &Path, words: &[&str]) -> Answer {
     };
     match words {
         ["-e", "get", path] => match host.gpus.iter().position(|g| node(g) == *path) {
-            Some(at) => Answer::ok(format!("PCI Config Header {{ (simulated)\n   Numa node:{}\n}}\n", at * 2 / host.gpus.len().max(1))),
-            None => Answer::fail(255, format!("VSISHCmdGetInt():Get failed: Status (bad0003)=Not found (simulated: {path})\n")),
+            Some(at) => Answer::ok(format!(
+                "PCI Config Header {{ (simulated)\n   Numa node:{}\n}}\n",
+                at * 2 / host.gpus.len().max(1)
+            )),
+            None => Answer::fail(
+                255,
+                format!("VSISHCmdGetInt():Get failed: Status (bad0003)=Not found (simulated: {path})\n"),
+            ),
         },
         _ => Answer::fail(1, "vsish: simulated: only -e get NODE\n"),
     }
@@ -196,14 +262,22 @@ fn functions(host: &Esxi, g: &Gpu) -> Vec<Block> {
             ("Device Class", class.into()),
             ("Module Name", module.into()),
             ("Passthru Capable", (!g.not_capable).to_string()),
-            ("Dependent Device", format!("PCI {}:{}:{}:{}", dependent[0], dependent[1], dependent[2], dependent[3])),
+            (
+                "Dependent Device",
+                format!("PCI {}:{}:{}:{}", dependent[0], dependent[1], dependent[2], dependent[3]),
+            ),
             ("Reset Method", "Bridge reset".into()),
         ];
         (bdf, fields)
     };
     let mut all = vec![function(g.bdf.clone(), g.device_name.clone(), "0x0302", g.device_id.clone())];
     if g.sound {
-        all.push(function(g.bdf.replace(".0", ".1"), "High Definition Audio Controller".into(), "0x0403", "0x10f8".into()));
+        all.push(function(
+            g.bdf.replace(".0", ".1"),
+            "High Definition Audio Controller".into(),
+            "0x0403",
+            "0x10f8".into(),
+        ));
     }
     all
 }

@@ -20,7 +20,9 @@ pub fn run(folder: &Path, program: &str, words: &[&str]) -> Answer {
         }
         "dkms" if words.first() == Some(&"status") && has("dkms") => dkms_status(folder),
         "dkms" if words.first() == Some(&"install") && has("dkms") => dkms_install(folder, words),
-        "gcc" | "make" | "dkms" if words == ["--version"] && has(program) => Answer::ok(format!("{program} (simulated) 12.2.0\n")),
+        "gcc" | "make" | "dkms" if words == ["--version"] && has(program) => {
+            Answer::ok(format!("{program} (simulated) 12.2.0\n"))
+        }
         "gcc" | "make" | "dkms" => Answer::err(127, format!("{program}: command not found\n")),
         "modinfo" => modinfo(folder, words),
         "modprobe" => modprobe(folder, words),
@@ -30,7 +32,9 @@ pub fn run(folder: &Path, program: &str, words: &[&str]) -> Answer {
         "ln" => link(folder, words),
         "nvidia-ctk" => nvidia_ctk(folder, words),
         "docker" => super::cuda::docker(folder, words),
-        "journalctl" if words.first() == Some(&"-k") => Answer::ok(Machine::read(folder).linux().kernel_log.join("\n") + "\n"),
+        "journalctl" if words.first() == Some(&"-k") => {
+            Answer::ok(Machine::read(folder).linux().kernel_log.join("\n") + "\n")
+        }
         "journalctl" => Answer::ok(Machine::read(folder).linux().journal.join("\n") + "\n"),
         _ => Answer::err(127, format!("simulated machine: there is no {program}\n")),
     }
@@ -43,17 +47,26 @@ fn blocks_nouveau(m: &Machine) -> bool {
 fn modprobe(folder: &Path, words: &[&str]) -> Answer {
     Machine::with(folder, |m| {
         match words {
-            ["-r", ..] if m.linux().gridd == "active" => return Answer::err(1, "modprobe: FATAL: Module nvidia is in use.\n"),
+            ["-r", ..] if m.linux().gridd == "active" => {
+                return Answer::err(1, "modprobe: FATAL: Module nvidia is in use.\n");
+            }
             ["-r", modules @ ..] => {
-                if let Some(unknown) = modules.iter().find(|u| !["nvidia_uvm", "nvidia_drm", "nvidia_modeset", "nvidia"].contains(u)) {
+                if let Some(unknown) = modules
+                    .iter()
+                    .find(|u| !["nvidia_uvm", "nvidia_drm", "nvidia_modeset", "nvidia"].contains(u))
+                {
                     return Answer::err(1, format!("modprobe: FATAL: Module {unknown} not found.\n"));
                 }
                 m.linux().loaded = None;
             }
             ["nvidia"] => {
                 let guest = m.linux();
-                let Some(version) = guest.driver.clone().filter(|_| guest.modules_of.contains(&guest.kernel)) else {
-                    return Answer::err(1, "modprobe: FATAL: Module nvidia not found in directory /lib/modules (simulated)\n");
+                let Some(version) = guest.driver.clone().filter(|_| guest.modules_of.contains(&guest.kernel))
+                else {
+                    return Answer::err(
+                        1,
+                        "modprobe: FATAL: Module nvidia not found in directory /lib/modules (simulated)\n",
+                    );
                 };
                 guest.loaded = Some(version);
             }
@@ -66,7 +79,9 @@ fn modprobe(folder: &Path, words: &[&str]) -> Answer {
 
 fn modinfo(folder: &Path, words: &[&str]) -> Answer {
     let mut m = Machine::read(folder);
-    let ["-k", kernel, "-F", "version", "nvidia"] = words else { return Answer::err(1, "simulated modinfo: not understood\n") };
+    let ["-k", kernel, "-F", "version", "nvidia"] = words else {
+        return Answer::err(1, "simulated modinfo: not understood\n");
+    };
     match m.linux().driver.clone().filter(|_| m.linux().modules_of.contains(*kernel)) {
         Some(version) => Answer::ok(format!("{version}\n")),
         None => Answer::err(1, "modinfo: ERROR: Module nvidia not found.\n"),
@@ -77,11 +92,19 @@ fn dkms_status(folder: &Path) -> Answer {
     let mut m = Machine::read(folder);
     let guest = m.linux();
     let Some(version) = guest.driver.clone().filter(|_| guest.dkms) else { return Answer::ok("") };
-    Answer::ok(guest.modules_of.iter().map(|k| format!("nvidia/{version}, {k}, x86_64: installed\n")).collect::<String>())
+    Answer::ok(
+        guest
+            .modules_of
+            .iter()
+            .map(|k| format!("nvidia/{version}, {k}, x86_64: installed\n"))
+            .collect::<String>(),
+    )
 }
 
 fn dkms_install(folder: &Path, words: &[&str]) -> Answer {
-    let ["install", module, "-k", kernel] = words else { return Answer::err(1, "Error! simulated dkms: not understood\n") };
+    let ["install", module, "-k", kernel] = words else {
+        return Answer::err(1, "Error! simulated dkms: not understood\n");
+    };
     Machine::with(folder, |m| {
         let guest = m.linux().clone();
         let known = guest.dkms && guest.driver.is_some_and(|v| *module == format!("nvidia/{v}"));
@@ -89,7 +112,10 @@ fn dkms_install(folder: &Path, words: &[&str]) -> Answer {
             return Answer::err(3, format!("Error! Could not find module source directory for {module}.\n"));
         }
         if m.text(&format!("/lib/modules/{kernel}/build/Makefile")).is_none() {
-            return Answer::err(1, format!("Error! Your kernel headers for kernel {kernel} cannot be found.\n"));
+            return Answer::err(
+                1,
+                format!("Error! Your kernel headers for kernel {kernel} cannot be found.\n"),
+            );
         }
         m.linux().modules_of.insert(kernel.to_string());
         Answer::ok(format!(
@@ -99,7 +125,9 @@ fn dkms_install(folder: &Path, words: &[&str]) -> Answer {
 }
 
 fn link(folder: &Path, words: &[&str]) -> Answer {
-    let ["-sfn", target, name] = words else { return Answer::err(1, "ln: simulated: only -sfn TARGET NAME\n") };
+    let ["-sfn", target, name] = words else {
+        return Answer::err(1, "ln: simulated: only -sfn TARGET NAME\n");
+    };
     let name = Machine::read(folder).root(name);
     let _ = std::fs::remove_file(&name);
     // Inside the machine's root the target is beside the link.
@@ -113,9 +141,14 @@ fn nvidia_ctk(folder: &Path, words: &[&str]) -> Answer {
         return Answer::err(127, "nvidia-ctk: command not found\n");
     }
     match words {
-        ["--version"] => Answer::ok("NVIDIA Container Toolkit CLI version 1.17.4 (simulated)\n".replace(" (simulated)", "")),
+        ["--version"] => Answer::ok(
+            "NVIDIA Container Toolkit CLI version 1.17.4 (simulated)\n".replace(" (simulated)", ""),
+        ),
         ["runtime", "configure", "--runtime=docker"] => {
-            m.write("/etc/docker/daemon.json", "{\"runtimes\": {\"nvidia\": {\"args\": [], \"path\": \"nvidia-container-runtime\"}}}\n");
+            m.write(
+                "/etc/docker/daemon.json",
+                "{\"runtimes\": {\"nvidia\": {\"args\": [], \"path\": \"nvidia-container-runtime\"}}}\n",
+            );
             Answer::err(0, "level=info msg=\"Wrote updated config to /etc/docker/daemon.json\" (simulated)\n")
         }
         _ => Answer::err(1, "simulated nvidia-ctk: not understood\n"),
@@ -136,20 +169,31 @@ fn systemctl(folder: &Path, words: &[&str]) -> Answer {
         },
         ["is-enabled", "nvidia-gridd"] => match m.linux().grid && m.linux().driver.is_some() {
             true => Answer::ok("enabled\n"),
-            false => Answer::err(1, "Failed to get unit file state for nvidia-gridd.service: No such file or directory\n"),
+            false => Answer::err(
+                1,
+                "Failed to get unit file state for nvidia-gridd.service: No such file or directory\n",
+            ),
         },
         ["is-active", PERSISTENCED] => match m.linux().persistenced {
             true => Answer::ok("active\n"),
             false => Answer::fail(3, "inactive\n"),
         },
-        ["is-enabled", PERSISTENCED] => match (m.linux().persistenced, m.text("/etc/systemd/system/nvidia-persistenced.service")) {
-            (true, _) => Answer::ok("enabled\n"),
-            (_, Some(_)) => Answer::fail(1, "disabled\n"),
-            _ => Answer::err(1, "Failed to get unit file state for nvidia-persistenced.service: No such file or directory\n"),
-        },
+        ["is-enabled", PERSISTENCED] => {
+            match (m.linux().persistenced, m.text("/etc/systemd/system/nvidia-persistenced.service")) {
+                (true, _) => Answer::ok("enabled\n"),
+                (_, Some(_)) => Answer::fail(1, "disabled\n"),
+                _ => Answer::err(
+                    1,
+                    "Failed to get unit file state for nvidia-persistenced.service: No such file or directory\n",
+                ),
+            }
+        }
         ["enable", "--now", PERSISTENCED] => Machine::with(folder, |m| {
             if m.text("/etc/systemd/system/nvidia-persistenced.service").is_none() {
-                return Answer::err(1, "Failed to enable unit: Unit file nvidia-persistenced.service does not exist.\n");
+                return Answer::err(
+                    1,
+                    "Failed to enable unit: Unit file nvidia-persistenced.service does not exist.\n",
+                );
             }
             m.linux().persistenced = true;
             Answer::ok("")
@@ -159,7 +203,9 @@ fn systemctl(folder: &Path, words: &[&str]) -> Answer {
             Answer::ok("")
         }
         ["daemon-reload"] => Answer::ok(""),
-        ["get-default"] => Answer::ok(if m.linux().graphical { "graphical.target\n" } else { "multi-user.target\n" }),
+        ["get-default"] => {
+            Answer::ok(if m.linux().graphical { "graphical.target\n" } else { "multi-user.target\n" })
+        }
         ["set-default", target @ ("multi-user.target" | "graphical.target")] => {
             Machine::with(folder, |m| m.linux().graphical = *target == "graphical.target");
             Answer::ok("")
@@ -174,16 +220,26 @@ fn systemctl(folder: &Path, words: &[&str]) -> Answer {
         }
         ["stop", unit @ ("nvidia-gridd" | "nvidia-persistenced")] => {
             if m.linux().driver.is_none() || (*unit == "nvidia-persistenced" && !m.linux().persistenced) {
-                return Answer::err(5, format!("Failed to stop {unit}.service: Unit {unit}.service not loaded.\n"));
+                return Answer::err(
+                    5,
+                    format!("Failed to stop {unit}.service: Unit {unit}.service not loaded.\n"),
+                );
             }
             Machine::with(folder, |m| {
-                if *unit == "nvidia-gridd" { m.linux().gridd = "inactive".into() } else { m.linux().persistenced = false }
+                if *unit == "nvidia-gridd" {
+                    m.linux().gridd = "inactive".into()
+                } else {
+                    m.linux().persistenced = false
+                }
             });
             Answer::ok("")
         }
         ["restart", "nvidia-gridd"] => {
             if m.linux().driver.is_none() {
-                return Answer::err(5, "Failed to restart nvidia-gridd.service: Unit nvidia-gridd.service not found.\n");
+                return Answer::err(
+                    5,
+                    "Failed to restart nvidia-gridd.service: Unit nvidia-gridd.service not found.\n",
+                );
             }
             Machine::with(folder, gridd);
             Answer::ok("")
@@ -207,7 +263,9 @@ fn apt_get(folder: &Path, words: &[&str]) -> Answer {
             // Headers of kernels that the guest has are in its repositories; so is the container toolkit in this lab's.
             let known = ["gcc", "make", "dkms", "libc6-dev", "nvidia-container-toolkit"];
             let kernels = Machine::read(folder).linux().kernels();
-            let header = |p: &str| p.strip_prefix("linux-headers-").filter(|k| kernels.iter().any(|x| x == k)).map(String::from);
+            let header = |p: &str| {
+                p.strip_prefix("linux-headers-").filter(|k| kernels.iter().any(|x| x == k)).map(String::from)
+            };
             if let Some(unknown) = packages.iter().find(|p| !known.contains(p) && header(p).is_none()) {
                 return Answer::err(100, format!("E: Unable to locate package {unknown}\n"));
             }
@@ -220,7 +278,9 @@ fn apt_get(folder: &Path, words: &[&str]) -> Answer {
                     m.link("nvidia-ctk");
                 }
             });
-            Answer::ok(packages.iter().map(|p| format!("Setting up {p} (simulated) ...\n")).collect::<String>())
+            Answer::ok(
+                packages.iter().map(|p| format!("Setting up {p} (simulated) ...\n")).collect::<String>(),
+            )
         }
         _ => Answer::err(100, "E: Invalid operation (simulated)\n"),
     }
@@ -230,9 +290,14 @@ fn apt_get(folder: &Path, words: &[&str]) -> Answer {
 pub fn gridd(m: &mut Machine) {
     let Some(driver) = m.linux().driver.clone() else { return };
     let branch: u32 = driver.split('.').next().and_then(|b| b.parse().ok()).unwrap_or(0);
-    let conf = vsgpu_guest_agent::readers::gridd_values(&m.text("/etc/nvidia/gridd.conf").unwrap_or_default());
+    let conf =
+        vsgpu_guest_agent::readers::gridd_values(&m.text("/etc/nvidia/gridd.conf").unwrap_or_default());
     let folder = m.root("/etc/nvidia/ClientConfigToken");
-    let tokens = std::fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|e| std::fs::read_to_string(e.path()).ok());
+    let tokens = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| std::fs::read_to_string(e.path()).ok());
     let good_token = tokens.into_iter().any(|t| t == m.linux().token);
     let guest = m.linux();
     let feature = conf.get("FeatureType").map(String::as_str) == Some("1");

@@ -32,7 +32,9 @@ pub fn daemon(folder: &Path, program: &str, words: &[&str]) -> Answer {
         });
     }
     Answer::ok(match (program, words) {
-        ("xorg", ["start" | "restart"]) => "Getting Exclusive access, please wait...\nExclusive access granted.\n",
+        ("xorg", ["start" | "restart"]) => {
+            "Getting Exclusive access, please wait...\nExclusive access granted.\n"
+        }
         ("nv-hostengine", ["-t"]) => "Host engine successfully terminated.\n",
         ("nv-hostengine", ["-d"]) => "Started host engine version (simulated)\n",
         _ => "",
@@ -49,18 +51,27 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
         return Answer::fail(6, "No devices were found\n");
     }
     match words {
-        ["-q", "-x"] => Answer::ok(xml(&driver, &held.iter().map(|g| gpu_xml(g, &g.graphics_type, None)).collect::<String>(), held.len())),
+        ["-q", "-x"] => Answer::ok(xml(
+            &driver,
+            &held.iter().map(|g| gpu_xml(g, &g.graphics_type, None)).collect::<String>(),
+            held.len(),
+        )),
         ["vgpu", "-q"] => {
             let placement = Placement::running(&mut machine, None);
             let mut id = 3_251_634_190u64;
             let mut text = String::new();
             for (gpu, of_gpu) in host.gpus.iter().zip(&placement.on).filter(|(g, _)| !g.given) {
-                text += &format!("GPU 0000{}\n    Active vGPUs                          : {}\n", gpu.bdf.to_uppercase(), of_gpu.len());
+                text += &format!(
+                    "GPU 0000{}\n    Active vGPUs                          : {}\n",
+                    gpu.bdf.to_uppercase(),
+                    of_gpu.len()
+                );
                 for vgpu in of_gpu {
                     id += 1;
                     // What the guest tells its host through the vGPU.
                     let guest = folder.with_file_name(&vgpu.vm);
-                    let guest = guest.join("state.json").exists().then(|| Machine::read(&guest).linux).flatten();
+                    let guest =
+                        guest.join("state.json").exists().then(|| Machine::read(&guest).linux).flatten();
                     let driver = guest.as_ref().and_then(|g| g.loaded.clone()).unwrap_or("N/A".into());
                     let license = match guest.filter(|g| g.loaded.is_some()) {
                         Some(guest) if guest.licensed => "Licensed (Expiry: 2027-1-2 3:4:5 GMT)",
@@ -87,7 +98,10 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
             let on = *value == "1";
             let in_use = host.vms.iter().any(|v| v.on);
             let changed = Machine::with(folder, |m| {
-                let gpu = index.parse::<usize>().ok().and_then(|i| m.esxi().gpus.iter_mut().filter(|g| !g.given).nth(i))?;
+                let gpu = index
+                    .parse::<usize>()
+                    .ok()
+                    .and_then(|i| m.esxi().gpus.iter_mut().filter(|g| !g.given).nth(i))?;
                 if !gpu.mig_capable {
                     return None;
                 }
@@ -99,9 +113,10 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
                 Some((gpu.bdf.to_uppercase(), at_once))
             });
             match changed {
-                Some((bdf, true)) => {
-                    Answer::ok(format!("{} MIG Mode for GPU 0000{bdf}\nAll done.\n", if on { "Enabled" } else { "Disabled" }))
-                }
+                Some((bdf, true)) => Answer::ok(format!(
+                    "{} MIG Mode for GPU 0000{bdf}\nAll done.\n",
+                    if on { "Enabled" } else { "Disabled" }
+                )),
                 Some((bdf, false)) => Answer::ok(format!(
                     "Warning: MIG mode is in pending {} state for GPU 0000{bdf}:Not Supported\nReboot the system or try nvidia-smi --gpu-reset to make MIG mode effective on GPU 0000{bdf}\nAll done.\n",
                     if on { "enable" } else { "disable" }
@@ -111,7 +126,10 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
         }
         ["-i", index, "-e", value @ ("0" | "1")] => {
             let changed = Machine::with(folder, |m| {
-                let gpu = index.parse::<usize>().ok().and_then(|i| m.esxi().gpus.iter_mut().filter(|g| !g.given).nth(i))?;
+                let gpu = index
+                    .parse::<usize>()
+                    .ok()
+                    .and_then(|i| m.esxi().gpus.iter_mut().filter(|g| !g.given).nth(i))?;
                 gpu.ecc?;
                 gpu.ecc_pending = Some(*value == "1");
                 Some(gpu.bdf.clone())
@@ -127,7 +145,10 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
         }
         _ => Answer::fail(
             2,
-            format!("Invalid combination of input arguments. Please run 'nvidia-smi -h' for help.\n(simulated: {})\n", words.join(" ")),
+            format!(
+                "Invalid combination of input arguments. Please run 'nvidia-smi -h' for help.\n(simulated: {})\n",
+                words.join(" ")
+            ),
         ),
     }
 }
@@ -136,8 +157,11 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
 fn types(gpu: &Gpu, there: &[Placed], creatable: bool) -> String {
     let mut text = format!("GPU 0000{}\n", gpu.bdf.to_uppercase());
     let used: u64 = there.iter().map(|p| p.size_mib).sum();
-    for (n, t) in vsgpu_core::knowledge::vgpu_types::of_token(&gpu.token).filter(|t| t.mig == gpu.mig).enumerate() {
-        let fits = used + t.size_mib <= gpu.memory_mib && (gpu.mixed || there.iter().all(|p| p.size_mib == t.size_mib));
+    for (n, t) in
+        vsgpu_core::knowledge::vgpu_types::of_token(&gpu.token).filter(|t| t.mig == gpu.mig).enumerate()
+    {
+        let fits = used + t.size_mib <= gpu.memory_mib
+            && (gpu.mixed || there.iter().all(|p| p.size_mib == t.size_mib));
         if !creatable || fits {
             text += &format!(
                 "    vGPU Type ID                          : 0x{:x}\n        Name                              : {}\n        Class                             : Compute\n        Max Instances                     : {}\n        FB Memory                         : {} MiB\n",
@@ -174,13 +198,17 @@ pub fn gpu_xml(gpu: &Gpu, graphics_type: &str, license: Option<(&str, &str)>) ->
     };
     let word = |on: Option<bool>| on.map_or("N/A", |on| if on { "Enabled" } else { "Disabled" });
     let on_off = |on: bool| if on { "Enabled" } else { "Disabled" };
-    let (mig, mig_pending) = if gpu.mig_capable { (on_off(gpu.mig), on_off(gpu.mig_pending)) } else { ("N/A", "N/A") };
+    let (mig, mig_pending) =
+        if gpu.mig_capable { (on_off(gpu.mig), on_off(gpu.mig_pending)) } else { ("N/A", "N/A") };
     let mixed = if mode.starts_with("Host") { on_off(gpu.mixed) } else { "N/A" };
     let licensed = license.map(|(product, status)| {
         format!("\t\t<vgpu_software_licensed_product>\n\t\t\t<licensed_product_name>{product}</licensed_product_name>\n\t\t\t<license_status>{status}</license_status>\n\t\t</vgpu_software_licensed_product>\n")
     });
-    let architecture =
-        gpu.architecture.as_ref().map(|a| format!("\t\t<product_architecture>{a}</product_architecture>\n")).unwrap_or_default();
+    let architecture = gpu
+        .architecture
+        .as_ref()
+        .map(|a| format!("\t\t<product_architecture>{a}</product_architecture>\n"))
+        .unwrap_or_default();
     format!(
         "\t<gpu id=\"0000{}\">\n\t\t<product_name>{}</product_name>\n{architecture}\t\t<uuid>GPU-simulated-{}</uuid>\n\t\t<mig_mode>\n\t\t\t<current_mig>{mig}</current_mig>\n\t\t\t<pending_mig>{mig_pending}</pending_mig>\n\t\t</mig_mode>\n\t\t<gpu_virtualization_mode>\n\t\t\t<virtualization_mode>{mode}</virtualization_mode>\n\t\t\t<vgpu_heterogeneous_mode>{mixed}</vgpu_heterogeneous_mode>\n\t\t</gpu_virtualization_mode>\n{}\t\t<ecc_mode>\n\t\t\t<current_ecc>{}</current_ecc>\n\t\t\t<pending_ecc>{}</pending_ecc>\n\t\t</ecc_mode>\n\t\t<fb_memory_usage>\n\t\t\t<total>{} MiB</total>\n\t\t\t<used>0 MiB</used>\n\t\t</fb_memory_usage>\n\t\t<bar1_memory_usage>\n\t\t\t<total>{} MiB</total>\n\t\t</bar1_memory_usage>\n\t\t<utilization>\n\t\t\t<gpu_util>0 %</gpu_util>\n\t\t</utilization>\n\t\t<temperature>\n\t\t\t<gpu_temp>34 C</gpu_temp>\n\t\t</temperature>\n\t\t<power_readings>\n\t\t\t<power_draw>31.70 W</power_draw>\n\t\t</power_readings>\n\t</gpu>\n",
         gpu.bdf.to_uppercase(),

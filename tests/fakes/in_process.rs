@@ -29,7 +29,15 @@ pub struct InProcess {
 impl InProcess {
     pub fn new(folder: PathBuf, cut_at: Option<usize>) -> Self {
         let posix = Posix::new(Some(folder.join("tools")), folder.join("root"));
-        Self { folder, posix, changes: AtomicUsize::new(0), cut_at, time: Mutex::default(), clock: None, watch: None }
+        Self {
+            folder,
+            posix,
+            changes: AtomicUsize::new(0),
+            cut_at,
+            time: Mutex::default(),
+            clock: None,
+            watch: None,
+        }
     }
 
     /// With a clock of somebody else's: simulated time.
@@ -39,7 +47,10 @@ impl InProcess {
     }
 
     /// With somebody who sees what is done to it.
-    pub fn watched(mut self, watch: impl Fn(&str, &mut dyn FnMut() -> Output) -> Output + Send + Sync + 'static) -> Self {
+    pub fn watched(
+        mut self,
+        watch: impl Fn(&str, &mut dyn FnMut() -> Output) -> Output + Send + Sync + 'static,
+    ) -> Self {
         self.watch = Some(Box::new(watch));
         self
     }
@@ -96,8 +107,13 @@ impl System for InProcess {
         {
             return run();
         }
-        let mut run =
-            || self.change(run, || Output { ended: ExitKind::Broken("power cut".into()), stdout: String::new(), stderr: String::new() });
+        let mut run = || {
+            self.change(run, || Output {
+                ended: ExitKind::Broken("power cut".into()),
+                stdout: String::new(),
+                stderr: String::new(),
+            })
+        };
         match &self.watch {
             Some(watch) => watch(call.trim(), &mut run),
             None => run(),
@@ -122,13 +138,22 @@ impl System for InProcess {
         self.posix.list(path)
     }
     fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), IoError> {
-        self.change(|| self.posix.write(path, contents, mode), || Err(IoError::Other { path: path.into(), why: "power cut".into() }))
+        self.change(
+            || self.posix.write(path, contents, mode),
+            || Err(IoError::Other { path: path.into(), why: "power cut".into() }),
+        )
     }
     fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), IoError> {
-        self.change(|| self.posix.copy(from, to, mode), || Err(IoError::Other { path: to.into(), why: "power cut".into() }))
+        self.change(
+            || self.posix.copy(from, to, mode),
+            || Err(IoError::Other { path: to.into(), why: "power cut".into() }),
+        )
     }
     fn remove(&self, path: &str) -> Result<(), IoError> {
-        self.change(|| self.posix.remove(path), || Err(IoError::Other { path: path.into(), why: "power cut".into() }))
+        self.change(
+            || self.posix.remove(path),
+            || Err(IoError::Other { path: path.into(), why: "power cut".into() }),
+        )
     }
     fn stage(&self, path: &str, sha256: &str) -> Result<Staged, IoError> {
         self.posix.stage(path, sha256)

@@ -42,7 +42,12 @@ pub fn nvidia(folder: &Path, words: &[&str]) -> Answer {
     ];
     let failed = |m: &Machine, why: &str| {
         m.write(LOG, &format!("nvidia-installer log file '{LOG}' (simulated)\nInstalling NVIDIA driver version {version}.\nERROR: {why}\nERROR: Installation has failed.  Please see the file '{LOG}' for details.\n"));
-        Answer::err(1, format!("\nERROR: {why}\n\nERROR: Installation has failed.  Please see the file '{LOG}' for details.\n"))
+        Answer::err(
+            1,
+            format!(
+                "\nERROR: {why}\n\nERROR: Installation has failed.  Please see the file '{LOG}' for details.\n"
+            ),
+        )
     };
     Machine::with(folder, |m| {
         if let Some(unknown) = options.iter().find(|o| !known.contains(o)) {
@@ -62,7 +67,10 @@ pub fn nvidia(folder: &Path, words: &[&str]) -> Answer {
             );
         }
         if guest.loaded.is_some() {
-            return failed(m, "An NVIDIA kernel module 'nvidia' appears to already be loaded in your kernel.");
+            return failed(
+                m,
+                "An NVIDIA kernel module 'nvidia' appears to already be loaded in your kernel.",
+            );
         }
         if !guest.packages.contains("gcc") {
             return failed(
@@ -100,7 +108,9 @@ pub fn nvidia(folder: &Path, words: &[&str]) -> Answer {
         m.write(LOG, &format!("nvidia-installer log file '{LOG}' (simulated)\nInstalling NVIDIA driver version {version}.\n-> Installation of the NVIDIA Accelerated Graphics Driver for Linux-x86_64 (version: {version}) is now complete.\n"));
         m.link("nvidia-smi");
         kernel_files(m);
-        Answer::ok("Verifying archive integrity... OK (simulated)\nUncompressing NVIDIA Accelerated Graphics Driver for Linux-x86_64\n")
+        Answer::ok(
+            "Verifying archive integrity... OK (simulated)\nUncompressing NVIDIA Accelerated Graphics Driver for Linux-x86_64\n",
+        )
     })
 }
 
@@ -125,8 +135,14 @@ pub fn uninstall(folder: &Path, words: &[&str]) -> Answer {
 
 pub fn cuda(folder: &Path, words: &[&str]) -> Answer {
     let (file, options) = words.split_first().unwrap_or((&"", &[]));
-    let version =
-        Path::new(file).file_name().and_then(|n| n.to_str()).unwrap_or_default().split('_').nth(1).unwrap_or_default().to_string();
+    let version = Path::new(file)
+        .file_name()
+        .and_then(|n| n.to_str())
+        .unwrap_or_default()
+        .split('_')
+        .nth(1)
+        .unwrap_or_default()
+        .to_string();
     if options.contains(&"--driver") {
         Machine::with(folder, |m| m.linux().driver = Some("535.104.05".into()));
     }
@@ -136,12 +152,17 @@ pub fn cuda(folder: &Path, words: &[&str]) -> Answer {
     let m = Machine::read(folder);
     let release = version.split('.').take(2).collect::<Vec<_>>().join(".");
     let at = format!("/usr/local/cuda-{release}");
-    m.write(&format!("{at}/version.json"), &format!("{{\"cuda\": {{\"name\": \"CUDA SDK (simulated)\", \"version\": \"{version}\"}}}}\n"));
+    m.write(
+        &format!("{at}/version.json"),
+        &format!("{{\"cuda\": {{\"name\": \"CUDA SDK (simulated)\", \"version\": \"{version}\"}}}}\n"),
+    );
     for sample in ["deviceQuery", "vectorAdd"] {
         super::state::link(&m.root(&format!("{at}/extras/demo_suite/{sample}")));
     }
     let link = m.root("/usr/local/cuda");
     let _ = std::fs::remove_file(&link);
     std::os::unix::fs::symlink(format!("cuda-{release}"), link).unwrap();
-    Answer::ok("===========\n= Summary =\n===========\n\nDriver:   Not Selected\nToolkit:  Installed (simulated)\n")
+    Answer::ok(
+        "===========\n= Summary =\n===========\n\nDriver:   Not Selected\nToolkit:  Installed (simulated)\n",
+    )
 }

@@ -7,7 +7,10 @@ pub fn only_looks(call: &str) -> bool {
     match words.as_slice() {
         ["esxcli", rest @ ..] => rest.iter().any(|w| *w == "get" || *w == "list"),
         ["vim-cmd", verb, ..] => {
-            matches!(*verb, "vmsvc/getallvms" | "vmsvc/power.getstate" | "vmsvc/snapshot.get" | "hostsvc/hostsummary")
+            matches!(
+                *verb,
+                "vmsvc/getallvms" | "vmsvc/power.getstate" | "vmsvc/snapshot.get" | "hostsvc/hostsummary"
+            )
         }
         ["nvidia-smi", "-q", ..]
         | ["nvidia-smi", "vgpu", "-q" | "-s" | "-c", ..]
@@ -15,7 +18,10 @@ pub fn only_looks(call: &str) -> bool {
         | ["journalctl", ..]
         | ["vsish", "-e", "get", _] => true,
         ["systemctl", verb, ..] => matches!(*verb, "is-active" | "is-enabled" | "get-default"),
-        ["gcc" | "make" | "dkms" | "nvcc" | "nvidia-ctk" | "docker" | "podman" | "containerd", "--version"] => true,
+        [
+            "gcc" | "make" | "dkms" | "nvcc" | "nvidia-ctk" | "docker" | "podman" | "containerd",
+            "--version",
+        ] => true,
         ["docker", "info", ..]
         | ["dkms", "status"]
         | ["modinfo", ..]

@@ -192,7 +192,12 @@ impl Machine {
             machine.folder = folder.into();
             return change(&mut machine);
         }
-        let lock = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("state.lock")).unwrap();
+        let lock = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(folder.join("state.lock"))
+            .unwrap();
         let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
         let path = folder.join("state.json");
         let before = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -220,7 +225,11 @@ impl Machine {
             self.calls.push(call.into());
             return;
         }
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("calls.log")).unwrap();
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.folder.join("calls.log"))
+            .unwrap();
         let _ = writeln!(file, "{call}");
     }
 
@@ -272,7 +281,12 @@ pub fn simulator() -> PathBuf {
         return exe;
     }
     // Tests live in target/debug/deps, the simulator in target/debug.
-    exe.ancestors().skip(1).take(2).map(|folder| folder.join("vsgpu-sim")).find(|p| p.exists()).unwrap_or_else(|| "vsgpu-sim".into())
+    exe.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("vsgpu-sim"))
+        .find(|p| p.exists())
+        .unwrap_or_else(|| "vsgpu-sim".into())
 }
 
 pub fn now_ms() -> u64 {
@@ -293,7 +307,11 @@ pub fn boot(folder: &Path) {
             host.vibs.retain(|v| !removing.contains(&v.name));
             let staged = std::mem::take(&mut host.staged);
             install(host, staged);
-            let driver = host.vibs.iter().find(|v| is_manager(v)).map(|v| v.version.split('-').next().unwrap_or_default().to_string());
+            let driver = host
+                .vibs
+                .iter()
+                .find(|v| is_manager(v))
+                .map(|v| v.version.split('-').next().unwrap_or_default().to_string());
             host.loaded = driver.filter(|_| !host.module_broken);
             for gpu in &mut host.gpus {
                 gpu.ecc = gpu.ecc_pending;
@@ -310,7 +328,10 @@ pub fn boot(folder: &Path) {
             if let Some(next) = guest.newer_kernel.take_if(|_| guest.boots_newer) {
                 guest.kernel = next;
             }
-            guest.loaded = guest.driver.clone().filter(|_| !guest.nouveau_loaded && guest.modules_of.contains(&guest.kernel));
+            guest.loaded = guest
+                .driver
+                .clone()
+                .filter(|_| !guest.nouveau_loaded && guest.modules_of.contains(&guest.kernel));
             guest.display_manager = guest.graphical && guest.packages.contains("gdm3");
             let id = format!("{:08x}-0000-4000-8000-{:012x}", boots, now_ms());
             m.write("/proc/sys/kernel/random/boot_id", &format!("{id}\n"));
@@ -346,7 +367,10 @@ pub fn kernel_files(m: &mut Machine) {
     m.write("/proc/modules", &modules);
     m.write("/proc/sys/kernel/osrelease", &format!("{}\n", guest.kernel));
     match &guest.loaded {
-        Some(v) => m.write("/proc/driver/nvidia/version", &format!("NVRM version: NVIDIA UNIX x86_64 Kernel Module  {v}  (simulated)\n")),
+        Some(v) => m.write(
+            "/proc/driver/nvidia/version",
+            &format!("NVRM version: NVIDIA UNIX x86_64 Kernel Module  {v}  (simulated)\n"),
+        ),
         None => drop(std::fs::remove_file(m.root("/proc/driver/nvidia/version"))),
     }
     let bus = m.root("/sys/bus/pci/devices");
@@ -361,7 +385,9 @@ pub fn kernel_files(m: &mut Machine) {
     for (n, gpu) in gpus.iter().enumerate() {
         let at = format!("/sys/bus/pci/devices/0000:02:0{}.0", n + 1);
         let (device, sub) = (&gpu.device_id, &gpu.subsystem_id);
-        for (file, text) in [("vendor", "0x10de"), ("device", device), ("class", "0x030200"), ("subsystem_device", sub)] {
+        for (file, text) in
+            [("vendor", "0x10de"), ("device", device), ("class", "0x030200"), ("subsystem_device", sub)]
+        {
             m.write(&format!("{at}/{file}"), &format!("{text}\n"));
         }
         write_config(m, &format!("{at}/config"), gpu.host_driver.as_deref());
@@ -370,7 +396,10 @@ pub fn kernel_files(m: &mut Machine) {
             0 => "0x0000000000000000 0x0000000000000000 0x0000000000000000".to_string(),
             mib => format!("0x{first:016x} 0x{:016x} 0x000000000014220c", first + (mib << 20) - 1),
         };
-        m.write(&format!("{at}/resource"), &format!("0x00000000fc000000 0x00000000fcffffff 0x0000000000040200\n{bar1}\n"));
+        m.write(
+            &format!("{at}/resource"),
+            &format!("0x00000000fc000000 0x00000000fcffffff 0x0000000000040200\n{bar1}\n"),
+        );
     }
 }
 
@@ -398,7 +427,9 @@ pub fn is_manager(vib: &Vib) -> bool {
 pub fn install(host: &mut Esxi, new: Vec<Vib>) -> Vec<Vib> {
     let mut removed = vec![];
     for vib in new {
-        let same = |old: &Vib| old.name == vib.name || (old.vendor.starts_with("NV") && is_manager(old) == is_manager(&vib));
+        let same = |old: &Vib| {
+            old.name == vib.name || (old.vendor.starts_with("NV") && is_manager(old) == is_manager(&vib))
+        };
         removed.extend(host.vibs.iter().filter(|v| same(v)).cloned());
         host.vibs.retain(|v| !same(v));
         host.vibs.push(vib);

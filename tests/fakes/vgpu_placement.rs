@@ -30,7 +30,8 @@ impl Placement {
         let host = machine.esxi().clone();
         let mut placement = Self { on: host.gpus.iter().map(|_| vec![]).collect(), host };
         for vm in placement.host.vms.clone().iter().filter(|v| v.on && Some(v.vmid) != but) {
-            let text = machine.text(&format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file)).unwrap_or_default();
+            let text =
+                machine.text(&format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file)).unwrap_or_default();
             for profile in super::vim_cmd::profiles(&vmx::read(text.as_bytes())) {
                 // It runs, so a place was found when it was powered on; what has lost its place since is on no GPU.
                 let _ = placement.place(&vm.name, &profile);
@@ -41,7 +42,12 @@ impl Placement {
 
     /// Places one vGPU more; else what the plug-in says.
     pub fn place(&mut self, vm: &str, profile: &str) -> Result<(), String> {
-        let branch = self.host.loaded.as_ref().and_then(|driver| driver.split('.').next()?.parse::<u32>().ok()).ok_or(NO_ROOM)?;
+        let branch = self
+            .host
+            .loaded
+            .as_ref()
+            .and_then(|driver| driver.split('.').next()?.parse::<u32>().ok())
+            .ok_or(NO_ROOM)?;
         let known = vgpu_types::find(profile).ok_or(NO_ROOM)?;
         let size = known.size_mib;
         let fits = |at: &usize| {
@@ -55,7 +61,9 @@ impl Placement {
         };
         let at = (0..self.host.gpus.len()).find(fits).ok_or(NO_ROOM)?;
         if branch < 430 && self.host.gpus[at].ecc == Some(true) {
-            return Err(format!("Could not initialize plugin 'libnvidia-vgx.so' for vGPU \\\"{profile}\\\"."));
+            return Err(format!(
+                "Could not initialize plugin 'libnvidia-vgx.so' for vGPU \\\"{profile}\\\"."
+            ));
         }
         self.on[at].push(Placed { vm: vm.into(), profile: profile.into(), size_mib: size });
         Ok(())

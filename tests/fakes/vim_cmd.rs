@@ -36,10 +36,13 @@ pub fn run(folder: &Path, words: &[&str]) -> Answer {
                 !host.staged.is_empty()
             ))
         }
-        ["solo/registervm", path, rest @ ..] if rest.len() <= 1 => register(folder, path, rest.first().copied()),
+        ["solo/registervm", path, rest @ ..] if rest.len() <= 1 => {
+            register(folder, path, rest.first().copied())
+        }
         ["vmsvc/snapshot.get", id] => {
             let count = vm_of(id).map_or(0, |vm| vm.snapshots);
-            let one = |n: u32| format!("|-ROOT\n--Snapshot Name        : snap{n}\n--Snapshot Id        : {n}\n");
+            let one =
+                |n: u32| format!("|-ROOT\n--Snapshot Name        : snap{n}\n--Snapshot Id        : {n}\n");
             Answer::ok(format!("Get Snapshot:\n{}", (1..=count).map(one).collect::<String>()))
         }
         [verb, id] => {
@@ -52,10 +55,15 @@ pub fn run(folder: &Path, words: &[&str]) -> Answer {
                 );
             };
             match *verb {
-                "vmsvc/power.getstate" => Answer::ok(format!("Retrieved runtime info\nPowered {}\n", if vm.on { "on" } else { "off" })),
+                "vmsvc/power.getstate" => Answer::ok(format!(
+                    "Retrieved runtime info\nPowered {}\n",
+                    if vm.on { "on" } else { "off" }
+                )),
                 "vmsvc/reload" => Answer::ok(""),
                 "vmsvc/power.on" => power_on(folder, &vm),
-                "vmsvc/power.off" | "vmsvc/power.shutdown" => power_off(folder, &vm, *verb == "vmsvc/power.shutdown"),
+                "vmsvc/power.off" | "vmsvc/power.shutdown" => {
+                    power_off(folder, &vm, *verb == "vmsvc/power.shutdown")
+                }
                 _ => Answer::fail(1, format!("Invalid command '{verb}'.\n")),
             }
         }
@@ -66,7 +74,10 @@ pub fn run(folder: &Path, words: &[&str]) -> Answer {
 fn listing(vms: &[Vm]) -> String {
     let mut text = "Vmid   Name          File              Guest OS       Version   Annotation\n".to_string();
     for vm in vms {
-        text += &format!("{:<6} {}   [{}] {}   debian11_64Guest   vmx-19   simulated\n", vm.vmid, vm.name, vm.datastore, vm.file);
+        text += &format!(
+            "{:<6} {}   [{}] {}   debian11_64Guest   vmx-19   simulated\n",
+            vm.vmid, vm.name, vm.datastore, vm.file
+        );
     }
     text
 }
@@ -97,7 +108,8 @@ fn power_off(folder: &Path, vm: &Vm, by_guest: bool) -> Answer {
 /// Lines of the VM's own log, as ESXi 8 writes them.
 fn log(machine: &Machine, vm: &Vm, lines: &[String]) {
     use std::io::Write as _;
-    let path = machine.root(&format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file)).with_file_name("vmware.log");
+    let path =
+        machine.root(&format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file)).with_file_name("vmware.log");
     let at = time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339).unwrap();
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
     for line in lines {
@@ -106,7 +118,8 @@ fn log(machine: &Machine, vm: &Vm, lines: &[String]) {
 }
 
 fn register(folder: &Path, path: &str, name: Option<&str>) -> Answer {
-    let Some((datastore, file)) = path.strip_prefix("/vmfs/volumes/").and_then(|rest| rest.split_once('/')) else {
+    let Some((datastore, file)) = path.strip_prefix("/vmfs/volumes/").and_then(|rest| rest.split_once('/'))
+    else {
         return Answer::fail(
             1,
             "(vim.fault.NotFound) {\n   faultCause = (vmodl.MethodFault) null, \n   faultMessage = <unset>\n   msg = \"The object or item referred to could not be found.\"\n}\n",
@@ -144,19 +157,27 @@ fn power_on(folder: &Path, vm: &Vm) -> Answer {
     let keys = vmx::read(text.as_bytes());
     let host = machine.esxi().clone();
     if vm.on {
-        return fault(DO, "InvalidPowerState", "The attempted operation cannot be performed in the current state (Powered on).");
+        return fault(
+            DO,
+            "InvalidPowerState",
+            "The attempted operation cannot be performed in the current state (Powered on).",
+        );
     }
     if host.maintenance {
         return fault(DO, "InvalidState", "The operation is not allowed in the current state.");
     }
     // Admission control: what is reserved by all that runs must be there.
-    let reserved = |keys: &std::collections::BTreeMap<String, String>| keys.get("sched.cpu.min").and_then(|n| n.parse().ok()).unwrap_or(0);
+    let reserved = |keys: &std::collections::BTreeMap<String, String>| {
+        keys.get("sched.cpu.min").and_then(|n| n.parse().ok()).unwrap_or(0)
+    };
     let others = host.vms.iter().filter(|other| other.on && other.vmid != vm.vmid).map(|other| {
-        let text = machine.text(&format!("/vmfs/volumes/{}/{}", other.datastore, other.file)).unwrap_or_default();
+        let text =
+            machine.text(&format!("/vmfs/volumes/{}/{}", other.datastore, other.file)).unwrap_or_default();
         reserved(&vmx::read(text.as_bytes()))
     });
     if others.sum::<u64>() + reserved(&keys) > CPU_MHZ * CPU_CORES {
-        let why = "The available CPU resources in the parent resource pool are insufficient for the operation.";
+        let why =
+            "The available CPU resources in the parent resource pool are insufficient for the operation.";
         return fault(DO, "InsufficientCpuResourcesFault", why);
     }
     let profiles = profiles(&keys);
@@ -167,7 +188,9 @@ fn power_on(folder: &Path, vm: &Vm) -> Answer {
             return fault(
                 DO,
                 "GenericVmConfigFault",
-                &format!("Invalid memory setting: memory reservation (sched.mem.min) should be equal to memsize({memory})."),
+                &format!(
+                    "Invalid memory setting: memory reservation (sched.mem.min) should be equal to memsize({memory})."
+                ),
             );
         }
         let mut placement = Placement::running(&mut machine, Some(vm.vmid));
@@ -187,7 +210,9 @@ fn power_on(folder: &Path, vm: &Vm) -> Answer {
 pub fn profiles(keys: &std::collections::BTreeMap<String, String>) -> Vec<String> {
     let present = |n: &str| keys.get(&format!("pcipassthru{n}.present")).is_some_and(|v| v == "TRUE");
     let slot = |key: &str| Some(key.strip_prefix("pcipassthru")?.strip_suffix(".vgpu")?.to_string());
-    keys.iter().filter_map(|(key, profile)| slot(key).filter(|n| present(n)).map(|_| profile.clone())).collect()
+    keys.iter()
+        .filter_map(|(key, profile)| slot(key).filter(|n| present(n)).map(|_| profile.clone()))
+        .collect()
 }
 
 /// `grid_p100-8q` -> (`P100`, 8192 MiB).

@@ -5,7 +5,14 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// What is shipped, and the simulated machines.
-const PACKAGES: [&str; 6] = ["vsgpu", "vsgpu-host-agent", "vsgpu-guest-agent", "vsgpu-cuda-proof", "vsgpu-tests", "vsgpu-sim-libcuda"];
+const PACKAGES: [&str; 6] = [
+    "vsgpu",
+    "vsgpu-host-agent",
+    "vsgpu-guest-agent",
+    "vsgpu-cuda-proof",
+    "vsgpu-tests",
+    "vsgpu-sim-libcuda",
+];
 
 /// Builds the product's programs once, as the tests were built, and says where they are.
 pub fn programs() -> PathBuf {
@@ -24,7 +31,8 @@ pub fn programs() -> PathBuf {
                 cargo.arg("--release");
             }
             assert!(cargo.status().expect("cargo").success(), "the programs do not build");
-            let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+            let target =
+                std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
             target.join(if release { "release" } else { "debug" })
         })
         .clone()
@@ -36,12 +44,19 @@ pub fn packages() -> PathBuf {
     MADE.get_or_init(|| {
         let out = programs().with_file_name("packages-test");
         let mut cargo = cargo();
-        cargo.args(["run", "--quiet", "-p", "vsgpu-xtask", "--", "package", "--only", "linux", "--out"]).arg(&out).current_dir(workspace());
+        cargo
+            .args(["run", "--quiet", "-p", "vsgpu-xtask", "--", "package", "--only", "linux", "--out"])
+            .arg(&out)
+            .current_dir(workspace());
         if cfg!(debug_assertions) {
             cargo.arg("--dev");
         }
         let output = cargo.output().expect("cargo");
-        assert!(output.status.success(), "the packages are not made: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "the packages are not made: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         out
     })
     .clone()
@@ -53,9 +68,9 @@ pub fn package(name: &str, kind: &str) -> PathBuf {
     let fits = |path: &PathBuf| {
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         file.ends_with(kind)
-            && file
-                .strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with(['_', '-']) && rest[1..].starts_with(|c: char| c.is_ascii_digit()))
+            && file.strip_prefix(name).is_some_and(|rest| {
+                rest.starts_with(['_', '-']) && rest[1..].starts_with(|c: char| c.is_ascii_digit())
+            })
     };
     all.filter(fits).max().unwrap_or_else(|| panic!("there is no {name} {kind}"))
 }
@@ -63,7 +78,8 @@ pub fn package(name: &str, kind: &str) -> PathBuf {
 /// cargo as one calls it at a prompt: what an outer cargo says about its own package would make build scripts run anew.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    let ours = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_", "CARGO_RUSTC_"];
+    let ours =
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_", "CARGO_RUSTC_"];
     for (name, _) in std::env::vars_os() {
         if ours.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             cargo.env_remove(name);

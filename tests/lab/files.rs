@@ -108,7 +108,11 @@ fn zip_of(files: &[(&str, &[u8])]) -> Vec<u8> {
 
 /// An offline bundle; with a component in its bulletin, as ESXi 7 and later take it.
 pub fn bundle(vib: &str, version: &str, component: bool, payload: usize) -> Vec<u8> {
-    let spec = if component { format!("<componentNameSpec name=\"{vib}\" uiString=\"simulated\"/>") } else { String::new() };
+    let spec = if component {
+        format!("<componentNameSpec name=\"{vib}\" uiString=\"simulated\"/>")
+    } else {
+        String::new()
+    };
     let bulletin = format!("<bulletin><id>{vib}-{version}</id>{spec}</bulletin>");
     let metadata = zip_of(&[
         ("vmware.xml", b"<metadataResponse/>"),
@@ -131,7 +135,9 @@ pub fn vib(name: &str, version: &str, payload: usize) -> Vec<u8> {
         ("sig.pkcs7", b"simulated signature".to_vec()),
         ("nvidia", noise(payload)),
     ] {
-        out.extend_from_slice(format!("{member:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 0, bytes.len()).as_bytes());
+        out.extend_from_slice(
+            format!("{member:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 0, bytes.len()).as_bytes(),
+        );
         out.extend_from_slice(&bytes);
         if bytes.len() % 2 == 1 {
             out.push(b'\n');
@@ -156,14 +162,23 @@ pub fn write_all(folder: &Path) {
 pub fn write_sized(folder: &Path, sized: impl Fn(usize) -> usize) {
     std::fs::create_dir_all(folder).unwrap();
     let write = |name: &str, bytes: Vec<u8>| std::fs::write(folder.join(name), bytes).unwrap();
-    write(MANAGER_16_6, bundle("NVD-VMware_ESXi_8.0.0_Driver", "535.183.04-1OEM.800.1.0.20613240", true, sized(24 << 20)));
+    write(
+        MANAGER_16_6,
+        bundle("NVD-VMware_ESXi_8.0.0_Driver", "535.183.04-1OEM.800.1.0.20613240", true, sized(24 << 20)),
+    );
     write(DAEMON_16_6, bundle("nvdgpumgmtdaemon", "535.183.04-1OEM.700.1.0.15843807", true, sized(2 << 20)));
     write(DRIVER_16_6, run_file("nvidia-installer", sized(16 << 20)));
     write(CUDA_12_2, run_file("cuda-installer", sized(32 << 20)));
-    write(MANAGER_6_0, vib("NVIDIA-VMware_ESXi_6.7_Host_Driver", "390.42-1OEM.670.0.0.7535516", sized(8 << 20)));
+    write(
+        MANAGER_6_0,
+        vib("NVIDIA-VMware_ESXi_6.7_Host_Driver", "390.42-1OEM.670.0.0.7535516", sized(8 << 20)),
+    );
     write(DRIVER_6_0, run_file("nvidia-installer", sized(8 << 20)));
     write(CUDA_9_1, run_file("cuda-installer", sized(8 << 20)));
-    write(MANAGER_17_4, bundle("NVD-VMware_ESXi_8.0.0_Driver", "550.127.06-1OEM.800.1.0.20613240", true, sized(4 << 20)));
+    write(
+        MANAGER_17_4,
+        bundle("NVD-VMware_ESXi_8.0.0_Driver", "550.127.06-1OEM.800.1.0.20613240", true, sized(4 << 20)),
+    );
     write(DAEMON_17_4, bundle("nvdgpumgmtdaemon", "550.127.06-1OEM.700.1.0.15843807", true, sized(1 << 20)));
     write(DRIVER_17_4, run_file("nvidia-installer", sized(4 << 20)));
     write(DRIVER_DATA_CENTER, run_file("nvidia-installer", sized(16 << 20)));
@@ -252,7 +267,11 @@ vms:\n\
 /// A host that was never touched: no NVIDIA package, default graphics type Shared.
 pub fn untouched_host(name: &str, version: &str, gpus: Vec<Gpu>) -> Machine {
     let build = format!("Releasebuild-{}", if version.starts_with('6') { "14320388" } else { "22380479" });
-    let base = state::Vib { name: "esx-base".into(), version: format!("{version}-0.40.22380479"), vendor: "VMware".into() };
+    let base = state::Vib {
+        name: "esx-base".into(),
+        version: format!("{version}-0.40.22380479"),
+        vendor: "VMware".into(),
+    };
     let esxi = Esxi {
         version: version.into(),
         build,
@@ -261,7 +280,10 @@ pub fn untouched_host(name: &str, version: &str, gpus: Vec<Gpu>) -> Machine {
         gpus,
         vibs: vec![base],
         says_no_reboot: true,
-        uuid: format!("5cf50c99-bcb9-376f-cf64-{:012x}", name.bytes().fold(7u64, |sum, b| sum * 31 + u64::from(b)) & 0xffff_ffff_ffff),
+        uuid: format!(
+            "5cf50c99-bcb9-376f-cf64-{:012x}",
+            name.bytes().fold(7u64, |sum, b| sum * 31 + u64::from(b)) & 0xffff_ffff_ffff
+        ),
         acceptance: "PartnerSupported".into(),
         profile: format!("(Updated) ESXi-{version}-standard"),
         ..Esxi::default()

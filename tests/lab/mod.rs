@@ -109,7 +109,8 @@ pub fn wait_until(what: &str, within: Duration, mut so: impl FnMut() -> bool) {
 impl Lab {
     /// An empty lab in a folder of its own.
     pub fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("vsgpu-lab-{name}-{}-{}", std::process::id(), free_port()));
+        let folder =
+            std::env::temp_dir().join(format!("vsgpu-lab-{name}-{}-{}", std::process::id(), free_port()));
         std::fs::create_dir_all(folder.join("machines")).unwrap();
         let inner = Inner {
             folder: folder.clone(),
@@ -163,7 +164,14 @@ impl Lab {
         std::fs::create_dir_all(folder.join("root/vmfs/volumes/datastore1")).unwrap();
         std::fs::create_dir_all(folder.join("root/tmp")).unwrap();
         self.ports_of(name);
-        vsgpu_wire::pki::issue_node(&self.folder.join("pki"), name, "host", 365, std::time::SystemTime::now()).unwrap();
+        vsgpu_wire::pki::issue_node(
+            &self.folder.join("pki"),
+            name,
+            "host",
+            365,
+            std::time::SystemTime::now(),
+        )
+        .unwrap();
     }
 
     /// Adds a running VM with a fresh Debian: nouveau loaded, a display manager running.
@@ -189,11 +197,21 @@ impl Lab {
         }
         state::link(&folder.join("root/usr/bin/vsgpu-cuda-proof"));
         Machine::with(&folder, |m| {
-            m.write("/etc/os-release", "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm, simulated)\"\nID=debian\nVERSION_ID=\"12\"\n")
+            m.write(
+                "/etc/os-release",
+                "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm, simulated)\"\nID=debian\nVERSION_ID=\"12\"\n",
+            )
         });
         state::boot(&folder);
         self.ports_of(name);
-        vsgpu_wire::pki::issue_node(&self.folder.join("pki"), name, "guest", 365, std::time::SystemTime::now()).unwrap();
+        vsgpu_wire::pki::issue_node(
+            &self.folder.join("pki"),
+            name,
+            "guest",
+            365,
+            std::time::SystemTime::now(),
+        )
+        .unwrap();
     }
 
     /// Adds a running VM whose inside is somebody else's matter: only its host knows it.
@@ -202,7 +220,14 @@ impl Lab {
             let file = format!("{name}/{name}.vmx");
             m.write(&format!("/vmfs/volumes/datastore1/{file}"), &format!(".encoding = \"UTF-8\"\nconfig.version = \"8\"\nvirtualHW.version = \"19\"\ndisplayName = \"{name}\"\nfirmware = \"efi\"\nmemSize = \"8192\"\nnumvcpus = \"4\"\nguestOS = \"debian11-64\"\n"));
             let vmid = m.esxi().vms.len() as u32 + 1;
-            m.esxi().vms.push(Vm { vmid, name: name.into(), datastore: "datastore1".into(), file, on: true, ..Vm::default() });
+            m.esxi().vms.push(Vm {
+                vmid,
+                name: name.into(),
+                datastore: "datastore1".into(),
+                file,
+                on: true,
+                ..Vm::default()
+            });
         });
     }
 
@@ -274,7 +299,11 @@ impl Lab {
 
     /// Every call of every tool of a machine, oldest first.
     pub fn calls(&self, name: &str) -> Vec<String> {
-        std::fs::read_to_string(self.machine(name).join("calls.log")).unwrap_or_default().lines().map(String::from).collect()
+        std::fs::read_to_string(self.machine(name).join("calls.log"))
+            .unwrap_or_default()
+            .lines()
+            .map(String::from)
+            .collect()
     }
 
     pub fn forget_calls(&self) {
@@ -302,8 +331,17 @@ impl Lab {
     /// Runs the controller; its exit status must be this one.
     pub fn expect(&self, status: i32, args: &[&str]) -> String {
         let output = self.vsgpu(args);
-        let (out, err) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned());
-        assert_eq!(output.status.code(), Some(status), "vsgpu {}\n--- stdout\n{out}\n--- stderr\n{err}\n{}", args.join(" "), self.logs());
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        );
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "vsgpu {}\n--- stdout\n{out}\n--- stderr\n{err}\n{}",
+            args.join(" "),
+            self.logs()
+        );
         format!("{out}{err}")
     }
 
@@ -323,7 +361,11 @@ impl Lab {
         self.host("esx-02", "6.7.0", vec![files::p100("0000:3b:00.0")]);
         self.vm("vm-01", "esx-01");
         self.vm("vm-02", "esx-01");
-        self.host("esx-03", "8.0.3", ["0000:0d:00.0", "0000:5e:00.0", "0000:af:00.0"].map(files::a100).into());
+        self.host(
+            "esx-03",
+            "8.0.3",
+            ["0000:0d:00.0", "0000:5e:00.0", "0000:af:00.0"].map(files::a100).into(),
+        );
         self.vm("vm-03", "esx-02");
         self.vm("vm-04", "esx-03");
         self.vm("vm-05", "esx-03");
@@ -333,19 +375,37 @@ impl Lab {
 
     /// The fleet of `packaging/examples/large.yaml`, on simulated hosts that fit it.
     pub fn large_fleet(&self) {
-        self.host("esx-01", "8.0.3", ["0000:3b:00.0", "0000:5e:00.0", "0000:af:00.0"].map(files::a100).to_vec());
+        self.host(
+            "esx-01",
+            "8.0.3",
+            ["0000:3b:00.0", "0000:5e:00.0", "0000:af:00.0"].map(files::a100).to_vec(),
+        );
         self.host("esx-02", "6.7.0", vec![files::p100("0000:3b:00.0")]);
         let newer = |gpu: Gpu| Gpu { applies_at_once: true, ..gpu };
-        self.host("esx-03", "8.0.3", vec![files::a100("0000:3b:00.0"), files::a100("0000:5e:00.0"), newer(files::t4("0000:af:00.0"))]);
+        self.host(
+            "esx-03",
+            "8.0.3",
+            vec![files::a100("0000:3b:00.0"), files::a100("0000:5e:00.0"), newer(files::t4("0000:af:00.0"))],
+        );
         self.host("esx-04", "6.7.0", ["0000:3b:00.0", "0000:af:00.0"].map(files::t4).to_vec());
-        let vms = [("vm-11", 1), ("vm-12", 1), ("vm-13", 1), ("vm-14", 1), ("vm-21", 2), ("vm-31", 3), ("vm-32", 3), ("base", 4)];
+        let vms = [
+            ("vm-11", 1),
+            ("vm-12", 1),
+            ("vm-13", 1),
+            ("vm-14", 1),
+            ("vm-21", 2),
+            ("vm-31", 3),
+            ("vm-32", 3),
+            ("base", 4),
+        ];
         for (vm, host) in vms {
             self.vm(vm, &format!("esx-0{host}"));
         }
         self.change("esx-04", |m| {
             m.esxi().vms[0].on = false;
             let path = "/vmfs/volumes/datastore1/base/base.vmx";
-            let text = m.text(path).unwrap() + "scsi0:0.present = \"TRUE\"\nscsi0:0.fileName = \"base.vmdk\"\n";
+            let text =
+                m.text(path).unwrap() + "scsi0:0.present = \"TRUE\"\nscsi0:0.fileName = \"base.vmdk\"\n";
             m.write(path, &text);
             m.write("/vmfs/volumes/datastore1/base/base.vmdk", "simulated disk\n");
         });
@@ -395,21 +455,49 @@ impl Inner {
         let (port, metrics) = self.ports.lock().unwrap()[name];
         let ready = folder.join("agent.ready");
         let _ = std::fs::remove_file(&ready);
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("agent.log")).unwrap();
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(folder.join("agent.log")).unwrap();
         let own = if role == "host" { self.host_agent.lock().unwrap().clone() } else { None };
-        let own = own.unwrap_or_else(|| vec![programs().join(format!("vsgpu-{role}-agent")).display().to_string()]);
+        let own =
+            own.unwrap_or_else(|| vec![programs().join(format!("vsgpu-{role}-agent")).display().to_string()]);
         let mut command = Command::new(&own[0]);
-        command.args(&own[1..]).arg("serve").arg("--pki").arg(self.folder.join("pki").join(format!("{name}.{role}")));
-        command.arg("--listen").arg(format!("127.0.0.1:{port}")).arg("--metrics").arg(format!("127.0.0.1:{metrics}"));
-        command.arg("--tools").arg(folder.join("tools")).arg("--root").arg(folder.join("root")).arg("--ready-file").arg(&ready);
+        command
+            .args(&own[1..])
+            .arg("serve")
+            .arg("--pki")
+            .arg(self.folder.join("pki").join(format!("{name}.{role}")));
+        command
+            .arg("--listen")
+            .arg(format!("127.0.0.1:{port}"))
+            .arg("--metrics")
+            .arg(format!("127.0.0.1:{metrics}"));
+        command
+            .arg("--tools")
+            .arg(folder.join("tools"))
+            .arg("--root")
+            .arg(folder.join("root"))
+            .arg("--ready-file")
+            .arg(&ready);
         command.args(["--observe-every", "5"]).args(more).env("VSGPU_SIM", programs().join("vsgpu-sim"));
         if let Some(shift) = self.clocks.lock().unwrap().get(name) {
             // Only the date is wrong: the time since boot never is.
-            command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", shift).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+            command
+                .env("LD_PRELOAD", FAKETIME)
+                .env("FAKETIME", shift)
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
-        let child = command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let child = command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
         wait_until(
-            &format!("agent of {name} listens\n{}", std::fs::read_to_string(folder.join("agent.log")).unwrap_or_default()),
+            &format!(
+                "agent of {name} listens\n{}",
+                std::fs::read_to_string(folder.join("agent.log")).unwrap_or_default()
+            ),
             Duration::from_secs(60),
             || ready.exists() || self.over.load(Ordering::SeqCst),
         );

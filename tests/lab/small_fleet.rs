@@ -43,6 +43,7 @@ pub fn begin(lab: &Lab, args: &[&str]) -> std::process::Child {
 /// How a controller that was begun ended: its exit status, and all that it said.
 pub fn end(child: std::process::Child) -> (Option<i32>, String) {
     let output = child.wait_with_output().unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     (output.status.code(), said)
 }

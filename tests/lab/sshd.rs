@@ -29,14 +29,20 @@ impl Sshd {
         std::fs::create_dir_all(&folder).unwrap();
         for key in ["host-key", "client-key"] {
             let args = ["-q", "-t", "ed25519", "-N", "", "-C", "simulated", "-f"];
-            let made = Command::new("ssh-keygen").args(args).arg(folder.join(key)).stdout(Stdio::null()).status().unwrap();
+            let made = Command::new("ssh-keygen")
+                .args(args)
+                .arg(folder.join(key))
+                .stdout(Stdio::null())
+                .status()
+                .unwrap();
             assert!(made.success(), "ssh-keygen");
         }
         let port = free_port();
         let user = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
         let text = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
         std::fs::copy(folder.join("client-key.pub"), folder.join("authorized_keys")).unwrap();
-        std::fs::write(folder.join("known_hosts"), format!("[127.0.0.1]:{port} {}", text("host-key.pub"))).unwrap();
+        std::fs::write(folder.join("known_hosts"), format!("[127.0.0.1]:{port} {}", text("host-key.pub")))
+            .unwrap();
         // ESXi's shell and tools are busybox's: nothing else is found here.
         let applets = folder.join("busybox");
         std::fs::create_dir_all(&applets).unwrap();
@@ -45,8 +51,14 @@ impl Sshd {
             let _ = std::os::unix::fs::symlink("/usr/bin/busybox", applets.join(applet));
         }
         let session = folder.join("session");
-        std::fs::write(&session, format!("#!/bin/sh\nPATH={} exec /usr/bin/busybox sh -c \"$SSH_ORIGINAL_COMMAND\"\n", applets.display()))
-            .unwrap();
+        std::fs::write(
+            &session,
+            format!(
+                "#!/bin/sh\nPATH={} exec /usr/bin/busybox sh -c \"$SSH_ORIGINAL_COMMAND\"\n",
+                applets.display()
+            ),
+        )
+        .unwrap();
         std::fs::set_permissions(&session, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         // SHLVL: bash as the login shell would read its start-up file for every session otherwise.
         let config = format!(
@@ -65,9 +77,12 @@ impl Sshd {
         }
         let mut command = Command::new("/usr/sbin/sshd");
         command.args(["-D", "-e", "-f"]).arg(self.folder.join("sshd_config")).process_group(0);
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("sshd.log")).unwrap();
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("sshd.log")).unwrap();
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        wait_until("sshd listens", Duration::from_secs(20), || std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+        wait_until("sshd listens", Duration::from_secs(20), || {
+            std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        });
         child
     }
 
@@ -85,7 +100,9 @@ impl Sshd {
     pub fn options(&self) -> Vec<String> {
         let file = |name: &str| self.folder.join(name).display().to_string();
         let target = format!("{}@127.0.0.1:{}", self.user, self.port);
-        ["--ssh", &target, "--ssh-identity", &file("client-key"), "--ssh-known-hosts", &file("known_hosts")].map(String::from).to_vec()
+        ["--ssh", &target, "--ssh-identity", &file("client-key"), "--ssh-known-hosts", &file("known_hosts")]
+            .map(String::from)
+            .to_vec()
     }
 }
 
@@ -130,8 +147,15 @@ impl Inner {
     pub(super) fn cut(&self, name: &str, sshd: &std::process::Child) {
         if self.sshds.lock().unwrap().contains_key(name) {
             let children = format!("/proc/{0}/task/{0}/children", sshd.id());
-            for pid in std::fs::read_to_string(children).unwrap_or_default().split_whitespace().filter_map(|p| p.parse().ok()) {
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            for pid in std::fs::read_to_string(children)
+                .unwrap_or_default()
+                .split_whitespace()
+                .filter_map(|p| p.parse().ok())
+            {
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
             }
         }
     }
@@ -150,7 +174,11 @@ impl Inner {
         let sshd = self.sshds.lock().unwrap()[name].clone();
         // A socket's path is short.
         let state = std::env::temp_dir().join(format!("vsgpu-gw-{}-{}", std::process::id(), sshd.port));
-        let more = [sshd.options(), vec!["--state".into(), state.display().to_string(), "--metrics-names=both".into()]].concat();
+        let more = [
+            sshd.options(),
+            vec!["--state".into(), state.display().to_string(), "--metrics-names=both".into()],
+        ]
+        .concat();
         let child = self.spawn_agent(name, "host", &more);
         self.gateways.lock().unwrap().insert(name.into(), child);
     }

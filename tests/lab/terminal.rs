@@ -46,7 +46,12 @@ impl Terminal {
     }
 
     fn tmux(&self, args: &[&str]) -> String {
-        let output = Command::new("tmux").args(["-f", "/dev/null", "-L", &self.server]).args(args).stdin(Stdio::null()).output().unwrap();
+        let output = Command::new("tmux")
+            .args(["-f", "/dev/null", "-L", &self.server])
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
         assert!(output.status.success(), "tmux {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Enters the groups that are its name, by the shell's own words alone: a child of it would be taken for the container's systemd.
-const INTO_ITS_GROUP: &str = r#"for group in $0; do echo $$ >$group/cgroup.procs || exit 1; done; exec systemd-nspawn "$@""#;
+const INTO_ITS_GROUP: &str =
+    r#"for group in $0; do echo $$ >$group/cgroup.procs || exit 1; done; exec systemd-nspawn "$@""#;
 
 /// The trees of control groups that there are.
 fn trees() -> impl Iterator<Item = PathBuf> {
@@ -29,12 +30,22 @@ fn own_groups(namespace: &str) -> String {
 
 /// All that were made for it, which are free once its last process is gone.
 fn remove_groups(namespace: &str) {
-    let named = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!("{namespace}-")));
-    let left = || trees().flat_map(|tree| std::fs::read_dir(tree).into_iter().flatten().flatten()).map(|e| e.path()).filter(named);
+    let named = |path: &PathBuf| {
+        path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!("{namespace}-")))
+    };
+    let left = || {
+        trees()
+            .flat_map(|tree| std::fs::read_dir(tree).into_iter().flatten().flatten())
+            .map(|e| e.path())
+            .filter(named)
+    };
     let end = Instant::now() + Duration::from_secs(5);
     while left().next().is_some() && Instant::now() < end {
-        let _ =
-            Command::new("find").args(left()).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"]).stderr(Stdio::null()).status();
+        let _ = Command::new("find")
+            .args(left())
+            .args(["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"])
+            .stderr(Stdio::null())
+            .status();
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -74,10 +85,17 @@ impl Container {
             std::fs::create_dir_all(work.join(folder)).unwrap();
         }
         let tree = cache.join("container").canonicalize().unwrap();
-        let layers =
-            format!("lowerdir={},upperdir={},workdir={}", tree.display(), work.join("upper").display(), work.join("work").display());
+        let layers = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            tree.display(),
+            work.join("upper").display(),
+            work.join("work").display()
+        );
         sh("mount", &["-t", "overlay", "vsgpu-test", "-o", &layers, &root.display().to_string()]);
-        let modules = std::fs::read_dir(tree.join("lib/modules")).unwrap().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+        let modules = std::fs::read_dir(tree.join("lib/modules"))
+            .unwrap()
+            .flatten()
+            .map(|e| e.file_name().to_string_lossy().into_owned());
         let kernel = modules.max().expect("the tree has a kernel");
         furnish(&root, lab, name, Some(&kernel), enrolled);
         std::fs::write(root.join("etc/vsgpu-stand-in/container"), "").unwrap();
@@ -155,14 +173,27 @@ impl Container {
         let console = std::fs::OpenOptions::new().create(true).append(true).open(console).unwrap();
         let mut nspawn = Command::new("sh");
         nspawn.args(["-c", INTO_ITS_GROUP, &own_groups(namespace)]);
-        nspawn.args(["--quiet", "--register=no", "--keep-unit", "--boot", "--console=pipe", "--resolv-conf=off", "--timezone=off"]);
+        nspawn.args([
+            "--quiet",
+            "--register=no",
+            "--keep-unit",
+            "--boot",
+            "--console=pipe",
+            "--resolv-conf=off",
+            "--timezone=off",
+        ]);
         nspawn
             .arg("--directory")
             .arg(root)
             .args(["--machine", namespace])
             .args(["--hostname", name])
             .arg(format!("--network-namespace-path=/run/netns/{namespace}"));
-        nspawn.stdin(Stdio::null()).stdout(console.try_clone().unwrap()).stderr(console).spawn().expect("systemd-nspawn")
+        nspawn
+            .stdin(Stdio::null())
+            .stdout(console.try_clone().unwrap())
+            .stderr(console)
+            .spawn()
+            .expect("systemd-nspawn")
     }
 
     fn start(self) -> Self {
@@ -172,7 +203,8 @@ impl Container {
 
     /// Starts it; a reboot from inside ends nspawn, and it is started again.
     pub fn power_on(&self) {
-        let (name, root, namespace, console) = (self.name.clone(), self.root.clone(), self.namespace(), self.work.join("console.log"));
+        let (name, root, namespace, console) =
+            (self.name.clone(), self.root.clone(), self.namespace(), self.work.join("console.log"));
         let own = self.turn.fetch_add(1, Ordering::SeqCst) + 1;
         *self.child.lock().unwrap() = Some(Self::spawn(&name, &root, &namespace, &console));
         let (child, turn) = (self.child.clone(), self.turn.clone());
@@ -198,16 +230,30 @@ impl Container {
     }
 
     fn answers(&self) {
-        wait_until(&format!("what answers in {} listens\n{}", self.name, self.console()), Duration::from_secs(60), || self.listens());
-        wait_until(&format!("the simulated silicon of {} is in place", self.name), Duration::from_secs(30), || self.silicon().0);
+        wait_until(
+            &format!("what answers in {} listens\n{}", self.name, self.console()),
+            Duration::from_secs(60),
+            || self.listens(),
+        );
+        wait_until(
+            &format!("the simulated silicon of {} is in place", self.name),
+            Duration::from_secs(30),
+            || self.silicon().0,
+        );
     }
 
     /// Whether what stands for the GPU, and for the kernel that is said to run, is where programs look for it; and what is there.
     fn silicon(&self) -> (bool, String) {
-        let Some(init) = self.init().map(|pid| pid.to_string()) else { return (false, "it does not run".into()) };
+        let Some(init) = self.init().map(|pid| pid.to_string()) else {
+            return (false, "it does not run".into());
+        };
         let look = |args: &[&str]| {
-            let output =
-                Command::new("timeout").args(["20", "nsenter", "-t", &init, "-a"]).args(args).stdin(Stdio::null()).output().unwrap();
+            let output = Command::new("timeout")
+                .args(["20", "nsenter", "-t", &init, "-a"])
+                .args(args)
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
             (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
         };
         let (active, status) = look(&["systemctl", "status", "--no-pager", "--full", "stand-in-silicon"]);
@@ -225,8 +271,14 @@ impl Container {
     /// Runs a program inside; its output and whether it succeeded.
     pub fn run(&self, args: &[&str]) -> (bool, String) {
         let init = self.init().expect("a running container").to_string();
-        let output = Command::new("nsenter").args(["-t", &init, "-a"]).args(args).stdin(Stdio::null()).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let output = Command::new("nsenter")
+            .args(["-t", &init, "-a"])
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (output.status.success(), text)
     }
 
@@ -260,7 +312,10 @@ impl Container {
     pub fn power_cut(&self) {
         self.turn.fetch_add(1, Ordering::SeqCst);
         if let Some(init) = self.init() {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(init as i32), nix::sys::signal::Signal::SIGKILL);
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(init as i32),
+                nix::sys::signal::Signal::SIGKILL,
+            );
         }
         if let Some(mut child) = self.child.lock().unwrap().take() {
             let _ = child.kill();
@@ -298,7 +353,12 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- console of {}\n{}\n--- its silicon\n{}", self.name, self.console(), self.silicon().1);
+            eprintln!(
+                "--- console of {}\n{}\n--- its silicon\n{}",
+                self.name,
+                self.console(),
+                self.silicon().1
+            );
         }
         self.power_cut();
         let _ = self.proxy.kill();

@@ -27,8 +27,12 @@ impl Machine {
             std::fs::create_dir_all(work.join(folder)).unwrap();
         }
         let tree = cache.join("machine").canonicalize().unwrap();
-        let layers =
-            format!("lowerdir={},upperdir={},workdir={}", tree.display(), work.join("upper").display(), work.join("work").display());
+        let layers = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            tree.display(),
+            work.join("upper").display(),
+            work.join("work").display()
+        );
         sh("mount", &["-t", "overlay", "vsgpu-test", "-o", &layers, &root.display().to_string()]);
         furnish(&root, lab, name, None, true);
         let put = |path: &str, text: &str| {
@@ -40,20 +44,29 @@ impl Machine {
         put("etc/resolv.conf", "nameserver 10.0.2.3\n");
         put("etc/systemd/network/10-all.network", "[Match]\nName=e*\n[Network]\nDHCP=yes\n");
         let wants = root.join("etc/systemd/system/multi-user.target.wants");
-        let _ = std::os::unix::fs::symlink("/lib/systemd/system/systemd-networkd.service", wants.join("systemd-networkd.service"));
+        let _ = std::os::unix::fs::symlink(
+            "/lib/systemd/system/systemd-networkd.service",
+            wants.join("systemd-networkd.service"),
+        );
         // A shell on the second serial port, for what an administrator does by hand.
         put(
             "etc/systemd/system/stand-in-shell.service",
             "[Unit]\nDescription=Shell of vsgpu's tests\n[Service]\nEnvironment=DEBIAN_FRONTEND=noninteractive\nExecStart=/bin/sh\nStandardInput=tty-force\nStandardOutput=tty\nTTYPath=/dev/ttyS1\nTTYReset=yes\nRestart=always\n[Install]\nWantedBy=multi-user.target\n",
         );
-        let _ = std::os::unix::fs::symlink("/etc/systemd/system/stand-in-shell.service", wants.join("stand-in-shell.service"));
+        let _ = std::os::unix::fs::symlink(
+            "/etc/systemd/system/stand-in-shell.service",
+            wants.join("stand-in-shell.service"),
+        );
         // The daily work of apt would fight for its lock.
         for unit in ["apt-daily.timer", "apt-daily-upgrade.timer", "man-db.timer"] {
             let _ = std::os::unix::fs::symlink("/dev/null", root.join("etc/systemd/system").join(unit));
         }
         change(&root);
         let disk = work.join("disk.img");
-        sh("mke2fs", &["-q", "-t", "ext4", "-d", &root.display().to_string(), &disk.display().to_string(), "6G"]);
+        sh(
+            "mke2fs",
+            &["-q", "-t", "ext4", "-d", &root.display().to_string(), &disk.display().to_string(), "6G"],
+        );
         sh("umount", &["-l", &root.display().to_string()]);
         let mut this = Self { work, port: free_port(), child: Mutex::default(), ahead: AtomicU64::new(0) };
         this.take_kernel(&tree);
@@ -77,7 +90,10 @@ impl Machine {
         // The journal of a disk whose power was cut is replayed first, as a boot loader's reader would have to.
         let _ = Command::new("e2fsck").args(["-p", &disk]).stdout(Stdio::null()).status();
         let names = sh("debugfs", &["-R", "ls -p /boot", &disk]);
-        for name in names.lines().filter_map(|l| l.split('/').nth(5)).filter(|n| n.starts_with("vmlinuz-") || n.starts_with("initrd.img-"))
+        for name in names
+            .lines()
+            .filter_map(|l| l.split('/').nth(5))
+            .filter(|n| n.starts_with("vmlinuz-") || n.starts_with("initrd.img-"))
         {
             let to = self.work.join(name).display().to_string();
             sh("debugfs", &["-R", &format!("dump /boot/{name} {to}"), &disk]);
@@ -85,8 +101,15 @@ impl Machine {
     }
 
     fn newest(&self) -> (PathBuf, PathBuf) {
-        let order = |name: &str| name.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u64>().ok()).collect::<Vec<_>>();
-        let names = std::fs::read_dir(&self.work).unwrap().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+        let order = |name: &str| {
+            name.split(|c: char| !c.is_ascii_digit())
+                .filter_map(|n| n.parse::<u64>().ok())
+                .collect::<Vec<_>>()
+        };
+        let names = std::fs::read_dir(&self.work)
+            .unwrap()
+            .flatten()
+            .map(|e| e.file_name().to_string_lossy().into_owned());
         let newest = names
             .filter_map(|n| n.strip_prefix("vmlinuz-").map(String::from))
             .filter(|k| self.work.join(format!("initrd.img-{k}")).exists())
@@ -107,7 +130,10 @@ impl Machine {
         // qemu takes the connection itself: only an answer to a hello says that the agent is there.
         let up = || {
             use std::io::{Read as _, Write as _};
-            let Ok(mut stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(500)) else { return false };
+            let Ok(mut stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(500))
+            else {
+                return false;
+            };
             stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
             let _ = stream.write_all(b"hello\n");
             stream.read(&mut [0; 8]).is_ok_and(|n| n > 0)
@@ -136,13 +162,25 @@ impl Machine {
             "none",
         ]);
         qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-        qemu.args(["-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet systemd.show_status=false panic=0"]);
-        qemu.arg("-drive").arg(format!("file={},if=none,id=d0,format=raw,cache=writeback", self.work.join("disk.img").display()));
-        qemu.args(["-device", "virtio-blk-pci,drive=d0", "-netdev", &format!("user,id=n0,hostfwd=tcp:127.0.0.1:{}-:7443", self.port)]);
+        qemu.args([
+            "-append",
+            "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet systemd.show_status=false panic=0",
+        ]);
+        qemu.arg("-drive").arg(format!(
+            "file={},if=none,id=d0,format=raw,cache=writeback",
+            self.work.join("disk.img").display()
+        ));
+        qemu.args([
+            "-device",
+            "virtio-blk-pci,drive=d0",
+            "-netdev",
+            &format!("user,id=n0,hostfwd=tcp:127.0.0.1:{}-:7443", self.port),
+        ]);
         qemu.args(["-device", "virtio-net-pci,netdev=n0", "-device", "virtio-rng-pci"]);
         let ahead = self.ahead.load(Ordering::SeqCst);
         if ahead > 0 {
-            let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + ahead;
+            let at =
+                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + ahead;
             let at = time::OffsetDateTime::from_unix_timestamp(at as i64).unwrap();
             let text = format!(
                 "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
@@ -159,8 +197,14 @@ impl Machine {
         let shell = self.work.join("shell.sock");
         let _ = std::fs::remove_file(&shell);
         qemu.arg("-serial").arg(format!("unix:{},server=on,wait=off", shell.display()));
-        let words = std::fs::OpenOptions::new().create(true).append(true).open(self.work.join("qemu.log")).unwrap();
-        let child = qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(words).spawn().expect("qemu-system-x86_64");
+        let words =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.work.join("qemu.log")).unwrap();
+        let child = qemu
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(words)
+            .spawn()
+            .expect("qemu-system-x86_64");
         *self.child.lock().unwrap() = Some(child);
     }
 
@@ -207,7 +251,8 @@ impl Machine {
     /// dropped is lost.
     pub fn reboot(&self) {
         use std::io::Write as _;
-        let mut stream = std::os::unix::net::UnixStream::connect(self.work.join("shell.sock")).expect("the machine's shell");
+        let mut stream = std::os::unix::net::UnixStream::connect(self.work.join("shell.sock"))
+            .expect("the machine's shell");
         writeln!(stream, "sync; systemctl reboot").unwrap();
         wait_until("the machine is off", Duration::from_secs(500), || self.is_off());
     }
@@ -233,7 +278,8 @@ impl Drop for Machine {
             eprintln!("--- console of the machine\n{}", self.console());
         }
         self.power_cut();
-        let _ = Command::new("umount").args(["-l"]).arg(self.work.join("root")).stderr(Stdio::null()).status();
+        let _ =
+            Command::new("umount").args(["-l"]).arg(self.work.join("root")).stderr(Stdio::null()).status();
         let _ = std::fs::remove_dir_all(&self.work);
     }
 }

@@ -17,20 +17,45 @@ pub fn make(into: &Path, packages: &[PathBuf], key: &Path) {
     for package in packages {
         std::fs::copy(package, into.join(package.file_name().unwrap())).unwrap();
     }
-    let index = Command::new("dpkg-scanpackages").args(["--multiversion", "."]).current_dir(into).stderr(Stdio::null()).output().unwrap();
+    let index = Command::new("dpkg-scanpackages")
+        .args(["--multiversion", "."])
+        .current_dir(into)
+        .stderr(Stdio::null())
+        .output()
+        .unwrap();
     assert!(index.status.success());
     std::fs::write(into.join("Packages"), &index.stdout).unwrap();
     let sum = sh("sha256sum", &[&into.join("Packages").display().to_string()]);
     let sum = sum.split(' ').next().unwrap();
     let date = sh("date", &["-u", "-R"]);
-    let release = format!("Origin: vsgpu tests\nSuite: local\nDate: {}\nSHA256:\n {sum} {} Packages\n", date.trim(), index.stdout.len());
+    let release = format!(
+        "Origin: vsgpu tests\nSuite: local\nDate: {}\nSHA256:\n {sum} {} Packages\n",
+        date.trim(),
+        index.stdout.len()
+    );
     std::fs::write(into.join("Release"), release).unwrap();
     let home = into.join("../gnupg");
     std::fs::create_dir_all(&home).unwrap();
     sh("chmod", &["700", &home.display().to_string()]);
     let home = home.canonicalize().unwrap().display().to_string();
     let gpg = |args: &[&str]| {
-        sh("gpg", &[&["--homedir", &home, "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""], args].concat())
+        sh(
+            "gpg",
+            &[
+                &[
+                    "--homedir",
+                    &home,
+                    "--batch",
+                    "--quiet",
+                    "--pinentry-mode",
+                    "loopback",
+                    "--passphrase",
+                    "",
+                ],
+                args,
+            ]
+            .concat(),
+        )
     };
     gpg(&["--quick-generate-key", "vsgpu tests <tests@example.org>", "ed25519", "sign", "1d"]);
     std::fs::write(key, gpg(&["--armor", "--export"])).unwrap();

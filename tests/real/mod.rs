@@ -14,7 +14,11 @@ use std::sync::OnceLock;
 
 /// Runs a program that has to succeed.
 pub fn sh(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    let output = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("{program}: {e}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{program} {}: {}\n{text}{said}", args.join(" "), output.status);
@@ -25,17 +29,23 @@ pub fn sh(program: &str, args: &[&str]) -> String {
 pub fn prepared(what: &str) -> Result<PathBuf, String> {
     static CONTAINER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     static MACHINE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let (once, args): (_, &[&str]) = if what == "machine" { (&MACHINE, &["machine"]) } else { (&CONTAINER, &[]) };
+    let (once, args): (_, &[&str]) =
+        if what == "machine" { (&MACHINE, &["machine"]) } else { (&CONTAINER, &[]) };
     once.get_or_init(|| {
         let setup = workspace().join("tests/real-guest/setup");
-        let output = Command::new(setup).args(args).stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
+        let output =
+            Command::new(setup).args(args).stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let last = said.lines().last().unwrap_or_default().to_string();
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
         match output.status.code() {
             Some(0) => Ok(target.join("real-guest")),
             Some(3) => Err(last),
-            _ => Err(format!("tests/real-guest/setup failed: {last} {}", String::from_utf8_lossy(&output.stderr))),
+            _ => Err(format!(
+                "tests/real-guest/setup failed: {last} {}",
+                String::from_utf8_lossy(&output.stderr)
+            )),
         }
     })
     .clone()
@@ -59,9 +69,14 @@ fn enrol(root: &Path, lab: &Lab, name: &str) {
     let deb = root.join("var/cache/vsgpu-guest-agent.deb");
     std::fs::copy(package("vsgpu-guest-agent", ".deb"), &deb).unwrap();
     sh("chroot", &[&root.display().to_string(), "dpkg", "-i", "/var/cache/vsgpu-guest-agent.deb"]);
-    vsgpu_wire::pki::issue_node(&lab.folder.join("pki"), name, "guest", 365, std::time::SystemTime::now()).unwrap();
+    vsgpu_wire::pki::issue_node(&lab.folder.join("pki"), name, "guest", 365, std::time::SystemTime::now())
+        .unwrap();
     for file in ["ca.pem", "node.pem", "node.key"] {
-        std::fs::copy(lab.folder.join("pki").join(format!("{name}.guest")).join(file), root.join("etc/vsgpu").join(file)).unwrap();
+        std::fs::copy(
+            lab.folder.join("pki").join(format!("{name}.guest")).join(file),
+            root.join("etc/vsgpu").join(file),
+        )
+        .unwrap();
     }
     let conf = root.join("etc/vsgpu/guest-agent.conf");
     let options = std::fs::read_to_string(&conf).unwrap();
@@ -112,7 +127,8 @@ pub fn furnish(root: &Path, lab: &Lab, name: &str, kernel: Option<&str>, enrolle
     ] {
         put(&format!("{silicon}/{file}"), text);
     }
-    std::fs::write(root.join(silicon).join("config"), stand_in::configuration_space("535.183.04", "r538_67")).unwrap();
+    std::fs::write(root.join(silicon).join("config"), stand_in::configuration_space("535.183.04", "r538_67"))
+        .unwrap();
     let kernel_line = match kernel {
         Some(kernel) => {
             put("opt/vsgpu-stand-in/osrelease", &format!("{kernel}\n"));

@@ -21,7 +21,11 @@ fn copy_tree(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().flatten() {
         let target = to.join(entry.file_name());
-        if entry.path().is_dir() { copy_tree(&entry.path(), &target) } else { std::fs::copy(entry.path(), target).map(|_| ()).unwrap() }
+        if entry.path().is_dir() {
+            copy_tree(&entry.path(), &target)
+        } else {
+            std::fs::copy(entry.path(), target).map(|_| ()).unwrap()
+        }
     }
 }
 
@@ -31,7 +35,11 @@ fn unpacked(work: &Path, version: &str, grid: bool) {
     std::fs::copy(programs().join("libvsgpu_sim_libcuda.so"), work.join("libcuda.so.1")).unwrap();
     let installer = work.join("nvidia-installer");
     let text = std::fs::read_to_string(&installer).unwrap();
-    std::fs::write(&installer, text.replace("@VERSION@", version).replace("@GRID@", if grid { "yes" } else { "no" })).unwrap();
+    std::fs::write(
+        &installer,
+        text.replace("@VERSION@", version).replace("@GRID@", if grid { "yes" } else { "no" }),
+    )
+    .unwrap();
 }
 
 /// Makes `NVIDIA-Linux-x86_64-VERSION[-grid].run` in a folder, as NVIDIA's are made: makeself, flags passed on to the installer.
@@ -43,9 +51,13 @@ pub fn run_file(into: &Path, version: &str, grid: bool) -> PathBuf {
     let ours = into.join("header.sh");
     std::fs::write(&ours, header.replace("echo Unrecognized flag : \"\\$1\" >&2", "break")).unwrap();
     let name = into.join(format!("NVIDIA-Linux-x86_64-{version}{}.run", if grid { "-grid" } else { "" }));
-    let [header, folder, file] = [ours.canonicalize().unwrap(), work.clone(), name.clone()].map(|p| p.display().to_string());
+    let [header, folder, file] =
+        [ours.canonicalize().unwrap(), work.clone(), name.clone()].map(|p| p.display().to_string());
     let title = "NVIDIA Accelerated Graphics Driver (SIMULATED)";
-    sh("makeself", &["--nox11", "--sha256", "--quiet", "--header", &header, &folder, &file, title, "./nvidia-installer"]);
+    sh(
+        "makeself",
+        &["--nox11", "--sha256", "--quiet", "--header", &header, &folder, &file, title, "./nvidia-installer"],
+    );
     std::fs::remove_dir_all(work).unwrap();
     name
 }
@@ -64,12 +76,23 @@ pub fn driver_deb(into: &Path, version: &str) -> PathBuf {
     };
     script(
         "control",
-        &format!("Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: tests\nDepends: dkms\nDescription: SIMULATED\n"),
+        &format!(
+            "Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: tests\nDepends: dkms\nDescription: SIMULATED\n"
+        ),
     );
-    script("postinst", "#!/bin/sh\nset -e\n/opt/stand-in-driver/nvidia-installer --silent --accept-license --dkms\n");
-    script("prerm", "#!/bin/sh\nrm -rf /run/vsgpu-stand-in\n[ ! -x /usr/bin/nvidia-uninstall ] || /usr/bin/nvidia-uninstall --silent\n");
+    script(
+        "postinst",
+        "#!/bin/sh\nset -e\n/opt/stand-in-driver/nvidia-installer --silent --accept-license --dkms\n",
+    );
+    script(
+        "prerm",
+        "#!/bin/sh\nrm -rf /run/vsgpu-stand-in\n[ ! -x /usr/bin/nvidia-uninstall ] || /usr/bin/nvidia-uninstall --silent\n",
+    );
     let file = into.join(format!("{name}_{version}_amd64.deb"));
-    sh("dpkg-deb", &["--build", "--root-owner-group", &work.display().to_string(), &file.display().to_string()]);
+    sh(
+        "dpkg-deb",
+        &["--build", "--root-owner-group", &work.display().to_string(), &file.display().to_string()],
+    );
     std::fs::remove_dir_all(work).unwrap();
     file
 }
@@ -79,14 +102,18 @@ pub fn deb(into: &Path, name: &str, version: &str) -> PathBuf {
     let work = into.join(format!("deb-{name}"));
     std::fs::create_dir_all(work.join("DEBIAN")).unwrap();
     std::fs::create_dir_all(work.join("usr/share/doc").join(name)).unwrap();
-    std::fs::write(work.join("usr/share/doc").join(name).join("SIMULATED"), "A package of vsgpu's tests.\n").unwrap();
+    std::fs::write(work.join("usr/share/doc").join(name).join("SIMULATED"), "A package of vsgpu's tests.\n")
+        .unwrap();
     std::fs::write(
         work.join("DEBIAN/control"),
         format!("Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: tests\nDescription: SIMULATED\n"),
     )
     .unwrap();
     let file = into.join(format!("{name}_{version}_amd64.deb"));
-    sh("dpkg-deb", &["--build", "--root-owner-group", &work.display().to_string(), &file.display().to_string()]);
+    sh(
+        "dpkg-deb",
+        &["--build", "--root-owner-group", &work.display().to_string(), &file.display().to_string()],
+    );
     std::fs::remove_dir_all(work).unwrap();
     file
 }

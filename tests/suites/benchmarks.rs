@@ -7,8 +7,10 @@ use vsgpu_tests::lab::cargo;
 
 fn short_form(package: &str, bin: &str) {
     let mut run: Command = cargo();
-    let output = run.args(["run", "--quiet", "--package", package, "--bin", bin, "--", "--short"]).output().unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output =
+        run.args(["run", "--quiet", "--package", package, "--bin", bin, "--", "--short"]).output().unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{said}");
     assert!(output.status.success(), "{bin}: {said}");
 }

@@ -16,26 +16,37 @@ fn read(reader: &str, text: &str) -> Result<Value, String> {
     match reader {
         "nvidia-smi" => of(serde_json::to_value(nvidia_smi::read(text)?)),
         "nvidia-smi-vgpu" => of(serde_json::to_value(nvidia_smi::read_vgpus(text)?)),
-        "nvidia-smi-error" => nvidia_smi::failure(text).map(|f| json!({ "cause": f })).ok_or_else(|| "no failure".into()),
+        "nvidia-smi-error" => {
+            nvidia_smi::failure(text).map(|f| json!({ "cause": f })).ok_or_else(|| "no failure".into())
+        }
         "esxcli-graphics-host" => {
             let (default_type, policy) = host::host(
-                &esxcli::read(text)?.into_iter().find(|r| r.get("Default Graphics Type").is_some()).ok_or("no `Default Graphics Type`")?,
+                &esxcli::read(text)?
+                    .into_iter()
+                    .find(|r| r.get("Default Graphics Type").is_some())
+                    .ok_or("no `Default Graphics Type`")?,
             )?;
             Ok(json!({ "default_type": default_type, "assignment_policy": policy }))
         }
         "esxcli-graphics-devices" => of(serde_json::to_value(host::devices(&esxcli::read(text)?)?)),
         "esxcli-vibs" => of(serde_json::to_value(host::vibs(&esxcli::read(text)?)?)),
         "esxcli-install" => {
-            let record = esxcli::read(text)?.into_iter().find(|r| r.get("Message").is_some()).ok_or("no `Message`")?;
-            let list = |what: &str| [record.list(&format!("VIBs {what}")), record.list(&format!("Components {what}"))].concat();
+            let record =
+                esxcli::read(text)?.into_iter().find(|r| r.get("Message").is_some()).ok_or("no `Message`")?;
+            let list = |what: &str| {
+                [record.list(&format!("VIBs {what}")), record.list(&format!("Components {what}"))].concat()
+            };
             Ok(
                 json!({ "message": record.need("Message")?, "reboot_required": record.flag("Reboot Required"), "installed": list("Installed"), "removed": list("Removed"), "skipped": list("Skipped") }),
             )
         }
-        "esxcli-error" => esxcli::refusal(text).map(|r| json!({ "class": r.class, "text": r.text })).ok_or_else(|| "no refusal".into()),
+        "esxcli-error" => esxcli::refusal(text)
+            .map(|r| json!({ "class": r.class, "text": r.text }))
+            .ok_or_else(|| "no refusal".into()),
         "esxcli-maintenance" => Ok(json!({ "enabled": host::enabled(&esxcli::read(text)?)? })),
         "esxcli-version" => {
-            let record = esxcli::read(text)?.into_iter().find(|r| r.get("Product").is_some()).ok_or("no `Product`")?;
+            let record =
+                esxcli::read(text)?.into_iter().find(|r| r.get("Product").is_some()).ok_or("no `Product`")?;
             Ok(
                 json!({ "product": record.need("Product")?, "version": record.need("Version")?, "build": record.need("Build")?, "update": record.get("Update"), "patch": record.get("Patch") }),
             )
@@ -51,7 +62,9 @@ fn read(reader: &str, text: &str) -> Result<Value, String> {
             .collect()),
         "vim-getallvms" => of(serde_json::to_value(vim_cmd::all_vms(text)?)),
         "vim-power" => Ok(json!({ "state": vim_cmd::power_state(text)? })),
-        "vim-error" => vim_cmd::fault(text).map(|f| json!({ "fault": f.fault, "text": f.text })).ok_or_else(|| "no fault".into()),
+        "vim-error" => vim_cmd::fault(text)
+            .map(|f| json!({ "fault": f.fault, "text": f.text }))
+            .ok_or_else(|| "no fault".into()),
         "vim-dump" => vim_cmd::dump(text),
         "vmx" => Ok(json!({ "keys": vmx::read(text.as_bytes()) })),
         "gridd-log" => of(serde_json::to_value(guest::gridd_outcome(text))),
@@ -60,7 +73,9 @@ fn read(reader: &str, text: &str) -> Result<Value, String> {
         "xids" => {
             let one = |line: &str| {
                 let (gpu, code, said) = xids::read(line)?;
-                Some(json!({ "gpu": gpu, "code": code, "text": said, "severity": xids::of_code(code).map(|x| x.severity) }))
+                Some(
+                    json!({ "gpu": gpu, "code": code, "text": said, "severity": xids::of_code(code).map(|x| x.severity) }),
+                )
             };
             Ok(json!({ "xids": text.lines().filter_map(one).collect::<Vec<_>>() }))
         }
@@ -110,16 +125,17 @@ fn differs(value: &Value, pointer: &str, expected: &Value) -> Option<String> {
     let found = value.pointer(at).cloned().unwrap_or(Value::Null);
     if length {
         let count = found.as_array().map(Vec::len);
-        return (count.map(|n| json!(n)).as_ref() != Some(expected)).then(|| format!("{pointer}: {count:?}, expected {expected}"));
+        return (count.map(|n| json!(n)).as_ref() != Some(expected))
+            .then(|| format!("{pointer}: {count:?}, expected {expected}"));
     }
     let contained = ["/text", "/reason"].contains(&pointer) || pointer.starts_with("/errors");
     let squeezed = |t: &str| t.split_whitespace().collect::<Vec<_>>().join(" ");
     let same = match (&found, expected) {
         (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
         (Value::String(a), Value::String(b)) if contained => squeezed(a).contains(&squeezed(b)),
-        (a, Value::Array(wanted)) if pointer == "/errors" => {
-            wanted.iter().all(|w| squeezed(&a.to_string()).contains(&squeezed(w.as_str().unwrap_or_default())))
-        }
+        (a, Value::Array(wanted)) if pointer == "/errors" => wanted
+            .iter()
+            .all(|w| squeezed(&a.to_string()).contains(&squeezed(w.as_str().unwrap_or_default()))),
         (a, b) => a == b,
     };
     (!same).then(|| format!("{pointer}: {found}, expected {expected}"))
@@ -140,17 +156,25 @@ fn check(file: &str, reader_of: impl Fn(&Value) -> (String, Value)) {
         files += 1;
         match (read, wanted.get("refused").is_some()) {
             (Err(_), true) => facts += 1,
-            (Ok(value), true) => wrong.push(format!("{path} ({reader}): should be refused ({}), was read: {value}", wanted["why"])),
+            (Ok(value), true) => wrong
+                .push(format!("{path} ({reader}): should be refused ({}), was read: {value}", wanted["why"])),
             (Err(why), false) => wrong.push(format!("{path} ({reader}): refused: {why}")),
             (Ok(value), false) => {
                 for (pointer, expected) in wanted.as_object().unwrap() {
                     facts += 1;
-                    wrong.extend(differs(&value, pointer, expected).map(|d| format!("{path} ({reader}): {d}")));
+                    wrong.extend(
+                        differs(&value, pointer, expected).map(|d| format!("{path} ({reader}): {d}")),
+                    );
                 }
             }
         }
     }
-    assert!(wrong.is_empty(), "{} of {facts} facts in {files} captures are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {facts} facts in {files} captures are wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     eprintln!("{facts} facts in {files} captures are right");
 }
 
@@ -160,7 +184,10 @@ fn nvidia_smi_reports_are_read_as_they_stand() {
 
 fn tool_answers_are_read_as_they_stand() {
     check("tools.json", |entry| {
-        (entry["reader"].as_str().unwrap().into(), if entry.get("refused").is_some() { entry.clone() } else { entry["expect"].clone() })
+        (
+            entry["reader"].as_str().unwrap().into(),
+            if entry.get("refused").is_some() { entry.clone() } else { entry["expect"].clone() },
+        )
     });
 }
 

@@ -53,8 +53,14 @@ fn fifty_thousand_and_a_hundred_million_sums_are_all_checked() {
         device.vector_adds.iter().map(|v| (v.elements, v.checked, v.wrong)).collect::<Vec<_>>(),
         [(50_000, 50_000, 0), (100_000_000, 100_000_000, 0)]
     );
-    assert!(device.name.contains("Simulated") && device.compute_capability == "8.0" && report.cuda.as_deref() == Some("12.2"));
-    for figure in [device.device_gb_s, device.host_to_device_gb_s, device.device_to_host_gb_s, device.launch_us] {
+    assert!(
+        device.name.contains("Simulated")
+            && device.compute_capability == "8.0"
+            && report.cuda.as_deref() == Some("12.2")
+    );
+    for figure in
+        [device.device_gb_s, device.host_to_device_gb_s, device.device_to_host_gb_s, device.launch_us]
+    {
         assert!(figure.is_some_and(|f| f > 0.0), "{device:?}");
     }
 }
@@ -75,7 +81,8 @@ fn every_failure_of_the_driver_has_its_stage_and_its_own_words() {
         ("old", "device 0: load the kernels", "unsupported toolchain"),
         ("small", "memory", "MiB are free"),
     ] {
-        let elements: &[&str] = if mode == "small" { &["--elements", "1000000"] } else { &["--elements", "1000"] };
+        let elements: &[&str] =
+            if mode == "small" { &["--elements", "1000000"] } else { &["--elements", "1000"] };
         let (output, report) = prove(mode, mode, elements);
         let failure = report.failure.unwrap_or_else(|| panic!("{mode} did not fail"));
         assert_eq!(output.status.code(), Some(1), "{mode}");
@@ -100,9 +107,18 @@ fn the_kernels_compile_for_every_generation() {
     let ptx = vsgpu_tests::lab::workspace().join("guest-agent/cuda-proof/src/kernels.ptx");
     let version = Command::new("ptxas").arg("--version").output().unwrap();
     assert!(version.status.success());
-    for generation in ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"] {
+    for generation in
+        ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
+    {
         let out = std::env::temp_dir().join(format!("vsgpu-{generation}-{}.cubin", std::process::id()));
-        let done = Command::new("ptxas").arg("-arch").arg(generation).arg(&ptx).arg("-o").arg(&out).output().unwrap();
+        let done = Command::new("ptxas")
+            .arg("-arch")
+            .arg(generation)
+            .arg(&ptx)
+            .arg("-o")
+            .arg(&out)
+            .output()
+            .unwrap();
         let _ = std::fs::remove_file(out);
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         // A newer assembler has dropped the oldest generations, an older one does not know the newest.

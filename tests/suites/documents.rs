@@ -35,7 +35,10 @@ fn documents() -> Vec<PathBuf> {
 
 fn sources() -> Vec<PathBuf> {
     let folders = ["controller", "host-agent", "guest-agent", "proto", "tests", "packaging"];
-    folders.iter().flat_map(|folder| below(folder, &["rs", "toml", "yaml", "tsv", "proto", "conf", "service"])).collect()
+    folders
+        .iter()
+        .flat_map(|folder| below(folder, &["rs", "toml", "yaml", "tsv", "proto", "conf", "service"]))
+        .collect()
 }
 
 /// A text without its blocks of code.
@@ -45,14 +48,22 @@ fn prose(text: &str) -> String {
 
 /// The headings of a page.
 fn headings(text: &str) -> Vec<String> {
-    prose(text).lines().filter(|l| l.starts_with('#')).map(|l| l.trim_start_matches('#').trim().to_string()).collect()
+    prose(text)
+        .lines()
+        .filter(|l| l.starts_with('#'))
+        .map(|l| l.trim_start_matches('#').trim().to_string())
+        .collect()
 }
 
 /// The anchors of a page, as GitHub makes them.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for heading in headings(text) {
-        let kept = heading.to_lowercase().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>();
+        let kept = heading
+            .to_lowercase()
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+            .collect::<String>();
         let anchor = kept.replace(' ', "-");
         let free = (1..).map(|n| format!("{anchor}-{n}")).find(|next| !all.contains(next)).unwrap();
         let anchor = if all.contains(&anchor) { free } else { anchor };
@@ -91,7 +102,8 @@ fn section(text: &str) -> Option<(String, &str)> {
     let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '.').unwrap_or(text.len());
     let id = text[..end].trim_end_matches('.');
     let digits = id.strip_prefix(|c: char| c.is_ascii_uppercase()).unwrap_or(id);
-    let is_one = !digits.is_empty() && digits.split('.').all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit()));
+    let is_one = !digits.is_empty()
+        && digits.split('.').all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit()));
     is_one.then(|| (id.to_string(), &text[id.len()..]))
 }
 
@@ -99,7 +111,9 @@ fn section(text: &str) -> Option<(String, &str)> {
 fn cited(text: &str) -> Vec<(&'static str, String)> {
     let (mut found, mut page, mut rest) = (vec![], None, text);
     loop {
-        if let Some(next) = FACTS.iter().find(|name| rest.strip_prefix(**name).is_some_and(|after| after.starts_with(' '))) {
+        if let Some(next) =
+            FACTS.iter().find(|name| rest.strip_prefix(**name).is_some_and(|after| after.starts_with(' ')))
+        {
             page = Some(*next);
             rest = &rest[next.len() + 1..];
         }
@@ -114,7 +128,8 @@ fn cited(text: &str) -> Vec<(&'static str, String)> {
 
 #[test]
 fn every_fact_that_a_comment_cites_is_there() {
-    let pages = FACTS.map(|name| headings(&read(&workspace().join(format!("packaging/docs/facts/{name}.md")))));
+    let pages =
+        FACTS.map(|name| headings(&read(&workspace().join(format!("packaging/docs/facts/{name}.md")))));
     let (mut wrong, mut seen) = (vec![], 0);
     for path in sources().into_iter().filter(|path| !path.ends_with("suites/documents.rs")) {
         // Citations go on over the ends of comment lines.
@@ -123,9 +138,12 @@ fn every_fact_that_a_comment_cites_is_there() {
             Some(line[at..].trim_start_matches(['/', '!', '#']).trim().to_string())
         };
         let text = read(&path).lines().filter_map(comment).collect::<Vec<_>>().join(" ");
-        for (before, after) in text.match_indices("facts: ").map(|(at, word)| (&text[..at], &text[at + word.len()..])) {
+        for (before, after) in
+            text.match_indices("facts: ").map(|(at, word)| (&text[..at], &text[at + word.len()..]))
+        {
             let all = cited(after);
-            let here = || format!("{}: facts: {}", path.display(), after.chars().take(40).collect::<String>());
+            let here =
+                || format!("{}: facts: {}", path.display(), after.chars().take(40).collect::<String>());
             let names_a_page = FACTS.iter().any(|name| after.starts_with(&format!("{name} ")));
             if all.is_empty() && (names_a_page || before.ends_with('(')) {
                 wrong.push(here());
@@ -133,7 +151,8 @@ fn every_fact_that_a_comment_cites_is_there() {
             for (page, id) in all {
                 seen += 1;
                 let at = FACTS.iter().position(|name| *name == page).unwrap();
-                if !pages[at].iter().any(|heading| *heading == id || heading.starts_with(&format!("{id}. "))) {
+                if !pages[at].iter().any(|heading| *heading == id || heading.starts_with(&format!("{id}. ")))
+                {
                     wrong.push(format!("{} ({page} has no {id})", here()));
                 }
             }
@@ -151,9 +170,14 @@ fn path_at(text: &str) -> &str {
 #[test]
 fn every_page_that_a_source_names_is_there() {
     let mut wrong = vec![];
-    for path in sources().into_iter().filter(|path| !path.ends_with("suites/documents.rs") && !path.ends_with("peers/monitoring.rs")) {
+    for path in sources()
+        .into_iter()
+        .filter(|path| !path.ends_with("suites/documents.rs") && !path.ends_with("peers/monitoring.rs"))
+    {
         let text = read(&path);
-        for (prefix, folder) in [("packaging/docs/", "packaging/docs/"), ("runbook: docs/", "packaging/docs/")] {
+        for (prefix, folder) in
+            [("packaging/docs/", "packaging/docs/"), ("runbook: docs/", "packaging/docs/")]
+        {
             for after in text.split(prefix).skip(1) {
                 let name = path_at(after);
                 let page = workspace().join(folder).join(name);
@@ -172,11 +196,14 @@ const NOT_THERE: [&str; 1] = ["host-agent/src/host/ntp_running.rs"];
 
 #[test]
 fn every_file_that_a_page_names_is_there() {
-    let tops = ["controller/", "host-agent/", "guest-agent/", "proto/", "tests/", "packaging/", ".ci/", ".cargo/"];
+    let tops =
+        ["controller/", "host-agent/", "guest-agent/", "proto/", "tests/", "packaging/", ".ci/", ".cargo/"];
     let mut wrong = vec![];
     for page in documents() {
         let text = prose(&read(&page));
-        for named in text.split('`').skip(1).step_by(2).filter(|named| tops.iter().any(|top| named.starts_with(top))) {
+        for named in
+            text.split('`').skip(1).step_by(2).filter(|named| tops.iter().any(|top| named.starts_with(top)))
+        {
             let path = path_at(named);
             let there = workspace().join(path).exists() || NOT_THERE.contains(&path);
             if !there {
@@ -205,7 +232,13 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
     let text = read(&workspace().join(page));
     let parts: Vec<&str> = text.split("```").collect();
     let opening = format!("{language}\n");
-    parts.iter().skip(1).step_by(2).filter_map(|block| block.strip_prefix(opening.as_str())).map(String::from).collect()
+    parts
+        .iter()
+        .skip(1)
+        .step_by(2)
+        .filter_map(|block| block.strip_prefix(opening.as_str()))
+        .map(String::from)
+        .collect()
 }
 
 /// What a newcomer copies is a fleet file, and passes the compatibility check.
@@ -214,7 +247,8 @@ fn the_fleet_files_are_right() {
     let (readme, quickstart) = (blocks("README.md", "yaml"), blocks("packaging/docs/quickstart.md", "yaml"));
     assert_eq!((readme.len(), quickstart.len()), (1, 4));
     for block in readme.into_iter().chain(quickstart) {
-        let mut fleet = vsgpu::fleet::file::from_text(Path::new("fleet.yaml"), &block).unwrap_or_else(|e| panic!("{e:?}\n{block}"));
+        let mut fleet = vsgpu::fleet::file::from_text(Path::new("fleet.yaml"), &block)
+            .unwrap_or_else(|e| panic!("{e:?}\n{block}"));
         vsgpu::fleet::file::versions_from_file_names(&mut fleet);
         let errors = vsgpu::compat::judge(&fleet, None).errors;
         assert!(errors.is_empty(), "{errors:?}\n{block}");
@@ -240,11 +274,15 @@ fn the_commands_run_on_the_lab() {
     lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
     lab.vm("vm-01", "esx-01");
     files::write_all(&lab.folder.join("files"));
-    std::fs::copy(lab.folder.join("files").join(files::TOKEN_FILE), lab.folder.join("files/client_configuration_token.tok")).unwrap();
+    std::fs::copy(
+        lab.folder.join("files").join(files::TOKEN_FILE),
+        lab.folder.join("files/client_configuration_token.tok"),
+    )
+    .unwrap();
     let on_the_lab = |text: &str| {
-        ["esx-01", "vm-01"]
-            .iter()
-            .fold(text.to_string(), |text, name| text.replace(&format!("{name}.example.com:7443"), &lab.address(name)))
+        ["esx-01", "vm-01"].iter().fold(text.to_string(), |text, name| {
+            text.replace(&format!("{name}.example.com:7443"), &lab.address(name))
+        })
     };
     lab.write_fleet(&on_the_lab(&blocks("packaging/docs/quickstart.md", "yaml")[0]));
     lab.start();
@@ -256,10 +294,15 @@ fn the_commands_run_on_the_lab() {
         assert!(!blocks.is_empty(), "{page}");
         for line in blocks.iter().flat_map(|block| block.lines()) {
             let line = line.split(" #").next().unwrap().trim();
-            for command in line.split(" && ").filter(|command| !command.is_empty() && !command.starts_with("$EDITOR")) {
+            for command in
+                line.split(" && ").filter(|command| !command.is_empty() && !command.starts_with("$EDITOR"))
+            {
                 let command = on_the_lab(command);
-                let args: Vec<&str> =
-                    command.strip_prefix("vsgpu ").unwrap_or_else(|| panic!("{page}: {command}")).split_whitespace().collect();
+                let args: Vec<&str> = command
+                    .strip_prefix("vsgpu ")
+                    .unwrap_or_else(|| panic!("{page}: {command}"))
+                    .split_whitespace()
+                    .collect();
                 let Ok(allowed) = statuses(args[0]) else {
                     not.push(command.clone());
                     continue;
@@ -270,7 +313,11 @@ fn the_commands_run_on_the_lab() {
                 }
                 let output = program.stdin(std::process::Stdio::null()).output().unwrap();
                 let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-                assert!(output.status.code().is_some_and(|code| allowed.contains(&code)), "{page}: {command}: {}\n{said}", output.status);
+                assert!(
+                    output.status.code().is_some_and(|code| allowed.contains(&code)),
+                    "{page}: {command}: {}\n{said}",
+                    output.status
+                );
                 ran.push(command);
             }
         }

@@ -15,7 +15,10 @@ const MISSING: &str = "epoll_create,epoll_create1,epoll_ctl,epoll_wait,epoll_pwa
 
 /// Calls that come with load, not with what the agent does: they are made in one run and not in the next.
 const CONTENDED: [(&str, &str); 4] = [
-    ("sched_yield", "the standard library's channels, where two threads meet at one slot; POSIX, and known to VMkernel's libc"),
+    (
+        "sched_yield",
+        "the standard library's channels, where two threads meet at one slot; POSIX, and known to VMkernel's libc",
+    ),
     ("futex", "any lock for which two threads meet"),
     ("restart_syscall", "a sleep that the tracer interrupted"),
     ("rt_sigreturn", "a signal of the tracer's"),
@@ -23,7 +26,11 @@ const CONTENDED: [(&str, &str); 4] = [
 
 fn the_host_journey_needs_nothing_that_vmkernel_lacks() {
     programs();
-    let built = Command::new(workspace().join("packaging/esxi/build-static")).arg("--dev").stderr(Stdio::inherit()).output().unwrap();
+    let built = Command::new(workspace().join("packaging/esxi/build-static"))
+        .arg("--dev")
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
     let last = String::from_utf8_lossy(&built.stdout).lines().last().unwrap_or_default().to_string();
     match built.status.code() {
         Some(0) => {}
@@ -34,7 +41,8 @@ fn the_host_journey_needs_nothing_that_vmkernel_lacks() {
     let lab = Lab::new("esxi");
     lab.host("esx-01", "7.0.3", vec![files::a100("0000:3b:00.0")]);
     std::fs::create_dir_all(lab.folder.join("files")).unwrap();
-    let package = files::bundle("NVD-VMware_ESXi_7.0.2_Driver", "535.183.04-1OEM.702.0.0.17630552", true, 8 << 20);
+    let package =
+        files::bundle("NVD-VMware_ESXi_7.0.2_Driver", "535.183.04-1OEM.702.0.0.17630552", true, 8 << 20);
     std::fs::write(lab.folder.join("files/manager.zip"), package).unwrap();
     lab.write_fleet(&format!(
         "version: 1\nhosts:\n  esx-01:\n    address: {}\n    graphics-type: SharedPassthru\n    assignment-policy: Consolidation\n    ecc: off\n    vgpu-manager: {{ package: files/manager.zip, datastore: datastore1 }}\n",
@@ -44,14 +52,28 @@ fn the_host_journey_needs_nothing_that_vmkernel_lacks() {
     // The agent and its threads; the simulated tools that it starts are ordinary Linux programs and left alone.
     let inject = format!("inject={MISSING}:error=ENOSYS");
     // Appended: the agent of each boot is another process.
-    let tracer = ["strace", "-f", "-b", "execve", "-q", "-A", "-o", log.to_str().unwrap(), "-e", &inject, agent.to_str().unwrap()];
+    let tracer = [
+        "strace",
+        "-f",
+        "-b",
+        "execve",
+        "-q",
+        "-A",
+        "-o",
+        log.to_str().unwrap(),
+        "-e",
+        &inject,
+        agent.to_str().unwrap(),
+    ];
     lab.host_agent_by(tracer.map(String::from).to_vec());
     lab.start();
     lab.expect(3, &["plan"]);
     lab.expect(0, &["apply", "--yes"]);
     lab.expect(0, &["verify"]);
     let mut host = lab.state("esx-01");
-    assert!(!host.esxi().maintenance && host.esxi().loaded.is_some() && host.esxi().gpus[0].ecc == Some(false));
+    assert!(
+        !host.esxi().maintenance && host.esxi().loaded.is_some() && host.esxi().gpus[0].ecc == Some(false)
+    );
     // The proof that calls were really made to fail, and that the forbidden families were not even tried.
     let calls = std::fs::read_to_string(&log).unwrap_or_default();
     assert!(calls.contains("(INJECTED)"), "nothing was injected: {calls}");
@@ -65,7 +87,11 @@ fn the_host_journey_needs_nothing_that_vmkernel_lacks() {
         let name: String = rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
         (!name.is_empty() && !rest.starts_with(['+', '-']) && name != "resumed").then_some(name)
     };
-    let made: BTreeSet<String> = calls.lines().filter_map(name).filter(|call| CONTENDED.iter().all(|(known, _)| known != call)).collect();
+    let made: BTreeSet<String> = calls
+        .lines()
+        .filter_map(name)
+        .filter(|call| CONTENDED.iter().all(|(known, _)| known != call))
+        .collect();
     let kept = workspace().join("tests/data/expected/esxi_calls.txt");
     if std::env::var_os("VSGPU_ACCEPT").is_some() {
         std::fs::write(&kept, made.iter().map(|c| format!("{c}\n")).collect::<String>()).unwrap();
@@ -84,4 +110,5 @@ fn main() -> std::process::ExitCode {
     vsgpu_tests::harness::main(&[("", TESTS)])
 }
 
-const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![the_host_journey_needs_nothing_that_vmkernel_lacks[Vmkernel]];
+const TESTS: &[vsgpu_tests::harness::Test] =
+    vsgpu_tests::tests![the_host_journey_needs_nothing_that_vmkernel_lacks[Vmkernel]];

@@ -1,7 +1,13 @@
 //! Laws over every requirement of every list, on simulated machines linked into this process: apply then check is Met;
 //! applying twice changes nothing; a crash at every command ends in the same state; what a fact exports checks as Met;
 //! stored formats still read.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "test code"
+)]
 
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -25,7 +31,11 @@ struct World {
 fn world(name: &str) -> World {
     let lab = lab::Lab::new(name);
     // One GPU for vGPUs, one given away, one divided by MIG.
-    lab.host("esx-01", "8.0.3", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0"), files::a100("0000:d8:00.0")]);
+    lab.host(
+        "esx-01",
+        "8.0.3",
+        vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0"), files::a100("0000:d8:00.0")],
+    );
     lab.vm("vm-01", "esx-01");
     lab.vm("base", "esx-01");
     lab.change("esx-01", |m| {
@@ -46,9 +56,16 @@ fn world(name: &str) -> World {
         m.write("/lib/modules/6.1.0-31-amd64/modules.order", "");
     });
     std::fs::create_dir_all(lab.folder.join("files")).unwrap();
-    let put = |name: &str, bytes: Vec<u8>| std::fs::write(lab.folder.join("files").join(name), bytes).unwrap();
-    put(files::MANAGER_17_4, files::bundle("NVD-VMware_ESXi_8.0.0_Driver", "550.127.06-1OEM.800.1.0.20613240", true, 1000));
-    put(files::DAEMON_17_4, files::bundle("nvdgpumgmtdaemon", "550.127.06-1OEM.700.1.0.15843807", true, 1000));
+    let put =
+        |name: &str, bytes: Vec<u8>| std::fs::write(lab.folder.join("files").join(name), bytes).unwrap();
+    put(
+        files::MANAGER_17_4,
+        files::bundle("NVD-VMware_ESXi_8.0.0_Driver", "550.127.06-1OEM.800.1.0.20613240", true, 1000),
+    );
+    put(
+        files::DAEMON_17_4,
+        files::bundle("nvdgpumgmtdaemon", "550.127.06-1OEM.700.1.0.15843807", true, 1000),
+    );
     put(files::DRIVER_17_4, files::run_file("nvidia-installer", 1000));
     put(files::CUDA_12_2, files::run_file("cuda-installer", 1000));
     put(files::TOKEN_FILE, lab::TOKEN.as_bytes().to_vec());
@@ -70,7 +87,9 @@ fn world(name: &str) -> World {
         let entry = vsgpu::catalogue().find(id.kind.scope(), spec.requirement).unwrap();
         for placed in (entry.files)(&spec.value) {
             let machine = if placed.datastore.is_some() { &host } else { &guest };
-            let to = machine.join("root").join(placed.artifact.stored(placed.datastore.as_deref()).trim_start_matches('/'));
+            let to = machine
+                .join("root")
+                .join(placed.artifact.stored(placed.datastore.as_deref()).trim_start_matches('/'));
             std::fs::create_dir_all(to.parent().unwrap()).unwrap();
             std::fs::copy(lab.folder.join(&placed.artifact.artifact), to).unwrap();
         }
@@ -125,7 +144,9 @@ fn make_so(system: &InProcess, entry: &Entry, on: &Subject, spec: &Value) -> Res
             let effects = match entry.takes_effect {
                 TakesEffect::AfterReboot if entry.scope == Scope::Guest => vec![vsgpu_guest_agent::reboot()],
                 TakesEffect::AfterReboot => vec![vsgpu_host_agent::reboot()],
-                TakesEffect::AfterRestart(name) => (vsgpu::catalogue().restarts().iter().find(|r| r.name == name).unwrap().effects)(),
+                TakesEffect::AfterRestart(name) => {
+                    (vsgpu::catalogue().restarts().iter().find(|r| r.name == name).unwrap().effects)()
+                }
                 TakesEffect::AtOnce => panic!("{}: at once, but not active", entry.name),
             };
             effects.iter().try_for_each(|e: &Effect| effects::act(system, e)).map_err(|e| e.to_string())?;
@@ -152,7 +173,12 @@ fn apply_then_check_is_met_twice_changes_nothing_and_exports_itself() {
         assert_eq!(again.changes(), 0, "{}: the second time changed something", entry.name);
         let fact = observe::observe(&system, &on, &[entry.fact]).remove(entry.fact.name).unwrap().unwrap();
         // A fact that was read survives the wire.
-        assert_eq!((entry.check)(&spec, &serde_json::from_str(&fact.to_string()).unwrap()), Ok(verdict), "{}", entry.name);
+        assert_eq!(
+            (entry.check)(&spec, &serde_json::from_str(&fact.to_string()).unwrap()),
+            Ok(verdict),
+            "{}",
+            entry.name
+        );
         if let Some(exported) = (entry.as_spec)(&fact).unwrap() {
             let verdict = (entry.check)(&(entry.read_spec)(&exported).unwrap(), &fact).unwrap();
             assert!(verdict.is_met(), "{}: {exported} exported, {verdict:?}", entry.name);
@@ -160,18 +186,22 @@ fn apply_then_check_is_met_twice_changes_nothing_and_exports_itself() {
         walked.push((entry.scope, entry.name));
     }
     let all: &Catalogue = vsgpu::catalogue();
-    let missed: Vec<&str> = all.entries.iter().filter(|e| !walked.contains(&(e.scope, e.name))).map(|e| e.name).collect();
+    let missed: Vec<&str> =
+        all.entries.iter().filter(|e| !walked.contains(&(e.scope, e.name))).map(|e| e.name).collect();
     assert!(missed.is_empty(), "no law was tried on: {missed:?}");
 }
 
 #[test]
 fn a_full_disk_stops_a_driver_before_anything_is_changed() {
     let world = world("full");
-    let (entry, on, machine, spec) = road(&world).into_iter().find(|(entry, ..)| entry.name == "driver").unwrap();
+    let (entry, on, machine, spec) =
+        road(&world).into_iter().find(|(entry, ..)| entry.name == "driver").unwrap();
     Machine::with(&machine, |state| state.disk_free_bytes = Some(1));
     let system = InProcess::new(machine, None);
     match apply::apply(&system, &entry, &on, &spec, &ApplyOptions::default(), &mut |_| {}) {
-        Outcome::Blocked { why, .. } => assert!(why.starts_with("/tmp: 1 bytes are free, the driver needs at least "), "{why}"),
+        Outcome::Blocked { why, .. } => {
+            assert!(why.starts_with("/tmp: 1 bytes are free, the driver needs at least "), "{why}")
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(system.changes(), 0);
@@ -214,7 +244,8 @@ fn every_example_is_a_spec_and_every_schema_an_object() {
         assert_eq!((entry.read_spec)(&full), Ok(full.clone()), "{}: the full form reads back", entry.name);
         assert!((entry.schema)().is_object());
         for implied in entry.implied_by {
-            let by = *vsgpu::catalogue().find(entry.scope, implied.by).unwrap_or_else(|| panic!("{}", entry.name));
+            let by =
+                *vsgpu::catalogue().find(entry.scope, implied.by).unwrap_or_else(|| panic!("{}", entry.name));
             let other = (by.read_spec)(&serde_json::from_str(by.example).unwrap()).unwrap();
             // The example may be one of those from which nothing follows.
             let Some(spec) = (implied.spec)(&other) else { continue };
@@ -226,12 +257,22 @@ fn every_example_is_a_spec_and_every_schema_an_object() {
 #[test]
 fn a_machine_that_is_neither_as_planned_nor_as_wanted_is_left_alone() {
     let world = world("stale");
-    let (entry, on, machine, spec) = road(&world).into_iter().find(|(e, ..)| e.name == "assignment-policy").unwrap();
+    let (entry, on, machine, spec) =
+        road(&world).into_iter().find(|(e, ..)| e.name == "assignment-policy").unwrap();
     let system = InProcess::new(machine, None);
-    let Ok(Verdict::Unmet { effects, .. }) = apply::verdict(&system, &entry, &on, &spec) else { panic!("not unmet") };
-    let planned = outcome::Expectation { is: "something else".into(), effects: effects.into(), started: false };
-    let outcome =
-        apply::apply(&system, &entry, &on, &spec, &ApplyOptions { expected: Some(&planned), ..ApplyOptions::default() }, &mut |_| {});
+    let Ok(Verdict::Unmet { effects, .. }) = apply::verdict(&system, &entry, &on, &spec) else {
+        panic!("not unmet")
+    };
+    let planned =
+        outcome::Expectation { is: "something else".into(), effects: effects.into(), started: false };
+    let outcome = apply::apply(
+        &system,
+        &entry,
+        &on,
+        &spec,
+        &ApplyOptions { expected: Some(&planned), ..ApplyOptions::default() },
+        &mut |_| {},
+    );
     assert!(matches!(outcome, Outcome::Stale { .. }), "{outcome:?}");
     assert_eq!(system.changes(), 0);
 }

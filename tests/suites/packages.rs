@@ -1,5 +1,11 @@
 //! The packages on the tools they are for: Debian's, rpm's, systemd's, and the init script of ESXi under busybox.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "test code"
+)]
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -21,9 +27,16 @@ impl Tree {
         let upper = work.join("upper");
         std::fs::create_dir_all(upper.join("up")).unwrap();
         std::fs::create_dir_all(upper.join("work")).unwrap();
-        let layers =
-            format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.join("up").display(), upper.join("work").display());
-        sh("mount", &["-t", "overlay", "vsgpu-test", "-o", &layers, &work.join("root").display().to_string()]);
+        let layers = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lower.display(),
+            upper.join("up").display(),
+            upper.join("work").display()
+        );
+        sh(
+            "mount",
+            &["-t", "overlay", "vsgpu-test", "-o", &layers, &work.join("root").display().to_string()],
+        );
         Self(work)
     }
 
@@ -59,7 +72,12 @@ fn debian_installs_upgrades_removes_and_purges_them() {
     // The ssh client that the host agent asks for is not in this small tree; apt would bring it.
     let install = || {
         names.iter().for_each(|name| {
-            drop(tree.run(&["dpkg", "--ignore-depends=openssh-client,libnss-systemd", "-i", &format!("/root/{name}.deb")]))
+            drop(tree.run(&[
+                "dpkg",
+                "--ignore-depends=openssh-client,libnss-systemd",
+                "-i",
+                &format!("/root/{name}.deb"),
+            ]))
         })
     };
     install();
@@ -145,7 +163,8 @@ fn systemd_understands_the_units() {
         let text = ["vsgpu-guest-agent", "vsgpu-host-agent", "vsgpu"]
             .iter()
             .fold(text, |text, program| text.replace(&format!("/usr/bin/{program} "), "/bin/true "));
-        let text: String = text.lines().filter(|l| !l.starts_with("Documentation=")).map(|l| format!("{l}\n")).collect();
+        let text: String =
+            text.lines().filter(|l| !l.starts_with("Documentation=")).map(|l| format!("{l}\n")).collect();
         let path = folder.join(unit);
         std::fs::write(&path, text).unwrap();
         let output = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
@@ -165,13 +184,17 @@ fn the_init_script_starts_stops_and_says_how_it_is() {
     let log = folder.join("calls");
     let tool = |name: &str, body: &str| {
         let path = bin.join(name);
-        std::fs::write(&path, format!("#!/bin/sh\necho \"{name} $*\" >>{}\n{body}\n", log.display())).unwrap();
+        std::fs::write(&path, format!("#!/bin/sh\necho \"{name} $*\" >>{}\n{body}\n", log.display()))
+            .unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     };
     let running = folder.join("running");
     tool(
         "watchdog.sh",
-        &format!("case $1 in -r) [ -f {0} ] && echo 77;; -s) touch {0}; exec sleep 60;; -k) rm -f {0};; esac; exit 0", running.display()),
+        &format!(
+            "case $1 in -r) [ -f {0} ] && echo 77;; -s) touch {0}; exec sleep 60;; -k) rm -f {0};; esac; exit 0",
+            running.display()
+        ),
     );
     tool("localcli", "case \"$*\" in *list*) exit 1;; esac");
     tool("pidof", &format!("[ -f {} ] && echo 4711", running.display()));
@@ -179,7 +202,8 @@ fn the_init_script_starts_stops_and_says_how_it_is() {
     tool("esxcli", "");
     tool("setsid", "exec \"$@\"");
     tool("logger", "cat >/dev/null");
-    let script = std::fs::read_to_string(workspace().join("packaging/esxi/root/etc/init.d/vsgpu-host-agent")).unwrap();
+    let script =
+        std::fs::read_to_string(workspace().join("packaging/esxi/root/etc/init.d/vsgpu-host-agent")).unwrap();
     let pem = folder.join("node.pem");
     std::fs::write(&pem, "").unwrap();
     let script = script
@@ -189,7 +213,8 @@ fn the_init_script_starts_stops_and_says_how_it_is() {
         .replace("kill ", &format!("{} ", bin.join("kill").display()));
     let path = folder.join("vsgpu-host-agent");
     std::fs::write(&path, script).unwrap();
-    let shell: &[&str] = if Path::new("/bin/busybox").exists() { &["/bin/busybox", "sh"] } else { &["/bin/sh"] };
+    let shell: &[&str] =
+        if Path::new("/bin/busybox").exists() { &["/bin/busybox", "sh"] } else { &["/bin/sh"] };
     let call = |verb: &str| {
         let output = Command::new(shell[0]).args(&shell[1..]).arg(&path).arg(verb).output().unwrap();
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
@@ -198,7 +223,10 @@ fn the_init_script_starts_stops_and_says_how_it_is() {
         (output.status.code().unwrap(), said, calls)
     };
     let (status, said, calls) = call("start");
-    assert!(status == 0 && said.contains("not enrolled") && !calls.contains("watchdog.sh -s"), "{said}{calls}");
+    assert!(
+        status == 0 && said.contains("not enrolled") && !calls.contains("watchdog.sh -s"),
+        "{said}{calls}"
+    );
     assert_eq!(call("status").0, 3);
     std::fs::write(&pem, "a certificate").unwrap();
     // It ends at once, although the watchdog goes on: nobody who reads its output must wait for the agent.
@@ -207,18 +235,35 @@ fn the_init_script_starts_stops_and_says_how_it_is() {
     assert!(begun.elapsed() < std::time::Duration::from_secs(30), "it kept its caller's output");
     assert!(status == 0 && said.contains("started"), "{said}");
     assert!(calls.contains("esxcli network firewall refresh"), "{calls}");
-    assert!(calls.contains("localcli --plugin-dir=/usr/lib/vmware/esxcli/int sched group add -g host/vim/vimuser -n vsgpu"), "{calls}");
-    assert!(calls.contains("sched group setmemconfig -g host/vim/vimuser/vsgpu -m 256 -i 0 -l -1 -u mb"), "{calls}");
-    vsgpu_tests::lab::wait_until("the watchdog was started", std::time::Duration::from_secs(10), || running.exists());
+    assert!(
+        calls.contains(
+            "localcli --plugin-dir=/usr/lib/vmware/esxcli/int sched group add -g host/vim/vimuser -n vsgpu"
+        ),
+        "{calls}"
+    );
+    assert!(
+        calls.contains("sched group setmemconfig -g host/vim/vimuser/vsgpu -m 256 -i 0 -l -1 -u mb"),
+        "{calls}"
+    );
+    vsgpu_tests::lab::wait_until("the watchdog was started", std::time::Duration::from_secs(10), || {
+        running.exists()
+    });
     let late = std::fs::read_to_string(&log).unwrap_or_default();
     let wanted = "-s vsgpu-host-agent -q 100 -t 1000000 /opt/vsgpu/bin/vsgpu-host-agent ++group=host/vim/vimuser/vsgpu serve --config /etc/opt/vsgpu/agent.conf";
     assert!(format!("{calls}{late}").contains(wanted), "{calls}{late}");
     assert_eq!(call("status").0, 0);
     let (_, said, calls) = call("start");
-    assert!(said.contains("already running") && !calls.contains("watchdog.sh -s"), "a second start is no second agent: {calls}");
+    assert!(
+        said.contains("already running") && !calls.contains("watchdog.sh -s"),
+        "a second start is no second agent: {calls}"
+    );
     let (status, said, calls) = call("remove");
     assert!(status == 0 && said.contains("stopped"), "{said}");
-    assert!(calls.contains("watchdog.sh -k vsgpu-host-agent") && calls.contains("sched group delete -g host/vim/vimuser/vsgpu"), "{calls}");
+    assert!(
+        calls.contains("watchdog.sh -k vsgpu-host-agent")
+            && calls.contains("sched group delete -g host/vim/vimuser/vsgpu"),
+        "{calls}"
+    );
     assert_eq!(call("status").0, 3);
     assert_eq!(call("nonsense").0, 1);
     std::fs::remove_dir_all(folder).unwrap();

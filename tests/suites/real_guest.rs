@@ -48,7 +48,9 @@ impl World {
 fn bootstrapped(lab: &Lab, cache: &std::path::Path, name: &str) -> Container {
     let guest = Container::boot_bare(cache, lab, name);
     let address = guest.address();
-    wait_until("its sshd answers", Duration::from_secs(60), || std::net::TcpStream::connect((address.as_str(), 22)).is_ok());
+    wait_until("its sshd answers", Duration::from_secs(60), || {
+        std::net::TcpStream::connect((address.as_str(), 22)).is_ok()
+    });
     let key = std::fs::read_to_string(guest.root.join("etc/ssh/ssh_host_ed25519_key.pub")).unwrap();
     std::fs::write(lab.folder.join("known_hosts"), format!("{address} {key}")).unwrap();
     let package = vsgpu_tests::lab::package("vsgpu-guest-agent", ".deb").display().to_string();
@@ -69,7 +71,10 @@ fn bootstrapped(lab: &Lab, cache: &std::path::Path, name: &str) -> Container {
     ];
     for _ in 0..2 {
         let said = lab.expect(0, &bootstrap);
-        assert!(said.contains(&format!("{name} answers: guest agent")) && !said.contains("PRIVATE KEY"), "{said}");
+        assert!(
+            said.contains(&format!("{name} answers: guest agent")) && !said.contains("PRIVATE KEY"),
+            "{said}"
+        );
     }
     assert!(guest.must(&["stat", "-c", "%a %U", "/etc/vsgpu/node.key"]).contains("600 root"));
     assert_eq!(guest.must(&["sh", "-c", "find /tmp -name 'vsgpu*'"]).trim(), "", "no key stays behind");
@@ -93,11 +98,19 @@ fn from_a_fresh_debian_to_a_proof_and_then_nothing() {
     // Debian's own tools did it.
     assert!(guest.proxied().contains("dists/bookworm"), "packages came through the proxy");
     assert!(guest.must(&["gcc", "--version"]).contains("Debian"));
-    assert!(guest.must(&["dkms", "status"]).contains("nvidia/535.183.01"), "{}", guest.must(&["dkms", "status"]));
-    let initrd = guest.must(&["sh", "-c", "lsinitramfs /boot/initrd.img-*"]);
-    assert!(initrd.contains("etc/modprobe.d/vsgpu-nouveau.conf"), "the initramfs was rebuilt with the file in it");
     assert!(
-        !guest.run(&["systemctl", "is-active", "display-manager"]).0 && guest.must(&["systemctl", "get-default"]).contains("multi-user")
+        guest.must(&["dkms", "status"]).contains("nvidia/535.183.01"),
+        "{}",
+        guest.must(&["dkms", "status"])
+    );
+    let initrd = guest.must(&["sh", "-c", "lsinitramfs /boot/initrd.img-*"]);
+    assert!(
+        initrd.contains("etc/modprobe.d/vsgpu-nouveau.conf"),
+        "the initramfs was rebuilt with the file in it"
+    );
+    assert!(
+        !guest.run(&["systemctl", "is-active", "display-manager"]).0
+            && guest.must(&["systemctl", "get-default"]).contains("multi-user")
     );
     assert!(guest.must(&["systemctl", "is-active", "nvidia-gridd"]).contains("active"));
     assert!(guest.must(&["systemctl", "is-enabled", "nvidia-persistenced"]).contains("enabled"));
@@ -107,15 +120,25 @@ fn from_a_fresh_debian_to_a_proof_and_then_nothing() {
     assert!(policy.is_empty() || policy.contains("(none)"), "{policy}");
 
     let again = world.apply(0);
-    assert!(again.contains("nothing to do") || again.contains("Nothing to do") || again.contains("as wished"), "{again}");
+    assert!(
+        again.contains("nothing to do") || again.contains("Nothing to do") || again.contains("as wished"),
+        "{again}"
+    );
     let facts = world.lab.expect(0, &["facts", "-o", "json", "fleet.yaml"]);
-    assert!(facts.contains("535.183.04") && facts.contains("GRID A100-40C"), "what the guest sees of its host");
+    assert!(
+        facts.contains("535.183.04") && facts.contains("GRID A100-40C"),
+        "what the guest sees of its host"
+    );
 
     // It survives a reboot: the container owns no kernel module, so the stand-in is told to be loaded again.
     let before = guest.boot_id();
     let _ = guest.run(&["systemctl", "--no-block", "reboot"]);
-    wait_until("the container has rebooted", Duration::from_secs(100), || guest.boot_id().is_some_and(|id| Some(id) != before));
-    wait_until("its agent answers", Duration::from_secs(60), || world.lab.vsgpu(&["facts", "fleet.yaml"]).status.success());
+    wait_until("the container has rebooted", Duration::from_secs(100), || {
+        guest.boot_id().is_some_and(|id| Some(id) != before)
+    });
+    wait_until("its agent answers", Duration::from_secs(60), || {
+        world.lab.vsgpu(&["facts", "fleet.yaml"]).status.success()
+    });
     guest.must(&["sh", "-c", "mkdir -p /run/vsgpu-stand-in && echo 535.183.01 > /run/vsgpu-stand-in/loaded"]);
     let said = world.apply(0);
     assert!(said.contains("cuda-proof"), "a proof of another boot is none: {said}");
@@ -126,7 +149,11 @@ fn from_a_fresh_debian_to_a_proof_and_then_nothing() {
     let cache = prepared("container").unwrap();
     for (name, how) in [("vm-02", "mirror"), ("vm-03", "files")] {
         world.lab.vm_without_guest(name, "esx-01");
-        let alone = if how == "mirror" { Container::boot(&cache, &world.lab, name) } else { bootstrapped(&world.lab, &cache, name) };
+        let alone = if how == "mirror" {
+            Container::boot(&cache, &world.lab, name)
+        } else {
+            bootstrapped(&world.lab, &cache, name)
+        };
         let tools = if how == "mirror" {
             mirror::make(&alone.root.join("srv/mirror"), &debs, &world.files.join("mirror.pub"));
             "package-source: { repositories: { local: { url: \"file:/srv/mirror\", suite: ./, key: files/mirror.pub } } }".to_string()
@@ -152,7 +179,9 @@ fn from_a_fresh_debian_to_a_proof_and_then_nothing() {
     world.wish("driver: absent");
     guest.must(&["rm", "-rf", "/run/vsgpu-stand-in"]);
     world.apply(0);
-    assert!(guest.read("/usr/bin/nvidia-smi").is_none() && !guest.must(&["dkms", "status"]).contains("nvidia"));
+    assert!(
+        guest.read("/usr/bin/nvidia-smi").is_none() && !guest.must(&["dkms", "status"]).contains("nvidia")
+    );
 }
 
 impl World {
@@ -173,7 +202,14 @@ impl World {
     }
 
     fn driver(&self) -> String {
-        self.guest.run(&["nvidia-smi", "-q", "-x"]).1.split("driver_version>").nth(1).unwrap_or("").trim_end_matches("</").to_string()
+        self.guest
+            .run(&["nvidia-smi", "-q", "-x"])
+            .1
+            .split("driver_version>")
+            .nth(1)
+            .unwrap_or("")
+            .trim_end_matches("</")
+            .to_string()
     }
 }
 
@@ -186,7 +222,11 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
 
     // The operator's own files, before any guest is touched.
     world.damaged("NVIDIA-Linux-x86_64-535.0.1-grid.run", |bytes| bytes.truncate(bytes.len() / 2));
-    world.fails(2, "driver: { package: files/NVIDIA-Linux-x86_64-535.0.1-grid.run }", &["cut off", "fleet.yaml:"]);
+    world.fails(
+        2,
+        "driver: { package: files/NVIDIA-Linux-x86_64-535.0.1-grid.run }",
+        &["cut off", "fleet.yaml:"],
+    );
     world.damaged("NVIDIA-Linux-aarch64-535.183.01.run", |_| {});
     world.fails(2, "driver: { package: files/NVIDIA-Linux-aarch64-535.183.01.run }", &["aarch64", "x86_64"]);
     world.fails(2, "driver: { package: files/absent.run }", &["absent.run"]);
@@ -202,7 +242,11 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     world.fails(5, &format!("driver: {{ package: files/{DRIVER} }}"), &["build-tools", "package-source"]);
     let kernel = guest.read("opt/vsgpu-stand-in/osrelease").unwrap();
     guest.write("opt/vsgpu-stand-in/osrelease", "6.1.0-1-cloud-amd64\n");
-    world.fails(5, &driver(""), &["the headers of the running kernel are in no repository", "build-tools: { files"]);
+    world.fails(
+        5,
+        &driver(""),
+        &["the headers of the running kernel are in no repository", "build-tools: { files"],
+    );
     guest.write("opt/vsgpu-stand-in/osrelease", &kernel);
 
     // A package with one byte changed: the size is right, the sum is not.
@@ -259,7 +303,9 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    wait_until("the installer is at work", Duration::from_secs(120), || guest.run(&["test", "-e", "/run/stand-in-paused"]).0);
+    wait_until("the installer is at work", Duration::from_secs(120), || {
+        guest.run(&["test", "-e", "/run/stand-in-paused"]).0
+    });
     let boot = guest.boot_id();
     guest.power_cut();
     let _ = controller.kill();
@@ -275,11 +321,18 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     guest.must(&["systemctl", "disable", "--now", "nvidia-gridd"]);
     guest.must(&["rm", "/lib/systemd/system/nvidia-gridd.service"]);
     let licensed = |token: &str| format!("{}\nlicense: {{ token: files/{token}, wait-secs: 2 }}", driver(""));
-    world.fails(5, &licensed("other.tok"), &["the token was not made by that license server", "make a new client configuration token"]);
+    world.fails(
+        5,
+        &licensed("other.tok"),
+        &["the token was not made by that license server", "make a new client configuration token"],
+    );
     guest.must(&["rm", "/etc/nvidia/ClientConfigToken/other.tok"]);
     world.wish(&licensed("good.tok"));
     world.apply(0);
-    assert!(guest.must(&["systemctl", "is-active", "nvidia-gridd"]).contains("active"), "a unit of ours runs it");
+    assert!(
+        guest.must(&["systemctl", "is-active", "nvidia-gridd"]).contains("active"),
+        "a unit of ours runs it"
+    );
 
     // nvidia-smi that says an error with exit status 0.
     guest.write("etc/vsgpu-stand-in/smi-error", "");
@@ -292,7 +345,9 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     guest.must(&["sh", "-c", "touch /dev/nvidia0"]);
     let mut holder = guest.background(&["sh", "-c", "exec sleep 1000 </dev/nvidia0"]);
     wait_until("the program runs", Duration::from_secs(10), || guest.run(&["pgrep", "-x", "sleep"]).0);
-    let newer = |more: &str| format!("{proxy}driver: {{ package: files/NVIDIA-Linux-x86_64-535.216.01-grid.run{more} }}");
+    let newer = |more: &str| {
+        format!("{proxy}driver: {{ package: files/NVIDIA-Linux-x86_64-535.216.01-grid.run{more} }}")
+    };
     world.fails(6, &newer(""), &["the GPU is in use: sleep (process", "stop-processes"]);
     assert_eq!(world.driver(), "535.183.01");
     world.wish(&newer(", stop-processes: true"));
@@ -320,7 +375,14 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     stand_in::run_file(&world.files, "535.183.01", false);
     let plain = format!("{proxy}driver: {{ package: files/NVIDIA-Linux-x86_64-535.183.01.run }}\n");
     // The guest sees a vGPU, whatever the fleet file says of the VM: that kind would never drive it.
-    world.fails(6, &plain, &["is the data-center driver, which does not drive a vGPU", "NVIDIA-Linux-x86_64-535.183.01-grid.run"]);
+    world.fails(
+        6,
+        &plain,
+        &[
+            "is the data-center driver, which does not drive a vGPU",
+            "NVIDIA-Linux-x86_64-535.183.01-grid.run",
+        ],
+    );
     let device = "opt/vsgpu-stand-in/pci/0000:02:00.0";
     let silicon = |subsystem: &str, config: Vec<u8>| {
         guest.write(&format!("{device}/subsystem_device"), subsystem);
@@ -329,7 +391,11 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     silicon("0x145f\n", vec![0; 256]);
     world.wish(&plain);
     world.apply(0);
-    world.fails(6, &format!("{plain}license: {{ token: files/good.tok }}"), &["nvidia-gridd is not installed", "-grid"]);
+    world.fails(
+        6,
+        &format!("{plain}license: {{ token: files/good.tok }}"),
+        &["nvidia-gridd is not installed", "-grid"],
+    );
     silicon("0x149d\n", stand_in::configuration_space("535.183.04", "r538_67"));
     world.wish(&driver(", kernel-module: open"));
     let said = world.apply(0);

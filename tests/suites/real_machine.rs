@@ -27,7 +27,8 @@ fn apply(lab: &Lab, machine: &Arc<Machine>, status: i32) -> (String, u32) {
     let output = lab.vsgpu(&["apply", "--yes", "fleet.yaml"]);
     done.store(true, Ordering::SeqCst);
     let boots = boots.join().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(status), "{said}\n{}", machine.console());
     (said, boots)
 }
@@ -35,10 +36,20 @@ fn apply(lab: &Lab, machine: &Arc<Machine>, status: i32) -> (String, u32) {
 /// Starts an apply, cuts the power when the journal says that a step was begun, and kills the controller with it.
 fn cut_during(lab: &Lab, machine: &Arc<Machine>, words: &str, more: Duration) {
     let log = std::fs::File::create(lab.folder.join("cut.log")).unwrap();
-    let mut controller = lab.command(&["apply", "--yes", "fleet.yaml"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let mut controller = lab
+        .command(&["apply", "--yes", "fleet.yaml"])
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
     let said = || std::fs::read_to_string(lab.folder.join("cut.log")).unwrap_or_default();
     wait_until(&format!("`{words}` has begun"), Duration::from_secs(900), || {
-        assert!(controller.try_wait().unwrap().is_none(), "the controller ended before `{words}`\n{}\n{}", said(), machine.console());
+        assert!(
+            controller.try_wait().unwrap().is_none(),
+            "the controller ended before `{words}`\n{}\n{}",
+            said(),
+            machine.console()
+        );
         said().contains(words)
     });
     // Somewhere in the middle of it: the step is one of many seconds here.
@@ -60,7 +71,11 @@ fn a_machine_with_a_kernel_of_its_own_survives_power_cuts_and_upgrades() {
         // nouveau is loaded at boot until it is blacklisted: systemd heeds modprobe's blacklist here.
         std::fs::write(root.join("etc/modules-load.d/nouveau.conf"), "nouveau\n").unwrap();
         // Compressing a hundred megabytes of drivers takes minutes under emulation: only those of this machine, and quickly.
-        std::fs::write(root.join("etc/initramfs-tools/conf.d/quick"), "MODULES=dep\nCOMPRESS=gzip\nCOMPRESSLEVEL=1\n").unwrap();
+        std::fs::write(
+            root.join("etc/initramfs-tools/conf.d/quick"),
+            "MODULES=dep\nCOMPRESS=gzip\nCOMPRESSLEVEL=1\n",
+        )
+        .unwrap();
     }));
     lab.start();
     say("booted");
@@ -75,7 +90,10 @@ fn a_machine_with_a_kernel_of_its_own_survives_power_cuts_and_upgrades() {
         "      driver: {{ package: files/{DRIVER} }}\n      license: {{ token: files/good.tok, wait-secs: 60 }}\n      cuda-proof: {{ elements: [50000, 1000000] }}\n"
     ));
     let plan = lab.expect(3, &["plan", "fleet.yaml"]);
-    assert!(plan.contains("loaded -> blocked") && plan.contains("reboot"), "nouveau is really loaded: {plan}");
+    assert!(
+        plan.contains("loaded -> blocked") && plan.contains("reboot"),
+        "nouveau is really loaded: {plan}"
+    );
 
     cut_during(&lab, &machine, "reboot: $ systemctl reboot", Duration::from_millis(500));
     say("back after the cut in the reboot");
@@ -86,7 +104,10 @@ fn a_machine_with_a_kernel_of_its_own_survives_power_cuts_and_upgrades() {
     assert!(said.contains("1000000 sums right"), "{said}");
     let facts = lab.expect(0, &["facts", "-o", "json", "fleet.yaml"]);
     assert!(facts.contains("\"module\": \"535.183.01\""), "a real module of that version is loaded: {facts}");
-    assert!(facts.contains("\"loaded\": false") && facts.contains("vsgpu-nouveau.conf"), "nouveau is gone: {facts}");
+    assert!(
+        facts.contains("\"loaded\": false") && facts.contains("vsgpu-nouveau.conf"),
+        "nouveau is gone: {facts}"
+    );
     let (again, boots) = apply(&lab, &machine, 0);
     assert!(again.contains("nothing to do") && boots == 0, "{again}");
     say("nothing to do");
@@ -123,10 +144,18 @@ fn a_machine_with_a_kernel_of_its_own_survives_power_cuts_and_upgrades() {
     machine.power_on();
     say("booted the newer kernel");
     let said = lab.expect(3, &["verify", "fleet.yaml"]);
-    assert!(said.contains("its module is there for 6.1.0-") && said.contains("not for the running kernel"), "{said}");
+    assert!(
+        said.contains("its module is there for 6.1.0-") && said.contains("not for the running kernel"),
+        "{said}"
+    );
     let (said, _) = apply(&lab, &machine, 0);
     // Debian's DKMS builds it when the headers come; where it does not, the agent calls `dkms install`. Never the installer.
-    assert!(said.contains("linux-headers-6.1.0-") && said.contains("driver: 535.216.01") && !said.contains("--accept-license"), "{said}");
+    assert!(
+        said.contains("linux-headers-6.1.0-")
+            && said.contains("driver: 535.216.01")
+            && !said.contains("--accept-license"),
+        "{said}"
+    );
     let facts = lab.expect(0, &["facts", "-o", "json", "fleet.yaml"]);
     assert!(facts.contains("\"module\": \"535.216.01\""), "{facts}");
     say("the driver is back on the newer kernel");
@@ -160,7 +189,8 @@ fn a_machine_with_a_wrong_clock_is_told_before_anything_is_done() {
 
 fn main() -> std::process::ExitCode {
     // Minutes under emulation: see the head of this file.
-    let on_demand: Vec<_> = TESTS.iter().map(|test| vsgpu_tests::harness::Test { on_demand: true, ..*test }).collect();
+    let on_demand: Vec<_> =
+        TESTS.iter().map(|test| vsgpu_tests::harness::Test { on_demand: true, ..*test }).collect();
     vsgpu_tests::harness::main(&[("", &on_demand)])
 }
 

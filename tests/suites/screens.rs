@@ -20,7 +20,11 @@ fn golden(name: &str, text: &str) {
         std::fs::write(&path, text).unwrap();
     }
     let stored = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(stored == text, "{} differs; VSGPU_ACCEPT=1 accepts\n--- stored\n{stored}\n--- now\n{text}", path.display());
+    assert!(
+        stored == text,
+        "{} differs; VSGPU_ACCEPT=1 accepts\n--- stored\n{stored}\n--- now\n{text}",
+        path.display()
+    );
 }
 
 #[test]
@@ -62,11 +66,18 @@ fn everything_a_user_sees() {
 fn stored_formats_still_read() {
     let formats = Folder(workspace().join("tests/data/formats/v2"));
     let run = journal::latest(&formats).unwrap().unwrap();
-    assert_eq!((run.number, run.status.plan.version, run.status.steps.len()), (1, 2, run.status.plan.steps.len()));
-    assert!(run.status.steps.iter().all(|s| matches!(s, journal::StepState::Done { .. })) && run.status.ended.is_some());
+    assert_eq!(
+        (run.number, run.status.plan.version, run.status.steps.len()),
+        (1, 2, run.status.plan.steps.len())
+    );
+    assert!(
+        run.status.steps.iter().all(|s| matches!(s, journal::StepState::Done { .. }))
+            && run.status.ended.is_some()
+    );
     assert!(vsgpu::journal::outstanding(&run.status).in_maintenance.is_empty() && run.damage.is_none());
     // The same plan, through the file of `plan --out`.
-    let plan: vsgpu::plan::Plan = serde_json::from_str(&serde_json::to_string(&run.status.plan).unwrap()).unwrap();
+    let plan: vsgpu::plan::Plan =
+        serde_json::from_str(&serde_json::to_string(&run.status.plan).unwrap()).unwrap();
     assert_eq!(plan, run.status.plan);
 }
 

@@ -15,7 +15,8 @@ use crate::render::Printer;
 pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> CliResult {
     let one = |e: Error| vec![e];
     if !fleet.hosts.iter().any(|h| h.name == host) {
-        let error = Error::new(Kind::Usage, format!("the fleet file has no host `{host}`")).code("unknown-node");
+        let error =
+            Error::new(Kind::Usage, format!("the fleet file has no host `{host}`")).code("unknown-node");
         return Err(one(match nearest(host, fleet.hosts.iter().map(|h| h.name.as_str())) {
             Some(near) => error.hint(format!("did you mean `{near}`?")),
             None => error.hint("a name and its `address:` under `hosts:` are enough"),
@@ -24,10 +25,18 @@ pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> Cl
     let folder = fleet.state_folder();
     let lock = journal::lock(&folder).map_err(one)?;
     // Our own comes first: two runs that give back one host's VMs would be in each other's way.
-    if let Some(run) = journal::latest(&Folder(folder)).map_err(one)?.filter(|run| run.status.ended.is_none()) {
-        let error = Error::new(Kind::Blocked, format!("run {} of this fleet is not finished; {host} was left as it is", run.number));
-        let first = format!("`vsgpu resume` or `vsgpu abort` first: both act on all hosts of that run; then `vsgpu abort --adopt {host}`");
-        let beside = format!("or leave that run as it is: a fleet file in another folder that has only {host} and its address");
+    if let Some(run) = journal::latest(&Folder(folder)).map_err(one)?.filter(|run| run.status.ended.is_none())
+    {
+        let error = Error::new(
+            Kind::Blocked,
+            format!("run {} of this fleet is not finished; {host} was left as it is", run.number),
+        );
+        let first = format!(
+            "`vsgpu resume` or `vsgpu abort` first: both act on all hosts of that run; then `vsgpu abort --adopt {host}`"
+        );
+        let beside = format!(
+            "or leave that run as it is: a fleet file in another folder that has only {host} and its address"
+        );
         return Err(one(error.code("unfinished-run").hint(first).hint(beside)));
     }
     let connector = connector(fleet)?;
@@ -45,15 +54,27 @@ pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> Cl
     if adoption.plan.steps.is_empty() {
         if !lefts.is_empty() {
             acquired::told(&lefts, now()).iter().for_each(|told| printer.note(told));
-            let error = Error::new(Kind::Usage, format!("{host}: the fleet file wants `power: off` for all that was shut down there"));
-            return Err(one(error.code("nothing-left").hint("nothing was changed; take `power: off` out, and they are started")));
+            let error = Error::new(
+                Kind::Usage,
+                format!("{host}: the fleet file wants `power: off` for all that was shut down there"),
+            );
+            return Err(one(error
+                .code("nothing-left")
+                .hint("nothing was changed; take `power: off` out, and they are started")));
         }
-        let error = Error::new(Kind::Usage, format!("no run has taken anything of {host}, as far as its agent knows")).code("nothing-left");
-        return Err(one(error.hint("`vsgpu facts` shows how it is; what somebody did by hand is theirs to undo")));
+        let error = Error::new(
+            Kind::Usage,
+            format!("no run has taken anything of {host}, as far as its agent knows"),
+        )
+        .code("nothing-left");
+        return Err(one(
+            error.hint("`vsgpu facts` shows how it is; what somebody did by hand is theirs to undo")
+        ));
     }
     acquired::told(&lefts, now()).iter().for_each(|told| printer.note(told));
     if let Some((busy, who)) = lefts.iter().find_map(|left| Some((left, left.at_work.as_ref()?))) {
-        let error = Error::new(Kind::Blocked, format!("{host}: {who} works on it now; nothing was changed")).code("taken-over");
+        let error = Error::new(Kind::Blocked, format!("{host}: {who} works on it now; nothing was changed"))
+            .code("taken-over");
         return Err(one(busy.advice().into_iter().fold(error, Error::hint)));
     }
     // Machines go on: unlike other verbs, nothing here was agreed to by whoever made the plan.

@@ -41,13 +41,22 @@ impl Apply {
         let choice = named.choice(chosen).map_err(|e| vec![e])?;
         let saved = self.saved_plan(&choice.fleet.value)?;
         let fleet = match &saved {
-            Some(plan) => FleetArg { fleet: Some(plan.fleet_file.clone().into()), pki: choice.pki.map(|pki| pki.value) },
+            Some(plan) => {
+                FleetArg { fleet: Some(plan.fleet_file.clone().into()), pki: choice.pki.map(|pki| pki.value) }
+            }
             None => named,
         };
         let fleet = fleet.read(true, chosen)?;
         let unfinished = if self.abandon { Unfinished::GiveUp } else { Unfinished::GoOnIfSame };
-        RunCommand { saved, yes: self.yes, unfinished, pause: self.pause, max_hosts: self.max_hosts, ..RunCommand::to(printer, &fleet) }
-            .run()
+        RunCommand {
+            saved,
+            yes: self.yes,
+            unfinished,
+            pause: self.pause,
+            max_hosts: self.max_hosts,
+            ..RunCommand::to(printer, &fleet)
+        }
+        .run()
     }
 
     /// A plan that was saved, if the file is one.
@@ -64,10 +73,17 @@ impl Apply {
                     .hint("make a new one with `vsgpu plan --out FILE`"),
             ]
         };
-        let saved: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(format!("this is no saved plan: {e}")))?;
+        let saved: serde_json::Value =
+            serde_json::from_str(&text).map_err(|e| wrong(format!("this is no saved plan: {e}")))?;
         if saved["plan"]["version"] != plan::VERSION {
-            return Err(wrong(format!("the plan has format {}, this vsgpu reads {}", saved["plan"]["version"], plan::VERSION)));
+            return Err(wrong(format!(
+                "the plan has format {}, this vsgpu reads {}",
+                saved["plan"]["version"],
+                plan::VERSION
+            )));
         }
-        serde_json::from_value(saved["plan"].clone()).map(Some).map_err(|e| wrong(format!("this is no saved plan: {e}")))
+        serde_json::from_value(saved["plan"].clone())
+            .map(Some)
+            .map_err(|e| wrong(format!("this is no saved plan: {e}")))
     }
 }

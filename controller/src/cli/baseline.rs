@@ -50,9 +50,10 @@ impl BaselineArgs {
                         add(&mut baseline, &proof.report);
                         sources.push(node.to_string());
                     }
-                    None => {
-                        errors.push(Error::new(Kind::Blocked, format!("{node}: there is no CUDA proof of this boot to take figures from")))
-                    }
+                    None => errors.push(Error::new(
+                        Kind::Blocked,
+                        format!("{node}: there is no CUDA proof of this boot to take figures from"),
+                    )),
                 }
             }
         }
@@ -64,7 +65,10 @@ impl BaselineArgs {
             };
             let report = cuda_report::read(&text).map_err(wrong)?;
             if !report.passed() {
-                let why = report.failure.as_ref().map_or("not every result was checked".into(), ToString::to_string);
+                let why = report
+                    .failure
+                    .as_ref()
+                    .map_or("not every result was checked".into(), ToString::to_string);
                 return Err(wrong(format!("this run failed, it is no baseline: {why}")));
             }
             add(&mut baseline, &report);
@@ -73,7 +77,8 @@ impl BaselineArgs {
         if baseline.is_empty() {
             printer.errors(&errors);
             return Err(vec![
-                Error::new(Kind::Blocked, "no figures were found").hint("`vsgpu baseline --help` shows both ways to get them"),
+                Error::new(Kind::Blocked, "no figures were found")
+                    .hint("`vsgpu baseline --help` shows both ways to get them"),
             ]);
         }
         let names = baseline.keys().cloned().collect();

@@ -81,11 +81,14 @@ impl Ssh {
             Some(name) => name.clone(),
             None if host.parse::<std::net::IpAddr>().is_ok() => {
                 let error = Error::new(Kind::Usage, format!("{host} is an address, and a node has a name"));
-                return Err(vec![error.hint("`--name esx-01`: the name that its certificate has, and the fleet file")]);
+                return Err(vec![
+                    error.hint("`--name esx-01`: the name that its certificate has, and the fleet file"),
+                ]);
             }
             None => host.split('.').next().unwrap_or(&host).to_string(),
         };
-        let names = range::expand(&name).map_err(|why| vec![Error::new(Kind::Usage, why).hint("`--name` gives it another one")])?;
+        let names = range::expand(&name)
+            .map_err(|why| vec![Error::new(Kind::Usage, why).hint("`--name` gives it another one")])?;
         if names.len() != 1 {
             return Err(vec![Error::new(Kind::Usage, format!("`{name}` is a range: one machine at a time"))]);
         }
@@ -104,29 +107,45 @@ impl Ssh {
             folder: format!("/tmp/vsgpu-{}", files::random_name().map_err(one)?),
         };
         let known = certificates(&pki, &name, role).ok();
-        wanted.certificates = known.clone().unwrap_or_else(|| ["ca.pem", "node.pem", "node.key"].map(|file| (file, vec![])).to_vec());
+        wanted.certificates = known
+            .clone()
+            .unwrap_or_else(|| ["ca.pem", "node.pem", "node.key"].map(|file| (file, vec![])).to_vec());
         let plan = acts(&machine, &wanted).map_err(one)?;
-        let shown: String = plan.iter().map(|act| format!("  {act}\n")).collect::<String>().replace("(0 bytes, ", "(");
-        let made = if known.is_none() { format!("  make the certificate {}/{name}.{role}\n", pki.display()) } else { String::new() };
+        let shown: String =
+            plan.iter().map(|act| format!("  {act}\n")).collect::<String>().replace("(0 bytes, ", "(");
+        let made = if known.is_none() {
+            format!("  make the certificate {}/{name}.{role}\n", pki.display())
+        } else {
+            String::new()
+        };
         let shown = format!("{name} ({role}) at {}\n{made}{shown}Nothing has been changed.", self.machine);
         if !self.yes {
             if !printer.can_ask() {
-                let error = Error::new(Kind::Usage, "nobody can be asked here; nothing was changed").code("not-confirmed");
+                let error = Error::new(Kind::Usage, "nobody can be asked here; nothing was changed")
+                    .code("not-confirmed");
                 printer.note(&shown);
                 return Err(vec![error.hint("add `--yes`")]);
             }
             match printer.confirm(&shown, "go on?", &|| false) {
                 Some(true) => {}
-                Some(false) => return Err(vec![Error::new(Kind::Usage, "not confirmed; nothing was changed").code("not-confirmed")]),
+                Some(false) => {
+                    return Err(vec![
+                        Error::new(Kind::Usage, "not confirmed; nothing was changed").code("not-confirmed"),
+                    ]);
+                }
                 None => {
-                    let error = Error::new(Kind::Usage, "nobody can be asked, because what is said goes elsewhere; nothing was changed");
+                    let error = Error::new(
+                        Kind::Usage,
+                        "nobody can be asked, because what is said goes elsewhere; nothing was changed",
+                    );
                     return Err(vec![error.code("not-confirmed").hint("add `--yes`")]);
                 }
             }
         }
         if known.is_none() {
             #[expect(clippy::disallowed_methods, reason = "the edge: certificates carry dates")]
-            vsgpu_wire::pki::issue_node(&pki, &name, role, 365, std::time::SystemTime::now()).map_err(|e| vec![Error::from(e)])?;
+            vsgpu_wire::pki::issue_node(&pki, &name, role, 365, std::time::SystemTime::now())
+                .map_err(|e| vec![Error::from(e)])?;
             wanted.certificates = certificates(&pki, &name, role).map_err(one)?;
         }
         let acts = acts(&machine, &wanted).map_err(one)?;
@@ -162,5 +181,8 @@ impl Ssh {
 /// The node's certificates, as they were issued.
 fn certificates(pki: &Path, name: &str, role: &str) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
     let folder = vsgpu_wire::pki::node_folder(pki, name, role);
-    ["ca.pem", "node.pem", "node.key"].into_iter().map(|file| Ok((file, files::read_bytes(&folder.join(file), 1 << 20)?))).collect()
+    ["ca.pem", "node.pem", "node.key"]
+        .into_iter()
+        .map(|file| Ok((file, files::read_bytes(&folder.join(file), 1 << 20)?)))
+        .collect()
 }

@@ -76,11 +76,15 @@ impl Role {
 impl Cert {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         match self.verb {
-            Verb::Issue { name, role, pki, days } => issue(printer, &name, role.word(), &own_pki(pki.as_ref(), chosen)?, days),
+            Verb::Issue { name, role, pki, days } => {
+                issue(printer, &name, role.word(), &own_pki(pki.as_ref(), chosen)?, days)
+            }
             Verb::Renew { name, role: None, pki, days } if name == "controller" => {
                 renew_own(printer, &own_pki(pki.as_ref(), chosen)?, days)
             }
-            Verb::Renew { name, role, pki, days } => renew(printer, &name, role, &own_pki(pki.as_ref(), chosen)?, days),
+            Verb::Renew { name, role, pki, days } => {
+                renew(printer, &name, role, &own_pki(pki.as_ref(), chosen)?, days)
+            }
         }
     }
 }
@@ -106,24 +110,36 @@ fn listed(folders: &[PathBuf]) -> Vec<String> {
 fn issue(printer: &Printer, name: &str, role: &str, folder: &Path, days: u32) -> CliResult {
     let names = names(name)?;
     // All or none: a range that stops in its middle leaves the reader to find out where.
-    let (taken, missing): (Vec<&String>, Vec<&String>) = names.iter().partition(|node| is_there(&pki::node_folder(folder, node, role)));
+    let (taken, missing): (Vec<&String>, Vec<&String>) =
+        names.iter().partition(|node| is_there(&pki::node_folder(folder, node, role)));
     if let Some(first) = taken.first() {
-        let shown: Vec<String> = taken.iter().map(|node| pki::node_folder(folder, node, role).display().to_string()).collect();
-        let error = Error::new(Kind::Usage, format!("certificates are there already: {}; nothing was issued", some_of(&shown)));
+        let shown: Vec<String> =
+            taken.iter().map(|node| pki::node_folder(folder, node, role).display().to_string()).collect();
+        let error = Error::new(
+            Kind::Usage,
+            format!("certificates are there already: {}; nothing was issued", some_of(&shown)),
+        );
         let error = error.code("certificates").hint(format!(
             "to replace {}: `vsgpu cert renew {} --role {role}`",
             if taken.len() == 1 { "it" } else { "them, one by one" },
             if missing.is_empty() { name } else { first.as_str() }
         ));
         return Err(vec![match missing.first() {
-            Some(first) => error.hint(format!("{} missing: `vsgpu cert issue {first} --role {role}`", missing.len())),
+            Some(first) => {
+                error.hint(format!("{} missing: `vsgpu cert issue {first} --role {role}`", missing.len()))
+            }
             None => error,
         }]);
     }
-    let made = names.iter().map(|node| pki::issue_node(folder, node, role, days, now()).map_err(|e| vec![Error::from(e)]));
+    let made = names
+        .iter()
+        .map(|node| pki::issue_node(folder, node, role, days, now()).map_err(|e| vec![Error::from(e)]));
     let made = made.collect::<Result<Vec<_>, _>>()?;
     let then = match role {
-        "monitor" => "for the TLS client of your Prometheus: cert_file node.pem, key_file node.key, ca_file ca.pem".to_string(),
+        "monitor" => {
+            "for the TLS client of your Prometheus: cert_file node.pem, key_file node.key, ca_file ca.pem"
+                .to_string()
+        }
         role => format!("copy each folder to its node, then: vsgpu-{role}-agent serve --pki FOLDER"),
     };
     let text = format!("{}\n{then}", listed(&made).join("\n"));
@@ -134,20 +150,31 @@ fn issue(printer: &Printer, name: &str, role: &str, folder: &Path, days: u32) ->
 /// Which role a name has certificates of, where that is one.
 fn role_of(folder: &Path, node: &str, role: Option<Role>) -> Result<Role, Error> {
     let wanted: Vec<Role> = role.map_or(Role::ALL.to_vec(), |role| vec![role]);
-    let found: Vec<Role> = wanted.into_iter().filter(|role| is_there(&pki::node_folder(folder, node, role.word()))).collect();
+    let found: Vec<Role> =
+        wanted.into_iter().filter(|role| is_there(&pki::node_folder(folder, node, role.word()))).collect();
     match found.as_slice() {
         [one] => Ok(*one),
         [] => {
             let as_role = role.map_or(String::new(), |role| format!(" as {}", role.word()));
-            let error =
-                Error::new(Kind::Usage, format!("{}: there is no certificate of `{node}`{as_role}; nothing was issued", folder.display()));
+            let error = Error::new(
+                Kind::Usage,
+                format!(
+                    "{}: there is no certificate of `{node}`{as_role}; nothing was issued",
+                    folder.display()
+                ),
+            );
             let role = role.map_or("host", Role::word);
-            let hint = format!("`vsgpu cert issue {node} --role {role}` makes the first one; `--pki DIR` names another folder");
+            let hint = format!(
+                "`vsgpu cert issue {node} --role {role}` makes the first one; `--pki DIR` names another folder"
+            );
             Err(error.code("certificates").hint(hint))
         }
         several => {
             let words: Vec<&str> = several.iter().map(|role| role.word()).collect();
-            let error = Error::new(Kind::Usage, format!("`{node}` has certificates as {}; nothing was issued", words.join(" and ")));
+            let error = Error::new(
+                Kind::Usage,
+                format!("`{node}` has certificates as {}; nothing was issued", words.join(" and ")),
+            );
             Err(error.code("certificates").hint(format!("say which: `--role {}`", words[0])))
         }
     }
@@ -164,7 +191,9 @@ fn renew(printer: &Printer, name: &str, role: Option<Role>, folder: &Path, days:
     let mut made = vec![];
     let mut then = vec![];
     for (node, role) in roles.into_iter().flatten() {
-        made.push(pki::renew_node(folder, &node, role.word(), days, now()).map_err(|e| vec![Error::from(e)])?);
+        made.push(
+            pki::renew_node(folder, &node, role.word(), days, now()).map_err(|e| vec![Error::from(e)])?,
+        );
         then.push(next(&node, role, folder));
     }
     let shown = match then.len() {
@@ -192,15 +221,26 @@ fn next(node: &str, role: Role, pki: &Path) -> String {
         Role::Host => format!(
             "agent on the host:\n  scp {from}/* root@{node}:/etc/opt/vsgpu/\n  on {node}: /sbin/auto-backup.sh && /etc/init.d/vsgpu-host-agent restart\nhost served over ssh, on the Linux machine that serves it:\n  copy the files to /etc/vsgpu-host-agent/{node}/\n  systemctl restart vsgpu-host-agent@{node}"
         ),
-        Role::Guest => format!("  scp {from}/* root@{node}:/etc/vsgpu/\n  on {node}: systemctl restart vsgpu-guest-agent"),
-        Role::Monitor => format!("copy {from}/* to where it scrapes; reload Prometheus, or restart vsgpu-exporter"),
+        Role::Guest => format!(
+            "  scp {from}/* root@{node}:/etc/vsgpu/\n  on {node}: systemctl restart vsgpu-guest-agent"
+        ),
+        Role::Monitor => {
+            format!("copy {from}/* to where it scrapes; reload Prometheus, or restart vsgpu-exporter")
+        }
     }
 }
 
 fn renew_own(printer: &Printer, folder: &Path, days: u32) -> CliResult {
     if !folder.join("controller.pem").exists() {
-        let error = Error::new(Kind::Usage, format!("{}: there is no certificate of an operator; nothing was issued", folder.display()));
-        return Err(vec![error.code("certificates").hint("`vsgpu ca init` makes the first one; `--pki DIR` names another folder")]);
+        let error = Error::new(
+            Kind::Usage,
+            format!("{}: there is no certificate of an operator; nothing was issued", folder.display()),
+        );
+        return Err(vec![
+            error
+                .code("certificates")
+                .hint("`vsgpu ca init` makes the first one; `--pki DIR` names another folder"),
+        ]);
     }
     let before = pki::own_life(folder);
     pki::renew_operator(folder, days, now()).map_err(|e| vec![Error::from(e)])?;
@@ -208,8 +248,11 @@ fn renew_own(printer: &Printer, folder: &Path, days: u32) -> CliResult {
     let now = now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let left = before.map_or(0, |life| life.ends.saturating_sub(now) / 86_400);
     // Whoever asked for less than there was may not have meant it.
-    let shorter =
-        if left > u64::from(days) { format!(" (the old one had {left} left: `--days N` makes it longer)") } else { String::new() };
+    let shorter = if left > u64::from(days) {
+        format!(" (the old one had {left} left: `--days N` makes it longer)")
+    } else {
+        String::new()
+    };
     let text = format!(
         "{shown}/controller.pem and {shown}/controller.key are new for {}{shorter}\nthe old files are beside them as .old\ncopy both files to every other machine that uses this folder; nothing has to be done on the nodes",
         days_of(days)

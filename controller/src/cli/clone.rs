@@ -49,7 +49,8 @@ impl Clone {
         if !fleet.hosts.iter().any(|h| h.name == self.host) {
             let near = crate::fleet::range::nearest(&self.host, fleet.hosts.iter().map(|h| h.name.as_str()))
                 .map(|n| format!("did you mean `{n}`?"));
-            let error = Error::new(Kind::Usage, format!("the fleet file has no host `{}`", self.host)).code("unknown-node");
+            let error = Error::new(Kind::Usage, format!("the fleet file has no host `{}`", self.host))
+                .code("unknown-node");
             return Err(vec![near.into_iter().fold(error, Error::hint)]);
         }
         let names = expand(&self.name).map_err(wrong)?;
@@ -77,16 +78,24 @@ impl Clone {
         fleet.file.set_file_name(format!("{stem}.clone-{}.yaml", self.base.replace('/', "_")));
         if self.dry_run {
             let connector = crate::cli::global::connector(&fleet)?;
-            let inventory = crate::cli::global::block_on(inventory::gather(&fleet, &connector, Scope::Wished, &|_| true))?;
+            let inventory =
+                crate::cli::global::block_on(inventory::gather(&fleet, &connector, Scope::Wished, &|_| {
+                    true
+                }))?;
             let planned = crate::plan::plan(&fleet, &inventory, &Leftovers::default());
-            printer.answer(&json!({ "plan": planned.plan, "problems": planned.problems }), &crate::render::plan::text(&planned.plan));
+            printer.answer(
+                &json!({ "plan": planned.plan, "problems": planned.problems }),
+                &crate::render::plan::text(&planned.plan),
+            );
             printer.warnings(&planned.warnings);
             let errors: Vec<Error> = planned.problems.into_iter().map(|p| p.error).collect();
             printer.errors(&errors);
             return Ok(crate::cli::global::worst(&errors));
         }
         // An unfinished run of other copies of the same base is given up: what it left is seen, and made anew where wished.
-        let unfinished = journal::latest(&Folder(fleet.state_folder())).map_err(|e| vec![e])?.filter(|run| run.status.ended.is_none());
+        let unfinished = journal::latest(&Folder(fleet.state_folder()))
+            .map_err(|e| vec![e])?
+            .filter(|run| run.status.ended.is_none());
         let abandon = unfinished.is_some_and(|run| run.status.plan.fleet != digest(&fleet));
         let unfinished = if abandon { Unfinished::GiveUp } else { Unfinished::GoOnIfSame };
         RunCommand { yes: self.yes, unfinished, ..RunCommand::to(printer, &fleet) }.run()

@@ -91,17 +91,22 @@ enum Ways {
 
 /// A version, or the one that a release has on this side.
 fn version(text: &str, side: &str) -> Result<DriverVersion, Vec<Error>> {
-    let of_release = releases::named(text).map(|r| if side == "host" { Some(r.host.clone()) } else { r.guest.clone() });
+    let of_release =
+        releases::named(text).map(|r| if side == "host" { Some(r.host.clone()) } else { r.guest.clone() });
     match (of_release, text.parse()) {
         (Some(Some(version)), _) | (None, Ok(version)) => Ok(version),
         (Some(None), _) => Err(vec![
-            Error::new(Kind::Usage, format!("the guest driver of vGPU {text} is not in the table")).hint("name it by its version"),
+            Error::new(Kind::Usage, format!("the guest driver of vGPU {text} is not in the table"))
+                .hint("name it by its version"),
         ]),
         (None, Err(_)) => {
-            let near = crate::fleet::range::nearest(text, releases::all().iter().map(|r| r.name)).map(String::from);
+            let near =
+                crate::fleet::range::nearest(text, releases::all().iter().map(|r| r.name)).map(String::from);
             let error = Error::new(
                 Kind::Usage,
-                format!("{side}: `{text}` is neither a driver version such as 535.183.04 nor a vGPU release such as 16.6"),
+                format!(
+                    "{side}: `{text}` is neither a driver version such as 535.183.04 nor a vGPU release such as 16.6"
+                ),
             );
             Err(vec![match near {
                 Some(near) => error.hint(format!("did you mean release `{near}`?")),
@@ -115,27 +120,45 @@ fn version(text: &str, side: &str) -> Result<DriverVersion, Vec<Error>> {
 fn esxi(text: &str) -> Result<String, Vec<Error>> {
     let plain = text.trim().to_lowercase().replace([' ', '-'], "").replace("update", "u").replace('u', ".");
     let numbers: Vec<&str> = plain.split('.').collect();
-    let right = (2..=4).contains(&numbers.len()) && numbers.iter().all(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit()));
-    right
-        .then_some(plain)
-        .ok_or_else(|| vec![Error::new(Kind::Usage, format!("--esxi: `{text}` is no release of ESXi such as 8.0.2 or 8.0U2"))])
+    let right = (2..=4).contains(&numbers.len())
+        && numbers.iter().all(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit()));
+    right.then_some(plain).ok_or_else(|| {
+        vec![Error::new(
+            Kind::Usage,
+            format!("--esxi: `{text}` is no release of ESXi such as 8.0.2 or 8.0U2"),
+        )]
+    })
 }
 
 /// A number of the other side: the pair was typed the wrong way round.
 fn swapped(host: &str, guest: Option<&str>) -> Option<Error> {
     let on = |text: &str, side: &str| {
         let version: DriverVersion = text.parse().ok()?;
-        Some(if side == "host" { !releases::of_host(&version).is_empty() } else { !releases::of_guest(&version).is_empty() })
+        Some(if side == "host" {
+            !releases::of_host(&version).is_empty()
+        } else {
+            !releases::of_guest(&version).is_empty()
+        })
     };
-    let other_side = |text: &str, side: &str, other: &str| on(text, side) == Some(false) && on(text, other) == Some(true);
+    let other_side =
+        |text: &str, side: &str, other: &str| on(text, side) == Some(false) && on(text, other) == Some(true);
     let of_host = other_side(host, "host", "guest").then_some((host, "the host", "the guest driver"));
-    let of_guest = guest.filter(|g| other_side(g, "guest", "host")).map(|g| (g, "the guest", "the host's vGPU manager"));
+    let of_guest =
+        guest.filter(|g| other_side(g, "guest", "host")).map(|g| (g, "the guest", "the host's vGPU manager"));
     let (version, asked, really) = of_host.or(of_guest)?;
     let parsed: DriverVersion = version.parse().ok()?;
-    let found = if really == "the guest driver" { releases::of_guest(&parsed) } else { releases::of_host(&parsed) };
+    let found =
+        if really == "the guest driver" { releases::of_guest(&parsed) } else { releases::of_host(&parsed) };
     let release = found.first()?;
-    let error = Error::new(Kind::Usage, format!("{version} is {really} of vGPU {}, and was named for {asked}", release.name));
-    Some(error.hint(format!("the host comes first: vsgpu compat {} {}", release.host, compat::guest_of(release))))
+    let error = Error::new(
+        Kind::Usage,
+        format!("{version} is {really} of vGPU {}, and was named for {asked}", release.name),
+    );
+    Some(error.hint(format!(
+        "the host comes first: vsgpu compat {} {}",
+        release.host,
+        compat::guest_of(release)
+    )))
 }
 
 /// The GPU of a name. Boards that differ only in their form (PCIe, SXM) may share it: the profile tells them apart.
@@ -145,21 +168,29 @@ fn gpu(wish: &str, profiles: &[String]) -> Result<Gpu, Vec<Error>> {
     match found[..] {
         [model] => Ok(Gpu::of_model(model)),
         [] => {
-            let near = crate::fleet::range::nearest(wish, gpus::all().iter().map(|m| m.token)).map(|n| format!("did you mean `{n}`?"));
+            let near = crate::fleet::range::nearest(wish, gpus::all().iter().map(|m| m.token))
+                .map(|n| format!("did you mean `{n}`?"));
             Err(vec![
                 Error::new(Kind::Usage, format!("no GPU of the table is called `{wish}`"))
                     .hint(near.unwrap_or_else(|| "name it as NVIDIA does: A100, L40S, T4".into())),
             ])
         }
         ref several => {
-            let of_profile =
-                |m: &&&gpus::Model| profiles.iter().filter_map(|p| vgpu_types::find(p)).any(|t| m.token.eq_ignore_ascii_case(t.token));
+            let of_profile = |m: &&&gpus::Model| {
+                profiles
+                    .iter()
+                    .filter_map(|p| vgpu_types::find(p))
+                    .any(|t| m.token.eq_ignore_ascii_case(t.token))
+            };
             let whole_wish = |m: &&&gpus::Model| m.token.eq_ignore_ascii_case(wish);
             if let Some(model) = several.iter().find(whole_wish).or_else(|| several.iter().find(of_profile)) {
                 return Ok(Gpu::of_model(model));
             }
             let names: Vec<&str> = several.iter().map(|m| m.name).collect();
-            Err(vec![Error::new(Kind::Usage, format!("`{wish}` names several GPUs: {}", names.join(", "))).hint("say more of the name")])
+            Err(vec![
+                Error::new(Kind::Usage, format!("`{wish}` names several GPUs: {}", names.join(", ")))
+                    .hint("say more of the name"),
+            ])
         }
     }
 }
@@ -170,13 +201,16 @@ impl Compat {
             return Err(vec![error]);
         }
         self.checked()?;
-        let manager = Some(self.host.as_str()).filter(|h| *h != "-").map(|h| version(h, "host")).transpose()?;
+        let manager =
+            Some(self.host.as_str()).filter(|h| *h != "-").map(|h| version(h, "host")).transpose()?;
         let guest = self.guest.as_deref().map(|g| version(g, "guest")).transpose()?;
         let gpu = self.gpu.as_deref().map(|g| gpu(g, &self.profile)).transpose()?;
         let mode = self.mode.unwrap_or(if manager.is_some() { Mode::Vgpu } else { Mode::Passthrough });
         let by = |side: &str| side.to_string();
-        let catalogue = self.catalogue.as_deref().map(DriverCatalogue::read).transpose().map_err(|e| vec![e])?;
-        let mut profiles: Vec<Stated<String>> = self.profile.iter().map(|p| Stated::new(p.clone(), by("the VM"))).collect();
+        let catalogue =
+            self.catalogue.as_deref().map(DriverCatalogue::read).transpose().map_err(|e| vec![e])?;
+        let mut profiles: Vec<Stated<String>> =
+            self.profile.iter().map(|p| Stated::new(p.clone(), by("the VM"))).collect();
         let any_vgpu = mode == Mode::Vgpu && profiles.is_empty();
         if any_vgpu {
             // A pair can be asked about without a profile: what is said then is said of every vGPU.
@@ -197,25 +231,34 @@ impl Compat {
             manager_wished: true,
             passthrough: mode == Mode::Passthrough,
             host_gpus: gpu.clone().filter(|_| mode == Mode::Vgpu).map(|g| vec![g]),
-            license: self
-                .license
-                .map(|way| Stated::new(if way == Ways::Nls { LicenseWay::Nls } else { LicenseWay::Legacy }, by("the guest"))),
+            license: self.license.map(|way| {
+                Stated::new(
+                    if way == Ways::Nls { LicenseWay::Nls } else { LicenseWay::Legacy },
+                    by("the guest"),
+                )
+            }),
             ecc_on: self.ecc.then(|| Stated::new((), by("the host"))),
             cuda: self.cuda.as_ref().map(|v| Stated::new(v.clone(), by("the guest"))),
-            firmware: self.firmware.map(|f| Stated::new(if f == Firmware::Efi { "efi".into() } else { "bios".into() }, by("the VM"))),
+            firmware: self.firmware.map(|f| {
+                Stated::new(if f == Firmware::Efi { "efi".into() } else { "bios".into() }, by("the VM"))
+            }),
             mmio: self.mmio.map(|gib| Stated::new(gib, by("the VM"))),
             module: self.module.map(|m| Stated::new(m, by("the guest"))),
             releases: (releases::named(&self.host), self.guest.as_deref().and_then(releases::named)),
             catalogue: catalogue.map(Arc::new),
             ..Combination::default()
         };
-        let findings: Vec<Finding> =
-            compat::judge_one(&combination).into_iter().filter(|f| !(any_vgpu && f.constraint == "profile-exists")).collect();
-        let (refused, warnings): (Vec<Finding>, Vec<Finding>) = findings.into_iter().partition(Finding::refused);
+        let findings: Vec<Finding> = compat::judge_one(&combination)
+            .into_iter()
+            .filter(|f| !(any_vgpu && f.constraint == "profile-exists"))
+            .collect();
+        let (refused, warnings): (Vec<Finding>, Vec<Finding>) =
+            findings.into_iter().partition(Finding::refused);
         let works = refused.is_empty();
-        let listed = |v: &Option<DriverVersion>, found: bool| v.is_none() || found || mode == Mode::Passthrough;
-        let known =
-            listed(&manager, !combination.manager_releases().is_empty()) && listed(&guest, !combination.guest_releases().is_empty());
+        let listed =
+            |v: &Option<DriverVersion>, found: bool| v.is_none() || found || mode == Mode::Passthrough;
+        let known = listed(&manager, !combination.manager_releases().is_empty())
+            && listed(&guest, !combination.guest_releases().is_empty());
         let word = match (works, warnings.is_empty()) {
             (true, true) if known => "works",
             (true, true) => "works by its branch (this very version is not in the table)",
@@ -253,11 +296,17 @@ impl Compat {
     fn checked(&self) -> Result<(), Vec<Error>> {
         let wrong = |why: String, hint: &str| Err(vec![Error::new(Kind::Usage, why).hint(hint)]);
         if self.mode == Some(Mode::Passthrough) && !self.profile.is_empty() {
-            return wrong("a whole GPU has no vGPU profile".into(), "leave `--profile` or `--mode passthrough` out");
+            return wrong(
+                "a whole GPU has no vGPU profile".into(),
+                "leave `--profile` or `--mode passthrough` out",
+            );
         }
         let whole = self.mode == Some(Mode::Passthrough) || self.host == "-" && self.mode.is_none();
         if (self.mmio.is_some() || self.firmware.is_some()) && !(whole && self.gpu.is_some()) {
-            return wrong("`--mmio` and `--firmware` are about a whole GPU".into(), "add `--mode passthrough --gpu NAME`");
+            return wrong(
+                "`--mmio` and `--firmware` are about a whole GPU".into(),
+                "add `--mode passthrough --gpu NAME`",
+            );
         }
         match &self.cuda {
             Some(cuda) if vsgpu_core::knowledge::cuda::minimum(cuda).is_none() => {
@@ -270,14 +319,23 @@ impl Compat {
     /// Drivers that go with a host, newest first.
     fn partners(&self, manager: &DriverVersion) -> String {
         let own = releases::named(&self.host).or_else(|| releases::of_host(manager).into_iter().next());
-        let Some(major) = own.map(|r| r.major).or_else(|| releases::of_branch(manager.branch()).map(|(m, _)| m)) else {
+        let Some(major) =
+            own.map(|r| r.major).or_else(|| releases::of_branch(manager.branch()).map(|(m, _)| m))
+        else {
             return String::new();
         };
         let row = |r: &&releases::Release| format!("  {:<6} guest driver {}", r.name, compat::guest_of(r));
-        let of_major = |m: &u32| releases::all().iter().rev().filter(|r| r.major == *m && !r.withdrawn).collect::<Vec<_>>();
-        let lists = pairs::guests_of(major).into_iter().map(|m| of_major(&m).iter().map(row).collect::<Vec<_>>().join("\n"));
-        let on: Vec<&str> = own.map(|r| releases::packaged_for(r.name).iter().map(|(major, _)| *major).collect()).unwrap_or_default();
-        let on = if on.is_empty() { String::new() } else { format!("\npackaged for vSphere {}", on.join(", ")) };
+        let of_major = |m: &u32| {
+            releases::all().iter().rev().filter(|r| r.major == *m && !r.withdrawn).collect::<Vec<_>>()
+        };
+        let lists = pairs::guests_of(major)
+            .into_iter()
+            .map(|m| of_major(&m).iter().map(row).collect::<Vec<_>>().join("\n"));
+        let on: Vec<&str> = own
+            .map(|r| releases::packaged_for(r.name).iter().map(|(major, _)| *major).collect())
+            .unwrap_or_default();
+        let on =
+            if on.is_empty() { String::new() } else { format!("\npackaged for vSphere {}", on.join(", ")) };
         format!("\nguests that go with it:\n{}{on}", lists.collect::<Vec<_>>().join("\n"))
     }
 }
@@ -285,15 +343,22 @@ impl Compat {
 fn described(manager: Option<&DriverVersion>, guest: Option<&DriverVersion>, gpu: Option<&Gpu>) -> String {
     let host = manager.map(|v| format!("vGPU manager {}", compat::named(v, &releases::of_host(v))));
     // In passthrough a release says nothing: any driver that knows the GPU does.
-    let guest =
-        guest.map(|v| format!("guest driver {}", if manager.is_some() { compat::named(v, &releases::of_guest(v)) } else { v.to_string() }));
+    let guest = guest.map(|v| {
+        format!(
+            "guest driver {}",
+            if manager.is_some() { compat::named(v, &releases::of_guest(v)) } else { v.to_string() }
+        )
+    });
     host.into_iter().chain(guest).chain(gpu.map(Gpu::shown)).collect::<Vec<_>>().join(", ")
 }
 
 /// What a pair that works rests on.
 fn rests_on(c: &Combination) -> Option<String> {
     let (hosts, guests) = (c.manager_releases(), c.guest_releases());
-    let pair = hosts.iter().flat_map(|h| guests.iter().map(move |g| (h.major, g.major))).find_map(|(h, g)| pairs::rule(h, g))?;
+    let pair = hosts
+        .iter()
+        .flat_map(|h| guests.iter().map(move |g| (h.major, g.major)))
+        .find_map(|(h, g)| pairs::rule(h, g))?;
     let limited = if pair.says == pairs::Says::Limited { "; with what both releases support" } else { "" };
     Some(format!("{}{limited}", pair.basis))
 }

@@ -46,19 +46,27 @@ impl Config {
         let one = |e: Error| vec![e];
         let around = Environment::here();
         let mut file = File::read(&around.file).map_err(one)?;
-        let absolute =
-            |path: PathBuf| std::path::absolute(&path).map_err(|e| vec![Error::new(Kind::Usage, format!("{}: {e}", path.display()))]);
+        let absolute = |path: PathBuf| {
+            std::path::absolute(&path)
+                .map_err(|e| vec![Error::new(Kind::Usage, format!("{}: {e}", path.display()))])
+        };
         let said = match self.verb {
             None => return Self::show(printer, chosen, &around, &file),
             Some(Verb::Add { name, fleet, pki }) => {
                 if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-                    return Err(vec![Error::new(Kind::Usage, format!("`{name}`: a context's name has letters, digits, `-`, `_` and `.`"))]);
+                    return Err(vec![Error::new(
+                        Kind::Usage,
+                        format!("`{name}`: a context's name has letters, digits, `-`, `_` and `.`"),
+                    )]);
                 }
                 let fleet = absolute(fleet)?;
                 crate::files::open(&fleet).map_err(one)?;
                 if let Some(known) = file.contexts.get(&name) {
-                    let error =
-                        Error::new(Kind::Usage, format!("context {name} is there already: {}", known.fleet.display())).code("config");
+                    let error = Error::new(
+                        Kind::Usage,
+                        format!("context {name} is there already: {}", known.fleet.display()),
+                    )
+                    .code("config");
                     return Err(vec![error.hint(format!("`vsgpu config remove {name}` first"))]);
                 }
                 file.contexts.insert(name.clone(), Context { fleet, pki: pki.map(absolute).transpose()? });
@@ -83,11 +91,15 @@ impl Config {
     }
 
     fn show(printer: &Printer, chosen: &GlobalArgs, around: &Environment, file: &File) -> CliResult {
-        let choice = choose(None, None, chosen.context.as_deref(), around, &|| Ok(file.clone())).map_err(|e| vec![e])?;
-        let mut rows = vec![vec!["fleet".into(), choice.fleet.value.display().to_string(), choice.fleet.from.clone()]];
+        let choice = choose(None, None, chosen.context.as_deref(), around, &|| Ok(file.clone()))
+            .map_err(|e| vec![e])?;
+        let mut rows =
+            vec![vec!["fleet".into(), choice.fleet.value.display().to_string(), choice.fleet.from.clone()]];
         rows.push(match &choice.pki {
             Some(pki) => vec!["pki".into(), pki.value.display().to_string(), pki.from.clone()],
-            None => vec!["pki".into(), "`pki:` of the fleet file, or `pki` beside it".into(), "default".into()],
+            None => {
+                vec!["pki".into(), "`pki:` of the fleet file, or `pki` beside it".into(), "default".into()]
+            }
         });
         rows.push(vec![
             "contexts".into(),
@@ -101,8 +113,7 @@ impl Config {
             text += &format!("\n{mark} {name}  {}{pki}", context.fleet.display());
         }
         let names = file.contexts.keys().cloned().collect();
-        let json =
-            json!({ "fleet": choice.fleet, "pki": choice.pki, "file": around.file, "current": file.current, "contexts": file.contexts });
+        let json = json!({ "fleet": choice.fleet, "pki": choice.pki, "file": around.file, "current": file.current, "contexts": file.contexts });
         printer.show(Answer { names, ..Answer::new(json, text) });
         Ok(Exit::Done)
     }

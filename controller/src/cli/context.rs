@@ -97,20 +97,30 @@ impl Environment {
         let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         // A unit or a cron job may have no HOME; contexts must not be looked for in whatever folder it works in.
         let own = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.dir);
-        let home = || path("HOME").filter(|p| p.is_absolute()).or_else(own).unwrap_or_else(|| "/".into()).join(".config");
+        let home = || {
+            path("HOME")
+                .filter(|p| p.is_absolute())
+                .or_else(own)
+                .unwrap_or_else(|| "/".into())
+                .join(".config")
+        };
         Self {
             fleet: path("VSGPU_FLEET"),
             pki: path("VSGPU_PKI"),
             context: path("VSGPU_CONTEXT").map(|name| name.to_string_lossy().into_owned()),
             has_fleet_file: Path::new("fleet.yaml").exists(),
-            file: path("XDG_CONFIG_HOME").filter(|p| p.is_absolute()).unwrap_or_else(home).join("vsgpu/config.yaml"),
+            file: path("XDG_CONFIG_HOME")
+                .filter(|p| p.is_absolute())
+                .unwrap_or_else(home)
+                .join("vsgpu/config.yaml"),
         }
     }
 }
 
 /// Where traces of runs go: OpenTelemetry's own variable. Nowhere, unless it is set.
 pub fn trace_endpoint() -> Option<String> {
-    let text = |name: &str| std::env::var_os(name).and_then(|v| v.into_string().ok()).filter(|v| !v.is_empty());
+    let text =
+        |name: &str| std::env::var_os(name).and_then(|v| v.into_string().ok()).filter(|v| !v.is_empty());
     let off = text("OTEL_SDK_DISABLED").is_some_and(|v| v.eq_ignore_ascii_case("true"));
     text("OTEL_EXPORTER_OTLP_ENDPOINT").filter(|_| !off)
 }
@@ -142,7 +152,9 @@ pub fn choose(
 ) -> Result<Choice, Error> {
     let set = |value: &Path, from: &str| Setting { value: value.into(), from: from.into() };
     // A context's certificates go with its fleet file and with no other.
-    let of_context = |context: &Context, from: &str| (set(&context.fleet, from), context.pki.as_deref().map(|p| set(p, from)));
+    let of_context = |context: &Context, from: &str| {
+        (set(&context.fleet, from), context.pki.as_deref().map(|p| set(p, from)))
+    };
     let named = |name: &str, from: String| Ok::<_, Error>(of_context(config()?.find(name)?, &from));
     let here = || (set(Path::new("fleet.yaml"), "working folder"), None);
     let (file, own_pki) = match (fleet, context, &around.fleet, &around.context) {
@@ -159,7 +171,8 @@ pub fn choose(
     let of_env = || around.pki.as_deref().map(|p| set(p, "VSGPU_PKI"));
     // What was typed counts more than what was exported once: a context that was named brings its own certificates.
     let pki = pki.map(|p| set(p, "command line"));
-    let pki = if context.is_some() { pki.or(own_pki).or_else(of_env) } else { pki.or_else(of_env).or(own_pki) };
+    let pki =
+        if context.is_some() { pki.or(own_pki).or_else(of_env) } else { pki.or_else(of_env).or(own_pki) };
     Ok(Choice { fleet: file, pki })
 }
 
@@ -169,7 +182,13 @@ mod tests {
 
     fn config() -> Config {
         let context = |name: &str| {
-            (name.to_string(), Context { fleet: format!("/{name}/fleet.yaml").into(), pki: Some(format!("/{name}/pki").into()) })
+            (
+                name.to_string(),
+                Context {
+                    fleet: format!("/{name}/fleet.yaml").into(),
+                    pki: Some(format!("/{name}/pki").into()),
+                },
+            )
         };
         Config { current: Some("prod".into()), contexts: [context("prod"), context("lab")].into() }
     }
@@ -178,11 +197,21 @@ mod tests {
     fn what_is_said_nearer_counts_more() {
         let chosen = |fleet: Option<&str>, context: Option<&str>, around: &Environment| {
             let choice = choose(fleet.map(Path::new), None, context, around, &|| Ok(config())).unwrap();
-            format!("{} {} {:?}", choice.fleet.value.display(), choice.fleet.from, choice.pki.map(|p| p.value.display().to_string()))
+            format!(
+                "{} {} {:?}",
+                choice.fleet.value.display(),
+                choice.fleet.from,
+                choice.pki.map(|p| p.value.display().to_string())
+            )
         };
         let nothing = Environment::default();
         let here = Environment { has_fleet_file: true, ..Environment::default() };
-        let env = Environment { fleet: Some("/e.yaml".into()), pki: Some("/e".into()), context: Some("lab".into()), ..here.clone() };
+        let env = Environment {
+            fleet: Some("/e.yaml".into()),
+            pki: Some("/e".into()),
+            context: Some("lab".into()),
+            ..here.clone()
+        };
         assert_eq!(chosen(Some("a.yaml"), Some("lab"), &env), "a.yaml command line Some(\"/e\")");
         assert_eq!(chosen(None, Some("prod"), &env), "/prod/fleet.yaml --context prod Some(\"/prod/pki\")");
         assert_eq!(chosen(None, None, &env), "/e.yaml VSGPU_FLEET Some(\"/e\")");
@@ -194,6 +223,9 @@ mod tests {
         let error = choose(None, None, Some("labb"), &nothing, &|| Ok(config())).unwrap_err();
         assert!(error.hints[0].contains("`lab`"), "{error:?}");
         let broken = || Err(Error::new(Kind::Usage, "broken"));
-        assert!(choose(Some(Path::new("a.yaml")), None, None, &nothing, &broken).is_ok(), "contexts that nobody needs are not read");
+        assert!(
+            choose(Some(Path::new("a.yaml")), None, None, &nothing, &broken).is_ok(),
+            "contexts that nobody needs are not read"
+        );
     }
 }

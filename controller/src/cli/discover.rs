@@ -49,7 +49,11 @@ impl Keys {
     /// A machine with them.
     pub(super) fn target(&self, text: &str) -> Result<Target, Vec<Error>> {
         let target = Target::parse(text).map_err(|why| vec![Error::new(Kind::Usage, why)])?;
-        Ok(Target { identity: self.ssh_identity.clone(), known_hosts: self.ssh_known_hosts.clone(), ..target })
+        Ok(Target {
+            identity: self.ssh_identity.clone(),
+            known_hosts: self.ssh_known_hosts.clone(),
+            ..target
+        })
     }
 }
 
@@ -57,7 +61,10 @@ impl Where {
     fn look(&self, chosen: &GlobalArgs) -> Result<Vec<Found>, Vec<Error>> {
         let wrong = |why: String| vec![Error::new(Kind::Usage, why)];
         if self.ssh.is_empty() && self.agent.is_empty() {
-            return Err(vec![Error::new(Kind::Usage, "no host was named").hint("`--ssh root@esx-01`, or `--agent esx-01=10.0.0.11:7443`")]);
+            return Err(vec![
+                Error::new(Kind::Usage, "no host was named")
+                    .hint("`--ssh root@esx-01`, or `--agent esx-01=10.0.0.11:7443`"),
+            ]);
         }
         let targets = self.ssh.iter().map(|text| self.keys.target(text)).collect::<Result<Vec<_>, _>>()?;
         let mut found = discover::over_ssh(targets, self.tools.as_deref(), &self.root);
@@ -73,7 +80,9 @@ impl Where {
         }
         let mut names = std::collections::BTreeSet::new();
         match found.iter().find(|host| !names.insert(host.name.clone())) {
-            Some(twice) => Err(wrong(format!("two hosts are called `{}`: look at them one after the other", twice.name))),
+            Some(twice) => {
+                Err(wrong(format!("two hosts are called `{}`: look at them one after the other", twice.name)))
+            }
             None => Ok(found),
         }
     }
@@ -105,12 +114,19 @@ impl Discover {
                 text += &format!("{}\n", readiness::text(gpus, false));
             }
             let vms = discover::vms(seen);
-            let listed: Vec<String> =
-                vms.iter().map(|(name, runs)| format!("{}{}", sentence(name), if *runs { "" } else { " (off)" })).collect();
-            text += &format!("  VMs: {}\n\n", if listed.is_empty() { "none".into() } else { listed.join(", ") });
-            let vms: Vec<_> = vms.iter().map(|(name, runs)| json!({ "name": name, "running": runs })).collect();
+            let listed: Vec<String> = vms
+                .iter()
+                .map(|(name, runs)| format!("{}{}", sentence(name), if *runs { "" } else { " (off)" }))
+                .collect();
+            text +=
+                &format!("  VMs: {}\n\n", if listed.is_empty() { "none".into() } else { listed.join(", ") });
+            let vms: Vec<_> =
+                vms.iter().map(|(name, runs)| json!({ "name": name, "running": runs })).collect();
             let facts = vsgpu_core::observe::facts_as_json(&seen.facts);
-            json.insert(host.name.clone(), json!({ "address": host.address, "readiness": gpus, "vms": vms, "facts": facts }));
+            json.insert(
+                host.name.clone(),
+                json!({ "address": host.address, "readiness": gpus, "vms": vms, "facts": facts }),
+            );
         }
         text += "nothing was changed; `vsgpu init` with the same options writes a fleet file";
         let errors = failures(&found);
@@ -139,7 +155,11 @@ pub(super) struct Init {
 impl Init {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         if self.out.exists() {
-            let error = Error::new(Kind::Usage, format!("{}: is there already and was not touched", self.out.display())).code("file");
+            let error = Error::new(
+                Kind::Usage,
+                format!("{}: is there already and was not touched", self.out.display()),
+            )
+            .code("file");
             return Err(vec![error.hint("`--out FILE` writes another one")]);
         }
         let found = self.hosts.look(chosen)?;

@@ -20,11 +20,16 @@ impl Explain {
     pub fn run(self, printer: &Printer) -> CliResult {
         let all = explain::pages();
         let Some(code) = self.code else {
-            let first = |text: &str| text.lines().next().unwrap_or_default().split(". ").next().unwrap_or_default().to_string();
-            let rows: Vec<Vec<String>> = all.iter().map(|(code, text)| vec![code.to_string(), first(text)]).collect();
+            let first = |text: &str| {
+                text.lines().next().unwrap_or_default().split(". ").next().unwrap_or_default().to_string()
+            };
+            let rows: Vec<Vec<String>> =
+                all.iter().map(|(code, text)| vec![code.to_string(), first(text)]).collect();
             let names = all.iter().map(|(code, _)| code.to_string()).collect();
-            let pages: serde_json::Map<_, _> = all.iter().map(|(code, text)| (code.to_string(), json!(text))).collect();
-            printer.show(render::Answer { names, ..render::Answer::new(pages.into(), render::columns(&rows)) });
+            let pages: serde_json::Map<_, _> =
+                all.iter().map(|(code, text)| (code.to_string(), json!(text))).collect();
+            printer
+                .show(render::Answer { names, ..render::Answer::new(pages.into(), render::columns(&rows)) });
             return Ok(Exit::Done);
         };
         // As it is copied from a screen.

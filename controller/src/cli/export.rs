@@ -26,7 +26,8 @@ impl Export {
         let document = document(&fleet, &inventory);
         let names = inventory.nodes.keys().map(|id| id.clone().into()).collect();
         printer.show(Answer { names, ..Answer::new(document.clone(), yaml::write(&document).trim_end()) });
-        printer.note("names of packages and tokens are guessed from their versions: put your own files there");
+        printer
+            .note("names of packages and tokens are guessed from their versions: put your own files there");
         let mut errors: Vec<Error> = inventory.nodes.into_values().filter_map(Result::err).collect();
         errors.dedup();
         printer.errors(&errors);
@@ -70,9 +71,12 @@ fn document(fleet: &Fleet, inventory: &Inventory) -> Value {
 
 fn without_nulls(value: Value) -> Value {
     match value {
-        Value::Object(map) => {
-            map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect::<Map<_, _>>().into()
-        }
+        Value::Object(map) => map
+            .into_iter()
+            .filter(|(_, v)| !v.is_null())
+            .map(|(k, v)| (k, without_nulls(v)))
+            .collect::<Map<_, _>>()
+            .into(),
         Value::Array(items) => items.into_iter().map(without_nulls).collect(),
         other => other,
     }

@@ -34,12 +34,18 @@ impl Exporter {
         let fleet = self.fleet.read(false, chosen)?;
         let connector = reader(&fleet)?;
         let refused = |why: String| vec![Error::new(Kind::Usage, why)];
-        let auth = ScrapeAuth::of(self.listen, self.metrics_auth.as_deref(), &fleet.pki, pki::own_file(&fleet.pki)).map_err(refused)?;
+        let auth =
+            ScrapeAuth::of(self.listen, self.metrics_auth.as_deref(), &fleet.pki, pki::own_file(&fleet.pki))
+                .map_err(refused)?;
         let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
         let collected = Arc::new(Collected::new(&fleet));
         block_on(async {
             listener::listen(self.listen, auth, collected.clone()).map_err(refused)?;
-            printer.note(&format!("serving the metrics of {} agents on {}, /metrics", exporter::agents(&fleet), self.listen));
+            printer.note(&format!(
+                "serving the metrics of {} agents on {}, /metrics",
+                exporter::agents(&fleet),
+                self.listen
+            ));
             let mut tick = tokio::time::interval(Duration::from_secs(self.every.into()));
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {

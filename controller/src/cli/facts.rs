@@ -22,17 +22,24 @@ pub(super) struct Facts {
 impl Facts {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let fleet = self.fleet.read(false, chosen)?;
-        let names: Vec<&str> = fleet.hosts.iter().map(|h| h.name.as_str()).chain(fleet.vms.iter().map(|v| v.name.as_str())).collect();
+        let names: Vec<&str> = fleet
+            .hosts
+            .iter()
+            .map(|h| h.name.as_str())
+            .chain(fleet.vms.iter().map(|v| v.name.as_str()))
+            .collect();
         if let Some(unknown) = self.node.iter().find(|n| !names.contains(&n.as_str())) {
-            let error = Error::new(Kind::Usage, format!("the fleet file has no node `{unknown}`")).code("unknown-node");
+            let error = Error::new(Kind::Usage, format!("the fleet file has no node `{unknown}`"))
+                .code("unknown-node");
             return Err(vec![match nearest(unknown, names) {
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
                 None => error,
             }]);
         }
         let connector = connector(&fleet)?;
-        let inventory =
-            block_on(inventory::gather(&fleet, &connector, Scope::All, &|id| self.node.is_empty() || self.node.contains(&id.name)))?;
+        let inventory = block_on(inventory::gather(&fleet, &connector, Scope::All, &|id| {
+            self.node.is_empty() || self.node.contains(&id.name)
+        }))?;
         printer.show(report::facts(&inventory));
         let mut errors: Vec<Error> = inventory.nodes.into_values().filter_map(Result::err).collect();
         errors.dedup();

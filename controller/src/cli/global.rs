@@ -29,14 +29,17 @@ impl FleetArg {
     /// Which fleet is meant.
     pub(crate) fn choice(&self, chosen: &GlobalArgs) -> Result<Choice, Error> {
         let around = Environment::here();
-        choose(self.fleet.as_deref(), self.pki.as_deref(), chosen.context.as_deref(), &around, &|| Config::read(&around.file))
+        choose(self.fleet.as_deref(), self.pki.as_deref(), chosen.context.as_deref(), &around, &|| {
+            Config::read(&around.file)
+        })
     }
 
     /// Reads the fleet file, and with `files` also the files that it names.
     pub(crate) fn read(&self, files: bool, chosen: &GlobalArgs) -> Result<Fleet, Vec<Error>> {
         let choice = self.choice(chosen).map_err(|e| vec![e])?;
         let mut fleet = file::read(&choice.fleet.value)?;
-        fleet.file = std::path::absolute(&fleet.file).map_err(|e| vec![Error::new(Kind::Usage, e.to_string())])?;
+        fleet.file =
+            std::path::absolute(&fleet.file).map_err(|e| vec![Error::new(Kind::Usage, e.to_string())])?;
         if let Some(pki) = choice.pki {
             fleet.pki = pki.value;
         }
@@ -79,7 +82,10 @@ pub(crate) fn reader(fleet: &Fleet) -> Result<Connector, Vec<Error>> {
 }
 
 /// Seconds since 1970, for records.
-#[expect(clippy::disallowed_methods, reason = "the edge: records carry a time for people, nothing is decided by it")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the edge: records carry a time for people, nothing is decided by it"
+)]
 pub(crate) fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
@@ -87,7 +93,8 @@ pub(crate) fn now() -> u64 {
 /// Who we are, to the agents: people read it when two controllers meet. The id makes a copy of the machine another one.
 pub(crate) fn holder(fleet: &Fleet) -> Result<String, Vec<Error>> {
     let host = nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();
-    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|u| u.name).unwrap_or_default();
+    let user =
+        nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|u| u.name).unwrap_or_default();
     let id = crate::files::own_id(&fleet.state_folder().join("id")).map_err(|e| vec![e])?;
     let file = fleet.file.display().to_string();
     // The end of a long path says more than its beginning.

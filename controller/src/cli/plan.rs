@@ -13,7 +13,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 #[derive(Args)]
-#[command(after_help = "Examples:\n  vsgpu plan\n  vsgpu plan --out tonight.plan && vsgpu apply tonight.plan")]
+#[command(
+    after_help = "Examples:\n  vsgpu plan\n  vsgpu plan --out tonight.plan && vsgpu apply tonight.plan"
+)]
 pub(super) struct Plan {
     #[command(flatten)]
     fleet: FleetArg,
@@ -31,7 +33,8 @@ impl Plan {
         let inventory = block_on(inventory::gather(&fleet, &connector, Scope::Wished, &|_| true))?;
         let left = crate::plan::still_taken(&fleet, &inventory, left);
         let planned = crate::plan::plan(&fleet, &inventory, &left);
-        let own = journal::latest(&journal::Folder(fleet.state_folder())).ok().flatten().map(|run| run.status.run);
+        let own =
+            journal::latest(&journal::Folder(fleet.state_folder())).ok().flatten().map(|run| run.status.run);
         let by_others = planned.taken_by_others(own.as_deref());
         let Planned { plan, problems, warnings, .. } = planned;
         let text = match (plan.steps.is_empty(), problems.is_empty()) {
@@ -42,15 +45,23 @@ impl Plan {
         let stepped: BTreeSet<&NodeId> = plan.steps.iter().map(|s| &s.node).collect();
         let concerned = |id: &&NodeId| id.kind == NodeKind::Host && stepped.contains(*id);
         let hosts = inventory.nodes.keys().filter(concerned);
-        let gpus: Vec<_> = hosts.filter_map(|id| Some((id, readiness::of_host(inventory.seen(id)?)?))).collect();
-        let shown: String =
-            gpus.iter().map(|(id, gpus)| format!("{id} has\n{}\n\n", crate::render::readiness::text(gpus, false))).collect();
+        let gpus: Vec<_> =
+            hosts.filter_map(|id| Some((id, readiness::of_host(inventory.seen(id)?)?))).collect();
+        let shown: String = gpus
+            .iter()
+            .map(|(id, gpus)| format!("{id} has\n{}\n\n", crate::render::readiness::text(gpus, false)))
+            .collect();
         let text = shown + &text;
-        let gpus: serde_json::Map<_, _> = gpus.iter().map(|(id, gpus)| (id.name.clone(), json!(gpus))).collect();
+        let gpus: serde_json::Map<_, _> =
+            gpus.iter().map(|(id, gpus)| (id.name.clone(), json!(gpus))).collect();
         let touched: BTreeSet<String> = plan.steps.iter().map(|s| s.node.clone().into()).collect();
         // The plan of a large fleet is large: it is not made once more where nobody reads it.
         let document = printer.format().is_document();
-        let json = if document { json!({ "gpus": gpus, "plan": plan, "problems": problems, "warnings": warnings }) } else { Value::Null };
+        let json = if document {
+            json!({ "gpus": gpus, "plan": plan, "problems": problems, "warnings": warnings })
+        } else {
+            Value::Null
+        };
         printer.show(Answer { names: touched.into_iter().collect(), ..Answer::new(json, text) });
         printer.warnings(&warnings);
         // A host that only serves what another run took is planned as it is; that it is taken is said all the same.
@@ -58,14 +69,17 @@ impl Plan {
         let folder = fleet.state_folder();
         if journal::at_work(&folder).is_some() {
             printer.note("`vsgpu apply` is at work on this fleet right now: this is a picture of a moving thing (`vsgpu status` shows how far it is)");
-        } else if journal::latest(&journal::Folder(folder)).is_ok_and(|run| run.is_some_and(|r| r.status.ended.is_none())) {
+        } else if journal::latest(&journal::Folder(folder))
+            .is_ok_and(|run| run.is_some_and(|r| r.status.ended.is_none()))
+        {
             printer.note("an earlier run is not finished: `vsgpu apply` goes on with it, not with this plan (`vsgpu status` shows it)");
         }
         let errors: Vec<_> = problems.into_iter().map(|p| p.error).collect();
         printer.errors(&errors);
         if let Some(file) = self.out {
             let saved = json!({ "saved-at": now(), "plan": plan });
-            files::write_text(&file, &serde_json::to_string_pretty(&saved).unwrap_or_default()).map_err(|e| vec![e])?;
+            files::write_text(&file, &serde_json::to_string_pretty(&saved).unwrap_or_default())
+                .map_err(|e| vec![e])?;
             printer.note(&format!("saved; to run exactly this: vsgpu apply {}", file.display()));
         }
         Ok(match (errors.is_empty(), plan.steps.is_empty()) {

@@ -31,19 +31,27 @@ impl Release {
         let (Some(run), false) = (run, nodes.is_empty()) else {
             let known: Vec<String> = held.into_keys().map(String::from).collect();
             let error = Error::new(Kind::Usage, format!("`{}` is not held", self.node)).code("unknown-node");
-            let error =
-                if known.is_empty() { error.detail("no node is held") } else { error.detail(format!("held: {}", known.join(", "))) };
+            let error = if known.is_empty() {
+                error.detail("no node is held")
+            } else {
+                error.detail(format!("held: {}", known.join(", ")))
+            };
             return Err(one(error.hint("`vsgpu status` shows the nodes of the latest run")));
         };
         if let Some(damage) = run.damage {
-            return Err(one(Error::new(Kind::Blocked, damage).hint("give that run up first: `vsgpu apply --abandon`")));
+            return Err(one(
+                Error::new(Kind::Blocked, damage).hint("give that run up first: `vsgpu apply --abandon`")
+            ));
         }
         let mut journal = Journal::open(&disk, run.number, Some(run.good_bytes)).map_err(one)?;
         for node in &nodes {
             journal.record(&Record::Released { at: now(), node: node.clone() }).map_err(one)?;
         }
         let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
-        printer.answer(&json!({ "released": nodes }), &format!("released: {}; `vsgpu apply` looks at it again", names.join(", ")));
+        printer.answer(
+            &json!({ "released": nodes }),
+            &format!("released: {}; `vsgpu apply` looks at it again", names.join(", ")),
+        );
         Ok(Exit::Done)
     }
 }

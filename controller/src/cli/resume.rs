@@ -22,12 +22,20 @@ pub(super) struct Resume {
 impl Resume {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let fleet = self.fleet.read(false, chosen)?;
-        RunCommand { yes: true, unfinished: Unfinished::GoOn, pause: self.pause, ..RunCommand::to(printer, &fleet) }.run()
+        RunCommand {
+            yes: true,
+            unfinished: Unfinished::GoOn,
+            pause: self.pause,
+            ..RunCommand::to(printer, &fleet)
+        }
+        .run()
     }
 }
 
 #[derive(Args)]
-#[command(after_help = "Examples:\n  vsgpu abort && vsgpu status\n  vsgpu abort --adopt esx-01   the run's controller is gone")]
+#[command(
+    after_help = "Examples:\n  vsgpu abort && vsgpu status\n  vsgpu abort --adopt esx-01   the run's controller is gone"
+)]
 pub(super) struct Abort {
     #[command(flatten)]
     fleet: FleetArg,
@@ -52,15 +60,26 @@ impl Abort {
         let lock = match journal::at_work(&folder) {
             None => journal::lock(&folder).map_err(|e| vec![e])?,
             Some(process) => {
-                printer.note(&format!("process {process} is asked to stop; what runs on the nodes is finished first"));
+                printer.note(&format!(
+                    "process {process} is asked to stop; what runs on the nodes is finished first"
+                ));
                 if process > 1 {
-                    let asked = nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), nix::sys::signal::Signal::SIGTERM);
-                    asked.map_err(|e| vec![Error::new(Kind::Failed, format!("process {process} cannot be asked to stop: {e}"))])?;
+                    let asked = nix::sys::signal::kill(
+                        nix::unistd::Pid::from_raw(process),
+                        nix::sys::signal::Signal::SIGTERM,
+                    );
+                    asked.map_err(|e| {
+                        vec![Error::new(
+                            Kind::Failed,
+                            format!("process {process} cannot be asked to stop: {e}"),
+                        )]
+                    })?;
                 }
                 self.wait(&folder)?
             }
         };
-        let command = RunCommand { yes: true, unfinished: Unfinished::GiveBack, ..RunCommand::to(printer, &fleet) };
+        let command =
+            RunCommand { yes: true, unfinished: Unfinished::GiveBack, ..RunCommand::to(printer, &fleet) };
         let ended = command.locked();
         drop(lock);
         ended
@@ -74,7 +93,9 @@ impl Abort {
             }
         }
         let error = Error::new(Kind::Failed, format!("the run has not stopped within {} s", self.timeout));
-        Err(vec![error.hint("`vsgpu status` shows which step it waits for; it stops behind that, then `vsgpu abort` again")])
+        Err(vec![error.hint(
+            "`vsgpu status` shows which step it waits for; it stops behind that, then `vsgpu abort` again",
+        )])
     }
 }
 
@@ -95,22 +116,31 @@ impl Rollback {
         let folder = fleet.state_folder();
         let lock = journal::lock(&folder).map_err(one)?;
         let disk = Folder(folder);
-        let nothing =
-            || Error::new(Kind::Usage, "there is no run to go back from").code("no-run").hint("`vsgpu status` shows the latest one");
+        let nothing = || {
+            Error::new(Kind::Usage, "there is no run to go back from")
+                .code("no-run")
+                .hint("`vsgpu status` shows the latest one")
+        };
         let run = journal::latest(&disk).map_err(one)?.ok_or_else(|| one(nothing()))?;
         if let Some(damage) = run.damage {
-            return Err(one(Error::new(Kind::Blocked, damage).hint("what that run changed is not wholly known: look at `vsgpu plan`")));
+            return Err(one(Error::new(Kind::Blocked, damage)
+                .hint("what that run changed is not wholly known: look at `vsgpu plan`")));
         }
         let all_done = run.status.steps.iter().all(|s| matches!(s, journal::StepState::Done { .. }));
         let (back, lost) = match (run.status.purpose, run.status.ended) {
             // Gone on with, or tried again: towards what was before the run that it takes back.
             (Purpose::Rollback, ended) if ended.is_none() || !all_done => {
-                let applied = journal::latest_where(&disk, |s| s.purpose == Purpose::Apply).map_err(one)?.ok_or_else(|| one(nothing()))?;
+                let applied = journal::latest_where(&disk, |s| s.purpose == Purpose::Apply)
+                    .map_err(one)?
+                    .ok_or_else(|| one(nothing()))?;
                 way_back(&fleet, &applied.status)
             }
             (Purpose::Rollback, _) => {
-                return Err(one(Error::new(Kind::Usage, format!("run {} was a rollback already", run.number))
-                    .hint("`vsgpu plan` shows what the fleet file would change")));
+                return Err(one(Error::new(
+                    Kind::Usage,
+                    format!("run {} was a rollback already", run.number),
+                )
+                .hint("`vsgpu plan` shows what the fleet file would change")));
             }
             (Purpose::Apply, _) => way_back(&fleet, &run.status),
         };
@@ -120,8 +150,14 @@ impl Rollback {
             printer.note("");
         }
         // A run towards the fleet file that is not finished is given up for it.
-        let unfinished = if run.status.purpose == Purpose::Apply { Unfinished::GiveUp } else { Unfinished::GoOnIfSame };
-        let command = RunCommand { yes: self.yes, purpose: Purpose::Rollback, unfinished, ..RunCommand::to(printer, &back) };
+        let unfinished =
+            if run.status.purpose == Purpose::Apply { Unfinished::GiveUp } else { Unfinished::GoOnIfSame };
+        let command = RunCommand {
+            yes: self.yes,
+            purpose: Purpose::Rollback,
+            unfinished,
+            ..RunCommand::to(printer, &back)
+        };
         let ended = command.locked();
         drop(lock);
         ended

@@ -36,7 +36,17 @@ impl<'a> RunCommand<'a> {
     /// Towards a fleet, as `apply` without options does.
     pub(super) fn to(printer: &'a Printer, fleet: &'a Fleet) -> Self {
         let (purpose, unfinished) = (Purpose::Apply, Unfinished::GoOnIfSame);
-        Self { printer, fleet, saved: None, adoption: None, yes: false, purpose, unfinished, pause: false, max_hosts: None }
+        Self {
+            printer,
+            fleet,
+            saved: None,
+            adoption: None,
+            yes: false,
+            purpose,
+            unfinished,
+            pause: false,
+            max_hosts: None,
+        }
     }
 
     pub(super) fn run(self) -> CliResult {
@@ -115,12 +125,14 @@ impl<'a> RunCommand<'a> {
             }
             return Ok(worst(&errors));
         }
-        let failed: Vec<_> = summary.failed.iter().map(|(step, error)| json!({ "step": step, "error": error })).collect();
+        let failed: Vec<_> =
+            summary.failed.iter().map(|(step, error)| json!({ "step": step, "error": error })).collect();
         let answer = json!({
             "steps": plan.steps.len(), "done": summary.done, "failed": failed, "skipped": summary.skipped, "changed": summary.changed,
             "untouched": summary.untouched, "stopped": summary.stopped.map(|s| s.to_string()),
         });
-        let skipped = if summary.skipped > 0 { format!(", {} left out", summary.skipped) } else { String::new() };
+        let skipped =
+            if summary.skipped > 0 { format!(", {} left out", summary.skipped) } else { String::new() };
         let mut text = format!("{} of {} steps done{skipped}", summary.done, plan.steps.len());
         for (host, why) in &summary.untouched {
             text += &format!("\n{host} was left out: {why}");
@@ -136,8 +148,11 @@ impl<'a> RunCommand<'a> {
         errors.extend(behind);
         if !summary.untouched.is_empty() {
             let hosts: BTreeSet<&str> = summary.untouched.keys().map(String::as_str).collect();
-            let error =
-                Error::new(Kind::Blocked, format!("left out: {}", hosts.into_iter().collect::<Vec<_>>().join(", "))).code("left-out");
+            let error = Error::new(
+                Kind::Blocked,
+                format!("left out: {}", hosts.into_iter().collect::<Vec<_>>().join(", ")),
+            )
+            .code("left-out");
             errors.push(
                 error.hint("see why above; `vsgpu apply` plans the rest; `rollout:` in the fleet file says how much may fail and be away"),
             );
@@ -204,7 +219,10 @@ impl TerminalObserver<'_> {
         match self.max_hosts {
             Some(most) if all > most => {
                 let with = if before > 0 { format!(" (with the {before} of before)") } else { String::new() };
-                let why = format!("{what} touches {all} hosts{with}, `--max-hosts {most}` allows fewer; {}", self.unchanged());
+                let why = format!(
+                    "{what} touches {all} hosts{with}, `--max-hosts {most}` allows fewer; {}",
+                    self.unchanged()
+                );
                 Err(Error::new(Kind::Usage, why).code("max-hosts").hint(next))
             }
             _ => Ok(()),
@@ -218,14 +236,23 @@ impl TerminalObserver<'_> {
 
     /// A person's yes, where there is one and `--yes` was not said.
     fn ask(&self, text: &str, question: &str) -> Result<(), Error> {
-        let go_on =
-            if self.yes { Some(true) } else { self.printer.confirm(text, question, &|| *self.control.borrow() != Control::Continue) };
+        let go_on = if self.yes {
+            Some(true)
+        } else {
+            self.printer.confirm(text, question, &|| *self.control.borrow() != Control::Continue)
+        };
         match go_on {
             Some(true) => Ok(()),
-            Some(false) => Err(Error::new(Kind::Usage, format!("not confirmed; {}", self.unchanged())).code("not-confirmed")),
-            None => Err(Error::new(Kind::Usage, format!("nobody can be asked, because what is said goes elsewhere; {}", self.unchanged()))
-                .code("not-confirmed")
-                .hint("look at `vsgpu plan`, then add `--yes`")),
+            Some(false) => {
+                Err(Error::new(Kind::Usage, format!("not confirmed; {}", self.unchanged()))
+                    .code("not-confirmed"))
+            }
+            None => Err(Error::new(
+                Kind::Usage,
+                format!("nobody can be asked, because what is said goes elsewhere; {}", self.unchanged()),
+            )
+            .code("not-confirmed")
+            .hint("look at `vsgpu plan`, then add `--yes`")),
         }
     }
 }
@@ -240,7 +267,10 @@ impl RunObserver for TerminalObserver<'_> {
         if self.printer.format().is_document() && !planned.warnings.is_empty() {
             self.printer.talk(&json!({ "warnings": planned.warnings }));
         }
-        planned.taken_by_others(self.own.as_deref()).iter().for_each(|told| self.printer.warn(&format!("warning: {told}\n")));
+        planned
+            .taken_by_others(self.own.as_deref())
+            .iter()
+            .for_each(|told| self.printer.warn(&format!("warning: {told}\n")));
         self.printer.errors(&planned.problems.iter().map(|p| p.error.clone()).collect::<Vec<_>>());
         let hosts: BTreeSet<String> = planned.plan.steps.iter().map(|s| s.host.clone()).collect();
         self.few_enough("the plan", "look at `vsgpu plan`", &hosts)?;
@@ -258,7 +288,8 @@ impl RunObserver for TerminalObserver<'_> {
 
     fn going_on(&mut self, run: u32, status: &Status) -> Result<(), Error> {
         let open = |id: usize| !matches!(status.steps[id - 1], StepState::Done { .. });
-        let hosts: BTreeSet<String> = status.plan.steps.iter().filter(|s| open(s.id)).map(|s| s.host.clone()).collect();
+        let hosts: BTreeSet<String> =
+            status.plan.steps.iter().filter(|s| open(s.id)).map(|s| s.host.clone()).collect();
         self.few_enough(&format!("the rest of run {run}"), "`vsgpu resume` goes on all the same", &hosts)?;
         let left = (1..=status.steps.len()).filter(|id| open(*id)).count();
         let text = format!(
@@ -291,7 +322,9 @@ fn control_from_signals(format: Format) -> Result<watch::Receiver<Control>, Erro
     signals.add(Signal::SIGTERM);
     // A lost ssh session is no reason to leave hosts where they are: what runs is finished, as after a polite kill.
     signals.add(Signal::SIGHUP);
-    signals.thread_block().map_err(|e| Error::new(Kind::Internal, format!("signals cannot be heard: {e}")))?;
+    signals
+        .thread_block()
+        .map_err(|e| Error::new(Kind::Internal, format!("signals cannot be heard: {e}")))?;
     let (tx, rx) = watch::channel(Control::Continue);
     std::thread::spawn(move || {
         let mut interrupts = 0;
@@ -300,8 +333,7 @@ fn control_from_signals(format: Format) -> Result<watch::Receiver<Control>, Erro
             interrupts += u32::from(signal == Signal::SIGINT);
             let control = if interrupts > 1 { Control::Detach } else { Control::Stop };
             if *tx.borrow() == Control::Continue {
-                let text =
-                    "stopping: what runs is finished, nothing new is begun (Ctrl-C again leaves at once; the agents finish what they do)";
+                let text = "stopping: what runs is finished, nothing new is begun (Ctrl-C again leaves at once; the agents finish what they do)";
                 Printer::new(format).note(text);
             }
             tx.send_replace(control);
@@ -330,7 +362,9 @@ fn outstanding_as_errors(left: Leftovers) -> Vec<Error> {
             .hint("`vsgpu apply` looks again, and starts it when its host allows it")
     };
     let held = |(node, Held { hold, why, .. }): (crate::node::NodeId, Held)| {
-        Error::new(Kind::Blocked, format!("{node} is held ({hold}): {why}")).held(hold).hint(hold.advice_for(&node))
+        Error::new(Kind::Blocked, format!("{node} is held ({hold}): {why}"))
+            .held(hold)
+            .hint(hold.advice_for(&node))
     };
     let taken = left.in_maintenance.into_iter().map(host).chain(left.stopped.into_iter().map(vm));
     taken.chain(left.held.into_iter().map(held)).collect()

@@ -51,7 +51,12 @@ impl Status {
             let own = run.as_ref().map(|run| run.status.run.as_str());
             let others: Vec<&Left> = hosts.left().filter(|left| Some(left.run.as_str()) != own).collect();
             let given_back = own.map(|own| hosts.given_back(&fleet, own)).unwrap_or_default();
-            let mut answer = status::status(run.as_ref(), at_work, &status::Hosts { others: &others, given_back: &given_back }, now());
+            let mut answer = status::status(
+                run.as_ref(),
+                at_work,
+                &status::Hosts { others: &others, given_back: &given_back },
+                now(),
+            );
             answer.json["certificates"] = json!(ending);
             if answer.text != shown {
                 if self.watch {
@@ -123,8 +128,16 @@ impl Hosts {
             let said = self.said.get(host)?;
             Some(said.iter().any(|left| left.run == own && left.what == what && left.vm == vm))
         };
-        let hosts = fleet.hosts.iter().filter(|h| has(&h.name, MAINTENANCE_MODE, "") == Some(false)).map(|h| (NodeKind::Host, &h.name));
-        let vms = fleet.vms.iter().filter(|vm| has(&vm.host, POWER, &vm.vm_name) == Some(false)).map(|vm| (NodeKind::Vm, &vm.name));
+        let hosts = fleet
+            .hosts
+            .iter()
+            .filter(|h| has(&h.name, MAINTENANCE_MODE, "") == Some(false))
+            .map(|h| (NodeKind::Host, &h.name));
+        let vms = fleet
+            .vms
+            .iter()
+            .filter(|vm| has(&vm.host, POWER, &vm.vm_name) == Some(false))
+            .map(|vm| (NodeKind::Vm, &vm.name));
         hosts.chain(vms).map(|(kind, name)| NodeId::new(kind, name)).collect()
     }
 }

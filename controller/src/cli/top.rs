@@ -32,7 +32,8 @@ impl Top {
         let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
         let collected = Arc::new(Collected::new(&fleet));
         let name = fleet.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let seats: Seats = fleet.vms.iter().map(|vm| (vm.name.clone(), (vm.host.clone(), vm.vm_name.clone()))).collect();
+        let seats: Seats =
+            fleet.vms.iter().map(|vm| (vm.name.clone(), (vm.host.clone(), vm.vm_name.clone()))).collect();
         if self.once || !std::io::stdout().is_terminal() {
             block_on(collected.round(&fleet, &connector, within))?;
             let seen = glance(&name, &seats, &collected.metrics());
@@ -58,7 +59,10 @@ impl Top {
                 }
             })
         });
-        let mut last = (String::new(), View { head: [name.clone(), format!("asking {count} agents")], ..View::default() });
+        let mut last = (
+            String::new(),
+            View { head: [name.clone(), format!("asking {count} agents")], ..View::default() },
+        );
         let shown = render::top::show(|| {
             if collected.ready().is_ok() {
                 let page = collected.metrics();
@@ -69,7 +73,10 @@ impl Top {
             last.1.clone()
         });
         shown.map_err(|why| {
-            vec![Error::new(Kind::Internal, format!("the terminal cannot be used: {why}")).hint("`vsgpu top --once` needs none")]
+            vec![
+                Error::new(Kind::Internal, format!("the terminal cannot be used: {why}"))
+                    .hint("`vsgpu top --once` needs none"),
+            ]
         })?;
         Ok(Exit::Done)
     }

@@ -8,7 +8,9 @@ use clap::Args;
 use serde_json::json;
 
 #[derive(Args)]
-#[command(after_help = "Examples:\n  vsgpu validate\n  vsgpu validate --no-files      where NVIDIA's files are not at hand")]
+#[command(
+    after_help = "Examples:\n  vsgpu validate\n  vsgpu validate --no-files      where NVIDIA's files are not at hand"
+)]
 pub(super) struct Validate {
     #[command(flatten)]
     fleet: FleetArg,

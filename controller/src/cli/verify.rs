@@ -39,7 +39,8 @@ impl Verify {
         let begun = Instant::now();
         let mut shown = String::new();
         loop {
-            let inventory = block_on(inventory::gather(&fleet, &connector, Scope::WishedAndRemembered, &|_| true))?;
+            let inventory =
+                block_on(inventory::gather(&fleet, &connector, Scope::WishedAndRemembered, &|_| true))?;
             let checks = checks(&fleet, &inventory);
             let ending = certificates::ending(&fleet, Some(&connector), now());
             let mut answer = report::verify(&fleet, &checks, &inventory);
@@ -58,8 +59,14 @@ impl Verify {
                 printer.show(answer);
                 certificates::warnings(&ending).iter().for_each(|warning| printer.warn(warning));
                 if self.wait && !met {
-                    let error = Error::new(Kind::Differs, format!("not everything is as wished after {} s", self.timeout)).code("timeout");
-                    errors.push(error.hint("what is missing is listed above; `vsgpu plan` shows what would be done"));
+                    let error = Error::new(
+                        Kind::Differs,
+                        format!("not everything is as wished after {} s", self.timeout),
+                    )
+                    .code("timeout");
+                    errors.push(
+                        error.hint("what is missing is listed above; `vsgpu plan` shows what would be done"),
+                    );
                 }
                 printer.errors(&errors);
                 return Ok(match (errors.is_empty(), met) {

@@ -23,7 +23,11 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
     };
     let what = format!("{}: the clock is {time} {side} this machine's", offset.by);
     let nearest = Some("type `timedatectl set-ntp true` in the guest (chrony or systemd-timesyncd), `timedatectl` shows it; the VM takes its first time from the ESXi host".into());
-    let finding = c.finding(what, Basis::document("license servers' own messages about response time and windback", true), nearest);
+    let finding = c.finding(
+        what,
+        Basis::document("license servers' own messages about response time and windback", true),
+        nearest,
+    );
     vec![if apart > REFUSED && c.license.is_some() { finding } else { finding.doubtful() }]
 }
 
@@ -44,8 +48,14 @@ mod tests {
     #[test]
     fn a_little_is_nothing_an_hour_warns_and_years_are_refused() {
         assert!(judged(-90, true).is_empty());
-        assert_eq!(judged(-3700, true), [(false, "vm-01 (guest): the clock is 61 minutes behind this machine's".into())]);
-        assert_eq!(judged(200_000_000, true), [(true, "vm-01 (guest): the clock is 2314 days ahead of this machine's".into())]);
+        assert_eq!(
+            judged(-3700, true),
+            [(false, "vm-01 (guest): the clock is 61 minutes behind this machine's".into())]
+        );
+        assert_eq!(
+            judged(200_000_000, true),
+            [(true, "vm-01 (guest): the clock is 2314 days ahead of this machine's".into())]
+        );
         assert!(!judged(200_000_000, false)[0].0, "without a license it is only said");
     }
 }

@@ -280,13 +280,26 @@ pub struct HostGpus {
 
 impl HostGpus {
     /// A finding about some tenants.
-    pub fn finding(&self, claims: &[&GpuClaim], what: impl Into<String>, basis: Basis, nearest: Option<String>) -> Finding {
+    pub fn finding(
+        &self,
+        claims: &[&GpuClaim],
+        what: impl Into<String>,
+        basis: Basis,
+        nearest: Option<String>,
+    ) -> Finding {
         let certain = basis.confirmed;
         let mut nodes: Vec<NodeId> = claims.iter().filter_map(|t| t.node.clone()).collect();
         // A VM that runs now would lose its GPU through what is wished of its host: that is not begun either.
         if certain && claims.iter().any(|t| t.running_now) {
             nodes.push(self.node.clone());
         }
-        Finding { constraint: "", nodes, what: format!("{}: {}", self.host, what.into()), basis, nearest, certain }
+        Finding {
+            constraint: "",
+            nodes,
+            what: format!("{}: {}", self.host, what.into()),
+            basis,
+            nearest,
+            certain,
+        }
     }
 }

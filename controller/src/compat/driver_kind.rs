@@ -9,18 +9,34 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
     let version = &guest.value.version;
     match (c.vgpu(), c.passthrough, guest.value.grid) {
         (true, _, Some(false)) => {
-            let nearest =
-                c.manager_releases().iter().find_map(|r| r.guest.as_ref()).map(|v| format!("use NVIDIA-Linux-x86_64-{v}-grid.run"));
+            let nearest = c
+                .manager_releases()
+                .iter()
+                .find_map(|r| r.guest.as_ref())
+                .map(|v| format!("use NVIDIA-Linux-x86_64-{v}-grid.run"));
             let nearest = nearest.or_else(|| Some("use the `-grid.run` of the host's vGPU release".into()));
-            let what = format!("{}: {version} is the data-center driver, which does not drive a vGPU ({})", guest.by, profiles(c));
-            pairs::general("any", "data-center").map(|(_, basis)| c.finding(what, basis, nearest)).into_iter().collect()
+            let what = format!(
+                "{}: {version} is the data-center driver, which does not drive a vGPU ({})",
+                guest.by,
+                profiles(c)
+            );
+            pairs::general("any", "data-center")
+                .map(|(_, basis)| c.finding(what, basis, nearest))
+                .into_iter()
+                .collect()
         }
         (false, true, Some(true)) if c.license.is_none() => {
-            let what = format!("{}: {version} is the vGPU driver, but the VM has a whole GPU and no license is wished for", guest.by);
+            let what = format!(
+                "{}: {version} is the vGPU driver, but the VM has a whole GPU and no license is wished for",
+                guest.by
+            );
             let nearest = Some(format!(
                 "use the data-center driver ({version} without `-grid`), or wish for a `license` with `feature-type: 2` (workstation) or `4` (compute)"
             ));
-            pairs::general("none", "-grid").map(|(_, basis)| c.finding(what, basis, nearest).doubtful()).into_iter().collect()
+            pairs::general("none", "-grid")
+                .map(|(_, basis)| c.finding(what, basis, nearest).doubtful())
+                .into_iter()
+                .collect()
         }
         _ => vec![],
     }

@@ -30,7 +30,9 @@ pub(crate) fn named(version: &DriverVersion, found: &[&'static Release]) -> Stri
     match (found, releases::of_branch(version.branch())) {
         ([], Some((major, _))) => format!("{version} (vGPU {major}.x, not in the table)"),
         ([], None) => format!("{version} (of no vGPU release)"),
-        (some, _) => format!("{version} (vGPU {})", some.iter().map(|r| r.name).collect::<Vec<_>>().join(" or ")),
+        (some, _) => {
+            format!("{version} (vGPU {})", some.iter().map(|r| r.name).collect::<Vec<_>>().join(" or "))
+        }
     }
 }
 
@@ -49,7 +51,11 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         named(&guest.value.version, &guests)
     );
     if let Some(catalogue) = &c.catalogue {
-        let of_profile = c.types().first().and_then(|(_, t)| vsgpu_core::knowledge::gpus::by_token(t.token)).map(|m| m.device_id.clone());
+        let of_profile = c
+            .types()
+            .first()
+            .and_then(|(_, t)| vsgpu_core::knowledge::gpus::by_token(t.token))
+            .map(|m| m.device_id.clone());
         let device = of_profile.or_else(|| match c.host_gpus.as_deref() {
             Some([only]) => only.device_id.clone(),
             _ => None,
@@ -57,25 +63,39 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         match catalogue.pair(&manager.value, &guest.value.version, device.as_deref()) {
             CatalogueSays::Allows => return vec![],
             CatalogueSays::Denies(why) => {
-                let basis = Basis { table: "", row: String::new(), confirmed: true, source: format!("your {} ({why})", catalogue.file) };
+                let basis = Basis {
+                    table: "",
+                    row: String::new(),
+                    confirmed: true,
+                    source: format!("your {} ({why})", catalogue.file),
+                };
                 return vec![c.finding(format!("{both}: they do not go together"), basis, nearest(c))];
             }
             CatalogueSays::Nothing => {}
         }
     }
     let (host_majors, guest_majors) = (majors(&hosts, &manager.value), majors(&guests, &guest.value.version));
-    let pairs: Vec<(u32, u32)> = host_majors.iter().flat_map(|h| guest_majors.iter().map(move |g| (*h, *g))).collect();
+    let pairs: Vec<(u32, u32)> =
+        host_majors.iter().flat_map(|h| guest_majors.iter().map(move |g| (*h, *g))).collect();
     let rules: Vec<_> = pairs.iter().filter_map(|(h, g)| pairs::rule(*h, *g)).collect();
     if rules.iter().any(|r| r.says != Says::Deny) {
         return vec![];
     }
     if !pairs.is_empty() && pairs.iter().all(|(h, g)| g > h) {
-        let basis =
-            pairs::general("any", "newer").map(|(_, basis)| basis).unwrap_or_else(|| Basis::document("NVIDIA's release notes", true));
-        return vec![c.finding(format!("{both}: a guest must never be newer than its host"), basis, nearest(c))];
+        let basis = pairs::general("any", "newer")
+            .map(|(_, basis)| basis)
+            .unwrap_or_else(|| Basis::document("NVIDIA's release notes", true));
+        return vec![c.finding(
+            format!("{both}: a guest must never be newer than its host"),
+            basis,
+            nearest(c),
+        )];
     }
-    let protocols = pairs::protocol(manager.value.branch()).zip(pairs::protocol(guest.value.version.branch()));
-    if let Some((host, of_guest)) = protocols.filter(|(host, guest)| host.min.is_some_and(|min| guest.max < min)) {
+    let protocols =
+        pairs::protocol(manager.value.branch()).zip(pairs::protocol(guest.value.version.branch()));
+    if let Some((host, of_guest)) =
+        protocols.filter(|(host, guest)| host.min.is_some_and(|min| guest.max < min))
+    {
         let what = format!(
             "{both}: the guest speaks vGPU protocol {:#x}, the host takes {:#x} and later",
             of_guest.max,
@@ -84,7 +104,12 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         return vec![c.finding(what, host.basis, nearest(c))];
     }
     if pairs.is_empty() {
-        let basis = Basis { table: "vgpu_releases.tsv", row: "none".into(), confirmed: false, source: "no row has these versions".into() };
+        let basis = Basis {
+            table: "vgpu_releases.tsv",
+            row: "none".into(),
+            confirmed: false,
+            source: "no row has these versions".into(),
+        };
         return vec![c.finding(format!("{both}: nothing is known about this pair"), basis, nearest(c))];
     }
     if let Some(rule) = rules.first() {
@@ -92,9 +117,12 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
     }
     // Not in the list of compatible pairs. How sure that list is, the host's own row says.
     let (host, guest_major) = pairs[0];
-    let own = pairs::rule(host, host).map(|r| r.basis.clone()).unwrap_or_else(|| Basis::document("NVIDIA's release notes", false));
+    let own = pairs::rule(host, host)
+        .map(|r| r.basis.clone())
+        .unwrap_or_else(|| Basis::document("NVIDIA's release notes", false));
     let takes: Vec<String> = pairs::guests_of(host).iter().map(|m| format!("{m}.x")).collect();
-    let what = format!("{both}: a host of {host}.x takes guests of {}, not of {guest_major}.x", takes.join(", "));
+    let what =
+        format!("{both}: a host of {host}.x takes guests of {}, not of {guest_major}.x", takes.join(", "));
     vec![c.finding(what, own, nearest(c))]
 }
 
@@ -102,12 +130,13 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
 fn nearest(c: &Combination) -> Option<String> {
     let (manager, guest) = (c.manager.as_ref()?, c.guest.as_ref()?);
     let of_host = c.manager_releases().into_iter().find(|r| r.guest.is_some());
-    let of_host = of_host.or_else(|| releases::of_branch(manager.value.branch()).and_then(|(major, _)| releases::newest(major)));
+    let of_host = of_host.or_else(|| {
+        releases::of_branch(manager.value.branch()).and_then(|(major, _)| releases::newest(major))
+    });
     let guests = c.guest_releases();
-    let of_guest = guests
-        .first()
-        .copied()
-        .or_else(|| releases::of_branch(guest.value.version.branch()).and_then(|(major, _)| releases::newest(major)));
+    let of_guest = guests.first().copied().or_else(|| {
+        releases::of_branch(guest.value.version.branch()).and_then(|(major, _)| releases::newest(major))
+    });
     let for_guest = of_host.map(|r| format!("guest driver {} for this host (vGPU {})", guest_of(r), r.name));
     let for_host = of_guest
         .filter(|r| of_host.is_none_or(|h| h.major < r.major))

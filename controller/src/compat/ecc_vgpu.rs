@@ -10,12 +10,25 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
     let mut found = vec![];
     if c.vgpu() && manager.value.branch() < FIRST_BRANCH {
         let basis = Basis::document("NVIDIA vGPU 9.0 release notes: ECC on vGPU is new in 9.0", true);
-        let what = format!("{}: ECC is wished on, but {} has vGPU manager {}, which needs it off", ecc.by, manager.by, manager.value);
-        found.push(c.finding(what, basis, Some("leave `ecc` out (it is then turned off), or use vGPU 9.0 or later".into())));
+        let what = format!(
+            "{}: ECC is wished on, but {} has vGPU manager {}, which needs it off",
+            ecc.by, manager.by, manager.value
+        );
+        found.push(c.finding(
+            what,
+            basis,
+            Some("leave `ecc` out (it is then turned off), or use vGPU 9.0 or later".into()),
+        ));
     }
     for (profile, vgpu) in c.types().into_iter().filter(|(_, t)| t.ecc == Some(false)) {
-        let what = format!("{}: ECC is wished on, but the vGPU type {} of {} does not support it", ecc.by, vgpu.name, profile.by);
-        found.push(c.finding(what, vgpu.basis.clone(), Some("use a C or Q type, or leave ECC off".into())).doubtful());
+        let what = format!(
+            "{}: ECC is wished on, but the vGPU type {} of {} does not support it",
+            ecc.by, vgpu.name, profile.by
+        );
+        found.push(
+            c.finding(what, vgpu.basis.clone(), Some("use a C or Q type, or leave ECC off".into()))
+                .doubtful(),
+        );
     }
     found
 }

@@ -20,7 +20,10 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         if packaged.iter().any(|(major, _)| *major == vsphere) {
             return vec![];
         }
-        let number = release.name.split_once('.').map_or((release.major, 0), |(a, b)| (a.parse().unwrap_or(0), b.parse().unwrap_or(0)));
+        let number = release
+            .name
+            .split_once('.')
+            .map_or((release.major, 0), |(a, b)| (a.parse().unwrap_or(0), b.parse().unwrap_or(0)));
         // Of newer releases only a note about the branch is known: `8.0 U3 P06 or later, 9.x`.
         let allows = |item: &str| {
             let on_major = item.starts_with(vsphere.as_str()) || item == "9.x" && vsphere.starts_with("9.");
@@ -35,16 +38,25 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
     }
     let Some((release, unlisted)) = doubt else { return vec![] };
     let on: Vec<&str> = releases::packaged_for(release.name).iter().map(|(major, _)| *major).collect();
-    let for_what = if on.is_empty() { "no package list was seen".to_string() } else { format!("packages: vSphere {}", on.join(", ")) };
+    let for_what = if on.is_empty() {
+        "no package list was seen".to_string()
+    } else {
+        format!("packages: vSphere {}", on.join(", "))
+    };
     let what = format!(
         "{}: vGPU {} ({}) was not packaged for ESXi {} of {} ({for_what})",
         manager.by, release.name, manager.value, esxi.value, esxi.by
     );
     let same_branch = || releases::packaged_on(&vsphere).into_iter().rfind(|r| r.major == release.major);
     let newest = || releases::packaged_on(&vsphere).into_iter().next_back();
-    let nearest = same_branch()
-        .or_else(newest)
-        .map(|r| format!("for ESXi {vsphere}: vGPU {} (host {}, guest {})", r.name, r.host, crate::compat::driver_pair::guest_of(r)));
+    let nearest = same_branch().or_else(newest).map(|r| {
+        format!(
+            "for ESXi {vsphere}: vGPU {} (host {}, guest {})",
+            r.name,
+            r.host,
+            crate::compat::driver_pair::guest_of(r)
+        )
+    });
     let mut basis = release.basis.clone();
     if let Some((_, packaged)) = releases::packaged_for(release.name).first() {
         basis = (*packaged).clone();

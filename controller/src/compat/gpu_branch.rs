@@ -11,7 +11,11 @@ use vsgpu_core::units::DriverVersion;
 const LAST_BRANCH_CONFIRMED: u32 = 580;
 
 fn uncertain(model: &Model) -> Basis {
-    Basis { confirmed: false, source: format!("{}; {}", model.basis.source, model.status), ..model.basis.clone() }
+    Basis {
+        confirmed: false,
+        source: format!("{}; {}", model.basis.source, model.status),
+        ..model.basis.clone()
+    }
 }
 
 pub(super) fn check(c: &Combination) -> Vec<Finding> {
@@ -19,7 +23,8 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
     let drivers: [Option<(&DriverVersion, &String)>; 2] =
         [c.manager.as_ref().map(|m| (&m.value, &m.by)), c.guest.as_ref().map(|g| (&g.value.version, &g.by))];
     // A vGPU's GPU is one of its profile; a whole GPU is its own.
-    let of_profiles = c.types().into_iter().filter_map(|(_, t)| vsgpu_core::knowledge::gpus::by_token(t.token));
+    let of_profiles =
+        c.types().into_iter().filter_map(|(_, t)| vsgpu_core::knowledge::gpus::by_token(t.token));
     let mut models: Vec<&'static Model> = c.whole.iter().filter_map(Gpu::model).chain(of_profiles).collect();
     // A pair that is asked about with a GPU and no profile: a vGPU of that GPU is meant.
     if let ([], true, Some([only])) = (&models[..], c.vgpu(), c.host_gpus.as_deref()) {
@@ -35,11 +40,19 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
             if let Some(last) = model.last_branch.filter(|last| version.branch() > *last) {
                 let mut basis = uncertain(model);
                 basis.confirmed = last == LAST_BRANCH_CONFIRMED;
-                let nearest = releases::of_branch(last)
-                    .and_then(|(major, _)| releases::newest(major))
-                    .map(|r| format!("the newest of R{last}: host {}, guest {}", r.host, crate::compat::driver_pair::guest_of(r)));
+                let nearest =
+                    releases::of_branch(last).and_then(|(major, _)| releases::newest(major)).map(|r| {
+                        format!(
+                            "the newest of R{last}: host {}, guest {}",
+                            r.host,
+                            crate::compat::driver_pair::guest_of(r)
+                        )
+                    });
                 found.push(c.finding(
-                    format!("{by}: driver {version} no longer knows {} ({}); R{last} was the last", model.name, model.architecture),
+                    format!(
+                        "{by}: driver {version} no longer knows {} ({}); R{last} was the last",
+                        model.name, model.architecture
+                    ),
                     basis,
                     nearest,
                 ));
@@ -47,7 +60,10 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
             if let Some(first) = model.first_branch.filter(|first| version.branch() < *first) {
                 let nearest = Some(format!("use R{first} or later"));
                 found.push(c.finding(
-                    format!("{by}: driver {version} does not know {} yet; R{first} was the first", model.name),
+                    format!(
+                        "{by}: driver {version} does not know {} yet; R{first} was the first",
+                        model.name
+                    ),
                     uncertain(model),
                     nearest,
                 ));
@@ -69,7 +85,10 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
                     found.push(c.finding(what, basis, Some("use the proprietary module".into())));
                 }
                 (Module::Proprietary, OpenModule::Required) => {
-                    let what = format!("{by}: only the open kernel module drives {} ({})", model.name, model.architecture);
+                    let what = format!(
+                        "{by}: only the open kernel module drives {} ({})",
+                        model.name, model.architecture
+                    );
                     found.push(c.finding(what, basis, Some("use the open module".into())));
                 }
                 _ => {}
@@ -107,8 +126,12 @@ fn of_release(c: &Combination, model: &Model) -> Vec<Finding> {
         found.push(c.finding(what, basis, None));
     }
     if last.is_some_and(|(last, _)| major > last) {
-        let what =
-            format!("{}: vGPU {major}.x no longer serves {}; {} is the last", manager.by, model.name, model.vgpu_last.unwrap_or_default());
+        let what = format!(
+            "{}: vGPU {major}.x no longer serves {}; {} is the last",
+            manager.by,
+            model.name,
+            model.vgpu_last.unwrap_or_default()
+        );
         found.push(c.finding(what, uncertain(model), None));
     }
     found

@@ -33,19 +33,40 @@ fn one(host_gpus: &HostGpus, key: &str, name: &str) -> Option<Finding> {
         if !gpus::named(model).is_empty() {
             return None;
         }
-        let near = vsgpu_core::suggest::nearest(model, gpus::all().iter().map(|m| m.token)).map(|n| format!("did you mean `{n}`?"));
-        let basis = Basis { table: "gpus.tsv", row: "none".into(), confirmed: false, source: "no row has this name".into() };
-        return Some(of_host(format!("`{key}` names `{name}`, and no GPU of the table is called that"), basis, near));
+        let near = vsgpu_core::suggest::nearest(model, gpus::all().iter().map(|m| m.token))
+            .map(|n| format!("did you mean `{n}`?"));
+        let basis = Basis {
+            table: "gpus.tsv",
+            row: "none".into(),
+            confirmed: false,
+            source: "no row has this name".into(),
+        };
+        return Some(of_host(
+            format!("`{key}` names `{name}`, and no GPU of the table is called that"),
+            basis,
+            near,
+        ));
     }
     let basis = || Basis::document("the host's own PCI bus", true);
     let there: Vec<_> = host_gpus.gpus.iter().filter(means).collect();
-    let all: Vec<String> = host_gpus.gpus.iter().map(|g| format!("{} {}", g.gpu.address, g.gpu.shown())).collect();
+    let all: Vec<String> =
+        host_gpus.gpus.iter().map(|g| format!("{} {}", g.gpu.address, g.gpu.shown())).collect();
     if there.is_empty() {
         let has = if all.is_empty() { "no NVIDIA GPU".to_string() } else { all.join(", ") };
-        return Some(of_host(format!("`{key}` names `{name}`, which this host does not have; it has {has}"), basis(), None));
+        return Some(of_host(
+            format!("`{key}` names `{name}`, which this host does not have; it has {has}"),
+            basis(),
+            None,
+        ));
     }
     (key != Passthrough::NAME && there.iter().all(|g| g.given)).then(|| {
         let nearest = Some(format!("take it out of `{key}`, or out of `passthrough` of {}", host_gpus.host));
-        of_host(format!("`{key}` names `{name}`, which is a passthrough device: the host's driver does not see it"), basis(), nearest)
+        of_host(
+            format!(
+                "`{key}` names `{name}`, which is a passthrough device: the host's driver does not see it"
+            ),
+            basis(),
+            nearest,
+        )
     })
 }

@@ -4,17 +4,27 @@ use crate::compat::combination::{Finding, GpuClaim, HostGpus};
 use vsgpu_core::knowledge::{Basis, vgpu_types};
 
 pub(super) fn check(host_gpus: &HostGpus) -> Vec<Finding> {
-    let basis =
-        || Basis::document("vSphere: passthrough and vGPU exclude each other per GPU (NVIDIA AI Enterprise guide 8.2; KB 313479)", true);
+    let basis = || {
+        Basis::document(
+            "vSphere: passthrough and vGPU exclude each other per GPU (NVIDIA AI Enterprise guide 8.2; KB 313479)",
+            true,
+        )
+    };
     let mut found = vec![];
     for claim in &host_gpus.claims {
         for at in &claim.fixed {
             let Some(gpu) = host_gpus.gpus.iter().find(|g| g.gpu.address == *at) else { continue };
             if claim.node.is_some() && !gpu.given {
                 let (why, nearest) = if host_gpus.passthrough_wished {
-                    ("`passthrough` of the host takes it back", format!("name {at} in `passthrough` of {}", host_gpus.host))
+                    (
+                        "`passthrough` of the host takes it back",
+                        format!("name {at} in `passthrough` of {}", host_gpus.host),
+                    )
                 } else {
-                    ("it is no passthrough device of the host", format!("wish for `passthrough: [\"{at}\"]` of {}", host_gpus.host))
+                    (
+                        "it is no passthrough device of the host",
+                        format!("wish for `passthrough: [\"{at}\"]` of {}", host_gpus.host),
+                    )
                 };
                 found.push(host_gpus.finding(
                     &[claim],
@@ -26,11 +36,17 @@ pub(super) fn check(host_gpus: &HostGpus) -> Vec<Finding> {
         }
     }
     for gpu in &host_gpus.gpus {
-        let of_gpu: Vec<&GpuClaim> = host_gpus.claims.iter().filter(|t| t.fixed.contains(&gpu.gpu.address)).collect();
+        let of_gpu: Vec<&GpuClaim> =
+            host_gpus.claims.iter().filter(|t| t.fixed.contains(&gpu.gpu.address)).collect();
         let running: Vec<&GpuClaim> = of_gpu.iter().copied().filter(|t| t.runs).collect();
         let names = |list: &[&GpuClaim]| list.iter().map(|t| t.vm.as_str()).collect::<Vec<_>>().join(" and ");
         if running.len() > 1 {
-            let what = format!("{} cannot run with the same GPU {} ({})", names(&running), gpu.gpu.address, gpu.gpu.shown());
+            let what = format!(
+                "{} cannot run with the same GPU {} ({})",
+                names(&running),
+                gpu.gpu.address,
+                gpu.gpu.shown()
+            );
             found.push(host_gpus.finding(
                 &running,
                 what,
@@ -38,7 +54,8 @@ pub(super) fn check(host_gpus: &HostGpus) -> Vec<Finding> {
                 Some("give each its own: `passthrough: [A100]` picks a free one".into()),
             ));
         } else if of_gpu.len() > 1 && of_gpu.iter().any(|t| t.node.is_some()) {
-            let what = format!("{} share the GPU {}: only one of them can run", names(&of_gpu), gpu.gpu.address);
+            let what =
+                format!("{} share the GPU {}: only one of them can run", names(&of_gpu), gpu.gpu.address);
             found.push(host_gpus.finding(&of_gpu, what, basis(), None).doubtful());
         }
     }
@@ -46,7 +63,8 @@ pub(super) fn check(host_gpus: &HostGpus) -> Vec<Finding> {
     for claim in host_gpus.claims.iter().filter(|t| t.node.is_some() && t.runs) {
         for profile in &claim.profiles {
             let Some(vgpu) = vgpu_types::find(profile) else { continue };
-            let of_kind: Vec<_> = host_gpus.gpus.iter().filter(|g| g.gpu.serves(vgpu) == Some(true)).collect();
+            let of_kind: Vec<_> =
+                host_gpus.gpus.iter().filter(|g| g.gpu.serves(vgpu) == Some(true)).collect();
             if !of_kind.is_empty() && of_kind.iter().all(|g| g.given) {
                 let what = format!(
                     "{} wants the vGPU {profile}, but every {} of the host is a passthrough device",
@@ -67,18 +85,31 @@ fn dynamic(host_gpus: &HostGpus) -> Vec<Finding> {
     let running = || host_gpus.claims.iter().filter(|t| t.runs);
     let kinds: std::collections::BTreeSet<&String> = running().flat_map(|t| &t.dynamic).collect();
     for ids in kinds {
-        let one_of = |device: &str| ids.split(',').any(|one| one.split_once(':').is_some_and(|(_, d)| d == device));
-        let is_kind = |g: &&crate::compat::combination::HostGpu| g.given && g.gpu.device_id.as_deref().is_some_and(one_of);
+        let one_of =
+            |device: &str| ids.split(',').any(|one| one.split_once(':').is_some_and(|(_, d)| d == device));
+        let is_kind = |g: &&crate::compat::combination::HostGpu| {
+            g.given && g.gpu.device_id.as_deref().is_some_and(one_of)
+        };
         let of_kind: Vec<_> = host_gpus.gpus.iter().filter(is_kind).collect();
         let wants: Vec<&GpuClaim> = running().filter(|t| t.dynamic.contains(ids)).collect();
-        let named: Vec<&GpuClaim> = running().filter(|t| of_kind.iter().any(|g| t.fixed.contains(&g.gpu.address))).collect();
+        let named: Vec<&GpuClaim> =
+            running().filter(|t| of_kind.iter().any(|g| t.fixed.contains(&g.gpu.address))).collect();
         let count = |t: &&GpuClaim| t.dynamic.iter().filter(|d| *d == ids).count();
         let needed = wants.iter().map(count).sum::<usize>()
             + of_kind.iter().filter(|g| named.iter().any(|t| t.fixed.contains(&g.gpu.address))).count();
         let names = |list: &[&GpuClaim]| list.iter().map(|t| t.vm.as_str()).collect::<Vec<_>>().join(", ");
-        let source = |sure| Basis::document("vSphere documentation, Dynamic DirectPath I/O: a free device is chosen at power-on", sure);
+        let source = |sure| {
+            Basis::document(
+                "vSphere documentation, Dynamic DirectPath I/O: a free device is chosen at power-on",
+                sure,
+            )
+        };
         if needed > of_kind.len() {
-            let what = format!("{} want a {ids} at power-on: {needed} are needed, the host gives {} away", names(&wants), of_kind.len());
+            let what = format!(
+                "{} want a {ids} at power-on: {needed} are needed, the host gives {} away",
+                names(&wants),
+                of_kind.len()
+            );
             found.push(host_gpus.finding(
                 &wants,
                 what,

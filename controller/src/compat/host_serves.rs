@@ -5,7 +5,10 @@ use vsgpu_core::knowledge::Basis;
 
 pub(super) fn check(c: &Combination) -> Vec<Finding> {
     let Some(lack) = c.serves_no_vgpu.filter(|_| c.vgpu()) else { return vec![] };
-    let basis = Basis::document("NVIDIA AI Enterprise guide 2.7: vGPU manager and graphics type SharedPassthru", true);
+    let basis = Basis::document(
+        "NVIDIA AI Enterprise guide 2.7: vGPU manager and graphics type SharedPassthru",
+        true,
+    );
     let nearest = Some(
         "wish for `vgpu-manager: { package: .. }` and `graphics-type: SharedPassthru` of that host, or for `vgpu: []` of the VM".into(),
     );

@@ -1,6 +1,8 @@
 //! Makes the inputs of the checks: from the fleet file, and from facts where there are any.
 
-use crate::compat::combination::{Combination, Gpu, GpuClaim, GuestDriver, HostGpu, HostGpus, LicenseWay, Module, Stated};
+use crate::compat::combination::{
+    Combination, Gpu, GpuClaim, GuestDriver, HostGpu, HostGpus, LicenseWay, Module, Stated,
+};
 use crate::fleet::{Fleet, Host, Spec, Vm};
 use crate::inventory::Inventory;
 use crate::inventory::gpus::gpus_as_wished;
@@ -11,7 +13,9 @@ use vsgpu_core::knowledge::vgpu_types;
 use vsgpu_core::units::{DriverVersion, OnOff};
 use vsgpu_core::{Artifact, Fact, Requirement as _, Scope, WordOr};
 use vsgpu_guest_agent::facts::{Clock, PciGpus};
-use vsgpu_guest_agent::guest::{CudaProof, CudaToolkit, Driver, DriverFact, DriverSpec, KernelModule, License, ToolkitSpec};
+use vsgpu_guest_agent::guest::{
+    CudaProof, CudaToolkit, Driver, DriverFact, DriverSpec, KernelModule, License, ToolkitSpec,
+};
 use vsgpu_host_agent::facts::{EsxVersion, GpuUser, GpuUsers, Gpus, PciGpu, VgpuTypes, VmConfig, VmDevices};
 use vsgpu_host_agent::host::ecc::{self, Ecc};
 use vsgpu_host_agent::host::graphics_type::{self, GraphicsType};
@@ -54,7 +58,11 @@ fn manager(host: &Host, inventory: Option<&Inventory>) -> Option<Stated<DriverVe
 }
 
 /// Whether the manager of a host is to be changed, as far as that is known: without facts it is.
-fn manager_changes(host: &Host, wanted: Option<&Stated<DriverVersion>>, inventory: Option<&Inventory>) -> bool {
+fn manager_changes(
+    host: &Host,
+    wanted: Option<&Stated<DriverVersion>>,
+    inventory: Option<&Inventory>,
+) -> bool {
     let node = NodeId::new(NodeKind::Host, &host.name);
     let runs = running_manager(&node, inventory);
     host.specs.has::<VgpuManager>() && runs.as_ref() != wanted.map(|w| &w.value)
@@ -82,14 +90,18 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
             manager: manager.clone(),
             manager_wished: matches!(wanted_manager, Some(WordOr::Map(_))),
             ecc_on: stated(host.spec::<Ecc>().is_some_and(|spec| spec.values().contains(&ecc::Wish::On))),
-            mixed: stated(host.spec::<VgpuMode>().is_some_and(|spec| spec.values().contains(&vgpu_mode::Mode::MixedSize))),
+            mixed: stated(
+                host.spec::<VgpuMode>()
+                    .is_some_and(|spec| spec.values().contains(&vgpu_mode::Mode::MixedSize)),
+            ),
             serves_no_vgpu,
             catalogue: fleet.catalogue.clone(),
             ..Combination::default()
         };
         all.push(of_host.clone());
         let gpus = inventory.and_then(|inventory| gpus_as_wished(host, inventory));
-        let serves: Option<Vec<Gpu>> = gpus.as_ref().map(|gpus| gpus.iter().filter(|g| !g.is_given()).map(gpu).collect());
+        let serves: Option<Vec<Gpu>> =
+            gpus.as_ref().map(|gpus| gpus.iter().filter(|g| !g.is_given()).map(gpu).collect());
         let types: Option<VgpuTypes> = fact(inventory, &node);
         let changes = manager_changes(host, manager.as_ref(), inventory);
         // The list of another driver says nothing about the one to come, and modes change it.
@@ -98,8 +110,15 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
         let supported = listed.map(|t| t.supported.into_iter().flat_map(|gpu| gpu.names).collect());
         let users: Option<GpuUsers> = fact(inventory, &node);
         for vm in by_host.get(host.name.as_str()).into_iter().flatten() {
-            let mut combination = Combination { host_gpus: serves.clone(), supported: supported.clone(), ..of_host.clone() };
-            of_vm(&mut combination, fleet, vm, inventory, OfHost { host, gpus: gpus.as_deref(), users: users.as_ref() });
+            let mut combination =
+                Combination { host_gpus: serves.clone(), supported: supported.clone(), ..of_host.clone() };
+            of_vm(
+                &mut combination,
+                fleet,
+                vm,
+                inventory,
+                OfHost { host, gpus: gpus.as_deref(), users: users.as_ref() },
+            );
             if !combination.vgpu() && !combination.passthrough && combination.guest.is_none() {
                 continue;
             }
@@ -117,7 +136,13 @@ struct OfHost<'a> {
     users: Option<&'a GpuUsers>,
 }
 
-fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, inventory: Option<&Inventory>, OfHost { host, gpus, users }: OfHost<'_>) {
+fn of_vm(
+    c: &mut Combination,
+    fleet: &Fleet,
+    vm: &Vm,
+    inventory: Option<&Inventory>,
+    OfHost { host, gpus, users }: OfHost<'_>,
+) {
     let (node, guest_node) = (NodeId::new(NodeKind::Vm, &vm.name), NodeId::new(NodeKind::Guest, &vm.name));
     c.about = format!("{} on {}", vm.name, host.name);
     c.nodes = vec![node.clone()];
@@ -127,16 +152,26 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, inventory: Option<&Invento
     let devices = || fact::<VmDevices>(inventory, &node).map(|devices| devices.config);
     let config: Option<VmConfig> = fact(inventory, &node).or_else(devices);
     let vgpus = vm.spec::<Vgpu>();
-    c.profiles = vgpus.iter().flatten().map(|vgpu| Stated::new(vgpu.profile.name().to_string(), &vm.name)).collect();
+    c.profiles =
+        vgpus.iter().flatten().map(|vgpu| Stated::new(vgpu.profile.name().to_string(), &vm.name)).collect();
     // A vGPU that the fleet file does not speak of is there all the same.
     if let Some(users) = users.filter(|_| vgpus.is_none()) {
-        let own = users.vms.iter().filter(|user| user.vm == vm.vm_name).flat_map(|user| user.vgpus.iter().cloned());
+        let own =
+            users.vms.iter().filter(|user| user.vm == vm.vm_name).flat_map(|user| user.vgpus.iter().cloned());
         c.profiles.extend(own.map(|profile| Stated::new(profile, &vm.name)));
     }
     let whole: Vec<VmGpu> = vm.spec::<VmPassthrough>().unwrap_or_default();
     c.passthrough = !whole.is_empty();
-    let meant = |g: &&PciGpu| whole.iter().any(|w| matches!(w, VmGpu::Fixed(choice) if choice.may_mean(&g.candidate())));
-    c.whole = gpus.into_iter().flatten().filter(meant).take(whole.iter().map(|w| w.count() as usize).sum()).map(gpu).collect();
+    let meant = |g: &&PciGpu| {
+        whole.iter().any(|w| matches!(w, VmGpu::Fixed(choice) if choice.may_mean(&g.candidate())))
+    };
+    c.whole = gpus
+        .into_iter()
+        .flatten()
+        .filter(meant)
+        .take(whole.iter().map(|w| w.count() as usize).sum())
+        .map(gpu)
+        .collect();
     // Without facts a model's name is all there is, and enough where it names one row of the table.
     if c.whole.is_empty() {
         for choice in whole.iter().filter_map(|w| if let VmGpu::Fixed(c) = w { Some(c) } else { None }) {
@@ -155,7 +190,8 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, inventory: Option<&Invento
             Some(DriverSpec::Word(_)) => None,
             Some(DriverSpec::Map(spec)) => packaged(&spec.package).map(|version| {
                 let file = spec.package.file_name();
-                let named = ["NVIDIA-Linux-x86_64-", "nvidia-linux-grid-"].iter().any(|n| file.starts_with(n));
+                let named =
+                    ["NVIDIA-Linux-x86_64-", "nvidia-linux-grid-"].iter().any(|n| file.starts_with(n));
                 let grid = named.then(|| file.contains("-grid"));
                 Stated::new(GuestDriver { version, grid }, by.clone())
             }),
@@ -181,13 +217,19 @@ fn of_vm(c: &mut Combination, fleet: &Fleet, vm: &Vm, inventory: Option<&Invento
         let toolkits: Vec<ToolkitSpec> = guest.spec::<CudaToolkit>().unwrap_or_default();
         // The newest one needs the newest driver.
         let number = |v: &String| v.split('.').filter_map(|n| n.parse::<u32>().ok()).collect::<Vec<_>>();
-        c.cuda = toolkits.iter().filter_map(ToolkitSpec::version).max_by_key(number).map(|v| Stated::new(v, by.clone()));
+        c.cuda = toolkits
+            .iter()
+            .filter_map(ToolkitSpec::version)
+            .max_by_key(number)
+            .map(|v| Stated::new(v, by.clone()));
         seen_by_guest(c, inventory, &guest_node);
         c.proof = guest.specs.has::<CudaProof>();
     }
     c.memory_unreserved = vm.taken_away.contains(MemoryReserved::NAME);
     c.firmware = config.as_ref().map(|config| Stated::new(config.firmware.clone(), &vm.name));
-    c.nested = config.as_ref().is_some_and(|config| config.keys.get("vhv.enable").is_some_and(|v| v.eq_ignore_ascii_case("true")));
+    c.nested = config
+        .as_ref()
+        .is_some_and(|config| config.keys.get("vhv.enable").is_some_and(|v| v.eq_ignore_ascii_case("true")));
     c.snapshots = config.as_ref().map_or(0, |config| config.snapshots);
     c.mmio = match vm.spec::<Mmio>() {
         Some(MmioSpec::Gib(gib)) => Some(Stated::new(u64::from(gib), &vm.name)),
@@ -202,15 +244,23 @@ fn seen_by_guest(c: &mut Combination, inventory: Option<&Inventory>, guest: &Nod
     let by = guest.to_string();
     let at = inventory.map_or(0, |i| i.at);
     let clock = fact::<Clock>(inventory, guest).filter(|_| at > 0);
-    c.clock_offset = clock.map(|clock| Stated::new(i64::try_from(clock.now).unwrap_or(i64::MAX).saturating_sub_unsigned(at), by.clone()));
+    c.clock_offset = clock.map(|clock| {
+        Stated::new(i64::try_from(clock.now).unwrap_or(i64::MAX).saturating_sub_unsigned(at), by.clone())
+    });
     c.seen_by_guest = fact::<PciGpus>(inventory, guest).map(|p| p.devices).unwrap_or_default();
-    let view = c.seen_by_guest.iter().find_map(|g| g.host.as_ref()?.manager.as_deref()?.parse::<DriverVersion>().ok());
+    let view = c
+        .seen_by_guest
+        .iter()
+        .find_map(|g| g.host.as_ref()?.manager.as_deref()?.parse::<DriverVersion>().ok());
     if c.manager.is_none() {
         c.manager = view.map(|version| Stated::new(version, format!("{by} sees")));
     }
     // A VM whose GPUs the fleet file does not speak of has them all the same.
     if c.profiles.is_empty() && !c.passthrough {
-        let types = c.seen_by_guest.iter().filter_map(|g| vgpu_types::by_pci(&g.device_id, g.subsystem_id.as_deref()?));
+        let types = c
+            .seen_by_guest
+            .iter()
+            .filter_map(|g| vgpu_types::by_pci(&g.device_id, g.subsystem_id.as_deref()?));
         c.profiles = types.map(|t| Stated::new(t.profile.to_string(), by.clone())).collect();
     }
 }
@@ -218,7 +268,9 @@ fn seen_by_guest(c: &mut Combination, inventory: Option<&Inventory>, guest: &Nod
 /// The GPUs of each host whose GPUs are known, with everybody who wants a part of them.
 pub fn gpus_of_hosts(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<HostGpus> {
     let by_host = fleet.vms_by_host();
-    let Some(seen) = inventory else { return fleet.hosts.iter().map(|host| stated(host, &by_host[host.name.as_str()])).collect() };
+    let Some(seen) = inventory else {
+        return fleet.hosts.iter().map(|host| stated(host, &by_host[host.name.as_str()])).collect();
+    };
     let host_gpus = |host: &Host| {
         let node = NodeId::new(NodeKind::Host, &host.name);
         let gpus = gpus_as_wished(host, seen)?;
@@ -284,8 +336,11 @@ fn stated(host: &Host, vms: &[&Vm]) -> HostGpus {
     addresses.sort();
     addresses.dedup();
     // A model, `all` or no wish at all leaves open whether an address is given away.
-    let given =
-        |at: &String| wanted.as_ref().is_none_or(|w| w.gpus.iter().any(|c| !matches!(c, GpuChoice::At(a) if a.to_string() != **at)));
+    let given = |at: &String| {
+        wanted
+            .as_ref()
+            .is_none_or(|w| w.gpus.iter().any(|c| !matches!(c, GpuChoice::At(a) if a.to_string() != **at)))
+    };
     let gpu = |at: &&String| HostGpu {
         gpu: Gpu { address: (*at).clone(), device_id: None, subsystem_id: None, name: None },
         given: given(at),
@@ -314,13 +369,17 @@ fn claim(vm: &Vm, users: &GpuUsers) -> GpuClaim {
     };
     let (fixed, dynamic) = match vm.spec::<VmPassthrough>() {
         Some(list) => {
-            let at = |gpu: &VmGpu| if let VmGpu::Fixed(GpuChoice::At(at)) = gpu { Some(at.to_string()) } else { None };
-            let ids = |gpu: &VmGpu| if let VmGpu::Dynamic { dynamic } = gpu { Some(dynamic.clone()) } else { None };
+            let at = |gpu: &VmGpu| {
+                if let VmGpu::Fixed(GpuChoice::At(at)) = gpu { Some(at.to_string()) } else { None }
+            };
+            let ids =
+                |gpu: &VmGpu| if let VmGpu::Dynamic { dynamic } = gpu { Some(dynamic.clone()) } else { None };
             (list.iter().filter_map(at).collect(), list.iter().filter_map(ids).collect())
         }
         None => has.map(|user| (user.fixed.clone(), user.dynamic.clone())).unwrap_or_default(),
     };
-    let runs = vm.power.map_or(vm.wants_guest() || has.is_some_and(|user| user.running), |p| p == PowerState::On);
+    let runs =
+        vm.power.map_or(vm.wants_guest() || has.is_some_and(|user| user.running), |p| p == PowerState::On);
     GpuClaim {
         vm: vm.name.clone(),
         node: Some(NodeId::new(NodeKind::Vm, &vm.name)),

@@ -8,14 +8,30 @@ use vsgpu_host_agent::vm::window_gib;
 const SIZE_CONFIRMED: [&str; 7] = ["A30", "A100", "A100X", "A100D", "H100", "H200", "P40"];
 
 pub(super) fn check(c: &Combination) -> Vec<Finding> {
-    let large: Vec<(String, u64)> =
-        c.whole.iter().filter_map(|g| Some((g.shown(), g.model()?.bar1_mib?))).filter(|(_, bar)| *bar > 256).collect();
-    let sure = c.whole.iter().filter_map(|g| g.model()).all(|m| m.status.contains("BAR1 confirmed") || SIZE_CONFIRMED.contains(&m.token));
+    let large: Vec<(String, u64)> = c
+        .whole
+        .iter()
+        .filter_map(|g| Some((g.shown(), g.model()?.bar1_mib?)))
+        .filter(|(_, bar)| *bar > 256)
+        .collect();
+    let sure = c
+        .whole
+        .iter()
+        .filter_map(|g| g.model())
+        .all(|m| m.status.contains("BAR1 confirmed") || SIZE_CONFIRMED.contains(&m.token));
     let Some((name, bar)) = large.first() else { return vec![] };
     let mut found = vec![];
     if let Some(firmware) = c.firmware.as_ref().filter(|f| f.value != "efi") {
-        let basis = Basis::document("VMware: how to enable GPUs with large BARs in DirectPath I/O (KB 2142307)", true);
-        let what = format!("{} has {} firmware, and {name} has a BAR1 of {} GiB, which needs EFI", firmware.by, firmware.value, bar / 1024);
+        let basis = Basis::document(
+            "VMware: how to enable GPUs with large BARs in DirectPath I/O (KB 2142307)",
+            true,
+        );
+        let what = format!(
+            "{} has {} firmware, and {name} has a BAR1 of {} GiB, which needs EFI",
+            firmware.by,
+            firmware.value,
+            bar / 1024
+        );
         found.push(c.finding(
             what,
             basis,
@@ -23,14 +39,23 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         ));
     }
     let bars: Vec<u64> = large.iter().map(|(_, bar)| *bar).collect();
-    if let Some((mmio, needed)) = c.mmio.as_ref().zip(window_gib(&bars)).filter(|(mmio, needed)| mmio.value < *needed) {
+    if let Some((mmio, needed)) =
+        c.mmio.as_ref().zip(window_gib(&bars)).filter(|(mmio, needed)| mmio.value < *needed)
+    {
         let sum: u64 = bars.iter().sum::<u64>() / 1024;
         let basis = Basis::document(
             "VMware: sum of the GPUs' BAR1, then the next power of two (frankdenneman.nl 2023-05-30, Dell KB 000199172)",
             true,
         );
-        let what = format!("{}: an MMIO window of {} GB does not hold the BAR1s of its GPUs ({sum} GiB)", mmio.by, mmio.value);
-        let finding = c.finding(what, basis, Some(format!("leave `mmio` out ({needed} GB is computed), or say {needed} or more")));
+        let what = format!(
+            "{}: an MMIO window of {} GB does not hold the BAR1s of its GPUs ({sum} GiB)",
+            mmio.by, mmio.value
+        );
+        let finding = c.finding(
+            what,
+            basis,
+            Some(format!("leave `mmio` out ({needed} GB is computed), or say {needed} or more")),
+        );
         // A window that is at least as large as the sum may do on some release.
         found.push(if mmio.value > sum || !sure { finding.doubtful() } else { finding });
     }

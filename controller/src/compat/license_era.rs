@@ -5,8 +5,9 @@ use vsgpu_core::knowledge::releases::{self, Licensing, Release};
 
 pub(super) fn check(c: &Combination) -> Vec<Finding> {
     let Some(license) = &c.license else { return vec![] };
-    let of_branch =
-        |version: &vsgpu_core::units::DriverVersion| releases::of_branch(version.branch()).map(|(_, rows)| rows).unwrap_or_default();
+    let of_branch = |version: &vsgpu_core::units::DriverVersion| {
+        releases::of_branch(version.branch()).map(|(_, rows)| rows).unwrap_or_default()
+    };
     let or_branch = |found: Vec<&'static Release>, version: Option<&vsgpu_core::units::DriverVersion>| {
         if found.is_empty() { version.map(of_branch).unwrap_or_default() } else { found }
     };
@@ -23,8 +24,10 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
             LicenseWay::Legacy => ("a legacy license server", "NLS (`token:`)", Licensing::Nls),
         };
         if let Some(release) = all.first().filter(|_| all.iter().all(|r| r.licensing == against)) {
-            let what =
-                format!("{} is licensed by {way}, but {by} has {version} (vGPU {}.x), which knows only {other}", license.by, release.major);
+            let what = format!(
+                "{} is licensed by {way}, but {by} has {version} (vGPU {}.x), which knows only {other}",
+                license.by, release.major
+            );
             let nearest = match license.value {
                 LicenseWay::Nls => "use a legacy license server, or vGPU 13.x or later on host and guest".to_string(),
                 LicenseWay::Legacy => {

@@ -22,7 +22,10 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
     if let Some(manager) = c.manager.as_ref().filter(|m| m.value.branch() < FIRST_BRANCH) {
         let nearest = Some("wish for `vgpu-mode: SameSize`, or for a vGPU manager of 17.x or later".into());
         found.push(c.finding(
-            format!("{}: mixed vGPU sizes need vGPU 17 (R{FIRST_BRANCH}), {} has {}", mixed.by, manager.by, manager.value),
+            format!(
+                "{}: mixed vGPU sizes need vGPU 17 (R{FIRST_BRANCH}), {} has {}",
+                mixed.by, manager.by, manager.value
+            ),
             basis(),
             nearest,
         ));

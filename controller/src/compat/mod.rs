@@ -84,22 +84,42 @@ pub const ALL: [Constraint; 18] = [
     Constraint::of("profile-exists", "vGPU profile and the host's GPUs", profile_exists::check),
     Constraint::of("mixed-sizes", "Mixed vGPU sizes and the releases that know them", mixed_sizes::check),
     Constraint::of("license-era", "License server and vGPU release", license_era::check).stopping_host(),
-    Constraint::of("license-product", "Licensed product, vGPU series and passthrough", license_product::check),
+    Constraint::of(
+        "license-product",
+        "Licensed product, vGPU series and passthrough",
+        license_product::check,
+    ),
     Constraint::of("ecc-vgpu", "ECC and vGPU release", ecc_vgpu::check),
     Constraint::of("cuda-driver", "CUDA toolkit, driver and profile", cuda_driver::check),
     Constraint::of("memory", "Memory reservation and GPUs", memory::check),
     Constraint::of("large-bars", "Firmware, MMIO window and the GPUs' BARs", large_bars::check),
     Constraint::of("nested", "Nested virtualization and PCI devices", nested::check),
-    Constraint::of("guest-view", "What the guest sees of its host, and what the host says", guest_view::check),
+    Constraint::of(
+        "guest-view",
+        "What the guest sees of its host, and what the host says",
+        guest_view::check,
+    ),
     Constraint::of("clock", "The guest's clock and this machine's", clock::check),
     Constraint::of("migration", "vMotion, suspend and snapshots, and GPUs", migration::check),
 ];
 
 /// All constraints on the GPUs of a host.
 pub const ROOMS: [RoomConstraint; 3] = [
-    RoomConstraint { name: "gpu-names", about: "GPUs that keys of a host name, and those it has", check: gpu_names::check },
-    RoomConstraint { name: "gpu-owner", about: "A GPU is passed through or serves vGPUs, and belongs to one VM", check: gpu_owner::check },
-    RoomConstraint { name: "profile-fits", about: "vGPU profiles and the room on the host's GPUs", check: profile_fits::check },
+    RoomConstraint {
+        name: "gpu-names",
+        about: "GPUs that keys of a host name, and those it has",
+        check: gpu_names::check,
+    },
+    RoomConstraint {
+        name: "gpu-owner",
+        about: "A GPU is passed through or serves vGPUs, and belongs to one VM",
+        check: gpu_owner::check,
+    },
+    RoomConstraint {
+        name: "profile-fits",
+        about: "vGPU profiles and the room on the host's GPUs",
+        check: profile_fits::check,
+    },
 ];
 
 #[derive(Clone, Debug, Default)]
@@ -118,7 +138,9 @@ pub fn judge_one(combination: &Combination) -> Vec<Finding> {
         finding.nodes.extend(combination.changing_host.clone().filter(|_| c.stops_host));
         finding
     };
-    ALL.iter().flat_map(|c| (c.check)(combination).into_iter().map(|f| of(c, f)).collect::<Vec<_>>()).collect()
+    ALL.iter()
+        .flat_map(|c| (c.check)(combination).into_iter().map(|f| of(c, f)).collect::<Vec<_>>())
+        .collect()
 }
 
 /// Judges a fleet, with what was seen of it (and then with its GPUs dealt, `assign::settled`) or without.
@@ -166,5 +188,8 @@ pub fn error(finding: &Finding) -> Error {
 pub fn warning(finding: &Finding) -> String {
     let nearest = finding.nearest.as_ref().map(|n| format!("\n  {}", sentence(n))).unwrap_or_default();
     let (what, basis) = (sentence(&finding.what), sentence(&finding.basis.to_string()));
-    format!("warning: {what}\n  not refused, because this is not certain; {}: {basis}{nearest}", finding.constraint)
+    format!(
+        "warning: {what}\n  not refused, because this is not certain; {}: {basis}{nearest}",
+        finding.constraint
+    )
 }

@@ -8,7 +8,8 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         return vec![];
     }
     let basis = Basis::document("Broadcom KB 437651", true);
-    let nearest = Some("turn off \"expose hardware-assisted virtualization\" for this VM (`vhv.enable`)".into());
+    let nearest =
+        Some("turn off \"expose hardware-assisted virtualization\" for this VM (`vhv.enable`)".into());
     let what = "hardware virtualization is exposed to the VM, which excludes a GPU";
     let finding = c.finding(what, basis, nearest);
     // The article is about passthrough; of vGPU it was only reported.

@@ -18,7 +18,8 @@ fn one(c: &Combination, profile: &str, by: &str) -> Option<Finding> {
         let basis = Basis::document("the host's own list: nvidia-smi vgpu -s", true);
         // MIG and graphics type change what a host lists: only a family it does not have at all is certain.
         let family = |name: &str| name.split('-').next().unwrap_or_default().to_string();
-        let certain = vgpu_types::find(profile).is_some() && names.iter().all(|n| family(n) != family(&wanted));
+        let certain =
+            vgpu_types::find(profile).is_some() && names.iter().all(|n| family(n) != family(&wanted));
         let finding = c.finding(
             format!("{by}: the host does not list the vGPU type `{profile}`"),
             basis,
@@ -28,16 +29,34 @@ fn one(c: &Combination, profile: &str, by: &str) -> Option<Finding> {
     }
     let known = vgpu_types::find(profile);
     let gpus = c.host_gpus.as_ref().filter(|gpus| !gpus.is_empty());
-    let listed =
-        |gpus: &[Gpu]| gpus.iter().map(Gpu::shown).collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+    let listed = |gpus: &[Gpu]| {
+        gpus.iter()
+            .map(Gpu::shown)
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     match (known, gpus) {
         (None, _) => {
             // A token that is known with a size that is not: the table may be older than the driver.
             let token = wanted.split('-').next().unwrap_or_default().to_string();
-            let of_token: Vec<String> = vgpu_types::of_token(&token).map(|t| vgpu_types::plain(t.profile)).collect();
-            let basis = Basis { table: "vgpu_types.tsv", row: "none".into(), confirmed: false, source: "no row has this name".into() };
-            let all = vgpu_types::all().iter().map(|t| t.profile.trim_start_matches("grid_").trim_start_matches("nvidia_"));
-            let nearest = if of_token.is_empty() { near(&wanted, all) } else { near(&wanted, of_token.iter().map(String::as_str)) };
+            let of_token: Vec<String> =
+                vgpu_types::of_token(&token).map(|t| vgpu_types::plain(t.profile)).collect();
+            let basis = Basis {
+                table: "vgpu_types.tsv",
+                row: "none".into(),
+                confirmed: false,
+                source: "no row has this name".into(),
+            };
+            let all = vgpu_types::all()
+                .iter()
+                .map(|t| t.profile.trim_start_matches("grid_").trim_start_matches("nvidia_"));
+            let nearest = if of_token.is_empty() {
+                near(&wanted, all)
+            } else {
+                near(&wanted, of_token.iter().map(String::as_str))
+            };
             Some(c.finding(format!("{by}: `{profile}` is no vGPU type of the table"), basis, nearest))
         }
         (Some(vgpu), Some(gpus)) => {
@@ -47,15 +66,22 @@ fn one(c: &Combination, profile: &str, by: &str) -> Option<Finding> {
             }
             let of_board: Vec<&str> = gpus.iter().filter_map(|g| g.model().map(|m| m.token)).collect();
             let same_size = |token: &str| {
-                let mut of_size: Vec<_> =
-                    vgpu_types::of_token(token).filter(|t| t.size_mib == vgpu.size_mib && t.mig == vgpu.mig).collect();
+                let mut of_size: Vec<_> = vgpu_types::of_token(token)
+                    .filter(|t| t.size_mib == vgpu.size_mib && t.mig == vgpu.mig)
+                    .collect();
                 of_size.sort_by_key(|t| t.series != vgpu.series);
                 of_size.first().map(|t| t.profile)
             };
-            let nearest = of_board.iter().find_map(|token| same_size(token)).map(|p| format!("of the same size there is {p}"));
+            let nearest = of_board
+                .iter()
+                .find_map(|token| same_size(token))
+                .map(|p| format!("of the same size there is {p}"));
             let owner = gpus::by_token(vgpu.token).map_or(vgpu.token, |m| m.name);
             let finding = c.finding(
-                format!("{by}: `{profile}` is a type of {owner}; the GPUs that serve vGPUs here: {}", listed(gpus)),
+                format!(
+                    "{by}: `{profile}` is a type of {owner}; the GPUs that serve vGPUs here: {}",
+                    listed(gpus)
+                ),
                 vgpu.basis.clone(),
                 nearest,
             );

@@ -25,8 +25,11 @@ pub(super) fn check(host_gpus: &HostGpus) -> Vec<Finding> {
 }
 
 fn of_token(host_gpus: &HostGpus, token: &str, wants: &Wants<'_>) -> Vec<Finding> {
-    let gpus: Vec<&HostGpu> =
-        host_gpus.gpus.iter().filter(|g| !g.given && g.gpu.model().is_some_and(|m| m.token.eq_ignore_ascii_case(token))).collect();
+    let gpus: Vec<&HostGpu> = host_gpus
+        .gpus
+        .iter()
+        .filter(|g| !g.given && g.gpu.model().is_some_and(|m| m.token.eq_ignore_ascii_case(token)))
+        .collect();
     // No such GPU: other constraints say so.
     if gpus.is_empty() || wants.all.iter().all(|(t, _)| t.node.is_none()) {
         return vec![];
@@ -38,7 +41,11 @@ fn of_token(host_gpus: &HostGpus, token: &str, wants: &Wants<'_>) -> Vec<Finding
     let unknown = gpus.iter().any(|g| g.mig.is_none() && g.gpu.model().is_some_and(|m| m.mig));
     for (mig, lacks, nearest) in [
         (true, "no GPU of that kind is divided by MIG", "wish for `mig: on` of a GPU"),
-        (false, "every GPU of that kind is divided by MIG", "wish for `mig: off` of a GPU, or use MIG-backed profiles"),
+        (
+            false,
+            "every GPU of that kind is divided by MIG",
+            "wish for `mig: off` of a GPU, or use MIG-backed profiles",
+        ),
     ] {
         if let Some((_, first)) = of(mig).next().filter(|_| count(mig) == 0) {
             let kind = if mig { "MIG-backed" } else { "time-sliced" };
@@ -72,20 +79,26 @@ fn most(vgpu: &VgpuType, mixed: bool) -> u64 {
     published.unwrap_or(by_memory)
 }
 
-fn time_sliced(host_gpus: &HostGpus, gpus: &[&HostGpu], wants: &[(&GpuClaim, &'static VgpuType)]) -> Option<Finding> {
+fn time_sliced(
+    host_gpus: &HostGpus,
+    gpus: &[&HostGpu],
+    wants: &[(&GpuClaim, &'static VgpuType)],
+) -> Option<Finding> {
     let free: Vec<&&HostGpu> = gpus.iter().filter(|g| g.mig != Some(true)).collect();
     let mixed = free.iter().filter(|g| g.mixed).count();
     let mut of_size: BTreeMap<u64, Vec<&'static VgpuType>> = BTreeMap::new();
     for (_, vgpu) in wants {
         of_size.entry(vgpu.size_mib).or_default().push(vgpu);
     }
-    let shown: Vec<String> = of_size.values().map(|list| format!("{} x {}", list.len(), list[0].profile)).collect();
+    let shown: Vec<String> =
+        of_size.values().map(|list| format!("{} x {}", list.len(), list[0].profile)).collect();
     let claims: Vec<&GpuClaim> = wants.iter().map(|(t, _)| *t).collect();
     let nearest = || {
         let total: u64 = of_size.values().map(|list| list.len() as u64).sum();
         let each = total.div_ceil(free.len().max(1) as u64);
         let first = wants.first().map(|(_, v)| *v)?;
-        let fitting = vgpu_types::of_token(first.token).filter(|t| !t.mig && t.series == first.series && most(t, false) >= each);
+        let fitting = vgpu_types::of_token(first.token)
+            .filter(|t| !t.mig && t.series == first.series && most(t, false) >= each);
         let largest = fitting.max_by_key(|t| t.size_mib)?;
         Some(format!(
             "{total} vGPUs of one size fit as {} or smaller; or let some VMs be off, or put them on another host",
@@ -94,8 +107,10 @@ fn time_sliced(host_gpus: &HostGpus, gpus: &[&HostGpu], wants: &[(&GpuClaim, &'s
     };
     if mixed == 0 {
         // Equal sizes on each GPU: whole GPUs per size. With GPUs of one kind this count is exact.
-        let needed: u64 =
-            of_size.values().map(|list| (list.len() as u64).div_ceil(list.iter().map(|v| most(v, false)).min().unwrap_or(1))).sum();
+        let needed: u64 = of_size
+            .values()
+            .map(|list| (list.len() as u64).div_ceil(list.iter().map(|v| most(v, false)).min().unwrap_or(1)))
+            .sum();
         if needed <= free.len() as u64 {
             return series_mixed(host_gpus, &of_size, free.len() as u64, &claims);
         }
@@ -115,31 +130,55 @@ fn time_sliced(host_gpus: &HostGpus, gpus: &[&HostGpu], wants: &[(&GpuClaim, &'s
     let total: u64 = free.iter().map(|g| memory(g)).sum();
     let wanted: u64 = wants.iter().map(|(_, v)| v.size_mib).sum();
     (wanted > total).then(|| {
-        let what =
-            format!("{} want {}: {} GiB of frame buffer, the GPUs have {}", names(&claims), shown.join(" + "), wanted / 1024, total / 1024);
-        host_gpus.finding(&claims, what, Basis::document("sum of the profiles' sizes against the GPUs' memory", true), nearest())
+        let what = format!(
+            "{} want {}: {} GiB of frame buffer, the GPUs have {}",
+            names(&claims),
+            shown.join(" + "),
+            wanted / 1024,
+            total / 1024
+        );
+        host_gpus.finding(
+            &claims,
+            what,
+            Basis::document("sum of the profiles' sizes against the GPUs' memory", true),
+            nearest(),
+        )
     })
 }
 
 /// Types of one size but of several series on one GPU: uncertain before ESXi 8.0.3.
-fn series_mixed(host_gpus: &HostGpus, of_size: &BTreeMap<u64, Vec<&'static VgpuType>>, gpus: u64, claims: &[&GpuClaim]) -> Option<Finding> {
-    let old = host_gpus.esxi.as_deref().is_none_or(|v| !vsgpu_host_agent::facts::EsxVersion::at_least(v, "8.0.3"));
+fn series_mixed(
+    host_gpus: &HostGpus,
+    of_size: &BTreeMap<u64, Vec<&'static VgpuType>>,
+    gpus: u64,
+    claims: &[&GpuClaim],
+) -> Option<Finding> {
+    let old =
+        host_gpus.esxi.as_deref().is_none_or(|v| !vsgpu_host_agent::facts::EsxVersion::at_least(v, "8.0.3"));
     let mut needed = 0;
     for list in of_size.values() {
         let mut by_series: BTreeMap<&str, u64> = BTreeMap::new();
         for vgpu in list {
             *by_series.entry(vgpu.series).or_default() += 1;
         }
-        needed += by_series.values().map(|n| n.div_ceil(list.iter().map(|v| most(v, false)).min().unwrap_or(1))).sum::<u64>();
+        needed += by_series
+            .values()
+            .map(|n| n.div_ceil(list.iter().map(|v| most(v, false)).min().unwrap_or(1)))
+            .sum::<u64>();
     }
     (old && needed > gpus).then(|| {
-        let what = format!("{}: vGPUs of one size but of several series would have to share a GPU", names(claims));
+        let what =
+            format!("{}: vGPUs of one size but of several series would have to share a GPU", names(claims));
         let basis = Basis::document("NVIDIA vGPU user guide; before ESXi 8.0.3 not confirmed", false);
         host_gpus.finding(claims, what, basis, Some("use one series for each size".into()))
     })
 }
 
-fn divided(host_gpus: &HostGpus, gpus: &[&HostGpu], wants: &[(&GpuClaim, &'static VgpuType)]) -> Option<Finding> {
+fn divided(
+    host_gpus: &HostGpus,
+    gpus: &[&HostGpu],
+    wants: &[(&GpuClaim, &'static VgpuType)],
+) -> Option<Finding> {
     let parts = gpus.iter().filter(|g| g.mig == Some(true)).count();
     let mut slices: Vec<u64> = wants.iter().filter_map(|(_, v)| v.mig_slices).collect();
     slices.sort_unstable_by(|a, b| b.cmp(a));
@@ -166,6 +205,11 @@ fn divided(host_gpus: &HostGpus, gpus: &[&HostGpu], wants: &[(&GpuClaim, &'stati
             confirmed: total > parts as u64 * MIG_SLICES,
             source: "MIG geometry: seven slices a GPU".into(),
         };
-        host_gpus.finding(&claims, what, basis, Some("use smaller MIG profiles, or divide another GPU".into()))
+        host_gpus.finding(
+            &claims,
+            what,
+            basis,
+            Some("use smaller MIG profiles, or divide another GPU".into()),
+        )
     })
 }

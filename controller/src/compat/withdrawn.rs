@@ -12,9 +12,14 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         let (version, by) = side?;
         // A version that also serves a release that was not taken back is fine.
         let release = found.iter().find(|r| r.withdrawn).filter(|_| found.iter().all(|r| r.withdrawn))?;
-        let nearest = releases::newest(release.major)
-            .map(|r| format!("use {}: host {}, guest {}", r.name, r.host, crate::compat::driver_pair::guest_of(r)));
-        Some(c.finding(format!("{by}: {version} is vGPU {}, which NVIDIA has withdrawn", release.name), release.basis.clone(), nearest))
+        let nearest = releases::newest(release.major).map(|r| {
+            format!("use {}: host {}, guest {}", r.name, r.host, crate::compat::driver_pair::guest_of(r))
+        });
+        Some(c.finding(
+            format!("{by}: {version} is vGPU {}, which NVIDIA has withdrawn", release.name),
+            release.basis.clone(),
+            nearest,
+        ))
     };
     sides.into_iter().filter_map(find).collect()
 }

@@ -105,11 +105,12 @@ impl DriverCatalogue {
     pub fn parse(file: &str, text: &str) -> Result<Self, Error> {
         let root = yaml::parse(file, text)?;
         let wrong = |why: String| {
-            Error::new(Kind::Usage, format!("{file}: {why}")).hint("use vgpuDriverCatalog.yaml as NVIDIA's Licensing Portal has it")
+            Error::new(Kind::Usage, format!("{file}: {why}"))
+                .hint("use vgpuDriverCatalog.yaml as NVIDIA's Licensing Portal has it")
         };
         // Versions such as `535.10` are numbers to YAML and texts to NVIDIA: they are compared as they are written.
-        let content: Content =
-            serde_json::from_value(texts(root.to_json())).map_err(|e| wrong(format!("this is no driver catalogue: {e}")))?;
+        let content: Content = serde_json::from_value(texts(root.to_json()))
+            .map_err(|e| wrong(format!("this is no driver catalogue: {e}")))?;
         if content.branch.is_empty() || content.driver.is_empty() {
             return Err(wrong("this is no driver catalogue: it lists no `branch` or no `driver`".into()));
         }
@@ -118,7 +119,8 @@ impl DriverCatalogue {
 
     fn driver(&self, side: &str, version: &DriverVersion) -> Option<&Driver> {
         let linux = |d: &&Driver| side == "host" || d.os.is_empty() || d.os.iter().any(|os| os == "Linux");
-        let same = |d: &&Driver| d.version == version.to_string() || d.version.parse().as_ref() == Ok(version);
+        let same =
+            |d: &&Driver| d.version == version.to_string() || d.version.parse().as_ref() == Ok(version);
         self.content.driver.iter().filter(|d| d.side == side).filter(same).find(linux)
     }
 
@@ -128,18 +130,28 @@ impl DriverCatalogue {
 
     /// What it says of a host manager and a guest driver, on a GPU where that is known.
     pub fn pair(&self, host: &DriverVersion, guest: &DriverVersion, device_id: Option<&str>) -> Says {
-        let Some((host_driver, guest_driver)) = self.driver("host", host).zip(self.driver("guest", guest)) else { return Says::Nothing };
-        let branches = self.branch("host", &host_driver.branch).zip(self.branch("guest", &guest_driver.branch));
+        let Some((host_driver, guest_driver)) = self.driver("host", host).zip(self.driver("guest", guest))
+        else {
+            return Says::Nothing;
+        };
+        let branches =
+            self.branch("host", &host_driver.branch).zip(self.branch("guest", &guest_driver.branch));
         let Some((host_branch, guest_branch)) = branches else { return Says::Nothing };
         let named = |list: &[String], name: &str| list.iter().any(|n| n.eq_ignore_ascii_case(name));
         let (of_host, of_guest) = (&host_branch.name, &guest_branch.name);
         let sides = [(host_branch, "host", of_guest, "guest"), (guest_branch, "guest", of_host, "host")];
         for (branch, side, other, other_side) in sides {
             if named(&branch.deny.branch, other) {
-                return Says::Denies(format!("{side} branch {} denies {other_side} branch {other}", branch.name));
+                return Says::Denies(format!(
+                    "{side} branch {} denies {other_side} branch {other}",
+                    branch.name
+                ));
             }
             if !branch.allow.branch.is_empty() && !named(&branch.allow.branch, other) {
-                return Says::Denies(format!("{side} branch {} does not allow {other_side} branch {other}", branch.name));
+                return Says::Denies(format!(
+                    "{side} branch {} does not allow {other_side} branch {other}",
+                    branch.name
+                ));
             }
         }
         for (driver, other) in [(host_driver, &guest_driver.version), (guest_driver, &host_driver.version)] {
@@ -147,7 +159,10 @@ impl DriverCatalogue {
                 return Says::Denies(format!("{} driver {} denies {other}", driver.side, driver.version));
             }
             if !driver.allow.driver.is_empty() && !driver.allow.names_driver(other) {
-                return Says::Denies(format!("{} driver {} does not allow {other}", driver.side, driver.version));
+                return Says::Denies(format!(
+                    "{} driver {} does not allow {other}",
+                    driver.side, driver.version
+                ));
             }
         }
         let lists = [
@@ -157,7 +172,9 @@ impl DriverCatalogue {
             (&guest_driver.allow, &guest_driver.deny),
         ];
         if let Some(device) = device_id
-            && lists.iter().any(|(allow, deny)| deny.names_gpu(device) || !allow.gpu.is_empty() && !allow.names_gpu(device))
+            && lists.iter().any(|(allow, deny)| {
+                deny.names_gpu(device) || !allow.gpu.is_empty() && !allow.names_gpu(device)
+            })
         {
             return Says::Denies(format!("not for GPU {device}"));
         }
@@ -171,7 +188,9 @@ fn texts(value: serde_json::Value) -> serde_json::Value {
     match value {
         Value::Number(n) => Value::String(n.to_string()),
         Value::Array(items) => items.into_iter().map(texts).collect(),
-        Value::Object(map) => map.into_iter().map(|(k, v)| (k, texts(v))).collect::<serde_json::Map<_, _>>().into(),
+        Value::Object(map) => {
+            map.into_iter().map(|(k, v)| (k, texts(v))).collect::<serde_json::Map<_, _>>().into()
+        }
         other => other,
     }
 }

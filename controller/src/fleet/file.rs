@@ -26,15 +26,17 @@ const DEFAULT_PORT: u16 = 7443;
 const HOST_KEYS: [&str; 2] = ["address", "cluster"];
 const VM_KEYS: [&str; 7] = ["host", "vm-name", POWER, "shutdown-secs", "hard-stop", "expects", "guest"];
 const GUEST_KEYS: [&str; 1] = ["address"];
-const TOP_KEYS: [&str; 8] = ["version", "pki", "driver-catalogue", "deadlines", "rollout", "defaults", "hosts", "vms"];
+const TOP_KEYS: [&str; 8] =
+    ["version", "pki", "driver-catalogue", "deadlines", "rollout", "defaults", "hosts", "vms"];
 
 /// Reads and checks a fleet file, without looking at the files it names.
 ///
 /// # Errors
 /// All that is wrong with it.
 pub fn read(file: &Path) -> Result<Fleet, Vec<Error>> {
-    let text = files::read_text(file, MAX_FILE)
-        .map_err(|e| vec![e.hint("name your fleet file, or let `vsgpu init` write one from what your hosts say")])?;
+    let text = files::read_text(file, MAX_FILE).map_err(|e| {
+        vec![e.hint("name your fleet file, or let `vsgpu init` write one from what your hosts say")]
+    })?;
     from_text(file, &text)
 }
 
@@ -150,18 +152,28 @@ impl Reader {
             match DriverCatalogue::read(&path) {
                 Ok(catalogue) => Some(Arc::new(catalogue)),
                 Err(error) => {
-                    self.errors.push(error.at(Place { file: self.file.clone(), line: node.line, column: node.column }));
+                    self.errors.push(error.at(Place {
+                        file: self.file.clone(),
+                        line: node.line,
+                        column: node.column,
+                    }));
                     None
                 }
             }
         });
         let pki = find("pki").and_then(|node| self.text("pki", node)).unwrap_or_else(|| "pki".into());
         let defaults = find("defaults").map(|node| self.map("defaults", node).to_vec()).unwrap_or_default();
-        for (key, _) in defaults.iter().filter(|(key, _)| !["host", "vm", "guest"].contains(&key.name.as_str())) {
+        for (key, _) in
+            defaults.iter().filter(|(key, _)| !["host", "vm", "guest"].contains(&key.name.as_str()))
+        {
             self.unknown_key("defaults", key, &["host", "vm", "guest"]);
         }
         let mut of = |name: &str| -> Pairs {
-            defaults.iter().find(|(key, _)| key.name == name).map(|(_, node)| self.map(name, node).to_vec()).unwrap_or_default()
+            defaults
+                .iter()
+                .find(|(key, _)| key.name == name)
+                .map(|(_, node)| self.map(name, node).to_vec())
+                .unwrap_or_default()
         };
         let (host_defaults, vm_defaults, guest_defaults) = (of("host"), of("vm"), of("guest"));
         let mut hosts: Vec<Host> = vec![];
@@ -216,7 +228,8 @@ impl Reader {
             let pairs = merged(defaults, own);
             let address = self.address(&name, &number, &pairs, own);
             let specs = self.specs(&name, NodeKind::Host, &pairs, &HOST_KEYS);
-            let cluster = pairs.iter().find(|(k, _)| k.name == "cluster").and_then(|(_, n)| self.text(&name, n));
+            let cluster =
+                pairs.iter().find(|(k, _)| k.name == "cluster").and_then(|(_, n)| self.text(&name, n));
             hosts.push(Host { name, address, cluster, specs });
             // One wrong value of a range is one error, not a hundred.
             if self.errors.len() > before {
@@ -225,7 +238,15 @@ impl Reader {
         }
     }
 
-    fn vms(&mut self, key: &Key, node: &Node, defaults: &Pairs, guest_defaults: &Pairs, hosts: &[Host], vms: &mut Vec<Vm>) {
+    fn vms(
+        &mut self,
+        key: &Key,
+        node: &Node,
+        defaults: &Pairs,
+        guest_defaults: &Pairs,
+        hosts: &[Host],
+        vms: &mut Vec<Vm>,
+    ) {
         let own = self.map(&key.name, node);
         for (at, (name, number)) in self.names(key).into_iter().enumerate() {
             if !self.vms.insert(name.clone()) {
@@ -242,26 +263,45 @@ impl Reader {
                     None
                 }
             };
-            let vm_name =
-                find("vm-name").and_then(|node| self.text(&name, node)).map_or(name.clone(), |text| filled(&text, &name, &number));
+            let vm_name = find("vm-name")
+                .and_then(|node| self.text(&name, node))
+                .map_or(name.clone(), |text| filled(&text, &name, &number));
             let power = find(POWER).and_then(|node| self.typed::<PowerState>(&name, POWER, node));
-            let shutdown_secs =
-                find("shutdown-secs").and_then(|node| self.typed(&name, "shutdown-secs", node)).unwrap_or(DEFAULT_GRACE_SECS);
-            let hard_stop = find("hard-stop").and_then(|node| self.typed(&name, "hard-stop", node)).unwrap_or(false);
-            let expects = find("expects").and_then(|node| self.typed(&name, "expects", node)).unwrap_or_default();
-            let nothing = |(key, node): &&(Key, Node)| matches!(node.data, Data::Scalar(Value::Null)).then(|| key.name.clone());
+            let shutdown_secs = find("shutdown-secs")
+                .and_then(|node| self.typed(&name, "shutdown-secs", node))
+                .unwrap_or(DEFAULT_GRACE_SECS);
+            let hard_stop =
+                find("hard-stop").and_then(|node| self.typed(&name, "hard-stop", node)).unwrap_or(false);
+            let expects =
+                find("expects").and_then(|node| self.typed(&name, "expects", node)).unwrap_or_default();
+            let nothing = |(key, node): &&(Key, Node)| {
+                matches!(node.data, Data::Scalar(Value::Null)).then(|| key.name.clone())
+            };
             let taken_away = pairs.iter().filter_map(nothing).collect();
             let specs = self.specs(&name, NodeKind::Vm, &pairs, &VM_KEYS);
-            let guest = find("guest").filter(|node| !matches!(node.data, Data::Scalar(Value::Null))).map(|node| {
-                let own = self.map(&format!("{name}: guest"), node);
-                let pairs = merged(guest_defaults, own);
-                let address = self.address(&name, &number, &pairs, own);
-                let mut guest = Guest { address, specs: self.specs(&name, NodeKind::Guest, &pairs, &GUEST_KEYS) };
-                expect_gpus(&mut guest.specs, gpus_given(&specs));
-                guest
-            });
+            let guest =
+                find("guest").filter(|node| !matches!(node.data, Data::Scalar(Value::Null))).map(|node| {
+                    let own = self.map(&format!("{name}: guest"), node);
+                    let pairs = merged(guest_defaults, own);
+                    let address = self.address(&name, &number, &pairs, own);
+                    let mut guest =
+                        Guest { address, specs: self.specs(&name, NodeKind::Guest, &pairs, &GUEST_KEYS) };
+                    expect_gpus(&mut guest.specs, gpus_given(&specs));
+                    guest
+                });
             let host = host.unwrap_or_default();
-            vms.push(Vm { name, vm_name, host, power, shutdown_secs, hard_stop, expects, taken_away, specs, guest });
+            vms.push(Vm {
+                name,
+                vm_name,
+                host,
+                power,
+                shutdown_secs,
+                hard_stop,
+                expects,
+                taken_away,
+                specs,
+                guest,
+            });
             if self.errors.len() > before {
                 return;
             }
@@ -294,14 +334,21 @@ impl Reader {
     }
 
     fn typed<T: serde::de::DeserializeOwned>(&mut self, owner: &str, key: &str, node: &Node) -> Option<T> {
-        serde_json::from_value(node.to_json()).map_err(|e| self.wrong(node.line, node.column, format!("{owner}: {key}: {e}"))).ok()
+        serde_json::from_value(node.to_json())
+            .map_err(|e| self.wrong(node.line, node.column, format!("{owner}: {key}: {e}")))
+            .ok()
     }
 
     /// `host:port`; `{name}` and `{n}` stand for the name and its number in the range.
     fn address(&mut self, name: &str, number: &str, pairs: &Refs<'_>, own: &[(Key, Node)]) -> String {
-        let node = own.iter().chain(pairs.iter().copied()).find(|(key, _)| key.name == "address").map(|(_, node)| node);
-        let text =
-            node.and_then(|node| self.text(&format!("{name}: address"), node)).map_or(name.to_string(), |t| filled(&t, name, number));
+        let node = own
+            .iter()
+            .chain(pairs.iter().copied())
+            .find(|(key, _)| key.name == "address")
+            .map(|(_, node)| node);
+        let text = node
+            .and_then(|node| self.text(&format!("{name}: address"), node))
+            .map_or(name.to_string(), |t| filled(&t, name, number));
         let with_port = if text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
             text
         } else {
@@ -340,7 +387,8 @@ impl Reader {
         // What a spec implies may imply something itself, before it in the list or behind: twice through is enough for both.
         for entry in entries.iter().chain(&entries) {
             let said = found.contains_key(entry.name) || pairs.iter().any(|(key, _)| key.name == entry.name);
-            let implied = entry.implied_by.iter().filter(|_| !said).find_map(|i| (i.spec)(&found.get(i.by)?.value));
+            let implied =
+                entry.implied_by.iter().filter(|_| !said).find_map(|i| (i.spec)(&found.get(i.by)?.value));
             let spec = implied.and_then(|spec| (entry.read_spec)(&spec).ok());
             found.extend(spec.map(|spec| (entry.name, Spec { requirement: entry.name, value: spec.into() })));
         }
@@ -352,12 +400,13 @@ impl Reader {
         // One of what a list is expected of is a list of one; what is wrong inside is said as if it stood alone.
         let takes_list = *self.lists.entry(entry.name).or_insert_with(|| (entry.schema)()["type"] == "array");
         let read = match value {
-            one @ (Value::Object(_) | Value::String(_)) if takes_list => (entry.read_spec)(&json!([one])).map_err(|mut e| {
-                if e.path.first().is_some_and(|step| step == "0" || step == "[0]") {
-                    e.path.remove(0);
-                }
-                e
-            }),
+            one @ (Value::Object(_) | Value::String(_)) if takes_list => (entry.read_spec)(&json!([one]))
+                .map_err(|mut e| {
+                    if e.path.first().is_some_and(|step| step == "0" || step == "[0]") {
+                        e.path.remove(0);
+                    }
+                    e
+                }),
             value => (entry.read_spec)(&value),
         };
         match read {
@@ -372,9 +421,17 @@ impl Reader {
             }
             Err(e) => {
                 let place = node.place(&self.file, &e.path, e.at_key);
-                let inside: String =
-                    e.path.iter().filter(|step| !e.at_key || e.path.last() != Some(step)).map(|step| format!("{step}: ")).collect();
-                let error = self.wrong(place.line, place.column, format!("{owner}: {}: {inside}{}", entry.name, e.message));
+                let inside: String = e
+                    .path
+                    .iter()
+                    .filter(|step| !e.at_key || e.path.last() != Some(step))
+                    .map(|step| format!("{step}: "))
+                    .collect();
+                let error = self.wrong(
+                    place.line,
+                    place.column,
+                    format!("{owner}: {}: {inside}{}", entry.name, e.message),
+                );
                 if !e.expected.is_empty() {
                     error.details.push(format!("expected {}", listed(&e.expected)));
                 }
@@ -402,7 +459,8 @@ fn gpus_given(of_vm: &Specs) -> u32 {
 /// What the VM is to have its guest must see, unless the guest's own spec says another number.
 fn expect_gpus(of_guest: &mut Specs, count: u32) {
     for spec in of_guest.iter_mut().filter(|_| count > 1) {
-        let other = entry_of(NodeKind::Guest, spec).and_then(|entry| (entry.expecting_gpus)(&spec.value, count));
+        let other =
+            entry_of(NodeKind::Guest, spec).and_then(|entry| (entry.expecting_gpus)(&spec.value, count));
         if let Some(other) = other {
             spec.value = other.into();
         }
@@ -471,5 +529,7 @@ pub fn resolve(fleet: &mut Fleet) -> Result<(), Vec<Error>> {
 
 /// Takes the versions from the names of the files, for a compatibility check that looks at no file.
 pub fn versions_from_file_names(fleet: &mut Fleet) {
-    with_artifacts(fleet, &mut |artifact| Some(Artifact { holds: package::from_name(artifact.file_name()), ..artifact.clone() }));
+    with_artifacts(fleet, &mut |artifact| {
+        Some(Artifact { holds: package::from_name(artifact.file_name()), ..artifact.clone() })
+    });
 }

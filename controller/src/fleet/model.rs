@@ -114,7 +114,10 @@ impl Fleet {
     pub fn specs(&self) -> BTreeMap<NodeId, &Specs> {
         let hosts = self.hosts.iter().map(|h| (NodeId::new(NodeKind::Host, &h.name), &h.specs));
         let vms = self.vms.iter().map(|v| (NodeId::new(NodeKind::Vm, &v.name), &v.specs));
-        let guests = self.vms.iter().filter_map(|v| Some((NodeId::new(NodeKind::Guest, &v.name), &v.guest.as_ref()?.specs)));
+        let guests = self
+            .vms
+            .iter()
+            .filter_map(|v| Some((NodeId::new(NodeKind::Guest, &v.name), &v.guest.as_ref()?.specs)));
         hosts.chain(vms).chain(guests).collect()
     }
 
@@ -124,11 +127,15 @@ impl Fleet {
             let guest = vm.guest.as_mut().map(|g| (NodeKind::Guest, &mut g.specs));
             std::iter::once((NodeKind::Vm, &mut vm.specs)).chain(guest)
         }
-        self.hosts.iter_mut().map(|h| (NodeKind::Host, &mut h.specs)).chain(self.vms.iter_mut().flat_map(of_vm))
+        self.hosts
+            .iter_mut()
+            .map(|h| (NodeKind::Host, &mut h.specs))
+            .chain(self.vms.iter_mut().flat_map(of_vm))
     }
 
     pub fn vms_by_host(&self) -> BTreeMap<&str, Vec<&Vm>> {
-        let mut all: BTreeMap<&str, Vec<&Vm>> = self.hosts.iter().map(|h| (h.name.as_str(), vec![])).collect();
+        let mut all: BTreeMap<&str, Vec<&Vm>> =
+            self.hosts.iter().map(|h| (h.name.as_str(), vec![])).collect();
         for vm in &self.vms {
             all.entry(&vm.host).or_default().push(vm);
         }

@@ -34,13 +34,25 @@ pub fn resolve(base: &Path, artifact: &Artifact) -> Result<Artifact, Error> {
     }
     let sha256 = vsgpu_core::text::hex(&hasher.finalize());
     if let Some(stated) = artifact.sha256.as_ref().filter(|stated| **stated != sha256) {
-        return Err(Error::new(Kind::Usage, format!("{}: SHA-256 is {sha256}, the fleet file states {stated}", path.display()))
-            .code("package")
-            .hint("download the file again, or correct `sha256:`"));
+        return Err(Error::new(
+            Kind::Usage,
+            format!("{}: SHA-256 is {sha256}, the fleet file states {stated}", path.display()),
+        )
+        .code("package")
+        .hint("download the file again, or correct `sha256:`"));
     }
     file.rewind().map_err(failed)?;
-    let (kind, holds) = vsgpu_machine::package::inspect(&mut file, artifact.file_name(), size).map_err(|why| {
-        Error::new(Kind::Usage, format!("{}: {why}", path.display())).code("package").hint("use the file as NVIDIA ships it")
-    })?;
-    Ok(Artifact { artifact: artifact.artifact.clone(), sha256: Some(sha256), size: Some(size), kind: Some(kind), holds })
+    let (kind, holds) =
+        vsgpu_machine::package::inspect(&mut file, artifact.file_name(), size).map_err(|why| {
+            Error::new(Kind::Usage, format!("{}: {why}", path.display()))
+                .code("package")
+                .hint("use the file as NVIDIA ships it")
+        })?;
+    Ok(Artifact {
+        artifact: artifact.artifact.clone(),
+        sha256: Some(sha256),
+        size: Some(size),
+        kind: Some(kind),
+        holds,
+    })
 }

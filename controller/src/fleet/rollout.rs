@@ -97,6 +97,12 @@ pub struct Strategy {
 impl Default for Strategy {
     /// One host of a cluster at a time, as lifecycle managers do, and a stop at the first failure of every five.
     fn default() -> Self {
-        Self { canary: None, batch: None, max_unavailable: Share::Count(1), clusters: BTreeMap::new(), stop_at_failed: Share::Percent(20) }
+        Self {
+            canary: None,
+            batch: None,
+            max_unavailable: Share::Count(1),
+            clusters: BTreeMap::new(),
+            stop_at_failed: Share::Percent(20),
+        }
     }
 }

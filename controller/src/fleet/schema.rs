@@ -35,22 +35,31 @@ pub fn schema() -> Value {
         properties.extend(more.iter().map(|(key, value)| (key.to_string(), value.clone())));
         json!({ "type": ["object", "null"], "additionalProperties": false, "properties": properties })
     };
-    let address =
-        json!({ "type": "string", "description": "host:port of the agent; {name} and {n} stand for the name and its number in the range" });
-    let cluster = json!({ "type": "string", "description": "Cluster whose budget (`rollout`) the host shares" });
+    let address = json!({ "type": "string", "description": "host:port of the agent; {name} and {n} stand for the name and its number in the range" });
+    let cluster =
+        json!({ "type": "string", "description": "Cluster whose budget (`rollout`) the host shares" });
     let host = object(NodeKind::Host, &[("address", address.clone()), ("cluster", cluster)]);
     let guest = object(NodeKind::Guest, &[("address", address)]);
     let vm = object(
         NodeKind::Vm,
         &[
-            ("host", json!({ "type": "string", "description": "Host of the VM; a range deals VMs out in turn" })),
+            (
+                "host",
+                json!({ "type": "string", "description": "Host of the VM; a range deals VMs out in turn" }),
+            ),
             (
                 "vm-name",
                 json!({ "type": "string", "description": "Display name in vSphere, if it is not the key; {name} and {n} are filled in" }),
             ),
             (POWER, json!({ "enum": ["on", "off"] })),
-            ("shutdown-secs", json!({ "type": "integer", "minimum": 0, "description": "Seconds for the guest to shut down" })),
-            ("hard-stop", json!({ "type": "boolean", "description": "Whether the VM may be powered off hard after that" })),
+            (
+                "shutdown-secs",
+                json!({ "type": "integer", "minimum": 0, "description": "Seconds for the guest to shut down" }),
+            ),
+            (
+                "hard-stop",
+                json!({ "type": "boolean", "description": "Whether the VM may be powered off hard after that" }),
+            ),
             (
                 "expects",
                 json!({ "type": "array", "items": { "enum": ["vmotion", "suspend", "snapshots"] }, "description": "What people mean to do with the VM: refused where its GPU does not allow it" }),

@@ -58,14 +58,20 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn wrong(&self, at: &Marker, why: impl Into<String>) -> Error {
-        Error::new(Kind::Usage, why).code("fleet-file").at(Place { file: self.file.into(), line: at.line(), column: at.col() + 1 })
+        Error::new(Kind::Usage, why).code("fleet-file").at(Place {
+            file: self.file.into(),
+            line: at.line(),
+            column: at.col() + 1,
+        })
     }
 
     fn next(&mut self) -> Result<(Event<'a>, Marker), Error> {
         match self.events.next_event() {
             Some(Ok((event, span))) => Ok((event, span.start)),
             Some(Err(e)) => Err(self.wrong(e.marker(), format!("this is not YAML: {}", e.info()))),
-            None => Err(Error::new(Kind::Usage, format!("{}: the file is empty", self.file)).code("fleet-file")),
+            None => {
+                Err(Error::new(Kind::Usage, format!("{}: the file is empty", self.file)).code("fleet-file"))
+            }
         }
     }
 
@@ -112,7 +118,9 @@ impl<'a> Reader<'a> {
                         _ => return Err(self.wrong(&at, "a key must be plain text")),
                     };
                     if let Some(first) = lines.insert(name.clone(), at.line()) {
-                        return Err(self.wrong(&at, format!("`{name}` appears twice")).detail(format!("first in line {first}")));
+                        return Err(self
+                            .wrong(&at, format!("`{name}` appears twice"))
+                            .detail(format!("first in line {first}")));
                     }
                     let (event, value_at) = self.next()?;
                     let value = self.node(event, value_at)?;
@@ -120,10 +128,14 @@ impl<'a> Reader<'a> {
                 }
             }
             Event::Alias(_) => {
-                return Err(self.wrong(&at, "aliases are not understood here").hint("say common things once under `defaults:`"));
+                return Err(self
+                    .wrong(&at, "aliases are not understood here")
+                    .hint("say common things once under `defaults:`"));
             }
             Event::StreamEnd | Event::DocumentEnd => {
-                return Err(Error::new(Kind::Usage, format!("{}: the file is empty", self.file)).code("fleet-file"));
+                return Err(
+                    Error::new(Kind::Usage, format!("{}: the file is empty", self.file)).code("fleet-file")
+                );
             }
             _ => return Err(self.wrong(&at, "this is not understood here")),
         };
@@ -140,7 +152,12 @@ fn scalar(text: &str, style: ScalarStyle) -> Value {
         "" | "~" | "null" => Value::Null,
         "true" | "false" => Value::Bool(text == "true"),
         _ => match text.parse::<i64>() {
-            Ok(number) if !text.starts_with('+') && (text == "0" || !text.trim_start_matches('-').starts_with('0')) => number.into(),
+            Ok(number)
+                if !text.starts_with('+')
+                    && (text == "0" || !text.trim_start_matches('-').starts_with('0')) =>
+            {
+                number.into()
+            }
             _ => text.into(),
         },
     }
@@ -152,7 +169,11 @@ impl Node {
         match &self.data {
             Data::Scalar(value) => value.clone(),
             Data::List(items) => items.iter().map(Self::to_json).collect(),
-            Data::Map(pairs) => pairs.iter().map(|(key, node)| (key.name.clone(), node.to_json())).collect::<Map<_, _>>().into(),
+            Data::Map(pairs) => pairs
+                .iter()
+                .map(|(key, node)| (key.name.clone(), node.to_json()))
+                .collect::<Map<_, _>>()
+                .into(),
         }
     }
 
@@ -173,18 +194,24 @@ impl Node {
             match &node.data {
                 Data::Map(pairs) => match pairs.iter().find(|(key, _)| key.name == *step) {
                     Some((key, value)) => {
-                        place = if at_key && at + 1 == path.len() { (key.line, key.column) } else { (value.line, value.column) };
+                        place = if at_key && at + 1 == path.len() {
+                            (key.line, key.column)
+                        } else {
+                            (value.line, value.column)
+                        };
                         node = value;
                     }
                     None => break,
                 },
-                Data::List(items) => match step.trim_matches(['[', ']']).parse::<usize>().ok().and_then(|i| items.get(i)) {
-                    Some(item) => {
-                        place = (item.line, item.column);
-                        node = item;
+                Data::List(items) => {
+                    match step.trim_matches(['[', ']']).parse::<usize>().ok().and_then(|i| items.get(i)) {
+                        Some(item) => {
+                            place = (item.line, item.column);
+                            node = item;
+                        }
+                        None => break,
                     }
-                    None => break,
-                },
+                }
                 Data::Scalar(_) => break,
             }
         }
@@ -205,7 +232,8 @@ fn emit(value: &Value, indent: usize, out: &mut String) {
     match value {
         Value::Object(map) if !map.is_empty() => {
             for (key, value) in map {
-                let nested = matches!(value, Value::Object(m) if !m.is_empty()) || matches!(value, Value::Array(a) if !a.is_empty());
+                let nested = matches!(value, Value::Object(m) if !m.is_empty())
+                    || matches!(value, Value::Array(a) if !a.is_empty());
                 out.push_str(&format!("{pad}{}:{}", word(key), if nested { "\n" } else { " " }));
                 emit(value, indent + 2, out);
             }
@@ -252,9 +280,16 @@ mod tests {
 
     #[test]
     fn what_is_no_fleet_file_is_said_with_its_place() {
-        for (text, place) in [("a: 1\na: 2\n", "f:2:1"), ("a: [1\n", "f:2:1"), ("a: &x 1\n", "f:1:7"), ("a: *x\n", "f:1:4")] {
+        for (text, place) in
+            [("a: 1\na: 2\n", "f:2:1"), ("a: [1\n", "f:2:1"), ("a: &x 1\n", "f:1:7"), ("a: *x\n", "f:1:4")]
+        {
             let error = parse("f", text).err().unwrap_or_else(|| panic!("{text}"));
-            assert_eq!(error.place.map(|p| p.to_string()).as_deref(), Some(place), "{text}: {}", error.message);
+            assert_eq!(
+                error.place.map(|p| p.to_string()).as_deref(),
+                Some(place),
+                "{text}: {}",
+                error.message
+            );
         }
         assert!(parse("f", "").is_err() && parse("f", &"[".repeat(100_000)).is_err());
     }

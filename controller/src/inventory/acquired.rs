@@ -72,7 +72,11 @@ fn paragraph(all: &[&Left], now: u64) -> String {
         lines.push(format!("{host} {} IN MAINTENANCE MODE", if left.seen { "IS" } else { "MAY BE" }));
     }
     for seen in [true, false] {
-        let vms: Vec<String> = all.iter().filter(|left| !of_host(left) && left.seen == seen).map(|left| sentence(&left.vm)).collect();
+        let vms: Vec<String> = all
+            .iter()
+            .filter(|left| !of_host(left) && left.seen == seen)
+            .map(|left| sentence(&left.vm))
+            .collect();
         if !vms.is_empty() {
             let verb = if seen { "SHUT DOWN" } else { "MAY BE SHUT DOWN" };
             lines.push(format!("{verb} on {host}: {}", some_of(&vms)));
@@ -126,7 +130,12 @@ pub fn span(secs: u64) -> String {
 /// Why nothing is planned for a host that somebody else holds in maintenance mode.
 pub(crate) fn foreign(node: &NodeId, seen: &Seen, now: u64) -> Error {
     let left = of_host(&node.name, &seen.taken, seen.holder.as_ref());
-    let blocked = |why: &str| Error::new(Kind::Blocked, format!("{node}: the host is in maintenance mode{why}: nothing is planned for it"));
+    let blocked = |why: &str| {
+        Error::new(
+            Kind::Blocked,
+            format!("{node}: the host is in maintenance mode{why}: nothing is planned for it"),
+        )
+    };
     let holder = seen.holder.as_ref().filter(|h| h.is_live());
     match (left.iter().find(|left| left.what == MAINTENANCE_MODE), holder) {
         (Some(first), _) => {

@@ -34,28 +34,43 @@ pub enum Scope {
 
 /// How all nodes are reached.
 pub fn reaches(fleet: &Fleet) -> BTreeMap<NodeId, Reach> {
-    let hosts: BTreeMap<&str, &str> = fleet.hosts.iter().map(|h| (h.name.as_str(), h.address.as_str())).collect();
+    let hosts: BTreeMap<&str, &str> =
+        fleet.hosts.iter().map(|h| (h.name.as_str(), h.address.as_str())).collect();
     let reach = |node: &str, role: &str, address: &str, vm: Option<&str>| Reach {
         address: address.into(),
         node: node.into(),
         role: role.into(),
         vm: vm.map(Into::into),
     };
-    let mut all: BTreeMap<NodeId, Reach> =
-        fleet.hosts.iter().map(|h| (NodeId::new(NodeKind::Host, &h.name), reach(&h.name, "host", &h.address, None))).collect();
+    let mut all: BTreeMap<NodeId, Reach> = fleet
+        .hosts
+        .iter()
+        .map(|h| (NodeId::new(NodeKind::Host, &h.name), reach(&h.name, "host", &h.address, None)))
+        .collect();
     for vm in &fleet.vms {
         if let Some(address) = hosts.get(vm.host.as_str()) {
-            all.insert(NodeId::new(NodeKind::Vm, &vm.name), reach(&vm.host, "host", address, Some(&vm.vm_name)));
+            all.insert(
+                NodeId::new(NodeKind::Vm, &vm.name),
+                reach(&vm.host, "host", address, Some(&vm.vm_name)),
+            );
         }
         if let Some(guest) = &vm.guest {
-            all.insert(NodeId::new(NodeKind::Guest, &vm.name), reach(&vm.name, "guest", &guest.address, None));
+            all.insert(
+                NodeId::new(NodeKind::Guest, &vm.name),
+                reach(&vm.name, "guest", &guest.address, None),
+            );
         }
     }
     all
 }
 
 /// Looks at the whole fleet, or at the named nodes.
-pub async fn gather(fleet: &Fleet, connector: &Connector, scope: Scope, only: &dyn Fn(&NodeId) -> bool) -> Inventory {
+pub async fn gather(
+    fleet: &Fleet,
+    connector: &Connector,
+    scope: Scope,
+    only: &dyn Fn(&NodeId) -> bool,
+) -> Inventory {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let shared = Arc::new(Mutex::new(SharedFacts::default()));
     let mut work: JoinSet<Vec<(NodeId, Result<Seen, Error>)>> = JoinSet::new();
@@ -70,14 +85,24 @@ pub async fn gather(fleet: &Fleet, connector: &Connector, scope: Scope, only: &d
             Scope::Wished | Scope::WishedAndRemembered => needed(catalogue, node.kind, &wishes),
         };
         let vm = reaches.get(node).and_then(|r| r.vm.clone());
-        Ask { node: node.clone(), vm, facts, wishes: if scope == Scope::WishedAndRemembered { wishes } else { vec![] } }
+        Ask {
+            node: node.clone(),
+            vm,
+            facts,
+            wishes: if scope == Scope::WishedAndRemembered { wishes } else { vec![] },
+        }
     };
     // One connection serves a host and all its VMs.
     let mut by_agent: Vec<(Target, Vec<Ask>)> = vec![];
     for host in &fleet.hosts {
         let id = NodeId::new(NodeKind::Host, &host.name);
-        let vms = by_host.get(host.name.as_str()).into_iter().flatten().map(|vm| NodeId::new(NodeKind::Vm, &vm.name));
-        let asks: Vec<Ask> = std::iter::once(id.clone()).chain(vms).filter(|n| only(n)).map(|n| ask(&n)).collect();
+        let vms = by_host
+            .get(host.name.as_str())
+            .into_iter()
+            .flatten()
+            .map(|vm| NodeId::new(NodeKind::Vm, &vm.name));
+        let asks: Vec<Ask> =
+            std::iter::once(id.clone()).chain(vms).filter(|n| only(n)).map(|n| ask(&n)).collect();
         by_agent.extend(reaches.get(&id).filter(|_| !asks.is_empty()).map(|r| (r.target(), asks)));
     }
     for vm in fleet.vms.iter().filter(|vm| vm.guest.is_some()) {
@@ -124,7 +149,11 @@ pub async fn gather(fleet: &Fleet, connector: &Connector, scope: Scope, only: &d
 }
 
 /// What the hosts' agents say of themselves, of all that answer within this time; and which did not.
-pub async fn describe(fleet: &Fleet, connector: &Connector, within: Duration) -> (BTreeMap<String, Description>, Vec<String>) {
+pub async fn describe(
+    fleet: &Fleet,
+    connector: &Connector,
+    within: Duration,
+) -> (BTreeMap<String, Description>, Vec<String>) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut work = JoinSet::new();
     for (id, reach) in reaches(fleet).into_iter().filter(|(id, _)| id.kind == NodeKind::Host) {
@@ -142,7 +171,8 @@ pub async fn describe(fleet: &Fleet, connector: &Connector, within: Duration) ->
         }
     });
     let _ = gathered.await;
-    let silent = fleet.hosts.iter().map(|h| &h.name).filter(|name| !known.contains_key(*name)).cloned().collect();
+    let silent =
+        fleet.hosts.iter().map(|h| &h.name).filter(|name| !known.contains_key(*name)).cloned().collect();
     (known, silent)
 }
 
@@ -152,7 +182,11 @@ fn now() -> u64 {
 }
 
 /// Tries until the deadline: a node that is just booting is worth the wait.
-pub(crate) async fn patient(connector: &Connector, target: &Target, within: Duration) -> Result<Connection, CallError> {
+pub(crate) async fn patient(
+    connector: &Connector,
+    target: &Target,
+    within: Duration,
+) -> Result<Connection, CallError> {
     let end = tokio::time::Instant::now() + within;
     let mut before = None;
     loop {
@@ -180,8 +214,13 @@ struct Ask {
 }
 
 /// Facts that a plan needs of a node with these wishes.
-pub fn needed(catalogue: &vsgpu_core::Catalogue, kind: NodeKind, wishes: &[(String, serde_json::Value)]) -> Vec<&'static str> {
-    let mut names: Vec<&'static str> = wishes.iter().filter_map(|(name, _)| Some(catalogue.find(kind.scope(), name)?.fact.name)).collect();
+pub fn needed(
+    catalogue: &vsgpu_core::Catalogue,
+    kind: NodeKind,
+    wishes: &[(String, serde_json::Value)],
+) -> Vec<&'static str> {
+    let mut names: Vec<&'static str> =
+        wishes.iter().filter_map(|(name, _)| Some(catalogue.find(kind.scope(), name)?.fact.name)).collect();
     match kind {
         NodeKind::Host => names.extend([
             host::MaintenanceModeFact::NAME,
@@ -196,9 +235,12 @@ pub fn needed(catalogue: &vsgpu_core::Catalogue, kind: NodeKind, wishes: &[(Stri
             host_facts::Vgpus::NAME,
         ]),
         NodeKind::Vm => names.push(host_facts::VmPower::NAME),
-        NodeKind::Guest => {
-            names.extend([guest_facts::Os::NAME, guest_facts::Clock::NAME, guest_facts::PciGpus::NAME, guest_facts::Health::NAME])
-        }
+        NodeKind::Guest => names.extend([
+            guest_facts::Os::NAME,
+            guest_facts::Clock::NAME,
+            guest_facts::PciGpus::NAME,
+            guest_facts::Health::NAME,
+        ]),
     }
     names.sort_unstable();
     names.dedup();

@@ -9,7 +9,9 @@ use vsgpu_host_agent::host::{HostPassthrough, Passthrough};
 pub fn gpus_as_wished(host: &crate::fleet::Host, inventory: &Inventory) -> Option<Vec<PciGpu>> {
     let seen = inventory.seen(&NodeId::new(NodeKind::Host, &host.name))?;
     if let Some((wanted, seen)) = host.spec::<Passthrough>().zip(seen.fact::<HostPassthrough>().ok()) {
-        return Some(seen.states(&wanted).ok()?.into_iter().map(|(gpu, given)| gpu.after_change(given)).collect());
+        return Some(
+            seen.states(&wanted).ok()?.into_iter().map(|(gpu, given)| gpu.after_change(given)).collect(),
+        );
     }
     Some(seen.fact::<PciGpus>().ok()?.gpus().into_iter().cloned().collect())
 }

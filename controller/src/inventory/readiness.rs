@@ -78,11 +78,13 @@ pub fn of_host(seen: &Seen) -> Option<Readiness> {
         let smi = report.as_ref().and_then(|r| r.gpus.iter().find(|g| g.bus_id == pci.address));
         let device = graphics.as_ref().and_then(|g| g.devices.iter().find(|d| d.bdf == pci.address));
         let own_type = graphics.as_ref().and_then(|g| g.configured.get(&pci.address));
-        let listed =
-            |list: &[vsgpu_core::readers::nvidia_smi::TypesOfGpu]| list.iter().find(|t| t.bus_id == pci.address).map(|t| t.names.clone());
+        let listed = |list: &[vsgpu_core::readers::nvidia_smi::TypesOfGpu]| {
+            list.iter().find(|t| t.bus_id == pci.address).map(|t| t.names.clone())
+        };
         let model = pci.candidate().model();
         let of_kind = |profile: &String| {
-            vsgpu_core::knowledge::vgpu_types::find(profile).is_some_and(|t| model.is_some_and(|m| m.token.eq_ignore_ascii_case(t.token)))
+            vsgpu_core::knowledge::vgpu_types::find(profile)
+                .is_some_and(|t| model.is_some_and(|m| m.token.eq_ignore_ascii_case(t.token)))
         };
         let has = |user: &vsgpu_host_agent::facts::GpuUser| {
             let here = placed.iter().any(|gpu| gpu.bus_id == pci.address && runs(&user.vm, gpu));
@@ -102,7 +104,9 @@ pub fn of_host(seen: &Seen) -> Option<Readiness> {
             passthrough_capable: pci.passthru_capable,
             passthrough_configured: passthrough.as_ref().map(|p| p.configured(pci)),
             passthrough_active: pci.is_passed_through(),
-            graphics_configured: own_type.cloned().or_else(|| graphics.as_ref().map(|g| g.default_type.clone())),
+            graphics_configured: own_type
+                .cloned()
+                .or_else(|| graphics.as_ref().map(|g| g.default_type.clone())),
             graphics_active: device.map(|d| d.graphics_type.clone()),
             ecc: (smi.and_then(|g| g.ecc_current), smi.and_then(|g| g.ecc_pending)),
             mig: (smi.and_then(|g| g.mig_current), smi.and_then(|g| g.mig_pending)),
@@ -139,7 +143,9 @@ fn bios(bus: &PciGpus, gpus: &[GpuReadiness], report: Option<&SmiReport>) -> Vec
         (Some((at, bar, board)), _) => say(
             above,
             "suspect",
-            format!("BAR1 of {at} is {bar} MiB, the board has {board}: decoding is off, or the card is in display mode"),
+            format!(
+                "BAR1 of {at} is {bar} MiB, the board has {board}: decoding is off, or the card is in display mode"
+            ),
         ),
         (None, Some((at, bar, _))) => say(above, "on", format!("BAR1 of {at} is {bar} MiB")),
         (None, None) => say(above, "unknown", "no host driver has measured a large BAR here".into()),
@@ -147,13 +153,18 @@ fn bios(bus: &PciGpus, gpus: &[GpuReadiness], report: Option<&SmiReport>) -> Vec
     let sriov = "SR-IOV";
     let ampere = |gpu: &&GpuReadiness| {
         let model = bus.devices.iter().find(|d| d.address == gpu.address).and_then(|d| d.candidate().model());
-        !gpu.passthrough_active && model.is_some_and(|m| !matches!(m.architecture, "Maxwell" | "Pascal" | "Volta" | "Turing"))
+        !gpu.passthrough_active
+            && model.is_some_and(|m| !matches!(m.architecture, "Maxwell" | "Pascal" | "Volta" | "Turing"))
     };
     for gpu in gpus.iter().filter(ampere) {
         let ready = gpu.graphics_active.as_deref() == Some("SharedPassthru");
         match &gpu.vgpu_types {
-            Some(types) if !types.is_empty() => say(sriov, "on", format!("{} offers {} vGPU types", gpu.address, types.len())),
-            Some(_) if ready => say(sriov, "suspect", format!("{} is SharedPassthru and offers no vGPU type", gpu.address)),
+            Some(types) if !types.is_empty() => {
+                say(sriov, "on", format!("{} offers {} vGPU types", gpu.address, types.len()))
+            }
+            Some(_) if ready => {
+                say(sriov, "suspect", format!("{} is SharedPassthru and offers no vGPU type", gpu.address))
+            }
             _ => say(sriov, "unknown", format!("the vGPU types of {} cannot be seen yet", gpu.address)),
         }
     }
@@ -190,8 +201,12 @@ mod tests {
         );
         assert_eq!((bare.gpus[0].numa_node, bare.gpus[0].bar1_mib), (Some(1), Some(65_536)));
         let smi = |bar: u64| json!({ "gpus": [{ "bus_id": "0000:3b:00.0", "bar1_total_mib": bar }] });
-        let small = of_host(&seen(&[("pci-gpus", device(false)), ("gpus", smi(256))])).unwrap_or_else(|| panic!("bus"));
-        assert_eq!((state(&small, "VT-d / AMD-Vi"), state(&small, "above-4G decoding")), ("suspect", "suspect"));
+        let small = of_host(&seen(&[("pci-gpus", device(false)), ("gpus", smi(256))]))
+            .unwrap_or_else(|| panic!("bus"));
+        assert_eq!(
+            (state(&small, "VT-d / AMD-Vi"), state(&small, "above-4G decoding")),
+            ("suspect", "suspect")
+        );
         let types = |names: Value| json!({ "supported": [{ "bus_id": "0000:3b:00.0", "names": names }], "creatable": [] });
         let graphics = json!({ "default_type": "SharedPassthru", "assignment_policy": "Performance", "devices": [{ "bdf": "0000:3b:00.0", "graphics_type": "SharedPassthru" }] });
         let none = of_host(&seen(&[

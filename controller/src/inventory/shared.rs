@@ -42,7 +42,10 @@ pub struct SharedFacts {
 impl SharedFacts {
     /// Facts as they were read, with what is known already shared.
     pub fn of(&mut self, facts: observe::Facts) -> Facts {
-        facts.into_iter().map(|(name, fact)| (self.names.one(name), fact.map(|fact| self.facts.one(fact)))).collect()
+        facts
+            .into_iter()
+            .map(|(name, fact)| (self.names.one(name), fact.map(|fact| self.facts.one(fact))))
+            .collect()
     }
 }
 

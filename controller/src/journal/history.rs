@@ -28,7 +28,9 @@ impl History {
                     Record::Started { at, step, .. } => drop(begun.insert(*step, *at)),
                     Record::Done { at, step, .. } => {
                         let from = begun.remove(step).and_then(|begun| at.checked_sub(begun));
-                        if let (Some(took), Some(planned)) = (from, step.checked_sub(1).and_then(|at| plan.steps.get(at))) {
+                        if let (Some(took), Some(planned)) =
+                            (from, step.checked_sub(1).and_then(|at| plan.steps.get(at)))
+                        {
                             let sum = sums.entry(planned.title.clone()).or_default();
                             // Records have whole seconds: a step that shows none took half of one.
                             *sum = (sum.0 + (took as f64).max(0.5), sum.1 + 1);
@@ -56,7 +58,9 @@ mod tests {
         let history = History([("reboot".to_string(), 300.0)].into());
         assert_eq!((history.seconds("reboot"), history.seconds("mig")), (Some(300.0), None));
         assert_eq!(
-            History::from_records([vec![Record::Started { at: 1, step: 1, boot_id: String::new() }]].into_iter()),
+            History::from_records(
+                [vec![Record::Started { at: 1, step: 1, boot_id: String::new() }]].into_iter()
+            ),
             History::default()
         );
     }

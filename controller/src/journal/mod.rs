@@ -12,4 +12,7 @@ pub use history::History;
 pub use outstanding::outstanding;
 pub use record::{EndReason, Purpose, Record};
 pub use status::{Status, StepState};
-pub use store::{Disk, Folder, Journal, Lock, Log, Store, Stored, at_work, latest, latest_where, lock, next_number, records, set_aside};
+pub use store::{
+    Disk, Folder, Journal, Lock, Log, Store, Stored, at_work, latest, latest_where, lock, next_number,
+    records, set_aside,
+};

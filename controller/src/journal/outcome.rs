@@ -24,7 +24,8 @@ pub(crate) enum NodeState {
 }
 
 impl NodeState {
-    pub(crate) const WORDS: [&str; 6] = ["done", "rolled-back", "running", "partly-done", "not-begun", "held"];
+    pub(crate) const WORDS: [&str; 6] =
+        ["done", "rolled-back", "running", "partly-done", "not-begun", "held"];
 
     /// As JSON and metrics say it.
     pub(crate) fn word(&self) -> &'static str {

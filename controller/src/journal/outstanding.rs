@@ -22,7 +22,8 @@ pub fn outstanding(run: &Status) -> Leftovers {
         if let Work::Activate { restart: None, proves } = &step.work {
             if let StepState::Failed { begun: true, boot_id, .. } = state {
                 let requirements = proves.iter().map(|(name, _)| name.clone()).collect();
-                left.rebooted.insert(step.node.clone(), RebootedFor { before: boot_id.clone(), requirements });
+                left.rebooted
+                    .insert(step.node.clone(), RebootedFor { before: boot_id.clone(), requirements });
             } else if done {
                 left.rebooted.remove(&step.node);
             }
@@ -86,11 +87,30 @@ mod tests {
     fn begun(steps: Vec<Step>, left: Leftovers) -> Status {
         let rollout = Rollout { waves: vec![], clusters: BTreeMap::new(), stop_at_failed: 1 };
         let (fleet_file, fleet, reaches) = (String::new(), String::new(), BTreeMap::new());
-        let plan = Plan { version: VERSION, fleet_file, fleet, steps, reaches, deadlines: Deadlines::default(), met: 0, rollout };
+        let plan = Plan {
+            version: VERSION,
+            fleet_file,
+            fleet,
+            steps,
+            reaches,
+            deadlines: Deadlines::default(),
+            met: 0,
+            rollout,
+        };
         let Leftovers { in_maintenance, stopped, unsettled, rebooted, held } = left;
         let (run, plan) = ("run".into(), Box::new(plan));
-        Status::first(Record::Planned { at: 1, run, purpose: Purpose::Apply, plan, in_maintenance, stopped, unsettled, rebooted, held })
-            .unwrap_or_else(|why| panic!("{why}"))
+        Status::first(Record::Planned {
+            at: 1,
+            run,
+            purpose: Purpose::Apply,
+            plan,
+            in_maintenance,
+            stopped,
+            unsettled,
+            rebooted,
+            held,
+        })
+        .unwrap_or_else(|why| panic!("{why}"))
     }
 
     fn tell(status: &mut Status, records: &[Record]) {
@@ -109,10 +129,14 @@ mod tests {
     #[test]
     fn a_stop_that_was_not_waited_for_is_ours_until_a_later_start_is_done() {
         let mut status = begun(vec![power(1, "off", None), power(2, "on", Some(1))], Leftovers::default());
-        let failed = Record::Failed { at: 1, step: 1, error: "it did not go down".into(), hold: Hold::Failed };
+        let failed =
+            Record::Failed { at: 1, step: 1, error: "it did not go down".into(), hold: Hold::Failed };
         tell(&mut status, &[started(1), failed, started(2), done(2, false)]);
         let left = outstanding(&status);
-        assert!(left.stopped.contains("vm-01") && left.unsettled.contains(&NodeId::new(NodeKind::Vm, "vm-01")), "{left:?}");
+        assert!(
+            left.stopped.contains("vm-01") && left.unsettled.contains(&NodeId::new(NodeKind::Vm, "vm-01")),
+            "{left:?}"
+        );
         let mut next = begun(vec![power(1, "on", None)], left);
         tell(&mut next, &[started(1), done(1, false)]);
         let left = outstanding(&next);

@@ -92,14 +92,26 @@ impl Status {
     /// Where it is no plan, or one of another version.
     pub fn first(record: Record) -> Result<Self, String> {
         match record {
-            Record::Planned { at, run, purpose, plan, in_maintenance, stopped, unsettled, rebooted, held } if plan.version == VERSION => {
+            Record::Planned {
+                at,
+                run,
+                purpose,
+                plan,
+                in_maintenance,
+                stopped,
+                unsettled,
+                rebooted,
+                held,
+            } if plan.version == VERSION => {
                 let steps = vec![StepState::Waiting; plan.steps.len()];
-                let inherited = Leftovers { in_maintenance, stopped, unsettled, rebooted, held: BTreeMap::new() };
+                let inherited =
+                    Leftovers { in_maintenance, stopped, unsettled, rebooted, held: BTreeMap::new() };
                 Ok(Self { plan: *plan, steps, begun: at, ended: None, run, purpose, inherited, held })
             }
-            Record::Planned { plan, .. } => {
-                Err(format!("the run was made by another version of vsgpu (format {}, this one reads {VERSION})", plan.version))
-            }
+            Record::Planned { plan, .. } => Err(format!(
+                "the run was made by another version of vsgpu (format {}, this one reads {VERSION})",
+                plan.version
+            )),
             _ => Err("the first record is no plan".into()),
         }
     }
@@ -130,7 +142,10 @@ impl Status {
             Record::Started { step, .. } | Record::Done { step, .. } | Record::Failed { step, .. } => *step,
             Record::Released { .. } => return Ok(()),
         };
-        let state = step.checked_sub(1).and_then(|at| self.steps.get_mut(at)).ok_or_else(|| format!("there is no step {step}"))?;
+        let state = step
+            .checked_sub(1)
+            .and_then(|at| self.steps.get_mut(at))
+            .ok_or_else(|| format!("there is no step {step}"))?;
         let held = |error: &String, hold: Hold, at: u64| Held { hold, why: error.clone(), since: at };
         let next = match (&*state, record) {
             (StepState::Waiting, Record::Started { boot_id, .. }) => {
@@ -138,20 +153,25 @@ impl Status {
             }
             // Begun again after a crash: the first boot is what tells whether the reboot has happened.
             (
-                from @ (StepState::Started { boot_id: first, times, .. } | StepState::Failed { boot_id: first, times, .. }),
+                from @ (StepState::Started { boot_id: first, times, .. }
+                | StepState::Failed { boot_id: first, times, .. }),
                 Record::Started { boot_id, .. },
             ) => StepState::Started {
                 boot_id: if first.is_empty() { boot_id.clone() } else { first.clone() },
                 times: *times,
                 again: from.begun(),
             },
-            (StepState::Started { .. }, Record::Done { note, theirs, .. }) => StepState::Done { note: note.clone(), theirs: *theirs },
+            (StepState::Started { .. }, Record::Done { note, theirs, .. }) => {
+                StepState::Done { note: note.clone(), theirs: *theirs }
+            }
             (StepState::Started { boot_id, times, again }, Record::Failed { at, error, hold, .. }) => {
                 // Stale is said before anything is done: what was found so is not ours to give back, unless an earlier try had begun.
                 let begun = *again || *hold != Hold::Stale;
                 // A guest that did not go down in time may go down all the same.
-                let late = *hold == Hold::Failed && self.plan.steps.get(step - 1).is_some_and(|s| s.stops_vm());
-                let settled = matches!(hold, Hold::Failed | Hold::Blocked | Hold::Stale | Hold::Drift) && !late;
+                let late =
+                    *hold == Hold::Failed && self.plan.steps.get(step - 1).is_some_and(|s| s.stops_vm());
+                let settled =
+                    matches!(hold, Hold::Failed | Hold::Blocked | Hold::Stale | Hold::Drift) && !late;
                 StepState::Failed {
                     held: held(error, *hold, *at),
                     times: times + 1,
@@ -161,12 +181,23 @@ impl Status {
                 }
             }
             // Not begun again: whatever kept it from that does not settle what an earlier try had begun.
-            (StepState::Failed { begun, boot_id, times, open, .. }, Record::Failed { at, error, hold, .. }) => {
-                StepState::Failed { held: held(error, *hold, *at), times: times + 1, begun: *begun, boot_id: boot_id.clone(), open: *open }
-            }
-            (StepState::Waiting, Record::Failed { at, error, hold, .. }) => {
-                StepState::Failed { held: held(error, *hold, *at), times: 1, begun: false, boot_id: String::new(), open: false }
-            }
+            (
+                StepState::Failed { begun, boot_id, times, open, .. },
+                Record::Failed { at, error, hold, .. },
+            ) => StepState::Failed {
+                held: held(error, *hold, *at),
+                times: times + 1,
+                begun: *begun,
+                boot_id: boot_id.clone(),
+                open: *open,
+            },
+            (StepState::Waiting, Record::Failed { at, error, hold, .. }) => StepState::Failed {
+                held: held(error, *hold, *at),
+                times: 1,
+                begun: false,
+                boot_id: String::new(),
+                open: false,
+            },
             (from, record) => return Err(format!("step {step} cannot go from {from:?} to {record:?}")),
         };
         *state = next;

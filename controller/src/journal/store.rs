@@ -91,15 +91,22 @@ impl Disk for Folder {
         match std::fs::read_dir(&self.0) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 let why = format!("{}: {e}: whether a run is unfinished is not known", self.0.display());
-                Err(Error::new(Kind::Usage, why).code("journal").hint("run vsgpu as the user who ran it before"))
+                Err(Error::new(Kind::Usage, why)
+                    .code("journal")
+                    .hint("run vsgpu as the user who ran it before"))
             }
             _ => Ok(()),
         }
     }
 
     fn numbers(&self) -> Vec<u32> {
-        let number_of = |name: String| name.strip_prefix("run-")?.strip_suffix(".journal")?.parse::<u32>().ok();
-        let names = std::fs::read_dir(&self.0).into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+        let number_of =
+            |name: String| name.strip_prefix("run-")?.strip_suffix(".journal")?.parse::<u32>().ok();
+        let names = std::fs::read_dir(&self.0)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.file_name().to_string_lossy().into_owned());
         let mut all: Vec<u32> = names.filter_map(number_of).collect();
         all.sort_unstable_by(|a, b| b.cmp(a));
         all
@@ -205,7 +212,9 @@ impl Journal {
 
 fn json(record: &Record) -> std::io::Result<String> {
     // JSON's own escapes leave C1 and bidi as they are; a journal is a file that people open.
-    serde_json::to_string(record).map(|json| vsgpu_core::text::visible(&json).into_owned()).map_err(std::io::Error::other)
+    serde_json::to_string(record)
+        .map(|json| vsgpu_core::text::visible(&json).into_owned())
+        .map_err(std::io::Error::other)
 }
 
 /// One commit: written, then flushed.
@@ -231,10 +240,13 @@ impl Store for Journal {
             }
             Writer::Thread(tx) => {
                 let (tell, told) = oneshot::channel();
-                let sent = json(record).map_err(|e| failed(&name, &e)).map(|json| drop(tx.send((json, tell))));
+                let sent =
+                    json(record).map_err(|e| failed(&name, &e)).map(|json| drop(tx.send((json, tell))));
                 Box::pin(async move {
                     sent?;
-                    told.await.unwrap_or_else(|_| Err(Error::new(Kind::Internal, format!("{name}: the writer is gone"))))
+                    told.await.unwrap_or_else(|_| {
+                        Err(Error::new(Kind::Internal, format!("{name}: the writer is gone")))
+                    })
                 })
             }
         }
@@ -283,7 +295,9 @@ fn read(disk: &dyn Disk, number: u32) -> Result<Option<Stored>, Error> {
         )
     };
     if let Some(version) = written_by_another(&bytes) {
-        return Err(refused(format!("the run was made by another version of vsgpu (format {version}, this one reads {VERSION})")));
+        return Err(refused(format!(
+            "the run was made by another version of vsgpu (format {version}, this one reads {VERSION})"
+        )));
     }
     let (commits, good_bytes, mut damage) = commits(&bytes);
     let mut status = None::<Status>;
@@ -355,10 +369,13 @@ const CUT_OFF: &str = "it is cut off";
 fn commit_at(bytes: &[u8]) -> Result<(Vec<Record>, usize), String> {
     let header = bytes.get(..HEADER).ok_or(CUT_OFF)?;
     let header = std::str::from_utf8(header).map_err(|_| "its header is damaged")?;
-    let hex = |text: Option<&str>| text.and_then(|t| u32::from_str_radix(t, 16).ok()).ok_or("its header is damaged");
+    let hex = |text: Option<&str>| {
+        text.and_then(|t| u32::from_str_radix(t, 16).ok()).ok_or("its header is damaged")
+    };
     let (crc, length) = (hex(header.get(..8))?, hex(header.get(9..17))? as usize);
     let json = bytes.get(HEADER..HEADER + length).ok_or(CUT_OFF)?;
-    let right = crc32fast::hash(&bytes[9..HEADER + length]) == crc && header == format!("{crc:08x} {length:08x} ");
+    let right =
+        crc32fast::hash(&bytes[9..HEADER + length]) == crc && header == format!("{crc:08x} {length:08x} ");
     if !failpoint!(ChecksumIgnored, true, right) {
         return Err("its checksum is wrong".into());
     }
@@ -368,7 +385,8 @@ fn commit_at(bytes: &[u8]) -> Result<(Vec<Record>, usize), String> {
         Some(_) => return Err("its end is damaged".into()),
     }
     let many = json.first() == Some(&b'[');
-    let records = if many { serde_json::from_slice(json) } else { serde_json::from_slice(json).map(|one| vec![one]) };
+    let records =
+        if many { serde_json::from_slice(json) } else { serde_json::from_slice(json).map(|one| vec![one]) };
     Ok((records.map_err(|e| e.to_string())?, HEADER + length + 1))
 }
 
@@ -380,7 +398,10 @@ fn written_by_another(bytes: &[u8]) -> Option<String> {
     if format!("{:08x}", crc32fast::hash(rest.as_bytes())) != crc {
         return None;
     }
-    let json = rest.split_once(' ').filter(|(length, _)| length.len() == 8 && !length.contains('{')).map_or(rest, |(_, json)| json);
+    let json = rest
+        .split_once(' ')
+        .filter(|(length, _)| length.len() == 8 && !length.contains('{'))
+        .map_or(rest, |(_, json)| json);
     // Of a plan of some hundred megabytes only its version is kept.
     #[derive(serde::Deserialize)]
     struct First {
@@ -426,8 +447,9 @@ pub fn at_work(folder: &Path) -> Option<i32> {
     let path = folder.join("lock");
     // Only looked at: whoever looks must neither be taken for somebody at work, nor leave his number there.
     let free = nix::fcntl::Flock::lock(files::open(&path).ok()?, nix::fcntl::FlockArg::LockSharedNonblock);
-    matches!(free, Err((_, nix::errno::Errno::EWOULDBLOCK)))
-        .then(|| files::read_text(&path, 64).ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default())
+    matches!(free, Err((_, nix::errno::Errno::EWOULDBLOCK))).then(|| {
+        files::read_text(&path, 64).ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default()
+    })
 }
 
 /// Takes the lock.
@@ -436,7 +458,8 @@ pub fn at_work(folder: &Path) -> Option<i32> {
 /// Where another `apply` holds it.
 pub fn lock(folder: &Path) -> Result<Lock, Error> {
     let path = folder.join("lock");
-    let mut taken = nix::fcntl::Flock::lock(files::append(&path)?, nix::fcntl::FlockArg::LockExclusiveNonblock);
+    let mut taken =
+        nix::fcntl::Flock::lock(files::append(&path)?, nix::fcntl::FlockArg::LockExclusiveNonblock);
     // Somebody may be looking whether it is held, for a moment.
     for _ in 0..10 {
         match taken {
@@ -450,13 +473,16 @@ pub fn lock(folder: &Path) -> Result<Lock, Error> {
     match taken {
         Ok(mut held) => {
             // Who it is, for `vsgpu abort`. Nothing depends on it being durable.
-            let noted = held.set_len(0).and_then(|()| held.write_all(format!("{}\n", std::process::id()).as_bytes()));
+            let noted =
+                held.set_len(0).and_then(|()| held.write_all(format!("{}\n", std::process::id()).as_bytes()));
             noted.map_err(|e| failed(&path.display().to_string(), &e))?;
             Ok(Lock(held))
         }
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(Error::new(Kind::Blocked, "another `vsgpu apply` is at work on this fleet")
-            .code("at-work")
-            .hint("wait for it, see how far it is: `vsgpu status --watch`, or stop it: `vsgpu abort`")),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            Err(Error::new(Kind::Blocked, "another `vsgpu apply` is at work on this fleet")
+                .code("at-work")
+                .hint("wait for it, see how far it is: `vsgpu status --watch`, or stop it: `vsgpu abort`"))
+        }
         Err((_, why)) => Err(Error::new(Kind::Internal, format!("{}: {why}", path.display()))),
     }
 }

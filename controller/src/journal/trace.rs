@@ -70,7 +70,9 @@ pub fn document(records: &[Record]) -> Option<Value> {
         last = last.max(at);
         let from = open.remove(&step).unwrap_or(at);
         let before = failures.entry(step).or_default();
-        let status = error.as_ref().map_or_else(|| json!({ "code": 1 }), |message| json!({ "code": 2, "message": message }));
+        let status = error
+            .as_ref()
+            .map_or_else(|| json!({ "code": 1 }), |message| json!({ "code": 2, "message": message }));
         spans.extend(span(step, *before, from, at, status));
         if error.is_some() {
             *before += 1;
@@ -79,7 +81,13 @@ pub fn document(records: &[Record]) -> Option<Value> {
     }
     // Begun and never ended: what became of it was not seen (code 0), but the agent was told of it.
     for (step, from) in open {
-        spans.extend(span(step, failures.get(&step).copied().unwrap_or_default(), from, last, json!({ "code": 0 })));
+        spans.extend(span(
+            step,
+            failures.get(&step).copied().unwrap_or_default(),
+            from,
+            last,
+            json!({ "code": 0 }),
+        ));
     }
     let how = match ended {
         Some(EndReason::Finished) => "walked",
@@ -87,7 +95,8 @@ pub fn document(records: &[Record]) -> Option<Value> {
         Some(EndReason::GivenUp) => "given-up",
         None => "unfinished",
     };
-    let purpose = serde_json::to_value(purpose).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default();
+    let purpose =
+        serde_json::to_value(purpose).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default();
     spans.insert(
         0,
         json!({
@@ -97,9 +106,14 @@ pub fn document(records: &[Record]) -> Option<Value> {
             "status": if failed > 0 { json!({ "code": 2, "message": format!("{failed} steps failed") }) } else { json!({ "code": 1 }) },
         }),
     );
-    let resource = attributes(&[("service.name", "vsgpu".into()), ("service.version", env!("CARGO_PKG_VERSION").into())]);
+    let resource = attributes(&[
+        ("service.name", "vsgpu".into()),
+        ("service.version", env!("CARGO_PKG_VERSION").into()),
+    ]);
     let scope = json!({ "name": "vsgpu", "version": env!("CARGO_PKG_VERSION") });
-    Some(json!({ "resourceSpans": [{ "resource": { "attributes": resource }, "scopeSpans": [{ "scope": scope, "spans": spans }] }] }))
+    Some(
+        json!({ "resourceSpans": [{ "resource": { "attributes": resource }, "scopeSpans": [{ "scope": scope, "spans": spans }] }] }),
+    )
 }
 
 #[cfg(test)]

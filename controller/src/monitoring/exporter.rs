@@ -75,7 +75,13 @@ impl Collected {
         while let Some(Ok((id, text))) = work.join_next().await {
             let role = if id.kind == NodeKind::Guest { "guest" } else { "host" };
             let mut pages = self.pages();
-            let page = pages.entry((id.name, role)).or_insert(Page { role, text: String::new(), at: None, answers: false, refused: false });
+            let page = pages.entry((id.name, role)).or_insert(Page {
+                role,
+                text: String::new(),
+                at: None,
+                answers: false,
+                refused: false,
+            });
             page.answers = text.is_some();
             // Whoever is root in a VM speaks for its agent: what is not a page of ours must not spoil everybody's.
             page.refused = text.as_deref().is_some_and(|text| !is_sound(text));
@@ -107,7 +113,8 @@ impl Pages for Collected {
             }
         }
         let fresh = pages.iter().filter(|(_, page)| page.at.is_some_and(|at| at.elapsed() < KEPT));
-        let shown: Vec<(&str, &str, &str)> = fresh.map(|((node, _), page)| (node.as_str(), page.role, page.text.as_str())).collect();
+        let shown: Vec<(&str, &str, &str)> =
+            fresh.map(|((node, _), page)| (node.as_str(), page.role, page.text.as_str())).collect();
         merged(&text(own), &shown)
     }
 
@@ -125,7 +132,12 @@ fn of_runs(folder: &std::path::Path) -> Vec<Sample> {
     let at_work = journal::at_work(folder).is_some();
     let mut all = vec![sample("controller_at_work", "1: a run is going on now", vec![], f64::from(at_work))];
     let latest = journal::latest(&Folder(folder.into()));
-    all.push(sample("runs_readable", "1: the records of runs could be read", vec![], f64::from(latest.is_ok())));
+    all.push(sample(
+        "runs_readable",
+        "1: the records of runs could be read",
+        vec![],
+        f64::from(latest.is_ok()),
+    ));
     let Ok(Some(run)) = latest else { return all };
     let status = &run.status;
     all.push(sample("run_number", "Number of the latest run", vec![], f64::from(run.number)));
@@ -143,13 +155,21 @@ fn of_runs(folder: &std::path::Path) -> Vec<Sample> {
         ("failed", |s| matches!(s, StepState::Failed { .. })),
     ] {
         let count = status.steps.iter().filter(|s| which(s)).count();
-        all.push(sample("run_steps", "Steps of the latest run, by state", vec![("state", name.into())], count as f64));
+        all.push(sample(
+            "run_steps",
+            "Steps of the latest run, by state",
+            vec![("state", name.into())],
+            count as f64,
+        ));
     }
     let mut by_state: BTreeMap<&str, usize> = NodeState::WORDS.iter().map(|word| (*word, 0)).collect();
     for (node, state) in nodes(&run, at_work) {
         *by_state.entry(state.word()).or_default() += 1;
         if let NodeState::Held { held, .. } = state {
-            let hold = serde_json::to_value(held.hold).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default();
+            let hold = serde_json::to_value(held.hold)
+                .ok()
+                .and_then(|v| v.as_str().map(String::from))
+                .unwrap_or_default();
             // As the other series name it: the guest of a VM is `vm-01` with its role.
             let (name, role) = node.strip_suffix(" (guest)").map_or((node.as_str(), ""), |vm| (vm, "guest"));
             let labels = vec![("node", name.into()), ("role", role.into()), ("hold", hold)];
@@ -165,14 +185,17 @@ fn of_runs(folder: &std::path::Path) -> Vec<Sample> {
 
 /// Whether a page is one that an agent of ours makes: our names, plain labels, numbers, and nothing that the exporter says itself.
 fn is_sound(text: &str) -> bool {
-    const OWN: [&str; 6] = ["vsgpu_runs_", "vsgpu_node_", "vsgpu_run_", "vsgpu_controller_", "vsgpu_fleet_", "vsgpu_exporter_"];
+    const OWN: [&str; 6] =
+        ["vsgpu_runs_", "vsgpu_node_", "vsgpu_run_", "vsgpu_controller_", "vsgpu_fleet_", "vsgpu_exporter_"];
     let name_is_ours = |name: &str| {
         name.starts_with("vsgpu_")
             && !OWN.iter().any(|own| name.starts_with(own))
             && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
     };
-    let label_is_plain =
-        |label: &str| label.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !["node", "instance", "job"].contains(&label);
+    let label_is_plain = |label: &str| {
+        label.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+            && !["node", "instance", "job"].contains(&label)
+    };
     let sample = |line: &str| {
         let (series, value) = line.rsplit_once(' ')?;
         let (name, labels) = series.split_once('{').map_or((series, ""), |(name, rest)| (name, rest));
@@ -188,8 +211,10 @@ fn is_sound(text: &str) -> bool {
         }
         (name_is_ours(name) && value.parse::<f64>().is_ok()).then_some(())
     };
-    let head =
-        |words: &str| words.split(' ').nth(1).is_some_and(name_is_ours) && (words.starts_with("HELP ") || words.starts_with("TYPE "));
+    let head = |words: &str| {
+        words.split(' ').nth(1).is_some_and(name_is_ours)
+            && (words.starts_with("HELP ") || words.starts_with("TYPE "))
+    };
     text.len() <= MAX_PAGE
         && *vsgpu_core::text::visible(text) == *text
         && text.lines().filter(|l| !l.is_empty()).all(|line| match line.strip_prefix("# ") {
@@ -220,7 +245,8 @@ fn merged(own: &str, pages: &[(&str, &str, &str)]) -> String {
                 (None, _) => line.to_string(),
                 // A metric that says the role itself keeps its own.
                 (Some((node, role)), Some((name, rest))) => {
-                    let role = if rest.contains("role=\"") { String::new() } else { format!("role=\"{role}\",") };
+                    let role =
+                        if rest.contains("role=\"") { String::new() } else { format!("role=\"{role}\",") };
                     format!("{name}{{node=\"{node}\",{role}{rest}")
                 }
                 (Some((node, role)), None) => {
@@ -235,7 +261,11 @@ fn merged(own: &str, pages: &[(&str, &str, &str)]) -> String {
     for (node, role, text) in pages {
         take(text, Some((node, role)));
     }
-    families.into_values().flat_map(|(heads, series)| heads.into_iter().chain(series)).map(|line| line + "\n").collect()
+    families
+        .into_values()
+        .flat_map(|(heads, series)| heads.into_iter().chain(series))
+        .map(|line| line + "\n")
+        .collect()
 }
 
 /// The nodes that have an agent.

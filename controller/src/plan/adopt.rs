@@ -80,7 +80,15 @@ pub fn adopt(fleet: &Fleet, inventory: &Inventory, host: &str) -> Adoption {
         }
         vms.push(t.vm.clone());
         if known.is_none() {
-            strangers.push((id, Reach { address: address.clone(), node: host.into(), role: "host".into(), vm: Some(t.vm.clone()) }));
+            strangers.push((
+                id,
+                Reach {
+                    address: address.clone(),
+                    node: host.into(),
+                    role: "host".into(),
+                    vm: Some(t.vm.clone()),
+                },
+            ));
         }
     }
     let mut plan = whole(fleet, inventory, planner.steps, 0);
@@ -111,7 +119,9 @@ mod tests {
         };
         let of = |taken: Vec<Taken>| {
             let mut inventory = Inventory::default();
-            inventory.nodes.insert(NodeId::new(NodeKind::Host, "esx-01"), Ok(Seen { taken, ..Seen::default() }));
+            inventory
+                .nodes
+                .insert(NodeId::new(NodeKind::Host, "esx-01"), Ok(Seen { taken, ..Seen::default() }));
             adopt(&fleet, &inventory, "esx-01")
         };
         let own = || Leftovers { in_maintenance: BTreeSet::from(["esx-05".into()]), ..Leftovers::default() };

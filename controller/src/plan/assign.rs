@@ -23,21 +23,26 @@ pub fn with_gpus_assigned(fleet: &Fleet, inventory: &Inventory) -> Fleet {
     let at: Vec<usize> = (0..assigned.vms.len()).filter(|at| wanted(&assigned.vms[*at])).collect();
     // What another VM names by its address is not dealt.
     let addresses = |vm: &crate::fleet::Vm| -> Vec<String> {
-        let at = |gpu: VmGpu| if let VmGpu::Fixed(GpuChoice::At(at)) = gpu { Some(at.to_string()) } else { None };
+        let at =
+            |gpu: VmGpu| if let VmGpu::Fixed(GpuChoice::At(at)) = gpu { Some(at.to_string()) } else { None };
         vm.spec::<VmPassthrough>().into_iter().flatten().filter_map(at).collect()
     };
     let mut named: BTreeMap<String, Vec<(String, Vec<String>)>> = BTreeMap::new();
     for (vm, list) in assigned.vms.iter().map(|vm| (vm, addresses(vm))).filter(|(_, list)| !list.is_empty()) {
         named.entry(vm.host.clone()).or_default().push((vm.name.clone(), list));
     }
-    let by_name: BTreeMap<&str, &crate::fleet::Host> = fleet.hosts.iter().map(|h| (h.name.as_str(), h)).collect();
+    let by_name: BTreeMap<&str, &crate::fleet::Host> =
+        fleet.hosts.iter().map(|h| (h.name.as_str(), h)).collect();
     for vm in at {
         let vm = &mut assigned.vms[vm];
-        let host = hosts.entry(vm.host.clone()).or_insert_with(|| Host::seen(by_name.get(vm.host.as_str())?, inventory));
+        let host = hosts
+            .entry(vm.host.clone())
+            .or_insert_with(|| Host::seen(by_name.get(vm.host.as_str())?, inventory));
         let Some(host) = host else { continue };
         let Some(gpus) = vm.spec::<VmPassthrough>() else { continue };
         let of_host = named.get(&vm.host).into_iter().flatten();
-        let others = of_host.filter(|(name, _)| *name != vm.name).flat_map(|(_, list)| list.clone()).collect();
+        let others =
+            of_host.filter(|(name, _)| *name != vm.name).flat_map(|(_, list)| list.clone()).collect();
         let Some(dealt) = host.deal(&vm.vm_name, &gpus, others) else { continue };
         if vm.spec::<Mmio>() == Some(MmioSpec::Auto(gpus)) {
             vm.specs.set::<Mmio>(&MmioSpec::Auto(dealt.clone()));
@@ -62,18 +67,34 @@ impl Host {
 
     fn deal(&mut self, vm: &str, wanted: &[VmGpu], named: Vec<String>) -> Option<Vec<VmGpu>> {
         let of = |own: bool| -> Vec<String> {
-            self.users.vms.iter().filter(|user| (user.vm == vm) == own).flat_map(|user| user.fixed.clone()).collect()
+            self.users
+                .vms
+                .iter()
+                .filter(|user| (user.vm == vm) == own)
+                .flat_map(|user| user.fixed.clone())
+                .collect()
         };
         // What was dealt to another VM is not free, even if this one still has it.
-        let own: Vec<String> = of(true).into_iter().filter(|at| !self.dealt.contains(at) && !named.contains(at)).collect();
+        let own: Vec<String> =
+            of(true).into_iter().filter(|at| !self.dealt.contains(at) && !named.contains(at)).collect();
         let taken = [of(false), self.dealt.clone(), named].concat();
         let fixed = |w: &VmGpu| if let VmGpu::Fixed(choice) = w { Some(choice.clone()) } else { None };
         let choices: Vec<GpuChoice> = wanted.iter().filter_map(fixed).collect();
-        let picked: Vec<String> =
-            settle_choices(&choices, &self.gpus, &own, &taken).ok()?.into_iter().map(|at| self.gpus[at].address.clone()).collect();
+        let picked: Vec<String> = settle_choices(&choices, &self.gpus, &own, &taken)
+            .ok()?
+            .into_iter()
+            .map(|at| self.gpus[at].address.clone())
+            .collect();
         self.dealt.extend(picked.iter().cloned());
         let dynamic = wanted.iter().filter(|gpu| matches!(gpu, VmGpu::Dynamic { .. })).cloned();
-        Some(picked.iter().filter_map(|at| at.parse().ok()).map(|at| VmGpu::Fixed(GpuChoice::At(at))).chain(dynamic).collect())
+        Some(
+            picked
+                .iter()
+                .filter_map(|at| at.parse().ok())
+                .map(|at| VmGpu::Fixed(GpuChoice::At(at)))
+                .chain(dynamic)
+                .collect(),
+        )
     }
 }
 
@@ -96,7 +117,9 @@ mod tests {
             hard_stop: false,
             expects: vec![],
             taken_away: Default::default(),
-            specs: [wanted(VmPassthrough::NAME, spec.clone()), wanted(Mmio::NAME, json!({ "auto": spec }))].into_iter().collect(),
+            specs: [wanted(VmPassthrough::NAME, spec.clone()), wanted(Mmio::NAME, json!({ "auto": spec }))]
+                .into_iter()
+                .collect(),
             guest: None,
         }
     }
@@ -112,7 +135,10 @@ mod tests {
         ];
         let facts = facts.into_iter().map(|(name, fact)| (name.into(), Ok(fact.into()))).collect();
         let mut inventory = Inventory::default();
-        inventory.nodes.insert(NodeId::new(NodeKind::Host, "esx"), Ok(Seen { boot_id: "1".into(), facts, ..Seen::default() }));
+        inventory.nodes.insert(
+            NodeId::new(NodeKind::Host, "esx"),
+            Ok(Seen { boot_id: "1".into(), facts, ..Seen::default() }),
+        );
         let one = || json!([{ "model": "A100", "count": 1 }]);
         let fleet = Fleet {
             file: "f.yaml".into(),
@@ -121,7 +147,12 @@ mod tests {
             catalogue: None,
             deadlines: Deadlines::default(),
             rollout: Default::default(),
-            hosts: vec![Host { name: "esx".into(), address: "esx:1".into(), cluster: None, specs: Specs::default() }],
+            hosts: vec![Host {
+                name: "esx".into(),
+                address: "esx:1".into(),
+                cluster: None,
+                specs: Specs::default(),
+            }],
             vms: vec![vm("a", one()), vm("b", one()), vm("c", one()), vm("d", one())],
         };
         let assigned = with_gpus_assigned(&fleet, &inventory);

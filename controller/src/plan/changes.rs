@@ -100,7 +100,13 @@ impl<'a> Judge<'a> {
 
     /// Judges the wishes of a node; `elsewhere`: what a wish waits for may come from another node of this plan.
     /// `Err`: something must be mended by a person first.
-    pub(super) fn changes(&mut self, node: &NodeId, seen: Option<&Seen>, restarted: bool, elsewhere: bool) -> Result<Vec<Change>, ()> {
+    pub(super) fn changes(
+        &mut self,
+        node: &NodeId,
+        seen: Option<&Seen>,
+        restarted: bool,
+        elsewhere: bool,
+    ) -> Result<Vec<Change>, ()> {
         if let Some(errors) = self.refused.get(node).cloned() {
             errors.into_iter().for_each(|error| self.problems.add_once(node, error));
             return Err(());
@@ -108,18 +114,33 @@ impl<'a> Judge<'a> {
         let specs: &[Spec] = self.wanted.get(node).map(|specs| &***specs).unwrap_or_default();
         let (mut all, mut blocked) = (vec![], false);
         for spec in specs {
-            let Some(entry) = self.catalogue.find(node.kind.scope(), spec.requirement).copied() else { continue };
+            let Some(entry) = self.catalogue.find(node.kind.scope(), spec.requirement).copied() else {
+                continue;
+            };
             let fact = seen.and_then(|s| s.facts.get(entry.fact.name)?.as_ref().ok());
             let Judged { verdict, before, cost } = match fact {
                 Some(fact) => self.judged(&entry, spec, fact),
                 None => without_fact(&entry, spec, seen),
             };
-            all.push(Change { entry, spec: spec.value.clone(), verdict, before, cost, loose: restarted, recheck: false });
+            all.push(Change {
+                entry,
+                spec: spec.value.clone(),
+                verdict,
+                before,
+                cost,
+                loose: restarted,
+                recheck: false,
+            });
         }
-        let changing: BTreeSet<&str> =
-            all.iter().filter(|c| matches!(c.verdict, Verdict::Unmet { .. } | Verdict::Waits { .. })).map(|c| c.entry.name).collect();
+        let changing: BTreeSet<&str> = all
+            .iter()
+            .filter(|c| matches!(c.verdict, Verdict::Unmet { .. } | Verdict::Waits { .. }))
+            .map(|c| c.entry.name)
+            .collect();
         for change in &mut all {
-            let built_on = order::foundations(self.catalogue, node.kind.scope(), change.entry.name).iter().any(|f| changing.contains(f));
+            let built_on = order::foundations(self.catalogue, node.kind.scope(), change.entry.name)
+                .iter()
+                .any(|f| changing.contains(f));
             change.loose |= built_on;
             // What a VM's wish waits for is its host's: its own other changes do not bring it.
             let comes = built_on && node.kind != NodeKind::Vm;
@@ -142,7 +163,10 @@ impl<'a> Judge<'a> {
                 }
                 Verdict::Blocked { why, hint } => {
                     blocked = true;
-                    self.problems.add(node, Error::new(Kind::Blocked, format!("{node}: {}: {why}", change.entry.name)).hint(hint));
+                    self.problems.add(
+                        node,
+                        Error::new(Kind::Blocked, format!("{node}: {}: {why}", change.entry.name)).hint(hint),
+                    );
                 }
                 _ => {}
             }
@@ -165,12 +189,18 @@ impl<'a> Judge<'a> {
     /// A reboot that has been made for this change and did not bring it: a second one would not either.
     fn stuck(&self, node: &NodeId, seen: Option<&Seen>, change: &Change) -> Option<Error> {
         let pending = matches!(&change.verdict, Verdict::Unmet { effects, .. } if effects.is_empty());
-        let made = self.rebooted.get(node).filter(|_| pending && change.cost.takes_effect == TakesEffect::AfterReboot)?;
+        let made = self
+            .rebooted
+            .get(node)
+            .filter(|_| pending && change.cost.takes_effect == TakesEffect::AfterReboot)?;
         let Verdict::Unmet { is, wants, .. } = &change.verdict else { return None };
         if !made.requirements.contains(change.entry.name) || seen?.boot_id == made.before {
             return None;
         }
-        let why = format!("{node}: {}: is {is}, wanted {wants}, although the node was rebooted for it", change.entry.name);
+        let why = format!(
+            "{node}: {}: is {is}, wanted {wants}, although the node was rebooted for it",
+            change.entry.name
+        );
         let hint = match (change.entry.why_stuck)() {
             "" => "`vsgpu facts` shows what the node says; mend that and reboot by hand once",
             hint => hint,

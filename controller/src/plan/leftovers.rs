@@ -28,7 +28,8 @@ pub struct Leftovers {
 impl Leftovers {
     /// Whether the host, or a VM of it, is among what was taken.
     pub fn concern(&self, fleet: &Fleet, host: &str) -> bool {
-        self.in_maintenance.contains(host) || fleet.vms.iter().any(|vm| vm.host == host && self.stopped.contains(&vm.name))
+        self.in_maintenance.contains(host)
+            || fleet.vms.iter().any(|vm| vm.host == host && self.stopped.contains(&vm.name))
     }
 }
 
@@ -55,10 +56,16 @@ pub fn still_taken(fleet: &Fleet, inventory: &Inventory, left: Leftovers) -> Lef
         let runs = listed.is_ok_and(|l| l.vms.iter().any(|v| v.name == vm.vm_name && v.running));
         vm.power != Some(PowerState::Off) && (!runs || unsettled(NodeKind::Vm, name))
     };
-    let in_maintenance: BTreeSet<String> = left.in_maintenance.iter().filter(|host| in_maintenance(host)).cloned().collect();
+    let in_maintenance: BTreeSet<String> =
+        left.in_maintenance.iter().filter(|host| in_maintenance(host)).cloned().collect();
     let stopped: BTreeSet<String> = left.stopped.iter().filter(|vm| stopped(vm)).cloned().collect();
-    let still =
-        |node: &NodeId| if node.kind == NodeKind::Host { in_maintenance.contains(&node.name) } else { stopped.contains(&node.name) };
+    let still = |node: &NodeId| {
+        if node.kind == NodeKind::Host {
+            in_maintenance.contains(&node.name)
+        } else {
+            stopped.contains(&node.name)
+        }
+    };
     Leftovers {
         unsettled: left.unsettled.into_iter().filter(still).collect(),
         in_maintenance,

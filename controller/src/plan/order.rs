@@ -25,19 +25,29 @@ pub fn foundations(catalogue: &Catalogue, scope: Scope, name: &str) -> BTreeSet<
 ///
 /// # Errors
 /// The names that wait for each other.
-pub fn stages(catalogue: &Catalogue, scope: Scope, changes: &[&'static str]) -> Result<Vec<Vec<&'static str>>, Vec<&'static str>> {
+pub fn stages(
+    catalogue: &Catalogue,
+    scope: Scope,
+    changes: &[&'static str],
+) -> Result<Vec<Vec<&'static str>>, Vec<&'static str>> {
     let builds_on: BTreeMap<&str, Vec<&'static str>> = changes
         .iter()
-        .map(|name| (*name, foundations(catalogue, scope, name).into_iter().filter(|f| changes.contains(f)).collect()))
+        .map(|name| {
+            (*name, foundations(catalogue, scope, name).into_iter().filter(|f| changes.contains(f)).collect())
+        })
         .collect();
     let mut stage_of: BTreeMap<&str, usize> = BTreeMap::new();
     let mut stages: Vec<Vec<&'static str>> = vec![];
     while stage_of.len() < changes.len() {
-        let ready = changes.iter().find(|name| !stage_of.contains_key(*name) && builds_on[*name].iter().all(|f| stage_of.contains_key(f)));
+        let ready = changes.iter().find(|name| {
+            !stage_of.contains_key(*name) && builds_on[*name].iter().all(|f| stage_of.contains_key(f))
+        });
         let Some(name) = ready else {
             return Err(changes.iter().filter(|name| !stage_of.contains_key(*name)).copied().collect());
         };
-        let later = |f: &&'static str| usize::from(catalogue.find(scope, f).is_some_and(|e| e.takes_effect != TakesEffect::AtOnce));
+        let later = |f: &&'static str| {
+            usize::from(catalogue.find(scope, f).is_some_and(|e| e.takes_effect != TakesEffect::AtOnce))
+        };
         let stage = builds_on[name].iter().map(|f| stage_of[f] + later(f)).max().unwrap_or(0);
         stage_of.insert(name, stage);
         stages.resize(stages.len().max(stage + 1), vec![]);
@@ -55,17 +65,27 @@ mod tests {
         let all = crate::catalogue::catalogue();
         let names = ["vgpu-manager", "gpu-management-daemon", "graphics-type", "assignment-policy", "ecc"];
         let stages = stages(all, Scope::Host, &names);
-        assert_eq!(stages, Ok(vec![vec!["vgpu-manager", "gpu-management-daemon"], vec!["graphics-type", "assignment-policy", "ecc"]]));
+        assert_eq!(
+            stages,
+            Ok(vec![
+                vec!["vgpu-manager", "gpu-management-daemon"],
+                vec!["graphics-type", "assignment-policy", "ecc"]
+            ])
+        );
     }
 
     #[test]
     fn a_guest_reboots_once_for_nouveau_before_the_driver() {
         let all = crate::catalogue::catalogue();
-        let names = ["build-tools", "nouveau", "display-manager", "driver", "license", "cuda-toolkit", "cuda-proof"];
+        let names =
+            ["build-tools", "nouveau", "display-manager", "driver", "license", "cuda-toolkit", "cuda-proof"];
         let stages = stages(all, Scope::Guest, &names);
         assert_eq!(
             stages,
-            Ok(vec![vec!["build-tools", "nouveau"], vec!["display-manager", "driver", "license", "cuda-toolkit", "cuda-proof"]])
+            Ok(vec![
+                vec!["build-tools", "nouveau"],
+                vec!["display-manager", "driver", "license", "cuda-toolkit", "cuda-proof"]
+            ])
         );
     }
 

@@ -26,8 +26,16 @@ impl Planned {
 
     /// What other runs took than this one; what a problem says already is not said again.
     pub fn taken_by_others(&self, own: Option<&str>) -> Vec<String> {
-        let known: HashSet<&str> = self.problems.iter().filter(|p| p.error.code == "left-behind").map(|p| p.node.name.as_str()).collect();
+        let known: HashSet<&str> = self
+            .problems
+            .iter()
+            .filter(|p| p.error.code == "left-behind")
+            .map(|p| p.node.name.as_str())
+            .collect();
         let said = |left: &Left| left.vm.is_empty() && known.contains(left.host.as_str());
-        acquired::told(self.taken.iter().filter(|left| Some(left.run.as_str()) != own && !said(left)), self.at)
+        acquired::told(
+            self.taken.iter().filter(|left| Some(left.run.as_str()) != own && !said(left)),
+            self.at,
+        )
     }
 }

@@ -65,8 +65,15 @@ pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Plan
     }
     let Planner { steps, judge: Judge { problems, met, .. }, .. } = planner;
     let seen = inventory.nodes.iter().filter_map(|(id, seen)| Some((id, seen.as_ref().ok()?)));
-    let taken = seen.flat_map(|(id, seen)| acquired::of_host(&id.name, &seen.taken, seen.holder.as_ref())).collect();
-    Planned { plan: whole(fleet, inventory, steps, met), problems: problems.into_list(), warnings, taken, at: inventory.at }
+    let taken =
+        seen.flat_map(|(id, seen)| acquired::of_host(&id.name, &seen.taken, seen.holder.as_ref())).collect();
+    Planned {
+        plan: whole(fleet, inventory, steps, met),
+        problems: problems.into_list(),
+        warnings,
+        taken,
+        at: inventory.at,
+    }
 }
 
 /// Steps with all that a plan needs beside them.
@@ -127,10 +134,19 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn push(&mut self, node: &NodeId, title: &str, change: String, commands: Vec<String>, work: Work, after: Vec<usize>) -> usize {
+    fn push(
+        &mut self,
+        node: &NodeId,
+        title: &str,
+        change: String,
+        commands: Vec<String>,
+        work: Work,
+        after: Vec<usize>,
+    ) -> usize {
         let id = self.steps.len() + 1;
         let deadlines = &self.fleet.deadlines;
-        let connect_secs = if node.kind == NodeKind::Guest { deadlines.guest_boot_secs } else { deadlines.connect_secs };
+        let connect_secs =
+            if node.kind == NodeKind::Guest { deadlines.guest_boot_secs } else { deadlines.connect_secs };
         let deadline_secs = match &work {
             Work::Send { .. } => deadlines.transfer_secs,
             Work::Meet { requirement, spec, .. } => {
@@ -167,13 +183,18 @@ impl<'a> Planner<'a> {
             Work::Activate { .. } => s.node.kind == NodeKind::Host,
             Work::Send { .. } => false,
         };
-        self.steps.iter_mut().skip(since).filter(|s| s.host == host && takes(s)).for_each(|s| s.disrupts = true);
+        self.steps
+            .iter_mut()
+            .skip(since)
+            .filter(|s| s.host == host && takes(s))
+            .for_each(|s| s.disrupts = true);
     }
 
     /// What a person must release first is not touched.
     fn held(&mut self, node: &NodeId) -> bool {
         let Some(held) = self.leftovers.held.get(node) else { return false };
-        let error = Error::new(Kind::Blocked, format!("{node} is held ({}): {}", held.hold, held.why)).held(held.hold);
+        let error = Error::new(Kind::Blocked, format!("{node} is held ({}): {}", held.hold, held.why))
+            .held(held.hold);
         self.problem(node, error.hint(held.hold.advice_for(node)));
         true
     }
@@ -191,7 +212,13 @@ impl<'a> Planner<'a> {
     }
 
     /// Shuts a VM down or starts it.
-    pub(super) fn power(&mut self, node: &NodeId, spec: PowerSpec, then: Option<VmPower>, after: Vec<usize>) -> usize {
+    pub(super) fn power(
+        &mut self,
+        node: &NodeId,
+        spec: PowerSpec,
+        then: Option<VmPower>,
+        after: Vec<usize>,
+    ) -> usize {
         let on = spec.state == PowerState::On;
         self.switch::<Power>(node, if on { "start" } else { "shut down" }, on, &spec, then, after)
     }
@@ -217,7 +244,8 @@ impl<'a> Planner<'a> {
     }
 
     fn sends(&mut self, node: &NodeId, changes: &[Change], mut after: Vec<usize>) -> Vec<usize> {
-        let pending = |c: &&Change| matches!(&c.verdict, Verdict::Unmet { effects, .. } if effects.is_empty());
+        let pending =
+            |c: &&Change| matches!(&c.verdict, Verdict::Unmet { effects, .. } if effects.is_empty());
         // One file may serve several specs.
         let mut sent = std::collections::BTreeSet::new();
         for change in changes.iter().filter(|c| !c.recheck && !pending(c)) {
@@ -227,7 +255,11 @@ impl<'a> Planner<'a> {
                     continue;
                 }
                 let folder = to.rsplit_once('/').map_or("", |(folder, _)| folder);
-                let text = format!("{} ({}) to {folder}", placed.artifact.file_name(), size_of(placed.artifact.size.unwrap_or_default()));
+                let text = format!(
+                    "{} ({}) to {folder}",
+                    placed.artifact.file_name(),
+                    size_of(placed.artifact.size.unwrap_or_default())
+                );
                 let work = Work::Send { artifact: placed.artifact.into(), datastore: placed.datastore };
                 after = vec![self.push(node, "send", text, vec![], work, after)];
             }
@@ -236,10 +268,21 @@ impl<'a> Planner<'a> {
     }
 
     /// Changes of one node with their activations, one after the other.
-    fn stages(&mut self, node: &NodeId, changes: Vec<Change>, mut after: Vec<usize>) -> Result<Vec<usize>, ()> {
+    fn stages(
+        &mut self,
+        node: &NodeId,
+        changes: Vec<Change>,
+        mut after: Vec<usize>,
+    ) -> Result<Vec<usize>, ()> {
         let names: Vec<&'static str> = changes.iter().map(|c| c.entry.name).collect();
         let stages = order::stages(self.catalogue, node.kind.scope(), &names).map_err(|names| {
-            self.problem(node, Error::new(Kind::Internal, format!("{node}: these requirements wait for each other: {}", names.join(", "))));
+            self.problem(
+                node,
+                Error::new(
+                    Kind::Internal,
+                    format!("{node}: these requirements wait for each other: {}", names.join(", ")),
+                ),
+            );
         })?;
         let mut changes: BTreeMap<&str, Change> = changes.into_iter().map(|c| (c.entry.name, c)).collect();
         for stage in stages {
@@ -255,9 +298,17 @@ impl<'a> Planner<'a> {
     fn meet(&mut self, node: &NodeId, change: &Change, after: Vec<usize>) -> Vec<usize> {
         let (text, commands, expect) = match &change.verdict {
             // Set already, only its activation is missing.
-            Verdict::Unmet { effects, .. } if effects.is_empty() && change.entry.takes_effect != TakesEffect::AtOnce => return after,
+            Verdict::Unmet { effects, .. }
+                if effects.is_empty() && change.entry.takes_effect != TakesEffect::AtOnce =>
+            {
+                return after;
+            }
             Verdict::Unmet { is, wants, effects } => {
-                let expect = Expectation { is: is.clone(), effects: self.effects.one(effects.as_slice()), started: false };
+                let expect = Expectation {
+                    is: is.clone(),
+                    effects: self.effects.one(effects.as_slice()),
+                    started: false,
+                };
                 (format!("{is} -> {wants}"), shown(effects), Some(expect).filter(|_| !change.loose))
             }
             Verdict::Waits { on, wants, effects } => (format!("{wants} (now: {on})"), shown(effects), None),
@@ -278,17 +329,26 @@ impl<'a> Planner<'a> {
             match change.cost.takes_effect {
                 TakesEffect::AtOnce => {}
                 TakesEffect::AfterReboot => groups.entry((0, "")).or_default().push(change),
-                TakesEffect::AfterRestart(_) if sure_reboot => groups.entry((0, "")).or_default().push(change),
+                TakesEffect::AfterRestart(_) if sure_reboot => {
+                    groups.entry((0, "")).or_default().push(change)
+                }
                 TakesEffect::AfterRestart(name) => groups.entry((1, name)).or_default().push(change),
             }
         }
         for ((kind, name), members) in groups {
             let for_what = members.iter().map(|c| c.entry.name).collect::<Vec<_>>().join(", ");
             let sure = members.iter().any(|c| certain(c));
-            let text = if sure { format!("for {for_what}") } else { format!("for {for_what}, only if it asks for it") };
+            let text = if sure {
+                format!("for {for_what}")
+            } else {
+                format!("for {for_what}, only if it asks for it")
+            };
             let proves = members.iter().map(|c| (c.entry.name.to_string(), c.spec.clone())).collect();
-            let (title, restart) =
-                if kind == 0 { ("reboot".to_string(), None) } else { (format!("restart {name}"), Some(name.to_string())) };
+            let (title, restart) = if kind == 0 {
+                ("reboot".to_string(), None)
+            } else {
+                (format!("restart {name}"), Some(name.to_string()))
+            };
             let commands = activation_commands(self.catalogue, node.kind, restart.as_deref());
             after = vec![self.push(node, &title, text, commands, Work::Activate { restart, proves }, after)];
         }
@@ -301,13 +361,16 @@ impl<'a> Planner<'a> {
         if self.held(&node) {
             return self.rescue(&node, vms);
         }
-        let Ok(changes) = self.judge.changes(&node, Some(seen), false, false) else { return self.rescue(&node, vms) };
+        let Ok(changes) = self.judge.changes(&node, Some(seen), false, false) else {
+            return self.rescue(&node, vms);
+        };
         let since = self.steps.len();
         let listed = match seen.fact::<VirtualMachines>() {
             Ok(listed) => listed,
             Err(why) => {
                 let error = Error::new(Kind::Blocked, format!("{node}: which VMs run cannot be seen: {why}"));
-                return self.problem(&node, error.hint("nothing is planned for a host whose VMs are not known"));
+                return self
+                    .problem(&node, error.hint("nothing is planned for a host whose VMs are not known"));
             }
         };
         let in_maintenance = seen.fact::<MaintenanceModeFact>().is_ok_and(|f| f.enabled);
@@ -326,8 +389,11 @@ impl<'a> Planner<'a> {
                 .collect();
             if !strangers.is_empty() {
                 self.rescue(&node, vms);
-                let error = Error::new(Kind::Blocked, format!("{node}: VMs run that are not in the fleet file: {}", strangers.join(", ")))
-                    .code("unlisted-vms");
+                let error = Error::new(
+                    Kind::Blocked,
+                    format!("{node}: VMs run that are not in the fleet file: {}", strangers.join(", ")),
+                )
+                .code("unlisted-vms");
                 return self.problem(
                     &node,
                     error
@@ -345,12 +411,17 @@ impl<'a> Planner<'a> {
         let mut stops: BTreeMap<&str, usize> = BTreeMap::new();
         // A VM that would be edited is judged before anything is planned for it.
         let gives = changes.iter().any(|c| c.entry.name == Passthrough::NAME);
-        let judged: Vec<(&Vm, Option<Vec<Change>>)> = vms.iter().map(|vm| (*vm, self.vm_changes(vm, gives))).collect();
+        let judged: Vec<(&Vm, Option<Vec<Change>>)> =
+            vms.iter().map(|vm| (*vm, self.vm_changes(vm, gives))).collect();
         for (vm, changes) in &judged {
             let edited = changes.as_ref().is_some_and(|c| c.iter().any(|c| c.cost.needs != Needs::Nothing));
             if running(vm) && (vms_off || edited || vm.power == Some(PowerState::Off)) {
                 let id = NodeId::new(NodeKind::Vm, &vm.name);
-                let stop = PowerSpec { grace_secs: vm.shutdown_secs, hard_stop: vm.hard_stop, ..PowerSpec::new(PowerState::Off) };
+                let stop = PowerSpec {
+                    grace_secs: vm.shutdown_secs,
+                    hard_stop: vm.hard_stop,
+                    ..PowerSpec::new(PowerState::Off)
+                };
                 let step = self.power(&id, stop, power_fact(&listed, vm, "on"), sent.clone());
                 stops.insert(&vm.name, step);
             }
@@ -378,7 +449,13 @@ impl<'a> Planner<'a> {
             // A VM that a person must look at is changed in nothing, but what was shut down for its host is started again.
             if changes.is_some() || stop.is_some() || self.leftovers.stopped.contains(&vm.name) {
                 let sound = changes.is_some();
-                self.vm(vm, changes.unwrap_or_default(), Before { was_running, stop, sound }, &after, &listed);
+                self.vm(
+                    vm,
+                    changes.unwrap_or_default(),
+                    Before { was_running, stop, sound },
+                    &after,
+                    &listed,
+                );
             }
         }
         if vms_off || ours {
@@ -394,7 +471,10 @@ impl<'a> Planner<'a> {
             self.steps[step - 1].rescue = true;
             after = vec![step];
         }
-        for vm in vms.iter().filter(|vm| self.leftovers.stopped.contains(&vm.name) && vm.power != Some(PowerState::Off)).collect::<Vec<_>>()
+        for vm in vms
+            .iter()
+            .filter(|vm| self.leftovers.stopped.contains(&vm.name) && vm.power != Some(PowerState::Off))
+            .collect::<Vec<_>>()
         {
             let id = NodeId::new(NodeKind::Vm, &vm.name);
             let step = self.power(&id, self.start(), None, after.clone());
@@ -411,7 +491,14 @@ impl<'a> Planner<'a> {
         self.judge.changes(&node, Some(seen), false, host_gives).ok()
     }
 
-    fn vm(&mut self, vm: &Vm, changes: Vec<Change>, before: Before, host_ready: &[usize], listed: &VirtualMachines) {
+    fn vm(
+        &mut self,
+        vm: &Vm,
+        changes: Vec<Change>,
+        before: Before,
+        host_ready: &[usize],
+        listed: &VirtualMachines,
+    ) {
         let node = NodeId::new(NodeKind::Vm, &vm.name);
         let Before { was_running, stop, sound } = before;
         let wants_guest = sound && vm.wants_guest();

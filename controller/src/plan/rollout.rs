@@ -14,7 +14,8 @@ use vsgpu_host_agent::host::MaintenanceModeFact;
 pub fn rollout(fleet: &Fleet, inventory: &Inventory, steps: &[Step]) -> Rollout {
     let touched: BTreeSet<&str> = steps.iter().map(|s| s.host.as_str()).collect();
     let by_host = fleet.vms_by_host();
-    let named = fleet.hosts.iter().map(|h| h.name.as_str()).enumerate().filter(|(_, host)| touched.contains(host));
+    let named =
+        fleet.hosts.iter().map(|h| h.name.as_str()).enumerate().filter(|(_, host)| touched.contains(host));
     let mut ill: Vec<((usize, usize, usize), &str)> =
         named.map(|(place, host)| (health_rank(inventory, host, place, &by_host[host]), host)).collect();
     ill.sort_unstable();

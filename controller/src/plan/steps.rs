@@ -95,7 +95,9 @@ impl Step {
     /// The spec of the requirement that it makes so, where that is `R`.
     pub fn spec<R: Requirement>(&self) -> Option<R::Spec> {
         match &self.work {
-            Work::Meet { requirement, spec, .. } if requirement == R::NAME => R::Spec::deserialize(&**spec).ok(),
+            Work::Meet { requirement, spec, .. } if requirement == R::NAME => {
+                R::Spec::deserialize(&**spec).ok()
+            }
             _ => None,
         }
     }

@@ -32,8 +32,14 @@ pub fn checks(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
     let assigned = crate::plan::assign::with_gpus_assigned(fleet, inventory);
     for (node, specs) in assigned.specs() {
         for spec in specs.iter() {
-            let check =
-                |met, is: String, wants| Check { node: node.clone(), requirement: spec.requirement.into(), met, known: true, is, wants };
+            let check = |met, is: String, wants| Check {
+                node: node.clone(),
+                requirement: spec.requirement.into(),
+                met,
+                known: true,
+                is,
+                wants,
+            };
             let Some(entry) = catalogue.find(node.kind.scope(), spec.requirement) else { continue };
             let Some(seen) = inventory.seen(&node) else {
                 all.push(Check { known: false, ..check(false, "the node could not be asked".into(), None) });
@@ -59,11 +65,20 @@ fn standing(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
         let node = NodeId::new(NodeKind::Host, &host.name);
         let Some(seen) = inventory.seen(&node) else { continue };
         let mut say = |node: NodeId, requirement: &str, is: &str, wants: &str| {
-            all.push(Check { node, requirement: requirement.into(), met: false, known: true, is: is.into(), wants: Some(wants.into()) });
+            all.push(Check {
+                node,
+                requirement: requirement.into(),
+                met: false,
+                known: true,
+                is: is.into(),
+                wants: Some(wants.into()),
+            });
         };
         let to_run = |vm: &&crate::fleet::Vm| vm.power.map_or(vm.wants_guest(), |p| p == PowerState::On);
         let listed = seen.fact::<VirtualMachines>().ok();
-        let runs = |vm: &crate::fleet::Vm| listed.as_ref().is_none_or(|l| l.vms.iter().any(|v| v.name == vm.vm_name && v.running));
+        let runs = |vm: &crate::fleet::Vm| {
+            listed.as_ref().is_none_or(|l| l.vms.iter().any(|v| v.name == vm.vm_name && v.running))
+        };
         let mut waiting = false;
         for vm in by_host[host.name.as_str()].iter().copied().filter(to_run).filter(|vm| !runs(vm)) {
             say(NodeId::new(NodeKind::Vm, &vm.name), POWER, "off", "on");

@@ -9,7 +9,8 @@ const DOUBT: Style = AnsiColor::Yellow.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default();
 
 /// Words that stand out wherever they are; they are written so nowhere else.
-const LOUD: [&str; 6] = ["FAILED", "NOT READABLE", "NOT:", "CRITICAL", "STARTED", "IS STILL IN MAINTENANCE MODE"];
+const LOUD: [&str; 6] =
+    ["FAILED", "NOT READABLE", "NOT:", "CRITICAL", "STARTED", "IS STILL IN MAINTENANCE MODE"];
 
 /// A terminal that says it cannot, cannot: the streams would give it colour nevertheless where `CI` is set. Said once, before the first
 /// word.
@@ -25,7 +26,8 @@ pub(super) fn paint(text: &str) -> String {
     let text = &*visible(text);
     let mut out = String::with_capacity(text.len() + 64);
     for line in text.split_inclusive('\n') {
-        let head = |prefix: &str| line.starts_with(prefix).then(|| line.find(':').map_or(line.len(), |at| at + 1));
+        let head =
+            |prefix: &str| line.starts_with(prefix).then(|| line.find(':').map_or(line.len(), |at| at + 1));
         if let Some(at) = head("error[") {
             out += &styled(BAD, &line[..at], &line[at..]);
         } else if let Some(at) = head("warning:") {
@@ -33,7 +35,8 @@ pub(super) fn paint(text: &str) -> String {
         } else if let Some(at) = head("hint:") {
             out += &styled(HINT, &line[..at], &line[at..]);
         } else {
-            out += &LOUD.iter().fold(line.to_string(), |line, word| line.replace(word, &styled(BAD, word, "")));
+            out +=
+                &LOUD.iter().fold(line.to_string(), |line, word| line.replace(word, &styled(BAD, word, "")));
         }
     }
     out

@@ -10,7 +10,10 @@ pub fn pages() -> Vec<(&'static str, String)> {
     let page = |section: &'static str| {
         let (code, text) = section.split_once('\n')?;
         let (code, text) = (code.trim(), text.trim());
-        Some((code, hold(code).map_or_else(|| text.to_string(), |hold| format!("{text}\nDo: {}.", hold.advice()))))
+        Some((
+            code,
+            hold(code).map_or_else(|| text.to_string(), |hold| format!("{text}\nDo: {}.", hold.advice())),
+        ))
     };
     PAGES.split("\n## ").flat_map(|s| s.strip_prefix("## ").or(Some(s))).filter_map(page).collect()
 }
@@ -33,7 +36,9 @@ mod tests {
 
     #[test]
     fn every_code_has_a_page_that_says_what_to_do() {
-        let kinds = [Kind::Internal, Kind::Usage, Kind::Differs, Kind::Unreachable, Kind::Failed, Kind::Blocked].map(Kind::code);
+        let kinds =
+            [Kind::Internal, Kind::Usage, Kind::Differs, Kind::Unreachable, Kind::Failed, Kind::Blocked]
+                .map(Kind::code);
         let all = kinds.into_iter().chain(Hold::ALL.map(Hold::word)).chain(compat::ALL.map(|c| c.name));
         for code in all.chain(compat::ROOMS.map(|c| c.name)) {
             assert!(page(code).is_some_and(|text| text.matches("\nDo: ").count() == 1), "{code}");

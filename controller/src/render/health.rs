@@ -12,7 +12,16 @@ pub fn of_guest(seen: &Seen) -> Vec<String> {
     let word = |severity| if severity == Severity::Critical { "CRITICAL" } else { "warning" };
     let gpu = |gpu: &Option<String>| gpu.as_ref().map(|g| format!("GPU {g}: ")).unwrap_or_default();
     let bad = health.findings.iter().filter(|f| f.severity >= Severity::Warning);
-    bad.map(|f| format!("  {}: {}{}\n      {}", word(f.severity), sentence(&gpu(&f.gpu)), sentence(&f.what), sentence(&f.fix))).collect()
+    bad.map(|f| {
+        format!(
+            "  {}: {}{}\n      {}",
+            word(f.severity),
+            sentence(&gpu(&f.gpu)),
+            sentence(&f.what),
+            sentence(&f.fix)
+        )
+    })
+    .collect()
 }
 
 /// A block for the whole fleet; empty where all is well.

@@ -42,7 +42,8 @@ fn lines(step: &Step) -> Vec<Vec<String>> {
     let next = step.after.len() == 1 && step.after[0] + 1 == step.id;
     let wait = step.after.iter().filter(|_| !next).map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let after = if wait.is_empty() { String::new() } else { format!("  (after {wait})") };
-    let mut rows = vec![vec![format!("{:>4}", step.id), step.title.clone(), format!("{}{after}", step.change)]];
+    let mut rows =
+        vec![vec![format!("{:>4}", step.id), step.title.clone(), format!("{}{after}", step.change)]];
     rows.extend(step.commands.iter().map(|c| vec![String::new(), String::new(), format!("  $ {c}")]));
     rows
 }
@@ -50,7 +51,9 @@ fn lines(step: &Step) -> Vec<Vec<String>> {
 /// What the plan costs: a row for each host, the order, and one sentence.
 pub fn costs(plan: &Plan) -> String {
     let count = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
-    let distinct = |which: &dyn Fn(&Step) -> bool| plan.steps.iter().filter(|s| which(s)).map(|s| &s.node).collect::<BTreeSet<_>>().len();
+    let distinct = |which: &dyn Fn(&Step) -> bool| {
+        plan.steps.iter().filter(|s| which(s)).map(|s| &s.node).collect::<BTreeSet<_>>().len()
+    };
     let reboots = |sure: bool, kind: NodeKind| {
         let reboot = |s: &&Step| {
             matches!(&s.work, Work::Activate { restart: None, .. })
@@ -59,7 +62,11 @@ pub fn costs(plan: &Plan) -> String {
         };
         plan.steps.iter().filter(reboot).count()
     };
-    let mut parts = vec![format!("{} on {}", count(plan.steps.len(), "step", "steps"), count(distinct(&|_| true), "node", "nodes"))];
+    let mut parts = vec![format!(
+        "{} on {}",
+        count(plan.steps.len(), "step", "steps"),
+        count(distinct(&|_| true), "node", "nodes")
+    )];
     let mut add = |n: usize, text: String| {
         if n > 0 {
             parts.push(text);
@@ -75,7 +82,8 @@ pub fn costs(plan: &Plan) -> String {
     let (sure, maybe) = (reboots(true, NodeKind::Guest), reboots(false, NodeKind::Guest));
     add(sure, count(sure, "guest reboot", "guest reboots"));
     add(maybe, format!("{} only if needed", count(maybe, "guest reboot", "guest reboots")));
-    let sum = format!("{}; {} already met.", parts.join(", "), count(plan.met, "requirement", "requirements"));
+    let sum =
+        format!("{}; {} already met.", parts.join(", "), count(plan.met, "requirement", "requirements"));
     let hosts = by_host(plan);
     let hosts = if hosts.is_empty() { String::new() } else { format!("{}\n\n", columns(&hosts)) };
     format!("{hosts}{}{sum}", rollout(plan))
@@ -133,7 +141,10 @@ fn by_host(plan: &Plan) -> Vec<Vec<String>> {
             says.push("maintenance mode".to_string());
         }
         let reboots = |maybe: bool| {
-            let is = |s: &&&Step| matches!(&s.work, Work::Activate { restart: None, .. }) && s.change.contains("only if") == maybe;
+            let is = |s: &&&Step| {
+                matches!(&s.work, Work::Activate { restart: None, .. })
+                    && s.change.contains("only if") == maybe
+            };
             steps
                 .iter()
                 .filter(is)

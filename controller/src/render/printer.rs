@@ -81,7 +81,8 @@ impl Printer {
             Format::Name => answer.names.join("\n"),
             Format::Json | Format::Yaml => self.document(&answer.json),
         };
-        let painted = if self.format.is_document() { visible(&text).into_owned() } else { colour::paint(&text) };
+        let painted =
+            if self.format.is_document() { visible(&text).into_owned() } else { colour::paint(&text) };
         match writeln!(anstream::stdout(), "{painted}") {
             Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
                 self.errors(&[Error::new(Kind::Internal, format!("the answer could not be written: {why}"))]);

@@ -39,7 +39,9 @@ impl Live {
         let bars = MultiProgress::new();
         let line = |template: &str| {
             let bar = bars.add(ProgressBar::new_spinner());
-            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar.set_style(
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            );
             bar
         };
         let count = if run_view.nodes.len() > LINES { 0 } else { run_view.nodes.len() };
@@ -56,7 +58,14 @@ impl Progress {
     pub fn new(printer: &Printer, plan: &Plan, history: History) -> Self {
         let run_view = RunView::new(plan, history);
         let live = printer.live().then(|| Live::new(&run_view));
-        Self { format: printer.format(), live, run_view, begun: Instant::now(), sending: BTreeMap::new(), drawn: None }
+        Self {
+            format: printer.format(),
+            live,
+            run_view,
+            begun: Instant::now(),
+            sending: BTreeMap::new(),
+            drawn: None,
+        }
     }
 
     /// Whether each step has a line of its own.
@@ -67,7 +76,8 @@ impl Progress {
     /// The event with the names of its step: a reader of the stream has no plan to look them up in.
     fn as_json(&self, event: &Event) -> serde_json::Value {
         let mut json = serde_json::to_value(event).unwrap_or_default();
-        if let Some((node, title)) = json["step"].as_u64().and_then(|step| self.run_view.names(step as usize)) {
+        if let Some((node, title)) = json["step"].as_u64().and_then(|step| self.run_view.names(step as usize))
+        {
             json["node"] = node.into();
             json["title"] = title.into();
         }
@@ -100,10 +110,17 @@ impl Progress {
             }
             Event::Done { step, note, changed } => {
                 if self.each() {
-                    self.print(&self.run_view.line(*step, &format!("{note}{}", if *changed { "" } else { " (nothing to do)" })));
+                    self.print(
+                        &self.run_view.line(
+                            *step,
+                            &format!("{note}{}", if *changed { "" } else { " (nothing to do)" }),
+                        ),
+                    );
                 }
             }
-            Event::Failed { step, error } => self.print(&self.run_view.line(*step, &format!("FAILED: {}", error.message))),
+            Event::Failed { step, error } => {
+                self.print(&self.run_view.line(*step, &format!("FAILED: {}", error.message)))
+            }
             Event::Skipped { step, why } => {
                 if self.each() {
                     let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
@@ -137,18 +154,30 @@ impl Progress {
             | Event::Skipped { step, .. } => Some(self.run_view.node_of(*step)),
             Event::Begun { .. } | Event::Ended { .. } => None,
         };
-        for (at, bar) in live.nodes.iter().enumerate().filter(|(at, _)| about.is_none_or(|node| node == *at)) {
+        for (at, bar) in live.nodes.iter().enumerate().filter(|(at, _)| about.is_none_or(|node| node == *at))
+        {
             let node = &self.run_view.nodes[at];
             let sent = node.sent.filter(|_| node.state == NodeState::AtWork).map(|(bytes, total)| {
-                let since = node.step().and_then(|step| self.sending.get(&step)).map_or(Duration::ZERO, |since| now - *since);
+                let since = node
+                    .step()
+                    .and_then(|step| self.sending.get(&step))
+                    .map_or(Duration::ZERO, |since| now - *since);
                 let rate = bytes as f64 / since.as_secs_f64().max(0.2);
                 format!("  {} of {}, {}/s", HumanBytes(bytes), HumanBytes(total), HumanBytes(rate as u64))
             });
-            bar.set_message(format!("{}{}", sentence(&self.run_view.node_line(at)), sent.unwrap_or_default()));
+            bar.set_message(format!(
+                "{}{}",
+                sentence(&self.run_view.node_line(at)),
+                sent.unwrap_or_default()
+            ));
             bar.tick();
         }
         let sent = self.run_view.bytes_sent();
-        let sent = if sent > 0 && live.nodes.is_empty() { format!("; {} sent", HumanBytes(sent)) } else { String::new() };
+        let sent = if sent > 0 && live.nodes.is_empty() {
+            format!("; {} sent", HumanBytes(sent))
+        } else {
+            String::new()
+        };
         let left = self.run_view.left(elapsed).map(|left| format!("; {left}")).unwrap_or_default();
         live.totals.set_message(format!("{}{sent}{left}", self.run_view.totals()));
     }

@@ -7,9 +7,21 @@ use vsgpu_core::text::sentence;
 /// Lines, indented; without a last newline. With `all`, also what of the BIOS is fine or not known.
 pub fn text(readiness: &Readiness, all: bool) -> String {
     let mut rows = vec![
-        ["GPU", "model", "BAR1", "NUMA", "owner", "passthrough", "graphics type", "ECC", "MIG", "vGPU types", "VMs"]
-            .map(String::from)
-            .to_vec(),
+        [
+            "GPU",
+            "model",
+            "BAR1",
+            "NUMA",
+            "owner",
+            "passthrough",
+            "graphics type",
+            "ECC",
+            "MIG",
+            "vGPU types",
+            "VMs",
+        ]
+        .map(String::from)
+        .to_vec(),
     ];
     let dash = || "-".to_string();
     let yes = |is: bool| if is { "yes" } else { "no" };
@@ -21,12 +33,17 @@ pub fn text(readiness: &Readiness, all: bool) -> String {
         (None, None) => "-".into(),
     };
     for gpu in &readiness.gpus {
-        let bar = gpu.bar1_mib.map_or_else(dash, |mib| if mib < 1024 { format!("{mib} MiB") } else { format!("{} GiB", mib / 1024) });
+        let bar = gpu.bar1_mib.map_or_else(dash, |mib| {
+            if mib < 1024 { format!("{mib} MiB") } else { format!("{} GiB", mib / 1024) }
+        });
         let given = |is: bool| if is { "active" } else { "no" };
         let passthrough = both(Some(given(gpu.passthrough_active)), gpu.passthrough_configured.map(given));
         let capable = gpu.passthrough_capable.map(|c| format!(", capable: {}", yes(c))).unwrap_or_default();
-        let graphics =
-            if gpu.passthrough_active { dash() } else { both(gpu.graphics_active.as_deref(), gpu.graphics_configured.as_deref()) };
+        let graphics = if gpu.passthrough_active {
+            dash()
+        } else {
+            both(gpu.graphics_active.as_deref(), gpu.graphics_configured.as_deref())
+        };
         let types = match (&gpu.vgpu_types, &gpu.creatable) {
             (Some(all), Some(free)) => format!("{}, {} creatable", all.len(), free.len()),
             (Some(all), None) => all.len().to_string(),

@@ -21,18 +21,28 @@ pub fn facts(inventory: &Inventory) -> Answer {
         };
         let mut facts = facts_as_json(&seen.facts);
         let mut head = format!("{id}\n");
-        if let Some(readiness) = crate::inventory::readiness::of_host(seen).filter(|_| id.kind == NodeKind::Host) {
+        if let Some(readiness) =
+            crate::inventory::readiness::of_host(seen).filter(|_| id.kind == NodeKind::Host)
+        {
             facts["readiness"] = json!(readiness);
             head += &format!("{}\n", crate::render::readiness::text(&readiness, true));
         }
-        head += &crate::render::health::of_guest(seen).iter().map(|line| format!("{line}\n")).collect::<String>();
+        head +=
+            &crate::render::health::of_guest(seen).iter().map(|line| format!("{line}\n")).collect::<String>();
         json.insert(id.clone().into(), facts);
         let short = |value: &Value| {
             let line = value.to_string();
-            if line.chars().count() > 160 { line.chars().take(157).chain("...".chars()).collect() } else { line }
+            if line.chars().count() > 160 {
+                line.chars().take(157).chain("...".chars()).collect()
+            } else {
+                line
+            }
         };
         let rows = |shown: &dyn Fn(&Value) -> String| {
-            let row = |(name, fact): (&std::sync::Arc<str>, &Result<std::sync::Arc<Value>, vsgpu_core::Unreadable>)| {
+            let row = |(name, fact): (
+                &std::sync::Arc<str>,
+                &Result<std::sync::Arc<Value>, vsgpu_core::Unreadable>,
+            )| {
                 let value = fact.as_deref().map_or_else(|why| format!("NOT READABLE: {why}"), shown);
                 format!("  {name:<24} {value}\n")
             };
@@ -73,7 +83,10 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
         .hosts
         .iter()
         .filter_map(|h| {
-            Some((h.name.as_str(), crate::inventory::readiness::of_host(inventory.seen(&NodeId::new(NodeKind::Host, &h.name))?)?))
+            Some((
+                h.name.as_str(),
+                crate::inventory::readiness::of_host(inventory.seen(&NodeId::new(NodeKind::Host, &h.name))?)?,
+            ))
         })
         .collect();
     let gpus_of = |vm: &crate::fleet::Vm| -> Vec<String> {
@@ -124,21 +137,32 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
     };
     let all = |c: &Check| {
         let wants = c.wants.as_ref().map(|w| format!(" -> {w}")).unwrap_or_default();
-        vec![c.node.to_string(), c.requirement.clone(), if c.met { "met" } else { "NOT:" }.into(), format!("{}{wants}", c.is)]
+        vec![
+            c.node.to_string(),
+            c.requirement.clone(),
+            if c.met { "met" } else { "NOT:" }.into(),
+            format!("{}{wants}", c.is),
+        ]
     };
     let wide = format!("{}\n\n{text}", columns(&checks.iter().map(all).collect::<Vec<_>>()));
-    let unmet: std::collections::BTreeSet<String> = checks.iter().filter(|c| !c.met).map(|c| c.node.clone().into()).collect();
+    let unmet: std::collections::BTreeSet<String> =
+        checks.iter().filter(|c| !c.met).map(|c| c.node.clone().into()).collect();
     let json = json!({ "met": met, "total": checks.len(), "checks": checks, "vms": proofs });
     Answer { json, text, wide: Some(wide), names: unmet.into_iter().collect() }
 }
 
 /// Figures of GPUs as the block of a fleet file.
 pub fn baseline(baseline: &vsgpu_guest_agent::facts::Baseline, from: &[String]) -> String {
-    let mut text = format!("# Recorded by `vsgpu baseline` from {}; GB/s of 10^9 bytes.\nbaseline:\n", from.join(", "));
+    let mut text =
+        format!("# Recorded by `vsgpu baseline` from {}; GB/s of 10^9 bytes.\nbaseline:\n", from.join(", "));
     for (name, figures) in baseline {
         // A JSON string is a YAML string, whatever is in the name.
         text += &format!("  {}:\n", serde_json::Value::from(name.as_str()));
-        let all = [("device", figures.device), ("host-to-device", figures.host_to_device), ("device-to-host", figures.device_to_host)];
+        let all = [
+            ("device", figures.device),
+            ("host-to-device", figures.host_to_device),
+            ("device-to-host", figures.device_to_host),
+        ];
         for (key, value) in all.into_iter().filter_map(|(key, value)| Some((key, value?))) {
             text += &format!("    {key}: {value}\n");
         }

@@ -53,14 +53,29 @@ impl RunView {
         for step in &plan.steps {
             let name = step.node.to_string();
             let at = *by_name.entry(name.clone()).or_insert_with(|| {
-                nodes.push(Node { name, steps: 0, over: 0, state: NodeState::Waiting, now: None, sent: None });
+                nodes.push(Node {
+                    name,
+                    steps: 0,
+                    over: 0,
+                    state: NodeState::Waiting,
+                    now: None,
+                    sent: None,
+                });
                 nodes.len() - 1
             });
             nodes[at].steps += 1;
             steps.push((at, step.title.clone(), history.seconds(&step.title)));
         }
         let width = nodes.iter().map(|n| n.name.len()).max().unwrap_or(0);
-        Self { over: vec![false; steps.len()], ran: vec![false; steps.len()], nodes, steps, finished: 0, width, sent_before: 0 }
+        Self {
+            over: vec![false; steps.len()],
+            ran: vec![false; steps.len()],
+            nodes,
+            steps,
+            finished: 0,
+            width,
+            sent_before: 0,
+        }
     }
 
     /// Node and title of a step.
@@ -128,7 +143,11 @@ impl RunView {
         let total = self.steps.len();
         let digits = total.to_string().len();
         let colon = if text.is_empty() { "" } else { ": " };
-        format!("[{:>digits$}/{total}] {node:width$}  {title}{colon}{text}", self.finished, width = self.width)
+        format!(
+            "[{:>digits$}/{total}] {node:width$}  {title}{colon}{text}",
+            self.finished,
+            width = self.width
+        )
     }
 
     /// A node as it is now.
@@ -170,11 +189,15 @@ impl RunView {
 
     /// The remaining time, where earlier runs and this one say enough: the work that is left, at the pace of this run.
     pub fn left(&self, elapsed: Duration) -> Option<String> {
-        let work = |over: bool| self.steps.iter().zip(&self.over).filter(move |(_, o)| **o == over).map(|(step, _)| step.2);
+        let work = |over: bool| {
+            self.steps.iter().zip(&self.over).filter(move |(_, o)| **o == over).map(|(step, _)| step.2)
+        };
         let known = self.steps.iter().filter(|(_, _, seconds)| seconds.is_some()).count();
-        let done: f64 = self.steps.iter().zip(&self.ran).filter(|(_, ran)| **ran).filter_map(|(step, _)| step.2).sum();
+        let done: f64 =
+            self.steps.iter().zip(&self.ran).filter(|(_, ran)| **ran).filter_map(|(step, _)| step.2).sum();
         let left: f64 = work(false).flatten().sum();
-        if known * 10 < self.steps.len() * 8 || done <= 0.0 || left <= 0.0 || elapsed < Duration::from_secs(2) {
+        if known * 10 < self.steps.len() * 8 || done <= 0.0 || left <= 0.0 || elapsed < Duration::from_secs(2)
+        {
             return None;
         }
         let seconds = left * elapsed.as_secs_f64() / done;
@@ -191,20 +214,45 @@ mod tests {
     use super::*;
 
     fn run_view(nodes: usize, seconds: Option<f64>) -> RunView {
-        let node = |n: usize| Node { name: format!("esx-{n:02}"), steps: 2, over: 0, state: NodeState::Waiting, now: None, sent: None };
-        let steps: Vec<_> = (0..nodes * 2).map(|n| (n / 2, if n % 2 == 0 { "send" } else { "reboot" }.to_string(), seconds)).collect();
+        let node = |n: usize| Node {
+            name: format!("esx-{n:02}"),
+            steps: 2,
+            over: 0,
+            state: NodeState::Waiting,
+            now: None,
+            sent: None,
+        };
+        let steps: Vec<_> = (0..nodes * 2)
+            .map(|n| (n / 2, if n % 2 == 0 { "send" } else { "reboot" }.to_string(), seconds))
+            .collect();
         let (over, ran) = (vec![false; steps.len()], vec![false; steps.len()]);
-        RunView { nodes: (1..=nodes).map(node).collect(), steps, over, ran, finished: 0, width: 6, sent_before: 0 }
+        RunView {
+            nodes: (1..=nodes).map(node).collect(),
+            steps,
+            over,
+            ran,
+            finished: 0,
+            width: 6,
+            sent_before: 0,
+        }
     }
 
     #[test]
     fn a_run_is_lines_and_totals() {
         let mut run_view = run_view(3, Some(100.0));
         let done = |step| Event::Done { step, note: "there".into(), changed: true };
-        for event in [Event::Started { step: 1 }, Event::Sent { step: 1, bytes: 7, total: 9 }, Event::Started { step: 3 }, done(1)] {
+        for event in [
+            Event::Started { step: 1 },
+            Event::Sent { step: 1, bytes: 7, total: 9 },
+            Event::Started { step: 3 },
+            done(1),
+        ] {
             run_view.on_event(&event);
         }
-        run_view.on_event(&Event::Failed { step: 3, error: crate::error::Error::new(crate::error::Kind::Failed, "no") });
+        run_view.on_event(&Event::Failed {
+            step: 3,
+            error: crate::error::Error::new(crate::error::Kind::Failed, "no"),
+        });
         run_view.on_event(&Event::Skipped { step: 4, why: None });
         assert_eq!(run_view.line(1, "there"), "[3/6] esx-01  send: there");
         assert_eq!(run_view.node_line(0), "esx-01   1/2   waiting");

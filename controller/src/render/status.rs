@@ -23,7 +23,8 @@ pub struct Hosts<'a> {
 /// The latest run, and what others took and left.
 pub fn status(run: Option<&Stored>, at_work: bool, hosts: &Hosts<'_>, now: u64) -> Answer {
     let Hosts { others, given_back } = hosts;
-    let of_others: String = acquired::told(others.iter().copied(), now).into_iter().map(|told| told + "\n").collect();
+    let of_others: String =
+        acquired::told(others.iter().copied(), now).into_iter().map(|told| told + "\n").collect();
     let Some(run) = run else {
         let text = format!("{of_others}no run yet; `vsgpu plan` shows what would be done");
         return Answer::new(json!({ "run": null, "left-by-others": others }), text);
@@ -41,14 +42,18 @@ pub fn status(run: Option<&Stored>, at_work: bool, hosts: &Hosts<'_>, now: u64) 
         (_, None) if status.gave_back_early() => {
             "not finished, but its hosts have left maintenance mode and its VMs run: `vsgpu apply` plans the rest anew"
         }
-        (_, None) => "not finished: `vsgpu resume` finishes it, `vsgpu abort` ends it and restores maintenance mode and VM power",
+        (_, None) => {
+            "not finished: `vsgpu resume` finishes it, `vsgpu abort` ends it and restores maintenance mode and VM power"
+        }
         (_, Some((_, EndReason::Aborted))) => "aborted",
         (_, Some((_, EndReason::GivenUp))) => "given up",
         (_, Some(_)) if done < status.steps.len() && status.purpose == Purpose::Rollback => {
             "ended, not all of it done: `vsgpu rollback` tries the rest (`vsgpu apply` would go forward again)"
         }
         (_, Some(_)) if failed > 0 => "ended with failures: `vsgpu apply` plans the rest",
-        (_, Some(_)) if done < status.steps.len() => "ended, not all of it done: `vsgpu apply` plans the rest",
+        (_, Some(_)) if done < status.steps.len() => {
+            "ended, not all of it done: `vsgpu apply` plans the rest"
+        }
         (_, Some(_)) if status.purpose == Purpose::Rollback => "rolled back",
         (_, Some(_)) => "done",
     };
@@ -77,9 +82,15 @@ pub fn status(run: Option<&Stored>, at_work: bool, hosts: &Hosts<'_>, now: u64) 
     };
     let rows: Vec<_> = status.plan.steps.iter().zip(&status.steps).map(row).collect();
     let what = if status.purpose == Purpose::Rollback { "rollback" } else { "run" };
-    let mut text = format!("{what} {}: {state}; {done} of {} steps done, {failed} failed\n", run.number, status.steps.len());
+    let mut text = format!(
+        "{what} {}: {state}; {done} of {} steps done, {failed} failed\n",
+        run.number,
+        status.steps.len()
+    );
     // What an administrator fears comes first: the table may be longer than the screen.
-    let is = |kind: NodeKind, name: &str| if left.unsettled.contains(&NodeId::new(kind, name)) { "MAY BE" } else { "IS" };
+    let is = |kind: NodeKind, name: &str| {
+        if left.unsettled.contains(&NodeId::new(kind, name)) { "MAY BE" } else { "IS" }
+    };
     for host in &left.in_maintenance {
         text += &match given_back.contains(&NodeId::new(NodeKind::Host, host)) {
             true => format!("{host} was in maintenance mode by this run; its agent says that this is over\n"),

@@ -36,15 +36,26 @@ pub fn show(mut next: impl FnMut() -> View) -> std::io::Result<()> {
             .areas(frame.area());
             let faint = Style::new().add_modifier(Modifier::DIM);
             frame.render_widget(
-                Paragraph::new(Text::from(columns.iter().map(|l| Row::styled(l.as_str(), faint)).collect::<Vec<_>>())),
+                Paragraph::new(Text::from(
+                    columns.iter().map(|l| Row::styled(l.as_str(), faint)).collect::<Vec<_>>(),
+                )),
                 names,
             );
             rows = body.height as usize;
             from = from.min(lines.len().saturating_sub(rows));
             let bold = Style::new().add_modifier(Modifier::BOLD);
-            frame.render_widget(Paragraph::new(Text::from(view.head.each_ref().map(|l| Row::styled(l.as_str(), bold)).to_vec())), head);
-            let shown: Vec<Row> =
-                lines.iter().skip(from).take(rows).map(|l| Row::styled(l.text.as_str(), style(l.mood, colours))).collect();
+            frame.render_widget(
+                Paragraph::new(Text::from(
+                    view.head.each_ref().map(|l| Row::styled(l.as_str(), bold)).to_vec(),
+                )),
+                head,
+            );
+            let shown: Vec<Row> = lines
+                .iter()
+                .skip(from)
+                .take(rows)
+                .map(|l| Row::styled(l.text.as_str(), style(l.mood, colours)))
+                .collect();
             frame.render_widget(Paragraph::new(shown), body);
             let place = if lines.len() > rows {
                 format!("{KEYS}   {}-{} of {}", from + 1, (from + rows).min(lines.len()), lines.len())
@@ -56,7 +67,9 @@ pub fn show(mut next: impl FnMut() -> View) -> std::io::Result<()> {
         if let Err(why) = drawn {
             break Err(why);
         }
-        match event::poll(Duration::from_millis(250)).and_then(|any| if any { event::read().map(Some) } else { Ok(None) }) {
+        match event::poll(Duration::from_millis(250))
+            .and_then(|any| if any { event::read().map(Some) } else { Ok(None) })
+        {
             Err(why) => break Err(why),
             Ok(Some(Event::Key(key))) if key.kind != KeyEventKind::Release => match key.code {
                 KeyCode::Char('q') | KeyCode::Esc => break Ok(()),

@@ -17,10 +17,16 @@ use vsgpu_core::{Fact as _, judge};
 use vsgpu_host_agent::host::MaintenanceModeFact;
 use vsgpu_wire::client::{CallError, Connection};
 
-pub(super) async fn activate(on: &StepRunner, restart: Option<&str>, proves: &[(String, Value)]) -> StepResult {
+pub(super) async fn activate(
+    on: &StepRunner,
+    restart: Option<&str>,
+    proves: &[(String, Value)],
+) -> StepResult {
     // The boot in which this step was first begun: on the way back from a crash the reboot may have happened.
     let begun = match &on.was {
-        StepState::Started { boot_id, .. } | StepState::Failed { boot_id, .. } if !boot_id.is_empty() => Some(boot_id.as_str()),
+        StepState::Started { boot_id, .. } | StepState::Failed { boot_id, .. } if !boot_id.is_empty() => {
+            Some(boot_id.as_str())
+        }
         _ => None,
     };
     let end = Instant::now() + Duration::from_secs(on.plan.deadlines.reconnect_secs.into());
@@ -28,7 +34,9 @@ pub(super) async fn activate(on: &StepRunner, restart: Option<&str>, proves: &[(
     let (mut claimed, boot_now, needed) = loop {
         match before_activation(on, begun, proves, again).await {
             // It may be on its way down already.
-            Err(error) if error.hold == Some(Hold::Unreachable) && Instant::now() < end => tokio::time::sleep(LOOK).await,
+            Err(error) if error.hold == Some(Hold::Unreachable) && Instant::now() < end => {
+                tokio::time::sleep(LOOK).await
+            }
             seen => break seen?,
         }
         again = true;
@@ -39,7 +47,8 @@ pub(super) async fn activate(on: &StepRunner, restart: Option<&str>, proves: &[(
         return Ok(("not needed".into(), ChangedBy::Already));
     }
     if before == boot_now {
-        let (outcome, still_ours, _) = on.asked(claimed, Change::Activate { restart, before: &before }).await?;
+        let (outcome, still_ours, _) =
+            on.asked(claimed, Change::Activate { restart, before: &before }).await?;
         claimed = still_ours;
         on.judged(outcome)?;
     }
@@ -49,13 +58,20 @@ pub(super) async fn activate(on: &StepRunner, restart: Option<&str>, proves: &[(
         failpoint!(RebootWithoutBootId, return Ok((String::new(), ChangedBy::Us)));
         tools_answer(on, &claimed.connection).await?;
     }
-    let settle = proves.iter().filter_map(|(name, spec)| on.entry(name).map(|e| (e.settle_secs)(spec))).max().unwrap_or(0);
+    let settle = proves
+        .iter()
+        .filter_map(|(name, spec)| on.entry(name).map(|e| (e.settle_secs)(spec)))
+        .max()
+        .unwrap_or(0);
     let end = Instant::now() + Duration::from_secs(u64::from(settle) + 5);
     let (what, mut boots) = (if restart.is_some() { "restart" } else { "reboot" }, 0);
     loop {
         if boots >= LOOP {
             let why = format!("it has rebooted {boots} times since, and nobody asked for that");
-            return Err(on.fail(Kind::Blocked, why).held(Hold::BootLoop).hint(Hold::BootLoop.advice_for(&on.step().node)));
+            return Err(on
+                .fail(Kind::Blocked, why)
+                .held(Hold::BootLoop)
+                .hint(Hold::BootLoop.advice_for(&on.step().node)));
         }
         let why = match unproven(on, &claimed.connection, proves).await {
             Ok((_, now)) if restart.is_none() && now != boot => {
@@ -81,7 +97,9 @@ pub(super) async fn activate(on: &StepRunner, restart: Option<&str>, proves: &[(
                 return Err(on
                     .fail(Kind::Failed, format!("after the {what}: {why}"))
                     .held(if restart.is_some() { Hold::Failed } else { Hold::CameBackUnchanged })
-                    .hint(format!("a second {what} would not help; `vsgpu facts` shows what the node says")));
+                    .hint(format!(
+                        "a second {what} would not help; `vsgpu facts` shows what the node says"
+                    )));
             }
             Err(error) => return Err(error),
         }
@@ -105,16 +123,24 @@ async fn before_activation(
 /// Waits until the node answers from another boot, and has proved anew who it is.
 async fn rebooted(on: &StepRunner, before: &str) -> Result<(Claimed, String), Error> {
     let deadlines = &on.plan.deadlines;
-    let secs = if on.step().node.kind == NodeKind::Guest { deadlines.guest_boot_secs } else { deadlines.host_reboot_secs };
+    let secs = if on.step().node.kind == NodeKind::Guest {
+        deadlines.guest_boot_secs
+    } else {
+        deadlines.host_reboot_secs
+    };
     let end = Instant::now() + Duration::from_secs(secs.into());
     let mut pause = Duration::from_millis(250);
     loop {
         match on.agents.reach(&on.target()?, Duration::ZERO, true).await {
             Ok(claimed) => match claimed.connection.describe(Duration::from_secs(10)).await {
-                Ok(d) if failpoint!(RebootWithoutBootId, true, d.boot_id != before) => return Ok((claimed, d.boot_id)),
+                Ok(d) if failpoint!(RebootWithoutBootId, true, d.boot_id != before) => {
+                    return Ok((claimed, d.boot_id));
+                }
                 _ => {}
             },
-            Err(error @ (CallError::Overtaken(_) | CallError::Refused { .. })) => return Err(on.call_failed(error)),
+            Err(error @ (CallError::Overtaken(_) | CallError::Refused { .. })) => {
+                return Err(on.call_failed(error));
+            }
             Err(_) => {}
         }
         if Instant::now() >= end {
@@ -138,7 +164,10 @@ async fn tools_answer(on: &StepRunner, connection: &Connection) -> Result<(), Er
         let seen = connection.observe(None, &[MaintenanceModeFact::NAME], &[], OBSERVE).await;
         match seen.map(|(_, facts)| facts.get(MaintenanceModeFact::NAME).cloned()) {
             Ok(Some(Err(why))) if Instant::now() >= end => {
-                return Err(on.fail(Kind::Failed, format!("after the reboot the host's own tools do not answer: {why}")));
+                return Err(on.fail(
+                    Kind::Failed,
+                    format!("after the reboot the host's own tools do not answer: {why}"),
+                ));
             }
             Ok(Some(Err(_))) => tokio::time::sleep(LOOK).await,
             // Whether it answers at all is the next question's matter.
@@ -149,9 +178,14 @@ async fn tools_answer(on: &StepRunner, connection: &Connection) -> Result<(), Er
 }
 
 /// The first requirement that is not met, and why; and the boot that was looked at.
-async fn unproven(on: &StepRunner, connection: &Connection, proves: &[(String, Value)]) -> Result<(Option<String>, String), Error> {
+async fn unproven(
+    on: &StepRunner,
+    connection: &Connection,
+    proves: &[(String, Value)],
+) -> Result<(Option<String>, String), Error> {
     let names: Vec<&str> = proves.iter().filter_map(|(name, _)| Some(on.entry(name)?.fact.name)).collect();
-    let (boot, facts) = connection.observe(on.vm(), &names, &[], OBSERVE).await.map_err(|e| on.call_failed(e))?;
+    let (boot, facts) =
+        connection.observe(on.vm(), &names, &[], OBSERVE).await.map_err(|e| on.call_failed(e))?;
     for (name, spec) in proves {
         let Some(entry) = on.entry(name) else { continue };
         let why = match judge(entry, spec, facts.get(entry.fact.name)) {

@@ -61,7 +61,12 @@ impl Agents {
             .entry(key)
             .or_insert_with(|| {
                 let (connection, claimed) = (Mutex::default(), Mutex::new(Instant::now()));
-                Arc::new(Agent { epoch: AtomicU64::new(0), connection, claimed, claiming: tokio::sync::Mutex::default() })
+                Arc::new(Agent {
+                    epoch: AtomicU64::new(0),
+                    connection,
+                    claimed,
+                    claiming: tokio::sync::Mutex::default(),
+                })
             })
             .clone()
     }
@@ -73,7 +78,12 @@ impl Agents {
 
     /// Reaches and claims a node, trying again until the patience ends: it may be booting, or in another controller's hands.
     /// `anew`: by a new connection, so that the node proves once more who it is.
-    pub(super) async fn reach(&self, target: &Target, patience: Duration, anew: bool) -> Result<Claimed, CallError> {
+    pub(super) async fn reach(
+        &self,
+        target: &Target,
+        patience: Duration,
+        anew: bool,
+    ) -> Result<Claimed, CallError> {
         let agent = self.agent(target);
         if anew {
             *agent.connection() = None;
@@ -146,7 +156,8 @@ impl Agents {
     /// Gives all nodes back, so that the next controller need not wait for the leases to end.
     pub(super) async fn release(&self) {
         self.renewing.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
-        let known: Vec<Arc<Agent>> = self.known.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let known: Vec<Arc<Agent>> =
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         let mut work = JoinSet::new();
         for agent in known {
             let fence = Fence { holder: self.holder.clone(), epoch: agent.epoch.load(Ordering::SeqCst) };

@@ -16,7 +16,10 @@ use vsgpu_wire::client::CallError;
 use vsgpu_wire::v1::ArtifactId;
 
 pub(super) async fn send(on: &StepRunner, artifact: &Artifact, datastore: Option<&str>) -> StepResult {
-    let folder = std::path::Path::new(&on.plan.fleet_file).parent().map(std::path::Path::to_path_buf).unwrap_or_default();
+    let folder = std::path::Path::new(&on.plan.fleet_file)
+        .parent()
+        .map(std::path::Path::to_path_buf)
+        .unwrap_or_default();
     let file = folder.join(&artifact.artifact);
     let total = artifact.size.unwrap_or_default();
     let id = ArtifactId {
@@ -54,7 +57,12 @@ pub(super) async fn send(on: &StepRunner, artifact: &Artifact, datastore: Option
     }
 }
 
-pub(super) async fn meet(on: &StepRunner, requirement: &str, spec: &Value, mut expect: Option<Expectation>) -> StepResult {
+pub(super) async fn meet(
+    on: &StepRunner,
+    requirement: &str,
+    spec: &Value,
+    mut expect: Option<Expectation>,
+) -> StepResult {
     if let (Some(expect), StepState::Started { .. }) = (&mut expect, &on.was) {
         expect.started = true;
     }
@@ -69,7 +77,9 @@ pub(super) async fn meet(on: &StepRunner, requirement: &str, spec: &Value, mut e
             if requirement == POWER {
                 return Ok((format!("{is}, by somebody else: it stays theirs"), ChangedBy::Another));
             }
-            let why = format!("somebody else did this since the plan was made ({is}): it stays theirs; nothing was done");
+            let why = format!(
+                "somebody else did this since the plan was made ({is}): it stays theirs; nothing was done"
+            );
             Err(on.fail(Kind::Blocked, why).held(Hold::Stale).hint(Hold::Stale.advice()))
         }
         outcome => on.judged(outcome),

@@ -95,7 +95,12 @@ enum Committed {
 ///
 /// # Errors
 /// Where the journal cannot be written: then nothing more is done.
-pub async fn run(status: Status, store: &mut dyn Store, options: RunOptions<'_>, say: &mut dyn FnMut(&Event)) -> Result<Summary, Error> {
+pub async fn run(
+    status: Status,
+    store: &mut dyn Store,
+    options: RunOptions<'_>,
+    say: &mut dyn FnMut(&Event),
+) -> Result<Summary, Error> {
     let plan = Arc::new(status.plan.clone());
     let once = Duration::from_secs(plan.deadlines.connect_secs.into());
     let agents = Arc::new(Agents::new(options.connector.clone(), options.holder.clone(), once));
@@ -163,24 +168,44 @@ impl State {
 }
 
 impl<'a> Run<'a> {
-    fn new(plan: &'a Arc<Plan>, status: Status, store: &'a mut dyn Store, options: &'a RunOptions<'a>, agents: Arc<Agents>) -> Self {
-        let state: Vec<State> =
-            status.steps.iter().map(|s| if matches!(s, StepState::Done { .. }) { State::Done } else { State::Waiting }).collect();
-        let open: Vec<usize> = plan.steps.iter().map(|s| s.after.iter().filter(|a| state[**a - 1] != State::Done).count()).collect();
+    fn new(
+        plan: &'a Arc<Plan>,
+        status: Status,
+        store: &'a mut dyn Store,
+        options: &'a RunOptions<'a>,
+        agents: Arc<Agents>,
+    ) -> Self {
+        let state: Vec<State> = status
+            .steps
+            .iter()
+            .map(|s| if matches!(s, StepState::Done { .. }) { State::Done } else { State::Waiting })
+            .collect();
+        let open: Vec<usize> = plan
+            .steps
+            .iter()
+            .map(|s| s.after.iter().filter(|a| state[**a - 1] != State::Done).count())
+            .collect();
         let mut dependents: Vec<Vec<usize>> = vec![vec![]; plan.steps.len()];
         for step in &plan.steps {
             step.after.iter().for_each(|a| dependents[a - 1].push(step.id));
         }
-        let ready = plan.steps.iter().filter(|s| open[s.id - 1] == 0 && state[s.id - 1] != State::Done).map(|s| s.id).collect();
+        let ready = plan
+            .steps
+            .iter()
+            .filter(|s| open[s.id - 1] == 0 && state[s.id - 1] != State::Done)
+            .map(|s| s.id)
+            .collect();
         // What an earlier run of ours took is ours already.
         let left = outstanding(&status);
         let ours = |s: &Step| {
             let of = if s.enters_maintenance() { &left.in_maintenance } else { &left.stopped };
             of.contains(&s.node.name)
         };
-        let taking = plan.steps.iter().filter_map(|s| s.gives_back).filter(|id| !ours(&plan.steps[id - 1])).collect();
+        let taking =
+            plan.steps.iter().filter_map(|s| s.gives_back).filter(|id| !ours(&plan.steps[id - 1])).collect();
         let borrowed = plan.steps.iter().filter_map(|s| s.gives_back).collect();
-        let summary = Summary { done: state.iter().filter(|s| **s == State::Done).count(), ..Summary::default() };
+        let summary =
+            Summary { done: state.iter().filter(|s| **s == State::Done).count(), ..Summary::default() };
         let budget = RolloutBudget::new(plan, &status, options.pause);
         let mut of_node: BTreeMap<&NodeId, Vec<usize>> = BTreeMap::new();
         plan.steps.iter().for_each(|s| of_node.entry(&s.node).or_default().push(s.id));
@@ -228,7 +253,10 @@ impl<'a> Run<'a> {
                 // Hosts that wait for each other: said, never an end that looks like success.
                 let Some(id) = self.ready.pop() else { break };
                 let why = "it would have to wait for hosts that wait for it".to_string();
-                self.summary.untouched.entry(self.plan.steps[id - 1].host.clone()).or_insert_with(|| why.clone());
+                self.summary
+                    .untouched
+                    .entry(self.plan.steps[id - 1].host.clone())
+                    .or_insert_with(|| why.clone());
                 self.skip(id, Some(why), None, say);
                 continue;
             }
@@ -258,7 +286,11 @@ impl<'a> Run<'a> {
         let record = Record::Ended { at: (self.options.now)(), how };
         self.status.next(&record).map_err(|why| Error::new(Kind::Internal, why))?;
         self.store.append(&record).await?;
-        say(&Event::Ended { done: self.summary.done, failed: self.summary.failed.len(), skipped: self.summary.skipped });
+        say(&Event::Ended {
+            done: self.summary.done,
+            failed: self.summary.failed.len(),
+            skipped: self.summary.skipped,
+        });
         Ok(())
     }
 
@@ -270,8 +302,11 @@ impl<'a> Run<'a> {
         while let Some(id) = self.ready.pop() {
             let step = &plan.steps[id - 1];
             let tainted = step.after.iter().any(|a| self.state[a - 1].tainted());
-            if step.gives_back.is_some_and(|g| self.status.steps[g - 1].is_theirs()) && !self.options.give_back {
-                let why = "somebody else stopped it since the plan was made: this run leaves it off".to_string();
+            if step.gives_back.is_some_and(|g| self.status.steps[g - 1].is_theirs())
+                && !self.options.give_back
+            {
+                let why =
+                    "somebody else stopped it since the plan was made: this run leaves it off".to_string();
                 self.summary.untouched.insert(step.node.to_string(), why.clone());
                 // Its host is as good as done: nobody has to wait for it.
                 self.skip(id, Some(why), Some(true), say);
@@ -340,8 +375,15 @@ impl<'a> Run<'a> {
     fn ended(&mut self, id: usize, ended: StepResult) -> Result<(), Error> {
         let at = (self.options.now)();
         let record = match &ended {
-            Ok((note, by)) => Record::Done { at, step: id, note: note.clone(), theirs: *by == ChangedBy::Another },
-            Err(error) => Record::Failed { at, step: id, error: error.message.clone(), hold: error.hold.unwrap_or(Hold::Failed) },
+            Ok((note, by)) => {
+                Record::Done { at, step: id, note: note.clone(), theirs: *by == ChangedBy::Another }
+            }
+            Err(error) => Record::Failed {
+                at,
+                step: id,
+                error: error.message.clone(),
+                hold: error.hold.unwrap_or(Hold::Failed),
+            },
         };
         failpoint!(ResultBeforeIntent, return self.ended_early(id, ended));
         self.record(record, Committed::Ended { id, ended })
@@ -383,7 +425,8 @@ impl<'a> Run<'a> {
                         self.summary.done += 1;
                         self.summary.changed |= changed;
                         // What a rescue brought back does not mend what failed before it.
-                        self.state[id - 1] = if self.state[id - 1] == State::Rescue { State::Rescued } else { State::Done };
+                        self.state[id - 1] =
+                            if self.state[id - 1] == State::Rescue { State::Rescued } else { State::Done };
                         say(&Event::Done { step: id, note, changed });
                     }
                     Err(error) => {
@@ -429,7 +472,9 @@ impl<'a> Run<'a> {
 async fn perform(step: StepRunner) -> StepResult {
     match &step.step().work {
         Work::Send { artifact, datastore } => apply::send(&step, artifact, datastore.as_deref()).await,
-        Work::Meet { requirement, spec, expect } => apply::meet(&step, requirement, spec, expect.clone()).await,
+        Work::Meet { requirement, spec, expect } => {
+            apply::meet(&step, requirement, spec, expect.clone()).await
+        }
         Work::Activate { restart, proves } => {
             // The agent is asked with the specs themselves.
             let proves: Vec<_> = proves.iter().map(|(name, spec)| (name.clone(), (**spec).clone())).collect();

@@ -89,7 +89,9 @@ impl Request<'_> {
     pub async fn run(self, observer: &mut dyn RunObserver) -> Result<RunOutcome, Vec<Error>> {
         let (first, went_on) = self.once(observer).await?;
         let complete = first.summary.done == first.plan.steps.len() && first.summary.stopped.is_none();
-        let whole_wish = self.unfinished == Unfinished::GoOnIfSame && self.purpose == Purpose::Apply && self.saved.is_none();
+        let whole_wish = self.unfinished == Unfinished::GoOnIfSame
+            && self.purpose == Purpose::Apply
+            && self.saved.is_none();
         if !(went_on && complete && whole_wish) {
             return Ok(first);
         }
@@ -98,7 +100,11 @@ impl Request<'_> {
             // What was done before is said all the same.
             Err(behind) => return Ok(RunOutcome { behind, ..first }),
         };
-        if then.plan.steps.is_empty() { Ok(RunOutcome { problems: then.problems, left: then.left, ..first }) } else { Ok(then) }
+        if then.plan.steps.is_empty() {
+            Ok(RunOutcome { problems: then.problems, left: then.left, ..first })
+        } else {
+            Ok(then)
+        }
     }
 
     /// One run, and whether it had been begun before.
@@ -114,12 +120,17 @@ impl Request<'_> {
                 let what = if run.status.purpose == Purpose::Rollback { "rollback" } else { "run" };
                 let (number, fleet) = (run.number, self.fleet.file.display());
                 observer.note(&match self.unfinished {
-                    Unfinished::GiveBack => format!("restoring maintenance mode and VM power after {what} {number} of {fleet}"),
+                    Unfinished::GiveBack => {
+                        format!("restoring maintenance mode and VM power after {what} {number} of {fleet}")
+                    }
                     _ => format!("going on with {what} {number} of {fleet}, which was not finished"),
                 });
                 if self.unfinished != Unfinished::GiveBack {
                     // Hours may have passed since the plan was made.
-                    let inventory = inventory::gather(self.fleet, self.connector, Scope::Wished, &|n| n.kind == NodeKind::Host).await;
+                    let inventory = inventory::gather(self.fleet, self.connector, Scope::Wished, &|n| {
+                        n.kind == NodeKind::Host
+                    })
+                    .await;
                     plan::look_again(&mut run.status.plan.rollout, &inventory);
                 }
                 let journal = Journal::open(self.disk, run.number, Some(run.good_bytes)).map_err(one)?;
@@ -142,12 +153,25 @@ impl Request<'_> {
                 // Only now: where the new plan is not agreed to, the old run can still be gone on with.
                 if let Some(run) = given_up {
                     self.give_up(&run).map_err(one)?;
-                    let why = if goes_on { "had failed and restored its nodes: everything is planned anew" } else { "was given up" };
+                    let why = if goes_on {
+                        "had failed and restored its nodes: everything is planned anew"
+                    } else {
+                        "was given up"
+                    };
                     observer.note(&format!("run {} {why}", run.number));
                 }
                 if planned.plan.steps.is_empty() {
                     let summary = Summary::default();
-                    return Ok((RunOutcome { plan: planned.plan, summary, problems: planned.problems, left, behind: vec![] }, false));
+                    return Ok((
+                        RunOutcome {
+                            plan: planned.plan,
+                            summary,
+                            problems: planned.problems,
+                            left,
+                            behind: vec![],
+                        },
+                        false,
+                    ));
                 }
                 let (status, journal) = self.begin(planned.plan, left).map_err(one)?;
                 (status, journal, planned.problems, false)
@@ -164,7 +188,9 @@ impl Request<'_> {
             control: self.control.clone(),
             now: self.now,
         };
-        let summary = engine::run(status, &mut journal, options, &mut |event| observer.on_event(event)).await.map_err(one)?;
+        let summary = engine::run(status, &mut journal, options, &mut |event| observer.on_event(event))
+            .await
+            .map_err(one)?;
         Ok((RunOutcome { plan, summary, problems, left: Leftovers::default(), behind: vec![] }, went_on))
     }
 
@@ -189,15 +215,22 @@ impl Request<'_> {
         }
         if self.unfinished == Unfinished::GoOn {
             // What the rest needs (maintenance mode, VMs off) is no longer so.
-            let why = format!("run {} had failed and has restored its nodes: its other steps do not fit any more", run.number);
-            let again = if run.status.purpose == Purpose::Rollback { "vsgpu rollback" } else { "vsgpu apply" };
-            let error =
-                Error::new(Kind::Blocked, why).code("unfinished-run").hint(format!("`{again}` plans anew from how the nodes are now"));
+            let why = format!(
+                "run {} had failed and has restored its nodes: its other steps do not fit any more",
+                run.number
+            );
+            let again =
+                if run.status.purpose == Purpose::Rollback { "vsgpu rollback" } else { "vsgpu apply" };
+            let error = Error::new(Kind::Blocked, why)
+                .code("unfinished-run")
+                .hint(format!("`{again}` plans anew from how the nodes are now"));
             return if run.status.gave_back_early() { Err(error) } else { Ok(true) };
         }
         let gives_up = "or give it up: `vsgpu apply --abandon` (plans anew from how the nodes are now)";
         if run.status.purpose != self.purpose {
-            let error = Error::new(Kind::Blocked, format!("rollback {} of this fleet is not finished", run.number)).code("unfinished-run");
+            let error =
+                Error::new(Kind::Blocked, format!("rollback {} of this fleet is not finished", run.number))
+                    .code("unfinished-run");
             return Err(error.hint(format!("finish it: `vsgpu resume`, {gives_up}")));
         }
         if run.status.gave_back_early() {
@@ -206,7 +239,10 @@ impl Request<'_> {
         let other_plan = self.saved.is_some_and(|plan| plan.steps != run.status.plan.steps);
         let other_fleet = self.purpose == Purpose::Apply && run.status.plan.fleet != plan::digest(self.fleet);
         if other_plan || other_fleet {
-            let why = format!("run {} of this fleet is not finished, and it was planned from something else", run.number);
+            let why = format!(
+                "run {} of this fleet is not finished, and it was planned from something else",
+                run.number
+            );
             return Err(Error::new(Kind::Blocked, why)
                 .code("unfinished-run")
                 .hint(format!("finish it as it was planned: `vsgpu resume`, {gives_up}")));
@@ -219,7 +255,10 @@ impl Request<'_> {
         // What a rollback wishes is not what the fleet is to stay.
         let scope = if self.purpose == Purpose::Apply { Scope::WishedAndRemembered } else { Scope::Wished };
         let inventory = inventory::gather(self.fleet, self.connector, scope, &|_| true).await;
-        let left = journal::latest(self.disk).map_err(|e| vec![e])?.map(|r| journal::outstanding(&r.status)).unwrap_or_default();
+        let left = journal::latest(self.disk)
+            .map_err(|e| vec![e])?
+            .map(|r| journal::outstanding(&r.status))
+            .unwrap_or_default();
         let left = plan::still_taken(self.fleet, &inventory, left);
         let planned = plan::plan(self.fleet, &inventory, &left);
         if let Some(saved) = self.saved {
@@ -228,10 +267,20 @@ impl Request<'_> {
             if fresh.fleet != saved.fleet || fresh.steps != saved.steps {
                 let what = match differing {
                     Some((new, _)) => format!("step {}: {} {}", new.id, new.node, new.title),
-                    None => format!("{} steps would be needed now, the plan has {}", fresh.steps.len(), saved.steps.len()),
+                    None => format!(
+                        "{} steps would be needed now, the plan has {}",
+                        fresh.steps.len(),
+                        saved.steps.len()
+                    ),
                 };
-                let error = Error::new(Kind::Blocked, "the saved plan no longer fits the fleet: nothing was changed").code("saved-plan");
-                return Err(vec![error.detail(format!("first difference: {what}")).hint("look at the new plan: `vsgpu plan`")]);
+                let error =
+                    Error::new(Kind::Blocked, "the saved plan no longer fits the fleet: nothing was changed")
+                        .code("saved-plan");
+                return Err(vec![
+                    error
+                        .detail(format!("first difference: {what}"))
+                        .hint("look at the new plan: `vsgpu plan`"),
+                ]);
             }
         }
         Ok((planned, left))

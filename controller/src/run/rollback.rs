@@ -21,7 +21,9 @@ pub fn way_back(fleet: &Fleet, status: &Status) -> (Fleet, Vec<String>) {
         let mut specs = vec![];
         for step in touched.get(&NodeId::new(kind, name)).into_iter().flatten() {
             let Work::Meet { requirement, .. } = &step.work else { continue };
-            let Some(entry) = catalogue.find(kind.scope(), requirement).filter(|e| e.is_key) else { continue };
+            let Some(entry) = catalogue.find(kind.scope(), requirement).filter(|e| e.is_key) else {
+                continue;
+            };
             match &step.before {
                 Some(before) => specs.push(Spec { requirement: entry.name, value: before.clone() }),
                 None => lost.push(format!("{}: {}: {}", step.node, step.title, step.change)),

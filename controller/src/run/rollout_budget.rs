@@ -70,12 +70,19 @@ impl<'a> RolloutBudget<'a> {
     /// From where a run is.
     pub fn new(plan: &'a Plan, status: &Status, pause: bool) -> Self {
         let mut hosts: BTreeMap<&str, Host> = BTreeMap::new();
-        let members = plan.rollout.clusters.iter().flat_map(|(name, c)| c.hosts.iter().map(move |host| (host.as_str(), name.as_str())));
+        let members = plan
+            .rollout
+            .clusters
+            .iter()
+            .flat_map(|(name, c)| c.hosts.iter().map(move |host| (host.as_str(), name.as_str())));
         let cluster_of: BTreeMap<&str, &str> = members.collect();
         for (wave, names) in plan.rollout.waves.iter().enumerate() {
             for (place, name) in names.iter().enumerate() {
                 let cluster = cluster_of.get(name.as_str()).map(|cluster| cluster.to_string());
-                hosts.insert(name, Host { wave, place, cluster: cluster.unwrap_or_default(), ..Host::default() });
+                hosts.insert(
+                    name,
+                    Host { wave, place, cluster: cluster.unwrap_or_default(), ..Host::default() },
+                );
             }
         }
         for step in &plan.steps {
@@ -92,8 +99,11 @@ impl<'a> RolloutBudget<'a> {
             }
             host.returned |= done && step.leaves_maintenance();
         }
-        let of = |name: &String| plan.rollout.clusters.get(name).map(|c| c.unavailable.keys().map(String::as_str).collect());
-        let strangers = plan.rollout.clusters.keys().map(|name| (name.as_str(), of(name).unwrap_or_default())).collect();
+        let of = |name: &String| {
+            plan.rollout.clusters.get(name).map(|c| c.unavailable.keys().map(String::as_str).collect())
+        };
+        let strangers =
+            plan.rollout.clusters.keys().map(|name| (name.as_str(), of(name).unwrap_or_default())).collect();
         let first = hosts.values().filter(|h| h.open > 0).map(|h| h.wave).min();
         Self { plan, hosts, strangers, last_wave: first.filter(|_| pause), together: RefCell::default() }
     }
@@ -131,7 +141,8 @@ impl<'a> RolloutBudget<'a> {
             return Admission::Start;
         }
         let Some(cluster) = self.plan.rollout.clusters.get(&host.cluster) else { return Admission::Start };
-        let away: Vec<&str> = self.away(&host.cluster).into_iter().filter(|name| *name != step.host).collect();
+        let away: Vec<&str> =
+            self.away(&host.cluster).into_iter().filter(|name| *name != step.host).collect();
         if away.len() < failpoint!(BudgetOffByOne, cluster.max_unavailable + 1, cluster.max_unavailable) {
             return Admission::Start;
         }
@@ -139,8 +150,13 @@ impl<'a> RolloutBudget<'a> {
         if away.iter().any(|name| self.hosts.get(name).is_some_and(|h| h.open > 0)) {
             return Admission::Wait;
         }
-        let of = if host.cluster.is_empty() { String::new() } else { format!(" of cluster {}", host.cluster) };
-        Admission::Refuse(format!("no more than {}{of} may be away, and away are: {}", cluster.max_unavailable, away.join(", ")))
+        let of =
+            if host.cluster.is_empty() { String::new() } else { format!(" of cluster {}", host.cluster) };
+        Admission::Refuse(format!(
+            "no more than {}{of} may be away, and away are: {}",
+            cluster.max_unavailable,
+            away.join(", ")
+        ))
     }
 
     fn ill(&self) -> Vec<&'a str> {

@@ -97,12 +97,18 @@ impl StepRunner {
         let inner = Error::from(error);
         // In a run a node that went away is a step that failed; "unreachable" is for nodes that were never reached.
         let kind = if inner.kind == Kind::Unreachable { Kind::Failed } else { inner.kind };
-        Error { kind, message: format!("{}: {}: {}", self.step().node, self.step().title, inner.message), ..inner }
+        Error {
+            kind,
+            message: format!("{}: {}: {}", self.step().node, self.step().title, inner.message),
+            ..inner
+        }
     }
 
     pub(super) fn target(&self) -> Result<Target, Error> {
         let reach = self.plan.reaches.get(&self.step().node);
-        reach.map(|r| r.target()).ok_or_else(|| self.fail(Kind::Internal, "the plan does not say how to reach the node"))
+        reach
+            .map(|r| r.target())
+            .ok_or_else(|| self.fail(Kind::Internal, "the plan does not say how to reach the node"))
     }
 
     /// Connects and claims, trying again until the step's patience ends: the node may be booting.
@@ -142,7 +148,11 @@ impl StepRunner {
     /// Asks until the outcome is known. The operation outlives the connection: after a cut it is asked for again by its name, and
     /// an agent that has forgotten it (because it was restarted) looks at the machine first. The last word says whether the first
     /// asking was the one that was answered.
-    pub(super) async fn asked(&self, mut claimed: Claimed, mut change: Change<'_>) -> Result<(Outcome, Claimed, bool), Error> {
+    pub(super) async fn asked(
+        &self,
+        mut claimed: Claimed,
+        mut change: Change<'_>,
+    ) -> Result<(Outcome, Claimed, bool), Error> {
         let mut call = self.call(&claimed);
         let end = Instant::now() + Duration::from_secs(self.step().deadline_secs.into()) + GRACE;
         let mut cuts = 0;
@@ -153,19 +163,26 @@ impl StepRunner {
                 Change::Meet { requirement, spec, expect } => {
                     on.apply(self.vm(), requirement, spec, expect.as_ref(), &mut call, within, &mut say).await
                 }
-                Change::Activate { restart, before } => match on.activate(*restart, before, &mut call, within, &mut say).await {
-                    // A rebooting node cuts the line. One that still answers from the same boot may not have heard, and is asked again
-                    // by the same name.
-                    Err(CallError::Unreachable(why)) if restart.is_none() => match self.same_boot(before).await {
-                        true => Err(CallError::Unreachable(why)),
-                        false => Ok(Outcome::Applied { is: "asked".into(), active: false }),
-                    },
-                    other => other,
-                },
+                Change::Activate { restart, before } => {
+                    match on.activate(*restart, before, &mut call, within, &mut say).await {
+                        // A rebooting node cuts the line. One that still answers from the same boot may not have heard, and is asked again
+                        // by the same name.
+                        Err(CallError::Unreachable(why)) if restart.is_none() => {
+                            match self.same_boot(before).await {
+                                true => Err(CallError::Unreachable(why)),
+                                false => Ok(Outcome::Applied { is: "asked".into(), active: false }),
+                            }
+                        }
+                        other => other,
+                    }
+                }
             };
             let sent = || Outcome::Applied { is: "sent".into(), active: true };
-            let answer =
-                failpoint!(UnknownIsDone, answer.or_else(|why| matches!(why, CallError::Unreachable(_)).then(sent).ok_or(why)), answer);
+            let answer = failpoint!(
+                UnknownIsDone,
+                answer.or_else(|why| matches!(why, CallError::Unreachable(_)).then(sent).ok_or(why)),
+                answer
+            );
             match answer {
                 Ok(outcome) => return Ok((outcome, claimed, cuts == 0)),
                 Err(CallError::Unreachable(why)) if Instant::now() >= end => {
@@ -187,7 +204,9 @@ impl StepRunner {
                     }
                 }
                 // An earlier asking, or one that broke at the agent, may have done something.
-                Err(error) if cuts > 0 || matches!(error, CallError::Failed(_)) => return Err(unknown(self.call_failed(error))),
+                Err(error) if cuts > 0 || matches!(error, CallError::Failed(_)) => {
+                    return Err(unknown(self.call_failed(error)));
+                }
                 Err(error) => return Err(self.call_failed(error)),
             }
         }
@@ -197,7 +216,9 @@ impl StepRunner {
     pub(super) async fn same_boot(&self, before: &str) -> bool {
         let Ok(target) = self.target() else { return false };
         match self.agents.reach(&target, Duration::ZERO, true).await {
-            Ok(claimed) => claimed.connection.describe(Duration::from_secs(10)).await.is_ok_and(|d| d.boot_id == before),
+            Ok(claimed) => {
+                claimed.connection.describe(Duration::from_secs(10)).await.is_ok_and(|d| d.boot_id == before)
+            }
             Err(_) => false,
         }
     }

@@ -63,7 +63,9 @@ impl std::fmt::Display for Act {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Run(command) => write!(f, "$ {command}"),
-            Self::Put { path, bytes, mode } => write!(f, "put {path} ({} bytes, mode {mode:04o})", bytes.len()),
+            Self::Put { path, bytes, mode } => {
+                write!(f, "put {path} ({} bytes, mode {mode:04o})", bytes.len())
+            }
             Self::Remove(path) | Self::RemoveFolder(path) => write!(f, "remove {path}"),
         }
     }
@@ -90,9 +92,12 @@ pub fn acts(machine: &Machine, wanted: &Wanted) -> Result<Vec<Act>, Error> {
     let blocked = |why: String| Error::new(Kind::Blocked, why);
     if !wanted.package.ends_with(machine.package()) {
         let why = format!("{}: this machine takes a `{}`", wanted.package, machine.package());
-        return Err(Error::new(Kind::Usage, why).code("package").hint("`cargo xtask package` makes all of them"));
+        return Err(Error::new(Kind::Usage, why)
+            .code("package")
+            .hint("`cargo xtask package` makes all of them"));
     }
-    let run = |words: &[&str], secs: u32| Act::Run(Command::new(words[0], words[1..].iter().copied()).within(secs));
+    let run =
+        |words: &[&str], secs: u32| Act::Run(Command::new(words[0], words[1..].iter().copied()).within(secs));
     let folder = &wanted.folder;
     let sent = format!("{folder}/{}", wanted.package);
     let send = Act::Put { path: sent.clone(), bytes: wanted.bytes.clone(), mode: 0o600 };
@@ -105,7 +110,10 @@ pub fn acts(machine: &Machine, wanted: &Wanted) -> Result<Vec<Act>, Error> {
                         "`--set-acceptance-level` lowers it (UEFI Secure Boot must be off then, or the host does not boot); or leave the host alone: an agent elsewhere serves it over ssh",
                     ));
                 }
-                acts.push(run(&["esxcli", "software", "acceptance", "set", "--level=CommunitySupported"], 60));
+                acts.push(run(
+                    &["esxcli", "software", "acceptance", "set", "--level=CommunitySupported"],
+                    60,
+                ));
             }
             acts.push(send);
             acts.push(run(&["esxcli", "software", "vib", "install", "-v", &sent], 600));
@@ -121,7 +129,9 @@ pub fn acts(machine: &Machine, wanted: &Wanted) -> Result<Vec<Act>, Error> {
             acts.push(run(&["/etc/init.d/vsgpu-host-agent", "restart"], 60));
         }
         Machine::Linux { tool, sudo } => {
-            let root = |words: &[&str], secs: u32| if *sudo { run(&[&["sudo", "-n"], words].concat(), secs) } else { run(words, secs) };
+            let root = |words: &[&str], secs: u32| {
+                if *sudo { run(&[&["sudo", "-n"], words].concat(), secs) } else { run(words, secs) }
+            };
             acts.push(send);
             acts.push(match *tool {
                 "dpkg" => root(&["dpkg", "--install", &sent], 600),
@@ -131,7 +141,20 @@ pub fn acts(machine: &Machine, wanted: &Wanted) -> Result<Vec<Act>, Error> {
                 let staged = format!("{folder}/{name}");
                 acts.push(Act::Put { path: staged.clone(), bytes: bytes.clone(), mode: 0o600 });
                 let mode = if *name == "node.key" { "600" } else { "644" };
-                acts.push(root(&["install", "-o", "root", "-g", "root", "-m", mode, &staged, &format!("/etc/vsgpu/{name}")], 60));
+                acts.push(root(
+                    &[
+                        "install",
+                        "-o",
+                        "root",
+                        "-g",
+                        "root",
+                        "-m",
+                        mode,
+                        &staged,
+                        &format!("/etc/vsgpu/{name}"),
+                    ],
+                    60,
+                ));
                 acts.push(Act::Remove(staged));
             }
             acts.push(root(&["systemctl", "restart", "vsgpu-guest-agent"], 120));
@@ -169,25 +192,36 @@ impl Visit {
         let acceptance = ask(&["esxcli", "software", "acceptance", "get"]);
         if acceptance.ended != ExitKind::Missing {
             if !acceptance.ok() {
-                return Err(Error::new(Kind::Failed, format!("{}: esxcli: {}", self.target, acceptance.both())));
+                return Err(Error::new(
+                    Kind::Failed,
+                    format!("{}: esxcli: {}", self.target, acceptance.both()),
+                ));
             }
             // An agent elsewhere that serves this host, and one on it, would not know of each other.
             if let Ok(gateway) = self.remote.read(OWNER, 1024)
                 && !gateway.is_empty()
             {
-                let why =
-                    format!("{}: an agent elsewhere serves this host over ssh ({})", self.target, String::from_utf8_lossy(&gateway).trim());
-                return Err(Error::new(Kind::Blocked, why)
-                    .hint(format!("stop that one and remove {OWNER} on the host, if this one is to take its place")));
+                let why = format!(
+                    "{}: an agent elsewhere serves this host over ssh ({})",
+                    self.target,
+                    String::from_utf8_lossy(&gateway).trim()
+                );
+                return Err(Error::new(Kind::Blocked, why).hint(format!(
+                    "stop that one and remove {OWNER} on the host, if this one is to take its place"
+                )));
             }
             return Ok(Machine::Esxi { acceptance: acceptance.stdout.trim().into() });
         }
         let tool = ["dpkg", "rpm"].into_iter().find(|tool| ask(&[tool, "--version"]).ok());
-        let tool = tool.ok_or_else(|| Error::new(Kind::Blocked, format!("{}: neither esxcli nor dpkg nor rpm is there", self.target)))?;
+        let tool = tool.ok_or_else(|| {
+            Error::new(Kind::Blocked, format!("{}: neither esxcli nor dpkg nor rpm is there", self.target))
+        })?;
         let sudo = self.target.user() != "root";
         if sudo && !ask(&["sudo", "-n", "true"]).ok() {
             let why = format!("{}: the user may not become root without a password", self.target);
-            return Err(Error::new(Kind::Blocked, why).hint("`sudo -n true` has to work there, or visit as root"));
+            return Err(
+                Error::new(Kind::Blocked, why).hint("`sudo -n true` has to work there, or visit as root")
+            );
         }
         Ok(Machine::Linux { tool, sudo })
     }
@@ -198,7 +232,8 @@ impl Visit {
     /// In the tool's words.
     pub fn act(&self, act: &Act) -> Result<(), Error> {
         let failed = |why: String| {
-            Error::new(Kind::Failed, format!("{}: {why}", self.target)).hint("the same command again goes on: everything is done anew")
+            Error::new(Kind::Failed, format!("{}: {why}", self.target))
+                .hint("the same command again goes on: everything is done anew")
         };
         match act {
             Act::Run(command) => {
@@ -206,10 +241,16 @@ impl Visit {
                 if output.ok() {
                     Ok(())
                 } else {
-                    Err(failed(format!("`{command}`: {}: {}", output.ended, vsgpu_core::observation::head(&output.both()))))
+                    Err(failed(format!(
+                        "`{command}`: {}: {}",
+                        output.ended,
+                        vsgpu_core::observation::head(&output.both())
+                    )))
                 }
             }
-            Act::Put { path, bytes, mode } => self.remote.write(path, bytes, *mode).map_err(|e| failed(e.to_string())),
+            Act::Put { path, bytes, mode } => {
+                self.remote.write(path, bytes, *mode).map_err(|e| failed(e.to_string()))
+            }
             Act::Remove(path) => self.remote.remove(path).map_err(|e| failed(e.to_string())),
             Act::RemoveFolder(path) => self.remote.remove_folder(path).map_err(|e| failed(e.to_string())),
         }
@@ -222,26 +263,45 @@ mod tests {
 
     fn wanted(package: &str) -> Wanted {
         let certificates = vec![("ca.pem", b"ca".to_vec()), ("node.key", b"SECRET".to_vec())];
-        Wanted { package: package.into(), bytes: b"package".to_vec(), certificates, set_acceptance: false, folder: "/tmp/vsgpu-x".into() }
+        Wanted {
+            package: package.into(),
+            bytes: b"package".to_vec(),
+            certificates,
+            set_acceptance: false,
+            folder: "/tmp/vsgpu-x".into(),
+        }
     }
 
     fn shown(machine: &Machine, package: &str) -> String {
-        acts(machine, &wanted(package)).map_or_else(|e| e.message, |acts| acts.iter().map(|a| format!("{a}\n")).collect())
+        acts(machine, &wanted(package))
+            .map_or_else(|e| e.message, |acts| acts.iter().map(|a| format!("{a}\n")).collect())
     }
 
     #[test]
     fn what_is_shown_names_every_command_and_no_secret() {
         let debian = shown(&Machine::Linux { tool: "dpkg", sudo: true }, "a.deb");
         assert!(debian.contains("$ sudo -n dpkg --install /tmp/vsgpu-x/a.deb\n"), "{debian}");
-        assert!(debian.contains("install -o root -g root -m 600 /tmp/vsgpu-x/node.key /etc/vsgpu/node.key\nremove /tmp"), "{debian}");
+        assert!(
+            debian.contains(
+                "install -o root -g root -m 600 /tmp/vsgpu-x/node.key /etc/vsgpu/node.key\nremove /tmp"
+            ),
+            "{debian}"
+        );
         let esxi = shown(&Machine::Esxi { acceptance: "CommunitySupported".into() }, "a.vib");
-        assert!(esxi.contains("esxcli software vib install -v /tmp/vsgpu-x/a.vib") && !esxi.contains("acceptance set"), "{esxi}");
+        assert!(
+            esxi.contains("esxcli software vib install -v /tmp/vsgpu-x/a.vib")
+                && !esxi.contains("acceptance set"),
+            "{esxi}"
+        );
         assert!(!debian.contains("SECRET") && !esxi.contains("SECRET"));
     }
 
     #[test]
     fn what_must_not_be_is_not_planned() {
-        assert!(shown(&Machine::Esxi { acceptance: "PartnerSupported".into() }, "a.vib").contains("acceptance level is PartnerSupported"));
+        assert!(
+            shown(&Machine::Esxi { acceptance: "PartnerSupported".into() }, "a.vib")
+                .contains("acceptance level is PartnerSupported")
+        );
         assert!(shown(&Machine::Linux { tool: "rpm", sudo: false }, "a.deb").contains("takes a `.rpm`"));
     }
 }

@@ -38,11 +38,14 @@ pub fn ending(fleet: &Fleet, connector: Option<&Connector>, now: u64) -> Vec<End
     look("controller", "operator", pki::own_life(&fleet.pki), None);
     look("ca", "authority", pki::life(&fleet.pki.join("ca.pem")).ok(), None);
     let mut seen = BTreeSet::new();
-    for reach in reaches(fleet).into_values().filter(|reach| seen.insert((reach.node.clone(), reach.role.clone()))) {
+    for reach in
+        reaches(fleet).into_values().filter(|reach| seen.insert((reach.node.clone(), reach.role.clone())))
+    {
         let target = reach.target();
         let shown = connector.and_then(|connector| connector.life(&target.node, target.role));
         // That of a node that was talked to counts; the copy here is read where it ends, or where nobody was talked to.
-        let issued = || pki::life(&pki::node_folder(&fleet.pki, &target.node, target.role).join("node.pem")).ok();
+        let issued =
+            || pki::life(&pki::node_folder(&fleet.pki, &target.node, target.role).join("node.pem")).ok();
         match shown {
             Some(shown) if shown.due(now).is_none() => {}
             shown => {
@@ -70,7 +73,10 @@ pub fn warnings(ending: &[Ending]) -> Vec<String> {
         .collect();
     let nodes: Vec<&Ending> = ending.iter().filter(|e| !matches!(e.role, "operator" | "authority")).collect();
     let next = |e: &Ending| match e.issued {
-        true => format!("a new one is in the CA's folder and not on {} yet: copy it there, restart its agent", e.of),
+        true => format!(
+            "a new one is in the CA's folder and not on {} yet: copy it there, restart its agent",
+            e.of
+        ),
         false => format!("`vsgpu cert renew {} --role {}`", e.of, e.role),
     };
     match nodes.as_slice() {
@@ -85,7 +91,12 @@ pub fn warnings(ending: &[Ending]) -> Vec<String> {
                 (ended, soon) => format!("{ended} certificates have ended, {soon} end soon"),
             };
             let all_names = if nodes.len() > 5 { " (`-o json` names all)" } else { "" };
-            all.push(format!("warning: {count}: {}{all_names}; the first {}: {}", some_of(&named), first.state, next(first)));
+            all.push(format!(
+                "warning: {count}: {}{all_names}; the first {}: {}",
+                some_of(&named),
+                first.state,
+                next(first)
+            ));
         }
     }
     all

@@ -56,7 +56,9 @@ pub fn over_ssh(targets: Vec<Target>, tools: Option<&Path>, root: &Path) -> Vec<
                 } else {
                     host.split('.').next().unwrap_or(host).into()
                 };
-                let seen = thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, format!("{target}: the look failed"))));
+                let seen = thread.join().unwrap_or_else(|_| {
+                    Err(Error::new(Kind::Internal, format!("{target}: the look failed")))
+                });
                 Found { name, address: agent_at(host), over_ssh: true, seen }
             }));
         });
@@ -73,9 +75,15 @@ pub fn agent_at(host: &str) -> String {
 ///
 /// # Errors
 /// For names that are none.
-pub async fn by_agents(agents: &[(String, String)], pki: PathBuf, connector: &Connector) -> Result<Vec<Found>, Vec<Error>> {
-    let hosts: serde_json::Map<_, _> =
-        agents.iter().map(|(name, address)| (name.clone(), serde_json::json!({ "address": address }))).collect();
+pub async fn by_agents(
+    agents: &[(String, String)],
+    pki: PathBuf,
+    connector: &Connector,
+) -> Result<Vec<Found>, Vec<Error>> {
+    let hosts: serde_json::Map<_, _> = agents
+        .iter()
+        .map(|(name, address)| (name.clone(), serde_json::json!({ "address": address })))
+        .collect();
     let text = yaml::write(&serde_json::json!({ "version": 1, "hosts": hosts }));
     let mut fleet = file::from_text(Path::new("--agent"), &text)?;
     fleet.pki = pki;
@@ -90,7 +98,9 @@ pub async fn by_agents(agents: &[(String, String)], pki: PathBuf, connector: &Co
 
 /// A host in a line: its release, what of NVIDIA is on it.
 pub fn summary(seen: &Seen) -> String {
-    let release = seen.fact::<EsxVersion>().map_or("release unknown".into(), |v| format!("ESXi {} ({})", v.version, v.build));
+    let release = seen
+        .fact::<EsxVersion>()
+        .map_or("release unknown".into(), |v| format!("ESXi {} ({})", v.version, v.build));
     let manager = match seen.fact::<VgpuManagerFact>().ok().and_then(|m| m.driver_version) {
         Some(version) => format!("vGPU manager {version}"),
         None => "no vGPU manager loaded".into(),
@@ -105,7 +115,11 @@ pub fn vms(seen: &Seen) -> Vec<(String, bool)> {
 }
 
 fn gpu_line(gpu: &GpuReadiness) -> String {
-    let owner = if gpu.passthrough_active { "given to VMs whole" } else { gpu.graphics_active.as_deref().unwrap_or("owner unknown") };
+    let owner = if gpu.passthrough_active {
+        "given to VMs whole"
+    } else {
+        gpu.graphics_active.as_deref().unwrap_or("owner unknown")
+    };
     let vms = if gpu.vms.is_empty() { String::new() } else { format!(", used by {}", gpu.vms.join(", ")) };
     sentence(&format!("{}  {}  ({owner}{vms})", gpu.address, gpu.model))
 }
@@ -150,7 +164,13 @@ pub fn fleet_file(found: &[Found]) -> String {
             );
         }
         // In a comment: a name that ends a line would begin one of the fleet file.
-        let types: Vec<String> = gpus.iter().find_map(|g| g.vgpu_types.clone()).unwrap_or_default().iter().map(|t| sentence(t)).collect();
+        let types: Vec<String> = gpus
+            .iter()
+            .find_map(|g| g.vgpu_types.clone())
+            .unwrap_or_default()
+            .iter()
+            .map(|t| sentence(t))
+            .collect();
         all_vms.extend(vms(seen).into_iter().map(|vm| (host.name.clone(), vm, types.first().cloned())));
     }
     if all_vms.is_empty() {
@@ -159,10 +179,15 @@ pub fn fleet_file(found: &[Found]) -> String {
     text += "\nvms:\n";
     for (host, (vm, running), vgpu) in all_vms {
         let key = key_of(&vm, &mut names);
-        let _ = writeln!(text, "  {key}:{}\n    host: {host}", if running { "    # runs" } else { "    # is off" });
+        let _ = writeln!(
+            text,
+            "  {key}:{}\n    host: {host}",
+            if running { "    # runs" } else { "    # is off" }
+        );
         if key != vm {
             // A JSON string is a YAML string, whatever is in the name.
-            let _ = writeln!(text, "    vm-name: {}", visible(&serde_json::Value::from(vm.as_str()).to_string()));
+            let _ =
+                writeln!(text, "    vm-name: {}", visible(&serde_json::Value::from(vm.as_str()).to_string()));
         }
         let profile = vgpu.unwrap_or_else(|| "nvidia_a100-10c".into());
         let _ = writeln!(
@@ -176,7 +201,8 @@ pub fn fleet_file(found: &[Found]) -> String {
 /// A VM's key in the fleet file: its name, where that is one; each once.
 fn key_of(vm: &str, taken: &mut std::collections::BTreeSet<String>) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
-    let mut key: String = vm.chars().map(plain).take(55).collect::<String>().trim_start_matches(['-', '_', '.']).into();
+    let mut key: String =
+        vm.chars().map(plain).take(55).collect::<String>().trim_start_matches(['-', '_', '.']).into();
     if key.is_empty() {
         key = "vm".into();
     }
@@ -204,7 +230,12 @@ mod tests {
                 { "vmid": 4, "name": "vCLS-1", "vmx": "/d", "running": true, "infrastructure": true },
             ] },
         });
-        let facts = facts.as_object().unwrap().iter().map(|(name, fact)| (name.as_str().into(), Ok(fact.clone().into()))).collect();
+        let facts = facts
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(name, fact)| (name.as_str().into(), Ok(fact.clone().into())))
+            .collect();
         let found = Found {
             name: "esx-01".into(),
             address: "esx-01:7443".into(),

@@ -3,7 +3,10 @@
 //! Types and numbers are those of NVIDIA's `cuda.h`; every function named here is in all drivers since R367. A name with
 //! `_v2` is the one that programs have been linked against since CUDA 4.0. Deliberately absent: streams, graphs and
 //! everything newer, so that the oldest vGPU driver can prove itself.
-#![expect(unsafe_code, reason = "a foreign library is called through looked-up pointers: all of it is in this file")]
+#![expect(
+    unsafe_code,
+    reason = "a foreign library is called through looked-up pointers: all of it is in this file"
+)]
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -128,12 +131,13 @@ impl Driver {
     /// Without a driver in milliseconds: its library is not there.
     pub fn load() -> Result<Self> {
         // SAFETY: loading runs the library's initialisers. It is the system's own NVIDIA driver, by its fixed name.
-        let library = unsafe { Library::open(Some(LIBRARY), RTLD_NOW | RTLD_LOCAL) }.map_err(|why| CudaFailure {
-            stage: "load".into(),
-            code: None,
-            name: "no-driver".into(),
-            text: format!("{LIBRARY} cannot be loaded: the NVIDIA driver is not installed ({why})"),
-        })?;
+        let library =
+            unsafe { Library::open(Some(LIBRARY), RTLD_NOW | RTLD_LOCAL) }.map_err(|why| CudaFailure {
+                stage: "load".into(),
+                code: None,
+                name: "no-driver".into(),
+                text: format!("{LIBRARY} cannot be loaded: the NVIDIA driver is not installed ({why})"),
+            })?;
         let driver = Self { functions: Functions::find(&library)?, _library: library };
         // SAFETY: `cuInit` takes 0 and nothing else.
         let code = unsafe { (driver.functions.init)(0) };
@@ -198,7 +202,11 @@ impl<'d> Device<'d> {
         if code == 0 { Ok(()) } else { self.driver.check(code, &format!("device {}: {what}", self.ordinal)) }
     }
 
-    fn text(&self, ask: unsafe extern "C" fn(*mut c_char, c_int, c_int) -> c_int, what: &str) -> Result<String> {
+    fn text(
+        &self,
+        ask: unsafe extern "C" fn(*mut c_char, c_int, c_int) -> c_int,
+        what: &str,
+    ) -> Result<String> {
         let mut buffer = [0 as c_char; 256];
         // SAFETY: the driver writes at most the stated length, one less than there is.
         self.check(unsafe { ask(buffer.as_mut_ptr(), 255, self.handle) }, what)?;
@@ -219,8 +227,11 @@ impl<'d> Device<'d> {
     /// A number that the driver states.
     pub fn attribute(&self, attribute: Attribute) -> Result<i32> {
         let mut value = 0;
-        // SAFETY: one number is written.
-        self.check(unsafe { (self.driver.functions.attribute)(&mut value, attribute as c_int, self.handle) }, "attribute")?;
+        self.check(
+            // SAFETY: one number is written.
+            unsafe { (self.driver.functions.attribute)(&mut value, attribute as c_int, self.handle) },
+            "attribute",
+        )?;
         Ok(value)
     }
 
@@ -243,28 +254,40 @@ impl<'d> Device<'d> {
     /// Compiles PTX for this device and finds its kernels.
     pub fn kernels<const N: usize>(&self, ptx: &CStr, names: [&CStr; N]) -> Result<[Kernel; N]> {
         let mut module = null_mut();
-        // SAFETY: the image is a NUL-terminated text, which outlives the call. The module lives as long as the context.
-        self.check(unsafe { (self.driver.functions.load_module)(&mut module, ptx.as_ptr().cast()) }, "load the kernels")?;
+        self.check(
+            // SAFETY: the image is a NUL-terminated text, which outlives the call. The module lives as long as the context.
+            unsafe { (self.driver.functions.load_module)(&mut module, ptx.as_ptr().cast()) },
+            "load the kernels",
+        )?;
         let mut found = [Kernel(null_mut()); N];
         for (kernel, name) in found.iter_mut().zip(names) {
-            // SAFETY: the module was just loaded, the name ends with NUL.
-            self.check(unsafe { (self.driver.functions.function)(&mut kernel.0, module, name.as_ptr()) }, "find a kernel")?;
+            self.check(
+                // SAFETY: the module was just loaded, the name ends with NUL.
+                unsafe { (self.driver.functions.function)(&mut kernel.0, module, name.as_ptr()) },
+                "find a kernel",
+            )?;
         }
         Ok(found)
     }
 
     pub fn allocate(&self, bytes: usize) -> Result<DeviceMemory<'d>> {
         let mut at = 0;
-        // SAFETY: one address is written.
-        self.check(unsafe { (self.driver.functions.allocate)(&mut at, bytes) }, &format!("allocate {} MiB", bytes >> 20))?;
+        self.check(
+            // SAFETY: one address is written.
+            unsafe { (self.driver.functions.allocate)(&mut at, bytes) },
+            &format!("allocate {} MiB", bytes >> 20),
+        )?;
         Ok(DeviceMemory { driver: self.driver, at, bytes })
     }
 
     /// Page-locked memory for `len` floats.
     pub fn allocate_host(&self, len: usize) -> Result<HostMemory<'d>> {
         let mut at = null_mut();
-        // SAFETY: one address is written.
-        self.check(unsafe { (self.driver.functions.allocate_host)(&mut at, len * 4) }, "allocate page-locked memory")?;
+        self.check(
+            // SAFETY: one address is written.
+            unsafe { (self.driver.functions.allocate_host)(&mut at, len * 4) },
+            "allocate page-locked memory",
+        )?;
         let at = at.cast::<f32>();
         // SAFETY: the driver gave `len * 4` bytes, aligned to a page; zeros are floats.
         unsafe { at.write_bytes(0, len) };
@@ -275,7 +298,9 @@ impl<'d> Device<'d> {
     pub fn to_device(&self, to: &DeviceMemory, offset: usize, from: &HostMemory, len: usize) -> Result<()> {
         assert!(len <= from.len && offset + len * 4 <= to.bytes, "a copy stays inside its memory");
         // SAFETY: both ranges were just checked; the call returns when the copy is done.
-        let code = unsafe { (self.driver.functions.to_device)(to.at + offset as u64, from.at.cast_const().cast(), len * 4) };
+        let code = unsafe {
+            (self.driver.functions.to_device)(to.at + offset as u64, from.at.cast_const().cast(), len * 4)
+        };
         self.check(code, "copy to the device")
     }
 
@@ -288,7 +313,13 @@ impl<'d> Device<'d> {
     }
 
     /// Starts a kernel of this signature: three addresses and a count, or nothing. Does not wait.
-    pub fn launch(&self, kernel: Kernel, blocks: u32, threads: u32, mut arguments: Option<[u64; 4]>) -> Result<()> {
+    pub fn launch(
+        &self,
+        kernel: Kernel,
+        blocks: u32,
+        threads: u32,
+        mut arguments: Option<[u64; 4]>,
+    ) -> Result<()> {
         let mut pointers = [null_mut(); 4];
         if let Some(values) = &mut arguments {
             for (pointer, value) in pointers.iter_mut().zip(values) {
@@ -297,7 +328,19 @@ impl<'d> Device<'d> {
         }
         // SAFETY: the driver copies four 8-byte arguments during the call, or none for the kernel that takes none.
         let code = unsafe {
-            (self.driver.functions.launch)(kernel.0, blocks, 1, 1, threads, 1, 1, 0, null_mut(), pointers.as_mut_ptr(), null_mut())
+            (self.driver.functions.launch)(
+                kernel.0,
+                blocks,
+                1,
+                1,
+                threads,
+                1,
+                1,
+                0,
+                null_mut(),
+                pointers.as_mut_ptr(),
+                null_mut(),
+            )
         };
         self.check(code, "launch")
     }

@@ -24,5 +24,9 @@ struct Cli {
 fn main() -> ExitCode {
     let report = prove::run(&Cli::parse().elements);
     let line = serde_json::to_string(&report).unwrap_or_default();
-    if writeln!(std::io::stdout(), "{line}").is_ok() && report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if writeln!(std::io::stdout(), "{line}").is_ok() && report.passed() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

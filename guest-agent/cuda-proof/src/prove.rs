@@ -44,7 +44,8 @@ fn all(elements: &[u64], report: &mut CudaReport) -> Result<(), CudaFailure> {
     for ordinal in 0..count {
         let device = driver.device(ordinal)?;
         report.devices.push(listed(&device)?);
-        let proof = report.devices.last_mut().ok_or_else(|| said("list", "bug", "the list is empty".into()))?;
+        let proof =
+            report.devices.last_mut().ok_or_else(|| said("list", "bug", "the list is empty".into()))?;
         prove(&device, ordinal, elements, proof)?;
     }
     Ok(())
@@ -64,7 +65,11 @@ fn listed(device: &Device) -> Result<DeviceProof, CudaFailure> {
         part: Part::of(&name),
         name,
         pci: Some(device.pci()?.to_lowercase()),
-        compute_capability: format!("{}.{}", number(Attribute::ComputeMajor)?, number(Attribute::ComputeMinor)?),
+        compute_capability: format!(
+            "{}.{}",
+            number(Attribute::ComputeMajor)?,
+            number(Attribute::ComputeMinor)?
+        ),
         memory_mib: device.memory()? as u64 >> 20,
         ecc: number(Attribute::Ecc)? == 1,
         multiprocessors: number(Attribute::Multiprocessors)?,
@@ -73,9 +78,16 @@ fn listed(device: &Device) -> Result<DeviceProof, CudaFailure> {
     })
 }
 
-fn prove(device: &Device, ordinal: i32, elements: &[u64], proof: &mut DeviceProof) -> Result<(), CudaFailure> {
-    let ptx = CStr::from_bytes_with_nul(PTX.as_bytes()).map_err(|_| said("load", "bug", "the kernels hold a NUL".into()))?;
-    let [vector_add, stream_add, nothing] = device.kernels(ptx, [c"vector_add", c"stream_add", c"nothing"])?;
+fn prove(
+    device: &Device,
+    ordinal: i32,
+    elements: &[u64],
+    proof: &mut DeviceProof,
+) -> Result<(), CudaFailure> {
+    let ptx = CStr::from_bytes_with_nul(PTX.as_bytes())
+        .map_err(|_| said("load", "bug", "the kernels hold a NUL".into()))?;
+    let [vector_add, stream_add, nothing] =
+        device.kernels(ptx, [c"vector_add", c"stream_add", c"nothing"])?;
     let mut host = device.allocate_host(PIECE)?;
     let chosen = if elements.is_empty() {
         let room = (device.free_memory()? / 16) as u64;
@@ -86,7 +98,12 @@ fn prove(device: &Device, ordinal: i32, elements: &[u64], proof: &mut DeviceProo
     for count in chosen {
         let done = add(device, vector_add, &mut host, count, proof)?;
         let passed = done.passed();
-        let wrong = format!("{} of {} results are wrong; the first: {}", done.wrong, count, done.first_wrong.as_deref().unwrap_or("?"));
+        let wrong = format!(
+            "{} of {} results are wrong; the first: {}",
+            done.wrong,
+            count,
+            done.first_wrong.as_deref().unwrap_or("?")
+        );
         proof.vector_adds.push(done);
         if !passed {
             return Err(said(&format!("device {ordinal}: vector_add of {count}"), "wrong-result", wrong));
@@ -105,15 +122,26 @@ fn summands(place: u64) -> (f32, f32) {
 
 /// Adds `count` elements in one launch and checks every result. The copies on the way are timed: they are the ones that
 /// a program makes.
-fn add(device: &Device, kernel: Kernel, host: &mut HostMemory, count: u64, proof: &mut DeviceProof) -> Result<VectorAdd, CudaFailure> {
+fn add(
+    device: &Device,
+    kernel: Kernel,
+    host: &mut HostMemory,
+    count: u64,
+    proof: &mut DeviceProof,
+) -> Result<VectorAdd, CudaFailure> {
     let bytes = usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(4);
     let free = device.free_memory()?;
     if bytes.saturating_mul(3) > free {
-        let text = format!("{count} elements need {} MiB of GPU memory, {} MiB are free", bytes.saturating_mul(3) >> 20, free >> 20);
+        let text = format!(
+            "{count} elements need {} MiB of GPU memory, {} MiB are free",
+            bytes.saturating_mul(3) >> 20,
+            free >> 20
+        );
         return Err(said("memory", "too-little-memory", text));
     }
     let [a, b, c] = [device.allocate(bytes)?, device.allocate(bytes)?, device.allocate(bytes)?];
-    let pieces = || (0..count as usize).step_by(PIECE).map(move |from| (from, PIECE.min(count as usize - from)));
+    let pieces =
+        || (0..count as usize).step_by(PIECE).map(move |from| (from, PIECE.min(count as usize - from)));
     let mut speed = Speed::default();
     for (from, len) in pieces() {
         for (memory, second) in [(&a, false), (&b, true)] {
@@ -125,7 +153,8 @@ fn add(device: &Device, kernel: Kernel, host: &mut HostMemory, count: u64, proof
         }
     }
     let blocks = u32::try_from(count.div_ceil(THREADS.into())).unwrap_or(u32::MAX);
-    let kernel_ms = device.timed(|| device.launch(kernel, blocks, THREADS, Some([a.at, b.at, c.at, count])))?;
+    let kernel_ms =
+        device.timed(|| device.launch(kernel, blocks, THREADS, Some([a.at, b.at, c.at, count])))?;
     let mut done = VectorAdd { elements: count, kernel_ms: round(kernel_ms), ..VectorAdd::default() };
     for (from, len) in pieces() {
         speed.down.add(len, || device.to_host(host, &c, from * 4, len))?;
@@ -136,7 +165,9 @@ fn add(device: &Device, kernel: Kernel, host: &mut HostMemory, count: u64, proof
             // Exact: both summands and their sum are whole numbers below 2^17.
             if *is != left + right {
                 done.wrong += 1;
-                done.first_wrong.get_or_insert_with(|| format!("element {place} is {is}, {left} + {right} is {}", left + right));
+                done.first_wrong.get_or_insert_with(|| {
+                    format!("element {place} is {is}, {left} + {right} is {}", left + right)
+                });
             }
         }
     }
@@ -156,7 +187,11 @@ struct Best(Option<f64>);
 
 impl Best {
     #[expect(clippy::disallowed_methods, reason = "a program of its own: copies are measured by the clock")]
-    fn add(&mut self, floats: usize, copy: impl FnOnce() -> Result<(), CudaFailure>) -> Result<(), CudaFailure> {
+    fn add(
+        &mut self,
+        floats: usize,
+        copy: impl FnOnce() -> Result<(), CudaFailure>,
+    ) -> Result<(), CudaFailure> {
         let start = Instant::now();
         copy()?;
         let gb_s = (floats * 4) as f64 / start.elapsed().as_secs_f64().max(1e-9) / 1e9;

@@ -17,7 +17,10 @@ impl Distro for Debian {
         "Debian"
     }
     fn refresh(&self) -> Vec<Command> {
-        vec![words("dpkg", &["--configure", "-a"], &[]).env("DEBIAN_FRONTEND", "noninteractive"), apt(&["update"], &[])]
+        vec![
+            words("dpkg", &["--configure", "-a"], &[]).env("DEBIAN_FRONTEND", "noninteractive"),
+            apt(&["update"], &[]),
+        ]
     }
     fn install(&self, packages: &[String]) -> Command {
         apt(&["install", "-y", "--no-install-recommends", "--allow-downgrades"], packages)
@@ -42,11 +45,21 @@ impl Distro for Debian {
     }
     fn list_packages(&self) -> Command {
         // A pattern that matches nothing makes the exit status 1; what was found is printed all the same.
-        Command::new("dpkg-query", ["-W", "-f", "${db:Status-Abbrev} ${Package} ${Version}\\n", "*nvidia*", "cuda*", "libcuda*"])
+        Command::new(
+            "dpkg-query",
+            ["-W", "-f", "${db:Status-Abbrev} ${Package} ${Version}\\n", "*nvidia*", "cuda*", "libcuda*"],
+        )
     }
     fn is_driver(&self, package: &str) -> bool {
-        let begins =
-            ["nvidia-driver", "nvidia-kernel-", "nvidia-open-kernel-", "nvidia-linux-grid-", "nvidia-tesla-", "libcuda1", "cuda-drivers"];
+        let begins = [
+            "nvidia-driver",
+            "nvidia-kernel-",
+            "nvidia-open-kernel-",
+            "nvidia-linux-grid-",
+            "nvidia-tesla-",
+            "libcuda1",
+            "cuda-drivers",
+        ];
         begins.iter().any(|b| package.starts_with(b)) && !package.ends_with("-source")
     }
     fn pins(&self, now: &str) -> Option<Effect> {
@@ -60,7 +73,12 @@ impl Distro for Debian {
         PINS
     }
     fn proxy(&self, url: &str) -> Effect {
-        file(PROXY, format!("# Written by vsgpu.\nAcquire::http::Proxy \"{url}\";\nAcquire::https::Proxy \"{url}\";\n"))
+        file(
+            PROXY,
+            format!(
+                "# Written by vsgpu.\nAcquire::http::Proxy \"{url}\";\nAcquire::https::Proxy \"{url}\";\n"
+            ),
+        )
     }
     fn proxy_in(&self, now: &str) -> Option<String> {
         let line = now.lines().find_map(|l| l.trim().strip_prefix("Acquire::http::Proxy"))?;

@@ -12,7 +12,9 @@ use vsgpu_core::{Observation, Probe};
 
 /// From `ID` and `ID_LIKE` of os-release.
 pub(crate) fn of(os_release: &str) -> Option<&'static dyn Distro> {
-    let value = |key: &str| os_release.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default().trim_matches('"').to_string();
+    let value = |key: &str| {
+        os_release.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default().trim_matches('"').to_string()
+    };
     let ids = format!("{} {}", value("ID="), value("ID_LIKE="));
     ids.split_whitespace().find_map(|id| -> Option<&'static dyn Distro> {
         match id {
@@ -64,7 +66,12 @@ mod tests {
             ),
             (
                 "ubuntu",
-                &["nvidia-driver-535-server", "nvidia-dkms-550", "linux-modules-nvidia-535-generic", "nvidia-headless-535"],
+                &[
+                    "nvidia-driver-535-server",
+                    "nvidia-dkms-550",
+                    "linux-modules-nvidia-535-generic",
+                    "nvidia-headless-535",
+                ],
                 &["nvidia-prime", "nvidia-settings"],
             ),
             (

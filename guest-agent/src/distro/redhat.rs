@@ -47,8 +47,15 @@ impl Distro for RedHat {
         Command::new("rpm", ["-qa", "--qf", "%{NAME} %{VERSION}-%{RELEASE}\\n", "*nvidia*", "cuda*"])
     }
     fn is_driver(&self, package: &str) -> bool {
-        let begins =
-            ["nvidia-driver", "nvidia-open", "nvidia-linux-grid-", "xorg-x11-drv-nvidia", "akmod-nvidia", "cuda-drivers", "nvidia-kmod"];
+        let begins = [
+            "nvidia-driver",
+            "nvidia-open",
+            "nvidia-linux-grid-",
+            "xorg-x11-drv-nvidia",
+            "akmod-nvidia",
+            "cuda-drivers",
+            "nvidia-kmod",
+        ];
         begins.iter().any(|b| package.starts_with(b)) || package.contains("kmod-nvidia")
     }
     fn pins(&self, now: &str) -> Option<Effect> {
@@ -58,17 +65,30 @@ impl Distro for RedHat {
         let missing: Vec<&str> = REPLACING.into_iter().filter(|r| !all.contains(r)).collect();
         all.extend(&missing);
         let set = vec![(EXCLUDES[0].to_string(), Some(all.join(",")))];
-        (!missing.is_empty()).then(|| Effect::EditLines { path: CONF.into(), section: Some(MAIN.into()), set })
+        (!missing.is_empty()).then(|| Effect::EditLines {
+            path: CONF.into(),
+            section: Some(MAIN.into()),
+            set,
+        })
     }
     fn rules_in(&self, text: &str) -> String {
-        let of = |key: &&str| key_value::values(text, Some(MAIN), key).into_iter().map(|v| format!("{key}={v}\n")).collect::<String>();
+        let of = |key: &&str| {
+            key_value::values(text, Some(MAIN), key)
+                .into_iter()
+                .map(|v| format!("{key}={v}\n"))
+                .collect::<String>()
+        };
         format!("{MAIN}\n{}", EXCLUDES.iter().map(of).collect::<String>())
     }
     fn pins_file(&self) -> &'static str {
         CONF
     }
     fn proxy(&self, url: &str) -> Effect {
-        Effect::EditLines { path: CONF.into(), section: Some(MAIN.into()), set: vec![("proxy".into(), Some(url.into()))] }
+        Effect::EditLines {
+            path: CONF.into(),
+            section: Some(MAIN.into()),
+            set: vec![("proxy".into(), Some(url.into()))],
+        }
     }
     fn proxy_in(&self, now: &str) -> Option<String> {
         key_value::values(now, Some(MAIN), "proxy").first().map(|v| v.to_string())
@@ -81,7 +101,10 @@ impl Distro for RedHat {
             Some(key) => format!("gpgcheck=1\ngpgkey=file://{key}\n"),
             None => "gpgcheck=1\n".into(),
         };
-        let contents = format!("# Written by vsgpu.\n[vsgpu-{0}]\nname={0}\nbaseurl={1}\nenabled=1\n{key}", of.name, of.url);
+        let contents = format!(
+            "# Written by vsgpu.\n[vsgpu-{0}]\nname={0}\nbaseurl={1}\nenabled=1\n{key}",
+            of.name, of.url
+        );
         File { path: format!("/etc/yum.repos.d/vsgpu-{}.repo", of.name), contents }
     }
     fn repositories(&self) -> (&'static str, &'static str) {

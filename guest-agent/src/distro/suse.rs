@@ -54,7 +54,9 @@ impl Distro for Suse {
         begins.iter().any(|b| package.starts_with(b))
     }
     fn pins(&self, now: &str) -> Option<Effect> {
-        let lock = |name: &&str| format!("\ntype: package\nmatch_type: glob\ncase_sensitive: on\nsolvable_name: {name}\n");
+        let lock = |name: &&str| {
+            format!("\ntype: package\nmatch_type: glob\ncase_sensitive: on\nsolvable_name: {name}\n")
+        };
         let there = |name: &&str| now.lines().any(|l| l.strip_prefix("solvable_name: ") == Some(*name));
         let missing: String = REPLACING.iter().filter(|name| !there(name)).map(lock).collect();
         (!missing.is_empty()).then(|| file(LOCKS, now.to_string() + &missing))
@@ -63,12 +65,13 @@ impl Distro for Suse {
         LOCKS
     }
     fn proxy(&self, url: &str) -> Effect {
-        let set =
-            [("PROXY_ENABLED", "yes"), ("HTTP_PROXY", url), ("HTTPS_PROXY", url)].map(|(k, v)| (k.to_string(), Some(format!("\"{v}\""))));
+        let set = [("PROXY_ENABLED", "yes"), ("HTTP_PROXY", url), ("HTTPS_PROXY", url)]
+            .map(|(k, v)| (k.to_string(), Some(format!("\"{v}\""))));
         Effect::EditLines { path: PROXY.into(), section: None, set: set.into() }
     }
     fn proxy_in(&self, now: &str) -> Option<String> {
-        let value = |key: &str| key_value::values(now, None, key).last().map(|v| v.trim_matches('"').to_string());
+        let value =
+            |key: &str| key_value::values(now, None, key).last().map(|v| v.trim_matches('"').to_string());
         value("HTTP_PROXY").filter(|_| value("PROXY_ENABLED").as_deref() == Some("yes"))
     }
     fn proxy_file(&self) -> &'static str {

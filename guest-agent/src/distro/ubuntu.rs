@@ -38,7 +38,13 @@ impl Distro for Ubuntu {
         Debian.list_packages()
     }
     fn is_driver(&self, package: &str) -> bool {
-        let begins = ["nvidia-dkms-", "nvidia-headless-", "linux-modules-nvidia-", "linux-objects-nvidia-", "libnvidia-compute-"];
+        let begins = [
+            "nvidia-dkms-",
+            "nvidia-headless-",
+            "linux-modules-nvidia-",
+            "linux-objects-nvidia-",
+            "libnvidia-compute-",
+        ];
         Debian.is_driver(package) || begins.iter().any(|b| package.starts_with(b))
     }
     fn pins(&self, now: &str) -> Option<Effect> {

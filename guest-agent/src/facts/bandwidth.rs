@@ -34,13 +34,15 @@ fn figure<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<f64>, D::
     }
     let number = match Raw::deserialize(input)? {
         Raw::Number(number) => Some(number),
-        Raw::Text(text) => {
-            Some(text.trim().parse().map_err(|_| serde::de::Error::custom(format!("`{text}`: GB/s are expected, such as `1310.5`")))?)
-        }
+        Raw::Text(text) => Some(text.trim().parse().map_err(|_| {
+            serde::de::Error::custom(format!("`{text}`: GB/s are expected, such as `1310.5`"))
+        })?),
         Raw::Nothing(_) => None,
     };
     match number {
-        Some(n) if !(n > 0.0 && n < 1e6) => Err(serde::de::Error::custom(format!("`{n}`: GB/s are expected, such as `1310.5`"))),
+        Some(n) if !(n > 0.0 && n < 1e6) => {
+            Err(serde::de::Error::custom(format!("`{n}`: GB/s are expected, such as `1310.5`")))
+        }
         number => Ok(number),
     }
 }
@@ -48,7 +50,11 @@ fn figure<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<f64>, D::
 impl Figures {
     /// What a proof measured.
     pub fn of(proof: &DeviceProof) -> Self {
-        Self { device: proof.device_gb_s, host_to_device: proof.host_to_device_gb_s, device_to_host: proof.device_to_host_gb_s }
+        Self {
+            device: proof.device_gb_s,
+            host_to_device: proof.host_to_device_gb_s,
+            device_to_host: proof.device_to_host_gb_s,
+        }
     }
 }
 
@@ -74,7 +80,10 @@ impl TryFrom<Unchecked> for Percent {
             Unchecked::Number(n) => u8::try_from(*n).ok(),
             Unchecked::Text(text) => text.trim().trim_end_matches('%').trim_end().parse().ok(),
         };
-        number.filter(|n| (1..=100).contains(n)).map(Self).ok_or_else(|| "a share such as `90%` is expected".into())
+        number
+            .filter(|n| (1..=100).contains(n))
+            .map(Self)
+            .ok_or_else(|| "a share such as `90%` is expected".into())
     }
 }
 
@@ -104,7 +113,12 @@ pub(crate) enum Judged {
 }
 
 /// Judges one GPU. A peak that is not confirmed never makes it slow: it is only said.
-pub(crate) fn judge(proof: &DeviceProof, at_least: Percent, baseline: &Baseline, on_bus: &[PciGpu]) -> Judged {
+pub(crate) fn judge(
+    proof: &DeviceProof,
+    at_least: Percent,
+    baseline: &Baseline,
+    on_bus: &[PciGpu],
+) -> Judged {
     let share = f64::from(at_least.0) / 100.0;
     let is = Figures::of(proof);
     if let Some(base) = baseline.get(&proof.name) {
@@ -113,24 +127,45 @@ pub(crate) fn judge(proof: &DeviceProof, at_least: Percent, baseline: &Baseline,
             ("host to device", is.host_to_device, base.host_to_device),
             ("device to host", is.device_to_host, base.device_to_host),
         ];
-        let said = |what: &str, is: f64, base: f64| format!("{what} {is:.1} GB/s, {:.0} % of the baseline's {base:.1}", is / base * 100.0);
-        let known: Vec<_> = pairs.iter().filter_map(|(what, is, base)| Some((*what, (*is)?, base.filter(|b| *b > 0.0)?))).collect();
+        let said = |what: &str, is: f64, base: f64| {
+            format!("{what} {is:.1} GB/s, {:.0} % of the baseline's {base:.1}", is / base * 100.0)
+        };
+        let known: Vec<_> = pairs
+            .iter()
+            .filter_map(|(what, is, base)| Some((*what, (*is)?, base.filter(|b| *b > 0.0)?)))
+            .collect();
         if let Some((what, is, base)) = known.iter().find(|(_, is, base)| is / base < share) {
-            return Judged::Slow(format!("{}: {}, {} wished", proof.name, said(what, *is, *base), String::from(at_least)));
+            return Judged::Slow(format!(
+                "{}: {}, {} wished",
+                proof.name,
+                said(what, *is, *base),
+                String::from(at_least)
+            ));
         }
         return match known.first() {
             Some((what, is, base)) => Judged::Fast(said(what, *is, *base)),
-            None => Judged::Unknown(format!("the baseline of {} holds no figure that was measured here", proof.name)),
+            None => Judged::Unknown(format!(
+                "the baseline of {} holds no figure that was measured here",
+                proof.name
+            )),
         };
     }
-    let Some(measured) = is.device else { return Judged::Unknown(format!("{}: nothing was measured", proof.name)) };
+    let Some(measured) = is.device else {
+        return Judged::Unknown(format!("{}: nothing was measured", proof.name));
+    };
     let Some((peak, confirmed, of)) = peak(proof, on_bus) else {
         return Judged::Unknown(format!("no peak figure is known for {}", proof.name));
     };
-    let said = format!("device memory {measured:.1} GB/s, {:.0} % of {peak:.0} ({of})", measured / peak * 100.0);
+    let said =
+        format!("device memory {measured:.1} GB/s, {:.0} % of {peak:.0} ({of})", measured / peak * 100.0);
     match measured / peak < share {
-        true if confirmed => Judged::Slow(format!("{}: {said}, {} wished", proof.name, String::from(at_least))),
-        true => Judged::Fast(format!("{said}; less than {} of a figure that is not confirmed: record a baseline", String::from(at_least))),
+        true if confirmed => {
+            Judged::Slow(format!("{}: {said}, {} wished", proof.name, String::from(at_least)))
+        }
+        true => Judged::Fast(format!(
+            "{said}; less than {} of a figure that is not confirmed: record a baseline",
+            String::from(at_least)
+        )),
         false => Judged::Fast(said),
     }
 }
@@ -151,7 +186,9 @@ fn peak(proof: &DeviceProof, on_bus: &[PciGpu]) -> Option<(f64, bool, String)> {
     let of_table = gpu.and_then(|g| peaks::by_pci(&g.device_id, g.subsystem_id.as_deref()));
     match (of_table, proof.stated_gb_s) {
         (Some(peak), _) => Some((peak.gb_s, peak.basis.confirmed, format!("peak of {}", peak.model))),
-        (None, Some(stated)) => Some((stated, false, "peak by clock and bus width, as the driver states them".into())),
+        (None, Some(stated)) => {
+            Some((stated, false, "peak by clock and bus width, as the driver states them".into()))
+        }
         (None, None) => None,
     }
 }
@@ -176,9 +213,15 @@ mod tests {
 
     #[test]
     fn shares_are_read() {
-        for (text, good) in
-            [("\"90%\"", true), ("85", true), ("\"100 %\"", true), ("0", false), ("\"101%\"", false), ("\"x\"", false), ("-5", false)]
-        {
+        for (text, good) in [
+            ("\"90%\"", true),
+            ("85", true),
+            ("\"100 %\"", true),
+            ("0", false),
+            ("\"101%\"", false),
+            ("\"x\"", false),
+            ("-5", false),
+        ] {
             assert_eq!(serde_json::from_str::<Percent>(text).is_ok(), good, "{text}");
         }
     }
@@ -186,7 +229,10 @@ mod tests {
     #[test]
     fn figures_are_numbers_however_they_are_written() {
         let read = |text: &str| serde_json::from_str::<Figures>(text).map(|f| f.device);
-        assert_eq!((read(r#"{"device": 1310.5}"#).unwrap(), read(r#"{"device": "1310.5"}"#).unwrap()), (Some(1310.5), Some(1310.5)));
+        assert_eq!(
+            (read(r#"{"device": 1310.5}"#).unwrap(), read(r#"{"device": "1310.5"}"#).unwrap()),
+            (Some(1310.5), Some(1310.5))
+        );
         assert_eq!(read("{}").unwrap(), None);
         for bad in [r#"{"device": "fast"}"#, r#"{"device": -1}"#, r#"{"device": 0}"#, r#"{"devcie": 1}"#] {
             assert!(read(bad).is_err(), "{bad}");
@@ -195,11 +241,18 @@ mod tests {
 
     #[test]
     fn a_baseline_wins_over_the_table() {
-        let baseline: Baseline =
-            [("A".to_string(), Figures { device: Some(1000.0), host_to_device: Some(24.0), device_to_host: None })].into();
+        let baseline: Baseline = [(
+            "A".to_string(),
+            Figures { device: Some(1000.0), host_to_device: Some(24.0), device_to_host: None },
+        )]
+        .into();
         assert!(matches!(judge(&proof("A", 950.0), percent("80%"), &baseline, &[]), Judged::Fast(_)));
-        assert!(matches!(judge(&proof("A", 950.0), percent("90%"), &baseline, &[]), Judged::Slow(s) if s.contains("host to device")));
-        assert!(matches!(judge(&proof("A", 700.0), percent("80%"), &baseline, &[]), Judged::Slow(s) if s.contains("device memory")));
+        assert!(
+            matches!(judge(&proof("A", 950.0), percent("90%"), &baseline, &[]), Judged::Slow(s) if s.contains("host to device"))
+        );
+        assert!(
+            matches!(judge(&proof("A", 700.0), percent("80%"), &baseline, &[]), Judged::Slow(s) if s.contains("device memory"))
+        );
     }
 
     #[test]
@@ -209,8 +262,14 @@ mod tests {
         assert!(
             matches!(judge(&proof("NVIDIA A100-PCIE-40GB", 700.0), percent("80%"), &none, std::slice::from_ref(&a100)), Judged::Slow(s) if s.contains("1555"))
         );
-        assert!(matches!(judge(&proof("NVIDIA A100-PCIE-40GB", 1400.0), percent("90%"), &none, &[a100]), Judged::Fast(_)));
-        assert!(matches!(judge(&proof("GRID A100-40C", 700.0), percent("80%"), &none, &[]), Judged::Slow(_)), "a vGPU by its type");
+        assert!(matches!(
+            judge(&proof("NVIDIA A100-PCIE-40GB", 1400.0), percent("90%"), &none, &[a100]),
+            Judged::Fast(_)
+        ));
+        assert!(
+            matches!(judge(&proof("GRID A100-40C", 700.0), percent("80%"), &none, &[]), Judged::Slow(_)),
+            "a vGPU by its type"
+        );
         let p100 = PciGpu { address: "0000:02:00.0".into(), device_id: "15f8".into(), ..PciGpu::default() };
         assert!(
             matches!(judge(&proof("Tesla P100", 100.0), percent("90%"), &none, &[p100]), Judged::Fast(s) if s.contains("not confirmed"))

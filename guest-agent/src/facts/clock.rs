@@ -25,7 +25,10 @@ impl Fact for Clock {
         vec![Probe::Now, Probe::Run(synchronized())]
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
-        let now = seen.text(&Probe::Now)?.and_then(|t| t.parse().ok()).ok_or_else(|| Unreadable::new("the clock cannot be read"))?;
+        let now = seen
+            .text(&Probe::Now)?
+            .and_then(|t| t.parse().ok())
+            .ok_or_else(|| Unreadable::new("the clock cannot be read"))?;
         Ok(Self { now, synchronized: seen.stdout_if_ok(&synchronized()).map(|t| t.trim() == "yes") })
     }
 }

@@ -30,7 +30,12 @@ pub fn read(text: &str) -> Vec<DkmsModule> {
         let version = parts.next()?.to_string();
         let state = state.split_whitespace().next()?.trim_end_matches(['.', '!']).to_string();
         let name = name.trim().to_string();
-        name.starts_with("nvidia").then(|| DkmsModule { name, version, kernel: parts.next().map(String::from), state })
+        name.starts_with("nvidia").then(|| DkmsModule {
+            name,
+            version,
+            kernel: parts.next().map(String::from),
+            state,
+        })
     };
     text.lines().filter_map(|l| one(l.trim())).collect()
 }
@@ -43,8 +48,14 @@ mod tests {
     fn both_forms_are_read() {
         let text = "nvidia, 390.116, 4.15.0-54-generic, x86_64: installed\nnvidia/470.63.01, 3.10.0-1160.el7.x86_64, x86_64: installed (original_module exists)\nnvidia/550.1: added\nvirtualbox, 4.1, 3.2.0, x86_64: installed\nWarning! Diff: x\n";
         let all = read(text);
-        assert_eq!(all.iter().map(|m| m.version.as_str()).collect::<Vec<_>>(), ["390.116", "470.63.01", "550.1"]);
-        assert_eq!((all[1].kernel.as_deref(), all[1].state.as_str()), (Some("3.10.0-1160.el7.x86_64"), "installed"));
+        assert_eq!(
+            all.iter().map(|m| m.version.as_str()).collect::<Vec<_>>(),
+            ["390.116", "470.63.01", "550.1"]
+        );
+        assert_eq!(
+            (all[1].kernel.as_deref(), all[1].state.as_str()),
+            (Some("3.10.0-1160.el7.x86_64"), "installed")
+        );
         assert_eq!((all[2].kernel.clone(), all[2].state.as_str()), (None, "added"));
     }
 }

@@ -41,13 +41,19 @@ pub fn gridd_outcome(text: &str) -> GriddOutcome {
         } else {
             continue;
         };
-        let said = line.split("nvidia-gridd[").last().and_then(|l| l.split_once("]: ")).map_or(line, |(_, said)| said).trim();
+        let said = line
+            .split("nvidia-gridd[")
+            .last()
+            .and_then(|l| l.split_once("]: "))
+            .map_or(line, |(_, said)| said)
+            .trim();
         // `(Info: SERVER, PRODUCT; Expiry: ...)` or `(Info: SERVER; PRODUCT)`.
         let info = line.split_once("(Info: ").map(|(_, info)| info.trim_end_matches(')'));
         let product = info.filter(|_| outcome != "returned").and_then(|info| {
             info.split([';', ',']).map(str::trim).find(|part| {
                 let part = part.split(" - Error").next().unwrap_or_default();
-                (part.starts_with("NVIDIA") || part.starts_with("GRID") || part.starts_with("Quadro")) && !part.contains("://")
+                (part.starts_with("NVIDIA") || part.starts_with("GRID") || part.starts_with("Quadro"))
+                    && !part.contains("://")
             })
         });
         let product = product.map(|p| p.split(" - Error").next().unwrap_or(p).to_string());
@@ -79,7 +85,13 @@ const CAUSES: [(&[&str], &str, &str); 9] = [
         "set the guest's time (chrony or systemd-timesyncd) and the host's, then restart nvidia-gridd",
     ),
     (
-        &["network communication failure", "Failed to setup", "Failed to connect", "timed out", "Connection refused"],
+        &[
+            "network communication failure",
+            "Failed to setup",
+            "Failed to connect",
+            "timed out",
+            "Connection refused",
+        ],
         "the license server is not reached",
         "look at name resolution, routes and firewall: 443 and 80 towards NLS, the legacy server's own port (7070)",
     ),
@@ -107,7 +119,10 @@ const CAUSES: [(&[&str], &str, &str); 9] = [
 
 /// The cause behind a reason, and what to do.
 pub(crate) fn cause(reason: &str) -> Option<(&'static str, &'static str)> {
-    CAUSES.iter().find(|(needles, ..)| needles.iter().any(|n| reason.contains(n))).map(|(_, cause, fix)| (*cause, *fix))
+    CAUSES
+        .iter()
+        .find(|(needles, ..)| needles.iter().any(|n| reason.contains(n)))
+        .map(|(_, cause, fix)| (*cause, *fix))
 }
 
 /// Whether a reason is about the clock: then a restart of the daemon brings nothing.
@@ -119,11 +134,17 @@ pub(crate) fn is_clock(reason: &str) -> bool {
 pub(crate) fn expiry(status: &str) -> Option<u64> {
     let text = status.split_once("Expiry: ")?.1.trim_end_matches(')');
     let (date, rest) = text.split_once(' ')?;
-    let numbers = |text: &str, by: char| text.split(by).map(|n| n.parse::<u32>().ok()).collect::<Option<Vec<u32>>>();
+    let numbers =
+        |text: &str, by: char| text.split(by).map(|n| n.parse::<u32>().ok()).collect::<Option<Vec<u32>>>();
     let (date, clock) = (numbers(date, '-')?, numbers(rest.split(' ').next()?, ':')?);
     let ([year, month, day], [hour, minute, second]) = (&date[..], &clock[..]) else { return None };
     let small = |n: u32| u8::try_from(n).ok();
-    let day = time::Date::from_calendar_date(i32::try_from(*year).ok()?, time::Month::try_from(small(*month)?).ok()?, small(*day)?).ok()?;
+    let day = time::Date::from_calendar_date(
+        i32::try_from(*year).ok()?,
+        time::Month::try_from(small(*month)?).ok()?,
+        small(*day)?,
+    )
+    .ok()?;
     let clock = time::Time::from_hms(small(*hour)?, small(*minute)?, small(*second)?).ok()?;
     u64::try_from(day.with_time(clock).assume_utc().unix_timestamp()).ok()
 }
@@ -139,10 +160,16 @@ mod tests {
                 "Failed to acquire license from api.cls.licensing.nvidia.com (Info: NVIDIA RTX Virtual Workstation - Error: No pool features found for : X)",
                 "no license of that product",
             ),
-            ("Failed to acquire license from 10.0.0.1 (Info: X - Error: Generic network communication failure)", "not reached"),
+            (
+                "Failed to acquire license from 10.0.0.1 (Info: X - Error: Generic network communication failure)",
+                "not reached",
+            ),
             ("Failed to decode signature from token received", "token"),
             ("Failed to acquire license from X (Info: X - Error: Clock windback has been detected)", "clock"),
-            ("Failed to acquire license from X (Info: X - Error: The allowed time to process response has expired)", "clocks"),
+            (
+                "Failed to acquire license from X (Info: X - Error: The allowed time to process response has expired)",
+                "clocks",
+            ),
             ("Unable to fetch the client configuration token file", "no token"),
             ("Failed to register client (2)", "does not take"),
         ] {
@@ -154,7 +181,13 @@ mod tests {
     #[test]
     fn an_end_is_read_without_padding() {
         assert_eq!(expiry("Licensed (Expiry: 2027-1-2 3:4:5 GMT)"), Some(1_798_859_045));
-        for none in ["Licensed (Expiry: N/A)", "Licensed", "Licensed (Expiry: 2027-13-2 3:4:5 GMT)", "Licensed (Expiry: x)", "Unlicensed"] {
+        for none in [
+            "Licensed (Expiry: N/A)",
+            "Licensed",
+            "Licensed (Expiry: 2027-13-2 3:4:5 GMT)",
+            "Licensed (Expiry: x)",
+            "Unlicensed",
+        ] {
             assert_eq!(expiry(none), None, "{none}");
         }
     }

@@ -84,7 +84,9 @@ impl Fact for Health {
         let loaded = seen.file(LOADED)?;
         let report = nvidia_smi::report(seen);
         let said = seen.output(&nvidia_smi::query())?;
-        let on_disk = kernel(seen).ok().and_then(|k| seen.stdout_if_ok(&module_version(&k)).map(|v| v.trim().to_string()));
+        let on_disk = kernel(seen)
+            .ok()
+            .and_then(|k| seen.stdout_if_ok(&module_version(&k)).map(|v| v.trim().to_string()));
         let mut health = Self {
             loaded: loaded.is_some(),
             module: loaded.and_then(loaded_version),
@@ -94,7 +96,8 @@ impl Fact for Health {
             ..Self::default()
         };
         let hangs = matches!(said.ended, ExitKind::TimedOut(_));
-        let mut found = health.of_driver(hangs, report.as_ref().err().map(|_| nvidia_smi::failure(&said.both())));
+        let mut found =
+            health.of_driver(hangs, report.as_ref().err().map(|_| nvidia_smi::failure(&said.both())));
         for gpu in report.iter().flat_map(|r: &SmiReport| &r.gpus) {
             found.extend(of_gpu(gpu));
             found.extend(health.of_license(gpu));
@@ -154,8 +157,14 @@ fn finding(severity: Severity, gpu: Option<&Gpu>, what: String, fix: &str) -> Fi
 fn of_gpu(gpu: &Gpu) -> Vec<Finding> {
     let mut found = vec![];
     if let Some(ecc) = gpu.ecc_errors.filter(|e| e.uncorrected > 0) {
-        let what = format!("{} memory error(s) since the driver was loaded could not be corrected", ecc.uncorrected);
-        found.push(finding(Severity::Critical, Some(gpu), what, "power-cycle the VM; if it comes back, have the board looked at"));
+        let what =
+            format!("{} memory error(s) since the driver was loaded could not be corrected", ecc.uncorrected);
+        found.push(finding(
+            Severity::Critical,
+            Some(gpu),
+            what,
+            "power-cycle the VM; if it comes back, have the board looked at",
+        ));
     }
     if let Some(rows) = gpu.remapped_rows {
         if rows.failed {
@@ -163,13 +172,22 @@ fn of_gpu(gpu: &Gpu) -> Vec<Finding> {
             found.push(finding(Severity::Critical, Some(gpu), what, "have the board replaced"));
         } else if rows.pending {
             let what = "a row of memory waits to be replaced".into();
-            found.push(finding(Severity::Warning, Some(gpu), what, "reset the GPU: power-cycle the VM when its work is done"));
+            found.push(finding(
+                Severity::Warning,
+                Some(gpu),
+                what,
+                "reset the GPU: power-cycle the VM when its work is done",
+            ));
         }
     }
     for reason in &gpu.slowdowns {
         let (what, fix) = match reason.as_str() {
-            "hw_power_brake_slowdown" => ("the clocks are held down by the board's power brake", "look at the host's power supplies"),
-            "hw_thermal_slowdown" | "sw_thermal_slowdown" => ("the clocks are held down by heat", "look at the host's fans and its air"),
+            "hw_power_brake_slowdown" => {
+                ("the clocks are held down by the board's power brake", "look at the host's power supplies")
+            }
+            "hw_thermal_slowdown" | "sw_thermal_slowdown" => {
+                ("the clocks are held down by heat", "look at the host's fans and its air")
+            }
             _ => ("the clocks are held down by the hardware", "look at power and heat of the host"),
         };
         found.push(finding(Severity::Warning, Some(gpu), format!("{what} ({reason})"), fix));
@@ -202,9 +220,11 @@ impl Health {
                 "the driver is loaded, but drives no GPU".into(),
                 "read the lines of NVRM in `dmesg`; compare host and guest driver with `vsgpu compat`",
             ),
-            Some(_) if self.on_disk.is_some() => {
-                say(Severity::Critical, "the driver is installed, but not loaded".into(), "run `vsgpu plan`: it says why and what to do")
-            }
+            Some(_) if self.on_disk.is_some() => say(
+                Severity::Critical,
+                "the driver is installed, but not loaded".into(),
+                "run `vsgpu plan`: it says why and what to do",
+            ),
             // A guest without any driver is not ill.
             _ => {}
         }
@@ -213,7 +233,9 @@ impl Health {
         {
             say(
                 Severity::Warning,
-                format!("module {module} is loaded, {disk} is installed: the next start of a program may fail"),
+                format!(
+                    "module {module} is loaded, {disk} is installed: the next start of a program may fail"
+                ),
                 "reboot the guest",
             );
         }
@@ -224,8 +246,12 @@ impl Health {
         let Some(status) = gpu.license_status.as_deref() else { return vec![] };
         if !is_licensed(status) {
             let (severity, what) = match status {
-                s if s.contains("Restricted") && !s.contains("Unrestricted") => (Severity::Critical, "no license: the vGPU is throttled"),
-                s if s.contains("Unrestricted") => (Severity::Warning, "no license yet: the vGPU works unrestricted for a time"),
+                s if s.contains("Restricted") && !s.contains("Unrestricted") => {
+                    (Severity::Critical, "no license: the vGPU is throttled")
+                }
+                s if s.contains("Unrestricted") => {
+                    (Severity::Warning, "no license yet: the vGPU works unrestricted for a time")
+                }
                 _ => (Severity::Critical, "no license"),
             };
             return vec![finding(
@@ -239,11 +265,21 @@ impl Health {
         self.license_expires = Some(self.license_expires.map_or(end, |old| old.min(end)));
         if end <= self.at {
             let what = "the license has ended by this guest's clock".into();
-            return vec![finding(Severity::Critical, Some(gpu), what, "look at the clock and at the license server")];
+            return vec![finding(
+                Severity::Critical,
+                Some(gpu),
+                what,
+                "look at the clock and at the license server",
+            )];
         }
         if end - self.at < LICENSE_SOON {
             let what = format!("the license ends in {} minutes and was not renewed", (end - self.at) / 60);
-            return vec![finding(Severity::Warning, Some(gpu), what, "look whether the guest reaches its license server")];
+            return vec![finding(
+                Severity::Warning,
+                Some(gpu),
+                what,
+                "look whether the guest reaches its license server",
+            )];
         }
         vec![]
     }
@@ -257,7 +293,10 @@ mod tests {
     fn xids_are_counted_with_their_meaning() {
         let log = "1700000000.1 vm kernel: NVRM: Xid (PCI:0000:02:00): 31, pid=1, MMU Fault\n1700000009.1 vm kernel: NVRM: Xid (PCI:0000:02:00): 31, pid=2, MMU Fault\n1700000010.1 vm kernel: NVRM: Xid (PCI:0000:02:00): 79, GPU has fallen off the bus.\n";
         let all = xids_of(log);
-        assert_eq!(all.iter().map(|x| (x.code, x.count, x.last)).collect::<Vec<_>>(), [(31, 2, 1_700_000_009), (79, 1, 1_700_000_010)]);
+        assert_eq!(
+            all.iter().map(|x| (x.code, x.count, x.last)).collect::<Vec<_>>(),
+            [(31, 2, 1_700_000_009), (79, 1, 1_700_000_010)]
+        );
         assert!(all[1].severity == Severity::Critical && of_xid(&all[1]).fix.contains("host"));
     }
 
@@ -273,7 +312,12 @@ mod tests {
         assert!(of_gpu(&sound).is_empty());
         let sick = Gpu {
             ecc_errors: Some(EccErrors { corrected: 9, uncorrected: 1, uncorrected_ever: 1 }),
-            remapped_rows: Some(RemappedRows { correctable: 0, uncorrectable: 1, pending: true, failed: false }),
+            remapped_rows: Some(RemappedRows {
+                correctable: 0,
+                uncorrectable: 1,
+                pending: true,
+                failed: false,
+            }),
             slowdowns: vec!["hw_thermal_slowdown".into()],
             ..sound
         };
@@ -286,7 +330,11 @@ mod tests {
         let gpu = |status: &str| Gpu { license_status: Some(status.into()), ..Gpu::default() };
         let mut worst = |status: &str| health.of_license(&gpu(status)).first().map(|f| f.severity);
         assert_eq!(worst("Licensed (Expiry: N/A)"), None);
-        assert_eq!(worst("Licensed (Expiry: 2027-1-15 8:30:0 GMT)"), Some(Severity::Warning), "half an hour is left");
+        assert_eq!(
+            worst("Licensed (Expiry: 2027-1-15 8:30:0 GMT)"),
+            Some(Severity::Warning),
+            "half an hour is left"
+        );
         assert_eq!(worst("Licensed (Expiry: 2027-1-2 3:4:5 GMT)"), Some(Severity::Critical));
         assert_eq!(worst("Licensed (Expiry: 2028-1-2 3:4:5 GMT)"), None);
         assert_eq!(worst("Unlicensed (Unrestricted)"), Some(Severity::Warning));
@@ -297,6 +345,9 @@ mod tests {
     fn versions_of_both_kinds_of_module_are_read() {
         let closed = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.63.01  Tue Aug  3 20:44:16 UTC 2021\nGCC version:  gcc 4.8.5\n";
         let open = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.03  Release Build\n";
-        assert_eq!((loaded_version(closed).as_deref(), loaded_version(open).as_deref()), (Some("470.63.01"), Some("580.159.03")));
+        assert_eq!(
+            (loaded_version(closed).as_deref(), loaded_version(open).as_deref()),
+            (Some("470.63.01"), Some("580.159.03"))
+        );
     }
 }

@@ -24,8 +24,9 @@ pub struct HostView {
 /// Reads a configuration space in hex; `None` where there is no sign of a vGPU, or only the 64 bytes that users see.
 pub fn host_view(config_hex: &str) -> Option<HostView> {
     let digits = config_hex.trim();
-    let config: Vec<u8> =
-        (0..digits.len() / 2).map(|at| u8::from_str_radix(digits.get(at * 2..at * 2 + 2)?, 16).ok()).collect::<Option<_>>()?;
+    let config: Vec<u8> = (0..digits.len() / 2)
+        .map(|at| u8::from_str_radix(digits.get(at * 2..at * 2 + 2)?, 16).ok())
+        .collect::<Option<_>>()?;
     let mut at = usize::from(*config.get(FIRST)?);
     // 48 capabilities fit at most; a loop in a broken list ends here.
     for _ in 0..48 {
@@ -104,7 +105,11 @@ mod tests {
         let mut whole = config("x", "y");
         whole[0x73] = b'X';
         assert_eq!(host_view(&hex(&whole)), None);
-        assert_eq!(host_view(&hex(&config("580.126.08", "r582_12")[..64])), None, "what users other than root see");
+        assert_eq!(
+            host_view(&hex(&config("580.126.08", "r582_12")[..64])),
+            None,
+            "what users other than root see"
+        );
         let mut round = config("x", "y");
         round[0x61] = 0x60;
         assert_eq!(host_view(&hex(&round)), None);

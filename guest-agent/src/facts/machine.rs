@@ -28,7 +28,8 @@ const PLENTY: u64 = 32 << 30;
 /// The disks on which these paths lie; none where that is not known.
 pub(crate) fn disks_of(seen: &Observation, paths: &[&str]) -> Vec<Disk> {
     let Ok(machine) = seen.machine() else { return vec![] };
-    let mut disks: Vec<Disk> = paths.iter().filter_map(|path| disk_of(&machine.disks, path)).cloned().collect();
+    let mut disks: Vec<Disk> =
+        paths.iter().filter_map(|path| disk_of(&machine.disks, path)).cloned().collect();
     disks.iter_mut().for_each(|disk| disk.free_bytes = disk.free_bytes.min(PLENTY));
     disks.sort_by(|a, b| a.mount.cmp(&b.mount));
     disks.dedup();

@@ -36,7 +36,9 @@ impl Fact for Os {
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let text = os_release(seen)?;
-        let value = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)).map(|v| v.trim_matches('"').to_string());
+        let value = |key: &str| {
+            text.lines().find_map(|l| l.strip_prefix(key)).map(|v| v.trim_matches('"').to_string())
+        };
         Ok(Self {
             id: value("ID=").unwrap_or_default(),
             version: value("VERSION_ID="),

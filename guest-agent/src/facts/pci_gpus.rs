@@ -57,8 +57,10 @@ impl PciGpus {
             probes.push(Probe::Read(format!("{BUS}/{address}/vendor")));
             if is_nvidia(address, seen) {
                 probes.push(Probe::Hex(format!("{BUS}/{address}/config")));
-                probes
-                    .extend(["device", "class", "subsystem_device", "resource"].map(|file| Probe::Read(format!("{BUS}/{address}/{file}"))));
+                probes.extend(
+                    ["device", "class", "subsystem_device", "resource"]
+                        .map(|file| Probe::Read(format!("{BUS}/{address}/{file}"))),
+                );
             }
         }
         probes
@@ -70,7 +72,10 @@ impl PciGpus {
             return Ok(None);
         }
         let id = |address: &str, file: &str| {
-            seen.file(&format!("{BUS}/{address}/{file}")).ok().flatten().map(|t| t.trim().trim_start_matches("0x").to_lowercase())
+            seen.file(&format!("{BUS}/{address}/{file}"))
+                .ok()
+                .flatten()
+                .map(|t| t.trim().trim_start_matches("0x").to_lowercase())
         };
         let gpu = |address: &str| {
             // Display controllers only (03xx): the audio function of a board is no GPU.
@@ -79,8 +84,18 @@ impl PciGpus {
             let resource = seen.file(&format!("{BUS}/{address}/resource")).ok().flatten();
             let (subsystem_id, bar1_mib) = (id(address, "subsystem_device"), resource.and_then(bar1_mib));
             let config = seen.text(&Probe::Hex(format!("{BUS}/{address}/config"))).ok().flatten();
-            let vgpu_type = subsystem_id.as_deref().and_then(|sub| vgpu_types::by_pci(&device_id, sub)).map(|t| t.name.to_string());
-            Some(PciGpu { address: address.into(), device_id, subsystem_id, bar1_mib, host: config.and_then(host_view), vgpu_type })
+            let vgpu_type = subsystem_id
+                .as_deref()
+                .and_then(|sub| vgpu_types::by_pci(&device_id, sub))
+                .map(|t| t.name.to_string());
+            Some(PciGpu {
+                address: address.into(),
+                device_id,
+                subsystem_id,
+                bar1_mib,
+                host: config.and_then(host_view),
+                vgpu_type,
+            })
         };
         Ok(Some(seen.names(BUS)?.into_iter().filter(|a| is_nvidia(a, seen)).filter_map(gpu).collect()))
     }
@@ -111,7 +126,10 @@ mod tests {
     fn bar1_is_the_second_line() {
         let lines = "0x00000000fc000000 0x00000000fcffffff 0x0000000000040200\n0x000003b800000000 0x000003bfffffffff 0x000000000014220c\n";
         assert_eq!(bar1_mib(lines), Some(32_768));
-        assert_eq!(bar1_mib("0x0 0x0 0x0\n0x0000000000000000 0x0000000000000000 0x0000000000000000\n"), Some(0));
+        assert_eq!(
+            bar1_mib("0x0 0x0 0x0\n0x0000000000000000 0x0000000000000000 0x0000000000000000\n"),
+            Some(0)
+        );
         let hopper = "0x000003c042000000 0x000003c042ffffff 0x000000000014220c\n0x0000000000000000 0x0000000000000000 0x0000000000000000\n0x000003a000000000 0x000003bfffffffff 0x000000000014220c\n";
         assert_eq!(bar1_mib(hopper), Some(131_072), "BAR0 is 64-bit: BAR1 is the third line");
         assert_eq!((bar1_mib(""), bar1_mib("x\ny z\n")), (None, None));

@@ -7,7 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict, WordOr};
+use vsgpu_core::{
+    Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict, WordOr,
+};
 
 /// Build tools of a guest.
 pub struct BuildTools;
@@ -80,7 +82,8 @@ fn makefile(kernel: &str) -> String {
 
 impl Requirement for BuildTools {
     const NAME: &'static str = "build-tools";
-    const ABOUT: &'static str = "Compiler, make and headers of the running kernel; DKMS where the distribution has it";
+    const ABOUT: &'static str =
+        "Compiler, make and headers of the running kernel; DKMS where the distribution has it";
     const AFTER: &'static [&'static str] = &["package-source"];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
@@ -104,15 +107,22 @@ impl Requirement for BuildTools {
         let is = format!("no {}", lacks.join(", no "));
         let Some(family) = distro::of(&fact.os_release) else {
             let hint = format!("{}; install {wants} yourself", distro::UNKNOWN);
-            return Verdict::blocked(format!("{is}, and this distribution's package tool is not known"), hint);
+            return Verdict::blocked(
+                format!("{is}, and this distribution's package tool is not known"),
+                hint,
+            );
         };
         let effects = match spec {
             BuildToolsSpec::Map(FilesSpec { files }) => {
                 vec![Effect::run(family.install(&files.iter().map(|f| f.stored(None)).collect::<Vec<_>>()))]
             }
             BuildToolsSpec::Word(Wish::Present) => {
-                let packages: Vec<String> =
-                    family.build_tools().iter().map(|p| p.to_string()).chain([family.headers(&fact.kernel)]).collect();
+                let packages: Vec<String> = family
+                    .build_tools()
+                    .iter()
+                    .map(|p| p.to_string())
+                    .chain([family.headers(&fact.kernel)])
+                    .collect();
                 family.refresh().into_iter().chain([family.install(&packages)]).map(Effect::run).collect()
             }
         };
@@ -130,7 +140,11 @@ impl Requirement for BuildTools {
         }
     }
 
-    fn explain(failure: &vsgpu_core::requirement::Failure, _: &Subject, _: &Observation) -> Option<vsgpu_core::requirement::Explained> {
+    fn explain(
+        failure: &vsgpu_core::requirement::Failure,
+        _: &Subject,
+        _: &Observation,
+    ) -> Option<vsgpu_core::requirement::Explained> {
         crate::package_errors::explain(failure)
     }
 }

@@ -15,14 +15,20 @@ const RECORD: &str = "/var/lib/vsgpu/container-proof.json";
 /// Seconds for a container: its image may have to be fetched first.
 const RUN_SECS: u32 = 600;
 /// Where the program may be on the guest; the one that is there is mounted.
-const PROGRAM_PATHS: [&str; 3] = ["/usr/bin/vsgpu-cuda-proof", "/usr/lib/vsgpu/vsgpu-cuda-proof", "/usr/local/bin/vsgpu-cuda-proof"];
+const PROGRAM_PATHS: [&str; 3] =
+    ["/usr/bin/vsgpu-cuda-proof", "/usr/lib/vsgpu/vsgpu-cuda-proof", "/usr/local/bin/vsgpu-cuda-proof"];
 
 /// Container proof of a guest.
 pub struct ContainerProof;
 
 /// How it is proved.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values", try_from = "Unchecked")]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    expecting = "keys and values",
+    try_from = "Unchecked"
+)]
 pub struct ContainerProofSpec {
     /// Engine. Left out: the first of Docker and Podman that answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,7 +52,9 @@ impl TryFrom<Unchecked> for ContainerProofSpec {
     type Error = String;
     fn try_from(raw: Unchecked) -> Result<Self, String> {
         if raw.engine == Some(Engine::Containerd) {
-            return Err("vsgpu does not prove containerd: use docker or podman here, or a pod of your cluster".into());
+            return Err(
+                "vsgpu does not prove containerd: use docker or podman here, or a pod of your cluster".into(),
+            );
         }
         let image = raw.image.unwrap_or_else(|| "ubuntu".into());
         let plain = image.chars().all(|c| c.is_ascii_alphanumeric() || "-._/:@".contains(c));
@@ -95,10 +103,15 @@ impl Fact for ContainerProofFact {
         let Some(record) = proof_record::read(seen, RECORD)? else { return Ok(fact) };
         let run = &record.outputs[0];
         match cuda_report::read(&run.output.stdout) {
-            Ok(report) => (fact.failure, fact.report) = (report.failure.as_ref().map(ToString::to_string), report),
+            Ok(report) => {
+                (fact.failure, fact.report) = (report.failure.as_ref().map(ToString::to_string), report)
+            }
             Err(_) => {
-                fact.failure =
-                    Some(format!("{}: {}", run.output.ended, vsgpu_core::observation::head(&run.output.both()).replace('\n', " | ")))
+                fact.failure = Some(format!(
+                    "{}: {}",
+                    run.output.ended,
+                    vsgpu_core::observation::head(&run.output.both()).replace('\n', " | ")
+                ))
             }
         }
         fact.at = Some(record.at);
@@ -115,14 +128,17 @@ impl ContainerProofSpec {
             _ => &["--runtime=nvidia", "--gpus", "all"],
         };
         let (mount, inside) = (format!("{program}:/{PROGRAM}:ro"), format!("/{PROGRAM}"));
-        let args = [&["run", "--rm", "--network=none"], gpus, &["-v", &mount, "--entrypoint", &inside, &self.image]].concat();
+        let args =
+            [&["run", "--rm", "--network=none"], gpus, &["-v", &mount, "--entrypoint", &inside, &self.image]]
+                .concat();
         Command::new(engine.program(), args).within(RUN_SECS)
     }
 }
 
 impl Requirement for ContainerProof {
     const NAME: &'static str = "container-proof";
-    const ABOUT: &'static str = "Our own program added vectors on the GPUs inside a container, every result checked";
+    const ABOUT: &'static str =
+        "Our own program added vectors on the GPUs inside a container, every result checked";
     const AFTER: &'static [&'static str] = &["driver", "license", "container-toolkit"];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
@@ -170,7 +186,9 @@ impl Requirement for ContainerProof {
         };
         let mut effects = vec![];
         if let Some(archive) = &spec.archive {
-            effects.push(Effect::run(Command::new(engine.program(), ["load", "-i", &archive.stored(None)]).within(RUN_SECS)));
+            effects.push(Effect::run(
+                Command::new(engine.program(), ["load", "-i", &archive.stored(None)]).within(RUN_SECS),
+            ));
         }
         effects.push(Effect::Record { commands: vec![command], path: RECORD.into(), beside: DRIVER.into() });
         Verdict::unmet(is, "every sum right in a container", effects)
@@ -193,13 +211,20 @@ mod tests {
     #[test]
     fn the_engine_that_answers_is_used_in_its_own_way() {
         let spec: ContainerProofSpec = serde_json::from_str("{}").unwrap();
-        let mut fact =
-            ContainerProofFact { engines: vec![Engine::Podman], program: Some("/usr/bin/vsgpu-cuda-proof".into()), ..Default::default() };
+        let mut fact = ContainerProofFact {
+            engines: vec![Engine::Podman],
+            program: Some("/usr/bin/vsgpu-cuda-proof".into()),
+            ..Default::default()
+        };
         let line = |fact: &ContainerProofFact| match ContainerProof::check(&spec, fact) {
             Verdict::Unmet { effects, .. } => effects[0].to_string(),
             other => panic!("{other:?}"),
         };
-        assert!(line(&fact).starts_with("podman run --rm --network=none --device nvidia.com/gpu=all"), "{}", line(&fact));
+        assert!(
+            line(&fact).starts_with("podman run --rm --network=none --device nvidia.com/gpu=all"),
+            "{}",
+            line(&fact)
+        );
         fact.engines.insert(0, Engine::Docker);
         assert!(line(&fact).contains(
             "--runtime=nvidia --gpus all -v /usr/bin/vsgpu-cuda-proof:/vsgpu-cuda-proof:ro --entrypoint /vsgpu-cuda-proof ubuntu"

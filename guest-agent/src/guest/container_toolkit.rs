@@ -98,7 +98,11 @@ impl Fact for ContainerToolkitFact {
     const NAME: &'static str = "container-toolkit";
     const ABOUT: &'static str = "NVIDIA Container Toolkit, and the container engines that know the GPUs";
     fn probes(_: &Subject, _: &Observation) -> Vec<Probe> {
-        let mut probes = vec![Probe::Run(ctk(&["--version"])), Probe::Read(OS_RELEASE.into()), Probe::Run(nvidia_smi::query())];
+        let mut probes = vec![
+            Probe::Run(ctk(&["--version"])),
+            Probe::Read(OS_RELEASE.into()),
+            Probe::Run(nvidia_smi::query()),
+        ];
         probes.extend(Engine::ALL.map(|e| Probe::Run(e.version())));
         probes.push(Probe::Run(docker_runtimes()));
         probes.extend(Engine::ALL.iter().flat_map(|e| e.files()).map(|f| Probe::Read((*f).into())));
@@ -106,7 +110,9 @@ impl Fact for ContainerToolkitFact {
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         // `NVIDIA Container Toolkit CLI version 1.14.6`
-        let version = seen.stdout_if_ok(&ctk(&["--version"])).and_then(|t| t.lines().next()?.rsplit(' ').next().map(String::from));
+        let version = seen
+            .stdout_if_ok(&ctk(&["--version"]))
+            .and_then(|t| t.lines().next()?.rsplit(' ').next().map(String::from));
         let driver = nvidia_smi::report(seen).ok().and_then(|r| r.driver_version);
         let ready = |engine: &Engine| {
             engine.files().iter().any(|file| {
@@ -115,10 +121,16 @@ impl Fact for ContainerToolkitFact {
                     // The CDI description of another driver names libraries that are gone.
                     Engine::Podman => driver.as_ref().is_some_and(|d| text.contains(d.as_str())),
                     Engine::Docker => {
-                        let configured = serde_json::from_str::<serde_json::Value>(text).is_ok_and(|v| v["runtimes"]["nvidia"].is_object());
-                        configured && seen.stdout_if_ok(&docker_runtimes()).is_none_or(|known| known.contains("\"nvidia\""))
+                        let configured = serde_json::from_str::<serde_json::Value>(text)
+                            .is_ok_and(|v| v["runtimes"]["nvidia"].is_object());
+                        configured
+                            && seen
+                                .stdout_if_ok(&docker_runtimes())
+                                .is_none_or(|known| known.contains("\"nvidia\""))
                     }
-                    Engine::Containerd => text.contains("runtimes.nvidia") || text.contains("runtimes.\"nvidia\""),
+                    Engine::Containerd => {
+                        text.contains("runtimes.nvidia") || text.contains("runtimes.\"nvidia\"")
+                    }
                 }
             })
         };
@@ -138,7 +150,8 @@ impl Requirement for ContainerToolkit {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 30;
-    const IMPLIED_BY: &'static [Implied] = &[Implied { by: "container-proof", spec: |_| Some(serde_json::json!({})) }];
+    const IMPLIED_BY: &'static [Implied] =
+        &[Implied { by: "container-proof", spec: |_| Some(serde_json::json!({})) }];
     const EXAMPLE: &'static str = r#"{"engines": ["docker"]}"#;
     type Spec = ContainerToolkitSpec;
     type Fact = ContainerToolkitFact;
@@ -167,21 +180,35 @@ impl Requirement for ContainerToolkit {
                 effects.extend(family.refresh().into_iter().map(Effect::run));
                 effects.push(Effect::run(family.install(&[PACKAGE.into()])));
             } else {
-                effects.push(Effect::run(family.install(&spec.files.iter().map(|f| f.stored(None)).collect::<Vec<_>>())));
+                effects.push(Effect::run(
+                    family.install(&spec.files.iter().map(|f| f.stored(None)).collect::<Vec<_>>()),
+                ));
             }
         }
         for engine in wished.iter().filter(|e| !fact.ready.contains(e)) {
             match engine {
-                Engine::Podman => effects.push(Effect::run(ctk(&["cdi", "generate", &format!("--output={CDI}")]))),
+                Engine::Podman => {
+                    effects.push(Effect::run(ctk(&["cdi", "generate", &format!("--output={CDI}")])))
+                }
                 _ => {
-                    effects.push(Effect::run(ctk(&["runtime", "configure", &format!("--runtime={}", engine.program())])));
-                    effects.push(Effect::run(Command::new("systemctl", ["restart", engine.program()]).within(120)));
+                    effects.push(Effect::run(ctk(&[
+                        "runtime",
+                        "configure",
+                        &format!("--runtime={}", engine.program()),
+                    ])));
+                    effects.push(Effect::run(
+                        Command::new("systemctl", ["restart", engine.program()]).within(120),
+                    ));
                 }
             }
         }
         let wants = format!("toolkit, set up for {}", names(wished));
         if effects.is_empty() {
-            return Verdict::met(format!("{}, set up for {}", fact.version.as_deref().unwrap_or_default(), names(wished)));
+            return Verdict::met(format!(
+                "{}, set up for {}",
+                fact.version.as_deref().unwrap_or_default(),
+                names(wished)
+            ));
         }
         let is = match &fact.version {
             None => "absent".into(),
@@ -223,8 +250,11 @@ mod tests {
 
     #[test]
     fn each_engine_is_set_up_in_its_own_way() {
-        let mut fact =
-            ContainerToolkitFact { engines: vec![Engine::Docker, Engine::Podman], os_release: "ID=debian".into(), ..Default::default() };
+        let mut fact = ContainerToolkitFact {
+            engines: vec![Engine::Docker, Engine::Podman],
+            os_release: "ID=debian".into(),
+            ..Default::default()
+        };
         let lines = |v: Verdict| match v {
             Verdict::Unmet { effects, .. } => effects.iter().map(ToString::to_string).collect::<Vec<_>>(),
             Verdict::Met { .. } => vec![],
@@ -241,10 +271,16 @@ mod tests {
         );
         fact.version = Some("1.14.6".into());
         fact.ready = vec![Engine::Docker];
-        assert_eq!(lines(check(&[], &fact)).len(), 1, "after a driver update only the description is made again");
+        assert_eq!(
+            lines(check(&[], &fact)).len(),
+            1,
+            "after a driver update only the description is made again"
+        );
         assert!(check(&[Engine::Docker], &fact).is_met());
         assert!(matches!(check(&[Engine::Containerd], &fact), Verdict::Blocked { .. }));
         fact.engines.clear();
-        assert!(matches!(check(&[], &fact), Verdict::Blocked { why, .. } if why.contains("no container engine")));
+        assert!(
+            matches!(check(&[], &fact), Verdict::Blocked { why, .. } if why.contains("no container engine"))
+        );
     }
 }

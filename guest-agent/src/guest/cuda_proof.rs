@@ -11,7 +11,9 @@ use vsgpu_core::artifact::Artifact;
 use vsgpu_core::readers::cuda_report::{self, CudaReport};
 use vsgpu_core::readers::cuda_samples::{DeviceQuery, device_query, vector_add_passed};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, ExitKind, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{
+    Command, Effect, ExitKind, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict,
+};
 
 const RECORD: &str = "/var/lib/vsgpu/cuda-proof.json";
 /// Our own program, beside the agent.
@@ -119,13 +121,16 @@ impl CudaProofFact {
 
 impl Fact for CudaProofFact {
     const NAME: &'static str = "cuda-proof";
-    const ABOUT: &'static str = "Last CUDA proof: vector additions checked, bandwidths, and what NVIDIA's samples said";
+    const ABOUT: &'static str =
+        "Last CUDA proof: vector additions checked, bandwidths, and what NVIDIA's samples said";
     fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         [proof_record::probes(RECORD), PciGpus::ask(seen)].concat()
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let on_bus = PciGpus::seen(seen)?.unwrap_or_default();
-        let Some(record) = proof_record::read(seen, RECORD)? else { return Ok(Self { on_bus, ..Self::default() }) };
+        let Some(record) = proof_record::read(seen, RECORD)? else {
+            return Ok(Self { on_bus, ..Self::default() });
+        };
         let own = &record.outputs[0];
         let samples = record.outputs.get(1..3).unwrap_or_default();
         let samples_ran = samples.len() == 2 && samples.iter().all(|r| r.output.ended != ExitKind::Missing);
@@ -134,7 +139,9 @@ impl Fact for CudaProofFact {
                 let failure = report.failure.as_ref().map(|f| format!("{f}{}", advice(f.code)));
                 (report, failure)
             }
-            Err(why) => (CudaReport::default(), Some(format!("`{}`: {}: {why}", own.command, own.output.ended))),
+            Err(why) => {
+                (CudaReport::default(), Some(format!("`{}`: {}: {why}", own.command, own.output.ended)))
+            }
         };
         let failed = samples.iter().find(|r| samples_ran && !r.output.ok());
         failure = failure.or_else(|| failed.map(|r| format!("`{}`: {}", r.command, r.output.ended)));
@@ -155,13 +162,19 @@ impl Fact for CudaProofFact {
 /// What to do about an answer of the driver API (facts: failures 5.4, F20).
 fn advice(code: Option<i32>) -> &'static str {
     match code {
-        Some(3 | 999) => ": look at the lines of NVRM in `dmesg`; a stuck driver needs a power cycle of the VM",
-        Some(35 | 803) => ": library and module of the driver differ, or the driver is too old: reboot the guest",
+        Some(3 | 999) => {
+            ": look at the lines of NVRM in `dmesg`; a stuck driver needs a power cycle of the VM"
+        }
+        Some(35 | 803) => {
+            ": library and module of the driver differ, or the driver is too old: reboot the guest"
+        }
         Some(46 | 201 | 205) => ": the GPU is busy, or the vGPU has no license: look at `license`",
         Some(100) => ": vGPU types of the series A and B run no CUDA programs; else look at `driver`",
         Some(222) => ": this driver is older than the proof's kernels (PTX 5.0, CUDA 8.0)",
         Some(801) => ": vGPU types of the series A and B run no CUDA programs; take one of series C or Q",
-        Some(802) => ": systems with NVSwitch need nvidia-fabricmanager of exactly the driver's version, running",
+        Some(802) => {
+            ": systems with NVSwitch need nvidia-fabricmanager of exactly the driver's version, running"
+        }
         _ => "",
     }
 }
@@ -191,7 +204,10 @@ impl CudaProofSpec {
         let query = &fact.device_query;
         let wrong = |what: String| Err(Shortcoming::Failed(what));
         if let Some(failure) = &fact.failure {
-            return wrong(format!("{failure}{}", query.error_code.map(|c| format!(" (CUDA error {c})")).unwrap_or_default()));
+            return wrong(format!(
+                "{failure}{}",
+                query.error_code.map(|c| format!(" (CUDA error {c})")).unwrap_or_default()
+            ));
         }
         if !fact.report.passed() {
             return wrong("not every result was checked".into());
@@ -240,7 +256,8 @@ impl Requirement for CudaProof {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: &'static [Implied] = &[Implied { by: "cuda-toolkit", spec: |_| Some(serde_json::json!({})) }];
+    const IMPLIED_BY: &'static [Implied] =
+        &[Implied { by: "cuda-toolkit", spec: |_| Some(serde_json::json!({})) }];
     const EXAMPLE: &'static str = r#"{"bandwidth-at-least": "80%"}"#;
     type Spec = CudaProofSpec;
     type Fact = CudaProofFact;
@@ -274,7 +291,11 @@ impl Requirement for CudaProof {
                 }
             }
         };
-        Verdict::unmet(is, wants, vec![Effect::Record { commands, path: RECORD.into(), beside: DRIVER.into() }])
+        Verdict::unmet(
+            is,
+            wants,
+            vec![Effect::Record { commands, path: RECORD.into(), beside: DRIVER.into() }],
+        )
     }
 
     fn as_spec(fact: &CudaProofFact) -> Option<CudaProofSpec> {
@@ -312,8 +333,12 @@ mod tests {
 
     fn fact(spec: &CudaProofSpec) -> CudaProofFact {
         let add = VectorAdd { elements: 50_000, checked: 50_000, ..VectorAdd::default() };
-        let device =
-            DeviceProof { name: "NVIDIA A100-40C".into(), vector_adds: vec![add], device_gb_s: Some(1300.0), ..DeviceProof::default() };
+        let device = DeviceProof {
+            name: "NVIDIA A100-40C".into(),
+            vector_adds: vec![add],
+            device_gb_s: Some(1300.0),
+            ..DeviceProof::default()
+        };
         CudaProofFact {
             at: Some(1),
             this_boot: true,
@@ -352,7 +377,8 @@ mod tests {
         assert!(is(CudaProof::check(&wish, &fact(&wish))).contains("84 % of 1555"));
         let wish = spec(r#"{"bandwidth-at-least": "80%"}"#);
         assert!(!is(CudaProof::check(&wish, &fact(&wish))).starts_with("unmet"));
-        let wish = spec(r#"{"bandwidth-at-least": "90%", "baseline": {"NVIDIA A100-40C": {"device": 1310}}}"#);
+        let wish =
+            spec(r#"{"bandwidth-at-least": "90%", "baseline": {"NVIDIA A100-40C": {"device": 1310}}}"#);
         assert!(is(CudaProof::check(&wish, &fact(&wish))).contains("99 % of the baseline"));
         let wish = spec("{}");
         let mut wrong = fact(&wish);
@@ -372,6 +398,9 @@ mod tests {
             text: "system not yet initialized".into(),
         };
         let text = format!("{failure}{}", advice(failure.code));
-        assert!(text.starts_with("init: CUDA_ERROR_SYSTEM_NOT_READY (802)") && text.contains("fabricmanager"), "{text}");
+        assert!(
+            text.starts_with("init: CUDA_ERROR_SYSTEM_NOT_READY (802)") && text.contains("fabricmanager"),
+            "{text}"
+        );
     }
 }

@@ -25,7 +25,12 @@ pub struct CudaToolkit;
 
 /// One toolkit.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values", try_from = "Unchecked")]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    expecting = "keys and values",
+    try_from = "Unchecked"
+)]
 pub struct ToolkitSpec {
     /// NVIDIA's runfile, `cuda_12.2.2_535.104.05_linux.run`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,7 +58,11 @@ impl TryFrom<Unchecked> for ToolkitSpec {
                     "`{name}` is no package of a toolkit alone: `cuda-toolkit-12-4` is expected; others bring a driver of their own"
                 ));
             }
-            _ => return Err("either `package` (a runfile) or `name` (a package of the distribution) is needed".into()),
+            _ => {
+                return Err(
+                    "either `package` (a runfile) or `name` (a package of the distribution) is needed".into(),
+                );
+            }
         }
         Ok(Self { package: raw.package, name: raw.name })
     }
@@ -113,7 +122,12 @@ impl Fact for CudaToolkitFact {
     const NAME: &'static str = "cuda-toolkit";
     const ABOUT: &'static str = "CUDA toolkits that are installed, and the one that login shells find";
     fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
-        let mut probes = vec![Probe::List(FOLDER.into()), Probe::Run(nvcc()), Probe::Read(PROFILE.into()), Probe::Read(OS_RELEASE.into())];
+        let mut probes = vec![
+            Probe::List(FOLDER.into()),
+            Probe::Run(nvcc()),
+            Probe::Read(PROFILE.into()),
+            Probe::Read(OS_RELEASE.into()),
+        ];
         probes.extend(installations(seen).into_iter().flat_map(version_files).map(Probe::Read));
         probes
     }
@@ -130,7 +144,10 @@ impl Fact for CudaToolkitFact {
         let default = found.get("cuda").cloned();
         let mut versions: Vec<String> = found.into_values().collect();
         // `Cuda compilation tools, release 12.2, V12.2.140`
-        let said = seen.stdout_if_ok(&nvcc()).and_then(|t| t.split_once("release ")).and_then(|(_, rest)| rest.split(',').next());
+        let said = seen
+            .stdout_if_ok(&nvcc())
+            .and_then(|t| t.split_once("release "))
+            .and_then(|(_, rest)| rest.split(',').next());
         if let Some(release) = said.filter(|r| versions.iter().all(|v| release_of(v) != **r)) {
             versions.push(release.into());
         }
@@ -161,7 +178,8 @@ fn same(is: &str, wanted: &str) -> bool {
 
 impl Requirement for CudaToolkit {
     const NAME: &'static str = "cuda-toolkit";
-    const ABOUT: &'static str = "CUDA toolkits, from your runfiles or the guest's repositories, without their driver";
+    const ABOUT: &'static str =
+        "CUDA toolkits, from your runfiles or the guest's repositories, without their driver";
     const AFTER: &'static [&'static str] = &["driver", "driver-held"];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
@@ -187,12 +205,15 @@ impl Requirement for CudaToolkit {
                         // A runfile is compressed: unpacked and installed it needs more than its own size, never less.
                         let bytes = package.size.unwrap_or_default();
                         room.extend([UNPACKED, FOLDER].map(|path| DiskNeed { path, bytes }));
-                        let install = Command::new(package.stored(None), ["--silent", "--toolkit"]).within(INSTALL_SECS);
+                        let install = Command::new(package.stored(None), ["--silent", "--toolkit"])
+                            .within(INSTALL_SECS);
                         effects.push(Effect::run(install));
                     }
                     (None, Some(name), Some(family)) => {
                         effects.extend(family.refresh().into_iter().map(Effect::run));
-                        effects.push(Effect::run(family.install(std::slice::from_ref(name)).within(INSTALL_SECS)));
+                        effects.push(Effect::run(
+                            family.install(std::slice::from_ref(name)).within(INSTALL_SECS),
+                        ));
                     }
                     _ => {
                         return Verdict::blocked(
@@ -234,9 +255,19 @@ impl Requirement for CudaToolkit {
         let first = fact.default.as_ref().or(fact.versions.last())?;
         let versions = std::iter::once(first).chain(fact.versions.iter().filter(|v| *v != first));
         let one = |version: &String| {
-            let held = PackageContent { name: "cuda-toolkit".into(), version: version.clone(), acceptance: None };
+            let held =
+                PackageContent { name: "cuda-toolkit".into(), version: version.clone(), acceptance: None };
             let file = format!("cuda_{version}_linux.run");
-            ToolkitSpec { package: Some(Artifact { artifact: file, sha256: None, size: None, kind: None, holds: vec![held] }), name: None }
+            ToolkitSpec {
+                package: Some(Artifact {
+                    artifact: file,
+                    sha256: None,
+                    size: None,
+                    kind: None,
+                    holds: vec![held],
+                }),
+                name: None,
+            }
         };
         let spec = versions.map(one).collect();
         Self::check(&spec, fact).is_met().then_some(spec)
@@ -269,7 +300,14 @@ mod tests {
 
     #[test]
     fn what_brings_a_driver_is_refused() {
-        for bad in ["cuda", "cuda-drivers", "cuda-12-2", "cuda-toolkit", "cuda-toolkit-12-2; rm", "nvidia-driver-535"] {
+        for bad in [
+            "cuda",
+            "cuda-drivers",
+            "cuda-12-2",
+            "cuda-toolkit",
+            "cuda-toolkit-12-2; rm",
+            "nvidia-driver-535",
+        ] {
             assert!(spec(&serde_json::json!([{ "name": bad }]).to_string()).is_err(), "{bad}");
         }
         assert!(spec(r#"[{"name": "cuda-toolkit-12-4"}]"#).is_ok() && spec("[{}]").is_err());
@@ -278,14 +316,24 @@ mod tests {
     #[test]
     fn a_full_disk_is_named_before_anything_is_unpacked() {
         let wish = spec(r#"[{"package": {"artifact": "cuda_12.2.2_535.104.05_linux.run", "size": 4000, "holds": [{"name": "cuda-toolkit", "version": "12.2.2"}]}}]"#).unwrap();
-        let disk = |mount: &str, free_bytes| Disk { mount: mount.into(), file_system: "ext4".into(), size_bytes: 9000, free_bytes };
-        let with = |disks| CudaToolkitFact { os_release: "ID=debian".into(), disks, ..CudaToolkitFact::default() };
+        let disk = |mount: &str, free_bytes| Disk {
+            mount: mount.into(),
+            file_system: "ext4".into(),
+            size_bytes: 9000,
+            free_bytes,
+        };
+        let with =
+            |disks| CudaToolkitFact { os_release: "ID=debian".into(), disks, ..CudaToolkitFact::default() };
         match CudaToolkit::check(&wish, &with(vec![disk("/", 7999)])) {
-            Verdict::Blocked { why, .. } => assert_eq!(why, "/tmp: 7999 bytes are free, the CUDA toolkit needs at least 8000 bytes"),
+            Verdict::Blocked { why, .. } => {
+                assert_eq!(why, "/tmp: 7999 bytes are free, the CUDA toolkit needs at least 8000 bytes")
+            }
             other => panic!("{other:?}"),
         }
         match CudaToolkit::check(&wish, &with(vec![disk("/", 4000), disk("/usr/local", 3999)])) {
-            Verdict::Blocked { why, .. } => assert!(why.starts_with("/usr/local: 3999 bytes are free"), "{why}"),
+            Verdict::Blocked { why, .. } => {
+                assert!(why.starts_with("/usr/local: 3999 bytes are free"), "{why}")
+            }
             other => panic!("{other:?}"),
         }
         assert_eq!(lines(&wish, &with(vec![disk("/", 8000)])).len(), 2);
@@ -294,7 +342,11 @@ mod tests {
     #[test]
     fn several_stand_side_by_side_and_the_first_is_the_default() {
         let wish = spec(r#"[{"name": "cuda-toolkit-12-4"}, {"name": "cuda-toolkit-11-8"}]"#).unwrap();
-        let mut fact = CudaToolkitFact { os_release: "ID=debian".into(), in_profile: true, ..CudaToolkitFact::default() };
+        let mut fact = CudaToolkitFact {
+            os_release: "ID=debian".into(),
+            in_profile: true,
+            ..CudaToolkitFact::default()
+        };
         let all = lines(&wish, &fact);
         assert!(
             all.iter().filter(|l| l.contains("install")).count() == 2
@@ -309,7 +361,10 @@ mod tests {
         fact.in_profile = false;
         assert!(lines(&wish, &fact)[0].starts_with("write /etc/profile.d/vsgpu-cuda.sh"));
         assert!(
-            same("12.2.20230823", "12.2.2") && same("12.2.2", "12.2.2") && !same("12.2.1", "12.2.2") && !same("12.3.20230823", "12.2.2")
+            same("12.2.20230823", "12.2.2")
+                && same("12.2.2", "12.2.2")
+                && !same("12.2.1", "12.2.2")
+                && !same("12.3.20230823", "12.2.2")
         );
         assert_eq!(
             CudaToolkit::as_spec(&CudaToolkitFact { in_profile: true, ..fact }).map(|s| s[0].version()),

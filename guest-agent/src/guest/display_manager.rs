@@ -5,7 +5,9 @@ use crate::guest::driver::spec::wanted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, ExitKind, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{
+    Command, Effect, ExitKind, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict,
+};
 
 /// Display manager of a guest.
 pub struct DisplayManager;

@@ -36,13 +36,17 @@ impl Fact for DriverHeldFact {
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let rules = distro::seen(seen).map(|f| seen.file(f.pins_file())).transpose()?.flatten();
-        Ok(Self { os_release: os_release(seen)?.into(), rules: distro::seen(seen).zip(rules).map(|(f, text)| f.rules_in(text)) })
+        Ok(Self {
+            os_release: os_release(seen)?.into(),
+            rules: distro::seen(seen).zip(rules).map(|(f, text)| f.rules_in(text)),
+        })
     }
 }
 
 impl Requirement for DriverHeld {
     const NAME: &'static str = "driver-held";
-    const ABOUT: &'static str = "Packages that would replace the driver (cuda, cuda-drivers, ...) are kept out";
+    const ABOUT: &'static str =
+        "Packages that would replace the driver (cuda, cuda-drivers, ...) are kept out";
     const AFTER: &'static [&'static str] = &["package-source"];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
@@ -62,7 +66,11 @@ impl Requirement for DriverHeld {
         };
         match family.pins(fact.rules.as_deref().unwrap_or_default()) {
             None => Verdict::met("kept out"),
-            Some(effect) => Verdict::unmet("packages that replace the driver could be installed", "kept out", vec![effect]),
+            Some(effect) => Verdict::unmet(
+                "packages that replace the driver could be installed",
+                "kept out",
+                vec![effect],
+            ),
         }
     }
 

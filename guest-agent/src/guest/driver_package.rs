@@ -72,7 +72,9 @@ pub(super) fn folder_of(package: &Artifact) -> String {
 pub(super) fn options_in(record: &str) -> Vec<String> {
     let Ok(record) = serde_json::from_str::<Record>(record) else { return vec![] };
     let text: String = record.outputs.iter().map(|r| r.output.both() + "\n").collect();
-    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).filter(|w| w.len() > 3 && w.starts_with("--"));
+    let words = text
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
+        .filter(|w| w.len() > 3 && w.starts_with("--"));
     let mut all: Vec<String> = words.map(String::from).collect();
     all.sort();
     all.dedup();
@@ -95,10 +97,13 @@ impl Fact for DriverPackageFact {
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let mut checked = BTreeMap::new();
-        for folder in seen.names(GUEST_FOLDER)?.into_iter().take(MOST).map(|n| format!("{GUEST_FOLDER}/{n}")) {
+        for folder in seen.names(GUEST_FOLDER)?.into_iter().take(MOST).map(|n| format!("{GUEST_FOLDER}/{n}"))
+        {
             let Some(text) = seen.file(&record_in(&folder))? else { continue };
             // A record that cannot be read is none: it is made again.
-            let Some(record) = serde_json::from_str::<Record>(text).ok().filter(|r| r.version == 1) else { continue };
+            let Some(record) = serde_json::from_str::<Record>(text).ok().filter(|r| r.version == 1) else {
+                continue;
+            };
             let Some(last) = record.outputs.last() else { continue };
             let said = vsgpu_core::observation::head(&last.output.both());
             checked.insert(folder, Checked { answers: last.output.ok(), options: options_in(text), said });
@@ -135,8 +140,10 @@ impl Requirement for DriverPackage {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: &'static [Implied] =
-        &[Implied { by: "driver", spec: |driver| Some(serde_json::json!(DriverPackageSpec { package: wanted(driver)?.package })) }];
+    const IMPLIED_BY: &'static [Implied] = &[Implied {
+        by: "driver",
+        spec: |driver| Some(serde_json::json!(DriverPackageSpec { package: wanted(driver)?.package })),
+    }];
     const EXAMPLE: &'static str = r#"{"package": "files/NVIDIA-Linux-x86_64-535.183.01-grid.run"}"#;
     type Spec = DriverPackageSpec;
     type Fact = DriverPackageFact;
@@ -149,11 +156,14 @@ impl Requirement for DriverPackage {
             );
         }
         let (path, folder) = (spec.package.stored(None), folder_of(&spec.package));
-        let ask = |program: &str, args: &[&str]| Command::new(program, args.iter().copied()).within(CHECK_SECS);
+        let ask =
+            |program: &str, args: &[&str]| Command::new(program, args.iter().copied()).within(CHECK_SECS);
         let (check, question) = match kind(&spec.package) {
             Kind::Run => (ask(&path, &["--check"]), ask(&path, &["--advanced-options"])),
             Kind::Deb => (ask("dpkg-deb", &["--contents", &path]), ask("dpkg-deb", &["--info", &path])),
-            Kind::Rpm => (ask("rpm", &["-K", "--nosignature", &path]), ask("rpm", &["-qip", "--nosignature", &path])),
+            Kind::Rpm => {
+                (ask("rpm", &["-K", "--nosignature", &path]), ask("rpm", &["-qip", "--nosignature", &path]))
+            }
             _ => {
                 return Verdict::blocked(
                     format!("{} is no driver package", spec.package.file_name()),
@@ -168,8 +178,14 @@ impl Requirement for DriverPackage {
             }
             // What did not answer is asked again: a full or a `noexec` /tmp may be mended by now.
             other => {
-                let is = other.map_or("not looked at".into(), |checked| format!("does not answer: {}", checked.said.replace('\n', " | ")));
-                let keep = Effect::Record { commands: vec![question], path: record_in(&folder), beside: BESIDE.into() };
+                let is = other.map_or("not looked at".into(), |checked| {
+                    format!("does not answer: {}", checked.said.replace('\n', " | "))
+                });
+                let keep = Effect::Record {
+                    commands: vec![question],
+                    path: record_in(&folder),
+                    beside: BESIDE.into(),
+                };
                 Verdict::unmet(is, "whole", vec![Effect::run(check), keep])
             }
         }
@@ -192,9 +208,22 @@ impl Requirement for DriverPackage {
         }
         let explained = |cause: &str, fix: &str| Some(Explained { cause: cause.into(), fix: fix.into() });
         if has(&["Exec format error", "cannot execute binary file"]) {
-            return explained("the package is for another processor", "use the file for x86_64 (its name says `x86_64` or `amd64`)");
+            return explained(
+                "the package is for another processor",
+                "use the file for x86_64 (its name says `x86_64` or `amd64`)",
+            );
         }
-        if has(&["check sum", "checksum", "MD5", "SHA256", "CRC", "nexpected end", "digest", "DIGESTS", "archive"]) {
+        if has(&[
+            "check sum",
+            "checksum",
+            "MD5",
+            "SHA256",
+            "CRC",
+            "nexpected end",
+            "digest",
+            "DIGESTS",
+            "archive",
+        ]) {
             let fix = "download it again, compare its SHA-256 with NVIDIA's page, and set `sha256:` in the fleet file";
             return explained("the driver's package is broken or cut off", fix);
         }

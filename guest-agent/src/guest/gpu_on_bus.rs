@@ -37,7 +37,8 @@ pub struct GpuOnBusFact {
 
 impl Fact for GpuOnBusFact {
     const NAME: &'static str = "gpu-on-bus";
-    const ABOUT: &'static str = "GPUs on the guest's PCI bus with the size of BAR1, and whether EFI booted it";
+    const ABOUT: &'static str =
+        "GPUs on the guest's PCI bus with the size of BAR1, and whether EFI booted it";
     fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = PciGpus::ask(seen);
         probes.push(Probe::List(EFI.into()));
@@ -60,7 +61,8 @@ impl Requirement for GpuOnBus {
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
-    const IMPLIED_BY: &'static [Implied] = &[Implied { by: "driver", spec: |driver| wanted(driver).map(|_| serde_json::json!({})) }];
+    const IMPLIED_BY: &'static [Implied] =
+        &[Implied { by: "driver", spec: |driver| wanted(driver).map(|_| serde_json::json!({})) }];
     const EXAMPLE: &'static str = r#"{"at-least": 2}"#;
     type Spec = GpuOnBusSpec;
     type Fact = GpuOnBusFact;
@@ -74,7 +76,11 @@ impl Requirement for GpuOnBus {
     fn check(spec: &GpuOnBusSpec, fact: &GpuOnBusFact) -> Verdict {
         if (fact.gpus.len() as u64) < u64::from(spec.at_least) {
             return Verdict::blocked(
-                format!("{} NVIDIA GPU(s) on the PCI bus of this VM, {} expected", fact.gpus.len(), spec.at_least),
+                format!(
+                    "{} NVIDIA GPU(s) on the PCI bus of this VM, {} expected",
+                    fact.gpus.len(),
+                    spec.at_least
+                ),
                 "look at `vgpu` or `passthrough` of the VM: `vsgpu facts` shows what its .vmx holds; a VM that was on needs a power cycle",
             );
         }
@@ -89,7 +95,12 @@ impl Requirement for GpuOnBus {
         }
         let gpu = |g: &PciGpu| {
             let kind = g.vgpu_type.as_deref().map(|t| format!(" ({t})")).unwrap_or_default();
-            let host = g.host.as_ref().and_then(|h| h.manager.as_deref()).map(|m| format!(", host {m}")).unwrap_or_default();
+            let host = g
+                .host
+                .as_ref()
+                .and_then(|h| h.manager.as_deref())
+                .map(|m| format!(", host {m}"))
+                .unwrap_or_default();
             let bar1 = g.bar1_mib.map(|m| format!(", BAR1 {}", size(m))).unwrap_or_default();
             format!("{} 10de:{}{kind}{bar1}{host}", g.address, g.device_id)
         };
@@ -115,7 +126,10 @@ mod tests {
             bar1_mib: *bar1_mib,
             ..PciGpu::default()
         };
-        GpuOnBus::check(&GpuOnBusSpec { at_least }, &GpuOnBusFact { gpus: bars.iter().map(gpu).collect(), efi })
+        GpuOnBus::check(
+            &GpuOnBusSpec { at_least },
+            &GpuOnBusFact { gpus: bars.iter().map(gpu).collect(), efi },
+        )
     }
 
     #[test]
@@ -123,6 +137,8 @@ mod tests {
         assert!(check(&[Some(65_536)], true, 1).is_met() && check(&[None], true, 1).is_met());
         assert!(matches!(check(&[Some(0)], true, 1), Verdict::Blocked { hint, .. } if hint.contains("mmio")));
         assert!(matches!(check(&[Some(0)], false, 1), Verdict::Blocked { hint, .. } if hint.contains("EFI")));
-        assert!(matches!(check(&[Some(256)], true, 2), Verdict::Blocked { why, .. } if why.contains("2 expected")));
+        assert!(
+            matches!(check(&[Some(256)], true, 2), Verdict::Blocked { why, .. } if why.contains("2 expected"))
+        );
     }
 }

@@ -53,18 +53,30 @@ fn order(kernel: &str) -> Vec<u64> {
 
 /// Kernels that can be booted: their folder holds the list of what they carry built in.
 fn newer(seen: &Observation) -> Vec<String> {
-    kernel(seen).map(|running| newer_than(&running, seen.names(MODULES).unwrap_or_default())).unwrap_or_default()
+    kernel(seen)
+        .map(|running| newer_than(&running, seen.names(MODULES).unwrap_or_default()))
+        .unwrap_or_default()
 }
 
 fn newer_than(running: &str, installed: Vec<&str>) -> Vec<String> {
     // `amd64` of `6.1.0-28-amd64`; `5.14.0-427.13.1.el9_4.x86_64` has none.
     let flavour = |k: &str| {
         let last = k.rsplit('-').next().unwrap_or_default();
-        if last.starts_with(|c: char| c.is_ascii_alphabetic()) && !last.contains('.') { last.to_string() } else { String::new() }
+        if last.starts_with(|c: char| c.is_ascii_alphabetic()) && !last.contains('.') {
+            last.to_string()
+        } else {
+            String::new()
+        }
     };
     // Another flavour (`-cloud-amd64` beside `-amd64`) is not what the running one is updated to.
     let same = |k: &&str| flavour(k) == flavour(running) && k.contains("cloud") == running.contains("cloud");
-    installed.into_iter().filter(same).filter(|k| order(k) > order(running)).take(8).map(String::from).collect()
+    installed
+        .into_iter()
+        .filter(same)
+        .filter(|k| order(k) > order(running))
+        .take(8)
+        .map(String::from)
+        .collect()
 }
 
 fn image(kernel: &str) -> Probe {
@@ -79,8 +91,12 @@ impl Fact for KernelUpdatesFact {
     const NAME: &'static str = "kernel-updates";
     const ABOUT: &'static str = "Newer kernels that are installed, and whether they have the driver's module";
     fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
-        let mut probes =
-            vec![Probe::KernelRelease, Probe::List(MODULES.into()), Probe::Read(OS_RELEASE.into()), Probe::Run(dkms::status())];
+        let mut probes = vec![
+            Probe::KernelRelease,
+            Probe::List(MODULES.into()),
+            Probe::Read(OS_RELEASE.into()),
+            Probe::Run(dkms::status()),
+        ];
         for kernel in newer(seen) {
             probes.extend([Probe::Run(module_version(&kernel)), image(&kernel), makefile(&kernel)]);
         }
@@ -88,7 +104,9 @@ impl Fact for KernelUpdatesFact {
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let there = |probe: &Probe| seen.has(probe) && seen.text(probe).is_ok_and(|t| t.is_some());
-        let module = |k: &String| seen.stdout_if_ok(&module_version(k)).map(|v| v.trim().to_string()).filter(|v| !v.is_empty());
+        let module = |k: &String| {
+            seen.stdout_if_ok(&module_version(k)).map(|v| v.trim().to_string()).filter(|v| !v.is_empty())
+        };
         let newer: Vec<String> = newer(seen).into_iter().filter(|k| there(&image(k))).collect();
         Ok(Self {
             running: kernel(seen)?,
@@ -113,7 +131,8 @@ fn implied(driver: &serde_json::Value) -> Option<serde_json::Value> {
 
 impl Requirement for KernelUpdates {
     const NAME: &'static str = "kernel-updates";
-    const ABOUT: &'static str = "Every newer kernel that is installed has the driver's module before it is booted";
+    const ABOUT: &'static str =
+        "Every newer kernel that is installed has the driver's module before it is booted";
     const AFTER: &'static [&'static str] = &["driver"];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
@@ -125,7 +144,8 @@ impl Requirement for KernelUpdates {
 
     fn check(spec: &KernelUpdatesSpec, fact: &KernelUpdatesFact) -> Verdict {
         let wanted = spec.package.version().unwrap_or_default();
-        let lacking: Vec<&String> = fact.newer.iter().filter(|(_, has)| has.as_deref() != Some(wanted)).map(|(k, _)| k).collect();
+        let lacking: Vec<&String> =
+            fact.newer.iter().filter(|(_, has)| has.as_deref() != Some(wanted)).map(|(k, _)| k).collect();
         if lacking.is_empty() {
             return Verdict::met(match fact.newer.len() {
                 0 => format!("no kernel newer than {}", fact.running),
@@ -144,11 +164,13 @@ impl Requirement for KernelUpdates {
             }
             effects.push(match fact.dkms.iter().find(|m| m.version == wanted) {
                 Some(known) => {
-                    let args = ["install", &format!("{}/{wanted}", known.name), "-k", kernel].map(String::from);
+                    let args =
+                        ["install", &format!("{}/{wanted}", known.name), "-k", kernel].map(String::from);
                     Effect::run(Command::new("dkms", args).within(BUILD_SECS))
                 }
                 None if crate::guest::driver_package::kind(&spec.package) == Kind::Run => {
-                    let mut args = ["--silent", "--accept-license", "-K", "-k", kernel].map(String::from).to_vec();
+                    let mut args =
+                        ["--silent", "--accept-license", "-K", "-k", kernel].map(String::from).to_vec();
                     // A log of its own: the driver's says how the driver was installed.
                     args.push(format!("--log-file-name=/var/log/nvidia-installer-{kernel}.log"));
                     args.extend(spec.signing.iter().flat_map(Signing::options));
@@ -186,7 +208,11 @@ mod tests {
 
     #[test]
     fn a_newer_kernel_gets_headers_and_the_module_before_it_is_booted() {
-        let held = vsgpu_core::artifact::PackageContent { name: "x".into(), version: "535.183.01".into(), acceptance: None };
+        let held = vsgpu_core::artifact::PackageContent {
+            name: "x".into(),
+            version: "535.183.01".into(),
+            acceptance: None,
+        };
         let package = Artifact {
             artifact: "NVIDIA-Linux-x86_64-535.183.01.run".into(),
             sha256: Some("ab".repeat(32)),
@@ -195,7 +221,12 @@ mod tests {
             holds: vec![held],
         };
         let spec = KernelUpdatesSpec { package, signing: None };
-        let module = DkmsModule { name: "nvidia".into(), version: "535.183.01".into(), kernel: None, state: "added".into() };
+        let module = DkmsModule {
+            name: "nvidia".into(),
+            version: "535.183.01".into(),
+            kernel: None,
+            state: "added".into(),
+        };
         let mut fact = KernelUpdatesFact {
             running: "6.1.0-28-amd64".into(),
             newer: BTreeMap::new(),
@@ -211,16 +242,24 @@ mod tests {
         };
         let done = lines(&fact);
         assert!(
-            done[0].ends_with("linux-headers-6.1.0-31-amd64") && done[1] == "dkms install nvidia/535.183.01 -k 6.1.0-31-amd64",
+            done[0].ends_with("linux-headers-6.1.0-31-amd64")
+                && done[1] == "dkms install nvidia/535.183.01 -k 6.1.0-31-amd64",
             "{done:?}"
         );
         fact.headers.push("6.1.0-31-amd64".into());
         fact.dkms.clear();
-        assert!(lines(&fact)[0].contains("-K -k 6.1.0-31-amd64 --log-file-name=/var/log/nvidia-installer-6.1.0-31-amd64.log"));
+        assert!(
+            lines(&fact)[0].contains(
+                "-K -k 6.1.0-31-amd64 --log-file-name=/var/log/nvidia-installer-6.1.0-31-amd64.log"
+            )
+        );
         fact.newer.insert("6.1.0-31-amd64".into(), Some("535.183.01".into()));
         assert!(KernelUpdates::check(&spec, &fact).is_met());
         let newer = |running, all: &[&str]| newer_than(running, all.to_vec());
-        assert_eq!(newer("6.1.0-9-amd64", &["6.1.0-10-amd64", "6.1.0-8-amd64", "6.1.0-10-cloud-amd64"]), ["6.1.0-10-amd64"]);
+        assert_eq!(
+            newer("6.1.0-9-amd64", &["6.1.0-10-amd64", "6.1.0-8-amd64", "6.1.0-10-cloud-amd64"]),
+            ["6.1.0-10-amd64"]
+        );
         let el = ["5.14.0-427.13.1.el9_4.x86_64", "5.14.0-503.31.1.el9_5.x86_64"];
         assert_eq!(newer(el[0], &el), [el[1]], "kernels of RHEL have no flavour");
         assert_eq!(newer("5.14.21-150500.55.7-default", &["5.14.21-150500.55.12-default"]).len(), 1);

@@ -21,16 +21,23 @@ const PROGRAM: &str = "/usr/bin/nvidia-gridd";
 const UNIT: &str = "nvidia-gridd";
 const UNIT_FILE: &str = "/etc/systemd/system/nvidia-gridd.service";
 /// Where the daemon's own libraries are, by distribution.
-const LIBRARIES: [&str; 3] = ["/usr/lib/x86_64-linux-gnu/nvidia/gridd", "/usr/lib64/nvidia/gridd", "/usr/lib/nvidia/gridd"];
+const LIBRARIES: [&str; 3] =
+    ["/usr/lib/x86_64-linux-gnu/nvidia/gridd", "/usr/lib64/nvidia/gridd", "/usr/lib/nvidia/gridd"];
 /// Confirmed keys (facts: guests "gridd.conf keys"). The first four are also checked against the driver's template.
-const KEYS: [&str; 5] = ["ServerAddress", "ServerPort", "BackupServerAddress", "BackupServerPort", "FeatureType"];
+const KEYS: [&str; 5] =
+    ["ServerAddress", "ServerPort", "BackupServerAddress", "BackupServerPort", "FeatureType"];
 
 /// License of a guest.
 pub struct License;
 
 /// What is wanted: a legacy server, or a token.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values", try_from = "Unchecked")]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    expecting = "keys and values",
+    try_from = "Unchecked"
+)]
 pub struct LicenseSpec {
     /// Legacy license server: name or address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,18 +80,30 @@ impl TryFrom<Unchecked> for LicenseSpec {
     type Error = String;
     fn try_from(raw: Unchecked) -> Result<Self, String> {
         let named = |name: &Option<String>| {
-            name.as_ref()
-                .is_none_or(|n| !n.is_empty() && n.len() < 256 && n.chars().all(|c| c.is_ascii_alphanumeric() || ".-_:[]".contains(c)))
+            name.as_ref().is_none_or(|n| {
+                !n.is_empty()
+                    && n.len() < 256
+                    && n.chars().all(|c| c.is_ascii_alphanumeric() || ".-_:[]".contains(c))
+            })
         };
         match (&raw.server, &raw.token) {
             (None, None) => return Err("`server` (legacy license server) or `token` (NLS) is missing".into()),
-            (Some(_), Some(_)) => return Err("either `server` (legacy license server) or `token` (NLS) is needed, not both".into()),
+            (Some(_), Some(_)) => {
+                return Err(
+                    "either `server` (legacy license server) or `token` (NLS) is needed, not both".into()
+                );
+            }
             _ => {}
         }
         if let Some(token) = raw.token.as_ref().filter(|t| !t.file_name().ends_with(".tok")) {
-            return Err(format!("token: `{}`: the license daemon reads files that end with `.tok` only", token.file_name()));
+            return Err(format!(
+                "token: `{}`: the license daemon reads files that end with `.tok` only",
+                token.file_name()
+            ));
         }
-        if raw.token.is_some() && (raw.port.is_some() || raw.backup_server.is_some() || raw.backup_port.is_some()) {
+        if raw.token.is_some()
+            && (raw.port.is_some() || raw.backup_server.is_some() || raw.backup_port.is_some())
+        {
             return Err("`port`, `backup-server` and `backup-port` belong to `server` (legacy); a token names its own server".into());
         }
         if raw.wait_secs.is_some_and(|secs| secs > 3600) {
@@ -98,7 +117,9 @@ impl TryFrom<Unchecked> for LicenseSpec {
             return Err(format!("feature-type {feature_type} is none of 0, 1, 2, 4"));
         }
         if let Some(unknown) = raw.product.as_ref().filter(|p| Product::named(p).is_none()) {
-            return Err(format!("`{unknown}` is no licensed product: vWS (vDWS), vCS (AI Enterprise), vPC or vApps is expected"));
+            return Err(format!(
+                "`{unknown}` is no licensed product: vWS (vDWS), vCS (AI Enterprise), vPC or vApps is expected"
+            ));
         }
         let Unchecked { server, port, backup_server, backup_port, token, product, .. } = raw;
         Ok(Self {
@@ -173,33 +194,43 @@ pub fn gridd_values(text: &str) -> BTreeMap<String, String> {
     let pair = |line: &str| {
         let (key, value) = line.trim().split_once('=')?;
         let plain = key.trim().chars().all(|c| c.is_ascii_alphanumeric());
-        (plain && !key.trim().is_empty()).then(|| (key.trim().to_string(), value.trim().trim_matches('"').to_string()))
+        (plain && !key.trim().is_empty())
+            .then(|| (key.trim().to_string(), value.trim().trim_matches('"').to_string()))
     };
     text.lines().filter(|l| !l.trim_start().starts_with('#')).filter_map(pair).collect()
 }
 
 /// Of them those that are ours to set.
 fn ours(text: &str) -> BTreeMap<String, String> {
-    gridd_values(text).into_iter().filter(|(key, value)| KEYS.contains(&key.as_str()) && !value.is_empty()).collect()
+    gridd_values(text)
+        .into_iter()
+        .filter(|(key, value)| KEYS.contains(&key.as_str()) && !value.is_empty())
+        .collect()
 }
 
 impl Fact for LicenseFact {
     const NAME: &'static str = "license";
     const ABOUT: &'static str = "License: state, configuration, token, daemon";
     fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
-        let mut probes = vec![Probe::Read(CONF.into()), Probe::Read(TEMPLATE.into()), Probe::List(TOKENS.into())];
+        let mut probes =
+            vec![Probe::Read(CONF.into()), Probe::Read(TEMPLATE.into()), Probe::List(TOKENS.into())];
         probes.extend([daemon(), enabled(), synchronized(), journal(), nvidia_smi::query()].map(Probe::Run));
         probes.push(Probe::Hash(PROGRAM.into()));
         probes.extend(LIBRARIES.map(|folder| Probe::List(folder.into())));
-        let tokens = seen.names(TOKENS).unwrap_or_default().into_iter().filter(|n| n.ends_with(".tok")).take(16);
+        let tokens =
+            seen.names(TOKENS).unwrap_or_default().into_iter().filter(|n| n.ends_with(".tok")).take(16);
         probes.extend(tokens.map(|name| Probe::Hash(format!("{TOKENS}/{name}"))));
         probes
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let report = nvidia_smi::report(seen);
         let gpus = report.as_ref().map(|r| r.gpus.as_slice()).unwrap_or_default();
-        let hash =
-            |name: &str| seen.text(&Probe::Hash(format!("{TOKENS}/{name}"))).ok().flatten().map(|h| (name.to_string(), h.to_string()));
+        let hash = |name: &str| {
+            seen.text(&Probe::Hash(format!("{TOKENS}/{name}")))
+                .ok()
+                .flatten()
+                .map(|h| (name.to_string(), h.to_string()))
+        };
         let mentioned = |text: &str| {
             text.lines()
                 .filter_map(|l| l.trim().trim_start_matches('#').trim().split_once('='))
@@ -214,7 +245,10 @@ impl Fact for LicenseFact {
             daemon: seen.output(&daemon())?.stdout.trim().to_string(),
             enabled: seen.output(&enabled())?.stdout.trim().to_string(),
             program: seen.text(&Probe::Hash(PROGRAM.into())).ok().map(|hash| hash.is_some()),
-            libraries: LIBRARIES.iter().find(|f| seen.text(&Probe::List((**f).into())).is_ok_and(|l| l.is_some())).map(|f| f.to_string()),
+            libraries: LIBRARIES
+                .iter()
+                .find(|f| seen.text(&Probe::List((**f).into())).is_ok_and(|l| l.is_some()))
+                .map(|f| f.to_string()),
             clock_synchronized: seen.stdout_if_ok(&synchronized()).map(|t| t.trim() == "yes"),
             statuses: gpus.iter().filter_map(|g| g.license_status.clone()).collect(),
             product: gpus.iter().find_map(|g| g.license_product.clone()),
@@ -230,7 +264,9 @@ impl LicenseSpec {
         let server = self.server.clone();
         let port = server.as_ref().map(|_| self.port.unwrap_or(7070).to_string());
         let backup_port = self.backup_server.as_ref().map(|_| self.backup_port.unwrap_or(7070).to_string());
-        KEYS.into_iter().zip([server, port, self.backup_server.clone(), backup_port, Some(self.feature_type.to_string())]).collect()
+        KEYS.into_iter()
+            .zip([server, port, self.backup_server.clone(), backup_port, Some(self.feature_type.to_string())])
+            .collect()
     }
 
     fn token_name(&self) -> Option<&str> {
@@ -256,16 +292,26 @@ fn effects(
         effects.push(Effect::EditLines { path: CONF.into(), section: None, set });
     }
     if let (Some(token), false) = (&spec.token, token_there) {
-        effects.push(Effect::Copy { from: token.stored(None), to: format!("{TOKENS}/{}", token.file_name()), mode: 0o744 });
+        effects.push(Effect::Copy {
+            from: token.stored(None),
+            to: format!("{TOKENS}/{}", token.file_name()),
+            mode: 0o744,
+        });
     }
     if fact.program == Some(true) && !has_unit {
-        effects.push(Effect::Write { path: UNIT_FILE.into(), contents: own_unit(fact.libraries.as_deref()), mode: 0o644 });
+        effects.push(Effect::Write {
+            path: UNIT_FILE.into(),
+            contents: own_unit(fact.libraries.as_deref()),
+            mode: 0o644,
+        });
         effects.push(run(&["daemon-reload"]));
     }
     if fact.enabled == "masked" {
         effects.push(run(&["unmask", UNIT]));
     }
-    if (fact.program == Some(true) && !has_unit) || matches!(fact.enabled.as_str(), "disabled" | "masked" | "indirect") {
+    if (fact.program == Some(true) && !has_unit)
+        || matches!(fact.enabled.as_str(), "disabled" | "masked" | "indirect")
+    {
         effects.push(run(&["enable", UNIT]));
     }
     effects.push(run(&["restart", UNIT]));
@@ -286,10 +332,9 @@ impl Requirement for License {
 
     fn check(spec: &LicenseSpec, fact: &LicenseFact) -> Verdict {
         let values = spec.values();
-        let missing = fact
-            .template_keys
-            .as_ref()
-            .and_then(|known| values.iter().take(4).find(|(key, value)| value.is_some() && !known.iter().any(|k| k == key)));
+        let missing = fact.template_keys.as_ref().and_then(|known| {
+            values.iter().take(4).find(|(key, value)| value.is_some() && !known.iter().any(|k| k == key))
+        });
         if let Some((key, _)) = missing {
             return Verdict::blocked(
                 format!("this driver's {TEMPLATE} does not know `{key}`"),
@@ -298,22 +343,34 @@ impl Requirement for License {
         }
         let configured = values.iter().all(|(key, value)| fact.configured.get(*key) == value.as_ref());
         let wished_hash = spec.token.as_ref().and_then(|t| t.sha256.as_deref());
-        let token_there =
-            spec.token_name().is_none_or(|name| fact.tokens.get(name).is_some_and(|hash| wished_hash.is_none_or(|w| w == hash)));
+        let token_there = spec.token_name().is_none_or(|name| {
+            fact.tokens.get(name).is_some_and(|hash| wished_hash.is_none_or(|w| w == hash))
+        });
         let licensed = !fact.statuses.is_empty() && fact.statuses.iter().all(|s| is_licensed(s));
         let wanted = spec.product.as_deref().and_then(Product::named);
-        let as_other = fact.product.as_deref().filter(|p| wanted.is_some() && Product::named(p).is_some_and(|is| Some(is) != wanted));
-        if let Some((other, wanted)) = as_other.zip(wanted).filter(|_| configured && token_there && licensed) {
+        let as_other = fact
+            .product
+            .as_deref()
+            .filter(|p| wanted.is_some() && Product::named(p).is_some_and(|is| Some(is) != wanted));
+        if let Some((other, wanted)) = as_other.zip(wanted).filter(|_| configured && token_there && licensed)
+        {
             return Verdict::blocked(
                 format!("licensed as {other}, wanted is {}", wanted.shown()),
                 "the vGPU type (its series) or `feature-type` decides the product: change that, or `product`",
             );
         }
         // Facts of an agent that did not look at the unit have no word for it.
-        let at_boot =
-            fact.program.is_none() || matches!(fact.enabled.as_str(), "enabled" | "enabled-runtime" | "static" | "alias" | "generated");
+        let at_boot = fact.program.is_none()
+            || matches!(
+                fact.enabled.as_str(),
+                "enabled" | "enabled-runtime" | "static" | "alias" | "generated"
+            );
         if configured && token_there && licensed && at_boot && fact.daemon == "active" {
-            return Verdict::met(format!("{}{}", fact.statuses[0], fact.product.as_ref().map(|p| format!(", {p}")).unwrap_or_default()));
+            return Verdict::met(format!(
+                "{}{}",
+                fact.statuses[0],
+                fact.product.as_ref().map(|p| format!(", {p}")).unwrap_or_default()
+            ));
         }
         let has_unit = !matches!(fact.enabled.as_str(), "" | "not-found");
         // Only where the driver runs can it be said that it brought no daemon; a unit may be left of an earlier one.
@@ -325,8 +382,9 @@ impl Requirement for License {
         }
         let reason = fact.reason.as_deref().filter(|_| !licensed);
         // A restart brings nothing while the clock is wrong: that is said first.
-        if let Some((cause, fix)) =
-            reason.filter(|r| is_clock(r) && fact.clock_synchronized == Some(false) && configured && token_there).and_then(cause)
+        if let Some((cause, fix)) = reason
+            .filter(|r| is_clock(r) && fact.clock_synchronized == Some(false) && configured && token_there)
+            .and_then(cause)
         {
             return Verdict::blocked(format!("{cause}; NTP does not keep this guest's clock"), fix);
         }
@@ -336,7 +394,10 @@ impl Requirement for License {
         }
         let mut is = fact.statuses.first().cloned().unwrap_or_else(|| "no license status".into());
         if fact.daemon != "active" {
-            is += &format!(", nvidia-gridd {}", if fact.daemon.is_empty() { "not installed" } else { &fact.daemon });
+            is += &format!(
+                ", nvidia-gridd {}",
+                if fact.daemon.is_empty() { "not installed" } else { &fact.daemon }
+            );
         } else if !at_boot {
             is += ", nvidia-gridd does not start at boot";
         }
@@ -419,7 +480,8 @@ mod tests {
     #[test]
     fn other_lines_of_the_configuration_stay() {
         let wish = spec(r#"{"server": "lic2"}"#).unwrap();
-        let conf = "# ours\nEnableUI=TRUE\nServerAddress=old\n ServerPort=1\nProxyPassword=geheim\nFeatureType=0\n";
+        let conf =
+            "# ours\nEnableUI=TRUE\nServerAddress=old\n ServerPort=1\nProxyPassword=geheim\nFeatureType=0\n";
         let seen = fact(conf, "Unlicensed");
         assert!(!serde_json::to_string(&seen).unwrap().contains("geheim"), "it is not looked at");
         match License::check(&wish, &seen) {
@@ -442,7 +504,10 @@ mod tests {
                 && spec(r#"{"server": "a", "token": "b.tok"}"#).is_err()
                 && spec(r#"{"server": "a", "feature-type": 3}"#).is_err()
         );
-        assert!(spec(r#"{"server": "a b"}"#).is_err(), "a line break or blank in a name would write other keys");
+        assert!(
+            spec(r#"{"server": "a b"}"#).is_err(),
+            "a line break or blank in a name would write other keys"
+        );
         assert!(spec(r#"{"token": "t.tok"}"#).is_ok());
     }
 
@@ -450,7 +515,10 @@ mod tests {
     fn a_driver_that_knows_no_server_is_not_given_one() {
         let mut newer = fact("", "Unlicensed");
         newer.template_keys = Some(vec!["FeatureType".into()]);
-        assert!(matches!(License::check(&spec(r#"{"server": "a"}"#).unwrap(), &newer), Verdict::Blocked { .. }));
+        assert!(matches!(
+            License::check(&spec(r#"{"server": "a"}"#).unwrap(), &newer),
+            Verdict::Blocked { .. }
+        ));
     }
 
     #[test]
@@ -463,11 +531,8 @@ mod tests {
             Verdict::Unmet { effects, .. } => effects.iter().map(ToString::to_string).collect::<Vec<_>>(),
             other => panic!("{other:?}"),
         };
-        assert!(
-            lines
-                .iter()
-                .any(|l| l.starts_with("write /etc/systemd/system/nvidia-gridd.service") && l.contains("LD_LIBRARY_PATH=/usr/lib/x86_64"))
-        );
+        assert!(lines.iter().any(|l| l.starts_with("write /etc/systemd/system/nvidia-gridd.service")
+            && l.contains("LD_LIBRARY_PATH=/usr/lib/x86_64")));
         assert_eq!(
             lines[lines.len() - 3..],
             ["systemctl daemon-reload", "systemctl enable nvidia-gridd", "systemctl restart nvidia-gridd"]
@@ -479,9 +544,13 @@ mod tests {
         let wish = spec(r#"{"server": "lic"}"#).unwrap();
         let mut plain = fact("", "Unlicensed");
         (plain.program, plain.enabled) = (Some(false), String::new());
-        assert!(matches!(License::check(&wish, &plain), Verdict::Blocked { why, .. } if why.contains("data-center driver")));
+        assert!(
+            matches!(License::check(&wish, &plain), Verdict::Blocked { why, .. } if why.contains("data-center driver"))
+        );
         let mut late = fact("ServerAddress=lic\nServerPort=7070\nFeatureType=1\n", "Unlicensed");
-        late.reason = Some("Failed to acquire license from X (Info: X - Error: Clock windback has been detected)".into());
+        late.reason = Some(
+            "Failed to acquire license from X (Info: X - Error: Clock windback has been detected)".into(),
+        );
         assert!(
             matches!(License::check(&wish, &late), Verdict::Unmet { is, .. } if is.contains("went back")),
             "NTP keeps the clock now: tried again"

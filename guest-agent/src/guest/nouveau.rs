@@ -68,21 +68,31 @@ impl Fact for NouveauFact {
             Probe::KernelRelease,
         ];
         probes.extend(initramfs(seen).map(|(file, _)| Probe::Size(file)));
-        let files = seen.names(FOLDER).unwrap_or_default().into_iter().filter(|n| n.ends_with(".conf")).take(64);
+        let files =
+            seen.names(FOLDER).unwrap_or_default().into_iter().filter(|n| n.ends_with(".conf")).take(64);
         probes.extend(files.map(|name| Probe::Read(format!("{FOLDER}/{name}"))));
         probes
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let modules = seen.file("/proc/modules")?.unwrap_or_default();
         let blocks = |path: &String| {
-            seen.file(path).ok().flatten().is_some_and(|t| t.lines().any(|l| l.split_whitespace().eq(["blacklist", "nouveau"])))
+            seen.file(path)
+                .ok()
+                .flatten()
+                .is_some_and(|t| t.lines().any(|l| l.split_whitespace().eq(["blacklist", "nouveau"])))
         };
-        let files: Vec<String> =
-            seen.names(FOLDER)?.iter().filter(|n| n.ends_with(".conf")).take(64).map(|n| format!("{FOLDER}/{n}")).collect();
+        let files: Vec<String> = seen
+            .names(FOLDER)?
+            .iter()
+            .filter(|n| n.ends_with(".conf"))
+            .take(64)
+            .map(|n| format!("{FOLDER}/{n}"))
+            .collect();
         let blocked_by = files.into_iter().find(blocks);
         let rebuilt = seen.file(FILE)?.is_some_and(|text| text.contains(REBUILT.trim_end()));
         let initramfs = initramfs(seen);
-        let size = |(file, _): &(String, _)| seen.text(&Probe::Size(file.clone())).ok().flatten()?.parse().ok();
+        let size =
+            |(file, _): &(String, _)| seen.text(&Probe::Size(file.clone())).ok().flatten()?.parse().ok();
         let disks = initramfs.as_ref().map(|(_, written)| disks_of(seen, &[*written])).unwrap_or_default();
         let initramfs_bytes = initramfs.as_ref().and_then(size);
         Ok(Self {
@@ -98,7 +108,8 @@ impl Fact for NouveauFact {
 
 impl Requirement for NouveauBlocked {
     const NAME: &'static str = "nouveau";
-    const ABOUT: &'static str = "The nouveau driver blocked: modprobe.d, initramfs, reboot where it is loaded";
+    const ABOUT: &'static str =
+        "The nouveau driver blocked: modprobe.d, initramfs, reboot where it is loaded";
     const AFTER: &'static [&'static str] = &[];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
@@ -111,22 +122,30 @@ impl Requirement for NouveauBlocked {
 
     fn check(_: &Wish, fact: &NouveauFact) -> Verdict {
         let is = match (fact.loaded, &fact.blocked_by) {
-            (false, Some(file)) if file != FILE || fact.rebuilt => return Verdict::met(format!("blocked by {file}")),
+            (false, Some(file)) if file != FILE || fact.rebuilt => {
+                return Verdict::met(format!("blocked by {file}"));
+            }
             (false, Some(_)) => "blocked, initramfs not rebuilt",
             (false, None) => "not blocked",
             // Only a file of ours tells that the initramfs knows of it; a foreign one may be younger than the initramfs.
-            (true, Some(_)) if fact.rebuilt => return Verdict::pending("blocked, but still loaded", "blocked"),
+            (true, Some(_)) if fact.rebuilt => {
+                return Verdict::pending("blocked, but still loaded", "blocked");
+            }
             (true, Some(_)) => "blocked, but loaded from the initramfs",
             (true, None) => "loaded",
         };
         let Some(family) = distro::of(&fact.os_release) else {
             return Verdict::blocked(
                 "this distribution's initramfs tool is not known",
-                format!("{}; blacklist nouveau in /etc/modprobe.d and rebuild the initramfs yourself", distro::UNKNOWN),
+                format!(
+                    "{}; blacklist nouveau in /etc/modprobe.d and rebuild the initramfs yourself",
+                    distro::UNKNOWN
+                ),
             );
         };
         // A new one is about as large as the one that is there, and both are there for a while.
-        let need = DiskNeed { path: family.initramfs_written_to(), bytes: fact.initramfs_bytes.unwrap_or_default() };
+        let need =
+            DiskNeed { path: family.initramfs_written_to(), bytes: fact.initramfs_bytes.unwrap_or_default() };
         if let Some(full) = lacks_room(&fact.disks, "a new initramfs", &[need]) {
             return full;
         }
@@ -134,7 +153,11 @@ impl Requirement for NouveauBlocked {
         Verdict::unmet(
             is,
             "blocked",
-            vec![write(CONTENT.into()), Effect::run(family.rebuild_initramfs()), write(format!("{CONTENT}{REBUILT}"))],
+            vec![
+                write(CONTENT.into()),
+                Effect::run(family.rebuild_initramfs()),
+                write(format!("{CONTENT}{REBUILT}")),
+            ],
         )
     }
 
@@ -171,13 +194,25 @@ mod tests {
         assert_eq!(effects(&fact(true, None, false)), 3);
         assert_eq!(effects(&fact(true, Some(FILE), false)), 3, "written, then the power went");
         assert_eq!(effects(&fact(true, Some(FILE), true)), 0, "waits for the reboot");
-        assert_eq!(effects(&fact(true, Some("/etc/modprobe.d/other.conf"), false)), 3, "somebody else's file, old initramfs");
+        assert_eq!(
+            effects(&fact(true, Some("/etc/modprobe.d/other.conf"), false)),
+            3,
+            "somebody else's file, old initramfs"
+        );
         assert_eq!(effects(&fact(false, Some(FILE), true)), 99);
-        let boot = |free_bytes| Disk { mount: "/boot".into(), file_system: "ext4".into(), size_bytes: 500_000_000, free_bytes };
+        let boot = |free_bytes| Disk {
+            mount: "/boot".into(),
+            file_system: "ext4".into(),
+            size_bytes: 500_000_000,
+            free_bytes,
+        };
         let with = |free| NouveauFact { disks: vec![boot(free)], ..fact(true, None, false) };
         match NouveauBlocked::check(&Wish::Blocked, &with(59_999_999)) {
             Verdict::Blocked { why, .. } => {
-                assert_eq!(why, "/boot: 59999999 bytes are free, a new initramfs needs at least 60000000 bytes");
+                assert_eq!(
+                    why,
+                    "/boot: 59999999 bytes are free, a new initramfs needs at least 60000000 bytes"
+                );
             }
             other => panic!("{other:?}"),
         }

@@ -21,7 +21,12 @@ pub struct PackageSource;
 
 /// What is wanted.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values", try_from = "Unchecked")]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    expecting = "keys and values",
+    try_from = "Unchecked"
+)]
 pub struct PackageSourceSpec {
     /// `http://proxy:3128`, for the package tool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,14 +63,20 @@ impl TryFrom<Unchecked> for PackageSourceSpec {
     fn try_from(raw: Unchecked) -> Result<Self, String> {
         let address = |text: &str| {
             let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "-._~:/?&=%[]+".contains(c));
-            plain && text.len() < 1024 && ["http://", "https://", "file:/"].iter().any(|s| text.starts_with(s))
+            plain
+                && text.len() < 1024
+                && ["http://", "https://", "file:/"].iter().any(|s| text.starts_with(s))
         };
         if let Some(proxy) = raw.proxy.as_ref().filter(|p| !address(p) || p.starts_with("file:")) {
-            let shown = if proxy.contains('@') { "a proxy with a name and password is not taken" } else { proxy };
+            let shown =
+                if proxy.contains('@') { "a proxy with a name and password is not taken" } else { proxy };
             return Err(format!("proxy: {shown}: `http://host:port` is expected"));
         }
         for (name, of) in &raw.repositories {
-            if name.is_empty() || name.len() > 64 || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            if name.is_empty()
+                || name.len() > 64
+                || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+            {
                 return Err(format!("repositories: `{name}`: letters, digits and dashes are expected"));
             }
             if of.url.contains('?') {
@@ -74,9 +85,13 @@ impl TryFrom<Unchecked> for PackageSourceSpec {
                 ));
             }
             if !address(&of.url) {
-                return Err(format!("repositories: {name}: url: `http://...`, `https://...` or `file:/...` is expected"));
+                return Err(format!(
+                    "repositories: {name}: url: `http://...`, `https://...` or `file:/...` is expected"
+                ));
             }
-            let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-._/ ".contains(c)) && text.len() < 256;
+            let plain = |text: &str| {
+                text.chars().all(|c| c.is_ascii_alphanumeric() || "-._/ ".contains(c)) && text.len() < 256
+            };
             if of.suite.as_deref().is_some_and(|s| !plain(s)) {
                 return Err(format!("repositories: {name}: suite: `bookworm main` is expected"));
             }
@@ -100,7 +115,8 @@ pub struct PackageSourceFact {
 
 impl Fact for PackageSourceFact {
     const NAME: &'static str = "package-source";
-    const ABOUT: &'static str = "Proxy and repositories of the guest's package tool, as far as vsgpu set them";
+    const ABOUT: &'static str =
+        "Proxy and repositories of the guest's package tool, as far as vsgpu set them";
     fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = vec![Probe::Read(OS_RELEASE.into()), Probe::List(KEYS.into())];
         if let Some(family) = distro::seen(seen) {
@@ -113,9 +129,12 @@ impl Fact for PackageSourceFact {
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let (mut proxy, mut repositories) = (None, BTreeMap::new());
-        let hash = |path: String| seen.text(&Probe::Hash(path.clone())).ok().flatten().map(|h| (path, h.to_string()));
+        let hash = |path: String| {
+            seen.text(&Probe::Hash(path.clone())).ok().flatten().map(|h| (path, h.to_string()))
+        };
         if let Some(family) = distro::seen(seen) {
-            proxy = seen.file(family.proxy_file())?.and_then(|text| family.proxy_in(text)).map(without_secret);
+            proxy =
+                seen.file(family.proxy_file())?.and_then(|text| family.proxy_in(text)).map(without_secret);
             repositories.extend(ours(seen, family.repositories().0).into_iter().filter_map(hash));
         }
         let keys = ours(seen, KEYS).into_iter().filter_map(hash).collect();
@@ -125,7 +144,8 @@ impl Fact for PackageSourceFact {
 
 /// `http://...@proxy:3128` of `http://name:password@proxy:3128`; a scheme is not always written.
 fn without_secret(proxy: String) -> String {
-    let (scheme, rest) = proxy.split_once("://").map_or(("", proxy.as_str()), |(scheme, rest)| (scheme, rest));
+    let (scheme, rest) =
+        proxy.split_once("://").map_or(("", proxy.as_str()), |(scheme, rest)| (scheme, rest));
     let colon = if scheme.is_empty() { "" } else { "://" };
     match rest.rsplit_once('@') {
         Some((_, host)) => format!("{scheme}{colon}...@{host}"),
@@ -162,7 +182,8 @@ impl Requirement for PackageSource {
             );
         };
         let (mut effects, mut lacks, mut has) = (vec![], vec![], vec![]);
-        let write = |file: distro::File| Effect::Write { path: file.path, contents: file.contents, mode: 0o644 };
+        let write =
+            |file: distro::File| Effect::Write { path: file.path, contents: file.contents, mode: 0o644 };
         if let Some(proxy) = &spec.proxy {
             has.push(format!("proxy {proxy}"));
             if fact.proxy.as_ref() != Some(proxy) {
@@ -172,18 +193,24 @@ impl Requirement for PackageSource {
         }
         for (name, of) in &spec.repositories {
             has.push(format!("repository {name}"));
-            let key = of
-                .key
-                .as_ref()
-                .map(|k| (k, format!("{KEYS}/vsgpu-{name}.{}", if k.file_name().ends_with(".gpg") { "gpg" } else { "asc" })));
+            let key = of.key.as_ref().map(|k| {
+                (
+                    k,
+                    format!(
+                        "{KEYS}/vsgpu-{name}.{}",
+                        if k.file_name().ends_with(".gpg") { "gpg" } else { "asc" }
+                    ),
+                )
+            });
             let file = family.repository(distro::Repository {
                 name,
                 url: &of.url,
                 suite: of.suite.as_deref(),
                 key: key.as_ref().map(|(_, path)| path.as_str()),
             });
-            let key_there =
-                key.as_ref().is_none_or(|(k, path)| fact.keys.get(path).is_some_and(|h| k.sha256.as_ref().is_none_or(|w| w == h)));
+            let key_there = key.as_ref().is_none_or(|(k, path)| {
+                fact.keys.get(path).is_some_and(|h| k.sha256.as_ref().is_none_or(|w| w == h))
+            });
             if fact.repositories.get(&file.path) == Some(&sha256(&file.contents)) && key_there {
                 continue;
             }
@@ -194,7 +221,11 @@ impl Requirement for PackageSource {
             effects.push(write(file));
         }
         let wants = if has.is_empty() { "nothing of its own".into() } else { has.join(", ") };
-        if effects.is_empty() { Verdict::met(wants) } else { Verdict::unmet(lacks.join(", "), wants, effects) }
+        if effects.is_empty() {
+            Verdict::met(wants)
+        } else {
+            Verdict::unmet(lacks.join(", "), wants, effects)
+        }
     }
 
     fn as_spec(fact: &PackageSourceFact) -> Option<PackageSourceSpec> {
@@ -246,8 +277,12 @@ mod tests {
     #[test]
     fn a_repository_is_written_with_its_key_and_only_once() {
         let wish = spec(r#"{"repositories": {"mirror": {"url": "http://mirror/debian", "suite": "bookworm main", "key": {"file": "m.asc", "sha256": "aa"}}}}"#).unwrap();
-        let mut fact =
-            PackageSourceFact { os_release: "ID=debian".into(), proxy: None, repositories: BTreeMap::new(), keys: BTreeMap::new() };
+        let mut fact = PackageSourceFact {
+            os_release: "ID=debian".into(),
+            proxy: None,
+            repositories: BTreeMap::new(),
+            keys: BTreeMap::new(),
+        };
         let effects = match PackageSource::check(&wish, &fact) {
             Verdict::Unmet { effects, .. } => effects,
             other => panic!("{other:?}"),

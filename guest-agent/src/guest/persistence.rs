@@ -39,7 +39,11 @@ impl Fact for PersistenceFact {
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let word = |verb: &str| seen.output(&show(verb)).map(|o| o.stdout.trim().to_string());
-        Ok(Self { active: word("is-active")?, enabled: word("is-enabled")?, program: seen.text(&Probe::Hash(PROGRAM.into()))?.is_some() })
+        Ok(Self {
+            active: word("is-active")?,
+            enabled: word("is-enabled")?,
+            program: seen.text(&Probe::Hash(PROGRAM.into()))?.is_some(),
+        })
     }
 }
 
@@ -66,19 +70,30 @@ impl Requirement for Persistence {
         };
         match spec {
             OnOff::On if fact.active == "active" && at_boot => Verdict::met(is),
-            OnOff::On if !fact.program && !has_unit => {
-                Verdict::waits_for(format!("{PROGRAM} is not there: it comes with the driver"), "on", vec![run(&["enable", "--now", UNIT])])
-            }
+            OnOff::On if !fact.program && !has_unit => Verdict::waits_for(
+                format!("{PROGRAM} is not there: it comes with the driver"),
+                "on",
+                vec![run(&["enable", "--now", UNIT])],
+            ),
             OnOff::On => {
                 let mut effects = vec![];
                 if !has_unit {
-                    effects.push(Effect::Write { path: UNIT_FILE.into(), contents: OWN_UNIT.into(), mode: 0o644 });
+                    effects.push(Effect::Write {
+                        path: UNIT_FILE.into(),
+                        contents: OWN_UNIT.into(),
+                        mode: 0o644,
+                    });
                     effects.push(run(&["daemon-reload"]));
                 }
                 effects.push(run(&["enable", "--now", UNIT]));
                 Verdict::unmet(is, "on", effects)
             }
-            OnOff::Off if fact.active != "active" && !matches!(fact.enabled.as_str(), "enabled" | "enabled-runtime") => Verdict::met(is),
+            OnOff::Off
+                if fact.active != "active"
+                    && !matches!(fact.enabled.as_str(), "enabled" | "enabled-runtime") =>
+            {
+                Verdict::met(is)
+            }
             OnOff::Off => Verdict::unmet(is, "off", vec![run(&["disable", "--now", UNIT])]),
         }
     }
@@ -94,7 +109,11 @@ mod tests {
 
     #[test]
     fn a_driver_without_a_unit_gets_one() {
-        let fact = |active: &str, enabled: &str, program| PersistenceFact { active: active.into(), enabled: enabled.into(), program };
+        let fact = |active: &str, enabled: &str, program| PersistenceFact {
+            active: active.into(),
+            enabled: enabled.into(),
+            program,
+        };
         let effects = |fact: &PersistenceFact| match Persistence::check(&OnOff::On, fact) {
             Verdict::Unmet { effects, .. } => effects.len(),
             Verdict::Met { .. } => 0,

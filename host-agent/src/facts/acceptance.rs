@@ -44,7 +44,9 @@ impl Level {
 
 /// Reads `software acceptance get`: one bare word.
 pub(crate) fn level(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<String, String> {
-    let words = records.iter().flat_map(|r| std::iter::once(r.title.as_str()).chain(r.fields.iter().map(|(_, value)| value.as_str())));
+    let words = records.iter().flat_map(|r| {
+        std::iter::once(r.title.as_str()).chain(r.fields.iter().map(|(_, value)| value.as_str()))
+    });
     let found = words.map(str::trim).find(|word| Level::of_word(word).is_some());
     found.map(String::from).ok_or_else(|| "the answer is no acceptance level".into())
 }

@@ -50,7 +50,13 @@ impl Fact for GpuUsers {
         let user = |vm: &VirtualMachine| {
             // A `.vmx` that cannot be read hides one VM, not all of them.
             let text = seen.file(&vm.vmx).ok().flatten().unwrap_or_default();
-            let mut user = GpuUser { vm: vm.name.clone(), running: vm.running, fixed: vec![], dynamic: vec![], vgpus: vec![] };
+            let mut user = GpuUser {
+                vm: vm.name.clone(),
+                running: vm.running,
+                fixed: vec![],
+                dynamic: vec![],
+                vgpus: vec![],
+            };
             for slot in slots(&vmx::read(text.as_bytes())).into_values() {
                 let whole_gpu = slot.is_nvidia_gpu();
                 match slot {
@@ -62,7 +68,8 @@ impl Fact for GpuUsers {
             }
             user
         };
-        let has_any = |user: &GpuUser| !(user.fixed.is_empty() && user.dynamic.is_empty() && user.vgpus.is_empty());
+        let has_any =
+            |user: &GpuUser| !(user.fixed.is_empty() && user.dynamic.is_empty() && user.vgpus.is_empty());
         Ok(Self { vms: users(&VirtualMachines::parse(on, seen)?).map(user).filter(has_any).collect() })
     }
 }

@@ -30,7 +30,8 @@ impl Fact for HostSummary {
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let output = seen.output(&Self::ask())?;
-        let summary = vim_cmd::dump(seen.stdout(&Self::ask())?).map_err(|why| Unreadable::of(&Self::ask(), output, why))?;
+        let summary = vim_cmd::dump(seen.stdout(&Self::ask())?)
+            .map_err(|why| Unreadable::of(&Self::ask(), output, why))?;
         let boot_time = summary["runtime"]["bootTime"].as_str().map(String::from);
         Ok(Self {
             reboot_required: summary["rebootRequired"].as_bool(),

@@ -103,7 +103,11 @@ const STAGED: [&str; 4] = ["software", "vib", "list", "--rebooting-image"];
 /// Reads `software vib list` (and `component list`, which has the same columns that matter).
 pub fn vibs(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<Vec<Vib>, String> {
     let vib = |r: &vsgpu_core::readers::esxcli::Record| {
-        Ok(Vib { name: r.need("Name")?.into(), version: r.need("Version")?.into(), vendor: r.get("Vendor").unwrap_or_default().into() })
+        Ok(Vib {
+            name: r.need("Name")?.into(),
+            version: r.need("Version")?.into(),
+            vendor: r.get("Vendor").unwrap_or_default().into(),
+        })
     };
     records.iter().map(vib).collect()
 }
@@ -116,7 +120,8 @@ fn of_nvidia(vib: &Vib) -> bool {
 impl Packages {
     /// What to look at.
     pub(crate) fn probes(seen: &Observation) -> Vec<Probe> {
-        let mut probes = [&LIST[..], &STAGED, &ACCEPTANCE, &PROFILE].map(|args| esxcli::probes(args, seen)).concat();
+        let mut probes =
+            [&LIST[..], &STAGED, &ACCEPTANCE, &PROFILE].map(|args| esxcli::probes(args, seen)).concat();
         probes.extend(EsxVersion::ask(seen));
         if EsxVersion::running(seen).is_some_and(|v| EsxVersion::major(&v) >= Some(7)) {
             probes.extend(esxcli::probes(&COMPONENTS, seen));
@@ -128,7 +133,8 @@ impl Packages {
         let mut installed = esxcli::parsed(&LIST, seen, vibs)?;
         // What esxcli answers where no image is staged is not known for every release: no usable answer means none.
         let mut staged = esxcli::answer(&STAGED, seen).ok().and_then(|r| vibs(&r).ok()).unwrap_or_default();
-        let mut components = esxcli::answer(&COMPONENTS, seen).ok().and_then(|r| vibs(&r).ok()).unwrap_or_default();
+        let mut components =
+            esxcli::answer(&COMPONENTS, seen).ok().and_then(|r| vibs(&r).ok()).unwrap_or_default();
         let image_staged = !staged.is_empty();
         for list in [&mut installed, &mut staged, &mut components] {
             list.retain(of_nvidia);
@@ -136,7 +142,9 @@ impl Packages {
         // Neither is needed to install anything: what cannot be read refuses nothing.
         let acceptance = esxcli::parsed(&ACCEPTANCE, seen, level).ok();
         let image_profile =
-            esxcli::single(&PROFILE, seen, |r| Ok(r.get("Name").unwrap_or(&r.title).to_string())).ok().filter(|n| !n.is_empty());
+            esxcli::single(&PROFILE, seen, |r| Ok(r.get("Name").unwrap_or(&r.title).to_string()))
+                .ok()
+                .filter(|n| !n.is_empty());
         Ok(Self {
             installed,
             staged,
@@ -165,14 +173,21 @@ impl Packages {
 
     /// What stands against installing a package on this host, and what to do.
     pub(crate) fn refuses(&self, spec: &PackageSpec) -> Option<(String, String)> {
-        let lifecycle = self.image_profile.as_deref().filter(|name| name.contains("Lifecycle Manager Generated Image"));
+        let lifecycle =
+            self.image_profile.as_deref().filter(|name| name.contains("Lifecycle Manager Generated Image"));
         if let Some(profile) = lifecycle.filter(|_| !spec.allow_drift) {
             return Some((
                 format!("the host runs an image made by vSphere Lifecycle Manager (profile `{profile}`): what is installed by hand is drift, and the next remediation removes it"),
                 "add NVIDIA's component to the image of the cluster and remediate; where this host is in no image-managed cluster (any more), say `allow-drift: true`".into(),
             ));
         }
-        let of_package = spec.package.holds.iter().filter_map(|h| h.acceptance.as_deref()).filter_map(Level::of_descriptor).min()?;
+        let of_package = spec
+            .package
+            .holds
+            .iter()
+            .filter_map(|h| h.acceptance.as_deref())
+            .filter_map(Level::of_descriptor)
+            .min()?;
         let of_host = self.acceptance.as_deref().and_then(Level::of_word)?;
         (of_package < of_host).then(|| {
             (
@@ -192,10 +207,13 @@ impl Packages {
 
     /// How packages of a kind are removed.
     pub(crate) fn removal(&self, alike: impl Fn(&str) -> bool) -> Vec<Effect> {
-        let names = |list: &[Vib]| list.iter().filter(|v| alike(&v.name)).map(|v| v.name.clone()).collect::<Vec<_>>();
+        let names =
+            |list: &[Vib]| list.iter().filter(|v| alike(&v.name)).map(|v| v.name.clone()).collect::<Vec<_>>();
         let (components, vibs) = (names(&self.components), names(&self.installed));
         let (kind, names) = if components.is_empty() { ("vib", vibs) } else { ("component", components) };
-        let remove = |name: String| Effect::run(Command::new("esxcli", ["software", kind, "remove", "-n", &name]).within(1800));
+        let remove = |name: String| {
+            Effect::run(Command::new("esxcli", ["software", kind, "remove", "-n", &name]).within(1800))
+        };
         names.into_iter().map(remove).collect()
     }
 
@@ -214,11 +232,16 @@ impl Packages {
 }
 
 fn all_in(package: &Artifact, vibs: &[Vib]) -> bool {
-    let same = |held: &PackageContent, vib: &Vib| (held.name.is_empty() || held.name == vib.name) && held.version == vib.version;
-    !package.holds.is_empty() && package.holds.iter().all(|held| vibs.iter().any(|vib| same(held, vib) || same_driver(held, vib)))
+    let same = |held: &PackageContent, vib: &Vib| {
+        (held.name.is_empty() || held.name == vib.name) && held.version == vib.version
+    };
+    !package.holds.is_empty()
+        && package.holds.iter().all(|held| vibs.iter().any(|vib| same(held, vib) || same_driver(held, vib)))
 }
 
 /// A package whose file name was its only statement: the driver version alone must do.
 fn same_driver(held: &PackageContent, vib: &Vib) -> bool {
-    held.name.is_empty() && DriverVersion::leading(&held.version).is_some_and(|v| Some(v) == DriverVersion::leading(&vib.version))
+    held.name.is_empty()
+        && DriverVersion::leading(&held.version)
+            .is_some_and(|v| Some(v) == DriverVersion::leading(&vib.version))
 }

@@ -109,7 +109,11 @@ pub fn pci_devices(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<Ve
         })
     };
     let device = |r: &vsgpu_core::readers::esxcli::Record| {
-        let address = r.get("Address").unwrap_or(&r.title).parse::<Bdf>().map_err(|e| format!("hardware pci list: {e}"))?;
+        let address = r
+            .get("Address")
+            .unwrap_or(&r.title)
+            .parse::<Bdf>()
+            .map_err(|e| format!("hardware pci list: {e}"))?;
         Ok(PciGpu {
             address: address.to_string(),
             vendor_id: hex(r.get("Vendor ID")).ok_or("hardware pci list: a device has no `Vendor ID`")?,
@@ -122,7 +126,10 @@ pub fn pci_devices(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<Ve
             subsystem_id: hex(r.get("SubDevice ID")),
             class: hex(r.get("Device Class")).map(|class| format!("0x{class}")),
             numa_node: r.get("NUMA Node").and_then(|n| n.parse().ok()),
-            dependent_device: r.get("Dependent Device").filter(|d| dependent(d) != Some(address)).map(String::from),
+            dependent_device: r
+                .get("Dependent Device")
+                .filter(|d| dependent(d) != Some(address))
+                .map(String::from),
             reset_method: r.get("Reset Method").map(String::from),
         })
     };
@@ -158,7 +165,8 @@ impl PciGpus {
 
     /// Every GPU of the host is given away whole: the host's driver holds none.
     pub(crate) fn all_given(seen: &Observation) -> bool {
-        Self::parse(&Subject::node(), seen).is_ok_and(|bus| !bus.gpus().is_empty() && bus.gpus().iter().all(|g| g.is_passed_through()))
+        Self::parse(&Subject::node(), seen)
+            .is_ok_and(|bus| !bus.gpus().is_empty() && bus.gpus().iter().all(|g| g.is_passed_through()))
     }
 
     pub fn gpus(&self) -> Vec<&PciGpu> {

@@ -26,7 +26,8 @@ impl Fact for Vgpus {
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let output = seen.output(&Self::ask())?;
-        let gpus = nvidia_smi::read_vgpus(&output.both()).map_err(|why| Unreadable::of(&Self::ask(), output, why))?;
+        let gpus = nvidia_smi::read_vgpus(&output.both())
+            .map_err(|why| Unreadable::of(&Self::ask(), output, why))?;
         Ok(Self { gpus })
     }
 }

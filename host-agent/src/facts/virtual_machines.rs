@@ -42,7 +42,11 @@ fn is_infrastructure(name: &str, datastore: &str) -> bool {
 
 /// Absolute path of a VM's `.vmx`. Infrastructure VMs have an absolute one already.
 pub(crate) fn vmx_path(vm: &vim_cmd::ListedVm) -> String {
-    if vm.datastore.is_empty() { vm.file.clone() } else { format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file) }
+    if vm.datastore.is_empty() {
+        vm.file.clone()
+    } else {
+        format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file)
+    }
 }
 
 /// Names and `.vmx` files of running VMs, from `esxcli vm process list`.
@@ -69,8 +73,11 @@ impl Fact for VirtualMachines {
         let listed = vim_cmd::all_vms(text).map_err(|why| Unreadable::of(&all_vms(), output, why))?;
         let running = running(seen)?;
         // The process list names the datastore by its id, the inventory by its name: the end of the path is the same.
-        let runs =
-            |vm: &vim_cmd::ListedVm| running.iter().any(|(name, file)| *name == vm.name && (file.is_empty() || file.ends_with(&vm.file)));
+        let runs = |vm: &vim_cmd::ListedVm| {
+            running
+                .iter()
+                .any(|(name, file)| *name == vm.name && (file.is_empty() || file.ends_with(&vm.file)))
+        };
         let vm = |vm: &vim_cmd::ListedVm| VirtualMachine {
             vmid: vm.vmid,
             name: vm.name.clone(),

@@ -35,7 +35,8 @@ pub struct VmConfig {
 /// Where it is not registered, or its name is not unique.
 pub(crate) fn find(on: &Subject, seen: &Observation) -> Result<VirtualMachine, Unreadable> {
     let name = on.vm.as_deref().ok_or_else(|| Unreadable::new("no VM was named"))?;
-    let mut named: Vec<_> = VirtualMachines::parse(on, seen)?.vms.into_iter().filter(|vm| vm.name == name).collect();
+    let mut named: Vec<_> =
+        VirtualMachines::parse(on, seen)?.vms.into_iter().filter(|vm| vm.name == name).collect();
     match named.len() {
         1 => Ok(named.swap_remove(0)),
         0 => Err(Unreadable::new(format!("no VM `{name}` is registered on this host"))),
@@ -74,7 +75,8 @@ pub(crate) fn state(vmid: u32) -> Command {
 
 impl Fact for VmConfig {
     const NAME: &'static str = "vm-config";
-    const ABOUT: &'static str = "Registration of the VM and what its .vmx says about firmware, memory and PCI devices";
+    const ABOUT: &'static str =
+        "Registration of the VM and what its .vmx says about firmware, memory and PCI devices";
     fn probes(on: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = VirtualMachines::probes(on, seen);
         if let Ok(vm) = find(on, seen) {

@@ -49,7 +49,8 @@ impl Fact for VmDevices {
     const NAME: &'static str = "vm-devices";
     const ABOUT: &'static str = "PCI devices of the VM, beside the GPUs of its host and who holds them";
     fn probes(on: &Subject, seen: &Observation) -> Vec<Probe> {
-        let mut probes = [VmConfig::probes(on, seen), PciGpus::ask(seen), esxcli::probes(&UUID, seen)].concat();
+        let mut probes =
+            [VmConfig::probes(on, seen), PciGpus::ask(seen), esxcli::probes(&UUID, seen)].concat();
         if let Ok(all) = VirtualMachines::parse(on, seen) {
             probes.extend(others(on, &all).map(|vm| Probe::Read(vm.vmx.clone())));
         }
@@ -81,7 +82,9 @@ impl VmDevices {
     /// Slots with a whole GPU of NVIDIA.
     pub(crate) fn current(&self) -> BTreeMap<u32, Slot> {
         let ours = |slot: &Slot| match slot {
-            Slot::Fixed { at: Some(at), .. } => slot.is_nvidia_gpu() && !self.no_gpus.contains(&at.to_string()),
+            Slot::Fixed { at: Some(at), .. } => {
+                slot.is_nvidia_gpu() && !self.no_gpus.contains(&at.to_string())
+            }
             other => other.is_nvidia_gpu(),
         };
         slots(&self.config.keys).into_iter().filter(|(_, slot)| ours(slot)).collect()
@@ -89,16 +92,22 @@ impl VmDevices {
 
     /// The GPUs that these wishes mean, as indexes of `gpus`, and the dynamic wishes.
     pub(crate) fn chosen<'a>(&self, spec: &'a [VmGpu]) -> Result<(Vec<usize>, Vec<&'a str>), String> {
-        let fixed: Vec<GpuChoice> =
-            spec.iter().filter_map(|w| if let VmGpu::Fixed(choice) = w { Some(choice.clone()) } else { None }).collect();
-        let dynamic = spec.iter().filter_map(|w| if let VmGpu::Dynamic { dynamic } = w { Some(dynamic.as_str()) } else { None }).collect();
+        let fixed: Vec<GpuChoice> = spec
+            .iter()
+            .filter_map(|w| if let VmGpu::Fixed(choice) = w { Some(choice.clone()) } else { None })
+            .collect();
+        let dynamic = spec
+            .iter()
+            .filter_map(|w| if let VmGpu::Dynamic { dynamic } = w { Some(dynamic.as_str()) } else { None })
+            .collect();
         let own: Vec<String> = self
             .current()
             .into_values()
             .filter_map(|s| if let Slot::Fixed { at, .. } = s { at } else { None })
             .map(|at| at.to_string())
             .collect();
-        let picked = settle_choices(&fixed, &self.gpus, &own, &self.held.keys().cloned().collect::<Vec<_>>())?;
+        let picked =
+            settle_choices(&fixed, &self.gpus, &own, &self.held.keys().cloned().collect::<Vec<_>>())?;
         Ok((picked, dynamic))
     }
 
@@ -119,10 +128,12 @@ impl VmDevices {
     /// GPUs that the VM has now.
     pub fn has(&self) -> Vec<Candidate<'_>> {
         let of = |slot: Slot| match slot {
-            Slot::Fixed { at, .. } => self.gpus.iter().find(|g| at.map(|a| a.to_string()).as_deref() == Some(&g.address)),
-            Slot::Dynamic(allowed) => {
-                self.gpus.iter().find(|g| allowed.iter().any(|ids| ids.split_once(':').map(|p| p.1) == g.device_id.as_deref()))
+            Slot::Fixed { at, .. } => {
+                self.gpus.iter().find(|g| at.map(|a| a.to_string()).as_deref() == Some(&g.address))
             }
+            Slot::Dynamic(allowed) => self.gpus.iter().find(|g| {
+                allowed.iter().any(|ids| ids.split_once(':').map(|p| p.1) == g.device_id.as_deref())
+            }),
             Slot::Vgpu(_) | Slot::Other => None,
         };
         self.current().into_values().filter_map(of).map(PciGpu::candidate).collect()

@@ -29,7 +29,8 @@ impl Fact for VmPower {
     fn parse(on: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let vm = find(on, seen)?;
         let command = state(vm.vmid);
-        let state = vim_cmd::power_state(seen.stdout(&command)?).map_err(|why| Unreadable::new(format!("`{command}`: {why}")))?;
+        let state = vim_cmd::power_state(seen.stdout(&command)?)
+            .map_err(|why| Unreadable::new(format!("`{command}`: {why}")))?;
         Ok(Self { vmid: vm.vmid, state: state.into() })
     }
 }

@@ -70,6 +70,9 @@ mod tests {
                    2026-11-01T10:00:02.000Z In(182) vmkernel: cpu1:2099897)NVRM: Xid (PCI:0000:3b:00): 79, again\n";
         let all = of(log);
         assert_eq!(all.len(), 1);
-        assert_eq!((all[0].gpu.as_str(), all[0].code, all[0].count, all[0].last), ("0000:3b:00", 79, 2, Some(1_793_527_202)));
+        assert_eq!(
+            (all[0].gpu.as_str(), all[0].code, all[0].count, all[0].last),
+            ("0000:3b:00", 79, 2, Some(1_793_527_202))
+        );
     }
 }

@@ -10,7 +10,8 @@ pub struct AcceptanceLevel;
 
 impl Requirement for AcceptanceLevel {
     const NAME: &'static str = "acceptance-level";
-    const ABOUT: &'static str = "Lowest acceptance level of packages that the host takes; never changed unless wished for";
+    const ABOUT: &'static str =
+        "Lowest acceptance level of packages that the host takes; never changed unless wished for";
     const AFTER: &'static [&'static str] = &[];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
@@ -24,7 +25,8 @@ impl Requirement for AcceptanceLevel {
         if fact.level == spec.word() {
             return Verdict::met(&fact.level);
         }
-        let set = Command::new("esxcli", ["software", "acceptance", "set", &format!("--level={}", spec.word())]);
+        let set =
+            Command::new("esxcli", ["software", "acceptance", "set", &format!("--level={}", spec.word())]);
         Verdict::unmet(&fact.level, spec.word(), vec![Effect::run(set)])
     }
 
@@ -45,8 +47,16 @@ mod tests {
         let on = Subject::node();
         let mut seen = Observation::default();
         // As the machine is asked: in rounds, until nothing new is asked.
-        while let Some(probe) = AcceptanceFact::probes(&on, &seen).into_iter().find(|probe| !seen.has(probe)) {
-            seen.0.insert(probe, Answer::Ran(Output { ended: ExitKind::Status(0), stdout: text.into(), stderr: String::new() }));
+        while let Some(probe) = AcceptanceFact::probes(&on, &seen).into_iter().find(|probe| !seen.has(probe))
+        {
+            seen.0.insert(
+                probe,
+                Answer::Ran(Output {
+                    ended: ExitKind::Status(0),
+                    stdout: text.into(),
+                    stderr: String::new(),
+                }),
+            );
         }
         AcceptanceFact::parse(&on, &seen)
     }
@@ -55,7 +65,11 @@ mod tests {
     fn a_level_is_read_judged_and_set() {
         let partner = fact("PartnerSupported\n").unwrap();
         assert!(matches!(AcceptanceLevel::check(&Level::PartnerSupported, &partner), Verdict::Met { .. }));
-        let Verdict::Unmet { is, wants, effects } = AcceptanceLevel::check(&Level::CommunitySupported, &partner) else { panic!("met") };
+        let Verdict::Unmet { is, wants, effects } =
+            AcceptanceLevel::check(&Level::CommunitySupported, &partner)
+        else {
+            panic!("met")
+        };
         assert_eq!((is.as_str(), wants.as_str()), ("PartnerSupported", "CommunitySupported"));
         assert_eq!(effects[0].to_string(), "esxcli software acceptance set --level=CommunitySupported");
         assert_eq!(AcceptanceLevel::as_spec(&partner), Some(Level::PartnerSupported));

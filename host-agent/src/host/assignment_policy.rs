@@ -44,7 +44,8 @@ impl Requirement for AssignmentPolicy {
         if fact.assignment_policy == wants {
             return Verdict::met(wants);
         }
-        let set = Command::new("esxcli", ["graphics", "host", "set", "--shared-passthru-assignment-policy", wants]);
+        let set =
+            Command::new("esxcli", ["graphics", "host", "set", "--shared-passthru-assignment-policy", wants]);
         Verdict::unmet(&fact.assignment_policy, wants, vec![Effect::run(set)])
     }
 

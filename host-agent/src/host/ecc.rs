@@ -73,10 +73,17 @@ impl Fact for EccFact {
                     current: g.ecc_current,
                     pending: g.ecc_pending,
                 };
-                Self { gpus: report.gpus.iter().map(gpu).collect(), driver_version: report.driver_version, smi_failure: None, all_given }
+                Self {
+                    gpus: report.gpus.iter().map(gpu).collect(),
+                    driver_version: report.driver_version,
+                    smi_failure: None,
+                    all_given,
+                }
             }
             // Before the vGPU manager is loaded this is how a healthy host looks.
-            Err(why) => Self { driver_version: None, gpus: vec![], smi_failure: Some(why.message), all_given },
+            Err(why) => {
+                Self { driver_version: None, gpus: vec![], smi_failure: Some(why.message), all_given }
+            }
         })
     }
 }
@@ -84,7 +91,8 @@ impl Fact for EccFact {
 /// `auto` has nothing to do from 9.0 on: it is only implied where the package's name does not rule an older release out.
 fn auto_for(manager: &serde_json::Value) -> Option<serde_json::Value> {
     let PackageWish::Map(manager) = PackageWish::deserialize(manager).ok()? else { return None };
-    let newer = DriverVersion::in_name(&manager.package.artifact).is_some_and(|v| v.branch() >= FIRST_BRANCH_WITH_ECC);
+    let newer = DriverVersion::in_name(&manager.package.artifact)
+        .is_some_and(|v| v.branch() >= FIRST_BRANCH_WITH_ECC);
     (!newer).then(|| serde_json::json!("auto"))
 }
 
@@ -112,7 +120,10 @@ impl Requirement for Ecc {
         }
         let version = fact.driver_version.as_deref().and_then(DriverVersion::leading);
         let Some(version) = version.filter(|_| fact.smi_failure.is_none()) else {
-            return Verdict::waits(fact.smi_failure.as_deref().unwrap_or("nvidia-smi states no driver version"), all);
+            return Verdict::waits(
+                fact.smi_failure.as_deref().unwrap_or("nvidia-smi states no driver version"),
+                all,
+            );
         };
         let candidates: Vec<Candidate<'_>> = fact.gpus.iter().map(GpuEcc::candidate).collect();
         if let Some(stranger) = spec.strangers(&candidates).first() {
@@ -144,16 +155,27 @@ impl Requirement for Ecc {
         }
         let wrong: Vec<_> = wished.iter().filter(|(_, g, on)| g.pending.or(g.current) != Some(*on)).collect();
         if !wrong.is_empty() {
-            let set =
-                |at: usize, on: bool| Effect::run(Command::new("nvidia-smi", ["-i", &at.to_string(), "-e", if on { "1" } else { "0" }]));
+            let set = |at: usize, on: bool| {
+                Effect::run(Command::new(
+                    "nvidia-smi",
+                    ["-i", &at.to_string(), "-e", if on { "1" } else { "0" }],
+                ))
+            };
             let said = |of: &dyn Fn(bool) -> bool| {
-                let words: Vec<String> = wrong.iter().map(|(_, g, on)| format!("{} {}", g.bus_id, OnOff::from(of(*on)))).collect();
+                let words: Vec<String> =
+                    wrong.iter().map(|(_, g, on)| format!("{} {}", g.bus_id, OnOff::from(of(*on)))).collect();
                 words.join(", ")
             };
-            return Verdict::unmet(said(&|on| !on), said(&|on| on), wrong.iter().map(|(at, _, on)| set(*at, *on)).collect());
+            return Verdict::unmet(
+                said(&|on| !on),
+                said(&|on| on),
+                wrong.iter().map(|(at, _, on)| set(*at, *on)).collect(),
+            );
         }
         match wished.iter().find(|(_, g, on)| g.current != Some(*on)) {
-            Some((_, gpu, on)) => Verdict::pending(format!("{} pending on {}", OnOff::from(*on), gpu.bus_id), all),
+            Some((_, gpu, on)) => {
+                Verdict::pending(format!("{} pending on {}", OnOff::from(*on), gpu.bus_id), all)
+            }
             None if wished.is_empty() => Verdict::met("no GPU has ECC"),
             None => Verdict::met(all),
         }
@@ -182,7 +204,12 @@ mod tests {
     fn fact(version: &str, current: Option<bool>, pending: Option<bool>) -> EccFact {
         EccFact {
             driver_version: Some(version.into()),
-            gpus: vec![GpuEcc { bus_id: "0000:3b:00.0".into(), name: Some("Tesla P100-PCIE-16GB".into()), current, pending }],
+            gpus: vec![GpuEcc {
+                bus_id: "0000:3b:00.0".into(),
+                name: Some("Tesla P100-PCIE-16GB".into()),
+                current,
+                pending,
+            }],
             smi_failure: None,
             all_given: false,
         }
@@ -198,14 +225,25 @@ mod tests {
             Ecc::check(&PerGpu::One(Wish::Auto), &fact("390.42", Some(true), Some(false))),
             Verdict::pending("off pending on 0000:3b:00.0", "off where vGPU is older than 9.0")
         );
-        assert!(Ecc::check(&PerGpu::One(Wish::Auto), &fact("390.42", None, None)).is_met(), "a GPU without ECC");
+        assert!(
+            Ecc::check(&PerGpu::One(Wish::Auto), &fact("390.42", None, None)).is_met(),
+            "a GPU without ECC"
+        );
         assert!(Ecc::check(&PerGpu::One(Wish::Auto), &fact("535.183.04", Some(true), Some(true))).is_met());
-        assert!(matches!(Ecc::check(&PerGpu::One(Wish::On), &fact("390.42", Some(true), Some(true))), Verdict::Blocked { .. }));
+        assert!(matches!(
+            Ecc::check(&PerGpu::One(Wish::On), &fact("390.42", Some(true), Some(true))),
+            Verdict::Blocked { .. }
+        ));
     }
 
     #[test]
     fn without_a_driver_it_waits() {
-        let bare = EccFact { driver_version: None, gpus: vec![], smi_failure: Some("no such program".into()), all_given: false };
+        let bare = EccFact {
+            driver_version: None,
+            gpus: vec![],
+            smi_failure: Some("no such program".into()),
+            all_given: false,
+        };
         assert!(matches!(Ecc::check(&PerGpu::One(Wish::Auto), &bare), Verdict::Waits { .. }));
     }
 }

@@ -39,8 +39,7 @@ impl Requirement for GpuManagementDaemon {
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
     const SETTLE_SECS: u32 = 0;
     const IMPLIED_BY: &'static [Implied] = &[];
-    const EXAMPLE: &'static str =
-        r#"{"package": "files/nvd-gpu-mgmt-daemon_535.183.04-1OEM.700.1.0.15843807_23867204.zip", "datastore": "datastore1"}"#;
+    const EXAMPLE: &'static str = r#"{"package": "files/nvd-gpu-mgmt-daemon_535.183.04-1OEM.700.1.0.15843807_23867204.zip", "datastore": "datastore1"}"#;
     type Spec = PackageWish;
     type Fact = GpuManagementDaemonFact;
 
@@ -48,7 +47,9 @@ impl Requirement for GpuManagementDaemon {
         let installed = packages.rival(is_daemon);
         // A running daemon makes its own update fail (facts: failures F9).
         let stopped = |effects: Vec<Effect>| match installed {
-            Some(_) => [vec![Effect::run(Command::new("/etc/init.d/nvdGpuMgmtDaemon", ["stop"]))], effects].concat(),
+            Some(_) => {
+                [vec![Effect::run(Command::new("/etc/init.d/nvdGpuMgmtDaemon", ["stop"]))], effects].concat()
+            }
             None => effects,
         };
         let spec = match (wish, installed) {
@@ -83,9 +84,19 @@ impl Requirement for GpuManagementDaemon {
     fn as_spec(GpuManagementDaemonFact(packages): &GpuManagementDaemonFact) -> Option<PackageWish> {
         let vib = packages.rival(is_daemon)?;
         let held = PackageContent { name: vib.name.clone(), version: vib.version.clone(), acceptance: None };
-        let package =
-            Artifact { artifact: format!("{}_{}.vib", vib.name, vib.version), sha256: None, size: None, kind: None, holds: vec![held] };
-        Some(PackageWish::Map(PackageSpec { package, datastore: "datastore1".into(), downgrade: false, allow_drift: false }))
+        let package = Artifact {
+            artifact: format!("{}_{}.vib", vib.name, vib.version),
+            sha256: None,
+            size: None,
+            kind: None,
+            holds: vec![held],
+        };
+        Some(PackageWish::Map(PackageSpec {
+            package,
+            datastore: "datastore1".into(),
+            downgrade: false,
+            allow_drift: false,
+        }))
     }
 
     fn artifacts_mut(spec: &mut PackageWish) -> Vec<&mut Artifact> {

@@ -79,7 +79,10 @@ fn restart() -> Vec<Effect> {
         run("nv-hostengine", &["-d"]),
         run("/etc/init.d/xorg", &["start"]),
         // Devices are read again, where the release has that command.
-        Effect::Run { command: Command::new("esxcli", ["graphics", "host", "refresh"]), already: Some("Unknown command".into()) },
+        Effect::Run {
+            command: Command::new("esxcli", ["graphics", "host", "refresh"]),
+            already: Some("Unknown command".into()),
+        },
     ]
 }
 
@@ -91,13 +94,20 @@ pub(crate) const PER_DEVICE: &str = "8.0.3";
 
 /// Reads `graphics host get`: type and policy.
 pub fn host(record: &vsgpu_core::readers::esxcli::Record) -> Result<(String, String), String> {
-    Ok((record.need("Default Graphics Type")?.into(), record.need("Shared Passthru Assignment Policy")?.into()))
+    Ok((
+        record.need("Default Graphics Type")?.into(),
+        record.need("Shared Passthru Assignment Policy")?.into(),
+    ))
 }
 
 /// Reads `graphics device list`.
 pub fn devices(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<Vec<GraphicsDevice>, String> {
     let device = |r: &vsgpu_core::readers::esxcli::Record| {
-        let address = if r.title.is_empty() { r.get("Address").or_else(|| r.get("Device ID")).unwrap_or_default() } else { &r.title };
+        let address = if r.title.is_empty() {
+            r.get("Address").or_else(|| r.get("Device ID")).unwrap_or_default()
+        } else {
+            &r.title
+        };
         Ok(GraphicsDevice {
             bdf: address.parse::<vsgpu_core::units::Bdf>()?.to_string(),
             vendor: r.get("Vendor Name").map(String::from),
@@ -115,7 +125,8 @@ impl Fact for HostGraphics {
     const NAME: &'static str = "host-graphics";
     const ABOUT: &'static str = "Default graphics type and policy, and the active type of each GPU";
     fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
-        let mut probes = [esxcli::probes(&GET, seen), esxcli::probes(&LIST, seen), EsxVersion::ask(seen)].concat();
+        let mut probes =
+            [esxcli::probes(&GET, seen), esxcli::probes(&LIST, seen), EsxVersion::ask(seen)].concat();
         if EsxVersion::running(seen).is_some_and(|v| EsxVersion::at_least(&v, PER_DEVICE)) {
             probes.extend(esxcli::probes(&CONFIGURED, seen));
         }
@@ -160,9 +171,14 @@ impl Requirement for GraphicsType {
             );
         }
         let single = |device: &GraphicsDevice| spec.of(&device.candidate()).filter(|t| Some(*t) != default);
-        if fact.devices.iter().any(|d| single(d).is_some()) && !EsxVersion::at_least(&fact.esx_version, PER_DEVICE) {
+        if fact.devices.iter().any(|d| single(d).is_some())
+            && !EsxVersion::at_least(&fact.esx_version, PER_DEVICE)
+        {
             return Verdict::blocked(
-                format!("single GPUs have a graphics type of their own from ESXi {PER_DEVICE} on, this is {}", fact.esx_version),
+                format!(
+                    "single GPUs have a graphics type of their own from ESXi {PER_DEVICE} on, this is {}",
+                    fact.esx_version
+                ),
                 "wish for one type for the whole host",
             );
         }
@@ -170,16 +186,23 @@ impl Requirement for GraphicsType {
         if let Some(default) = default.filter(|t| fact.default_type != t.word()) {
             is.push(fact.default_type.clone());
             wants.push(default.word().to_string());
-            effects.push(Effect::run(Command::new("esxcli", ["graphics", "host", "set", "--default-type", default.word()])));
+            effects.push(Effect::run(Command::new(
+                "esxcli",
+                ["graphics", "host", "set", "--default-type", default.word()],
+            )));
         }
         // A GPU in passthrough (Direct) has no part in it.
         let concerned = fact.devices.iter().filter(|d| d.graphics_type != "Direct");
-        let concerned: Vec<(&GraphicsDevice, &str)> = concerned.filter_map(|d| Some((d, spec.of(&d.candidate())?.word()))).collect();
+        let concerned: Vec<(&GraphicsDevice, &str)> =
+            concerned.filter_map(|d| Some((d, spec.of(&d.candidate())?.word()))).collect();
         for (device, wanted) in &concerned {
             if let Some(configured) = fact.configured.get(&device.bdf).filter(|c| c != wanted) {
                 is.push(format!("{} {configured}", device.bdf));
                 wants.push(format!("{} {wanted}", device.bdf));
-                effects.push(Effect::run(Command::new("esxcli", ["graphics", "device", "set", "-d", &device.bdf, "-t", wanted])));
+                effects.push(Effect::run(Command::new(
+                    "esxcli",
+                    ["graphics", "device", "set", "-d", &device.bdf, "-t", wanted],
+                )));
             }
         }
         let all = default.map_or_else(|| "as wished".to_string(), |t| t.word().to_string());
@@ -187,9 +210,10 @@ impl Requirement for GraphicsType {
             return Verdict::unmet(is.join(", "), wants.join(", "), effects);
         }
         match concerned.iter().find(|(device, wanted)| device.graphics_type != *wanted) {
-            Some((device, wanted)) => {
-                Verdict::pending(format!("{wanted} configured, {} still {}", device.bdf, device.graphics_type), *wanted)
-            }
+            Some((device, wanted)) => Verdict::pending(
+                format!("{wanted} configured, {} still {}", device.bdf, device.graphics_type),
+                *wanted,
+            ),
             None => Verdict::met(all),
         }
     }
@@ -199,10 +223,12 @@ impl Requirement for GraphicsType {
     }
 
     fn as_spec(fact: &HostGraphics) -> Option<PerGpu<Type>> {
-        let of_word = |word: &str| [Type::Shared, Type::SharedPassthru].into_iter().find(|t| t.word() == word);
+        let of_word =
+            |word: &str| [Type::Shared, Type::SharedPassthru].into_iter().find(|t| t.word() == word);
         let default = of_word(&fact.default_type)?;
         let own = |(bdf, word): (&String, &String)| Some((bdf.clone(), of_word(word)?));
-        let mut each: BTreeMap<String, Type> = fact.configured.iter().filter_map(own).filter(|(_, t)| *t != default).collect();
+        let mut each: BTreeMap<String, Type> =
+            fact.configured.iter().filter_map(own).filter(|(_, t)| *t != default).collect();
         if each.is_empty() {
             return Some(PerGpu::One(default));
         }
@@ -244,7 +270,9 @@ mod tests {
     fn configured_and_active_are_two_things() {
         let check = |fact: &HostGraphics| GraphicsType::check(&PerGpu::One(Type::SharedPassthru), fact);
         match check(&fact("Shared", &["Shared"])) {
-            Verdict::Unmet { effects, .. } => assert_eq!(effects[0].to_string(), "esxcli graphics host set --default-type SharedPassthru"),
+            Verdict::Unmet { effects, .. } => {
+                assert_eq!(effects[0].to_string(), "esxcli graphics host set --default-type SharedPassthru")
+            }
             other => panic!("{other:?}"),
         }
         assert_eq!(
@@ -256,12 +284,16 @@ mod tests {
 
     #[test]
     fn one_gpu_may_have_another_type_where_the_release_allows_it() {
-        let wish: PerGpu<Type> = serde_json::from_value(serde_json::json!({ "0000:3b:00.0": "Shared", "others": "SharedPassthru" }))
-            .unwrap_or_else(|e| panic!("{e}"));
+        let wish: PerGpu<Type> = serde_json::from_value(
+            serde_json::json!({ "0000:3b:00.0": "Shared", "others": "SharedPassthru" }),
+        )
+        .unwrap_or_else(|e| panic!("{e}"));
         let mut host = fact("SharedPassthru", &["SharedPassthru"]);
         host.configured.insert("0000:3b:00.0".into(), "SharedPassthru".into());
         match GraphicsType::check(&wish, &host) {
-            Verdict::Unmet { effects, .. } => assert_eq!(effects[0].to_string(), "esxcli graphics device set -d 0000:3b:00.0 -t Shared"),
+            Verdict::Unmet { effects, .. } => {
+                assert_eq!(effects[0].to_string(), "esxcli graphics device set -d 0000:3b:00.0 -t Shared")
+            }
             other => panic!("{other:?}"),
         }
         host.esx_version = "8.0.2".into();

@@ -42,7 +42,9 @@ const GET: [&str; 3] = ["system", "maintenanceMode", "get"];
 
 /// Reads `Enabled` or `Disabled`, in whichever form it came.
 pub fn enabled(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<bool, String> {
-    let words = records.iter().flat_map(|r| std::iter::once(r.title.as_str()).chain(r.fields.iter().map(|(_, value)| value.as_str())));
+    let words = records.iter().flat_map(|r| {
+        std::iter::once(r.title.as_str()).chain(r.fields.iter().map(|(_, value)| value.as_str()))
+    });
     let found = words.map(str::trim).find_map(|word| match word {
         "Enabled" | "true" => Some(true),
         "Disabled" | "false" => Some(false),
@@ -103,7 +105,11 @@ impl Requirement for MaintenanceMode {
             args.extend(["--timeout", &timeout]);
         }
         // A minute more than esxcli itself takes, so that its own words are heard.
-        Verdict::unmet(is, wanted.to_string(), vec![Effect::run(Command::new("esxcli", args).within(spec.within_secs.saturating_add(60)))])
+        Verdict::unmet(
+            is,
+            wanted.to_string(),
+            vec![Effect::run(Command::new("esxcli", args).within(spec.within_secs.saturating_add(60)))],
+        )
     }
 
     fn deadline(_: &MaintenanceModeSpec) -> Deadline {

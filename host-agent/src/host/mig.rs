@@ -68,7 +68,9 @@ impl Fact for MigFact {
             pending: g.mig_pending,
         };
         Ok(match nvidia_smi::report(seen) {
-            Ok(report) => Self { gpus: report.gpus.into_iter().map(gpu).collect(), smi_failure: None, all_given },
+            Ok(report) => {
+                Self { gpus: report.gpus.into_iter().map(gpu).collect(), smi_failure: None, all_given }
+            }
             Err(why) => Self { gpus: vec![], smi_failure: Some(why.message), all_given },
         })
     }
@@ -112,7 +114,8 @@ impl Requirement for Mig {
         }
         let all = wished(spec, fact);
         // A mode for the whole host is for those that have it; one that is named must have it.
-        let lame = fact.gpus.iter().find(|g| g.current.is_none() && spec.of(&g.candidate()) == Some(OnOff::On));
+        let lame =
+            fact.gpus.iter().find(|g| g.current.is_none() && spec.of(&g.candidate()) == Some(OnOff::On));
         if let Some(gpu) = lame.filter(|_| all.is_empty() || matches!(spec, PerGpu::Each(_))) {
             return Verdict::blocked(
                 format!("{} ({}) cannot be divided by MIG", gpu.bus_id, gpu.candidate().shown()),
@@ -121,16 +124,27 @@ impl Requirement for Mig {
         }
         let said = |list: &[(usize, &GpuMig, OnOff)], turned: bool| {
             let word = |wish: OnOff| OnOff::from(wish.on() != turned);
-            list.iter().map(|(_, gpu, wish)| format!("{} {}", gpu.bus_id, word(*wish))).collect::<Vec<_>>().join(", ")
+            list.iter()
+                .map(|(_, gpu, wish)| format!("{} {}", gpu.bus_id, word(*wish)))
+                .collect::<Vec<_>>()
+                .join(", ")
         };
         let wrong = wrong(&all);
         if !wrong.is_empty() {
             let set = |at: usize, wish: OnOff| {
-                Effect::run(Command::new("nvidia-smi", ["-i", &at.to_string(), "-mig", if wish.on() { "1" } else { "0" }]))
+                Effect::run(Command::new(
+                    "nvidia-smi",
+                    ["-i", &at.to_string(), "-mig", if wish.on() { "1" } else { "0" }],
+                ))
             };
-            return Verdict::unmet(said(&wrong, true), said(&wrong, false), wrong.iter().map(|(at, _, wish)| set(*at, *wish)).collect());
+            return Verdict::unmet(
+                said(&wrong, true),
+                said(&wrong, false),
+                wrong.iter().map(|(at, _, wish)| set(*at, *wish)).collect(),
+            );
         }
-        let pending: Vec<_> = all.iter().filter(|(_, gpu, wish)| gpu.current != Some(wish.on())).copied().collect();
+        let pending: Vec<_> =
+            all.iter().filter(|(_, gpu, wish)| gpu.current != Some(wish.on())).copied().collect();
         match pending.as_slice() {
             [] if all.is_empty() => Verdict::met("no GPU has MIG"),
             [] => Verdict::met(said(&all, false)),
@@ -143,7 +157,9 @@ impl Requirement for Mig {
     }
 
     fn as_spec(fact: &MigFact) -> Option<PerGpu<OnOff>> {
-        PerGpu::from_facts(fact.gpus.iter().filter_map(|g| Some((g.bus_id.clone(), g.current?.into()))).collect())
+        PerGpu::from_facts(
+            fact.gpus.iter().filter_map(|g| Some((g.bus_id.clone(), g.current?.into()))).collect(),
+        )
     }
 
     fn cost(spec: &PerGpu<OnOff>, fact: &MigFact) -> Cost {
@@ -159,7 +175,13 @@ mod tests {
 
     fn gpu(bus_id: &str, architecture: &str, current: Option<bool>, pending: Option<bool>) -> GpuMig {
         let name = if architecture == "Hopper" { "NVIDIA H100 PCIe" } else { "NVIDIA A100-PCIE-40GB" };
-        GpuMig { bus_id: bus_id.into(), name: Some(name.into()), architecture: Some(architecture.into()), current, pending }
+        GpuMig {
+            bus_id: bus_id.into(),
+            name: Some(name.into()),
+            architecture: Some(architecture.into()),
+            current,
+            pending,
+        }
     }
 
     fn fact(gpus: Vec<GpuMig>) -> MigFact {
@@ -168,17 +190,24 @@ mod tests {
 
     #[test]
     fn only_the_mode_is_set_and_only_where_it_differs() {
-        let two =
-            fact(vec![gpu("0000:3b:00.0", "Ampere", Some(true), Some(true)), gpu("0000:af:00.0", "Ampere", Some(false), Some(false))]);
+        let two = fact(vec![
+            gpu("0000:3b:00.0", "Ampere", Some(true), Some(true)),
+            gpu("0000:af:00.0", "Ampere", Some(false), Some(false)),
+        ]);
         match Mig::check(&PerGpu::One(OnOff::On), &two) {
             Verdict::Unmet { effects, is, wants, .. } => {
-                assert_eq!(effects.iter().map(ToString::to_string).collect::<Vec<_>>(), ["nvidia-smi -i 1 -mig 1"]);
+                assert_eq!(
+                    effects.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                    ["nvidia-smi -i 1 -mig 1"]
+                );
                 assert_eq!((is.as_str(), wants.as_str()), ("0000:af:00.0 off", "0000:af:00.0 on"));
             }
             other => panic!("{other:?}"),
         }
         let pending = fact(vec![gpu("0000:3b:00.0", "Ampere", Some(false), Some(true))]);
-        assert!(matches!(Mig::check(&PerGpu::One(OnOff::On), &pending), Verdict::Unmet { effects, .. } if effects.is_empty()));
+        assert!(
+            matches!(Mig::check(&PerGpu::One(OnOff::On), &pending), Verdict::Unmet { effects, .. } if effects.is_empty())
+        );
     }
 
     #[test]
@@ -186,7 +215,13 @@ mod tests {
         let wish = PerGpu::One(OnOff::On);
         assert!(Mig::cost(&wish, &fact(vec![gpu("0000:3b:00.0", "Ampere", Some(false), Some(false))])).sure);
         assert!(!Mig::cost(&wish, &fact(vec![gpu("0000:3b:00.0", "Hopper", Some(false), Some(false))])).sure);
-        assert!(matches!(Mig::check(&wish, &fact(vec![gpu("0000:3b:00.0", "Turing", None, None)])), Verdict::Blocked { .. }));
-        assert!(Mig::check(&PerGpu::One(OnOff::Off), &fact(vec![gpu("0000:3b:00.0", "Turing", None, None)])).is_met());
+        assert!(matches!(
+            Mig::check(&wish, &fact(vec![gpu("0000:3b:00.0", "Turing", None, None)])),
+            Verdict::Blocked { .. }
+        ));
+        assert!(
+            Mig::check(&PerGpu::One(OnOff::Off), &fact(vec![gpu("0000:3b:00.0", "Turing", None, None)]))
+                .is_met()
+        );
     }
 }

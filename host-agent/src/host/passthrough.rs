@@ -71,7 +71,8 @@ impl JsonSchema for PassthroughSpec {
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let choice = generator.subschema_for::<GpuChoice>();
-        let gpus = json_schema!({ "anyOf": [choice, { "const": "none" }, { "type": "array", "items": choice }] });
+        let gpus =
+            json_schema!({ "anyOf": [choice, { "const": "none" }, { "type": "array", "items": choice }] });
         let reboot = generator.subschema_for::<Reboot>();
         json_schema!({
             "anyOf": [gpus, { "type": "object", "additionalProperties": false, "required": ["gpus"], "properties": { "gpus": gpus, "reboot": reboot } }]
@@ -111,29 +112,40 @@ impl Fact for HostPassthrough {
     const NAME: &'static str = "passthrough";
     const ABOUT: &'static str = "DirectPath I/O of each NVIDIA device: capable, configured, active";
     fn probes(on: &Subject, seen: &Observation) -> Vec<Probe> {
-        [PciGpus::ask(seen), esxcli::probes(&LIST, seen), EsxVersion::ask(seen), GpuUsers::probes(on, seen)].concat()
+        [PciGpus::ask(seen), esxcli::probes(&LIST, seen), EsxVersion::ask(seen), GpuUsers::probes(on, seen)]
+            .concat()
     }
     fn parse(on: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let devices = PciGpus::parse(on, seen)?.devices;
         // On 6.7 the namespace may be missing (facts: esxi C2, uncertain): the owners of `pci list` say the same.
         let listed = esxcli::parsed(&LIST, seen, enabled);
-        let unknown_command = listed.as_ref().is_err_and(|why| why.message.contains("Unknown command or namespace"));
+        let unknown_command =
+            listed.as_ref().is_err_and(|why| why.message.contains("Unknown command or namespace"));
         let mut enabled = listed.unwrap_or_default();
         enabled.retain(|at, _| devices.iter().any(|d| d.address == *at));
         let users = GpuUsers::parse(on, seen).map(|u| u.vms).unwrap_or_default();
         let in_use = devices.iter().filter_map(|d| Some((d.address.clone(), user_of(d, &users)?))).collect();
-        Ok(Self { devices, enabled, esx_version: EsxVersion::parse(on, seen)?.version, unknown_command, in_use })
+        Ok(Self {
+            devices,
+            enabled,
+            esx_version: EsxVersion::parse(on, seen)?.version,
+            unknown_command,
+            in_use,
+        })
     }
 }
 
 /// A running VM that uses a device.
 fn user_of(device: &PciGpu, users: &[GpuUser]) -> Option<String> {
     let token = device.candidate().model().map(|m| m.token);
-    let of_kind =
-        |profile: &String| vgpu_types::find(profile).is_none_or(|t| token.is_none_or(|token| token.eq_ignore_ascii_case(t.token)));
+    let of_kind = |profile: &String| {
+        vgpu_types::find(profile)
+            .is_none_or(|t| token.is_none_or(|token| token.eq_ignore_ascii_case(t.token)))
+    };
     // Which of its kind a VM with Dynamic DirectPath got is not told: it may be this one.
     let id = device.device_id.as_ref().map(|id| format!("{}:{id}", device.vendor_id).to_lowercase());
-    let may_get = |allowed: &String| id.as_ref().is_none_or(|id| allowed.to_lowercase().contains(id.as_str()));
+    let may_get =
+        |allowed: &String| id.as_ref().is_none_or(|id| allowed.to_lowercase().contains(id.as_str()));
     let uses = |user: &&GpuUser| match device.is_passed_through() {
         true => user.fixed.contains(&device.address) || user.dynamic.iter().any(may_get),
         false => user.vgpus.iter().any(of_kind),
@@ -148,7 +160,10 @@ impl HostPassthrough {
 
     /// Configured for passthrough: active after the next reboot at the latest.
     pub fn configured(&self, gpu: &PciGpu) -> bool {
-        self.enabled.get(&gpu.address).copied().unwrap_or_else(|| is_passthru(gpu.configured_owner.as_deref()))
+        self.enabled
+            .get(&gpu.address)
+            .copied()
+            .unwrap_or_else(|| is_passthru(gpu.configured_owner.as_deref()))
     }
 
     /// Other functions of the same board: they change hands with the GPU.
@@ -197,7 +212,12 @@ impl Requirement for Passthrough {
     fn check(spec: &PassthroughSpec, fact: &HostPassthrough) -> Verdict {
         let states = match fact.states(spec) {
             Ok(states) => states,
-            Err(why) => return Verdict::blocked(why, "correct `passthrough` of this host; `vsgpu facts` lists its GPUs"),
+            Err(why) => {
+                return Verdict::blocked(
+                    why,
+                    "correct `passthrough` of this host; `vsgpu facts` lists its GPUs",
+                );
+            }
         };
         let of = |which: &dyn Fn(&PciGpu, bool) -> bool| -> Vec<&PciGpu> {
             states.iter().filter(|(gpu, wanted)| which(gpu, *wanted)).map(|(gpu, _)| *gpu).collect()
@@ -210,7 +230,10 @@ impl Requirement for Passthrough {
             } else {
                 "no NVIDIA device of this host is capable: turn on VT-d or AMD-Vi (IOMMU) in the BIOS"
             };
-            return Verdict::blocked(format!("{} ({}) is not passthrough capable", gpu.address, gpu.candidate().shown()), hint);
+            return Verdict::blocked(
+                format!("{} ({}) is not passthrough capable", gpu.address, gpu.candidate().shown()),
+                hint,
+            );
         }
         let with: Vec<String> = wanted.iter().flat_map(|g| fact.companions(g)).collect();
         let with = if with.is_empty() { String::new() } else { format!(" (with {})", with.join(", ")) };
@@ -218,7 +241,10 @@ impl Requirement for Passthrough {
         let wrong = of(&|gpu, wanted| fact.configured(gpu) != wanted);
         let pending = of(&|gpu, wanted| fact.configured(gpu) == wanted && gpu.is_passed_through() != wanted);
         let is = listed(&of(&|gpu, _| gpu.is_passed_through()));
-        if let Some((gpu, vm)) = wrong.iter().find_map(|g| Some((g, fact.in_use.get(&g.address)?))).filter(|_| spec.reboot == Reboot::Never)
+        if let Some((gpu, vm)) = wrong
+            .iter()
+            .find_map(|g| Some((g, fact.in_use.get(&g.address)?)))
+            .filter(|_| spec.reboot == Reboot::Never)
         {
             return Verdict::blocked(
                 format!("{} is used by {vm}, which runs", gpu.address),
@@ -234,18 +260,24 @@ impl Requirement for Passthrough {
         if !wrong.is_empty() {
             let set = |gpu: &&PciGpu| {
                 let enable = if wanted.iter().any(|w| w.address == gpu.address) { "true" } else { "false" };
-                let mut args = vec!["hardware", "pci", "pcipassthru", "set", "-d", &gpu.address, "-e", enable];
+                let mut args =
+                    vec!["hardware", "pci", "pcipassthru", "set", "-d", &gpu.address, "-e", enable];
                 if fact.applies_at_once() {
                     args.push("-a");
                 }
                 // Exit status 1 with these words is how esxcli says that nothing is to do (facts: esxi C2).
-                Effect::Run { command: Command::new("esxcli", args), already: Some("already configured".into()) }
+                Effect::Run {
+                    command: Command::new("esxcli", args),
+                    already: Some("already configured".into()),
+                }
             };
             return Verdict::unmet(is, wants, wrong.iter().map(set).collect());
         }
         match (pending.as_slice(), spec.reboot) {
             ([], _) => Verdict::met(format!("{is}{with}")),
-            (pending, Reboot::IfNeeded) => Verdict::pending(format!("{is}; configured, not yet active: {}", listed(pending)), wants),
+            (pending, Reboot::IfNeeded) => {
+                Verdict::pending(format!("{is}; configured, not yet active: {}", listed(pending)), wants)
+            }
             (pending, Reboot::Never) => Verdict::blocked(
                 format!("{} is configured, but did not change hands at once", listed(pending)),
                 "reboot the host when it suits, or say `reboot: if-needed` under `passthrough`",
@@ -278,8 +310,14 @@ impl Requirement for Passthrough {
         if spec.reboot == Reboot::Never {
             return Cost { needs: Needs::Nothing, takes_effect: TakesEffect::AtOnce, sure: true };
         }
-        let changes = fact.states(spec).is_ok_and(|all| all.iter().any(|(gpu, wanted)| fact.configured(gpu) != *wanted));
-        Cost { needs: Self::NEEDS, takes_effect: Self::TAKES_EFFECT, sure: !(changes && fact.applies_at_once()) }
+        let changes = fact
+            .states(spec)
+            .is_ok_and(|all| all.iter().any(|(gpu, wanted)| fact.configured(gpu) != *wanted));
+        Cost {
+            needs: Self::NEEDS,
+            takes_effect: Self::TAKES_EFFECT,
+            sure: !(changes && fact.applies_at_once()),
+        }
     }
 }
 
@@ -306,7 +344,13 @@ mod tests {
     }
 
     fn fact(esx: &str, devices: Vec<PciGpu>) -> HostPassthrough {
-        HostPassthrough { devices, enabled: BTreeMap::new(), esx_version: esx.into(), unknown_command: false, in_use: BTreeMap::new() }
+        HostPassthrough {
+            devices,
+            enabled: BTreeMap::new(),
+            esx_version: esx.into(),
+            unknown_command: false,
+            in_use: BTreeMap::new(),
+        }
     }
 
     fn spec(value: serde_json::Value) -> PassthroughSpec {
@@ -319,10 +363,11 @@ mod tests {
     #[test]
     fn gpus_are_given_and_taken_back() {
         let two = || vec![gpu("0000:3b:00.0", HOST, HOST), gpu("0000:af:00.0", VM, VM)];
-        let commands = |esx: &str, wish: serde_json::Value| match Passthrough::check(&spec(wish), &fact(esx, two())) {
-            Verdict::Unmet { effects, .. } => effects.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            other => panic!("{other:?}"),
-        };
+        let commands =
+            |esx: &str, wish: serde_json::Value| match Passthrough::check(&spec(wish), &fact(esx, two())) {
+                Verdict::Unmet { effects, .. } => effects.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                other => panic!("{other:?}"),
+            };
         let set = "esxcli hardware pci pcipassthru set -d 0000:";
         assert_eq!(commands("8.0.3", serde_json::json!("all")), [format!("{set}3b:00.0 -e true -a")]);
         assert_eq!(commands("6.7.0", serde_json::json!("all")), [format!("{set}3b:00.0 -e true")]);
@@ -332,23 +377,39 @@ mod tests {
             [format!("{set}3b:00.0 -e true -a"), format!("{set}af:00.0 -e false -a")]
         );
         // One of a model: the one that is given already.
-        assert!(Passthrough::check(&spec(serde_json::json!([{ "model": "A100", "count": 1 }])), &fact("8.0.3", two())).is_met());
+        assert!(
+            Passthrough::check(
+                &spec(serde_json::json!([{ "model": "A100", "count": 1 }])),
+                &fact("8.0.3", two())
+            )
+            .is_met()
+        );
     }
 
     #[test]
     fn configured_is_not_active() {
         let pending = fact("8.0.3", vec![gpu("0000:3b:00.0", VM, HOST)]);
         let wish = spec(serde_json::json!("all"));
-        assert!(matches!(Passthrough::check(&wish, &pending), Verdict::Unmet { effects, .. } if effects.is_empty()));
+        assert!(
+            matches!(Passthrough::check(&wish, &pending), Verdict::Unmet { effects, .. } if effects.is_empty())
+        );
         assert!(Passthrough::cost(&wish, &pending).sure);
-        assert!(!Passthrough::cost(&wish, &fact("8.0.3", vec![gpu("0000:3b:00.0", HOST, HOST)])).sure, "may apply at once");
+        assert!(
+            !Passthrough::cost(&wish, &fact("8.0.3", vec![gpu("0000:3b:00.0", HOST, HOST)])).sure,
+            "may apply at once"
+        );
         assert!(Passthrough::cost(&wish, &fact("6.7.0", vec![gpu("0000:3b:00.0", HOST, HOST)])).sure);
         let never = spec(serde_json::json!({ "gpus": "all", "reboot": "never" }));
         assert!(matches!(Passthrough::check(&never, &pending), Verdict::Blocked { .. }));
         let mut used = fact("8.0.3", vec![gpu("0000:3b:00.0", HOST, HOST)]);
         used.in_use.insert("0000:3b:00.0".into(), "payroll".into());
-        assert!(matches!(Passthrough::check(&never, &used), Verdict::Blocked { why, .. } if why.contains("payroll")));
-        assert!(!Passthrough::check(&wish, &used).is_met(), "with a reboot allowed the planner shuts VMs down first");
+        assert!(
+            matches!(Passthrough::check(&never, &used), Verdict::Blocked { why, .. } if why.contains("payroll"))
+        );
+        assert!(
+            !Passthrough::check(&wish, &used).is_met(),
+            "with a reboot allowed the planner shuts VMs down first"
+        );
     }
 
     #[test]
@@ -356,13 +417,20 @@ mod tests {
         let mut lame = gpu("0000:3b:00.0", HOST, HOST);
         lame.passthru_capable = Some(false);
         match Passthrough::check(&spec(serde_json::json!("all")), &fact("8.0.3", vec![lame])) {
-            Verdict::Blocked { why, hint } => assert!(why.contains("A100 PCIe 40GB") && hint.contains("VT-d"), "{why} {hint}"),
+            Verdict::Blocked { why, hint } => {
+                assert!(why.contains("A100 PCIe 40GB") && hint.contains("VT-d"), "{why} {hint}")
+            }
             other => panic!("{other:?}"),
         }
         let mut sound = gpu("0000:3b:00.1", HOST, HOST);
         sound.class = Some("0x0403".into());
-        match Passthrough::check(&spec(serde_json::json!("all")), &fact("8.0.3", vec![gpu("0000:3b:00.0", HOST, HOST), sound])) {
-            Verdict::Unmet { wants, effects, .. } => assert!(wants.contains("with 0000:3b:00.1") && effects.len() == 1, "{wants}"),
+        match Passthrough::check(
+            &spec(serde_json::json!("all")),
+            &fact("8.0.3", vec![gpu("0000:3b:00.0", HOST, HOST), sound]),
+        ) {
+            Verdict::Unmet { wants, effects, .. } => {
+                assert!(wants.contains("with 0000:3b:00.1") && effects.len() == 1, "{wants}")
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -88,20 +88,28 @@ fn not_working(fact: &VgpuManagerFact, version: &str) -> Option<String> {
     }
     let running = fact.driver_version.as_deref().and_then(DriverVersion::leading);
     if DriverVersion::leading(version).is_some_and(|wanted| running != Some(wanted)) {
-        return Some(format!("driver {} is running", fact.driver_version.as_deref().unwrap_or("of unknown version")));
+        return Some(format!(
+            "driver {} is running",
+            fact.driver_version.as_deref().unwrap_or("of unknown version")
+        ));
     }
     if fact.modes.is_empty() {
         return Some("the driver holds no GPU".into());
     }
     // The default graphics type makes the difference between VGPU and VSGA; both mean that the manager rules the GPU.
-    let strange = fact.modes.iter().find(|(_, mode)| !matches!(mode.as_deref(), Some("Host VGPU" | "Host VSGA")));
-    strange.map(|(gpu, mode)| format!("virtualization mode of {gpu} is {}, not Host VGPU", mode.as_deref().unwrap_or("not known")))
+    let strange =
+        fact.modes.iter().find(|(_, mode)| !matches!(mode.as_deref(), Some("Host VGPU" | "Host VSGA")));
+    strange.map(|(gpu, mode)| {
+        format!("virtualization mode of {gpu} is {}, not Host VGPU", mode.as_deref().unwrap_or("not known"))
+    })
 }
 
 /// No manager installed and no module of it loaded.
 fn absent(fact: &VgpuManagerFact) -> Verdict {
     match fact.packages.rival(is_manager) {
-        Some(vib) if fact.packages.goes(is_manager) => Verdict::pending(format!("{} goes with the next boot", vib.version), "absent"),
+        Some(vib) if fact.packages.goes(is_manager) => {
+            Verdict::pending(format!("{} goes with the next boot", vib.version), "absent")
+        }
         Some(vib) => Verdict::unmet(&vib.version, "absent", fact.packages.removal(is_manager)),
         None if fact.module_loaded => Verdict::pending("removed, but its module is still loaded", "absent"),
         None => Verdict::met("absent"),
@@ -116,8 +124,7 @@ impl Requirement for VgpuManager {
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
     const SETTLE_SECS: u32 = 120;
     const IMPLIED_BY: &'static [Implied] = &[];
-    const EXAMPLE: &'static str =
-        r#"{"package": "files/NVD-VGPU-800_535.183.04-1OEM.800.1.0.20613240_23867204.zip", "datastore": "datastore1"}"#;
+    const EXAMPLE: &'static str = r#"{"package": "files/NVD-VGPU-800_535.183.04-1OEM.800.1.0.20613240_23867204.zip", "datastore": "datastore1"}"#;
     type Spec = PackageWish;
     type Fact = VgpuManagerFact;
 
@@ -138,7 +145,11 @@ impl Requirement for VgpuManager {
         }
         if fact.packages.has(&spec.package) {
             return match not_working(fact, version) {
-                None => Verdict::met(format!("{version}, {} GPU(s) {}", fact.modes.len(), fact.modes[0].1.as_deref().unwrap_or_default())),
+                None => Verdict::met(format!(
+                    "{version}, {} GPU(s) {}",
+                    fact.modes.len(),
+                    fact.modes[0].1.as_deref().unwrap_or_default()
+                )),
                 Some(why) => Verdict::pending(format!("{version} installed, {why}"), wants),
             };
         }
@@ -162,11 +173,25 @@ impl Requirement for VgpuManager {
 
     fn as_spec(fact: &VgpuManagerFact) -> Option<PackageWish> {
         let vib = fact.packages.rival(is_manager)?;
-        let held = vsgpu_core::artifact::PackageContent { name: vib.name.clone(), version: vib.version.clone(), acceptance: None };
+        let held = vsgpu_core::artifact::PackageContent {
+            name: vib.name.clone(),
+            version: vib.version.clone(),
+            acceptance: None,
+        };
         // The file itself is not on the host any more under a name we could know; its name is the VIB's.
-        let package =
-            Artifact { artifact: format!("{}_{}.vib", vib.name, vib.version), sha256: None, size: None, kind: None, holds: vec![held] };
-        Some(PackageWish::Map(PackageSpec { package, datastore: "datastore1".into(), downgrade: false, allow_drift: false }))
+        let package = Artifact {
+            artifact: format!("{}_{}.vib", vib.name, vib.version),
+            sha256: None,
+            size: None,
+            kind: None,
+            holds: vec![held],
+        };
+        Some(PackageWish::Map(PackageSpec {
+            package,
+            datastore: "datastore1".into(),
+            downgrade: false,
+            allow_drift: false,
+        }))
     }
 
     fn artifacts_mut(spec: &mut PackageWish) -> Vec<&mut Artifact> {
@@ -190,8 +215,13 @@ mod tests {
             version: format!("{version}-1OEM.800.1.0.20613240"),
             acceptance: Some("accepted".into()),
         };
-        let package =
-            Artifact { artifact: "f/x.zip".into(), sha256: Some("ab".repeat(32)), size: Some(1), kind: Some(kind), holds: vec![held] };
+        let package = Artifact {
+            artifact: "f/x.zip".into(),
+            sha256: Some("ab".repeat(32)),
+            size: Some(1),
+            kind: Some(kind),
+            holds: vec![held],
+        };
         PackageSpec { package, datastore: "ds1".into(), downgrade: false, allow_drift: false }
     }
 
@@ -200,7 +230,11 @@ mod tests {
     }
 
     fn fact(installed: Option<&str>, loaded: bool, esx: &str) -> VgpuManagerFact {
-        let vib = |v: &str| Vib { name: "NVIDIA-vGPU".into(), version: format!("{v}-1OEM.800.1.0.20613240"), vendor: "NVIDIA".into() };
+        let vib = |v: &str| Vib {
+            name: "NVIDIA-vGPU".into(),
+            version: format!("{v}-1OEM.800.1.0.20613240"),
+            vendor: "NVIDIA".into(),
+        };
         VgpuManagerFact {
             packages: Packages {
                 installed: installed.map(vib).into_iter().collect(),
@@ -242,7 +276,10 @@ mod tests {
     #[test]
     fn installed_is_not_active() {
         let wish = spec("535.183.04", Kind::Component);
-        assert!(commands(&check(&wish, &fact(Some("535.183.04"), false, "8.0.2"))).is_empty(), "waits for the reboot");
+        assert!(
+            commands(&check(&wish, &fact(Some("535.183.04"), false, "8.0.2"))).is_empty(),
+            "waits for the reboot"
+        );
         assert!(check(&wish, &fact(Some("535.183.04"), true, "8.0.2")).is_met());
         let mut no_vgpu = fact(Some("535.183.04"), true, "8.0.2");
         no_vgpu.modes[0].1 = Some("None".into());
@@ -254,20 +291,31 @@ mod tests {
         let mut wish = spec("535.183.04", Kind::Component);
         let mut bare = fact(None, false, "8.0.2");
         bare.packages.image_profile = Some("(Updated) VMware Lifecycle Manager Generated Image".into());
-        assert!(matches!(check(&wish, &bare), Verdict::Blocked { hint, .. } if hint.contains("image of the cluster")));
+        assert!(
+            matches!(check(&wish, &bare), Verdict::Blocked { hint, .. } if hint.contains("image of the cluster"))
+        );
         wish.allow_drift = true;
         assert_eq!(commands(&check(&wish, &bare)).len(), 1);
         wish.package.holds[0].acceptance = Some("community".into());
-        assert!(matches!(check(&wish, &bare), Verdict::Blocked { hint, .. } if hint.contains("acceptance-level: CommunitySupported")));
+        assert!(
+            matches!(check(&wish, &bare), Verdict::Blocked { hint, .. } if hint.contains("acceptance-level: CommunitySupported"))
+        );
     }
 
     #[test]
     fn it_is_removed_on_request_the_way_it_came() {
         let absent = PackageWish::Word(crate::facts::packages::Absent::Absent);
         let mut has = fact(Some("535.183.04"), true, "8.0.2");
-        assert_eq!(commands(&VgpuManager::check(&absent, &has)), ["esxcli software vib remove -n NVIDIA-vGPU"]);
-        has.packages.components = vec![Vib { name: "NVD-AIE-800".into(), version: "535.183.04".into(), vendor: "NVIDIA".into() }];
-        assert_eq!(commands(&VgpuManager::check(&absent, &has)), ["esxcli software component remove -n NVD-AIE-800"]);
+        assert_eq!(
+            commands(&VgpuManager::check(&absent, &has)),
+            ["esxcli software vib remove -n NVIDIA-vGPU"]
+        );
+        has.packages.components =
+            vec![Vib { name: "NVD-AIE-800".into(), version: "535.183.04".into(), vendor: "NVIDIA".into() }];
+        assert_eq!(
+            commands(&VgpuManager::check(&absent, &has)),
+            ["esxcli software component remove -n NVD-AIE-800"]
+        );
         assert!(VgpuManager::check(&absent, &fact(None, false, "8.0.2")).is_met());
     }
 

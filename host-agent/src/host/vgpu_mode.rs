@@ -105,19 +105,30 @@ impl Fact for VgpuModeFact {
         let all_given = PciGpus::all_given(seen);
         let report = match nvidia_smi::report(seen) {
             Ok(report) => report,
-            Err(why) => return Ok(Self { gpus: vec![], esx_version, driver_version: None, smi_failure: Some(why.message), all_given }),
+            Err(why) => {
+                return Ok(Self {
+                    gpus: vec![],
+                    esx_version,
+                    driver_version: None,
+                    smi_failure: Some(why.message),
+                    all_given,
+                });
+            }
         };
         // Should a release print a mode, it is believed before any note.
         let printed = esxcli::answer(&LIST, seen).unwrap_or_default();
         let of_list = |bus_id: &str| {
-            let record = printed.iter().find(|r| [r.title.as_str(), r.get("Address").unwrap_or_default()].contains(&bus_id))?;
+            let record = printed
+                .iter()
+                .find(|r| [r.title.as_str(), r.get("Address").unwrap_or_default()].contains(&bus_id))?;
             ["vGPU Mode", "Configured vGPU Mode"].iter().find_map(|name| Mode::of_word(record.get(name)?))
         };
         let gpu = |g: &nvidia_smi::Gpu| GpuMode {
             bus_id: g.bus_id.clone(),
             name: g.name.clone(),
             active: g.heterogeneous.map(|on| if on { Mode::MixedSize } else { Mode::SameSize }),
-            configured: of_list(&g.bus_id).or_else(|| Mode::of_word(seen.file(&note(&g.bus_id)).ok().flatten()?.trim())),
+            configured: of_list(&g.bus_id)
+                .or_else(|| Mode::of_word(seen.file(&note(&g.bus_id)).ok().flatten()?.trim())),
         };
         Ok(Self {
             gpus: report.gpus.iter().map(gpu).collect(),
@@ -131,7 +142,8 @@ impl Fact for VgpuModeFact {
 
 impl Requirement for VgpuMode {
     const NAME: &'static str = "vgpu-mode";
-    const ABOUT: &'static str = "Sizes of time-sliced vGPUs on a GPU: SameSize or MixedSize (ESXi 8.0.3, vGPU 17)";
+    const ABOUT: &'static str =
+        "Sizes of time-sliced vGPUs on a GPU: SameSize or MixedSize (ESXi 8.0.3, vGPU 17)";
     const AFTER: &'static [&'static str] = &["vgpu-manager", "passthrough", "graphics-type"];
     const NEEDS: Needs = Needs::VmsOff;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterRestart(GRAPHICS.name);
@@ -158,7 +170,10 @@ impl Requirement for VgpuMode {
         }
         let candidates: Vec<Candidate<'_>> = fact.gpus.iter().map(GpuMode::candidate).collect();
         if let Some(stranger) = spec.strangers(&candidates).first() {
-            return Verdict::blocked(format!("the driver holds no GPU `{stranger}`"), "correct `vgpu-mode`; `vsgpu facts` lists the GPUs");
+            return Verdict::blocked(
+                format!("the driver holds no GPU `{stranger}`"),
+                "correct `vgpu-mode`; `vsgpu facts` lists the GPUs",
+            );
         }
         let version = fact.driver_version.as_deref().and_then(DriverVersion::leading);
         if let Some(version) = version.filter(|v| mixed && v.branch() < FIRST_BRANCH) {
@@ -169,24 +184,44 @@ impl Requirement for VgpuMode {
         }
         // A driver that says nothing of modes knows only one size.
         let active = |gpu: &GpuMode| gpu.active.unwrap_or(Mode::SameSize);
-        let wished: Vec<(&GpuMode, Mode)> = fact.gpus.iter().filter_map(|g| Some((g, spec.of(&g.candidate())?))).collect();
-        let wrong: Vec<_> = wished.iter().filter(|(gpu, mode)| gpu.configured.unwrap_or_else(|| active(gpu)) != *mode).collect();
+        let wished: Vec<(&GpuMode, Mode)> =
+            fact.gpus.iter().filter_map(|g| Some((g, spec.of(&g.candidate())?))).collect();
+        let wrong: Vec<_> = wished
+            .iter()
+            .filter(|(gpu, mode)| gpu.configured.unwrap_or_else(|| active(gpu)) != *mode)
+            .collect();
         if !wrong.is_empty() {
             let said = |of: &dyn Fn(&GpuMode, Mode) -> Mode| {
-                wrong.iter().map(|(gpu, mode)| format!("{} {}", gpu.bus_id, of(gpu, *mode).word())).collect::<Vec<_>>().join(", ")
+                wrong
+                    .iter()
+                    .map(|(gpu, mode)| format!("{} {}", gpu.bus_id, of(gpu, *mode).word()))
+                    .collect::<Vec<_>>()
+                    .join(", ")
             };
             let effects = wrong.iter().flat_map(|(gpu, mode)| {
-                let set = Command::new("esxcli", ["graphics", "device", "set", "-d", &gpu.bus_id, "-m", mode.word()]);
-                [Effect::run(set), Effect::Write { path: note(&gpu.bus_id), contents: format!("{}\n", mode.word()), mode: 0o600 }]
+                let set = Command::new(
+                    "esxcli",
+                    ["graphics", "device", "set", "-d", &gpu.bus_id, "-m", mode.word()],
+                );
+                [
+                    Effect::run(set),
+                    Effect::Write {
+                        path: note(&gpu.bus_id),
+                        contents: format!("{}\n", mode.word()),
+                        mode: 0o600,
+                    },
+                ]
             });
             return Verdict::unmet(said(&|gpu, _| active(gpu)), said(&|_, mode| mode), effects.collect());
         }
         match wished.iter().find(|(gpu, mode)| active(gpu) != *mode) {
-            Some((gpu, mode)) => {
-                Verdict::pending(format!("{} configured, {} still {}", mode.word(), gpu.bus_id, active(gpu).word()), mode.word())
-            }
+            Some((gpu, mode)) => Verdict::pending(
+                format!("{} configured, {} still {}", mode.word(), gpu.bus_id, active(gpu).word()),
+                mode.word(),
+            ),
             None => {
-                let words: std::collections::BTreeSet<&str> = wished.iter().map(|(_, mode)| mode.word()).collect();
+                let words: std::collections::BTreeSet<&str> =
+                    wished.iter().map(|(_, mode)| mode.word()).collect();
                 Verdict::met(words.into_iter().collect::<Vec<_>>().join(" / "))
             }
         }
@@ -207,7 +242,13 @@ mod tests {
 
     fn fact(esx: &str, driver: &str, active: Mode, configured: Option<Mode>) -> VgpuModeFact {
         let gpu = GpuMode { bus_id: "0000:3b:00.0".into(), name: None, active: Some(active), configured };
-        VgpuModeFact { gpus: vec![gpu], esx_version: esx.into(), driver_version: Some(driver.into()), smi_failure: None, all_given: false }
+        VgpuModeFact {
+            gpus: vec![gpu],
+            esx_version: esx.into(),
+            driver_version: Some(driver.into()),
+            smi_failure: None,
+            all_given: false,
+        }
     }
 
     #[test]
@@ -221,15 +262,26 @@ mod tests {
             other => panic!("{other:?}"),
         }
         let noted = fact("8.0.3", "550.90.05", Mode::SameSize, Some(Mode::MixedSize));
-        assert!(matches!(VgpuMode::check(&wish, &noted), Verdict::Unmet { effects, .. } if effects.is_empty()));
+        assert!(
+            matches!(VgpuMode::check(&wish, &noted), Verdict::Unmet { effects, .. } if effects.is_empty())
+        );
         assert!(VgpuMode::check(&wish, &fact("8.0.3", "550.90.05", Mode::MixedSize, None)).is_met());
     }
 
     #[test]
     fn old_releases_are_refused() {
         let wish = PerGpu::One(Mode::MixedSize);
-        assert!(matches!(VgpuMode::check(&wish, &fact("8.0.2", "550.90.05", Mode::SameSize, None)), Verdict::Blocked { .. }));
-        assert!(matches!(VgpuMode::check(&wish, &fact("8.0.3", "535.183.04", Mode::SameSize, None)), Verdict::Blocked { .. }));
-        assert!(VgpuMode::check(&PerGpu::One(Mode::SameSize), &fact("7.0.3", "535.183.04", Mode::SameSize, None)).is_met());
+        assert!(matches!(
+            VgpuMode::check(&wish, &fact("8.0.2", "550.90.05", Mode::SameSize, None)),
+            Verdict::Blocked { .. }
+        ));
+        assert!(matches!(
+            VgpuMode::check(&wish, &fact("8.0.3", "535.183.04", Mode::SameSize, None)),
+            Verdict::Blocked { .. }
+        ));
+        assert!(
+            VgpuMode::check(&PerGpu::One(Mode::SameSize), &fact("7.0.3", "535.183.04", Mode::SameSize, None))
+                .is_met()
+        );
     }
 }

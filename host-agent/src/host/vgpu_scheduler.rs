@@ -86,9 +86,16 @@ impl Fact for SchedulerFact {
         let started_with = seen.file(NOTE)?.map(|text| text.trim().to_string());
         Ok(match esxcli::answer(&LIST, seen) {
             Ok(records) => {
-                let of = |r: &vsgpu_core::readers::esxcli::Record| Some((r.get("Name")?.to_string(), r.get("Value")?.to_string()));
+                let of = |r: &vsgpu_core::readers::esxcli::Record| {
+                    Some((r.get("Name")?.to_string(), r.get("Value")?.to_string()))
+                };
                 let offered = records.iter().any(|r| r.get("Name") == Some(WORDS));
-                Self { parameters: records.iter().filter_map(of).collect(), offered, started_with, failure: None }
+                Self {
+                    parameters: records.iter().filter_map(of).collect(),
+                    offered,
+                    started_with,
+                    failure: None,
+                }
             }
             // Before the vGPU manager is installed there is no such module.
             Err(why) => Self { parameters: vec![], offered: false, started_with, failure: Some(why.message) },
@@ -109,9 +116,11 @@ impl SchedulerFact {
 
     /// The whole parameter line with another policy in it.
     fn line(&self, policy: Policy) -> String {
-        let mut words: Vec<String> = self.words().iter().filter(|(name, _)| *name != KEY).map(|(k, v)| format!("{k}={v}")).collect();
+        let mut words: Vec<String> =
+            self.words().iter().filter(|(name, _)| *name != KEY).map(|(k, v)| format!("{k}={v}")).collect();
         words.extend(policy.value().map(|value| format!("{KEY}={value}")));
-        let others = self.parameters.iter().filter(|(name, _)| name != WORDS).map(|(k, v)| format!("{k}={v}"));
+        let others =
+            self.parameters.iter().filter(|(name, _)| name != WORDS).map(|(k, v)| format!("{k}={v}"));
         others.chain([format!("{WORDS}={}", words.join(";"))]).collect::<Vec<_>>().join(" ")
     }
 }
@@ -130,20 +139,32 @@ impl Requirement for VgpuScheduler {
 
     fn check(spec: &Policy, fact: &SchedulerFact) -> Verdict {
         if let Some(why) = &fact.failure {
-            return Verdict::waits(format!("the parameters of the host driver cannot be read: {why}"), spec.word());
+            return Verdict::waits(
+                format!("the parameters of the host driver cannot be read: {why}"),
+                spec.word(),
+            );
         }
         if !fact.offered {
-            return Verdict::blocked(format!("this host driver has no parameter {WORDS}"), "leave `vgpu-scheduler` out for this release");
+            return Verdict::blocked(
+                format!("this host driver has no parameter {WORDS}"),
+                "leave `vgpu-scheduler` out for this release",
+            );
         }
         let configured = Policy::of_value(fact.configured());
-        let is = configured.map_or_else(|| format!("{KEY}={}", fact.configured().unwrap_or_default()), |p| p.word().to_string());
+        let is = configured.map_or_else(
+            || format!("{KEY}={}", fact.configured().unwrap_or_default()),
+            |p| p.word().to_string(),
+        );
         if configured != Some(*spec) {
             let mut effects = vec![];
             // Before the change: a power cut between the two must not make the new policy look active.
             if fact.started_with.is_none() {
                 effects.push(Effect::Write { path: NOTE.into(), contents: format!("{is}\n"), mode: 0o600 });
             }
-            let set = Command::new("esxcli", ["system", "module", "parameters", "set", "-m", "nvidia", "-p", &fact.line(*spec)]);
+            let set = Command::new(
+                "esxcli",
+                ["system", "module", "parameters", "set", "-m", "nvidia", "-p", &fact.line(*spec)],
+            );
             effects.push(Effect::run(set));
             return Verdict::unmet(is, spec.word(), effects);
         }
@@ -190,7 +211,10 @@ mod tests {
         assert!(VgpuScheduler::check(&Policy::EqualShare, &fact("RmPVMRL=0x01", None)).is_met());
         let pending = VgpuScheduler::check(&Policy::EqualShare, &fact("RmPVMRL=0x01", Some("best-effort")));
         assert!(matches!(pending, Verdict::Unmet { effects, .. } if effects.is_empty()));
-        assert!(VgpuScheduler::check(&Policy::BestEffort, &fact("RmPVMRL=0x00", Some("best-effort"))).is_met(), "there and back");
+        assert!(
+            VgpuScheduler::check(&Policy::BestEffort, &fact("RmPVMRL=0x00", Some("best-effort"))).is_met(),
+            "there and back"
+        );
         assert_eq!(Policy::of_value(Some("0x00180011")), Some(Policy::FixedShare), "with a time slice");
     }
 }

@@ -34,7 +34,11 @@ pub struct CloneSpec {
 
 /// The name of the base alone, or more.
 #[derive(Deserialize, JsonSchema)]
-#[serde(untagged, deny_unknown_fields, expecting = "the name of a VM, or `{ base: NAME, datastore: NAME }`, is expected")]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "the name of a VM, or `{ base: NAME, datastore: NAME }`, is expected"
+)]
 enum CloneWish {
     Base(String),
     #[serde(rename_all = "kebab-case")]
@@ -93,24 +97,39 @@ pub struct Base {
 
 /// Keys that hostd makes anew for a copy.
 fn is_identity(key: &str) -> bool {
-    let exact =
-        ["uuid.bios", "uuid.location", "vc.uuid", "sched.swap.derivedname", "migrate.hostlog", "checkpoint.vmstate", "extendedconfigfile"];
-    exact.contains(&key) || key.starts_with("ethernet") && (key.ends_with(".generatedaddress") || key.ends_with(".generatedaddressoffset"))
+    let exact = [
+        "uuid.bios",
+        "uuid.location",
+        "vc.uuid",
+        "sched.swap.derivedname",
+        "migrate.hostlog",
+        "checkpoint.vmstate",
+        "extendedconfigfile",
+    ];
+    exact.contains(&key)
+        || key.starts_with("ethernet")
+            && (key.ends_with(".generatedaddress") || key.ends_with(".generatedaddressoffset"))
 }
 
 fn base(vm: &VirtualMachine, seen: &Observation) -> Option<Base> {
     let keys = vmx::read(seen.file(&vm.vmx).ok()??.as_bytes());
-    let present = |device: &str| keys.get(&format!("{device}.present")).is_none_or(|v| !v.eq_ignore_ascii_case("false"));
+    let present = |device: &str| {
+        keys.get(&format!("{device}.present")).is_none_or(|v| !v.eq_ignore_ascii_case("false"))
+    };
     let disk = |(key, file): (&String, &String)| {
         let device = key.strip_suffix(".filename")?;
         (file.to_lowercase().ends_with(".vmdk") && present(device)).then(|| (key.clone(), file.clone()))
     };
     let disks: Vec<(String, String)> = keys.iter().filter_map(disk).collect();
     let holds_pci = slots_of(&vm.vmx, seen).into_values().any(|slot| slot != Slot::Other);
-    let static_mac = keys.iter().find(|(key, value)| key.ends_with(".addresstype") && value.eq_ignore_ascii_case("static"));
+    let static_mac = keys
+        .iter()
+        .find(|(key, value)| key.ends_with(".addresstype") && value.eq_ignore_ascii_case("static"));
     let snapshot = disks.iter().any(|(_, file)| {
         let stem = file.trim_end_matches(".vmdk");
-        stem.len() > 7 && stem.as_bytes()[stem.len() - 7] == b'-' && stem[stem.len() - 6..].chars().all(|c| c.is_ascii_digit())
+        stem.len() > 7
+            && stem.as_bytes()[stem.len() - 7] == b'-'
+            && stem[stem.len() - 6..].chars().all(|c| c.is_ascii_digit())
     });
     let unfit = if holds_pci {
         Some("it holds PCI devices or vGPUs: take them away first, each clone then gets its own".to_string())
@@ -163,10 +182,21 @@ impl Fact for CloneFact {
             probes.extend(home(&vm.vmx).map(|folder| Probe::List(folder.into())));
         } else {
             probes.push(Probe::List(VOLUMES.into()));
-            probes.extend(all.vms.iter().filter(|vm| !vm.infrastructure).take(512).map(|vm| Probe::Read(vm.vmx.clone())));
+            probes.extend(
+                all.vms
+                    .iter()
+                    .filter(|vm| !vm.infrastructure)
+                    .take(512)
+                    .map(|vm| Probe::Read(vm.vmx.clone())),
+            );
             let stores = seen.names(VOLUMES).unwrap_or_default();
             probes.extend(stores.iter().take(MOST_STORES).map(|store| Probe::List(folder(store, &name))));
-            probes.extend(stores.iter().take(MOST_STORES).map(|store| Probe::Read(format!("{}/{name}.vmx", folder(store, &name)))));
+            probes.extend(
+                stores
+                    .iter()
+                    .take(MOST_STORES)
+                    .map(|store| Probe::Read(format!("{}/{name}.vmx", folder(store, &name)))),
+            );
         }
         probes
     }
@@ -174,7 +204,8 @@ impl Fact for CloneFact {
         let name = on.vm.clone().ok_or_else(|| Unreadable::new("no VM was named"))?;
         let all = VirtualMachines::parse(on, seen)?;
         let registered = all.vms.iter().any(|vm| vm.name == name);
-        let others = if registered { vec![] } else { all.vms.iter().filter_map(|vm| base(vm, seen)).collect() };
+        let others =
+            if registered { vec![] } else { all.vms.iter().filter_map(|vm| base(vm, seen)).collect() };
         let stores = seen.names(VOLUMES).unwrap_or_default();
         // A folder that could not be looked into is not taken for an empty one: its datastore is left out.
         let files = |store: &str| -> Option<(String, Vec<String>)> {
@@ -184,10 +215,15 @@ impl Fact for CloneFact {
         // hostd writes a VM's identity into its .vmx when it has it: such a VM was registered before, here or elsewhere.
         let lived = |store: &&&str| {
             let text = seen.file(&format!("{}/{name}.vmx", folder(store, &name))).ok().flatten();
-            text.is_some_and(|t| vmx::read(t.as_bytes()).keys().any(|k| k.starts_with("uuid.") && k != "uuid.action" || k == "vc.uuid"))
+            text.is_some_and(|t| {
+                vmx::read(t.as_bytes())
+                    .keys()
+                    .any(|k| k.starts_with("uuid.") && k != "uuid.action" || k == "vc.uuid")
+            })
         };
         let lived = stores.iter().filter(lived).map(|s| s.to_string()).collect();
-        let folders = if registered { BTreeMap::new() } else { stores.iter().filter_map(|s| files(s)).collect() };
+        let folders =
+            if registered { BTreeMap::new() } else { stores.iter().filter_map(|s| files(s)).collect() };
         let own = all.vms.iter().find(|vm| vm.name == name).and_then(|vm| home(&vm.vmx));
         let left = own.filter(|folder| seen.names(folder).is_ok_and(|files| files.contains(&MARKER)));
         let marker = left.map(|folder| format!("{folder}/{MARKER}"));
@@ -210,7 +246,11 @@ impl Requirement for CloneOf {
     fn check(spec: &CloneSpec, fact: &CloneFact) -> Verdict {
         let name = &fact.name;
         if let Some(path) = fact.marker.clone().filter(|_| fact.registered) {
-            return Verdict::unmet("registered, not tidied up", format!("{name} is registered"), vec![Effect::Remove { path }]);
+            return Verdict::unmet(
+                "registered, not tidied up",
+                format!("{name} is registered"),
+                vec![Effect::Remove { path }],
+            );
         }
         if fact.registered {
             return Verdict::met(format!("{name} is registered"));
@@ -222,7 +262,10 @@ impl Requirement for CloneOf {
             || name.starts_with('.')
             || name.contains(['/', '\\', '[', ']', '"', '\n'])
         {
-            return Verdict::blocked(format!("`{name}` cannot be the name of a folder"), "choose another name for the VM");
+            return Verdict::blocked(
+                format!("`{name}` cannot be the name of a folder"),
+                "choose another name for the VM",
+            );
         }
         let Some(base) = fact.others.iter().find(|vm| vm.name == spec.base) else {
             let names: Vec<&str> = fact.others.iter().map(|vm| vm.name.as_str()).take(8).collect();
@@ -232,16 +275,24 @@ impl Requirement for CloneOf {
             );
         };
         if let Some(why) = &base.unfit {
-            return Verdict::blocked(format!("{} cannot be cloned: {why}", base.name), "mend that, then plan again");
+            return Verdict::blocked(
+                format!("{} cannot be cloned: {why}", base.name),
+                "mend that, then plan again",
+            );
         }
         if base.running {
-            return Verdict::blocked(format!("{} runs: its disks cannot be copied", base.name), "shut it down");
+            return Verdict::blocked(
+                format!("{} runs: its disks cannot be copied", base.name),
+                "shut it down",
+            );
         }
         let store = spec.datastore.as_deref().unwrap_or_else(|| datastore(&base.vmx));
         let Some(there) = fact.folders.get(store) else {
             let known: Vec<&str> = fact.folders.keys().map(String::as_str).collect();
             return Verdict::blocked(
-                format!("this host has no datastore `{store}`, or the VM's folder on it cannot be looked into"),
+                format!(
+                    "this host has no datastore `{store}`, or the VM's folder on it cannot be looked into"
+                ),
                 format!("it has {}", known.join(", ")),
             );
         };
@@ -269,16 +320,24 @@ impl Requirement for CloneOf {
 
 fn copy(base: &Base, name: &str, to: &str, there: &[String]) -> Vec<Effect> {
     let from = base.vmx.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let absolute = |file: &str| if file.starts_with('/') { file.to_string() } else { format!("{from}/{file}") };
+    let absolute =
+        |file: &str| if file.starts_with('/') { file.to_string() } else { format!("{from}/{file}") };
     let marker = format!("{to}/{MARKER}");
     let vmx = format!("{to}/{name}.vmx");
     let register = Command::new("vim-cmd", ["solo/registervm", &vmx, name]);
-    let last = [Effect::Run { command: register, already: Some("already exists".into()) }, Effect::Remove { path: marker.clone() }];
+    let last = [
+        Effect::Run { command: register, already: Some("already exists".into()) },
+        Effect::Remove { path: marker.clone() },
+    ];
     // The .vmx is written when all else is there: what has one is a whole VM, and may have been used since.
     if there.contains(&format!("{name}.vmx")) {
         return last.to_vec();
     }
-    let mut effects = vec![Effect::Write { path: marker.clone(), contents: format!("copy of {}\n", base.name), mode: 0o600 }];
+    let mut effects = vec![Effect::Write {
+        path: marker.clone(),
+        contents: format!("copy of {}\n", base.name),
+        mode: 0o600,
+    }];
     let mut set: Vec<(String, Option<String>)> = vec![
         ("displayName".into(), Some(name.into())),
         // hostd makes new identities without asking a question at power-on.
@@ -292,7 +351,8 @@ fn copy(base: &Base, name: &str, to: &str, there: &[String]) -> Vec<Effect> {
             let delete = Command::new("vmkfstools", ["-U", &format!("{to}/{disk}")]).within(600);
             effects.push(Effect::Run { command: delete, already: Some("Failed to".into()) });
         }
-        let command = Command::new("vmkfstools", ["-i", &absolute(file), &format!("{to}/{disk}"), "-d", "thin"]);
+        let command =
+            Command::new("vmkfstools", ["-i", &absolute(file), &format!("{to}/{disk}"), "-d", "thin"]);
         effects.push(Effect::run(command.within(DISK_SECS)));
         set.push((key.clone(), Some(disk)));
     }
@@ -314,7 +374,10 @@ mod tests {
             name: "base".into(),
             vmx: "/vmfs/volumes/ds1/base/base.vmx".into(),
             running: false,
-            disks: vec![("scsi0:0.filename".into(), "base.vmdk".into()), ("scsi0:1.filename".into(), "/vmfs/volumes/ds2/data.vmdk".into())],
+            disks: vec![
+                ("scsi0:0.filename".into(), "base.vmdk".into()),
+                ("scsi0:1.filename".into(), "/vmfs/volumes/ds2/data.vmdk".into()),
+            ],
             identity: vec!["uuid.bios".into(), "ethernet0.generatedaddress".into()],
             nvram: Some("base.nvram".into()),
             unfit: None,
@@ -355,7 +418,8 @@ mod tests {
 
     #[test]
     fn what_must_not_be_copied_or_overwritten_is_refused() {
-        let blocked = |change: &dyn Fn(&mut CloneFact)| matches!(check(&fact(change)), Verdict::Blocked { .. });
+        let blocked =
+            |change: &dyn Fn(&mut CloneFact)| matches!(check(&fact(change)), Verdict::Blocked { .. });
         assert!(blocked(&|f| f.others[0].running = true));
         assert!(blocked(&|f| f.others[0].unfit = Some("it holds PCI devices".into())));
         assert!(blocked(&|f| f.others.clear()));
@@ -367,7 +431,9 @@ mod tests {
         let left = fact(|f| drop(f.folders.insert("ds2".into(), vec![MARKER.into(), "vm-01.vmdk".into()])));
         let Verdict::Unmet { effects, .. } = check(&left) else { panic!("not unmet") };
         // What has a .vmx is whole and perhaps in use: never removed, only registered.
-        let whole = fact(|f| drop(f.folders.insert("ds2".into(), vec![MARKER.into(), "vm-01.vmdk".into(), "vm-01.vmx".into()])));
+        let whole = fact(|f| {
+            drop(f.folders.insert("ds2".into(), vec![MARKER.into(), "vm-01.vmdk".into(), "vm-01.vmx".into()]))
+        });
         assert!(
             matches!(check(&whole), Verdict::Unmet { effects, .. } if effects.len() == 2 && effects[0].to_string().contains("registervm"))
         );

@@ -79,7 +79,8 @@ impl Fact for VmCpus {
 
 impl Requirement for CpuReserved {
     const NAME: &'static str = "cpu-reserved";
-    const ABOUT: &'static str = "CPU reservation of the VM: all MHz of its vCPUs, for a VM that must answer quickly";
+    const ABOUT: &'static str =
+        "CPU reservation of the VM: all MHz of its vCPUs, for a VM that must answer quickly";
     const AFTER: &'static [&'static str] = &["clone-of", "memory-reserved"];
     const NEEDS: Needs = Needs::VmsOff;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
@@ -100,12 +101,18 @@ impl Requirement for CpuReserved {
         let wants = format!("all {all} MHz ({vcpus} vCPUs of {} MHz)", host.mhz);
         let there = u64::from(host.cores) * u64::from(host.mhz);
         if all > there {
-            let why = format!("the VM's {vcpus} vCPUs have {all} MHz, the host has {there} MHz in {} cores", host.cores);
+            let why = format!(
+                "the VM's {vcpus} vCPUs have {all} MHz, the host has {there} MHz in {} cores",
+                host.cores
+            );
             return Verdict::blocked(why, "give the VM fewer vCPUs, or take this key out");
         }
         if !fact.memory_is_reserved() {
             // Not `Waits`: within one VM that is for what its host brings. Where `memory-reserved` is changed before, this is judged again.
-            return Verdict::blocked("its memory is not reserved", "add `memory-reserved: all` to the VM, or take this key out");
+            return Verdict::blocked(
+                "its memory is not reserved",
+                "add `memory-reserved: all` to the VM, or take this key out",
+            );
         }
         let mhz = fact.key(UNITS).is_none_or(|units| units.eq_ignore_ascii_case("mhz"));
         let is = match fact.key(MIN) {
@@ -155,10 +162,19 @@ mod tests {
         assert_eq!(sets(&vm), [(MIN.to_string(), Some("8000".to_string()))]);
         let one = fact(&[("sched.mem.min", "8192")]);
         assert_eq!(sets(&one)[0].1.as_deref(), Some("2000"), "no `numvcpus` is one");
-        let shares = fact(&[("sched.mem.min", "8192"), ("sched.cpu.min", "2000"), ("sched.cpu.units", "percent")]);
+        let shares =
+            fact(&[("sched.mem.min", "8192"), ("sched.cpu.min", "2000"), ("sched.cpu.units", "percent")]);
         assert_eq!(sets(&shares).len(), 2, "2,000 of another unit is another reservation");
-        let met = fact(&[("numvcpus", "4"), ("sched.mem.min", "8192"), ("sched.cpu.min", "8000"), ("sched.cpu.units", "mhz")]);
-        assert_eq!(CpuReserved::check(&CpuShare::All, &met), Verdict::met("all 8000 MHz (4 vCPUs of 2000 MHz)"));
+        let met = fact(&[
+            ("numvcpus", "4"),
+            ("sched.mem.min", "8192"),
+            ("sched.cpu.min", "8000"),
+            ("sched.cpu.units", "mhz"),
+        ]);
+        assert_eq!(
+            CpuReserved::check(&CpuShare::All, &met),
+            Verdict::met("all 8000 MHz (4 vCPUs of 2000 MHz)")
+        );
         assert_eq!(CpuReserved::as_spec(&met), Some(CpuShare::All));
     }
 
@@ -173,7 +189,9 @@ mod tests {
             (without_memory, "its memory is not reserved"),
         ];
         for (fact, word) in all {
-            let Verdict::Blocked { why, .. } = CpuReserved::check(&CpuShare::All, &fact) else { panic!("{fact:?}") };
+            let Verdict::Blocked { why, .. } = CpuReserved::check(&CpuShare::All, &fact) else {
+                panic!("{fact:?}")
+            };
             assert!(why.contains(word), "{why}");
         }
     }

@@ -35,7 +35,10 @@ impl Requirement for Firmware {
             return Verdict::met("efi");
         }
         Verdict::blocked(
-            format!("the firmware is {}; a guest that was installed that way does not start after a change to efi", fact.firmware),
+            format!(
+                "the firmware is {}; a guest that was installed that way does not start after a change to efi",
+                fact.firmware
+            ),
             "install the guest anew in a VM with EFI firmware",
         )
     }

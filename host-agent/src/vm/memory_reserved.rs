@@ -35,8 +35,11 @@ impl Requirement for MemoryReserved {
 
     fn check(_: &Share, fact: &VmConfig) -> Verdict {
         let all = fact.memory_mib.to_string();
-        let wanted = [("sched.mem.min", all.as_str()), ("sched.mem.minSize", &all), ("sched.mem.pin", "TRUE")];
-        let so = |key: &str, value: &str| fact.keys.get(&key.to_lowercase()).is_some_and(|v| v.eq_ignore_ascii_case(value));
+        let wanted =
+            [("sched.mem.min", all.as_str()), ("sched.mem.minSize", &all), ("sched.mem.pin", "TRUE")];
+        let so = |key: &str, value: &str| {
+            fact.keys.get(&key.to_lowercase()).is_some_and(|v| v.eq_ignore_ascii_case(value))
+        };
         let missing: Vec<_> = wanted.iter().filter(|(key, value)| !so(key, value)).collect();
         if missing.is_empty() {
             return Verdict::met(format!("all {all} MiB"));

@@ -32,8 +32,13 @@ impl<'de> Deserialize<'de> for MmioSpec {
         match &value {
             serde_json::Value::String(word) if word == "auto" => return Ok(Self::Auto(vec![])),
             serde_json::Value::Number(n) => {
-                let gib = n.as_u64().filter(|n| n.is_power_of_two() && (32..=16_384).contains(n)).and_then(|n| u32::try_from(n).ok());
-                return gib.map(Self::Gib).ok_or_else(|| de::Error::custom(format!("{n} is no power of two from 32 to 16384 (GB)")));
+                let gib = n
+                    .as_u64()
+                    .filter(|n| n.is_power_of_two() && (32..=16_384).contains(n))
+                    .and_then(|n| u32::try_from(n).ok());
+                return gib.map(Self::Gib).ok_or_else(|| {
+                    de::Error::custom(format!("{n} is no power of two from 32 to 16384 (GB)"))
+                });
             }
             _ => {}
         }
@@ -67,9 +72,12 @@ fn needed(gpus: &[Candidate<'_>]) -> Result<(Option<u64>, String), String> {
     let mut bars = vec![];
     for gpu in gpus {
         let bar = gpu.model().and_then(|m| m.bar1_mib);
-        bars.push(bar.ok_or_else(|| format!("the size of BAR1 of {} ({}) is not known", gpu.address, gpu.shown()))?);
+        bars.push(
+            bar.ok_or_else(|| format!("the size of BAR1 of {} ({}) is not known", gpu.address, gpu.shown()))?,
+        );
     }
-    let large: Vec<String> = bars.iter().filter(|bar| **bar > SMALL_BAR_MIB).map(|bar| (bar / 1024).to_string()).collect();
+    let large: Vec<String> =
+        bars.iter().filter(|bar| **bar > SMALL_BAR_MIB).map(|bar| (bar / 1024).to_string()).collect();
     Ok((window_gib(&bars), format!("BAR1 {} GiB", large.join(" + "))))
 }
 
@@ -95,7 +103,8 @@ impl Requirement for Mmio {
     fn check(spec: &MmioSpec, fact: &VmDevices) -> Verdict {
         let keys = &fact.config.keys;
         let on = keys.get("pcipassthru.use64bitmmio").is_some_and(|v| v.eq_ignore_ascii_case("true"));
-        let size: Option<u64> = keys.get("pcipassthru.64bitmmiosizegb").and_then(|n| n.parse().ok()).filter(|_| on);
+        let size: Option<u64> =
+            keys.get("pcipassthru.64bitmmiosizegb").and_then(|n| n.parse().ok()).filter(|_| on);
         let is = match (on, size) {
             (_, Some(size)) => format!("{size} GB"),
             (true, None) => "64-bit, of its default size".into(),
@@ -120,14 +129,18 @@ impl Requirement for Mmio {
         if enough {
             return Verdict::met(format!("{is} ({why})"));
         }
-        let set = [("pciPassthru.use64bitMMIO", "TRUE".to_string()), ("pciPassthru.64bitMMIOSizeGB", wanted.to_string())];
+        let set = [
+            ("pciPassthru.use64bitMMIO", "TRUE".to_string()),
+            ("pciPassthru.64bitMMIOSizeGB", wanted.to_string()),
+        ];
         let set = set.into_iter().map(|(key, value)| (key.to_string(), Some(value))).collect();
         Verdict::unmet(is, format!("{wanted} GB ({why})"), fact.config.edit(set))
     }
 
     fn as_spec(fact: &VmDevices) -> Option<MmioSpec> {
         let size = fact.config.keys.get("pcipassthru.64bitmmiosizegb").and_then(|n| n.parse::<u32>().ok());
-        let spec = size.filter(|n| n.is_power_of_two() && *n >= 32).map_or(MmioSpec::Auto(vec![]), MmioSpec::Gib);
+        let spec =
+            size.filter(|n| n.is_power_of_two() && *n >= 32).map_or(MmioSpec::Auto(vec![]), MmioSpec::Gib);
         Self::check(&spec, fact).is_met().then_some(spec)
     }
 }
@@ -158,17 +171,26 @@ mod tests {
 
     #[test]
     fn the_wish_decides_not_what_the_vm_has() {
-        let fact = devices("", &[("0000:0d:00.0", "20f1"), ("0000:0e:00.0", "20f1"), ("0000:5e:00.0", "1eb8")]);
-        let check = |wish: serde_json::Value| Mmio::check(&serde_json::from_value(wish).unwrap_or_else(|e| panic!("{e}")), &fact);
+        let fact =
+            devices("", &[("0000:0d:00.0", "20f1"), ("0000:0e:00.0", "20f1"), ("0000:5e:00.0", "1eb8")]);
+        let check = |wish: serde_json::Value| {
+            Mmio::check(&serde_json::from_value(wish).unwrap_or_else(|e| panic!("{e}")), &fact)
+        };
         match check(serde_json::json!({ "auto": [{ "model": "A100", "count": 2 }] })) {
             Verdict::Unmet { wants, effects, .. } => {
                 assert_eq!(wants, "256 GB (BAR1 64 + 64 GiB)");
-                assert!(effects[1].to_string().ends_with("pciPassthru.use64bitMMIO = \"TRUE\"; pciPassthru.64bitMMIOSizeGB = \"256\""));
+                assert!(
+                    effects[1].to_string().ends_with(
+                        "pciPassthru.use64bitMMIO = \"TRUE\"; pciPassthru.64bitMMIOSizeGB = \"256\""
+                    )
+                );
             }
             other => panic!("{other:?}"),
         }
         assert!(check(serde_json::json!({ "auto": ["T4"] })).is_met());
-        assert!(matches!(check(serde_json::json!(512)), Verdict::Unmet { wants, .. } if wants == "512 GB (as wished)"));
+        assert!(
+            matches!(check(serde_json::json!(512)), Verdict::Unmet { wants, .. } if wants == "512 GB (as wished)")
+        );
         let unknown = devices("", &[("0000:0d:00.0", "ffff")]);
         let wish = MmioSpec::Auto(vec![VmGpu::Fixed(vsgpu_core::gpu_selector::GpuChoice::At(
             "0d:00.0".parse().unwrap_or_else(|e| panic!("{e}")),
@@ -179,8 +201,12 @@ mod tests {
 
     #[test]
     fn a_larger_window_is_left() {
-        let fact = devices("pciPassthru.use64bitMMIO = \"TRUE\"\npciPassthru.64bitMMIOSizeGB = \"1024\"\n", &[("0000:0d:00.0", "20f1")]);
-        let wish = serde_json::from_value(serde_json::json!({ "auto": ["A100"] })).unwrap_or_else(|e| panic!("{e}"));
+        let fact = devices(
+            "pciPassthru.use64bitMMIO = \"TRUE\"\npciPassthru.64bitMMIOSizeGB = \"1024\"\n",
+            &[("0000:0d:00.0", "20f1")],
+        );
+        let wish =
+            serde_json::from_value(serde_json::json!({ "auto": ["A100"] })).unwrap_or_else(|e| panic!("{e}"));
         assert!(Mmio::check(&wish, &fact).is_met());
     }
 }

@@ -37,7 +37,8 @@ impl Requirement for VmPassthrough {
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
     const IMPLIED_BY: &'static [Implied] = &[];
-    const EXAMPLE: &'static str = r#"["0000:3b:00.0", {"model": "A100", "count": 2}, {"dynamic": "10de:1eb8"}]"#;
+    const EXAMPLE: &'static str =
+        r#"["0000:3b:00.0", {"model": "A100", "count": 2}, {"dynamic": "10de:1eb8"}]"#;
     const VMX_KEYS: &'static [&'static str] = &["pcipassthru"];
     type Spec = Vec<VmGpu>;
     type Fact = VmDevices;
@@ -45,7 +46,12 @@ impl Requirement for VmPassthrough {
     fn check(spec: &Vec<VmGpu>, fact: &VmDevices) -> Verdict {
         let (fixed, dynamic) = match fact.chosen(spec) {
             Ok(chosen) => chosen,
-            Err(why) => return Verdict::blocked(why, "correct `passthrough` of this VM; `vsgpu facts` lists the host's GPUs"),
+            Err(why) => {
+                return Verdict::blocked(
+                    why,
+                    "correct `passthrough` of this VM; `vsgpu facts` lists the host's GPUs",
+                );
+            }
         };
         if !dynamic.is_empty() && fact.config.hardware_version.is_some_and(|v| v < DYNAMIC_HARDWARE) {
             return Verdict::blocked(
@@ -61,7 +67,8 @@ impl Requirement for VmPassthrough {
         let mut open_dynamic = dynamic.clone();
         let mut spare: Vec<u32> = vec![];
         for (n, slot) in &has {
-            let allowed = |ids: &&str| matches!(slot, Slot::Dynamic(list) if list.len() == 1 && list[0] == **ids);
+            let allowed =
+                |ids: &&str| matches!(slot, Slot::Dynamic(list) if list.len() == 1 && list[0] == **ids);
             if let Some(at) = open_fixed.iter().position(|gpu| fact.is_right(slot, gpu)) {
                 open_fixed.remove(at);
             } else if let Some(at) = open_dynamic.iter().position(allowed) {
@@ -81,15 +88,25 @@ impl Requirement for VmPassthrough {
                 );
             };
             let (id, device, vendor) = (at.vmx_id(), format!("0x{device}"), format!("0x{}", gpu.vendor_id));
-            let values = [("present", "TRUE"), ("id", &id), ("deviceId", &device), ("vendorId", &vendor), ("systemId", &fact.system_id)];
+            let values = [
+                ("present", "TRUE"),
+                ("id", &id),
+                ("deviceId", &device),
+                ("vendorId", &vendor),
+                ("systemId", &fact.system_id),
+            ];
             set.extend(filled(n, &values.map(|(key, value)| (key, value as &str))));
         }
         for ids in &open_dynamic {
             let Some((n, (vendor, device))) = numbers.next().zip(ids.split_once(':')) else { continue };
-            set.extend(filled(n, &[("present", "TRUE"), ("allowedDevices", &format!("0x{vendor}:0x{device}"))]));
+            set.extend(filled(
+                n,
+                &[("present", "TRUE"), ("allowedDevices", &format!("0x{vendor}:0x{device}"))],
+            ));
         }
         // A slot that is filled anew: what it is set to wins over what is dropped.
-        let filled: Vec<String> = set.iter().filter(|(_, v)| v.is_some()).map(|(k, _)| k.to_lowercase()).collect();
+        let filled: Vec<String> =
+            set.iter().filter(|(_, v)| v.is_some()).map(|(k, _)| k.to_lowercase()).collect();
         set.retain(|(key, value)| value.is_some() || !filled.contains(&key.to_lowercase()));
         let is = listed(has.values().map(shown));
         let name = |at: &usize| format!("{} {}", fact.gpus[*at].address, fact.gpus[*at].candidate().shown());
@@ -98,7 +115,11 @@ impl Requirement for VmPassthrough {
         // Only a GPU that the host has really given away can be used.
         let missing = fixed.iter().map(|at| &fact.gpus[*at]).find(|g| !g.is_passed_through());
         match (missing, effects.is_empty()) {
-            (Some(gpu), _) => Verdict::waits_for(format!("{}; {} still belongs to the host", is, gpu.address), wants, effects),
+            (Some(gpu), _) => Verdict::waits_for(
+                format!("{}; {} still belongs to the host", is, gpu.address),
+                wants,
+                effects,
+            ),
             (None, true) => Verdict::met(wants),
             (None, false) => Verdict::unmet(is, wants, effects),
         }
@@ -157,7 +178,8 @@ pub(crate) mod tests {
             "edit /vmfs/volumes/ds1/a/a.vmx; pciPassthru0.present = \"TRUE\"; pciPassthru0.id = \"00000:013:00.0\"; pciPassthru0.deviceId = \"0x20f1\"; pciPassthru0.vendorId = \"0x10de\"; pciPassthru0.systemId = \"5cf50c99-bcb9-376f-cf64-f40343fc506c\""
         );
         assert!(
-            edit(json!([{ "dynamic": "0x10DE:0x20F1" }]), &devices("", &TWO)).contains("pciPassthru0.allowedDevices = \"0x10de:0x20f1\"")
+            edit(json!([{ "dynamic": "0x10DE:0x20F1" }]), &devices("", &TWO))
+                .contains("pciPassthru0.allowedDevices = \"0x10de:0x20f1\"")
         );
     }
 
@@ -165,19 +187,32 @@ pub(crate) mod tests {
     fn exchange_and_removal_leave_no_old_key_and_no_foreign_slot_is_touched() {
         let text = "pciPassthru0.present = \"TRUE\"\npciPassthru0.id = \"00000:026:00.1\"\npciPassthru0.vendorId = \"0x15b3\"\npciPassthru1.present = \"TRUE\"\npciPassthru1.id = \"00000:013:00.0\"\npciPassthru1.vendorId = \"0x10de\"\npciPassthru1.deviceId = \"0x20f1\"\npciPassthru1.systemId = \"5cf50c99-bcb9-376f-cf64-f40343fc506c\"\npciPassthru1.pciSlotNumber = \"64\"\n";
         let fact = devices(text, &TWO);
-        assert!(VmPassthrough::check(&serde_json::from_value(json!(["A100"])).unwrap_or_default(), &fact).is_met(), "it keeps what it has");
+        assert!(
+            VmPassthrough::check(&serde_json::from_value(json!(["A100"])).unwrap_or_default(), &fact)
+                .is_met(),
+            "it keeps what it has"
+        );
         let exchanged = edit(json!(["0000:af:00.0"]), &fact);
         assert!(
-            exchanged.contains("pciPassthru1.id = \"00000:175:00.0\"") && exchanged.contains("drop pcipassthru1.pcislotnumber"),
+            exchanged.contains("pciPassthru1.id = \"00000:175:00.0\"")
+                && exchanged.contains("drop pcipassthru1.pcislotnumber"),
             "{exchanged}"
         );
         assert!(!exchanged.contains("assthru0"), "{exchanged}");
         let removed = edit(json!([]), &fact);
-        assert!(removed.contains("drop pcipassthru1.id") && !removed.contains("TRUE") && !removed.contains("assthru0"), "{removed}");
+        assert!(
+            removed.contains("drop pcipassthru1.id")
+                && !removed.contains("TRUE")
+                && !removed.contains("assthru0"),
+            "{removed}"
+        );
         // Another host's UUID: the device is written again.
         let mut moved = fact.clone();
         moved.system_id = "00000000-0000-0000-0000-000000000001".into();
-        assert!(edit(json!(["0000:0d:00.0"]), &moved).contains("systemId = \"00000000-"), "written for this host");
+        assert!(
+            edit(json!(["0000:0d:00.0"]), &moved).contains("systemId = \"00000000-"),
+            "written for this host"
+        );
     }
 
     #[test]
@@ -195,9 +230,13 @@ pub(crate) mod tests {
         fact.held.insert("0000:0d:00.0".into(), "other".into());
         assert!(edit(json!(["A100"]), &fact).contains("00000:175:00.0"));
         let two = serde_json::from_value(json!([{ "model": "A100", "count": 2 }])).unwrap_or_default();
-        assert!(matches!(VmPassthrough::check(&two, &fact), Verdict::Blocked { why, .. } if why.contains("1 more belong")));
+        assert!(
+            matches!(VmPassthrough::check(&two, &fact), Verdict::Blocked { why, .. } if why.contains("1 more belong"))
+        );
         fact.gpus[1].current_owner = Some("VMkernel".into());
         let one = serde_json::from_value(json!(["0000:af:00.0"])).unwrap_or_default();
-        assert!(matches!(VmPassthrough::check(&one, &fact), Verdict::Waits { effects, .. } if effects.len() == 3));
+        assert!(
+            matches!(VmPassthrough::check(&one, &fact), Verdict::Waits { effects, .. } if effects.len() == 3)
+        );
     }
 }

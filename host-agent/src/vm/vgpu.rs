@@ -32,7 +32,10 @@ impl TryFrom<String> for Profile {
         let name = text.trim().to_lowercase().replace(' ', "_");
         let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
         // Every profile of NVIDIA's tables is `<family>_<gpu>-<size><series>`.
-        if plain && name.contains('_') && name.rsplit_once('-').is_some_and(|(_, size)| size.starts_with(|c: char| c.is_ascii_digit())) {
+        if plain
+            && name.contains('_')
+            && name.rsplit_once('-').is_some_and(|(_, size)| size.starts_with(|c: char| c.is_ascii_digit()))
+        {
             Ok(Self(name))
         } else {
             Err(format!("`{text}` is no vGPU profile like `grid_p100-8q` or `nvidia_a100-40c`"))
@@ -97,9 +100,13 @@ impl<'de> Deserialize<'de> for VgpuWish {
             (Param::GpuPciId, serde_json::Value::String(at)) => {
                 at.parse::<Bdf>().map(|at| (param, at.to_string())).map_err(de::Error::custom)
             }
-            (Param::GpuPciId, _) => Err(de::Error::custom("gpu-pci-id: a PCI address such as \"0000:3b:00.0\" is expected")),
+            (Param::GpuPciId, _) => {
+                Err(de::Error::custom("gpu-pci-id: a PCI address such as \"0000:3b:00.0\" is expected"))
+            }
             (_, serde_json::Value::Bool(on)) => Ok((param, u8::from(on).to_string())),
-            (_, serde_json::Value::Number(n)) if n.as_u64() <= Some(1) && n.is_u64() => Ok((param, n.to_string())),
+            (_, serde_json::Value::Number(n)) if n.as_u64() <= Some(1) && n.is_u64() => {
+                Ok((param, n.to_string()))
+            }
             (_, serde_json::Value::String(text)) if text == "0" || text == "1" => Ok((param, text)),
             _ => Err(de::Error::custom(format!("{}: 0 or 1 is expected", param.key()))),
         };
@@ -141,7 +148,8 @@ impl Requirement for Vgpu {
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
     const IMPLIED_BY: &'static [Implied] = &[];
-    const EXAMPLE: &'static str = r#"["grid_p100-8q", {"profile": "nvidia_a100-40c", "params": {"enable_uvm": 1}}]"#;
+    const EXAMPLE: &'static str =
+        r#"["grid_p100-8q", {"profile": "nvidia_a100-40c", "params": {"enable_uvm": 1}}]"#;
     const VMX_KEYS: &'static [&'static str] = &["pcipassthru"];
     type Spec = Vec<VgpuWish>;
     type Fact = VmConfig;
@@ -156,10 +164,18 @@ impl Requirement for Vgpu {
                 placed.insert(*n, open.remove(at));
             }
         }
-        let rest: Vec<u32> = has.keys().copied().filter(|n| !placed.contains_key(n)).chain(free(&fact.keys).take(open.len())).collect();
+        let rest: Vec<u32> = has
+            .keys()
+            .copied()
+            .filter(|n| !placed.contains_key(n))
+            .chain(free(&fact.keys).take(open.len()))
+            .collect();
         let mut set = vec![];
         for (n, wish) in rest.iter().zip(&open) {
-            set.extend(filled(*n, &[("present", "TRUE"), ("virtualDev", "vmiop"), ("vgpu", wish.profile.0.as_str())]));
+            set.extend(filled(
+                *n,
+                &[("present", "TRUE"), ("virtualDev", "vmiop"), ("vgpu", wish.profile.0.as_str())],
+            ));
             placed.insert(*n, wish);
         }
         for n in has.keys().filter(|n| !placed.contains_key(n)) {
@@ -177,7 +193,9 @@ impl Requirement for Vgpu {
                 }
             }
         }
-        let with = |list: String, params: &[String]| if params.is_empty() { list } else { format!("{list} ({})", params.join(", ")) };
+        let with = |list: String, params: &[String]| {
+            if params.is_empty() { list } else { format!("{list} ({})", params.join(", ")) }
+        };
         if set.is_empty() {
             return Verdict::met(listed(has.values()));
         }
@@ -191,7 +209,9 @@ impl Requirement for Vgpu {
 
     fn as_spec(fact: &VmConfig) -> Option<Vec<VgpuWish>> {
         let has = current(fact);
-        has.into_values().map(|p| Some(VgpuWish { profile: Profile::try_from(p).ok()?, params: BTreeMap::new() })).collect()
+        has.into_values()
+            .map(|p| Some(VgpuWish { profile: Profile::try_from(p).ok()?, params: BTreeMap::new() }))
+            .collect()
     }
 }
 
@@ -200,7 +220,9 @@ mod tests {
     use super::*;
 
     fn fact(keys: &[(&str, &str)]) -> VmConfig {
-        crate::facts::vm_config::tests::with_keys(keys.iter().map(|(k, v)| (k.to_lowercase(), v.to_string())).collect())
+        crate::facts::vm_config::tests::with_keys(
+            keys.iter().map(|(k, v)| (k.to_lowercase(), v.to_string())).collect(),
+        )
     }
 
     fn wish(profiles: &[&str]) -> Vec<VgpuWish> {
@@ -215,14 +237,19 @@ mod tests {
         match Vgpu::check(&wish, &fact(&keys)) {
             Verdict::Unmet { effects, wants, .. } => {
                 let text = effects[1].to_string();
-                assert!(text.contains("pciPassthru0.cfg.enable_uvm = \"1\"") && text.contains("gpu-pci-id = \"0000:3b:00.0\""), "{text}");
+                assert!(
+                    text.contains("pciPassthru0.cfg.enable_uvm = \"1\"")
+                        && text.contains("gpu-pci-id = \"0000:3b:00.0\""),
+                    "{text}"
+                );
                 assert!(!text.contains("vgpu = ") && wants.contains("enable_uvm=1"), "{text} {wants}");
             }
             other => panic!("{other:?}"),
         }
-        for wrong in
-            [serde_json::json!([{ "profile": "nvidia_a100-40c", "params": { "enable_uvm": 2 } }]), serde_json::json!([{ "profile": "x" }])]
-        {
+        for wrong in [
+            serde_json::json!([{ "profile": "nvidia_a100-40c", "params": { "enable_uvm": 2 } }]),
+            serde_json::json!([{ "profile": "x" }]),
+        ] {
             assert!(serde_json::from_value::<Vec<VgpuWish>>(wrong).is_err());
         }
     }
@@ -255,7 +282,8 @@ mod tests {
                 assert_eq!(is, "grid_p100-8q + grid_p100-8q");
                 let text = effects[1].to_string();
                 assert!(
-                    text.contains("pciPassthru0.vgpu = \"grid_p100-4q\"") && text.contains("drop pcipassthru1.pcislotnumber"),
+                    text.contains("pciPassthru0.vgpu = \"grid_p100-4q\"")
+                        && text.contains("drop pcipassthru1.pcislotnumber"),
                     "{text}"
                 );
             }

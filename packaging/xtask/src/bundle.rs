@@ -13,7 +13,9 @@ const PLATFORMS: [&str; 4] = ["6.7.0", "7.*", "8.*", "9.*"];
 /// A zip file of these members, the same bytes for the same members.
 fn zip_of(members: &[(&str, &[u8])]) -> Result<Vec<u8>, String> {
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(vec![]));
-    let options = zip::write::SimpleFileOptions::default().last_modified_time(zip::DateTime::default()).unix_permissions(0o644);
+    let options = zip::write::SimpleFileOptions::default()
+        .last_modified_time(zip::DateTime::default())
+        .unix_permissions(0o644);
     for (name, bytes) in members {
         zip.start_file(*name, options).map_err(|e| e.to_string())?;
         zip.write_all(bytes).map_err(|e| e.to_string())?;
@@ -27,7 +29,11 @@ fn zip_of(members: &[(&str, &[u8])]) -> Result<Vec<u8>, String> {
 /// A sentence.
 pub fn build(vib: &Vib, date: &str) -> Result<Vec<u8>, String> {
     let version = &vib.descriptor.version;
-    let lies = Lies { path: format!("vib20/{NAME}/{NAME}-{version}.vib"), size: vib.bytes.len(), sha256: hex(&Sha256::digest(&vib.bytes)) };
+    let lies = Lies {
+        path: format!("vib20/{NAME}/{NAME}-{version}.vib"),
+        size: vib.bytes.len(),
+        sha256: hex(&Sha256::digest(&vib.bytes)),
+    };
     let metadata_name = format!("{VENDOR}-{NAME}-{version}-metadata.zip");
     let vendor_index = vendor_index(&metadata_name);
     let metadata = zip_of(&[
@@ -75,7 +81,13 @@ fn vendor_index(metadata: &str) -> String {
         xml.start_element("metadata");
         leaves(
             &mut xml,
-            &[("productId", "embeddedEsx"), ("version", version), ("locale", ""), ("url", metadata), ("channelName", "default")],
+            &[
+                ("productId", "embeddedEsx"),
+                ("version", version),
+                ("locale", ""),
+                ("url", metadata),
+                ("channelName", "default"),
+            ],
         );
         xml.end_element();
     }

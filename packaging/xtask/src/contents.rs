@@ -36,7 +36,11 @@ pub fn controller(root: &Path, built: &Path) -> Result<Package, String> {
     let linux = root.join("packaging/linux");
     let mut entries = vec![
         Entry::new("usr/bin/vsgpu", 0o755, read(&built.join("vsgpu"))?),
-        Entry::new("usr/lib/systemd/system/vsgpu-exporter@.service", 0o644, read(&linux.join("vsgpu-exporter@.service"))?),
+        Entry::new(
+            "usr/lib/systemd/system/vsgpu-exporter@.service",
+            0o644,
+            read(&linux.join("vsgpu-exporter@.service"))?,
+        ),
         Entry::new("usr/share/doc/vsgpu/exporter.conf", 0o644, read(&linux.join("exporter.conf"))?),
     ];
     let command = vsgpu::cli::command();
@@ -75,7 +79,8 @@ pub fn controller(root: &Path, built: &Path) -> Result<Package, String> {
 fn pages(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, String> {
     let mut all = vec![];
     for under in ["", "facts/"] {
-        let there = std::fs::read_dir(folder.join(under)).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let there =
+            std::fs::read_dir(folder.join(under)).map_err(|e| format!("{}: {e}", folder.display()))?;
         for path in there.flatten().map(|entry| entry.path()).filter(|path| path.is_file()) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             all.push((format!("{under}{name}"), read(&path)?));
@@ -94,7 +99,11 @@ pub fn guest(root: &Path, built: &Path) -> Result<Package, String> {
     let mut entries = vec![
         Entry::new("usr/bin/vsgpu-guest-agent", 0o755, read(&built.join("vsgpu-guest-agent"))?),
         Entry::new("usr/lib/vsgpu/vsgpu-cuda-proof", 0o755, read(&built.join("vsgpu-cuda-proof"))?),
-        Entry::new("usr/lib/systemd/system/vsgpu-guest-agent.service", 0o644, read(&linux.join("vsgpu-guest-agent.service"))?),
+        Entry::new(
+            "usr/lib/systemd/system/vsgpu-guest-agent.service",
+            0o644,
+            read(&linux.join("vsgpu-guest-agent.service"))?,
+        ),
         Entry::config("etc/vsgpu/guest-agent.conf", 0o644, read(&linux.join("guest-agent.conf"))?),
     ];
     entries.extend(manual(vsgpu_wire::server::command(&vsgpu_guest_agent::agent()))?);
@@ -117,7 +126,11 @@ pub fn host(root: &Path, built: &Path) -> Result<Package, String> {
     let linux = root.join("packaging/linux");
     let mut entries = vec![
         Entry::new("usr/bin/vsgpu-host-agent", 0o755, read(&built.join("vsgpu-host-agent"))?),
-        Entry::new("usr/lib/systemd/system/vsgpu-host-agent@.service", 0o644, read(&linux.join("vsgpu-host-agent@.service"))?),
+        Entry::new(
+            "usr/lib/systemd/system/vsgpu-host-agent@.service",
+            0o644,
+            read(&linux.join("vsgpu-host-agent@.service"))?,
+        ),
         Entry::new("usr/share/doc/vsgpu-host-agent/agent.conf", 0o644, read(&linux.join("host-agent.conf"))?),
     ];
     entries.extend(manual(vsgpu_wire::server::command(&vsgpu_host_agent::agent()))?);

@@ -29,12 +29,17 @@ pub fn all() -> Result<Vec<(&'static str, String)>, String> {
 
 /// The sections of a text, by heading.
 fn sections(text: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
-    text.split("\n## ").skip(1).filter_map(|section| section.split_once('\n')).map(|(heading, text)| (heading, text.trim()))
+    text.split("\n## ")
+        .skip(1)
+        .filter_map(|section| section.split_once('\n'))
+        .map(|(heading, text)| (heading, text.trim()))
 }
 
 /// Sections of `keys.md` of one scope: their keys, and what is said of them.
 fn notes(scope: &'static str) -> impl Iterator<Item = (Vec<&'static str>, &'static str)> {
-    sections(KEYS).filter_map(move |(heading, text)| Some((heading.strip_prefix(scope)?.trim().split(", ").collect(), text)))
+    sections(KEYS).filter_map(move |(heading, text)| {
+        Some((heading.strip_prefix(scope)?.trim().split(", ").collect(), text))
+    })
 }
 
 fn word(scope: Scope) -> &'static str {
@@ -56,7 +61,9 @@ fn requirements() -> String {
         let _ = write!(text, "\n## {heading}\n");
         for entry in all.of(scope) {
             let _ = write!(text, "\n### {}\n\n{}.\n\n", entry.name, entry.about.trim_end_matches('.'));
-            for (keys, note) in notes(word(scope)).filter(|(keys, _)| entry.is_key && keys.contains(&entry.name)) {
+            for (keys, note) in
+                notes(word(scope)).filter(|(keys, _)| entry.is_key && keys.contains(&entry.name))
+            {
                 match keys.split_first() {
                     Some((first, _)) if *first != entry.name => {
                         let _ = write!(text, "See [`{first}`](#{first}).\n\n");
@@ -111,7 +118,10 @@ fn of_entry(text: &mut String, entry: &Entry) {
         line("Comes after", &entry.after.iter().map(|a| format!("`{a}`")).collect::<Vec<_>>().join(", "));
     }
     if !entry.implied_by.is_empty() {
-        line("Implied by", &entry.implied_by.iter().map(|i| format!("`{}`", i.by)).collect::<Vec<_>>().join(", "));
+        line(
+            "Implied by",
+            &entry.implied_by.iter().map(|i| format!("`{}`", i.by)).collect::<Vec<_>>().join(", "),
+        );
     }
     line("Read from the fact", &format!("`{}`: {}", entry.fact.name, entry.fact.about));
 }
@@ -123,7 +133,10 @@ fn fleet_file() -> String {
          and what a change of it needs: [requirements.md](requirements.md). Whole fleet files: [quickstart.md](quickstart.md), \
          [examples](../examples/).\n"
     );
-    let general = sections(KEYS).find(|(heading, _)| *heading == "in general").map(|(_, text)| text).unwrap_or_default();
+    let general = sections(KEYS)
+        .find(|(heading, _)| *heading == "in general")
+        .map(|(_, text)| text)
+        .unwrap_or_default();
     let _ = write!(text, "\n## In general\n\n{general}\n");
     section(&mut text, "At the top", &schema, &["defaults", "hosts", "vms"]);
     let inside = |path: &[&str]| path.iter().fold(&schema, |at, key| &at[*key]);
@@ -135,11 +148,18 @@ fn fleet_file() -> String {
     );
     let vm = inside(&["properties", "vms", "additionalProperties"]);
     section(&mut text, "A VM (`vms: { NAME: .. }`, and `defaults: { vm: .. }`)", vm, &["guest"]);
-    section(&mut text, "A guest (`guest: ..` of a VM, and `defaults: { guest: .. }`)", &vm["properties"]["guest"], &[]);
+    section(
+        &mut text,
+        "A guest (`guest: ..` of a VM, and `defaults: { guest: .. }`)",
+        &vm["properties"]["guest"],
+        &[],
+    );
     let _ = write!(text, "\n## Keys that are no requirement\n");
     let all = catalogue();
     for (scope, of) in [(Scope::Host, "host"), (Scope::Vm, "VM")] {
-        for (keys, note) in notes(word(scope)).filter(|(keys, _)| !all.of(scope).any(|e| e.is_key && keys.contains(&e.name))) {
+        for (keys, note) in
+            notes(word(scope)).filter(|(keys, _)| !all.of(scope).any(|e| e.is_key && keys.contains(&e.name)))
+        {
             let keys: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
             let _ = write!(text, "\n### {} (of a {of})\n\n{note}\n", keys.join(", "));
         }
@@ -161,14 +181,30 @@ fn section(text: &mut String, heading: &str, schema: &Value, without: &[&str]) {
 
 /// One row for each key, and for the keys inside it, two levels deep.
 fn rows(text: &mut String, schema: &Value, prefix: &str, without: &[&str]) {
-    for (key, of_key) in schema["properties"].as_object().into_iter().flatten().filter(|(key, _)| !without.contains(&key.as_str())) {
+    for (key, of_key) in schema["properties"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| !without.contains(&key.as_str()))
+    {
         let about = of_key["description"].as_str().unwrap_or_default();
-        let default = of_key.get("default").filter(|d| !d.is_null()).map(|d| format!(" Default: `{d}`.")).unwrap_or_default();
+        let default = of_key
+            .get("default")
+            .filter(|d| !d.is_null())
+            .map(|d| format!(" Default: `{d}`."))
+            .unwrap_or_default();
         let cell = |text: &str| text.replace('\n', " ").replace('|', "\\|");
-        let _ = writeln!(text, "| `{prefix}{key}` | {} | {}{} |", cell(&takes(of_key)), cell(about), cell(&default));
+        let _ = writeln!(
+            text,
+            "| `{prefix}{key}` | {} | {}{} |",
+            cell(&takes(of_key)),
+            cell(about),
+            cell(&default)
+        );
         if prefix.matches('.').count() < 2 {
-            let nested =
-                std::iter::once(of_key).chain(["oneOf", "anyOf"].iter().flat_map(|all| of_key[*all].as_array().into_iter().flatten()));
+            let nested = std::iter::once(of_key).chain(
+                ["oneOf", "anyOf"].iter().flat_map(|all| of_key[*all].as_array().into_iter().flatten()),
+            );
             for inner in nested.flat_map(|s| [s, &s["items"]]).filter(|s| s["properties"].is_object()) {
                 rows(text, inner, &format!("{prefix}{key}."), &[]);
             }
@@ -187,27 +223,38 @@ fn takes(schema: &Value) -> String {
     }
     for all in ["oneOf", "anyOf"] {
         if let Some(all) = schema[all].as_array() {
-            let mut words: Vec<String> = all.iter().map(takes).filter(|t| t != "nothing" && !t.is_empty()).collect();
+            let mut words: Vec<String> =
+                all.iter().map(takes).filter(|t| t != "nothing" && !t.is_empty()).collect();
             words.dedup();
             return words.join(", ");
         }
     }
     let of = |kind: &str| match kind {
         "array" => format!("a list of: {}", takes(&schema["items"])),
-        "object" if schema["additionalProperties"].is_object() => format!("a map to: {}", takes(&schema["additionalProperties"])),
+        "object" if schema["additionalProperties"].is_object() => {
+            format!("a map to: {}", takes(&schema["additionalProperties"]))
+        }
         "object" => "a map".into(),
         "integer" | "number" => match (schema["minimum"].as_f64(), schema["maximum"].as_f64()) {
             (Some(least), Some(most)) => format!("a number from {least} to {most}"),
             _ => "a number".into(),
         },
-        "string" => schema["pattern"].as_str().map_or("a text".into(), |pattern| format!("a text that fits `{pattern}`")),
+        "string" => schema["pattern"]
+            .as_str()
+            .map_or("a text".into(), |pattern| format!("a text that fits `{pattern}`")),
         "boolean" => "`true`, `false`".into(),
         "null" => "nothing".into(),
         other => other.into(),
     };
     match &schema["type"] {
         Value::String(kind) => of(kind),
-        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).filter(|k| *k != "null").map(of).collect::<Vec<_>>().join(", "),
+        Value::Array(kinds) => kinds
+            .iter()
+            .filter_map(Value::as_str)
+            .filter(|k| *k != "null")
+            .map(of)
+            .collect::<Vec<_>>()
+            .join(", "),
         _ => String::new(),
     }
 }

@@ -21,8 +21,12 @@ pub fn glibc(entries: &[Entry]) -> Option<String> {
     let mut newest = None;
     for entry in entries.iter().filter(|e| e.bytes.starts_with(b"\x7fELF")) {
         for (at, _) in entry.bytes.windows(6).enumerate().filter(|(_, w)| w == b"GLIBC_") {
-            let version: String =
-                entry.bytes[at + 6..].iter().take(12).map(|b| *b as char).take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+            let version: String = entry.bytes[at + 6..]
+                .iter()
+                .take(12)
+                .map(|b| *b as char)
+                .take_while(|c| c.is_ascii_digit() || *c == '.')
+                .collect();
             let numbers: Vec<u32> = version.split('.').filter_map(|p| p.parse().ok()).collect();
             newest = newest.max(Some(numbers).filter(|n| n.len() > 1));
         }
@@ -39,13 +43,16 @@ impl Package {
         let size: usize = self.entries.iter().map(|e| e.bytes.len().div_ceil(1024)).sum();
         let description: String = self.description.lines().map(|l| format!(" {l}\n")).collect();
         let libc = glibc(&self.entries).map(|v| format!("libc6 (>= {v})"));
-        let depends: Vec<String> = libc.into_iter().chain(self.needs.map(|(deb, _)| deb.to_string())).collect();
-        let depends = if depends.is_empty() { String::new() } else { format!("Depends: {}\n", depends.join(", ")) };
+        let depends: Vec<String> =
+            libc.into_iter().chain(self.needs.map(|(deb, _)| deb.to_string())).collect();
+        let depends =
+            if depends.is_empty() { String::new() } else { format!("Depends: {}\n", depends.join(", ")) };
         let control = format!(
             "Package: {}\nVersion: {version}\nArchitecture: amd64\nMaintainer: vsgpu <vsgpu@localhost>\nInstalled-Size: {size}\n{depends}Section: admin\nPriority: optional\nDescription: {}\n{description}",
             self.name, self.summary
         );
-        let conffiles: String = self.entries.iter().filter(|e| e.config).map(|e| format!("/{}\n", e.path)).collect();
+        let conffiles: String =
+            self.entries.iter().filter(|e| e.config).map(|e| format!("/{}\n", e.path)).collect();
         let mut inside = vec![Entry::new("control", 0o644, control)];
         if !conffiles.is_empty() {
             inside.push(Entry::new("conffiles", 0o644, conffiles));
@@ -72,7 +79,8 @@ impl Package {
             .source_date(0)
             .build_host("localhost");
         for entry in &self.entries {
-            let mut options = rpm::FileOptions::new(format!("/{}", entry.path)).mode(rpm::FileMode::regular(entry.mode as u16));
+            let mut options = rpm::FileOptions::new(format!("/{}", entry.path))
+                .mode(rpm::FileMode::regular(entry.mode as u16));
             if entry.config {
                 options = options.is_config_noreplace();
             }
@@ -106,6 +114,11 @@ impl Package {
 /// A sentence.
 pub fn tarball(packages: &[Package], folder: &str) -> Result<Vec<u8>, String> {
     let mut seen = BTreeSet::new();
-    let entries: Vec<Entry> = packages.iter().flat_map(|p| p.entries.iter()).filter(|e| seen.insert(e.path.clone())).cloned().collect();
+    let entries: Vec<Entry> = packages
+        .iter()
+        .flat_map(|p| p.entries.iter())
+        .filter(|e| seen.insert(e.path.clone()))
+        .cloned()
+        .collect();
     files::tar_gz(&entries, &format!("{folder}/"))
 }

@@ -1,6 +1,11 @@
 //! `cargo xtask test` runs the tests; `cargo xtask package` makes everything that is installed; `cargo xtask verify-vib` checks a VIB as
 //! esxcli would; `cargo xtask docs` writes the references.
-#![allow(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods, reason = "a tool of the developers'")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a tool of the developers'"
+)]
 
 mod bundle;
 mod contents;
@@ -18,7 +23,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Makes and checks the packages of vsgpu", disable_help_subcommand = true)]
+#[command(
+    name = "cargo xtask",
+    about = "Makes and checks the packages of vsgpu",
+    disable_help_subcommand = true
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -65,7 +74,9 @@ fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Package { out, only, dev } => package(&out, &only, dev),
         Verb::Docs => {
-            let write = |(name, text): &(&str, String)| files::write(&root().join("packaging/docs").join(name), text.as_bytes());
+            let write = |(name, text): &(&str, String)| {
+                files::write(&root().join("packaging/docs").join(name), text.as_bytes())
+            };
             docs::all().and_then(|all| all.iter().try_for_each(write))
         }
         Verb::Test { args } => suites::run(&args),
@@ -87,7 +98,8 @@ fn root() -> PathBuf {
 /// Runs a command; its last line of output, where it succeeds.
 fn run(command: &mut Command) -> Result<String, String> {
     let shown = command.get_program().to_string_lossy().into_owned();
-    let output = command.stderr(std::process::Stdio::inherit()).output().map_err(|e| format!("{shown}: {e}"))?;
+    let output =
+        command.stderr(std::process::Stdio::inherit()).output().map_err(|e| format!("{shown}: {e}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let last = text.lines().last().unwrap_or_default().to_string();
     if output.status.success() { Ok(last) } else { Err(format!("{shown}: {}: {last}", output.status)) }
@@ -100,11 +112,21 @@ fn date(root: &Path) -> Result<String, String> {
         Err(_) => run(Command::new("git").args(["log", "-1", "--format=%ct"]).current_dir(root))
             .map_err(|why| format!("{why}; outside a git checkout say SOURCE_DATE_EPOCH"))?,
     };
-    let seconds = stamp.trim().parse::<i64>().map_err(|_| format!("SOURCE_DATE_EPOCH: `{stamp}` is no number of seconds"))?;
+    let seconds = stamp
+        .trim()
+        .parse::<i64>()
+        .map_err(|_| format!("SOURCE_DATE_EPOCH: `{stamp}` is no number of seconds"))?;
     let at = time::OffsetDateTime::from_unix_timestamp(seconds).map_err(|e| e.to_string())?;
     let (day, clock) = (at.date(), at.time());
     let month = u8::from(day.month());
-    Ok(format!("{}-{month:02}-{:02}T{:02}:{:02}:{:02}+00:00", day.year(), day.day(), clock.hour(), clock.minute(), clock.second()))
+    Ok(format!(
+        "{}-{month:02}-{:02}T{:02}:{:02}:{:02}+00:00",
+        day.year(),
+        day.day(),
+        clock.hour(),
+        clock.minute(),
+        clock.second()
+    ))
 }
 
 fn package(out: &Path, only: &[Kind], dev: bool) -> Result<(), String> {
@@ -119,7 +141,8 @@ fn package(out: &Path, only: &[Kind], dev: bool) -> Result<(), String> {
     if only.contains(&Kind::Esxi) {
         let mut build = at_a_prompt(root.join("packaging/esxi/build-static"));
         build.args(dev.then_some("--dev"));
-        let agent = run(&mut build).map_err(|why| format!("{why}; the packages for Linux alone: --only linux"))?;
+        let agent =
+            run(&mut build).map_err(|why| format!("{why}; the packages for Linux alone: --only linux"))?;
         let agent = root.join(agent);
         let date = date(&root)?;
         let vib = vib::build(&contents::esxi(&root, files::read(&agent)?)?, version, &date)?;
@@ -128,18 +151,34 @@ fn package(out: &Path, only: &[Kind], dev: bool) -> Result<(), String> {
             return Err(format!("the VIB that was made is not right: {}", found.errors.join("; ")));
         }
         put(format!("{}-{}.vib", vib::NAME, vib.descriptor.version), vib.bytes.clone())?;
-        put(format!("{}-{}-offline_bundle.zip", vib::NAME, vib.descriptor.version), bundle::build(&vib, &date)?)?;
+        put(
+            format!("{}-{}-offline_bundle.zip", vib::NAME, vib.descriptor.version),
+            bundle::build(&vib, &date)?,
+        )?;
     }
     if only.contains(&Kind::Linux) {
         let mut cargo = at_a_prompt(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(["build", "--quiet", "--locked"]).args((!dev).then_some("--release")).current_dir(&root);
-        cargo.args(["-p", "vsgpu", "-p", "vsgpu-host-agent", "-p", "vsgpu-guest-agent", "-p", "vsgpu-cuda-proof"]);
+        cargo.args([
+            "-p",
+            "vsgpu",
+            "-p",
+            "vsgpu-host-agent",
+            "-p",
+            "vsgpu-guest-agent",
+            "-p",
+            "vsgpu-cuda-proof",
+        ]);
         run(&mut cargo)?;
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
         let built = target.join(if dev { "debug" } else { "release" });
         // Unoptimised programs are mostly notes for debuggers; the shipped ones have none.
         let built = if dev { stripped(&built, &out.join("stripped"))? } else { built };
-        let packages = [contents::controller(&root, &built)?, contents::host(&root, &built)?, contents::guest(&root, &built)?];
+        let packages = [
+            contents::controller(&root, &built)?,
+            contents::host(&root, &built)?,
+            contents::guest(&root, &built)?,
+        ];
         for package in &packages {
             put(format!("{}_{version}_amd64.deb", package.name), package.deb(version)?)?;
             // Sums of an rpm take long unoptimised: one is enough for the tests.
@@ -159,7 +198,8 @@ fn package(out: &Path, only: &[Kind], dev: bool) -> Result<(), String> {
 /// A program as one calls it at a prompt: what `cargo xtask` says about this package would make build scripts of others run anew.
 fn at_a_prompt(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
-    let ours = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_", "CARGO_RUSTC_"];
+    let ours =
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_", "CARGO_RUSTC_"];
     for (name, _) in std::env::vars_os() {
         if ours.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             command.env_remove(name);

@@ -18,7 +18,8 @@ const PEERS: [(&str, &str); 8] = [
 
 /// Runs them; `args` are cargo's.
 pub fn run(args: &[String]) -> Result<(), String> {
-    let missing: Vec<&str> = PEERS.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
+    let missing: Vec<&str> =
+        PEERS.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
     if !missing.is_empty() {
         install(&missing);
     }
@@ -26,7 +27,9 @@ pub fn run(args: &[String]) -> Result<(), String> {
     let _ = std::fs::remove_file(&list);
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // What cargo says of this package is not about those that it builds.
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR") {
+    for (name, _) in
+        std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR")
+    {
         cargo.env_remove(name);
     }
     cargo.arg("test").env("VSGPU_NOT_TRIED", &list).current_dir(crate::root());
@@ -47,7 +50,9 @@ pub fn run(args: &[String]) -> Result<(), String> {
 fn install(packages: &[&str]) {
     let list = packages.join(" ");
     if !nix::unistd::geteuid().is_root() || !Path::new("/usr/bin/apt-get").exists() {
-        println!("missing: {list}; their tests are left out. As root on Debian or Ubuntu: apt-get install {list}");
+        println!(
+            "missing: {list}; their tests are left out. As root on Debian or Ubuntu: apt-get install {list}"
+        );
         return;
     }
     println!("installing what tests need: {list} (Debian starts openssh-server and prometheus as services)");
@@ -72,7 +77,10 @@ fn summary(not_tried: &str) -> String {
     if count == 0 {
         return "no test lacked anything that it needs".into();
     }
-    let lines: String = reasons.iter().map(|(reason, tests)| format!("\n  needs {reason}:\n    {}", tests.join("\n    "))).collect();
+    let lines: String = reasons
+        .iter()
+        .map(|(reason, tests)| format!("\n  needs {reason}:\n    {}", tests.join("\n    ")))
+        .collect();
     format!("{count} test{} could not be tried here:{lines}", if count == 1 { "" } else { "s" })
 }
 
@@ -83,7 +91,9 @@ mod tests {
     #[test]
     fn what_was_not_tried_is_counted_by_its_reason() {
         assert_eq!(summary(""), "no test lacked anything that it needs");
-        let said = summary("peers::a: needs tmux (Debian's package tmux)\nb: needs rpm\npeers::c: needs tmux (Debian's package tmux)\n");
+        let said = summary(
+            "peers::a: needs tmux (Debian's package tmux)\nb: needs rpm\npeers::c: needs tmux (Debian's package tmux)\n",
+        );
         assert_eq!(
             said,
             "3 tests could not be tried here:\n  needs rpm:\n    b\n  needs tmux (Debian's package tmux):\n    peers::a\n    peers::c"

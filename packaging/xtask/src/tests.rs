@@ -53,7 +53,11 @@ fn the_vib_is_right_and_its_remarks_say_what_depends_on_the_host() {
     assert_eq!(found.what.as_deref(), Some("vsgpu-host-agent 0.1.0-1, 11 files"));
     assert_eq!(found.remarks.len(), 9, "{:?}", found.remarks);
     assert!(found.remarks[0].contains("CommunitySupported") && found.remarks[0].contains("Secure Boot"));
-    assert!(found.remarks.iter().any(|r| r.starts_with("etc/init.d/vsgpu-host-agent is outside")), "{:?}", found.remarks);
+    assert!(
+        found.remarks.iter().any(|r| r.starts_with("etc/init.d/vsgpu-host-agent is outside")),
+        "{:?}",
+        found.remarks
+    );
     assert_eq!(made().bytes, made().bytes, "the same source gives the same bytes");
 }
 
@@ -64,7 +68,9 @@ fn the_container_is_as_vmware_makes_it() {
     let header = String::from_utf8_lossy(&vib.bytes[8..68]).into_owned();
     assert!(header.starts_with("descriptor.xml  0           0     0     0       "), "{header:?}");
     assert!(header.ends_with("`\n"), "{header:?}");
-    let empty = String::from_utf8_lossy(&vib.bytes).find("sig.pkcs7       0           0     0     0       0         `\n").is_some();
+    let empty = String::from_utf8_lossy(&vib.bytes)
+        .find("sig.pkcs7       0           0     0     0       0         `\n")
+        .is_some();
     assert!(empty, "an unsigned VIB has an empty signature");
 }
 
@@ -75,23 +81,47 @@ fn the_verifier_finds_each_broken_rule() {
     let cases: Vec<(&str, &str, &str)> = vec![
         ("<vib version=\"5.0\">", "<vib version=\"6.0\">", "it is no `<vib version=\"5.0\">`"),
         ("<type>bootbank</type>", "<type>locker</type>", "is not bootbank"),
-        ("<name>vsgpu-host-agent</name>", "<name>vsgpu host agent</name>", "name: `vsgpu host agent` must be at most 35"),
+        (
+            "<name>vsgpu-host-agent</name>",
+            "<name>vsgpu host agent</name>",
+            "name: `vsgpu host agent` must be at most 35",
+        ),
         ("<vendor>vsgpu</vendor>", "<vendor></vendor>", "vendor: `` must be"),
-        ("<version>0.1.0-1</version>", "<version>0.1.0</version>", "version: `0.1.0` must be `version-release`"),
+        (
+            "<version>0.1.0-1</version>",
+            "<version>0.1.0</version>",
+            "version: `0.1.0` must be `version-release`",
+        ),
         ("<summary>", "<summary>TOO-LONG", "summary: "),
         ("<release-date>2026-11-23T", "<release-date>23.11.2026 ", "is no xsd:dateTime"),
         ("<depends>", "<needs/><depends>", "they must be depends"),
         ("relation=\">=\"", "relation=\"=>\"", "the constraint on `esx-version` is not understood"),
-        ("<acceptance-level>community", "<acceptance-level>CommunitySupported", "is none of certified, accepted, partner, community"),
-        ("<acceptance-level>community", "<acceptance-level>partner", "sig.pkcs7: it is empty, and the acceptance level is partner"),
+        (
+            "<acceptance-level>community",
+            "<acceptance-level>CommunitySupported",
+            "is none of certified, accepted, partner, community",
+        ),
+        (
+            "<acceptance-level>community",
+            "<acceptance-level>partner",
+            "sig.pkcs7: it is empty, and the acceptance level is partner",
+        ),
         ("<overlay>false", "<overlay>true", "must not overlay"),
         ("<live-install-allowed>true", "<live-install-allowed>yes", "is neither true nor false"),
         ("<stateless-ready>true</stateless-ready>", "", "stateless-ready is there 0 times"),
-        ("<file>etc/init.d/vsgpu-host-agent</file>", "", "etc/init.d/vsgpu-host-agent is packed, and file-list does not name it"),
+        (
+            "<file>etc/init.d/vsgpu-host-agent</file>",
+            "",
+            "etc/init.d/vsgpu-host-agent is packed, and file-list does not name it",
+        ),
         ("<file>etc/init.d", "<file>/etc/init.d", "without a leading slash"),
         ("payload name=\"vsgpu\"", "payload name=\"sixteen-characters\"", "1 to 15 characters"),
         (" size=\"", " size=\"1", "size says"),
-        ("checksum-type=\"sha-256\" verify-process=\"gunzip\"", "checksum-type=\"sha-256\"", "refused from ESXi 8.0 on, even with -f"),
+        (
+            "checksum-type=\"sha-256\" verify-process=\"gunzip\"",
+            "checksum-type=\"sha-256\"",
+            "refused from ESXi 8.0 on, even with -f",
+        ),
         ("checksum-type=\"sha-1\"", "checksum-type=\"md5\"", "checksum-type `md5` is not known"),
         ("</vib>", "", "descriptor: "),
     ];
@@ -114,7 +144,9 @@ fn the_verifier_finds_a_damaged_container() {
     assert!(!errors(&flipped).is_empty());
     let without = with(|name, bytes| (name != "sig.pkcs7").then(|| bytes.to_vec()));
     assert!(errors(&without).contains("the first members must be descriptor.xml and sig.pkcs7"));
-    let signed = with(|name, bytes| Some(if name == "sig.pkcs7" { b"-----BEGIN PKCS7-----".to_vec() } else { bytes.to_vec() }));
+    let signed = with(|name, bytes| {
+        Some(if name == "sig.pkcs7" { b"-----BEGIN PKCS7-----".to_vec() } else { bytes.to_vec() })
+    });
     assert!(errors(&signed).contains("a community package is not signed"));
     // GNU's ar ends names with a slash; community projects ship such archives, and they install.
     let gnu = String::from_utf8_lossy(&vib[8..24]).replace("descriptor.xml  ", "descriptor.xml/ ");
@@ -141,18 +173,28 @@ fn the_offline_bundle_names_what_it_holds() {
     let url = metadata.descendants().find(|e| e.name == "url").unwrap().text.clone();
     assert!(names.contains(&url), "{names:?}");
     let mut metadata = zip::ZipArchive::new(std::io::Cursor::new(text(&mut zip, &url))).unwrap();
-    for name in ["vmware.xml", "bulletins/vsgpu-host-agent-0.1.0-1.xml", "vibs/vsgpu-host-agent-0.1.0-1.xml"] {
+    for name in ["vmware.xml", "bulletins/vsgpu-host-agent-0.1.0-1.xml", "vibs/vsgpu-host-agent-0.1.0-1.xml"]
+    {
         let document = String::from_utf8(text(&mut metadata, name)).unwrap();
-        let document = vsgpu_core::readers::xml::parse(&document).unwrap_or_else(|e| panic!("{name}: {e}\n{document}"));
+        let document =
+            vsgpu_core::readers::xml::parse(&document).unwrap_or_else(|e| panic!("{name}: {e}\n{document}"));
         let find = |tag: &str| document.descendants().find(|e| e.name == tag);
         match name {
             "vmware.xml" => {
-                assert_eq!(find("relativePath").unwrap().text, "vib20/vsgpu-host-agent/vsgpu-host-agent-0.1.0-1.vib");
+                assert_eq!(
+                    find("relativePath").unwrap().text,
+                    "vib20/vsgpu-host-agent/vsgpu-host-agent-0.1.0-1.vib"
+                );
                 assert_eq!(find("packedSize").unwrap().text, vib.bytes.len().to_string());
                 assert!(find("componentNameSpec").is_some() && find("componentVersionSpec").is_some());
             }
-            n if n.starts_with("bulletins") => assert_eq!(find("vibID").unwrap().text, "vsgpu_bootbank_vsgpu-host-agent_0.1.0-1"),
-            _ => assert_eq!(find("relative-path").unwrap().text, "vib20/vsgpu-host-agent/vsgpu-host-agent-0.1.0-1.vib"),
+            n if n.starts_with("bulletins") => {
+                assert_eq!(find("vibID").unwrap().text, "vsgpu_bootbank_vsgpu-host-agent_0.1.0-1")
+            }
+            _ => assert_eq!(
+                find("relative-path").unwrap().text,
+                "vib20/vsgpu-host-agent/vsgpu-host-agent-0.1.0-1.vib"
+            ),
         }
     }
     // The controller's own reader, which knows the bundles of others, takes it.
@@ -161,7 +203,10 @@ fn the_offline_bundle_names_what_it_holds() {
         files::write(&folder.join(name), bytes).unwrap();
         let artifact = serde_json::from_value(serde_json::json!(name)).unwrap();
         let read = vsgpu::fleet::package::resolve(&folder, &artifact).unwrap();
-        assert_eq!((read.holds[0].name.as_str(), read.holds[0].version.as_str()), ("vsgpu-host-agent", "0.1.0-1"));
+        assert_eq!(
+            (read.holds[0].name.as_str(), read.holds[0].version.as_str()),
+            ("vsgpu-host-agent", "0.1.0-1")
+        );
     }
     std::fs::remove_dir_all(folder).unwrap();
 }
@@ -181,5 +226,9 @@ fn the_pages_are_those_of_the_code() {
         let there = String::from_utf8(files::read(&path).unwrap_or_default()).unwrap();
         assert!(there == text, "{name} is old: `cargo xtask docs` writes it anew");
     }
-    assert_eq!(crate::docs::notes_of_nothing(), Vec::<&str>::new(), "keys.md has sections that no page shows");
+    assert_eq!(
+        crate::docs::notes_of_nothing(),
+        Vec::<&str>::new(),
+        "keys.md has sections that no page shows"
+    );
 }

@@ -69,7 +69,9 @@ fn members(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
 fn check(members: &[(String, Vec<u8>)], found: &mut Findings) {
     let names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
     if names.len() < 2 || names[..2] != ["descriptor.xml", "sig.pkcs7"] {
-        found.errors.push(format!("container: the first members must be descriptor.xml and sig.pkcs7, they are {names:?}"));
+        found.errors.push(format!(
+            "container: the first members must be descriptor.xml and sig.pkcs7, they are {names:?}"
+        ));
         return;
     }
     let text = String::from_utf8_lossy(&members[0].1);
@@ -99,7 +101,8 @@ fn check(members: &[(String, Vec<u8>)], found: &mut Findings) {
     let mut packed = BTreeSet::new();
     payloads(&vib, &members[2..], &mut packed, found);
     files(&listed, &packed, &level, found);
-    let (name, version) = (child(&vib, "name").unwrap_or_default(), child(&vib, "version").unwrap_or_default());
+    let (name, version) =
+        (child(&vib, "name").unwrap_or_default(), child(&vib, "version").unwrap_or_default());
     found.what = Some(format!("{name} {version}, {} files", listed.len()));
 }
 
@@ -133,10 +136,15 @@ fn properties(vib: &Element, found: &mut Findings) {
         }
     }
     let version = one(vib, "version", found);
-    let part = |p: &str| !p.is_empty() && p.split('.').all(|w| !w.is_empty() && w.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
+    let part = |p: &str| {
+        !p.is_empty()
+            && p.split('.').all(|w| !w.is_empty() && w.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+    };
     match version.split_once('-') {
         Some((v, r)) if part(v) && part(r) && version.len() <= 35 => {}
-        _ => found.errors.push(format!("version: `{version}` must be `version-release` of words and dots, at most 35")),
+        _ => found
+            .errors
+            .push(format!("version: `{version}` must be `version-release` of words and dots, at most 35")),
     }
     let summary = one(vib, "summary", found);
     if summary.is_empty() || summary.chars().count() > 80 {
@@ -148,13 +156,16 @@ fn properties(vib: &Element, found: &mut Findings) {
     if !shape.starts_with("0000-00-00T00:00:00") {
         found.errors.push(format!("release-date: `{date}` is no xsd:dateTime"));
     }
-    for name in ["live-install-allowed", "live-remove-allowed", "cimom-restart", "stateless-ready", "overlay"] {
+    for name in ["live-install-allowed", "live-remove-allowed", "cimom-restart", "stateless-ready", "overlay"]
+    {
         let text = one(vib, name, found);
         if !["true", "false"].contains(&text.as_str()) {
             found.errors.push(format!("{name}: `{text}` is neither true nor false"));
         }
     }
-    if child(vib, "overlay").as_deref() == Some("true") && child(vib, "acceptance-level").as_deref() == Some("community") {
+    if child(vib, "overlay").as_deref() == Some("true")
+        && child(vib, "acceptance-level").as_deref() == Some("community")
+    {
         found.errors.push("overlay: a community package must not overlay files of others".into());
     }
 }
@@ -165,21 +176,36 @@ fn relationships(vib: &Element, found: &mut Findings) {
     };
     let names: Vec<&str> = all.children.iter().map(|c| c.name.as_str()).collect();
     if names != ["depends", "conflicts", "replaces", "provides", "compatibleWith"] {
-        found.errors.push(format!("relationships: {names:?}, they must be depends, conflicts, replaces, provides, compatibleWith"));
+        found.errors.push(format!(
+            "relationships: {names:?}, they must be depends, conflicts, replaces, provides, compatibleWith"
+        ));
     }
     for constraint in all.descendants().filter(|e| e.name == "constraint") {
         let (name, relation) = (constraint.attribute("name"), constraint.attribute("relation"));
         if name.is_none() || relation.is_some_and(|r| !["<<", "<", "<=", "=", ">=", ">", ">>"].contains(&r)) {
-            found.errors.push(format!("relationships: the constraint on `{}` is not understood", name.unwrap_or_default()));
+            found.errors.push(format!(
+                "relationships: the constraint on `{}` is not understood",
+                name.unwrap_or_default()
+            ));
         }
     }
 }
 
-fn payloads(vib: &Element, members: &[(String, Vec<u8>)], packed: &mut BTreeSet<String>, found: &mut Findings) {
+fn payloads(
+    vib: &Element,
+    members: &[(String, Vec<u8>)],
+    packed: &mut BTreeSet<String>,
+    found: &mut Findings,
+) {
     let listed: Vec<&Element> = vib.descendants().filter(|e| e.name == "payload").collect();
-    let by_name: BTreeMap<&str, &Vec<u8>> = members.iter().map(|(name, bytes)| (name.as_str(), bytes)).collect();
+    let by_name: BTreeMap<&str, &Vec<u8>> =
+        members.iter().map(|(name, bytes)| (name.as_str(), bytes)).collect();
     if listed.len() != members.len() || listed.is_empty() {
-        found.errors.push(format!("payloads: the descriptor lists {}, the archive holds {}", listed.len(), members.len()));
+        found.errors.push(format!(
+            "payloads: the descriptor lists {}, the archive holds {}",
+            listed.len(),
+            members.len()
+        ));
     }
     for payload in listed {
         let name = payload.attribute("name").unwrap_or_default();
@@ -193,7 +219,11 @@ fn payloads(vib: &Element, members: &[(String, Vec<u8>)], packed: &mut BTreeSet<
             continue;
         };
         if payload.attribute("size").and_then(|s| s.parse().ok()) != Some(bytes.len()) {
-            wrong(format!("size says {}, it has {}", payload.attribute("size").unwrap_or_default(), bytes.len()));
+            wrong(format!(
+                "size says {}, it has {}",
+                payload.attribute("size").unwrap_or_default(),
+                bytes.len()
+            ));
         }
         let mut plain = vec![];
         if kind == "tgz" || kind == "vgz" {
@@ -208,7 +238,10 @@ fn payloads(vib: &Element, members: &[(String, Vec<u8>)], packed: &mut BTreeSet<
         }
         let mut kinds = BTreeSet::new();
         for sum in payload.all("checksum") {
-            let (of, process) = (sum.attribute("checksum-type").unwrap_or_default(), sum.attribute("verify-process").unwrap_or_default());
+            let (of, process) = (
+                sum.attribute("checksum-type").unwrap_or_default(),
+                sum.attribute("verify-process").unwrap_or_default(),
+            );
             let bytes = if process == "gunzip" { &plain } else { *bytes };
             let real = match of {
                 "sha-256" => hex(&Sha256::digest(bytes)),
@@ -251,12 +284,18 @@ fn paths(tar: &[u8]) -> Result<BTreeSet<String>, String> {
 fn files(listed: &[String], packed: &BTreeSet<String>, level: &str, found: &mut Findings) {
     let unique: BTreeSet<String> = listed.iter().cloned().collect();
     for path in unique.symmetric_difference(packed) {
-        let where_from = if packed.contains(path) { "is packed, and file-list does not name it" } else { "is listed, and not packed" };
+        let where_from = if packed.contains(path) {
+            "is packed, and file-list does not name it"
+        } else {
+            "is listed, and not packed"
+        };
         found.errors.push(format!("file-list: {path} {where_from}"));
     }
     for path in &unique {
         if path.starts_with('/') || path.ends_with('/') || path.is_empty() || path.len() > 99 {
-            found.errors.push(format!("file-list: `{path}` must be a file of at most 99 characters without a leading slash"));
+            found.errors.push(format!(
+                "file-list: `{path}` must be a file of at most 99 characters without a leading slash"
+            ));
         }
         if level == "community" && !COMMUNITY.iter().any(|folder| path.starts_with(folder)) {
             found.remarks.push(format!(

@@ -12,8 +12,7 @@ pub const VENDOR: &str = "vsgpu";
 const PAYLOAD: &str = "vsgpu";
 /// One line, at most eighty characters.
 pub const SUMMARY: &str = "vsgpu host agent: GPUs on vSphere from host to proof";
-pub const DESCRIPTION: &str =
-    "Looks at and sets up the GPUs of an ESXi host for vsgpu, over gRPC with mutual TLS. Nothing of NVIDIA is inside.";
+pub const DESCRIPTION: &str = "Looks at and sets up the GPUs of an ESXi host for vsgpu, over gRPC with mutual TLS. Nothing of NVIDIA is inside.";
 /// The oldest release that it was made for.
 const OLDEST: &str = "6.7.0";
 
@@ -66,8 +65,12 @@ pub fn build(entries: &[Entry], version: &str, date: &str) -> Result<Vib, String
         ("sha-1", "gunzip", hex(&Sha1::digest(&tar))),
     ];
     let files = entries.iter().map(|e| e.path.clone()).collect();
-    let descriptor = Descriptor { version: format!("{version}-1"), date: date.into(), files, size: payload.len(), sums };
-    let bytes = files::ar(&[("descriptor.xml", descriptor.xml(None).as_bytes()), ("sig.pkcs7", &[]), (PAYLOAD, &payload)], 0)?;
+    let descriptor =
+        Descriptor { version: format!("{version}-1"), date: date.into(), files, size: payload.len(), sums };
+    let bytes = files::ar(
+        &[("descriptor.xml", descriptor.xml(None).as_bytes()), ("sig.pkcs7", &[]), (PAYLOAD, &payload)],
+        0,
+    )?;
     Ok(Vib { bytes, descriptor })
 }
 

@@ -20,12 +20,19 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// Observes one requirement's fact and judges it.
-pub fn verdict(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value) -> Result<Verdict, Unreadable> {
+pub fn verdict(
+    system: &dyn System,
+    entry: &Entry,
+    on: &Subject,
+    spec: &Value,
+) -> Result<Verdict, Unreadable> {
     (entry.check)(spec, &fact(system, entry, on)?).map_err(Unreadable::new)
 }
 
 fn fact(system: &dyn System, entry: &Entry, on: &Subject) -> Result<Value, Unreadable> {
-    observe(system, on, &[entry.fact]).remove(entry.fact.name).unwrap_or_else(|| Err(Unreadable::new("not observed")))
+    observe(system, on, &[entry.fact])
+        .remove(entry.fact.name)
+        .unwrap_or_else(|| Err(Unreadable::new("not observed")))
 }
 
 /// What the caller of a change says about it.
@@ -63,14 +70,17 @@ pub fn apply(
     say: &mut dyn FnMut(String),
 ) -> Outcome {
     let start = system.elapsed();
-    let judged = fact(system, entry, on).and_then(|fact| Ok(((entry.check)(spec, &fact).map_err(Unreadable::new)?, fact)));
+    let judged = fact(system, entry, on)
+        .and_then(|fact| Ok(((entry.check)(spec, &fact).map_err(Unreadable::new)?, fact)));
     let (first, fact) = match judged {
         Ok(judged) => judged,
         Err(unreadable) => return Outcome::failed(unreadable.to_string()),
     };
     let (is, effects) = match first {
         Verdict::Met { is } => return Outcome::AlreadyMet { is },
-        Verdict::Blocked { why, hint } => return drifted(system, on, terms.preconditions).unwrap_or(Outcome::Blocked { why, hint }),
+        Verdict::Blocked { why, hint } => {
+            return drifted(system, on, terms.preconditions).unwrap_or(Outcome::Blocked { why, hint });
+        }
         Verdict::Waits { on: what, wants, .. } => {
             return drifted(system, on, terms.preconditions).unwrap_or_else(|| Outcome::Blocked {
                 why: format!("{wants} cannot be judged yet: {what}"),
@@ -84,7 +94,10 @@ pub fn apply(
     if let Some(plan) = terms.expected.filter(|_| !effects.is_empty()) {
         let unplanned = effects.iter().find(|e| !plan.effects.contains(e));
         if unplanned.is_some() || (plan.is != is && !plan.started) {
-            return Outcome::Stale { planned: plan.is.clone(), is: unplanned.map_or(is.clone(), |e| format!("{is}; now needed: {e}")) };
+            return Outcome::Stale {
+                planned: plan.is.clone(),
+                is: unplanned.map_or(is.clone(), |e| format!("{is}; now needed: {e}")),
+            };
         }
     }
     if effects.is_empty() {
@@ -104,21 +117,36 @@ pub fn apply(
     match (entry.check)(&spec, &fact) {
         Ok(Verdict::Unmet { effects: again, .. }) if again == effects => {}
         Ok(Verdict::Blocked { why, hint }) => return Outcome::Blocked { why, hint },
-        Ok(_) => return Outcome::Stale { planned: is, is: "the packages ask for other commands than the plan showed".into() },
+        Ok(_) => {
+            return Outcome::Stale {
+                planned: is,
+                is: "the packages ask for other commands than the plan showed".into(),
+            };
+        }
         Err(why) => return Outcome::failed(why),
     }
     let since = system.now();
     for effect in &effects {
         say(effect.to_string());
         let left = terms.deadline.map(|d| (start + d).saturating_sub(system.elapsed()));
-        let late = |why, hint| Outcome::Late { secs: terms.deadline.unwrap_or_default().as_secs(), doing: effect.to_string(), why, hint };
+        let late = |why, hint| Outcome::Late {
+            secs: terms.deadline.unwrap_or_default().as_secs(),
+            doing: effect.to_string(),
+            why,
+            hint,
+        };
         if left.is_some_and(|left| left.is_zero()) {
             return late(String::new(), None);
         }
         let bounded = left.map_or_else(|| effect.clone(), |left| effect.bounded(left));
         if let Err(broken) = act(&packages, &bounded) {
             let over = terms.deadline.is_some_and(|d| system.elapsed() >= start + d);
-            return match understood(system, entry, on, Failure { why: broken.why, output: broken.output, since }) {
+            return match understood(
+                system,
+                entry,
+                on,
+                Failure { why: broken.why, output: broken.output, since },
+            ) {
                 Outcome::Failed { why, hint } if over => late(why, hint),
                 outcome => outcome,
             };
@@ -160,7 +188,9 @@ fn understood(system: &dyn System, entry: &Entry, on: &Subject, failure: Failure
     let mut seen = Observation::default();
     run_probes(system, &mut seen, |seen| (entry.probes_after_failure)(on, seen));
     match (entry.explain)(&failure, on, &seen) {
-        Some(Explained { cause, fix }) => Outcome::Failed { why: format!("{cause} ({})", failure.why), hint: Some(fix) },
+        Some(Explained { cause, fix }) => {
+            Outcome::Failed { why: format!("{cause} ({})", failure.why), hint: Some(fix) }
+        }
         None => Outcome::failed(failure.why),
     }
 }
@@ -173,13 +203,18 @@ pub fn settle(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value) ->
         let over = (system.elapsed() - start) >= Duration::from_secs(settle_secs.into());
         match verdict(system, entry, on, spec) {
             Ok(Verdict::Met { is }) => return Outcome::Applied { is, active: true },
-            Ok(Verdict::Unmet { is, effects, .. }) if effects.is_empty() && entry.takes_effect != TakesEffect::AtOnce => {
+            Ok(Verdict::Unmet { is, effects, .. })
+                if effects.is_empty() && entry.takes_effect != TakesEffect::AtOnce =>
+            {
                 return Outcome::Applied { is, active: false };
             }
             Ok(Verdict::Blocked { why, hint }) => return Outcome::Blocked { why, hint },
             Ok(Verdict::Unmet { is, wants, .. }) if over => {
-                let waited = if settle_secs > 0 { format!(" {settle_secs} s after") } else { " after".into() };
-                return Outcome::failed(format!("still {is}{waited} the commands ran without an error; wanted: {wants}"));
+                let waited =
+                    if settle_secs > 0 { format!(" {settle_secs} s after") } else { " after".into() };
+                return Outcome::failed(format!(
+                    "still {is}{waited} the commands ran without an error; wanted: {wants}"
+                ));
             }
             Ok(Verdict::Waits { on, .. }) if over => return Outcome::failed(on),
             Err(unreadable) if over => return Outcome::failed(unreadable.to_string()),

@@ -93,7 +93,12 @@ impl StagedFile {
 /// Whether a name is one part of a path, and shows as what it is.
 pub fn is_plain(name: &str) -> bool {
     let hidden = name.starts_with('.') || name.starts_with('-');
-    !name.is_empty() && name.len() <= 200 && !hidden && !name.contains(['/', '\\']) && visible(name) == name && !name.contains(['\n', '\t'])
+    !name.is_empty()
+        && name.len() <= 200
+        && !hidden
+        && !name.contains(['/', '\\'])
+        && visible(name) == name
+        && !name.contains(['\n', '\t'])
 }
 
 impl Artifact {
@@ -168,7 +173,8 @@ impl<'de> Deserialize<'de> for Artifact {
                 Ok(Artifact::at(path))
             }
             fn visit_map<M: serde::de::MapAccess<'de>>(self, map: M) -> Result<Artifact, M::Error> {
-                let Long { artifact, sha256, size, kind, holds } = Long::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                let Long { artifact, sha256, size, kind, holds } =
+                    Long::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
                 Ok(Artifact { artifact, sha256: sha256.map(|s| s.to_lowercase()), size, kind, holds })
             }
         }

@@ -5,7 +5,8 @@ use crate::artifact::{Artifact, StagedFile};
 use crate::effect::Probe;
 use crate::observation::{Observation, Unreadable};
 use crate::requirement::{
-    Cost, Deadline, Explained, Fact, Failure, Implied, Needs, Requirement, Restart, Scope, Subject, TakesEffect, Taking, Verdict,
+    Cost, Deadline, Explained, Fact, Failure, Implied, Needs, Requirement, Restart, Scope, Subject,
+    TakesEffect, Taking, Verdict,
 };
 use crate::suggest::nearest;
 use crate::text::without_passwords_in;
@@ -36,16 +37,26 @@ impl FactEntry {
     pub const fn of<F: Fact>(scope: Scope) -> Self {
         fn parse<F: Fact>(on: &Subject, seen: &Observation) -> Result<Value, Unreadable> {
             let fact = F::parse(on, seen).map_err(Unreadable::for_people)?;
-            let mut fact = serde_json::to_value(fact).map_err(|e| Unreadable::new(format!("cannot be written as JSON: {e}")))?;
+            let mut fact = serde_json::to_value(fact)
+                .map_err(|e| Unreadable::new(format!("cannot be written as JSON: {e}")))?;
             // On the node itself, so that a password never leaves it, and what is compared with a plan is the same on both sides.
             without_passwords_in(&mut fact);
             Ok(fact)
         }
         fn reread<F: Fact>(fact: &Value) -> Result<Value, String> {
-            let fact: F = serde_path_to_error::deserialize(fact).map_err(|e| format!("{}: {}", e.path(), e.inner()))?;
+            let fact: F =
+                serde_path_to_error::deserialize(fact).map_err(|e| format!("{}: {}", e.path(), e.inner()))?;
             serde_json::to_value(fact).map_err(|e| e.to_string())
         }
-        Self { name: F::NAME, about: F::ABOUT, scope, vmx_keys: &[], probes: F::probes, parse: parse::<F>, reread: reread::<F> }
+        Self {
+            name: F::NAME,
+            about: F::ABOUT,
+            scope,
+            vmx_keys: &[],
+            probes: F::probes,
+            parse: parse::<F>,
+            reread: reread::<F>,
+        }
     }
 }
 
@@ -138,7 +149,8 @@ impl Entry {
                 .map_err(|e| format!("{what}: {}: {}", e.path(), e.inner()))
         }
         fn schema<R: Requirement>() -> Value {
-            let settings = schemars::generate::SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
+            let settings =
+                schemars::generate::SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
             settings.into_generator().into_root_schema_for::<R::Spec>().to_value()
         }
         fn read_spec<R: Requirement>(value: &Value) -> Result<Value, SpecError> {
@@ -162,7 +174,10 @@ impl Entry {
         fn files<R: Requirement>(spec: &Value) -> Vec<StagedFile> {
             let Ok(mut spec) = typed::<R::Spec>("spec", spec) else { return vec![] };
             let datastore = R::datastore(&spec);
-            let placed = |artifact: &mut Artifact| StagedFile { artifact: artifact.clone(), datastore: datastore.clone() };
+            let placed = |artifact: &mut Artifact| StagedFile {
+                artifact: artifact.clone(),
+                datastore: datastore.clone(),
+            };
             R::artifacts_mut(&mut spec).into_iter().map(placed).collect()
         }
         fn with_artifacts<R: Requirement>(spec: &Value, with: &mut Replacement<'_>) -> Option<Value> {
@@ -188,7 +203,8 @@ impl Entry {
             serde_json::to_value(other).ok().filter(|other| other != spec)
         }
         fn shown<R: Requirement>(spec: &Value) -> String {
-            let version = files::<R>(spec).iter().find_map(|placed| placed.artifact.version().map(String::from));
+            let version =
+                files::<R>(spec).iter().find_map(|placed| placed.artifact.version().map(String::from));
             match (spec, version) {
                 (Value::String(text), _) => text.clone(),
                 (_, Some(version)) => version,
@@ -244,10 +260,18 @@ impl Entry {
 }
 
 /// Judges a spec by its fact, as it was observed: the one wording for a fact that is not there or cannot be read.
-pub fn judge<V: std::borrow::Borrow<Value>>(entry: &Entry, spec: &Value, fact: Option<&Result<V, Unreadable>>) -> Verdict {
+pub fn judge<V: std::borrow::Borrow<Value>>(
+    entry: &Entry,
+    spec: &Value,
+    fact: Option<&Result<V, Unreadable>>,
+) -> Verdict {
     match fact {
-        Some(Ok(fact)) => (entry.check)(spec, fact.borrow()).unwrap_or_else(|why| Verdict::blocked(why, ONE_VERSION)),
-        Some(Err(unreadable)) => Verdict::blocked(unreadable.to_string(), "mend that first; `vsgpu facts` shows what was printed"),
+        Some(Ok(fact)) => {
+            (entry.check)(spec, fact.borrow()).unwrap_or_else(|why| Verdict::blocked(why, ONE_VERSION))
+        }
+        Some(Err(unreadable)) => {
+            Verdict::blocked(unreadable.to_string(), "mend that first; `vsgpu facts` shows what was printed")
+        }
         None => Verdict::blocked(format!("the agent did not answer for `{}`", entry.fact.name), ONE_VERSION),
     }
 }
@@ -263,8 +287,11 @@ fn explain(root: &Value, error: &serde_path_to_error::Error<serde_json::Error>) 
     let expected = words(right);
     let found = words(said).into_iter().next();
     let kind = ["unknown variant", "unknown field"].into_iter().find(|k| said.starts_with(k));
-    let suggestion =
-        found.as_deref().filter(|_| kind.is_some()).and_then(|f| nearest(f, expected.iter().map(String::as_str))).map(String::from);
+    let suggestion = found
+        .as_deref()
+        .filter(|_| kind.is_some())
+        .and_then(|f| nearest(f, expected.iter().map(String::as_str)))
+        .map(String::from);
     let message = match (kind, &found) {
         (Some("unknown variant"), Some(found)) => format!("unknown value `{found}`"),
         (Some(_), Some(found)) => format!("unknown key `{found}`"),
@@ -279,7 +306,9 @@ fn explain(root: &Value, error: &serde_path_to_error::Error<serde_json::Error>) 
     }
     let mut place = root;
     path.retain(|step| {
-        let next = place.get(step.as_str()).or_else(|| place.get(step.trim_matches(['[', ']']).parse::<usize>().ok()?));
+        let next = place
+            .get(step.as_str())
+            .or_else(|| place.get(step.trim_matches(['[', ']']).parse::<usize>().ok()?));
         next.inspect(|n| place = n).is_some()
     });
     SpecError { path, at_key, message, expected, suggestion }

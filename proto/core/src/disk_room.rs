@@ -24,7 +24,10 @@ pub fn lacks_room(disks: &[Disk], what: &str, needs: &[DiskNeed<'_>]) -> Option<
     let (need, (disk, bytes)) = needs.iter().find_map(|need| short(need).map(|found| (need, found)))?;
     Some(Verdict::blocked(
         format!("{}: {} bytes are free, {what} needs at least {bytes} bytes", need.path, disk.free_bytes),
-        format!("make room on the disk of {}: `df -h {}`, `du -xh --max-depth=2 {}`", need.path, need.path, disk.mount),
+        format!(
+            "make room on the disk of {}: `df -h {}`, `du -xh --max-depth=2 {}`",
+            need.path, need.path, disk.mount
+        ),
     ))
 }
 
@@ -46,7 +49,10 @@ mod tests {
         };
         assert_eq!(why(&[disk("/", 119)]), "/tmp: 119 bytes are free, the driver needs at least 120 bytes");
         assert_eq!(why(&[disk("/", 120)]), "");
-        assert_eq!(why(&[disk("/", 60), disk("/usr", 59)]), "/usr: 59 bytes are free, the driver needs at least 60 bytes");
+        assert_eq!(
+            why(&[disk("/", 60), disk("/usr", 59)]),
+            "/usr: 59 bytes are free, the driver needs at least 60 bytes"
+        );
         assert_eq!(why(&[]), "");
     }
 }

@@ -28,7 +28,13 @@ pub struct Command {
 impl Command {
     /// A command with the default deadline of 60 s.
     pub fn new<A: Into<String>>(program: impl Into<String>, args: impl IntoIterator<Item = A>) -> Self {
-        Self { program: program.into(), args: args.into_iter().map(Into::into).collect(), env: vec![], also: vec![], timeout_secs: 60 }
+        Self {
+            program: program.into(),
+            args: args.into_iter().map(Into::into).collect(),
+            env: vec![],
+            also: vec![],
+            timeout_secs: 60,
+        }
     }
 
     /// The same with another deadline, in seconds.
@@ -53,7 +59,11 @@ impl Command {
 /// A word as one would type it in a POSIX shell.
 pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 impl std::fmt::Display for Command {
@@ -205,7 +215,9 @@ impl Effect {
         let secs = u32::try_from(left.as_millis().div_ceil(1000).max(1)).unwrap_or(u32::MAX);
         let mut bounded = self.clone();
         match &mut bounded {
-            Self::Run { command, .. } | Self::Require { command, .. } => command.timeout_secs = command.timeout_secs.min(secs),
+            Self::Run { command, .. } | Self::Require { command, .. } => {
+                command.timeout_secs = command.timeout_secs.min(secs)
+            }
             Self::RunUntil { command, deadline_secs, .. } => {
                 command.timeout_secs = command.timeout_secs.min(secs);
                 *deadline_secs = secs.min(*deadline_secs);
@@ -241,7 +253,8 @@ impl std::fmt::Display for Effect {
                 write!(f, "write {path} (mode {mode:04o})")?;
                 // Other people's comments are not ours to show; a last line of ours is.
                 let last = contents.lines().count();
-                let shown = contents.lines().enumerate().filter(|(at, l)| !l.starts_with('#') || at + 1 == last);
+                let shown =
+                    contents.lines().enumerate().filter(|(at, l)| !l.starts_with('#') || at + 1 == last);
                 shown.map(|(_, l)| l).try_for_each(|l| write!(f, "; {l}"))
             }
             Self::Copy { from, to, mode } => write!(f, "copy {from} to {to} (mode {mode:04o})"),
@@ -275,7 +288,8 @@ mod tests {
 
     #[test]
     fn commands_print_as_one_would_type_them() {
-        let command = Command::new("esxcli", ["software", "vib", "install", "-d", "/vmfs/volumes/my ds/it's.zip"]);
+        let command =
+            Command::new("esxcli", ["software", "vib", "install", "-d", "/vmfs/volumes/my ds/it's.zip"]);
         assert_eq!(command.to_string(), r"esxcli software vib install -d '/vmfs/volumes/my ds/it'\''s.zip'");
         assert_eq!(Command::new("true", [""]).to_string(), "true ''");
     }

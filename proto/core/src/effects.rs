@@ -32,7 +32,9 @@ impl From<String> for EffectError {
 pub fn act(system: &dyn System, effect: &Effect) -> Result<(), EffectError> {
     let run = |command: &Command, already: Option<&str>| {
         let output = system.run(command);
-        if (output.ok() && !command.dialect().denies(&output)) || already.is_some_and(|text| output.both().contains(text)) {
+        if (output.ok() && !command.dialect().denies(&output))
+            || already.is_some_and(|text| output.both().contains(text))
+        {
             Ok(())
         } else {
             Err(EffectError { why: command.failure(&output), output: Some(output) })
@@ -54,7 +56,9 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), EffectError> {
                     return Ok(());
                 }
                 // One that was cut off at its deadline may only be slow: hostd goes on with it.
-                let hopeless = started.as_ref().is_err_and(|b| !matches!(b.output.as_ref().map(|o| &o.ended), Some(ExitKind::TimedOut(_))));
+                let hopeless = started.as_ref().is_err_and(|b| {
+                    !matches!(b.output.as_ref().map(|o| &o.ended), Some(ExitKind::TimedOut(_)))
+                });
                 if hopeless || system.elapsed() - start >= Duration::from_secs((*deadline_secs).into()) {
                     break;
                 }
@@ -63,7 +67,10 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), EffectError> {
             let ended = match (otherwise, started) {
                 (Some(last), _) => run(last, None),
                 (None, Err(why)) => Err(why),
-                (None, Ok(())) => Err(format!("`{command}` ran, but `{done}` did not show \"{shows}\" within {deadline_secs} s").into()),
+                (None, Ok(())) => Err(format!(
+                    "`{command}` ran, but `{done}` did not show \"{shows}\" within {deadline_secs} s"
+                )
+                .into()),
             };
             if let (Err(_), Some(command)) = (&ended, give_up) {
                 // The first failure is the one that tells something.
@@ -74,7 +81,9 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), EffectError> {
         Effect::Write { path, contents, .. } if hides(contents) => {
             Err(format!("{path}: a password would be lost: nothing was written").into())
         }
-        Effect::Write { path, contents, mode } => system.write(path, contents.as_bytes(), *mode).map_err(words),
+        Effect::Write { path, contents, mode } => {
+            system.write(path, contents.as_bytes(), *mode).map_err(words)
+        }
         Effect::Copy { from, to, mode } => system.copy(from, to, *mode).map_err(words),
         Effect::EditVmx { path, set } => {
             let before = system.read(path, READ_LIMIT).map_err(words)?;
@@ -92,16 +101,24 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), EffectError> {
         Effect::EditLines { path, section, set } => {
             let before = match system.read(path, READ_LIMIT) {
                 // Lines that are not ours stay as they are, byte by byte.
-                Ok(bytes) => String::from_utf8(bytes).map_err(|_| format!("{path} is not UTF-8: edit it by hand, or convert it"))?,
+                Ok(bytes) => String::from_utf8(bytes)
+                    .map_err(|_| format!("{path} is not UTF-8: edit it by hand, or convert it"))?,
                 Err(IoError::NotFound(_)) => String::new(),
                 Err(trouble) => return Err(words(trouble)),
             };
             let after = key_value::set(&before, section.as_deref(), set);
-            if after == before { Ok(()) } else { system.write(path, after.as_bytes(), KEEP_MODE).map_err(words) }
+            if after == before {
+                Ok(())
+            } else {
+                system.write(path, after.as_bytes(), KEEP_MODE).map_err(words)
+            }
         }
         Effect::Remove { path } => system.remove(path).map_err(words),
         Effect::Record { commands, path, beside } => {
-            let outputs: Vec<Value> = commands.iter().map(|c| json!({ "command": c.to_string(), "output": system.run(c) })).collect();
+            let outputs: Vec<Value> = commands
+                .iter()
+                .map(|c| json!({ "command": c.to_string(), "output": system.run(c) }))
+                .collect();
             let kept = system.read(beside, READ_LIMIT).ok().map(|b| String::from_utf8_lossy(&b).into_owned());
             let record = json!({ "version": 1, "at": system.now(), "boot_id": system.boot_id().map_err(words)?, "beside": kept, "outputs": outputs });
             system.write(path, record.to_string().as_bytes(), 0o644).map_err(words)

@@ -29,12 +29,15 @@ impl Candidate<'_> {
     /// Model name for people.
     pub fn shown(&self) -> String {
         let named = self.model().map(|m| m.name.to_string());
-        named.or_else(|| self.name.map(String::from)).unwrap_or_else(|| format!("device {}", self.device_id.unwrap_or("unknown")))
+        named
+            .or_else(|| self.name.map(String::from))
+            .unwrap_or_else(|| format!("device {}", self.device_id.unwrap_or("unknown")))
     }
 
     fn is_model(&self, wish: &str) -> bool {
         let known = self.model().map(|m| (m.name, m.token));
-        let names: Vec<&str> = self.name.into_iter().chain(known.into_iter().flat_map(|(name, token)| [name, token])).collect();
+        let names: Vec<&str> =
+            self.name.into_iter().chain(known.into_iter().flat_map(|(name, token)| [name, token])).collect();
         gpus::is_named(wish, &names)
     }
 }
@@ -101,7 +104,9 @@ struct Long {
 impl Serialize for GpuChoice {
     fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Model { model, count: Some(count) } => Long { model: model.clone(), count: Some(*count) }.serialize(out),
+            Self::Model { model, count: Some(count) } => {
+                Long { model: model.clone(), count: Some(*count) }.serialize(out)
+            }
             other => out.serialize_str(&other.to_string()),
         }
     }
@@ -145,11 +150,16 @@ impl JsonSchema for GpuChoice {
 ///
 /// # Errors
 /// The first choice that cannot be met, with what there is.
-pub fn pick(choices: &[GpuChoice], gpus: &[Candidate<'_>], prefer: impl Fn(usize) -> bool) -> Result<Vec<usize>, String> {
+pub fn pick(
+    choices: &[GpuChoice],
+    gpus: &[Candidate<'_>],
+    prefer: impl Fn(usize) -> bool,
+) -> Result<Vec<usize>, String> {
     let mut picked: Vec<usize> = vec![];
     let mut take = |choice: &GpuChoice, most: usize| {
         let order = (0..gpus.len()).filter(|at| prefer(*at)).chain((0..gpus.len()).filter(|at| !prefer(*at)));
-        let found: Vec<usize> = order.filter(|at| choice.may_mean(&gpus[*at]) && !picked.contains(at)).take(most).collect();
+        let found: Vec<usize> =
+            order.filter(|at| choice.may_mean(&gpus[*at]) && !picked.contains(at)).take(most).collect();
         picked.extend(&found);
         (found.len(), picked.iter().filter(|at| choice.may_mean(&gpus[**at])).count())
     };
@@ -213,7 +223,9 @@ impl<T: Copy> PerGpu<T> {
     /// Keys that mean none of these GPUs.
     pub fn strangers(&self, gpus: &[Candidate<'_>]) -> Vec<&str> {
         let Self::Each(map) = self else { return vec![] };
-        let means = |key: &str| key == "others" || GpuChoice::of_text(key).is_ok_and(|c| gpus.iter().any(|g| c.may_mean(g)));
+        let means = |key: &str| {
+            key == "others" || GpuChoice::of_text(key).is_ok_and(|c| gpus.iter().any(|g| c.may_mean(g)))
+        };
         map.keys().map(String::as_str).filter(|key| !means(key)).collect()
     }
 
@@ -229,7 +241,11 @@ impl<T: Copy> PerGpu<T> {
     pub fn shown(&self, word: impl Fn(T) -> String) -> String {
         match self {
             Self::One(value) => word(*value),
-            Self::Each(map) => map.iter().map(|(key, value)| format!("{key} {}", word(*value))).collect::<Vec<_>>().join(", "),
+            Self::Each(map) => map
+                .iter()
+                .map(|(key, value)| format!("{key} {}", word(*value)))
+                .collect::<Vec<_>>()
+                .join(", "),
         }
     }
 
@@ -247,7 +263,11 @@ impl<T: Copy> PerGpu<T> {
         T: PartialEq,
     {
         let (_, first) = *values.first().as_ref()?;
-        Some(if values.iter().all(|(_, v)| v == first) { Self::One(*first) } else { Self::Each(values.into_iter().collect()) })
+        Some(if values.iter().all(|(_, v)| v == first) {
+            Self::One(*first)
+        } else {
+            Self::Each(values.into_iter().collect())
+        })
     }
 }
 
@@ -292,7 +312,12 @@ mod tests {
     use serde_json::json;
 
     fn gpus() -> Vec<Candidate<'static>> {
-        let gpu = |address, device_id| Candidate { address, device_id: Some(device_id), subsystem_id: None, name: None };
+        let gpu = |address, device_id| Candidate {
+            address,
+            device_id: Some(device_id),
+            subsystem_id: None,
+            name: None,
+        };
         vec![gpu("0000:3b:00.0", "20f1"), gpu("0000:5e:00.0", "1eb8"), gpu("0000:af:00.0", "20f1")]
     }
 
@@ -316,20 +341,28 @@ mod tests {
         ] {
             match (pick(&choices(wish.clone()), &gpus(), |_| false), picked) {
                 (Ok(is), Ok(should)) => assert_eq!(is, should, "{wish}"),
-                (Err(is), Err(word)) => assert!(is.contains(word) && is.contains("0000:5e:00.0 Tesla T4"), "{wish}: {is}"),
+                (Err(is), Err(word)) => {
+                    assert!(is.contains(word) && is.contains("0000:5e:00.0 Tesla T4"), "{wish}: {is}")
+                }
                 other => panic!("{wish}: {other:?}"),
             }
         }
-        assert_eq!(pick(&choices(json!([{ "model": "A100", "count": 1 }])), &gpus(), |at| at == 2), Ok(vec![2]), "what is so stays so");
+        assert_eq!(
+            pick(&choices(json!([{ "model": "A100", "count": 1 }])), &gpus(), |at| at == 2),
+            Ok(vec![2]),
+            "what is so stays so"
+        );
     }
 
     #[test]
     fn the_more_exact_key_wins() {
-        let wish: PerGpu<bool> = serde_json::from_value(json!({ "A100": true, "0000:af:00.0": false })).unwrap_or_else(|e| panic!("{e}"));
+        let wish: PerGpu<bool> = serde_json::from_value(json!({ "A100": true, "0000:af:00.0": false }))
+            .unwrap_or_else(|e| panic!("{e}"));
         let of: Vec<Option<bool>> = gpus().iter().map(|g| wish.of(g)).collect();
         assert_eq!(of, [Some(true), None, Some(false)]);
         assert_eq!(wish.strangers(&gpus()), Vec::<&str>::new());
-        let other: PerGpu<bool> = serde_json::from_value(json!({ "L4": true, "others": false })).unwrap_or_else(|e| panic!("{e}"));
+        let other: PerGpu<bool> =
+            serde_json::from_value(json!({ "L4": true, "others": false })).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!((other.of(&gpus()[0]), other.strangers(&gpus())), (Some(false), vec!["L4"]));
         assert!(serde_json::from_value::<PerGpu<bool>>(json!({ "": true })).is_err());
     }

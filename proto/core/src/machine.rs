@@ -57,7 +57,10 @@ mod tests {
     fn a_path_lies_on_the_disk_with_the_longest_mount_above_it() {
         let disks = [disk("/", 1), disk("/usr", 2), disk("/usr/local", 3)];
         let of = |path| disk_of(&disks, path).map(|d| d.free_bytes);
-        assert_eq!((of("/usr"), of("/usr/local/cuda"), of("/usrlocal"), of("/tmp")), (Some(2), Some(3), Some(1), Some(1)));
+        assert_eq!(
+            (of("/usr"), of("/usr/local/cuda"), of("/usrlocal"), of("/tmp")),
+            (Some(2), Some(3), Some(1), Some(1))
+        );
         assert_eq!(disk_of(&disks[1..], "/tmp"), None);
     }
 }

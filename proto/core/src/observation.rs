@@ -42,7 +42,13 @@ pub struct Unreadable {
 impl Unreadable {
     /// Only a sentence.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), command: None, status: None, stdout: String::new(), stderr: String::new() }
+        Self {
+            message: message.into(),
+            command: None,
+            status: None,
+            stdout: String::new(),
+            stderr: String::new(),
+        }
     }
 
     /// A command's answer that cannot be used.
@@ -59,7 +65,9 @@ impl Unreadable {
     /// The same with every text fit for people; of the streams their lines stay.
     #[must_use]
     pub fn for_people(self) -> Self {
-        let lines = |stream: String| stream.lines().take(8).map(|line| piece(line, 200)).collect::<Vec<_>>().join("\n");
+        let lines = |stream: String| {
+            stream.lines().take(8).map(|line| piece(line, 200)).collect::<Vec<_>>().join("\n")
+        };
         let sentence_of = |text: Option<String>| text.map(|text| sentence(&text));
         Self {
             message: sentence(&self.message),

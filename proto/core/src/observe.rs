@@ -22,12 +22,18 @@ pub fn typed<F: Fact>(facts: &Facts) -> Option<F> {
 }
 
 /// Facts as the JSON object that `facts -o json` prints: an unreadable one is `{"error": {...}}`.
-pub fn facts_as_json<N: AsRef<str>, V: std::borrow::Borrow<Value>>(facts: &BTreeMap<N, Result<V, Unreadable>>) -> Value {
+pub fn facts_as_json<N: AsRef<str>, V: std::borrow::Borrow<Value>>(
+    facts: &BTreeMap<N, Result<V, Unreadable>>,
+) -> Value {
     let value = |fact: &Result<V, Unreadable>| match fact {
         Ok(value) => value.borrow().clone(),
         Err(error) => json!({ "error": error }),
     };
-    facts.iter().map(|(name, fact)| (name.as_ref().to_string(), value(fact))).collect::<serde_json::Map<_, _>>().into()
+    facts
+        .iter()
+        .map(|(name, fact)| (name.as_ref().to_string(), value(fact)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// Looks at a machine for these facts. Distinct probes run once, concurrently; a failure is kept per fact.
@@ -38,12 +44,18 @@ pub fn observe(system: &dyn System, on: &Subject, facts: &[FactEntry]) -> Facts 
         let (_, on) = asked.entry(fact.name).or_insert_with(|| (fact, on.clone()));
         on.vmx_keys.extend(fact.vmx_keys);
     }
-    run_probes(system, &mut seen, |seen| asked.values().flat_map(|(fact, on)| (fact.probes)(on, seen)).collect());
+    run_probes(system, &mut seen, |seen| {
+        asked.values().flat_map(|(fact, on)| (fact.probes)(on, seen)).collect()
+    });
     asked.into_iter().map(|(name, (fact, on))| (name.to_string(), (fact.parse)(&on, &seen))).collect()
 }
 
 /// Asks in rounds, until nothing new is asked.
-pub(crate) fn run_probes(system: &dyn System, seen: &mut Observation, ask: impl Fn(&Observation) -> Vec<Probe>) {
+pub(crate) fn run_probes(
+    system: &dyn System,
+    seen: &mut Observation,
+    ask: impl Fn(&Observation) -> Vec<Probe>,
+) {
     // Four rounds are enough for "list, find the id, ask about it"; what asks for ever is cut off here.
     for _ in 0..4 {
         let mut wanted: Vec<Probe> = ask(seen).into_iter().filter(|p| !seen.has(p)).collect();
@@ -56,7 +68,9 @@ pub(crate) fn run_probes(system: &dyn System, seen: &mut Observation, ask: impl 
             let answers: Vec<Answer> = std::thread::scope(|scope| {
                 // The first one needs no thread of its own.
                 // Where there is no thread left, the question is asked in this one.
-                let beside = |p| std::thread::Builder::new().spawn_scoped(scope, move || answer(system, p)).map_err(|_| p);
+                let beside = |p| {
+                    std::thread::Builder::new().spawn_scoped(scope, move || answer(system, p)).map_err(|_| p)
+                };
                 let others: Vec<_> = group[1..].iter().map(beside).collect();
                 let first = std::panic::catch_unwind(AssertUnwindSafe(|| answer(system, &group[0])));
                 let join = |other: Result<std::thread::ScopedJoinHandle<'_, Answer>, &Probe>| match other {
@@ -64,7 +78,8 @@ pub(crate) fn run_probes(system: &dyn System, seen: &mut Observation, ask: impl 
                     Err(p) => std::panic::catch_unwind(AssertUnwindSafe(|| answer(system, p))),
                 };
                 let all = std::iter::once(first).chain(others.into_iter().map(join));
-                all.map(|a| a.unwrap_or_else(|_| Answer::Text(Err(broken("probe", "the probe panicked"))))).collect()
+                all.map(|a| a.unwrap_or_else(|_| Answer::Text(Err(broken("probe", "the probe panicked")))))
+                    .collect()
             });
             seen.0.extend(group.iter().cloned().zip(answers));
         }
@@ -76,7 +91,9 @@ fn broken(path: &str, why: &str) -> IoError {
 }
 
 fn answer(system: &dyn System, probe: &Probe) -> Answer {
-    let text = |bytes: Result<Vec<u8>, IoError>| Answer::Text(bytes.map(|b| String::from_utf8_lossy(&b).into_owned()));
+    let text = |bytes: Result<Vec<u8>, IoError>| {
+        Answer::Text(bytes.map(|b| String::from_utf8_lossy(&b).into_owned()))
+    };
     match probe {
         Probe::Run(command) => Answer::Ran(system.run(command)),
         Probe::Read(path) => text(system.read(path, READ_LIMIT)),
@@ -88,7 +105,9 @@ fn answer(system: &dyn System, probe: &Probe) -> Answer {
             Answer::Text(system.head(path, HEAD_LIMIT).map(hex))
         }
         Probe::Holders(prefix) => {
-            let lines = |holders: Vec<OpenedBy>| holders.iter().map(|h| json!(h).to_string()).collect::<Vec<_>>().join("\n");
+            let lines = |holders: Vec<OpenedBy>| {
+                holders.iter().map(|h| json!(h).to_string()).collect::<Vec<_>>().join("\n")
+            };
             Answer::Text(system.holders(prefix).map(lines))
         }
         Probe::Size(path) => Answer::Text(system.size(path).and_then(|size| match size {

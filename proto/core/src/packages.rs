@@ -21,11 +21,18 @@ pub(crate) struct Packages<'a> {
 
 impl<'a> Packages<'a> {
     /// Takes aside and compares every package of a spec that the effects use. Also gives the spec with what the packages say of themselves.
-    pub(crate) fn take(system: &'a dyn System, entry: &Entry, spec: &Value, effects: &[Effect]) -> Result<(Self, Value), Outcome> {
+    pub(crate) fn take(
+        system: &'a dyn System,
+        entry: &Entry,
+        spec: &Value,
+        effects: &[Effect],
+    ) -> Result<(Self, Value), Outcome> {
         let mut taken = Self { system, aside: vec![] };
         let written = serde_json::to_string(effects).unwrap_or_default();
         // As it stands inside a JSON text.
-        let used = |path: &str| serde_json::to_string(path).is_ok_and(|quoted| written.contains(quoted.trim_matches('"')));
+        let used = |path: &str| {
+            serde_json::to_string(path).is_ok_and(|quoted| written.contains(quoted.trim_matches('"')))
+        };
         let mut spec = spec.clone();
         for placed in (entry.files)(&spec) {
             let name = sentence(placed.artifact.file_name());
@@ -38,13 +45,19 @@ impl<'a> Packages<'a> {
             if taken.aside.iter().any(|(known, _)| *known == path) {
                 continue;
             }
-            let staged = system.stage(&path, placed.artifact.sha256.as_deref().unwrap_or_default()).map_err(|why| match why {
-                IoError::NotFound(_) => blocked(format!("{path} is not there: it was sent and is gone, or was never sent")),
-                why => Outcome::failed(why.to_string()),
-            })?;
+            let staged = system.stage(&path, placed.artifact.sha256.as_deref().unwrap_or_default()).map_err(
+                |why| match why {
+                    IoError::NotFound(_) => {
+                        blocked(format!("{path} is not there: it was sent and is gone, or was never sent"))
+                    }
+                    why => Outcome::failed(why.to_string()),
+                },
+            )?;
             taken.aside.push((path.clone(), staged.instead.clone()));
             let truth = compared(&placed.artifact, &path, staged)?;
-            let known = (entry.with_artifacts)(&spec, &mut |artifact| (*artifact == placed.artifact).then(|| truth.clone()));
+            let known = (entry.with_artifacts)(&spec, &mut |artifact| {
+                (*artifact == placed.artifact).then(|| truth.clone())
+            });
             spec = known.unwrap_or(spec);
         }
         Ok((taken, spec))
@@ -58,7 +71,9 @@ impl<'a> Packages<'a> {
     /// A word of a command line: the path itself, or `--option=PATH`.
     fn word(&self, word: &str) -> String {
         match word.split_once("=/") {
-            Some((option, rest)) if option.starts_with('-') => format!("{option}={}", self.instead(&format!("/{rest}"))),
+            Some((option, rest)) if option.starts_with('-') => {
+                format!("{option}={}", self.instead(&format!("/{rest}")))
+            }
             _ => self.instead(word),
         }
     }
@@ -83,7 +98,9 @@ fn compared(stated: &Artifact, path: &str, staged: Staged) -> Result<Artifact, O
     if !staged.sha256.eq_ignore_ascii_case(&sha256) {
         let short = |sum: &str| sum.chars().take(12).collect::<String>();
         let (is, said) = (short(&staged.sha256), short(&sha256));
-        return Err(blocked(format!("{path} was changed after it was sent: its SHA-256 is {is}.., the plan says {said}..")));
+        return Err(blocked(format!(
+            "{path} was changed after it was sent: its SHA-256 is {is}.., the plan says {said}.."
+        )));
     }
     let (kind, holds) = staged.found.map_err(|why| blocked(format!("{path}: {}", sentence(&why))))?;
     let lies = stated.kind.is_some_and(|k| k != kind) || (!stated.holds.is_empty() && stated.holds != holds);
@@ -91,7 +108,10 @@ fn compared(stated: &Artifact, path: &str, staged: Staged) -> Result<Artifact, O
         let words = |kind: Option<_>, holds: &[_]| sentence(&serde_json::json!([kind, holds]).to_string());
         let (is, said) = (words(Some(kind), &holds), words(stated.kind, &stated.holds));
         let why = format!("controller and agent read {path} differently: {said}, {is}; nothing was done");
-        return Err(Outcome::Blocked { why, hint: "compare `vsgpu --version` of both sides; upgrade the agent".into() });
+        return Err(Outcome::Blocked {
+            why,
+            hint: "compare `vsgpu --version` of both sides; upgrade the agent".into(),
+        });
     }
     Ok(Artifact { kind: Some(kind), holds, size: Some(staged.size), ..stated.clone() })
 }

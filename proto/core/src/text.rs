@@ -140,12 +140,19 @@ mod tests {
     fn nothing_that_moves_a_cursor_is_left() {
         let hostile = "a\u{1b}]0;title\u{7}\u{1b}[2J\u{9b}1;1H\u{202e}evil\u{2066}\r\u{200b}\u{e0041}\u{7f}b";
         let shown = visible(hostile);
-        assert_eq!(shown, "a\\u001b]0;title\\u0007\\u001b[2J\\u009b1;1H\\u202eevil\\u2066\\u000d\\u200b\\udb40\\udc41\\u007fb");
+        assert_eq!(
+            shown,
+            "a\\u001b]0;title\\u0007\\u001b[2J\\u009b1;1H\\u202eevil\\u2066\\u000d\\u200b\\udb40\\udc41\\u007fb"
+        );
         assert_eq!(visible("a\n\tb ü 日本 'x'"), "a\n\tb ü 日本 'x'");
         assert_eq!(sentence("a\r\nb\tc\n"), "a\\r\\nb c");
         assert!(sentence(&"x".repeat(5_000)).ends_with("x.. (3000 more characters)"));
         let long = sentence(&"\u{1b}".repeat(5_000));
-        assert_eq!((visible(&shown), sentence(&sentence("a\n"))), (shown.clone(), sentence("a\n")), "once is enough");
+        assert_eq!(
+            (visible(&shown), sentence(&sentence("a\n"))),
+            (shown.clone(), sentence("a\n")),
+            "once is enough"
+        );
         assert!(long.len() < SENTENCE + 2 * SLACK && sentence(&long) == long);
     }
 
@@ -153,7 +160,10 @@ mod tests {
     fn passwords_of_addresses_are_hidden() {
         for (text, shown) in [
             ("deb https://me:ge@heim@mirror/debian x", "deb https://...@mirror/debian x"),
-            ("Acquire::http::Proxy \"http://u:p@proxy:3128\";", "Acquire::http::Proxy \"http://...@proxy:3128\";"),
+            (
+                "Acquire::http::Proxy \"http://u:p@proxy:3128\";",
+                "Acquire::http::Proxy \"http://...@proxy:3128\";",
+            ),
             ("http://a/b@c and ftp://x:y@z", "http://a/b@c and ftp://...@z"),
             ("me@example.com", "me@example.com"),
             ("://", "://"),

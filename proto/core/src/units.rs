@@ -19,8 +19,12 @@ impl std::str::FromStr for Bdf {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is no PCI address like 0000:3b:00.0");
-        let hex =
-            |part: &str, max: u32| u32::from_str_radix(part, 16).ok().filter(|n| *n <= max && !part.starts_with('+')).ok_or_else(wrong);
+        let hex = |part: &str, max: u32| {
+            u32::from_str_radix(part, 16)
+                .ok()
+                .filter(|n| *n <= max && !part.starts_with('+'))
+                .ok_or_else(wrong)
+        };
         let parts: Vec<&str> = text.trim().split(':').collect();
         let (domain, bus, rest) = match parts[..] {
             [bus, rest] => ("0", bus, rest),
@@ -59,7 +63,12 @@ impl Bdf {
             _ => return None,
         };
         let in_range = bus <= 0xff && device <= 0x1f;
-        in_range.then_some(Self { domain, bus: bus as u8, device: device as u8, function: function.parse().ok().filter(|f| *f <= 7)? })
+        in_range.then_some(Self {
+            domain,
+            bus: bus as u8,
+            device: device as u8,
+            function: function.parse().ok().filter(|f| *f <= 7)?,
+        })
     }
 
     /// Whether another function of the same device.
@@ -98,8 +107,11 @@ impl DriverVersion {
 impl std::str::FromStr for DriverVersion {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let numbers: Option<Vec<u32>> =
-            text.trim().split('.').map(|n| n.parse().ok().filter(|_| n.chars().all(|c| c.is_ascii_digit()))).collect();
+        let numbers: Option<Vec<u32>> = text
+            .trim()
+            .split('.')
+            .map(|n| n.parse().ok().filter(|_| n.chars().all(|c| c.is_ascii_digit())))
+            .collect();
         match numbers {
             Some(numbers) if numbers.len() >= 2 && numbers[0] >= 100 => Ok(Self(numbers)),
             _ => Err(format!("`{text}` is no driver version like 535.183.04")),
@@ -161,7 +173,11 @@ mod tests {
     #[test]
     fn a_vmx_counts_in_decimal() {
         let at = |t: &str| t.parse::<Bdf>().unwrap_or_else(|e| panic!("{e}"));
-        for (hex, vmx) in [("0000:0d:00.0", "00000:013:00.0"), ("0000:42:00.0", "00000:066:00.0"), ("0001:af:1f.7", "00001:175:31.7")] {
+        for (hex, vmx) in [
+            ("0000:0d:00.0", "00000:013:00.0"),
+            ("0000:42:00.0", "00000:066:00.0"),
+            ("0001:af:1f.7", "00001:175:31.7"),
+        ] {
             assert_eq!(at(hex).vmx_id(), vmx);
             assert_eq!(Bdf::from_vmx_id(vmx), Some(at(hex)));
         }

@@ -26,10 +26,17 @@ impl<'de, W: Deserialize<'de>, S: Deserialize<'de>> Deserialize<'de> for WordOr<
             }
             fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
                 // Which words there are is said, and none is suggested: the nearest one to a slip may be `absent`.
-                W::deserialize(StrDeserializer::<de::value::Error>::new(word)).map(WordOr::Word).map_err(|e| {
-                    let words = e.to_string().split_once("expected ").map_or(String::new(), |(_, words)| words.replace("one of ", ""));
-                    E::custom(format!("`{word}`: {words}, or keys and values (`{{ key: value }}`) are expected"))
-                })
+                W::deserialize(StrDeserializer::<de::value::Error>::new(word)).map(WordOr::Word).map_err(
+                    |e| {
+                        let words = e
+                            .to_string()
+                            .split_once("expected ")
+                            .map_or(String::new(), |(_, words)| words.replace("one of ", ""));
+                        E::custom(format!(
+                            "`{word}`: {words}, or keys and values (`{{ key: value }}`) are expected"
+                        ))
+                    },
+                )
             }
             fn visit_map<M: de::MapAccess<'de>>(self, map: M) -> Result<Self::Value, M::Error> {
                 S::deserialize(MapAccessDeserializer::new(map)).map(WordOr::Map)
@@ -72,7 +79,10 @@ mod tests {
     #[test]
     fn errors_are_those_of_the_part_that_was_meant() {
         let read = |text: &str| serde_json::from_str::<WordOr<Word, Map>>(text).map_err(|e| e.to_string());
-        assert!(matches!(read("\"absent\""), Ok(WordOr::Word(Word::Absent))) && matches!(read("{\"package\": 1}"), Ok(WordOr::Map(_))));
+        assert!(
+            matches!(read("\"absent\""), Ok(WordOr::Word(Word::Absent)))
+                && matches!(read("{\"package\": 1}"), Ok(WordOr::Map(_)))
+        );
         assert!(read("{\"packge\": 1}").unwrap_err().contains("expected `package`"));
         assert!(read("\"abset\"").unwrap_err().starts_with("`abset`: `absent`, or keys and values"));
         assert!(read("7").unwrap_err().contains("one word, or keys and values"));

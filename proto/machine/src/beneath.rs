@@ -62,7 +62,11 @@ pub(crate) fn place(root: &Path, path: &str, make: bool) -> Result<Place> {
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     // The root itself is the operator's word, and may be reached through links.
-    let below = if root == Path::new("/") { real.clone() } else { real.strip_prefix(root).map_or(real.clone(), Path::to_path_buf) };
+    let below = if root == Path::new("/") {
+        real.clone()
+    } else {
+        real.strip_prefix(root).map_or(real.clone(), Path::to_path_buf)
+    };
     let start = File::open(root).ok().filter(|_| root != Path::new("/"));
     let below = if below.as_os_str().is_empty() { PathBuf::from(".") } else { below };
     let opened = match &start {
@@ -75,7 +79,10 @@ pub(crate) fn place(root: &Path, path: &str, make: bool) -> Result<Place> {
         Err(nix::errno::Errno::ENOSYS | nix::errno::Errno::EPERM | nix::errno::Errno::EOPNOTSUPP) => None,
         Err(why) => return Err(why.into()),
     };
-    let by_fd = open.as_ref().map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))).filter(|path| path.exists());
+    let by_fd = open
+        .as_ref()
+        .map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())))
+        .filter(|path| path.exists());
     Ok(Place { folder: by_fd.unwrap_or(real), name, open })
 }
 
@@ -90,7 +97,9 @@ fn folder(root: &Path, parts: Vec<OsString>) -> Result<PathBuf> {
         let meta = match std::fs::symlink_metadata(&at) {
             Ok(meta) => meta,
             // It is to be made, with what is below it.
-            Err(why) if why.kind() == ErrorKind::NotFound => return Ok(next.into_iter().rev().fold(at, |at, part| at.join(part))),
+            Err(why) if why.kind() == ErrorKind::NotFound => {
+                return Ok(next.into_iter().rev().fold(at, |at, part| at.join(part)));
+            }
             Err(why) => return Err(why),
         };
         if !meta.is_symlink() {
@@ -102,11 +111,16 @@ fn folder(root: &Path, parts: Vec<OsString>) -> Result<PathBuf> {
         }
         links += 1;
         let refused = |why: &str| {
-            Err(Error::new(ErrorKind::PermissionDenied, format!("{} is a symbolic link {why}: it is not followed", at.display())))
+            Err(Error::new(
+                ErrorKind::PermissionDenied,
+                format!("{} is a symbolic link {why}: it is not followed", at.display()),
+            ))
         };
         let holder = std::fs::metadata(&here)?;
-        let below =
-            here.strip_prefix(root).ok().and_then(|here| Path::new("/").join(here).strip_prefix(DATASTORES).ok().map(Path::to_path_buf));
+        let below = here
+            .strip_prefix(root)
+            .ok()
+            .and_then(|here| Path::new("/").join(here).strip_prefix(DATASTORES).ok().map(Path::to_path_buf));
         let depth = below.map_or(0, |below| below.components().count());
         if depth > 0 {
             // vSAN's own: the name of a folder at the top is a link to the one with its id, beside it. It leads nowhere else.
@@ -118,7 +132,9 @@ fn folder(root: &Path, parts: Vec<OsString>) -> Result<PathBuf> {
             next.push(target.into_os_string());
             continue;
         }
-        if ![0, us].contains(&meta.uid()) || ![0, us].contains(&holder.uid()) || (holder.mode() & 0o022 != 0 && holder.mode() & 0o1000 == 0)
+        if ![0, us].contains(&meta.uid())
+            || ![0, us].contains(&holder.uid())
+            || (holder.mode() & 0o022 != 0 && holder.mode() & 0o1000 == 0)
         {
             return refused("that somebody else may have made");
         }
@@ -165,20 +181,28 @@ mod tests {
     #[test]
     fn roots_own_links_are_followed_and_nobody_elses() {
         let root = root("links");
-        let write = |path: &str| place(&root, path, true).and_then(|place| std::fs::write(place.target(), "x"));
+        let write =
+            |path: &str| place(&root, path, true).and_then(|place| std::fs::write(place.target(), "x"));
         write("/var/run/vsgpu/boot").unwrap();
         assert!(root.join("run/vsgpu/boot").exists());
         write("/vmfs/volumes/datastore1/vsgpu/f").unwrap();
         assert!(root.join("vmfs/volumes/5f-id/vsgpu/f").exists());
         // Another host's hand on a datastore; somebody's in a folder that everybody may write to.
         symlink("../../../etc", root.join("vmfs/volumes/5f-id/planted")).unwrap();
-        assert!(write("/vmfs/volumes/datastore1/planted/passwd").unwrap_err().to_string().contains("on a datastore"));
+        assert!(
+            write("/vmfs/volumes/datastore1/planted/passwd")
+                .unwrap_err()
+                .to_string()
+                .contains("on a datastore")
+        );
         // What vSAN makes at the top of a datastore is followed, deeper it is not.
         symlink("x", root.join("vmfs/volumes/5f-id/vm")).unwrap();
         write("/vmfs/volumes/datastore1/vm/vm.vmx").unwrap();
         assert!(root.join("vmfs/volumes/5f-id/x/vm.vmx").exists());
         symlink("x", root.join("vmfs/volumes/5f-id/x/deep")).unwrap();
-        assert!(write("/vmfs/volumes/datastore1/x/deep/f").unwrap_err().to_string().contains("on a datastore"));
+        assert!(
+            write("/vmfs/volumes/datastore1/x/deep/f").unwrap_err().to_string().contains("on a datastore")
+        );
         symlink("../etc", root.join("open/planted")).unwrap();
         assert!(write("/open/planted/passwd").unwrap_err().to_string().contains("somebody else"));
         symlink("circle", root.join("circle")).unwrap();

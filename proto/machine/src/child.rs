@@ -82,7 +82,11 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
     });
     if !alive {
         let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
-        return Ran { ended: ExitKind::Broken("this machine has no thread left for it".into()), stdout: vec![], stderr: vec![] };
+        return Ran {
+            ended: ExitKind::Broken("this machine has no thread left for it".into()),
+            stdout: vec![],
+            stderr: vec![],
+        };
     }
     let (mut exit, mut open, mut closing, mut over) = (None, 2, deadline, false);
     let early = loop {
@@ -110,7 +114,9 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
         let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
     }
     let ended = early.unwrap_or_else(|| match exit {
-        Some(Ok(status)) => status.code().map_or_else(|| ExitKind::Signal(status.signal().unwrap_or_default()), ExitKind::Status),
+        Some(Ok(status)) => status
+            .code()
+            .map_or_else(|| ExitKind::Signal(status.signal().unwrap_or_default()), ExitKind::Status),
         Some(Err(why)) => ExitKind::Broken(why.to_string()),
         None => ExitKind::Broken("it was lost".into()),
     });
@@ -172,7 +178,9 @@ impl Stream {
     fn taken(self) -> Vec<u8> {
         let Ok(mut kept) = self.kept.lock() else { return vec![] };
         let mut buffer = [0; 16 << 10];
-        while let Some(pipe) = self.pipe.as_deref().filter(|pipe| kept.len() < MAX_OUTPUT && readable(pipe, PollTimeout::ZERO)) {
+        while let Some(pipe) =
+            self.pipe.as_deref().filter(|pipe| kept.len() < MAX_OUTPUT && readable(pipe, PollTimeout::ZERO))
+        {
             let room = buffer.len().min(MAX_OUTPUT - kept.len());
             let Ok(n @ 1..) = (&*pipe).read(&mut buffer[..room]) else { break };
             kept.extend_from_slice(&buffer[..n]);

@@ -2,7 +2,10 @@
 //!
 //! With a root other than `/` a program is only taken from `--tools` or from below that root: an agent that is told to
 //! look at a copy must never change the machine it runs on.
-#![expect(clippy::disallowed_methods, reason = "this is the shell: the only file that touches a machine's files")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the shell: the only file that touches a machine's files"
+)]
 
 use crate::beneath::{self, Place};
 use crate::boot::Boot;
@@ -19,9 +22,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use vsgpu_core::machine::Machine;
 use vsgpu_core::system::KEEP_MODE;
-use vsgpu_core::{BootIdentity, Command, ExitKind, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError, text};
+use vsgpu_core::{
+    BootIdentity, Command, ExitKind, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError, text,
+};
 
-pub(crate) const FOLDERS: [&str; 6] = ["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
+pub(crate) const FOLDERS: [&str; 6] =
+    ["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
 
 /// Files below a root, programs from `--tools` first.
 #[derive(Clone, Debug)]
@@ -68,8 +74,18 @@ impl Posix {
         if command.program.contains('/') {
             return None;
         }
-        let below = command.also.iter().map(String::as_str).chain(FOLDERS).filter_map(|folder| self.path(folder).ok());
-        self.tools.iter().cloned().chain(below).map(|folder| folder.join(&command.program)).find(|path| child::runs(path))
+        let below = command
+            .also
+            .iter()
+            .map(String::as_str)
+            .chain(FOLDERS)
+            .filter_map(|folder| self.path(folder).ok());
+        self.tools
+            .iter()
+            .cloned()
+            .chain(below)
+            .map(|folder| folder.join(&command.program))
+            .find(|path| child::runs(path))
     }
 
     fn note(&self, pid: i32, command: &Command) {
@@ -86,7 +102,12 @@ impl Posix {
         }
     }
 
-    fn replace(&self, path: &str, mode: u32, fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<(), IoError> {
+    fn replace(
+        &self,
+        path: &str,
+        mode: u32,
+        fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>,
+    ) -> Result<(), IoError> {
         let failed = |e: std::io::Error| io_error(path, &e);
         let place = self.place(path, true)?;
         let target = place.target();
@@ -147,10 +168,22 @@ impl System for Posix {
         };
         let folders = FOLDERS.iter().map(|f| f.to_string());
         let path: Vec<String> = self.tools.iter().map(|t| t.display().to_string()).chain(folders).collect();
-        let fixed = [("LC_ALL", "C"), ("LANG", "C")].map(|(name, value)| (name.to_string(), value.to_string()));
-        let env = fixed.into_iter().chain(command.env.iter().cloned()).chain([("PATH".into(), path.join(":"))]).collect();
+        let fixed =
+            [("LC_ALL", "C"), ("LANG", "C")].map(|(name, value)| (name.to_string(), value.to_string()));
+        let env = fixed
+            .into_iter()
+            .chain(command.env.iter().cloned())
+            .chain([("PATH".into(), path.join(":"))])
+            .collect();
         let mut noted = None;
-        let child = Child { program: &program, args: &command.args, env, input: Input::Nothing, within: command.timeout_secs, until: None };
+        let child = Child {
+            program: &program,
+            args: &command.args,
+            env,
+            input: Input::Nothing,
+            within: command.timeout_secs,
+            until: None,
+        };
         let ran = child::run(child, &mut |group| {
             if command.timeout_secs >= LONG {
                 self.note(group, command);
@@ -203,16 +236,24 @@ impl System for Posix {
         let mut found = vec![];
         for pid in self.list("/proc")?.into_iter().filter_map(|name| name.parse::<u32>().ok()) {
             let Ok(folder) = self.path(&format!("/proc/{pid}/fd")) else { continue };
-            let open = std::fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|e| std::fs::read_link(e.path()).ok());
+            let open = std::fs::read_dir(folder)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter_map(|e| std::fs::read_link(e.path()).ok());
             if !open.take(100_000).any(|target| target.to_str().is_some_and(|t| t.starts_with(prefix))) {
                 continue;
             }
-            let text = |file: &str| self.read(&format!("/proc/{pid}/{file}"), 4096).map(|b| String::from_utf8_lossy(&b).into_owned());
+            let text = |file: &str| {
+                self.read(&format!("/proc/{pid}/{file}"), 4096)
+                    .map(|b| String::from_utf8_lossy(&b).into_owned())
+            };
             // `0::/system.slice/nvidia-persistenced.service`; the last part is the service.
             let cgroup = text("cgroup").unwrap_or_default();
             // A service of a user's own manager is none that `systemctl` stops by its name.
             let own = cgroup.lines().filter(|l| !l.contains("/user@"));
-            let service = own.filter_map(|l| l.rsplit('/').next()).find(|l| l.ends_with(".service")).map(String::from);
+            let service =
+                own.filter_map(|l| l.rsplit('/').next()).find(|l| l.ends_with(".service")).map(String::from);
             found.push(OpenedBy { pid, name: text("comm").unwrap_or_default().trim().into(), service });
         }
         found.sort();
@@ -233,7 +274,8 @@ impl System for Posix {
 
     fn list(&self, path: &str) -> Result<Vec<String>, IoError> {
         let entries = std::fs::read_dir(self.path(path)?).map_err(|e| io_error(path, &e))?;
-        let mut names: Vec<String> = entries.take(10_000).flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<String> =
+            entries.take(10_000).flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         Ok(names)
     }
@@ -292,7 +334,10 @@ impl System for Posix {
             _ => io_error(&file.target, &e).into(),
         };
         let planted = |why: &str| {
-            UploadError::from(IoError::Other { path: file.partial.clone(), why: format!("{why}: nothing is received into it") })
+            UploadError::from(IoError::Other {
+                path: file.partial.clone(),
+                why: format!("{why}: nothing is received into it"),
+            })
         };
         // Whatever lies there under our name may have been put there for us to write through.
         match partial.symlink_metadata() {
@@ -305,7 +350,14 @@ impl System for Posix {
             }
             _ => {}
         }
-        let mut to = no_follow().create(true).truncate(false).read(true).write(true).mode(0o600).open(&partial).map_err(failed)?;
+        let mut to = no_follow()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(&partial)
+            .map_err(failed)?;
         let have = to.metadata().map_err(failed)?.len();
         if have < file.offset {
             return Err(UploadError::Gap(have));
@@ -340,7 +392,9 @@ impl System for Posix {
         let mut magic = [0; 4];
         let begun = to.seek(SeekFrom::Start(0)).and_then(|_| to.read(&mut magic)).is_ok();
         let mode = if begun && is_program(&magic) { 0o700 } else { 0o600 };
-        to.set_permissions(std::fs::Permissions::from_mode(mode)).and_then(|()| to.sync_all()).map_err(failed)?;
+        to.set_permissions(std::fs::Permissions::from_mode(mode))
+            .and_then(|()| to.sync_all())
+            .map_err(failed)?;
         std::fs::rename(&partial, &target).map_err(failed)
     }
 
@@ -351,7 +405,9 @@ impl System for Posix {
         match self.read("/proc/sys/kernel/osrelease", 256) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).trim().into(),
             // VMkernel's own release, `uname -r` there; only Linux guests are asked for it.
-            Err(_) => nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default(),
+            Err(_) => nix::sys::utsname::uname()
+                .map(|u| u.release().to_string_lossy().into_owned())
+                .unwrap_or_default(),
         }
     }
 
@@ -399,7 +455,10 @@ mod tests {
     #[test]
     fn both_streams_and_the_status_come_back() {
         let output = here().run(&Command::new("sh", ["-c", "echo out; echo err >&2; exit 3"]));
-        assert_eq!(output, Output { ended: ExitKind::Status(3), stdout: "out\n".into(), stderr: "err\n".into() });
+        assert_eq!(
+            output,
+            Output { ended: ExitKind::Status(3), stdout: "out\n".into(), stderr: "err\n".into() }
+        );
         assert_eq!(here().run(&Command::new("no-such-program", [""])).ended, ExitKind::Missing);
     }
 
@@ -428,6 +487,10 @@ mod tests {
     fn nothing_leaves_the_root() {
         let posix = Posix::new(None, "/nonexistent-root".into());
         assert!(posix.path("/etc/../../etc/passwd").is_err() && posix.path("etc").is_err());
-        assert_eq!(posix.run(&Command::new("sh", ["-c", "true"])).ended, ExitKind::Missing, "no program of the real machine");
+        assert_eq!(
+            posix.run(&Command::new("sh", ["-c", "true"])).ended,
+            ExitKind::Missing,
+            "no program of the real machine"
+        );
     }
 }

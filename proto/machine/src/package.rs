@@ -51,12 +51,16 @@ pub fn inspect(file: &mut dyn File, name: &str, size: u64) -> Result<(Kind, Vec<
             whole(file, size)?;
             Kind::Run
         }
-        _ if lower.ends_with(".vib") => return Err("this is not a VIB (an ar archive that begins with `!<arch>`)".into()),
+        _ if lower.ends_with(".vib") => {
+            return Err("this is not a VIB (an ar archive that begins with `!<arch>`)".into());
+        }
         _ if lower.ends_with(".zip") => return Err("this is not a zip file".into()),
         _ if lower.ends_with(".deb") || lower.ends_with(".rpm") => {
             return Err("this is no package: its first bytes are not those of its kind".into());
         }
-        _ if lower.ends_with(".run") => return Err("this is not a self-extracting installer (it does not begin with `#!`)".into()),
+        _ if lower.ends_with(".run") => {
+            return Err("this is not a self-extracting installer (it does not begin with `#!`)".into());
+        }
         _ => Kind::Other,
     };
     Ok((kind, by_name))
@@ -77,16 +81,25 @@ fn whole(file: &mut dyn File, size: u64) -> Result<(), String> {
     let lines = number("skip=").or_else(|| number("SKIP="));
     let (Some(skip), Some(payload)) = (lines, number("filesizes=")) else { return Ok(()) };
     // `skip` is the line at which the payload begins, in makeself's own counting the number of script lines or one more.
-    let script: usize =
-        head.split_inclusive(|b| *b == b'\n').take(usize::try_from(skip.saturating_sub(1)).unwrap_or(usize::MAX)).map(<[u8]>::len).sum();
+    let script: usize = head
+        .split_inclusive(|b| *b == b'\n')
+        .take(usize::try_from(skip.saturating_sub(1)).unwrap_or(usize::MAX))
+        .map(<[u8]>::len)
+        .sum();
     let needed = (script as u64).saturating_add(payload);
-    if size < needed { Err(format!("the file is cut off: it has {size} bytes and says of itself that it needs {needed}")) } else { Ok(()) }
+    if size < needed {
+        Err(format!("the file is cut off: it has {size} bytes and says of itself that it needs {needed}"))
+    } else {
+        Ok(())
+    }
 }
 
 /// NVIDIA's own file names state the version: `NVD-VGPU-800_535.183.04-1OEM...zip`, `NVIDIA-Linux-x86_64-535.183.01-grid.run`,
 /// `cuda_12.2.2_535.104.05_linux.run`.
 pub fn from_name(name: &str) -> Vec<PackageContent> {
-    let one = |name: &str, version: &str| vec![PackageContent { name: name.into(), version: version.into(), acceptance: None }];
+    let one = |name: &str, version: &str| {
+        vec![PackageContent { name: name.into(), version: version.into(), acceptance: None }]
+    };
     if let Some(rest) = name.strip_prefix("cuda_") {
         return rest.split('_').next().map(|v| one("cuda-toolkit", v)).unwrap_or_default();
     }
@@ -97,7 +110,8 @@ pub fn from_name(name: &str) -> Vec<PackageContent> {
         return version.map(|v| one(package, v)).unwrap_or_default();
     }
     if name.ends_with(".run") {
-        let version = name.trim_end_matches(".run").split('-').find(|part| part.parse::<DriverVersion>().is_ok());
+        let version =
+            name.trim_end_matches(".run").split('-').find(|part| part.parse::<DriverVersion>().is_ok());
         return version.map(|v| one("NVIDIA-Linux-x86_64", v)).unwrap_or_default();
     }
     // A VIB's full version is `535.183.04-1OEM.800.1.0.20613240`; only the driver version is sure from a name.
@@ -122,21 +136,25 @@ fn vib_descriptor(file: &mut dyn File) -> Result<(String, bool), String> {
     // Members begin at even places.
     let mut next = vec![];
     Read::take(&mut *file, 60 + size % 2).read_to_end(&mut next).map_err(|e| e.to_string())?;
-    let signature = next.get(usize::from(size % 2 == 1)..).filter(|header| header.len() == 60).ok_or(cut_off)?;
+    let signature =
+        next.get(usize::from(size % 2 == 1)..).filter(|header| header.len() == 60).ok_or(cut_off)?;
     let (name, size) = member(signature)?;
     Ok((xml, name == "sig.pkcs7" && size > 0))
 }
 
 /// Name and size of a member, from its header of an ar archive.
 fn member(header: &[u8]) -> Result<(String, u64), String> {
-    let text = |range: std::ops::Range<usize>| String::from_utf8_lossy(&header[range]).trim().trim_end_matches('/').to_string();
+    let text = |range: std::ops::Range<usize>| {
+        String::from_utf8_lossy(&header[range]).trim().trim_end_matches('/').to_string()
+    };
     Ok((text(0..16), text(48..58).parse().map_err(|_| "a header of the VIB is broken")?))
 }
 
 fn held(descriptor: &str) -> Result<PackageContent, String> {
     let vib = vsgpu_core::readers::xml::parse(descriptor)?;
     let text = |tag: &str| vib.child(tag).map(|c| c.text.clone());
-    let stated = text("name").zip(text("version")).ok_or("the VIB's descriptor.xml states no name and version")?;
+    let stated =
+        text("name").zip(text("version")).ok_or("the VIB's descriptor.xml states no name and version")?;
     Ok(PackageContent { name: stated.0, version: stated.1, acceptance: text("acceptance-level") })
 }
 
@@ -144,28 +162,41 @@ const TOO_MUCH: &str = "the descriptors of this zip file are larger than those o
 
 /// An offline bundle holds `index.xml` and metadata zips with one descriptor per VIB; a component is said in a bulletin.
 fn bundle(file: &mut dyn File) -> Result<(Kind, Vec<PackageContent>), String> {
-    let mut zip = zip::ZipArchive::new(file).map_err(|e| format!("the zip file is broken or cut off: {e}"))?;
+    let mut zip =
+        zip::ZipArchive::new(file).map_err(|e| format!("the zip file is broken or cut off: {e}"))?;
     if zip.len() > MAX_MEMBERS {
         return Err(format!("the zip file has {} members; packages have some hundreds at most", zip.len()));
     }
     if zip.index_for_name("index.xml").is_none() {
         // NVIDIA's download is a zip around the packages; nested folders hold the real ones.
-        let inner: Vec<String> =
-            zip.file_names().filter(|n| n.ends_with(".zip") || n.ends_with(".vib")).take(12).map(String::from).collect();
+        let inner: Vec<String> = zip
+            .file_names()
+            .filter(|n| n.ends_with(".zip") || n.ends_with(".vib"))
+            .take(12)
+            .map(String::from)
+            .collect();
         return Err(if inner.is_empty() {
             "this zip file is no offline bundle (it has no index.xml)".into()
         } else {
-            format!("this is NVIDIA's download, not the package itself; unpack it and use one of: {}", inner.join(", "))
+            format!(
+                "this is NVIDIA's download, not the package itself; unpack it and use one of: {}",
+                inner.join(", ")
+            )
         });
     }
-    let names: Vec<String> = zip.file_names().filter(|n| n.ends_with(".zip") && n.contains("metadata")).map(String::from).collect();
+    let names: Vec<String> = zip
+        .file_names()
+        .filter(|n| n.ends_with(".zip") && n.contains("metadata"))
+        .map(String::from)
+        .collect();
     let (mut holds, mut component, mut left) = (vec![], false, MAX_DESCRIPTORS);
     for name in names {
         let mut inner = vec![];
         let metadata = zip.by_name(&name).map_err(|e| format!("{name}: {e}"))?;
         metadata.take(MAX_DESCRIPTOR).read_to_end(&mut inner).map_err(|e| format!("{name}: {e}"))?;
         left = left.checked_sub(inner.len()).ok_or(TOO_MUCH)?;
-        let mut inner = zip::ZipArchive::new(std::io::Cursor::new(inner)).map_err(|e| format!("{name}: {e}"))?;
+        let mut inner =
+            zip::ZipArchive::new(std::io::Cursor::new(inner)).map_err(|e| format!("{name}: {e}"))?;
         for at in 0..inner.len().min(256) {
             let mut text = vec![];
             let entry = inner.by_index(at).map_err(|e| format!("{name}: {e}"))?;

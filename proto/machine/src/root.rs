@@ -11,8 +11,14 @@ impl Root {
     /// An absolute path of the machine, below the root. `..` is refused.
     pub(crate) fn path(&self, path: &str) -> Result<PathBuf, IoError> {
         let inner = Path::new(path);
-        if !inner.is_absolute() || inner.components().any(|c| c == Component::ParentDir) || path.contains('\0') {
-            return Err(IoError::Other { path: path.into(), why: "is not an absolute path without `..`".into() });
+        if !inner.is_absolute()
+            || inner.components().any(|c| c == Component::ParentDir)
+            || path.contains('\0')
+        {
+            return Err(IoError::Other {
+                path: path.into(),
+                why: "is not an absolute path without `..`".into(),
+            });
         }
         Ok(self.0.join(path.trim_start_matches('/')))
     }

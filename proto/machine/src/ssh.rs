@@ -107,8 +107,13 @@ impl Ssh {
     /// # Errors
     /// Where there is no ssh, or a file is missing.
     pub(crate) fn new(target: &Target, control: &Path) -> Result<Self, String> {
-        let program = ["/usr/bin/ssh", "/bin/ssh", "/usr/local/bin/ssh"].map(PathBuf::from).into_iter().find(|path| child::runs(path));
-        let program = program.ok_or("there is no OpenSSH client here: install Debian's `openssh-client`, or `openssh-clients`")?;
+        let program = ["/usr/bin/ssh", "/bin/ssh", "/usr/local/bin/ssh"]
+            .map(PathBuf::from)
+            .into_iter()
+            .find(|path| child::runs(path));
+        let program = program.ok_or(
+            "there is no OpenSSH client here: install Debian's `openssh-client`, or `openssh-clients`",
+        )?;
         let mut args: Vec<String> = ["-T", "-x", "-a"].map(String::from).into();
         let mut options: Vec<String> = [
             "BatchMode=yes",
@@ -171,16 +176,25 @@ impl Ssh {
 
     /// Runs a script. What its last command ends with is its end, unless it has an `end` of its own. One that takes too long is ended
     /// there as well, with all that it started, unless `stays`.
-    pub(crate) fn script(&self, script: &str, input: Input, within: u32, stays: bool) -> Result<ScriptOutput, ScriptError> {
+    pub(crate) fn script(
+        &self,
+        script: &str,
+        input: Input,
+        within: u32,
+        stays: bool,
+    ) -> Result<ScriptOutput, ScriptError> {
         let mark = &self.mark;
         let whole = format!("umask 077; echo {mark}- $$ >&2\n{script}\nprintf '\\n{mark} %s\\n' $? >&2");
         let whole = format!("exec sh -c {}", quoted(&whole));
         if whole.len() > LONGEST {
-            return Err(ScriptError::Unreachable(format!("a script of {} bytes is too long to be sent", whole.len())));
+            return Err(ScriptError::Unreachable(format!(
+                "a script of {} bytes is too long to be sent",
+                whole.len()
+            )));
         }
-        let _place = self
-            .place(within)
-            .ok_or_else(|| ScriptError::Unreachable(format!("ssh {}: all {AT_ONCE} sessions are in use", self.target)))?;
+        let _place = self.place(within).ok_or_else(|| {
+            ScriptError::Unreachable(format!("ssh {}: all {AT_ONCE} sessions are in use", self.target))
+        })?;
         let ran = self.ssh(&whole, input, within);
         let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
         let Some((before, rest)) = stderr.split_once(&format!("{mark}- ")) else {
@@ -195,7 +209,9 @@ impl Ssh {
             ExitKind::Flooded(bytes) => Some(ScriptError::Flooded(bytes)),
             _ => None,
         };
-        let end = said.rsplit_once(&format!("\n{mark} ")).or_else(|| said.strip_prefix(&format!("{mark} ")).map(|end| ("", end)));
+        let end = said
+            .rsplit_once(&format!("\n{mark} "))
+            .or_else(|| said.strip_prefix(&format!("{mark} ")).map(|end| ("", end)));
         // What came to its end is over, however ssh itself ended.
         if let Some(lost) = lost.filter(|lost| end.is_none() || matches!(lost, ScriptError::Flooded(_))) {
             // ssh is gone, what it started there is not.
@@ -221,15 +237,31 @@ impl Ssh {
     /// Ends the shared connection.
     pub(crate) fn close(&self) {
         let last = self.args.len().saturating_sub(2);
-        let args: Vec<String> = [&self.args[..last], &["-O".into(), "exit".into()], &self.args[last..]].concat();
-        child::run(Child { program: &self.program, args: &args, env: vec![], input: Input::Nothing, within: 5, until: None }, &mut |_| {});
+        let args: Vec<String> =
+            [&self.args[..last], &["-O".into(), "exit".into()], &self.args[last..]].concat();
+        child::run(
+            Child {
+                program: &self.program,
+                args: &args,
+                env: vec![],
+                input: Input::Nothing,
+                within: 5,
+                until: None,
+            },
+            &mut |_| {},
+        );
     }
 
     fn ssh(&self, text: &str, input: Input, within: u32) -> Ran {
         let args: Vec<String> = self.args.iter().cloned().chain([text.to_string()]).collect();
         let until = format!("\n{} ", self.mark);
-        let fixed = [("LC_ALL", "C"), ("LANG", "C")].map(|(name, value)| (name.to_string(), value.to_string())).to_vec();
-        child::run(Child { program: &self.program, args: &args, env: fixed, input, within, until: Some(&until) }, &mut |_| {})
+        let fixed = [("LC_ALL", "C"), ("LANG", "C")]
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .to_vec();
+        child::run(
+            Child { program: &self.program, args: &args, env: fixed, input, within, until: Some(&until) },
+            &mut |_| {},
+        )
     }
 
     /// Why a machine was not reached, with what to do.
@@ -244,7 +276,8 @@ impl Ssh {
         } else if said.contains("IDENTIFICATION HAS CHANGED") {
             "; its host key is another one than before: find out why before anything else".into()
         } else if said.contains("Permission denied") {
-            "; the key is not allowed there: on ESXi it belongs into /etc/ssh/keys-root/authorized_keys".into()
+            "; the key is not allowed there: on ESXi it belongs into /etc/ssh/keys-root/authorized_keys"
+                .into()
         } else if said.is_empty() {
             ": the connection was cut".into()
         } else {
@@ -256,7 +289,8 @@ impl Ssh {
     /// A session's place; none where all are taken for as long as the script may take.
     fn place(&self, within: u32) -> Option<Place<'_>> {
         let free = self.free.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let waits = self.free.1.wait_timeout_while(free, Duration::from_secs(within.into()), |free| *free == 0);
+        let waits =
+            self.free.1.wait_timeout_while(free, Duration::from_secs(within.into()), |free| *free == 0);
         let (mut free, late) = waits.unwrap_or_else(PoisonError::into_inner);
         if late.timed_out() {
             return None;
@@ -276,12 +310,17 @@ impl Drop for Place<'_> {
 }
 
 fn existing(file: &Path) -> Result<String, String> {
-    if file.is_file() { Ok(file.display().to_string()) } else { Err(format!("{}: no such file", file.display())) }
+    if file.is_file() {
+        Ok(file.display().to_string())
+    } else {
+        Err(format!("{}: no such file", file.display()))
+    }
 }
 
 /// The last words of ssh, on one line.
 fn before_all(stderr: &str) -> String {
-    let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with("@@")).collect();
+    let lines: Vec<&str> =
+        stderr.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with("@@")).collect();
     lines[lines.len().saturating_sub(3)..].join(" ").chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
@@ -292,10 +331,25 @@ mod tests {
     #[test]
     fn a_target_is_a_user_and_a_host_and_nothing_that_ssh_takes_for_an_option() {
         assert_eq!(Target::parse("root@esx-01").map(|t| t.to_string()).as_deref(), Ok("root@esx-01"));
-        assert_eq!(Target::parse("root@esx-01:2222").map(|t| (t.port, t.destination)), Ok((Some(2222), "root@esx-01".into())));
-        assert_eq!(Target::parse("root@fd00::1").map(|t| (t.port, t.host().to_string())), Ok((None, "fd00::1".into())));
-        for wrong in ["esx-01", "@esx-01", "root@", "-oProxyCommand=x@h", "root@-h", "root@h:0", "root@h:99999", "root@h;reboot", "ro ot@h"]
-        {
+        assert_eq!(
+            Target::parse("root@esx-01:2222").map(|t| (t.port, t.destination)),
+            Ok((Some(2222), "root@esx-01".into()))
+        );
+        assert_eq!(
+            Target::parse("root@fd00::1").map(|t| (t.port, t.host().to_string())),
+            Ok((None, "fd00::1".into()))
+        );
+        for wrong in [
+            "esx-01",
+            "@esx-01",
+            "root@",
+            "-oProxyCommand=x@h",
+            "root@-h",
+            "root@h:0",
+            "root@h:99999",
+            "root@h;reboot",
+            "ro ot@h",
+        ] {
             assert!(Target::parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -29,7 +29,12 @@ const DATASTORES: &str = "/vmfs/volumes/";
 /// # Errors
 /// Where it is not there, is no file, or cannot be read.
 /// `busy`: whether something that an earlier agent started still runs, and may use what lies there.
-pub(crate) fn stage(root: &Root, busy: &dyn Fn() -> bool, path: &str, wanted: &str) -> Result<Staged, IoError> {
+pub(crate) fn stage(
+    root: &Root,
+    busy: &dyn Fn() -> bool,
+    path: &str,
+    wanted: &str,
+) -> Result<Staged, IoError> {
     let name = path.rsplit('/').next().unwrap_or_default().to_string();
     let source = root.path(path)?;
     let mut file = open(&source).map_err(|e| io_error(path, &e))?;
@@ -38,7 +43,9 @@ pub(crate) fn stage(root: &Root, busy: &dyn Fn() -> bool, path: &str, wanted: &s
     if let Some(folder) = own_folder(root, busy, base) {
         let aside = root.path(&format!("{folder}/{name}"))?;
         let taken = match may_be_written_by_others(&file) || path.starts_with(DATASTORES) {
-            false => std::fs::hard_link(&source, &aside).and_then(|()| open(&aside)).or_else(|_| copy(&mut file, &aside, 0)),
+            false => std::fs::hard_link(&source, &aside)
+                .and_then(|()| open(&aside))
+                .or_else(|_| copy(&mut file, &aside, 0)),
             // A ramdisk is everybody's memory.
             true => copy(&mut file, &aside, if base == AWAY { 2 } else { 1 }),
         };
@@ -114,10 +121,12 @@ fn clear(root: &Root, busy: &dyn Fn() -> bool, base: &str) {
     }
     let own = format!("{}-", std::process::id());
     let there = root.path(base).and_then(|folder| std::fs::read_dir(folder).map_err(|e| io_error(base, &e)));
-    let names = there.into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names =
+        there.into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     for name in names.filter(|name| !name.starts_with(&own)).collect::<Vec<_>>() {
         let Ok(folder) = root.path(&format!("{base}/{name}")) else { continue };
-        let files: Vec<PathBuf> = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        let files: Vec<PathBuf> =
+            std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
         files.iter().for_each(|file| drop(std::fs::remove_file(file)));
         let _ = std::fs::remove_dir(folder);
     }
@@ -131,7 +140,10 @@ fn copy(from: &mut File, to: &Path, room: u64) -> std::io::Result<File> {
         let stat = nix::sys::statvfs::statvfs(folder)?;
         let free = stat.blocks_available().saturating_mul(stat.fragment_size());
         if free < meta.len().saturating_mul(room) {
-            return Err(std::io::Error::new(std::io::ErrorKind::StorageFull, "there is too little room for a copy"));
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::StorageFull,
+                "there is too little room for a copy",
+            ));
         }
     }
     let mut own = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
@@ -141,7 +153,8 @@ fn copy(from: &mut File, to: &Path, room: u64) -> std::io::Result<File> {
     open(to)
 }
 
-type Read = (String, u64, Result<(vsgpu_core::artifact::Kind, Vec<vsgpu_core::artifact::PackageContent>), String>);
+type Read =
+    (String, u64, Result<(vsgpu_core::artifact::Kind, Vec<vsgpu_core::artifact::PackageContent>), String>);
 
 fn read(file: &mut File, name: &str, wanted: &str) -> std::io::Result<Read> {
     file.rewind()?;
@@ -160,6 +173,10 @@ fn read(file: &mut File, name: &str, wanted: &str) -> std::io::Result<Read> {
     file.rewind()?;
     let sha256 = text::hex(&hasher.finalize());
     // What somebody put there is not unpacked.
-    let found = if sha256.eq_ignore_ascii_case(wanted) { package::inspect(file, name, size) } else { Err("it is another file".into()) };
+    let found = if sha256.eq_ignore_ascii_case(wanted) {
+        package::inspect(file, name, size)
+    } else {
+        Err("it is another file".into())
+    };
     Ok((sha256, size, found))
 }

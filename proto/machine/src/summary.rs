@@ -2,7 +2,10 @@
 //! so nothing is said there, and an ESXi host's memory and CPUs are asked of `esxcli`.
 
 use std::path::Path;
-use sysinfo::{DiskRefreshKind, Disks, MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
+use sysinfo::{
+    DiskRefreshKind, Disks, MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, RefreshKind,
+    System,
+};
 use vsgpu_core::machine::{Disk, Machine};
 
 /// Disks that are told, at most: a machine with containers has hundreds of mounts.
@@ -33,13 +36,16 @@ fn read(root: &Path) -> Result<Machine, sysinfo::Error> {
 
 /// Counted by their folders: to read all that `sysinfo` knows of each would cost a hundred times as much.
 fn processes() -> usize {
-    let is_process = |entry: &std::fs::DirEntry| entry.file_name().to_str().is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
+    let is_process = |entry: &std::fs::DirEntry| {
+        entry.file_name().to_str().is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
+    };
     std::fs::read_dir("/proc").map_or(0, |all| all.flatten().filter(is_process).count())
 }
 
 /// File systems whose server may be away: a question about free space would wait for it without an end. `sysinfo` itself leaves out
 /// `nfs`, `cifs` and `autofs`.
-const OF_SERVERS: [&str; 9] = ["9p", "afs", "beegfs", "ceph", "glusterfs", "lustre", "smb3", "vmhgfs", "gpfs"];
+const OF_SERVERS: [&str; 9] =
+    ["9p", "afs", "beegfs", "ceph", "glusterfs", "lustre", "smb3", "vmhgfs", "gpfs"];
 
 fn disks(root: &Path) -> Result<Vec<Disk>, sysinfo::Error> {
     let disk = |disk: &sysinfo::Disk| Disk {
@@ -56,7 +62,8 @@ fn disks(root: &Path) -> Result<Vec<Disk>, sysinfo::Error> {
     for disk in list.iter_mut().filter(|disk| !has_server(disk)) {
         disk.refresh_specifics(DiskRefreshKind::nothing().with_storage());
     }
-    let mut all: Vec<Disk> = list.iter().filter(|disk| !has_server(disk)).take(MOST_DISKS).map(disk).collect();
+    let mut all: Vec<Disk> =
+        list.iter().filter(|disk| !has_server(disk)).take(MOST_DISKS).map(disk).collect();
     // The same place may be mounted over: the last one is what programs see.
     all.reverse();
     all.sort_by(|a, b| a.mount.cmp(&b.mount));
@@ -107,9 +114,15 @@ mod tests {
     fn memory_and_disks_are_those_that_the_kernel_states() {
         let here = machine(Path::new("/")).unwrap();
         let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
-        let total = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:")).unwrap().trim().trim_end_matches(" kB");
+        let total =
+            meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:")).unwrap().trim().trim_end_matches(" kB");
         assert_eq!(here.memory_bytes, total.parse::<u64>().unwrap() * 1024);
-        assert!(here.memory_available_bytes <= here.memory_bytes && here.cpus > 0 && here.processes > 0 && here.uptime_secs > 0);
+        assert!(
+            here.memory_available_bytes <= here.memory_bytes
+                && here.cpus > 0
+                && here.processes > 0
+                && here.uptime_secs > 0
+        );
         let folder = std::env::temp_dir();
         let below = machine(&folder).unwrap();
         assert_eq!(below.disks.len(), 1);
@@ -122,6 +135,10 @@ mod tests {
     #[test]
     fn this_process_has_memory_files_and_a_beginning() {
         let own = own_process().unwrap();
-        assert!(own.resident_bytes > 1 << 20 && own.started_secs > 1_600_000_000 && own.open_files.is_some_and(|n| n > 2));
+        assert!(
+            own.resident_bytes > 1 << 20
+                && own.started_secs > 1_600_000_000
+                && own.open_files.is_some_and(|n| n > 2)
+        );
     }
 }

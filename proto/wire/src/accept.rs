@@ -49,9 +49,17 @@ pub(crate) fn listen(address: SocketAddr) -> Result<Came, String> {
             match rustix::net::acceptfrom(&listener) {
                 Ok((fd, from)) => {
                     let _guard = runtime.enter();
-                    let _ = nix::fcntl::fcntl(fd.as_fd(), nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK));
-                    let _ = nix::fcntl::fcntl(fd.as_fd(), nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC));
-                    let peer = from.and_then(|from| SocketAddr::try_from(from).ok()).map_or(Ipv4Addr::UNSPECIFIED.into(), |from| from.ip());
+                    let _ = nix::fcntl::fcntl(
+                        fd.as_fd(),
+                        nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+                    );
+                    let _ = nix::fcntl::fcntl(
+                        fd.as_fd(),
+                        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+                    );
+                    let peer = from
+                        .and_then(|from| SocketAddr::try_from(from).ok())
+                        .map_or(Ipv4Addr::UNSPECIFIED.into(), |from| from.ip());
                     let Ok(stream) = TcpStream::from_std(fd.into()) else { continue };
                     let _ = stream.set_nodelay(true);
                     if tx.blocking_send((stream, peer)).is_err() {
@@ -135,10 +143,14 @@ impl Lobby {
         let full = full_for_one || waiting.seats.len() >= LOBBY;
         if full {
             let oldest = |silent: bool| {
-                let fits = |taken: &&Taken| (!full_for_one || taken.peer == peer) && (!silent || !taken.spoke.load(Ordering::SeqCst));
+                let fits = |taken: &&Taken| {
+                    (!full_for_one || taken.peer == peer) && (!silent || !taken.spoke.load(Ordering::SeqCst))
+                };
                 waiting.seats.iter().find(|(_, taken)| fits(taken)).map(|(number, _)| *number)
             };
-            if let Some(leaving) = oldest(true).or_else(|| oldest(false)).and_then(|number| waiting.seats.remove(&number)) {
+            if let Some(leaving) =
+                oldest(true).or_else(|| oldest(false)).and_then(|number| waiting.seats.remove(&number))
+            {
                 let _ = leaving.leave.send(());
                 waiting.left += 1;
             }
@@ -175,7 +187,10 @@ impl Seat {
                     (_, 0) => return Err("the connection was closed before a word".to_string()),
                     (Words::Any, _) => true,
                     (Words::Tls, _) if head[0] != 22 => return Err("what it says is no TLS".into()),
-                    (Words::Tls, have) => have >= 5 && have >= 5 + usize::from(u16::from_be_bytes([head[3], head[4]])).min(16 << 10),
+                    (Words::Tls, have) => {
+                        have >= 5
+                            && have >= 5 + usize::from(u16::from_be_bytes([head[3], head[4]])).min(16 << 10)
+                    }
                 };
                 if enough {
                     return Ok(());
@@ -282,7 +297,10 @@ mod tests {
         let left = |seat: &mut Seat| seat.asked_to_leave.try_recv().is_ok();
         assert!(left(&mut silent[0]) && !silent.iter_mut().skip(1).any(left) && !left(&mut newest));
         drop(silent);
-        let full: Vec<Seat> = (0..2u8).flat_map(|n| (0..OF_ONE).map(move |_| address(10 + n))).map(|peer| lobby.sit(peer).0).collect();
+        let full: Vec<Seat> = (0..2u8)
+            .flat_map(|n| (0..OF_ONE).map(move |_| address(10 + n)))
+            .map(|peer| lobby.sit(peer).0)
+            .collect();
         assert!(lobby.len() <= LOBBY, "{}", lobby.len());
         let mut seats = [spoke, other];
         assert!(!left(&mut seats[0]) && left(&mut seats[1]), "the oldest silent one of all");

@@ -13,10 +13,11 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// # Errors
 /// A sentence.
 pub async fn send(endpoint: &str, document: String) -> Result<(), String> {
-    let rest = endpoint
-        .strip_prefix("http://")
-        .ok_or_else(|| format!("{endpoint}: only http:// is understood, to a collector beside this machine"))?;
-    let (authority, path) = rest.split_once('/').map_or((rest, String::new()), |(host, path)| (host, format!("/{path}")));
+    let rest = endpoint.strip_prefix("http://").ok_or_else(|| {
+        format!("{endpoint}: only http:// is understood, to a collector beside this machine")
+    })?;
+    let (authority, path) =
+        rest.split_once('/').map_or((rest, String::new()), |(host, path)| (host, format!("/{path}")));
     let path = format!("{}/v1/traces", path.trim_end_matches('/'));
     let address = if authority.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok()) {
         authority.to_string()
@@ -25,8 +26,9 @@ pub async fn send(endpoint: &str, document: String) -> Result<(), String> {
     };
     let post = async {
         let stream = tokio::net::TcpStream::connect(&address).await.map_err(|e| format!("{address}: {e}"))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| format!("{address}: {e}"))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| format!("{address}: {e}"))?;
         tokio::spawn(connection);
         let request = hyper::Request::post(&path)
             .header("host", authority)
@@ -34,7 +36,13 @@ pub async fn send(endpoint: &str, document: String) -> Result<(), String> {
             .body(Full::new(bytes::Bytes::from(document)))
             .map_err(|e| e.to_string())?;
         let answer = sender.send_request(request).await.map_err(|e| format!("{address}: {e}"))?;
-        if answer.status().is_success() { Ok(()) } else { Err(format!("{address}{path} answered {}", answer.status())) }
+        if answer.status().is_success() {
+            Ok(())
+        } else {
+            Err(format!("{address}{path} answered {}", answer.status()))
+        }
     };
-    tokio::time::timeout(WITHIN, post).await.unwrap_or_else(|_| Err(format!("{address}: no answer within {} s", WITHIN.as_secs())))
+    tokio::time::timeout(WITHIN, post)
+        .await
+        .unwrap_or_else(|_| Err(format!("{address}: no answer within {} s", WITHIN.as_secs())))
 }

@@ -4,7 +4,10 @@
 //! for the operator. The controller checks the first two, the agents accept only the last: one host's key opens no other host.
 
 use crate::life::Life;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -42,7 +45,10 @@ pub enum PkiError {
 }
 
 fn read(path: &Path) -> Result<String, PkiError> {
-    #[expect(clippy::disallowed_methods, reason = "certificates are the operator's files; the error names the path")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "certificates are the operator's files; the error names the path"
+    )]
     std::fs::read_to_string(path).map_err(|source| PkiError::File { path: path.into(), source })
 }
 
@@ -51,8 +57,12 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
-    #[expect(clippy::disallowed_methods, reason = "keys are created with their final mode, never readable in between")]
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "keys are created with their final mode, never readable in between"
+    )]
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }
 
@@ -88,7 +98,14 @@ pub fn init(folder: &Path, now: std::time::SystemTime) -> Result<(), PkiError> {
 ///
 /// # Errors
 /// Where the CA is missing or a file exists already.
-pub fn issue(ca_folder: &Path, into: &Path, dns: &str, file: &str, days: u32, now: std::time::SystemTime) -> Result<(), PkiError> {
+pub fn issue(
+    ca_folder: &Path,
+    into: &Path,
+    dns: &str,
+    file: &str,
+    days: u32,
+    now: std::time::SystemTime,
+) -> Result<(), PkiError> {
     let ca_key = read(&ca_folder.join("ca.key"))?;
     let of_ca = |e: rcgen::Error| PkiError::Content { path: ca_folder.join("ca.key"), why: e.to_string() };
     let mut ca = params("vsgpu CA", 3650, now);
@@ -116,7 +133,13 @@ pub fn node_folder(folder: &Path, node: &str, role: &str) -> PathBuf {
 ///
 /// # Errors
 /// As `issue`.
-pub fn issue_node(folder: &Path, node: &str, role: &str, days: u32, now: std::time::SystemTime) -> Result<PathBuf, PkiError> {
+pub fn issue_node(
+    folder: &Path,
+    node: &str,
+    role: &str,
+    days: u32,
+    now: std::time::SystemTime,
+) -> Result<PathBuf, PkiError> {
     let ca = read(&folder.join("ca.pem"))?;
     let into = node_folder(folder, node, role);
     issue(folder, &into, &node_name(node, role), "node", days, now)?;
@@ -151,7 +174,13 @@ fn exchange(new: &Path, place: &Path) -> Result<(), PkiError> {
 ///
 /// # Errors
 /// As `issue_node`; then the old one is where it was.
-pub fn renew_node(folder: &Path, node: &str, role: &str, days: u32, now: std::time::SystemTime) -> Result<PathBuf, PkiError> {
+pub fn renew_node(
+    folder: &Path,
+    node: &str,
+    role: &str,
+    days: u32,
+    now: std::time::SystemTime,
+) -> Result<PathBuf, PkiError> {
     let place = node_folder(folder, node, role);
     let new = folder.join(format!(".{node}.{role}.new"));
     let _ = std::fs::remove_dir_all(&new);
@@ -203,7 +232,8 @@ impl Identity {
 /// How long a certificate lives.
 pub(crate) fn life_of(certificate: &[u8]) -> Option<Life> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let (from, to) = (certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());
+    let (from, to) =
+        (certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());
     Some(Life { begins: u64::try_from(from.max(0)).ok()?, ends: u64::try_from(to.max(0)).ok()? })
 }
 
@@ -214,7 +244,8 @@ pub(crate) fn life_of(certificate: &[u8]) -> Option<Life> {
 pub fn life(path: &Path) -> Result<Life, PkiError> {
     use rustls::pki_types::pem::PemObject as _;
     let text = read(path)?;
-    let first = rustls::pki_types::CertificateDer::from_pem_slice(text.as_bytes()).ok().and_then(|der| life_of(&der));
+    let first =
+        rustls::pki_types::CertificateDer::from_pem_slice(text.as_bytes()).ok().and_then(|der| life_of(&der));
     first.ok_or_else(|| PkiError::Content { path: path.into(), why: "holds no certificate".into() })
 }
 
@@ -223,7 +254,8 @@ pub(crate) fn load(folder: &Path, file: &str) -> Result<Identity, PkiError> {
     use rustls::pki_types::pem::PemObject as _;
     let certificates = |path: PathBuf| -> Result<Vec<rustls::pki_types::CertificateDer<'static>>, PkiError> {
         let text = read(&path)?;
-        let parsed: Result<Vec<_>, _> = rustls::pki_types::CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+        let parsed: Result<Vec<_>, _> =
+            rustls::pki_types::CertificateDer::pem_slice_iter(text.as_bytes()).collect();
         match parsed {
             Ok(list) if !list.is_empty() => Ok(list),
             Ok(_) => Err(PkiError::Content { path, why: "holds no certificate".into() }),
@@ -242,7 +274,11 @@ pub(crate) fn load(folder: &Path, file: &str) -> Result<Identity, PkiError> {
 
 /// The name of the files of a folder's own certificate: `controller` in the operator's folder, `node` in any other.
 pub fn own_file(folder: &Path) -> &'static str {
-    if folder.join("node.pem").exists() && !folder.join("controller.pem").exists() { "node" } else { "controller" }
+    if folder.join("node.pem").exists() && !folder.join("controller.pem").exists() {
+        "node"
+    } else {
+        "controller"
+    }
 }
 
 /// How long a folder's own certificate lives; `None` where that cannot be read.

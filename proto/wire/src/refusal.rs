@@ -149,6 +149,9 @@ mod tests {
         assert_eq!((Refusal::reason(&status), status.code()), (Reason::Overtaken, Code::Aborted));
         let same_words = Status::from(Refusal::cut_short("somebody else works on it"));
         assert_eq!(Refusal::reason(&same_words), Reason::Unspecified);
-        assert_eq!(Refusal::reason(&Status::with_details(Code::Aborted, "x", vec![0xff, 0xff].into())), Reason::Unspecified);
+        assert_eq!(
+            Refusal::reason(&Status::with_details(Code::Aborted, "x", vec![0xff, 0xff].into())),
+            Reason::Unspecified
+        );
     }
 }

@@ -34,9 +34,10 @@ fn is_operator(leaf: &webpki::EndEntityCert<'_>) -> Result<bool, Error> {
 
 /// Server side of an agent.
 pub(crate) fn server(identity: Identity, spoken: Spoken) -> Result<rustls::ServerConfig, Error> {
-    let chain_checked = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(identity.roots), provider())
-        .build()
-        .map_err(|e| Error::General(e.to_string()))?;
+    let chain_checked =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(identity.roots), provider())
+            .build()
+            .map_err(|e| Error::General(e.to_string()))?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(Only { chain_checked }))

@@ -35,9 +35,16 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_and_nothing_else() {
-        let parent = TraceParent { trace: "4bf92f3577b34da6a3ce929d0e0e4736".into(), span: "00f067aa0ba902b7".into() };
+        let parent =
+            TraceParent { trace: "4bf92f3577b34da6a3ce929d0e0e4736".into(), span: "00f067aa0ba902b7".into() };
         assert_eq!(TraceParent::parse(&parent.to_string()), Some(parent));
-        for wrong in ["", "00", "00-x-y-01", "00-00000000000000000000000000000000-00f067aa0ba902b7-01", "00-4bf9\n-00f067aa0ba902b7-01"] {
+        for wrong in [
+            "",
+            "00",
+            "00-x-y-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf9\n-00f067aa0ba902b7-01",
+        ] {
             assert_eq!(TraceParent::parse(wrong), None, "{wrong:?}");
         }
     }

@@ -42,7 +42,8 @@ impl Agent for Rogue {
         Err(Status::resource_exhausted(EVIL.repeat(100)))
     }
     async fn observe(&self, _: Request<v1::ObserveRequest>) -> Result<Response<v1::ObserveReply>, Status> {
-        let unreadable = serde_json::json!({ "message": EVIL, "command": EVIL, "stdout": EVIL, "stderr": EVIL });
+        let unreadable =
+            serde_json::json!({ "message": EVIL, "command": EVIL, "stdout": EVIL, "stderr": EVIL });
         let facts = serde_json::json!({ EVIL: { "Err": unreadable }, "large": { "Ok": "x".repeat(3 << 20) }, "small": { "Ok": 1 } });
         Ok(Response::new(v1::ObserveReply { boot_id: EVIL.into(), facts_json: facts.to_string() }))
     }
@@ -58,14 +59,21 @@ impl Agent for Rogue {
     async fn stat_artifact(&self, _: Request<v1::ArtifactId>) -> Result<Response<v1::ArtifactState>, Status> {
         Err(Status::internal(EVIL))
     }
-    async fn put_artifact(&self, _: Request<Streaming<v1::ArtifactPart>>) -> Result<Response<v1::ArtifactState>, Status> {
+    async fn put_artifact(
+        &self,
+        _: Request<Streaming<v1::ArtifactPart>>,
+    ) -> Result<Response<v1::ArtifactState>, Status> {
         Err(Status::internal(EVIL))
     }
 }
 
 async fn connection() -> Connection {
     let (tx, rx) = tokio::sync::mpsc::channel::<std::io::Result<tokio::io::DuplexStream>>(1);
-    tokio::spawn(tonic::transport::Server::builder().add_service(AgentServer::new(Rogue)).serve_with_incoming(ReceiverStream::new(rx)));
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(AgentServer::new(Rogue))
+            .serve_with_incoming(ReceiverStream::new(rx)),
+    );
     let connector = Connector::by(move |_| {
         let tx = tx.clone();
         Box::pin(async move {
@@ -91,7 +99,8 @@ async fn what_a_rogue_agent_says_is_fit_for_people() {
     assert!(description.known.iter().all(|(scope, name)| is_clean(scope) && is_clean(name)));
     let (boot, facts) = connection.observe(None, &[], &[], within).await.unwrap();
     assert!(is_clean(&boot) && facts.keys().all(|name| is_clean(name)), "{facts:?}");
-    let unreadable = facts.values().find_map(|fact| fact.as_ref().err().filter(|why| why.command.is_some())).unwrap();
+    let unreadable =
+        facts.values().find_map(|fact| fact.as_ref().err().filter(|why| why.command.is_some())).unwrap();
     assert!(is_clean(&unreadable.to_string()), "{unreadable:?}");
     assert!(unreadable.stderr.contains("\\u001b"), "{unreadable:?}");
     let large = facts["large"].as_ref().unwrap_err().to_string();
@@ -99,7 +108,9 @@ async fn what_a_rogue_agent_says_is_fit_for_people() {
     assert!(facts["small"].is_ok());
     let mut said = vec![];
     let outcome = connection
-        .apply(None, "driver", &serde_json::json!({}), None, &mut Call::default(), within, &mut |text| said.push(text))
+        .apply(None, "driver", &serde_json::json!({}), None, &mut Call::default(), within, &mut |text| {
+            said.push(text)
+        })
         .await
         .unwrap();
     assert!(said.len() == 1 && is_clean(&said[0]) && said[0].chars().count() < 2_100, "{said:?}");

@@ -66,16 +66,28 @@ impl MemoryDisk {
             let text = String::from_utf8_lossy(&bytes).into_owned();
             let mut plan = None;
             // A line is `checksum length record`; the last one may be torn.
-            for record in text.lines().filter_map(|l| serde_json::from_str::<Record>(l.splitn(3, ' ').nth(2)?).ok()) {
+            for record in
+                text.lines().filter_map(|l| serde_json::from_str::<Record>(l.splitn(3, ' ').nth(2)?).ok())
+            {
                 match record {
                     Record::Planned { plan: planned, .. } => plan = Some(planned),
                     Record::Started { at, step, .. } => {
-                        let host =
-                            plan.as_ref().map(|p| p.steps[step - 1].host.clone()).ok_or(format!("run {number} begins without a plan"))?;
-                        spans.push(Span { run: number, step, host, begun: at.saturating_sub(EPOCH), ended: u64::MAX });
+                        let host = plan
+                            .as_ref()
+                            .map(|p| p.steps[step - 1].host.clone())
+                            .ok_or(format!("run {number} begins without a plan"))?;
+                        spans.push(Span {
+                            run: number,
+                            step,
+                            host,
+                            begun: at.saturating_sub(EPOCH),
+                            ended: u64::MAX,
+                        });
                     }
                     Record::Done { at, step, .. } | Record::Failed { at, step, .. } => {
-                        let open = spans.iter_mut().filter(|s| s.run == number && s.step == step && s.ended == u64::MAX);
+                        let open = spans
+                            .iter_mut()
+                            .filter(|s| s.run == number && s.step == step && s.ended == u64::MAX);
                         open.for_each(|span| span.ended = at.saturating_sub(EPOCH));
                     }
                     Record::Ended { .. } | Record::Released { .. } => {}
@@ -142,7 +154,11 @@ impl Disk for MemoryDisk {
 
     fn read(&self, number: u32) -> Result<Vec<u8>, Error> {
         let state = self.0.lock().unwrap();
-        state.files.get(&number).map(|f| f.written.clone()).ok_or_else(|| Error::new(Kind::Usage, "no such run"))
+        state
+            .files
+            .get(&number)
+            .map(|f| f.written.clone())
+            .ok_or_else(|| Error::new(Kind::Usage, "no such run"))
     }
 
     fn open(&self, number: u32, keep: Option<u64>) -> Result<Box<dyn Log>, Error> {

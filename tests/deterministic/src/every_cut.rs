@@ -50,7 +50,14 @@ impl<'a> Subject<'a> {
     }
 
     fn new(example: Option<&'a Example>, fleet: Fleet) -> Result<Self, String> {
-        let mut this = Self { example, fleet, records: 0, commands: vec![], boots: BTreeMap::new(), idle: BTreeMap::new() };
+        let mut this = Self {
+            example,
+            fleet,
+            records: 0,
+            commands: vec![],
+            boots: BTreeMap::new(),
+            idle: BTreeMap::new(),
+        };
         let world = this.world();
         let controller = this.play(&world, &Cuts::default())?;
         this.records = controller.disk.writes();
@@ -70,7 +77,10 @@ impl<'a> Subject<'a> {
     pub fn run(&self, cuts: &Cuts) -> Result<(), String> {
         let world = self.world();
         self.judge(&world, cuts).map_err(|why| {
-            let acts = world.acts().into_iter().map(|a| format!("{:?} {} {} ok={} changed={}\n", a.at, a.host, a.call, a.ok, a.changed));
+            let acts = world
+                .acts()
+                .into_iter()
+                .map(|a| format!("{:?} {} {} ok={} changed={}\n", a.at, a.host, a.call, a.ok, a.changed));
             format!("{cuts:?}: {why}\n{}", acts.collect::<String>())
         })
     }
@@ -82,7 +92,8 @@ impl<'a> Subject<'a> {
         if self.example.is_none() {
             as_wished(world, "Consolidation")?;
         }
-        let reboots = |boots: &BTreeMap<String, u64>| world.hosts.iter().map(|h| boots[h]).collect::<Vec<_>>();
+        let reboots =
+            |boots: &BTreeMap<String, u64>| world.hosts.iter().map(|h| boots[h]).collect::<Vec<_>>();
         let (planned, found) = (reboots(&self.boots), reboots(&boots(world)));
         if planned != found {
             return Err(format!("I5: boots of {:?}: {found:?}, planned {planned:?}", world.hosts));
@@ -90,19 +101,26 @@ impl<'a> Subject<'a> {
         // A command that had nothing to change, more often than without trouble. (In a guest: of those that install something.)
         // To restart a daemon again is no second effect.
         let restarts = |call: &str| {
-            ["xorg ", "nv-hostengine ", "nvdGpuMgmtDaemon ", "esxcli graphics host refresh"].iter().any(|p| call.starts_with(p))
+            ["xorg ", "nv-hostengine ", "nvdGpuMgmtDaemon ", "esxcli graphics host refresh"]
+                .iter()
+                .any(|p| call.starts_with(p))
         };
         let installs = |call: &str| call.contains(".run") || call.contains("-installer");
-        let once = |host: &String, call: &str| if world.hosts.contains(host) { !restarts(call) } else { installs(call) };
+        let once = |host: &String, call: &str| {
+            if world.hosts.contains(host) { !restarts(call) } else { installs(call) }
+        };
         let idle = idle(world);
-        if let Some(((host, call), times)) = idle.iter().find(|(of, n)| once(&of.0, &of.1) && self.idle.get(*of).unwrap_or(&0) < n) {
+        if let Some(((host, call), times)) =
+            idle.iter().find(|(of, n)| once(&of.0, &of.1) && self.idle.get(*of).unwrap_or(&0) < n)
+        {
             return Err(format!("I2: done {times} times for nothing: {host}: {call}"));
         }
         if cuts.fails.is_none() && controller.disk.files().len() != 1 {
             let last = vsgpu::journal::latest(&controller.disk).ok().flatten();
             let reports = controller.reports();
             let failed: Vec<_> = reports.iter().flatten().flat_map(|r| &r.summary.failed).collect();
-            let steps = last.iter().flat_map(|run| &run.status.plan.steps).map(|s| format!("{} {}", s.node, s.title));
+            let steps =
+                last.iter().flat_map(|run| &run.status.plan.steps).map(|s| format!("{} {}", s.node, s.title));
             return Err(format!(
                 "{} runs were made where one was enough; the last: {:#?}, it had failed: {:?}",
                 controller.disk.files().len(),
@@ -115,7 +133,12 @@ impl<'a> Subject<'a> {
 
     fn play(&self, world: &World, cuts: &Cuts) -> Result<Controller, String> {
         let mut rng = Rng::new(7);
-        let mut sim = turmoil::Builder::new().rng_seed(7).tick_duration(TICK).simulation_duration(LIMIT * 2).tcp_capacity(4096).build();
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(7)
+            .tick_duration(TICK)
+            .simulation_duration(LIMIT * 2)
+            .tcp_capacity(4096)
+            .build();
         world.machines().for_each(|name| world.agent(&mut sim, name, 1000));
         let controller = Controller::new(world, "controller", self.fleet.clone());
         controller.start(&mut sim);
@@ -132,19 +155,25 @@ impl<'a> Subject<'a> {
             if now > LIMIT {
                 return Err(format!("nothing is settled after {LIMIT:?}: {}", controller.heard()));
             }
-            if records.first().is_some_and(|n| controller.disk.writes() >= *n) && sim.is_host_running("controller") {
+            if records.first().is_some_and(|n| controller.disk.writes() >= *n)
+                && sim.is_host_running("controller")
+            {
                 records.remove(0);
                 sim.crash("controller");
                 controller.disk.power_cut(&mut rng);
                 back.push((now + Duration::from_secs(2), "controller".to_string()));
             }
-            let behind = commands.first().and_then(|n| world.acts.lock().unwrap().get(n - 1).map(|act| act.host.clone()));
+            let behind = commands
+                .first()
+                .and_then(|n| world.acts.lock().unwrap().get(n - 1).map(|act| act.host.clone()));
             if let Some(machine) = behind.filter(|m| sim.is_host_running(m.as_str())) {
                 commands.remove(0);
                 sim.crash(machine.as_str());
                 back.push((now + Duration::from_secs(1), machine));
             }
-            if let Some((machine, _)) = cuts.fails.as_ref().filter(|_| !controller.reports.lock().unwrap().is_empty()) {
+            if let Some((machine, _)) =
+                cuts.fails.as_ref().filter(|_| !controller.reports.lock().unwrap().is_empty())
+            {
                 world.machine(machine, |m| m.faults.clear());
             }
             back.retain(|(at, name)| {

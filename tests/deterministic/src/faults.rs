@@ -49,7 +49,13 @@ impl Troubles {
         }
     }
 
-    pub(crate) fn step(&mut self, sim: &mut turmoil::Sim<'_>, rng: &mut Rng, play: &Play, down: &BTreeMap<String, Duration>) {
+    pub(crate) fn step(
+        &mut self,
+        sim: &mut turmoil::Sim<'_>,
+        rng: &mut Rng,
+        play: &Play,
+        down: &BTreeMap<String, Duration>,
+    ) {
         let now = sim.elapsed();
         self.watch(play);
         let (due, later) = std::mem::take(&mut self.mend).into_iter().partition(|(at, _)| now >= *at);
@@ -80,7 +86,10 @@ impl Troubles {
             (Scenario::Crashes, _) | (Scenario::Network, 0) if running => {
                 sim.crash(controller);
                 play.controllers[0].disk.power_cut(rng);
-                self.mend.push((now + Duration::from_millis(100 + rng.below(20_000)), Mend::Bounce(controller.into())));
+                self.mend.push((
+                    now + Duration::from_millis(100 + rng.below(20_000)),
+                    Mend::Bounce(controller.into()),
+                ));
             }
             (Scenario::Network, 1) if sim.is_host_running(host.as_str()) => {
                 sim.crash(host.as_str());
@@ -121,7 +130,8 @@ impl Troubles {
     /// Somebody does to the host what the run is about to do: behind the plan, before the step.
     fn hand(&mut self, sim: &mut turmoil::Sim<'_>, rng: &mut Rng, play: &Play) {
         let acts = play.world.acts();
-        let (hand, step) = if rng.one_in(2) { (Hand::Maintenance, "--enable true") } else { (Hand::VmOff, "power.") };
+        let (hand, step) =
+            if rng.one_in(2) { (Hand::Maintenance, "--enable true") } else { (Hand::VmOff, "power.") };
         let planned = !play.controllers[0].disk.files().is_empty();
         if !planned
             || play.controllers[0].done()
@@ -145,7 +155,9 @@ impl Troubles {
         self.reports = reports.len();
         match reports.last() {
             // Only a plan of all hosts: one that was gone on with may have been made while a host did not answer.
-            Some(Ok(report)) if report.steps == 8 * play.world.hosts.len() && report.summary.done == report.steps => {
+            Some(Ok(report))
+                if report.steps == 8 * play.world.hosts.len() && report.summary.done == report.steps =>
+            {
                 self.as_wished_when_complete &= as_wished(&play.world, "Consolidation").is_ok();
             }
             _ => {}

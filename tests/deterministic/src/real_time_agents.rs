@@ -11,7 +11,11 @@ use vsgpu_wire::server::{Blocking, simulated};
 
 /// Starts an agent on each host, which takes so long for each answer and reads this clock; gives the way to them. They end when
 /// nobody has that any more.
-pub fn agents(world: &World, each: Duration, clock: impl Fn() -> Duration + Clone + Send + Sync + 'static) -> Connector {
+pub fn agents(
+    world: &World,
+    each: Duration,
+    clock: impl Fn() -> Duration + Clone + Send + Sync + 'static,
+) -> Connector {
     let mut lines = BTreeMap::new();
     let mut agents = vec![];
     for host in &world.hosts {
@@ -26,7 +30,9 @@ pub fn agents(world: &World, each: Duration, clock: impl Fn() -> Duration + Clon
             for (name, folder, rx) in agents {
                 let system = Arc::new(InProcess::new(folder, None).by_clock(clock.clone()));
                 let offload = Blocking::InPlace(Arc::new(move || (Duration::ZERO, each)));
-                running.spawn(async move { simulated(vsgpu_host_agent::agent(), system, &name, offload, rx).await });
+                running.spawn(async move {
+                    simulated(vsgpu_host_agent::agent(), system, &name, offload, rx).await
+                });
             }
             while running.join_next().await.is_some() {}
         });

@@ -30,8 +30,16 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 8] =
-        [Self::Crashes, Self::Network, Self::Overtaken, Self::Together, Self::Drift, Self::Another, Self::Failing, Self::DiskFull];
+    pub const ALL: [Self; 8] = [
+        Self::Crashes,
+        Self::Network,
+        Self::Overtaken,
+        Self::Together,
+        Self::Drift,
+        Self::Another,
+        Self::Failing,
+        Self::DiskFull,
+    ];
 
     /// The scenario of a seed: the two long ones more often.
     pub fn of(seed: u64) -> Self {
@@ -59,13 +67,25 @@ const LIMIT: Duration = Duration::from_secs(4 * 3600);
 /// The promise that was broken, with what the controllers heard.
 pub fn run(scenario: Scenario, seed: u64) -> Result<u64, String> {
     let mut rng = Rng::new(seed);
-    vsgpu_core::failpoint::duplicate(seed, if matches!(scenario, Scenario::Network | Scenario::Failing) { 3 } else { 0 });
+    vsgpu_core::failpoint::duplicate(
+        seed,
+        if matches!(scenario, Scenario::Network | Scenario::Failing) { 3 } else { 0 },
+    );
     let mut play = Play::new(scenario, seed, &mut rng);
     let result = play.run(&mut rng);
     vsgpu_core::failpoint::duplicate(0, 0);
-    let heard = || play.controllers.iter().map(|c| format!("--- {}\n{}\n", c.name, c.heard())).collect::<String>();
-    let acts = || play.world.acts().iter().map(|a| format!("{:?} {} {} changed={}\n", a.at, a.host, a.call, a.changed)).collect::<String>();
-    result.map(|()| play.digest()).map_err(|why| format!("{scenario:?}, seed {seed}: {why}\n{}--- acts\n{}", heard(), acts()))
+    let heard =
+        || play.controllers.iter().map(|c| format!("--- {}\n{}\n", c.name, c.heard())).collect::<String>();
+    let acts = || {
+        play.world
+            .acts()
+            .iter()
+            .map(|a| format!("{:?} {} {} changed={}\n", a.at, a.host, a.call, a.changed))
+            .collect::<String>()
+    };
+    result
+        .map(|()| play.digest())
+        .map_err(|why| format!("{scenario:?}, seed {seed}: {why}\n{}--- acts\n{}", heard(), acts()))
 }
 
 pub(crate) struct Play {
@@ -89,10 +109,12 @@ impl Play {
         let most_away = if scenario == Scenario::Failing { hosts } else { most_away };
         // Where the network fails hosts, one that failed must not stop the others: what is tried is the way back.
         let stop = if scenario == Scenario::Failing { 1 } else { 9 };
-        let canary = if scenario == Scenario::Failing || rng.one_in(2) && hosts > 1 { "canary: 1, " } else { "" };
+        let canary =
+            if scenario == Scenario::Failing || rng.one_in(2) && hosts > 1 { "canary: 1, " } else { "" };
         let rollout = format!("{{ {canary}max-unavailable: {most_away}, stop-at-failed: {stop} }}");
         let world = World::new(seed, hosts);
-        let mut controllers = vec![Controller::new(&world, "controller", fleet(hosts, "Consolidation", &rollout))];
+        let mut controllers =
+            vec![Controller::new(&world, "controller", fleet(hosts, "Consolidation", &rollout))];
         if matches!(scenario, Scenario::Overtaken | Scenario::Together) {
             controllers.push(Controller::new(&world, "other", fleet(hosts, "Performance", &rollout)));
         }
@@ -103,7 +125,9 @@ impl Play {
         if scenario == Scenario::Failing {
             let fault = vsgpu_tests::fakes::state::Fault::Fail { text: "Error: not today\n".into() };
             for host in &world.hosts {
-                world.machine(host, |m| drop(m.faults.insert("esxcli hardware pci pcipassthru set".into(), fault.clone())));
+                world.machine(host, |m| {
+                    drop(m.faults.insert("esxcli hardware pci pcipassthru set".into(), fault.clone()))
+                });
             }
         }
         Self { scenario, world, controllers, most_away, seed }
@@ -116,7 +140,11 @@ impl Play {
             .tick_duration(TICK)
             .simulation_duration(LIMIT * 2)
             .min_message_latency(Duration::from_millis(1))
-            .max_message_latency(Duration::from_millis(if self.scenario == Scenario::Network { 400 } else { 20 }))
+            .max_message_latency(Duration::from_millis(if self.scenario == Scenario::Network {
+                400
+            } else {
+                20
+            }))
             .tcp_capacity(4096)
             .build();
         for host in self.world.hosts.clone() {
@@ -128,7 +156,11 @@ impl Play {
             }
             Scenario::Together => self.controllers[1].starts = Duration::from_millis(500 + rng.below(20_000)),
             Scenario::Failing | Scenario::Drift | Scenario::Another => self.controllers[0].calls = 1,
-            Scenario::DiskFull => self.controllers[0].disk.fail(rng.below(14) as usize, 1 + rng.below(3) as usize, rng.one_in(2)),
+            Scenario::DiskFull => self.controllers[0].disk.fail(
+                rng.below(14) as usize,
+                1 + rng.below(3) as usize,
+                rng.one_in(2),
+            ),
             Scenario::Crashes | Scenario::Network => {}
         }
         if self.scenario == Scenario::Overtaken {
@@ -158,7 +190,11 @@ impl Play {
     fn budget(&self, power: &Power) -> Result<(), String> {
         // A network that cuts a host off in the middle leaves it in maintenance mode; the next run begins with it.
         let away = self.world.away(power);
-        if away.len() > self.most_away { Err(format!("I4: {} are away, {} may be", away.join(", "), self.most_away)) } else { Ok(()) }
+        if away.len() > self.most_away {
+            Err(format!("I4: {} are away, {} may be", away.join(", "), self.most_away))
+        } else {
+            Ok(())
+        }
     }
 
     fn judge(&self, troubles: &Troubles) -> Result<(), String> {
@@ -201,7 +237,9 @@ impl Play {
                     return Err(format!("I3: the controllers mixed: {policies:?}"));
                 }
                 for report in self.controllers.iter().flat_map(Controller::reports).flatten() {
-                    if let Some((_, error)) = report.summary.failed.iter().find(|(_, e)| e.message.contains("was taken over")) {
+                    if let Some((_, error)) =
+                        report.summary.failed.iter().find(|(_, e)| e.message.contains("was taken over"))
+                    {
                         return Err(format!("I3: a live controller lost a node: {error}"));
                     }
                 }
@@ -245,7 +283,10 @@ impl Play {
                 other.calls = 0;
                 let late = |a: &&Act| a.at > woken;
                 return match self.world.acts().iter().find(late) {
-                    Some(act) => Err(format!("I3: an overtaken controller changed something when it woke up: {}: {}", act.host, act.call)),
+                    Some(act) => Err(format!(
+                        "I3: an overtaken controller changed something when it woke up: {}: {}",
+                        act.host, act.call
+                    )),
                     None => self.nothing_twice(),
                 };
             }
@@ -259,9 +300,14 @@ impl Play {
         for controller in &self.controllers {
             spans.extend(controller.disk.steps()?);
         }
-        let covers = |act: &Act, span: &Span| span.host == act.host && span.begun <= act.at.as_secs() && act.at.as_secs() <= span.ended;
-        match self.world.acts().iter().find(|act| act.changed && !spans.iter().any(|span| covers(act, span))) {
-            Some(act) => Err(format!("I1: changed without a record: {} at {:?}: {}", act.host, act.at, act.call)),
+        let covers = |act: &Act, span: &Span| {
+            span.host == act.host && span.begun <= act.at.as_secs() && act.at.as_secs() <= span.ended
+        };
+        match self.world.acts().iter().find(|act| act.changed && !spans.iter().any(|span| covers(act, span)))
+        {
+            Some(act) => {
+                Err(format!("I1: changed without a record: {} at {:?}: {}", act.host, act.at, act.call))
+            }
             None => Ok(()),
         }
     }
@@ -278,11 +324,19 @@ impl Play {
         self.world.hosts.iter().map(|host| self.world.machine(host, |m| m.esxi().policy.clone())).collect()
     }
 
-    fn no_failures(&self, reports: &[Result<crate::world::Report, Vec<vsgpu::error::Error>>]) -> Result<(), String> {
+    fn no_failures(
+        &self,
+        reports: &[Result<crate::world::Report, Vec<vsgpu::error::Error>>],
+    ) -> Result<(), String> {
         for report in reports {
             match report {
                 Ok(report) if report.summary.failed.is_empty() && report.problems.is_empty() => {}
-                Ok(report) => return Err(format!("a step failed that had no reason to: {:?}{:?}", report.summary.failed, report.problems)),
+                Ok(report) => {
+                    return Err(format!(
+                        "a step failed that had no reason to: {:?}{:?}",
+                        report.summary.failed, report.problems
+                    ));
+                }
                 Err(errors) => return Err(format!("the run broke: {errors:?}")),
             }
         }
@@ -290,13 +344,18 @@ impl Play {
     }
 
     /// Nothing but giving back happens on a host behind somebody's back.
-    fn drift(&self, reports: &[Result<crate::world::Report, Vec<vsgpu::error::Error>>], troubles: &Troubles) -> Result<(), String> {
+    fn drift(
+        &self,
+        reports: &[Result<crate::world::Report, Vec<vsgpu::error::Error>>],
+        troubles: &Troubles,
+    ) -> Result<(), String> {
         let Some(at) = troubles.drifted_at else { return Ok(()) };
         let gives_back = |call: &str| call.contains("--enable false") || call.contains("power.on");
         if let Some(act) = self.world.acts().iter().find(|a| a.at > at && !gives_back(&a.call)) {
             return Err(format!("changed behind somebody's back: {}: {}", act.host, act.call));
         }
-        let held = |r: &crate::world::Report| r.summary.failed.iter().any(|(_, e)| e.hold == Some(Hold::Drift));
+        let held =
+            |r: &crate::world::Report| r.summary.failed.iter().any(|(_, e)| e.hold == Some(Hold::Drift));
         match reports.iter().flatten().any(held) {
             true => Ok(()),
             false => Err("the drift was not said".into()),
@@ -304,7 +363,11 @@ impl Play {
     }
 
     /// What somebody else took stays theirs, and it is said.
-    fn anothers(&self, reports: &[Result<crate::world::Report, Vec<vsgpu::error::Error>>], troubles: &Troubles) -> Result<(), String> {
+    fn anothers(
+        &self,
+        reports: &[Result<crate::world::Report, Vec<vsgpu::error::Error>>],
+        troubles: &Troubles,
+    ) -> Result<(), String> {
         let Some((_, hand)) = troubles.hand else { return Ok(()) };
         let theirs = |m: &mut vsgpu_tests::fakes::state::Machine| match hand {
             Hand::Maintenance => m.esxi().maintenance,
@@ -330,7 +393,8 @@ impl Play {
     /// The breaker: only as many hosts are begun as may fail; and what was taken is given back.
     fn failing(&self) -> Result<(), String> {
         let acts = self.world.acts();
-        let touched: BTreeSet<&str> = acts.iter().filter(|a| a.call.contains("maintenanceMode")).map(|a| a.host.as_str()).collect();
+        let touched: BTreeSet<&str> =
+            acts.iter().filter(|a| a.call.contains("maintenanceMode")).map(|a| a.host.as_str()).collect();
         if touched.len() > 1 {
             return Err(format!("the rollout went on after a failure: {touched:?}"));
         }
@@ -385,7 +449,11 @@ fn wished(world: &World, hosts: &[String], policy: &str) -> Result<(), String> {
 /// I5: exactly as many reboots of each host as were planned.
 pub(crate) fn reboots(world: &World, planned: usize) -> Result<(), String> {
     for host in &world.hosts {
-        let reboots = world.acts().iter().filter(|a| a.ok && a.host == *host && a.call.contains("shutdown reboot")).count();
+        let reboots = world
+            .acts()
+            .iter()
+            .filter(|a| a.ok && a.host == *host && a.call.contains("shutdown reboot"))
+            .count();
         if reboots != planned {
             return Err(format!("I5: {host} was rebooted {reboots} times"));
         }

@@ -18,7 +18,11 @@ pub fn records() -> Vec<Record> {
         title: "assignment-policy".into(),
         change: "Performance -> Consolidation".into(),
         commands: [].into(),
-        work: Work::Meet { requirement: "assignment-policy".into(), spec: std::sync::Arc::new("Consolidation".into()), expect: None },
+        work: Work::Meet {
+            requirement: "assignment-policy".into(),
+            spec: std::sync::Arc::new("Consolidation".into()),
+            expect: None,
+        },
         after: if id > 1 { vec![id - 1] } else { vec![] },
         gives_back: None,
         rescue: false,
@@ -93,7 +97,9 @@ pub fn every_write_fails() -> Result<usize, String> {
             for record in &all {
                 match journal.record(record) {
                     Ok(()) => told += 1,
-                    Err(error) if error.hints.is_empty() => return Err(format!("no way out is named: {error}")),
+                    Err(error) if error.hints.is_empty() => {
+                        return Err(format!("no way out is named: {error}"));
+                    }
                     Err(_) => break,
                 }
             }
@@ -106,14 +112,19 @@ pub fn every_write_fails() -> Result<usize, String> {
             }
             let seen = read(&disk)?;
             if seen.as_ref().map(|s| s.status.steps.clone()) != after(fails) {
-                return Err(format!("write {fails} failed (tears: {tears}): what was written before is not what is read"));
+                return Err(format!(
+                    "write {fails} failed (tears: {tears}): what was written before is not what is read"
+                ));
             }
             let Some(stored) = seen else { continue };
             let mut journal = Journal::open(&disk, 1, Some(stored.good_bytes)).map_err(|e| e.to_string())?;
             all[fails..].iter().try_for_each(|r| journal.record(r)).map_err(|e| e.to_string())?;
             let whole = read(&disk)?.ok_or("nothing is read")?;
             if whole.damage.is_some() || Some(whole.status.steps) != after(all.len()) {
-                return Err(format!("write {fails} failed (tears: {tears}): gone on with, it is not whole: {:?}", whole.damage));
+                return Err(format!(
+                    "write {fails} failed (tears: {tears}): gone on with, it is not whole: {:?}",
+                    whole.damage
+                ));
             }
         }
     }
@@ -161,7 +172,13 @@ pub fn flipped_anywhere() -> Result<usize, String> {
         match read(&disk) {
             Err(_) => {}
             Ok(Some(stored)) if stored.damage.is_some() => {}
-            Ok(seen) => return Err(format!("a flipped bit at {at} of {} was not seen ({:?})", bytes.len(), seen.map(|s| s.good_bytes))),
+            Ok(seen) => {
+                return Err(format!(
+                    "a flipped bit at {at} of {} was not seen ({:?})",
+                    bytes.len(),
+                    seen.map(|s| s.good_bytes)
+                ));
+            }
         }
     }
     Ok(bytes.len())
@@ -215,5 +232,9 @@ pub fn what_was_told_survives_a_power_cut() -> Result<usize, String> {
 /// # Errors
 /// What broke first.
 pub fn all() -> Result<usize, String> {
-    Ok(every_write_fails()? + cut_anywhere()? + flipped_anywhere()? + a_bad_run_stops_no_other()? + what_was_told_survives_a_power_cut()?)
+    Ok(every_write_fails()?
+        + cut_anywhere()?
+        + flipped_anywhere()?
+        + a_bad_run_stops_no_other()?
+        + what_was_told_survives_a_power_cut()?)
 }

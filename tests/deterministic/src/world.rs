@@ -62,7 +62,11 @@ pub struct World {
 /// A folder that no other simulation has.
 pub(crate) fn own_folder() -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    shared_memory().join(format!("vsgpu-deterministic-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst)))
+    shared_memory().join(format!(
+        "vsgpu-deterministic-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::SeqCst)
+    ))
 }
 
 fn shared_memory() -> PathBuf {
@@ -77,13 +81,23 @@ impl World {
         let hosts: Vec<String> = (1..=hosts).map(|n| format!("esx-{n:02}")).collect();
         for name in &hosts {
             let at = folder.join(name);
-            let mut machine = untouched_host(name, "6.7.0", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")]);
+            let mut machine =
+                untouched_host(name, "6.7.0", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")]);
             let file = format!("vm-{name}/vm.vmx");
-            let vm =
-                Vm { vmid: 1, name: format!("vm-{name}"), datastore: "datastore1".into(), file: file.clone(), on: true, ..Vm::default() };
+            let vm = Vm {
+                vmid: 1,
+                name: format!("vm-{name}"),
+                datastore: "datastore1".into(),
+                file: file.clone(),
+                on: true,
+                ..Vm::default()
+            };
             machine.esxi().vms.push(vm);
             machine.folder = at.clone();
-            machine.write(&format!("/vmfs/volumes/datastore1/{file}"), &format!("displayName = \"vm-{name}\"\nmemSize = \"8192\"\n"));
+            machine.write(
+                &format!("/vmfs/volumes/datastore1/{file}"),
+                &format!("displayName = \"vm-{name}\"\nmemSize = \"8192\"\n"),
+            );
             for tool in HOST_TOOLS {
                 let tool = at.join("tools").join(tool);
                 std::fs::create_dir_all(tool.parent().unwrap()).unwrap();
@@ -112,22 +126,35 @@ impl World {
 
     /// An agent on a machine of the simulation.
     pub fn agent(&self, sim: &mut turmoil::Sim<'_>, host: &str, slow: u64) {
-        let make = if self.guests.iter().any(|g| g == host) { vsgpu_guest_agent::agent } else { vsgpu_host_agent::agent };
+        let make = if self.guests.iter().any(|g| g == host) {
+            vsgpu_guest_agent::agent
+        } else {
+            vsgpu_host_agent::agent
+        };
         let (name, folder, acts, seed) = (host.to_string(), self.folder(host), self.acts.clone(), self.seed);
         let lives = Arc::new(AtomicU64::new(0));
         sim.host(host, move || {
             let life = lives.fetch_add(1, Ordering::SeqCst);
-            let rng = Mutex::new(Rng::new(seed ^ (life << 32) ^ name.bytes().fold(7, |sum, b| sum * 31 + u64::from(b))));
+            let rng = Mutex::new(Rng::new(
+                seed ^ (life << 32) ^ name.bytes().fold(7, |sum, b| sum * 31 + u64::from(b)),
+            ));
             let times = move || {
                 let mut rng = rng.lock().unwrap();
-                let mut time = || Duration::from_millis(if rng.one_in(12) { rng.below(slow) } else { rng.below(120) });
+                let mut time =
+                    || Duration::from_millis(if rng.one_in(12) { rng.below(slow) } else { rng.below(120) });
                 (time(), time())
             };
             let (host, at, acts) = (name.clone(), folder.clone(), acts.clone());
             let watch = move |call: &str, run: &mut dyn FnMut() -> Output| {
                 let before = picture(&at);
                 let output = run();
-                let act = Act { host: host.clone(), at: now(), call: call.into(), ok: output.ok(), changed: picture(&at) != before };
+                let act = Act {
+                    host: host.clone(),
+                    at: now(),
+                    call: call.into(),
+                    ok: output.ok(),
+                    changed: picture(&at) != before,
+                };
                 acts.lock().unwrap().push(act);
                 output
             };
@@ -157,7 +184,10 @@ impl World {
             for control in self.machine(name, |m| std::mem::take(&mut m.power)) {
                 match control.as_str() {
                     "reboot" if !power.down.contains_key(name) && !power.off.contains(name) => {
-                        power.going.entry(name.clone()).or_insert(now + Duration::from_millis(rng.below(10_000)));
+                        power
+                            .going
+                            .entry(name.clone())
+                            .or_insert(now + Duration::from_millis(rng.below(10_000)));
                     }
                     "stop" => self.stop(sim, name, power),
                     "start" => {
@@ -173,7 +203,8 @@ impl World {
             if self.hosts.contains(&name) {
                 let vms = self.machine(&name, |m| {
                     let vms = m.esxi().vms.iter_mut();
-                    vms.filter_map(|vm| std::mem::take(&mut vm.on).then(|| vm.name.clone())).collect::<Vec<_>>()
+                    vms.filter_map(|vm| std::mem::take(&mut vm.on).then(|| vm.name.clone()))
+                        .collect::<Vec<_>>()
                 });
                 vms.iter().filter(|vm| self.guests.contains(vm)).for_each(|vm| self.stop(sim, vm, power));
             }
@@ -194,7 +225,8 @@ impl World {
 
     /// Hosts that no VM could use just now.
     pub fn away(&self, power: &Power) -> Vec<String> {
-        let away = |host: &&String| power.down.contains_key(*host) || self.machine(host, |m| m.esxi().maintenance);
+        let away =
+            |host: &&String| power.down.contains_key(*host) || self.machine(host, |m| m.esxi().maintenance);
         self.hosts.iter().filter(away).cloned().collect()
     }
 }
@@ -299,7 +331,9 @@ impl RunObserver for Listener {
         Ok(())
     }
     fn running(&mut self, plan: &Plan) {
-        let reboots = plan.steps.iter().filter(|s| s.node.kind == NodeKind::Host && matches!(s.work, Work::Activate { restart: None, .. }));
+        let reboots = plan.steps.iter().filter(|s| {
+            s.node.kind == NodeKind::Host && matches!(s.work, Work::Activate { restart: None, .. })
+        });
         self.reboots = reboots.map(|s| (s.id, s.host.clone())).collect();
     }
     fn on_event(&mut self, event: &Event) {

@@ -20,13 +20,20 @@ fn all(what: &str, subject: &Subject<'_>, cases: &[Cuts]) {
         running.into_iter().flat_map(|w| w.join().unwrap()).collect()
     });
     println!("{what}: {} cases in {:.1?}", cases.len(), begun.elapsed());
-    assert!(broken.is_empty(), "{} of {} broke\n{}", broken.len(), cases.len(), broken[..broken.len().min(3)].join("\n"));
+    assert!(
+        broken.is_empty(),
+        "{} of {} broke\n{}",
+        broken.len(),
+        cases.len(),
+        broken[..broken.len().min(3)].join("\n")
+    );
 }
 
 /// Each record, each pair of records.
 fn records(subject: &Subject<'_>) -> Vec<Cuts> {
     let one = (1..=subject.records).map(|n| Cuts { records: vec![n], ..Cuts::default() });
-    let two = (1..=subject.records).flat_map(|n| (n..=subject.records).map(move |m| Cuts { records: vec![n, m], ..Cuts::default() }));
+    let two = (1..=subject.records)
+        .flat_map(|n| (n..=subject.records).map(move |m| Cuts { records: vec![n, m], ..Cuts::default() }));
     one.chain(two).collect()
 }
 
@@ -34,7 +41,9 @@ fn records(subject: &Subject<'_>) -> Vec<Cuts> {
 fn commands(subject: &Subject<'_>) -> Vec<Cuts> {
     let (commands, records) = (subject.commands.len(), subject.records);
     let one = (1..=commands).map(|n| Cuts { commands: vec![n], ..Cuts::default() });
-    let two = (1..=commands).flat_map(|n| (1..=records).map(move |m| Cuts { commands: vec![n], records: vec![m], ..Cuts::default() }));
+    let two = (1..=commands).flat_map(|n| {
+        (1..=records).map(move |m| Cuts { commands: vec![n], records: vec![m], ..Cuts::default() })
+    });
     one.chain(two).collect()
 }
 

@@ -11,7 +11,9 @@ const SEEDS: u64 = 120;
 /// Which suite is to find it.
 fn suite(fault: Fault) -> Option<Scenario> {
     Some(match fault {
-        Fault::NoFsync | Fault::ResultBeforeIntent | Fault::BudgetOffByOne | Fault::RebootWithoutBootId => Scenario::Crashes,
+        Fault::NoFsync | Fault::ResultBeforeIntent | Fault::BudgetOffByOne | Fault::RebootWithoutBootId => {
+            Scenario::Crashes
+        }
         Fault::NoFence => Scenario::Overtaken,
         Fault::LeaseIgnored => Scenario::Together,
         Fault::UnknownIsDone => Scenario::Network,
@@ -27,7 +29,9 @@ fn found(fault: Fault) -> Option<String> {
     assert!(is_on(fault), "the tests are built without failpoints");
     let result = match suite(fault) {
         None => store::all().err(),
-        Some(scenario) => (0..SEEDS).find_map(|seed| run(scenario, seed).err().map(|why| format!("seed {seed}: {why}"))),
+        Some(scenario) => {
+            (0..SEEDS).find_map(|seed| run(scenario, seed).err().map(|why| format!("seed {seed}: {why}")))
+        }
     };
     set(None);
     result

@@ -13,7 +13,11 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn every_seed_keeps_every_promise() {
     if let Some(seed) = number("VSGPU_SEED") {
-        println!("{:?}: {:?}", Scenario::of(seed), run(Scenario::of(seed), seed).unwrap_or_else(|why| panic!("{why}")));
+        println!(
+            "{:?}: {:?}",
+            Scenario::of(seed),
+            run(Scenario::of(seed), seed).unwrap_or_else(|why| panic!("{why}"))
+        );
         return;
     }
     let (seeds, first) = (number("VSGPU_SEEDS").unwrap_or(2000), number("VSGPU_FIRST_SEED").unwrap_or(0));

@@ -60,7 +60,9 @@ fn many_nodes_share_a_flush() {
 /// begun twice here), and where the run was given up in the middle.
 #[test]
 fn what_agents_are_told_is_in_the_trace() {
-    let twice = |record: Record| if matches!(record, Record::Started { .. }) { vec![record.clone(), record] } else { vec![record] };
+    let twice = |record: Record| {
+        if matches!(record, Record::Started { .. }) { vec![record.clone(), record] } else { vec![record] }
+    };
     let all: Vec<Record> = store::records().into_iter().flat_map(twice).collect();
     let mut status = Status::first(all[0].clone()).unwrap();
     let mut told = std::collections::BTreeSet::new();

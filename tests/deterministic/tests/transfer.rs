@@ -59,13 +59,19 @@ fn a_sender_that_was_overtaken_in_the_middle_of_a_file_is_refused() {
         let mut progress = |bytes: u64| {
             // Paused here: nothing more of this sender is on its way while the other one acts.
             if bytes > 0 && taken.is_none() {
-                taken = Some(std::thread::scope(|s| s.spawn(|| overtake(&connector, &target, &clock)).join().unwrap()));
+                taken = Some(std::thread::scope(|s| {
+                    s.spawn(|| overtake(&connector, &target, &clock)).join().unwrap()
+                }));
             }
         };
-        let sent = connection.send(&file, id.clone(), &ours, &TraceParent::default(), WITHIN, &mut progress).await;
+        let sent =
+            connection.send(&file, id.clone(), &ours, &TraceParent::default(), WITHIN, &mut progress).await;
         // Whoever has the node now finds what had arrived, and may go on from there.
         let next = Fence { holder: "other".into(), epoch: taken.unwrap() };
-        let state = connection.send(&file, id.clone(), &next, &TraceParent::default(), WITHIN, &mut |_| {}).await.unwrap();
+        let state = connection
+            .send(&file, id.clone(), &next, &TraceParent::default(), WITHIN, &mut |_| {})
+            .await
+            .unwrap();
         (sent, state)
     });
     assert!(matches!(sent, Err(CallError::Overtaken(_))), "{sent:?}");

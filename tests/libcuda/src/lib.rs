@@ -46,7 +46,12 @@ fn with<T>(f: impl FnOnce(&mut State) -> T) -> T {
 }
 
 fn mode() -> String {
-    std::env::var("VSGPU_SIM_CUDA").ok().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default().trim().to_string()
+    std::env::var("VSGPU_SIM_CUDA")
+        .ok()
+        .and_then(|path| std::fs::read_to_string(path).ok())
+        .unwrap_or_default()
+        .trim()
+        .to_string()
 }
 
 fn now() -> u128 {
@@ -213,7 +218,9 @@ pub unsafe extern "C" fn cuCtxSynchronize() -> c_int {
 pub unsafe extern "C" fn cuModuleLoadData(module: *mut *mut c_void, image: *const c_void) -> c_int {
     let ptx = unsafe { CStr::from_ptr(image.cast()) }.to_string_lossy();
     inside(|s| {
-        let whole = ptx.contains(".version") && ptx.contains(".target") && KERNELS.iter().all(|k| ptx.contains(&format!(".entry {k}(")));
+        let whole = ptx.contains(".version")
+            && ptx.contains(".target")
+            && KERNELS.iter().all(|k| ptx.contains(&format!(".entry {k}(")));
         if !whole || mode() == "old" {
             return UNSUPPORTED_PTX;
         }
@@ -226,7 +233,11 @@ pub unsafe extern "C" fn cuModuleLoadData(module: *mut *mut c_void, image: *cons
 /// # Safety
 /// See `cuInit`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleGetFunction(function: *mut *mut c_void, _module: *mut c_void, name: *const c_char) -> c_int {
+pub unsafe extern "C" fn cuModuleGetFunction(
+    function: *mut *mut c_void,
+    _module: *mut c_void,
+    name: *const c_char,
+) -> c_int {
     let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
     inside(|s| match KERNELS.iter().position(|k| *k == name) {
         Some(at) if s.module => {
@@ -361,9 +372,13 @@ pub unsafe extern "C" fn cuLaunchKernel(
         let groups = n.min(u64::from(blocks) * u64::from(threads)) as usize;
         let floats = if kernel == "stream_add" { groups * 4 } else { groups };
         let copy = |memory: Option<&mut [u8]>| memory.map(|m| m.to_vec());
-        let (Some(left), Some(right)) = (copy(find(s, a, floats * 4)), copy(find(s, b, floats * 4))) else { return LAUNCH_FAILED };
+        let (Some(left), Some(right)) = (copy(find(s, a, floats * 4)), copy(find(s, b, floats * 4))) else {
+            return LAUNCH_FAILED;
+        };
         let Some(sums) = find(s, c, floats * 4) else { return LAUNCH_FAILED };
-        for ((sum, left), right) in sums.chunks_exact_mut(4).zip(left.chunks_exact(4)).zip(right.chunks_exact(4)) {
+        for ((sum, left), right) in
+            sums.chunks_exact_mut(4).zip(left.chunks_exact(4)).zip(right.chunks_exact(4))
+        {
             let number = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
             sum.copy_from_slice(&(number(left) + number(right)).to_le_bytes());
         }
@@ -402,15 +417,22 @@ pub unsafe extern "C" fn cuEventRecord(event: *mut c_void, _stream: *mut c_void)
 /// See `cuInit`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventSynchronize(event: *mut c_void) -> c_int {
-    inside(|s| if s.events.get(event.addr().wrapping_sub(1)).is_some_and(|at| *at > 0) { OK } else { INVALID_VALUE })
+    inside(|s| {
+        if s.events.get(event.addr().wrapping_sub(1)).is_some_and(|at| *at > 0) { OK } else { INVALID_VALUE }
+    })
 }
 
 /// # Safety
 /// See `cuInit`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventElapsedTime(milliseconds: *mut f32, from: *mut c_void, to: *mut c_void) -> c_int {
+pub unsafe extern "C" fn cuEventElapsedTime(
+    milliseconds: *mut f32,
+    from: *mut c_void,
+    to: *mut c_void,
+) -> c_int {
     inside(|s| {
-        let at = |event: *mut c_void| s.events.get(event.addr().wrapping_sub(1)).copied().filter(|at| *at > 0);
+        let at =
+            |event: *mut c_void| s.events.get(event.addr().wrapping_sub(1)).copied().filter(|at| *at > 0);
         let (Some(from), Some(to)) = (at(from), at(to)) else { return INVALID_VALUE };
         unsafe { *milliseconds = (to.saturating_sub(from)) as f32 / 1e6 };
         OK
@@ -425,7 +447,10 @@ fn words(code: c_int) -> Option<(&'static CStr, &'static CStr)> {
         NO_DEVICE => (c"CUDA_ERROR_NO_DEVICE", c"no CUDA-capable device is detected"),
         INVALID_DEVICE => (c"CUDA_ERROR_INVALID_DEVICE", c"invalid device ordinal"),
         INVALID_CONTEXT => (c"CUDA_ERROR_INVALID_CONTEXT", c"invalid device context"),
-        UNSUPPORTED_PTX => (c"CUDA_ERROR_UNSUPPORTED_PTX_VERSION", c"the provided PTX was compiled with an unsupported toolchain."),
+        UNSUPPORTED_PTX => (
+            c"CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+            c"the provided PTX was compiled with an unsupported toolchain.",
+        ),
         NOT_FOUND => (c"CUDA_ERROR_NOT_FOUND", c"named symbol not found"),
         LAUNCH_FAILED => (c"CUDA_ERROR_LAUNCH_FAILED", c"unspecified launch failure"),
         NOT_READY => (c"CUDA_ERROR_SYSTEM_NOT_READY", c"system not yet initialized"),

@@ -10,7 +10,8 @@ type Module = Vec<String>;
 
 /// The module that a file is; the crate's own is empty.
 fn module_of(file: &Path) -> Module {
-    let mut parts: Module = file.with_extension("").iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    let mut parts: Module =
+        file.with_extension("").iter().map(|part| part.to_string_lossy().into_owned()).collect();
     if parts.last().is_some_and(|last| last == "mod" || last == "lib") {
         parts.pop();
     }
@@ -36,8 +37,15 @@ fn leaves(tree: &str) -> Vec<String> {
         }
     }
     parts.push(&inside[from..]);
-    let full = |leaf: String| if leaf == "self" { head.trim_end_matches("::").into() } else { format!("{head}{leaf}") };
-    parts.into_iter().filter(|part| !part.trim().is_empty()).flat_map(|part| leaves(part.trim())).map(full).collect()
+    let full = |leaf: String| {
+        if leaf == "self" { head.trim_end_matches("::").into() } else { format!("{head}{leaf}") }
+    };
+    parts
+        .into_iter()
+        .filter(|part| !part.trim().is_empty())
+        .flat_map(|part| leaves(part.trim()))
+        .map(full)
+        .collect()
 }
 
 /// A path as this module means it, from the crate on; `None` where it leads out of the crate.
@@ -71,7 +79,10 @@ pub fn graph(folder: &str) -> BTreeMap<Module, BTreeSet<Module>> {
     let files: BTreeMap<Module, String> = sources(folder)
         .into_iter()
         .map(|(path, text)| {
-            (module_of(path.strip_prefix(folder).unwrap_or(&path)), code(text.split("#[cfg(test)]").next().unwrap_or_default()))
+            (
+                module_of(path.strip_prefix(folder).unwrap_or(&path)),
+                code(text.split("#[cfg(test)]").next().unwrap_or_default()),
+            )
         })
         .filter(|(module, _)| module.first().is_none_or(|first| first != "bin" && first != "main"))
         .collect();
@@ -83,7 +94,11 @@ pub fn graph(folder: &str) -> BTreeMap<Module, BTreeSet<Module>> {
         let mut lines = text.lines();
         while let Some(line) = lines.next() {
             let bare = line.trim_start();
-            let bare = if bare.starts_with("pub") { bare.split_once(' ').map_or(bare, |(_, rest)| rest) } else { bare };
+            let bare = if bare.starts_with("pub") {
+                bare.split_once(' ').map_or(bare, |(_, rest)| rest)
+            } else {
+                bare
+            };
             let Some(tree) = bare.strip_prefix("use ") else {
                 rest = rest + line + "\n";
                 continue;
@@ -121,7 +136,8 @@ pub fn circles(edges: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<BTreeSet<Modul
         }
         seen
     };
-    let all: BTreeMap<&Module, BTreeSet<Module>> = edges.keys().map(|module| (module, reach(module))).collect();
+    let all: BTreeMap<&Module, BTreeSet<Module>> =
+        edges.keys().map(|module| (module, reach(module))).collect();
     let mut found: Vec<BTreeSet<Module>> = vec![];
     for (module, reached) in all.iter().filter(|(module, reached)| reached.contains(**module)) {
         if found.iter().all(|circle| !circle.contains(*module)) {
@@ -134,7 +150,10 @@ pub fn circles(edges: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<BTreeSet<Modul
 
 #[test]
 fn the_graph_sees_what_it_must_see() {
-    assert_eq!(leaves("crate::a::{self, b, c::{D, E as F}}"), ["crate::a", "crate::a::b", "crate::a::c::D", "crate::a::c::E"]);
+    assert_eq!(
+        leaves("crate::a::{self, b, c::{D, E as F}}"),
+        ["crate::a", "crate::a::b", "crate::a::c::D", "crate::a::c::E"]
+    );
     let module = |path: &str| -> Module { path.split('/').map(String::from).collect() };
     let edges = BTreeMap::from([
         (module("a"), BTreeSet::from([module("b")])),
@@ -151,7 +170,8 @@ fn the_graph_sees_what_it_must_see() {
 fn no_file_names_itself_through_others() {
     for folder in super::CRATES {
         let circles = circles(&graph(folder));
-        let shown: Vec<String> = circles.iter().map(|c| c.iter().map(|m| m.join("/")).collect::<Vec<_>>().join(" <-> ")).collect();
+        let shown: Vec<String> =
+            circles.iter().map(|c| c.iter().map(|m| m.join("/")).collect::<Vec<_>>().join(" <-> ")).collect();
         assert!(shown.is_empty(), "{folder}: these files name each other:\n{}", shown.join("\n"));
     }
 }
@@ -177,9 +197,15 @@ const ROOMS: [&str; 15] = [
 
 #[test]
 fn nothing_runs_up_in_the_controller() {
-    let place =
-        |module: &Module| module.first().map(|room| ROOMS.iter().position(|r| r == room).unwrap_or_else(|| panic!("{room} is no room")));
-    for (from, to) in graph("controller/src").into_iter().flat_map(|(from, all)| all.into_iter().map(move |to| (from.clone(), to))) {
+    let place = |module: &Module| {
+        module
+            .first()
+            .map(|room| ROOMS.iter().position(|r| r == room).unwrap_or_else(|| panic!("{room} is no room")))
+    };
+    for (from, to) in graph("controller/src")
+        .into_iter()
+        .flat_map(|(from, all)| all.into_iter().map(move |to| (from.clone(), to)))
+    {
         let (Some(here), Some(there)) = (place(&from), place(&to)) else { continue };
         assert!(there <= here, "{} names {}, which stands above it", from.join("/"), to.join("/"));
     }

@@ -1,5 +1,11 @@
 //! The rules of the house (packaging/docs/architecture.md), kept by tests: who may depend on what, and who may name what.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "test code"
+)]
 
 mod imports;
 
@@ -8,10 +14,19 @@ use vsgpu_tests::lab::workspace;
 
 /// Direct dependencies of a package of ours.
 fn dependencies(package: &str) -> Vec<String> {
-    let metadata =
-        cargo_metadata::MetadataCommand::new().current_dir(workspace()).other_options(vec!["--offline".into()]).no_deps().exec().unwrap();
+    let metadata = cargo_metadata::MetadataCommand::new()
+        .current_dir(workspace())
+        .other_options(vec!["--offline".into()])
+        .no_deps()
+        .exec()
+        .unwrap();
     let package = metadata.packages.iter().find(|p| p.name.as_str() == package).unwrap();
-    package.dependencies.iter().filter(|d| d.kind == cargo_metadata::DependencyKind::Normal).map(|d| d.name.clone()).collect()
+    package
+        .dependencies
+        .iter()
+        .filter(|d| d.kind == cargo_metadata::DependencyKind::Normal)
+        .map(|d| d.name.clone())
+        .collect()
 }
 
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
@@ -32,7 +47,14 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
 }
 
 /// Sources of the crates whose files must not go in circles.
-const CRATES: [&str; 6] = ["proto/core/src", "host-agent/src", "guest-agent/src", "proto/machine/src", "proto/wire/src", "controller/src"];
+const CRATES: [&str; 6] = [
+    "proto/core/src",
+    "host-agent/src",
+    "guest-agent/src",
+    "proto/machine/src",
+    "proto/wire/src",
+    "controller/src",
+];
 
 fn product() -> Vec<(PathBuf, String)> {
     ["proto", "host-agent", "guest-agent", "controller"].into_iter().flat_map(sources).collect()
@@ -47,12 +69,15 @@ fn code(text: &str) -> String {
 fn core_is_pure() {
     for name in dependencies("vsgpu-core") {
         assert!(
-            ["serde", "serde_json", "serde_path_to_error", "schemars", "thiserror", "quick-xml", "strsim"].contains(&name.as_str()),
+            ["serde", "serde_json", "serde_path_to_error", "schemars", "thiserror", "quick-xml", "strsim"]
+                .contains(&name.as_str()),
             "vsgpu-core depends on {name}"
         );
     }
     for (path, text) in sources("proto/core") {
-        for word in ["std::process", "std::fs", "std::env", "SystemTime", "Instant::", "tokio", "tonic", "nix::"] {
+        for word in
+            ["std::process", "std::fs", "std::env", "SystemTime", "Instant::", "tokio", "tonic", "nix::"]
+        {
             assert!(!code(&text).contains(word), "{}: names {word}", path.display());
         }
     }
@@ -129,8 +154,12 @@ fn a_file_beside_requirements_is_a_requirement() {
                 named.push(name);
             }
         }
-        let missing: Vec<&str> = catalogue.of(scope).map(|e| e.name).filter(|name| !named.iter().any(|n| n == name)).collect();
-        assert!(missing.is_empty(), "{folder}: the folder is the list of keys, but there is no file for {missing:?}");
+        let missing: Vec<&str> =
+            catalogue.of(scope).map(|e| e.name).filter(|name| !named.iter().any(|n| n == name)).collect();
+        assert!(
+            missing.is_empty(),
+            "{folder}: the folder is the list of keys, but there is no file for {missing:?}"
+        );
     }
 }
 
@@ -140,7 +169,8 @@ fn one_place_starts_processes_prints_and_exits() {
     for (path, text) in product() {
         let (text, is) = (code(&tests_of(&text)), |p: &str| path == Path::new(p));
         assert!(
-            !text.contains("process::Command") && !text.contains("Process::new(") || is("proto/machine/src/child.rs"),
+            !text.contains("process::Command") && !text.contains("Process::new(")
+                || is("proto/machine/src/child.rs"),
             "{} starts processes",
             path.display()
         );
@@ -153,7 +183,11 @@ fn one_place_starts_processes_prints_and_exits() {
             path.display()
         );
         assert!(!text.contains("process::exit"), "{} exits", path.display());
-        assert!(!["\"sh\"", "\"bash\"", "\"/bin/sh\""].iter().any(|shell| text.contains(shell)), "{} names a shell", path.display());
+        assert!(
+            !["\"sh\"", "\"bash\"", "\"/bin/sh\""].iter().any(|shell| text.contains(shell)),
+            "{} names a shell",
+            path.display()
+        );
     }
 }
 
@@ -168,22 +202,30 @@ const HOMONYMS: [(&str, &[&str], &str); 10] = [
     ("controller/src/render/readiness.rs", &["passthrough"], "head of a column"),
     ("controller/src/render/report.rs", &["license", "gpus", "driver"], "keys of `verify -o json`"),
     ("controller/src/cli/plan.rs", &["gpus"], "a key of `plan -o json`"),
-    ("packaging/xtask/src", &["acceptance-level", "esx-version", "maintenance-mode"], "elements of a VIB's descriptor"),
+    (
+        "packaging/xtask/src",
+        &["acceptance-level", "esx-version", "maintenance-mode"],
+        "elements of a VIB's descriptor",
+    ),
 ];
 
 #[test]
 fn requirements_and_facts_are_named_by_their_types() {
     let catalogue = vsgpu::catalogue();
     let facts = catalogue.extra_facts.iter().chain(catalogue.entries.iter().map(|e| &e.fact)).map(|f| f.name);
-    let names: std::collections::BTreeSet<&str> = catalogue.entries.iter().map(|e| e.name).chain(facts).collect();
+    let names: std::collections::BTreeSet<&str> =
+        catalogue.entries.iter().map(|e| e.name).chain(facts).collect();
     let mut wrong = vec![];
     for (path, text) in
-        ["proto/core/src", "proto/machine/src", "proto/wire/src", "controller/src", "packaging/xtask/src"].into_iter().flat_map(sources)
+        ["proto/core/src", "proto/machine/src", "proto/wire/src", "controller/src", "packaging/xtask/src"]
+            .into_iter()
+            .flat_map(sources)
     {
         let text = code(text.split("#[cfg(test)]").next().unwrap_or_default());
         // Between two quotes of one line: names have no quotes in them.
         for literal in text.lines().flat_map(|line| line.split('"').skip(1).step_by(2)) {
-            let meant = HOMONYMS.iter().any(|(place, words, _)| path.starts_with(place) && words.contains(&literal));
+            let meant =
+                HOMONYMS.iter().any(|(place, words, _)| path.starts_with(place) && words.contains(&literal));
             if names.contains(literal) && !meant {
                 wrong.push(format!("{}: \"{literal}\"", path.display()));
             }

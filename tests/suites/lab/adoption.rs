@@ -14,7 +14,9 @@ fn killed_in_the_middle(name: &str) -> Lab {
     let lab = small(name);
     fault(&lab, "esx-01", INSTALL, Fault::Slow { ms: 1_500 });
     let mut child = begin(&lab, &["apply", "--yes"]);
-    wait_until("the install has begun", Duration::from_secs(60), || count(&lab.calls("esx-01"), "component apply") == 1);
+    wait_until("the install has begun", Duration::from_secs(60), || {
+        count(&lab.calls("esx-01"), "component apply") == 1
+    });
     child.kill().unwrap();
     child.wait().unwrap();
     lab
@@ -22,7 +24,11 @@ fn killed_in_the_middle(name: &str) -> Lab {
 
 /// The lease of a controller that is gone; a real one ends within a minute.
 fn lease_has_ended(lab: &Lab) {
-    let page = || vsgpu_tests::http::get(&lab.metrics("esx-01"), "/metrics", None).map(|(_, page)| page).unwrap_or_default();
+    let page = || {
+        vsgpu_tests::http::get(&lab.metrics("esx-01"), "/metrics", None)
+            .map(|(_, page)| page)
+            .unwrap_or_default()
+    };
     let mut asked = std::time::Instant::now();
     wait_until("nobody is at work there", Duration::from_secs(90), || {
         let ask = asked.elapsed() > Duration::from_millis(500);
@@ -79,16 +85,28 @@ fn a_run_whose_records_are_gone_is_taken_over() {
     assert!(said.contains("[left-behind]") && said.contains("vsgpu abort --adopt esx-01"), "{said}");
     // Monitoring tells it long before two hours.
     let page = || vsgpu_tests::http::get(&lab.metrics("esx-01"), "/metrics", None).unwrap().1;
-    wait_until("the metric says so", Duration::from_secs(20), || page().contains("\nvsgpu_host_left_taken 1\n"));
-    assert!(page().contains("vsgpu_host_taken_timestamp_seconds{run=") && page().contains("what=\"maintenance-mode\""), "{}", page());
+    wait_until("the metric says so", Duration::from_secs(20), || {
+        page().contains("\nvsgpu_host_left_taken 1\n")
+    });
+    assert!(
+        page().contains("vsgpu_host_taken_timestamp_seconds{run=")
+            && page().contains("what=\"maintenance-mode\""),
+        "{}",
+        page()
+    );
     // Any controller with the same CA.
     let said = lab.expect(2, &["abort", &second, "--pki", &pki, "--adopt", "esx-01"]);
-    assert!(said.contains("end maintenance mode on esx-01 and power on vm-01 there? Then add `--yes`"), "{said}");
+    assert!(
+        said.contains("end maintenance mode on esx-01 and power on vm-01 there? Then add `--yes`"),
+        "{said}"
+    );
     let said = lab.expect(0, &["abort", &second, "--pki", &pki, "--adopt", "esx-01", "--yes"]);
     assert!(said.contains("2 of 2 steps done"), "{said}");
     given_back(&lab);
     assert!(!lab.expect(0, &["status"]).contains("IS IN MAINTENANCE"));
-    wait_until("the metric is quiet", Duration::from_secs(20), || page().contains("\nvsgpu_host_left_taken 0\n"));
+    wait_until("the metric is quiet", Duration::from_secs(20), || {
+        page().contains("\nvsgpu_host_left_taken 0\n")
+    });
     let said = lab.expect(2, &["abort", "--adopt", "esx-01"]);
     assert!(said.contains("no run has taken anything of esx-01"), "{said}");
     // And the work is done as ever.
@@ -103,7 +121,9 @@ fn a_lost_terminal_leaves_nobody_guessing() {
     let lab = small("hangup");
     fault(&lab, "esx-01", INSTALL, Fault::Slow { ms: 1_500 });
     let child = begin(&lab, &["apply", "--yes"]);
-    wait_until("the install has begun", Duration::from_secs(60), || count(&lab.calls("esx-01"), "component apply") == 1);
+    wait_until("the install has begun", Duration::from_secs(60), || {
+        count(&lab.calls("esx-01"), "component apply") == 1
+    });
     kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGHUP).unwrap();
     assert_eq!(end(child).0, Some(5));
     // Its own records still tell it, and are enough.
@@ -134,5 +154,10 @@ fn what_a_person_did_is_not_a_runs() {
     assert!(said.contains("no record of a run"), "{said}");
     assert!(lab.expect(2, &["abort", "--adopt", "esx-01"]).contains("no run has taken anything"));
     assert!(lab.state("esx-01").esxi.unwrap().maintenance);
-    assert!(!Path::new(&lab.machine("esx-01")).join("root/etc/opt/vsgpu/taken.json").metadata().is_ok_and(|m| m.len() > 60));
+    assert!(
+        !Path::new(&lab.machine("esx-01"))
+            .join("root/etc/opt/vsgpu/taken.json")
+            .metadata()
+            .is_ok_and(|m| m.len() > 60)
+    );
 }

@@ -21,7 +21,11 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 fn target(lab: &Lab, node: &str) -> Target {
-    Target { address: lab.address(node), node: node.into(), role: if node.starts_with("esx") { "host" } else { "guest" } }
+    Target {
+        address: lab.address(node),
+        node: node.into(),
+        role: if node.starts_with("esx") { "host" } else { "guest" },
+    }
 }
 
 fn connector(lab: &Lab) -> Connector {
@@ -40,7 +44,13 @@ async fn claimed(lab: &Lab, node: &str) -> (Connection, Fence) {
     (connection, Fence { epoch, ..fence })
 }
 
-async fn apply(connection: &Connection, fence: &Fence, requirement: &str, spec: &Value, name: &str) -> Outcome {
+async fn apply(
+    connection: &Connection,
+    fence: &Fence,
+    requirement: &str,
+    spec: &Value,
+    name: &str,
+) -> Outcome {
     let mut call = Call { fence: fence.clone(), operation: name.into(), ..Call::default() };
     connection.apply(None, requirement, spec, None, &mut call, WITHIN, &mut |_| {}).await.unwrap()
 }
@@ -71,7 +81,10 @@ fn what_was_checked_is_what_is_installed() {
     lab.change("esx-01", |m| m.esxi().vms.iter_mut().for_each(|vm| vm.on = false));
     block_on(async {
         let (connection, fence) = claimed(&lab, "esx-01").await;
-        let state = connection.send(&file, id.clone(), &fence, &Default::default(), WITHIN, &mut |_| {}).await.unwrap();
+        let state = connection
+            .send(&file, id.clone(), &fence, &Default::default(), WITHIN, &mut |_| {})
+            .await
+            .unwrap();
         // Whoever asks: a host that serves its VMs is not touched.
         lab.forget_calls();
         let why = refused(&apply(&connection, &fence, "vgpu-manager", &spec, "1").await);
@@ -85,7 +98,11 @@ fn what_was_checked_is_what_is_installed() {
         // Another host's hand on a shared datastore.
         let there = on_host(&state.path);
         let good = std::fs::read(&there).unwrap();
-        std::fs::write(&there, files::bundle("NVD-VMware_ESXi_8.0.0_Driver", "535.183.04-1OEM.800.1.0.20613240", true, 999)).unwrap();
+        std::fs::write(
+            &there,
+            files::bundle("NVD-VMware_ESXi_8.0.0_Driver", "535.183.04-1OEM.800.1.0.20613240", true, 999),
+        )
+        .unwrap();
         let why = refused(&apply(&connection, &fence, "vgpu-manager", &spec, "3").await);
         assert!(why.contains("was changed after it was sent"), "{why}");
         // A link to a file with the right content is no file of ours either.
@@ -101,7 +118,10 @@ fn what_was_checked_is_what_is_installed() {
         // What it is is not taken from whoever asks.
         for (key, lie) in [
             ("kind", json!("vib")),
-            ("holds", json!([{ "name": "NVD-VMware_ESXi_8.0.0_Driver", "version": "999.0-1OEM", "acceptance": "accepted" }])),
+            (
+                "holds",
+                json!([{ "name": "NVD-VMware_ESXi_8.0.0_Driver", "version": "999.0-1OEM", "acceptance": "accepted" }]),
+            ),
             (
                 "holds",
                 json!([{ "name": "NVD-VMware_ESXi_8.0.0_Driver", "version": "535.183.04-1OEM.800.1.0.20613240", "acceptance": "partner" }]),
@@ -109,18 +129,25 @@ fn what_was_checked_is_what_is_installed() {
         ] {
             let mut lying = spec.clone();
             lying["package"][key] = lie;
-            let why = refused(&apply(&connection, &fence, "vgpu-manager", &lying, &format!("lie {lying}")).await);
+            let why =
+                refused(&apply(&connection, &fence, "vgpu-manager", &lying, &format!("lie {lying}")).await);
             assert!(why.contains("differently"), "{why}");
         }
         let mut outside = spec.clone();
         outside["package"]["sha256"] = json!("../../../../tmp");
-        assert!(refused(&apply(&connection, &fence, "vgpu-manager", &outside, "6").await).contains("64 hexadecimal"));
+        assert!(
+            refused(&apply(&connection, &fence, "vgpu-manager", &outside, "6").await)
+                .contains("64 hexadecimal")
+        );
         assert_eq!(installs(), 0, "{:?}", lab.calls("esx-01"));
         // The right one goes to the tool under a name that only this host writes.
         let done = apply(&connection, &fence, "vgpu-manager", &spec, "7").await;
         assert!(matches!(done, Outcome::Applied { .. }), "{done:?}");
         let calls = lab.calls("esx-01");
-        assert!(calls.iter().any(|c| c.contains("software component apply -d /tmp/vsgpu-staged/")), "{calls:?}");
+        assert!(
+            calls.iter().any(|c| c.contains("software component apply -d /tmp/vsgpu-staged/")),
+            "{calls:?}"
+        );
         let left = std::fs::read_dir(on_host("/tmp/vsgpu-staged")).unwrap().count();
         assert_eq!(left, 0, "nothing is left on the ramdisk");
     });
@@ -137,7 +164,9 @@ fn nothing_is_received_through_a_link() {
     let partial = format!("{}.esx-01.partial", id.name);
     block_on(async {
         let (connection, fence) = claimed(&lab, "esx-01").await;
-        let send = || async { connection.send(&file, id.clone(), &fence, &Default::default(), WITHIN, &mut |_| {}).await };
+        let send = || async {
+            connection.send(&file, id.clone(), &fence, &Default::default(), WITHIN, &mut |_| {}).await
+        };
         std::fs::create_dir_all(folder.join(&short)).unwrap();
         std::os::unix::fs::symlink(&victim, folder.join(&short).join(&partial)).unwrap();
         assert!(send().await.unwrap_err().to_string().contains("symbolic link"));
@@ -166,7 +195,12 @@ fn nothing_is_received_through_a_link() {
 }
 
 /// Connections that say `words` and no more, renewed as soon as the agent cuts one.
-fn crowd(address: &str, words: &'static [u8], size: usize, over: &Arc<AtomicBool>) -> std::thread::JoinHandle<u64> {
+fn crowd(
+    address: &str,
+    words: &'static [u8],
+    size: usize,
+    over: &Arc<AtomicBool>,
+) -> std::thread::JoinHandle<u64> {
     let (address, over) = (address.to_string(), over.clone());
     std::thread::spawn(move || {
         let mut renewed = 0;
@@ -201,7 +235,11 @@ fn silent_connections_keep_no_operator_out() {
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(8_192.min(hard)), hard).unwrap();
     let lab = small("crowd");
     // Nothing; the beginning of a handshake and no more; something that is none.
-    for (words, size) in [(b"".as_slice(), 1_200), (b"\x16\x03\x01\x02\x00\x01".as_slice(), 600), (b"GET / HTTP/1.1\r\n".as_slice(), 200)] {
+    for (words, size) in [
+        (b"".as_slice(), 1_200),
+        (b"\x16\x03\x01\x02\x00\x01".as_slice(), 600),
+        (b"GET / HTTP/1.1\r\n".as_slice(), 200),
+    ] {
         let over = Arc::new(AtomicBool::new(false));
         let crowd = crowd(&lab.address("esx-01"), words, size, &over);
         let begun = Instant::now();
@@ -213,14 +251,18 @@ fn silent_connections_keep_no_operator_out() {
         }
         over.store(true, Ordering::SeqCst);
         let renewed = crowd.join().unwrap();
-        println!("{size} connections that say {} bytes, {renewed} renewed: slowest honest answer {slowest:.2?}", words.len());
+        println!(
+            "{size} connections that say {} bytes, {renewed} renewed: slowest honest answer {slowest:.2?}",
+            words.len()
+        );
         assert!(slowest < Duration::from_secs(2), "{slowest:?}");
     }
     // The metrics' listener as well.
     let over = Arc::new(AtomicBool::new(false));
     let waiting = crowd(&lab.metrics("esx-01"), b"", 600, &over);
     wait_until("metrics beside silent connections", Duration::from_secs(2), || {
-        vsgpu_tests::http::get(&lab.metrics("esx-01"), "/livez", None).is_some_and(|(status, _)| status == 200)
+        vsgpu_tests::http::get(&lab.metrics("esx-01"), "/livez", None)
+            .is_some_and(|(status, _)| status == 200)
     });
     over.store(true, Ordering::SeqCst);
     waiting.join().unwrap();
@@ -241,16 +283,26 @@ fn what_an_operator_asks_is_bounded() {
         // A number that could not grow any more.
         for epoch in [u64::MAX, u64::MAX - 1, 1 << 60] {
             let wild = Fence { epoch, ..fence.clone() };
-            assert!(matches!(connection.claim(&wild, 60, WITHIN).await, Err(CallError::Failed(why)) if why.contains("never given")));
+            assert!(
+                matches!(connection.claim(&wild, 60, WITHIN).await, Err(CallError::Failed(why)) if why.contains("never given"))
+            );
         }
-        assert_eq!(connection.claim(&fence, 60, WITHIN).await.unwrap(), fence.epoch, "the claim is as it was");
+        assert_eq!(
+            connection.claim(&fence, 60, WITHIN).await.unwrap(),
+            fence.epoch,
+            "the claim is as it was"
+        );
         // Wishes: one of megabytes, and more than there are requirements.
         let large = json!({ "policy": "x".repeat(3 << 20) });
-        let _ = connection.observe(None, &["maintenance-mode"], &[("assignment-policy".into(), large)], WITHIN).await;
-        let many: Vec<(String, Value)> =
-            (0..2_000).map(|n| ("assignment-policy".into(), json!(format!("{n}{}", "y".repeat(300))))).collect();
+        let _ = connection
+            .observe(None, &["maintenance-mode"], &[("assignment-policy".into(), large)], WITHIN)
+            .await;
+        let many: Vec<(String, Value)> = (0..2_000)
+            .map(|n| ("assignment-policy".into(), json!(format!("{n}{}", "y".repeat(300)))))
+            .collect();
         let _ = connection.observe(None, &["maintenance-mode"], &many, WITHIN).await;
-        let kept = std::fs::read(lab.machine("esx-01").join("root/etc/opt/vsgpu/wishes.json")).map_or(0, |bytes| bytes.len());
+        let kept = std::fs::read(lab.machine("esx-01").join("root/etc/opt/vsgpu/wishes.json"))
+            .map_or(0, |bytes| bytes.len());
         assert!(kept < 10_000, "{kept} bytes of wishes are kept");
         // Words come back cut.
         let name = "f".repeat(1 << 20);
@@ -277,7 +329,9 @@ fn what_an_operator_asks_is_bounded() {
         let mut looks = tokio::task::JoinSet::new();
         for _ in 0..512 {
             let connection = looking.clone();
-            looks.spawn(async move { connection.observe(None, &[], &[], Duration::from_secs(120)).await.map(|_| ()) });
+            looks.spawn(async move {
+                connection.observe(None, &[], &[], Duration::from_secs(120)).await.map(|_| ())
+            });
         }
         // Meanwhile an honest operator.
         let honest = open(&lab, "esx-01").await;

@@ -9,13 +9,21 @@ use vsgpu_tests::lab::{Lab, files, programs, wait_until};
 
 /// What `vsgpu validate` says of a fleet file.
 fn validate(text: &str) -> (Option<i32>, String) {
-    let folder =
-        std::env::temp_dir().join(format!("vsgpu-bad-{}-{:?}", std::process::id(), std::thread::current().id()).replace(['(', ')'], ""));
+    let folder = std::env::temp_dir().join(
+        format!("vsgpu-bad-{}-{:?}", std::process::id(), std::thread::current().id()).replace(['(', ')'], ""),
+    );
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("fleet.yaml"), text).unwrap();
-    let output = Command::new(programs().join("vsgpu")).args(["validate", "--no-files"]).current_dir(&folder).output().unwrap();
+    let output = Command::new(programs().join("vsgpu"))
+        .args(["validate", "--no-files"])
+        .current_dir(&folder)
+        .output()
+        .unwrap();
     std::fs::remove_dir_all(&folder).unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+    )
 }
 
 #[test]
@@ -29,7 +37,10 @@ fn fleet_files_are_refused_with_place_allowed_values_and_a_suggestion() {
             "version: 1\nhosts:\n  esx-01:\n    graphic-type: Shared\n",
             "error[fleet-file]: esx-01: unknown key `graphic-type`\n  fleet.yaml:4:5\n",
         ),
-        ("version: 1\nhost:\n  esx-01:\n", "error[fleet-file]: fleet file: unknown key `host`\n  fleet.yaml:2:1\n"),
+        (
+            "version: 1\nhost:\n  esx-01:\n",
+            "error[fleet-file]: fleet file: unknown key `host`\n  fleet.yaml:2:1\n",
+        ),
         (
             "version: 1\nhosts:\n  esx-01:\n    vgpu-manager: { package: x.zip }\n",
             "error[fleet-file]: esx-01: vgpu-manager: missing field `datastore`\n  fleet.yaml:4:19\n",
@@ -39,8 +50,14 @@ fn fleet_files_are_refused_with_place_allowed_values_and_a_suggestion() {
             "unknown key `datastor`\n  fleet.yaml:4:37\n",
         ),
         ("version: 1\nhosts:\n  esx-01:\n    ecc: [1]\n", "error[fleet-file]: esx-01: ecc: "),
-        ("version: 1\nhosts:\n  esx-01:\n  esx-01:\n", "error[fleet-file]: `esx-01` appears twice\n  fleet.yaml:4:3\n  first in line 3\n"),
-        ("version: 1\nhosts:\n  esx-[01-03]:\n  esx-02:\n", "error[fleet-file]: host `esx-02` appears twice\n  fleet.yaml:4:3\n"),
+        (
+            "version: 1\nhosts:\n  esx-01:\n  esx-01:\n",
+            "error[fleet-file]: `esx-01` appears twice\n  fleet.yaml:4:3\n  first in line 3\n",
+        ),
+        (
+            "version: 1\nhosts:\n  esx-[01-03]:\n  esx-02:\n",
+            "error[fleet-file]: host `esx-02` appears twice\n  fleet.yaml:4:3\n",
+        ),
         (
             "version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    host: esx-1\n",
             "error[fleet-file]: vm-01: there is no host `esx-1`\n  fleet.yaml:6:11\n  known hosts: `esx-01`\n\nhint: did you mean `esx-01`?\n",
@@ -129,10 +146,10 @@ fn operators_files_are_judged_by_their_content() {
     assert!(said.contains("SHA-256 is ") && said.contains("the fleet file states 0000"), "{said}");
     assert!(lab.expect(2, &["validate", "nowhere.yaml"]).contains("nowhere.yaml: no such file"));
     // A driver that is no self-extracting installer.
-    lab.write_fleet(
-        &fleet(&lab, "files/good.zip")
-            .replace("hosts:", "vms:\n  vm-01: { host: esx-01, guest: { driver: { package: files/x.run } } }\nhosts:"),
-    );
+    lab.write_fleet(&fleet(&lab, "files/good.zip").replace(
+        "hosts:",
+        "vms:\n  vm-01: { host: esx-01, guest: { driver: { package: files/x.run } } }\nhosts:",
+    ));
     std::fs::write(lab.folder.join("files/x.run"), b"\x7fELF").unwrap();
     assert!(lab.expect(2, &["validate"]).contains("not a self-extracting installer"));
 }
@@ -156,9 +173,11 @@ fn certificates_open_only_what_they_are_for() {
     // A host's certificate in the place of the operator's: our CA, but no operator.
     let thief = lab.folder.join("thief");
     std::fs::create_dir_all(&thief).unwrap();
-    for (from, to) in
-        [("esx-02.host/ca.pem", "ca.pem"), ("esx-02.host/node.pem", "controller.pem"), ("esx-02.host/node.key", "controller.key")]
-    {
+    for (from, to) in [
+        ("esx-02.host/ca.pem", "ca.pem"),
+        ("esx-02.host/node.pem", "controller.pem"),
+        ("esx-02.host/node.key", "controller.key"),
+    ] {
         std::fs::copy(lab.folder.join("pki").join(from), thief.join(to)).unwrap();
     }
     let said = lab.expect(4, &["plan", "--pki", "thief"]);
@@ -181,11 +200,18 @@ fn certificates_open_only_what_they_are_for() {
     // A range in which one node has its certificates: which one is said, and none is issued.
     lab.expect(0, &["cert", "issue", "esx-42", "--role", "host"]);
     let said = lab.expect(2, &["cert", "issue", "esx-[41-43]", "--role", "host"]);
-    assert!(said.contains("there already: ") && said.contains("esx-42.host; nothing was issued") && said.contains("hint: "), "{said}");
+    assert!(
+        said.contains("there already: ")
+            && said.contains("esx-42.host; nothing was issued")
+            && said.contains("hint: "),
+        "{said}"
+    );
     assert!(!lab.folder.join("pki/esx-41.host").exists() && !lab.folder.join("pki/esx-43.host").exists());
     // A second CA over the first would lock everyone out.
     assert!(lab.expect(2, &["ca", "init"]).contains("there is a CA already"));
-    let modes = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(lab.folder.join("pki/ca.key")).unwrap().permissions());
+    let modes = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(lab.folder.join("pki/ca.key")).unwrap().permissions(),
+    );
     assert_eq!(modes & 0o777, 0o600);
 }
 
@@ -196,15 +222,26 @@ fn an_agent_that_is_away_is_said_and_hides_nobody() {
     lab.start();
     lab.write_fleet(
         &(fleet(&lab, "files/good.zip")
-            + &format!("  esx-02:\n    address: {}\n    assignment-policy: Consolidation\n", lab.address("esx-02"))),
+            + &format!(
+                "  esx-02:\n    address: {}\n    assignment-policy: Consolidation\n",
+                lab.address("esx-02")
+            )),
     );
     lab.stop_agent("esx-01");
     let said = lab.expect(4, &["apply", "--yes"]);
-    assert!(said.contains("error[unreachable]: esx-01 at 127.0.0.1:") && said.contains("hint: is the agent running there"), "{said}");
+    assert!(
+        said.contains("error[unreachable]: esx-01 at 127.0.0.1:")
+            && said.contains("hint: is the agent running there"),
+        "{said}"
+    );
     // The other host was served all the same.
     assert_eq!(lab.state("esx-02").esxi().policy, "Consolidation");
     let json: Value = serde_json::from_slice(&lab.vsgpu(&["facts", "-o", "json"]).stdout).unwrap();
-    assert!(json["host/esx-01"]["error"]["message"].is_string() && json["host/esx-02"]["esx-version"]["version"] == "8.0.2", "{json}");
+    assert!(
+        json["host/esx-01"]["error"]["message"].is_string()
+            && json["host/esx-02"]["esx-version"]["version"] == "8.0.2",
+        "{json}"
+    );
 }
 
 /// The one-shot facts of a host agent.
@@ -231,7 +268,11 @@ fn facts_never_fail_as_a_whole() {
     assert_eq!(good["host-graphics"]["default_type"], "Shared");
     // A fact that cannot be read says the command, its end and its words.
     let error = &good["gpus"]["error"];
-    assert_eq!((error["command"].as_str(), error["status"].as_str()), (Some("nvidia-smi -q -x"), Some("no such program")), "{good:#}");
+    assert_eq!(
+        (error["command"].as_str(), error["status"].as_str()),
+        (Some("nvidia-smi -q -x"), Some("no such program")),
+        "{good:#}"
+    );
     // esxcli is missing.
     let empty = lab.folder.join("empty");
     std::fs::create_dir_all(&empty).unwrap();
@@ -243,7 +284,9 @@ fn facts_never_fail_as_a_whole() {
         (Fault::Fail { text: "Connect to localhost failed: Connection failure.\n".into() }, "exit status 1"),
         (Fault::Flood, "killed after printing more than 8 MiB"),
     ] {
-        lab.change("esx-01", |m| drop(m.faults.insert("esxcli --formatter=xml system version".into(), fault.clone())));
+        lab.change("esx-01", |m| {
+            drop(m.faults.insert("esxcli --formatter=xml system version".into(), fault.clone()))
+        });
         lab.change("esx-01", |m| drop(m.faults.insert("esxcli system version".into(), fault)));
         let (bad, took) = facts(&lab, &tools);
         assert_eq!(bad["esx-version"]["error"]["status"], status, "{bad:#}");
@@ -256,14 +299,18 @@ fn facts_never_fail_as_a_whole() {
 /// Command lines of all processes here.
 fn running() -> Vec<String> {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
-    all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok()).map(|b| String::from_utf8_lossy(&b).into_owned()).collect()
+    all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+        .map(|b| String::from_utf8_lossy(&b).into_owned())
+        .collect()
 }
 
 /// A tool that hangs costs its own deadline (60 s) and its own facts, nothing else; its processes are gone afterwards.
 #[test]
 fn a_hanging_esxcli_costs_only_its_own_facts() {
     let lab = lab("hang");
-    lab.change("esx-01", |m| drop(m.faults.insert("esxcli --formatter=xml graphics host".into(), Fault::Hang)));
+    lab.change("esx-01", |m| {
+        drop(m.faults.insert("esxcli --formatter=xml graphics host".into(), Fault::Hang))
+    });
     let (seen, _) = facts(&lab, &lab.machine("esx-01").join("tools"));
     assert_eq!(seen["host-graphics"]["error"]["status"], "killed after its deadline of 60 s", "{seen:#}");
     assert_eq!(seen["esx-version"]["version"], "8.0.2");
@@ -271,7 +318,9 @@ fn a_hanging_esxcli_costs_only_its_own_facts() {
     let hung = lab.calls("esx-01").iter().filter(|c| c.contains("graphics host get")).count();
     assert_eq!(hung, 1, "{:#?}", lab.calls("esx-01"));
     let at = lab.folder.display().to_string();
-    wait_until("nothing that hung is left", Duration::from_secs(10), || !running().iter().any(|c| c.contains(&at)));
+    wait_until("nothing that hung is left", Duration::from_secs(10), || {
+        !running().iter().any(|c| c.contains(&at))
+    });
 }
 
 #[test]
@@ -279,7 +328,11 @@ fn a_full_disk_while_receiving_keeps_nothing_and_says_so() {
     let lab = lab("full");
     let store = lab.machine("esx-01").join("root/vmfs/volumes/datastore1");
     // A file system of 1 MiB in the place of the datastore.
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&store).status().is_ok_and(|s| s.success());
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+        .arg(&store)
+        .status()
+        .is_ok_and(|s| s.success());
     if !mounted {
         println!("SKIPPED: no file system can be mounted here (not root?)");
         return;
@@ -319,27 +372,48 @@ fn an_unknown_requirement_is_said_by_name() {
     let lab = lab("unknown");
     lab.start();
     let connector = vsgpu_wire::client::Connector::load(&lab.folder.join("pki")).unwrap();
-    let target = vsgpu_wire::client::Target { address: lab.address("esx-01"), node: "esx-01".into(), role: "host" };
+    let target =
+        vsgpu_wire::client::Target { address: lab.address("esx-01"), node: "esx-01".into(), role: "host" };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let second = Duration::from_secs(5);
     let said = runtime.block_on(async {
         let connection = vsgpu_wire::client::Connection::open(&connector, &target, second).await.unwrap();
         let unknown = connection
-            .apply(None, "warp-drive", &Value::Null, None, &mut vsgpu_wire::client::Call::default(), second, &mut |_| {})
+            .apply(
+                None,
+                "warp-drive",
+                &Value::Null,
+                None,
+                &mut vsgpu_wire::client::Call::default(),
+                second,
+                &mut |_| {},
+            )
             .await
             .unwrap_err();
         let spec = connection
-            .apply(None, "graphics-type", &serde_json::json!("Wrong"), None, &mut vsgpu_wire::client::Call::default(), second, &mut |_| {})
+            .apply(
+                None,
+                "graphics-type",
+                &serde_json::json!("Wrong"),
+                None,
+                &mut vsgpu_wire::client::Call::default(),
+                second,
+                &mut |_| {},
+            )
             .await
             .unwrap_err();
         // What it does know it publishes, as this build's own catalogue has it.
         let known = connection.schemas(second).await.unwrap();
         let own: Vec<_> = vsgpu_host_agent::catalogue().entries.iter().map(|e| (e.schema)()).collect();
-        assert!(known.len() == own.len() && own.iter().all(|schema| known.values().any(|k| k == schema)), "{known:#?}");
+        assert!(
+            known.len() == own.len() && own.iter().all(|schema| known.values().any(|k| k == schema)),
+            "{known:#?}"
+        );
         format!("{unknown}\n{spec}")
     });
     assert!(
-        said.contains("does not know the requirement `warp-drive`: upgrade the agent") && said.contains("unknown value `Wrong`"),
+        said.contains("does not know the requirement `warp-drive`: upgrade the agent")
+            && said.contains("unknown value `Wrong`"),
         "{said}"
     );
 }
@@ -359,12 +433,19 @@ fn certificates_are_renewed_before_and_after_their_end() {
     lab.start();
     // Fresh: nothing is said. Then a month, a week, a day, and one that lives shortly.
     assert!(!lab.expect(3, &["verify"]).contains("certificate"));
-    for (days, ago, said) in
-        [(365, 340, "ends in 25 days"), (365, 360, "ends in 5 days"), (365, 364, "ends in 23 hours"), (9, 7, "should have been renewed")]
-    {
+    for (days, ago, said) in [
+        (365, 340, "ends in 25 days"),
+        (365, 360, "ends in 5 days"),
+        (365, 364, "ends in 23 hours"),
+        (9, 7, "should have been renewed"),
+    ] {
         issue(days, ago);
         let output = lab.expect(3, &["verify"]);
-        let ends = output.lines().find(|l| l.starts_with("warning: the certificate of esx-01 ")).unwrap_or_default().to_string();
+        let ends = output
+            .lines()
+            .find(|l| l.starts_with("warning: the certificate of esx-01 "))
+            .unwrap_or_default()
+            .to_string();
         // The day of tolerance at its beginning, and the moment between the two.
         assert!(
             ends.contains(said)
@@ -375,10 +456,14 @@ fn certificates_are_renewed_before_and_after_their_end() {
         );
         assert!(ends.contains("`vsgpu cert renew esx-01 --role host`"), "{ends}");
         let status = lab.expect(0, &["status"]);
-        let of_status = status.lines().find(|l| l.starts_with("warning: the certificate of esx-01 ends in")).unwrap_or_default();
+        let of_status = status
+            .lines()
+            .find(|l| l.starts_with("warning: the certificate of esx-01 ends in"))
+            .unwrap_or_default();
         assert!(of_status.contains("`vsgpu cert renew esx-01 --role host`"), "{status}");
     }
-    let json: Value = serde_json::from_str(&String::from_utf8_lossy(&lab.vsgpu(&["verify", "-o", "json"]).stdout)).unwrap();
+    let json: Value =
+        serde_json::from_str(&String::from_utf8_lossy(&lab.vsgpu(&["verify", "-o", "json"]).stdout)).unwrap();
     assert_eq!(json["certificates"][0]["of"], "esx-01", "{json}");
     // Ended: the error names the command, and the command helps.
     issue(1, 400);
@@ -388,8 +473,14 @@ fn certificates_are_renewed_before_and_after_their_end() {
     let before = std::fs::read(pki.join("esx-01.host/node.pem")).unwrap();
     let said = lab.expect(0, &["cert", "renew", "esx-01"]);
     assert!(said.contains("vsgpu-host-agent restart") && said.contains("esx-01.host"), "{said}");
-    assert_eq!(std::fs::read(pki.join("esx-01.host.old/node.pem")).unwrap(), before, "the one before is kept");
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(pki.join("esx-01.host/node.key")).unwrap().permissions());
+    assert_eq!(
+        std::fs::read(pki.join("esx-01.host.old/node.pem")).unwrap(),
+        before,
+        "the one before is kept"
+    );
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(pki.join("esx-01.host/node.key")).unwrap().permissions(),
+    );
     assert_eq!(mode & 0o777, 0o600);
     lab.stop_agent("esx-01");
     lab.start_agent("esx-01");

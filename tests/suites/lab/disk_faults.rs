@@ -11,7 +11,17 @@ fn apply_with(lab: &Lab, fault: &str) -> (Option<i32>, String) {
     // Only calls on this file count.
     let journal = lab.folder.join(".vsgpu/fleet/run-000001.journal");
     let output = Command::new("strace")
-        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=write,fdatasync", "-e", &format!("inject={fault}"), "-P"])
+        .args([
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=write,fdatasync",
+            "-e",
+            &format!("inject={fault}"),
+            "-P",
+        ])
         .arg(&journal)
         .arg(programs().join("vsgpu"))
         .args(["apply", "--yes"])
@@ -24,7 +34,9 @@ fn apply_with(lab: &Lab, fault: &str) -> (Option<i32>, String) {
 
 #[test]
 fn a_journal_that_cannot_be_written_stops_the_run_before_the_effect() {
-    let works = Command::new("strace").args(["-qq", "-o", "/dev/null", "-e", "inject=getuid:retval=0", "true"]).output();
+    let works = Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "-e", "inject=getuid:retval=0", "true"])
+        .output();
     if !works.is_ok_and(|o| o.status.success()) {
         println!("SKIPPED: strace (Debian's package strace) is not here, or must not trace");
         return;
@@ -39,11 +51,16 @@ fn a_journal_that_cannot_be_written_stops_the_run_before_the_effect() {
         let lab = small(&format!("disk-{at}"));
         let (status, said) = apply_with(&lab, &format!("{fault}:when={at}+"));
         assert_eq!(status, Some(1), "{fault} at {at}: {said}");
-        assert!(said.contains("run-000001.journal: ") && said.contains("nothing is done that cannot be recorded"), "{said}");
+        assert!(
+            said.contains("run-000001.journal: ") && said.contains("nothing is done that cannot be recorded"),
+            "{said}"
+        );
         // What the journal does not say was begun was not done, on any node.
         let state: Value = serde_json::from_slice(&lab.vsgpu(&["status", "-o", "json"]).stdout).unwrap();
         let steps = state["steps"].as_array().unwrap().iter().filter(|s| s["state"]["state"] == "waiting");
-        let waiting: Vec<String> = steps.map(|s| format!("{} {}", s["node"].as_str().unwrap(), s["title"].as_str().unwrap())).collect();
+        let waiting: Vec<String> = steps
+            .map(|s| format!("{} {}", s["node"].as_str().unwrap(), s["title"].as_str().unwrap()))
+            .collect();
         assert!(!waiting.is_empty(), "{state:#}");
         let calls = [lab.changing_calls("esx-01"), lab.changing_calls("vm-01")].concat();
         for (title, call) in [
@@ -54,7 +71,10 @@ fn a_journal_that_cannot_be_written_stops_the_run_before_the_effect() {
             ("vm-01 (guest) driver", "-grid.run --silent"),
             ("vm-01 (guest) cuda-toolkit", "cuda_12.2.2_535.104.05_linux.run --silent"),
         ] {
-            assert!(!waiting.iter().any(|w| w == title) || count(&calls, call) == 0, "{fault} at {at}: {title} waits, and {calls:#?}");
+            assert!(
+                !waiting.iter().any(|w| w == title) || count(&calls, call) == 0,
+                "{fault} at {at}: {title} waits, and {calls:#?}"
+            );
         }
         lab.expect(0, &["apply", "--yes"]);
         lab.expect(0, &["verify"]);

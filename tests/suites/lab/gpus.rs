@@ -31,12 +31,20 @@ fn guest(lab: &Lab, vm: &str) -> String {
 
 fn fleet(lab: &Lab, host: &str, vms: &str) {
     let deadlines = "deadlines: { host-reboot-secs: 20, guest-boot-secs: 20 }";
-    lab.write_fleet(&format!("version: 1\n{deadlines}\nhosts:\n  esx-01:\n    address: {}\n{host}vms:\n{vms}", lab.address("esx-01")));
+    lab.write_fleet(&format!(
+        "version: 1\n{deadlines}\nhosts:\n  esx-01:\n    address: {}\n{host}vms:\n{vms}",
+        lab.address("esx-01")
+    ));
 }
 
 #[test]
 fn whole_gpus_from_the_host_to_the_proof_and_their_exchange() {
-    let lab = lab("whole", "8.0.3", ["0000:0d:00.0", "0000:5e:00.0", "0000:af:00.0"].map(files::a100).into(), &["vm-a", "vm-b"]);
+    let lab = lab(
+        "whole",
+        "8.0.3",
+        ["0000:0d:00.0", "0000:5e:00.0", "0000:af:00.0"].map(files::a100).into(),
+        &["vm-a", "vm-b"],
+    );
     let vms = |a: &str, b: &str| {
         format!(
             "  vm-a:\n    host: esx-01\n    passthrough: {a}\n{}  vm-b:\n    host: esx-01\n    passthrough: {b}\n{}",
@@ -63,8 +71,16 @@ fn whole_gpus_from_the_host_to_the_proof_and_their_exchange() {
     assert_eq!(count(&lab.calls("esx-01"), "shutdown reboot"), 0, "it applied at once");
     let (a, b) = (vmx(&lab, "esx-01", "vm-a"), vmx(&lab, "esx-01", "vm-b"));
     // Decimal in the .vmx, and what was there before is there still, in its order.
-    assert!(a.contains("pciPassthru0.id = \"00000:013:00.0\"") && a.contains("pciPassthru1.id = \"00000:094:00.0\""), "{a}");
-    assert!(b.contains("pciPassthru0.id = \"00000:175:00.0\"") && b.contains("pciPassthru.64bitMMIOSizeGB = \"128\""), "{b}");
+    assert!(
+        a.contains("pciPassthru0.id = \"00000:013:00.0\"")
+            && a.contains("pciPassthru1.id = \"00000:094:00.0\""),
+        "{a}"
+    );
+    assert!(
+        b.contains("pciPassthru0.id = \"00000:175:00.0\"")
+            && b.contains("pciPassthru.64bitMMIOSizeGB = \"128\""),
+        "{b}"
+    );
     assert!(a.starts_with(".encoding = \"UTF-8\"\nconfig.version = \"8\"\n"), "{a}");
     lab.forget_calls();
     lab.expect(0, &["apply", "--yes"]);
@@ -79,7 +95,10 @@ fn whole_gpus_from_the_host_to_the_proof_and_their_exchange() {
     fleet(&lab, "    passthrough: [A100]\n", &b_without);
     lab.expect(0, &["apply", "--yes"]);
     let (a, b) = (vmx(&lab, "esx-01", "vm-a"), vmx(&lab, "esx-01", "vm-b"));
-    assert!(a.contains("00000:013:00.0") && a.contains("00000:175:00.0") && !a.contains("00000:094:00.0"), "{a}");
+    assert!(
+        a.contains("00000:013:00.0") && a.contains("00000:175:00.0") && !a.contains("00000:094:00.0"),
+        "{a}"
+    );
     assert!(!b.contains("pciPassthru0"), "no key is left: {b}");
     assert!(lab.expect(0, &["verify"]).contains("2 x NVIDIA A100"));
 }
@@ -91,7 +110,10 @@ fn one_reboot_where_one_is_needed_and_never_a_second() {
     lab.change("esx-01", |m| m.esxi().gpus[1].stuck = true);
     lab.start();
     let plan = lab.expect(3, &["plan"]);
-    assert!(plan.contains("-d 0000:3b:00.0 -e true\n") && plan.contains("for passthrough\n"), "6.7 knows no apply-now: {plan}");
+    assert!(
+        plan.contains("-d 0000:3b:00.0 -e true\n") && plan.contains("for passthrough\n"),
+        "6.7 knows no apply-now: {plan}"
+    );
     let said = lab.expect(5, &["apply", "--yes"]);
     assert!(said.contains("a second reboot would not help"), "{said}");
     assert_eq!(count(&lab.calls("esx-01"), "shutdown reboot"), 1);
@@ -99,7 +121,10 @@ fn one_reboot_where_one_is_needed_and_never_a_second() {
     // Again and again: a person must look, and nothing is rebooted.
     for _ in 0..2 {
         let said = lab.expect(6, &["apply", "--yes"]);
-        assert!(said.contains("although the node was rebooted for it") && said.contains("ConfigStore"), "{said}");
+        assert!(
+            said.contains("although the node was rebooted for it") && said.contains("ConfigStore"),
+            "{said}"
+        );
     }
     assert_eq!(count(&lab.calls("esx-01"), "shutdown reboot"), 1);
     // Mended and rebooted by hand: all is well.
@@ -140,7 +165,12 @@ fn a_gpu_goes_back_to_serve_vgpus() {
 
 #[test]
 fn a_vm_that_does_not_start_is_explained_and_the_others_go_on() {
-    let lab = lab("explained", "8.0.3", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")], &["vm-a", "vm-b"]);
+    let lab = lab(
+        "explained",
+        "8.0.3",
+        vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")],
+        &["vm-a", "vm-b"],
+    );
     // A board with a larger BAR1 than the table says: the computed window is too small.
     lab.change("esx-01", |m| m.esxi().gpus[0].bar1_mib = 131_072);
     let vms = format!(
@@ -151,7 +181,10 @@ fn a_vm_that_does_not_start_is_explained_and_the_others_go_on() {
     fleet(&lab, "    passthrough: [A100]\n", &vms);
     lab.start();
     let said = lab.expect(5, &["apply", "--yes"]);
-    assert!(said.contains("the VM's MMIO window is too small") && said.contains("exceeds limit (33554432)"), "{said}");
+    assert!(
+        said.contains("the VM's MMIO window is too small") && said.contains("exceeds limit (33554432)"),
+        "{said}"
+    );
     assert!(said.contains("hint: 128 GiB are asked for: wish for `mmio: 256`"), "{said}");
     assert!(lab.calls("esx-01").iter().any(|c| c == "vim-cmd vmsvc/power.off 1"), "it is stopped");
     let mut state = lab.state("esx-01");
@@ -165,7 +198,12 @@ fn a_vm_that_does_not_start_is_explained_and_the_others_go_on() {
 
 #[test]
 fn wrong_combinations_are_refused_before_anything_is_touched() {
-    let lab = lab("gate", "8.0.2", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")], &["vm-a", "vm-b"]);
+    let lab = lab(
+        "gate",
+        "8.0.2",
+        vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")],
+        &["vm-a", "vm-b"],
+    );
     let host = format!(
         "    graphics-type: SharedPassthru\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\n",
         files::MANAGER_16_6
@@ -182,19 +220,32 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
         // A guest newer than its host.
         (
             vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_17_4),
-            vec!["driver-pair", "a guest must never be newer than its host", "535.183.01 for this host (vGPU 16.6)"],
+            vec![
+                "driver-pair",
+                "a guest must never be newer than its host",
+                "535.183.01 for this host (vGPU 16.6)",
+            ],
         ),
         // The data-center driver on a vGPU.
-        (vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_DATA_CENTER), vec!["driver-kind", "does not drive a vGPU"]),
+        (
+            vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_DATA_CENTER),
+            vec!["driver-kind", "does not drive a vGPU"],
+        ),
         // A profile of another board.
-        (vm("vm-a", "vgpu: [grid_p100-8q]", files::DRIVER_16_6), vec!["profile-exists", "A100 PCIe 40GB", "grid_a100-8c"]),
+        (
+            vm("vm-a", "vgpu: [grid_p100-8q]", files::DRIVER_16_6),
+            vec!["profile-exists", "A100 PCIe 40GB", "grid_a100-8c"],
+        ),
         // More than fits.
         (
             vm("vm-a", "vgpu: [nvidia_a100-20c, nvidia_a100-40c]", files::DRIVER_16_6),
             vec!["profile-fits", "same-size mode that takes 3 GPU(s)"],
         ),
         // A whole GPU that the host keeps.
-        (vm("vm-a", "passthrough: [\"0000:3b:00.0\"]", files::DRIVER_DATA_CENTER), vec!["gpu-owner", "passthrough: [\"0000:3b:00.0\"]"]),
+        (
+            vm("vm-a", "passthrough: [\"0000:3b:00.0\"]", files::DRIVER_DATA_CENTER),
+            vec!["gpu-owner", "passthrough: [\"0000:3b:00.0\"]"],
+        ),
         // One GPU at power-on for each of two VMs, and none of that kind given away.
         (
             vm("vm-a", "passthrough: [{ dynamic: \"10de:20f1\" }]", files::DRIVER_DATA_CENTER),
@@ -202,11 +253,16 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
         ),
         // vMotion of a whole GPU.
         (
-            vm("vm-a", "{ passthrough: [A100], expects: [vmotion] }", files::DRIVER_DATA_CENTER)
-                .replace("{ passthrough: [A100], expects: [vmotion] }", "passthrough: [A100]\n    expects: [vmotion]"),
+            vm("vm-a", "{ passthrough: [A100], expects: [vmotion] }", files::DRIVER_DATA_CENTER).replace(
+                "{ passthrough: [A100], expects: [vmotion] }",
+                "passthrough: [A100]\n    expects: [vmotion]",
+            ),
             vec!["migration", "vMotion is expected"],
         ),
-        (vm("vm-a", "passthrough: [A100]\n    expects: [suspend]", files::DRIVER_DATA_CENTER), vec!["migration", "uspend"]),
+        (
+            vm("vm-a", "passthrough: [A100]\n    expects: [suspend]", files::DRIVER_DATA_CENTER),
+            vec!["migration", "uspend"],
+        ),
     ] {
         fleet(&lab, &host, &(a + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)));
         lab.forget_calls();
@@ -230,21 +286,27 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
         assert!(said.contains(constraint), "{constraint}\n{said}");
     }
     // The one that is right goes on by itself once the host is there.
-    let ok = vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6) + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6);
+    let ok = vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)
+        + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6);
     fleet(&lab, &host, &ok);
     lab.expect(0, &["apply", "--yes"]);
     fleet(
         &lab,
         &host,
-        &(vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_17_4) + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)),
+        &(vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_17_4)
+            + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)),
     );
     let said = lab.expect(6, &["plan"]);
-    assert!(said.contains("vm-a (guest) wants driver") && !said.contains("vm-b"), "only vm-a is refused: {said}");
+    assert!(
+        said.contains("vm-a (guest) wants driver") && !said.contains("vm-b"),
+        "only vm-a is refused: {said}"
+    );
     // Applied all the same: vm-a keeps what it has, and vm-b gets what it wants.
     fleet(
         &lab,
         &host,
-        &(vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_17_4) + &vm("vm-b", "vgpu: [nvidia_a100-20c]", files::DRIVER_16_6)),
+        &(vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_17_4)
+            + &vm("vm-b", "vgpu: [nvidia_a100-20c]", files::DRIVER_16_6)),
     );
     let before = vmx(&lab, "esx-01", "vm-a");
     lab.forget_calls();
@@ -255,7 +317,8 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
     fleet(
         &lab,
         &host,
-        &(vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_17_4) + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)),
+        &(vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_17_4)
+            + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)),
     );
     // Offline, on what the file states.
     let said = lab.expect(6, &["validate"]);
@@ -266,13 +329,16 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
         "branch:\n  - { name: R535, type: host, allow: { branch: [R550] } }\n  - { name: R550, type: guest, allow: { branch: [R535] } }\ndriver:\n  - { version: 535.183.04, branch: R535, type: host }\n  - { version: 550.127.05, branch: R550, type: guest, os: [Linux] }\n",
     )
     .unwrap();
-    lab.write_fleet(&lab.fleet().replace("version: 1\n", "version: 1\ndriver-catalogue: files/vgpuDriverCatalog.yaml\n"));
+    lab.write_fleet(
+        &lab.fleet().replace("version: 1\n", "version: 1\ndriver-catalogue: files/vgpuDriverCatalog.yaml\n"),
+    );
     lab.expect(0, &["validate"]);
 }
 
 #[test]
 fn clones_get_disks_and_identities_of_their_own_and_then_a_gpu_each() {
-    let lab = lab("clones", "8.0.3", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")], &["base"]);
+    let lab =
+        lab("clones", "8.0.3", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")], &["base"]);
     lab.change("esx-01", |m| {
         let path = "/vmfs/volumes/datastore1/base/base.vmx";
         let text = m.text(path).unwrap() + "scsi0:0.present = \"TRUE\"\nscsi0:0.fileName = \"base.vmdk\"\nuuid.bios = \"56 4d 01\"\nethernet0.generatedAddress = \"00:0c:29:00:00:01\"\n";
@@ -281,7 +347,9 @@ fn clones_get_disks_and_identities_of_their_own_and_then_a_gpu_each() {
     });
     fleet(&lab, "    passthrough: [A100]\n", "  base:\n    host: esx-01\n");
     lab.start();
-    let args = |more: &'static str| vec!["clone", "--host", "esx-01", "--base", "base", "--name", "vm-[01-02]", more];
+    let args = |more: &'static str| {
+        vec!["clone", "--host", "esx-01", "--base", "base", "--name", "vm-[01-02]", more]
+    };
     let said = lab.expect(6, &args("--yes"));
     assert!(said.contains("base runs: its disks cannot be copied"), "{said}");
     lab.change("esx-01", |m| m.esxi().vms[0].on = false);
@@ -310,7 +378,9 @@ fn clones_get_disks_and_identities_of_their_own_and_then_a_gpu_each() {
     lab.expect(0, &["apply", "--yes"]);
     let ids: Vec<String> = ["vm-01", "vm-02"]
         .iter()
-        .map(|vm| vmx(&lab, "esx-01", vm).lines().find(|l| l.contains("pciPassthru0.id")).unwrap().to_string())
+        .map(|vm| {
+            vmx(&lab, "esx-01", vm).lines().find(|l| l.contains("pciPassthru0.id")).unwrap().to_string()
+        })
         .collect();
     assert_ne!(ids[0], ids[1]);
     // A base with a PCI device is no base.
@@ -346,7 +416,11 @@ fn every_setting_of_a_host_in_two_reboots() {
     lab.start();
     lab.expect(0, &["apply", "--yes"]);
     lab.expect(0, &["verify"]);
-    assert_eq!(count(&lab.calls("esx-01"), "shutdown reboot"), 2, "one for manager and passthrough, one for what needs a driver to be set");
+    assert_eq!(
+        count(&lab.calls("esx-01"), "shutdown reboot"),
+        2,
+        "one for manager and passthrough, one for what needs a driver to be set"
+    );
     let mut state = lab.state("esx-01");
     let host = state.esxi();
     assert!(host.gpus[0].mixed && host.gpus[1].mig && host.gpus[2].given && host.gpus[0].ecc == Some(false));
@@ -362,11 +436,17 @@ fn every_setting_of_a_host_in_two_reboots() {
     assert_eq!(lab.changing_calls("esx-01"), Vec::<String>::new());
     // All of it taken away again: the packages too.
     let bare = "    vgpu-manager: absent\n    gpu-management-daemon: absent\n    passthrough: none\n";
-    let off = ["vm-a", "vm-b", "vm-c"].map(|vm| format!("  {vm}:\n    host: esx-01\n    power: off\n    vgpu: []\n")).concat();
+    let off = ["vm-a", "vm-b", "vm-c"]
+        .map(|vm| format!("  {vm}:\n    host: esx-01\n    power: off\n    vgpu: []\n"))
+        .concat();
     fleet(&lab, bare, &off);
     lab.expect(0, &["apply", "--yes"]);
     let mut state = lab.state("esx-01");
-    assert!(state.esxi().loaded.is_none() && state.esxi().vibs.len() == 1 && !state.esxi().gpus[2].given, "{:?}", state.esxi().vibs);
+    assert!(
+        state.esxi().loaded.is_none() && state.esxi().vibs.len() == 1 && !state.esxi().gpus[2].given,
+        "{:?}",
+        state.esxi().vibs
+    );
 }
 
 #[test]
@@ -386,10 +466,16 @@ fn no_outage_is_begun_for_what_nothing_brings() {
 
 #[test]
 fn a_vm_that_runs_does_not_lose_its_gpu_to_a_wish_of_its_host() {
-    let lab = lab("lose", "8.0.3", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")], &["vm-a", "vm-b"]);
+    let lab = lab(
+        "lose",
+        "8.0.3",
+        vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")],
+        &["vm-a", "vm-b"],
+    );
     lab.change("esx-01", |m| {
         let path = "/vmfs/volumes/datastore1/vm-a/vm-a.vmx";
-        let text = m.text(path).unwrap() + "pciPassthru0.present = \"TRUE\"\npciPassthru0.vgpu = \"nvidia_a100-40c\"\n";
+        let text = m.text(path).unwrap()
+            + "pciPassthru0.present = \"TRUE\"\npciPassthru0.vgpu = \"nvidia_a100-40c\"\n";
         m.write(path, &text);
     });
     // vm-a runs with a vGPU that the fleet file does not speak of; the host is to give every GPU away.
@@ -402,7 +488,11 @@ fn a_vm_that_runs_does_not_lose_its_gpu_to_a_wish_of_its_host() {
     let said = lab.expect(6, &["apply", "--yes"]);
     assert!(said.contains("every A100 PCIe 40GB of the host is a passthrough device"), "{said}");
     // Without downtime, a GPU that runs is not pulled either.
-    fleet(&lab, "    passthrough: { gpus: [\"0000:af:00.0\"], reboot: never }\n", "  vm-b:\n    host: esx-01\n");
+    fleet(
+        &lab,
+        "    passthrough: { gpus: [\"0000:af:00.0\"], reboot: never }\n",
+        "  vm-b:\n    host: esx-01\n",
+    );
     let said = lab.expect(6, &["apply", "--yes"]);
     assert!(said.contains("is used by vm-a, which runs"), "{said}");
     assert_eq!(lab.changing_calls("esx-01"), Vec::<String>::new());
@@ -414,12 +504,19 @@ fn a_removal_that_waits_for_the_next_boot_is_not_repeated() {
     lab.change("esx-01", |m| {
         let host = m.esxi();
         host.says_no_reboot = false;
-        let vib =
-            |name: &str| vsgpu_tests::fakes::state::Vib { name: name.into(), version: "535.183.04-1OEM".into(), vendor: "NVIDIA".into() };
+        let vib = |name: &str| vsgpu_tests::fakes::state::Vib {
+            name: name.into(),
+            version: "535.183.04-1OEM".into(),
+            vendor: "NVIDIA".into(),
+        };
         host.vibs.extend([vib("NVD-VMware_ESXi_8.0.0_Driver"), vib("nvdgpumgmtdaemon")]);
         host.loaded = Some("535.183.04".into());
     });
-    fleet(&lab, "    vgpu-manager: absent\n    gpu-management-daemon: absent\n", "  vm-a:\n    host: esx-01\n");
+    fleet(
+        &lab,
+        "    vgpu-manager: absent\n    gpu-management-daemon: absent\n",
+        "  vm-a:\n    host: esx-01\n",
+    );
     lab.start();
     lab.expect(0, &["apply", "--yes"]);
     let calls = lab.calls("esx-01");
@@ -444,7 +541,10 @@ fn a_package_that_the_host_must_not_take_is_refused_with_the_way_out() {
     fleet(&lab, &host("", ""), vm);
     lab.start();
     let said = lab.expect(6, &["apply", "--yes"]);
-    assert!(said.contains("made by vSphere Lifecycle Manager") && said.contains("image of the cluster"), "{said}");
+    assert!(
+        said.contains("made by vSphere Lifecycle Manager") && said.contains("image of the cluster"),
+        "{said}"
+    );
     fleet(&lab, &host("", ", allow-drift: true"), vm);
     let said = lab.expect(6, &["apply", "--yes"]);
     assert!(said.contains("never lowered silently: wish for `acceptance-level: VMwareAccepted`"), "{said}");
@@ -453,7 +553,9 @@ fn a_package_that_the_host_must_not_take_is_refused_with_the_way_out() {
     fleet(&lab, &host("    acceptance-level: VMwareAccepted\n", ", allow-drift: true"), vm);
     lab.expect(0, &["apply", "--yes"]);
     let calls = lab.changing_calls("esx-01");
-    let at = |what: &str| calls.iter().position(|c| c.contains(what)).unwrap_or_else(|| panic!("{what}: {calls:?}"));
+    let at = |what: &str| {
+        calls.iter().position(|c| c.contains(what)).unwrap_or_else(|| panic!("{what}: {calls:?}"))
+    };
     assert!(at("acceptance set --level=VMwareAccepted") < at("component apply"));
 }
 
@@ -471,7 +573,9 @@ fn the_large_example_runs() {
         assert!(line.contains("deviceQuery PASS, vectorAdd PASSED"), "{line}");
     }
     let mut state = lab.state("esx-04");
-    assert!(["clone-01", "clone-02"].iter().all(|name| state.esxi().vms.iter().any(|v| v.name == *name && v.on)));
+    assert!(
+        ["clone-01", "clone-02"].iter().all(|name| state.esxi().vms.iter().any(|v| v.name == *name && v.on))
+    );
     assert_eq!(count(&lab.calls("esx-03"), "shutdown reboot"), 0);
     assert_eq!(count(&lab.calls("esx-04"), "shutdown reboot"), 1);
     lab.expect(0, &["plan"]);

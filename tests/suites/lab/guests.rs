@@ -44,7 +44,11 @@ fn toolkits_side_by_side_containers_and_figures() {
     assert!(said.contains("84 % of 1555 (peak of A100 PCIe 40GB)"), "{said}");
     assert!(said.contains("docker in debian: 1 x") && said.contains("12.2.2, 11.8.0"), "{said}");
     let machine = lab.state("vm-01");
-    assert_eq!(std::fs::read_link(machine.root("/usr/local/cuda")).unwrap().to_str(), Some("cuda-12.2"), "the first wish is the default");
+    assert_eq!(
+        std::fs::read_link(machine.root("/usr/local/cuda")).unwrap().to_str(),
+        Some("cuda-12.2"),
+        "the first wish is the default"
+    );
     assert!(machine.text("/etc/profile.d/vsgpu-cuda.sh").unwrap().contains("CUDA_HOME"));
     lab.forget_calls();
     lab.expect(0, &["apply", "--yes"]);
@@ -53,7 +57,12 @@ fn toolkits_side_by_side_containers_and_figures() {
     // The fleet's own figures become the baseline, and what is slower than it is no proof.
     let block = lab.expect(0, &["baseline"]);
     assert!(block.contains("\"NVIDIA A100-40C (simulated)\":") && block.contains("device: 1300"), "{block}");
-    let faster: String = block.replace("1300", "1600").lines().filter(|l| !l.starts_with('#')).map(|l| format!("        {l}\n")).collect();
+    let faster: String = block
+        .replace("1300", "1600")
+        .lines()
+        .filter(|l| !l.starts_with('#'))
+        .map(|l| format!("        {l}\n"))
+        .collect();
     wish(&lab, &format!("      cuda-proof:\n        bandwidth-at-least: 90%\n{faster}"));
     let said = lab.expect(3, &["verify"]);
     assert!(said.contains("81 % of the baseline's 1600.0, 90% wished"), "{said}");
@@ -76,7 +85,8 @@ fn a_new_kernel_has_the_driver_before_it_is_booted_and_says_why_where_not() {
     lab.change("vm-01", install);
     let plan = lab.expect(3, &["plan"]);
     assert!(
-        plan.contains(&format!("linux-headers-{newer}")) && plan.contains(&format!("dkms install nvidia/535.183.01 -k {newer}")),
+        plan.contains(&format!("linux-headers-{newer}"))
+            && plan.contains(&format!("dkms install nvidia/535.183.01 -k {newer}")),
         "{plan}"
     );
 
@@ -86,11 +96,17 @@ fn a_new_kernel_has_the_driver_before_it_is_booted_and_says_why_where_not() {
     vsgpu_tests::fakes::state::boot(&lab.machine("vm-01"));
     lab.start_agent("vm-01");
     let said = lab.expect(3, &["verify"]);
-    assert!(said.contains("its module is there for 6.1.0-28-amd64, not for the running kernel 6.1.0-31-amd64"), "{said}");
+    assert!(
+        said.contains("its module is there for 6.1.0-28-amd64, not for the running kernel 6.1.0-31-amd64"),
+        "{said}"
+    );
     lab.forget_calls();
     lab.expect(0, &["apply", "--yes"]);
     let calls = lab.changing_calls("vm-01");
-    assert!(calls.iter().any(|c| c.starts_with("dkms install")) && calls.iter().any(|c| c == "modprobe nvidia"), "{calls:#?}");
+    assert!(
+        calls.iter().any(|c| c.starts_with("dkms install")) && calls.iter().any(|c| c == "modprobe nvidia"),
+        "{calls:#?}"
+    );
     assert!(!calls.iter().any(|c| c.contains("--accept-license")), "{calls:#?}");
 }
 
@@ -107,14 +123,19 @@ fn a_sick_gpu_is_seen_in_facts_and_metrics() {
     lab.expect(0, &["apply", "--yes"]);
     let facts = lab.expect(0, &["facts", "-o", "json", "--node", "vm-01"]);
     let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
-    let health = facts.as_object().unwrap().values().map(|node| &node["health"]).find(|h| h.is_object()).unwrap();
+    let health =
+        facts.as_object().unwrap().values().map(|node| &node["health"]).find(|h| h.is_object()).unwrap();
     assert_eq!(health["worst"], "critical", "{facts:#}");
     let findings = health["findings"].as_array().unwrap();
     assert!(
-        findings.iter().any(|f| f["what"].as_str().unwrap().contains("Xid 79") && f["fix"].as_str().unwrap().contains("power-cycle")),
+        findings.iter().any(|f| f["what"].as_str().unwrap().contains("Xid 79")
+            && f["fix"].as_str().unwrap().contains("power-cycle")),
         "{health:#}"
     );
-    assert!(!findings.iter().any(|f| f["what"].as_str().unwrap().contains("Xid 31")), "an application's fault is none of the node's");
+    assert!(
+        !findings.iter().any(|f| f["what"].as_str().unwrap().contains("Xid 31")),
+        "an application's fault is none of the node's"
+    );
     let page = || vsgpu_tests::http::get(&lab.metrics("vm-01"), "/metrics", None).unwrap().1;
     vsgpu_tests::lab::wait_until("the metrics tell", std::time::Duration::from_secs(30), || {
         page().contains("vsgpu_guest_license_expiry_timestamp_seconds")
@@ -140,7 +161,12 @@ fn what_the_guest_sees_of_its_host_is_judged() {
     assert!(facts.contains("\"manager\": \"535.183.04\""), "{facts}");
     // Another manager runs on the host than the one that the guest was started with.
     lab.change("esx-01", |m| m.esxi().loaded = Some("535.161.05".into()));
-    let text = lab.fleet().lines().filter(|l| !l.contains("vgpu-manager")).map(|l| format!("{l}\n")).collect::<String>();
+    let text = lab
+        .fleet()
+        .lines()
+        .filter(|l| !l.contains("vgpu-manager"))
+        .map(|l| format!("{l}\n"))
+        .collect::<String>();
     lab.write_fleet(&text);
     let said = lab.expect(0, &["plan"]);
     assert!(said.contains("guest-view") && said.contains("power-cycle the VM"), "{said}");
@@ -150,10 +176,24 @@ fn what_the_guest_sees_of_its_host_is_judged() {
 fn the_examples_are_right() {
     let folder = vsgpu_tests::lab::workspace().join("packaging/examples");
     let mut seen = 0;
-    for entry in std::fs::read_dir(folder).unwrap().flatten().filter(|e| e.path().extension().is_some_and(|e| e == "yaml")) {
+    for entry in std::fs::read_dir(folder)
+        .unwrap()
+        .flatten()
+        .filter(|e| e.path().extension().is_some_and(|e| e == "yaml"))
+    {
         let program = vsgpu_tests::lab::programs().join("vsgpu");
-        let output = std::process::Command::new(program).arg("validate").arg("--no-files").arg(entry.path()).output().unwrap();
-        assert!(output.status.success(), "{}: {}", entry.path().display(), String::from_utf8_lossy(&output.stderr));
+        let output = std::process::Command::new(program)
+            .arg("validate")
+            .arg("--no-files")
+            .arg(entry.path())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}: {}",
+            entry.path().display(),
+            String::from_utf8_lossy(&output.stderr)
+        );
         seen += 1;
     }
     assert!(seen >= 2);

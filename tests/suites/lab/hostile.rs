@@ -12,7 +12,10 @@ const MARK: &str = "evil\\u001b]0;title";
 
 /// What no terminal may see. Line ends are the layout.
 fn hostile(text: &str) -> Option<char> {
-    text.chars().find(|c| (c.is_control() && !matches!(c, '\n' | '\t')) || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+    text.chars().find(|c| {
+        (c.is_control() && !matches!(c, '\n' | '\t'))
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    })
 }
 
 fn script(lab: &Lab, machine: &str, tool: &str, text: &str) {
@@ -27,15 +30,31 @@ fn script(lab: &Lab, machine: &str, tool: &str, text: &str) {
 fn no_verb_shows_a_hostile_machines_text_raw() {
     let lab = small("hostile");
     lab.change("vm-01", |m| {
-        m.write("/etc/os-release", &format!("PRETTY_NAME=\"{TEXT}\"\nNAME=\"{TEXT}\"\nID=debian\nVERSION_ID=\"{TEXT}\"\n"));
+        m.write(
+            "/etc/os-release",
+            &format!("PRETTY_NAME=\"{TEXT}\"\nNAME=\"{TEXT}\"\nID=debian\nVERSION_ID=\"{TEXT}\"\n"),
+        );
         m.write("/proc/sys/kernel/osrelease", &format!("6.1.0{TEXT}\nFAKE plan\n"));
-        m.linux().kernel_log.push(format!("[    9.000000] NVRM: Xid (PCI:0000:03:00): 79, {TEXT} pid='<unknown>', name=<unknown>"));
+        m.linux().kernel_log.push(format!(
+            "[    9.000000] NVRM: Xid (PCI:0000:03:00): 79, {TEXT} pid='<unknown>', name=<unknown>"
+        ));
     });
     let tag = |name: &str, text: &str| format!("<{name}>{text}</{name}>");
-    let gpu = format!("<gpu id=\"00000000:03:00.0\">{}{}</gpu>", tag("product_name", TEXT), tag("uuid", TEXT));
-    let inner = format!("{}{}{}{gpu}", tag("driver_version", TEXT), tag("cuda_version", TEXT), tag("attached_gpus", "1"));
+    let gpu =
+        format!("<gpu id=\"00000000:03:00.0\">{}{}</gpu>", tag("product_name", TEXT), tag("uuid", TEXT));
+    let inner = format!(
+        "{}{}{}{gpu}",
+        tag("driver_version", TEXT),
+        tag("cuda_version", TEXT),
+        tag("attached_gpus", "1")
+    );
     // An escape in XML 1.0 is no character; a tool that lies prints it all the same.
-    script(&lab, "vm-01", "nvidia-smi", &format!("<?xml version=\"1.0\" ?>\n<nvidia_smi_log>{inner}</nvidia_smi_log>"));
+    script(
+        &lab,
+        "vm-01",
+        "nvidia-smi",
+        &format!("<?xml version=\"1.0\" ?>\n<nvidia_smi_log>{inner}</nvidia_smi_log>"),
+    );
     script(&lab, "vm-01", "gcc", TEXT);
     // A VM's name is whatever its owner typed.
     lab.vm_without_guest("guest-of-another", "esx-01");
@@ -66,11 +85,21 @@ fn no_verb_shows_a_hostile_machines_text_raw() {
     ];
     let mut seen = vec![];
     for args in verbs {
-        let output = lab.command(&args).env("CLICOLOR_FORCE", "0").env("NO_COLOR", "1").stdin(Stdio::null()).output().unwrap();
+        let output = lab
+            .command(&args)
+            .env("CLICOLOR_FORCE", "0")
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
         for stream in [&output.stdout, &output.stderr] {
             let text = String::from_utf8_lossy(stream);
             assert_eq!(hostile(&text), None, "vsgpu {}\n{}", args.join(" "), text.escape_debug());
-            assert!(text.lines().all(|line| !line.trim_start().starts_with("FAKE")), "vsgpu {}\n{text}", args.join(" "));
+            assert!(
+                text.lines().all(|line| !line.trim_start().starts_with("FAKE")),
+                "vsgpu {}\n{text}",
+                args.join(" ")
+            );
             if text.contains(MARK) {
                 seen.push(args.join(" "));
             }
@@ -102,14 +131,22 @@ fn no_answer_of_a_tool_ends_an_agent_or_keeps_a_plan() {
         let file = lab.machine(machine).join("deep.xml");
         std::fs::write(&file, format!("<nvidia_smi_log>{}", "<a>".repeat(1_000_000))).unwrap();
         script(&lab, machine, "nvidia-smi", "");
-        std::fs::write(lab.machine(machine).join("tools/nvidia-smi"), format!("#!/bin/sh\nexec cat {}\n", file.display())).unwrap();
+        std::fs::write(
+            lab.machine(machine).join("tools/nvidia-smi"),
+            format!("#!/bin/sh\nexec cat {}\n", file.display()),
+        )
+        .unwrap();
     }
     let agents = ["esx-01", "vm-01"].map(|name| lab.agent_pid(name).unwrap());
     let said = lab.vsgpu(&["facts"]);
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     assert!(said.contains("nested deeper than 64 levels"), "{said}");
     assert_eq!(["esx-01", "vm-01"].map(|name| lab.agent_pid(name).unwrap()), agents, "the agents live");
-    assert!(agents.iter().all(|pid| std::path::Path::new(&format!("/proc/{pid}/fd")).exists()), "{}", lab.logs());
+    assert!(
+        agents.iter().all(|pid| std::path::Path::new(&format!("/proc/{pid}/fd")).exists()),
+        "{}",
+        lab.logs()
+    );
 }
 
 /// Files that wait for somebody, never end, or are deeper than a stack.
@@ -121,7 +158,9 @@ fn no_package_keeps_or_ends_the_controller() {
     let vib = |name: &str, descriptor: String| {
         let mut out = b"!<arch>\n".to_vec();
         for (member, bytes) in [("descriptor.xml", descriptor.into_bytes()), ("sig.pkcs7", vec![])] {
-            out.extend_from_slice(format!("{member:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 0, bytes.len()).as_bytes());
+            out.extend_from_slice(
+                format!("{member:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 0, bytes.len()).as_bytes(),
+            );
             out.extend_from_slice(&bytes);
         }
         std::fs::write(folder.join(name), out).unwrap();
@@ -155,7 +194,11 @@ fn no_package_keeps_or_ends_the_controller() {
 #[test]
 fn passwords_of_a_guest_stay_there() {
     let lab = small("secrets");
-    let (proxy, source, gridd) = ("/etc/apt/apt.conf.d/95vsgpu-proxy", "/etc/apt/sources.list.d/vsgpu-own.list", "/etc/nvidia/gridd.conf");
+    let (proxy, source, gridd) = (
+        "/etc/apt/apt.conf.d/95vsgpu-proxy",
+        "/etc/apt/sources.list.d/vsgpu-own.list",
+        "/etc/nvidia/gridd.conf",
+    );
     lab.change("vm-01", |m| {
         m.write(proxy, "Acquire::http::Proxy \"http://me:geheim-1@proxy:3128\";\nAcquire::https::Proxy \"me:geheim-2@proxy:3128\";\n");
         m.write(source, "deb https://me:geheim-3@mirror/debian bookworm main\n");
@@ -176,14 +219,21 @@ fn passwords_of_a_guest_stay_there() {
     ];
     for args in verbs {
         let output = lab.vsgpu(args);
-        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        let said =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
         assert!(!said.contains("geheim"), "vsgpu {}\n{said}", args.join(" "));
     }
     for file in ["agent.log", "calls.log"] {
-        assert!(!std::fs::read_to_string(lab.machine("vm-01").join(file)).unwrap().contains("geheim"), "{file}");
+        assert!(
+            !std::fs::read_to_string(lab.machine("vm-01").join(file)).unwrap().contains("geheim"),
+            "{file}"
+        );
     }
     lab.expect(0, &["verify"]);
     let text = lab.state("vm-01").text(gridd).unwrap();
-    assert!(text.contains("ProxyPassword=geheim-4") && text.contains("# ours") && !text.contains("ServerAddress"), "{text}");
+    assert!(
+        text.contains("ProxyPassword=geheim-4") && text.contains("# ours") && !text.contains("ServerAddress"),
+        "{text}"
+    );
     assert!(lab.state("vm-01").text(source).unwrap().contains("geheim-3"));
 }

@@ -31,7 +31,12 @@ fn from_bare_hosts_to_cuda_proofs_and_then_nothing() {
     let verified = lab.expect(0, &["verify"]);
     for vm in ["vm-01", "vm-02", "vm-03"] {
         let line = verified.lines().find(|l| l.starts_with(vm)).unwrap_or_else(|| panic!("{verified}"));
-        assert!(line.contains("deviceQuery PASS, vectorAdd PASSED") && line.contains("Licensed") && !line.contains("NOT:"), "{line}");
+        assert!(
+            line.contains("deviceQuery PASS, vectorAdd PASSED")
+                && line.contains("Licensed")
+                && !line.contains("NOT:"),
+            "{line}"
+        );
     }
     // One reboot for the A100 host, two for the P100 host: ECC can only be seen when there is a driver.
     assert_eq!(count(&lab.calls("esx-01"), "shutdown reboot"), 1);
@@ -54,8 +59,11 @@ fn from_bare_hosts_to_cuda_proofs_and_then_nothing() {
     std::fs::write(lab.folder.join("exported.yaml"), &output.stdout).unwrap();
     lab.expect(0, &["validate", "--no-files", "exported.yaml"]);
     // Secrets stay in their files.
-    let everything =
-        format!("{plan}{verified}{}{}", lab.logs(), std::fs::read_to_string(lab.folder.join(".vsgpu/fleet/run-000001.journal")).unwrap());
+    let everything = format!(
+        "{plan}{verified}{}{}",
+        lab.logs(),
+        std::fs::read_to_string(lab.folder.join(".vsgpu/fleet/run-000001.journal")).unwrap()
+    );
     assert!(!everything.contains(vsgpu_tests::lab::TOKEN));
 }
 
@@ -64,7 +72,13 @@ fn a_controller_killed_anywhere_goes_on_and_reboots_once() {
     let lab = small("killed");
     let mut kills = 0;
     loop {
-        let mut child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = lab
+            .command(&["apply", "--yes"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let before = records(&lab);
         // Killed after every few records, wherever that is.
         let end = std::time::Instant::now() + Duration::from_secs(60);
@@ -98,7 +112,8 @@ fn a_controller_killed_anywhere_goes_on_and_reboots_once() {
 }
 
 fn records(lab: &Lab) -> usize {
-    let text = std::fs::read_to_string(lab.folder.join(".vsgpu/fleet/run-000001.journal")).unwrap_or_default();
+    let text =
+        std::fs::read_to_string(lab.folder.join(".vsgpu/fleet/run-000001.journal")).unwrap_or_default();
     text.lines().count()
 }
 
@@ -106,10 +121,21 @@ fn records(lab: &Lab) -> usize {
 fn an_agent_killed_in_the_middle_of_a_command_is_looked_at_again() {
     let lab = small("agentkill");
     lab.change("esx-01", |m| {
-        drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::fakes::state::Fault::Slow { ms: 5_000 }))
+        drop(m.faults.insert(
+            "esxcli software component apply".into(),
+            vsgpu_tests::fakes::state::Fault::Slow { ms: 5_000 },
+        ))
     });
-    let child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("the install has begun", Duration::from_secs(60), || count(&lab.calls("esx-01"), "component apply") == 1);
+    let child = lab
+        .command(&["apply", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("the install has begun", Duration::from_secs(60), || {
+        count(&lab.calls("esx-01"), "component apply") == 1
+    });
     lab.stop_agent("esx-01");
     lab.start_agent("esx-01");
     let output = child.wait_with_output().unwrap();
@@ -126,7 +152,10 @@ fn a_failed_install_brings_the_host_out_of_maintenance_and_the_vm_back() {
     let lab = small("failed");
     let text = " [InstallationError]\n [Errno 28] No space left on device\n Please refer to the log file for more details.\n";
     lab.change("esx-01", |m| {
-        drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::fakes::state::Fault::Fail { text: text.into() }))
+        drop(m.faults.insert(
+            "esxcli software component apply".into(),
+            vsgpu_tests::fakes::state::Fault::Fail { text: text.into() },
+        ))
     });
     let said = lab.expect(5, &["apply", "--yes"]);
     assert!(said.contains("[InstallationError] [Errno 28] No space left on device"), "{said}");
@@ -146,7 +175,10 @@ fn a_host_that_does_not_come_back_is_said_loudly() {
     lab.write_fleet(&small_fleet(&lab, "").replace("host-reboot-secs: 20", "host-reboot-secs: 3"));
     lab.boots("esx-01", vsgpu_tests::lab::Boot::Never);
     let said = lab.expect(5, &["apply", "--yes"]);
-    assert!(said.contains("did not come back within 3 s") && said.contains("esx-01 IS STILL IN MAINTENANCE MODE"), "{said}");
+    assert!(
+        said.contains("did not come back within 3 s") && said.contains("esx-01 IS STILL IN MAINTENANCE MODE"),
+        "{said}"
+    );
     assert!(lab.expect(0, &["status"]).contains("esx-01 IS IN MAINTENANCE MODE by this run"));
 }
 
@@ -186,14 +218,29 @@ fn a_run_that_failed_and_was_then_killed_goes_on() {
     lab.start_agent("esx-02");
     let two = small_fleet(&lab, "")
         .replace("hosts:\n", "rollout: { max-unavailable: 2, stop-at-failed: 2 }\nhosts:\n")
-        .replace("vms:\n", &format!("  esx-02:\n    address: {}\n    assignment-policy: Consolidation\nvms:\n", lab.address("esx-02")));
+        .replace(
+            "vms:\n",
+            &format!(
+                "  esx-02:\n    address: {}\n    assignment-policy: Consolidation\nvms:\n",
+                lab.address("esx-02")
+            ),
+        );
     lab.write_fleet(&two);
     let fault = vsgpu_tests::fakes::state::Fault::Fail { text: "Error: not today\n".into() };
     lab.change("esx-02", |m| drop(m.faults.insert("esxcli graphics host set".into(), fault)));
     lab.change("esx-01", |m| {
-        drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::fakes::state::Fault::Slow { ms: 1000 }))
+        drop(m.faults.insert(
+            "esxcli software component apply".into(),
+            vsgpu_tests::fakes::state::Fault::Slow { ms: 1000 },
+        ))
     });
-    let mut child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = lab
+        .command(&["apply", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     wait_until("one host failed, the other is at work", Duration::from_secs(60), || {
         count(&lab.calls("esx-02"), "host set") > 0 && count(&lab.calls("esx-01"), "component apply") > 0
     });
@@ -248,7 +295,10 @@ fn a_wrong_license_is_waited_for_and_then_named() {
     let lab = small("license");
     std::fs::write(lab.folder.join("files").join(files::TOKEN_FILE), "a token of another server").unwrap();
     let said = lab.expect(5, &["apply", "--yes"]);
-    assert!(said.contains("still Unlicensed") && said.contains("Failed to decode signature from token"), "{said}");
+    assert!(
+        said.contains("still Unlicensed") && said.contains("Failed to decode signature from token"),
+        "{said}"
+    );
     assert!(lab.expect(3, &["verify"]).contains("NOT: Unlicensed"));
 }
 
@@ -258,7 +308,11 @@ fn a_wrong_driver_pair_leaves_the_guest_without_a_gpu_and_says_so() {
     // The compatibility check would refuse it: a catalogue of the operator that allows the pair is believed, and reality is not.
     let catalogue = "branch:\n  - { name: R535, type: host, allow: { branch: [R580] } }\n  - { name: R580, type: guest, allow: { branch: [R535] } }\ndriver:\n  - { version: 535.183.04, branch: R535, type: host }\n  - { version: 580.65.06, branch: R580, type: guest }\n";
     std::fs::write(lab.folder.join("files/catalogue.yaml"), catalogue).unwrap();
-    std::fs::write(lab.folder.join("files/NVIDIA-Linux-x86_64-580.65.06-grid.run"), files::run_file("nvidia-installer", 1000)).unwrap();
+    std::fs::write(
+        lab.folder.join("files/NVIDIA-Linux-x86_64-580.65.06-grid.run"),
+        files::run_file("nvidia-installer", 1000),
+    )
+    .unwrap();
     lab.write_fleet(
         &small_fleet(&lab, "")
             .replace(files::DRIVER_16_6, "NVIDIA-Linux-x86_64-580.65.06-grid.run")
@@ -286,12 +340,24 @@ fn a_saved_plan_runs_exactly_or_not_at_all() {
 fn ctrl_c_says_what_is_left_and_how_to_go_on() {
     let lab = small("ctrlc");
     lab.change("esx-01", |m| {
-        drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::fakes::state::Fault::Slow { ms: 1500 }))
+        drop(m.faults.insert(
+            "esxcli software component apply".into(),
+            vsgpu_tests::fakes::state::Fault::Slow { ms: 1500 },
+        ))
     });
-    let child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("the install has begun", Duration::from_secs(60), || count(&lab.calls("esx-01"), "component apply") == 1);
+    let child = lab
+        .command(&["apply", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("the install has begun", Duration::from_secs(60), || {
+        count(&lab.calls("esx-01"), "component apply") == 1
+    });
     assert!(lab.expect(0, &["status"]).contains("running now"));
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT)
+        .unwrap();
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(5), "{said}");
@@ -305,7 +371,10 @@ fn ctrl_c_says_what_is_left_and_how_to_go_on() {
     assert!(status.contains("not finished") && status.contains("vm-01 IS SHUT DOWN by this run"), "{status}");
     lab.expect(0, &["apply", "--yes"]);
     lab.expect(0, &["verify"]);
-    assert_eq!((count(&lab.calls("esx-01"), "component apply"), count(&lab.calls("esx-01"), "shutdown reboot")), (1, 1));
+    assert_eq!(
+        (count(&lab.calls("esx-01"), "component apply"), count(&lab.calls("esx-01"), "shutdown reboot")),
+        (1, 1)
+    );
 }
 
 #[test]
@@ -313,7 +382,8 @@ fn a_run_that_gave_back_after_a_failure_is_planned_anew_not_tried_again() {
     let lab = small("gaveback");
     lab.host("esx-02", "8.0.2", vec![files::a100("0000:3b:00.0")]);
     lab.start_agent("esx-02");
-    let both = small_fleet(&lab, "").replace("hosts:\n", "rollout: { max-unavailable: 2, stop-at-failed: 2 }\nhosts:\n");
+    let both = small_fleet(&lab, "")
+        .replace("hosts:\n", "rollout: { max-unavailable: 2, stop-at-failed: 2 }\nhosts:\n");
     lab.write_fleet(&both.replace(
         "vms:\n",
         &format!(
@@ -325,15 +395,26 @@ fn a_run_that_gave_back_after_a_failure_is_planned_anew_not_tried_again() {
     let fault = vsgpu_tests::fakes::state::Fault::Fail { text: "Error: not today\n".into() };
     lab.change("esx-01", |m| drop(m.faults.insert("esxcli software component apply".into(), fault)));
     lab.change("esx-02", |m| {
-        drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::fakes::state::Fault::Slow { ms: 6000 }))
+        drop(m.faults.insert(
+            "esxcli software component apply".into(),
+            vsgpu_tests::fakes::state::Fault::Slow { ms: 6000 },
+        ))
     });
-    let mut child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = lab
+        .command(&["apply", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     // esx-01 has failed, left maintenance mode and started its VM, while esx-02 is still at work.
     wait_until("the VM is back", Duration::from_secs(60), || {
         count(&lab.calls("esx-01"), "power.on") == 1 && count(&lab.calls("esx-02"), "component apply") == 1
     });
     wait_until("that is recorded", Duration::from_secs(10), || {
-        lab.expect(0, &["status"]).lines().any(|l| l.contains("vm-01") && l.contains("start") && l.contains("done"))
+        lab.expect(0, &["status"])
+            .lines()
+            .any(|l| l.contains("vm-01") && l.contains("start") && l.contains("done"))
     });
     child.kill().unwrap();
     child.wait().unwrap();
@@ -342,8 +423,13 @@ fn a_run_that_gave_back_after_a_failure_is_planned_anew_not_tried_again() {
     let said = lab.expect(0, &["apply", "--yes"]);
     assert!(said.contains("planned anew"), "{said}");
     let calls = lab.calls("esx-01");
-    let at = |what: &str| calls.iter().position(|c| c.contains(what)).unwrap_or_else(|| panic!("{what}: {calls:#?}"));
-    assert!(at("power.shutdown") < at("--enable true") && at("--enable true") < at("component apply"), "{calls:#?}");
+    let at = |what: &str| {
+        calls.iter().position(|c| c.contains(what)).unwrap_or_else(|| panic!("{what}: {calls:#?}"))
+    };
+    assert!(
+        at("power.shutdown") < at("--enable true") && at("--enable true") < at("component apply"),
+        "{calls:#?}"
+    );
     lab.expect(0, &["verify"]);
 }
 
@@ -351,10 +437,21 @@ fn a_run_that_gave_back_after_a_failure_is_planned_anew_not_tried_again() {
 fn what_an_earlier_run_took_is_given_back_whatever_fails_now() {
     let lab = small("leftover");
     lab.change("esx-01", |m| {
-        drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::fakes::state::Fault::Slow { ms: 1500 }))
+        drop(m.faults.insert(
+            "esxcli software component apply".into(),
+            vsgpu_tests::fakes::state::Fault::Slow { ms: 1500 },
+        ))
     });
-    let mut child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    wait_until("the install has begun", Duration::from_secs(60), || count(&lab.calls("esx-01"), "component apply") == 1);
+    let mut child = lab
+        .command(&["apply", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("the install has begun", Duration::from_secs(60), || {
+        count(&lab.calls("esx-01"), "component apply") == 1
+    });
     child.kill().unwrap();
     child.wait().unwrap();
     // Given up in maintenance mode with its VM off, and now the reboot is refused.
@@ -375,10 +472,21 @@ fn what_an_earlier_run_took_is_given_back_whatever_fails_now() {
 fn two_applies_do_not_meet() {
     let lab = small("two");
     lab.change("esx-01", |m| {
-        drop(m.faults.insert("esxcli software component apply".into(), vsgpu_tests::fakes::state::Fault::Slow { ms: 2000 }))
+        drop(m.faults.insert(
+            "esxcli software component apply".into(),
+            vsgpu_tests::fakes::state::Fault::Slow { ms: 2000 },
+        ))
     });
-    let mut first = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    wait_until("the first is at work", Duration::from_secs(60), || count(&lab.calls("esx-01"), "component apply") == 1);
+    let mut first = lab
+        .command(&["apply", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("the first is at work", Duration::from_secs(60), || {
+        count(&lab.calls("esx-01"), "component apply") == 1
+    });
     assert!(lab.expect(6, &["apply", "--yes"]).contains("another `vsgpu apply` is at work"));
     assert!(first.wait().unwrap().success());
 }
@@ -390,7 +498,8 @@ fn metrics_answer_while_nvidia_smi_hangs() {
     lab.expect(0, &["verify"]);
     let scrape = |name: &str| vsgpu_tests::http::get(&lab.metrics(name), "/metrics", None).unwrap().1;
     wait_until("the agents have looked again", Duration::from_secs(30), || {
-        scrape("vm-01").contains("vsgpu_license_licensed") && scrape("esx-01").contains("requirement=\"vgpu-manager\"")
+        scrape("vm-01").contains("vsgpu_license_licensed")
+            && scrape("esx-01").contains("requirement=\"vgpu-manager\"")
     });
     let guest = scrape("vm-01");
     for line in [
@@ -416,7 +525,9 @@ fn metrics_answer_while_nvidia_smi_hangs() {
     }
     promtool(&host);
     promtool(&guest);
-    lab.change("esx-01", |m| drop(m.faults.insert("nvidia-smi".into(), vsgpu_tests::fakes::state::Fault::Hang)));
+    lab.change("esx-01", |m| {
+        drop(m.faults.insert("nvidia-smi".into(), vsgpu_tests::fakes::state::Fault::Hang))
+    });
     let hanging = || lab.calls("esx-01").len();
     let before = hanging();
     wait_until("a look hangs", Duration::from_secs(30), || hanging() > before + 3);
@@ -438,5 +549,10 @@ fn promtool(page: &str) {
     };
     child.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}{}\n{page}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}{}\n{page}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -56,7 +56,11 @@ fn journey(seed: u64, most: u64) -> u64 {
         }
     };
     let verified = lab.vsgpu(&["verify"]);
-    assert!(verified.status.success(), "seed {seed}: it said\n{last}\nand then\n{}", String::from_utf8_lossy(&verified.stdout));
+    assert!(
+        verified.status.success(),
+        "seed {seed}: it said\n{last}\nand then\n{}",
+        String::from_utf8_lossy(&verified.stdout)
+    );
     assert!(lab.expect(0, &["apply", "--yes"]).contains("nothing to do"), "seed {seed}");
     let (host, guest) = (lab.calls("esx-01"), lab.calls("vm-01"));
     let once = [
@@ -99,14 +103,20 @@ fn a_controller_that_wakes_up_behind_its_lease_is_refused() {
         vsgpu_tests::fakes::state::Fault::Slow { ms: 1000 },
     );
     let child = begin(&lab, &["apply", "--yes"]);
-    wait_until("it is at work", Duration::from_secs(60), || count(&lab.calls("esx-01"), "power.shutdown") == 1);
+    wait_until("it is at work", Duration::from_secs(60), || {
+        count(&lab.calls("esx-01"), "power.shutdown") == 1
+    });
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);
     kill(pid, Signal::SIGSTOP).unwrap();
     // The same fleet with another wish, from another folder; it waits for the lease to end.
-    let text = lab.fleet().replace("files/", "../files/").replace("deadlines: {", "pki: ../pki\ndeadlines: { connect-secs: 90,");
+    let text = lab
+        .fleet()
+        .replace("files/", "../files/")
+        .replace("deadlines: {", "pki: ../pki\ndeadlines: { connect-secs: 90,");
     let text = text.replace("graphics-type: SharedPassthru", "assignment-policy: Consolidation");
     std::fs::create_dir_all(lab.folder.join("elsewhere")).unwrap();
-    let text: String = text.lines().take_while(|l| !l.contains("vgpu-manager")).map(|l| format!("{l}\n")).collect();
+    let text: String =
+        text.lines().take_while(|l| !l.contains("vgpu-manager")).map(|l| format!("{l}\n")).collect();
     std::fs::write(lab.folder.join("elsewhere/fleet.yaml"), text).unwrap();
     lab.expect(0, &["apply", "--yes", "elsewhere/fleet.yaml"]);
     assert_eq!(lab.state("esx-01").esxi.unwrap().policy, "Consolidation");

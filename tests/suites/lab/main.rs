@@ -1,6 +1,12 @@
 //! Every suite that starts real controllers and agents on the lab, in one program: most of their time is waiting, and so they wait
 //! together. `cargo test -p vsgpu-tests --test lab journey::` runs one of them.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "test code"
+)]
 
 mod adoption;
 mod attack;

@@ -19,7 +19,9 @@ fn state(lab: &Lab) -> serde_json::Value {
 fn three(name: &str, rollout: &str, of_hosts: &str) -> Lab {
     let lab = Lab::new(name);
     let hosts = ["esx-01", "esx-02", "esx-03"];
-    hosts.iter().for_each(|h| lab.host(h, "6.7.0", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")]));
+    hosts
+        .iter()
+        .for_each(|h| lab.host(h, "6.7.0", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")]));
     let host = |h: &&str| format!("  {h}: {{ address: \"{}\", {of_hosts} }}\n", lab.address(h));
     lab.write_fleet(&format!("version: 1\n{rollout}hosts:\n{}", hosts.iter().map(host).collect::<String>()));
     lab.start();
@@ -28,7 +30,8 @@ fn three(name: &str, rollout: &str, of_hosts: &str) -> Lab {
 
 #[test]
 fn a_canary_is_walked_first_and_the_rest_waits_for_resume() {
-    let lab = three("canary", "rollout: { canary: 1, max-unavailable: 3 }\n", "assignment-policy: Consolidation");
+    let lab =
+        three("canary", "rollout: { canary: 1, max-unavailable: 3 }\n", "assignment-policy: Consolidation");
     let plan = lab.expect(3, &["plan"]);
     assert!(plan.contains("wave 1: esx-01\nwave 2: esx-02, esx-03\nat most 3 hosts away at once"), "{plan}");
     let said = lab.expect(0, &["apply", "--yes", "--pause"]);
@@ -68,20 +71,28 @@ fn as_many_hosts_as_allowed_are_touched_by_both_rounds_together() {
 
 #[test]
 fn a_failed_canary_stops_the_rollout() {
-    let lab = three("breaker", "rollout: { canary: 1, max-unavailable: 3 }\n", "assignment-policy: Consolidation");
+    let lab =
+        three("breaker", "rollout: { canary: 1, max-unavailable: 3 }\n", "assignment-policy: Consolidation");
     fault(&lab, "esx-01", "esxcli graphics host set", Fault::Fail { text: "Error: not today\n".into() });
     let said = lab.expect(5, &["apply", "--yes"]);
     assert!(said.contains("esx-02 was left out: the rollout has stopped: esx-01 failed"), "{said}");
     assert_eq!(lab.changing_calls("esx-02").len() + lab.changing_calls("esx-03").len(), 0);
     assert_eq!(state(&lab)["nodes"]["esx-01"]["hold"], "failed");
-    assert!(lab.expect(2, &["apply", "--yes", "--max-hosts", "2"]).contains("touches 3 hosts, `--max-hosts 2` allows fewer"));
+    assert!(
+        lab.expect(2, &["apply", "--yes", "--max-hosts", "2"])
+            .contains("touches 3 hosts, `--max-hosts 2` allows fewer")
+    );
     lab.change("esx-01", |m| m.faults.clear());
     lab.expect(0, &["apply", "--yes"]);
 }
 
 #[test]
 fn a_cluster_with_a_host_away_is_left_alone() {
-    let lab = three("budget", "rollout: { max-unavailable: 1 }\n", "cluster: prod, passthrough: [\"0000:af:00.0\"]");
+    let lab = three(
+        "budget",
+        "rollout: { max-unavailable: 1 }\n",
+        "cluster: prod, passthrough: [\"0000:af:00.0\"]",
+    );
     lab.stop_agent("esx-02");
     let said = lab.expect(6, &["apply", "--yes"]);
     assert!(said.contains("no more than 1 of cluster prod may be away, and away are: esx-02"), "{said}");
@@ -96,7 +107,9 @@ fn a_run_is_stopped_and_what_it_took_is_given_back() {
     let lab = small("abort");
     fault(&lab, "esx-01", INSTALL, Fault::Slow { ms: 2000 });
     let child = begin(&lab, &["apply", "--yes"]);
-    wait_until("the install has begun", Duration::from_secs(60), || count(&lab.calls("esx-01"), "component apply") == 1);
+    wait_until("the install has begun", Duration::from_secs(60), || {
+        count(&lab.calls("esx-01"), "component apply") == 1
+    });
     // From another terminal: the run is asked to stop, the install is finished first, then all is given back.
     let said = lab.expect(0, &["abort"]);
     assert!(said.contains("is asked to stop"), "{said}");
@@ -120,8 +133,13 @@ fn a_run_is_stopped_and_what_it_took_is_given_back() {
 /// Begins a run and leaves it with two Ctrl-C when something is so.
 fn leave_at_once(lab: &Lab, begun: impl Fn() -> bool) {
     let log = std::fs::File::create(lab.folder.join("said.log")).unwrap();
-    let child =
-        lab.command(&["apply", "--yes"]).stdin(std::process::Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let child = lab
+        .command(&["apply", "--yes"])
+        .stdin(std::process::Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
     wait_until("it has begun", Duration::from_secs(60), begun);
     signal(&child, nix::sys::signal::Signal::SIGINT);
     let said = || std::fs::read_to_string(lab.folder.join("said.log")).unwrap();
@@ -133,7 +151,10 @@ fn leave_at_once(lab: &Lab, begun: impl Fn() -> bool) {
 /// A run is left while an agent still takes something for it, and given up: what comes true afterwards is still ours to give back.
 #[test]
 fn what_was_still_being_taken_when_a_run_was_given_up_is_given_back() {
-    for (name, takes) in [("late-mode", "esxcli system maintenanceMode set --enable true"), ("late-stop", "vim-cmd vmsvc/power.shutdown")] {
+    for (name, takes) in [
+        ("late-mode", "esxcli system maintenanceMode set --enable true"),
+        ("late-stop", "vim-cmd vmsvc/power.shutdown"),
+    ] {
         let lab = small(name);
         fault(&lab, "esx-01", takes, Fault::Slow { ms: 5000 });
         leave_at_once(&lab, || count(&lab.calls("esx-01"), takes) == 1);
@@ -141,7 +162,10 @@ fn what_was_still_being_taken_when_a_run_was_given_up_is_given_back() {
         assert!(lab.expect(0, &["status"]).contains(" MAY BE "));
         lab.change("esx-01", |m| m.faults.clear());
         let esxi = lab.state("esx-01").esxi.unwrap();
-        assert!(!esxi.maintenance && (esxi.vms[0].on || name == "late-mode"), "it is taken already: nothing is tried here");
+        assert!(
+            !esxi.maintenance && (esxi.vms[0].on || name == "late-mode"),
+            "it is taken already: nothing is tried here"
+        );
         let said = lab.expect(0, &["apply", "--yes", "--abandon"]);
         assert!(!said.contains("stale"), "{said}");
         let esxi = lab.state("esx-01").esxi.unwrap();
@@ -165,14 +189,22 @@ fn ctrl_c_twice_leaves_at_once_and_the_agent_finishes() {
 
 #[test]
 fn a_run_is_taken_back_as_far_as_there_is_a_way() {
-    let lab = three("rollback", "rollout: { max-unavailable: 3 }\n", "assignment-policy: Consolidation, passthrough: [\"0000:af:00.0\"]");
+    let lab = three(
+        "rollback",
+        "rollout: { max-unavailable: 3 }\n",
+        "assignment-policy: Consolidation, passthrough: [\"0000:af:00.0\"]",
+    );
     let before: Vec<_> = ["esx-01", "esx-02", "esx-03"].map(|h| lab.state(h).esxi.unwrap()).into();
     lab.expect(0, &["apply", "--yes"]);
     let said = lab.expect(0, &["rollback", "--yes"]);
     assert!(said.contains("steps done"), "{said}");
     for (host, before) in ["esx-01", "esx-02", "esx-03"].into_iter().zip(before) {
         let after = lab.state(host).esxi.unwrap();
-        assert_eq!((after.policy, after.gpus[1].given, after.maintenance), (before.policy, before.gpus[1].given, false), "{host}");
+        assert_eq!(
+            (after.policy, after.gpus[1].given, after.maintenance),
+            (before.policy, before.gpus[1].given, false),
+            "{host}"
+        );
     }
     assert!(lab.expect(0, &["status"]).contains("rollback 2: rolled back"));
     assert!(lab.expect(2, &["rollback", "--yes"]).contains("was a rollback already"));
@@ -185,7 +217,11 @@ fn what_has_no_way_back_is_said_before_anything_is_done() {
     lab.expect(0, &["apply", "--yes"]);
     lab.forget_calls();
     let said = lab.expect(0, &["rollback", "--yes"]);
-    assert!(said.contains("these have no way back and stay as they are") && said.contains("vgpu-manager: absent ->"), "{said}");
+    assert!(
+        said.contains("these have no way back and stay as they are")
+            && said.contains("vgpu-manager: absent ->"),
+        "{said}"
+    );
     assert_eq!(count(&lab.calls("esx-01"), "software component remove"), 0, "{said}");
 }
 
@@ -198,11 +234,16 @@ fn somebody_else_at_work_is_seen_before_the_next_change() {
     );
     fault(&lab, "esx-01", "esxcli software acceptance set", Fault::Slow { ms: 1500 });
     let child = begin(&lab, &["apply", "--yes"]);
-    wait_until("a change is under way", Duration::from_secs(60), || count(&lab.calls("esx-01"), "acceptance set") == 1);
+    wait_until("a change is under way", Duration::from_secs(60), || {
+        count(&lab.calls("esx-01"), "acceptance set") == 1
+    });
     lab.change("esx-01", |m| m.esxi().maintenance = false);
     let (status, said) = end(child);
     assert_eq!(status, Some(6), "{said}");
-    assert!(said.contains("somebody changed maintenance-mode meanwhile: it was on, it is off; nothing was done"), "{said}");
+    assert!(
+        said.contains("somebody changed maintenance-mode meanwhile: it was on, it is off; nothing was done"),
+        "{said}"
+    );
     assert_eq!(count(&lab.calls("esx-01"), "shutdown reboot"), 0);
     assert_eq!(state(&lab)["nodes"]["esx-03"]["state"], "done", "the others go on");
     // Nothing is done there before a person has looked.
@@ -218,10 +259,15 @@ fn somebody_else_at_work_is_seen_before_the_next_change() {
 fn a_deadline_ends_in_a_named_hold_and_the_others_go_on() {
     let lab = small("late");
     let short = "deadlines: { host-reboot-secs: 20, guest-boot-secs: 20, driver-install-secs: 2 }";
-    lab.write_fleet(&small_fleet(&lab, "").replace("deadlines: { host-reboot-secs: 20, guest-boot-secs: 20 }", short));
+    lab.write_fleet(
+        &small_fleet(&lab, "").replace("deadlines: { host-reboot-secs: 20, guest-boot-secs: 20 }", short),
+    );
     fault(&lab, "vm-01", "nvidia-installer", Fault::Slow { ms: 20_000 });
     let said = lab.expect(5, &["apply", "--yes"]);
-    assert!(said.contains("driver: not done within 2 s, while: ") && said.contains("driver-install-secs"), "{said}");
+    assert!(
+        said.contains("driver: not done within 2 s, while: ") && said.contains("driver-install-secs"),
+        "{said}"
+    );
     assert_eq!(state(&lab)["nodes"]["vm-01 (guest)"]["hold"], "driver-install-timeout");
     lab.change("vm-01", |m| m.faults.clear());
     lab.write_fleet(&small_fleet(&lab, ""));
@@ -235,7 +281,9 @@ fn what_a_plan_had_to_leave_out_is_done_behind_it() {
     lab.stop_agent("vm-01");
     fault(&lab, "esx-01", "vim-cmd vmsvc/power.shutdown", Fault::Slow { ms: 1500 });
     let mut child = begin(&lab, &["apply", "--yes"]);
-    wait_until("it is at work", Duration::from_secs(60), || count(&lab.calls("esx-01"), "power.shutdown") == 1);
+    wait_until("it is at work", Duration::from_secs(60), || {
+        count(&lab.calls("esx-01"), "power.shutdown") == 1
+    });
     child.kill().unwrap();
     child.wait().unwrap();
     let said = lab.expect(0, &["apply", "--yes"]);
@@ -248,9 +296,14 @@ fn a_second_controller_is_refused_while_the_first_is_at_work() {
     let lab = small("second");
     fault(&lab, "esx-01", "vim-cmd vmsvc/power.shutdown", Fault::Slow { ms: 4000 });
     let child = begin(&lab, &["apply", "--yes"]);
-    wait_until("the first is at work", Duration::from_secs(60), || count(&lab.calls("esx-01"), "power.shutdown") == 1);
+    wait_until("the first is at work", Duration::from_secs(60), || {
+        count(&lab.calls("esx-01"), "power.shutdown") == 1
+    });
     // The same fleet from another folder: no lock of this machine keeps the two apart.
-    let text = lab.fleet().replace("files/", "../files/").replace("deadlines: {", "pki: ../pki\ndeadlines: { connect-secs: 1,");
+    let text = lab
+        .fleet()
+        .replace("files/", "../files/")
+        .replace("deadlines: {", "pki: ../pki\ndeadlines: { connect-secs: 1,");
     let text = text.replace("graphics-type: SharedPassthru", "assignment-policy: Consolidation");
     std::fs::create_dir_all(lab.folder.join("elsewhere")).unwrap();
     std::fs::write(lab.folder.join("elsewhere/fleet.yaml"), text).unwrap();
@@ -291,19 +344,29 @@ fn a_host_that_comes_back_with_a_wrong_clock() {
         let last = log.lines().last().and_then(|line| line.split(' ').next()).unwrap();
         let at = time::OffsetDateTime::parse(last, &time::format_description::well_known::Rfc3339).unwrap();
         let ahead = (at - time::OffsetDateTime::now_utc()).whole_minutes();
-        assert!((50..=60).contains(&ahead.abs()) && (ahead > 0) == (shift == "+1h"), "{shift}: {ahead} minutes");
+        assert!(
+            (50..=60).contains(&ahead.abs()) && (ahead > 0) == (shift == "+1h"),
+            "{shift}: {ahead} minutes"
+        );
     }
 }
 
 #[test]
 fn a_host_that_comes_back_behind_its_deadline_is_not_rebooted_again() {
     let lab = small("lateboot");
-    lab.write_fleet(&small_fleet(&lab, "").replace("host-reboot-secs: 20", "connect-secs: 1, host-reboot-secs: 2"));
+    lab.write_fleet(
+        &small_fleet(&lab, "").replace("host-reboot-secs: 20", "connect-secs: 1, host-reboot-secs: 2"),
+    );
     lab.boots("esx-01", Boot::Late(Duration::from_secs(6)));
     let said = lab.expect(5, &["apply", "--yes"]);
-    assert!(said.contains("did not come back within 2 s") && said.contains("IS STILL IN MAINTENANCE MODE"), "{said}");
+    assert!(
+        said.contains("did not come back within 2 s") && said.contains("IS STILL IN MAINTENANCE MODE"),
+        "{said}"
+    );
     assert_eq!(state(&lab)["nodes"]["esx-01"]["hold"], "reboot-timeout");
-    wait_until("it is back", Duration::from_secs(30), || lab.state("esx-01").boots == 2 && lab.agent_pid("esx-01").is_some());
+    wait_until("it is back", Duration::from_secs(30), || {
+        lab.state("esx-01").boots == 2 && lab.agent_pid("esx-01").is_some()
+    });
     lab.write_fleet(&small_fleet(&lab, ""));
     lab.expect(0, &["apply", "--yes", "--abandon"]);
     lab.expect(0, &["verify"]);

@@ -1,11 +1,21 @@
 //! Suites beside real peers that not every machine has: sshd and busybox, a terminal, Prometheus. One program, in which they wait
 //! together. `cargo test -p vsgpu-tests --test peers over_ssh::` runs one of them.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "test code"
+)]
 
 mod monitoring;
 mod over_ssh;
 mod terminal;
 
 fn main() -> std::process::ExitCode {
-    vsgpu_tests::harness::main(&[("monitoring", monitoring::TESTS), ("over_ssh", over_ssh::TESTS), ("terminal", terminal::TESTS)])
+    vsgpu_tests::harness::main(&[
+        ("monitoring", monitoring::TESTS),
+        ("over_ssh", over_ssh::TESTS),
+        ("terminal", terminal::TESTS),
+    ])
 }

@@ -28,12 +28,16 @@ fn monitoring() -> PathBuf {
 fn each_alert_fires_when_it_should_and_has_its_runbook() {
     let alerts = std::fs::read_to_string(monitoring().join("alerts.yaml")).unwrap();
     let tests = std::fs::read_to_string(monitoring().join("alerts-test.yaml")).unwrap();
-    let pages = ["alerts.md", "errors.md"].map(|page| std::fs::read_to_string(workspace().join("packaging/docs").join(page)).unwrap());
+    let pages = ["alerts.md", "errors.md"]
+        .map(|page| std::fs::read_to_string(workspace().join("packaging/docs").join(page)).unwrap());
     let names: Vec<&str> = alerts.lines().filter_map(|l| l.trim().strip_prefix("- alert: ")).collect();
     assert!(names.len() >= 10, "{names:?}");
     for name in names {
         assert!(tests.contains(&format!("alertname: {name}\n")), "{name} has no test");
-        assert!(alerts.contains(&format!("runbook: docs/alerts.md#{}\n", name.to_lowercase())), "{name} names no section");
+        assert!(
+            alerts.contains(&format!("runbook: docs/alerts.md#{}\n", name.to_lowercase())),
+            "{name} names no section"
+        );
         assert!(pages[0].contains(&format!("\n## {name}\n")), "{name} has no section");
     }
     // Every way in which a node can be held has a section, too.
@@ -48,7 +52,12 @@ fn each_alert_fires_when_it_should_and_has_its_runbook() {
 }
 
 /// Queries of the dashboards that have no answer on the lab: nothing is wrong there, or the simulated GPU does not say it.
-const SILENT: [&str; 4] = ["vsgpu_xid_events", "vsgpu_requirement_met", "vsgpu_guest_cuda_bandwidth", "vsgpu_gpu_ecc_uncorrected_errors"];
+const SILENT: [&str; 4] = [
+    "vsgpu_xid_events",
+    "vsgpu_requirement_met",
+    "vsgpu_guest_cuda_bandwidth",
+    "vsgpu_gpu_ecc_uncorrected_errors",
+];
 
 /// What is neither metrics nor who one is, the agent refuses by the certificate; and it keeps its places for the operator.
 fn metrics_are_all_it_opens(lab: &Lab, folder: &Path) {
@@ -92,10 +101,14 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
     std::fs::write(lab.folder.join("token"), token).unwrap();
     lab.expect(0, &["cert", "issue", "prometheus", "--role", "monitor"]);
     let addresses = [free_port(), free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
-    let exporter = |at: &str, auth: &str| Running(begin(&lab, &["exporter", "--listen", at, "--every", "1", "--metrics-auth", auth]));
+    let exporter = |at: &str, auth: &str| {
+        Running(begin(&lab, &["exporter", "--listen", at, "--every", "1", "--metrics-auth", auth]))
+    };
     let _with_token = exporter(&addresses[0], "token:token");
     let _with_tls = exporter(&addresses[1], "mtls");
-    wait_until("the page is ready", Duration::from_secs(30), || get(&addresses[0], "/readyz", None).is_some_and(|(s, _)| s == 200));
+    wait_until("the page is ready", Duration::from_secs(30), || {
+        get(&addresses[0], "/readyz", None).is_some_and(|(s, _)| s == 200)
+    });
     assert_eq!(get(&addresses[0], "/metrics", None).unwrap().0, 401);
     assert_eq!(get(&addresses[0], "/metrics", Some("another token of that length, or so")).unwrap().0, 401);
     assert_eq!(get(&addresses[0], "/livez", None).unwrap().0, 200);
@@ -105,9 +118,16 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
         let port = addresses[1].rsplit(':').next().unwrap();
         let mut curl = Command::new("curl");
         curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"]).arg(pki.join("ca.pem"));
-        curl.args(["--resolve", &format!("controller.vsgpu:{port}:127.0.0.1"), &format!("https://controller.vsgpu:{port}/metrics")]);
+        curl.args([
+            "--resolve",
+            &format!("controller.vsgpu:{port}:127.0.0.1"),
+            &format!("https://controller.vsgpu:{port}/metrics"),
+        ]);
         if let Some(folder) = folder {
-            curl.arg("--cert").arg(pki.join(folder).join("node.pem")).arg("--key").arg(pki.join(folder).join("node.key"));
+            curl.arg("--cert")
+                .arg(pki.join(folder).join("node.pem"))
+                .arg("--key")
+                .arg(pki.join(folder).join("node.key"));
         }
         String::from_utf8_lossy(&curl.output().unwrap().stdout).into_owned()
     };
@@ -120,8 +140,11 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
     std::fs::create_dir_all(&disguised).unwrap();
     std::fs::copy(lab.folder.join("pki/ca.pem"), disguised.join("ca.pem")).unwrap();
     for kind in ["pem", "key"] {
-        std::fs::copy(lab.folder.join(format!("pki/prometheus.monitor/node.{kind}")), disguised.join(format!("controller.{kind}")))
-            .unwrap();
+        std::fs::copy(
+            lab.folder.join(format!("pki/prometheus.monitor/node.{kind}")),
+            disguised.join(format!("controller.{kind}")),
+        )
+        .unwrap();
     }
     let said = lab.expect(4, &["facts", "--pki", "disguised"]);
     assert!(said.contains("this certificate may read metrics and health only"), "{said}");
@@ -134,14 +157,17 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
     let started = started.replace("${CREDENTIALS_DIRECTORY}", "pki/prometheus.monitor");
     let started = started.replace("$OPTIONS", &format!("--listen {quiet} --every 1"));
     let _quiet = Running(begin(&lab, &started.split(' ').collect::<Vec<_>>()));
-    wait_until("the page is ready", Duration::from_secs(30), || get(&quiet, "/readyz", None).is_some_and(|(s, _)| s == 200));
+    wait_until("the page is ready", Duration::from_secs(30), || {
+        get(&quiet, "/readyz", None).is_some_and(|(s, _)| s == 200)
+    });
     let page = get(&quiet, "/metrics", None).unwrap().1;
     assert!(page.contains("vsgpu_node_reachable{node=\"esx-01\",role=\"host\"} 1"), "{page}");
     assert!(page.lines().any(|l| l.starts_with("vsgpu_certificate_expiry_timestamp_seconds ")), "{page}");
     assert!(lab.expect(0, &["top", "--once", "--pki", "pki/prometheus.monitor"]).contains("1 hosts, 1 GPUs"));
     wait_until("both agents have looked", Duration::from_secs(60), || {
         let page = get(&addresses[0], "/metrics", Some(token)).unwrap().1;
-        page.contains("vsgpu_host_vgpu_licensed{node=\"esx-01\"") && page.contains("vsgpu_license_licensed{node=\"vm-01\"")
+        page.contains("vsgpu_host_vgpu_licensed{node=\"esx-01\"")
+            && page.contains("vsgpu_license_licensed{node=\"vm-01\"")
     });
     let page = get(&addresses[0], "/metrics", Some(token)).unwrap().1;
     for line in [
@@ -188,7 +214,8 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
         ask("count(up == 1)")["data"]["result"][0]["value"][1] == "3"
     });
     for name in ["dashboard-fleet.json", "dashboard-gpu.json"] {
-        let dashboard: Value = serde_json::from_str(&std::fs::read_to_string(monitoring().join(name)).unwrap()).unwrap();
+        let dashboard: Value =
+            serde_json::from_str(&std::fs::read_to_string(monitoring().join(name)).unwrap()).unwrap();
         for panel in dashboard["panels"].as_array().unwrap() {
             for target in panel["targets"].as_array().unwrap() {
                 let query = target["expr"].as_str().unwrap().replace("$node", ".*");
@@ -217,12 +244,17 @@ fn metrics_are_never_open_beyond_this_machine_without_a_key() {
     lab.stop_agent("vm-01");
     let serve = |more: &[&str]| {
         let mut command = Command::new(programs().join("vsgpu-guest-agent"));
-        command.args(["serve", "--metrics", "0.0.0.0:0", "--listen", "127.0.0.1:0", "--pki"]).arg(lab.folder.join("pki/vm-01.guest"));
+        command
+            .args(["serve", "--metrics", "0.0.0.0:0", "--listen", "127.0.0.1:0", "--pki"])
+            .arg(lab.folder.join("pki/vm-01.guest"));
         let output = command.args(more).output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (status, said) = serve(&[]);
-    assert!(status == Some(1) && said.contains("would be open to everybody: add `--metrics-auth mtls`"), "{said}");
+    assert!(
+        status == Some(1) && said.contains("would be open to everybody: add `--metrics-auth mtls`"),
+        "{said}"
+    );
     let short = lab.folder.join("short");
     std::fs::write(&short, "short").unwrap();
     let (status, said) = serve(&["--metrics-auth", &format!("token:{}", short.display())]);
@@ -232,7 +264,10 @@ fn metrics_are_never_open_beyond_this_machine_without_a_key() {
     let conf = lab.folder.join("agent.conf");
     std::fs::write(&conf, "# options\nlisten = 127.0.0.1:0\nlisten here\n").unwrap();
     let (status, said) = serve(&["--config", conf.to_str().unwrap()]);
-    assert!(status == Some(2) && said.contains("agent.conf:3: `listen here` is not `name = value`"), "{said}");
+    assert!(
+        status == Some(2) && said.contains("agent.conf:3: `listen here` is not `name = value`"),
+        "{said}"
+    );
 }
 
 /// One request to a collector's place: its path and its body.
@@ -254,7 +289,9 @@ fn collect(listener: &std::net::TcpListener) -> (String, serde_json::Value) {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
-    (&stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: application/json\r\n\r\n{}").unwrap();
+    (&stream)
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: application/json\r\n\r\n{}")
+        .unwrap();
     (first, serde_json::from_slice(&body).unwrap())
 }
 
@@ -274,7 +311,8 @@ fn a_run_is_a_trace_where_that_was_asked_for() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let apply = |endpoint: &str| {
-        let output = lab.command(&["apply", "--yes"]).env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).output().unwrap();
+        let output =
+            lab.command(&["apply", "--yes"]).env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
@@ -289,7 +327,12 @@ fn a_run_is_a_trace_where_that_was_asked_for() {
     let spans = document["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap();
     assert_eq!(spans.len(), 1 + status["steps"].as_array().unwrap().len());
     assert!(spans.iter().all(|s| s["traceId"] == trace && s["status"]["code"] == 1), "{document}");
-    assert!(spans[1..].iter().all(|s| s["parentSpanId"] == spans[0]["spanId"] && s["name"] == "assignment-policy"), "{document}");
+    assert!(
+        spans[1..]
+            .iter()
+            .all(|s| s["parentSpanId"] == spans[0]["spanId"] && s["name"] == "assignment-policy"),
+        "{document}"
+    );
     // The agent's log names the run's trace and the step's span.
     let log = std::fs::read_to_string(lab.machine("esx-01").join("agent.log")).unwrap();
     let marks = [format!("trace_id=\"{trace}\""), format!("span_id={}", spans[1]["spanId"])];

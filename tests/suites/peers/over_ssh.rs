@@ -32,21 +32,37 @@ fn the_whole_journey_on_a_host_without_an_agent() {
     lab.expect(0, &["apply", "--yes"]);
     assert_eq!(lab.changing_calls("esx-01"), Vec::<String>::new());
     // Under DCGM's names as well, where that was asked for: the labels and units of NVIDIA's exporter.
-    let page = || vsgpu_tests::http::get(&lab.metrics("esx-01"), "/metrics", None).map(|(_, text)| text).unwrap_or_default();
-    let dcgm = |page: &str| page.lines().any(|l| l.starts_with("DCGM_FI_DEV_FB_FREE{") && l.contains("modelName=\"NVIDIA A100"));
+    let page = || {
+        vsgpu_tests::http::get(&lab.metrics("esx-01"), "/metrics", None)
+            .map(|(_, text)| text)
+            .unwrap_or_default()
+    };
+    let dcgm = |page: &str| {
+        page.lines().any(|l| l.starts_with("DCGM_FI_DEV_FB_FREE{") && l.contains("modelName=\"NVIDIA A100"))
+    };
     wait_until("the GPU is shown under DCGM's names", Duration::from_secs(60), || dcgm(&page()));
     // Not on the page that the exporter fetches: it would refuse the whole page.
-    let for_the_exporter = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-        let within = Duration::from_secs(30);
-        let target = Target { address: lab.address("esx-01"), node: "esx-01".into(), role: "host" };
-        let on = Connection::open(&Connector::reading(&lab.folder.join("pki")).unwrap(), &target, within).await.unwrap();
-        on.metrics(within).await.unwrap()
-    });
-    assert!(for_the_exporter.contains("vsgpu_gpu_") && !for_the_exporter.contains("DCGM_"), "{for_the_exporter}");
+    let for_the_exporter =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+            let within = Duration::from_secs(30);
+            let target = Target { address: lab.address("esx-01"), node: "esx-01".into(), role: "host" };
+            let on = Connection::open(&Connector::reading(&lab.folder.join("pki")).unwrap(), &target, within)
+                .await
+                .unwrap();
+            on.metrics(within).await.unwrap()
+        });
+    assert!(
+        for_the_exporter.contains("vsgpu_gpu_") && !for_the_exporter.contains("DCGM_"),
+        "{for_the_exporter}"
+    );
     // What is on the host of us: the packages that were sent, and notes on a ramdisk.
     let root = lab.machine("esx-01").join("root");
     assert!(!root.join("etc/opt/vsgpu").exists(), "the agent's memory is not on the host");
-    assert_eq!(std::fs::read_dir(root.join("var/run/vsgpu/remote")).unwrap().count(), 0, "no command is left behind");
+    assert_eq!(
+        std::fs::read_dir(root.join("var/run/vsgpu/remote")).unwrap().count(),
+        0,
+        "no command is left behind"
+    );
 }
 
 fn a_cut_connection_and_a_killed_agent_do_not_start_an_installation_twice() {
@@ -54,7 +70,10 @@ fn a_cut_connection_and_a_killed_agent_do_not_start_an_installation_twice() {
     let install = "esxcli software";
     fault(&lab, "esx-01", install, Fault::Slow { ms: 4000 });
     let run = begin(&lab, &["apply", "--yes"]);
-    let installs = || count(&lab.calls("esx-01"), "software vib install") + count(&lab.calls("esx-01"), "software component apply");
+    let installs = || {
+        count(&lab.calls("esx-01"), "software vib install")
+            + count(&lab.calls("esx-01"), "software component apply")
+    };
     wait_until("the installation runs", Duration::from_secs(120), || installs() > 0);
     // The connection is cut under it, and the agent that waits for it is killed.
     lab.restart_agent("esx-01");
@@ -72,9 +91,18 @@ fn who_is_not_known_is_not_trusted_and_says_what_to_do() {
     let facts = |options: &[String]| {
         let mut agent = std::process::Command::new(vsgpu_tests::lab::programs().join("vsgpu-host-agent"));
         let folder = lab.machine("esx-01");
-        agent.arg("facts").args(options).arg("--tools").arg(folder.join("tools")).arg("--root").arg(folder.join("root"));
+        agent
+            .arg("facts")
+            .args(options)
+            .arg("--tools")
+            .arg(folder.join("tools"))
+            .arg("--root")
+            .arg(folder.join("root"));
         let output = agent.output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+        )
     };
     let options = lab.sshd("esx-01").options();
     let (status, said) = facts(&options);
@@ -94,10 +122,16 @@ fn two_agents_do_not_serve_one_host() {
     let lab = lab("ssh-two");
     lab.expect(0, &["facts", "-n", "esx-01"]);
     // A scrape never waits for a host that is away, and says that it is.
-    let page = || vsgpu_tests::http::get(&lab.metrics("esx-01"), "/metrics", None).map(|(_, text)| text).unwrap_or_default();
+    let page = || {
+        vsgpu_tests::http::get(&lab.metrics("esx-01"), "/metrics", None)
+            .map(|(_, text)| text)
+            .unwrap_or_default()
+    };
     wait_until("the host is seen", Duration::from_secs(60), || page().contains("vsgpu_host_reachable 1"));
     lab.stop_agent("esx-01");
-    wait_until("the host is seen to be away", Duration::from_secs(60), || page().contains("vsgpu_host_reachable 0"));
+    wait_until("the host is seen to be away", Duration::from_secs(60), || {
+        page().contains("vsgpu_host_reachable 0")
+    });
     let begun = std::time::Instant::now();
     assert!(page().contains("vsgpu_up 1") && begun.elapsed() < Duration::from_secs(5));
     lab.start_agent("esx-01");
@@ -123,7 +157,10 @@ fn a_hanging_tool_is_ended_on_the_host_and_not_only_here() {
     assert!(asked() > 0);
     let folder = lab.machine("esx-01").join("tools").display().to_string();
     let hangs = || {
-        let processes = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|p| std::fs::read(p.path().join("cmdline")).ok());
+        let processes = std::fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(|p| std::fs::read(p.path().join("cmdline")).ok());
         let lines = processes.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
         lines.filter(|line| line.contains(&folder) && line.contains("uptime get")).count()
     };
@@ -134,14 +171,20 @@ fn a_hanging_tool_is_ended_on_the_host_and_not_only_here() {
 fn a_fleet_file_is_written_from_what_hosts_say() {
     let lab = lab("ssh-init");
     let machine = lab.machine("esx-01");
-    let (tools, root) = (machine.join("tools").display().to_string(), machine.join("root").display().to_string());
+    let (tools, root) =
+        (machine.join("tools").display().to_string(), machine.join("root").display().to_string());
     let options = lab.sshd("esx-01").options();
     let over = |verb: &str, more: &[&str]| {
-        let words: Vec<&str> =
-            [verb].into_iter().chain(options.iter().map(String::as_str)).chain(["--tools", &tools, "--root", &root]).collect();
+        let words: Vec<&str> = [verb]
+            .into_iter()
+            .chain(options.iter().map(String::as_str))
+            .chain(["--tools", &tools, "--root", &root])
+            .collect();
         [&words[..], more].concat().into_iter().map(String::from).collect::<Vec<_>>()
     };
-    let run = |status: i32, words: &[String]| lab.expect(status, &words.iter().map(String::as_str).collect::<Vec<_>>());
+    let run = |status: i32, words: &[String]| {
+        lab.expect(status, &words.iter().map(String::as_str).collect::<Vec<_>>())
+    };
     lab.forget_calls();
     let said = run(0, &over("discover", &[]));
     assert!(said.contains("ESXi 8.0.2") && said.contains("A100") && said.contains("vm-01"), "{said}");
@@ -161,7 +204,8 @@ fn a_fleet_file_is_written_from_what_hosts_say() {
 fn bootstrap_brings_an_agent_to_a_bare_host() {
     let lab = lab("ssh-boot");
     let machine = lab.machine("esx-01");
-    let (tools, root) = (machine.join("tools").display().to_string(), machine.join("root").display().to_string());
+    let (tools, root) =
+        (machine.join("tools").display().to_string(), machine.join("root").display().to_string());
     std::fs::write(lab.folder.join("agent.vib"), files::vib("vsgpu-host-agent", "0.1.0-1", 4096)).unwrap();
     // What the lab made for its own agents is not there yet for an operator.
     std::fs::remove_dir_all(lab.folder.join("pki/esx-01.host")).unwrap();
@@ -203,7 +247,9 @@ fn bootstrap_brings_an_agent_to_a_bare_host() {
     let said = bootstrap(0, &["--yes", "--set-acceptance-level"]);
     assert!(said.contains("esx-01 answers: host agent") && !said.contains("PRIVATE KEY"), "{said}");
     assert!(lab.folder.join("pki/esx-01.host/node.key").exists());
-    assert!(std::fs::read_to_string(machine.join("root/etc/opt/vsgpu/node.key")).unwrap().contains("PRIVATE KEY"));
+    assert!(
+        std::fs::read_to_string(machine.join("root/etc/opt/vsgpu/node.key")).unwrap().contains("PRIVATE KEY")
+    );
     assert_eq!(std::fs::read_dir(machine.join("root/tmp")).unwrap().count(), 0);
     // And it is one like any other: the way to the same end is the same.
     lab.expect(0, &["facts", "-n", "esx-01"]);
@@ -241,12 +287,23 @@ fn what_is_sent_is_what_arrives_and_what_ends_is_over() {
     ];
     for word in words {
         let output = remote.run(&Command::new("printf", ["%s|%s", word, word]));
-        assert_eq!((output.ended, output.stdout), (ExitKind::Status(0), format!("{word}|{word}")), "{word:?}");
+        assert_eq!(
+            (output.ended, output.stdout),
+            (ExitKind::Status(0), format!("{word}|{word}")),
+            "{word:?}"
+        );
     }
     let run = |script: &str, secs: u32| remote.run(&Command::new("sh", ["-c", script]).within(secs));
     let output = run("printf out; printf err >&2; exit 3", 20);
-    assert_eq!((output.ended, output.stdout.as_str(), output.stderr.as_str()), (ExitKind::Status(3), "out", "err"));
-    assert_eq!(run("exit 255", 20).ended, ExitKind::Status(255), "which is ssh's own word for a cut connection");
+    assert_eq!(
+        (output.ended, output.stdout.as_str(), output.stderr.as_str()),
+        (ExitKind::Status(3), "out", "err")
+    );
+    assert_eq!(
+        run("exit 255", 20).ended,
+        ExitKind::Status(255),
+        "which is ssh's own word for a cut connection"
+    );
     assert_eq!(remote.run(&Command::new("no-such-program", [""])).ended, ExitKind::Missing);
     assert!(matches!(run("yes garbage", 60).ended, ExitKind::Flooded(_)));
     // A daemon keeps the pipe: its parent has ended all the same, and it lives on.
@@ -267,7 +324,9 @@ fn what_is_sent_is_what_arrives_and_what_ends_is_over() {
     let looks = OverSsh::read_only(&sshd.target(), None, std::path::Path::new("/")).unwrap();
     let file = folder.join("x").display().to_string();
     assert!(
-        looks.write(&file, b"x", 0o600).is_err() && looks.copy("/etc/hosts", &file, 0o600).is_err() && looks.remove("/etc/hosts").is_err()
+        looks.write(&file, b"x", 0o600).is_err()
+            && looks.copy("/etc/hosts", &file, 0o600).is_err()
+            && looks.remove("/etc/hosts").is_err()
     );
     assert!(std::path::Path::new("/etc/hosts").exists() && !folder.join("x").exists());
     drop((remote, looks));
@@ -285,7 +344,11 @@ fn files_arrive_whole_or_not_at_all() {
     remote.write(&at(odd), &bytes, 0o640).unwrap();
     assert_eq!((std::fs::read(folder.join(odd)).unwrap(), mode(odd)), (bytes.clone(), 0o640));
     assert_eq!(remote.read(&at(odd), 1 << 20).unwrap(), bytes);
-    assert!(remote.read(&at(odd), 1000).is_err() && remote.read(&at("absent"), 10).is_err() && remote.read("relative", 10).is_err());
+    assert!(
+        remote.read(&at(odd), 1000).is_err()
+            && remote.read(&at("absent"), 10).is_err()
+            && remote.read("relative", 10).is_err()
+    );
     assert_eq!(remote.tail(&at(odd), 5000).unwrap(), bytes[bytes.len() - 5000..]);
     assert_eq!(remote.head(&at(odd), 5).unwrap(), bytes[..5]);
     assert_eq!(remote.size(&at(odd)).unwrap(), Some(80_000));
@@ -298,10 +361,14 @@ fn files_arrive_whole_or_not_at_all() {
     // A file that ESXi keeps over a reboot is written in place: the same file, with its mode.
     std::fs::write(folder.join("kept"), "old").unwrap();
     std::fs::set_permissions(folder.join("kept"), std::fs::Permissions::from_mode(0o1600)).unwrap();
-    let inode = |name: &str| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(folder.join(name)).unwrap());
+    let inode =
+        |name: &str| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(folder.join(name)).unwrap());
     let before = inode("kept");
     remote.write(&at("kept"), b"new", vsgpu_core::system::KEEP_MODE).unwrap();
-    assert_eq!((inode("kept"), mode("kept"), std::fs::read(folder.join("kept")).unwrap()), (before, 0o1600, b"new".to_vec()));
+    assert_eq!(
+        (inode("kept"), mode("kept"), std::fs::read(folder.join("kept")).unwrap()),
+        (before, 0o1600, b"new".to_vec())
+    );
     // A transfer: cut, gone on with, damaged, whole.
     let whole = [b"#!/bin/sh\n".to_vec(), bytes].concat();
     std::fs::write(folder.join("here"), &whole).unwrap();
@@ -322,10 +389,17 @@ fn files_arrive_whole_or_not_at_all() {
     assert!(matches!(send(&file(&sha256, 40_000), &whole[40_000..]), Err(UploadError::Gap(30_000))));
     assert!(!folder.join("there").exists());
     send(&file(&sha256, 30_000), &whole[30_000..]).unwrap();
-    assert_eq!((std::fs::read(folder.join("there")).unwrap(), mode("there")), (whole.clone(), 0o700), "a program can be started");
+    assert_eq!(
+        (std::fs::read(folder.join("there")).unwrap(), mode("there")),
+        (whole.clone(), 0o700),
+        "a program can be started"
+    );
     assert!(matches!(send(&file(&"0".repeat(64), 0), &whole), Err(UploadError::Damaged(_))));
     assert!(!folder.join("there.partial").exists() && std::fs::read(folder.join("there")).unwrap() == whole);
-    assert!(matches!(send(&file(&sha256, 0), &[whole.clone(), b"more".to_vec()].concat()), Err(UploadError::TooMuch)));
+    assert!(matches!(
+        send(&file(&sha256, 0), &[whole.clone(), b"more".to_vec()].concat()),
+        Err(UploadError::TooMuch)
+    ));
     drop(remote);
     let _ = child.kill();
     std::fs::remove_dir_all(folder).unwrap();

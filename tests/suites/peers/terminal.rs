@@ -37,9 +37,15 @@ fn help_fits_a_screen_and_shows_examples() {
         let text = String::from_utf8(output.stdout).unwrap();
         // The list of all verbs, and the one verb with a dozen questions, take a taller screen.
         let rows = if path.is_empty() || path == ["compat"] { 36 } else { 24 };
-        assert!(output.status.success() && text.lines().count() <= rows, "{path:?}: {} lines\n{text}", text.lines().count());
+        assert!(
+            output.status.success() && text.lines().count() <= rows,
+            "{path:?}: {} lines\n{text}",
+            text.lines().count()
+        );
         assert!(text.lines().all(|l| l.chars().count() <= 80), "{path:?}\n{text}");
-        let leaf = vsgpu::cli::command().find_subcommand(path.first().map_or("", String::as_str)).is_some_and(|c| !c.has_subcommands());
+        let leaf = vsgpu::cli::command()
+            .find_subcommand(path.first().map_or("", String::as_str))
+            .is_some_and(|c| !c.has_subcommands());
         assert!(!leaf || path == ["schema"] || text.contains("Example"), "{path:?} has no example\n{text}");
     }
 }
@@ -54,7 +60,12 @@ fn colour_is_only_for_terminals_and_obeys() {
     assert_eq!(strip(&forced), plain, "colour adds nothing but colour");
     let at = |env: &[(&str, &str)]| {
         let mut command = Command::new(programs().join("vsgpu"));
-        command.args(wrong).env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE").env("TERM", "xterm").envs(env.iter().copied());
+        command
+            .args(wrong)
+            .env_remove("NO_COLOR")
+            .env_remove("CLICOLOR_FORCE")
+            .env("TERM", "xterm")
+            .envs(env.iter().copied());
         Terminal::start(&command, 24, 80).end().1
     };
     assert!(at(&[]).contains("\x1b["), "a terminal has colour");
@@ -93,7 +104,10 @@ fn every_reading_verb_has_every_format() {
         }
     }
     assert_eq!(lab.expect(0, &["facts", "-o", "name"]), "host/esx-01\nvm/vm-01\nguest/vm-01\n");
-    assert_eq!(lab.expect(2, &["facts", "-n", "nobody", "-o", "yaml"]).lines().take(2).collect::<Vec<_>>(), ["---", "errors:"]);
+    assert_eq!(
+        lab.expect(2, &["facts", "-n", "nobody", "-o", "yaml"]).lines().take(2).collect::<Vec<_>>(),
+        ["---", "errors:"]
+    );
 }
 
 fn an_operator_at_a_terminal_is_asked_and_can_stop_it() {
@@ -129,7 +143,10 @@ fn an_operator_at_a_terminal_is_asked_and_can_stop_it() {
     terminal.wait_for("go on with run 1 of");
     terminal.keys(&["n", "Enter"]);
     let (status, text) = terminal.end();
-    assert!(status == Some(2) && text.contains("run 1 was not finished; ") && text.contains("steps are left"), "{text}");
+    assert!(
+        status == Some(2) && text.contains("run 1 was not finished; ") && text.contains("steps are left"),
+        "{text}"
+    );
     assert_eq!(lab.changing_calls("esx-01").len(), calls);
     lab.expect(0, &["resume"]);
     lab.expect(0, &["verify", "--wait", "--timeout", "60"]);
@@ -141,7 +158,8 @@ fn progress_is_a_line_per_node_and_totals_beyond_twenty() {
     let mut fleet = "version: 1\nrollout: { max-unavailable: 24 }\nhosts:\n".to_string();
     for name in &names {
         lab.host(name, "8.0.2", vec![files::a100("0000:3b:00.0")]);
-        fleet += &format!("  {name}:\n    address: {}\n    assignment-policy: Consolidation\n", lab.address(name));
+        fleet +=
+            &format!("  {name}:\n    address: {}\n    assignment-policy: Consolidation\n", lab.address(name));
     }
     lab.write_fleet(&fleet);
     lab.start();
@@ -152,7 +170,10 @@ fn progress_is_a_line_per_node_and_totals_beyond_twenty() {
     terminal.wait_for(" of 24 nodes done, ");
     let (status, text) = terminal.end();
     assert_eq!(status, Some(0), "{text}");
-    assert!(text.contains("24 of 24 steps done") && !text.contains("[24/24]"), "beyond twenty nodes no step has a line\n{text}");
+    assert!(
+        text.contains("24 of 24 steps done") && !text.contains("[24/24]"),
+        "beyond twenty nodes no step has a line\n{text}"
+    );
     // While it runs: one line for each of a few nodes, and what is left after runs that took as long.
     let few: String = fleet.split("  esx-04").next().unwrap().replace("Consolidation", "Performance");
     lab.write_fleet(&few);
@@ -187,13 +208,18 @@ fn top_shows_the_fleet_and_obeys_keys() {
     lab.stop_agent("vm-01");
     terminal.wait_for("AWAY");
     let screen = terminal.screen();
-    assert!(screen.lines().any(|l| l.starts_with("  vm-01 ") && l.contains("AWAY")) && !screen.contains("A100-40C"), "{screen}");
+    assert!(
+        screen.lines().any(|l| l.starts_with("  vm-01 ") && l.contains("AWAY"))
+            && !screen.contains("A100-40C"),
+        "{screen}"
+    );
     terminal.keys(&["q"]);
     assert_eq!(terminal.end().0, Some(0));
     // Without a terminal it is text, and ends.
     let text = lab.expect(0, &["top"]);
     assert!(text.contains("AWAY") && !text.contains('\x1b'), "{text}");
-    let json: serde_json::Value = serde_json::from_str(&lab.expect(0, &["top", "--once", "-o", "json"])).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&lab.expect(0, &["top", "--once", "-o", "json"])).unwrap();
     assert_eq!(json["guests"][0]["reachable"], false, "{json}");
     let vgpu = &json["hosts"][0]["gpus"][0]["vgpus"][0];
     assert!(vgpu["vm"] == "vm-01" && vgpu["licensed"] == true && vgpu["guest_driver"].is_string(), "{json}");
@@ -202,7 +228,13 @@ fn top_shows_the_fleet_and_obeys_keys() {
 fn a_run_outlives_whoever_listened_and_a_lost_session_stops_it_politely() {
     let lab = small("deaf");
     // `vsgpu apply 2>&1 | head -1`: nobody hears it any more, and it goes on to its end.
-    let mut child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = lab
+        .command(&["apply", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop((child.stdout.take(), child.stderr.take()));
     assert_eq!(child.wait().unwrap().code(), Some(0));
     lab.expect(0, &["verify"]);
@@ -213,10 +245,17 @@ fn a_run_outlives_whoever_listened_and_a_lost_session_stops_it_politely() {
     // The ssh session is lost under a run: what runs is finished, nothing is begun, and it can be gone on with.
     let lab = small("hangup");
     fault(&lab, "esx-01", "esxcli software", Fault::Slow { ms: 3000 });
-    let mut child = lab.command(&["apply", "--yes"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = lab
+        .command(&["apply", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let installs = || lab.changing_calls("esx-01").iter().any(|c| c.contains("software component apply"));
     wait_until("the installation runs", Duration::from_secs(60), installs);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGHUP).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGHUP)
+        .unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(5));
     lab.change("esx-01", |m| m.faults.clear());
     lab.expect(0, &["resume"]);

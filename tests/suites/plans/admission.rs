@@ -36,7 +36,10 @@ impl Run<'_> {
     }
 
     fn begin(&mut self, step: &Step) -> Result<(), String> {
-        let ready = step.after.iter().all(|a| self.state[a - 1] != State::Waiting && self.state[a - 1] != State::Begun);
+        let ready = step
+            .after
+            .iter()
+            .all(|a| self.state[a - 1] != State::Waiting && self.state[a - 1] != State::Begun);
         if !ready {
             return Err(format!("step {} has to wait for {:?}", step.id, step.after));
         }
@@ -69,11 +72,14 @@ impl Run<'_> {
         let (mut start, mut wait, mut refused) = (vec![], vec![], vec![]);
         for step in &self.plan.steps {
             let state = |id: &usize| self.state[id - 1];
-            if state(&step.id) != State::Waiting || step.after.iter().any(|a| matches!(state(a), State::Waiting | State::Begun)) {
+            if state(&step.id) != State::Waiting
+                || step.after.iter().any(|a| matches!(state(a), State::Waiting | State::Begun))
+            {
                 continue;
             }
             let tainted = step.after.iter().any(|a| matches!(state(a), State::Failed | State::LeftOut));
-            let taken = step.rescue || step.gives_back.is_some_and(|id| !matches!(state(&id), State::Waiting | State::LeftOut));
+            let taken = step.rescue
+                || step.gives_back.is_some_and(|id| !matches!(state(&id), State::Waiting | State::LeftOut));
             if tainted && !taken {
                 self.keeper.ended(step, None);
                 self.state[step.id - 1] = State::LeftOut;
@@ -118,12 +124,20 @@ pub fn told(file: &str, events: &Section, plan: Plan) -> Result<String, Wrong> {
     };
     let status = Status::first(first).map_err(|why| wrong(file, events.line, why))?;
     let keeper = RolloutBudget::new(&plan, &status, pause);
-    let mut run = Run { plan: &plan, state: vec![State::Waiting; plan.steps.len()], keeper, status, text: "at first\n".into() };
+    let mut run = Run {
+        plan: &plan,
+        state: vec![State::Waiting; plan.steps.len()],
+        keeper,
+        status,
+        text: "at first\n".into(),
+    };
     run.look();
-    for (at, line) in events.text.lines().enumerate().filter(|(_, line)| !line.is_empty() && *line != "pause") {
+    for (at, line) in events.text.lines().enumerate().filter(|(_, line)| !line.is_empty() && *line != "pause")
+    {
         let at = |why: String| wrong(file, events.line + at, why);
         let (word, which) = line.split_once(' ').unwrap_or((line, ""));
-        let which = numbers(which, &plan).ok_or_else(|| at(format!("`{line}` names no step of the plan: 1 to {}", plan.steps.len())))?;
+        let which = numbers(which, &plan)
+            .ok_or_else(|| at(format!("`{line}` names no step of the plan: 1 to {}", plan.steps.len())))?;
         run.text += &format!("{line}\n");
         for id in which {
             let step = &plan.steps[id - 1];
@@ -142,7 +156,11 @@ pub fn told(file: &str, events: &Section, plan: Plan) -> Result<String, Wrong> {
     run.text += "to give back\n";
     run.text += &match nothing {
         true => "  nothing\n".into(),
-        false => format!("  in maintenance mode: {}\n  shut down: {}\n", list(&left.in_maintenance), list(&left.stopped)),
+        false => format!(
+            "  in maintenance mode: {}\n  shut down: {}\n",
+            list(&left.in_maintenance),
+            list(&left.stopped)
+        ),
     };
     Ok(run.text)
 }

@@ -49,8 +49,11 @@ fn as_found(artifact: &Artifact) -> Artifact {
     if matches!(kind, Kind::Component | Kind::Vib) {
         let daemon = name.contains("mgmt");
         holds.iter_mut().for_each(|held| {
-            let (name, build) =
-                if daemon { ("nvdgpumgmtdaemon", "700.1.0.15843807") } else { ("NVD-VMware_ESXi_8.0.0_Driver", "800.1.0.20613240") };
+            let (name, build) = if daemon {
+                ("nvdgpumgmtdaemon", "700.1.0.15843807")
+            } else {
+                ("NVD-VMware_ESXi_8.0.0_Driver", "800.1.0.20613240")
+            };
             (held.name, held.version) = (name.into(), format!("{}-1OEM.{build}", held.version));
         });
     }
@@ -70,7 +73,8 @@ fn read_fleet(script: &Script) -> Result<Result<Fleet, Vec<Error>>, Wrong> {
         for (kind, specs) in fleet.specs_mut() {
             for spec in specs.iter_mut() {
                 let entry = vsgpu::catalogue().find(kind.scope(), spec.requirement);
-                let other = entry.and_then(|entry| (entry.with_artifacts)(&spec.value, &mut |a| Some(as_found(a))));
+                let other =
+                    entry.and_then(|entry| (entry.with_artifacts)(&spec.value, &mut |a| Some(as_found(a))));
                 spec.value = other.map_or_else(|| spec.value.clone(), Into::into);
             }
         }
@@ -82,7 +86,9 @@ fn read_fleet(script: &Script) -> Result<Result<Fleet, Vec<Error>>, Wrong> {
 fn world(script: &Script) -> Result<(Fleet, Inventory), Wrong> {
     let fleet = read_fleet(script)?.map_err(|errors| {
         let error = &errors[0];
-        let line = error.place.as_ref().map_or(1, |place| place.line) + script.find("fleet").map_or(1, |s| s.line) - 1;
+        let line = error.place.as_ref().map_or(1, |place| place.line)
+            + script.find("fleet").map_or(1, |s| s.line)
+            - 1;
         wrong(&script.file, line, error)
     })?;
     let inventory = facts::inventory(&script.file, &fleet, script.find("facts"))?;
@@ -93,7 +99,8 @@ fn leftovers(script: &Script) -> Result<Leftovers, Wrong> {
     let Some(section) = script.find("left") else { return Ok(Leftovers::default()) };
     let at = |why: String| wrong(&script.file, section.line, why);
     let value = yaml::parse(&script.file, &section.text).map_err(|e| at(e.message))?.to_json();
-    let Left { in_maintenance, stopped, unsettled, rebooted, held } = serde_json::from_value(value).map_err(|e| at(e.to_string()))?;
+    let Left { in_maintenance, stopped, unsettled, rebooted, held } =
+        serde_json::from_value(value).map_err(|e| at(e.to_string()))?;
     Ok(Leftovers { in_maintenance, stopped, unsettled, rebooted, held })
 }
 
@@ -116,7 +123,11 @@ pub fn plan(script: &Script) -> Result<Answers, Wrong> {
     let (fleet, inventory) = world(script)?;
     if let Some(section) = script.find("adopt") {
         let adoption = plan::adopt::adopt(&fleet, &inventory, section.text.trim());
-        let question = if adoption.plan.steps.is_empty() { String::new() } else { format!("{}\n\n", adoption.question()) };
+        let question = if adoption.plan.steps.is_empty() {
+            String::new()
+        } else {
+            format!("{}\n\n", adoption.question())
+        };
         return Ok(vec![("plan", question + &render::plan::text(&adoption.plan))]);
     }
     let left = plan::still_taken(&fleet, &inventory, leftovers(script)?);
@@ -124,7 +135,13 @@ pub fn plan(script: &Script) -> Result<Answers, Wrong> {
     if script.find("verify").is_some() {
         let line = |c: plan::verify::Check| {
             let wants = c.wants.map(|wants| format!(", wanted: {wants}")).unwrap_or_default();
-            format!("{} {}: {}: {}{wants}\n", if c.met { "met   " } else { "differs" }, c.node, c.requirement, c.is)
+            format!(
+                "{} {}: {}: {}{wants}\n",
+                if c.met { "met   " } else { "differs" },
+                c.node,
+                c.requirement,
+                c.is
+            )
         };
         answers.push(("verify", plan::verify::checks(&fleet, &inventory).into_iter().map(line).collect()));
     }
@@ -149,9 +166,13 @@ pub fn spec(script: &Script) -> Result<Answers, Wrong> {
         Ok(fleet) => {
             let specs = fleet.specs();
             let of = |specs: &fleet::Specs| {
-                specs.iter().map(|s| (s.requirement.to_string(), (*s.value).clone())).collect::<serde_json::Map<_, _>>()
+                specs
+                    .iter()
+                    .map(|s| (s.requirement.to_string(), (*s.value).clone()))
+                    .collect::<serde_json::Map<_, _>>()
             };
-            let all: serde_json::Map<_, _> = specs.into_iter().map(|(id, specs)| (String::from(id), json!(of(specs)))).collect();
+            let all: serde_json::Map<_, _> =
+                specs.into_iter().map(|(id, specs)| (String::from(id), json!(of(specs)))).collect();
             vec![("wishes", yaml::write(&json!(all)))]
         }
     })
@@ -182,8 +203,13 @@ pub fn admission(script: &Script) -> Result<Answers, Wrong> {
     Ok(vec![("admission", admission::told(&script.file, script.need("events")?, planned.plan)?)])
 }
 
-fn verdict_text(entry: &Entry, spec: &serde_json::Value, fact: &Result<serde_json::Value, vsgpu_core::Unreadable>) -> String {
-    let commands = |effects: &[vsgpu_core::Effect]| effects.iter().map(|e| format!("\n  $ {e}")).collect::<String>();
+fn verdict_text(
+    entry: &Entry,
+    spec: &serde_json::Value,
+    fact: &Result<serde_json::Value, vsgpu_core::Unreadable>,
+) -> String {
+    let commands =
+        |effects: &[vsgpu_core::Effect]| effects.iter().map(|e| format!("\n  $ {e}")).collect::<String>();
     let unmet = |text: String| {
         let cost = (entry.cost)(spec, fact.as_ref().unwrap_or(&serde_json::Value::Null));
         let needs = match cost.needs {
@@ -201,9 +227,15 @@ fn verdict_text(entry: &Entry, spec: &serde_json::Value, fact: &Result<serde_jso
     };
     match vsgpu_core::judge(entry, spec, Some(fact)) {
         Verdict::Met { is } => format!("met: {is}"),
-        Verdict::Unmet { is, wants, effects } if effects.is_empty() => unmet(format!("set, not active yet: {is} -> {wants}")),
-        Verdict::Unmet { is, wants, effects } => unmet(format!("unmet: {is} -> {wants}{}", commands(&effects))),
-        Verdict::Waits { on, wants, effects } => unmet(format!("waits: {on}; wanted: {wants}{}", commands(&effects))),
+        Verdict::Unmet { is, wants, effects } if effects.is_empty() => {
+            unmet(format!("set, not active yet: {is} -> {wants}"))
+        }
+        Verdict::Unmet { is, wants, effects } => {
+            unmet(format!("unmet: {is} -> {wants}{}", commands(&effects)))
+        }
+        Verdict::Waits { on, wants, effects } => {
+            unmet(format!("waits: {on}; wanted: {wants}{}", commands(&effects)))
+        }
         Verdict::Blocked { why, hint } => format!("blocked: {why}\n  hint: {hint}"),
     }
 }
@@ -212,7 +244,9 @@ fn verdict_text(entry: &Entry, spec: &serde_json::Value, fact: &Result<serde_jso
 pub fn requirement(script: &Script, scope: Scope, name: &str) -> Result<Answers, Wrong> {
     script.only(&["machine", "fact", "spec+", "verdict+"])?;
     let section = script.need("machine")?;
-    let entry = vsgpu::catalogue().find(scope, name).ok_or_else(|| wrong(&script.file, 1, format!("`{name}` is no requirement")))?;
+    let entry = vsgpu::catalogue()
+        .find(scope, name)
+        .ok_or_else(|| wrong(&script.file, 1, format!("`{name}` is no requirement")))?;
     let on = if scope == Scope::Vm { Subject::vm("vm-01") } else { Subject::node() };
     let machine = Machine::read(&script.file, section)?;
     let fact = machine.fact(&entry.fact, &on);

@@ -38,7 +38,8 @@ fn base(name: &str) -> Option<Facts> {
     let read = || {
         let path = workspace().join("tests/plans/base").join(format!("{name}.yaml"));
         let text = std::fs::read_to_string(&path).ok()?;
-        let node = yaml::parse(&path.display().to_string(), &text).unwrap_or_else(|e| panic!("{name}.yaml: {e} {:?}", e.place));
+        let node = yaml::parse(&path.display().to_string(), &text)
+            .unwrap_or_else(|e| panic!("{name}.yaml: {e} {:?}", e.place));
         node.to_json().as_object().cloned()
     };
     READ.lock().unwrap().entry(name.into()).or_insert_with(read).clone()
@@ -66,7 +67,9 @@ fn put(file: &str, from: usize, into: &mut Value, over: &Node) -> Result<(), Wro
         (Value::Array(items), Data::Map(pairs)) => {
             for (key, node) in pairs {
                 let at = items.iter().position(|item| NAMES.iter().any(|name| item[*name] == key.name));
-                let at = at.ok_or_else(|| wrong(file, from + key.line - 1, format!("there is no `{}` in this list", key.name)))?;
+                let at = at.ok_or_else(|| {
+                    wrong(file, from + key.line - 1, format!("there is no `{}` in this list", key.name))
+                })?;
                 if matches!(node.data, Data::Scalar(Value::Null)) {
                     items.remove(at);
                 } else {
@@ -82,12 +85,16 @@ fn put(file: &str, from: usize, into: &mut Value, over: &Node) -> Result<(), Wro
 /// The first field that a type did not know.
 fn lost(given: &Value, read: &Value, path: &str) -> Option<String> {
     match (given, read) {
-        (Value::Object(given), Value::Object(read)) => given.iter().find_map(|(key, value)| match read.get(key) {
-            Some(read) => lost(value, read, &format!("{path}.{key}")),
-            None if value.is_null() => None,
-            None => Some(format!("{path}.{key}")),
-        }),
-        (Value::Array(given), Value::Array(read)) => given.iter().zip(read).find_map(|(given, read)| lost(given, read, path)),
+        (Value::Object(given), Value::Object(read)) => {
+            given.iter().find_map(|(key, value)| match read.get(key) {
+                Some(read) => lost(value, read, &format!("{path}.{key}")),
+                None if value.is_null() => None,
+                None => Some(format!("{path}.{key}")),
+            })
+        }
+        (Value::Array(given), Value::Array(read)) => {
+            given.iter().zip(read).find_map(|(given, read)| lost(given, read, path))
+        }
         _ => None,
     }
 }
@@ -99,7 +106,8 @@ pub fn inventory(file: &str, fleet: &Fleet, section: Option<&Section>) -> Result
         let mut facts = base(kind.word()).unwrap_or_else(|| panic!("there is no base of a {}", kind.word()));
         facts.values_mut().for_each(|fact| named(fact, name, vmid));
         let boot_id = format!("boot-of-{name}");
-        let draft = Draft { facts, away: None, boot_id, taken: json!([]), holder: None, said: BTreeMap::new() };
+        let draft =
+            Draft { facts, away: None, boot_id, taken: json!([]), holder: None, said: BTreeMap::new() };
         drafts.insert(NodeId::new(kind, name), draft);
     };
     fleet.hosts.iter().for_each(|host| add(NodeKind::Host, &host.name, 0));
@@ -108,7 +116,8 @@ pub fn inventory(file: &str, fleet: &Fleet, section: Option<&Section>) -> Result
         vm.guest.iter().for_each(|_| add(NodeKind::Guest, &vm.name, at + 1));
     }
     for host in &fleet.hosts {
-        let listed: Vec<(usize, &Vm)> = fleet.vms.iter().enumerate().filter(|(_, vm)| vm.host == host.name).collect();
+        let listed: Vec<(usize, &Vm)> =
+            fleet.vms.iter().enumerate().filter(|(_, vm)| vm.host == host.name).collect();
         let vms: Vec<Value> = listed
             .iter()
             .map(|(at, vm)| {
@@ -117,13 +126,18 @@ pub fn inventory(file: &str, fleet: &Fleet, section: Option<&Section>) -> Result
             })
             .collect();
         let node = NodeId::new(NodeKind::Host, &host.name);
-        drafts.entry(node).and_modify(|d| drop(d.facts.insert("virtual-machines".into(), json!({ "vms": vms }))));
+        drafts
+            .entry(node)
+            .and_modify(|d| drop(d.facts.insert("virtual-machines".into(), json!({ "vms": vms }))));
     }
     if let Some(section) = section {
         let from = section.line;
         let parsed = yaml::parse(file, &section.text);
-        let parsed = parsed.map_err(|e| wrong(file, from + e.place.as_ref().map_or(1, |p| p.line) - 1, e.message))?;
-        let Data::Map(nodes) = &parsed.data else { return Err(wrong(file, from, "facts are `host NAME:`, `vm NAME:`, `guest NAME:`")) };
+        let parsed =
+            parsed.map_err(|e| wrong(file, from + e.place.as_ref().map_or(1, |p| p.line) - 1, e.message))?;
+        let Data::Map(nodes) = &parsed.data else {
+            return Err(wrong(file, from, "facts are `host NAME:`, `vm NAME:`, `guest NAME:`"));
+        };
         for (key, node) in nodes {
             speak(file, from, &mut drafts, key, node)?;
         }
@@ -138,24 +152,43 @@ pub fn inventory(file: &str, fleet: &Fleet, section: Option<&Section>) -> Result
 }
 
 /// One node of the section.
-fn speak(file: &str, from: usize, drafts: &mut BTreeMap<NodeId, Draft>, key: &Key, node: &Node) -> Result<(), Wrong> {
+fn speak(
+    file: &str,
+    from: usize,
+    drafts: &mut BTreeMap<NodeId, Draft>,
+    key: &Key,
+    node: &Node,
+) -> Result<(), Wrong> {
     let at = from + key.line - 1;
     let id = NodeId::try_from(key.name.replacen(' ', "/", 1)).ok().filter(|id| drafts.contains_key(id));
     let Some(id) = id else {
-        let known: Vec<String> = drafts.keys().map(|id| String::from(id.clone()).replacen('/', " ", 1)).collect();
-        return Err(wrong(file, at, format!("there is no node `{}` in the fleet; there are: {}", key.name, known.join(", "))));
+        let known: Vec<String> =
+            drafts.keys().map(|id| String::from(id.clone()).replacen('/', " ", 1)).collect();
+        return Err(wrong(
+            file,
+            at,
+            format!("there is no node `{}` in the fleet; there are: {}", key.name, known.join(", ")),
+        ));
     };
     let Some(draft) = drafts.get_mut(&id) else { return Ok(()) };
     let Data::Map(pairs) = &node.data else { return Err(wrong(file, at, "facts by name are expected")) };
     for (key, node) in pairs {
         let at = from + key.line - 1;
-        let text = || node.to_json().as_str().map(String::from).ok_or_else(|| wrong(file, at, format!("{}: a text is expected", key.name)));
+        let text = || {
+            node.to_json()
+                .as_str()
+                .map(String::from)
+                .ok_or_else(|| wrong(file, at, format!("{}: a text is expected", key.name)))
+        };
         match key.name.as_str() {
             "base" => {
                 let name = text()?;
-                let mut facts = base(&name).ok_or_else(|| wrong(file, at, format!("there is no base `{name}`")))?;
+                let mut facts =
+                    base(&name).ok_or_else(|| wrong(file, at, format!("there is no base `{name}`")))?;
                 let vmid = draft.facts.get("vm-power").and_then(|p| p["vmid"].as_u64()).unwrap_or_default();
-                facts.values_mut().for_each(|fact| named(fact, &id.name, usize::try_from(vmid).unwrap_or_default()));
+                facts
+                    .values_mut()
+                    .for_each(|fact| named(fact, &id.name, usize::try_from(vmid).unwrap_or_default()));
                 // Which VMs there are follows from the fleet.
                 facts.remove("virtual-machines");
                 draft.facts.extend(facts);
@@ -215,13 +248,20 @@ fn seen(file: &str, id: &NodeId, draft: Draft) -> Result<Result<Seen, Error>, Wr
     for (name, value) in draft.facts {
         let line = draft.said.get(&name).copied().unwrap_or(1);
         let Some(entry) = known.iter().find(|fact| fact.name == name) else {
-            let near = vsgpu_core::suggest::nearest(&name, known.iter().map(|f| f.name)).map(|n| format!("; did you mean `{n}`?"));
-            return Err(wrong(file, line, format!("{id}: there is no fact `{name}`{}", near.unwrap_or_default())));
+            let near = vsgpu_core::suggest::nearest(&name, known.iter().map(|f| f.name))
+                .map(|n| format!("; did you mean `{n}`?"));
+            return Err(wrong(
+                file,
+                line,
+                format!("{id}: there is no fact `{name}`{}", near.unwrap_or_default()),
+            ));
         };
         let fact = match value.get("error") {
-            Some(error) => Err(serde_json::from_value(error.clone()).map_err(|e| wrong(file, line, format!("{id}: {name}: {e}")))?),
+            Some(error) => Err(serde_json::from_value(error.clone())
+                .map_err(|e| wrong(file, line, format!("{id}: {name}: {e}")))?),
             None => {
-                let read = (entry.reread)(&value).map_err(|e| wrong(file, line, format!("{id}: {name}: {e}")))?;
+                let read =
+                    (entry.reread)(&value).map_err(|e| wrong(file, line, format!("{id}: {name}: {e}")))?;
                 if let Some(field) = lost(&value, &read, &name) {
                     return Err(wrong(file, line, format!("{id}: the fact has no field `{field}`")));
                 }
@@ -230,6 +270,7 @@ fn seen(file: &str, id: &NodeId, draft: Draft) -> Result<Result<Seen, Error>, Wr
         };
         facts.insert(name.into(), fact);
     }
-    let taken = serde_json::from_value(draft.taken).map_err(|e| wrong(file, 1, format!("{id}: taken: {e}")))?;
+    let taken =
+        serde_json::from_value(draft.taken).map_err(|e| wrong(file, 1, format!("{id}: taken: {e}")))?;
     Ok(Ok(Seen { boot_id: draft.boot_id, facts, taken, holder: draft.holder }))
 }

@@ -29,7 +29,8 @@ pub struct Machine {
 
 impl Machine {
     pub fn read(file: &str, section: &Section) -> Result<Self, Wrong> {
-        let mut machine = Self { file: file.into(), said: BTreeMap::new(), words: BTreeMap::new(), disks: vec![] };
+        let mut machine =
+            Self { file: file.into(), said: BTreeMap::new(), words: BTreeMap::new(), disks: vec![] };
         let (mut last, mut on_stderr) = (None::<String>, false);
         for (at, line) in section.text.lines().enumerate() {
             let place = section.line + at;
@@ -40,16 +41,32 @@ impl Machine {
                     let stream = if on_stderr { &mut said.stderr } else { &mut said.stdout };
                     *stream += &format!("{text}\n");
                 }
-                (None, Some(said), "exit") => said.exit = rest.parse().map_err(|e| wrong(file, place, format!("exit: {e}")))?,
+                (None, Some(said), "exit") => {
+                    said.exit = rest.parse().map_err(|e| wrong(file, place, format!("exit: {e}")))?
+                }
                 (None, Some(_), "stderr") => on_stderr = true,
                 (None, _, "now" | "boot" | "kernel") => drop(machine.words.insert(word.into(), rest.into())),
                 (None, _, "disk") => {
-                    let free = rest.split_once(' ').and_then(|(mount, free)| Some((mount.into(), free.parse().ok()?)));
-                    let (mount, free_bytes) = free.ok_or_else(|| wrong(file, place, "a disk is `disk MOUNT BYTES`"))?;
-                    machine.disks.push(Disk { mount, file_system: "ext4".into(), size_bytes: free_bytes, free_bytes });
+                    let free = rest
+                        .split_once(' ')
+                        .and_then(|(mount, free)| Some((mount.into(), free.parse().ok()?)));
+                    let (mount, free_bytes) =
+                        free.ok_or_else(|| wrong(file, place, "a disk is `disk MOUNT BYTES`"))?;
+                    machine.disks.push(Disk {
+                        mount,
+                        file_system: "ext4".into(),
+                        size_bytes: free_bytes,
+                        free_bytes,
+                    });
                 }
                 (None, _, word) if WORDS.contains(&word) => {
-                    let said = Said { line: place, exit: 0, stdout: String::new(), stderr: String::new(), asked: false.into() };
+                    let said = Said {
+                        line: place,
+                        exit: 0,
+                        stdout: String::new(),
+                        stderr: String::new(),
+                        asked: false.into(),
+                    };
                     if machine.said.insert(line.into(), said).is_some() {
                         return Err(wrong(file, place, format!("`{line}` a second time")));
                     }
@@ -60,7 +77,13 @@ impl Machine {
                         said.stdout.push('\n');
                     }
                 }
-                _ => return Err(wrong(file, place, format!("`{line}` is no look at a machine; what it prints is indented"))),
+                _ => {
+                    return Err(wrong(
+                        file,
+                        place,
+                        format!("`{line}` is no look at a machine; what it prints is indented"),
+                    ));
+                }
             }
         }
         Ok(machine)
@@ -69,7 +92,11 @@ impl Machine {
     fn text(&self, look: &str, path: &str) -> Answer {
         let said = self.said.get(&format!("{look} {path}")).inspect(|said| said.asked.set(true));
         let whole = |said: &Said| {
-            if matches!(look, "hash" | "hex" | "list" | "size") { said.stdout.trim_end().into() } else { said.stdout.clone() }
+            if matches!(look, "hash" | "hex" | "list" | "size") {
+                said.stdout.trim_end().into()
+            } else {
+                said.stdout.clone()
+            }
         };
         Answer::Text(said.map(whole).ok_or_else(|| IoError::NotFound(path.into())))
     }
@@ -81,11 +108,19 @@ impl Machine {
     fn answer(&self, probe: &Probe) -> Answer {
         match probe {
             Probe::Run(command) => match self.said.get(&format!("$ {command}")) {
-                None => Answer::Ran(Output { ended: ExitKind::Missing, stdout: String::new(), stderr: String::new() }),
+                None => Answer::Ran(Output {
+                    ended: ExitKind::Missing,
+                    stdout: String::new(),
+                    stderr: String::new(),
+                }),
                 Some(said) => {
                     said.asked.set(true);
                     let Said { exit, stdout, stderr, .. } = said;
-                    Answer::Ran(Output { ended: ExitKind::Status(*exit), stdout: stdout.clone(), stderr: stderr.clone() })
+                    Answer::Ran(Output {
+                        ended: ExitKind::Status(*exit),
+                        stdout: stdout.clone(),
+                        stderr: stderr.clone(),
+                    })
                 }
             },
             Probe::Read(path) => self.text("read", path),
@@ -96,7 +131,10 @@ impl Machine {
             Probe::Size(path) => self.text("size", path),
             Probe::Machine if self.disks.is_empty() => Answer::Text(Err(IoError::NotFound("/".into()))),
             Probe::Machine => {
-                let here = vsgpu_core::machine::Machine { disks: self.disks.clone(), ..vsgpu_core::machine::Machine::default() };
+                let here = vsgpu_core::machine::Machine {
+                    disks: self.disks.clone(),
+                    ..vsgpu_core::machine::Machine::default()
+                };
                 Answer::Text(Ok(serde_json::json!(here).to_string()))
             }
             Probe::Holders(path) => match self.text("holders", path) {
@@ -114,7 +152,8 @@ impl Machine {
         let on = on.clone().with_vmx_keys(fact.vmx_keys);
         let mut seen = Observation::default();
         for _ in 0..4 {
-            let asked: Vec<Probe> = (fact.probes)(&on, &seen).into_iter().filter(|probe| !seen.has(probe)).collect();
+            let asked: Vec<Probe> =
+                (fact.probes)(&on, &seen).into_iter().filter(|probe| !seen.has(probe)).collect();
             seen.0.extend(asked.into_iter().map(|probe| (probe.clone(), self.answer(&probe))));
         }
         (fact.parse)(&on, &seen)
@@ -123,6 +162,8 @@ impl Machine {
     /// What nobody asked for is a slip of the pen.
     pub fn all_asked(&self) -> Result<(), Wrong> {
         let idle = self.said.iter().find(|(_, said)| !said.asked.get());
-        idle.map_or(Ok(()), |(look, said)| Err(wrong(&self.file, said.line, format!("nobody asks for `{look}`"))))
+        idle.map_or(Ok(()), |(look, said)| {
+            Err(wrong(&self.file, said.line, format!("nobody asks for `{look}`")))
+        })
     }
 }

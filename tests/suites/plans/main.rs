@@ -1,7 +1,13 @@
 //! Scripted cases, text in and text out: `tests/plans/GROUP/NAME.txt` is a fleet with a few facts and the plan that follows, what a
 //! machine says and the verdict on it, a fleet file and what is wrong with it. No process, no network, no sleep.
 //! `VSGPU_ACCEPT=1 cargo test -p vsgpu-tests --test plans` writes what is said now into the cases: read the difference.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "test code"
+)]
 
 mod admission;
 mod answers;
@@ -54,7 +60,11 @@ fn answered(script: &Script) -> Result<Answers, Wrong> {
             let scope = SCOPES.iter().find(|(k, ..)| *k == kind).map_or(Scope::Host, |(_, scope, _)| *scope);
             answers::requirement(script, scope, name)
         }
-        _ => Err(wrong(&script.file, 1, "no group of cases: plan, rollout, spec, admission, compat/FILE, host/KEY, vm/KEY, guest/KEY")),
+        _ => Err(wrong(
+            &script.file,
+            1,
+            "no group of cases: plan, rollout, spec, admission, compat/FILE, host/KEY, vm/KEY, guest/KEY",
+        )),
     }
 }
 
@@ -87,13 +97,19 @@ fn compare(script: &mut Script, now: Answers) -> Result<(), String> {
             Ok(place) => {
                 let section = &mut script.sections[place];
                 if section.text != text {
-                    wrongs +=
-                        &format!("{}\n{}", wrong(&script.file, section.line, format!("`{name}` differs")), diff(&section.text, &text));
+                    wrongs += &format!(
+                        "{}\n{}",
+                        wrong(&script.file, section.line, format!("`{name}` differs")),
+                        diff(&section.text, &text)
+                    );
                     section.text = text;
                 }
             }
             Err(place) => {
-                wrongs += &format!("{}\n", wrong(&script.file, end, format!("the section `-- {name} --` is missing")));
+                wrongs += &format!(
+                    "{}\n",
+                    wrong(&script.file, end, format!("the section `-- {name} --` is missing"))
+                );
                 script.sections.insert(place, Section { name: name.into(), line: end, text });
             }
         }
@@ -110,14 +126,18 @@ fn compare(script: &mut Script, now: Answers) -> Result<(), String> {
             None => !EXPECTED.contains(&section.name.as_str()),
         };
         if !is_said {
-            wrongs += &format!("{}\n", wrong(&script.file, section.line, format!("nothing is said to `{}`", section.name)));
+            wrongs += &format!(
+                "{}\n",
+                wrong(&script.file, section.line, format!("nothing is said to `{}`", section.name))
+            );
         }
         is_said
     });
     if wrongs.is_empty() { Ok(()) } else { Err(wrongs) }
 }
 
-const EXPECTED: [&str; 9] = ["plan", "verify", "rollout", "error", "wishes", "admission", "compat", "verdict", "fact"];
+const EXPECTED: [&str; 9] =
+    ["plan", "verify", "rollout", "error", "wishes", "admission", "compat", "verdict", "fact"];
 
 fn check(file: &str, path: &Path, accept: bool) -> Result<(), String> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -138,9 +158,17 @@ fn check(file: &str, path: &Path, accept: bool) -> Result<(), String> {
 fn every_case_says_what_it_said() {
     let accept = std::env::var_os("VSGPU_ACCEPT").is_some();
     let all = cases();
-    let wrongs: Vec<String> =
-        all.iter().filter_map(|file| check(file, &workspace().join("tests/plans").join(file), accept).err()).collect();
-    assert!(wrongs.is_empty(), "{} of {} cases; VSGPU_ACCEPT=1 accepts what differs\n{}", wrongs.len(), all.len(), wrongs.join("\n"));
+    let wrongs: Vec<String> = all
+        .iter()
+        .filter_map(|file| check(file, &workspace().join("tests/plans").join(file), accept).err())
+        .collect();
+    assert!(
+        wrongs.is_empty(),
+        "{} of {} cases; VSGPU_ACCEPT=1 accepts what differs\n{}",
+        wrongs.len(),
+        all.len(),
+        wrongs.join("\n")
+    );
     let plans = all.iter().filter(|file| file.starts_with("plan/")).count();
     assert!(plans >= 40, "only {plans} cases of the planner");
 }
@@ -156,16 +184,26 @@ fn stems(folder: &str) -> Vec<String> {
 fn every_file_of_a_requirement_or_a_constraint_has_a_case_of_its_own() {
     let cases = cases();
     let mut missing = vec![];
-    let folders = SCOPES.iter().map(|(kind, _, sources)| (*kind, *sources)).chain([("compat", "controller/src/compat")]);
+    let folders = SCOPES
+        .iter()
+        .map(|(kind, _, sources)| (*kind, *sources))
+        .chain([("compat", "controller/src/compat")]);
     for (kind, sources) in folders {
         let stems = stems(sources);
         let lacks = |stem: &&String| !cases.iter().any(|case| case.starts_with(&format!("{kind}/{stem}/")));
+        missing.extend(stems.iter().filter(lacks).map(|stem| {
+            format!("{sources}: `{stem}` has no case: write tests/plans/{kind}/{stem}/NAME.txt")
+        }));
+        let stray = |case: &&String| {
+            case.split('/').next() == Some(kind)
+                && !stems.iter().any(|stem| case.starts_with(&format!("{kind}/{stem}/")))
+        };
         missing.extend(
-            stems.iter().filter(lacks).map(|stem| format!("{sources}: `{stem}` has no case: write tests/plans/{kind}/{stem}/NAME.txt")),
+            cases
+                .iter()
+                .filter(stray)
+                .map(|case| format!("tests/plans/{case}: there is no such file in {sources}")),
         );
-        let stray =
-            |case: &&String| case.split('/').next() == Some(kind) && !stems.iter().any(|stem| case.starts_with(&format!("{kind}/{stem}/")));
-        missing.extend(cases.iter().filter(stray).map(|case| format!("tests/plans/{case}: there is no such file in {sources}")));
     }
     assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
@@ -196,12 +234,21 @@ fn a_wrong_case_is_refused_with_its_place() {
     for (text, why) in [
         (String::new(), "plan/x.txt:1: the file is empty"),
         ("nothing\n".into(), "plan/x.txt:1: before the first section stands the title"),
-        ("# t\n\n-- flet --\nversion: 1\n".into(), "plan/x.txt:3: there is no section `flet`; did you mean `fleet`?"),
+        (
+            "# t\n\n-- flet --\nversion: 1\n".into(),
+            "plan/x.txt:3: there is no section `flet`; did you mean `fleet`?",
+        ),
         ("# t\n\n--plan\n".into(), "plan/x.txt:3: `--plan` is no `-- name --`"),
         ("# t\n\n-- plan --\nx\n".into(), "plan/x.txt:5: the section `-- fleet --` is missing"),
         (format!("# t\n\n{fleet}{fleet}"), "plan/x.txt:8: a second section `fleet`"),
-        ("# t\n-- fleet --\nversion: 1\nhosts:\n  esx-01: { graphic-type: Shared }\n".into(), "plan/x.txt:5: esx-01: unknown key"),
-        (format!("# t\n{fleet}-- facts --\nhost esx-02: {{ away: no }}\n"), "plan/x.txt:8: there is no node `host esx-02` in the fleet"),
+        (
+            "# t\n-- fleet --\nversion: 1\nhosts:\n  esx-01: { graphic-type: Shared }\n".into(),
+            "plan/x.txt:5: esx-01: unknown key",
+        ),
+        (
+            format!("# t\n{fleet}-- facts --\nhost esx-02: {{ away: no }}\n"),
+            "plan/x.txt:8: there is no node `host esx-02` in the fleet",
+        ),
         (
             format!("# t\n{fleet}-- facts --\nhost esx-01:\n  gpuss: {{}}\n"),
             "plan/x.txt:9: esx-01: there is no fact `gpuss`; did you mean `gpus`?",
@@ -214,9 +261,13 @@ fn a_wrong_case_is_refused_with_its_place() {
             format!("# t\n{fleet}-- facts --\nhost esx-01:\n  maintenance-mode: {{ enabled: 3 }}\n"),
             "plan/x.txt:9: esx-01: maintenance-mode: enabled: ",
         ),
-        (format!("# t\n{fleet}-- facts --\nhost esx-01: {{ base: nothing }}\n"), "plan/x.txt:8: there is no base `nothing`"),
+        (
+            format!("# t\n{fleet}-- facts --\nhost esx-01: {{ base: nothing }}\n"),
+            "plan/x.txt:8: there is no base `nothing`",
+        ),
     ] {
-        let said = Script::read("plan/x.txt", &text).and_then(|script| answered(&script).map(drop)).unwrap_err();
+        let said =
+            Script::read("plan/x.txt", &text).and_then(|script| answered(&script).map(drop)).unwrap_err();
         assert!(said.starts_with(why), "{text}\nsaid:     {said}\nexpected: {why}");
     }
     let mut script = Script::read("plan/x.txt", &format!("# t\n{fleet}-- plan --\na\nb\nc\n")).unwrap();

@@ -45,7 +45,11 @@ impl Script {
             } else if line.starts_with("# ") || line.is_empty() {
                 script.title += &format!("{line}\n");
             } else {
-                return Err(wrong(file, at + 1, "before the first section stands the title, `# what it shows`"));
+                return Err(wrong(
+                    file,
+                    at + 1,
+                    "before the first section stands the title, `# what it shows`",
+                ));
             }
         }
         if !script.title.starts_with("# ") {
@@ -64,7 +68,11 @@ impl Script {
             let Some(found) = known.iter().find(|k| k.trim_end_matches('+') == name) else {
                 let near = vsgpu_core::suggest::nearest(name, known.iter().map(|k| k.trim_end_matches('+')));
                 let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                return Err(wrong(&self.file, section.line - 1, format!("there is no section `{name}`{near}")));
+                return Err(wrong(
+                    &self.file,
+                    section.line - 1,
+                    format!("there is no section `{name}`{near}"),
+                ));
             };
             if !found.ends_with('+') && self.sections[..at].iter().any(|s| s.name == name) {
                 return Err(wrong(&self.file, section.line - 1, format!("a second section `{name}`")));
@@ -79,13 +87,16 @@ impl Script {
 
     pub fn need(&self, name: &str) -> Result<&Section, Wrong> {
         let end = self.sections.last().map_or(1, |s| s.line + s.text.lines().count());
-        self.find(name).ok_or_else(|| wrong(&self.file, end, format!("the section `-- {name} --` is missing")))
+        self.find(name)
+            .ok_or_else(|| wrong(&self.file, end, format!("the section `-- {name} --` is missing")))
     }
 
     /// The whole file again.
     pub fn written(&self) -> String {
         let section = |s: &Section| format!("-- {} --\n{}\n", s.name, s.text);
-        let all = self.title.trim_end().to_string() + "\n\n" + &self.sections.iter().map(section).collect::<String>();
+        let all = self.title.trim_end().to_string()
+            + "\n\n"
+            + &self.sections.iter().map(section).collect::<String>();
         format!("{}\n", all.trim_end())
     }
 }
@@ -97,7 +108,8 @@ pub fn diff(stored: &str, now: &str) -> String {
     let mut common = vec![vec![0; b.len() + 1]; a.len() + 1];
     for i in (0..a.len()).rev() {
         for j in (0..b.len()).rev() {
-            common[i][j] = if a[i] == b[j] { common[i + 1][j + 1] + 1 } else { common[i + 1][j].max(common[i][j + 1]) };
+            common[i][j] =
+                if a[i] == b[j] { common[i + 1][j + 1] + 1 } else { common[i + 1][j].max(common[i][j + 1]) };
         }
     }
     let (mut i, mut j, mut lines) = (0, 0, vec![]);
@@ -113,7 +125,9 @@ pub fn diff(stored: &str, now: &str) -> String {
             j += 1;
         }
     }
-    let near = |at: usize| lines[at.saturating_sub(3)..(at + 4).min(lines.len())].iter().any(|(mark, _)| *mark != ' ');
+    let near = |at: usize| {
+        lines[at.saturating_sub(3)..(at + 4).min(lines.len())].iter().any(|(mark, _)| *mark != ' ')
+    };
     let mut shown = String::new();
     for (at, (mark, line)) in lines.iter().enumerate() {
         if near(at) {

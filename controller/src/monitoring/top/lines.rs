@@ -36,7 +36,11 @@ fn percent(ratio: Option<f64>) -> String {
 }
 
 fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width { text.into() } else { text.chars().take(width.saturating_sub(1)).chain(['~']).collect() }
+    if text.chars().count() <= width {
+        text.into()
+    } else {
+        text.chars().take(width.saturating_sub(1)).chain(['~']).collect()
+    }
 }
 
 fn gpu_row([gpu, model, busy, used, all, heat, power]: [&str; 7]) -> String {
@@ -44,7 +48,12 @@ fn gpu_row([gpu, model, busy, used, all, heat, power]: [&str; 7]) -> String {
 }
 
 fn vgpu_row([vm, profile, busy, used, license, driver]: [&str; 6]) -> String {
-    format!("    {:<15} {:<17} {busy:>5} {used:>6} {license:<10} {}", cut(vm, 15), cut(profile, 17), cut(driver, 14))
+    format!(
+        "    {:<15} {:<17} {busy:>5} {used:>6} {license:<10} {}",
+        cut(vm, 15),
+        cut(profile, 17),
+        cut(driver, 14)
+    )
 }
 
 /// Makes lines of it.
@@ -87,7 +96,9 @@ fn run_line(glance: &FleetSummary) -> String {
     if !glance.runs_readable {
         return "THE RUNS CANNOT BE READ: `vsgpu status` says why".into();
     }
-    let Some(Run { number, state, steps, done, failed, held }) = &glance.run else { return "no run yet".into() };
+    let Some(Run { number, state, steps, done, failed, held }) = &glance.run else {
+        return "no run yet".into();
+    };
     let state = if *state == "unfinished" { "NOT FINISHED" } else { state };
     let failed = if *failed > 0 { format!(", {failed} FAILED") } else { String::new() };
     let held = if *held > 0 { format!("; {held} nodes held") } else { String::new() };
@@ -123,7 +134,10 @@ fn node_line(node: &Node, indent: &str) -> Line {
             if wishes.met == wishes.of { Severity::Fine } else { Severity::Doubt },
         );
     }
-    Line { text: format!("{indent}{:<18}  {}", cut(&node.name, 18), words.join(", ")).trim_end().into(), mood }
+    Line {
+        text: format!("{indent}{:<18}  {}", cut(&node.name, 18), words.join(", ")).trim_end().into(),
+        mood,
+    }
 }
 
 /// A GPU with its vGPUs.
@@ -193,6 +207,10 @@ mod tests {
                 "    VM              VGPU TYPE          BUSY    GiB LICENSE    GUEST DRIVER"
             ]
         );
-        assert!(text.iter().chain(view.head.each_ref().map(String::as_str).iter()).all(|l| l.chars().count() <= 80));
+        assert!(
+            text.iter()
+                .chain(view.head.each_ref().map(String::as_str).iter())
+                .all(|l| l.chars().count() <= 80)
+        );
     }
 }

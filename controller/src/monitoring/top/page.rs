@@ -40,7 +40,8 @@ impl Page {
     pub(super) fn all(&self, name: &str, labels: &[(&str, &str)]) -> Option<Vec<f64>> {
         let fits = |l: &Labels| labels.iter().all(|(key, value)| l.get(*key).is_some_and(|v| v == value));
         let node = labels.iter().find(|(key, _)| *key == "node").map_or("", |(_, node)| node);
-        let all: Vec<f64> = self.of_node(name, node).filter(|(l, _)| fits(l)).map(|(_, value)| *value).collect();
+        let all: Vec<f64> =
+            self.of_node(name, node).filter(|(l, _)| fits(l)).map(|(_, value)| *value).collect();
         (!all.is_empty()).then_some(all)
     }
 }

@@ -126,7 +126,13 @@ pub fn glance(fleet: &str, seats: &Seats, page: &str) -> FleetSummary {
         names.iter().map(|name| node(&page, seats, name, role)).collect()
     };
     let runs_readable = page.value("runs_readable", &[]) != Some(0.0);
-    FleetSummary { fleet: fleet.into(), runs_readable, run: run(&page), hosts: nodes("host"), guests: nodes("guest") }
+    FleetSummary {
+        fleet: fleet.into(),
+        runs_readable,
+        run: run(&page),
+        hosts: nodes("host"),
+        guests: nodes("guest"),
+    }
 }
 
 fn run(page: &Page) -> Option<Run> {
@@ -138,14 +144,22 @@ fn run(page: &Page) -> Option<Run> {
         _ => "ended",
     };
     let steps_of_all = ["waiting", "started", "done", "failed"].map(steps).iter().sum();
-    Some(Run { number, state, steps: steps_of_all, done: steps("done"), failed: steps("failed"), held: page.of("node_held").count() })
+    Some(Run {
+        number,
+        state,
+        steps: steps_of_all,
+        done: steps("done"),
+        failed: steps("failed"),
+        held: page.of("node_held").count(),
+    })
 }
 
 fn node(page: &Page, seats: &Seats, name: &str, role: &str) -> Node {
     let of = [("node", name), ("role", role)];
     let flag = |series: &str| page.value(series, &of).map(|v| v == 1.0);
     // A host's hold has no role.
-    let holds = page.of_node("node_held", name).filter(|(l, _)| (role == "guest") == (label(l, "role") == "guest"));
+    let holds =
+        page.of_node("node_held", name).filter(|(l, _)| (role == "guest") == (label(l, "role") == "guest"));
     Node {
         name: name.into(),
         reachable: page.value("node_reachable", &of) != Some(0.0),
@@ -166,7 +180,9 @@ fn node(page: &Page, seats: &Seats, name: &str, role: &str) -> Node {
             Some(2.0) => Some("warning"),
             _ => None,
         },
-        wishes: page.all("requirement_met", &of).map(|all| Wishes { met: all.iter().filter(|v| **v == 1.0).count(), of: all.len() }),
+        wishes: page
+            .all("requirement_met", &of)
+            .map(|all| Wishes { met: all.iter().filter(|v| **v == 1.0).count(), of: all.len() }),
         gpus: gpus(page, seats, name, role),
     }
 }
@@ -174,12 +190,20 @@ fn node(page: &Page, seats: &Seats, name: &str, role: &str) -> Node {
 fn gpus(page: &Page, seats: &Seats, node: &str, role: &str) -> Vec<Gpu> {
     let own = |l: &Labels| label(l, "role") == role;
     // The host says more of a vGPU, and says it beside the others of its GPU.
-    let shown = |(host, vm): &(String, String)| page.of_node("host_vgpu_info", host).any(|(l, _)| label(l, "vm") == *vm);
+    let shown = |(host, vm): &(String, String)| {
+        page.of_node("host_vgpu_info", host).any(|(l, _)| label(l, "vm") == *vm)
+    };
     if role == "guest" && seats.get(node).is_some_and(shown) {
         return vec![];
     }
-    let mut all: Vec<Gpu> = page.of_node("gpu_info", node).filter(|(l, _)| own(l)).map(|(l, _)| gpu(page, node, role, l)).collect();
-    let given = page.of_node("host_gpu_owner_info", node).filter(|(l, _)| own(l) && label(l, "active").to_lowercase().contains("passthru"));
+    let mut all: Vec<Gpu> = page
+        .of_node("gpu_info", node)
+        .filter(|(l, _)| own(l))
+        .map(|(l, _)| gpu(page, node, role, l))
+        .collect();
+    let given = page
+        .of_node("host_gpu_owner_info", node)
+        .filter(|(l, _)| own(l) && label(l, "active").to_lowercase().contains("passthru"));
     for (labels, _) in given {
         let address = label(labels, "gpu");
         match all.iter_mut().find(|gpu| gpu.gpu == address) {
@@ -195,7 +219,8 @@ fn gpu(page: &Page, node: &str, role: &str, labels: &Labels) -> Gpu {
     let address = label(labels, "gpu");
     let of = [("node", node), ("role", role), ("gpu", address.as_str())];
     let number = |name: &str| page.value(name, &of);
-    let vgpus = page.of_node("host_vgpu_info", node).filter(|(l, _)| role == "host" && label(l, "gpu") == address);
+    let vgpus =
+        page.of_node("host_vgpu_info", node).filter(|(l, _)| role == "host" && label(l, "gpu") == address);
     Gpu {
         name: labels.get("name").cloned(),
         passthrough: false,
@@ -204,7 +229,8 @@ fn gpu(page: &Page, node: &str, role: &str, labels: &Labels) -> Gpu {
         memory_total_bytes: number("gpu_memory_total_bytes"),
         temperature_celsius: number("gpu_temperature_celsius"),
         power_watts: number("gpu_power_watts"),
-        memory_errors: number("gpu_ecc_uncorrected_errors").is_some_and(|n| n > 0.0) || number("gpu_remap_failed") == Some(1.0),
+        memory_errors: number("gpu_ecc_uncorrected_errors").is_some_and(|n| n > 0.0)
+            || number("gpu_remap_failed") == Some(1.0),
         throttled: number("gpu_throttled") == Some(1.0),
         vgpus: vgpus.map(|(l, _)| vgpu(page, node, &address, l)).collect(),
         gpu: address,

@@ -11,7 +11,11 @@ use vsgpu_core::{Observation, Probe, Subject};
 /// Words to look for, the cause, what to do.
 const CAUSES: [(&[&str], &str, &str); 15] = [
     (
-        &["Key was rejected by service", "Required key not available", "unsigned module loading is restricted"],
+        &[
+            "Key was rejected by service",
+            "Required key not available",
+            "unsigned module loading is restricted",
+        ],
         "Secure Boot refused the module: it is not signed by a key that the firmware trusts",
         "give `signing:` at `driver` and enrol its certificate once (mokutil, VM console), or switch Secure Boot off in the VM's options",
     ),
@@ -71,7 +75,11 @@ const CAUSES: [(&[&str], &str, &str); 15] = [
         "allow `remove-packages: true` at `driver`",
     ),
     (
-        &["Unable to find the kernel source tree", "Kernel headers for target kernel", "kernel headers for kernel"],
+        &[
+            "Unable to find the kernel source tree",
+            "Kernel headers for target kernel",
+            "kernel headers for kernel",
+        ],
         "the headers of the running kernel are missing",
         "`vsgpu plan` shows what `build-tools` installs; where they are in no repository any more, update the guest's kernel and reboot it",
     ),
@@ -86,7 +94,13 @@ const CAUSES: [(&[&str], &str, &str); 15] = [
         "have it asked again: `rm /var/lib/vsgpu/artifacts/*/package.json` in the guest, then `vsgpu apply`",
     ),
     (
-        &["Error in check sum", "Error in MD5", "Unexpected end of file", "not in gzip format", "CRC32 checksums"],
+        &[
+            "Error in check sum",
+            "Error in MD5",
+            "Unexpected end of file",
+            "not in gzip format",
+            "CRC32 checksums",
+        ],
         "the driver's package is broken or cut off",
         "download it again and compare its SHA-256",
     ),
@@ -106,7 +120,11 @@ fn make_log(version: &str) -> String {
 
 pub(super) fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
     let log = Probe::Tail(LOG.into());
-    let version = seen.has(&log).then(|| seen.text(&log).ok().flatten()).flatten().and_then(|t| installer_log(t).version);
+    let version = seen
+        .has(&log)
+        .then(|| seen.text(&log).ok().flatten())
+        .flatten()
+        .and_then(|t| installer_log(t).version);
     let mut probes = vec![log, Probe::Run(kernel_log::command())];
     probes.extend(version.map(|v| Probe::Tail(make_log(&v))));
     probes
@@ -114,15 +132,21 @@ pub(super) fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
 
 pub(super) fn explain(failure: &Failure, seen: &Observation) -> Option<Explained> {
     let log = seen.text(&Probe::Tail(LOG.into())).ok().flatten().unwrap_or_default();
-    let kernel = kernel_log::since(seen.stdout_if_ok(&kernel_log::command()).unwrap_or_default(), failure.since);
+    let kernel =
+        kernel_log::since(seen.stdout_if_ok(&kernel_log::command()).unwrap_or_default(), failure.since);
     let said = failure.output.as_ref().map(|o| o.both()).unwrap_or_default() + "\n" + &failure.why;
     // What this attempt said first, the kernel's words next: an installer's log may hold older attempts' lines.
     let own = format!("{said}\n{}", installer_log(log).errors.join("\n"));
     let find = |text: &str| {
-        let line = |needles: &[&str]| text.lines().find(|l| needles.iter().any(|n| l.contains(n))).map(|l| l.trim().to_string());
+        let line = |needles: &[&str]| {
+            text.lines().find(|l| needles.iter().any(|n| l.contains(n))).map(|l| l.trim().to_string())
+        };
         CAUSES.iter().find_map(|(needles, cause, fix)| {
             let evidence = line(needles)?;
-            Some(Explained { cause: format!("{cause}: {}", evidence.chars().take(200).collect::<String>()), fix: (*fix).into() })
+            Some(Explained {
+                cause: format!("{cause}: {}", evidence.chars().take(200).collect::<String>()),
+                fix: (*fix).into(),
+            })
         })
     };
     let module_failed = own.contains("Unable to load the kernel module") || own.contains("could not insert");
@@ -135,8 +159,10 @@ pub(super) fn explain(failure: &Failure, seen: &Observation) -> Option<Explained
     if DKMS.iter().any(|n| own.contains(n) || log.contains(n)) {
         let version = installer_log(log).version.unwrap_or_else(|| "VERSION".into());
         let make = seen.text(&Probe::Tail(make_log(&version))).ok().flatten().unwrap_or_default();
-        let error =
-            make.lines().find(|l| l.contains("error:") || l.contains("Error ") || l.contains("fatal")).unwrap_or("make.log tells no error");
+        let error = make
+            .lines()
+            .find(|l| l.contains("error:") || l.contains("Error ") || l.contains("fatal"))
+            .unwrap_or("make.log tells no error");
         return Some(Explained {
             cause: format!("DKMS could not build the module: {}", error.trim()),
             fix: format!(
@@ -149,7 +175,9 @@ pub(super) fn explain(failure: &Failure, seen: &Observation) -> Option<Explained
         || own.contains("could not insert") && own.contains("Operation not permitted")
     {
         return Some(Explained {
-            cause: "this machine may not load kernel modules: it is a container, or its kernel is locked down".into(),
+            cause:
+                "this machine may not load kernel modules: it is a container, or its kernel is locked down"
+                    .into(),
             fix: "install the driver in the machine that owns the kernel".into(),
         });
     }
@@ -158,11 +186,20 @@ pub(super) fn explain(failure: &Failure, seen: &Observation) -> Option<Explained
 
 /// For a driver that is installed and not loaded: what is there for the running kernel.
 pub(super) fn module_of_kernel(fact: &DriverFact) -> String {
-    let built: Vec<&str> = fact.dkms_modules.iter().filter(|m| m.state == "installed").filter_map(|m| m.kernel.as_deref()).collect();
+    let built: Vec<&str> = fact
+        .dkms_modules
+        .iter()
+        .filter(|m| m.state == "installed")
+        .filter_map(|m| m.kernel.as_deref())
+        .collect();
     match &fact.module_version {
         Some(version) => format!("; its module {version} is there for this kernel, not loaded"),
         None if fact.kernel.is_empty() => String::new(),
         None if built.is_empty() => format!("; no module is there for kernel {}", fact.kernel),
-        None => format!("; its module is there for {}, not for the running kernel {}", built.join(", "), fact.kernel),
+        None => format!(
+            "; its module is there for {}, not for the running kernel {}",
+            built.join(", "),
+            fact.kernel
+        ),
     }
 }

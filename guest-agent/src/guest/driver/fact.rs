@@ -31,8 +31,15 @@ const X_LOCK: &str = "/tmp/.X0-lock";
 /// The driver's own daemons: they are stopped and started with it.
 pub(super) const OWN_DAEMONS: [&str; 2] = ["nvidia-gridd", "nvidia-persistenced"];
 /// NVIDIA's order of unloading (facts: nvidia 6).
-const UNLOAD_ORDER: [&str; 7] =
-    ["nv_peer_mem", "nvidia_peermem", "nvidia_vgpu_vfio", "nvidia_uvm", "nvidia_drm", "nvidia_modeset", "nvidia"];
+const UNLOAD_ORDER: [&str; 7] = [
+    "nv_peer_mem",
+    "nvidia_peermem",
+    "nvidia_vgpu_vfio",
+    "nvidia_uvm",
+    "nvidia_drm",
+    "nvidia_modeset",
+    "nvidia",
+];
 
 /// What is there.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -129,16 +136,27 @@ fn test_key(path: &str) -> Command {
 
 fn certificates(seen: &Observation) -> Vec<String> {
     let is = |name: &&str| [".der", ".cer", ".crt"].iter().any(|e| name.ends_with(e));
-    folders(seen).iter().flat_map(|f| seen.names(f).unwrap_or_default().into_iter().filter(is).map(move |n| format!("{f}/{n}"))).collect()
+    folders(seen)
+        .iter()
+        .flat_map(|f| {
+            seen.names(f).unwrap_or_default().into_iter().filter(is).map(move |n| format!("{f}/{n}"))
+        })
+        .collect()
 }
 
 fn folders(seen: &Observation) -> Vec<String> {
-    seen.names(GUEST_FOLDER).unwrap_or_default().into_iter().take(driver_package::MOST).map(|n| format!("{GUEST_FOLDER}/{n}")).collect()
+    seen.names(GUEST_FOLDER)
+        .unwrap_or_default()
+        .into_iter()
+        .take(driver_package::MOST)
+        .map(|n| format!("{GUEST_FOLDER}/{n}"))
+        .collect()
 }
 
 impl Fact for DriverFact {
     const NAME: &'static str = "driver";
-    const ABOUT: &'static str = "NVIDIA driver: version, GPUs it drives, how it was installed, who holds it, what its installer said";
+    const ABOUT: &'static str =
+        "NVIDIA driver: version, GPUs it drives, how it was installed, who holds it, what its installer said";
     fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = PciGpus::ask(seen);
         let files = [OS_RELEASE, "/proc/modules", "/proc/mounts", X_LOCK].map(|f| Probe::Read(f.into()));
@@ -154,10 +172,19 @@ impl Fact for DriverFact {
             Probe::List(GUEST_FOLDER.into()),
         ]);
         probes.push(Probe::Hash(GRIDD.into()));
-        probes.extend(kernel(seen).ok().into_iter().flat_map(|k| [module_version(&k), module_license(&k)].map(Probe::Run)));
+        probes.extend(
+            kernel(seen)
+                .ok()
+                .into_iter()
+                .flat_map(|k| [module_version(&k), module_license(&k)].map(Probe::Run)),
+        );
         probes.extend(distro::seen(seen).map(|f| Probe::Run(f.list_packages())));
         probes.extend(x_pid(seen).map(|pid| Probe::Read(format!("/proc/{pid}/comm"))));
-        probes.extend(folders(seen).into_iter().flat_map(|f| [Probe::Read(driver_package::record_in(&f)), Probe::List(f)]));
+        probes.extend(
+            folders(seen)
+                .into_iter()
+                .flat_map(|f| [Probe::Read(driver_package::record_in(&f)), Probe::List(f)]),
+        );
         if secure_boot(seen) == Some(true) {
             probes.extend(certificates(seen).iter().map(|path| Probe::Run(test_key(path))));
         }
@@ -184,18 +211,30 @@ impl Fact for DriverFact {
         });
         let enrolled = |path: String| {
             // Without mokutil nothing is known, and nothing is refused for it.
-            let output = seen.output(&test_key(&path)).ok().filter(|o| matches!(o.ended, vsgpu_core::ExitKind::Status(_)))?;
+            let output = seen
+                .output(&test_key(&path))
+                .ok()
+                .filter(|o| matches!(o.ended, vsgpu_core::ExitKind::Status(_)))?;
             Some((path, output.both().contains("is already enrolled")))
         };
         let options = |folder: String| {
             let text = seen.file(&driver_package::record_in(&folder)).ok().flatten()?;
             Some((folder, driver_package::options_in(text)))
         };
-        let root = seen.file("/proc/mounts")?.unwrap_or_default().lines().rfind(|l| l.split(' ').nth(1) == Some("/"));
+        let root = seen
+            .file("/proc/mounts")?
+            .unwrap_or_default()
+            .lines()
+            .rfind(|l| l.split(' ').nth(1) == Some("/"));
         Ok(Self {
             version: report.as_ref().ok().and_then(|r| r.driver_version.clone()),
-            gpus: report.as_ref().map(|r| r.gpus.iter().map(|g| g.name.clone().unwrap_or_default()).collect()).unwrap_or_default(),
-            vgpu: report.as_ref().is_ok_and(|r| r.gpus.iter().any(|g| g.virtualization_mode.as_deref() == Some("VGPU"))),
+            gpus: report
+                .as_ref()
+                .map(|r| r.gpus.iter().map(|g| g.name.clone().unwrap_or_default()).collect())
+                .unwrap_or_default(),
+            vgpu: report
+                .as_ref()
+                .is_ok_and(|r| r.gpus.iter().any(|g| g.virtualization_mode.as_deref() == Some("VGPU"))),
             smi_failure: report.err().map(|e| e.message),
             installer: seen.text(&Probe::Tail(LOG.into()))?.map(installer_log),
             dkms: seen.output(&dkms_version()).is_ok_and(|o| o.ok()),
@@ -203,7 +242,10 @@ impl Fact for DriverFact {
             on_bus: on_bus.unwrap_or_default(),
             os_release: os_release(seen).unwrap_or_default().into(),
             modules: UNLOAD_ORDER.iter().filter(|m| is_loaded(m)).map(|m| m.to_string()).collect(),
-            module_version: seen.stdout_if_ok(&module_version(&kernel)).map(|v| v.trim().to_string()).filter(|v| !v.is_empty()),
+            module_version: seen
+                .stdout_if_ok(&module_version(&kernel))
+                .map(|v| v.trim().to_string())
+                .filter(|v| !v.is_empty()),
             dkms_modules: dkms::read(seen.stdout_if_ok(&dkms::status()).unwrap_or_default()),
             holders: holders.filter(|h| !own(h)).collect(),
             x_server,
@@ -220,7 +262,9 @@ impl Fact for DriverFact {
             certificates: certificates(seen).into_iter().filter_map(enrolled).collect(),
             installers: folders(seen).into_iter().filter_map(options).collect(),
             kernel,
-            read_only: root.and_then(|l| l.split(' ').nth(3)).is_some_and(|o| o.split(',').any(|o| o == "ro")),
+            read_only: root
+                .and_then(|l| l.split(' ').nth(3))
+                .is_some_and(|o| o.split(',').any(|o| o == "ro")),
         })
     }
 }

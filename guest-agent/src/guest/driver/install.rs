@@ -37,8 +37,12 @@ pub(super) fn effects(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> Re
     if let Some(full) = lacks_room(&fact.disks, "the driver", &room(spec, package, fact)) {
         return Err(full);
     }
-    let foreign = || fact.packages.iter().filter(|(name, _)| package == Kind::Run || name.as_str() != own_name);
-    if foreign().next().is_some() && !spec.remove_packages && !(package != Kind::Run && same_family(spec, fact)) {
+    let foreign =
+        || fact.packages.iter().filter(|(name, _)| package == Kind::Run || name.as_str() != own_name);
+    if foreign().next().is_some()
+        && !spec.remove_packages
+        && !(package != Kind::Run && same_family(spec, fact))
+    {
         let names: Vec<String> = foreign().map(|(name, version)| format!("{name} {version}")).collect();
         return Err(Verdict::blocked(
             format!("packages with another driver are installed: {}", names.join(", ")),
@@ -71,7 +75,9 @@ pub(super) fn effects(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> Re
     });
     // Services that held the GPU go on with the new driver.
     let services = fact.holders.iter().filter_map(|h| h.service.as_ref()).filter(|_| spec.stop_processes);
-    effects.extend(services.map(|service| Effect::run(Command::new("systemctl", ["start", service]).within(120))));
+    effects.extend(
+        services.map(|service| Effect::run(Command::new("systemctl", ["start", service]).within(120))),
+    );
     Ok(effects)
 }
 
@@ -88,7 +94,10 @@ fn room(spec: &PackageSpec, package: Kind, fact: &DriverFact) -> Vec<DiskNeed<'s
 /// An installer that was cut off left parts behind that look like a driver: only a whole one counts.
 fn is_whole(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> bool {
     match driver_package::kind(&spec.package) {
-        Kind::Run => fact.installer.as_ref().map_or(fact.from_run, |l| l.outcome == "success" && l.version.as_deref() == Some(wanted)),
+        Kind::Run => fact
+            .installer
+            .as_ref()
+            .map_or(fact.from_run, |l| l.outcome == "success" && l.version.as_deref() == Some(wanted)),
         _ => fact.packages.contains_key(driver_package::package_name(spec.package.file_name())),
     }
 }
@@ -106,7 +115,9 @@ pub(super) fn other_kind(spec: &PackageSpec, fact: &DriverFact) -> Option<&'stat
 
 /// The wanted driver is whole and its module loaded, and still nvidia-smi has no answer: nothing that is installed again would help.
 pub(super) fn sick(wanted: &str, spec: &PackageSpec, fact: &DriverFact) -> Option<&'static str> {
-    let whole = is_whole(spec, wanted, fact) && fact.module_version.as_deref() == Some(wanted) && other_kind(spec, fact).is_none();
+    let whole = is_whole(spec, wanted, fact)
+        && fact.module_version.as_deref() == Some(wanted)
+        && other_kind(spec, fact).is_none();
     (whole && fact.modules.iter().any(|m| m == "nvidia")).then_some(
         "look for NVRM and Xid lines in `dmesg`, compare host and guest with `vsgpu compat`, and power-cycle the VM; a driver is not installed again for this",
     )
@@ -114,7 +125,8 @@ pub(super) fn sick(wanted: &str, spec: &PackageSpec, fact: &DriverFact) -> Optio
 
 /// A package that replaces an older one of its own name: `nvidia-linux-grid-535` by `nvidia-linux-grid-550`.
 fn same_family(spec: &PackageSpec, fact: &DriverFact) -> bool {
-    let stem = |name: &str| name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '.').to_string();
+    let stem =
+        |name: &str| name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '.').to_string();
     let own = stem(driver_package::package_name(spec.package.file_name()));
     fact.packages.keys().all(|name| stem(name) == own)
 }
@@ -130,7 +142,8 @@ fn bring_back(wanted: &str, fact: &DriverFact) -> Option<Vec<Effect>> {
     }
     // A broken tree is not built from: the installer makes it anew.
     let known = fact.dkms_modules.iter().find(|m| m.version == wanted && !m.state.starts_with("broken"))?;
-    let build = ["install", &format!("{}/{}", known.name, known.version), "-k", &fact.kernel].map(String::from);
+    let build =
+        ["install", &format!("{}/{}", known.name, known.version), "-k", &fact.kernel].map(String::from);
     Some(vec![Effect::run(Command::new("dkms", build).within(INSTALL_SECS)), load])
 }
 
@@ -138,7 +151,11 @@ fn bring_back(wanted: &str, fact: &DriverFact) -> Option<Vec<Effect>> {
 pub(super) fn held(fact: &DriverFact, allowed: bool) -> Option<Verdict> {
     let all: Vec<String> = fact.holders.iter().chain(&fact.x_server).map(ToString::to_string).collect();
     let first = all.first().filter(|_| !allowed)?;
-    let what = if fact.x_server.as_ref().is_some_and(|x| *first == x.to_string()) { "an X server runs" } else { "the GPU is in use" };
+    let what = if fact.x_server.as_ref().is_some_and(|x| *first == x.to_string()) {
+        "an X server runs"
+    } else {
+        "the GPU is in use"
+    };
     Some(Verdict::blocked(
         format!("{what}: {}", all.join(", ")),
         "end it when its work is done (`systemctl stop NAME`, `kill NUMBER`) and run `vsgpu apply` again, or allow `stop-processes: true` beside `package:` at `driver`",
@@ -150,7 +167,10 @@ pub(super) fn unload(fact: &DriverFact, stop: bool) -> Vec<Effect> {
     let run = |program: &str, args: &[&str]| Command::new(program, args.iter().copied());
     let mut effects = vec![];
     if !fact.modules.is_empty() || fact.version.is_some() {
-        let own = |unit| Effect::Run { command: run("systemctl", &["stop", unit]), already: Some("not loaded".into()) };
+        let own = |unit| Effect::Run {
+            command: run("systemctl", &["stop", unit]),
+            already: Some("not loaded".into()),
+        };
         effects.extend(OWN_DAEMONS.map(own));
     }
     for holder in fact.holders.iter().chain(&fact.x_server).filter(|_| stop) {
@@ -158,7 +178,10 @@ pub(super) fn unload(fact: &DriverFact, stop: bool) -> Vec<Effect> {
             Some(service) => effects.push(Effect::run(run("systemctl", &["stop", service]).within(120))),
             None => {
                 let pid = holder.pid.to_string();
-                effects.push(Effect::Run { command: run("kill", &[&pid]), already: Some("No such process".into()) });
+                effects.push(Effect::Run {
+                    command: run("kill", &[&pid]),
+                    already: Some("No such process".into()),
+                });
                 // Ends when the process has ended: no guess, no pause. One that its parent never takes notice of stays listed for
                 // ever and holds nothing, so the wait itself decides nothing: `modprobe -r` behind it says whether the GPU is free.
                 let wait = run("timeout", &[END_SECS, "tail", "--pid", &pid, "-f", "/dev/null"]);
@@ -224,7 +247,9 @@ fn options<'a>(spec: &PackageSpec, fact: &'a DriverFact) -> Option<&'a Vec<Strin
 
 /// Whether the arguments depend on what the installer says it can do, and it was not asked yet.
 pub(super) fn depends_on_options(spec: &PackageSpec, fact: &DriverFact) -> bool {
-    driver_package::kind(&spec.package) == Kind::Run && module(spec, fact) != KernelModule::Auto && options(spec, fact).is_none()
+    driver_package::kind(&spec.package) == Kind::Run
+        && module(spec, fact) != KernelModule::Auto
+        && options(spec, fact).is_none()
 }
 
 /// How this installer is told which module, by its own list of options; by its version where it was not asked yet.
@@ -237,7 +262,9 @@ fn module_option(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> Result<
     };
     let version = wanted.parse::<DriverVersion>().ok();
     let since = MODULE_TYPE_SINCE.parse::<DriverVersion>().ok();
-    let says = |option: &str, by_version: bool| options(spec, fact).map_or(by_version, |o| o.iter().any(|x| x == option));
+    let says = |option: &str, by_version: bool| {
+        options(spec, fact).map_or(by_version, |o| o.iter().any(|x| x == option))
+    };
     if says("--kernel-module-type", version >= since) {
         return Ok(Some(format!("--kernel-module-type={kind}")));
     }
@@ -267,7 +294,10 @@ fn secure_boot(spec: &PackageSpec, fact: &DriverFact) -> Result<(), Verdict> {
     let certificate = signing.certificate.stored(None);
     if fact.certificates.get(&certificate) == Some(&false) {
         return Err(Verdict::blocked(
-            format!("Secure Boot is on, and the firmware does not trust {} yet", signing.certificate.file_name()),
+            format!(
+                "Secure Boot is on, and the firmware does not trust {} yet",
+                signing.certificate.file_name()
+            ),
             format!(
                 "one manual step: `mokutil --import {certificate}` in the guest (package mokutil; it asks for a one-time password), reboot it, choose `Enroll MOK` on the VM's console and type that password; then `vsgpu apply` again"
             ),

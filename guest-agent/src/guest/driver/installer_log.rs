@@ -19,7 +19,10 @@ pub struct InstallerLog {
 pub fn installer_log(text: &str) -> InstallerLog {
     let (mut outcome, mut version, mut errors) = ("unknown", None, vec![]);
     let find = |line: &str| {
-        line.split([' ', '(', ')', ',']).map(|w| w.trim_end_matches('.')).find(|w| w.parse::<DriverVersion>().is_ok()).map(String::from)
+        line.split([' ', '(', ')', ','])
+            .map(|w| w.trim_end_matches('.'))
+            .find(|w| w.parse::<DriverVersion>().is_ok())
+            .map(String::from)
     };
     let mut lines = text.lines().map(str::trim).peekable();
     while let Some(line) = lines.next() {
@@ -31,14 +34,18 @@ pub fn installer_log(text: &str) -> InstallerLog {
         {
             outcome = "success";
             version = find(line).or(version);
-        } else if line.starts_with("Installing NVIDIA driver version") || line.starts_with("Installing 'NVIDIA Accelerated Graphics Driver")
+        } else if line.starts_with("Installing NVIDIA driver version")
+            || line.starts_with("Installing 'NVIDIA Accelerated Graphics Driver")
         {
             version = find(line).or(version);
         }
         if let Some(error) = line.strip_prefix("ERROR:") {
             // The sentence goes on in indented lines; the first continuation is enough to know it by.
-            let more =
-                lines.peek().filter(|l| !l.is_empty() && !l.starts_with("ERROR") && !l.starts_with("->")).copied().unwrap_or_default();
+            let more = lines
+                .peek()
+                .filter(|l| !l.is_empty() && !l.starts_with("ERROR") && !l.starts_with("->"))
+                .copied()
+                .unwrap_or_default();
             errors.push(format!("{} {more}", error.trim()).trim().to_string());
         }
     }

@@ -25,7 +25,8 @@ pub struct Driver;
 impl Requirement for Driver {
     const NAME: &'static str = "driver";
     const ABOUT: &'static str = "NVIDIA driver of the guest, from your .run, .deb or .rpm; or none";
-    const AFTER: &'static [&'static str] = &["build-tools", "nouveau", "display-manager", "gpu-on-bus", "driver-package", "driver-held"];
+    const AFTER: &'static [&'static str] =
+        &["build-tools", "nouveau", "display-manager", "gpu-on-bus", "driver-package", "driver-held"];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 60;
@@ -47,10 +48,13 @@ impl Requirement for Driver {
         };
         let of_wanted = fact.installer.as_ref().filter(|log| log.version.as_deref() == Some(wanted));
         // The log speaks of a `.run` only; one of an older `.run` says nothing about a package.
-        let failed = driver_package::kind(&spec.package) == Kind::Run && of_wanted.is_some_and(|log| log.outcome == "failed");
+        let failed = driver_package::kind(&spec.package) == Kind::Run
+            && of_wanted.is_some_and(|log| log.outcome == "failed");
         // One version comes in two kinds, and in two kernel modules: the same number is not enough.
         let other_kind = install::other_kind(spec, fact);
-        if let (None, Some(why), Some(hint)) = (&fact.version, &fact.smi_failure, install::sick(wanted, spec, fact)) {
+        if let (None, Some(why), Some(hint)) =
+            (&fact.version, &fact.smi_failure, install::sick(wanted, spec, fact))
+        {
             // Right after an installation it may only need its time; for good, nothing that could be done here helps.
             return Verdict::waits(format!("{wanted} is installed and loaded, but {why}: {hint}"), wanted);
         }
@@ -58,11 +62,19 @@ impl Requirement for Driver {
             (Some(version), _) if version == wanted && other_kind.is_some() => {
                 format!("{version} runs, but {}", other_kind.unwrap_or_default())
             }
-            (Some(version), _) if version == wanted && failed => format!("{version} runs, but its installer says it failed"),
-            (Some(version), _) if version == wanted && fact.gpus.is_empty() => format!("{version} runs, but drives no GPU"),
-            (Some(version), _) if version == wanted => return Verdict::met(format!("{version}, {}", fact.gpus.join(" + "))),
+            (Some(version), _) if version == wanted && failed => {
+                format!("{version} runs, but its installer says it failed")
+            }
+            (Some(version), _) if version == wanted && fact.gpus.is_empty() => {
+                format!("{version} runs, but drives no GPU")
+            }
+            (Some(version), _) if version == wanted => {
+                return Verdict::met(format!("{version}, {}", fact.gpus.join(" + ")));
+            }
             (Some(version), _) => version.clone(),
-            (None, Some(why)) if of_wanted.is_some() => format!("installed, but {why}{}", explain::module_of_kernel(fact)),
+            (None, Some(why)) if of_wanted.is_some() => {
+                format!("installed, but {why}{}", explain::module_of_kernel(fact))
+            }
             (None, _) => "absent".into(),
         };
         let effects = match install::effects(spec, wanted, fact) {
@@ -80,7 +92,8 @@ impl Requirement for Driver {
 
     fn as_spec(fact: &DriverFact) -> Option<DriverSpec> {
         let version = fact.version.clone().filter(|_| !fact.gpus.is_empty())?;
-        let held = PackageContent { name: "NVIDIA-Linux-x86_64".into(), version: version.clone(), acceptance: None };
+        let held =
+            PackageContent { name: "NVIDIA-Linux-x86_64".into(), version: version.clone(), acceptance: None };
         // A vGPU is only driven by the `-grid` one.
         let grid = if fact.vgpu { "-grid" } else { "" };
         let package = Artifact {
@@ -90,7 +103,13 @@ impl Requirement for Driver {
             kind: None,
             holds: vec![held],
         };
-        let spec = PackageSpec { package, kernel_module: KernelModule::Auto, signing: None, remove_packages: false, stop_processes: false };
+        let spec = PackageSpec {
+            package,
+            kernel_module: KernelModule::Auto,
+            signing: None,
+            remove_packages: false,
+            stop_processes: false,
+        };
         Some(DriverSpec::Map(spec))
     }
 

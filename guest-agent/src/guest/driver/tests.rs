@@ -7,8 +7,15 @@ use vsgpu_core::machine::Disk;
 use vsgpu_core::system::OpenedBy;
 
 fn artifact(name: &str) -> Artifact {
-    let held = PackageContent { name: "NVIDIA-Linux-x86_64".into(), version: "535.183.01".into(), acceptance: None };
-    Artifact { artifact: format!("f/{name}"), sha256: Some("cd".repeat(32)), size: Some(1), kind: None, holds: vec![held] }
+    let held =
+        PackageContent { name: "NVIDIA-Linux-x86_64".into(), version: "535.183.01".into(), acceptance: None };
+    Artifact {
+        artifact: format!("f/{name}"),
+        sha256: Some("cd".repeat(32)),
+        size: Some(1),
+        kind: None,
+        holds: vec![held],
+    }
 }
 
 fn spec() -> PackageSpec {
@@ -42,7 +49,9 @@ fn check(spec: &PackageSpec, fact: &DriverFact) -> Verdict {
 
 fn effects(verdict: Verdict) -> Vec<String> {
     match verdict {
-        Verdict::Unmet { effects, .. } | Verdict::Waits { effects, .. } => effects.iter().map(ToString::to_string).collect(),
+        Verdict::Unmet { effects, .. } | Verdict::Waits { effects, .. } => {
+            effects.iter().map(ToString::to_string).collect()
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -69,12 +78,22 @@ fn log_and_nvidia_smi_must_agree() {
 fn a_full_disk_is_named_before_anything_is_unpacked() {
     let mut spec = spec();
     spec.package.size = Some(300);
-    let disk = |mount: &str, free_bytes| Disk { mount: mount.into(), file_system: "xfs".into(), size_bytes: 900, free_bytes };
+    let disk = |mount: &str, free_bytes| Disk {
+        mount: mount.into(),
+        file_system: "xfs".into(),
+        size_bytes: 900,
+        free_bytes,
+    };
     let mut full = fact(None, "");
     full.disks = vec![disk("/", 299), disk("/usr", 900)];
-    assert!(why(check(&spec, &full)).starts_with("/tmp: 299 bytes are free, the driver needs at least 300 bytes / make room"));
+    assert!(
+        why(check(&spec, &full))
+            .starts_with("/tmp: 299 bytes are free, the driver needs at least 300 bytes / make room")
+    );
     full.disks = vec![disk("/", 599)];
-    assert!(why(check(&spec, &full)).starts_with("/tmp: 599 bytes are free, the driver needs at least 600 bytes"));
+    assert!(
+        why(check(&spec, &full)).starts_with("/tmp: 599 bytes are free, the driver needs at least 600 bytes")
+    );
     full.disks = vec![disk("/", 600)];
     assert_eq!(effects(check(&spec, &full)).len(), 1);
     // An older driver frees its own room when it goes: how much is not known.
@@ -96,7 +115,12 @@ fn only_loaded_modules_are_unloaded_in_their_order() {
     old.modules = ["nvidia_uvm", "nvidia_modeset", "nvidia"].map(String::from).into();
     assert_eq!(
         effects(check(&spec(), &old)),
-        ["systemctl stop nvidia-gridd", "systemctl stop nvidia-persistenced", "modprobe -r nvidia_uvm nvidia_modeset nvidia", RUN]
+        [
+            "systemctl stop nvidia-gridd",
+            "systemctl stop nvidia-persistenced",
+            "modprobe -r nvidia_uvm nvidia_modeset nvidia",
+            RUN
+        ]
     );
 }
 
@@ -109,10 +133,18 @@ fn who_holds_the_gpu_is_named_and_only_ended_where_allowed() {
         OpenedBy { pid: 900, name: "ollama".into(), service: Some("ollama.service".into()) },
     ];
     let said = why(check(&spec(), &busy));
-    assert!(said.contains("python3 (process 812)") && said.contains("ollama.service") && said.contains("stop-processes"), "{said}");
+    assert!(
+        said.contains("python3 (process 812)")
+            && said.contains("ollama.service")
+            && said.contains("stop-processes"),
+        "{said}"
+    );
     let allowed = PackageSpec { stop_processes: true, ..spec() };
     let done = effects(check(&allowed, &busy));
-    assert_eq!(done[2..5], ["kill 812", "timeout 30 tail --pid 812 -f /dev/null", "systemctl stop ollama.service"]);
+    assert_eq!(
+        done[2..5],
+        ["kill 812", "timeout 30 tail --pid 812 -f /dev/null", "systemctl stop ollama.service"]
+    );
     let mut with_x = fact(None, "");
     with_x.x_server = Some(OpenedBy { pid: 7, name: "Xorg".into(), service: None });
     assert!(why(check(&spec(), &with_x)).starts_with("an X server runs: Xorg (process 7)"));
@@ -125,7 +157,10 @@ fn another_driver_is_named_and_only_removed_where_allowed() {
     let said = why(check(&spec(), &other));
     assert!(said.contains("nvidia-driver 525.1-1") && said.contains("remove-packages"), "{said}");
     let allowed = PackageSpec { remove_packages: true, ..spec() };
-    assert_eq!(effects(check(&allowed, &other))[0], "DEBIAN_FRONTEND=noninteractive apt-get remove -y nvidia-driver");
+    assert_eq!(
+        effects(check(&allowed, &other))[0],
+        "DEBIAN_FRONTEND=noninteractive apt-get remove -y nvidia-driver"
+    );
 }
 
 #[test]
@@ -133,7 +168,9 @@ fn a_package_replaces_its_own_kind_and_a_run_file() {
     let deb = PackageSpec { package: artifact("nvidia-linux-grid-535_535.183.01_amd64.deb"), ..spec() };
     let mut old = fact(Some("525.60.13"), "");
     old.packages = [("nvidia-linux-grid-525".to_string(), "525.60.13".to_string())].into();
-    assert!(effects(check(&deb, &old)).last().unwrap().ends_with("nvidia-linux-grid-535_535.183.01_amd64.deb"));
+    assert!(
+        effects(check(&deb, &old)).last().unwrap().ends_with("nvidia-linux-grid-535_535.183.01_amd64.deb")
+    );
     let mut from_run = fact(Some("525.60.13"), "");
     from_run.from_run = true;
     assert!(effects(check(&deb, &from_run)).contains(&"/usr/bin/nvidia-uninstall --silent".to_string()));
@@ -141,7 +178,11 @@ fn a_package_replaces_its_own_kind_and_a_run_file() {
 
 #[test]
 fn the_module_follows_the_gpu_and_the_installers_own_options() {
-    let gpu = |device_id: &str| PciGpu { address: "0000:02:00.0".into(), device_id: device_id.into(), ..PciGpu::default() };
+    let gpu = |device_id: &str| PciGpu {
+        address: "0000:02:00.0".into(),
+        device_id: device_id.into(),
+        ..PciGpu::default()
+    };
     let mut blackwell = fact(None, "");
     blackwell.on_bus = vec![gpu("2bb5")];
     assert!(matches!(check(&spec(), &blackwell), Verdict::Waits { .. }), "the installer is asked first");
@@ -151,13 +192,20 @@ fn the_module_follows_the_gpu_and_the_installers_own_options() {
         effects(check(&spec(), &blackwell)).last().unwrap().rsplit(' ').next().unwrap().to_string()
     };
     assert_eq!(with(&["--silent", "--kernel-module-type"]), "--kernel-module-type=open");
-    assert_eq!(with(&["--silent", "--kernel-module-build-directory"]), "--kernel-module-build-directory=kernel-open");
+    assert_eq!(
+        with(&["--silent", "--kernel-module-build-directory"]),
+        "--kernel-module-build-directory=kernel-open"
+    );
     blackwell.installers.insert(folder.clone(), vec!["--silent".into()]);
     assert!(why(check(&spec(), &blackwell)).contains("no open kernel module"));
     let mut pascal = fact(None, "");
     pascal.on_bus = vec![gpu("15f8")];
     pascal.installers.insert(folder, vec!["--silent".into()]);
-    assert_eq!(effects(check(&spec(), &pascal)), [RUN], "an old installer builds the proprietary one and has no option for it");
+    assert_eq!(
+        effects(check(&spec(), &pascal)),
+        [RUN],
+        "an old installer builds the proprietary one and has no option for it"
+    );
 }
 
 #[test]
@@ -168,7 +216,10 @@ fn secure_boot_is_said_before_anything_is_touched() {
     let signing = Signing { key: artifact("mok.key"), certificate: artifact("mok.der") };
     let signed = PackageSpec { signing: Some(signing.clone()), ..spec() };
     secure.certificates = [(signing.certificate.stored(None), false)].into();
-    assert!(why(check(&signed, &secure)).contains("mokutil --import /var/lib/vsgpu/artifacts/cdcdcdcdcdcdcdcd/mok.der"));
+    assert!(
+        why(check(&signed, &secure))
+            .contains("mokutil --import /var/lib/vsgpu/artifacts/cdcdcdcdcdcdcdcd/mok.der")
+    );
     secure.certificates = [(signing.certificate.stored(None), true)].into();
     let done = effects(check(&signed, &secure));
     assert!(done[0].contains("--module-signing-secret-key=/var/lib"), "{done:?}");
@@ -220,7 +271,9 @@ fn a_sick_gpu_is_no_reason_to_install_again() {
     sick.modules = vec!["nvidia".into()];
     sick.module_version = Some("535.183.01".into());
     sick.smi_failure = Some("a GPU does not answer the driver (fallen off the bus?)".into());
-    assert!(matches!(check(&spec(), &sick), Verdict::Waits { on, effects, .. } if on.contains("power-cycle") && effects.is_empty()));
+    assert!(
+        matches!(check(&spec(), &sick), Verdict::Waits { on, effects, .. } if on.contains("power-cycle") && effects.is_empty())
+    );
 }
 
 #[test]
@@ -231,9 +284,14 @@ fn the_same_number_of_another_kind_is_another_driver() {
     let open = PackageSpec { kernel_module: KernelModule::Open, ..spec() };
     let mut closed = fact(Some("535.183.01"), GOOD);
     closed.open_module = Some(false);
-    closed.installers =
-        [("/var/lib/vsgpu/artifacts/cdcdcdcdcdcdcdcd".to_string(), vec!["--kernel-module-build-directory".to_string()])].into();
-    assert!(matches!(check(&open, &closed), Verdict::Unmet { is, .. } if is.contains("proprietary kernel module")));
+    closed.installers = [(
+        "/var/lib/vsgpu/artifacts/cdcdcdcdcdcdcdcd".to_string(),
+        vec!["--kernel-module-build-directory".to_string()],
+    )]
+    .into();
+    assert!(
+        matches!(check(&open, &closed), Verdict::Unmet { is, .. } if is.contains("proprietary kernel module"))
+    );
 }
 
 #[test]
@@ -246,10 +304,17 @@ fn a_read_only_guest_is_told_so_before_anything() {
 #[test]
 fn causes_are_named_from_what_was_said() {
     let explained = |why: &str| {
-        let output = vsgpu_core::Output { ended: vsgpu_core::ExitKind::Status(1), stdout: why.into(), stderr: String::new() };
-        explain::explain(&Failure { why: "`x.run`: exit status 1".into(), output: Some(output), since: 0 }, &Observation::default())
-            .map(|e| e.cause)
-            .unwrap_or_default()
+        let output = vsgpu_core::Output {
+            ended: vsgpu_core::ExitKind::Status(1),
+            stdout: why.into(),
+            stderr: String::new(),
+        };
+        explain::explain(
+            &Failure { why: "`x.run`: exit status 1".into(), output: Some(output), since: 0 },
+            &Observation::default(),
+        )
+        .map(|e| e.cause)
+        .unwrap_or_default()
     };
     for (said, cause) in [
         ("ERROR: The Nouveau kernel driver is currently in use by your system.", "nouveau"),
@@ -257,7 +322,10 @@ fn causes_are_named_from_what_was_said() {
         ("ERROR: You appear to be running an X server; please exit X before installing.", "X server"),
         ("ERROR: Unable to find the kernel source tree for the currently running kernel.", "headers"),
         ("tar: write error: No space left on device", "disk is full"),
-        ("insmod: ERROR: could not insert module nvidia.ko: Operation not permitted", "may not load kernel modules"),
+        (
+            "insmod: ERROR: could not insert module nvidia.ko: Operation not permitted",
+            "may not load kernel modules",
+        ),
         ("Error! Bad return status for module build on kernel: 6.1.0", "DKMS"),
         ("Error in MD5 checksums: 12 is different from 34", "broken or cut off"),
     ] {

@@ -42,7 +42,11 @@ fn of_page(text: &mut String, code: &str, page: &str) {
         };
     }
     if let Some(kind) = kinds.into_iter().find(|kind| kind.code() == code) {
-        let _ = write!(text, "\nErrors without a narrower code have this one where the exit status is {}.\n", kind.status());
+        let _ = write!(
+            text,
+            "\nErrors without a narrower code have this one where the exit status is {}.\n",
+            kind.status()
+        );
     }
 }
 
@@ -91,11 +95,19 @@ pub fn alerts() -> Result<String, String> {
     let alerts = alerts_of(ALERTS);
     text += "\n| alert | severity | fires |\n|---|---|---|\n";
     for alert in &alerts {
-        let _ = writeln!(text, "| [{}](#{}) | {} | {} |", alert.name, alert.name.to_lowercase(), alert.severity(), alert.after());
+        let _ = writeln!(
+            text,
+            "| [{}](#{}) | {} | {} |",
+            alert.name,
+            alert.name.to_lowercase(),
+            alert.severity(),
+            alert.after()
+        );
     }
     for alert in &alerts {
-        let (_, what) =
-            sections(RUNBOOKS).find(|(name, _)| *name == alert.name).ok_or(format!("alerts.md has no section {}", alert.name))?;
+        let (_, what) = sections(RUNBOOKS)
+            .find(|(name, _)| *name == alert.name)
+            .ok_or(format!("alerts.md has no section {}", alert.name))?;
         let summary = alert.get("summary").trim_matches('"').replace("\\\"", "\"");
         let _ = write!(
             text,

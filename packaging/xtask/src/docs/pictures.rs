@@ -39,15 +39,27 @@ impl Svg {
     }
 
     fn rect(&mut self, (x, y): (usize, usize), (width, height): (usize, usize), class: &str) {
-        let _ = writeln!(self.body, "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" rx=\"4\" class=\"{class}\"/>");
+        let _ = writeln!(
+            self.body,
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" rx=\"4\" class=\"{class}\"/>"
+        );
     }
 
     fn arrow(&mut self, (x, y): (usize, usize), (to_x, to_y): (usize, usize)) {
-        let _ = writeln!(self.body, "<path d=\"M{x} {y} L{to_x} {to_y}\" class=\"line\" marker-end=\"url(#tip)\"/>");
+        let _ = writeln!(
+            self.body,
+            "<path d=\"M{x} {y} L{to_x} {to_y}\" class=\"line\" marker-end=\"url(#tip)\"/>"
+        );
     }
 
     /// A box with a title and lines below it.
-    fn card(&mut self, (x, y): (usize, usize), (width, height): (usize, usize), title: &str, lines: &[String]) {
+    fn card(
+        &mut self,
+        (x, y): (usize, usize),
+        (width, height): (usize, usize),
+        title: &str,
+        lines: &[String],
+    ) {
         self.rect((x, y), (width, height), "box");
         self.text(x + 12, y + 22, "title", title);
         for (at, line) in lines.iter().enumerate() {
@@ -81,7 +93,11 @@ fn wrapped(text: &str, most: usize) -> Vec<String> {
 }
 
 fn cut(text: &str, most: usize) -> String {
-    if text.chars().count() <= most { text.into() } else { text.chars().take(most - 2).chain(" …".chars()).collect() }
+    if text.chars().count() <= most {
+        text.into()
+    } else {
+        text.chars().take(most - 2).chain(" …".chars()).collect()
+    }
 }
 
 /// A crate of ours: what it is, and which of ours it uses.
@@ -92,17 +108,26 @@ struct Crate {
 
 fn crates() -> Result<BTreeMap<String, Crate>, String> {
     let root = crate::root();
-    let metadata =
-        cargo_metadata::MetadataCommand::new().manifest_path(root.join("Cargo.toml")).no_deps().exec().map_err(|e| e.to_string())?;
-    let inside = |package: &cargo_metadata::Package| !AROUND.iter().any(|folder| package.manifest_path.starts_with(root.join(folder)));
-    let names: Vec<String> = metadata.packages.iter().filter(|p| inside(p)).map(|p| p.name.to_string()).collect();
+    let metadata = cargo_metadata::MetadataCommand::new()
+        .manifest_path(root.join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .map_err(|e| e.to_string())?;
+    let inside = |package: &cargo_metadata::Package| {
+        !AROUND.iter().any(|folder| package.manifest_path.starts_with(root.join(folder)))
+    };
+    let names: Vec<String> =
+        metadata.packages.iter().filter(|p| inside(p)).map(|p| p.name.to_string()).collect();
     let ours = |name: &str| names.iter().any(|n| n == name);
     Ok(metadata
         .packages
         .into_iter()
         .filter(|package| ours(&package.name))
         .map(|package| {
-            let normal = package.dependencies.iter().filter(|d| d.kind == cargo_metadata::DependencyKind::Normal && ours(&d.name));
+            let normal = package
+                .dependencies
+                .iter()
+                .filter(|d| d.kind == cargo_metadata::DependencyKind::Normal && ours(&d.name));
             let mut uses: Vec<String> = normal.map(|d| d.name.clone()).collect();
             uses.sort();
             (package.name.to_string(), Crate { about: package.description.unwrap_or_default(), uses })
@@ -119,27 +144,50 @@ fn level(name: &str, all: &BTreeMap<String, Crate>) -> usize {
 pub fn parts() -> Result<String, String> {
     let all = crates()?;
     let about = |name: &str, most: usize| {
-        all.get(name).map(|one| wrapped(&one.about, most)).ok_or(format!("there is no crate {name}, which the picture shows"))
+        all.get(name)
+            .map(|one| wrapped(&one.about, most))
+            .ok_or(format!("there is no crate {name}, which the picture shows"))
     };
     let with = |mut lines: Vec<String>, more: &str| {
         lines.push(more.into());
         lines
     };
-    let calls: Vec<&str> = WIRE.lines().filter_map(|l| l.trim().strip_prefix("rpc ")?.split('(').next()).collect();
+    let calls: Vec<&str> =
+        WIRE.lines().filter_map(|l| l.trim().strip_prefix("rpc ")?.split('(').next()).collect();
     let mut svg = Svg { body: String::new() };
-    svg.card((280, 16), (400, 82), "vsgpu: the controller", &with(about("vsgpu", 56)?, "on the machine you work on; reads fleet.yaml"));
+    svg.card(
+        (280, 16),
+        (400, 82),
+        "vsgpu: the controller",
+        &with(about("vsgpu", 56)?, "on the machine you work on; reads fleet.yaml"),
+    );
     svg.arrow((400, 98), (240, 190));
     svg.arrow((560, 98), (720, 190));
     svg.text(405, 132, "", "gRPC over mutual TLS");
     for (at, line) in wrapped(&calls.join(", "), 38).iter().enumerate() {
         svg.text(370, 150 + at * 16, "quiet", line);
     }
-    svg.card((40, 192), (400, 98), "vsgpu-host-agent", &with(about("vsgpu-host-agent", 56)?, "on each ESXi host, or beside it over ssh"));
-    svg.card((520, 192), (400, 98), "vsgpu-guest-agent", &with(about("vsgpu-guest-agent", 56)?, "in each Linux VM with a GPU"));
+    svg.card(
+        (40, 192),
+        (400, 98),
+        "vsgpu-host-agent",
+        &with(about("vsgpu-host-agent", 56)?, "on each ESXi host, or beside it over ssh"),
+    );
+    svg.card(
+        (520, 192),
+        (400, 98),
+        "vsgpu-guest-agent",
+        &with(about("vsgpu-guest-agent", 56)?, "in each Linux VM with a GPU"),
+    );
     svg.arrow((240, 290), (240, 328));
     svg.arrow((720, 290), (720, 328));
     svg.card((40, 330), (400, 54), "ESXi host", &["esxcli, vim-cmd, nvidia-smi, .vmx files".into()]);
-    svg.card((520, 330), (400, 54), "Linux guest", &["package tool, installers, nvidia-smi, CUDA driver API".into()]);
+    svg.card(
+        (520, 330),
+        (400, 54),
+        "Linux guest",
+        &["package tool, installers, nvidia-smi, CUDA driver API".into()],
+    );
     svg.text(40, 424, "title", "Crates: each uses only those below it");
     let levels = all.keys().map(|name| level(name, &all)).max().unwrap_or(0);
     let mut y = 440;
@@ -166,7 +214,9 @@ struct Step<'a> {
 
 fn steps() -> Vec<Step<'static>> {
     let run = SCREENS.split("$ vsgpu status\nrun ").nth(1).unwrap_or_default();
-    let cells = |line: &'static str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect::<Vec<_>>();
+    let cells = |line: &'static str| {
+        line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect::<Vec<_>>()
+    };
     run.lines()
         .skip(1)
         .map_while(|line| match cells(line)[..] {
@@ -188,7 +238,11 @@ pub fn run() -> Result<String, String> {
     if nodes.len() != 3 {
         return Err(format!("the picture of a run has three nodes, the golden screens have {}", nodes.len()));
     }
-    let cost = SCREENS.lines().find(|line| line.contains(" steps on ")).and_then(|l| l.split("; ").next()).unwrap_or_default();
+    let cost = SCREENS
+        .lines()
+        .find(|line| line.contains(" steps on "))
+        .and_then(|l| l.split("; ").next())
+        .unwrap_or_default();
     let proof = SCREENS.lines().rfind(|line| line.ends_with("requirements are met")).unwrap_or_default();
     let (top, row, lane, width) = (84, 26, 200, 190);
     let y = |at: usize| top + at * row;
@@ -196,7 +250,12 @@ pub fn run() -> Result<String, String> {
     let mut svg = Svg { body: String::new() };
     svg.text(20, 24, "title", "vsgpu apply");
     svg.text(120, 24, "quiet", cost);
-    svg.text(20, 44, "quiet", "On simulated machines. Yellow: the host is in maintenance mode. Orange: a reboot.");
+    svg.text(
+        20,
+        44,
+        "quiet",
+        "On simulated machines. Yellow: the host is in maintenance mode. Orange: a reboot.",
+    );
     for node in &nodes {
         svg.text(x(node) + 4, 72, "title", node);
     }

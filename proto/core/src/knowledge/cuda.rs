@@ -19,11 +19,15 @@ pub fn minimum(toolkit: &str) -> Option<Minimum> {
     let (major, rest) = toolkit.split_once('.')?;
     let short = format!("{major}.{}", rest.split('.').next()?);
     // Updates of a toolkit (`12.2U2`) have its minimum.
-    let row = rows(include_str!("../../data/cuda_driver.tsv")).find(|r| r.get("toolkit").split('U').next() == Some(short.as_str()))?;
+    let row = rows(include_str!("../../data/cuda_driver.tsv"))
+        .find(|r| r.get("toolkit").split('U').next() == Some(short.as_str()))?;
     let mut basis = row.basis(TABLE, row.get("toolkit"));
     basis.confirmed = row.get("status").contains("minimum confirmed") || basis.confirmed;
     // Where the status names an older table's smaller minimum, that one counts: what some table allows is not refused.
-    let mut named = row.get("status").split([' ', ',', '(', ')']).filter(|word| word.parse::<crate::units::DriverVersion>().is_ok());
+    let mut named = row
+        .get("status")
+        .split([' ', ',', '(', ')'])
+        .filter(|word| word.parse::<crate::units::DriverVersion>().is_ok());
     let stated = row.get("min_driver_minor_compat");
     let smaller = named.find(|word| word.parse::<crate::units::DriverVersion>() < stated.parse());
     Some(Minimum { driver: smaller.unwrap_or(stated), basis })
@@ -32,7 +36,9 @@ pub fn minimum(toolkit: &str) -> Option<Minimum> {
 /// The newest toolkit that a driver of this version runs.
 pub fn newest_for(driver: &crate::units::DriverVersion) -> Option<&'static str> {
     let fits = |minimum: &str| at_least(driver, minimum);
-    rows(include_str!("../../data/cuda_driver.tsv")).find(|r| fits(r.get("min_driver_minor_compat"))).map(|r| r.get("toolkit"))
+    rows(include_str!("../../data/cuda_driver.tsv"))
+        .find(|r| fits(r.get("min_driver_minor_compat")))
+        .map(|r| r.get("toolkit"))
 }
 
 /// Whether a driver is at least that version or branch.
@@ -54,6 +60,9 @@ mod tests {
         assert_eq!(minimum("13.0").map(|m| m.driver), Some("580"));
         assert!(minimum("99.1").is_none() && minimum("x").is_none());
         let newest = |v: &str| v.parse().ok().and_then(|v| newest_for(&v));
-        assert_eq!((newest("390.42"), newest("535.183.01"), newest("580.65.06")), (Some("9.0"), Some("12.9U1"), Some("13.1")));
+        assert_eq!(
+            (newest("390.42"), newest("535.183.01"), newest("580.65.06")),
+            (Some("9.0"), Some("12.9U1"), Some("13.1"))
+        );
     }
 }

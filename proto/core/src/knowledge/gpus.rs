@@ -94,7 +94,8 @@ pub fn by_pci(device_id: &str, subsystem_id: Option<&str>) -> Option<&'static Mo
     let plain = |id: &str| id.trim().trim_start_matches("0x").to_lowercase();
     let (chip, board) = (plain(device_id), subsystem_id.map(plain));
     let of_chip = || ALL.iter().filter(|m| m.device_id == chip);
-    let of_board = board.and_then(|board| of_chip().find(|m| m.subsystem_id.as_deref() == Some(board.as_str())));
+    let of_board =
+        board.and_then(|board| of_chip().find(|m| m.subsystem_id.as_deref() == Some(board.as_str())));
     of_board.or_else(|| of_chip().next())
 }
 
@@ -111,7 +112,10 @@ pub fn named(wish: &str) -> Vec<&'static Model> {
 /// Whether every word of a wish is a word of one of these names. Whole words: `A10` is no `A100`, `L40` no `L40S`.
 pub fn is_named(wish: &str, names: &[&str]) -> bool {
     let words = |text: &str| -> Vec<String> {
-        text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).map(str::to_lowercase).collect()
+        text.split(|c: char| !c.is_ascii_alphanumeric())
+            .filter(|w| !w.is_empty())
+            .map(str::to_lowercase)
+            .collect()
     };
     let said: Vec<String> = names.iter().flat_map(|n| words(n)).collect();
     let wanted: Vec<String> = words(wish).into_iter().filter(|w| w != "nvidia").collect();
@@ -135,8 +139,15 @@ mod tests {
 
     #[test]
     fn names_are_compared_by_whole_words() {
-        assert!(is_named("A100", &["GA100 [A100 PCIe 40GB]"]) && is_named("nvidia a100-pcie-40gb", &["GA100 [A100 PCIe 40GB]"]));
-        assert!(!is_named("A10", &["GA100 [A100 PCIe 40GB]"]) && !is_named("L40", &["L40S"]) && !is_named("", &["L40S"]));
+        assert!(
+            is_named("A100", &["GA100 [A100 PCIe 40GB]"])
+                && is_named("nvidia a100-pcie-40gb", &["GA100 [A100 PCIe 40GB]"])
+        );
+        assert!(
+            !is_named("A10", &["GA100 [A100 PCIe 40GB]"])
+                && !is_named("L40", &["L40S"])
+                && !is_named("", &["L40S"])
+        );
         assert_eq!(named("A100").len(), 4);
     }
 }

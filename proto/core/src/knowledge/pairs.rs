@@ -52,7 +52,12 @@ static ALL: LazyLock<Vec<Rule>> = LazyLock::new(|| {
 pub fn general(host: &str, guest: &str) -> Option<(&'static str, Basis)> {
     let found = rows(include_str!("../../data/vgpu_compat_rules.tsv"))
         .find(|r| r.get("host_major").starts_with(host) && r.get("guest_major").starts_with(guest));
-    found.map(|r| (r.get("rule"), r.basis(RULES, format!("host {}, guest {}", r.get("host_major"), r.get("guest_major")))))
+    found.map(|r| {
+        (
+            r.get("rule"),
+            r.basis(RULES, format!("host {}, guest {}", r.get("host_major"), r.get("guest_major"))),
+        )
+    })
 }
 
 /// The rule for a pair of majors.
@@ -62,14 +67,16 @@ pub fn rule(host: u32, guest: u32) -> Option<&'static Rule> {
 
 /// Majors of guests that a host takes, newest first.
 pub fn guests_of(host: u32) -> Vec<u32> {
-    let mut all: Vec<u32> = ALL.iter().filter(|r| r.host == host && r.says != Says::Deny).map(|r| r.guest).collect();
+    let mut all: Vec<u32> =
+        ALL.iter().filter(|r| r.host == host && r.says != Says::Deny).map(|r| r.guest).collect();
     all.sort_unstable_by(|a, b| b.cmp(a));
     all
 }
 
 /// Majors of hosts that take a guest, oldest first.
 pub fn hosts_of(guest: u32) -> Vec<u32> {
-    let mut all: Vec<u32> = ALL.iter().filter(|r| r.guest == guest && r.says != Says::Deny).map(|r| r.host).collect();
+    let mut all: Vec<u32> =
+        ALL.iter().filter(|r| r.guest == guest && r.says != Says::Deny).map(|r| r.host).collect();
     all.sort_unstable();
     all
 }
@@ -88,7 +95,8 @@ pub struct Protocol {
 /// Protocol of a driver branch (580 of R580).
 pub fn protocol(branch: u32) -> Option<Protocol> {
     let major = |text: &str| u32::from_str_radix(text.trim_start_matches("0x").split('.').next()?, 16).ok();
-    let row = rows(include_str!("../../data/vgpu_protocol_versions.tsv")).find(|r| r.get("driver_branch") == format!("R{branch}"))?;
+    let row = rows(include_str!("../../data/vgpu_protocol_versions.tsv"))
+        .find(|r| r.get("driver_branch") == format!("R{branch}"))?;
     Some(Protocol {
         max: major(row.get("external_version_max"))?,
         min: major(row.get("external_version_min_supported")),
@@ -103,7 +111,9 @@ mod tests {
     #[test]
     fn rules_and_protocols_are_read_whole() {
         assert_eq!(ALL.len(), 32, "rules that name a pair");
-        for (host, guest) in [("any", "newer"), ("any", "data-center"), ("none", "data-center"), ("none", "-grid")] {
+        for (host, guest) in
+            [("any", "newer"), ("any", "data-center"), ("none", "data-center"), ("none", "-grid")]
+        {
             assert!(general(host, guest).is_some(), "{host} {guest}");
         }
         assert_eq!(rule(19, 16).map(|r| (r.says, r.basis.confirmed)), Some((Says::Limited, true)));

@@ -26,7 +26,11 @@ pub fn by_pci(device_id: &str, subsystem_id: Option<&str>) -> Option<Peak> {
 /// The figure of a model of `gpus.tsv`.
 pub fn of_model(name: &str) -> Option<Peak> {
     let row = rows(include_str!("../../data/gpu_peaks.tsv")).find(|r| r.get("name") == name)?;
-    Some(Peak { model: row.get("name"), gb_s: row.number("memory_gb_s")? as f64, basis: row.basis(TABLE, row.get("name")) })
+    Some(Peak {
+        model: row.get("name"),
+        gb_s: row.number("memory_gb_s")? as f64,
+        basis: row.basis(TABLE, row.get("name")),
+    })
 }
 
 #[cfg(test)]
@@ -39,9 +43,15 @@ mod tests {
         let all: Vec<_> = rows(include_str!("../../data/gpu_peaks.tsv")).collect();
         assert!(all.len() > 30);
         for row in all {
-            let model = gpus::all().iter().find(|m| m.name == row.get("name")).unwrap_or_else(|| panic!("{}", row.get("name")));
+            let model = gpus::all()
+                .iter()
+                .find(|m| m.name == row.get("name"))
+                .unwrap_or_else(|| panic!("{}", row.get("name")));
             assert_eq!(model.device_id, row.get("pci_device_id").to_lowercase(), "{}", row.get("name"));
-            assert!(row.number("memory_gb_s").is_some_and(|n| (50..20_000).contains(&n)) && !row.get("source").is_empty());
+            assert!(
+                row.number("memory_gb_s").is_some_and(|n| (50..20_000).contains(&n))
+                    && !row.get("source").is_empty()
+            );
         }
         assert_eq!(by_pci("20f1", None).map(|p| p.gb_s), Some(1555.0));
         assert_eq!(by_pci("25b6", Some("14a9")).map(|p| p.model), Some("A16"));

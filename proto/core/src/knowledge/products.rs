@@ -45,7 +45,8 @@ const NAMES: [(&str, Product); 24] = [
 impl Product {
     /// The product that a name means.
     pub fn named(text: &str) -> Option<Self> {
-        let plain: String = text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+        let plain: String =
+            text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
         let plain = plain.strip_prefix("nvidia").unwrap_or(&plain);
         NAMES.iter().find(|(name, _)| *name == plain).map(|(_, product)| *product)
     }
@@ -78,12 +79,29 @@ mod tests {
     fn old_and_new_names_mean_the_same() {
         for (names, product) in [
             (
-                vec!["vDWS", "vWS", "Quadro Virtual Data Center Workstation", "NVIDIA RTX Virtual Workstation", "Quadro-Virtual-DWS"],
+                vec![
+                    "vDWS",
+                    "vWS",
+                    "Quadro Virtual Data Center Workstation",
+                    "NVIDIA RTX Virtual Workstation",
+                    "Quadro-Virtual-DWS",
+                ],
                 Product::Workstation,
             ),
-            (vec!["vCS", "NVIDIA Virtual Compute Server", "NVIDIA AI Enterprise", "NVIDIA vGPU for Compute"], Product::Compute),
+            (
+                vec![
+                    "vCS",
+                    "NVIDIA Virtual Compute Server",
+                    "NVIDIA AI Enterprise",
+                    "NVIDIA vGPU for Compute",
+                ],
+                Product::Compute,
+            ),
             (vec!["GRID Virtual PC", "vPC", "NVIDIA Virtual PC"], Product::Pc),
-            (vec!["GRID Virtual Applications", "vApps", "NVIDIA Virtual Applications"], Product::Applications),
+            (
+                vec!["GRID Virtual Applications", "vApps", "NVIDIA Virtual Applications"],
+                Product::Applications,
+            ),
         ] {
             for name in names {
                 assert_eq!(Product::named(name), Some(product), "{name}");

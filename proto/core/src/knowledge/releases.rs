@@ -135,7 +135,9 @@ mod tests {
         assert_eq!(ALL.len(), include_str!("../../data/vgpu_releases.tsv").lines().count() - 1);
         assert!(ALL.windows(2).all(|w| w[0].major <= w[1].major));
         assert!(PACKAGED.iter().all(|p| named(p.release).is_some()), "a package of an unknown release");
-        assert!(named("7.4").is_some_and(|r| r.withdrawn) && all().iter().filter(|r| r.withdrawn).count() == 1);
+        assert!(
+            named("7.4").is_some_and(|r| r.withdrawn) && all().iter().filter(|r| r.withdrawn).count() == 1
+        );
     }
 
     #[test]
@@ -143,7 +145,8 @@ mod tests {
         let names = |v: &str| v.parse().map(|v| of_host(&v).iter().map(|r| r.name).collect::<Vec<_>>());
         assert_eq!(names("535.161.05"), Ok(vec!["16.4", "16.5"]));
         assert_eq!(names("390.42"), Ok(vec!["6.0"]));
-        let guest = "570.158.01".parse().map(|v| of_guest(&v).iter().map(|r| r.host.to_string()).collect::<Vec<_>>());
+        let guest =
+            "570.158.01".parse().map(|v| of_guest(&v).iter().map(|r| r.host.to_string()).collect::<Vec<_>>());
         assert_eq!(guest, Ok(vec!["570.158.02".to_string()]));
         assert_eq!(newest(8).map(|r| r.branch), Some(418));
     }

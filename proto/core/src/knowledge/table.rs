@@ -11,7 +11,12 @@ pub(super) struct Row {
 impl Row {
     /// A cell; empty where the row or the table has none.
     pub(super) fn get(&self, column: &str) -> &'static str {
-        self.columns.iter().position(|c| *c == column).and_then(|at| self.cells.get(at)).copied().unwrap_or_default()
+        self.columns
+            .iter()
+            .position(|c| *c == column)
+            .and_then(|at| self.cells.get(at))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// A cell that says nothing is `None`.
@@ -26,7 +31,12 @@ impl Row {
 
     /// The basis of a statement that rests on this row.
     pub(super) fn basis(&self, table: &'static str, row: impl Into<String>) -> Basis {
-        Basis { table, row: row.into(), confirmed: self.get("status").starts_with("confirmed"), source: self.get("source").into() }
+        Basis {
+            table,
+            row: row.into(),
+            confirmed: self.get("status").starts_with("confirmed"),
+            source: self.get("source").into(),
+        }
     }
 }
 
@@ -34,5 +44,7 @@ impl Row {
 pub(super) fn rows(text: &'static str) -> impl Iterator<Item = Row> {
     let mut lines = text.lines();
     let columns: Vec<&'static str> = lines.next().unwrap_or_default().split('\t').collect();
-    lines.filter(|line| !line.is_empty()).map(move |line| Row { columns: columns.clone(), cells: line.split('\t').collect() })
+    lines
+        .filter(|line| !line.is_empty())
+        .map(move |line| Row { columns: columns.clone(), cells: line.split('\t').collect() })
 }

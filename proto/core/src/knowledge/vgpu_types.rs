@@ -57,7 +57,10 @@ static ALL: LazyLock<Vec<VgpuType>> = LazyLock::new(|| {
         size_mib: r.number("profile_mb").unwrap_or(0),
         max: r.number("max_per_gpu"),
         max_mixed: r.number("max_per_gpu_mixed_size"),
-        pci: r.some("pci_device_id").zip(r.some("pci_subsystem_id")).map(|(d, s)| (d.to_lowercase(), s.to_lowercase())),
+        pci: r
+            .some("pci_device_id")
+            .zip(r.some("pci_subsystem_id"))
+            .map(|(d, s)| (d.to_lowercase(), s.to_lowercase())),
         editions: r.get("license_editions"),
         cuda: flag(r.get("cuda")).unwrap_or(matches!(r.get("series"), "C" | "Q")),
         ecc: flag(r.get("ecc_capable")),

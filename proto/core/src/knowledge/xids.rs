@@ -50,7 +50,9 @@ static ALL: LazyLock<Vec<Xid>> = LazyLock::new(|| {
             _ if NODE.contains(&code) || code == PAIR => Severity::Critical,
             "info" => Severity::Info,
             "app" => Severity::Application,
-            "gpu-reset" | "node-reboot" | "vm-restart" | "hardware" | "version-mismatch" => Severity::Critical,
+            "gpu-reset" | "node-reboot" | "vm-restart" | "hardware" | "version-mismatch" => {
+                Severity::Critical
+            }
             _ => Severity::Warning,
         };
         Some(Xid {
@@ -90,7 +92,11 @@ pub fn read(line: &str) -> Option<(String, u32, &str)> {
     let rest = line.split_once("NVRM: Xid (")?.1;
     let (address, rest) = rest.split_once("): ")?;
     let (code, text) = rest.split_once([',', ' ']).unwrap_or((rest, ""));
-    Some((address.trim_start_matches("PCI:").to_lowercase(), code.trim().parse().ok()?, text.trim_start_matches(',').trim()))
+    Some((
+        address.trim_start_matches("PCI:").to_lowercase(),
+        code.trim().parse().ok()?,
+        text.trim_start_matches(',').trim(),
+    ))
 }
 
 #[cfg(test)]

@@ -111,7 +111,8 @@ impl Part {
         let digits = size.chars().take_while(char::is_ascii_digit).count();
         // Series letter, then what newer types add to it: `B4`, `CME`, `QGFX`.
         let series = &size[digits..];
-        let known = series.starts_with(['A', 'B', 'C', 'Q']) && matches!(&series[1..], "" | "4" | "ME" | "GFX");
+        let known =
+            series.starts_with(['A', 'B', 'C', 'Q']) && matches!(&series[1..], "" | "4" | "ME" | "GFX");
         if digits > 0 && known { Self::Vgpu } else { Self::Whole }
     }
 }
@@ -144,7 +145,10 @@ impl CudaReport {
     pub fn passed(&self) -> bool {
         self.failure.is_none()
             && !self.devices.is_empty()
-            && self.devices.iter().all(|d| !d.vector_adds.is_empty() && d.vector_adds.iter().all(VectorAdd::passed))
+            && self
+                .devices
+                .iter()
+                .all(|d| !d.vector_adds.is_empty() && d.vector_adds.iter().all(VectorAdd::passed))
     }
 }
 
@@ -153,9 +157,15 @@ impl CudaReport {
 /// # Errors
 /// A sentence that says why it is none.
 pub fn read(stdout: &str) -> Result<CudaReport, String> {
-    let line = stdout.lines().rev().find(|l| l.starts_with('{')).ok_or("there is no report in what it printed")?;
-    let report: CudaReport = serde_json::from_str(line).map_err(|e| format!("the report cannot be read: {e}"))?;
-    if report.version == VERSION { Ok(report) } else { Err(format!("the report is of version {}, {VERSION} is expected", report.version)) }
+    let line =
+        stdout.lines().rev().find(|l| l.starts_with('{')).ok_or("there is no report in what it printed")?;
+    let report: CudaReport =
+        serde_json::from_str(line).map_err(|e| format!("the report cannot be read: {e}"))?;
+    if report.version == VERSION {
+        Ok(report)
+    } else {
+        Err(format!("the report is of version {}, {VERSION} is expected", report.version))
+    }
 }
 
 #[cfg(test)]
@@ -172,7 +182,10 @@ mod tests {
         };
         assert!(report(vec![add(50_000, 50_000, 0)]).passed());
         assert!(!report(vec![]).passed() && !report(vec![add(50_000, 49_999, 0)]).passed());
-        assert!(!report(vec![add(50_000, 50_000, 0), add(9, 9, 1)]).passed() && !report(vec![add(0, 0, 0)]).passed());
+        assert!(
+            !report(vec![add(50_000, 50_000, 0), add(9, 9, 1)]).passed()
+                && !report(vec![add(0, 0, 0)]).passed()
+        );
         assert!(!CudaReport::default().passed(), "no device, no proof");
     }
 

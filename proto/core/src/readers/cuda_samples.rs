@@ -23,22 +23,39 @@ pub struct DeviceQuery {
 /// Reads deviceQuery's output.
 pub fn device_query(text: &str) -> DeviceQuery {
     let after = |mark: &str| text.find(mark).map(|at| text[at + mark.len()..].trim_start());
-    let word =
-        |mark: &str| after(mark).and_then(|rest| rest.split([',', ' ', '\n', '\r']).next()).filter(|w| !w.is_empty()).map(str::to_string);
-    let result = text.lines().rev().map(str::trim).find_map(|line| line.strip_prefix("Result = ")).map(|r| r.trim().to_string());
+    let word = |mark: &str| {
+        after(mark)
+            .and_then(|rest| rest.split([',', ' ', '\n', '\r']).next())
+            .filter(|w| !w.is_empty())
+            .map(str::to_string)
+    };
+    let result = text
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find_map(|line| line.strip_prefix("Result = "))
+        .map(|r| r.trim().to_string());
     let devices = word("NumDevs = ").or_else(|| word("Detected ")).and_then(|n| n.parse().ok());
     let first = text.lines().map(str::trim).find_map(|line| {
         let name = line.strip_prefix("Device 0:")?.trim();
         Some(name.trim_matches('"').to_string())
     });
-    let code = after("cudaGetDeviceCount returned").and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    let code =
+        after("cudaGetDeviceCount returned").and_then(|rest| rest.split_whitespace().next()?.parse().ok());
     let (driver, runtime) = match (word("CUDA Driver Version = "), word("CUDA Runtime Version = ")) {
         (None, None) => after("CUDA Driver Version / Runtime Version")
             .and_then(|rest| rest.lines().next()?.split_once('/'))
             .map_or((None, None), |(a, b)| (Some(a.trim().to_string()), Some(b.trim().to_string()))),
         pair => pair,
     };
-    DeviceQuery { result, devices, error_code: code, first_device: first, driver_version: driver, runtime_version: runtime }
+    DeviceQuery {
+        result,
+        devices,
+        error_code: code,
+        first_device: first,
+        driver_version: driver,
+        runtime_version: runtime,
+    }
 }
 
 impl DeviceQuery {
@@ -61,8 +78,16 @@ mod tests {
     fn only_a_pass_with_a_device_is_a_pass() {
         let good = "Detected 1 CUDA Capable device(s)\n\nDevice 0: \"GRID P100-8Q\"\ndeviceQuery, CUDA Driver = CUDART, CUDA Driver Version = 12.2, CUDA Runtime Version = 12.2, NumDevs = 1\nResult = PASS\n";
         assert!(device_query(good).passed());
-        assert!(!device_query("cudaGetDeviceCount returned 100\n-> no CUDA-capable device is detected\nResult = FAIL\n").passed());
+        assert!(
+            !device_query(
+                "cudaGetDeviceCount returned 100\n-> no CUDA-capable device is detected\nResult = FAIL\n"
+            )
+            .passed()
+        );
         assert!(!device_query("Result = PASS\n").passed(), "no device was seen");
-        assert!(vector_add_passed("Test PASSED\nDone\n") && !vector_add_passed("Result verification FAILED\nTest PASSED?\n"));
+        assert!(
+            vector_add_passed("Test PASSED\nDone\n")
+                && !vector_add_passed("Result verification FAILED\nTest PASSED?\n")
+        );
     }
 }

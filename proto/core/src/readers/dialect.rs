@@ -47,8 +47,11 @@ impl Command {
 
     /// Why it is counted as failed, with the tool's own words.
     pub fn failure(&self, output: &Output) -> String {
-        let classed = |(class, text): (Option<String>, String)| class.map(|c| format!("[{c}] ")).unwrap_or_default() + &text;
-        let words = self.dialect().reason(output).map_or_else(|| head(&output.both()).replace('\n', " | "), classed);
+        let classed = |(class, text): (Option<String>, String)| {
+            class.map(|c| format!("[{c}] ")).unwrap_or_default() + &text
+        };
+        let words =
+            self.dialect().reason(output).map_or_else(|| head(&output.both()).replace('\n', " | "), classed);
         format!("`{self}`: {}{}{words}", output.ended, if words.is_empty() { "" } else { ": " })
     }
 }
@@ -60,9 +63,16 @@ mod tests {
 
     #[test]
     fn a_tool_that_lies_about_its_exit_status_is_not_believed() {
-        let said = |stdout: &str| Output { ended: ExitKind::Status(0), stdout: stdout.into(), stderr: String::new() };
+        let said = |stdout: &str| Output {
+            ended: ExitKind::Status(0),
+            stdout: stdout.into(),
+            stderr: String::new(),
+        };
         let (on, ls) = (Command::new("vim-cmd", ["vmsvc/power.on", "7"]), Command::new("ls", ["/"]));
-        assert!(on.dialect().denies(&said("Powering on VM:\nPower on failed: (vim.fault.InvalidPowerState) {\n}\n")));
+        assert!(
+            on.dialect()
+                .denies(&said("Powering on VM:\nPower on failed: (vim.fault.InvalidPowerState) {\n}\n"))
+        );
         assert!(!on.dialect().denies(&said("Powering on VM:\n")));
         assert!(!ls.dialect().denies(&said("a file that failed: x")));
     }

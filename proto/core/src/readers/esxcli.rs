@@ -30,7 +30,11 @@ impl Record {
     pub fn list(&self, name: &str) -> Vec<String> {
         let name = squeezed(name);
         let values = self.fields.iter().filter(|(field, _)| *field == name);
-        values.flat_map(|(_, value)| value.split(", ")).map(|v| v.trim().to_string()).filter(|v| !v.is_empty()).collect()
+        values
+            .flat_map(|(_, value)| value.split(", "))
+            .map(|v| v.trim().to_string())
+            .filter(|v| !v.is_empty())
+            .collect()
     }
 
     /// `true` or `false`.
@@ -58,7 +62,9 @@ pub fn refusal(text: &str) -> Option<Refusal> {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
     for (at, line) in lines.iter().enumerate() {
         let class = line.strip_prefix('[').and_then(|l| l.split_once(']'));
-        if let Some((class, rest)) = class.filter(|(c, _)| c.ends_with("Error") && c.chars().all(|c| c.is_ascii_alphanumeric())) {
+        if let Some((class, rest)) =
+            class.filter(|(c, _)| c.ends_with("Error") && c.chars().all(|c| c.is_ascii_alphanumeric()))
+        {
             let body: Vec<&str> = std::iter::once(rest)
                 .chain(lines[at + 1..].iter().copied())
                 .filter(|l| !l.starts_with("Please refer to the log"))
@@ -69,11 +75,18 @@ pub fn refusal(text: &str) -> Option<Refusal> {
             let rest = rest.trim();
             // VxRail and scripts put the class behind the word: `Error: [DependencyError] ...` is handled above, on its own line.
             let class = rest.strip_prefix('[').and_then(|l| l.split_once(']')).map(|(c, _)| c.to_string());
-            return Some(Refusal { class, text: squeezed_text(&lines[at..].join(" ").replacen("Error:", "", 1)) });
+            return Some(Refusal {
+                class,
+                text: squeezed_text(&lines[at..].join(" ").replacen("Error:", "", 1)),
+            });
         }
     }
-    let known = ["Unable to find", "Connect to localhost failed", "Operation timed out", "Connection failure"];
-    lines.iter().find(|l| known.iter().any(|k| l.starts_with(k))).map(|_| Refusal { class: None, text: squeezed_text(&lines.join(" ")) })
+    let known =
+        ["Unable to find", "Connect to localhost failed", "Operation timed out", "Connection failure"];
+    lines
+        .iter()
+        .find(|l| known.iter().any(|k| l.starts_with(k)))
+        .map(|_| Refusal { class: None, text: squeezed_text(&lines.join(" ")) })
 }
 
 /// Reads an answer in either form.
@@ -135,25 +148,34 @@ fn is_ruler(line: &str) -> bool {
 /// The ruler that would stand below a header whose names are two blanks apart.
 fn ruler_of(header: &str) -> String {
     let bytes = header.as_bytes();
-    let gap = |i: usize| bytes[i] == b' ' && (bytes.get(i + 1) == Some(&b' ') || i > 0 && bytes[i - 1] == b' ');
+    let gap =
+        |i: usize| bytes[i] == b' ' && (bytes.get(i + 1) == Some(&b' ') || i > 0 && bytes[i - 1] == b' ');
     (0..bytes.len()).map(|i| if gap(i) { ' ' } else { '-' }).collect()
 }
 
 /// Columns begin where the dashes begin; the last one takes the rest of the line.
 fn table(header: &str, ruler: &str, rows: &[&str]) -> Vec<Record> {
     let bytes = ruler.as_bytes();
-    let starts: Vec<usize> = (0..bytes.len()).filter(|&i| bytes[i] == b'-' && (i == 0 || bytes[i - 1] == b' ')).collect();
+    let starts: Vec<usize> =
+        (0..bytes.len()).filter(|&i| bytes[i] == b'-' && (i == 0 || bytes[i - 1] == b' ')).collect();
     let cells = |line: &str| -> Vec<String> {
         let chars: Vec<char> = line.chars().collect();
         let cell = |i: usize| {
             let end = starts.get(i + 1).copied().unwrap_or(chars.len()).min(chars.len());
-            chars.get(starts[i].min(end)..end).unwrap_or_default().iter().collect::<String>().trim().to_string()
+            chars
+                .get(starts[i].min(end)..end)
+                .unwrap_or_default()
+                .iter()
+                .collect::<String>()
+                .trim()
+                .to_string()
         };
         (0..starts.len()).map(cell).collect()
     };
     let names: Vec<String> = cells(header).iter().map(|n| squeezed(n)).collect();
     let rows = rows.iter().filter(|l| !l.trim().is_empty());
-    rows.map(|row| Record { title: String::new(), fields: names.iter().cloned().zip(cells(row)).collect() }).collect()
+    rows.map(|row| Record { title: String::new(), fields: names.iter().cloned().zip(cells(row)).collect() })
+        .collect()
 }
 
 /// Blocks of `Label: value` below an optional heading; a heading or a repeated first label begins the next one.
@@ -161,11 +183,13 @@ fn blocks(lines: &[&str]) -> Result<Vec<Record>, String> {
     let mut records: Vec<Record> = vec![];
     for line in lines.iter().filter(|l| !l.trim().is_empty()) {
         let indented = line.starts_with([' ', '\t']);
-        let pair = line.trim().split_once(':').filter(|(_, value)| value.is_empty() || value.starts_with(' '));
+        let pair =
+            line.trim().split_once(':').filter(|(_, value)| value.is_empty() || value.starts_with(' '));
         match pair {
             Some((label, value)) if indented || !records.is_empty() || !value.is_empty() => {
                 let name = squeezed(label);
-                let again = records.last().is_none_or(|r| r.fields.first().is_some_and(|(first, _)| *first == name));
+                let again =
+                    records.last().is_none_or(|r| r.fields.first().is_some_and(|(first, _)| *first == name));
                 if again {
                     records.push(Record::default());
                 }
@@ -187,18 +211,24 @@ mod tests {
     fn xml_and_plain_are_one_answer() {
         let xml = r#"<?xml version="1.0"?><output xmlns="http://www.vmware.com/Products/ESX/5.0/esxcli"><root>
             <structure typeName="HostGraphics"><field name="DefaultGraphicsType"><string>SharedPassthru</string></field></structure></root></output>"#;
-        let plain = "   Default Graphics Type: SharedPassthru\n   Shared Passthru Assignment Policy: Performance\n";
+        let plain =
+            "   Default Graphics Type: SharedPassthru\n   Shared Passthru Assignment Policy: Performance\n";
         for text in [xml, plain] {
-            assert_eq!(read(text).map(|r| r[0].get("Default Graphics Type").map(String::from)), Ok(Some("SharedPassthru".into())));
+            assert_eq!(
+                read(text).map(|r| r[0].get("Default Graphics Type").map(String::from)),
+                Ok(Some("SharedPassthru".into()))
+            );
         }
     }
 
     #[test]
     fn tables_follow_their_ruler() {
-        let text =
-            "Name        Version    Vendor\n----------  ---------  ------\nNVIDIA x    390.42-1   NVIDIA\nesx-base    8.0.2      VMware\n";
+        let text = "Name        Version    Vendor\n----------  ---------  ------\nNVIDIA x    390.42-1   NVIDIA\nesx-base    8.0.2      VMware\n";
         let rows = read(text).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!((rows.len(), rows[0].get("name"), rows[1].get("vendor")), (2, Some("NVIDIA x"), Some("VMware")));
+        assert_eq!(
+            (rows.len(), rows[0].get("name"), rows[1].get("vendor")),
+            (2, Some("NVIDIA x"), Some("VMware"))
+        );
     }
 
     #[test]

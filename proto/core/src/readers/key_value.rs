@@ -51,7 +51,9 @@ pub fn values<'a>(text: &'a str, section: Option<&str>, key: &str) -> Vec<&'a st
         goes_on = false;
         if section.is_some() && line.trim_start().starts_with('[') {
             inside = section == Some(line.trim());
-        } else if let Some((_, value)) = line.split_once('=').filter(|(k, _)| inside && k.trim() == key && !line.starts_with(['#', ';'])) {
+        } else if let Some((_, value)) =
+            line.split_once('=').filter(|(k, _)| inside && k.trim() == key && !line.starts_with(['#', ';']))
+        {
             found.push(value.trim());
             goes_on = true;
         }
@@ -77,7 +79,8 @@ mod tests {
         assert_eq!(set("", Some("[main]"), &one("proxy", "new")), "[main]\nproxy=new\n");
         assert_eq!(set("A=1\nB = 2\n", None, &one("B", "3")), "A=1\nB=3\n");
         assert_eq!(set("A=1\n  B = 2\nC=3\n", None, &[("B".into(), None)]), "A=1\nC=3\n");
-        let twice = set(&set(text, Some("[main]"), &one("proxy", "new")), Some("[main]"), &one("proxy", "new"));
+        let twice =
+            set(&set(text, Some("[main]"), &one("proxy", "new")), Some("[main]"), &one("proxy", "new"));
         assert_eq!(twice, set(text, Some("[main]"), &one("proxy", "new")), "twice is once");
     }
 

@@ -166,7 +166,9 @@ pub fn is_licensed(status: &str) -> bool {
 /// # Errors
 /// A sentence that names what was missing.
 pub fn read(text: &str) -> Result<SmiReport, String> {
-    if let Some(cause) = failure(text).filter(|_| !text.contains("nvidia_smi_log") && !text.contains("NVSMI LOG")) {
+    if let Some(cause) =
+        failure(text).filter(|_| !text.contains("nvidia_smi_log") && !text.contains("NVSMI LOG"))
+    {
         return Err(cause.to_string());
     }
     if text.contains("<nvidia_smi_log") {
@@ -181,7 +183,9 @@ pub fn read(text: &str) -> Result<SmiReport, String> {
             gpus: gpus.map(|g| gpu(g, g.get(&[&["id"]]).unwrap_or_default())).collect::<Result<_, _>>()?,
         });
     }
-    let at = text.find("NVSMI LOG").ok_or("there is neither a <nvidia_smi_log> document nor an NVSMI LOG heading")?;
+    let at = text
+        .find("NVSMI LOG")
+        .ok_or("there is neither a <nvidia_smi_log> document nor an NVSMI LOG heading")?;
     let body = text[at..].lines().skip(1).collect::<Vec<_>>().join("\n");
     let root = from_text(&body);
     let gpus = root.children.iter().filter_map(|c| c.name.strip_prefix("GPU ").map(|id| gpu(c, id)));
@@ -198,7 +202,10 @@ fn first_word(text: &str) -> String {
 }
 
 fn gpu(node: &Node, id: &str) -> Result<Gpu, String> {
-    let bus_id = id.parse::<Bdf>().or_else(|e| node.get(&[&["pci"], &["pcibusid", "busid"]]).ok_or(e)?.parse())?.to_string();
+    let bus_id = id
+        .parse::<Bdf>()
+        .or_else(|e| node.get(&[&["pci"], &["pcibusid", "busid"]]).ok_or(e)?.parse())?
+        .to_string();
     let text = |path: &[&[&str]]| node.get(path).map(str::to_string);
     let on = |path: &[&[&str]]| match node.get(path)? {
         "Enabled" => Some(true),
@@ -230,7 +237,9 @@ fn gpu(node: &Node, id: &str) -> Result<Gpu, String> {
         bar1_total_mib: whole(&[&["bar1memoryusage"], &["total"]], "MiB"),
         gpu_util_percent: whole(&[&["utilization"], &["gpuutil", "gpu"]], "%").map(|n| n as u32),
         temperature_c: number(&[&["temperature"], &["gputemp", "gpucurrenttemp"]], "C").map(|n| n as i32),
-        power_watts: power.iter().find_map(|block| watts.iter().find_map(|draw| number(&[&[block], &[draw]], "W"))),
+        power_watts: power
+            .iter()
+            .find_map(|block| watts.iter().find_map(|draw| number(&[&[block], &[draw]], "W"))),
         ecc_errors: ecc_errors(node),
         remapped_rows: remapped_rows(node),
         slowdowns: slowdowns(node),
@@ -246,8 +255,11 @@ fn counted(block: &Node, corrected: bool) -> Option<u64> {
     if let Some(total) = block.child(&[old]).and_then(|bits| bits.child(&["total"])) {
         return number(total);
     }
-    let counts =
-        |c: &&Node| c.name.contains("correctable") && c.name.contains("uncorrectable") != corrected && !c.name.contains("threshold");
+    let counts = |c: &&Node| {
+        c.name.contains("correctable")
+            && c.name.contains("uncorrectable") != corrected
+            && !c.name.contains("threshold")
+    };
     let all: Vec<u64> = block.children.iter().filter(counts).filter_map(number).collect();
     (!all.is_empty()).then(|| all.iter().sum())
 }
@@ -281,8 +293,13 @@ fn slowdowns(gpu: &Node) -> Vec<String> {
     let active = |reason: &&&str| {
         let plain = crate::readers::smi_tree::squeezed(reason);
         // The text form nests the thermal ones below `HW Slowdown`.
-        let named =
-            |c: &Node| c.name.strip_prefix("clockseventreason").or(c.name.strip_prefix("clocksthrottlereason")).unwrap_or(&c.name) == plain;
+        let named = |c: &Node| {
+            c.name
+                .strip_prefix("clockseventreason")
+                .or(c.name.strip_prefix("clocksthrottlereason"))
+                .unwrap_or(&c.name)
+                == plain
+        };
         let all = block.children.iter().chain(block.children.iter().flat_map(|c| &c.children));
         all.into_iter().any(|c| named(c) && c.value.trim() == "Active")
     };
@@ -311,7 +328,11 @@ pub fn read_types(text: &str) -> Result<Vec<TypesOfGpu>, String> {
             gpu.names.push(name.into());
         }
     }
-    if gpus.is_empty() { Err(failure(text).map_or("there is no `GPU ..` line".into(), |f| f.to_string())) } else { Ok(gpus) }
+    if gpus.is_empty() {
+        Err(failure(text).map_or("there is no `GPU ..` line".into(), |f| f.to_string()))
+    } else {
+        Ok(gpus)
+    }
 }
 
 /// Reads the text of `nvidia-smi vgpu -q`.
@@ -330,7 +351,9 @@ pub fn read_vgpus(text: &str) -> Result<Vec<VgpuHost>, String> {
             }
             let vgpus = node.children.iter().filter(|c| c.name == "vgpuid").map(|v| {
                 let text = |name: &str| v.get(&[&[name]]).and_then(usable).map(str::to_string);
-                let number = |path: &[&[&str]], unit: &str| v.get(path)?.strip_suffix(unit)?.trim().parse::<u64>().ok();
+                let number = |path: &[&[&str]], unit: &str| {
+                    v.get(path)?.strip_suffix(unit)?.trim().parse::<u64>().ok()
+                };
                 Vgpu {
                     gpu_util_percent: number(&[&["utilization"], &["gpu"]], "%").map(|n| n as u32),
                     fb_used_mib: number(&[&["fbmemoryusage"], &["used"]], "MiB"),
@@ -374,7 +397,9 @@ impl std::fmt::Display for SmiFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::DeviceHandle => "a GPU does not answer the driver (fallen off the bus?)",
-            Self::VersionMismatch => "driver library and loaded module have different versions: reboot the machine",
+            Self::VersionMismatch => {
+                "driver library and loaded module have different versions: reboot the machine"
+            }
             Self::NoDriver => "the NVIDIA driver is not loaded",
             Self::NoDevices => "the NVIDIA driver is loaded, but drives no GPU",
             Self::UnknownError => "NVML failed without a reason",
@@ -427,7 +452,8 @@ mod tests {
     #[test]
     fn unlicensed_is_not_licensed() {
         assert!(is_licensed("Licensed (Expiry: 2026-7-7 16:1:44 GMT)") && is_licensed("Licensed"));
-        for no in ["Unlicensed", "Unlicensed (Unrestricted)", "unlicensed", "Not Licensed", "", "Licensedish"] {
+        for no in ["Unlicensed", "Unlicensed (Unrestricted)", "unlicensed", "Not Licensed", "", "Licensedish"]
+        {
             assert!(!is_licensed(no), "{no}");
         }
     }

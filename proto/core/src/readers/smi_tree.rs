@@ -33,14 +33,26 @@ impl Node {
 pub(crate) fn usable(value: &str) -> Option<&str> {
     let value = value.trim();
     let inner = value.trim_start_matches('[').trim_end_matches(']');
-    let nothing = ["", "N/A", "ERR!", "Unknown Error", "Not Found", "Not Supported", "Insufficient Permissions", "GPU requires reset"];
+    let nothing = [
+        "",
+        "N/A",
+        "ERR!",
+        "Unknown Error",
+        "Not Found",
+        "Not Supported",
+        "Insufficient Permissions",
+        "GPU requires reset",
+    ];
     (!nothing.contains(&inner) && !inner.starts_with("Requested functionality")).then_some(value)
 }
 
 /// Reads XML. A DTD is allowed (the tool prints one); text before the document (a prompt, a command line) is skipped.
 pub(crate) fn from_xml(text: &str, root: &str) -> Result<Node, String> {
-    let start =
-        ["<?xml", "<!DOCTYPE", root].iter().filter_map(|mark| text.find(mark)).min().ok_or(format!("there is no {root}> document"))?;
+    let start = ["<?xml", "<!DOCTYPE", root]
+        .iter()
+        .filter_map(|mark| text.find(mark))
+        .min()
+        .ok_or(format!("there is no {root}> document"))?;
     // Warnings may follow the document on the same stream.
     let close = format!("</{}>", root.trim_start_matches('<'));
     let end = text.rfind(&close).map_or(text.len(), |at| at + close.len());
@@ -51,9 +63,17 @@ pub(crate) fn from_xml(text: &str, root: &str) -> Result<Node, String> {
     fn node(element: crate::readers::xml::Element) -> Node {
         let crate::readers::xml::Element { name, text, attributes, children } = element;
         // Attributes are children too: `<gpu id="..">`, `<field name="..">`.
-        let attributes = attributes.into_iter().map(|(name, value)| Node { name: squeezed(&name), value, children: vec![] });
+        let attributes = attributes.into_iter().map(|(name, value)| Node {
+            name: squeezed(&name),
+            value,
+            children: vec![],
+        });
         // The reader bounds the depth.
-        Node { name: squeezed(&name), value: text, children: attributes.chain(children.into_iter().map(node)).collect() }
+        Node {
+            name: squeezed(&name),
+            value: text,
+            children: attributes.chain(children.into_iter().map(node)).collect(),
+        }
     }
     Ok(node(document))
 }
@@ -72,7 +92,9 @@ pub(crate) fn from_text(text: &str) -> Node {
         let line = line.replace('\t', "    ");
         let indent = (line.len() - line.trim_start().len()) as isize;
         let (key, value) = match line.find(" :") {
-            Some(at) if line[at + 2..].is_empty() || line[at + 2..].starts_with(' ') => (&line[..at], line[at + 2..].trim()),
+            Some(at) if line[at + 2..].is_empty() || line[at + 2..].starts_with(' ') => {
+                (&line[..at], line[at + 2..].trim())
+            }
             _ => (line.trim_end(), ""),
         };
         close(&mut stack, indent);

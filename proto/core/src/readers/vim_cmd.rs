@@ -37,18 +37,31 @@ fn listed(line: &str) -> Option<ListedVm> {
     let (vmid, rest) = line.trim_start().split_once(char::is_whitespace)?;
     let vmid = vmid.parse().ok()?;
     // The `.vmx` that counts is the one followed by the guest id; an annotation behind it may name others.
-    let end = [".vmx ", ".vmtx ", ".vmx"].iter().filter_map(|ending| rest.find(ending).map(|at| at + ending.trim_end().len())).min()?;
+    let end = [".vmx ", ".vmtx ", ".vmx"]
+        .iter()
+        .filter_map(|ending| rest.find(ending).map(|at| at + ending.trim_end().len()))
+        .min()?;
     // Names and folders may hold brackets: the file begins at the first `[` after two blanks; where a release puts only
     // one blank between columns, at the last `[..] ` that a path follows.
-    let begins_file = |at: &usize| rest[*at..end].split_once("] ").is_some_and(|(_, file)| file.contains('/') && !file.contains("] "));
+    let begins_file = |at: &usize| {
+        rest[*at..end].split_once("] ").is_some_and(|(_, file)| file.contains('/') && !file.contains("] "))
+    };
     let brackets = || rest[..end].match_indices('[').map(|(at, _)| at);
-    let open =
-        brackets().find(|at| rest[..*at].ends_with("  ") && rest[*at..end].contains("] ")).or_else(|| brackets().rfind(begins_file))?;
+    let open = brackets()
+        .find(|at| rest[..*at].ends_with("  ") && rest[*at..end].contains("] "))
+        .or_else(|| brackets().rfind(begins_file))?;
     let (datastore, file) = rest[open + 1..end].split_once(']')?;
     let mut behind = rest[end..].split_whitespace();
     let guest_os = behind.next().map(String::from);
     let version = behind.next().filter(|v| v.starts_with("vmx-")).map(String::from);
-    Some(ListedVm { vmid, name: rest[..open].trim().into(), datastore: datastore.into(), file: file.trim().into(), guest_os, version })
+    Some(ListedVm {
+        vmid,
+        name: rest[..open].trim().into(),
+        datastore: datastore.into(),
+        file: file.trim().into(),
+        guest_os,
+        version,
+    })
 }
 
 /// Reads `vmsvc/power.getstate`: `on`, `off` or `suspended`.
@@ -58,7 +71,9 @@ fn listed(line: &str) -> Option<ListedVm> {
 pub fn power_state(text: &str) -> Result<&'static str, String> {
     let known = [("Powered on", "on"), ("Powered off", "off"), ("Suspended", "suspended")];
     let found = text.lines().rev().find_map(|line| known.iter().find(|(words, _)| line.trim() == *words));
-    found.map(|(_, state)| *state).ok_or_else(|| "the answer is none of `Powered on`, `Powered off`, `Suspended`".into())
+    found
+        .map(|(_, state)| *state)
+        .ok_or_else(|| "the answer is none of `Powered on`, `Powered off`, `Suspended`".into())
 }
 
 /// Counts the snapshots of `vmsvc/snapshot.get`.
@@ -77,11 +92,18 @@ pub struct Fault {
 
 /// Recognises a failure.
 pub fn fault(text: &str) -> Option<Fault> {
-    let name = text.find("fault.").map(|at| text[at + 6..].chars().take_while(char::is_ascii_alphanumeric).collect::<String>());
-    let message =
-        text.lines().rev().find_map(|l| l.trim().strip_prefix("msg = \"")).map(|m| m.trim_end_matches(['"', ',', ' ']).to_string());
-    let plain =
-        text.lines().map(str::trim).find(|l| l.contains("failed") || l.starts_with("Failed") || l.starts_with("Operation timed out"));
+    let name = text
+        .find("fault.")
+        .map(|at| text[at + 6..].chars().take_while(char::is_ascii_alphanumeric).collect::<String>());
+    let message = text
+        .lines()
+        .rev()
+        .find_map(|l| l.trim().strip_prefix("msg = \""))
+        .map(|m| m.trim_end_matches(['"', ',', ' ']).to_string());
+    let plain = text
+        .lines()
+        .map(str::trim)
+        .find(|l| l.contains("failed") || l.starts_with("Failed") || l.starts_with("Operation timed out"));
     match (&name, &message, plain) {
         (None, None, None) => None,
         _ => Some(Fault {
@@ -139,7 +161,10 @@ impl Dump<'_> {
                     "<unset>" | "null" | "" => Value::Null,
                     "true" => Value::Bool(true),
                     "false" => Value::Bool(false),
-                    number => number.parse::<i64>().map(Value::from).unwrap_or_else(|_| Value::String(number.into())),
+                    number => number
+                        .parse::<i64>()
+                        .map(Value::from)
+                        .unwrap_or_else(|_| Value::String(number.into())),
                 }
             }
             None => Value::Null,
@@ -211,15 +236,24 @@ mod tests {
         let vms = all_vms(text).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(vms.len(), 3);
         assert_eq!((vms[2].name.as_str(), vms[2].file.as_str()), ("web [old]", "web [old]/web [old].vmx"));
-        assert_eq!((vms[0].name.as_str(), vms[0].datastore.as_str(), vms[0].file.as_str()), ("My [old] VM (2)", "ds 1", "my/my vm.vmx"));
-        assert_eq!((vms[1].name.as_str(), vms[1].datastore.as_str(), vms[1].version.as_deref()), ("x", "", Some("vmx-21")));
+        assert_eq!(
+            (vms[0].name.as_str(), vms[0].datastore.as_str(), vms[0].file.as_str()),
+            ("My [old] VM (2)", "ds 1", "my/my vm.vmx")
+        );
+        assert_eq!(
+            (vms[1].name.as_str(), vms[1].datastore.as_str(), vms[1].version.as_deref()),
+            ("x", "", Some("vmx-21"))
+        );
         assert!(all_vms("Failed to login").is_err());
     }
 
     #[test]
     fn faults_and_states() {
         let text = "Powering on VM:\nPower on failed: (vim.fault.InvalidPowerState) {\n   existingState = \"poweredOn\"\n   msg = \"Wrong state.\"\n}\n";
-        assert_eq!(fault(text), Some(Fault { fault: Some("InvalidPowerState".into()), text: "Wrong state.".into() }));
+        assert_eq!(
+            fault(text),
+            Some(Fault { fault: Some("InvalidPowerState".into()), text: "Wrong state.".into() })
+        );
         assert_eq!(power_state("Retrieved runtime info\nPowered off\n"), Ok("off"));
         assert!(power_state("Powered").is_err());
     }

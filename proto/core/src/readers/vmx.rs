@@ -88,7 +88,8 @@ mod tests {
     #[test]
     fn only_our_keys_change() {
         let before = b".encoding = \"windows-1252\"\r\n# caf\xe9\r\nmemSize = \"8192\"\r\nSched.Mem.Min = \"0\"\r\nold = \"x\"\r\n";
-        let after = edit(before, &set(&[("sched.mem.min", Some("8192")), ("old", None), ("new", Some("a\"b|"))]));
+        let after =
+            edit(before, &set(&[("sched.mem.min", Some("8192")), ("old", None), ("new", Some("a\"b|"))]));
         assert_eq!(
             after,
             b".encoding = \"windows-1252\"\r\n# caf\xe9\r\nmemSize = \"8192\"\r\nSched.Mem.Min = \"8192\"\r\nnew = \"a|22b|7C\"\r\n"

@@ -66,7 +66,9 @@ pub fn parse(text: &str) -> Result<Element, String> {
     loop {
         let event = reader.read_event().map_err(|e| broken(&e))?;
         match event {
-            Event::Start(_) | Event::Empty(_) if root.is_some() && open.is_empty() => return Err(broken(&"a second document follows")),
+            Event::Start(_) | Event::Empty(_) if root.is_some() && open.is_empty() => {
+                return Err(broken(&"a second document follows"));
+            }
             Event::Start(start) => {
                 count(&mut elements)?;
                 if open.len() >= MAX_DEPTH {
@@ -88,15 +90,21 @@ pub fn parse(text: &str) -> Result<Element, String> {
                 None => return Err(broken(&"there is text outside of the document")),
             },
             Event::CData(piece) => {
-                open.last_mut().ok_or_else(|| broken(&"there is text outside of the document"))?.text.push_str(&piece);
+                open.last_mut()
+                    .ok_or_else(|| broken(&"there is text outside of the document"))?
+                    .text
+                    .push_str(&piece);
             }
             Event::GeneralRef(name) => {
                 let character = name.resolve_char_ref().map_err(|e| broken(&e))?;
-                let element = open.last_mut().ok_or_else(|| broken(&"there is text outside of the document"))?;
+                let element =
+                    open.last_mut().ok_or_else(|| broken(&"there is text outside of the document"))?;
                 match (character, resolve_predefined_entity(&name)) {
                     (Some(character), _) => element.text.push(character),
                     (None, Some(text)) => element.text.push_str(text),
-                    (None, None) => return Err(broken(&format_args!("the entity `{}` is not known", &*name))),
+                    (None, None) => {
+                        return Err(broken(&format_args!("the entity `{}` is not known", &*name)));
+                    }
                 }
             }
             Event::Decl(_) | Event::PI(_) | Event::DocType(_) | Event::Comment(_) => {}
@@ -117,7 +125,11 @@ fn broken(why: &dyn std::fmt::Display) -> String {
 
 fn count(elements: &mut usize) -> Result<(), String> {
     *elements += 1;
-    if *elements > MAX_ELEMENTS { Err(format!("the XML has more than {MAX_ELEMENTS} elements")) } else { Ok(()) }
+    if *elements > MAX_ELEMENTS {
+        Err(format!("the XML has more than {MAX_ELEMENTS} elements"))
+    } else {
+        Ok(())
+    }
 }
 
 fn element(start: &BytesStart<'_>) -> Result<Element, String> {
@@ -153,7 +165,10 @@ mod tests {
         let root =
             parse("<?xml version=\"1.0\"?><!DOCTYPE a SYSTEM \"a.dtd\"><a:a b=\"x &amp; &#65;\"> t <!-- c --><c/>&lt;<c>u</c></a:a>\n")
                 .unwrap();
-        assert_eq!((root.name.as_str(), root.attribute("b"), root.text.as_str()), ("a", Some("x & A"), "t <"));
+        assert_eq!(
+            (root.name.as_str(), root.attribute("b"), root.text.as_str()),
+            ("a", Some("x & A"), "t <")
+        );
         assert_eq!(root.all("c").map(|c| c.text.as_str()).collect::<Vec<_>>(), ["", "u"]);
         assert_eq!(root.descendants().count(), 3);
     }

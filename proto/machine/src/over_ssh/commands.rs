@@ -41,7 +41,9 @@ impl OverSsh {
         };
         names.into_iter().filter(|name| !own.contains(name)).find_map(|name| {
             let folder = self.word(&format!("{RUNNING}/{name}")).ok()?;
-            let Ok(said) = self.script(RUNNING, &tidy(&folder), Input::Nothing, FILE) else { return unknown() };
+            let Ok(said) = self.script(RUNNING, &tidy(&folder), Input::Nothing, FILE) else {
+                return unknown();
+            };
             let text = String::from_utf8_lossy(&said.stdout).into_owned();
             Some(text.strip_prefix("runs ")?.trim().to_string())
         })
@@ -62,7 +64,8 @@ impl OverSsh {
         } else {
             format!("c=$(PATH={path}; command -v {}) || {missing}\n", quoted(&command.program))
         };
-        let env: String = command.env.iter().map(|(name, value)| format!("{name}={} ", quoted(value))).collect();
+        let env: String =
+            command.env.iter().map(|(name, value)| format!("{name}={} ", quoted(value))).collect();
         let args: String = command.args.iter().map(|arg| format!(" {}", quoted(arg))).collect();
         Ok(format!("{find}r() {{ umask 022; LC_ALL=C LANG=C {env}PATH={path} \"$c\"{args}; }}\n"))
     }
@@ -104,7 +107,11 @@ impl OverSsh {
             Err(ScriptError::TimedOut(_) | ScriptError::Flooded(_)) => {}
             Err(lost @ ScriptError::Unreachable(_)) => {
                 // Was it begun? Where nobody can say, it is left alone: it is found, and waited for, before anything else is done.
-                let begun = self.owned(&format!("[ -d {folder} ] && ! mkdir {folder}/started 2>/dev/null"), Input::Nothing, FILE);
+                let begun = self.owned(
+                    &format!("[ -d {folder} ] && ! mkdir {folder}/started 2>/dev/null"),
+                    Input::Nothing,
+                    FILE,
+                );
                 if !matches!(begun, Ok(said) if said.end == "0") {
                     return ended(lost);
                 }
@@ -131,7 +138,8 @@ impl OverSsh {
                 Err(_) => std::thread::sleep(Duration::from_secs(2)),
             }
             if self.elapsed() > deadline {
-                let kill = format!("read -r p g <{folder}/process; kill -9 -$g 2>/dev/null; kill -9 $p 2>/dev/null");
+                let kill =
+                    format!("read -r p g <{folder}/process; kill -9 -$g 2>/dev/null; kill -9 $p 2>/dev/null");
                 let _ = self.owned(&kill, Input::Nothing, FILE);
                 return plain(ExitKind::TimedOut(within));
             }
@@ -160,7 +168,9 @@ fn output(end: &str, stdout: &[u8], stderr: &[u8]) -> Output {
         ("missing", _) => ExitKind::Missing,
         ("flooded", _) => ExitKind::Flooded(MAX_OUTPUT),
         ("nowhere", _) => ExitKind::Broken(format!("{RUNNING} cannot be made on the host")),
-        ("gone", _) => ExitKind::Broken("it was ended on the host, or the host was started anew; how it ended is not known".into()),
+        ("gone", _) => ExitKind::Broken(
+            "it was ended on the host, or the host was started anew; how it ended is not known".into(),
+        ),
         (_, Ok(signal @ 129..=192)) => ExitKind::Signal(signal - 128),
         (_, Ok(status)) => ExitKind::Status(status),
         (other, Err(_)) => ExitKind::Broken(format!("it ended with `{other}`")),

@@ -74,7 +74,13 @@ impl OverSsh {
     ///
     /// # Errors
     /// A sentence.
-    pub fn serve(target: &Target, tools: Option<&Path>, root: &Path, own_prefix: &str, state: &Path) -> Result<Self, String> {
+    pub fn serve(
+        target: &Target,
+        tools: Option<&Path>,
+        root: &Path,
+        own_prefix: &str,
+        state: &Path,
+    ) -> Result<Self, String> {
         private_folder(state)?;
         let memory = Posix::new(None, state.into());
         let lock = one_agent(&memory, state, target)?;
@@ -153,8 +159,13 @@ impl OverSsh {
 
     /// A path over there.
     pub(super) fn path(&self, path: &str) -> Result<String, IoError> {
-        let plain = path.starts_with('/') && !path.split('/').any(|part| part == "..") && !path.contains('\0');
-        if plain { Ok(format!("{}{path}", self.root)) } else { Err(trouble(path, "is not an absolute path without `..`")) }
+        let plain =
+            path.starts_with('/') && !path.split('/').any(|part| part == "..") && !path.contains('\0');
+        if plain {
+            Ok(format!("{}{path}", self.root))
+        } else {
+            Err(trouble(path, "is not an absolute path without `..`"))
+        }
     }
 
     /// The same as a word of a script.
@@ -167,10 +178,18 @@ impl OverSsh {
     }
 
     /// Runs a script that is about a file, as the owner of the host.
-    pub(super) fn script(&self, path: &str, script: &str, input: Input, within: u32) -> Result<ScriptOutput, IoError> {
+    pub(super) fn script(
+        &self,
+        path: &str,
+        script: &str,
+        input: Input,
+        within: u32,
+    ) -> Result<ScriptOutput, IoError> {
         self.owned(script, input, within).map_err(|lost| match lost {
             ScriptError::Unreachable(why) => IoError::Unreachable(why),
-            ScriptError::TimedOut(secs) => IoError::Unreachable(format!("{}: no answer about {path} within {secs} s", self.ssh.target())),
+            ScriptError::TimedOut(secs) => {
+                IoError::Unreachable(format!("{}: no answer about {path} within {secs} s", self.ssh.target()))
+            }
             ScriptError::Flooded(bytes) => IoError::TooLarge(path.into(), bytes),
         })
     }
@@ -180,7 +199,13 @@ impl OverSsh {
         self.owned_as(script, input, within, false)
     }
 
-    pub(super) fn owned_as(&self, script: &str, input: Input, within: u32, stays: bool) -> Result<ScriptOutput, ScriptError> {
+    pub(super) fn owned_as(
+        &self,
+        script: &str,
+        input: Input,
+        within: u32,
+        stays: bool,
+    ) -> Result<ScriptOutput, ScriptError> {
         let Some(gateway) = &self.gateway else { return self.ssh.script(script, input, within, stays) };
         let owner = quoted(&format!("{}{OWNER}", self.root));
         let folder = quoted(&format!("{}/var/run/vsgpu", self.root));
@@ -192,10 +217,12 @@ impl OverSsh {
              [ -n \"$o\" ] || {{ sleep 1; read -r o <{owner}; [ -n \"$o\" ] || {{ rm -f {owner}; {claim}; }}; }}\n"
         );
         let claims = if self.turned_away.load(Ordering::SeqCst) { "" } else { &claims };
-        let guard = format!("o=; [ -f {owner} ] && read -r o <{owner}\n{claims}[ \"$o\" = {name} ] || {other}\n");
+        let guard =
+            format!("o=; [ -f {owner} ] && read -r o <{owner}\n{claims}[ \"$o\" = {name} ] || {other}\n");
         let said = self.ssh.script(&format!("{guard}{script}"), input, within, stays)?;
         if said.end == "other" {
-            let found = self.ssh.script(&format!("read -r o <{owner}; echo \"$o\""), Input::Nothing, FILE, false)?;
+            let found =
+                self.ssh.script(&format!("read -r o <{owner}; echo \"$o\""), Input::Nothing, FILE, false)?;
             let found = String::from_utf8_lossy(&found.stdout).trim().to_string();
             if found.is_empty() && !self.turned_away.load(Ordering::SeqCst) {
                 let target = self.ssh.target();
@@ -204,7 +231,8 @@ impl OverSsh {
                 )));
             }
             self.turned_away.store(true, Ordering::SeqCst);
-            let found = if found.is_empty() { "whose name is gone from there".into() } else { format!("`{found}`") };
+            let found =
+                if found.is_empty() { "whose name is gone from there".into() } else { format!("`{found}`") };
             return Err(ScriptError::Unreachable(format!(
                 "{}: another agent serves this host, {found}, and this one is `{gateway}`: stop that one, remove {OWNER} on the host, and start this one anew; or stop this one",
                 self.ssh.target()
@@ -271,7 +299,8 @@ impl System for OverSsh {
     }
 
     fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
-        let mut bytes = self.blocks(path, &format!("dd if=\"$f\" bs=4096 count={} 2>/dev/null", max.div_ceil(4096)))?;
+        let mut bytes =
+            self.blocks(path, &format!("dd if=\"$f\" bs=4096 count={} 2>/dev/null", max.div_ceil(4096)))?;
         bytes.truncate(max);
         Ok(bytes)
     }
@@ -282,8 +311,10 @@ impl System for OverSsh {
 
     fn hash(&self, path: &str) -> Result<String, IoError> {
         let file = self.word(path)?;
-        let script =
-            format!("f={file}; [ -f \"$f\" ] || {}\nsha256sum \"$f\" 2>/dev/null || openssl dgst -sha256 \"$f\"", self.ssh.end("absent"));
+        let script = format!(
+            "f={file}; [ -f \"$f\" ] || {}\nsha256sum \"$f\" 2>/dev/null || openssl dgst -sha256 \"$f\"",
+            self.ssh.end("absent")
+        );
         let said = self.script(path, &script, Input::Nothing, LARGE_FILE)?;
         if said.end == "absent" {
             return Err(IoError::NotFound(path.into()));
@@ -298,14 +329,19 @@ impl System for OverSsh {
             return self.state.list(path);
         }
         let bytes = self.blocks(path, "ls -1A \"$f\"")?;
-        let mut names: Vec<String> = String::from_utf8_lossy(&bytes).lines().take(10_000).map(String::from).collect();
+        let mut names: Vec<String> =
+            String::from_utf8_lossy(&bytes).lines().take(10_000).map(String::from).collect();
         names.sort();
         Ok(names)
     }
 
     fn size(&self, path: &str) -> Result<Option<u64>, IoError> {
         match self.blocks(path, &format!("[ -f \"$f\" ] || {}\nwc -c <\"$f\"", self.ssh.end("absent"))) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).trim().parse().map(Some).map_err(|_| trouble(path, "has no size")),
+            Ok(bytes) => String::from_utf8_lossy(&bytes)
+                .trim()
+                .parse()
+                .map(Some)
+                .map_err(|_| trouble(path, "has no size")),
             Err(IoError::NotFound(_)) => Ok(None),
             Err(why) => Err(why),
         }
@@ -466,20 +502,35 @@ pub(super) fn random() -> String {
 }
 
 fn temporary() -> Result<PathBuf, String> {
-    nix::unistd::mkdtemp(&std::env::temp_dir().join("vsgpu-XXXXXX")).map_err(|e| format!("no temporary folder: {e}"))
+    nix::unistd::mkdtemp(&std::env::temp_dir().join("vsgpu-XXXXXX"))
+        .map_err(|e| format!("no temporary folder: {e}"))
 }
 
 /// One agent for a state folder, and one host: claims of two hosts must never be mixed.
-fn one_agent(memory: &Posix, state: &Path, target: &Target) -> Result<nix::fcntl::Flock<std::fs::File>, String> {
+fn one_agent(
+    memory: &Posix,
+    state: &Path,
+    target: &Target,
+) -> Result<nix::fcntl::Flock<std::fs::File>, String> {
     let known = memory.read("/target", 1024).ok().and_then(|b| String::from_utf8(b).ok());
     match known.as_deref().map(str::trim) {
-        None | Some("") => memory.write("/target", target.destination.as_bytes(), 0o600).map_err(|e| e.to_string())?,
+        None | Some("") => {
+            memory.write("/target", target.destination.as_bytes(), 0o600).map_err(|e| e.to_string())?
+        }
         Some(known) if known == target.destination => {}
-        Some(known) => return Err(format!("--state {} belongs to {known}: each host has a folder of its own", state.display())),
+        Some(known) => {
+            return Err(format!(
+                "--state {} belongs to {known}: each host has a folder of its own",
+                state.display()
+            ));
+        }
     }
     #[expect(clippy::disallowed_methods, reason = "the agent's own state folder")]
-    let file =
-        std::fs::OpenOptions::new().create(true).append(true).open(state.join("lock")).map_err(|e| format!("{}: {e}", state.display()))?;
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(state.join("lock"))
+        .map_err(|e| format!("{}: {e}", state.display()))?;
     nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock)
         .map_err(|_| format!("--state {}: another agent runs with it", state.display()))
 }
@@ -491,14 +542,22 @@ fn private_folder(folder: &Path) -> Result<(), String> {
     // One that was there already: whoever may write into it could become this agent.
     let found = std::fs::metadata(folder).map_err(said)?;
     if found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        return Err(format!("{}: others may write into it: `chown` it to this agent's user and `chmod 700` it", folder.display()));
+        return Err(format!(
+            "{}: others may write into it: `chown` it to this agent's user and `chmod 700` it",
+            folder.display()
+        ));
     }
     Ok(())
 }
 
 /// This agent's name among those that could serve the host; made once.
 fn own_name(memory: &Posix) -> Result<String, String> {
-    if let Some(name) = memory.read("/gateway", 256).ok().and_then(|b| String::from_utf8(b).ok()).filter(|n| !n.trim().is_empty()) {
+    if let Some(name) = memory
+        .read("/gateway", 256)
+        .ok()
+        .and_then(|b| String::from_utf8(b).ok())
+        .filter(|n| !n.trim().is_empty())
+    {
         return Ok(name.trim().into());
     }
     let host = nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();

@@ -136,7 +136,9 @@ impl Connection {
     /// # Errors
     /// `Unreachable` or `Refused`.
     pub async fn open(connector: &Connector, target: &Target, within: Duration) -> Result<Self, CallError> {
-        if target.node.is_empty() || target.node.contains(|c: char| !c.is_ascii_alphanumeric() && !"-._".contains(c)) {
+        if target.node.is_empty()
+            || target.node.contains(|c: char| !c.is_ascii_alphanumeric() && !"-._".contains(c))
+        {
             return Err(CallError::Refused {
                 why: format!("`{}` cannot be a node's name in a certificate", target.node),
                 hint: "use letters, digits, `-` and `.`".into(),
@@ -152,14 +154,22 @@ impl Connection {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20));
-        let away =
-            || CallError::Unreachable(format!("{} does not answer at {} within {} s", target.node, target.address, within.as_secs_f32()));
+        let away = || {
+            CallError::Unreachable(format!(
+                "{} does not answer at {} within {} s",
+                target.node,
+                target.address,
+                within.as_secs_f32()
+            ))
+        };
         let channel = match tokio::time::timeout(within, endpoint.connect_with_connector(connector)).await {
             Err(_) => return Err(away()),
             Ok(Err(error)) => return Err(classify(target, &error)),
             Ok(Ok(channel)) => channel,
         };
-        let client = AgentClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+        let client = AgentClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
         let connection = Self { client, target: target.clone(), said: Arc::default() };
         // With TLS 1.3 a server's refusal of our certificate arrives only with the first call.
         let said = connection.describe(within).await?;
@@ -171,9 +181,17 @@ impl Connection {
         self.said.as_ref().as_ref()
     }
 
-    async fn call<T>(&self, within: Duration, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, CallError> {
+    async fn call<T>(
+        &self,
+        within: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, CallError> {
         match tokio::time::timeout(within, call).await {
-            Err(_) => Err(CallError::Unreachable(format!("{} did not answer within {} s", self.target.node, within.as_secs_f32()))),
+            Err(_) => Err(CallError::Unreachable(format!(
+                "{} did not answer within {} s",
+                self.target.node,
+                within.as_secs_f32()
+            ))),
             Ok(Err(status)) => Err(self.failed(&status)),
             Ok(Ok(response)) => Ok(response.into_inner()),
         }
@@ -196,14 +214,17 @@ impl Connection {
                 hint: "use the operator's folder (`--pki DIR`, the one with controller.pem)".into(),
             },
             Code::Unimplemented => CallError::Unknown(said()),
-            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => classify(&self.target, status),
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => {
+                classify(&self.target, status)
+            }
             _ => CallError::Failed(said()),
         }
     }
 
     /// Asks who it is.
     pub async fn describe(&self, within: Duration) -> Result<Description, CallError> {
-        let reply = self.call(within, self.client.clone().describe(v1::DescribeRequest { schemas: false })).await?;
+        let reply =
+            self.call(within, self.client.clone().describe(v1::DescribeRequest { schemas: false })).await?;
         let known = reply.requirements.into_iter().map(|k| (sentence(&k.scope), sentence(&k.name))).collect();
         // Names of VMs stay as they are: a VM is found by its name.
         let taken = |t: v1::Taken| Taken {
@@ -233,11 +254,19 @@ impl Connection {
     ///
     /// # Errors
     /// Where it is away, or what it says is no JSON.
-    pub async fn schemas(&self, within: Duration) -> Result<BTreeMap<(String, String), serde_json::Value>, CallError> {
-        let reply = self.call(within, self.client.clone().describe(v1::DescribeRequest { schemas: true })).await?;
+    pub async fn schemas(
+        &self,
+        within: Duration,
+    ) -> Result<BTreeMap<(String, String), serde_json::Value>, CallError> {
+        let reply =
+            self.call(within, self.client.clone().describe(v1::DescribeRequest { schemas: true })).await?;
         let read = |known: v1::Known| {
-            let schema = serde_json::from_str(&known.schema_json)
-                .map_err(|e| CallError::Failed(format!("{}: its schema of `{}` cannot be read: {e}", self.target.node, known.name)))?;
+            let schema = serde_json::from_str(&known.schema_json).map_err(|e| {
+                CallError::Failed(format!(
+                    "{}: its schema of `{}` cannot be read: {e}",
+                    self.target.node, known.name
+                ))
+            })?;
             Ok(((known.scope, known.name), schema))
         };
         reply.requirements.into_iter().map(read).collect()
@@ -266,12 +295,18 @@ impl Connection {
         within: Duration,
     ) -> Result<(String, Facts), CallError> {
         let wishes = wishes.iter().map(wish);
-        let request =
-            v1::ObserveRequest { subject: subject(vm), facts: facts.iter().map(|f| f.to_string()).collect(), wishes: wishes.collect() };
+        let request = v1::ObserveRequest {
+            subject: subject(vm),
+            facts: facts.iter().map(|f| f.to_string()).collect(),
+            wishes: wishes.collect(),
+        };
         let reply = self.call(within, self.client.clone().observe(request)).await?;
         let facts: Facts = serde_json::from_str(&reply.facts_json)
             .map_err(|e| CallError::Failed(format!("{}: its facts cannot be read: {e}", self.target.node)))?;
-        Ok((sentence(&reply.boot_id), facts.into_iter().map(|(name, fact)| (sentence(&name), taken(fact))).collect()))
+        Ok((
+            sentence(&reply.boot_id),
+            facts.into_iter().map(|(name, fact)| (sentence(&name), taken(fact))).collect(),
+        ))
     }
 
     /// Makes one requirement so; `said` hears what the agent does.
@@ -314,7 +349,9 @@ impl Connection {
         within: Duration,
         said: &mut (dyn FnMut(String) + Send),
     ) -> Result<Outcome, CallError> {
-        let what = restart.map_or(v1::activate_request::What::Reboot(true), |name| v1::activate_request::What::Restart(name.into()));
+        let what = restart.map_or(v1::activate_request::What::Reboot(true), |name| {
+            v1::activate_request::What::Restart(name.into())
+        });
         let request = v1::ActivateRequest {
             planned_boot_id: planned_boot_id.into(),
             what: Some(what),
@@ -322,14 +359,25 @@ impl Connection {
             preconditions: call.preconditions(),
         };
         let work = async {
-            let stream = self.client.clone().activate(request).await.map_err(|s| self.failed(&s))?.into_inner();
+            let stream =
+                self.client.clone().activate(request).await.map_err(|s| self.failed(&s))?.into_inner();
             self.outcome(stream, &mut call.heard, said).await
         };
         self.within(within, work).await
     }
 
-    async fn within(&self, within: Duration, work: impl Future<Output = Result<Outcome, CallError>>) -> Result<Outcome, CallError> {
-        let late = |_| CallError::Unreachable(format!("{} did not finish within {} s", self.target.node, within.as_secs()));
+    async fn within(
+        &self,
+        within: Duration,
+        work: impl Future<Output = Result<Outcome, CallError>>,
+    ) -> Result<Outcome, CallError> {
+        let late = |_| {
+            CallError::Unreachable(format!(
+                "{} did not finish within {} s",
+                self.target.node,
+                within.as_secs()
+            ))
+        };
         tokio::time::timeout(within, work).await.map_err(late)?
     }
 
@@ -349,13 +397,19 @@ impl Connection {
                         serde_json::from_value(outcome)
                     });
                     return outcome.map_err(|e| {
-                        CallError::Unknown(format!("{}: its answer cannot be read ({e}): upgrade the controller", self.target.node))
+                        CallError::Unknown(format!(
+                            "{}: its answer cannot be read ({e}): upgrade the controller",
+                            self.target.node
+                        ))
                     });
                 }
                 None => {}
             }
         }
-        Err(CallError::Unreachable(format!("{}: the connection ended before the outcome was known", self.target.node)))
+        Err(CallError::Unreachable(format!(
+            "{}: the connection ended before the outcome was known",
+            self.target.node
+        )))
     }
 
     /// Sends a file, going on where an earlier attempt ended. `progress` hears how many bytes are there.
@@ -407,7 +461,10 @@ impl Connection {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "streams the operator's own file; the caller names it in the error")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "streams the operator's own file; the caller names it in the error"
+)]
 fn read_parts(
     path: &Path,
     header: v1::ArtifactPart,
@@ -428,7 +485,10 @@ fn read_parts(
         }
         data.truncate(n);
         at += n as u64;
-        if tx.blocking_send(v1::ArtifactPart { part: Some(Part::Data(data.freeze())), ..Default::default() }).is_err() {
+        if tx
+            .blocking_send(v1::ArtifactPart { part: Some(Part::Data(data.freeze())), ..Default::default() })
+            .is_err()
+        {
             return Ok(());
         }
         let _ = seen.send(at);

@@ -46,8 +46,10 @@ impl Connector {
 
     fn with(folder: &Path, file: &str) -> Result<Self, pki::PkiError> {
         let identity = pki::load(folder, file)?;
-        let config = tls::client(identity)
-            .map_err(|e| pki::PkiError::Content { path: folder.join(file).with_extension("pem"), why: e.to_string() })?;
+        let config = tls::client(identity).map_err(|e| pki::PkiError::Content {
+            path: folder.join(file).with_extension("pem"),
+            why: e.to_string(),
+        })?;
         let config = Arc::new(config);
         let lives = Lives::default();
         let shown = lives.clone();
@@ -56,7 +58,9 @@ impl Connector {
             let of = (target.node.clone(), target.role);
             let name = rustls::pki_types::ServerName::try_from(pki::node_name(&target.node, target.role));
             Box::pin(async move {
-                let name = name.map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidInput, "no name for a certificate"))?;
+                let name = name.map_err(|_| {
+                    std::io::Error::new(std::io::ErrorKind::InvalidInput, "no name for a certificate")
+                })?;
                 let socket = tokio::net::TcpStream::connect(&address).await?;
                 socket.set_nodelay(true)?;
                 let stream = tokio_rustls::TlsConnector::from(config).connect(name, socket).await?;

@@ -41,13 +41,17 @@ pub(crate) fn classify(target: &Target, error: &(dyn std::error::Error + 'static
         text = cause.to_string();
         words.push(text.clone());
         // An I/O error hides the TLS error it carries from `source`.
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()).map(|e| e as &(dyn std::error::Error + 'static));
+        let inner = cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(|io| io.get_ref())
+            .map(|e| e as &(dyn std::error::Error + 'static));
         next = inner.or_else(|| cause.source());
     }
     let all = words.join(": ");
     let Target { node, role, address } = target;
     let refused = |why: String, hint: &str| CallError::Refused { why, hint: hint.into() };
-    let renew = format!("`vsgpu cert renew {node} --role {role}` makes a new one and says how it gets to the node");
+    let renew =
+        format!("`vsgpu cert renew {node} --role {role}` makes a new one and says how it gets to the node");
     if all.contains("NotValidForName") || all.contains("not valid for name") {
         refused(
             format!("the agent at {address} shows a certificate of another node, not of {role} `{node}`"),
@@ -71,9 +75,19 @@ pub(crate) fn classify(target: &Target, error: &(dyn std::error::Error + 'static
         refused(format!("the certificate of {node} at {address} is not valid: {text}"), &renew)
     } else {
         // What rustls and h2 say of a peer that vanished helps nobody.
-        let vanished = ["close_notify", "connection reset", "Connection reset", "broken pipe", "Broken pipe", "stream closed"]
-            .iter()
-            .any(|w| all.contains(w));
-        CallError::Unreachable(format!("{node} at {address}: {}", if vanished { "the connection was cut" } else { &text }))
+        let vanished = [
+            "close_notify",
+            "connection reset",
+            "Connection reset",
+            "broken pipe",
+            "Broken pipe",
+            "stream closed",
+        ]
+        .iter()
+        .any(|w| all.contains(w));
+        CallError::Unreachable(format!(
+            "{node} at {address}: {}",
+            if vanished { "the connection was cut" } else { &text }
+        ))
     }
 }

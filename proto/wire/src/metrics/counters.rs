@@ -28,16 +28,28 @@ impl Metrics {
     /// For an agent of this role.
     pub(crate) fn new(role: &str) -> Self {
         let registry = Registry::new();
-        let build = GaugeVec::new(Opts::new("vsgpu_build_info", "Version of the agent; the value is always 1"), &["version", "role"]);
-        let rpcs = IntCounterVec::new(Opts::new("vsgpu_rpcs_total", "RPCs answered, by method and result"), &["method", "result"]);
+        let build = GaugeVec::new(
+            Opts::new("vsgpu_build_info", "Version of the agent; the value is always 1"),
+            &["version", "role"],
+        );
+        let rpcs = IntCounterVec::new(
+            Opts::new("vsgpu_rpcs_total", "RPCs answered, by method and result"),
+            &["method", "result"],
+        );
         // Sums, not histograms: an agent has at most 200 series.
-        let seconds = CounterVec::new(Opts::new("vsgpu_rpc_seconds_total", "Time spent in RPCs, by method"), &["method"]);
-        let changes = Opts::new("vsgpu_changes_total", "Changes that were asked for, by requirement and result");
+        let seconds = CounterVec::new(
+            Opts::new("vsgpu_rpc_seconds_total", "Time spent in RPCs, by method"),
+            &["method"],
+        );
+        let changes =
+            Opts::new("vsgpu_changes_total", "Changes that were asked for, by requirement and result");
         let changes = IntCounterVec::new(changes, &["requirement", "result"]);
         let change_seconds = Opts::new("vsgpu_change_seconds_total", "Time spent in changes, by requirement");
         let change_seconds = CounterVec::new(change_seconds, &["requirement"]);
         // These names are constants: they either always register or never.
-        let (Ok(build), Ok(rpcs), Ok(seconds), Ok(changes), Ok(change_seconds)) = (build, rpcs, seconds, changes, change_seconds) else {
+        let (Ok(build), Ok(rpcs), Ok(seconds), Ok(changes), Ok(change_seconds)) =
+            (build, rpcs, seconds, changes, change_seconds)
+        else {
             unreachable!("metric names are valid")
         };
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), role]).set(1.0);

@@ -42,17 +42,23 @@ impl ScrapeAuth {
     pub fn of(address: SocketAddr, auth: Option<&str>, pki: &Path, name: &str) -> Result<Self, String> {
         match auth {
             None if address.ip().is_loopback() => Ok(Self::Loopback),
-            None => {
-                Err(format!("metrics on {address} would be open to everybody: add `--metrics-auth mtls`, or `--metrics-auth token:FILE`"))
-            }
+            None => Err(format!(
+                "metrics on {address} would be open to everybody: add `--metrics-auth mtls`, or `--metrics-auth token:FILE`"
+            )),
             Some("mtls") => {
                 let identity = crate::pki::load(pki, name).map_err(|e| e.to_string())?;
-                let config = crate::tls::server(identity, crate::tls::Spoken::Metrics).map_err(|e| e.to_string())?;
+                let config =
+                    crate::tls::server(identity, crate::tls::Spoken::Metrics).map_err(|e| e.to_string())?;
                 Ok(Self::Tls(tokio_rustls::TlsAcceptor::from(Arc::new(config))))
             }
             Some(other) => {
-                let file = other.strip_prefix("token:").ok_or(format!("--metrics-auth `{other}` is neither `mtls` nor `token:FILE`"))?;
-                #[expect(clippy::disallowed_methods, reason = "the agent's own secret, read once before it serves")]
+                let file = other
+                    .strip_prefix("token:")
+                    .ok_or(format!("--metrics-auth `{other}` is neither `mtls` nor `token:FILE`"))?;
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "the agent's own secret, read once before it serves"
+                )]
                 let token = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
                 match token.trim() {
                     token if token.len() >= 16 => Ok(Self::Token(token.as_bytes().to_vec())),
@@ -65,8 +71,12 @@ impl ScrapeAuth {
     /// Compared in constant time: how much of a wrong token was right must not be seen.
     fn lets_in(&self, headers: &hyper::HeaderMap) -> bool {
         let Self::Token(token) = self else { return true };
-        let given = headers.get("authorization").and_then(|v| v.as_bytes().strip_prefix(b"Bearer ")).unwrap_or_default();
-        given.len() == token.len() && given.iter().zip(token).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+        let given = headers
+            .get("authorization")
+            .and_then(|v| v.as_bytes().strip_prefix(b"Bearer "))
+            .unwrap_or_default();
+        given.len() == token.len()
+            && given.iter().zip(token).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
     }
 }
 
@@ -119,7 +129,10 @@ async fn answer(pages: &Arc<dyn Pages>, auth: &ScrapeAuth, stream: impl AsyncRea
             _ => (404, "see /metrics, /livez, /readyz\n".into()),
         };
         let body = Full::new(bytes::Bytes::from(page));
-        let response = hyper::Response::builder().status(status).header("content-type", "text/plain; version=0.0.4").body(body);
+        let response = hyper::Response::builder()
+            .status(status)
+            .header("content-type", "text/plain; version=0.0.4")
+            .body(body);
         async move { Ok::<_, Infallible>(response.unwrap_or_default()) }
     });
     let mut connection = hyper::server::conn::http1::Builder::new();

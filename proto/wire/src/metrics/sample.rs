@@ -4,8 +4,10 @@ use prometheus::core::Collector as _;
 use prometheus::{Encoder as _, Gauge, GaugeVec, Opts, TextEncoder};
 
 /// Name and help of the end of whose certificate is used: of an agent, or of who asks them.
-pub const CERTIFICATE_END: (&str, &str) =
-    ("certificate_expiry_timestamp_seconds", "When its own certificate ends; `vsgpu cert renew` makes another one");
+pub const CERTIFICATE_END: (&str, &str) = (
+    "certificate_expiry_timestamp_seconds",
+    "When its own certificate ends; `vsgpu cert renew` makes another one",
+);
 
 /// One value of one agent's own metrics.
 pub struct Sample {
@@ -23,12 +25,22 @@ pub struct Sample {
 
 impl Sample {
     /// A value that may be left out where there are too many.
-    pub fn new(name: &'static str, help: &'static str, labels: Vec<(&'static str, String)>, value: f64) -> Self {
+    pub fn new(
+        name: &'static str,
+        help: &'static str,
+        labels: Vec<(&'static str, String)>,
+        value: f64,
+    ) -> Self {
         Self { name, help, labels, value, alerts: false }
     }
 
     /// A value that an alert needs.
-    pub fn for_alert(name: &'static str, help: &'static str, labels: Vec<(&'static str, String)>, value: f64) -> Self {
+    pub fn for_alert(
+        name: &'static str,
+        help: &'static str,
+        labels: Vec<(&'static str, String)>,
+        value: f64,
+    ) -> Self {
         Self { alerts: true, ..Self::new(name, help, labels, value) }
     }
 }
@@ -43,9 +55,14 @@ pub(crate) fn encoded(mut families: Vec<prometheus::proto::MetricFamily>, sample
     for sample in samples {
         let names: Vec<&str> = sample.labels.iter().map(|(name, _)| *name).collect();
         // What a machine says of itself, on pages that people and dashboards show.
-        let values: Vec<String> = sample.labels.iter().map(|(_, value)| vsgpu_core::text::piece(value, 200)).collect();
+        let values: Vec<String> =
+            sample.labels.iter().map(|(_, value)| vsgpu_core::text::piece(value, 200)).collect();
         // DCGM's names are whole.
-        let full = if sample.name.starts_with("DCGM_") { sample.name.into() } else { format!("vsgpu_{}", sample.name) };
+        let full = if sample.name.starts_with("DCGM_") {
+            sample.name.into()
+        } else {
+            format!("vsgpu_{}", sample.name)
+        };
         let at = gauges.iter().position(|g| g.desc()[0].fq_name == full).or_else(|| {
             gauges.push(GaugeVec::new(Opts::new(full, sample.help), &names).ok()?);
             Some(gauges.len() - 1)

@@ -22,9 +22,9 @@ pub(crate) fn activate(node: &Arc<Node>, request: v1::ActivateRequest) -> Result
         v1::activate_request::What::Reboot(_) => vec![(node.agent.reboot)()],
         v1::activate_request::What::Restart(name) => {
             let known = node.catalogue.restarts().into_iter().find(|known| known.name == name);
-            known
-                .map(|restart| (restart.effects)())
-                .ok_or_else(|| Refusal::unknown_operation(format!("the agent knows no restart `{name}`: upgrade the agent")))?
+            known.map(|restart| (restart.effects)()).ok_or_else(|| {
+                Refusal::unknown_operation(format!("the agent knows no restart `{name}`: upgrade the agent"))
+            })?
         }
     };
     let preconditions = node.preconditions(&Subject::node(), &request.preconditions)?;
@@ -32,7 +32,9 @@ pub(crate) fn activate(node: &Arc<Node>, request: v1::ActivateRequest) -> Result
     let named = if reboot { "reboot".to_string() } else { "restart".into() };
     operate(node, "Activate", Subject::node(), request.call, named, move |node, say| {
         match node.system.boot_id() {
-            Ok(now) if reboot && now != request.planned_boot_id => return Outcome::AlreadyMet { is: "rebooted since".into() },
+            Ok(now) if reboot && now != request.planned_boot_id => {
+                return Outcome::AlreadyMet { is: "rebooted since".into() };
+            }
             Err(why) => return Outcome::failed(why.to_string()),
             Ok(_) => {}
         }
@@ -55,7 +57,12 @@ pub(crate) fn activate(node: &Arc<Node>, request: v1::ActivateRequest) -> Result
     })
 }
 
-fn activate_all(node: &Node, effects: &[vsgpu_core::Effect], reboot: bool, say: &mut dyn FnMut(String)) -> Outcome {
+fn activate_all(
+    node: &Node,
+    effects: &[vsgpu_core::Effect],
+    reboot: bool,
+    say: &mut dyn FnMut(String),
+) -> Outcome {
     for (at, effect) in effects.iter().enumerate() {
         // A daemon needs a moment between its stop and its start (facts: esxi F3).
         if at > 0 {

@@ -56,7 +56,12 @@ impl<S: NamedService> NamedService for Guard<S> {
 
 impl<S> Service<http::Request<Body>> for Guard<S>
 where
-    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send + 'static>,
+    S: Service<
+            http::Request<Body>,
+            Response = http::Response<Body>,
+            Error = Infallible,
+            Future: Send + 'static,
+        >,
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
@@ -73,7 +78,9 @@ where
         }
         let refused = |status: Status| Box::pin(std::future::ready(Ok(status.into_http()))) as Self::Future;
         if !READ.contains(&request.uri().path()) {
-            return refused(Refusal::not_permitted("this certificate may read metrics and health only").into());
+            return refused(
+                Refusal::not_permitted("this certificate may read metrics and health only").into(),
+            );
         }
         let Ok(question) = self.questions.clone().try_acquire_owned() else {
             return refused(Refusal::exhausted("too many ask for metrics at once").into());

@@ -20,9 +20,14 @@ impl Blocking {
     ///
     /// # Errors
     /// Where the work panicked.
-    pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
         match self {
-            Self::Threads => tokio::task::spawn_blocking(work).await.map_err(|e| Refusal::internal(e.to_string())),
+            Self::Threads => {
+                tokio::task::spawn_blocking(work).await.map_err(|e| Refusal::internal(e.to_string()))
+            }
             Self::InPlace(times) => {
                 let (before, after) = times();
                 tokio::time::sleep(before).await;

@@ -30,11 +30,19 @@ enum Verb {
 
 /// The command line of an agent, for help texts and man pages.
 pub fn command(agent: &Agent) -> clap::Command {
-    let command = <Cli as clap::CommandFactory>::command().name(agent.program).about(format!("The vsgpu agent of a {}", agent.role));
+    let command = <Cli as clap::CommandFactory>::command()
+        .name(agent.program)
+        .about(format!("The vsgpu agent of a {}", agent.role));
     // Only hosts are reached over ssh.
     let of_hosts = ["ssh", "ssh_identity", "ssh_known_hosts", "state"];
-    let hide = |verb: clap::Command| verb.mut_args(|arg| if of_hosts.contains(&arg.get_id().as_str()) { arg.hide(true) } else { arg });
-    if agent.role == "host" { command } else { command.mut_subcommand("serve", hide).mut_subcommand("facts", hide) }
+    let hide = |verb: clap::Command| {
+        verb.mut_args(|arg| if of_hosts.contains(&arg.get_id().as_str()) { arg.hide(true) } else { arg })
+    };
+    if agent.role == "host" {
+        command
+    } else {
+        command.mut_subcommand("serve", hide).mut_subcommand("facts", hide)
+    }
 }
 
 /// The command line with the options of its `--config` file in front of the others.
@@ -49,7 +57,10 @@ fn with_config(args: Vec<OsString>) -> Result<Vec<OsString>, String> {
         None => args.get(at + 1).cloned().unwrap_or_default(),
     };
     let shown = Path::new(&file).display();
-    #[expect(clippy::disallowed_methods, reason = "the agent's own options, read before there is a machine to look at")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the agent's own options, read before there is a machine to look at"
+    )]
     let text = std::fs::read_to_string(&file).map_err(|e| format!("{shown}: {e}"))?;
     let mut all = args[..=verb].to_vec();
     for (n, line) in text.lines().enumerate() {
@@ -58,10 +69,19 @@ fn with_config(args: Vec<OsString>) -> Result<Vec<OsString>, String> {
             continue;
         }
         match line.split_once('=').map(|(name, value)| (name.trim(), value.trim())) {
-            Some((name, value)) if name != "config" && name.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !name.is_empty() => {
+            Some((name, value))
+                if name != "config"
+                    && name.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+                    && !name.is_empty() =>
+            {
                 all.push(format!("--{name}={value}").into());
             }
-            _ => return Err(format!("{shown}:{}: `{line}` is not `name = value`, as `listen = 0.0.0.0:7443`", n + 1)),
+            _ => {
+                return Err(format!(
+                    "{shown}:{}: `{line}` is not `name = value`, as `listen = 0.0.0.0:7443`",
+                    n + 1
+                ));
+            }
         }
     }
     all.extend_from_slice(&args[verb + 1..]);
@@ -77,7 +97,10 @@ pub fn main(agent: Agent) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let cli = match command(&agent).try_get_matches_from(args).and_then(|m| <Cli as clap::FromArgMatches>::from_arg_matches(&m)) {
+    let cli = match command(&agent)
+        .try_get_matches_from(args)
+        .and_then(|m| <Cli as clap::FromArgMatches>::from_arg_matches(&m))
+    {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -86,8 +109,15 @@ pub fn main(agent: Agent) -> ExitCode {
     };
     let result = match cli.verb {
         Verb::Serve(options) => {
-            tracing_subscriber::fmt().with_writer(|| Log(std::io::stderr())).with_ansi(false).with_target(false).init();
-            options.machine.system(&agent, Some(&options.state)).and_then(|system| listener::serve(agent, system, &options))
+            tracing_subscriber::fmt()
+                .with_writer(|| Log(std::io::stderr()))
+                .with_ansi(false)
+                .with_target(false)
+                .init();
+            options
+                .machine
+                .system(&agent, Some(&options.state))
+                .and_then(|system| listener::serve(agent, system, &options))
         }
         Verb::Facts(args) => facts(agent, &args),
     };

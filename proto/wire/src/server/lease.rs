@@ -60,7 +60,14 @@ impl Lease {
     ///
     /// # Errors
     /// Overtaken where a newer claim exists, held where another has it now.
-    pub(crate) fn claim(&self, system: &dyn System, holder: &str, seen: u64, secs: u32, busy: Option<&str>) -> Result<u64, Refusal> {
+    pub(crate) fn claim(
+        &self,
+        system: &dyn System,
+        holder: &str,
+        seen: u64,
+        secs: u32,
+        busy: Option<&str>,
+    ) -> Result<u64, Refusal> {
         if holder.is_empty() || holder.len() > 400 || sentence(holder) != holder {
             return Err(Refusal::invalid("claim: the holder is no name"));
         }
@@ -90,14 +97,24 @@ impl Lease {
         if !ours && !state.kept.holder.is_empty() && (live || busy.is_some()) {
             let until = match busy {
                 Some(busy) => format!("it is still at work here: {busy}"),
-                None => format!("its lease ends in {} s, or when it has finished", (state.until - now).as_secs() + 1),
+                None => format!(
+                    "its lease ends in {} s, or when it has finished",
+                    (state.until - now).as_secs() + 1
+                ),
             };
             return Err(Refusal::held(format!("the node is in the hands of {}; {until}", state.kept.holder)));
         }
-        let kept = Kept { version: 1, epoch: state.kept.epoch.max(seen) + 1, holder: holder.into(), lease_secs: secs };
+        let kept = Kept {
+            version: 1,
+            epoch: state.kept.epoch.max(seen) + 1,
+            holder: holder.into(),
+            lease_secs: secs,
+        };
         let text = serde_json::to_vec(&kept).map_err(|e| Refusal::internal(e.to_string()))?;
         // Durable before it is given out: an agent that restarts must not give the same epoch twice.
-        system.write(&self.file, &text, 0o600).map_err(|e| Refusal::internal(format!("the claim cannot be kept: {e}")))?;
+        system
+            .write(&self.file, &text, 0o600)
+            .map_err(|e| Refusal::internal(format!("the claim cannot be kept: {e}")))?;
         *state = State { kept, until: now + lease };
         Ok(state.kept.epoch)
     }
@@ -115,13 +132,17 @@ impl Lease {
     /// Unclaimed without a claim, overtaken where a newer one exists.
     pub(crate) fn check(&self, system: &dyn System, fence: Option<&crate::v1::Fence>) -> Result<(), Refusal> {
         let mut state = self.state();
-        let fence = fence.ok_or_else(|| Refusal::unclaimed("nobody has claimed the node: the controller is too old for this agent"))?;
+        let fence = fence.ok_or_else(|| {
+            Refusal::unclaimed("nobody has claimed the node: the controller is too old for this agent")
+        })?;
         failpoint!(NoFence, return Ok(()));
         if fence.epoch < state.kept.epoch {
             return Err(overtaken(&state.kept, fence.epoch));
         }
         if fence.epoch != state.kept.epoch || fence.holder != state.kept.holder || fence.epoch == 0 {
-            return Err(Refusal::lease_lost("the node does not know this claim (it has restarted); claim it again"));
+            return Err(Refusal::lease_lost(
+                "the node does not know this claim (it has restarted); claim it again",
+            ));
         }
         let lease = Duration::from_secs(state.kept.lease_secs.into());
         state.until = state.until.max(system.elapsed() + lease);
@@ -130,5 +151,8 @@ impl Lease {
 }
 
 fn overtaken(kept: &Kept, epoch: u64) -> Refusal {
-    Refusal::overtaken(format!("the node was taken over by {} (claim {}, ours was {epoch})", kept.holder, kept.epoch))
+    Refusal::overtaken(format!(
+        "the node was taken over by {} (claim {}, ours was {epoch})",
+        kept.holder, kept.epoch
+    ))
 }

@@ -34,7 +34,8 @@ impl Ledger {
     /// As it was before the agent restarted.
     pub(crate) fn load(system: &dyn System, folder: &str) -> Self {
         let file = format!("{folder}/taken.json");
-        let kept: Option<Kept> = system.read(&file, 4 << 20).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let kept: Option<Kept> =
+            system.read(&file, 4 << 20).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let taken = kept.filter(|kept| kept.version == VERSION).map(|kept| kept.taken).unwrap_or_default();
         Self { taken: Mutex::new(taken), file }
     }
@@ -55,7 +56,8 @@ impl Ledger {
         if *taken == next {
             return Ok(());
         }
-        let text = serde_json::to_vec(&Kept { version: VERSION, taken: next.clone() }).map_err(|e| e.to_string())?;
+        let text =
+            serde_json::to_vec(&Kept { version: VERSION, taken: next.clone() }).map_err(|e| e.to_string())?;
         system.write(&self.file, &text, 0o600).map_err(|e| e.to_string())?;
         *taken = next;
         Ok(())
@@ -125,7 +127,15 @@ mod tests {
     const NOW: u64 = 1_000_000;
 
     fn of(vm: &str, ago: u64, seen: bool) -> Vec<Taken> {
-        vec![Taken { what: "power".into(), vm: vm.into(), run: "r".into(), holder: "h".into(), since: NOW - ago, seen, gone: 0 }]
+        vec![Taken {
+            what: "power".into(),
+            vm: vm.into(),
+            run: "r".into(),
+            holder: "h".into(),
+            since: NOW - ago,
+            seen,
+            gone: 0,
+        }]
     }
 
     #[test]
@@ -160,7 +170,10 @@ mod tests {
             taken.len()
         };
         assert_eq!((after(of("web", 40, false), true), after(of("web", 40, false), false)), (1, 0));
-        assert_eq!((after(of("web", 40, true), true), after(of("web", MAY_BE_LATE + 1, false), true)), (0, 0));
+        assert_eq!(
+            (after(of("web", 40, true), true), after(of("web", MAY_BE_LATE + 1, false), true)),
+            (0, 0)
+        );
         assert_eq!(after(of("other", 40, true), false), 1);
     }
 }

@@ -28,7 +28,12 @@ pub(crate) struct Work {
 impl Default for Work {
     fn default() -> Self {
         let places = |n| Arc::new(Semaphore::new(n));
-        Self { looks: places(LOOKS), waiting: Arc::default(), changes: places(CHANGES), transfers: places(TRANSFERS) }
+        Self {
+            looks: places(LOOKS),
+            waiting: Arc::default(),
+            changes: places(CHANGES),
+            transfers: places(TRANSFERS),
+        }
     }
 }
 

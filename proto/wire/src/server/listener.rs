@@ -39,9 +39,14 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// A sentence: certificates, addresses.
-pub(crate) fn serve(agent: Agent, system: Arc<dyn System>, options: &crate::server::options::Serve) -> Result<(), String> {
+pub(crate) fn serve(
+    agent: Agent,
+    system: Arc<dyn System>,
+    options: &crate::server::options::Serve,
+) -> Result<(), String> {
     let identity = pki::load(&options.pki, "node").map_err(|e| e.to_string())?;
-    let (name, role) = pki::own_name(&identity).ok_or("the certificate names no vsgpu node; issue one with `vsgpu cert issue`")?;
+    let (name, role) = pki::own_name(&identity)
+        .ok_or("the certificate names no vsgpu node; issue one with `vsgpu cert issue`")?;
     if role != agent.role {
         return Err(format!("the certificate is for a {role} (`{name}`), this is the {} agent", agent.role));
     }
@@ -54,7 +59,12 @@ pub(crate) fn serve(agent: Agent, system: Arc<dyn System>, options: &crate::serv
         );
     }
     let config = Arc::new(tls::server(identity, tls::Spoken::Rpc).map_err(|e| e.to_string())?);
-    let allowed = crate::metrics::listener::ScrapeAuth::of(options.metrics, options.metrics_auth.as_deref(), &options.pki, "node")?;
+    let allowed = crate::metrics::listener::ScrapeAuth::of(
+        options.metrics,
+        options.metrics_auth.as_deref(),
+        &options.pki,
+        "node",
+    )?;
     // Notes of commands that have ended since are dropped now, before their process numbers are used again.
     let _ = system.orphan();
     let observe_every = Duration::from_secs(options.observe_every.into());
@@ -87,7 +97,8 @@ fn systemd() {
     let mut micros = 0;
     if sd_notify::watchdog_enabled(false, &mut micros) {
         tokio::spawn(async move {
-            let mut tick = tokio::time::interval(Duration::from_micros(micros / 3).max(Duration::from_millis(100)));
+            let mut tick =
+                tokio::time::interval(Duration::from_micros(micros / 3).max(Duration::from_millis(100)));
             loop {
                 tick.tick().await;
                 let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]);
@@ -104,7 +115,9 @@ async fn answer<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<AgentServer<Service>>().await;
     let questions = questions();
-    let service = AgentServer::new(Service(node)).max_decoding_message_size(MAX_REQUEST).max_encoding_message_size(MAX_MESSAGE);
+    let service = AgentServer::new(Service(node))
+        .max_decoding_message_size(MAX_REQUEST)
+        .max_encoding_message_size(MAX_MESSAGE);
     tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -136,7 +149,11 @@ pub async fn simulated<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     tokio::spawn(async move {
         while let Some(stream) = connections.recv().await {
             let Ok(place) = places.clone().acquire_owned().await else { return };
-            if tx.send(Ok(Peer { stream, rights: Authorization { may_change: true }, until: None, place })).await.is_err() {
+            if tx
+                .send(Ok(Peer { stream, rights: Authorization { may_change: true }, until: None, place }))
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -144,7 +161,10 @@ pub async fn simulated<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     answer(node, rx).await
 }
 
-#[expect(clippy::disallowed_methods, reason = "tells whoever started the agent that it listens; not a file of the machine")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tells whoever started the agent that it listens; not a file of the machine"
+)]
 fn write_ready(file: &Path, listen: SocketAddr) -> Result<(), String> {
     std::fs::write(file, listen.to_string()).map_err(|e| format!("{}: {e}", file.display()))
 }
@@ -183,10 +203,17 @@ fn handshakes(
                     false => (readers, Duration::ZERO, Some(tokio::time::Instant::now() + READING)),
                 };
                 match tokio::time::timeout(wait, places.acquire_owned()).await {
-                    Ok(Ok(place)) => drop(tx.send(Ok(Peer { stream, rights: Authorization { may_change }, until, place })).await),
+                    Ok(Ok(place)) => drop(
+                        tx.send(Ok(Peer { stream, rights: Authorization { may_change }, until, place }))
+                            .await,
+                    ),
                     _ => lobby.turned_away(
                         peer,
-                        if may_change { "all places of operators are taken" } else { "all places of readers are taken" },
+                        if may_change {
+                            "all places of operators are taken"
+                        } else {
+                            "all places of readers are taken"
+                        },
                     ),
                 }
             });
@@ -213,7 +240,11 @@ impl<T> tonic::transport::server::Connected for Peer<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Peer<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut tokio::io::ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         // The keepalive's own pings see to it that this is asked.
         if self.until.is_some_and(|until| tokio::time::Instant::now() >= until) {
             return Poll::Ready(Ok(()));
@@ -223,7 +254,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Peer<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Peer<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {

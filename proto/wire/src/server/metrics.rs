@@ -27,7 +27,9 @@ impl Pages for OfAgent {
         let at = self.0.snapshot.lock().ok().and_then(|s| s.at);
         match at.map(|at| self.0.system.now().saturating_sub(at)) {
             None => Err("the first look at the machine has not ended".into()),
-            Some(age) if age > 3 * self.0.observe_every.as_secs().max(1) => Err(format!("the last look is {age} s old")),
+            Some(age) if age > 3 * self.0.observe_every.as_secs().max(1) => {
+                Err(format!("the last look is {age} s old"))
+            }
             Some(age) => Ok(format!("looked {age} s ago")),
         }
     }
@@ -55,14 +57,19 @@ fn look(node: &Node) {
     let looking = node.looking();
     let facts = observe::observe(node.system.as_ref(), &on, &node.catalogue.facts(node.scope(&on)));
     node.looked(&facts, looking);
-    let wished: Vec<String> =
-        node.wishes.lock().map(|w| w.keys().filter_map(|k| k.rsplit_once('/')).map(|(vm, _)| vm.into()).collect()).unwrap_or_default();
+    let wished: Vec<String> = node
+        .wishes
+        .lock()
+        .map(|w| w.keys().filter_map(|k| k.rsplit_once('/')).map(|(vm, _)| vm.into()).collect())
+        .unwrap_or_default();
     let mut vms: Vec<String> = wished.into_iter().filter(|vm| !vm.is_empty()).collect();
     vms.dedup();
     // Of a VM only what its wishes need: the facts of every VM together read every VM.
     let wishes = node.wishes.lock().map(|w| w.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
     let of_vms = vms.into_iter().map(|vm| {
-        let named = |e: &&vsgpu_core::Entry| wishes.iter().any(|key| key.rsplit_once('/') == Some((vm.as_str(), e.name)));
+        let named = |e: &&vsgpu_core::Entry| {
+            wishes.iter().any(|key| key.rsplit_once('/') == Some((vm.as_str(), e.name)))
+        };
         let facts: Vec<_> = node.catalogue.of(Scope::Vm).filter(named).map(|e| e.fact).collect();
         let facts = observe::observe(node.system.as_ref(), &Subject::vm(&vm), &facts);
         (vm, facts)
@@ -113,10 +120,20 @@ fn samples(node: &Node, dcgm_names: bool) -> Vec<Sample> {
         vec![],
         node.system.now().saturating_sub(at) as f64,
     ));
-    all.push(sample("observation_duration_seconds", "How long that look took", vec![], snapshot.took.as_secs_f64()));
+    all.push(sample(
+        "observation_duration_seconds",
+        "How long that look took",
+        vec![],
+        snapshot.took.as_secs_f64(),
+    ));
     // Three looks missed: a tool hangs, or something is being changed for long.
     let stale = node.system.now().saturating_sub(at) > 3 * node.observe_every.as_secs().max(1);
-    all.push(alert("observation_stale", "1: the last three looks did not end; what is shown is old", vec![], f64::from(stale)));
+    all.push(alert(
+        "observation_stale",
+        "1: the last three looks did not end; what is shown is old",
+        vec![],
+        f64::from(stale),
+    ));
     if let Some(end) = node.certificate_end {
         let (name, help) = CERTIFICATE_END;
         all.push(alert(name, help, vec![], end as f64));
@@ -141,10 +158,17 @@ fn samples(node: &Node, dcgm_names: bool) -> Vec<Sample> {
     for (key, spec) in wishes.iter() {
         let Some((vm, name)) = key.rsplit_once('/') else { continue };
         let on = Subject::named((!vm.is_empty()).then(|| vm.to_string()));
-        let facts = if vm.is_empty() { Some(&snapshot.facts) } else { snapshot.of_vms.iter().find(|(n, _)| n == vm).map(|(_, f)| f) };
+        let facts = if vm.is_empty() {
+            Some(&snapshot.facts)
+        } else {
+            snapshot.of_vms.iter().find(|(n, _)| n == vm).map(|(_, f)| f)
+        };
         let Some(entry) = node.catalogue.find(node.scope(&on), name) else { continue };
         // What cannot be read is neither met nor not met: `fact_readable` says so.
-        let Some(fact) = facts.and_then(|f: &Facts| f.get(entry.fact.name)).filter(|fact| fact.is_ok()) else { continue };
+        let Some(fact) = facts.and_then(|f: &Facts| f.get(entry.fact.name)).filter(|fact| fact.is_ok())
+        else {
+            continue;
+        };
         let met = judge(entry, spec, Some(fact)).is_met();
         let labels = vec![("vm", vm.to_string()), ("requirement", name.to_string())];
         all.push(sample(
@@ -156,7 +180,12 @@ fn samples(node: &Node, dcgm_names: bool) -> Vec<Sample> {
     }
     drop(wishes);
     for (name, fact) in &snapshot.facts {
-        all.push(alert("fact_readable", "1: the fact could be read", vec![("fact", name.clone())], f64::from(fact.is_ok())));
+        all.push(alert(
+            "fact_readable",
+            "1: the fact could be read",
+            vec![("fact", name.clone())],
+            f64::from(fact.is_ok()),
+        ));
     }
     let report = (node.agent.smi_report)(&snapshot.facts);
     all.extend(report.iter().flat_map(gpus));
@@ -172,8 +201,16 @@ fn of_process(own: &OwnProcess) -> Vec<Sample> {
     let sample = |name, help, value| Sample::new(name, help, vec![], value);
     let files = own.open_files.map(|n| sample("agent_open_files", "Files that the agent has open", n as f64));
     [
-        sample("agent_resident_memory_bytes", "Memory of the agent that is not swapped out", own.resident_bytes as f64),
-        sample("agent_cpu_seconds", "CPU time of the agent since it was started", own.cpu_millis as f64 / 1000.0),
+        sample(
+            "agent_resident_memory_bytes",
+            "Memory of the agent that is not swapped out",
+            own.resident_bytes as f64,
+        ),
+        sample(
+            "agent_cpu_seconds",
+            "CPU time of the agent since it was started",
+            own.cpu_millis as f64 / 1000.0,
+        ),
         sample("agent_start_time_seconds", "When the agent was started", own.started_secs as f64),
     ]
     .into_iter()
@@ -197,17 +234,30 @@ fn dcgm(report: &SmiReport, host: &str) -> Vec<Sample> {
             ]
         };
         let mib = |n: Option<u64>| n.map(|n| n as f64);
-        let free = gpu.fb_total_mib.zip(gpu.fb_used_mib).map(|(total, used)| total.saturating_sub(used) as f64);
+        let free =
+            gpu.fb_total_mib.zip(gpu.fb_used_mib).map(|(total, used)| total.saturating_sub(used) as f64);
         let fields = [
             ("DCGM_FI_DEV_GPU_UTIL", "GPU utilization (in %).", gpu.gpu_util_percent.map(f64::from)),
             ("DCGM_FI_DEV_FB_USED", "Framebuffer memory used (in MiB).", mib(gpu.fb_used_mib)),
             ("DCGM_FI_DEV_FB_FREE", "Framebuffer memory free (in MiB).", free),
             ("DCGM_FI_DEV_GPU_TEMP", "GPU temperature (in C).", gpu.temperature_c.map(f64::from)),
             ("DCGM_FI_DEV_POWER_USAGE", "Power draw (in W).", gpu.power_watts),
-            ("DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", "Double-bit volatile ECC errors.", gpu.ecc_errors.map(|e| e.uncorrected as f64)),
-            ("DCGM_FI_DEV_ECC_SBE_VOL_TOTAL", "Single-bit volatile ECC errors.", gpu.ecc_errors.map(|e| e.corrected as f64)),
+            (
+                "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL",
+                "Double-bit volatile ECC errors.",
+                gpu.ecc_errors.map(|e| e.uncorrected as f64),
+            ),
+            (
+                "DCGM_FI_DEV_ECC_SBE_VOL_TOTAL",
+                "Single-bit volatile ECC errors.",
+                gpu.ecc_errors.map(|e| e.corrected as f64),
+            ),
         ];
-        all.extend(fields.into_iter().filter_map(|(name, help, value)| Some(Sample::new(name, help, labels(), value?))));
+        all.extend(
+            fields
+                .into_iter()
+                .filter_map(|(name, help, value)| Some(Sample::new(name, help, labels(), value?))),
+        );
     }
     all
 }
@@ -217,7 +267,8 @@ fn gpus(report: &SmiReport) -> Vec<Sample> {
     let mut all = vec![];
     for gpu in report.gpus.iter().take(16) {
         let id = || vec![("gpu", gpu.bus_id.clone())];
-        let mode = |on: Option<bool>| on.map(|on| if on { "on" } else { "off" }.to_string()).unwrap_or_default();
+        let mode =
+            |on: Option<bool>| on.map(|on| if on { "on" } else { "off" }.to_string()).unwrap_or_default();
         let labels = vec![
             ("gpu", gpu.bus_id.clone()),
             ("name", gpu.name.clone().unwrap_or_default()),
@@ -233,12 +284,19 @@ fn gpus(report: &SmiReport) -> Vec<Sample> {
         let values = [
             ("gpu_memory_total_bytes", "Frame buffer of the GPU", mib(gpu.fb_total_mib)),
             ("gpu_memory_used_bytes", "Frame buffer in use", mib(gpu.fb_used_mib)),
-            ("gpu_utilization_ratio", "Share of time in which the GPU worked", gpu.gpu_util_percent.map(|n| f64::from(n) / 100.0)),
+            (
+                "gpu_utilization_ratio",
+                "Share of time in which the GPU worked",
+                gpu.gpu_util_percent.map(|n| f64::from(n) / 100.0),
+            ),
             ("gpu_temperature_celsius", "Temperature of the GPU", gpu.temperature_c.map(f64::from)),
             ("gpu_power_watts", "Power drawn by the GPU", gpu.power_watts),
         ];
-        all.extend(values.into_iter().filter_map(|(name, help, value)| Some(Sample::new(name, help, id(), value?))));
-        let count = |make: fn(_, _, _, _) -> Sample, name, help, value: u64| make(name, help, id(), value as f64);
+        all.extend(
+            values.into_iter().filter_map(|(name, help, value)| Some(Sample::new(name, help, id(), value?))),
+        );
+        let count =
+            |make: fn(_, _, _, _) -> Sample, name, help, value: u64| make(name, help, id(), value as f64);
         let (sample, alert): (fn(_, _, _, _) -> _, fn(_, _, _, _) -> _) = (Sample::new, Sample::for_alert);
         if let Some(ecc) = gpu.ecc_errors {
             let help = "Memory errors since the driver was loaded that were not corrected";
@@ -249,14 +307,29 @@ fn gpus(report: &SmiReport) -> Vec<Sample> {
         if let Some(rows) = gpu.remapped_rows {
             let replaced = rows.correctable + rows.uncorrectable;
             all.push(count(sample, "gpu_remapped_rows", "Rows of memory that were replaced", replaced));
-            all.push(count(sample, "gpu_remap_pending", "1: a row waits for a reset of the GPU", rows.pending.into()));
+            all.push(count(
+                sample,
+                "gpu_remap_pending",
+                "1: a row waits for a reset of the GPU",
+                rows.pending.into(),
+            ));
             all.push(count(alert, "gpu_remap_failed", "1: no spare row was left", rows.failed.into()));
         }
         let throttled = !gpu.slowdowns.is_empty();
-        all.push(count(sample, "gpu_throttled", "1: heat, power or hardware holds the clocks down", throttled.into()));
+        all.push(count(
+            sample,
+            "gpu_throttled",
+            "1: heat, power or hardware holds the clocks down",
+            throttled.into(),
+        ));
         let pending = [(gpu.ecc_current, gpu.ecc_pending), (gpu.mig_current, gpu.mig_pending)];
         let pending = pending.iter().any(|(now, then)| now != then);
-        all.push(count(alert, "gpu_mode_pending", "1: a mode (ECC, MIG) waits for a reset or reboot", pending.into()));
+        all.push(count(
+            alert,
+            "gpu_mode_pending",
+            "1: a mode (ECC, MIG) waits for a reset or reboot",
+            pending.into(),
+        ));
         if let Some(status) = &gpu.license_status {
             let value = f64::from(vsgpu_core::readers::nvidia_smi::is_licensed(status));
             all.push(Sample::for_alert("license_licensed", "1: the vGPU is licensed", id(), value));

@@ -106,9 +106,15 @@ impl Node {
     }
 
     /// Notes that a run is about to take something.
-    pub(crate) fn take(&self, what: &str, on: &Subject, (run, holder): (String, String)) -> Result<(), Outcome> {
+    pub(crate) fn take(
+        &self,
+        what: &str,
+        on: &Subject,
+        (run, holder): (String, String),
+    ) -> Result<(), Outcome> {
         let vm = on.vm.clone().unwrap_or_default();
-        let taken = Taken { what: what.into(), vm, run, holder, since: self.system.now(), seen: false, gone: 0 };
+        let taken =
+            Taken { what: what.into(), vm, run, holder, since: self.system.now(), seen: false, gone: 0 };
         self.taken.note(self.system.as_ref(), taken).map_err(|why| {
             Outcome::failed(format!("the agent cannot write its record ({why}), so nothing was taken; make room where it keeps its state"))
         })
@@ -136,10 +142,16 @@ impl Node {
             return;
         }
         let of_subject = format!("{}/", on.vm.as_deref().unwrap_or_default());
-        let mut next: Wishes = known.iter().filter(|(key, _)| !is_of(key, &of_subject)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let mut next: Wishes = known
+            .iter()
+            .filter(|(key, _)| !is_of(key, &of_subject))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         for wish in wishes.into_iter().take(MAX_WISHES).filter(|wish| wish.spec_json.len() <= MAX_WISH) {
-            if let (Some(entry), Ok(spec)) = (self.catalogue.find(self.scope(on), &wish.requirement), serde_json::from_str(&wish.spec_json))
-            {
+            if let (Some(entry), Ok(spec)) = (
+                self.catalogue.find(self.scope(on), &wish.requirement),
+                serde_json::from_str(&wish.spec_json),
+            ) {
                 next.insert(format!("{of_subject}{}", entry.name), spec);
             }
         }
@@ -172,7 +184,11 @@ pub(crate) fn parsed<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> 
 
 impl Node {
     /// What must still be so, as the wire says it.
-    pub(crate) fn preconditions(&self, on: &Subject, wishes: &[v1::Wish]) -> Result<Vec<Precondition>, Refusal> {
+    pub(crate) fn preconditions(
+        &self,
+        on: &Subject,
+        wishes: &[v1::Wish],
+    ) -> Result<Vec<Precondition>, Refusal> {
         let preconditions = |wish: &v1::Wish| {
             let entry = self.find(on, &wish.requirement)?;
             let spec = (entry.read_spec)(&parsed("spec", &wish.spec_json)?)

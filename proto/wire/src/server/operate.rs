@@ -32,7 +32,8 @@ pub(crate) fn operate(
         return Err(Refusal::invalid("the operation has no name"));
     }
     let trace = TraceParent::parse(&call.traceparent).unwrap_or_default();
-    let span = tracing::info_span!("operation", name = call.operation, trace_id = trace.trace, span_id = trace.span);
+    let span =
+        tracing::info_span!("operation", name = call.operation, trace_id = trace.trace, span_id = trace.span);
     let (operation, new) = node.operations.begin(&call.operation, call.look_again, what, CHANGES_WAITING)?;
     if failpoint!(AskedTwiceRunsTwice, true, new) {
         let (node, ending) = (node.clone(), operation.clone());
@@ -42,8 +43,11 @@ pub(crate) fn operate(
                 move || span.in_scope(|| run(&node, rpc, &on, &operation, act))
             };
             let _place = node.work.change().await;
-            let outcome =
-                node.offload.run(work).await.unwrap_or_else(|bug| Outcome::failed(format!("the agent failed: {}", bug.message())));
+            let outcome = node
+                .offload
+                .run(work)
+                .await
+                .unwrap_or_else(|bug| Outcome::failed(format!("the agent failed: {}", bug.message())));
             ending.end(serde_json::to_string(&outcome).unwrap_or_default());
         });
     }
@@ -68,7 +72,11 @@ fn run(
     wait_for_orphans(node, &mut say);
     let outcome = act(node, &mut say);
     tracing::info!(vm = on.vm, ?outcome, "ended");
-    node.metrics.rpc(rpc, !matches!(outcome, Outcome::Failed { .. }), node.system.elapsed().saturating_sub(start));
+    node.metrics.rpc(
+        rpc,
+        !matches!(outcome, Outcome::Failed { .. }),
+        node.system.elapsed().saturating_sub(start),
+    );
     outcome
 }
 
@@ -76,7 +84,9 @@ fn run(
 fn wait_for_orphans(node: &Node, say: &mut dyn FnMut(String)) {
     let start = node.system.elapsed();
     let mut said = false;
-    while let Some(command) = node.system.orphan().filter(|_| node.system.elapsed() - start < Duration::from_secs(3660)) {
+    while let Some(command) =
+        node.system.orphan().filter(|_| node.system.elapsed() - start < Duration::from_secs(3660))
+    {
         if !std::mem::replace(&mut said, true) {
             say(format!("waiting for `{command}`, which an earlier agent started"));
         }

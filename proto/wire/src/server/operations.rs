@@ -66,7 +66,10 @@ impl Operation {
     }
 
     /// Events after `heard`, as they come, to the last one. Never more than a few wait for a slow listener.
-    pub(crate) fn listen(self: Arc<Self>, heard: u64) -> tokio::sync::mpsc::Receiver<Result<v1::Event, tonic::Status>> {
+    pub(crate) fn listen(
+        self: Arc<Self>,
+        heard: u64,
+    ) -> tokio::sync::mpsc::Receiver<Result<v1::Event, tonic::Status>> {
         let (tx, rx) = tokio::sync::mpsc::channel(16);
         let mut last = self.last.subscribe();
         tokio::spawn(async move {
@@ -76,7 +79,10 @@ impl Operation {
                 last.mark_unchanged();
                 let (news, ended) = {
                     let events = self.events();
-                    (events.kept.iter().filter(|e| e.number > heard).cloned().collect::<Vec<_>>(), events.ended)
+                    (
+                        events.kept.iter().filter(|e| e.number > heard).cloned().collect::<Vec<_>>(),
+                        events.ended,
+                    )
                 };
                 for event in news {
                     heard = event.number;
@@ -119,12 +125,20 @@ impl Operations {
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED` where so many are not done yet.
-    pub(crate) fn begin(&self, name: &str, look_again: bool, what: String, most: usize) -> Result<(Arc<Operation>, bool), Refusal> {
+    pub(crate) fn begin(
+        &self,
+        name: &str,
+        look_again: bool,
+        what: String,
+        most: usize,
+    ) -> Result<(Arc<Operation>, bool), Refusal> {
         let mut known = self.known();
         if let Some(found) = known.by_name.get(name).filter(|o| !look_again || !o.ended()) {
             return Ok((found.clone(), false));
         }
-        if known.by_name.len() >= most.min(REMEMBERED) && known.by_name.values().filter(|o| !o.ended()).count() >= most {
+        if known.by_name.len() >= most.min(REMEMBERED)
+            && known.by_name.values().filter(|o| !o.ended()).count() >= most
+        {
             return Err(Refusal::exhausted(format!("{most} changes of this node are not done yet")));
         }
         known.begun += 1;
@@ -133,7 +147,10 @@ impl Operations {
             known.order.push_back(name.into());
         }
         while known.order.len() > REMEMBERED {
-            let Some(at) = known.order.iter().position(|n| known.by_name.get(n).is_none_or(|o| o.ended())) else { break };
+            let Some(at) = known.order.iter().position(|n| known.by_name.get(n).is_none_or(|o| o.ended()))
+            else {
+                break;
+            };
             if let Some(old) = known.order.remove(at) {
                 known.by_name.remove(&old);
             }

@@ -93,10 +93,17 @@ pub(crate) enum Format {
 impl Machine {
     /// Here, or over ssh. `state`: where an agent that serves keeps its memory of a machine over ssh; a visit keeps none.
     pub(crate) fn system(&self, agent: &Agent, state: Option<&Path>) -> Result<Arc<dyn System>, String> {
-        let absolute = |path: &PathBuf| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
+        let absolute =
+            |path: &PathBuf| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
         if let Some(target) = self.target(agent)? {
             let door = match state {
-                Some(state) => OverSsh::serve(&target, self.tools.as_deref(), &self.root, agent.state, &absolute(&state.into())?)?,
+                Some(state) => OverSsh::serve(
+                    &target,
+                    self.tools.as_deref(),
+                    &self.root,
+                    agent.state,
+                    &absolute(&state.into())?,
+                )?,
                 None => OverSsh::temporary(&target, self.tools.as_deref(), &self.root)?,
             };
             return Ok(door.with_boot((agent.boot)()));
@@ -104,7 +111,8 @@ impl Machine {
         if let Some(tools) = self.tools.as_ref().filter(|t| !t.is_dir()) {
             return Err(format!("--tools {}: no such folder", tools.display()));
         }
-        Ok(Posix::new(self.tools.as_ref().map(absolute).transpose()?, absolute(&self.root)?).with_boot((agent.boot)()))
+        Ok(Posix::new(self.tools.as_ref().map(absolute).transpose()?, absolute(&self.root)?)
+            .with_boot((agent.boot)()))
     }
 
     fn target(&self, agent: &Agent) -> Result<Option<Target>, String> {
@@ -113,6 +121,10 @@ impl Machine {
             return Err("--ssh is for host agents: a guest's agent runs in its VM".into());
         }
         let target = Target::parse(text).map_err(|why| format!("--ssh {why}"))?;
-        Ok(Some(Target { identity: self.ssh_identity.clone(), known_hosts: self.ssh_known_hosts.clone(), ..target }))
+        Ok(Some(Target {
+            identity: self.ssh_identity.clone(),
+            known_hosts: self.ssh_known_hosts.clone(),
+            ..target
+        }))
     }
 }

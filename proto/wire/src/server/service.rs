@@ -42,17 +42,31 @@ impl agent_server::Agent for Service {
     type ApplyStream = Events;
     type ActivateStream = Events;
 
-    async fn describe(&self, request: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeReply>, Status> {
+    async fn describe(
+        &self,
+        request: Request<v1::DescribeRequest>,
+    ) -> Result<Response<v1::DescribeReply>, Status> {
         // They are large, and no reader needs them.
         let operator = request.extensions().get::<Authorization>().is_some_and(|rights| rights.may_change);
         let schemas = request.into_inner().schemas && operator;
         blocking(&self.0, "Describe", move |node| {
-            let taken = |t: Taken| v1::Taken { what: t.what, vm: t.vm, run: t.run, holder: t.holder, since: t.since, seen: t.seen };
+            let taken = |t: Taken| v1::Taken {
+                what: t.what,
+                vm: t.vm,
+                run: t.run,
+                holder: t.holder,
+                since: t.since,
+                seen: t.seen,
+            };
             let (holder, ends_in_secs) = node.lease.holder(node.system.as_ref());
-            let held = v1::Held { holder, ends_in_secs, at_work: node.operations.running().unwrap_or_default() };
+            let held =
+                v1::Held { holder, ends_in_secs, at_work: node.operations.running().unwrap_or_default() };
             let known = |e: &Entry| v1::Known {
                 name: e.name.into(),
-                scope: serde_json::to_value(e.scope).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default(),
+                scope: serde_json::to_value(e.scope)
+                    .ok()
+                    .and_then(|v| v.as_str().map(String::from))
+                    .unwrap_or_default(),
                 schema_json: if schemas { (e.schema)().to_string() } else { String::new() },
             };
             Ok(v1::DescribeReply {
@@ -69,7 +83,10 @@ impl agent_server::Agent for Service {
         .await
     }
 
-    async fn observe(&self, request: Request<v1::ObserveRequest>) -> Result<Response<v1::ObserveReply>, Status> {
+    async fn observe(
+        &self,
+        request: Request<v1::ObserveRequest>,
+    ) -> Result<Response<v1::ObserveReply>, Status> {
         let request = request.into_inner();
         let place = self.0.work.look().await?;
         blocking(&self.0, "Observe", move |node| {
@@ -79,7 +96,9 @@ impl agent_server::Agent for Service {
             let on = subject(request.subject);
             let mut facts = node.catalogue.facts(node.scope(&on));
             if !request.facts.is_empty() {
-                if let Some(unknown) = request.facts.iter().find(|name| facts.iter().all(|f| f.name != name.as_str())) {
+                if let Some(unknown) =
+                    request.facts.iter().find(|name| facts.iter().all(|f| f.name != name.as_str()))
+                {
                     return Err(Refusal::unknown_operation(format!(
                         "{} agent {} does not know the fact `{}`: upgrade the agent",
                         node.agent.role,
@@ -95,7 +114,10 @@ impl agent_server::Agent for Service {
                 node.looked(&seen, looking);
             }
             let boot_id = node.system.boot_id().map_err(|e| Refusal::from(&e))?;
-            Ok(v1::ObserveReply { boot_id, facts_json: serde_json::to_string(&seen).map_err(|e| Refusal::internal(e.to_string()))? })
+            Ok(v1::ObserveReply {
+                boot_id,
+                facts_json: serde_json::to_string(&seen).map_err(|e| Refusal::internal(e.to_string()))?,
+            })
         })
         .await
     }
@@ -109,7 +131,8 @@ impl agent_server::Agent for Service {
         let v1::ClaimRequest { holder, epoch, lease_secs } = request.into_inner();
         blocking(&self.0, "Claim", move |node| {
             let busy = node.operations.running();
-            let epoch = node.lease.claim(node.system.as_ref(), &holder, epoch, lease_secs, busy.as_deref())?;
+            let epoch =
+                node.lease.claim(node.system.as_ref(), &holder, epoch, lease_secs, busy.as_deref())?;
             Ok(v1::ClaimReply { epoch })
         })
         .await
@@ -120,7 +143,8 @@ impl agent_server::Agent for Service {
         let on = subject(request.subject);
         let entry = self.0.find(&on, &request.requirement)?;
         let wish: serde_json::Value = parsed("spec", &request.spec_json)?;
-        let spec = (entry.read_spec)(&wish).map_err(|e| Refusal::invalid(piece(&format!("{}: {}", entry.name, e.message), 500)))?;
+        let spec = (entry.read_spec)(&wish)
+            .map_err(|e| Refusal::invalid(piece(&format!("{}: {}", entry.name, e.message), 500)))?;
         let expected: Option<Expectation> = match request.expectation_json.as_str() {
             "" => None,
             json => Some(parsed("expectation", json)?),
@@ -145,7 +169,12 @@ impl agent_server::Agent for Service {
                     None => Ok(()),
                 }
             };
-            let terms = ApplyOptions { expected: expected.as_ref(), preconditions: &preconditions, deadline, allowed: Some(&allowed) };
+            let terms = ApplyOptions {
+                expected: expected.as_ref(),
+                preconditions: &preconditions,
+                deadline,
+                allowed: Some(&allowed),
+            };
             let start = node.system.elapsed();
             let outcome = apply::apply(node.system.as_ref(), &entry, &on, &spec, &terms, say);
             let is_so = matches!(outcome, Outcome::Applied { active: true, .. } | Outcome::AlreadyMet { .. });
@@ -155,7 +184,9 @@ impl agent_server::Agent for Service {
                     let already = matches!(outcome, Outcome::AlreadyMet { .. });
                     node.taken.given_back(node.system.as_ref(), entry.name, vm, already);
                 }
-                Some(Taking::Takes) => node.taken.looked(node.system.as_ref(), &[(entry.name, vm.into(), true)]),
+                Some(Taking::Takes) => {
+                    node.taken.looked(node.system.as_ref(), &[(entry.name, vm.into(), true)])
+                }
                 None => {}
             }
             let result = match outcome {
@@ -173,17 +204,25 @@ impl agent_server::Agent for Service {
         activation::activate(&self.0, request.into_inner()).map_err(Into::into)
     }
 
-    async fn stat_artifact(&self, request: Request<v1::ArtifactId>) -> Result<Response<v1::ArtifactState>, Status> {
+    async fn stat_artifact(
+        &self,
+        request: Request<v1::ArtifactId>,
+    ) -> Result<Response<v1::ArtifactState>, Status> {
         let id = request.into_inner();
-        blocking(&self.0, "StatArtifact", move |node| upload::state(node.system.as_ref(), &node.name, &id)).await
+        blocking(&self.0, "StatArtifact", move |node| upload::state(node.system.as_ref(), &node.name, &id))
+            .await
     }
 
-    async fn put_artifact(&self, request: Request<Streaming<v1::ArtifactPart>>) -> Result<Response<v1::ArtifactState>, Status> {
+    async fn put_artifact(
+        &self,
+        request: Request<Streaming<v1::ArtifactPart>>,
+    ) -> Result<Response<v1::ArtifactState>, Status> {
         let start = self.0.system.elapsed();
         let _place = self.0.work.transfer().await?;
         let node = self.0.clone();
         let allowed = move |fence: Option<&v1::Fence>| node.lease.check(node.system.as_ref(), fence);
-        let result = upload::put(self.0.system.clone(), self.0.name.clone(), request.into_inner(), allowed).await;
+        let result =
+            upload::put(self.0.system.clone(), self.0.name.clone(), request.into_inner(), allowed).await;
         self.0.metrics.rpc("PutArtifact", result.is_ok(), self.0.system.elapsed() - start);
         result.map(Response::new).map_err(Into::into)
     }

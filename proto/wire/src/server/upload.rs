@@ -32,19 +32,33 @@ fn place(system: &dyn System, owner: &str, id: &v1::ArtifactId) -> Result<Incomi
         }
         if !system.is_folder(&format!("/vmfs/volumes/{name}")).map_err(|e| Refusal::from(&e))? {
             let known = system.list("/vmfs/volumes").unwrap_or_default().join(", ");
-            return Err(Refusal::not_found(format!("there is no datastore `{name}` on this host; it has: {known}")));
+            return Err(Refusal::not_found(format!(
+                "there is no datastore `{name}` on this host; it has: {known}"
+            )));
         }
     }
     let sha256 = id.sha256.to_lowercase();
     let target = stored_path(datastore, &sha256, &id.name);
-    Ok(Incoming { name: id.name.clone(), partial: format!("{target}.{owner}.partial"), target, size: id.size, sha256, offset: 0 })
+    Ok(Incoming {
+        name: id.name.clone(),
+        partial: format!("{target}.{owner}.partial"),
+        target,
+        size: id.size,
+        sha256,
+        offset: 0,
+    })
 }
 
 /// What is there of an artifact. A complete file is believed by its name and size only after its hash is read again.
-pub(crate) fn state(system: &dyn System, owner: &str, id: &v1::ArtifactId) -> Result<v1::ArtifactState, Refusal> {
+pub(crate) fn state(
+    system: &dyn System,
+    owner: &str,
+    id: &v1::ArtifactId,
+) -> Result<v1::ArtifactState, Refusal> {
     let file = place(system, owner, id)?;
     let size = |path: &str| system.size(path).map_err(|e| Refusal::from(&e));
-    let complete = size(&file.target)? == Some(id.size) && system.hash(&file.target).is_ok_and(|h| h.eq_ignore_ascii_case(&id.sha256));
+    let complete = size(&file.target)? == Some(id.size)
+        && system.hash(&file.target).is_ok_and(|h| h.eq_ignore_ascii_case(&id.sha256));
     let offset = if complete { id.size } else { size(&file.partial)?.unwrap_or(0).min(id.size) };
     Ok(v1::ArtifactState { offset, complete, path: file.target })
 }
@@ -64,8 +78,9 @@ pub(crate) async fn put(
     let trace = TraceParent::parse(&first.traceparent).unwrap_or_default();
     let span = tracing::info_span!("transfer", name = id.name, trace_id = trace.trace, span_id = trace.span);
     let (tx, mut rx) = tokio::sync::mpsc::channel::<bytes::Bytes>(4);
-    let writer =
-        tokio::task::spawn_blocking(move || write(system.as_ref(), &owner, &id, first.offset, &mut || rx.blocking_recv().map(Vec::from)));
+    let writer = tokio::task::spawn_blocking(move || {
+        write(system.as_ref(), &owner, &id, first.offset, &mut || rx.blocking_recv().map(Vec::from))
+    });
     let mut broken = None;
     loop {
         match parts.message().await {
@@ -108,15 +123,24 @@ fn write(
 ) -> Result<v1::ArtifactState, Refusal> {
     let file = Incoming { offset, ..place(system, owner, id)? };
     system.upload(&file, next).map_err(|why| match why {
-        UploadError::NoSpace => Refusal::exhausted(format!("{}: no space left; the part that was received has been removed", file.target)),
-        UploadError::Gap(have) => Refusal::out_of_range(format!("the sender goes on at byte {offset}, but only {have} bytes are here")),
-        UploadError::TooMuch => Refusal::invalid(format!("more than the announced {} bytes were sent", id.size)),
-        UploadError::TooShort(size) => {
-            Refusal::cut_short(format!("the stream ended after {size} of {} bytes; it can be resumed there", id.size))
+        UploadError::NoSpace => Refusal::exhausted(format!(
+            "{}: no space left; the part that was received has been removed",
+            file.target
+        )),
+        UploadError::Gap(have) => Refusal::out_of_range(format!(
+            "the sender goes on at byte {offset}, but only {have} bytes are here"
+        )),
+        UploadError::TooMuch => {
+            Refusal::invalid(format!("more than the announced {} bytes were sent", id.size))
         }
-        UploadError::Damaged(seen) => {
-            Refusal::damaged(format!("{}: SHA-256 is {seen}, expected {}; the file was thrown away", id.name, id.sha256))
-        }
+        UploadError::TooShort(size) => Refusal::cut_short(format!(
+            "the stream ended after {size} of {} bytes; it can be resumed there",
+            id.size
+        )),
+        UploadError::Damaged(seen) => Refusal::damaged(format!(
+            "{}: SHA-256 is {seen}, expected {}; the file was thrown away",
+            id.name, id.sha256
+        )),
         UploadError::Io(why) => Refusal::from(&why),
     })?;
     Ok(v1::ArtifactState { offset: id.size, complete: true, path: file.target })

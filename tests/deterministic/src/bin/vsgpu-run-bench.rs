@@ -34,7 +34,11 @@ fn plan(hosts: &[String]) -> Plan {
                 title: "assignment-policy".into(),
                 change: "".into(),
                 commands: [].into(),
-                work: Work::Meet { requirement: "assignment-policy".into(), spec: std::sync::Arc::new(policy.into()), expect: None },
+                work: Work::Meet {
+                    requirement: "assignment-policy".into(),
+                    spec: std::sync::Arc::new(policy.into()),
+                    expect: None,
+                },
                 after: if n > 0 { vec![id - 1] } else { vec![] },
                 gives_back: None,
                 rescue: false,
@@ -58,7 +62,11 @@ fn plan(hosts: &[String]) -> Plan {
         reaches: hosts.iter().map(reach).collect(),
         deadlines: Deadlines { connect_secs: 60, ..Deadlines::default() },
         met: 0,
-        rollout: Rollout { waves: vec![hosts.to_vec()], clusters: BTreeMap::new(), stop_at_failed: usize::MAX },
+        rollout: Rollout {
+            waves: vec![hosts.to_vec()],
+            clusters: BTreeMap::new(),
+            stop_at_failed: usize::MAX,
+        },
     }
 }
 
@@ -84,7 +92,14 @@ fn options(hosts: usize, each: Duration, disk: &dyn Disk, threaded: bool) -> Dur
         journal.record(&record).unwrap();
         let mut journal = if threaded { journal.threaded() } else { journal };
         let (_control, control) = watch::channel(Control::Continue);
-        let options = RunOptions { connector: &connector, holder: "bench".into(), pause: false, give_back: false, control, now: || 1 };
+        let options = RunOptions {
+            connector: &connector,
+            holder: "bench".into(),
+            pause: false,
+            give_back: false,
+            control,
+            now: || 1,
+        };
         let begun = Instant::now();
         let status = journal::Status::first(record).unwrap();
         let summary = run::run(status, &mut journal, options, &mut |_| {}).await.unwrap();
@@ -118,10 +133,13 @@ fn main() {
     };
     let (raw, with, without) = (median(commits), median(with), median(without));
     println!("step: two raw commits        {raw:>9.2?}");
-    println!("step: whole, with its agent  {with:>9.2?}   ({without:.2?} of it without any disk: engine, RPCs, simulated agent)");
+    println!(
+        "step: whole, with its agent  {with:>9.2?}   ({without:.2?} of it without any disk: engine, RPCs, simulated agent)"
+    );
     println!("      target: 1.5 x commits + 1 ms = {:.2?}", raw.mul_f64(1.5) + Duration::from_millis(1));
     // In the short form an answer takes a tenth of that.
-    let (fleets, scaled): (&[usize], _) = if short { (&[1, 20], SCALED / 10) } else { (&[1, 10, 100, 1000], SCALED) };
+    let (fleets, scaled): (&[usize], _) =
+        if short { (&[1, 20], SCALED / 10) } else { (&[1, 10, 100, 1000], SCALED) };
     for hosts in fleets.iter().copied() {
         let took = options(hosts, scaled, &disk, true);
         // All nodes beside each other, each asked who it is once, claimed and asked for each step, and given back.
