@@ -1,5 +1,6 @@
-//! Tests that need something which not every machine has: a real peer, a tool, recordings. Where it is not there they are reported as
-//! ignored, with what is missing, and never as passed. `cargo xtask test` says at its end how many there were and what to install.
+//! Tests that need something which not every machine has: a real peer, a tool, recordings. Where it is not
+//! there they are reported as ignored, with what is missing, and never as passed. `cargo xtask test` says at
+//! its end how many there were and what to install.
 //!
 //! A function that is in no list is dead code, and the lints say so.
 

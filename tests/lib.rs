@@ -1,5 +1,5 @@
-//! The lab: simulated ESXi hosts and Linux guests that behave, and real agents around them. Everything here is simulation
-//! and says so wherever a user sees it; nothing of it is part of the product.
+//! The lab: simulated ESXi hosts and Linux guests that behave, and real agents around them. Everything here
+//! is simulation and says so wherever a user sees it; nothing of it is part of the product.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,

@@ -48,7 +48,8 @@ impl Kind {
     }
 }
 
-/// How a verb ended, as the exit status says it. Documented in `packaging/docs/operations.md`; scripts rely on it.
+/// How a verb ended, as the exit status says it. Documented in `packaging/docs/operations.md`; scripts rely
+/// on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// Done, or nothing to do.

@@ -17,7 +17,8 @@ fn failed(path: &Path, error: &std::io::Error) -> Error {
     Error::new(Kind::Usage, format!("{}: {why}", path.display())).code("file")
 }
 
-/// Opens a file for reading. Without waiting: a FIFO has nobody at its other end, and a device may do something when it is opened.
+/// Opens a file for reading. Without waiting: a FIFO has nobody at its other end, and a device may do
+/// something when it is opened.
 pub fn open(path: &Path) -> Result<File, Error> {
     let calm = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
     let kind = |meta: std::fs::Metadata| match meta.file_type() {

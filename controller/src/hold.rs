@@ -1,6 +1,6 @@
-//! Why a node is held, in words that do not change: a run that stopped on a node says one of these, and each has a page of
-//! `vsgpu explain`, which ends with the advice that stands here. `vsgpu apply` looks at a held node again by itself, except where going on could do harm:
-//! then a person says `vsgpu release` first.
+//! Why a node is held, in words that do not change: a run that stopped on a node says one of these, and each
+//! has a page of `vsgpu explain`, which ends with the advice that stands here. `vsgpu apply` looks at a held
+//! node again by itself, except where going on could do harm: then a person says `vsgpu release` first.
 
 use crate::node::NodeId;
 use serde::{Deserialize, Serialize};

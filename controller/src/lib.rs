@@ -1,8 +1,9 @@
 //! The operator's program: reads a fleet file, looks at all nodes, plans, and runs the plan.
 //!
-//! Rooms, from the ground up; nothing names what stands below it in this list:
-//! `node`, `error`, `hold`, `files`, `catalogue`; `fleet` (the fleet file), `inventory` (what was seen), `compat` (combinations
-//! across nodes), `plan`, `journal`, `run`, `monitoring` and `setup`, `render` (prints, decides nothing), `cli` (one verb per file).
+//! Rooms, from the ground up; nothing names what stands below it in this list: `node`, `error`, `hold`,
+//! `files`, `catalogue`; `fleet` (the fleet file), `inventory` (what was seen), `compat` (combinations across
+//! nodes), `plan`, `journal`, `run`, `monitoring` and `setup`, `render` (prints, decides nothing), `cli` (one
+//! verb per file).
 
 pub mod catalogue;
 pub mod cli;

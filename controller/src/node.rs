@@ -72,7 +72,8 @@ impl TryFrom<String> for NodeId {
     }
 }
 
-/// How a node is reached: its agent's address, that agent's name and role, and the VM's display name where a VM is meant.
+/// How a node is reached: its agent's address, that agent's name and role, and the VM's display name where a
+/// VM is meant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reach {
     /// `host:port`.

@@ -1,5 +1,5 @@
-//! Everything known about a Linux guest with a GPU. The requirements are pure and also linked by the controller; only
-//! `boot_id` looks at a machine.
+//! Everything known about a Linux guest with a GPU. The requirements are pure and also linked by the
+//! controller; only `boot_id` looks at a machine.
 
 mod boot_id;
 mod distro;

@@ -60,7 +60,8 @@ const CAUSES: [(&[&str], &str, &str); 8] = [
 /// The cause of a failed installation, where the tool's own words tell it.
 pub(crate) fn explain(failure: &Failure) -> Option<Explained> {
     let said = failure.output.as_ref().map(|o| o.both()).unwrap_or_default() + &failure.why;
-    // Where nothing at all is found, the headers are only one of many: then the repositories are what is missing.
+    // Where nothing at all is found, the headers are only one of many: then the repositories are what is
+    // missing.
     let others =
         said.contains("Unable to locate package gcc") || said.contains("has no installation candidate");
     CAUSES

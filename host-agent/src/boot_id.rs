@@ -1,9 +1,10 @@
 //! An ESXi host: what is special is the identity of a boot.
 //!
-//! ESXi has no boot id (facts: esxi F1). Ours is a marker in `/var/run`, which is a ramdisk: it is gone after a reboot.
-//! Where it is not (a copy of a machine), an uptime smaller than the one last noted tells. No clock has a part in it.
-//! The answer comes from memory and is looked up beside it: a hanging esxcli must not make a node look unreachable. An agent that
-//! reaches its host over ssh outlives the host's boots, so there memory is not asked.
+//! ESXi has no boot id (facts: esxi F1). Ours is a marker in `/var/run`, which is a ramdisk: it is gone after
+//! a reboot. Where it is not (a copy of a machine), an uptime smaller than the one last noted tells. No clock
+//! has a part in it. The answer comes from memory and is looked up beside it: a hanging esxcli must not make
+//! a node look unreachable. An agent that reaches its host over ssh outlives the host's boots, so there
+//! memory is not asked.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -103,8 +104,8 @@ impl BootIdentity for Marker {
         if let Some(id) = self.boot.lock().ok().and_then(|b| b.id.clone()).filter(|_| !host.is_remote()) {
             return Ok(id);
         }
-        // Who waited while another one looked shares what that found, if it was begun behind the question: a host that is away must
-        // not be waited for by each of them, one behind the other.
+        // Who waited while another one looked shares what that found, if it was begun behind the question: a
+        // host that is away must not be waited for by each of them, one behind the other.
         if let Some(look) = last.as_ref().filter(|look| look.begun >= asked) {
             return look.found.clone();
         }

@@ -1,5 +1,5 @@
-//! What the host itself refuses, whoever asks: a change that needs maintenance mode on a host that is not in it, or VMs that are off
-//! while some run. The plan sees to both; this is for whoever comes without one.
+//! What the host itself refuses, whoever asks: a change that needs maintenance mode on a host that is not in
+//! it, or VMs that are off while some run. The plan sees to both; this is for whoever comes without one.
 
 use crate::facts::virtual_machines::VirtualMachines;
 use crate::host::MAINTENANCE_MODE;

@@ -1,5 +1,5 @@
-//! The `pciPassthruN` slots of a `.vmx`: what is in each, which are free, and how one is filled or emptied. Shared by vGPU
-//! and DirectPath I/O; devices of other makers keep their slots.
+//! The `pciPassthruN` slots of a `.vmx`: what is in each, which are free, and how one is filled or emptied.
+//! Shared by vGPU and DirectPath I/O; devices of other makers keep their slots.
 
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::units::Bdf;

@@ -1,6 +1,7 @@
-//! Why a VM with a GPU did not start: the cause and its fix, from what hostd answered, from the VM's own log and from the
-//! host's kernel log. Only lines that were written after the attempt began count; an older attempt may have failed for
-//! another reason. The texts are those of facts: failures 5.2; where the stage matters they are only looked for here.
+//! Why a VM with a GPU did not start: the cause and its fix, from what hostd answered, from the VM's own log
+//! and from the host's kernel log. Only lines that were written after the attempt began count; an older
+//! attempt may have failed for another reason. The texts are those of facts: failures 5.2; where the stage
+//! matters they are only looked for here.
 
 use crate::facts::virtual_machines::VirtualMachines;
 use crate::facts::vm_config::find;
@@ -142,7 +143,8 @@ pub(super) fn explain(failure: &Failure, on: &Subject, seen: &Observation) -> Op
     let said = failure.output.as_ref().map(|o| o.both()).unwrap_or_default();
     let vm_log = log.as_deref().map(tail).unwrap_or_default();
     let kernel = tail(VMKERNEL);
-    // The host's log tells of everybody's devices: only lines about this VM's own count, and those about the host itself.
+    // The host's log tells of everybody's devices: only lines about this VM's own count, and those about the
+    // host itself.
     let devices = devices_of(on, seen);
     let ours = |line: &&str| {
         devices.iter().any(|at| line.contains(at.as_str())) || line.contains("Out of interrupt vectors")
@@ -189,7 +191,8 @@ fn devices_of(on: &Subject, seen: &Observation) -> Vec<String> {
     slots_of(&vm.vmx, seen).into_values().filter_map(address).collect()
 }
 
-/// `total number of pages needed (33566722) exceeds limit (917504)`: pages of 4 KiB say how large the window has to be.
+/// `total number of pages needed (33566722) exceeds limit (917504)`: pages of 4 KiB say how large the window
+/// has to be.
 fn pages(line: &str) -> Option<String> {
     let rest = line.split_once("number of pages needed (")?.1;
     let pages: u64 = rest.split(')').next()?.parse().ok()?;

@@ -80,8 +80,8 @@ impl std::fmt::Display for VmGpu {
     }
 }
 
-/// Which GPUs of a host are meant by a VM's choices: those it has already first, then free ones; GPUs of others only where
-/// they are named by address.
+/// Which GPUs of a host are meant by a VM's choices: those it has already first, then free ones; GPUs of
+/// others only where they are named by address.
 ///
 /// # Errors
 /// The first choice that cannot be met.

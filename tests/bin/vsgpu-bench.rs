@@ -1,6 +1,7 @@
 //! Benchmarks: ratios side by side in one run. `cargo run --release -p vsgpu-tests --bin vsgpu-bench`
 //!
-//! Not timed tests: machines differ, so each figure stands beside what it is compared with, and the target beside both.
+//! Not timed tests: machines differ, so each figure stands beside what it is compared with, and the target
+//! beside both.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, reason = "test code")]
 
 use serde_json::json;
@@ -76,8 +77,8 @@ fn cpu() -> Duration {
     )
 }
 
-/// A look at many agents. All of them, and their simulated tools, share the processors of this machine, which in the field are theirs:
-/// so the controller's own processor time is compared.
+/// A look at many agents. All of them, and their simulated tools, share the processors of this machine, which
+/// in the field are theirs: so the controller's own processor time is compared.
 fn look() {
     let mut before: Option<f64> = None;
     for count in if short() { [10, 40] } else { [20, 200] } {

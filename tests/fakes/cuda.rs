@@ -1,5 +1,5 @@
-//! Simulated nvidia-smi, deviceQuery and vectorAdd of a guest: they see a GPU only where the host really gives one and
-//! host and guest driver fit each other.
+//! Simulated nvidia-smi, deviceQuery and vectorAdd of a guest: they see a GPU only where the host really
+//! gives one and host and guest driver fit each other.
 
 use super::Answer;
 use super::host_gpu::{NO_DRIVER, gpu_xml, xml};
@@ -179,7 +179,8 @@ pub fn vector_add(folder: &Path) -> Answer {
     }
 }
 
-/// What `vsgpu-cuda-proof` finds on these GPUs. The program itself is tested against a simulated driver library instead.
+/// What `vsgpu-cuda-proof` finds on these GPUs. The program itself is tested against a simulated driver
+/// library instead.
 pub fn proof(folder: &Path) -> Answer {
     use vsgpu_core::readers::cuda_report::{CudaFailure, CudaReport, DeviceProof, VERSION, VectorAdd};
     let mut report = CudaReport { version: VERSION, ..CudaReport::default() };
@@ -216,7 +217,8 @@ pub fn proof(folder: &Path) -> Answer {
     if report.passed() { Answer::ok(line) } else { Answer::fail(1, line) }
 }
 
-/// A container engine that passes the GPUs in where its runtime is set up, and starts the one program that is mounted.
+/// A container engine that passes the GPUs in where its runtime is set up, and starts the one program that is
+/// mounted.
 pub fn docker(folder: &Path, words: &[&str]) -> Answer {
     let m = Machine::read(folder);
     match words {

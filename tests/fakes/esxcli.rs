@@ -1,5 +1,5 @@
-//! Simulated esxcli: answers in plain and XML form, in the shapes that were captured; refuses unknown options, relative
-//! paths, and installs outside maintenance mode in esxcli's words.
+//! Simulated esxcli: answers in plain and XML form, in the shapes that were captured; refuses unknown
+//! options, relative paths, and installs outside maintenance mode in esxcli's words.
 
 use super::Answer;
 use super::state::{Machine, Vib, install, now_ms};
@@ -290,7 +290,8 @@ fn removed(folder: &Path, kind: &str, name: &str) -> Result<Shape, Answer> {
     })
 }
 
-/// Our own agent: a live installation, without maintenance mode and reboot; its init script and its files are there then.
+/// Our own agent: a live installation, without maintenance mode and reboot; its init script and its files are
+/// there then.
 fn our_agent(folder: &Path, artifact: &vsgpu_core::Artifact) -> Shape {
     use std::os::unix::fs::PermissionsExt as _;
     let root = folder.join("root");

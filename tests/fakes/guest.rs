@@ -260,7 +260,8 @@ fn apt_get(folder: &Path, words: &[&str]) -> Answer {
             if !rest.contains(&"-y") {
                 return Answer::fail(1, "Do you want to continue? [Y/n] Abort.\n");
             }
-            // Headers of kernels that the guest has are in its repositories; so is the container toolkit in this lab's.
+            // Headers of kernels that the guest has are in its repositories; so is the container toolkit in
+            // this lab's.
             let known = ["gcc", "make", "dkms", "libc6-dev", "nvidia-container-toolkit"];
             let kernels = Machine::read(folder).linux().kernels();
             let header = |p: &str| {

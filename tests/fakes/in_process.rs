@@ -1,4 +1,5 @@
-//! A simulated machine linked into this process, as the agents' `System`: no process is started, and time is counted.
+//! A simulated machine linked into this process, as the agents' `System`: no process is started, and time is
+//! counted.
 
 use super::read_only_calls::only_looks;
 use super::state;
@@ -13,8 +14,8 @@ use vsgpu_machine::local::Posix;
 /// Stands around every call of a tool that may change the machine: the call in words, and what makes it.
 type Watch = Box<dyn Fn(&str, &mut dyn FnMut() -> Output) -> Output + Send + Sync>;
 
-/// A simulated machine as a `System`: files are real, tools are called in this process, time is counted, and the machine
-/// can lose its power at the n-th change.
+/// A simulated machine as a `System`: files are real, tools are called in this process, time is counted, and
+/// the machine can lose its power at the n-th change.
 pub struct InProcess {
     folder: PathBuf,
     posix: Posix,

@@ -1,5 +1,5 @@
-//! Simulated nvidia-installer and CUDA installer, started by the lab's `.run` files. They take the real options only,
-//! and refuse what the real ones refuse.
+//! Simulated nvidia-installer and CUDA installer, started by the lab's `.run` files. They take the real
+//! options only, and refuse what the real ones refuse.
 
 use super::Answer;
 use super::state::{Machine, kernel_files};

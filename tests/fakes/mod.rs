@@ -1,7 +1,8 @@
-//! Simulated tools over one state per machine. They behave: set changes configured, restart changes active, a reboot
-//! changes the boot; and they refuse what the real tools refuse, in their words.
+//! Simulated tools over one state per machine. They behave: set changes configured, restart changes active, a
+//! reboot changes the boot; and they refuse what the real tools refuse, in their words.
 //!
-//! A machine is a folder: `state.json`, `tools/` (links to this program), `root/` (its files), `calls.log` (every call).
+//! A machine is a folder: `state.json`, `tools/` (links to this program), `root/` (its files), `calls.log`
+//! (every call).
 
 pub mod cuda;
 pub mod esxcli;

@@ -1,5 +1,5 @@
-//! Whole GPUs of simulated VMs: which a `.vmx` names, who uses them, and why a power-on refuses them. The texts are those of
-//! real logs; what no log says is marked as simulated.
+//! Whole GPUs of simulated VMs: which a `.vmx` names, who uses them, and why a power-on refuses them. The
+//! texts are those of real logs; what no log says is marked as simulated.
 
 use super::state::{Esxi, Gpu, Machine, Vm};
 use std::collections::BTreeMap;

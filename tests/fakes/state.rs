@@ -169,7 +169,8 @@ impl Machine {
         Self::with(folder, |m| m.clone())
     }
 
-    /// Keeps a machine's state in memory from here on, for simulations that make thousands of them in one process.
+    /// Keeps a machine's state in memory from here on, for simulations that make thousands of them in one
+    /// process.
     pub fn keep_in_memory(folder: &Path, machine: Self) {
         memory().insert(folder.into(), Arc::new(Mutex::new(machine)));
     }
@@ -403,7 +404,8 @@ pub fn kernel_files(m: &mut Machine) {
     }
 }
 
-/// The device's configuration space: behind a vGPU of a manager since 12.0 (R460) the capability that names it.
+/// The device's configuration space: behind a vGPU of a manager since 12.0 (R460) the capability that names
+/// it.
 fn write_config(m: &Machine, path: &str, host_driver: Option<&str>) {
     let mut space = vec![0u8; 256];
     space[..2].copy_from_slice(&[0xde, 0x10]);

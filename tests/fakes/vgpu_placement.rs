@@ -1,5 +1,5 @@
-//! Simulated placement of vGPUs: which running VM's vGPU is on which GPU, and whether one more finds a place (mode, MIG,
-//! ECC, equal sizes, memory). The first GPU that takes it gets it.
+//! Simulated placement of vGPUs: which running VM's vGPU is on which GPU, and whether one more finds a place
+//! (mode, MIG, ECC, equal sizes, memory). The first GPU that takes it gets it.
 
 use super::state::{Esxi, Machine};
 use vsgpu_core::knowledge::vgpu_types;
@@ -33,7 +33,8 @@ impl Placement {
             let text =
                 machine.text(&format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file)).unwrap_or_default();
             for profile in super::vim_cmd::profiles(&vmx::read(text.as_bytes())) {
-                // It runs, so a place was found when it was powered on; what has lost its place since is on no GPU.
+                // It runs, so a place was found when it was powered on; what has lost its place since is on
+                // no GPU.
                 let _ = placement.place(&vm.name, &profile);
             }
         }

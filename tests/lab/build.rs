@@ -22,7 +22,8 @@ pub fn programs() -> PathBuf {
             let root = workspace();
             let release = !cfg!(debug_assertions);
             let mut cargo = cargo();
-            // Not the whole workspace: the simulation's features (failpoints, another tokio) must never reach these.
+            // Not the whole workspace: the simulation's features (failpoints, another tokio) must never reach
+            // these.
             cargo.args(["build", "--quiet", "--bins", "--lib"]).current_dir(&root);
             for package in PACKAGES {
                 cargo.args(["-p", package]);
@@ -75,7 +76,8 @@ pub fn package(name: &str, kind: &str) -> PathBuf {
     all.filter(fits).max().unwrap_or_else(|| panic!("there is no {name} {kind}"))
 }
 
-/// cargo as one calls it at a prompt: what an outer cargo says about its own package would make build scripts run anew.
+/// cargo as one calls it at a prompt: what an outer cargo says about its own package would make build scripts
+/// run anew.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let ours =

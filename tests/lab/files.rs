@@ -1,5 +1,5 @@
-//! What an operator would have downloaded: packages in the shape NVIDIA ships them, made here, with nothing of NVIDIA in
-//! them. The fleet file of the demo, and a host as it comes.
+//! What an operator would have downloaded: packages in the shape NVIDIA ships them, made here, with nothing
+//! of NVIDIA in them. The fleet file of the demo, and a host as it comes.
 
 use super::{LICENSE_SERVER, Lab, TOKEN};
 use crate::fakes::state::{self, Esxi, Gpu, Machine};

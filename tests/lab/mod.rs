@@ -1,5 +1,6 @@
-//! A fleet of simulated machines with *real* agents: real processes, real gRPC over mutual TLS on loopback, real files.
-//! The lab plays the power button: a machine that reboots loses its agent and gets it back in another boot.
+//! A fleet of simulated machines with *real* agents: real processes, real gRPC over mutual TLS on loopback,
+//! real files. The lab plays the power button: a machine that reboots loses its agent and gets it back in
+//! another boot.
 
 mod build;
 pub mod files;
@@ -85,8 +86,8 @@ struct Inner {
     gateways: Mutex<BTreeMap<String, Child>>,
 }
 
-/// A port nobody listens on, below the range from which the kernel takes ports for outgoing connections: an agent that
-/// comes back must find its port still free.
+/// A port nobody listens on, below the range from which the kernel takes ports for outgoing connections: an
+/// agent that comes back must find its port still free.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
@@ -355,7 +356,8 @@ impl Lab {
         self.machines().iter().map(tail).collect()
     }
 
-    /// The fleet of the demo: an A100 host on vGPU 16.6, a P100 host on vGPU 6.0, a host that gives three A100 away; five VMs.
+    /// The fleet of the demo: an A100 host on vGPU 16.6, a P100 host on vGPU 6.0, a host that gives three
+    /// A100 away; five VMs.
     pub fn demo_fleet(&self) {
         self.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")]);
         self.host("esx-02", "6.7.0", vec![files::p100("0000:3b:00.0")]);
@@ -442,7 +444,8 @@ impl Inner {
         }
         let child = self.spawn_agent(name, role, &[]);
         let mut agents = self.agents.lock().unwrap();
-        // A machine that booted while the lab was taken down leaves nothing behind: whoever takes it down has said so before.
+        // A machine that booted while the lab was taken down leaves nothing behind: whoever takes it down has
+        // said so before.
         if self.over.load(Ordering::SeqCst) {
             return end(child);
         }

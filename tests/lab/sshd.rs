@@ -1,5 +1,5 @@
-//! Hosts on which no program of ours runs: a real sshd stands in for the host's, its sessions see nothing but busybox and the
-//! simulated tools, and the host agent beside it reaches the host through OpenSSH.
+//! Hosts on which no program of ours runs: a real sshd stands in for the host's, its sessions see nothing but
+//! busybox and the simulated tools, and the host agent beside it reaches the host through OpenSSH.
 
 use super::{Inner, Lab, end, free_port, wait_until};
 use std::os::unix::process::CommandExt as _;

@@ -35,7 +35,8 @@ impl Terminal {
         line += &format!("; echo $? >{}", word(this.status().as_os_str()));
         let folder = command.get_current_dir().map_or_else(std::env::temp_dir, Into::into);
         let (rows, columns) = (rows.to_string(), columns.to_string());
-        // The first session sets the options, the second has the program: options come before what they are about.
+        // The first session sets the options, the second has the program: options come before what they are
+        // about.
         this.tmux(&["new-session", "-d", "-s", "first", "-x", &columns, "-y", &rows, "sleep 600"]);
         this.tmux(&["set", "-g", "remain-on-exit", "on"]);
         this.tmux(&["set", "-g", "status", "off"]);

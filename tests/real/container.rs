@@ -1,5 +1,6 @@
-//! A Debian that boots systemd in a container of systemd-nspawn, on a copy-on-write layer over the prepared tree, in a network
-//! namespace of its own with nothing but its host in reach: packages come through a real proxy there.
+//! A Debian that boots systemd in a container of systemd-nspawn, on a copy-on-write layer over the prepared
+//! tree, in a network namespace of its own with nothing but its host in reach: packages come through a real
+//! proxy there.
 
 use super::{furnish, sh};
 use crate::lab::{Lab, wait_until};
@@ -9,7 +10,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Enters the groups that are its name, by the shell's own words alone: a child of it would be taken for the container's systemd.
+/// Enters the groups that are its name, by the shell's own words alone: a child of it would be taken for the
+/// container's systemd.
 const INTO_ITS_GROUP: &str =
     r#"for group in $0; do echo $$ >$group/cgroup.procs || exit 1; done; exec systemd-nspawn "$@""#;
 
@@ -19,8 +21,9 @@ fn trees() -> impl Iterator<Item = PathBuf> {
     all.filter(|tree| tree.join("cgroup.procs").exists())
 }
 
-/// Two systemds in one control group would stop each other's services: each boot gets a group of its own, in every tree that can be
-/// written. (Of its own because one that was used hands its controllers on, and takes no process any more.)
+/// Two systemds in one control group would stop each other's services: each boot gets a group of its own, in
+/// every tree that can be written. (Of its own because one that was used hands its controllers on, and takes
+/// no process any more.)
 fn own_groups(namespace: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let name = format!("{namespace}-{}", NEXT.fetch_add(1, Ordering::SeqCst));
@@ -66,7 +69,8 @@ pub struct Container {
 }
 
 impl Container {
-    /// Boots one whose guest agent belongs to `lab`. The running kernel is said to be the tree's own, so that its headers fit.
+    /// Boots one whose guest agent belongs to `lab`. The running kernel is said to be the tree's own, so that
+    /// its headers fit.
     pub fn boot(cache: &Path, lab: &Lab, name: &str) -> Self {
         Self::boot_as(cache, lab, name, true)
     }
@@ -242,7 +246,8 @@ impl Container {
         );
     }
 
-    /// Whether what stands for the GPU, and for the kernel that is said to run, is where programs look for it; and what is there.
+    /// Whether what stands for the GPU, and for the kernel that is said to run, is where programs look for
+    /// it; and what is there.
     fn silicon(&self) -> (bool, String) {
         let Some(init) = self.init().map(|pid| pid.to_string()) else {
             return (false, "it does not run".into());
@@ -302,8 +307,8 @@ impl Container {
             .unwrap()
     }
 
-    /// The kernel's id of the running boot, as the guest sees it; nothing while it is down. Read from outside: a program that is
-    /// sent into a machine that goes down keeps it from doing so.
+    /// The kernel's id of the running boot, as the guest sees it; nothing while it is down. Read from
+    /// outside: a program that is sent into a machine that goes down keeps it from doing so.
     pub fn boot_id(&self) -> Option<String> {
         std::fs::read_to_string(format!("/proc/{}/root/proc/sys/kernel/random/boot_id", self.init()?)).ok()
     }
@@ -320,7 +325,8 @@ impl Container {
         if let Some(mut child) = self.child.lock().unwrap().take() {
             let _ = child.kill();
             let _ = child.wait();
-            // The kernel ends a whole namespace in its own time; a listener of the old boot must not be taken for one of the next.
+            // The kernel ends a whole namespace in its own time; a listener of the old boot must not be taken
+            // for one of the next.
             wait_until("the container is off", Duration::from_secs(20), || !self.listens());
         }
     }

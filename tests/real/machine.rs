@@ -1,5 +1,5 @@
-//! A Debian in a full machine (qemu, software emulation): a kernel of its own that loads modules, reboots and is upgraded, and
-//! power that can be cut.
+//! A Debian in a full machine (qemu, software emulation): a kernel of its own that loads modules, reboots and
+//! is upgraded, and power that can be cut.
 
 use super::{furnish, sh};
 use crate::lab::{Lab, free_port, wait_until};
@@ -19,7 +19,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Makes its disk from the prepared tree. `change` is given the tree before, for what is to be there from the start.
+    /// Makes its disk from the prepared tree. `change` is given the tree before, for what is to be there from
+    /// the start.
     pub fn boot(cache: &Path, lab: &Lab, name: &str, change: impl FnOnce(&Path)) -> Self {
         let work = cache.join(format!("machine-run-{}", std::process::id()));
         let root = work.join("root");
@@ -74,7 +75,8 @@ impl Machine {
         this
     }
 
-    /// qemu starts a kernel by itself, so it has to be handed the one that the machine would boot: the newest one on its disk.
+    /// qemu starts a kernel by itself, so it has to be handed the one that the machine would boot: the newest
+    /// one on its disk.
     fn take_kernel(&mut self, tree: &Path) {
         for entry in std::fs::read_dir(tree.join("boot")).unwrap().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -87,7 +89,8 @@ impl Machine {
     /// What a boot loader does: the newest kernel and its initramfs are read off the (stopped) disk.
     pub fn read_boot_files(&self) {
         let disk = self.work.join("disk.img").display().to_string();
-        // The journal of a disk whose power was cut is replayed first, as a boot loader's reader would have to.
+        // The journal of a disk whose power was cut is replayed first, as a boot loader's reader would have
+        // to.
         let _ = Command::new("e2fsck").args(["-p", &disk]).stdout(Stdio::null()).status();
         let names = sh("debugfs", &["-R", "ls -p /boot", &disk]);
         for name in names
@@ -213,7 +216,8 @@ impl Machine {
         self.child.lock().unwrap().as_mut().is_none_or(|c| c.try_wait().ok().flatten().is_some())
     }
 
-    /// Goes on after each reboot with what is on the disk, until told to stop; to be run beside the controller.
+    /// Goes on after each reboot with what is on the disk, until told to stop; to be run beside the
+    /// controller.
     pub fn keep_booting(&self, done: &std::sync::atomic::AtomicBool) -> u32 {
         let mut boots = 0;
         while !done.load(std::sync::atomic::Ordering::SeqCst) {
@@ -247,8 +251,8 @@ impl Machine {
         assert_eq!(ended.trim(), "END-0", "{line}\n{}", self.console());
     }
 
-    /// An administrator reboots it; returns when it is off. The line is held until then: what was not read of it when it is
-    /// dropped is lost.
+    /// An administrator reboots it; returns when it is off. The line is held until then: what was not read of
+    /// it when it is dropped is lost.
     pub fn reboot(&self) {
         use std::io::Write as _;
         let mut stream = std::os::unix::net::UnixStream::connect(self.work.join("shell.sock"))

@@ -1,6 +1,7 @@
-//! Real Debian guests: a container that boots systemd (systemd-nspawn) and a full machine (qemu). The operating system, its
-//! package tool, DKMS, the initramfs, systemd and the reboots are real; only NVIDIA's silicon is simulated: a PCI device in
-//! a bind mount, a stand-in driver (`tests/real-guest/stand-in`) and a driver library that computes on the CPU.
+//! Real Debian guests: a container that boots systemd (systemd-nspawn) and a full machine (qemu). The
+//! operating system, its package tool, DKMS, the initramfs, systemd and the reboots are real; only NVIDIA's
+//! silicon is simulated: a PCI device in a bind mount, a stand-in driver (`tests/real-guest/stand-in`) and a
+//! driver library that computes on the CPU.
 
 pub mod container;
 pub mod machine;
@@ -51,8 +52,8 @@ pub fn prepared(what: &str) -> Result<PathBuf, String> {
     .clone()
 }
 
-/// A lab with a simulated host whose one VM is a real guest, and the folder of files beside its fleet file: the stand-in driver
-/// and the license server's own token.
+/// A lab with a simulated host whose one VM is a real guest, and the folder of files beside its fleet file:
+/// the stand-in driver and the license server's own token.
 pub fn lab(name: &str) -> (Lab, PathBuf) {
     let lab = Lab::new(name);
     lab.host("esx-01", "8.0.2", vec![crate::lab::files::a100("0000:3b:00.0")]);
@@ -64,7 +65,8 @@ pub fn lab(name: &str) -> (Lab, PathBuf) {
     (lab, files)
 }
 
-/// As an operator would: Debian's own tool installs the package that is shipped, and the certificates are copied.
+/// As an operator would: Debian's own tool installs the package that is shipped, and the certificates are
+/// copied.
 fn enrol(root: &Path, lab: &Lab, name: &str) {
     let deb = root.join("var/cache/vsgpu-guest-agent.deb");
     std::fs::copy(package("vsgpu-guest-agent", ".deb"), &deb).unwrap();
@@ -113,7 +115,8 @@ pub fn furnish(root: &Path, lab: &Lab, name: &str, kernel: Option<&str>, enrolle
         "etc/systemd/system/vsgpu-guest-agent.service.d/test.conf",
         "[Unit]\nAfter=stand-in-silicon.service\n[Service]\nRestartSec=200ms\n",
     );
-    // A PCI device that is not there: an A100-40C of a host with vGPU manager 535.183.04, by its ids and its capability.
+    // A PCI device that is not there: an A100-40C of a host with vGPU manager 535.183.04, by its ids and its
+    // capability.
     let silicon = "opt/vsgpu-stand-in/pci/0000:02:00.0";
     for (file, text) in [
         ("vendor", "0x10de\n"),

@@ -1,4 +1,5 @@
-//! The stand-in driver's packages: a real makeself archive and a real Debian package, with nothing of NVIDIA's in them.
+//! The stand-in driver's packages: a real makeself archive and a real Debian package, with nothing of
+//! NVIDIA's in them.
 
 use super::sh;
 use crate::lab::{programs, workspace};
@@ -42,7 +43,8 @@ fn unpacked(work: &Path, version: &str, grid: bool) {
     .unwrap();
 }
 
-/// Makes `NVIDIA-Linux-x86_64-VERSION[-grid].run` in a folder, as NVIDIA's are made: makeself, flags passed on to the installer.
+/// Makes `NVIDIA-Linux-x86_64-VERSION[-grid].run` in a folder, as NVIDIA's are made: makeself, flags passed
+/// on to the installer.
 pub fn run_file(into: &Path, version: &str, grid: bool) -> PathBuf {
     let work = into.join(format!("stand-in-{version}-{grid}"));
     unpacked(&work, version, grid);
@@ -62,7 +64,8 @@ pub fn run_file(into: &Path, version: &str, grid: bool) -> PathBuf {
     name
 }
 
-/// The same as a Debian package, `nvidia-linux-grid-BRANCH_VERSION_amd64.deb`, that installs when it is configured.
+/// The same as a Debian package, `nvidia-linux-grid-BRANCH_VERSION_amd64.deb`, that installs when it is
+/// configured.
 pub fn driver_deb(into: &Path, version: &str) -> PathBuf {
     let name = format!("nvidia-linux-grid-{}", version.split('.').next().unwrap());
     let work = into.join(format!("deb-{version}"));

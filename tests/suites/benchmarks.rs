@@ -1,5 +1,5 @@
-//! Every benchmark, in its short form: none of them rots. What it prints are times of a debug build on a busy machine; only ratios
-//! (a host of a large fleet costs what one of a small fleet costs) can fail.
+//! Every benchmark, in its short form: none of them rots. What it prints are times of a debug build on a busy
+//! machine; only ratios (a host of a large fleet costs what one of a small fleet costs) can fail.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use std::process::Command;

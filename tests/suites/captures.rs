@@ -1,7 +1,8 @@
 //! Our readers over everything real machines printed: never a panic, never a hang, and for the files in
 //! `tests/data/expected/` exactly the facts that were written down by reading the file with one's eyes.
 //!
-//! The captures are not part of this repository: where they are not beside it, this is not tried, and that is said.
+//! The captures are not part of this repository: where they are not beside it, this is not tried, and that is
+//! said.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "test code")]
 
 use serde_json::{Value, json};
@@ -191,7 +192,8 @@ fn tool_answers_are_read_as_they_stand() {
     });
 }
 
-/// Every reader over every capture, whole, cut in the middle and with a broken byte: an answer or a refusal, never a panic.
+/// Every reader over every capture, whole, cut in the middle and with a broken byte: an answer or a refusal,
+/// never a panic.
 fn no_capture_makes_a_reader_panic() {
     let folder = captures().unwrap();
     let mut count = 0;

@@ -1,5 +1,5 @@
-//! The compatibility check against what the tables say: expected answers written down by reading the tables, not the code
-//! (`tests/data/expected/compat.json`), each asked of the real program.
+//! The compatibility check against what the tables say: expected answers written down by reading the tables,
+//! not the code (`tests/data/expected/compat.json`), each asked of the real program.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,

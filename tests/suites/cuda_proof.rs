@@ -1,5 +1,6 @@
-//! The CUDA proof as a program: against no driver at all, and against a simulated driver library that computes what the
-//! kernels say and fails on demand. No GPU is touched; what it does on one is not shown here.
+//! The CUDA proof as a program: against no driver at all, and against a simulated driver library that
+//! computes what the kernels say and fails on demand. No GPU is touched; what it does on one is not shown
+//! here.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "test code")]
 
 use std::path::PathBuf;

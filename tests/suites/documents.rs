@@ -1,5 +1,6 @@
-//! The documentation holds together: every link and every citation leads somewhere, README and CONTRIBUTING stay short, fleet files
-//! that a newcomer copies pass the compatibility check, and the commands of README and quick start run on the lab.
+//! The documentation holds together: every link and every citation leads somewhere, README and CONTRIBUTING
+//! stay short, fleet files that a newcomer copies pass the compatibility check, and the commands of README
+//! and quick start run on the lab.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use std::collections::BTreeSet;

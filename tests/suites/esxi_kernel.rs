@@ -1,9 +1,10 @@
-//! ESXi is not Linux: the demo's host journey with the host agent as it is shipped there (static, musl, mio's poll backend and
-//! pipe waker), while every system call that VMkernel is known or feared to lack answers ENOSYS. And the calls that it does make are
-//! compared with a list that is kept: a new one is a question to VMkernel.
+//! ESXi is not Linux: the demo's host journey with the host agent as it is shipped there (static, musl, mio's
+//! poll backend and pipe waker), while every system call that VMkernel is known or feared to lack answers
+//! ENOSYS. And the calls that it does make are compared with a list that is kept: a new one is a question to
+//! VMkernel.
 //!
-//! Needs strace (Debian's package) and the musl build of `packaging/esxi/build-static`; is not tried without them.
-//! `VSGPU_ACCEPT=1` writes the list anew.
+//! Needs strace (Debian's package) and the musl build of `packaging/esxi/build-static`; is not tried without
+//! them. `VSGPU_ACCEPT=1` writes the list anew.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use std::collections::BTreeSet;
@@ -49,7 +50,8 @@ fn the_host_journey_needs_nothing_that_vmkernel_lacks() {
         lab.address("esx-01")
     ));
     let log = lab.folder.join("strace.log");
-    // The agent and its threads; the simulated tools that it starts are ordinary Linux programs and left alone.
+    // The agent and its threads; the simulated tools that it starts are ordinary Linux programs and left
+    // alone.
     let inject = format!("inject={MISSING}:error=ENOSYS");
     // Appended: the agent of each boot is another process.
     let tracer = [

@@ -1,6 +1,6 @@
-//! Laws over every requirement of every list, on simulated machines linked into this process: apply then check is Met;
-//! applying twice changes nothing; a crash at every command ends in the same state; what a fact exports checks as Met;
-//! stored formats still read.
+//! Laws over every requirement of every list, on simulated machines linked into this process: apply then
+//! check is Met; applying twice changes nothing; a crash at every command ends in the same state; what a fact
+//! exports checks as Met; stored formats still read.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -27,7 +27,8 @@ struct World {
     fleet: vsgpu::fleet::Fleet,
 }
 
-/// A host with a VM whose guest has everything before the driver done; artifacts lie where the agent would have put them.
+/// A host with a VM whose guest has everything before the driver done; artifacts lie where the agent would
+/// have put them.
 fn world(name: &str) -> World {
     let lab = lab::Lab::new(name);
     // One GPU for vGPUs, one given away, one divided by MIG.

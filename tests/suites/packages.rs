@@ -1,4 +1,5 @@
-//! The packages on the tools they are for: Debian's, rpm's, systemd's, and the init script of ESXi under busybox.
+//! The packages on the tools they are for: Debian's, rpm's, systemd's, and the init script of ESXi under
+//! busybox.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -175,8 +176,9 @@ fn systemd_understands_the_units() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-/// The init script under a POSIX shell (busybox's own where it is), with stand-ins of ESXi's commands that write down how they were
-/// called; watchdog.sh's options and the group's are those of scripts that run on ESXi (facts: esxi A4).
+/// The init script under a POSIX shell (busybox's own where it is), with stand-ins of ESXi's commands that
+/// write down how they were called; watchdog.sh's options and the group's are those of scripts that run on
+/// ESXi (facts: esxi A4).
 fn the_init_script_starts_stops_and_says_how_it_is() {
     let folder = std::env::temp_dir().join(format!("vsgpu-init-{}", std::process::id()));
     let bin = folder.join("bin");

@@ -1,5 +1,6 @@
-//! The guest journey in a real Debian, over the network, with the real controller: a container that boots systemd. Only NVIDIA's
-//! silicon and driver are simulated (see `tests/real`). Where this machine cannot run it, it is not tried, and that is said.
+//! The guest journey in a real Debian, over the network, with the real controller: a container that boots
+//! systemd. Only NVIDIA's silicon and driver are simulated (see `tests/real`). Where this machine cannot run
+//! it, it is not tried, and that is said.
 //!
 //! The full machine (a kernel of its own, real reboots, power cuts) is `real_machine.rs`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "test code")]
@@ -44,7 +45,8 @@ impl World {
     }
 }
 
-/// A Debian with nothing of ours, and what `vsgpu bootstrap` makes of it: as a user who may `sudo`, through its own sshd.
+/// A Debian with nothing of ours, and what `vsgpu bootstrap` makes of it: as a user who may `sudo`, through
+/// its own sshd.
 fn bootstrapped(lab: &Lab, cache: &std::path::Path, name: &str) -> Container {
     let guest = Container::boot_bare(cache, lab, name);
     let address = guest.address();
@@ -143,7 +145,8 @@ fn from_a_fresh_debian_to_a_proof_and_then_nothing() {
     let said = world.apply(0);
     assert!(said.contains("cuda-proof"), "a proof of another boot is none: {said}");
 
-    // The same packages for two guests that reach nothing: one from a signed mirror of the operator's, one from the files themselves.
+    // The same packages for two guests that reach nothing: one from a signed mirror of the operator's, one
+    // from the files themselves.
     let debs = mirror::fetched(&guest.root);
     assert!(debs.len() > 10, "apt kept what it fetched: {debs:?}");
     let cache = prepared("container").unwrap();
@@ -213,7 +216,8 @@ impl World {
     }
 }
 
-/// Each error of a guest has a named cause and a fix, and the guest is left as it was or in a state that is said.
+/// Each error of a guest has a named cause and a fix, and the guest is left as it was or in a state that is
+/// said.
 fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     let world = world("real-errors");
     let guest = &world.guest;
@@ -361,14 +365,15 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     world.apply(0);
     assert_eq!(world.driver(), "535.183.01");
 
-    // nvidia-smi that never answers: told as what it is, and nothing else waits for it longer than its deadline.
+    // nvidia-smi that never answers: told as what it is, and nothing else waits for it longer than its
+    // deadline.
     guest.write("etc/vsgpu-stand-in/smi-hangs", "");
     let facts = world.lab.expect(0, &["facts", "-o", "json", "fleet.yaml"]);
     assert!(facts.contains("nvidia-smi does not answer: the driver or the GPU is stuck"), "{facts}");
     guest.remove("etc/vsgpu-stand-in/smi-hangs");
 
-    // The data-center driver of the same number brings no license daemon; `-grid` replaces it, asked for the module by the option
-    // that this installer says it has.
+    // The data-center driver of the same number brings no license daemon; `-grid` replaces it, asked for the
+    // module by the option that this installer says it has.
     world.wish("driver: absent");
     guest.must(&["rm", "-rf", "/run/vsgpu-stand-in"]);
     world.apply(0);
@@ -412,7 +417,8 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     let _ = x.kill();
     let _ = x.wait();
 
-    // The driver as a package: what the `.run` left goes first, the next version replaces it, and `absent` takes it away.
+    // The driver as a package: what the `.run` left goes first, the next version replaces it, and `absent`
+    // takes it away.
     for version in ["535.216.01", "535.230.02"] {
         stand_in::driver_deb(&world.files, version);
         world.wish(&format!("{proxy}driver: {{ package: files/nvidia-linux-grid-535_{version}_amd64.deb, stop-processes: true }}"));

@@ -1,5 +1,6 @@
-//! The guest journey in a full machine with a kernel of its own (qemu, software emulation): nouveau is really loaded and really gone
-//! after a real reboot, DKMS builds a module that loads, the kernel is upgraded, and the power is cut three times on the way.
+//! The guest journey in a full machine with a kernel of its own (qemu, software emulation): nouveau is really
+//! loaded and really gone after a real reboot, DKMS builds a module that loads, the kernel is upgraded, and
+//! the power is cut three times on the way.
 //!
 //! Minutes long, so it runs on demand only:
 //!
@@ -17,7 +18,8 @@ use vsgpu_tests::real::{prepared, stand_in};
 
 const DRIVER: &str = "NVIDIA-Linux-x86_64-535.183.01-grid.run";
 
-/// Applies while the machine is started again after each of its reboots. Gives back what was said and how often it booted.
+/// Applies while the machine is started again after each of its reboots. Gives back what was said and how
+/// often it booted.
 fn apply(lab: &Lab, machine: &Arc<Machine>, status: i32) -> (String, u32) {
     let done = Arc::new(AtomicBool::new(false));
     let boots = std::thread::spawn({
@@ -33,7 +35,8 @@ fn apply(lab: &Lab, machine: &Arc<Machine>, status: i32) -> (String, u32) {
     (said, boots)
 }
 
-/// Starts an apply, cuts the power when the journal says that a step was begun, and kills the controller with it.
+/// Starts an apply, cuts the power when the journal says that a step was begun, and kills the controller with
+/// it.
 fn cut_during(lab: &Lab, machine: &Arc<Machine>, words: &str, more: Duration) {
     let log = std::fs::File::create(lab.folder.join("cut.log")).unwrap();
     let mut controller = lab
@@ -70,7 +73,8 @@ fn a_machine_with_a_kernel_of_its_own_survives_power_cuts_and_upgrades() {
     let machine = Arc::new(Machine::boot(&cache, &lab, "vm-01", |root| {
         // nouveau is loaded at boot until it is blacklisted: systemd heeds modprobe's blacklist here.
         std::fs::write(root.join("etc/modules-load.d/nouveau.conf"), "nouveau\n").unwrap();
-        // Compressing a hundred megabytes of drivers takes minutes under emulation: only those of this machine, and quickly.
+        // Compressing a hundred megabytes of drivers takes minutes under emulation: only those of this
+        // machine, and quickly.
         std::fs::write(
             root.join("etc/initramfs-tools/conf.d/quick"),
             "MODULES=dep\nCOMPRESS=gzip\nCOMPRESSLEVEL=1\n",
@@ -120,7 +124,8 @@ fn a_machine_with_a_kernel_of_its_own_survives_power_cuts_and_upgrades() {
     assert!(said.contains("update-initramfs -u"), "what was cut off is done again: {said}");
     say("the initramfs is whole");
 
-    // A program holds the real device: named, left alone; then ended where that is allowed, and the modules really change.
+    // A program holds the real device: named, left alone; then ended where that is allowed, and the modules
+    // really change.
     stand_in::run_file(&files, "535.216.01", true);
     // The real driver makes its device at each boot; the stand-in module does not.
     machine.shell("mknod -m 666 /dev/nvidia0 c 195 0; (exec systemd-run --scope -q sleep 100000 </dev/nvidia0 >/dev/null 2>&1) & sleep 3; test -e /dev/nvidia0");
@@ -133,12 +138,14 @@ fn a_machine_with_a_kernel_of_its_own_survives_power_cuts_and_upgrades() {
     assert!(lab.expect(0, &["facts", "-o", "json", "fleet.yaml"]).contains("\"module\": \"535.216.01\""));
     say("upgraded under a program that was ended");
 
-    // A newer kernel comes without its headers, as from an unattended upgrade, and is seen before it is booted.
+    // A newer kernel comes without its headers, as from an unattended upgrade, and is seen before it is
+    // booted.
     machine.shell("apt-get install -y --no-install-recommends $(apt-cache search --names-only '^linux-image-6\\.1\\.0-[0-9]+-amd64$' | cut -d' ' -f1 | sort -V | tail -1)");
     say("a newer kernel is installed");
     let plan = lab.expect(3, &["plan", "fleet.yaml"]);
     assert!(plan.contains("kernel-updates") && plan.contains("linux-headers-6.1.0-"), "{plan}");
-    // It is booted all the same: the agent says why there is no driver, and brings it back without the installer.
+    // It is booted all the same: the agent says why there is no driver, and brings it back without the
+    // installer.
     machine.reboot();
     machine.read_boot_files();
     machine.power_on();
@@ -149,7 +156,8 @@ fn a_machine_with_a_kernel_of_its_own_survives_power_cuts_and_upgrades() {
         "{said}"
     );
     let (said, _) = apply(&lab, &machine, 0);
-    // Debian's DKMS builds it when the headers come; where it does not, the agent calls `dkms install`. Never the installer.
+    // Debian's DKMS builds it when the headers come; where it does not, the agent calls `dkms install`. Never
+    // the installer.
     assert!(
         said.contains("linux-headers-6.1.0-")
             && said.contains("driver: 535.216.01")

@@ -1,5 +1,6 @@
-//! Golden conversations: everything a user sees, on a small simulated fleet. `VSGPU_ACCEPT=1 cargo test -p vsgpu-tests --test
-//! screens` accepts changes. And stored formats: what an earlier version wrote must still read.
+//! Golden conversations: everything a user sees, on a small simulated fleet. `VSGPU_ACCEPT=1 cargo test -p
+//! vsgpu-tests --test screens` accepts changes. And stored formats: what an earlier version wrote must still
+//! read.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use vsgpu::journal::{self, Folder};

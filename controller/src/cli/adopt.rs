@@ -1,5 +1,5 @@
-//! `vsgpu abort --adopt HOST`: a run whose controller or records are gone left a host in maintenance mode, or VMs shut down. What its
-//! agent kept of that is taken over, and given back by a run of our own.
+//! `vsgpu abort --adopt HOST`: a run whose controller or records are gone left a host in maintenance mode, or
+//! VMs shut down. What its agent kept of that is taken over, and given back by a run of our own.
 
 use crate::cli::global::{CliResult, block_on, connector, now};
 use crate::cli::run::RunCommand;

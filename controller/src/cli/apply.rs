@@ -62,7 +62,8 @@ impl Apply {
     /// A plan that was saved, if the file is one.
     fn saved_plan(&self, file: &Path) -> Result<Option<Plan>, Vec<Error>> {
         let text = files::read_text(file, 1 << 30).map_err(|e| vec![e])?;
-        // A fleet file is YAML with keys; a saved plan is the JSON object that `plan --out` wrote, whatever its name.
+        // A fleet file is YAML with keys; a saved plan is the JSON object that `plan --out` wrote, whatever
+        // its name.
         if !text.trim_start().starts_with('{') {
             return Ok(None);
         }

@@ -1,5 +1,5 @@
-//! `vsgpu baseline`: what GPUs reached, as the block that `bandwidth-at-least` is judged against. Made from reports of
-//! `vsgpu-cuda-proof` on bare metal, or from the last proofs of the fleet's own guests.
+//! `vsgpu baseline`: what GPUs reached, as the block that `bandwidth-at-least` is judged against. Made from
+//! reports of `vsgpu-cuda-proof` on bare metal, or from the last proofs of the fleet's own guests.
 
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector};
 use crate::error::{Error, Exit, Kind};

@@ -1,4 +1,5 @@
-//! `vsgpu cert issue` and `vsgpu cert renew`: the folder of certificates that a node's agent needs, and the next one before it ends.
+//! `vsgpu cert issue` and `vsgpu cert renew`: the folder of certificates that a node's agent needs, and the
+//! next one before it ends.
 
 use crate::cli::global::{CliResult, GlobalArgs, own_pki};
 use crate::error::{Error, Exit, Kind};

@@ -1,5 +1,5 @@
-//! `vsgpu clone`: copies a VM on its host, one copy for each name. Nothing but a fleet of wishes `clone-of` that is planned and
-//! executed as every other, with a journal of its own.
+//! `vsgpu clone`: copies a VM on its host, one copy for each name. Nothing but a fleet of wishes `clone-of`
+//! that is planned and executed as every other, with a journal of its own.
 
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs};
 use crate::cli::run::RunCommand;
@@ -92,7 +92,8 @@ impl Clone {
             printer.errors(&errors);
             return Ok(crate::cli::global::worst(&errors));
         }
-        // An unfinished run of other copies of the same base is given up: what it left is seen, and made anew where wished.
+        // An unfinished run of other copies of the same base is given up: what it left is seen, and made anew
+        // where wished.
         let unfinished = journal::latest(&Folder(fleet.state_folder()))
             .map_err(|e| vec![e])?
             .filter(|run| run.status.ended.is_none());

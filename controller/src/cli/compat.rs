@@ -1,5 +1,5 @@
-//! `vsgpu compat`: does a combination work? Answers from the built-in tables (or NVIDIA's own catalogue) without talking to
-//! any node: exit status 0 it does, 6 it does not.
+//! `vsgpu compat`: does a combination work? Answers from the built-in tables (or NVIDIA's own catalogue)
+//! without talking to any node: exit status 0 it does, 6 it does not.
 
 use crate::cli::global::CliResult;
 use crate::compat::{self, Combination, Finding, Gpu, GuestDriver, LicenseWay, Module, Stated};
@@ -161,7 +161,8 @@ fn swapped(host: &str, guest: Option<&str>) -> Option<Error> {
     )))
 }
 
-/// The GPU of a name. Boards that differ only in their form (PCIe, SXM) may share it: the profile tells them apart.
+/// The GPU of a name. Boards that differ only in their form (PCIe, SXM) may share it: the profile tells them
+/// apart.
 fn gpu(wish: &str, profiles: &[String]) -> Result<Gpu, Vec<Error>> {
     let by_id = wish.strip_prefix("10de:").map(|id| gpus::by_pci(id, None).into_iter().collect::<Vec<_>>());
     let found = by_id.unwrap_or_else(|| gpus::named(wish));

@@ -1,11 +1,12 @@
-//! Which fleet is meant when the command line does not say it: named contexts, and what counts more than what.
+//! Which fleet is meant when the command line does not say it: named contexts, and what counts more than
+//! what.
 //!
 //! ```text
 //! FLEET and --pki  >  --context  >  VSGPU_FLEET and VSGPU_PKI  >  VSGPU_CONTEXT  >  ./fleet.yaml  >  the current context  >  fleet.yaml
 //! ```
-//! A context is a name for a fleet file and its certificates. They are kept in `$XDG_CONFIG_HOME/vsgpu/config.yaml`, else in
-//! `~/.config/vsgpu/config.yaml`; `vsgpu config` shows what counts and why. `choose` is pure; what the environment and the file say is read here
-//! and nowhere else.
+//! A context is a name for a fleet file and its certificates. They are kept in
+//! `$XDG_CONFIG_HOME/vsgpu/config.yaml`, else in `~/.config/vsgpu/config.yaml`; `vsgpu config` shows what
+//! counts and why. `choose` is pure; what the environment and the file say is read here and nowhere else.
 
 use crate::error::{Error, Kind};
 use crate::files;
@@ -95,7 +96,8 @@ impl Environment {
     /// Those of this process.
     pub fn here() -> Self {
         let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        // A unit or a cron job may have no HOME; contexts must not be looked for in whatever folder it works in.
+        // A unit or a cron job may have no HOME; contexts must not be looked for in whatever folder it works
+        // in.
         let own = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.dir);
         let home = || {
             path("HOME")
@@ -169,7 +171,8 @@ pub fn choose(
         },
     };
     let of_env = || around.pki.as_deref().map(|p| set(p, "VSGPU_PKI"));
-    // What was typed counts more than what was exported once: a context that was named brings its own certificates.
+    // What was typed counts more than what was exported once: a context that was named brings its own
+    // certificates.
     let pki = pki.map(|p| set(p, "command line"));
     let pki =
         if context.is_some() { pki.or(own_pki).or_else(of_env) } else { pki.or_else(of_env).or(own_pki) };

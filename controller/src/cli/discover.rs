@@ -1,4 +1,5 @@
-//! `vsgpu discover` and `vsgpu init`: what hosts are out there, and the fleet file that follows. Both only look.
+//! `vsgpu discover` and `vsgpu init`: what hosts are out there, and the fleet file that follows. Both only
+//! look.
 
 use crate::cli::global::{CliResult, GlobalArgs, block_on, own_pki, worst};
 use crate::error::{Error, Exit, Kind};

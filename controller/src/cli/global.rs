@@ -50,8 +50,8 @@ impl FleetArg {
     }
 }
 
-/// The folder of certificates of a verb that needs no fleet file: `--pki`, or what goes with the context that is named, or VSGPU_PKI,
-/// or `pki`.
+/// The folder of certificates of a verb that needs no fleet file: `--pki`, or what goes with the context that
+/// is named, or VSGPU_PKI, or `pki`.
 pub(crate) fn own_pki(option: Option<&PathBuf>, chosen: &GlobalArgs) -> Result<PathBuf, Vec<Error>> {
     if let Some(folder) = option {
         return Ok(folder.clone());
@@ -90,7 +90,8 @@ pub(crate) fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// Who we are, to the agents: people read it when two controllers meet. The id makes a copy of the machine another one.
+/// Who we are, to the agents: people read it when two controllers meet. The id makes a copy of the machine
+/// another one.
 pub(crate) fn holder(fleet: &Fleet) -> Result<String, Vec<Error>> {
     let host = nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();
     let user =

@@ -1,5 +1,5 @@
-//! The command line: one verb per file, each a function of typed arguments that returns how it ended. Only this file
-//! exits, only `render` prints.
+//! The command line: one verb per file, each a function of typed arguments that returns how it ended. Only
+//! this file exits, only `render` prints.
 
 mod adopt;
 mod apply;

@@ -28,7 +28,8 @@ impl Plan {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let fleet = self.fleet.read(true, chosen)?;
         let connector = connector(&fleet)?;
-        // Before looking: what a run gives back in between is then only planned once too often, never forgotten.
+        // Before looking: what a run gives back in between is then only planned once too often, never
+        // forgotten.
         let left = leftovers(&fleet)?;
         let inventory = block_on(inventory::gather(&fleet, &connector, Scope::Wished, &|_| true))?;
         let left = crate::plan::still_taken(&fleet, &inventory, left);
@@ -64,7 +65,8 @@ impl Plan {
         };
         printer.show(Answer { names: touched.into_iter().collect(), ..Answer::new(json, text) });
         printer.warnings(&warnings);
-        // A host that only serves what another run took is planned as it is; that it is taken is said all the same.
+        // A host that only serves what another run took is planned as it is; that it is taken is said all the
+        // same.
         by_others.iter().for_each(|told| printer.warn(&format!("warning: {told}\n")));
         let folder = fleet.state_folder();
         if journal::at_work(&folder).is_some() {

@@ -1,5 +1,5 @@
-//! Everything that executes a plan at a terminal: `apply`, `resume`, `abort`, `rollback`, `clone`. What it asks, hears and says at
-//! the end is the same for all.
+//! Everything that executes a plan at a terminal: `apply`, `resume`, `abort`, `rollback`, `clone`. What it
+//! asks, hears and says at the end is the same for all.
 
 use crate::cli::global::{CliResult, block_on, connector, now, worst};
 use crate::error::{Error, Exit, Kind};
@@ -313,14 +313,15 @@ impl RunObserver for TerminalObserver<'_> {
     }
 }
 
-/// Hears Ctrl-C (and a polite kill) in a thread of its own: once stops, twice leaves. Called before any other thread, so that
-/// all have it blocked.
+/// Hears Ctrl-C (and a polite kill) in a thread of its own: once stops, twice leaves. Called before any other
+/// thread, so that all have it blocked.
 fn control_from_signals(format: Format) -> Result<watch::Receiver<Control>, Error> {
     use nix::sys::signal::{SigSet, Signal};
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
-    // A lost ssh session is no reason to leave hosts where they are: what runs is finished, as after a polite kill.
+    // A lost ssh session is no reason to leave hosts where they are: what runs is finished, as after a polite
+    // kill.
     signals.add(Signal::SIGHUP);
     signals
         .thread_block()

@@ -1,4 +1,5 @@
-//! `vsgpu status`: the latest run, from its journal; and what the hosts' agents know that other runs took and left.
+//! `vsgpu status`: the latest run, from its journal; and what the hosts' agents know that other runs took and
+//! left.
 
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, now};
 use crate::error::{Error, Exit};
@@ -122,7 +123,8 @@ impl Hosts {
         self.said.values().flatten()
     }
 
-    /// What our own records say is taken, and the host says was given back: by another controller, or by hand.
+    /// What our own records say is taken, and the host says was given back: by another controller, or by
+    /// hand.
     fn given_back(&self, fleet: &Fleet, own: &str) -> BTreeSet<NodeId> {
         let has = |host: &str, what: &str, vm: &str| {
             let said = self.said.get(host)?;

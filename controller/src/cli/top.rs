@@ -1,4 +1,5 @@
-//! `vsgpu top`: the fleet at a glance, live. Changes nothing, and looks at nothing either: it shows what the agents' metrics say.
+//! `vsgpu top`: the fleet at a glance, live. Changes nothing, and looks at nothing either: it shows what the
+//! agents' metrics say.
 
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, reader};
 use crate::error::{Error, Exit, Kind};

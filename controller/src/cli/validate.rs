@@ -26,7 +26,8 @@ impl Validate {
         if self.no_files {
             crate::fleet::file::versions_from_file_names(&mut fleet);
         }
-        // The compatibility check, on what the fleet file states; `plan` judges again with what the hosts say.
+        // The compatibility check, on what the fleet file states; `plan` judges again with what the hosts
+        // say.
         let judgement = compat::judge(&fleet, None);
         printer.warnings(&judgement.warnings);
         if !judgement.errors.is_empty() {

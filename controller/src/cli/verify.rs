@@ -1,4 +1,5 @@
-//! `vsgpu verify`: is everything as wished? Changes nothing; the agents remember the wishes for their metrics.
+//! `vsgpu verify`: is everything as wished? Changes nothing; the agents remember the wishes for their
+//! metrics.
 
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, now, worst};
 use crate::error::{Error, Exit, Kind};

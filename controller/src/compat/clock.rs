@@ -1,12 +1,13 @@
-//! The guest's clock against this machine's: a license is refused by its server where they are far apart (facts: failures F21),
-//! and so is every certificate.
+//! The guest's clock against this machine's: a license is refused by its server where they are far apart
+//! (facts: failures F21), and so is every certificate.
 
 use crate::compat::combination::{Combination, Finding};
 use vsgpu_core::knowledge::Basis;
 
 /// Seconds that a look at a guest may take, and that nobody has to explain.
 const NOTICED: u64 = 120;
-/// Seconds beyond which no license server goes along: leases are issued for a day (facts: guests "gridd.conf keys": LicenseInterval).
+/// Seconds beyond which no license server goes along: leases are issued for a day (facts: guests "gridd.conf
+/// keys": LicenseInterval).
 const REFUSED: u64 = 24 * 3600;
 
 pub(super) fn check(c: &Combination) -> Vec<Finding> {

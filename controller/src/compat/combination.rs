@@ -110,7 +110,8 @@ pub struct Combination {
     pub manager: Option<Stated<DriverVersion>>,
     /// The manager is wished for; else it is what runs.
     pub manager_wished: bool,
-    /// The fleet file wants the host without what vGPUs need: the manager absent, or the graphics type Shared.
+    /// The fleet file wants the host without what vGPUs need: the manager absent, or the graphics type
+    /// Shared.
     pub serves_no_vgpu: Option<&'static str>,
     /// Driver of the guest.
     pub guest: Option<Stated<GuestDriver>>,

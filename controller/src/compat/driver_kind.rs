@@ -1,5 +1,5 @@
-//! Kind of guest driver: a vGPU takes only the `-grid` one; a whole GPU takes the data-center one, or `-grid` where a licensed
-//! product is wanted.
+//! Kind of guest driver: a vGPU takes only the `-grid` one; a whole GPU takes the data-center one, or `-grid`
+//! where a licensed product is wanted.
 
 use crate::compat::combination::{Combination, Finding};
 use vsgpu_core::knowledge::pairs;

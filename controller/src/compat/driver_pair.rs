@@ -1,6 +1,7 @@
-//! vGPU manager and guest driver. Versions of host and guest differ inside one release, so they are never compared: both map
-//! to releases, and the rule is about majors. A guest newer than its host never works; the protocol range compiled into the
-//! branches is the hard stop; NVIDIA's own catalogue, where the operator has it, overrides both.
+//! vGPU manager and guest driver. Versions of host and guest differ inside one release, so they are never
+//! compared: both map to releases, and the rule is about majors. A guest newer than its host never works; the
+//! protocol range compiled into the branches is the hard stop; NVIDIA's own catalogue, where the operator has
+//! it, overrides both.
 
 use crate::compat::combination::{Combination, Finding};
 use crate::fleet::driver_catalogue::Says as CatalogueSays;
@@ -14,7 +15,8 @@ pub(crate) fn guest_of(release: &Release) -> String {
     release.guest.as_ref().map_or_else(|| "not known".into(), ToString::to_string)
 }
 
-/// Majors that a version can mean: by its release, or by its branch where the very version is not in the table.
+/// Majors that a version can mean: by its release, or by its branch where the very version is not in the
+/// table.
 fn majors(found: &[&'static Release], version: &DriverVersion) -> Vec<u32> {
     let mut all: Vec<u32> = found.iter().map(|r| r.major).collect();
     if all.is_empty() {
@@ -38,7 +40,8 @@ pub(crate) fn named(version: &DriverVersion, found: &[&'static Release]) -> Stri
 
 pub(super) fn check(c: &Combination) -> Vec<Finding> {
     let (Some(manager), Some(guest)) = (&c.manager, &c.guest) else { return vec![] };
-    // A whole GPU has nothing to do with the host's manager. A driver of the wrong kind is another constraint's matter.
+    // A whole GPU has nothing to do with the host's manager. A driver of the wrong kind is another
+    // constraint's matter.
     if !c.vgpu() || guest.value.grid == Some(false) {
         return vec![];
     }

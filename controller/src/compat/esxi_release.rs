@@ -62,8 +62,8 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         basis = (*packaged).clone();
     }
     let finding = c.finding(what, basis, nearest);
-    // Gaps inside a branch exist, and lists end: only a branch without any package for that vSphere is certain. What runs
-    // already, runs.
+    // Gaps inside a branch exist, and lists end: only a branch without any package for that vSphere is
+    // certain. What runs already, runs.
     let of_branch = releases::packaged_on(&vsphere).iter().any(|r| r.major == release.major);
     let in_range = releases::packaged_on(&vsphere).len() > 1;
     let sure = c.manager_wished && !unlisted && !on.is_empty() && !of_branch && in_range;

@@ -1,13 +1,13 @@
-//! GPU and driver branch: the first and the last branch that knows a GPU, the first and the last vGPU release, and the kernel
-//! module that drives it.
+//! GPU and driver branch: the first and the last branch that knows a GPU, the first and the last vGPU
+//! release, and the kernel module that drives it.
 
 use crate::compat::combination::{Combination, Finding, Gpu, Module};
 use vsgpu_core::knowledge::gpus::{Model, OpenModule};
 use vsgpu_core::knowledge::{Basis, releases};
 use vsgpu_core::units::DriverVersion;
 
-/// R580 as the last branch for Maxwell, Pascal and Volta is confirmed by itself; the other limits of the table are general
-/// knowledge (facts: nvidia 5).
+/// R580 as the last branch for Maxwell, Pascal and Volta is confirmed by itself; the other limits of the
+/// table are general knowledge (facts: nvidia 5).
 const LAST_BRANCH_CONFIRMED: u32 = 580;
 
 fn uncertain(model: &Model) -> Basis {

@@ -1,5 +1,5 @@
-//! GPUs that keys of a host name: they are there, and those of keys of the host's driver are no passthrough devices. Found here, before
-//! an outage, because the driver that holds the GPUs may only be there after it.
+//! GPUs that keys of a host name: they are there, and those of keys of the host's driver are no passthrough
+//! devices. Found here, before an outage, because the driver that holds the GPUs may only be there after it.
 
 use crate::compat::combination::{Finding, HostGpus};
 use vsgpu_core::Requirement as _;

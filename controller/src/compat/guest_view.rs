@@ -1,5 +1,5 @@
-//! What a guest sees of its host without any driver, against what the host's agent says: they differ where a VM was not
-//! power-cycled after its host was changed, or where the fleet file names the wrong VM.
+//! What a guest sees of its host without any driver, against what the host's agent says: they differ where a
+//! VM was not power-cycled after its host was changed, or where the fleet file names the wrong VM.
 
 use crate::compat::combination::{Combination, Finding};
 use vsgpu_core::knowledge::Basis;

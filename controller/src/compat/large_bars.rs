@@ -1,10 +1,12 @@
-//! Firmware, MMIO window and the GPUs' BARs: a BAR1 above 256 MiB needs EFI and a window that holds all of them.
+//! Firmware, MMIO window and the GPUs' BARs: a BAR1 above 256 MiB needs EFI and a window that holds all of
+//! them.
 
 use crate::compat::combination::{Combination, Finding};
 use vsgpu_core::knowledge::Basis;
 use vsgpu_host_agent::vm::window_gib;
 
-/// Boards whose BAR1 is confirmed by a second source than the table's (NVIDIA AI Enterprise 6.x table; a vmware.log of a P40).
+/// Boards whose BAR1 is confirmed by a second source than the table's (NVIDIA AI Enterprise 6.x table; a
+/// vmware.log of a P40).
 const SIZE_CONFIRMED: [&str; 7] = ["A30", "A100", "A100X", "A100D", "H100", "H200", "P40"];
 
 pub(super) fn check(c: &Combination) -> Vec<Finding> {

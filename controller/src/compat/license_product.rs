@@ -1,5 +1,5 @@
-//! Licensed product, vGPU series and passthrough: a vGPU is licensed by its series (FeatureType 1), a whole GPU by FeatureType 2
-//! (workstation) or 4 (compute).
+//! Licensed product, vGPU series and passthrough: a vGPU is licensed by its series (FeatureType 1), a whole
+//! GPU by FeatureType 2 (workstation) or 4 (compute).
 
 use crate::compat::combination::{Combination, Finding};
 use vsgpu_core::knowledge::Basis;

@@ -1,9 +1,10 @@
-//! Compatibility checks: combinations across host, VM and guest that do not work, found before anything is touched. Pure. One file and
-//! one line each: a constraint looks at a `Combination` (one VM on its host, or what `vsgpu compat` was asked) or at a `HostGpus`
-//! (the GPUs of one host and everybody who wants a part of them).
+//! Compatibility checks: combinations across host, VM and guest that do not work, found before anything is
+//! touched. Pure. One file and one line each: a constraint looks at a `Combination` (one VM on its host, or
+//! what `vsgpu compat` was asked) or at a `HostGpus` (the GPUs of one host and everybody who wants a part of
+//! them).
 //!
-//! What is certain is refused; what rests on an uncertain row or on a rule of thumb is a warning and says so. Every answer
-//! names both sides, what it rests on, and the nearest combination that works.
+//! What is certain is refused; what rests on an uncertain row or on a rule of thumb is a warning and says so.
+//! Every answer names both sides, what it rests on, and the nearest combination that works.
 
 mod clock;
 mod cuda_driver;
@@ -49,7 +50,8 @@ pub struct Constraint {
     pub about: &'static str,
     /// What is wrong, if anything.
     pub check: fn(&Combination) -> Vec<Finding>,
-    /// It is between a guest and its host's vGPU manager: what it refuses stops a change of the manager as well.
+    /// It is between a guest and its host's vGPU manager: what it refuses stops a change of the manager as
+    /// well.
     pub stops_host: bool,
 }
 

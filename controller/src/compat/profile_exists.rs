@@ -1,5 +1,5 @@
-//! vGPU profile and the host's GPUs: the profile is one of a GPU that is there. The host's own list of supported types wins
-//! over the table.
+//! vGPU profile and the host's GPUs: the profile is one of a GPU that is there. The host's own list of
+//! supported types wins over the table.
 
 use crate::compat::combination::{Combination, Finding, Gpu};
 use vsgpu_core::knowledge::{Basis, gpus, vgpu_types};

@@ -1,5 +1,5 @@
-//! Room for vGPUs: everybody who is to run must fit. Time-sliced vGPUs of one GPU have one size unless mixed sizes are on;
-//! MIG-backed ones need GPUs divided by MIG, and the two never share a GPU.
+//! Room for vGPUs: everybody who is to run must fit. Time-sliced vGPUs of one GPU have one size unless mixed
+//! sizes are on; MIG-backed ones need GPUs divided by MIG, and the two never share a GPU.
 
 use crate::compat::combination::{Finding, GpuClaim, HostGpu, HostGpus};
 use std::collections::BTreeMap;

@@ -23,7 +23,8 @@ pub struct Deadlines {
     pub gpu_attach_secs: u32,
     /// For every other step.
     pub step_secs: u32,
-    /// For an agent that went away in the middle of a step to answer again; what it was doing goes on meanwhile.
+    /// For an agent that went away in the middle of a step to answer again; what it was doing goes on
+    /// meanwhile.
     pub reconnect_secs: u32,
 }
 

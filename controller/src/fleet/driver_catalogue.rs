@@ -1,6 +1,7 @@
-//! NVIDIA's machine-readable catalogue of driver pairs (`vgpuDriverCatalog.yaml` of the Licensing Portal). The file is the
-//! operator's; where it knows a pair it overrides the built-in table. Its lists are read the way NVIDIA's own container
-//! tooling documents them: an allow list that is there must name the other side, a deny list must not.
+//! NVIDIA's machine-readable catalogue of driver pairs (`vgpuDriverCatalog.yaml` of the Licensing Portal).
+//! The file is the operator's; where it knows a pair it overrides the built-in table. Its lists are read the
+//! way NVIDIA's own container tooling documents them: an allow list that is there must name the other side, a
+//! deny list must not.
 
 use crate::error::{Error, Kind};
 use crate::files;
@@ -108,7 +109,8 @@ impl DriverCatalogue {
             Error::new(Kind::Usage, format!("{file}: {why}"))
                 .hint("use vgpuDriverCatalog.yaml as NVIDIA's Licensing Portal has it")
         };
-        // Versions such as `535.10` are numbers to YAML and texts to NVIDIA: they are compared as they are written.
+        // Versions such as `535.10` are numbers to YAML and texts to NVIDIA: they are compared as they are
+        // written.
         let content: Content = serde_json::from_value(texts(root.to_json()))
             .map_err(|e| wrong(format!("this is no driver catalogue: {e}")))?;
         if content.branch.is_empty() || content.driver.is_empty() {

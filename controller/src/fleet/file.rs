@@ -1,5 +1,5 @@
-//! Reads a fleet file. Every value is read by its own requirement; every error says file, line and column, the allowed
-//! values and the nearest of them. All errors of a file are reported at once.
+//! Reads a fleet file. Every value is read by its own requirement; every error says file, line and column,
+//! the allowed values and the nearest of them. All errors of a file are reported at once.
 
 use crate::catalogue::catalogue;
 use crate::error::{Error, Kind, Place};
@@ -384,7 +384,8 @@ impl Reader {
             };
             found.extend(spec.map(|spec| (entry.name, spec)));
         }
-        // What a spec implies may imply something itself, before it in the list or behind: twice through is enough for both.
+        // What a spec implies may imply something itself, before it in the list or behind: twice through is
+        // enough for both.
         for entry in entries.iter().chain(&entries) {
             let said = found.contains_key(entry.name) || pairs.iter().any(|(key, _)| key.name == entry.name);
             let implied =
@@ -397,7 +398,8 @@ impl Reader {
 
     fn spec(&mut self, owner: &str, entry: &vsgpu_core::Entry, node: &Node) -> Option<Spec> {
         let value = node.to_json();
-        // One of what a list is expected of is a list of one; what is wrong inside is said as if it stood alone.
+        // One of what a list is expected of is a list of one; what is wrong inside is said as if it stood
+        // alone.
         let takes_list = *self.lists.entry(entry.name).or_insert_with(|| (entry.schema)()["type"] == "array");
         let read = match value {
             one @ (Value::Object(_) | Value::String(_)) if takes_list => (entry.read_spec)(&json!([one]))
@@ -486,7 +488,8 @@ fn listed<T: AsRef<str>>(words: &[T]) -> String {
     }
 }
 
-/// A spec that many nodes share, before and after its files were looked at; the first is kept so that its place stays its own.
+/// A spec that many nodes share, before and after its files were looked at; the first is kept so that its
+/// place stays its own.
 type Done = HashMap<*const Value, (Arc<Value>, Arc<Value>)>;
 
 /// Replaces the files of all specs, once for all nodes that share one.

@@ -1,4 +1,5 @@
-//! The fleet file: what is wanted of hosts, VMs and guests. `file` reads it, the others say what may stand in it.
+//! The fleet file: what is wanted of hosts, VMs and guests. `file` reads it, the others say what may stand in
+//! it.
 
 pub mod deadlines;
 pub mod driver_catalogue;

@@ -95,7 +95,8 @@ pub struct Fleet {
     /// Where the fleet file names each file of the operator.
     #[serde(skip)]
     pub places: BTreeMap<String, Place>,
-    /// Folder of certificates. No part of the digest: the same fleet from another working folder is the same fleet.
+    /// Folder of certificates. No part of the digest: the same fleet from another working folder is the same
+    /// fleet.
     #[serde(skip)]
     pub pki: PathBuf,
     /// NVIDIA's own catalogue of driver pairs, where the operator has it.

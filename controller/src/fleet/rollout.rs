@@ -95,7 +95,8 @@ pub struct Strategy {
 }
 
 impl Default for Strategy {
-    /// One host of a cluster at a time, as lifecycle managers do, and a stop at the first failure of every five.
+    /// One host of a cluster at a time, as lifecycle managers do, and a stop at the first failure of every
+    /// five.
     fn default() -> Self {
         Self {
             canary: None,

@@ -1,7 +1,7 @@
 //! YAML with positions. The parser is a library; this keeps line and column beside every key and value.
 //!
-//! Deliberately absent: anchors, aliases, tags and merge keys (a fleet file has `defaults`), and YAML's number games:
-//! only plain integers become numbers, so that a release `16.10` stays `16.10`.
+//! Deliberately absent: anchors, aliases, tags and merge keys (a fleet file has `defaults`), and YAML's
+//! number games: only plain integers become numbers, so that a release `16.10` stays `16.10`.
 
 use crate::error::{Error, Kind, Place};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle};

@@ -1,5 +1,5 @@
-//! What runs took of the hosts and have not given back, as the hosts' agents keep it. Another run's is shown, never touched, until
-//! somebody says that it is taken over.
+//! What runs took of the hosts and have not given back, as the hosts' agents keep it. Another run's is shown,
+//! never touched, until somebody says that it is taken over.
 
 use crate::error::{Error, Kind};
 use crate::inventory::seen::Seen;
@@ -55,7 +55,8 @@ pub fn described(host: &str, said: &Description) -> Vec<Left> {
     of_host(host, &said.taken, said.holder.as_ref())
 }
 
-/// For whom did not do it: what of each host is taken, by which run, and what to do. A paragraph for each host and run.
+/// For whom did not do it: what of each host is taken, by which run, and what to do. A paragraph for each
+/// host and run.
 pub fn told<'a>(all: impl IntoIterator<Item = &'a Left>, now: u64) -> Vec<String> {
     let mut by_run: BTreeMap<(&str, &str), Vec<&Left>> = BTreeMap::new();
     for left in all {

@@ -1,5 +1,5 @@
-//! All facts of all nodes, gathered concurrently. A failure is kept where it happened: an unreachable node or an
-//! unreadable fact never hides the others.
+//! All facts of all nodes, gathered concurrently. A failure is kept where it happened: an unreachable node or
+//! an unreadable fact never hides the others.
 
 use crate::error::Error;
 use crate::fleet::Fleet;

@@ -1,5 +1,6 @@
-//! Pure: what a host's facts say of each of its GPUs, in one place, and what in the BIOS cannot be right as far as evidence
-//! shows. Nothing here decides anything: it is for people, before they ask for something that cannot work.
+//! Pure: what a host's facts say of each of its GPUs, in one place, and what in the BIOS cannot be right as
+//! far as evidence shows. Nothing here decides anything: it is for people, before they ask for something that
+//! cannot work.
 
 use crate::inventory::seen::Seen;
 use schemars::JsonSchema;
@@ -39,7 +40,8 @@ pub struct GpuReadiness {
     pub vgpu_types: Option<Vec<String>>,
     /// vGPU types of which one more can be created.
     pub creatable: Option<Vec<String>>,
-    /// VMs that have it: whole, or with a vGPU on it. A vGPU that does not run is on any GPU of its kind: `vm-01?`.
+    /// VMs that have it: whole, or with a vGPU on it. A vGPU that does not run is on any GPU of its kind:
+    /// `vm-01?`.
     pub vms: Vec<String>,
 }
 
@@ -71,7 +73,8 @@ pub fn of_host(seen: &Seen) -> Option<Readiness> {
     let report: Option<SmiReport> = seen.fact::<Gpus>().ok().map(|gpus| gpus.0);
     let types: Option<VgpuTypes> = seen.fact().ok();
     let users: Option<GpuUsers> = seen.fact().ok();
-    // What runs, the driver places exactly; of what is only configured the kind of GPU is known, and marked as a guess.
+    // What runs, the driver places exactly; of what is only configured the kind of GPU is known, and marked
+    // as a guess.
     let placed: Vec<VgpuHost> = seen.fact::<Vgpus>().map(|f| f.gpus).unwrap_or_default();
     let runs = |vm: &str, gpu: &VgpuHost| gpu.vgpus.iter().any(|v| v.vm_name.as_deref() == Some(vm));
     let gpu = |pci: &PciGpu| {

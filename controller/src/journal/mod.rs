@@ -1,4 +1,5 @@
-//! The append-only record of a run, and what it tells: where the run is, what is ours to give back, what became of each node.
+//! The append-only record of a run, and what it tells: where the run is, what is ours to give back, what
+//! became of each node.
 
 mod history;
 pub mod outcome;

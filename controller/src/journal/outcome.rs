@@ -1,4 +1,5 @@
-//! What became of each node of a run: done, held, partly done. For people, for programs and for metrics alike.
+//! What became of each node of a run: done, held, partly done. For people, for programs and for metrics
+//! alike.
 
 use crate::hold::Held;
 use crate::journal::record::Purpose;
@@ -7,7 +8,8 @@ use crate::journal::store::Stored;
 use crate::node::NodeId;
 use std::collections::BTreeMap;
 
-/// What became of a node. Every node of a run that has ended is done, rolled back, held, not begun, or partly done behind another node that is held.
+/// What became of a node. Every node of a run that has ended is done, rolled back, held, not begun, or partly
+/// done behind another node that is held.
 #[derive(serde::Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub(crate) enum NodeState {

@@ -1,4 +1,5 @@
-//! What a run took and has not given back. The rules for a host's maintenance mode and a VM's power stand here alone.
+//! What a run took and has not given back. The rules for a host's maintenance mode and a VM's power stand
+//! here alone.
 
 use crate::journal::status::{Status, StepState};
 use crate::node::NodeKind;
@@ -125,7 +126,8 @@ mod tests {
         Record::Done { at: 1, step, note: String::new(), theirs }
     }
 
-    /// A guest that did not go down in time, and was found running, may go down all the same: the next run starts it again.
+    /// A guest that did not go down in time, and was found running, may go down all the same: the next run
+    /// starts it again.
     #[test]
     fn a_stop_that_was_not_waited_for_is_ours_until_a_later_start_is_done() {
         let mut status = begun(vec![power(1, "off", None), power(2, "on", Some(1))], Leftovers::default());

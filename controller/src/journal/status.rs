@@ -165,7 +165,8 @@ impl Status {
                 StepState::Done { note: note.clone(), theirs: *theirs }
             }
             (StepState::Started { boot_id, times, again }, Record::Failed { at, error, hold, .. }) => {
-                // Stale is said before anything is done: what was found so is not ours to give back, unless an earlier try had begun.
+                // Stale is said before anything is done: what was found so is not ours to give back, unless
+                // an earlier try had begun.
                 let begun = *again || *hold != Hold::Stale;
                 // A guest that did not go down in time may go down all the same.
                 let late =
@@ -212,7 +213,8 @@ impl Status {
         }
     }
 
-    /// Nodes that are held: by this run, or by earlier ones and not released. The first failure of a node is its reason.
+    /// Nodes that are held: by this run, or by earlier ones and not released. The first failure of a node is
+    /// its reason.
     pub fn held(&self) -> BTreeMap<NodeId, Held> {
         let mut all = self.held.clone();
         for (step, state) in self.plan.steps.iter().zip(&self.steps) {
@@ -223,8 +225,8 @@ impl Status {
         all
     }
 
-    /// Whether something was given back after a failure: then the steps before cannot simply be tried again, because what
-    /// they needed (maintenance mode, VMs off) is no longer so.
+    /// Whether something was given back after a failure: then the steps before cannot simply be tried again,
+    /// because what they needed (maintenance mode, VMs off) is no longer so.
     pub fn gave_back_early(&self) -> bool {
         let mut unfinished = vec![false; self.steps.len()];
         for (at, step) in self.plan.steps.iter().enumerate() {

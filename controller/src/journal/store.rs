@@ -3,11 +3,13 @@
 //! ```text
 //! record or [records] of one commit:  <CRC-32, 8 hex> <length, 8 hex> <JSON>\n        one file per run: run-000001.journal
 //! ```
-//! One line is one commit: it is there as a whole or not at all, because nothing is written behind a commit before the disk
-//! has it. So only the last line can be torn, and a torn one holds nothing that anybody was told. Everything else that does
-//! not add up is damage: it is said, what can be read is still read, and such a run is not gone on with.
+//! One line is one commit: it is there as a whole or not at all, because nothing is written behind a commit
+//! before the disk has it. So only the last line can be torn, and a torn one holds nothing that anybody was
+//! told. Everything else that does not add up is damage: it is said, what can be read is still read, and such
+//! a run is not gone on with.
 //!
-//! Nodes record beside each other: what comes in while a flush is under way goes out together with the next one.
+//! Nodes record beside each other: what comes in while a flush is under way goes out together with the next
+//! one.
 
 use crate::error::{Error, Kind};
 use crate::files;
@@ -32,8 +34,8 @@ pub type Writing = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
 /// Where the records of one run go.
 pub trait Store: Send {
-    /// Takes a record at once, in this order. When the future has ended well, a power cut does not lose it; when it fails,
-    /// nothing that depends on the record may be done, and nothing more can be recorded.
+    /// Takes a record at once, in this order. When the future has ended well, a power cut does not lose it;
+    /// when it fails, nothing that depends on the record may be done, and nothing more can be recorded.
     fn append(&mut self, record: &Record) -> Writing;
 }
 
@@ -155,7 +157,8 @@ pub struct Journal {
 enum Writer {
     /// A thread that flushes, so that the network goes on meanwhile.
     Thread(mpsc::Sender<(String, oneshot::Sender<Result<(), Error>>)>),
-    /// In place, for simulated time and for records outside a run. `None`: a write failed, nothing more is taken.
+    /// In place, for simulated time and for records outside a run. `None`: a write failed, nothing more is
+    /// taken.
     InPlace(Option<Box<dyn Log>>),
 }
 
@@ -330,7 +333,8 @@ pub fn records(disk: &dyn Disk, number: u32) -> Result<Vec<Record>, Error> {
     Ok(commits(&disk.read(number)?).0.into_iter().flatten().collect())
 }
 
-/// All commits that can be read, the length up to the first that cannot, and what is wrong there if it is more than a torn end.
+/// All commits that can be read, the length up to the first that cannot, and what is wrong there if it is
+/// more than a torn end.
 pub(super) fn commits(bytes: &[u8]) -> Commits {
     let (mut all, mut at, mut good, mut bad) = (vec![], 0, 0, None::<(u64, String)>);
     while at < bytes.len() {
@@ -349,8 +353,8 @@ pub(super) fn commits(bytes: &[u8]) -> Commits {
             }
         }
     }
-    // Nothing is written behind a commit before the disk has it: a torn one is the last, and is cut off or has holes. A line that
-    // is there as a whole and does not add up was written and told: that is damage.
+    // Nothing is written behind a commit before the disk has it: a torn one is the last, and is cut off or
+    // has holes. A line that is there as a whole and does not add up was written and told: that is damage.
     let rest = &bytes[good..];
     let cut_off = commit_at(rest).is_err_and(|why| why == CUT_OFF) && !rest.ends_with(b"\n");
     let holes = rest.windows(8).any(|w| w == [0; 8]);
@@ -390,8 +394,8 @@ fn commit_at(bytes: &[u8]) -> Result<(Vec<Record>, usize), String> {
     Ok((records.map_err(|e| e.to_string())?, HEADER + length + 1))
 }
 
-/// The format of a run that this version cannot read, told by its first record, whose own checksum must be right: damage is
-/// not another version. Format 1 had no length in its lines.
+/// The format of a run that this version cannot read, told by its first record, whose own checksum must be
+/// right: damage is not another version. Format 1 had no length in its lines.
 fn written_by_another(bytes: &[u8]) -> Option<String> {
     let line = bytes.split(|b| *b == b'\n').next().and_then(|l| std::str::from_utf8(l).ok())?;
     let (crc, rest) = line.split_once(' ')?;

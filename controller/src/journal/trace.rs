@@ -1,6 +1,7 @@
-//! A run as an OpenTelemetry trace: the run is the root span, each step one below it. Pure: the journal's records in, OTLP's JSON
-//! out (opentelemetry-proto 1.x, `ExportTraceServiceRequest`). Made from the journal, so that a run that was killed and gone on with
-//! is one trace; times are whole seconds, as records are. Ids follow from the run's name: `vsgpu status` knows them without a collector.
+//! A run as an OpenTelemetry trace: the run is the root span, each step one below it. Pure: the journal's
+//! records in, OTLP's JSON out (opentelemetry-proto 1.x, `ExportTraceServiceRequest`). Made from the journal,
+//! so that a run that was killed and gone on with is one trace; times are whole seconds, as records are. Ids
+//! follow from the run's name: `vsgpu status` knows them without a collector.
 
 use crate::journal::record::{EndReason, Record};
 use serde_json::{Value, json};
@@ -19,7 +20,8 @@ fn digest(words: &[&str], bytes: usize) -> String {
     vsgpu_core::text::hex(&hash.finalize()[..bytes])
 }
 
-/// Where a step belongs that has failed so often before: what the agent is told, and what `document` says about it.
+/// Where a step belongs that has failed so often before: what the agent is told, and what `document` says
+/// about it.
 pub fn parent(run: &str, step: usize, failures: u32) -> TraceParent {
     TraceParent { trace: id(run), span: digest(&["step", run, &step.to_string(), &failures.to_string()], 8) }
 }

@@ -1,6 +1,7 @@
-//! One page of metrics for the whole fleet: what each agent serves, fetched over the same mutual TLS as everything else, with the
-//! node's name on it; and what the journal tells about runs and held nodes. Agents then need no listener of their own beyond
-//! loopback. A node that does not answer keeps its last values for a while, and its age says so.
+//! One page of metrics for the whole fleet: what each agent serves, fetched over the same mutual TLS as
+//! everything else, with the node's name on it; and what the journal tells about runs and held nodes. Agents
+//! then need no listener of their own beyond loopback. A node that does not answer keeps its last values for
+//! a while, and its age says so.
 
 use crate::fleet::Fleet;
 use crate::inventory::reaches;
@@ -83,7 +84,8 @@ impl Collected {
                 refused: false,
             });
             page.answers = text.is_some();
-            // Whoever is root in a VM speaks for its agent: what is not a page of ours must not spoil everybody's.
+            // Whoever is root in a VM speaks for its agent: what is not a page of ours must not spoil
+            // everybody's.
             page.refused = text.as_deref().is_some_and(|text| !is_sound(text));
             if let Some(text) = text.filter(|_| !page.refused) {
                 (page.text, page.at) = (text, Some(Instant::now()));
@@ -183,7 +185,8 @@ fn of_runs(folder: &std::path::Path) -> Vec<Sample> {
     all
 }
 
-/// Whether a page is one that an agent of ours makes: our names, plain labels, numbers, and nothing that the exporter says itself.
+/// Whether a page is one that an agent of ours makes: our names, plain labels, numbers, and nothing that the
+/// exporter says itself.
 fn is_sound(text: &str) -> bool {
     const OWN: [&str; 6] =
         ["vsgpu_runs_", "vsgpu_node_", "vsgpu_run_", "vsgpu_controller_", "vsgpu_fleet_", "vsgpu_exporter_"];

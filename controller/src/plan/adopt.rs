@@ -45,8 +45,8 @@ impl Adoption {
     }
 }
 
-/// The plan for a host, from what its agent keeps; without steps where nothing was taken. VMs that the fleet file does not name are
-/// started as well: they were stopped for this host.
+/// The plan for a host, from what its agent keeps; without steps where nothing was taken. VMs that the fleet
+/// file does not name are started as well: they were stopped for this host.
 pub fn adopt(fleet: &Fleet, inventory: &Inventory, host: &str) -> Adoption {
     let node = NodeId::new(NodeKind::Host, host);
     let taken = inventory.seen(&node).map(|seen| seen.taken.as_slice()).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! The wishes of one node against its facts: what is met, what is to change, what a person must look at first.
+//! The wishes of one node against its facts: what is met, what is to change, what a person must look at
+//! first.
 
 use crate::error::{Error, Kind};
 use crate::fleet::{Spec, Specs};
@@ -37,7 +38,8 @@ struct Judged {
     cost: Cost,
 }
 
-/// Of many machines of one kind one is judged. By the places of requirement, spec and fact: those that are equal are shared.
+/// Of many machines of one kind one is judged. By the places of requirement, spec and fact: those that are
+/// equal are shared.
 type Known = HashMap<(&'static str, *const Value, *const Value), Judged>;
 
 /// Kinds of machines, each with a few dozen wishes; whatever comes after that is judged by itself.
@@ -98,8 +100,8 @@ impl<'a> Judge<'a> {
         judged
     }
 
-    /// Judges the wishes of a node; `elsewhere`: what a wish waits for may come from another node of this plan.
-    /// `Err`: something must be mended by a person first.
+    /// Judges the wishes of a node; `elsewhere`: what a wish waits for may come from another node of this
+    /// plan. `Err`: something must be mended by a person first.
     pub(super) fn changes(
         &mut self,
         node: &NodeId,
@@ -145,12 +147,14 @@ impl<'a> Judge<'a> {
             // What a VM's wish waits for is its host's: its own other changes do not bring it.
             let comes = built_on && node.kind != NodeKind::Vm;
             match change.verdict.clone() {
-                // What it rests on changes: look again when that is done. A proof made in another boot is none any more.
+                // What it rests on changes: look again when that is done. A proof made in another boot is
+                // none any more.
                 Verdict::Met { is } if built_on || restarted && depends_on_boot(&change.entry) => {
                     change.recheck = true;
                     change.verdict = Verdict::waits("met; looked at again after the steps before", is);
                 }
-                // Nothing in this plan brings what it waits for: to begin would be an outage for nothing, again and again.
+                // Nothing in this plan brings what it waits for: to begin would be an outage for nothing,
+                // again and again.
                 Verdict::Waits { on, wants, .. } if !comes && !restarted && !elsewhere => {
                     blocked = true;
                     let why = format!("{node}: {}: {wants} cannot be judged: {on}", change.entry.name);

@@ -17,7 +17,8 @@ pub struct Leftovers {
     pub in_maintenance: BTreeSet<String>,
     /// VMs that a run shut down and did not start again.
     pub stopped: BTreeSet<String>,
-    /// Those of them of which it is not known how that ended: what an agent was asked may still come true, whatever is seen now.
+    /// Those of them of which it is not known how that ended: what an agent was asked may still come true,
+    /// whatever is seen now.
     pub unsettled: BTreeSet<NodeId>,
     /// Nodes that a run rebooted for requirements which were not met afterwards.
     pub rebooted: BTreeMap<NodeId, RebootedFor>,
@@ -42,7 +43,8 @@ pub struct RebootedFor {
     pub requirements: BTreeSet<String>,
 }
 
-/// Keeps only the leftovers that the inventory still shows. Entries whose step never finished stay: a VM may still be shutting down.
+/// Keeps only the leftovers that the inventory still shows. Entries whose step never finished stay: a VM may
+/// still be shutting down.
 pub fn still_taken(fleet: &Fleet, inventory: &Inventory, left: Leftovers) -> Leftovers {
     let host_node = |host: &str| NodeId::new(NodeKind::Host, host);
     let unsettled = |kind: NodeKind, name: &str| left.unsettled.contains(&NodeId::new(kind, name));

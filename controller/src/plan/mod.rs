@@ -1,4 +1,5 @@
-//! From fleet and inventory to a plan: complete, immutable, with every command. `verify` says what is not as the fleet file wants it.
+//! From fleet and inventory to a plan: complete, immutable, with every command. `verify` says what is not as
+//! the fleet file wants it.
 
 pub mod adopt;
 mod assign;

@@ -1,7 +1,8 @@
-//! The order of changes on one node: dependencies first, and changes that become active together share one activation.
+//! The order of changes on one node: dependencies first, and changes that become active together share one
+//! activation.
 //!
-//! A *stage* is a run of changes followed by their activations. A change that builds on one which is active only after a
-//! restart or a reboot belongs to a later stage.
+//! A *stage* is a run of changes followed by their activations. A change that builds on one which is active
+//! only after a restart or a reboot belongs to a later stage.
 
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::requirement::TakesEffect;

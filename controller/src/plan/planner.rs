@@ -5,8 +5,8 @@
 //! send files -> shut VMs down -> enter maintenance -> changes, reboot, changes, restart .. -> leave maintenance
 //!            -> edit VMs -> start VMs -> in each guest: send files, changes, reboot, changes
 //! ```
-//! What cannot be known yet (ECC before there is a driver) is a step all the same: its commands are decided on the node,
-//! and its reboot is skipped when it proves to be needless.
+//! What cannot be known yet (ECC before there is a driver) is a step all the same: its commands are decided
+//! on the node, and its reboot is skipped when it proves to be needless.
 
 use crate::compat::{self, Judgement};
 use crate::error::{Error, Kind};
@@ -53,7 +53,8 @@ pub(super) struct Planner<'a> {
     effects: Shared<[Effect]>,
 }
 
-/// Makes the plan, and says what stands in its way. The compatibility check comes first: nothing is planned for what it refuses.
+/// Makes the plan, and says what stands in its way. The compatibility check comes first: nothing is planned
+/// for what it refuses.
 pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Planned {
     // With model names settled to addresses, so that two VMs are not thought to want the same GPU.
     let assigned = assign::with_gpus_assigned(fleet, inventory);
@@ -176,7 +177,8 @@ impl<'a> Planner<'a> {
         id
     }
 
-    /// The host cannot be used from the first of these steps that takes it or its VMs away to the last that gives them back.
+    /// The host cannot be used from the first of these steps that takes it or its VMs away to the last that
+    /// gives them back.
     fn disrupts(&mut self, host: &str, since: usize) {
         let takes = |s: &Step| match &s.work {
             Work::Meet { requirement, .. } => s.node.kind == NodeKind::Host || requirement == POWER,
@@ -446,7 +448,8 @@ impl<'a> Planner<'a> {
         for (vm, changes) in judged {
             let was_running = running(vm) || self.leftovers.stopped.contains(&vm.name);
             let stop = stops.get(vm.name.as_str()).copied();
-            // A VM that a person must look at is changed in nothing, but what was shut down for its host is started again.
+            // A VM that a person must look at is changed in nothing, but what was shut down for its host is
+            // started again.
             if changes.is_some() || stop.is_some() || self.leftovers.stopped.contains(&vm.name) {
                 let sound = changes.is_some();
                 self.vm(

@@ -1,5 +1,6 @@
-//! In which order hosts are touched and how many at once: a canary first, then batches, healthiest first, and never more of a
-//! cluster away than its budget allows. Pure: settled when the plan is made, so that `plan` can show it.
+//! In which order hosts are touched and how many at once: a canary first, then batches, healthiest first, and
+//! never more of a cluster away than its budget allows. Pure: settled when the plan is made, so that `plan`
+//! can show it.
 
 use crate::fleet::{Fleet, Vm};
 use crate::inventory::Inventory;
@@ -72,8 +73,8 @@ fn away(inventory: &Inventory, host: &str) -> Option<String> {
     }
 }
 
-/// What speaks against beginning with a host: what cannot be read of it and its VMs, findings of its GPUs, then how much
-/// runs on it, then its place in the fleet file.
+/// What speaks against beginning with a host: what cannot be read of it and its VMs, findings of its GPUs,
+/// then how much runs on it, then its place in the fleet file.
 fn health_rank(inventory: &Inventory, host: &str, place: usize, vms: &[&Vm]) -> (usize, usize, usize) {
     let seen = inventory.seen(&NodeId::new(NodeKind::Host, host));
     let unreadable = seen.map_or(1, |s| s.facts.values().filter(|f| f.is_err()).count());

@@ -147,7 +147,8 @@ pub enum Work {
     Activate {
         /// Restart by this name, or reboot.
         restart: Option<String>,
-        /// Requirements that must be met afterwards, with their specs. If all are met before, nothing is done.
+        /// Requirements that must be met afterwards, with their specs. If all are met before, nothing is
+        /// done.
         proves: Vec<(String, Arc<Value>)>,
     },
 }

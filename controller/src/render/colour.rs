@@ -1,5 +1,6 @@
-//! Colour: a help for eyes, never needed. Whether it is shown is the streams' business (`anstream`: only on a terminal that can,
-//! never with NO_COLOR, always with CLICOLOR_FORCE); here it is said where, and what a dumb terminal is.
+//! Colour: a help for eyes, never needed. Whether it is shown is the streams' business (`anstream`: only on a
+//! terminal that can, never with NO_COLOR, always with CLICOLOR_FORCE); here it is said where, and what a
+//! dumb terminal is.
 
 use anstyle::{AnsiColor, Style};
 use vsgpu_core::text::visible;
@@ -12,8 +13,8 @@ const HINT: Style = AnsiColor::Cyan.on_default();
 const LOUD: [&str; 6] =
     ["FAILED", "NOT READABLE", "NOT:", "CRITICAL", "STARTED", "IS STILL IN MAINTENANCE MODE"];
 
-/// A terminal that says it cannot, cannot: the streams would give it colour nevertheless where `CI` is set. Said once, before the first
-/// word.
+/// A terminal that says it cannot, cannot: the streams would give it colour nevertheless where `CI` is set.
+/// Said once, before the first word.
 pub fn leave_to_terminals_that_can() {
     let forced = std::env::var_os("CLICOLOR_FORCE").is_some_and(|v| !v.is_empty());
     if !forced && std::env::var_os("TERM").is_none_or(|term| term == "dumb") {

@@ -1,5 +1,5 @@
-//! The page of every code that an error can have: what it means and what to do. Codes are stable; scripts name them. For a
-//! code that is also a hold, what to do is the advice of `hold.rs`.
+//! The page of every code that an error can have: what it means and what to do. Codes are stable; scripts
+//! name them. For a code that is also a hold, what to do is the advice of `hold.rs`.
 
 use crate::hold::Hold;
 

@@ -120,7 +120,8 @@ fn hosts_in_words(count: usize) -> String {
     if count == 1 { "1 host".into() } else { format!("{count} hosts") }
 }
 
-/// One row for each host that is touched: maintenance, reboots, VMs that go down. The question one has at night.
+/// One row for each host that is touched: maintenance, reboots, VMs that go down. The question one has at
+/// night.
 fn by_host(plan: &Plan) -> Vec<Vec<String>> {
     let mut rows = vec![];
     // A VM's agent is its host's.

@@ -1,8 +1,8 @@
 //! The only code that prints. stdout carries the answer, stderr the talk; nothing needs colour to be read.
 //!
-//! What is printed may hold text of machines. Everything goes through `vsgpu_core::text` on its way out: whole answers and remarks
-//! through `visible`, and what stands in a line beside words of ours (cells, errors) through `piece`, so that it cannot begin a line
-//! of its own.
+//! What is printed may hold text of machines. Everything goes through `vsgpu_core::text` on its way out:
+//! whole answers and remarks through `visible`, and what stands in a line beside words of ours (cells,
+//! errors) through `piece`, so that it cannot begin a line of its own.
 
 use crate::compat::{self, Finding};
 use crate::error::{Error, Kind};
@@ -62,7 +62,8 @@ pub struct Printer {
     deaf: std::cell::Cell<bool>,
 }
 
-/// Talk, on stderr. That nobody hears it (a closed pipe, a full disk under a log) must not end a run that is under way.
+/// Talk, on stderr. That nobody hears it (a closed pipe, a full disk under a log) must not end a run that is
+/// under way.
 pub(crate) fn say(text: &str) {
     let _ = write!(std::io::stderr(), "{}", visible(text));
 }
@@ -168,8 +169,8 @@ impl Printer {
         }
     }
 
-    /// Asks a person at a terminal; a script is not asked. `None`: a person is there, but cannot see the question. `stopped`: no
-    /// answer is needed any more (Ctrl-C).
+    /// Asks a person at a terminal; a script is not asked. `None`: a person is there, but cannot see the
+    /// question. `stopped`: no answer is needed any more (Ctrl-C).
     pub fn confirm(&self, plan: &str, question: &str, stopped: &dyn Fn() -> bool) -> Option<bool> {
         if !self.can_ask() {
             return if std::io::stdin().is_terminal() { None } else { Some(true) };

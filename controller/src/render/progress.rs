@@ -1,5 +1,6 @@
-//! A run as it happens. On a terminal one live line for each node below the steps that are done, and beyond twenty nodes one line of
-//! totals with failures above it; elsewhere plain lines, one for each thing that happened.
+//! A run as it happens. On a terminal one live line for each node below the steps that are done, and beyond
+//! twenty nodes one line of totals with failures above it; elsewhere plain lines, one for each thing that
+//! happened.
 
 use crate::journal::History;
 use crate::plan::Plan;

@@ -1,4 +1,5 @@
-//! What is known of a run while it happens, node by node, and how long it may take still. Pure: events in, lines out.
+//! What is known of a run while it happens, node by node, and how long it may take still. Pure: events in,
+//! lines out.
 
 use crate::journal::History;
 use crate::plan::Plan;
@@ -187,7 +188,8 @@ impl RunView {
         self.sent_before + self.nodes.iter().filter_map(|n| n.sent).map(|(bytes, _)| bytes).sum::<u64>()
     }
 
-    /// The remaining time, where earlier runs and this one say enough: the work that is left, at the pace of this run.
+    /// The remaining time, where earlier runs and this one say enough: the work that is left, at the pace of
+    /// this run.
     pub fn left(&self, elapsed: Duration) -> Option<String> {
         let work = |over: bool| {
             self.steps.iter().zip(&self.over).filter(move |(_, o)| **o == over).map(|(step, _)| step.2)

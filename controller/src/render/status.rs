@@ -1,4 +1,5 @@
-//! A run as its journal tells it: its nodes with what became of them, its steps, what it took and has not given back.
+//! A run as its journal tells it: its nodes with what became of them, its steps, what it took and has not
+//! given back.
 
 use crate::inventory::acquired::{self, Left};
 use crate::journal::outcome::{NodeState, nodes};

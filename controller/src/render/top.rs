@@ -1,5 +1,5 @@
-//! The live view in a terminal: drawn by a library that sends only what changed, so that it is quiet over ssh. Keys: arrows or j and
-//! k, page up and down, `p` for what needs a person only, `q` to leave.
+//! The live view in a terminal: drawn by a library that sends only what changed, so that it is quiet over
+//! ssh. Keys: arrows or j and k, page up and down, `p` for what needs a person only, `q` to leave.
 
 use crate::monitoring::top::{Line, Severity, View};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};

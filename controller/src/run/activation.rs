@@ -1,6 +1,7 @@
-//! Whether and how a node may be rebooted or restarted, and the proof that it brought what it was for. The most dangerous thing that
-//! a run does has this room of its own: no reboot while everything is active already, never a second one for the same thing, and done
-//! means another boot id (or active = configured) and every requirement met. What the agent does for it: `server/activation`.
+//! Whether and how a node may be rebooted or restarted, and the proof that it brought what it was for. The
+//! most dangerous thing that a run does has this room of its own: no reboot while everything is active
+//! already, never a second one for the same thing, and done means another boot id (or active = configured)
+//! and every requirement met. What the agent does for it: `server/activation`.
 
 use crate::error::{Error, Kind};
 use crate::hold::Hold;
@@ -85,7 +86,8 @@ pub(super) async fn activate(
             Err(error) => Err(error),
         };
         match why {
-            // Gone again: it is waited for as after any reboot. What answers, but wrongly, has only the time of the proof.
+            // Gone again: it is waited for as after any reboot. What answers, but wrongly, has only the time
+            // of the proof.
             Err(error) if restart.is_none() && error.hold == Some(Hold::Unreachable) => {
                 tokio::time::sleep(LOOK).await;
                 let (again, now) = rebooted(on, &before).await?;

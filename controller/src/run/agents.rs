@@ -1,5 +1,5 @@
-//! Connections of a run: one per agent, claimed before anything is changed, the claim renewed while the run goes on and given
-//! back at its end.
+//! Connections of a run: one per agent, claimed before anything is changed, the claim renewed while the run
+//! goes on and given back at its end.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,8 +76,8 @@ impl Agents {
         Connection::open(&self.connector, target, self.once).await
     }
 
-    /// Reaches and claims a node, trying again until the patience ends: it may be booting, or in another controller's hands.
-    /// `anew`: by a new connection, so that the node proves once more who it is.
+    /// Reaches and claims a node, trying again until the patience ends: it may be booting, or in another
+    /// controller's hands. `anew`: by a new connection, so that the node proves once more who it is.
     pub(super) async fn reach(
         &self,
         target: &Target,
@@ -120,8 +120,8 @@ impl Agents {
         Ok(Claimed { connection, fence: Fence { epoch, ..seen } })
     }
 
-    /// Every third of a lease in which no step has claimed it: a step must not wait for this. A node that does not answer is met again by
-    /// its next step.
+    /// Every third of a lease in which no step has claimed it: a step must not wait for this. A node that
+    /// does not answer is met again by its next step.
     fn renew(&self, agent: Arc<Agent>) {
         let (holder, once) = (self.holder.clone(), self.once);
         let mut renewing = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -73,7 +73,8 @@ pub(super) async fn meet(
     match outcome {
         // Asked once and for the first time: it was not us. What somebody else took is not ours to give back.
         Outcome::AlreadyMet { is } if theirs => {
-            // The host's work needs its VMs off and does not care by whom; a host in maintenance mode is somebody's at work.
+            // The host's work needs its VMs off and does not care by whom; a host in maintenance mode is
+            // somebody's at work.
             if requirement == POWER {
                 return Ok((format!("{is}, by somebody else: it stays theirs"), ChangedBy::Another));
             }

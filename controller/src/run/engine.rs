@@ -1,9 +1,11 @@
-//! Executes a plan: journal, agent, journal. Nodes run beside each other, the steps of one node one after the other.
+//! Executes a plan: journal, agent, journal. Nodes run beside each other, the steps of one node one after the
+//! other.
 //!
-//! Every step looks before it acts, so going on after a crash is the same road as the first run. A step that failed keeps
-//! what builds on it from running; a step that *gives back* (leave maintenance mode, start a VM) runs all the same.
-//! A reboot is done when the boot id differs from the recorded one and what it was for is met: never a second one.
-//! `budget` says which hosts may be touched now, `agents` holds connections and claims, `task` does one step.
+//! Every step looks before it acts, so going on after a crash is the same road as the first run. A step that
+//! failed keeps what builds on it from running; a step that *gives back* (leave maintenance mode, start a VM)
+//! runs all the same. A reboot is done when the boot id differs from the recorded one and what it was for is
+//! met: never a second one. `budget` says which hosts may be touched now, `agents` holds connections and
+//! claims, `task` does one step.
 
 use crate::error::{Error, Kind};
 use crate::hold::Hold;
@@ -313,7 +315,8 @@ impl<'a> Run<'a> {
                 continue;
             }
             let taken = step.rescue || step.gives_back.is_some_and(|g| self.status.steps[g - 1].begun());
-            // What could not be given back keeps what stands on it: no VM starts on a host that is still in maintenance mode.
+            // What could not be given back keeps what stands on it: no VM starts on a host that is still in
+            // maintenance mode.
             let stuck = |a: &usize| self.state[a - 1] == State::Failed && plan.steps[a - 1].is_return();
             let taken = failpoint!(NothingGivenBack, false, taken && !step.after.iter().any(stuck));
             if !taken && (tainted || self.options.give_back) {
@@ -440,8 +443,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What this run has made so on the node of a step: the last word on each requirement. It must still be so when the node is
-    /// changed again.
+    /// What this run has made so on the node of a step: the last word on each requirement. It must still be
+    /// so when the node is changed again.
     fn preconditions(&self, step: &Step) -> Vec<(String, Value)> {
         let mut made: BTreeMap<&str, &Value> = BTreeMap::new();
         for id in self.of_node.get(&step.node).into_iter().flatten().filter(|id| **id != step.id) {

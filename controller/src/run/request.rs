@@ -1,5 +1,5 @@
-//! One run from its beginning or from wherever it was left: what is unfinished is found, else everything is looked at and
-//! planned; then the plan is executed. The command line and the simulations go this one road.
+//! One run from its beginning or from wherever it was left: what is unfinished is found, else everything is
+//! looked at and planned; then the plan is executed. The command line and the simulations go this one road.
 
 use crate::error::{Error, Kind};
 use crate::fleet::Fleet;
@@ -81,8 +81,9 @@ pub struct RunOutcome {
 }
 
 impl Request<'_> {
-    /// Finds what is unfinished, or plans, and executes. A run that was gone on with knows only what could be seen when it was
-    /// planned: when it is done, everything is looked at once more, and what it had to leave out is done as well.
+    /// Finds what is unfinished, or plans, and executes. A run that was gone on with knows only what could be
+    /// seen when it was planned: when it is done, everything is looked at once more, and what it had to leave
+    /// out is done as well.
     ///
     /// # Errors
     /// Where nothing can be done, or the journal fails.

@@ -1,8 +1,8 @@
-//! Which steps may begin now. Pure: waves one after the other, never more of a cluster away than its budget, and a stop when
-//! too much has failed.
+//! Which steps may begin now. Pure: waves one after the other, never more of a cluster away than its budget,
+//! and a stop when too much has failed.
 //!
-//! A host is away from the first step that disrupts it until the last such step is done, and for good once a step of it or
-//! of its VMs has failed. What gives back what was taken is never kept waiting.
+//! A host is away from the first step that disrupts it until the last such step is done, and for good once a
+//! step of it or of its VMs has failed. What gives back what was taken is never kept waiting.
 
 use crate::journal::{Status, StepState};
 use crate::node::NodeKind;
@@ -134,7 +134,8 @@ impl<'a> RolloutBudget<'a> {
                 return Admission::Wait;
             }
         }
-        // One that is in maintenance mode already takes nothing more away; one that only did not answer may be up.
+        // One that is in maintenance mode already takes nothing more away; one that only did not answer may
+        // be up.
         let why = self.plan.rollout.clusters.get(&host.cluster).and_then(|c| c.unavailable.get(&step.host));
         let stranger = why.is_some_and(|why| why == IN_MAINTENANCE) && !host.returned;
         if !step.disrupts || host.window || stranger {

@@ -1,5 +1,5 @@
-//! One step on its agent. It looks before it acts, it is named, so that a cut connection finds it again, and what is not
-//! known is looked at, never guessed.
+//! One step on its agent. It looks before it acts, it is named, so that a cut connection finds it again, and
+//! what is not known is looked at, never guessed.
 
 use crate::error::{Error, Kind};
 use crate::hold::Hold;
@@ -95,7 +95,8 @@ impl StepRunner {
 
     pub(super) fn call_failed(&self, error: CallError) -> Error {
         let inner = Error::from(error);
-        // In a run a node that went away is a step that failed; "unreachable" is for nodes that were never reached.
+        // In a run a node that went away is a step that failed; "unreachable" is for nodes that were never
+        // reached.
         let kind = if inner.kind == Kind::Unreachable { Kind::Failed } else { inner.kind };
         Error {
             kind,
@@ -135,7 +136,8 @@ impl StepRunner {
             fence: claimed.fence.clone(),
             operation: self.operation.clone(),
             heard: 0,
-            // Begun by an earlier process of this run: what runs still is listened to, what has ended is looked at again.
+            // Begun by an earlier process of this run: what runs still is listened to, what has ended is
+            // looked at again.
             look_again: matches!(self.was, StepState::Started { .. }),
             deadline_secs: self.step().deadline_secs,
             run: self.run.clone(),
@@ -145,9 +147,9 @@ impl StepRunner {
         }
     }
 
-    /// Asks until the outcome is known. The operation outlives the connection: after a cut it is asked for again by its name, and
-    /// an agent that has forgotten it (because it was restarted) looks at the machine first. The last word says whether the first
-    /// asking was the one that was answered.
+    /// Asks until the outcome is known. The operation outlives the connection: after a cut it is asked for
+    /// again by its name, and an agent that has forgotten it (because it was restarted) looks at the machine
+    /// first. The last word says whether the first asking was the one that was answered.
     pub(super) async fn asked(
         &self,
         mut claimed: Claimed,
@@ -165,8 +167,8 @@ impl StepRunner {
                 }
                 Change::Activate { restart, before } => {
                     match on.activate(*restart, before, &mut call, within, &mut say).await {
-                        // A rebooting node cuts the line. One that still answers from the same boot may not have heard, and is asked again
-                        // by the same name.
+                        // A rebooting node cuts the line. One that still answers from the same boot may not
+                        // have heard, and is asked again by the same name.
                         Err(CallError::Unreachable(why)) if restart.is_none() => {
                             match self.same_boot(before).await {
                                 true => Err(CallError::Unreachable(why)),

@@ -1,5 +1,6 @@
-//! From a machine with nothing but sshd to a node that answers: the package is sent and installed, the node enrolled, its agent
-//! started. `acts` is pure: what is shown before anything is touched is what is done. `Visit` does it.
+//! From a machine with nothing but sshd to a node that answers: the package is sent and installed, the node
+//! enrolled, its agent started. `acts` is pure: what is shown before anything is touched is what is done.
+//! `Visit` does it.
 
 use crate::error::{Error, Kind};
 use std::path::Path;
@@ -80,7 +81,8 @@ pub struct Wanted {
     pub certificates: Vec<(&'static str, Vec<u8>)>,
     /// Whether the host's acceptance level may be changed.
     pub set_acceptance: bool,
-    /// A folder there for what is on its way, keys among it: one whose name nobody there knows before it is made.
+    /// A folder there for what is on its way, keys among it: one whose name nobody there knows before it is
+    /// made.
     pub folder: String,
 }
 

@@ -1,5 +1,6 @@
-//! Certificates that end soon: what `verify` and `status` say of them, long before a node cannot be reached any more. Of a node that
-//! was talked to the one counts that it showed; of the others the copy that was issued here.
+//! Certificates that end soon: what `verify` and `status` say of them, long before a node cannot be reached
+//! any more. Of a node that was talked to the one counts that it showed; of the others the copy that was
+//! issued here.
 
 use crate::fleet::Fleet;
 use crate::inventory::acquired::some_of;
@@ -43,7 +44,8 @@ pub fn ending(fleet: &Fleet, connector: Option<&Connector>, now: u64) -> Vec<End
     {
         let target = reach.target();
         let shown = connector.and_then(|connector| connector.life(&target.node, target.role));
-        // That of a node that was talked to counts; the copy here is read where it ends, or where nobody was talked to.
+        // That of a node that was talked to counts; the copy here is read where it ends, or where nobody was
+        // talked to.
         let issued =
             || pki::life(&pki::node_folder(&fleet.pki, &target.node, target.role).join("node.pem")).ok();
         match shown {

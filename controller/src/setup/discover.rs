@@ -1,5 +1,5 @@
-//! What is out there, before there is a fleet file: hosts over ssh or through their agents, looked at and nothing else; and the
-//! commented fleet file that follows from it. `fleet_file` is pure.
+//! What is out there, before there is a fleet file: hosts over ssh or through their agents, looked at and
+//! nothing else; and the commented fleet file that follows from it. `fleet_file` is pure.
 
 use crate::error::{Error, Kind};
 use crate::fleet::{file, yaml};

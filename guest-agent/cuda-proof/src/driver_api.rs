@@ -1,8 +1,9 @@
-//! The CUDA driver API, loaded when it is needed: no toolkit and no CUDA at build time. The only file that says `unsafe`.
+//! The CUDA driver API, loaded when it is needed: no toolkit and no CUDA at build time. The only file that
+//! says `unsafe`.
 //!
-//! Types and numbers are those of NVIDIA's `cuda.h`; every function named here is in all drivers since R367. A name with
-//! `_v2` is the one that programs have been linked against since CUDA 4.0. Deliberately absent: streams, graphs and
-//! everything newer, so that the oldest vGPU driver can prove itself.
+//! Types and numbers are those of NVIDIA's `cuda.h`; every function named here is in all drivers since R367.
+//! A name with `_v2` is the one that programs have been linked against since CUDA 4.0. Deliberately absent:
+//! streams, graphs and everything newer, so that the oldest vGPU driver can prove itself.
 #![expect(
     unsafe_code,
     reason = "a foreign library is called through looked-up pointers: all of it is in this file"
@@ -29,7 +30,8 @@ macro_rules! api {
         impl Functions {
             fn find(library: &Library) -> Result<Self> {
                 Ok(Self { $($name: {
-                    // SAFETY: the symbol is a function of exactly this type in every version of the library (cuda.h).
+                    // SAFETY: the symbol is a function of exactly this type in every version of the library
+                    // (cuda.h).
                     let found = unsafe { library.get::<unsafe extern "C" fn($($argument),*) -> c_int>($symbol.as_bytes()) };
                     *found.map_err(|_| CudaFailure {
                         stage: "load".into(),
@@ -130,7 +132,8 @@ impl Driver {
     /// # Errors
     /// Without a driver in milliseconds: its library is not there.
     pub fn load() -> Result<Self> {
-        // SAFETY: loading runs the library's initialisers. It is the system's own NVIDIA driver, by its fixed name.
+        // SAFETY: loading runs the library's initialisers. It is the system's own NVIDIA driver, by its fixed
+        // name.
         let library =
             unsafe { Library::open(Some(LIBRARY), RTLD_NOW | RTLD_LOCAL) }.map_err(|why| CudaFailure {
                 stage: "load".into(),
@@ -255,7 +258,8 @@ impl<'d> Device<'d> {
     pub fn kernels<const N: usize>(&self, ptx: &CStr, names: [&CStr; N]) -> Result<[Kernel; N]> {
         let mut module = null_mut();
         self.check(
-            // SAFETY: the image is a NUL-terminated text, which outlives the call. The module lives as long as the context.
+            // SAFETY: the image is a NUL-terminated text, which outlives the call. The module lives as long
+            // as the context.
             unsafe { (self.driver.functions.load_module)(&mut module, ptx.as_ptr().cast()) },
             "load the kernels",
         )?;
@@ -326,7 +330,8 @@ impl<'d> Device<'d> {
                 *pointer = std::ptr::from_mut(value).cast();
             }
         }
-        // SAFETY: the driver copies four 8-byte arguments during the call, or none for the kernel that takes none.
+        // SAFETY: the driver copies four 8-byte arguments during the call, or none for the kernel that takes
+        // none.
         let code = unsafe {
             (self.driver.functions.launch)(
                 kernel.0,

@@ -1,8 +1,9 @@
-//! `vsgpu-cuda-proof`: adds vectors on every GPU of this machine, checks every result, and prints one line of JSON.
+//! `vsgpu-cuda-proof`: adds vectors on every GPU of this machine, checks every result, and prints one line of
+//! JSON.
 //!
-//! A program of its own, so that a wedged driver wedges only this process (the agent ends it at its deadline), and so
-//! that the agent itself needs no dynamic library. Also for bare metal: its report there is the baseline that
-//! `vsgpu baseline` reads.
+//! A program of its own, so that a wedged driver wedges only this process (the agent ends it at its
+//! deadline), and so that the agent itself needs no dynamic library. Also for bare metal: its report there is
+//! the baseline that `vsgpu baseline` reads.
 
 mod driver_api;
 mod prove;
@@ -11,12 +12,13 @@ use clap::Parser;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-/// Proves that CUDA works on the GPUs of this machine: vector additions with every result checked, memory bandwidth,
-/// copies and launches. Needs NVIDIA's driver, no toolkit.
+/// Proves that CUDA works on the GPUs of this machine: vector additions with every result checked, memory
+/// bandwidth, copies and launches. Needs NVIDIA's driver, no toolkit.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
-    /// Elements of a vector addition; can be given several times [default: 50000, and 100000000 or what the memory holds]
+    /// Elements of a vector addition; can be given several times [default: 50000, and 100000000 or what the
+    /// memory holds]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4_000_000_000))]
     elements: Vec<u64>,
 }

@@ -1,9 +1,9 @@
-//! What is proved on each device: the list that deviceQuery prints, vector additions whose every result is checked, and
-//! how fast memory, copies and launches are.
+//! What is proved on each device: the list that deviceQuery prints, vector additions whose every result is
+//! checked, and how fast memory, copies and launches are.
 //!
-//! The summands are whole numbers below 2^16 that follow from the element's place, so every sum is exact in a 32-bit
-//! float and the right result is known without keeping it: a hundred million elements need no more host memory than one
-//! piece of 16 MiB.
+//! The summands are whole numbers below 2^16 that follow from the element's place, so every sum is exact in a
+//! 32-bit float and the right result is known without keeping it: a hundred million elements need no more
+//! host memory than one piece of 16 MiB.
 
 use crate::driver_api::{Attribute, Device, DeviceMemory, Driver, HostMemory, Kernel};
 use std::ffi::CStr;
@@ -16,7 +16,8 @@ const PTX: &str = concat!(include_str!("kernels.ptx"), "\0");
 const THREADS: u32 = 256;
 /// Floats of one piece of host memory: 16 MiB.
 const PIECE: usize = 4 << 20;
-/// Bytes of each array of the bandwidth measurement: far larger than any cache, small enough for a vGPU of 1 GB.
+/// Bytes of each array of the bandwidth measurement: far larger than any cache, small enough for a vGPU of 1
+/// GB.
 const STREAM_BYTES: usize = 256 << 20;
 /// Rounds of each measurement. The best one counts: nothing makes memory faster than it is.
 const ROUNDS: usize = 10;
@@ -26,8 +27,8 @@ const LAUNCHES: usize = 200;
 /// Without a wish: NVIDIA's own sample adds so many, and so many show what the memory can do.
 const DEFAULT_ELEMENTS: [u64; 2] = [50_000, 100_000_000];
 
-/// Runs everything on every device; what was found before a failure is kept. Without elements the default ones are added,
-/// the larger number cut to what a small vGPU's memory holds.
+/// Runs everything on every device; what was found before a failure is kept. Without elements the default
+/// ones are added, the larger number cut to what a small vGPU's memory holds.
 pub fn run(elements: &[u64]) -> CudaReport {
     let mut report = CudaReport { version: VERSION, ..CudaReport::default() };
     report.failure = all(elements, &mut report).err();
@@ -57,7 +58,8 @@ fn said(stage: &str, name: &str, text: String) -> CudaFailure {
 
 fn listed(device: &Device) -> Result<DeviceProof, CudaFailure> {
     let number = |attribute| device.attribute(attribute).map(|n| u32::try_from(n).unwrap_or(0));
-    // A clock in kHz and a width in bits; memory moves data twice a cycle (CUDA Best Practices Guide, theoretical bandwidth).
+    // A clock in kHz and a width in bits; memory moves data twice a cycle (CUDA Best Practices Guide,
+    // theoretical bandwidth).
     let (clock, width) = (number(Attribute::MemoryClockKhz)?, number(Attribute::MemoryBusBits)?);
     let stated = f64::from(clock) * 1e3 * f64::from(width) / 8.0 * 2.0 / 1e9;
     let name = device.name()?;
@@ -120,8 +122,8 @@ fn summands(place: u64) -> (f32, f32) {
     ((mixed >> 48) as f32, (mixed >> 32 & 0xffff) as f32)
 }
 
-/// Adds `count` elements in one launch and checks every result. The copies on the way are timed: they are the ones that
-/// a program makes.
+/// Adds `count` elements in one launch and checks every result. The copies on the way are timed: they are the
+/// ones that a program makes.
 fn add(
     device: &Device,
     kernel: Kernel,

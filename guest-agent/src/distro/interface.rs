@@ -1,8 +1,9 @@
-//! What differs between distributions, behind one interface: package tool, headers, initramfs tool, where nouveau is blocked,
-//! how packages are pinned, a proxy and repositories are set (facts: guests "Distributions"). One file per family.
+//! What differs between distributions, behind one interface: package tool, headers, initramfs tool, where
+//! nouveau is blocked, how packages are pinned, a proxy and repositories are set (facts: guests
+//! "Distributions"). One file per family.
 //!
-//! Deliberately absent: Photon, Arch and others that the page knows but nobody could try here. They are told what to do
-//! by hand.
+//! Deliberately absent: Photon, Arch and others that the page knows but nobody could try here. They are told
+//! what to do by hand.
 
 use vsgpu_core::{Command, Effect, Observation, Unreadable};
 
@@ -10,8 +11,8 @@ use vsgpu_core::{Command, Effect, Observation, Unreadable};
 const PACKAGES_SECS: u32 = 900;
 /// Seconds for an initramfs on a small machine.
 pub(super) const INITRAMFS_SECS: u32 = 600;
-/// Packages that bring a driver of their own: they would replace the one that fits the host (facts: failures F18). Patterns of
-/// the package tools: `*` any text, `[0-9]` a digit.
+/// Packages that bring a driver of their own: they would replace the one that fits the host (facts: failures
+/// F18). Patterns of the package tools: `*` any text, `[0-9]` a digit.
 pub(crate) const REPLACING: [&str; 17] = [
     "cuda",
     "cuda-[0-9]*",
@@ -53,7 +54,8 @@ pub(crate) struct File {
 /// One family of distributions.
 pub(crate) trait Distro: Sync {
     fn name(&self) -> &'static str;
-    /// What is run before packages are installed: an installation that was cut off is ended, the lists are brought up to date.
+    /// What is run before packages are installed: an installation that was cut off is ended, the lists are
+    /// brought up to date.
     fn refresh(&self) -> Vec<Command>;
     /// Installs packages, by name or by the absolute path of a file.
     fn install(&self, packages: &[String]) -> Command;
@@ -72,7 +74,8 @@ pub(crate) trait Distro: Sync {
     fn list_packages(&self) -> Command;
     /// Whether an installed package of that name carries a driver (its kernel module or its libraries).
     fn is_driver(&self, package: &str) -> bool;
-    /// What keeps `REPLACING` from being installed, where the rules that are there now do not; nothing is missing otherwise.
+    /// What keeps `REPLACING` from being installed, where the rules that are there now do not; nothing is
+    /// missing otherwise.
     fn pins(&self, now: &str) -> Option<Effect>;
     /// The rules among the lines of that file: nothing else of it is kept.
     fn rules_in(&self, text: &str) -> String {

@@ -1,5 +1,6 @@
-//! RHEL and its rebuilds (Rocky, Alma, Oracle, CentOS): dnf, rpm, dracut. DKMS is in EPEL, which is the operator's to add:
-//! without it the module is built for the running kernel, and again for each new one (`kernel-updates`).
+//! RHEL and its rebuilds (Rocky, Alma, Oracle, CentOS): dnf, rpm, dracut. DKMS is in EPEL, which is the
+//! operator's to add: without it the module is built for the running kernel, and again for each new one
+//! (`kernel-updates`).
 
 use crate::distro::interface::{Distro, File, INITRAMFS_SECS, REPLACING, Repository, words};
 use vsgpu_core::readers::key_value;

@@ -1,4 +1,5 @@
-//! Ubuntu: Debian's tools, but drivers in packages of other names, and prebuilt modules for each kernel flavour.
+//! Ubuntu: Debian's tools, but drivers in packages of other names, and prebuilt modules for each kernel
+//! flavour.
 
 use crate::distro::debian::Debian;
 use crate::distro::interface::{Distro, File, Repository};

@@ -1,5 +1,6 @@
-//! Is a GPU as fast as it should be: its measured figures against a baseline from bare metal, or against the peak of its model.
-//! Passthrough is within some percent of bare metal; a broken link, a power brake or a wrong slot is not.
+//! Is a GPU as fast as it should be: its measured figures against a baseline from bare metal, or against the
+//! peak of its model. Passthrough is within some percent of bare metal; a broken link, a power brake or a
+//! wrong slot is not.
 
 use crate::facts::pci_gpus::PciGpu;
 use schemars::JsonSchema;
@@ -172,7 +173,8 @@ pub(crate) fn judge(
 
 /// Peak of the GPU behind a device, in GB/s: by its PCI ids, by its vGPU type, or by what its driver states.
 fn peak(proof: &DeviceProof, on_bus: &[PciGpu]) -> Option<(f64, bool, String)> {
-    // `GRID A100-40C`, `NVIDIA A100-40C`; a MIG-backed type has a part of the memory and its own, unpublished, figure.
+    // `GRID A100-40C`, `NVIDIA A100-40C`; a MIG-backed type has a part of the memory and its own,
+    // unpublished, figure.
     let plain = |name: &str| name.split(' ').skip(1).collect::<Vec<_>>().join(" ");
     if let Some(vgpu) = vgpu_types::all().iter().find(|t| plain(t.name) == plain(&proof.name)) {
         let model = gpus::by_token(vgpu.token).filter(|_| !vgpu.mig)?;

@@ -1,4 +1,5 @@
-//! Reads `dkms status`, in the forms of DKMS 2 (`nvidia, 375.51, KERNEL, ARCH: state`) and 3 (`nvidia/375.51, KERNEL, ...`).
+//! Reads `dkms status`, in the forms of DKMS 2 (`nvidia, 375.51, KERNEL, ARCH: state`) and 3 (`nvidia/375.51,
+//! KERNEL, ...`).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

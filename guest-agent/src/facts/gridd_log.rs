@@ -130,7 +130,8 @@ pub(crate) fn is_clock(reason: &str) -> bool {
     ["allowed time to process response has expired", "lock windback"].iter().any(|n| reason.contains(n))
 }
 
-/// End of a license, from its status: `Licensed (Expiry: 2027-1-2 3:4:5 GMT)`, parts not padded. Seconds since 1970.
+/// End of a license, from its status: `Licensed (Expiry: 2027-1-2 3:4:5 GMT)`, parts not padded. Seconds
+/// since 1970.
 pub(crate) fn expiry(status: &str) -> Option<u64> {
     let text = status.split_once("Expiry: ")?.1.trim_end_matches(')');
     let (date, rest) = text.split_once(' ')?;

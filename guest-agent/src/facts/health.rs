@@ -1,5 +1,6 @@
-//! Health of a guest's GPUs, looked at as often as the metrics are: what the driver, its counters and the kernel's log say,
-//! each finding with its severity and what to do. Never a wish: health is reported, not made.
+//! Health of a guest's GPUs, looked at as often as the metrics are: what the driver, its counters and the
+//! kernel's log say, each finding with its severity and what to do. Never a wish: health is reported, not
+//! made.
 
 use crate::facts::driver_module::module_version;
 use crate::facts::gridd_log::expiry;
@@ -14,7 +15,8 @@ use vsgpu_core::{ExitKind, Fact, Observation, Probe, Subject, Unreadable};
 
 /// The loaded module's own words; the file is there only while it is loaded.
 const LOADED: &str = "/proc/driver/nvidia/version";
-/// Seconds before its end at which a license is worth a warning. A lease of NLS is for a day and renewed long before its end.
+/// Seconds before its end at which a license is worth a warning. A lease of NLS is for a day and renewed long
+/// before its end.
 const LICENSE_SOON: u64 = 3600;
 
 /// Health of a guest.
@@ -110,7 +112,8 @@ impl Fact for Health {
     }
 }
 
-/// `NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 ...`; the open one says `Open Kernel Module for x86_64  570...`.
+/// `NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 ...`; the open one says `Open
+/// Kernel Module for x86_64  570...`.
 pub fn loaded_version(text: &str) -> Option<String> {
     let line = text.lines().find(|l| l.starts_with("NVRM version"))?;
     line.split_whitespace().find(|w| w.parse::<vsgpu_core::units::DriverVersion>().is_ok()).map(String::from)

@@ -1,8 +1,10 @@
-//! What a guest can read of its host without any driver: whether a GPU is a vGPU, and which vGPU manager is behind it.
+//! What a guest can read of its host without any driver: whether a GPU is a vGPU, and which vGPU manager is
+//! behind it.
 //!
-//! A vGPU of manager 12.0 or later carries a vendor-specific PCI capability (id 09h): its length, the letters `VF`, then
-//! records of id, length and data. Record 0 holds the host's driver version and branch, ten bytes each, ended by NUL
-//! (facts: nvidia 0.1). No such capability proves nothing on an older host: then the subsystem id names the type.
+//! A vGPU of manager 12.0 or later carries a vendor-specific PCI capability (id 09h): its length, the letters
+//! `VF`, then records of id, length and data. Record 0 holds the host's driver version and branch, ten bytes
+//! each, ended by NUL (facts: nvidia 0.1). No such capability proves nothing on an older host: then the
+//! subsystem id names the type.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,7 +23,8 @@ pub struct HostView {
     pub branch: Option<String>,
 }
 
-/// Reads a configuration space in hex; `None` where there is no sign of a vGPU, or only the 64 bytes that users see.
+/// Reads a configuration space in hex; `None` where there is no sign of a vGPU, or only the 64 bytes that
+/// users see.
 pub fn host_view(config_hex: &str) -> Option<HostView> {
     let digits = config_hex.trim();
     let config: Vec<u8> = (0..digits.len() / 2)

@@ -1,4 +1,5 @@
-//! What the guest has: CPUs, memory, load, and disks with their free space. Source: its kernel, by `sysinfo` (see `vsgpu-machine`).
+//! What the guest has: CPUs, memory, load, and disks with their free space. Source: its kernel, by `sysinfo`
+//! (see `vsgpu-machine`).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,8 +22,8 @@ impl Fact for MachineFact {
     }
 }
 
-/// More than any driver or toolkit needs. What is free beyond it is not told, so that a requirement's fact does not change with every
-/// file that a guest writes, and is the same on all guests of a kind.
+/// More than any driver or toolkit needs. What is free beyond it is not told, so that a requirement's fact
+/// does not change with every file that a guest writes, and is the same on all guests of a kind.
 const PLENTY: u64 = 32 << 30;
 
 /// The disks on which these paths lie; none where that is not known.

@@ -14,7 +14,8 @@ pub struct Os {
     pub version: Option<String>,
     /// Running kernel.
     pub kernel: String,
-    /// Family whose tools are used: `Debian`, `Ubuntu`, `RHEL`, `SLES`; absent where vsgpu knows no tools for it.
+    /// Family whose tools are used: `Debian`, `Ubuntu`, `RHEL`, `SLES`; absent where vsgpu knows no tools for
+    /// it.
     #[serde(default)]
     pub family: Option<String>,
 }

@@ -25,7 +25,8 @@ pub struct PciGpu {
     /// Size of BAR1 in MiB; 0 where it was given no room.
     #[serde(default)]
     pub bar1_mib: Option<u64>,
-    /// The vGPU manager behind a vGPU, by its PCI capability; absent for a whole GPU and for managers before 12.0.
+    /// The vGPU manager behind a vGPU, by its PCI capability; absent for a whole GPU and for managers before
+    /// 12.0.
     #[serde(default)]
     pub host: Option<HostView>,
     /// The vGPU type, by the device and subsystem ids.
@@ -33,8 +34,9 @@ pub struct PciGpu {
     pub vgpu_type: Option<String>,
 }
 
-/// BAR1 from sysfs' `resource`: one line per 32-bit BAR with first and last address and flags; all zero where it is not mapped. BAR0
-/// is 64-bit from Hopper on and takes two lines; on older GPUs the third line is the upper half of BAR1 and always zero.
+/// BAR1 from sysfs' `resource`: one line per 32-bit BAR with first and last address and flags; all zero where
+/// it is not mapped. BAR0 is 64-bit from Hopper on and takes two lines; on older GPUs the third line is the
+/// upper half of BAR1 and always zero.
 fn bar1_mib(resource: &str) -> Option<u64> {
     let size = |line: &str| {
         let mut words = line.split_whitespace();

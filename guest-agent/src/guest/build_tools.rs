@@ -1,4 +1,5 @@
-//! Compiler, make and the headers of the running kernel, without which the driver's kernel module cannot be built.
+//! Compiler, make and the headers of the running kernel, without which the driver's kernel module cannot be
+//! built.
 
 use crate::distro::{self, OS_RELEASE, os_release};
 use crate::facts::os::kernel;

@@ -1,5 +1,6 @@
-//! The proof inside a container: our own program, mounted into an image of the operator's choice, adds vectors on the GPUs that
-//! the engine passes in. Runs where an engine is; a guest without one is proved by `cuda-proof` alone.
+//! The proof inside a container: our own program, mounted into an image of the operator's choice, adds
+//! vectors on the GPUs that the engine passes in. Runs where an engine is; a guest without one is proved by
+//! `cuda-proof` alone.
 
 use crate::facts::proof_record::{self, DRIVER};
 use crate::guest::container_toolkit::Engine;

@@ -1,7 +1,9 @@
-//! NVIDIA Container Toolkit: containers see the GPUs. The recommended way for Docker and containerd is a runtime named `nvidia`
-//! in the engine's configuration, for Podman a CDI description of the devices (facts: nvidia 7).
+//! NVIDIA Container Toolkit: containers see the GPUs. The recommended way for Docker and containerd is a
+//! runtime named `nvidia` in the engine's configuration, for Podman a CDI description of the devices (facts:
+//! nvidia 7).
 //!
-//! The CDI description names the driver's libraries with their version: after a driver update it is made again.
+//! The CDI description names the driver's libraries with their version: after a driver update it is made
+//! again.
 
 use crate::distro::{self, OS_RELEASE, os_release};
 use schemars::JsonSchema;

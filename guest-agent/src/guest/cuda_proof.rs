@@ -1,6 +1,7 @@
-//! The proof: programs ran on the GPUs of this guest, in this boot, with this driver, and computed right. First our own
-//! (`vsgpu-cuda-proof`: every result checked, no toolkit needed), then NVIDIA's samples deviceQuery and vectorAdd where they
-//! are there. Each is a process of its own with a deadline: a wedged driver wedges only that.
+//! The proof: programs ran on the GPUs of this guest, in this boot, with this driver, and computed right.
+//! First our own (`vsgpu-cuda-proof`: every result checked, no toolkit needed), then NVIDIA's samples
+//! deviceQuery and vectorAdd where they are there. Each is a process of its own with a deadline: a wedged
+//! driver wedges only that.
 
 use crate::facts::bandwidth::{Baseline, Judged, Percent, judge};
 use crate::facts::pci_gpus::{PciGpu, PciGpus};
@@ -45,7 +46,8 @@ pub struct CudaProofSpec {
     /// Figures recorded on bare metal, by the GPU's name: what `vsgpu baseline` prints.
     #[serde(default, skip_serializing_if = "Baseline::is_empty")]
     pub baseline: Baseline,
-    /// NVIDIA's samples: `auto` runs them where they are, `required` fails without them, `off` leaves them out.
+    /// NVIDIA's samples: `auto` runs them where they are, `required` fails without them, `off` leaves them
+    /// out.
     #[serde(default)]
     pub samples: Samples,
     /// Your own build of NVIDIA's sample deviceQuery.

@@ -1,6 +1,6 @@
-//! CUDA toolkits, several versions side by side, from the operator's runfiles or the distribution's packages; always without
-//! the driver inside: that one would replace the vGPU driver (facts: failures F18). The first one wished for is the one that
-//! /usr/local/cuda means and that login shells find.
+//! CUDA toolkits, several versions side by side, from the operator's runfiles or the distribution's packages;
+//! always without the driver inside: that one would replace the vGPU driver (facts: failures F18). The first
+//! one wished for is the one that /usr/local/cuda means and that login shells find.
 
 use crate::distro::{self, OS_RELEASE, os_release};
 use crate::facts::machine::disks_of;
@@ -169,8 +169,8 @@ fn release_of(version: &str) -> String {
     version.split('.').take(2).collect::<Vec<_>>().join(".")
 }
 
-/// A version that states no patch number stands for its release; so does one whose third part is a date (`12.2.20230823`, as
-/// version.json of most releases has it).
+/// A version that states no patch number stands for its release; so does one whose third part is a date
+/// (`12.2.20230823`, as version.json of most releases has it).
 fn same(is: &str, wanted: &str) -> bool {
     let short = |v: &str| v.split('.').nth(2).is_none_or(|part| part.len() >= 6);
     is == wanted || ((short(is) || short(wanted)) && release_of(is) == release_of(wanted))
@@ -202,7 +202,8 @@ impl Requirement for CudaToolkit {
             if !fact.versions.iter().any(|v| same(v, &wanted)) {
                 match (&toolkit.package, &toolkit.name, distro::of(&fact.os_release)) {
                     (Some(package), ..) => {
-                        // A runfile is compressed: unpacked and installed it needs more than its own size, never less.
+                        // A runfile is compressed: unpacked and installed it needs more than its own size,
+                        // never less.
                         let bytes = package.size.unwrap_or_default();
                         room.extend([UNPACKED, FOLDER].map(|path| DiskNeed { path, bytes }));
                         let install = Command::new(package.stored(None), ["--silent", "--toolkit"])

@@ -1,5 +1,5 @@
-//! The display manager stopped, and kept from starting with the machine: a running X server holds the GPU and the
-//! driver's installer refuses to work beside it.
+//! The display manager stopped, and kept from starting with the machine: a running X server holds the GPU and
+//! the driver's installer refuses to work beside it.
 
 use crate::guest::driver::spec::wanted;
 use schemars::JsonSchema;

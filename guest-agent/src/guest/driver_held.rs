@@ -1,5 +1,6 @@
-//! Packages that bring a driver of their own are kept from being installed, by whatever rule or upgrade (facts: failures F18):
-//! `cuda` and `cuda-drivers` would replace the driver that fits the host. Toolkits without a driver stay free.
+//! Packages that bring a driver of their own are kept from being installed, by whatever rule or upgrade
+//! (facts: failures F18): `cuda` and `cuda-drivers` would replace the driver that fits the host. Toolkits
+//! without a driver stay free.
 
 use crate::distro::{self, OS_RELEASE, os_release};
 use crate::guest::driver::spec::wanted;

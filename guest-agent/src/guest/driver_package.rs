@@ -1,5 +1,5 @@
-//! The driver's package before it is used: whole, for this machine, and asked which options it takes. What an installer can do
-//! differs from version to version: it is asked once, and its answer is kept beside it.
+//! The driver's package before it is used: whole, for this machine, and asked which options it takes. What an
+//! installer can do differs from version to version: it is asked once, and its answer is kept beside it.
 
 use crate::guest::driver::spec::wanted;
 use schemars::JsonSchema;
@@ -112,8 +112,8 @@ impl Fact for DriverPackageFact {
     }
 }
 
-/// Name of a package by its file's: `nvidia-linux-grid-535` of `nvidia-linux-grid-535_535.183.01_amd64.deb` and of
-/// `nvidia-linux-grid-535-535.183.01-1.x86_64.rpm` (facts: nvidia 6).
+/// Name of a package by its file's: `nvidia-linux-grid-535` of `nvidia-linux-grid-535_535.183.01_amd64.deb`
+/// and of `nvidia-linux-grid-535-535.183.01-1.x86_64.rpm` (facts: nvidia 6).
 pub(super) fn package_name(file: &str) -> &str {
     match file.strip_suffix(".rpm") {
         // Name, version and release are joined by dashes, and only the name may hold some.

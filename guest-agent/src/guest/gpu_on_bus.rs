@@ -1,5 +1,6 @@
-//! The GPUs that the VM was given are on the guest's PCI bus, and their BAR1 is mapped. Only looked at: what is wrong here is
-//! wrong in the VM's or the host's settings, and no driver would come up (facts: failures F2).
+//! The GPUs that the VM was given are on the guest's PCI bus, and their BAR1 is mapped. Only looked at: what
+//! is wrong here is wrong in the VM's or the host's settings, and no driver would come up (facts: failures
+//! F2).
 
 use crate::facts::pci_gpus::{PciGpu, PciGpus};
 use crate::guest::driver::spec::wanted;

@@ -1,5 +1,6 @@
-//! The driver survives a kernel update: every kernel newer than the running one has the driver's module before it is booted.
-//! With DKMS its own hooks do that, where the new kernel's headers are there; this looks whether they did.
+//! The driver survives a kernel update: every kernel newer than the running one has the driver's module
+//! before it is booted. With DKMS its own hooks do that, where the new kernel's headers are there; this looks
+//! whether they did.
 
 use crate::distro::{self, OS_RELEASE, os_release};
 use crate::facts::dkms::{self, DkmsModule};

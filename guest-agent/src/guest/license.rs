@@ -1,6 +1,6 @@
-//! The license of a vGPU: `gridd.conf` for a legacy server, or the client configuration token for NLS, the daemon
-//! restarted, then waited for *Licensed*. Only keys that the installed driver's own template names are written
-//! (facts: nvidia 3). The token is copied as a file; nobody reads it.
+//! The license of a vGPU: `gridd.conf` for a legacy server, or the client configuration token for NLS, the
+//! daemon restarted, then waited for *Licensed*. Only keys that the installed driver's own template names are
+//! written (facts: nvidia 3). The token is copied as a file; nobody reads it.
 
 use crate::facts::clock::synchronized;
 use crate::facts::gridd_log::{cause, gridd_outcome, is_clock};
@@ -23,7 +23,8 @@ const UNIT_FILE: &str = "/etc/systemd/system/nvidia-gridd.service";
 /// Where the daemon's own libraries are, by distribution.
 const LIBRARIES: [&str; 3] =
     ["/usr/lib/x86_64-linux-gnu/nvidia/gridd", "/usr/lib64/nvidia/gridd", "/usr/lib/nvidia/gridd"];
-/// Confirmed keys (facts: guests "gridd.conf keys"). The first four are also checked against the driver's template.
+/// Confirmed keys (facts: guests "gridd.conf keys"). The first four are also checked against the driver's
+/// template.
 const KEYS: [&str; 5] =
     ["ServerAddress", "ServerPort", "BackupServerAddress", "BackupServerPort", "FeatureType"];
 
@@ -56,7 +57,8 @@ pub struct LicenseSpec {
     pub token: Option<Artifact>,
     /// 1 vGPU (the type decides), 2 workstation in passthrough, 4 compute in passthrough.
     pub feature_type: u8,
-    /// Product that has to be licensed, under any of its names: vWS or vDWS, vCS or AI Enterprise, vPC, vApps.
+    /// Product that has to be licensed, under any of its names: vWS or vDWS, vCS or AI Enterprise, vPC,
+    /// vApps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub product: Option<String>,
     /// Seconds to wait for the license.
@@ -138,7 +140,8 @@ impl TryFrom<Unchecked> for LicenseSpec {
 /// What is so.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LicenseFact {
-    /// Our keys in `gridd.conf`, those with a value. What else stands in it (the password of a proxy, say) is not looked at.
+    /// Our keys in `gridd.conf`, those with a value. What else stands in it (the password of a proxy, say) is
+    /// not looked at.
     #[serde(default)]
     pub configured: BTreeMap<String, String>,
     /// Keys that the driver's template names; absent without a template.
@@ -373,7 +376,8 @@ impl Requirement for License {
             ));
         }
         let has_unit = !matches!(fact.enabled.as_str(), "" | "not-found");
-        // Only where the driver runs can it be said that it brought no daemon; a unit may be left of an earlier one.
+        // Only where the driver runs can it be said that it brought no daemon; a unit may be left of an
+        // earlier one.
         if fact.program == Some(false) && fact.smi_failure.is_none() {
             return Verdict::blocked(
                 "nvidia-gridd is not installed: this is the data-center driver, which takes no license",

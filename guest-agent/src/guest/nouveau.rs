@@ -1,7 +1,8 @@
-//! The nouveau driver kept from loading: a file in modprobe.d, the initramfs rebuilt, and a reboot where it is loaded now.
+//! The nouveau driver kept from loading: a file in modprobe.d, the initramfs rebuilt, and a reboot where it
+//! is loaded now.
 //!
-//! The file is written twice, the second time with a last line that says the initramfs was rebuilt: a power cut in
-//! between is seen, and the rebuild is done again.
+//! The file is written twice, the second time with a last line that says the initramfs was rebuilt: a power
+//! cut in between is seen, and the rebuild is done again.
 
 use crate::distro::{self, OS_RELEASE, os_release};
 use crate::facts::machine::disks_of;
@@ -127,7 +128,8 @@ impl Requirement for NouveauBlocked {
             }
             (false, Some(_)) => "blocked, initramfs not rebuilt",
             (false, None) => "not blocked",
-            // Only a file of ours tells that the initramfs knows of it; a foreign one may be younger than the initramfs.
+            // Only a file of ours tells that the initramfs knows of it; a foreign one may be younger than the
+            // initramfs.
             (true, Some(_)) if fact.rebuilt => {
                 return Verdict::pending("blocked, but still loaded", "blocked");
             }

@@ -1,8 +1,9 @@
-//! Where this guest's package tool gets packages from: a proxy, repositories of your own (a local mirror, say). With no network
-//! at all nothing is wished here; `build-tools`, `driver` and `container-toolkit` take the package files themselves.
+//! Where this guest's package tool gets packages from: a proxy, repositories of your own (a local mirror,
+//! say). With no network at all nothing is wished here; `build-tools`, `driver` and `container-toolkit` take
+//! the package files themselves.
 //!
-//! Only added to: what the guest already knows stays. A proxy with a password is refused: it would lie in a file that
-//! every user of the guest can read, and in the plan.
+//! Only added to: what the guest already knows stays. A proxy with a password is refused: it would lie in a
+//! file that every user of the guest can read, and in the plan.
 
 use crate::distro::{self, OS_RELEASE, os_release};
 use schemars::JsonSchema;
@@ -107,7 +108,8 @@ pub struct PackageSourceFact {
     pub os_release: String,
     /// The proxy that is set; without a name and password, where it has them.
     pub proxy: Option<String>,
-    /// Our repository files: path and SHA-256. Their text may hold a password that somebody put there by hand.
+    /// Our repository files: path and SHA-256. Their text may hold a password that somebody put there by
+    /// hand.
     pub repositories: BTreeMap<String, String>,
     /// Keys that are there: path and SHA-256.
     pub keys: BTreeMap<String, String>,

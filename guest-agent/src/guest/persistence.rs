@@ -1,5 +1,6 @@
-//! nvidia-persistenced: keeps the driver's state while no program uses the GPU, so that the first CUDA call does not wait for
-//! it to start (facts: nvidia 6: on for compute guests). A `.run` brings the program, and not always a unit for it.
+//! nvidia-persistenced: keeps the driver's state while no program uses the GPU, so that the first CUDA call
+//! does not wait for it to start (facts: nvidia 6: on for compute guests). A `.run` brings the program, and
+//! not always a unit for it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -26,7 +26,8 @@ pub struct GpuUser {
     pub running: bool,
     /// Whole GPUs, by address.
     pub fixed: Vec<String>,
-    /// Whole GPUs by vendor and device (Dynamic DirectPath), one entry each; alternatives are separated by commas.
+    /// Whole GPUs by vendor and device (Dynamic DirectPath), one entry each; alternatives are separated by
+    /// commas.
     pub dynamic: Vec<String>,
     /// vGPU profiles.
     pub vgpus: Vec<String>,

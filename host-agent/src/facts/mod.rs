@@ -1,4 +1,5 @@
-//! What is read of a host and its VMs. A fact that only one requirement reads stands in that requirement's own file.
+//! What is read of a host and its VMs. A fact that only one requirement reads stands in that requirement's
+//! own file.
 
 pub mod acceptance;
 pub mod esx_version;

@@ -1,5 +1,5 @@
-//! NVIDIA packages of a host: what is installed, what waits for a reboot, and how one is installed. Shared by the vGPU
-//! manager and its management daemon.
+//! NVIDIA packages of a host: what is installed, what waits for a reboot, and how one is installed. Shared by
+//! the vGPU manager and its management daemon.
 
 use crate::esxcli;
 use crate::facts::acceptance::{ACCEPTANCE, Level, level};
@@ -48,8 +48,8 @@ pub struct PackageSpec {
     /// Whether an installed newer version may be replaced by this older one.
     #[serde(default)]
     pub downgrade: bool,
-    /// Whether it is installed by hand on a host whose image vSphere Lifecycle Manager made, although the next remediation
-    /// undoes that.
+    /// Whether it is installed by hand on a host whose image vSphere Lifecycle Manager made, although the
+    /// next remediation undoes that.
     #[serde(default)]
     pub allow_drift: bool,
 }
@@ -131,7 +131,8 @@ impl Packages {
 
     pub(crate) fn parse(seen: &Observation) -> Result<Self, Unreadable> {
         let mut installed = esxcli::parsed(&LIST, seen, vibs)?;
-        // What esxcli answers where no image is staged is not known for every release: no usable answer means none.
+        // What esxcli answers where no image is staged is not known for every release: no usable answer means
+        // none.
         let mut staged = esxcli::answer(&STAGED, seen).ok().and_then(|r| vibs(&r).ok()).unwrap_or_default();
         let mut components =
             esxcli::answer(&COMPONENTS, seen).ok().and_then(|r| vibs(&r).ok()).unwrap_or_default();

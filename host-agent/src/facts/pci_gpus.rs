@@ -89,7 +89,8 @@ pub(crate) fn is_passthru(owner: Option<&str>) -> bool {
     owner.is_some_and(|o| o.eq_ignore_ascii_case(PASSED_THROUGH))
 }
 
-/// `PCI 0:4:0:0`: segment, bus, device, function; decimal, as VMkernel counts in its own words (facts: esxi C2; uncertain).
+/// `PCI 0:4:0:0`: segment, bus, device, function; decimal, as VMkernel counts in its own words (facts: esxi
+/// C2; uncertain).
 fn dependent(words: &str) -> Option<Bdf> {
     let numbers: Vec<&str> = words.trim().strip_prefix("PCI ")?.split(':').collect();
     match numbers[..] {
@@ -136,7 +137,8 @@ pub fn pci_devices(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<Ve
     records.iter().map(device).collect()
 }
 
-/// VMkernel's own view of a device: the place where a NUMA node is to be seen (`pciConfigHeader` of vsish, 6.7 and later).
+/// VMkernel's own view of a device: the place where a NUMA node is to be seen (`pciConfigHeader` of vsish,
+/// 6.7 and later).
 fn numa_of(address: &str) -> Option<Command> {
     let id = address.parse::<Bdf>().ok()?.vmx_id();
     let numbers: Vec<u32> = id.split([':', '.']).map(|n| n.parse().ok()).collect::<Option<_>>()?;

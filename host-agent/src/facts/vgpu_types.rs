@@ -1,4 +1,5 @@
-//! vGPU types that the host offers: supported by each GPU in its present mode, and still creatable beside what runs.
+//! vGPU types that the host offers: supported by each GPU in its present mode, and still creatable beside
+//! what runs.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,7 +30,8 @@ impl Fact for VgpuTypes {
             let output = seen.output(&ask(what))?;
             nvidia_smi::read_types(&output.both()).map_err(|why| Unreadable::of(&ask(what), output, why))
         };
-        // A GPU that is full lists nothing, and what a release prints then is not known: no list is an empty list.
+        // A GPU that is full lists nothing, and what a release prints then is not known: no list is an empty
+        // list.
         Ok(Self { supported: types("-s")?, creatable: types("-c").unwrap_or_default() })
     }
 }

@@ -72,7 +72,8 @@ impl Fact for VirtualMachines {
         let text = seen.stdout(&all_vms())?;
         let listed = vim_cmd::all_vms(text).map_err(|why| Unreadable::of(&all_vms(), output, why))?;
         let running = running(seen)?;
-        // The process list names the datastore by its id, the inventory by its name: the end of the path is the same.
+        // The process list names the datastore by its id, the inventory by its name: the end of the path is
+        // the same.
         let runs = |vm: &vim_cmd::ListedVm| {
             running
                 .iter()

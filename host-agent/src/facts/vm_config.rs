@@ -45,7 +45,8 @@ pub(crate) fn find(on: &Subject, seen: &Observation) -> Result<VirtualMachine, U
 }
 
 impl VmConfig {
-    /// Keys that compatibility checks read. What a requirement reads, it says itself (`Requirement::VMX_KEYS`).
+    /// Keys that compatibility checks read. What a requirement reads, it says itself
+    /// (`Requirement::VMX_KEYS`).
     pub const KEYS: [&str; 2] = ["vhv.enable", "numa.nodeaffinity"];
 
     /// Effects that set keys of the `.vmx`: only while the VM is off, then hostd reads the file again.

@@ -1,4 +1,5 @@
-//! Xid events: what the vGPU manager's module wrote into the host's kernel log when something went wrong on a GPU.
+//! Xid events: what the vGPU manager's module wrote into the host's kernel log when something went wrong on a
+//! GPU.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

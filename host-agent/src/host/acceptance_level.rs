@@ -1,5 +1,5 @@
-//! Acceptance level of a host: which packages it takes. Read before every installation; raised or lowered only where the
-//! fleet file says so in so many words.
+//! Acceptance level of a host: which packages it takes. Read before every installation; raised or lowered
+//! only where the fleet file says so in so many words.
 
 use crate::facts::acceptance::{AcceptanceFact, Level};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};

@@ -1,4 +1,5 @@
-//! Where a starting vGPU VM is put: on the GPU with the fewest vGPUs (Performance) or the most (Consolidation).
+//! Where a starting vGPU VM is put: on the GPU with the fewest vGPUs (Performance) or the most
+//! (Consolidation).
 
 use crate::host::graphics_type::HostGraphics;
 use schemars::JsonSchema;

@@ -1,5 +1,6 @@
-//! ECC of the host's GPUs. ECC on vGPU exists from release 9.0 on (facts: nvidia 2): before, it has to be off on GPUs that
-//! have it. `auto` does just that and otherwise leaves ECC as it is. Current and pending are kept apart.
+//! ECC of the host's GPUs. ECC on vGPU exists from release 9.0 on (facts: nvidia 2): before, it has to be off
+//! on GPUs that have it. `auto` does just that and otherwise leaves ECC as it is. Current and pending are
+//! kept apart.
 
 use crate::facts::packages::PackageWish;
 use crate::facts::pci_gpus::PciGpus;
@@ -88,7 +89,8 @@ impl Fact for EccFact {
     }
 }
 
-/// `auto` has nothing to do from 9.0 on: it is only implied where the package's name does not rule an older release out.
+/// `auto` has nothing to do from 9.0 on: it is only implied where the package's name does not rule an older
+/// release out.
 fn auto_for(manager: &serde_json::Value) -> Option<serde_json::Value> {
     let PackageWish::Map(manager) = PackageWish::deserialize(manager).ok()? else { return None };
     let newer = DriverVersion::in_name(&manager.package.artifact)

@@ -1,6 +1,6 @@
 //! Graphics type of a host's GPUs, by default and GPU by GPU: SharedPassthru (the UI's "Shared Direct") for
-//! vGPU. Configured and active are two things: the value changes at once, the GPUs follow after a graphics restart or a
-//! reboot (facts: failures F4).
+//! vGPU. Configured and active are two things: the value changes at once, the GPUs follow after a graphics
+//! restart or a reboot (facts: failures F4).
 
 use crate::esxcli;
 use crate::facts::esx_version::EsxVersion;
@@ -139,7 +139,8 @@ impl Fact for HostGraphics {
         devices.retain(|d| d.vendor.as_deref().is_none_or(|v| v.to_ascii_uppercase().contains("NVIDIA")));
         let configured = esxcli::parsed(&CONFIGURED, seen, self::devices).unwrap_or_default();
         let configured = configured.into_iter().map(|d| (d.bdf, d.graphics_type)).collect();
-        // Only settings of single GPUs ask for the release: without it they are refused, and all else goes on.
+        // Only settings of single GPUs ask for the release: without it they are refused, and all else goes
+        // on.
         let esx_version = EsxVersion::running(seen).unwrap_or_default();
         Ok(Self { default_type, assignment_policy, devices, configured, esx_version })
     }

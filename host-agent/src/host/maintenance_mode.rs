@@ -1,4 +1,5 @@
-//! Maintenance mode. The planner enters and leaves it around the changes that need it; it is no key of the fleet file.
+//! Maintenance mode. The planner enters and leaves it around the changes that need it; it is no key of the
+//! fleet file.
 
 use crate::esxcli;
 use crate::facts::virtual_machines;

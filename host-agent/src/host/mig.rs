@@ -1,6 +1,6 @@
-//! MIG mode of the host's GPUs. Only the mode: ESXi makes the GPU instances itself when a VM with a MIG-backed profile is
-//! powered on (facts: esxi F3). On Ampere the host has to be rebooted; from Hopper on the mode changes at once unless the
-//! GPU is in use.
+//! MIG mode of the host's GPUs. Only the mode: ESXi makes the GPU instances itself when a VM with a
+//! MIG-backed profile is powered on (facts: esxi F3). On Ampere the host has to be rebooted; from Hopper on
+//! the mode changes at once unless the GPU is in use.
 
 use crate::facts::pci_gpus::PciGpus;
 use schemars::JsonSchema;

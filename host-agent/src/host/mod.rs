@@ -1,4 +1,5 @@
-//! The list of what is known about a host. A new requirement is a new file here, its `mod` and one line in `all`.
+//! The list of what is known about a host. A new requirement is a new file here, its `mod` and one line in
+//! `all`.
 
 pub mod acceptance_level;
 pub mod assignment_policy;
@@ -24,7 +25,8 @@ use crate::facts;
 use vsgpu_core::Scope::Host;
 use vsgpu_core::{Catalogue, Entry, FactEntry, Requirement as _};
 
-/// Name of the requirement with which the planner enters and leaves maintenance mode. Not a key of the fleet file.
+/// Name of the requirement with which the planner enters and leaves maintenance mode. Not a key of the fleet
+/// file.
 pub const MAINTENANCE_MODE: &str = MaintenanceMode::NAME;
 
 /// All requirements and facts of a host, in the order in which people think of them.

@@ -1,6 +1,7 @@
-//! GPUs given to VMs whole (DirectPath I/O). The list is exact: GPUs that it does not choose stay with (or go back to) the
-//! host, because a GPU is passed through *or* serves vGPUs. Configured and active are two things (facts: failures F31): from
-//! ESXi 7.0 on a change is asked to apply at once, and only where it did not, one reboot makes it active.
+//! GPUs given to VMs whole (DirectPath I/O). The list is exact: GPUs that it does not choose stay with (or go
+//! back to) the host, because a GPU is passed through *or* serves vGPUs. Configured and active are two things
+//! (facts: failures F31): from ESXi 7.0 on a change is asked to apply at once, and only where it did not, one
+//! reboot makes it active.
 
 use crate::esxcli;
 use crate::facts::esx_version::EsxVersion;
@@ -117,7 +118,8 @@ impl Fact for HostPassthrough {
     }
     fn parse(on: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let devices = PciGpus::parse(on, seen)?.devices;
-        // On 6.7 the namespace may be missing (facts: esxi C2, uncertain): the owners of `pci list` say the same.
+        // On 6.7 the namespace may be missing (facts: esxi C2, uncertain): the owners of `pci list` say the
+        // same.
         let listed = esxcli::parsed(&LIST, seen, enabled);
         let unknown_command =
             listed.as_ref().is_err_and(|why| why.message.contains("Unknown command or namespace"));

@@ -1,6 +1,6 @@
-//! NVIDIA's vGPU manager (the host driver): installed from the operator's file, then proven by the package list, the
-//! loaded module, nvidia-smi and the virtualization mode together. esxcli's "Reboot Required: false" is not believed
-//! (facts: esxi F2): the module is loaded by a reboot.
+//! NVIDIA's vGPU manager (the host driver): installed from the operator's file, then proven by the package
+//! list, the loaded module, nvidia-smi and the virtualization mode together. esxcli's "Reboot Required:
+//! false" is not believed (facts: esxi F2): the module is loaded by a reboot.
 
 use crate::facts::packages::{PackageSpec, PackageWish, Packages};
 use crate::facts::pci_gpus::PciGpus;
@@ -38,7 +38,8 @@ fn modules() -> Command {
     Command::new("vmkload_mod", ["-l"])
 }
 
-/// Whether a name is a vGPU manager, among NVIDIA's packages: `NVIDIA-VMware_ESXi_8.0_Driver`, `NVD-AIE-800`, ...
+/// Whether a name is a vGPU manager, among NVIDIA's packages: `NVIDIA-VMware_ESXi_8.0_Driver`, `NVD-AIE-800`,
+/// ...
 fn is_manager(name: &str) -> bool {
     !name.to_ascii_lowercase().contains("mgmt")
 }
@@ -96,7 +97,8 @@ fn not_working(fact: &VgpuManagerFact, version: &str) -> Option<String> {
     if fact.modes.is_empty() {
         return Some("the driver holds no GPU".into());
     }
-    // The default graphics type makes the difference between VGPU and VSGA; both mean that the manager rules the GPU.
+    // The default graphics type makes the difference between VGPU and VSGA; both mean that the manager rules
+    // the GPU.
     let strange =
         fact.modes.iter().find(|(_, mode)| !matches!(mode.as_deref(), Some("Host VGPU" | "Host VSGA")));
     strange.map(|(gpu, mode)| {

@@ -1,6 +1,6 @@
-//! Whether time-sliced vGPUs of one GPU have one size or several: ESXi 8.0.3 with vGPU 17 and later. No release that was seen
-//! prints the configured mode, so a note in the ramdisk stands for it until the next boot; what is active is what nvidia-smi
-//! calls the heterogeneous mode.
+//! Whether time-sliced vGPUs of one GPU have one size or several: ESXi 8.0.3 with vGPU 17 and later. No
+//! release that was seen prints the configured mode, so a note in the ramdisk stands for it until the next
+//! boot; what is active is what nvidia-smi calls the heterogeneous mode.
 
 use crate::esxcli;
 use crate::facts::esx_version::EsxVersion;

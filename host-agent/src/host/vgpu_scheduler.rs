@@ -1,6 +1,6 @@
-//! Scheduler of time-sliced vGPUs: the registry word RmPVMRL of the host driver, set as a module parameter and read at
-//! boot. The parameter line holds other words too: they are kept. A note in the ramdisk remembers what the running boot
-//! was started with.
+//! Scheduler of time-sliced vGPUs: the registry word RmPVMRL of the host driver, set as a module parameter
+//! and read at boot. The parameter line holds other words too: they are kept. A note in the ramdisk remembers
+//! what the running boot was started with.
 
 use crate::esxcli;
 use schemars::JsonSchema;

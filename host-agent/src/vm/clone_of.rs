@@ -1,7 +1,8 @@
-//! A VM that is a copy of another one on the same host: disks with vmkfstools, a `.vmx` of its own, registered under its own
-//! name. The base has to be off, without snapshots and without PCI devices (each clone gets its own GPU afterwards).
-//! Whatever a power cut leaves lies in a folder with our marker and without a `.vmx`, which is written last: only such disks
-//! are ever removed, before the next attempt. A folder with a `.vmx` is whole, and only registered.
+//! A VM that is a copy of another one on the same host: disks with vmkfstools, a `.vmx` of its own,
+//! registered under its own name. The base has to be off, without snapshots and without PCI devices (each
+//! clone gets its own GPU afterwards). Whatever a power cut leaves lies in a folder with our marker and
+//! without a `.vmx`, which is written last: only such disks are ever removed, before the next attempt. A
+//! folder with a `.vmx` is whole, and only registered.
 
 use crate::facts::virtual_machines::{VirtualMachine, VirtualMachines};
 use crate::facts::vm_devices::slots_of;
@@ -212,7 +213,8 @@ impl Fact for CloneFact {
             let names = seen.names(&folder(store, &name)).ok()?;
             Some((store.to_string(), names.into_iter().map(String::from).collect()))
         };
-        // hostd writes a VM's identity into its .vmx when it has it: such a VM was registered before, here or elsewhere.
+        // hostd writes a VM's identity into its .vmx when it has it: such a VM was registered before, here or
+        // elsewhere.
         let lived = |store: &&&str| {
             let text = seen.file(&format!("{}/{name}.vmx", folder(store, &name))).ok().flatten();
             text.is_some_and(|t| {

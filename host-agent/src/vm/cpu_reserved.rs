@@ -1,5 +1,6 @@
-//! All CPU time of the VM's vCPUs reserved: GPU VMs that must answer quickly are not to wait for a core. vSphere's own
-//! setting for such VMs (latency sensitivity) asks for it together with all memory, and so does this.
+//! All CPU time of the VM's vCPUs reserved: GPU VMs that must answer quickly are not to wait for a core.
+//! vSphere's own setting for such VMs (latency sensitivity) asks for it together with all memory, and so does
+//! this.
 
 use crate::facts::host_summary::HostSummary;
 use crate::facts::vm_config::{VmConfig, find};
@@ -108,7 +109,8 @@ impl Requirement for CpuReserved {
             return Verdict::blocked(why, "give the VM fewer vCPUs, or take this key out");
         }
         if !fact.memory_is_reserved() {
-            // Not `Waits`: within one VM that is for what its host brings. Where `memory-reserved` is changed before, this is judged again.
+            // Not `Waits`: within one VM that is for what its host brings. Where `memory-reserved` is changed
+            // before, this is judged again.
             return Verdict::blocked(
                 "its memory is not reserved",
                 "add `memory-reserved: all` to the VM, or take this key out",

@@ -1,5 +1,5 @@
-//! EFI firmware: needed where a GPU's BAR1 is larger than 256 MiB. Only checked: an installed BIOS guest does not survive
-//! a conversion (facts: esxi D1), so it is never done.
+//! EFI firmware: needed where a GPU's BAR1 is larger than 256 MiB. Only checked: an installed BIOS guest does
+//! not survive a conversion (facts: esxi D1), so it is never done.
 
 use crate::facts::vm_config::VmConfig;
 use schemars::JsonSchema;

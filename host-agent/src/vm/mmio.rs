@@ -1,6 +1,7 @@
-//! The 64-bit MMIO window of a VM, computed: the sum of the BAR1 sizes of its large GPUs, then the next power of two strictly
-//! above (facts: nvidia 5). One window serves the whole VM. A larger one is cheap and is left; a smaller one makes power-on
-//! fail (facts: failures F1). No window is needed where all BARs are small.
+//! The 64-bit MMIO window of a VM, computed: the sum of the BAR1 sizes of its large GPUs, then the next power
+//! of two strictly above (facts: nvidia 5). One window serves the whole VM. A larger one is cheap and is
+//! left; a smaller one makes power-on fail (facts: failures F1). No window is needed where all BARs are
+//! small.
 
 use crate::facts::vm_devices::VmDevices;
 use crate::vm_gpu::VmGpu;

@@ -1,4 +1,5 @@
-//! The list of what is known about one VM as its host sees it. A new requirement is a new file here and one line in `all`.
+//! The list of what is known about one VM as its host sees it. A new requirement is a new file here and one
+//! line in `all`.
 
 pub mod clone_of;
 pub mod cpu_reserved;

@@ -1,6 +1,6 @@
-//! Whole GPUs of the host in a VM (DirectPath I/O): fixed by address, some of a model, or placed at power-on by vendor and
-//! device (Dynamic DirectPath). Mind that a `.vmx` writes addresses in decimal (facts: esxi D1). Only NVIDIA's devices are
-//! ours: a network card in another slot is never touched.
+//! Whole GPUs of the host in a VM (DirectPath I/O): fixed by address, some of a model, or placed at power-on
+//! by vendor and device (Dynamic DirectPath). Mind that a `.vmx` writes addresses in decimal (facts: esxi
+//! D1). Only NVIDIA's devices are ours: a network card in another slot is never touched.
 
 use crate::facts::pci_gpus::PciGpu;
 use crate::facts::vm_devices::VmDevices;

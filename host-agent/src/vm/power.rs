@@ -1,4 +1,5 @@
-//! Power of a VM. Off means: shut down by its guest, within a time; the plug is pulled only where the fleet file allows it.
+//! Power of a VM. Off means: shut down by its guest, within a time; the plug is pulled only where the fleet
+//! file allows it.
 
 use crate::facts::vm_config::state;
 use crate::facts::vm_power::VmPower;
@@ -84,8 +85,8 @@ impl Requirement for Power {
                     shows: "Powered on".into(),
                     deadline_secs: spec.within_secs,
                     otherwise: None,
-                    // A VM that hangs between off and on would hold its GPU; one that is off answers with a fault, which is
-                    // fine. A suspended one has its memory to lose, and is left alone.
+                    // A VM that hangs between off and on would hold its GPU; one that is off answers with a
+                    // fault, which is fine. A suspended one has its memory to lose, and is left alone.
                     give_up: (is == "off").then(|| Box::new(command("vmsvc/power.off"))),
                 };
                 Verdict::unmet(is, "on", vec![start])

@@ -1,5 +1,5 @@
-//! The vGPUs of a VM: one or several profiles, as `pciPassthruN` devices of the kind `vmiop`. Passthrough devices of the
-//! same VM keep their slots.
+//! The vGPUs of a VM: one or several profiles, as `pciPassthruN` devices of the kind `vmiop`. Passthrough
+//! devices of the same VM keep their slots.
 
 use crate::facts::vm_config::VmConfig;
 use crate::pci_slots::{Slot, emptied, filled, free, slots};
@@ -14,7 +14,8 @@ use vsgpu_core::{Requirement, Verdict};
 /// vGPUs of a VM.
 pub struct Vgpu;
 
-/// A vGPU profile as vSphere spells it: `grid_p100-8q`, `nvidia_a100-40c`. NVIDIA's type name (`GRID P100-8Q`) is understood.
+/// A vGPU profile as vSphere spells it: `grid_p100-8q`, `nvidia_a100-40c`. NVIDIA's type name (`GRID
+/// P100-8Q`) is understood.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 pub struct Profile(String);

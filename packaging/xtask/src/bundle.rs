@@ -1,5 +1,6 @@
-//! The offline bundle around the VIB: what vSphere Lifecycle Manager and Image Builder import (facts: esxi B3). Its bulletin names a
-//! component, as images are made of components. Whether Lifecycle Manager takes an unsigned one is not known (facts: esxi B3).
+//! The offline bundle around the VIB: what vSphere Lifecycle Manager and Image Builder import (facts: esxi
+//! B3). Its bulletin names a component, as images are made of components. Whether Lifecycle Manager takes an
+//! unsigned one is not known (facts: esxi B3).
 
 use crate::vib::{self, Lies, NAME, SUMMARY, VENDOR, Vib, leaf, leaves, writer};
 use sha2::{Digest as _, Sha256};

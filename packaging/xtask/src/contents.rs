@@ -5,8 +5,8 @@ use crate::linux::Package;
 use clap_complete::Shell;
 use std::path::Path;
 
-/// The host agent on ESXi. Files with the sticky bit are kept over a reboot and filled by enrolment and by the agent
-/// (facts: esxi A4).
+/// The host agent on ESXi. Files with the sticky bit are kept over a reboot and filled by enrolment and by
+/// the agent (facts: esxi A4).
 ///
 /// # Errors
 /// A sentence.

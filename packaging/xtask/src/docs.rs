@@ -1,5 +1,6 @@
-//! The pages that follow from the code: every requirement and fact from the catalogue, every key of the fleet file from its
-//! schema, every hold and error, every alert, the pictures. `cargo xtask docs` writes them; a test fails while they are old.
+//! The pages that follow from the code: every requirement and fact from the catalogue, every key of the fleet
+//! file from its schema, every hold and error, every alert, the pictures. `cargo xtask docs` writes them; a
+//! test fails while they are old.
 
 mod explained;
 mod pictures;

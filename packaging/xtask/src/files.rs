@@ -53,7 +53,8 @@ pub fn tar_gz(entries: &[Entry], prefix: &str) -> Result<Vec<u8>, String> {
     gzip(&tar(entries, prefix)?)
 }
 
-/// The tar of files; folders are entries of their own, as Debian's tools want them and as VIBs that run on ESXi have them.
+/// The tar of files; folders are entries of their own, as Debian's tools want them and as VIBs that run on
+/// ESXi have them.
 ///
 /// # Errors
 /// A sentence.

@@ -1,5 +1,5 @@
-//! Packages for Linux: deb, rpm and a tarball of the same files. Debian's format is three small archives in one; rpm's is made by
-//! a library.
+//! Packages for Linux: deb, rpm and a tarball of the same files. Debian's format is three small archives in
+//! one; rpm's is made by a library.
 
 use crate::files::{self, Entry};
 use std::collections::BTreeSet;

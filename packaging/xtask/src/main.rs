@@ -1,5 +1,5 @@
-//! `cargo xtask test` runs the tests; `cargo xtask package` makes everything that is installed; `cargo xtask verify-vib` checks a VIB as
-//! esxcli would; `cargo xtask docs` writes the references.
+//! `cargo xtask test` runs the tests; `cargo xtask package` makes everything that is installed; `cargo xtask
+//! verify-vib` checks a VIB as esxcli would; `cargo xtask docs` writes the references.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -195,7 +195,8 @@ fn package(out: &Path, only: &[Kind], dev: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// A program as one calls it at a prompt: what `cargo xtask` says about this package would make build scripts of others run anew.
+/// A program as one calls it at a prompt: what `cargo xtask` says about this package would make build scripts
+/// of others run anew.
 fn at_a_prompt(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     let ours =

@@ -1,5 +1,6 @@
-//! `cargo xtask test`: the tests, with the peers that this machine can have. As root on Debian or Ubuntu missing ones are installed
-//! first; what could not be tried all the same is said at the end, with what to install.
+//! `cargo xtask test`: the tests, with the peers that this machine can have. As root on Debian or Ubuntu
+//! missing ones are installed first; what could not be tried all the same is said at the end, with what to
+//! install.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,5 +1,6 @@
-//! Checks a VIB the way esxcli's installer does: container, signature, every rule of the descriptor, every sum, the list of files
-//! (facts: esxi A3, B1, B2). What a release refuses outright is an error; what depends on the host is a remark.
+//! Checks a VIB the way esxcli's installer does: container, signature, every rule of the descriptor, every
+//! sum, the list of files (facts: esxi A3, B1, B2). What a release refuses outright is an error; what depends
+//! on the host is a remark.
 
 use flate2::read::GzDecoder;
 use sha1::Sha1;

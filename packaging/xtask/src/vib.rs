@@ -1,4 +1,5 @@
-//! The VIB of the host agent: descriptor, empty signature, one payload (facts: esxi B1, B2). Made without VMware's tools.
+//! The VIB of the host agent: descriptor, empty signature, one payload (facts: esxi B1, B2). Made without
+//! VMware's tools.
 
 use crate::files::{self, Entry};
 use sha1::Sha1;

@@ -44,7 +44,8 @@ pub struct ApplyOptions<'a> {
     pub preconditions: &'a [Precondition],
     /// Everything must have ended within this time.
     pub deadline: Option<Duration>,
-    /// Asked once, when something is about to be changed and before it is: with what the change needs. It may refuse.
+    /// Asked once, when something is about to be changed and before it is: with what the change needs. It may
+    /// refuse.
     pub allowed: Option<&'a MayChange<'a>>,
 }
 
@@ -89,8 +90,8 @@ pub fn apply(
         }
         Verdict::Unmet { is, effects, .. } => (is, effects),
     };
-    // With nothing left to run there is nothing that could be done wrongly: an act that was still under way when the plan was
-    // made has ended, and only its activation is missing.
+    // With nothing left to run there is nothing that could be done wrongly: an act that was still under way
+    // when the plan was made has ended, and only its activation is missing.
     if let Some(plan) = terms.expected.filter(|_| !effects.is_empty()) {
         let unplanned = effects.iter().find(|e| !plan.effects.contains(e));
         if unplanned.is_some() || (plan.is != is && !plan.started) {
@@ -156,8 +157,9 @@ pub fn apply(
     settle(system, entry, on, &spec)
 }
 
-/// Whether somebody changed what must still be so. All are looked at together, each distinct probe once. What only waits to
-/// become active, or cannot be read just now, is no drift; a driver or a license has its own time to come back.
+/// Whether somebody changed what must still be so. All are looked at together, each distinct probe once. What
+/// only waits to become active, or cannot be read just now, is no drift; a driver or a license has its own
+/// time to come back.
 pub fn drifted(system: &dyn System, on: &Subject, preconditions: &[Precondition]) -> Option<Outcome> {
     if failpoint!(DriftIgnored, true, preconditions.is_empty()) {
         return None;

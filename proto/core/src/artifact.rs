@@ -1,5 +1,6 @@
-//! A file of the operator that a node needs: a driver package, a license token. The fleet file names it, the controller
-//! reads and hashes it, the agent keeps it under its hash; its content is never part of a plan or a message to people.
+//! A file of the operator that a node needs: a driver package, a license token. The fleet file names it, the
+//! controller reads and hashes it, the agent keeps it under its hash; its content is never part of a plan or
+//! a message to people.
 
 use crate::text::{sentence, visible};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};

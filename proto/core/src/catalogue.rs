@@ -1,5 +1,5 @@
-//! A requirement with its types erased, and the list of them. This is what lets the wire, the planner, the CLI and the
-//! metrics work for every requirement without naming one.
+//! A requirement with its types erased, and the list of them. This is what lets the wire, the planner, the
+//! CLI and the metrics work for every requirement without naming one.
 
 use crate::artifact::{Artifact, StagedFile};
 use crate::effect::Probe;
@@ -39,7 +39,8 @@ impl FactEntry {
             let fact = F::parse(on, seen).map_err(Unreadable::for_people)?;
             let mut fact = serde_json::to_value(fact)
                 .map_err(|e| Unreadable::new(format!("cannot be written as JSON: {e}")))?;
-            // On the node itself, so that a password never leaves it, and what is compared with a plan is the same on both sides.
+            // On the node itself, so that a password never leaves it, and what is compared with a plan is the
+            // same on both sides.
             without_passwords_in(&mut fact);
             Ok(fact)
         }
@@ -129,7 +130,8 @@ pub struct Entry {
     pub deadline: fn(&Value) -> Deadline,
     /// The files of a spec, and where they are kept.
     pub files: fn(&Value) -> Vec<StagedFile>,
-    /// The spec with another artifact in the place of each for which there is one; `None` where nothing changes.
+    /// The spec with another artifact in the place of each for which there is one; `None` where nothing
+    /// changes.
     pub with_artifacts: fn(&Value, &mut Replacement<'_>) -> Option<Value>,
     /// `Requirement::gpus_named` on JSON.
     pub gpus_named: fn(&Value) -> Vec<String>,
@@ -259,7 +261,8 @@ impl Entry {
     }
 }
 
-/// Judges a spec by its fact, as it was observed: the one wording for a fact that is not there or cannot be read.
+/// Judges a spec by its fact, as it was observed: the one wording for a fact that is not there or cannot be
+/// read.
 pub fn judge<V: std::borrow::Borrow<Value>>(
     entry: &Entry,
     spec: &Value,
@@ -334,7 +337,8 @@ impl Catalogue {
         self.entries.iter().filter(move |e| e.scope == scope)
     }
 
-    /// All facts of one scope. One that several requirements read is there for each of them: `execute::observe` reads it once.
+    /// All facts of one scope. One that several requirements read is there for each of them:
+    /// `execute::observe` reads it once.
     pub fn facts(&self, scope: Scope) -> Vec<FactEntry> {
         let own = self.entries.iter().map(|e| e.fact).chain(self.extra_facts.iter().copied());
         own.filter(|f| f.scope == scope).collect()

@@ -12,8 +12,8 @@ pub struct DiskNeed<'a> {
     pub bytes: u64,
 }
 
-/// Whether a disk lacks the room that a change needs: needs of one disk are added up. `None` where there is room, and where the
-/// disks are not known: nothing is refused on a guess.
+/// Whether a disk lacks the room that a change needs: needs of one disk are added up. `None` where there is
+/// room, and where the disks are not known: nothing is refused on a guess.
 pub fn lacks_room(disks: &[Disk], what: &str, needs: &[DiskNeed<'_>]) -> Option<Verdict> {
     let short = |need: &DiskNeed<'_>| {
         let disk = disk_of(disks, need.path)?;

@@ -10,7 +10,8 @@ pub const MAX_OUTPUT: usize = 8 << 20;
 /// One external program with its arguments, exactly as it will be run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Command {
-    /// Bare name (looked up in `--tools`, then `also`, then the system's folders) or an absolute path (under `--root`).
+    /// Bare name (looked up in `--tools`, then `also`, then the system's folders) or an absolute path (under
+    /// `--root`).
     pub program: String,
     /// Arguments, passed as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -177,8 +178,8 @@ pub enum Effect {
         /// Key and new value.
         set: Vec<(String, Option<String>)>,
     },
-    /// Set `key=value` lines of a configuration file, keeping every other line and the file's mode: what else is in it (a password,
-    /// say) is neither shown nor kept anywhere.
+    /// Set `key=value` lines of a configuration file, keeping every other line and the file's mode: what else
+    /// is in it (a password, say) is neither shown nor kept anywhere.
     EditLines {
         /// Absolute path.
         path: String,
@@ -193,7 +194,8 @@ pub enum Effect {
         /// Absolute path.
         path: String,
     },
-    /// Run commands and keep what they printed, with the boot id, as evidence in a file. A failing command is evidence too.
+    /// Run commands and keep what they printed, with the boot id, as evidence in a file. A failing command is
+    /// evidence too.
     Record {
         /// Run one after the other.
         commands: Vec<Command>,

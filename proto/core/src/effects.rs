@@ -51,7 +51,8 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), EffectError> {
             let started = run(command, None);
             let start = system.elapsed();
             loop {
-                // Looked at even where the command failed: one that was cut off at its deadline may have come through.
+                // Looked at even where the command failed: one that was cut off at its deadline may have come
+                // through.
                 if system.run(done).stdout.contains(shows.as_str()) {
                     return Ok(());
                 }

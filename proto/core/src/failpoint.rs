@@ -1,7 +1,9 @@
-//! Failpoints: faults that tests switch on, to prove that the suites would find them. A suite that misses one is not done.
+//! Failpoints: faults that tests switch on, to prove that the suites would find them. A suite that misses one
+//! is not done.
 //!
-//! Without the feature `failpoints` (only the tests' crate turns it on) every failpoint is constantly off and costs nothing. With it a
-//! fault is switched on from Rust code alone: no option, file or variable of a shipped program reaches it.
+//! Without the feature `failpoints` (only the tests' crate turns it on) every failpoint is constantly off and
+//! costs nothing. With it a fault is switched on from Rust code alone: no option, file or variable of a
+//! shipped program reaches it.
 
 /// A fault that was, or could have been, made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +116,8 @@ mod switch {
 
 pub use switch::*;
 
-/// A failpoint. With the fault on the second expression is evaluated: it takes the place of the third one, where there is one.
+/// A failpoint. With the fault on the second expression is evaluated: it takes the place of the third one,
+/// where there is one.
 #[macro_export]
 macro_rules! failpoint {
     ($fault:ident, $faulty:expr, $sound:expr) => {

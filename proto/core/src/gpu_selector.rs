@@ -1,4 +1,5 @@
-//! Which GPUs of a host are meant: one by its PCI address, all of a model, some of a model, or all. And values per GPU.
+//! Which GPUs of a host are meant: one by its PCI address, all of a model, some of a model, or all. And
+//! values per GPU.
 
 use crate::knowledge::gpus;
 use crate::units::Bdf;
@@ -204,7 +205,8 @@ pub enum PerGpu<T> {
 }
 
 impl<T: Copy> PerGpu<T> {
-    /// The value for a GPU: an address says more than a model, a model more than `others`. `None`: nothing is wished.
+    /// The value for a GPU: an address says more than a model, a model more than `others`. `None`: nothing is
+    /// wished.
     pub fn of(&self, gpu: &Candidate<'_>) -> Option<T> {
         let map = match self {
             Self::One(value) => return Some(*value),

@@ -1,5 +1,6 @@
-//! What a machine has: CPUs, memory, load, disks with their free space. Source: the operating system itself, by the library `sysinfo`
-//! (`vsgpu-machine`). Not of ESXi's own kernel: it has no `/proc`, and what an ESXi host has is asked of `esxcli`.
+//! What a machine has: CPUs, memory, load, disks with their free space. Source: the operating system itself,
+//! by the library `sysinfo` (`vsgpu-machine`). Not of ESXi's own kernel: it has no `/proc`, and what an ESXi
+//! host has is asked of `esxcli`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

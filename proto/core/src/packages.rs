@@ -1,6 +1,7 @@
-//! What is checked is what is installed. A package lies on the machine for minutes before its turn comes, on storage that others may
-//! write to as well; and what it is was said by somebody over the wire. So right before the commands that use it, it is taken
-//! aside (`System::stage`), read there, compared with what the plan was made for, and the commands are given that very file.
+//! What is checked is what is installed. A package lies on the machine for minutes before its turn comes, on
+//! storage that others may write to as well; and what it is was said by somebody over the wire. So right
+//! before the commands that use it, it is taken aside (`System::stage`), read there, compared with what the
+//! plan was made for, and the commands are given that very file.
 
 use crate::artifact::Artifact;
 use crate::catalogue::Entry;
@@ -20,7 +21,8 @@ pub(crate) struct Packages<'a> {
 }
 
 impl<'a> Packages<'a> {
-    /// Takes aside and compares every package of a spec that the effects use. Also gives the spec with what the packages say of themselves.
+    /// Takes aside and compares every package of a spec that the effects use. Also gives the spec with what
+    /// the packages say of themselves.
     pub(crate) fn take(
         system: &'a dyn System,
         entry: &Entry,
@@ -38,7 +40,8 @@ impl<'a> Packages<'a> {
             let name = sentence(placed.artifact.file_name());
             placed.check().map_err(|why| Outcome::failed(format!("{name}: {why}")))?;
             let path = placed.stored();
-            // A license token that came with the image is not sent, and restarting the daemon does not need it.
+            // A license token that came with the image is not sent, and restarting the daemon does not need
+            // it.
             if !used(&path) {
                 continue;
             }

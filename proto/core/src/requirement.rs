@@ -1,9 +1,9 @@
-//! Facts and requirements. A requirement is one file of plain data and pure functions; checking, applying and verifying
-//! are written once, in `execute`, for all of them.
+//! Facts and requirements. A requirement is one file of plain data and pure functions; checking, applying and
+//! verifying are written once, in `execute`, for all of them.
 //!
-//! To add one: write `host/x.rs` (or `vm/`, `guest/`) with a `Fact`, a `Requirement` and cases, and add one line to the
-//! list in that folder's `mod.rs`. Nothing else of the product changes; the simulator has to know its tools
-//! (`CONTRIBUTING.md` walks through it).
+//! To add one: write `host/x.rs` (or `vm/`, `guest/`) with a `Fact`, a `Requirement` and cases, and add one
+//! line to the list in that folder's `mod.rs`. Nothing else of the product changes; the simulator has to know
+//! its tools (`CONTRIBUTING.md` walks through it).
 
 use crate::artifact::Artifact;
 use crate::effect::{Effect, Probe};
@@ -32,7 +32,8 @@ pub enum Scope {
 pub struct Subject {
     /// Display name of the VM.
     pub vm: Option<String>,
-    /// Prefixes of `.vmx` keys that the requirements ask for (`Requirement::VMX_KEYS`). `execute::observe` fills it in.
+    /// Prefixes of `.vmx` keys that the requirements ask for (`Requirement::VMX_KEYS`). `execute::observe`
+    /// fills it in.
     pub vmx_keys: Vec<&'static str>,
 }
 
@@ -144,7 +145,8 @@ pub struct Failure {
     pub why: String,
     /// The failing command's whole answer, where there is one.
     pub output: Option<Output>,
-    /// When the change was begun, seconds since 1970, by the machine's own clock: logs before it tell of something else.
+    /// When the change was begun, seconds since 1970, by the machine's own clock: logs before it tell of
+    /// something else.
     pub since: u64,
 }
 
@@ -225,8 +227,9 @@ impl Verdict {
         Self::Blocked { why: why.into(), hint: hint.into() }
     }
 
-    /// The same with every text fit for people: facts are what a machine says of itself. `check` of the catalogue's entries does it,
-    /// on both sides of the wire, so that what a plan showed and what an agent finds are still compared word for word.
+    /// The same with every text fit for people: facts are what a machine says of itself. `check` of the
+    /// catalogue's entries does it, on both sides of the wire, so that what a plan showed and what an agent
+    /// finds are still compared word for word.
     #[must_use]
     pub fn for_people(mut self) -> Self {
         let texts = match &mut self {
@@ -251,8 +254,8 @@ pub trait Fact: Serialize + DeserializeOwned + JsonSchema {
     const NAME: &'static str;
     /// One line for people.
     const ABOUT: &'static str;
-    /// What to look at. Asked again with what was seen so far, until it names nothing new: the id found in one listing
-    /// may be needed for the next question.
+    /// What to look at. Asked again with what was seen so far, until it names nothing new: the id found in
+    /// one listing may be needed for the next question.
     fn probes(on: &Subject, seen: &Observation) -> Vec<Probe>;
     /// Reads the answers; says by name what was missing.
     fn parse(on: &Subject, seen: &Observation) -> Result<Self, Unreadable>;
@@ -278,7 +281,8 @@ pub trait Requirement {
     const EXAMPLE: &'static str;
     /// Whether it is a key of the fleet file. The others are switched by the planner.
     const IS_KEY: bool = true;
-    /// Prefixes, in lower case, of the `.vmx` keys that it reads: what a fact about the VM's configuration has to keep for it.
+    /// Prefixes, in lower case, of the `.vmx` keys that it reads: what a fact about the VM's configuration
+    /// has to keep for it.
     const VMX_KEYS: &'static [&'static str] = &[];
     /// Restarts that it needs.
     const RESTARTS: &'static [Restart] = &[];
@@ -298,7 +302,8 @@ pub trait Requirement {
     fn cost(_spec: &Self::Spec, _fact: &Self::Fact) -> Cost {
         Cost { needs: Self::NEEDS, takes_effect: Self::TAKES_EFFECT, sure: true }
     }
-    /// Whether it takes something away or gives it back (maintenance mode, a VM's power): agents keep what is taken until then.
+    /// Whether it takes something away or gives it back (maintenance mode, a VM's power): agents keep what is
+    /// taken until then.
     fn taking(_spec: &Self::Spec) -> Option<Taking> {
         None
     }

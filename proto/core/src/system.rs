@@ -1,6 +1,6 @@
-//! The only way out: what the doors to a machine do for the pure code. Synchronous and small, because ESXi is not Linux
-//! (process pipes, epoll and several system calls differ there). No default methods: a fake that forgets one must not
-//! compile, and must never reach the real machine.
+//! The only way out: what the doors to a machine do for the pure code. Synchronous and small, because ESXi is
+//! not Linux (process pipes, epoll and several system calls differ there). No default methods: a fake that
+//! forgets one must not compile, and must never reach the real machine.
 
 use crate::artifact::{Kind, PackageContent};
 use crate::effect::Command;
@@ -115,8 +115,8 @@ pub struct Staged {
     pub size: u64,
     /// What it is and what it holds, by its content; or why it is no package.
     pub found: Result<(Kind, Vec<PackageContent>), String>,
-    /// The path of the file that was read, under which nobody else can put another. The same path as before where the machine has no
-    /// room or no way for that.
+    /// The path of the file that was read, under which nobody else can put another. The same path as before
+    /// where the machine has no room or no way for that.
     pub instead: String,
 }
 
@@ -172,10 +172,11 @@ pub trait BootIdentity: Send + Sync {
 /// A mode for `write`: that of the file that is replaced, 0644 for a new one.
 pub const KEEP_MODE: u32 = 0;
 
-/// One machine, through the door by which an agent reaches it: here, or over ssh. Paths are absolute, without `..`; a root is put in
-/// front of them.
+/// One machine, through the door by which an agent reaches it: here, or over ssh. Paths are absolute, without
+/// `..`; a root is put in front of them.
 pub trait System: Send + Sync {
-    /// Runs a command to its end, its deadline or its bound on output. Never fails: the output says how it ended.
+    /// Runs a command to its end, its deadline or its bound on output. Never fails: the output says how it
+    /// ended.
     fn run(&self, command: &Command) -> Output;
     /// A long command that an earlier, killed agent left running.
     fn orphan(&self) -> Option<String>;
@@ -201,12 +202,13 @@ pub trait System: Send + Sync {
     fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), IoError>;
     /// Removes a file; an absent one is fine.
     fn remove(&self, path: &str) -> Result<(), IoError>;
-    /// Takes a package aside and reads it there: what its `instead` leads to is what was read. One with another hash is not looked into.
+    /// Takes a package aside and reads it there: what its `instead` leads to is what was read. One with
+    /// another hash is not looked into.
     fn stage(&self, path: &str, sha256: &str) -> Result<Staged, IoError>;
     /// Removes what `stage` made, if it made anything. Only room is lost where that fails.
     fn unstage(&self, path: &str, instead: &str);
-    /// Takes a file, piece by piece, until `next` has no more. The hash is checked before the file gets its name, and what can be
-    /// started gets the mode for it.
+    /// Takes a file, piece by piece, until `next` has no more. The hash is checked before the file gets its
+    /// name, and what can be started gets the mode for it.
     fn upload(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError>;
     /// Differs after every reboot and only then. A door that only looks has none.
     fn boot_id(&self) -> Result<String, IoError>;
@@ -227,7 +229,8 @@ pub trait System: Send + Sync {
     fn elapsed(&self) -> Duration;
     /// Waits.
     fn sleep(&self, time: Duration);
-    /// Probes at once: more than any node has in one round, so that a round takes as long as its slowest probe.
+    /// Probes at once: more than any node has in one round, so that a round takes as long as its slowest
+    /// probe.
     fn probes_at_once(&self) -> usize {
         32
     }

@@ -1,18 +1,21 @@
-//! Where text of machines, files and logs becomes text for people. Whoever is root in one VM chooses what its tools print, so none
-//! of it may move a cursor, change a colour, hide itself or begin a line of its own on an operator's screen.
+//! Where text of machines, files and logs becomes text for people. Whoever is root in one VM chooses what its
+//! tools print, so none of it may move a cursor, change a colour, hide itself or begin a line of its own on
+//! an operator's screen.
 //!
-//! What is hostile is shown as `\u001b`: visible, and in JSON and YAML an escape that reads back as the same character.
+//! What is hostile is shown as `\u001b`: visible, and in JSON and YAML an escape that reads back as the same
+//! character.
 
 use std::borrow::Cow;
 
-/// Characters of one sentence from a machine. The longest of ours (a tool's own words with its command) have some hundreds.
+/// Characters of one sentence from a machine. The longest of ours (a tool's own words with its command) have
+/// some hundreds.
 pub const SENTENCE: usize = 2_000;
 
 /// Characters beyond a bound that are not worth a cut.
 const SLACK: usize = 48;
 
-/// Whether a terminal does something else with a character than showing it: controls (C0, C1), direction (bidi), and what has
-/// neither width nor ink.
+/// Whether a terminal does something else with a character than showing it: controls (C0, C1), direction
+/// (bidi), and what has neither width nor ink.
 fn is_hostile(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
@@ -39,7 +42,8 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     out.into()
 }
 
-/// A piece of text that came from elsewhere, as part of a line: no line ends either, no passwords of addresses, and of bounded length.
+/// A piece of text that came from elsewhere, as part of a line: no line ends either, no passwords of
+/// addresses, and of bounded length.
 pub fn piece(text: &str, most: usize) -> String {
     let text = without_passwords(text);
     let text = text.trim_end_matches(['\n', '\r']);
@@ -72,7 +76,8 @@ pub fn piece(text: &str, most: usize) -> String {
 /// What stands for a name and a password.
 const HIDDEN: &str = "...@";
 
-/// `https://proxy:3128` of `https://name:password@proxy:3128`, wherever in a text: tools print the addresses that they were given.
+/// `https://proxy:3128` of `https://name:password@proxy:3128`, wherever in a text: tools print the addresses
+/// that they were given.
 pub fn without_passwords(text: &str) -> Cow<'_, str> {
     let mut out = String::new();
     let mut rest = text;
@@ -93,7 +98,8 @@ pub fn without_passwords(text: &str) -> Cow<'_, str> {
     if out.is_empty() { text.into() } else { (out + rest).into() }
 }
 
-/// The same for every text of a fact. What an agent makes files of never comes from such a text: `hides` keeps it so.
+/// The same for every text of a fact. What an agent makes files of never comes from such a text: `hides`
+/// keeps it so.
 pub fn without_passwords_in(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::String(text) => {

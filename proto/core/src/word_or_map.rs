@@ -1,5 +1,5 @@
-//! A wish that is one word or a map with more: `driver: absent`, `driver: { package: ... }`. Errors inside the map keep their
-//! place and their suggestions, which serde's own untagged enums throw away.
+//! A wish that is one word or a map with more: `driver: absent`, `driver: { package: ... }`. Errors inside
+//! the map keep their place and their suggestions, which serde's own untagged enums throw away.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
@@ -25,7 +25,8 @@ impl<'de, W: Deserialize<'de>, S: Deserialize<'de>> Deserialize<'de> for WordOr<
                 f.write_str("one word, or keys and values")
             }
             fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
-                // Which words there are is said, and none is suggested: the nearest one to a slip may be `absent`.
+                // Which words there are is said, and none is suggested: the nearest one to a slip may be
+                // `absent`.
                 W::deserialize(StrDeserializer::<de::value::Error>::new(word)).map(WordOr::Word).map_err(
                     |e| {
                         let words = e

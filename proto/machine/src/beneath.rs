@@ -1,11 +1,12 @@
-//! Where a root agent writes: the folder that a path really means, reached through no link that somebody else could have made.
+//! Where a root agent writes: the folder that a path really means, reached through no link that somebody else
+//! could have made.
 //!
-//! Folders are looked at one by one. A link is followed only where it is root's or ours, in a folder in which nobody else may put one
-//! (`/var/run` is such a link nearly everywhere); on a datastore, which other hosts write to, only one at its top to a folder
-//! beside it (vSAN makes such). On Linux the folder is then
-//! opened with openat2, which follows no link at all, and everything is done below that open folder: what is exchanged on the way
-//! meanwhile changes nothing. Where there is no openat2 or no /proc (VMkernel has neither, as far as known) the look is all there is,
-//! with O_NOFOLLOW for the last part.
+//! Folders are looked at one by one. A link is followed only where it is root's or ours, in a folder in which
+//! nobody else may put one (`/var/run` is such a link nearly everywhere); on a datastore, which other hosts
+//! write to, only one at its top to a folder beside it (vSAN makes such). On Linux the folder is then opened
+//! with openat2, which follows no link at all, and everything is done below that open folder: what is
+//! exchanged on the way meanwhile changes nothing. Where there is no openat2 or no /proc (VMkernel has
+//! neither, as far as known) the look is all there is, with O_NOFOLLOW for the last part.
 
 #![expect(clippy::disallowed_methods, reason = "a part of the shell")]
 
@@ -123,7 +124,8 @@ fn folder(root: &Path, parts: Vec<OsString>) -> Result<PathBuf> {
             .and_then(|here| Path::new("/").join(here).strip_prefix(DATASTORES).ok().map(Path::to_path_buf));
         let depth = below.map_or(0, |below| below.components().count());
         if depth > 0 {
-            // vSAN's own: the name of a folder at the top is a link to the one with its id, beside it. It leads nowhere else.
+            // vSAN's own: the name of a folder at the top is a link to the one with its id, beside it. It
+            // leads nowhere else.
             let target = std::fs::read_link(&at)?;
             let beside = matches!(target.components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
             if depth > 1 || !beside || links > MAX_LINKS {

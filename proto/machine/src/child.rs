@@ -1,8 +1,9 @@
-//! The one place that starts a program: with a deadline, a bound on its output, in a process group of its own.
+//! The one place that starts a program: with a deadline, a bound on its output, in a process group of its
+//! own.
 //!
-//! Written for ESXi first. Both streams of a child are read by blocking threads: `Command::output` sets its pipes
-//! non-blocking with FIONBIO, which VMkernel refuses (rust-lang/rust#129654). A child gets its own process group, so that
-//! a deadline ends what it started as well. No signals, no epoll, no pidfd.
+//! Written for ESXi first. Both streams of a child are read by blocking threads: `Command::output` sets its
+//! pipes non-blocking with FIONBIO, which VMkernel refuses (rust-lang/rust#129654). A child gets its own
+//! process group, so that a deadline ends what it started as well. No signals, no epoll, no pidfd.
 #![expect(clippy::disallowed_methods, reason = "the only file that starts processes")]
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -34,7 +35,8 @@ pub(crate) struct Child<'a> {
     pub input: Input,
     /// Seconds.
     pub within: u32,
-    /// Behind these words on its standard error nothing more comes that matters, whoever holds its pipes open.
+    /// Behind these words on its standard error nothing more comes that matters, whoever holds its pipes
+    /// open.
     pub until: Option<&'a str>,
 }
 
@@ -67,7 +69,8 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
     started(group.as_raw());
     let mut alive = true;
     if let (Input::Pieces(pieces), Some(mut pipe)) = (input, child.stdin.take()) {
-        // A child that reads no further closes its end; Rust's runtime ignores SIGPIPE, so that is an error here and no death.
+        // A child that reads no further closes its end; Rust's runtime ignores SIGPIPE, so that is an error
+        // here and no death.
         alive &= thread(move || while pieces.recv().is_ok_and(|piece| pipe.write_all(&piece).is_ok()) {});
     }
     let (events, next) = mpsc::channel();
@@ -95,7 +98,8 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
             Ok(Event::Flooded) => break Some(ExitKind::Flooded(MAX_OUTPUT)),
             Ok(Event::Exited(status)) => {
                 exit = Some(status);
-                // A daemon that the program left behind may hold the pipes open for ever: what was said by now counts.
+                // A daemon that the program left behind may hold the pipes open for ever: what was said by
+                // now counts.
                 closing = closing.min(Instant::now() + Duration::from_millis(200));
             }
             Ok(Event::Until) => {
@@ -136,8 +140,8 @@ enum Event {
     Exited(std::io::Result<std::process::ExitStatus>),
 }
 
-/// What one pipe has said so far; shared, because a pipe may never close. It is read under the lock: what is neither kept nor in the
-/// pipe was not said.
+/// What one pipe has said so far; shared, because a pipe may never close. It is read under the lock: what is
+/// neither kept nor in the pipe was not said.
 #[derive(Clone, Default)]
 struct Stream {
     kept: Arc<Mutex<Vec<u8>>>,
@@ -173,8 +177,9 @@ impl Stream {
         })
     }
 
-    /// All that was said by now. On a busy machine the thread that reads may not have had its turn: half an answer could be taken for
-    /// another one. Asked once, at the end: behind it the thread may wait in `read` with the lock.
+    /// All that was said by now. On a busy machine the thread that reads may not have had its turn: half an
+    /// answer could be taken for another one. Asked once, at the end: behind it the thread may wait in `read`
+    /// with the lock.
     fn taken(self) -> Vec<u8> {
         let Ok(mut kept) = self.kept.lock() else { return vec![] };
         let mut buffer = [0; 16 << 10];
@@ -204,7 +209,8 @@ fn readable(pipe: &File, within: PollTimeout) -> bool {
 mod tests {
     use super::*;
 
-    /// A reader that had no turn before the program ended, as on a busy machine, and a daemon that holds the pipe open.
+    /// A reader that had no turn before the program ended, as on a busy machine, and a daemon that holds the
+    /// pipe open.
     #[test]
     fn what_was_said_is_not_lost_with_a_late_reader() {
         let (from, to) = nix::unistd::pipe().unwrap_or_else(|why| panic!("{why}"));

@@ -1,5 +1,6 @@
-//! The doors to a machine: its files and programs here (`local`) or over ssh (`over_ssh`), both as core's `System`. The only crate
-//! that starts programs and touches a machine's files. Deliberately absent: tonic, TLS, and everything about agents.
+//! The doors to a machine: its files and programs here (`local`) or over ssh (`over_ssh`), both as core's
+//! `System`. The only crate that starts programs and touches a machine's files. Deliberately absent: tonic,
+//! TLS, and everything about agents.
 #![warn(missing_docs)]
 
 mod beneath;

@@ -1,7 +1,7 @@
 //! The machine that the agent runs on: its files, and its programs by way of `child`.
 //!
-//! With a root other than `/` a program is only taken from `--tools` or from below that root: an agent that is told to
-//! look at a copy must never change the machine it runs on.
+//! With a root other than `/` a program is only taken from `--tools` or from below that root: an agent that
+//! is told to look at a copy must never change the machine it runs on.
 #![expect(
     clippy::disallowed_methods,
     reason = "this is the shell: the only file that touches a machine's files"
@@ -39,8 +39,8 @@ pub struct Posix {
     boot: Boot<Self>,
 }
 
-/// Notes of long commands, on a ramdisk: an agent that is killed leaves its installer running, and the next agent must
-/// wait for it rather than start a second one.
+/// Notes of long commands, on a ramdisk: an agent that is killed leaves its installer running, and the next
+/// agent must wait for it rather than start a second one.
 const RUNNING: &str = "/var/run/vsgpu/running";
 /// Seconds from which on a command is noted.
 const LONG: u32 = 61;
@@ -122,8 +122,9 @@ impl Posix {
             KEEP_MODE => there.as_ref().map_or(0o644, |m| m.permissions().mode() & 0o7777),
             stated => stated,
         };
-        // ESXi keeps a file over a reboot that has the sticky bit and was written to in place: another file under its name would
-        // not be noticed (facts: esxi A4). A write that is cut there leaves no whole document, which its reader takes for none.
+        // ESXi keeps a file over a reboot that has the sticky bit and was written to in place: another file
+        // under its name would not be noticed (facts: esxi A4). A write that is cut there leaves no whole
+        // document, which its reader takes for none.
         if there.is_some_and(|m| m.is_file() && m.permissions().mode() & 0o1000 != 0) {
             let mut file = no_follow().write(true).truncate(true).open(&target).map_err(failed)?;
             return fill(&mut file).and_then(|()| file.sync_all()).map_err(failed);

@@ -1,6 +1,6 @@
-//! What a package is, by its content: VIB, offline bundle, component, installer, token; and the names and versions it states
-//! itself. The controller reads an operator's file with it, the agent the file that it is about to install. Nothing here unpacks
-//! payloads.
+//! What a package is, by its content: VIB, offline bundle, component, installer, token; and the names and
+//! versions it states itself. The controller reads an operator's file with it, the agent the file that it is
+//! about to install. Nothing here unpacks payloads.
 
 use std::io::{Read, Seek, SeekFrom};
 use vsgpu_core::artifact::{Kind, PackageContent};
@@ -66,8 +66,9 @@ pub fn inspect(file: &mut dyn File, name: &str, size: u64) -> Result<(Kind, Vec<
     Ok((kind, by_name))
 }
 
-/// A self-extracting installer states how many lines its script has and how many bytes follow (makeself: `skip=`, `filesizes=`).
-/// One that states neither is not judged; one that is shorter than it says is cut off.
+/// A self-extracting installer states how many lines its script has and how many bytes follow (makeself:
+/// `skip=`, `filesizes=`). One that states neither is not judged; one that is shorter than it says is cut
+/// off.
 fn whole(file: &mut dyn File, size: u64) -> Result<(), String> {
     let io = |e: std::io::Error| e.to_string();
     file.seek(SeekFrom::Start(0)).map_err(io)?;
@@ -80,7 +81,8 @@ fn whole(file: &mut dyn File, size: u64) -> Result<(), String> {
     };
     let lines = number("skip=").or_else(|| number("SKIP="));
     let (Some(skip), Some(payload)) = (lines, number("filesizes=")) else { return Ok(()) };
-    // `skip` is the line at which the payload begins, in makeself's own counting the number of script lines or one more.
+    // `skip` is the line at which the payload begins, in makeself's own counting the number of script lines
+    // or one more.
     let script: usize = head
         .split_inclusive(|b| *b == b'\n')
         .take(usize::try_from(skip.saturating_sub(1)).unwrap_or(usize::MAX))
@@ -94,8 +96,8 @@ fn whole(file: &mut dyn File, size: u64) -> Result<(), String> {
     }
 }
 
-/// NVIDIA's own file names state the version: `NVD-VGPU-800_535.183.04-1OEM...zip`, `NVIDIA-Linux-x86_64-535.183.01-grid.run`,
-/// `cuda_12.2.2_535.104.05_linux.run`.
+/// NVIDIA's own file names state the version: `NVD-VGPU-800_535.183.04-1OEM...zip`,
+/// `NVIDIA-Linux-x86_64-535.183.01-grid.run`, `cuda_12.2.2_535.104.05_linux.run`.
 pub fn from_name(name: &str) -> Vec<PackageContent> {
     let one = |name: &str, version: &str| {
         vec![PackageContent { name: name.into(), version: version.into(), acceptance: None }]
@@ -114,12 +116,14 @@ pub fn from_name(name: &str) -> Vec<PackageContent> {
             name.trim_end_matches(".run").split('-').find(|part| part.parse::<DriverVersion>().is_ok());
         return version.map(|v| one("NVIDIA-Linux-x86_64", v)).unwrap_or_default();
     }
-    // A VIB's full version is `535.183.04-1OEM.800.1.0.20613240`; only the driver version is sure from a name.
+    // A VIB's full version is `535.183.04-1OEM.800.1.0.20613240`; only the driver version is sure from a
+    // name.
     let version = name.split(['_', '-']).find(|part| part.parse::<DriverVersion>().is_ok());
     version.map(|v| one("", v)).unwrap_or_default()
 }
 
-/// First member of the archive: `descriptor.xml`; and whether the second, `sig.pkcs7`, holds a signature (facts: esxi B1).
+/// First member of the archive: `descriptor.xml`; and whether the second, `sig.pkcs7`, holds a signature
+/// (facts: esxi B1).
 fn vib_descriptor(file: &mut dyn File) -> Result<(String, bool), String> {
     let cut_off = "the VIB is cut off";
     let mut header = [0; 68];
@@ -160,7 +164,8 @@ fn held(descriptor: &str) -> Result<PackageContent, String> {
 
 const TOO_MUCH: &str = "the descriptors of this zip file are larger than those of any package";
 
-/// An offline bundle holds `index.xml` and metadata zips with one descriptor per VIB; a component is said in a bulletin.
+/// An offline bundle holds `index.xml` and metadata zips with one descriptor per VIB; a component is said in
+/// a bulletin.
 fn bundle(file: &mut dyn File) -> Result<(Kind, Vec<PackageContent>), String> {
     let mut zip =
         zip::ZipArchive::new(file).map_err(|e| format!("the zip file is broken or cut off: {e}"))?;

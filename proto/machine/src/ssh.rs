@@ -1,11 +1,11 @@
-//! Scripts on another machine, through the OpenSSH client that is here: one connection for all of them, host keys checked, a
-//! deadline for each, and an end that cannot be mistaken.
+//! Scripts on another machine, through the OpenSSH client that is here: one connection for all of them, host
+//! keys checked, a deadline for each, and an end that cannot be mistaken.
 //!
-//! What is sent is the text of a script for `sh`, made of our own words and of `quoted` ones: this file and `remote` are the
-//! only places where a shell reads anything of ours. The far shell may be busybox's, so nothing beyond POSIX is used. The script
-//! frames itself on its standard error, with a word nobody knows in advance: the process it is, then how it ended. What lacks its
-//! end was cut, whatever ssh's exit status says.
-//! Deliberately absent: passwords, agent forwarding, unknown host keys.
+//! What is sent is the text of a script for `sh`, made of our own words and of `quoted` ones: this file and
+//! `remote` are the only places where a shell reads anything of ours. The far shell may be busybox's, so
+//! nothing beyond POSIX is used. The script frames itself on its standard error, with a word nobody knows in
+//! advance: the process it is, then how it ended. What lacks its end was cut, whatever ssh's exit status
+//! says. Deliberately absent: passwords, agent forwarding, unknown host keys.
 
 use crate::child::{self, Child, Input, Ran};
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -15,7 +15,8 @@ use std::time::Duration;
 use vsgpu_core::ExitKind;
 use vsgpu_core::effect::quoted;
 
-/// Sessions at once over one connection: sshd allows ten as it comes (`MaxSessions`), and people want one, too.
+/// Sessions at once over one connection: sshd allows ten as it comes (`MaxSessions`), and people want one,
+/// too.
 const AT_ONCE: usize = 8;
 /// Longest script: one argument of a process, on any system.
 const LONGEST: usize = 100_000;
@@ -127,7 +128,8 @@ impl Ssh {
             "ControlMaster=auto",
             "ControlPersist=60",
             "LogLevel=ERROR",
-            // What an operator's own configuration may say for other uses of ssh; older versions do not know all of it.
+            // What an operator's own configuration may say for other uses of ssh; older versions do not know
+            // all of it.
             "RemoteCommand=none",
             "VerifyHostKeyDNS=no",
             "IgnoreUnknown=StdinNull,SessionType,ForkAfterAuthentication",
@@ -174,8 +176,8 @@ impl Ssh {
         format!("{{ printf '\\n{} {word}\\n' >&2; exit 0; }}", self.mark)
     }
 
-    /// Runs a script. What its last command ends with is its end, unless it has an `end` of its own. One that takes too long is ended
-    /// there as well, with all that it started, unless `stays`.
+    /// Runs a script. What its last command ends with is its end, unless it has an `end` of its own. One that
+    /// takes too long is ended there as well, with all that it started, unless `stays`.
     pub(crate) fn script(
         &self,
         script: &str,

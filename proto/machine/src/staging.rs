@@ -1,10 +1,11 @@
-//! Taking a package aside, on the machine itself: it gets a name in a folder that is nobody else's, is opened there once, and is
-//! hashed and inspected over that one open file.
+//! Taking a package aside, on the machine itself: it gets a name in a folder that is nobody else's, is opened
+//! there once, and is hashed and inspected over that one open file.
 //!
-//! On Linux it stays the same file under a second name (a hard link): whoever exchanges the first name exchanges nothing. A file that
-//! others may write into, and one on a datastore (which hosts share), is copied while it has room: on ESXi onto the ramdisk, where
-//! that is twice as large. Where neither goes the package is used where it lies, and between its reading and its installation
-//! remains a moment that only the tool's own check covers.
+//! On Linux it stays the same file under a second name (a hard link): whoever exchanges the first name
+//! exchanges nothing. A file that others may write into, and one on a datastore (which hosts share), is
+//! copied while it has room: on ESXi onto the ramdisk, where that is twice as large. Where neither goes the
+//! package is used where it lies, and between its reading and its installation remains a moment that only the
+//! tool's own check covers.
 #![expect(clippy::disallowed_methods, reason = "a part of the shell")]
 
 use crate::io_error::io_error;

@@ -1,5 +1,5 @@
-//! What this machine has, and what this process takes of it, by the library `sysinfo`. Linux only: ESXi's own kernel has no `/proc`,
-//! so nothing is said there, and an ESXi host's memory and CPUs are asked of `esxcli`.
+//! What this machine has, and what this process takes of it, by the library `sysinfo`. Linux only: ESXi's own
+//! kernel has no `/proc`, so nothing is said there, and an ESXi host's memory and CPUs are asked of `esxcli`.
 
 use std::path::Path;
 use sysinfo::{
@@ -11,7 +11,8 @@ use vsgpu_core::machine::{Disk, Machine};
 /// Disks that are told, at most: a machine with containers has hundreds of mounts.
 const MOST_DISKS: usize = 64;
 
-/// The machine now. Below another root than `/` (a test's copy of a machine's files) only the disk that holds that root is shown.
+/// The machine now. Below another root than `/` (a test's copy of a machine's files) only the disk that holds
+/// that root is shown.
 ///
 /// # Errors
 /// What the operating system does not tell, in words.
@@ -42,8 +43,8 @@ fn processes() -> usize {
     std::fs::read_dir("/proc").map_or(0, |all| all.flatten().filter(is_process).count())
 }
 
-/// File systems whose server may be away: a question about free space would wait for it without an end. `sysinfo` itself leaves out
-/// `nfs`, `cifs` and `autofs`.
+/// File systems whose server may be away: a question about free space would wait for it without an end.
+/// `sysinfo` itself leaves out `nfs`, `cifs` and `autofs`.
 const OF_SERVERS: [&str; 9] =
     ["9p", "afs", "beegfs", "ceph", "glusterfs", "lustre", "smb3", "vmhgfs", "gpfs"];
 

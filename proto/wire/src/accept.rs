@@ -1,9 +1,10 @@
-//! Who gets in: connections are taken as fast as they come, and wait in a lobby of bounded size until they have said who they are.
+//! Who gets in: connections are taken as fast as they come, and wait in a lobby of bounded size until they
+//! have said who they are.
 //!
-//! Nobody is turned away at the door because the lobby is full: whoever has been silent there for longest leaves, first of the same
-//! address, then of all. So a thousand silent connections keep nobody out, wherever they come from: who speaks at once is never the
-//! one that leaves. Connections are taken with plain accept(2) in a thread of their own, because accept4 is one of the calls that
-//! VMkernel may lack.
+//! Nobody is turned away at the door because the lobby is full: whoever has been silent there for longest
+//! leaves, first of the same address, then of all. So a thousand silent connections keep nobody out, wherever
+//! they come from: who speaks at once is never the one that leaves. Connections are taken with plain
+//! accept(2) in a thread of their own, because accept4 is one of the calls that VMkernel may lack.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,8 +19,9 @@ use tokio::sync::{mpsc, oneshot};
 const LOBBY: usize = 512;
 /// Those of one address: many operators may work behind one.
 const OF_ONE: usize = 384;
-/// After so many that had to leave, newcomers wait for a moment. Whoever is cut off comes again at once, at the end of the queue: so the
-/// queue moves at our pace, some thousands a second, and who speaks has a tenth of a second at least to do so.
+/// After so many that had to leave, newcomers wait for a moment. Whoever is cut off comes again at once, at
+/// the end of the queue: so the queue moves at our pace, some thousands a second, and who speaks has a tenth
+/// of a second at least to do so.
 const PACE: (u64, Duration) = (4, Duration::from_millis(1));
 /// For the first words.
 const FIRST: Duration = Duration::from_secs(3);
@@ -33,7 +35,8 @@ const BACKLOG: i32 = 4096;
 /// Connections in the order in which they came.
 pub(crate) type Came = mpsc::Receiver<(TcpStream, IpAddr)>;
 
-/// Listens; a thread takes connections, as long as somebody looks at them: the others wait in the kernel's queue.
+/// Listens; a thread takes connections, as long as somebody looks at them: the others wait in the kernel's
+/// queue.
 ///
 /// # Errors
 /// A sentence: the address is in use.
@@ -126,7 +129,8 @@ impl Lobby {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a connection in. Where there is no room another one leaves, and the next has to wait for a moment.
+    /// Takes a connection in. Where there is no room another one leaves, and the next has to wait for a
+    /// moment.
     pub(crate) async fn enter(self: &Arc<Self>, peer: IpAddr) -> Seat {
         let (seat, crowded) = self.sit(peer);
         if crowded {

@@ -28,6 +28,6 @@ pub(crate) fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// What a look says of one thing: its requirement, the VM, and whether it is taken now. Where all VMs were listed there is at least one
-/// of that requirement: the one without a name.
+/// What a look says of one thing: its requirement, the VM, and whether it is taken now. Where all VMs were
+/// listed there is at least one of that requirement: the one without a name.
 pub type Look = (&'static str, String, bool);

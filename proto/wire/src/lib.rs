@@ -1,5 +1,5 @@
-//! The wire contract of vsgpu and both of its sides: `client` (the controller's), `server` (an agent's), and what they share: TLS,
-//! certificates, refusals, metrics. The only crate that names tonic, prost and rustls.
+//! The wire contract of vsgpu and both of its sides: `client` (the controller's), `server` (an agent's), and
+//! what they share: TLS, certificates, refusals, metrics. The only crate that names tonic, prost and rustls.
 #![warn(missing_docs)]
 
 mod accept;

@@ -1,4 +1,5 @@
-//! How long a certificate lives, and from when on somebody has to be told that it ends. Pure: times are seconds since 1970.
+//! How long a certificate lives, and from when on somebody has to be told that it ends. Pure: times are
+//! seconds since 1970.
 
 /// From the first to the last second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]

@@ -1,5 +1,6 @@
-//! Hands a trace to an OpenTelemetry collector: one POST of OTLP's JSON over plain HTTP. Deliberately absent: TLS and retries. A
-//! collector belongs beside whoever sends to it, and a trace that is lost is no reason to hold an operator up.
+//! Hands a trace to an OpenTelemetry collector: one POST of OTLP's JSON over plain HTTP. Deliberately absent:
+//! TLS and retries. A collector belongs beside whoever sends to it, and a trace that is lost is no reason to
+//! hold an operator up.
 
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;

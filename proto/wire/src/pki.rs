@@ -1,7 +1,8 @@
 //! One private CA and the certificates of the nodes, made without openssl.
 //!
-//! A node's identity is the DNS name in its certificate: `<node>.host.vsgpu`, `<node>.guest.vsgpu`, and `controller.vsgpu`
-//! for the operator. The controller checks the first two, the agents accept only the last: one host's key opens no other host.
+//! A node's identity is the DNS name in its certificate: `<node>.host.vsgpu`, `<node>.guest.vsgpu`, and
+//! `controller.vsgpu` for the operator. The controller checks the first two, the agents accept only the last:
+//! one host's key opens no other host.
 
 use crate::life::Life;
 use rcgen::{
@@ -170,7 +171,8 @@ fn exchange(new: &Path, place: &Path) -> Result<(), PkiError> {
     })
 }
 
-/// Issues a node's folder anew, with a new key; the one before stays beside it as `NODE.ROLE.old`. Says where the new one is.
+/// Issues a node's folder anew, with a new key; the one before stays beside it as `NODE.ROLE.old`. Says where
+/// the new one is.
 ///
 /// # Errors
 /// As `issue_node`; then the old one is where it was.
@@ -272,7 +274,8 @@ pub(crate) fn load(folder: &Path, file: &str) -> Result<Identity, PkiError> {
     Ok(Identity { roots, chain: certificates(folder.join(format!("{file}.pem")))?, key })
 }
 
-/// The name of the files of a folder's own certificate: `controller` in the operator's folder, `node` in any other.
+/// The name of the files of a folder's own certificate: `controller` in the operator's folder, `node` in any
+/// other.
 pub fn own_file(folder: &Path) -> &'static str {
     if folder.join("node.pem").exists() && !folder.join("controller.pem").exists() {
         "node"
@@ -288,7 +291,8 @@ pub fn own_life(folder: &Path) -> Option<Life> {
 
 /// The node's name and role, as its own certificate states them.
 pub(crate) fn own_name(identity: &Identity) -> Option<(String, String)> {
-    // The certificate is ours and was signed by our CA; its DNS name stands in it as plain ASCII with a `.vsgpu` ending.
+    // The certificate is ours and was signed by our CA; its DNS name stands in it as plain ASCII with a
+    // `.vsgpu` ending.
     let der = identity.chain.first()?;
     let certificate = webpki::EndEntityCert::try_from(der).ok()?;
     certificate.valid_dns_names().find_map(|name| {

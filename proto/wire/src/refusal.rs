@@ -1,5 +1,6 @@
-//! Why an agent does not do what it is asked. The only file that makes a `tonic::Status`: what a controller must recognise travels as
-//! a code in the status's details (`Refused` of `agent.proto`), never as a sentence.
+//! Why an agent does not do what it is asked. The only file that makes a `tonic::Status`: what a controller
+//! must recognise travels as a code in the status's details (`Refused` of `agent.proto`), never as a
+//! sentence.
 
 use crate::v1::Refused;
 use crate::v1::refused::Reason;

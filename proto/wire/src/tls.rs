@@ -1,5 +1,5 @@
-//! TLS 1.3 only, both sides authenticated, one CA. Agents let in the operator and whoever scrapes; what the latter may do is little
-//! (`may_change`), and no node may come to another.
+//! TLS 1.3 only, both sides authenticated, one CA. Agents let in the operator and whoever scrapes; what the
+//! latter may do is little (`may_change`), and no node may come to another.
 
 use crate::pki::{CONTROLLER, Identity};
 use rustls::client::danger::HandshakeSignatureValid;

@@ -1,5 +1,6 @@
-//! Where in a trace a call belongs: `traceparent` of W3C's Trace Context, version 00. The controller names the run and the step, the
-//! agent writes both into its log, so that a line of `journalctl` or of a host's syslog is found from a trace and the other way round.
+//! Where in a trace a call belongs: `traceparent` of W3C's Trace Context, version 00. The controller names
+//! the run and the step, the agent writes both into its log, so that a line of `journalctl` or of a host's
+//! syslog is found from a trace and the other way round.
 
 /// A run (its trace, 32 hexadecimal digits) and a step of it (its span, 16).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! An agent whose machine belongs to somebody else: it has a right certificate and says what it likes. What the controller takes of
-//! it is fit for people, and bounded.
+//! An agent whose machine belongs to somebody else: it has a right certificate and says what it likes. What
+//! the controller takes of it is fit for people, and bounded.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
 
 use std::pin::Pin;

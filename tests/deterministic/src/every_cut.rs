@@ -1,6 +1,6 @@
-//! Not by chance but by count: the controller's power cut behind each record and each pair of records, an agent killed behind
-//! each command, each command failing, of a whole plan. Every time all is as wished in the end, with the reboots that were
-//! planned and no others.
+//! Not by chance but by count: the controller's power cut behind each record and each pair of records, an
+//! agent killed behind each command, each command failing, of a whole plan. Every time all is as wished in
+//! the end, with the reboots that were planned and no others.
 
 use crate::Rng;
 use crate::lab_fleets::Example;
@@ -98,8 +98,8 @@ impl<'a> Subject<'a> {
         if planned != found {
             return Err(format!("I5: boots of {:?}: {found:?}, planned {planned:?}", world.hosts));
         }
-        // A command that had nothing to change, more often than without trouble. (In a guest: of those that install something.)
-        // To restart a daemon again is no second effect.
+        // A command that had nothing to change, more often than without trouble. (In a guest: of those that
+        // install something.) To restart a daemon again is no second effect.
         let restarts = |call: &str| {
             ["xorg ", "nv-hostengine ", "nvdGpuMgmtDaemon ", "esxcli graphics host refresh"]
                 .iter()

@@ -154,7 +154,8 @@ impl Troubles {
         }
         self.reports = reports.len();
         match reports.last() {
-            // Only a plan of all hosts: one that was gone on with may have been made while a host did not answer.
+            // Only a plan of all hosts: one that was gone on with may have been made while a host did not
+            // answer.
             Some(Ok(report))
                 if report.steps == 8 * play.world.hosts.len() && report.summary.done == report.steps =>
             {

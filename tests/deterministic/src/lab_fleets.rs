@@ -1,4 +1,5 @@
-//! The fleets of the lab as worlds of the simulation: the machines that real agents are tried on, copied into memory.
+//! The fleets of the lab as worlds of the simulation: the machines that real agents are tried on, copied into
+//! memory.
 
 use crate::world::{Acts, PORT, World, own_folder};
 use std::path::Path;

@@ -1,8 +1,10 @@
-//! Controllers and agents under simulated time, networks and disks: the real engine, journal, gRPC client and server, the real
-//! requirements, on machines kept in memory. Every run follows from its seed; a failure prints it.
+//! Controllers and agents under simulated time, networks and disks: the real engine, journal, gRPC client and
+//! server, the real requirements, on machines kept in memory. Every run follows from its seed; a failure
+//! prints it.
 //!
-//! `world` makes machines, agents and controllers; `disk` a disk that loses power; `scenario` what is played and what must hold
-//! all the same, `troubles` what goes wrong; `example` the fleets of the lab; `exact` cuts at every place of a plan; `beside` agents in real time.
+//! `world` makes machines, agents and controllers; `disk` a disk that loses power; `scenario` what is played
+//! and what must hold all the same, `troubles` what goes wrong; `example` the fleets of the lab; `exact` cuts
+//! at every place of a plan; `beside` agents in real time.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
 
 pub mod disk;

@@ -1,4 +1,5 @@
-//! Agents in real time, on a thread of their own: in the field they have machines of their own. The connections are pipes in memory.
+//! Agents in real time, on a thread of their own: in the field they have machines of their own. The
+//! connections are pipes in memory.
 
 use crate::world::World;
 use std::collections::BTreeMap;
@@ -9,8 +10,8 @@ use vsgpu_tests::fakes::in_process::InProcess;
 use vsgpu_wire::client::{Connector, Stream};
 use vsgpu_wire::server::{Blocking, simulated};
 
-/// Starts an agent on each host, which takes so long for each answer and reads this clock; gives the way to them. They end when
-/// nobody has that any more.
+/// Starts an agent on each host, which takes so long for each answer and reads this clock; gives the way to
+/// them. They end when nobody has that any more.
 pub fn agents(
     world: &World,
     each: Duration,

@@ -107,7 +107,8 @@ impl Play {
         let most_away = 1 + rng.below(hosts as u64 - u64::from(hosts > 1)).min(1) as usize;
         // The breaker is what is tried there: the budget alone would let all of them go.
         let most_away = if scenario == Scenario::Failing { hosts } else { most_away };
-        // Where the network fails hosts, one that failed must not stop the others: what is tried is the way back.
+        // Where the network fails hosts, one that failed must not stop the others: what is tried is the way
+        // back.
         let stop = if scenario == Scenario::Failing { 1 } else { 9 };
         let canary =
             if scenario == Scenario::Failing || rng.one_in(2) && hosts > 1 { "canary: 1, " } else { "" };
@@ -188,7 +189,8 @@ impl Play {
 
     /// I4: never more away than the budget allows.
     fn budget(&self, power: &Power) -> Result<(), String> {
-        // A network that cuts a host off in the middle leaves it in maintenance mode; the next run begins with it.
+        // A network that cuts a host off in the middle leaves it in maintenance mode; the next run begins
+        // with it.
         let away = self.world.away(power);
         if away.len() > self.most_away {
             Err(format!("I4: {} are away, {} may be", away.join(", "), self.most_away))
@@ -264,7 +266,8 @@ impl Play {
             sim.step().map_err(|e| format!("the simulation failed: {e}"))?;
             self.world.power(&mut sim, rng, &mut power);
             if !held && sim.elapsed() >= pause_at {
-                // Paused: nothing of it arrives, nothing reaches it; what it had sent is on its way all the same.
+                // Paused: nothing of it arrives, nothing reaches it; what it had sent is on its way all the
+                // same.
                 names.iter().for_each(|host| sim.hold("controller", *host));
                 held = true;
             }
@@ -294,7 +297,8 @@ impl Play {
         Err("nothing is settled".into())
     }
 
-    /// I1: what changed a host lies between the record that a step of that host was begun and the one of its end.
+    /// I1: what changed a host lies between the record that a step of that host was begun and the one of its
+    /// end.
     fn intent_first(&self) -> Result<(), String> {
         let mut spans = vec![];
         for controller in &self.controllers {

@@ -82,7 +82,8 @@ fn read(disk: &MemoryDisk) -> Result<Option<Stored>, String> {
     journal::latest(disk).map_err(|e| e.message)
 }
 
-/// A run is read to the last record that was told to be written, whatever write failed; and it can be gone on with.
+/// A run is read to the last record that was told to be written, whatever write failed; and it can be gone on
+/// with.
 ///
 /// # Errors
 /// What broke.

@@ -1,4 +1,5 @@
-//! Machines in memory, an agent on each, controllers: real client, server, engine and journal on a simulated network.
+//! Machines in memory, an agent on each, controllers: real client, server, engine and journal on a simulated
+//! network.
 
 use crate::Rng;
 use crate::disk::{EPOCH, MemoryDisk};
@@ -176,8 +177,8 @@ impl World {
         });
     }
 
-    /// Machines that were told to reboot go down some seconds later, as ESXi does, and are back after a while; VMs start and stop
-    /// at once, and all of a host stop with it.
+    /// Machines that were told to reboot go down some seconds later, as ESXi does, and are back after a
+    /// while; VMs start and stop at once, and all of a host stop with it.
     pub fn power(&self, sim: &mut turmoil::Sim<'_>, rng: &mut Rng, power: &mut Power) {
         let now = sim.elapsed();
         for name in self.machines() {

@@ -1,5 +1,6 @@
-//! Laws over whole plans: cut at each record and at each pair of records, at each command and each pair of both, fail each.
-//! Of the fleets with guests the short form takes every so-many-th case; `VSGPU_EVERY=1 cargo test --release -p vsgpu-deterministic
+//! Laws over whole plans: cut at each record and at each pair of records, at each command and each pair of
+//! both, fail each. Of the fleets with guests the short form takes every so-many-th case; `VSGPU_EVERY=1
+//! cargo test --release -p vsgpu-deterministic
 //! --test exact -- --nocapture` takes them all.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 

@@ -1,5 +1,5 @@
-//! Thousands of seeds of simulated time: `VSGPU_SEEDS=100000 cargo test --release -p vsgpu-deterministic --test seeds` is the long
-//! form, `VSGPU_SEED=N` replays one.
+//! Thousands of seeds of simulated time: `VSGPU_SEEDS=100000 cargo test --release -p vsgpu-deterministic
+//! --test seeds` is the long form, `VSGPU_SEED=N` replays one.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,8 +42,9 @@ fn every_seed_keeps_every_promise() {
     assert!(broken.is_empty(), "replay one with VSGPU_SEED=N\n\n{}", broken.join("\n\n"));
 }
 
-/// A failure that cannot be replayed is worth little. (Where the network fails, tokio's own `select!`, which the HTTP stack uses and
-/// whose order cannot be seeded, makes a difference now and then: those seeds replay nearly always.)
+/// A failure that cannot be replayed is worth little. (Where the network fails, tokio's own `select!`, which
+/// the HTTP stack uses and whose order cannot be seeded, makes a difference now and then: those seeds replay
+/// nearly always.)
 #[test]
 fn the_same_seed_is_the_same_run() {
     for seed in (0..18).filter(|seed| Scenario::of(*seed) != Scenario::Network) {

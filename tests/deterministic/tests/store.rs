@@ -56,8 +56,8 @@ fn many_nodes_share_a_flush() {
     assert!(flushes <= 5, "{flushes} flushes for 100 records of nodes beside each other");
 }
 
-/// Whatever the agents were told about the trace is in the document that is made of it: after a failure, after a kill (each step is
-/// begun twice here), and where the run was given up in the middle.
+/// Whatever the agents were told about the trace is in the document that is made of it: after a failure,
+/// after a kill (each step is begun twice here), and where the run was given up in the middle.
 #[test]
 fn what_agents_are_told_is_in_the_trace() {
     let twice = |record: Record| {

@@ -1,10 +1,12 @@
-//! A simulated `libcuda.so.1`: the functions that the CUDA proof calls, on a GPU that is the CPU. Its device says that it is
-//! simulated, and it computes what the kernels of the proof say, by their names, only after it was given PTX that has them.
+//! A simulated `libcuda.so.1`: the functions that the CUDA proof calls, on a GPU that is the CPU. Its device
+//! says that it is simulated, and it computes what the kernels of the proof say, by their names, only after
+//! it was given PTX that has them.
 //!
-//! It refuses what the real one refuses: calls before `cuInit`, unknown devices, memory that was never allocated, copies
-//! beyond an allocation, kernels that the module lacks. How it fails on demand is the file named by `VSGPU_SIM_CUDA`, one
-//! word: `none` (no device), `init` (CUDA error 802), `wrong` (one wrong sum), `hang`, `small` (1 MiB of memory),
-//! `lost` (the device is gone when a kernel is launched), `old` (PTX is too new for it).
+//! It refuses what the real one refuses: calls before `cuInit`, unknown devices, memory that was never
+//! allocated, copies beyond an allocation, kernels that the module lacks. How it fails on demand is the file
+//! named by `VSGPU_SIM_CUDA`, one word: `none` (no device), `init` (CUDA error 802), `wrong` (one wrong sum),
+//! `hang`, `small` (1 MiB of memory), `lost` (the device is gone when a kernel is launched), `old` (PTX is
+//! too new for it).
 
 #![allow(clippy::disallowed_methods, reason = "test code: it plays a driver library")]
 

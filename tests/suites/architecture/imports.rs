@@ -1,5 +1,5 @@
-//! Which file of a crate names which other one, read from its `use` lines and its paths: no circle between files, and no arrow that
-//! runs up between rooms.
+//! Which file of a crate names which other one, read from its `use` lines and its paths: no circle between
+//! files, and no arrow that runs up between rooms.
 
 use super::{code, sources};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,5 @@
-//! The rules of the house (packaging/docs/architecture.md), kept by tests: who may depend on what, and who may name what.
+//! The rules of the house (packaging/docs/architecture.md), kept by tests: who may depend on what, and who
+//! may name what.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,

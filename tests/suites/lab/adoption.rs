@@ -1,5 +1,5 @@
-//! A run whose controller or records are gone: what it took is known by the host itself, to everybody, and is given back by whoever
-//! takes it over.
+//! A run whose controller or records are gone: what it took is known by the host itself, to everybody, and is
+//! given back by whoever takes it over.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use vsgpu_tests::lab::{Lab, wait_until};
 
 const INSTALL: &str = "esxcli software component apply";
 
-/// A run that is killed in the middle of its installation; the host is in maintenance mode and its VM is down.
+/// A run that is killed in the middle of its installation; the host is in maintenance mode and its VM is
+/// down.
 fn killed_in_the_middle(name: &str) -> Lab {
     let lab = small(name);
     fault(&lab, "esx-01", INSTALL, Fault::Slow { ms: 1_500 });

@@ -1,5 +1,5 @@
-//! Attacks on an agent: on who gets in, on what it is made to do at once, and on the file between its check and its installation.
-//! Each of these succeeded once.
+//! Attacks on an agent: on who gets in, on what it is made to do at once, and on the file between its check
+//! and its installation. Each of these succeeded once.
 
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};

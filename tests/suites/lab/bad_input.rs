@@ -1,4 +1,5 @@
-//! Bad input, each with its clear error: fleet files, operator's files, certificates, agents and tools that fail.
+//! Bad input, each with its clear error: fleet files, operator's files, certificates, agents and tools that
+//! fail.
 
 use serde_json::Value;
 use std::path::Path;
@@ -304,7 +305,8 @@ fn running() -> Vec<String> {
         .collect()
 }
 
-/// A tool that hangs costs its own deadline (60 s) and its own facts, nothing else; its processes are gone afterwards.
+/// A tool that hangs costs its own deadline (60 s) and its own facts, nothing else; its processes are gone
+/// afterwards.
 #[test]
 fn a_hanging_esxcli_costs_only_its_own_facts() {
     let lab = lab("hang");
@@ -418,7 +420,8 @@ fn an_unknown_requirement_is_said_by_name() {
     );
 }
 
-/// A node whose certificate has ended comes back by the command that the error names; `verify` and `status` told it weeks before.
+/// A node whose certificate has ended comes back by the command that the error names; `verify` and `status`
+/// told it weeks before.
 #[test]
 fn certificates_are_renewed_before_and_after_their_end() {
     let lab = lab("renewal");

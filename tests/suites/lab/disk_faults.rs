@@ -1,5 +1,5 @@
-//! The operator's disk fails under the real controller: EIO at a flush, ENOSPC at a write, by system-call injection. The run
-//! stops before the effect that could not be recorded, says so, and is gone on with.
+//! The operator's disk fails under the real controller: EIO at a flush, ENOSPC at a write, by system-call
+//! injection. The run stops before the effect that could not be recorded, says so, and is gone on with.
 
 use serde_json::Value;
 use std::process::{Command, Stdio};

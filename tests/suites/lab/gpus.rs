@@ -1,4 +1,5 @@
-//! Whole GPUs, the host's GPU settings, clones and compatibility checks, on the lab: real processes, real gRPC, simulated tools.
+//! Whole GPUs, the host's GPU settings, clones and compatibility checks, on the lab: real processes, real
+//! gRPC, simulated tools.
 
 use vsgpu_tests::fakes::state::Gpu;
 use vsgpu_tests::lab::{Lab, files};

@@ -1,5 +1,5 @@
-//! Guests in the lab (simulated machines, real agents and controller): several toolkits, containers, a kernel update, health,
-//! figures of a proof and a baseline from them.
+//! Guests in the lab (simulated machines, real agents and controller): several toolkits, containers, a kernel
+//! update, health, figures of a proof and a baseline from them.
 
 use vsgpu_tests::lab::{Lab, files};
 
@@ -90,7 +90,8 @@ fn a_new_kernel_has_the_driver_before_it_is_booted_and_says_why_where_not() {
         "{plan}"
     );
 
-    // Somebody is faster and boots it without: the agent says why there is no driver, and brings it back without an installer.
+    // Somebody is faster and boots it without: the agent says why there is no driver, and brings it back
+    // without an installer.
     lab.stop_agent("vm-01");
     lab.change("vm-01", |m| m.linux().boots_newer = true);
     vsgpu_tests::fakes::state::boot(&lab.machine("vm-01"));
@@ -153,7 +154,8 @@ fn a_sick_gpu_is_seen_in_facts_and_metrics() {
 
 #[test]
 fn what_the_guest_sees_of_its_host_is_judged() {
-    // Nobody wishes for a manager here and the host's agent says nothing of one: the guest knows it all the same.
+    // Nobody wishes for a manager here and the host's agent says nothing of one: the guest knows it all the
+    // same.
     let lab = lab("guests-view", "");
     lab.start();
     lab.expect(0, &["apply", "--yes"]);

@@ -1,5 +1,5 @@
-//! What a hostile machine can do to whoever looks at it: one whose root chooses every text that its tools, files and logs say, and
-//! files that are made to hang or to end a reader.
+//! What a hostile machine can do to whoever looks at it: one whose root chooses every text that its tools,
+//! files and logs say, and files that are made to hang or to end a reader.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -190,7 +190,8 @@ fn no_package_keeps_or_ends_the_controller() {
     }
 }
 
-/// Passwords that somebody wrote into a guest's files are shown nowhere, and are still there when a plan has edited those files.
+/// Passwords that somebody wrote into a guest's files are shown nowhere, and are still there when a plan has
+/// edited those files.
 #[test]
 fn passwords_of_a_guest_stay_there() {
     let lab = small("secrets");

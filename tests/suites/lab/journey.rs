@@ -305,7 +305,8 @@ fn a_wrong_license_is_waited_for_and_then_named() {
 #[test]
 fn a_wrong_driver_pair_leaves_the_guest_without_a_gpu_and_says_so() {
     let lab = small("pair");
-    // The compatibility check would refuse it: a catalogue of the operator that allows the pair is believed, and reality is not.
+    // The compatibility check would refuse it: a catalogue of the operator that allows the pair is believed,
+    // and reality is not.
     let catalogue = "branch:\n  - { name: R535, type: host, allow: { branch: [R580] } }\n  - { name: R580, type: guest, allow: { branch: [R535] } }\ndriver:\n  - { version: 535.183.04, branch: R535, type: host }\n  - { version: 580.65.06, branch: R580, type: guest }\n";
     std::fs::write(lab.folder.join("files/catalogue.yaml"), catalogue).unwrap();
     std::fs::write(

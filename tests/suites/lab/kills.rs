@@ -1,7 +1,9 @@
-//! Kills of real processes on the lab: controller and agents, at random, and a controller that is stopped past its lease. The
-//! simulated machines count what was done to them: nothing is lost, nothing is done twice.
+//! Kills of real processes on the lab: controller and agents, at random, and a controller that is stopped
+//! past its lease. The simulated machines count what was done to them: nothing is lost, nothing is done
+//! twice.
 //!
-//! `VSGPU_KILLS=1000 cargo test -p vsgpu-tests --test lab kills:: -- --nocapture` is the long form; `VSGPU_SEED=N` replays one.
+//! `VSGPU_KILLS=1000 cargo test -p vsgpu-tests --test lab kills:: -- --nocapture` is the long form;
+//! `VSGPU_SEED=N` replays one.
 
 use std::time::{Duration, Instant};
 use vsgpu_tests::lab::small_fleet::{begin, count, end, small};
@@ -35,7 +37,8 @@ fn journey(seed: u64, most: u64) -> u64 {
             if status.success() {
                 break said;
             }
-            // An agent that was killed three times in one step, or while all were looked at: typed again, it goes on.
+            // An agent that was killed three times in one step, or while all were looked at: typed again, it
+            // goes on.
             assert!([Some(4), Some(5), Some(6)].contains(&status.code()), "seed {seed}: {said}");
             child = begin(&lab, &["apply", "--yes"]);
             continue;

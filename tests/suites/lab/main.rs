@@ -1,5 +1,5 @@
-//! Every suite that starts real controllers and agents on the lab, in one program: most of their time is waiting, and so they wait
-//! together. `cargo test -p vsgpu-tests --test lab journey::` runs one of them.
+//! Every suite that starts real controllers and agents on the lab, in one program: most of their time is
+//! waiting, and so they wait together. `cargo test -p vsgpu-tests --test lab journey::` runs one of them.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,

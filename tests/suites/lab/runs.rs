@@ -148,7 +148,8 @@ fn leave_at_once(lab: &Lab, begun: impl Fn() -> bool) {
     assert_eq!(end(child).0, Some(5), "{}", said());
 }
 
-/// A run is left while an agent still takes something for it, and given up: what comes true afterwards is still ours to give back.
+/// A run is left while an agent still takes something for it, and given up: what comes true afterwards is
+/// still ours to give back.
 #[test]
 fn what_was_still_being_taken_when_a_run_was_given_up_is_given_back() {
     for (name, takes) in [

@@ -1,5 +1,6 @@
-//! Suites beside real peers that not every machine has: sshd and busybox, a terminal, Prometheus. One program, in which they wait
-//! together. `cargo test -p vsgpu-tests --test peers over_ssh::` runs one of them.
+//! Suites beside real peers that not every machine has: sshd and busybox, a terminal, Prometheus. One
+//! program, in which they wait together. `cargo test -p vsgpu-tests --test peers over_ssh::` runs one of
+//! them.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,

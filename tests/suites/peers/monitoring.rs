@@ -1,5 +1,5 @@
-//! What monitoring systems get: a real Prometheus scrapes the lab, its own tools judge the alerts, and every query of the dashboards is
-//! asked of it.
+//! What monitoring systems get: a real Prometheus scrapes the lab, its own tools judge the alerts, and every
+//! query of the dashboards is asked of it.
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,8 @@ fn each_alert_fires_when_it_should_and_has_its_runbook() {
     }
 }
 
-/// Queries of the dashboards that have no answer on the lab: nothing is wrong there, or the simulated GPU does not say it.
+/// Queries of the dashboards that have no answer on the lab: nothing is wrong there, or the simulated GPU
+/// does not say it.
 const SILENT: [&str; 4] = [
     "vsgpu_xid_events",
     "vsgpu_requirement_met",
@@ -59,7 +60,8 @@ const SILENT: [&str; 4] = [
     "vsgpu_gpu_ecc_uncorrected_errors",
 ];
 
-/// What is neither metrics nor who one is, the agent refuses by the certificate; and it keeps its places for the operator.
+/// What is neither metrics nor who one is, the agent refuses by the certificate; and it keeps its places for
+/// the operator.
 fn metrics_are_all_it_opens(lab: &Lab, folder: &Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

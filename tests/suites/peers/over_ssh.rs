@@ -1,5 +1,5 @@
-//! Hosts on which no program of ours may run: the host agent reaches them through OpenSSH. A real sshd, real ssh, busybox as the
-//! far shell; only the host's own tools are simulated.
+//! Hosts on which no program of ours may run: the host agent reaches them through OpenSSH. A real sshd, real
+//! ssh, busybox as the far shell; only the host's own tools are simulated.
 
 use std::time::Duration;
 use vsgpu_core::{Command, ExitKind, Incoming, System as _, UploadError};
@@ -141,7 +141,8 @@ fn two_agents_do_not_serve_one_host() {
     let said = lab.expect(4, &["facts", "-n", "esx-01"]);
     assert!(said.contains("other-gateway") && said.contains("another agent serves this host"), "{said}");
     assert_eq!(lab.calls("esx-01"), Vec::<String>::new(), "nothing was asked on the other's behalf");
-    // A reboot takes the other's name away: who was turned away does not take the host for that, but when it is started anew.
+    // A reboot takes the other's name away: who was turned away does not take the host for that, but when it
+    // is started anew.
     std::fs::remove_file(&owner).unwrap();
     let said = lab.expect(4, &["facts", "-n", "esx-01"]);
     assert!(said.contains("start this one anew") && !owner.exists(), "{said}");

@@ -1,5 +1,5 @@
-//! What people see at a terminal: help that fits a screen, colour and its rules, formats, and a real pseudo-terminal with Ctrl-C and
-//! a change of its size.
+//! What people see at a terminal: help that fits a screen, colour and its rules, formats, and a real
+//! pseudo-terminal with Ctrl-C and a change of its size.
 
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -202,7 +202,8 @@ fn top_shows_the_fleet_and_obeys_keys() {
         terminal.wait_for(text);
     }
     assert!(terminal.screen().lines().all(|l| l.chars().count() <= 80));
-    // A smaller window is drawn anew; what is away is said within its deadline, and found among what needs a person.
+    // A smaller window is drawn anew; what is away is said within its deadline, and found among what needs a
+    // person.
     terminal.resize(8, 60);
     terminal.keys(&["p"]);
     lab.stop_agent("vm-01");
@@ -242,7 +243,8 @@ fn a_run_outlives_whoever_listened_and_a_lost_session_stops_it_politely() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let cut = lab.command(&["schema"]).stdout(full).stderr(Stdio::null()).status().unwrap();
     assert_eq!(cut.code(), Some(1));
-    // The ssh session is lost under a run: what runs is finished, nothing is begun, and it can be gone on with.
+    // The ssh session is lost under a run: what runs is finished, nothing is begun, and it can be gone on
+    // with.
     let lab = small("hangup");
     fault(&lab, "esx-01", "esxcli software", Fault::Slow { ms: 3000 });
     let mut child = lab

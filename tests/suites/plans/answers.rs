@@ -240,7 +240,8 @@ fn verdict_text(
     }
 }
 
-/// `host/KEY`, `vm/KEY`, `guest/KEY`: a machine, and what a requirement says of it for one spec after the other.
+/// `host/KEY`, `vm/KEY`, `guest/KEY`: a machine, and what a requirement says of it for one spec after the
+/// other.
 pub fn requirement(script: &Script, scope: Scope, name: &str) -> Result<Answers, Wrong> {
     script.only(&["machine", "fact", "spec+", "verdict+"])?;
     let section = script.need("machine")?;

@@ -1,5 +1,6 @@
-//! What was seen of a fleet, from a few lines: every node begins with the facts of its kind (`tests/plans/base`), and a case says
-//! what is otherwise. Whatever it says must be read by the real type of the fact, with nothing lost on the way.
+//! What was seen of a fleet, from a few lines: every node begins with the facts of its kind
+//! (`tests/plans/base`), and a case says what is otherwise. Whatever it says must be read by the real type of
+//! the fact, with nothing lost on the way.
 
 use crate::script::{Section, Wrong, wrong};
 use serde_json::{Map, Value, json};
@@ -56,7 +57,8 @@ fn named(value: &mut Value, name: &str, vmid: usize) {
     }
 }
 
-/// Puts what a case says over what is so. A map over a list changes the items of these names; `null` takes one out.
+/// Puts what a case says over what is so. A map over a list changes the items of these names; `null` takes
+/// one out.
 fn put(file: &str, from: usize, into: &mut Value, over: &Node) -> Result<(), Wrong> {
     match (&mut *into, &over.data) {
         (Value::Object(map), Data::Map(pairs)) if !map.contains_key("error") => {

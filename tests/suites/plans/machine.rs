@@ -1,6 +1,7 @@
-//! What a machine would say, as text. `$ command` is followed by what it prints, indented by two spaces; `exit 1` before that
-//! is its exit status and `stderr` begins the other stream. `read`, `tail`, `list`, `hash`, `hex`, `size` and `holders` with a
-//! path are looks at files, `disk /usr 900` is a disk with its free bytes, `now`, `boot` and `kernel` are single words. What is not there is missing on the machine, too.
+//! What a machine would say, as text. `$ command` is followed by what it prints, indented by two spaces;
+//! `exit 1` before that is its exit status and `stderr` begins the other stream. `read`, `tail`, `list`,
+//! `hash`, `hex`, `size` and `holders` with a path are looks at files, `disk /usr 900` is a disk with its
+//! free bytes, `now`, `boot` and `kernel` are single words. What is not there is missing on the machine, too.
 
 use crate::script::{Section, Wrong, wrong};
 use std::collections::BTreeMap;

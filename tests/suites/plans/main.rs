@@ -1,6 +1,7 @@
-//! Scripted cases, text in and text out: `tests/plans/GROUP/NAME.txt` is a fleet with a few facts and the plan that follows, what a
-//! machine says and the verdict on it, a fleet file and what is wrong with it. No process, no network, no sleep.
-//! `VSGPU_ACCEPT=1 cargo test -p vsgpu-tests --test plans` writes what is said now into the cases: read the difference.
+//! Scripted cases, text in and text out: `tests/plans/GROUP/NAME.txt` is a fleet with a few facts and the
+//! plan that follows, what a machine says and the verdict on it, a fleet file and what is wrong with it. No
+//! process, no network, no sleep. `VSGPU_ACCEPT=1 cargo test -p vsgpu-tests --test plans` writes what is said
+//! now into the cases: read the difference.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -68,13 +69,15 @@ fn answered(script: &Script) -> Result<Answers, Wrong> {
     }
 }
 
-/// Without blanks at the ends of lines, as editors like it; what would read as the head of a section is no line of an answer.
+/// Without blanks at the ends of lines, as editors like it; what would read as the head of a section is no
+/// line of an answer.
 fn steady(text: &str) -> String {
     let lines: Vec<&str> = text.trim().lines().map(str::trim_end).collect();
     format!("{}\n", lines.join("\n"))
 }
 
-/// Where an answer belongs: a verdict right behind its spec, anything else under its name. `Err`: where it is to be put.
+/// Where an answer belongs: a verdict right behind its spec, anything else under its name. `Err`: where it is
+/// to be put.
 fn place_of(script: &Script, name: &str, nth: usize) -> Result<usize, usize> {
     let is = |at: usize| script.sections.get(at).is_some_and(|s| s.name == name);
     if name == "verdict" {

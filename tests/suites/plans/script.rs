@@ -1,5 +1,5 @@
-//! The text of a case: a title, then sections that begin with `-- name --`. A section that is missing, misspelled or said twice
-//! is an error with its place.
+//! The text of a case: a title, then sections that begin with `-- name --`. A section that is missing,
+//! misspelled or said twice is an error with its place.
 
 /// One section.
 pub struct Section {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 pub(super) type Labels = BTreeMap<String, String>;
 
-/// All series of a page, by name and by the node they are of (none: the fleet's), so that a look at one node is one at its own.
+/// All series of a page, by name and by the node they are of (none: the fleet's), so that a look at one node
+/// is one at its own.
 pub(super) struct Page(BTreeMap<String, BTreeMap<String, Vec<(Labels, f64)>>>);
 
 impl Page {

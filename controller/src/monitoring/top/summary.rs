@@ -1,5 +1,5 @@
-//! The fleet at a glance: what all agents' metrics say. Pure: one page of text in (as the exporter serves it), the glance out;
-//! `lines` makes text of it that fits eighty columns.
+//! The fleet at a glance: what all agents' metrics say. Pure: one page of text in (as the exporter serves
+//! it), the glance out; `lines` makes text of it that fits eighty columns.
 
 use crate::monitoring::top::page::{Labels, Page};
 use serde::Serialize;
@@ -77,7 +77,8 @@ pub struct Gpu {
     pub gpu: String,
     /// Its model; a host does not know that of one it gives away.
     pub name: Option<String>,
-    /// Whether the host gives it to a VM as it is (DirectPath I/O): what it does then is only seen in the guest.
+    /// Whether the host gives it to a VM as it is (DirectPath I/O): what it does then is only seen in the
+    /// guest.
     pub passthrough: bool,
     /// Share of time in which it worked, 0 to 1.
     pub utilization_ratio: Option<f64>,

@@ -1,5 +1,5 @@
-//! Why an installation failed, from the installer's log, the kernel's log and DKMS's build log. The first cause that fits is
-//! said, the most telling ones first (facts: failures 5.3, guests "Failure signatures").
+//! Why an installation failed, from the installer's log, the kernel's log and DKMS's build log. The first
+//! cause that fits is said, the most telling ones first (facts: failures 5.3, guests "Failure signatures").
 
 use crate::facts::kernel_log;
 use crate::guest::driver::fact::{DriverFact, LOG};
@@ -135,7 +135,8 @@ pub(super) fn explain(failure: &Failure, seen: &Observation) -> Option<Explained
     let kernel =
         kernel_log::since(seen.stdout_if_ok(&kernel_log::command()).unwrap_or_default(), failure.since);
     let said = failure.output.as_ref().map(|o| o.both()).unwrap_or_default() + "\n" + &failure.why;
-    // What this attempt said first, the kernel's words next: an installer's log may hold older attempts' lines.
+    // What this attempt said first, the kernel's words next: an installer's log may hold older attempts'
+    // lines.
     let own = format!("{said}\n{}", installer_log(log).errors.join("\n"));
     let find = |text: &str| {
         let line = |needles: &[&str]| {

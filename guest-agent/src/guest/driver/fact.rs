@@ -1,5 +1,5 @@
-//! What is looked at before anything is done to a driver: what runs, what is installed and how, who holds it, whether
-//! modules must be signed.
+//! What is looked at before anything is done to a driver: what runs, what is installed and how, who holds it,
+//! whether modules must be signed.
 
 use crate::distro::{self, OS_RELEASE, os_release};
 use crate::facts::dkms::{self, DkmsModule};
@@ -269,7 +269,8 @@ impl Fact for DriverFact {
     }
 }
 
-/// `name version` of installed packages; dpkg's lines begin with the package's state, and only `ii` is installed.
+/// `name version` of installed packages; dpkg's lines begin with the package's state, and only `ii` is
+/// installed.
 fn installed(text: &str) -> impl Iterator<Item = (String, String)> {
     text.lines().filter_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();

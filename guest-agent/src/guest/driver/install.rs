@@ -16,7 +16,8 @@ const INSTALL_SECS: u32 = 3600;
 const END_SECS: &str = "30";
 /// First version with `--kernel-module-type` (facts: guests "Installer options").
 const MODULE_TYPE_SINCE: &str = "555.42.02";
-/// First branch with an open module in its `.run`, chosen by its build folder until the option above came (same section).
+/// First branch with an open module in its `.run`, chosen by its build folder until the option above came
+/// (same section).
 const OPEN_SINCE_BRANCH: u32 = 515;
 
 /// Everything in order; or why a person must act first.
@@ -81,8 +82,8 @@ pub(super) fn effects(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> Re
     Ok(effects)
 }
 
-/// A package is compressed: unpacked it needs more than its own size, never less. What an older driver leaves free when it goes is not
-/// known, so the installed size counts only where there is none.
+/// A package is compressed: unpacked it needs more than its own size, never less. What an older driver leaves
+/// free when it goes is not known, so the installed size counts only where there is none.
 fn room(spec: &PackageSpec, package: Kind, fact: &DriverFact) -> Vec<DiskNeed<'static>> {
     let bytes = spec.package.size.unwrap_or_default();
     let replaces = fact.from_run || !fact.packages.is_empty() || fact.version.is_some();
@@ -113,7 +114,8 @@ pub(super) fn other_kind(spec: &PackageSpec, fact: &DriverFact) -> Option<&'stat
     }
 }
 
-/// The wanted driver is whole and its module loaded, and still nvidia-smi has no answer: nothing that is installed again would help.
+/// The wanted driver is whole and its module loaded, and still nvidia-smi has no answer: nothing that is
+/// installed again would help.
 pub(super) fn sick(wanted: &str, spec: &PackageSpec, fact: &DriverFact) -> Option<&'static str> {
     let whole = is_whole(spec, wanted, fact)
         && fact.module_version.as_deref() == Some(wanted)
@@ -182,8 +184,9 @@ pub(super) fn unload(fact: &DriverFact, stop: bool) -> Vec<Effect> {
                     command: run("kill", &[&pid]),
                     already: Some("No such process".into()),
                 });
-                // Ends when the process has ended: no guess, no pause. One that its parent never takes notice of stays listed for
-                // ever and holds nothing, so the wait itself decides nothing: `modprobe -r` behind it says whether the GPU is free.
+                // Ends when the process has ended: no guess, no pause. One that its parent never takes notice
+                // of stays listed for ever and holds nothing, so the wait itself decides nothing: `modprobe
+                // -r` behind it says whether the GPU is free.
                 let wait = run("timeout", &[END_SECS, "tail", "--pid", &pid, "-f", "/dev/null"]);
                 effects.push(Effect::Run { command: wait, already: Some(String::new()) });
             }
@@ -214,8 +217,10 @@ pub(super) fn remove_packages(fact: &DriverFact) -> Result<Option<Effect>, Verdi
 /// The `.run` with its arguments.
 fn run(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> Result<Command, Verdict> {
     let mut args: Vec<String> = ["--silent", "--accept-license"].map(String::from).into();
-    // These options are in every driver that vGPU ever had (`--dkms` since 304.22, signing since 319.12; facts: guests "Installer options");
-    // only what differs between versions is looked up in the installer's own list. DKMS would sign with a key of its own, which the firmware does not trust; the installer signs with the operator's.
+    // These options are in every driver that vGPU ever had (`--dkms` since 304.22, signing since 319.12;
+    // facts: guests "Installer options"); only what differs between versions is looked up in the installer's
+    // own list. DKMS would sign with a key of its own, which the firmware does not trust; the installer signs
+    // with the operator's.
     if fact.dkms && spec.signing.is_none() {
         args.push("--dkms".into());
     }
@@ -252,7 +257,8 @@ pub(super) fn depends_on_options(spec: &PackageSpec, fact: &DriverFact) -> bool 
         && options(spec, fact).is_none()
 }
 
-/// How this installer is told which module, by its own list of options; by its version where it was not asked yet.
+/// How this installer is told which module, by its own list of options; by its version where it was not asked
+/// yet.
 fn module_option(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> Result<Option<String>, Verdict> {
     let module = module(spec, fact);
     let (kind, folder) = match module {
@@ -280,7 +286,8 @@ fn module_option(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> Result<
     }
 }
 
-/// With Secure Boot an unsigned module is never loaded: that is said before anything is touched, not after an hour.
+/// With Secure Boot an unsigned module is never loaded: that is said before anything is touched, not after an
+/// hour.
 fn secure_boot(spec: &PackageSpec, fact: &DriverFact) -> Result<(), Verdict> {
     if fact.secure_boot != Some(true) {
         return Ok(());

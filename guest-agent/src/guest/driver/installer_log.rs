@@ -15,7 +15,8 @@ pub struct InstallerLog {
     pub errors: Vec<String>,
 }
 
-/// Reads nvidia-installer.log (also of an uninstallation). An `ERROR` line alone is no failure: some are survived.
+/// Reads nvidia-installer.log (also of an uninstallation). An `ERROR` line alone is no failure: some are
+/// survived.
 pub fn installer_log(text: &str) -> InstallerLog {
     let (mut outcome, mut version, mut errors) = ("unknown", None, vec![]);
     let find = |line: &str| {

@@ -1,8 +1,8 @@
-//! The NVIDIA driver of a guest, from the operator's `.run`, `.deb` or `.rpm`; or none. Installed means: exit status,
-//! installer log and nvidia-smi agree (facts: nvidia 6).
+//! The NVIDIA driver of a guest, from the operator's `.run`, `.deb` or `.rpm`; or none. Installed means: exit
+//! status, installer log and nvidia-smi agree (facts: nvidia 6).
 //!
-//! Whatever would have to go first is named and only touched where the wish allows it: packages with another driver
-//! (`remove-packages`), programs that hold the GPU (`stop-processes`).
+//! Whatever would have to go first is named and only touched where the wish allows it: packages with another
+//! driver (`remove-packages`), programs that hold the GPU (`stop-processes`).
 
 mod explain;
 mod fact;
@@ -55,7 +55,8 @@ impl Requirement for Driver {
         if let (None, Some(why), Some(hint)) =
             (&fact.version, &fact.smi_failure, install::sick(wanted, spec, fact))
         {
-            // Right after an installation it may only need its time; for good, nothing that could be done here helps.
+            // Right after an installation it may only need its time; for good, nothing that could be done
+            // here helps.
             return Verdict::waits(format!("{wanted} is installed and loaded, but {why}: {hint}"), wanted);
         }
         let is = match (&fact.version, &fact.smi_failure) {

@@ -50,7 +50,8 @@ pub enum KernelModule {
     Proprietary,
 }
 
-/// Key and certificate. The key lies on the guest, readable by root alone, and stays: modules of later kernels are signed with it.
+/// Key and certificate. The key lies on the guest, readable by root alone, and stays: modules of later
+/// kernels are signed with it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 pub struct Signing {

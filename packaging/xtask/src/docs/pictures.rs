@@ -1,4 +1,5 @@
-//! The two pictures of the README, drawn from what is there: the crates and the wire file, and the golden screens of a run.
+//! The two pictures of the README, drawn from what is there: the crates and the wire file, and the golden
+//! screens of a run.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -23,7 +23,8 @@ pub fn minimum(toolkit: &str) -> Option<Minimum> {
         .find(|r| r.get("toolkit").split('U').next() == Some(short.as_str()))?;
     let mut basis = row.basis(TABLE, row.get("toolkit"));
     basis.confirmed = row.get("status").contains("minimum confirmed") || basis.confirmed;
-    // Where the status names an older table's smaller minimum, that one counts: what some table allows is not refused.
+    // Where the status names an older table's smaller minimum, that one counts: what some table allows is not
+    // refused.
     let mut named = row
         .get("status")
         .split([' ', ',', '(', ')'])

@@ -1,4 +1,5 @@
-//! NVIDIA's data-center GPUs: PCI ids, memory, BAR1, what they can do, and the driver branches that know them.
+//! NVIDIA's data-center GPUs: PCI ids, memory, BAR1, what they can do, and the driver branches that know
+//! them.
 
 use crate::knowledge::Basis;
 use crate::knowledge::table::rows;
@@ -89,7 +90,8 @@ pub fn all() -> &'static [Model] {
     &ALL
 }
 
-/// The model of a device. Where several boards carry one chip, the subsystem id decides; without it, the first row does.
+/// The model of a device. Where several boards carry one chip, the subsystem id decides; without it, the
+/// first row does.
 pub fn by_pci(device_id: &str, subsystem_id: Option<&str>) -> Option<&'static Model> {
     let plain = |id: &str| id.trim().trim_start_matches("0x").to_lowercase();
     let (chip, board) = (plain(device_id), subsystem_id.map(plain));
@@ -109,7 +111,8 @@ pub fn named(wish: &str) -> Vec<&'static Model> {
     ALL.iter().filter(|m| is_named(wish, &[m.name, m.token])).collect()
 }
 
-/// Whether every word of a wish is a word of one of these names. Whole words: `A10` is no `A100`, `L40` no `L40S`.
+/// Whether every word of a wish is a word of one of these names. Whole words: `A10` is no `A100`, `L40` no
+/// `L40S`.
 pub fn is_named(wish: &str, names: &[&str]) -> bool {
     let words = |text: &str| -> Vec<String> {
         text.split(|c: char| !c.is_ascii_alphanumeric())

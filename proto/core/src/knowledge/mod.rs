@@ -1,5 +1,6 @@
-//! What is known about NVIDIA's products, as tables that are part of the program (`proto/core/data/*.tsv`), each row with its
-//! status and source. Rows are data for refusing and for computing; what a machine says about itself always wins.
+//! What is known about NVIDIA's products, as tables that are part of the program (`proto/core/data/*.tsv`),
+//! each row with its status and source. Rows are data for refusing and for computing; what a machine says
+//! about itself always wins.
 
 pub mod cuda;
 pub mod gpus;

@@ -1,5 +1,5 @@
-//! Which guest driver a host manager takes: NVIDIA's rule by major release as policy, the protocol range compiled into
-//! each driver branch as the hard stop (it allows a little more than the rule).
+//! Which guest driver a host manager takes: NVIDIA's rule by major release as policy, the protocol range
+//! compiled into each driver branch as the hard stop (it allows a little more than the rule).
 
 use crate::knowledge::Basis;
 use crate::knowledge::table::rows;

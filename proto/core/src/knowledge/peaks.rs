@@ -1,5 +1,5 @@
-//! Peak memory bandwidth of GPUs, by NVIDIA's datasheets. What a program reaches is less: 80 to 93 % is usual, so a wish in
-//! percent of the peak is better made against a baseline that was measured on bare metal.
+//! Peak memory bandwidth of GPUs, by NVIDIA's datasheets. What a program reaches is less: 80 to 93 % is
+//! usual, so a wish in percent of the peak is better made against a baseline that was measured on bare metal.
 
 use crate::knowledge::Basis;
 use crate::knowledge::table::rows;

@@ -1,12 +1,13 @@
-//! Licensed products under all the names they have had: what the operator writes, what older and newer nvidia-smi print
-//! (NVIDIA renamed them more than once; nvidia-smi of R595 still prints an old name).
+//! Licensed products under all the names they have had: what the operator writes, what older and newer
+//! nvidia-smi print (NVIDIA renamed them more than once; nvidia-smi of R595 still prints an old name).
 
 /// A licensed product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Product {
     /// RTX Virtual Workstation (vWS), formerly Quadro vDWS: Q types, or a whole GPU.
     Workstation,
-    /// vGPU for Compute, NVIDIA AI Enterprise, formerly Virtual Compute Server (vCS): C types, or a whole GPU.
+    /// vGPU for Compute, NVIDIA AI Enterprise, formerly Virtual Compute Server (vCS): C types, or a whole
+    /// GPU.
     Compute,
     /// Virtual PC: B types.
     Pc,

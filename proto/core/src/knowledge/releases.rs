@@ -1,5 +1,6 @@
-//! vGPU releases: which versions of host manager and guest driver make one release, and for which vSphere it was packaged.
-//! Versions of host and guest differ inside a release, and one host version may serve two: both map to *sets* of releases.
+//! vGPU releases: which versions of host manager and guest driver make one release, and for which vSphere it
+//! was packaged. Versions of host and guest differ inside a release, and one host version may serve two: both
+//! map to *sets* of releases.
 
 use crate::knowledge::Basis;
 use crate::knowledge::table::rows;
@@ -116,7 +117,8 @@ pub fn newest(major: u32) -> Option<&'static Release> {
     ALL.iter().rfind(|r| r.major == major && !r.withdrawn)
 }
 
-/// vSphere majors (`8.0`) that a release was packaged for, with the basis of one of them; empty where no list was seen.
+/// vSphere majors (`8.0`) that a release was packaged for, with the basis of one of them; empty where no list
+/// was seen.
 pub fn packaged_for(release: &str) -> Vec<(&'static str, &'static Basis)> {
     PACKAGED.iter().filter(|p| p.release == release).map(|p| (p.vsphere, &p.basis)).collect()
 }

@@ -1,4 +1,5 @@
-//! A table of tab-separated text with a heading. The tables are part of the program; the tests read every row of them.
+//! A table of tab-separated text with a heading. The tables are part of the program; the tests read every row
+//! of them.
 
 use crate::knowledge::Basis;
 

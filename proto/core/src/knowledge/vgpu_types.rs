@@ -1,5 +1,5 @@
-//! vGPU types: names, sizes, how many fit on a GPU, what they can do. For planning and for refusing nonsense; the host's own
-//! list of supported types always wins.
+//! vGPU types: names, sizes, how many fit on a GPU, what they can do. For planning and for refusing nonsense;
+//! the host's own list of supported types always wins.
 
 use crate::knowledge::Basis;
 use crate::knowledge::table::rows;
@@ -74,8 +74,8 @@ pub fn all() -> &'static [VgpuType] {
     &ALL
 }
 
-/// Name and profile say the same in two spellings, and the family in front was changed from GRID to NVIDIA at some time:
-/// what is left is `a100-10c`.
+/// Name and profile say the same in two spellings, and the family in front was changed from GRID to NVIDIA at
+/// some time: what is left is `a100-10c`.
 pub fn plain(name: &str) -> String {
     let name = name.trim().to_lowercase().replace(' ', "_");
     name.strip_prefix("grid_").or_else(|| name.strip_prefix("nvidia_")).unwrap_or(&name).to_string()

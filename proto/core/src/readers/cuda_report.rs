@@ -1,5 +1,5 @@
-//! What `vsgpu-cuda-proof` found: the one document that its program writes and the guest agent, the controller and the
-//! metrics read. Versioned, because it is kept on disk.
+//! What `vsgpu-cuda-proof` found: the one document that its program writes and the guest agent, the
+//! controller and the metrics read. Versioned, because it is kept on disk.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -66,13 +66,15 @@ pub struct DeviceProof {
     pub ecc: bool,
     /// Multiprocessors.
     pub multiprocessors: u32,
-    /// Peak of the memory by its clock and bus width as the driver states them, GB/s (10^9 bytes). Absent where it states none.
+    /// Peak of the memory by its clock and bus width as the driver states them, GB/s (10^9 bytes). Absent
+    /// where it states none.
     #[serde(default)]
     pub stated_gb_s: Option<f64>,
     /// Vector additions, every result checked.
     #[serde(default)]
     pub vector_adds: Vec<VectorAdd>,
-    /// Device memory bandwidth of the proof's own kernel (two reads, one write), GB/s; the best of several rounds.
+    /// Device memory bandwidth of the proof's own kernel (two reads, one write), GB/s; the best of several
+    /// rounds.
     #[serde(default)]
     pub device_gb_s: Option<f64>,
     /// Host to device from page-locked memory, GB/s.

@@ -1,4 +1,5 @@
-//! Judges what `deviceQuery` and `vectorAdd` printed. The exit status alone proves nothing: a wrapper can swallow it.
+//! Judges what `deviceQuery` and `vectorAdd` printed. The exit status alone proves nothing: a wrapper can
+//! swallow it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

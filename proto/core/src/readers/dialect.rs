@@ -1,5 +1,6 @@
-//! How a tool says that it failed: some lie about their exit status, and each has a place of its own for the reason. A new tool that
-//! does either is one more arm here; whatever runs commands asks the command (`Command::dialect`) and names no tool.
+//! How a tool says that it failed: some lie about their exit status, and each has a place of its own for the
+//! reason. A new tool that does either is one more arm here; whatever runs commands asks the command
+//! (`Command::dialect`) and names no tool.
 
 use crate::effect::Command;
 use crate::observation::head;

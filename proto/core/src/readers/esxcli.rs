@@ -1,7 +1,7 @@
-//! Reader of esxcli's answers. The XML form (`--formatter=xml`) is asked for, the plain one is accepted as well: headings
-//! with `Label: value` lines, or a table with a line of dashes. Field names are compared without case and blanks, because
-//! the XML says `AdminStatus` and the plain form `Admin Status`.
-//! In core and not in the host agent: the lab's tests and the planner's tests read the same answers.
+//! Reader of esxcli's answers. The XML form (`--formatter=xml`) is asked for, the plain one is accepted as
+//! well: headings with `Label: value` lines, or a table with a line of dashes. Field names are compared
+//! without case and blanks, because the XML says `AdminStatus` and the plain form `Admin Status`. In core and
+//! not in the host agent: the lab's tests and the planner's tests read the same answers.
 
 use crate::readers::smi_tree::{Node, from_xml, squeezed, usable};
 
@@ -73,7 +73,8 @@ pub fn refusal(text: &str) -> Option<Refusal> {
         }
         if let Some(rest) = line.strip_prefix("Error:") {
             let rest = rest.trim();
-            // VxRail and scripts put the class behind the word: `Error: [DependencyError] ...` is handled above, on its own line.
+            // VxRail and scripts put the class behind the word: `Error: [DependencyError] ...` is handled
+            // above, on its own line.
             let class = rest.strip_prefix('[').and_then(|l| l.split_once(']')).map(|(c, _)| c.to_string());
             return Some(Refusal {
                 class,
@@ -130,7 +131,8 @@ fn from_structures(root: &Node) -> Vec<Record> {
             records.push(record);
             return;
         }
-        // A bare value (`<root><string>..`) is a record of one nameless field: `system stats uptime get` answers so.
+        // A bare value (`<root><string>..`) is a record of one nameless field: `system stats uptime get`
+        // answers so.
         if ["string", "integer", "long", "boolean"].contains(&node.name.as_str()) && !node.value.is_empty() {
             records.push(Record { title: node.value.clone(), fields: vec![] });
         }
@@ -178,7 +180,8 @@ fn table(header: &str, ruler: &str, rows: &[&str]) -> Vec<Record> {
         .collect()
 }
 
-/// Blocks of `Label: value` below an optional heading; a heading or a repeated first label begins the next one.
+/// Blocks of `Label: value` below an optional heading; a heading or a repeated first label begins the next
+/// one.
 fn blocks(lines: &[&str]) -> Result<Vec<Record>, String> {
     let mut records: Vec<Record> = vec![];
     for line in lines.iter().filter(|l| !l.trim().is_empty()) {

@@ -1,7 +1,9 @@
-//! `key=value` lines of configuration files, with or without sections: set some, keep all others byte for byte.
+//! `key=value` lines of configuration files, with or without sections: set some, keep all others byte for
+//! byte.
 
-/// A text with these keys set, or dropped. In a file with sections only those of `section` are touched; it is made where it is missing.
-/// Only there a line that begins with a blank goes on with the one before; elsewhere it is a line as any other.
+/// A text with these keys set, or dropped. In a file with sections only those of `section` are touched; it is
+/// made where it is missing. Only there a line that begins with a blank goes on with the one before;
+/// elsewhere it is a line as any other.
 pub fn set(text: &str, section: Option<&str>, set: &[(String, Option<String>)]) -> String {
     let goes_on = |line: &str| section.is_some() && line.starts_with([' ', '\t']);
     let key_of = |line: &str| {

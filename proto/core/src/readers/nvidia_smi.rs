@@ -1,6 +1,7 @@
 //! Reader of `nvidia-smi -q` (XML and text), of `nvidia-smi vgpu -q`, and of the ways nvidia-smi fails.
-//! Schemas differ between releases (driver 352 to 610 seen): fields are found by name, absent and `N/A` ones are `None`.
-//! Never a guess: a document that is cut off is refused, a value that is not understood is absent.
+//! Schemas differ between releases (driver 352 to 610 seen): fields are found by name, absent and `N/A` ones
+//! are `None`. Never a guess: a document that is cut off is refused, a value that is not understood is
+//! absent.
 
 use crate::effect::Command;
 use crate::observation::{Observation, Unreadable};
@@ -63,7 +64,8 @@ pub struct Gpu {
     /// Rows of memory that were replaced by spare ones (Ampere and later).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remapped_rows: Option<RemappedRows>,
-    /// Why the clocks are held down now, where it is the hardware or the heat: `hw_slowdown`, `sw_thermal_slowdown`, ...
+    /// Why the clocks are held down now, where it is the hardware or the heat: `hw_slowdown`,
+    /// `sw_thermal_slowdown`, ...
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slowdowns: Vec<String>,
     /// Licensed product (vGPU guests).
@@ -138,8 +140,8 @@ pub fn query() -> Command {
     Command::new("nvidia-smi", ["-q", "-x"])
 }
 
-/// The report among what was seen, or why there is none. nvidia-smi may fail with exit status 0, or print a usable report
-/// with another one: the text decides.
+/// The report among what was seen, or why there is none. nvidia-smi may fail with exit status 0, or print a
+/// usable report with another one: the text decides.
 ///
 /// # Errors
 /// On a machine without a driver, which is how every journey begins.
@@ -156,7 +158,8 @@ pub fn report(seen: &Observation) -> Result<SmiReport, Unreadable> {
     })
 }
 
-/// Whether a license status means licensed. The text "Unlicensed" contains "licensed": the first word is compared whole.
+/// Whether a license status means licensed. The text "Unlicensed" contains "licensed": the first word is
+/// compared whole.
 pub fn is_licensed(status: &str) -> bool {
     status.split([' ', '(']).next() == Some("Licensed")
 }
@@ -248,7 +251,8 @@ fn gpu(node: &Node, id: &str) -> Result<Gpu, String> {
     })
 }
 
-/// Sum of the counters of one block: `sram_uncorrectable`, `dram_uncorrectable`, ... since R4xx, `double_bit/total` before.
+/// Sum of the counters of one block: `sram_uncorrectable`, `dram_uncorrectable`, ... since R4xx,
+/// `double_bit/total` before.
 fn counted(block: &Node, corrected: bool) -> Option<u64> {
     let number = |node: &Node| usable(&node.value)?.parse::<u64>().ok();
     let old = if corrected { "singlebit" } else { "doublebit" };
@@ -306,7 +310,8 @@ fn slowdowns(gpu: &Node) -> Vec<String> {
     reasons.iter().filter(active).map(|r| r.to_string()).collect()
 }
 
-/// Reads `nvidia-smi vgpu -s` and `-c`, with `-v` (a block with a `Name` for each type) or without (a name on each line).
+/// Reads `nvidia-smi vgpu -s` and `-c`, with `-v` (a block with a `Name` for each type) or without (a name on
+/// each line).
 ///
 /// # Errors
 /// Where no GPU is named.

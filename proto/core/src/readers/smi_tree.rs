@@ -1,5 +1,6 @@
-//! One tree for the two shapes of `nvidia-smi -q`: the XML of `-x` and the indented text. Names are compared without case,
-//! blanks and underscores, so `<fb_memory_usage>` and `FB Memory Usage` are one name and every reader is written once.
+//! One tree for the two shapes of `nvidia-smi -q`: the XML of `-x` and the indented text. Names are compared
+//! without case, blanks and underscores, so `<fb_memory_usage>` and `FB Memory Usage` are one name and every
+//! reader is written once.
 
 /// A named value with what stands below it.
 #[derive(Debug, Default)]
@@ -46,7 +47,8 @@ pub(crate) fn usable(value: &str) -> Option<&str> {
     (!nothing.contains(&inner) && !inner.starts_with("Requested functionality")).then_some(value)
 }
 
-/// Reads XML. A DTD is allowed (the tool prints one); text before the document (a prompt, a command line) is skipped.
+/// Reads XML. A DTD is allowed (the tool prints one); text before the document (a prompt, a command line) is
+/// skipped.
 pub(crate) fn from_xml(text: &str, root: &str) -> Result<Node, String> {
     let start = ["<?xml", "<!DOCTYPE", root]
         .iter()

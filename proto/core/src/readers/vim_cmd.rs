@@ -1,5 +1,6 @@
-//! Reader of vim-cmd (in core beside esxcli, because failures of both are put into words here): the table of `vmsvc/getallvms`, power states, and the text dump of hostd's objects.
-//! Names hold blanks, brackets and parentheses; annotations hold line breaks: nothing here splits on columns.
+//! Reader of vim-cmd (in core beside esxcli, because failures of both are put into words here): the table of
+//! `vmsvc/getallvms`, power states, and the text dump of hostd's objects. Names hold blanks, brackets and
+//! parentheses; annotations hold line breaks: nothing here splits on columns.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -41,8 +42,8 @@ fn listed(line: &str) -> Option<ListedVm> {
         .iter()
         .filter_map(|ending| rest.find(ending).map(|at| at + ending.trim_end().len()))
         .min()?;
-    // Names and folders may hold brackets: the file begins at the first `[` after two blanks; where a release puts only
-    // one blank between columns, at the last `[..] ` that a path follows.
+    // Names and folders may hold brackets: the file begins at the first `[` after two blanks; where a release
+    // puts only one blank between columns, at the last `[..] ` that a path follows.
     let begins_file = |at: &usize| {
         rest[*at..end].split_once("] ").is_some_and(|(_, file)| file.contains('/') && !file.contains("] "))
     };
@@ -113,8 +114,8 @@ pub fn fault(text: &str) -> Option<Fault> {
     }
 }
 
-/// Reads a dump such as `vmsvc/get.config` prints: type names dropped, `<unset>` and `null` as null, morefs as text.
-/// Tolerates missing indentation and an end that was cut off.
+/// Reads a dump such as `vmsvc/get.config` prints: type names dropped, `<unset>` and `null` as null, morefs
+/// as text. Tolerates missing indentation and an end that was cut off.
 ///
 /// # Errors
 /// Where there is no `{` or `[` to begin with.

@@ -1,8 +1,9 @@
-//! The one reader of XML: what esxcli and nvidia-smi print, and the descriptors inside of packages. All of it may be hostile, so
-//! the tree is built from a stream of tokens, without recursion, and its depth and its number of elements are bounded.
+//! The one reader of XML: what esxcli and nvidia-smi print, and the descriptors inside of packages. All of it
+//! may be hostile, so the tree is built from a stream of tokens, without recursion, and its depth and its
+//! number of elements are bounded.
 //!
-//! Deliberately absent: namespaces (a prefix is cut off) and entities of a document's own. No tool that we read uses either, and
-//! both are how a small file becomes hours of work.
+//! Deliberately absent: namespaces (a prefix is cut off) and entities of a document's own. No tool that we
+//! read uses either, and both are how a small file becomes hours of work.
 
 use quick_xml::Reader;
 use quick_xml::escape::resolve_predefined_entity;
@@ -192,7 +193,8 @@ mod tests {
         }
     }
 
-    /// Each of these ended the process, or took it minutes, with a reader that recurses or resolves namespaces.
+    /// Each of these ended the process, or took it minutes, with a reader that recurses or resolves
+    /// namespaces.
     #[test]
     fn hostile_documents_are_refused_at_once() {
         for n in [20_000, 200_000, 1_000_000] {

@@ -1,5 +1,5 @@
-//! A file of the host as one that can be read from any place: what a package says of itself stands in a few pieces of it, and the
-//! whole of it is hashed there, not here.
+//! A file of the host as one that can be read from any place: what a package says of itself stands in a few
+//! pieces of it, and the whole of it is hashed there, not here.
 
 use std::io::{Read, Seek, SeekFrom};
 

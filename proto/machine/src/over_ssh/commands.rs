@@ -1,6 +1,7 @@
-//! Programs of a machine over ssh. A short one is run while the session lasts. A long one (an installation) is started in the
-//! background there and looked after from here: a cut connection costs nothing but time, and an agent that is started anew finds
-//! what still runs. It leaves its output and its end in a folder on the host's ramdisk, so a reboot clears it away.
+//! Programs of a machine over ssh. A short one is run while the session lasts. A long one (an installation)
+//! is started in the background there and looked after from here: a cut connection costs nothing but time,
+//! and an agent that is started anew finds what still runs. It leaves its output and its end in a folder on
+//! the host's ramdisk, so a reboot clears it away.
 
 use crate::child::Input;
 use crate::local::FOLDERS;
@@ -80,7 +81,8 @@ impl OverSsh {
     fn long(&self, start: &str, command: &Command) -> Output {
         let name = random();
         let folder = quoted(&format!("{}{RUNNING}/{name}", self.root));
-        // Whoever makes `started` decides: the command before it is run, or somebody who tidies up, and then it never is.
+        // Whoever makes `started` decides: the command before it is run, or somebody who tidies up, and then
+        // it never is.
         let begin = format!(
             "d={folder}; mkdir -p \"$d\" || {nowhere}\nprintf '%s\\n' {shown} >\"$d/command\"\n{start}\n\
              (trap '' HUP; sh -c \"echo \\$PPID $$\" >\"$d/process\" && mkdir \"$d/started\" || exit 1\n\
@@ -106,7 +108,8 @@ impl OverSsh {
             // Cut while it was begun: whether it runs is seen below.
             Err(ScriptError::TimedOut(_) | ScriptError::Flooded(_)) => {}
             Err(lost @ ScriptError::Unreachable(_)) => {
-                // Was it begun? Where nobody can say, it is left alone: it is found, and waited for, before anything else is done.
+                // Was it begun? Where nobody can say, it is left alone: it is found, and waited for, before
+                // anything else is done.
                 let begun = self.owned(
                     &format!("[ -d {folder} ] && ! mkdir {folder}/started 2>/dev/null"),
                     Input::Nothing,
@@ -147,7 +150,8 @@ impl OverSsh {
     }
 }
 
-/// Takes away what is over, and says what is not: a command that runs stays. One that was not begun will not be.
+/// Takes away what is over, and says what is not: a command that runs stays. One that was not begun will not
+/// be.
 fn tidy(folder: &str) -> String {
     // Moved away first: half of a folder must not look like one in which nothing was begun.
     format!(

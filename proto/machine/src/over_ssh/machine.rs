@@ -1,11 +1,13 @@
-//! Another machine as a `Shell`, over ssh: an ESXi host on which no program of ours may run is served by an agent elsewhere.
+//! Another machine as a `Shell`, over ssh: an ESXi host on which no program of ours may run is served by an
+//! agent elsewhere.
 //!
 //! - Its programs are run by `commands`: a cut connection ends none of the long ones.
 //! - The agent's own memory (the epoch that fences controllers above all) is kept here, in `state`: a host that is away must not
 //!   look like one that was never claimed.
 //! - One agent per host: the first one leaves its name on the ramdisk, and another one refuses.
 //!
-//! The tools used are those of POSIX and of every busybox: dd, cat, ls, wc, cp, mv, rm, mkdir, chmod, kill, sleep; sha256sum or openssl.
+//! The tools used are those of POSIX and of every busybox: dd, cat, ls, wc, cp, mv, rm, mkdir, chmod, kill,
+//! sleep; sha256sum or openssl.
 
 use crate::boot::Boot;
 use crate::child::Input;
@@ -47,7 +49,8 @@ pub struct OverSsh {
     pub(super) temporary: Option<PathBuf>,
     /// Nothing is written over there.
     pub(super) looks_only: bool,
-    /// Another agent was found to serve the host: one that was turned away must not win it by the host's next reboot.
+    /// Another agent was found to serve the host: one that was turned away must not win it by the host's next
+    /// reboot.
     pub(super) turned_away: AtomicBool,
     boot: Boot<Self>,
     /// Held while this agent serves.
@@ -63,14 +66,15 @@ impl Drop for OverSsh {
     }
 }
 
-/// Before a file `$f` is written: whatever lies under its name or its folder's may have been put there for us to write through. A folder
-/// that is a link to one beside it is vSAN's way of naming folders, and leads nowhere else.
+/// Before a file `$f` is written: whatever lies under its name or its folder's may have been put there for us
+/// to write through. A folder that is a link to one beside it is vSAN's way of naming folders, and leads
+/// nowhere else.
 const NO_LINK: &str = "d=\"${f%/*}\"; l=; if [ -L \"$d\" ]; then l=$(readlink \"$d\"); case \"$l\" in ''|*/*|.|..) l=away;; *) l=;; esac; fi; \
                        if [ -L \"$f\" ] || [ -n \"$l\" ]; then echo 'it is or lies behind a symbolic link: nothing is written' >&2; (exit 1); else :; fi && ";
 
 impl OverSsh {
-    /// For an agent that serves this host and no other does. `own_prefix`: what of the paths is this agent's memory, kept in the
-    /// folder `state` here. `tools`, `root`: as for `Posix`, over there.
+    /// For an agent that serves this host and no other does. `own_prefix`: what of the paths is this agent's
+    /// memory, kept in the folder `state` here. `tools`, `root`: as for `Posix`, over there.
     ///
     /// # Errors
     /// A sentence.
@@ -84,7 +88,8 @@ impl OverSsh {
         private_folder(state)?;
         let memory = Posix::new(None, state.into());
         let lock = one_agent(&memory, state, target)?;
-        // A socket's path is short; where the state's is not, it lies in a folder that goes with the machine's temporary files.
+        // A socket's path is short; where the state's is not, it lies in a folder that goes with the
+        // machine's temporary files.
         let sockets = if state.as_os_str().len() > 45 { temporary()? } else { state.into() };
         let ssh = Ssh::new(target, &sockets)?;
         let mut serving = Self::over(ssh, tools, root, memory);
@@ -114,7 +119,8 @@ impl OverSsh {
         Ok(opened)
     }
 
-    /// For one look: a visit that the machine answers, and that can change nothing there, whoever asks for it.
+    /// For one look: a visit that the machine answers, and that can change nothing there, whoever asks for
+    /// it.
     ///
     /// # Errors
     /// A sentence, where it is not reached.
@@ -210,7 +216,8 @@ impl OverSsh {
         let owner = quoted(&format!("{}{OWNER}", self.root));
         let folder = quoted(&format!("{}/var/run/vsgpu", self.root));
         let (name, other) = (quoted(gateway), self.ssh.end("other"));
-        // `set -C`: of two who find nobody, one makes the file. One that stays empty was left so by a full ramdisk.
+        // `set -C`: of two who find nobody, one makes the file. One that stays empty was left so by a full
+        // ramdisk.
         let claim = format!("(set -C; echo {name} >{owner}) 2>/dev/null; read -r o <{owner}");
         let claims = format!(
             "[ -n \"$o\" ] || {{ mkdir -p {folder} && {claim}; }}\n\

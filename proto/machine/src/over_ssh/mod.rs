@@ -1,4 +1,5 @@
-//! Another machine, over ssh: an ESXi host on which no program of ours may run is served by an agent elsewhere.
+//! Another machine, over ssh: an ESXi host on which no program of ours may run is served by an agent
+//! elsewhere.
 
 mod blocks;
 mod commands;

@@ -1,5 +1,5 @@
-//! The controller's side of the wire: a connection that knows whom it talks to, deadlines on every call, and errors that
-//! say whether the node is away, is somebody else, or refuses us.
+//! The controller's side of the wire: a connection that knows whom it talks to, deadlines on every call, and
+//! errors that say whether the node is away, is somebody else, or refuses us.
 
 use crate::acquired::Taken;
 pub use crate::client::connector::Connector;
@@ -26,7 +26,8 @@ use vsgpu_core::observe::Facts;
 use vsgpu_core::outcome::{Expectation, Outcome};
 use vsgpu_core::text::sentence;
 
-/// Bytes of one fact. The largest there are (the vGPU types of a host with sixteen GPUs, a thousand VMs) have some hundred KiB.
+/// Bytes of one fact. The largest there are (the vGPU types of a host with sixteen GPUs, a thousand VMs) have
+/// some hundred KiB.
 const MAX_FACT: usize = 512 << 10;
 
 /// Who changes a node, and in which claim.
@@ -44,7 +45,8 @@ impl From<&Fence> for v1::Fence {
     }
 }
 
-/// What a change says about itself. It is asked again under the same name after a cut, and only the rest is heard.
+/// What a change says about itself. It is asked again under the same name after a cut, and only the rest is
+/// heard.
 #[derive(Clone, Debug, Default)]
 pub struct Call {
     /// Who changes.
@@ -280,7 +282,8 @@ impl Connection {
         Ok(self.call(within, self.client.clone().metrics(v1::MetricsRequest {})).await?.text)
     }
 
-    /// Takes the node, renews that (`epoch` as it was given), or gives it back (`lease_secs` 0). Gives the epoch.
+    /// Takes the node, renews that (`epoch` as it was given), or gives it back (`lease_secs` 0). Gives the
+    /// epoch.
     pub async fn claim(&self, fence: &Fence, lease_secs: u32, within: Duration) -> Result<u64, CallError> {
         let request = v1::ClaimRequest { holder: fence.holder.clone(), epoch: fence.epoch, lease_secs };
         Ok(self.call(within, self.client.clone().claim(request)).await?.epoch)
@@ -495,8 +498,9 @@ fn read_parts(
     }
 }
 
-/// A fact as it is believed: what a machine says of why it cannot be read is text for people, and what is larger than any machine's
-/// is not read at all. The rest stays as it is: files are made from facts, and those are judged by their own checks.
+/// A fact as it is believed: what a machine says of why it cannot be read is text for people, and what is
+/// larger than any machine's is not read at all. The rest stays as it is: files are made from facts, and
+/// those are judged by their own checks.
 fn taken(fact: Result<serde_json::Value, Unreadable>) -> Result<serde_json::Value, Unreadable> {
     let value = fact.map_err(Unreadable::for_people)?;
     if weight(&value) > MAX_FACT {

@@ -1,4 +1,5 @@
-//! How a controller reaches an agent: TCP and mutual TLS, or, for simulated networks, whatever makes a stream.
+//! How a controller reaches an agent: TCP and mutual TLS, or, for simulated networks, whatever makes a
+//! stream.
 
 use crate::client::target::Target;
 use crate::life::Life;
@@ -27,8 +28,8 @@ pub struct Connector {
 type Lives = Arc<Mutex<BTreeMap<(String, &'static str), Life>>>;
 
 impl Connector {
-    /// The operator's certificates (`ca.pem`, `controller.pem`, `controller.key`), loaded once for the whole fleet: TCP, and on
-    /// it TLS in which both sides prove who they are.
+    /// The operator's certificates (`ca.pem`, `controller.pem`, `controller.key`), loaded once for the whole
+    /// fleet: TCP, and on it TLS in which both sides prove who they are.
     ///
     /// # Errors
     /// Where a file is missing or wrong.
@@ -36,7 +37,8 @@ impl Connector {
         Self::with(folder, "controller")
     }
 
-    /// The same for who only reads metrics: also with a certificate of the role `monitor` (`ca.pem`, `node.pem`, `node.key`).
+    /// The same for who only reads metrics: also with a certificate of the role `monitor` (`ca.pem`,
+    /// `node.pem`, `node.key`).
     ///
     /// # Errors
     /// As `load`.

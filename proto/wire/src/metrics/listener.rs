@@ -1,5 +1,5 @@
-//! The listener that monitoring systems scrape, of the agents and of the controller: `/metrics`, `/livez`, `/readyz`. What it serves
-//! comes from memory: a tool that hangs makes values old, never a scrape slow.
+//! The listener that monitoring systems scrape, of the agents and of the controller: `/metrics`, `/livez`,
+//! `/readyz`. What it serves comes from memory: a tool that hangs makes values old, never a scrape slow.
 
 use crate::accept::{self, Lobby, Words};
 use http_body_util::Full;

@@ -1,5 +1,5 @@
-//! What makes changes active: a reboot of the node, or a restart of something on it. A reboot that was asked for is never asked for
-//! again: neither by another call nor in the boot in which it is on its way.
+//! What makes changes active: a reboot of the node, or a restart of something on it. A reboot that was asked
+//! for is never asked for again: neither by another call nor in the boot in which it is on its way.
 
 use crate::refusal::Refusal;
 use crate::server::node::Node;
@@ -75,8 +75,8 @@ fn activate_all(
                 let _ = node.system.remove(REBOOT_ASKED);
                 return Outcome::failed(why);
             }
-            // Stopping what does not run fails, and must not keep the rest from starting: the proof decides. So it does about a reboot
-            // whose command was cut: it may well be on its way.
+            // Stopping what does not run fails, and must not keep the rest from starting: the proof decides.
+            // So it does about a reboot whose command was cut: it may well be on its way.
             Err(NotActive { why, .. }) => say(format!("went on after: {why}")),
             Ok(()) => {}
         }
@@ -102,8 +102,8 @@ fn reboot_asked(node: &Node, boot_id: &str) -> bool {
     asked_in == boot_id && age.is_some_and(|age| age < 300)
 }
 
-/// A reboot that was asked for in this boot, minutes ago, is on its way: asking again could reboot the node twice. Told by the
-/// time since boot, which no wrong clock touches.
+/// A reboot that was asked for in this boot, minutes ago, is on its way: asking again could reboot the node
+/// twice. Told by the time since boot, which no wrong clock touches.
 fn note_reboot(node: &Node, boot_id: &str) {
     let now = node.system.elapsed().as_secs();
     if let Err(why) = node.system.write(REBOOT_ASKED, format!("{boot_id} {now}\n").as_bytes(), 0o600) {

@@ -23,7 +23,8 @@ pub struct Agent {
     pub boot: fn() -> Box<dyn BootIdentity>,
     /// What starts a reboot.
     pub reboot: fn() -> Effect,
-    /// Whether what a change needs is so, by the node's own word: whoever asks for the change. Otherwise what to answer.
+    /// Whether what a change needs is so, by the node's own word: whoever asks for the change. Otherwise what
+    /// to answer.
     pub may_change: fn(&dyn System, &Subject, Needs) -> Result<(), Outcome>,
     /// What facts say of what a run may have taken.
     pub looks: fn(&Facts) -> Vec<Look>,

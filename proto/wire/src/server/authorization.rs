@@ -1,5 +1,6 @@
-//! Authorization by certificate role. `operator`: all calls. `monitor`: Describe, Metrics and Health, with almost no request body.
-//! Decided before a request is read, so that a monitor's key can neither fill memory nor change anything.
+//! Authorization by certificate role. `operator`: all calls. `monitor`: Describe, Metrics and Health, with
+//! almost no request body. Decided before a request is read, so that a monitor's key can neither fill memory
+//! nor change anything.
 
 use crate::refusal::Refusal;
 use http_body_util::{BodyExt as _, Full, Limited};

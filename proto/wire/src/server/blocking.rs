@@ -1,5 +1,6 @@
-//! Where an agent looks and acts: on threads beside the network, because `System` is synchronous. Under simulated time there
-//! are no threads: the work runs in place, and the time it would take passes before and after it.
+//! Where an agent looks and acts: on threads beside the network, because `System` is synchronous. Under
+//! simulated time there are no threads: the work runs in place, and the time it would take passes before and
+//! after it.
 
 use crate::refusal::Refusal;
 use std::sync::Arc;

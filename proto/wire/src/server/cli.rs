@@ -1,4 +1,5 @@
-//! The program both agents are: `serve`, and a one-shot `facts`. What differs between them is the value `Agent`.
+//! The program both agents are: `serve`, and a one-shot `facts`. What differs between them is the value
+//! `Agent`.
 
 use crate::server::agent::Agent;
 use crate::server::listener;
@@ -130,7 +131,8 @@ pub fn main(agent: Agent) -> ExitCode {
     }
 }
 
-/// Standard error, on which one event is one line: an artifact's name, a tool's words and a VM's name stand in it.
+/// Standard error, on which one event is one line: an artifact's name, a tool's words and a VM's name stand
+/// in it.
 struct Log(std::io::Stderr);
 
 impl std::io::Write for Log {

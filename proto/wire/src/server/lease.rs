@@ -1,10 +1,11 @@
 //! Who may change the node: one controller at a time, fenced by an epoch that only grows.
 //!
-//! A lock alone is not enough: a controller that was paused past its lease wakes up and believes that it still holds it. So
-//! every change carries the epoch it was given, and one that is lower than the highest ever given is refused. The epoch is
-//! on disk before it is given out: in the agent's state folder, which on ESXi is kept over a reboot by the sticky bit of its
-//! files. Where that failed nobody holds the node after a reboot, and whoever wants to change it must claim it anew, above the
-//! highest epoch that it was ever given itself.
+//! A lock alone is not enough: a controller that was paused past its lease wakes up and believes that it
+//! still holds it. So every change carries the epoch it was given, and one that is lower than the highest
+//! ever given is refused. The epoch is on disk before it is given out: in the agent's state folder, which on
+//! ESXi is kept over a reboot by the sticky bit of its files. Where that failed nobody holds the node after a
+//! reboot, and whoever wants to change it must claim it anew, above the highest epoch that it was ever given
+//! itself.
 
 use crate::refusal::Refusal;
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,10 @@
-//! What runs took from the node and have not given back: maintenance mode, VMs that were shut down. Kept by the agent itself, by which
-//! run and for whom, so that a controller that is lost, or its records, leaves nobody guessing: every other controller of the same CA
-//! sees it, and can give it back.
+//! What runs took from the node and have not given back: maintenance mode, VMs that were shut down. Kept by
+//! the agent itself, by which run and for whom, so that a controller that is lost, or its records, leaves
+//! nobody guessing: every other controller of the same CA sees it, and can give it back.
 //!
-//! It is noted before it is taken, durably, and dropped when it was given back: through us, or, where a look shows that it is no
-//! longer so, by somebody's hand. A taking whose end is not known is kept for as long as it may still come true.
+//! It is noted before it is taken, durably, and dropped when it was given back: through us, or, where a look
+//! shows that it is no longer so, by somebody's hand. A taking whose end is not known is kept for as long as
+//! it may still come true.
 
 use crate::acquired::{Look, Taken};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,8 @@ use vsgpu_core::System;
 
 /// More than a host has VMs.
 const MAX: usize = 2_000;
-/// Seconds after which a taking that was never seen is not expected any more: the longest that maintenance mode is waited for.
+/// Seconds after which a taking that was never seen is not expected any more: the longest that maintenance
+/// mode is waited for.
 const MAY_COME: u64 = 2 * 3600;
 /// The same for a taking that was called off: a guest may still be shutting down.
 const MAY_BE_LATE: u64 = 15 * 60;
@@ -72,7 +74,8 @@ impl Ledger {
             return Err(format!("{MAX} things of this node are on record already"));
         }
         self.change(system, |taken| {
-            // Taken again by a run of the same name it is the same taking; by another one it is that one's now.
+            // Taken again by a run of the same name it is the same taking; by another one it is that one's
+            // now.
             taken.retain(|old| (&old.what, &old.vm) != (&new.what, &new.vm));
             taken.push(new);
         })
@@ -108,8 +111,8 @@ fn look_at(taken: &mut Vec<Taken>, looks: &[Look], now: u64) {
             true
         }
         Some((.., false)) => !t.seen && now.saturating_sub(t.since) <= MAY_COME,
-        // Not listed any more: moved to another host, or deleted. Nobody can give it back here; but a list that is read while a host
-        // boots may be short.
+        // Not listed any more: moved to another host, or deleted. Nobody can give it back here; but a list
+        // that is read while a host boots may be short.
         None if looks.iter().any(|(what, ..)| *what == t.what) => {
             if t.gone == 0 {
                 t.gone = now;

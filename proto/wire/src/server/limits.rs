@@ -1,5 +1,6 @@
-//! How much an agent does at once. One controller asks a host's VMs one after the other; several of them, or a broken one, must not
-//! cost a hypervisor its threads and its memory. What is too much waits, and what waits too long in too many is refused.
+//! How much an agent does at once. One controller asks a host's VMs one after the other; several of them, or
+//! a broken one, must not cost a hypervisor its threads and its memory. What is too much waits, and what
+//! waits too long in too many is refused.
 
 use crate::refusal::Refusal;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! The listeners of both agents: sockets, TLS, connections, the gRPC server around `service`.
 //!
-//! One thread runs the network (a current-thread runtime without tokio's `signal` and `process`), blocking threads look
-//! at the machine; who gets in is `accept`'s matter. There is no signal handling on purpose: every act is checked before and after, so being
-//! killed is the normal way to stop.
+//! One thread runs the network (a current-thread runtime without tokio's `signal` and `process`), blocking
+//! threads look at the machine; who gets in is `accept`'s matter. There is no signal handling on purpose:
+//! every act is checked before and after, so being killed is the normal way to stop.
 
 use crate::accept::{self, Came, Lobby, Words};
 use crate::server::agent::Agent;
@@ -90,8 +90,8 @@ pub(crate) fn serve(
     })
 }
 
-/// Tells systemd that the agent listens, and that its network thread still turns, where its unit asks for that. On ESXi
-/// nobody asks.
+/// Tells systemd that the agent listens, and that its network thread still turns, where its unit asks for
+/// that. On ESXi nobody asks.
 fn systemd() {
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     let mut micros = 0;
@@ -131,8 +131,8 @@ async fn answer<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         .map_err(|e| e.to_string())
 }
 
-/// An agent for simulated time and simulated networks: the same service on connections that somebody else makes, without
-/// TLS. No program of ours calls it.
+/// An agent for simulated time and simulated networks: the same service on connections that somebody else
+/// makes, without TLS. No program of ours calls it.
 ///
 /// # Errors
 /// A sentence, where the server fails.
@@ -169,7 +169,8 @@ fn write_ready(file: &Path, listen: SocketAddr) -> Result<(), String> {
     std::fs::write(file, listen.to_string()).map_err(|e| format!("{}: {e}", file.display()))
 }
 
-/// TLS handshakes beside each other, each with a deadline: who proves nothing takes no place of those who have.
+/// TLS handshakes beside each other, each with a deadline: who proves nothing takes no place of those who
+/// have.
 fn handshakes(
     mut came: Came,
     config: Arc<rustls::ServerConfig>,

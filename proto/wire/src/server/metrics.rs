@@ -1,5 +1,5 @@
-//! Prometheus text on its own listener, from a cache: a hanging nvidia-smi makes values old, never a scrape slow.
-//! How old they are is a metric of its own.
+//! Prometheus text on its own listener, from a cache: a hanging nvidia-smi makes values old, never a scrape
+//! slow. How old they are is a metric of its own.
 
 use crate::metrics::listener::{self, Pages, ScrapeAuth};
 use crate::metrics::{CERTIFICATE_END, Sample, Snapshot, encoded};
@@ -50,7 +50,8 @@ pub(crate) fn listen(node: Arc<Node>, address: SocketAddr, allowed: ScrapeAuth) 
 fn look(node: &Node) {
     let start = node.system.elapsed();
     let on = Subject::node();
-    // While something is changed the old look stays: nvidia-smi would load, and hold, the very module that is being exchanged.
+    // While something is changed the old look stays: nvidia-smi would load, and hold, the very module that is
+    // being exchanged.
     if node.acting(&on).try_lock().is_err() {
         return;
     }
@@ -83,8 +84,8 @@ fn look(node: &Node) {
     }
 }
 
-/// The page of an agent. DCGM's names stand only on the page that is scraped here: the exporter's page is vsgpu's own names, and it
-/// would refuse others.
+/// The page of an agent. DCGM's names stand only on the page that is scraped here: the exporter's page is
+/// vsgpu's own names, and it would refuse others.
 pub(crate) fn page(node: &Node, dcgm_names: bool) -> String {
     let families = node.metrics.registry.gather();
     let counted: usize = families.iter().map(|f| f.get_metric().len()).sum();
@@ -218,8 +219,8 @@ fn of_process(own: &OwnProcess) -> Vec<Sample> {
     .collect()
 }
 
-/// The same GPUs under DCGM's field names, with the labels and units of NVIDIA's exporter (MiB, percent), for dashboards that are
-/// there already. Only fields that nvidia-smi answers as well.
+/// The same GPUs under DCGM's field names, with the labels and units of NVIDIA's exporter (MiB, percent), for
+/// dashboards that are there already. Only fields that nvidia-smi answers as well.
 fn dcgm(report: &SmiReport, host: &str) -> Vec<Sample> {
     let mut all = vec![];
     for (index, gpu) in report.gpus.iter().take(16).enumerate() {

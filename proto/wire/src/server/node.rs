@@ -1,4 +1,5 @@
-//! What all handlers of an agent share: the machine, its catalogue, who may change it, what it is doing and what was last seen.
+//! What all handlers of an agent share: the machine, its catalogue, who may change it, what it is doing and
+//! what was last seen.
 
 use crate::acquired::Taken;
 use crate::metrics::{Metrics, Snapshot};
@@ -126,7 +127,8 @@ impl Node {
         self.operations.running().is_none().then_some(begun)
     }
 
-    /// What a look at the node says of what was taken; not where a change was under way meanwhile, and not while something is being taken.
+    /// What a look at the node says of what was taken; not where a change was under way meanwhile, and not
+    /// while something is being taken.
     pub(crate) fn looked(&self, facts: &observe::Facts, since: Option<u64>) {
         let looks = (self.agent.looks)(facts);
         if !looks.is_empty() && since.is_some() && self.looking() == since {
@@ -134,8 +136,8 @@ impl Node {
         }
     }
 
-    /// Keeps what a node or a VM is wished to be; what was known of it before is forgotten, so that keys that were taken out of a fleet
-    /// file are.
+    /// Keeps what a node or a VM is wished to be; what was known of it before is forgotten, so that keys that
+    /// were taken out of a fleet file are.
     pub(crate) fn remember(&self, on: &Subject, wishes: Vec<v1::Wish>) {
         let Ok(mut known) = self.wishes.lock() else { return };
         if wishes.is_empty() {

@@ -1,4 +1,5 @@
-//! One change: the claim is checked, the operation is run once under its name, and it goes on when nobody listens any more.
+//! One change: the claim is checked, the operation is run once under its name, and it goes on when nobody
+//! listens any more.
 
 use crate::refusal::Refusal;
 use crate::server::limits::CHANGES_WAITING;
@@ -16,8 +17,8 @@ use vsgpu_core::outcome::Outcome;
 
 pub(crate) type Events = ReceiverStream<Result<v1::Event, tonic::Status>>;
 
-/// One change: the claim is checked, what runs already under this name is only listened to, everything else is run in the
-/// background and goes on when nobody listens any more.
+/// One change: the claim is checked, what runs already under this name is only listened to, everything else
+/// is run in the background and goes on when nobody listens any more.
 pub(crate) fn operate(
     node: &Arc<Node>,
     rpc: &'static str,
@@ -80,7 +81,8 @@ fn run(
     outcome
 }
 
-/// An agent that was killed may have left an installer running: wait for it, within the longest deadline a command has.
+/// An agent that was killed may have left an installer running: wait for it, within the longest deadline a
+/// command has.
 fn wait_for_orphans(node: &Node, say: &mut dyn FnMut(String)) {
     let start = node.system.elapsed();
     let mut said = false;

@@ -1,8 +1,9 @@
-//! What the agent is doing and has done lately, by the name the controller gave it. An operation outlives the connection it
-//! was asked on: asked again under its name it is not run again, and whoever asks hears what was missed.
+//! What the agent is doing and has done lately, by the name the controller gave it. An operation outlives the
+//! connection it was asked on: asked again under its name it is not run again, and whoever asks hears what
+//! was missed.
 //!
-//! Deliberately in memory only: after a restart of the agent an operation is unknown, and asking again looks at the machine
-//! first, as every change does.
+//! Deliberately in memory only: after a restart of the agent an operation is unknown, and asking again looks
+//! at the machine first, as every change does.
 
 use crate::refusal::Refusal;
 use crate::v1;

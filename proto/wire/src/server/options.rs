@@ -49,7 +49,8 @@ pub struct Serve {
     /// Where Prometheus scrapes
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9743")]
     pub(crate) metrics: SocketAddr,
-    /// What a scrape needs: a bearer token from a file, or a certificate of this CA. Without it only loopback is served
+    /// What a scrape needs: a bearer token from a file, or a certificate of this CA. Without it only loopback
+    /// is served
     #[arg(long, value_name = "token:FILE|mtls")]
     pub(crate) metrics_auth: Option<String>,
     /// Names of the metrics of GPUs: ours, or DCGM's beside them
@@ -91,7 +92,8 @@ pub(crate) enum Format {
 }
 
 impl Machine {
-    /// Here, or over ssh. `state`: where an agent that serves keeps its memory of a machine over ssh; a visit keeps none.
+    /// Here, or over ssh. `state`: where an agent that serves keeps its memory of a machine over ssh; a visit
+    /// keeps none.
     pub(crate) fn system(&self, agent: &Agent, state: Option<&Path>) -> Result<Arc<dyn System>, String> {
         let absolute =
             |path: &PathBuf| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));

@@ -1,5 +1,6 @@
-//! What an agent answers: the handlers of the wire, around a catalogue and a `System`. Every change goes one road: the
-//! controller's claim is checked, the operation is run once under its name, and it goes on when nobody listens any more.
+//! What an agent answers: the handlers of the wire, around a catalogue and a `System`. Every change goes one
+//! road: the controller's claim is checked, the operation is run once under its name, and it goes on when
+//! nobody listens any more.
 
 use crate::acquired::Taken;
 use crate::refusal::Refusal;

@@ -1,5 +1,5 @@
-//! Receiving an artifact: resumable by offset, constant memory, the hash checked before the file gets its name.
-//! Network and disk run beside each other: one thread writes and hashes what the connection delivers.
+//! Receiving an artifact: resumable by offset, constant memory, the hash checked before the file gets its
+//! name. Network and disk run beside each other: one thread writes and hashes what the connection delivers.
 
 use crate::refusal::Refusal;
 use crate::traceparent::TraceParent;
@@ -13,7 +13,8 @@ use vsgpu_core::{Incoming, System, UploadError};
 /// Largest file taken: a whole AI Enterprise bundle is below 4 GiB.
 const MAX_SIZE: u64 = 16 << 30;
 
-/// `owner`: a datastore may be shared, and the hosts of it receive the same file beside each other. Names come from the wire: each must be one plain path component.
+/// `owner`: a datastore may be shared, and the hosts of it receive the same file beside each other. Names
+/// come from the wire: each must be one plain path component.
 fn place(system: &dyn System, owner: &str, id: &v1::ArtifactId) -> Result<Incoming, Refusal> {
     let bad = |what: &str| Refusal::invalid(format!("artifact: {what}"));
     if !is_plain(&id.name) {
@@ -49,7 +50,8 @@ fn place(system: &dyn System, owner: &str, id: &v1::ArtifactId) -> Result<Incomi
     })
 }
 
-/// What is there of an artifact. A complete file is believed by its name and size only after its hash is read again.
+/// What is there of an artifact. A complete file is believed by its name and size only after its hash is read
+/// again.
 pub(crate) fn state(
     system: &dyn System,
     owner: &str,

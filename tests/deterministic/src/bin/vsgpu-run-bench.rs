@@ -1,5 +1,6 @@
-//! What a run costs: a step against its raw durable writes, and a whole fleet against its ideal schedule, side by side in one
-//! process. `cargo run --release -p vsgpu-deterministic --bin vsgpu-run-bench`; with `--short` less of it, for CI.
+//! What a run costs: a step against its raw durable writes, and a whole fleet against its ideal schedule,
+//! side by side in one process. `cargo run --release -p vsgpu-deterministic --bin vsgpu-run-bench`; with
+//! `--short` less of it, for CI.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 
 use std::collections::BTreeMap;
@@ -16,8 +17,9 @@ use vsgpu_deterministic::real_time_agents::agents;
 use vsgpu_deterministic::world::World;
 
 const STEPS: usize = 25;
-/// What an answer takes in the scaled run, and what that stands for: a host of 25 steps is busy for about 26 minutes in the field
-/// (maintenance mode, installation, one reboot of ten minutes; an assumption, no measurement).
+/// What an answer takes in the scaled run, and what that stands for: a host of 25 steps is busy for about 26
+/// minutes in the field (maintenance mode, installation, one reboot of ten minutes; an assumption, no
+/// measurement).
 const SCALED: Duration = Duration::from_secs(1);
 const FIELD: Duration = Duration::from_secs(30);
 
@@ -142,12 +144,14 @@ fn main() {
         if short { (&[1, 20], SCALED / 10) } else { (&[1, 10, 100, 1000], SCALED) };
     for hosts in fleets.iter().copied() {
         let took = options(hosts, scaled, &disk, true);
-        // All nodes beside each other, each asked who it is once, claimed and asked for each step, and given back.
+        // All nodes beside each other, each asked who it is once, claimed and asked for each step, and given
+        // back.
         let answers = 2 + 2 * STEPS as u32;
         let (ideal, field) = (scaled * answers, FIELD * answers);
         let over = took.saturating_sub(ideal);
         let share = |of: Duration| over.as_secs_f64() / of.as_secs_f64() * 100.0;
-        // What we cost does not scale with what the machines take: beside the real schedule it is the smaller share.
+        // What we cost does not scale with what the machines take: beside the real schedule it is the smaller
+        // share.
         println!(
             "fleet of {hosts:>4} x {STEPS} steps      {took:>9.2?}   ideal {ideal:.0?}: {over:.2?} more, {:.1} % of this, {:.2} % of the {} min it stands for   target: 1 %",
             share(ideal),
