@@ -5,7 +5,6 @@ use crate::facts::MachineFact;
 use crate::facts::health::Health;
 use crate::guest::cuda_proof::CudaProofFact;
 use vsgpu_core::knowledge::xids::Severity;
-use vsgpu_core::machine::disk_of;
 use vsgpu_core::observe::{Facts, typed};
 use vsgpu_wire::metrics::Sample;
 
@@ -66,17 +65,11 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
         );
         say("guest_load1", "Load of the guest over one minute", vec![], machine.load[0]);
         say("guest_uptime_seconds", "Seconds since the guest was booted", vec![], machine.uptime_secs as f64);
-        // Those that vsgpu writes to; a guest may have mounted thousands.
-        let mut disks: Vec<_> = ["/", "/tmp", "/usr", "/boot", "/var"]
-            .iter()
-            .filter_map(|p| disk_of(&machine.disks, p))
-            .collect();
-        disks.dedup_by(|a, b| a.mount == b.mount);
-        for disk in disks {
+        for disk in machine.disks.iter().filter(|disk| disk.path == disk.disk) {
             say(
                 "guest_disk_free_bytes",
-                "Free space of a disk that vsgpu writes to",
-                vec![("mount", disk.mount.clone())],
+                "Free space where vsgpu writes; paths on one disk are shown once",
+                vec![("path", disk.path.clone())],
                 disk.free_bytes as f64,
             );
         }

@@ -28,7 +28,7 @@ const CAUSES: [Cause; 19] = [
     Cause {
         texts: &["sched.mem.min", "should be equal to memsize"],
         cause: "not all memory of the VM is reserved",
-        fix: "wish for `memory-reserved: all`",
+        fix: "set `memory-reserved: all`",
     },
     Cause {
         texts: &["incompatible guest/host drivers", "newer than the maximum"],
@@ -199,7 +199,7 @@ fn pages(line: &str) -> Option<String> {
     let gib = pages.checked_mul(4)? >> 20;
     let window = (gib + 1).next_power_of_two().max(32);
     Some(format!(
-        "{gib} GiB are asked for: wish for `mmio: {window}`, and turn on above-4G decoding in the host's BIOS"
+        "{gib} GiB are asked for: set `mmio: {window}`, and turn on above-4G decoding in the host's BIOS"
     ))
 }
 

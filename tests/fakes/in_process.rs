@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use vsgpu_core::machine::{Disk, Machine};
+use vsgpu_core::machine::{Disk, Machine, PATHS};
 use vsgpu_core::{Command, ExitKind, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError};
 use vsgpu_machine::local::Posix;
 
@@ -186,7 +186,9 @@ impl System for InProcess {
     fn machine(&self) -> Result<Machine, IoError> {
         const GIB: u64 = 1 << 30;
         let free_bytes = state::Machine::read(&self.folder).disk_free_bytes.unwrap_or(40 * GIB);
-        let disk = Disk { mount: "/".into(), file_system: "ext4".into(), size_bytes: 60 * GIB, free_bytes };
+        let disk =
+            |path: &str| Disk { path: path.into(), disk: "/".into(), size_bytes: 60 * GIB, free_bytes };
+        let disks = PATHS.map(disk).to_vec();
         let load = [0.5, 0.25, 0.1];
         Ok(Machine {
             cpus: 8,
@@ -195,7 +197,7 @@ impl System for InProcess {
             load,
             uptime_secs: 60,
             processes: 120,
-            disks: vec![disk],
+            disks,
         })
     }
     fn kernel_release(&self) -> String {

@@ -197,11 +197,11 @@ fn a_full_disk_stops_a_driver_before_anything_is_changed() {
     let world = world("full");
     let (entry, on, machine, spec) =
         road(&world).into_iter().find(|(entry, ..)| entry.name == "driver").unwrap();
-    Machine::with(&machine, |state| state.disk_free_bytes = Some(1));
+    Machine::with(&machine, |state| state.disk_free_bytes = Some(0));
     let system = InProcess::new(machine, None);
     match apply::apply(&system, &entry, &on, &spec, &ApplyOptions::default(), &mut |_| {}) {
         Outcome::Blocked { why, .. } => {
-            assert!(why.starts_with("/tmp: 1 bytes are free, the driver needs at least "), "{why}")
+            assert!(why.starts_with("/tmp: 0 bytes are free, the driver needs at least "), "{why}")
         }
         other => panic!("{other:?}"),
     }

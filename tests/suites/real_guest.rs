@@ -123,7 +123,7 @@ fn from_a_fresh_debian_to_a_proof_and_then_nothing() {
 
     let again = world.apply(0);
     assert!(
-        again.contains("nothing to do") || again.contains("Nothing to do") || again.contains("as wished"),
+        again.contains("nothing to do") || again.contains("Nothing to do") || again.contains("as set"),
         "{again}"
     );
     let facts = world.lab.expect(0, &["facts", "-o", "json", "fleet.yaml"]);

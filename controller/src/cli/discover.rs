@@ -174,7 +174,7 @@ impl Init {
         crate::fleet::file::from_text(&self.out, &text)?;
         files::write_text(&self.out, &text).map_err(|e| vec![e])?;
         let said = format!(
-            "{} written: {hosts} host{}, nothing wished yet\nnext: edit it, then `vsgpu validate` and `vsgpu plan`, which change nothing",
+            "{} written: {hosts} host{}, nothing set yet\nnext: edit it, then `vsgpu validate` and `vsgpu plan`, which change nothing",
             self.out.display(),
             if hosts == 1 { "" } else { "s" }
         );

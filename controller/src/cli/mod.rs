@@ -92,7 +92,7 @@ enum Verb {
     Release(release::Release),
     /// Print what GPUs reached, for `bandwidth-at-least`
     Baseline(baseline::BaselineArgs),
-    /// Check that everything is as wished; changes nothing
+    /// Check that everything is as the fleet file says; changes nothing
     Verify(verify::Verify),
     /// Show the latest run
     Status(status::Status),

@@ -16,12 +16,12 @@ const LOOK: Duration = Duration::from_secs(5);
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  vsgpu verify\n  vsgpu verify -o name              nodes that are not as wished\n  vsgpu verify -o wide              what is met as well\n  vsgpu verify --wait --timeout 600 until everything is as wished"
+    after_help = "Examples:\n  vsgpu verify\n  vsgpu verify -o name              nodes that differ\n  vsgpu verify -o wide              what is met as well\n  vsgpu verify --wait --timeout 600 until everything is as the fleet file says"
 )]
 pub(super) struct Verify {
     #[command(flatten)]
     fleet: FleetArg,
-    /// Look again until everything is as wished
+    /// Look again until everything is as the fleet file says
     #[arg(long)]
     wait: bool,
     /// How long `--wait` waits
@@ -62,7 +62,7 @@ impl Verify {
                 if self.wait && !met {
                     let error = Error::new(
                         Kind::Differs,
-                        format!("not everything is as wished after {} s", self.timeout),
+                        format!("not everything is as the fleet file says after {} s", self.timeout),
                     )
                     .code("timeout");
                     errors.push(

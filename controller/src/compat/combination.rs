@@ -130,7 +130,7 @@ pub struct Combination {
     pub feature_type: Option<Stated<u8>>,
     /// Product that has to be licensed.
     pub product: Option<Product>,
-    /// ECC is wished on.
+    /// The fleet file turns ECC on.
     pub ecc_on: Option<Stated<()>>,
     /// Mixed vGPU sizes are wished.
     pub mixed: Option<Stated<()>>,

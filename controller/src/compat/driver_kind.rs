@@ -27,7 +27,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         }
         (false, true, Some(true)) if c.license.is_none() => {
             let what = format!(
-                "{}: {version} is the vGPU driver, but the VM has a whole GPU and no license is wished for",
+                "{}: {version} is the vGPU driver, but the VM has a whole GPU and no license is set",
                 guest.by
             );
             let nearest = Some(format!(

@@ -11,7 +11,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
     if c.vgpu() && manager.value.branch() < FIRST_BRANCH {
         let basis = Basis::document("NVIDIA vGPU 9.0 release notes: ECC on vGPU is new in 9.0", true);
         let what = format!(
-            "{}: ECC is wished on, but {} has vGPU manager {}, which needs it off",
+            "{}: the fleet file turns ECC on, but {} has vGPU manager {}, which needs it off",
             ecc.by, manager.by, manager.value
         );
         found.push(c.finding(
@@ -22,7 +22,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
     }
     for (profile, vgpu) in c.types().into_iter().filter(|(_, t)| t.ecc == Some(false)) {
         let what = format!(
-            "{}: ECC is wished on, but the vGPU type {} of {} does not support it",
+            "{}: the fleet file turns ECC on, but the vGPU type {} of {} does not support it",
             ecc.by, vgpu.name, profile.by
         );
         found.push(

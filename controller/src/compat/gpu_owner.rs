@@ -23,7 +23,7 @@ pub(super) fn check(host_gpus: &HostGpus) -> Vec<Finding> {
                 } else {
                     (
                         "it is no passthrough device of the host",
-                        format!("wish for `passthrough: [\"{at}\"]` of {}", host_gpus.host),
+                        format!("set `passthrough: [\"{at}\"]` of {}", host_gpus.host),
                     )
                 };
                 found.push(host_gpus.finding(

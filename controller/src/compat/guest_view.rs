@@ -33,7 +33,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         .find_map(|g| g.vgpu_type.as_deref().filter(|t| !wished.is_empty() && !wished.contains(&tail(t))));
     if let Some(seen) = other {
         let what = format!(
-            "{}: the guest sees the vGPU {seen}, the fleet file wishes for {}",
+            "{}: the guest sees the vGPU {seen}, the fleet file says {}",
             c.about,
             wished.join(" + ")
         );
@@ -43,7 +43,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
     let types: Vec<&str> = c.seen_by_guest.iter().filter_map(|g| g.vgpu_type.as_deref()).collect();
     if let Some(seen) = types.first().filter(|_| c.passthrough && !c.vgpu()) {
         let what =
-            format!("{}: the guest sees the vGPU {seen}, the fleet file wishes for whole GPUs only", c.about);
+            format!("{}: the guest sees the vGPU {seen}, the fleet file says whole GPUs only", c.about);
         let nearest = Some(
             "look whether the fleet file names the right VM: `vsgpu facts -n NAME -o json`, `pci-gpus`"
                 .into(),

@@ -10,7 +10,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         true,
     );
     let nearest = Some(
-        "wish for `vgpu-manager: { package: .. }` and `graphics-type: SharedPassthru` of that host, or for `vgpu: []` of the VM".into(),
+        "set `vgpu-manager: { package: .. }` and `graphics-type: SharedPassthru` of that host, or `vgpu: []` of the VM".into(),
     );
-    vec![c.finding(format!("the VM wants a vGPU, and its host is wished {lack}"), basis, nearest)]
+    vec![c.finding(format!("the VM wants a vGPU, and the fleet file has its host {lack}"), basis, nearest)]
 }

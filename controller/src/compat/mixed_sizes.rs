@@ -12,7 +12,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
     let basis = || Basis::document("vSphere API 8.0.3: HostGraphicsConfig vgpuMode; vGPU 17 release", true);
     let mut found = vec![];
     if let Some(esxi) = c.esxi.as_ref().filter(|e| !EsxVersion::at_least(&e.value, FIRST_ESXI)) {
-        let nearest = Some("wish for `vgpu-mode: SameSize`, or upgrade the host".into());
+        let nearest = Some("set `vgpu-mode: SameSize`, or upgrade the host".into());
         found.push(c.finding(
             format!("{}: mixed vGPU sizes need ESXi {FIRST_ESXI}, {} is {}", mixed.by, esxi.by, esxi.value),
             basis(),
@@ -20,7 +20,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         ));
     }
     if let Some(manager) = c.manager.as_ref().filter(|m| m.value.branch() < FIRST_BRANCH) {
-        let nearest = Some("wish for `vgpu-mode: SameSize`, or for a vGPU manager of 17.x or later".into());
+        let nearest = Some("set `vgpu-mode: SameSize`, or install a vGPU manager of 17.x or later".into());
         found.push(c.finding(
             format!(
                 "{}: mixed vGPU sizes need vGPU 17 (R{FIRST_BRANCH}), {} has {}",

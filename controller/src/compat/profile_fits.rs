@@ -40,11 +40,11 @@ fn of_token(host_gpus: &HostGpus, token: &str, wants: &Wants<'_>) -> Vec<Finding
     let mut found = vec![];
     let unknown = gpus.iter().any(|g| g.mig.is_none() && g.gpu.model().is_some_and(|m| m.mig));
     for (mig, lacks, nearest) in [
-        (true, "no GPU of that kind is divided by MIG", "wish for `mig: on` of a GPU"),
+        (true, "no GPU of that kind is divided by MIG", "set `mig: on` of a GPU"),
         (
             false,
             "every GPU of that kind is divided by MIG",
-            "wish for `mig: off` of a GPU, or use MIG-backed profiles",
+            "set `mig: off` of a GPU, or use MIG-backed profiles",
         ),
     ] {
         if let Some((_, first)) = of(mig).next().filter(|_| count(mig) == 0) {

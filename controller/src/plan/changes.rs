@@ -158,7 +158,7 @@ impl<'a> Judge<'a> {
                 Verdict::Waits { on, wants, .. } if !comes && !restarted && !elsewhere => {
                     blocked = true;
                     let why = format!("{node}: {}: {wants} cannot be judged: {on}", change.entry.name);
-                    let hint = "nothing that is wished changes that: mend it, wish for what is missing, or take this key out";
+                    let hint = "nothing in the fleet file changes that: mend it, add what is missing, or take this key out";
                     self.problems.add(node, Error::new(Kind::Blocked, why).hint(hint));
                 }
                 // What stands in its way now may be just what an earlier step mends.

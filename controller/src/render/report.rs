@@ -75,7 +75,10 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
                 format!("{}{}", c.is, c.wants.as_ref().map(|w| format!(" -> {w}")).unwrap_or_default()),
             ]
         };
-        text += &format!("not as wished:\n{}\n\n", columns(&unmet.iter().map(row).collect::<Vec<_>>()));
+        text += &format!(
+            "not as the fleet file says:\n{}\n\n",
+            columns(&unmet.iter().map(row).collect::<Vec<_>>())
+        );
     }
     text += &crate::render::health::of_fleet(inventory);
     // Which GPU a VM has: its address, or the kind of its vGPU where the driver does not place it.

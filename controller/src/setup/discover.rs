@@ -124,10 +124,10 @@ fn gpu_line(gpu: &GpuReadiness) -> String {
     sentence(&format!("{}  {}  ({owner}{vms})", gpu.address, gpu.model))
 }
 
-/// The fleet file: what is there, nothing wished yet, and what could be wished as comments.
+/// The fleet file: what is there, nothing set yet, and what could be wished as comments.
 pub fn fleet_file(found: &[Found]) -> String {
     let mut text = String::from(
-        "# Written by `vsgpu init` from what the hosts said. Nothing is wished yet: take the `#` away where you want something, then\n\
+        "# Written by `vsgpu init` from what the hosts said. Nothing is set yet: take the `#` away where you want something, then\n\
          # `vsgpu validate` and `vsgpu plan`, which change nothing. All keys: `vsgpu schema`, and the reference of the fleet file.\n\
          version: 1\n\nhosts:\n",
     );

@@ -137,7 +137,7 @@ pub(crate) fn judge(
             .collect();
         if let Some((what, is, base)) = known.iter().find(|(_, is, base)| is / base < share) {
             return Judged::Slow(format!(
-                "{}: {}, {} wished",
+                "{}: {}, {} wanted",
                 proof.name,
                 said(what, *is, *base),
                 String::from(at_least)
@@ -161,7 +161,7 @@ pub(crate) fn judge(
         format!("device memory {measured:.1} GB/s, {:.0} % of {peak:.0} ({of})", measured / peak * 100.0);
     match measured / peak < share {
         true if confirmed => {
-            Judged::Slow(format!("{}: {said}, {} wished", proof.name, String::from(at_least)))
+            Judged::Slow(format!("{}: {said}, {} wanted", proof.name, String::from(at_least)))
         }
         true => Judged::Fast(format!(
             "{said}; less than {} of a figure that is not confirmed: record a baseline",

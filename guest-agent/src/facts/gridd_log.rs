@@ -103,7 +103,7 @@ const CAUSES: [(&[&str], &str, &str); 9] = [
     (
         &["Unable to fetch the client configuration token"],
         "there is no token in /etc/nvidia/ClientConfigToken",
-        "wish for `license: { token: ... }`",
+        "set `license: { token: ... }`",
     ),
     (
         &["Invalid feature type", "FeatureType) not set"],

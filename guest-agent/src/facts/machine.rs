@@ -3,7 +3,8 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::machine::{Disk, Machine, disk_of};
+use vsgpu_core::disk_room::Room;
+use vsgpu_core::machine::Machine;
 use vsgpu_core::{Fact, Observation, Probe, Subject, Unreadable};
 
 /// The guest as a machine.
@@ -22,17 +23,9 @@ impl Fact for MachineFact {
     }
 }
 
-/// More than any driver or toolkit needs. What is free beyond it is not told, so that a requirement's fact
-/// does not change with every file that a guest writes, and is the same on all guests of a kind.
-const PLENTY: u64 = 32 << 30;
-
-/// The disks on which these paths lie; none where that is not known.
-pub(crate) fn disks_of(seen: &Observation, paths: &[&str]) -> Vec<Disk> {
+/// The room on the disks of these paths; a path of which nothing is known is left out. Its fact has to ask for `Probe::Machine`.
+pub(crate) fn rooms(seen: &Observation, paths: &[&str]) -> Vec<Room> {
+    debug_assert!(seen.has(&Probe::Machine), "a fact that keeps rooms asks for the machine");
     let Ok(machine) = seen.machine() else { return vec![] };
-    let mut disks: Vec<Disk> =
-        paths.iter().filter_map(|path| disk_of(&machine.disks, path)).cloned().collect();
-    disks.iter_mut().for_each(|disk| disk.free_bytes = disk.free_bytes.min(PLENTY));
-    disks.sort_by(|a, b| a.mount.cmp(&b.mount));
-    disks.dedup();
-    disks
+    machine.disks.iter().filter(|disk| paths.contains(&disk.path.as_str())).map(Room::of).collect()
 }

@@ -253,7 +253,7 @@ enum Shortcoming {
 
 impl Requirement for CudaProof {
     const NAME: &'static str = "cuda-proof";
-    const ABOUT: &'static str = "Programs ran on every GPU in this boot, every result was checked, and the memory is as fast as wished";
+    const ABOUT: &'static str = "Programs ran on every GPU in this boot, every result was checked, and the memory is as fast as the fleet file says";
     const AFTER: &'static [&'static str] = &["driver", "license", "cuda-toolkit", "persistence"];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
@@ -273,7 +273,7 @@ impl Requirement for CudaProof {
         } else if !fact.this_boot {
             "last run in another boot or with another driver".into()
         } else if !same {
-            "last run by other programs than are wished for now".into()
+            "last run by other programs than are set now".into()
         } else {
             match spec.judge(fact) {
                 Ok(shows) => return Verdict::met(shows),

@@ -3,13 +3,12 @@
 //! one wished for is the one that /usr/local/cuda means and that login shells find.
 
 use crate::distro::{self, OS_RELEASE, os_release};
-use crate::facts::machine::disks_of;
+use crate::facts::machine::rooms;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::artifact::{Artifact, PackageContent};
-use vsgpu_core::disk_room::{DiskNeed, lacks_room};
-use vsgpu_core::machine::Disk;
+use vsgpu_core::disk_room::{DiskNeed, Room, lacks_room};
 use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -97,9 +96,9 @@ pub struct CudaToolkitFact {
     /// os-release, to choose the package tool.
     #[serde(default)]
     pub os_release: String,
-    /// Disks that an installation writes to.
+    /// Room where an installation writes.
     #[serde(default)]
-    pub disks: Vec<Disk>,
+    pub rooms: Vec<Room>,
 }
 
 /// Where a runfile unpacks itself.
@@ -127,6 +126,7 @@ impl Fact for CudaToolkitFact {
             Probe::Run(nvcc()),
             Probe::Read(PROFILE.into()),
             Probe::Read(OS_RELEASE.into()),
+            Probe::Machine,
         ];
         probes.extend(installations(seen).into_iter().flat_map(version_files).map(Probe::Read));
         probes
@@ -159,7 +159,7 @@ impl Fact for CudaToolkitFact {
             default,
             in_profile,
             os_release: os_release(seen).unwrap_or_default().into(),
-            disks: disks_of(seen, &[UNPACKED, FOLDER]),
+            rooms: rooms(seen, &[UNPACKED, FOLDER]),
         })
     }
 }
@@ -190,7 +190,8 @@ impl Requirement for CudaToolkit {
     type Fact = CudaToolkitFact;
 
     fn check(spec: &Vec<ToolkitSpec>, fact: &CudaToolkitFact) -> Verdict {
-        let (mut effects, mut wants, mut room) = (vec![], vec![], vec![]);
+        let (mut effects, mut wants) = (vec![], vec![]);
+        let (mut unpacked, mut installed) = (0u64, 0u64);
         for toolkit in spec {
             let Some(wanted) = toolkit.version() else {
                 let name = toolkit.package.as_ref().map_or("", |p| p.file_name());
@@ -205,7 +206,9 @@ impl Requirement for CudaToolkit {
                         // A runfile is compressed: unpacked and installed it needs more than its own size,
                         // never less.
                         let bytes = package.size.unwrap_or_default();
-                        room.extend([UNPACKED, FOLDER].map(|path| DiskNeed { path, bytes }));
+                        // What one unpacked is gone before the next one begins.
+                        unpacked = unpacked.max(bytes);
+                        installed = installed.saturating_add(bytes);
                         let install = Command::new(package.stored(None), ["--silent", "--toolkit"])
                             .within(INSTALL_SECS);
                         effects.push(Effect::run(install));
@@ -227,10 +230,12 @@ impl Requirement for CudaToolkit {
             wants.push(wanted);
         }
         // What a repository's package needs, its own tool knows and says.
-        if let Some(full) = lacks_room(&fact.disks, "the CUDA toolkit", &room) {
+        let needs =
+            [DiskNeed { path: UNPACKED, bytes: unpacked }, DiskNeed { path: FOLDER, bytes: installed }];
+        if let Some(full) = lacks_room(&fact.rooms, "the CUDA toolkit", &needs) {
             return full;
         }
-        let Some(first) = wants.first() else { return Verdict::met("none wished for") };
+        let Some(first) = wants.first() else { return Verdict::met("none set") };
         let mut is = if fact.versions.is_empty() { "absent".into() } else { fact.versions.join(", ") };
         // An installation moves the link to itself: with several, the first wish is set again behind them.
         let moved = effects.len() > 1 || (!effects.is_empty() && !fact.versions.is_empty());
@@ -317,27 +322,27 @@ mod tests {
     #[test]
     fn a_full_disk_is_named_before_anything_is_unpacked() {
         let wish = spec(r#"[{"package": {"artifact": "cuda_12.2.2_535.104.05_linux.run", "size": 4000, "holds": [{"name": "cuda-toolkit", "version": "12.2.2"}]}}]"#).unwrap();
-        let disk = |mount: &str, free_bytes| Disk {
-            mount: mount.into(),
-            file_system: "ext4".into(),
-            size_bytes: 9000,
-            free_bytes,
-        };
+        let room =
+            |path: &str, disk: &str, free_bytes| Room { path: path.into(), disk: disk.into(), free_bytes };
+        let one = |free| vec![room("/tmp", "/", free), room("/usr/local", "/", free)];
         let with =
-            |disks| CudaToolkitFact { os_release: "ID=debian".into(), disks, ..CudaToolkitFact::default() };
-        match CudaToolkit::check(&wish, &with(vec![disk("/", 7999)])) {
+            |rooms| CudaToolkitFact { os_release: "ID=debian".into(), rooms, ..CudaToolkitFact::default() };
+        match CudaToolkit::check(&wish, &with(one(7999))) {
             Verdict::Blocked { why, .. } => {
                 assert_eq!(why, "/tmp: 7999 bytes are free, the CUDA toolkit needs at least 8000 bytes")
             }
             other => panic!("{other:?}"),
         }
-        match CudaToolkit::check(&wish, &with(vec![disk("/", 4000), disk("/usr/local", 3999)])) {
+        match CudaToolkit::check(
+            &wish,
+            &with(vec![room("/tmp", "/", 4000), room("/usr/local", "/usr/local", 3999)]),
+        ) {
             Verdict::Blocked { why, .. } => {
                 assert!(why.starts_with("/usr/local: 3999 bytes are free"), "{why}")
             }
             other => panic!("{other:?}"),
         }
-        assert_eq!(lines(&wish, &with(vec![disk("/", 8000)])).len(), 2);
+        assert_eq!(lines(&wish, &with(one(8000))).len(), 2);
     }
 
     #[test]

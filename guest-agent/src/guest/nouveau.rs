@@ -5,13 +5,12 @@
 //! cut in between is seen, and the rebuild is done again.
 
 use crate::distro::{self, OS_RELEASE, os_release};
-use crate::facts::machine::disks_of;
+use crate::facts::machine::rooms;
 use crate::facts::os::kernel;
 use crate::guest::driver::spec::wanted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::disk_room::{DiskNeed, lacks_room};
-use vsgpu_core::machine::Disk;
+use vsgpu_core::disk_room::{DiskNeed, Room, lacks_room};
 use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
 use vsgpu_core::{Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -45,9 +44,9 @@ pub struct NouveauFact {
     /// Bytes of the running kernel's initramfs, where it was found.
     #[serde(default)]
     pub initramfs_bytes: Option<u64>,
-    /// The disk that a new one is written to first.
+    /// Room where a new one is written first.
     #[serde(default)]
-    pub disks: Vec<Disk>,
+    pub rooms: Vec<Room>,
 }
 
 /// The running kernel's initramfs, and where a new one is written before it takes that place.
@@ -94,11 +93,11 @@ impl Fact for NouveauFact {
         let initramfs = initramfs(seen);
         let size =
             |(file, _): &(String, _)| seen.text(&Probe::Size(file.clone())).ok().flatten()?.parse().ok();
-        let disks = initramfs.as_ref().map(|(_, written)| disks_of(seen, &[*written])).unwrap_or_default();
+        let rooms = initramfs.as_ref().map(|(_, written)| rooms(seen, &[*written])).unwrap_or_default();
         let initramfs_bytes = initramfs.as_ref().and_then(size);
         Ok(Self {
             initramfs_bytes,
-            disks,
+            rooms,
             loaded: modules.lines().any(|l| l.starts_with("nouveau ")),
             blocked_by,
             rebuilt,
@@ -148,7 +147,7 @@ impl Requirement for NouveauBlocked {
         // A new one is about as large as the one that is there, and both are there for a while.
         let need =
             DiskNeed { path: family.initramfs_written_to(), bytes: fact.initramfs_bytes.unwrap_or_default() };
-        if let Some(full) = lacks_room(&fact.disks, "a new initramfs", &[need]) {
+        if let Some(full) = lacks_room(&fact.rooms, "a new initramfs", &[need]) {
             return full;
         }
         let write = |contents: String| Effect::Write { path: FILE.into(), contents, mode: 0o644 };
@@ -186,7 +185,7 @@ mod tests {
             rebuilt,
             os_release: "ID=debian".into(),
             initramfs_bytes: Some(60_000_000),
-            disks: vec![],
+            rooms: vec![],
         };
         let effects = |fact: &NouveauFact| match NouveauBlocked::check(&Wish::Blocked, fact) {
             Verdict::Unmet { effects, .. } => effects.len(),
@@ -202,13 +201,8 @@ mod tests {
             "somebody else's file, old initramfs"
         );
         assert_eq!(effects(&fact(false, Some(FILE), true)), 99);
-        let boot = |free_bytes| Disk {
-            mount: "/boot".into(),
-            file_system: "ext4".into(),
-            size_bytes: 500_000_000,
-            free_bytes,
-        };
-        let with = |free| NouveauFact { disks: vec![boot(free)], ..fact(true, None, false) };
+        let boot = |free_bytes| Room { path: "/boot".into(), disk: "/boot".into(), free_bytes };
+        let with = |free| NouveauFact { rooms: vec![boot(free)], ..fact(true, None, false) };
         match NouveauBlocked::check(&Wish::Blocked, &with(59_999_999)) {
             Verdict::Blocked { why, .. } => {
                 assert_eq!(

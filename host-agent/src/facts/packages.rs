@@ -194,7 +194,7 @@ impl Packages {
             (
                 format!("{} is {}, the host accepts nothing below {}", spec.package.file_name(), of_package.word(), of_host.word()),
                 format!(
-                    "the level is never lowered silently: wish for `acceptance-level: {}` of this host if that is really wanted",
+                    "the level is never lowered silently: set `acceptance-level: {}` of this host if that is really wanted",
                     of_package.word()
                 ),
             )

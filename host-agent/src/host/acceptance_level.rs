@@ -10,8 +10,7 @@ pub struct AcceptanceLevel;
 
 impl Requirement for AcceptanceLevel {
     const NAME: &'static str = "acceptance-level";
-    const ABOUT: &'static str =
-        "Lowest acceptance level of packages that the host takes; never changed unless wished for";
+    const ABOUT: &'static str = "Lowest acceptance level of packages that the host takes; never changed unless the fleet file says so";
     const AFTER: &'static [&'static str] = &[];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;

@@ -138,7 +138,7 @@ impl Requirement for Ecc {
         if too_old && spec.values().contains(&Wish::On) {
             return Verdict::blocked(
                 format!("ECC on vGPU needs release 9.0 (R430) or later, the host runs {version}"),
-                "wish for `ecc: off` or a newer vGPU manager",
+                "set `ecc: off`, or install a newer vGPU manager",
             );
         }
         // GPUs that have ECC and for which something is wished.

@@ -206,7 +206,7 @@ impl Requirement for GraphicsType {
                 )));
             }
         }
-        let all = default.map_or_else(|| "as wished".to_string(), |t| t.word().to_string());
+        let all = default.map_or_else(|| "as set".to_string(), |t| t.word().to_string());
         if !effects.is_empty() {
             return Verdict::unmet(is.join(", "), wants.join(", "), effects);
         }

@@ -159,7 +159,7 @@ impl Requirement for VgpuMode {
         if mixed && !EsxVersion::at_least(&fact.esx_version, PER_DEVICE) {
             return Verdict::blocked(
                 format!("mixed sizes need ESXi {PER_DEVICE} or later, this is {}", fact.esx_version),
-                "wish for `SameSize`, or upgrade the host",
+                "set `SameSize`, or upgrade the host",
             );
         }
         if fact.all_given {
@@ -179,7 +179,7 @@ impl Requirement for VgpuMode {
         if let Some(version) = version.filter(|v| mixed && v.branch() < FIRST_BRANCH) {
             return Verdict::blocked(
                 format!("mixed sizes need vGPU 17 (R{FIRST_BRANCH}) or later, the host runs {version}"),
-                "wish for `SameSize`, or a newer vGPU manager",
+                "set `SameSize`, or install a newer vGPU manager",
             );
         }
         // A driver that says nothing of modes knows only one size.

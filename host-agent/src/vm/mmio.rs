@@ -112,7 +112,7 @@ impl Requirement for Mmio {
             (false, None) => "no 64-bit window".into(),
         };
         let (wanted, why, enough) = match spec {
-            MmioSpec::Gib(gib) => (u64::from(*gib), "as wished".to_string(), size == Some(u64::from(*gib))),
+            MmioSpec::Gib(gib) => (u64::from(*gib), "as set".to_string(), size == Some(u64::from(*gib))),
             MmioSpec::Auto(wish) => {
                 let gpus = if wish.is_empty() { Ok(fact.has()) } else { fact.wished(wish) };
                 match gpus.and_then(|gpus| needed(&gpus)) {
@@ -190,7 +190,7 @@ mod tests {
         }
         assert!(check(serde_json::json!({ "auto": ["T4"] })).is_met());
         assert!(
-            matches!(check(serde_json::json!(512)), Verdict::Unmet { wants, .. } if wants == "512 GB (as wished)")
+            matches!(check(serde_json::json!(512)), Verdict::Unmet { wants, .. } if wants == "512 GB (as set)")
         );
         let unknown = devices("", &[("0000:0d:00.0", "ffff")]);
         let wish = MmioSpec::Auto(vec![VmGpu::Fixed(vsgpu_core::gpu_selector::GpuChoice::At(

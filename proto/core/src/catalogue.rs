@@ -210,7 +210,7 @@ impl Entry {
             match (spec, version) {
                 (Value::String(text), _) => text.clone(),
                 (_, Some(version)) => version,
-                _ => "as wished".into(),
+                _ => "as set".into(),
             }
         }
         fn deadline<R: Requirement>(spec: &Value) -> Deadline {

@@ -1,7 +1,32 @@
 //! Whether the disks have the room that a change needs. Asked by requirements before anything is changed.
 
-use crate::machine::{Disk, disk_of};
+use crate::machine::Disk;
 use crate::requirement::Verdict;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Free room where a change writes, as a requirement's fact keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Room {
+    /// The path.
+    pub path: String,
+    /// Which disk it is: paths with the same one share its room.
+    pub disk: String,
+    /// Free, bytes: rounded up to 64 MiB, and no more than 16 GiB is told. So it does not change with every file that a
+    /// guest writes, and is the same on most guests of a kind.
+    pub free_bytes: u64,
+}
+
+const STEP: u64 = 64 << 20;
+const PLENTY: u64 = 16 << 30;
+
+impl Room {
+    /// Of a disk.
+    pub fn of(disk: &Disk) -> Self {
+        let free_bytes = disk.free_bytes.min(PLENTY).next_multiple_of(STEP);
+        Self { path: disk.path.clone(), disk: disk.disk.clone(), free_bytes }
+    }
+}
 
 /// Room that a change needs, at least.
 #[derive(Clone, Copy, Debug)]
@@ -12,22 +37,20 @@ pub struct DiskNeed<'a> {
     pub bytes: u64,
 }
 
-/// Whether a disk lacks the room that a change needs: needs of one disk are added up. `None` where there is
-/// room, and where the disks are not known: nothing is refused on a guess.
-pub fn lacks_room(disks: &[Disk], what: &str, needs: &[DiskNeed<'_>]) -> Option<Verdict> {
+/// Whether a disk lacks the room that a change needs: needs of one disk are added up. `None` where there is room, and where the
+/// disk of a path is not known: nothing is refused on a guess.
+pub fn lacks_room(rooms: &[Room], what: &str, needs: &[DiskNeed<'_>]) -> Option<Verdict> {
+    let room_of = |need: &DiskNeed<'_>| rooms.iter().find(|room| room.path == need.path);
     let short = |need: &DiskNeed<'_>| {
-        let disk = disk_of(disks, need.path)?;
-        let same = |other: &&DiskNeed<'_>| disk_of(disks, other.path).is_some_and(|d| d.mount == disk.mount);
+        let room = room_of(need)?;
+        let same = |other: &&DiskNeed<'_>| room_of(other).is_some_and(|r| r.disk == room.disk);
         let bytes = needs.iter().filter(same).fold(0u64, |all, n| all.saturating_add(n.bytes));
-        (disk.free_bytes < bytes).then_some((disk, bytes))
+        (room.free_bytes < bytes).then_some((&room.path, room.free_bytes, bytes))
     };
-    let (need, (disk, bytes)) = needs.iter().find_map(|need| short(need).map(|found| (need, found)))?;
+    let (path, free, bytes) = needs.iter().find_map(short)?;
     Some(Verdict::blocked(
-        format!("{}: {} bytes are free, {what} needs at least {bytes} bytes", need.path, disk.free_bytes),
-        format!(
-            "make room on the disk of {}: `df -h {}`, `du -xh --max-depth=2 {}`",
-            need.path, need.path, disk.mount
-        ),
+        format!("{path}: {free} bytes are free, {what} needs at least {bytes} bytes"),
+        format!("make room on the disk of {path}: `df -h {path}`"),
     ))
 }
 
@@ -35,24 +58,32 @@ pub fn lacks_room(disks: &[Disk], what: &str, needs: &[DiskNeed<'_>]) -> Option<
 mod tests {
     use super::*;
 
-    fn disk(mount: &str, free_bytes: u64) -> Disk {
-        Disk { mount: mount.into(), file_system: "ext4".into(), size_bytes: 100, free_bytes }
+    fn room(path: &str, disk: &str, free_bytes: u64) -> Room {
+        Room { path: path.into(), disk: disk.into(), free_bytes }
     }
 
     #[test]
     fn needs_of_one_disk_are_added_up_and_what_is_not_known_is_not_refused() {
         let needs = [DiskNeed { path: "/tmp", bytes: 60 }, DiskNeed { path: "/usr", bytes: 60 }];
-        let why = |disks: &[Disk]| match lacks_room(disks, "the driver", &needs) {
+        let why = |rooms: &[Room]| match lacks_room(rooms, "the driver", &needs) {
             Some(Verdict::Blocked { why, .. }) => why,
             None => String::new(),
             other => panic!("{other:?}"),
         };
-        assert_eq!(why(&[disk("/", 119)]), "/tmp: 119 bytes are free, the driver needs at least 120 bytes");
-        assert_eq!(why(&[disk("/", 120)]), "");
-        assert_eq!(
-            why(&[disk("/", 60), disk("/usr", 59)]),
-            "/usr: 59 bytes are free, the driver needs at least 60 bytes"
-        );
+        let both = |free| [room("/tmp", "/", free), room("/usr", "/", free)];
+        assert_eq!(why(&both(119)), "/tmp: 119 bytes are free, the driver needs at least 120 bytes");
+        assert_eq!(why(&both(120)), "");
+        let apart = [room("/tmp", "/tmp", 60), room("/usr", "/", 59)];
+        assert_eq!(why(&apart), "/usr: 59 bytes are free, the driver needs at least 60 bytes");
+        assert_eq!(why(&apart[..1]), "", "nothing is known of /usr");
         assert_eq!(why(&[]), "");
+    }
+
+    #[test]
+    fn a_small_change_of_a_disk_changes_no_fact() {
+        let of = |free_bytes| {
+            Room::of(&Disk { path: "/".into(), disk: "/".into(), size_bytes: 1 << 40, free_bytes }).free_bytes
+        };
+        assert_eq!((of(0), of(1), of(STEP), of(STEP + 1), of(1 << 39)), (0, STEP, STEP, 2 * STEP, PLENTY));
     }
 }

@@ -1,18 +1,19 @@
-//! What this machine has, and what this process takes of it, by the library `sysinfo`. Linux only: ESXi's own
-//! kernel has no `/proc`, so nothing is said there, and an ESXi host's memory and CPUs are asked of `esxcli`.
+//! What this machine has, and what this process takes of it. Memory, load, uptime and processes come from the library `sysinfo`. Linux
+//! only: ESXi's own kernel has no `/proc`, so nothing is said there, and an ESXi host's memory and CPUs are asked of `esxcli`.
+//!
+//! Deliberately not from `sysinfo`: disks. It stats every mount, and one whose server is away never answers. A few paths are asked here,
+//! in a thread of their own, with a deadline.
 
-use std::path::Path;
-use sysinfo::{
-    DiskRefreshKind, Disks, MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, RefreshKind,
-    System,
-};
-use vsgpu_core::machine::{Disk, Machine};
+use nix::sys::statvfs::statvfs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+use sysinfo::{MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
+use vsgpu_core::machine::{Disk, Machine, PATHS};
 
-/// Disks that are told, at most: a machine with containers has hundreds of mounts.
-const MOST_DISKS: usize = 64;
-
-/// The machine now. Below another root than `/` (a test's copy of a machine's files) only the disk that holds
-/// that root is shown.
+/// The machine now; its paths below this root.
 ///
 /// # Errors
 /// What the operating system does not tell, in words.
@@ -31,7 +32,7 @@ fn read(root: &Path) -> Result<Machine, sysinfo::Error> {
         load: [load.one, load.five, load.fifteen],
         uptime_secs: System::uptime()?,
         processes: processes(),
-        disks: disks(root)?,
+        disks: disks(root.into()),
     })
 }
 
@@ -43,38 +44,49 @@ fn processes() -> usize {
     std::fs::read_dir("/proc").map_or(0, |all| all.flatten().filter(is_process).count())
 }
 
-/// File systems whose server may be away: a question about free space would wait for it without an end.
-/// `sysinfo` itself leaves out `nfs`, `cifs` and `autofs`.
-const OF_SERVERS: [&str; 9] =
-    ["9p", "afs", "beegfs", "ceph", "glusterfs", "lustre", "smb3", "vmhgfs", "gpfs"];
+/// How long disks may take to answer.
+const WITHIN: Duration = Duration::from_secs(3);
+/// Questions without an answer yet. Where a disk never answers, no more threads than these wait for it.
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+const AT_ONCE: usize = 8;
 
-fn disks(root: &Path) -> Result<Vec<Disk>, sysinfo::Error> {
-    let disk = |disk: &sysinfo::Disk| Disk {
-        mount: disk.mount_point().to_string_lossy().into_owned(),
-        file_system: disk.file_system().to_string_lossy().into_owned(),
-        size_bytes: disk.total_space(),
-        free_bytes: disk.available_space(),
-    };
-    let mut list = Disks::new_with_refreshed_list_specifics(DiskRefreshKind::nothing())?;
-    let has_server = |disk: &sysinfo::Disk| {
-        let kind = disk.file_system().to_string_lossy();
-        kind.starts_with("fuse") || OF_SERVERS.contains(&kind.as_ref())
-    };
-    for disk in list.iter_mut().filter(|disk| !has_server(disk)) {
-        disk.refresh_specifics(DiskRefreshKind::nothing().with_storage());
+/// None where one of them does not answer.
+fn disks(root: PathBuf) -> Vec<Disk> {
+    if ASKED.fetch_add(1, Ordering::AcqRel) >= AT_ONCE {
+        ASKED.fetch_sub(1, Ordering::AcqRel);
+        return vec![];
     }
-    let mut all: Vec<Disk> =
-        list.iter().filter(|disk| !has_server(disk)).take(MOST_DISKS).map(disk).collect();
-    // The same place may be mounted over: the last one is what programs see.
-    all.reverse();
-    all.sort_by(|a, b| a.mount.cmp(&b.mount));
-    all.dedup_by(|a, b| a.mount == b.mount);
-    if root == Path::new("/") {
-        return Ok(all);
+    let (tx, rx) = mpsc::channel();
+    let ask = move || {
+        let found = ask(&root);
+        ASKED.fetch_sub(1, Ordering::AcqRel);
+        let _ = tx.send(found);
+    };
+    match std::thread::Builder::new().spawn(ask) {
+        Ok(_) => rx.recv_timeout(WITHIN).unwrap_or_default(),
+        Err(_) => {
+            ASKED.fetch_sub(1, Ordering::AcqRel);
+            vec![]
+        }
     }
-    let root = root.canonicalize().unwrap_or_else(|_| root.into());
-    let of_root = vsgpu_core::machine::disk_of(&all, &root.to_string_lossy()).cloned();
-    Ok(of_root.map(|disk| Disk { mount: "/".into(), ..disk }).into_iter().collect())
+}
+
+fn ask(root: &Path) -> Vec<Disk> {
+    let mut found: Vec<(u64, Disk)> = vec![];
+    for path in PATHS {
+        let place = root.join(path.trim_start_matches('/'));
+        let (Ok(metadata), Ok(stat)) = (place.metadata(), statvfs(&place)) else { continue };
+        // A file system without a size of its own states none (tmpfs without a limit): nothing is known of its room.
+        if stat.blocks() == 0 {
+            continue;
+        }
+        let unit = stat.fragment_size();
+        let first = found.iter().find(|(device, _)| *device == metadata.dev());
+        let disk = first.map_or_else(|| path.to_string(), |(_, disk)| disk.disk.clone());
+        let (size_bytes, free_bytes) = (stat.blocks() * unit, stat.blocks_free() * unit);
+        found.push((metadata.dev(), Disk { path: path.into(), disk, size_bytes, free_bytes }));
+    }
+    found.into_iter().map(|(_, disk)| disk).collect()
 }
 
 /// What a process takes.
@@ -115,31 +127,31 @@ mod tests {
     fn memory_and_disks_are_those_that_the_kernel_states() {
         let here = machine(Path::new("/")).unwrap();
         let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
-        let total =
-            meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:")).unwrap().trim().trim_end_matches(" kB");
-        assert_eq!(here.memory_bytes, total.parse::<u64>().unwrap() * 1024);
-        assert!(
-            here.memory_available_bytes <= here.memory_bytes
-                && here.cpus > 0
-                && here.processes > 0
-                && here.uptime_secs > 0
-        );
-        let folder = std::env::temp_dir();
-        let below = machine(&folder).unwrap();
-        assert_eq!(below.disks.len(), 1);
-        // What others write meanwhile changes it by a little.
-        let stat = nix::sys::statvfs::statvfs(&folder).unwrap();
-        let free = stat.blocks_available() * stat.fragment_size();
-        assert!(below.disks[0].free_bytes.abs_diff(free) < 1 << 30, "{} {free}", below.disks[0].free_bytes);
+        let total = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:")).unwrap().trim();
+        assert_eq!(here.memory_bytes, total.trim_end_matches(" kB").parse::<u64>().unwrap() * 1024);
+        assert!(here.memory_available_bytes <= here.memory_bytes);
+        assert!(here.cpus > 0 && here.processes > 0 && here.uptime_secs > 0);
+        assert_eq!((here.disks[0].path.as_str(), here.disks[0].disk.as_str()), ("/", "/"));
+        let by_itself = std::path::Path::new("/usr").metadata().unwrap().dev()
+            == Path::new("/").metadata().unwrap().dev();
+        let usr = here.disks.iter().find(|d| d.path == "/usr").unwrap();
+        assert_eq!(usr.disk == "/", by_itself);
+        assert!(here.disks.iter().all(|d| d.free_bytes <= d.size_bytes));
+    }
+
+    #[test]
+    fn below_another_root_only_what_is_there_is_told() {
+        let root = std::env::temp_dir().join(format!("vsgpu-summary-{}", std::process::id()));
+        std::fs::create_dir_all(root.join("usr")).unwrap();
+        let paths: Vec<String> = ask(&root).into_iter().map(|disk| disk.path).collect();
+        assert_eq!(paths, ["/", "/usr"]);
+        std::fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
     fn this_process_has_memory_files_and_a_beginning() {
         let own = own_process().unwrap();
-        assert!(
-            own.resident_bytes > 1 << 20
-                && own.started_secs > 1_600_000_000
-                && own.open_files.is_some_and(|n| n > 2)
-        );
+        assert!(own.resident_bytes > 1 << 20 && own.started_secs > 1_600_000_000);
+        assert!(own.open_files.is_some_and(|n| n > 2));
     }
 }

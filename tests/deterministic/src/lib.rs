@@ -3,8 +3,8 @@
 //! prints it.
 //!
 //! `world` makes machines, agents and controllers; `disk` a disk that loses power; `scenario` what is played
-//! and what must hold all the same, `troubles` what goes wrong; `example` the fleets of the lab; `exact` cuts
-//! at every place of a plan; `beside` agents in real time.
+//! and what must hold all the same, `faults` what goes wrong; `lab_fleets` the fleets of the lab; `every_cut`
+//! cuts at every place of a plan; `real_time_agents` agents in real time.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
 
 pub mod disk;

@@ -186,7 +186,7 @@ fn a_vm_that_does_not_start_is_explained_and_the_others_go_on() {
         said.contains("the VM's MMIO window is too small") && said.contains("exceeds limit (33554432)"),
         "{said}"
     );
-    assert!(said.contains("hint: 128 GiB are asked for: wish for `mmio: 256`"), "{said}");
+    assert!(said.contains("hint: 128 GiB are asked for: set `mmio: 256`"), "{said}");
     assert!(lab.calls("esx-01").iter().any(|c| c == "vim-cmd vmsvc/power.off 1"), "it is stopped");
     let mut state = lab.state("esx-01");
     assert!(!state.esxi().vms[0].on && state.esxi().vms[1].on, "and the other one runs");
@@ -548,7 +548,7 @@ fn a_package_that_the_host_must_not_take_is_refused_with_the_way_out() {
     );
     fleet(&lab, &host("", ", allow-drift: true"), vm);
     let said = lab.expect(6, &["apply", "--yes"]);
-    assert!(said.contains("never lowered silently: wish for `acceptance-level: VMwareAccepted`"), "{said}");
+    assert!(said.contains("never lowered silently: set `acceptance-level: VMwareAccepted`"), "{said}");
     assert_eq!(lab.changing_calls("esx-01"), Vec::<String>::new());
     // As the hint says: first the level, then the package.
     fleet(&lab, &host("    acceptance-level: VMwareAccepted\n", ", allow-drift: true"), vm);

@@ -65,7 +65,7 @@ fn toolkits_side_by_side_containers_and_figures() {
         .collect();
     wish(&lab, &format!("      cuda-proof:\n        bandwidth-at-least: 90%\n{faster}"));
     let said = lab.expect(3, &["verify"]);
-    assert!(said.contains("81 % of the baseline's 1600.0, 90% wished"), "{said}");
+    assert!(said.contains("81 % of the baseline's 1600.0, 90% wanted"), "{said}");
     wish(&lab, "      cuda-proof: { bandwidth-at-least: 90% }\n");
     let said = lab.expect(5, &["apply", "--yes"]);
     assert!(said.contains("84 % of 1555"), "slower than wished fails: {said}");

@@ -48,17 +48,11 @@ impl Machine {
                 (None, Some(_), "stderr") => on_stderr = true,
                 (None, _, "now" | "boot" | "kernel") => drop(machine.words.insert(word.into(), rest.into())),
                 (None, _, "disk") => {
-                    let free = rest
-                        .split_once(' ')
-                        .and_then(|(mount, free)| Some((mount.into(), free.parse().ok()?)));
-                    let (mount, free_bytes) =
-                        free.ok_or_else(|| wrong(file, place, "a disk is `disk MOUNT BYTES`"))?;
-                    machine.disks.push(Disk {
-                        mount,
-                        file_system: "ext4".into(),
-                        size_bytes: free_bytes,
-                        free_bytes,
-                    });
+                    let free = rest.split_once(' ').and_then(|(path, free)| Some((path, free.parse().ok()?)));
+                    let (path, free_bytes) =
+                        free.ok_or_else(|| wrong(file, place, "a disk is `disk PATH BYTES`"))?;
+                    let (path, disk) = (path.to_string(), path.to_string());
+                    machine.disks.push(Disk { path, disk, size_bytes: free_bytes, free_bytes });
                 }
                 (None, _, word) if WORDS.contains(&word) => {
                     let said = Said {

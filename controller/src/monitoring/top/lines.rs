@@ -130,7 +130,7 @@ fn node_line(node: &Node, indent: &str) -> Line {
     if let Some(wishes) = &node.wishes {
         say(
             true,
-            &format!("{}/{} as wished", wishes.met, wishes.of),
+            &format!("{}/{} met", wishes.met, wishes.of),
             if wishes.met == wishes.of { Severity::Fine } else { Severity::Doubt },
         );
     }
@@ -193,7 +193,7 @@ mod tests {
                 "  0000:af:00.0 passthrough: see guest     -      -/-         -     -",
                 "esx-02              AWAY",
                 "guests",
-                "  vm-01               UNLICENSED, 0/1 as wished",
+                "  vm-01               UNLICENSED, 0/1 met",
                 "  0000:03:00.0 NVIDIA A100-PCIE-40GB    50%      -/-         -     -",
             ]
         );

@@ -22,12 +22,12 @@ const CAUSES: [(&[&str], &str, &str); 15] = [
     (
         &["does not include the required GPU"],
         "the open kernel module does not drive this GPU",
-        "wish for `kernel-module: proprietary` at `driver`",
+        "set `kernel-module: proprietary` at `driver`",
     ),
     (
         &["requires use of the NVIDIA open kernel modules"],
         "only the open kernel module drives this GPU",
-        "wish for `kernel-module: open` at `driver`",
+        "set `kernel-module: open` at `driver`",
     ),
     (
         &["Disable GSP firmware to use this feature"],

@@ -3,7 +3,7 @@
 
 use crate::distro::{self, OS_RELEASE, os_release};
 use crate::facts::dkms::{self, DkmsModule};
-use crate::facts::machine::disks_of;
+use crate::facts::machine::rooms;
 use crate::facts::os::kernel;
 use crate::facts::pci_gpus::{PciGpu, PciGpus};
 use crate::guest::driver::installer_log::{InstallerLog, installer_log};
@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::artifact::GUEST_FOLDER;
-use vsgpu_core::machine::Disk;
+use vsgpu_core::disk_room::Room;
 use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::system::OpenedBy;
 use vsgpu_core::{Command, Fact, Observation, Probe, Subject, Unreadable};
@@ -107,9 +107,9 @@ pub struct DriverFact {
     /// The root file system is mounted read-only.
     #[serde(default)]
     pub read_only: bool,
-    /// Disks that an installation writes to.
+    /// Room where an installation writes.
     #[serde(default)]
-    pub disks: Vec<Disk>,
+    pub rooms: Vec<Room>,
 }
 
 /// Where a `.run` unpacks itself.
@@ -258,7 +258,7 @@ impl Fact for DriverFact {
                 .map(str::trim)
                 .filter(|l| !l.is_empty())
                 .map(|l| l.contains("GPL") || l.contains("MIT")),
-            disks: disks_of(seen, &[UNPACKED, INSTALLED]),
+            rooms: rooms(seen, &[UNPACKED, INSTALLED]),
             certificates: certificates(seen).into_iter().filter_map(enrolled).collect(),
             installers: folders(seen).into_iter().filter_map(options).collect(),
             kernel,

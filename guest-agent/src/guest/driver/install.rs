@@ -35,7 +35,7 @@ pub(super) fn effects(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> Re
             "look for a broken disk (`dmesg`), then `mount -o remount,rw /`; a guest that is read-only by design needs the driver in its image",
         ));
     }
-    if let Some(full) = lacks_room(&fact.disks, "the driver", &room(spec, package, fact)) {
+    if let Some(full) = lacks_room(&fact.rooms, "the driver", &room(spec, package, fact)) {
         return Err(full);
     }
     let foreign =
@@ -86,7 +86,9 @@ pub(super) fn effects(spec: &PackageSpec, wanted: &str, fact: &DriverFact) -> Re
 /// free when it goes is not known, so the installed size counts only where there is none.
 fn room(spec: &PackageSpec, package: Kind, fact: &DriverFact) -> Vec<DiskNeed<'static>> {
     let bytes = spec.package.size.unwrap_or_default();
-    let replaces = fact.from_run || !fact.packages.is_empty() || fact.version.is_some();
+    let cut_off = fact.installer.as_ref().is_some_and(|log| log.outcome != "success");
+    let there = fact.from_run || fact.version.is_some() || fact.module_version.is_some();
+    let replaces = there || cut_off || !fact.packages.is_empty();
     let unpacked = (package == Kind::Run).then_some(DiskNeed { path: UNPACKED, bytes });
     let installed = (!replaces).then_some(DiskNeed { path: INSTALLED, bytes });
     unpacked.into_iter().chain(installed).collect()

@@ -3,7 +3,7 @@
 use super::*;
 use crate::facts::dkms::DkmsModule;
 use crate::facts::pci_gpus::PciGpu;
-use vsgpu_core::machine::Disk;
+use vsgpu_core::disk_room::Room;
 use vsgpu_core::system::OpenedBy;
 
 fn artifact(name: &str) -> Artifact {
@@ -78,27 +78,22 @@ fn log_and_nvidia_smi_must_agree() {
 fn a_full_disk_is_named_before_anything_is_unpacked() {
     let mut spec = spec();
     spec.package.size = Some(300);
-    let disk = |mount: &str, free_bytes| Disk {
-        mount: mount.into(),
-        file_system: "xfs".into(),
-        size_bytes: 900,
-        free_bytes,
-    };
+    let room = |path: &str, disk: &str, free_bytes| Room { path: path.into(), disk: disk.into(), free_bytes };
     let mut full = fact(None, "");
-    full.disks = vec![disk("/", 299), disk("/usr", 900)];
+    full.rooms = vec![room("/tmp", "/", 299), room("/usr", "/usr", 900)];
     assert!(
         why(check(&spec, &full))
             .starts_with("/tmp: 299 bytes are free, the driver needs at least 300 bytes / make room")
     );
-    full.disks = vec![disk("/", 599)];
+    full.rooms = vec![room("/tmp", "/", 599), room("/usr", "/", 599)];
     assert!(
         why(check(&spec, &full)).starts_with("/tmp: 599 bytes are free, the driver needs at least 600 bytes")
     );
-    full.disks = vec![disk("/", 600)];
+    full.rooms = vec![room("/tmp", "/", 600), room("/usr", "/", 600)];
     assert_eq!(effects(check(&spec, &full)).len(), 1);
     // An older driver frees its own room when it goes: how much is not known.
     let mut old = fact(Some("525.60.13"), "");
-    old.disks = vec![disk("/", 300)];
+    old.rooms = vec![room("/tmp", "/", 300), room("/usr", "/", 300)];
     assert!(!effects(check(&spec, &old)).is_empty());
 }
 

@@ -106,7 +106,6 @@ fn bounded(mut all: Vec<Sample>, most: usize) -> (Vec<Sample>, usize) {
 fn samples(node: &Node, dcgm_names: bool) -> Vec<Sample> {
     let (sample, alert) = (Sample::new, Sample::for_alert);
     let mut all = vec![alert("up", "1: the agent answers", vec![], 1.0)];
-    all.extend(own_process().iter().flat_map(of_process));
     let Ok(snapshot) = node.snapshot.lock() else { return all };
     let Some(at) = snapshot.at else { return all };
     all.push(sample(
@@ -174,7 +173,7 @@ fn samples(node: &Node, dcgm_names: bool) -> Vec<Sample> {
         let labels = vec![("vm", vm.to_string()), ("requirement", name.to_string())];
         all.push(sample(
             "requirement_met",
-            "1: the node is as the fleet file wished when it was last applied or verified",
+            "1: the node was as the fleet file said when it was last applied or verified",
             labels,
             f64::from(met),
         ));
@@ -194,6 +193,8 @@ fn samples(node: &Node, dcgm_names: bool) -> Vec<Sample> {
     if dcgm_names {
         all.extend(report.iter().flat_map(|report| dcgm(report, &node.name)));
     }
+    // Last: where there is no room for all series, those of the GPUs come first.
+    all.extend(own_process().iter().flat_map(of_process));
     all
 }
 
