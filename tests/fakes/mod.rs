@@ -80,6 +80,15 @@ pub fn run(folder: &Path, program: &str, args: &[String]) -> Answer {
                 std::thread::sleep(std::time::Duration::from_millis(200));
             }
         }
+        Some(Fault::Stalled) => {
+            let stalled = || {
+                folder.join("state.json").exists()
+                    && matches!(Machine::read(folder).fault(&call), Some(Fault::Stalled))
+            };
+            while stalled() {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        }
         Some(Fault::Slow { ms }) => std::thread::sleep(std::time::Duration::from_millis(ms)),
         Some(Fault::Garbage) => return Answer::ok("\u{1}\u{2}%%%<<<>>>}}}\n\n\n:::"),
         Some(Fault::Flood) => {

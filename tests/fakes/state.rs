@@ -36,9 +36,15 @@ pub struct Machine {
 /// Told to a tool by a prefix of its command line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Fault {
-    Fail { text: String },
+    Fail {
+        text: String,
+    },
     Hang,
-    Slow { ms: u64 },
+    Slow {
+        ms: u64,
+    },
+    /// The tool waits until the fault is taken away: nothing that a test does in between can come too late.
+    Stalled,
     Garbage,
     Flood,
 }

@@ -107,6 +107,9 @@ pub fn wait_until(what: &str, within: Duration, mut so: impl FnMut() -> bool) {
     }
 }
 
+/// The longest that a command may take here: a test that would wait for ever says so instead.
+const ANSWER: Duration = Duration::from_secs(300);
+
 impl Lab {
     /// An empty lab in a folder of its own.
     pub fn new(name: &str) -> Self {
@@ -326,7 +329,21 @@ impl Lab {
     }
 
     pub fn vsgpu(&self, args: &[&str]) -> Output {
-        self.command(args).stdin(Stdio::null()).output().unwrap()
+        let mut command = self.command(args);
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pid = child.id();
+        let (tx, rx) = std::sync::mpsc::channel();
+        std::thread::spawn(move || tx.send(child.wait_with_output()));
+        let Ok(output) = rx.recv_timeout(ANSWER) else {
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid as i32),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+            let said = rx.recv().map(|o| o.unwrap());
+            panic!("vsgpu {}: no end within {ANSWER:?}: {said:#?}\n{}", args.join(" "), self.logs());
+        };
+        output.unwrap()
     }
 
     /// Runs the controller; its exit status must be this one.

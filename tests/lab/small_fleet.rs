@@ -34,16 +34,74 @@ pub fn fault(lab: &Lab, machine: &str, call: &str, fault: crate::fakes::state::F
     lab.change(machine, |m| drop(m.faults.insert(call.into(), fault)));
 }
 
-/// Starts the controller and keeps what it says.
-pub fn begin(lab: &Lab, args: &[&str]) -> std::process::Child {
-    use std::process::Stdio;
-    lab.command(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+/// Stalls a tool of a machine: whoever calls it waits until [`clear_faults`].
+pub fn stall(lab: &Lab, machine: &str, call: &str) {
+    fault(lab, machine, call, crate::fakes::state::Fault::Stalled);
 }
 
-/// How a controller that was begun ended: its exit status, and all that it said.
-pub fn end(child: std::process::Child) -> (Option<i32>, String) {
-    let output = child.wait_with_output().unwrap();
-    let said =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    (output.status.code(), said)
+/// Takes all faults from a machine: what stalled goes on.
+pub fn clear_faults(lab: &Lab, machine: &str) {
+    lab.change(machine, |m| m.faults.clear());
+}
+
+/// A controller at work, and what it has said so far; killed where a test leaves it behind.
+pub struct Begun {
+    child: std::process::Child,
+    log: std::path::PathBuf,
+}
+
+/// Starts the controller and keeps what it says.
+pub fn begin(lab: &Lab, args: &[&str]) -> Begun {
+    let mut child = lab.command(args);
+    static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(1);
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let log = lab.folder.join(format!("said-{number}.log"));
+    let file = std::fs::File::create_new(&log).unwrap();
+    child.stdin(std::process::Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+    Begun { child: child.spawn().unwrap(), log }
+}
+
+impl Begun {
+    /// All that it has said until now.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()
+    }
+
+    /// Waits until it has said something.
+    pub fn wait_for(&mut self, text: &str) {
+        super::wait_until(text, std::time::Duration::from_secs(60), || {
+            let ended = self.child.try_wait().unwrap();
+            let said = self.said().contains(text);
+            assert!(said || ended.is_none(), "ended without `{text}`: {}", self.said());
+            said
+        });
+    }
+
+    /// How it ended: its exit status, and all that it said.
+    pub fn end(mut self) -> (Option<i32>, String) {
+        let status = self.child.wait().unwrap();
+        (status.code(), self.said())
+    }
+
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// Ends it at once, as a machine that loses its power would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Its exit status, once it has ended.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

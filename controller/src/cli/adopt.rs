@@ -1,5 +1,5 @@
 //! `vsgpu abort --adopt HOST`: a run whose controller or records are gone left a host in maintenance mode, or
-//! VMs shut down. What its agent kept of that is taken over, and given back by a run of our own.
+//! VMs shut down. What its agent kept of that is taken over, and restored by a run of our own.
 
 use crate::cli::global::{CliResult, block_on, connector, now};
 use crate::cli::run::RunCommand;
@@ -9,7 +9,7 @@ use crate::fleet::range::nearest;
 use crate::inventory::{self, Scope, acquired};
 use crate::journal::{self, Folder};
 use crate::node::{NodeId, NodeKind};
-use crate::plan::{adopt, still_taken};
+use crate::plan::{adopt, still_outstanding};
 use crate::render::Printer;
 
 pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> CliResult {
@@ -24,7 +24,7 @@ pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> Cl
     }
     let folder = fleet.state_folder();
     let lock = journal::lock(&folder).map_err(one)?;
-    // Our own comes first: two runs that give back one host's VMs would be in each other's way.
+    // Our own comes first: two runs that restore one host's VMs would be in each other's way.
     if let Some(run) = journal::latest(&Folder(folder)).map_err(one)?.filter(|run| run.status.ended.is_none())
     {
         let error = Error::new(
@@ -49,8 +49,8 @@ pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> Cl
         Some(Err(error)) => return Err(one(error.clone())),
         None => return Err(one(Error::new(Kind::Internal, format!("{host} was not asked")))),
     };
-    let lefts = acquired::of_host(host, &seen.taken, seen.holder.as_ref());
-    let adoption = adopt::adopt(fleet, &inventory, host).beside(still_taken(fleet, &inventory, own));
+    let lefts = acquired::of_host(host, &seen.temporary, seen.holder.as_ref());
+    let adoption = adopt::adopt(fleet, &inventory, host).beside(still_outstanding(fleet, &inventory, own));
     if adoption.plan.steps.is_empty() {
         if !lefts.is_empty() {
             acquired::told(&lefts, now()).iter().for_each(|told| printer.note(told));

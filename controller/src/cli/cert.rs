@@ -6,6 +6,7 @@ use crate::error::{Error, Exit, Kind};
 use crate::fleet::range;
 use crate::inventory::acquired::some_of;
 use crate::render::Printer;
+use crate::render::words::counted;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -211,7 +212,7 @@ fn renew(printer: &Printer, name: &str, role: Option<Role>, folder: &Path, days:
 }
 
 fn days_of(days: u32) -> String {
-    if days == 1 { "1 day".into() } else { format!("{days} days") }
+    counted(days as usize, "day")
 }
 
 /// What is to be typed next.

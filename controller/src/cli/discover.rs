@@ -5,6 +5,7 @@ use crate::cli::global::{CliResult, GlobalArgs, block_on, own_pki, worst};
 use crate::error::{Error, Exit, Kind};
 use crate::files;
 use crate::inventory::readiness::of_host;
+use crate::render::words::counted;
 use crate::render::{Answer, Printer, readiness};
 use crate::setup::discover::{self, Found};
 use clap::Args;
@@ -174,9 +175,9 @@ impl Init {
         crate::fleet::file::from_text(&self.out, &text)?;
         files::write_text(&self.out, &text).map_err(|e| vec![e])?;
         let said = format!(
-            "{} written: {hosts} host{}, nothing set yet\nnext: edit it, then `vsgpu validate` and `vsgpu plan`, which change nothing",
+            "{} written: {}, nothing set yet\nnext: edit it, then `vsgpu validate` and `vsgpu plan`, which change nothing",
             self.out.display(),
-            if hosts == 1 { "" } else { "s" }
+            counted(hosts, "host")
         );
         printer.answer(&json!({ "file": self.out, "hosts": hosts }), &said);
         printer.errors(&errors);

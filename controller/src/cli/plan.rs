@@ -28,15 +28,15 @@ impl Plan {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let fleet = self.fleet.read(true, chosen)?;
         let connector = connector(&fleet)?;
-        // Before looking: what a run gives back in between is then only planned once too often, never
+        // Before looking: what a run restores in between is then only planned once too often, never
         // forgotten.
         let left = leftovers(&fleet)?;
         let inventory = block_on(inventory::gather(&fleet, &connector, Scope::Wished, &|_| true))?;
-        let left = crate::plan::still_taken(&fleet, &inventory, left);
+        let left = crate::plan::still_outstanding(&fleet, &inventory, left);
         let planned = crate::plan::plan(&fleet, &inventory, &left);
         let own =
             journal::latest(&journal::Folder(fleet.state_folder())).ok().flatten().map(|run| run.status.run);
-        let by_others = planned.taken_by_others(own.as_deref());
+        let by_others = planned.left_by_others(own.as_deref());
         let Planned { plan, problems, warnings, .. } = planned;
         let text = match (plan.steps.is_empty(), problems.is_empty()) {
             (true, false) => "nothing was planned: see the errors".into(),
@@ -65,8 +65,8 @@ impl Plan {
         };
         printer.show(Answer { names: touched.into_iter().collect(), ..Answer::new(json, text) });
         printer.warnings(&warnings);
-        // A host that only serves what another run took is planned as it is; that it is taken is said all the
-        // same.
+        // A host that only serves what another run changed for its time is planned as it is; that it is taken
+        // is said all the same.
         by_others.iter().for_each(|told| printer.warn(&format!("warning: {told}\n")));
         let folder = fleet.state_folder();
         if journal::at_work(&folder).is_some() {

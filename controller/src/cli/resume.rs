@@ -79,7 +79,7 @@ impl Abort {
             }
         };
         let command =
-            RunCommand { yes: true, unfinished: Unfinished::GiveBack, ..RunCommand::to(printer, &fleet) };
+            RunCommand { yes: true, unfinished: Unfinished::Restore, ..RunCommand::to(printer, &fleet) };
         let ended = command.locked();
         drop(lock);
         ended

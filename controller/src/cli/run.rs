@@ -106,7 +106,7 @@ impl<'a> RunCommand<'a> {
             send_trace(printer, &disk, &endpoint);
         }
         match ended {
-            Err(errors) => Err([errors, still_taken(fleet)].concat()),
+            Err(errors) => Err([errors, still_outstanding(fleet)].concat()),
             Ok(ended) => self.report(ended),
         }
     }
@@ -120,7 +120,7 @@ impl<'a> RunCommand<'a> {
             errors.extend(outstanding_as_errors(left));
             printer.errors(&errors);
             if errors.is_empty() {
-                let what = format!("nothing to do: {} requirements are met", plan.met);
+                let what = crate::render::plan::nothing_to_do(&plan);
                 printer.answer(&json!({ "steps": 0, "done": 0, "changed": false }), &what);
             }
             return Ok(worst(&errors));
@@ -141,7 +141,7 @@ impl<'a> RunCommand<'a> {
             text += &format!("\n{stopped}");
         }
         printer.answer(&answer, &text);
-        errors.extend(still_taken(fleet));
+        errors.extend(still_outstanding(fleet));
         let failed_any = !summary.failed.is_empty();
         errors.extend(summary.failed.into_iter().map(|(_, e)| e));
         errors.extend(problems.into_iter().map(|p| p.error));
@@ -268,7 +268,7 @@ impl RunObserver for TerminalObserver<'_> {
             self.printer.talk(&json!({ "warnings": planned.warnings }));
         }
         planned
-            .taken_by_others(self.own.as_deref())
+            .left_by_others(self.own.as_deref())
             .iter()
             .for_each(|told| self.printer.warn(&format!("warning: {told}\n")));
         self.printer.errors(&planned.problems.iter().map(|p| p.error.clone()).collect::<Vec<_>>());
@@ -343,8 +343,8 @@ fn control_from_signals(format: Format) -> Result<watch::Receiver<Control>, Erro
     Ok(rx)
 }
 
-/// What the latest run took and has not given back.
-fn still_taken(fleet: &Fleet) -> Vec<Error> {
+/// What the latest run changed for its time and has not restored.
+fn still_outstanding(fleet: &Fleet) -> Vec<Error> {
     let run = journal::latest(&Folder(fleet.state_folder())).ok().flatten();
     run.map(|run| outstanding_as_errors(journal::outstanding(&run.status))).unwrap_or_default()
 }

@@ -51,11 +51,11 @@ impl Status {
             let run = journal::latest(&Folder(folder.clone())).map_err(|e| vec![e])?;
             let own = run.as_ref().map(|run| run.status.run.as_str());
             let others: Vec<&Left> = hosts.left().filter(|left| Some(left.run.as_str()) != own).collect();
-            let given_back = own.map(|own| hosts.given_back(&fleet, own)).unwrap_or_default();
+            let restored = own.map(|own| hosts.restored(&fleet, own)).unwrap_or_default();
             let mut answer = status::status(
                 run.as_ref(),
                 at_work,
-                &status::Hosts { others: &others, given_back: &given_back },
+                &status::Hosts { others: &others, restored: &restored },
                 now(),
             );
             answer.json["certificates"] = json!(ending);
@@ -123,9 +123,9 @@ impl Hosts {
         self.said.values().flatten()
     }
 
-    /// What our own records say is taken, and the host says was given back: by another controller, or by
+    /// What our own records say is taken, and the host says was restored: by another controller, or by
     /// hand.
-    fn given_back(&self, fleet: &Fleet, own: &str) -> BTreeSet<NodeId> {
+    fn restored(&self, fleet: &Fleet, own: &str) -> BTreeSet<NodeId> {
         let has = |host: &str, what: &str, vm: &str| {
             let said = self.said.get(host)?;
             Some(said.iter().any(|left| left.run == own && left.what == what && left.vm == vm))

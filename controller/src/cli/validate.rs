@@ -3,6 +3,7 @@
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs};
 use crate::compat;
 use crate::error::Exit;
+use crate::render::words::counted;
 use crate::render::{Answer, Printer};
 use clap::Args;
 use serde_json::json;
@@ -37,7 +38,7 @@ impl Validate {
         let specs: usize = fleet.specs().values().map(|w| w.len()).sum();
         let doubts = match judgement.warnings.len() {
             0 => String::new(),
-            n => format!("; {n} warning{}", if n == 1 { "" } else { "s" }),
+            n => format!("; {}", counted(n, "warning")),
         };
         let text = format!(
             "{} is right: {} hosts, {} VMs, {guests} guests, {specs} requirements{doubts}\nnot judged without the hosts: room on their GPUs, their release of ESXi, what their VMs are now",

@@ -253,7 +253,7 @@ pub struct GpuClaim {
     pub node: Option<NodeId>,
     /// Runs when all is as wished.
     pub runs: bool,
-    /// Runs now, with a GPU.
+    /// Runs now.
     pub running_now: bool,
     pub profiles: Vec<String>,
     /// Whole GPUs, by address.
@@ -290,7 +290,8 @@ impl HostGpus {
     ) -> Finding {
         let certain = basis.confirmed;
         let mut nodes: Vec<NodeId> = claims.iter().filter_map(|t| t.node.clone()).collect();
-        // A VM that runs now would lose its GPU through what is wished of its host: that is not begun either.
+        // A VM that runs now would be shut down for what is wished of its host, for nothing: that is not begun
+        // either.
         if certain && claims.iter().any(|t| t.running_now) {
             nodes.push(self.node.clone());
         }

@@ -50,7 +50,7 @@ pub(super) fn check(host_gpus: &HostGpus) -> Vec<Finding> {
             found.push(host_gpus.finding(
                 &running,
                 what,
-                basis(),
+                Basis::document("vSphere: a DirectPath I/O device belongs to one VM that runs", true),
                 Some("give each its own: `passthrough: [A100]` picks a free one".into()),
             ));
         } else if of_gpu.len() > 1 && of_gpu.iter().any(|t| t.node.is_some()) {
@@ -106,8 +106,9 @@ fn dynamic(host_gpus: &HostGpus) -> Vec<Finding> {
         };
         if needed > of_kind.len() {
             let what = format!(
-                "{} want a {ids} at power-on: {needed} are needed, the host gives {} away",
+                "{} {} a {ids} at power-on: {needed} are needed, the host has {} for passthrough",
                 names(&wants),
+                if wants.len() == 1 { "wants" } else { "want" },
                 of_kind.len()
             );
             found.push(host_gpus.finding(
@@ -118,9 +119,11 @@ fn dynamic(host_gpus: &HostGpus) -> Vec<Finding> {
             ));
         } else if !named.is_empty() {
             let what = format!(
-                "{} take any free {ids} at power-on, which may be the one that {} names by its address",
+                "{} {} any free {ids} at power-on, which may be one that {} {} by its address",
                 names(&wants),
-                names(&named)
+                if wants.len() == 1 { "takes" } else { "take" },
+                names(&named),
+                if named.len() == 1 { "names" } else { "name" }
             );
             found.push(host_gpus.finding(
                 &wants,

@@ -16,7 +16,10 @@ use vsgpu_guest_agent::facts::{Clock, PciGpus};
 use vsgpu_guest_agent::guest::{
     CudaProof, CudaToolkit, Driver, DriverFact, DriverSpec, KernelModule, License, ToolkitSpec,
 };
-use vsgpu_host_agent::facts::{EsxVersion, GpuUser, GpuUsers, Gpus, PciGpu, VgpuTypes, VmConfig, VmDevices};
+use vsgpu_host_agent::facts::{
+    EsxVersion, GpuUser, GpuUsers, Gpus, PciGpu, VgpuTypes, VirtualMachine, VirtualMachines, VmConfig,
+    VmDevices,
+};
 use vsgpu_host_agent::host::ecc::{self, Ecc};
 use vsgpu_host_agent::host::graphics_type::{self, GraphicsType};
 use vsgpu_host_agent::host::vgpu_mode::{self, VgpuMode};
@@ -276,6 +279,7 @@ pub fn gpus_of_hosts(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<HostGp
         let gpus = gpus_as_wished(host, seen)?;
         let report = fact::<Gpus>(inventory, &node).map(|gpus| gpus.0);
         let users: GpuUsers = fact(inventory, &node)?;
+        let listed = fact::<VirtualMachines>(inventory, &node).map(|l| l.vms).unwrap_or_default();
         let mig = host.spec::<Mig>();
         let mode = host.spec::<VgpuMode>();
         let one = |seen: &PciGpu| {
@@ -291,7 +295,7 @@ pub fn gpus_of_hosts(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<HostGp
             }
         };
         let vms = by_host.get(host.name.as_str()).cloned().unwrap_or_default();
-        let mut claims: Vec<GpuClaim> = vms.iter().map(|vm| claim(vm, &users)).collect();
+        let mut claims: Vec<GpuClaim> = vms.iter().map(|vm| claim(vm, &users, &listed)).collect();
         let stranger = |user: &&GpuUser| vms.iter().all(|vm| vm.vm_name != user.vm);
         claims.extend(users.vms.iter().filter(stranger).map(|user| GpuClaim {
             vm: user.vm.clone(),
@@ -330,7 +334,7 @@ fn named(host: &Host) -> Vec<(&'static str, String)> {
 /// What the fleet file alone says of a host's GPUs: the addresses that it names.
 fn stated(host: &Host, vms: &[&Vm]) -> HostGpus {
     let none = GpuUsers { vms: vec![] };
-    let claims: Vec<GpuClaim> = vms.iter().map(|vm| claim(vm, &none)).collect();
+    let claims: Vec<GpuClaim> = vms.iter().map(|vm| claim(vm, &none, &[])).collect();
     let wanted = host.spec::<Passthrough>();
     let mut addresses: Vec<&String> = claims.iter().flat_map(|t| &t.fixed).collect();
     addresses.sort();
@@ -360,7 +364,7 @@ fn stated(host: &Host, vms: &[&Vm]) -> HostGpus {
     }
 }
 
-fn claim(vm: &Vm, users: &GpuUsers) -> GpuClaim {
+fn claim(vm: &Vm, users: &GpuUsers, listed: &[VirtualMachine]) -> GpuClaim {
     let has = users.vms.iter().find(|user| user.vm == vm.vm_name);
     // What the fleet file does not speak of stays as it is.
     let profiles = match vm.spec::<Vgpu>() {
@@ -378,13 +382,14 @@ fn claim(vm: &Vm, users: &GpuUsers) -> GpuClaim {
         }
         None => has.map(|user| (user.fixed.clone(), user.dynamic.clone())).unwrap_or_default(),
     };
-    let runs =
-        vm.power.map_or(vm.wants_guest() || has.is_some_and(|user| user.running), |p| p == PowerState::On);
+    // A VM that runs runs again with its new GPU; the users of GPUs list none that has had no GPU yet.
+    let runs_now = listed.iter().any(|seen| seen.name == vm.vm_name && seen.running);
+    let runs = vm.power.map_or(vm.wants_guest() || runs_now, |p| p == PowerState::On);
     GpuClaim {
         vm: vm.name.clone(),
         node: Some(NodeId::new(NodeKind::Vm, &vm.name)),
         runs,
-        running_now: has.is_some_and(|user| user.running),
+        running_now: runs_now || has.is_some_and(|user| user.running),
         profiles,
         fixed,
         dynamic,

@@ -23,7 +23,7 @@ fn one(c: &Combination, profile: &str, by: &str) -> Option<Finding> {
         let finding = c.finding(
             format!("{by}: the host does not list the vGPU type `{profile}`"),
             basis,
-            near(&wanted, names.iter().map(String::as_str)),
+            near(profile, names.iter().map(String::as_str)),
         );
         return Some(if certain { finding } else { finding.doubtful() });
     }
@@ -53,9 +53,9 @@ fn one(c: &Combination, profile: &str, by: &str) -> Option<Finding> {
                 .iter()
                 .map(|t| t.profile.trim_start_matches("grid_").trim_start_matches("nvidia_"));
             let nearest = if of_token.is_empty() {
-                near(&wanted, all)
+                near(profile, all)
             } else {
-                near(&wanted, of_token.iter().map(String::as_str))
+                near(profile, of_token.iter().map(String::as_str))
             };
             Some(c.finding(format!("{by}: `{profile}` is no vGPU type of the table"), basis, nearest))
         }
@@ -92,6 +92,9 @@ fn one(c: &Combination, profile: &str, by: &str) -> Option<Finding> {
     }
 }
 
-fn near<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
-    vsgpu_core::suggest::nearest(wanted, names).map(|n| format!("the nearest is `{n}`"))
+/// The nearest of these names without a prefix, in the prefix that was written.
+fn near<'a>(profile: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let prefix = profile.split_once('_').map_or(String::new(), |(prefix, _)| format!("{prefix}_"));
+    let nearest = vsgpu_core::suggest::nearest(&vgpu_types::plain(profile), names)?;
+    Some(format!("the nearest is `{prefix}{nearest}`"))
 }

@@ -49,7 +49,7 @@ fn of_token(host_gpus: &HostGpus, token: &str, wants: &Wants<'_>) -> Vec<Finding
     ] {
         if let Some((_, first)) = of(mig).next().filter(|_| count(mig) == 0) {
             let kind = if mig { "MIG-backed" } else { "time-sliced" };
-            let what = format!("{} want {kind} vGPUs ({}), but {lacks}", names(&claims(mig)), first.profile);
+            let what = format!("{} {kind} vGPUs ({}), but {lacks}", who_wants(&claims(mig)), first.profile);
             let finding = host_gpus.finding(&claims(mig), what, first.basis.clone(), Some(nearest.into()));
             found.push(if unknown { finding.doubtful() } else { finding });
         }
@@ -69,6 +69,12 @@ fn names(claims: &[&GpuClaim]) -> String {
         [a, b, c, d, rest @ ..] if !rest.is_empty() => format!("{a}, {b}, {c}, {d} and {} more", rest.len()),
         some => some.join(", "),
     }
+}
+
+/// Who wants something.
+fn who_wants(claims: &[&GpuClaim]) -> String {
+    let one = claims.iter().all(|t| t.vm == claims[0].vm);
+    format!("{} {}", names(claims), if one { "wants" } else { "want" })
 }
 
 /// Most vGPUs of a type on one GPU: as published, else by memory (facts: nvidia 4).
@@ -115,8 +121,8 @@ fn time_sliced(
             return series_mixed(host_gpus, &of_size, free.len() as u64, &claims);
         }
         let what = format!(
-            "{} want {}: in same-size mode that takes {needed} GPU(s) of that kind, {} serve vGPUs",
-            names(&claims),
+            "{} {}: in same-size mode that takes {needed} GPU(s) of that kind, {} serve vGPUs",
+            who_wants(&claims),
             shown.join(" + "),
             free.len()
         );
@@ -131,8 +137,8 @@ fn time_sliced(
     let wanted: u64 = wants.iter().map(|(_, v)| v.size_mib).sum();
     (wanted > total).then(|| {
         let what = format!(
-            "{} want {}: {} GiB of frame buffer, the GPUs have {}",
-            names(&claims),
+            "{} {}: {} GiB of frame buffer, the GPUs have {}",
+            who_wants(&claims),
             shown.join(" + "),
             wanted / 1024,
             total / 1024
@@ -195,8 +201,8 @@ fn divided(
         let claims: Vec<&GpuClaim> = wants.iter().map(|(t, _)| *t).collect();
         let total: u64 = slices.iter().sum();
         let what = format!(
-            "{} want MIG-backed vGPUs of {total} slices; {parts} divided GPU(s) have {}",
-            names(&claims),
+            "{} MIG-backed vGPUs of {total} slices; {parts} divided GPU(s) have {}",
+            who_wants(&claims),
             parts as u64 * MIG_SLICES
         );
         let basis = Basis {

@@ -387,9 +387,13 @@ impl Reader {
         // What a spec implies may imply something itself, before it in the list or behind: twice through is
         // enough for both.
         for entry in entries.iter().chain(&entries) {
-            let said = found.contains_key(entry.name) || pairs.iter().any(|(key, _)| key.name == entry.name);
+            // `mmio: auto` says no more than the key left out, and the other key knows what it is for.
+            let open = match pairs.iter().find(|(key, _)| key.name == entry.name) {
+                Some((_, node)) => matches!(&node.data, Data::Scalar(word) if word == "auto"),
+                None => !found.contains_key(entry.name),
+            };
             let implied =
-                entry.implied_by.iter().filter(|_| !said).find_map(|i| (i.spec)(&found.get(i.by)?.value));
+                entry.implied_by.iter().filter(|_| open).find_map(|i| (i.spec)(&found.get(i.by)?.value));
             let spec = implied.and_then(|spec| (entry.read_spec)(&spec).ok());
             found.extend(spec.map(|spec| (entry.name, Spec { requirement: entry.name, value: spec.into() })));
         }

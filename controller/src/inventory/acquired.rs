@@ -1,5 +1,5 @@
-//! What runs took of the hosts and have not given back, as the hosts' agents keep it. Another run's is shown,
-//! never touched, until somebody says that it is taken over.
+//! What runs changed on the hosts for their time and have not restored, as the hosts' agents keep it. Another
+//! run's is shown, never touched, until somebody says that it is taken over.
 
 use crate::error::{Error, Kind};
 use crate::inventory::seen::Seen;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use vsgpu_core::text::sentence;
 use vsgpu_host_agent::host::MAINTENANCE_MODE;
-use vsgpu_wire::acquired::Taken;
+use vsgpu_wire::acquired::TemporaryChange;
 use vsgpu_wire::client::{Description, Holder};
 
 /// One thing of a host that a run took, as its agent keeps it.
@@ -33,9 +33,9 @@ pub struct Left {
 }
 
 /// What a host's agent keeps.
-pub fn of_host(host: &str, taken: &[Taken], holder: Option<&Holder>) -> Vec<Left> {
+pub fn of_host(host: &str, temporary: &[TemporaryChange], holder: Option<&Holder>) -> Vec<Left> {
     let at_work = holder.filter(|h| h.is_live()).map(|h| h.name.clone());
-    let left = |t: &Taken| Left {
+    let left = |t: &TemporaryChange| Left {
         host: host.into(),
         what: t.what.clone(),
         vm: t.vm.clone(),
@@ -44,7 +44,7 @@ pub fn of_host(host: &str, taken: &[Taken], holder: Option<&Holder>) -> Vec<Left
         seen: t.seen,
         at_work: at_work.clone(),
     };
-    let mut all: Vec<Left> = taken.iter().map(left).collect();
+    let mut all: Vec<Left> = temporary.iter().map(left).collect();
     // The host before its VMs.
     all.sort_by(|a, b| (&a.vm, &a.what).cmp(&(&b.vm, &b.what)));
     all
@@ -52,7 +52,7 @@ pub fn of_host(host: &str, taken: &[Taken], holder: Option<&Holder>) -> Vec<Left
 
 /// The same of what it says of itself.
 pub fn described(host: &str, said: &Description) -> Vec<Left> {
-    of_host(host, &said.taken, said.holder.as_ref())
+    of_host(host, &said.temporary, said.holder.as_ref())
 }
 
 /// For whom did not do it: what of each host is taken, by which run, and what to do. A paragraph for each
@@ -130,7 +130,7 @@ pub fn span(secs: u64) -> String {
 
 /// Why nothing is planned for a host that somebody else holds in maintenance mode.
 pub(crate) fn foreign(node: &NodeId, seen: &Seen, now: u64) -> Error {
-    let left = of_host(&node.name, &seen.taken, seen.holder.as_ref());
+    let left = of_host(&node.name, &seen.temporary, seen.holder.as_ref());
     let blocked = |why: &str| {
         Error::new(
             Kind::Blocked,

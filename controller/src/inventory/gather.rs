@@ -136,7 +136,7 @@ pub async fn gather(
             }
             let of_host = seen.iter_mut().find(|(node, _)| node.kind == NodeKind::Host);
             if let (Some((_, Ok(seen))), Some(said)) = (of_host, connection.description()) {
-                (seen.taken, seen.holder) = (said.taken.clone(), said.holder.clone());
+                (seen.temporary, seen.holder) = (said.temporary.clone(), said.holder.clone());
             }
             seen
         });

@@ -5,7 +5,7 @@ use crate::inventory::shared::Facts;
 use crate::node::NodeId;
 use std::collections::BTreeMap;
 use vsgpu_core::{Fact, Unreadable};
-use vsgpu_wire::acquired::Taken;
+use vsgpu_wire::acquired::TemporaryChange;
 use vsgpu_wire::client::Holder;
 
 /// What was seen of one node.
@@ -13,8 +13,8 @@ use vsgpu_wire::client::Holder;
 pub struct Seen {
     pub boot_id: String,
     pub facts: Facts,
-    /// What runs took of a host and have not given back, as its agent keeps it.
-    pub taken: Vec<Taken>,
+    /// What runs changed on a host for their time and have not restored, as its agent keeps it.
+    pub temporary: Vec<TemporaryChange>,
     /// Who has claimed a host.
     pub holder: Option<Holder>,
 }

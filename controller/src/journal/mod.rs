@@ -1,4 +1,4 @@
-//! The append-only record of a run, and what it tells: where the run is, what is ours to give back, what
+//! The append-only record of a run, and what it tells: where the run is, what is ours to restore, what
 //! became of each node.
 
 mod history;

@@ -1,15 +1,15 @@
-//! What a run took and has not given back. The rules for a host's maintenance mode and a VM's power stand
-//! here alone.
+//! What a run changed for its time and has not restored. The rules for a host's maintenance mode and a VM's
+//! power stand here alone.
 
 use crate::journal::status::{Status, StepState};
 use crate::node::NodeKind;
 use crate::plan::{Leftovers, RebootedFor, Work};
 use std::collections::BTreeSet;
 
-/// What the run took and has not given back.
+/// What the run changed for its time and has not restored.
 pub fn outstanding(run: &Status) -> Leftovers {
     let mut left = run.inherited.clone();
-    let given_back: BTreeSet<usize> = run.plan.steps.iter().filter_map(|s| s.gives_back).collect();
+    let restored: BTreeSet<usize> = run.plan.steps.iter().filter_map(|s| s.restores).collect();
     for (step, state) in run.plan.steps.iter().zip(&run.steps) {
         let begun = state.begun();
         let done = matches!(state, StepState::Done { .. });
@@ -34,12 +34,12 @@ pub fn outstanding(run: &Status) -> Leftovers {
             left.in_maintenance.remove(name);
         } else if step.stops_vm() && begun {
             // Only a VM that is to run again: one the fleet file wants off stays off.
-            if given_back.contains(&step.id) {
+            if restored.contains(&step.id) {
                 left.stopped.insert(name.clone());
             }
         } else if step.starts_vm() && done {
             // Found running while a shutdown was still under way is not started: the next plan looks again.
-            let stop = step.gives_back.map(|id| &run.steps[id - 1]);
+            let stop = step.restores.map(|id| &run.steps[id - 1]);
             if stop.is_none_or(|s| !s.begun() || matches!(s, StepState::Done { .. })) {
                 left.unsettled.remove(&step.node);
                 left.stopped.remove(name);
@@ -66,7 +66,7 @@ mod tests {
     use std::collections::BTreeMap;
     use vsgpu_host_agent::vm::POWER;
 
-    fn power(id: usize, to: &str, gives_back: Option<usize>) -> Step {
+    fn power(id: usize, to: &str, restores: Option<usize>) -> Step {
         Step {
             id,
             node: NodeId::new(NodeKind::Vm, "vm-01"),
@@ -75,8 +75,8 @@ mod tests {
             commands: [].into(),
             work: Work::Meet { requirement: POWER.into(), spec: json!({ "state": to }).into(), expect: None },
             after: (1..id).collect(),
-            gives_back,
-            rescue: gives_back.is_none() && to == "on",
+            restores,
+            restores_earlier: restores.is_none() && to == "on",
             connect_secs: 1,
             deadline_secs: 1,
             host: "esx-01".into(),

@@ -45,7 +45,7 @@ pub enum Record {
         at: u64,
         step: usize,
         note: String,
-        /// Somebody else took what this step was to take: it is not ours to give back.
+        /// Somebody else changed what this step was to change: it is not ours to restore.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         theirs: bool,
     },

@@ -30,7 +30,7 @@ pub enum StepState {
     },
     Done {
         note: String,
-        /// Somebody else had taken it.
+        /// Somebody else had changed it.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         theirs: bool,
     },
@@ -56,7 +56,7 @@ impl StepState {
         !matches!(self, Self::Waiting | Self::Failed { begun: false, .. } | Self::Done { theirs: true, .. })
     }
 
-    /// Whether somebody else had taken what it was to take.
+    /// Whether somebody else had changed what it was to change.
     pub fn is_theirs(&self) -> bool {
         matches!(self, Self::Done { theirs: true, .. })
     }
@@ -165,7 +165,7 @@ impl Status {
                 StepState::Done { note: note.clone(), theirs: *theirs }
             }
             (StepState::Started { boot_id, times, again }, Record::Failed { at, error, hold, .. }) => {
-                // Stale is said before anything is done: what was found so is not ours to give back, unless
+                // Stale is said before anything is done: what was found so is not ours to restore, unless
                 // an earlier try had begun.
                 let begun = *again || *hold != Hold::Stale;
                 // A guest that did not go down in time may go down all the same.
@@ -225,7 +225,7 @@ impl Status {
         all
     }
 
-    /// Whether something was given back after a failure: then the steps before cannot simply be tried again,
+    /// Whether something was restored after a failure: then the steps before cannot simply be tried again,
     /// because what they needed (maintenance mode, VMs off) is no longer so.
     pub fn gave_back_early(&self) -> bool {
         let mut unfinished = vec![false; self.steps.len()];

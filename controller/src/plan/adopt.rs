@@ -1,4 +1,4 @@
-//! The plan that gives back what another run left on a host, when a person says that it is taken over.
+//! The plan that restores what another run left on a host, when a person says that it is taken over.
 
 use crate::fleet::Fleet;
 use crate::inventory::Inventory;
@@ -13,7 +13,7 @@ use vsgpu_core::units::OnOff;
 use vsgpu_host_agent::host::MAINTENANCE_MODE;
 use vsgpu_host_agent::vm::{POWER, PowerState};
 
-/// A plan that gives back what another run left, and what that is.
+/// A plan that restores what another run left, and what that is.
 #[derive(Clone, Debug)]
 pub struct Adoption {
     pub plan: Plan,
@@ -49,21 +49,21 @@ impl Adoption {
 /// file does not name are started as well: they were stopped for this host.
 pub fn adopt(fleet: &Fleet, inventory: &Inventory, host: &str) -> Adoption {
     let node = NodeId::new(NodeKind::Host, host);
-    let taken = inventory.seen(&node).map(|seen| seen.taken.as_slice()).unwrap_or_default();
+    let temporary = inventory.seen(&node).map(|seen| seen.temporary.as_slice()).unwrap_or_default();
     let none = Leftovers::default();
     let mut planner = Planner::new(fleet, inventory, &none, BTreeMap::new(), BTreeMap::new());
     let mut left = Leftovers::default();
     let mut after = vec![];
-    if taken.iter().any(|t| t.what == MAINTENANCE_MODE) {
-        let step = planner.maintenance(&node, OnOff::Off, vec![]);
-        planner.steps[step - 1].rescue = true;
+    if temporary.iter().any(|t| t.what == MAINTENANCE_MODE) {
+        let step = planner.maintenance(&node, OnOff::Off, true, vec![]);
+        planner.steps[step - 1].restores_earlier = true;
         after = vec![step];
         left.in_maintenance.insert(host.into());
     }
     let mut strangers: Vec<(NodeId, Reach)> = vec![];
     let mut vms = vec![];
     let address = fleet.hosts.iter().find(|h| h.name == host).map(|h| h.address.clone()).unwrap_or_default();
-    for t in taken.iter().filter(|t| t.what == POWER && !t.vm.is_empty()) {
+    for t in temporary.iter().filter(|t| t.what == POWER && !t.vm.is_empty()) {
         let known = fleet.vms.iter().find(|vm| vm.host == host && vm.vm_name == t.vm);
         // One that the fleet file wants off stays off.
         if known.is_some_and(|vm| vm.power == Some(PowerState::Off)) {
@@ -73,7 +73,7 @@ pub fn adopt(fleet: &Fleet, inventory: &Inventory, host: &str) -> Adoption {
         let name = known.map_or_else(|| format!("{host}: {}", sentence(&t.vm)), |vm| vm.name.clone());
         let id = NodeId::new(NodeKind::Vm, &name);
         let step = planner.power(&id, planner.start(), None, after.clone());
-        planner.steps[step - 1].rescue = true;
+        planner.steps[step - 1].restores_earlier = true;
         planner.steps[step - 1].host = host.into();
         if known.is_some() {
             left.stopped.insert(id.name.clone());
@@ -102,13 +102,13 @@ mod tests {
     use crate::error::Error;
     use crate::inventory::Seen;
     use std::collections::BTreeSet;
-    use vsgpu_wire::acquired::Taken;
+    use vsgpu_wire::acquired::TemporaryChange;
 
     #[test]
     fn an_adoption_asks_for_its_host_and_forgets_nothing_of_ours() -> Result<(), Vec<Error>> {
         let text = "version: 1\nhosts:\n  esx-01: { address: a:1 }\n  esx-05: { address: b:1 }\n";
         let fleet = crate::fleet::file::from_text(std::path::Path::new("f.yaml"), text)?;
-        let taken = |what: &str, vm: &str| Taken {
+        let temporary = |what: &str, vm: &str| TemporaryChange {
             what: what.into(),
             vm: vm.into(),
             run: "r".into(),
@@ -117,19 +117,19 @@ mod tests {
             seen: true,
             gone: 0,
         };
-        let of = |taken: Vec<Taken>| {
+        let of = |temporary: Vec<TemporaryChange>| {
             let mut inventory = Inventory::default();
             inventory
                 .nodes
-                .insert(NodeId::new(NodeKind::Host, "esx-01"), Ok(Seen { taken, ..Seen::default() }));
+                .insert(NodeId::new(NodeKind::Host, "esx-01"), Ok(Seen { temporary, ..Seen::default() }));
             adopt(&fleet, &inventory, "esx-01")
         };
         let own = || Leftovers { in_maintenance: BTreeSet::from(["esx-05".into()]), ..Leftovers::default() };
-        let vm_only = of(vec![taken(POWER, "web")]).beside(own());
+        let vm_only = of(vec![temporary(POWER, "web")]).beside(own());
         assert_eq!(vm_only.question(), "power on web there?", "esx-01 is not in maintenance mode");
         assert!(vm_only.left.in_maintenance.contains("esx-05"));
         assert!(vm_only.left.stopped.is_empty(), "a VM that the fleet file does not name is no name of it");
-        let both = of(vec![taken(POWER, "web"), taken(MAINTENANCE_MODE, "")]).beside(own());
+        let both = of(vec![temporary(POWER, "web"), temporary(MAINTENANCE_MODE, "")]).beside(own());
         assert_eq!(both.question(), "end maintenance mode on esx-01 and power on web there?");
         assert_eq!(both.left.in_maintenance.len(), 2);
         Ok(())

@@ -100,6 +100,13 @@ impl<'a> Judge<'a> {
         judged
     }
 
+    /// Says why a node is refused; whether it is.
+    pub(super) fn say_refused(&mut self, node: &NodeId) -> bool {
+        let errors = self.refused.get(node).cloned();
+        errors.iter().flatten().for_each(|error| self.problems.add_once(node, error.clone()));
+        errors.is_some()
+    }
+
     /// Judges the wishes of a node; `elsewhere`: what a wish waits for may come from another node of this
     /// plan. `Err`: something must be mended by a person first.
     pub(super) fn changes(
@@ -109,8 +116,7 @@ impl<'a> Judge<'a> {
         restarted: bool,
         elsewhere: bool,
     ) -> Result<Vec<Change>, ()> {
-        if let Some(errors) = self.refused.get(node).cloned() {
-            errors.into_iter().for_each(|error| self.problems.add_once(node, error));
+        if self.say_refused(node) {
             return Err(());
         }
         let specs: &[Spec] = self.wanted.get(node).map(|specs| &***specs).unwrap_or_default();
@@ -162,10 +168,10 @@ impl<'a> Judge<'a> {
                     self.problems.add(node, Error::new(Kind::Blocked, why).hint(hint));
                 }
                 // What stands in its way now may be just what an earlier step mends.
-                Verdict::Blocked { why, .. } if built_on || restarted => {
+                Verdict::Blocked { why, lasting: false, .. } if built_on || restarted => {
                     change.verdict = Verdict::waits(why, (change.entry.shown)(&change.spec))
                 }
-                Verdict::Blocked { why, hint } => {
+                Verdict::Blocked { why, hint, .. } => {
                     blocked = true;
                     self.problems.add(
                         node,

@@ -27,7 +27,7 @@ pub struct Leftovers {
 }
 
 impl Leftovers {
-    /// Whether the host, or a VM of it, is among what was taken.
+    /// Whether the host, or a VM of it, is among it.
     pub fn concern(&self, fleet: &Fleet, host: &str) -> bool {
         self.in_maintenance.contains(host)
             || fleet.vms.iter().any(|vm| vm.host == host && self.stopped.contains(&vm.name))
@@ -45,7 +45,7 @@ pub struct RebootedFor {
 
 /// Keeps only the leftovers that the inventory still shows. Entries whose step never finished stay: a VM may
 /// still be shutting down.
-pub fn still_taken(fleet: &Fleet, inventory: &Inventory, left: Leftovers) -> Leftovers {
+pub fn still_outstanding(fleet: &Fleet, inventory: &Inventory, left: Leftovers) -> Leftovers {
     let host_node = |host: &str| NodeId::new(NodeKind::Host, host);
     let unsettled = |kind: NodeKind, name: &str| left.unsettled.contains(&NodeId::new(kind, name));
     let in_maintenance = |host: &String| {

@@ -14,7 +14,7 @@ mod steps;
 pub mod verify;
 
 pub use assign::with_gpus_assigned;
-pub use leftovers::{Leftovers, RebootedFor, still_taken};
+pub use leftovers::{Leftovers, RebootedFor, still_outstanding};
 pub use planned::Planned;
 pub use planner::plan;
 pub use rollout::{IN_MAINTENANCE, look_again};

@@ -13,7 +13,7 @@ pub struct Planned {
     /// What may go wrong.
     pub warnings: Vec<Finding>,
     /// What runs took of the hosts, our own among them.
-    pub taken: Vec<Left>,
+    pub temporary: Vec<Left>,
     /// When the hosts were looked at, seconds since 1970.
     pub at: u64,
 }
@@ -21,11 +21,11 @@ pub struct Planned {
 impl Planned {
     /// A plan that nothing stands in the way of.
     pub fn only(plan: Plan) -> Self {
-        Self { plan, problems: vec![], warnings: vec![], taken: vec![], at: 0 }
+        Self { plan, problems: vec![], warnings: vec![], temporary: vec![], at: 0 }
     }
 
     /// What other runs took than this one; what a problem says already is not said again.
-    pub fn taken_by_others(&self, own: Option<&str>) -> Vec<String> {
+    pub fn left_by_others(&self, own: Option<&str>) -> Vec<String> {
         let known: HashSet<&str> = self
             .problems
             .iter()
@@ -34,7 +34,7 @@ impl Planned {
             .collect();
         let said = |left: &Left| left.vm.is_empty() && known.contains(left.host.as_str());
         acquired::told(
-            self.taken.iter().filter(|left| Some(left.run.as_str()) != own && !said(left)),
+            self.temporary.iter().filter(|left| Some(left.run.as_str()) != own && !said(left)),
             self.at,
         )
     }

@@ -66,13 +66,14 @@ pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Plan
     }
     let Planner { steps, judge: Judge { problems, met, .. }, .. } = planner;
     let seen = inventory.nodes.iter().filter_map(|(id, seen)| Some((id, seen.as_ref().ok()?)));
-    let taken =
-        seen.flat_map(|(id, seen)| acquired::of_host(&id.name, &seen.taken, seen.holder.as_ref())).collect();
+    let temporary = seen
+        .flat_map(|(id, seen)| acquired::of_host(&id.name, &seen.temporary, seen.holder.as_ref()))
+        .collect();
     Planned {
         plan: whole(fleet, inventory, steps, met),
         problems: problems.into_list(),
         warnings,
-        taken,
+        temporary,
         at: inventory.at,
     }
 }
@@ -166,8 +167,8 @@ impl<'a> Planner<'a> {
             commands: self.commands.one(commands),
             work,
             after,
-            gives_back: None,
-            rescue: false,
+            restores: None,
+            restores_earlier: false,
             connect_secs,
             deadline_secs,
             host,
@@ -205,11 +206,11 @@ impl<'a> Planner<'a> {
         PowerSpec { within_secs: self.fleet.deadlines.gpu_attach_secs, ..PowerSpec::new(PowerState::On) }
     }
 
-    /// Enters or leaves maintenance mode.
-    pub(super) fn maintenance(&mut self, node: &NodeId, state: OnOff, after: Vec<usize>) -> usize {
+    /// Enters or leaves maintenance mode; `now`: whether the host is in it by then.
+    pub(super) fn maintenance(&mut self, node: &NodeId, state: OnOff, now: bool, after: Vec<usize>) -> usize {
         let title = if state.on() { "enter maintenance mode" } else { "leave maintenance mode" };
         let spec = MaintenanceModeSpec { state, within_secs: self.fleet.deadlines.maintenance_secs };
-        let then = MaintenanceModeFact { enabled: !state.on(), running: vec![] };
+        let then = MaintenanceModeFact { enabled: now, running: vec![] };
         self.switch::<MaintenanceMode>(node, title, state.on(), &spec, Some(then), after)
     }
 
@@ -235,14 +236,15 @@ impl<'a> Planner<'a> {
         then: Option<R::Fact>,
         after: Vec<usize>,
     ) -> usize {
-        let change = if on { "off -> on" } else { "on -> off" };
-        let commands = match then.map(|fact| R::check(spec, &fact)) {
-            Some(Verdict::Unmet { effects, .. }) => shown(&effects),
-            _ => vec![],
+        let (change, commands) = match then.map(|fact| R::check(spec, &fact)) {
+            // It is looked at again all the same: what follows rests on it.
+            Some(Verdict::Met { is }) => (format!("{is} already"), vec![]),
+            Some(Verdict::Unmet { is, wants, effects }) => (format!("{is} -> {wants}"), shown(&effects)),
+            _ => (if on { "off -> on" } else { "on -> off" }.to_string(), vec![]),
         };
         let spec = self.judge.specs.one(serde_json::to_value(spec).unwrap_or_default());
         let work = Work::Meet { requirement: R::NAME.into(), spec, expect: None };
-        self.push(node, title, change.into(), commands, work, after)
+        self.push(node, title, change, commands, work, after)
     }
 
     fn sends(&mut self, node: &NodeId, changes: &[Change], mut after: Vec<usize>) -> Vec<usize> {
@@ -361,10 +363,14 @@ impl<'a> Planner<'a> {
         let node = NodeId::new(NodeKind::Host, &host.name);
         let Some(seen) = self.seen(&node) else { return };
         if self.held(&node) {
-            return self.rescue(&node, vms);
+            return self.only_restore(&node, vms);
         }
         let Ok(changes) = self.judge.changes(&node, Some(seen), false, false) else {
-            return self.rescue(&node, vms);
+            // All that must be mended is said at once, not one thing after the other.
+            for vm in vms {
+                self.judge.say_refused(&NodeId::new(NodeKind::Vm, &vm.name));
+            }
+            return self.only_restore(&node, vms);
         };
         let since = self.steps.len();
         let listed = match seen.fact::<VirtualMachines>() {
@@ -390,7 +396,7 @@ impl<'a> Planner<'a> {
                 .map(|v| v.name.as_str())
                 .collect();
             if !strangers.is_empty() {
-                self.rescue(&node, vms);
+                self.only_restore(&node, vms);
                 let error = Error::new(
                     Kind::Blocked,
                     format!("{node}: VMs run that are not in the fleet file: {}", strangers.join(", ")),
@@ -434,15 +440,15 @@ impl<'a> Planner<'a> {
         }
         let mut entered = None;
         if window && !foreign {
-            let step = self.maintenance(&node, OnOff::On, after);
+            let step = self.maintenance(&node, OnOff::On, in_maintenance, after);
             entered = Some(step);
             after = vec![step];
         }
         let Ok(mut after) = self.stages(&node, changes, after) else { return };
         if entered.is_some() || ours {
-            let step = self.maintenance(&node, OnOff::Off, after);
-            self.steps[step - 1].gives_back = entered;
-            self.steps[step - 1].rescue = ours;
+            let step = self.maintenance(&node, OnOff::Off, true, after);
+            self.steps[step - 1].restores = entered;
+            self.steps[step - 1].restores_earlier = ours;
             after = vec![step];
         }
         for (vm, changes) in judged {
@@ -466,12 +472,13 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Nothing new is begun on a host that a person must look at, but what an earlier run took is given back.
-    fn rescue(&mut self, node: &NodeId, vms: &[&Vm]) {
+    /// Nothing new is begun on a host that a person must look at, but what an earlier run left behind is
+    /// restored.
+    fn only_restore(&mut self, node: &NodeId, vms: &[&Vm]) {
         let mut after = vec![];
         if self.leftovers.in_maintenance.contains(&node.name) {
-            let step = self.maintenance(node, OnOff::Off, vec![]);
-            self.steps[step - 1].rescue = true;
+            let step = self.maintenance(node, OnOff::Off, true, vec![]);
+            self.steps[step - 1].restores_earlier = true;
             after = vec![step];
         }
         for vm in vms
@@ -481,7 +488,7 @@ impl<'a> Planner<'a> {
         {
             let id = NodeId::new(NodeKind::Vm, &vm.name);
             let step = self.power(&id, self.start(), None, after.clone());
-            self.steps[step - 1].rescue = true;
+            self.steps[step - 1].restores_earlier = true;
         }
     }
 
@@ -514,8 +521,8 @@ impl<'a> Planner<'a> {
         let starts = on && (stop.is_some() || !running_now || unsettled);
         if starts {
             let step = self.power(&node, self.start(), power_fact(listed, vm, "off"), after);
-            self.steps[step - 1].gives_back = stop.filter(|_| was_running);
-            self.steps[step - 1].rescue = self.leftovers.stopped.contains(&vm.name);
+            self.steps[step - 1].restores = stop.filter(|_| was_running);
+            self.steps[step - 1].restores_earlier = self.leftovers.stopped.contains(&vm.name);
             after = vec![step];
         }
         if on && wants_guest {

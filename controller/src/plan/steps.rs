@@ -71,12 +71,12 @@ pub struct Step {
     pub work: Work,
     /// Steps that must be done before.
     pub after: Vec<usize>,
-    /// Runs even when an earlier one failed, if this one had been started: it gives back what that one took.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gives_back: Option<usize>,
-    /// Runs whatever failed before it: it gives back what an earlier run took.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub rescue: bool,
+    /// Runs even when an earlier one failed, if this one had been started: it restores what that one changed.
+    #[serde(rename = "gives_back", default, skip_serializing_if = "Option::is_none")]
+    pub restores: Option<usize>,
+    /// Runs whatever failed before it: it restores what an earlier run left behind.
+    #[serde(rename = "rescue", default, skip_serializing_if = "std::ops::Not::not")]
+    pub restores_earlier: bool,
     /// Seconds to wait for the agent to answer.
     pub connect_secs: u32,
     /// Seconds for all of it, once the agent has begun.
@@ -102,9 +102,9 @@ impl Step {
         }
     }
 
-    /// Whether it gives back what another step or an earlier run took.
-    pub fn is_return(&self) -> bool {
-        self.rescue || self.gives_back.is_some()
+    /// Whether it restores what another step or an earlier run changed for its time.
+    pub fn is_restore(&self) -> bool {
+        self.restores_earlier || self.restores.is_some()
     }
 
     /// Whether it brings its host into maintenance mode.

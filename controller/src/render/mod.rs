@@ -12,6 +12,7 @@ mod run_view;
 pub mod status;
 mod table;
 pub mod top;
+pub mod words;
 
 pub use printer::{Answer, Format, Printer, rendered};
 pub(crate) use table::columns;

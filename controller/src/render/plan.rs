@@ -3,13 +3,19 @@
 use crate::node::NodeKind;
 use crate::plan::{Plan, Step, Work};
 use crate::render::table::columns;
+use crate::render::words::{counted, requirements_met};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub fn text(plan: &Plan) -> String {
     if plan.steps.is_empty() {
-        return format!("nothing to do: {} requirements are met", plan.met);
+        return nothing_to_do(plan);
     }
     format!("{}{} Nothing has been changed.", steps(plan, |_| true), costs(plan))
+}
+
+/// Where there is no step.
+pub fn nothing_to_do(plan: &Plan) -> String {
+    format!("nothing to do: {}", requirements_met(plan.met))
 }
 
 /// Those steps of it, node by node, with their commands.
@@ -50,7 +56,6 @@ fn lines(step: &Step) -> Vec<Vec<String>> {
 
 /// What the plan costs: a row for each host, the order, and one sentence.
 pub fn costs(plan: &Plan) -> String {
-    let count = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
     let distinct = |which: &dyn Fn(&Step) -> bool| {
         plan.steps.iter().filter(|s| which(s)).map(|s| &s.node).collect::<BTreeSet<_>>().len()
     };
@@ -62,28 +67,24 @@ pub fn costs(plan: &Plan) -> String {
         };
         plan.steps.iter().filter(reboot).count()
     };
-    let mut parts = vec![format!(
-        "{} on {}",
-        count(plan.steps.len(), "step", "steps"),
-        count(distinct(&|_| true), "node", "nodes")
-    )];
+    let mut parts =
+        vec![format!("{} on {}", counted(plan.steps.len(), "step"), counted(distinct(&|_| true), "node"))];
     let mut add = |n: usize, text: String| {
         if n > 0 {
             parts.push(text);
         }
     };
     let maintenance = distinct(&|s| s.enters_maintenance());
-    add(maintenance, format!("{} in maintenance mode", count(maintenance, "host", "hosts")));
+    add(maintenance, format!("{} in maintenance mode", counted(maintenance, "host")));
     let (sure, maybe) = (reboots(true, NodeKind::Host), reboots(false, NodeKind::Host));
-    add(sure, count(sure, "host reboot", "host reboots"));
-    add(maybe, format!("{} only if needed", count(maybe, "host reboot", "host reboots")));
+    add(sure, counted(sure, "host reboot"));
+    add(maybe, format!("{} only if needed", counted(maybe, "host reboot")));
     let stopped = distinct(&|s| s.stops_vm());
-    add(stopped, format!("{} shut down", count(stopped, "VM", "VMs")));
+    add(stopped, format!("{} shut down", counted(stopped, "VM")));
     let (sure, maybe) = (reboots(true, NodeKind::Guest), reboots(false, NodeKind::Guest));
-    add(sure, count(sure, "guest reboot", "guest reboots"));
-    add(maybe, format!("{} only if needed", count(maybe, "guest reboot", "guest reboots")));
-    let sum =
-        format!("{}; {} already met.", parts.join(", "), count(plan.met, "requirement", "requirements"));
+    add(sure, counted(sure, "guest reboot"));
+    add(maybe, format!("{} only if needed", counted(maybe, "guest reboot")));
+    let sum = format!("{}; {} already met.", parts.join(", "), counted(plan.met, "requirement"));
     let hosts = by_host(plan);
     let hosts = if hosts.is_empty() { String::new() } else { format!("{}\n\n", columns(&hosts)) };
     format!("{hosts}{}{sum}", rollout(plan))
@@ -105,7 +106,7 @@ fn rollout(plan: &Plan) -> String {
         let of = if name.is_empty() { String::new() } else { format!(" of cluster {name}") };
         let away: Vec<String> = cluster.unavailable.keys().cloned().collect();
         let away = if away.is_empty() { String::new() } else { format!("; away now: {}", away.join(", ")) };
-        text += &format!("at most {}{of} away at once{away}\n", hosts_in_words(cluster.max_unavailable));
+        text += &format!("at most {}{of} away at once{away}\n", counted(cluster.max_unavailable, "host"));
     }
     text + &format!(
         "no further host is begun when {} failed; a failed host counts as away\n\n",
@@ -114,10 +115,6 @@ fn rollout(plan: &Plan) -> String {
             n => format!("{n} hosts have"),
         }
     )
-}
-
-fn hosts_in_words(count: usize) -> String {
-    if count == 1 { "1 host".into() } else { format!("{count} hosts") }
 }
 
 /// One row for each host that is touched: maintenance, reboots, VMs that go down. The question one has at

@@ -99,7 +99,7 @@ impl RunView {
             Event::Ended { .. } => {}
             Event::Started { step } => {
                 let at = self.node_of(*step);
-                // What failed stays failed, whatever is still given back there.
+                // What failed stays failed, whatever is still restored there.
                 if matches!(self.nodes[at].state, NodeState::Waiting | NodeState::Done) {
                     self.nodes[at].state = NodeState::AtWork;
                 }

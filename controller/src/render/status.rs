@@ -1,5 +1,5 @@
 //! A run as its journal tells it: its nodes with what became of them, its steps, what it took and has not
-//! given back.
+//! restored.
 
 use crate::inventory::acquired::{self, Left};
 use crate::journal::outcome::{NodeState, nodes};
@@ -18,12 +18,12 @@ pub struct Hosts<'a> {
     /// What other runs took and left.
     pub others: &'a [&'a Left],
     /// Nodes of which they have no record any more that this run took them.
-    pub given_back: &'a BTreeSet<NodeId>,
+    pub restored: &'a BTreeSet<NodeId>,
 }
 
 /// The latest run, and what others took and left.
 pub fn status(run: Option<&Stored>, at_work: bool, hosts: &Hosts<'_>, now: u64) -> Answer {
-    let Hosts { others, given_back } = hosts;
+    let Hosts { others, restored } = hosts;
     let of_others: String =
         acquired::told(others.iter().copied(), now).into_iter().map(|told| told + "\n").collect();
     let Some(run) = run else {
@@ -93,13 +93,13 @@ pub fn status(run: Option<&Stored>, at_work: bool, hosts: &Hosts<'_>, now: u64) 
         if left.unsettled.contains(&NodeId::new(kind, name)) { "MAY BE" } else { "IS" }
     };
     for host in &left.in_maintenance {
-        text += &match given_back.contains(&NodeId::new(NodeKind::Host, host)) {
+        text += &match restored.contains(&NodeId::new(NodeKind::Host, host)) {
             true => format!("{host} was in maintenance mode by this run; its agent says that this is over\n"),
             false => format!("{host} {} IN MAINTENANCE MODE by this run\n", is(NodeKind::Host, host)),
         };
     }
     for vm in &left.stopped {
-        text += &match given_back.contains(&NodeId::new(NodeKind::Vm, vm)) {
+        text += &match restored.contains(&NodeId::new(NodeKind::Vm, vm)) {
             true => format!("{vm} was shut down by this run; its host's agent says that this is over\n"),
             false => format!("{vm} {} SHUT DOWN by this run\n", is(NodeKind::Vm, vm)),
         };

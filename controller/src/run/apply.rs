@@ -69,9 +69,10 @@ pub(super) async fn meet(
     let claimed = on.reach(on.step().connect_secs, false).await?;
     on.starting(String::new()).await?;
     let (outcome, _, sure) = on.asked(claimed, Change::Meet { requirement, spec, expect }).await?;
-    let theirs = failpoint!(TakenByAnotherIsOurs, false, on.takes && sure && !on.was.begun());
+    let theirs = failpoint!(TakenByAnotherIsOurs, false, on.not_ours_yet && sure && !on.was.begun());
     match outcome {
-        // Asked once and for the first time: it was not us. What somebody else took is not ours to give back.
+        // Asked once and for the first time: it was not us. What somebody else changed is not ours to
+        // restore.
         Outcome::AlreadyMet { is } if theirs => {
             // The host's work needs its VMs off and does not care by whom; a host in maintenance mode is
             // somebody's at work.

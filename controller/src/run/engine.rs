@@ -2,7 +2,7 @@
 //! other.
 //!
 //! Every step looks before it acts, so going on after a crash is the same road as the first run. A step that
-//! failed keeps what builds on it from running; a step that *gives back* (leave maintenance mode, start a VM)
+//! failed keeps what builds on it from running; a step that *restores* (leave maintenance mode, start a VM)
 //! runs all the same. A reboot is done when the boot id differs from the recorded one and what it was for is
 //! met: never a second one. `budget` says which hosts may be touched now, `agents` holds connections and
 //! claims, `task` does one step.
@@ -80,8 +80,8 @@ pub struct RunOptions<'a> {
     pub holder: String,
     /// Stop when a wave is settled.
     pub pause: bool,
-    /// Only give back what was taken, then end.
-    pub give_back: bool,
+    /// Only restore what the run changed for its time, then end.
+    pub restore: bool,
     pub control: watch::Receiver<Control>,
     /// Seconds since 1970, for records.
     pub now: fn() -> u64,
@@ -140,10 +140,10 @@ struct Run<'a> {
     /// Predecessors without an end, per step.
     open: Vec<usize>,
     dependents: Vec<Vec<usize>>,
-    /// Steps that take what is not ours yet: another one gives it back.
-    taking: BTreeSet<usize>,
-    /// Steps whose taking another one gives back.
-    borrowed: BTreeSet<usize>,
+    /// Steps that change what is not ours yet, and that another one restores.
+    not_ours_yet: BTreeSet<usize>,
+    /// Steps whose change another one restores.
+    temporary: BTreeSet<usize>,
     ready: Vec<usize>,
     /// Something has begun or ended since what may begin was last looked at.
     moved: bool,
@@ -197,15 +197,15 @@ impl<'a> Run<'a> {
             .filter(|s| open[s.id - 1] == 0 && state[s.id - 1] != State::Done)
             .map(|s| s.id)
             .collect();
-        // What an earlier run of ours took is ours already.
+        // What an earlier run of ours changed for its time is ours already.
         let left = outstanding(&status);
         let ours = |s: &Step| {
             let of = if s.enters_maintenance() { &left.in_maintenance } else { &left.stopped };
             of.contains(&s.node.name)
         };
-        let taking =
-            plan.steps.iter().filter_map(|s| s.gives_back).filter(|id| !ours(&plan.steps[id - 1])).collect();
-        let borrowed = plan.steps.iter().filter_map(|s| s.gives_back).collect();
+        let not_ours_yet =
+            plan.steps.iter().filter_map(|s| s.restores).filter(|id| !ours(&plan.steps[id - 1])).collect();
+        let temporary = plan.steps.iter().filter_map(|s| s.restores).collect();
         let summary =
             Summary { done: state.iter().filter(|s| **s == State::Done).count(), ..Summary::default() };
         let budget = RolloutBudget::new(plan, &status, options.pause);
@@ -224,8 +224,8 @@ impl<'a> Run<'a> {
             of_node,
             open,
             dependents,
-            taking,
-            borrowed,
+            not_ours_yet,
+            temporary,
             ready,
             moved: true,
             work: JoinSet::new(),
@@ -284,7 +284,7 @@ impl<'a> Run<'a> {
                 _ = control.changed() => {}
             }
         }
-        let how = if self.options.give_back { EndReason::Aborted } else { EndReason::Finished };
+        let how = if self.options.restore { EndReason::Aborted } else { EndReason::Finished };
         let record = Record::Ended { at: (self.options.now)(), how };
         self.status.next(&record).map_err(|why| Error::new(Kind::Internal, why))?;
         self.store.append(&record).await?;
@@ -304,9 +304,7 @@ impl<'a> Run<'a> {
         while let Some(id) = self.ready.pop() {
             let step = &plan.steps[id - 1];
             let tainted = step.after.iter().any(|a| self.state[a - 1].tainted());
-            if step.gives_back.is_some_and(|g| self.status.steps[g - 1].is_theirs())
-                && !self.options.give_back
-            {
+            if step.restores.is_some_and(|g| self.status.steps[g - 1].is_theirs()) && !self.options.restore {
                 let why =
                     "somebody else stopped it since the plan was made: this run leaves it off".to_string();
                 self.summary.untouched.insert(step.node.to_string(), why.clone());
@@ -314,12 +312,14 @@ impl<'a> Run<'a> {
                 self.skip(id, Some(why), Some(true), say);
                 continue;
             }
-            let taken = step.rescue || step.gives_back.is_some_and(|g| self.status.steps[g - 1].begun());
-            // What could not be given back keeps what stands on it: no VM starts on a host that is still in
+            let must_restore =
+                step.restores_earlier || step.restores.is_some_and(|g| self.status.steps[g - 1].begun());
+            // What could not be restored keeps what stands on it: no VM starts on a host that is still in
             // maintenance mode.
-            let stuck = |a: &usize| self.state[a - 1] == State::Failed && plan.steps[a - 1].is_return();
-            let taken = failpoint!(NothingGivenBack, false, taken && !step.after.iter().any(stuck));
-            if !taken && (tainted || self.options.give_back) {
+            let stuck = |a: &usize| self.state[a - 1] == State::Failed && plan.steps[a - 1].is_restore();
+            let must_restore =
+                failpoint!(NothingGivenBack, false, must_restore && !step.after.iter().any(stuck));
+            if !must_restore && (tainted || self.options.restore) {
                 self.skip(id, None, None, say);
                 continue;
             }
@@ -347,10 +347,10 @@ impl<'a> Run<'a> {
             operation: format!("{}/{id}/{}", self.status.run, self.status.failures(id)),
             trace: crate::journal::trace::parent(&self.status.run, id, self.status.failures(id)),
             run: self.status.run.clone(),
-            borrows: self.borrowed.contains(&id),
-            takes: self.taking.contains(&id),
+            temporary: self.temporary.contains(&id),
+            not_ours_yet: self.not_ours_yet.contains(&id),
             // Giving back is right whatever became of the rest.
-            preconditions: if step.is_return() { vec![] } else { self.preconditions(step) },
+            preconditions: if step.is_restore() { vec![] } else { self.preconditions(step) },
             catalogue: self.catalogue,
             agents: self.agents.clone(),
             tx: tx.clone(),
@@ -368,7 +368,7 @@ impl<'a> Run<'a> {
         self.summary.skipped += 1;
         self.budget.ended(&self.plan.steps[id - 1], well);
         // What an abort leaves out is everything: nobody wants to read that.
-        if !self.options.give_back {
+        if !self.options.restore {
             say(&Event::Skipped { step: id, why });
         }
         self.finished(id);
@@ -427,7 +427,7 @@ impl<'a> Run<'a> {
                         let changed = by == ChangedBy::Us;
                         self.summary.done += 1;
                         self.summary.changed |= changed;
-                        // What a rescue brought back does not mend what failed before it.
+                        // What was restored does not mend what failed before it.
                         self.state[id - 1] =
                             if self.state[id - 1] == State::Rescue { State::Rescued } else { State::Done };
                         say(&Event::Done { step: id, note, changed });

@@ -25,7 +25,7 @@ pub struct Request<'a> {
     pub holder: String,
     /// What the plan must be.
     pub saved: Option<&'a Plan>,
-    /// A plan that is not made from the fleet file: what another run left is given back.
+    /// A plan that is not made from the fleet file: what another run left behind is restored.
     pub adoption: Option<&'a Adoption>,
     pub purpose: Purpose,
     /// What to do with an unfinished run.
@@ -45,8 +45,8 @@ pub enum Unfinished {
     GoOnIfSame,
     /// It is gone on with, and nothing else is begun.
     GoOn,
-    /// What it took is given back, and it ends.
-    GiveBack,
+    /// What it changed for its time is restored, and it ends.
+    Restore,
     /// It is given up as it stands.
     GiveUp,
 }
@@ -74,7 +74,7 @@ pub struct RunOutcome {
     pub summary: Summary,
     /// What kept nodes out of the plan.
     pub problems: Vec<Problem>,
-    /// What earlier runs took and could not be given back, where nothing was executed.
+    /// What earlier runs changed for their time and could not be restored, where nothing was executed.
     pub left: Leftovers,
     /// Errors of the run that follows a resumed one: why it did not start, or failed.
     pub behind: Vec<Error>,
@@ -121,12 +121,12 @@ impl Request<'_> {
                 let what = if run.status.purpose == Purpose::Rollback { "rollback" } else { "run" };
                 let (number, fleet) = (run.number, self.fleet.file.display());
                 observer.note(&match self.unfinished {
-                    Unfinished::GiveBack => {
+                    Unfinished::Restore => {
                         format!("restoring maintenance mode and VM power after {what} {number} of {fleet}")
                     }
                     _ => format!("going on with {what} {number} of {fleet}, which was not finished"),
                 });
-                if self.unfinished != Unfinished::GiveBack {
+                if self.unfinished != Unfinished::Restore {
                     // Hours may have passed since the plan was made.
                     let inventory = inventory::gather(self.fleet, self.connector, Scope::Wished, &|n| {
                         n.kind == NodeKind::Host
@@ -137,7 +137,7 @@ impl Request<'_> {
                 let journal = Journal::open(self.disk, run.number, Some(run.good_bytes)).map_err(one)?;
                 (run.status, journal, vec![], true)
             }
-            None if matches!(self.unfinished, Unfinished::GoOn | Unfinished::GiveBack) => {
+            None if matches!(self.unfinished, Unfinished::GoOn | Unfinished::Restore) => {
                 let error = Error::new(Kind::Usage, "no run of this fleet is unfinished")
                     .code("no-run")
                     .hint("`vsgpu status` shows the latest one");
@@ -185,7 +185,7 @@ impl Request<'_> {
             connector: self.connector,
             holder: self.holder.clone(),
             pause: self.pause,
-            give_back: self.unfinished == Unfinished::GiveBack,
+            restore: self.unfinished == Unfinished::Restore,
             control: self.control.clone(),
             now: self.now,
         };
@@ -211,7 +211,7 @@ impl Request<'_> {
                 "what the run had recorded before and behind that is known; give the run up and plan anew: `vsgpu apply --abandon`",
             ));
         }
-        if self.unfinished == Unfinished::GiveBack {
+        if self.unfinished == Unfinished::Restore {
             return Ok(true);
         }
         if self.unfinished == Unfinished::GoOn {
@@ -260,7 +260,7 @@ impl Request<'_> {
             .map_err(|e| vec![e])?
             .map(|r| journal::outstanding(&r.status))
             .unwrap_or_default();
-        let left = plan::still_taken(self.fleet, &inventory, left);
+        let left = plan::still_outstanding(self.fleet, &inventory, left);
         let planned = plan::plan(self.fleet, &inventory, &left);
         if let Some(saved) = self.saved {
             let fresh = &planned.plan;

@@ -2,7 +2,7 @@
 //! and a stop when too much has failed.
 //!
 //! A host is away from the first step that disrupts it until the last such step is done, and for good once a
-//! step of it or of its VMs has failed. What gives back what was taken is never kept waiting.
+//! step of it or of its VMs has failed. What restores what was changed for a time is never kept waiting.
 
 use crate::journal::{Status, StepState};
 use crate::node::NodeKind;
@@ -122,7 +122,7 @@ impl<'a> RolloutBudget<'a> {
     /// Whether a step may begin.
     pub fn admit(&self, step: &Step) -> Admission {
         let Some(host) = self.hosts.get(step.host.as_str()) else { return Admission::Start };
-        if step.is_return() {
+        if step.is_restore() {
             return Admission::Start;
         }
         if !host.begun {

@@ -38,7 +38,7 @@ pub(super) enum ChangedBy {
     Us,
     /// It was so before, and that is all that counts.
     Already,
-    /// Somebody else took between plan and step what this one was to take: it is not ours to give back.
+    /// Somebody else changed between plan and step what this one was to change: it is not ours to restore.
     Another,
 }
 
@@ -67,12 +67,12 @@ pub(super) struct StepRunner {
     pub(super) operation: String,
     /// Name of the run.
     pub(super) run: String,
-    /// What it takes another step gives back.
-    pub(super) borrows: bool,
+    /// Another step restores what it changes.
+    pub(super) temporary: bool,
     /// Where it belongs in the run's trace.
     pub(super) trace: TraceParent,
-    /// It takes what is not ours yet; another step gives it back.
-    pub(super) takes: bool,
+    /// It changes what is not ours yet, and another step restores it.
+    pub(super) not_ours_yet: bool,
     /// What must still be so on the node.
     pub(super) preconditions: Vec<(String, Value)>,
     pub(super) catalogue: &'static Catalogue,
@@ -141,7 +141,7 @@ impl StepRunner {
             look_again: matches!(self.was, StepState::Started { .. }),
             deadline_secs: self.step().deadline_secs,
             run: self.run.clone(),
-            borrows: self.borrows,
+            temporary: self.temporary,
             trace: self.trace.clone(),
             preconditions: self.preconditions.clone(),
         }

@@ -23,7 +23,8 @@ impl Fact for MachineFact {
     }
 }
 
-/// The room on the disks of these paths; a path of which nothing is known is left out. Its fact has to ask for `Probe::Machine`.
+/// The room on the disks of these paths; a path of which nothing is known is left out. Its fact has to ask
+/// for `Probe::Machine`.
 pub(crate) fn rooms(seen: &Observation, paths: &[&str]) -> Vec<Room> {
     debug_assert!(seen.has(&Probe::Machine), "a fact that keeps rooms asks for the machine");
     let Ok(machine) = seen.machine() else { return vec![] };

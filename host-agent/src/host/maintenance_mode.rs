@@ -5,7 +5,7 @@ use crate::esxcli;
 use crate::facts::virtual_machines;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Cost, Deadline, Implied, Needs, TakesEffect, Taking};
+use vsgpu_core::requirement::{Cost, Deadline, Implied, Needs, Outage, TakesEffect};
 use vsgpu_core::units::OnOff;
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -117,8 +117,8 @@ impl Requirement for MaintenanceMode {
         Deadline::MaintenanceMode
     }
 
-    fn taking(spec: &MaintenanceModeSpec) -> Option<Taking> {
-        Some(if spec.state.on() { Taking::Takes } else { Taking::GivesBack })
+    fn outage(spec: &MaintenanceModeSpec) -> Option<Outage> {
+        Some(if spec.state.on() { Outage::Begins } else { Outage::Ends })
     }
 
     fn as_spec(fact: &MaintenanceModeFact) -> Option<MaintenanceModeSpec> {

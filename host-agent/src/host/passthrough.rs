@@ -419,7 +419,7 @@ mod tests {
         let mut lame = gpu("0000:3b:00.0", HOST, HOST);
         lame.passthru_capable = Some(false);
         match Passthrough::check(&spec(serde_json::json!("all")), &fact("8.0.3", vec![lame])) {
-            Verdict::Blocked { why, hint } => {
+            Verdict::Blocked { why, hint, .. } => {
                 assert!(why.contains("A100 PCIe 40GB") && hint.contains("VT-d"), "{why} {hint}")
             }
             other => panic!("{other:?}"),

@@ -6,7 +6,7 @@ use crate::facts::vm_power::VmPower;
 use crate::power_on_errors;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::requirement::{Deadline, Explained, Failure, Implied, Needs, TakesEffect, Taking};
+use vsgpu_core::requirement::{Deadline, Explained, Failure, Implied, Needs, Outage, TakesEffect};
 use vsgpu_core::{Command, Effect, Observation, Probe, Requirement, Subject, Verdict};
 
 /// Seconds a guest may take to shut down.
@@ -113,8 +113,8 @@ impl Requirement for Power {
         if spec.state == PowerState::On { Deadline::PowerOn } else { Deadline::PowerOff }
     }
 
-    fn taking(spec: &PowerSpec) -> Option<Taking> {
-        Some(if spec.state == PowerState::Off { Taking::Takes } else { Taking::GivesBack })
+    fn outage(spec: &PowerSpec) -> Option<Outage> {
+        Some(if spec.state == PowerState::Off { Outage::Begins } else { Outage::Ends })
     }
 
     fn probes_after_failure(on: &Subject, seen: &Observation) -> Vec<Probe> {

@@ -5,6 +5,7 @@ use crate::facts::vm_config::VmConfig;
 use crate::pci_slots::{Slot, emptied, filled, free, slots};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use vsgpu_core::knowledge::vgpu_types::plain;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
@@ -71,6 +72,28 @@ pub enum Param {
 }
 
 impl Param {
+    const ALL: [Self; 5] = [
+        Self::EnableUvm,
+        Self::FrameRateLimiter,
+        Self::EnableDebugging,
+        Self::EnableProfiling,
+        Self::GpuPciId,
+    ];
+
+    /// A value as the `.vmx` holds it.
+    fn value(self, value: &Value) -> Result<String, String> {
+        match (self, value) {
+            (Self::GpuPciId, Value::String(at)) => Ok(at.parse::<Bdf>()?.to_string()),
+            (Self::GpuPciId, _) => {
+                Err("gpu-pci-id: a PCI address such as \"0000:3b:00.0\" is expected".into())
+            }
+            (_, Value::Bool(on)) => Ok(u8::from(*on).to_string()),
+            (_, Value::Number(n)) if n.is_u64() && n.as_u64() <= Some(1) => Ok(n.to_string()),
+            (_, Value::String(text)) if text == "0" || text == "1" => Ok(text.clone()),
+            _ => Err(format!("{}: 0 or 1 is expected", self.key())),
+        }
+    }
+
     fn key(self) -> &'static str {
         match self {
             Self::EnableUvm => "enable_uvm",
@@ -89,27 +112,16 @@ impl<'de> Deserialize<'de> for VgpuWish {
         struct Long {
             profile: Profile,
             #[serde(default)]
-            params: BTreeMap<Param, serde_json::Value>,
+            params: BTreeMap<Param, Value>,
         }
-        let value = serde_json::Value::deserialize(input)?;
+        let value = Value::deserialize(input)?;
         if value.is_string() {
             let profile = serde_json::from_value(value).map_err(de::Error::custom)?;
             return Ok(Self { profile, params: BTreeMap::new() });
         }
         let Long { profile, params } = serde_json::from_value(value).map_err(de::Error::custom)?;
-        let word = |(param, value): (Param, serde_json::Value)| match (param, value) {
-            (Param::GpuPciId, serde_json::Value::String(at)) => {
-                at.parse::<Bdf>().map(|at| (param, at.to_string())).map_err(de::Error::custom)
-            }
-            (Param::GpuPciId, _) => {
-                Err(de::Error::custom("gpu-pci-id: a PCI address such as \"0000:3b:00.0\" is expected"))
-            }
-            (_, serde_json::Value::Bool(on)) => Ok((param, u8::from(on).to_string())),
-            (_, serde_json::Value::Number(n)) if n.as_u64() <= Some(1) && n.is_u64() => {
-                Ok((param, n.to_string()))
-            }
-            (_, serde_json::Value::String(text)) if text == "0" || text == "1" => Ok((param, text)),
-            _ => Err(de::Error::custom(format!("{}: 0 or 1 is expected", param.key()))),
+        let word = |(param, value): (Param, Value)| {
+            param.value(&value).map(|text| (param, text)).map_err(de::Error::custom)
         };
         Ok(Self { profile, params: params.into_iter().map(word).collect::<Result<_, _>>()? })
     }
@@ -209,10 +221,15 @@ impl Requirement for Vgpu {
     }
 
     fn as_spec(fact: &VmConfig) -> Option<Vec<VgpuWish>> {
-        let has = current(fact);
-        has.into_values()
-            .map(|p| Some(VgpuWish { profile: Profile::try_from(p).ok()?, params: BTreeMap::new() }))
-            .collect()
+        let wish = |(n, profile): (u32, String)| {
+            let value = |param: Param| {
+                let text = fact.keys.get(&format!("pciPassthru{n}.cfg.{}", param.key()).to_lowercase())?;
+                Some((param, param.value(&Value::String(text.clone())).ok()?))
+            };
+            let params = Param::ALL.into_iter().filter_map(value).collect();
+            Some(VgpuWish { profile: Profile::try_from(profile).ok()?, params })
+        };
+        current(fact).into_iter().map(wish).collect()
     }
 }
 

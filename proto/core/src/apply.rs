@@ -79,7 +79,7 @@ pub fn apply(
     };
     let (is, effects) = match first {
         Verdict::Met { is } => return Outcome::AlreadyMet { is },
-        Verdict::Blocked { why, hint } => {
+        Verdict::Blocked { why, hint, .. } => {
             return drifted(system, on, terms.preconditions).unwrap_or(Outcome::Blocked { why, hint });
         }
         Verdict::Waits { on: what, wants, .. } => {
@@ -117,7 +117,7 @@ pub fn apply(
     // What the packages say of themselves may be more than was said over the wire.
     match (entry.check)(&spec, &fact) {
         Ok(Verdict::Unmet { effects: again, .. }) if again == effects => {}
-        Ok(Verdict::Blocked { why, hint }) => return Outcome::Blocked { why, hint },
+        Ok(Verdict::Blocked { why, hint, .. }) => return Outcome::Blocked { why, hint },
         Ok(_) => {
             return Outcome::Stale {
                 planned: is,
@@ -210,7 +210,7 @@ pub fn settle(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value) ->
             {
                 return Outcome::Applied { is, active: false };
             }
-            Ok(Verdict::Blocked { why, hint }) => return Outcome::Blocked { why, hint },
+            Ok(Verdict::Blocked { why, hint, .. }) => return Outcome::Blocked { why, hint },
             Ok(Verdict::Unmet { is, wants, .. }) if over => {
                 let waited =
                     if settle_secs > 0 { format!(" {settle_secs} s after") } else { " after".into() };

@@ -5,8 +5,8 @@ use crate::artifact::{Artifact, StagedFile};
 use crate::effect::Probe;
 use crate::observation::{Observation, Unreadable};
 use crate::requirement::{
-    Cost, Deadline, Explained, Fact, Failure, Implied, Needs, Requirement, Restart, Scope, Subject,
-    TakesEffect, Taking, Verdict,
+    Cost, Deadline, Explained, Fact, Failure, Implied, Needs, Outage, Requirement, Restart, Scope, Subject,
+    TakesEffect, Verdict,
 };
 use crate::suggest::nearest;
 use crate::text::without_passwords_in;
@@ -96,8 +96,8 @@ pub struct Entry {
     pub takes_effect: TakesEffect,
     /// What a change costs as things are: spec, fact.
     pub cost: fn(&Value, &Value) -> Cost,
-    /// `Requirement::taking`.
-    pub taking: fn(&Value) -> Option<Taking>,
+    /// `Requirement::outage`.
+    pub outage: fn(&Value) -> Option<Outage>,
     /// `Requirement::why_stuck`.
     pub why_stuck: fn() -> &'static str,
     /// `Requirement::probes_after_failure`.
@@ -219,8 +219,8 @@ impl Entry {
         fn settle_secs<R: Requirement>(spec: &Value) -> u32 {
             typed::<R::Spec>("spec", spec).map_or(R::SETTLE_SECS, |s| R::settle_secs(&s))
         }
-        fn taking<R: Requirement>(spec: &Value) -> Option<Taking> {
-            typed::<R::Spec>("spec", spec).ok().and_then(|spec| R::taking(&spec))
+        fn outage<R: Requirement>(spec: &Value) -> Option<Outage> {
+            typed::<R::Spec>("spec", spec).ok().and_then(|spec| R::outage(&spec))
         }
         fn cost<R: Requirement>(spec: &Value, fact: &Value) -> Cost {
             match (typed::<R::Spec>("spec", spec), typed::<R::Fact>("fact", fact)) {
@@ -236,7 +236,7 @@ impl Entry {
             needs: R::NEEDS,
             takes_effect: R::TAKES_EFFECT,
             cost: cost::<R>,
-            taking: taking::<R>,
+            outage: outage::<R>,
             why_stuck: R::why_stuck,
             probes_after_failure: R::probes_after_failure,
             explain: R::explain,

@@ -12,8 +12,8 @@ pub struct Room {
     pub path: String,
     /// Which disk it is: paths with the same one share its room.
     pub disk: String,
-    /// Free, bytes: rounded up to 64 MiB, and no more than 16 GiB is told. So it does not change with every file that a
-    /// guest writes, and is the same on most guests of a kind.
+    /// Free, bytes: rounded up to 64 MiB, and no more than 16 GiB is told. So it does not change with every
+    /// file that a guest writes, and is the same on most guests of a kind.
     pub free_bytes: u64,
 }
 
@@ -37,21 +37,21 @@ pub struct DiskNeed<'a> {
     pub bytes: u64,
 }
 
-/// Whether a disk lacks the room that a change needs: needs of one disk are added up. `None` where there is room, and where the
-/// disk of a path is not known: nothing is refused on a guess.
+/// Whether a disk lacks the room that a change needs: needs of one disk are added up. `None` where there is
+/// room, and where the disk of a path is not known: nothing is refused on a guess.
 pub fn lacks_room(rooms: &[Room], what: &str, needs: &[DiskNeed<'_>]) -> Option<Verdict> {
     let room_of = |need: &DiskNeed<'_>| rooms.iter().find(|room| room.path == need.path);
     let short = |need: &DiskNeed<'_>| {
         let room = room_of(need)?;
         let same = |other: &&DiskNeed<'_>| room_of(other).is_some_and(|r| r.disk == room.disk);
         let bytes = needs.iter().filter(same).fold(0u64, |all, n| all.saturating_add(n.bytes));
-        (room.free_bytes < bytes).then_some((&room.path, room.free_bytes, bytes))
+        (room.free_bytes < bytes).then_some((room, bytes))
     };
-    let (path, free, bytes) = needs.iter().find_map(short)?;
-    Some(Verdict::blocked(
-        format!("{path}: {free} bytes are free, {what} needs at least {bytes} bytes"),
-        format!("make room on the disk of {path}: `df -h {path}`"),
-    ))
+    let (Room { path, disk, free_bytes }, bytes) = needs.iter().find_map(short)?;
+    let why = format!("{path}: {free_bytes} bytes are free, {what} needs at least {bytes} bytes");
+    let hint = format!("make room on the disk of {path}: `df -h {path}`");
+    // A disk of its own for /tmp is mostly memory, and empty after the next boot.
+    Some(if disk == "/tmp" { Verdict::blocked(why, hint) } else { Verdict::blocked_for_good(why, hint) })
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! What a machine has: CPUs, memory, load, and the disks of the paths that vsgpu writes to. Not of ESXi's own kernel: it has no `/proc`,
-//! and what an ESXi host has is asked of `esxcli`.
+//! What a machine has: CPUs, memory, load, and the disks of the paths that vsgpu writes to. Not of ESXi's own
+//! kernel: it has no `/proc`, and what an ESXi host has is asked of `esxcli`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,6 @@ pub struct Disk {
     pub free_bytes: u64,
 }
 
-/// Where vsgpu and what it starts write: the packages, the driver, CUDA, the initramfs. Only these are asked for: a machine with
-/// containers has thousands of mounts, and one of a server that is away does not answer.
+/// Where vsgpu and what it starts write: the packages, the driver, CUDA, the initramfs. Only these are asked
+/// for: a machine with containers has thousands of mounts, and one of a server that is away does not answer.
 pub const PATHS: [&str; 7] = ["/", "/boot", "/tmp", "/usr", "/usr/local", "/var/lib", "/var/tmp"];

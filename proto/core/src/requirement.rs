@@ -111,11 +111,11 @@ pub enum Deadline {
 
 /// What a change does to those who use the node or the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taking {
-    /// It takes it away from them.
-    Takes,
-    /// It gives it back.
-    GivesBack,
+pub enum Outage {
+    /// They cannot use it any more: maintenance mode, a VM that is shut down.
+    Begins,
+    /// They can use it again.
+    Ends,
 }
 
 /// What a change costs on the machine as it is.
@@ -193,6 +193,9 @@ pub enum Verdict {
         why: String,
         /// What to do.
         hint: String,
+        /// No step of a plan can mend it, so that none is begun.
+        #[serde(default)]
+        lasting: bool,
     },
 }
 
@@ -224,7 +227,12 @@ impl Verdict {
 
     /// `Blocked`.
     pub fn blocked(why: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Blocked { why: why.into(), hint: hint.into() }
+        Self::Blocked { why: why.into(), hint: hint.into(), lasting: false }
+    }
+
+    /// `Blocked`, whatever is done before it.
+    pub fn blocked_for_good(why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Blocked { why: why.into(), hint: hint.into(), lasting: true }
     }
 
     /// The same with every text fit for people: facts are what a machine says of itself. `check` of the
@@ -236,7 +244,7 @@ impl Verdict {
             Self::Met { is } => [Some(is), None],
             Self::Unmet { is, wants, .. } => [Some(is), Some(wants)],
             Self::Waits { on, wants, .. } => [Some(on), Some(wants)],
-            Self::Blocked { why, hint } => [Some(why), Some(hint)],
+            Self::Blocked { why, hint, .. } => [Some(why), Some(hint)],
         };
         texts.into_iter().flatten().for_each(|text| *text = sentence(text));
         self
@@ -302,9 +310,9 @@ pub trait Requirement {
     fn cost(_spec: &Self::Spec, _fact: &Self::Fact) -> Cost {
         Cost { needs: Self::NEEDS, takes_effect: Self::TAKES_EFFECT, sure: true }
     }
-    /// Whether it takes something away or gives it back (maintenance mode, a VM's power): agents keep what is
-    /// taken until then.
-    fn taking(_spec: &Self::Spec) -> Option<Taking> {
+    /// Whether it begins or ends an outage (maintenance mode, a VM's power): agents remember one that a run
+    /// began until it has ended.
+    fn outage(_spec: &Self::Spec) -> Option<Outage> {
         None
     }
     /// What to do where a reboot did not make a change active. A second one would not either.

@@ -1,8 +1,9 @@
-//! What this machine has, and what this process takes of it. Memory, load, uptime and processes come from the library `sysinfo`. Linux
-//! only: ESXi's own kernel has no `/proc`, so nothing is said there, and an ESXi host's memory and CPUs are asked of `esxcli`.
+//! What this machine has, and what this process takes of it. Memory, load, uptime and processes come from the
+//! library `sysinfo`. Linux only: ESXi's own kernel has no `/proc`, so nothing is said there, and an ESXi
+//! host's memory and CPUs are asked of `esxcli`.
 //!
-//! Deliberately not from `sysinfo`: disks. It stats every mount, and one whose server is away never answers. A few paths are asked here,
-//! in a thread of their own, with a deadline.
+//! Deliberately not from `sysinfo`: disks. It stats every mount, and one whose server is away never answers.
+//! A few paths are asked here, in a thread of their own, with a deadline.
 
 use nix::sys::statvfs::statvfs;
 use std::os::unix::fs::MetadataExt as _;
@@ -76,7 +77,8 @@ fn ask(root: &Path) -> Vec<Disk> {
     for path in PATHS {
         let place = root.join(path.trim_start_matches('/'));
         let (Ok(metadata), Ok(stat)) = (place.metadata(), statvfs(&place)) else { continue };
-        // A file system without a size of its own states none (tmpfs without a limit): nothing is known of its room.
+        // A file system without a size of its own states none (tmpfs without a limit): nothing is known of
+        // its room.
         if stat.blocks() == 0 {
             continue;
         }

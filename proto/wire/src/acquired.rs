@@ -1,11 +1,11 @@
-//! What a run took from a node and has not given back, as agents keep it and controllers show it.
+//! What a run changed on a node for its time and has not restored, as agents keep it and controllers show it.
 
 use serde::{Deserialize, Serialize};
 
-/// One thing that was taken.
+/// One thing that a run changed for its time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Taken {
-    /// Name of the requirement with which it was taken.
+pub struct TemporaryChange {
+    /// Name of the requirement that changed it.
     pub what: String,
     /// Display name of the VM; empty for the node itself.
     #[serde(default)]
@@ -28,6 +28,6 @@ pub(crate) fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// What a look says of one thing: its requirement, the VM, and whether it is taken now. Where all VMs were
+/// What a look says of one thing: its requirement, the VM, and whether it is so now. Where all VMs were
 /// listed there is at least one of that requirement: the one without a name.
 pub type Look = (&'static str, String, bool);

@@ -354,8 +354,8 @@ impl Play {
         troubles: &Troubles,
     ) -> Result<(), String> {
         let Some(at) = troubles.drifted_at else { return Ok(()) };
-        let gives_back = |call: &str| call.contains("--enable false") || call.contains("power.on");
-        if let Some(act) = self.world.acts().iter().find(|a| a.at > at && !gives_back(&a.call)) {
+        let restores = |call: &str| call.contains("--enable false") || call.contains("power.on");
+        if let Some(act) = self.world.acts().iter().find(|a| a.at > at && !restores(&a.call)) {
             return Err(format!("changed behind somebody's back: {}: {}", act.host, act.call));
         }
         let held =
@@ -366,7 +366,7 @@ impl Play {
         }
     }
 
-    /// What somebody else took stays theirs, and it is said.
+    /// What somebody else changed stays theirs, and it is said.
     fn anothers(
         &self,
         reports: &[Result<crate::world::Report, Vec<vsgpu::error::Error>>],
@@ -394,7 +394,7 @@ impl Play {
         }
     }
 
-    /// The breaker: only as many hosts are begun as may fail; and what was taken is given back.
+    /// The breaker: only as many hosts are begun as may fail; and what was changed for a time is restored.
     fn failing(&self) -> Result<(), String> {
         let acts = self.world.acts();
         let touched: BTreeSet<&str> =

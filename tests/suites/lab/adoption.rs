@@ -1,10 +1,9 @@
 //! A run whose controller or records are gone: what it took is known by the host itself, to everybody, and is
-//! given back by whoever takes it over.
+//! restored by whoever takes it over.
 
 use std::path::Path;
 use std::time::Duration;
-use vsgpu_tests::fakes::state::Fault;
-use vsgpu_tests::lab::small_fleet::{begin, count, end, fault, small};
+use vsgpu_tests::lab::small_fleet::{begin, clear_faults, count, small, stall};
 use vsgpu_tests::lab::{Lab, wait_until};
 
 const INSTALL: &str = "esxcli software component apply";
@@ -13,13 +12,13 @@ const INSTALL: &str = "esxcli software component apply";
 /// down.
 fn killed_in_the_middle(name: &str) -> Lab {
     let lab = small(name);
-    fault(&lab, "esx-01", INSTALL, Fault::Slow { ms: 1_500 });
+    stall(&lab, "esx-01", INSTALL);
     let mut child = begin(&lab, &["apply", "--yes"]);
     wait_until("the install has begun", Duration::from_secs(60), || {
         count(&lab.calls("esx-01"), "component apply") == 1
     });
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.kill();
+    clear_faults(&lab, "esx-01");
     lab
 }
 
@@ -52,7 +51,7 @@ fn second(lab: &Lab) -> String {
     folder.join("fleet.yaml").display().to_string()
 }
 
-fn given_back(lab: &Lab) {
+fn restored(lab: &Lab) {
     let host = lab.state("esx-01").esxi.unwrap();
     assert!(!host.maintenance && host.vms[0].on, "{host:#?}\n{}", lab.logs());
 }
@@ -103,7 +102,7 @@ fn a_run_whose_records_are_gone_is_taken_over() {
     );
     let said = lab.expect(0, &["abort", &second, "--pki", &pki, "--adopt", "esx-01", "--yes"]);
     assert!(said.contains("2 of 2 steps done"), "{said}");
-    given_back(&lab);
+    restored(&lab);
     assert!(!lab.expect(0, &["status"]).contains("IS IN MAINTENANCE"));
     wait_until("the metric is quiet", Duration::from_secs(20), || {
         page().contains("\nvsgpu_host_left_taken 0\n")
@@ -111,26 +110,26 @@ fn a_run_whose_records_are_gone_is_taken_over() {
     let said = lab.expect(2, &["abort", "--adopt", "esx-01"]);
     assert!(said.contains("no run has taken anything of esx-01"), "{said}");
     // And the work is done as ever.
-    lab.change("esx-01", |m| m.faults.clear());
+    clear_faults(&lab, "esx-01");
     lab.expect(0, &["apply", "--yes"]);
     lab.expect(0, &["verify"]);
 }
 
 #[test]
 fn a_lost_terminal_leaves_nobody_guessing() {
-    use nix::sys::signal::{Signal, kill};
     let lab = small("hangup");
-    fault(&lab, "esx-01", INSTALL, Fault::Slow { ms: 1_500 });
+    stall(&lab, "esx-01", INSTALL);
     let child = begin(&lab, &["apply", "--yes"]);
     wait_until("the install has begun", Duration::from_secs(60), || {
         count(&lab.calls("esx-01"), "component apply") == 1
     });
-    kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGHUP).unwrap();
-    assert_eq!(end(child).0, Some(5));
+    child.signal(nix::sys::signal::Signal::SIGHUP);
+    clear_faults(&lab, "esx-01");
+    assert_eq!(child.end().0, Some(5));
     // Its own records still tell it, and are enough.
     assert!(lab.expect(0, &["status"]).contains("IS IN MAINTENANCE MODE by this run"));
     lab.expect(0, &["abort"]);
-    given_back(&lab);
+    restored(&lab);
 }
 
 /// What a person did is that person's: never taken over, and not said to be a run's.

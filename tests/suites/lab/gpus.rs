@@ -250,7 +250,7 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
         // One GPU at power-on for each of two VMs, and none of that kind given away.
         (
             vm("vm-a", "passthrough: [{ dynamic: \"10de:20f1\" }]", files::DRIVER_DATA_CENTER),
-            vec!["gpu-owner", "1 are needed, the host gives 0 away"],
+            vec!["gpu-owner", "1 are needed, the host has 0 for passthrough"],
         ),
         // vMotion of a whole GPU.
         (

@@ -2,8 +2,10 @@
 
 use std::process::Stdio;
 use std::time::Duration;
-use vsgpu_tests::lab::small_fleet::{count, small, small_fleet};
+use vsgpu_tests::lab::small_fleet::{begin, clear_faults, count, small, small_fleet, stall};
 use vsgpu_tests::lab::{Lab, files, wait_until};
+
+const INSTALL: &str = "esxcli software component apply";
 
 #[test]
 fn from_bare_hosts_to_cuda_proofs_and_then_nothing() {
@@ -72,23 +74,16 @@ fn a_controller_killed_anywhere_goes_on_and_reboots_once() {
     let lab = small("killed");
     let mut kills = 0;
     loop {
-        let mut child = lab
-            .command(&["apply", "--yes"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = begin(&lab, &["apply", "--yes"]);
         let before = records(&lab);
         // Killed after every few records, wherever that is.
         let end = std::time::Instant::now() + Duration::from_secs(60);
         let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
+            if let Some(status) = child.ended() {
                 break Some(status);
             }
             if records(&lab) >= before + 7 {
-                child.kill().unwrap();
-                child.wait().unwrap();
+                child.kill();
                 break None;
             }
             assert!(std::time::Instant::now() < end, "stuck\n{}", lab.logs());
@@ -120,28 +115,17 @@ fn records(lab: &Lab) -> usize {
 #[test]
 fn an_agent_killed_in_the_middle_of_a_command_is_looked_at_again() {
     let lab = small("agentkill");
-    lab.change("esx-01", |m| {
-        drop(m.faults.insert(
-            "esxcli software component apply".into(),
-            vsgpu_tests::fakes::state::Fault::Slow { ms: 5_000 },
-        ))
-    });
-    let child = lab
-        .command(&["apply", "--yes"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    stall(&lab, "esx-01", INSTALL);
+    let mut child = begin(&lab, &["apply", "--yes"]);
     wait_until("the install has begun", Duration::from_secs(60), || {
         count(&lab.calls("esx-01"), "component apply") == 1
     });
     lab.stop_agent("esx-01");
     lab.start_agent("esx-01");
-    let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}");
-    assert!(said.contains("which an earlier agent started"), "{said}");
+    child.wait_for("which an earlier agent started");
+    clear_faults(&lab, "esx-01");
+    let (status, said) = child.end();
+    assert_eq!(status, Some(0), "{said}");
     lab.expect(0, &["verify"]);
     assert_eq!(count(&lab.calls("esx-01"), "component apply"), 1, "a second installer was started");
     assert_eq!(count(&lab.calls("esx-01"), "shutdown reboot"), 1);
@@ -164,7 +148,7 @@ fn a_failed_install_brings_the_host_out_of_maintenance_and_the_vm_back() {
     assert!(!host.esxi().maintenance && host.esxi().vms[0].on);
     assert_eq!(count(&lab.calls("vm-01"), "nvidia-installer"), 0, "the guest was left alone");
     // Mended, the same command finishes the job.
-    lab.change("esx-01", |m| m.faults.clear());
+    clear_faults(&lab, "esx-01");
     lab.expect(0, &["apply", "--yes"]);
     lab.expect(0, &["verify"]);
 }
@@ -228,25 +212,14 @@ fn a_run_that_failed_and_was_then_killed_goes_on() {
     lab.write_fleet(&two);
     let fault = vsgpu_tests::fakes::state::Fault::Fail { text: "Error: not today\n".into() };
     lab.change("esx-02", |m| drop(m.faults.insert("esxcli graphics host set".into(), fault)));
-    lab.change("esx-01", |m| {
-        drop(m.faults.insert(
-            "esxcli software component apply".into(),
-            vsgpu_tests::fakes::state::Fault::Slow { ms: 1000 },
-        ))
-    });
-    let mut child = lab
-        .command(&["apply", "--yes"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    stall(&lab, "esx-01", INSTALL);
+    let mut child = begin(&lab, &["apply", "--yes"]);
     wait_until("one host failed, the other is at work", Duration::from_secs(60), || {
         count(&lab.calls("esx-02"), "host set") > 0 && count(&lab.calls("esx-01"), "component apply") > 0
     });
-    child.kill().unwrap();
-    child.wait().unwrap();
-    lab.change("esx-02", |m| m.faults.clear());
+    child.kill();
+    clear_faults(&lab, "esx-01");
+    clear_faults(&lab, "esx-02");
     lab.expect(0, &["apply", "--yes"]);
     lab.expect(0, &["verify"]);
     // A run whose first record never reached the disk did nothing, and hides no other run.
@@ -340,28 +313,17 @@ fn a_saved_plan_runs_exactly_or_not_at_all() {
 #[test]
 fn ctrl_c_says_what_is_left_and_how_to_go_on() {
     let lab = small("ctrlc");
-    lab.change("esx-01", |m| {
-        drop(m.faults.insert(
-            "esxcli software component apply".into(),
-            vsgpu_tests::fakes::state::Fault::Slow { ms: 1500 },
-        ))
-    });
-    let child = lab
-        .command(&["apply", "--yes"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    stall(&lab, "esx-01", INSTALL);
+    let mut child = begin(&lab, &["apply", "--yes"]);
     wait_until("the install has begun", Duration::from_secs(60), || {
         count(&lab.calls("esx-01"), "component apply") == 1
     });
     assert!(lab.expect(0, &["status"]).contains("running now"));
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT)
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(5), "{said}");
+    child.signal(nix::sys::signal::Signal::SIGINT);
+    child.wait_for("Ctrl-C again leaves at once");
+    clear_faults(&lab, "esx-01");
+    let (status, said) = child.end();
+    assert_eq!(status, Some(5), "{said}");
     assert!(
         said.contains("interrupted")
             && said.contains("esx-01 IS STILL IN MAINTENANCE MODE")
@@ -395,19 +357,8 @@ fn a_run_that_gave_back_after_a_failure_is_planned_anew_not_tried_again() {
     ));
     let fault = vsgpu_tests::fakes::state::Fault::Fail { text: "Error: not today\n".into() };
     lab.change("esx-01", |m| drop(m.faults.insert("esxcli software component apply".into(), fault)));
-    lab.change("esx-02", |m| {
-        drop(m.faults.insert(
-            "esxcli software component apply".into(),
-            vsgpu_tests::fakes::state::Fault::Slow { ms: 6000 },
-        ))
-    });
-    let mut child = lab
-        .command(&["apply", "--yes"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    stall(&lab, "esx-02", INSTALL);
+    let mut child = begin(&lab, &["apply", "--yes"]);
     // esx-01 has failed, left maintenance mode and started its VM, while esx-02 is still at work.
     wait_until("the VM is back", Duration::from_secs(60), || {
         count(&lab.calls("esx-01"), "power.on") == 1 && count(&lab.calls("esx-02"), "component apply") == 1
@@ -417,9 +368,9 @@ fn a_run_that_gave_back_after_a_failure_is_planned_anew_not_tried_again() {
             .lines()
             .any(|l| l.contains("vm-01") && l.contains("start") && l.contains("done"))
     });
-    child.kill().unwrap();
-    child.wait().unwrap();
-    lab.change("esx-01", |m| m.faults.clear());
+    child.kill();
+    clear_faults(&lab, "esx-01");
+    clear_faults(&lab, "esx-02");
     lab.forget_calls();
     let said = lab.expect(0, &["apply", "--yes"]);
     assert!(said.contains("planned anew"), "{said}");
@@ -437,26 +388,14 @@ fn a_run_that_gave_back_after_a_failure_is_planned_anew_not_tried_again() {
 #[test]
 fn what_an_earlier_run_took_is_given_back_whatever_fails_now() {
     let lab = small("leftover");
-    lab.change("esx-01", |m| {
-        drop(m.faults.insert(
-            "esxcli software component apply".into(),
-            vsgpu_tests::fakes::state::Fault::Slow { ms: 1500 },
-        ))
-    });
-    let mut child = lab
-        .command(&["apply", "--yes"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    stall(&lab, "esx-01", INSTALL);
+    let mut child = begin(&lab, &["apply", "--yes"]);
     wait_until("the install has begun", Duration::from_secs(60), || {
         count(&lab.calls("esx-01"), "component apply") == 1
     });
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.kill();
     // Given up in maintenance mode with its VM off, and now the reboot is refused.
-    lab.change("esx-01", |m| m.faults.clear());
+    clear_faults(&lab, "esx-01");
     let fault = vsgpu_tests::fakes::state::Fault::Fail { text: "Error: not today\n".into() };
     lab.change("esx-01", |m| drop(m.faults.insert("esxcli system shutdown".into(), fault)));
     let said = lab.expect(5, &["apply", "--yes", "--abandon"]);
@@ -464,7 +403,7 @@ fn what_an_earlier_run_took_is_given_back_whatever_fails_now() {
     assert!(!host.esxi().maintenance && host.esxi().vms[0].on, "{said}");
     assert!(!said.contains("STILL IN MAINTENANCE"), "{said}");
     // A refused reboot was never on its way: mended, the next run reboots at once.
-    lab.change("esx-01", |m| m.faults.clear());
+    clear_faults(&lab, "esx-01");
     lab.expect(0, &["apply", "--yes"]);
     lab.expect(0, &["verify"]);
 }
@@ -472,24 +411,15 @@ fn what_an_earlier_run_took_is_given_back_whatever_fails_now() {
 #[test]
 fn two_applies_do_not_meet() {
     let lab = small("two");
-    lab.change("esx-01", |m| {
-        drop(m.faults.insert(
-            "esxcli software component apply".into(),
-            vsgpu_tests::fakes::state::Fault::Slow { ms: 2000 },
-        ))
-    });
-    let mut first = lab
-        .command(&["apply", "--yes"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    stall(&lab, "esx-01", INSTALL);
+    let first = begin(&lab, &["apply", "--yes"]);
     wait_until("the first is at work", Duration::from_secs(60), || {
         count(&lab.calls("esx-01"), "component apply") == 1
     });
     assert!(lab.expect(6, &["apply", "--yes"]).contains("another `vsgpu apply` is at work"));
-    assert!(first.wait().unwrap().success());
+    clear_faults(&lab, "esx-01");
+    let (status, said) = first.end();
+    assert_eq!(status, Some(0), "{said}");
 }
 
 #[test]

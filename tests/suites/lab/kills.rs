@@ -6,7 +6,7 @@
 //! `VSGPU_SEED=N` replays one.
 
 use std::time::{Duration, Instant};
-use vsgpu_tests::lab::small_fleet::{begin, count, end, small};
+use vsgpu_tests::lab::small_fleet::{begin, clear_faults, count, small, stall};
 use vsgpu_tests::lab::wait_until;
 
 fn number(name: &str) -> Option<u64> {
@@ -29,11 +29,11 @@ fn journey(seed: u64, most: u64) -> u64 {
         let until = Instant::now() + Duration::from_millis(20 + below(900));
         let mut ended = None;
         while ended.is_none() && Instant::now() < until {
-            ended = child.try_wait().unwrap();
+            ended = child.ended();
             std::thread::sleep(Duration::from_millis(2));
         }
         if let Some(status) = ended {
-            let (_, said) = end(child);
+            let (_, said) = child.end();
             if status.success() {
                 break said;
             }
@@ -52,8 +52,7 @@ fn journey(seed: u64, most: u64) -> u64 {
             0 => lab.restart_agent("esx-01"),
             1 => lab.restart_agent("vm-01"),
             _ => {
-                child.kill().unwrap();
-                child.wait().unwrap();
+                child.kill();
                 child = begin(&lab, &["apply", "--yes"]);
             }
         }
@@ -97,20 +96,15 @@ fn killed_at_random_nothing_is_lost_and_nothing_done_twice() {
 /// Stopped past its lease, overtaken by a controller elsewhere, woken up: it changes nothing any more.
 #[test]
 fn a_controller_that_wakes_up_behind_its_lease_is_refused() {
-    use nix::sys::signal::{Signal, kill};
+    use nix::sys::signal::Signal;
     let lab = small("asleep");
-    vsgpu_tests::lab::small_fleet::fault(
-        &lab,
-        "esx-01",
-        "vim-cmd vmsvc/power.shutdown",
-        vsgpu_tests::fakes::state::Fault::Slow { ms: 1000 },
-    );
+    stall(&lab, "esx-01", "vim-cmd vmsvc/power.shutdown");
     let child = begin(&lab, &["apply", "--yes"]);
     wait_until("it is at work", Duration::from_secs(60), || {
         count(&lab.calls("esx-01"), "power.shutdown") == 1
     });
-    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
-    kill(pid, Signal::SIGSTOP).unwrap();
+    child.signal(Signal::SIGSTOP);
+    clear_faults(&lab, "esx-01");
     // The same fleet with another wish, from another folder; it waits for the lease to end.
     let text = lab
         .fleet()
@@ -124,8 +118,8 @@ fn a_controller_that_wakes_up_behind_its_lease_is_refused() {
     lab.expect(0, &["apply", "--yes", "elsewhere/fleet.yaml"]);
     assert_eq!(lab.state("esx-01").esxi.unwrap().policy, "Consolidation");
     lab.forget_calls();
-    kill(pid, Signal::SIGCONT).unwrap();
-    let (status, said) = end(child);
+    child.signal(Signal::SIGCONT);
+    let (status, said) = child.end();
     assert_eq!(status, Some(5), "{said}");
     assert!(said.contains("the node was taken over by") && said.contains("vm-01 was shut down"), "{said}");
     assert_eq!(lab.changing_calls("esx-01"), [] as [String; 0], "it changed something when it woke up");

@@ -2,14 +2,10 @@
 
 use std::time::Duration;
 use vsgpu_tests::fakes::state::Fault;
-use vsgpu_tests::lab::small_fleet::{begin, count, end, fault, small, small_fleet};
+use vsgpu_tests::lab::small_fleet::{begin, clear_faults, count, fault, small, small_fleet, stall};
 use vsgpu_tests::lab::{Boot, FAKETIME, Lab, files, wait_until};
 
 const INSTALL: &str = "esxcli software component apply";
-
-fn signal(child: &std::process::Child, signal: nix::sys::signal::Signal) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
-}
 
 fn state(lab: &Lab) -> serde_json::Value {
     serde_json::from_slice(&lab.vsgpu(&["status", "-o", "json"]).stdout).unwrap()
@@ -82,7 +78,7 @@ fn a_failed_canary_stops_the_rollout() {
         lab.expect(2, &["apply", "--yes", "--max-hosts", "2"])
             .contains("touches 3 hosts, `--max-hosts 2` allows fewer")
     );
-    lab.change("esx-01", |m| m.faults.clear());
+    clear_faults(&lab, "esx-01");
     lab.expect(0, &["apply", "--yes"]);
 }
 
@@ -105,17 +101,20 @@ fn a_cluster_with_a_host_away_is_left_alone() {
 #[test]
 fn a_run_is_stopped_and_what_it_took_is_given_back() {
     let lab = small("abort");
-    fault(&lab, "esx-01", INSTALL, Fault::Slow { ms: 2000 });
-    let child = begin(&lab, &["apply", "--yes"]);
+    stall(&lab, "esx-01", INSTALL);
+    let mut child = begin(&lab, &["apply", "--yes"]);
     wait_until("the install has begun", Duration::from_secs(60), || {
         count(&lab.calls("esx-01"), "component apply") == 1
     });
-    // From another terminal: the run is asked to stop, the install is finished first, then all is given back.
-    let said = lab.expect(0, &["abort"]);
-    assert!(said.contains("is asked to stop"), "{said}");
-    let (status, said) = end(child);
+    // From another terminal: the run is asked to stop, the install is finished first, then all is restored.
+    let mut abort = begin(&lab, &["abort"]);
+    abort.wait_for("is asked to stop");
+    child.wait_for("stopping: what runs is finished");
+    clear_faults(&lab, "esx-01");
+    let (status, said) = abort.end();
+    assert_eq!(status, Some(0), "{said}");
+    let (status, said) = child.end();
     assert_eq!(status, Some(5), "{said}");
-    assert!(said.contains("stopping: what runs is finished"), "{said}");
     let host = lab.state("esx-01").esxi.unwrap();
     assert!(
         !host.maintenance && host.vms[0].on && host.vibs.len() == 2,
@@ -124,7 +123,7 @@ fn a_run_is_stopped_and_what_it_took_is_given_back() {
     );
     assert_eq!(count(&lab.calls("esx-01"), "shutdown reboot"), 0);
     assert!(lab.expect(0, &["status"]).contains("aborted"));
-    lab.change("esx-01", |m| m.faults.clear());
+    clear_faults(&lab, "esx-01");
     lab.expect(0, &["apply", "--yes"]);
     lab.expect(0, &["verify"]);
     assert_eq!(count(&lab.calls("esx-01"), "component apply"), 1);
@@ -132,24 +131,17 @@ fn a_run_is_stopped_and_what_it_took_is_given_back() {
 
 /// Begins a run and leaves it with two Ctrl-C when something is so.
 fn leave_at_once(lab: &Lab, begun: impl Fn() -> bool) {
-    let log = std::fs::File::create(lab.folder.join("said.log")).unwrap();
-    let child = lab
-        .command(&["apply", "--yes"])
-        .stdin(std::process::Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap();
+    let mut child = begin(lab, &["apply", "--yes"]);
     wait_until("it has begun", Duration::from_secs(60), begun);
-    signal(&child, nix::sys::signal::Signal::SIGINT);
-    let said = || std::fs::read_to_string(lab.folder.join("said.log")).unwrap();
-    wait_until("it was heard", Duration::from_secs(10), || said().contains("Ctrl-C again leaves at once"));
-    signal(&child, nix::sys::signal::Signal::SIGINT);
-    assert_eq!(end(child).0, Some(5), "{}", said());
+    child.signal(nix::sys::signal::Signal::SIGINT);
+    child.wait_for("Ctrl-C again leaves at once");
+    child.signal(nix::sys::signal::Signal::SIGINT);
+    let (status, said) = child.end();
+    assert_eq!(status, Some(5), "{said}");
 }
 
 /// A run is left while an agent still takes something for it, and given up: what comes true afterwards is
-/// still ours to give back.
+/// still ours to restore.
 #[test]
 fn what_was_still_being_taken_when_a_run_was_given_up_is_given_back() {
     for (name, takes) in [
@@ -157,18 +149,21 @@ fn what_was_still_being_taken_when_a_run_was_given_up_is_given_back() {
         ("late-stop", "vim-cmd vmsvc/power.shutdown"),
     ] {
         let lab = small(name);
-        fault(&lab, "esx-01", takes, Fault::Slow { ms: 5000 });
+        stall(&lab, "esx-01", takes);
         leave_at_once(&lab, || count(&lab.calls("esx-01"), takes) == 1);
         // Whether it is so already nobody knows, and that is what is said.
         assert!(lab.expect(0, &["status"]).contains(" MAY BE "));
-        lab.change("esx-01", |m| m.faults.clear());
         let esxi = lab.state("esx-01").esxi.unwrap();
         assert!(
             !esxi.maintenance && (esxi.vms[0].on || name == "late-mode"),
             "it is taken already: nothing is tried here"
         );
-        let said = lab.expect(0, &["apply", "--yes", "--abandon"]);
-        assert!(!said.contains("stale"), "{said}");
+        // It comes true while the next run is at work.
+        let mut next = begin(&lab, &["apply", "--yes", "--abandon"]);
+        next.wait_for("run 1 was given up");
+        clear_faults(&lab, "esx-01");
+        let (status, said) = next.end();
+        assert!(status == Some(0) && !said.contains("stale"), "{said}");
         let esxi = lab.state("esx-01").esxi.unwrap();
         assert!(!esxi.maintenance && esxi.vms[0].on, "{name}: left behind\n{said}");
         lab.expect(0, &["verify"]);
@@ -179,11 +174,14 @@ fn what_was_still_being_taken_when_a_run_was_given_up_is_given_back() {
 #[test]
 fn ctrl_c_twice_leaves_at_once_and_the_agent_finishes() {
     let lab = small("detach");
-    fault(&lab, "esx-01", INSTALL, Fault::Slow { ms: 4000 });
+    stall(&lab, "esx-01", INSTALL);
     leave_at_once(&lab, || count(&lab.calls("esx-01"), "component apply") == 1);
     assert!(lab.state("esx-01").esxi.unwrap().vibs.len() == 1, "it left before the install was done");
-    let said = lab.expect(0, &["resume"]);
-    assert!(said.contains("going on with run 1"), "{said}");
+    let mut resumed = begin(&lab, &["resume"]);
+    resumed.wait_for("going on with run 1");
+    clear_faults(&lab, "esx-01");
+    let (status, said) = resumed.end();
+    assert_eq!(status, Some(0), "{said}");
     lab.expect(0, &["verify"]);
     assert_eq!(count(&lab.calls("esx-01"), "component apply"), 1, "the running one was waited for");
 }
@@ -233,13 +231,14 @@ fn somebody_else_at_work_is_seen_before_the_next_change() {
         "rollout: { canary: 1, max-unavailable: 3, stop-at-failed: 3 }\n",
         "acceptance-level: VMwareAccepted, passthrough: [\"0000:af:00.0\"]",
     );
-    fault(&lab, "esx-01", "esxcli software acceptance set", Fault::Slow { ms: 1500 });
+    stall(&lab, "esx-01", "esxcli software acceptance set");
     let child = begin(&lab, &["apply", "--yes"]);
     wait_until("a change is under way", Duration::from_secs(60), || {
         count(&lab.calls("esx-01"), "acceptance set") == 1
     });
     lab.change("esx-01", |m| m.esxi().maintenance = false);
-    let (status, said) = end(child);
+    clear_faults(&lab, "esx-01");
+    let (status, said) = child.end();
     assert_eq!(status, Some(6), "{said}");
     assert!(
         said.contains("somebody changed maintenance-mode meanwhile: it was on, it is off; nothing was done"),
@@ -270,7 +269,7 @@ fn a_deadline_ends_in_a_named_hold_and_the_others_go_on() {
         "{said}"
     );
     assert_eq!(state(&lab)["nodes"]["vm-01 (guest)"]["hold"], "driver-install-timeout");
-    lab.change("vm-01", |m| m.faults.clear());
+    clear_faults(&lab, "vm-01");
     lab.write_fleet(&small_fleet(&lab, ""));
     lab.expect(0, &["apply", "--yes"]);
 }
@@ -280,13 +279,13 @@ fn a_deadline_ends_in_a_named_hold_and_the_others_go_on() {
 fn what_a_plan_had_to_leave_out_is_done_behind_it() {
     let lab = small("leftout");
     lab.stop_agent("vm-01");
-    fault(&lab, "esx-01", "vim-cmd vmsvc/power.shutdown", Fault::Slow { ms: 1500 });
+    stall(&lab, "esx-01", "vim-cmd vmsvc/power.shutdown");
     let mut child = begin(&lab, &["apply", "--yes"]);
     wait_until("it is at work", Duration::from_secs(60), || {
         count(&lab.calls("esx-01"), "power.shutdown") == 1
     });
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.kill();
+    clear_faults(&lab, "esx-01");
     let said = lab.expect(0, &["apply", "--yes"]);
     assert!(said.contains("going on with run 1"), "{said}");
     lab.expect(0, &["verify"]);
@@ -295,7 +294,7 @@ fn what_a_plan_had_to_leave_out_is_done_behind_it() {
 #[test]
 fn a_second_controller_is_refused_while_the_first_is_at_work() {
     let lab = small("second");
-    fault(&lab, "esx-01", "vim-cmd vmsvc/power.shutdown", Fault::Slow { ms: 4000 });
+    stall(&lab, "esx-01", "vim-cmd vmsvc/power.shutdown");
     let child = begin(&lab, &["apply", "--yes"]);
     wait_until("the first is at work", Duration::from_secs(60), || {
         count(&lab.calls("esx-01"), "power.shutdown") == 1
@@ -310,7 +309,8 @@ fn a_second_controller_is_refused_while_the_first_is_at_work() {
     std::fs::write(lab.folder.join("elsewhere/fleet.yaml"), text).unwrap();
     let said = lab.expect(6, &["apply", "--yes", "elsewhere/fleet.yaml"]);
     assert!(said.contains("the node is in the hands of") && said.contains("/fleet.yaml ("), "{said}");
-    let (status, said) = end(child);
+    clear_faults(&lab, "esx-01");
+    let (status, said) = child.end();
     assert_eq!(status, Some(0), "{said}");
     assert_eq!(lab.state("esx-01").esxi.unwrap().policy, "Performance", "the second changed nothing");
 }
@@ -379,8 +379,8 @@ fn a_host_that_reboots_again_and_again() {
     let lab = three("loop", "", "passthrough: [\"0000:af:00.0\"]");
     fault(&lab, "esx-01", "esxcli --formatter=xml hardware pci list", Fault::Slow { ms: 3000 });
     lab.boots("esx-01", Boot::Loop(Duration::from_millis(1500)));
-    // Whether it could be given back in between is chance.
-    let (status, said) = end(begin(&lab, &["apply", "--yes"]));
+    // Whether it could be restored in between is chance.
+    let (status, said) = begin(&lab, &["apply", "--yes"]).end();
     assert!([Some(5), Some(6)].contains(&status), "{said}");
     assert!(said.contains("times since, and nobody asked for that"), "{said}");
     assert_eq!(state(&lab)["nodes"]["esx-01"]["hold"], "boot-loop");

@@ -104,7 +104,7 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
     lab.expect(0, &["cert", "issue", "prometheus", "--role", "monitor"]);
     let addresses = [free_port(), free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
     let exporter = |at: &str, auth: &str| {
-        Running(begin(&lab, &["exporter", "--listen", at, "--every", "1", "--metrics-auth", auth]))
+        begin(&lab, &["exporter", "--listen", at, "--every", "1", "--metrics-auth", auth])
     };
     let _with_token = exporter(&addresses[0], "token:token");
     let _with_tls = exporter(&addresses[1], "mtls");
@@ -158,7 +158,7 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
     let started = unit.lines().find_map(|l| l.strip_prefix("ExecStart=/usr/bin/vsgpu ")).unwrap();
     let started = started.replace("${CREDENTIALS_DIRECTORY}", "pki/prometheus.monitor");
     let started = started.replace("$OPTIONS", &format!("--listen {quiet} --every 1"));
-    let _quiet = Running(begin(&lab, &started.split(' ').collect::<Vec<_>>()));
+    let _quiet = begin(&lab, &started.split(' ').collect::<Vec<_>>());
     wait_until("the page is ready", Duration::from_secs(30), || {
         get(&quiet, "/readyz", None).is_some_and(|(s, _)| s == 200)
     });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use vsgpu_core::{Command, ExitKind, Incoming, System as _, UploadError};
 use vsgpu_machine::over_ssh::OverSsh;
 use vsgpu_tests::fakes::state::Fault;
-use vsgpu_tests::lab::small_fleet::{self, begin, count, fault, small_fleet};
+use vsgpu_tests::lab::small_fleet::{begin, clear_faults, count, fault, small_fleet, stall};
 use vsgpu_tests::lab::{Lab, files, sshd, wait_until};
 use vsgpu_wire::client::{Connection, Connector, Target};
 
@@ -68,8 +68,8 @@ fn the_whole_journey_on_a_host_without_an_agent() {
 fn a_cut_connection_and_a_killed_agent_do_not_start_an_installation_twice() {
     let lab = lab("ssh-cut");
     let install = "esxcli software";
-    fault(&lab, "esx-01", install, Fault::Slow { ms: 4000 });
-    let run = begin(&lab, &["apply", "--yes"]);
+    stall(&lab, "esx-01", install);
+    let mut run = begin(&lab, &["apply", "--yes"]);
     let installs = || {
         count(&lab.calls("esx-01"), "software vib install")
             + count(&lab.calls("esx-01"), "software component apply")
@@ -78,7 +78,9 @@ fn a_cut_connection_and_a_killed_agent_do_not_start_an_installation_twice() {
     // The connection is cut under it, and the agent that waits for it is killed.
     lab.restart_agent("esx-01");
     lab.restart_gateway("esx-01");
-    let (status, said) = small_fleet::end(run);
+    run.wait_for("which an earlier agent started");
+    clear_faults(&lab, "esx-01");
+    let (status, said) = run.end();
     if status != Some(0) {
         lab.expect(0, &["apply", "--yes"]);
     }
@@ -165,7 +167,7 @@ fn a_hanging_tool_is_ended_on_the_host_and_not_only_here() {
         let lines = processes.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
         lines.filter(|line| line.contains(&folder) && line.contains("uptime get")).count()
     };
-    lab.change("esx-01", |m| m.faults.clear());
+    clear_faults(&lab, "esx-01");
     wait_until("nothing hangs on the host any more", Duration::from_secs(30), || hangs() == 0);
 }
 

@@ -3,8 +3,7 @@
 
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
-use vsgpu_tests::fakes::state::Fault;
-use vsgpu_tests::lab::small_fleet::{fault, small};
+use vsgpu_tests::lab::small_fleet::{begin, clear_faults, small, stall};
 use vsgpu_tests::lab::terminal::Terminal;
 use vsgpu_tests::lab::{Lab, files, programs, wait_until};
 
@@ -125,7 +124,7 @@ fn an_operator_at_a_terminal_is_asked_and_can_stop_it() {
     terminal.keys(&["C-c"]);
     assert_eq!(terminal.end().0, Some(2));
     // Somebody does, makes the window smaller, and stops it under way.
-    fault(&lab, "esx-01", "esxcli software", Fault::Slow { ms: 3000 });
+    stall(&lab, "esx-01", "esxcli software");
     let terminal = Terminal::start(&lab.command(&["apply"]), 24, 120);
     terminal.wait_for("[y/N]");
     terminal.keys(&["y", "Enter"]);
@@ -133,10 +132,11 @@ fn an_operator_at_a_terminal_is_asked_and_can_stop_it() {
     wait_until("the installation runs", Duration::from_secs(60), installs);
     terminal.resize(24, 60);
     terminal.keys(&["C-c"]);
+    terminal.wait_for("Ctrl-C again");
+    clear_faults(&lab, "esx-01");
     let (status, text) = terminal.end();
     assert!(status == Some(5) && text.contains("vsgpu resume"), "{text}");
     // What stands below each other on a screen of sixty columns is no torn line.
-    lab.change("esx-01", |m| m.faults.clear());
     // `apply` would go on with it: what is left is shown first. `resume` says so itself.
     let calls = lab.changing_calls("esx-01").len();
     let terminal = Terminal::start(&lab.command(&["apply"]), 60, 120);
@@ -164,10 +164,11 @@ fn progress_is_a_line_per_node_and_totals_beyond_twenty() {
     lab.write_fleet(&fleet);
     lab.start();
     for name in &names {
-        fault(&lab, name, "esxcli graphics host set", Fault::Slow { ms: 1500 });
+        stall(&lab, name, "esxcli graphics host set");
     }
     let terminal = Terminal::start(&lab.command(&["apply", "--yes"]), 24, 80);
     terminal.wait_for(" of 24 nodes done, ");
+    names.iter().for_each(|name| clear_faults(&lab, name));
     let (status, text) = terminal.end();
     assert_eq!(status, Some(0), "{text}");
     assert!(
@@ -175,11 +176,13 @@ fn progress_is_a_line_per_node_and_totals_beyond_twenty() {
         "beyond twenty nodes no step has a line\n{text}"
     );
     // While it runs: one line for each of a few nodes, and what is left after runs that took as long.
+    names[..3].iter().for_each(|name| stall(&lab, name, "esxcli graphics host set"));
     let few: String = fleet.split("  esx-04").next().unwrap().replace("Consolidation", "Performance");
     lab.write_fleet(&few);
     let terminal = Terminal::start(&lab.command(&["apply", "--yes"]), 24, 80);
     terminal.wait_for("0 of 3 nodes done, ");
     let screen = terminal.screen();
+    names.iter().for_each(|name| clear_faults(&lab, name));
     assert!(names[..3].iter().all(|name| screen.contains(&format!("{name}   0/1"))), "{screen}");
     let (status, text) = terminal.end();
     assert!(status == Some(0) && text.contains("[3/3]"), "{text}");
@@ -246,20 +249,13 @@ fn a_run_outlives_whoever_listened_and_a_lost_session_stops_it_politely() {
     // The ssh session is lost under a run: what runs is finished, nothing is begun, and it can be gone on
     // with.
     let lab = small("hangup");
-    fault(&lab, "esx-01", "esxcli software", Fault::Slow { ms: 3000 });
-    let mut child = lab
-        .command(&["apply", "--yes"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    stall(&lab, "esx-01", "esxcli software");
+    let child = begin(&lab, &["apply", "--yes"]);
     let installs = || lab.changing_calls("esx-01").iter().any(|c| c.contains("software component apply"));
     wait_until("the installation runs", Duration::from_secs(60), installs);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGHUP)
-        .unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(5));
-    lab.change("esx-01", |m| m.faults.clear());
+    child.signal(nix::sys::signal::Signal::SIGHUP);
+    clear_faults(&lab, "esx-01");
+    assert_eq!(child.end().0, Some(5));
     lab.expect(0, &["resume"]);
     lab.expect(0, &["verify"]);
 }

@@ -78,9 +78,9 @@ impl Run<'_> {
                 continue;
             }
             let tainted = step.after.iter().any(|a| matches!(state(a), State::Failed | State::LeftOut));
-            let taken = step.rescue
-                || step.gives_back.is_some_and(|id| !matches!(state(&id), State::Waiting | State::LeftOut));
-            if tainted && !taken {
+            let must_restore = step.restores_earlier
+                || step.restores.is_some_and(|id| !matches!(state(&id), State::Waiting | State::LeftOut));
+            if tainted && !must_restore {
                 self.keeper.ended(step, None);
                 self.state[step.id - 1] = State::LeftOut;
                 self.text += &format!("  left out  {}\n", named(step));

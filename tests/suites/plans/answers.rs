@@ -111,7 +111,7 @@ fn plan_text(planned: &Planned) -> String {
         _ => render::plan::text(&planned.plan),
     };
     let warnings = planned.warnings.iter().map(compat::warning);
-    let taken = planned.taken_by_others(None).into_iter().map(|told| format!("warning: {told}"));
+    let taken = planned.left_by_others(None).into_iter().map(|told| format!("warning: {told}"));
     let errors = planned.problems.iter().map(|p| rendered(&p.error));
     let all: Vec<String> = std::iter::once(text).chain(warnings).chain(taken).chain(errors).collect();
     all.join("\n\n")
@@ -130,7 +130,7 @@ pub fn plan(script: &Script) -> Result<Answers, Wrong> {
         };
         return Ok(vec![("plan", question + &render::plan::text(&adoption.plan))]);
     }
-    let left = plan::still_taken(&fleet, &inventory, leftovers(script)?);
+    let left = plan::still_outstanding(&fleet, &inventory, leftovers(script)?);
     let mut answers = vec![("plan", plan_text(&plan::plan(&fleet, &inventory, &left)))];
     if script.find("verify").is_some() {
         let line = |c: plan::verify::Check| {
@@ -236,7 +236,7 @@ fn verdict_text(
         Verdict::Waits { on, wants, effects } => {
             unmet(format!("waits: {on}; wanted: {wants}{}", commands(&effects)))
         }
-        Verdict::Blocked { why, hint } => format!("blocked: {why}\n  hint: {hint}"),
+        Verdict::Blocked { why, hint, .. } => format!("blocked: {why}\n  hint: {hint}"),
     }
 }
 

@@ -25,7 +25,7 @@ struct Draft {
     facts: Facts,
     away: Option<Error>,
     boot_id: String,
-    taken: Value,
+    temporary: Value,
     holder: Option<Holder>,
     /// What the case says of it: by fact, the line.
     said: BTreeMap<String, usize>,
@@ -109,7 +109,7 @@ pub fn inventory(file: &str, fleet: &Fleet, section: Option<&Section>) -> Result
         facts.values_mut().for_each(|fact| named(fact, name, vmid));
         let boot_id = format!("boot-of-{name}");
         let draft =
-            Draft { facts, away: None, boot_id, taken: json!([]), holder: None, said: BTreeMap::new() };
+            Draft { facts, away: None, boot_id, temporary: json!([]), holder: None, said: BTreeMap::new() };
         drafts.insert(NodeId::new(kind, name), draft);
     };
     fleet.hosts.iter().for_each(|host| add(NodeKind::Host, &host.name, 0));
@@ -197,7 +197,7 @@ fn speak(
             }
             "away" => draft.away = Some(Error::from(CallError::Unreachable(text()?))),
             "boot-id" => draft.boot_id = text()?,
-            "taken" => draft.taken = node.to_json(),
+            "taken" => draft.temporary = node.to_json(),
             "holder" => draft.holder = Some(Holder { name: text()?, ends_in_secs: 30, at_work: None }),
             name => {
                 if matches!(node.data, Data::Scalar(Value::Null)) {
@@ -272,7 +272,7 @@ fn seen(file: &str, id: &NodeId, draft: Draft) -> Result<Result<Seen, Error>, Wr
         };
         facts.insert(name.into(), fact);
     }
-    let taken =
-        serde_json::from_value(draft.taken).map_err(|e| wrong(file, 1, format!("{id}: taken: {e}")))?;
-    Ok(Ok(Seen { boot_id: draft.boot_id, facts, taken, holder: draft.holder }))
+    let temporary =
+        serde_json::from_value(draft.temporary).map_err(|e| wrong(file, 1, format!("{id}: taken: {e}")))?;
+    Ok(Ok(Seen { boot_id: draft.boot_id, facts, temporary, holder: draft.holder }))
 }

@@ -58,7 +58,7 @@ fn effects(verdict: Verdict) -> Vec<String> {
 
 fn why(verdict: Verdict) -> String {
     match verdict {
-        Verdict::Blocked { why, hint } => format!("{why} / {hint}"),
+        Verdict::Blocked { why, hint, .. } => format!("{why} / {hint}"),
         other => panic!("{other:?}"),
     }
 }

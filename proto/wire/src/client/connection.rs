@@ -1,7 +1,7 @@
 //! The controller's side of the wire: a connection that knows whom it talks to, deadlines on every call, and
 //! errors that say whether the node is away, is somebody else, or refuses us.
 
-use crate::acquired::Taken;
+use crate::acquired::TemporaryChange;
 pub use crate::client::connector::Connector;
 pub use crate::client::error::CallError;
 use crate::client::error::classify;
@@ -61,8 +61,8 @@ pub struct Call {
     pub deadline_secs: u32,
     /// Name of the run.
     pub run: String,
-    /// What this takes a later step of the run gives back.
-    pub borrows: bool,
+    /// A later step of the run restores what this changes.
+    pub temporary: bool,
     /// Where it belongs in the run's trace.
     pub trace: TraceParent,
     /// Requirements of the node, with their specs, that must still be met.
@@ -79,7 +79,7 @@ impl Call {
             deadline_secs: self.deadline_secs,
             traceparent: self.trace.to_string(),
             run: self.run.clone(),
-            borrows: self.borrows,
+            temporary: self.temporary,
         }
     }
     fn preconditions(&self) -> Vec<v1::Wish> {
@@ -108,8 +108,8 @@ pub struct Description {
     pub boot_id: String,
     /// (scope, requirement) pairs it knows.
     pub known: Vec<(String, String)>,
-    /// What runs took of the node and have not given back.
-    pub taken: Vec<Taken>,
+    /// What runs changed on the node for their time and have not restored.
+    pub temporary: Vec<TemporaryChange>,
     /// Who claimed it last.
     pub holder: Option<Holder>,
 }
@@ -229,7 +229,7 @@ impl Connection {
             self.call(within, self.client.clone().describe(v1::DescribeRequest { schemas: false })).await?;
         let known = reply.requirements.into_iter().map(|k| (sentence(&k.scope), sentence(&k.name))).collect();
         // Names of VMs stay as they are: a VM is found by its name.
-        let taken = |t: v1::Taken| Taken {
+        let temporary = |t: v1::TemporaryChange| TemporaryChange {
             what: sentence(&t.what),
             vm: t.vm,
             run: sentence(&t.run),
@@ -247,7 +247,7 @@ impl Connection {
             agent_version: sentence(&reply.agent_version),
             boot_id: sentence(&reply.boot_id),
             known,
-            taken: reply.taken.into_iter().take(2_000).map(taken).collect(),
+            temporary: reply.temporary.into_iter().take(2_000).map(temporary).collect(),
             holder: reply.held.map(holder).filter(|h| !h.name.is_empty()),
         })
     }
@@ -308,7 +308,7 @@ impl Connection {
             .map_err(|e| CallError::Failed(format!("{}: its facts cannot be read: {e}", self.target.node)))?;
         Ok((
             sentence(&reply.boot_id),
-            facts.into_iter().map(|(name, fact)| (sentence(&name), taken(fact))).collect(),
+            facts.into_iter().map(|(name, fact)| (sentence(&name), temporary(fact))).collect(),
         ))
     }
 
@@ -501,7 +501,7 @@ fn read_parts(
 /// A fact as it is believed: what a machine says of why it cannot be read is text for people, and what is
 /// larger than any machine's is not read at all. The rest stays as it is: files are made from facts, and
 /// those are judged by their own checks.
-fn taken(fact: Result<serde_json::Value, Unreadable>) -> Result<serde_json::Value, Unreadable> {
+fn temporary(fact: Result<serde_json::Value, Unreadable>) -> Result<serde_json::Value, Unreadable> {
     let value = fact.map_err(Unreadable::for_people)?;
     if weight(&value) > MAX_FACT {
         Err(Unreadable::new(format!("the agent's answer is larger than {} KiB", MAX_FACT >> 10)))

@@ -57,7 +57,7 @@ impl Lease {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Takes, renews or gives back. `busy`: what still runs for the present holder.
+    /// Takes, renews or ends it. `busy`: what still runs for the present holder.
     ///
     /// # Errors
     /// Overtaken where a newer claim exists, held where another has it now.

@@ -142,14 +142,14 @@ fn samples(node: &Node, dcgm_names: bool) -> Vec<Sample> {
         let help = "1: the host answered its agent, which is elsewhere and asks over ssh";
         all.push(alert("host_reachable", help, vec![], f64::from(reached)));
     }
-    let taken = node.taken.all();
+    let temporary = node.ledger.all();
     if node.agent.role == "host" {
         let (_, lease_left) = node.lease.holder(node.system.as_ref());
-        let left = taken.iter().any(|t| t.seen) && lease_left == 0 && node.operations.running().is_none();
+        let left = temporary.iter().any(|t| t.seen) && lease_left == 0 && node.operations.running().is_none();
         let help = "1: a run took maintenance mode or VMs of this host and has not restored them, and no vsgpu works here";
         all.push(alert("host_left_taken", help, vec![], f64::from(left)));
     }
-    for t in taken.iter().take(50) {
+    for t in temporary.iter().take(50) {
         let help = "When a run took this of the host; it has not been restored yet";
         let labels = vec![("what", t.what.clone()), ("vm", t.vm.clone()), ("run", t.run.clone())];
         all.push(sample("host_taken_timestamp_seconds", help, labels, t.since as f64));

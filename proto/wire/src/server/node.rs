@@ -1,7 +1,7 @@
 //! What all handlers of an agent share: the machine, its catalogue, who may change it, what it is doing and
 //! what was last seen.
 
-use crate::acquired::Taken;
+use crate::acquired::TemporaryChange;
 use crate::metrics::{Metrics, Snapshot};
 use crate::refusal::Refusal;
 use crate::server::agent::Agent;
@@ -39,7 +39,7 @@ pub(crate) struct Node {
     pub snapshot: Mutex<Snapshot>,
     pub wishes: Mutex<Wishes>,
     pub lease: Lease,
-    pub taken: Ledger,
+    pub ledger: Ledger,
     pub operations: Operations,
     pub offload: Blocking,
     /// Between two looks for the metrics.
@@ -66,7 +66,7 @@ impl Node {
             snapshot: Mutex::default(),
             wishes: Mutex::new(wishes),
             lease: Lease::load(system.as_ref(), agent.state),
-            taken: Ledger::load(system.as_ref(), agent.state),
+            ledger: Ledger::load(system.as_ref(), agent.state),
             operations: Operations::default(),
             offload,
             observe_every: Duration::from_secs(60),
@@ -106,18 +106,25 @@ impl Node {
         })
     }
 
-    /// Notes that a run is about to take something.
-    pub(crate) fn take(
+    /// Notes that a run is about to change something for its time.
+    pub(crate) fn note(
         &self,
         what: &str,
         on: &Subject,
         (run, holder): (String, String),
     ) -> Result<(), Outcome> {
         let vm = on.vm.clone().unwrap_or_default();
-        let taken =
-            Taken { what: what.into(), vm, run, holder, since: self.system.now(), seen: false, gone: 0 };
-        self.taken.note(self.system.as_ref(), taken).map_err(|why| {
-            Outcome::failed(format!("the agent cannot write its record ({why}), so nothing was taken; make room where it keeps its state"))
+        let temporary = TemporaryChange {
+            what: what.into(),
+            vm,
+            run,
+            holder,
+            since: self.system.now(),
+            seen: false,
+            gone: 0,
+        };
+        self.ledger.note(self.system.as_ref(), temporary).map_err(|why| {
+            Outcome::failed(format!("the agent cannot write its record ({why}), so nothing was changed; make room where it keeps its state"))
         })
     }
 
@@ -127,12 +134,12 @@ impl Node {
         self.operations.running().is_none().then_some(begun)
     }
 
-    /// What a look at the node says of what was taken; not where a change was under way meanwhile, and not
-    /// while something is being taken.
+    /// What a look at the node says of what was changed for a time; not where a change was under way
+    /// meanwhile, and not while something is being changed.
     pub(crate) fn looked(&self, facts: &observe::Facts, since: Option<u64>) {
         let looks = (self.agent.looks)(facts);
         if !looks.is_empty() && since.is_some() && self.looking() == since {
-            self.taken.looked(self.system.as_ref(), &looks);
+            self.ledger.looked(self.system.as_ref(), &looks);
         }
     }
 

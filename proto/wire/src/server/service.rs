@@ -2,7 +2,7 @@
 //! road: the controller's claim is checked, the operation is run once under its name, and it goes on when
 //! nobody listens any more.
 
-use crate::acquired::Taken;
+use crate::acquired::TemporaryChange;
 use crate::refusal::Refusal;
 use crate::server::authorization::Authorization;
 use crate::server::node::{Node, parsed};
@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use vsgpu_core::apply::{self, ApplyOptions};
 use vsgpu_core::catalogue::Entry;
 use vsgpu_core::outcome::{Expectation, Outcome};
-use vsgpu_core::requirement::Taking;
+use vsgpu_core::requirement::Outage;
 use vsgpu_core::text::piece;
 use vsgpu_core::{Subject, observe};
 
@@ -51,7 +51,7 @@ impl agent_server::Agent for Service {
         let operator = request.extensions().get::<Authorization>().is_some_and(|rights| rights.may_change);
         let schemas = request.into_inner().schemas && operator;
         blocking(&self.0, "Describe", move |node| {
-            let taken = |t: Taken| v1::Taken {
+            let temporary = |t: TemporaryChange| v1::TemporaryChange {
                 what: t.what,
                 vm: t.vm,
                 run: t.run,
@@ -77,7 +77,11 @@ impl agent_server::Agent for Service {
                 boot_id: node.system.boot_id().map_err(|e| Refusal::from(&e))?,
                 requirements: node.catalogue.entries.iter().map(known).collect(),
                 restarts: node.catalogue.restarts().into_iter().map(|r| r.name.into()).collect(),
-                taken: if operator { node.taken.all().into_iter().map(taken).collect() } else { vec![] },
+                temporary: if operator {
+                    node.ledger.all().into_iter().map(temporary).collect()
+                } else {
+                    vec![]
+                },
                 held: operator.then_some(held),
             })
         })
@@ -152,7 +156,7 @@ impl agent_server::Agent for Service {
         };
         let preconditions = self.0.preconditions(&on, &request.preconditions)?;
         let secs = request.call.as_ref().map_or(0, |c| c.deadline_secs);
-        let borrower = request.call.as_ref().filter(|c| c.borrows).map(|c| {
+        let temporary = request.call.as_ref().filter(|c| c.temporary).map(|c| {
             let holder = c.fence.as_ref().map(|f| f.holder.as_str()).unwrap_or_default();
             (piece(&c.run, 600), piece(holder, 400))
         });
@@ -162,11 +166,11 @@ impl agent_server::Agent for Service {
         }
         operate(&self.0, "Apply", on.clone(), request.call, what, move |node, say| {
             let deadline = (secs > 0).then(|| Duration::from_secs(secs.into()));
-            let taking = (entry.taking)(&spec);
+            let outage = (entry.outage)(&spec);
             let allowed = |needs| {
                 (node.agent.may_change)(node.system.as_ref(), &on, needs)?;
-                match borrower.clone().filter(|_| taking == Some(Taking::Takes)) {
-                    Some(by) => node.take(entry.name, &on, by),
+                match temporary.clone().filter(|_| outage == Some(Outage::Begins)) {
+                    Some(by) => node.note(entry.name, &on, by),
                     None => Ok(()),
                 }
             };
@@ -180,13 +184,13 @@ impl agent_server::Agent for Service {
             let outcome = apply::apply(node.system.as_ref(), &entry, &on, &spec, &terms, say);
             let is_so = matches!(outcome, Outcome::Applied { active: true, .. } | Outcome::AlreadyMet { .. });
             let vm = on.vm.as_deref().unwrap_or_default();
-            match taking.filter(|_| is_so) {
-                Some(Taking::GivesBack) => {
+            match outage.filter(|_| is_so) {
+                Some(Outage::Ends) => {
                     let already = matches!(outcome, Outcome::AlreadyMet { .. });
-                    node.taken.given_back(node.system.as_ref(), entry.name, vm, already);
+                    node.ledger.restored(node.system.as_ref(), entry.name, vm, already);
                 }
-                Some(Taking::Takes) => {
-                    node.taken.looked(node.system.as_ref(), &[(entry.name, vm.into(), true)])
+                Some(Outage::Begins) => {
+                    node.ledger.looked(node.system.as_ref(), &[(entry.name, vm.into(), true)])
                 }
                 None => {}
             }
