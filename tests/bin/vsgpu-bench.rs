@@ -42,6 +42,7 @@ fn main() {
         Some("read") => return read(),
         Some("look") => return look(),
         Some("transfer") => return transfer(),
+        Some("decide") => return decide(),
         _ => {}
     }
     println!("building ...");
@@ -65,6 +66,47 @@ fn main() {
     own("look", Path::new("/tmp"));
     own("read", Path::new("/tmp"));
     own("plan", Path::new("/tmp"));
+    decide();
+}
+
+/// Who waits for a GPU server, and all its slots are free: the most that one decision can cost.
+fn decide() {
+    use vsgpu_core::pool::{Ask, Identity, MAX_SLOTS, Policy, Pool, Slot, SlotKind, Team};
+    let team = |name: &str, weight| Team {
+        name: name.into(),
+        members: vec![format!("{name}-*")],
+        gpus: 64,
+        per_lease: None,
+        longest: None,
+        weight,
+    };
+    let slot = |n: usize| Slot {
+        uuid: format!("GPU-{n}"),
+        kind: SlotKind::Whole,
+        memory_mib: 40_960,
+        name: "NVIDIA A100".into(),
+    };
+    let mut before: Option<f64> = None;
+    for count in [100, 1_000] {
+        let policy = Policy { teams: vec![team("ml", 2), team("ci", 1)], idle_release: None };
+        let mut pool = Pool::new(policy, (0..MAX_SLOTS).map(slot).collect()).unwrap();
+        for n in 0..count {
+            let node = if n % 3 == 0 { "ci-1" } else { "ml-1" };
+            let who = Identity { node: node.into(), uid: 1000, user: "ada".into() };
+            let ask =
+                Ask { who, gpus: 1 + n % 4, memory_mib: None, filters: vec![], at: 0, wait_until: None };
+            pool.ask(ask).unwrap();
+        }
+        let took = timed(21, || assert!(!pool.decide(1).is_empty()));
+        println!(
+            "decide   {count:>6} asks       {took:>10.2?}   {MAX_SLOTS} slots, all free   target at 1,000: within 1 ms"
+        );
+        let each = took.as_secs_f64() / f64::from(count);
+        if let Some(before) = before {
+            assert!(each < before * 2.5, "an ask costs {:.1} times as much among {count}", each / before);
+        }
+        before = Some(each);
+    }
 }
 
 /// Processor time of programs that have ended.

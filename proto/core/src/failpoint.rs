@@ -28,7 +28,7 @@ pub enum Fault {
     TornTailKept,
     /// Checksums are not looked at.
     ChecksumIgnored,
-    /// What was taken is not given back after a failure.
+    /// What was taken is not restored after a failure.
     NothingGivenBack,
     /// What this run made so is not looked at again before the next change.
     DriftIgnored,
@@ -38,11 +38,19 @@ pub enum Fault {
     WriteErrorIgnored,
     /// A host that somebody else put into maintenance mode is brought out of it.
     TakenByAnotherIsOurs,
+    /// A slot of a GPU server is given on before the engine that was on it is gone.
+    SlotFreedEarly,
+    /// A quota counts what a node holds, not what its team holds.
+    QuotaOfNode,
+    /// The newest ask comes first.
+    NewestFirst,
+    /// An ask is passed by younger ones without end.
+    BypassWithoutEnd,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::NoFsync,
         Self::NoFence,
         Self::LeaseIgnored,
@@ -58,6 +66,10 @@ impl Fault {
         Self::BreakerIgnored,
         Self::WriteErrorIgnored,
         Self::TakenByAnotherIsOurs,
+        Self::SlotFreedEarly,
+        Self::QuotaOfNode,
+        Self::NewestFirst,
+        Self::BypassWithoutEnd,
     ];
 }
 

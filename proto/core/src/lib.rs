@@ -19,6 +19,7 @@ pub mod observation;
 pub mod observe;
 pub mod outcome;
 mod packages;
+pub mod pool;
 pub mod readers;
 pub mod requirement;
 pub mod suggest;

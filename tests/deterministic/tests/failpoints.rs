@@ -3,14 +3,24 @@
 
 use vsgpu_core::failpoint::{Fault, is_on, set};
 use vsgpu_deterministic::scenario::{Scenario, run};
-use vsgpu_deterministic::store;
+use vsgpu_deterministic::{pool, store};
 
 /// Seeds tried before a fault counts as missed.
 const SEEDS: u64 = 120;
 
+/// What finds a fault.
+enum Suite {
+    /// Runs of controllers and agents.
+    Runs(Scenario),
+    /// The store of a run's records.
+    Store,
+    /// Lives of a GPU server's pool.
+    Pool,
+}
+
 /// Which suite is to find it.
-fn suite(fault: Fault) -> Option<Scenario> {
-    Some(match fault {
+fn suite(fault: Fault) -> Suite {
+    Suite::Runs(match fault {
         Fault::NoFsync | Fault::ResultBeforeIntent | Fault::BudgetOffByOne | Fault::RebootWithoutBootId => {
             Scenario::Crashes
         }
@@ -20,7 +30,10 @@ fn suite(fault: Fault) -> Option<Scenario> {
         Fault::AskedTwiceRunsTwice | Fault::NothingGivenBack | Fault::BreakerIgnored => Scenario::Failing,
         Fault::DriftIgnored => Scenario::Drift,
         Fault::TakenByAnotherIsOurs => Scenario::Another,
-        Fault::TornTailKept | Fault::ChecksumIgnored | Fault::WriteErrorIgnored => return None,
+        Fault::TornTailKept | Fault::ChecksumIgnored | Fault::WriteErrorIgnored => return Suite::Store,
+        Fault::SlotFreedEarly | Fault::QuotaOfNode | Fault::NewestFirst | Fault::BypassWithoutEnd => {
+            return Suite::Pool;
+        }
     })
 }
 
@@ -28,8 +41,9 @@ fn found(fault: Fault) -> Option<String> {
     set(Some(fault));
     assert!(is_on(fault), "the tests are built without failpoints");
     let result = match suite(fault) {
-        None => store::all().err(),
-        Some(scenario) => {
+        Suite::Store => store::all().err(),
+        Suite::Pool => (0..SEEDS).find_map(|seed| pool::live(seed, 2_000).err()),
+        Suite::Runs(scenario) => {
             (0..SEEDS).find_map(|seed| run(scenario, seed).err().map(|why| format!("seed {seed}: {why}")))
         }
     };

@@ -1,0 +1,288 @@
+//! Leases of a GPU server: who gets which GPU, for how long, and in which order. Pure: no clock, no I/O, no randomness. A
+//! gateway (`guest-agent/network-gpu`) keeps one [`Pool`], tells it what happens, asks [`Pool::decide`] what to do, and does it.
+//!
+//! The rules. A slot belongs to one lease, until its engine is *known* to be gone. A team never holds more than its quota. The
+//! team that has least for its weight comes first, within it the oldest ask. An ask lets at most [`BYPASS`] younger ones pass;
+//! then free slots are kept for it. Nothing is taken from a running program, except when its time is up, when it was idle too
+//! long, when its client is gone, or when a person evicts it.
+
+mod decide;
+mod lease;
+mod slot;
+mod team;
+#[cfg(test)]
+mod tests;
+
+pub use decide::{BYPASS, Decision, Warning};
+pub use lease::{Ask, AskId, Ended, Identity, Lease, LeaseId, Refused};
+pub use slot::{Filter, MAX_SLOTS, Slot, SlotId, SlotKind, SlotState};
+pub use team::{Policy, Team};
+
+use crate::failpoint;
+use std::collections::BTreeMap;
+
+/// Milliseconds of a clock that never jumps and goes on while the machine sleeps (`CLOCK_BOOTTIME`).
+pub type Millis = u64;
+
+/// Asks that may wait at once.
+pub const MAX_ASKS: usize = 1_024;
+/// An engine that crashes so often...
+pub const CRASHES: usize = 3;
+/// ... within so long takes its slot out of service.
+pub const CRASHES_WITHIN: Millis = 5 * 60 * 1000;
+
+/// All that a gateway knows of its slots, its leases and who waits.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    policy: Policy,
+    slots: Vec<SlotState>,
+    waiting: BTreeMap<AskId, Waiting>,
+    leases: BTreeMap<LeaseId, Lease>,
+    drained: bool,
+    next_ask: u64,
+    next_lease: u64,
+}
+
+/// An ask in the queue.
+#[derive(Clone, Debug)]
+struct Waiting {
+    ask: Ask,
+    /// Index of its team.
+    team: usize,
+    /// Slots that it may have, a bit each.
+    fits: u64,
+    /// Younger asks that took what it could have had.
+    passed: u32,
+}
+
+impl Pool {
+    /// With these slots, all of them free.
+    ///
+    /// # Errors
+    /// More slots than [`MAX_SLOTS`], or a policy that is wrong in itself.
+    pub fn new(policy: Policy, slots: Vec<Slot>) -> Result<Self, String> {
+        policy.check()?;
+        if slots.len() > MAX_SLOTS {
+            return Err(format!("{} slots: at most {MAX_SLOTS} are served by one gateway", slots.len()));
+        }
+        Ok(Self {
+            policy,
+            slots: slots.into_iter().map(SlotState::free).collect(),
+            waiting: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            drained: false,
+            next_ask: 1,
+            next_lease: 1,
+        })
+    }
+
+    /// Another policy from now on. Running leases stay, also where the new quota is below what a team holds; asks of who is in
+    /// no team any more are refused by the next [`Pool::decide`].
+    ///
+    /// # Errors
+    /// A policy that is wrong in itself: the old one stays.
+    pub fn set_policy(&mut self, policy: Policy) -> Result<(), String> {
+        policy.check()?;
+        let old: Vec<String> = self.policy.teams.iter().map(|t| t.name.clone()).collect();
+        self.policy = policy;
+        for waiting in self.waiting.values_mut() {
+            waiting.team = self.policy.team_of(&waiting.ask.who.node).unwrap_or(usize::MAX);
+        }
+        for lease in self.leases.values_mut() {
+            let name = &old[lease.team.min(old.len().saturating_sub(1))];
+            lease.team = self.policy.teams.iter().position(|t| t.name == *name).unwrap_or(usize::MAX);
+        }
+        Ok(())
+    }
+
+    /// No new leases until it is taken back; running ones end by themselves.
+    pub fn set_drained(&mut self, drained: bool) {
+        self.drained = drained;
+    }
+
+    /// Whether no new leases are given.
+    pub fn drained(&self) -> bool {
+        self.drained
+    }
+
+    /// The policy that holds.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// All slots, in order of their ids.
+    pub fn slots(&self) -> &[SlotState] {
+        &self.slots
+    }
+
+    /// Leases that are not over: their slots are not free yet.
+    pub fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.leases.values()
+    }
+
+    /// A lease that is not over.
+    pub fn lease(&self, id: LeaseId) -> Option<&Lease> {
+        self.leases.get(&id)
+    }
+
+    /// Who waits, oldest first.
+    pub fn asks(&self) -> impl Iterator<Item = (AskId, &Ask)> {
+        self.waiting.iter().map(|(id, waiting)| (*id, &waiting.ask))
+    }
+
+    /// Slots that a team holds; those of a lease that has ended count until its engine is gone.
+    pub fn held_by(&self, team: &str) -> u32 {
+        let of_team = |lease: &&Lease| self.policy.teams.get(lease.team).is_some_and(|t| t.name == team);
+        self.leases.values().filter(of_team).map(|lease| lease.slots.len() as u32).sum()
+    }
+
+    /// Puts an ask into the queue.
+    ///
+    /// # Errors
+    /// What no waiting can bring: who is in no team, more GPUs than the team or the server has, a full queue.
+    pub fn ask(&mut self, ask: Ask) -> Result<AskId, Refused> {
+        let team = self.policy.team_of(&ask.who.node).ok_or(Refused::NoTeam)?;
+        if self.drained {
+            return Err(Refused::Drained);
+        }
+        let of = &self.policy.teams[team];
+        if ask.gpus == 0 {
+            return Err(Refused::Nothing);
+        }
+        let most = of.per_lease.unwrap_or(of.gpus).min(of.gpus);
+        if ask.gpus > most {
+            return Err(Refused::OverQuota { team: of.name.clone(), most });
+        }
+        let fits = slot::fitting(&self.slots, &ask);
+        if fits.count_ones() < ask.gpus {
+            return Err(Refused::NoSuchGpu { there_are: fits.count_ones() });
+        }
+        if self.waiting.len() >= MAX_ASKS {
+            return Err(Refused::QueueFull);
+        }
+        let id = AskId(self.next_ask);
+        self.next_ask += 1;
+        self.waiting.insert(id, Waiting { ask, team, fits, passed: 0 });
+        Ok(id)
+    }
+
+    /// Takes an ask out of the queue: its client went away.
+    pub fn withdraw(&mut self, id: AskId) -> Option<Ask> {
+        self.waiting.remove(&id).map(|waiting| waiting.ask)
+    }
+
+    /// Its client is there.
+    pub fn heard(&mut self, id: LeaseId, now: Millis) {
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.heard = now;
+        }
+    }
+
+    /// Whether something is going on in a lease: bytes on a connection, or work on a GPU of it.
+    pub fn activity(&mut self, id: LeaseId, busy: bool, now: Millis) {
+        if let Some(lease) = self.leases.get_mut(&id) {
+            match (busy, lease.idle_since) {
+                (true, _) => (lease.idle_since, lease.warned_idle) = (None, false),
+                (false, None) => lease.idle_since = Some(now),
+                (false, Some(_)) => {}
+            }
+        }
+    }
+
+    /// Ends a lease from outside of [`Pool::decide`]: released, evicted, or its client's connection closed. Its slots stay its
+    /// own until [`Pool::engine_gone`]. Nothing where it has ended already: the first reason stays.
+    pub fn end(&mut self, id: LeaseId, why: Ended, now: Millis) {
+        if let Some(lease) = self.leases.get_mut(&id)
+            && lease.ended.is_none()
+        {
+            lease.ended = Some((why, now));
+            failpoint!(SlotFreedEarly, {
+                let slots = lease.slots.clone();
+                slots.iter().for_each(|slot| self.slots[slot.0 as usize].lease = None)
+            });
+        }
+    }
+
+    /// The engine of a lease is proven gone: no process of it is left, none is on its GPUs. Its slots are free again, and the
+    /// lease is over. Nothing where the lease has not ended.
+    pub fn engine_gone(&mut self, id: LeaseId) -> Option<Lease> {
+        self.leases.get(&id).filter(|lease| lease.ended.is_some())?;
+        let lease = self.leases.remove(&id)?;
+        for slot in &lease.slots {
+            self.slots[slot.0 as usize].lease = None;
+        }
+        Some(lease)
+    }
+
+    /// An engine of a lease crashed. Its lease lives: the program may start anew.
+    pub fn engine_crashed(&mut self, id: LeaseId, now: Millis) {
+        let slots = self.leases.get(&id).map(|lease| lease.slots.clone()).unwrap_or_default();
+        for slot in slots {
+            self.slots[slot.0 as usize].crashed(now);
+        }
+    }
+
+    /// A slot is not given on: its engine cannot be ended, its GPU is ill, or its proof failed.
+    pub fn out_of_service(&mut self, id: SlotId, why: &str) {
+        if let Some(slot) = self.slots.get_mut(id.0 as usize) {
+            slot.out_of_service = Some(why.into());
+        }
+    }
+
+    /// A proof has passed on it: it is offered again.
+    pub fn in_service(&mut self, id: SlotId) {
+        if let Some(slot) = self.slots.get_mut(id.0 as usize) {
+            (slot.out_of_service, slot.crashes) = (None, vec![]);
+        }
+    }
+
+    /// Carries a decision out. To be called once for each, in order, before anything else changes the pool. Gives the lease
+    /// that a grant made.
+    pub fn carry_out(&mut self, decision: &Decision, now: Millis) -> Option<LeaseId> {
+        match decision {
+            Decision::Grant { ask, slots, passed } => {
+                let waiting = self.waiting.remove(ask)?;
+                for id in passed {
+                    if let Some(other) = self.waiting.get_mut(id) {
+                        other.passed += 1;
+                    }
+                }
+                let id = LeaseId(self.next_lease);
+                self.next_lease += 1;
+                for slot in slots {
+                    self.slots[slot.0 as usize].lease = Some(id);
+                }
+                let longest = self.policy.teams[waiting.team].longest;
+                self.leases.insert(
+                    id,
+                    Lease {
+                        id,
+                        ask: waiting.ask,
+                        team: waiting.team,
+                        slots: slots.clone(),
+                        granted: now,
+                        until: longest.map(|longest| now.saturating_add(longest)),
+                        heard: now,
+                        idle_since: None,
+                        warned_idle: false,
+                        warned: decide::warnings_over(longest),
+                        ended: None,
+                    },
+                );
+                return Some(id);
+            }
+            Decision::Refuse { ask, .. } => drop(self.waiting.remove(ask)),
+            Decision::Warn { lease, warning } => {
+                if let Some(lease) = self.leases.get_mut(lease) {
+                    match warning {
+                        Warning::Idle { .. } => lease.warned_idle = true,
+                        Warning::TimeIsUp { .. } => lease.warned += 1,
+                    }
+                }
+            }
+            Decision::End { lease, why } => self.end(*lease, why.clone(), now),
+            Decision::OutOfService { slot, why } => self.out_of_service(*slot, why),
+        }
+        None
+    }
+}
