@@ -7,7 +7,7 @@
 
 use serde_json::{Value, json};
 use vsgpu_core::knowledge::xids;
-use vsgpu_core::readers::{cuda_samples, esxcli, nvidia_smi, vim_cmd, vmx};
+use vsgpu_core::readers::{bitfusion, cuda_samples, esxcli, nvidia_smi, vim_cmd, vmx};
 use vsgpu_guest_agent::readers as guest;
 use vsgpu_host_agent::readers as host;
 use vsgpu_tests::harness::captures;
@@ -85,12 +85,16 @@ fn read(reader: &str, text: &str) -> Result<Value, String> {
         "cuda-report" => of(serde_json::to_value(vsgpu_core::readers::cuda_report::read(text)?)),
         "installer-log" => of(serde_json::to_value(guest::installer_log(text))),
         "devicequery" => of(serde_json::to_value(cuda_samples::device_query(text))),
+        "bitfusion" => of(serde_json::to_value(bitfusion::read(text))),
+        "bitfusion-servers" => of(serde_json::to_value(bitfusion::servers(text)?)),
         "vectoradd" => Ok(json!({ "passed": cuda_samples::vector_add_passed(text) })),
         other => panic!("no reader {other}"),
     }
 }
 
-const READERS: [&str; 27] = [
+const READERS: [&str; 29] = [
+    "bitfusion",
+    "bitfusion-servers",
     "dkms-status",
     "xids",
     "loaded-version",

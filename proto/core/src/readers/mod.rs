@@ -1,5 +1,6 @@
 //! Readers of what tools print and files hold: text in, values out, never a panic.
 
+pub mod bitfusion;
 pub mod cuda_report;
 pub mod cuda_samples;
 pub mod dialect;
