@@ -1,4 +1,5 @@
-//! What is to be done now. Looks only; whoever asks carries it out ([`Pool::carry_out`]) and asks again after each event.
+//! What is to be done now. Looks only; whoever asks carries it out ([`Pool::carry_out`]) and asks again after
+//! each event.
 
 use crate::failpoint;
 
@@ -73,13 +74,13 @@ pub enum Warning {
 }
 
 impl Pool {
-    /// What is to be done now, in this order. Empty where nothing is: asked again after all was carried out, it has nothing
-    /// more to say for the same `now`.
+    /// What is to be done now, in this order. Empty where nothing is: asked again after all was carried out,
+    /// it has nothing more to say for the same `now`.
     pub fn decide(&self, now: Millis) -> Vec<Decision> {
         let mut all = vec![];
-        self.slots_in_trouble(now, &mut all);
+        let out = self.slots_in_trouble(now, &mut all);
         self.lease_ends(now, &mut all);
-        self.grants(now, &mut all);
+        self.grants(now, out, &mut all);
         all
     }
 
@@ -87,27 +88,26 @@ impl Pool {
     pub fn next_look(&self, now: Millis) -> Option<Millis> {
         let asks = self.waiting.values().filter_map(|w| w.ask.wait_until);
         let leases = self.leases.values().flat_map(|lease| {
-            let gone = lease.heard + CLIENT_GONE;
+            let in_service = |slot: &SlotId| self.slots[slot.0 as usize].out_of_service.is_none();
+            if let Some((_, at)) = lease.ended {
+                let stuck = lease.slots.iter().any(in_service).then(|| at.saturating_add(ENGINE_GONE));
+                return [stuck, None, None];
+            }
             let idle = lease.idle_since.zip(self.policy.idle_release).map(|(since, most)| {
-                if lease.warned_idle {
-                    since.saturating_add(most)
-                } else {
-                    since.saturating_add(most / 5 * 4)
-                }
+                since.saturating_add(if lease.warned_idle { most } else { idle_warned_after(most) })
             });
             let warning = WARNED.get(usize::from(lease.warned)).copied().unwrap_or(0);
             let time = lease.until.map(|until| until.saturating_sub(warning));
-            match lease.ended {
-                Some((_, at)) => [Some(at + ENGINE_GONE).filter(|at| *at > now), None, None],
-                None => [Some(gone), idle, time],
-            }
+            [Some(lease.heard.saturating_add(CLIENT_GONE)), idle, time]
         });
         asks.chain(leases.flatten()).map(|at| at.max(now)).min()
     }
 
-    fn slots_in_trouble(&self, now: Millis, all: &mut Vec<Decision>) {
+    /// Gives the slots that are taken out of service, a bit each.
+    fn slots_in_trouble(&self, now: Millis, all: &mut Vec<Decision>) -> u64 {
+        let mut out = 0;
         for (at, slot) in self.slots.iter().enumerate().filter(|(_, s)| s.out_of_service.is_none()) {
-            let of_late = slot.crashes.iter().filter(|at| now.saturating_sub(**at) <= CRASHES_WITHIN).count();
+            let of_late = slot.crashed_of_late(now, None);
             let stuck = slot.lease.and_then(|id| self.leases.get(&id)?.ended.as_ref());
             let why = if of_late >= CRASHES {
                 format!("its engine crashed {of_late} times within {} minutes", CRASHES_WITHIN / 60_000)
@@ -116,16 +116,17 @@ impl Pool {
             } else {
                 continue;
             };
+            out |= 1 << at;
             all.push(Decision::OutOfService { slot: SlotId(at as u32), why });
         }
+        out
     }
 
     fn lease_ends(&self, now: Millis, all: &mut Vec<Decision>) {
         for lease in self.leases.values().filter(|lease| lease.ended.is_none()) {
-            let crashed = |slot: &SlotId| {
-                let crashes = &self.slots[slot.0 as usize].crashes;
-                crashes.iter().filter(|at| now.saturating_sub(**at) <= CRASHES_WITHIN).count() >= CRASHES
-            };
+            // Its own crashes, not those of who had the slot before.
+            let crashed =
+                |slot: &SlotId| self.slots[slot.0 as usize].crashed_of_late(now, Some(lease.id)) >= CRASHES;
             let idle = lease.idle_since.zip(self.policy.idle_release);
             let idle = idle.map(|(since, most)| (now.saturating_sub(since), most));
             let left = lease.until.map(|until| until.saturating_sub(now));
@@ -140,16 +141,16 @@ impl Pool {
             } else {
                 if let Some((is, most)) = idle
                     && !lease.warned_idle
-                    && is >= most / 5 * 4
+                    && is >= idle_warned_after(most)
                 {
                     let warning = Warning::Idle { left: most - is };
                     all.push(Decision::Warn { lease: lease.id, warning });
                 }
-                // Late by so much that both are due, both are said.
-                let due = WARNED.iter().skip(usize::from(lease.warned));
-                for _ in due.filter(|before| left.is_some_and(|left| left <= **before)) {
-                    let warning = Warning::TimeIsUp { left: left.unwrap_or_default() };
-                    all.push(Decision::Warn { lease: lease.id, warning });
+                // Late by so much that both are due, one is said.
+                if let Some(left) = left
+                    && warnings_over(Some(left)) > lease.warned
+                {
+                    all.push(Decision::Warn { lease: lease.id, warning: Warning::TimeIsUp { left } });
                 }
                 continue;
             };
@@ -157,75 +158,105 @@ impl Pool {
         }
     }
 
-    fn grants(&self, now: Millis, all: &mut Vec<Decision>) {
-        let mut queue = Queue { all: vec![], of_team: vec![vec![]; self.policy.teams.len()] };
+    fn grants(&self, now: Millis, out: u64, all: &mut Vec<Decision>) {
+        let mut queue = Queue {
+            all: vec![],
+            of_team: vec![vec![]; self.policy.teams.len()],
+            held: self.policy.teams.iter().map(|team| self.held_by(&team.name)).collect(),
+            free: self.mask(SlotState::is_free) & !out,
+            in_service: self.mask(|slot| slot.out_of_service.is_none()) & !out,
+        };
         for (id, waiting) in &self.waiting {
-            match self.useless(waiting, now) {
-                Some(why) => all.push(Decision::Refuse { ask: *id, why }),
-                None => {
-                    queue.of_team[waiting.team].push(queue.all.len());
-                    queue.all.push(Candidate { id: *id, waiting, passed: waiting.passed, granted: false });
-                }
+            let (team, why) = match (waiting.team, self.useless(waiting)) {
+                (Some(team), None) => (team, None),
+                (_, why) => (0, Some(why.unwrap_or(Refused::NoTeam))),
+            };
+            if let Some(why) = why {
+                all.push(Decision::Refuse { ask: *id, why });
+                continue;
             }
+            queue.of_team[team].push(queue.all.len());
+            let due = waiting.ask.wait_until.is_some_and(|until| until <= now);
+            let passed = if due { 0 } else { waiting.passed };
+            queue.all.push(Candidate { id: *id, waiting, team, passed, due, granted: false });
         }
         failpoint!(NewestFirst, queue.of_team.iter_mut().for_each(|asks| asks.reverse()));
-        let is_free = |(_, slot): &(usize, &SlotState)| slot.is_free();
-        let mut free = self.slots.iter().enumerate().filter(is_free).fold(0u64, |all, (at, _)| all | 1 << at);
-        let mut held = vec![0u32; self.policy.teams.len()];
-        for lease in self.leases.values() {
-            if let Some(held) = held.get_mut(lease.team) {
-                *held += lease.slots.len() as u32;
-            }
-        }
-        while let Some((at, slots)) = self.next_grant(&queue, free, &held) {
-            let Candidate { id, waiting, .. } = queue.all[at];
-            queue.all[at].granted = true;
+        while let Some((at, usable)) = self.next_grant(&queue) {
+            let Candidate { id, waiting, team, .. } = queue.all[at];
+            let slots = self.best(usable & waiting.fits, waiting.ask.gpus);
             let given = slots.iter().fold(0u64, |all, slot| all | 1 << slot.0);
+            queue.all[at].granted = true;
+            let heads: Vec<usize> = (0..queue.of_team.len()).filter_map(|team| queue.head(team)).collect();
             let mut passed = vec![];
-            for other in &mut queue.all[..at] {
-                if !other.granted && other.waiting.fits & given != 0 && self.within_quota(other, &held) {
-                    other.passed += 1;
-                    passed.push(other.id);
+            for head in heads.into_iter().filter(|head| *head < at) {
+                if self.is_passed(&queue, head, team, given) {
+                    queue.all[head].passed += 1;
+                    passed.push(queue.all[head].id);
                 }
             }
-            free &= !given;
-            held[waiting.team] += waiting.ask.gpus;
+            queue.free &= !given;
+            queue.held[team] += waiting.ask.gpus;
             all.push(Decision::Grant { ask: id, slots, passed });
         }
+        let late = queue.all.iter().filter(|c| c.due && !c.granted);
+        all.extend(late.map(|c| Decision::Refuse { ask: c.id, why: Refused::NotInTime }));
     }
 
-    /// Who is next, and what it gets. Everything is weighed anew after each grant.
-    fn next_grant(&self, queue: &Queue<'_>, mut free: u64, held: &[u32]) -> Option<(usize, Vec<SlotId>)> {
-        if free == 0 {
-            return None;
+    /// Slots of which something is so, a bit each.
+    fn mask(&self, so: impl Fn(&SlotState) -> bool) -> u64 {
+        self.slots.iter().enumerate().filter(|(_, slot)| so(slot)).fold(0, |all, (at, _)| all | 1 << at)
+    }
+
+    /// Whether a grant of these slots to a younger ask of this team takes what the oldest ask of a team
+    /// needs: its team's quota, or slots that it waits for. Who could be served and only comes later in the
+    /// order is not passed.
+    fn is_passed(&self, queue: &Queue<'_>, head: usize, team: usize, given: u64) -> bool {
+        let c = &queue.all[head];
+        if c.due || !c.can_ever(queue.in_service) {
+            return false;
         }
-        // Its own team's quota keeps nobody else waiting, and is no reason to keep slots for it.
-        let may = |c: &Candidate<'_>| !c.granted && self.within_quota(c, held);
-        for (at, c) in queue.all.iter().enumerate().filter(|(_, c)| kept(c.passed) && may(c)) {
-            let usable = free & c.waiting.fits;
-            if usable.count_ones() >= c.waiting.ask.gpus {
-                return Some((at, self.best(usable, c.waiting.ask.gpus)));
+        let lacks_slots = (queue.free & c.waiting.fits).count_ones() < c.waiting.ask.gpus;
+        c.team == team || lacks_slots && c.waiting.fits & given != 0 && self.within_quota(queue, c, 0)
+    }
+
+    /// Who is next, and of which slots: those that are kept for others are not among them. Everything is
+    /// weighed anew after each grant.
+    fn next_grant(&self, queue: &Queue<'_>) -> Option<(usize, u64)> {
+        let mut free = queue.free;
+        let enough =
+            |c: &Candidate<'_>, free: u64| (free & c.waiting.fits).count_ones() >= c.waiting.ask.gpus;
+        let heads = (0..queue.of_team.len()).filter_map(|team| queue.head(team));
+        let mut kept: Vec<usize> = heads.filter(|at| queue.all[*at].is_kept(queue.in_service)).collect();
+        kept.sort_unstable();
+        for at in &kept {
+            let c = &queue.all[*at];
+            // Slots are kept only for who may have them: its own team's quota is no reason to keep others
+            // waiting.
+            if self.within_quota(queue, c, 0) {
+                if enough(c, free) {
+                    return Some((*at, free));
+                }
+                free &= !c.waiting.fits;
             }
-            free &= !usable;
         }
-        let first = |asks: &Vec<usize>| asks.iter().copied().find(|at| !queue.all[*at].granted);
-        let share = |team: usize| (u64::from(held[team]) << 32) / u64::from(self.policy.teams[team].weight);
-        let teams = queue.of_team.iter().enumerate();
-        let mut teams: Vec<(u64, usize, usize)> =
-            teams.filter_map(|(team, asks)| Some((share(team), first(asks)?, team))).collect();
-        teams.sort_unstable();
-        let mut asks = teams.iter().flat_map(|(_, _, team)| &queue.of_team[*team]).copied();
-        asks.find_map(|at| {
-            let c = &queue.all[at];
-            let usable = free & c.waiting.fits;
-            let gets = usable.count_ones() >= c.waiting.ask.gpus && !kept(c.passed) && may(c);
-            gets.then(|| (at, self.best(usable, c.waiting.ask.gpus)))
-        })
+        let first = |team: usize| {
+            let reserved = kept.iter().map(|at| &queue.all[*at]).find(|c| c.team == team);
+            let reserved = reserved.map_or(0, |c| c.waiting.ask.gpus);
+            queue.of_team[team].iter().copied().find(|at| {
+                let c = &queue.all[*at];
+                !c.granted && !kept.contains(at) && enough(c, free) && self.within_quota(queue, c, reserved)
+            })
+        };
+        let share =
+            |team: usize| (u64::from(queue.held[team]) << 32) / u64::from(self.policy.teams[team].weight);
+        let teams = (0..queue.of_team.len()).filter_map(|team| Some((share(team), first(team)?)));
+        teams.min().map(|(_, at)| (at, free))
     }
 
-    fn within_quota(&self, c: &Candidate<'_>, held: &[u32]) -> bool {
-        let held = failpoint!(QuotaOfNode, self.held_by_node(&c.waiting.ask.who.node), held[c.waiting.team]);
-        held + c.waiting.ask.gpus <= self.policy.teams[c.waiting.team].gpus
+    /// Whether its team may have that many more, and so many besides.
+    fn within_quota(&self, queue: &Queue<'_>, c: &Candidate<'_>, besides: u32) -> bool {
+        let held = failpoint!(QuotaOfNode, self.held_by_node(&c.waiting.ask.who.node), queue.held[c.team]);
+        held + c.waiting.ask.gpus + besides <= self.policy.teams[c.team].gpus
     }
 
     /// What a quota is not about: kept for the failpoint that counts it so.
@@ -233,14 +264,14 @@ impl Pool {
         self.leases.values().filter(|l| l.ask.who.node == node).map(|l| l.slots.len() as u32).sum()
     }
 
-    /// Why waiting is of no use to an ask any more.
-    fn useless(&self, waiting: &Waiting, now: Millis) -> Option<Refused> {
-        let Some(team) = self.policy.teams.get(waiting.team) else { return Some(Refused::NoTeam) };
+    /// Why waiting is of no use to an ask any more, whatever becomes free.
+    fn useless(&self, waiting: &Waiting) -> Option<Refused> {
+        let Some(team) = waiting.team.and_then(|at| self.policy.teams.get(at)) else {
+            return Some(Refused::NoTeam);
+        };
         let most = team.per_lease.unwrap_or(team.gpus).min(team.gpus);
         if self.drained {
             Some(Refused::Drained)
-        } else if waiting.ask.wait_until.is_some_and(|until| until <= now) {
-            Some(Refused::NotInTime)
         } else if waiting.ask.gpus > most {
             Some(Refused::OverQuota { team: team.name.clone(), most })
         } else {
@@ -259,28 +290,57 @@ impl Pool {
     }
 }
 
-/// Warnings that a lease of this length does not need: it is told so with its grant.
-pub(super) fn warnings_over(longest: Option<Millis>) -> u8 {
-    WARNED.iter().filter(|before| longest.is_some_and(|longest| longest <= **before)).count() as u8
+/// How many of the warnings are due when so much is left. A lease that is no longer than that is told so with
+/// its grant.
+pub(super) fn warnings_over(left: Option<Millis>) -> u8 {
+    WARNED.iter().filter(|before| left.is_some_and(|left| left <= **before)).count() as u8
 }
 
-/// Whether slots are kept for an ask that so many passed.
-fn kept(passed: u32) -> bool {
-    failpoint!(BypassWithoutEnd, false, passed >= BYPASS)
+/// A lease that may be idle for so long is warned after this.
+pub(super) fn idle_warned_after(most: Millis) -> Millis {
+    most / 5 * 4
 }
 
-/// Who waits, while grants are worked out.
+/// Who waits and what there is, while grants are worked out.
 struct Queue<'a> {
     /// Oldest first.
     all: Vec<Candidate<'a>>,
     /// The same by team, as indices.
     of_team: Vec<Vec<usize>>,
+    /// GPUs that each team holds.
+    held: Vec<u32>,
+    /// Slots that can be given, a bit each.
+    free: u64,
+    /// Slots that are or will be free.
+    in_service: u64,
+}
+
+impl Queue<'_> {
+    /// The oldest ask of a team that is not served yet.
+    fn head(&self, team: usize) -> Option<usize> {
+        self.of_team[team].iter().copied().find(|at| !self.all[*at].granted && !self.all[*at].due)
+    }
 }
 
 #[derive(Clone, Copy)]
 struct Candidate<'a> {
     id: AskId,
     waiting: &'a Waiting,
+    team: usize,
     passed: u32,
+    /// It waits no longer than now: it gets what is free, and nothing is kept for it.
+    due: bool,
     granted: bool,
+}
+
+impl Candidate<'_> {
+    /// Whether what it needs is in service at all, free or not.
+    fn can_ever(&self, in_service: u64) -> bool {
+        (in_service & self.waiting.fits).count_ones() >= self.waiting.ask.gpus
+    }
+
+    /// Whether what it needs is kept for it.
+    fn is_kept(&self, in_service: u64) -> bool {
+        failpoint!(BypassWithoutEnd, false, self.passed >= BYPASS) && self.can_ever(in_service)
+    }
 }

@@ -46,8 +46,8 @@ pub struct Lease {
     pub id: LeaseId,
     /// What was asked for.
     pub ask: Ask,
-    /// Index of its team in the policy; none there if the team is gone.
-    pub team: usize,
+    /// Name of its team. A policy without that team ends no lease; if it comes back, the lease counts again.
+    pub team: String,
     /// Its slots.
     pub slots: Vec<SlotId>,
     /// When it was granted.
@@ -59,7 +59,7 @@ pub struct Lease {
     /// Since when nothing goes on.
     pub idle_since: Option<Millis>,
     pub(super) warned_idle: bool,
-    /// Warnings that its time is nearly up: 0, 1 or 2.
+    /// How many of the warnings that its time is nearly up are said: 0, 1 or 2.
     pub(super) warned: u8,
     /// Why it has ended, and when: its engine is being ended.
     pub ended: Option<(Ended, Millis)>,

@@ -1,10 +1,12 @@
-//! Leases of a GPU server: who gets which GPU, for how long, and in which order. Pure: no clock, no I/O, no randomness. A
-//! gateway (`guest-agent/network-gpu`) keeps one [`Pool`], tells it what happens, asks [`Pool::decide`] what to do, and does it.
+//! Leases of a GPU server: who gets which GPU, for how long, and in which order. Pure: no clock, no I/O, no
+//! randomness. A gateway (`guest-agent/network-gpu`) keeps one [`Pool`], tells it what happens, asks
+//! [`Pool::decide`] what to do, and does it.
 //!
-//! The rules. A slot belongs to one lease, until its engine is *known* to be gone. A team never holds more than its quota. The
-//! team that has least for its weight comes first, within it the oldest ask. An ask lets at most [`BYPASS`] younger ones pass;
-//! then free slots are kept for it. Nothing is taken from a running program, except when its time is up, when it was idle too
-//! long, when its client is gone, or when a person evicts it.
+//! The rules. A slot belongs to one lease, until its engine is *known* to be gone. A team never holds more
+//! than its quota. The team that has least for its weight comes first, within it the oldest ask that can be
+//! served. The oldest ask of a team lets at most [`BYPASS`] younger ones pass that take what it needs: slots,
+//! or its team's quota. Then these are kept for it. Nothing is taken from a running program, except when its
+//! time is up, when it was idle too long, when its client is gone, or when a person evicts it.
 
 mod decide;
 mod lease;
@@ -13,18 +15,18 @@ mod team;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{BYPASS, Decision, Warning};
+pub use decide::{BYPASS, CLIENT_GONE, Decision, ENGINE_GONE, Warning};
 pub use lease::{Ask, AskId, Ended, Identity, Lease, LeaseId, Refused};
 pub use slot::{Filter, MAX_SLOTS, Slot, SlotId, SlotKind, SlotState};
-pub use team::{Policy, Team};
+pub use team::{MOST_TEAMS, Policy, Team};
 
 use crate::failpoint;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Milliseconds of a clock that never jumps and goes on while the machine sleeps (`CLOCK_BOOTTIME`).
 pub type Millis = u64;
 
-/// Asks that may wait at once.
+/// Asks that may wait at once; each team has its even part of these places.
 pub const MAX_ASKS: usize = 1_024;
 /// An engine that crashes so often...
 pub const CRASHES: usize = 3;
@@ -47,8 +49,8 @@ pub struct Pool {
 #[derive(Clone, Debug)]
 struct Waiting {
     ask: Ask,
-    /// Index of its team.
-    team: usize,
+    /// Index of its team; none where no team names the node any more.
+    team: Option<usize>,
     /// Slots that it may have, a bit each.
     fits: u64,
     /// Younger asks that took what it could have had.
@@ -59,11 +61,15 @@ impl Pool {
     /// With these slots, all of them free.
     ///
     /// # Errors
-    /// More slots than [`MAX_SLOTS`], or a policy that is wrong in itself.
+    /// More slots than [`MAX_SLOTS`], a slot that is named twice, or a policy that is wrong in itself.
     pub fn new(policy: Policy, slots: Vec<Slot>) -> Result<Self, String> {
         policy.check()?;
         if slots.len() > MAX_SLOTS {
             return Err(format!("{} slots: at most {MAX_SLOTS} are served by one gateway", slots.len()));
+        }
+        let uuids: BTreeSet<String> = slots.iter().map(|slot| slot.uuid.to_lowercase()).collect();
+        if uuids.len() < slots.len() {
+            return Err("two slots have one UUID: it would be given twice".into());
         }
         Ok(Self {
             policy,
@@ -76,21 +82,24 @@ impl Pool {
         })
     }
 
-    /// Another policy from now on. Running leases stay, also where the new quota is below what a team holds; asks of who is in
-    /// no team any more are refused by the next [`Pool::decide`].
+    /// Another policy from now on. Running leases stay, also where the new quota is below what a team holds,
+    /// or where their team is gone; asks of who is in no team any more are refused by the next
+    /// [`Pool::decide`]. Where idle leases end sooner, they are warned first.
     ///
     /// # Errors
     /// A policy that is wrong in itself: the old one stays.
-    pub fn set_policy(&mut self, policy: Policy) -> Result<(), String> {
+    pub fn set_policy(&mut self, policy: Policy, now: Millis) -> Result<(), String> {
         policy.check()?;
-        let old: Vec<String> = self.policy.teams.iter().map(|t| t.name.clone()).collect();
+        let idle_changed = policy.idle_release != self.policy.idle_release;
         self.policy = policy;
         for waiting in self.waiting.values_mut() {
-            waiting.team = self.policy.team_of(&waiting.ask.who.node).unwrap_or(usize::MAX);
+            waiting.team = self.policy.team_of(&waiting.ask.who.node);
         }
-        for lease in self.leases.values_mut() {
-            let name = &old[lease.team.min(old.len().saturating_sub(1))];
-            lease.team = self.policy.teams.iter().position(|t| t.name == *name).unwrap_or(usize::MAX);
+        for lease in self.leases.values_mut().filter(|_| idle_changed) {
+            lease.warned_idle = false;
+            if let (Some(since), Some(most)) = (lease.idle_since, self.policy.idle_release) {
+                lease.idle_since = Some(since.max(now.saturating_sub(decide::idle_warned_after(most))));
+            }
         }
         Ok(())
     }
@@ -132,8 +141,8 @@ impl Pool {
 
     /// Slots that a team holds; those of a lease that has ended count until its engine is gone.
     pub fn held_by(&self, team: &str) -> u32 {
-        let of_team = |lease: &&Lease| self.policy.teams.get(lease.team).is_some_and(|t| t.name == team);
-        self.leases.values().filter(of_team).map(|lease| lease.slots.len() as u32).sum()
+        let of_team = self.leases.values().filter(|lease| lease.team == team);
+        of_team.map(|lease| lease.slots.len() as u32).sum()
     }
 
     /// Puts an ask into the queue.
@@ -157,12 +166,14 @@ impl Pool {
         if fits.count_ones() < ask.gpus {
             return Err(Refused::NoSuchGpu { there_are: fits.count_ones() });
         }
-        if self.waiting.len() >= MAX_ASKS {
+        // One team's asks do not keep another's out.
+        let waiting = self.waiting.values().filter(|waiting| waiting.team == Some(team)).count();
+        if waiting >= (MAX_ASKS / self.policy.teams.len()).max(1) || self.waiting.len() >= MAX_ASKS {
             return Err(Refused::QueueFull);
         }
         let id = AskId(self.next_ask);
         self.next_ask += 1;
-        self.waiting.insert(id, Waiting { ask, team, fits, passed: 0 });
+        self.waiting.insert(id, Waiting { ask, team: Some(team), fits, passed: 0 });
         Ok(id)
     }
 
@@ -189,8 +200,9 @@ impl Pool {
         }
     }
 
-    /// Ends a lease from outside of [`Pool::decide`]: released, evicted, or its client's connection closed. Its slots stay its
-    /// own until [`Pool::engine_gone`]. Nothing where it has ended already: the first reason stays.
+    /// Ends a lease from outside of [`Pool::decide`]: released, evicted, or its client's connection closed.
+    /// Its slots stay its own until [`Pool::engine_gone`]. Nothing where it has ended already: the first
+    /// reason stays.
     pub fn end(&mut self, id: LeaseId, why: Ended, now: Millis) {
         if let Some(lease) = self.leases.get_mut(&id)
             && lease.ended.is_none()
@@ -203,8 +215,8 @@ impl Pool {
         }
     }
 
-    /// The engine of a lease is proven gone: no process of it is left, none is on its GPUs. Its slots are free again, and the
-    /// lease is over. Nothing where the lease has not ended.
+    /// The engine of a lease is proven gone: no process of it is left, none is on its GPUs. Its slots are
+    /// free again, and the lease is over. Nothing where the lease has not ended.
     pub fn engine_gone(&mut self, id: LeaseId) -> Option<Lease> {
         self.leases.get(&id).filter(|lease| lease.ended.is_some())?;
         let lease = self.leases.remove(&id)?;
@@ -214,11 +226,12 @@ impl Pool {
         Some(lease)
     }
 
-    /// An engine of a lease crashed. Its lease lives: the program may start anew.
-    pub fn engine_crashed(&mut self, id: LeaseId, now: Millis) {
-        let slots = self.leases.get(&id).map(|lease| lease.slots.clone()).unwrap_or_default();
-        for slot in slots {
-            self.slots[slot.0 as usize].crashed(now);
+    /// The engine of a lease crashed, on this slot of it. Its lease lives: the program may start anew.
+    /// Nothing where the lease has ended: an engine that is being ended may go as it likes.
+    pub fn engine_crashed(&mut self, id: LeaseId, slot: SlotId, now: Millis) {
+        let is_its = |l: &&Lease| l.ended.is_none() && l.slots.contains(&slot);
+        if self.leases.get(&id).filter(is_its).is_some() {
+            self.slots[slot.0 as usize].crashed(id, now);
         }
     }
 
@@ -236,11 +249,16 @@ impl Pool {
         }
     }
 
-    /// Carries a decision out. To be called once for each, in order, before anything else changes the pool. Gives the lease
-    /// that a grant made.
+    /// Carries a decision out. To be called once for each, in order, before anything else changes the pool.
+    /// Gives the lease that a grant made; none where it does not hold any more.
     pub fn carry_out(&mut self, decision: &Decision, now: Millis) -> Option<LeaseId> {
         match decision {
             Decision::Grant { ask, slots, passed } => {
+                let team = self.waiting.get(ask).and_then(|waiting| self.policy.teams.get(waiting.team?))?;
+                let (name, longest) = (team.name.clone(), team.longest);
+                if !slots.iter().all(|slot| self.slots.get(slot.0 as usize).is_some_and(SlotState::is_free)) {
+                    return None;
+                }
                 let waiting = self.waiting.remove(ask)?;
                 for id in passed {
                     if let Some(other) = self.waiting.get_mut(id) {
@@ -252,13 +270,12 @@ impl Pool {
                 for slot in slots {
                     self.slots[slot.0 as usize].lease = Some(id);
                 }
-                let longest = self.policy.teams[waiting.team].longest;
                 self.leases.insert(
                     id,
                     Lease {
                         id,
                         ask: waiting.ask,
-                        team: waiting.team,
+                        team: name,
                         slots: slots.clone(),
                         granted: now,
                         until: longest.map(|longest| now.saturating_add(longest)),
@@ -276,7 +293,7 @@ impl Pool {
                 if let Some(lease) = self.leases.get_mut(lease) {
                     match warning {
                         Warning::Idle { .. } => lease.warned_idle = true,
-                        Warning::TimeIsUp { .. } => lease.warned += 1,
+                        Warning::TimeIsUp { left } => lease.warned = decide::warnings_over(Some(*left)),
                     }
                 }
             }

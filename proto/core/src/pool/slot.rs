@@ -45,8 +45,8 @@ pub struct SlotState {
     pub lease: Option<LeaseId>,
     /// Why it is not given to anybody.
     pub out_of_service: Option<String>,
-    /// When its engine crashed, of late.
-    pub crashes: Vec<Millis>,
+    /// When its engine crashed, of late, and in whose lease.
+    pub crashes: Vec<(LeaseId, Millis)>,
 }
 
 impl SlotState {
@@ -59,9 +59,15 @@ impl SlotState {
         self.lease.is_none() && self.out_of_service.is_none()
     }
 
-    pub(super) fn crashed(&mut self, now: Millis) {
-        self.crashes.retain(|at| now.saturating_sub(*at) <= CRASHES_WITHIN);
-        self.crashes.push(now);
+    /// How often its engine crashed of late: in this lease, or in all.
+    pub(super) fn crashed_of_late(&self, now: Millis, lease: Option<LeaseId>) -> usize {
+        let late = self.crashes.iter().filter(|(_, at)| now.saturating_sub(*at) <= CRASHES_WITHIN);
+        late.filter(|(of, _)| lease.is_none_or(|lease| lease == *of)).count()
+    }
+
+    pub(super) fn crashed(&mut self, lease: LeaseId, now: Millis) {
+        self.crashes.retain(|(_, at)| now.saturating_sub(*at) <= CRASHES_WITHIN);
+        self.crashes.push((lease, now));
     }
 }
 
@@ -84,8 +90,8 @@ impl std::str::FromStr for Filter {
             return Err(format!("`{text}`: nothing behind the `=`"));
         }
         match key.trim() {
-            "device.name" => Ok(Self::Name(value.to_lowercase())),
-            "device.uuid" => Ok(Self::Uuid(value.to_lowercase())),
+            "device.name" => Ok(Self::Name(value)),
+            "device.uuid" => Ok(Self::Uuid(value)),
             other => Err(format!("`{other}` is no filter: {known}")),
         }
     }
@@ -94,7 +100,7 @@ impl std::str::FromStr for Filter {
 impl Filter {
     fn fits(&self, slot: &Slot) -> bool {
         match self {
-            Self::Name(name) => slot.name.to_lowercase().contains(name),
+            Self::Name(name) => slot.name.to_lowercase().contains(&name.to_lowercase()),
             Self::Uuid(uuid) => slot.uuid.eq_ignore_ascii_case(uuid),
         }
     }

@@ -3,6 +3,9 @@
 use super::Millis;
 use serde::{Deserialize, Serialize};
 
+/// Teams of one GPU server, at most.
+pub const MOST_TEAMS: usize = 64;
+
 /// A team: nodes that share a quota.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Team {
@@ -38,6 +41,9 @@ impl Policy {
     /// # Errors
     /// The team, and what is wrong with it.
     pub fn check(&self) -> Result<(), String> {
+        if self.teams.len() > MOST_TEAMS {
+            return Err(format!("{} teams: at most {MOST_TEAMS} share a GPU server", self.teams.len()));
+        }
         for (at, team) in self.teams.iter().enumerate() {
             let wrong = |why: &str| Err(format!("team `{}`: {why}", team.name));
             if team.name.is_empty() {

@@ -94,7 +94,7 @@ fn a_quota_is_the_teams_and_keeps_nobody_else_waiting() {
     assert_eq!(pool.ask(ask("payroll", 1)), Err(Refused::NoTeam));
     // A smaller quota ends nothing.
     let teams = vec![team("ml", "ml-*", 1, 1), team("ci", "ci-*", 1, 1)];
-    pool.set_policy(Policy { teams, idle_release: None }).unwrap_or_else(|why| panic!("{why}"));
+    pool.set_policy(Policy { teams, idle_release: None }, 0).unwrap_or_else(|why| panic!("{why}"));
     assert_eq!(done(&mut pool, 0), [] as [&str; 0]);
     assert_eq!(pool.held_by("ml"), 2);
 }
@@ -177,7 +177,7 @@ fn an_engine_that_crashes_thrice_takes_its_slot_out_of_service() {
     done(&mut pool, 0);
     for (at, says) in [(0, 0), (6 * MINUTE, 0), (7 * MINUTE, 0), (8 * MINUTE, 2)] {
         pool.heard(LeaseId(1), at);
-        pool.engine_crashed(LeaseId(1), at);
+        pool.engine_crashed(LeaseId(1), SlotId(0), at);
         let said = done(&mut pool, at);
         assert_eq!(said.len(), says, "{said:?}");
     }
