@@ -1,5 +1,5 @@
-//! Questions to esxcli: in XML first, and in the plain form where a release (or a stand-in) does not offer XML. Here they
-//! are only written down; `proto/machine` runs every command, local or over ssh.
+//! Questions to esxcli: in XML first, and in the plain form where a release (or a stand-in) does not offer
+//! XML. Here they are only written down; `proto/machine` runs every command, local or over ssh.
 
 use vsgpu_core::readers::esxcli::{self, Record};
 use vsgpu_core::{Command, ExitKind, Observation, Probe, Unreadable};

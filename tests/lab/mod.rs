@@ -108,7 +108,7 @@ pub fn wait_until(what: &str, within: Duration, mut so: impl FnMut() -> bool) {
 }
 
 /// The longest that a command may take here: a test that would wait for ever says so instead.
-const ANSWER: Duration = Duration::from_secs(300);
+pub const ANSWER: Duration = Duration::from_secs(300);
 
 impl Lab {
     /// An empty lab in a folder of its own.

@@ -79,8 +79,12 @@ impl Begun {
 
     /// How it ended: its exit status, and all that it said.
     pub fn end(mut self) -> (Option<i32>, String) {
-        let status = self.child.wait().unwrap();
-        (status.code(), self.said())
+        let mut status = None;
+        super::wait_until("its end", super::ANSWER, || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        (status.unwrap().code(), self.said())
     }
 
     pub fn signal(&self, signal: nix::sys::signal::Signal) {

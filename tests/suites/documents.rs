@@ -251,7 +251,7 @@ fn the_fleet_files_are_right() {
         let mut fleet = vsgpu::fleet::file::from_text(Path::new("fleet.yaml"), &block)
             .unwrap_or_else(|e| panic!("{e:?}\n{block}"));
         vsgpu::fleet::file::versions_from_file_names(&mut fleet);
-        let errors = vsgpu::compat::judge(&fleet, None).errors;
+        let errors = vsgpu::compat::judge(&fleet, None, &Default::default()).errors;
         assert!(errors.is_empty(), "{errors:?}\n{block}");
     }
 }

@@ -136,7 +136,7 @@ fn road(world: &World) -> Vec<(Entry, Subject, PathBuf, Value)> {
     road
 }
 
-/// Applies, activates as the engine would, and restores whether anything was changed.
+/// Applies, activates as the engine would, and returns whether anything was changed.
 fn make_so(system: &InProcess, entry: &Entry, on: &Subject, spec: &Value) -> Result<bool, String> {
     match apply::apply(system, entry, on, spec, &ApplyOptions::default(), &mut |_| {}) {
         Outcome::AlreadyMet { .. } => Ok(false),

@@ -64,7 +64,7 @@ pub(super) fn run(printer: &Printer, fleet: &Fleet, host: &str, yes: bool) -> Cl
         }
         let error = Error::new(
             Kind::Usage,
-            format!("no run has taken anything of {host}, as far as its agent knows"),
+            format!("no run has left anything changed on {host}, as far as its agent knows"),
         )
         .code("nothing-left");
         return Err(one(

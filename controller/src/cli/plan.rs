@@ -65,8 +65,8 @@ impl Plan {
         };
         printer.show(Answer { names: touched.into_iter().collect(), ..Answer::new(json, text) });
         printer.warnings(&warnings);
-        // A host that only serves what another run changed for its time is planned as it is; that it is taken
-        // is said all the same.
+        // A host that only serves what another run changed temporarily is planned as it is; that it left
+        // something is said all the same.
         by_others.iter().for_each(|told| printer.warn(&format!("warning: {told}\n")));
         let folder = fleet.state_folder();
         if journal::at_work(&folder).is_some() {

@@ -39,7 +39,7 @@ impl Resume {
 pub(super) struct Abort {
     #[command(flatten)]
     fleet: FleetArg,
-    /// Give back what another run left on this host: leave maintenance mode, start the VMs
+    /// Restore what another run left on this host: leave maintenance mode, start the VMs
     #[arg(long, value_name = "HOST")]
     adopt: Option<String>,
     /// Do not ask before that (needed where there is no terminal)

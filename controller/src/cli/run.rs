@@ -343,7 +343,7 @@ fn control_from_signals(format: Format) -> Result<watch::Receiver<Control>, Erro
     Ok(rx)
 }
 
-/// What the latest run changed for its time and has not restored.
+/// What the latest run changed temporarily and has not restored.
 fn still_outstanding(fleet: &Fleet) -> Vec<Error> {
     let run = journal::latest(&Folder(fleet.state_folder())).ok().flatten();
     run.map(|run| outstanding_as_errors(journal::outstanding(&run.status))).unwrap_or_default()

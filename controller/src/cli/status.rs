@@ -1,4 +1,4 @@
-//! `vsgpu status`: the latest run, from its journal; and what the hosts' agents know that other runs took and
+//! `vsgpu status`: the latest run, from its journal; and what the hosts' agents know that other runs
 //! left.
 
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, now};
@@ -78,7 +78,7 @@ impl Status {
     }
 }
 
-/// What runs took, by the hosts' own word.
+/// What runs left, by the hosts' own word.
 struct Hosts {
     said: BTreeMap<String, Vec<Left>>,
     connector: Option<Connector>,
@@ -123,7 +123,7 @@ impl Hosts {
         self.said.values().flatten()
     }
 
-    /// What our own records say is taken, and the host says was restored: by another controller, or by
+    /// What our own records say is outstanding, and the host says was restored: by another controller, or by
     /// hand.
     fn restored(&self, fleet: &Fleet, own: &str) -> BTreeSet<NodeId> {
         let has = |host: &str, what: &str, vm: &str| {

@@ -29,7 +29,7 @@ impl Validate {
         }
         // The compatibility check, on what the fleet file states; `plan` judges again with what the hosts
         // say.
-        let judgement = compat::judge(&fleet, None);
+        let judgement = compat::judge(&fleet, None, &Default::default());
         printer.warnings(&judgement.warnings);
         if !judgement.errors.is_empty() {
             return Err(judgement.errors);

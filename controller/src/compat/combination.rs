@@ -290,8 +290,8 @@ impl HostGpus {
     ) -> Finding {
         let certain = basis.confirmed;
         let mut nodes: Vec<NodeId> = claims.iter().filter_map(|t| t.node.clone()).collect();
-        // A VM that runs now would be shut down for what is wished of its host, for nothing: that is not begun
-        // either.
+        // A VM that runs now would be shut down for what is wished of its host, for nothing: that is not
+        // begun either.
         if certain && claims.iter().any(|t| t.running_now) {
             nodes.push(self.node.clone());
         }

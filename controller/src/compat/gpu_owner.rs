@@ -10,6 +10,7 @@ pub(super) fn check(host_gpus: &HostGpus) -> Vec<Finding> {
             true,
         )
     };
+    let one_vm = || Basis::document("vSphere: a DirectPath I/O device belongs to one VM that runs", true);
     let mut found = vec![];
     for claim in &host_gpus.claims {
         for at in &claim.fixed {
@@ -50,13 +51,13 @@ pub(super) fn check(host_gpus: &HostGpus) -> Vec<Finding> {
             found.push(host_gpus.finding(
                 &running,
                 what,
-                Basis::document("vSphere: a DirectPath I/O device belongs to one VM that runs", true),
+                one_vm(),
                 Some("give each its own: `passthrough: [A100]` picks a free one".into()),
             ));
         } else if of_gpu.len() > 1 && of_gpu.iter().any(|t| t.node.is_some()) {
             let what =
                 format!("{} share the GPU {}: only one of them can run", names(&of_gpu), gpu.gpu.address);
-            found.push(host_gpus.finding(&of_gpu, what, basis(), None).doubtful());
+            found.push(host_gpus.finding(&of_gpu, what, one_vm(), None).doubtful());
         }
     }
     found.extend(dynamic(host_gpus));

@@ -7,6 +7,7 @@ use crate::fleet::{Fleet, Host, Spec, Vm};
 use crate::inventory::Inventory;
 use crate::inventory::gpus::gpus_as_wished;
 use crate::node::{NodeId, NodeKind};
+use std::collections::BTreeSet;
 use vsgpu_core::gpu_selector::{Candidate, GpuChoice, PerGpu};
 use vsgpu_core::knowledge::products::Product;
 use vsgpu_core::knowledge::vgpu_types;
@@ -269,7 +270,11 @@ fn seen_by_guest(c: &mut Combination, inventory: Option<&Inventory>, guest: &Nod
 }
 
 /// The GPUs of each host whose GPUs are known, with everybody who wants a part of them.
-pub fn gpus_of_hosts(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<HostGpus> {
+pub fn gpus_of_hosts(
+    fleet: &Fleet,
+    inventory: Option<&Inventory>,
+    stopped: &BTreeSet<String>,
+) -> Vec<HostGpus> {
     let by_host = fleet.vms_by_host();
     let Some(seen) = inventory else {
         return fleet.hosts.iter().map(|host| stated(host, &by_host[host.name.as_str()])).collect();
@@ -295,7 +300,7 @@ pub fn gpus_of_hosts(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<HostGp
             }
         };
         let vms = by_host.get(host.name.as_str()).cloned().unwrap_or_default();
-        let mut claims: Vec<GpuClaim> = vms.iter().map(|vm| claim(vm, &users, &listed)).collect();
+        let mut claims: Vec<GpuClaim> = vms.iter().map(|vm| claim(vm, &users, &listed, stopped)).collect();
         let stranger = |user: &&GpuUser| vms.iter().all(|vm| vm.vm_name != user.vm);
         claims.extend(users.vms.iter().filter(stranger).map(|user| GpuClaim {
             vm: user.vm.clone(),
@@ -334,7 +339,7 @@ fn named(host: &Host) -> Vec<(&'static str, String)> {
 /// What the fleet file alone says of a host's GPUs: the addresses that it names.
 fn stated(host: &Host, vms: &[&Vm]) -> HostGpus {
     let none = GpuUsers { vms: vec![] };
-    let claims: Vec<GpuClaim> = vms.iter().map(|vm| claim(vm, &none, &[])).collect();
+    let claims: Vec<GpuClaim> = vms.iter().map(|vm| claim(vm, &none, &[], &BTreeSet::new())).collect();
     let wanted = host.spec::<Passthrough>();
     let mut addresses: Vec<&String> = claims.iter().flat_map(|t| &t.fixed).collect();
     addresses.sort();
@@ -364,7 +369,7 @@ fn stated(host: &Host, vms: &[&Vm]) -> HostGpus {
     }
 }
 
-fn claim(vm: &Vm, users: &GpuUsers, listed: &[VirtualMachine]) -> GpuClaim {
+fn claim(vm: &Vm, users: &GpuUsers, listed: &[VirtualMachine], stopped: &BTreeSet<String>) -> GpuClaim {
     let has = users.vms.iter().find(|user| user.vm == vm.vm_name);
     // What the fleet file does not speak of stays as it is.
     let profiles = match vm.spec::<Vgpu>() {
@@ -383,7 +388,8 @@ fn claim(vm: &Vm, users: &GpuUsers, listed: &[VirtualMachine]) -> GpuClaim {
         None => has.map(|user| (user.fixed.clone(), user.dynamic.clone())).unwrap_or_default(),
     };
     // A VM that runs runs again with its new GPU; the users of GPUs list none that has had no GPU yet.
-    let runs_now = listed.iter().any(|seen| seen.name == vm.vm_name && seen.running);
+    let runs_now =
+        stopped.contains(&vm.name) || listed.iter().any(|seen| seen.name == vm.vm_name && seen.running);
     let runs = vm.power.map_or(vm.wants_guest() || runs_now, |p| p == PowerState::On);
     GpuClaim {
         vm: vm.name.clone(),

@@ -39,7 +39,7 @@ use crate::error::{Error, Kind};
 use crate::fleet::Fleet;
 use crate::inventory::Inventory;
 use crate::node::NodeId;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use vsgpu_core::text::sentence;
 
 /// One constraint on a combination.
@@ -146,12 +146,13 @@ pub fn judge_one(combination: &Combination) -> Vec<Finding> {
 }
 
 /// Judges a fleet, with what was seen of it (and then with its GPUs dealt, `assign::settled`) or without.
-pub fn judge(fleet: &Fleet, inventory: Option<&Inventory>) -> Judgement {
+/// `stopped`: VMs that an earlier run shut down and that will be started again.
+pub fn judge(fleet: &Fleet, inventory: Option<&Inventory>, stopped: &BTreeSet<String>) -> Judgement {
     let mut judgement = Judgement::default();
     // What several nodes share is said once; of each node once.
     let (mut warned, mut refused, mut of_node) = (HashSet::new(), HashSet::new(), HashSet::new());
     let of_combinations = combinations(fleet, inventory).into_iter().flat_map(|c| judge_one(&c));
-    let of_rooms = gpus_of_hosts(fleet, inventory).into_iter().flat_map(|host_gpus| {
+    let of_rooms = gpus_of_hosts(fleet, inventory, stopped).into_iter().flat_map(|host_gpus| {
         let found = ROOMS.iter().flat_map(|c| (c.check)(&host_gpus).into_iter().map(|f| f.of(c.name)));
         found.collect::<Vec<_>>()
     });

@@ -1,4 +1,4 @@
-//! What runs changed on the hosts for their time and have not restored, as the hosts' agents keep it. Another
+//! What runs changed on the hosts temporarily and have not restored, as the hosts' agents keep it. Another
 //! run's is shown, never touched, until somebody says that it is taken over.
 
 use crate::error::{Error, Kind};
@@ -11,7 +11,7 @@ use vsgpu_host_agent::host::MAINTENANCE_MODE;
 use vsgpu_wire::acquired::TemporaryChange;
 use vsgpu_wire::client::{Description, Holder};
 
-/// One thing of a host that a run took, as its agent keeps it.
+/// One temporary change of a host, as its agent keeps it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Left {
@@ -55,8 +55,8 @@ pub fn described(host: &str, said: &Description) -> Vec<Left> {
     of_host(host, &said.temporary, said.holder.as_ref())
 }
 
-/// For whom did not do it: what of each host is taken, by which run, and what to do. A paragraph for each
-/// host and run.
+/// For whom did not do it: what of each host is left changed, by which run, and what to do. A paragraph for
+/// each host and run.
 pub fn told<'a>(all: impl IntoIterator<Item = &'a Left>, now: u64) -> Vec<String> {
     let mut by_run: BTreeMap<(&str, &str), Vec<&Left>> = BTreeMap::new();
     for left in all {

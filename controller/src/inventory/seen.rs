@@ -13,7 +13,7 @@ use vsgpu_wire::client::Holder;
 pub struct Seen {
     pub boot_id: String,
     pub facts: Facts,
-    /// What runs changed on a host for their time and have not restored, as its agent keeps it.
+    /// What runs changed on a host temporarily and have not restored, as its agent keeps it.
     pub temporary: Vec<TemporaryChange>,
     /// Who has claimed a host.
     pub holder: Option<Holder>,

@@ -1,4 +1,4 @@
-//! What a run changed for its time and has not restored. The rules for a host's maintenance mode and a VM's
+//! What a run changed temporarily and has not restored. The rules for a host's maintenance mode and a VM's
 //! power stand here alone.
 
 use crate::journal::status::{Status, StepState};
@@ -6,7 +6,7 @@ use crate::node::NodeKind;
 use crate::plan::{Leftovers, RebootedFor, Work};
 use std::collections::BTreeSet;
 
-/// What the run changed for its time and has not restored.
+/// What the run changed temporarily and has not restored.
 pub fn outstanding(run: &Status) -> Leftovers {
     let mut left = run.inherited.clone();
     let restored: BTreeSet<usize> = run.plan.steps.iter().filter_map(|s| s.restores).collect();

@@ -45,7 +45,7 @@ impl Adoption {
     }
 }
 
-/// The plan for a host, from what its agent keeps; without steps where nothing was taken. VMs that the fleet
+/// The plan for a host, from what its agent keeps; without steps where nothing was left. VMs that the fleet
 /// file does not name are started as well: they were stopped for this host.
 pub fn adopt(fleet: &Fleet, inventory: &Inventory, host: &str) -> Adoption {
     let node = NodeId::new(NodeKind::Host, host);

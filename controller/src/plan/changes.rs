@@ -107,6 +107,24 @@ impl<'a> Judge<'a> {
         errors.is_some()
     }
 
+    /// Says what of a node's wishes is blocked whatever is done before it; whether anything is.
+    pub(super) fn say_lasting(&mut self, node: &NodeId, seen: &Seen) -> bool {
+        let specs: &[Spec] = self.wanted.get(node).map(|specs| &***specs).unwrap_or_default();
+        let mut any = false;
+        for spec in specs {
+            let Some(entry) = self.catalogue.find(node.kind.scope(), spec.requirement).copied() else {
+                continue;
+            };
+            let Some(Ok(fact)) = seen.facts.get(entry.fact.name) else { continue };
+            if let Verdict::Blocked { why, hint, lasting: true } = self.judged(&entry, spec, fact).verdict {
+                any = true;
+                let why = format!("{node}: {}: {why}", entry.name);
+                self.problems.add_once(node, Error::new(Kind::Blocked, why).hint(hint));
+            }
+        }
+        any
+    }
+
     /// Judges the wishes of a node; `elsewhere`: what a wish waits for may come from another node of this
     /// plan. `Err`: something must be mended by a person first.
     pub(super) fn changes(

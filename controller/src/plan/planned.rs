@@ -12,7 +12,7 @@ pub struct Planned {
     pub problems: Vec<Problem>,
     /// What may go wrong.
     pub warnings: Vec<Finding>,
-    /// What runs took of the hosts, our own among them.
+    /// What runs changed on the hosts temporarily, our own among them.
     pub temporary: Vec<Left>,
     /// When the hosts were looked at, seconds since 1970.
     pub at: u64,
@@ -24,7 +24,7 @@ impl Planned {
         Self { plan, problems: vec![], warnings: vec![], temporary: vec![], at: 0 }
     }
 
-    /// What other runs took than this one; what a problem says already is not said again.
+    /// What other runs than this one left; what a problem says already is not said again.
     pub fn left_by_others(&self, own: Option<&str>) -> Vec<String> {
         let known: HashSet<&str> = self
             .problems

@@ -58,7 +58,7 @@ pub(super) struct Planner<'a> {
 pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Planned {
     // With model names settled to addresses, so that two VMs are not thought to want the same GPU.
     let assigned = assign::with_gpus_assigned(fleet, inventory);
-    let Judgement { refused, warnings, .. } = compat::judge(&assigned, Some(inventory));
+    let Judgement { refused, warnings, .. } = compat::judge(&assigned, Some(inventory), &leftovers.stopped);
     let mut planner = Planner::new(&assigned, inventory, leftovers, assigned.specs(), refused);
     let by_host = assigned.vms_by_host();
     for host in &fleet.hosts {
@@ -498,6 +498,13 @@ impl<'a> Planner<'a> {
             return None;
         }
         let seen = self.seen(&node)?;
+        // A VM is not shut down for a guest that could not use what it gets.
+        let guest = NodeId::new(NodeKind::Guest, &vm.name);
+        if let Some(of_guest) = self.inventory.seen(&guest).filter(|_| vm.wants_guest())
+            && self.judge.say_lasting(&guest, of_guest)
+        {
+            return None;
+        }
         self.judge.changes(&node, Some(seen), false, host_gives).ok()
     }
 

@@ -102,7 +102,7 @@ impl Step {
         }
     }
 
-    /// Whether it restores what another step or an earlier run changed for its time.
+    /// Whether it restores what another step or an earlier run changed temporarily.
     pub fn is_restore(&self) -> bool {
         self.restores_earlier || self.restores.is_some()
     }

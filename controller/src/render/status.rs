@@ -1,4 +1,4 @@
-//! A run as its journal tells it: its nodes with what became of them, its steps, what it took and has not
+//! A run as its journal tells it: its nodes with what became of them, its steps, what it changed and has not
 //! restored.
 
 use crate::inventory::acquired::{self, Left};
@@ -15,13 +15,13 @@ use vsgpu_core::text::sentence;
 
 /// What the hosts' agents say.
 pub struct Hosts<'a> {
-    /// What other runs took and left.
+    /// What other runs left.
     pub others: &'a [&'a Left],
-    /// Nodes of which they have no record any more that this run took them.
+    /// Nodes of which they have no record any more that this run changed them.
     pub restored: &'a BTreeSet<NodeId>,
 }
 
-/// The latest run, and what others took and left.
+/// The latest run, and what others left.
 pub fn status(run: Option<&Stored>, at_work: bool, hosts: &Hosts<'_>, now: u64) -> Answer {
     let Hosts { others, restored } = hosts;
     let of_others: String =

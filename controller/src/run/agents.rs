@@ -1,5 +1,5 @@
 //! Connections of a run: one per agent, claimed before anything is changed, the claim renewed while the run
-//! goes on and restored at its end.
+//! goes on and released at its end.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

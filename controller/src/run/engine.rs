@@ -80,7 +80,7 @@ pub struct RunOptions<'a> {
     pub holder: String,
     /// Stop when a wave is settled.
     pub pause: bool,
-    /// Only restore what the run changed for its time, then end.
+    /// Only restore what the run changed temporarily, then end.
     pub restore: bool,
     pub control: watch::Receiver<Control>,
     /// Seconds since 1970, for records.
@@ -197,7 +197,7 @@ impl<'a> Run<'a> {
             .filter(|s| open[s.id - 1] == 0 && state[s.id - 1] != State::Done)
             .map(|s| s.id)
             .collect();
-        // What an earlier run of ours changed for its time is ours already.
+        // What an earlier run of ours changed temporarily is ours already.
         let left = outstanding(&status);
         let ours = |s: &Step| {
             let of = if s.enters_maintenance() { &left.in_maintenance } else { &left.stopped };
@@ -349,7 +349,7 @@ impl<'a> Run<'a> {
             run: self.status.run.clone(),
             temporary: self.temporary.contains(&id),
             not_ours_yet: self.not_ours_yet.contains(&id),
-            // Giving back is right whatever became of the rest.
+            // Restoring is right whatever became of the rest.
             preconditions: if step.is_restore() { vec![] } else { self.preconditions(step) },
             catalogue: self.catalogue,
             agents: self.agents.clone(),

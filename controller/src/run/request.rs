@@ -45,7 +45,7 @@ pub enum Unfinished {
     GoOnIfSame,
     /// It is gone on with, and nothing else is begun.
     GoOn,
-    /// What it changed for its time is restored, and it ends.
+    /// What it changed temporarily is restored, and it ends.
     Restore,
     /// It is given up as it stands.
     GiveUp,
@@ -74,7 +74,7 @@ pub struct RunOutcome {
     pub summary: Summary,
     /// What kept nodes out of the plan.
     pub problems: Vec<Problem>,
-    /// What earlier runs changed for their time and could not be restored, where nothing was executed.
+    /// What earlier runs changed temporarily and could not be restored, where nothing was executed.
     pub left: Leftovers,
     /// Errors of the run that follows a resumed one: why it did not start, or failed.
     pub behind: Vec<Error>,
@@ -204,7 +204,7 @@ impl Request<'_> {
         journal.record(&Record::Ended { at: (self.now)(), how: EndReason::GivenUp })
     }
 
-    /// Whether an unfinished run is gone on with; one that gave back after a failure is planned anew.
+    /// Whether an unfinished run is gone on with; one that restored after a failure is planned anew.
     fn may_go_on(&self, run: &Stored) -> Result<bool, Error> {
         if let Some(damage) = &run.damage {
             return Err(Error::new(Kind::Blocked, damage.clone()).code("journal").hint(

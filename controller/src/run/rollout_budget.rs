@@ -2,7 +2,7 @@
 //! and a stop when too much has failed.
 //!
 //! A host is away from the first step that disrupts it until the last such step is done, and for good once a
-//! step of it or of its VMs has failed. What restores what was changed for a time is never kept waiting.
+//! step of it or of its VMs has failed. What restores what was changed temporarily is never kept waiting.
 
 use crate::journal::{Status, StepState};
 use crate::node::NodeKind;

@@ -199,7 +199,9 @@ impl Requirement for Vgpu {
             for (param, value) in &wish.params {
                 let key = format!("pciPassthru{n}.cfg.{}", param.key());
                 let is = fact.keys.get(&key.to_lowercase());
-                if is != Some(value) {
+                let same =
+                    |text: &String| param.value(&Value::String(text.clone())).is_ok_and(|v| v == *value);
+                if !is.is_some_and(same) {
                     params_are.push(format!("{}={}", param.key(), is.map_or("unset", String::as_str)));
                     params_want.push(format!("{}={value}", param.key()));
                     set.push((key, Some(value.clone())));

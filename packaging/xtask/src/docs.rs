@@ -12,7 +12,11 @@ use vsgpu_core::requirement::{Needs, TakesEffect};
 use vsgpu_core::{Entry, Scope};
 use vsgpu_host_agent::host::MAINTENANCE_MODE;
 
-const MADE: &str = "<!-- Written by `cargo xtask docs` from the code; edit the code. -->\n";
+/// The line that says where a page is edited.
+fn made_from(sources: &str) -> String {
+    format!("<!-- Written by `cargo xtask docs` from {sources}; edit those. -->\n")
+}
+
 /// What the code does not say about keys: one section for each.
 const KEYS: &str = include_str!("keys.md");
 
@@ -52,8 +56,11 @@ fn word(scope: Scope) -> &'static str {
 }
 
 fn requirements() -> String {
+    let made = made_from(
+        "the requirements in `host-agent/src/host`, `host-agent/src/vm` and `guest-agent/src/guest`",
+    );
     let mut text = format!(
-        "# Requirements\n\n{MADE}\nWhat a fleet file can ask for, what it brings about, and what a change of it needs. \"Needs\" is the most that a change may \
+        "# Requirements\n\n{made}\nWhat a fleet file can ask for, what it brings about, and what a change of it needs. \"Needs\" is the most that a change may \
          need: what it does need is settled when the node has been read, and `vsgpu plan` shows it.\nThe values that a key takes: \
          [fleet-file.md](fleet-file.md).\n"
     );
@@ -129,8 +136,9 @@ fn of_entry(text: &mut String, entry: &Entry) {
 
 fn fleet_file() -> String {
     let schema = vsgpu::fleet::schema::schema();
+    let made = made_from("the specs of the requirements and `packaging/xtask/src/keys.md`");
     let mut text = format!(
-        "# Fleet file\n\n{MADE}\nEvery key, with what it takes. `vsgpu schema` prints the same for editors.\nWhat a key brings about, \
+        "# Fleet file\n\n{made}\nEvery key, with what it takes. `vsgpu schema` prints the same for editors.\nWhat a key brings about, \
          and what a change of it needs: [requirements.md](requirements.md). Whole fleet files: [quickstart.md](quickstart.md), \
          [examples](../examples/).\n"
     );

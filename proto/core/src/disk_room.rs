@@ -47,10 +47,12 @@ pub fn lacks_room(rooms: &[Room], what: &str, needs: &[DiskNeed<'_>]) -> Option<
         let bytes = needs.iter().filter(same).fold(0u64, |all, n| all.saturating_add(n.bytes));
         (room.free_bytes < bytes).then_some((room, bytes))
     };
-    let (Room { path, disk, free_bytes }, bytes) = needs.iter().find_map(short)?;
+    // A disk of its own for /tmp is mostly memory, and empty after the next boot: any other one comes first.
+    let lacking: Vec<_> = needs.iter().filter_map(short).collect();
+    let lasting = lacking.iter().find(|(room, _)| room.disk != "/tmp");
+    let (Room { path, disk, free_bytes }, bytes) = *lasting.or(lacking.first())?;
     let why = format!("{path}: {free_bytes} bytes are free, {what} needs at least {bytes} bytes");
     let hint = format!("make room on the disk of {path}: `df -h {path}`");
-    // A disk of its own for /tmp is mostly memory, and empty after the next boot.
     Some(if disk == "/tmp" { Verdict::blocked(why, hint) } else { Verdict::blocked_for_good(why, hint) })
 }
 
@@ -77,6 +79,21 @@ mod tests {
         assert_eq!(why(&apart), "/usr: 59 bytes are free, the driver needs at least 60 bytes");
         assert_eq!(why(&apart[..1]), "", "nothing is known of /usr");
         assert_eq!(why(&[]), "");
+    }
+
+    #[test]
+    fn only_a_full_tmp_of_its_own_may_mend_itself() {
+        let needs = [DiskNeed { path: "/tmp", bytes: 60 }, DiskNeed { path: "/usr", bytes: 60 }];
+        let lasts = |tmp: (&str, u64), usr: u64| {
+            let rooms = [room("/tmp", tmp.0, tmp.1), room("/usr", "/", usr)];
+            matches!(lacks_room(&rooms, "it", &needs), Some(Verdict::Blocked { lasting: true, .. }))
+        };
+        assert!(
+            !lasts(("/tmp", 0), 100)
+                && lasts(("/tmp", 0), 0)
+                && lasts(("/tmp", 100), 0)
+                && lasts(("/", 0), 0)
+        );
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub enum Fault {
     TornTailKept,
     /// Checksums are not looked at.
     ChecksumIgnored,
-    /// What was taken is not restored after a failure.
+    /// What was changed temporarily is not restored after a failure.
     NothingGivenBack,
     /// What this run made so is not looked at again before the next change.
     DriftIgnored,

@@ -1,8 +1,8 @@
-//! What a run changed on a node for its time and has not restored, as agents keep it and controllers show it.
+//! What a run changed on a node temporarily and has not restored, as agents keep it and controllers show it.
 
 use serde::{Deserialize, Serialize};
 
-/// One thing that a run changed for its time.
+/// One temporary change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemporaryChange {
     /// Name of the requirement that changed it.

@@ -347,7 +347,7 @@ impl Play {
         Ok(())
     }
 
-    /// Nothing but giving back happens on a host behind somebody's back.
+    /// Nothing but restoring happens on a host behind somebody's back.
     fn drift(
         &self,
         reports: &[Result<crate::world::Report, Vec<vsgpu::error::Error>>],
@@ -378,7 +378,7 @@ impl Play {
             Hand::VmOff => !m.esxi().vms[0].on,
         };
         if !self.world.machine(&self.world.hosts[0], theirs) {
-            return Err(format!("what somebody else took ({hand:?}) was given back"));
+            return Err(format!("what somebody else changed ({hand:?}) was undone"));
         }
         let said = |r: &crate::world::Report| match hand {
             Hand::Maintenance => r.summary.failed.iter().any(|(_, e)| e.hold == Some(Hold::Stale)),
@@ -394,7 +394,7 @@ impl Play {
         }
     }
 
-    /// The breaker: only as many hosts are begun as may fail; and what was changed for a time is restored.
+    /// The breaker: only as many hosts are begun as may fail; and what was changed temporarily is restored.
     fn failing(&self) -> Result<(), String> {
         let acts = self.world.acts();
         let touched: BTreeSet<&str> =

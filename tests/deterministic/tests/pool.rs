@@ -1,4 +1,5 @@
-//! Random lives of a GPU server's pool: `VSGPU_POOL_STEPS=1000000` is the long form, `VSGPU_SEED=N` replays one.
+//! Random lives of a GPU server's pool: `VSGPU_POOL_STEPS=1000000` is the long form, `VSGPU_SEED=N` replays
+//! one.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use vsgpu_deterministic::pool::live;

@@ -108,7 +108,7 @@ fn a_run_whose_records_are_gone_is_taken_over() {
         page().contains("\nvsgpu_host_left_taken 0\n")
     });
     let said = lab.expect(2, &["abort", "--adopt", "esx-01"]);
-    assert!(said.contains("no run has taken anything of esx-01"), "{said}");
+    assert!(said.contains("no run has left anything changed on esx-01"), "{said}");
     // And the work is done as ever.
     clear_faults(&lab, "esx-01");
     lab.expect(0, &["apply", "--yes"]);
@@ -119,11 +119,12 @@ fn a_run_whose_records_are_gone_is_taken_over() {
 fn a_lost_terminal_leaves_nobody_guessing() {
     let lab = small("hangup");
     stall(&lab, "esx-01", INSTALL);
-    let child = begin(&lab, &["apply", "--yes"]);
+    let mut child = begin(&lab, &["apply", "--yes"]);
     wait_until("the install has begun", Duration::from_secs(60), || {
         count(&lab.calls("esx-01"), "component apply") == 1
     });
     child.signal(nix::sys::signal::Signal::SIGHUP);
+    child.wait_for("stopping: what runs is finished");
     clear_faults(&lab, "esx-01");
     assert_eq!(child.end().0, Some(5));
     // Its own records still tell it, and are enough.
@@ -152,7 +153,7 @@ fn what_a_person_did_is_not_a_runs() {
     assert!(!said.contains("IS IN MAINTENANCE MODE"), "{said}");
     let said = lab.expect(6, &["plan"]);
     assert!(said.contains("no record of a run"), "{said}");
-    assert!(lab.expect(2, &["abort", "--adopt", "esx-01"]).contains("no run has taken anything"));
+    assert!(lab.expect(2, &["abort", "--adopt", "esx-01"]).contains("no run has left anything changed"));
     assert!(lab.state("esx-01").esxi.unwrap().maintenance);
     assert!(
         !Path::new(&lab.machine("esx-01"))

@@ -250,10 +250,11 @@ fn a_run_outlives_whoever_listened_and_a_lost_session_stops_it_politely() {
     // with.
     let lab = small("hangup");
     stall(&lab, "esx-01", "esxcli software");
-    let child = begin(&lab, &["apply", "--yes"]);
+    let mut child = begin(&lab, &["apply", "--yes"]);
     let installs = || lab.changing_calls("esx-01").iter().any(|c| c.contains("software component apply"));
     wait_until("the installation runs", Duration::from_secs(60), installs);
     child.signal(nix::sys::signal::Signal::SIGHUP);
+    child.wait_for("stopping: what runs is finished");
     clear_faults(&lab, "esx-01");
     assert_eq!(child.end().0, Some(5));
     lab.expect(0, &["resume"]);

@@ -182,9 +182,10 @@ pub fn spec(script: &Script) -> Result<Answers, Wrong> {
 pub fn compat(script: &Script) -> Result<Answers, Wrong> {
     script.only(&["fleet", "facts", "compat"])?;
     let (fleet, inventory) = world(script)?;
+    let none = std::collections::BTreeSet::new();
     let judgement = match script.find("facts") {
-        Some(_) => compat::judge(&plan::with_gpus_assigned(&fleet, &inventory), Some(&inventory)),
-        None => compat::judge(&fleet, None),
+        Some(_) => compat::judge(&plan::with_gpus_assigned(&fleet, &inventory), Some(&inventory), &none),
+        None => compat::judge(&fleet, None, &none),
     };
     let mut parts: Vec<String> = judgement.errors.iter().map(rendered).collect();
     parts.extend(judgement.warnings.iter().map(compat::warning));

@@ -1,6 +1,6 @@
 //! What to do: the page of every hold and error, and of every alert. Each text has one source.
 
-use super::{MADE, sections};
+use super::{made_from, sections};
 use std::fmt::Write as _;
 use vsgpu::error::Kind;
 use vsgpu::render::explain;
@@ -12,9 +12,10 @@ const ALERTS: &str = include_str!("../../../monitoring/alerts.yaml");
 /// Every code with its page, the holds first.
 pub fn errors() -> String {
     let pages = explain::pages();
+    let made = made_from("`controller/src/hold.rs` and `controller/src/render/explain.md`");
     let (holds, others): (Vec<_>, Vec<_>) = pages.iter().partition(|(code, _)| explain::hold(code).is_some());
     let mut text = format!(
-        "# Holds and errors\n\n{MADE}\nEvery error reads `error[CODE]: ..`; `vsgpu explain CODE` prints what stands here. Exit codes: \
+        "# Holds and errors\n\n{made}\nEvery error reads `error[CODE]: ..`; `vsgpu explain CODE` prints what stands here. Exit codes: \
          [operations.md](operations.md#exit-codes).\n\n- [Holds](#holds): why a run has left a node alone\n- [Other errors](#other-errors)\n\n\
          ## Holds\n\n`vsgpu status` shows which node is held, with the word and the reason. The next `vsgpu apply` reads a held node \
          again, except where it says below that a person must release it first. A word can also be the code of an error.\n"
@@ -91,7 +92,8 @@ pub fn alerts() -> Result<String, String> {
                    [monitoring.md](monitoring.md#alerts).\n\n*(ops)*: typed where `vsgpu apply` is typed, in the folder of the fleet \
                    file. *(host)*, *(VM)*: on the node, as root. At night read [how to apply with care](operations.md#at-night) first; \
                    \"plan and apply\" below means that way.\n";
-    let mut text = format!("# Alerts\n\n{MADE}\n{opening}");
+    let made = made_from("`packaging/monitoring/alerts.yaml` and `packaging/xtask/src/alerts.md`");
+    let mut text = format!("# Alerts\n\n{made}\n{opening}");
     let alerts = alerts_of(ALERTS);
     text += "\n| alert | severity | fires |\n|---|---|---|\n";
     for alert in &alerts {

@@ -108,7 +108,7 @@ pub struct Description {
     pub boot_id: String,
     /// (scope, requirement) pairs it knows.
     pub known: Vec<(String, String)>,
-    /// What runs changed on the node for their time and have not restored.
+    /// What runs changed on the node temporarily and have not restored.
     pub temporary: Vec<TemporaryChange>,
     /// Who claimed it last.
     pub holder: Option<Holder>,
@@ -308,7 +308,7 @@ impl Connection {
             .map_err(|e| CallError::Failed(format!("{}: its facts cannot be read: {e}", self.target.node)))?;
         Ok((
             sentence(&reply.boot_id),
-            facts.into_iter().map(|(name, fact)| (sentence(&name), temporary(fact))).collect(),
+            facts.into_iter().map(|(name, fact)| (sentence(&name), believed(fact))).collect(),
         ))
     }
 
@@ -501,7 +501,7 @@ fn read_parts(
 /// A fact as it is believed: what a machine says of why it cannot be read is text for people, and what is
 /// larger than any machine's is not read at all. The rest stays as it is: files are made from facts, and
 /// those are judged by their own checks.
-fn temporary(fact: Result<serde_json::Value, Unreadable>) -> Result<serde_json::Value, Unreadable> {
+fn believed(fact: Result<serde_json::Value, Unreadable>) -> Result<serde_json::Value, Unreadable> {
     let value = fact.map_err(Unreadable::for_people)?;
     if weight(&value) > MAX_FACT {
         Err(Unreadable::new(format!("the agent's answer is larger than {} KiB", MAX_FACT >> 10)))

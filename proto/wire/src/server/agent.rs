@@ -26,7 +26,7 @@ pub struct Agent {
     /// Whether what a change needs is so, by the node's own word: whoever asks for the change. Otherwise what
     /// to answer.
     pub may_change: fn(&dyn System, &Subject, Needs) -> Result<(), Outcome>,
-    /// What facts say of what a run may have taken.
+    /// What facts say of what a run may have changed temporarily.
     pub looks: fn(&Facts) -> Vec<Look>,
     /// What nvidia-smi said, from the facts.
     pub smi_report: fn(&Facts) -> Option<SmiReport>,

@@ -1,4 +1,4 @@
-//! What runs changed on the node for their time and have not restored: maintenance mode, VMs that were shut
+//! What runs changed on the node temporarily and have not restored: maintenance mode, VMs that were shut
 //! down. Kept by the agent itself, by which run and for whom, so that a controller that is lost, or its
 //! records, leaves nobody guessing: every other controller of the same CA sees it, and can restore it.
 //!
@@ -23,6 +23,7 @@ const VERSION: u32 = 1;
 #[derive(Default, Serialize, Deserialize)]
 struct Kept {
     version: u32,
+    #[serde(rename = "taken")]
     temporary: Vec<TemporaryChange>,
 }
 
@@ -144,6 +145,15 @@ mod tests {
             seen,
             gone: 0,
         }]
+    }
+
+    /// What an agent of an earlier version kept is known to the next one, and the other way round.
+    #[test]
+    fn the_file_keeps_its_form() {
+        let old = r#"{"version":1,"taken":[{"what":"power","vm":"web","run":"r","holder":"h","since":1,"seen":true}]}"#;
+        let kept: Kept = serde_json::from_str(old).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(kept.temporary.len(), 1);
+        assert_eq!(serde_json::to_string(&kept).unwrap_or_default(), old);
     }
 
     #[test]

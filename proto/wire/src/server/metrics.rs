@@ -146,11 +146,11 @@ fn samples(node: &Node, dcgm_names: bool) -> Vec<Sample> {
     if node.agent.role == "host" {
         let (_, lease_left) = node.lease.holder(node.system.as_ref());
         let left = temporary.iter().any(|t| t.seen) && lease_left == 0 && node.operations.running().is_none();
-        let help = "1: a run took maintenance mode or VMs of this host and has not restored them, and no vsgpu works here";
+        let help = "1: a run left maintenance mode or stopped VMs on this host, and no vsgpu works here";
         all.push(alert("host_left_taken", help, vec![], f64::from(left)));
     }
     for t in temporary.iter().take(50) {
-        let help = "When a run took this of the host; it has not been restored yet";
+        let help = "When a run changed this on the host; it has not been restored yet";
         let labels = vec![("what", t.what.clone()), ("vm", t.vm.clone()), ("run", t.run.clone())];
         all.push(sample("host_taken_timestamp_seconds", help, labels, t.since as f64));
     }

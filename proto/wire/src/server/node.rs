@@ -106,7 +106,7 @@ impl Node {
         })
     }
 
-    /// Notes that a run is about to change something for its time.
+    /// Notes that a run is about to change something temporarily.
     pub(crate) fn note(
         &self,
         what: &str,
@@ -134,7 +134,7 @@ impl Node {
         self.operations.running().is_none().then_some(begun)
     }
 
-    /// What a look at the node says of what was changed for a time; not where a change was under way
+    /// What a look at the node says of what was changed temporarily; not where a change was under way
     /// meanwhile, and not while something is being changed.
     pub(crate) fn looked(&self, facts: &observe::Facts, since: Option<u64>) {
         let looks = (self.agent.looks)(facts);
