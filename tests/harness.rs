@@ -32,6 +32,8 @@ pub enum Need {
     Ptxas,
     /// A machine without a GPU.
     NoGpu,
+    /// Source of the engine Lupine, headers of CUDA, and what builds them.
+    Lupine,
 }
 
 fn here(program: &str) -> bool {
@@ -60,6 +62,9 @@ impl Need {
             Self::Container => crate::real::prepared("container").err(),
             Self::Machine => crate::real::prepared("machine").err(),
             Self::Ptxas => tool("ptxas", "nvidia-cuda-toolkit"),
+            Self::Lupine => lupine().is_none().then(|| {
+                "source of Lupine and headers of CUDA (VSGPU_LUPINE_SRC and VSGPU_LUPINE_HEADERS name their folders)".into()
+            }),
             Self::NoGpu => std::path::Path::new("/dev/nvidia0").exists().then(|| "a machine without a GPU".into()),
         }
     }
@@ -69,6 +74,12 @@ pub fn captures() -> Option<PathBuf> {
     let folder = std::env::var_os("VSGPU_CAPTURES")
         .map_or_else(|| crate::lab::workspace().join("../shared/captures"), PathBuf::from);
     folder.is_dir().then_some(folder)
+}
+
+/// Source of the engine Lupine, and headers of CUDA.
+pub fn lupine() -> Option<(PathBuf, PathBuf)> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|folder| folder.is_dir());
+    Some((folder("VSGPU_LUPINE_SRC")?, folder("VSGPU_LUPINE_HEADERS")?))
 }
 
 fn vmkernel() -> Option<String> {

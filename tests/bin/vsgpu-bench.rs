@@ -91,7 +91,7 @@ fn decide() {
         let policy = Policy { teams: vec![team("ml", 2), team("ci", 1)], idle_release: None };
         let mut pool = Pool::new(policy, (0..MAX_SLOTS).map(slot).collect()).unwrap();
         for n in 0..count {
-            let node = if n % 3 == 0 { "ci-1" } else { "ml-1" };
+            let node = if n % 2 == 0 { "ci-1" } else { "ml-1" };
             let who = Identity { node: node.into(), uid: 1000, user: "ada".into() };
             let ask =
                 Ask { who, gpus: 1 + n % 4, memory_mib: None, filters: vec![], at: 0, wait_until: None };

@@ -11,6 +11,7 @@ pub mod catalogue;
 pub mod disk_room;
 pub mod effect;
 pub mod effects;
+pub mod engine;
 pub mod failpoint;
 pub mod gpu_selector;
 pub mod knowledge;
