@@ -16,7 +16,7 @@ use crate::run::agents::Agents;
 use crate::run::event::Event;
 use crate::run::rollout_budget::{Admission, RolloutBudget};
 use crate::run::step::{ChangedBy, Message, StepResult, StepRunner};
-use crate::run::{activation, apply};
+use crate::run::{apply, reboot};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -481,7 +481,7 @@ async fn perform(step: StepRunner) -> StepResult {
         Work::Activate { restart, proves } => {
             // The agent is asked with the specs themselves.
             let proves: Vec<_> = proves.iter().map(|(name, spec)| (name.clone(), (**spec).clone())).collect();
-            activation::activate(&step, restart.as_deref(), &proves).await
+            reboot::activate(&step, restart.as_deref(), &proves).await
         }
     }
 }

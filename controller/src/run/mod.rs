@@ -1,10 +1,10 @@
 //! One run: from its beginning, or from wherever it was left, to its end.
 
-mod activation;
 mod agents;
 mod apply;
 mod engine;
 mod event;
+mod reboot;
 mod request;
 mod rollback;
 mod rollout_budget;

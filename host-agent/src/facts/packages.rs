@@ -72,6 +72,27 @@ pub struct Vib {
     pub vendor: String,
 }
 
+impl Vib {
+    /// It as a wish. The file itself is not on the host any more under a name that could be known: it is the VIB's.
+    pub(crate) fn as_wish(&self) -> PackageWish {
+        let held =
+            PackageContent { name: self.name.clone(), version: self.version.clone(), acceptance: None };
+        let package = Artifact {
+            artifact: format!("{}_{}.vib", self.name, self.version),
+            sha256: None,
+            size: None,
+            kind: None,
+            holds: vec![held],
+        };
+        PackageWish::Map(PackageSpec {
+            package,
+            datastore: "datastore1".into(),
+            downgrade: false,
+            allow_drift: false,
+        })
+    }
+}
+
 /// NVIDIA's packages on the host.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Packages {

@@ -1,9 +1,9 @@
 //! NVIDIA's GPU management daemon, which comes beside the vGPU manager from vGPU 15 on (facts: nvidia 1).
 
-use crate::facts::packages::{PackageSpec, PackageWish, Packages};
+use crate::facts::packages::{PackageWish, Packages, Vib};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vsgpu_core::artifact::{Artifact, PackageContent};
+use vsgpu_core::artifact::Artifact;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -82,21 +82,7 @@ impl Requirement for GpuManagementDaemon {
     }
 
     fn as_spec(GpuManagementDaemonFact(packages): &GpuManagementDaemonFact) -> Option<PackageWish> {
-        let vib = packages.rival(is_daemon)?;
-        let held = PackageContent { name: vib.name.clone(), version: vib.version.clone(), acceptance: None };
-        let package = Artifact {
-            artifact: format!("{}_{}.vib", vib.name, vib.version),
-            sha256: None,
-            size: None,
-            kind: None,
-            holds: vec![held],
-        };
-        Some(PackageWish::Map(PackageSpec {
-            package,
-            datastore: "datastore1".into(),
-            downgrade: false,
-            allow_drift: false,
-        }))
+        packages.rival(is_daemon).map(Vib::as_wish)
     }
 
     fn artifacts_mut(spec: &mut PackageWish) -> Vec<&mut Artifact> {

@@ -2,7 +2,7 @@
 //! list, the loaded module, nvidia-smi and the virtualization mode together. esxcli's "Reboot Required:
 //! false" is not believed (facts: esxi F2): the module is loaded by a reboot.
 
-use crate::facts::packages::{PackageSpec, PackageWish, Packages};
+use crate::facts::packages::{PackageWish, Packages, Vib};
 use crate::facts::pci_gpus::PciGpus;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -163,7 +163,7 @@ impl Requirement for VgpuManager {
         if let Some(newer) = newer.filter(|_| !spec.downgrade) {
             return Verdict::blocked(
                 format!("{} {} is installed, which is newer than {version}", newer.name, newer.version),
-                "wish for that version, or add `downgrade: true` to `vgpu-manager` if the older one is really wanted",
+                "name that version, or add `downgrade: true` to `vgpu-manager` if the older one is really wanted",
             );
         }
         if let Some((why, hint)) = fact.packages.refuses(spec) {
@@ -174,26 +174,7 @@ impl Requirement for VgpuManager {
     }
 
     fn as_spec(fact: &VgpuManagerFact) -> Option<PackageWish> {
-        let vib = fact.packages.rival(is_manager)?;
-        let held = vsgpu_core::artifact::PackageContent {
-            name: vib.name.clone(),
-            version: vib.version.clone(),
-            acceptance: None,
-        };
-        // The file itself is not on the host any more under a name we could know; its name is the VIB's.
-        let package = Artifact {
-            artifact: format!("{}_{}.vib", vib.name, vib.version),
-            sha256: None,
-            size: None,
-            kind: None,
-            holds: vec![held],
-        };
-        Some(PackageWish::Map(PackageSpec {
-            package,
-            datastore: "datastore1".into(),
-            downgrade: false,
-            allow_drift: false,
-        }))
+        fact.packages.rival(is_manager).map(Vib::as_wish)
     }
 
     fn artifacts_mut(spec: &mut PackageWish) -> Vec<&mut Artifact> {
@@ -208,7 +189,7 @@ impl Requirement for VgpuManager {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::packages::Vib;
+    use crate::facts::packages::PackageSpec;
     use vsgpu_core::artifact::{Kind, PackageContent};
 
     fn spec(version: &str, kind: Kind) -> PackageSpec {

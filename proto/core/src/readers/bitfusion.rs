@@ -313,8 +313,8 @@ mod tests {
                 "55001",
             ),
             (
-                "[WARN] t Failed to parse /root/.bitfusion/servers.conf: open x: read-only file system\nError: none\n",
-                "cannot write /root/.bitfusion/servers.conf",
+                "[WARN] t Failed to parse /home/ada/.bitfusion/servers.conf: open x: read-only file system\nError: none\n",
+                "cannot write /home/ada/.bitfusion/servers.conf",
                 "can be written",
             ),
             ("Error: no GPUs of that size\n", "no GPUs of that size", "bitfusion health"),

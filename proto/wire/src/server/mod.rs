@@ -1,6 +1,5 @@
 //! An agent's side of the wire: who may ask what, who may change the node, what runs, and what it answers.
 
-mod activation;
 mod agent;
 mod authorization;
 mod blocking;
@@ -14,6 +13,7 @@ mod node;
 mod operate;
 mod operations;
 mod options;
+mod reboot;
 mod service;
 mod upload;
 

@@ -7,7 +7,7 @@ use crate::refusal::Refusal;
 use crate::server::authorization::Authorization;
 use crate::server::node::{Node, parsed};
 use crate::server::operate::{Events, operate};
-use crate::server::{activation, upload};
+use crate::server::{reboot, upload};
 use crate::v1::{self, agent_server};
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,7 +161,7 @@ impl agent_server::Agent for Service {
             (piece(&c.run, 600), piece(holder, 400))
         });
         let what = format!("{} {}", on.vm.as_deref().unwrap_or_default(), entry.name).trim().to_string();
-        if activation::about_to_reboot(&self.0).await? {
+        if reboot::about_to_reboot(&self.0).await? {
             return Err(Refusal::away("the node is about to reboot").into());
         }
         operate(&self.0, "Apply", on.clone(), request.call, what, move |node, say| {
@@ -206,7 +206,7 @@ impl agent_server::Agent for Service {
     }
 
     async fn activate(&self, request: Request<v1::ActivateRequest>) -> Result<Response<Events>, Status> {
-        activation::activate(&self.0, request.into_inner()).map_err(Into::into)
+        reboot::activate(&self.0, request.into_inner()).map_err(Into::into)
     }
 
     async fn stat_artifact(

@@ -1,7 +1,7 @@
 //! Whether and how a node may be rebooted or restarted, and the proof that it brought what it was for. The
 //! most dangerous thing that a run does has this room of its own: no reboot while everything is active
 //! already, never a second one for the same thing, and done means another boot id (or active = configured)
-//! and every requirement met. What the agent does for it: `server/activation`.
+//! and every requirement met. What the agent does for it: `server/reboot`.
 
 use crate::error::{Error, Kind};
 use crate::hold::Hold;
