@@ -171,7 +171,7 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
         page.contains("vsgpu_host_vgpu_licensed{node=\"esx-01\"")
             && page.contains("vsgpu_license_licensed{node=\"vm-01\"")
     });
-    let page = get(&addresses[0], "/metrics", Some(token)).unwrap().1;
+    // The exporter looks once a second, and at one node after the other.
     for line in [
         "vsgpu_node_reachable{node=\"esx-01\",role=\"host\"} 1",
         "vsgpu_host_vgpu_info{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",guest_driver=\"535.183.01\",type=\"NVIDIA A100-40C (simulated)\",vm=\"vm-01\"} 1",
@@ -181,7 +181,9 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
         "vsgpu_run_unfinished 0",
         "vsgpu_changes_total{node=\"vm-01\",role=\"guest\",requirement=\"driver\",result=\"done\"} 1",
     ] {
-        assert!(page.contains(line), "{line}\n{page}");
+        wait_until(line, Duration::from_secs(60), || {
+            get(&addresses[0], "/metrics", Some(token)).unwrap().1.contains(line)
+        });
     }
     let pki = lab.folder.join("pki");
     let config = format!(
