@@ -38,7 +38,16 @@ pub(crate) struct Child<'a> {
     /// Behind these words on its standard error nothing more comes that matters, whoever holds its pipes
     /// open.
     pub until: Option<&'a str>,
+    /// It does nothing before `started` has come back, and nothing at all where this process ends before.
+    /// Such a child reads nothing.
+    pub held: bool,
 }
+
+/// What a held child is until it is let go: it waits for a line, and becomes the program. Where the one who
+/// would have written the line is gone, the pipe is closed and it ends. A constant: the program and its
+/// arguments are arguments here, no part of the text. Not a mode of our own program: where that lies is not
+/// to be found out on a machine without /proc, and it may have been replaced since it was started.
+const HOLD: [&str; 4] = ["/bin/sh", "-c", "read -r go && exec \"$@\" </dev/null", "sh"];
 
 /// How it ended, and what it printed until then.
 pub(crate) struct Ran {
@@ -53,20 +62,35 @@ pub(crate) fn runs(path: &Path) -> bool {
     path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }
 
-/// Runs it. `started` hears its process group.
-pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
+/// Runs it. `started` hears its process group; what it fails with is said instead of running a held child.
+pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32) -> Result<(), String>) -> Ran {
     let deadline = Instant::now() + Duration::from_secs(child.within.into());
-    let mut process = Process::new(child.program);
+    let mut process = Process::new(if child.held { Path::new(HOLD[0]) } else { child.program });
+    if child.held {
+        process.args(&HOLD[1..]).arg(child.program);
+    }
     process.args(child.args).envs(child.env).process_group(0);
-    process.stdin(if matches!(child.input, Input::Nothing) { Stdio::null() } else { Stdio::piped() });
-    let (within, child_until) = (child.within, child.until);
+    let nothing = matches!(child.input, Input::Nothing) && !child.held;
+    process.stdin(if nothing { Stdio::null() } else { Stdio::piped() });
+    let (within, child_until, held) = (child.within, child.until, child.held);
     let input = child.input;
+    let broken = |why: String| Ran { ended: ExitKind::Broken(why), stdout: vec![], stderr: vec![] };
     let mut child = match process.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
         Ok(child) => child,
-        Err(why) => return Ran { ended: ExitKind::Broken(why.to_string()), stdout: vec![], stderr: vec![] },
+        Err(why) => return broken(why.to_string()),
     };
     let group = nix::unistd::Pid::from_raw(child.id() as i32);
-    started(group.as_raw());
+    let may = started(group.as_raw());
+    if held {
+        let go = child.stdin.take();
+        if let Err(why) = may {
+            drop(go);
+            let _ = child.wait();
+            return broken(why);
+        }
+        // One that was killed in between is reported by how it ended.
+        let _ = go.map(|mut go| go.write_all(b"go\n"));
+    }
     let mut alive = true;
     if let (Input::Pieces(pieces), Some(mut pipe)) = (input, child.stdin.take()) {
         // A child that reads no further closes its end; Rust's runtime ignores SIGPIPE, so that is an error
@@ -85,11 +109,7 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32)) -> Ran {
     });
     if !alive {
         let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
-        return Ran {
-            ended: ExitKind::Broken("this machine has no thread left for it".into()),
-            stdout: vec![],
-            stderr: vec![],
-        };
+        return broken("this machine has no thread left for it".into());
     }
     let (mut exit, mut open, mut closing, mut over) = (None, 2, deadline, false);
     let early = loop {
@@ -208,6 +228,32 @@ fn readable(pipe: &File, within: PollTimeout) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_held_program_runs_when_it_is_let_go_and_not_otherwise() {
+        let place = std::env::temp_dir().join(format!("vsgpu-held-{}", std::process::id()));
+        let args = [place.display().to_string()];
+        let held = |started: &mut dyn FnMut() -> Result<(), String>| {
+            let child = Child {
+                program: Path::new("/bin/mkdir"),
+                args: &args,
+                env: vec![],
+                input: Input::Nothing,
+                within: 60,
+                until: None,
+                held: true,
+            };
+            run(child, &mut |_| started()).ended
+        };
+        let refused = held(&mut || Err("no note".into()));
+        assert_eq!((refused, place.exists()), (ExitKind::Broken("no note".into()), false));
+        let let_go = held(&mut || {
+            assert!(!place.exists(), "it runs before it may");
+            Ok(())
+        });
+        assert_eq!((let_go, place.exists()), (ExitKind::Status(0), true));
+        let _ = std::fs::remove_dir(&place);
+    }
 
     /// A reader that had no turn before the program ended, as on a busy machine, and a daemon that holds the
     /// pipe open.

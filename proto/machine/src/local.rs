@@ -39,8 +39,8 @@ pub struct Posix {
     boot: Boot<Self>,
 }
 
-/// Notes of long commands, on a ramdisk: an agent that is killed leaves its installer running, and the next
-/// agent must wait for it rather than start a second one.
+/// Notes of long commands, on a ramdisk, written before they run: an agent that is killed leaves its installer
+/// running, and the next agent must wait for it rather than start a second one.
 const RUNNING: &str = "/var/run/vsgpu/running";
 /// Seconds from which on a command is noted.
 const LONG: u32 = 61;
@@ -88,11 +88,11 @@ impl Posix {
             .find(|path| child::runs(path))
     }
 
-    fn note(&self, pid: i32, command: &Command) {
+    fn note(&self, pid: i32, command: &Command) -> Result<(), IoError> {
         if let Ok(mut own) = self.own.lock() {
             own.insert(pid);
         }
-        let _ = self.write(&format!("{RUNNING}/{pid}"), command.to_string().as_bytes(), 0o600);
+        self.write(&format!("{RUNNING}/{pid}"), command.to_string().as_bytes(), 0o600)
     }
 
     fn forget(&self, pid: i32) {
@@ -184,12 +184,15 @@ impl System for Posix {
             input: Input::Nothing,
             within: command.timeout_secs,
             until: None,
+            held: command.timeout_secs >= LONG,
         };
         let ran = child::run(child, &mut |group| {
-            if command.timeout_secs >= LONG {
-                self.note(group, command);
-                noted = Some(group);
+            if command.timeout_secs < LONG {
+                return Ok(());
             }
+            noted = Some(group);
+            let noted = self.note(group, command);
+            noted.map_err(|why| format!("it was not started, because that it runs cannot be noted: {why}"))
         });
         if let Some(group) = noted {
             self.forget(group);

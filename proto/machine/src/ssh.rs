@@ -249,8 +249,9 @@ impl Ssh {
                 input: Input::Nothing,
                 within: 5,
                 until: None,
+                held: false,
             },
-            &mut |_| {},
+            &mut |_| Ok(()),
         );
     }
 
@@ -261,8 +262,16 @@ impl Ssh {
             .map(|(name, value)| (name.to_string(), value.to_string()))
             .to_vec();
         child::run(
-            Child { program: &self.program, args: &args, env: fixed, input, within, until: Some(&until) },
-            &mut |_| {},
+            Child {
+                program: &self.program,
+                args: &args,
+                env: fixed,
+                input,
+                within,
+                until: Some(&until),
+                held: false,
+            },
+            &mut |_| Ok(()),
         )
     }
 

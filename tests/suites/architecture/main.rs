@@ -184,8 +184,11 @@ fn one_place_starts_processes_prints_and_exits() {
             path.display()
         );
         assert!(!text.contains("process::exit"), "{} exits", path.display());
+        // There it is the one constant line that holds a long command until it is noted.
+        let held = text.matches("const HOLD:").count() == 1 && text.matches("\"/bin/sh\"").count() == 1;
         assert!(
-            !["\"sh\"", "\"bash\"", "\"/bin/sh\""].iter().any(|shell| text.contains(shell)),
+            !["\"sh\"", "\"bash\"", "\"/bin/sh\""].iter().any(|shell| text.contains(shell))
+                || is("proto/machine/src/child.rs") && held,
             "{} names a shell",
             path.display()
         );
