@@ -121,7 +121,10 @@ pub fn nvidia_smi(folder: &Path, words: &[&str]) -> Answer {
         (false, _) => "Unlicensed (Unrestricted)",
     };
     let one = |(n, gpu): (usize, &Given)| {
+        let engine = format!("vsgpu-engine@{n}.service");
         let shown = Gpu {
+            processes: super::units::processes(folder, &engine),
+            busy: super::units::is_busy(folder, n),
             bdf: format!("0000:02:0{}.0", n + 1),
             name: gpu.name.clone(),
             memory_mib: gpu.memory_mib,

@@ -156,6 +156,9 @@ fn nvidia_ctk(folder: &Path, words: &[&str]) -> Answer {
 }
 
 fn systemctl(folder: &Path, words: &[&str]) -> Answer {
+    if let Some(answer) = super::units::systemctl(folder, words) {
+        return answer;
+    }
     let mut m = Machine::read(folder);
     match words {
         ["is-active", "display-manager.service"] => match m.linux().display_manager {

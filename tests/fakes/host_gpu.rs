@@ -204,13 +204,19 @@ pub fn gpu_xml(gpu: &Gpu, graphics_type: &str, license: Option<(&str, &str)>) ->
     let licensed = license.map(|(product, status)| {
         format!("\t\t<vgpu_software_licensed_product>\n\t\t\t<licensed_product_name>{product}</licensed_product_name>\n\t\t\t<license_status>{status}</license_status>\n\t\t</vgpu_software_licensed_product>\n")
     });
+    let process = |pid: &u32| {
+        format!(
+            "\t\t\t<process_info>\n\t\t\t\t<pid>{pid}</pid>\n\t\t\t\t<type>C</type>\n\t\t\t\t<process_name>simulated engine</process_name>\n\t\t\t</process_info>\n"
+        )
+    };
+    let processes: String = gpu.processes.iter().map(process).collect();
     let architecture = gpu
         .architecture
         .as_ref()
         .map(|a| format!("\t\t<product_architecture>{a}</product_architecture>\n"))
         .unwrap_or_default();
     format!(
-        "\t<gpu id=\"0000{}\">\n\t\t<product_name>{}</product_name>\n{architecture}\t\t<uuid>GPU-simulated-{}</uuid>\n\t\t<mig_mode>\n\t\t\t<current_mig>{mig}</current_mig>\n\t\t\t<pending_mig>{mig_pending}</pending_mig>\n\t\t</mig_mode>\n\t\t<gpu_virtualization_mode>\n\t\t\t<virtualization_mode>{mode}</virtualization_mode>\n\t\t\t<vgpu_heterogeneous_mode>{mixed}</vgpu_heterogeneous_mode>\n\t\t</gpu_virtualization_mode>\n{}\t\t<ecc_mode>\n\t\t\t<current_ecc>{}</current_ecc>\n\t\t\t<pending_ecc>{}</pending_ecc>\n\t\t</ecc_mode>\n\t\t<fb_memory_usage>\n\t\t\t<total>{} MiB</total>\n\t\t\t<used>0 MiB</used>\n\t\t</fb_memory_usage>\n\t\t<bar1_memory_usage>\n\t\t\t<total>{} MiB</total>\n\t\t</bar1_memory_usage>\n\t\t<utilization>\n\t\t\t<gpu_util>0 %</gpu_util>\n\t\t</utilization>\n\t\t<temperature>\n\t\t\t<gpu_temp>34 C</gpu_temp>\n\t\t</temperature>\n\t\t<power_readings>\n\t\t\t<power_draw>31.70 W</power_draw>\n\t\t</power_readings>\n\t</gpu>\n",
+        "\t<gpu id=\"0000{}\">\n\t\t<product_name>{}</product_name>\n{architecture}\t\t<uuid>GPU-simulated-{}</uuid>\n\t\t<mig_mode>\n\t\t\t<current_mig>{mig}</current_mig>\n\t\t\t<pending_mig>{mig_pending}</pending_mig>\n\t\t</mig_mode>\n\t\t<gpu_virtualization_mode>\n\t\t\t<virtualization_mode>{mode}</virtualization_mode>\n\t\t\t<vgpu_heterogeneous_mode>{mixed}</vgpu_heterogeneous_mode>\n\t\t</gpu_virtualization_mode>\n{}\t\t<ecc_mode>\n\t\t\t<current_ecc>{}</current_ecc>\n\t\t\t<pending_ecc>{}</pending_ecc>\n\t\t</ecc_mode>\n\t\t<fb_memory_usage>\n\t\t\t<total>{} MiB</total>\n\t\t\t<used>0 MiB</used>\n\t\t</fb_memory_usage>\n\t\t<bar1_memory_usage>\n\t\t\t<total>{} MiB</total>\n\t\t</bar1_memory_usage>\n\t\t<utilization>\n\t\t\t<gpu_util>{} %</gpu_util>\n\t\t</utilization>\n\t\t<temperature>\n\t\t\t<gpu_temp>34 C</gpu_temp>\n\t\t</temperature>\n\t\t<power_readings>\n\t\t\t<power_draw>31.70 W</power_draw>\n\t\t</power_readings>\n\t\t<processes>\n{processes}\t\t</processes>\n\t</gpu>\n",
         gpu.bdf.to_uppercase(),
         gpu.name,
         gpu.bdf,
@@ -218,6 +224,7 @@ pub fn gpu_xml(gpu: &Gpu, graphics_type: &str, license: Option<(&str, &str)>) ->
         word(gpu.ecc),
         word(gpu.ecc_pending),
         gpu.memory_mib,
-        gpu.bar1_mib
+        gpu.bar1_mib,
+        if gpu.busy { 97 } else { 0 }
     )
 }

@@ -14,6 +14,7 @@ pub mod installers;
 pub mod passthrough;
 pub mod read_only_calls;
 pub mod state;
+pub mod units;
 pub mod vgpu_placement;
 pub mod vim_cmd;
 pub mod vmkfstools;
@@ -123,6 +124,7 @@ pub fn run(folder: &Path, program: &str, args: &[String]) -> Answer {
         "nvidia-uninstall" => installers::uninstall(folder, &words),
         "nvidia-installer" => installers::nvidia(folder, &words),
         "cuda-installer" => installers::cuda(folder, &words),
+        "vsgpu-pool" | "vsgpu-gpu" => units::program(folder, program, &words),
         _ => guest::run(folder, program, &words),
     }
 }

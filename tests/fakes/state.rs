@@ -115,6 +115,11 @@ pub struct Gpu {
     pub mixed: bool,
     /// The board has a sound function.
     pub sound: bool,
+    /// Processes on it, and whether they do anything, as a look at it finds them.
+    #[serde(skip)]
+    pub processes: Vec<u32>,
+    #[serde(skip)]
+    pub busy: bool,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -5,10 +5,11 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// What is shipped, and the simulated machines.
-const PACKAGES: [&str; 6] = [
+const PACKAGES: [&str; 7] = [
     "vsgpu",
     "vsgpu-host-agent",
     "vsgpu-guest-agent",
+    "vsgpu-network-gpu",
     "vsgpu-cuda-proof",
     "vsgpu-tests",
     "vsgpu-sim-libcuda",

@@ -4,6 +4,7 @@
 
 mod build;
 pub mod files;
+pub mod gpu_pool;
 pub mod small_fleet;
 pub mod sshd;
 pub mod terminal;
@@ -13,6 +14,7 @@ pub use build::{cargo, package, programs, workspace};
 pub use files::untouched_host;
 
 use crate::fakes::state::{self, Gpu, Linux, Machine, Vm};
+use crate::fakes::units;
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixListener;
@@ -26,7 +28,7 @@ use std::time::{Duration, Instant};
 pub const TOKEN: &str = "simulated client configuration token";
 pub const LICENSE_SERVER: &str = "licenses.lab";
 pub const HOST_TOOLS: [&str; 5] = ["esxcli", "vim-cmd", "vmkload_mod", "vmkfstools", "vsish"];
-const GUEST_TOOLS: [&str; 15] = [
+const GUEST_TOOLS: [&str; 17] = [
     "modprobe",
     "modinfo",
     "systemctl",
@@ -42,6 +44,8 @@ const GUEST_TOOLS: [&str; 15] = [
     "ln",
     "nvidia-installer",
     "cuda-installer",
+    "vsgpu-pool",
+    "vsgpu-gpu",
 ];
 
 /// How a machine comes back from a reboot.
@@ -530,15 +534,21 @@ impl Inner {
         agent.into_iter().for_each(end);
     }
 
+    /// Its power is cut: what ran on it runs no more.
+    fn power_cut(&self, name: &str) {
+        self.stop(name);
+        units::kill_all(&self.folder.join("machines").join(name));
+    }
+
     fn power(&self, word: &str, name: &str) {
         let folder = self.folder.join("machines").join(name);
         match word {
-            "stop" => self.stop(name),
+            "stop" => self.power_cut(name),
             "agent" => self.start_installed(name),
             "start" | "reboot" => {
                 // The tool that asked for it answers first, as `reboot` does.
                 std::thread::sleep(Duration::from_millis(100));
-                self.stop(name);
+                self.power_cut(name);
                 let script = self.boots.lock().unwrap().get(name).cloned().unwrap_or(Boot::Well);
                 if script == Boot::Never || self.over.load(Ordering::SeqCst) || !folder.exists() {
                     return;
@@ -558,6 +568,7 @@ impl Inner {
                     Boot::Loop(_) | Boot::Well | Boot::Never => {}
                 }
                 state::boot(&folder);
+                units::boot(&folder);
                 self.start(name);
                 if let Boot::Loop(up) = script {
                     std::thread::sleep(up);
@@ -580,7 +591,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         self.inner.over.store(true, Ordering::SeqCst);
         for name in self.machines() {
-            self.inner.stop(&name);
+            self.inner.power_cut(&name);
         }
         let gateways = std::mem::take(&mut *self.inner.gateways.lock().unwrap());
         gateways.into_values().for_each(end);

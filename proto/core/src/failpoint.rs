@@ -46,11 +46,17 @@ pub enum Fault {
     NewestFirst,
     /// An ask is passed by younger ones without end.
     BypassWithoutEnd,
+    /// A GPU lease's ticket opens its engine for every node.
+    TicketOfAnybody,
+    /// A GPU lease whose connections are silent is idle, whatever its GPU does.
+    IdleByBytes,
+    /// Every local user may use a GPU lease's port.
+    AnybodysPort,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::NoFsync,
         Self::NoFence,
         Self::LeaseIgnored,
@@ -70,6 +76,9 @@ impl Fault {
         Self::QuotaOfNode,
         Self::NewestFirst,
         Self::BypassWithoutEnd,
+        Self::TicketOfAnybody,
+        Self::IdleByBytes,
+        Self::AnybodysPort,
     ];
 }
 

@@ -5,6 +5,7 @@
 //! really touches a machine stands in the doors (`vsgpu-machine`).
 #![warn(missing_docs)]
 
+pub mod amounts;
 pub mod apply;
 pub mod artifact;
 pub mod catalogue;

@@ -6,6 +6,7 @@
 mod beneath;
 mod boot;
 pub mod child;
+pub mod foreground;
 mod io_error;
 pub mod local;
 pub mod over_ssh;

@@ -1,5 +1,6 @@
-//! The wire contract of vsgpu and both of its sides: `client` (the controller's), `server` (an agent's), and
-//! what they share: TLS, certificates, refusals, metrics. The only crate that names tonic, prost and rustls.
+//! The wire contract of vsgpu and both of its sides: `client` (the controller's), `server` (an agent's), `pool`
+//! (GPUs over the network), and what they share: TLS, certificates, refusals, metrics. The only crate that
+//! names tonic, prost and rustls.
 #![warn(missing_docs)]
 
 mod accept;
@@ -9,6 +10,7 @@ pub mod life;
 pub mod metrics;
 pub mod otlp;
 pub mod pki;
+pub mod pool;
 mod refusal;
 pub mod server;
 mod sizes;

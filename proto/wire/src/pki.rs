@@ -291,10 +291,13 @@ pub fn own_life(folder: &Path) -> Option<Life> {
 
 /// The node's name and role, as its own certificate states them.
 pub(crate) fn own_name(identity: &Identity) -> Option<(String, String)> {
-    // The certificate is ours and was signed by our CA; its DNS name stands in it as plain ASCII with a
-    // `.vsgpu` ending.
-    let der = identity.chain.first()?;
-    let certificate = webpki::EndEntityCert::try_from(der).ok()?;
+    named(&identity.chain)
+}
+
+/// The node's name and role in a certificate that was signed by our CA: its DNS name stands in it as plain
+/// ASCII with a `.vsgpu` ending.
+pub(crate) fn named(chain: &[rustls::pki_types::CertificateDer<'_>]) -> Option<(String, String)> {
+    let certificate = webpki::EndEntityCert::try_from(chain.first()?).ok()?;
     certificate.valid_dns_names().find_map(|name| {
         let (node, role) = name.strip_suffix(".vsgpu")?.rsplit_once('.')?;
         Some((node.to_string(), role.to_string()))

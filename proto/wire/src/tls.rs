@@ -1,5 +1,6 @@
 //! TLS 1.3 only, both sides authenticated, one CA. Agents let in the operator and whoever scrapes; what the
-//! latter may do is little (`may_change`), and no node may come to another.
+//! latter may do is little (`may_change`), and no node may come to another. A GPU server's gateway lets in
+//! guests as well: what each may ask is decided behind it, by its role.
 
 use crate::pki::{CONTROLLER, Identity};
 use rustls::client::danger::HandshakeSignatureValid;
@@ -19,7 +20,14 @@ pub(crate) enum Spoken {
     Rpc,
     /// Metrics over HTTP.
     Metrics,
+    /// gRPC, and connections to engines.
+    Pool,
 }
+
+/// ALPN of gRPC.
+pub(crate) const RPC: &[u8] = b"h2";
+/// ALPN of a connection to an engine.
+pub(crate) const TUNNEL: &[u8] = b"vsgpu-gpu/1";
 
 /// Whether the peer's certificate is the operator's. Its chain was checked in the handshake.
 pub(crate) fn may_change(chain: Option<&[CertificateDer<'_>]>) -> bool {
@@ -40,20 +48,23 @@ pub(crate) fn server(identity: Identity, spoken: Spoken) -> Result<rustls::Serve
             .map_err(|e| Error::General(e.to_string()))?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(Only { chain_checked }))
+        .with_client_cert_verifier(Arc::new(Only { chain_checked, guests: spoken == Spoken::Pool }))
         .with_single_cert(identity.chain, identity.key)?;
-    let protocol: &[u8] = if spoken == Spoken::Rpc { b"h2" } else { b"http/1.1" };
-    config.alpn_protocols = vec![protocol.to_vec()];
+    config.alpn_protocols = match spoken {
+        Spoken::Rpc => vec![RPC.to_vec()],
+        Spoken::Metrics => vec![b"http/1.1".to_vec()],
+        Spoken::Pool => vec![RPC.to_vec(), TUNNEL.to_vec()],
+    };
     Ok(config)
 }
 
-/// Client side of the controller.
-pub(crate) fn client(identity: Identity) -> Result<rustls::ClientConfig, Error> {
+/// Client side of the controller, or of a guest that asks a gateway; which protocol is spoken.
+pub(crate) fn client(identity: Identity, spoken: &[u8]) -> Result<rustls::ClientConfig, Error> {
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(identity.roots)
         .with_client_auth_cert(identity.chain, identity.key)?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![spoken.to_vec()];
     Ok(config)
 }
 
@@ -62,6 +73,8 @@ pub(crate) fn client(identity: Identity) -> Result<rustls::ClientConfig, Error> 
 #[derive(Debug)]
 struct Only {
     chain_checked: Arc<dyn ClientCertVerifier>,
+    /// Guests are let in as well.
+    guests: bool,
 }
 
 impl ClientCertVerifier for Only {
@@ -76,8 +89,10 @@ impl ClientCertVerifier for Only {
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.chain_checked.verify_client_cert(leaf, between, now)?;
         let certificate = webpki::EndEntityCert::try_from(leaf).map_err(|e| Error::General(e.to_string()))?;
-        let monitor = certificate.valid_dns_names().any(|name| name.ends_with(".monitor.vsgpu"));
-        if !monitor && !is_operator(&certificate)? {
+        let reader = certificate
+            .valid_dns_names()
+            .any(|name| name.ends_with(".monitor.vsgpu") || self.guests && name.ends_with(".guest.vsgpu"));
+        if !reader && !is_operator(&certificate)? {
             return Err(Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure));
         }
         Ok(verified)

@@ -4,13 +4,15 @@
 //!
 //! `world` makes machines, agents and controllers; `disk` a disk that loses power; `scenario` what is played
 //! and what must hold all the same, `faults` what goes wrong; `lab_fleets` the fleets of the lab; `every_cut`
-//! cuts at every place of a plan; `real_time_agents` agents in real time; `pool` lives of a pool of leases.
+//! cuts at every place of a plan; `real_time_agents` agents in real time; `pool` lives of a pool of leases;
+//! `network_gpu` its programs, in real time.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
 
 pub mod disk;
 pub mod every_cut;
 mod faults;
 pub mod lab_fleets;
+pub mod network_gpu;
 pub mod pool;
 pub mod real_time_agents;
 pub mod scenario;

@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use vsgpu_core::failpoint::{Fault, is_on, set};
+use vsgpu_deterministic::network_gpu::Trial;
 use vsgpu_deterministic::scenario::{Scenario, run};
-use vsgpu_deterministic::{pool, store};
+use vsgpu_deterministic::{network_gpu, pool, store};
 
 /// Seeds tried before a fault counts as missed.
 const SEEDS: u64 = 120;
@@ -16,6 +17,8 @@ enum Suite {
     Store,
     /// Lives of a GPU server's pool.
     Pool,
+    /// Programs for GPUs over the network, in real time.
+    NetworkGpu(Trial),
 }
 
 /// Which suite is to find it.
@@ -34,6 +37,9 @@ fn suite(fault: Fault) -> Suite {
         Fault::SlotFreedEarly | Fault::QuotaOfNode | Fault::NewestFirst | Fault::BypassWithoutEnd => {
             return Suite::Pool;
         }
+        Fault::TicketOfAnybody => return Suite::NetworkGpu(Trial::Ticket),
+        Fault::IdleByBytes => return Suite::NetworkGpu(Trial::Idle),
+        Fault::AnybodysPort => return Suite::NetworkGpu(Trial::Port),
     })
 }
 
@@ -43,6 +49,7 @@ fn found(fault: Fault) -> Option<String> {
     let result = match suite(fault) {
         Suite::Store => store::all().err(),
         Suite::Pool => (0..SEEDS).find_map(|seed| pool::live(seed, 2_000).err()),
+        Suite::NetworkGpu(trial) => network_gpu::live(trial).err(),
         Suite::Runs(scenario) => {
             (0..SEEDS).find_map(|seed| run(scenario, seed).err().map(|why| format!("seed {seed}: {why}")))
         }
@@ -55,10 +62,25 @@ fn found(fault: Fault) -> Option<String> {
 fn every_fault_is_found() {
     let mut missed = vec![];
     for fault in Fault::ALL {
+        if fault == Fault::AnybodysPort && !root() {
+            println!("{fault:?}: skipped: only root can be another user");
+            continue;
+        }
         match found(fault) {
             Some(why) => println!("{fault:?}: found: {}", why.lines().next().unwrap_or_default()),
             None => missed.push(fault),
         }
     }
     assert!(missed.is_empty(), "nobody found {missed:?}");
+}
+
+fn root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+}
+
+#[test]
+fn without_a_fault_nothing_is_found_in_the_programs_for_network_gpus() {
+    for trial in [Trial::Ticket, Trial::Idle, Trial::Port] {
+        network_gpu::live(trial).unwrap();
+    }
 }

@@ -17,4 +17,5 @@ mod guests;
 mod hostile;
 mod journey;
 mod kills;
+mod network_gpu;
 mod runs;

@@ -8,9 +8,11 @@
 //! or its team's quota. Then these are kept for it. Nothing is taken from a running program, except when its
 //! time is up, when it was idle too long, when its client is gone, or when a person evicts it.
 
+pub mod config;
 mod decide;
 mod lease;
 mod slot;
+pub mod status;
 mod team;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,7 @@ mod tests;
 pub use decide::{BYPASS, CLIENT_GONE, Decision, ENGINE_GONE, Warning};
 pub use lease::{Ask, AskId, Ended, Identity, Lease, LeaseId, Refused};
 pub use slot::{Filter, MAX_SLOTS, Slot, SlotId, SlotKind, SlotState};
+pub use status::{PoolStatus, SlotUse};
 pub use team::{MOST_TEAMS, Policy, Team};
 
 use crate::failpoint;

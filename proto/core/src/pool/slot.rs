@@ -98,7 +98,8 @@ impl std::str::FromStr for Filter {
 }
 
 impl Filter {
-    fn fits(&self, slot: &Slot) -> bool {
+    /// Whether a slot is so.
+    pub fn fits(&self, slot: &Slot) -> bool {
         match self {
             Self::Name(name) => slot.name.to_lowercase().contains(&name.to_lowercase()),
             Self::Uuid(uuid) => slot.uuid.eq_ignore_ascii_case(uuid),

@@ -5,6 +5,7 @@ pub mod cuda_report;
 pub mod cuda_samples;
 pub mod dialect;
 pub mod esxcli;
+pub mod gpu_work;
 pub mod key_value;
 pub mod nvidia_smi;
 mod smi_tree;

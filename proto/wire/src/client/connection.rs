@@ -2,25 +2,25 @@
 //! errors that say whether the node is away, is somebody else, or refuses us.
 
 use crate::acquired::TemporaryChange;
+use crate::client::channel::channel;
 pub use crate::client::connector::Connector;
 pub use crate::client::error::CallError;
-use crate::client::error::classify;
+use crate::client::error::failed;
 use crate::client::target::Target;
 use crate::refusal::Refusal;
-use crate::sizes::{CHUNK, CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW};
+use crate::sizes::{CHUNK, MAX_MESSAGE};
 use crate::traceparent::TraceParent;
 use crate::v1;
 use crate::v1::agent_client::AgentClient;
 use crate::v1::artifact_part::Part;
-use crate::v1::refused::Reason;
 use std::collections::BTreeMap;
 use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::Status;
+use tonic::transport::Channel;
 use vsgpu_core::Unreadable;
 use vsgpu_core::observe::Facts;
 use vsgpu_core::outcome::{Expectation, Outcome};
@@ -138,37 +138,7 @@ impl Connection {
     /// # Errors
     /// `Unreachable` or `Refused`.
     pub async fn open(connector: &Connector, target: &Target, within: Duration) -> Result<Self, CallError> {
-        if target.node.is_empty()
-            || target.node.contains(|c: char| !c.is_ascii_alphanumeric() && !"-._".contains(c))
-        {
-            return Err(CallError::Refused {
-                why: format!("`{}` cannot be a node's name in a certificate", target.node),
-                hint: "use letters, digits, `-` and `.`".into(),
-            });
-        }
-        let (dials, to) = (connector.clone(), target.clone());
-        let connector = tower::service_fn(move |_: tonic::codegen::http::Uri| {
-            let dialing = dials.dial(&to);
-            async move { dialing.await.map(hyper_util::rt::TokioIo::new) }
-        });
-        let endpoint = Endpoint::from_static("http://agent")
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(20));
-        let away = || {
-            CallError::Unreachable(format!(
-                "{} does not answer at {} within {} s",
-                target.node,
-                target.address,
-                within.as_secs_f32()
-            ))
-        };
-        let channel = match tokio::time::timeout(within, endpoint.connect_with_connector(connector)).await {
-            Err(_) => return Err(away()),
-            Ok(Err(error)) => return Err(classify(target, &error)),
-            Ok(Ok(channel)) => channel,
-        };
+        let channel = channel(connector, target, within).await?;
         let client = AgentClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
@@ -194,32 +164,8 @@ impl Connection {
                 self.target.node,
                 within.as_secs_f32()
             ))),
-            Ok(Err(status)) => Err(self.failed(&status)),
+            Ok(Err(status)) => Err(failed(&self.target, &status)),
             Ok(Ok(response)) => Ok(response.into_inner()),
-        }
-    }
-
-    fn failed(&self, status: &Status) -> CallError {
-        let node = &self.target.node;
-        let message = sentence(status.message());
-        let said = || format!("{node}: {message}");
-        match Refusal::reason(status) {
-            Reason::Held => return CallError::Held(said()),
-            Reason::Overtaken => return CallError::Overtaken(said()),
-            Reason::LeaseLost | Reason::Unclaimed => return CallError::LeaseLost(said()),
-            Reason::UnknownOperation => return CallError::Unknown(said()),
-            Reason::Unspecified => {}
-        }
-        match status.code() {
-            Code::PermissionDenied => CallError::Refused {
-                why: format!("{node} refuses: {}", message),
-                hint: "use the operator's folder (`--pki DIR`, the one with controller.pem)".into(),
-            },
-            Code::Unimplemented => CallError::Unknown(said()),
-            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => {
-                classify(&self.target, status)
-            }
-            _ => CallError::Failed(said()),
         }
     }
 
@@ -337,7 +283,8 @@ impl Connection {
             tokio::spawn(async move { drop(client.apply(request).await) });
         }
         let work = async {
-            let stream = self.client.clone().apply(request).await.map_err(|s| self.failed(&s))?.into_inner();
+            let stream =
+                self.client.clone().apply(request).await.map_err(|s| failed(&self.target, &s))?.into_inner();
             self.outcome(stream, &mut call.heard, said).await
         };
         self.within(within, work).await
@@ -362,8 +309,13 @@ impl Connection {
             preconditions: call.preconditions(),
         };
         let work = async {
-            let stream =
-                self.client.clone().activate(request).await.map_err(|s| self.failed(&s))?.into_inner();
+            let stream = self
+                .client
+                .clone()
+                .activate(request)
+                .await
+                .map_err(|s| failed(&self.target, &s))?
+                .into_inner();
             self.outcome(stream, &mut call.heard, said).await
         };
         self.within(within, work).await
@@ -390,7 +342,7 @@ impl Connection {
         heard: &mut u64,
         said: &mut (dyn FnMut(String) + Send),
     ) -> Result<Outcome, CallError> {
-        while let Some(event) = stream.message().await.map_err(|s| self.failed(&s))? {
+        while let Some(event) = stream.message().await.map_err(|s| failed(&self.target, &s))? {
             *heard = event.number;
             match event.event {
                 Some(v1::event::Event::Said(text)) => said(sentence(&text)),
@@ -460,7 +412,7 @@ impl Connection {
         if let Ok(Err(why)) = reader.await {
             return Err(CallError::Failed(format!("{}: {why}", file.display())));
         }
-        answer.map(tonic::Response::into_inner).map_err(|s| self.failed(&s))
+        answer.map(tonic::Response::into_inner).map_err(|s| failed(&self.target, &s))
     }
 }
 

@@ -34,7 +34,7 @@ impl Connector {
     /// # Errors
     /// Where a file is missing or wrong.
     pub fn load(folder: &Path) -> Result<Self, pki::PkiError> {
-        Self::with(folder, "controller")
+        Self::with(folder, "controller", tls::RPC)
     }
 
     /// The same for who only reads metrics: also with a certificate of the role `monitor` (`ca.pem`,
@@ -43,12 +43,28 @@ impl Connector {
     /// # Errors
     /// As `load`.
     pub fn reading(folder: &Path) -> Result<Self, pki::PkiError> {
-        Self::with(folder, pki::own_file(folder))
+        Self::with(folder, pki::own_file(folder), tls::RPC)
     }
 
-    fn with(folder: &Path, file: &str) -> Result<Self, pki::PkiError> {
+    /// A guest's own certificate (`ca.pem`, `node.pem`, `node.key`), for what it asks a GPU server's gateway.
+    ///
+    /// # Errors
+    /// As `load`.
+    pub fn of_guest(folder: &Path) -> Result<Self, pki::PkiError> {
+        Self::with(folder, "node", tls::RPC)
+    }
+
+    /// The same for connections to engines.
+    ///
+    /// # Errors
+    /// As `load`.
+    pub fn to_engines(folder: &Path) -> Result<Self, pki::PkiError> {
+        Self::with(folder, "node", tls::TUNNEL)
+    }
+
+    fn with(folder: &Path, file: &str, spoken: &[u8]) -> Result<Self, pki::PkiError> {
         let identity = pki::load(folder, file)?;
-        let config = tls::client(identity).map_err(|e| pki::PkiError::Content {
+        let config = tls::client(identity, spoken).map_err(|e| pki::PkiError::Content {
             path: folder.join(file).with_extension("pem"),
             why: e.to_string(),
         })?;
@@ -86,7 +102,8 @@ impl Connector {
         Self { dial: Arc::new(dial), lives: Lives::default() }
     }
 
-    pub(crate) fn dial(&self, target: &Target) -> Dialing {
+    /// A connection as it is, before anything is said on it.
+    pub fn dial(&self, target: &Target) -> Dialing {
         (self.dial)(target)
     }
 }

@@ -1,6 +1,10 @@
 //! Why a node could not be talked to, found in whatever the layers below say, in words that help.
 
 use crate::client::target::Target;
+use crate::refusal::Refusal;
+use crate::v1::refused::Reason;
+use tonic::{Code, Status};
+use vsgpu_core::text::sentence;
 
 /// Why a node could not be talked to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,5 +93,30 @@ pub(crate) fn classify(target: &Target, error: &(dyn std::error::Error + 'static
             "{node} at {address}: {}",
             if vanished { "the connection was cut" } else { &text }
         ))
+    }
+}
+
+/// What a status says: a refusal that a program must recognise by its code, or a sentence.
+pub(crate) fn failed(target: &Target, status: &Status) -> CallError {
+    let node = &target.node;
+    let message = sentence(status.message());
+    let said = || format!("{node}: {message}");
+    match Refusal::reason(status) {
+        Reason::Held => return CallError::Held(said()),
+        Reason::Overtaken => return CallError::Overtaken(said()),
+        Reason::LeaseLost | Reason::Unclaimed => return CallError::LeaseLost(said()),
+        Reason::UnknownOperation => return CallError::Unknown(said()),
+        Reason::Unspecified => {}
+    }
+    match status.code() {
+        Code::PermissionDenied => CallError::Refused {
+            why: format!("{node} refuses: {}", message),
+            hint: "use the operator's folder (`--pki DIR`, the one with controller.pem)".into(),
+        },
+        Code::Unimplemented => CallError::Unknown(said()),
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => {
+            classify(target, status)
+        }
+        _ => CallError::Failed(said()),
     }
 }

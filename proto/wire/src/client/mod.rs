@@ -1,11 +1,14 @@
 //! The controller's side of the wire.
 
+mod channel;
 mod connection;
 mod connector;
 mod error;
 mod target;
 
+pub(crate) use channel::channel;
 pub use connection::{Call, Connection, Description, Fence, Holder};
 pub use connector::{Connector, Dialing, Stream};
 pub use error::CallError;
+pub(crate) use error::{classify, failed};
 pub use target::Target;

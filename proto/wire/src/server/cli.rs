@@ -110,11 +110,7 @@ pub fn main(agent: Agent) -> ExitCode {
     };
     let result = match cli.verb {
         Verb::Serve(options) => {
-            tracing_subscriber::fmt()
-                .with_writer(|| Log(std::io::stderr()))
-                .with_ansi(false)
-                .with_target(false)
-                .init();
+            log_to_stderr();
             options
                 .machine
                 .system(&agent, Some(&options.state))
@@ -129,6 +125,15 @@ pub fn main(agent: Agent) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A program that serves logs to standard error.
+pub fn log_to_stderr() {
+    tracing_subscriber::fmt()
+        .with_writer(|| Log(std::io::stderr()))
+        .with_ansi(false)
+        .with_target(false)
+        .init();
 }
 
 /// Standard error, on which one event is one line: an artifact's name, a tool's words and a VM's name stand

@@ -84,15 +84,15 @@ pub(crate) fn serve(
         if let Some(file) = &options.ready_file {
             write_ready(file, options.listen)?;
         }
-        systemd();
+        tell_systemd();
         tracing::info!(node = %node.name, role = node.agent.role, listen = %options.listen, version = env!("CARGO_PKG_VERSION"), "serving");
         answer(node, handshakes(came, config)).await
     })
 }
 
-/// Tells systemd that the agent listens, and that its network thread still turns, where its unit asks for
-/// that. On ESXi nobody asks.
-fn systemd() {
+/// Tells systemd that a program listens, and that its network thread still turns, where its unit asks for
+/// that. On ESXi nobody asks. To be called on its runtime.
+pub fn tell_systemd() {
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     let mut micros = 0;
     if sd_notify::watchdog_enabled(false, &mut micros) {

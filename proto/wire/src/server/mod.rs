@@ -19,5 +19,5 @@ mod upload;
 
 pub use agent::Agent;
 pub use blocking::Blocking;
-pub use cli::{command, main};
-pub use listener::simulated;
+pub use cli::{command, log_to_stderr, main};
+pub use listener::{simulated, tell_systemd};

@@ -1,0 +1,148 @@
+//! `vsgpu-pool`: serves, and answers what its own machine asks.
+
+use super::{Format, Machine, complain, parsed, print, runtime};
+use crate::gateway::{Answer, Options, Place, Request, ask, serve};
+use clap::{Parser, Subcommand};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use vsgpu_core::pool::PoolStatus;
+use vsgpu_wire::server::{log_to_stderr, tell_systemd};
+
+const PROGRAM: &str = "vsgpu-pool";
+
+/// GPUs of this machine for programs of other machines
+#[derive(Parser)]
+#[command(name = PROGRAM, version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Where the gateway answers this machine's own questions
+    #[arg(long, value_name = "FILE", default_value = "/run/vsgpu-pool/pool.sock", global = true)]
+    socket: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Serve until killed
+    Serve(Serve),
+    /// Show GPUs, GPU leases and the queue
+    Status {
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t = Format::Text)]
+        output: Format,
+    },
+    /// Read the configuration again: another policy holds, no lease ends
+    Reload,
+    /// Offer a slot again, behind a proof that passed on it
+    InService {
+        /// Its number
+        slot: u32,
+    },
+}
+
+#[derive(clap::Args)]
+struct Serve {
+    #[command(flatten)]
+    machine: Machine,
+    /// Folder with ca.pem, node.pem and node.key, as `vsgpu cert issue` makes it
+    #[arg(long, value_name = "DIR", default_value = "/etc/vsgpu")]
+    pki: PathBuf,
+    /// Folder of the audit file
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/vsgpu-pool")]
+    state: PathBuf,
+    /// Engines on loopback from this port on, for simulated machines
+    #[arg(long, value_name = "PORT", hide = true)]
+    engines_on_loopback: Option<u16>,
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli: Cli = match parsed() {
+        Ok(cli) => cli,
+        Err(status) => return status,
+    };
+    match run(cli) {
+        Ok(status) => status,
+        Err(why) => {
+            complain(PROGRAM, &why, "");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, String> {
+    let question = match &cli.verb {
+        Verb::Serve(options) => return served(options, cli.socket),
+        Verb::Status { .. } => Request::Status,
+        Verb::Reload => Request::Reload,
+        Verb::InService { slot } => Request::InService { slot: *slot },
+    };
+    let answer = runtime()?.block_on(ask(&cli.socket, &question))?;
+    match (answer, cli.verb) {
+        (Answer::Failed(why), _) => Err(why),
+        (Answer::Status(status), Verb::Status { output: Format::Json }) => {
+            let text = serde_json::to_string_pretty(&status).map_err(|e| e.to_string())?;
+            Ok(print(&(text + "\n")))
+        }
+        (Answer::Status(status), _) => Ok(print(&shown(&status))),
+        (Answer::Done, _) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn served(options: &Serve, socket: PathBuf) -> Result<ExitCode, String> {
+    let system = options.machine.system();
+    let place = match options.engines_on_loopback {
+        None => Place::Namespaces,
+        Some(_) if system.is_real() => {
+            return Err(
+                "--engines-on-loopback is for simulated machines: every local user reaches loopback".into()
+            );
+        }
+        Some(port) => Place::Loopback(port),
+    };
+    log_to_stderr();
+    let options = Options { system, pki: options.pki.clone(), state: options.state.clone(), socket, place };
+    runtime()?.block_on(serve(options, tell_systemd))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// For people.
+fn shown(status: &PoolStatus) -> String {
+    let mut text = format!(
+        "engine {}, CUDA {}, build {:.12}\n",
+        status.engine.name, status.engine.cuda, status.engine.build
+    );
+    if status.drained {
+        text.push_str("drained: no new GPU leases\n");
+    }
+    if let Some(why) = &status.blocked {
+        let _ = writeln!(text, "no new GPU leases: {why}");
+    }
+    for slot in &status.slots {
+        let _ =
+            write!(text, "GPU {}  {}  {} MiB  {}", slot.slot, slot.name, slot.memory_mib, slot.state.word());
+        if let Some(lease) = slot.lease {
+            let _ = write!(text, ", lease {lease}");
+        }
+        if let Some(why) = &slot.why {
+            let _ = write!(text, ": {why}");
+        }
+        text.push('\n');
+    }
+    for lease in &status.leases {
+        let _ = writeln!(
+            text,
+            "lease {}  {} on {}  team {}  for {} s  {} connections",
+            lease.lease, lease.user, lease.node, lease.team, lease.for_secs, lease.connections
+        );
+    }
+    for ask in &status.queue {
+        let _ = writeln!(
+            text,
+            "waiting  {} on {}  team {}  {} GPUs  for {} s",
+            ask.user, ask.node, ask.team, ask.gpus, ask.for_secs
+        );
+    }
+    text
+}

@@ -1,0 +1,902 @@
+//! The gateway's loop: it alone knows the pool. Everything that happens comes in as an event; after each one
+//! the pool is asked what is to be done, and that is done. What takes time (systemd, the driver, the audit's
+//! disk) is done beside it and comes back as an event.
+
+use crate::gateway::audit::{Audit, Happened, Line};
+use crate::gateway::configuration::configuration;
+use crate::gateway::engines::Engines;
+use crate::gateway::local::{Answer, Asked, Request};
+use crate::gateway::tunnels::{Counted, Counters, Opens, Tickets};
+use crate::relay::{self, First};
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::AbortHandle;
+use vsgpu_core::failpoint;
+use vsgpu_core::pool::config::ServerConfig;
+use vsgpu_core::pool::status::{Beside, Totals};
+use vsgpu_core::pool::{
+    Ask, AskId, CLIENT_GONE, Decision, ENGINE_GONE, Ended, Filter, Identity, LeaseId, Millis, Policy, Pool,
+    PoolStatus, Refused, SlotId, SlotUse, Warning,
+};
+use vsgpu_core::readers::gpu_work::GpuWork;
+use vsgpu_core::text::{hex, piece};
+use vsgpu_wire::client::Stream;
+use vsgpu_wire::pool::server::{Call, Caller};
+use vsgpu_wire::pool::v1::refusal::Why;
+use vsgpu_wire::pool::v1::{self, FromClient, FromGateway, from_client, from_gateway};
+use vsgpu_wire::pool::{Opened, TICKET, new_ticket};
+
+/// Between two looks at what is silent.
+const TICK: Duration = Duration::from_secs(2);
+/// For the first message of a call.
+const FIRST: Duration = Duration::from_secs(5);
+/// Between two tries to end an engine, and later ones.
+const STOP_AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
+/// Between two tries to write the audit file where that failed.
+const AUDIT_AGAIN: Duration = Duration::from_secs(5);
+/// Asks of one node in a minute: 30 at once, one every two seconds behind that.
+const ASKS: (f64, f64) = (30.0, 0.5);
+/// Characters of a user's name, and of a reason in a person's words.
+const MAX_WORDS: usize = 200;
+
+/// What comes back from what was begun beside the loop.
+enum Event {
+    /// A call's client says something.
+    Said(u64, FromClient),
+    /// A call is over.
+    Closed(u64),
+    /// The engines of a lease run, or one does not.
+    Started(LeaseId, Result<(), NotStarted>),
+    /// The engines of a lease are gone.
+    Gone(LeaseId),
+    /// An engine of a lease had ended by itself, or its end of a connection did.
+    Crashed(LeaseId, SlotId),
+    /// A connection was not opened.
+    NotOpened(&'static str),
+    /// What goes on on the GPUs.
+    Looked(Result<Vec<GpuWork>, String>),
+    /// The audit file: written again, or why not.
+    Audited(Result<(), String>),
+}
+
+enum NotStarted {
+    Audit(String),
+    Engine(SlotId, String),
+}
+
+/// A client's call.
+struct Client {
+    caller: Caller,
+    to: mpsc::Sender<FromGateway>,
+    heard: Millis,
+    rtt_micros: Option<u64>,
+    doing: Doing,
+}
+
+enum Doing {
+    /// Nothing was said yet.
+    Came,
+    Waits {
+        ask: AskId,
+        told: Option<v1::Waiting>,
+    },
+    Has(LeaseId),
+}
+
+/// What the gateway keeps of a lease beside the pool.
+struct Held {
+    call: u64,
+    counters: Arc<Counters>,
+    /// Bytes at the last look.
+    seen: (u64, u64),
+    connections: Vec<AbortHandle>,
+    /// Its engines are being started: nothing can be stopped before that is done.
+    starting: bool,
+}
+
+/// Asks of one node of late.
+struct Rate {
+    left: f64,
+    at: Millis,
+}
+
+/// The gateway.
+pub(super) struct Actor {
+    pool: Pool,
+    config: ServerConfig,
+    engines: Arc<Engines>,
+    audit: Arc<Audit>,
+    policy: String,
+    clients: BTreeMap<u64, Client>,
+    next_call: u64,
+    held: BTreeMap<LeaseId, Held>,
+    tickets: Tickets,
+    rates: BTreeMap<String, Rate>,
+    totals: Totals,
+    /// Why nothing can be granted: the audit file.
+    blocked: Option<String>,
+    looking: bool,
+    tell: mpsc::UnboundedSender<Event>,
+    told: mpsc::UnboundedReceiver<Event>,
+}
+
+fn hash(policy: &Policy) -> String {
+    let text = serde_json::to_vec(policy).unwrap_or_default();
+    hex(&Sha256::digest(text)).chars().take(16).collect()
+}
+
+/// Milliseconds since the machine was started; sleep counts.
+fn now() -> Millis {
+    let since = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from);
+    since.map_or(0, |since| since.as_millis() as Millis)
+}
+
+impl Actor {
+    /// `stuck`: engines of an earlier gateway that could not be ended, and why.
+    pub(super) fn new(
+        config: ServerConfig,
+        engines: Arc<Engines>,
+        audit: Arc<Audit>,
+        stuck: Vec<(SlotId, String)>,
+    ) -> Result<Self, String> {
+        let mut pool = Pool::new(config.policy.clone(), config.slots.clone())?;
+        for (slot, why) in stuck {
+            tracing::error!(
+                slot = slot.0,
+                why,
+                "the engine of an earlier gateway is not gone: out of service"
+            );
+            pool.out_of_service(slot, &why);
+        }
+        let (tell, told) = mpsc::unbounded_channel();
+        let mut actor = Self {
+            policy: hash(&config.policy),
+            pool,
+            config,
+            engines,
+            audit,
+            clients: BTreeMap::new(),
+            next_call: 1,
+            held: BTreeMap::new(),
+            tickets: Tickets::default(),
+            rates: BTreeMap::new(),
+            totals: Totals::default(),
+            blocked: None,
+            looking: false,
+            tell,
+            told,
+        };
+        let began = actor.line(Happened::Began);
+        actor.blocked = actor.audit.write(&began).err();
+        Ok(actor)
+    }
+
+    pub(super) async fn run(&mut self, mut calls: mpsc::Receiver<Call>, mut local: mpsc::Receiver<Asked>) {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            let at = now();
+            let look = self.pool.next_look(at).map_or(TICK, |look| Duration::from_millis((look - at).max(1)));
+            tokio::select! {
+                call = calls.recv() => match call {
+                    Some(call) => self.call(call),
+                    None => return,
+                },
+                event = self.told.recv() => match event {
+                    Some(event) => self.event(event),
+                    None => return,
+                },
+                Some((request, answer)) = local.recv() => drop(answer.send(self.local(&request))),
+                _ = tick.tick() => self.tick(),
+                () = tokio::time::sleep(look) => {}
+            }
+            self.settle();
+        }
+    }
+
+    fn line(&self, event: Happened) -> Line {
+        Line {
+            event,
+            lease: None,
+            who: None,
+            team: None,
+            gpus: vec![],
+            why: None,
+            bytes: None,
+            gpu_seconds: None,
+            policy: self.policy.clone(),
+        }
+    }
+
+    fn send(&self, call: u64, said: from_gateway::Said) {
+        if let Some(client) = self.clients.get(&call) {
+            // Who does not read is found by its silence.
+            let _ = client.to.try_send(FromGateway { said: Some(said) });
+        }
+    }
+
+    fn call(&mut self, call: Call) {
+        match call {
+            Call::Lease { caller, from, to } => self.lease_call(caller, from, to),
+            Call::List { caller, answer } => drop(answer.send(self.list(&caller))),
+            Call::Status { answer } => {
+                let text = serde_json::to_string(&self.status()).unwrap_or_default();
+                let _ = answer.send(text);
+            }
+            Call::Drain { drained, answer } => {
+                self.pool.set_drained(drained);
+                tracing::info!(drained, "an operator says whether new GPU leases are given");
+                let _ = answer.send(self.pool.leases().count() as u32);
+            }
+            Call::Evict { lease, why, answer } => {
+                let id = LeaseId(lease);
+                let found = self.pool.lease(id).filter(|lease| lease.ended.is_none());
+                let done = found.map(drop).ok_or_else(|| format!("there is no GPU lease {lease}"));
+                if done.is_ok() {
+                    let why = Ended::Evicted { by: "the operator".into(), why: piece(&why, MAX_WORDS) };
+                    self.end(id, why);
+                }
+                let _ = answer.send(done);
+            }
+            Call::Tunnel { caller, ticket, stream, place } => self.tunnel(&caller, &ticket, stream, place),
+        }
+    }
+
+    fn lease_call(
+        &mut self,
+        caller: Caller,
+        mut from: mpsc::Receiver<FromClient>,
+        to: mpsc::Sender<FromGateway>,
+    ) {
+        let call = self.next_call;
+        self.next_call += 1;
+        let tell = self.tell.clone();
+        let gone = to.clone();
+        tokio::spawn(async move {
+            let first = tokio::time::timeout(FIRST, from.recv()).await.ok().flatten();
+            if let Some(first) = first {
+                let _ = tell.send(Event::Said(call, first));
+                loop {
+                    tokio::select! {
+                        said = from.recv() => match said {
+                            Some(said) => drop(tell.send(Event::Said(call, said))),
+                            None => break,
+                        },
+                        () = gone.closed() => break,
+                    }
+                }
+            }
+            let _ = tell.send(Event::Closed(call));
+        });
+        self.clients.insert(call, Client { caller, to, heard: now(), rtt_micros: None, doing: Doing::Came });
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Said(call, message) => self.said(call, message.said),
+            Event::Closed(call) => self.closed(call),
+            Event::Started(lease, result) => self.started(lease, result),
+            Event::Gone(lease) => self.gone(lease),
+            Event::Crashed(lease, slot) => {
+                if self.pool.lease(lease).is_some_and(|lease| lease.ended.is_none()) {
+                    self.totals.engine_crashes += 1;
+                    tracing::warn!(lease = lease.0, slot = slot.0, "an engine ended under its program");
+                    self.pool.engine_crashed(lease, slot, now());
+                }
+            }
+            Event::NotOpened(why) => self.not_opened(why),
+            Event::Looked(work) => self.looked(work),
+            Event::Audited(Ok(())) => self.blocked = None,
+            Event::Audited(Err(why)) => self.audit_failed(why),
+        }
+    }
+
+    fn not_opened(&mut self, why: &str) {
+        *self.totals.tunnel_errors.entry(why.into()).or_default() += 1;
+    }
+
+    fn said(&mut self, call: u64, said: Option<from_client::Said>) {
+        let at = now();
+        let Some(client) = self.clients.get_mut(&call) else { return };
+        client.heard = at;
+        let lease = match client.doing {
+            Doing::Has(lease) => Some(lease),
+            _ => None,
+        };
+        match said {
+            Some(from_client::Said::Ask(ask)) if matches!(client.doing, Doing::Came) => self.ask(call, &ask),
+            Some(from_client::Said::Alive(alive)) => {
+                client.rtt_micros = Some(alive.rtt_micros).filter(|rtt| *rtt > 0);
+                let echo = v1::Alive { number: alive.number, rtt_micros: 0 };
+                if let Some(lease) = lease {
+                    self.pool.heard(lease, at);
+                }
+                self.send(call, from_gateway::Said::Alive(echo));
+            }
+            Some(from_client::Said::Release(_)) => match lease {
+                Some(lease) => self.end(lease, Ended::Released),
+                None => self.closed(call),
+            },
+            // A message of another version, or out of its turn: it is alive.
+            _ => {}
+        }
+    }
+
+    fn ask(&mut self, call: u64, asked: &v1::Ask) {
+        let at = now();
+        let Some(client) = self.clients.get(&call) else { return };
+        let node = client.caller.node.clone();
+        let who = Identity { node: node.clone(), uid: asked.uid, user: piece(&asked.user, MAX_WORDS) };
+        if !self.within_rate(&node, at) {
+            let why = format!("{node} asks too often; wait a minute");
+            return self.refuse(call, &who, Why::NotNow, "too-often", why);
+        }
+        if let Some(why) = self.blocked.clone() {
+            return self.refuse(call, &who, Why::NotNow, "blocked", why);
+        }
+        let build = &self.config.engine.build;
+        if !asked.build.eq_ignore_ascii_case(build) {
+            let why = format!(
+                "the engine's build differs: {} here, {} there; give both sides bundles of one build (`vsgpu apply`)",
+                piece(&asked.build, 64),
+                build
+            );
+            return self.refuse(call, &who, Why::NotAllowed, "other-build", why);
+        }
+        let filters: Result<Vec<Filter>, String> =
+            asked.filters.iter().take(16).map(|text| piece(text, MAX_WORDS).parse()).collect();
+        let filters = match filters {
+            Ok(filters) => filters,
+            Err(why) => return self.refuse(call, &who, Why::NotAllowed, "filter", why),
+        };
+        let ask = Ask {
+            who: who.clone(),
+            gpus: asked.gpus,
+            memory_mib: Some(asked.memory_mib).filter(|least| *least > 0),
+            filters,
+            at,
+            wait_until: asked.wait_millis.map(|wait| at.saturating_add(wait)),
+        };
+        match self.pool.ask(ask) {
+            Ok(ask) => {
+                if let Some(client) = self.clients.get_mut(&call) {
+                    client.doing = Doing::Waits { ask, told: None };
+                }
+            }
+            Err(why) => self.refuse_by(call, &who, &why),
+        }
+    }
+
+    fn within_rate(&mut self, node: &str, at: Millis) -> bool {
+        // Nodes that have not asked for long have all of it again.
+        if self.rates.len() > 4_096 {
+            self.rates.retain(|_, rate| at.saturating_sub(rate.at) < 60_000);
+        }
+        let rate = self.rates.entry(node.into()).or_insert(Rate { left: ASKS.0, at });
+        rate.left = (rate.left + at.saturating_sub(rate.at) as f64 / 1000.0 * ASKS.1).min(ASKS.0);
+        rate.at = at;
+        let may = rate.left >= 1.0;
+        rate.left -= f64::from(may);
+        may
+    }
+
+    fn refuse_by(&mut self, call: u64, who: &Identity, why: &Refused) {
+        let kind = match why {
+            Refused::NoTeam | Refused::Nothing | Refused::OverQuota { .. } => Why::NotAllowed,
+            Refused::NotInTime => Why::NotInTime,
+            Refused::NoSuchGpu { .. } | Refused::Drained | Refused::QueueFull => Why::NotNow,
+        };
+        self.refuse(call, who, kind, why.word(), why.to_string());
+    }
+
+    fn refuse(&mut self, call: u64, who: &Identity, why: Why, word: &str, text: String) {
+        *self.totals.refused.entry(word.into()).or_default() += 1;
+        // Who is not let in at all is of interest; who came too late is not.
+        if why == Why::NotAllowed {
+            let refused =
+                Line { who: Some(who.clone()), why: Some(text.clone()), ..self.line(Happened::Refused) };
+            self.write(refused);
+        }
+        self.send(call, from_gateway::Said::Refused(v1::Refusal { why: why.into(), text }));
+        self.clients.remove(&call);
+    }
+
+    /// Writes a line beside the loop.
+    fn write(&self, line: Line) {
+        let (audit, tell) = (self.audit.clone(), self.tell.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(why) = audit.write(&line) {
+                let _ = tell.send(Event::Audited(Err(why)));
+            }
+        });
+    }
+
+    /// Nothing is granted until it can be written again.
+    fn audit_failed(&mut self, why: String) {
+        if self.blocked.is_none() {
+            tracing::error!(why, "no GPU leases are given");
+        }
+        self.blocked = Some(why);
+        let (audit, tell, line) = (self.audit.clone(), self.tell.clone(), self.line(Happened::Began));
+        tokio::spawn(async move {
+            tokio::time::sleep(AUDIT_AGAIN).await;
+            let written = tokio::task::spawn_blocking(move || audit.write(&line)).await;
+            let _ = tell.send(Event::Audited(written.unwrap_or_else(|e| Err(e.to_string()))));
+        });
+    }
+
+    fn closed(&mut self, call: u64) {
+        let Some(client) = self.clients.remove(&call) else { return };
+        match client.doing {
+            Doing::Came => {}
+            Doing::Waits { ask, .. } => drop(self.pool.withdraw(ask)),
+            Doing::Has(lease) => self.end(lease, Ended::ClientGone),
+        }
+    }
+
+    /// Asks the pool, and does what it says, until it says nothing more.
+    fn settle(&mut self) {
+        // A decision can bring about another one; none brings about itself.
+        for _ in 0..64 {
+            let at = now();
+            let mut decisions = self.pool.decide(at);
+            if self.blocked.is_some() {
+                decisions.retain(|decision| !matches!(decision, Decision::Grant { .. }));
+            }
+            if decisions.is_empty() {
+                break;
+            }
+            for decision in &decisions {
+                self.carry_out(decision, at);
+            }
+        }
+        self.tell_who_waits();
+    }
+
+    fn carry_out(&mut self, decision: &Decision, at: Millis) {
+        match decision {
+            Decision::Grant { ask, .. } => {
+                let asked = self.pool.asks().find(|(id, _)| id == ask).map(|(_, ask)| ask.at);
+                let call = self.call_of(*ask);
+                if let Some(lease) = self.pool.carry_out(decision, at) {
+                    self.totals.waited(at.saturating_sub(asked.unwrap_or(at)));
+                    self.grant(lease, call);
+                }
+            }
+            Decision::Refuse { ask, why } => {
+                let who = self.pool.asks().find(|(id, _)| id == ask).map(|(_, ask)| ask.who.clone());
+                self.pool.carry_out(decision, at);
+                if let Some((call, who)) = self.call_of(*ask).zip(who) {
+                    self.refuse_by(call, &who, why);
+                }
+            }
+            Decision::Warn { lease, warning } => {
+                self.pool.carry_out(decision, at);
+                let (idle, left_millis) = match warning {
+                    Warning::Idle { left } => (true, *left),
+                    Warning::TimeIsUp { left } => (false, *left),
+                };
+                if let Some(held) = self.held.get(lease) {
+                    self.send(held.call, from_gateway::Said::Warning(v1::Warning { idle, left_millis }));
+                }
+            }
+            Decision::End { lease, why } => self.end(*lease, why.clone()),
+            Decision::OutOfService { slot, why } => {
+                tracing::error!(slot = slot.0, why, "a slot is out of service");
+                self.pool.carry_out(decision, at);
+            }
+        }
+    }
+
+    fn call_of(&self, ask: AskId) -> Option<u64> {
+        let waits = |client: &Client| matches!(client.doing, Doing::Waits { ask: own, .. } if own == ask);
+        self.clients.iter().find(|(_, client)| waits(client)).map(|(call, _)| *call)
+    }
+
+    /// Starts the engines of a lease that the pool has given; its client hears of it when they run.
+    fn grant(&mut self, id: LeaseId, call: Option<u64>) {
+        let Some(lease) = self.pool.lease(id) else { return };
+        let call = call.unwrap_or(0);
+        let line = Line {
+            lease: Some(id.0),
+            who: Some(lease.ask.who.clone()),
+            team: Some(lease.team.clone()),
+            gpus: self.uuids(&lease.slots),
+            ..self.line(Happened::Granted)
+        };
+        let slots = lease.slots.clone();
+        if let Some(client) = self.clients.get_mut(&call) {
+            client.doing = Doing::Has(id);
+        }
+        let held = Held { call, counters: Arc::default(), seen: (0, 0), connections: vec![], starting: true };
+        self.held.insert(id, held);
+        let (audit, engines, tell) = (self.audit.clone(), self.engines.clone(), self.tell.clone());
+        tokio::task::spawn_blocking(move || {
+            let started = audit.write(&line).map_err(NotStarted::Audit).and_then(|()| {
+                let start =
+                    |slot: &SlotId| engines.start(*slot).map_err(|why| NotStarted::Engine(*slot, why));
+                slots.iter().try_for_each(start)
+            });
+            let _ = tell.send(Event::Started(id, started));
+        });
+    }
+
+    fn uuids(&self, slots: &[SlotId]) -> Vec<String> {
+        let of = |slot: &SlotId| self.pool.slots().get(slot.0 as usize).map(|s| s.slot.uuid.clone());
+        slots.iter().filter_map(of).collect()
+    }
+
+    fn started(&mut self, id: LeaseId, result: Result<(), NotStarted>) {
+        let Some(held) = self.held.get_mut(&id) else { return };
+        held.starting = false;
+        let call = held.call;
+        let Some(lease) = self.pool.lease(id) else { return };
+        if lease.ended.is_some() {
+            // Its client went away while they were started.
+            return self.stop(id);
+        }
+        let failed = match result {
+            Ok(()) => None,
+            Err(NotStarted::Audit(why)) => {
+                self.audit_failed(why.clone());
+                Some((Ended::Gateway, why))
+            }
+            Err(NotStarted::Engine(slot, why)) => {
+                tracing::error!(slot = slot.0, why, "an engine does not start: its slot is out of service");
+                self.pool.out_of_service(slot, &why);
+                Some((Ended::EngineDied, format!("the engine does not start: {why}")))
+            }
+        };
+        if let Some((ended, why)) = failed {
+            let refused = v1::Refusal { why: Why::NotNow.into(), text: why };
+            self.send(call, from_gateway::Said::Refused(refused));
+            self.clients.remove(&call);
+            return self.end(id, ended);
+        }
+        let granted = self.tickets_for(id);
+        match granted {
+            Some(granted) => self.send(call, from_gateway::Said::Granted(granted)),
+            None => self.end(id, Ended::Gateway),
+        }
+    }
+
+    fn tickets_for(&mut self, id: LeaseId) -> Option<v1::Granted> {
+        let lease = self.pool.lease(id)?;
+        let node = lease.ask.who.node.clone();
+        let mut slots = vec![];
+        for slot in &lease.slots {
+            let ticket = new_ticket().ok()?;
+            let of = &self.pool.slots().get(slot.0 as usize)?.slot;
+            slots.push(v1::Slot {
+                ticket: ticket.to_vec().into(),
+                name: of.name.clone(),
+                memory_mib: of.memory_mib,
+                uuid: of.uuid.clone(),
+            });
+            self.tickets.add(&ticket, Opens { lease: id, slot: *slot, node: node.clone() });
+        }
+        Some(v1::Granted {
+            lease: id.0,
+            slots,
+            for_millis: lease.until.map(|until| until.saturating_sub(now())),
+            idle_millis: self.pool.policy().idle_release,
+            engine: self.config.engine.name.clone(),
+            build: self.config.engine.build.clone(),
+            team: lease.team.clone(),
+        })
+    }
+
+    /// Ends a lease: no connection is opened any more, its client is told, its engines are ended.
+    fn end(&mut self, id: LeaseId, why: Ended) {
+        let Some(lease) = self.pool.lease(id) else { return };
+        if lease.ended.is_some() {
+            return;
+        }
+        let word = why.word();
+        let text = self.ended_text(&why);
+        *self.totals.ended.entry(word.into()).or_default() += 1;
+        tracing::info!(lease = id.0, why = word, "a GPU lease is over");
+        self.pool.end(id, why.clone(), now());
+        self.tickets.void(id);
+        let Some(held) = self.held.get(&id) else { return };
+        let call = held.call;
+        // Where nobody is there any more there is nothing to let finish.
+        if !matches!(why, Ended::TimeUp | Ended::IdleTooLong) {
+            held.connections.iter().for_each(AbortHandle::abort);
+        }
+        let starting = held.starting;
+        self.send(call, from_gateway::Said::Ended(v1::Ended { why: word.into(), text }));
+        self.clients.remove(&call);
+        if !starting {
+            self.stop(id);
+        }
+    }
+
+    fn ended_text(&self, why: &Ended) -> String {
+        match why {
+            Ended::Released => "released".into(),
+            Ended::ClientGone => "nothing was heard of the client any more".into(),
+            Ended::IdleTooLong => {
+                let most = self.pool.policy().idle_release.unwrap_or_default() / 1000;
+                format!("it did nothing for {most} s, the longest that `idle-release` allows")
+            }
+            Ended::TimeUp => "its time is up: `longest` of its team".into(),
+            Ended::Evicted { by, why } if why.is_empty() => format!("{by} ended it"),
+            Ended::Evicted { by, why } => format!("{by} ended it: {why}"),
+            Ended::EngineDied => "its engine ended by itself too often".into(),
+            Ended::Gateway => "the GPU server's gateway stopped it".into(),
+        }
+    }
+
+    /// Ends the engines of a lease, again and again until they are gone.
+    fn stop(&mut self, id: LeaseId) {
+        let Some(lease) = self.pool.lease(id) else { return };
+        let slots = lease.slots.clone();
+        let connections: Vec<AbortHandle> =
+            self.held.get_mut(&id).map(|held| std::mem::take(&mut held.connections)).unwrap_or_default();
+        let (engines, tell) = (self.engines.clone(), self.tell.clone());
+        tokio::spawn(async move {
+            let began = now();
+            loop {
+                let (engines, all) = (engines.clone(), slots.clone());
+                let stopping = move || all.iter().try_for_each(|slot| engines.stop(*slot));
+                let stopped = tokio::task::spawn_blocking(stopping).await.map_err(|e| e.to_string());
+                connections.iter().for_each(AbortHandle::abort);
+                match stopped.flatten() {
+                    Ok(()) => break,
+                    Err(why) => tracing::warn!(lease = id.0, why, "its engine is not gone yet"),
+                }
+                let late = now().saturating_sub(began) > ENGINE_GONE;
+                tokio::time::sleep(STOP_AGAIN[usize::from(late)]).await;
+            }
+            let _ = tell.send(Event::Gone(id));
+        });
+    }
+
+    fn gone(&mut self, id: LeaseId) {
+        let Some(held) = self.held.remove(&id) else { return };
+        let at = now();
+        let Some(lease) = self.pool.engine_gone(id) else { return };
+        let seconds = at.saturating_sub(lease.granted) as f64 / 1000.0 * lease.slots.len() as f64;
+        let of_team = self.totals.gpu_seconds.entry(lease.team.clone()).or_default();
+        *of_team.entry(lease.ask.who.node.clone()).or_default() += seconds;
+        let bytes = held.counters.bytes();
+        self.totals.bytes_in += bytes.0;
+        self.totals.bytes_out += bytes.1;
+        let why = lease.ended.as_ref().map(|(why, _)| match why {
+            Ended::Evicted { why, .. } if !why.is_empty() => format!("evicted: {why}"),
+            why => why.word().to_string(),
+        });
+        self.write(Line {
+            lease: Some(id.0),
+            who: Some(lease.ask.who.clone()),
+            team: Some(lease.team.clone()),
+            gpus: self.uuids(&lease.slots),
+            why,
+            bytes: Some(bytes),
+            gpu_seconds: Some(seconds),
+            ..self.line(Happened::Ended)
+        });
+    }
+
+    /// Opens a connection to the engine that a ticket is for, beside the loop.
+    fn tunnel(
+        &mut self,
+        caller: &Caller,
+        ticket: &[u8; TICKET],
+        mut stream: Box<dyn Stream>,
+        place: OwnedSemaphorePermit,
+    ) {
+        let opens = self.tickets.find(ticket, &caller.node).cloned();
+        let held = opens.as_ref().and_then(|opens| self.held.get_mut(&opens.lease));
+        let Some((Opens { lease, slot, .. }, held)) = opens.zip(held) else {
+            tracing::warn!(node = caller.node, "a connection without a good ticket");
+            self.not_opened("ticket");
+            return close(stream, Opened::NoTicket);
+        };
+        let Some(counted) = Counted::of(&held.counters) else {
+            self.not_opened("too-many");
+            return close(stream, Opened::TooMany);
+        };
+        let (engines, tell) = (self.engines.clone(), self.tell.clone());
+        let task = tokio::spawn(async move {
+            let _place = place;
+            let reached = tokio::task::spawn_blocking(move || engines.reach(slot)).await;
+            let engine = match reached.map_err(|e| e.to_string()).flatten() {
+                Ok((engine, anew)) => {
+                    if anew {
+                        let _ = tell.send(Event::Crashed(lease, slot));
+                    }
+                    tokio::net::TcpStream::from_std(engine).map_err(|e| e.to_string())
+                }
+                Err(why) => Err(why),
+            };
+            let engine = match engine {
+                Ok(engine) => engine,
+                Err(why) => {
+                    tracing::warn!(lease = lease.0, slot = slot.0, why, "its engine is not reached");
+                    let _ = tell.send(Event::Crashed(lease, slot));
+                    let _ = tell.send(Event::NotOpened("engine"));
+                    return close(stream, Opened::NoEngine);
+                }
+            };
+            if stream.write_all(&[Opened::Open as u8]).await.is_ok() && stream.flush().await.is_ok() {
+                let first = relay::join(stream, engine, &counted.bytes_in, &counted.bytes_out).await;
+                // A program ends its connections itself: an engine that does so first has crashed.
+                if first == First::B {
+                    let _ = tell.send(Event::Crashed(lease, slot));
+                }
+            }
+        });
+        held.connections.retain(|connection| !connection.is_finished());
+        held.connections.push(task.abort_handle());
+    }
+
+    /// Looks for who is silent.
+    fn tick(&mut self) {
+        let at = now();
+        let silent = |client: &&Client| {
+            !matches!(client.doing, Doing::Has(_)) && at.saturating_sub(client.heard) >= CLIENT_GONE
+        };
+        let gone: Vec<u64> = self.clients.iter().filter(|(_, c)| silent(c)).map(|(call, _)| *call).collect();
+        gone.into_iter().for_each(|call| self.closed(call));
+        if self.pool.policy().idle_release.is_none() {
+            return;
+        }
+        let mut silent = false;
+        for (id, held) in &mut self.held {
+            let bytes = held.counters.bytes();
+            if bytes != held.seen {
+                held.seen = bytes;
+                self.pool.activity(*id, true, at);
+            } else {
+                silent |= !held.starting;
+            }
+        }
+        if silent && !self.looking {
+            self.looking = true;
+            let (engines, tell) = (self.engines.clone(), self.tell.clone());
+            tokio::task::spawn_blocking(move || tell.send(Event::Looked(engines.work())));
+        }
+    }
+
+    /// A lease is idle when no byte passes and its GPUs do nothing. Where it is not known what they do, it is
+    /// not.
+    fn looked(&mut self, work: Result<Vec<GpuWork>, String>) {
+        self.looking = false;
+        let at = now();
+        let work = work.unwrap_or_else(|why| {
+            tracing::warn!(why, "whether the GPUs do anything is not known: nothing counts as idle");
+            vec![]
+        });
+        for (id, held) in &self.held {
+            let Some(lease) = self.pool.lease(*id) else { continue };
+            if held.starting || held.counters.bytes() != held.seen {
+                continue;
+            }
+            let busy = failpoint!(IdleByBytes, false, !self.engines.busy(&work, &lease.slots).is_empty());
+            self.pool.activity(*id, busy, at);
+        }
+    }
+
+    fn tell_who_waits(&mut self) {
+        let mut places: BTreeMap<AskId, v1::Waiting> = BTreeMap::new();
+        if self.clients.values().all(|client| !matches!(client.doing, Doing::Waits { .. })) {
+            return;
+        }
+        for (at, (id, ask)) in self.pool.asks().enumerate() {
+            let Some(team) = self.pool.policy().team_of(&ask.who.node) else { continue };
+            let team = &self.pool.policy().teams[team];
+            let waiting = v1::Waiting {
+                place: at as u32 + 1,
+                gpus: ask.gpus,
+                team: team.name.clone(),
+                team_holds: self.pool.held_by(&team.name),
+                team_may: team.gpus,
+            };
+            places.insert(id, waiting);
+        }
+        for client in self.clients.values_mut() {
+            let Doing::Waits { ask, told } = &mut client.doing else { continue };
+            let Some(waiting) = places.remove(ask).filter(|waiting| told.as_ref() != Some(waiting)) else {
+                continue;
+            };
+            let said = FromGateway { said: Some(from_gateway::Said::Waiting(waiting.clone())) };
+            if client.to.try_send(said).is_ok() {
+                *told = Some(waiting);
+            }
+        }
+    }
+
+    fn list(&self, caller: &Caller) -> v1::ListReply {
+        let team = self.pool.policy().team_of(&caller.node).map(|at| &self.pool.policy().teams[at]);
+        let gpus = self.pool.slots().iter().enumerate().map(|(at, s)| v1::Gpu {
+            name: s.slot.name.clone(),
+            memory_mib: s.slot.memory_mib,
+            uuid: s.slot.uuid.clone(),
+            state: match self.pool.slot_use(SlotId(at as u32)) {
+                SlotUse::Free => v1::gpu::State::Free,
+                SlotUse::Held | SlotUse::Ending => v1::gpu::State::Held,
+                SlotUse::OutOfService => v1::gpu::State::OutOfService,
+            }
+            .into(),
+        });
+        v1::ListReply {
+            engine: self.config.engine.name.clone(),
+            build: self.config.engine.build.clone(),
+            cuda: self.config.engine.cuda.clone(),
+            drained: self.pool.drained() || self.blocked.is_some(),
+            team: team.map(|team| team.name.clone()).unwrap_or_default(),
+            team_holds: team.map(|team| self.pool.held_by(&team.name)).unwrap_or_default(),
+            team_may: team.map(|team| team.gpus).unwrap_or_default(),
+            waiting: self.pool.asks().count() as u32,
+            gpus: gpus.collect(),
+        }
+    }
+
+    fn status(&self) -> PoolStatus {
+        let beside = |id: LeaseId| {
+            let held = self.held.get(&id);
+            Beside {
+                connections: held.map_or(0, |held| held.counters.open.load(Ordering::Relaxed)),
+                rtt_micros: held.and_then(|held| self.clients.get(&held.call)?.rtt_micros),
+            }
+        };
+        let mut totals = self.totals.clone();
+        for held in self.held.values() {
+            let (from, to) = held.counters.bytes();
+            totals.bytes_in += from;
+            totals.bytes_out += to;
+        }
+        let status = self.pool.status(now(), self.config.engine.clone(), totals, beside);
+        PoolStatus { blocked: self.blocked.clone(), ..status }
+    }
+
+    fn local(&mut self, request: &Request) -> Answer {
+        match request {
+            Request::Status => Answer::Status(Box::new(self.status())),
+            Request::Reload => match self.reload() {
+                Ok(()) => Answer::Done,
+                Err(why) => Answer::Failed(why),
+            },
+            Request::InService { slot } => match self.pool.slots().get(*slot as usize) {
+                Some(_) => {
+                    self.pool.in_service(SlotId(*slot));
+                    Answer::Done
+                }
+                None => Answer::Failed(format!("there is no slot {slot}")),
+            },
+        }
+    }
+
+    /// Another policy holds from now on. Other slots or another engine need a new gateway.
+    fn reload(&mut self) -> Result<(), String> {
+        let (config, _) = configuration(self.engines.system.as_ref())?;
+        let same = |a: &ServerConfig, b: &ServerConfig| {
+            (a.port, &a.engine, &a.slots) == (b.port, &b.engine, &b.slots)
+        };
+        if !same(&config, &self.config) {
+            return Err("its port, its engine or its GPUs changed: restart vsgpu-pool.service".into());
+        }
+        self.pool.set_policy(config.policy.clone(), now())?;
+        self.policy = hash(&config.policy);
+        self.config = config;
+        tracing::info!(policy = self.policy, "another policy holds");
+        Ok(())
+    }
+}
+
+/// Says why a connection is not opened, and closes it.
+fn close(mut stream: Box<dyn Stream>, why: Opened) {
+    tokio::spawn(async move {
+        let _ = tokio::time::timeout(Duration::from_secs(2), async {
+            stream.write_all(&[why as u8]).await?;
+            stream.shutdown().await
+        })
+        .await;
+    });
+}

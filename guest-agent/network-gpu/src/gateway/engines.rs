@@ -1,0 +1,162 @@
+//! The engines of the slots: units of systemd, one for each slot, in a network namespace of their own. Started
+//! for a lease, ended after it, and looked for until they are gone.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use vsgpu_core::engine::Engine;
+use vsgpu_core::pool::{Slot, SlotId, SlotKind};
+use vsgpu_core::readers::gpu_work::{self, GpuWork};
+use vsgpu_core::{Command, System};
+
+/// For a start; a unit is ready when its program runs.
+const START: u32 = 15;
+/// For a stop: the unit's own limits are 10 s for it to end and 5 s behind SIGKILL.
+const STOP: u32 = 25;
+/// For a look at a unit or at the GPUs.
+const LOOK: u32 = 10;
+/// Until an engine that was started listens.
+const LISTENS: Duration = Duration::from_secs(10);
+/// For a connection inside of this machine.
+const CONNECT: Duration = Duration::from_secs(2);
+/// Between two tries.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// Where engines listen.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// Each in its own network namespace, `/run/netns/vsgpu-SLOT`, on the engine's port. Nobody but root
+    /// gets in.
+    Namespaces,
+    /// On loopback, from this port on, one for each slot. Every local user reaches them: for simulated
+    /// machines only.
+    Loopback(u16),
+}
+
+/// All engines of a server.
+pub(super) struct Engines {
+    pub system: Arc<dyn System>,
+    pub engine: &'static Engine,
+    pub place: Place,
+    pub slots: Vec<Slot>,
+}
+
+/// Name of a slot's unit.
+fn unit(slot: SlotId) -> String {
+    format!("vsgpu-engine@{}.service", slot.0)
+}
+
+impl Engines {
+    fn systemctl(&self, args: &[&str], within: u32) -> Result<String, String> {
+        let command = Command::new("systemctl", args.iter().copied()).within(within);
+        let output = self.system.run(&command);
+        if output.ok() {
+            return Ok(output.stdout);
+        }
+        let said = output.both();
+        let said = said.lines().next().unwrap_or_default();
+        Err(format!("systemctl {}: {} {said}", args.join(" "), output.ended))
+    }
+
+    /// Starts a slot's engine and waits until it listens.
+    pub(super) fn start(&self, slot: SlotId) -> Result<(), String> {
+        self.systemctl(&["start", &unit(slot)], START)?;
+        let until = self.system.elapsed() + LISTENS;
+        loop {
+            match self.connect(slot) {
+                Ok(_) => return Ok(()),
+                Err(why) if self.system.elapsed() > until => {
+                    return Err(format!("{} runs, but does not listen: {why}", unit(slot)));
+                }
+                Err(_) => self.system.sleep(AGAIN),
+            }
+        }
+    }
+
+    /// Ends a slot's engine. `Ok` is the proof that it is gone: no process of the unit is left, and none of
+    /// anybody is on its GPU.
+    pub(super) fn stop(&self, slot: SlotId) -> Result<(), String> {
+        self.systemctl(&["stop", &unit(slot)], STOP)?;
+        let state = self.systemctl(&["show", "--property=ActiveState", "--value", &unit(slot)], LOOK)?;
+        let state = state.trim();
+        if state != "inactive" && state != "failed" {
+            return Err(format!("{} is {state}", unit(slot)));
+        }
+        let Some(of) = self.slots.get(slot.0 as usize).filter(|slot| slot.kind == SlotKind::Whole) else {
+            // Processes of other MIG devices stand under the same GPU: the unit is the proof.
+            return Ok(());
+        };
+        let work = self.work()?;
+        let gpu = work.iter().find(|gpu| gpu.uuid.eq_ignore_ascii_case(&of.uuid));
+        match gpu.ok_or_else(|| format!("{} is not there any more", of.uuid))?.processes.as_deref() {
+            Some([first, ..]) => Err(format!("process {} ({}) is on {}", first.pid, first.name, of.uuid)),
+            // Where the driver does not say who is on it, the unit is the proof.
+            _ => Ok(()),
+        }
+    }
+
+    /// What goes on on the GPUs.
+    pub(super) fn work(&self) -> Result<Vec<GpuWork>, String> {
+        let output = self.system.run(&vsgpu_core::readers::nvidia_smi::query().within(LOOK));
+        gpu_work::read(&output.stdout).map_err(|why| format!("nvidia-smi: {why} ({})", output.ended))
+    }
+
+    /// A connection to a slot's engine.
+    pub(super) fn connect(&self, slot: SlotId) -> std::io::Result<TcpStream> {
+        let stream = match self.place {
+            Place::Loopback(first) => {
+                let port = first + slot.0 as u16;
+                TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), CONNECT)?
+            }
+            Place::Namespaces => inside(slot, self.engine.port)?,
+        };
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    }
+
+    /// Connections to it, started again where it has ended; whether it had.
+    pub(super) fn reach(&self, slot: SlotId) -> Result<(TcpStream, bool), String> {
+        match self.connect(slot) {
+            Ok(stream) => Ok((stream, false)),
+            Err(_) => {
+                self.start(slot)?;
+                let stream = self.connect(slot).map_err(|e| e.to_string())?;
+                Ok((stream, true))
+            }
+        }
+    }
+
+    /// Ends all of them, as at a start: what an earlier gateway gave away is over.
+    pub(super) fn stop_all(&self) -> Vec<(SlotId, String)> {
+        let all = (0..self.slots.len() as u32).map(SlotId);
+        all.filter_map(|slot| self.stop(slot).err().map(|why| (slot, why))).collect()
+    }
+
+    /// UUIDs of GPUs on which something goes on, or of which that is not known.
+    pub(super) fn busy(&self, work: &[GpuWork], slots: &[SlotId]) -> BTreeSet<SlotId> {
+        let is_busy = |slot: &&SlotId| {
+            let of = self.slots.get(slot.0 as usize);
+            let gpu = of.and_then(|of| work.iter().find(|gpu| gpu.uuid.eq_ignore_ascii_case(&of.uuid)));
+            gpu.and_then(|gpu| gpu.busy_percent) != Some(0)
+        };
+        slots.iter().filter(is_busy).copied().collect()
+    }
+}
+
+/// A connection made in a slot's network namespace. The thread that enters it ends with that; the socket
+/// stays good.
+fn inside(slot: SlotId, port: u16) -> std::io::Result<TcpStream> {
+    let path = PathBuf::from(format!("/run/netns/vsgpu-{}", slot.0));
+    let enter = move || {
+        #[expect(clippy::disallowed_methods, reason = "a namespace is no file of the machine")]
+        let namespace = std::fs::File::open(path)?;
+        nix::sched::setns(namespace.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)?;
+        TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), CONNECT)
+    };
+    let thread = std::thread::Builder::new().spawn(enter)?;
+    thread.join().unwrap_or_else(|_| Err(std::io::Error::other("the thread that enters it ended")))
+}

@@ -1,0 +1,108 @@
+//! What the gateway answers on its own machine, over a local socket that only root may open: the guest agent
+//! looks, and makes a changed policy hold.
+
+use crate::lines;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use vsgpu_core::pool::PoolStatus;
+
+/// Bytes of a question.
+const MAX_QUESTION: usize = 4 << 10;
+/// For a question, and for an answer.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// A question.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// All that is known.
+    Status,
+    /// Read the configuration again: another policy holds from now on.
+    Reload,
+    /// A proof has passed on this slot: it is offered again.
+    InService {
+        /// Its number.
+        slot: u32,
+    },
+}
+
+/// An answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// All that is known.
+    Status(Box<PoolStatus>),
+    /// It is done.
+    Done,
+    /// It is not done: why, for people.
+    Failed(String),
+}
+
+/// A question that waits for its answer.
+pub(super) type Asked = (Request, oneshot::Sender<Answer>);
+
+/// Listens on this path; questions come out, one at a time of each connection.
+pub(super) fn listen(path: &Path) -> Result<mpsc::Receiver<Asked>, String> {
+    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+    match std::fs::symlink_metadata(path) {
+        // What an earlier gateway left.
+        Ok(_) => remove(path).map_err(failed)?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(failed(e)),
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    let only_root = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o600);
+    std::fs::set_permissions(path, only_root).map_err(failed)?;
+    let (asked, questions) = mpsc::channel(8);
+    tokio::spawn(async move {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            tokio::spawn(answer(stream, asked.clone()));
+        }
+    });
+    Ok(questions)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the gateway's own socket")]
+fn remove(path: &Path) -> std::io::Result<()> {
+    std::fs::remove_file(path)
+}
+
+async fn answer(stream: UnixStream, asked: mpsc::Sender<Asked>) {
+    let mut stream = tokio::io::BufReader::new(stream);
+    let question = tokio::time::timeout(WITHIN, lines::next(&mut stream, MAX_QUESTION)).await;
+    let Ok(Ok(Some(question))) = question else { return };
+    let (to, answered) = oneshot::channel();
+    if asked.send((question, to)).await.is_err() {
+        return;
+    }
+    if let Ok(answer) = answered.await {
+        let _ = tokio::time::timeout(WITHIN, lines::send(&mut stream, &answer)).await;
+    }
+}
+
+/// Asks the gateway of this machine.
+///
+/// # Errors
+/// A sentence: there is none.
+pub async fn ask(path: &Path, request: &Request) -> Result<Answer, String> {
+    let asking = async {
+        let stream = UnixStream::connect(path).await?;
+        let mut stream = tokio::io::BufReader::new(stream);
+        lines::send(&mut stream, request).await?;
+        lines::next(&mut stream, lines::MAX_LINE).await
+    };
+    let shown = path.display();
+    match tokio::time::timeout(WITHIN * 2, asking).await {
+        Err(_) => Err(format!("the gateway does not answer on {shown}")),
+        Ok(Err(why)) => Err(format!("the gateway does not serve on {shown}: {why}")),
+        Ok(Ok(None)) => Err(format!("the gateway closed {shown} without an answer")),
+        Ok(Ok(Some(answer))) => Ok(answer),
+    }
+}

@@ -1,0 +1,411 @@
+//! GPUs over the network with real processes: gateway, daemon, users' programs; the engine is a stand-in, the
+//! GPUs and systemd are simulated.
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt as _;
+use vsgpu_tests::fakes::units;
+use vsgpu_tests::lab::gpu_pool::{BUILD, GpuPool, Running, read_as_nobody, team, two_teams};
+use vsgpu_tests::lab::{programs, wait_until};
+use vsgpu_wire::client::{CallError, Connector, Target};
+use vsgpu_wire::pool::client::{Gateway, tunnel};
+use vsgpu_wire::pool::v1::{self, from_gateway::Said};
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
+    runtime.block_on(work)
+}
+
+#[test]
+fn a_program_runs_on_a_gpu_of_another_machine() {
+    let pool = GpuPool::new("pool-run", 2, two_teams(), &["ml-1", "other-1"]);
+    let (status, said) = pool.run("ml-1", &["-n", "1"], "echo").end();
+    assert_eq!(status, Some(0), "{said}{}", pool.logs());
+    for words in [
+        "granted: NVIDIA A100-PCIE-40GB, 40 GiB of gpu-srv-1 (lease 1)",
+        "hello from a simulated engine",
+        "pong",
+    ] {
+        assert!(said.contains(words), "{said}");
+    }
+    pool.all_free(2);
+    let list = String::from_utf8(pool.gpu("ml-1", &["list"]).output().unwrap().stdout).unwrap();
+    assert!(list.starts_with("gpu-srv-1: 2 of 2 GPUs free; team ml holds 0 of 2\n"), "{list}");
+    // Who is in no team is refused by name, and that is written down.
+    let (status, said) = pool.run("other-1", &[], "echo").end();
+    assert!(status == Some(77) && said.contains("this machine is in none of its teams"), "{status:?} {said}");
+    // More than its team may have: at once, not after a wait.
+    let (status, said) = pool.run("ml-1", &["-n", "3"], "echo").end();
+    assert!(status == Some(77) && said.contains("team ml may have 2 at once"), "{status:?} {said}");
+    let audit = pool.audit();
+    let events: Vec<&str> = audit.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    assert_eq!(events, ["began", "granted", "ended"], "{audit:?}");
+    assert_eq!(
+        (&audit[2]["node"], &audit[2]["why"], &audit[2]["team"]),
+        (&json!("ml-1"), &json!("released"), &json!("ml"))
+    );
+    assert!(audit[2]["bytes"][0].as_u64() >= Some(5), "{}", audit[2]);
+}
+
+#[test]
+fn two_slots_and_six_clients() {
+    let clients = ["ml-1", "ml-2", "ml-3", "ci-1", "ci-2", "ci-3"];
+    let pool = GpuPool::new("pool-six", 2, two_teams(), &clients);
+    let mut holders: Vec<Running> = clients.iter().map(|client| pool.run(client, &[], "hold")).collect();
+    for _ in 0..clients.len() {
+        let mut at = None;
+        wait_until("one has a GPU", Duration::from_secs(30), || {
+            at = holders.iter().position(|running| running.said().contains("pong"));
+            at.is_some()
+        });
+        let status = pool.status();
+        let held = status["leases"].as_array().unwrap();
+        let of = |team: &str| held.iter().filter(|lease| lease["team"] == team).count();
+        assert!(held.len() <= 2 && of("ci") <= 1, "{status:#}");
+        assert!((0..2).filter(|slot| pool.engine_runs(*slot)).count() <= 2);
+        let done = holders.remove(at.unwrap());
+        done.signal(Signal::SIGKILL);
+    }
+    pool.all_free(2);
+    let audit = pool.audit();
+    let ended: Vec<&Value> = audit.iter().filter(|line| line["event"] == "ended").collect();
+    assert_eq!(ended.len(), 6, "{audit:?}");
+    let seconds = |team: &str| -> f64 {
+        ended
+            .iter()
+            .filter(|line| line["team"] == team)
+            .map(|line| line["gpu_seconds"].as_f64().unwrap())
+            .sum()
+    };
+    let totals = &pool.status()["totals"]["gpu-seconds"];
+    for team in ["ml", "ci"] {
+        let counted: f64 = totals[team].as_object().unwrap().values().map(|s| s.as_f64().unwrap()).sum();
+        assert!((counted - seconds(team)).abs() < 0.001, "{totals} {}", seconds(team));
+    }
+}
+
+/// Kills one process of a unit: its leader, or a child of that.
+fn kill_of(pool: &GpuPool, machine: &str, unit: &str, leader: bool) {
+    let all = units::processes(&pool.lab.machine(machine), unit);
+    let (first, rest) = (all[0], &all[1..]);
+    let pid = if leader { first } else { rest[0] };
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
+}
+
+/// Rows of the design's table of failures that a kill brings about: who dies, and what is to be seen.
+#[test]
+fn whoever_dies_the_slot_is_free_again_and_no_engine_is_left() {
+    let pool = GpuPool::new("pool-kills", 1, two_teams(), &["ml-1"]);
+    let started = |mode: &str| {
+        let running = pool.run("ml-1", &[], mode);
+        running.wait_for("pong");
+        running
+    };
+    let freed = |since: Instant, what: &str| {
+        wait_until(what, Duration::from_secs(20), || pool.slot(0) == "free" && !pool.engine_runs(0));
+        println!("{what}: free after {:?}", since.elapsed());
+    };
+    let why = || pool.audit().last().unwrap()["why"].as_str().unwrap_or_default().to_string();
+    // The runner: its program finds out at its next call.
+    let running = started("hold");
+    let since = Instant::now();
+    running.signal(Signal::SIGKILL);
+    freed(since, "runner killed");
+    wait_until("the program ended with error 46", Duration::from_secs(5), || {
+        running.said().contains("error 46")
+    });
+    assert_eq!(why(), "released");
+    // The program, by a signal to its runner.
+    let running = started("hold");
+    running.signal(Signal::SIGTERM);
+    let (status, said) = running.end();
+    assert_eq!(status, Some(128 + 15), "{said}");
+    freed(Instant::now(), "program ended");
+    // The daemon.
+    let running = started("hold");
+    let since = Instant::now();
+    kill_of(&pool, "ml-1", "vsgpu-gpu.service", true);
+    freed(since, "daemon killed");
+    let (status, said) = running.end();
+    assert!(status == Some(46) && said.contains("the GPU lease is over"), "{status:?} {said}");
+    assert_eq!(why(), "client-gone");
+    pool.systemctl("ml-1", &["start", "vsgpu-gpu.service"]);
+    // A child of the engine: the lease lives, its program may start anew.
+    let running = started("hold");
+    kill_of(&pool, "gpu-srv-1", "vsgpu-engine@0.service", false);
+    let (status, said) = running.end();
+    assert!(status == Some(46) && !said.contains("lease is over"), "{status:?} {said}");
+    freed(Instant::now(), "engine's child killed");
+    assert_eq!(why(), "released");
+    assert_eq!(pool.status()["totals"]["engine-crashes"], 1);
+    // The gateway: its leases are over, and the next one ends their engines before it serves.
+    let running = started("hold");
+    kill_of(&pool, "gpu-srv-1", "vsgpu-pool.service", true);
+    let (status, said) = running.end();
+    assert!(
+        status == Some(46) && said.contains("gpu-srv-1 closed the connection: the GPU lease is over"),
+        "{said}"
+    );
+    pool.systemctl("gpu-srv-1", &["start", "vsgpu-pool.service"]);
+    assert!(!pool.engine_runs(0) && pool.slot(0) == "free");
+    assert_eq!(pool.audit().last().unwrap()["event"], "began");
+}
+
+/// An engine that dies is started again for the next connection; one that does so again and again takes its
+/// slot out of service, and its lease ends.
+#[test]
+fn an_engine_that_crashes_too_often_is_given_to_nobody() {
+    let pool = GpuPool::new("pool-crash", 1, two_teams(), &["ml-1"]);
+    let shell =
+        format!("for n in 1 2 3 4; do {} program crash; done", programs().join("vsgpu-stand-in").display());
+    let mut command = pool.gpu("ml-1", &["run", "--", "sh", "-c", &shell]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("its engine ended by itself too often"), "{said}\n{}", pool.logs());
+    wait_until("the slot is out of service", Duration::from_secs(10), || pool.slot(0) == "out-of-service");
+    let (status, said) = pool.run("ml-1", &["--wait", "0s"], "echo").end();
+    assert!(status == Some(77) && said.contains("it has 0 of that kind"), "{status:?} {said}");
+    // A proof has passed on it.
+    let answer = units::program(&pool.lab.machine("gpu-srv-1"), "vsgpu-pool", &["in-service", "0"]);
+    assert_eq!(answer.status, 0, "{}", answer.stderr);
+    assert_eq!(pool.run("ml-1", &[], "echo").end().0, Some(0));
+}
+
+#[test]
+fn a_lease_ends_on_time_and_a_silent_one_when_it_is_idle() {
+    let policy = json!({ "teams": [team("ml", 1, json!({})), team("ci", 1, json!({ "longest": 3_000 }))], "idle_release": 6_000 });
+    let pool = GpuPool::new("pool-time", 2, policy, &["ml-1", "ci-1"]);
+    let timed = pool.run("ci-1", &[], "hold");
+    timed.wait_for("for 3 s at most");
+    let (status, said) = timed.end();
+    assert!(
+        status == Some(46) && said.contains("its time is up: `longest` of its team"),
+        "{status:?} {said}"
+    );
+    // A kernel that runs for long: no byte passes, its GPU is busy. It outlives three idle times.
+    let busy = pool.run("ml-1", &[], "work");
+    busy.wait_for("working");
+    let idle = Instant::now();
+    wait_until("three idle times are over", Duration::from_secs(30), || {
+        idle.elapsed() > Duration::from_secs(18) || busy.said().contains("lease is over")
+    });
+    assert!(!busy.said().contains("over") && !busy.said().contains("idle:"), "{}", busy.said());
+    busy.signal(Signal::SIGTERM);
+    busy.end();
+    pool.all_free(2);
+    let silent = pool.run("ml-1", &[], "hold");
+    silent.wait_for("the GPU is idle: its lease ends in");
+    let (status, said) = silent.end();
+    assert!(status == Some(46) && said.contains("it did nothing for 6 s"), "{status:?} {said}");
+    let why: Vec<String> = pool.audit().iter().filter_map(|l| Some(l["why"].as_str()?.into())).collect();
+    assert_eq!(why, ["time-up", "released", "idle-too-long"]);
+}
+
+#[test]
+fn who_waits_is_told_his_place_and_is_not_kept_for_longer_than_he_wants() {
+    let pool = GpuPool::new("pool-wait", 1, two_teams(), &["ml-1", "ml-2", "ci-1"]);
+    let first = pool.run("ml-1", &[], "hold");
+    first.wait_for("pong");
+    let (status, said) = pool.run("ml-2", &["--wait", "1s"], "echo").end();
+    assert_eq!(status, Some(75), "{said}");
+    for words in ["waiting: 1st for 1 GPU of gpu-srv-1 (team ml holds 1 of 2)", "nothing became free in time"]
+    {
+        assert!(said.contains(words), "{said}");
+    }
+    let second = pool.run("ml-2", &[], "echo");
+    second.wait_for("waiting: 1st");
+    let third = pool.run("ci-1", &[], "echo");
+    third.wait_for("waiting: 2nd");
+    // One that goes away leaves the queue.
+    second.signal(Signal::SIGKILL);
+    third.wait_for("waiting: 1st");
+    first.signal(Signal::SIGTERM);
+    assert_eq!(third.end().0, Some(0));
+}
+
+#[test]
+fn what_is_wrong_is_said_before_a_program_starts() {
+    let pool = GpuPool::new("pool-wrong", 1, two_teams(), &["ml-1"]);
+    let started = pool.lab.folder.join("started");
+    let mark = started.display().to_string();
+    let refused = |status: i32, words: &[&str]| {
+        let since = Instant::now();
+        let output = pool.gpu("ml-1", &["run", "--", "touch", &mark]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(status), "{said}");
+        words.iter().for_each(|words| assert!(said.contains(words), "{words}: {said}"));
+        assert!(!started.exists(), "the program was started");
+        since.elapsed()
+    };
+    // Another build of the engine on this side.
+    let path = "/etc/vsgpu/network-gpu.json";
+    let good = pool.lab.state("ml-1").text(path).unwrap();
+    let other = "e".repeat(64);
+    pool.lab.change("ml-1", |m| m.write(path, &good.replace(BUILD, &other)));
+    refused(77, &["another build of the engine", BUILD, &other]);
+    // Asked past the daemon's own look, the gateway says it as well.
+    pool.lab.change("ml-1", |m| m.write(path, &good.replace("gpu-srv-1", "gpu-srv-9")));
+    refused(69, &["gpu-srv-9", "certificate of another node"]);
+    pool.lab.change("ml-1", |m| m.write(path, "{"));
+    refused(69, &["/etc/vsgpu/network-gpu.json", "vsgpu apply"]);
+    pool.lab.change("ml-1", |m| m.write(path, &good));
+    pool.systemctl("gpu-srv-1", &["stop", "vsgpu-pool.service"]);
+    assert!(refused(69, &["gpu-srv-1"]) < Duration::from_secs(5));
+    // Nobody answers at all: an address of a network that is documentation's.
+    let port = format!("127.0.0.1:{}", pool.port);
+    pool.lab.change("ml-1", |m| m.write(path, &good.replace(&port, "192.0.2.1:14843")));
+    let took = refused(69, &["gpu-srv-1"]);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    pool.systemctl("ml-1", &["stop", "vsgpu-gpu.service"]);
+    refused(69, &["the daemon of this machine does not answer", "systemctl status vsgpu-gpu"]);
+    // What cannot be asked for.
+    let said = |args: &[&str]| {
+        let output = pool.gpu("ml-1", args).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (status, text) = said(&["run", "-p", "0.5", "--", "true"]);
+    assert!(status == Some(2) && text.contains("a GPU is given whole"), "{text}");
+    let (status, text) = said(&["run", "-m", "8GB", "--", "true"]);
+    assert!(status == Some(2) && text.contains("no memory such as"), "{text}");
+}
+
+/// Certificates and tickets that must open nothing: tried by our own client, which says what it likes.
+#[test]
+fn nothing_reaches_an_engine_without_the_right_certificate_and_ticket() {
+    let pool = GpuPool::new("pool-attack", 1, two_teams(), &["ml-1", "ml-2"]);
+    let pki = pool.lab.folder.join("pki");
+    let (now, within) = (std::time::SystemTime::now(), Duration::from_secs(5));
+    let target =
+        Target { address: format!("127.0.0.1:{}", pool.port), node: "gpu-srv-1".into(), role: "guest" };
+    let asked = |folder: &std::path::Path| -> Result<(), CallError> {
+        block_on(async {
+            let connector = Connector::of_guest(folder).unwrap();
+            Gateway::open(&connector, &target, within).await?.list(within).await.map(drop)
+        })
+    };
+    assert_eq!(asked(&pki.join("ml-1.guest")), Ok(()));
+    // Another CA, an expired one, a host's.
+    let other = pool.lab.folder.join("other-pki");
+    vsgpu_wire::pki::init(&other, now).unwrap();
+    let strange = vsgpu_wire::pki::issue_node(&other, "ml-1", "guest", 365, now).unwrap();
+    std::fs::copy(pki.join("ca.pem"), strange.join("ca.pem")).unwrap();
+    let long_ago = now - Duration::from_secs(400 * 86_400);
+    let expired = vsgpu_wire::pki::issue_node(&pki, "ml-9", "guest", 365, long_ago).unwrap();
+    for folder in [strange, expired, pki.join("esx-01.host")] {
+        assert!(asked(&folder).is_err(), "{}", folder.display());
+    }
+    block_on(async {
+        let rpc = |name: &str| Connector::of_guest(&pki.join(format!("{name}.guest"))).unwrap();
+        let engines = |name: &str| Connector::to_engines(&pki.join(format!("{name}.guest"))).unwrap();
+        let gateway = Gateway::open(&rpc("ml-1"), &target, within).await.unwrap();
+        // What is the operator's.
+        for refused in [
+            gateway.drain(true, within).await.err(),
+            gateway.evict(1, "mine", within).await.err(),
+            gateway.status(within).await.err(),
+        ] {
+            assert!(matches!(refused, Some(CallError::Refused { .. })), "{refused:?}");
+        }
+        // And what is not his.
+        let operator = Connector::load(&pki).unwrap();
+        let by_operator = Gateway::open(&operator, &target, within).await.unwrap();
+        let ask =
+            || v1::Ask { uid: 0, user: "root".into(), gpus: 1, build: BUILD.into(), ..v1::Ask::default() };
+        let refused = by_operator.lease(ask(), within).await.err();
+        assert!(matches!(refused, Some(CallError::Refused { .. })), "{refused:?}");
+        // A ticket, and who may use it.
+        let mut call = gateway.lease(ask(), within).await.unwrap();
+        let granted = loop {
+            match call.next().await.unwrap().unwrap() {
+                Said::Granted(granted) => break granted,
+                other => assert!(matches!(other, Said::Waiting(_)), "{other:?}"),
+            }
+        };
+        let ticket: [u8; 32] = granted.slots[0].ticket.as_ref().try_into().unwrap();
+        let log = || {
+            std::fs::read_to_string(pool.lab.machine("gpu-srv-1").join("vsgpu-engine@0.service.log")).unwrap()
+        };
+        let sessions =
+            || units::processes(&pool.lab.machine("gpu-srv-1"), "vsgpu-engine@0.service").len() - 1;
+        wait_until("the look at the new engine is over", Duration::from_secs(5), || sessions() == 0);
+        let mut guessed = ticket;
+        guessed[31] ^= 1;
+        for (who, ticket) in [("ml-2", ticket), ("ml-1", guessed), ("ml-1", [0; 32])] {
+            let refused = tunnel(&engines(who), &target, &ticket, within).await.err();
+            assert!(matches!(refused, Some(CallError::Refused { .. })), "{who}: {refused:?}");
+            assert_eq!(sessions(), 0, "{}", log());
+        }
+        // Cut at every byte of the preamble.
+        for bytes in 0..32 {
+            let mut cut = engines("ml-1").dial(&target).await.unwrap();
+            cut.write_all(&ticket[..bytes]).await.unwrap();
+            cut.shutdown().await.unwrap();
+        }
+        assert_eq!(sessions(), 0);
+        let stream = tunnel(&engines("ml-1"), &target, &ticket, within).await.unwrap();
+        wait_until("its session", Duration::from_secs(5), || sessions() == 1);
+        drop(stream);
+        // After its end it opens nothing.
+        call.say(vsgpu_wire::pool::v1::from_client::Said::Release(v1::Release {}));
+        while !matches!(call.next().await.unwrap(), Some(Said::Ended(_)) | None) {}
+        let refused = tunnel(&engines("ml-1"), &target, &ticket, within).await.err();
+        assert!(matches!(refused, Some(CallError::Refused { .. })), "{refused:?}");
+        // Operators: drain, and end a lease with a reason that its user reads.
+        let mut call = gateway.lease(ask(), within).await.unwrap();
+        let lease = loop {
+            if let Said::Granted(granted) = call.next().await.unwrap().unwrap() {
+                break granted.lease;
+            }
+        };
+        assert_eq!(by_operator.drain(true, within).await, Ok(1));
+        by_operator.evict(lease, "the GPU is needed\u{1b}[2J", within).await.unwrap();
+        let ended = loop {
+            if let Said::Ended(ended) = call.next().await.unwrap().unwrap() {
+                break ended;
+            }
+        };
+        assert_eq!(
+            (ended.why.as_str(), ended.text.as_str()),
+            ("evicted", "the operator ended it: the GPU is needed\\u001b[2J")
+        );
+        assert!(by_operator.evict(lease, "again", within).await.is_err());
+    });
+    let (status, said) = pool.run("ml-1", &[], "echo").end();
+    assert!(
+        status == Some(75) && said.contains("gpu-srv-1: it is drained: no new GPU leases"),
+        "{status:?} {said}"
+    );
+}
+
+/// A port on loopback is open to every local user; a GPU lease is its user's alone. And who may ask at all is
+/// decided by who he is.
+#[test]
+fn another_local_user_gets_nothing() {
+    let pool = GpuPool::new("pool-users", 1, two_teams(), &["ml-1"]);
+    let shell =
+        format!("echo at $LUPINE_SERVER; {} program hold", programs().join("vsgpu-stand-in").display());
+    let running = pool.command("ml-1", &["run", "--", "sh", "-c", &shell]);
+    running.wait_for("pong");
+    let said = running.said();
+    let address = said.lines().find_map(|line| line.strip_prefix("at ")).unwrap();
+    let Some(line) = read_as_nobody(address) else { return };
+    assert_eq!(line, "", "{}", pool.logs());
+    assert!(pool.logs().contains("another user's program came to a GPU lease's port"), "{}", pool.logs());
+    running.signal(Signal::SIGKILL);
+    // `nobody` is in no group that may.
+    let (status, said) = pool.run_as_nobody("ml-1");
+    assert!(
+        status == Some(77) && said.contains("may not ask for GPUs: on this machine only root may"),
+        "{said}"
+    );
+    let path = "/etc/vsgpu/network-gpu.json";
+    let group = nix::unistd::Group::from_gid(65_534.into()).unwrap().unwrap().name;
+    let text = pool.lab.state("ml-1").text(path).unwrap();
+    pool.lab.change("ml-1", |m| {
+        m.write(path, &text.replace("\"groups\":[]", &format!("\"groups\":[\"{group}\"]")))
+    });
+    pool.all_free(1);
+    let (status, said) = pool.run_as_nobody("ml-1");
+    assert_eq!(status, Some(0), "{said}");
+}
