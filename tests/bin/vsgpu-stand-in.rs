@@ -2,7 +2,7 @@
 //! and come back. What it keeps of the real one: it is a forking TCP program, on every address, that asks
 //! nobody who he is; a connection is a session; a program whose connection breaks gets error 46 and ends.
 //!
-//! `lupine_driver_server`: the engine, by that name. `vsgpu-stand-in program MODE`: the program.
+//! `lupine_driver_server`, or `vsgpu-stand-in engine`: the engine. `vsgpu-stand-in program MODE`: the program.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -26,6 +26,7 @@ fn main() {
     let args: Vec<String> = args.collect();
     let status = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["session"] => session(),
+        ["engine"] => engine(),
         ["program", mode] => program(mode),
         [] if called.ends_with("lupine_driver_server") => engine(),
         other => panic!("simulated engine: not understood: {other:?}"),

@@ -30,6 +30,8 @@ pub fn run(folder: &Path, program: &str, words: &[&str]) -> Answer {
         "dpkg-query" => Answer::fail(1, ""),
         "timedatectl" => Answer::ok("yes\n"),
         "ln" => link(folder, words),
+        "mkdir" => mkdir(folder, words),
+        "tar" => tar(folder, words),
         "nvidia-ctk" => nvidia_ctk(folder, words),
         "docker" => super::cuda::docker(folder, words),
         "journalctl" if words.first() == Some(&"-k") => {
@@ -152,6 +154,28 @@ fn nvidia_ctk(folder: &Path, words: &[&str]) -> Answer {
             Answer::err(0, "level=info msg=\"Wrote updated config to /etc/docker/daemon.json\" (simulated)\n")
         }
         _ => Answer::err(1, "simulated nvidia-ctk: not understood\n"),
+    }
+}
+
+fn mkdir(folder: &Path, words: &[&str]) -> Answer {
+    let ["-p", path] = words else { return Answer::err(1, "mkdir: missing operand\n") };
+    std::fs::create_dir_all(Machine::read(folder).root(path)).unwrap();
+    Answer::ok("")
+}
+
+/// The real one, on the machine's files.
+fn tar(folder: &Path, words: &[&str]) -> Answer {
+    let ["--no-same-owner", "-xf", file, "-C", to] = words else {
+        return Answer::err(2, "simulated tar: not understood\n");
+    };
+    let m = Machine::read(folder);
+    let mut command = std::process::Command::new("/bin/tar");
+    let output =
+        command.arg(words[0]).arg("-xf").arg(m.root(file)).arg("-C").arg(m.root(to)).output().unwrap();
+    Answer {
+        status: output.status.code().unwrap_or(2),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 

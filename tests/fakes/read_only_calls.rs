@@ -17,7 +17,8 @@ pub fn only_looks(call: &str) -> bool {
         | ["vmkload_mod", "-l"]
         | ["journalctl", ..]
         | ["vsish", "-e", "get", _] => true,
-        ["systemctl", verb, ..] => matches!(*verb, "is-active" | "is-enabled" | "get-default"),
+        ["systemctl", verb, ..] => matches!(*verb, "is-active" | "is-enabled" | "get-default" | "show"),
+        ["vsgpu-pool", "status", ..] | ["vsgpu-gpu", "list" | "status", ..] => true,
         [
             "gcc" | "make" | "dkms" | "nvcc" | "nvidia-ctk" | "docker" | "podman" | "containerd",
             "--version",

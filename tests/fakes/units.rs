@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// As the units say: SIGKILL comes so long after SIGTERM.
@@ -33,19 +34,24 @@ pub fn socket(machine: &Path, unit: &str) -> PathBuf {
 }
 
 /// The first port of the machine's engines, one for each slot: simulated machines have no namespaces of their
-/// own.
+/// own. Chosen when the machine is made.
 pub fn engines_from(machine: &Path) -> u16 {
-    let file = folder_of(machine).join("engines-from");
-    if let Some(port) = std::fs::read_to_string(&file).ok().and_then(|text| text.parse().ok()) {
-        return port;
-    }
-    let port = crate::lab::free_port();
-    for _ in 1..8 {
-        let _ = crate::lab::free_port();
-    }
+    let text = std::fs::read_to_string(folder_of(machine).join("engines-from"));
+    text.ok().and_then(|text| text.parse().ok()).expect("the machine has ports for engines")
+}
+
+/// Ports above those of the lab and below those of the kernel: nobody else comes to listen there.
+pub fn choose_ports(machine: &Path) {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const PLACES: u16 = 330;
+    let start = (std::process::id() % u32::from(PLACES)) as u16;
+    let free = |port: &u16| (0..8).all(|n| std::net::TcpListener::bind(("0.0.0.0", port + n)).is_ok());
+    let port = (0..PLACES)
+        .map(|_| 30_000 + (start + NEXT.fetch_add(1, Ordering::SeqCst)) % PLACES * 8)
+        .find(free)
+        .expect("eight free ports");
     std::fs::create_dir_all(folder_of(machine)).unwrap();
-    std::fs::write(file, port.to_string()).unwrap();
-    port
+    std::fs::write(folder_of(machine).join("engines-from"), port.to_string()).unwrap();
 }
 
 /// Processes of a unit.
@@ -238,7 +244,13 @@ pub fn boot(machine: &Path) {
 /// `vsgpu-pool` and `vsgpu-gpu` as programs of the machine: the real ones, with the machine's own sockets.
 pub fn program(machine: &Path, name: &str, words: &[&str]) -> Answer {
     let unit = format!("{name}.service");
+    if Machine::in_memory(machine) || !socket(machine, &unit).exists() {
+        return Answer::err(1, format!("{name}: there is nobody to answer (simulated)\n"));
+    }
     let mut command = Command::new(simulator().with_file_name(name));
+    // What it starts is found on the machine.
+    let path = format!("{}:/usr/bin:/bin", machine.join("root/usr/bin").display());
+    command.env("PATH", path).env("VSGPU_SIM_MACHINE", machine);
     command.arg("--socket").arg(socket(machine, &unit)).args(words).stdin(Stdio::null());
     match command.output() {
         Ok(output) => Answer {

@@ -153,6 +153,47 @@ pub fn run_file(installer: &str, payload: usize) -> Vec<u8> {
     out
 }
 
+pub const ENGINE_SERVER: &str = "lupine-simulated-cuda12.2-server.tar";
+pub const ENGINE_CLIENT: &str = "lupine-simulated-cuda12.2-client.tar";
+
+/// One half of the stand-in engine's bundle; `build` is any letter.
+pub fn engine(side: vsgpu_core::engine::manifest::Side, build: &str) -> Vec<u8> {
+    use vsgpu_core::engine::manifest::{self, File, Manifest, Side};
+    let server = format!(
+        "#!/bin/sh\n# Stands in for an engine: carries no CUDA.\nexec {} engine\n",
+        super::programs().join("vsgpu-stand-in").display()
+    );
+    let files: Vec<(&str, Vec<u8>)> = match side {
+        Side::Server => vec![("lupine_driver_server", server.into_bytes())],
+        Side::Client => {
+            ["libcuda.so.1", "libnvidia-ml.so.1"].map(|name| (name, b"simulated\n".to_vec())).into()
+        }
+    };
+    let sha256 = |bytes: &[u8]| vsgpu_core::text::hex(&<sha2::Sha256 as sha2::Digest>::digest(bytes));
+    let manifest = Manifest {
+        version: manifest::VERSION,
+        engine: "lupine".into(),
+        side,
+        cuda: "12.2".into(),
+        commit: "unknown".into(),
+        build: build.repeat(64),
+        files: files
+            .iter()
+            .map(|(name, bytes)| File { path: (*name).into(), sha256: sha256(bytes) })
+            .collect(),
+    };
+    let mut tar = tar::Builder::new(vec![]);
+    let text = serde_json::to_vec(&manifest).unwrap();
+    for (name, bytes) in std::iter::once((manifest::NAME, text)).chain(files) {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o755);
+        header.set_cksum();
+        tar.append_data(&mut header, name, bytes.as_slice()).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
 /// Everything the demo's fleet file names.
 pub fn write_all(folder: &Path) {
     write_sized(folder, |size| size);

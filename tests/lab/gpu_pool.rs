@@ -75,6 +75,7 @@ impl GpuPool {
         });
         let pool = Self { lab, port: free_port() };
         let engine = json!({ "name": "lupine", "build": BUILD, "cuda": "13.3" });
+        let bundle = json!({ "file": "by-hand.tar", "sha256": BUILD, "size": 1 });
         let slots: Vec<Value> = (0..gpus)
             .map(|slot| {
                 json!({ "uuid": format!("GPU-simulated-0000:02:0{}.0", slot + 1), "kind": "whole", "memory_mib": 40_960,
@@ -84,14 +85,14 @@ impl GpuPool {
         pool.write(
             "gpu-srv-1",
             "/etc/vsgpu/gpu-server.json",
-            &json!({ "version": 1, "port": pool.port, "engine": engine, "policy": policy, "slots": slots }),
+            &json!({ "version": 1, "port": pool.port, "engine": engine, "bundle": bundle, "policy": policy, "slots": slots }),
         );
         let address = format!("127.0.0.1:{}", pool.port);
         for client in clients {
             pool.write(
                 client,
                 "/etc/vsgpu/network-gpu.json",
-                &json!({ "version": 1, "engine": engine, "libraries": format!("/usr/lib/vsgpu/engine/{BUILD}"),
+                &json!({ "version": 1, "engine": engine, "bundle": bundle, "libraries": format!("/usr/lib/vsgpu/engine/{BUILD}"),
                     "servers": [{ "node": "gpu-srv-1", "address": address }], "groups": [] }),
             );
         }
@@ -100,12 +101,6 @@ impl GpuPool {
 
     pub fn write(&self, machine: &str, path: &str, document: &Value) {
         self.lab.change(machine, |m| m.write(path, &document.to_string()));
-        // The daemon reads the machine's own table of connections.
-        let table = self.lab.machine(machine).join("root/proc/net/tcp");
-        if !table.exists() {
-            std::fs::create_dir_all(table.parent().unwrap()).unwrap();
-            std::os::unix::fs::symlink("/proc/net/tcp", table).unwrap();
-        }
     }
 
     pub fn systemctl(&self, machine: &str, words: &[&str]) {
@@ -194,6 +189,17 @@ impl GpuPool {
         let path = self.lab.machine("gpu-srv-1").join("root/var/lib/vsgpu-pool/audit.jsonl");
         let text = std::fs::read_to_string(path).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Why the leases so far ended, when so many are over and written down.
+    pub fn ended(&self, count: usize) -> Vec<String> {
+        let mut why = vec![];
+        wait_until("the ends are written down", Duration::from_secs(20), || {
+            let over = self.audit().into_iter().filter(|line| line["event"] == "ended");
+            why = over.map(|line| line["why"].as_str().unwrap().to_string()).collect();
+            why.len() >= count
+        });
+        why
     }
 
     pub fn engine_runs(&self, slot: usize) -> bool {

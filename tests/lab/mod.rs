@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 pub const TOKEN: &str = "simulated client configuration token";
 pub const LICENSE_SERVER: &str = "licenses.lab";
 pub const HOST_TOOLS: [&str; 5] = ["esxcli", "vim-cmd", "vmkload_mod", "vmkfstools", "vsish"];
-const GUEST_TOOLS: [&str; 17] = [
+const GUEST_TOOLS: [&str; 19] = [
     "modprobe",
     "modinfo",
     "systemctl",
@@ -44,6 +44,8 @@ const GUEST_TOOLS: [&str; 17] = [
     "ln",
     "nvidia-installer",
     "cuda-installer",
+    "mkdir",
+    "tar",
     "vsgpu-pool",
     "vsgpu-gpu",
 ];
@@ -200,10 +202,17 @@ impl Lab {
         };
         let folder = self.machine(name);
         Machine::create(&folder, &Machine { linux: Some(linux), ..Machine::default() });
+        units::choose_ports(&folder);
         for tool in GUEST_TOOLS {
             state::link(&folder.join("tools").join(tool));
         }
-        state::link(&folder.join("root/usr/bin/vsgpu-cuda-proof"));
+        for program in ["vsgpu-cuda-proof", "vsgpu-pool", "vsgpu-gpu"] {
+            state::link(&folder.join("root/usr/bin").join(program));
+        }
+        // The daemon for network GPUs asks the kernel whose a connection is.
+        let table = folder.join("root/proc/net/tcp");
+        std::fs::create_dir_all(table.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink("/proc/net/tcp", table).unwrap();
         Machine::with(&folder, |m| {
             m.write(
                 "/etc/os-release",

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use vsgpu_core::apply::{self, ApplyOptions};
 use vsgpu_core::catalogue::Entry;
+use vsgpu_core::engine::manifest::Side;
 use vsgpu_core::outcome::{self, Outcome};
 use vsgpu_core::requirement::{TakesEffect, Verdict};
 use vsgpu_core::{Catalogue, Effect, Scope, Subject, effects, observe};
@@ -70,15 +71,20 @@ fn world(name: &str) -> World {
     put(files::DRIVER_17_4, files::run_file("nvidia-installer", 1000));
     put(files::CUDA_12_2, files::run_file("cuda-installer", 1000));
     put(files::TOKEN_FILE, lab::TOKEN.as_bytes().to_vec());
+    put(files::ENGINE_SERVER, files::engine(Side::Server, "a"));
+    put(files::ENGINE_CLIENT, files::engine(Side::Client, "a"));
     // The lab's power events are not listened to here: a reboot happens at once.
     std::fs::remove_file(lab.folder.join("lab.sock")).unwrap();
     let text = format!(
-        "version: 1\nhosts:\n  esx-01:\n    graphics-type: SharedPassthru\n    assignment-policy: Consolidation\n    acceptance-level: VMwareAccepted\n    passthrough: [\"0000:af:00.0\"]\n    ecc: {{ \"0000:3b:00.0\": off }}\n    mig: {{ \"0000:d8:00.0\": on }}\n    vgpu-mode: {{ \"0000:3b:00.0\": MixedSize }}\n    vgpu-scheduler: equal-share\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\n    gpu-management-daemon: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    firmware: efi\n    cpu-reserved: all\n    vgpu: [{{ profile: nvidia_a100-40c, params: {{ enable_uvm: 1 }} }}]\n    passthrough: [A100]\n    guest:\n      package-source: {{ proxy: \"http://proxy:3128\" }}\n      driver: {{ package: files/{} }}\n      persistence: on\n      license: {{ token: files/{} }}\n      cuda-toolkit: {{ package: files/{} }}\n      container-proof: {{}}\n  vm-02:\n    host: esx-01\n    clone-of: {{ base: base }}\n",
+        "version: 1\nhosts:\n  esx-01:\n    graphics-type: SharedPassthru\n    assignment-policy: Consolidation\n    acceptance-level: VMwareAccepted\n    passthrough: [\"0000:af:00.0\"]\n    ecc: {{ \"0000:3b:00.0\": off }}\n    mig: {{ \"0000:d8:00.0\": on }}\n    vgpu-mode: {{ \"0000:3b:00.0\": MixedSize }}\n    vgpu-scheduler: equal-share\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\n    gpu-management-daemon: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    firmware: efi\n    cpu-reserved: all\n    vgpu: [{{ profile: nvidia_a100-40c, params: {{ enable_uvm: 1 }} }}]\n    passthrough: [A100]\n    guest:\n      package-source: {{ proxy: \"http://proxy:3128\" }}\n      driver: {{ package: files/{} }}\n      persistence: on\n      license: {{ token: files/{} }}\n      cuda-toolkit: {{ package: files/{} }}\n      container-proof: {{}}\n      gpu-server: {{ engine: {{ lupine: files/{} }}, port: {}, teams: {{ own: {{ members: [vm-01], gpus: 1 }} }} }}\n      network-gpu: {{ engine: {{ lupine: files/{} }}, servers: [vm-01] }}\n      address: 127.0.0.1:7443\n  vm-02:\n    host: esx-01\n    clone-of: {{ base: base }}\n",
         files::MANAGER_17_4,
         files::DAEMON_17_4,
         files::DRIVER_17_4,
         files::TOKEN_FILE,
-        files::CUDA_12_2
+        files::CUDA_12_2,
+        files::ENGINE_SERVER,
+        lab::free_port(),
+        files::ENGINE_CLIENT
     );
     lab.write_fleet(&text);
     let mut fleet = vsgpu::fleet::file::read(&lab.folder.join("fleet.yaml")).unwrap();

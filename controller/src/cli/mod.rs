@@ -18,6 +18,7 @@ mod exporter;
 mod facts;
 mod global;
 mod plan;
+mod pool;
 mod release;
 mod resume;
 mod run;
@@ -98,6 +99,8 @@ enum Verb {
     Status(status::Status),
     /// Watch hosts, GPUs, vGPUs, licenses and runs, live
     Top(top::Top),
+    /// GPUs over the network: who has which, who waits
+    Pool(pool::Pool),
     /// Say what the code of an error means and what to do
     Explain(explain::Explain),
     /// Show which fleet counts and why; name fleets
@@ -146,6 +149,7 @@ pub fn main() -> ExitCode {
         Verb::Verify(args) => args.run(&printer, &chosen),
         Verb::Status(args) => args.run(&printer, &chosen),
         Verb::Top(args) => args.run(&printer, &chosen),
+        Verb::Pool(args) => args.run(&printer, &chosen),
         Verb::Config(args) => args.run(&printer, &chosen),
         Verb::Explain(args) => args.run(&printer),
         Verb::Exporter(args) => args.run(&printer, &chosen),

@@ -1,7 +1,7 @@
 //! Compatibility checks: combinations across host, VM and guest that do not work, found before anything is
 //! touched. Pure. One file and one line each: a constraint looks at a `Combination` (one VM on its host, or
-//! what `vsgpu compat` was asked) or at a `HostGpus` (the GPUs of one host and everybody who wants a part of
-//! them).
+//! what `vsgpu compat` was asked), at a `HostGpus` (the GPUs of one host and everybody who wants a part of
+//! them) or at a `PoolLink` (a client and one of its GPU servers).
 //!
 //! What is certain is refused; what rests on an uncertain row or on a rule of thumb is a warning and says so.
 //! Every answer names both sides, what it rests on, and the nearest combination that works.
@@ -25,6 +25,12 @@ mod memory;
 mod migration;
 mod mixed_sizes;
 mod nested;
+mod pool_cuda;
+mod pool_engine;
+mod pool_latency;
+mod pool_link;
+mod pool_members;
+mod pool_servers;
 mod profile_exists;
 mod profile_fits;
 mod withdrawn;
@@ -34,6 +40,7 @@ mod combination;
 pub use combination::{Combination, Finding, Gpu, GuestDriver, HostGpus, LicenseWay, Module, Stated};
 pub(crate) use driver_pair::{guest_of, named};
 pub use inputs::{combinations, gpus_of_hosts};
+pub use pool_link::PoolLink;
 
 use crate::error::{Error, Kind};
 use crate::fleet::Fleet;
@@ -73,6 +80,16 @@ pub struct RoomConstraint {
     pub about: &'static str,
     /// What is wrong, if anything.
     pub check: fn(&HostGpus) -> Vec<Finding>,
+}
+
+/// One constraint on a client and one of its GPU servers.
+pub struct PoolConstraint {
+    /// Name, as findings show it.
+    pub name: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    /// What is wrong, if anything.
+    pub check: fn(&PoolLink) -> Vec<Finding>,
 }
 
 /// All constraints on combinations.
@@ -124,6 +141,35 @@ pub const ROOMS: [RoomConstraint; 3] = [
     },
 ];
 
+/// All constraints on clients and their GPU servers.
+pub const POOLS: [PoolConstraint; 5] = [
+    PoolConstraint {
+        name: "pool-servers",
+        about: "Servers that a client names, and VMs with `gpu-server`",
+        check: pool_servers::check,
+    },
+    PoolConstraint {
+        name: "pool-engine",
+        about: "The engine's build on both sides",
+        check: pool_engine::check,
+    },
+    PoolConstraint {
+        name: "pool-members",
+        about: "A client and the teams of its GPU servers",
+        check: pool_members::check,
+    },
+    PoolConstraint {
+        name: "pool-cuda",
+        about: "CUDA of the engine, the server's driver and the client's toolkit",
+        check: pool_cuda::check,
+    },
+    PoolConstraint {
+        name: "pool-latency",
+        about: "The round trip to a GPU server",
+        check: pool_latency::check,
+    },
+];
+
 #[derive(Clone, Debug, Default)]
 pub struct Judgement {
     /// What must not be done, by node.
@@ -156,7 +202,11 @@ pub fn judge(fleet: &Fleet, inventory: Option<&Inventory>, stopped: &BTreeSet<St
         let found = ROOMS.iter().flat_map(|c| (c.check)(&host_gpus).into_iter().map(|f| f.of(c.name)));
         found.collect::<Vec<_>>()
     });
-    for finding in of_combinations.chain(of_rooms) {
+    let of_pools = pool_link::links(fleet, inventory).into_iter().flat_map(|link| {
+        let found = POOLS.iter().flat_map(|c| (c.check)(&link).into_iter().map(|f| f.of(c.name)));
+        found.collect::<Vec<_>>()
+    });
+    for finding in of_combinations.chain(of_rooms).chain(of_pools) {
         if !finding.refused() {
             if warned.insert(finding.clone()) {
                 judgement.warnings.push(finding);

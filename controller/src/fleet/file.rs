@@ -8,6 +8,7 @@ use crate::fleet::deadlines::Deadlines;
 use crate::fleet::driver_catalogue::DriverCatalogue;
 use crate::fleet::model::{Fleet, Guest, Host, Vm};
 use crate::fleet::package;
+use crate::fleet::pool;
 use crate::fleet::range::{expand, nearest};
 use crate::fleet::rollout::Strategy;
 use crate::fleet::specs::{Spec, Specs};
@@ -58,7 +59,10 @@ pub fn from_text(file: &Path, text: &str) -> Result<Fleet, Vec<Error>> {
         lists: BTreeMap::new(),
         ranges: BTreeMap::new(),
     };
-    let fleet = reader.fleet(file, &root);
+    let mut fleet = reader.fleet(file, &root);
+    if let Some(fleet) = &mut fleet {
+        pool::fill_in(&mut fleet.vms);
+    }
     match fleet {
         Some(fleet) if reader.errors.is_empty() => Ok(fleet),
         _ => Err(reader.errors),

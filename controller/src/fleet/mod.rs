@@ -7,6 +7,7 @@ pub mod expectation;
 pub mod file;
 pub mod model;
 pub mod package;
+pub mod pool;
 pub mod range;
 pub mod rollout;
 pub mod schema;

@@ -10,7 +10,7 @@
 
 use crate::compat::{self, Judgement};
 use crate::error::{Error, Kind};
-use crate::fleet::{Fleet, Host, Specs, Vm};
+use crate::fleet::{Fleet, Guest, Host, Specs, Vm};
 use crate::inventory::shared::Shared;
 use crate::inventory::{Inventory, Seen, acquired, reaches};
 use crate::node::{NodeId, NodeKind};
@@ -24,7 +24,8 @@ use vsgpu_core::outcome::Expectation;
 use vsgpu_core::requirement::{Deadline, Needs, TakesEffect, Verdict};
 use vsgpu_core::text::piece;
 use vsgpu_core::units::OnOff;
-use vsgpu_core::{Catalogue, Effect, Requirement};
+use vsgpu_core::{Catalogue, Effect, Requirement, WordOr};
+use vsgpu_guest_agent::guest::{GpuServer, NetworkGpu};
 use vsgpu_host_agent::facts::{VirtualMachines, VmPower};
 use vsgpu_host_agent::host::{MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec, Passthrough};
 use vsgpu_host_agent::vm::{POWER, Power, PowerSpec, PowerState};
@@ -64,6 +65,7 @@ pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Plan
     for host in &fleet.hosts {
         planner.host(host, &by_host[host.name.as_str()]);
     }
+    wait_for_servers(&assigned, &mut planner.steps);
     let Planner { steps, judge: Judge { problems, met, .. }, .. } = planner;
     let seen = inventory.nodes.iter().filter_map(|(id, seen)| Some((id, seen.as_ref().ok()?)));
     let temporary = seen
@@ -75,6 +77,41 @@ pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Plan
         warnings,
         temporary,
         at: inventory.at,
+    }
+}
+
+/// A client of GPU servers is set up, and proved, when its servers are: the only steps that wait for another VM's.
+fn wait_for_servers(fleet: &Fleet, steps: &mut [Step]) {
+    let of =
+        |step: &Step, name: &str| matches!(&step.work, Work::Meet { requirement, .. } if requirement == name);
+    let clients: Vec<usize> =
+        steps.iter().filter(|step| of(step, NetworkGpu::NAME)).map(|step| step.id).collect();
+    if clients.is_empty() {
+        return;
+    }
+    // The step that makes it a server; else the one that starts its VM again.
+    let mut ready: BTreeMap<&str, usize> = BTreeMap::new();
+    for step in steps.iter().filter(|step| step.node.kind == NodeKind::Vm) {
+        ready.insert(&step.node.name, step.id);
+    }
+    for step in steps.iter().filter(|step| of(step, GpuServer::NAME)) {
+        ready.insert(&step.node.name, step.id);
+    }
+    let guests: BTreeMap<&str, &Guest> =
+        fleet.vms.iter().filter_map(|vm| Some((vm.name.as_str(), vm.guest.as_ref()?))).collect();
+    let mut waits = vec![];
+    for id in clients {
+        let own = &steps[id - 1].node.name;
+        let Some(WordOr::Map(client)) = guests.get(own.as_str()).and_then(|guest| guest.spec::<NetworkGpu>())
+        else {
+            continue;
+        };
+        let servers = client.servers.iter().filter(|server| *server != own);
+        waits
+            .push((id, servers.filter_map(|server| ready.get(server.as_str()).copied()).collect::<Vec<_>>()));
+    }
+    for (id, on) in waits {
+        steps[id - 1].after.extend(on);
     }
 }
 
@@ -255,7 +292,10 @@ impl<'a> Planner<'a> {
         for change in changes.iter().filter(|c| !c.recheck && !pending(c)) {
             for placed in (change.entry.files)(&change.spec) {
                 let to = placed.artifact.stored(placed.datastore.as_deref());
-                if !sent.insert(to.clone()) {
+                // What is known to be done without a file needs none: other limits of a GPU server, say.
+                let unused = matches!(&change.verdict, Verdict::Unmet { effects, .. }
+                    if !effects.iter().any(|effect| effect.to_string().contains(&to)));
+                if unused || !sent.insert(to.clone()) {
                     continue;
                 }
                 let folder = to.rsplit_once('/').map_or("", |(folder, _)| folder);

@@ -31,6 +31,7 @@ pub fn rollout(fleet: &Fleet, inventory: &Inventory, steps: &[Step]) -> Rollout 
     }
     let batch = strategy.batch.map_or(rest.len(), |b| b.up(order.len())).max(1);
     waves.extend(rest.chunks(batch).map(|wave| wave.iter().map(ToString::to_string).collect()));
+    not_before_its_server(steps, &mut waves);
     let mut clusters: BTreeMap<String, Cluster> = BTreeMap::new();
     for host in &fleet.hosts {
         let name = host.cluster.clone().unwrap_or_default();
@@ -48,6 +49,28 @@ pub fn rollout(fleet: &Fleet, inventory: &Inventory, steps: &[Step]) -> Rollout 
     clusters.retain(|_, c| c.hosts.iter().any(|h| touched.contains(h.as_str())));
     let stop_at_failed = strategy.stop_at_failed.up(order.len()).max(1);
     Rollout { waves, clusters, stop_at_failed }
+}
+
+/// A step that waits for a step of another host must not keep that host's wave from beginning: such a host comes
+/// with the one that waits for it.
+fn not_before_its_server(steps: &[Step], waves: &mut Vec<Vec<String>>) {
+    let host = |id: usize| steps[id - 1].host.as_str();
+    let across: BTreeSet<(&str, &str)> = steps
+        .iter()
+        .flat_map(|step| step.after.iter().map(move |before| (step.host.as_str(), host(*before))))
+        .filter(|(waits, on)| waits != on)
+        .collect();
+    loop {
+        let wave = |name: &str| waves.iter().position(|wave| wave.iter().any(|host| host == name));
+        let late = across.iter().find_map(|(waits, on)| {
+            let (waits, on_wave) = wave(waits).zip(wave(on))?;
+            (on_wave > waits).then(|| (waits, on_wave, on.to_string()))
+        });
+        let Some((to, from, name)) = late else { break };
+        waves[from].retain(|host| *host != name);
+        waves[to].push(name);
+    }
+    waves.retain(|wave| !wave.is_empty());
 }
 
 /// Which hosts are away now, for a run that is gone on with.

@@ -4,6 +4,7 @@ pub mod colour;
 pub mod explain;
 mod health;
 pub mod plan;
+pub mod pool;
 mod printer;
 pub mod progress;
 pub mod readiness;

@@ -4,6 +4,7 @@ pub mod bandwidth;
 pub mod clock;
 pub mod dkms;
 pub(crate) mod driver_module;
+pub mod engine_bundles;
 pub mod gpus;
 pub mod gridd_log;
 pub mod health;

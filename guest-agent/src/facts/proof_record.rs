@@ -40,7 +40,12 @@ pub(crate) fn read(seen: &Observation, path: &str) -> Result<Option<Record>, Unr
 impl Record {
     /// Made in the running boot, with the running driver.
     pub(crate) fn is_of_now(&self, seen: &Observation) -> Result<bool, Unreadable> {
-        Ok(seen.text(&Probe::BootId)? == Some(&self.boot_id) && seen.file(DRIVER)? == self.beside.as_deref())
+        self.is_of(seen, DRIVER)
+    }
+
+    /// Made in the running boot, with this file as it is.
+    pub(crate) fn is_of(&self, seen: &Observation, beside: &str) -> Result<bool, Unreadable> {
+        Ok(seen.text(&Probe::BootId)? == Some(&self.boot_id) && seen.file(beside)? == self.beside.as_deref())
     }
 
     pub(crate) fn commands(&self) -> Vec<String> {

@@ -10,8 +10,10 @@ pub mod driver;
 pub mod driver_held;
 pub mod driver_package;
 pub mod gpu_on_bus;
+pub mod gpu_server;
 pub mod kernel_updates;
 pub mod license;
+pub mod network_gpu;
 pub mod nouveau;
 pub mod package_source;
 pub mod persistence;
@@ -19,7 +21,9 @@ pub mod persistence;
 pub use cuda_proof::{CudaProof, CudaProofFact};
 pub use cuda_toolkit::{CudaToolkit, ToolkitSpec};
 pub use driver::{Driver, DriverFact, DriverSpec, KernelModule};
+pub use gpu_server::{EngineFile, GpuServer, GpuServerFact, ServerSpec};
 pub use license::License;
+pub use network_gpu::{ClientSpec, NetworkGpu, NetworkGpuFact};
 
 use crate::facts;
 use vsgpu_core::Scope::Guest;
@@ -44,6 +48,8 @@ pub fn all() -> Catalogue {
             Entry::of::<cuda_proof::CudaProof>(Guest),
             Entry::of::<container_toolkit::ContainerToolkit>(Guest),
             Entry::of::<container_proof::ContainerProof>(Guest),
+            Entry::of::<gpu_server::GpuServer>(Guest),
+            Entry::of::<network_gpu::NetworkGpu>(Guest),
         ],
         extra_facts: vec![
             FactEntry::of::<facts::Os>(Guest),

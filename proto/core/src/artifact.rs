@@ -40,6 +40,8 @@ pub enum Kind {
     Deb,
     /// A package of RPM's.
     Rpm,
+    /// A bundle with one half of an engine for GPUs over the network.
+    Engine,
     /// Anything else (a token).
     Other,
 }

@@ -4,6 +4,7 @@
 
 use std::io::{Read, Seek, SeekFrom};
 use vsgpu_core::artifact::{Kind, PackageContent};
+use vsgpu_core::engine::manifest;
 use vsgpu_core::units::DriverVersion;
 
 /// Descriptors are some kilobytes; this bounds a hostile zip.
@@ -51,6 +52,12 @@ pub fn inspect(file: &mut dyn File, name: &str, size: u64) -> Result<(Kind, Vec<
             whole(file, size)?;
             Kind::Run
         }
+        _ if lower.ends_with(".tar") => {
+            if let Some(holds) = engine_bundle(file)? {
+                return Ok((Kind::Engine, holds));
+            }
+            Kind::Other
+        }
         _ if lower.ends_with(".vib") => {
             return Err("this is not a VIB (an ar archive that begins with `!<arch>`)".into());
         }
@@ -64,6 +71,28 @@ pub fn inspect(file: &mut dyn File, name: &str, size: u64) -> Result<(Kind, Vec<
         _ => Kind::Other,
     };
     Ok((kind, by_name))
+}
+
+/// A tar whose first file is an engine's manifest (`packaging/engine/build-lupine` makes it); `None` for any
+/// other.
+fn engine_bundle(file: &mut dyn File) -> Result<Option<Vec<PackageContent>>, String> {
+    let broken = |e: std::io::Error| format!("the tar file is broken or cut off: {e}");
+    file.seek(SeekFrom::Start(0)).map_err(|e| e.to_string())?;
+    let mut archive = tar::Archive::new(file);
+    let Some(first) = archive.entries().map_err(broken)?.next() else { return Ok(None) };
+    let Ok(first) = first else { return Err("this is not a tar file".into()) };
+    if first.path_bytes().as_ref() != manifest::NAME.as_bytes() {
+        return Ok(None);
+    }
+    let mut text = vec![];
+    first.take(MAX_DESCRIPTOR).read_to_end(&mut text).map_err(broken)?;
+    let (manifest, _) = manifest::read(&text)?;
+    let one =
+        |name: String, version: &str| PackageContent { name, version: version.into(), acceptance: None };
+    Ok(Some(vec![
+        one(format!("{}-{}", manifest.engine, manifest.side), &manifest.build),
+        one("cuda".into(), &manifest.cuda),
+    ]))
 }
 
 /// A self-extracting installer states how many lines its script has and how many bytes follow (makeself:

@@ -5,12 +5,116 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
+use vsgpu_core::engine::manifest::Side;
 use vsgpu_tests::fakes::units;
 use vsgpu_tests::lab::gpu_pool::{BUILD, GpuPool, Running, read_as_nobody, team, two_teams};
-use vsgpu_tests::lab::{programs, wait_until};
+use vsgpu_tests::lab::{Lab, files, free_port, programs, wait_until};
 use vsgpu_wire::client::{CallError, Connector, Target};
 use vsgpu_wire::pool::client::{Gateway, tunnel};
 use vsgpu_wire::pool::v1::{self, from_gateway::Said};
+
+/// A host that gives its GPUs whole to the GPU server, and one without GPUs for the clients.
+fn fleet(lab: &Lab, port: u16, build: &str, teams: &str) -> String {
+    let file = |side: &str| format!("files/lupine-{build}-cuda12.2-{side}.tar");
+    let client = |name: &str| {
+        format!(
+            "  {name}:\n    host: esx-02\n    guest:\n      address: {}\n      network-gpu: {{ engine: {{ lupine: {} }}, servers: [gpu-srv-1] }}\n",
+            lab.address(name),
+            file("client")
+        )
+    };
+    format!(
+        "version: 1\ndeadlines: {{ host-reboot-secs: 20, guest-boot-secs: 20 }}\nrollout: {{ canary: 1, batch: 1 }}\nhosts:\n  esx-02:\n    address: {}\n    acceptance-level: VMwareAccepted\n  esx-01:\n    address: {}\n    passthrough: [A100]\nvms:\n{}{}  gpu-srv-1:\n    host: esx-01\n    passthrough: [{{ model: A100, count: 2 }}]\n    shutdown-secs: 2\n    guest:\n      address: {}\n      driver: {{ package: files/{} }}\n      gpu-server:\n        engine: {{ lupine: {} }}\n        port: {port}\n        teams: {teams}\n        idle-release: 15m\n",
+        lab.address("esx-02"),
+        lab.address("esx-01"),
+        client("notebook-1"),
+        client("ci-1"),
+        lab.address("gpu-srv-1"),
+        files::DRIVER_DATA_CENTER,
+        file("server"),
+    )
+}
+
+const TEAMS: &str = "{ ml: { members: [notebook-*], gpus: 2, longest: 8h, weight: 2 }, ci: { members: [ci-*], gpus: 1, longest: 30m } }";
+
+fn fleet_lab(name: &str) -> (Lab, u16) {
+    let lab = Lab::new(name);
+    lab.host("esx-01", "8.0.2", ["0000:3b:00.0", "0000:af:00.0"].map(files::a100).to_vec());
+    lab.host("esx-02", "8.0.2", vec![]);
+    lab.vm("gpu-srv-1", "esx-01");
+    lab.vm("notebook-1", "esx-02");
+    lab.vm("ci-1", "esx-02");
+    files::write_all(&lab.folder.join("files"));
+    for build in ["a", "b"] {
+        for side in [Side::Server, Side::Client] {
+            let file = lab.folder.join(format!("files/lupine-{build}-cuda12.2-{side}.tar"));
+            std::fs::write(file, files::engine(side, build)).unwrap();
+        }
+    }
+    let port = free_port();
+    lab.write_fleet(&fleet(&lab, port, "a", TEAMS));
+    lab.start();
+    (lab, port)
+}
+
+/// From nothing to a proof on another machine's GPU, by the fleet file alone: plan, apply, a second plan that is
+/// empty, verify; other limits, another engine, and the way back.
+#[test]
+fn the_fleet_file_brings_servers_and_clients() {
+    let (lab, port) = fleet_lab("pool-fleet");
+    let plan = lab.expect(3, &["plan"]);
+    assert!(plan.contains("vsgpu-gpu run -n 1 --wait 10m -- vsgpu-cuda-proof 50000"), "{plan}");
+    lab.expect(0, &["apply", "--yes"]);
+    let said = lab.expect(0, &["plan"]);
+    assert!(said.contains("nothing to do") || said.contains("Nothing to do"), "{said}");
+    lab.expect(0, &["verify"]);
+    let said = lab.expect(0, &["verify", "-o", "json"]);
+    assert!(said.contains("over the network from gpu-srv-1"), "{said}");
+    // Other limits hold at once and end nothing: a lease that runs goes on.
+    let gpu = |args: &[&str]| {
+        let mut command = std::process::Command::new(programs().join("vsgpu-gpu"));
+        command
+            .arg("--socket")
+            .arg(units::socket(&lab.machine("notebook-1"), "vsgpu-gpu.service"))
+            .args(args);
+        command
+    };
+    let stand_in = programs().join("vsgpu-stand-in").display().to_string();
+    let mut holder = gpu(&["run", "-n", "1", "--", &stand_in, "program", "hold"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let status = || {
+        let answer = units::program(&lab.machine("gpu-srv-1"), "vsgpu-pool", &["status", "-o", "json"]);
+        serde_json::from_str::<Value>(&answer.stdout).unwrap_or_default()
+    };
+    wait_until("a lease with a connection", Duration::from_secs(20), || {
+        status()["leases"][0]["connections"] == 1
+    });
+    let fewer = TEAMS.replace("gpus: 2", "gpus: 1");
+    lab.write_fleet(&fleet(&lab, port, "a", &fewer));
+    lab.expect(0, &["apply", "--yes"]);
+    assert_eq!((&status()["teams"][1]["name"], &status()["teams"][1]["may"]), (&json!("ml"), &json!(1)));
+    assert_eq!(status()["leases"].as_array().unwrap().len(), 1);
+    // Another engine would end it: refused with the holder's name, until it has ended.
+    lab.write_fleet(&fleet(&lab, port, "b", &fewer));
+    let said = lab.expect(6, &["apply", "--yes"]);
+    assert!(said.contains("this change would end GPU leases: lease"), "{said}");
+    let said = lab.expect(0, &["pool", "status"]);
+    assert!(said.contains("gpu-srv-1") && said.contains("notebook-1"), "{said}");
+    lab.expect(0, &["pool", "drain", "gpu-srv-1"]);
+    let lease = status()["leases"][0]["lease"].as_u64().unwrap().to_string();
+    lab.expect(0, &["pool", "evict", "gpu-srv-1", &lease, "--why", "the engine is changed", "--yes"]);
+    assert_eq!(holder.wait().unwrap().code(), Some(46));
+    wait_until("no lease is left", Duration::from_secs(20), || status()["leases"] == json!([]));
+    lab.expect(0, &["apply", "--yes"]);
+    lab.expect(0, &["verify"]);
+    assert_eq!(status()["engine"]["build"], json!("b".repeat(64)));
+    // The way back.
+    lab.expect(0, &["rollback", "--yes"]);
+    assert_eq!(status()["engine"]["build"], json!("a".repeat(64)));
+}
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
@@ -23,7 +127,7 @@ fn a_program_runs_on_a_gpu_of_another_machine() {
     let (status, said) = pool.run("ml-1", &["-n", "1"], "echo").end();
     assert_eq!(status, Some(0), "{said}{}", pool.logs());
     for words in [
-        "granted: NVIDIA A100-PCIE-40GB, 40 GiB of gpu-srv-1 (lease 1)",
+        "granted: NVIDIA A100-PCIE-40GB, 40 GiB of gpu-srv-1 (lease 1, round trip ",
         "hello from a simulated engine",
         "pong",
     ] {
@@ -38,6 +142,7 @@ fn a_program_runs_on_a_gpu_of_another_machine() {
     // More than its team may have: at once, not after a wait.
     let (status, said) = pool.run("ml-1", &["-n", "3"], "echo").end();
     assert!(status == Some(77) && said.contains("team ml may have 2 at once"), "{status:?} {said}");
+    pool.ended(1);
     let audit = pool.audit();
     let events: Vec<&str> = audit.iter().map(|line| line["event"].as_str().unwrap()).collect();
     assert_eq!(events, ["began", "granted", "ended"], "{audit:?}");
@@ -68,6 +173,7 @@ fn two_slots_and_six_clients() {
         done.signal(Signal::SIGKILL);
     }
     pool.all_free(2);
+    pool.ended(6);
     let audit = pool.audit();
     let ended: Vec<&Value> = audit.iter().filter(|line| line["event"] == "ended").collect();
     assert_eq!(ended.len(), 6, "{audit:?}");
@@ -106,7 +212,6 @@ fn whoever_dies_the_slot_is_free_again_and_no_engine_is_left() {
         wait_until(what, Duration::from_secs(20), || pool.slot(0) == "free" && !pool.engine_runs(0));
         println!("{what}: free after {:?}", since.elapsed());
     };
-    let why = || pool.audit().last().unwrap()["why"].as_str().unwrap_or_default().to_string();
     // The runner: its program finds out at its next call.
     let running = started("hold");
     let since = Instant::now();
@@ -115,7 +220,7 @@ fn whoever_dies_the_slot_is_free_again_and_no_engine_is_left() {
     wait_until("the program ended with error 46", Duration::from_secs(5), || {
         running.said().contains("error 46")
     });
-    assert_eq!(why(), "released");
+    assert_eq!(pool.ended(1), ["released"]);
     // The program, by a signal to its runner.
     let running = started("hold");
     running.signal(Signal::SIGTERM);
@@ -129,7 +234,7 @@ fn whoever_dies_the_slot_is_free_again_and_no_engine_is_left() {
     freed(since, "daemon killed");
     let (status, said) = running.end();
     assert!(status == Some(46) && said.contains("the GPU lease is over"), "{status:?} {said}");
-    assert_eq!(why(), "client-gone");
+    assert_eq!(pool.ended(3)[2], "client-gone");
     pool.systemctl("ml-1", &["start", "vsgpu-gpu.service"]);
     // A child of the engine: the lease lives, its program may start anew.
     let running = started("hold");
@@ -137,7 +242,7 @@ fn whoever_dies_the_slot_is_free_again_and_no_engine_is_left() {
     let (status, said) = running.end();
     assert!(status == Some(46) && !said.contains("lease is over"), "{status:?} {said}");
     freed(Instant::now(), "engine's child killed");
-    assert_eq!(why(), "released");
+    assert_eq!(pool.ended(4)[3], "released");
     assert_eq!(pool.status()["totals"]["engine-crashes"], 1);
     // The gateway: its leases are over, and the next one ends their engines before it serves.
     let running = started("hold");
@@ -198,8 +303,7 @@ fn a_lease_ends_on_time_and_a_silent_one_when_it_is_idle() {
     silent.wait_for("the GPU is idle: its lease ends in");
     let (status, said) = silent.end();
     assert!(status == Some(46) && said.contains("it did nothing for 6 s"), "{status:?} {said}");
-    let why: Vec<String> = pool.audit().iter().filter_map(|l| Some(l["why"].as_str()?.into())).collect();
-    assert_eq!(why, ["time-up", "released", "idle-too-long"]);
+    assert_eq!(pool.ended(3), ["time-up", "released", "idle-too-long"]);
 }
 
 #[test]

@@ -58,6 +58,23 @@ fn as_found(artifact: &Artifact) -> Artifact {
         });
     }
     let sha256 = artifact.sha256.clone().unwrap_or_else(|| "ab".repeat(32));
+    // `lupine-BUILD-cuda13.3-server.tar`; the build is one letter here.
+    let parts: Vec<&str> = name.strip_suffix(".tar").unwrap_or_default().split('-').collect();
+    if let ["lupine", build, cuda, side] = parts[..] {
+        let held = |name: String, version: String| vsgpu_core::artifact::PackageContent {
+            name,
+            version,
+            acceptance: None,
+        };
+        let cuda = cuda.trim_start_matches("cuda").to_string();
+        return Artifact {
+            artifact: artifact.artifact.clone(),
+            sha256: Some(sha256),
+            size: Some(1_500_000),
+            kind: Some(Kind::Engine),
+            holds: vec![held(format!("lupine-{side}"), build.repeat(64)), held("cuda".into(), cuda)],
+        };
+    }
     Artifact {
         artifact: artifact.artifact.clone(),
         sha256: Some(sha256),

@@ -4,8 +4,10 @@ use super::{Format, Machine, complain, parsed, print, runtime};
 use crate::gateway::{Answer, Options, Place, Request, ask, serve};
 use clap::{Parser, Subcommand};
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+use vsgpu_core::amounts::Span;
 use vsgpu_core::pool::PoolStatus;
 use vsgpu_wire::server::{log_to_stderr, tell_systemd};
 
@@ -34,6 +36,14 @@ enum Verb {
     },
     /// Read the configuration again: another policy holds, no lease ends
     Reload,
+    /// Give out no new GPU leases; those that run go on
+    Drain {
+        /// Wait so long for them to end: `30m`. When they have not by then, new ones are given again
+        #[arg(long, value_name = "TIME")]
+        wait: Option<Span>,
+    },
+    /// Give out GPU leases again
+    Undrain,
     /// Offer a slot again, behind a proof that passed on it
     InService {
         /// Its number
@@ -76,6 +86,12 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
         Verb::Serve(options) => return served(options, cli.socket),
         Verb::Status { .. } => Request::Status,
         Verb::Reload => Request::Reload,
+        Verb::Drain { wait: Some(wait) } => {
+            let wait = Duration::from_secs(wait.secs);
+            return runtime()?.block_on(drained(&cli.socket, wait)).map(|()| ExitCode::SUCCESS);
+        }
+        Verb::Drain { wait: None } => Request::Drain { drained: true },
+        Verb::Undrain => Request::Drain { drained: false },
         Verb::InService { slot } => Request::InService { slot: *slot },
     };
     let answer = runtime()?.block_on(ask(&cli.socket, &question))?;
@@ -87,6 +103,37 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
         }
         (Answer::Status(status), _) => Ok(print(&shown(&status))),
         (Answer::Done, _) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Between two looks whether the last lease has ended.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Waits until no GPU lease runs; where one still does in the end, new ones are given again.
+async fn drained(socket: &Path, wait: Duration) -> Result<(), String> {
+    let done = async |request: Request| match ask(socket, &request).await? {
+        Answer::Failed(why) => Err(why),
+        answer => Ok(answer),
+    };
+    done(Request::Drain { drained: true }).await?;
+    let until = tokio::time::Instant::now() + wait;
+    loop {
+        let Answer::Status(status) = done(Request::Status).await? else {
+            return Err("the gateway is of another version".into());
+        };
+        let Some(lease) = status.leases.first() else { return Ok(()) };
+        if tokio::time::Instant::now() >= until {
+            done(Request::Drain { drained: false }).await?;
+            let left = status.leases.len();
+            return Err(format!(
+                "{left} GPU lease{} still there after {} s, the first of {} on {}; new ones are given again",
+                if left == 1 { " is" } else { "s are" },
+                wait.as_secs(),
+                lease.user,
+                lease.node
+            ));
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) enum Event {
     Warning { idle: bool, left_millis: u64 },
     /// The lease is over.
     Ended { why: String, text: String },
+    /// The lease was given back, as its user wanted it: the last event.
+    Released,
     /// Nothing is granted.
     Refused(Refused),
     /// The servers, in the order in which they are asked.
@@ -64,6 +66,8 @@ pub(super) struct Granted {
     pub gpus: Vec<GpuSeen>,
     pub for_millis: Option<u64>,
     pub idle_millis: Option<u64>,
+    /// Round trip of one question, microseconds.
+    pub rtt_micros: Option<u64>,
     /// What the program's environment must have, and must not have.
     pub env: Vec<(String, String)>,
     pub without: Vec<String>,

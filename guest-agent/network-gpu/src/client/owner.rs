@@ -1,6 +1,7 @@
 //! Whose a connection on loopback is. A port on loopback is open to every local user; a lease is not.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
 use vsgpu_core::System;
 
 /// Bytes of the kernel's table: 150 for each connection of the machine.
@@ -8,10 +9,21 @@ const MAX_TABLE: usize = 64 << 20;
 /// `TCP_ESTABLISHED`; later states belong to root, whoever's they were.
 const ESTABLISHED: &str = "01";
 
-/// The user at the other end of an accepted connection; `None` where the kernel does not name one.
+/// Looks at the table, where the connection is not in it.
+const LOOKS: u32 = 5;
+/// Between two of them.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// The user at the other end of an accepted connection; `None` where the kernel does not name one. The table is
+/// read in pieces while connections come and go: one that is not in it is looked for again.
 pub(super) fn owner(system: &dyn System, from: SocketAddrV4, to: SocketAddrV4) -> Option<u32> {
-    let table = system.read("/proc/net/tcp", MAX_TABLE).ok()?;
-    read(&String::from_utf8_lossy(&table), from, to)
+    (0..LOOKS).find_map(|look| {
+        if look > 0 {
+            system.sleep(AGAIN);
+        }
+        let table = system.read("/proc/net/tcp", MAX_TABLE).ok()?;
+        read(&String::from_utf8_lossy(&table), from, to)
+    })
 }
 
 /// From the table's text. The connection's other end is the row whose local address is `from`.

@@ -22,6 +22,8 @@ const UNAVAILABLE: u8 = 69;
 const IN_TIME: u8 = 75;
 const NOT_ALLOWED: u8 = 77;
 
+/// Why a lease is over whose daemon is gone.
+const NO_DAEMON: &str = "the daemon of this machine ended";
 /// Until a lease that is given back is heard to be over.
 const GIVEN_BACK: Duration = Duration::from_secs(8);
 
@@ -173,7 +175,7 @@ pub async fn run(
                 }
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => {
-                    let text = "the daemon of this machine ended".to_string();
+                    let text = NO_DAEMON.to_string();
                     tell(&format!("the GPU lease is over: {text}"));
                     lost = Some(text);
                 }
@@ -182,17 +184,22 @@ pub async fn run(
     };
     // The lease is given back, and heard to be: whether it had ended before is said behind the last word.
     let _ = stream.get_mut().shutdown().await;
-    let rest = async {
-        while let Ok(Some(event)) = lines::next(&mut stream, lines::MAX_LINE).await {
-            if let Event::Ended { text, .. } = event
-                && lost.is_none()
-            {
-                tell(&format!("the GPU lease is over: {text}"));
-                lost = Some(text);
-            }
+    let mut over = async |lost: &mut Option<String>| {
+        while lost.is_none() {
+            let text = match lines::next(&mut stream, lines::MAX_LINE).await {
+                Ok(Some(Event::Released)) => return None,
+                Ok(Some(Event::Ended { text, .. })) => text,
+                Ok(Some(_)) => continue,
+                Ok(None) | Err(_) => NO_DAEMON.to_string(),
+            };
+            *lost = Some(text.clone());
+            return Some(text);
         }
+        None
     };
-    let _ = tokio::time::timeout(GIVEN_BACK, rest).await;
+    if let Ok(Some(text)) = tokio::time::timeout(GIVEN_BACK, over(&mut lost)).await {
+        tell(&format!("the GPU lease is over: {text}"));
+    }
     let status = match ended {
         Some(ExitKind::Status(status)) => status as u8,
         Some(ExitKind::Signal(signal)) => 128u8.saturating_add(signal as u8),

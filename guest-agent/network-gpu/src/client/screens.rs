@@ -75,8 +75,11 @@ pub(super) fn granted(granted: &Granted) -> String {
     if let Some(idle) = granted.idle_millis {
         let _ = write!(text, ", ends when idle for {}", span(idle / 1000));
     }
-    let _ = write!(text, " (lease {})", granted.lease);
-    text
+    let _ = write!(text, " (lease {}", granted.lease);
+    if let Some(rtt) = granted.rtt_micros {
+        let _ = write!(text, ", round trip {:.1} ms", rtt as f64 / 1000.0);
+    }
+    text + ")"
 }
 
 /// What is about to happen.
@@ -183,12 +186,13 @@ mod tests {
             gpus: vec![gpu(None), gpu(None)],
             for_millis: Some(8 * 3_600_000),
             idle_millis: Some(900_000),
+            rtt_micros: Some(412),
             env: vec![],
             without: vec![],
         };
         assert_eq!(
             granted(&lease),
-            "granted: 2 x NVIDIA A100-PCIE-40GB, 40 GiB of gpu-srv-1, for 8 h at most, ends when idle for 15 min (lease 7)"
+            "granted: 2 x NVIDIA A100-PCIE-40GB, 40 GiB of gpu-srv-1, for 8 h at most, ends when idle for 15 min (lease 7, round trip 0.4 ms)"
         );
         assert_eq!(warning(false, 60_000), "warning: the time of the GPU lease is up in 60 s");
     }

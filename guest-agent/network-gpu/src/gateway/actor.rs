@@ -228,8 +228,7 @@ impl Actor {
                 let _ = answer.send(text);
             }
             Call::Drain { drained, answer } => {
-                self.pool.set_drained(drained);
-                tracing::info!(drained, "an operator says whether new GPU leases are given");
+                self.drain(drained);
                 let _ = answer.send(self.pool.leases().count() as u32);
             }
             Call::Evict { lease, why, answer } => {
@@ -244,6 +243,11 @@ impl Actor {
             }
             Call::Tunnel { caller, ticket, stream, place } => self.tunnel(&caller, &ticket, stream, place),
         }
+    }
+
+    fn drain(&mut self, drained: bool) {
+        tracing::info!(drained, "whether new GPU leases are kept back");
+        self.pool.set_drained(drained);
     }
 
     fn lease_call(
@@ -863,6 +867,10 @@ impl Actor {
                 Ok(()) => Answer::Done,
                 Err(why) => Answer::Failed(why),
             },
+            Request::Drain { drained } => {
+                self.drain(*drained);
+                Answer::Done
+            }
             Request::InService { slot } => match self.pool.slots().get(*slot as usize) {
                 Some(_) => {
                     self.pool.in_service(SlotId(*slot));

@@ -22,6 +22,11 @@ pub enum Request {
     Status,
     /// Read the configuration again: another policy holds from now on.
     Reload,
+    /// No new leases, or new ones again.
+    Drain {
+        /// Which.
+        drained: bool,
+    },
     /// A proof has passed on this slot: it is offered again.
     InService {
         /// Its number.

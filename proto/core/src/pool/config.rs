@@ -3,6 +3,7 @@
 
 use super::{MAX_SLOTS, Policy, Slot};
 use crate::engine;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of both documents.
@@ -19,7 +20,7 @@ pub const PORT: u16 = 14_843;
 const MAX_SERVERS: usize = 16;
 
 /// Which engine: both sides must have the same build of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EngineBuild {
     /// Its name: `lupine`.
@@ -30,8 +31,20 @@ pub struct EngineBuild {
     pub cuda: String,
 }
 
+/// The operator's file that an engine came in: by it the engine can be named again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BundleFile {
+    /// Its name, without folders.
+    pub file: String,
+    /// SHA-256 of its bytes, lower-case hex.
+    pub sha256: String,
+    /// Bytes.
+    pub size: u64,
+}
+
 /// What a gateway is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServerConfig {
     /// Version of this document.
@@ -40,6 +53,8 @@ pub struct ServerConfig {
     pub port: u16,
     /// The engine that it starts.
     pub engine: EngineBuild,
+    /// Where that came from.
+    pub bundle: BundleFile,
     /// Who may have how much.
     pub policy: Policy,
     /// What there is to be had, in order of their numbers.
@@ -47,13 +62,15 @@ pub struct ServerConfig {
 }
 
 /// What a client's daemon is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClientConfig {
     /// Version of this document.
     pub version: u32,
     /// The engine whose libraries it has.
     pub engine: EngineBuild,
+    /// Where these came from.
+    pub bundle: BundleFile,
     /// Folder of these libraries.
     pub libraries: String,
     /// GPU servers, in the order in which they are asked.
@@ -63,7 +80,7 @@ pub struct ClientConfig {
 }
 
 /// Where a GPU server is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServerAddress {
     /// Its name, as in its certificate.
@@ -132,10 +149,11 @@ mod tests {
 
     /// As they were first written: what an earlier version wrote must still be read.
     const SERVER: &str = r#"{"version":1,"port":14843,"engine":{"name":"lupine","build":"ab","cuda":"13.3"},
-        "policy":{"teams":[{"name":"ml","members":["notebook-*"],"gpus":2,"longest":28800000,"weight":2}],"idle_release":900000},
+        "bundle":{"file":"lupine-server.tar","sha256":"cd","size":4096},"policy":{"teams":[{"name":"ml","members":["notebook-*"],"gpus":2,"longest":28800000,"weight":2}],"idle_release":900000},
         "slots":[{"uuid":"GPU-1","kind":"whole","memory_mib":40960,"name":"NVIDIA A100-PCIE-40GB"},
                  {"uuid":"MIG-1","kind":{"mig":{"profile":"1g.10gb"}},"memory_mib":9728,"name":"NVIDIA A100 MIG 1g.10gb"}]}"#;
-    const CLIENT: &str = r#"{"version":1,"engine":{"name":"lupine","build":"ab","cuda":"13.3"},"libraries":"/usr/lib/vsgpu/engine/ab",
+    const CLIENT: &str = r#"{"version":1,"engine":{"name":"lupine","build":"ab","cuda":"13.3"},
+        "bundle":{"file":"lupine-client.tar","sha256":"cd","size":4096},"libraries":"/usr/lib/vsgpu/engine/ab",
         "servers":[{"node":"gpu-srv-1","address":"10.0.0.5:14843"}],"groups":["gpu"]}"#;
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is leased: a GPU, or a part of one that its own hardware keeps apart.
 
 use super::{Ask, CRASHES_WITHIN, LeaseId, Millis};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Slots of one gateway, at most: eight GPUs of seven MIG devices each.
@@ -11,7 +12,7 @@ pub const MAX_SLOTS: usize = 64;
 pub struct SlotId(pub u32);
 
 /// What a slot is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SlotKind {
     /// A whole GPU, or a vGPU.
@@ -24,7 +25,7 @@ pub enum SlotKind {
 }
 
 /// One slot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Slot {
     /// UUID of the GPU or of the MIG device, as `nvidia-smi -L` shows it.
     pub uuid: String,

@@ -3,6 +3,7 @@
 
 use super::config::EngineBuild;
 use super::{Millis, Pool, SlotId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ pub const STATUS_VERSION: u32 = 1;
 pub const WAITS: [u64; 8] = [1, 5, 15, 60, 300, 900, 3600, 14_400];
 
 /// All that a gateway knows. Times are spans: clocks of two machines differ.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct PoolStatus {
     /// Version of this document.
@@ -37,7 +38,7 @@ pub struct PoolStatus {
 }
 
 /// A team.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct TeamStatus {
     /// Its name.
@@ -49,7 +50,7 @@ pub struct TeamStatus {
 }
 
 /// What a slot is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SlotUse {
     /// Nothing.
@@ -78,7 +79,7 @@ impl SlotUse {
 }
 
 /// A slot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct SlotStatus {
     /// Its number.
@@ -100,7 +101,7 @@ pub struct SlotStatus {
 }
 
 /// A lease.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct LeaseStatus {
     /// Its number.
@@ -132,7 +133,7 @@ pub struct LeaseStatus {
 }
 
 /// An ask in the queue.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct AskStatus {
     /// The node that asks.
@@ -148,7 +149,7 @@ pub struct AskStatus {
 }
 
 /// Sums since the gateway began.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Totals {
     /// Leases granted.

@@ -1,13 +1,14 @@
 //! Who may have how much: the teams of a GPU server.
 
 use super::Millis;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Teams of one GPU server, at most.
 pub const MOST_TEAMS: usize = 64;
 
 /// A team: nodes that share a quota.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Team {
     /// Its name.
     pub name: String,
@@ -26,7 +27,7 @@ pub struct Team {
 }
 
 /// What the fleet file says of a GPU server's use.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Policy {
     /// The teams. A node belongs to the first that names it.
     pub teams: Vec<Team>,

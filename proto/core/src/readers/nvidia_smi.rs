@@ -33,6 +33,9 @@ pub struct Gpu {
     pub architecture: Option<String>,
     /// UUID. Not a key: copies and masked ones exist.
     pub uuid: Option<String>,
+    /// Number of its device node, `/dev/nvidia0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minor_number: Option<u32>,
     /// `None`, `VGPU`, `Host VGPU`, `Host VSGA`, `Pass-Through`.
     pub virtualization_mode: Option<String>,
     /// MIG mode, active.
@@ -228,6 +231,7 @@ fn gpu(node: &Node, id: &str) -> Result<Gpu, String> {
         name: text(&[&["productname"]]),
         architecture: text(&[&["productarchitecture"]]),
         uuid: text(&[&["uuid", "gpuuuid"]]),
+        minor_number: node.get(&[&["minornumber"]]).and_then(|n| n.parse().ok()),
         // Here `None` is a mode, not a missing value, and is printed as such.
         virtualization_mode: text(&[&["gpuvirtualizationmode"], &["virtualizationmode"]]),
         mig_current: on(&[&["migmode"], &["currentmig", "current"]]),

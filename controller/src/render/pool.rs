@@ -1,0 +1,156 @@
+//! GPU servers, for people: who has which GPU, and who waits.
+
+use crate::inventory::acquired::span;
+use crate::monitoring::pools::Server;
+use crate::render::columns;
+use crate::render::printer::Answer;
+use crate::render::words::counted;
+use serde_json::json;
+use vsgpu_core::pool::status::{LeaseStatus, SlotStatus};
+use vsgpu_core::pool::{PoolStatus, SlotUse};
+use vsgpu_core::text::sentence;
+
+/// `vsgpu pool status`.
+pub fn status(servers: &[Server]) -> Answer {
+    let document = servers.iter().map(|server| match &server.said {
+        Ok(status) => json!({ "server": server.name, "status": status }),
+        Err(error) => json!({ "server": server.name, "error": error.message }),
+    });
+    let json = json!({ "version": 1, "servers": document.collect::<Vec<_>>() });
+    let texts: Vec<String> = servers
+        .iter()
+        .map(|server| match &server.said {
+            Ok(status) => one(&server.name, status),
+            Err(_) => format!("{}: not known, see below", server.name),
+        })
+        .collect();
+    Answer::new(json, texts.join("\n\n"))
+}
+
+fn memory(mib: u64) -> String {
+    if mib >= 1024 { format!("{} GiB", mib.div_ceil(1024)) } else { format!("{mib} MiB") }
+}
+
+fn one(name: &str, status: &PoolStatus) -> String {
+    let free = status.slots.iter().filter(|slot| slot.state == SlotUse::Free).count();
+    let mut head = format!("{name}: {free} of {} free", counted(status.slots.len(), "GPU"));
+    if !status.queue.is_empty() {
+        head += &format!(", {} waiting", status.queue.len());
+    }
+    if status.drained {
+        head += "; drained: no new GPU leases";
+    }
+    if let Some(why) = &status.blocked {
+        head += &format!("; no new GPU leases: {}", sentence(why));
+    }
+    let mut rows = vec![];
+    if status.slots.iter().any(|slot| slot.lease.is_some()) {
+        rows.push(
+            ["GPU", "MODEL", "MEMORY", "STATE", "LEASE", "USER", "TEAM", "FOR", "LEFT"]
+                .map(String::from)
+                .to_vec(),
+        );
+    } else if !status.slots.is_empty() {
+        rows.push(["GPU", "MODEL", "MEMORY", "STATE"].map(String::from).to_vec());
+    }
+    rows.extend(status.slots.iter().map(|slot| row(slot, status)));
+    let mut lines = vec![head];
+    if !rows.is_empty() {
+        lines.extend(columns(&rows).lines().map(|line| format!("  {line}")));
+    }
+    for slot in &status.slots {
+        if let Some(why) = &slot.why {
+            lines.push(format!("  GPU {} is out of service: {}", slot.slot, sentence(why)));
+        }
+    }
+    for ask in &status.queue {
+        let team = status.teams.iter().find(|team| team.name == ask.team);
+        let team = team.map(|team| format!(", holds {} of {}", team.holds, team.may)).unwrap_or_default();
+        lines.push(format!(
+            "  waiting: {} on {} for {} (team {}{team}), since {}",
+            sentence(&ask.user),
+            sentence(&ask.node),
+            counted(ask.gpus as usize, "GPU"),
+            sentence(&ask.team),
+            span(ask.for_secs)
+        ));
+    }
+    lines.join("\n")
+}
+
+fn row(slot: &SlotStatus, status: &PoolStatus) -> Vec<String> {
+    let state = slot.state.word().replace('-', " ");
+    let mut row = vec![slot.slot.to_string(), sentence(&slot.name), memory(slot.memory_mib), state];
+    let lease = slot.lease.and_then(|id| status.leases.iter().find(|lease| lease.lease == id));
+    if let Some(LeaseStatus { lease, user, node, team, for_secs, left_secs, .. }) = lease {
+        row.extend([
+            lease.to_string(),
+            format!("{} on {}", sentence(user), sentence(node)),
+            sentence(team),
+            span(*for_secs),
+            left_secs.map(span).unwrap_or_default(),
+        ]);
+    }
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vsgpu_core::pool::config::EngineBuild;
+    use vsgpu_core::pool::status::{AskStatus, STATUS_VERSION, TeamStatus, Totals};
+
+    #[test]
+    fn a_screen_of_a_gpu_server() {
+        let slot = |slot: u32, state, lease, why: Option<&str>| SlotStatus {
+            slot,
+            name: "NVIDIA A100-PCIE-40GB".into(),
+            uuid: format!("GPU-{slot}"),
+            memory_mib: 40_960,
+            state,
+            lease,
+            why: why.map(String::from),
+        };
+        let status = PoolStatus {
+            version: STATUS_VERSION,
+            engine: EngineBuild { name: "lupine".into(), build: "a".into(), cuda: "13.3".into() },
+            drained: false,
+            blocked: None,
+            teams: vec![TeamStatus { name: "ci".into(), holds: 1, may: 1 }],
+            slots: vec![
+                slot(0, SlotUse::Held, Some(7), None),
+                slot(1, SlotUse::OutOfService, None, Some("its engine crashed 3 times within 5 minutes")),
+            ],
+            leases: vec![LeaseStatus {
+                lease: 7,
+                node: "ci-1".into(),
+                user: "ada".into(),
+                team: "ci".into(),
+                slots: vec![0],
+                for_secs: 720,
+                left_secs: Some(1_080),
+                idle_secs: None,
+                connections: 1,
+                ended: None,
+                rtt_micros: None,
+            }],
+            queue: vec![AskStatus {
+                node: "ci-2".into(),
+                user: "bob".into(),
+                team: "ci".into(),
+                gpus: 1,
+                for_secs: 200,
+            }],
+            totals: Totals::default(),
+        };
+        assert_eq!(
+            one("gpu-srv-1", &status),
+            "gpu-srv-1: 0 of 2 GPUs free, 1 waiting\n  \
+             GPU  MODEL                  MEMORY  STATE           LEASE  USER         TEAM  FOR     LEFT\n  \
+             0    NVIDIA A100-PCIE-40GB  40 GiB  held            7      ada on ci-1  ci    12 min  18 min\n  \
+             1    NVIDIA A100-PCIE-40GB  40 GiB  out of service\n  \
+             GPU 1 is out of service: its engine crashed 3 times within 5 minutes\n  \
+             waiting: bob on ci-2 for 1 GPU (team ci, holds 1 of 1), since 3 min"
+        );
+    }
+}
