@@ -153,22 +153,40 @@ pub fn run_file(installer: &str, payload: usize) -> Vec<u8> {
     out
 }
 
+use vsgpu_core::engine::manifest::{self, File, Manifest, Side};
+
 pub const ENGINE_SERVER: &str = "lupine-simulated-cuda12.2-server.tar";
 pub const ENGINE_CLIENT: &str = "lupine-simulated-cuda12.2-client.tar";
 
 /// One half of the stand-in engine's bundle; `build` is any letter.
-pub fn engine(side: vsgpu_core::engine::manifest::Side, build: &str) -> Vec<u8> {
-    use vsgpu_core::engine::manifest::{self, File, Manifest, Side};
+pub fn engine(side: Side, build: &str) -> Vec<u8> {
     let server = format!(
         "#!/bin/sh\n# Stands in for an engine: carries no CUDA.\nexec {} engine\n",
         super::programs().join("vsgpu-stand-in").display()
     );
-    let files: Vec<(&str, Vec<u8>)> = match side {
-        Side::Server => vec![("lupine_driver_server", server.into_bytes())],
+    match side {
+        Side::Server => engine_of(side, build, vec![("lupine_driver_server", server.into_bytes())]),
         Side::Client => {
-            ["libcuda.so.1", "libnvidia-ml.so.1"].map(|name| (name, b"simulated\n".to_vec())).into()
+            let files = ["libcuda.so.1", "libnvidia-ml.so.1"].map(|name| (name, b"simulated\n".to_vec()));
+            engine_of(side, build, files.into())
         }
+    }
+}
+
+/// The same for a machine of its own: with the stand-in itself, and with the simulated driver as the shim.
+pub fn whole_engine(side: Side, build: &str) -> Vec<u8> {
+    let read = |name: &str| std::fs::read(super::programs().join(name)).unwrap();
+    let files = match side {
+        Side::Server => vec![("lupine_driver_server", read("vsgpu-stand-in"))],
+        Side::Client => vec![
+            ("libcuda.so.1", read("libvsgpu_sim_libcuda.so")),
+            ("libnvidia-ml.so.1", b"simulated\n".to_vec()),
+        ],
     };
+    engine_of(side, build, files)
+}
+
+fn engine_of(side: Side, build: &str, files: Vec<(&str, Vec<u8>)>) -> Vec<u8> {
     let sha256 = |bytes: &[u8]| vsgpu_core::text::hex(&<sha2::Sha256 as sha2::Digest>::digest(bytes));
     let manifest = Manifest {
         version: manifest::VERSION,

@@ -185,6 +185,8 @@ impl Container {
             "--console=pipe",
             "--resolv-conf=off",
             "--timezone=off",
+            // A VM's root sets up namespaces of its own.
+            "--capability=CAP_NET_ADMIN",
         ]);
         nspawn
             .arg("--directory")

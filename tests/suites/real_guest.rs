@@ -434,11 +434,133 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     assert!(!guest.run(&["dpkg", "-s", "nvidia-linux-grid-535"]).1.contains("install ok installed"));
 }
 
+/// GPUs over the network by the real units: gateway, namespace, engine and daemon under a real systemd, server and
+/// client in one guest. The engine is a stand-in, its shim the simulated driver.
+fn gpus_over_the_network_by_the_real_units() {
+    use vsgpu_core::engine::manifest::Side;
+    let world = world("real-network-gpu");
+    let guest = &world.guest;
+    for side in [Side::Server, Side::Client] {
+        let file = world.files.join(format!("lupine-{side}.tar"));
+        std::fs::write(file, vsgpu_tests::lab::files::whole_engine(side, "a")).unwrap();
+    }
+    // The units come with the package, as on any guest.
+    let package = vsgpu_tests::lab::package("vsgpu-guest-agent", ".deb");
+    std::fs::copy(package, guest.root.join("root/agent.deb")).unwrap();
+    guest.must(&["dpkg", "--force-confold", "-i", "/root/agent.deb"]);
+    wait_until("its agent answers", Duration::from_secs(60), || {
+        std::net::TcpStream::connect((guest.address().as_str(), 7443)).is_ok()
+    });
+    guest.must(&["useradd", "--system", "--no-create-home", "ada"]);
+    world.wish(&format!(
+        "package-source: {{ proxy: \"{}\" }}\ndriver: {{ package: files/{DRIVER} }}\nlicense: {{ token: files/good.tok, wait-secs: 20 }}\ngpu-server:\n  engine: {{ lupine: files/lupine-server.tar }}\n  teams: {{ own: {{ members: [vm-01], gpus: 1 }} }}\nnetwork-gpu: {{ engine: {{ lupine: files/lupine-client.tar }}, servers: [vm-01], users: [ada] }}",
+        guest.proxy()
+    ));
+    world.apply(0);
+    world.lab.expect(0, &["verify", "fleet.yaml"]);
+    let pool = world.lab.expect(0, &["pool", "status", "fleet.yaml"]);
+    assert!(pool.contains("vm-01: 1 of 1 GPU free"), "{pool}");
+    // The engine of a lease that runs: who it is, where it is, and who reaches it.
+    let mut holder = guest.background(&["vsgpu-gpu", "run", "--", "sleep", "600"]);
+    wait_until("an engine runs", Duration::from_secs(30), || {
+        guest.run(&["systemctl", "is-active", "vsgpu-engine@0.service"]).0
+    });
+    let pid = guest.must(&["systemctl", "show", "--property=MainPID", "--value", "vsgpu-engine@0.service"]);
+    let pid = pid.trim();
+    let status = guest.must(&["cat", &format!("/proc/{pid}/status")]);
+    let line =
+        |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_string();
+    assert!(line("Uid:").split_whitespace().nth(1).is_some_and(|uid| uid != "0"), "{status}");
+    assert_eq!(line("CapEff:").split_whitespace().nth(1), Some("0000000000000000"), "{status}");
+    assert_eq!(line("NoNewPrivs:").split_whitespace().nth(1), Some("1"));
+    let own = guest.must(&["readlink", "/proc/1/ns/net"]);
+    assert_ne!(
+        guest.must(&["readlink", &format!("/proc/{pid}/ns/net")]),
+        own,
+        "it shares the machine's network"
+    );
+    let inside = guest.must(&["ip", "netns", "exec", "vsgpu-0", "sh", "-c", "cat /proc/net/tcp; ip -o link"]);
+    assert!(
+        inside.contains(":39F1") && !inside.contains("eth"),
+        "14833 inside, and nothing but loopback: {inside}"
+    );
+    // From outside, as anybody: no such port on any address.
+    let listens = guest.must(&["cat", "/proc/net/tcp", "/proc/net/tcp6"]);
+    assert!(
+        !listens.contains(":39F1 00000000:0000 0A") && listens.contains(":39FB 00000000:0000 0A"),
+        "{listens}"
+    );
+    // The daemon has no right at all, and no key on its command line.
+    let pid = guest.must(&["systemctl", "show", "--property=MainPID", "--value", "vsgpu-gpu.service"]);
+    let status = guest.must(&["cat", &format!("/proc/{}/status", pid.trim())]);
+    assert!(status.contains("CapEff:\t0000000000000000") && !status.contains("Uid:\t0\t"), "{status}");
+    // A user of the group may, another may not.
+    let as_user = |user: &str| {
+        guest.run(&[
+            "setpriv",
+            &format!("--reuid={user}"),
+            "--regid=nogroup",
+            "--init-groups",
+            "vsgpu-gpu",
+            "run",
+            "--wait",
+            "1s",
+            "--",
+            "true",
+        ])
+    };
+    let (_, said) = as_user("ada");
+    assert!(said.contains("nothing became free in time"), "{said}");
+    let (_, said) = as_user("nobody");
+    assert!(said.contains("may not ask for GPUs: it is in none of the groups ada"), "{said}");
+    // Its end: the engine is gone, its namespace too, the GPU free.
+    let _ = guest.run(&["pkill", "-KILL", "-f", "vsgpu-gpu run"]);
+    let _ = holder.wait();
+    wait_until("the GPU is free", Duration::from_secs(20), || {
+        guest.run(&["vsgpu-pool", "status"]).1.contains("free")
+    });
+    wait_until("the namespace is gone", Duration::from_secs(20), || {
+        !guest.must(&["ip", "netns", "list"]).contains("vsgpu-0")
+    });
+    // Rounds of kills leave nothing behind: no process, no unit, no namespace, no descriptor.
+    let descriptors = || {
+        let pid = guest.must(&["systemctl", "show", "--property=MainPID", "--value", "vsgpu-pool.service"]);
+        guest
+            .must(&["sh", "-c", &format!("ls /proc/{}/fd | wc -l", pid.trim())])
+            .trim()
+            .parse::<u32>()
+            .unwrap()
+    };
+    let before = descriptors();
+    let rounds = std::env::var("VSGPU_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(5);
+    for _ in 0..rounds {
+        let mut holder = guest.background(&["vsgpu-gpu", "run", "--", "sleep", "600"]);
+        wait_until("an engine runs", Duration::from_secs(30), || {
+            guest.run(&["systemctl", "is-active", "vsgpu-engine@0.service"]).0
+        });
+        let _ = guest.run(&["pkill", "-KILL", "-f", "vsgpu-gpu run"]);
+        let _ = holder.wait();
+        wait_until("the GPU is free", Duration::from_secs(20), || {
+            guest.run(&["vsgpu-pool", "status"]).1.contains("free")
+        });
+    }
+    wait_until("no more descriptors than before", Duration::from_secs(20), || descriptors() <= before);
+    assert!(!guest.run(&["pgrep", "-f", "lupine_driver_server"]).0, "an engine is left");
+    wait_until("the namespace is gone", Duration::from_secs(20), || {
+        !guest.must(&["ip", "netns", "list"]).contains("vsgpu-0")
+    });
+    // And it goes as it came.
+    world.wish("gpu-server: off\nnetwork-gpu: off");
+    world.apply(0);
+    assert!(!guest.run(&["systemctl", "is-active", "vsgpu-pool.service"]).0);
+}
+
 fn main() -> std::process::ExitCode {
     vsgpu_tests::harness::main(&[("", TESTS)])
 }
 
 const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     from_a_fresh_debian_to_a_proof_and_then_nothing[Container],
-    every_error_has_its_cause_and_leaves_the_guest_alone[Container]
+    every_error_has_its_cause_and_leaves_the_guest_alone[Container],
+    gpus_over_the_network_by_the_real_units[Container]
 ];

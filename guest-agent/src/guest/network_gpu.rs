@@ -4,7 +4,6 @@
 
 use crate::facts::engine_bundles::{self, Bundle, folder};
 use crate::facts::proof_record;
-use crate::guest::cuda_proof::PROGRAM as PROOF;
 use crate::guest::gpu_server::{EngineFile, Off};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -220,9 +219,10 @@ fn proved(seen: &Observation) -> Result<Option<NetworkProof>, Unreadable> {
             (report, failure)
         }
         Err(_) => {
-            // A hint may stand behind it.
-            let why = said.lines().filter_map(|line| line.strip_prefix("vsgpu-gpu: ")).next_back();
-            let why = why.or(said.lines().next_back()).unwrap_or_default();
+            // The last thing that was said: a hint may stand behind it, and the grant before it.
+            let is_cause = |line: &&str| !line.starts_with(' ') && !line.contains(": granted: ");
+            let why = said.lines().rfind(is_cause).unwrap_or_default();
+            let why = why.strip_prefix("vsgpu-gpu: ").unwrap_or(why);
             (CudaReport::default(), Some(format!("{}: {why}", run.output.ended)))
         }
     };
@@ -255,11 +255,11 @@ impl ClientSpec {
     /// The proof's command; `None` where none is wanted.
     fn proof_command(&self) -> Option<Command> {
         let WordOr::Map(proof) = &self.proof else { return None };
-        let mut args: Vec<String> = ["run", "-n", "1", "--wait", WAIT.0].map(String::from).into();
+        let mut args: Vec<String> = ["prove", "-n", "1", "--wait", WAIT.0].map(String::from).into();
         if let Some(memory) = proof.memory {
             args.extend(["-m".into(), memory.to_string()]);
         }
-        args.extend(["--", PROOF, ELEMENTS].map(String::from));
+        args.push(ELEMENTS.into());
         Some(Command::new(PROGRAM, args).within(WAIT.1))
     }
 }
@@ -279,7 +279,8 @@ fn run(args: &[&str]) -> Effect {
 impl Requirement for NetworkGpu {
     const NAME: &'static str = "network-gpu";
     const ABOUT: &'static str = "Programs of this guest use GPUs of other machines; our proof ran on one";
-    const AFTER: &'static [&'static str] = &["package-source"];
+    // Of the same guest: one that is a server, too, serves itself as well.
+    const AFTER: &'static [&'static str] = &["package-source", "gpu-server"];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;

@@ -90,7 +90,7 @@ fn pages(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, String> {
     Ok(all)
 }
 
-/// The guest agent with its CUDA proof.
+/// The guest agent with its CUDA proof, and the programs for GPUs over the network.
 ///
 /// # Errors
 /// A sentence.
@@ -106,7 +106,16 @@ pub fn guest(root: &Path, built: &Path) -> Result<Package, String> {
         ),
         Entry::config("etc/vsgpu/guest-agent.conf", 0o644, read(&linux.join("guest-agent.conf"))?),
     ];
+    // Both are there, and run where the fleet file says so.
+    for program in ["vsgpu-pool", "vsgpu-gpu"] {
+        entries.push(Entry::new(&format!("usr/bin/{program}"), 0o755, read(&built.join(program))?));
+    }
+    for unit in ["vsgpu-pool.service", "vsgpu-gpu.service", "vsgpu-engine@.service", "vsgpu-netns@.service"] {
+        entries.push(Entry::new(&format!("usr/lib/systemd/system/{unit}"), 0o644, read(&linux.join(unit))?));
+    }
     entries.extend(manual(vsgpu_wire::server::command(&vsgpu_guest_agent::agent()))?);
+    entries.extend(manual(vsgpu_network_gpu::cli::pool::command())?);
+    entries.extend(manual(vsgpu_network_gpu::cli::gpu::command())?);
     let script = |name| Ok::<_, String>((name, read(&linux.join(format!("guest-agent.{name}")))?));
     Ok(Package {
         name: "vsgpu-guest-agent",

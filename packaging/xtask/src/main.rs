@@ -167,6 +167,8 @@ fn package(out: &Path, only: &[Kind], dev: bool) -> Result<(), String> {
             "-p",
             "vsgpu-guest-agent",
             "-p",
+            "vsgpu-network-gpu",
+            "-p",
             "vsgpu-cuda-proof",
         ]);
         run(&mut cargo)?;
@@ -211,7 +213,9 @@ fn at_a_prompt(program: impl AsRef<std::ffi::OsStr>) -> Command {
 
 fn stripped(from: &Path, to: &Path) -> Result<PathBuf, String> {
     std::fs::create_dir_all(to).map_err(|e| format!("{}: {e}", to.display()))?;
-    for program in ["vsgpu", "vsgpu-host-agent", "vsgpu-guest-agent", "vsgpu-cuda-proof"] {
+    let programs =
+        ["vsgpu", "vsgpu-host-agent", "vsgpu-guest-agent", "vsgpu-pool", "vsgpu-gpu", "vsgpu-cuda-proof"];
+    for program in programs {
         run(Command::new("strip").arg("-o").arg(to.join(program)).arg(from.join(program)))?;
     }
     Ok(to.to_path_buf())

@@ -7,17 +7,23 @@
 //! named by `VSGPU_SIM_CUDA`, one word: `none` (no device), `init` (CUDA error 802), `wrong` (one wrong sum),
 //! `hang`, `small` (1 MiB of memory), `lost` (the device is gone when a kernel is launched), `old` (PTX is
 //! too new for it).
+//!
+//! Where `LUPINE_SERVER` is set it plays the shim of an engine for GPUs over the network: it keeps a connection to
+//! the stand-in engine there, and answers 46 to everything when that breaks. It still computes here.
 
 #![allow(clippy::disallowed_methods, reason = "test code: it plays a driver library")]
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::Mutex;
 
 const OK: c_int = 0;
 const INVALID_VALUE: c_int = 1;
 const OUT_OF_MEMORY: c_int = 2;
 const NOT_INITIALIZED: c_int = 3;
+const DEVICE_UNAVAILABLE: c_int = 46;
 const NO_DEVICE: c_int = 100;
 const INVALID_DEVICE: c_int = 101;
 const INVALID_CONTEXT: c_int = 201;
@@ -47,6 +53,37 @@ fn with<T>(f: impl FnOnce(&mut State) -> T) -> T {
     f(state.get_or_insert_with(State::default))
 }
 
+/// The connection to an engine, once there is one.
+static ENGINE: Mutex<Option<TcpStream>> = Mutex::new(None);
+
+/// Connects, where there is an engine to connect to; whether all is well.
+fn connect() -> bool {
+    let Ok(servers) = std::env::var("LUPINE_SERVER") else { return true };
+    let stream = servers.split(',').next().and_then(|server| TcpStream::connect(server).ok());
+    let Some(mut stream) = stream else { return false };
+    let mut byte = [0];
+    loop {
+        match stream.read(&mut byte) {
+            Ok(1) if byte[0] == b'\n' => break,
+            Ok(1) => {}
+            _ => return false,
+        }
+    }
+    let held = stream.write_all(b"e").is_ok() && stream.set_nonblocking(true).is_ok();
+    *ENGINE.lock().unwrap_or_else(|e| e.into_inner()) = Some(stream);
+    held
+}
+
+/// Whether the connection still stands.
+fn connected() -> bool {
+    let engine = ENGINE.lock().unwrap_or_else(|e| e.into_inner());
+    let closed = |stream: &TcpStream| match stream.peek(&mut [0]) {
+        Ok(n) => n == 0,
+        Err(why) => why.kind() != std::io::ErrorKind::WouldBlock,
+    };
+    !engine.as_ref().is_some_and(closed)
+}
+
 fn mode() -> String {
     std::env::var("VSGPU_SIM_CUDA")
         .ok()
@@ -70,6 +107,7 @@ fn inside(f: impl FnOnce(&mut State) -> c_int) -> c_int {
     with(|s| match (s.initialised, s.current) {
         (false, _) => NOT_INITIALIZED,
         (_, false) => INVALID_CONTEXT,
+        _ if !connected() => DEVICE_UNAVAILABLE,
         _ => f(s),
     })
 }
@@ -94,6 +132,9 @@ pub unsafe extern "C" fn cuInit(flags: c_uint) -> c_int {
         },
         _ if flags != 0 => return INVALID_VALUE,
         _ => {}
+    }
+    if !connect() {
+        return DEVICE_UNAVAILABLE;
     }
     with(|s| s.initialised = true);
     OK

@@ -63,7 +63,7 @@ fn fleet_lab(name: &str) -> (Lab, u16) {
 fn the_fleet_file_brings_servers_and_clients() {
     let (lab, port) = fleet_lab("pool-fleet");
     let plan = lab.expect(3, &["plan"]);
-    assert!(plan.contains("vsgpu-gpu run -n 1 --wait 10m -- vsgpu-cuda-proof 50000"), "{plan}");
+    assert!(plan.contains("vsgpu-gpu prove -n 1 --wait 10m 50000"), "{plan}");
     lab.expect(0, &["apply", "--yes"]);
     let said = lab.expect(0, &["plan"]);
     assert!(said.contains("nothing to do") || said.contains("Nothing to do"), "{said}");

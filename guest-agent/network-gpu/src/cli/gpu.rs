@@ -39,6 +39,13 @@ enum Verb {
         #[command(flatten)]
         want: Want,
     },
+    /// The same with vsgpu's own proof: vectors are added on each GPU, every result is checked
+    Prove {
+        #[command(flatten)]
+        want: Want,
+        /// Elements of each vector addition [default: 50000 and 1000000]
+        elements: Vec<u64>,
+    },
     /// Show the GPUs of all servers
     List {
         /// Output format
@@ -86,6 +93,11 @@ struct Daemon {
     pki: PathBuf,
 }
 
+/// The command line, for help texts and man pages.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli: Cli = match parsed() {
@@ -111,6 +123,12 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.verb {
         Verb::Run { want, command } => lease(&runtime, socket, want, command),
         Verb::Shell { want } => lease(&runtime, socket, want, vec![shell()]),
+        Verb::Prove { want, elements } => {
+            let elements = if elements.is_empty() { vec![50_000, 1_000_000] } else { elements };
+            let elements = elements.iter().flat_map(|n| ["--elements".to_string(), n.to_string()]);
+            let command = std::iter::once(proof()).chain(elements).collect();
+            lease(&runtime, socket, want, command)
+        }
         Verb::List { output } => {
             runtime.block_on(client::list(socket, output == Format::Json)).map(|text| print(&text))
         }
@@ -124,6 +142,12 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Where the package puts the proof; else it is looked for as any program.
+fn proof() -> String {
+    let packaged = "/usr/lib/vsgpu/vsgpu-cuda-proof";
+    if std::path::Path::new(packaged).exists() { packaged.into() } else { "vsgpu-cuda-proof".into() }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the user's own shell")]

@@ -66,6 +66,11 @@ struct Serve {
     engines_on_loopback: Option<u16>,
 }
 
+/// The command line, for help texts and man pages.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli: Cli = match parsed() {
