@@ -7,6 +7,7 @@ pub mod facts;
 pub mod guest;
 mod metrics;
 mod package_errors;
+mod pool_metrics;
 pub mod readers;
 
 use vsgpu_core::{Command, Effect, observe};

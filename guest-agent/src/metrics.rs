@@ -1,7 +1,6 @@
 //! Metrics only a guest has. What all nodes have (GPUs, licenses, requirements) is in the shared page.
 
 use crate::facts::MachineFact;
-
 use crate::facts::health::Health;
 use crate::guest::cuda_proof::CudaProofFact;
 use vsgpu_core::knowledge::xids::Severity;
@@ -112,6 +111,7 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
             say_alert("guest_license_expiry_timestamp_seconds", "When the license ends", vec![], end as f64);
         }
     }
+    alert.extend(crate::pool_metrics::samples(facts));
     alert.extend(all);
     alert
 }

@@ -70,6 +70,11 @@ fn the_fleet_file_brings_servers_and_clients() {
     lab.expect(0, &["verify"]);
     let said = lab.expect(0, &["verify", "-o", "json"]);
     assert!(said.contains("over the network from gpu-srv-1"), "{said}");
+    wait_until("its page shows its GPUs", Duration::from_secs(20), || {
+        let page = vsgpu_tests::http::get(&lab.metrics("gpu-srv-1"), "/metrics", None);
+        let page = page.map(|(_, text)| text).unwrap_or_default();
+        page.contains("vsgpu_pool_slots{state=\"free\"} 2") && page.contains("vsgpu_pool_granted_total 2")
+    });
     // Other limits hold at once and end nothing: a lease that runs goes on.
     let gpu = |args: &[&str]| {
         let mut command = std::process::Command::new(programs().join("vsgpu-gpu"));
@@ -512,4 +517,79 @@ fn another_local_user_gets_nothing() {
     pool.all_free(1);
     let (status, said) = pool.run_as_nobody("ml-1");
     assert_eq!(status, Some(0), "{said}");
+}
+
+fn signal_unit(pool: &GpuPool, machine: &str, unit: &str, signal: Signal) {
+    let leader = units::processes(&pool.lab.machine(machine), unit)[0];
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(leader as i32), signal).unwrap();
+}
+
+/// A client that is paused, as a VM is while it moves: a short pause costs nothing. A long one ends its lease, and
+/// the GPU is given on only behind that.
+#[test]
+fn a_paused_client_keeps_its_gpu_for_twenty_seconds() {
+    let pool = GpuPool::new("pool-paused", 1, two_teams(), &["ml-1", "ci-1"]);
+    let running = pool.run("ml-1", &[], "hold");
+    running.wait_for("pong");
+    let daemon = |signal| signal_unit(&pool, "ml-1", "vsgpu-gpu.service", signal);
+    daemon(Signal::SIGSTOP);
+    let since = Instant::now();
+    let next = pool.run("ci-1", &[], "echo");
+    next.wait_for("waiting: 1st");
+    wait_until("half of the time is over", Duration::from_secs(15), || {
+        since.elapsed() > Duration::from_secs(10)
+    });
+    daemon(Signal::SIGCONT);
+    wait_until("it is heard again", Duration::from_secs(15), || since.elapsed() > Duration::from_secs(18));
+    assert!(!running.said().contains("over") && pool.slot(0) == "held", "{}", running.said());
+    daemon(Signal::SIGSTOP);
+    let since = Instant::now();
+    let (status, said) = next.end();
+    let took = since.elapsed();
+    assert!(status == Some(0) && took > Duration::from_secs(14), "{status:?} {said} after {took:?}");
+    println!("given on {took:?} after the client was paused; it was heard at most 5 s before");
+    assert_eq!(pool.ended(2)[0], "client-gone");
+    daemon(Signal::SIGCONT);
+    let (status, said) = running.end();
+    assert!(status == Some(46) && said.contains("the GPU lease is over"), "{status:?} {said}");
+}
+
+/// The other way round: a client ends a lease whose gateway is not heard.
+#[test]
+fn a_gateway_that_is_not_heard_ends_the_lease_at_the_client() {
+    let pool = GpuPool::new("pool-silent", 1, two_teams(), &["ml-1"]);
+    let running = pool.run("ml-1", &[], "hold");
+    running.wait_for("pong");
+    signal_unit(&pool, "gpu-srv-1", "vsgpu-pool.service", Signal::SIGSTOP);
+    let since = Instant::now();
+    let (status, said) = running.end();
+    let took = since.elapsed();
+    assert!(status == Some(46) && said.contains("gpu-srv-1 was not heard for 20 s"), "{status:?} {said}");
+    assert!(took < Duration::from_secs(31), "{took:?}");
+    signal_unit(&pool, "gpu-srv-1", "vsgpu-pool.service", Signal::SIGCONT);
+    pool.all_free(1);
+}
+
+/// Nobody could say later who had the GPU: nothing is granted while the audit file cannot be written.
+#[test]
+fn without_an_audit_file_nothing_is_granted() {
+    let pool = GpuPool::set_up("pool-audit", 1, two_teams(), &["ml-1"]);
+    let folder = pool.lab.machine("gpu-srv-1").join("root/var/lib/vsgpu-pool");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::os::unix::fs::symlink("/dev/full", folder.join("audit.jsonl")).unwrap();
+    pool.systemctl("ml-1", &["start", "vsgpu-gpu.service"]);
+    pool.systemctl("gpu-srv-1", &["start", "vsgpu-pool.service"]);
+    assert!(
+        pool.status()["blocked"].as_str().is_some_and(|why| why.contains("audit.jsonl")),
+        "{}",
+        pool.status()
+    );
+    let (status, said) = pool.run("ml-1", &[], "echo").end();
+    assert!(status == Some(75) && said.contains("no new GPU leases"), "{status:?} {said}");
+    assert!(!pool.engine_runs(0));
+    // There is room again.
+    std::fs::remove_file(folder.join("audit.jsonl")).unwrap();
+    wait_until("it is written again", Duration::from_secs(20), || pool.status().get("blocked").is_none());
+    assert_eq!(pool.run("ml-1", &[], "echo").end().0, Some(0));
+    assert_eq!(pool.ended(1), ["released"]);
 }

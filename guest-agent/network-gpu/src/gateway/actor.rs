@@ -178,6 +178,9 @@ impl Actor {
 
     pub(super) async fn run(&mut self, mut calls: mpsc::Receiver<Call>, mut local: mpsc::Receiver<Asked>) {
         let mut tick = tokio::time::interval(TICK);
+        if let Some(why) = self.blocked.take() {
+            self.audit_failed(why);
+        }
         loop {
             let at = now();
             let look = self.pool.next_look(at).map_or(TICK, |look| Duration::from_millis((look - at).max(1)));

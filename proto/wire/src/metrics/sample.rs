@@ -1,7 +1,7 @@
 //! One value of a page of metrics, and the page as Prometheus reads it.
 
 use prometheus::core::Collector as _;
-use prometheus::{Encoder as _, Gauge, GaugeVec, Opts, TextEncoder};
+use prometheus::{CounterVec, Encoder as _, Gauge, GaugeVec, Opts, TextEncoder};
 
 /// Name and help of the end of whose certificate is used: of an agent, or of who asks them.
 pub const CERTIFICATE_END: (&str, &str) = (
@@ -21,6 +21,8 @@ pub struct Sample {
     pub value: f64,
     /// An alert needs it: it is never left out where there are too many.
     pub alerts: bool,
+    /// It only grows, until what counts it starts anew.
+    pub counts: bool,
 }
 
 impl Sample {
@@ -31,7 +33,7 @@ impl Sample {
         labels: Vec<(&'static str, String)>,
         value: f64,
     ) -> Self {
-        Self { name, help, labels, value, alerts: false }
+        Self { name, help, labels, value, alerts: false, counts: false }
     }
 
     /// A value that an alert needs.
@@ -43,6 +45,16 @@ impl Sample {
     ) -> Self {
         Self { alerts: true, ..Self::new(name, help, labels, value) }
     }
+
+    /// A value that only grows; its name ends with `_total`.
+    pub fn counter(
+        name: &'static str,
+        help: &'static str,
+        labels: Vec<(&'static str, String)>,
+        value: f64,
+    ) -> Self {
+        Self { counts: true, ..Self::new(name, help, labels, value) }
+    }
 }
 
 /// Samples as Prometheus's text, every name with `vsgpu_` in front.
@@ -51,7 +63,7 @@ pub fn text(samples: Vec<Sample>) -> String {
 }
 
 pub(crate) fn encoded(mut families: Vec<prometheus::proto::MetricFamily>, samples: Vec<Sample>) -> String {
-    let mut gauges: Vec<GaugeVec> = vec![];
+    let (mut gauges, mut counters): (Vec<GaugeVec>, Vec<CounterVec>) = (vec![], vec![]);
     for sample in samples {
         let names: Vec<&str> = sample.labels.iter().map(|(name, _)| *name).collect();
         // What a machine says of itself, on pages that people and dashboards show.
@@ -63,6 +75,16 @@ pub(crate) fn encoded(mut families: Vec<prometheus::proto::MetricFamily>, sample
         } else {
             format!("vsgpu_{}", sample.name)
         };
+        if sample.counts {
+            let at = counters.iter().position(|c| c.desc()[0].fq_name == full).or_else(|| {
+                counters.push(CounterVec::new(Opts::new(full, sample.help), &names).ok()?);
+                Some(counters.len() - 1)
+            });
+            if let Some(counter) = at.and_then(|at| counters[at].get_metric_with_label_values(&values).ok()) {
+                counter.inc_by(sample.value.max(0.0));
+            }
+            continue;
+        }
         let at = gauges.iter().position(|g| g.desc()[0].fq_name == full).or_else(|| {
             gauges.push(GaugeVec::new(Opts::new(full, sample.help), &names).ok()?);
             Some(gauges.len() - 1)
@@ -74,6 +96,7 @@ pub(crate) fn encoded(mut families: Vec<prometheus::proto::MetricFamily>, sample
         }
     }
     families.extend(gauges.iter().flat_map(prometheus::core::Collector::collect));
+    families.extend(counters.iter().flat_map(prometheus::core::Collector::collect));
     families.sort_by(|a, b| a.name().cmp(b.name()));
     let mut text = vec![];
     let _ = TextEncoder::new().encode(&families, &mut text);
