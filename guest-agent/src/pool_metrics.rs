@@ -37,8 +37,13 @@ fn of_server(status: &PoolStatus, all: &mut Vec<Sample>) {
             count as f64,
         ));
     }
-    let no_new = f64::from(status.drained || status.blocked.is_some());
-    all.push(Sample::new("pool_drained", "1: no new GPU leases are given", vec![], no_new));
+    let drained = f64::from(status.drained);
+    all.push(Sample::new(
+        "pool_drained",
+        "1: an operator drained it, no new GPU leases are given",
+        vec![],
+        drained,
+    ));
     let blocked = f64::from(status.blocked.is_some());
     all.push(Sample::for_alert(
         "pool_blocked",

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, reason = "test code")]
 
 use serde_json::json;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -43,9 +44,12 @@ fn main() {
         Some("look") => return look(),
         Some("transfer") => return transfer(),
         Some("decide") => return decide(),
+        Some("network") => return network(),
         _ => {}
     }
     println!("building ...");
+    // Asked first: the build may put a new file in its place.
+    let this = std::env::current_exe().unwrap();
     let bin = programs();
     start_up(&bin);
     sizes(&bin);
@@ -57,7 +61,7 @@ fn main() {
     steps(&lab);
     drop(lab);
     let own = |part: &str, folder: &Path| {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut command = Command::new(&this);
         command.arg(part).args(short().then_some("--short")).env("TMPDIR", folder);
         assert!(command.status().unwrap().success(), "{part}");
     };
@@ -67,6 +71,176 @@ fn main() {
     own("read", Path::new("/tmp"));
     own("plan", Path::new("/tmp"));
     decide();
+    own("network", Path::new("/tmp"));
+}
+
+/// A session with the stand-in engine that sends everything back.
+struct Session(std::net::TcpStream);
+
+impl Session {
+    fn open(address: &str) -> Self {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut byte = [0];
+        while stream.read_exact(&mut byte).is_ok() && byte[0] != b'\n' {}
+        stream.write_all(b"e").unwrap();
+        Self(stream)
+    }
+
+    /// A call that waits for its answer, as most CUDA calls do: the middle one of so many.
+    fn call(&mut self, calls: usize) -> Duration {
+        let mut bytes = [7; 64];
+        timed(calls, || {
+            self.0.write_all(&bytes).unwrap();
+            self.0.read_exact(&mut bytes).unwrap();
+        })
+    }
+
+    /// Bytes there and back, both ways at once.
+    fn stream(&mut self, bytes: usize, piece: usize) -> Duration {
+        let mut back = self.0.try_clone().unwrap();
+        let reading = std::thread::spawn(move || {
+            let (mut buffer, mut left) = (vec![0; 64 << 10], bytes);
+            while left > 0 {
+                left -= back.read(&mut buffer[..left.min(64 << 10)]).unwrap();
+            }
+        });
+        let (start, piece) = (Instant::now(), vec![7; piece]);
+        for _ in 0..bytes / piece.len() {
+            self.0.write_all(&piece).unwrap();
+        }
+        reading.join().unwrap();
+        start.elapsed()
+    }
+}
+
+/// The ports that a program said it has, wherever in the output that stands.
+fn servers(said: &str) -> Vec<String> {
+    let (_, said) = said.split_once("at 127.0.0.1:").unwrap();
+    let ports = said.split_whitespace().next().unwrap();
+    ports.split(',').map(|port| format!("127.0.0.1:{}", port.rsplit(':').next().unwrap())).collect()
+}
+
+/// GPUs over the network: what the way through daemon, TLS and gateway costs beside the engine alone. The engine
+/// is a stand-in that does nothing: a real one makes each call dearer, and the ratio smaller.
+fn network() {
+    use vsgpu_tests::fakes::units;
+    use vsgpu_tests::lab::gpu_pool::{GpuPool, two_teams};
+    use vsgpu_tests::lab::{delay, wait_until};
+    let (calls, rounds) = if short() { (200, 2) } else { (2_000, 5) };
+    // Ratios of optimised programs; others say something of the compiler.
+    let optimised = !cfg!(debug_assertions);
+    let judge = |what: &str, ratio: f64, most: f64| {
+        assert!(
+            !optimised || ratio <= most,
+            "{what}: {ratio:.2} times the engine alone, at most {most} is the target"
+        );
+    };
+    let pool = GpuPool::new("bench-network", 2, two_teams(), &["ml-1"]);
+    let engine = units::engines_from(&pool.lab.machine("gpu-srv-1"));
+    let config = "/etc/vsgpu/network-gpu.json";
+    let text = pool.lab.state("ml-1").text(config).unwrap();
+    for rtt in [Duration::ZERO, Duration::from_micros(500), Duration::from_millis(2)] {
+        // Both ways lead through the same longer network.
+        let (gateway, direct) = if rtt.is_zero() {
+            (pool.port, engine)
+        } else {
+            let to = |port: u16| delay::relay(format!("127.0.0.1:{port}"), rtt / 2);
+            (to(pool.port), to(engine))
+        };
+        let longer = text.replace(&format!("127.0.0.1:{}", pool.port), &format!("127.0.0.1:{gateway}"));
+        pool.lab.change("ml-1", |m| m.write(config, &longer));
+        let holder =
+            pool.command("ml-1", &["run", "--", "sh", "-c", "echo at $LUPINE_SERVER; exec sleep 600"]);
+        holder.wait_for("at 127.0.0.1:");
+        let tunnel = servers(&holder.said()).remove(0);
+        let (mut through, mut alone) =
+            (Session::open(&tunnel), Session::open(&format!("127.0.0.1:{direct}")));
+        let calls = if rtt.is_zero() { calls } else { calls / 4 };
+        let mut best = [Duration::MAX; 2];
+        for _ in 0..rounds {
+            best[0] = best[0].min(through.call(calls));
+            best[1] = best[1].min(alone.call(calls));
+        }
+        let ratio = best[0].as_secs_f64() / best[1].as_secs_f64();
+        let most = if rtt.is_zero() {
+            3.0
+        } else if rtt < Duration::from_millis(1) {
+            1.2
+        } else {
+            1.05
+        };
+        println!(
+            "network  call, round trip {rtt:>6.1?}   {:>10.2?}   engine alone {:>10.2?}   {ratio:.2} times   target at most {most} with a real engine",
+            best[0], best[1]
+        );
+        // The stand-in answers at once; Lupine's own 37 us are the measure on loopback (facts).
+        let lupine = Duration::from_micros(23);
+        let with_engine = (best[0] + lupine).as_secs_f64() / (best[1] + lupine).as_secs_f64();
+        judge(&format!("a call at {rtt:?}"), with_engine, most);
+        if rtt.is_zero() {
+            for (what, bytes, piece, most) in [
+                ("10,000 launches", 640_000, 64, 1.2),
+                ("64 MB copied", if short() { 8 << 20 } else { 64 << 20 }, 1 << 20, 1.0 / 0.6),
+            ] {
+                let mut best = [Duration::MAX; 2];
+                for _ in 0..rounds {
+                    best[0] = best[0].min(through.stream(bytes, piece));
+                    best[1] = best[1].min(alone.stream(bytes, piece));
+                }
+                let ratio = best[0].as_secs_f64() / best[1].as_secs_f64();
+                println!(
+                    "network  {what:<18}        {:>10.2?}   engine alone {:>10.2?}   {ratio:.2} times   target at most {most:.2} with a real engine",
+                    best[0], best[1]
+                );
+            }
+        }
+        drop((through, alone, holder));
+        pool.all_free(2);
+    }
+    pool.lab.change("ml-1", |m| m.write(config, &text));
+    // From ask to granted, and from a killed client to a free GPU.
+    let (mut asked, mut freed) = (vec![], vec![]);
+    for _ in 0..if short() { 3 } else { 15 } {
+        let start = Instant::now();
+        let running = pool.run("ml-1", &[], "hold");
+        running.wait_for("granted:");
+        asked.push(start.elapsed());
+        running.wait_for("pong");
+        let start = Instant::now();
+        running.signal(nix::sys::signal::Signal::SIGKILL);
+        wait_until("its GPU is free", Duration::from_secs(20), || {
+            !pool.engine_runs(0) && pool.slot(0) == "free"
+        });
+        freed.push(start.elapsed());
+    }
+    println!(
+        "network  ask to granted          {:>10.2?}   with the runner's own start   target 150 ms",
+        median(asked)
+    );
+    println!("network  client killed to free   {:>10.2?}   target 2 s", median(freed));
+    // Memory with many connections, and with none.
+    let memory = |machine: &str, unit: &str| {
+        let pid = units::processes(&pool.lab.machine(machine), unit)[0];
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().split(' ').next().unwrap().parse::<f64>().unwrap() / 1024.0
+    };
+    println!(
+        "network  daemon, idle            {:>7.1} MB   target 10 MB",
+        memory("ml-1", "vsgpu-gpu.service")
+    );
+    let holder =
+        pool.command("ml-1", &["run", "-n", "2", "--", "sh", "-c", "echo at $LUPINE_SERVER; exec sleep 600"]);
+    holder.wait_for("at 127.0.0.1:");
+    let servers = servers(&holder.said());
+    let sessions: Vec<Session> =
+        servers.iter().flat_map(|server| (0..32).map(|_| Session::open(server))).collect();
+    println!(
+        "network  gateway, {} connections {:>7.1} MB   target 30 MB with 100",
+        sessions.len(),
+        memory("gpu-srv-1", "vsgpu-pool.service")
+    );
 }
 
 /// Who waits for a GPU server, and all its slots are free: the most that one decision can cost.

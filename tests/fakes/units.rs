@@ -214,8 +214,12 @@ pub fn systemctl(machine: &Path, words: &[&str]) -> Option<Answer> {
             true => Answer::ok("active\n"),
             false => Answer::fail(3, "inactive\n"),
         },
-        ["show", "--property=ActiveState", "--value", unit] if is_one(unit) => {
-            Answer::ok(if is_active(machine, unit) { "active\n" } else { "inactive\n" })
+        ["show", "--property=ActiveState,TasksCurrent", unit] if is_one(unit) => {
+            let tasks = processes(machine, unit).len();
+            Answer::ok(match tasks {
+                0 => "ActiveState=inactive\nTasksCurrent=[not set]\n".into(),
+                tasks => format!("ActiveState=active\nTasksCurrent={tasks}\n"),
+            })
         }
         _ => return None,
     })

@@ -3,6 +3,7 @@
 //! another boot.
 
 mod build;
+pub mod delay;
 pub mod files;
 pub mod gpu_pool;
 pub mod small_fleet;

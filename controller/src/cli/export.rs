@@ -9,7 +9,8 @@ use crate::node::{NodeId, NodeKind};
 use crate::render::{Answer, Printer};
 use clap::Args;
 use serde_json::{Map, Value, json};
-use vsgpu_core::Artifact;
+use vsgpu_core::{Artifact, Requirement as _};
+use vsgpu_guest_agent::guest::NetworkGpu;
 
 #[derive(Args)]
 #[command(after_help = "Example:\n  vsgpu export > what-is.yaml")]
@@ -42,8 +43,16 @@ fn document(fleet: &Fleet, inventory: &Inventory) -> Value {
         let known = catalogue.of(kind.scope()).filter(|e| e.is_key);
         let specs = known.filter_map(|e| {
             let fact = seen.facts.get(e.fact.name)?.as_deref().ok()?;
-            let spec = (e.as_spec)(fact).ok()??;
-            // What only the controller fills in is no part of a fleet file: of a file its path stays.
+            let mut spec = (e.as_spec)(fact).ok()??;
+            let untouched = |text: &str| serde_json::from_str::<Value>(text).is_ok_and(|same| same == spec);
+            if e.untouched.is_some_and(untouched) {
+                return None;
+            }
+            // What only the controller fills in is no part of a fleet file: of a file its path stays, of a GPU
+            // server its name.
+            if let Some(map) = spec.as_object_mut().filter(|_| e.name == NetworkGpu::NAME) {
+                map.remove("addresses");
+            }
             let plain = (e.with_artifacts)(&spec, &mut |file| Some(Artifact::at(file.artifact.as_str())));
             Some((e.name.to_string(), without_nulls(plain.unwrap_or(spec))))
         });

@@ -46,7 +46,7 @@ fn one(name: &str, status: &PoolStatus) -> String {
     let mut rows = vec![];
     if status.slots.iter().any(|slot| slot.lease.is_some()) {
         rows.push(
-            ["GPU", "MODEL", "MEMORY", "STATE", "LEASE", "USER", "TEAM", "FOR", "LEFT"]
+            ["GPU", "MODEL", "MEMORY", "STATE", "LEASE", "USER", "HELD", "LEFT", "IDLE"]
                 .map(String::from)
                 .to_vec(),
         );
@@ -67,7 +67,7 @@ fn one(name: &str, status: &PoolStatus) -> String {
         let team = status.teams.iter().find(|team| team.name == ask.team);
         let team = team.map(|team| format!(", holds {} of {}", team.holds, team.may)).unwrap_or_default();
         lines.push(format!(
-            "  waiting: {} on {} for {} (team {}{team}), since {}",
+            "  waiting: {} on {} for {} (team {}{team}), for {}",
             sentence(&ask.user),
             sentence(&ask.node),
             counted(ask.gpus as usize, "GPU"),
@@ -80,15 +80,18 @@ fn one(name: &str, status: &PoolStatus) -> String {
 
 fn row(slot: &SlotStatus, status: &PoolStatus) -> Vec<String> {
     let state = slot.state.word().replace('-', " ");
-    let mut row = vec![slot.slot.to_string(), sentence(&slot.name), memory(slot.memory_mib), state];
+    // Whose it is everybody knows; a line has 80 columns.
+    let name = sentence(&slot.name);
+    let name = name.strip_prefix("NVIDIA ").unwrap_or(&name).to_string();
+    let mut row = vec![slot.slot.to_string(), name, memory(slot.memory_mib), state];
     let lease = slot.lease.and_then(|id| status.leases.iter().find(|lease| lease.lease == id));
-    if let Some(LeaseStatus { lease, user, node, team, for_secs, left_secs, .. }) = lease {
+    if let Some(LeaseStatus { lease, user, node, for_secs, left_secs, idle_secs, .. }) = lease {
         row.extend([
             lease.to_string(),
             format!("{} on {}", sentence(user), sentence(node)),
-            sentence(team),
             span(*for_secs),
             left_secs.map(span).unwrap_or_default(),
+            idle_secs.map(span).unwrap_or_default(),
         ]);
     }
     row
@@ -114,6 +117,7 @@ mod tests {
         let status = PoolStatus {
             version: STATUS_VERSION,
             engine: EngineBuild { name: "lupine".into(), build: "a".into(), cuda: "13.3".into() },
+            config: String::new(),
             drained: false,
             blocked: None,
             teams: vec![TeamStatus { name: "ci".into(), holds: 1, may: 1 }],
@@ -146,11 +150,11 @@ mod tests {
         assert_eq!(
             one("gpu-srv-1", &status),
             "gpu-srv-1: 0 of 2 GPUs free, 1 waiting\n  \
-             GPU  MODEL                  MEMORY  STATE           LEASE  USER         TEAM  FOR     LEFT\n  \
-             0    NVIDIA A100-PCIE-40GB  40 GiB  held            7      ada on ci-1  ci    12 min  18 min\n  \
-             1    NVIDIA A100-PCIE-40GB  40 GiB  out of service\n  \
+             GPU  MODEL           MEMORY  STATE           LEASE  USER         HELD    LEFT    IDLE\n  \
+             0    A100-PCIE-40GB  40 GiB  held            7      ada on ci-1  12 min  18 min\n  \
+             1    A100-PCIE-40GB  40 GiB  out of service\n  \
              GPU 1 is out of service: its engine crashed 3 times within 5 minutes\n  \
-             waiting: bob on ci-2 for 1 GPU (team ci, holds 1 of 1), since 3 min"
+             waiting: bob on ci-2 for 1 GPU (team ci, holds 1 of 1), for 3 min"
         );
     }
 }

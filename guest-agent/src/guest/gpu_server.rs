@@ -13,12 +13,13 @@ use vsgpu_core::amounts::Span;
 use vsgpu_core::artifact::Artifact;
 use vsgpu_core::engine::{self, Engine, manifest::Side};
 use vsgpu_core::pool::config::{CONFIG_VERSION, EngineBuild, PORT, SERVER_CONFIG, ServerConfig};
-use vsgpu_core::pool::{Policy, PoolStatus, Slot, SlotKind, Team};
+use vsgpu_core::pool::{Policy, PoolStatus, Slot, SlotKind, SlotUse, Team};
 use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{
     Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict, WordOr,
 };
+use vsgpu_wire::pool::fingerprint;
 
 const PROGRAM: &str = "vsgpu-pool";
 const PROGRAM_PATH: &str = "/usr/bin/vsgpu-pool";
@@ -52,12 +53,12 @@ pub struct ServerSpec {
     /// A GPU lease that does nothing for so long ends. Left out: never.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "idle")]
     pub idle_release: Option<Span>,
-    /// TCP port of the gateway.
-    #[serde(default = "port", skip_serializing_if = "is_port")]
+    /// TCP port of its gateway. Left out: 14843.
+    #[serde(default = "port", skip_serializing_if = "is_port", deserialize_with = "a_port")]
     pub port: u16,
     /// A change that ends GPU leases waits so long for them to end by themselves. Left out: it is not made
     /// while there are any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "a_drain")]
     pub drain: Option<Span>,
 }
 
@@ -75,6 +76,26 @@ fn idle<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<Span>, D::E
     let span = Option::<Span>::deserialize(input)?;
     policy(&BTreeMap::new(), span).check().map_err(serde::de::Error::custom)?;
     Ok(span)
+}
+
+/// Below what a step has (`deadlines`), with room for what is done behind it.
+const LONGEST_DRAIN: u64 = 50 * 60;
+
+fn a_drain<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<Span>, D::Error> {
+    let span = Option::<Span>::deserialize(input)?;
+    match span {
+        Some(span) if span.secs > LONGEST_DRAIN => Err(serde::de::Error::custom(
+            "at most 50m: a step has an hour; `vsgpu pool drain NODE` beforehand waits as long as you like",
+        )),
+        span => Ok(span),
+    }
+}
+
+fn a_port<'de, D: serde::Deserializer<'de>>(input: D) -> Result<u16, D::Error> {
+    match u16::deserialize(input)? {
+        0 => Err(serde::de::Error::custom("0 is no port")),
+        port => Ok(port),
+    }
 }
 
 fn port() -> u16 {
@@ -267,26 +288,27 @@ impl Fact for GpuServerFact {
     const NAME: &'static str = "gpu-server";
     const ABOUT: &'static str = "GPUs given to other machines: engine, gateway, GPU leases, queue";
     fn probes(on: &Subject, seen: &Observation) -> Vec<Probe> {
-        let mut probes = vec![Probe::Size(PROGRAM_PATH.into()), Probe::Read(SERVER_CONFIG.into())];
+        // A client is proved behind it, also where both were rebooted: then this is looked at first.
+        let mut probes =
+            vec![Probe::Size(PROGRAM_PATH.into()), Probe::Read(SERVER_CONFIG.into()), Probe::BootId];
         probes.extend(engine_bundles::probes(seen));
         probes.extend(Gpus::probes(on, seen));
         let slots = gpus(seen).map_or(0, |gpus| gpus.len() as u32);
         probes.extend((0..slots).map(|slot| Probe::Read(unit_file(slot))));
-        // Most guests are no servers: no program is run for it there.
-        if matches!(seen.file(SERVER_CONFIG), Ok(Some(_))) {
+        if may_serve(seen) {
             probes.extend([systemctl("is-active"), systemctl("is-enabled"), status()].map(Probe::Run));
         }
         probes
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let text = seen.file(SERVER_CONFIG)?;
-        let word = |verb: &str| match text {
-            Some(_) => seen.output(&systemctl(verb)).map(|o| o.stdout.trim().to_string()),
-            None => Ok(String::new()),
+        let serves = may_serve(seen);
+        let word = |verb: &str| match serves {
+            true => seen.output(&systemctl(verb)).map(|o| o.stdout.trim().to_string()),
+            false => Ok(String::new()),
         };
-        let said = text.map(|_| seen.output(&status())).transpose()?;
-        let (config, broken) = match seen.file(SERVER_CONFIG)?.map(|text| ServerConfig::read(text.as_bytes()))
-        {
+        let said = serves.then(|| seen.output(&status())).transpose()?;
+        let (config, broken) = match text.map(|text| ServerConfig::read(text.as_bytes())) {
             None => (None, None),
             Some(Ok((config, _))) => (Some(config), None),
             Some(Err(why)) => (None, Some(why)),
@@ -316,6 +338,13 @@ impl Fact for GpuServerFact {
     }
 }
 
+/// Whether a gateway may run: most guests are no servers, and no program is run for it there. Units of slots
+/// stay where somebody took the configuration away.
+fn may_serve(seen: &Observation) -> bool {
+    let is_there = |path: &str| matches!(seen.file(path), Ok(Some(_)));
+    is_there(SERVER_CONFIG) || is_there(&unit_file(0))
+}
+
 /// The unit of a slot: its own program, GPU and device nodes. The rest of it comes with the package.
 fn unit(engine: &Engine, build: &str, gpu: &ServedGpu) -> String {
     let mut text = format!(
@@ -341,7 +370,8 @@ fn holders(status: &PoolStatus) -> Vec<String> {
     let one = |lease: &vsgpu_core::pool::status::LeaseStatus| {
         format!("lease {} of {} on {}", lease.lease, lease.user, lease.node)
     };
-    status.leases.iter().map(one).collect()
+    // One that is over waits for its engine only.
+    status.leases.iter().filter(|lease| lease.ended.is_none()).map(one).collect()
 }
 
 fn off(fact: &GpuServerFact) -> Verdict {
@@ -350,10 +380,32 @@ fn off(fact: &GpuServerFact) -> Verdict {
     }
     let mut effects = vec![run(&["disable", "--now", UNIT])];
     effects.push(Effect::Remove { path: SERVER_CONFIG.into() });
-    match fact.status.as_ref().map(holders).filter(|held| !held.is_empty()) {
-        Some(held) => busy(&held),
-        None => Verdict::unmet("a GPU server", "off", effects),
+    if fact.active {
+        if let Some(stopped) = in_the_way(fact) {
+            return stopped;
+        }
+        effects.insert(0, drained(None));
     }
+    Verdict::unmet("a GPU server", "off", effects)
+}
+
+/// What keeps a gateway from being ended: GPU leases, or that nobody knows of any.
+fn in_the_way(fact: &GpuServerFact) -> Option<Verdict> {
+    match fact.status.as_ref().map(holders) {
+        Some(held) if held.is_empty() => None,
+        Some(held) => Some(busy(&held)),
+        None => Some(Verdict::blocked(
+            "the gateway does not say whether GPU leases run",
+            "`systemctl restart vsgpu-pool` on this VM ends them; `journalctl -u vsgpu-pool` says what it does",
+        )),
+    }
+}
+
+/// Gives out no new leases and waits until none is left; fails, and undoes it, where one still is.
+fn drained(wait: Option<Span>) -> Effect {
+    let wait = wait.unwrap_or(Span { secs: 0 });
+    let within = u32::try_from(wait.secs).unwrap_or(u32::MAX).saturating_add(30);
+    Effect::run(Command::new(PROGRAM, ["drain", "--wait", &wait.to_string()]).within(within))
 }
 
 fn busy(held: &[String]) -> Verdict {
@@ -372,6 +424,7 @@ impl Requirement for GpuServer {
     const SETTLE_SECS: u32 = 30;
     const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str = r#"{"engine": {"lupine": "files/lupine-1.0.0-cuda13.3-server.tar"}, "teams": {"ml": {"members": ["notebook-*"], "gpus": 2}}}"#;
+    const UNTOUCHED: Option<&'static str> = Some(r#""off""#);
     type Spec = GpuServerSpec;
     type Fact = GpuServerFact;
 
@@ -396,7 +449,7 @@ impl Requirement for GpuServer {
             let why = fact.no_gpus.clone().unwrap_or_else(|| "the driver shows none".into());
             return Verdict::waits(format!("there is no GPU to give: {why}"), wants);
         }
-        changes(spec, &build, fact).unwrap_or_else(|| Verdict::met(served(&build, fact)))
+        changes(spec, &build, fact).unwrap_or_else(|| Verdict::met(now_served(&build, fact)))
     }
 
     fn as_spec(fact: &GpuServerFact) -> Option<GpuServerSpec> {
@@ -420,6 +473,23 @@ fn served(build: &EngineBuild, fact: &GpuServerFact) -> String {
     format!("gives {count} GPU{plural}, engine {} (CUDA {})", build.name, build.cuda)
 }
 
+/// What is so, with what keeps people waiting although all is set up: no change of ours would mend that.
+fn now_served(build: &EngineBuild, fact: &GpuServerFact) -> String {
+    let mut text = served(build, fact);
+    let Some(status) = &fact.status else { return text };
+    if status.drained {
+        text += "; drained: no new GPU leases";
+    }
+    if let Some(why) = &status.blocked {
+        text += &format!("; no new GPU leases: {why}");
+    }
+    match status.slots.iter().filter(|slot| slot.state == SlotUse::OutOfService).count() {
+        0 => {}
+        out => text += &format!("; {out} of them out of service"),
+    }
+    text
+}
+
 /// What is to be changed, and what that costs; `None` where nothing is.
 fn changes(spec: &ServerSpec, build: &EngineBuild, fact: &GpuServerFact) -> Option<Verdict> {
     let wants = served(build, fact);
@@ -429,6 +499,7 @@ fn changes(spec: &ServerSpec, build: &EngineBuild, fact: &GpuServerFact) -> Opti
         effects.extend(engine_bundles::unpack(spec.engine.artifact(), &build.build, Side::Server));
         is.push("its engine is not there".to_string());
     }
+    let unpacked = effects.len();
     let mut restart = false;
     let units: Vec<(u32, String)> = fact
         .gpus
@@ -472,23 +543,28 @@ fn changes(spec: &ServerSpec, build: &EngineBuild, fact: &GpuServerFact) -> Opti
         let contents = serde_json::to_string(&config).unwrap_or_default() + "\n";
         effects.push(Effect::Write { path: SERVER_CONFIG.into(), contents, mode: 0o644 });
     }
+    if fact.active && !restart && !reload {
+        match &fact.status {
+            // Written, and then something went wrong: the gateway still goes by what was before.
+            Some(status) if !status.config.is_empty() && status.config != fingerprint(&config) => {
+                reload = status.engine == config.engine
+                    && status.slots.iter().map(|slot| &slot.uuid).eq(config.slots.iter().map(|s| &s.uuid));
+                restart = !reload;
+                is.push("the gateway goes by an older configuration".into());
+            }
+            Some(_) => {}
+            None => return in_the_way(fact),
+        }
+    }
     if !fact.active || !fact.enabled {
         is.push(if fact.active { "not started with the machine" } else { "the gateway does not run" }.into());
     }
     if fact.active && restart {
-        let held = fact.status.as_ref().map(holders).unwrap_or_default();
-        match spec.drain {
-            None if !held.is_empty() => return Some(busy(&held)),
-            None => {}
-            // First of all: nothing is changed before they have ended.
-            Some(drain) => effects.insert(
-                0,
-                Effect::run(
-                    Command::new(PROGRAM, ["drain", "--wait", &drain.to_string()])
-                        .within(u32::try_from(drain.secs).unwrap_or(u32::MAX).saturating_add(30)),
-                ),
-            ),
+        if let Some(stopped) = in_the_way(fact).filter(|_| spec.drain.is_none() || fact.status.is_none()) {
+            return Some(stopped);
         }
+        // Nothing that is in use is changed before they have ended.
+        effects.insert(unpacked, drained(spec.drain));
         effects.push(run(&["restart", UNIT]));
     } else if fact.active && reload {
         effects.push(Effect::run(Command::new(PROGRAM, ["reload"])));

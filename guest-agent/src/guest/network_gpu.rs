@@ -287,6 +287,7 @@ impl Requirement for NetworkGpu {
     const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str =
         r#"{"engine": {"lupine": "files/lupine-1.0.0-cuda13.3-client.tar"}, "servers": ["gpu-srv-1"]}"#;
+    const UNTOUCHED: Option<&'static str> = Some(r#""off""#);
     type Spec = NetworkGpuSpec;
     type Fact = NetworkGpuFact;
 

@@ -53,7 +53,7 @@ pub fn controller(root: &Path, built: &Path) -> Result<Package, String> {
         clap_complete::generate(shell, &mut command.clone(), "vsgpu", &mut text);
         entries.push(Entry::new(path, 0o644, text));
     }
-    entries.extend(manual(command)?);
+    entries.extend(manual(command, 1)?);
     for example in ["large.yaml", "guests.yaml"] {
         let text = read(&root.join("packaging/examples").join(example))?;
         entries.push(Entry::new(&format!("usr/share/doc/vsgpu/examples/{example}"), 0o644, text));
@@ -113,9 +113,10 @@ pub fn guest(root: &Path, built: &Path) -> Result<Package, String> {
     for unit in ["vsgpu-pool.service", "vsgpu-gpu.service", "vsgpu-engine@.service", "vsgpu-netns@.service"] {
         entries.push(Entry::new(&format!("usr/lib/systemd/system/{unit}"), 0o644, read(&linux.join(unit))?));
     }
-    entries.extend(manual(vsgpu_wire::server::command(&vsgpu_guest_agent::agent()))?);
-    entries.extend(manual(vsgpu_network_gpu::cli::pool::command())?);
-    entries.extend(manual(vsgpu_network_gpu::cli::gpu::command())?);
+    entries.extend(manual(vsgpu_wire::server::command(&vsgpu_guest_agent::agent()), 1)?);
+    // In section 8: `vsgpu-pool` in section 1 is the page of `vsgpu pool`, of another package.
+    entries.extend(manual(vsgpu_network_gpu::cli::pool::command(), 8)?);
+    entries.extend(manual(vsgpu_network_gpu::cli::gpu::command(), 1)?);
     let script = |name| Ok::<_, String>((name, read(&linux.join(format!("guest-agent.{name}")))?));
     Ok(Package {
         name: "vsgpu-guest-agent",
@@ -142,7 +143,7 @@ pub fn host(root: &Path, built: &Path) -> Result<Package, String> {
         ),
         Entry::new("usr/share/doc/vsgpu-host-agent/agent.conf", 0o644, read(&linux.join("host-agent.conf"))?),
     ];
-    entries.extend(manual(vsgpu_wire::server::command(&vsgpu_host_agent::agent()))?);
+    entries.extend(manual(vsgpu_wire::server::command(&vsgpu_host_agent::agent()), 1)?);
     Ok(Package {
         name: "vsgpu-host-agent",
         summary: "vsgpu agent of ESXi hosts on which no package may run",
@@ -163,8 +164,8 @@ fn instances(linux: &Path, unit: &str) -> Result<Vec<(&'static str, Vec<u8>)>, S
     ["postinst", "prerm", "postrm"].into_iter().map(script).collect()
 }
 
-/// One page for a program, one for each of its verbs.
-fn manual(command: clap::Command) -> Result<Vec<Entry>, String> {
+/// One page for a program, one for each of its verbs, in this section of the manual.
+fn manual(command: clap::Command, section: u8) -> Result<Vec<Entry>, String> {
     let mut command = command.disable_help_subcommand(true);
     command.build();
     let program = command.get_name().to_string();
@@ -177,8 +178,13 @@ fn manual(command: clap::Command) -> Result<Vec<Entry>, String> {
     }
     let page = |(name, command): (String, clap::Command)| {
         let mut text = vec![];
-        clap_mangen::Man::new(command).render(&mut text).map_err(|e| format!("{name}: {e}"))?;
-        Ok(Entry::new(&format!("usr/share/man/man1/{name}.1.gz"), 0o644, crate::files::gzip(&text)?))
+        let page = clap_mangen::Man::new(command).section(section.to_string());
+        page.render(&mut text).map_err(|e| format!("{name}: {e}"))?;
+        Ok(Entry::new(
+            &format!("usr/share/man/man{section}/{name}.{section}.gz"),
+            0o644,
+            crate::files::gzip(&text)?,
+        ))
     };
     pages.into_iter().map(page).collect()
 }

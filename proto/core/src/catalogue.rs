@@ -110,6 +110,8 @@ pub struct Entry {
     pub implied_by: &'static [Implied],
     /// A spec, as JSON.
     pub example: &'static str,
+    /// See `Requirement::UNTOUCHED`.
+    pub untouched: Option<&'static str>,
     /// Its fact.
     pub fact: FactEntry,
     /// See `Requirement::IS_KEY`.
@@ -243,6 +245,7 @@ impl Entry {
             settle_secs: settle_secs::<R>,
             implied_by: R::IMPLIED_BY,
             example: R::EXAMPLE,
+            untouched: R::UNTOUCHED,
             fact: FactEntry { vmx_keys: R::VMX_KEYS, ..FactEntry::of::<R::Fact>(scope) },
             is_key: R::IS_KEY,
             restarts: R::RESTARTS,

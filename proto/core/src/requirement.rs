@@ -287,6 +287,8 @@ pub trait Requirement {
     const IMPLIED_BY: &'static [Implied];
     /// A spec in JSON, for the documents and the tests.
     const EXAMPLE: &'static str;
+    /// The spec in JSON that every machine meets where nobody set it up: a way back, but nothing to export.
+    const UNTOUCHED: Option<&'static str> = None;
     /// Whether it is a key of the fleet file. The others are switched by the planner.
     const IS_KEY: bool = true;
     /// Prefixes, in lower case, of the `.vmx` keys that it reads: what a fact about the VM's configuration

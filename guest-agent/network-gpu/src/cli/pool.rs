@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use vsgpu_core::amounts::Span;
 use vsgpu_core::pool::PoolStatus;
+use vsgpu_core::pool::status::LeaseStatus;
 use vsgpu_wire::server::{log_to_stderr, tell_systemd};
 
 const PROGRAM: &str = "vsgpu-pool";
@@ -38,15 +39,17 @@ enum Verb {
     Reload,
     /// Give out no new GPU leases; those that run go on
     Drain {
-        /// Wait so long for them to end: `30m`. When they have not by then, new ones are given again
+        /// Wait so long for them to end: `30m`. When they have not by then, new ones are given again. When they
+        /// have, new ones are kept back for ten minutes more
         #[arg(long, value_name = "TIME")]
         wait: Option<Span>,
     },
     /// Give out GPU leases again
     Undrain,
-    /// Offer a slot again, behind a proof that passed on it
+    /// Offer a GPU again that was out of service; then try it: `vsgpu-gpu prove` on a client
     InService {
-        /// Its number
+        /// Its number, as `status` shows it
+        #[arg(value_name = "GPU")]
         slot: u32,
     },
 }
@@ -95,8 +98,8 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
             let wait = Duration::from_secs(wait.secs);
             return runtime()?.block_on(drained(&cli.socket, wait)).map(|()| ExitCode::SUCCESS);
         }
-        Verb::Drain { wait: None } => Request::Drain { drained: true },
-        Verb::Undrain => Request::Drain { drained: false },
+        Verb::Drain { wait: None } => Request::Drain { drained: true, for_secs: None },
+        Verb::Undrain => Request::Drain { drained: false, for_secs: None },
         Verb::InService { slot } => Request::InService { slot: *slot },
     };
     let answer = runtime()?.block_on(ask(&cli.socket, &question))?;
@@ -113,6 +116,9 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
 
 /// Between two looks whether the last lease has ended.
 const AGAIN: Duration = Duration::from_millis(500);
+/// New leases are kept back so long behind the wait: for what is to be done then. Nobody needs to be there to take
+/// that back.
+const FOR_WORK: Duration = Duration::from_secs(600);
 
 /// Waits until no GPU lease runs; where one still does in the end, new ones are given again.
 async fn drained(socket: &Path, wait: Duration) -> Result<(), String> {
@@ -120,18 +126,29 @@ async fn drained(socket: &Path, wait: Duration) -> Result<(), String> {
         Answer::Failed(why) => Err(why),
         answer => Ok(answer),
     };
-    done(Request::Drain { drained: true }).await?;
+    let Answer::Status(before) = done(Request::Status).await? else {
+        return Err("the gateway is of another version".into());
+    };
+    let for_secs = Some((wait + FOR_WORK).as_secs());
+    done(Request::Drain { drained: true, for_secs }).await?;
     let until = tokio::time::Instant::now() + wait;
     loop {
         let Answer::Status(status) = done(Request::Status).await? else {
             return Err("the gateway is of another version".into());
         };
-        let Some(lease) = status.leases.first() else { return Ok(()) };
+        // A lease that is over and whose engine hangs ends with its gateway, and with nothing else.
+        let hangs = |slot: &u32| status.slots.iter().any(|s| s.slot == *slot && s.why.is_some());
+        let runs = |lease: &&LeaseStatus| lease.ended.is_none() || !lease.slots.iter().any(hangs);
+        let Some(lease) = status.leases.iter().find(runs) else { return Ok(()) };
         if tokio::time::Instant::now() >= until {
-            done(Request::Drain { drained: false }).await?;
-            let left = status.leases.len();
+            // Whoever kept them back before still does.
+            if !before.drained {
+                done(Request::Drain { drained: false, for_secs: None }).await?;
+            }
+            let left = status.leases.iter().filter(runs).count();
+            let again = if before.drained { "" } else { "; new ones are given again" };
             return Err(format!(
-                "{left} GPU lease{} still there after {} s, the first of {} on {}; new ones are given again",
+                "{left} GPU lease{} still there after {} s, the first of {} on {}{again}",
                 if left == 1 { " is" } else { "s are" },
                 wait.as_secs(),
                 lease.user,

@@ -1,7 +1,7 @@
 //! Which server is asked for a lease. One is asked at a time: who has what is wanted free comes first, then who
 //! has the fewest in its queue. What no server can do is said for each of them.
 
-use crate::client::local::{Kind, Refused, ServerSeen, Want};
+use crate::client::local::{GpuSeen, Kind, Refused, ServerSeen, Want};
 use vsgpu_core::pool::{Filter, Slot, SlotKind};
 
 /// The servers to ask, best first.
@@ -34,10 +34,26 @@ pub(super) fn choose(servers: &[ServerSeen], want: &Want, build: &str) -> Result
     let text: Vec<String> =
         problems.iter().map(|(server, (_, why))| format!("{}: {why}", server.server)).collect();
     let hint = match kind {
-        Kind::Unreachable => "is the GPU server up, and its port 14843 open from here?",
+        Kind::Unreachable => "is the GPU server up, and that port open from here?",
         _ => "`vsgpu-gpu list` shows all GPUs and this machine's team",
     };
     Err(Refused { kind, text: text.join("; "), hint: hint.into() })
+}
+
+const NO_TEAM: &str = "this machine is in none of its teams";
+
+fn other_build(there: &str, here: &str) -> String {
+    format!(
+        "another build of the engine: {there:.12} there, {here:.12} here; both sides need files of one build (`vsgpu apply`)"
+    )
+}
+
+/// Why a server that answers serves nobody of this machine.
+pub(super) fn unusable(server: &ServerSeen, build: &str) -> Option<String> {
+    if !server.build.eq_ignore_ascii_case(build) {
+        return Some(other_build(&server.build, build));
+    }
+    server.team.is_empty().then(|| NO_TEAM.into())
 }
 
 /// Whether it has enough of them free, and how many wait: smaller is better.
@@ -52,13 +68,10 @@ fn fitness(
     }
     let not = |why: String| Err((Kind::NotAllowed, why));
     if !server.build.eq_ignore_ascii_case(build) {
-        return not(format!(
-            "another build of the engine: {} there, {build} here; both sides need bundles of one build (`vsgpu apply`)",
-            server.build
-        ));
+        return not(other_build(&server.build, build));
     }
     if server.team.is_empty() {
-        return not("this machine is in none of its teams".into());
+        return not(NO_TEAM.into());
     }
     if want.gpus > server.team_may {
         return not(format!("team {} may have {} at once", server.team, server.team_may));
@@ -66,23 +79,29 @@ fn fitness(
     if server.drained {
         return Err((Kind::NotInTime, "it is drained: no new GPU leases".into()));
     }
-    let fits = |gpu: &&crate::client::local::GpuSeen| {
+    if !server.blocked.is_empty() {
+        return Err((Kind::NotInTime, format!("it gives out no new GPU leases: {}", server.blocked)));
+    }
+    let fits = |gpu: &&GpuSeen| {
         let slot = Slot {
             uuid: gpu.uuid.clone(),
             kind: SlotKind::Whole,
             memory_mib: gpu.memory_mib,
             name: gpu.name.clone(),
         };
-        gpu.memory_mib >= want.memory_mib
-            && gpu.state.as_deref() != Some("out-of-service")
-            && filters.iter().all(|filter| filter.fits(&slot))
+        gpu.memory_mib >= want.memory_mib && filters.iter().all(|filter| filter.fits(&slot))
     };
-    let fitting = server.gpus.iter().filter(fits).count() as u32;
-    let free =
-        server.gpus.iter().filter(|gpu| fits(gpu) && gpu.state.as_deref() == Some("free")).count() as u32;
+    let of = |state: &str| {
+        server.gpus.iter().filter(|gpu| fits(gpu) && gpu.state.as_deref() == Some(state)).count() as u32
+    };
+    let (fitting, out) = (server.gpus.iter().filter(fits).count() as u32, of("out-of-service"));
     if fitting < want.gpus {
         return not(format!("it has {fitting} of that kind"));
     }
+    if fitting - out < want.gpus {
+        return Err((Kind::NotInTime, format!("it has {fitting} of that kind, {out} out of service")));
+    }
+    let free = of("free");
     let quota_left = server.team_holds + want.gpus <= server.team_may;
     Ok((free < want.gpus || server.waiting > 0 || !quota_left, server.waiting))
 }
@@ -90,7 +109,6 @@ fn fitness(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::local::GpuSeen;
 
     fn server(name: &str, free: usize, held: usize, waiting: u32) -> ServerSeen {
         let gpu = |state: &str, n: usize| GpuSeen {
@@ -108,6 +126,7 @@ mod tests {
             team_may: 4,
             waiting,
             drained: false,
+            blocked: String::new(),
             engine: "lupine".into(),
             build: "ab".into(),
             cuda: "13.3".into(),

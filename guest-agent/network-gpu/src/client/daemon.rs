@@ -1,7 +1,7 @@
 //! The client's daemon. It holds the machine's key, so programs need not; each lease lives as long as the
 //! connection of who asked for it.
 
-use crate::client::choose::choose;
+use crate::client::choose::{choose, unusable};
 use crate::client::group::{self, Caller};
 use crate::client::local::{
     Event, GpuSeen, Granted, Kind, LeaseSeen, MAX_REQUEST, Refused, Request, ServerSeen, Want,
@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use vsgpu_core::engine::Engine;
@@ -44,6 +45,12 @@ const OPEN: Duration = Duration::from_secs(30);
 const MOST_USERS: (u32, u32) = (64, 256);
 /// The word for a lease that its client gave back.
 const RELEASED: &str = "released";
+/// Users that are looked up at once; a directory service may be slow.
+const LOOKUPS: usize = 32;
+/// Connections of one lease's port that are looked at, and are carried, at once; the gateway allows 64.
+const MOST_CARRIED: usize = 64;
+/// What a gateway may be late with an answer that it promised.
+const LATE: Duration = Duration::from_secs(30);
 /// Characters of a text of a gateway.
 const MAX_TEXT: usize = 500;
 
@@ -62,6 +69,8 @@ struct Daemon {
     leases: Mutex<BTreeMap<u64, Arc<Lease>>>,
     next: AtomicU64,
     users: Mutex<BTreeMap<u32, u32>>,
+    /// Looks at who somebody is.
+    lookups: Semaphore,
 }
 
 /// A lease of this machine.
@@ -94,6 +103,7 @@ pub async fn serve(options: Options, ready: impl FnOnce()) -> Result<(), String>
         leases: Mutex::default(),
         next: AtomicU64::new(1),
         users: Mutex::default(),
+        lookups: Semaphore::new(LOOKUPS),
     });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
     ready();
@@ -130,7 +140,7 @@ impl From<CallError> for Refused {
         match error {
             CallError::Refused { why, hint } => refused(Kind::NotAllowed, why, &hint),
             CallError::Unreachable(why) => {
-                refused(Kind::Unreachable, why, "is the GPU server up, and its port 14843 open from here?")
+                refused(Kind::Unreachable, why, "is the GPU server up, and that port open from here?")
             }
             other => refused(Kind::Unreachable, other.to_string(), ""),
         }
@@ -181,7 +191,7 @@ impl Daemon {
         Ok(Seat(self, uid))
     }
 
-    /// Read anew for each question: another configuration, or another certificate, ends no lease.
+    /// Read anew for each question: another configuration ends no lease.
     fn setting(&self) -> Result<Setting, Refused> {
         let broken = |why: String| {
             refused(Kind::Unreachable, why, "`vsgpu apply` sets this machine up as a client of GPU servers")
@@ -202,6 +212,16 @@ impl Daemon {
         from: OwnedReadHalf,
         to: &mut OwnedWriteHalf,
     ) -> Result<(), Refused> {
+        // Who may not ask takes no place of those who may. Only the groups are needed for that.
+        let groups = self.setting().map(|setting| setting.config.groups).unwrap_or_default();
+        let caller = {
+            let busy = || refused(Kind::NotInTime, "too many ask at once on this machine", "try again later");
+            let _turn = self.lookups.try_acquire().map_err(|_| busy())?;
+            tokio::task::spawn_blocking(move || group::caller(uid, gid, &groups)).await
+        };
+        let caller = caller.map_err(|e| e.to_string()).flatten();
+        let caller =
+            caller.map_err(|why| refused(Kind::NotAllowed, why, "ask whoever set this machine up"))?;
         let _seat = self.seat(uid)?;
         let mut from = BufReader::new(from);
         let request = match tokio::time::timeout(LOCAL, lines::next(&mut from, MAX_REQUEST)).await {
@@ -216,19 +236,17 @@ impl Daemon {
                 return Ok(());
             }
             Request::List => {
-                let seen = look(&self.setting()?, None).await?;
+                let setting = self.setting()?;
+                let mut seen = look(&setting, None).await?;
+                for server in seen.iter_mut().filter(|server| server.problem.is_none()) {
+                    server.problem = unusable(server, &setting.config.engine.build);
+                }
                 say(to, &Event::Servers(seen)).await;
                 return Ok(());
             }
             Request::Run(want) => want,
         };
         let setting = self.setting()?;
-        let groups = setting.config.groups.clone();
-        let caller = tokio::task::spawn_blocking(move || group::caller(uid, gid, &groups)).await;
-        let caller = caller
-            .map_err(|e| e.to_string())
-            .flatten()
-            .map_err(|why| refused(Kind::NotAllowed, why, "ask whoever set this machine up"))?;
         self.lease(&setting, &want, caller, from, to).await
     }
 
@@ -262,20 +280,22 @@ impl Daemon {
         let mut gone = tokio::spawn(ends(from));
         let seen = look(setting, want.server.as_deref()).await?;
         let order = choose(&seen, want, &setting.config.engine.build)?;
+        // What a user waits for is one time, however many servers are asked.
+        let until = want.wait_millis.map(|wait| Instant::now() + Duration::from_millis(wait));
         let mut last = None;
         for name in order {
             let Some(server) = setting.config.servers.iter().find(|server| server.node == name) else {
                 continue;
             };
             let asked = tokio::select! {
-                asked = ask(setting, server, want, &caller, to) => asked,
+                asked = ask(setting, server, want, until, &caller, to) => asked,
                 _ = &mut gone => return Ok(()),
             };
             match asked {
                 Ok((call, granted)) => {
                     let rtt_micros = seen.iter().find(|seen| seen.server == name).and_then(|s| s.rtt_micros);
                     let asked = Asked { setting, server, caller: &caller, rtt_micros };
-                    return self.keep(asked, call, granted, gone, to).await;
+                    return self.keep(asked, call, granted, want.gpus as usize, gone, to).await;
                 }
                 // Another one may do; what this one said stands if none does.
                 Err(refused) if refused.kind != Kind::NotAllowed => last = Some(refused),
@@ -290,10 +310,15 @@ impl Daemon {
         asked: Asked<'_>,
         mut call: LeaseCall,
         granted: v1::Granted,
+        wanted: usize,
         mut gone: tokio::task::JoinHandle<()>,
         to: &mut OwnedWriteHalf,
     ) -> Result<(), Refused> {
         let Asked { setting, server, caller, rtt_micros } = asked;
+        if granted.slots.len() != wanted {
+            let why = format!("{} gives {} GPUs, {wanted} were asked for", server.node, granted.slots.len());
+            return Err(refused(Kind::Unreachable, why, "use one version of vsgpu on both sides"));
+        }
         let gpus: Vec<GpuSeen> = granted
             .slots
             .iter()
@@ -318,7 +343,7 @@ impl Daemon {
             rtt_micros: AtomicU64::new(0),
         });
         // Dropped with this call: nothing of a lease outlives it.
-        let mut ways = JoinSet::new();
+        let (mut ways, mut first) = (JoinSet::new(), JoinSet::<Result<(), CallError>>::new());
         let mut addresses = vec![];
         for slot in &granted.slots {
             let Ok(ticket) = <[u8; TICKET]>::try_from(slot.ticket.as_ref()) else {
@@ -331,13 +356,38 @@ impl Daemon {
                 ticket,
                 lease: lease.clone(),
             };
-            // The engine's shim would be silent for a minute and a half where there is no way.
-            drop(way.open().await?);
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
             let listener = listener.map_err(|e| refused(Kind::Unreachable, format!("127.0.0.1: {e}"), ""))?;
             let address = listener.local_addr().map_err(|e| refused(Kind::Unreachable, e.to_string(), ""))?;
             addresses.push(address.to_string());
+            first.spawn({
+                let way = way.clone();
+                async move { way.open().await.map(drop) }
+            });
             ways.spawn(way.serve(listener));
+        }
+        let mut alive = Alive::new();
+        // The engine's shim would be silent for a minute and a half where there is no way.
+        loop {
+            tokio::select! {
+                opened = first.join_next() => match opened {
+                    None => break,
+                    Some(Err(why)) => return Err(refused(Kind::Unreachable, why.to_string(), "")),
+                    // Its ticket was good a moment ago: the lease has ended meanwhile.
+                    Some(Ok(Err(CallError::Refused { why, hint }))) => {
+                        return Err(refused(Kind::NotInTime, why, &hint));
+                    }
+                    Some(Ok(opened)) => opened?,
+                },
+                _ = &mut gone => return Ok(()),
+                said = call.next() => match said? {
+                    Some(from_gateway::Said::Alive(heard)) => drop(alive.heard(heard.number)),
+                    Some(from_gateway::Said::Ended(ended)) => return Err(too_soon(server, &ended)),
+                    Some(_) => {}
+                    None => return Err(closed(server)),
+                },
+                beat = alive.beat(0) => call.say(from_client::Said::Alive(beat.ok_or_else(|| silent(server))?)),
+            }
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         locked(&self.leases).insert(number, lease.clone());
@@ -361,7 +411,6 @@ impl Daemon {
             without: setting.engine.client_without.iter().map(|name| (*name).into()).collect(),
         });
         say(to, &event).await;
-        let mut alive = Alive::new();
         loop {
             tokio::select! {
                 _ = &mut gone => {
@@ -422,7 +471,7 @@ impl Daemon {
 }
 
 fn lost(server: &str, what: &str) -> Event {
-    Event::Ended { why: "gateway".into(), text: format!("{server} {what}: the GPU lease is over") }
+    Event::Ended { why: "gateway".into(), text: format!("{server} {what}") }
 }
 
 /// A lease in the list of them, until it is dropped.
@@ -498,6 +547,9 @@ async fn look_at(rpc: &Connector, target: &Target) -> ServerSeen {
         .unwrap_or_else(|_| Err(CallError::Unreachable(format!("no answer within {} s", CONNECT.as_secs()))));
     let (list, rtt, problem) = match looked {
         Ok((list, rtt)) => (list, Some(rtt.as_micros() as u64), None),
+        Err(CallError::Refused { why, hint }) => {
+            (v1::ListReply::default(), None, Some(piece(&format!("{why}: {hint}"), MAX_TEXT)))
+        }
         Err(why) => (v1::ListReply::default(), None, Some(piece(&why.to_string(), MAX_TEXT))),
     };
     let text = |text: &str| piece(text, MAX_TEXT);
@@ -523,6 +575,7 @@ async fn look_at(rpc: &Connector, target: &Target) -> ServerSeen {
         team_may: list.team_may,
         waiting: list.waiting,
         drained: list.drained,
+        blocked: text(&list.blocked),
         engine: text(&list.engine),
         build: text(&list.build),
         cuda: text(&list.cuda),
@@ -531,11 +584,25 @@ async fn look_at(rpc: &Connector, target: &Target) -> ServerSeen {
     }
 }
 
+/// A lease has ended before its program could run.
+fn too_soon(server: &ServerAddress, ended: &v1::Ended) -> Refused {
+    refused(Kind::NotInTime, format!("{}: {}", server.node, piece(&ended.text, MAX_TEXT)), "")
+}
+
+fn closed(server: &ServerAddress) -> Refused {
+    refused(Kind::Unreachable, format!("{} closed the connection", server.node), "")
+}
+
+fn silent(server: &ServerAddress) -> Refused {
+    refused(Kind::Unreachable, format!("{} was not heard for 20 s", server.node), "")
+}
+
 /// Asks one server and waits until it grants or refuses.
 async fn ask(
     setting: &Setting,
     server: &ServerAddress,
     want: &Want,
+    until: Option<Instant>,
     caller: &Caller,
     to: &mut OwnedWriteHalf,
 ) -> Result<(LeaseCall, v1::Granted), Refused> {
@@ -546,13 +613,25 @@ async fn ask(
         gpus: want.gpus,
         memory_mib: want.memory_mib,
         filters: want.filters.clone(),
-        wait_millis: want.wait_millis,
+        wait_millis: until.map(|until| until.saturating_duration_since(Instant::now()).as_millis() as u64),
         build: setting.config.engine.build.clone(),
     };
     let mut call = gateway.lease(ask, CONNECT).await?;
     let mut alive = Alive::new();
+    // The gateway keeps the time; one that does not is not waited for.
+    let most = until.map(|until| until.max(Instant::now()) + LATE);
     loop {
+        let late = async {
+            match most {
+                Some(most) => tokio::time::sleep_until(most).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            () = late => {
+                let why = format!("{} does not say within the time whether it grants", server.node);
+                return Err(refused(Kind::NotInTime, why, ""));
+            }
             said = call.next() => match said? {
                 Some(from_gateway::Said::Granted(granted)) => return Ok((call, granted)),
                 Some(from_gateway::Said::Waiting(waiting)) => {
@@ -568,19 +647,12 @@ async fn ask(
                     return Err(refused(kind, format!("{}: {}", server.node, piece(&why.text, MAX_TEXT)), ""));
                 }
                 Some(from_gateway::Said::Alive(heard)) => drop(alive.heard(heard.number)),
+                // Granted, and ended before its engines ran.
+                Some(from_gateway::Said::Ended(ended)) => return Err(too_soon(server, &ended)),
                 Some(_) => {}
-                None => {
-                    let why = format!("{} closed the connection", server.node);
-                    return Err(refused(Kind::Unreachable, why, ""));
-                }
+                None => return Err(closed(server)),
             },
-            beat = alive.beat(0) => match beat {
-                Some(beat) => call.say(from_client::Said::Alive(beat)),
-                None => {
-                    let why = format!("{} was not heard for 20 s", server.node);
-                    return Err(refused(Kind::Unreachable, why, ""));
-                }
-            },
+            beat = alive.beat(0) => call.say(from_client::Said::Alive(beat.ok_or_else(|| silent(server))?)),
         }
     }
 }
@@ -640,7 +712,7 @@ impl Way {
     /// Takes what comes, from the lease's user alone.
     async fn serve(self, listener: TcpListener) {
         let Ok(SocketAddr::V4(to)) = listener.local_addr() else { return };
-        let mut open = JoinSet::new();
+        let (mut open, places) = (JoinSet::new(), Arc::new(Semaphore::new(MOST_CARRIED)));
         loop {
             while open.try_join_next().is_some() {}
             let (stream, from) = match listener.accept().await {
@@ -651,8 +723,11 @@ impl Way {
                     continue;
                 }
             };
+            // Whoever floods the port keeps his own connections waiting, and closed.
+            let Ok(place) = places.clone().try_acquire_owned() else { continue };
             let way = self.clone();
             open.spawn(async move {
+                let _place = place;
                 let (system, expected) = (way.system.clone(), way.lease.user.uid);
                 let looked = tokio::task::spawn_blocking(move || owner(system.as_ref(), from, to)).await;
                 let owner = looked.ok().flatten();
@@ -662,6 +737,10 @@ impl Way {
                         expected,
                         "another user's program came to a GPU lease's port: closed"
                     );
+                    return;
+                }
+                // Still the connection that was looked at: one that was reset has given its port away.
+                if stream.peer_addr().is_err() || !matches!(stream.take_error(), Ok(None)) {
                     return;
                 }
                 way.carry(stream).await;

@@ -120,6 +120,9 @@ pub(super) struct ServerSeen {
     pub team_may: u32,
     pub waiting: u32,
     pub drained: bool,
+    /// Why it gives out no new leases though nobody drained it; empty where it does.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub blocked: String,
     pub engine: String,
     pub build: String,
     pub cuda: String,

@@ -71,7 +71,7 @@ mod tests {
             panic!("IPv4 was asked for");
         };
         let _client = std::net::TcpStream::connect(to).unwrap_or_else(|e| panic!("{e}"));
-        let (_, from) = listener.accept().unwrap_or_else(|e| panic!("{e}"));
+        let (_accepted, from) = listener.accept().unwrap_or_else(|e| panic!("{e}"));
         let std::net::SocketAddr::V4(from) = from else { panic!("IPv4 was asked for") };
         let here = vsgpu_machine::Posix::new(None, "/".into());
         assert_eq!(owner(&here, from, to), Some(nix::unistd::Uid::current().as_raw()));

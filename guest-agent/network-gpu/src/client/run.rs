@@ -149,7 +149,7 @@ pub async fn run(
             _ => {}
         }
     };
-    tell(&screens::granted(&granted));
+    screens::granted(&granted).lines().for_each(&mut tell);
     let mut signals = Signals::caught().map_err(|why| no_daemon(socket, why))?;
     let Granted { env, without, .. } = granted;
     let program = Foreground::start(&command, &with_earlier(env), &without)
@@ -206,7 +206,7 @@ pub async fn run(
         _ => UNAVAILABLE,
     };
     if let Some(why) = lost {
-        tell(&format!("the program ended behind its GPU lease ({why}); what it computed since then is lost"));
+        tell(&format!("the GPU was gone while the program ran ({why}): check its results"));
     }
     Ok(status)
 }

@@ -40,11 +40,13 @@ fn counted(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-/// `2 x NVIDIA A100-PCIE-40GB, 40 GiB`.
+/// `2 x A100-PCIE-40GB, 40 GiB`.
 fn gpus(gpus: &[GpuSeen]) -> String {
     let mut kinds: Vec<(String, usize)> = vec![];
     for gpu in gpus {
-        let kind = format!("{}, {}", gpu.name, memory(gpu.memory_mib));
+        // Whose it is everybody knows; a line has 80 columns.
+        let name = gpu.name.strip_prefix("NVIDIA ").unwrap_or(&gpu.name);
+        let kind = format!("{name}, {}", memory(gpu.memory_mib));
         match kinds.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, count)) => *count += 1,
             None => kinds.push((kind, 1)),
@@ -68,18 +70,19 @@ pub(super) fn waiting(server: &str, place: u32, gpus: u32, team: &str, holds: u3
 
 /// What one got.
 pub(super) fn granted(granted: &Granted) -> String {
-    let mut text = format!("granted: {} of {}", gpus(&granted.gpus), granted.server);
-    if let Some(most) = granted.for_millis {
-        let _ = write!(text, ", for {} at most", span(most.div_ceil(1000)));
-    }
-    if let Some(idle) = granted.idle_millis {
-        let _ = write!(text, ", ends when idle for {}", span(idle / 1000));
-    }
-    let _ = write!(text, " (lease {}", granted.lease);
+    let mut text =
+        format!("granted: {} of {} (GPU lease {}", gpus(&granted.gpus), granted.server, granted.lease);
     if let Some(rtt) = granted.rtt_micros {
         let _ = write!(text, ", round trip {:.1} ms", rtt as f64 / 1000.0);
     }
-    text + ")"
+    text.push(')');
+    let time = granted.for_millis.map(|most| format!("for {} at most", span(most.div_ceil(1000))));
+    let idle = granted.idle_millis.map(|idle| format!("ends when idle for {}", span(idle.div_ceil(1000))));
+    let limits: Vec<String> = time.into_iter().chain(idle).collect();
+    if !limits.is_empty() {
+        let _ = write!(text, "\n{}", limits.join(", "));
+    }
+    text
 }
 
 /// What is about to happen.
@@ -113,6 +116,9 @@ pub(super) fn servers(servers: &[ServerSeen]) -> String {
         if server.drained {
             text.push_str(", drained: no new GPU leases");
         }
+        if !server.blocked.is_empty() {
+            let _ = write!(text, ", no new GPU leases: {}", server.blocked);
+        }
         match server.team.as_str() {
             "" => text.push_str("; this machine is in none of its teams\n"),
             team => {
@@ -142,7 +148,7 @@ pub(super) fn leases(leases: &[LeaseSeen]) -> String {
     for lease in leases {
         let _ = writeln!(
             text,
-            "lease {} of {}, user {}: {}",
+            "GPU lease {} of {}, user {}: {}",
             lease.lease,
             lease.server,
             lease.user,
@@ -192,7 +198,7 @@ mod tests {
         };
         assert_eq!(
             granted(&lease),
-            "granted: 2 x NVIDIA A100-PCIE-40GB, 40 GiB of gpu-srv-1, for 8 h at most, ends when idle for 15 min (lease 7, round trip 0.4 ms)"
+            "granted: 2 x A100-PCIE-40GB, 40 GiB of gpu-srv-1 (GPU lease 7, round trip 0.4 ms)\nfor 8 h at most, ends when idle for 15 min"
         );
         assert_eq!(warning(false, 60_000), "warning: the time of the GPU lease is up in 60 s");
     }
@@ -208,6 +214,7 @@ mod tests {
             team_may: 2,
             waiting: 2,
             drained: false,
+            blocked: String::new(),
             engine: "lupine".into(),
             build: "ab".into(),
             cuda: "13.3".into(),

@@ -2,20 +2,19 @@
 //! the pool is asked what is to be done, and that is done. What takes time (systemd, the driver, the audit's
 //! disk) is done beside it and comes back as an event.
 
-use crate::gateway::audit::{Audit, Happened, Line};
+use crate::gateway::audit::{Audit, Happened, Line, Writer};
 use crate::gateway::configuration::configuration;
 use crate::gateway::engines::Engines;
 use crate::gateway::local::{Answer, Asked, Request};
 use crate::gateway::tunnels::{Counted, Counters, Opens, Tickets};
 use crate::relay::{self, First};
-use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::AbortHandle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
 use vsgpu_core::failpoint;
 use vsgpu_core::pool::config::ServerConfig;
 use vsgpu_core::pool::status::{Beside, Totals};
@@ -24,12 +23,12 @@ use vsgpu_core::pool::{
     PoolStatus, Refused, SlotId, SlotUse, Warning,
 };
 use vsgpu_core::readers::gpu_work::GpuWork;
-use vsgpu_core::text::{hex, piece};
+use vsgpu_core::text::piece;
 use vsgpu_wire::client::Stream;
 use vsgpu_wire::pool::server::{Call, Caller};
 use vsgpu_wire::pool::v1::refusal::Why;
 use vsgpu_wire::pool::v1::{self, FromClient, FromGateway, from_client, from_gateway};
-use vsgpu_wire::pool::{Opened, TICKET, new_ticket};
+use vsgpu_wire::pool::{Opened, TICKET, fingerprint, new_ticket};
 
 /// Between two looks at what is silent.
 const TICK: Duration = Duration::from_secs(2);
@@ -37,8 +36,14 @@ const TICK: Duration = Duration::from_secs(2);
 const FIRST: Duration = Duration::from_secs(5);
 /// Between two tries to end an engine, and later ones.
 const STOP_AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
-/// Between two tries to write the audit file where that failed.
-const AUDIT_AGAIN: Duration = Duration::from_secs(5);
+/// Between two messages of a client: who says more waits in its own connection.
+const PACE: Duration = Duration::from_millis(50);
+/// Messages of clients that wait for the loop.
+const SAID: usize = 256;
+/// Two crashes of one slot so soon after each other are one: each of its connections tells of it.
+const ONE_CRASH: Millis = 2_000;
+/// A node's refusals are written down so often at most: what a client says must not push grants out of the audit.
+const REFUSAL_WRITTEN: Millis = 60_000;
 /// Asks of one node in a minute: 30 at once, one every two seconds behind that.
 const ASKS: (f64, f64) = (30.0, 0.5);
 /// Characters of a user's name, and of a reason in a person's words.
@@ -52,16 +57,22 @@ enum Event {
     Closed(u64),
     /// The engines of a lease run, or one does not.
     Started(LeaseId, Result<(), NotStarted>),
-    /// The engines of a lease are gone.
-    Gone(LeaseId),
+    /// The engine of a slot of a lease is gone; who else is on its GPU.
+    Gone(LeaseId, SlotId, Option<String>),
+    /// A slot may be offered again; who waits for that.
+    Mended(SlotId, Option<oneshot::Sender<Answer>>),
+    /// A slot is not given on.
+    OutOfService(SlotId, String),
     /// An engine of a lease had ended by itself, or its end of a connection did.
     Crashed(LeaseId, SlotId),
     /// A connection was not opened.
     NotOpened(&'static str),
     /// What goes on on the GPUs.
     Looked(Result<Vec<GpuWork>, String>),
-    /// The audit file: written again, or why not.
-    Audited(Result<(), String>),
+    /// The audit file cannot be written.
+    NotWritten(String),
+    /// It can again.
+    Writable,
 }
 
 enum NotStarted {
@@ -76,6 +87,8 @@ struct Client {
     heard: Millis,
     rtt_micros: Option<u64>,
     doing: Doing,
+    /// Ends what listens to it.
+    _over: oneshot::Sender<()>,
 }
 
 enum Doing {
@@ -110,7 +123,7 @@ pub(super) struct Actor {
     pool: Pool,
     config: ServerConfig,
     engines: Arc<Engines>,
-    audit: Arc<Audit>,
+    audit: Writer,
     policy: String,
     clients: BTreeMap<u64, Client>,
     next_call: u64,
@@ -121,13 +134,21 @@ pub(super) struct Actor {
     /// Why nothing can be granted: the audit file.
     blocked: Option<String>,
     looking: bool,
+    /// When new leases are given again, where they are kept back for a while only.
+    drain_lapses: Option<Millis>,
+    /// When a refusal of each node was last written down.
+    refusals: BTreeMap<String, Millis>,
+    /// When each slot last crashed.
+    crashed: BTreeMap<SlotId, Millis>,
     tell: mpsc::UnboundedSender<Event>,
     told: mpsc::UnboundedReceiver<Event>,
+    /// What clients say; bounded, unlike what we tell ourselves.
+    say: mpsc::Sender<Event>,
+    said: mpsc::Receiver<Event>,
 }
 
 fn hash(policy: &Policy) -> String {
-    let text = serde_json::to_vec(policy).unwrap_or_default();
-    hex(&Sha256::digest(text)).chars().take(16).collect()
+    fingerprint(policy).chars().take(16).collect()
 }
 
 /// Milliseconds since the machine was started; sleep counts.
@@ -141,21 +162,32 @@ impl Actor {
     pub(super) fn new(
         config: ServerConfig,
         engines: Arc<Engines>,
-        audit: Arc<Audit>,
-        stuck: Vec<(SlotId, String)>,
+        audit: Audit,
+        stopped: Vec<(SlotId, Result<Option<String>, String>)>,
     ) -> Result<Self, String> {
         let mut pool = Pool::new(config.policy.clone(), config.slots.clone())?;
-        for (slot, why) in stuck {
-            tracing::error!(
-                slot = slot.0,
-                why,
-                "the engine of an earlier gateway is not gone: out of service"
-            );
-            pool.out_of_service(slot, &why);
-        }
         let (tell, told) = mpsc::unbounded_channel();
-        let mut actor = Self {
-            policy: hash(&config.policy),
+        let (say, said) = mpsc::channel(SAID);
+        for (slot, stopped) in stopped {
+            let (Ok(Some(why)) | Err(why)) = &stopped else { continue };
+            tracing::error!(slot = slot.0, why, "a slot is out of service");
+            pool.out_of_service(slot, why);
+            if stopped.is_err() {
+                // The driver may only be late: it is offered as soon as that is over.
+                mended(slot, engines.clone(), tell.clone());
+            }
+        }
+        let policy = hash(&config.policy);
+        let say_so = {
+            let tell = tell.clone();
+            move |written: Result<(), String>| {
+                let _ = tell.send(written.map_or_else(Event::NotWritten, |()| Event::Writable));
+            }
+        };
+        let audit = Writer::of(audit, say_so);
+        audit.write(Line::of(Happened::Began, &policy));
+        Ok(Self {
+            policy,
             pool,
             config,
             engines,
@@ -168,19 +200,18 @@ impl Actor {
             totals: Totals::default(),
             blocked: None,
             looking: false,
+            drain_lapses: None,
+            refusals: BTreeMap::new(),
+            crashed: BTreeMap::new(),
             tell,
             told,
-        };
-        let began = actor.line(Happened::Began);
-        actor.blocked = actor.audit.write(&began).err();
-        Ok(actor)
+            say,
+            said,
+        })
     }
 
     pub(super) async fn run(&mut self, mut calls: mpsc::Receiver<Call>, mut local: mpsc::Receiver<Asked>) {
         let mut tick = tokio::time::interval(TICK);
-        if let Some(why) = self.blocked.take() {
-            self.audit_failed(why);
-        }
         loop {
             let at = now();
             let look = self.pool.next_look(at).map_or(TICK, |look| Duration::from_millis((look - at).max(1)));
@@ -193,7 +224,8 @@ impl Actor {
                     Some(event) => self.event(event),
                     None => return,
                 },
-                Some((request, answer)) = local.recv() => drop(answer.send(self.local(&request))),
+                Some(event) = self.said.recv() => self.event(event),
+                Some((request, answer)) = local.recv() => self.local(&request, answer),
                 _ = tick.tick() => self.tick(),
                 () = tokio::time::sleep(look) => {}
             }
@@ -202,17 +234,7 @@ impl Actor {
     }
 
     fn line(&self, event: Happened) -> Line {
-        Line {
-            event,
-            lease: None,
-            who: None,
-            team: None,
-            gpus: vec![],
-            why: None,
-            bytes: None,
-            gpu_seconds: None,
-            policy: self.policy.clone(),
-        }
+        Line::of(event, &self.policy)
     }
 
     fn send(&self, call: u64, said: from_gateway::Said) {
@@ -231,7 +253,7 @@ impl Actor {
                 let _ = answer.send(text);
             }
             Call::Drain { drained, answer } => {
-                self.drain(drained);
+                self.drain(drained, None);
                 let _ = answer.send(self.pool.leases().count() as u32);
             }
             Call::Evict { lease, why, answer } => {
@@ -248,8 +270,15 @@ impl Actor {
         }
     }
 
-    fn drain(&mut self, drained: bool) {
-        tracing::info!(drained, "whether new GPU leases are kept back");
+    /// Keeps new leases back, or gives them again; for a while only, where that is said. What somebody keeps
+    /// back without an end stays so.
+    fn drain(&mut self, drained: bool, for_secs: Option<u64>) {
+        let for_good = self.pool.drained() && self.drain_lapses.is_none();
+        if drained && for_secs.is_some() && for_good {
+            return;
+        }
+        tracing::info!(drained, for_secs, "whether new GPU leases are kept back");
+        self.drain_lapses = for_secs.filter(|_| drained).map(|secs| now().saturating_add(secs * 1000));
         self.pool.set_drained(drained);
     }
 
@@ -261,25 +290,25 @@ impl Actor {
     ) {
         let call = self.next_call;
         self.next_call += 1;
-        let tell = self.tell.clone();
-        let gone = to.clone();
+        let say = self.say.clone();
+        // Dropped with the client: the call is over then, whoever ended it.
+        let (over, mut ended) = oneshot::channel::<()>();
         tokio::spawn(async move {
-            let first = tokio::time::timeout(FIRST, from.recv()).await.ok().flatten();
-            if let Some(first) = first {
-                let _ = tell.send(Event::Said(call, first));
-                loop {
-                    tokio::select! {
-                        said = from.recv() => match said {
-                            Some(said) => drop(tell.send(Event::Said(call, said))),
-                            None => break,
-                        },
-                        () = gone.closed() => break,
-                    }
+            let mut next = tokio::time::timeout(FIRST, from.recv()).await.ok().flatten();
+            while let Some(message) = next {
+                if say.send(Event::Said(call, message)).await.is_err() {
+                    return;
                 }
+                tokio::time::sleep(PACE).await;
+                next = tokio::select! {
+                    said = from.recv() => said,
+                    _ = &mut ended => return,
+                };
             }
-            let _ = tell.send(Event::Closed(call));
+            let _ = say.send(Event::Closed(call)).await;
         });
-        self.clients.insert(call, Client { caller, to, heard: now(), rtt_micros: None, doing: Doing::Came });
+        let client = Client { caller, to, heard: now(), rtt_micros: None, doing: Doing::Came, _over: over };
+        self.clients.insert(call, client);
     }
 
     fn event(&mut self, event: Event) {
@@ -287,18 +316,35 @@ impl Actor {
             Event::Said(call, message) => self.said(call, message.said),
             Event::Closed(call) => self.closed(call),
             Event::Started(lease, result) => self.started(lease, result),
-            Event::Gone(lease) => self.gone(lease),
+            Event::Gone(lease, slot, stranger) => {
+                if let Some(why) = stranger {
+                    tracing::error!(slot = slot.0, why, "a slot is out of service");
+                    self.pool.out_of_service(slot, &why);
+                }
+                if self.pool.slot_gone(lease, slot) {
+                    self.gone(lease);
+                }
+            }
+            Event::Mended(slot, answer) => {
+                tracing::info!(slot = slot.0, "a slot is offered again");
+                self.pool.in_service(slot);
+                drop(answer.map(|answer| answer.send(Answer::Done)));
+            }
+            Event::OutOfService(slot, why) => self.pool.out_of_service(slot, &why),
             Event::Crashed(lease, slot) => {
-                if self.pool.lease(lease).is_some_and(|lease| lease.ended.is_none()) {
+                let at = now();
+                let again = self.crashed.get(&slot).is_some_and(|last| at.saturating_sub(*last) < ONE_CRASH);
+                if !again && self.pool.lease(lease).is_some_and(|lease| lease.ended.is_none()) {
+                    self.crashed.insert(slot, at);
                     self.totals.engine_crashes += 1;
                     tracing::warn!(lease = lease.0, slot = slot.0, "an engine ended under its program");
-                    self.pool.engine_crashed(lease, slot, now());
+                    self.pool.engine_crashed(lease, slot, at);
                 }
             }
             Event::NotOpened(why) => self.not_opened(why),
             Event::Looked(work) => self.looked(work),
-            Event::Audited(Ok(())) => self.blocked = None,
-            Event::Audited(Err(why)) => self.audit_failed(why),
+            Event::Writable => self.blocked = None,
+            Event::NotWritten(why) => self.audit_failed(why),
         }
     }
 
@@ -403,37 +449,38 @@ impl Actor {
     fn refuse(&mut self, call: u64, who: &Identity, why: Why, word: &str, text: String) {
         *self.totals.refused.entry(word.into()).or_default() += 1;
         // Who is not let in at all is of interest; who came too late is not.
-        if why == Why::NotAllowed {
+        let at = now();
+        let late = |last: &Millis| at.saturating_sub(*last) >= REFUSAL_WRITTEN;
+        if why == Why::NotAllowed && self.refusals.get(&who.node).is_none_or(late) {
+            if self.refusals.len() > 4_096 {
+                self.refusals.clear();
+            }
+            self.refusals.insert(who.node.clone(), at);
             let refused =
                 Line { who: Some(who.clone()), why: Some(text.clone()), ..self.line(Happened::Refused) };
-            self.write(refused);
+            self.audit.write(refused);
         }
         self.send(call, from_gateway::Said::Refused(v1::Refusal { why: why.into(), text }));
         self.clients.remove(&call);
     }
 
-    /// Writes a line beside the loop.
-    fn write(&self, line: Line) {
-        let (audit, tell) = (self.audit.clone(), self.tell.clone());
-        tokio::task::spawn_blocking(move || {
-            if let Err(why) = audit.write(&line) {
-                let _ = tell.send(Event::Audited(Err(why)));
-            }
-        });
-    }
-
-    /// Nothing is granted until it can be written again.
+    /// Nothing is granted until it can be written again; who waits is told so rather than kept.
     fn audit_failed(&mut self, why: String) {
         if self.blocked.is_none() {
             tracing::error!(why, "no GPU leases are given");
         }
+        let waits = |client: &Client| match client.doing {
+            Doing::Waits { ask, .. } => Some(ask),
+            _ => None,
+        };
+        let waiting: Vec<(u64, AskId)> =
+            self.clients.iter().filter_map(|(call, client)| Some((*call, waits(client)?))).collect();
+        for (call, ask) in waiting {
+            if let Some(ask) = self.pool.withdraw(ask) {
+                self.refuse(call, &ask.who, Why::NotNow, "blocked", why.clone());
+            }
+        }
         self.blocked = Some(why);
-        let (audit, tell, line) = (self.audit.clone(), self.tell.clone(), self.line(Happened::Began));
-        tokio::spawn(async move {
-            tokio::time::sleep(AUDIT_AGAIN).await;
-            let written = tokio::task::spawn_blocking(move || audit.write(&line)).await;
-            let _ = tell.send(Event::Audited(written.unwrap_or_else(|e| Err(e.to_string()))));
-        });
     }
 
     fn closed(&mut self, call: u64) {
@@ -516,18 +563,27 @@ impl Actor {
             ..self.line(Happened::Granted)
         };
         let slots = lease.slots.clone();
+        self.engines.may_run(&slots, true);
         if let Some(client) = self.clients.get_mut(&call) {
             client.doing = Doing::Has(id);
         }
         let held = Held { call, counters: Arc::default(), seen: (0, 0), connections: vec![], starting: true };
         self.held.insert(id, held);
-        let (audit, engines, tell) = (self.audit.clone(), self.engines.clone(), self.tell.clone());
-        tokio::task::spawn_blocking(move || {
-            let started = audit.write(&line).map_err(NotStarted::Audit).and_then(|()| {
-                let start =
-                    |slot: &SlotId| engines.start(*slot).map_err(|why| NotStarted::Engine(*slot, why));
-                slots.iter().try_for_each(start)
-            });
+        let written = self.audit.confirmed(line);
+        let (engines, tell) = (self.engines.clone(), self.tell.clone());
+        tokio::spawn(async move {
+            let started = match written.await.map_err(|e| e.to_string()).flatten() {
+                Err(why) => Err(NotStarted::Audit(why)),
+                Ok(()) => {
+                    let start = move || {
+                        slots.iter().try_for_each(|slot| {
+                            engines.start(*slot).map_err(|why| NotStarted::Engine(*slot, why))
+                        })
+                    };
+                    let started = tokio::task::spawn_blocking(start).await;
+                    started.unwrap_or_else(|e| Err(NotStarted::Audit(e.to_string())))
+                }
+            };
             let _ = tell.send(Event::Started(id, started));
         });
     }
@@ -607,6 +663,7 @@ impl Actor {
         let text = self.ended_text(&why);
         *self.totals.ended.entry(word.into()).or_default() += 1;
         tracing::info!(lease = id.0, why = word, "a GPU lease is over");
+        self.engines.may_run(&lease.slots, false);
         self.pool.end(id, why.clone(), now());
         self.tickets.void(id);
         let Some(held) = self.held.get(&id) else { return };
@@ -629,7 +686,7 @@ impl Actor {
             Ended::ClientGone => "nothing was heard of the client any more".into(),
             Ended::IdleTooLong => {
                 let most = self.pool.policy().idle_release.unwrap_or_default() / 1000;
-                format!("it did nothing for {most} s, the longest that `idle-release` allows")
+                format!("its GPU was idle for {most} s (`idle-release`)")
             }
             Ended::TimeUp => "its time is up: `longest` of its team".into(),
             Ended::Evicted { by, why } if why.is_empty() => format!("{by} ended it"),
@@ -647,20 +704,33 @@ impl Actor {
             self.held.get_mut(&id).map(|held| std::mem::take(&mut held.connections)).unwrap_or_default();
         let (engines, tell) = (self.engines.clone(), self.tell.clone());
         tokio::spawn(async move {
-            let began = now();
+            let (began, mut left) = (now(), slots);
             loop {
-                let (engines, all) = (engines.clone(), slots.clone());
-                let stopping = move || all.iter().try_for_each(|slot| engines.stop(*slot));
-                let stopped = tokio::task::spawn_blocking(stopping).await.map_err(|e| e.to_string());
+                // All of them beside each other, whatever one of them does.
+                let mut stops = JoinSet::new();
+                for slot in &left {
+                    let (engines, slot) = (engines.clone(), *slot);
+                    stops.spawn_blocking(move || (slot, engines.stop(slot)));
+                }
+                while let Some(stopped) = stops.join_next().await {
+                    match stopped {
+                        Ok((slot, Ok(stranger))) => {
+                            left.retain(|other| *other != slot);
+                            let _ = tell.send(Event::Gone(id, slot, stranger));
+                        }
+                        Ok((slot, Err(why))) => {
+                            tracing::warn!(lease = id.0, slot = slot.0, why, "its engine is not gone yet");
+                        }
+                        Err(why) => tracing::error!(lease = id.0, %why, "an engine was not ended"),
+                    }
+                }
                 connections.iter().for_each(AbortHandle::abort);
-                match stopped.flatten() {
-                    Ok(()) => break,
-                    Err(why) => tracing::warn!(lease = id.0, why, "its engine is not gone yet"),
+                if left.is_empty() {
+                    return;
                 }
                 let late = now().saturating_sub(began) > ENGINE_GONE;
                 tokio::time::sleep(STOP_AGAIN[usize::from(late)]).await;
             }
-            let _ = tell.send(Event::Gone(id));
         });
     }
 
@@ -678,7 +748,7 @@ impl Actor {
             Ended::Evicted { why, .. } if !why.is_empty() => format!("evicted: {why}"),
             why => why.word().to_string(),
         });
-        self.write(Line {
+        self.audit.write(Line {
             lease: Some(id.0),
             who: Some(lease.ask.who.clone()),
             team: Some(lease.team.clone()),
@@ -751,6 +821,9 @@ impl Actor {
         };
         let gone: Vec<u64> = self.clients.iter().filter(|(_, c)| silent(c)).map(|(call, _)| *call).collect();
         gone.into_iter().for_each(|call| self.closed(call));
+        if self.drain_lapses.is_some_and(|lapses| lapses <= at) {
+            self.drain(false, None);
+        }
         if self.pool.policy().idle_release.is_none() {
             return;
         }
@@ -836,7 +909,8 @@ impl Actor {
             engine: self.config.engine.name.clone(),
             build: self.config.engine.build.clone(),
             cuda: self.config.engine.cuda.clone(),
-            drained: self.pool.drained() || self.blocked.is_some(),
+            drained: self.pool.drained(),
+            blocked: self.blocked.clone().unwrap_or_default(),
             team: team.map(|team| team.name.clone()).unwrap_or_default(),
             team_holds: team.map(|team| self.pool.held_by(&team.name)).unwrap_or_default(),
             team_may: team.map(|team| team.gpus).unwrap_or_default(),
@@ -860,28 +934,41 @@ impl Actor {
             totals.bytes_out += to;
         }
         let status = self.pool.status(now(), self.config.engine.clone(), totals, beside);
-        PoolStatus { blocked: self.blocked.clone(), ..status }
+        PoolStatus { config: fingerprint(&self.config), blocked: self.blocked.clone(), ..status }
     }
 
-    fn local(&mut self, request: &Request) -> Answer {
-        match request {
+    fn local(&mut self, request: &Request, answer: oneshot::Sender<Answer>) {
+        let said = match request {
             Request::Status => Answer::Status(Box::new(self.status())),
             Request::Reload => match self.reload() {
                 Ok(()) => Answer::Done,
                 Err(why) => Answer::Failed(why),
             },
-            Request::Drain { drained } => {
-                self.drain(*drained);
+            Request::Drain { drained, for_secs } => {
+                self.drain(*drained, *for_secs);
                 Answer::Done
             }
-            Request::InService { slot } => match self.pool.slots().get(*slot as usize) {
-                Some(_) => {
-                    self.pool.in_service(SlotId(*slot));
-                    Answer::Done
+            Request::InService { slot } => match self.pool.slots().get(*slot as usize).map(|slot| slot.lease)
+            {
+                None => Answer::Failed(format!("there is no GPU {slot}")),
+                Some(Some(lease)) => {
+                    Answer::Failed(format!("GPU {slot} still belongs to GPU lease {}", lease.0))
                 }
-                None => Answer::Failed(format!("there is no slot {slot}")),
+                Some(None) => return self.offer_again(SlotId(*slot), answer),
             },
-        }
+        };
+        let _ = answer.send(said);
+    }
+
+    /// Offers a slot again, where nothing is left on it.
+    fn offer_again(&self, slot: SlotId, answer: oneshot::Sender<Answer>) {
+        let (engines, tell) = (self.engines.clone(), self.tell.clone());
+        tokio::task::spawn_blocking(move || match engines.stop(slot) {
+            Ok(None) => drop(tell.send(Event::Mended(slot, Some(answer)))),
+            Ok(Some(why)) | Err(why) => {
+                let _ = answer.send(Answer::Failed(format!("GPU {} is not offered: {why}", slot.0)));
+            }
+        });
     }
 
     /// Another policy holds from now on. Other slots or another engine need a new gateway.
@@ -899,6 +986,23 @@ impl Actor {
         tracing::info!(policy = self.policy, "another policy holds");
         Ok(())
     }
+}
+
+/// Tries to end an engine of an earlier gateway until that is proven.
+fn mended(slot: SlotId, engines: Arc<Engines>, tell: mpsc::UnboundedSender<Event>) {
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(STOP_AGAIN[1]).await;
+            let engines = engines.clone();
+            let event = match tokio::task::spawn_blocking(move || engines.stop(slot)).await {
+                Ok(Ok(None)) => Event::Mended(slot, None),
+                Ok(Ok(Some(why))) => Event::OutOfService(slot, why),
+                _ => continue,
+            };
+            let _ = tell.send(event);
+            return;
+        }
+    });
 }
 
 /// Says why a connection is not opened, and closes it.

@@ -1,12 +1,16 @@
 //! The audit file: who had which GPU, from when to when, and why it ended. Written and flushed before a grant
-//! is answered; where it cannot be written, nothing is granted.
+//! is answered; where it cannot be written, nothing is granted. Lines stand in the order in which things
+//! happened; what cannot be written now is kept and written later.
 
 use serde::Serialize;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
 use vsgpu_core::pool::Identity;
 
 /// Version of a line.
@@ -15,6 +19,10 @@ const VERSION: u32 = 1;
 const MAX_BYTES: u64 = 16 << 20;
 /// Files that were put aside and are kept.
 const KEPT: u32 = 4;
+/// Between two tries where it could not be written.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Lines that are kept meanwhile. Nothing is granted then, so no more can come than leases end.
+const MOST_LINES: usize = 1_024;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -22,6 +30,8 @@ const KEPT: u32 = 4;
 pub(super) enum Happened {
     /// The gateway began; leases of the one before are over.
     Began,
+    /// It could not be written for a while, and can be again.
+    Writable,
     /// An ask was refused.
     Refused,
     /// A lease was granted.
@@ -33,6 +43,8 @@ pub(super) enum Happened {
 /// One line.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Line {
+    /// Seconds since 1970.
+    pub at: f64,
     pub event: Happened,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease: Option<u64>,
@@ -54,11 +66,27 @@ pub(super) struct Line {
     pub policy: String,
 }
 
+impl Line {
+    /// One of now that says nothing else yet.
+    pub(super) fn of(event: Happened, policy: &str) -> Self {
+        Self {
+            at: wall_clock(),
+            event,
+            lease: None,
+            who: None,
+            team: None,
+            gpus: vec![],
+            why: None,
+            bytes: None,
+            gpu_seconds: None,
+            policy: policy.into(),
+        }
+    }
+}
+
 #[derive(Serialize)]
-struct Dated<'a> {
+struct Versioned<'a> {
     version: u32,
-    /// Seconds since 1970.
-    at: f64,
     #[serde(flatten)]
     line: &'a Line,
 }
@@ -97,7 +125,7 @@ impl Audit {
             Some(file) => file,
             None => open.insert(self.open()?),
         };
-        let mut text = serde_json::to_vec(&Dated { version: VERSION, at: now(), line })?;
+        let mut text = serde_json::to_vec(&Versioned { version: VERSION, line })?;
         text.push(b'\n');
         let before = file.metadata()?.len();
         file.write_all(&text).and_then(|()| file.sync_data()).inspect_err(|_| {
@@ -123,7 +151,87 @@ impl Audit {
     }
 }
 
+/// Writes lines in their order, beside the gateway's loop.
+pub(super) struct Writer(mpsc::UnboundedSender<ToWrite>);
+
+struct ToWrite {
+    line: Line,
+    /// Who waits until it is on the disk; such a line is not tried again.
+    waits: Option<oneshot::Sender<Result<(), String>>>,
+}
+
+impl Writer {
+    /// `tell` hears when lines cannot be written, and why, and when they can again.
+    pub(super) fn of(audit: Audit, tell: impl Fn(Result<(), String>) + Send + 'static) -> Self {
+        let (to, lines) = mpsc::unbounded_channel();
+        tokio::spawn(write_all(Arc::new(audit), lines, tell));
+        Self(to)
+    }
+
+    /// Writes a line, sooner or later.
+    pub(super) fn write(&self, line: Line) {
+        let _ = self.0.send(ToWrite { line, waits: None });
+    }
+
+    /// Writes a line now, or not at all.
+    pub(super) fn confirmed(&self, line: Line) -> oneshot::Receiver<Result<(), String>> {
+        let (waits, written) = oneshot::channel();
+        let _ = self.0.send(ToWrite { line, waits: Some(waits) });
+        written
+    }
+}
+
+async fn write_all(
+    audit: Arc<Audit>,
+    mut lines: mpsc::UnboundedReceiver<ToWrite>,
+    tell: impl Fn(Result<(), String>),
+) {
+    let write = async |line: Line| {
+        let audit = audit.clone();
+        let written = tokio::task::spawn_blocking(move || audit.write(&line)).await;
+        written.map_err(|e| e.to_string()).flatten()
+    };
+    while let Some(ToWrite { line, waits }) = lines.recv().await {
+        let written = write(line.clone()).await;
+        let Err(why) = &written else {
+            drop(waits.map(|waits| waits.send(written)));
+            continue;
+        };
+        let why = why.clone();
+        tell(Err(why.clone()));
+        let (mut kept, writable) = (VecDeque::new(), Line::of(Happened::Writable, &line.policy));
+        match waits {
+            Some(waits) => drop(waits.send(written)),
+            None => kept.push_back(line),
+        }
+        let mut again = tokio::time::interval_at(tokio::time::Instant::now() + AGAIN, AGAIN);
+        loop {
+            tokio::select! {
+                more = lines.recv() => match more {
+                    None => return,
+                    Some(ToWrite { waits: Some(waits), .. }) => drop(waits.send(Err(why.clone()))),
+                    Some(ToWrite { line, .. }) if kept.len() < MOST_LINES => kept.push_back(line),
+                    Some(_) => {}
+                },
+                _ = again.tick() => {
+                    while let Some(line) = kept.front() {
+                        if write(line.clone()).await.is_err() {
+                            break;
+                        }
+                        kept.pop_front();
+                    }
+                    if kept.is_empty() && write(writable.clone()).await.is_ok() {
+                        break;
+                    }
+                }
+            }
+        }
+        tell(Ok(()));
+    }
+}
+
+/// Seconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "the only wall clock of the gateway: the audit's")]
-fn now() -> f64 {
+fn wall_clock() -> f64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use vsgpu_core::engine::Engine;
 use vsgpu_core::pool::{Slot, SlotId, SlotKind};
@@ -18,6 +19,8 @@ const START: u32 = 15;
 const STOP: u32 = 25;
 /// For a look at a unit or at the GPUs.
 const LOOK: u32 = 10;
+/// Between two tries to start one.
+const START_AGAIN: Duration = Duration::from_millis(500);
 /// Until an engine that was started listens.
 const LISTENS: Duration = Duration::from_secs(10);
 /// For a connection inside of this machine.
@@ -42,6 +45,8 @@ pub(super) struct Engines {
     pub engine: &'static Engine,
     pub place: Place,
     pub slots: Vec<Slot>,
+    /// Whose lease runs: only its engine may be started.
+    may_run: Vec<AtomicBool>,
 }
 
 /// Name of a slot's unit.
@@ -50,6 +55,28 @@ fn unit(slot: SlotId) -> String {
 }
 
 impl Engines {
+    pub(super) fn of(
+        system: Arc<dyn System>,
+        engine: &'static Engine,
+        place: Place,
+        slots: Vec<Slot>,
+    ) -> Self {
+        let may_run = slots.iter().map(|_| AtomicBool::new(false)).collect();
+        Self { system, engine, place, slots, may_run }
+    }
+
+    /// Says of slots whether their engines may be started. Said before they are ended: a start that is under way
+    /// beside that must not bring one back.
+    pub(super) fn may_run(&self, slots: &[SlotId], may: bool) {
+        for flag in slots.iter().filter_map(|slot| self.may_run.get(slot.0 as usize)) {
+            flag.store(may, Ordering::SeqCst);
+        }
+    }
+
+    fn may(&self, slot: SlotId) -> bool {
+        self.may_run.get(slot.0 as usize).is_some_and(|flag| flag.load(Ordering::SeqCst))
+    }
+
     fn systemctl(&self, args: &[&str], within: u32) -> Result<String, String> {
         let command = Command::new("systemctl", args.iter().copied()).within(within);
         let output = self.system.run(&command);
@@ -61,9 +88,21 @@ impl Engines {
         Err(format!("systemctl {}: {} {said}", args.join(" "), output.ended))
     }
 
-    /// Starts a slot's engine and waits until it listens.
+    /// Starts a slot's engine and waits until it listens. One that does not start is tried once more: what was in
+    /// the way may only have been going.
     pub(super) fn start(&self, slot: SlotId) -> Result<(), String> {
-        self.systemctl(&["start", &unit(slot)], START)?;
+        if !self.may(slot) {
+            return Err("its GPU lease is over".into());
+        }
+        let start = || self.systemctl(&["start", &unit(slot)], START);
+        start().or_else(|_| {
+            self.system.sleep(START_AGAIN);
+            start()
+        })?;
+        if !self.may(slot) {
+            let _ = self.systemctl(&["stop", &unit(slot)], STOP);
+            return Err("its GPU lease is over".into());
+        }
         let until = self.system.elapsed() + LISTENS;
         loop {
             match self.connect(slot) {
@@ -76,25 +115,42 @@ impl Engines {
         }
     }
 
-    /// Ends a slot's engine. `Ok` is the proof that it is gone: no process of the unit is left, and none of
-    /// anybody is on its GPU.
-    pub(super) fn stop(&self, slot: SlotId) -> Result<(), String> {
+    /// Ends a slot's engine. `Ok` is the proof that it is gone: the unit is over, and no process is left in its
+    /// control group. Who else is on its GPU is given, where anybody is: the GPU is not given on then.
+    pub(super) fn stop(&self, slot: SlotId) -> Result<Option<String>, String> {
         self.systemctl(&["stop", &unit(slot)], STOP)?;
-        let state = self.systemctl(&["show", "--property=ActiveState", "--value", &unit(slot)], LOOK)?;
-        let state = state.trim();
-        if state != "inactive" && state != "failed" {
-            return Err(format!("{} is {state}", unit(slot)));
-        }
+        self.is_over(slot)?;
         let Some(of) = self.slots.get(slot.0 as usize).filter(|slot| slot.kind == SlotKind::Whole) else {
-            // Processes of other MIG devices stand under the same GPU: the unit is the proof.
-            return Ok(());
+            // Processes of other MIG devices stand under the same GPU.
+            return Ok(None);
         };
         let work = self.work()?;
+        // Looked at last: nothing may have come back meanwhile.
+        self.is_over(slot)?;
         let gpu = work.iter().find(|gpu| gpu.uuid.eq_ignore_ascii_case(&of.uuid));
         match gpu.ok_or_else(|| format!("{} is not there any more", of.uuid))?.processes.as_deref() {
-            Some([first, ..]) => Err(format!("process {} ({}) is on {}", first.pid, first.name, of.uuid)),
+            Some([first, ..]) => {
+                Ok(Some(format!("process {} ({}) is on {}", first.pid, first.name, of.uuid)))
+            }
             // Where the driver does not say who is on it, the unit is the proof.
-            _ => Ok(()),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether a unit is over. `failed` alone is no end: systemd says so, too, of one whose processes it could not
+    /// kill.
+    fn is_over(&self, slot: SlotId) -> Result<(), String> {
+        let show = ["show", "--property=ActiveState,TasksCurrent", &unit(slot)];
+        let said = self.systemctl(&show, LOOK)?;
+        let value = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        let state = value("ActiveState").unwrap_or_default();
+        let tasks = value("TasksCurrent").and_then(|tasks| tasks.parse::<u64>().ok()).unwrap_or(0);
+        match (state, tasks) {
+            ("inactive" | "failed", 0) => Ok(()),
+            (state, 0) => Err(format!("{} is {state}", unit(slot))),
+            (state, tasks) => {
+                Err(format!("{} is {state}, with {tasks} processes or threads left", unit(slot)))
+            }
         }
     }
 
@@ -130,10 +186,16 @@ impl Engines {
         }
     }
 
-    /// Ends all of them, as at a start: what an earlier gateway gave away is over.
-    pub(super) fn stop_all(&self) -> Vec<(SlotId, String)> {
-        let all = (0..self.slots.len() as u32).map(SlotId);
-        all.filter_map(|slot| self.stop(slot).err().map(|why| (slot, why))).collect()
+    /// Ends all of them beside each other, as at a start: what an earlier gateway gave away is over.
+    pub(super) fn stop_all(&self) -> Vec<(SlotId, Result<Option<String>, String>)> {
+        let ended = |_| Err("it was not looked at".into());
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..self.slots.len() as u32)
+                .map(SlotId)
+                .map(|slot| (slot, scope.spawn(move || self.stop(slot))))
+                .collect();
+            all.into_iter().map(|(slot, stop)| (slot, stop.join().unwrap_or_else(ended))).collect()
+        })
     }
 
     /// UUIDs of GPUs on which something goes on, or of which that is not known.

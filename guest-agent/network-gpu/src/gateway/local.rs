@@ -13,6 +13,8 @@ use vsgpu_core::pool::PoolStatus;
 const MAX_QUESTION: usize = 4 << 10;
 /// For a question, and for an answer.
 const WITHIN: Duration = Duration::from_secs(10);
+/// Until an engine that may still be there is looked for.
+const LOOKED_FOR: Duration = Duration::from_secs(60);
 
 /// A question.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,8 +28,11 @@ pub enum Request {
     Drain {
         /// Which.
         drained: bool,
+        /// Seconds after which new ones are given again; without an end where it is left out.
+        #[serde(default)]
+        for_secs: Option<u64>,
     },
-    /// A proof has passed on this slot: it is offered again.
+    /// This slot is offered again, where nothing is left on it.
     InService {
         /// Its number.
         slot: u32,
@@ -104,7 +109,11 @@ pub async fn ask(path: &Path, request: &Request) -> Result<Answer, String> {
         lines::next(&mut stream, lines::MAX_LINE).await
     };
     let shown = path.display();
-    match tokio::time::timeout(WITHIN * 2, asking).await {
+    let within = match request {
+        Request::InService { .. } => LOOKED_FOR,
+        _ => WITHIN * 2,
+    };
+    match tokio::time::timeout(within, asking).await {
         Err(_) => Err(format!("the gateway does not answer on {shown}")),
         Ok(Err(why)) => Err(format!("the gateway does not serve on {shown}: {why}")),
         Ok(Ok(None)) => Err(format!("the gateway closed {shown} without an answer")),

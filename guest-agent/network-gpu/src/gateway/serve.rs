@@ -32,13 +32,13 @@ pub struct Options {
 pub async fn serve(options: Options, ready: impl FnOnce()) -> Result<(), String> {
     let (config, engine) = configuration(options.system.as_ref())?;
     let listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.port));
-    let engines =
-        Engines { system: options.system.clone(), engine, place: options.place, slots: config.slots.clone() };
+    let engines = Engines::of(options.system.clone(), engine, options.place, config.slots.clone());
     // Before anybody can ask: what an earlier gateway gave away is over.
     let engines = Arc::new(engines);
     let stopping = engines.clone();
-    let stuck = tokio::task::spawn_blocking(move || stopping.stop_all()).await.map_err(|e| e.to_string())?;
-    let mut actor = Actor::new(config, engines, Arc::new(Audit::of(&options.state)), stuck)?;
+    let stopped =
+        tokio::task::spawn_blocking(move || stopping.stop_all()).await.map_err(|e| e.to_string())?;
+    let mut actor = Actor::new(config, engines, Audit::of(&options.state), stopped)?;
     let local = local::listen(&options.socket)?;
     let calls = server::listen(listen, &options.pki)?;
     tracing::info!(%listen, version = env!("CARGO_PKG_VERSION"), "serving");

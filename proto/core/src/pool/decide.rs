@@ -4,7 +4,7 @@
 use crate::failpoint;
 
 use super::{
-    AskId, CRASHES, CRASHES_WITHIN, Ended, LeaseId, Millis, Pool, Refused, SlotId, SlotState, Waiting,
+    AskId, CRASHES, CRASHES_WITHIN, Ended, Lease, LeaseId, Millis, Pool, Refused, SlotId, SlotState, Waiting,
 };
 
 /// Younger asks that may pass one that has not what it needs yet. Then free slots are kept for it.
@@ -88,9 +88,11 @@ impl Pool {
     pub fn next_look(&self, now: Millis) -> Option<Millis> {
         let asks = self.waiting.values().filter_map(|w| w.ask.wait_until);
         let leases = self.leases.values().flat_map(|lease| {
-            let in_service = |slot: &SlotId| self.slots[slot.0 as usize].out_of_service.is_none();
+            let may_stick = |slot: &SlotId| {
+                self.slots[slot.0 as usize].out_of_service.is_none() && !lease.gone.contains(slot)
+            };
             if let Some((_, at)) = lease.ended {
-                let stuck = lease.slots.iter().any(in_service).then(|| at.saturating_add(ENGINE_GONE));
+                let stuck = lease.slots.iter().any(may_stick).then(|| at.saturating_add(ENGINE_GONE));
                 return [stuck, None, None];
             }
             let idle = lease.idle_since.zip(self.policy.idle_release).map(|(since, most)| {
@@ -108,7 +110,8 @@ impl Pool {
         let mut out = 0;
         for (at, slot) in self.slots.iter().enumerate().filter(|(_, s)| s.out_of_service.is_none()) {
             let of_late = slot.crashed_of_late(now, None);
-            let stuck = slot.lease.and_then(|id| self.leases.get(&id)?.ended.as_ref());
+            let is_left = |lease: &&Lease| !lease.gone.contains(&SlotId(at as u32));
+            let stuck = slot.lease.and_then(|id| self.leases.get(&id).filter(is_left)?.ended.as_ref());
             let why = if of_late >= CRASHES {
                 format!("its engine crashed {of_late} times within {} minutes", CRASHES_WITHIN / 60_000)
             } else if stuck.is_some_and(|(_, at)| now.saturating_sub(*at) >= ENGINE_GONE) {

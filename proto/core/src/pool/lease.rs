@@ -61,6 +61,8 @@ pub struct Lease {
     pub(super) warned_idle: bool,
     /// How many of the warnings that its time is nearly up are said: 0, 1 or 2.
     pub(super) warned: u8,
+    /// Slots of it whose engine is proven gone, behind its end.
+    pub(super) gone: Vec<SlotId>,
     /// Why it has ended, and when: its engine is being ended.
     pub ended: Option<(Ended, Millis)>,
 }

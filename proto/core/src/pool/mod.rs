@@ -218,7 +218,19 @@ impl Pool {
         }
     }
 
-    /// The engine of a lease is proven gone: no process of it is left, none is on its GPUs. Its slots are
+    /// The engine of one slot of a lease that has ended is proven gone. Says whether that was the last one:
+    /// [`Pool::engine_gone`] is next then.
+    pub fn slot_gone(&mut self, id: LeaseId, slot: SlotId) -> bool {
+        let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.ended.is_some()) else {
+            return false;
+        };
+        if lease.slots.contains(&slot) && !lease.gone.contains(&slot) {
+            lease.gone.push(slot);
+        }
+        lease.gone.len() == lease.slots.len()
+    }
+
+    /// The engines of a lease are proven gone: no process of it is left, none is on its GPUs. Its slots are
     /// free again, and the lease is over. Nothing where the lease has not ended.
     pub fn engine_gone(&mut self, id: LeaseId) -> Option<Lease> {
         self.leases.get(&id).filter(|lease| lease.ended.is_some())?;
@@ -286,6 +298,7 @@ impl Pool {
                         idle_since: None,
                         warned_idle: false,
                         warned: decide::warnings_over(longest),
+                        gone: vec![],
                         ended: None,
                     },
                 );

@@ -20,6 +20,9 @@ pub struct PoolStatus {
     pub version: u32,
     /// The engine.
     pub engine: EngineBuild,
+    /// Fingerprint of the configuration that holds (`vsgpu_wire::pool::fingerprint`).
+    #[serde(default)]
+    pub config: String,
     /// No new leases are given.
     pub drained: bool,
     /// Why no new leases are given, though nobody drained it.
@@ -260,6 +263,7 @@ impl Pool {
         PoolStatus {
             version: STATUS_VERSION,
             engine,
+            config: String::new(),
             drained: self.drained(),
             blocked: None,
             teams: teams.collect(),

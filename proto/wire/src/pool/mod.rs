@@ -1,6 +1,8 @@
 //! GPUs over the network on the wire: a gateway's side, and that of guests and operators. Who gets which GPU
 //! is decided behind it (`vsgpu_core::pool`).
 
+use vsgpu_core::text::hex;
+
 pub mod client;
 pub mod server;
 pub mod v1;
@@ -30,6 +32,13 @@ impl Opened {
     fn of(byte: u8) -> Option<Self> {
         [Self::Open, Self::NoTicket, Self::NoEngine, Self::TooMany].into_iter().find(|it| *it as u8 == byte)
     }
+}
+
+/// What tells two documents apart: a hash of their JSON. Of a gateway's configuration, to see whether the one
+/// that was written is the one that holds.
+pub fn fingerprint<T: serde::Serialize>(document: &T) -> String {
+    use sha2::Digest as _;
+    hex(&sha2::Sha256::digest(serde_json::to_vec(document).unwrap_or_default()))
 }
 
 /// A new ticket: nobody can guess it.

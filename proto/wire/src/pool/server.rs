@@ -8,12 +8,13 @@ use crate::pool::v1::{self, FromClient, FromGateway};
 use crate::pool::{MAX_MESSAGE, MAX_STATUS, TICKET};
 use crate::refusal::Refusal;
 use crate::{pki, tls};
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_stream::StreamExt as _;
@@ -26,6 +27,12 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const TICKET_WITHIN: Duration = Duration::from_secs(2);
 /// Connections that speak gRPC; a client needs one for each GPU lease.
 const MAX_CALLERS: usize = 1_024;
+/// Of one guest.
+const OF_ONE: usize = 64;
+/// Connections of operators and monitors; guests have no share in them.
+const MAX_OPERATORS: usize = 64;
+/// For the first bytes of gRPC behind a handshake: who says nothing there is never asked whether it is alive.
+const PREFACE: Duration = Duration::from_secs(5);
 /// Connections to engines: 64 of each of 64 slots.
 const MAX_TUNNELS: usize = 4_096;
 /// Calls at once over one connection.
@@ -110,16 +117,11 @@ pub enum Call {
 /// # Errors
 /// A sentence: certificates, the address.
 pub fn listen(address: SocketAddr, folder: &Path) -> Result<mpsc::Receiver<Call>, String> {
-    let identity = pki::load(folder, "node").map_err(|e| e.to_string())?;
-    let (name, role) = pki::own_name(&identity).ok_or("the certificate names no vsgpu node")?;
-    if role != "guest" {
-        return Err(format!("the certificate is for a {role} (`{name}`), not for a guest"));
-    }
-    let config = Arc::new(tls::server(identity, tls::Spoken::Pool).map_err(|e| e.to_string())?);
+    let certificate = Certificate::load(folder)?;
     let came = accept::listen(address)?;
     let (calls, called) = mpsc::channel(QUEUE);
     let (rpc, spoken) = mpsc::channel(QUEUE);
-    tokio::spawn(handshakes(came, config, rpc, calls.clone()));
+    tokio::spawn(handshakes(came, certificate, rpc, calls.clone()));
     tokio::spawn(async move {
         let service = PoolServer::new(Service(calls))
             .max_decoding_message_size(MAX_MESSAGE)
@@ -137,21 +139,68 @@ pub fn listen(address: SocketAddr, folder: &Path) -> Result<mpsc::Receiver<Call>
     Ok(called)
 }
 
+/// The gateway's own certificate. One that is renewed is used from the next connection on: a restart would end
+/// all GPU leases.
+struct Certificate {
+    folder: PathBuf,
+    /// When the file was last written.
+    of: Option<SystemTime>,
+    acceptor: tokio_rustls::TlsAcceptor,
+}
+
+impl Certificate {
+    fn load(folder: &Path) -> Result<Self, String> {
+        // Before it is read: a change in between is seen the next time.
+        let of = Self::written(folder);
+        let identity = pki::load(folder, "node").map_err(|e| e.to_string())?;
+        let (name, role) = pki::own_name(&identity).ok_or("the certificate names no vsgpu node")?;
+        if role != "guest" {
+            return Err(format!("the certificate is for a {role} (`{name}`), not for a guest"));
+        }
+        let config = Arc::new(tls::server(identity, tls::Spoken::Pool).map_err(|e| e.to_string())?);
+        Ok(Self { folder: folder.into(), of, acceptor: config.into() })
+    }
+
+    fn written(folder: &Path) -> Option<SystemTime> {
+        let newest =
+            ["node.pem", "node.key", "ca.pem"].map(|file| folder.join(file).metadata().ok()?.modified().ok());
+        newest.into_iter().flatten().max()
+    }
+
+    fn acceptor(&mut self) -> tokio_rustls::TlsAcceptor {
+        let written = Self::written(&self.folder);
+        if written != self.of {
+            self.of = written;
+            match Self::load(&self.folder) {
+                Ok(new) => {
+                    tracing::info!("the renewed certificate is used");
+                    *self = new;
+                }
+                // Half of a renewal, say: the one that is loaded stays.
+                Err(why) => tracing::warn!(why, "the changed certificate cannot be used"),
+            }
+        }
+        self.acceptor.clone()
+    }
+}
+
 /// TLS handshakes beside each other, each with a deadline.
 async fn handshakes(
     mut came: Came,
-    config: Arc<rustls::ServerConfig>,
+    mut certificate: Certificate,
     rpc: mpsc::Sender<std::io::Result<Peer>>,
     calls: mpsc::Sender<Call>,
 ) {
-    let acceptor = tokio_rustls::TlsAcceptor::from(config);
-    let (callers, tunnels) = (Arc::new(Semaphore::new(MAX_CALLERS)), Arc::new(Semaphore::new(MAX_TUNNELS)));
+    let [callers, operators, tunnels] =
+        [MAX_CALLERS, MAX_OPERATORS, MAX_TUNNELS].map(|most| Arc::new(Semaphore::new(most)));
+    let of_nodes = OfNodes::default();
     let lobby = Lobby::new();
     lobby.report();
     while let Some((socket, peer)) = came.recv().await {
         let mut seat = lobby.enter(peer).await;
-        let (acceptor, rpc, calls) = (acceptor.clone(), rpc.clone(), calls.clone());
-        let (callers, tunnels) = (callers.clone(), tunnels.clone());
+        let (acceptor, rpc, calls) = (certificate.acceptor(), rpc.clone(), calls.clone());
+        let (callers, operators, tunnels) = (callers.clone(), operators.clone(), tunnels.clone());
+        let of_nodes = of_nodes.clone();
         tokio::spawn(async move {
             if let Err(why) = seat.first_words(&socket, Words::Tls).await {
                 return seat.turned_away(&why);
@@ -168,12 +217,26 @@ async fn handshakes(
                 return seat.turned_away("its certificate names neither a guest nor an operator");
             };
             let is_tunnel = session.alpn_protocol() == Some(tls::TUNNEL);
-            let Ok(place) = if is_tunnel { &tunnels } else { &callers }.clone().try_acquire_owned() else {
+            let places = match (is_tunnel, caller.role) {
+                (true, _) => tunnels,
+                (false, Role::Guest) => callers,
+                (false, _) => operators,
+            };
+            let Ok(place) = places.try_acquire_owned() else {
                 return seat.turned_away("all places are taken");
             };
             if !is_tunnel {
+                let Some(own) = of_nodes.one(&caller) else {
+                    return seat.turned_away("this guest has as many connections as it may have");
+                };
+                let mut first = vec![0; 24];
+                let read = seat.until(tokio::time::timeout(PREFACE, stream.read_exact(&mut first))).await;
+                if !matches!(read, Some(Ok(Ok(_)))) {
+                    return seat.turned_away("it says nothing behind its handshake");
+                }
                 drop(seat);
-                let _ = rpc.send(Ok(Peer { stream: Box::new(stream), caller, place })).await;
+                let stream = Box::new(stream);
+                let _ = rpc.send(Ok(Peer { first: first.into(), stream, caller, place, own })).await;
                 return;
             }
             let mut ticket = [0; TICKET];
@@ -270,12 +333,48 @@ impl Pool for Service {
     }
 }
 
+/// Connections of each guest.
+#[derive(Clone, Default)]
+struct OfNodes(Arc<Mutex<HashMap<String, usize>>>);
+
+/// One of them; given back when it is dropped.
+struct Own(OfNodes, String);
+
+impl OfNodes {
+    /// `None` where a guest has as many as it may have.
+    fn one(&self, caller: &Caller) -> Option<Own> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = all.entry(caller.node.clone()).or_default();
+        if caller.role == Role::Guest && *own >= OF_ONE {
+            return None;
+        }
+        *own += 1;
+        Some(Own(self.clone(), caller.node.clone()))
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let mut all = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = all.get_mut(&self.1) {
+            *own -= 1;
+            if *own == 0 {
+                all.remove(&self.1);
+            }
+        }
+    }
+}
+
 /// A connection on which gRPC is spoken; holds its place among the allowed ones until it ends.
 struct Peer {
+    /// What was read of it already.
+    first: bytes::Bytes,
     stream: Box<dyn Stream>,
     caller: Caller,
     #[expect(dead_code, reason = "held, not read")]
     place: OwnedSemaphorePermit,
+    #[expect(dead_code, reason = "held, not read")]
+    own: Own,
 }
 
 impl tonic::transport::server::Connected for Peer {
@@ -291,6 +390,11 @@ impl AsyncRead for Peer {
         cx: &mut Context<'_>,
         buf: &mut tokio::io::ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        if !self.first.is_empty() {
+            let most = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first.split_to(most));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
