@@ -703,6 +703,7 @@ fn plan() {
                 rollout: Default::default(),
                 hosts,
                 vms,
+                stay: Default::default(),
             },
             inventory,
         )

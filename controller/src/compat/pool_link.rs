@@ -27,6 +27,8 @@ pub struct PoolLink {
     pub known: bool,
     /// What the server is to be.
     pub serves: Option<ServerSpec>,
+    /// Nothing is wished of the server: it stays what it is.
+    pub stays: bool,
     /// Why the server cannot be made so now, as it was seen.
     pub blocked: Option<String>,
     /// The engine's build on both sides, as far as their files were looked at.
@@ -116,6 +118,7 @@ pub fn links(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<PoolLink> {
                 server: server.clone(),
                 node: node.clone(),
                 known: there.is_some(),
+                stays: fleet.stay.contains(server),
                 serves,
                 blocked,
                 builds: (own.clone(), there_build),

@@ -17,7 +17,7 @@ pub(super) fn check(link: &PoolLink) -> Vec<Finding> {
             basis(),
             Some(format!("list {server} under `vms:`, with `gpu-server:`")),
         ));
-    } else if link.serves.is_none() {
+    } else if link.serves.is_none() && !link.stays {
         let what = format!("{client} uses GPUs of {server}, which has no `gpu-server`");
         found.push(link.finding(
             what,

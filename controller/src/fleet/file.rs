@@ -200,6 +200,7 @@ impl Reader {
             rollout,
             hosts,
             vms,
+            stay: BTreeSet::new(),
         })
     }
 

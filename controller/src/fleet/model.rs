@@ -109,6 +109,10 @@ pub struct Fleet {
     pub hosts: Vec<Host>,
     /// VMs, in the order of the file.
     pub vms: Vec<Vm>,
+    /// On the way back from a run: VMs whose guests it did not touch. They stay what they are, and nothing is wished
+    /// of them here.
+    #[serde(skip)]
+    pub stay: BTreeSet<String>,
 }
 
 impl Fleet {

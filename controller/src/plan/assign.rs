@@ -154,6 +154,7 @@ mod tests {
                 specs: Specs::default(),
             }],
             vms: vec![vm("a", one()), vm("b", one()), vm("c", one()), vm("d", one())],
+            stay: Default::default(),
         };
         let assigned = with_gpus_assigned(&fleet, &inventory);
         let specs: Vec<Value> = assigned.vms.iter().map(|vm| (*vm.specs[0].value).clone()).collect();

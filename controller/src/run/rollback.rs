@@ -40,5 +40,7 @@ pub fn way_back(fleet: &Fleet, status: &Status) -> (Fleet, Vec<String>) {
             guest.specs = of(NodeKind::Guest, &vm.name);
         }
     }
+    let untouched = |vm: &&crate::fleet::Vm| !touched.contains_key(&NodeId::new(NodeKind::Guest, &vm.name));
+    back.stay = fleet.vms.iter().filter(untouched).map(|vm| vm.name.clone()).collect();
     (back, lost)
 }

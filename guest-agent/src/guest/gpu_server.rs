@@ -56,8 +56,8 @@ pub struct ServerSpec {
     /// TCP port of its gateway. Left out: 14843.
     #[serde(default = "port", skip_serializing_if = "is_port", deserialize_with = "a_port")]
     pub port: u16,
-    /// A change that ends GPU leases waits so long for them to end by themselves. Left out: it is not made
-    /// while there are any.
+    /// A change that ends GPU leases waits so long for them to end by themselves, `50m` at most. Left out: it is not
+    /// made while there are any.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "a_drain")]
     pub drain: Option<Span>,
 }

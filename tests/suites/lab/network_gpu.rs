@@ -119,6 +119,28 @@ fn the_fleet_file_brings_servers_and_clients() {
     // The way back.
     lab.expect(0, &["rollback", "--yes"]);
     assert_eq!(status()["engine"]["build"], json!("a".repeat(64)));
+    // The way back of a client alone: its server, which that run did not touch, stays what it is.
+    let now = fleet(&lab, port, "a", &fewer);
+    lab.write_fleet(&now);
+    lab.expect(0, &["apply", "--yes"]);
+    lab.write_fleet(&now.replace("servers: [gpu-srv-1] }", "servers: [gpu-srv-1], users: [ml] }"));
+    lab.expect(0, &["apply", "--yes"]);
+    let groups = || lab.state("notebook-1").text("/etc/vsgpu/network-gpu.json").unwrap();
+    assert!(groups().contains(r#""groups":["ml"]"#), "{}", groups());
+    lab.expect(0, &["rollback", "--yes"]);
+    assert!(groups().contains(r#""groups":[]"#), "{}", groups());
+    // Written, but the gateway was never told: an agent died in between. It is found, and told.
+    let config = "/etc/vsgpu/gpu-server.json";
+    let written = lab.state("gpu-srv-1").text(config).unwrap();
+    let more =
+        written.replace(r#""members":["notebook-*"],"gpus":1"#, r#""members":["notebook-*"],"gpus":2"#);
+    assert_ne!(written, more, "{written}");
+    lab.change("gpu-srv-1", |m| m.write(config, &more));
+    lab.write_fleet(&fleet(&lab, port, "a", TEAMS));
+    let said = lab.expect(3, &["plan"]);
+    assert!(said.contains("the gateway goes by an older configuration"), "{said}");
+    lab.expect(0, &["apply", "--yes"]);
+    assert_eq!(status()["teams"][1]["may"], json!(2));
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
