@@ -1,5 +1,5 @@
-//! `vsgpu status`: the latest run, from its journal; and what the hosts' agents know that other runs
-//! left.
+//! `vsgpu status`: the latest run, from its journal; what the hosts' agents know that other runs left; and a line
+//! about GPU servers.
 
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, now};
 use crate::error::{Error, Exit};
@@ -7,8 +7,9 @@ use crate::fleet::Fleet;
 use crate::inventory;
 use crate::inventory::acquired::{self, Left};
 use crate::journal::{self, Folder};
+use crate::monitoring::pools;
 use crate::node::{NodeId, NodeKind};
-use crate::render::{Printer, status};
+use crate::render::{Printer, pool, status};
 use crate::setup::certificates;
 use clap::Args;
 use serde_json::json;
@@ -59,6 +60,10 @@ impl Status {
                 now(),
             );
             answer.json["certificates"] = json!(ending);
+            if let Some(line) = pool::summary(&hosts.pools) {
+                answer.text += &format!("\n{line}");
+                answer.json["gpu-servers"] = pool::status(&hosts.pools).json["servers"].take();
+            }
             if answer.text != shown {
                 if self.watch {
                     printer.redraw();
@@ -81,13 +86,15 @@ impl Status {
 /// What runs left, by the hosts' own word.
 struct Hosts {
     said: BTreeMap<String, Vec<Left>>,
+    /// GPU servers, by their gateways' own word.
+    pools: Vec<pools::Server>,
     connector: Option<Connector>,
     asked: u64,
 }
 
 impl Default for Hosts {
     fn default() -> Self {
-        Self { said: BTreeMap::new(), connector: None, asked: now() }
+        Self { said: BTreeMap::new(), pools: vec![], connector: None, asked: now() }
     }
 }
 
@@ -116,7 +123,14 @@ impl Hosts {
             ));
         }
         let said = said.iter().map(|(host, said)| (host.clone(), acquired::described(host, said))).collect();
-        Ok(Self { said, connector: Some(connector), asked: now() })
+        let targets = pools::servers(fleet);
+        let pools = block_on(async {
+            tokio::time::timeout(HOSTS, pools::statuses(&connector, &targets)).await.unwrap_or_default()
+        })?;
+        if pools.len() < targets.len() {
+            note("the GPU servers are not known within 3 s; `vsgpu pool status` asks for longer");
+        }
+        Ok(Self { said, pools, connector: Some(connector), asked: now() })
     }
 
     fn left(&self) -> impl Iterator<Item = &Left> {

@@ -27,6 +27,29 @@ pub fn status(servers: &[Server]) -> Answer {
     Answer::new(json, texts.join("\n\n"))
 }
 
+/// One line for `vsgpu status`; none where there are no GPU servers.
+pub fn summary(servers: &[Server]) -> Option<String> {
+    let said: Vec<&PoolStatus> = servers.iter().filter_map(|server| server.said.as_ref().ok()).collect();
+    let slots = || said.iter().flat_map(|status| &status.slots);
+    let count = |state: SlotUse| slots().filter(|slot| slot.state == state).count();
+    let some = |n: usize, what: &str| if n > 0 { format!(", {n} {what}") } else { String::new() };
+    let silent = match servers.len() - said.len() {
+        0 => String::new(),
+        1 => ", 1 does not answer".into(),
+        n => format!(", {n} do not answer"),
+    };
+    (!servers.is_empty()).then(|| {
+        format!(
+            "{}{silent}: {} of {} free{}{} (`vsgpu pool status`)",
+            counted(servers.len(), "GPU server"),
+            count(SlotUse::Free),
+            counted(slots().count(), "GPU"),
+            some(count(SlotUse::OutOfService), "out of service"),
+            some(said.iter().map(|status| status.queue.len()).sum(), "waiting")
+        )
+    })
+}
+
 fn memory(mib: u64) -> String {
     if mib >= 1024 { format!("{} GiB", mib.div_ceil(1024)) } else { format!("{mib} MiB") }
 }

@@ -108,6 +108,10 @@ fn the_fleet_file_brings_servers_and_clients() {
     assert!(said.contains("this change would end GPU leases: lease"), "{said}");
     let said = lab.expect(0, &["pool", "status"]);
     assert!(said.contains("gpu-srv-1") && said.contains("notebook-1"), "{said}");
+    let said = lab.expect(0, &["status"]);
+    assert!(said.contains("1 GPU server: 1 of 2 GPUs free (`vsgpu pool status`)"), "{said}");
+    let said = lab.expect(0, &["top", "--once"]);
+    assert!(said.contains("    GPU server: ") && said.contains("1/1 GPU servers usable"), "{said}");
     lab.expect(0, &["pool", "drain", "gpu-srv-1"]);
     let lease = status()["leases"][0]["lease"].as_u64().unwrap().to_string();
     lab.expect(0, &["pool", "evict", "gpu-srv-1", &lease, "--why", "the engine is changed", "--yes"]);

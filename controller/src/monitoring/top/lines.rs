@@ -1,6 +1,7 @@
 //! The glance as lines that fit eighty columns, each with how loud it is.
 
-use crate::monitoring::top::summary::{FleetSummary, Gpu, Node, Run, Vgpu};
+use crate::inventory::acquired::span;
+use crate::monitoring::top::summary::{FleetSummary, Gpu, GpuServer, Node, Run, Usable, Vgpu};
 
 /// How loud a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +69,7 @@ pub fn view(glance: &FleetSummary) -> View {
     }
     for guest in &glance.guests {
         lines.push(node_line(guest, "  "));
+        lines.extend(guest.gpu_server.as_ref().map(server_line));
         guest.gpus.iter().for_each(|gpu| gpu_lines(gpu, &mut lines));
     }
     let away = |nodes: &[Node]| nodes.iter().filter(|n| !n.reachable).count();
@@ -105,6 +107,27 @@ fn run_line(glance: &FleetSummary) -> String {
     format!("run {number}: {state}, {done} of {steps} steps done{failed}{held}")
 }
 
+/// What a GPU server has to give, and who waits for it.
+fn server_line(server: &GpuServer) -> Line {
+    let mut mood = Severity::Fine;
+    let mut words = vec![format!("{} of {} GPUs free", server.free, server.gpus)];
+    if !server.up {
+        return Line { text: "    GPU server: THE GATEWAY DOES NOT ANSWER".into(), mood: Severity::Bad };
+    }
+    let mut say = |so: bool, text: String, how: Severity| {
+        if so {
+            mood = mood.max(how);
+            words.push(text);
+        }
+    };
+    let GpuServer { waiting, oldest_secs, out_of_service, .. } = server;
+    say(server.blocked, "BLOCKED".into(), Severity::Bad);
+    say(*out_of_service > 0, format!("{out_of_service} OUT OF SERVICE"), Severity::Bad);
+    say(server.drained, "drained".into(), Severity::Doubt);
+    say(*waiting > 0, format!("{waiting} waiting for {}", span(*oldest_secs)), Severity::Fine);
+    Line { text: cut(&format!("    GPU server: {}", words.join(", ")), 80), mood }
+}
+
 /// A host or a guest: whether it answers, what it wishes, what is wrong.
 fn node_line(node: &Node, indent: &str) -> Line {
     let mut mood = Severity::Fine;
@@ -127,6 +150,14 @@ fn node_line(node: &Node, indent: &str) -> Line {
     say(node.proof == Some("wrong"), "PROOF WRONG", Severity::Bad);
     say(node.health == Some("critical"), "CRITICAL", Severity::Bad);
     say(node.health == Some("warning"), "health warning", Severity::Doubt);
+    if let Some(Usable { usable, of }) = &node.gpu_servers {
+        let how = match (usable, of) {
+            (0, 1..) => Severity::Bad,
+            (usable, of) if usable < of => Severity::Doubt,
+            _ => Severity::Fine,
+        };
+        say(true, &format!("{usable}/{of} GPU servers usable"), how);
+    }
     if let Some(wishes) = &node.wishes {
         say(
             true,
@@ -179,6 +210,52 @@ mod tests {
     use crate::monitoring::top::summary::{Seats, glance};
 
     const PAGE: &str = "# HELP x\nvsgpu_node_reachable{node=\"esx-01\",role=\"host\"} 1\nvsgpu_node_reachable{node=\"esx-02\",role=\"host\"} 0\nvsgpu_node_reachable{node=\"vm-01\",role=\"guest\"} 1\nvsgpu_host_maintenance_mode{node=\"esx-01\",role=\"host\"} 1\nvsgpu_gpu_info{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",name=\"NVIDIA A100-PCIE-40GB\"} 1\nvsgpu_gpu_utilization_ratio{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\"} 0.87\nvsgpu_gpu_memory_used_bytes{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\"} 34359738368\nvsgpu_gpu_memory_total_bytes{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\"} 42949672960\nvsgpu_host_vgpu_info{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",vm=\"a \\\"long\\\" name of a machine\",type=\"nvidia_a100-10c\",guest_driver=\"535.183.01\"} 1\nvsgpu_host_vgpu_licensed{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",vm=\"a \\\"long\\\" name of a machine\"} 0\nvsgpu_host_gpu_owner_info{node=\"esx-01\",role=\"host\",gpu=\"0000:af:00.0\",configured=\"VM Passthru\",active=\"VM Passthru\"} 1\nvsgpu_gpu_info{node=\"vm-01\",role=\"guest\",gpu=\"0000:03:00.0\",name=\"NVIDIA A100-PCIE-40GB\"} 1\nvsgpu_gpu_utilization_ratio{node=\"vm-01\",role=\"guest\",gpu=\"0000:03:00.0\"} 0.5\nvsgpu_license_licensed{node=\"vm-01\",role=\"guest\",gpu=\"x\"} 1\nvsgpu_license_licensed{node=\"vm-01\",role=\"guest\",gpu=\"y\"} 0\nvsgpu_requirement_met{node=\"vm-01\",role=\"guest\",vm=\"\",requirement=\"driver\"} 0\nvsgpu_run_number 3\nvsgpu_run_unfinished 1\nvsgpu_controller_at_work 0\nvsgpu_run_steps{state=\"done\"} 4\nvsgpu_run_steps{state=\"waiting\"} 2\n";
+
+    #[test]
+    fn gpu_servers_and_their_clients_have_their_line() {
+        let of = |labels: &str, rest: &str| format!("{{node=\"gpu-srv-1\",role=\"guest\"{labels}}} {rest}\n");
+        let mut page = String::new();
+        for (name, labels, value) in [
+            ("node_reachable", "", "1"),
+            ("pool_up", "", "1"),
+            ("pool_slots", ",state=\"free\"", "1"),
+            ("pool_slots", ",state=\"held\"", "2"),
+            ("pool_slots", ",state=\"ending\"", "0"),
+            ("pool_slots", ",state=\"out-of-service\"", "1"),
+            ("pool_queue", ",team=\"ml\"", "2"),
+            ("pool_queue", ",team=\"ci\"", "1"),
+            ("pool_queue_oldest_seconds", "", "125"),
+            ("pool_drained", "", "1"),
+            ("pool_blocked", "", "0"),
+        ] {
+            page += &format!("vsgpu_{name}{}", of(labels, value));
+        }
+        let client = page.lines().next().unwrap_or_default().replace("gpu-srv-1", "ml-1");
+        page += &format!("{client}\n");
+        for (server, usable) in [("gpu-srv-1", 1), ("gpu-srv-2", 0)] {
+            page += &format!(
+                "vsgpu_network_gpu_server_usable{{node=\"ml-1\",role=\"guest\",server=\"{server}\"}} {usable}\n"
+            );
+        }
+        let lines = |page: &str| view(&glance("f", &Seats::new(), page)).lines;
+        let text = |page: &str| lines(page).into_iter().map(|l| l.text).collect::<Vec<_>>();
+        assert_eq!(
+            text(&page),
+            [
+                "guests",
+                "  gpu-srv-1",
+                "    GPU server: 1 of 4 GPUs free, 1 OUT OF SERVICE, drained, 3 waiting for 2 min",
+                "  ml-1                1/2 GPU servers usable",
+            ]
+        );
+        assert_eq!(lines(&page)[2].mood, Severity::Bad);
+        assert_eq!(lines(&page)[3].mood, Severity::Doubt);
+        let away = page.replace(
+            "vsgpu_pool_up{node=\"gpu-srv-1\",role=\"guest\"} 1",
+            "vsgpu_pool_up{node=\"gpu-srv-1\",role=\"guest\"} 0",
+        );
+        assert_eq!(text(&away)[2], "    GPU server: THE GATEWAY DOES NOT ANSWER");
+    }
 
     #[test]
     fn a_page_becomes_lines_of_eighty_columns() {

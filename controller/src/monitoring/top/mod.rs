@@ -5,4 +5,4 @@ mod page;
 mod summary;
 
 pub use lines::{Line, Severity, View, view};
-pub use summary::{FleetSummary, Gpu, Node, Run, Seats, Vgpu, Wishes, glance};
+pub use summary::{FleetSummary, Gpu, GpuServer, Node, Run, Seats, Usable, Vgpu, Wishes, glance};

@@ -4,6 +4,7 @@
 use crate::monitoring::top::page::{Labels, Page};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use vsgpu_core::pool::SlotUse;
 
 /// The whole fleet. What an agent does not say is absent: nothing is guessed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -59,8 +60,38 @@ pub struct Node {
     /// Requirements that are met, and all that are wished; absent where nothing is known of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wishes: Option<Wishes>,
+    /// Of a GPU server: what its gateway says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_server: Option<GpuServer>,
+    /// Of a client of GPU servers: how many of them it can use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_servers: Option<Usable>,
     /// Its GPUs. Of a guest: those that its host does not show.
     pub gpus: Vec<Gpu>,
+}
+
+/// A GPU server.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GpuServer {
+    /// Whether its gateway answers; nothing else is known where it does not.
+    pub up: bool,
+    pub gpus: usize,
+    pub free: usize,
+    pub out_of_service: usize,
+    /// Who waits for a GPU.
+    pub waiting: usize,
+    /// For how long the first of them has.
+    pub oldest_secs: u64,
+    pub drained: bool,
+    /// It cannot give any, and nobody wished that.
+    pub blocked: bool,
+}
+
+/// GPU servers of a client.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Usable {
+    pub usable: usize,
+    pub of: usize,
 }
 
 /// What is wished of a node.
@@ -184,8 +215,31 @@ fn node(page: &Page, seats: &Seats, name: &str, role: &str) -> Node {
         wishes: page
             .all("requirement_met", &of)
             .map(|all| Wishes { met: all.iter().filter(|v| **v == 1.0).count(), of: all.len() }),
+        gpu_server: gpu_server(page, &of),
+        gpu_servers: page
+            .all("network_gpu_server_usable", &of)
+            .map(|all| Usable { usable: all.iter().filter(|v| **v == 1.0).count(), of: all.len() }),
         gpus: gpus(page, seats, name, role),
     }
+}
+
+fn gpu_server(page: &Page, of: &[(&str, &str)]) -> Option<GpuServer> {
+    let flag = |series: &str| page.value(series, of) == Some(1.0);
+    let sum = |series: &str| page.all(series, of).unwrap_or_default().iter().sum::<f64>() as usize;
+    let slots = |state: &str| {
+        let of: Vec<_> = of.iter().copied().chain([("state", state)]).collect();
+        page.value("pool_slots", &of).unwrap_or(0.0) as usize
+    };
+    Some(GpuServer {
+        up: page.value("pool_up", of)? == 1.0,
+        gpus: sum("pool_slots"),
+        free: slots(SlotUse::Free.word()),
+        out_of_service: slots(SlotUse::OutOfService.word()),
+        waiting: sum("pool_queue"),
+        oldest_secs: page.value("pool_queue_oldest_seconds", of).unwrap_or(0.0) as u64,
+        drained: flag("pool_drained"),
+        blocked: flag("pool_blocked"),
+    })
 }
 
 fn gpus(page: &Page, seats: &Seats, node: &str, role: &str) -> Vec<Gpu> {
