@@ -8,7 +8,7 @@ use crate::gateway::engines::Engines;
 use crate::gateway::local::{Answer, Asked, Request};
 use crate::gateway::tunnels::{Counted, Counters, Opens, Tickets};
 use crate::relay::{self, First};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use vsgpu_core::pool::config::ServerConfig;
 use vsgpu_core::pool::status::{Beside, Totals};
 use vsgpu_core::pool::{
     Ask, AskId, CLIENT_GONE, Decision, ENGINE_GONE, Ended, Filter, Identity, LeaseId, Millis, Policy, Pool,
-    PoolStatus, Refused, SlotId, SlotUse, Warning,
+    PoolStatus, Refused, SlotId, SlotState, SlotUse, Warning,
 };
 use vsgpu_core::readers::gpu_work::GpuWork;
 use vsgpu_core::text::piece;
@@ -134,6 +134,8 @@ pub(super) struct Actor {
     /// Why nothing can be granted: the audit file.
     blocked: Option<String>,
     looking: bool,
+    /// Slots that are looked at before they are offered again.
+    mending: BTreeSet<SlotId>,
     /// When new leases are given again, where they are kept back for a while only.
     drain_lapses: Option<Millis>,
     /// When a refusal of each node was last written down.
@@ -168,12 +170,14 @@ impl Actor {
         let mut pool = Pool::new(config.policy.clone(), config.slots.clone())?;
         let (tell, told) = mpsc::unbounded_channel();
         let (say, said) = mpsc::channel(SAID);
+        let mut mending = BTreeSet::new();
         for (slot, stopped) in stopped {
             let (Ok(Some(why)) | Err(why)) = &stopped else { continue };
             tracing::error!(slot = slot.0, why, "a slot is out of service");
             pool.out_of_service(slot, why);
             if stopped.is_err() {
                 // The driver may only be late: it is offered as soon as that is over.
+                mending.insert(slot);
                 mended(slot, engines.clone(), tell.clone());
             }
         }
@@ -200,6 +204,7 @@ impl Actor {
             totals: Totals::default(),
             blocked: None,
             looking: false,
+            mending,
             drain_lapses: None,
             refusals: BTreeMap::new(),
             crashed: BTreeMap::new(),
@@ -327,10 +332,14 @@ impl Actor {
             }
             Event::Mended(slot, answer) => {
                 tracing::info!(slot = slot.0, "a slot is offered again");
+                self.mending.remove(&slot);
                 self.pool.in_service(slot);
                 drop(answer.map(|answer| answer.send(Answer::Done)));
             }
-            Event::OutOfService(slot, why) => self.pool.out_of_service(slot, &why),
+            Event::OutOfService(slot, why) => {
+                self.mending.remove(&slot);
+                self.pool.out_of_service(slot, &why);
+            }
             Event::Crashed(lease, slot) => {
                 let at = now();
                 let again = self.crashed.get(&slot).is_some_and(|last| at.saturating_sub(*last) < ONE_CRASH);
@@ -948,13 +957,17 @@ impl Actor {
                 self.drain(*drained, *for_secs);
                 Answer::Done
             }
-            Request::InService { slot } => match self.pool.slots().get(*slot as usize).map(|slot| slot.lease)
-            {
+            Request::InService { slot } => match self.pool.slots().get(*slot as usize) {
                 None => Answer::Failed(format!("there is no GPU {slot}")),
-                Some(Some(lease)) => {
+                // Nothing may be ended there: it may be given at any moment.
+                Some(state) if state.out_of_service.is_none() => Answer::Done,
+                Some(SlotState { lease: Some(lease), .. }) => {
                     Answer::Failed(format!("GPU {slot} still belongs to GPU lease {}", lease.0))
                 }
-                Some(None) => return self.offer_again(SlotId(*slot), answer),
+                Some(_) if !self.mending.insert(SlotId(*slot)) => Answer::Failed(format!(
+                    "what is left on GPU {slot} is being ended: it is offered by itself when that is done"
+                )),
+                Some(_) => return self.offer_again(SlotId(*slot), answer),
             },
         };
         let _ = answer.send(said);
@@ -966,7 +979,9 @@ impl Actor {
         tokio::task::spawn_blocking(move || match engines.stop(slot) {
             Ok(None) => drop(tell.send(Event::Mended(slot, Some(answer)))),
             Ok(Some(why)) | Err(why) => {
-                let _ = answer.send(Answer::Failed(format!("GPU {} is not offered: {why}", slot.0)));
+                let said = Answer::Failed(format!("GPU {} is not offered: {why}", slot.0));
+                let _ = answer.send(said);
+                let _ = tell.send(Event::OutOfService(slot, why));
             }
         });
     }
