@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
 use vsgpu_core::engine::manifest::Side;
+use vsgpu_tests::fakes::state::Fault;
 use vsgpu_tests::fakes::units;
 use vsgpu_tests::lab::gpu_pool::{BUILD, GpuPool, Running, read_as_nobody, team, two_teams};
 use vsgpu_tests::lab::{Lab, files, free_port, programs, wait_until};
@@ -598,6 +599,57 @@ fn a_gateway_that_is_not_heard_ends_the_lease_at_the_client() {
     assert!(took < Duration::from_secs(31), "{took:?}");
     signal_unit(&pool, "gpu-srv-1", "vsgpu-pool.service", Signal::SIGCONT);
     pool.all_free(1);
+}
+
+/// The driver is late when the gateway starts: its GPUs are kept back, come back by themselves, and are not offered
+/// by hand before that. Where one engine hangs as a lease of two GPUs ends, only its GPU goes out of service.
+#[test]
+fn a_late_driver_and_a_stuck_gpu_cost_nothing_else() {
+    let pool = GpuPool::set_up("pool-late", 2, two_teams(), &["ml-1"]);
+    let fault = |call: &'static str, text: Option<&str>| {
+        let text = text.map(|text| Fault::Fail { text: text.into() });
+        pool.lab.change("gpu-srv-1", move |m| match text {
+            Some(fault) => drop(m.faults.insert(call.into(), fault)),
+            None => drop(m.faults.remove(call)),
+        });
+    };
+    fault("nvidia-smi", Some("Failed to initialize NVML: Driver Not Loaded"));
+    pool.systemctl("ml-1", &["start", "vsgpu-gpu.service"]);
+    pool.systemctl("gpu-srv-1", &["start", "vsgpu-pool.service"]);
+    assert_eq!((pool.slot(0).as_str(), pool.slot(1).as_str()), ("out-of-service", "out-of-service"));
+    let by_hand =
+        |slot: &str| units::program(&pool.lab.machine("gpu-srv-1"), "vsgpu-pool", &["in-service", slot]);
+    let answer = by_hand("0");
+    assert!(answer.status == 1 && answer.stderr.contains("it is offered by itself"), "{}", answer.stderr);
+    fault("nvidia-smi", None);
+    pool.all_free(2);
+    // Two GPUs, and the engine of one of them is not ended.
+    let both = pool.run("ml-1", &["-n", "2"], "hold");
+    both.wait_for("granted:");
+    fault(
+        "systemctl stop vsgpu-engine@0",
+        Some("Failed to stop vsgpu-engine@0.service: Connection timed out"),
+    );
+    both.signal(Signal::SIGTERM);
+    both.end();
+    wait_until("the other engine is ended at once", Duration::from_secs(10), || !pool.engine_runs(1));
+    assert_eq!((pool.slot(0).as_str(), pool.slot(1).as_str()), ("ending", "ending"));
+    wait_until("the stuck one is out of service", Duration::from_secs(40), || {
+        pool.slot(0) == "out-of-service"
+    });
+    assert_eq!(pool.slot(1), "ending");
+    let answer = by_hand("0");
+    assert!(
+        answer.status == 1 && answer.stderr.contains("still belongs to GPU lease 1"),
+        "{}",
+        answer.stderr
+    );
+    fault("systemctl stop vsgpu-engine@0", None);
+    wait_until("the lease is over", Duration::from_secs(30), || pool.slot(1) == "free");
+    assert_eq!(pool.slot(0), "out-of-service");
+    assert_eq!(by_hand("0").status, 0);
+    pool.all_free(2);
+    assert_eq!(pool.ended(1), ["released"]);
 }
 
 /// Nobody could say later who had the GPU: nothing is granted while the audit file cannot be written.
