@@ -141,6 +141,7 @@ mod tests {
             version: STATUS_VERSION,
             engine: EngineBuild { name: "lupine".into(), build: "a".into(), cuda: "13.3".into() },
             config: String::new(),
+            config_of_start: String::new(),
             drained: false,
             blocked: None,
             teams: vec![TeamStatus { name: "ci".into(), holds: 1, may: 1 }],

@@ -527,13 +527,17 @@ fn changes(spec: &ServerSpec, build: &EngineBuild, fact: &GpuServerFact) -> Opti
         policy: spec.policy(),
         slots: fact.gpus.iter().map(|gpu| gpu.slot.clone()).collect(),
     };
-    let mut reload = false;
-    if fact.config.as_ref() != Some(&config) {
-        let same = |old: &ServerConfig| {
-            (old.port, &old.engine, &old.slots) == (config.port, &config.engine, &config.slots)
-        };
-        reload = fact.config.as_ref().is_some_and(same);
-        restart |= !reload;
+    // What runs counts, where it says so: a file may have been written and never taken up.
+    let runs = fact.status.as_ref().filter(|status| fact.active && !status.config.is_empty());
+    let reload = match runs {
+        Some(status) => status.config_of_start == fingerprint(&config.of_start()),
+        None => fact.config.as_ref().is_some_and(|old| old.of_start() == config.of_start()),
+    };
+    let is_written = fact.config.as_ref() == Some(&config);
+    let is_taken_up = runs.is_none_or(|status| status.config == fingerprint(&config));
+    let holds = is_written && is_taken_up;
+    restart |= !(holds || reload);
+    if !is_written {
         is.push(match (&fact.config, &fact.broken, reload) {
             (None, Some(why), _) => format!("its configuration cannot be read ({why})"),
             (None, None, _) => "no GPU server".into(),
@@ -543,18 +547,11 @@ fn changes(spec: &ServerSpec, build: &EngineBuild, fact: &GpuServerFact) -> Opti
         let contents = serde_json::to_string(&config).unwrap_or_default() + "\n";
         effects.push(Effect::Write { path: SERVER_CONFIG.into(), contents, mode: 0o644 });
     }
-    if fact.active && !restart && !reload {
-        match &fact.status {
-            // Written, and then something went wrong: the gateway still goes by what was before.
-            Some(status) if !status.config.is_empty() && status.config != fingerprint(&config) => {
-                reload = status.engine == config.engine
-                    && status.slots.iter().map(|slot| &slot.uuid).eq(config.slots.iter().map(|s| &s.uuid));
-                restart = !reload;
-                is.push("the gateway goes by an older configuration".into());
-            }
-            Some(_) => {}
-            None => return in_the_way(fact),
-        }
+    if is_written && !is_taken_up {
+        is.push("the gateway goes by an older configuration".into());
+    }
+    if fact.active && fact.status.is_none() && !restart && is_written {
+        return in_the_way(fact);
     }
     if !fact.active || !fact.enabled {
         is.push(if fact.active { "not started with the machine" } else { "the gateway does not run" }.into());
@@ -566,7 +563,7 @@ fn changes(spec: &ServerSpec, build: &EngineBuild, fact: &GpuServerFact) -> Opti
         // Nothing that is in use is changed before they have ended.
         effects.insert(unpacked, drained(spec.drain));
         effects.push(run(&["restart", UNIT]));
-    } else if fact.active && reload {
+    } else if fact.active && !holds {
         effects.push(Effect::run(Command::new(PROGRAM, ["reload"])));
     }
     if !fact.active || !fact.enabled {

@@ -943,7 +943,12 @@ impl Actor {
             totals.bytes_out += to;
         }
         let status = self.pool.status(now(), self.config.engine.clone(), totals, beside);
-        PoolStatus { config: fingerprint(&self.config), blocked: self.blocked.clone(), ..status }
+        PoolStatus {
+            config: fingerprint(&self.config),
+            config_of_start: fingerprint(&self.config.of_start()),
+            blocked: self.blocked.clone(),
+            ..status
+        }
     }
 
     fn local(&mut self, request: &Request, answer: oneshot::Sender<Answer>) {
@@ -989,10 +994,7 @@ impl Actor {
     /// Another policy holds from now on. Other slots or another engine need a new gateway.
     fn reload(&mut self) -> Result<(), String> {
         let (config, _) = configuration(self.engines.system.as_ref())?;
-        let same = |a: &ServerConfig, b: &ServerConfig| {
-            (a.port, &a.engine, &a.slots) == (b.port, &b.engine, &b.slots)
-        };
-        if !same(&config, &self.config) {
+        if config.of_start() != self.config.of_start() {
             return Err("its port, its engine or its GPUs changed: restart vsgpu-pool.service".into());
         }
         self.pool.set_policy(config.policy.clone(), now())?;

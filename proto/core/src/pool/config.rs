@@ -123,6 +123,11 @@ impl ServerConfig {
         let engine = known(&config.engine)?;
         Ok((config, engine))
     }
+
+    /// What a gateway takes up at its start only: port, engine, slots. The rest may change under it.
+    pub fn of_start(&self) -> (u16, &EngineBuild, &[Slot]) {
+        (self.port, &self.engine, &self.slots)
+    }
 }
 
 impl ClientConfig {

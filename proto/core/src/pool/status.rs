@@ -23,6 +23,9 @@ pub struct PoolStatus {
     /// Fingerprint of the configuration that holds (`vsgpu_wire::pool::fingerprint`).
     #[serde(default)]
     pub config: String,
+    /// The same of what holds since the gateway's start (`ServerConfig::of_start`).
+    #[serde(default)]
+    pub config_of_start: String,
     /// No new leases are given.
     pub drained: bool,
     /// Why no new leases are given, though nobody drained it.
@@ -264,6 +267,7 @@ impl Pool {
             version: STATUS_VERSION,
             engine,
             config: String::new(),
+            config_of_start: String::new(),
             drained: self.drained(),
             blocked: None,
             teams: teams.collect(),
