@@ -39,8 +39,9 @@ pub async fn serve(options: Options, ready: impl FnOnce()) -> Result<(), String>
     let stopped =
         tokio::task::spawn_blocking(move || stopping.stop_all()).await.map_err(|e| e.to_string())?;
     let mut actor = Actor::new(config, engines, Audit::of(&options.state), stopped)?;
-    let local = local::listen(&options.socket)?;
+    // In this order: whoever finds the local socket finds the port open.
     let calls = server::listen(listen, &options.pki)?;
+    let local = local::listen(&options.socket)?;
     tracing::info!(%listen, version = env!("CARGO_PKG_VERSION"), "serving");
     ready();
     actor.run(calls, local).await;
