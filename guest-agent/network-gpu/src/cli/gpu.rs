@@ -1,6 +1,6 @@
 //! `vsgpu-gpu`: what users of a client machine call, and its daemon.
 
-use super::{Format, Machine, complain, parsed, print, runtime};
+use super::{Format, Machine, complain, main_of, print, runtime};
 use crate::client::{self, CliError, Options, SOCKET, Wanted};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -100,25 +100,11 @@ pub fn command() -> clap::Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli: Cli = match parsed() {
-        Ok(cli) => cli,
-        Err(status) => return status,
-    };
-    match run(cli) {
-        Ok(status) => status,
-        Err(CliError { status, text, hint }) => {
-            complain(PROGRAM, &text, &hint);
-            ExitCode::from(status)
-        }
-    }
-}
-
-fn failed(text: String) -> CliError {
-    CliError { status: 1, text, hint: String::new() }
+    main_of(PROGRAM, run)
 }
 
 fn run(cli: Cli) -> Result<ExitCode, CliError> {
-    let runtime = runtime().map_err(failed)?;
+    let runtime = runtime()?;
     let socket = &cli.socket;
     match cli.verb {
         Verb::Run { want, command } => lease(&runtime, socket, want, command),
@@ -138,7 +124,7 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Verb::Daemon(Daemon { machine, pki }) => {
             log_to_stderr();
             let options = Options { system: machine.system(), pki, socket: cli.socket };
-            runtime.block_on(client::serve(options, tell_systemd)).map_err(failed)?;
+            runtime.block_on(client::serve(options, tell_systemd))?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -3,6 +3,7 @@
 pub mod gpu;
 pub mod pool;
 
+use crate::client::CliError;
 use clap::ValueEnum;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -61,10 +62,21 @@ fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Reads a command line; `Err` is how the program ends.
-fn parsed<T: clap::Parser>() -> Result<T, ExitCode> {
-    T::try_parse().map_err(|error| {
-        let _ = error.print();
-        ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+/// Reads a command line and does what it says; what failed is said.
+fn main_of<C: clap::Parser, E: Into<CliError>>(
+    program: &str,
+    run: impl FnOnce(C) -> Result<ExitCode, E>,
+) -> ExitCode {
+    let cli = match C::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    run(cli).unwrap_or_else(|error| {
+        let CliError { status, text, hint } = error.into();
+        complain(program, &text, &hint);
+        ExitCode::from(status)
     })
 }

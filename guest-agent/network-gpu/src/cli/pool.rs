@@ -1,6 +1,6 @@
 //! `vsgpu-pool`: serves, and answers what its own machine asks.
 
-use super::{Format, Machine, complain, parsed, print, runtime};
+use super::{Format, Machine, main_of, print, runtime};
 use crate::gateway::{Answer, Options, Place, Request, ask, serve};
 use clap::{Parser, Subcommand};
 use std::fmt::Write as _;
@@ -76,17 +76,7 @@ pub fn command() -> clap::Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli: Cli = match parsed() {
-        Ok(cli) => cli,
-        Err(status) => return status,
-    };
-    match run(cli) {
-        Ok(status) => status,
-        Err(why) => {
-            complain(PROGRAM, &why, "");
-            ExitCode::FAILURE
-        }
-    }
+    main_of(PROGRAM, run)
 }
 
 fn run(cli: Cli) -> Result<ExitCode, String> {

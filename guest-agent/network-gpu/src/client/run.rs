@@ -38,6 +38,12 @@ pub struct CliError {
     pub hint: String,
 }
 
+impl From<String> for CliError {
+    fn from(text: String) -> Self {
+        Self { status: 1, text, hint: String::new() }
+    }
+}
+
 impl From<Refused> for CliError {
     fn from(Refused { kind, text, hint }: Refused) -> Self {
         let status = match kind {

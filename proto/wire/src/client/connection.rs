@@ -5,7 +5,7 @@ use crate::acquired::TemporaryChange;
 use crate::client::channel::channel;
 pub use crate::client::connector::Connector;
 pub use crate::client::error::CallError;
-use crate::client::error::failed;
+use crate::client::error::{answered, failed};
 use crate::client::target::Target;
 use crate::refusal::Refusal;
 use crate::sizes::{CHUNK, MAX_MESSAGE};
@@ -158,15 +158,7 @@ impl Connection {
         within: Duration,
         call: impl Future<Output = Result<tonic::Response<T>, Status>>,
     ) -> Result<T, CallError> {
-        match tokio::time::timeout(within, call).await {
-            Err(_) => Err(CallError::Unreachable(format!(
-                "{} did not answer within {} s",
-                self.target.node,
-                within.as_secs_f32()
-            ))),
-            Ok(Err(status)) => Err(failed(&self.target, &status)),
-            Ok(Ok(response)) => Ok(response.into_inner()),
-        }
+        answered(&self.target, within, call).await
     }
 
     /// Asks who it is.

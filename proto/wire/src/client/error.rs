@@ -3,6 +3,7 @@
 use crate::client::target::Target;
 use crate::refusal::Refusal;
 use crate::v1::refused::Reason;
+use std::time::Duration;
 use tonic::{Code, Status};
 use vsgpu_core::text::sentence;
 
@@ -93,6 +94,22 @@ pub(crate) fn classify(target: &Target, error: &(dyn std::error::Error + 'static
             "{node} at {address}: {}",
             if vanished { "the connection was cut" } else { &text }
         ))
+    }
+}
+
+/// The answer of a call, or why there is none in time.
+pub(crate) async fn answered<T>(
+    target: &Target,
+    within: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, CallError> {
+    match tokio::time::timeout(within, call).await {
+        Err(_) => {
+            let why = format!("{} did not answer within {} s", target.node, within.as_secs_f32());
+            Err(CallError::Unreachable(why))
+        }
+        Ok(Err(status)) => Err(failed(target, &status)),
+        Ok(Ok(response)) => Ok(response.into_inner()),
     }
 }
 

@@ -10,5 +10,5 @@ pub(crate) use channel::channel;
 pub use connection::{Call, Connection, Description, Fence, Holder};
 pub use connector::{Connector, Dialing, Stream};
 pub use error::CallError;
-pub(crate) use error::{classify, failed};
+pub(crate) use error::{answered, classify, failed};
 pub use target::Target;

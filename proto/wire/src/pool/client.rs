@@ -1,6 +1,6 @@
 //! Who asks a gateway: guests for GPU leases and connections to engines, operators for the rest.
 
-use crate::client::{CallError, Connector, Stream, Target, channel, failed};
+use crate::client::{CallError, Connector, Stream, Target, answered, channel, failed};
 use crate::pool::v1::pool_client::PoolClient;
 use crate::pool::v1::{self, FromClient, FromGateway};
 use crate::pool::{MAX_MESSAGE, MAX_STATUS, Opened, TICKET};
@@ -39,15 +39,7 @@ impl Gateway {
         within: Duration,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, CallError> {
-        match tokio::time::timeout(within, call).await {
-            Err(_) => Err(CallError::Unreachable(format!(
-                "{} did not answer within {} s",
-                self.target.node,
-                within.as_secs_f32()
-            ))),
-            Ok(Err(status)) => Err(failed(&self.target, &status)),
-            Ok(Ok(response)) => Ok(response.into_inner()),
-        }
+        answered(&self.target, within, call).await
     }
 
     /// The GPUs that there are.
