@@ -134,7 +134,9 @@ impl Fact for GpuServerFact {
             units,
             active: word("is-active")? == "active",
             enabled: word("is-enabled")? == "enabled",
-            status: said.filter(|said| said.ok()).and_then(|said| serde_json::from_str(&said.stdout).ok()),
+            status: said
+                .filter(|said| said.ok())
+                .and_then(|said| PoolStatus::read(said.stdout.as_bytes()).ok()),
             gpus,
             no_gpus,
         })

@@ -210,7 +210,7 @@ fn changes(spec: &ServerSpec, build: &EngineBuild, fact: &GpuServerFact) -> Opti
         slots: fact.gpus.iter().map(|gpu| gpu.slot.clone()).collect(),
     };
     // What runs counts, where it says so: a file may have been written and never taken up.
-    let runs = fact.status.as_ref().filter(|status| fact.active && !status.config.is_empty());
+    let runs = fact.status.as_ref().filter(|_| fact.active);
     let reload = match runs {
         Some(status) => status.config_of_start == fingerprint(&config.of_start()),
         None => fact.config.as_ref().is_some_and(|old| old.of_start() == config.of_start()),

@@ -89,16 +89,17 @@ pub struct ServerAddress {
     pub address: String,
 }
 
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+/// Reads a document of this version.
+pub(super) fn read<T: DeserializeOwned>(bytes: &[u8], version: u32) -> Result<T, String> {
     #[derive(Deserialize)]
     struct Head {
         version: u32,
     }
     // Another version is said as such, not by the first field that differs.
     let head: Head = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    if head.version != CONFIG_VERSION {
+    if head.version != version {
         return Err(format!(
-            "its version is {}, known is {CONFIG_VERSION}: it was written for another version of vsgpu",
+            "its version is {}, known is {version}: it is of another version of vsgpu",
             head.version
         ));
     }
@@ -115,7 +116,7 @@ impl ServerConfig {
     /// # Errors
     /// What is wrong with it, for people.
     pub fn read(bytes: &[u8]) -> Result<(Self, &'static engine::Engine), String> {
-        let config: Self = read(bytes)?;
+        let config: Self = read(bytes, CONFIG_VERSION)?;
         config.policy.check()?;
         if config.slots.len() > MAX_SLOTS {
             return Err(format!("{} slots: at most {MAX_SLOTS} are served", config.slots.len()));
@@ -136,7 +137,7 @@ impl ClientConfig {
     /// # Errors
     /// What is wrong with it, for people.
     pub fn read(bytes: &[u8]) -> Result<(Self, &'static engine::Engine), String> {
-        let config: Self = read(bytes)?;
+        let config: Self = read(bytes, CONFIG_VERSION)?;
         if config.servers.is_empty() || config.servers.len() > MAX_SERVERS {
             return Err(format!("{} servers: 1 to {MAX_SERVERS} are expected", config.servers.len()));
         }

@@ -21,10 +21,8 @@ pub struct PoolStatus {
     /// The engine.
     pub engine: EngineBuild,
     /// Fingerprint of the configuration that holds (`vsgpu_wire::pool::fingerprint`).
-    #[serde(default)]
     pub config: String,
     /// The same of what holds since the gateway's start (`ServerConfig::of_start`).
-    #[serde(default)]
     pub config_of_start: String,
     /// No new leases are given.
     pub drained: bool,
@@ -191,6 +189,21 @@ impl Totals {
     }
 }
 
+/// What the gateway knows beside its pool, of itself; each as in [`PoolStatus`].
+#[derive(Clone, Debug)]
+pub struct OfGateway {
+    /// The engine.
+    pub engine: EngineBuild,
+    /// Fingerprint of the configuration.
+    pub config: String,
+    /// And of what holds since its start.
+    pub config_of_start: String,
+    /// Why it gives no leases.
+    pub blocked: Option<String>,
+    /// Sums.
+    pub totals: Totals,
+}
+
 /// What the gateway knows beside its pool, of one lease.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Beside {
@@ -198,6 +211,16 @@ pub struct Beside {
     pub connections: u32,
     /// Round trip to its client, microseconds.
     pub rtt_micros: Option<u64>,
+}
+
+impl PoolStatus {
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// What is wrong with it, for people: another version, most of all.
+    pub fn read(bytes: &[u8]) -> Result<Self, String> {
+        super::config::read(bytes, STATUS_VERSION)
+    }
 }
 
 impl Pool {
@@ -217,10 +240,10 @@ impl Pool {
     pub fn status(
         &self,
         now: Millis,
-        engine: EngineBuild,
-        totals: Totals,
+        gateway: OfGateway,
         beside: impl Fn(super::LeaseId) -> Beside,
     ) -> PoolStatus {
+        let OfGateway { engine, config, config_of_start, blocked, totals } = gateway;
         let secs = |since: Millis| now.saturating_sub(since) / 1000;
         let teams = self.policy().teams.iter().map(|team| TeamStatus {
             name: team.name.clone(),
@@ -266,10 +289,10 @@ impl Pool {
         PoolStatus {
             version: STATUS_VERSION,
             engine,
-            config: String::new(),
-            config_of_start: String::new(),
+            config,
+            config_of_start,
             drained: self.drained(),
-            blocked: None,
+            blocked,
             teams: teams.collect(),
             slots: slots.collect(),
             leases: leases.collect(),

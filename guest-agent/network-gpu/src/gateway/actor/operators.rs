@@ -7,7 +7,7 @@ use crate::gateway::local::{Answer, Request};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::{mpsc, oneshot};
-use vsgpu_core::pool::status::Beside;
+use vsgpu_core::pool::status::{Beside, OfGateway};
 use vsgpu_core::pool::{LeaseId, PoolStatus, SlotId, SlotState};
 use vsgpu_wire::pool::fingerprint;
 
@@ -38,13 +38,14 @@ impl Actor {
             totals.bytes_in += from;
             totals.bytes_out += to;
         }
-        let status = self.pool.status(now(), self.config.engine.clone(), totals, beside);
-        PoolStatus {
+        let gateway = OfGateway {
+            engine: self.config.engine.clone(),
             config: fingerprint(&self.config),
             config_of_start: fingerprint(&self.config.of_start()),
             blocked: self.blocked.clone(),
-            ..status
-        }
+            totals,
+        };
+        self.pool.status(now(), gateway, beside)
     }
 
     pub(super) fn local(&mut self, request: &Request, answer: oneshot::Sender<Answer>) {
