@@ -294,7 +294,7 @@ impl<'a> Planner<'a> {
                 let to = placed.artifact.stored(placed.datastore.as_deref());
                 // What is known to be done without a file needs none: other limits of a GPU server, say.
                 let unused = matches!(&change.verdict, Verdict::Unmet { effects, .. }
-                    if !effects.iter().any(|effect| effect.to_string().contains(&to)));
+                    if !effects.iter().any(|effect| effect.names(&to)));
                 if unused || !sent.insert(to.clone()) {
                     continue;
                 }

@@ -207,6 +207,19 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// Whether a path stands anywhere in it, whole or as the beginning of a longer word.
+    pub fn names(&self, path: &str) -> bool {
+        fn stands(value: &serde_json::Value, path: &str) -> bool {
+            match value {
+                serde_json::Value::String(text) => text.contains(path),
+                serde_json::Value::Array(all) => all.iter().any(|value| stands(value, path)),
+                serde_json::Value::Object(all) => all.values().any(|value| stands(value, path)),
+                _ => false,
+            }
+        }
+        serde_json::to_value(self).is_ok_and(|value| stands(&value, path))
+    }
+
     /// Plain `Run`.
     pub fn run(command: Command) -> Self {
         Self::Run { command, already: None }
@@ -294,5 +307,14 @@ mod tests {
             Command::new("esxcli", ["software", "vib", "install", "-d", "/vmfs/volumes/my ds/it's.zip"]);
         assert_eq!(command.to_string(), r"esxcli software vib install -d '/vmfs/volumes/my ds/it'\''s.zip'");
         assert_eq!(Command::new("true", [""]).to_string(), "true ''");
+    }
+
+    #[test]
+    fn a_path_is_found_however_it_would_be_typed() {
+        let path = "/vmfs/volumes/my ds/it's.zip";
+        let effect = |arg: &str| Effect::run(Command::new("esxcli", ["install", arg]));
+        assert!(effect(path).names(path) && effect(&format!("--depot={path}")).names(path));
+        assert!(!effect("/vmfs/volumes/other.zip").names(path));
+        assert!(Effect::Remove { path: path.into() }.names(path));
     }
 }
