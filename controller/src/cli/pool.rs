@@ -86,7 +86,7 @@ impl Pool {
                 let fleet = fleet.read(false, chosen)?;
                 let targets = targets(&fleet, None)?;
                 let reader = reader(&fleet)?;
-                let all = block_on(pools::statuses(&reader, &targets))?;
+                let all = block_on(pools::statuses(&reader, &targets, pools::ALL_WITHIN))?;
                 printer.show(pool::status(&all));
                 let errors: Vec<Error> = all.into_iter().filter_map(|server| server.said.err()).collect();
                 printer.errors(&errors);

@@ -124,12 +124,7 @@ impl Hosts {
         }
         let said = said.iter().map(|(host, said)| (host.clone(), acquired::described(host, said))).collect();
         let targets = pools::servers(fleet);
-        let pools = block_on(async {
-            tokio::time::timeout(HOSTS, pools::statuses(&connector, &targets)).await.unwrap_or_default()
-        })?;
-        if pools.len() < targets.len() {
-            note("the GPU servers are not known within 3 s; `vsgpu pool status` asks for longer");
-        }
+        let pools = block_on(pools::statuses(&connector, &targets, HOSTS))?;
         Ok(Self { said, pools, connector: Some(connector), asked: now() })
     }
 

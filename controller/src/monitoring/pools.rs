@@ -3,7 +3,10 @@
 use crate::error::{Error, Kind};
 use crate::fleet::pool::gateway;
 use crate::fleet::{Fleet, Vm};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use vsgpu_core::pool::PoolStatus;
 use vsgpu_wire::client::{CallError, Connector, Target};
 use vsgpu_wire::pool::client::Gateway;
@@ -12,6 +15,8 @@ use vsgpu_wire::pool::client::Gateway;
 pub const WITHIN: Duration = Duration::from_secs(5);
 /// Servers that are asked at once.
 const AT_ONCE: usize = 64;
+/// For all of them, where their answers are all that is asked for.
+pub const ALL_WITHIN: Duration = Duration::from_secs(30);
 
 /// What one of them says.
 pub struct Server {
@@ -36,27 +41,38 @@ pub async fn open(connector: &Connector, target: &Target) -> Result<Gateway, Cal
 async fn ask(connector: &Connector, target: &Target) -> Result<PoolStatus, Error> {
     let gateway = open(connector, target).await.map_err(Error::from)?;
     let text = gateway.status(WITHIN).await.map_err(Error::from)?;
-    serde_json::from_str(&text).map_err(|e| {
-        let why = format!("{}: its status is not understood ({e}); use one version of vsgpu", target.node);
+    PoolStatus::read(text.as_bytes()).map_err(|why| {
+        let why = format!("{}: its status is not understood ({why}); use one version of vsgpu", target.node);
         Error::new(Kind::Failed, why)
     })
 }
 
-/// Asks all of them, beside each other.
-pub async fn statuses(connector: &Connector, targets: &[Target]) -> Vec<Server> {
-    let mut all = vec![];
-    for some in targets.chunks(AT_ONCE) {
-        let asking: Vec<_> = some
-            .iter()
-            .map(|target| {
-                let (connector, target) = (connector.clone(), target.clone());
-                tokio::spawn(async move { ask(&connector, &target).await })
-            })
-            .collect();
-        for (target, asked) in some.iter().zip(asking) {
-            let said = asked.await.unwrap_or_else(|e| Err(Error::new(Kind::Internal, e.to_string())));
-            all.push(Server { name: target.node.clone(), said });
-        }
+/// Asks all of them, beside each other; who has not answered within this time is said not to have.
+pub async fn statuses(connector: &Connector, targets: &[Target], within: Duration) -> Vec<Server> {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut asking = JoinSet::new();
+    for (at, target) in targets.iter().enumerate() {
+        let (connector, target, places) = (connector.clone(), target.clone(), places.clone());
+        asking.spawn(async move {
+            let _place = places.acquire_owned().await;
+            (at, ask(&connector, &target).await)
+        });
     }
-    all
+    let mut said: Vec<Option<Result<PoolStatus, Error>>> = targets.iter().map(|_| None).collect();
+    let gathered = tokio::time::timeout(within, async {
+        while let Some(done) = asking.join_next().await {
+            if let Ok((at, answer)) = done {
+                said[at] = Some(answer);
+            }
+        }
+    });
+    let _ = gathered.await;
+    let server = |(target, said): (&Target, Option<Result<PoolStatus, Error>>)| {
+        let late = || {
+            let why = format!("{} did not answer within {} s", target.node, within.as_secs());
+            Err(Error::new(Kind::Unreachable, why))
+        };
+        Server { name: target.node.clone(), said: said.unwrap_or_else(late) }
+    };
+    targets.iter().zip(said).map(server).collect()
 }
