@@ -100,6 +100,18 @@ fn debian_installs_upgrades_removes_and_purges_them() {
     ] {
         assert!(tree.has(path), "{path}");
     }
+    // A unit names a page of its own package: another one may have a page of that name in another section.
+    for name in names {
+        let files = tree.run(&["dpkg", "-L", name]);
+        for unit in files.lines().filter(|path| path.starts_with("/usr/lib/systemd/system/vsgpu")) {
+            let text = std::fs::read_to_string(tree.root().join(&unit[1..])).unwrap();
+            let pages = text.lines().filter_map(|line| line.strip_prefix("Documentation=man:"));
+            for (page, section) in pages.filter_map(|page| page.trim_end_matches(')').split_once('(')) {
+                let path = format!("/usr/share/man/man{section}/{page}.{section}.gz");
+                assert!(files.lines().any(|file| file == path), "{unit}: {path}");
+            }
+        }
+    }
     let page = tree.run(&["gzip", "-dc", "/usr/share/man/man1/vsgpu-apply.1.gz"]);
     assert!(page.contains(".TH") && page.contains("tonight.plan"), "{page}");
     tree.run(&["bash", "-n", "/usr/share/bash-completion/completions/vsgpu"]);

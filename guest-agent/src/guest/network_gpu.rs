@@ -285,8 +285,7 @@ impl Requirement for NetworkGpu {
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 0;
     const IMPLIED_BY: &'static [Implied] = &[];
-    const EXAMPLE: &'static str =
-        r#"{"engine": {"lupine": "files/lupine-1.0.0-cuda13.3-client.tar"}, "servers": ["gpu-srv-1"]}"#;
+    const EXAMPLE: &'static str = r#"{"engine": {"lupine": "files/lupine-0f3a91c2d4e5-cuda13.3-client.tar"}, "servers": ["gpu-srv-1"]}"#;
     const UNTOUCHED: Option<&'static str> = Some(r#""off""#);
     type Spec = NetworkGpuSpec;
     type Fact = NetworkGpuFact;

@@ -105,7 +105,7 @@ impl Requirement for GpuServer {
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
     const SETTLE_SECS: u32 = 30;
     const IMPLIED_BY: &'static [Implied] = &[];
-    const EXAMPLE: &'static str = r#"{"engine": {"lupine": "files/lupine-1.0.0-cuda13.3-server.tar"}, "teams": {"ml": {"members": ["notebook-*"], "gpus": 2}}}"#;
+    const EXAMPLE: &'static str = r#"{"engine": {"lupine": "files/lupine-0f3a91c2d4e5-cuda13.3-server.tar"}, "teams": {"ml": {"members": ["notebook-*"], "gpus": 2}}}"#;
     const UNTOUCHED: Option<&'static str> = Some(r#""off""#);
     type Spec = GpuServerSpec;
     type Fact = GpuServerFact;
