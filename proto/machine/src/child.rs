@@ -38,10 +38,13 @@ pub(crate) struct Child<'a> {
     /// Behind these words on its standard error nothing more comes that matters, whoever holds its pipes
     /// open.
     pub until: Option<&'a str>,
-    /// It does nothing before `started` has come back, and nothing at all where this process ends before.
-    /// Such a child reads nothing.
-    pub held: bool,
+    /// Hears its process group before it does anything, and may keep it from doing so: what this fails with is
+    /// said instead. Where this process ends before, the program does nothing at all. Such a child reads nothing.
+    pub hold: Option<Hold<'a>>,
 }
+
+/// Called with the process group of a child that waits.
+pub(crate) type Hold<'a> = &'a mut dyn FnMut(i32) -> Result<(), String>;
 
 /// What a held child is until it is let go: it waits for a line, and becomes the program. Where the one who
 /// would have written the line is gone, the pipe is closed and it ends. A constant: the program and its
@@ -62,28 +65,26 @@ pub(crate) fn runs(path: &Path) -> bool {
     path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }
 
-/// Runs it. `started` hears its process group; what it fails with is said instead of running a held child.
-pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32) -> Result<(), String>) -> Ran {
-    let deadline = Instant::now() + Duration::from_secs(child.within.into());
-    let mut process = Process::new(if child.held { Path::new(HOLD[0]) } else { child.program });
-    if child.held {
-        process.args(&HOLD[1..]).arg(child.program);
+/// Runs it.
+pub(crate) fn run(child: Child<'_>) -> Ran {
+    let Child { program, args, env, input, within, until, hold } = child;
+    let deadline = Instant::now() + Duration::from_secs(within.into());
+    let mut process = Process::new(if hold.is_some() { Path::new(HOLD[0]) } else { program });
+    if hold.is_some() {
+        process.args(&HOLD[1..]).arg(program);
     }
-    process.args(child.args).envs(child.env).process_group(0);
-    let nothing = matches!(child.input, Input::Nothing) && !child.held;
+    process.args(args).envs(env).process_group(0);
+    let nothing = matches!(input, Input::Nothing) && hold.is_none();
     process.stdin(if nothing { Stdio::null() } else { Stdio::piped() });
-    let (within, child_until, held) = (child.within, child.until, child.held);
-    let input = child.input;
     let broken = |why: String| Ran { ended: ExitKind::Broken(why), stdout: vec![], stderr: vec![] };
     let mut child = match process.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
         Ok(child) => child,
         Err(why) => return broken(why.to_string()),
     };
     let group = nix::unistd::Pid::from_raw(child.id() as i32);
-    let may = started(group.as_raw());
-    if held {
+    if let Some(hold) = hold {
         let go = child.stdin.take();
-        if let Err(why) = may {
+        if let Err(why) = hold(group.as_raw()) {
             drop(go);
             let _ = child.wait();
             return broken(why);
@@ -100,7 +101,7 @@ pub(crate) fn run(child: Child<'_>, started: &mut dyn FnMut(i32) -> Result<(), S
     let (events, next) = mpsc::channel();
     let pipes = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
     let streams = pipes.map(|pipe| pipe.map(Stream::of).unwrap_or_default());
-    let until = child_until.map(|words| words.as_bytes().to_vec());
+    let until = until.map(|words| words.as_bytes().to_vec());
     for (stream, until) in streams.iter().zip([None, until]) {
         alive &= stream.clone().fill(events.clone(), until);
     }
@@ -233,7 +234,7 @@ mod tests {
     fn a_held_program_runs_when_it_is_let_go_and_not_otherwise() {
         let place = std::env::temp_dir().join(format!("vsgpu-held-{}", std::process::id()));
         let args = [place.display().to_string()];
-        let held = |started: &mut dyn FnMut() -> Result<(), String>| {
+        let held = |hold: Hold<'_>| {
             let child = Child {
                 program: Path::new("/bin/mkdir"),
                 args: &args,
@@ -241,13 +242,19 @@ mod tests {
                 input: Input::Nothing,
                 within: 60,
                 until: None,
-                held: true,
+                hold: Some(hold),
             };
-            run(child, &mut |_| started()).ended
+            run(child).ended
         };
-        let refused = held(&mut || Err("no note".into()));
+        let refused = held(&mut |_| Err("no note".into()));
         assert_eq!((refused, place.exists()), (ExitKind::Broken("no note".into()), false));
-        let let_go = held(&mut || {
+        // Killed while it waits: it never was the program.
+        let killed = held(&mut |group| {
+            let group = nix::unistd::Pid::from_raw(group);
+            nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).map_err(|e| e.to_string())
+        });
+        assert_eq!((killed, place.exists()), (ExitKind::Signal(9), false));
+        let let_go = held(&mut |_| {
             assert!(!place.exists(), "it runs before it may");
             Ok(())
         });

@@ -136,6 +136,9 @@ impl Posix {
             let _ = std::fs::remove_file(&temporary);
             let mut file = no_follow().write(true).create_new(true).mode(mode).open(&temporary)?;
             fill(&mut file)?;
+            if let Some((uid, gid)) = beneath::somebody(&place.folder.metadata()?) {
+                std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+            }
             // The umask must not decide what a daemon may read.
             file.set_permissions(std::fs::Permissions::from_mode(mode))?;
             file.sync_all()?;
@@ -177,22 +180,19 @@ impl System for Posix {
             .chain([("PATH".into(), path.join(":"))])
             .collect();
         let mut noted = None;
-        let child = Child {
+        let mut note = |group| {
+            noted = Some(group);
+            let noted = self.note(group, command);
+            noted.map_err(|why| format!("it was not started, because that it runs cannot be noted: {why}"))
+        };
+        let ran = child::run(Child {
             program: &program,
             args: &command.args,
             env,
             input: Input::Nothing,
             within: command.timeout_secs,
             until: None,
-            held: command.timeout_secs >= LONG,
-        };
-        let ran = child::run(child, &mut |group| {
-            if command.timeout_secs < LONG {
-                return Ok(());
-            }
-            noted = Some(group);
-            let noted = self.note(group, command);
-            noted.map_err(|why| format!("it was not started, because that it runs cannot be noted: {why}"))
+            hold: if command.timeout_secs >= LONG { Some(&mut note) } else { None },
         });
         if let Some(group) = noted {
             self.forget(group);
@@ -485,6 +485,27 @@ mod tests {
         let output = here().run(&Command::new("sh", ["-c", "echo up; sleep 20 &"]).within(15));
         assert_eq!((output.ended, output.stdout.as_str()), (ExitKind::Status(0), "up\n"));
         assert!(start.elapsed() < Duration::from_secs(10));
+    }
+
+    /// What runs for long and cannot be noted would be started twice by the next agent: it does not run.
+    #[test]
+    fn a_long_command_that_cannot_be_noted_does_not_run() {
+        let root = std::env::temp_dir().join(format!("vsgpu-noted-{}", std::process::id()));
+        std::fs::create_dir_all(root.join("var/run/vsgpu")).unwrap_or_else(|why| panic!("{why}"));
+        let made = root.join("made");
+        let posix = Posix::new(Some("/bin".into()), root.clone());
+        let mkdir = |within| posix.run(&Command::new("mkdir", [made.to_string_lossy()]).within(within));
+        // A file where the folder of notes should be: that nobody can write below it holds for root as well.
+        std::fs::write(root.join("var/run/vsgpu/running"), "").unwrap_or_else(|why| panic!("{why}"));
+        let refused = mkdir(LONG);
+        assert!(
+            matches!(&refused.ended, ExitKind::Broken(why) if why.contains("cannot be noted")),
+            "{refused:?}"
+        );
+        assert!(!made.exists());
+        // A short one is not noted at all.
+        assert_eq!((mkdir(LONG - 1).ended, made.exists()), (ExitKind::Status(0), true));
+        let _ = std::fs::remove_dir_all(root);
     }
 
     #[test]

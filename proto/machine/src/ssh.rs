@@ -241,18 +241,15 @@ impl Ssh {
         let last = self.args.len().saturating_sub(2);
         let args: Vec<String> =
             [&self.args[..last], &["-O".into(), "exit".into()], &self.args[last..]].concat();
-        child::run(
-            Child {
-                program: &self.program,
-                args: &args,
-                env: vec![],
-                input: Input::Nothing,
-                within: 5,
-                until: None,
-                held: false,
-            },
-            &mut |_| Ok(()),
-        );
+        child::run(Child {
+            program: &self.program,
+            args: &args,
+            env: vec![],
+            input: Input::Nothing,
+            within: 5,
+            until: None,
+            hold: None,
+        });
     }
 
     fn ssh(&self, text: &str, input: Input, within: u32) -> Ran {
@@ -261,18 +258,15 @@ impl Ssh {
         let fixed = [("LC_ALL", "C"), ("LANG", "C")]
             .map(|(name, value)| (name.to_string(), value.to_string()))
             .to_vec();
-        child::run(
-            Child {
-                program: &self.program,
-                args: &args,
-                env: fixed,
-                input,
-                within,
-                until: Some(&until),
-                held: false,
-            },
-            &mut |_| Ok(()),
-        )
+        child::run(Child {
+            program: &self.program,
+            args: &args,
+            env: fixed,
+            input,
+            within,
+            until: Some(&until),
+            hold: None,
+        })
     }
 
     /// Why a machine was not reached, with what to do.
