@@ -20,6 +20,8 @@ pub enum Need {
     /// sshd, ssh and busybox.
     Ssh,
     Tmux,
+    /// Who may become another local user.
+    Root,
     Rpm,
     /// systemd's own judgement of units.
     SystemdAnalyze,
@@ -54,6 +56,9 @@ impl Need {
             Self::Vmkernel => vmkernel(),
             Self::Ssh => crate::lab::sshd::why_not(),
             Self::Tmux => crate::lab::terminal::why_not(),
+            Self::Root => {
+                (!nix::unistd::geteuid().is_root()).then(|| "root, who alone can be another user".into())
+            }
             Self::Rpm => tool("rpm", "rpm"),
             Self::SystemdAnalyze => tool("systemd-analyze", "systemd"),
             Self::Captures => captures()

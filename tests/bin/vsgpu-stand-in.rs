@@ -69,7 +69,7 @@ fn session() -> i32 {
         b'w' => {
             // A kernel that runs until the program is gone: no byte passes, the GPU is busy.
             let busy = env("VSGPU_SIM_BUSY");
-            let _ = std::fs::write(&busy, "");
+            let _ = std::fs::write(&busy, std::process::id().to_string());
             let _ = socket.read(&mut mode);
             let _ = std::fs::remove_file(busy);
         }

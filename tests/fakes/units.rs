@@ -75,9 +75,10 @@ pub fn is_active(machine: &Path, unit: &str) -> bool {
     !processes(machine, unit).is_empty()
 }
 
-/// Whether the work of an engine is on its GPU.
+/// Whether the work of an engine is on its GPU: that of a process that is gone is not.
 pub fn is_busy(machine: &Path, slot: usize) -> bool {
-    folder_of(machine).join(format!("busy-{slot}")).exists()
+    let pid = std::fs::read_to_string(folder_of(machine).join(format!("busy-{slot}")));
+    pid.is_ok_and(|pid| !pid.is_empty() && Path::new("/proc").join(pid).exists())
 }
 
 /// The last of a setting in a drop-in, as systemd reads it: an empty one begins anew.

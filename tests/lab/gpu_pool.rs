@@ -214,17 +214,12 @@ impl GpuPool {
     }
 }
 
-/// What another local user gets from a loopback port: the first line, or nothing. `None` where nobody here may
-/// become another user.
-pub fn read_as_nobody(address: &str) -> Option<String> {
-    if !nix::unistd::Uid::effective().is_root() {
-        println!("skipped: only root can be another user");
-        return None;
-    }
+/// What another local user gets from a loopback port: the first line, or nothing. Only root can ask this.
+pub fn read_as_nobody(address: &str) -> String {
     let (host, port) = address.split_once(':').unwrap();
     let script = format!("exec 3<>/dev/tcp/{host}/{port}; read -r -t 10 line <&3; printf %s \"$line\"");
     let output = Command::new("bash").args(["-c", &script]).uid(65_534).gid(65_534).output().unwrap();
-    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A user's program.

@@ -485,15 +485,29 @@ fn gpus_over_the_network_by_the_real_units() {
         "14833 inside, and nothing but loopback: {inside}"
     );
     // From outside, as anybody: no such port on any address.
-    let listens = guest.must(&["cat", "/proc/net/tcp", "/proc/net/tcp6"]);
-    assert!(
-        !listens.contains(":39F1 00000000:0000 0A") && listens.contains(":39FB 00000000:0000 0A"),
-        "{listens}"
-    );
-    // The daemon has no right at all, and no key on its command line.
+    // A line of these files is `sl: ADDRESS:PORT ADDRESS:PORT STATE ..`, 0A listens; the address is longer for IPv6.
+    let text = guest.must(&["cat", "/proc/net/tcp", "/proc/net/tcp6"]);
+    let listens: Vec<&str> = text
+        .lines()
+        .filter_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [_, own, _, "0A", ..] => own.rsplit(':').next(),
+            _ => None,
+        })
+        .collect();
+    assert!(!listens.contains(&"39F1") && listens.contains(&"39FB"), "{text}");
+    // The daemon has no right at all, and the paths of its certificates alone on its command line.
     let pid = guest.must(&["systemctl", "show", "--property=MainPID", "--value", "vsgpu-gpu.service"]);
     let status = guest.must(&["cat", &format!("/proc/{}/status", pid.trim())]);
     assert!(status.contains("CapEff:\t0000000000000000") && !status.contains("Uid:\t0\t"), "{status}");
+    let key = guest.must(&["cat", "/etc/vsgpu/node.key"]);
+    let secret = key.lines().nth(1).unwrap();
+    for of in ["vsgpu-gpu.service", "vsgpu-pool.service", "vsgpu-engine@0.service"] {
+        let pid = guest.must(&["systemctl", "show", "--property=MainPID", "--value", of]);
+        for file in ["cmdline", "environ"] {
+            let text = guest.must(&["cat", &format!("/proc/{}/{file}", pid.trim())]);
+            assert!(!text.contains(secret) && !text.contains("PRIVATE KEY"), "{of}: {file}");
+        }
+    }
     // A user of the group may, another may not.
     let as_user = |user: &str| {
         guest.run(&[

@@ -176,8 +176,5 @@ async fn port(pool: &GpuPool) -> Result<(), String> {
     let address = said.lines().find_map(|line| line.strip_prefix("at ")).ok_or("no port")?.to_string();
     let read =
         tokio::task::spawn_blocking(move || read_as_nobody(&address)).await.map_err(|e| e.to_string())?;
-    match read.as_deref() {
-        None | Some("") => Ok(()),
-        Some(line) => Err(format!("another user reads `{line}`")),
-    }
+    if read.is_empty() { Ok(()) } else { Err(format!("another user reads `{read}`")) }
 }

@@ -1,5 +1,5 @@
-//! Suites beside real peers that not every machine has: sshd and busybox, a terminal, Prometheus. One
-//! program, in which they wait together. `cargo test -p vsgpu-tests --test peers over_ssh::` runs one of
+//! Suites beside real peers that not every machine has: sshd and busybox, a terminal, Prometheus, another local
+//! user. One program, in which they wait together. `cargo test -p vsgpu-tests --test peers over_ssh::` runs one of
 //! them.
 #![allow(
     clippy::unwrap_used,
@@ -10,12 +10,14 @@
 )]
 
 mod monitoring;
+mod other_user;
 mod over_ssh;
 mod terminal;
 
 fn main() -> std::process::ExitCode {
     vsgpu_tests::harness::main(&[
         ("monitoring", monitoring::TESTS),
+        ("other_user", other_user::TESTS),
         ("over_ssh", over_ssh::TESTS),
         ("terminal", terminal::TESTS),
     ])
