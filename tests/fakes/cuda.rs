@@ -182,8 +182,6 @@ pub fn vector_add(folder: &Path) -> Answer {
     }
 }
 
-/// What `vsgpu-cuda-proof` finds on these GPUs. The program itself is tested against a simulated driver
-/// library instead.
 /// The GPU that the stand-in engine names, when bytes go there and come back.
 fn over_the_network(server: &str) -> Option<String> {
     use std::io::{BufRead as _, Read as _, Write as _};
@@ -197,16 +195,24 @@ fn over_the_network(server: &str) -> Option<String> {
     (back == *b"ping").then(|| format!("{} (simulated)", hello.trim().rsplit(' ').next().unwrap_or_default()))
 }
 
+/// What `vsgpu-cuda-proof` finds on one GPU that another machine lends.
+pub fn proof_on(name: &str, memory_mib: u64) -> Answer {
+    use vsgpu_core::readers::cuda_report::{CudaReport, DeviceProof, VERSION, VectorAdd};
+    let add = VectorAdd { elements: 50_000, checked: 50_000, kernel_ms: 1.0, ..VectorAdd::default() };
+    let device =
+        DeviceProof { name: name.into(), memory_mib, vector_adds: vec![add], ..DeviceProof::default() };
+    let report = CudaReport { version: VERSION, devices: vec![device], ..CudaReport::default() };
+    Answer::ok(serde_json::to_string(&report).unwrap() + "\n")
+}
+
+/// What `vsgpu-cuda-proof` finds on these GPUs. The program itself is tested against a simulated driver
+/// library instead.
 pub fn proof(folder: &Path) -> Answer {
     use vsgpu_core::readers::cuda_report::{CudaFailure, CudaReport, DeviceProof, VERSION, VectorAdd};
     let mut report = CudaReport { version: VERSION, ..CudaReport::default() };
     if let Some(server) = std::env::var("LUPINE_SERVER").ok().filter(|_| !Machine::in_memory(folder)) {
-        let add = VectorAdd { elements: 50_000, checked: 50_000, kernel_ms: 1.0, ..VectorAdd::default() };
         match over_the_network(&server) {
-            Some(gpu) => {
-                report.devices =
-                    vec![DeviceProof { name: gpu, vector_adds: vec![add], ..DeviceProof::default() }]
-            }
+            Some(gpu) => return proof_on(&gpu, 0),
             None => {
                 report.failure = Some(CudaFailure {
                     stage: "init".into(),

@@ -32,6 +32,7 @@ pub fn run(folder: &Path, program: &str, words: &[&str]) -> Answer {
         "ln" => link(folder, words),
         "mkdir" => mkdir(folder, words),
         "tar" => tar(folder, words),
+        "stat" => stat(folder, words),
         "nvidia-ctk" => nvidia_ctk(folder, words),
         "docker" => super::cuda::docker(folder, words),
         "journalctl" if words.first() == Some(&"-k") => {
@@ -158,9 +159,27 @@ fn nvidia_ctk(folder: &Path, words: &[&str]) -> Answer {
 }
 
 fn mkdir(folder: &Path, words: &[&str]) -> Answer {
-    let ["-p", path] = words else { return Answer::err(1, "mkdir: missing operand\n") };
+    let (["-p", path] | ["-p", "-m", "700", path]) = words else {
+        return Answer::err(1, "mkdir: missing operand\n");
+    };
     std::fs::create_dir_all(Machine::read(folder).root(path)).unwrap();
     Answer::ok("")
+}
+
+/// The real one, on the machine's files.
+fn stat(folder: &Path, words: &[&str]) -> Answer {
+    let ["-c", format, paths @ ..] = words else { return Answer::err(1, "stat: missing operand\n") };
+    let m = Machine::read(folder);
+    let root = m.root("/").display().to_string();
+    let mut command = std::process::Command::new("/usr/bin/stat");
+    command.arg("-c").arg(format).args(paths.iter().map(|path| m.root(path)));
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(root.trim_end_matches('/'), "");
+    Answer {
+        status: output.status.code().unwrap_or(1),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    }
 }
 
 /// The real one, on the machine's files.
@@ -289,6 +308,11 @@ fn apt_get(folder: &Path, words: &[&str]) -> Answer {
             }
             // Headers of kernels that the guest has are in its repositories; so is the container toolkit in
             // this lab's.
+            let (files, packages): (Vec<&str>, Vec<&str>) =
+                packages.into_iter().partition(|package| package.starts_with('/'));
+            if let Some(wrong) = files.iter().find(|file| !file.contains("/bitfusion-client")) {
+                return Answer::err(100, format!("E: Unsupported file {wrong} given on commandline\n"));
+            }
             let known = ["gcc", "make", "dkms", "libc6-dev", "nvidia-container-toolkit"];
             let kernels = Machine::read(folder).linux().kernels();
             let header = |p: &str| {
@@ -298,6 +322,10 @@ fn apt_get(folder: &Path, words: &[&str]) -> Answer {
                 return Answer::err(100, format!("E: Unable to locate package {unknown}\n"));
             }
             Machine::with(folder, |m| {
+                if !files.is_empty() {
+                    m.link("bitfusion");
+                    m.write("/usr/bin/bitfusion", "simulated\n");
+                }
                 m.linux().packages.extend(packages.iter().map(|p| p.to_string()));
                 for kernel in packages.iter().filter_map(|p| header(p)) {
                     m.write(&format!("/lib/modules/{kernel}/build/Makefile"), "# simulated kernel headers\n");

@@ -4,6 +4,7 @@
 //! A machine is a folder: `state.json`, `tools/` (links to this program), `root/` (its files), `calls.log`
 //! (every call).
 
+pub mod bitfusion;
 pub mod cuda;
 pub mod esxcli;
 pub mod esxcli_gpu;
@@ -121,6 +122,7 @@ pub fn run(folder: &Path, program: &str, args: &[String]) -> Answer {
         "deviceQuery" => cuda::device_query(folder),
         "vectorAdd" => cuda::vector_add(folder),
         "vsgpu-cuda-proof" => cuda::proof(folder),
+        "bitfusion" => bitfusion::run(folder, &words),
         "nvidia-uninstall" => installers::uninstall(folder, &words),
         "nvidia-installer" => installers::nvidia(folder, &words),
         "cuda-installer" => installers::cuda(folder, &words),

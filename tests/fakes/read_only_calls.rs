@@ -16,7 +16,8 @@ pub fn only_looks(call: &str) -> bool {
         | ["nvidia-smi", "vgpu", "-q" | "-s" | "-c", ..]
         | ["vmkload_mod", "-l"]
         | ["journalctl", ..]
-        | ["vsish", "-e", "get", _] => true,
+        | ["vsish", "-e", "get", _]
+        | ["stat", "-c", ..] => true,
         ["systemctl", verb, ..] => matches!(*verb, "is-active" | "is-enabled" | "get-default" | "show"),
         ["vsgpu-pool", "status", ..] | ["vsgpu-gpu", "list" | "status", ..] => true,
         [

@@ -173,6 +173,9 @@ pub fn engine(side: Side, build: &str) -> Vec<u8> {
     }
 }
 
+/// Package of a Bitfusion client.
+pub const BITFUSION: &str = "bitfusion-client-ubuntu2004_4.5.0-4_amd64.deb";
+
 /// The same for a machine of its own: with the stand-in itself, and with the simulated driver as the shim.
 pub fn whole_engine(side: Side, build: &str) -> Vec<u8> {
     let read = |name: &str| std::fs::read(super::programs().join(name)).unwrap();

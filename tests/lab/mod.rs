@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 pub const TOKEN: &str = "simulated client configuration token";
 pub const LICENSE_SERVER: &str = "licenses.lab";
 pub const HOST_TOOLS: [&str; 5] = ["esxcli", "vim-cmd", "vmkload_mod", "vmkfstools", "vsish"];
-const GUEST_TOOLS: [&str; 19] = [
+const GUEST_TOOLS: [&str; 20] = [
     "modprobe",
     "modinfo",
     "systemctl",
@@ -46,6 +46,7 @@ const GUEST_TOOLS: [&str; 19] = [
     "nvidia-installer",
     "cuda-installer",
     "mkdir",
+    "stat",
     "tar",
     "vsgpu-pool",
     "vsgpu-gpu",
@@ -210,6 +211,7 @@ impl Lab {
         for program in ["vsgpu-cuda-proof", "vsgpu-pool", "vsgpu-gpu"] {
             state::link(&folder.join("root/usr/bin").join(program));
         }
+        std::fs::create_dir_all(folder.join("root/root")).unwrap();
         // The daemon for network GPUs asks the kernel whose a connection is.
         let table = folder.join("root/proc/net/tcp");
         std::fs::create_dir_all(table.parent().unwrap()).unwrap();

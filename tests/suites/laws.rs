@@ -17,6 +17,7 @@ use vsgpu_core::engine::manifest::Side;
 use vsgpu_core::outcome::{self, Outcome};
 use vsgpu_core::requirement::{TakesEffect, Verdict};
 use vsgpu_core::{Catalogue, Effect, Scope, Subject, effects, observe};
+use vsgpu_tests::fakes::bitfusion;
 use vsgpu_tests::fakes::in_process::InProcess;
 use vsgpu_tests::fakes::state::Machine;
 use vsgpu_tests::lab::{self, files};
@@ -73,10 +74,12 @@ fn world(name: &str) -> World {
     put(files::TOKEN_FILE, lab::TOKEN.as_bytes().to_vec());
     put(files::ENGINE_SERVER, files::engine(Side::Server, "a"));
     put(files::ENGINE_CLIENT, files::engine(Side::Client, "a"));
+    put(files::BITFUSION, b"!<arch>\nsimulated\n".to_vec());
+    put("tokens.tar", bitfusion::tokens(&[bitfusion::SERVER], bitfusion::GOOD));
     // The lab's power events are not listened to here: a reboot happens at once.
     std::fs::remove_file(lab.folder.join("lab.sock")).unwrap();
     let text = format!(
-        "version: 1\nhosts:\n  esx-01:\n    graphics-type: SharedPassthru\n    assignment-policy: Consolidation\n    acceptance-level: VMwareAccepted\n    passthrough: [\"0000:af:00.0\"]\n    ecc: {{ \"0000:3b:00.0\": off }}\n    mig: {{ \"0000:d8:00.0\": on }}\n    vgpu-mode: {{ \"0000:3b:00.0\": MixedSize }}\n    vgpu-scheduler: equal-share\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\n    gpu-management-daemon: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    firmware: efi\n    cpu-reserved: all\n    vgpu: [{{ profile: nvidia_a100-40c, params: {{ enable_uvm: 1 }} }}]\n    passthrough: [A100]\n    guest:\n      package-source: {{ proxy: \"http://proxy:3128\" }}\n      driver: {{ package: files/{} }}\n      persistence: on\n      license: {{ token: files/{} }}\n      cuda-toolkit: {{ package: files/{} }}\n      container-proof: {{}}\n      gpu-server: {{ engine: {{ lupine: files/{} }}, port: {}, teams: {{ own: {{ members: [vm-01], gpus: 1 }} }} }}\n      network-gpu: {{ engine: {{ lupine: files/{} }}, servers: [vm-01] }}\n      address: 127.0.0.1:7443\n  vm-02:\n    host: esx-01\n    clone-of: {{ base: base }}\n",
+        "version: 1\nhosts:\n  esx-01:\n    graphics-type: SharedPassthru\n    assignment-policy: Consolidation\n    acceptance-level: VMwareAccepted\n    passthrough: [\"0000:af:00.0\"]\n    ecc: {{ \"0000:3b:00.0\": off }}\n    mig: {{ \"0000:d8:00.0\": on }}\n    vgpu-mode: {{ \"0000:3b:00.0\": MixedSize }}\n    vgpu-scheduler: equal-share\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\n    gpu-management-daemon: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    firmware: efi\n    cpu-reserved: all\n    vgpu: [{{ profile: nvidia_a100-40c, params: {{ enable_uvm: 1 }} }}]\n    passthrough: [A100]\n    guest:\n      package-source: {{ proxy: \"http://proxy:3128\" }}\n      driver: {{ package: files/{} }}\n      persistence: on\n      license: {{ token: files/{} }}\n      cuda-toolkit: {{ package: files/{} }}\n      container-proof: {{}}\n      gpu-server: {{ engine: {{ lupine: files/{} }}, port: {}, teams: {{ own: {{ members: [vm-01], gpus: 1 }} }} }}\n      network-gpu: {{ engine: {{ lupine: files/{} }}, servers: [vm-01] }}\n      address: 127.0.0.1:7443\n  vm-02:\n    host: esx-01\n    clone-of: {{ base: base }}\n  vm-03:\n    host: esx-01\n    guest:\n      address: 127.0.0.1:7443\n      network-gpu: {{ engine: {{ bitfusion: {{ package: files/{}, tokens: files/tokens.tar }} }} }}\n",
         files::MANAGER_17_4,
         files::DAEMON_17_4,
         files::DRIVER_17_4,
@@ -84,7 +87,8 @@ fn world(name: &str) -> World {
         files::CUDA_12_2,
         files::ENGINE_SERVER,
         lab::free_port(),
-        files::ENGINE_CLIENT
+        files::ENGINE_CLIENT,
+        files::BITFUSION
     );
     lab.write_fleet(&text);
     let mut fleet = vsgpu::fleet::file::read(&lab.folder.join("fleet.yaml")).unwrap();
@@ -134,6 +138,7 @@ fn road(world: &World) -> Vec<(Entry, Subject, PathBuf, Value)> {
     }
     let mut add = |scope, name: &str, spec| add_to("vm-01", scope, name, spec);
     add(Scope::Vm, "power", json!({ "state": "on" }));
+    // One guest for all: `network-gpu` is met by our own servers first, then by Bitfusion's.
     for (id, specs) in &all_specs {
         if id.kind == vsgpu::node::NodeKind::Guest {
             specs.iter().for_each(|s| add(Scope::Guest, s.requirement, (*s.value).clone()));

@@ -93,7 +93,7 @@ pub fn links(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<PoolLink> {
     for (vm, spec) in clients {
         let node = NodeId::new(NodeKind::Guest, &vm.name);
         let seen = inventory.and_then(|inventory| inventory.fact::<NetworkGpuFact>(&node).ok());
-        let (toolkit, own) = (toolkit(vm), spec.engine.build(Side::Client).ok().flatten());
+        let (toolkit, own) = (toolkit(vm), spec.engine.build());
         let own_gpus = vm.specs.has::<Vgpu>() || vm.specs.has::<VmPassthrough>();
         for server in &spec.servers {
             let there = by_name.get_key_value(server.as_str());

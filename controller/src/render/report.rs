@@ -9,7 +9,7 @@ use crate::render::table::columns;
 use serde_json::{Map, Value, json};
 use vsgpu_core::Requirement as _;
 use vsgpu_core::observe::facts_as_json;
-use vsgpu_guest_agent::guest::{CudaProof, Driver, License};
+use vsgpu_guest_agent::guest::{CudaProof, Driver, License, NetworkGpu};
 
 pub fn facts(inventory: &Inventory) -> Answer {
     let mut json = Map::new();
@@ -106,7 +106,9 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
         .filter_map(|vm| {
             let of_vm = by_guest.get(vm.name.as_str())?;
             let state = |name: &str| of_vm.iter().find(|c| c.requirement == name).map(|c| json!({ "met": c.met, "is": c.is }));
-            Some(json!({ "vm": vm.name, "host": vm.host, "gpus": gpus_of(vm), "driver": state(Driver::NAME), "license": state(License::NAME), "proof": state(CudaProof::NAME) }))
+            // A guest without GPUs proves those of another machine.
+            let proof = state(CudaProof::NAME).or_else(|| state(NetworkGpu::NAME));
+            Some(json!({ "vm": vm.name, "host": vm.host, "gpus": gpus_of(vm), "driver": state(Driver::NAME), "license": state(License::NAME), "proof": proof }))
         })
         .collect();
     // A line fits a terminal: what is met is said in a word, what is not with its reason.

@@ -23,7 +23,7 @@ pub use cuda_toolkit::{CudaToolkit, ToolkitSpec};
 pub use driver::{Driver, DriverFact, DriverSpec, KernelModule};
 pub use gpu_server::{EngineFile, GpuServer, GpuServerFact, ServerSpec};
 pub use license::License;
-pub use network_gpu::{ClientSpec, NetworkGpu, NetworkGpuFact};
+pub use network_gpu::{ClientEngine, ClientSpec, NetworkGpu, NetworkGpuFact};
 
 use crate::facts;
 use vsgpu_core::Scope::Guest;

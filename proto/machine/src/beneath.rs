@@ -7,6 +7,8 @@
 //! with openat2, which follows no link at all, and everything is done below that open folder: what is
 //! exchanged on the way meanwhile changes nothing. Where there is no openat2 or no /proc (VMkernel has
 //! neither, as far as known) the look is all there is, with O_NOFOLLOW for the last part.
+//!
+//! What root makes in a user's folder is that user's: a token in his home must be his to be read and renewed.
 
 #![expect(clippy::disallowed_methods, reason = "a part of the shell")]
 
@@ -56,7 +58,9 @@ pub(crate) fn place(root: &Path, path: &str, make: bool) -> Result<Place> {
         .collect();
     let name = parts.pop().ok_or_else(|| Error::new(ErrorKind::InvalidInput, "it does not name a file"))?;
     let real = folder(root, parts)?;
-    if make {
+    let mut of = None;
+    if make && !real.exists() {
+        of = real.ancestors().find_map(|above| above.metadata().ok()).and_then(|above| somebody(&above));
         std::fs::create_dir_all(&real)?;
     }
     let how = OpenHow::new()
@@ -84,7 +88,16 @@ pub(crate) fn place(root: &Path, path: &str, make: bool) -> Result<Place> {
         .as_ref()
         .map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())))
         .filter(|path| path.exists());
+    if let (Some((uid, gid)), Some(made)) = (of, &by_fd) {
+        std::os::unix::fs::chown(made, Some(uid), Some(gid))?;
+    }
     Ok(Place { folder: by_fd.unwrap_or(real), name, open })
+}
+
+/// Whose a folder is, user and group; `None` where it is ours, or we could give nothing away.
+pub(crate) fn somebody(folder: &std::fs::Metadata) -> Option<(u32, u32)> {
+    let us = nix::unistd::geteuid();
+    (us.is_root() && folder.uid() != us.as_raw()).then(|| (folder.uid(), folder.gid()))
 }
 
 /// The folder without links, as far as it is there.

@@ -4,6 +4,7 @@
 #![warn(missing_docs)]
 
 mod beneath;
+mod bitfusion_tokens;
 mod boot;
 pub mod child;
 pub mod foreground;

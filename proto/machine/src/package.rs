@@ -2,6 +2,7 @@
 //! versions it states itself. The controller reads an operator's file with it, the agent the file that it is
 //! about to install. Nothing here unpacks payloads.
 
+use crate::bitfusion_tokens;
 use std::io::{Read, Seek, SeekFrom};
 use vsgpu_core::artifact::{Kind, PackageContent};
 use vsgpu_core::engine::manifest;
@@ -55,6 +56,9 @@ pub fn inspect(file: &mut dyn File, name: &str, size: u64) -> Result<(Kind, Vec<
         _ if lower.ends_with(".tar") => {
             if let Some(holds) = engine_bundle(file)? {
                 return Ok((Kind::Engine, holds));
+            }
+            if let Some(holds) = bitfusion_tokens::read(file)? {
+                return Ok((Kind::BitfusionTokens, holds));
             }
             Kind::Other
         }

@@ -11,6 +11,7 @@
 mod adoption;
 mod attack;
 mod bad_input;
+mod bitfusion;
 mod disk_faults;
 mod gpus;
 mod guests;

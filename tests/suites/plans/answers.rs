@@ -75,6 +75,18 @@ fn as_found(artifact: &Artifact) -> Artifact {
             holds: vec![held(format!("lupine-{side}"), build.repeat(64)), held("cuda".into(), cuda)],
         };
     }
+    let (kind, holds) = match name {
+        "tokens.tar" => {
+            let held = |(name, version): (&str, String)| vsgpu_core::artifact::PackageContent {
+                name: name.into(),
+                version,
+                acceptance: None,
+            };
+            let holds = [("ca.crt", "cd".repeat(32)), ("server", "10.0.0.5:56001".into())];
+            (Kind::BitfusionTokens, holds.map(held).into())
+        }
+        _ => (kind, holds),
+    };
     Artifact {
         artifact: artifact.artifact.clone(),
         sha256: Some(sha256),
