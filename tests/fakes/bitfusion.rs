@@ -134,10 +134,13 @@ fn run_program(folder: &Path, words: &[&str]) -> Answer {
     log +=
         &say("INFO", &format!("Running client command '{program}' on 1 GPUs, with the following servers:"));
     log += &say("INFO", &format!("{} 55001 {UUID} 56001 {VERSION}", SERVER.trim_end_matches(":56001")));
-    match words[at + 1..] {
-        [program, _] if program.ends_with("/vsgpu-cuda-proof") => {
-            let answer = super::cuda::proof_on("Tesla V100-PCIE-16GB (simulated)", memory);
-            Answer { stderr: log, ..answer }
+    match &words[at + 1..] {
+        [program, args @ ..] if *program == "/usr/lib/vsgpu/vsgpu-cuda-proof" => {
+            let answer = match super::cuda::wrong_arguments(args) {
+                Some(answer) => answer,
+                None => super::cuda::proof_on("Tesla V100-PCIE-16GB (simulated)", memory),
+            };
+            Answer { stderr: log + &answer.stderr, ..answer }
         }
         _ => Answer::err(127, log + "Error: (simulated) only our proof runs here\n"),
     }

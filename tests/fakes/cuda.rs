@@ -195,6 +195,14 @@ fn over_the_network(server: &str) -> Option<String> {
     (back == *b"ping").then(|| format!("{} (simulated)", hello.trim().rsplit(' ').next().unwrap_or_default()))
 }
 
+/// It takes numbers of elements, and nothing else.
+pub fn wrong_arguments(words: &[&str]) -> Option<Answer> {
+    let right = words.chunks(2).all(|pair| matches!(pair, ["--elements", n] if n.parse::<u64>().is_ok()));
+    (!right).then(|| {
+        Answer::err(2, format!("error: unexpected argument found: {} (simulated)\n", words.join(" ")))
+    })
+}
+
 /// What `vsgpu-cuda-proof` finds on one GPU that another machine lends.
 pub fn proof_on(name: &str, memory_mib: u64) -> Answer {
     use vsgpu_core::readers::cuda_report::{CudaReport, DeviceProof, VERSION, VectorAdd};
@@ -207,7 +215,10 @@ pub fn proof_on(name: &str, memory_mib: u64) -> Answer {
 
 /// What `vsgpu-cuda-proof` finds on these GPUs. The program itself is tested against a simulated driver
 /// library instead.
-pub fn proof(folder: &Path) -> Answer {
+pub fn proof(folder: &Path, words: &[&str]) -> Answer {
+    if let Some(answer) = wrong_arguments(words) {
+        return answer;
+    }
     use vsgpu_core::readers::cuda_report::{CudaFailure, CudaReport, DeviceProof, VERSION, VectorAdd};
     let mut report = CudaReport { version: VERSION, ..CudaReport::default() };
     if let Some(server) = std::env::var("LUPINE_SERVER").ok().filter(|_| !Machine::in_memory(folder)) {
@@ -274,7 +285,7 @@ pub fn docker(folder: &Path, words: &[&str]) -> Answer {
                     "docker: Error response from daemon: unknown or invalid runtime name: nvidia (simulated)\n",
                 );
             }
-            proof(folder)
+            proof(folder, &[])
         }
         _ => Answer::err(125, "simulated docker: not understood\n"),
     }

@@ -121,7 +121,7 @@ pub fn run(folder: &Path, program: &str, args: &[String]) -> Answer {
         "nvidia-smi" => cuda::nvidia_smi(folder, &words),
         "deviceQuery" => cuda::device_query(folder),
         "vectorAdd" => cuda::vector_add(folder),
-        "vsgpu-cuda-proof" => cuda::proof(folder),
+        "vsgpu-cuda-proof" => cuda::proof(folder, &words),
         "bitfusion" => bitfusion::run(folder, &words),
         "nvidia-uninstall" => installers::uninstall(folder, &words),
         "nvidia-installer" => installers::nvidia(folder, &words),

@@ -17,7 +17,46 @@ const READY: Duration = Duration::from_secs(10);
 
 /// Whether a unit is one of these.
 pub fn is_one(unit: &str) -> bool {
-    matches!(unit, "vsgpu-pool.service" | "vsgpu-gpu.service") || engine(unit).is_some()
+    matches!(unit, "vsgpu-pool.service" | "vsgpu-gpu.service")
+        || engine(unit).is_some()
+        || proof(unit).is_some()
+}
+
+fn proof(unit: &str) -> Option<u16> {
+    unit.strip_prefix("vsgpu-engine-proof@")?.strip_suffix(".service")?.parse().ok()
+}
+
+/// The proof of a slot: a oneshot unit that is bound to the slot's engine, and leaves its report in the gateway's
+/// folder.
+fn prove(machine: &Path, unit: &str, slot: u16) -> Answer {
+    let m = Machine::read(machine);
+    let engine = start(machine, &format!("vsgpu-engine@{slot}.service"));
+    if engine.status != 0 {
+        return engine;
+    }
+    let drop_in = m.text("/etc/systemd/system/vsgpu-engine-proof@.service.d/vsgpu.conf").unwrap_or_default();
+    let mut command = Command::new(machine.join("tools/vsgpu-cuda-proof"));
+    command.args(["--elements", "50000"]);
+    for pair in settings(&drop_in, "Environment") {
+        // Simulated engines have a port each instead of a network.
+        let port = (engines_from(machine) + slot).to_string();
+        if let Some((name, value)) = pair.split_once('=') {
+            command.env(name, value.replace("14833", &port));
+        }
+    }
+    let Ok(output) = command.env("VSGPU_SIM", simulator()).stdin(Stdio::null()).output() else {
+        return Answer::err(1, format!("Failed to start {unit}: no such program (simulated)\n"));
+    };
+    m.write(&format!("/run/vsgpu-pool/proof-{slot}.json"), &String::from_utf8_lossy(&output.stdout));
+    match output.status.success() {
+        true => Answer::ok(""),
+        false => Answer::err(
+            1,
+            format!(
+                "Job for {unit} failed because the control process exited with error code.\nSee \"systemctl status {unit}\" and \"journalctl -xeu {unit}\" for details.\n"
+            ),
+        ),
+    }
 }
 
 fn engine(unit: &str) -> Option<u16> {
@@ -192,6 +231,7 @@ fn stop(machine: &Path, unit: &str) -> Answer {
 pub fn systemctl(machine: &Path, words: &[&str]) -> Option<Answer> {
     let enabled = |unit: &str| folder_of(machine).join(format!("{unit}.enabled"));
     Some(match words {
+        ["start", unit] if let Some(slot) = proof(unit) => prove(machine, unit, slot),
         ["start", unit] if is_one(unit) => start(machine, unit),
         ["stop", unit] if is_one(unit) => stop(machine, unit),
         ["restart", unit] if is_one(unit) => {

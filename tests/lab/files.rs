@@ -164,13 +164,9 @@ pub fn engine(side: Side, build: &str) -> Vec<u8> {
         "#!/bin/sh\n# Stands in for an engine: carries no CUDA.\nexec {} engine\n",
         super::programs().join("vsgpu-stand-in").display()
     );
-    match side {
-        Side::Server => engine_of(side, build, vec![("lupine_driver_server", server.into_bytes())]),
-        Side::Client => {
-            let files = ["libcuda.so.1", "libnvidia-ml.so.1"].map(|name| (name, b"simulated\n".to_vec()));
-            engine_of(side, build, files.into())
-        }
-    }
+    let libraries = ["libcuda.so.1", "libnvidia-ml.so.1"].map(|name| (name, b"simulated\n".to_vec()));
+    let server = (side == Side::Server).then(|| ("lupine_driver_server", server.into_bytes()));
+    engine_of(side, build, server.into_iter().chain(libraries).collect())
 }
 
 /// Package of a Bitfusion client.
@@ -179,14 +175,10 @@ pub const BITFUSION: &str = "bitfusion-client-ubuntu2004_4.5.0-4_amd64.deb";
 /// The same for a machine of its own: with the stand-in itself, and with the simulated driver as the shim.
 pub fn whole_engine(side: Side, build: &str) -> Vec<u8> {
     let read = |name: &str| std::fs::read(super::programs().join(name)).unwrap();
-    let files = match side {
-        Side::Server => vec![("lupine_driver_server", read("vsgpu-stand-in"))],
-        Side::Client => vec![
-            ("libcuda.so.1", read("libvsgpu_sim_libcuda.so")),
-            ("libnvidia-ml.so.1", b"simulated\n".to_vec()),
-        ],
-    };
-    engine_of(side, build, files)
+    let server = (side == Side::Server).then(|| ("lupine_driver_server", read("vsgpu-stand-in")));
+    let libraries =
+        [("libcuda.so.1", read("libvsgpu_sim_libcuda.so")), ("libnvidia-ml.so.1", b"simulated\n".to_vec())];
+    engine_of(side, build, server.into_iter().chain(libraries).collect())
 }
 
 fn engine_of(side: Side, build: &str, files: Vec<(&str, Vec<u8>)>) -> Vec<u8> {

@@ -33,8 +33,14 @@ impl GpuPool {
         for client in clients {
             pool.systemctl(client, &["start", "vsgpu-gpu.service"]);
         }
-        pool.systemctl("gpu-srv-1", &["start", "vsgpu-pool.service"]);
+        pool.serve(gpus);
         pool
+    }
+
+    /// Starts the gateway, and waits until it offers all GPUs.
+    pub fn serve(&self, gpus: usize) {
+        self.systemctl("gpu-srv-1", &["start", "vsgpu-pool.service"]);
+        self.all_free(gpus);
     }
 
     /// Set up only.
@@ -69,6 +75,8 @@ impl GpuPool {
                 let drop_in = format!("[Service]\nExecStart=\nExecStart=/usr/lib/vsgpu/engine/{BUILD}/lupine_driver_server\nEnvironment=LUPINE_PORT=14833\nEnvironment=CUDA_VISIBLE_DEVICES=GPU-{slot}\n");
                 m.write(&format!("/etc/systemd/system/vsgpu-engine@{slot}.service.d/vsgpu.conf"), &drop_in);
             }
+            let proof = "[Service]\nEnvironment=LUPINE_SERVER=127.0.0.1:14833\n";
+            m.write("/etc/systemd/system/vsgpu-engine-proof@.service.d/vsgpu.conf", proof);
             let engine = m.root(&format!("/usr/lib/vsgpu/engine/{BUILD}/lupine_driver_server"));
             std::fs::create_dir_all(engine.parent().unwrap()).unwrap();
             std::fs::copy(programs().join("vsgpu-stand-in"), engine).unwrap();

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 pub const TOKEN: &str = "simulated client configuration token";
 pub const LICENSE_SERVER: &str = "licenses.lab";
 pub const HOST_TOOLS: [&str; 5] = ["esxcli", "vim-cmd", "vmkload_mod", "vmkfstools", "vsish"];
-const GUEST_TOOLS: [&str; 20] = [
+const GUEST_TOOLS: [&str; 21] = [
     "modprobe",
     "modinfo",
     "systemctl",
@@ -50,6 +50,7 @@ const GUEST_TOOLS: [&str; 20] = [
     "tar",
     "vsgpu-pool",
     "vsgpu-gpu",
+    "vsgpu-cuda-proof",
 ];
 
 /// How a machine comes back from a reboot.

@@ -174,12 +174,14 @@ fn systemd_understands_the_units() {
         ("vsgpu-gpu.service", "vsgpu-gpu.service"),
         ("vsgpu-netns@.service", "vsgpu-netns@0.service"),
         ("vsgpu-engine@.service", "vsgpu-engine@0.service"),
+        ("vsgpu-engine-proof@.service", "vsgpu-engine-proof@0.service"),
     ] {
         let text = std::fs::read_to_string(workspace().join("packaging/linux").join(file)).unwrap();
         // The program is looked for as well; the manual page is in the package.
         let text = ["vsgpu-guest-agent", "vsgpu-host-agent", "vsgpu-pool", "vsgpu-gpu", "vsgpu"]
             .iter()
-            .fold(text, |text, program| text.replace(&format!("/usr/bin/{program} "), "/bin/true "));
+            .fold(text, |text, program| text.replace(&format!("/usr/bin/{program} "), "/bin/true "))
+            .replace("/usr/lib/vsgpu/vsgpu-cuda-proof ", "/bin/true ");
         let text: String =
             text.lines().filter(|l| !l.starts_with("Documentation=")).map(|l| format!("{l}\n")).collect();
         // An engine's program is written beside it, by the agent.
@@ -196,7 +198,7 @@ fn systemd_understands_the_units() {
         // systemd's own judgement of what an attacker gets who takes such a program over: 10 is everything. The
         // gateway enters namespaces and speaks to the driver; engine and daemon are what strangers' bytes reach.
         let most = match unit {
-            "vsgpu-engine@0.service" | "vsgpu-gpu.service" => 2.5,
+            "vsgpu-engine@0.service" | "vsgpu-engine-proof@0.service" | "vsgpu-gpu.service" => 2.5,
             "vsgpu-pool.service" => 5.0,
             _ => continue,
         };

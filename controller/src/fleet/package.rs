@@ -46,7 +46,7 @@ pub fn resolve(base: &Path, artifact: &Artifact) -> Result<Artifact, Error> {
         vsgpu_machine::package::inspect(&mut file, artifact.file_name(), size).map_err(|why| {
             Error::new(Kind::Usage, format!("{}: {why}", path.display()))
                 .code("package")
-                .hint("use the file as NVIDIA ships it")
+                .hint("use the file as its maker ships it")
         })?;
     Ok(Artifact {
         artifact: artifact.artifact.clone(),

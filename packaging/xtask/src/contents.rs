@@ -110,7 +110,13 @@ pub fn guest(root: &Path, built: &Path) -> Result<Package, String> {
     for program in ["vsgpu-pool", "vsgpu-gpu"] {
         entries.push(Entry::new(&format!("usr/bin/{program}"), 0o755, read(&built.join(program))?));
     }
-    for unit in ["vsgpu-pool.service", "vsgpu-gpu.service", "vsgpu-engine@.service", "vsgpu-netns@.service"] {
+    for unit in [
+        "vsgpu-pool.service",
+        "vsgpu-gpu.service",
+        "vsgpu-engine@.service",
+        "vsgpu-engine-proof@.service",
+        "vsgpu-netns@.service",
+    ] {
         entries.push(Entry::new(&format!("usr/lib/systemd/system/{unit}"), 0o644, read(&linux.join(unit))?));
     }
     entries.extend(manual(vsgpu_wire::server::command(&vsgpu_guest_agent::agent()), 1)?);

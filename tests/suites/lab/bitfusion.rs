@@ -64,7 +64,7 @@ fn a_client_of_bitfusion_from_nothing_to_a_proof_and_back() {
     let mut said = lab.expect(3, &["plan"]);
     for words in [
         "apt-get",
-        "HOME=/root bitfusion run -n 1 -m 1024 -- /usr/lib/vsgpu/vsgpu-cuda-proof 50000",
+        "HOME=/root bitfusion run -n 1 -m 1024 -- /usr/lib/vsgpu/vsgpu-cuda-proof --elements 50000",
         "GPUs of Bitfusion at 10.0.0.5:56001",
     ] {
         assert!(said.contains(words), "{words}: {said}");

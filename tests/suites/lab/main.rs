@@ -20,3 +20,4 @@ mod journey;
 mod kills;
 mod network_gpu;
 mod runs;
+mod slot_proof;

@@ -46,7 +46,7 @@ enum Verb {
     },
     /// Give out GPU leases again
     Undrain,
-    /// Offer a GPU again that was out of service; then try it: `vsgpu-gpu prove` on a client
+    /// Try a GPU that was out of service, and offer it again where its proof passes
     InService {
         /// Its number, as `status` shows it
         #[arg(value_name = "GPU")]

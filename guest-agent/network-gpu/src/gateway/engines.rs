@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use vsgpu_core::engine::Engine;
 use vsgpu_core::pool::{Slot, SlotId, SlotKind};
+use vsgpu_core::readers::cuda_report::{self, CudaReport};
 use vsgpu_core::readers::gpu_work::{self, GpuWork};
 use vsgpu_core::{Command, System};
 
@@ -25,6 +26,10 @@ const START_AGAIN: Duration = Duration::from_millis(500);
 const LISTENS: Duration = Duration::from_secs(10);
 /// For a connection inside of this machine.
 const CONNECT: Duration = Duration::from_secs(2);
+/// For the proof on a GPU: the first CUDA call behind a boot may take long.
+const PROOF: u32 = 150;
+/// Longest report of it that is read.
+const MAX_REPORT: usize = 1 << 20;
 /// Between two tries.
 const AGAIN: Duration = Duration::from_millis(10);
 
@@ -52,6 +57,16 @@ pub(super) struct Engines {
 /// Name of a slot's unit.
 fn unit(slot: SlotId) -> String {
     format!("vsgpu-engine@{}.service", slot.0)
+}
+
+/// The unit that runs our proof through a slot's engine, as one of its users would.
+fn proof_unit(slot: SlotId) -> String {
+    format!("vsgpu-engine-proof@{}.service", slot.0)
+}
+
+/// Where that unit leaves the proof's report.
+fn report_of(slot: SlotId) -> String {
+    format!("/run/vsgpu-pool/proof-{}.json", slot.0)
 }
 
 impl Engines {
@@ -112,6 +127,38 @@ impl Engines {
                 }
                 Err(_) => self.system.sleep(AGAIN),
             }
+        }
+    }
+
+    /// Ends what is left on a slot, and tries it as a user's program would: our proof, through its engine. `Ok`:
+    /// it passed, and nothing of it is left.
+    ///
+    /// # Errors
+    /// A sentence for people: why this slot is given to nobody.
+    pub(super) fn prove(&self, slot: SlotId) -> Result<(), String> {
+        self.may_run(&[slot], true);
+        let proved = self.start(slot).and_then(|()| {
+            let path = report_of(slot);
+            // An old one must not count for this one.
+            self.system.remove(&path).map_err(|e| e.to_string())?;
+            let ran = self.systemctl(&["start", &proof_unit(slot)], PROOF);
+            let said = self.system.read(&path, MAX_REPORT).unwrap_or_default();
+            let said = String::from_utf8_lossy(&said);
+            match (ran, cuda_report::read(&said)) {
+                (Ok(_), Ok(report)) if report.passed() => Ok(()),
+                (_, Ok(CudaReport { failure: Some(why), .. })) => Err(why.to_string()),
+                // What a program says that does not come so far.
+                (Err(why), Err(_)) => Err(format!("{why} {}", said.lines().next().unwrap_or_default())),
+                (Err(why), Ok(_)) => Err(why),
+                (Ok(_), _) => Err("it did not say that it passed".into()),
+            }
+        });
+        self.may_run(&[slot], false);
+        let stopped = self.stop(slot);
+        proved.map_err(|why| format!("the proof through its engine failed: {why}"))?;
+        match stopped? {
+            None => Ok(()),
+            Some(stranger) => Err(stranger),
         }
     }
 

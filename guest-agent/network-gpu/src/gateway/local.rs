@@ -13,8 +13,11 @@ use vsgpu_core::pool::PoolStatus;
 const MAX_QUESTION: usize = 4 << 10;
 /// For a question, and for an answer.
 const WITHIN: Duration = Duration::from_secs(10);
-/// Until an engine that may still be there is looked for.
-const LOOKED_FOR: Duration = Duration::from_secs(60);
+/// Until a GPU is tried: what is left on it is ended, its engine started, the proof run.
+const TRIED: Duration = Duration::from_secs(300);
+
+/// Where to look next.
+const SAYS_WHY: &str = "; `systemctl status vsgpu-pool` says why";
 
 /// A question.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,7 +35,7 @@ pub enum Request {
         #[serde(default)]
         for_secs: Option<u64>,
     },
-    /// This slot is offered again, where nothing is left on it.
+    /// This slot is offered again, where nothing is left on it and its proof passes.
     InService {
         /// Its number.
         slot: u32,
@@ -110,12 +113,12 @@ pub async fn ask(path: &Path, request: &Request) -> Result<Answer, String> {
     };
     let shown = path.display();
     let within = match request {
-        Request::InService { .. } => LOOKED_FOR,
+        Request::InService { .. } => TRIED,
         _ => WITHIN * 2,
     };
     match tokio::time::timeout(within, asking).await {
-        Err(_) => Err(format!("the gateway does not answer on {shown}")),
-        Ok(Err(why)) => Err(format!("the gateway does not serve on {shown}: {why}")),
+        Err(_) => Err(format!("the gateway does not answer on {shown}{SAYS_WHY}")),
+        Ok(Err(why)) => Err(format!("the gateway does not serve on {shown}: {why}{SAYS_WHY}")),
         Ok(Ok(None)) => Err(format!("the gateway closed {shown} without an answer")),
         Ok(Ok(Some(answer))) => Ok(answer),
     }

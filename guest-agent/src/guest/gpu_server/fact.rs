@@ -29,6 +29,9 @@ pub struct GpuServerFact {
     pub broken: Option<String>,
     /// Units of the slots: what was written for each.
     pub units: BTreeMap<u32, String>,
+    /// Unit of the proof on a slot: what was written for it.
+    #[serde(default)]
+    pub proof_unit: Option<String>,
     /// The gateway runs.
     pub active: bool,
     /// It is started with the machine.
@@ -61,6 +64,9 @@ fn status() -> Command {
 pub(super) fn unit_file(slot: u32) -> String {
     format!("/etc/systemd/system/vsgpu-engine@{slot}.service.d/vsgpu.conf")
 }
+
+/// Of the unit that tries a slot: where the engine's libraries are, one for all slots.
+pub(super) const PROOF_FILE: &str = "/etc/systemd/system/vsgpu-engine-proof@.service.d/vsgpu.conf";
 
 /// What systemd would read otherwise, or what would leave its line.
 fn is_plain(text: &str) -> bool {
@@ -98,6 +104,7 @@ impl Fact for GpuServerFact {
         probes.extend(Gpus::probes(on, seen));
         let slots = gpus(seen).map_or(0, |gpus| gpus.len() as u32);
         probes.extend((0..slots).map(|slot| Probe::Read(unit_file(slot))));
+        probes.push(Probe::Read(PROOF_FILE.into()));
         if may_serve(seen) {
             probes.extend([systemctl("is-active"), systemctl("is-enabled"), status()].map(Probe::Run));
         }
@@ -132,6 +139,7 @@ impl Fact for GpuServerFact {
             config,
             broken,
             units,
+            proof_unit: seen.file(PROOF_FILE)?.map(String::from),
             active: word("is-active")? == "active",
             enabled: word("is-enabled")? == "enabled",
             status: said

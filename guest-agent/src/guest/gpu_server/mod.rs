@@ -11,7 +11,7 @@ pub use fact::{GpuServerFact, ServedGpu};
 pub use spec::{EngineFile, GpuServerSpec, Off, ServerSpec, TeamSpec};
 
 use crate::facts::engine_bundles::{self, folder};
-use fact::{PROGRAM, UNIT, unit_file};
+use fact::{PROGRAM, PROOF_FILE, UNIT, unit_file};
 use vsgpu_core::amounts::Span;
 use vsgpu_core::artifact::Artifact;
 use vsgpu_core::engine::{Engine, manifest::Side};
@@ -41,6 +41,17 @@ fn unit(engine: &Engine, build: &str, gpu: &ServedGpu) -> String {
         "Environment=CUDA_VISIBLE_DEVICES={}\nDeviceAllow=/dev/nvidia{} rw\n",
         gpu.slot.uuid, gpu.minor
     )
+}
+
+/// The unit that tries a slot: a client, inside of the engine's own network.
+fn proof_unit(engine: &Engine, build: &str) -> String {
+    let (libraries, address) = (folder(build, Side::Server), format!("127.0.0.1:{}", engine.port));
+    let variable = |(name, value): &(&str, &str)| {
+        let value = value.replace("{libraries}", &libraries).replace("{address}", &address);
+        format!("Environment={name}={value}\n")
+    };
+    let variables: String = engine.client_env.iter().map(variable).collect();
+    format!("# Written by vsgpu.\n[Service]\n{variables}")
 }
 
 fn run(args: &[&str]) -> Effect {
@@ -103,7 +114,8 @@ impl Requirement for GpuServer {
     const AFTER: &'static [&'static str] = &["driver", "license", "persistence"];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
-    const SETTLE_SECS: u32 = 30;
+    // Each GPU is tried before it is offered.
+    const SETTLE_SECS: u32 = 180;
     const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str = r#"{"engine": {"lupine": "files/lupine-0f3a91c2d4e5-cuda13.3-server.tar"}, "teams": {"ml": {"members": ["notebook-*"], "gpus": 2}}}"#;
     const UNTOUCHED: Option<&'static str> = Some(r#""off""#);
@@ -131,7 +143,7 @@ impl Requirement for GpuServer {
             let why = fact.no_gpus.clone().unwrap_or_else(|| "the driver shows none".into());
             return Verdict::waits(format!("there is no GPU to give: {why}"), wants);
         }
-        changes(spec, &build, fact).unwrap_or_else(|| Verdict::met(now_served(&build, fact)))
+        changes(spec, &build, fact).unwrap_or_else(|| now_served(&build, fact))
     }
 
     fn as_spec(fact: &GpuServerFact) -> Option<GpuServerSpec> {
@@ -156,20 +168,33 @@ fn served(build: &EngineBuild, fact: &GpuServerFact) -> String {
 }
 
 /// What is so, with what keeps people waiting although all is set up: no change of ours would mend that.
-fn now_served(build: &EngineBuild, fact: &GpuServerFact) -> String {
+fn now_served(build: &EngineBuild, fact: &GpuServerFact) -> Verdict {
     let mut text = served(build, fact);
-    let Some(status) = &fact.status else { return text };
+    let Some(status) = &fact.status else { return Verdict::met(text) };
+    let of = |state| status.slots.iter().filter(move |slot| slot.state == state);
+    if of(SlotUse::Testing).next().is_some() {
+        return Verdict::pending("its GPUs are tried before they are offered", text);
+    }
+    let out = of(SlotUse::OutOfService).count();
+    if let Some(first) = of(SlotUse::OutOfService).next().filter(|_| out == status.slots.len()) {
+        return Verdict::blocked(
+            format!("no GPU is offered: {}", first.why.as_deref().unwrap_or_default()),
+            format!(
+                "`vsgpu pool status` says it of each; when that is mended, `vsgpu-pool in-service {}` on this VM tries it again",
+                first.slot
+            ),
+        );
+    }
     if status.drained {
         text += "; drained: no new GPU leases";
     }
     if let Some(why) = &status.blocked {
         text += &format!("; no new GPU leases: {why}");
     }
-    match status.slots.iter().filter(|slot| slot.state == SlotUse::OutOfService).count() {
-        0 => {}
-        out => text += &format!("; {out} of them out of service"),
+    if out > 0 {
+        text += &format!("; {out} of them out of service");
     }
-    text
+    Verdict::met(text)
 }
 
 /// What is to be changed, and what that costs; `None` where nothing is.
@@ -190,10 +215,20 @@ fn changes(spec: &ServerSpec, build: &EngineBuild, fact: &GpuServerFact) -> Opti
         .map(|(slot, gpu)| (slot as u32, unit(spec.engine.engine(), &build.build, gpu)))
         .filter(|(slot, text)| fact.units.get(slot) != Some(text))
         .collect();
-    if !units.is_empty() {
+    let proof = proof_unit(spec.engine.engine(), &build.build);
+    let proof = Some(proof).filter(|proof| fact.proof_unit.as_ref() != Some(proof));
+    if !units.is_empty() || proof.is_some() {
         restart = true;
-        let count = units.len();
-        is.push(format!("{count} GPU{} not set up", if count == 1 { " is" } else { "s are" }));
+        is.push(match units.len() {
+            0 => "the proof of its GPUs is not set up".into(),
+            1 => "1 GPU is not set up".into(),
+            count => format!("{count} GPUs are not set up"),
+        });
+        effects.extend(proof.map(|contents| Effect::Write {
+            path: PROOF_FILE.into(),
+            contents,
+            mode: 0o644,
+        }));
         effects.extend(units.into_iter().map(|(slot, contents)| Effect::Write {
             path: unit_file(slot),
             contents,

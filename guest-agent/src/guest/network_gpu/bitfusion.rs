@@ -125,7 +125,7 @@ fn proved(seen: &Observation) -> Result<Option<NetworkProof>, Unreadable> {
     let said: Vec<Said> = record.outputs.iter().map(|run| bitfusion::read(&run.output.both())).collect();
     let last = record.outputs.last();
     let text = last.map(|run| run.output.both()).unwrap_or_default();
-    let report = text.lines().find_map(|line| cuda_report::read(line).ok());
+    let report = cuda_report::read(&text).ok();
     let granted = said.iter().rev().find_map(|said| said.granted.as_ref());
     let failure = match (&report, granted) {
         (Some(report), Some(_)) => report.failure.as_ref().map(ToString::to_string),
@@ -223,7 +223,7 @@ fn proof_commands(spec: &ClientSpec) -> Vec<Command> {
     let WordOr::Map(proof) = &spec.proof else { return vec![] };
     let memory = proof.memory.map_or(MEMORY, |memory| memory.mib).to_string();
     let program = format!("{}/{}", cuda_proof::PROGRAM_FOLDER, cuda_proof::PROGRAM);
-    let run = ["run", "-n", "1", "-m", &memory, "--", &program, ELEMENTS];
+    let run = ["run", "-n", "1", "-m", &memory, "--", &program, "--elements", ELEMENTS];
     // Its token is looked for in the home, which a daemon need not have.
     let of = |args: &[&str], secs| Command::new(PROGRAM, args.iter().copied()).env("HOME", ROOT).within(secs);
     vec![of(&["list_gpus"], ASK_SECS), of(&run, PROOF_SECS)]

@@ -118,11 +118,10 @@ pub fn read(bytes: &[u8]) -> Result<(Manifest, &'static Engine), String> {
             return wrong(format!("{} is listed twice", file.path));
         }
     }
-    let needed = match manifest.side {
-        Side::Server => std::slice::from_ref(&engine.server),
-        Side::Client => engine.client,
-    };
-    match needed.iter().find(|name| !manifest.files.iter().any(|file| file.path == **name)) {
+    // A server tries each of its GPUs as a client would.
+    let server = (manifest.side == Side::Server).then_some(engine.server);
+    let needed = server.iter().chain(engine.client);
+    match needed.clone().find(|name| !manifest.files.iter().any(|file| file.path == **name)) {
         Some(missing) => wrong(format!("{missing} is not among its files: a {} needs it", manifest.side)),
         None => Ok((manifest, engine)),
     }
@@ -149,7 +148,9 @@ mod tests {
         assert_eq!((client.side, engine.name, client.cuda.as_str()), (Side::Client, "lupine", "13.3"));
         let mut server = manifest();
         server["side"] = json!("server");
-        server["files"] = json!([{ "path": "lupine_driver_server", "sha256": "ab".repeat(32) }]);
+        server["files"].as_array_mut().into_iter().for_each(|files| {
+            files.push(json!({ "path": "lupine_driver_server", "sha256": "ab".repeat(32) }))
+        });
         let (server, _) = read_value(&server).unwrap_or_else(|why| panic!("{why}"));
         assert_eq!(server.build, client.build, "the two understand each other");
     }

@@ -250,17 +250,25 @@ impl Pool {
         }
     }
 
+    /// A proof runs on a slot that is nobody's: it is not given before [`Pool::in_service`], and who asks for it
+    /// waits.
+    pub fn test(&mut self, id: SlotId) {
+        if let Some(slot) = self.slots.get_mut(id.0 as usize) {
+            slot.testing = true;
+        }
+    }
+
     /// A slot is not given on: its engine cannot be ended, its GPU is ill, or its proof failed.
     pub fn out_of_service(&mut self, id: SlotId, why: &str) {
         if let Some(slot) = self.slots.get_mut(id.0 as usize) {
-            slot.out_of_service = Some(why.into());
+            (slot.out_of_service, slot.testing) = (Some(why.into()), false);
         }
     }
 
     /// A proof has passed on it: it is offered again.
     pub fn in_service(&mut self, id: SlotId) {
         if let Some(slot) = self.slots.get_mut(id.0 as usize) {
-            (slot.out_of_service, slot.crashes) = (None, vec![]);
+            (slot.out_of_service, slot.testing, slot.crashes) = (None, false, vec![]);
         }
     }
 

@@ -44,6 +44,8 @@ pub struct SlotState {
     pub slot: Slot,
     /// Whose it is. It stays so until the engine is gone.
     pub lease: Option<LeaseId>,
+    /// Its proof runs: who asks for it waits.
+    pub testing: bool,
     /// Why it is not given to anybody.
     pub out_of_service: Option<String>,
     /// When its engine crashed, of late, and in whose lease.
@@ -52,12 +54,12 @@ pub struct SlotState {
 
 impl SlotState {
     pub(super) fn free(slot: Slot) -> Self {
-        Self { slot, lease: None, out_of_service: None, crashes: vec![] }
+        Self { slot, lease: None, testing: false, out_of_service: None, crashes: vec![] }
     }
 
     /// Whether it can be given.
     pub fn is_free(&self) -> bool {
-        self.lease.is_none() && self.out_of_service.is_none()
+        self.lease.is_none() && self.out_of_service.is_none() && !self.testing
     }
 
     /// How often its engine crashed of late: in this lease, or in all.

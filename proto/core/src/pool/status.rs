@@ -63,13 +63,15 @@ pub enum SlotUse {
     Held,
     /// Its lease is over, its engine is being ended.
     Ending,
+    /// Its proof runs, before it is given to anybody.
+    Testing,
     /// It is given to nobody.
     OutOfService,
 }
 
 impl SlotUse {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Free, Self::Held, Self::Ending, Self::OutOfService];
+    pub const ALL: [Self; 5] = [Self::Free, Self::Held, Self::Ending, Self::Testing, Self::OutOfService];
 
     /// One word.
     pub fn word(self) -> &'static str {
@@ -77,6 +79,7 @@ impl SlotUse {
             Self::Free => "free",
             Self::Held => "held",
             Self::Ending => "ending",
+            Self::Testing => "testing",
             Self::OutOfService => "out-of-service",
         }
     }
@@ -232,6 +235,7 @@ impl Pool {
             _ if slot.out_of_service.is_some() => SlotUse::OutOfService,
             Some(lease) if lease.ended.is_some() => SlotUse::Ending,
             _ if slot.lease.is_some() => SlotUse::Held,
+            _ if slot.testing => SlotUse::Testing,
             _ => SlotUse::Free,
         }
     }

@@ -213,7 +213,7 @@ impl Actor {
             uuid: s.slot.uuid.clone(),
             state: match self.pool.slot_use(SlotId(at as u32)) {
                 SlotUse::Free => v1::gpu::State::Free,
-                SlotUse::Held | SlotUse::Ending => v1::gpu::State::Held,
+                SlotUse::Held | SlotUse::Ending | SlotUse::Testing => v1::gpu::State::Held,
                 SlotUse::OutOfService => v1::gpu::State::OutOfService,
             }
             .into(),

@@ -13,7 +13,7 @@ use crate::gateway::audit::{Audit, Happened, Line, Writer};
 use crate::gateway::engines::Engines;
 use crate::gateway::local::{Answer, Asked};
 use crate::gateway::tunnels::Tickets;
-use operators::mended;
+use operators::tried;
 use state::{Client, Doing, Event, MAX_WORDS, SAID, hash, now};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -47,13 +47,15 @@ impl Actor {
         let (say, said) = mpsc::channel(SAID);
         let mut mending = BTreeSet::new();
         for (slot, stopped) in stopped {
-            let (Ok(Some(why)) | Err(why)) = &stopped else { continue };
-            tracing::error!(slot = slot.0, why, "a slot is out of service");
-            pool.out_of_service(slot, why);
-            if stopped.is_err() {
-                // The driver may only be late: it is offered as soon as that is over.
+            if let Ok(Some(why)) | Err(why) = &stopped {
+                tracing::error!(slot = slot.0, why, "a slot is out of service");
+                pool.out_of_service(slot, why);
+            }
+            // Nobody gets one that was not tried. The driver may only be late: then it is tried when that is over.
+            if !matches!(stopped, Ok(Some(_))) {
                 mending.insert(slot);
-                mended(slot, engines.clone(), tell.clone());
+                pool.test(slot);
+                tried(slot, stopped.is_ok(), engines.clone(), tell.clone());
             }
         }
         let policy = hash(&config.policy);
@@ -154,12 +156,13 @@ impl Actor {
                 }
             }
             Event::Mended(slot, answer) => {
-                tracing::info!(slot = slot.0, "a slot is offered again");
+                tracing::info!(slot = slot.0, "its proof passed: a slot is offered");
                 self.mending.remove(&slot);
                 self.pool.in_service(slot);
                 drop(answer.map(|answer| answer.send(Answer::Done)));
             }
             Event::OutOfService(slot, why) => {
+                tracing::error!(slot = slot.0, why, "a slot is out of service");
                 self.mending.remove(&slot);
                 self.pool.out_of_service(slot, &why);
             }

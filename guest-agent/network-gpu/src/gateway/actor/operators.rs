@@ -75,15 +75,18 @@ impl Actor {
         let _ = answer.send(said);
     }
 
-    /// Offers a slot again, where nothing is left on it.
+    /// Offers a slot again, where nothing is left on it and its proof passes.
     fn offer_again(&self, slot: SlotId, answer: oneshot::Sender<Answer>) {
         let (engines, tell) = (self.engines.clone(), self.tell.clone());
-        tokio::task::spawn_blocking(move || match engines.stop(slot) {
-            Ok(None) => drop(tell.send(Event::Mended(slot, Some(answer)))),
-            Ok(Some(why)) | Err(why) => {
-                let said = Answer::Failed(format!("GPU {} is not offered: {why}", slot.0));
-                let _ = answer.send(said);
-                let _ = tell.send(Event::OutOfService(slot, why));
+        tokio::task::spawn_blocking(move || {
+            let cleared = engines.stop(slot).and_then(|stranger| stranger.map_or(Ok(()), Err));
+            match cleared.and_then(|()| engines.prove(slot)) {
+                Ok(()) => drop(tell.send(Event::Mended(slot, Some(answer)))),
+                Err(why) => {
+                    let said = Answer::Failed(format!("GPU {} is not offered: {why}", slot.0));
+                    let _ = answer.send(said);
+                    let _ = tell.send(Event::OutOfService(slot, why));
+                }
             }
         });
     }
@@ -102,19 +105,27 @@ impl Actor {
     }
 }
 
-/// Tries to end an engine of an earlier gateway until that is proven.
-pub(super) fn mended(slot: SlotId, engines: Arc<Engines>, tell: mpsc::UnboundedSender<Event>) {
+/// Tries a slot before it is offered: its proof, once nothing is left on it. What an earlier gateway left there is
+/// tried to be ended until that is proven, where it is not `ended` yet.
+pub(super) fn tried(slot: SlotId, ended: bool, engines: Arc<Engines>, tell: mpsc::UnboundedSender<Event>) {
     tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(STOP_AGAIN[1]).await;
+        let mut ended = ended;
+        let event = loop {
+            if !ended {
+                tokio::time::sleep(STOP_AGAIN[1]).await;
+            }
             let engines = engines.clone();
-            let event = match tokio::task::spawn_blocking(move || engines.stop(slot)).await {
-                Ok(Ok(None)) => Event::Mended(slot, None),
-                Ok(Ok(Some(why))) => Event::OutOfService(slot, why),
-                _ => continue,
+            let work = move || match if ended { Ok(None) } else { engines.stop(slot) } {
+                Ok(None) => Some(engines.prove(slot)),
+                Ok(Some(stranger)) => Some(Err(stranger)),
+                Err(_) => None,
             };
-            let _ = tell.send(event);
-            return;
-        }
+            match tokio::task::spawn_blocking(work).await {
+                Ok(Some(Ok(()))) => break Event::Mended(slot, None),
+                Ok(Some(Err(why))) => break Event::OutOfService(slot, why),
+                Ok(None) | Err(_) => ended = false,
+            }
+        };
+        let _ = tell.send(event);
     });
 }
