@@ -1,14 +1,15 @@
 //! Random lives of a GPU server's pool, and the laws that hold in every step of them. They are judged by what
 //! is counted here, not by what the pool counts.
 //!
-//! A slot has one lease, and is given on only when the engine that was on it is gone. No team is given more
+//! A slot has one lease, and is given on only when the engine that was on it is gone, and not while
+//! its proof runs. No team is given more
 //! than its quota. The oldest ask of a team lets at most eight younger ones pass that take what it needs.
 //! Within a team the oldest that can be served comes first, between teams the one that has least for its
 //! weight. Who waits and could be served is served. Nobody is ended without a reason, and not before its
 //! time. Nothing is to be done between two looks.
 
 use crate::Rng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::pool::{
     Ask, AskId, BYPASS, CLIENT_GONE, CRASHES, CRASHES_WITHIN, Decision, Ended, Filter, Identity, LeaseId,
     Millis, Policy, Pool, Slot, SlotId, SlotKind, Team, Warning,
@@ -41,6 +42,8 @@ struct World {
     leases: BTreeMap<LeaseId, Known>,
     /// Younger grants that passed an ask.
     passed: BTreeMap<AskId, u32>,
+    /// Slots whose proof runs.
+    testing: BTreeSet<SlotId>,
     life: Life,
 }
 
@@ -84,6 +87,7 @@ pub fn live(seed: u64, steps: u64) -> Result<Life, String> {
         engines: BTreeMap::new(),
         leases: BTreeMap::new(),
         passed: BTreeMap::new(),
+        testing: BTreeSet::new(),
         life: Life::default(),
     };
     for step in 0..steps {
@@ -158,8 +162,18 @@ impl World {
                 }
                 self.pool.set_policy(policy, self.now)?;
             }
-            (15, _) if rng.below(10) == 0 => self.pool.out_of_service(slot, "a person said so"),
-            (16, _) => self.pool.in_service(slot),
+            (15, _) if rng.below(10) == 0 => {
+                self.pool.out_of_service(slot, "a person said so");
+                self.testing.remove(&slot);
+            }
+            (16, _) => {
+                self.pool.in_service(slot);
+                self.testing.remove(&slot);
+            }
+            (18, _) if rng.below(4) == 0 && self.pool.slots()[slot.0 as usize].is_free() => {
+                self.pool.test(slot);
+                self.testing.insert(slot);
+            }
             (17, _) => {
                 let asks: Vec<AskId> = self.pool.asks().map(|(id, _)| id).collect();
                 if !asks.is_empty() {
@@ -213,7 +227,7 @@ impl World {
                 Decision::End { lease, why } => self.ended(*lease, why)?,
                 Decision::Warn { lease, warning } => self.warned(*lease, *warning)?,
                 Decision::Refuse { why, .. } => *self.life.refused.entry(why.word()).or_default() += 1,
-                Decision::OutOfService { .. } => {}
+                Decision::OutOfService { slot, .. } => drop(self.testing.remove(slot)),
             }
             let lease = self.pool.carry_out(decision, self.now);
             if let Decision::Grant { slots, .. } = decision {
@@ -225,6 +239,9 @@ impl World {
                 self.leases.insert(lease, known);
                 self.life.grants += 1;
                 for slot in slots {
+                    if self.testing.contains(slot) {
+                        return Err(format!("slot {} is given while its proof runs", slot.0));
+                    }
                     if let Some(other) = self.engines.insert(*slot, lease) {
                         return Err(format!(
                             "slot {} is given to {lease:?} while the engine of {other:?} runs",
