@@ -4,8 +4,9 @@
 //! `VSGPU_LUPINE_SRC=DIR VSGPU_LUPINE_HEADERS=DIR cargo test -p vsgpu-tests --test engine -- --nocapture`
 //!
 //! What it shows: the bundles are what our code takes them for, the server runs as `vsgpu_core::engine` says, has one
-//! child for each client, and both are gone when they are ended. What it does not show: a CUDA program through it. The
-//! simulated driver has a tenth of the functions that Lupine calls.
+//! child for each client, and both are gone when they are ended; and our CUDA proof passes through it, straight and
+//! through gateway and daemon, with every sum checked. What it does not show: a GPU. The driver behind it is simulated
+//! and computes on the CPU, and knows only the functions that our proof leads to.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use nix::sys::signal::{Signal, kill};
@@ -13,10 +14,14 @@ use nix::unistd::Pid;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 use vsgpu_core::engine::manifest::{self, Manifest, Side};
 use vsgpu_core::engine::{Engine, lupine::LUPINE};
+use vsgpu_core::readers::cuda_report;
+use vsgpu_tests::fakes::units;
 use vsgpu_tests::harness::lupine;
+use vsgpu_tests::lab::gpu_pool::{BUILD, GpuPool, two_teams};
 use vsgpu_tests::lab::{free_port, programs, wait_until, workspace};
 
 fn run(command: &mut Command) -> String {
@@ -56,29 +61,67 @@ impl Drop for Server {
     }
 }
 
-fn start(folder: &Path, port: u16) -> Server {
+/// A folder with the simulated driver, and the environment of a server that uses it.
+fn driver(folder: &Path) -> [(&'static str, String); 2] {
     let driver = folder.join("driver");
     std::fs::create_dir_all(&driver).unwrap();
     std::fs::copy(programs().join("libvsgpu_sim_libcuda.so"), driver.join("libcuda.so.1")).unwrap();
     std::fs::write(driver.join("mode"), "").unwrap();
+    [
+        ("LD_LIBRARY_PATH", driver.display().to_string()),
+        ("VSGPU_SIM_CUDA", driver.join("mode").display().to_string()),
+    ]
+}
+
+fn start(folder: &Path, port: u16) -> Server {
     let mut server = Command::new(folder.join("server").join(LUPINE.server));
     for (name, value) in LUPINE.server_env {
         server.env(name, value.replace("{port}", &port.to_string()));
     }
-    server.env("LD_LIBRARY_PATH", &driver).env("VSGPU_SIM_CUDA", driver.join("mode"));
+    server.envs(driver(folder));
     let log = std::fs::File::create(folder.join("server.log")).unwrap();
     Server(server.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
 }
 
-fn lupine_is_built_and_runs_as_it_is_described() {
+/// Environment of a client's program.
+fn client_env(libraries: &Path, address: &str) -> Vec<(&'static str, String)> {
+    let libraries = libraries.display().to_string();
+    let value = |value: &str| value.replace("{libraries}", &libraries).replace("{address}", address);
+    LUPINE.client_env.iter().map(|(name, text)| (*name, value(text))).collect()
+}
+
+/// Our proof, as a client's program.
+fn proof(libraries: &Path, address: &str) -> Command {
+    let mut proof = Command::new(programs().join("vsgpu-cuda-proof"));
+    proof.args(["--elements", "50000"]).envs(client_env(libraries, address));
+    for name in LUPINE.client_without {
+        proof.env_remove(name);
+    }
+    proof
+}
+
+fn passed(said: &str) {
+    let report = cuda_report::read(said).unwrap_or_else(|why| panic!("{why}: {said}"));
+    assert!(report.passed() && report.devices[0].vector_adds[0].checked == 50_000, "{said}");
+    println!("through Lupine: {}, every sum of 50000 right", report.devices[0].name);
+}
+
+/// Both bundles, built once.
+fn bundles() -> &'static [PathBuf] {
+    static BUILT: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    BUILT.get_or_init(|| build(&workspace().join("target/engine-test")))
+}
+
+fn build(out: &Path) -> Vec<PathBuf> {
     let (source, headers) = lupine().unwrap();
+    let mut build = Command::new(workspace().join("packaging/engine/build-lupine"));
+    let said = run(build.args([&source, &headers]).arg(out));
+    said.lines().map(PathBuf::from).collect()
+}
+
+fn lupine_is_built_and_runs_as_it_is_described() {
     let folder = std::env::temp_dir().join(format!("vsgpu-engine-{}", std::process::id()));
-    let build = |out: &str| {
-        let mut build = Command::new(workspace().join("packaging/engine/build-lupine"));
-        let said = run(build.args([&source, &headers, &folder.join(out)]));
-        said.lines().map(PathBuf::from).collect::<Vec<_>>()
-    };
-    let bundles = build("out");
+    let bundles = bundles();
     let (server, engine) = unpacked(&bundles[0], &folder.join("server"));
     let dynamic = run(Command::new("readelf").arg("-d").arg(folder.join("server").join(LUPINE.server)));
     assert!(
@@ -91,7 +134,7 @@ fn lupine_is_built_and_runs_as_it_is_described() {
     assert_eq!(server.build, client.build);
     // The same source gives the same bytes: so a bundle can be checked by whoever builds it again.
     assert_eq!(
-        build("again").iter().map(|b| std::fs::read(b).unwrap()).collect::<Vec<_>>(),
+        build(&folder.join("again")).iter().map(|b| std::fs::read(b).unwrap()).collect::<Vec<_>>(),
         bundles.iter().map(|b| std::fs::read(b).unwrap()).collect::<Vec<_>>()
     );
 
@@ -108,23 +151,9 @@ fn lupine_is_built_and_runs_as_it_is_described() {
     wait_until("a child for each client", Duration::from_secs(10), || children(pid).len() == 2);
     drop((first, second));
     wait_until("and none without a client", Duration::from_secs(10), || children(pid).is_empty());
-    // Our own proof reaches the server, which ends its child at the first function that the driver lacks.
-    let mut proof = Command::new(programs().join("vsgpu-cuda-proof"));
-    for (name, value) in LUPINE.client_env {
-        let libraries = folder.join("client").display().to_string();
-        let address = format!("127.0.0.1:{port}");
-        proof.env(name, value.replace("{libraries}", &libraries).replace("{address}", &address));
-    }
-    for name in LUPINE.client_without {
-        proof.env_remove(name);
-    }
-    let said = String::from_utf8(proof.output().unwrap().stdout).unwrap();
-    let log = std::fs::read_to_string(folder.join("server.log")).unwrap();
-    println!("the proof through it: {}", said.trim());
-    assert!(
-        said.contains("CUDA_ERROR_DEVICE_UNAVAILABLE") && log.contains("undefined symbol: cu"),
-        "{said}\n{log}"
-    );
+    // Our own proof passes through it.
+    let said = run(&mut proof(&folder.join("client"), &format!("127.0.0.1:{port}")));
+    passed(&said);
     wait_until("no child is left", Duration::from_secs(10), || children(pid).is_empty());
     kill(Pid::from_raw(pid as i32), Signal::SIGTERM).unwrap();
     wait_until("it ends when it is asked to", Duration::from_secs(10), || {
@@ -133,9 +162,72 @@ fn lupine_is_built_and_runs_as_it_is_described() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
+/// The real engine behind a real gateway, the real shim in front of a real daemon: each GPU is tried before it is
+/// offered, a user's program computes, two at once on two GPUs, and one whose engine is killed hears it as error 46.
+fn a_cuda_program_runs_through_gateway_and_daemon() {
+    let pool = GpuPool::set_up("lupine", 2, two_teams(), &["ml-1", "ci-1"]);
+    let folder = pool.lab.folder.join("lupine");
+    unpacked(&bundles()[0], &folder.join("server"));
+    unpacked(&bundles()[1], &folder.join("client"));
+    let (server, client) = (folder.join("server"), folder.join("client"));
+    let lines = |pairs: &[(&str, String)]| -> String {
+        pairs.iter().map(|(name, value)| format!("Environment={name}={value}\n")).collect()
+    };
+    let of_server = lines(&driver(&folder));
+    // The gateway's own proof is the real one, with the shim of the server's bundle.
+    let of_proof = lines(&client_env(&server, &format!("127.0.0.1:{}", LUPINE.port)));
+    pool.lab.change("gpu-srv-1", |m| {
+        let inside = format!("/usr/lib/vsgpu/engine/{BUILD}/{}", LUPINE.server);
+        std::fs::copy(server.join(LUPINE.server), m.root(&inside)).unwrap();
+        for slot in 0..2 {
+            let text = format!("[Service]\nExecStart=\nExecStart={inside}\n{of_server}");
+            m.write(&format!("/etc/systemd/system/vsgpu-engine@{slot}.service.d/vsgpu.conf"), &text);
+        }
+        let text = format!("[Service]\n{of_proof}");
+        m.write("/etc/systemd/system/vsgpu-engine-proof@.service.d/vsgpu.conf", &text);
+    });
+    let tool = pool.lab.machine("gpu-srv-1").join("tools/vsgpu-cuda-proof");
+    std::fs::remove_file(&tool).unwrap();
+    std::os::unix::fs::symlink(programs().join("vsgpu-cuda-proof"), tool).unwrap();
+    for name in ["ml-1", "ci-1"] {
+        let path = "/etc/vsgpu/network-gpu.json";
+        let text = pool.lab.state(name).text(path).unwrap();
+        let libraries = format!("/usr/lib/vsgpu/engine/{BUILD}");
+        let text = text.replace(&libraries, &client.display().to_string());
+        pool.lab.change(name, |m| m.write(path, &text));
+        pool.systemctl(name, &["start", "vsgpu-gpu.service"]);
+    }
+    pool.serve(2);
+    println!("both GPUs were tried through their engines");
+    let program = programs().join("vsgpu-cuda-proof").display().to_string();
+    let command = ["run", "--", &program, "--elements", "50000"];
+    let both = ["ml-1", "ci-1"].map(|name| pool.command(name, &command));
+    for running in both {
+        let (status, said) = running.end();
+        assert_eq!(status, Some(0), "{said}{}", pool.logs());
+        passed(&said);
+    }
+    pool.all_free(2);
+    assert_eq!(pool.ended(2), ["released", "released"]);
+    // Under a long computation its engine is killed.
+    let long = pool.command("ml-1", &["run", "--", &program, "--elements", "300000000"]);
+    long.wait_for("granted:");
+    wait_until("its engine computes", Duration::from_secs(30), || {
+        units::processes(&pool.lab.machine("gpu-srv-1"), "vsgpu-engine@0.service").len() > 1
+    });
+    for pid in units::processes(&pool.lab.machine("gpu-srv-1"), "vsgpu-engine@0.service") {
+        let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+    }
+    let (status, said) = long.end();
+    assert!(status != Some(0) && said.contains("CUDA_ERROR_DEVICE_UNAVAILABLE"), "{status:?} {said}");
+    pool.all_free(2);
+}
+
 fn main() -> std::process::ExitCode {
     vsgpu_tests::harness::main(&[("", TESTS)])
 }
 
-const TESTS: &[vsgpu_tests::harness::Test] =
-    vsgpu_tests::tests![lupine_is_built_and_runs_as_it_is_described[Lupine]];
+const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
+    lupine_is_built_and_runs_as_it_is_described[Lupine],
+    a_cuda_program_runs_through_gateway_and_daemon[Lupine]
+];

@@ -13,6 +13,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "test code: it plays a driver library")]
 
+mod engine;
+
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::io::{Read as _, Write as _};
@@ -44,6 +46,7 @@ struct State {
     module: bool,
     /// Nanoseconds at which each event was recorded, by its number.
     events: Vec<u128>,
+    of_engine: engine::Of,
 }
 
 static STATE: Mutex<Option<State>> = Mutex::new(None);
