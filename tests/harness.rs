@@ -36,6 +36,8 @@ pub enum Need {
     NoGpu,
     /// Source of the engine Lupine, headers of CUDA, and what builds them.
     Lupine,
+    /// NVIDIA's compiler.
+    Nvcc,
 }
 
 fn here(program: &str) -> bool {
@@ -70,6 +72,7 @@ impl Need {
             Self::Lupine => lupine().is_none().then(|| {
                 "source of Lupine and headers of CUDA (VSGPU_LUPINE_SRC and VSGPU_LUPINE_HEADERS name their folders)".into()
             }),
+            Self::Nvcc => nvcc().is_none().then(|| "NVIDIA's compiler (VSGPU_NVCC names it)".into()),
             Self::NoGpu => std::path::Path::new("/dev/nvidia0").exists().then(|| "a machine without a GPU".into()),
         }
     }
@@ -85,6 +88,11 @@ pub fn captures() -> Option<PathBuf> {
 pub fn lupine() -> Option<(PathBuf, PathBuf)> {
     let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|folder| folder.is_dir());
     Some((folder("VSGPU_LUPINE_SRC")?, folder("VSGPU_LUPINE_HEADERS")?))
+}
+
+/// NVIDIA's compiler.
+pub fn nvcc() -> Option<PathBuf> {
+    std::env::var_os("VSGPU_NVCC").map(PathBuf::from).filter(|file| file.is_file())
 }
 
 fn vmkernel() -> Option<String> {

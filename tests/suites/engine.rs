@@ -1,12 +1,15 @@
 //! The real engine Lupine, built from its source by `packaging/engine/build-lupine`, on the simulated driver. Its own
 //! command, because its source and the headers of CUDA are not part of this repository:
 //!
-//! `VSGPU_LUPINE_SRC=DIR VSGPU_LUPINE_HEADERS=DIR cargo test -p vsgpu-tests --test engine -- --nocapture`
+//! `VSGPU_LUPINE_SRC=DIR VSGPU_LUPINE_HEADERS=DIR VSGPU_NVCC=FILE cargo test -p vsgpu-tests --test engine -- --nocapture`
+//!
+//! `VSGPU_NVCC` is NVIDIA's compiler, of a toolkit or of the Python packages nvidia-cuda-nvcc, nvidia-nvvm,
+//! nvidia-cuda-crt and nvidia-cuda-runtime unpacked into one folder; without it one test is left out.
 //!
 //! What it shows: the bundles are what our code takes them for, the server runs as `vsgpu_core::engine` says, has one
 //! child for each client, and both are gone when they are ended; and our CUDA proof passes through it, straight and
 //! through gateway and daemon, with every sum checked. What it does not show: a GPU. The driver behind it is simulated
-//! and computes on the CPU, and knows only the functions that our proof leads to.
+//! and computes on the CPU, and knows only the functions that these programs lead to.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
 
 use nix::sys::signal::{Signal, kill};
@@ -20,7 +23,7 @@ use vsgpu_core::engine::manifest::{self, Manifest, Side};
 use vsgpu_core::engine::{Engine, lupine::LUPINE};
 use vsgpu_core::readers::cuda_report;
 use vsgpu_tests::fakes::units;
-use vsgpu_tests::harness::lupine;
+use vsgpu_tests::harness::{lupine, nvcc};
 use vsgpu_tests::lab::gpu_pool::{BUILD, GpuPool, two_teams};
 use vsgpu_tests::lab::{free_port, programs, wait_until, workspace};
 
@@ -66,7 +69,8 @@ fn driver(folder: &Path) -> [(&'static str, String); 2] {
     let driver = folder.join("driver");
     std::fs::create_dir_all(&driver).unwrap();
     std::fs::copy(programs().join("libvsgpu_sim_libcuda.so"), driver.join("libcuda.so.1")).unwrap();
-    std::fs::write(driver.join("mode"), "").unwrap();
+    // As new as the engine.
+    std::fs::write(driver.join("mode"), "13.3").unwrap();
     [
         ("LD_LIBRARY_PATH", driver.display().to_string()),
         ("VSGPU_SIM_CUDA", driver.join("mode").display().to_string()),
@@ -162,10 +166,10 @@ fn lupine_is_built_and_runs_as_it_is_described() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-/// The real engine behind a real gateway, the real shim in front of a real daemon: each GPU is tried before it is
-/// offered, a user's program computes, two at once on two GPUs, and one whose engine is killed hears it as error 46.
-fn a_cuda_program_runs_through_gateway_and_daemon() {
-    let pool = GpuPool::set_up("lupine", 2, two_teams(), &["ml-1", "ci-1"]);
+/// A GPU server with two GPUs and two clients, with the real engine on both sides. Serves when it comes back: each GPU
+/// was tried through its engine, by the real proof.
+fn pool_of_lupine(name: &str) -> GpuPool {
+    let pool = GpuPool::set_up(name, 2, two_teams(), &["ml-1", "ci-1"]);
     let folder = pool.lab.folder.join("lupine");
     unpacked(&bundles()[0], &folder.join("server"));
     unpacked(&bundles()[1], &folder.join("client"));
@@ -197,8 +201,18 @@ fn a_cuda_program_runs_through_gateway_and_daemon() {
         pool.lab.change(name, |m| m.write(path, &text));
         pool.systemctl(name, &["start", "vsgpu-gpu.service"]);
     }
-    pool.serve(2);
-    println!("both GPUs were tried through their engines");
+    pool.systemctl("gpu-srv-1", &["start", "vsgpu-pool.service"]);
+    // The CPU computes what a GPU would.
+    wait_until("both GPUs were tried through their engines", Duration::from_secs(120), || {
+        (0..2).all(|slot| pool.slot(slot) == "free")
+    });
+    pool
+}
+
+/// The real engine behind a real gateway, the real shim in front of a real daemon: a user's program computes, two at
+/// once on two GPUs, and one whose engine is killed hears it as error 46.
+fn a_cuda_program_runs_through_gateway_and_daemon() {
+    let pool = pool_of_lupine("lupine");
     let program = programs().join("vsgpu-cuda-proof").display().to_string();
     let command = ["run", "--", &program, "--elements", "50000"];
     let both = ["ml-1", "ci-1"].map(|name| pool.command(name, &command));
@@ -223,11 +237,29 @@ fn a_cuda_program_runs_through_gateway_and_daemon() {
     pool.all_free(2);
 }
 
+/// A program that NVIDIA's compiler built, with CUDA's runtime in it, as PyTorch and others have it: the runtime asks
+/// for some hundred functions and for tables that nobody documents.
+fn a_program_of_cudas_runtime_runs_through_gateway_and_daemon() {
+    let nvcc = nvcc().unwrap();
+    let toolkit = nvcc.parent().and_then(Path::parent).unwrap();
+    let pool = pool_of_lupine("lupine-runtime");
+    let program = pool.lab.folder.join("vector_add");
+    let mut compile = Command::new(&nvcc);
+    compile.args(["-arch=sm_80", "-cudart", "static", "-I"]).arg(toolkit.join("include"));
+    compile.arg("-L").arg(toolkit.join("lib")).arg("-o").arg(&program);
+    run(compile.arg(workspace().join("tests/data/cuda/vector_add.cu")));
+    let (status, said) = pool.command("ml-1", &["run", "--", &program.display().to_string()]).end();
+    assert!(status == Some(0) && said.contains("Test PASSED"), "{status:?} {said}{}", pool.logs());
+    println!("through Lupine: a program of CUDA's runtime: Test PASSED");
+    pool.all_free(2);
+}
+
 fn main() -> std::process::ExitCode {
     vsgpu_tests::harness::main(&[("", TESTS)])
 }
 
 const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     lupine_is_built_and_runs_as_it_is_described[Lupine],
-    a_cuda_program_runs_through_gateway_and_daemon[Lupine]
+    a_cuda_program_runs_through_gateway_and_daemon[Lupine],
+    a_program_of_cudas_runtime_runs_through_gateway_and_daemon[Lupine, Nvcc]
 ];

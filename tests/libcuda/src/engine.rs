@@ -3,6 +3,7 @@
 //! process of its own, as engines do it.
 
 use super::*;
+use std::ffi::CString;
 
 /// Addresses that an engine reserves; nothing of the host lies there.
 const RESERVED_FROM: u64 = 0x7200_0000_0000;
@@ -15,6 +16,8 @@ pub(super) struct Of {
     created: BTreeMap<u64, usize>,
     reserved: BTreeMap<u64, usize>,
     next: u64,
+    /// Kernels of each library that was loaded.
+    libraries: Vec<Vec<(usize, CString)>>,
 }
 
 /// # Safety
@@ -324,4 +327,174 @@ pub unsafe extern "C" fn cuMemHostGetDevicePointer_v2(
     // With unified addresses the device names it as the host does.
     unsafe { *at = of.addr() as u64 };
     OK
+}
+
+/// # Safety
+/// See `cuInit`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGetExportTable(_table: *mut *const c_void, _id: *const [u8; 16]) -> c_int {
+    // NVIDIA documents none of these tables: an engine answers from its own.
+    NOT_FOUND
+}
+
+/// First word of the container in which a compiler puts the code for several GPUs, and of what points to one.
+const FAT: u32 = 0xBA55_ED50;
+const POINTS_TO_FAT: u32 = 0x4662_43B1;
+
+/// The kernels of a library that this driver computes, by their place in [`KERNELS`], as the compiler named them.
+///
+/// # Safety
+/// `code` is such a container, or text that ends with a NUL.
+unsafe fn kernels(code: *const u8) -> Vec<(usize, CString)> {
+    let word = |code: *const u8| unsafe { code.cast::<u32>().read_unaligned() };
+    let code = match word(code) {
+        POINTS_TO_FAT => unsafe { code.add(8).cast::<*const u8>().read_unaligned() },
+        _ => code,
+    };
+    let bytes = match word(code) {
+        FAT => {
+            let head = unsafe { code.add(6).cast::<u16>().read_unaligned() };
+            let rest = unsafe { code.add(8).cast::<u64>().read_unaligned() };
+            unsafe { std::slice::from_raw_parts(code, usize::from(head) + rest as usize) }
+        }
+        _ => unsafe { CStr::from_ptr(code.cast()) }.to_bytes(),
+    };
+    // The section with a kernel's code has its name.
+    let mut found: Vec<(usize, CString)> = vec![];
+    for name in bytes.split(|byte| *byte == 0).filter_map(|text| text.strip_prefix(b".text.")) {
+        let known = KERNELS.iter().position(|k| name.windows(k.len()).any(|window| window == k.as_bytes()));
+        let Some((at, name)) = known.zip(CString::new(name).ok()) else { continue };
+        if found.iter().all(|(other, _)| *other != at) {
+            found.push((at, name));
+        }
+    }
+    found
+}
+
+/// # Safety
+/// See `cuInit`.
+#[unsafe(no_mangle)]
+#[allow(clippy::too_many_arguments)]
+pub unsafe extern "C" fn cuLibraryLoadData(
+    library: *mut *mut c_void,
+    code: *const c_void,
+    _options: *mut c_int,
+    _values: *mut *mut c_void,
+    _count: c_uint,
+    _library_options: *mut c_int,
+    _library_values: *mut *mut c_void,
+    _library_count: c_uint,
+) -> c_int {
+    // Of no context: it needs none.
+    with(|s| match (s.initialised, code.is_null()) {
+        (false, _) => NOT_INITIALIZED,
+        (_, true) => INVALID_VALUE,
+        _ => {
+            s.of_engine.libraries.push(unsafe { kernels(code.cast()) });
+            let handle = s.of_engine.libraries.len();
+            unsafe { *library = std::ptr::without_provenance_mut(handle) };
+            OK
+        }
+    })
+}
+
+fn library<T>(of: *mut c_void, f: impl FnOnce(&[(usize, CString)]) -> T) -> Option<T> {
+    with(|s| s.of_engine.libraries.get(of.addr().wrapping_sub(1)).map(|kernels| f(kernels)))
+}
+
+/// # Safety
+/// See `cuInit`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuLibraryUnload(of: *mut c_void) -> c_int {
+    library(of, |_| OK).unwrap_or(INVALID_VALUE)
+}
+
+/// # Safety
+/// See `cuInit`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuLibraryGetKernelCount(count: *mut c_uint, of: *mut c_void) -> c_int {
+    let Some(kernels) = library(of, <[_]>::len) else { return INVALID_VALUE };
+    unsafe { *count = kernels as c_uint };
+    OK
+}
+
+/// # Safety
+/// See `cuInit`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuLibraryEnumerateKernels(
+    to: *mut *mut c_void,
+    most: c_uint,
+    of: *mut c_void,
+) -> c_int {
+    let all = library(of, |kernels| kernels.iter().map(|(at, _)| *at).collect::<Vec<_>>());
+    let Some(all) = all else { return INVALID_VALUE };
+    for (n, at) in all.into_iter().take(most as usize).enumerate() {
+        unsafe { *to.add(n) = std::ptr::without_provenance_mut(at + 1) };
+    }
+    OK
+}
+
+/// # Safety
+/// See `cuInit`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuKernelGetName(name: *mut *const c_char, kernel: *mut c_void) -> c_int {
+    with(|s| {
+        let all = s.of_engine.libraries.iter().flatten();
+        match all.into_iter().find(|(at, _)| at + 1 == kernel.addr()) {
+            Some((_, known)) => {
+                // As long as the library, which is never taken away here.
+                unsafe { *name = known.as_ptr() };
+                OK
+            }
+            None => INVALID_VALUE,
+        }
+    })
+}
+
+/// # Safety
+/// See `cuInit`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuLibraryGetKernel(
+    kernel: *mut *mut c_void,
+    of: *mut c_void,
+    name: *const c_char,
+) -> c_int {
+    let name = unsafe { CStr::from_ptr(name) };
+    let at =
+        library(of, |kernels| kernels.iter().find(|(_, known)| known.as_c_str() == name).map(|(at, _)| *at));
+    match at.flatten() {
+        Some(at) => {
+            unsafe { *kernel = std::ptr::without_provenance_mut(at + 1) };
+            OK
+        }
+        None => NOT_FOUND,
+    }
+}
+
+/// # Safety
+/// See `cuInit`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuLibraryGetModule(module: *mut *mut c_void, _library: *mut c_void) -> c_int {
+    unsafe { *module = std::ptr::dangling_mut() };
+    OK
+}
+
+/// # Safety
+/// See `cuInit`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuKernelGetFunction(function: *mut *mut c_void, kernel: *mut c_void) -> c_int {
+    unsafe { *function = kernel };
+    OK
+}
+
+/// # Safety
+/// See `cuInit`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuKernelGetParamInfo(
+    kernel: *mut c_void,
+    at: usize,
+    offset: *mut usize,
+    bytes: *mut usize,
+) -> c_int {
+    unsafe { cuFuncGetParamInfo(kernel, at, offset, bytes) }
 }

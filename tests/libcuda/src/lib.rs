@@ -6,7 +6,7 @@
 //! allocated, copies beyond an allocation, kernels that the module lacks. How it fails on demand is the file
 //! named by `VSGPU_SIM_CUDA`, one word: `none` (no device), `init` (CUDA error 802), `wrong` (one wrong sum),
 //! `hang`, `small` (1 MiB of memory), `lost` (the device is gone when a kernel is launched), `old` (PTX is
-//! too new for it).
+//! too new for it). A version such as `13.3` is no failure: the driver is as new as that.
 //!
 //! Where `LUPINE_SERVER` is set it plays the shim of an engine for GPUs over the network: it keeps a connection to
 //! the stand-in engine there, and answers 46 to everything when that breaks. It still computes here.
@@ -147,7 +147,11 @@ pub unsafe extern "C" fn cuInit(flags: c_uint) -> c_int {
 /// See `cuInit`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> c_int {
-    unsafe { *version = 12_020 };
+    // `13.3` in the file of failures is no failure: the driver is as new as that.
+    let newer = mode().split_once('.').and_then(|(major, minor)| {
+        Some(major.parse::<c_int>().ok()? * 1000 + minor.parse::<c_int>().ok()? * 10)
+    });
+    unsafe { *version = newer.unwrap_or(12_020) };
     OK
 }
 
@@ -211,12 +215,24 @@ pub unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: c_int) -
 pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, device: c_int) -> c_int {
     known(device, || {
         let known = match attribute {
+            // Threads of a block and of a multiprocessor, blocks of a grid.
+            1..=3 => 1024,
+            4 => 64,
+            5 => i32::MAX,
+            6 | 7 => 65_535,
+            39 => 2048,
+            // Shared memory, the warp, registers.
+            8 => 48 << 10,
+            10 => 32,
+            12 => 65_536,
             16 => 2,
-            32 => 0,
             36 => 1_000_000,
             37 => 64,
+            // One address means one thing on both sides, memory can be mapped.
+            41 | 102 => 1,
             75 => 8,
-            76 => 0,
+            // Others are known, and none of them is so here.
+            9..=150 => 0,
             _ => return INVALID_VALUE,
         };
         unsafe { *value = known };
