@@ -6,6 +6,7 @@ mod build;
 pub mod delay;
 pub mod files;
 pub mod gpu_pool;
+pub mod lupine;
 pub mod small_fleet;
 pub mod sshd;
 pub mod terminal;

@@ -17,14 +17,14 @@ use nix::unistd::Pid;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::Duration;
 use vsgpu_core::engine::manifest::{self, Manifest, Side};
 use vsgpu_core::engine::{Engine, lupine::LUPINE};
 use vsgpu_core::readers::cuda_report;
 use vsgpu_tests::fakes::units;
-use vsgpu_tests::harness::{lupine, nvcc};
+use vsgpu_tests::harness::nvcc;
 use vsgpu_tests::lab::gpu_pool::{BUILD, GpuPool, two_teams};
+use vsgpu_tests::lab::lupine::{build, bundles};
 use vsgpu_tests::lab::{free_port, programs, wait_until, workspace};
 
 fn run(command: &mut Command) -> String {
@@ -108,19 +108,6 @@ fn passed(said: &str) {
     let report = cuda_report::read(said).unwrap_or_else(|why| panic!("{why}: {said}"));
     assert!(report.passed() && report.devices[0].vector_adds[0].checked == 50_000, "{said}");
     println!("through Lupine: {}, every sum of 50000 right", report.devices[0].name);
-}
-
-/// Both bundles, built once.
-fn bundles() -> &'static [PathBuf] {
-    static BUILT: OnceLock<Vec<PathBuf>> = OnceLock::new();
-    BUILT.get_or_init(|| build(&workspace().join("target/engine-test")))
-}
-
-fn build(out: &Path) -> Vec<PathBuf> {
-    let (source, headers) = lupine().unwrap();
-    let mut build = Command::new(workspace().join("packaging/engine/build-lupine"));
-    let said = run(build.args([&source, &headers]).arg(out));
-    said.lines().map(PathBuf::from).collect()
 }
 
 fn lupine_is_built_and_runs_as_it_is_described() {

@@ -3,7 +3,13 @@
 //! it, it is not tried, and that is said.
 //!
 //! The full machine (a kernel of its own, real reboots, power cuts) is `real_machine.rs`.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "test code"
+)]
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -434,23 +440,55 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     assert!(!guest.run(&["dpkg", "-s", "nvidia-linux-grid-535"]).1.contains("install ok installed"));
 }
 
-/// GPUs over the network by the real units: gateway, namespace, engine and daemon under a real systemd, server and
-/// client in one guest. The engine is a stand-in, its shim the simulated driver.
-fn gpus_over_the_network_by_the_real_units() {
-    use vsgpu_core::engine::manifest::Side;
-    let world = world("real-network-gpu");
+/// A guest with the whole package, as on any machine: the units come with it.
+fn world_with_package(name: &str) -> World {
+    let world = world(name);
     let guest = &world.guest;
-    for side in [Side::Server, Side::Client] {
-        let file = world.files.join(format!("lupine-{side}.tar"));
-        std::fs::write(file, vsgpu_tests::lab::files::whole_engine(side, "a")).unwrap();
-    }
-    // The units come with the package, as on any guest.
     let package = vsgpu_tests::lab::package("vsgpu-guest-agent", ".deb");
     std::fs::copy(package, guest.root.join("root/agent.deb")).unwrap();
     guest.must(&["dpkg", "--force-confold", "-i", "/root/agent.deb"]);
     wait_until("its agent answers", Duration::from_secs(60), || {
         std::net::TcpStream::connect((guest.address().as_str(), 7443)).is_ok()
     });
+    world
+}
+
+/// The real engine, built from its source, under the real units: their sandbox lets it work. Its driver is the
+/// simulated one, as everywhere here.
+fn the_real_engine_under_the_real_units() {
+    let world = world_with_package("real-lupine");
+    let guest = &world.guest;
+    for (bundle, side) in vsgpu_tests::lab::lupine::bundles().iter().zip(["server", "client"]) {
+        let bytes = vsgpu_tests::lab::lupine::said_to_be_of("12.2", bundle);
+        std::fs::write(world.files.join(format!("lupine-{side}.tar")), bytes).unwrap();
+    }
+    let source = format!("package-source: {{ proxy: \"{}\" }}\n", guest.proxy());
+    world.wish(&source);
+    world.apply(0);
+    guest.must(&["apt-get", "update"]);
+    guest.must(&["apt-get", "install", "-y", "libnghttp2-14", "libssl3", "libstdc++6"]);
+    world.wish(&format!(
+        "{source}driver: {{ package: files/{DRIVER} }}\nlicense: {{ token: files/good.tok, wait-secs: 20 }}\ngpu-server:\n  engine: {{ lupine: files/lupine-server.tar }}\n  teams: {{ own: {{ members: [vm-01], gpus: 1 }} }}\nnetwork-gpu: {{ engine: {{ lupine: files/lupine-client.tar }}, servers: [vm-01] }}"
+    ));
+    world.apply(0);
+    let said = world.lab.expect(0, &["verify", "fleet.yaml"]);
+    assert!(said.contains("over the network from vm-01"), "{said}");
+    let log = guest.must(&["journalctl", "-u", "vsgpu-engine@0", "--no-pager"]);
+    // Once for the proof of the GPU, once for the client's.
+    assert!(log.matches("Client connected").count() >= 2, "{log}");
+    println!("{said}");
+}
+
+/// GPUs over the network by the real units: gateway, namespace, engine and daemon under a real systemd, server and
+/// client in one guest. The engine is a stand-in, its shim the simulated driver.
+fn gpus_over_the_network_by_the_real_units() {
+    use vsgpu_core::engine::manifest::Side;
+    let world = world_with_package("real-network-gpu");
+    let guest = &world.guest;
+    for side in [Side::Server, Side::Client] {
+        let file = world.files.join(format!("lupine-{side}.tar"));
+        std::fs::write(file, vsgpu_tests::lab::files::whole_engine(side, "a")).unwrap();
+    }
     guest.must(&["useradd", "--system", "--no-create-home", "ada"]);
     world.wish(&format!(
         "package-source: {{ proxy: \"{}\" }}\ndriver: {{ package: files/{DRIVER} }}\nlicense: {{ token: files/good.tok, wait-secs: 20 }}\ngpu-server:\n  engine: {{ lupine: files/lupine-server.tar }}\n  teams: {{ own: {{ members: [vm-01], gpus: 1 }} }}\nnetwork-gpu: {{ engine: {{ lupine: files/lupine-client.tar }}, servers: [vm-01], users: [ada] }}",
@@ -576,5 +614,6 @@ fn main() -> std::process::ExitCode {
 const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     from_a_fresh_debian_to_a_proof_and_then_nothing[Container],
     every_error_has_its_cause_and_leaves_the_guest_alone[Container],
-    gpus_over_the_network_by_the_real_units[Container]
+    gpus_over_the_network_by_the_real_units[Container],
+    the_real_engine_under_the_real_units[Container, Lupine]
 ];
