@@ -6,10 +6,10 @@ use crate::error::{Error, Exit, Kind};
 use crate::fleet::range;
 use crate::inventory::acquired::some_of;
 use crate::render::Printer;
-use crate::render::words::counted;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use vsgpu_core::words::counted;
 use vsgpu_wire::pki;
 
 #[derive(Args)]

@@ -5,13 +5,13 @@ use crate::cli::global::{CliResult, GlobalArgs, block_on, own_pki, worst};
 use crate::error::{Error, Exit, Kind};
 use crate::files;
 use crate::inventory::readiness::of_host;
-use crate::render::words::counted;
 use crate::render::{Answer, Printer, readiness};
 use crate::setup::discover::{self, Found};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
 use vsgpu_core::text::sentence;
+use vsgpu_core::words::counted;
 use vsgpu_machine::ssh::Target;
 use vsgpu_wire::client::Connector;
 

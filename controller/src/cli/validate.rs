@@ -3,10 +3,10 @@
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs};
 use crate::compat;
 use crate::error::Exit;
-use crate::render::words::counted;
 use crate::render::{Answer, Printer};
 use clap::Args;
 use serde_json::json;
+use vsgpu_core::words::counted;
 
 #[derive(Args)]
 #[command(

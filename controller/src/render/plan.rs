@@ -3,8 +3,9 @@
 use crate::node::NodeKind;
 use crate::plan::{Plan, Step, Work};
 use crate::render::table::columns;
-use crate::render::words::{counted, requirements_met};
+use crate::render::words::requirements_met;
 use std::collections::{BTreeMap, BTreeSet};
+use vsgpu_core::words::counted;
 
 pub fn text(plan: &Plan) -> String {
     if plan.steps.is_empty() {

@@ -4,11 +4,11 @@ use crate::inventory::acquired::span;
 use crate::monitoring::pools::Server;
 use crate::render::columns;
 use crate::render::printer::Answer;
-use crate::render::words::counted;
 use serde_json::json;
 use vsgpu_core::pool::status::{LeaseStatus, SlotStatus};
 use vsgpu_core::pool::{PoolStatus, SlotUse};
 use vsgpu_core::text::sentence;
+use vsgpu_core::words::counted;
 
 /// `vsgpu pool status`.
 pub fn status(servers: &[Server]) -> Answer {

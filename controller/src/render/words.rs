@@ -1,9 +1,6 @@
 //! Numbers in sentences.
 
-/// `1 host`, `3 hosts`.
-pub fn counted(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
+use vsgpu_core::words::counted;
 
 /// `1 requirement is met`, `3 requirements are met`.
 pub fn requirements_met(n: usize) -> String {

@@ -29,6 +29,7 @@ pub mod system;
 pub mod text;
 pub mod units;
 pub mod word_or_map;
+pub mod words;
 
 pub use artifact::Artifact;
 pub use catalogue::{Catalogue, Entry, FactEntry, judge};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use vsgpu_core::amounts::Span;
 use vsgpu_core::pool::PoolStatus;
 use vsgpu_core::pool::status::LeaseStatus;
+use vsgpu_core::words::counted;
 use vsgpu_wire::server::{log_to_stderr, tell_systemd};
 
 const PROGRAM: &str = "vsgpu-pool";
@@ -192,15 +193,24 @@ fn shown(status: &PoolStatus) -> String {
     for lease in &status.leases {
         let _ = writeln!(
             text,
-            "lease {}  {} on {}  team {}  for {} s  {} connections",
-            lease.lease, lease.user, lease.node, lease.team, lease.for_secs, lease.connections
+            "lease {}  {} on {}  team {}  for {} s  {}",
+            lease.lease,
+            lease.user,
+            lease.node,
+            lease.team,
+            lease.for_secs,
+            counted(lease.connections as usize, "connection")
         );
     }
     for ask in &status.queue {
         let _ = writeln!(
             text,
-            "waiting  {} on {}  team {}  {} GPUs  for {} s",
-            ask.user, ask.node, ask.team, ask.gpus, ask.for_secs
+            "waiting  {} on {}  team {}  {}  for {} s",
+            ask.user,
+            ask.node,
+            ask.team,
+            counted(ask.gpus as usize, "GPU"),
+            ask.for_secs
         );
     }
     text

@@ -3,6 +3,7 @@
 use crate::client::local::{GpuSeen, Granted, LeaseSeen, ServerSeen};
 use serde::Serialize;
 use std::fmt::Write as _;
+use vsgpu_core::words::counted;
 
 /// `40 GiB`, `9.5 GiB`, `512 MiB`.
 fn memory(mib: u64) -> String {
@@ -34,10 +35,6 @@ fn nth(n: u32) -> String {
         _ => "th",
     };
     format!("{n}{ending}")
-}
-
-fn counted(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// `2 x A100-PCIE-40GB, 40 GiB`.

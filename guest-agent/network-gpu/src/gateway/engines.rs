@@ -1,7 +1,6 @@
 //! The engines of the slots: units of systemd, one for each slot, in a network namespace of their own. Started
 //! for a lease, ended after it, and looked for until they are gone.
 
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -245,14 +244,14 @@ impl Engines {
         })
     }
 
-    /// UUIDs of GPUs on which something goes on, or of which that is not known.
-    pub(super) fn busy(&self, work: &[GpuWork], slots: &[SlotId]) -> BTreeSet<SlotId> {
-        let is_busy = |slot: &&SlotId| {
+    /// Whether something goes on on any of their GPUs, or that is not known.
+    pub(super) fn any_busy(&self, work: &[GpuWork], slots: &[SlotId]) -> bool {
+        let is_busy = |slot: &SlotId| {
             let of = self.slots.get(slot.0 as usize);
             let gpu = of.and_then(|of| work.iter().find(|gpu| gpu.uuid.eq_ignore_ascii_case(&of.uuid)));
             gpu.and_then(|gpu| gpu.busy_percent) != Some(0)
         };
-        slots.iter().filter(is_busy).copied().collect()
+        slots.iter().any(is_busy)
     }
 }
 

@@ -18,6 +18,7 @@ use vsgpu_core::engine::{Engine, manifest::Side};
 use vsgpu_core::pool::config::{CONFIG_VERSION, EngineBuild, SERVER_CONFIG, ServerConfig};
 use vsgpu_core::pool::{PoolStatus, SlotUse};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
+use vsgpu_core::words::counted;
 use vsgpu_core::{Command, Effect, Requirement, Verdict, WordOr};
 use vsgpu_wire::pool::fingerprint;
 
@@ -162,9 +163,7 @@ impl Requirement for GpuServer {
 }
 
 fn served(build: &EngineBuild, fact: &GpuServerFact) -> String {
-    let count = fact.gpus.len();
-    let plural = if count == 1 { "" } else { "s" };
-    format!("gives {count} GPU{plural}, engine {} (CUDA {})", build.name, build.cuda)
+    format!("gives {}, engine {} (CUDA {})", counted(fact.gpus.len(), "GPU"), build.name, build.cuda)
 }
 
 /// What is so, with what keeps people waiting although all is set up: no change of ours would mend that.

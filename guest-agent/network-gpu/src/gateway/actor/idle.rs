@@ -51,7 +51,7 @@ impl Actor {
             if held.starting || held.counters.bytes() != held.seen {
                 continue;
             }
-            let busy = failpoint!(IdleByBytes, false, !self.engines.busy(&work, &lease.slots).is_empty());
+            let busy = failpoint!(IdleByBytes, false, self.engines.any_busy(&work, &lease.slots));
             self.pool.activity(*id, busy, at);
         }
     }
