@@ -13,6 +13,7 @@ mod attack;
 mod bad_input;
 mod bitfusion;
 mod disk_faults;
+mod gpu_server_upkeep;
 mod gpus;
 mod guests;
 mod hostile;

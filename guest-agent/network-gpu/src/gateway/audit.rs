@@ -235,3 +235,38 @@ async fn write_all(
 fn wall_clock() -> f64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "test code")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_full_is_put_aside_and_the_oldest_one_goes() {
+        let folder = std::env::temp_dir().join(format!("vsgpu-audit-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap_or_else(|why| panic!("{why}"));
+        let audit = Audit::of(&folder);
+        let file = |n: u32| match n {
+            0 => folder.join("audit.jsonl"),
+            n => folder.join(format!("audit.jsonl.{n}")),
+        };
+        let write = |policy: &str| {
+            audit.write(&Line::of(Happened::Began, policy)).unwrap_or_else(|why| panic!("{why}"));
+        };
+        let text = |n: u32| std::fs::read_to_string(file(n)).unwrap_or_default();
+        // Filled six times: the last one is written to, the four before it are kept, the first one is gone.
+        for n in 1..=6 {
+            write(&format!("policy-{n}"));
+            let more = File::options().write(true).open(file(0)).and_then(|f| f.set_len(MAX_BYTES + 1));
+            more.unwrap_or_else(|why| panic!("{why}"));
+        }
+        write("policy-7");
+        assert!(text(0).contains("policy-7") && !text(0).contains("policy-6"), "{}", text(0).len());
+        for n in 1..=KEPT {
+            assert!(text(n).starts_with("{\"version\":1"), "{n}");
+            assert!(text(n).contains(&format!("policy-{}", 7 - n)), "{n}");
+        }
+        assert!(!file(KEPT + 1).exists());
+        let _ = std::fs::remove_dir_all(folder);
+    }
+}
