@@ -9,8 +9,7 @@ use crate::node::{NodeId, NodeKind};
 use crate::render::{Answer, Printer};
 use clap::Args;
 use serde_json::{Map, Value, json};
-use vsgpu_core::{Artifact, Requirement as _};
-use vsgpu_guest_agent::guest::NetworkGpu;
+use vsgpu_core::Artifact;
 
 #[derive(Args)]
 #[command(after_help = "Example:\n  vsgpu export > what-is.yaml")]
@@ -48,10 +47,9 @@ fn document(fleet: &Fleet, inventory: &Inventory) -> Value {
             if e.untouched.is_some_and(untouched) {
                 return None;
             }
-            // What only the controller fills in is no part of a fleet file: of a file its path stays, of a GPU
-            // server its name.
-            if let Some(map) = spec.as_object_mut().filter(|_| e.name == NetworkGpu::NAME) {
-                map.remove("addresses");
+            // What only the controller fills in is no part of a fleet file; of a file its path stays.
+            if let Some(map) = spec.as_object_mut() {
+                e.filled_in.iter().for_each(|key| drop(map.remove(*key)));
             }
             let plain = (e.with_artifacts)(&spec, &mut |file| Some(Artifact::at(file.artifact.as_str())));
             Some((e.name.to_string(), without_nulls(plain.unwrap_or(spec))))

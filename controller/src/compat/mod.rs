@@ -30,6 +30,7 @@ mod pool_engine;
 mod pool_latency;
 mod pool_link;
 mod pool_members;
+mod pool_own_gpu;
 mod pool_servers;
 mod profile_exists;
 mod profile_fits;
@@ -142,7 +143,7 @@ pub const ROOMS: [RoomConstraint; 3] = [
 ];
 
 /// All constraints on clients and their GPU servers.
-pub const POOLS: [PoolConstraint; 5] = [
+pub const POOLS: [PoolConstraint; 6] = [
     PoolConstraint {
         name: "pool-servers",
         about: "Servers that a client names, and VMs with `gpu-server`",
@@ -167,6 +168,11 @@ pub const POOLS: [PoolConstraint; 5] = [
         name: "pool-latency",
         about: "The round trip to a GPU server",
         check: pool_latency::check,
+    },
+    PoolConstraint {
+        name: "pool-own-gpu",
+        about: "A client with a GPU of its own",
+        check: pool_own_gpu::check,
     },
 ];
 

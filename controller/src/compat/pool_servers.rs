@@ -30,11 +30,5 @@ pub(super) fn check(link: &PoolLink) -> Vec<Finding> {
         let basis = Basis::document("both sides need one build of the engine", true);
         found.push(link.finding(what, basis, Some(format!("mend what stops {server} first"))));
     }
-    if link.own_gpus {
-        let what = format!("{client} uses GPUs of {server} and has a GPU of its own");
-        let nearest = "programs started with `vsgpu-gpu run` see only the other machine's".to_string();
-        let basis = Basis::document("the engine's libraries stand in front of the driver's", false);
-        found.push(link.finding(what, basis, Some(nearest)));
-    }
     found
 }

@@ -2,10 +2,28 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 use std::io::{Error, ErrorKind};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::UnixListener;
 
 /// Bytes of one line.
 pub(crate) const MAX_LINE: usize = 4 << 20;
+
+/// Listens on a path of ours, whatever lies there; `mode` says who may connect.
+///
+/// # Errors
+/// Where the folder is not ours to write.
+pub(crate) fn listen(path: &Path, mode: u32) -> Result<UnixListener, Error> {
+    #[expect(clippy::disallowed_methods, reason = "our own socket, which an earlier one of us left")]
+    match std::fs::remove_file(path) {
+        Err(why) if why.kind() != ErrorKind::NotFound => return Err(why),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
+    Ok(listener)
+}
 
 /// The next document; `None` at the end.
 ///

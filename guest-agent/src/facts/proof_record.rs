@@ -1,5 +1,5 @@
-//! The file that keeps what a proof printed, with the boot and the driver it was made with: looking at a
-//! proof again runs nothing on the GPU.
+//! The file that keeps what a proof printed, with the boot and what it depends on: the driver, or for a network GPU
+//! its configuration. Looking at a proof again runs nothing on the GPU.
 
 use serde::Deserialize;
 use vsgpu_core::system::Output;

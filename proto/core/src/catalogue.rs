@@ -112,6 +112,8 @@ pub struct Entry {
     pub example: &'static str,
     /// See `Requirement::UNTOUCHED`.
     pub untouched: Option<&'static str>,
+    /// See `Requirement::FILLED_IN`.
+    pub filled_in: &'static [&'static str],
     /// Its fact.
     pub fact: FactEntry,
     /// See `Requirement::IS_KEY`.
@@ -246,6 +248,7 @@ impl Entry {
             implied_by: R::IMPLIED_BY,
             example: R::EXAMPLE,
             untouched: R::UNTOUCHED,
+            filled_in: R::FILLED_IN,
             fact: FactEntry { vmx_keys: R::VMX_KEYS, ..FactEntry::of::<R::Fact>(scope) },
             is_key: R::IS_KEY,
             restarts: R::RESTARTS,

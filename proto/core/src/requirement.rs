@@ -289,6 +289,8 @@ pub trait Requirement {
     const EXAMPLE: &'static str;
     /// The spec in JSON that every machine meets where nobody set it up: a way back, but nothing to export.
     const UNTOUCHED: Option<&'static str> = None;
+    /// Keys of its spec that the controller fills in: no part of a fleet file.
+    const FILLED_IN: &'static [&'static str] = &[];
     /// Whether it is a key of the fleet file. The others are switched by the planner.
     const IS_KEY: bool = true;
     /// Prefixes, in lower case, of the `.vmx` keys that it reads: what a fact about the VM's configuration

@@ -1,6 +1,6 @@
-//! What a package is, by its content: VIB, offline bundle, component, installer, token; and the names and
-//! versions it states itself. The controller reads an operator's file with it, the agent the file that it is
-//! about to install. Nothing here unpacks payloads.
+//! What a package is, by its content: VIB, offline bundle, component, installer, engine of network GPUs,
+//! token; and the names and versions it states itself. The controller reads an operator's file with it,
+//! the agent the file that it is about to install. Nothing here unpacks payloads.
 
 use crate::bitfusion_tokens;
 use std::io::{Read, Seek, SeekFrom};

@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// Connections that have not proved who they are.
 const LOBBY: usize = 512;
@@ -209,6 +211,22 @@ impl Seat {
         };
         self.spoke.store(heard.is_ok(), Ordering::SeqCst);
         heard
+    }
+
+    /// A TLS handshake, behind its first words. `Err`: why it came to nothing.
+    pub(crate) async fn handshake(
+        &mut self,
+        acceptor: &TlsAcceptor,
+        socket: TcpStream,
+        within: Duration,
+    ) -> Result<TlsStream<TcpStream>, String> {
+        self.first_words(&socket, Words::Tls).await?;
+        match self.until(tokio::time::timeout(within, acceptor.accept(socket))).await {
+            Some(Ok(Ok(stream))) => Ok(stream),
+            Some(Ok(Err(why))) => Err(why.to_string()),
+            Some(Err(_)) => Err(format!("no TLS handshake within {} s", within.as_secs())),
+            None => Err("its handshake took longest while others came".into()),
+        }
     }
 
     /// What is done while it waits, unless it has to leave.

@@ -34,7 +34,7 @@ fn a_server_is_drained_for_work_and_serves_again_by_itself() {
     // As `drain --wait` says it, with a shorter time: nobody needs to be there to take it back.
     let mut socket =
         std::os::unix::net::UnixStream::connect(units::socket(&machine, "vsgpu-pool.service")).unwrap();
-    writeln!(socket, "{}", r#"{"drain":{"drained":true,"for_secs":1}}"#).unwrap();
+    socket.write_all(b"{\"drain\":{\"drained\":true,\"for_secs\":1}}\n").unwrap();
     let mut answer = String::new();
     BufReader::new(socket).read_line(&mut answer).unwrap();
     assert_eq!(answer.trim(), r#""done""#);

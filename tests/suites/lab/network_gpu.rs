@@ -68,6 +68,9 @@ fn the_fleet_file_brings_servers_and_clients() {
     lab.expect(0, &["apply", "--yes"]);
     let said = lab.expect(0, &["plan"]);
     assert!(said.contains("nothing to do") || said.contains("Nothing to do"), "{said}");
+    // As somebody would have written it: what the controller fills in is left out.
+    let said = lab.expect(0, &["export"]);
+    assert!(said.contains("servers:") && said.contains("teams:") && !said.contains("addresses"), "{said}");
     lab.expect(0, &["verify"]);
     let said = lab.expect(0, &["verify", "-o", "json"]);
     assert!(said.contains("over the network from gpu-srv-1"), "{said}");

@@ -1,7 +1,7 @@
 //! `vsgpu-gpu`: what users of a client machine call, and its daemon.
 
 use super::{Format, Machine, complain, main_of, print, runtime};
-use crate::client::{self, CliError, Options, SOCKET, Wanted};
+use crate::client::{self, CliError, Options, SOCKET};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -154,7 +154,7 @@ fn lease(
             hint: "leave it out; `-m 8GiB` asks for one with at least so much memory".into(),
         });
     }
-    let wanted = Wanted {
+    let wanted = client::Want {
         gpus: want.num_gpus,
         memory_mib: want.memory.map_or(0, |memory| memory.mib),
         filters: want.filter,

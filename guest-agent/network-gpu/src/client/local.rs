@@ -22,12 +22,16 @@ pub(super) enum Request {
 /// A lease that is wanted.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct Want {
+pub struct Want {
+    /// How many.
     pub gpus: u32,
+    /// Memory of each, MiB, at least; 0: any.
     #[serde(default)]
     pub memory_mib: u64,
+    /// `device.name=A100`.
     #[serde(default)]
     pub filters: Vec<String>,
+    /// How long it may wait; absent: as long as it takes.
     #[serde(default)]
     pub wait_millis: Option<u64>,
     /// Only this server.

@@ -10,5 +10,5 @@ mod run;
 mod screens;
 
 pub use daemon::{Options, serve};
-pub use local::SOCKET;
-pub use run::{CliError, Wanted, list, run, status};
+pub use local::{SOCKET, Want};
+pub use run::{CliError, list, run, status};

@@ -55,21 +55,6 @@ impl From<Refused> for CliError {
     }
 }
 
-/// A lease that is wanted.
-#[derive(Clone, Debug, Default)]
-pub struct Wanted {
-    /// How many.
-    pub gpus: u32,
-    /// Memory of each, MiB, at least; 0: any.
-    pub memory_mib: u64,
-    /// `device.name=A100`.
-    pub filters: Vec<String>,
-    /// How long it may wait; absent: as long as it takes.
-    pub wait_millis: Option<u64>,
-    /// Only this server.
-    pub server: Option<String>,
-}
-
 fn no_daemon(socket: &Path, why: impl std::fmt::Display) -> CliError {
     CliError {
         status: UNAVAILABLE,
@@ -131,12 +116,10 @@ pub async fn status(socket: &Path, json: bool) -> Result<String, CliError> {
 /// Where nothing is granted, or the program is not there.
 pub async fn run(
     socket: &Path,
-    wanted: Wanted,
+    want: Want,
     command: Vec<String>,
     mut tell: impl FnMut(&str),
 ) -> Result<u8, CliError> {
-    let Wanted { gpus, memory_mib, filters, wait_millis, server } = wanted;
-    let want = Want { gpus, memory_mib, filters, wait_millis, server };
     let request = Request::Run(want);
     if serde_json::to_vec(&request).map_or(usize::MAX, |text| text.len()) >= MAX_REQUEST {
         let text = "what is asked for is too long".to_string();

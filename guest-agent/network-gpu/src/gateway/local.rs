@@ -5,7 +5,7 @@ use crate::lines;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Duration;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use vsgpu_core::pool::PoolStatus;
 
@@ -59,16 +59,7 @@ pub(super) type Asked = (Request, oneshot::Sender<Answer>);
 
 /// Listens on this path; questions come out, one at a time of each connection.
 pub(super) fn listen(path: &Path) -> Result<mpsc::Receiver<Asked>, String> {
-    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
-    match std::fs::symlink_metadata(path) {
-        // What an earlier gateway left.
-        Ok(_) => remove(path).map_err(failed)?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(failed(e)),
-    }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    let only_root = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o600);
-    std::fs::set_permissions(path, only_root).map_err(failed)?;
+    let listener = lines::listen(path, 0o600).map_err(|e| format!("{}: {e}", path.display()))?;
     let (asked, questions) = mpsc::channel(8);
     tokio::spawn(async move {
         loop {
@@ -80,11 +71,6 @@ pub(super) fn listen(path: &Path) -> Result<mpsc::Receiver<Asked>, String> {
         }
     });
     Ok(questions)
-}
-
-#[expect(clippy::disallowed_methods, reason = "the gateway's own socket")]
-fn remove(path: &Path) -> std::io::Result<()> {
-    std::fs::remove_file(path)
 }
 
 async fn answer(stream: UnixStream, asked: mpsc::Sender<Asked>) {

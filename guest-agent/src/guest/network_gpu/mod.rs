@@ -39,6 +39,7 @@ impl Requirement for NetworkGpu {
     const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str = r#"{"engine": {"lupine": "files/lupine-0f3a91c2d4e5-cuda13.3-client.tar"}, "servers": ["gpu-srv-1"]}"#;
     const UNTOUCHED: Option<&'static str> = Some(r#""off""#);
+    const FILLED_IN: &'static [&'static str] = &["addresses"];
     type Spec = NetworkGpuSpec;
     type Fact = NetworkGpuFact;
 

@@ -1,4 +1,4 @@
-//! How a controller reaches an agent: TCP and mutual TLS, or, for simulated networks, whatever makes a
+//! How a caller reaches an agent or a gateway: TCP and mutual TLS, or, for simulated networks, whatever makes a
 //! stream.
 
 use crate::client::target::Target;

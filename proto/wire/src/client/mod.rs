@@ -1,4 +1,4 @@
-//! The controller's side of the wire.
+//! Who calls: controllers call agents and gateways, clients of network GPUs call gateways.
 
 mod channel;
 mod connection;

@@ -1,7 +1,7 @@
 //! A gateway's side: one port, mutual TLS, two protocols by ALPN. What comes in is handed on as [`Call`]s;
 //! roles are checked here, before anything is read.
 
-use crate::accept::{self, Came, Lobby, Words};
+use crate::accept::{self, Came, Lobby};
 use crate::client::Stream;
 use crate::pool::v1::pool_server::{Pool, PoolServer};
 use crate::pool::v1::{self, FromClient, FromGateway};
@@ -202,15 +202,9 @@ async fn handshakes(
         let (callers, operators, tunnels) = (callers.clone(), operators.clone(), tunnels.clone());
         let of_nodes = of_nodes.clone();
         tokio::spawn(async move {
-            if let Err(why) = seat.first_words(&socket, Words::Tls).await {
-                return seat.turned_away(&why);
-            }
-            let shaken = seat.until(tokio::time::timeout(HANDSHAKE, acceptor.accept(socket))).await;
-            let mut stream = match shaken {
-                Some(Ok(Ok(stream))) => stream,
-                Some(Ok(Err(why))) => return seat.turned_away(&why.to_string()),
-                Some(Err(_)) => return seat.turned_away("no TLS handshake within 5 s"),
-                None => return seat.turned_away("its handshake took longest while others came"),
+            let mut stream = match seat.handshake(&acceptor, socket, HANDSHAKE).await {
+                Ok(stream) => stream,
+                Err(why) => return seat.turned_away(&why),
             };
             let session = stream.get_ref().1;
             let Some(caller) = session.peer_certificates().and_then(caller) else {

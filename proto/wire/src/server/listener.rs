@@ -4,7 +4,7 @@
 //! threads look at the machine; who gets in is `accept`'s matter. There is no signal handling on purpose:
 //! every act is checked before and after, so being killed is the normal way to stop.
 
-use crate::accept::{self, Came, Lobby, Words};
+use crate::accept::{self, Came, Lobby};
 use crate::server::agent::Agent;
 use crate::server::authorization::{Authorization, Guard, READERS, READING, questions};
 use crate::server::blocking::Blocking;
@@ -187,15 +187,9 @@ fn handshakes(
             let (acceptor, tx) = (acceptor.clone(), tx.clone());
             let (places, readers, lobby) = (places.clone(), readers.clone(), lobby.clone());
             tokio::spawn(async move {
-                if let Err(why) = seat.first_words(&socket, Words::Tls).await {
-                    return seat.turned_away(&why);
-                }
-                let shaken = seat.until(tokio::time::timeout(HANDSHAKE, acceptor.accept(socket))).await;
-                let stream = match shaken {
-                    Some(Ok(Ok(stream))) => stream,
-                    Some(Ok(Err(why))) => return seat.turned_away(&why.to_string()),
-                    Some(Err(_)) => return seat.turned_away("no TLS handshake within 10 s"),
-                    None => return seat.turned_away("its handshake took longest while others came"),
+                let stream = match seat.handshake(&acceptor, socket, HANDSHAKE).await {
+                    Ok(stream) => stream,
+                    Err(why) => return seat.turned_away(&why),
                 };
                 drop(seat);
                 let may_change = tls::may_change(stream.get_ref().1.peer_certificates());

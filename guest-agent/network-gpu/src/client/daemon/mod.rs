@@ -12,13 +12,12 @@ use crate::client::local::{Event, Kind, LeaseSeen, MAX_REQUEST, Refused, Request
 use crate::lines;
 use look::look;
 use state::{Daemon, LOCAL, Lease, Setting, locked, refused, say};
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::BufReader;
+use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use vsgpu_core::pool::config::{CLIENT_CONFIG, ClientConfig, MAX_CONFIG};
@@ -36,7 +35,9 @@ const LOOKUPS: usize = 32;
 /// # Errors
 /// A sentence: the socket. What is wrong with the configuration is said to who asks.
 pub async fn serve(options: Options, ready: impl FnOnce()) -> Result<(), String> {
-    let listener = listen(&options.socket).map_err(|e| format!("{}: {e}", options.socket.display()))?;
+    // Everybody may connect: who may ask is decided by who it is.
+    let listener =
+        lines::listen(&options.socket, 0o666).map_err(|e| format!("{}: {e}", options.socket.display()))?;
     let daemon = Arc::new(Daemon {
         options,
         leases: Mutex::default(),
@@ -55,19 +56,6 @@ pub async fn serve(options: Options, ready: impl FnOnce()) -> Result<(), String>
             }
         }
     }
-}
-
-/// Everybody may connect: who may ask is decided by who it is.
-fn listen(path: &Path) -> std::io::Result<UnixListener> {
-    #[expect(clippy::disallowed_methods, reason = "the daemon's own socket")]
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    let for_all = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666);
-    std::fs::set_permissions(path, for_all)?;
-    Ok(listener)
 }
 
 /// One of a user's places; left when it is dropped.
