@@ -22,6 +22,8 @@ pub enum Need {
     Tmux,
     /// Who may become another local user.
     Root,
+    /// Who may make network namespaces.
+    Namespaces,
     Rpm,
     /// systemd's own judgement of units.
     SystemdAnalyze,
@@ -61,6 +63,7 @@ impl Need {
             Self::Root => {
                 (!nix::unistd::geteuid().is_root()).then(|| "root, who alone can be another user".into())
             }
+            Self::Namespaces => tool("ip", "iproute2").or_else(namespaces),
             Self::Rpm => tool("rpm", "rpm"),
             Self::SystemdAnalyze => tool("systemd-analyze", "systemd"),
             Self::Captures => captures()
@@ -88,6 +91,16 @@ pub fn captures() -> Option<PathBuf> {
 pub fn lupine() -> Option<(PathBuf, PathBuf)> {
     let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|folder| folder.is_dir());
     Some((folder("VSGPU_LUPINE_SRC")?, folder("VSGPU_LUPINE_HEADERS")?))
+}
+
+fn namespaces() -> Option<String> {
+    let ip = |verb: &str| {
+        let mut ip = Command::new("ip");
+        let ip = ip.args(["netns", verb, &format!("vsgpu-try-{}", std::process::id())]);
+        ip.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    let may = ip("add") && ip("delete");
+    (!may).then(|| "a machine on which network namespaces may be made (root)".into())
 }
 
 /// NVIDIA's compiler.

@@ -149,26 +149,7 @@ impl GpuPool {
 
     /// A user's command, begun.
     pub fn command(&self, client: &str, args: &[&str]) -> Running {
-        let mut child = self
-            .gpu(client, args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let text = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
-        let pipes: [Box<dyn std::io::Read + Send>; 2] =
-            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
-        for mut pipe in pipes {
-            let text = text.clone();
-            std::thread::spawn(move || {
-                let mut buffer = [0; 4096];
-                while let Ok(n @ 1..) = pipe.read(&mut buffer) {
-                    text.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
-                }
-            });
-        }
-        Running { child, text }
+        Running::begin(&mut self.gpu(client, args))
     }
 
     /// What another local user gets who runs a program with a GPU.
@@ -237,6 +218,25 @@ pub struct Running {
 }
 
 impl Running {
+    /// Starts it; what it says is kept.
+    pub fn begin(command: &mut Command) -> Self {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let text = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+        let pipes: [Box<dyn std::io::Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        for mut pipe in pipes {
+            let text = text.clone();
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(n @ 1..) = pipe.read(&mut buffer) {
+                    text.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
+                }
+            });
+        }
+        Self { child, text }
+    }
+
     pub fn said(&self) -> String {
         self.text.lock().unwrap().clone()
     }

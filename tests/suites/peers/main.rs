@@ -1,5 +1,5 @@
 //! Suites beside real peers that not every machine has: sshd and busybox, a terminal, Prometheus, another local
-//! user. One program, in which they wait together. `cargo test -p vsgpu-tests --test peers over_ssh::` runs one of
+//! user, a link that is cut. One program, in which they wait together. `cargo test -p vsgpu-tests --test peers over_ssh::` runs one of
 //! them.
 #![allow(
     clippy::unwrap_used,
@@ -9,6 +9,7 @@
     reason = "test code"
 )]
 
+mod cut_link;
 mod monitoring;
 mod other_user;
 mod over_ssh;
@@ -16,6 +17,7 @@ mod terminal;
 
 fn main() -> std::process::ExitCode {
     vsgpu_tests::harness::main(&[
+        ("cut_link", cut_link::TESTS),
         ("monitoring", monitoring::TESTS),
         ("other_user", other_user::TESTS),
         ("over_ssh", over_ssh::TESTS),
