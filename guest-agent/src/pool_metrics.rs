@@ -98,15 +98,14 @@ fn of_server(status: &PoolStatus, all: &mut Vec<Sample>) {
             seconds,
         ));
     }
-    let mut within = 0;
-    let bounds = WAITS.iter().map(u64::to_string).chain(["+Inf".into()]);
-    for (le, count) in bounds.zip(totals.waits) {
-        within += count;
-        let help = "Asks that were granted within so many seconds";
-        all.push(Sample::counter("pool_waits_total", help, vec![("within", le)], within as f64));
-    }
-    let help = "Seconds that granted asks waited, all together";
-    all.push(Sample::counter("pool_waited_seconds_total", help, vec![], totals.waited));
+    let bounds = WAITS.iter().map(|bound| *bound as f64).chain([f64::INFINITY]);
+    let spread = bounds.zip(totals.waits).collect();
+    all.push(Sample::histogram(
+        "pool_wait_seconds",
+        "How long granted asks had waited",
+        spread,
+        totals.waited,
+    ));
     for lease in status.leases.iter().take(MOST) {
         if let Some(rtt) = lease.rtt_micros {
             let labels = vec![("client", lease.node.clone())];

@@ -1,6 +1,7 @@
 //! One value of a page of metrics, and the page as Prometheus reads it.
 
 use prometheus::core::Collector as _;
+use prometheus::proto::{Bucket, Histogram, Metric, MetricFamily, MetricType};
 use prometheus::{CounterVec, Encoder as _, Gauge, GaugeVec, Opts, TextEncoder};
 
 /// Name and help of the end of whose certificate is used: of an agent, or of who asks them.
@@ -23,6 +24,8 @@ pub struct Sample {
     pub alerts: bool,
     /// It only grows, until what counts it starts anew.
     pub counts: bool,
+    /// How many were at most as large as each bound, smallest first, and how many larger: `value` is their sum.
+    pub spread: Option<Vec<(f64, u64)>>,
 }
 
 impl Sample {
@@ -33,7 +36,7 @@ impl Sample {
         labels: Vec<(&'static str, String)>,
         value: f64,
     ) -> Self {
-        Self { name, help, labels, value, alerts: false, counts: false }
+        Self { name, help, labels, value, alerts: false, counts: false, spread: None }
     }
 
     /// A value that an alert needs.
@@ -44,6 +47,11 @@ impl Sample {
         value: f64,
     ) -> Self {
         Self { alerts: true, ..Self::new(name, help, labels, value) }
+    }
+
+    /// A histogram: upper bounds, the last one infinite, with how many came to each and no smaller one; and their sum.
+    pub fn histogram(name: &'static str, help: &'static str, spread: Vec<(f64, u64)>, sum: f64) -> Self {
+        Self { spread: Some(spread), ..Self::new(name, help, vec![], sum) }
     }
 
     /// A value that only grows; its name ends with `_total`.
@@ -75,6 +83,10 @@ pub(crate) fn encoded(mut families: Vec<prometheus::proto::MetricFamily>, sample
         } else {
             format!("vsgpu_{}", sample.name)
         };
+        if let Some(spread) = sample.spread {
+            families.push(histogram(full, sample.help, &spread, sample.value));
+            continue;
+        }
         if sample.counts {
             let at = counters.iter().position(|c| c.desc()[0].fq_name == full).or_else(|| {
                 counters.push(CounterVec::new(Opts::new(full, sample.help), &names).ok()?);
@@ -101,4 +113,56 @@ pub(crate) fn encoded(mut families: Vec<prometheus::proto::MetricFamily>, sample
     let mut text = vec![];
     let _ = TextEncoder::new().encode(&families, &mut text);
     String::from_utf8(text).unwrap_or_default()
+}
+
+fn histogram(name: String, help: &str, spread: &[(f64, u64)], sum: f64) -> MetricFamily {
+    let mut count = 0;
+    let mut buckets = vec![];
+    for (bound, of) in spread {
+        count += of;
+        // The one of all is written by the encoder itself.
+        if bound.is_finite() {
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(count);
+            buckets.push(bucket);
+        }
+    }
+    let mut of = Histogram::default();
+    of.set_bucket(buckets);
+    of.set_sample_count(count);
+    of.set_sample_sum(sum);
+    let (mut metric, mut family) = (Metric::default(), MetricFamily::default());
+    metric.set_histogram(of);
+    family.set_name(name);
+    family.set_help(help.into());
+    family.set_field_type(MetricType::HISTOGRAM);
+    family.set_metric(vec![metric]);
+    family
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_is_cumulative_and_ends_with_all() {
+        let page = text(vec![Sample::histogram(
+            "wait_seconds",
+            "Waits",
+            vec![(1.0, 2), (5.0, 0), (f64::INFINITY, 1)],
+            12.5,
+        )]);
+        for line in [
+            "# TYPE vsgpu_wait_seconds histogram",
+            "vsgpu_wait_seconds_bucket{le=\"1\"} 2",
+            "vsgpu_wait_seconds_bucket{le=\"5\"} 2",
+            "vsgpu_wait_seconds_bucket{le=\"+Inf\"} 3",
+            "vsgpu_wait_seconds_sum 12.5",
+            "vsgpu_wait_seconds_count 3",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line}: {page}");
+        }
+        assert_eq!(page.matches("+Inf").count(), 1);
+    }
 }
