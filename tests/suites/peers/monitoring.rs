@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use vsgpu_tests::http::get;
+use vsgpu_tests::lab::gpu_pool::{GpuPool, two_teams};
 use vsgpu_tests::lab::small_fleet::{begin, small};
 use vsgpu_tests::lab::{Lab, files, free_port, programs, wait_until, workspace};
 use vsgpu_wire::client::{Call, CallError, Connection, Connector, Fence, Target};
@@ -348,4 +349,35 @@ fn a_run_is_a_trace_where_that_was_asked_for() {
     assert!(said.contains("was not sent"), "{said}");
 }
 
-pub const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![each_alert_fires_when_it_should_and_has_its_runbook [Prometheus], a_real_prometheus_scrapes_the_lab_and_answers_every_query [Prometheus, Curl], metrics_are_never_open_beyond_this_machine_without_a_key, a_run_is_a_trace_where_that_was_asked_for];
+/// What a GPU server and its client say of themselves, by Prometheus's own judgement.
+fn the_metrics_of_network_gpus_are_in_order() {
+    let pool = GpuPool::new("promtool", 2, two_teams(), &["ml-1"]);
+    let (status, said) = pool.run("ml-1", &[], "echo").end();
+    assert_eq!(status, Some(0), "{said}");
+    pool.ended(1);
+    pool.lab.start();
+    for (node, series) in
+        [("gpu-srv-1", "vsgpu_pool_wait_seconds_bucket{le=\"1\"} 1"), ("ml-1", "vsgpu_network_gpu_up 1")]
+    {
+        let mut page = String::new();
+        wait_until(&format!("{node} says {series}"), Duration::from_secs(60), || {
+            page = get(&pool.lab.metrics(node), "/metrics", None).unwrap_or_default().1;
+            page.lines().any(|line| line == series)
+        });
+        let mut promtool = Command::new("promtool");
+        let mut promtool = promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        promtool = promtool.stderr(Stdio::piped());
+        let mut child = promtool.spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), page.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        // It also dislikes names that are not ours to choose.
+        let ours: Vec<&str> = said
+            .lines()
+            .filter(|line| line.contains("vsgpu_pool") || line.contains("vsgpu_network_gpu"))
+            .collect();
+        assert!(ours.is_empty() && !said.contains("error while linting"), "{node}: {said}");
+    }
+}
+
+pub const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![the_metrics_of_network_gpus_are_in_order [Prometheus], each_alert_fires_when_it_should_and_has_its_runbook [Prometheus], a_real_prometheus_scrapes_the_lab_and_answers_every_query [Prometheus, Curl], metrics_are_never_open_beyond_this_machine_without_a_key, a_run_is_a_trace_where_that_was_asked_for];
