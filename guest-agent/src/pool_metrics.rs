@@ -1,5 +1,6 @@
 //! Metrics of GPUs over the network: of a GPU server's slots, leases and queue, and of a client's servers.
 
+use crate::guest::network_gpu::NetworkProof;
 use crate::guest::{GpuServerFact, NetworkGpuFact};
 use std::collections::BTreeMap;
 use vsgpu_core::observe::{Facts, typed};
@@ -20,8 +21,15 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
             of_server(status, &mut all);
         }
     }
-    if let Some(client) = typed::<NetworkGpuFact>(facts).filter(|fact| fact.config.is_some()) {
-        of_client(&client, &mut all);
+    if let Some(client) = typed::<NetworkGpuFact>(facts) {
+        if client.config.is_some() {
+            of_client(&client, &mut all);
+        }
+        // By whichever engine.
+        let by_bitfusion = client.bitfusion.proof.filter(|_| client.bitfusion.config.is_some());
+        if let Some(proof) = client.proof.filter(|_| client.config.is_some()).or(by_bitfusion) {
+            of_proof(&proof, &mut all);
+        }
     }
     all
 }
@@ -135,15 +143,16 @@ fn of_client(client: &NetworkGpuFact, all: &mut Vec<Sample>) {
             all.push(Sample::new("network_gpu_rtt_seconds", "Round trip to the GPU server", labels(), rtt));
         }
     }
-    if let Some(proof) = &client.proof {
-        let right = f64::from(proof.failure.is_none() && proof.report.passed());
-        all.push(Sample::for_alert(
-            "network_gpu_proof_passed",
-            "1: the last proof through a GPU lease was right",
-            vec![],
-            right,
-        ));
-        let at = proof.at as f64;
-        all.push(Sample::new("network_gpu_proof_timestamp_seconds", "When it was made", vec![], at));
-    }
+}
+
+fn of_proof(proof: &NetworkProof, all: &mut Vec<Sample>) {
+    let right = f64::from(proof.failure.is_none() && proof.report.passed());
+    all.push(Sample::for_alert(
+        "network_gpu_proof_passed",
+        "1: the last proof on a GPU of another machine was right",
+        vec![],
+        right,
+    ));
+    let at = proof.at as f64;
+    all.push(Sample::new("network_gpu_proof_timestamp_seconds", "When it was made", vec![], at));
 }

@@ -3,9 +3,10 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 use vsgpu_tests::fakes::bitfusion::{GOOD, SERVER, tokens};
-use vsgpu_tests::lab::Lab;
 use vsgpu_tests::lab::files::BITFUSION as PACKAGE;
+use vsgpu_tests::lab::{Lab, wait_until};
 
 /// What nobody may see.
 const SECRET: &str = "key: Zm9yLW5vYm9keXMtZXllcw";
@@ -114,6 +115,12 @@ fn a_client_of_bitfusion_from_nothing_to_a_proof_and_back() {
             || path.starts_with(&format!("{}/files/", lab.folder.display()))
     };
     assert!(found.len() >= 3 && found.iter().all(allowed), "{found:?}");
+    // Monitoring systems hear of the proof.
+    let passed = || {
+        let page = vsgpu_tests::http::get(&lab.metrics("legacy-1"), "/metrics", None).unwrap().1;
+        page.lines().any(|line| line == "vsgpu_network_gpu_proof_passed 1")
+    };
+    wait_until("its metrics tell of the proof", Duration::from_secs(60), passed);
     // And it goes as it came: the copies as well that the client made.
     let text = fleet(&lab, "good.tar", "");
     let (before, _) = text.split_once("      network-gpu:").unwrap();
