@@ -32,7 +32,7 @@ pub fn run(folder: &Path, program: &str, words: &[&str]) -> Answer {
         "ln" => link(folder, words),
         "mkdir" => mkdir(folder, words),
         "tar" => tar(folder, words),
-        "stat" => stat(folder, words),
+        "stat" | "find" | "chmod" => real(folder, program, words),
         "nvidia-ctk" => nvidia_ctk(folder, words),
         "docker" => super::cuda::docker(folder, words),
         "journalctl" if words.first() == Some(&"-k") => {
@@ -166,14 +166,15 @@ fn mkdir(folder: &Path, words: &[&str]) -> Answer {
     Answer::ok("")
 }
 
-/// The real one, on the machine's files.
-fn stat(folder: &Path, words: &[&str]) -> Answer {
-    let ["-c", format, paths @ ..] = words else { return Answer::err(1, "stat: missing operand\n") };
+/// The real one, on the machine's files: every path is one of the machine's.
+fn real(folder: &Path, program: &str, words: &[&str]) -> Answer {
     let m = Machine::read(folder);
     let root = m.root("/").display().to_string();
-    let mut command = std::process::Command::new("/usr/bin/stat");
-    command.arg("-c").arg(format).args(paths.iter().map(|path| m.root(path)));
-    let output = command.output().unwrap();
+    let word = |word: &&str| {
+        if word.starts_with('/') { m.root(word).display().to_string() } else { (*word).to_string() }
+    };
+    let mut command = std::process::Command::new(format!("/usr/bin/{program}"));
+    let output = command.args(words.iter().map(word)).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(root.trim_end_matches('/'), "");
     Answer {
         status: output.status.code().unwrap_or(1),
@@ -184,13 +185,13 @@ fn stat(folder: &Path, words: &[&str]) -> Answer {
 
 /// The real one, on the machine's files.
 fn tar(folder: &Path, words: &[&str]) -> Answer {
-    let ["--no-same-owner", "-xf", file, "-C", to] = words else {
+    let [options @ .., "-xf", file, "-C", to] = words else {
         return Answer::err(2, "simulated tar: not understood\n");
     };
     let m = Machine::read(folder);
     let mut command = std::process::Command::new("/bin/tar");
     let output =
-        command.arg(words[0]).arg("-xf").arg(m.root(file)).arg("-C").arg(m.root(to)).output().unwrap();
+        command.args(options).arg("-xf").arg(m.root(file)).arg("-C").arg(m.root(to)).output().unwrap();
     Answer {
         status: output.status.code().unwrap_or(2),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 pub const TOKEN: &str = "simulated client configuration token";
 pub const LICENSE_SERVER: &str = "licenses.lab";
 pub const HOST_TOOLS: [&str; 5] = ["esxcli", "vim-cmd", "vmkload_mod", "vmkfstools", "vsish"];
-const GUEST_TOOLS: [&str; 21] = [
+const GUEST_TOOLS: [&str; 23] = [
     "modprobe",
     "modinfo",
     "systemctl",
@@ -48,6 +48,8 @@ const GUEST_TOOLS: [&str; 21] = [
     "cuda-installer",
     "mkdir",
     "stat",
+    "find",
+    "chmod",
     "tar",
     "vsgpu-pool",
     "vsgpu-gpu",

@@ -70,6 +70,11 @@ fn toolkit(client: &Vm) -> Option<String> {
 /// Why a server is left as it is.
 fn blocked(server: &str, serves: &ServerSpec, inventory: Option<&Inventory>) -> Option<String> {
     let fact = inventory?.fact::<GpuServerFact>(&NodeId::new(NodeKind::Guest, server)).ok()?;
+    // It serves that build already: GPUs of it that are ill change nothing of its clients.
+    let build = serves.engine.build(Side::Server).ok().flatten();
+    if build.is_some() && fact.status.as_ref().map(|status| &status.engine) == build.as_ref() {
+        return None;
+    }
     match GpuServer::check(&WordOr::Map(serves.clone()), &fact) {
         Verdict::Blocked { why, .. } => Some(why),
         _ => None,

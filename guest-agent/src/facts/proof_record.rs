@@ -14,7 +14,7 @@ pub(crate) struct Record {
     /// When it was made, seconds since 1970.
     pub at: u64,
     boot_id: String,
-    /// The running driver when the record was made.
+    /// What it depends on, as it was then: the driver, or a configuration.
     beside: Option<String>,
     /// What was run, in its order.
     pub outputs: Vec<Run>,

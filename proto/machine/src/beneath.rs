@@ -8,7 +8,8 @@
 //! exchanged on the way meanwhile changes nothing. Where there is no openat2 or no /proc (VMkernel has
 //! neither, as far as known) the look is all there is, with O_NOFOLLOW for the last part.
 //!
-//! What root makes in a user's folder is that user's: a token in his home must be his to be read and renewed.
+//! A file that root makes in a user's folder is that user's, and so is the last folder that it makes on the way: a token
+//! in his home must be his to be read and renewed.
 
 #![expect(clippy::disallowed_methods, reason = "a part of the shell")]
 
@@ -88,7 +89,10 @@ pub(crate) fn place(root: &Path, path: &str, make: bool) -> Result<Place> {
         .as_ref()
         .map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())))
         .filter(|path| path.exists());
-    if let (Some((uid, gid)), Some(made)) = (of, &by_fd) {
+    // Only what is empty: anything else was put there meanwhile.
+    if let (Some((uid, gid)), Some(made)) = (of, &by_fd)
+        && std::fs::read_dir(made)?.next().is_none()
+    {
         std::os::unix::fs::chown(made, Some(uid), Some(gid))?;
     }
     Ok(Place { folder: by_fd.unwrap_or(real), name, open })

@@ -11,7 +11,7 @@ use vsgpu_core::text::hex;
 const FILES: [&str; 3] = ["ca.crt", "client.yaml", "servers.conf"];
 /// Largest file of it.
 const MAX_FILE: u64 = 256 << 10;
-/// Members that are looked at.
+/// Members of it, its folder's own among them: one that has more is refused as a whole.
 const MAX_MEMBERS: usize = 16;
 
 /// What it holds: `ca.crt` with its SHA-256, and each `server`. `None` for a tar file that is none.
@@ -23,8 +23,13 @@ pub(crate) fn read(file: &mut (impl Read + Seek + ?Sized)) -> Result<Option<Vec<
     let mut archive = tar::Archive::new(file);
     let (mut names, mut ca, mut servers) = (vec![], None, None);
     let Ok(entries) = archive.entries() else { return Ok(None) };
-    for entry in entries.take(MAX_MEMBERS) {
+    let mut more = false;
+    for (at, entry) in entries.enumerate() {
         let Ok(mut entry) = entry else { return Ok(None) };
+        if at >= MAX_MEMBERS {
+            more = true;
+            break;
+        }
         let name = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_string();
         // The folder itself.
         if name.is_empty() && entry.header().entry_type().is_dir() {
@@ -48,7 +53,7 @@ pub(crate) fn read(file: &mut (impl Read + Seek + ?Sized)) -> Result<Option<Vec<
     }
     if has("auth.yaml") {
         return Err(
-            "these are tokens of an older Bitfusion (auth.yaml): ones with client.yaml are expected".into()
+            "these are tokens of an older Bitfusion (auth.yaml), which vsgpu cannot place: make tokens with client.yaml (vCenter, Bitfusion, Tokens), or set this client up by hand".into()
         );
     }
     if let Some(missing) = FILES.into_iter().find(|name| !has(name)) {
@@ -57,6 +62,9 @@ pub(crate) fn read(file: &mut (impl Read + Seek + ?Sized)) -> Result<Option<Vec<
     if let Some((name, _)) = names.iter().find(|(name, plain)| !plain || !FILES.contains(&name.as_str())) {
         let what = "ca.crt, client.yaml and servers.conf, and nothing else, belong into an archive of Bitfusion's tokens";
         return Err(format!("`{name}`: {what}"));
+    }
+    if more {
+        return Err(format!("more than {MAX_MEMBERS} members in this archive of Bitfusion's tokens"));
     }
     if names.len() != FILES.len() {
         return Err("a file is twice in this archive of Bitfusion's tokens".into());
@@ -112,9 +120,35 @@ mod tests {
             (with("etc/passwd", ""), "`etc/passwd`"),
             (with("servers.conf", "servers:\n"), "no server"),
             ([WHOLE.to_vec(), vec![WHOLE[0]]].concat(), "twice"),
+            ([WHOLE.to_vec(), vec![("notes.txt", ""); 20]].concat(), "`notes.txt`"),
         ] {
             let why = read(&mut archive(&files)).expect_err(says);
             assert!(why.contains(says), "{why}");
         }
+    }
+
+    /// What lies behind the last member that is looked at is unpacked all the same: so there is none.
+    #[test]
+    fn nothing_hides_behind_the_members_that_are_looked_at() {
+        let mut tar = tar::Builder::new(vec![]);
+        let mut add = |kind: tar::EntryType, name: &str, text: &str| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(text.len() as u64);
+            let _ = tar.append_data(&mut header, name, text.as_bytes());
+        };
+        (0..MAX_MEMBERS - 3).for_each(|_| add(tar::EntryType::Directory, "./", ""));
+        WHOLE.iter().for_each(|(name, text)| add(tar::EntryType::Regular, name, text));
+        let whole = tar.into_inner().unwrap_or_default();
+        assert!(read(&mut std::io::Cursor::new(&whole)).is_ok_and(|holds| holds.is_some()));
+        let mut tar = tar::Builder::new(whole[..whole.len() - 1024].to_vec());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        let _ = tar.append_link(&mut header, "client.yaml", "/etc/shadow");
+        let mut bytes = whole[..whole.len() - 1024].to_vec();
+        bytes.extend(&tar.into_inner().unwrap_or_default()[whole.len() - 1024..]);
+        let why = read(&mut std::io::Cursor::new(bytes)).expect_err("a link behind the sixteenth");
+        assert!(why.contains("more than"), "{why}");
     }
 }

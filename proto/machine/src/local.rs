@@ -37,6 +37,8 @@ pub struct Posix {
     /// Long commands of this agent that run now.
     own: Arc<Mutex<BTreeSet<i32>>>,
     boot: Boot<Self>,
+    /// Long commands are noted: it is an agent.
+    notes: bool,
 }
 
 /// Notes of long commands, on a ramdisk, written before they run: an agent that is killed leaves its installer
@@ -48,7 +50,15 @@ const LONG: u32 = 61;
 impl Posix {
     /// `tools`: folder searched first. `root`: prefix of every path, `/` for the machine itself.
     pub fn new(tools: Option<PathBuf>, root: PathBuf) -> Self {
-        Self { tools, root: Root(root), own: Arc::default(), boot: Boot::none() }
+        Self { tools, root: Root(root), own: Arc::default(), boot: Boot::none(), notes: true }
+    }
+
+    /// The same for a program that is no agent: what it runs for long, no agent has to wait for, and it may not write
+    /// where agents note.
+    #[must_use]
+    pub fn without_notes(mut self) -> Self {
+        self.notes = false;
+        self
     }
 
     /// The same for an agent: it can tell the machine's boots apart.
@@ -125,7 +135,10 @@ impl Posix {
         // ESXi keeps a file over a reboot that has the sticky bit and was written to in place: another file
         // under its name would not be noticed (facts: esxi A4). A write that is cut there leaves no whole
         // document, which its reader takes for none.
-        if there.is_some_and(|m| m.is_file() && m.permissions().mode() & 0o1000 != 0) {
+        let of = beneath::somebody(&place.folder.metadata().map_err(failed)?);
+        // Not in a user's folder: such a file may be another name of any.
+        let in_place = |m: std::fs::Metadata| m.is_file() && m.permissions().mode() & 0o1000 != 0;
+        if of.is_none() && there.is_some_and(in_place) {
             let mut file = no_follow().write(true).truncate(true).open(&target).map_err(failed)?;
             return fill(&mut file).and_then(|()| file.sync_all()).map_err(failed);
         }
@@ -136,7 +149,7 @@ impl Posix {
             let _ = std::fs::remove_file(&temporary);
             let mut file = no_follow().write(true).create_new(true).mode(mode).open(&temporary)?;
             fill(&mut file)?;
-            if let Some((uid, gid)) = beneath::somebody(&place.folder.metadata()?) {
+            if let Some((uid, gid)) = of {
                 std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
             }
             // The umask must not decide what a daemon may read.
@@ -158,10 +171,10 @@ impl Posix {
     }
 }
 
-/// Opening of a file that must not be a link.
+/// Opening of a file that must not be a link, and at which nobody waits.
 fn no_follow() -> std::fs::OpenOptions {
     let mut options = std::fs::OpenOptions::new();
-    options.custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits());
+    options.custom_flags((nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits());
     options
 }
 
@@ -192,7 +205,7 @@ impl System for Posix {
             input: Input::Nothing,
             within: command.timeout_secs,
             until: None,
-            hold: if command.timeout_secs >= LONG { Some(&mut note) } else { None },
+            hold: if self.notes && command.timeout_secs >= LONG { Some(&mut note) } else { None },
         });
         if let Some(group) = noted {
             self.forget(group);
@@ -289,7 +302,11 @@ impl System for Posix {
     }
 
     fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), IoError> {
-        let mut source = std::fs::File::open(self.path(from)?).map_err(|e| io_error(from, &e))?;
+        // No link, and nothing that waits for somebody: what is copied may become a user's.
+        let mut source = no_follow().read(true).open(self.path(from)?).map_err(|e| io_error(from, &e))?;
+        if !source.metadata().is_ok_and(|meta| meta.is_file()) {
+            return Err(IoError::Other { path: from.into(), why: "it is no plain file".into() });
+        }
         self.replace(to, mode, |file| std::io::copy(&mut source, file).map(|_| ()))
     }
 

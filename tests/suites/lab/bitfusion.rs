@@ -90,9 +90,11 @@ fn a_client_of_bitfusion_from_nothing_to_a_proof_and_back() {
     lab.change("legacy-1", |m| {
         std::fs::set_permissions(m.root(TOKEN), std::fs::Permissions::from_mode(0o644)).unwrap();
     });
+    let proofs = || lab.calls("legacy-1").iter().filter(|call| call.starts_with("bitfusion run")).count();
+    let before = proofs();
     said += &lab.expect(3, &["plan"]);
     said += &lab.expect(0, &["apply", "--yes"]);
-    assert_eq!(mode(&lab, TOKEN), 0o600);
+    assert_eq!((mode(&lab, TOKEN), proofs()), (0o600, before + 1));
     // Other tokens, and a user beside root; then the way back to the ones before.
     lab.change("legacy-1", |m| std::fs::create_dir_all(m.root("/home/ada")).unwrap());
     lab.write_fleet(&fleet(&lab, "again.tar", ", homes: [/home/ada]"));
@@ -159,7 +161,11 @@ fn what_keeps_a_client_of_bitfusion_from_a_gpu_is_said_with_the_way_out() {
     // A user who is not there is no folder that is made for him.
     lab.write_fleet(&fleet(&lab, "good.tar", ", homes: [/home/nobody-here]"));
     let said = lab.expect(5, &["apply", "--yes"]);
-    assert!(said.contains("/home/nobody-here is not there: make its user first"), "{said}");
+    assert!(said.contains("/home/nobody-here is no folder: make its user first"), "{said}");
+    // Nothing was unpacked for it, and nothing of it is left.
+    let mut found = vec![];
+    holding(&lab.machine("legacy-1").join("root/var/lib/vsgpu/bitfusion"), b"Zm9y", &mut found);
+    assert!(found.is_empty(), "{found:?}");
     assert!(!lab.state("legacy-1").root("/home/nobody-here").exists());
     // Wrong files, and keys that belong to the other engine: before anything is touched.
     let wrong = |text: &str, says: &str| {

@@ -625,7 +625,7 @@ fn a_late_driver_and_a_stuck_gpu_cost_nothing_else() {
     let by_hand =
         |slot: &str| units::program(&pool.lab.machine("gpu-srv-1"), "vsgpu-pool", &["in-service", slot]);
     let answer = by_hand("0");
-    assert!(answer.status == 1 && answer.stderr.contains("it is offered by itself"), "{}", answer.stderr);
+    assert!(answer.status == 1 && answer.stderr.contains("is being tried already"), "{}", answer.stderr);
     fault("nvidia-smi", None);
     pool.all_free(2);
     // Two GPUs, and the engine of one of them is not ended.

@@ -42,8 +42,11 @@ fn a_gpu_that_fails_its_proof_is_offered_to_nobody() {
     let (status, said) = pool.run("ml-1", &["-n", "2", "--wait", "0s"], "echo").end();
     assert!(status == Some(75) && said.contains("1 out of service"), "{said}");
     // A restart forgets nothing: it is tried again, and fails again. So does whoever says that it is well.
+    let tries = || pool.lab.calls("gpu-srv-1").iter().filter(|call| call.starts_with(proof)).count();
+    let before = tries();
     pool.systemctl("gpu-srv-1", &["restart", "vsgpu-pool.service"]);
     settled("out-of-service");
+    assert!(tries() > before, "it was not tried again");
     let in_service = || units::program(&pool.lab.machine("gpu-srv-1"), "vsgpu-pool", &["in-service", "0"]);
     let answer = in_service();
     assert!(

@@ -124,8 +124,11 @@ fn a_cut_link_ends_the_lease_on_both_sides_and_not_before() {
     assert_eq!(pool.ended(1), ["client-gone"]);
     drop(next);
     // And the way back.
-    let said = run("echo").end().1;
-    assert!(said.contains("cannot be") || said.contains("gpu-srv-1"), "{said}");
+    let (status, said) = run("echo").end();
+    assert!(
+        status == Some(69) && said.contains("gpu-srv-1") && !said.contains("granted:"),
+        "{status:?} {said}"
+    );
     away.link("up");
     wait_until("it has GPUs again", Duration::from_secs(30), || run("echo").end().0 == Some(0));
 }

@@ -371,6 +371,18 @@ fn the_metrics_of_network_gpus_are_in_order() {
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), page.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        // What the dashboards ask of GPU servers is there.
+        let dashboard = std::fs::read_to_string(monitoring().join("dashboard-fleet.json")).unwrap();
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let asked: Vec<&str> =
+            dashboard.split(|c| !is_name(c)).filter(|word| word.starts_with("vsgpu_pool_")).collect();
+        assert!(asked.len() >= 4, "{asked:?}");
+        for name in asked.into_iter().filter(|_| node == "gpu-srv-1") {
+            assert!(
+                page.lines().any(|line| line.starts_with(name)),
+                "{name} is asked for, and nobody says it"
+            );
+        }
         // It also dislikes names that are not ours to choose.
         let ours: Vec<&str> = said
             .lines()

@@ -35,7 +35,7 @@ struct Machine {
 
 impl Machine {
     fn system(&self) -> Arc<dyn System> {
-        Arc::new(Posix::new(self.tools.clone(), self.root.clone()))
+        Arc::new(Posix::new(self.tools.clone(), self.root.clone()).without_notes())
     }
 }
 

@@ -49,8 +49,16 @@ pub(super) struct Engines {
     pub engine: &'static Engine,
     pub place: Place,
     pub slots: Vec<Slot>,
-    /// Whose lease runs: only its engine may be started.
+    /// Slots with a GPU lease or a proof under way: only their engines may be started.
     may_run: Vec<AtomicBool>,
+}
+
+/// Why a slot is not offered.
+pub(super) enum NotProved {
+    /// It is not given to anybody.
+    Failed(String),
+    /// Its proof passed, and its engine is not gone yet.
+    NotGone(String),
 }
 
 /// Name of a slot's unit.
@@ -129,12 +137,12 @@ impl Engines {
         }
     }
 
-    /// Ends what is left on a slot, and tries it as a user's program would: our proof, through its engine. `Ok`:
-    /// it passed, and nothing of it is left.
+    /// Tries a slot on which nothing is left, as a user's program would: our proof, through its engine. Ends that engine
+    /// behind it. `Ok`: it passed, and nothing of it is left.
     ///
     /// # Errors
     /// A sentence for people: why this slot is given to nobody.
-    pub(super) fn prove(&self, slot: SlotId) -> Result<(), String> {
+    pub(super) fn prove(&self, slot: SlotId) -> Result<(), NotProved> {
         self.may_run(&[slot], true);
         let proved = self.start(slot).and_then(|()| {
             let path = report_of(slot);
@@ -154,10 +162,13 @@ impl Engines {
         });
         self.may_run(&[slot], false);
         let stopped = self.stop(slot);
-        proved.map_err(|why| format!("the proof through its engine failed: {why}"))?;
-        match stopped? {
-            None => Ok(()),
-            Some(stranger) => Err(stranger),
+        if let Err(why) = proved {
+            return Err(NotProved::Failed(format!("the proof through its engine failed: {why}")));
+        }
+        match stopped {
+            Ok(None) => Ok(()),
+            Ok(Some(stranger)) => Err(NotProved::Failed(stranger)),
+            Err(why) => Err(NotProved::NotGone(why)),
         }
     }
 

@@ -103,9 +103,13 @@ pub async fn ask(path: &Path, request: &Request) -> Result<Answer, String> {
         _ => WITHIN * 2,
     };
     match tokio::time::timeout(within, asking).await {
+        Err(_) if matches!(request, Request::InService { .. }) => {
+            Err("the GPU was not tried to its end within 300 s: `vsgpu-pool status` shows what comes of it"
+                .into())
+        }
         Err(_) => Err(format!("the gateway does not answer on {shown}{SAYS_WHY}")),
         Ok(Err(why)) => Err(format!("the gateway does not serve on {shown}: {why}{SAYS_WHY}")),
-        Ok(Ok(None)) => Err(format!("the gateway closed {shown} without an answer")),
+        Ok(Ok(None)) => Err(format!("the gateway closed {shown} without an answer{SAYS_WHY}")),
         Ok(Ok(Some(answer))) => Ok(answer),
     }
 }

@@ -217,7 +217,8 @@ fn changes(spec: &ServerSpec, build: &EngineBuild, fact: &GpuServerFact) -> Opti
     let proof = proof_unit(spec.engine.engine(), &build.build);
     let proof = Some(proof).filter(|proof| fact.proof_unit.as_ref() != Some(proof));
     if !units.is_empty() || proof.is_some() {
-        restart = true;
+        // The gateway reads nothing of the proof's unit: no GPU lease ends for it.
+        restart |= !units.is_empty();
         is.push(match units.len() {
             0 => "the proof of its GPUs is not set up".into(),
             1 => "1 GPU is not set up".into(),

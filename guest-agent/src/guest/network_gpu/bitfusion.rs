@@ -7,7 +7,7 @@
 //! for each claim: looking would change the machine. It is asked with the proof.
 
 use super::fact::{BitfusionConfig, BitfusionFact, Home, NetworkGpuFact, NetworkProof, not_proved};
-use super::spec::{BitfusionFiles, ClientEngine, ClientSpec, ELEMENTS, ROOT, proof};
+use super::spec::{BitfusionFiles, ClientEngine, ClientSpec, ELEMENTS, MOST_HOMES, ROOT, is_home, proof};
 use crate::distro::{self, OS_RELEASE};
 use crate::facts::{engine_bundles, proof_record};
 use crate::guest::cuda_proof;
@@ -16,6 +16,7 @@ use vsgpu_core::artifact::{Artifact, Kind, PackageContent};
 use vsgpu_core::pool::config::BundleFile;
 use vsgpu_core::readers::bitfusion::{self, Said};
 use vsgpu_core::readers::cuda_report;
+use vsgpu_core::text::piece;
 use vsgpu_core::{Command, Effect, Observation, Probe, Unreadable, Verdict, WordOr};
 
 const PROGRAM: &str = "bitfusion";
@@ -30,8 +31,10 @@ const UNPACKED: &str = "/var/lib/vsgpu/bitfusion";
 const CA: &str = "/etc/bitfusion/tls/ca.crt";
 const TOKEN: &str = "client.yaml";
 const SERVERS: &str = "servers.conf";
-/// Copies of a token in one home that are looked at.
-const MOST_COPIES: usize = 256;
+/// What an archive of tokens holds.
+const UNPACKED_FILES: [&str; 3] = ["ca.crt", TOKEN, SERVERS];
+/// Characters of a tool's own words.
+const MOST_WORDS: usize = 400;
 /// Megabytes that the proof asks for.
 const MEMORY: u64 = 1024;
 /// For the client to find a server, and for our program on it.
@@ -43,10 +46,21 @@ fn in_home(home: &str, file: &str) -> String {
     format!("{home}/.bitfusion/{file}")
 }
 
-/// Mode and owner of homes and tokens; a line for each that is there.
-fn stat(config: &BitfusionConfig) -> Command {
-    let paths = config.all_homes().flat_map(|home| [home.to_string(), in_home(home, TOKEN)]);
-    Command::new("stat", ["-c", "%a %u %n"].map(String::from).into_iter().chain(paths))
+/// Kind, mode and owner of homes and what is in them; a line for each that is there. No link is followed, nothing is
+/// opened.
+fn stat(homes: &[String]) -> Command {
+    let paths = homes.iter().flat_map(|home| {
+        [home.clone(), format!("{home}/.bitfusion"), in_home(home, TOKEN), in_home(home, SERVERS)]
+    });
+    Command::new("stat", ["-c", "%f %u %n"].map(String::from).into_iter().chain(paths))
+}
+
+/// The homes that a configuration names, also one that cannot be read as a whole: tokens are never forgotten.
+fn homes_in(text: &str) -> Vec<String> {
+    let named = serde_json::from_str::<serde_json::Value>(text).ok();
+    let named = named.and_then(|value| serde_json::from_value::<Vec<String>>(value["homes"].clone()).ok());
+    let plain = named.unwrap_or_default().into_iter().filter(|home| is_home(home)).take(MOST_HOMES);
+    std::iter::once(ROOT.to_string()).chain(plain).collect()
 }
 
 fn config(seen: &Observation) -> Result<Option<Result<BitfusionConfig, String>>, Unreadable> {
@@ -67,12 +81,10 @@ pub(super) fn probes(seen: &Observation) -> Vec<Probe> {
         Probe::Size(PROGRAM_PATH.into()),
         Probe::Hash(CA.into()),
     ];
-    if let Ok(Some(Ok(config))) = config(seen) {
-        probes.push(Probe::Run(stat(&config)));
-        for home in config.all_homes() {
-            probes.push(Probe::Read(in_home(home, SERVERS)));
-            probes.push(Probe::List(format!("{home}/.bitfusion")));
-        }
+    probes.push(Probe::List(UNPACKED.into()));
+    if let Ok(Some(text)) = seen.file(CONFIG) {
+        probes.push(Probe::Run(stat(&homes_in(text))));
+        probes.push(Probe::Read(in_home(ROOT, SERVERS)));
     }
     probes
 }
@@ -84,18 +96,21 @@ pub(super) fn parse(seen: &Observation) -> Result<BitfusionFact, Unreadable> {
         Some(Ok(config)) => (Some(config), None),
         Some(Err(why)) => (None, Some(why)),
     };
-    let homes = match &config {
+    let homes = match seen.file(CONFIG)? {
         None => vec![],
-        Some(config) => {
-            let lines = &seen.output(&stat(config))?.stdout;
-            config.all_homes().map(|home| look(seen, home, lines)).collect()
+        Some(text) => {
+            let homes = homes_in(text);
+            let lines = &seen.output(&stat(&homes))?.stdout;
+            homes.iter().map(|home| look(seen, home, lines)).collect()
         }
     };
+    let left = seen.names(UNPACKED).unwrap_or_default().into_iter();
     Ok(BitfusionFact {
         program: seen.text(&Probe::Size(PROGRAM_PATH.into()))?.is_some(),
         proof: proved(seen)?,
         ca: seen.text(&Probe::Hash(CA.into()))?.map(String::from),
         os_release: seen.file(OS_RELEASE)?.unwrap_or_default().into(),
+        left: left.filter(|name| UNPACKED_FILES.contains(name)).map(String::from).collect(),
         config,
         broken,
         homes,
@@ -103,20 +118,32 @@ pub(super) fn parse(seen: &Observation) -> Result<BitfusionFact, Unreadable> {
 }
 
 fn look(seen: &Observation, home: &str, lines: &str) -> Home {
+    // Kind and mode in one number, as the kernel has them.
     let of = |path: &str| {
         let words = lines.lines().find_map(|line| line.strip_suffix(path)?.strip_suffix(' '))?;
         let (mode, owner) = words.split_once(' ')?;
-        Some((u32::from_str_radix(mode, 8).ok()?, owner))
+        Some((u32::from_str_radix(mode, 16).ok()?, owner))
     };
-    let token = of(&in_home(home, TOKEN)).zip(of(home));
-    let text = seen.file(&in_home(home, SERVERS)).ok().flatten();
-    let names = seen.names(&format!("{home}/.bitfusion")).unwrap_or_default();
-    let copies = names.into_iter().filter(|name| name.starts_with("client.yaml.")).take(MOST_COPIES);
+    let kind = |mode: u32, kind: u32| mode & 0o170_000 == kind;
+    let (folder, file) = (0o040_000, 0o100_000);
+    let his = of(home);
+    let own = |owner: &str| his.is_some_and(|(_, his)| his == owner);
+    let foreign = match (his, of(&format!("{home}/.bitfusion"))) {
+        (Some((mode, _)), _) if !kind(mode, folder) => Some("it is a link: name the folder that it leads to"),
+        (_, Some((mode, _))) if !kind(mode, folder) => Some("`.bitfusion` in it is no folder: remove it"),
+        (_, Some((_, owner))) if !own(owner) => {
+            Some("`.bitfusion` in it is not its user's: give it to him (`chown -R`)")
+        }
+        _ => None,
+    };
+    let text = if home == ROOT { seen.file(&in_home(home, SERVERS)).ok().flatten() } else { None };
     Home {
         home: home.into(),
-        token: token.is_some_and(|((mode, owner), (_, his))| mode & 0o077 == 0 && owner == his),
+        token: of(&in_home(home, TOKEN))
+            .is_some_and(|(mode, owner)| kind(mode, file) && mode & 0o077 == 0 && own(owner)),
+        conf: of(&in_home(home, SERVERS)).is_some_and(|(mode, _)| kind(mode, file)),
         servers: text.and_then(|text| Some(bitfusion::servers(text).ok()?.addresses.into_iter().collect())),
-        copies: copies.map(String::from).collect(),
+        foreign: foreign.map(String::from),
     }
 }
 
@@ -134,16 +161,18 @@ fn proved(seen: &Observation) -> Result<Option<NetworkProof>, Unreadable> {
         (None, _) => {
             // What was asked first tells more: the way to the servers.
             let cause = said.iter().find_map(|said| said.failure.as_ref());
-            Some(cause.map_or_else(
+            let why = cause.map_or_else(
                 || {
                     let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
                     format!("{}: {line}", last.map(|run| run.output.ended.to_string()).unwrap_or_default())
                 },
                 |cause| {
                     let (what, todo) = cause.explained();
-                    format!("{what}: {todo}")
+                    format!("{what} ({todo})")
                 },
-            ))
+            );
+            // What a tool says is of any length.
+            Some(piece(&why, MOST_WORDS))
         }
     };
     Ok(Some(NetworkProof {
@@ -188,25 +217,43 @@ pub(super) fn as_spec(fact: &NetworkGpuFact) -> Option<ClientSpec> {
     })
 }
 
-/// Takes a token away, and the copies that its client made of it.
-fn forget(home: &Home) -> Vec<Effect> {
-    let files = std::iter::once(TOKEN).chain(home.copies.iter().map(String::as_str));
-    files.map(|file| Effect::Remove { path: in_home(&home.home, file) }).collect()
+/// Takes files of Bitfusion's out of a home, however many there are: by name and kind, without following a link and
+/// without asking which there are, because that changes with each call of its client.
+fn take_away(home: &str, files: &[&str]) -> Effect {
+    let mut args =
+        vec![home.to_string(), "-maxdepth".into(), "2".into(), "-type".into(), "f".into(), "(".into()];
+    for (at, file) in files.iter().enumerate() {
+        args.extend((at > 0).then(|| "-o".to_string()));
+        args.extend(["-path".into(), in_home(home, file)]);
+    }
+    args.extend([")".into(), "-delete".into()]);
+    let gone = Some("No such file or directory".into());
+    Effect::Run { command: Command::new("find", args), already: gone }
+}
+
+/// The token, and the copies that its client made of it.
+fn forget(home: &Home) -> Effect {
+    take_away(&home.home, &["client.yaml*"])
 }
 
 /// All that is in a home.
-fn clear(home: &Home) -> Vec<Effect> {
-    [forget(home), vec![Effect::Remove { path: in_home(&home.home, SERVERS) }]].concat()
+fn clear(home: &Home) -> Effect {
+    take_away(&home.home, &["client.yaml*", SERVERS])
+}
+
+fn unpacked(file: &str) -> Effect {
+    Effect::Remove { path: format!("{UNPACKED}/{file}") }
 }
 
 /// What takes it back, where anything of it is there. The package stays: it is the site's own, and does nothing
 /// without a token.
 pub(super) fn leave(fact: &NetworkGpuFact) -> Vec<Effect> {
     let of = &fact.bitfusion;
-    if of.config.is_none() && of.broken.is_none() {
+    if of.config.is_none() && of.broken.is_none() && of.left.is_empty() {
         return vec![];
     }
-    let mut effects: Vec<Effect> = of.homes.iter().flat_map(clear).collect();
+    let mut effects: Vec<Effect> = of.homes.iter().map(clear).collect();
+    effects.extend(of.left.iter().map(|file| unpacked(file)));
     effects.extend([CA, CONFIG].map(|path| Effect::Remove { path: path.into() }));
     effects
 }
@@ -264,29 +311,61 @@ pub(super) fn check(files: &BitfusionFiles, spec: &ClientSpec, fact: &NetworkGpu
         ca,
         servers,
         homes: files.homes.clone(),
+        placed: true,
     };
+    let wanted = |home: &&Home| config.all_homes().any(|wanted| wanted == home.home);
+    if let Some((home, why)) =
+        of.homes.iter().filter(wanted).find_map(|home| Some((&home.home, home.foreign.as_ref()?)))
+    {
+        return Verdict::blocked(
+            format!("the token cannot be put into {home}"),
+            format!("{why}; or take it out of `homes`"),
+        );
+    }
     let was = of.config.as_ref();
     let (mut is, mut effects) = (vec![], vec![]);
     if !of.program || was.is_none_or(|was| was.package != config.package) {
         is.push(if of.program { "another package" } else { "not installed" }.to_string());
         effects.push(Effect::run(family.install(&[files.package.stored(None)])));
     }
-    let (gone, copies) = place(&config, of);
+    let Placing { there, gone, copies } = place(&config, of);
     if !gone.is_empty() || !copies.is_empty() {
-        is.push("its tokens are not in place".into());
+        is.push("its tokens are not in place, or others may read them".into());
     }
+    // Whose home is not there is said before anything of it is done.
+    effects.extend(there);
     effects.extend(gone);
-    if was != Some(&config) {
+    let write = |placed: bool| {
+        let config = BitfusionConfig { placed, ..config.clone() };
         let contents = serde_json::to_string(&config).unwrap_or_default() + "\n";
-        effects.push(Effect::Write { path: CONFIG.into(), contents, mode: 0o644 });
-    }
+        Effect::Write { path: CONFIG.into(), contents, mode: 0o644 }
+    };
     if !copies.is_empty() {
-        let unpack = ["--no-same-owner", "-xf", &files.tokens.stored(None), "-C", UNPACKED];
+        let stored = files.tokens.stored(None);
+        // Neither the archive's modes nor its folder's count: nobody else looks into it.
+        let unpack = [
+            "--no-same-owner",
+            "--no-same-permissions",
+            "--no-overwrite-dir",
+            "-xf",
+            &stored,
+            "-C",
+            UNPACKED,
+        ];
+        effects.push(write(false));
         effects.push(Effect::run(Command::new("mkdir", ["-p", "-m", "700", UNPACKED])));
+        effects.push(Effect::run(Command::new("chmod", ["700", UNPACKED])));
         effects.push(Effect::run(Command::new("tar", unpack).within(UNPACK_SECS)));
         effects.extend(copies);
-        let unpacked = |file| Effect::Remove { path: format!("{UNPACKED}/{file}") };
-        effects.extend(["ca.crt", TOKEN, SERVERS].map(unpacked));
+        effects.extend(UNPACKED_FILES.map(unpacked));
+        effects.push(write(true));
+    } else if was != Some(&config) {
+        is.push("what is to be is not written down".into());
+        effects.push(write(true));
+    }
+    if !of.left.is_empty() && !effects.contains(&unpacked(TOKEN)) {
+        is.push("tokens that were unpacked are left".into());
+        effects.extend(of.left.iter().map(|file| unpacked(file)));
     }
     let commands = proof_commands(spec);
     let named: Vec<String> = commands.iter().map(ToString::to_string).collect();
@@ -306,18 +385,27 @@ pub(super) fn check(files: &BitfusionFiles, spec: &ClientSpec, fact: &NetworkGpu
     Verdict::unmet(is.join(", "), wants, effects)
 }
 
-/// Which tokens are to go, and which are to be put where they belong.
-fn place(config: &BitfusionConfig, of: &BitfusionFact) -> (Vec<Effect>, Vec<Effect>) {
-    let same_token = of.config.as_ref().is_some_and(|was| was.tokens == config.tokens);
+/// What is to be done about tokens.
+struct Placing {
+    /// Homes must be there.
+    there: Vec<Effect>,
+    /// What goes.
+    gone: Vec<Effect>,
+    /// What comes out of the archive.
+    copies: Vec<Effect>,
+}
+
+fn place(config: &BitfusionConfig, of: &BitfusionFact) -> Placing {
+    let same_token = of.config.as_ref().is_some_and(|was| was.placed && was.tokens == config.tokens);
+    let known = of.config.as_ref().map(|was| &was.homes);
     let seen = |home: &str| of.homes.iter().find(|seen| seen.home == home);
-    let (mut gone, mut copies) = (vec![], vec![]);
-    // First away with what is another token, or of a home that has none any more: what is written below says that
-    // this token is there, and nobody looks into it.
+    let Placing { mut there, mut gone, mut copies } = Placing { there: vec![], gone: vec![], copies: vec![] };
     for home in &of.homes {
         if !config.all_homes().any(|wanted| wanted == home.home) {
-            gone.extend(clear(home));
-        } else if !same_token && (home.token || !home.copies.is_empty()) {
-            gone.extend(forget(home));
+            gone.push(clear(home));
+        } else if !same_token {
+            // The copies as well that a client made of another one.
+            gone.push(forget(home));
         }
     }
     let copy = |file: &str, to: String, mode| Effect::Copy { from: format!("{UNPACKED}/{file}"), to, mode };
@@ -326,20 +414,28 @@ fn place(config: &BitfusionConfig, of: &BitfusionFact) -> (Vec<Effect>, Vec<Effe
     }
     for home in config.all_homes() {
         let (token, servers) = (in_home(home, TOKEN), in_home(home, SERVERS));
-        if !same_token || !seen(home).is_some_and(|seen| seen.token) {
-            copies.push(Effect::Require {
+        // A home that was not ours may have a token of its own.
+        let is_new = home != ROOT && !known.is_some_and(|known| known.iter().any(|old| old == home));
+        let seen = seen(home).filter(|_| same_token && !is_new);
+        if !seen.is_some_and(|seen| seen.token) {
+            there.push(Effect::Require {
                 command: Command::new("stat", ["-c", "%F", home]),
                 shows: "directory".into(),
-                otherwise: format!("{home} is not there: make its user first"),
+                otherwise: format!(
+                    "{home} is no folder: make its user first, or name the folder that it leads to"
+                ),
             });
             copies.push(copy(TOKEN, token, 0o600));
         }
         // Its client notes there which servers it reached: only another meaning is another file.
-        if seen(home).and_then(|seen| seen.servers.as_ref()) != Some(&config.servers) {
+        let same = seen.is_some_and(|seen| {
+            seen.conf && (home != ROOT || seen.servers.as_ref() == Some(&config.servers))
+        });
+        if !same {
             copies.push(copy(SERVERS, servers, 0o644));
         }
     }
-    (gone, copies)
+    Placing { there, gone, copies }
 }
 
 fn met(config: &BitfusionConfig, spec: &ClientSpec, of: &BitfusionFact) -> String {

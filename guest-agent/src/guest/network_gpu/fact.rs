@@ -84,6 +84,8 @@ pub struct BitfusionConfig {
     pub servers: BTreeSet<String>,
     /// Homes of users beside root.
     pub homes: Vec<String>,
+    /// The tokens were put where they belong. Written with `false` before that is begun.
+    pub placed: bool,
 }
 
 impl BitfusionConfig {
@@ -107,6 +109,8 @@ pub struct BitfusionFact {
     pub ca: Option<String>,
     /// Homes that are to have the token.
     pub homes: Vec<Home>,
+    /// Files of an archive that were unpacked and never taken away.
+    pub left: Vec<String>,
     /// The last proof.
     pub proof: Option<NetworkProof>,
     /// os-release, to choose the package tool.
@@ -121,10 +125,12 @@ pub struct Home {
     pub home: String,
     /// The token is there, is his, and nobody else may read it. Its content is looked at by nobody.
     pub token: bool,
-    /// Servers in its `servers.conf`, where that can be read.
+    /// A `servers.conf` is there.
+    pub conf: bool,
+    /// Servers in root's own; in a user's home nothing is opened, because he may have put anything there.
     pub servers: Option<BTreeSet<String>>,
-    /// Copies of the token that its client kept: names in `.bitfusion`.
-    pub copies: Vec<String>,
+    /// Why nothing can be put there.
+    pub foreign: Option<String>,
 }
 
 /// Why the record is no proof by these commands; `None` where it is.

@@ -12,7 +12,7 @@ pub use spec::{BitfusionFiles, ClientEngine, ClientSpec, NetworkGpuSpec, ProofSp
 use crate::guest::gpu_server::Off;
 use vsgpu_core::artifact::Artifact;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict, WordOr};
+use vsgpu_core::{Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict, WordOr};
 
 /// Network GPU of a guest.
 pub struct NetworkGpu;
@@ -54,8 +54,11 @@ impl Requirement for NetworkGpu {
         };
         // A program must not find two ways.
         match mine {
-            Verdict::Unmet { is, wants, effects } if !other.is_empty() => {
-                Verdict::unmet(format!("another engine is set up, {is}"), wants, [other, effects].concat())
+            Verdict::Unmet { is, wants, mut effects } if !other.is_empty() => {
+                // What can fail without touching the other one comes first: unpacking, installing.
+                let at = effects.iter().position(|e| matches!(e, Effect::Write { .. })).unwrap_or(0);
+                effects.splice(at..at, other);
+                Verdict::unmet(format!("another engine is set up, {is}"), wants, effects)
             }
             Verdict::Met { is } if !other.is_empty() => {
                 Verdict::unmet("another engine is set up, too", is, other)

@@ -41,15 +41,19 @@ pub struct ClientSpec {
     pub addresses: Vec<ServerAddress>,
 }
 
-/// As it is written, before its parts are compared.
+/// As it is written, before its parts are compared. The schema is made of this one.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 struct Unchecked {
+    /// The engine's client half.
     engine: ClientEngine,
+    /// VMs of this file with `gpu-server`, in the order in which they are asked. Bitfusion knows its own.
     #[serde(default)]
     servers: Vec<String>,
+    /// Local groups whose members may ask. Left out: only root.
     #[serde(default, deserialize_with = "users")]
     users: Vec<String>,
+    /// The proof on a GPU of another machine, or `off`.
     #[serde(default = "proof")]
     proof: WordOr<Off, ProofSpec>,
     #[serde(default)]
@@ -114,7 +118,7 @@ impl ClientEngine {
 /// Our proof runs as root.
 pub(super) const ROOT: &str = "/root";
 /// Homes of users, at most.
-const MOST_HOMES: usize = 32;
+pub(super) const MOST_HOMES: usize = 32;
 
 /// Files of a Bitfusion client.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -129,6 +133,16 @@ pub struct BitfusionFiles {
     pub homes: Vec<String>,
 }
 
+/// A plain path, and none of the root's own.
+pub(super) fn is_home(home: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with(['.', '-'])
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    home.len() <= 200 && home.strip_prefix('/').is_some_and(|rest| rest.split('/').all(part))
+}
+
 fn homes<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
     let homes = Vec::<String>::deserialize(input)?;
     let wrong = |why: String| Err(serde::de::Error::custom(why));
@@ -136,12 +150,7 @@ fn homes<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<String>, D::E
         return wrong(format!("{} homes: at most {MOST_HOMES} are expected", homes.len()));
     }
     for (at, home) in homes.iter().enumerate() {
-        let part = |part: &str| {
-            !part.is_empty()
-                && !part.starts_with(['.', '-'])
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        };
-        if !home.strip_prefix('/').is_some_and(|rest| rest.split('/').all(part)) || home.len() > 200 {
+        if !is_home(home) {
             return wrong(format!("`{home}` is no home such as /home/ada"));
         }
         if home == ROOT {

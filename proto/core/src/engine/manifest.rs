@@ -122,7 +122,10 @@ pub fn read(bytes: &[u8]) -> Result<(Manifest, &'static Engine), String> {
     let server = (manifest.side == Side::Server).then_some(engine.server);
     let needed = server.iter().chain(engine.client);
     match needed.clone().find(|name| !manifest.files.iter().any(|file| file.path == **name)) {
-        Some(missing) => wrong(format!("{missing} is not among its files: a {} needs it", manifest.side)),
+        Some(missing) => wrong(format!(
+            "{missing} is not among its files, and a {} needs it: build it again with packaging/engine/build-lupine, for servers and clients",
+            manifest.side
+        )),
         None => Ok((manifest, engine)),
     }
 }

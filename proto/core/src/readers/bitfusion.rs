@@ -75,7 +75,7 @@ impl Failure {
         match self {
             Self::TokenExpired { at } => (
                 format!("the Bitfusion token of this client expired at {at}"),
-                "in vCenter, Bitfusion, Tokens: extend it or make a new one, and name its archive in `tokens`".into(),
+                "in vCenter, Bitfusion, Tokens: extend it and apply again, or make a new one and name its archive in `tokens`".into(),
             ),
             Self::NotKnown { server } => (
                 format!("{server} does not know this client, or does not answer in time"),

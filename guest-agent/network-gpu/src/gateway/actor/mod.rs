@@ -47,9 +47,13 @@ impl Actor {
         let (say, said) = mpsc::channel(SAID);
         let mut mending = BTreeSet::new();
         for (slot, stopped) in stopped {
-            if let Ok(Some(why)) | Err(why) = &stopped {
+            let out = match &stopped {
+                Ok(stranger) => stranger.clone(),
+                Err(why) => Some(format!("{why}; it is tried again by itself, every 10 s")),
+            };
+            if let Some(why) = out {
                 tracing::error!(slot = slot.0, why, "a slot is out of service");
-                pool.out_of_service(slot, why);
+                pool.out_of_service(slot, &why);
             }
             // Nobody gets one that was not tried. The driver may only be late: then it is tried when that is over.
             if !matches!(stopped, Ok(Some(_))) {

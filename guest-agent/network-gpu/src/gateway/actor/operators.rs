@@ -2,7 +2,7 @@
 
 use super::state::{Actor, Event, STOP_AGAIN, hash, now};
 use crate::gateway::configuration::configuration;
-use crate::gateway::engines::Engines;
+use crate::gateway::engines::{Engines, NotProved};
 use crate::gateway::local::{Answer, Request};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -61,14 +61,13 @@ impl Actor {
             }
             Request::InService { slot } => match self.pool.slots().get(*slot as usize) {
                 None => Answer::Failed(format!("there is no GPU {slot}")),
+                Some(state) if state.testing && state.out_of_service.is_none() => being_tried(*slot),
                 // Nothing may be ended there: it may be given at any moment.
                 Some(state) if state.out_of_service.is_none() => Answer::Done,
                 Some(SlotState { lease: Some(lease), .. }) => {
                     Answer::Failed(format!("GPU {slot} still belongs to GPU lease {}", lease.0))
                 }
-                Some(_) if !self.mending.insert(SlotId(*slot)) => Answer::Failed(format!(
-                    "what is left on GPU {slot} is being ended: it is offered by itself when that is done"
-                )),
+                Some(_) if !self.mending.insert(SlotId(*slot)) => being_tried(*slot),
                 Some(_) => return self.offer_again(SlotId(*slot), answer),
             },
         };
@@ -80,9 +79,10 @@ impl Actor {
         let (engines, tell) = (self.engines.clone(), self.tell.clone());
         tokio::task::spawn_blocking(move || {
             let cleared = engines.stop(slot).and_then(|stranger| stranger.map_or(Ok(()), Err));
-            match cleared.and_then(|()| engines.prove(slot)) {
+            let proved = cleared.map_err(NotProved::Failed).and_then(|()| engines.prove(slot));
+            match proved {
                 Ok(()) => drop(tell.send(Event::Mended(slot, Some(answer)))),
-                Err(why) => {
+                Err(NotProved::Failed(why) | NotProved::NotGone(why)) => {
                     let said = Answer::Failed(format!("GPU {} is not offered: {why}", slot.0));
                     let _ = answer.send(said);
                     let _ = tell.send(Event::OutOfService(slot, why));
@@ -105,6 +105,10 @@ impl Actor {
     }
 }
 
+fn being_tried(slot: u32) -> Answer {
+    Answer::Failed(format!("GPU {slot} is being tried already: `vsgpu-pool status` shows what comes of it"))
+}
+
 /// Tries a slot before it is offered: its proof, once nothing is left on it. What an earlier gateway left there is
 /// tried to be ended until that is proven, where it is not `ended` yet.
 pub(super) fn tried(slot: SlotId, ended: bool, engines: Arc<Engines>, tell: mpsc::UnboundedSender<Event>) {
@@ -117,13 +121,14 @@ pub(super) fn tried(slot: SlotId, ended: bool, engines: Arc<Engines>, tell: mpsc
             let engines = engines.clone();
             let work = move || match if ended { Ok(None) } else { engines.stop(slot) } {
                 Ok(None) => Some(engines.prove(slot)),
-                Ok(Some(stranger)) => Some(Err(stranger)),
+                Ok(Some(stranger)) => Some(Err(NotProved::Failed(stranger))),
                 Err(_) => None,
             };
             match tokio::task::spawn_blocking(work).await {
                 Ok(Some(Ok(()))) => break Event::Mended(slot, None),
-                Ok(Some(Err(why))) => break Event::OutOfService(slot, why),
-                Ok(None) | Err(_) => ended = false,
+                Ok(Some(Err(NotProved::Failed(why)))) => break Event::OutOfService(slot, why),
+                // It is well, and only slow to end: once more.
+                Ok(Some(Err(NotProved::NotGone(_))) | None) | Err(_) => ended = false,
             }
         };
         let _ = tell.send(event);
