@@ -511,6 +511,12 @@ fn gpus_over_the_network_by_the_real_units() {
     assert!(line("Uid:").split_whitespace().nth(1).is_some_and(|uid| uid != "0"), "{status}");
     assert_eq!(line("CapEff:").split_whitespace().nth(1), Some("0000000000000000"), "{status}");
     assert_eq!(line("NoNewPrivs:").split_whitespace().nth(1), Some("1"));
+    // Its files, and the gateway's, are not the machine's to write.
+    let gateway = guest.must(&["systemctl", "show", "--property=MainPID", "--value", "vsgpu-pool.service"]);
+    for (whose, path) in [(pid, "/usr/x"), (pid, "/var/lib/x"), (gateway.trim(), "/usr/x")] {
+        let (may, said) = guest.run(&["nsenter", "-t", whose, "-m", "touch", path]);
+        assert!(!may && (said.contains("Read-only")), "{path}: {said}");
+    }
     let own = guest.must(&["readlink", "/proc/1/ns/net"]);
     assert_ne!(
         guest.must(&["readlink", &format!("/proc/{pid}/ns/net")]),

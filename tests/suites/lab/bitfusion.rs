@@ -135,6 +135,35 @@ fn a_client_of_bitfusion_from_nothing_to_a_proof_and_back() {
     lab.expect(0, &["plan"]);
 }
 
+/// A pipe, or a link to anything, in a place where the agent looks: it would wait for ever, or read what it should not.
+#[test]
+fn what_a_user_puts_into_his_home_is_opened_by_nobody() {
+    let lab = lab("bitfusion-home");
+    lab.change("legacy-1", |m| std::fs::create_dir_all(m.root("/home/ada")).unwrap());
+    lab.write_fleet(&fleet(&lab, "good.tar", ", homes: [/home/ada]"));
+    lab.expect(0, &["apply", "--yes"]);
+    let of = |file: &str| lab.state("legacy-1").root(&format!("/home/ada/.bitfusion/{file}"));
+    for (file, pipe) in
+        [("servers.conf", true), ("servers.conf", false), ("client.yaml", true), ("client.yaml", false)]
+    {
+        std::fs::remove_file(of(file)).unwrap();
+        match pipe {
+            true => nix::unistd::mkfifo(&of(file), nix::sys::stat::Mode::S_IRWXU).unwrap(),
+            false => std::os::unix::fs::symlink("/etc/hostname", of(file)).unwrap(),
+        }
+        let said = lab.expect(3, &["plan"]);
+        assert!(said.contains("its tokens are not in place"), "{said}");
+        // A pipe gives way to the file; a link is his, and is not written through.
+        let said = lab.expect(if pipe { 0 } else { 5 }, &["apply", "--yes"]);
+        if !pipe {
+            assert!(said.contains("it is a symbolic link"), "{said}");
+            std::fs::remove_file(of(file)).unwrap();
+            lab.expect(0, &["apply", "--yes"]);
+        }
+        assert!(std::fs::symlink_metadata(of(file)).unwrap().is_file(), "{file}");
+    }
+}
+
 /// Each failure that records of real clients show: its cause, and what to do.
 #[test]
 fn what_keeps_a_client_of_bitfusion_from_a_gpu_is_said_with_the_way_out() {

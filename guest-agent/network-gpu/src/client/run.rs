@@ -66,8 +66,11 @@ fn no_daemon(socket: &Path, why: impl std::fmt::Display) -> CliError {
 async fn asked(socket: &Path, request: &Request) -> Result<BufReader<UnixStream>, CliError> {
     let stream = UnixStream::connect(socket).await.map_err(|why| no_daemon(socket, why))?;
     let mut stream = BufReader::new(stream);
-    lines::send(&mut stream, request).await.map_err(|why| no_daemon(socket, why))?;
-    Ok(stream)
+    match lines::send(&mut stream, request).await {
+        // It refuses some without a question: what it said lies there, behind a connection that it has closed.
+        Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => Err(no_daemon(socket, why)),
+        _ => Ok(stream),
+    }
 }
 
 async fn next(socket: &Path, stream: &mut BufReader<UnixStream>) -> Result<Event, CliError> {
