@@ -591,9 +591,15 @@ fn gpus_over_the_network_by_the_real_units() {
     };
     let before = descriptors();
     let rounds = std::env::var("VSGPU_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(5);
-    for _ in 0..rounds {
-        let mut holder = guest.background(&["vsgpu-gpu", "run", "--", "sleep", "600"]);
-        wait_until("an engine runs", Duration::from_secs(30), || {
+    for round in 0..rounds {
+        let run = || guest.background(&["vsgpu-gpu", "run", "--", "sleep", "600"]);
+        let mut holder = run();
+        wait_until(&format!("an engine runs, round {round}"), Duration::from_secs(90), || {
+            // Who asks again and again is sent away for a while.
+            if holder.try_wait().unwrap().is_some() {
+                std::thread::sleep(Duration::from_secs(1));
+                holder = run();
+            }
             guest.run(&["systemctl", "is-active", "vsgpu-engine@0.service"]).0
         });
         let _ = guest.run(&["pkill", "-KILL", "-f", "vsgpu-gpu run"]);

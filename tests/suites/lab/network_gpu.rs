@@ -114,8 +114,11 @@ fn the_fleet_file_brings_servers_and_clients() {
     assert!(said.contains("gpu-srv-1") && said.contains("notebook-1"), "{said}");
     let said = lab.expect(0, &["status"]);
     assert!(said.contains("1 GPU server: 1 of 2 GPUs free (`vsgpu pool status`)"), "{said}");
-    let said = lab.expect(0, &["top", "--once"]);
-    assert!(said.contains("    GPU server: ") && said.contains("1/1 GPU servers usable"), "{said}");
+    // From the agents' metrics, which they renew by themselves.
+    wait_until("`top` shows servers and clients", Duration::from_secs(60), || {
+        let said = lab.expect(0, &["top", "--once"]);
+        said.contains("    GPU server: ") && said.contains("1/1 GPU servers usable")
+    });
     lab.expect(0, &["pool", "drain", "gpu-srv-1"]);
     let lease = status()["leases"][0]["lease"].as_u64().unwrap().to_string();
     lab.expect(0, &["pool", "evict", "gpu-srv-1", &lease, "--why", "the engine is changed", "--yes"]);
