@@ -597,7 +597,6 @@ fn gpus_over_the_network_by_the_real_units() {
         wait_until(&format!("an engine runs, round {round}"), Duration::from_secs(90), || {
             // Who asks again and again is sent away for a while.
             if holder.try_wait().unwrap().is_some() {
-                std::thread::sleep(Duration::from_secs(1));
                 holder = run();
             }
             guest.run(&["systemctl", "is-active", "vsgpu-engine@0.service"]).0

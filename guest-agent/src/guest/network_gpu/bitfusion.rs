@@ -399,7 +399,7 @@ fn place(config: &BitfusionConfig, of: &BitfusionFact) -> Placing {
     let same_token = of.config.as_ref().is_some_and(|was| was.placed && was.tokens == config.tokens);
     let known = of.config.as_ref().map(|was| &was.homes);
     let seen = |home: &str| of.homes.iter().find(|seen| seen.home == home);
-    let Placing { mut there, mut gone, mut copies } = Placing { there: vec![], gone: vec![], copies: vec![] };
+    let (mut there, mut gone, mut copies) = (vec![], vec![], vec![]);
     for home in &of.homes {
         if !config.all_homes().any(|wanted| wanted == home.home) {
             gone.push(clear(home));
