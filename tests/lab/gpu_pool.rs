@@ -26,6 +26,14 @@ pub fn team(name: &str, gpus: u32, more: Value) -> Value {
     team
 }
 
+fn engine() -> Value {
+    json!({ "name": "lupine", "build": BUILD, "cuda": "13.3" })
+}
+
+fn bundle() -> Value {
+    json!({ "file": "by-hand.tar", "sha256": BUILD, "size": 1 })
+}
+
 impl GpuPool {
     /// Set up, and started.
     pub fn new(name: &str, gpus: usize, policy: Value, clients: &[&str]) -> Self {
@@ -45,27 +53,50 @@ impl GpuPool {
 
     /// Set up only.
     pub fn set_up(name: &str, gpus: usize, policy: Value, clients: &[&str]) -> Self {
+        Self::of_servers(name, &[("gpu-srv-1", gpus)], policy, clients)
+    }
+
+    /// Several GPU servers, set up only, each with so many GPUs on a host of its own. Questions and the port of this
+    /// pool are the first one's.
+    pub fn of_servers(name: &str, servers: &[(&str, usize)], policy: Value, clients: &[&str]) -> Self {
         programs();
-        let lab = Lab::new(name);
-        let boards = ["0000:3b:00.0", "0000:5e:00.0", "0000:af:00.0", "0000:d8:00.0"];
-        lab.host("esx-01", "8.0.2", boards[..gpus].iter().map(|at| files::a100(at)).collect());
-        lab.vm("gpu-srv-1", "esx-01");
-        for client in clients {
-            lab.vm(client, "esx-01");
+        let pool = Self { lab: Lab::new(name), port: free_port() };
+        let mut asked = vec![];
+        for (n, (server, gpus)) in servers.iter().enumerate() {
+            let port = if n == 0 { pool.port } else { free_port() };
+            pool.server(server, &format!("esx-0{}", n + 1), *gpus, port, &policy);
+            asked.push(json!({ "node": server, "address": format!("127.0.0.1:{port}") }));
         }
-        lab.change("esx-01", |m| {
+        for client in clients {
+            pool.lab.vm(client, "esx-01");
+            pool.write(
+                client,
+                "/etc/vsgpu/network-gpu.json",
+                &json!({ "version": 1, "engine": engine(), "bundle": bundle(), "libraries": format!("/usr/lib/vsgpu/engine/{BUILD}"),
+                    "servers": asked, "groups": [] }),
+            );
+        }
+        pool
+    }
+
+    fn server(&self, name: &str, host: &str, gpus: usize, port: u16, policy: &Value) {
+        let lab = &self.lab;
+        let boards = ["0000:3b:00.0", "0000:5e:00.0", "0000:af:00.0", "0000:d8:00.0"];
+        lab.host(host, "8.0.2", boards[..gpus].iter().map(|at| files::a100(at)).collect());
+        lab.vm(name, host);
+        lab.change(host, |m| {
             let given: Vec<String> = m.esxi().gpus.iter().map(|gpu| gpu.bdf.clone()).collect();
             m.esxi().gpus.iter_mut().for_each(|gpu| (gpu.given, gpu.given_pending) = (true, true));
-            let path = "/vmfs/volumes/datastore1/gpu-srv-1/gpu-srv-1.vmx";
-            let mut text = m.text(path).unwrap();
+            let path = format!("/vmfs/volumes/datastore1/{name}/{name}.vmx");
+            let mut text = m.text(&path).unwrap();
             for (n, bdf) in given.iter().enumerate() {
                 let id = bdf.parse::<vsgpu_core::units::Bdf>().unwrap().vmx_id();
                 text += &format!("pciPassthru{n}.present = \"TRUE\"\npciPassthru{n}.id = \"{id}\"\npciPassthru{n}.deviceId = \"0x20f1\"\npciPassthru{n}.vendorId = \"0x10de\"\n");
             }
             text += "pciPassthru.use64bitMMIO = \"TRUE\"\npciPassthru.64bitMMIOSizeGB = \"256\"\n";
-            m.write(path, &text);
+            m.write(&path, &text);
         });
-        lab.change("gpu-srv-1", |m| {
+        lab.change(name, |m| {
             let linux = m.linux();
             linux.driver = Some("580.65.06".into());
             linux.loaded = Some("580.65.06".into());
@@ -81,30 +112,17 @@ impl GpuPool {
             std::fs::create_dir_all(engine.parent().unwrap()).unwrap();
             std::fs::copy(programs().join("vsgpu-stand-in"), engine).unwrap();
         });
-        let pool = Self { lab, port: free_port() };
-        let engine = json!({ "name": "lupine", "build": BUILD, "cuda": "13.3" });
-        let bundle = json!({ "file": "by-hand.tar", "sha256": BUILD, "size": 1 });
         let slots: Vec<Value> = (0..gpus)
             .map(|slot| {
                 json!({ "uuid": format!("GPU-simulated-0000:02:0{}.0", slot + 1), "kind": "whole", "memory_mib": 40_960,
                     "name": "NVIDIA A100-PCIE-40GB" })
             })
             .collect();
-        pool.write(
-            "gpu-srv-1",
+        self.write(
+            name,
             "/etc/vsgpu/gpu-server.json",
-            &json!({ "version": 1, "port": pool.port, "engine": engine, "bundle": bundle, "policy": policy, "slots": slots }),
+            &json!({ "version": 1, "port": port, "engine": engine(), "bundle": bundle(), "policy": policy, "slots": slots }),
         );
-        let address = format!("127.0.0.1:{}", pool.port);
-        for client in clients {
-            pool.write(
-                client,
-                "/etc/vsgpu/network-gpu.json",
-                &json!({ "version": 1, "engine": engine, "bundle": bundle, "libraries": format!("/usr/lib/vsgpu/engine/{BUILD}"),
-                    "servers": [{ "node": "gpu-srv-1", "address": address }], "groups": [] }),
-            );
-        }
-        pool
     }
 
     pub fn write(&self, machine: &str, path: &str, document: &Value) {
@@ -165,7 +183,11 @@ impl GpuPool {
 
     /// What the gateway says of itself.
     pub fn status(&self) -> Value {
-        let answer = units::program(&self.lab.machine("gpu-srv-1"), "vsgpu-pool", &["status", "-o", "json"]);
+        self.status_of("gpu-srv-1")
+    }
+
+    pub fn status_of(&self, server: &str) -> Value {
+        let answer = units::program(&self.lab.machine(server), "vsgpu-pool", &["status", "-o", "json"]);
         assert_eq!(answer.status, 0, "{}{}", answer.stderr, self.logs());
         serde_json::from_str(&answer.stdout).unwrap()
     }

@@ -136,6 +136,7 @@ mod tests {
             state,
             lease,
             why: why.map(String::from),
+            tried_again: false,
         };
         let status = PoolStatus {
             version: STATUS_VERSION,

@@ -14,6 +14,7 @@ pub mod machine;
 pub mod os;
 pub mod pci_gpus;
 pub(crate) mod proof_record;
+pub(crate) mod unit;
 
 pub use bandwidth::{Baseline, Figures};
 pub use clock::Clock;

@@ -2,6 +2,7 @@
 //! does not wait for it to start (facts: nvidia 6: on for compute guests). A `.run` brings the program, and
 //! not always a unit for it.
 
+use crate::facts::unit::{self, UnitState};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
@@ -28,23 +29,17 @@ pub struct PersistenceFact {
     pub program: bool,
 }
 
-fn show(verb: &str) -> Command {
-    Command::new("systemctl", [verb, UNIT])
-}
-
 impl Fact for PersistenceFact {
     const NAME: &'static str = "persistence";
     const ABOUT: &'static str = "nvidia-persistenced: installed, running, started at boot";
     fn probes(_: &Subject, _: &Observation) -> Vec<Probe> {
-        vec![Probe::Run(show("is-active")), Probe::Run(show("is-enabled")), Probe::Hash(PROGRAM.into())]
+        let mut probes: Vec<Probe> = unit::probes(UNIT).into();
+        probes.push(Probe::Hash(PROGRAM.into()));
+        probes
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
-        let word = |verb: &str| seen.output(&show(verb)).map(|o| o.stdout.trim().to_string());
-        Ok(Self {
-            active: word("is-active")?,
-            enabled: word("is-enabled")?,
-            program: seen.text(&Probe::Hash(PROGRAM.into()))?.is_some(),
-        })
+        let UnitState { active, enabled } = unit::parse(UNIT, seen)?;
+        Ok(Self { active, enabled, program: seen.text(&Probe::Hash(PROGRAM.into()))?.is_some() })
     }
 }
 

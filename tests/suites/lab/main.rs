@@ -22,3 +22,4 @@ mod kills;
 mod network_gpu;
 mod runs;
 mod slot_proof;
+mod two_gpu_servers;

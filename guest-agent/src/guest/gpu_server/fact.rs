@@ -2,6 +2,7 @@
 
 use crate::facts::Gpus;
 use crate::facts::engine_bundles::{self, Bundle};
+use crate::facts::unit;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -53,10 +54,6 @@ pub struct ServedGpu {
     pub minor: u32,
 }
 
-fn systemctl(verb: &str) -> Command {
-    Command::new("systemctl", [verb, UNIT])
-}
-
 fn status() -> Command {
     Command::new(PROGRAM, ["status", "-o", "json"])
 }
@@ -106,17 +103,15 @@ impl Fact for GpuServerFact {
         probes.extend((0..slots).map(|slot| Probe::Read(unit_file(slot))));
         probes.push(Probe::Read(PROOF_FILE.into()));
         if may_serve(seen) {
-            probes.extend([systemctl("is-active"), systemctl("is-enabled"), status()].map(Probe::Run));
+            probes.extend(unit::probes(UNIT));
+            probes.push(Probe::Run(status()));
         }
         probes
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let text = seen.file(SERVER_CONFIG)?;
         let serves = may_serve(seen);
-        let word = |verb: &str| match serves {
-            true => seen.output(&systemctl(verb)).map(|o| o.stdout.trim().to_string()),
-            false => Ok(String::new()),
-        };
+        let gateway = serves.then(|| unit::parse(UNIT, seen)).transpose()?.unwrap_or_default();
         let said = serves.then(|| seen.output(&status())).transpose()?;
         let (config, broken) = match text.map(|text| ServerConfig::read(text.as_bytes())) {
             None => (None, None),
@@ -140,8 +135,8 @@ impl Fact for GpuServerFact {
             broken,
             units,
             proof_unit: seen.file(PROOF_FILE)?.map(String::from),
-            active: word("is-active")? == "active",
-            enabled: word("is-enabled")? == "enabled",
+            active: gateway.is_active(),
+            enabled: gateway.is_enabled(),
             status: said
                 .filter(|said| said.ok())
                 .and_then(|said| PoolStatus::read(said.stdout.as_bytes()).ok()),

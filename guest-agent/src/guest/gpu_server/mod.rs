@@ -149,7 +149,7 @@ impl Requirement for GpuServer {
 
     fn as_spec(fact: &GpuServerFact) -> Option<GpuServerSpec> {
         match &fact.config {
-            Some(config) => Some(WordOr::Map(ServerSpec::of(config))),
+            Some(config) => ServerSpec::of(config).map(WordOr::Map),
             None => off(fact).is_met().then_some(WordOr::Word(Off::Off)),
         }
     }
@@ -175,6 +175,13 @@ fn now_served(build: &EngineBuild, fact: &GpuServerFact) -> Verdict {
         return Verdict::pending("its GPUs are tried before they are offered", text);
     }
     let out = of(SlotUse::OutOfService).count();
+    if let Some(first) = of(SlotUse::OutOfService).find(|slot| slot.tried_again)
+        && out == status.slots.len()
+    {
+        // Right after a boot the driver may only be late.
+        let why = first.why.as_deref().unwrap_or_default();
+        return Verdict::pending(format!("no GPU is offered yet: {why}"), text);
+    }
     if let Some(first) = of(SlotUse::OutOfService).next().filter(|_| out == status.slots.len()) {
         return Verdict::blocked(
             format!("no GPU is offered: {}", first.why.as_deref().unwrap_or_default()),

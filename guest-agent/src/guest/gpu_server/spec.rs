@@ -96,6 +96,11 @@ pub enum EngineFile {
 }
 
 impl EngineFile {
+    /// An engine by its name, with its file; `None` for one that is not known here.
+    pub(crate) fn named(name: &str, artifact: Artifact) -> Option<Self> {
+        (name == engine::lupine::LUPINE.name).then_some(Self::Lupine(artifact))
+    }
+
     /// The engine.
     pub fn engine(&self) -> &'static Engine {
         match self {
@@ -170,7 +175,8 @@ impl ServerSpec {
         policy(&self.teams, self.idle_release)
     }
 
-    pub(super) fn of(config: &ServerConfig) -> Self {
+    /// `None` where the configuration names an engine that is not known here.
+    pub(super) fn of(config: &ServerConfig) -> Option<Self> {
         let span = |millis: Option<u64>| millis.map(|millis| Span { secs: millis / 1000 });
         let team = |team: &Team| TeamSpec {
             members: team.members.clone(),
@@ -179,16 +185,13 @@ impl ServerSpec {
             longest: span(team.longest),
             weight: team.weight,
         };
-        Self {
-            engine: EngineFile::Lupine(engine_bundles::artifact(
-                &config.bundle,
-                &config.engine,
-                Side::Server,
-            )),
+        let file = engine_bundles::artifact(&config.bundle, &config.engine, Side::Server);
+        Some(Self {
+            engine: EngineFile::named(&config.engine.name, file)?,
             teams: config.policy.teams.iter().map(|of| (of.name.clone(), team(of))).collect(),
             idle_release: span(config.policy.idle_release),
             port: config.port,
             drain: None,
-        }
+        })
     }
 }

@@ -2,9 +2,10 @@
 //! half is the operator's own file.
 
 use super::fact::{NetworkGpuFact, NetworkProof, ServerSeen, not_proved};
-use super::spec::{ClientEngine, ClientSpec, ELEMENTS, proof};
+use super::spec::{ClientSpec, ELEMENTS, proof};
 use crate::facts::engine_bundles::{self, folder};
-use crate::facts::proof_record;
+use crate::facts::{proof_record, unit};
+use crate::guest::gpu_server::EngineFile;
 use serde::Deserialize;
 use vsgpu_core::engine::manifest::Side;
 use vsgpu_core::pool::config::{CLIENT_CONFIG, CONFIG_VERSION, ClientConfig, EngineBuild};
@@ -23,10 +24,6 @@ struct Listed {
     servers: Vec<ServerSeen>,
 }
 
-fn systemctl(verb: &str) -> Command {
-    Command::new("systemctl", [verb, UNIT])
-}
-
 fn list() -> Command {
     Command::new(PROGRAM, ["list", "-o", "json"])
 }
@@ -38,7 +35,8 @@ pub(super) fn probes(seen: &Observation) -> Vec<Probe> {
     probes.extend([RECORD, CLIENT_CONFIG].map(|path| Probe::Read(path.into())));
     // Most guests are no clients: no program is run for it there.
     if matches!(seen.file(CLIENT_CONFIG), Ok(Some(_))) {
-        probes.extend([systemctl("is-active"), systemctl("is-enabled"), list()].map(Probe::Run));
+        probes.extend(unit::probes(UNIT));
+        probes.push(Probe::Run(list()));
     }
     probes
 }
@@ -46,10 +44,7 @@ pub(super) fn probes(seen: &Observation) -> Vec<Probe> {
 /// What is so.
 pub(super) fn parse(seen: &Observation) -> Result<NetworkGpuFact, Unreadable> {
     let text = seen.file(CLIENT_CONFIG)?;
-    let word = |verb: &str| match text {
-        Some(_) => seen.output(&systemctl(verb)).map(|o| o.stdout.trim().to_string()),
-        None => Ok(String::new()),
-    };
+    let daemon = text.map(|_| unit::parse(UNIT, seen)).transpose()?.unwrap_or_default();
     let listed = text.map(|_| seen.output(&list())).transpose()?;
     let (config, broken) = match text.map(|text| ClientConfig::read(text.as_bytes())) {
         None => (None, None),
@@ -62,8 +57,8 @@ pub(super) fn parse(seen: &Observation) -> Result<NetworkGpuFact, Unreadable> {
         engines: engine_bundles::parse(seen, Side::Client)?,
         config,
         broken,
-        active: word("is-active")? == "active",
-        enabled: word("is-enabled")? == "enabled",
+        active: daemon.is_active(),
+        enabled: daemon.is_enabled(),
         servers: listed.map(|listed| listed.servers).unwrap_or_default(),
         proof: proved(seen)?,
         ..NetworkGpuFact::default()
@@ -120,8 +115,9 @@ impl ClientSpec {
 /// The wish that this configuration meets.
 pub(super) fn as_spec(fact: &NetworkGpuFact) -> Option<ClientSpec> {
     let config = fact.config.as_ref()?;
+    let file = engine_bundles::artifact(&config.bundle, &config.engine, Side::Client);
     Some(ClientSpec {
-        engine: ClientEngine::Lupine(engine_bundles::artifact(&config.bundle, &config.engine, Side::Client)),
+        engine: EngineFile::named(&config.engine.name, file)?.into(),
         servers: config.servers.iter().map(|server| server.node.clone()).collect(),
         users: config.groups.clone(),
         proof: proof(),

@@ -93,6 +93,14 @@ pub enum ClientEngine {
     Bitfusion(BitfusionFiles),
 }
 
+impl From<EngineFile> for ClientEngine {
+    fn from(file: EngineFile) -> Self {
+        match file {
+            EngineFile::Lupine(file) => Self::Lupine(file),
+        }
+    }
+}
+
 impl ClientEngine {
     /// The engine's own file, where our gateways serve it.
     pub(super) fn bundle(&self) -> Option<EngineFile> {

@@ -5,7 +5,7 @@ use super::config::EngineBuild;
 use super::{Millis, Pool, SlotId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the document.
 pub const STATUS_VERSION: u32 = 1;
@@ -105,6 +105,9 @@ pub struct SlotStatus {
     /// Why it is out of service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// Out of service, and tried again by the gateway itself: nobody has to do anything yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tried_again: bool,
 }
 
 /// A lease.
@@ -203,6 +206,8 @@ pub struct OfGateway {
     pub config_of_start: String,
     /// Why it gives no leases.
     pub blocked: Option<String>,
+    /// Slots that it looks at until they can be offered.
+    pub tried: BTreeSet<SlotId>,
     /// Sums.
     pub totals: Totals,
 }
@@ -247,7 +252,7 @@ impl Pool {
         gateway: OfGateway,
         beside: impl Fn(super::LeaseId) -> Beside,
     ) -> PoolStatus {
-        let OfGateway { engine, config, config_of_start, blocked, totals } = gateway;
+        let OfGateway { engine, config, config_of_start, blocked, tried, totals } = gateway;
         let secs = |since: Millis| now.saturating_sub(since) / 1000;
         let teams = self.policy().teams.iter().map(|team| TeamStatus {
             name: team.name.clone(),
@@ -262,6 +267,7 @@ impl Pool {
             state: self.slot_use(SlotId(at as u32)),
             lease: s.lease.map(|lease| lease.0),
             why: s.out_of_service.clone(),
+            tried_again: s.out_of_service.is_some() && tried.contains(&SlotId(at as u32)),
         });
         let leases = self.leases().map(|lease| {
             let Beside { connections, rtt_micros } = beside(lease.id);

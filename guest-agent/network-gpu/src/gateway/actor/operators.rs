@@ -43,6 +43,7 @@ impl Actor {
             config: fingerprint(&self.config),
             config_of_start: fingerprint(&self.config.of_start()),
             blocked: self.blocked.clone(),
+            tried: self.mending.clone(),
             totals,
         };
         self.pool.status(now(), gateway, beside)
