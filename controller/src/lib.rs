@@ -10,6 +10,7 @@ pub mod cli;
 pub mod compat;
 pub mod error;
 pub mod files;
+pub mod fit;
 pub mod fleet;
 pub mod hold;
 pub mod inventory;

@@ -6,6 +6,7 @@ pub mod cuda;
 pub mod gpus;
 pub mod pairs;
 pub mod peaks;
+pub mod placement;
 pub mod products;
 pub mod releases;
 mod table;
