@@ -5,6 +5,8 @@
 //! nodes), `plan`, `journal`, `run`, `monitoring` and `setup`, `render` (prints, decides nothing), `cli` (one
 //! verb per file).
 
+pub mod advise;
+pub mod capacity;
 pub mod catalogue;
 pub mod cli;
 pub mod compat;

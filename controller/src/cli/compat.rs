@@ -117,7 +117,7 @@ fn version(text: &str, side: &str) -> Result<DriverVersion, Vec<Error>> {
 }
 
 /// `8.0.2`, and as VMware writes it: `8.0U2`, `8.0 U2`.
-fn esxi(text: &str) -> Result<String, Vec<Error>> {
+pub(super) fn esxi(text: &str) -> Result<String, Vec<Error>> {
     let plain = text.trim().to_lowercase().replace([' ', '-'], "").replace("update", "u").replace('u', ".");
     let numbers: Vec<&str> = plain.split('.').collect();
     let right = (2..=4).contains(&numbers.len())

@@ -2,6 +2,7 @@
 //! this file exits, only `render` prints.
 
 mod adopt;
+mod advise;
 mod apply;
 mod baseline;
 mod bootstrap;
@@ -16,6 +17,7 @@ mod explain;
 mod export;
 mod exporter;
 mod facts;
+mod fit;
 mod global;
 mod plan;
 mod pool;
@@ -65,8 +67,12 @@ enum Verb {
     Validate(validate::Validate),
     /// Print the JSON Schema of the fleet file
     Schema,
+    /// Say which way to use a GPU, and what it costs
+    Advise(advise::Advise),
     /// Say whether a combination of versions works
     Compat(compat::Compat),
+    /// Say whether VMs fit on GPUs, and where
+    Fit(fit::Fit),
     /// Copy a VM of a host
     Clone(clone::Clone),
     /// Show what hosts are out there, before there is a fleet file
@@ -132,7 +138,9 @@ pub fn main() -> ExitCode {
     let ended = match cli.verb {
         Verb::Validate(args) => args.run(&printer, &chosen),
         Verb::Schema => schema::run(&printer),
+        Verb::Advise(args) => args.run(&printer),
         Verb::Compat(args) => args.run(&printer),
+        Verb::Fit(args) => args.run(&printer, &chosen),
         Verb::Clone(args) => args.run(&printer, &chosen),
         Verb::Discover(args) => args.run(&printer, &chosen),
         Verb::Init(args) => args.run(&printer, &chosen),

@@ -38,7 +38,9 @@ mod withdrawn;
 
 mod combination;
 
-pub use combination::{Combination, Finding, Gpu, GuestDriver, HostGpus, LicenseWay, Module, Stated};
+pub use combination::{
+    Combination, Finding, Gpu, GpuClaim, GuestDriver, HostGpus, LicenseWay, Module, Stated,
+};
 pub(crate) use driver_pair::{guest_of, named};
 pub use inputs::{combinations, gpus_of_hosts};
 pub use pool_link::PoolLink;

@@ -11,7 +11,8 @@ pub(super) fn is_named(name: &str, model: &Model) -> bool {
         .filter(|word| !word.is_empty())
         .filter(|word| {
             let of_memory = word.to_lowercase();
-            let of_memory = of_memory.trim_end_matches('b').trim_end_matches('g').parse() == Ok(model.memory_gib);
+            let of_memory =
+                of_memory.trim_end_matches('b').trim_end_matches('g').parse() == Ok(model.memory_gib);
             memory |= of_memory;
             !of_memory
         })

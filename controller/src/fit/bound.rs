@@ -83,8 +83,11 @@ pub fn needs(problem: &Problem, fits: &mut Fits) -> Vec<Need> {
     let mut any = 0;
     for part in problem.wants.iter().flat_map(|w| &w.parts) {
         let Part::Whole(name) = part else { continue };
-        let of_kind: Vec<&'static str> =
-            problem.gpus().filter(|g| name.is_some() && part.is_for(g.model)).map(|g| g.model.token).collect();
+        let of_kind: Vec<&'static str> = problem
+            .gpus()
+            .filter(|g| name.is_some() && part.is_for(g.model))
+            .map(|g| g.model.token)
+            .collect();
         // A name that several boards have is counted with those of any kind.
         match of_kind.first().filter(|first| of_kind.iter().all(|t| t == *first)) {
             Some(token) => kinds.entry(token).and_modify(|need| need.at_least += 1),
@@ -127,11 +130,7 @@ fn same_size(items: &[(&'static VgpuType, u64)]) -> u64 {
 
 /// Every way to fill a GPU with these types, how many of each, to which nothing can be added; `None` where there are too
 /// many.
-fn contents_of(
-    gpu: &Gpu,
-    items: &[(&'static VgpuType, u64)],
-    fits: &mut Fits,
-) -> Option<Vec<Vec<u64>>> {
+fn contents_of(gpu: &Gpu, items: &[(&'static VgpuType, u64)], fits: &mut Fits) -> Option<Vec<Vec<u64>>> {
     let mut all = vec![];
     let mut now = vec![0; items.len()];
     let mut looked = 0;
@@ -280,11 +279,13 @@ fn fill_by(
     let mut left: Vec<u64> = items.iter().map(|(_, n)| *n).collect();
     let mut begun = begun.to_vec();
     loop {
-        let part = |c: &[u64], left: &[u64]| -> Vec<u64> { c.iter().zip(left).map(|(n, l)| *n.min(l)).collect() };
-        let worth =
-            |c: &Vec<u64>| part(c, &left).iter().zip(prices).map(|(n, y)| n * (y + 1)).sum::<u64>();
+        let part =
+            |c: &[u64], left: &[u64]| -> Vec<u64> { c.iter().zip(left).map(|(n, l)| *n.min(l)).collect() };
+        let worth = |c: &Vec<u64>| part(c, &left).iter().zip(prices).map(|(n, y)| n * (y + 1)).sum::<u64>();
         let next = begun.iter().position(|n| *n > 0);
-        let Some(at) = next.or_else(|| (0..contents.len()).max_by_key(|at| worth(&contents[*at]))) else { break };
+        let Some(at) = next.or_else(|| (0..contents.len()).max_by_key(|at| worth(&contents[*at]))) else {
+            break;
+        };
         let some = part(&contents[at], &left);
         let most = some.iter().zip(&left).filter(|(n, _)| **n > 0).map(|(n, l)| l / n).min().unwrap_or(0);
         let times = if next.is_some() { most.min(begun[at]) } else { most };

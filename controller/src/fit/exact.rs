@@ -2,7 +2,7 @@
 //! remembered. Ends where a placement is found, where there is none, or after so many tries.
 
 use super::fits::Fits;
-use super::gpu::{Contents, Gpu};
+use super::gpu::{Contents, Gpu, Modes};
 use super::placement::{Placed, Placement, hardest_first};
 use super::problem::{Part, Problem};
 use std::collections::HashSet;
@@ -100,7 +100,7 @@ impl Search<'_> {
                 continue;
             }
             let free = match part {
-                Part::Whole(_) if holds.is_empty() => 0,
+                Part::Whole(_) if gpu.whole && holds.is_empty() => 0,
                 Part::Vgpu(vgpu) => {
                     let with = holds.with(vgpu);
                     if !self.fits.fit(gpu, &with) {
@@ -174,7 +174,6 @@ impl Search<'_> {
     }
 }
 
-fn gpu_state(gpu: &Gpu, holds: &Contents) -> (&'static str, (bool, bool, bool), Vec<(&'static str, u64)>) {
-    let modes = (gpu.modes.same_size, gpu.modes.mixed_size, gpu.modes.mig);
-    (gpu.model.name, modes, holds.0.iter().map(|(t, n)| (t.name, *n)).collect())
+fn gpu_state(gpu: &Gpu, holds: &Contents) -> (&'static str, Modes, bool, Vec<(&'static str, u64)>) {
+    (gpu.model.name, gpu.modes, gpu.whole, holds.0.iter().map(|(t, n)| (t.name, *n)).collect())
 }

@@ -166,12 +166,7 @@ impl Fits {
     }
 }
 
-fn lay(
-    items: &[(usize, Vec<usize>)],
-    used: &mut [bool],
-    chosen: &mut Vec<usize>,
-    tries: &mut usize,
-) -> bool {
+fn lay(items: &[(usize, Vec<usize>)], used: &mut [bool], chosen: &mut Vec<usize>, tries: &mut usize) -> bool {
     let Some((size, starts)) = items.get(chosen.len()) else { return true };
     // Equal ones lie in order: which of them is which does not matter.
     let after = match chosen.last() {

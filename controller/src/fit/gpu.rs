@@ -1,5 +1,6 @@
 //! One GPU: what it is, how it may be shared, what it holds.
 
+use vsgpu_core::Requirement as _;
 use vsgpu_core::knowledge::gpus::Model;
 use vsgpu_core::knowledge::placement;
 use vsgpu_core::knowledge::vgpu_types::VgpuType;
@@ -21,13 +22,13 @@ impl Mode {
         match self {
             Self::SameSize => "same-size",
             Self::MixedSize => "mixed-size",
-            Self::Mig => "mig",
+            Self::Mig => vsgpu_host_agent::host::Mig::NAME,
         }
     }
 }
 
 /// Which of them may be chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Modes {
     pub same_size: bool,
     pub mixed_size: bool,
@@ -35,7 +36,7 @@ pub struct Modes {
 }
 
 impl Modes {
-    pub const ALL: Self = Self { same_size: true, mixed_size: true, mig: true };
+    pub const NONE: Self = Self { same_size: false, mixed_size: false, mig: false };
 
     pub fn of(list: &[Mode]) -> Self {
         let has = |mode| list.contains(&mode);
@@ -130,6 +131,8 @@ pub struct Gpu {
     pub modes: Modes,
     /// What is on it and stays there.
     pub holds: Contents,
+    /// It may be given to a VM as a whole.
+    pub whole: bool,
     /// It belongs to a VM as a whole already.
     pub taken: bool,
     /// Where it is known: memory of VMs with several GPUs is nearest there.
@@ -144,7 +147,7 @@ impl Gpu {
             mixed_size: placement::takes_mixed(model),
             mig: model.mig && placement::units(model.token) > 0,
         };
-        Self { model, modes, holds: Contents::default(), taken: false, numa: None }
+        Self { model, modes, holds: Contents::default(), whole: true, taken: false, numa: None }
     }
 
     pub fn is_free(&self) -> bool {

@@ -25,7 +25,9 @@ pub fn make_room(problem: &Problem, now: &Placement) -> Option<(Vec<Move>, Place
     let mut fits = Fits::new(problem.series_mix);
     let gpus: Vec<(usize, usize)> = (0..problem.hosts.len())
         .flat_map(|h| (0..problem.hosts[h].gpus.len()).map(move |g| (h, g)))
-        .filter(|(h, g)| !now.is_empty(problem, *h, *g) && !now.whole[*h][*g] && !problem.hosts[*h].gpus[*g].taken)
+        .filter(|(h, g)| {
+            !now.is_empty(problem, *h, *g) && !now.whole[*h][*g] && !problem.hosts[*h].gpus[*g].taken
+        })
         .filter(|(h, g)| problem.hosts[*h].gpus[*g].holds.is_empty())
         .collect();
     let tenants = now.tenants(problem);
@@ -114,7 +116,7 @@ fn elsewhere(
                     continue;
                 }
                 let key = match part {
-                    Part::Whole(_) if holds[g].is_empty() => 0,
+                    Part::Whole(_) if gpu.whole && holds[g].is_empty() => 0,
                     Part::Vgpu(vgpu) if fits.fit(gpu, &holds[g].with(vgpu)) => {
                         u64::from(holds[g].is_empty()) * 1000 + 64 - holds[g].count().min(63)
                     }

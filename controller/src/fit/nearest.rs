@@ -93,7 +93,10 @@ fn smaller(problem: &Problem) -> Option<String> {
             other.wants.iter_mut().filter(|w| w.is_like(want)).for_each(|w| w.parts = vec![Part::Vgpu(less)]);
             if fits(&other) {
                 let loss = (vgpu.size_mib - less.size_mib) * n as u64;
-                found.push((loss, format!("{n} x {} instead of {}", vgpu_types::plain(less.profile), want.shown())));
+                found.push((
+                    loss,
+                    format!("{n} x {} instead of {}", vgpu_types::plain(less.profile), want.shown()),
+                ));
                 break;
             }
         }
@@ -102,9 +105,8 @@ fn smaller(problem: &Problem) -> Option<String> {
 }
 
 fn other_modes(problem: &Problem) -> Option<String> {
-    let may = |mode: Mode| {
-        problem.gpus().any(|g| Gpu::new(g.model).modes.allow(mode) && !g.modes.allow(mode))
-    };
+    let may =
+        |mode: Mode| problem.gpus().any(|g| Gpu::new(g.model).modes.allow(mode) && !g.modes.allow(mode));
     for mode in [Mode::SameSize, Mode::MixedSize].into_iter().filter(|mode| may(*mode)) {
         let mut other = problem.clone();
         for gpu in other.hosts.iter_mut().flat_map(|h| &mut h.gpus) {
@@ -122,10 +124,9 @@ fn other_modes(problem: &Problem) -> Option<String> {
 
 /// More hosts like the last one that has the GPU.
 fn more_hosts(problem: &Problem) -> Option<String> {
-    let host = problem
-        .hosts
-        .iter()
-        .rfind(|host| problem.wants.iter().flat_map(|w| &w.parts).any(|p| host.gpus.iter().any(|g| p.is_for(g.model))))?;
+    let host = problem.hosts.iter().rfind(|host| {
+        problem.wants.iter().flat_map(|w| &w.parts).any(|p| host.gpus.iter().any(|g| p.is_for(g.model)))
+    })?;
     let mut empty = host.clone();
     for gpu in &mut empty.gpus {
         (gpu.holds, gpu.taken) = (Contents::default(), false);
@@ -142,9 +143,11 @@ fn more_hosts(problem: &Problem) -> Option<String> {
 
 /// The profile is one of another board: the same size of the board that is there.
 fn of_this_board(problem: &Problem) -> Option<String> {
-    let wrong = problem.wants.iter().flat_map(Want::vgpus).find(|vgpu| {
-        !problem.gpus().any(|g| g.model.token.eq_ignore_ascii_case(vgpu.token))
-    })?;
+    let wrong = problem
+        .wants
+        .iter()
+        .flat_map(Want::vgpus)
+        .find(|vgpu| !problem.gpus().any(|g| g.model.token.eq_ignore_ascii_case(vgpu.token)))?;
     let mut there: Vec<&str> = problem.gpus().map(|g| g.model.token).collect();
     there.sort_unstable();
     there.dedup();

@@ -60,7 +60,8 @@ fn one(problem: &Problem, now: &Placement, fits: &mut Fits, at: usize, policy: P
     let mut hosts: Vec<(usize, usize)> = (0..problem.hosts.len())
         .filter(|host| now.host_takes(problem, *host, want))
         .map(|host| {
-            let used = (0..problem.hosts[host].gpus.len()).filter(|g| !now.is_empty(problem, host, *g)).count();
+            let used =
+                (0..problem.hosts[host].gpus.len()).filter(|g| !now.is_empty(problem, host, *g)).count();
             (used, host)
         })
         .collect();
@@ -77,7 +78,7 @@ fn one(problem: &Problem, now: &Placement, fits: &mut Fits, at: usize, policy: P
                     return None;
                 }
                 match part {
-                    Part::Whole(_) => holds[*g].is_empty().then_some(0),
+                    Part::Whole(_) => (gpu.whole && holds[*g].is_empty()).then_some(0),
                     Part::Vgpu(vgpu) => {
                         let count = holds[*g].count();
                         let key = match policy {

@@ -3,7 +3,7 @@
 
 use super::bound::{self, Need};
 use super::fits::Fits;
-use super::gpu::{Contents, Gpu};
+use super::gpu::{Contents, Gpu, Modes};
 use super::placement::{Placed, Placement, hardest_first, on_host, rank, wanted};
 use super::problem::{Part, Problem, Want};
 use std::cmp::Reverse;
@@ -14,12 +14,11 @@ struct Alike {
     classes: BTreeMap<Class, BTreeSet<(usize, usize)>>,
 }
 
-type Class = (&'static str, u64, (bool, bool, bool), Vec<(&'static str, u64)>);
+type Class = (&'static str, u64, Modes, bool, Vec<(&'static str, u64)>);
 
 fn class(gpu: &Gpu, holds: &Contents) -> Class {
-    let modes = (gpu.modes.same_size, gpu.modes.mixed_size, gpu.modes.mig);
     let list = holds.0.iter().map(|(t, n)| (t.name, *n)).collect();
-    (gpu.model.token, gpu.model.memory_gib, modes, list)
+    (gpu.model.token, gpu.model.memory_gib, gpu.modes, gpu.whole, list)
 }
 
 impl Alike {
@@ -92,8 +91,15 @@ impl FirstFit {
                 [part] => {
                     let gpus = &problem.hosts[host].gpus;
                     let takes = |g: &usize| {
-                        rank(&gpus[*g], &now.contents[host][*g], now.whole[host][*g], part, &mut fits, &wanted)
-                            .is_some()
+                        rank(
+                            &gpus[*g],
+                            &now.contents[host][*g],
+                            now.whole[host][*g],
+                            part,
+                            &mut fits,
+                            &wanted,
+                        )
+                        .is_some()
                     };
                     (0..gpus.len()).find(takes).map(|g| Placed { host, gpus: vec![g] })
                 }
@@ -200,7 +206,14 @@ fn pass_packed(
     rest(problem, fits, now, order)
 }
 
-/// Places who has no place yet.
+/// Places who has no place yet, and moves nobody.
+pub fn without_moves(problem: &Problem, mut now: Placement) -> Placement {
+    let mut fits = Fits::new(problem.series_mix);
+    let order = hardest_first(problem);
+    now.left.clear();
+    rest(problem, &mut fits, now, &order)
+}
+
 fn rest(problem: &Problem, fits: &mut Fits, mut now: Placement, order: &[usize]) -> Placement {
     let mut alike = Alike::new(problem, &now);
     let whole: Vec<(usize, usize)> = (0..problem.hosts.len())

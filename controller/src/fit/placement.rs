@@ -34,7 +34,11 @@ pub struct Placement {
 impl Placement {
     pub fn new(problem: &Problem) -> Self {
         Self {
-            contents: problem.hosts.iter().map(|h| h.gpus.iter().map(|g| g.holds.clone()).collect()).collect(),
+            contents: problem
+                .hosts
+                .iter()
+                .map(|h| h.gpus.iter().map(|g| g.holds.clone()).collect())
+                .collect(),
             whole: problem.hosts.iter().map(|h| vec![false; h.gpus.len()]).collect(),
             memory_used: vec![0; problem.hosts.len()],
             at: vec![None; problem.wants.len()],
@@ -43,16 +47,16 @@ impl Placement {
         }
     }
 
-    pub(super) fn is_empty(&self, problem: &Problem, host: usize, gpu: usize) -> bool {
+    /// Nothing is on this GPU, and nobody has it.
+    pub fn is_empty(&self, problem: &Problem, host: usize, gpu: usize) -> bool {
         !self.whole[host][gpu] && !problem.hosts[host].gpus[gpu].taken && self.contents[host][gpu].is_empty()
     }
 
     /// The host may take this VM as far as memory and other VMs go.
     pub(super) fn host_takes(&self, problem: &Problem, host: usize, want: &Want) -> bool {
         let there = &problem.hosts[host];
-        let memory = there
-            .memory_mib
-            .is_none_or(|most| self.memory_used[host] + want.memory_mib.unwrap_or(0) <= most);
+        let memory =
+            there.memory_mib.is_none_or(|most| self.memory_used[host] + want.memory_mib.unwrap_or(0) <= most);
         let named = want.host.as_ref().is_none_or(|name| *name == there.name);
         let apart = want
             .apart
@@ -61,7 +65,8 @@ impl Placement {
         memory && named && apart
     }
 
-    pub(super) fn put(&mut self, problem: &Problem, at: usize, placed: Placed) {
+    /// Puts a VM where it is.
+    pub fn put(&mut self, problem: &Problem, at: usize, placed: Placed) {
         let want = &problem.wants[at];
         for (part, gpu) in want.parts.iter().zip(&placed.gpus) {
             match part {
@@ -141,8 +146,7 @@ pub(super) fn rank(
     }
     match part {
         // One that nobody wants a vGPU of comes first.
-        Part::Whole(_) => holds
-            .is_empty()
+        Part::Whole(_) => (gpu.whole && holds.is_empty())
             .then(|| (u64::from(wanted.contains(gpu.model.token)), gpu.model.memory_gib)),
         Part::Vgpu(vgpu) => {
             let with = holds.with(vgpu);
@@ -213,7 +217,13 @@ pub(super) fn hardest_first(problem: &Problem) -> Vec<usize> {
         let sizes: u64 = want.parts.iter().map(size_of).sum();
         let any = want.parts.iter().any(|part| matches!(part, Part::Whole(None)));
         let name = want.parts.first().map(Part::shown).unwrap_or_default();
-        (want.host.is_none(), want.apart.is_none(), any, Reverse((want.parts.len(), sizes, want.memory_mib)), name)
+        (
+            want.host.is_none(),
+            want.apart.is_none(),
+            any,
+            Reverse((want.parts.len(), sizes, want.memory_mib)),
+            name,
+        )
     };
     order.sort_by_cached_key(key);
     order

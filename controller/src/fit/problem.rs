@@ -2,8 +2,10 @@
 
 use super::boards::is_named;
 use super::gpu::Gpu;
+use vsgpu_core::Requirement as _;
 use vsgpu_core::knowledge::gpus::Model;
 use vsgpu_core::knowledge::vgpu_types::{self, VgpuType};
+use vsgpu_host_agent::vm::VmPassthrough;
 
 /// One host.
 #[derive(Clone, Debug)]
@@ -17,12 +19,15 @@ pub struct Host {
 impl Host {
     /// The same for hosts that are as good as each other.
     pub(super) fn likeness(&self) -> String {
-        let gpu = |g: &Gpu| format!("{} {:?} {:?} {}", g.model.name, g.modes, g.holds, g.taken);
+        let gpu = |g: &Gpu| format!("{} {:?} {:?} {} {}", g.model.name, g.modes, g.holds, g.whole, g.taken);
         let mut gpus: Vec<String> = self.gpus.iter().map(gpu).collect();
         gpus.sort();
         format!("{:?} {}", self.memory_mib, gpus.join("; "))
     }
 }
+
+/// A whole GPU, in words: the key of the fleet file.
+pub const WHOLE: &str = VmPassthrough::NAME;
 
 /// A part of a VM's wish.
 #[derive(Clone, Debug)]
@@ -35,8 +40,8 @@ pub enum Part {
 impl Part {
     pub fn shown(&self) -> String {
         match self {
-            Self::Whole(None) => "passthrough".into(),
-            Self::Whole(Some(model)) => format!("passthrough {model}"),
+            Self::Whole(None) => WHOLE.into(),
+            Self::Whole(Some(model)) => format!("{WHOLE} {model}"),
             // As people type it: `a100d-8c`.
             Self::Vgpu(vgpu) => vgpu_types::plain(vgpu.profile),
         }

@@ -208,7 +208,6 @@ fn a_large_cluster_is_packed_close_to_the_bound() {
         assert!(answer.fits, "{want}: {:?}", answer.reason);
         let (used, least) = (answer.placement.used(&all), at_least(&answer));
         assert!(used * 100 <= least * 101, "{want}: {used} used, {least} at least");
-        println!("{want}: {used} GPUs, {least} at least");
     }
 }
 

@@ -21,7 +21,8 @@ pub(super) fn impossible(problem: &Problem, fits: &mut Fits) -> Option<String> {
         if let Some(reason) = wrong_mode(problem, want) {
             return Some(reason);
         }
-        if let Some(name) = want.host.as_ref().filter(|name| !problem.hosts.iter().any(|h| h.name == **name)) {
+        if let Some(name) = want.host.as_ref().filter(|name| !problem.hosts.iter().any(|h| h.name == **name))
+        {
             return Some(format!("{} is to be on {name}, which is not there", want.vm));
         }
         let alone = |host: &Host| alone(host, want, fits);
@@ -109,7 +110,12 @@ pub(super) fn left_over(problem: &Problem, placement: &Placement) -> String {
     } else {
         String::new()
     };
-    format!("{} of {} left over ({}){why}", placement.left.len(), counted(problem.wants.len(), "VM"), list.join(", "))
+    format!(
+        "{} of {} left over ({}){why}",
+        placement.left.len(),
+        counted(problem.wants.len(), "VM"),
+        list.join(", ")
+    )
 }
 
 /// A GPU has as much memory free as one that is left needs.

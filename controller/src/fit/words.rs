@@ -2,7 +2,7 @@
 
 use super::boards::model;
 use super::gpu::Gpu;
-use super::problem::{Host, Part, Want};
+use super::problem::{Host, Part, WHOLE, Want};
 use vsgpu_core::amounts::Memory;
 use vsgpu_core::knowledge::vgpu_types::{self, VgpuType};
 use vsgpu_core::suggest::nearest;
@@ -93,7 +93,8 @@ pub fn profile(name: &str) -> Result<&'static VgpuType, String> {
     vgpu_types::find(name).ok_or_else(|| {
         let plain = vgpu_types::plain(name);
         let board = plain.split('-').next().unwrap_or_default().to_string();
-        let of_board: Vec<String> = vgpu_types::of_token(&board).map(|t| vgpu_types::plain(t.profile)).collect();
+        let of_board: Vec<String> =
+            vgpu_types::of_token(&board).map(|t| vgpu_types::plain(t.profile)).collect();
         let near = nearest(&plain, of_board.iter().map(String::as_str));
         match near {
             Some(near) => format!("no vGPU profile is called `{name}`; did you mean `{near}`?"),
@@ -104,7 +105,7 @@ pub fn profile(name: &str) -> Result<&'static VgpuType, String> {
 
 fn part(text: &str) -> Result<Part, String> {
     let lower = text.to_lowercase();
-    for word in ["passthrough", "directpath", "whole"] {
+    for word in [WHOLE, "directpath", "whole"] {
         if let Some(rest) = lower.strip_prefix(word) {
             let name = text[text.len() - rest.len()..].trim();
             if rest.is_empty() {

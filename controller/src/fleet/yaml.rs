@@ -50,6 +50,18 @@ pub fn parse(file: &str, text: &str) -> Result<Node, Error> {
     reader.skip(|e| matches!(e, Event::StreamStart | Event::DocumentStart(_)))
 }
 
+/// Reads one document as a type.
+///
+/// # Errors
+/// With line and column.
+pub fn read<T: serde::de::DeserializeOwned>(file: &str, text: &str) -> Result<T, Error> {
+    let node = parse(file, text)?;
+    serde_path_to_error::deserialize(node.to_json()).map_err(|e| {
+        let path: Vec<String> = e.path().iter().map(ToString::to_string).collect();
+        Error::new(Kind::Usage, e.inner().to_string()).at(node.place(file, &path, false))
+    })
+}
+
 struct Reader<'a> {
     file: &'a str,
     events: Parser<'a, saphyr_parser::StrInput<'a>>,

@@ -4,6 +4,7 @@ pub mod acquired;
 mod gather;
 pub mod gpus;
 pub mod readiness;
+pub mod saved;
 mod seen;
 pub mod shared;
 

@@ -1,7 +1,10 @@
 //! The only code that prints. It decides nothing: what is shown was settled elsewhere.
 
+pub mod advise;
 pub mod colour;
 pub mod explain;
+pub mod fit;
+pub mod fit_svg;
 mod health;
 pub mod plan;
 pub mod pool;

@@ -177,16 +177,18 @@ fn no_file_names_itself_through_others() {
 }
 
 /// Rooms of the controller: each may name those before it.
-const ROOMS: [&str; 16] = [
+const ROOMS: [&str; 18] = [
     "node",
     "hold",
     "error",
     "files",
     "fit",
+    "advise",
     "catalogue",
     "fleet",
     "inventory",
     "compat",
+    "capacity",
     "plan",
     "journal",
     "run",

@@ -12,6 +12,7 @@ mod adoption;
 mod attack;
 mod bad_input;
 mod bitfusion;
+mod decide;
 mod disk_faults;
 mod gpu_server_upkeep;
 mod gpus;

@@ -6,6 +6,7 @@ pub mod cuda;
 pub mod gpus;
 pub mod pairs;
 pub mod peaks;
+pub mod performance;
 pub mod placement;
 pub mod products;
 pub mod releases;

@@ -119,7 +119,8 @@ pub fn takes_mixed(model: &Model) -> bool {
 
 /// Most vGPUs of a type on one GPU where all have one size: as published, never more than its memory holds.
 pub fn most_of_one_size(vgpu: &VgpuType) -> u64 {
-    let memory = gpus::by_token(vgpu.token).map_or_else(|| region_gb(vgpu.token), |m| m.memory_gib) * MIB_PER_GB;
+    let memory =
+        gpus::by_token(vgpu.token).map_or_else(|| region_gb(vgpu.token), |m| m.memory_gib) * MIB_PER_GB;
     let by_memory = (memory / vgpu.size_mib.max(1)).clamp(1, MOST);
     vgpu.max.map_or(by_memory, |published| published.min(by_memory))
 }
@@ -172,11 +173,17 @@ mod tests {
         assert_eq!(of("h100-1-10cme"), ("1g.10gb+me", 1, 1));
         assert_eq!(of("a30-2-12c"), ("2g.12gb", 2, 1));
         assert_eq!(of("rtx_pro_6000_blackwell_dc-1-8c"), ("1g.24gb", 3, 3));
-        assert_eq!((units("H100"), units("A30"), units("RTX Pro 6000 Blackwell DC"), units("L40S")), (8, 4, 12, 0));
+        assert_eq!(
+            (units("H100"), units("A30"), units("RTX Pro 6000 Blackwell DC"), units("L40S")),
+            (8, 4, 12, 0)
+        );
         // Every MIG-backed type has one, and the most that NVIDIA prints are those that the places give.
         let mut odd = vec![];
         for vgpu in vgpu_types::all().iter().filter(|t| t.mig) {
-            let Some((instance, share)) = instance_of(vgpu) else { odd.push(vgpu.name); continue };
+            let Some((instance, share)) = instance_of(vgpu) else {
+                odd.push(vgpu.name);
+                continue;
+            };
             if vgpu.max.is_some_and(|max| max != instance.max * share) {
                 odd.push(vgpu.name);
             }

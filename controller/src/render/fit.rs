@@ -1,0 +1,316 @@
+//! The answer of `fit`: each GPU a bar to scale, with its VMs.
+
+use crate::fit::{Answer as Solved, Fits, Held, Mode, Move, Part, Placement, PowerOns, Problem, WHOLE};
+use crate::render::{Answer, columns};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use vsgpu_core::words::counted;
+
+/// Characters of a bar.
+const BAR: usize = 32;
+/// More GPUs than this are shown by kinds.
+const MANY: usize = 16;
+
+/// All that was asked, answered.
+pub struct Report<'a> {
+    pub problem: &'a Problem,
+    pub solved: &'a Solved,
+    /// The placement that is shown.
+    pub shown: &'a Placement,
+    /// How many moves lead to it from now.
+    pub moves: Option<&'a [Move]>,
+    /// Whether fewer moves are known to be too few.
+    pub fewest: bool,
+    /// Running VMs stay where they are: the question was what fits beside them.
+    pub beside: bool,
+    pub nearest: &'a [String],
+    /// Hosts to spare, and the hosts without which it does not fit.
+    pub spare: Option<(usize, Option<Vec<String>>)>,
+    pub power_on: Option<&'a PowerOns>,
+    pub notes: Vec<String>,
+}
+
+/// One GPU of the picture.
+pub(super) struct Row {
+    pub host: String,
+    pub gpu: usize,
+    pub model: &'static str,
+    pub how: &'static str,
+    /// `(profile, VM, first part of the GPU, size)`; sizes are parts of 1000.
+    pub tenants: Vec<(String, String, usize, usize)>,
+}
+
+pub(super) fn rows(problem: &Problem, shown: &Placement) -> Vec<Row> {
+    let mut fits = Fits::new(problem.series_mix);
+    let tenants = shown.tenants(problem);
+    let mut all = vec![];
+    for (h, host) in problem.hosts.iter().enumerate() {
+        for (g, gpu) in host.gpus.iter().enumerate() {
+            let of_gpu = tenants.get(&(h, g)).cloned().unwrap_or_default();
+            let row = |how, tenants| Row {
+                host: host.name.clone(),
+                gpu: g + 1,
+                model: gpu.model.name,
+                how,
+                tenants,
+            };
+            if gpu.taken || shown.whole[h][g] {
+                let vm = of_gpu.first().map(|(want, _)| problem.wants[*want].vm.clone()).unwrap_or_default();
+                all.push(row("whole", vec![(WHOLE.into(), vm, 0, 1000)]));
+                continue;
+            }
+            let contents = &shown.contents[h][g];
+            let Some(held) = fits.held(gpu, contents).filter(|_| !contents.is_empty()) else {
+                all.push(row("", vec![]));
+                continue;
+            };
+            all.push(row(held.mode.word(), placed(problem, &held, &of_gpu)));
+        }
+    }
+    all
+}
+
+fn placed(problem: &Problem, held: &Held, of_gpu: &[(usize, usize)]) -> Vec<(String, String, usize, usize)> {
+    let mut waiting: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (want, part) in of_gpu.iter().rev() {
+        if let Part::Vgpu(vgpu) = &problem.wants[*want].parts[*part] {
+            waiting.entry(vgpu.name).or_default().push(problem.wants[*want].vm.clone());
+        }
+    }
+    let mut next = 0;
+    let mut all: Vec<(String, String, usize, usize)> = held
+        .spots
+        .iter()
+        .map(|spot| {
+            let vm = waiting.get_mut(spot.vgpu).and_then(Vec::pop).unwrap_or_default();
+            let scale = |n: usize| n * 1000 / held.of.max(1);
+            let start = spot.start.unwrap_or(next);
+            next = start + spot.size;
+            let name = vsgpu_core::knowledge::vgpu_types::plain(spot.vgpu);
+            (name, vm, scale(start), scale(spot.size))
+        })
+        .collect();
+    all.sort_by_key(|(_, _, start, _)| *start);
+    all
+}
+
+/// `|8c |8c |8c |·······|`
+pub(super) fn bar(row: &Row) -> String {
+    let mut cells = vec!['·'; BAR + 1];
+    for (profile, _, start, size) in &row.tenants {
+        let from = start * BAR / 1000;
+        let to = ((start + size) * BAR).div_ceil(1000).min(BAR);
+        cells[from..=to].fill(' ');
+        cells[from] = '|';
+        cells[to] = '|';
+        let label = profile.rsplit_once('-').map_or(profile.as_str(), |(_, size)| size);
+        let room = to.saturating_sub(from + 1);
+        if label.chars().count() <= room {
+            label.chars().enumerate().for_each(|(at, c)| cells[from + 1 + at] = c);
+        }
+    }
+    cells.into_iter().collect()
+}
+
+fn counts(row: &Row) -> String {
+    let mut counts: Vec<(&str, usize)> = vec![];
+    for (profile, ..) in &row.tenants {
+        match counts.iter_mut().find(|(name, _)| name == profile) {
+            Some((_, n)) => *n += 1,
+            None => counts.push((profile, 1)),
+        }
+    }
+    counts.iter().map(|(name, n)| format!("{n} x {name}")).collect::<Vec<_>>().join(", ")
+}
+
+/// What is on it, and how it is shared where that is not the plain way.
+fn what(row: &Row) -> String {
+    match row.how {
+        "whole" => String::new(),
+        how if how == Mode::SameSize.word() || how.is_empty() => counts(row),
+        how => format!("{} ({how})", counts(row)),
+    }
+}
+
+fn picture(rows: &[Row], wide: bool) -> String {
+    let mut lines: Vec<Vec<String>> = vec![];
+    if wide || rows.len() <= MANY {
+        let mut last = "";
+        for row in rows {
+            let host = if row.host == last { String::new() } else { row.host.clone() };
+            last = &row.host;
+            let mut line = vec![format!("  {host}"), format!("{} {}", row.gpu, row.model), bar(row)];
+            line.push(what(row));
+            lines.push(line);
+            if wide {
+                lines.extend(row.tenants.iter().filter(|t| !t.1.is_empty()).map(|(profile, vm, ..)| {
+                    vec![String::new(), String::new(), format!("  {vm}  {profile}"), String::new()]
+                }));
+            }
+        }
+        return columns(&lines);
+    }
+    let mut kinds: Vec<(String, &Row, usize)> = vec![];
+    for row in rows {
+        let key = format!("{} {} {}", row.model, row.how, counts(row));
+        match kinds.iter_mut().find(|(known, ..)| *known == key) {
+            Some((_, _, n)) => *n += 1,
+            None => kinds.push((key, row, 1)),
+        }
+    }
+    kinds.sort_by_key(|(_, _, n)| std::cmp::Reverse(*n));
+    for (_, row, n) in kinds {
+        lines.push(vec![format!("  {n} x"), row.model.into(), bar(row), what(row)]);
+    }
+    columns(&lines)
+}
+
+fn head(report: &Report<'_>) -> String {
+    let (problem, solved) = (report.problem, report.solved);
+    let there = problem.gpus().count();
+    let least: usize = solved.needs.iter().map(|n| n.at_least).sum();
+    let vms = counted(problem.wants.len(), "VM");
+    if !solved.fits {
+        let word = if solved.proven { "Does not fit" } else { "No placement was found" };
+        let mut text = format!("{word}: {}.", solved.reason.as_deref().unwrap_or_default());
+        let placed = problem.wants.len() - report.shown.left.len();
+        if placed > 0 {
+            text += &format!("\n{placed} of {vms} fit, shown below.");
+        }
+        return text;
+    }
+    let used = report.shown.used(problem);
+    let mut text = match report.moves {
+        Some(moves) if !moves.is_empty() => {
+            format!(
+                "Fits after {}: {vms} on {used} of {}.",
+                counted(moves.len(), "move"),
+                counted(there, "GPU")
+            )
+        }
+        _ if report.beside => {
+            format!("Fits, and nobody moves: {vms} on {used} of {}.", counted(there, "GPU"))
+        }
+        _ => format!("Fits: {vms} on {used} of {}.", counted(there, "GPU")),
+    };
+    text += &match used.cmp(&least) {
+        std::cmp::Ordering::Greater => format!(" It takes at least {least}."),
+        _ => " Fewer would not do.".into(),
+    };
+    text
+}
+
+fn names(problem: &Problem, list: &[usize]) -> String {
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for at in list {
+        *kinds.entry(problem.wants[*at].shown()).or_default() += 1;
+    }
+    kinds.iter().map(|(what, n)| format!("{n} x {what}")).collect::<Vec<_>>().join(", ")
+}
+
+fn at(problem: &Problem, placed: &crate::fit::Placed) -> String {
+    let gpus: Vec<String> = placed.gpus.iter().map(|g| (g + 1).to_string()).collect();
+    let word = if gpus.len() == 1 { "GPU" } else { "GPUs" };
+    format!("{} {word} {}", problem.hosts[placed.host].name, gpus.join(", "))
+}
+
+fn below(report: &Report<'_>) -> String {
+    let problem = report.problem;
+    let mut text = String::new();
+    for one in report.moves.unwrap_or_default() {
+        let how = if one.from.host == one.to.host { "power cycle" } else { "vMotion" };
+        let vm = &problem.wants[one.want].vm;
+        text += &format!("\n  move {vm} ({how}): {} -> {}", at(problem, &one.from), at(problem, &one.to));
+    }
+    if report.moves.is_some_and(|m| !m.is_empty()) {
+        text += match report.fewest {
+            true => "\n  Fewer moves do not make room.",
+            false => "\n  Fewer moves may do; these were found.",
+        };
+    }
+    match &report.spare {
+        Some((n, None)) => {
+            text += &format!("\nWith any {} away all of it fits on the rest.", counted(*n, "host"))
+        }
+        Some((_, Some(hosts))) => {
+            text += &format!("\nNOT: without {} not all of it fits.", hosts.join(", "));
+        }
+        None => {}
+    }
+    if let Some(order) = report.power_on.filter(|o| report.solved.fits && !o.refused().is_empty()) {
+        text += &format!(
+            "\nPowered on in this order, with the policy `{}`, vSphere refuses {}.\nOther order or policy: `--policy consolidation`; or the larger ones first.",
+            order.policy.word(),
+            names(problem, order.refused())
+        );
+    }
+    if !report.nearest.is_empty() {
+        text += "\n\nWould fit:";
+        text += &report.nearest.iter().map(|line| format!("\n  {line}")).collect::<String>();
+    }
+    text + &report.notes.iter().map(|note| format!("\n{note}")).collect::<String>()
+}
+
+pub fn answer(report: &Report<'_>) -> Answer {
+    let rows = rows(report.problem, report.shown);
+    let shown: Vec<&Row> = rows.iter().collect();
+    let head = head(report);
+    let below = below(report);
+    let compose = |wide| {
+        let picture = picture(&rows, wide);
+        let gap = if picture.is_empty() { "" } else { "\n\n" };
+        format!("{head}{gap}{picture}{}{below}", if below.is_empty() { "" } else { "\n" })
+            .trim_end()
+            .to_string()
+    };
+    let placement: Vec<Value> = shown
+        .iter()
+        .filter(|row| !row.tenants.is_empty())
+        .map(|row| {
+            let vms: Vec<Value> = row
+                .tenants
+                .iter()
+                .map(|(profile, vm, start, size)| {
+                    json!({ "vm": vm, "profile": profile, "start-permille": start, "size-permille": size })
+                })
+                .collect();
+            json!({ "host": row.host, "gpu": row.gpu, "model": row.model, "mode": row.how, "vms": vms })
+        })
+        .collect();
+    let solved = report.solved;
+    let left: Vec<Value> = report
+        .shown
+        .left
+        .iter()
+        .map(|at| json!({ "vm": report.problem.wants[*at].vm, "wants": report.problem.wants[*at].shown() }))
+        .collect();
+    let moves = report.moves.map(|moves| {
+        let one = |m: &Move| {
+            json!({ "vm": report.problem.wants[m.want].vm, "from": at(report.problem, &m.from), "to": at(report.problem, &m.to) })
+        };
+        moves.iter().map(one).collect::<Vec<_>>()
+    });
+    let refused = report.power_on.map(|order| {
+        let refused: Vec<&str> =
+            order.refused().iter().map(|at| report.problem.wants[*at].vm.as_str()).collect();
+        json!({ "policy": order.policy, "refused": refused })
+    });
+    let document = json!({
+        "fits": solved.fits,
+        "proven": solved.proven,
+        "reason": solved.reason,
+        "bound": solved.needs.iter().map(|n| n.at_least).sum::<usize>(),
+        "needs": solved.needs,
+        "gpus-there": report.problem.gpus().count(),
+        "gpus-used": report.shown.used(report.problem),
+        "placement": placement,
+        "left-over": left,
+        "nearest": report.nearest,
+        "moves": moves,
+        "spare": report.spare.as_ref().map(|(n, without)| json!({ "hosts": n, "fits": without.is_none(), "without": without })),
+        "power-on": refused,
+        "notes": report.notes,
+    });
+    let word = if solved.fits { "fits" } else { "does-not-fit" };
+    Answer { wide: Some(compose(true)), names: vec![word.into()], ..Answer::new(document, compose(false)) }
+}

@@ -1,0 +1,59 @@
+//! The questions before a change, on what real agents say of simulated hosts: will it fit.
+
+use serde_json::Value;
+use vsgpu_tests::lab::{Lab, files};
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|why| panic!("{why}: {text}"))
+}
+
+/// Two hosts with two GPUs each, and a VM with a vGPU on one of them.
+fn fleet(lab: &Lab) -> String {
+    format!(
+        "version: 1\nhosts:\n  esx-01:\n    address: {}\n    acceptance-level: VMwareAccepted\n    graphics-type: SharedPassthru\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\n  esx-02:\n    address: {}\nvms:\n  vm-01:\n    host: esx-01\n    vgpu: [grid_a100-10c]\n    power: on\n",
+        lab.address("esx-01"),
+        files::MANAGER_17_4,
+        lab.address("esx-02"),
+    )
+}
+
+#[test]
+fn what_still_fits_is_told_from_agents_and_from_saved_facts_alike() {
+    let lab = Lab::new("decide-fit");
+    let gpus = ["0000:3b:00.0", "0000:af:00.0"];
+    lab.host("esx-01", "8.0.2", gpus.map(files::a100).to_vec());
+    lab.host("esx-02", "8.0.2", gpus.map(files::a100).to_vec());
+    lab.vm("vm-01", "esx-01");
+    files::write_all(&lab.folder.join("files"));
+    lab.write_fleet(&fleet(&lab));
+    lab.start();
+    lab.expect(0, &["apply", "--yes"]);
+    let asked = lab.expect(0, &["fit", "--current", "-o", "json"]);
+    let saved = lab.folder.join("facts.json");
+    std::fs::write(&saved, lab.expect(0, &["facts", "-o", "json"])).unwrap();
+    let saved = saved.display().to_string();
+    let fleet = lab.folder.join("fleet.yaml").display().to_string();
+    // No agent is there any more.
+    for host in ["esx-01", "esx-02"] {
+        lab.stop_agent(host);
+    }
+    let offline = lab.expect(0, &["fit", &fleet, "--facts", &saved, "--current", "-o", "json"]);
+    assert_eq!(json(&asked), json(&offline));
+    // 4 GPUs of 40 GB, one of them with 10 of it in use, all of it in one size.
+    let free = &json(&offline)["free"];
+    assert_eq!(
+        (&free["a100-40c"], &free["a100-10c"], &free["a100-20c"]),
+        (&3.into(), &15.into(), &6.into()),
+        "{offline}"
+    );
+    let fits = |code: i32, want: &str| {
+        json(&lab.expect(code, &["fit", &fleet, "--facts", &saved, "--want", want, "-o", "json"]))
+    };
+    let answer = fits(0, "15 x a100-10c");
+    assert!(answer["fits"] == true && answer["moves"] == Value::Array(vec![]), "{answer}");
+    assert_eq!(answer["placement"][0]["vms"][0]["vm"], "vm-01");
+    let answer = fits(6, "16 x a100-10c");
+    assert!(answer["proven"] == true && answer["bound"] == 5, "{answer}");
+    let said = lab.expect(6, &["fit", &fleet, "--facts", &saved, "--want", "1 x passthrough"]);
+    assert!(said.contains("Does not fit"), "{said}");
+}
