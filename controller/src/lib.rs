@@ -10,6 +10,7 @@ pub mod capacity;
 pub mod catalogue;
 pub mod cli;
 pub mod compat;
+pub mod diagnose;
 pub mod error;
 pub mod files;
 pub mod fit;

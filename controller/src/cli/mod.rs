@@ -12,6 +12,7 @@ mod clone;
 mod compat;
 mod config;
 mod context;
+mod diagnose;
 mod discover;
 mod explain;
 mod export;
@@ -105,6 +106,8 @@ enum Verb {
     Status(status::Status),
     /// Watch hosts, GPUs, vGPUs, licenses and runs, live
     Top(top::Top),
+    /// From symptoms to causes and fixes: a fleet, a log, an archive
+    Diagnose(diagnose::Diagnose),
     /// GPUs over the network: who has which, who waits
     Pool(pool::Pool),
     /// Say what the code of an error means and what to do
@@ -142,6 +145,7 @@ pub fn main() -> ExitCode {
         Verb::Compat(args) => args.run(&printer),
         Verb::Fit(args) => args.run(&printer, &chosen),
         Verb::Clone(args) => args.run(&printer, &chosen),
+        Verb::Diagnose(args) => args.run(&printer, &chosen),
         Verb::Discover(args) => args.run(&printer, &chosen),
         Verb::Init(args) => args.run(&printer, &chosen),
         Verb::Bootstrap(args) => args.run(&printer, &chosen),

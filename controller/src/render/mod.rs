@@ -2,6 +2,7 @@
 
 pub mod advise;
 pub mod colour;
+pub mod diagnose;
 pub mod explain;
 pub mod fit;
 pub mod fit_svg;

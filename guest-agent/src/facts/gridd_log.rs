@@ -2,6 +2,14 @@
 //! (facts: guests "License messages"; facts: failures F20 to F23).
 
 use serde::Serialize;
+use vsgpu_core::Command;
+use vsgpu_core::diagnosis::{Input, Source, first_cause};
+use vsgpu_core::requirement::Explained;
+
+/// The end of the daemon's log.
+pub(crate) fn journal() -> Command {
+    Command::new("journalctl", ["-u", "nvidia-gridd", "-n", "50", "--no-pager", "-o", "cat"])
+}
 
 /// What the license daemon's log ends with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -62,67 +70,10 @@ pub fn gridd_outcome(text: &str) -> GriddOutcome {
     last
 }
 
-/// What gridd says, the cause, what to do.
-const CAUSES: [(&[&str], &str, &str); 9] = [
-    (
-        &["No pool features found"],
-        "the license server has no license of that product",
-        "put entitlements of that type into the server's pool, or change the vGPU type or `feature-type`",
-    ),
-    (
-        &["Failed to decode signature", "signature from token"],
-        "the token was not made by that license server, or is damaged",
-        "make a new client configuration token on the server and put it into the fleet file",
-    ),
-    (
-        &["allowed time to process response has expired"],
-        "the clocks of guest and license server differ, or the token is too old",
-        "set the guest's time (chrony or systemd-timesyncd) and the host's; then make a new token",
-    ),
-    (
-        &["lock windback"],
-        "the guest's clock went back",
-        "set the guest's time (chrony or systemd-timesyncd) and the host's, then restart nvidia-gridd",
-    ),
-    (
-        &[
-            "network communication failure",
-            "Failed to setup",
-            "Failed to connect",
-            "timed out",
-            "Connection refused",
-        ],
-        "the license server is not reached",
-        "look at name resolution, routes and firewall: 443 and 80 towards NLS, the legacy server's own port (7070)",
-    ),
-    (
-        &["Failed to register client"],
-        "the license server is not reached, or does not take this client",
-        "look at name resolution and firewall (443 and 80), and whether the server moved: a token names one address",
-    ),
-    (
-        &["Unable to fetch the client configuration token"],
-        "there is no token in /etc/nvidia/ClientConfigToken",
-        "set `license: { token: ... }`",
-    ),
-    (
-        &["Invalid feature type", "FeatureType) not set"],
-        "`FeatureType` in gridd.conf is wrong",
-        "1 for a vGPU, 2 for a workstation in passthrough, 4 for compute in passthrough: `feature-type`",
-    ),
-    (
-        &["Failed to update local trusted store"],
-        "the daemon's own store is stale",
-        "restart nvidia-gridd; if it stays, move /var/lib/nvidia/GridLicensing away and restart it",
-    ),
-];
-
 /// The cause behind a reason, and what to do.
-pub(crate) fn cause(reason: &str) -> Option<(&'static str, &'static str)> {
-    CAUSES
-        .iter()
-        .find(|(needles, ..)| needles.iter().any(|n| reason.contains(n)))
-        .map(|(_, cause, fix)| (*cause, *fix))
+pub(crate) fn cause(reason: &str) -> Option<Explained> {
+    let input = Input { name: "nvidia-gridd".into(), text: reason, sources: vec![Source::Gridd] };
+    first_cause(&[input]).map(|(_, explained)| explained)
 }
 
 /// Whether a reason is about the clock: then a restart of the daemon brings nothing.
@@ -174,7 +125,7 @@ mod tests {
             ("Unable to fetch the client configuration token file", "no token"),
             ("Failed to register client (2)", "does not take"),
         ] {
-            assert!(cause(reason).is_some_and(|(c, _)| c.contains(word)), "{reason}: {:?}", cause(reason));
+            assert!(cause(reason).is_some_and(|e| e.cause.contains(word)), "{reason}: {:?}", cause(reason));
         }
         assert_eq!(cause("something else"), None);
     }

@@ -3,14 +3,14 @@
 //! written (facts: nvidia 3). The token is copied as a file; nobody reads it.
 
 use crate::facts::clock::synchronized;
-use crate::facts::gridd_log::{cause, gridd_outcome, is_clock};
+use crate::facts::gridd_log::{cause, gridd_outcome, is_clock, journal};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::artifact::Artifact;
 use vsgpu_core::knowledge::products::Product;
 use vsgpu_core::readers::nvidia_smi::{self, is_licensed};
-use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
+use vsgpu_core::requirement::{Explained, Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const CONF: &str = "/etc/nvidia/gridd.conf";
@@ -186,10 +186,6 @@ fn own_unit(libraries: Option<&str>) -> String {
     format!(
         "# Written by vsgpu: this driver left the unit of its own daemon out of its place.\n[Unit]\nDescription=NVIDIA Grid Daemon\nWants=network-online.target\nAfter=network-online.target\n\n[Service]\nType=forking\n{libraries}ExecStart={PROGRAM}\nExecStopPost=/bin/rm -rf /var/run/nvidia-gridd\n\n[Install]\nWantedBy=multi-user.target\n"
     )
-}
-
-fn journal() -> Command {
-    Command::new("journalctl", ["-u", "nvidia-gridd", "-n", "50", "--no-pager", "-o", "cat"])
 }
 
 /// Active keys of a `gridd.conf`.
@@ -386,7 +382,7 @@ impl Requirement for License {
         }
         let reason = fact.reason.as_deref().filter(|_| !licensed);
         // A restart brings nothing while the clock is wrong: that is said first.
-        if let Some((cause, fix)) = reason
+        if let Some(Explained { cause, fix }) = reason
             .filter(|r| is_clock(r) && fact.clock_synchronized == Some(false) && configured && token_there)
             .and_then(cause)
         {
@@ -407,7 +403,7 @@ impl Requirement for License {
         }
         if let Some(reason) = reason {
             is += &match cause(reason) {
-                Some((cause, fix)) => format!(": {cause} ({reason}): {fix}"),
+                Some(Explained { cause, fix }) => format!(": {cause} ({reason}): {fix}"),
                 None => format!(" ({reason})"),
             };
         }

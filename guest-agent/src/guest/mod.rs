@@ -58,6 +58,7 @@ pub fn all() -> Catalogue {
             FactEntry::of::<facts::PciGpus>(Guest),
             FactEntry::of::<facts::Gpus>(Guest),
             FactEntry::of::<facts::Health>(Guest),
+            FactEntry::of::<facts::GuestLog>(Guest),
         ],
     }
 }

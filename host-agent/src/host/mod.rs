@@ -55,6 +55,7 @@ pub fn all() -> Catalogue {
             FactEntry::of::<facts::VgpuTypes>(Host),
             FactEntry::of::<facts::VirtualMachines>(Host),
             FactEntry::of::<facts::Xids>(Host),
+            FactEntry::of::<facts::HostLog>(Host),
         ],
     }
 }

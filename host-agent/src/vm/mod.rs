@@ -17,8 +17,9 @@ pub use passthrough::VmPassthrough;
 pub use power::{DEFAULT_GRACE_SECS, Power, PowerSpec, PowerState};
 pub use vgpu::{Profile, Vgpu, VgpuWish};
 
+use crate::facts;
 use vsgpu_core::Scope::Vm;
-use vsgpu_core::{Catalogue, Entry, Requirement as _};
+use vsgpu_core::{Catalogue, Entry, FactEntry, Requirement as _};
 
 /// Name of the requirement with which the planner stops and starts VMs. Not a key of the fleet file.
 pub const POWER: &str = power::Power::NAME;
@@ -36,6 +37,6 @@ pub fn all() -> Catalogue {
             Entry::of::<passthrough::VmPassthrough>(Vm),
             Entry::of::<mmio::Mmio>(Vm),
         ],
-        extra_facts: vec![],
+        extra_facts: vec![FactEntry::of::<facts::VmLog>(Vm)],
     }
 }

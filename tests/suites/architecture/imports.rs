@@ -177,7 +177,7 @@ fn no_file_names_itself_through_others() {
 }
 
 /// Rooms of the controller: each may name those before it.
-const ROOMS: [&str; 18] = [
+const ROOMS: [&str; 19] = [
     "node",
     "hold",
     "error",
@@ -190,6 +190,7 @@ const ROOMS: [&str; 18] = [
     "compat",
     "capacity",
     "plan",
+    "diagnose",
     "journal",
     "run",
     "setup",

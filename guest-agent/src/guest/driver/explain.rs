@@ -5,106 +5,9 @@ use crate::facts::kernel_log;
 use crate::guest::driver::fact::{DriverFact, LOG};
 use crate::guest::driver::installer_log::installer_log;
 use crate::package_errors;
+use vsgpu_core::diagnosis::{Input, Source, first_cause};
 use vsgpu_core::requirement::{Explained, Failure};
 use vsgpu_core::{Observation, Probe, Subject};
-
-/// Words to look for, the cause, what to do.
-const CAUSES: [(&[&str], &str, &str); 15] = [
-    (
-        &[
-            "Key was rejected by service",
-            "Required key not available",
-            "unsigned module loading is restricted",
-        ],
-        "Secure Boot refused the module: it is not signed by a key that the firmware trusts",
-        "give `signing:` at `driver` and enrol its certificate once (mokutil, VM console), or switch Secure Boot off in the VM's options",
-    ),
-    (
-        &["does not include the required GPU"],
-        "the open kernel module does not drive this GPU",
-        "set `kernel-module: proprietary` at `driver`",
-    ),
-    (
-        &["requires use of the NVIDIA open kernel modules"],
-        "only the open kernel module drives this GPU",
-        "set `kernel-module: open` at `driver`",
-    ),
-    (
-        &["Disable GSP firmware to use this feature"],
-        "a workstation license in passthrough does not work with GSP firmware on this driver",
-        "set `options nvidia NVreg_EnableGpuFirmware=0` in /etc/modprobe.d, rebuild the initramfs, reboot",
-    ),
-    (
-        &["installed in this system is not supported by the"],
-        "this driver does not drive this GPU: a vGPU needs the `-grid` driver of the host's release, and old GPUs an old branch",
-        "`vsgpu compat` says which driver fits; the host's release is in `vsgpu facts` under `pci-gpus`",
-    ),
-    (
-        &["BAR1 is 0M", "PCI I/O region assigned to your NVIDIA device is invalid"],
-        "the GPU's BAR1 has no room in this VM",
-        "wish for EFI firmware and `mmio` at the VM",
-    ),
-    (
-        &["RmInitAdapter failed", "rm_init_adapter failed"],
-        "the module was loaded, but the GPU did not start",
-        "power-cycle the VM (not only reboot); then compare host and guest driver with `vsgpu compat`, and look at the lines of NVRM in `dmesg`",
-    ),
-    (
-        &["such as nouveau", "Nouveau kernel driver is currently in use"],
-        "the nouveau driver holds the GPU",
-        "`lsmod | grep nouveau` shows it; rebuild the initramfs (`update-initramfs -u` or `dracut --force`), reboot, `vsgpu apply` again",
-    ),
-    (
-        &["appear to be running an X server"],
-        "an X server runs, and the installer does not work beside it",
-        "stop it, or allow `stop-processes: true` at `driver`",
-    ),
-    (
-        &[
-            "an NVIDIA kernel module 'nvidia' appears to already be loaded",
-            "An NVIDIA kernel module 'nvidia",
-            "Module nvidia is in use",
-            "is in use by:",
-        ],
-        "another NVIDIA module is loaded and in use",
-        "see who holds it: `lsof /dev/nvidia*` in the guest; a container may hold it, too",
-    ),
-    (
-        &["alternate driver installation", "alternate-install-present", "alternate method of installing"],
-        "a package of the distribution carries another driver",
-        "allow `remove-packages: true` at `driver`",
-    ),
-    (
-        &[
-            "Unable to find the kernel source tree",
-            "Kernel headers for target kernel",
-            "kernel headers for kernel",
-        ],
-        "the headers of the running kernel are missing",
-        "`vsgpu plan` shows what `build-tools` installs; where they are in no repository any more, update the guest's kernel and reboot it",
-    ),
-    (
-        &["Unable to find the development tool", "No suitable C compiler", "cc: not found"],
-        "there is no C compiler",
-        "`vsgpu plan` shows what `build-tools` installs; see why `gcc --version` does not answer in the guest",
-    ),
-    (
-        &["Unrecognized option", "Invalid commandline"],
-        "this installer does not know an option that it was given",
-        "have it asked again: `rm /var/lib/vsgpu/artifacts/*/package.json` in the guest, then `vsgpu apply`",
-    ),
-    (
-        &[
-            "Error in check sum",
-            "Error in MD5",
-            "Unexpected end of file",
-            "not in gzip format",
-            "CRC32 checksums",
-        ],
-        "the driver's package is broken or cut off",
-        "download it again and compare its SHA-256",
-    ),
-];
 
 /// What DKMS says where a build fails; the cause is in its own log.
 const DKMS: [&str; 4] = [
@@ -138,20 +41,14 @@ pub(super) fn explain(failure: &Failure, seen: &Observation) -> Option<Explained
     // What this attempt said first, the kernel's words next: an installer's log may hold older attempts'
     // lines.
     let own = format!("{said}\n{}", installer_log(log).errors.join("\n"));
-    let find = |text: &str| {
-        let line = |needles: &[&str]| {
-            text.lines().find(|l| needles.iter().any(|n| l.contains(n))).map(|l| l.trim().to_string())
-        };
-        CAUSES.iter().find_map(|(needles, cause, fix)| {
-            let evidence = line(needles)?;
-            Some(Explained {
-                cause: format!("{cause}: {}", evidence.chars().take(200).collect::<String>()),
-                fix: (*fix).into(),
-            })
-        })
+    let find = |name: &str, text: &str, sources: &[Source]| {
+        let input = Input { name: name.into(), text, sources: sources.to_vec() };
+        let (finding, Explained { cause, fix }) = first_cause(&[input])?;
+        let evidence: String = finding.evidence.first()?.line.chars().take(200).collect();
+        Some(Explained { cause: format!("{cause}: {evidence}"), fix })
     };
     let module_failed = own.contains("Unable to load the kernel module") || own.contains("could not insert");
-    if let Some(found) = find(&kernel).filter(|_| module_failed) {
+    if let Some(found) = find("kernel log", &kernel, &[Source::GuestKernel]).filter(|_| module_failed) {
         return Some(found);
     }
     if let Some(found) = package_errors::explain(failure) {
@@ -182,7 +79,7 @@ pub(super) fn explain(failure: &Failure, seen: &Observation) -> Option<Explained
             fix: "install the driver in the machine that owns the kernel".into(),
         });
     }
-    find(&own)
+    find("installer", &own, &[Source::Installer, Source::GuestKernel, Source::GuestSmi])
 }
 
 /// For a driver that is installed and not loaded: what is there for the running kernel.

@@ -18,7 +18,7 @@ use vsgpu_core::system::OpenedBy;
 use vsgpu_core::{Command, Fact, Observation, Probe, Subject, Unreadable};
 
 /// Log of the `.run`.
-pub(super) const LOG: &str = "/var/log/nvidia-installer.log";
+pub(super) use crate::facts::log_findings::INSTALLER_LOG as LOG;
 /// What a `.run` leaves behind to be removed with.
 pub(super) const UNINSTALLER: &str = "/usr/bin/nvidia-uninstall";
 /// License daemon of the `-grid` kind.

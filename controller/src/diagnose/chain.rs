@@ -1,0 +1,197 @@
+//! The way of each VM from its host to a CUDA program, link by link: what is proven, where the first link is broken, and
+//! which causes its texts speak for.
+
+use crate::fleet::Fleet;
+use crate::inventory::{Inventory, NoFact};
+use crate::node::{NodeId, NodeKind};
+use crate::plan::verify::{Check, checks};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use vsgpu_core::Fact as _;
+use vsgpu_core::diagnosis::{Confidence, Finding, Input, LogFindings, Stage, diagnose};
+use vsgpu_guest_agent::facts::GuestLog;
+use vsgpu_host_agent::facts::{HostLog, VmLog};
+
+/// A link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Proven.
+    Good,
+    /// Broken.
+    Broken,
+    /// Nobody could be asked.
+    Unknown,
+    /// Nothing is wished of it.
+    NotAsked,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Link {
+    pub stage: Stage,
+    pub node: String,
+    pub state: State,
+    /// What is so.
+    pub is: String,
+}
+
+/// One VM, or a host by itself.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Diagnosis {
+    pub about: String,
+    pub links: Vec<Link>,
+    /// Of the first broken link first.
+    pub findings: Vec<Finding>,
+}
+
+impl Diagnosis {
+    /// The first link that is broken or not known.
+    pub fn red(&self) -> Option<&Link> {
+        self.links.iter().find(|l| matches!(l.state, State::Broken | State::Unknown))
+    }
+}
+
+/// Where a requirement stands on the way.
+fn stage(check: &Check) -> Stage {
+    use vsgpu_core::Requirement as _;
+    use vsgpu_guest_agent::guest::{CudaProof, CudaToolkit, GpuServer, License, NetworkGpu};
+    match check.node.kind {
+        NodeKind::Host => Stage::Host,
+        NodeKind::Vm => Stage::Vm,
+        NodeKind::Guest => match check.requirement.as_str() {
+            name if name == License::NAME => Stage::License,
+            name if name == CudaProof::NAME || name == CudaToolkit::NAME => Stage::Cuda,
+            name if name == NetworkGpu::NAME || name == GpuServer::NAME => Stage::Network,
+            _ => Stage::Guest,
+        },
+    }
+}
+
+const WAY: [Stage; 6] = [Stage::Host, Stage::Vm, Stage::Guest, Stage::License, Stage::Cuda, Stage::Network];
+
+/// Every VM of these, and hosts without any.
+pub fn of_fleet(fleet: &Fleet, inventory: &Inventory, only: &[String]) -> Vec<Diagnosis> {
+    let checks = checks(fleet, inventory);
+    let mut by_node: BTreeMap<&NodeId, Vec<&Check>> = BTreeMap::new();
+    for check in &checks {
+        by_node.entry(&check.node).or_default().push(check);
+    }
+    let asked = |names: &[&str]| only.is_empty() || only.iter().any(|o| names.contains(&o.as_str()));
+    let mut all = vec![];
+    let mut shown: Vec<&str> = vec![];
+    for vm in fleet.vms.iter().filter(|vm| asked(&[&vm.name, &vm.host])) {
+        shown.push(&vm.host);
+        let nodes = [
+            NodeId::new(NodeKind::Host, &vm.host),
+            NodeId::new(NodeKind::Vm, &vm.name),
+            NodeId::new(NodeKind::Guest, &vm.name),
+        ];
+        let about = format!("{} on {}", vm.name, vm.host);
+        all.push(of(about, &nodes[..if vm.guest.is_some() { 3 } else { 2 }], &by_node, inventory));
+    }
+    for host in fleet.hosts.iter().filter(|h| asked(&[&h.name]) && !shown.contains(&h.name.as_str())) {
+        let node = NodeId::new(NodeKind::Host, &host.name);
+        all.push(of(host.name.clone(), std::slice::from_ref(&node), &by_node, inventory));
+    }
+    all
+}
+
+fn of(
+    about: String,
+    nodes: &[NodeId],
+    by_node: &BTreeMap<&NodeId, Vec<&Check>>,
+    inventory: &Inventory,
+) -> Diagnosis {
+    let checks: Vec<&Check> = nodes.iter().filter_map(|n| by_node.get(n)).flatten().copied().collect();
+    let mut links = vec![];
+    for at in WAY {
+        let of_stage: Vec<&&Check> = checks.iter().filter(|c| stage(c) == at).collect();
+        let Some(first) = of_stage.first() else { continue };
+        let broken = of_stage.iter().find(|c| c.known && !c.met);
+        let unknown = of_stage.iter().find(|c| !c.known);
+        let (state, is) = match (broken, unknown) {
+            (Some(check), _) => (State::Broken, format!("{}: {}", check.requirement, check.is)),
+            (None, Some(check)) => (State::Unknown, check.is.clone()),
+            (None, None) => {
+                let names: Vec<&str> = of_stage.iter().map(|c| c.requirement.as_str()).collect();
+                (State::Good, names.join(", "))
+            }
+        };
+        links.push(Link { stage: at, node: first.node.to_string(), state, is });
+    }
+    let red = links.iter().find(|l| matches!(l.state, State::Broken | State::Unknown)).map(|l| l.stage);
+    let findings = findings(nodes, &checks, inventory, red);
+    Diagnosis { about, links, findings }
+}
+
+/// What the machines' logs tell, and what the broken requirements say themselves.
+fn findings(nodes: &[NodeId], checks: &[&Check], inventory: &Inventory, red: Option<Stage>) -> Vec<Finding> {
+    let mut all: Vec<Finding> = vec![];
+    for node in nodes {
+        let Some(seen) = inventory.seen(node) else { continue };
+        let logs: Result<LogFindings, NoFact> = match node.kind {
+            NodeKind::Host => seen.fact::<HostLog>().map(|l| l.0),
+            NodeKind::Vm => seen.fact::<VmLog>().map(|l| l.0),
+            NodeKind::Guest => seen.fact::<GuestLog>().map(|l| l.0),
+        };
+        for mut finding in logs.map(|l| l.found).unwrap_or_default() {
+            for evidence in &mut finding.evidence {
+                evidence.text = format!("{} of {node}", evidence.text);
+            }
+            all.push(finding);
+        }
+        // What a tool said that could not be read.
+        let said: Vec<String> = seen
+            .facts
+            .iter()
+            .filter(|(name, _)| !name.starts_with(HostLog::NAME))
+            .filter_map(|(_, fact)| fact.as_ref().err())
+            .map(|u| [u.message.as_str(), u.stdout.as_str(), u.stderr.as_str()].join("\n"))
+            .collect();
+        let text = said.join("\n");
+        let sources = match node.kind {
+            NodeKind::Guest => {
+                vec![vsgpu_core::diagnosis::Source::GuestSmi, vsgpu_core::diagnosis::Source::GuestKernel]
+            }
+            _ => vec![vsgpu_core::diagnosis::Source::HostSmi, vsgpu_core::diagnosis::Source::Esxcli],
+        };
+        let input = Input { name: format!("{node}"), text: &text, sources };
+        all.extend(diagnose(&[input]).findings);
+    }
+    let unmet: Vec<String> =
+        checks.iter().filter(|c| c.known && !c.met).map(|c| format!("{}: {}", c.requirement, c.is)).collect();
+    let text = unmet.join("\n");
+    all.extend(diagnose(&[Input { name: "requirements".into(), text: &text, sources: vec![] }]).findings);
+    rank(all, red)
+}
+
+/// One finding for each cause: those of the broken link first, then what stands before it on the way, and only notes where
+/// every link is good.
+fn rank(all: Vec<Finding>, red: Option<Stage>) -> Vec<Finding> {
+    let mut by_cause: Vec<Finding> = vec![];
+    for finding in all {
+        match by_cause.iter_mut().find(|known| known.cause == finding.cause) {
+            Some(known) => {
+                known.confidence = known.confidence.max(finding.confidence);
+                for evidence in finding.evidence {
+                    if !known.evidence.iter().any(|e| e.line == evidence.line) {
+                        known.evidence.push(evidence);
+                    }
+                }
+            }
+            None => by_cause.push(finding),
+        }
+    }
+    // Everything works: what logs still hold is of the past, unless nothing else has it.
+    if red.is_none() {
+        by_cause.retain(|f| f.confidence == Confidence::High && !f.symptom);
+    }
+    let place = |stage: Stage| WAY.iter().position(|s| *s == stage).unwrap_or(WAY.len());
+    by_cause.sort_by_key(|f| {
+        let distance = red.map_or(0, |red| place(red).abs_diff(place(f.stage)));
+        (f.symptom, distance, std::cmp::Reverse(f.confidence))
+    });
+    by_cause
+}

@@ -1,0 +1,163 @@
+//! The answer of `diagnose`: the cause first, the lines that speak for it, what to do.
+
+use crate::diagnose::{Diagnosis, State};
+use crate::render::{Answer, columns};
+use serde_json::json;
+use vsgpu_core::diagnosis::{Confidence, Evidence, Finding, Report};
+use vsgpu_core::words::counted;
+
+/// Characters of a line.
+const WIDTH: usize = 80;
+/// Causes that are shown whole.
+const WHOLE: usize = 3;
+
+/// Broken at blanks, with a margin; long words stay whole.
+fn wrapped(text: &str, margin: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.len() - 1;
+        if !lines[last].is_empty()
+            && margin.len() + lines[last].chars().count() + 1 + word.chars().count() > WIDTH
+        {
+            lines.push(word.into());
+        } else {
+            let gap = if lines[last].is_empty() { "" } else { " " };
+            lines[last] += &format!("{gap}{word}");
+        }
+    }
+    lines.iter().map(|l| format!("{margin}{l}")).collect::<Vec<_>>().join("\n")
+}
+
+fn line(evidence: &Evidence) -> String {
+    let times = if evidence.times > 1 { format!(", {} times", evidence.times) } else { String::new() };
+    let text: String = evidence.line.chars().take(WIDTH * 2).collect();
+    format!("    {}, line {}{times}\n      {text}", evidence.text, evidence.line_number)
+}
+
+fn sure(confidence: Confidence) -> &'static str {
+    match confidence {
+        Confidence::High => "",
+        Confidence::Medium => "  (likely)",
+        Confidence::Low => "  (possible)",
+    }
+}
+
+fn one(finding: &Finding, wide: bool) -> String {
+    let mut text = format!("{}: {}{}", finding.cause, finding.title, sure(finding.confidence));
+    text += &format!("\n{}", wrapped(&finding.because, "  "));
+    for evidence in finding.evidence.iter().take(if wide { 8 } else { 2 }) {
+        text += &format!("\n{}", line(evidence));
+    }
+    text += "\n  do";
+    for (at, step) in finding.fix.iter().enumerate() {
+        text += &format!("\n{}", wrapped(&format!("{}. {step}", at + 1), "    "));
+    }
+    if !finding.or.is_empty() {
+        text += "\n  or";
+        for (cause, when) in &finding.or {
+            text += &format!("\n{}", wrapped(&format!("{cause}, if {when}"), "    "));
+        }
+    }
+    if wide {
+        text += &format!("\n{}", wrapped(&format!("source: {}", finding.source), "  "));
+    }
+    text
+}
+
+fn list(findings: &[Finding], wide: bool) -> String {
+    let shown = if wide { findings.len() } else { WHOLE.min(findings.len()) };
+    let mut text: Vec<String> = findings[..shown].iter().map(|f| one(f, wide)).collect();
+    if findings.len() > shown {
+        let rest: Vec<&str> = findings[shown..].iter().map(|f| f.cause.as_str()).collect();
+        text.push(wrapped(&format!("Less likely: {} (`-o wide` shows them).", rest.join(", ")), ""));
+    }
+    text.join("\n\n")
+}
+
+/// Of texts.
+pub fn text_answer(report: &Report, texts: usize) -> Answer {
+    let compose = |wide: bool| {
+        let mut text = match report.findings.len() {
+            0 => format!("Nothing is known to be wrong in {}.", counted(texts, "text")),
+            _ => list(&report.findings, wide),
+        };
+        if !report.no_faults.is_empty() {
+            text += "\n\nNo fault:";
+            for (line, why) in &report.no_faults {
+                let line: String = line.chars().take(WIDTH - 4).collect();
+                text += &format!("\n  {line}\n{}", wrapped(why, "    "));
+            }
+        }
+        if report.findings.is_empty() && !report.unknown.is_empty() {
+            text += "\n\nThe last lines that speak of an error, none of them known:";
+            for evidence in &report.unknown {
+                text += &format!("\n{}", line(evidence));
+            }
+        }
+        text
+    };
+    let document = json!({
+        "findings": report.findings,
+        "no-faults": report.no_faults.iter().map(|(line, why)| json!({ "line": line, "why": why })).collect::<Vec<_>>(),
+        "unknown": report.unknown,
+    });
+    let names = report.findings.iter().map(|f| f.cause.clone()).collect();
+    Answer { wide: Some(compose(true)), names, ..Answer::new(document, compose(false)) }
+}
+
+fn word(state: State) -> &'static str {
+    match state {
+        State::Good => "ok",
+        State::Broken => "BROKEN",
+        State::Unknown => "not known",
+        State::NotAsked => "-",
+    }
+}
+
+fn of_one(diagnosis: &Diagnosis, wide: bool) -> String {
+    let rows: Vec<Vec<String>> = diagnosis
+        .links
+        .iter()
+        .map(|l| {
+            let is: String = l.is.chars().take(if wide { 400 } else { 50 }).collect();
+            vec![format!("  {}", l.stage.word()), word(l.state).into(), is]
+        })
+        .collect();
+    let mut text = format!("{}\n{}", diagnosis.about, columns(&rows));
+    if !diagnosis.findings.is_empty() {
+        text += &format!("\n\n{}", list(&diagnosis.findings, wide));
+    } else if diagnosis.red().is_some_and(|l| l.state == State::Broken) {
+        text += "\n  No cause is known from the logs. `vsgpu plan` shows what would mend it.";
+    }
+    text
+}
+
+/// Of a fleet.
+pub fn fleet_answer(all: &[Diagnosis]) -> Answer {
+    let bad: Vec<&Diagnosis> = all.iter().filter(|d| d.red().is_some()).collect();
+    let noted: Vec<&Diagnosis> = all.iter().filter(|d| d.red().is_none() && !d.findings.is_empty()).collect();
+    let compose = |wide: bool| {
+        let mut text = match bad.len() {
+            0 => format!("All good: {} from host to CUDA.", counted(all.len(), "way")),
+            n => format!("{n} of {} broken or not known.", counted(all.len(), "way")),
+        };
+        for diagnosis in &bad {
+            text += &format!("\n\n{}", of_one(diagnosis, wide));
+        }
+        for diagnosis in &noted {
+            let causes: Vec<&str> = diagnosis.findings.iter().map(|f| f.cause.as_str()).collect();
+            text +=
+                &format!("\n\n{}: all links good; its logs tell of {}", diagnosis.about, causes.join(", "));
+        }
+        if wide {
+            for diagnosis in all.iter().filter(|d| d.red().is_none() && d.findings.is_empty()) {
+                text += &format!("\n\n{}", of_one(diagnosis, true));
+            }
+        }
+        text
+    };
+    let findings: Vec<&Finding> = all.iter().flat_map(|d| &d.findings).collect();
+    let names = bad.iter().map(|d| d.about.clone()).collect();
+    let document = json!({ "findings": findings, "ways": all });
+    Answer { wide: Some(compose(true)), names, ..Answer::new(document, compose(false)) }
+}
