@@ -1,7 +1,7 @@
 //! Metrics only a guest has. What all nodes have (GPUs, licenses, requirements) is in the shared page.
 
-use crate::facts::MachineFact;
 use crate::facts::health::Health;
+use crate::facts::{GuestLog, MachineFact};
 use crate::guest::cuda_proof::CudaProofFact;
 use vsgpu_core::knowledge::xids::Severity;
 use vsgpu_core::observe::{Facts, typed};
@@ -111,6 +111,7 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
             say_alert("guest_license_expiry_timestamp_seconds", "When the license ends", vec![], end as f64);
         }
     }
+    alert.extend(typed::<GuestLog>(facts).map(|log| Sample::findings(&log.0)).unwrap_or_default());
     alert.extend(crate::pool_metrics::samples(facts));
     alert.extend(all);
     alert

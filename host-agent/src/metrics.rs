@@ -1,5 +1,6 @@
 //! Metrics only a host has. What all nodes have (GPUs, requirements) is in the shared page.
 
+use crate::facts::log_findings::HostLog;
 use crate::facts::pci_gpus::{PciGpu, is_passthru};
 use crate::facts::vgpu_types::VgpuTypes;
 use crate::facts::vgpus::Vgpus;
@@ -50,6 +51,7 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
         all.push(Sample::for_alert("host_reboot_pending", help, vec![], f64::from(pending)));
     }
     vgpus(typed::<Vgpus>(facts), typed::<VgpuTypes>(facts), &mut all);
+    all.extend(typed::<HostLog>(facts).map(|log| Sample::findings(&log.0)).unwrap_or_default());
     // Last: a broken board can name many codes, and each is a series.
     for xid in typed::<Xids>(facts).into_iter().flat_map(|f| f.xids).take(32) {
         let labels = vec![("gpu", format!("{}.0", xid.gpu)), ("xid", xid.code.to_string())];

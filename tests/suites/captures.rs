@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "test code")]
 
 use serde_json::{Value, json};
+use vsgpu_core::diagnosis::{Input, diagnose};
 use vsgpu_core::knowledge::xids;
 use vsgpu_core::readers::{bitfusion, cuda_samples, esxcli, nvidia_smi, vim_cmd, vmx};
 use vsgpu_guest_agent::readers as guest;
@@ -220,6 +221,41 @@ fn no_capture_makes_a_reader_panic() {
     assert!(count > 300, "only {count} captures");
 }
 
+/// In every capture the causes that are right there, and none in what is healthy.
+fn causes_are_found_where_they_are_and_nowhere_else() {
+    let folder = captures().unwrap();
+    let mut expected = std::collections::BTreeMap::new();
+    for line in include_str!("../data/expected/diagnosis.tsv").lines().filter(|l| !l.starts_with('#')) {
+        let (path, causes) = line.split_once('\t').unwrap();
+        expected.insert(path, causes);
+    }
+    let mut wrong = vec![];
+    let mut seen = 0;
+    let mut folders = vec![folder.clone()];
+    while let Some(at) = folders.pop() {
+        for path in std::fs::read_dir(at).unwrap().map(|e| e.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(&folder).unwrap().display().to_string();
+            if name == "INDEX.tsv" {
+                continue;
+            }
+            seen += 1;
+            let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+            let input = Input { name: name.clone(), text: &text, sources: vec![] };
+            let found: Vec<String> = diagnose(&[input]).findings.into_iter().map(|f| f.cause).collect();
+            let (found, wanted) = (found.join(" "), expected.get(name.as_str()).copied().unwrap_or_default());
+            if found != wanted {
+                wrong.push(format!("{name}: `{found}`, expected `{wanted}`"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen > 100, "{seen}");
+}
+
 fn main() -> std::process::ExitCode {
     vsgpu_tests::harness::main(&[("", TESTS)])
 }
@@ -227,5 +263,6 @@ fn main() -> std::process::ExitCode {
 const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     nvidia_smi_reports_are_read_as_they_stand[Captures],
     tool_answers_are_read_as_they_stand[Captures],
-    no_capture_makes_a_reader_panic[Captures]
+    no_capture_makes_a_reader_panic[Captures],
+    causes_are_found_where_they_are_and_nowhere_else[Captures]
 ];

@@ -2,6 +2,8 @@
 //! name them. For a code that is also a hold, what to do is the advice of `hold.rs`.
 
 use crate::hold::Hold;
+use vsgpu_core::diagnosis::{self, Cause};
+use vsgpu_core::knowledge::xids;
 
 const PAGES: &str = include_str!("explain.md");
 
@@ -23,9 +25,38 @@ pub fn hold(code: &str) -> Option<Hold> {
     Hold::ALL.into_iter().find(|hold| hold.word() == code)
 }
 
-/// The page of a code.
+/// Causes that `diagnose` knows, with their pages, in the order of the stages.
+pub fn causes() -> impl Iterator<Item = (&'static Cause, String)> {
+    diagnosis::all().map(|cause| (cause, cause_page(cause)))
+}
+
+fn cause_page(cause: &Cause) -> String {
+    let mut text = format!("{} ({}).\n{}", cause.title, cause.stage.word(), cause.cause);
+    for step in cause.fix {
+        text += &format!("\nDo: {}.", step.shown());
+    }
+    for (rival, when) in cause.rivals {
+        text += &format!("\nOr `{rival}`, if {when}.");
+    }
+    format!("{text}\nSource: {}.", cause.source)
+}
+
+/// An Xid of NVIDIA's list: `xid-79`.
+fn xid_page(code: &str) -> Option<String> {
+    let known = xids::of_code(code.strip_prefix("xid-")?.parse().ok()?)?;
+    let meaning = if known.meaning.is_empty() { known.mnemonic } else { known.meaning };
+    Some(format!(
+        "{}: {meaning}.\nDo: {}.\nSource: {}.",
+        known.mnemonic,
+        xids::advice(known.action),
+        known.basis
+    ))
+}
+
+/// The page of a code: of an error, or of a cause.
 pub fn page(code: &str) -> Option<String> {
-    pages().into_iter().find(|(name, _)| *name == code).map(|(_, text)| text)
+    let error = pages().into_iter().find(|(name, _)| *name == code).map(|(_, text)| text);
+    error.or_else(|| diagnosis::named(code).map(cause_page)).or_else(|| xid_page(code))
 }
 
 #[cfg(test)]
@@ -43,6 +74,16 @@ mod tests {
         for code in all.chain(compat::ROOMS.map(|c| c.name)).chain(compat::POOLS.map(|c| c.name)) {
             assert!(page(code).is_some_and(|text| text.matches("\nDo: ").count() == 1), "{code}");
         }
+    }
+
+    #[test]
+    fn a_cause_is_no_error_and_has_a_page() {
+        let errors: Vec<&str> = pages().into_iter().map(|(code, _)| code).collect();
+        for (cause, page) in causes() {
+            assert!(!errors.contains(&cause.id), "{} is an error's code, too", cause.id);
+            assert!(page.contains("\nDo: ") && page.contains("\nSource: "), "{}", cause.id);
+        }
+        assert!(page("xid-79").is_some_and(|text| text.contains("Do: ")) && page("xid-9999").is_none());
     }
 
     /// Every literal code in the sources.

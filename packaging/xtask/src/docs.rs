@@ -27,6 +27,7 @@ pub fn all() -> Result<Vec<(&'static str, String)>, String> {
         ("fleet-file.md", fleet_file()),
         ("errors.md", explained::errors()),
         ("alerts.md", explained::alerts()?),
+        ("causes.md", explained::causes()),
         ("parts.svg", pictures::parts()?),
         ("run.svg", pictures::run()?),
     ])

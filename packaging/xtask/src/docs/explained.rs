@@ -33,6 +33,39 @@ pub fn errors() -> String {
     text
 }
 
+/// Every cause that `diagnose` knows, by stage.
+pub fn causes() -> String {
+    let made = made_from("`proto/core/src/diagnosis/known`");
+    let mut text = format!(
+        "# Causes that `vsgpu diagnose` knows\n\n{made}\n`vsgpu explain CAUSE` prints what stands here. Behind each source: A is a \
+         vendor's document or source code, B a maintainer or several reports, C one report. How to use it: \
+         [diagnose.md](diagnose.md).\n"
+    );
+    let mut stage = None;
+    for (cause, page) in explain::causes() {
+        if stage != Some(cause.stage) {
+            stage = Some(cause.stage);
+            let mut word = cause.stage.word().to_string();
+            if let Some(first) = word.get_mut(..1) {
+                first.make_ascii_uppercase();
+            }
+            let _ = write!(text, "\n## {word}\n");
+        }
+        let _ = write!(text, "\n### {}\n\n", cause.id);
+        for line in page.lines() {
+            let _ = match line.strip_prefix("Do: ") {
+                Some(what) => writeln!(text, "- {what}"),
+                None => write!(text, "\n{line}\n"),
+            };
+        }
+    }
+    // Blank lines only where a paragraph begins.
+    while text.contains("\n\n\n") {
+        text = text.replace("\n\n\n", "\n\n");
+    }
+    text
+}
+
 fn of_page(text: &mut String, code: &str, page: &str) {
     let kinds = [Kind::Internal, Kind::Usage, Kind::Differs, Kind::Unreachable, Kind::Failed, Kind::Blocked];
     let _ = write!(text, "\n### {code}\n");

@@ -3,6 +3,7 @@
 use prometheus::core::Collector as _;
 use prometheus::proto::{Bucket, Histogram, Metric, MetricFamily, MetricType};
 use prometheus::{CounterVec, Encoder as _, Gauge, GaugeVec, Opts, TextEncoder};
+use vsgpu_core::diagnosis::{Confidence, Finding, LogFindings};
 
 /// Name and help of the end of whose certificate is used: of an agent, or of who asks them.
 pub const CERTIFICATE_END: (&str, &str) = (
@@ -47,6 +48,21 @@ impl Sample {
         value: f64,
     ) -> Self {
         Self { alerts: true, ..Self::new(name, help, labels, value) }
+    }
+
+    /// Causes that logs tell of for sure; each is a series, so there are few.
+    pub fn findings(log: &LogFindings) -> Vec<Self> {
+        let sure = log.found.iter().filter(|f| f.confidence == Confidence::High && !f.symptom);
+        let one = |finding: &Finding| {
+            let labels = vec![("cause", finding.cause.clone()), ("stage", finding.stage.word().to_string())];
+            Self::for_alert(
+                "finding",
+                "1: this machine's logs tell of this cause (`vsgpu explain CAUSE`)",
+                labels,
+                1.0,
+            )
+        };
+        sure.take(8).map(one).collect()
     }
 
     /// A histogram: upper bounds, the last one infinite, with how many came to each and no smaller one; and their sum.
