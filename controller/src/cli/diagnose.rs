@@ -56,7 +56,15 @@ impl Diagnose {
             let texts = read_archive(file).map_err(|e| vec![e])?;
             return Ok(shown(printer, &texts));
         }
-        let fleet = self.fleet.read(false, chosen)?;
+        // Where NVIDIA's files are not at hand, what needs them is not judged.
+        let fleet = match self.fleet.read(true, chosen) {
+            Ok(fleet) => fleet,
+            Err(_) => {
+                let mut fleet = self.fleet.read(false, chosen)?;
+                crate::fleet::file::versions_from_file_names(&mut fleet);
+                fleet
+            }
+        };
         let names: Vec<&str> = fleet
             .hosts
             .iter()

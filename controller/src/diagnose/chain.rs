@@ -6,7 +6,7 @@ use crate::inventory::{Inventory, NoFact};
 use crate::node::{NodeId, NodeKind};
 use crate::plan::verify::{Check, checks};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::Fact as _;
 use vsgpu_core::diagnosis::{Confidence, Finding, Input, LogFindings, Stage, diagnose};
 use vsgpu_guest_agent::facts::GuestLog;
@@ -73,7 +73,9 @@ const WAY: [Stage; 6] = [Stage::Host, Stage::Vm, Stage::Guest, Stage::License, S
 
 /// Every VM of these, and hosts without any.
 pub fn of_fleet(fleet: &Fleet, inventory: &Inventory, only: &[String]) -> Vec<Diagnosis> {
-    let checks = checks(fleet, inventory);
+    let files = without_files(fleet);
+    let mut checks = checks(fleet, inventory);
+    checks.retain(|check| check.met || !files.contains(&(check.node.clone(), check.requirement.clone())));
     let mut by_node: BTreeMap<&NodeId, Vec<&Check>> = BTreeMap::new();
     for check in &checks {
         by_node.entry(&check.node).or_default().push(check);
@@ -94,6 +96,26 @@ pub fn of_fleet(fleet: &Fleet, inventory: &Inventory, only: &[String]) -> Vec<Di
     for host in fleet.hosts.iter().filter(|h| asked(&[&h.name]) && !shown.contains(&h.name.as_str())) {
         let node = NodeId::new(NodeKind::Host, &host.name);
         all.push(of(host.name.clone(), std::slice::from_ref(&node), &by_node, inventory));
+    }
+    all
+}
+
+/// Requirements whose files are not at hand here: whether they are met cannot be said.
+fn without_files(fleet: &Fleet) -> BTreeSet<(NodeId, String)> {
+    let catalogue = crate::catalogue::catalogue();
+    let mut all = BTreeSet::new();
+    for (node, specs) in fleet.specs() {
+        for spec in specs.iter() {
+            let Some(entry) = catalogue.find(node.kind.scope(), spec.requirement) else { continue };
+            let mut lacks = false;
+            (entry.with_artifacts)(&spec.value, &mut |artifact| {
+                lacks |= artifact.sha256.is_none();
+                None
+            });
+            if lacks {
+                all.insert((node.clone(), spec.requirement.to_string()));
+            }
+        }
     }
     all
 }

@@ -1,4 +1,4 @@
-//! The questions before a change, on what real agents say of simulated hosts: will it fit.
+//! The questions before and behind a change, on what real agents say of simulated hosts: will it fit, what is wrong.
 
 use serde_json::Value;
 use vsgpu_tests::lab::{Lab, files};
@@ -56,4 +56,48 @@ fn what_still_fits_is_told_from_agents_and_from_saved_facts_alike() {
     assert!(answer["proven"] == true && answer["bound"] == 5, "{answer}");
     let said = lab.expect(6, &["fit", &fleet, "--facts", &saved, "--want", "1 x passthrough"]);
     assert!(said.contains("Does not fit"), "{said}");
+}
+
+/// A way that is whole says so; a driver that is gone is the first broken link, with its cause; saved facts say the same.
+#[test]
+fn the_first_broken_link_is_shown_with_its_cause() {
+    let lab = Lab::new("decide-diagnose");
+    lab.host("esx-01", "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    lab.vm("vm-01", "esx-01");
+    files::write_all(&lab.folder.join("files"));
+    lab.write_fleet(&format!(
+        "version: 1\ndeadlines: {{ host-reboot-secs: 20, guest-boot-secs: 20 }}\nhosts:\n  esx-01:\n    address: {}\n    graphics-type: SharedPassthru\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    vgpu: [nvidia_a100-40c]\n    guest:\n      address: {}\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{}, wait-secs: 3 }}\n",
+        lab.address("esx-01"),
+        files::MANAGER_16_6,
+        lab.address("vm-01"),
+        files::DRIVER_16_6,
+        files::TOKEN_FILE
+    ));
+    lab.start();
+    lab.expect(0, &["apply", "--yes"]);
+    let said = lab.expect(0, &["diagnose"]);
+    assert!(said.starts_with("All good: 1 way"), "{said}");
+    lab.change("vm-01", |m| m.linux().loaded = None);
+    let said = lab.expect(3, &["diagnose", "-n", "vm-01"]);
+    let line = |word: &str| said.lines().find(|l| l.trim().starts_with(word)).unwrap_or_default().to_string();
+    assert!(line("host").contains("ok") && line("VM").contains("ok"), "{said}");
+    assert!(line("guest driver").contains("BROKEN"), "{said}");
+    assert!(said.contains("guest-driver-not-loaded: "), "{said}");
+    let answer = json(&lab.expect(3, &["diagnose", "-o", "json"]));
+    let first = &answer["findings"][0];
+    assert_eq!(
+        (&first["cause"], &first["stage"]),
+        (&"guest-driver-not-loaded".into(), &"guest".into()),
+        "{answer}"
+    );
+    assert!(first["fix"].as_array().is_some_and(|fix| !fix.is_empty()) && first["source"].is_string());
+    let facts = lab.folder.join("facts.json");
+    std::fs::write(&facts, lab.expect(0, &["facts", "-o", "json"])).unwrap();
+    let fleet = lab.folder.join("fleet.yaml").display().to_string();
+    let facts = facts.display().to_string();
+    for node in ["esx-01", "vm-01"] {
+        lab.stop_agent(node);
+    }
+    let offline = json(&lab.expect(3, &["diagnose", &fleet, "--facts", &facts, "-o", "json"]));
+    assert_eq!(offline["ways"], answer["ways"]);
 }
