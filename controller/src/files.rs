@@ -56,6 +56,11 @@ pub fn read_bytes(path: &Path, max: u64) -> Result<Vec<u8>, Error> {
 
 /// Writes a file whole or not at all.
 pub fn write_text(path: &Path, text: &str) -> Result<(), Error> {
+    write_bytes(path, text.as_bytes())
+}
+
+/// The same with bytes.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut temporary = path.as_os_str().to_os_string();
     temporary.push(".new");
     let temporary = Path::new(&temporary);
@@ -67,7 +72,7 @@ pub fn write_text(path: &Path, text: &str) -> Result<(), Error> {
         }
         let mut file =
             std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(temporary, path)
     })();

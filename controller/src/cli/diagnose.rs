@@ -2,10 +2,11 @@
 //! somebody pasted. Exit status 0 nothing was found, 3 something was.
 
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector};
-use crate::diagnose::{Diagnosis, State, Text, of_fleet, read_archive};
+use crate::diagnose::{Diagnosis, State, Text, bundle, of_fleet, read_archive};
 use crate::error::{Error, Exit, Kind};
+use crate::fleet::Fleet;
 use crate::fleet::range::nearest;
-use crate::inventory::{self, Scope, saved};
+use crate::inventory::{self, Inventory, Scope, saved};
 use crate::render::Printer;
 use crate::render::diagnose::{fleet_answer, text_answer};
 use clap::{Args, ValueEnum};
@@ -53,8 +54,12 @@ impl Diagnose {
             return Ok(shown(printer, &texts));
         }
         if let Some(file) = &self.bundle {
-            let texts = read_archive(file).map_err(|e| vec![e])?;
-            return Ok(shown(printer, &texts));
+            let archive = read_archive(file).map_err(|e| vec![e])?;
+            let Some((fleet, facts)) = archive.bundle else { return Ok(shown(printer, &archive.texts)) };
+            let mut fleet = crate::fleet::file::from_text(Path::new(bundle::FLEET), &fleet)?;
+            crate::fleet::file::versions_from_file_names(&mut fleet);
+            let inventory = saved::from_text(file, &facts).map_err(|e| vec![e])?;
+            return self.judged(printer, &fleet, &inventory);
         }
         // Where NVIDIA's files are not at hand, what needs them is not judged.
         let fleet = match self.fleet.read(true, chosen) {
@@ -86,7 +91,11 @@ impl Diagnose {
                 block_on(inventory::gather(&fleet, &connector, Scope::All, &|_| true))?
             }
         };
-        let all: Vec<Diagnosis> = of_fleet(&fleet, &inventory, &self.node);
+        self.judged(printer, &fleet, &inventory)
+    }
+
+    fn judged(&self, printer: &Printer, fleet: &Fleet, inventory: &Inventory) -> CliResult {
+        let all: Vec<Diagnosis> = of_fleet(fleet, inventory, &self.node);
         let good = all.iter().all(|d| d.links.iter().all(|l| l.state != State::Broken) && d.red().is_none());
         printer.show(fleet_answer(&all));
         Ok(if good { Exit::Done } else { Exit::Not(Kind::Differs) })
@@ -102,7 +111,7 @@ impl Diagnose {
             let text = String::from_utf8_lossy(&bytes).into_owned();
             vec![Text { name: "standard input".into(), text, sources: vec![] }]
         } else {
-            read_archive(file).map_err(|e| vec![e])?
+            read_archive(file).map_err(|e| vec![e])?.texts
         };
         let side: &[Source] = match self.on {
             Some(Side::Host) => &[

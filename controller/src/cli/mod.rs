@@ -6,6 +6,7 @@ mod advise;
 mod apply;
 mod baseline;
 mod bootstrap;
+mod bundle;
 mod ca;
 mod cert;
 mod clone;
@@ -108,6 +109,8 @@ enum Verb {
     Top(top::Top),
     /// From symptoms to causes and fixes: a fleet, a log, an archive
     Diagnose(diagnose::Diagnose),
+    /// A file for somebody who helps: facts, findings, no secrets
+    Bundle(bundle::Bundle),
     /// GPUs over the network: who has which, who waits
     Pool(pool::Pool),
     /// Say what the code of an error means and what to do
@@ -146,6 +149,7 @@ pub fn main() -> ExitCode {
         Verb::Fit(args) => args.run(&printer, &chosen),
         Verb::Clone(args) => args.run(&printer, &chosen),
         Verb::Diagnose(args) => args.run(&printer, &chosen),
+        Verb::Bundle(args) => args.run(&printer, &chosen),
         Verb::Discover(args) => args.run(&printer, &chosen),
         Verb::Init(args) => args.run(&printer, &chosen),
         Verb::Bootstrap(args) => args.run(&printer, &chosen),

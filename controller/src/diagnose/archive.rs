@@ -1,6 +1,7 @@
 //! Texts out of archives: our own bundle, ESXi's `vm-support`, `nvidia-bug-report.log.gz`, or a plain file. Nothing is
 //! unpacked onto a disk; everything is bounded.
 
+use crate::diagnose::bundle;
 use crate::error::{Error, Kind};
 use crate::files;
 use flate2::read::GzDecoder;
@@ -95,11 +96,20 @@ fn wrong(path: &Path, why: &std::io::Error) -> Error {
         .hint("name a log, a `vsgpu bundle`, a vm-support archive, or an nvidia-bug-report.log.gz")
 }
 
-/// The texts of a file, whatever it is.
+/// What an archive holds.
+#[derive(Debug, Default)]
+pub struct Archive {
+    /// Logs that are known.
+    pub texts: Vec<Text>,
+    /// Fleet file and facts, where it is a bundle of ours.
+    pub bundle: Option<(String, String)>,
+}
+
+/// What is in a file, whatever it is.
 ///
 /// # Errors
 /// It cannot be read, or nothing in it is known.
-pub fn read(path: &Path) -> Result<Vec<Text>, Error> {
+pub fn read(path: &Path) -> Result<Archive, Error> {
     let file = files::open(path)?;
     let size = file.metadata().map_or(0, |m| m.len());
     if size > ARCHIVE {
@@ -123,7 +133,7 @@ pub fn read(path: &Path) -> Result<Vec<Text>, Error> {
         false => plain(path, file),
     };
     let texts = texts.map_err(|e| wrong(path, &e))?;
-    if texts.is_empty() {
+    if texts.texts.is_empty() && texts.bundle.is_none() {
         return Err(Error::new(Kind::Usage, format!("{}: no log that is known is in it", path.display()))
             .code("diagnose-file")
             .hint("logs are known by their names: vmware.log, vmkernel.log, dmesg, nvidia-smi, nvidia-bug-report.log"));
@@ -135,17 +145,19 @@ fn is_tar(begin: &[u8]) -> bool {
     begin.get(257..262) == Some(b"ustar")
 }
 
-fn plain(path: &Path, reader: impl Read) -> std::io::Result<Vec<Text>> {
+fn plain(path: &Path, reader: impl Read) -> std::io::Result<Archive> {
     let bytes = end_of(reader)?;
     let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     // A pasted text may have any name.
     let sources = sources(&name).unwrap_or_default();
-    Ok(vec![Text { name, text: String::from_utf8_lossy(&bytes).into_owned(), sources }])
+    let text = Text { name, text: String::from_utf8_lossy(&bytes).into_owned(), sources };
+    Ok(Archive { texts: vec![text], bundle: None })
 }
 
-fn of_tar(reader: impl Read) -> std::io::Result<Vec<Text>> {
+fn of_tar(reader: impl Read) -> std::io::Result<Archive> {
     let mut archive = tar::Archive::new(reader);
     let mut all = vec![];
+    let (mut fleet, mut facts) = (None, None);
     let mut kept = 0;
     for entry in archive.entries()?.take(FILES) {
         let entry = entry?;
@@ -153,6 +165,15 @@ fn of_tar(reader: impl Read) -> std::io::Result<Vec<Text>> {
             continue;
         }
         let name = entry.path()?.to_string_lossy().into_owned();
+        if let Some(own) = name.strip_prefix(bundle::FOLDER) {
+            let kept = match own.trim_start_matches('/') {
+                bundle::FLEET => &mut fleet,
+                bundle::FACTS => &mut facts,
+                _ => continue,
+            };
+            *kept = Some(whole(entry)?);
+            continue;
+        }
         let Some(sources) = sources(&name) else { continue };
         let bytes = match name.to_lowercase().ends_with(".gz") {
             true => match end_of(GzDecoder::new(entry)) {
@@ -168,7 +189,14 @@ fn of_tar(reader: impl Read) -> std::io::Result<Vec<Text>> {
         }
         all.push(Text { name, text: String::from_utf8_lossy(&bytes).into_owned(), sources });
     }
-    Ok(all)
+    Ok(Archive { texts: all, bundle: fleet.zip(facts) })
+}
+
+/// A file of our own bundle, which is of no use in part.
+fn whole(entry: impl Read) -> std::io::Result<String> {
+    let mut text = String::new();
+    entry.take(READ).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -183,6 +211,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test that writes what it reads")]
     fn archives_and_plain_files_are_read() {
         let folder = std::env::temp_dir().join(format!("vsgpu-archive-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
@@ -200,7 +229,7 @@ mod tests {
         add("esx-2026/etc/passwd", b"root\n");
         let archive = folder.join("esx.tgz");
         std::fs::write(&archive, gzip(&builder.into_inner().unwrap())).unwrap();
-        let texts = read(&archive).unwrap();
+        let texts = read(&archive).unwrap().texts;
         assert_eq!(
             texts.iter().map(|t| t.sources.clone()).collect::<Vec<_>>(),
             [vec![Source::VmwareLog], vec![Source::Vmkernel]]
@@ -209,7 +238,7 @@ mod tests {
         assert_eq!(vsgpu_core::diagnosis::diagnose(&inputs).findings[0].cause, "memory-not-reserved");
         let report = folder.join("nvidia-bug-report.log.gz");
         std::fs::write(&report, gzip(b"NVRM: BAR1 is 0M @ 0x0 (PCI:0000:14:00.0)\n")).unwrap();
-        assert!(read(&report).unwrap()[0].sources.contains(&Source::GuestKernel));
+        assert!(read(&report).unwrap().texts[0].sources.contains(&Source::GuestKernel));
         let cut = folder.join("cut.tgz");
         std::fs::write(&cut, &gzip(&[7; 4000])[..40]).unwrap();
         assert!(read(&cut).is_err());

@@ -7,9 +7,11 @@ use crate::node::{NodeId, NodeKind};
 use crate::plan::verify::{Check, checks};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use vsgpu_core::Fact as _;
 use vsgpu_core::diagnosis::{Confidence, Finding, Input, LogFindings, Stage, diagnose};
+use vsgpu_core::{Fact as _, Requirement as _};
 use vsgpu_guest_agent::facts::GuestLog;
+use vsgpu_guest_agent::guest::driver_package::DriverPackage;
+use vsgpu_guest_agent::guest::{CudaProof, CudaToolkit, GpuServer, License, NetworkGpu};
 use vsgpu_host_agent::facts::{HostLog, VmLog};
 
 /// A link.
@@ -55,8 +57,6 @@ impl Diagnosis {
 
 /// Where a requirement stands on the way.
 fn stage(check: &Check) -> Stage {
-    use vsgpu_core::Requirement as _;
-    use vsgpu_guest_agent::guest::{CudaProof, CudaToolkit, GpuServer, License, NetworkGpu};
     match check.node.kind {
         NodeKind::Host => Stage::Host,
         NodeKind::Vm => Stage::Vm,
@@ -100,13 +100,17 @@ pub fn of_fleet(fleet: &Fleet, inventory: &Inventory, only: &[String]) -> Vec<Di
     all
 }
 
-/// Requirements whose files are not at hand here: whether they are met cannot be said.
+/// Requirements that are judged by what is in a file, where that is not at hand here.
 fn without_files(fleet: &Fleet) -> BTreeSet<(NodeId, String)> {
+    let by_contents = [DriverPackage::NAME, GpuServer::NAME, NetworkGpu::NAME];
     let catalogue = crate::catalogue::catalogue();
     let mut all = BTreeSet::new();
     for (node, specs) in fleet.specs() {
         for spec in specs.iter() {
             let Some(entry) = catalogue.find(node.kind.scope(), spec.requirement) else { continue };
+            if !by_contents.contains(&spec.requirement) {
+                continue;
+            }
             let mut lacks = false;
             (entry.with_artifacts)(&spec.value, &mut |artifact| {
                 lacks |= artifact.sha256.is_none();

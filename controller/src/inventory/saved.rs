@@ -19,8 +19,15 @@ const BESIDE: [&str; 1] = ["readiness"];
 /// # Errors
 /// The file cannot be read, or is no such document.
 pub fn read(path: &Path) -> Result<Inventory, Error> {
-    let text = files::read_text(path, MOST_BYTES)?;
-    from_json(&text).map_err(|why| {
+    from_text(path, &files::read_text(path, MOST_BYTES)?)
+}
+
+/// The same of a text that was read from there.
+///
+/// # Errors
+/// It is no such document.
+pub fn from_text(path: &Path, text: &str) -> Result<Inventory, Error> {
+    from_json(text).map_err(|why| {
         Error::new(Kind::Usage, format!("{}: {why}", path.display()))
             .code("facts-file")
             .hint("`vsgpu facts -o json > FILE` writes one")

@@ -95,9 +95,20 @@ fn the_first_broken_link_is_shown_with_its_cause() {
     std::fs::write(&facts, lab.expect(0, &["facts", "-o", "json"])).unwrap();
     let fleet = lab.folder.join("fleet.yaml").display().to_string();
     let facts = facts.display().to_string();
+    // A bundle holds what that takes, and no secret.
+    let bundle = lab.folder.join("b.tar.gz").display().to_string();
+    let said = lab.expect(0, &["bundle", "--out", &bundle]);
+    assert!(said.contains("No keys, tokens, passwords or logs are in it"), "{said}");
+    let mut text = String::new();
+    let packed = std::fs::read(&bundle).unwrap();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&packed[..]), &mut text).unwrap();
+    assert!(text.contains("latest-run.json") && text.contains("diagnosis.json"));
+    assert!(!text.contains(vsgpu_tests::lab::TOKEN) && !text.contains("PRIVATE KEY"));
     for node in ["esx-01", "vm-01"] {
         lab.stop_agent(node);
     }
     let offline = json(&lab.expect(3, &["diagnose", &fleet, "--facts", &facts, "-o", "json"]));
     assert_eq!(offline["ways"], answer["ways"]);
+    let bundled = json(&lab.expect(3, &["diagnose", "--bundle", &bundle, "-o", "json"]));
+    assert_eq!(bundled["findings"][0]["cause"], "guest-driver-not-loaded");
 }

@@ -30,7 +30,7 @@ impl Stage {
             Self::Host => "host",
             Self::Vm => "VM",
             Self::Guest => "guest driver",
-            Self::License => "license",
+            Self::License => "licensing",
             Self::Cuda => "CUDA",
             Self::Network => "network GPU",
             Self::Lifecycle => "lifecycle",
