@@ -23,6 +23,7 @@ mod fit;
 mod global;
 mod plan;
 mod pool;
+mod ready;
 mod release;
 mod resume;
 mod run;
@@ -75,6 +76,8 @@ enum Verb {
     Compat(compat::Compat),
     /// Say whether VMs fit on GPUs, and where
     Fit(fit::Fit),
+    /// Say what VMs with GPUs and their hosts can do right now
+    Ready(ready::Ready),
     /// Copy a VM of a host
     Clone(clone::Clone),
     /// Show what hosts are out there, before there is a fleet file
@@ -147,6 +150,7 @@ pub fn main() -> ExitCode {
         Verb::Advise(args) => args.run(&printer),
         Verb::Compat(args) => args.run(&printer),
         Verb::Fit(args) => args.run(&printer, &chosen),
+        Verb::Ready(args) => args.run(&printer, &chosen),
         Verb::Clone(args) => args.run(&printer, &chosen),
         Verb::Diagnose(args) => args.run(&printer, &chosen),
         Verb::Bundle(args) => args.run(&printer, &chosen),

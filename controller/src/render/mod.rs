@@ -12,6 +12,7 @@ pub mod pool;
 mod printer;
 pub mod progress;
 pub mod readiness;
+pub mod ready;
 pub mod report;
 mod run_view;
 pub mod status;

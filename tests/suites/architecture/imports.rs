@@ -177,7 +177,7 @@ fn no_file_names_itself_through_others() {
 }
 
 /// Rooms of the controller: each may name those before it.
-const ROOMS: [&str; 19] = [
+const ROOMS: [&str; 20] = [
     "node",
     "hold",
     "error",
@@ -189,6 +189,7 @@ const ROOMS: [&str; 19] = [
     "inventory",
     "compat",
     "capacity",
+    "ready",
     "plan",
     "diagnose",
     "journal",

@@ -29,6 +29,19 @@ fn what_still_fits_is_told_from_agents_and_from_saved_facts_alike() {
     lab.start();
     lab.expect(0, &["apply", "--yes"]);
     let asked = lab.expect(0, &["fit", "--current", "-o", "json"]);
+    let ready = json(&lab.expect(0, &["ready", "-o", "json"]));
+    let vm = &ready["vms"][0];
+    assert_eq!(
+        (&vm["vm"], &vm["vmotion"]["answer"], &vm["suspend"]["answer"]),
+        (&"vm-01".into(), &"if-set".into(), &"yes".into()),
+        "{ready}"
+    );
+    assert_eq!(ready["hosts"][0]["may-move"], serde_json::json!(["vm-01"]));
+    assert!(
+        ready["settings"]
+            .as_array()
+            .is_some_and(|s| s.iter().any(|s| s.as_str().unwrap().contains("hotmigrate")))
+    );
     let saved = lab.folder.join("facts.json");
     std::fs::write(&saved, lab.expect(0, &["facts", "-o", "json"])).unwrap();
     let saved = saved.display().to_string();
