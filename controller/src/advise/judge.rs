@@ -8,7 +8,7 @@
 use super::fragment;
 use super::kind::Kind;
 use super::question::{Guest, License, Need, Question, Workload};
-use vsgpu_core::knowledge::gpus::Model;
+use vsgpu_core::knowledge::gpus::{Model, OpenModule};
 use vsgpu_core::knowledge::performance::{self, Share};
 use vsgpu_core::knowledge::placement;
 use vsgpu_core::knowledge::products::Product;
@@ -56,8 +56,15 @@ const EARLY_VMOTION_MIB: u64 = 12 * 1024;
 
 /// Releases of vGPU that have packages for a vSphere version: first and last; from package lists that end in June 2025
 /// (facts: nvidia 1).
-const PACKAGES: [(&str, f64, f64); 5] =
-    [("6.5", 4.5, 14.1), ("6.7", 6.0, 14.1), ("7.0", 10.2, 18.1), ("8.0", 15.0, 99.0), ("9", 18.3, 99.0)];
+const PACKAGES: [(&str, f64, f64); 7] = [
+    ("5.5", 4.5, 6.4),
+    ("6.0", 4.5, 6.4),
+    ("6.5", 4.5, 14.1),
+    ("6.7", 6.0, 14.1),
+    ("7.0", 10.2, 18.1),
+    ("8.0", 15.0, 99.0),
+    ("9", 18.3, 99.0),
+];
 
 #[derive(Default)]
 struct Verdict {
@@ -113,7 +120,7 @@ fn judged(q: &Question, way: Kind) -> Way {
             profile = found.map(|(vgpu, _)| vgpu);
             per_gpu = found.map_or(1, |(_, n)| n);
         }
-        Kind::Network => per_gpu = network(q, &mut v),
+        Kind::Network => (per_gpu, profile) = network(q, &mut v),
     }
     let share = published(q, way);
     loss(q, way, share.as_ref(), &mut v);
@@ -129,7 +136,7 @@ fn judged(q: &Question, way: Kind) -> Way {
         fits,
         certain,
         reasons,
-        gives_up: gives_up(way),
+        gives_up: gives_up(q, way),
         needs: v.needs,
         share,
         profile,
@@ -138,7 +145,45 @@ fn judged(q: &Question, way: Kind) -> Way {
     }
 }
 
+/// GPUs of one server, at most: what can go to one VM.
+const MOST_GPUS: u64 = 8;
+
+/// Boards that can be joined by NVLink.
+fn has_nvlink(model: &Model) -> bool {
+    let name = model.name;
+    name.contains("SXM")
+        || ["A100", "A30", "A40", "H100", "H200", "V100", "A6000", "RTX 6000 passive", "RTX 8000"]
+            .iter()
+            .any(|board| name.contains(board))
+}
+
+/// A board with displays of its own: graphics in passthrough work without RTX vWS.
+fn has_display(q: &Question) -> bool {
+    match q.model() {
+        Some(model) => {
+            model.name.starts_with("RTX") && !model.name.contains("Server")
+                || model.name.starts_with("Quadro")
+        }
+        None => q
+            .gpu
+            .as_deref()
+            .map(str::to_lowercase)
+            .is_some_and(|name| name.contains("rtx") || name.contains("geforce")),
+    }
+}
+
+/// One of somebody else: nothing here is about it.
+fn others_gpu(q: &Question, v: &mut Verdict) -> bool {
+    if q.of_others() {
+        v.refuse("vsgpu and these ways are for NVIDIA GPUs");
+    }
+    q.of_others()
+}
+
 fn whole(q: &Question, v: &mut Verdict) {
+    if others_gpu(q, v) {
+        return;
+    }
     if q.needs(Need::NoGpuInHost) {
         v.refuse("the host has no GPU");
     }
@@ -158,13 +203,32 @@ fn whole(q: &Question, v: &mut Verdict) {
     if q.needs(Need::Ha) && !q.esxi_at_least("7.0") {
         v.refuse("before 7.0 there is only fixed DirectPath, which HA cannot place on another host");
     }
-    if q.workload == Workload::Graphics && !display_license(q) {
-        v.refuse("graphics on a data-center GPU need an RTX vWS license, in passthrough, too");
+    if q.workload == Workload::Graphics && !has_display(q) {
+        if !display_license(q) {
+            v.refuse("graphics on a data-center GPU need an RTX vWS license, in passthrough, too");
+        }
+        if q.model().is_some_and(|m| !vgpu_types::of_token(m.token).any(|t| t.series == "Q")) {
+            v.doubtful = true;
+            v.need("this board is made for computing: for graphics L40S, L4, A40 or A16 fit better");
+        }
     }
-    v.yes.push(match q.gpus_per_vm() {
+    let several = q.gpus_per_vm();
+    if several > MOST_GPUS {
+        v.refuse(format!("one VM would need {several} GPUs for its memory; a server has {MOST_GPUS}"));
+    }
+    let linked = q.model().is_some_and(has_nvlink);
+    v.yes.push(match several {
         1 => "one VM has the whole GPU, and nobody beside it".into(),
-        n => format!("one VM has {n} GPUs, with their NVLink where all of a link are given to it"),
+        n if linked => format!("one VM has {n} GPUs, with their NVLink where all of a link are given to it"),
+        n => format!("one VM has {n} GPUs"),
     });
+    if q.model().is_some_and(|m| m.name.contains("SXM")) {
+        v.doubtful = true;
+        v.need("systems with NVSwitch (HGX): NVIDIA does not support passthrough there on vSphere (AI Enterprise 8.0); full-size vGPUs instead");
+    }
+    if q.model().is_some_and(|m| m.open_module == OpenModule::Required) {
+        v.need("the open kernel module: `kernel-module: open` of the driver");
+    }
     match (q.gpu.as_deref(), q.model()) {
         (Some(name), None) => {
             v.doubtful = true;
@@ -174,7 +238,9 @@ fn whole(q: &Question, v: &mut Verdict) {
         }
         (_, Some(model)) => {
             v.doubtful |= !meets(q, model);
-            if model.bar1_mib.is_some_and(|mib| mib > 16 * 1024) {
+            let new =
+                matches!(model.architecture, "Ampere" | "Ada" | "Hopper" | "Blackwell" | "Blackwell Ultra");
+            if model.bar1_mib.map_or(new, |mib| mib > 16 * 1024) {
                 v.need("above-4G decoding in the BIOS; EFI firmware and a 64-bit MMIO window in the VM (vsgpu computes it)");
             }
         }
@@ -186,6 +252,12 @@ fn whole(q: &Question, v: &mut Verdict) {
         v.need("Dynamic DirectPath I/O instead of a fixed address");
     }
     match q.workload {
+        Workload::Graphics if has_display(q) => {
+            v.doubtful = true;
+            v.need(
+                "license: RTX vWS where the guest is used remotely with it; none for the board's own display",
+            );
+        }
         Workload::Graphics => v.need("license: RTX vWS (formerly vDWS)"),
         _ => v.need("no NVIDIA license for compute; the data-center driver in the guest"),
     }
@@ -212,6 +284,9 @@ fn series(q: &Question, token: Option<&str>) -> &'static str {
 
 /// Both ways of vGPU: the type for each VM, and how many a GPU holds.
 fn vgpu(q: &Question, mig: bool, v: &mut Verdict) -> Option<(&'static VgpuType, u64)> {
+    if others_gpu(q, v) {
+        return None;
+    }
     let model = q.model();
     if q.needs(Need::NoGpuInHost) {
         v.refuse("the host has no GPU");
@@ -224,7 +299,9 @@ fn vgpu(q: &Question, mig: bool, v: &mut Verdict) -> Option<(&'static VgpuType, 
                 "there is no vGPU on GeForce, with any license"
             });
         }
-        (Some(name), None) => v.refuse(format!("`{name}` is in no list of GPUs that do vGPU")),
+        (Some(name), None) => {
+            v.doubt(format!("`{name}` is in no table of ours: look at NVIDIA's list of GPUs for vGPU"));
+        }
         (_, Some(model)) if mig && !model.mig => v.refuse(format!("the {} has no MIG", model.name)),
         (_, Some(model)) if model.vgpu_first == Some("cloud only") => {
             v.refuse(format!("there is no vGPU package for the {} outside clouds", model.name));
@@ -235,10 +312,15 @@ fn vgpu(q: &Question, mig: bool, v: &mut Verdict) -> Option<(&'static VgpuType, 
         v.refuse("a vGPU needs a license: without one it is slowed down, and CUDA ends");
     }
     if q.license.standard {
-        v.doubt("vGPU wants vSphere Enterprise Plus (or VVF, VCF): check with your license");
+        // No source that can be read says it.
+        v.doubtful = true;
+        v.need("vSphere Standard: vGPU is said to want Enterprise Plus, VVF or VCF; check with your license first");
     }
     if mig && !q.esxi_at_least("7.0.2") {
         v.refuse("MIG on ESXi begins with 7.0 U2");
+    }
+    if let Some(esxi) = q.esxi.as_deref().filter(|_| packages(q).is_none()) {
+        v.refuse(format!("there is no package of the vGPU manager for ESXi {esxi}"));
     }
     if let Some(model) = model {
         released(q, model, v);
@@ -281,20 +363,41 @@ fn vgpu(q: &Question, mig: bool, v: &mut Verdict) -> Option<(&'static VgpuType, 
         Some(model) => profile(q, model, series, mig, v),
         None => None,
     };
-    if model.is_none() && q.gpu.is_none() {
+    let found = if q.gpu.is_none() { example(q, series, mig, v) } else { found };
+    if q.gpu.is_none() {
         v.need(match (mig, q.computes()) {
             (true, true) => "a GPU with MIG: A30, A100, H100, H200, RTX PRO 6000 Blackwell",
             (true, false) => "a GPU with graphics on MIG: RTX PRO 6000 Blackwell",
             (false, true) => "a GPU of NVIDIA's vGPU list: L4, L40S, A100, H100",
             (false, false) => "a GPU with Q profiles: L4, L40S, A16, A40",
         });
-        v.yes.push(match mig {
-            true => "each VM has slices of its own, in hardware".into(),
-            false => format!("{} share a GPU, each with memory of its own", counted(q.users as usize, "VM")),
-        });
         v.doubtful |= mig && !q.computes();
     }
     found
+}
+
+/// No GPU is chosen: the first of these boards that does it shows how it would be.
+fn example(q: &Question, series: &str, mig: bool, v: &mut Verdict) -> Option<(&'static VgpuType, u64)> {
+    let boards: &[&str] = match (mig, q.computes()) {
+        (true, true) => &["A100-80", "H100-80", "H200"],
+        (true, false) => &["RTX PRO 6000"],
+        (false, true) => &["L40S", "A100-80", "H200"],
+        (false, false) => &["L40S", "A16"],
+    };
+    let mut last = Verdict::default();
+    for board in boards {
+        let chosen = Question { gpu: Some((*board).into()), ..q.clone() };
+        let Some(model) = chosen.model() else { continue };
+        let mut of_board = Verdict::default();
+        let found = profile(&chosen, model, series, mig, &mut of_board);
+        if of_board.no.is_empty() && found.is_some() {
+            v.yes.extend(of_board.yes.into_iter().map(|why| format!("with the {}, say: {why}", model.name)));
+            return found;
+        }
+        last = of_board;
+    }
+    v.no.extend(last.no);
+    None
 }
 
 /// vMotion, DRS, HA, suspend, snapshots of a VM with a vGPU.
@@ -314,9 +417,6 @@ fn moving(q: &Question, mig: bool, v: &mut Verdict) {
             v.refuse("before 8.0 U2 DRS places vGPU VMs at power-on, and does not move them");
         } else {
             v.need("cluster: PassthroughDrsAutomation=1, LBMaxVmotionPerHost=1 (Broadcom KB 313479)");
-        }
-        if q.license.standard {
-            v.doubt("vSphere Standard has no DRS: check with your license");
         }
     }
     if q.needs(Need::Suspend) && !q.esxi_at_least(first) {
@@ -358,6 +458,10 @@ fn packages(q: &Question) -> Option<(f64, f64)> {
 fn meets(q: &Question, model: &Model) -> bool {
     let Some((first, last)) = packages(q) else { return true };
     let from = model.vgpu_first.and_then(number).unwrap_or(0.0);
+    // Releases from 20.0 on want 8.0 U3.
+    if from >= 20.0 && !q.esxi_at_least("8.0.3") {
+        return false;
+    }
     let until = model.vgpu_last.and_then(number).map_or(999.0, |n| n.trunc() + 0.99);
     from <= last && until >= first
 }
@@ -395,6 +499,9 @@ fn profile(
     }
     let several = q.gpus_per_vm();
     if several > 1 {
+        if several > MOST_GPUS {
+            v.refuse(format!("one VM would need {several} GPUs for its memory; a server has {MOST_GPUS}"));
+        }
         if q.users > 1 {
             v.refuse(format!("one VM alone needs {several} GPUs for its memory"));
         }
@@ -411,6 +518,8 @@ fn profile(
         .filter(|t| t.mig == mig && t.series == series && t.name.ends_with(series))
         .map(|t| (t, most(q, t)))
         .collect();
+    // A slice of one's own before one that is shared by turns; the smaller one first.
+    let shares = |t: &VgpuType| t.mig && placement::instance_of(t).is_some_and(|(_, share)| share > 1);
     types.sort_by_key(|(t, _)| t.size_mib);
     if types.is_empty() {
         v.refuse(format!("the {} has no {series} profiles{}", model.name, if mig { " on MIG" } else { "" }));
@@ -421,21 +530,35 @@ fn profile(
         (2.., _) => types.last(),
         // The larger share of compute where two have the same memory.
         (_, Some(_)) => {
-            let large = types.iter().filter(|(t, _)| t.size_mib >= wanted);
-            let size = large.clone().filter(enough).map(|(t, _)| t.size_mib).min();
-            large.filter(enough).filter(|(t, _)| Some(t.size_mib) == size).max_by_key(|(t, _)| t.mig_slices)
+            let large = || types.iter().filter(|(t, _)| t.size_mib >= wanted).filter(enough);
+            let own = || large().filter(|(t, _)| !shares(t));
+            let size = own().map(|(t, _)| t.size_mib).min();
+            own()
+                .filter(|(t, _)| Some(t.size_mib) == size)
+                .max_by_key(|(t, _)| t.mig_slices)
+                .or_else(|| large().next())
         }
-        (_, None) => types.iter().rfind(enough),
+        (_, None) => {
+            let own = types.iter().filter(|(t, _)| !shares(t)).rfind(enough);
+            own.or_else(|| types.iter().rfind(enough))
+        }
     };
     let found = found.copied();
     let Some((vgpu, n)) = found else {
         let large = types.iter().find(|(t, _)| t.size_mib >= wanted);
         v.refuse(match large {
-            Some((t, n)) => format!(
-                "{} fits {n} times on a GPU, {} are wanted; GPU memory is never given twice",
-                t.name.trim_start_matches("NVIDIA ").trim_start_matches("GRID "),
-                q.users
-            ),
+            Some((t, n)) => {
+                let times = if *n == 1 { "once".to_string() } else { format!("{n} times") };
+                let board = match model.per_board {
+                    1 => String::new(),
+                    gpus => format!(" (a board has {gpus} GPUs, so {} times)", n * gpus),
+                };
+                format!(
+                    "{} fits {times} on a GPU{board}, {} are wanted; GPU memory is never given twice",
+                    t.name.trim_start_matches("NVIDIA ").trim_start_matches("GRID "),
+                    q.users
+                )
+            }
             None => format!("no {series} profile of the {} has that much memory", model.name),
         });
         return None;
@@ -446,15 +569,28 @@ fn profile(
     let name = vgpu.name.trim_start_matches("NVIDIA ").trim_start_matches("GRID ");
     v.yes.push(match (several, mig) {
         (2.., _) => format!("{several} x {name} in one VM"),
+        (_, true) if shares(vgpu) => {
+            v.doubtful = true;
+            format!(
+                "{name}: {n} on a GPU; several share an instance by turns, apart from the others in hardware"
+            )
+        }
+        (_, true) if n == 1 => format!("{name}: one on a GPU, its slices are its own, in hardware"),
         (_, true) => format!("{name}: {n} on a GPU, each with slices of its own, in hardware"),
+        (_, false) if n == 1 => format!("{name}: the whole memory of the GPU as one vGPU"),
         (_, false) => format!("{name}: {n} on a GPU, each with memory of its own, compute time by turns"),
     });
     if vgpu.size_mib < 2048 {
         v.need("the guest sees less memory than the profile's name says");
     }
-    if q.esxi.is_none() && mig {
-        v.need("ESXi 7.0 U2 or newer");
+    if q.esxi.is_none() {
+        match model.vgpu_first.and_then(number) {
+            Some(first) if first > of_package(18.1) => v.need("ESXi 8.0 or newer, as its vGPU packages say"),
+            _ if mig => v.need("ESXi 7.0 U2 or newer"),
+            _ => {}
+        }
     }
+    v.doubtful |= model.vgpu_first.is_some_and(|first| first.contains("uncertain"));
     Some((vgpu, if several > 1 { 1 } else { n }))
 }
 
@@ -469,7 +605,7 @@ fn most(q: &Question, vgpu: &VgpuType) -> u64 {
 }
 
 /// How many VMs one GPU serves.
-fn network(q: &Question, v: &mut Verdict) -> u64 {
+fn network(q: &Question, v: &mut Verdict) -> (u64, Option<&'static VgpuType>) {
     if q.workload == Workload::Graphics {
         v.refuse("there is no display over the network, no OpenGL and no DirectX");
     }
@@ -479,8 +615,11 @@ fn network(q: &Question, v: &mut Verdict) -> u64 {
     if q.gpus_per_vm() > 1 {
         v.refuse("NVLink and NCCL do not go over the network");
     }
+    if others_gpu(q, v) {
+        return (1, None);
+    }
     if q.needs(Need::Drs) && q.license.standard {
-        v.doubt("vSphere Standard has no DRS: check with your license");
+        v.need("vSphere Standard is said to have no DRS: check with your license first");
     }
     if q.needs(Need::Ha) && !q.esxi_at_least("7.0") {
         v.doubt("before 7.0 the GPU server is bound to its host");
@@ -493,11 +632,11 @@ fn network(q: &Question, v: &mut Verdict) -> u64 {
     v.need("a VM with the GPU somewhere (the GPU server), which does not move; 10 Gb/s and a round trip below 1 ms, better 50 us");
     v.need("the engine's files, built from its source; vsgpu brings gateway, leases and proof");
     if q.users <= 1 {
-        return 1;
+        return (1, None);
     }
     if q.workload == Workload::Development && !q.needs(Need::Isolation) {
         v.yes.push("users take turns: one has the whole GPU for as long as a program runs".into());
-        return 1;
+        return (1, None);
     }
     // At once: the GPU server has vGPUs, one for each lease. What that needs is what the vGPU ways need.
     let elsewhere = Question {
@@ -510,14 +649,18 @@ fn network(q: &Question, v: &mut Verdict) -> u64 {
         let found = vgpu(&elsewhere, mig, &mut of_server);
         if of_server.no.is_empty() {
             v.yes.push(format!(
-                "the GPU server has {} vGPUs, one for each lease; that needs all that vGPU needs",
+                "the GPU server has {} vGPUs, one for each VM that works at the time",
                 q.users
             ));
-            return found.map_or(1, |(_, n)| n);
+            v.doubtful = true;
+            v.needs.extend(of_server.needs.into_iter().map(|need| format!("GPU server: {need}")));
+            return (found.map_or(1, |(_, n)| n), found.map(|(vgpu, _)| vgpu));
         }
     }
-    v.refuse("a whole GPU goes to one lease at a time, these VMs run at once, and vGPUs for the GPU server do not fit");
-    1
+    v.refuse(
+        "a whole GPU goes to one VM at a time, these run at once, and vGPUs for the GPU server do not fit",
+    );
+    (1, None)
 }
 
 fn published(q: &Question, way: Kind) -> Option<Share> {
@@ -527,6 +670,12 @@ fn published(q: &Question, way: Kind) -> Option<Share> {
         // The rule of thumb is not split by workload.
         Kind::Passthrough if q.computes() => performance::share(workload, way.word(), false)
             .or_else(|| performance::share(Workload::Training.word(), way.word(), false)),
+        // Measured on these two only.
+        Kind::VgpuMig
+            if !q.model().is_some_and(|m| m.name.starts_with("A100") || m.name.starts_with("A30")) =>
+        {
+            None
+        }
         _ => performance::share(workload, way.word(), several),
     }
 }
@@ -566,7 +715,19 @@ fn loss(q: &Question, way: Kind, share: Option<&Share>, v: &mut Verdict) {
     }
 }
 
-fn gives_up(way: Kind) -> Vec<&'static str> {
+fn gives_up(q: &Question, way: Kind) -> Vec<&'static str> {
+    let linked = q.model().is_none_or(has_nvlink);
+    let of_sharing = ["guarantee", "parts of a GPU", "neighbours"];
+    let mut all = all_given_up(way);
+    all.retain(|what| {
+        (linked || !what.contains("NVLink"))
+            && (q.users > 1 || !of_sharing.iter().any(|word| what.contains(word)))
+            && !(what.starts_with("graphics") && way == Kind::VgpuMig && !q.computes())
+    });
+    all
+}
+
+fn all_given_up(way: Kind) -> Vec<&'static str> {
     match way {
         Kind::Passthrough => {
             vec!["sharing", "vMotion", "moves by DRS", "suspend", "snapshots while it runs"]
@@ -602,12 +763,7 @@ fn nearest(q: &Question) -> Option<String> {
         let profile = best.profile.map(|p| format!(", {}", vgpu_types::plain(p.profile))).unwrap_or_default();
         Some(format!("{what}: then {}{profile}", best.way.title()))
     };
-    let mut changed = Question { license: License { standard: false, ..q.license }, ..q.clone() };
-    if q.license.standard
-        && let Some(found) = first(&changed, "vSphere Enterprise Plus")
-    {
-        return Some(found);
-    }
+    let mut changed = q.clone();
     let products: [(Product, &str); 2] = match q.computes() && q.guest == Guest::Linux {
         true => [(Product::Compute, "NVIDIA AI Enterprise"), (Product::Workstation, "RTX vWS")],
         false => [(Product::Workstation, "RTX vWS"), (Product::Compute, "NVIDIA AI Enterprise")],
@@ -628,7 +784,7 @@ fn nearest(q: &Question) -> Option<String> {
         }
     }
     changed.esxi.clone_from(&q.esxi);
-    for users in (1..q.users).rev() {
+    for users in (q.users.div_ceil(2)..q.users).rev() {
         changed.users = users;
         if let Some(found) =
             first(&changed, &format!("{} on a GPU instead of {}", counted(users as usize, "VM"), q.users))
@@ -644,6 +800,14 @@ fn nearest(q: &Question) -> Option<String> {
         }
     }
     changed.gpu.clone_from(&q.gpu);
+    for users in (1..q.users.div_ceil(2)).rev() {
+        changed.users = users;
+        let fewer = format!("{} on a GPU instead of {}", counted(users as usize, "VM"), q.users);
+        if let Some(found) = first(&changed, &fewer) {
+            return Some(found);
+        }
+    }
+    changed.users = q.users;
     for need in &q.needs {
         changed.needs = q.needs.iter().copied().filter(|n| n != need).collect();
         let what = match need {

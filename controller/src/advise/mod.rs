@@ -8,4 +8,4 @@ mod question;
 
 pub use judge::{Advice, Way, advise};
 pub use kind::Kind;
-pub use question::{Guest, License, Need, Question, Workload};
+pub use question::{Guest, License, Need, Question, Workload, memory, need, percent, release};

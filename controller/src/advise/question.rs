@@ -95,6 +95,73 @@ pub enum Guest {
     Windows,
 }
 
+/// `8.0.2`, and as VMware writes it: `8.0U2`, `8.0 U2f`, `VMware ESXi 8.0.2`, `8`.
+///
+/// # Errors
+/// A sentence.
+pub fn release(text: &str) -> Result<String, String> {
+    let lower = text.trim().to_lowercase();
+    let number =
+        lower.trim_start_matches("vmware").trim().trim_start_matches("esxi").trim_start_matches("esx").trim();
+    let plain = number.replace([' ', '-'], "").replace("update", "u").replace('u', ".");
+    // A letter behind an update (7.0U3f) is a patch of it.
+    let plain = plain.trim_end_matches(|c: char| c.is_ascii_lowercase());
+    let plain = if plain.contains('.') { plain.to_string() } else { format!("{plain}.0") };
+    let numbers: Vec<&str> = plain.split('.').collect();
+    let right = (2..=4).contains(&numbers.len())
+        && numbers[0].len() <= 1
+        && numbers.iter().all(|n| (1..=3).contains(&n.len()) && n.chars().all(|c| c.is_ascii_digit()));
+    match right {
+        true => Ok(plain),
+        false => Err(format!("`{}` is no release of ESXi such as 8.0.2 or 8.0U2", shortened(text))),
+    }
+}
+
+/// `20GiB`, and as people write it: `20 GB`, `20g`.
+///
+/// # Errors
+/// A sentence.
+pub fn memory(text: &str) -> Result<Memory, String> {
+    let plain: String = text.split_whitespace().collect::<String>().to_lowercase();
+    let plain = plain.strip_suffix("gb").map_or(plain.clone(), |n| format!("{n}gib"));
+    match plain.parse::<Memory>() {
+        Ok(memory) if memory.mib > 0 => Ok(memory),
+        _ => Err(format!("`{}` is no memory such as 20GiB", shortened(text))),
+    }
+}
+
+/// `5%` or `5`: from 0 to below 100.
+///
+/// # Errors
+/// A sentence.
+pub fn percent(text: &str) -> Result<f64, String> {
+    let number = text.trim().trim_end_matches('%').trim().parse::<f64>().ok();
+    match number.filter(|n| (0.0..100.0).contains(n)) {
+        Some(n) if n > 0.0 && n < 0.5 && !text.contains('%') => {
+            Err(format!("`{text}`: is {}% meant? Write the sign", n * 100.0))
+        }
+        Some(n) => Ok(n),
+        None => Err(format!("`{}` is no percentage such as 5%", shortened(text))),
+    }
+}
+
+/// One of these words, whatever its case.
+///
+/// # Errors
+/// A sentence with all of them.
+pub fn need(text: &str) -> Result<Need, String> {
+    let plain = text.trim().to_lowercase();
+    Need::ALL.into_iter().find(|need| need.word() == plain).ok_or_else(|| {
+        let all: Vec<&str> = Need::ALL.iter().map(|n| n.word()).collect();
+        format!("`{}` is none of {}", shortened(text), all.join(", "))
+    })
+}
+
+/// What was typed, for an error.
+pub fn shortened(text: &str) -> String {
+    vsgpu_core::text::piece(text, 60)
+}
+
 /// Licenses that are there. What is not said is not refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct License {
@@ -122,12 +189,15 @@ impl License {
                 "enterpriseplus" | "vsphereenterpriseplus" | "vvf" | "vcf" => license.standard = false,
                 // GRID was the family's name: what is meant is the workstation.
                 "grid" | "gridvws" | "gridvdws" => license.nvidia = Some(Some(Product::Workstation)),
+                "gridvpc" => license.nvidia = Some(Some(Product::Pc)),
+                "gridvapps" => license.nvidia = Some(Some(Product::Applications)),
                 "gridvcs" => {
                     license.nvidia = Some(Some(Product::Compute));
                     license.old_compute = true;
                 }
                 _ => {
                     let product = Product::named(word).ok_or_else(|| {
+                        let word = shortened(word);
                         format!("`{word}` is no license: nvaie, vws, vpc, vapps, none, and standard or enterprise-plus")
                     })?;
                     license.old_compute |= plain.contains("vcs") || plain.contains("computeserver");
@@ -169,7 +239,23 @@ impl Question {
 
     /// The board; `None` where it is in no table, or not chosen.
     pub fn model(&self) -> Option<&'static Model> {
-        fit::model(self.gpu.as_deref()?, &[]).ok()
+        let name = self.gpu.as_deref()?;
+        // As nvidia-smi prints it: "NVIDIA H100 80GB HBM3".
+        let plain: Vec<&str> = name
+            .split_whitespace()
+            .filter(|w| !w.eq_ignore_ascii_case("nvidia") && !w.to_uppercase().starts_with("HBM"))
+            .collect();
+        fit::model(&plain.join(" "), &[]).ok()
+    }
+
+    /// It is a GPU of somebody else.
+    pub fn of_others(&self) -> bool {
+        let Some(name) = self.gpu.as_deref().map(str::to_lowercase) else { return false };
+        self.model().is_none()
+            && (["amd", "radeon", "instinct", "intel", "ponte vecchio", "gaudi"]
+                .iter()
+                .any(|w| name.contains(w))
+                || name.starts_with("mi") && name[2..].chars().all(|c| c.is_ascii_digit()))
     }
 
     /// ESXi is at least this; it is where it is not said.

@@ -1,7 +1,7 @@
 //! `vsgpu advise`: which way to use a GPU. Answered by options, by a file, or by questions at a terminal. No agent is
 //! asked. Exit status 0 a way fits, 6 none does.
 
-use crate::advise::{Advice, Guest, License, Need, Question, Workload, advise};
+use crate::advise::{Advice, Guest, License, Need, Question, Workload, advise, memory, need, percent};
 use crate::cli::compat::esxi;
 use crate::cli::global::CliResult;
 use crate::error::{Error, Exit, Kind};
@@ -15,7 +15,6 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use vsgpu_core::amounts::Memory;
 use vsgpu_core::knowledge::gpus;
 use vsgpu_host_agent::facts::{EsxVersion, PciGpus};
 
@@ -30,13 +29,13 @@ const MOST_USERS: u64 = 1000;
 )]
 pub(super) struct Advise {
     /// training, inference, development, graphics or hpc
-    #[arg(long, value_enum, value_name = "KIND", hide_possible_values = true)]
+    #[arg(long, value_enum, ignore_case = true, value_name = "KIND", hide_possible_values = true)]
     workload: Option<Workload>,
     /// VMs that use one GPU at the same time
     #[arg(long, value_name = "N")]
     users_per_gpu: Option<u64>,
     /// vmotion, drs, ha, snapshots, suspend, isolation, no-gpu-in-host
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST", hide_possible_values = true)]
+    #[arg(long, value_delimiter = ',', value_parser = need, value_name = "LIST")]
     need: Vec<Need>,
     /// What may be lost against bare metal: 5%
     #[arg(long, value_name = "PERCENT")]
@@ -51,7 +50,7 @@ pub(super) struct Advise {
     #[arg(long, value_name = "RELEASE")]
     esxi: Option<String>,
     /// linux or windows
-    #[arg(long, value_enum, value_name = "OS", hide_possible_values = true)]
+    #[arg(long, value_enum, ignore_case = true, value_name = "OS", hide_possible_values = true)]
     guest: Option<Guest>,
     /// nvaie (vCS), vws (vDWS), vpc, vapps or none; and standard or enterprise-plus
     #[arg(long, value_name = "LIST")]
@@ -72,8 +71,24 @@ fn text<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<String>, D:
     Ok(match serde_json::Value::deserialize(input)? {
         serde_json::Value::Null => None,
         serde_json::Value::String(text) => Some(text),
+        serde_json::Value::Array(all) => {
+            Some(all.iter().filter_map(|v| v.as_str()).collect::<Vec<_>>().join(","))
+        }
         other => Some(other.to_string()),
     })
+}
+
+/// A list, or one text with commas.
+fn list<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<Need>, D::Error> {
+    let words: Vec<String> = match serde_json::Value::deserialize(input)? {
+        serde_json::Value::Null => vec![],
+        serde_json::Value::Array(all) => {
+            all.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), String::from)).collect()
+        }
+        serde_json::Value::String(text) => text.split(',').map(String::from).collect(),
+        other => vec![other.to_string()],
+    };
+    words.iter().map(|word| need(word).map_err(serde::de::Error::custom)).collect()
 }
 
 /// The same in a file.
@@ -82,7 +97,7 @@ fn text<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<String>, D:
 struct Answers {
     workload: Option<Workload>,
     users_per_gpu: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     need: Vec<Need>,
     #[serde(default, deserialize_with = "text")]
     max_loss: Option<String>,
@@ -93,6 +108,7 @@ struct Answers {
     #[serde(default, deserialize_with = "text")]
     esxi: Option<String>,
     guest: Option<Guest>,
+    #[serde(default, deserialize_with = "text")]
     license: Option<String>,
 }
 
@@ -183,17 +199,8 @@ impl Advise {
     }
 
     fn question_or_default(&self) -> Result<Question, Vec<Error>> {
-        let percent = |text: &String| {
-            let number = text.trim().trim_end_matches('%').trim().parse::<f64>().ok();
-            number
-                .filter(|n| (0.0..100.0).contains(n))
-                .ok_or_else(|| usage(format!("--max-loss: `{text}` is no percentage such as 5%")))
-        };
-        let memory = |text: &String| {
-            let plain: String = text.split_whitespace().collect();
-            let plain = plain.strip_suffix("GB").map_or(plain.clone(), |n| format!("{n}GiB"));
-            plain.parse::<Memory>().map_err(|why| usage(format!("--memory: {why}")))
-        };
+        let percent = |text: &String| percent(text).map_err(|why| usage(format!("--max-loss: {why}")));
+        let memory = |text: &String| memory(text).map_err(|why| usage(format!("--memory: {why}")));
         let users = self.users_per_gpu.unwrap_or(1);
         if !(1..=MOST_USERS).contains(&users) {
             return Err(usage(format!("--users-per-gpu: from 1 to {MOST_USERS}")));
@@ -204,7 +211,11 @@ impl Advise {
             users,
             needs: self.need.clone(),
             max_loss: self.max_loss.as_ref().map(percent).transpose()?,
-            gpu: self.gpu.clone(),
+            gpu: self
+                .gpu
+                .as_deref()
+                .map(|name| vsgpu_core::text::piece(name.trim(), 60))
+                .filter(|n| !n.is_empty()),
             esxi: self.esxi.as_deref().map(esxi).transpose()?,
             guest: self.guest.unwrap_or_default(),
             license: license.map_err(|why| usage(format!("--license: {why}")))?.unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! `vsgpu compat`: does a combination work? Answers from the built-in tables (or NVIDIA's own catalogue)
 //! without talking to any node: exit status 0 it does, 6 it does not.
 
+use crate::advise;
 use crate::cli::global::CliResult;
 use crate::compat::{self, Combination, Finding, Gpu, GuestDriver, LicenseWay, Module, Stated};
 use crate::error::{Error, Exit, Kind};
@@ -116,18 +117,9 @@ fn version(text: &str, side: &str) -> Result<DriverVersion, Vec<Error>> {
     }
 }
 
-/// `8.0.2`, and as VMware writes it: `8.0U2`, `8.0 U2`.
+/// A release of ESXi.
 pub(super) fn esxi(text: &str) -> Result<String, Vec<Error>> {
-    let plain = text.trim().to_lowercase().replace([' ', '-'], "").replace("update", "u").replace('u', ".");
-    let numbers: Vec<&str> = plain.split('.').collect();
-    let right = (2..=4).contains(&numbers.len())
-        && numbers.iter().all(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit()));
-    right.then_some(plain).ok_or_else(|| {
-        vec![Error::new(
-            Kind::Usage,
-            format!("--esxi: `{text}` is no release of ESXi such as 8.0.2 or 8.0U2"),
-        )]
-    })
+    advise::release(text).map_err(|why| vec![Error::new(Kind::Usage, format!("--esxi: {why}"))])
 }
 
 /// A number of the other side: the pair was typed the wrong way round.

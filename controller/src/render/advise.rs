@@ -1,6 +1,6 @@
 //! The answer of `advise`, and its questions at a terminal.
 
-use crate::advise::{Advice, Guest, Kind, License, Need, Question, Way, Workload};
+use crate::advise::{Advice, Guest, Kind, License, Need, Question, Way, Workload, memory, percent, release};
 use crate::render::Answer;
 use serde_json::{Value, json};
 use vsgpu_core::knowledge::performance::Share;
@@ -27,7 +27,7 @@ fn beside(word: &str, text: &str) -> String {
     format!("  {word:<10}{}{rest}", lines[0])
 }
 
-fn share_text(share: Option<&Share>, q: &Question) -> String {
+fn share_text(way: Kind, share: Option<&Share>, q: &Question) -> String {
     let Some(share) = share else { return "no figure is published for this: measure it".into() };
     let of = match q.users {
         1 => "of bare metal",
@@ -44,7 +44,17 @@ fn share_text(share: Option<&Share>, q: &Question) -> String {
             n => format!("; {n} figures, such as {source}, {}", f.date),
         }
     });
-    format!("{range} {of}{first}")
+    // What the figure is of, where that is not this very thing.
+    let but = match way {
+        Kind::VgpuMig => {
+            ". Measured with MIG on bare metal, without vSphere; much less where answers must come at once"
+        }
+        Kind::Passthrough if q.workload == Workload::Development => {
+            ". A rule of thumb, not split by workload"
+        }
+        _ => "",
+    };
+    format!("{range} {of}{first}{but}")
 }
 
 fn title(way: &Way) -> String {
@@ -57,6 +67,31 @@ fn title(way: &Way) -> String {
     }
 }
 
+/// What was not said, and is taken to be so.
+fn assumed(q: &Question) -> String {
+    let mut all = vec![];
+    if q.users == 1 {
+        all.push("1 VM on a GPU".to_string());
+    }
+    match (q.gpu.as_deref(), q.model()) {
+        (None, _) => all.push("any GPU may be bought".into()),
+        (Some(name), Some(model)) if !name.eq_ignore_ascii_case(model.name) => {
+            all.push(format!("\"{name}\" is the {}", model.name));
+        }
+        _ => {}
+    }
+    if q.esxi.is_none() {
+        all.push("a new ESXi".into());
+    }
+    if q.license.nvidia.is_none() {
+        all.push("licenses can be bought".into());
+    }
+    if all.is_empty() {
+        return String::new();
+    }
+    format!("\n\nTaken as so:\n{}", beside("", &all.join("; ")))
+}
+
 /// The shape, in a line or two.
 fn shape(q: &Question, way: &Way) -> String {
     let gpu = q.model().map_or("GPU".to_string(), |m| m.name.to_string());
@@ -66,10 +101,13 @@ fn shape(q: &Question, way: &Way) -> String {
             n => format!("  [ VM ]===={n} x [ {gpu} ]"),
         },
         Kind::VgpuTimeSliced | Kind::VgpuMig => {
-            let n = way.per_gpu.max(if way.profile.is_none() { q.users } else { 1 }).clamp(1, 8);
+            let n = way.per_gpu.clamp(1, 6);
             let cells: String = (1..=n).map(|n| format!(" VM {n} |")).collect();
             let more = if way.per_gpu > n { " .." } else { "" };
-            format!("  [|{cells}{more}]  one {gpu}")
+            match q.gpus_per_vm() {
+                1 => format!("  [|{cells}{more}] one {gpu}"),
+                n => format!("  [ VM ]===={n} x [ {gpu} ]"),
+            }
         }
         Kind::Network => format!("  [ VM ]----network----[ GPU server VM ]====[ {gpu} ]"),
     }
@@ -80,7 +118,7 @@ fn block(q: &Question, way: &Way, whole: bool) -> String {
     for (at, reason) in way.reasons.iter().enumerate() {
         lines.push(beside(if at == 0 { "why" } else { "" }, reason));
     }
-    lines.push(beside("speed", &share_text(way.share.as_ref(), q)));
+    lines.push(beside("speed", &share_text(way.way, way.share.as_ref(), q)));
     lines.push(beside("gives up", &way.gives_up.join(", ")));
     for (at, need) in way.needs.iter().enumerate() {
         lines.push(beside(if at == 0 { "needs" } else { "" }, need));
@@ -106,9 +144,9 @@ fn compose(q: &Question, advice: &Advice, wide: bool) -> String {
             }
         }
         return match &advice.nearest {
-            Some(nearest) => format!("{text}\n\nNearest: {nearest}"),
+            Some(nearest) => format!("{text}\n\nSmallest change that helps:\n{}", beside("", nearest)),
             None => text,
-        };
+        } + &assumed(q);
     };
     let mut text = format!("Take {}.\n\n{}\n\n{}", title(best), shape(q, best), block(q, best, wide));
     if fitting.len() > 1 {
@@ -122,12 +160,13 @@ fn compose(q: &Question, advice: &Advice, wide: bool) -> String {
     }
     let not: Vec<&Way> = advice.ways.iter().filter(|w| !w.fits).collect();
     if !not.is_empty() {
-        text += "\n\nNot";
+        text += "\n\nNot suitable";
         for way in not {
             let why = way.reasons.first().map_or("", String::as_str);
             text += &format!("\n  {}\n{}", way.way.title(), beside("", why));
         }
     }
+    text += &assumed(q);
     if !wide {
         text += "\n\n`-o wide` shows all of each way, `--show-fleet` a fleet file to begin with.";
     }
@@ -161,107 +200,117 @@ pub fn answer(question: &Question, advice: &Advice) -> Answer {
     Answer { wide: Some(compose(question, advice, true)), names, ..Answer::new(document, text) }
 }
 
-/// Asks what is not known: arrows choose, Enter takes, Esc goes back. `None` where somebody goes back from the first one.
+/// Asks what is not known: arrows choose, Enter takes, Esc (or `<` in a line) goes back. `None` where somebody goes back from
+/// the first one. A wrong answer is asked again.
 ///
 /// # Errors
-/// The terminal fails, or an answer is none.
+/// The terminal fails.
 pub fn questions(start: Question) -> Result<Option<Question>, String> {
     let mut q = start;
     let mut at = 0;
-    loop {
-        let went = match at {
-            0 => one_of(
-                "What do the VMs do?",
-                &Workload::ALL.map(|w| w.word().to_string()),
-                position(&Workload::ALL, &q.workload),
-            )?
-            .map(|n| q.workload = Workload::ALL[n]),
-            1 => line("How many VMs use one GPU at the same time?", &q.users.to_string())?
-                .map(|text| match text.parse::<u64>() {
-                    Ok(n) if (1..=1000).contains(&n) => {
-                        q.users = n;
-                        Ok(())
-                    }
-                    _ => Err(format!("`{text}` is no number from 1 to 1000")),
-                })
-                .transpose()?,
-            2 => some_of(
-                "What do these VMs need? (space marks, Enter takes)",
-                &Need::ALL.map(|n| n.word().to_string()),
-                &Need::ALL.map(|n| q.needs.contains(&n)),
-            )?
-            .map(|marked| q.needs = marked.into_iter().map(|n| Need::ALL[n]).collect()),
-            3 => {
-                line("Which GPU? (A100-80, L40S, ..; empty: not chosen yet)", q.gpu.as_deref().unwrap_or(""))?
-                    .map(|text| q.gpu = Some(text).filter(|t| !t.is_empty()))
-            }
-            4 => line(
-                "GPU memory of each VM? (20GiB; empty: as much as there is)",
-                &q.memory.map(|m| m.to_string()).unwrap_or_default(),
-            )?
-            .map(|text| match text.as_str() {
-                "" => {
-                    q.memory = None;
-                    Ok(())
-                }
-                some => some.parse().map(|m| q.memory = Some(m)),
-            })
-            .transpose()?,
-            5 => line("Release of ESXi? (8.0.3; empty: a new one)", q.esxi.as_deref().unwrap_or(""))?
-                .map(|text| q.esxi = Some(text).filter(|t| !t.is_empty())),
-            6 => one_of(
-                "Guests?",
-                &["linux".into(), "windows".into()],
-                usize::from(q.guest == Guest::Windows),
-            )?
-            .map(|n| q.guest = if n == 1 { Guest::Windows } else { Guest::Linux }),
-            7 => {
-                let words = [
-                    "not decided",
-                    "none",
-                    "nvaie (AI Enterprise, formerly vCS)",
-                    "vws (RTX vWS, formerly vDWS)",
-                    "vpc",
-                    "vapps",
-                ];
-                one_of("Which NVIDIA license is there?", &words.map(String::from), 0)?
-                    .map(|n| match n {
-                        0 => {
-                            q.license = License::default();
-                            Ok(())
-                        }
-                        n => License::parse(words[n].split(' ').next().unwrap_or_default())
-                            .map(|l| q.license = l),
-                    })
-                    .transpose()?
-            }
-            8 => line(
-                "How much may be lost against bare metal, in percent? (empty: it does not matter)",
-                &q.max_loss.map(|p| p.to_string()).unwrap_or_default(),
-            )?
-            .map(|text| match text.trim_end_matches('%') {
-                "" => {
-                    q.max_loss = None;
-                    Ok(())
-                }
-                some => match some.trim().parse::<f64>() {
-                    Ok(p) if (0.0..100.0).contains(&p) => {
-                        q.max_loss = Some(p);
-                        Ok(())
-                    }
-                    _ => Err(format!("`{text}` is no percentage")),
-                },
-            })
-            .transpose()?,
-            _ => return Ok(Some(q)),
-        };
+    while let Some(went) = ask(at, &mut q)? {
         match (went, at) {
-            (Some(()), _) => at += 1,
-            (None, 0) => return Ok(None),
-            (None, _) => at -= 1,
+            (true, _) => at += 1,
+            (false, 0) => return Ok(None),
+            (false, _) => at -= 1,
         }
     }
+    Ok(Some(q))
 }
+
+/// One question; `None` behind the last one, else whether it was answered.
+fn ask(at: usize, q: &mut Question) -> Result<Option<bool>, String> {
+    let users = |text: &str| match text.parse::<u64>() {
+        Ok(n) if (1..=1000).contains(&n) => Ok(n),
+        _ => Err(format!("`{text}` is no number from 1 to 1000")),
+    };
+    let maybe = |text: &str| -> Result<Option<String>, String> {
+        Ok(Some(text.to_string()).filter(|t| !t.is_empty()))
+    };
+    Ok(Some(match at {
+        0 => {
+            let words = Workload::ALL.map(|w| w.word().to_string());
+            match one_of("What do the VMs do?", &words, position(&Workload::ALL, &q.workload))? {
+                Some(n) => {
+                    q.workload = Workload::ALL[n];
+                    true
+                }
+                None => false,
+            }
+        }
+        1 => line("VMs that use one GPU at the same time", &q.users.to_string(), users)?
+            .map(|n| q.users = n)
+            .is_some(),
+        2 => {
+            let words = Need::ALL.map(|n| n.word().to_string());
+            let marked = Need::ALL.map(|n| q.needs.contains(&n));
+            match some_of("What do they need? Space marks, Enter goes on", &words, &marked)? {
+                Some(all) => {
+                    q.needs = all.into_iter().map(|n| Need::ALL[n]).collect();
+                    true
+                }
+                None => false,
+            }
+        }
+        3 => line("GPU, such as A100-80 or L40S (- for none yet)", q.gpu.as_deref().unwrap_or(""), maybe)?
+            .map(|gpu| q.gpu = gpu)
+            .is_some(),
+        4 => {
+            let now = q.memory.map(|m| m.to_string()).unwrap_or_default();
+            let parse = |text: &str| if text.is_empty() { Ok(None) } else { memory(text).map(Some) };
+            line("GPU memory of each VM, such as 20GiB (- for as much as there is)", &now, parse)?
+                .map(|m| q.memory = m)
+                .is_some()
+        }
+        5 => {
+            let parse = |text: &str| if text.is_empty() { Ok(None) } else { release(text).map(Some) };
+            line("ESXi, such as 8.0U3 (- for a new one)", q.esxi.as_deref().unwrap_or(""), parse)?
+                .map(|esxi| q.esxi = esxi)
+                .is_some()
+        }
+        6 => {
+            let words = ["linux".to_string(), "windows".into()];
+            match one_of("Guests", &words, usize::from(q.guest == Guest::Windows))? {
+                Some(n) => {
+                    q.guest = if n == 1 { Guest::Windows } else { Guest::Linux };
+                    true
+                }
+                None => false,
+            }
+        }
+        7 => {
+            let words = LICENSES.map(|(_, text)| text.to_string());
+            let now = LICENSES
+                .iter()
+                .position(|(word, _)| License::parse(word).is_ok_and(|l| l.nvidia == q.license.nvidia));
+            match one_of("NVIDIA license that is there", &words, now.unwrap_or(0))? {
+                Some(n) => {
+                    let chosen = License::parse(LICENSES[n].0)?;
+                    q.license = License { standard: q.license.standard, ..chosen };
+                    true
+                }
+                None => false,
+            }
+        }
+        8 => {
+            let parse = |text: &str| if text.is_empty() { Ok(None) } else { percent(text).map(Some) };
+            let now = q.max_loss.map(|p| format!("{p}%")).unwrap_or_default();
+            line("Loss against bare metal that is bearable, such as 5% (- for any)", &now, parse)?
+                .map(|p| q.max_loss = p)
+                .is_some()
+        }
+        _ => return Ok(None),
+    }))
+}
+
+const LICENSES: [(&str, &str); 6] = [
+    ("", "not decided"),
+    ("none", "none"),
+    ("nvaie", "NVIDIA AI Enterprise (formerly vCS)"),
+    ("vws", "RTX vWS (formerly vDWS)"),
+    ("vpc", "vPC"),
+    ("vapps", "vApps"),
+];
 
 fn position<T: PartialEq>(list: &[T], item: &T) -> usize {
     list.iter().position(|i| i == item).unwrap_or(0)
@@ -277,15 +326,26 @@ fn some_of(prompt: &str, list: &[String], marked: &[bool]) -> Result<Option<Vec<
     asked.map_err(|why| why.to_string())
 }
 
-/// A line; `<` goes back, as Esc does in a list.
-fn line(prompt: &str, start: &str) -> Result<Option<String>, String> {
-    let asked = dialoguer::Input::<String>::new()
-        .with_prompt(format!("{prompt} [< goes back]"))
-        .default(start.to_string())
-        .show_default(!start.is_empty())
-        .allow_empty(true)
-        .interact_text();
-    let text = asked.map_err(|why| why.to_string())?;
-    let text = text.trim();
-    Ok((text != "<").then(|| text.to_string()))
+/// A line: `<` goes back, `-` empties it. Asked again until it can be read.
+fn line<T>(
+    prompt: &str,
+    start: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, String> {
+    loop {
+        let asked = dialoguer::Input::<String>::new()
+            .with_prompt(format!("{prompt} [< back]"))
+            .default(start.to_string())
+            .show_default(!start.is_empty())
+            .allow_empty(true)
+            .interact_text();
+        let text = asked.map_err(|why| why.to_string())?;
+        match text.trim() {
+            "<" => return Ok(None),
+            text => match parse(if text == "-" { "" } else { text }) {
+                Ok(value) => return Ok(Some(value)),
+                Err(why) => crate::render::printer::say(&format!("{why}\n")),
+            },
+        }
+    }
 }

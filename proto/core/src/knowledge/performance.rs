@@ -75,8 +75,9 @@ pub fn share(workload: &str, way: &str, several: bool) -> Option<Share> {
         .collect();
     let mut middles: Vec<f64> = figures.iter().map(|f| f64::midpoint(f.low, f.high)).collect();
     middles.sort_by(f64::total_cmp);
-    let typical = *middles.get(middles.len() / 2)?;
     let low = figures.iter().map(|f| f.low).fold(f64::INFINITY, f64::min);
+    // The range of one source has no middle that was measured.
+    let typical = if middles.len() == 1 { low } else { *middles.get(middles.len() / 2)? };
     let high = figures.iter().map(|f| f.high).fold(0.0, f64::max);
     Some(Share { typical, low, high, figures })
 }
