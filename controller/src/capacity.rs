@@ -23,8 +23,9 @@ pub struct Capacity {
 /// From ESXi 8.0 U2 on vGPUs of one size and several series share a GPU (facts: vGPU placement; one source).
 const SERIES_MIX: &str = "8.0.2";
 
-/// Everybody who is to run when all is as the fleet file says, and `more` beside them.
-pub fn of(fleet: &Fleet, inventory: &Inventory, more: &[Want]) -> Capacity {
+/// Everybody who is to run when all is as the fleet file says, and `more` beside them. `pinned`: each VM stays on its host;
+/// else those with vGPUs may move.
+pub fn of(fleet: &Fleet, inventory: &Inventory, more: &[Want], pinned: bool) -> Capacity {
     let hosts = compat::gpus_of_hosts(fleet, Some(inventory), &BTreeSet::new());
     let mut unknown: Vec<String> = fleet
         .hosts
@@ -36,6 +37,11 @@ pub fn of(fleet: &Fleet, inventory: &Inventory, more: &[Want]) -> Capacity {
     let mut addresses = vec![];
     for host in &hosts {
         let (one, of_host) = seen(host, inventory, &mut unknown);
+        if let Some(version) = &host.esxi
+            && problem.esxi.as_deref().is_none_or(|oldest| !EsxVersion::at_least(version, oldest))
+        {
+            problem.esxi = Some(version.clone());
+        }
         problem.series_mix &= host.esxi.as_deref().is_none_or(|v| EsxVersion::at_least(v, SERIES_MIX));
         problem.hosts.push(one);
         addresses.push(of_host);
@@ -44,7 +50,10 @@ pub fn of(fleet: &Fleet, inventory: &Inventory, more: &[Want]) -> Capacity {
     for (at, host) in hosts.iter().enumerate() {
         let vgpus = inventory.fact::<Vgpus>(&host.node).ok();
         for claim in host.claims.iter().filter(|claim| claim.runs) {
-            let Some(want) = want(host, claim, inventory, &mut unknown) else { continue };
+            let Some(mut want) = want(host, claim, inventory, &mut unknown) else { continue };
+            if !pinned && want.parts.iter().all(|part| matches!(part, Part::Vgpu(_))) {
+                want.host = None;
+            }
             let placed = if claim.running_now {
                 place_of(claim, &want, &addresses[at], vgpus.as_ref()).map(|gpus| Placed { host: at, gpus })
             } else {
@@ -125,7 +134,7 @@ fn want(host: &HostGpus, claim: &GpuClaim, inventory: &Inventory, unknown: &mut 
     }
     let node = claim.node.clone().unwrap_or_else(|| NodeId::new(NodeKind::Vm, &claim.vm));
     let memory_mib = inventory.fact::<VmConfig>(&node).ok().map(|config| config.memory_mib);
-    Some(Want { vm: claim.vm.clone(), parts, memory_mib, host: Some(host.host.clone()), apart: None })
+    Some(Want { vm: claim.vm.clone(), parts, memory_mib, host: Some(host.host.clone()), apart: vec![] })
 }
 
 /// The GPU of each part of a VM that runs; `None` where one of them is not known.

@@ -112,7 +112,7 @@ const MEMORY_SNAPSHOT: &str = "a snapshot with memory only where the host says m
 /// Every VM with a GPU, and every host.
 pub fn of_fleet(fleet: &Fleet, inventory: &Inventory) -> Ready {
     let hosts = compat::gpus_of_hosts(fleet, Some(inventory), &BTreeSet::new());
-    let capacity = capacity::of(fleet, inventory, &[]);
+    let capacity = capacity::of(fleet, inventory, &[], true);
     let mut settings: BTreeSet<String> = BTreeSet::new();
     let mut vms = vec![];
     let mut all_hosts = vec![];

@@ -122,7 +122,7 @@ impl Fit {
             let hosts = fit::hosts(text, &wants).map_err(|why| usage(format!("--hosts: {why}")))?;
             let release = self.esxi.as_deref().map(esxi).transpose()?;
             let at_least = |least| release.as_deref().is_none_or(|v| EsxVersion::at_least(v, least));
-            let mut problem = Problem { hosts, wants, series_mix: at_least("8.0.2") };
+            let mut problem = Problem { hosts, wants, series_mix: at_least("8.0.2"), esxi: release.clone() };
             if !at_least("8.0.3") {
                 problem.hosts.iter_mut().flat_map(|h| &mut h.gpus).for_each(|g| g.modes.mixed_size = false);
             }
@@ -143,7 +143,7 @@ impl Fit {
                 block_on(inventory::gather(&fleet, &connector, Scope::All, &|id| id.kind != NodeKind::Guest))?
             }
         };
-        let capacity = capacity::of(&fleet, &inventory, &wants);
+        let capacity = capacity::of(&fleet, &inventory, &wants, !(self.defragment || self.spare > 0));
         let notes = capacity.unknown.iter().map(|line| format!("NOT counted: {line}")).collect();
         Ok(Asked { problem: capacity.problem, now: Some(capacity.now), addresses: capacity.addresses, notes })
     }
@@ -159,8 +159,11 @@ impl Fit {
             let vgpu = fit::profile(name).map_err(|why| usage(format!("--apart: {why}")))?;
             let has = |want: &&mut Want| want.vgpus().any(|t| std::ptr::eq(t, vgpu));
             for want in asked.problem.wants.iter_mut().filter(has) {
-                want.apart = Some(name.clone());
+                want.apart.push(name.clone());
             }
+        }
+        if let Some(word) = self.apart.iter().find(|word| !asked.problem.wants.iter().any(|w| w.apart.contains(word))) {
+            return Err(usage(format!("--apart: no VM has {word}")));
         }
         if self.spare >= asked.problem.hosts.len() && self.spare > 0 {
             return Err(usage(format!("--spare {}: no host would be left", self.spare)));
@@ -202,20 +205,49 @@ impl Fit {
         let nearest = if solved.fits { vec![] } else { fit::nearest(problem) };
         let spare = (self.spare > 0 && solved.fits)
             .then(|| (self.spare, fit::spare(problem, self.spare).err().map(|(hosts, _)| hosts)));
-        let mixed = chosen_mixed(problem, &shown);
-        let order = || {
+        let mixed = chosen(problem, &shown, Mode::MixedSize);
+        let divided = chosen(problem, &shown, Mode::Mig);
+        let order = |policy| {
             let mut as_chosen = problem.clone();
             for gpu in as_chosen.hosts.iter_mut().flat_map(|h| &mut h.gpus).filter(|g| g.modes.same_size) {
                 gpu.modes.mixed_size &= mixed > 0;
             }
-            fit::power_on(&as_chosen, self.policy)
+            fit::power_on(&as_chosen, policy)
         };
-        let power_on = (solved.fits && asked.now.is_none() && !self.defragment).then(order);
+        // MIG instances follow no policy, and one VM alone has no order.
+        let by_policy = problem.wants.len() > 1 && !problem.wants.iter().flat_map(Want::vgpus).any(|t| t.mig);
+        let power_on = (solved.fits && by_policy && asked.now.is_none() && !self.defragment).then(|| order(self.policy));
+        let better = power_on.as_ref().filter(|o| !o.refused().is_empty() && self.policy == Policy::Performance).and_then(|o| {
+            let other = order(Policy::Consolidation).refused().len();
+            match other {
+                0 => Some("With `consolidation` all of them start.".to_string()),
+                n if n < o.refused().len() => Some("Fewer with `consolidation`; or the larger ones first.".into()),
+                _ => None,
+            }
+        });
         if mixed > 0 {
             let gpus = counted(mixed, "GPU");
             notes.push(format!(
                 "{gpus} in mixed-size mode: needs ESXi 8.0 U3 and vGPU 17 or newer, `vgpu-mode: mixed-size` at the host."
             ));
+        }
+        if divided > 0 && asked.now.is_none() {
+            notes.push(format!("{} divided by MIG: `mig: on` at the host, on empty GPUs; power on the largest instances first.", counted(divided, "GPU")));
+        }
+        if fit::doubtful(problem) {
+            notes.push("Unsure: NVIDIA names no places in mixed-size mode for this board; the host's own list wins.".into());
+        }
+        let mixes = |w: &Want| w.vgpus().next().is_some() && w.parts.len() > w.vgpus().count();
+        if problem.wants.iter().any(mixes) {
+            notes.push("Unsure: no source says that one VM may have vGPUs and whole GPUs at once.".into());
+        }
+        let with_memory = problem.wants.iter().filter(|w| w.memory_mib.is_some()).count();
+        let hosts_say = problem.hosts.iter().all(|h| h.memory_mib.is_some());
+        if with_memory < problem.wants.len() || !hosts_say {
+            let said = with_memory > 0 || problem.hosts.iter().any(|h| h.memory_mib.is_some());
+            if said && asked.now.is_none() {
+                notes.push("Memory is counted only where both hosts and VMs name it (`512GiB`: what is left for VMs).".into());
+            }
         }
         let report = Report {
             problem,
@@ -227,6 +259,7 @@ impl Fit {
             nearest: &nearest,
             spare: spare.clone(),
             power_on: power_on.as_ref(),
+            better,
             notes,
         };
         printer.show(answer(&report));
@@ -237,14 +270,14 @@ impl Fit {
     }
 }
 
-/// GPUs whose contents need several sizes at once.
-fn chosen_mixed(problem: &Problem, shown: &Placement) -> usize {
+/// GPUs that are in a mode.
+fn chosen(problem: &Problem, shown: &Placement, mode: Mode) -> usize {
     let mut fits = fit::Fits::new(problem.series_mix);
     let mut n = 0;
     for (h, host) in problem.hosts.iter().enumerate() {
         for (g, gpu) in host.gpus.iter().enumerate() {
             let held = fits.held(gpu, &shown.contents[h][g]).filter(|_| !shown.contents[h][g].is_empty());
-            n += usize::from(held.is_some_and(|held| held.mode == Mode::MixedSize && gpu.modes.same_size));
+            n += usize::from(held.is_some_and(|held| held.mode == mode));
         }
     }
     n

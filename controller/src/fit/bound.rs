@@ -339,7 +339,7 @@ pub(super) fn refuted(problem: &Problem, needs: &[Need]) -> Option<String> {
         ));
     }
     let mut apart: BTreeMap<&str, usize> = BTreeMap::new();
-    for word in problem.wants.iter().filter_map(|w| w.apart.as_deref()) {
+    for word in problem.wants.iter().flat_map(|w| w.apart.iter().map(String::as_str)) {
         *apart.entry(word).or_default() += 1;
     }
     let (word, n) = apart.into_iter().find(|(_, n)| *n > problem.hosts.len())?;

@@ -23,6 +23,8 @@ struct Search<'a> {
     now: Placement,
     dead: HashSet<(usize, u64, u64)>,
     left: usize,
+    /// Some ways were left out.
+    cut: bool,
 }
 
 pub(super) fn search(problem: &Problem, fits: &mut Fits, tries: usize) -> Searched {
@@ -31,11 +33,11 @@ pub(super) fn search(problem: &Problem, fits: &mut Fits, tries: usize) -> Search
     let left = tries.min(tries * 20 / gpus);
     let order = hardest_first(problem);
     let now = Placement::new(problem);
-    let mut search = Search { problem, order, fits, now, dead: HashSet::new(), left };
+    let mut search = Search { problem, order, fits, now, dead: HashSet::new(), left, cut: false };
     if search.from(0) {
         return Searched::Found(Box::new(search.now));
     }
-    if search.left == 0 { Searched::GaveUp } else { Searched::Nothing }
+    if search.left == 0 || search.cut { Searched::GaveUp } else { Searched::Nothing }
 }
 
 impl Search<'_> {
@@ -116,7 +118,7 @@ impl Search<'_> {
         for (_, g) in fitting {
             if ways.len() >= MOST {
                 // Not all are tried then: the search may no longer say that there is none.
-                self.left = 0;
+                self.cut = true;
                 return;
             }
             chosen.push(g);
@@ -156,7 +158,7 @@ impl Search<'_> {
             .iter()
             .zip(&self.now.at)
             .filter(|(_, placed)| placed.as_ref().is_some_and(|p| p.host == host))
-            .filter_map(|(want, _)| want.apart.as_deref())
+            .flat_map(|(want, _)| want.apart.iter().map(String::as_str))
             .collect();
         apart.hash(&mut hash);
         hash.finish()

@@ -2,7 +2,7 @@
 //! thousands of times.
 
 use super::gpu::{Contents, Gpu, Mode, Modes};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use vsgpu_core::knowledge::placement;
 use vsgpu_core::knowledge::vgpu_types::VgpuType;
 
@@ -36,7 +36,7 @@ pub struct Fits {
 }
 
 /// Places that are tried for one GPU.
-const TRIES: usize = 50_000;
+const TRIES: usize = 500_000;
 
 impl Fits {
     /// `series_mix`: vGPUs of one size but of several series may share a GPU.
@@ -155,40 +155,85 @@ impl Fits {
         Some(Held { mode: Mode::Mig, spots, of: units })
     }
 
-    /// Places for intervals, none on another: `(size, starts)` each, the largest first.
+    /// Places for intervals, none on another: `(size, starts)` each.
     fn lay(&mut self, items: &[(usize, Vec<usize>)], region: usize) -> Option<Vec<usize>> {
-        let mut used = vec![false; region];
-        let mut chosen = Vec::with_capacity(items.len());
-        let mut tries = TRIES;
-        let found = lay(items, &mut used, &mut chosen, &mut tries);
-        self.sure &= tries > 0;
-        found.then_some(chosen)
+        // Alike ones are counted: which of them is which does not matter.
+        let mut kinds: Vec<(&(usize, Vec<usize>), Vec<usize>)> = vec![];
+        for (at, item) in items.iter().enumerate() {
+            match kinds.iter_mut().find(|(known, _)| *known == item) {
+                Some((_, of_kind)) => of_kind.push(at),
+                None => kinds.push((item, vec![at])),
+            }
+        }
+        let mut left: Vec<u8> = kinds.iter().map(|(_, of_kind)| of_kind.len().min(255) as u8).collect();
+        let mut search = Lay { kinds: &kinds, region, placed: vec![], dead: HashSet::new(), tries: TRIES };
+        let found = search.from(0, &mut left);
+        self.sure &= search.tries > 0;
+        if !found {
+            return None;
+        }
+        let placed = search.placed;
+        let mut starts = vec![0; items.len()];
+        let mut next = vec![0; kinds.len()];
+        for (kind, start) in placed {
+            starts[kinds[kind].1[next[kind]]] = start;
+            next[kind] += 1;
+        }
+        Some(starts)
     }
 }
 
-fn lay(items: &[(usize, Vec<usize>)], used: &mut [bool], chosen: &mut Vec<usize>, tries: &mut usize) -> bool {
-    let Some((size, starts)) = items.get(chosen.len()) else { return true };
-    // Equal ones lie in order: which of them is which does not matter.
-    let after = match chosen.last() {
-        Some(last) if items[chosen.len() - 1] == items[chosen.len()] => *last + 1,
-        _ => 0,
-    };
-    for start in starts.iter().copied().filter(|start| *start >= after) {
-        if *tries == 0 {
-            return false;
-        }
-        *tries -= 1;
-        let Some(span) = used.get(start..start + size) else { continue };
-        if span.iter().any(|taken| *taken) {
-            continue;
-        }
-        used[start..start + size].fill(true);
-        chosen.push(start);
-        if lay(items, used, chosen, tries) {
+/// Goes along the GPU from its beginning: at each place something begins there, or nothing does. What is left over at a
+/// place decides all the rest, so nothing is looked at twice.
+struct Lay<'a> {
+    kinds: &'a [(&'a (usize, Vec<usize>), Vec<usize>)],
+    region: usize,
+    placed: Vec<(usize, usize)>,
+    dead: HashSet<(usize, Vec<u8>)>,
+    tries: usize,
+}
+
+impl Lay<'_> {
+    fn from(&mut self, place: usize, left: &mut Vec<u8>) -> bool {
+        let wanted: usize = left.iter().zip(self.kinds).map(|(n, (item, _))| usize::from(*n) * item.0).sum();
+        if wanted == 0 {
             return true;
         }
-        chosen.pop();
-        used[start..start + size].fill(false);
+        if self.tries == 0
+            || wanted > self.region.saturating_sub(place)
+            || self.dead.contains(&(place, left.clone()))
+        {
+            return false;
+        }
+        self.tries -= 1;
+        // The next place at which anything that is left may begin.
+        let next = |from: usize, left: &[u8]| {
+            let of_kind = |(n, (item, _)): (&u8, &(&(usize, Vec<usize>), Vec<usize>))| {
+                if *n == 0 { None } else { item.1.iter().copied().filter(|start| *start >= from).min() }
+            };
+            left.iter().zip(self.kinds).filter_map(of_kind).min()
+        };
+        let Some(at) = next(place, left) else {
+            self.dead.insert((place, left.clone()));
+            return false;
+        };
+        for kind in 0..self.kinds.len() {
+            let (size, starts) = self.kinds[kind].0;
+            if left[kind] == 0 || !starts.contains(&at) || at + size > self.region {
+                continue;
+            }
+            left[kind] -= 1;
+            self.placed.push((kind, at));
+            if self.from(at + size, left) {
+                return true;
+            }
+            self.placed.pop();
+            left[kind] += 1;
+        }
+        if self.from(at + 1, left) {
+            return true;
+        }
+        self.dead.insert((place, left.clone()));
+        false
     }
-    false
 }

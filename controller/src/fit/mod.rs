@@ -31,5 +31,5 @@ pub use orders::{Policy, PowerOns, power_on};
 pub use place::{FirstFit, without_moves};
 pub use placement::{Placed, Placement};
 pub use problem::{Host, Part, Problem, WHOLE, Want};
-pub use solve::{Answer, solve, spare};
+pub use solve::{Answer, doubtful, solve, spare};
 pub use words::{hosts, profile, wants};

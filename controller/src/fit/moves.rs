@@ -17,7 +17,7 @@ pub struct Move {
 /// GPUs that are emptied at once, at most: all choices of so many are tried.
 const MOST_EMPTIED: usize = 4;
 /// Choices that are looked at.
-const TRIES: usize = 100_000;
+const TRIES: usize = 20_000;
 
 /// Makes room for the VMs that are left over, and places them: the moves in their order, and whether fewer are known to
 /// be too few. `None` where emptying up to four GPUs does not help.
@@ -42,13 +42,14 @@ pub fn make_room(problem: &Problem, now: &Placement) -> Option<(Vec<Move>, Place
             tries = tries.saturating_sub(1);
             let total: usize = emptied.iter().map(cost).sum();
             if tries == 0 || best.as_ref().is_some_and(|(moves, _)| moves.len() <= total) {
-                return;
+                return tries > 0;
             }
             if let Some(found) = emptying(problem, now, &mut fits, emptied)
                 && best.as_ref().is_none_or(|(moves, _)| found.0.len() < moves.len())
             {
                 best = Some(found);
             }
+            true
         });
     }
     // Emptying GPUs whole is the best there is where vGPUs of one size share a GPU; elsewhere fewer may do.
@@ -56,16 +57,26 @@ pub fn make_room(problem: &Problem, now: &Placement) -> Option<(Vec<Move>, Place
     best.map(|(moves, placement)| (moves, placement, exact))
 }
 
-fn choose<T: Copy>(list: &[T], size: usize, from: usize, chosen: &mut Vec<T>, look: &mut impl FnMut(&[T])) {
+/// Every choice of so many, until nobody wants to look at more.
+fn choose<T: Copy>(
+    list: &[T],
+    size: usize,
+    from: usize,
+    chosen: &mut Vec<T>,
+    look: &mut impl FnMut(&[T]) -> bool,
+) -> bool {
     if chosen.len() == size {
-        look(chosen);
-        return;
+        return look(chosen);
     }
     for at in from..list.len() {
         chosen.push(list[at]);
-        choose(list, size, at + 1, chosen, look);
+        let on = choose(list, size, at + 1, chosen, look);
         chosen.pop();
+        if !on {
+            return false;
+        }
     }
+    true
 }
 
 /// The VMs of these GPUs elsewhere, and then those that are left over.

@@ -10,7 +10,7 @@ use vsgpu_core::words::counted;
 /// Hosts that are added, at most, to find how many more would do.
 const MOST_HOSTS: usize = 64;
 /// Clusters of more VMs than this are not solved again and again for it.
-const LARGE: usize = 2000;
+const LARGE: usize = 300;
 
 fn fits(problem: &Problem) -> bool {
     solve(problem).fits
@@ -69,7 +69,7 @@ fn fewer(problem: &Problem) -> Vec<String> {
             let middle = usize::midpoint(low, high);
             if fits(&with_only(problem, want, middle)) { low = middle } else { high = middle }
         }
-        let others = if kinds(problem).len() > 1 { ", all else as asked" } else { "" };
+        let others = if kinds(problem).len() > 1 { ", and all the others" } else { "" };
         if low > 0 {
             all.push((n - low, format!("{low} x {} instead of {n}{others}", want.shown())));
         }
@@ -116,7 +116,7 @@ fn other_modes(problem: &Problem) -> Option<String> {
         }
         if fits(&other) {
             let needs = if mode == Mode::MixedSize { " (ESXi 8.0 U3 and vGPU 17 or newer)" } else { "" };
-            return Some(format!("all of it with {} allowed{needs}", mode.word()));
+            return Some(format!("all of it, with {} allowed{needs}", mode.word()));
         }
     }
     None
@@ -135,7 +135,7 @@ fn more_hosts(problem: &Problem) -> Option<String> {
     for n in 1..=MOST_HOSTS {
         more.hosts.push(Host { name: format!("more-{n}"), ..empty.clone() });
         if fits(&more) {
-            return Some(format!("{} more like {}", counted(n, "host"), host.name));
+            return Some(format!("{} more, with the GPUs of {}", counted(n, "host"), host.name));
         }
     }
     None

@@ -114,6 +114,11 @@ impl FirstFit {
     }
 }
 
+/// One quick pass.
+pub(super) fn once(problem: &Problem, fits: &mut Fits) -> Placement {
+    pass(problem, fits, &hardest_first(problem))
+}
+
 /// The best of several orders. Sizes are mixed only where the same size on each GPU is not enough.
 pub(super) fn best(problem: &Problem, fits: &mut Fits, needs: &[Need]) -> Placement {
     let mut plain = problem.clone();
@@ -172,7 +177,7 @@ fn pass_packed(
         let want = &problem.wants[*at];
         if let [Part::Vgpu(vgpu)] = want.parts.as_slice()
             && want.host.is_none()
-            && want.apart.is_none()
+            && want.apart.is_empty()
         {
             waiting.entry(vgpu.name).or_default().push(*at);
         }

@@ -2,7 +2,7 @@
 
 use super::fits::Fits;
 use super::gpu::{Contents, Gpu};
-use super::problem::{Host, Part, Problem, Want};
+use super::problem::{Part, Problem, Want};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -58,10 +58,8 @@ impl Placement {
         let memory =
             there.memory_mib.is_none_or(|most| self.memory_used[host] + want.memory_mib.unwrap_or(0) <= most);
         let named = want.host.as_ref().is_none_or(|name| *name == there.name);
-        let apart = want
-            .apart
-            .as_ref()
-            .is_none_or(|word| self.apart.get(word).is_none_or(|hosts| !hosts.contains(&host)));
+        let apart =
+            want.apart.iter().all(|word| self.apart.get(word).is_none_or(|hosts| !hosts.contains(&host)));
         memory && named && apart
     }
 
@@ -75,7 +73,7 @@ impl Placement {
             }
         }
         self.memory_used[placed.host] += want.memory_mib.unwrap_or(0);
-        if let Some(word) = &want.apart {
+        for word in &want.apart {
             self.apart.entry(word.clone()).or_default().insert(placed.host);
         }
         self.at[at] = Some(placed);
@@ -91,7 +89,7 @@ impl Placement {
             }
         }
         self.memory_used[placed.host] -= want.memory_mib.unwrap_or(0);
-        if let Some(word) = &want.apart {
+        for word in &want.apart {
             self.apart.entry(word.clone()).or_default().remove(&placed.host);
         }
         Some(placed)
@@ -116,14 +114,6 @@ impl Placement {
         debug_assert!(all.keys().all(|(h, g)| *g < problem.hosts[*h].gpus.len()));
         all
     }
-}
-
-/// Whether a host that is otherwise empty has room for a VM.
-pub(super) fn alone(host: &Host, want: &Want, fits: &mut Fits) -> bool {
-    let one = Problem { hosts: vec![host.clone()], wants: vec![want.clone()], series_mix: true };
-    let empty = Placement::new(&one);
-    let free = Want { host: None, ..want.clone() };
-    empty.host_takes(&one, 0, &free) && on_host(&one, &empty, fits, 0, &free, &HashSet::new()).is_some()
 }
 
 /// Memory of a GPU that stays unused, in thousandths, were it to hold these.
@@ -219,7 +209,7 @@ pub(super) fn hardest_first(problem: &Problem) -> Vec<usize> {
         let name = want.parts.first().map(Part::shown).unwrap_or_default();
         (
             want.host.is_none(),
-            want.apart.is_none(),
+            want.apart.is_empty(),
             any,
             Reverse((want.parts.len(), sizes, want.memory_mib)),
             name,

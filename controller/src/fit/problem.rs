@@ -76,8 +76,8 @@ pub struct Want {
     pub memory_mib: Option<u64>,
     /// The host that it must be on.
     pub host: Option<String>,
-    /// VMs with the same word here are kept on different hosts.
-    pub apart: Option<String>,
+    /// VMs that share a word here are kept on different hosts.
+    pub apart: Vec<String>,
 }
 
 impl Want {
@@ -119,6 +119,8 @@ pub struct Problem {
     pub wants: Vec<Want>,
     /// vGPUs of one size but of several series may share a GPU.
     pub series_mix: bool,
+    /// The oldest ESXi of the hosts, where it is known.
+    pub esxi: Option<String>,
 }
 
 impl Problem {

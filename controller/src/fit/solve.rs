@@ -3,10 +3,12 @@
 use super::bound::{self, Need, needs};
 use super::exact::{self, Searched};
 use super::fits::Fits;
+use super::gpu::Gpu;
 use super::placement::Placement;
-use super::problem::Problem;
+use super::problem::{Problem, Want};
 use super::{place, why};
 use std::collections::BTreeMap;
+use vsgpu_core::knowledge::placement;
 
 /// Placements that are tried before a search gives up.
 const TRIES: usize = 200_000;
@@ -31,15 +33,25 @@ pub fn solve(problem: &Problem) -> Answer {
     let mut fits = Fits::new(problem.series_mix);
     let needs = needs(problem, &mut fits);
     let never = why::impossible(problem, &mut fits).or_else(|| bound::refuted(problem, &needs));
-    let mut placement = place::best(problem, &mut fits, &needs);
+    // What is disproved by counting is not packed with all one's might.
+    let mut placement = match never.is_some() && problem.wants.len() > LARGE {
+        true => place::once(problem, &mut fits),
+        false => place::best(problem, &mut fits, &needs),
+    };
+    let sure = fits.is_sure() && !doubtful(problem);
+    if let Some(reason) = never {
+        if placement.left.is_empty() {
+            // There is room, and it is not allowed.
+            placement = Placement::new(problem);
+            placement.left = (0..problem.wants.len()).collect();
+        }
+        return Answer { fits: false, proven: sure, placement, reason: Some(reason), needs };
+    }
     if placement.left.is_empty() {
         return Answer { fits: true, proven: true, placement, reason: None, needs };
     }
-    if let Some(reason) = never {
-        return Answer { fits: false, proven: true, placement, reason: Some(reason), needs };
-    }
     let searched = exact::search(problem, &mut fits, TRIES);
-    let tried = fits.is_sure();
+    let tried = fits.is_sure() && !doubtful(problem);
     match searched {
         Searched::Found(found) => {
             placement = *found;
@@ -54,6 +66,26 @@ pub fn solve(problem: &Problem) -> Answer {
             Answer { fits: false, proven: false, placement, reason: Some(reason), needs }
         }
     }
+}
+
+/// Wishes that make a problem a large one.
+const LARGE: usize = 400;
+
+/// Sizes are mixed on a board whose places no table of NVIDIA names.
+pub fn doubtful(problem: &Problem) -> bool {
+    let token = |g: &Gpu| {
+        problem
+            .wants
+            .iter()
+            .flat_map(Want::vgpus)
+            .any(|t| !t.mig && t.token.eq_ignore_ascii_case(g.model.token))
+    };
+    problem.gpus().any(|g| {
+        g.modes.mixed_size
+            && !g.modes.same_size
+            && !placement::places_are_published(g.model.token)
+            && token(g)
+    })
 }
 
 /// Whether all fits still where any `spare` hosts are away; the names of hosts without which it does not.

@@ -1,11 +1,14 @@
 //! Why something does not fit, in words.
 
+use super::exact::{self, Searched};
 use super::fits::Fits;
 use super::gpu::Gpu;
-use super::placement::{Placement, alone};
+use super::placement::Placement;
 use super::problem::{Host, Part, Problem, Want};
 use std::collections::BTreeMap;
+use vsgpu_core::knowledge::vgpu_types::VgpuType;
 use vsgpu_core::words::counted;
+use vsgpu_host_agent::facts::EsxVersion;
 
 /// A wish that no host could meet, were it empty.
 pub(super) fn impossible(problem: &Problem, fits: &mut Fits) -> Option<String> {
@@ -25,7 +28,7 @@ pub(super) fn impossible(problem: &Problem, fits: &mut Fits) -> Option<String> {
         {
             return Some(format!("{} is to be on {name}, which is not there", want.vm));
         }
-        let alone = |host: &Host| alone(host, want, fits);
+        let alone = |host: &Host| alone(host, want, problem.series_mix, fits);
         let mut hosts =
             problem.hosts.iter().filter(|host| want.host.as_ref().is_none_or(|name| *name == host.name));
         if !hosts.clone().any(|host| want.memory_mib.is_none_or(|m| host.memory_mib.is_none_or(|h| m <= h))) {
@@ -37,6 +40,9 @@ pub(super) fn impossible(problem: &Problem, fits: &mut Fits) -> Option<String> {
                 most / 1024
             ));
         }
+        if let Some(reason) = own_limits(problem, want) {
+            return Some(reason);
+        }
         if !hosts.any(alone) {
             let what = want.shown();
             return Some(match want.parts.len() {
@@ -46,6 +52,43 @@ pub(super) fn impossible(problem: &Problem, fits: &mut Fits) -> Option<String> {
         }
     }
     None
+}
+
+/// Whether a host that is otherwise empty has room for a VM; yes where that could not be settled.
+fn alone(host: &Host, want: &Want, series_mix: bool, fits: &mut Fits) -> bool {
+    let free = Want { host: None, ..want.clone() };
+    let one = Problem { hosts: vec![host.clone()], wants: vec![free], series_mix, esxi: None };
+    !matches!(exact::search(&one, fits, TRIES), Searched::Nothing) || !fits.is_sure()
+}
+
+/// Placements that are tried for one VM on one host.
+const TRIES: usize = 20_000;
+
+/// What ESXi and NVIDIA allow one VM, whatever is free (facts: vGPU placement; VMware's table of maxima by release).
+fn own_limits(problem: &Problem, want: &Want) -> Option<String> {
+    let vgpus: Vec<&VgpuType> = want.vgpus().collect();
+    let at_least = |least| problem.esxi.as_deref().is_none_or(|v| EsxVersion::at_least(v, least));
+    let most = match () {
+        () if at_least("8.0.2") => 16,
+        () if at_least("8.0") => 8,
+        () => 4,
+    };
+    if vgpus.len() > most {
+        return Some(format!("{}: a VM has at most {most} vGPUs", want.shown()));
+    }
+    let (first, rest) = vgpus.split_first()?;
+    if rest.is_empty() {
+        return None;
+    }
+    if vgpus.iter().any(|t| matches!(t.series, "A" | "B")) {
+        return Some(format!("{}: of A and B profiles a VM has one", want.shown()));
+    }
+    if rest.iter().any(|t| t.token != first.token || t.series != first.series) {
+        return Some(format!("{}: vGPUs of one VM are of one board and one series", want.shown()));
+    }
+    let whole = |t: &&VgpuType| !t.mig && vsgpu_core::knowledge::placement::most_of_one_size(t) == 1;
+    (!at_least("8.0") && !vgpus.iter().all(whole))
+        .then(|| format!("{}: before ESXi 8.0 several vGPUs of a VM must each be a whole GPU", want.shown()))
 }
 
 /// The GPU of a wish is not there: that is no matter of room.
@@ -76,9 +119,15 @@ fn wrong_mode(problem: &Problem, want: &Want) -> Option<String> {
             return None;
         }
         let shown = part.shown();
-        Some(match vgpu.mig {
-            true => format!("{shown} needs a GPU that is divided by MIG, and none is or may be"),
-            false => format!("{shown} is time-sliced, and every GPU of that kind is divided by MIG"),
+        let board = problem.gpus().find(|g| part.is_for(g.model)).map_or("GPU", |g| g.model.name);
+        let can = problem.gpus().filter(|g| part.is_for(g.model)).any(|g| {
+            let able = Gpu::new(g.model).modes;
+            if vgpu.mig { able.mig } else { able.same_size || able.mixed_size }
+        });
+        Some(match (vgpu.mig, can) {
+            (true, false) => format!("{shown} needs MIG, which the {board} does not have"),
+            (true, true) => format!("{shown} needs a GPU in MIG mode, and none is or may be brought into it"),
+            (false, _) => format!("{shown} is time-sliced, and no {board} is or may be in a mode for that"),
         })
     })
 }

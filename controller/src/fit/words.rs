@@ -16,13 +16,8 @@ const MOST_PARTS: usize = 128;
 fn times(text: &str) -> Option<(usize, &str)> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let n = text[..digits].parse().ok()?;
-    let rest = text[digits..].trim_start();
-    let rest = rest.strip_prefix(['x', 'X', '×', '*'])?;
-    // `2 xp` is no number of times.
-    rest.starts_with([' ', '\t']).then(|| (n, rest.trim())).or_else(|| {
-        let next = rest.chars().next()?;
-        next.is_ascii_digit().then_some((n, rest))
-    })
+    let rest = text[digits..].trim_start().strip_prefix(['x', 'X', '×', '*'])?.trim();
+    (!rest.is_empty()).then_some((n, rest))
 }
 
 /// `2 A100-80`: how many, and of what. One where nothing is said.
@@ -37,11 +32,12 @@ fn leading(text: &str) -> (usize, &str) {
 
 /// Memory at the end, `96GiB` or `96 GiB`.
 fn memory(text: &str) -> Result<(&str, Option<u64>), String> {
-    let lower = text.to_lowercase();
+    let lower = text.to_ascii_lowercase();
     let unit = ["gib", "mib", "tib"].into_iter().find(|unit| lower.ends_with(unit));
     let Some(unit) = unit else { return Ok((text, None)) };
     let number = text[..text.len() - unit.len()].trim_end();
-    let begin = number.rfind(|c: char| !c.is_ascii_digit()).map_or(0, |at| at + 1);
+    let last = number.char_indices().rfind(|(_, c)| !c.is_ascii_digit());
+    let begin = last.map_or(0, |(at, c)| at + c.len_utf8());
     let amount: Memory = format!("{}{unit}", &number[begin..]).parse()?;
     Ok((number[..begin].trim_end(), Some(amount.mib)))
 }
@@ -61,7 +57,7 @@ pub fn hosts(text: &str, wants: &[Want]) -> Result<Vec<Host>, String> {
     for item in list(text, "hosts", "4 x 2 A100-80")? {
         let (item_text, memory_mib) = memory(item)?;
         let (n, each) = times(item_text).ok_or_else(|| {
-            format!("`{item}` is no hosts: write how many, how many GPUs each, and which: `4 x 2 A100-80`")
+            format!("`{item}` names no hosts: write how many, how many GPUs each, and which: `4 x 2 A100-80`")
         })?;
         let mut one = vec![];
         for part in each.split('+').map(str::trim) {
@@ -69,12 +65,16 @@ pub fn hosts(text: &str, wants: &[Want]) -> Result<Vec<Host>, String> {
             let model = model(name, &tokens)?;
             // Boards of several GPUs are counted as people buy them.
             let gpus = count.saturating_mul(model.per_board as usize);
-            if one.len() + gpus > MOST_PARTS {
+            if one.len().saturating_add(gpus) > MOST_PARTS {
                 return Err(format!("`{item}`: at most {MOST_PARTS} GPUs in one host"));
             }
             one.extend(std::iter::repeat_n(Gpu::new(model), gpus));
         }
-        if n.saturating_mul(one.len().max(1)) + all.iter().map(|h| h.gpus.len()).sum::<usize>() > MOST {
+        if n == 0 || one.is_empty() {
+            return Err(format!("`{item}` is no host: write `4 x 2 A100-80`"));
+        }
+        let before: usize = all.iter().map(|h| h.gpus.len()).sum();
+        if n.saturating_mul(one.len()).saturating_add(before) > MOST {
             return Err(format!("`{item}`: at most {MOST} GPUs"));
         }
         for _ in 0..n {
@@ -104,7 +104,7 @@ pub fn profile(name: &str) -> Result<&'static VgpuType, String> {
 }
 
 fn part(text: &str) -> Result<Part, String> {
-    let lower = text.to_lowercase();
+    let lower = text.to_ascii_lowercase();
     for word in [WHOLE, "directpath", "whole"] {
         if let Some(rest) = lower.strip_prefix(word) {
             let name = text[text.len() - rest.len()..].trim();
@@ -129,7 +129,17 @@ pub fn wants(text: &str) -> Result<Vec<Want>, String> {
     let mut all: Vec<Want> = vec![];
     for item in list(text, "VMs", "20 x a100d-8c, 2 x passthrough")? {
         let (item_text, memory_mib) = memory(item)?;
-        let (n, each) = times(item_text).unwrap_or((1, item_text));
+        let (n, each) = match times(item_text) {
+            Some(found) => found,
+            // Twenty VMs, or one with twenty?
+            None if leading(item_text).0 != 1 => {
+                let (n, name) = leading(item_text);
+                return Err(format!(
+                    "`{item}`: write `{n} x {name}` for {n} VMs, `1 x {n} {name}` for one with {n}"
+                ));
+            }
+            None => (1, item_text),
+        };
         let mut parts = vec![];
         for one in each.split('+').map(str::trim) {
             let (count, name) = leading(one);
@@ -145,7 +155,7 @@ pub fn wants(text: &str) -> Result<Vec<Want>, String> {
         if all.len().saturating_add(n) > MOST {
             return Err(format!("`{item}`: at most {MOST} VMs"));
         }
-        let one = Want { vm: String::new(), parts, memory_mib, host: None, apart: None };
+        let one = Want { vm: String::new(), parts, memory_mib, host: None, apart: vec![] };
         for _ in 0..n {
             let vm = format!("vm-{}", all.len() + 1);
             all.push(Want { vm, ..one.clone() });

@@ -1,32 +1,14 @@
 //! The answer of `diagnose`: the cause first, the lines that speak for it, what to do.
 
 use crate::diagnose::{Diagnosis, State};
+use crate::render::words::{WIDTH, wrapped};
 use crate::render::{Answer, columns};
 use serde_json::json;
 use vsgpu_core::diagnosis::{Confidence, Evidence, Finding, Report};
 use vsgpu_core::words::counted;
 
-/// Characters of a line.
-const WIDTH: usize = 80;
 /// Causes that are shown whole.
 const WHOLE: usize = 3;
-
-/// Broken at blanks, with a margin; long words stay whole.
-fn wrapped(text: &str, margin: &str) -> String {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let last = lines.len() - 1;
-        if !lines[last].is_empty()
-            && margin.len() + lines[last].chars().count() + 1 + word.chars().count() > WIDTH
-        {
-            lines.push(word.into());
-        } else {
-            let gap = if lines[last].is_empty() { "" } else { " " };
-            lines[last] += &format!("{gap}{word}");
-        }
-    }
-    lines.iter().map(|l| format!("{margin}{l}")).collect::<Vec<_>>().join("\n")
-}
 
 fn line(evidence: &Evidence) -> String {
     let times = if evidence.times > 1 { format!(", {} times", evidence.times) } else { String::new() };
@@ -50,7 +32,9 @@ fn one(finding: &Finding, wide: bool) -> String {
     }
     text += "\n  do";
     for (at, step) in finding.fix.iter().enumerate() {
-        text += &format!("\n{}", wrapped(&format!("{}. {step}", at + 1), "    "));
+        let step = wrapped(&format!("{}. {step}", at + 1), "    ");
+        // Further lines of a step stand below its words.
+        text += &format!("\n{}", step.replacen("\n    ", "\n       ", 9));
     }
     if !finding.or.is_empty() {
         text += "\n  or";

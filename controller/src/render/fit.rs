@@ -1,6 +1,7 @@
 //! The answer of `fit`: each GPU a bar to scale, with its VMs.
 
 use crate::fit::{Answer as Solved, Fits, Held, Mode, Move, Part, Placement, PowerOns, Problem, WHOLE};
+use crate::render::words::wrapped;
 use crate::render::{Answer, columns};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ pub struct Report<'a> {
     /// Hosts to spare, and the hosts without which it does not fit.
     pub spare: Option<(usize, Option<Vec<String>>)>,
     pub power_on: Option<&'a PowerOns>,
+    /// What would let more of them start, where it was tried.
+    pub better: Option<String>,
     pub notes: Vec<String>,
 }
 
@@ -94,6 +97,18 @@ fn placed(problem: &Problem, held: &Held, of_gpu: &[(usize, usize)]) -> Vec<(Str
     all
 }
 
+/// What tells a profile from others of its board: `8c`, of MIG `3-40c`.
+pub(super) fn label(profile: &str) -> &str {
+    let is_size = |c: char| c.is_ascii_digit() || c == '-';
+    let behind = profile.rsplit_once('-').map_or(profile, |(_, size)| size);
+    let before = profile.len() - behind.len();
+    let slices = profile[..before].trim_end_matches('-').rsplit_once('-').map_or("", |(_, s)| s);
+    match !slices.is_empty() && slices.chars().all(is_size) {
+        true => &profile[before - slices.len() - 1..],
+        false => behind,
+    }
+}
+
 /// `|8c |8c |8c |·······|`
 pub(super) fn bar(row: &Row) -> String {
     let mut cells = vec!['·'; BAR + 1];
@@ -103,7 +118,7 @@ pub(super) fn bar(row: &Row) -> String {
         cells[from..=to].fill(' ');
         cells[from] = '|';
         cells[to] = '|';
-        let label = profile.rsplit_once('-').map_or(profile.as_str(), |(_, size)| size);
+        let label = label(profile);
         let room = to.saturating_sub(from + 1);
         if label.chars().count() <= room {
             label.chars().enumerate().for_each(|(at, c)| cells[from + 1 + at] = c);
@@ -158,11 +173,12 @@ fn picture(rows: &[Row], wide: bool) -> String {
             None => kinds.push((key, row, 1)),
         }
     }
-    kinds.sort_by_key(|(_, _, n)| std::cmp::Reverse(*n));
+    // Empty ones last.
+    kinds.sort_by_key(|(_, row, n)| (row.tenants.is_empty(), std::cmp::Reverse(*n)));
     for (_, row, n) in kinds {
         lines.push(vec![format!("  {n} x"), row.model.into(), bar(row), what(row)]);
     }
-    columns(&lines)
+    columns(&lines) + "\n  (`-o wide` shows each GPU)"
 }
 
 fn head(report: &Report<'_>) -> String {
@@ -172,7 +188,7 @@ fn head(report: &Report<'_>) -> String {
     let vms = counted(problem.wants.len(), "VM");
     if !solved.fits {
         let word = if solved.proven { "Does not fit" } else { "No placement was found" };
-        let mut text = format!("{word}: {}.", solved.reason.as_deref().unwrap_or_default());
+        let mut text = wrapped(&format!("{word}: {}.", solved.reason.as_deref().unwrap_or_default()), "");
         let placed = problem.wants.len() - report.shown.left.len();
         if placed > 0 {
             text += &format!("\n{placed} of {vms} fit, shown below.");
@@ -193,10 +209,16 @@ fn head(report: &Report<'_>) -> String {
         }
         _ => format!("Fits: {vms} on {used} of {}.", counted(there, "GPU")),
     };
-    text += &match used.cmp(&least) {
-        std::cmp::Ordering::Greater => format!(" It takes at least {least}."),
-        _ => " Fewer would not do.".into(),
-    };
+    if used <= least {
+        text += " Fewer would not do.";
+    }
+    if let Some((n, Some(hosts))) = &report.spare {
+        let away = counted(*n, "host");
+        text += &format!("\nBut not with {away} away: without {} not all of it fits.", hosts.join(", "));
+    }
+    if report.moves.is_some_and(<[Move]>::is_empty) && !report.beside {
+        text += "\nNo move is needed.";
+    }
     text
 }
 
@@ -232,23 +254,22 @@ fn below(report: &Report<'_>) -> String {
         Some((n, None)) => {
             text += &format!("\nWith any {} away all of it fits on the rest.", counted(*n, "host"))
         }
-        Some((_, Some(hosts))) => {
-            text += &format!("\nNOT: without {} not all of it fits.", hosts.join(", "));
-        }
-        None => {}
+        Some((_, Some(_))) | None => {}
     }
     if let Some(order) = report.power_on.filter(|o| report.solved.fits && !o.refused().is_empty()) {
-        text += &format!(
-            "\nPowered on in this order, with the policy `{}`, vSphere refuses {}.\nOther order or policy: `--policy consolidation`; or the larger ones first.",
+        let said = format!(
+            "In this order of power-ons, with the policy `{}`, {} may be refused: a host takes GPUs one by one and moves nobody. {}",
             order.policy.word(),
-            names(problem, order.refused())
+            names(problem, order.refused()),
+            report.better.as_deref().unwrap_or("Power on the larger ones first.")
         );
+        text += &format!("\n{}", wrapped(&said, ""));
     }
     if !report.nearest.is_empty() {
         text += "\n\nWould fit:";
         text += &report.nearest.iter().map(|line| format!("\n  {line}")).collect::<String>();
     }
-    text + &report.notes.iter().map(|note| format!("\n{note}")).collect::<String>()
+    text + &report.notes.iter().map(|note| format!("\n{}", wrapped(note, ""))).collect::<String>()
 }
 
 pub fn answer(report: &Report<'_>) -> Answer {

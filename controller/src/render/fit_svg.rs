@@ -1,7 +1,7 @@
 //! The answer of `fit` as a picture: a bar for each GPU, to scale.
 
 use crate::fit::{Placement, Problem};
-use crate::render::fit::rows;
+use crate::render::fit::{label, rows};
 
 const WIDE: usize = 600;
 const LEFT: usize = 300;
@@ -57,7 +57,7 @@ pub fn picture(problem: &Problem, shown: &Placement) -> String {
             xml.write_text(&vsgpu_core::text::piece(&format!("{vm} {profile}"), 200));
             xml.end_element();
             xml.end_element();
-            let label = profile.rsplit_once('-').map_or(profile.as_str(), |(_, size)| size);
+            let label = label(profile);
             if label.len() * 9 < width {
                 text(&mut xml, x + 5, y + 15, "#fff", label);
             }

@@ -108,6 +108,12 @@ pub fn mixed_starts(token: &str, region: u64, size: u64) -> Vec<usize> {
     (0..most / 2).flat_map(pair).collect()
 }
 
+/// NVIDIA has a table of places in mixed-size mode for boards of this memory; for others the rule is taken to hold, or
+/// comes from one source.
+pub fn places_are_published(token: &str) -> bool {
+    matches!(region_gb(token), 94 | 80 | 64 | 48 | 40 | 32 | 24 | 20 | 16)
+}
+
 /// Whether a GPU takes vGPUs of several sizes at once on ESXi, and where that comes from.
 pub fn takes_mixed(model: &Model) -> bool {
     matches!(model.architecture, "Ampere" | "Ada" | "Hopper" | "Blackwell" | "Blackwell Ultra")
