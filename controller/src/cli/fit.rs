@@ -162,7 +162,9 @@ impl Fit {
                 want.apart.push(name.clone());
             }
         }
-        if let Some(word) = self.apart.iter().find(|word| !asked.problem.wants.iter().any(|w| w.apart.contains(word))) {
+        if let Some(word) =
+            self.apart.iter().find(|word| !asked.problem.wants.iter().any(|w| w.apart.contains(word)))
+        {
             return Err(usage(format!("--apart: no VM has {word}")));
         }
         if self.spare >= asked.problem.hosts.len() && self.spare > 0 {
@@ -216,15 +218,21 @@ impl Fit {
         };
         // MIG instances follow no policy, and one VM alone has no order.
         let by_policy = problem.wants.len() > 1 && !problem.wants.iter().flat_map(Want::vgpus).any(|t| t.mig);
-        let power_on = (solved.fits && by_policy && asked.now.is_none() && !self.defragment).then(|| order(self.policy));
-        let better = power_on.as_ref().filter(|o| !o.refused().is_empty() && self.policy == Policy::Performance).and_then(|o| {
-            let other = order(Policy::Consolidation).refused().len();
-            match other {
-                0 => Some("With `consolidation` all of them start.".to_string()),
-                n if n < o.refused().len() => Some("Fewer with `consolidation`; or the larger ones first.".into()),
-                _ => None,
-            }
-        });
+        let power_on =
+            (solved.fits && by_policy && asked.now.is_none() && !self.defragment).then(|| order(self.policy));
+        let better = power_on
+            .as_ref()
+            .filter(|o| !o.refused().is_empty() && self.policy == Policy::Performance)
+            .and_then(|o| {
+                let other = order(Policy::Consolidation).refused().len();
+                match other {
+                    0 => Some("With `consolidation` all of them start.".to_string()),
+                    n if n < o.refused().len() => {
+                        Some("Fewer with `consolidation`; or the larger ones first.".into())
+                    }
+                    _ => None,
+                }
+            });
         if mixed > 0 {
             let gpus = counted(mixed, "GPU");
             notes.push(format!(
@@ -235,7 +243,10 @@ impl Fit {
             notes.push(format!("{} divided by MIG: `mig: on` at the host, on empty GPUs; power on the largest instances first.", counted(divided, "GPU")));
         }
         if fit::doubtful(problem) {
-            notes.push("Unsure: NVIDIA names no places in mixed-size mode for this board; the host's own list wins.".into());
+            notes.push(
+                "Unsure: NVIDIA names no places in mixed-size mode for this board; the host's own list wins."
+                    .into(),
+            );
         }
         let mixes = |w: &Want| w.vgpus().next().is_some() && w.parts.len() > w.vgpus().count();
         if problem.wants.iter().any(mixes) {

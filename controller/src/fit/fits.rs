@@ -100,7 +100,7 @@ impl Fits {
         if each.iter().any(|t| t.size_mib < 1024) || contents.size_mib() > region * 1024 {
             return None;
         }
-        let items: Vec<(usize, Vec<usize>)> = each
+        let items: Vec<Interval> = each
             .iter()
             .map(|t| {
                 let size = t.size_mib.div_ceil(1024);
@@ -156,9 +156,9 @@ impl Fits {
     }
 
     /// Places for intervals, none on another: `(size, starts)` each.
-    fn lay(&mut self, items: &[(usize, Vec<usize>)], region: usize) -> Option<Vec<usize>> {
+    fn lay(&mut self, items: &[Interval], region: usize) -> Option<Vec<usize>> {
         // Alike ones are counted: which of them is which does not matter.
-        let mut kinds: Vec<(&(usize, Vec<usize>), Vec<usize>)> = vec![];
+        let mut kinds: Vec<Alike<'_>> = vec![];
         for (at, item) in items.iter().enumerate() {
             match kinds.iter_mut().find(|(known, _)| *known == item) {
                 Some((_, of_kind)) => of_kind.push(at),
@@ -183,10 +183,15 @@ impl Fits {
     }
 }
 
+/// How long, and where it may begin.
+type Interval = (usize, Vec<usize>);
+/// One of these, and which they are.
+type Alike<'a> = (&'a Interval, Vec<usize>);
+
 /// Goes along the GPU from its beginning: at each place something begins there, or nothing does. What is left over at a
 /// place decides all the rest, so nothing is looked at twice.
 struct Lay<'a> {
-    kinds: &'a [(&'a (usize, Vec<usize>), Vec<usize>)],
+    kinds: &'a [Alike<'a>],
     region: usize,
     placed: Vec<(usize, usize)>,
     dead: HashSet<(usize, Vec<u8>)>,
@@ -208,7 +213,7 @@ impl Lay<'_> {
         self.tries -= 1;
         // The next place at which anything that is left may begin.
         let next = |from: usize, left: &[u8]| {
-            let of_kind = |(n, (item, _)): (&u8, &(&(usize, Vec<usize>), Vec<usize>))| {
+            let of_kind = |(n, (item, _)): (&u8, &Alike<'_>)| {
                 if *n == 0 { None } else { item.1.iter().copied().filter(|start| *start >= from).min() }
             };
             left.iter().zip(self.kinds).filter_map(of_kind).min()

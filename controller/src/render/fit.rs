@@ -250,11 +250,8 @@ fn below(report: &Report<'_>) -> String {
             false => "\n  Fewer moves may do; these were found.",
         };
     }
-    match &report.spare {
-        Some((n, None)) => {
-            text += &format!("\nWith any {} away all of it fits on the rest.", counted(*n, "host"))
-        }
-        Some((_, Some(_))) | None => {}
+    if let Some((n, None)) = &report.spare {
+        text += &format!("\nWith any {} away all of it fits on the rest.", counted(*n, "host"));
     }
     if let Some(order) = report.power_on.filter(|o| report.solved.fits && !o.refused().is_empty()) {
         let said = format!(

@@ -7,6 +7,11 @@ use crate::diagnosis::cause::{Hint, NotFault};
 /// Lines that look like faults and are none.
 pub(in crate::diagnosis) const NOT_FAULTS: &[NotFault] = &[
     NotFault {
+        found_in: &[Any],
+        line: Line("SXid (*, Non-fatal,"),
+        why: "The switch corrected it. Watch it if it comes often on one port.",
+    },
+    NotFault {
         found_in: &[Esxcli, HostAgent],
         line: Line("Xorg * not running"),
         why: "vGPU needs no Xorg since ESXi 7.0 U1 (KB 318047).",
@@ -128,6 +133,9 @@ pub(in crate::diagnosis) const NOT_FAULTS: &[NotFault] = &[
 
 /// Lines that tell what a text is: a log of the host, a guest's kernel log, an installer's.
 pub(in crate::diagnosis) const HINTS: &[Hint] = &[
+    // ESXi has no modprobe; its prompt is its own.
+    Hint { source: GuestKernel, line: Line("modprobe: "), strong: true },
+    Hint { source: HostSmi, line: Line("[root@*:~] nvidia-smi"), strong: true },
     Hint { source: Installer, line: Line("nvidia-installer log file"), strong: true },
     Hint { source: Installer, line: Line("nvidia-installer command line"), strong: true },
     Hint { source: Installer, line: Line("-> Kernel module load error"), strong: true },

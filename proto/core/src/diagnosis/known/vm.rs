@@ -416,6 +416,12 @@ pub(super) const CAUSES: &[Cause] = &[
                 within: 0,
                 confidence: Medium,
             },
+            Sign {
+                found_in: &[VmwareLog, Vmkernel],
+                lines: &[Line("vmiop_log: *Assertion Failed at")],
+                within: 0,
+                confidence: Low,
+            },
         ],
         unless: &[
             Unless { line: Line("vGPU validation of the GPU failed"), later: false },
@@ -489,6 +495,30 @@ pub(super) const CAUSES: &[Cause] = &[
             Do("Reboot the host where the change stays pending."),
         ],
         source: "F31; failures F29, F31 (A)",
+    },
+    Cause {
+        id: "device-not-capable",
+        stage: Stage::Vm,
+        title: "The host cannot give this device away",
+        signs: &[Sign {
+            found_in: &[Task, HostAgent],
+            lines: &[Line("device cannot be made available for VMs to use")],
+            within: 0,
+            confidence: Medium,
+        }],
+        unless: &[],
+        symptom: false,
+        rivals: &[("platform-not-supported", "VT-d or AMD-Vi is off")],
+        cause: "VT-d or AMD-Vi is off in the BIOS, or the slot shares its bridge with other devices.",
+        fix: &[
+            Do("Turn on VT-d or AMD-Vi in the host's BIOS."),
+            Run(
+                On::Host,
+                "esxcli hardware pci list | grep -B30 'Passthru Capable: false' | grep -e Address -e 'Device Name'",
+            ),
+            Do("Try another slot."),
+        ],
+        source: "Dual-Edge-TPU-Adapter#37 (C)",
     },
     Cause {
         id: "device-not-registered",
