@@ -10,6 +10,7 @@
 )]
 
 pub mod fakes;
+pub mod guide_bench;
 pub mod harness;
 pub mod http;
 pub mod lab;

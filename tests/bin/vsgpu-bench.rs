@@ -44,6 +44,7 @@ fn main() {
         Some("look") => return look(),
         Some("transfer") => return transfer(),
         Some("decide") => return decide(),
+        Some("guide") => return vsgpu_tests::guide_bench::run(short()),
         Some("network") => return network(),
         _ => {}
     }
@@ -71,6 +72,7 @@ fn main() {
     own("read", Path::new("/tmp"));
     own("plan", Path::new("/tmp"));
     decide();
+    own("guide", Path::new("/tmp"));
     own("network", Path::new("/tmp"));
 }
 

@@ -25,24 +25,24 @@ enum Side {
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  vsgpu diagnose                        the whole fleet\n  vsgpu diagnose -n vm-03\n  journalctl -k | vsgpu diagnose --text -\n  vsgpu diagnose --text vmware.log\n  vsgpu diagnose --bundle esx-01-vmsupport.tgz"
+    after_help = "Examples:\n  vsgpu diagnose -n vm-03\n  journalctl -k | vsgpu diagnose --text -\n  vsgpu diagnose --bundle esx-01-vmsupport.tgz"
 )]
 pub(super) struct Diagnose {
     #[command(flatten)]
     fleet: FleetArg,
-    /// Only these VMs or hosts (repeat the option for more)
+    /// Only these VMs or hosts (repeat for more)
     #[arg(short, long, value_name = "NAME")]
     node: Vec<String>,
     /// A log or a pasted text; `-` reads standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["bundle", "facts"])]
     text: Option<PathBuf>,
-    /// host or guest: where the text is from, if it does not say so itself
+    /// host or guest: where the text is from
     #[arg(long, value_enum, value_name = "SIDE", hide_possible_values = true, requires = "text")]
     on: Option<Side>,
     /// A `vsgpu bundle`, a vm-support archive, an nvidia-bug-report.log.gz
     #[arg(long, value_name = "FILE", conflicts_with = "facts")]
     bundle: Option<PathBuf>,
-    /// Facts that `vsgpu facts -o json` wrote; no agent is asked
+    /// Saved facts (`vsgpu facts -o json`); asks no agent
     #[arg(long, value_name = "FILE")]
     facts: Option<PathBuf>,
 }

@@ -46,7 +46,7 @@ pub(super) struct Fit {
     /// Release of ESXi of `--hosts`: 8.0.2
     #[arg(long, value_name = "RELEASE")]
     esxi: Option<String>,
-    /// Facts that `vsgpu facts -o json` wrote; no agent is asked
+    /// Saved facts (`vsgpu facts -o json`); asks no agent
     #[arg(long, value_name = "FILE")]
     facts: Option<PathBuf>,
     /// What every GPU still takes, as it is now

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 pub(super) struct Ready {
     #[command(flatten)]
     fleet: FleetArg,
-    /// Facts that `vsgpu facts -o json` wrote; no agent is asked
+    /// Saved facts (`vsgpu facts -o json`); asks no agent
     #[arg(long, value_name = "FILE")]
     facts: Option<PathBuf>,
 }

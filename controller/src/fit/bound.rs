@@ -114,7 +114,7 @@ fn at_least(gpu: &Gpu, items: &[(&'static VgpuType, u64)], fits: &mut Fits) -> u
         wanted.div_ceil((gpu.model.memory_gib * 1024).max(1))
     };
     let by_size = if gpu.modes.mixed_size || items[0].0.mig { 0 } else { same_size(items) };
-    let by_price = contents_of(gpu, items, fits).map_or(0, |all| prices(items, &all).bound);
+    let by_price = fillings(gpu, items, fits).map_or(0, |all| prices(items, &all).bound);
     by_memory.max(by_size).max(by_price) as usize
 }
 
@@ -130,7 +130,7 @@ fn same_size(items: &[(&'static VgpuType, u64)]) -> u64 {
 
 /// Every way to fill a GPU with these types, how many of each, to which nothing can be added; `None` where there are too
 /// many.
-fn contents_of(gpu: &Gpu, items: &[(&'static VgpuType, u64)], fits: &mut Fits) -> Option<Vec<Vec<u64>>> {
+pub fn fillings(gpu: &Gpu, items: &[(&'static VgpuType, u64)], fits: &mut Fits) -> Option<Vec<Vec<u64>>> {
     let mut all = vec![];
     let mut now = vec![0; items.len()];
     let mut looked = 0;
@@ -254,7 +254,7 @@ pub(super) fn packed(problem: &Problem, fits: &mut Fits) -> Vec<Vec<(&'static st
             if counts.0.len() < 2 {
                 continue;
             }
-            let Some(contents) = contents_of(&gpu, &counts.0, fits) else { continue };
+            let Some(contents) = fillings(&gpu, &counts.0, fits) else { continue };
             let priced = prices(&counts.0, &contents);
             let begun = [vec![0; contents.len()], share_out(&counts.0, &contents, &priced.often)];
             for (way, begun) in all.iter_mut().zip(begun) {

@@ -22,7 +22,7 @@ mod words;
 mod tests;
 
 pub use boards::model;
-pub use bound::Need;
+pub use bound::{Need, fillings};
 pub use fits::{Fits, Held, Spot};
 pub use gpu::{Contents, Gpu, Mode, Modes};
 pub use moves::{Move, make_room};

@@ -34,8 +34,13 @@ fn help_fits_a_screen_and_shows_examples() {
         let words: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
         let output = vsgpu(&words, &[]);
         let text = String::from_utf8(output.stdout).unwrap();
-        // The list of all verbs, and the one verb with a dozen questions, take a taller screen.
-        let rows = if path.is_empty() || path == ["compat"] { 36 } else { 24 };
+        // The list of all verbs, and verbs with a dozen questions, take a taller screen.
+        let long = ["compat", "fit", "advise"].map(String::from);
+        let rows = match path.first() {
+            None => 44,
+            Some(verb) if long.contains(verb) => 36,
+            Some(_) => 24,
+        };
         assert!(
             output.status.success() && text.lines().count() <= rows,
             "{path:?}: {} lines\n{text}",
@@ -71,6 +76,33 @@ fn colour_is_only_for_terminals_and_obeys() {
     assert!(!at(&[("NO_COLOR", "1")]).contains("\x1b["), "NO_COLOR");
     assert!(!at(&[("TERM", "dumb")]).contains("\x1b["), "a dumb terminal");
     assert!(!at(&[("TERM", "dumb"), ("CI", "true")]).contains("\x1b["), "a dumb terminal of a build machine");
+}
+
+/// `advise` asks; a wrong answer is asked again, nothing is lost, and one can go back.
+fn advise_asks_at_a_terminal() {
+    let mut command = Command::new(programs().join("vsgpu"));
+    command.arg("advise").env("TERM", "xterm").current_dir(std::env::temp_dir());
+    let terminal = Terminal::start(&command, 40, 100);
+    let answer = |question: &str, keys: &[&str]| {
+        terminal.wait_for(question);
+        terminal.keys(keys);
+    };
+    answer("What do the VMs do?", &["Enter"]);
+    answer("VMs that use one GPU", &["abc", "Enter"]);
+    answer("`abc` is no number from 1 to 1000", &["4", "Enter"]);
+    answer("What do they need?", &["Enter"]);
+    answer("GPU, such as A100-80", &["A100-80", "Enter"]);
+    // Back to it, and on again with what was said.
+    answer("GPU memory of each VM", &["<", "Enter"]);
+    terminal.keys(&["Enter"]);
+    terminal.keys(&["Enter"]);
+    answer("ESXi, such as 8.0U3", &["rubbish", "Enter"]);
+    answer("is no release of ESXi", &["8.0U3", "Enter"]);
+    answer("Guests", &["Enter"]);
+    answer("NVIDIA license that is there", &["Down", "Down", "Enter"]);
+    answer("Loss against bare metal", &["Enter"]);
+    terminal.wait_for("Take vGPU, time-sliced: A100D-20C.");
+    assert_eq!(terminal.end().0, Some(0));
 }
 
 fn every_reading_verb_has_every_format() {
@@ -264,6 +296,7 @@ fn a_run_outlives_whoever_listened_and_a_lost_session_stops_it_politely() {
 pub const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     help_fits_a_screen_and_shows_examples,
     colour_is_only_for_terminals_and_obeys[Tmux],
+    advise_asks_at_a_terminal[Tmux],
     every_reading_verb_has_every_format,
     an_operator_at_a_terminal_is_asked_and_can_stop_it[Tmux],
     progress_is_a_line_per_node_and_totals_beyond_twenty[Tmux],
