@@ -20,7 +20,7 @@ pub struct Capacity {
     pub unknown: Vec<String>,
 }
 
-/// From ESXi 8.0 U2 on vGPUs of one size and several series share a GPU (facts: vGPU placement; one source).
+/// From ESXi 8.0 U2 on vGPUs of one size and several series share a GPU (facts: nvidia 9; one source).
 const SERIES_MIX: &str = "8.0.2";
 
 /// Everybody who is to run when all is as the fleet file says, and `more` beside them. `pinned`: each VM stays on its host;

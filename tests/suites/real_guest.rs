@@ -255,7 +255,7 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     world.fails(
         5,
         &driver(""),
-        &["the headers of the running kernel are in no repository", "build-tools: { files"],
+        &["the running kernel's headers are in no repository", "build-tools: { files"],
     );
     guest.write("opt/vsgpu-stand-in/osrelease", &kernel);
 
@@ -334,7 +334,7 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     world.fails(
         5,
         &licensed("other.tok"),
-        &["the token was not made by that license server", "make a new client configuration token"],
+        &["the token is not of this license server", "Make a new client configuration token"],
     );
     guest.must(&["rm", "/etc/nvidia/ClientConfigToken/other.tok"]);
     world.wish(&licensed("good.tok"));

@@ -1,7 +1,7 @@
 //! What a host does by itself when VMs are powered on one after the other. It never moves one that runs, and it does not
 //! know who comes next: what fits can still be refused in a given order.
 //!
-//! Known of ESXi (facts: vGPU placement): with `performance` the GPU with fewest vGPUs is taken, with `consolidation` one
+//! Known of ESXi (facts: nvidia 9): with `performance` the GPU with fewest vGPUs is taken, with `consolidation` one
 //! that holds vGPUs already. Both rules hold in same-size mode. Which of several equal GPUs is taken is not documented;
 //! here it is the first. Which host is taken is up to DRS; here it is the one with most GPUs unused, as DRS spreads.
 

@@ -64,7 +64,7 @@ fn alone(host: &Host, want: &Want, series_mix: bool, fits: &mut Fits) -> bool {
 /// Placements that are tried for one VM on one host.
 const TRIES: usize = 20_000;
 
-/// What ESXi and NVIDIA allow one VM, whatever is free (facts: vGPU placement; VMware's table of maxima by release).
+/// What ESXi and NVIDIA allow one VM, whatever is free (facts: nvidia 9).
 fn own_limits(problem: &Problem, want: &Want) -> Option<String> {
     let vgpus: Vec<&VgpuType> = want.vgpus().collect();
     let at_least = |least| problem.esxi.as_deref().is_none_or(|v| EsxVersion::at_least(v, least));

@@ -194,7 +194,7 @@ mod tests {
                 odd.push(vgpu.name);
             }
         }
-        // These three and their twins seem to be of another board (facts of types, `mig_placements.tsv`).
+        // These three and their twins seem to be of another board.
         odd.retain(|name| !["-2-8", "-1-16", "-2-32"].iter().any(|part| name.contains(part)));
         assert!(odd.is_empty(), "{odd:?}");
     }

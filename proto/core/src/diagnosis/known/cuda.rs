@@ -158,6 +158,27 @@ pub(super) const CAUSES: &[Cause] = &[
                 within: 0,
                 confidence: High,
             },
+            Sign {
+                found_in: &[Any],
+                lines: &[Line("could not select device driver \"nvidia\" with capabilities: [[gpu")],
+                within: 0,
+                confidence: High,
+            },
+            Sign {
+                found_in: &[Any],
+                lines: &[Line("unresolvable CDI devices nvidia.com/gpu")],
+                within: 0,
+                confidence: High,
+            },
+            Sign {
+                found_in: &[Any],
+                lines: &[
+                    Line("Failed to initialize NVML: could not load NVML library"),
+                    Line("did you set the docker default runtime to 'nvidia'?"),
+                ],
+                within: 3,
+                confidence: Medium,
+            },
         ],
         unless: &[],
         symptom: false,

@@ -340,6 +340,14 @@ pub(super) const CAUSES: &[Cause] = &[
                 within: 0,
                 confidence: Medium,
             },
+            Sign {
+                found_in: &[Any],
+                lines: &[Line(
+                    "nvidia-container-cli: initialization error: nvml error: driver/library version mismatch",
+                )],
+                within: 0,
+                confidence: High,
+            },
         ],
         unless: &[],
         symptom: false,
@@ -796,7 +804,7 @@ pub(super) const CAUSES: &[Cause] = &[
         ],
         symptom: false,
         rivals: &[("package-not-found", "gcc is not found, either: then no repository works")],
-        cause: "A newer kernel has replaced it in the repository.",
+        cause: "A newer kernel has replaced them there.",
         fix: &[
             Do("Update the guest's kernel and reboot it."),
             Fleet(At::Guest, "build-tools: { files: [linux-headers.deb] }"),
@@ -1032,13 +1040,21 @@ pub(super) const CAUSES: &[Cause] = &[
                 lines: &[Line("The CC version check failed")],
                 within: 0,
                 confidence: High,
-            },
-            // Some releases only warn ("Warning: Compiler version check failed") and go on.
+            }, // Some releases only warn ("Warning: Compiler version check failed") and go on.
             Sign {
                 found_in: &[Installer],
                 lines: &[Line("Compiler version check failed")],
                 within: 0,
                 confidence: Medium,
+            },
+            Sign {
+                found_in: &[Installer],
+                lines: &[
+                    Line("gcc-version-check failed:"),
+                    Line("The compiler used to compile the kernel (gcc"),
+                ],
+                within: 3,
+                confidence: High,
             },
         ],
         unless: &[],
@@ -1373,6 +1389,24 @@ pub(super) const CAUSES: &[Cause] = &[
             Sign {
                 found_in: &[Cuda],
                 lines: &[Line("unspecified launch failure")],
+                within: 0,
+                confidence: Medium,
+            },
+            Sign {
+                found_in: &[VmwareLog, Vmkernel],
+                lines: &[Line("vmiop_log: (0x*): XID 43 detected on physical_chid:")],
+                within: 0,
+                confidence: Medium,
+            },
+            Sign {
+                found_in: &[VmwareLog, Vmkernel],
+                lines: &[Line("vmiop_log: (0x*): XID 31 detected on physical_chid:")],
+                within: 0,
+                confidence: Medium,
+            },
+            Sign {
+                found_in: &[VmwareLog, Vmkernel],
+                lines: &[Line("vmiop_log: (0x*): XID 13 detected on physical_chid:")],
                 within: 0,
                 confidence: Medium,
             },

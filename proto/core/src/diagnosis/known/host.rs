@@ -447,6 +447,12 @@ pub(super) const CAUSES: &[Cause] = &[
                 within: 0,
                 confidence: High,
             },
+            Sign {
+                found_in: &[Any],
+                lines: &[Line("unable to apply MIG config with MIG mode disabled")],
+                within: 0,
+                confidence: Medium,
+            },
         ],
         unless: &[],
         symptom: false,
@@ -458,6 +464,52 @@ pub(super) const CAUSES: &[Cause] = &[
             Fleet(At::Host, "mig: { BDF: on, others: off }"),
         ],
         source: "F26; AI Enterprise guide 2.12; gpu-operator#118, #1845 (A)",
+    },
+    Cause {
+        id: "gpu-in-use",
+        stage: Stage::Host,
+        title: "The GPU is in use, so it cannot be reset or split anew",
+        signs: &[
+            Sign {
+                found_in: &[Any],
+                lines: &[
+                    Line("The following GPUs could not be reset:"),
+                    Line("GPU *: In use by another client"),
+                ],
+                within: 2,
+                confidence: High,
+            },
+            Sign {
+                found_in: &[Any],
+                lines: &[Line("GPU * is currently in use by another process")],
+                within: 0,
+                confidence: Medium,
+            },
+            Sign {
+                found_in: &[Any],
+                lines: &[Line("unable to destroy compute instance id * in use by another client")],
+                within: 0,
+                confidence: High,
+            },
+            Sign {
+                found_in: &[Any],
+                lines: &[Line("unable to destroy gpu instance id * in use by another client")],
+                within: 0,
+                confidence: High,
+            },
+        ],
+        // mig-mode-pending has the fuller answer
+        unless: &[Unless { line: Line("MIG mode is in pending"), later: false }],
+        symptom: false,
+        rivals: &[("x-server-runs", "only a display server holds it")],
+        cause: "A program, a VM with a vGPU, or a service (persistence daemon, fabric manager, DCGM, nvidia_drm) holds the GPU.",
+        fix: &[
+            Run(On::Guest, "fuser -v /dev/nvidia*"),
+            Do(
+                "Stop what is listed; unload nvidia_drm if nothing is. On ESXi power off the VMs of this GPU.",
+            ),
+        ],
+        source: "mig-parted#181; DCGM#95; gpu-operator#118 (B)",
     },
     Cause {
         id: "passthrough-not-active",
@@ -716,12 +768,22 @@ pub(super) const CAUSES: &[Cause] = &[
         id: "fabric-version-differs",
         stage: Stage::Host,
         title: "Fabric manager and driver are of different versions",
-        signs: &[Sign {
-            found_in: &[Any],
-            lines: &[Line("fabric manager NVIDIA GPU driver interface version * don't match")],
-            within: 0,
-            confidence: High,
-        }],
+        signs: &[
+            Sign {
+                found_in: &[Any],
+                lines: &[Line("fabric manager NVIDIA GPU driver interface version * don't match")],
+                within: 0,
+                confidence: High,
+            },
+            Sign {
+                found_in: &[Any],
+                lines: &[Line(
+                    "fabric manager NVIDIA GPU driver interface version * match with driver version",
+                )],
+                within: 0,
+                confidence: High,
+            },
+        ],
         unless: &[],
         symptom: false,
         rivals: &[],
@@ -769,6 +831,15 @@ pub(super) const CAUSES: &[Cause] = &[
                 found_in: &[Any],
                 lines: &[Line("nvidia-fabricmanager.service: Control process exited")],
                 within: 0,
+                confidence: Low,
+            },
+            Sign {
+                found_in: &[Any],
+                lines: &[
+                    Line("Unknown option: *fabricmanager.cfg"),
+                    Line("NVIDIA Fabric Manager Start Script"),
+                ],
+                within: 3,
                 confidence: Low,
             },
         ],

@@ -133,6 +133,13 @@ pub(in crate::diagnosis) const NOT_FAULTS: &[NotFault] = &[
 
 /// Lines that tell what a text is: a log of the host, a guest's kernel log, an installer's.
 pub(in crate::diagnosis) const HINTS: &[Hint] = &[
+    Hint { source: VmwareLog, line: Line("Incompatible Guest/Host drivers"), strong: false },
+    Hint {
+        source: GuestKernel,
+        line: Line("NVRM: Incompatible Guest/Host drivers: Host VGX version"),
+        strong: true,
+    },
+    Hint { source: Installer, line: Line("gcc-version-check failed:"), strong: false },
     // ESXi has no modprobe; its prompt is its own.
     Hint { source: GuestKernel, line: Line("modprobe: "), strong: true },
     Hint { source: HostSmi, line: Line("[root@*:~] nvidia-smi"), strong: true },

@@ -86,14 +86,28 @@ pub(super) const CAUSES: &[Cause] = &[
         id: "guest-driver-newer",
         stage: Stage::Vm,
         title: "The guest's driver is newer than the host's vGPU manager takes",
-        signs: &[Sign {
-            found_in: &[VmwareLog, Vmkernel],
-            lines: &[Line(
-                "Incompatible Guest/Host drivers: Guest VGX version is newer than the maximum version supported by the Host",
-            )],
-            within: 0,
-            confidence: High,
-        }],
+        signs: &[
+            Sign {
+                found_in: &[VmwareLog, Vmkernel],
+                lines: &[Line(
+                    "Incompatible Guest/Host drivers: Guest VGX version is newer than the maximum version supported by the Host",
+                )],
+                within: 0,
+                confidence: High,
+            },
+            Sign {
+                found_in: &[VmwareLog, Vmkernel],
+                lines: &[Line("Guest VGX version is newer than the")],
+                within: 0,
+                confidence: High,
+            },
+            Sign {
+                found_in: &[VmwareLog, Vmkernel, GuestKernel],
+                lines: &[Line("Host VGX version is older than the minimum version supported by the Guest")],
+                within: 0,
+                confidence: High,
+            },
+        ],
         unless: &[],
         symptom: false,
         rivals: &[],
@@ -109,14 +123,22 @@ pub(super) const CAUSES: &[Cause] = &[
         id: "guest-driver-older",
         stage: Stage::Vm,
         title: "The guest's driver is older than the host's vGPU manager takes",
-        signs: &[Sign {
-            found_in: &[VmwareLog, Vmkernel],
-            lines: &[Line(
-                "Incompatible Guest/Host drivers: Guest VGX version is older than the minimum version supported by the Host",
-            )],
-            within: 0,
-            confidence: High,
-        }],
+        signs: &[
+            Sign {
+                found_in: &[VmwareLog, Vmkernel],
+                lines: &[Line(
+                    "Incompatible Guest/Host drivers: Guest VGX version is older than the minimum version supported by the Host",
+                )],
+                within: 0,
+                confidence: High,
+            },
+            Sign {
+                found_in: &[VmwareLog, Vmkernel],
+                lines: &[Line("Guest VGX version is older than the")],
+                within: 0,
+                confidence: High,
+            },
+        ],
         unless: &[],
         symptom: false,
         rivals: &[],
@@ -693,6 +715,8 @@ pub(super) const CAUSES: &[Cause] = &[
             Unless { line: Line("Virtualization is not supported on a virtual machine"), later: false },
             Unless { line: Line("IOMMU virtualization is not allowed"), later: false },
             Unless { line: Line("PlatformNotSupported"), later: false },
+            Unless { line: Line("Failed to open device \"/dev/vmci\""), later: false },
+            Unless { line: Line("kernel module 'vmci'"), later: false },
         ],
         symptom: true,
         rivals: &[(
@@ -731,6 +755,8 @@ pub(super) const CAUSES: &[Cause] = &[
             Unless { line: Line("Virtualization is not supported on a virtual machine"), later: false },
             Unless { line: Line("IOMMU virtualization is not allowed"), later: false },
             Unless { line: Line("PlatformNotSupported"), later: false },
+            Unless { line: Line("Failed to open device \"/dev/vmci\""), later: false },
+            Unless { line: Line("kernel module 'vmci'"), later: false },
         ],
         symptom: true,
         rivals: &[(
