@@ -1,11 +1,10 @@
 //! `vsgpu diagnose`: symptom, cause, fix; of a fleet as its agents see it, of saved facts, of an archive, or of a text that
 //! somebody pasted. Exit status 0 nothing was found, 3 something was.
 
-use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, only_known};
 use crate::diagnose::{Diagnosis, State, Text, bundle, of_fleet, read_archive};
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::Fleet;
-use crate::fleet::range::nearest;
 use crate::inventory::{self, Inventory, Scope, saved};
 use crate::render::Printer;
 use crate::render::diagnose::{fleet_answer, text_answer};
@@ -70,20 +69,7 @@ impl Diagnose {
                 fleet
             }
         };
-        let names: Vec<&str> = fleet
-            .hosts
-            .iter()
-            .map(|h| h.name.as_str())
-            .chain(fleet.vms.iter().map(|v| v.name.as_str()))
-            .collect();
-        if let Some(unknown) = self.node.iter().find(|n| !names.contains(&n.as_str())) {
-            let error = Error::new(Kind::Usage, format!("the fleet file has no node `{unknown}`"))
-                .code("unknown-node");
-            return Err(vec![match nearest(unknown, names) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error,
-            }]);
-        }
+        only_known(&fleet, &self.node)?;
         let inventory = match &self.facts {
             Some(file) => saved::read(file).map_err(|e| vec![e])?,
             None => {

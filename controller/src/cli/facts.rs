@@ -1,8 +1,7 @@
 //! `vsgpu facts`: all facts of all nodes, or of some.
 
-use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, worst};
-use crate::error::{Error, Exit, Kind};
-use crate::fleet::range::nearest;
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, only_known, worst};
+use crate::error::{Error, Exit};
 use crate::inventory::{self, Scope};
 use crate::render::{Printer, report};
 use clap::Args;
@@ -22,20 +21,7 @@ pub(super) struct Facts {
 impl Facts {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let fleet = self.fleet.read(false, chosen)?;
-        let names: Vec<&str> = fleet
-            .hosts
-            .iter()
-            .map(|h| h.name.as_str())
-            .chain(fleet.vms.iter().map(|v| v.name.as_str()))
-            .collect();
-        if let Some(unknown) = self.node.iter().find(|n| !names.contains(&n.as_str())) {
-            let error = Error::new(Kind::Usage, format!("the fleet file has no node `{unknown}`"))
-                .code("unknown-node");
-            return Err(vec![match nearest(unknown, names) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error,
-            }]);
-        }
+        only_known(&fleet, &self.node)?;
         let connector = connector(&fleet)?;
         let inventory = block_on(inventory::gather(&fleet, &connector, Scope::All, &|id| {
             self.node.is_empty() || self.node.contains(&id.name)

@@ -2,6 +2,7 @@
 
 use crate::cli::context::{Choice, Config, Environment, choose};
 use crate::error::{self, Error, Exit, Kind};
+use crate::fleet::range::nearest;
 use crate::fleet::{Fleet, file};
 use crate::journal::{self, Folder};
 use clap::Args;
@@ -102,6 +103,23 @@ pub(crate) fn holder(fleet: &Fleet) -> Result<String, Vec<Error>> {
     let file: String = file.chars().skip(file.chars().count().saturating_sub(200)).collect();
     // As agents want it: what no name can have is seen there.
     Ok(vsgpu_core::text::sentence(&format!("{user}@{host}:{file} ({id})")))
+}
+
+/// Refuses names that the fleet file does not have.
+pub(crate) fn only_known(fleet: &Fleet, asked: &[String]) -> Result<(), Vec<Error>> {
+    let names = || {
+        let hosts = fleet.hosts.iter().map(|h| h.name.as_str());
+        hosts.chain(fleet.vms.iter().map(|v| v.name.as_str()))
+    };
+    let Some(unknown) = asked.iter().find(|n| !names().any(|known| known == n.as_str())) else {
+        return Ok(());
+    };
+    let error =
+        Error::new(Kind::Usage, format!("the fleet file has no node `{unknown}`")).code("unknown-node");
+    Err(vec![match nearest(unknown, names()) {
+        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error,
+    }])
 }
 
 /// What the last run left behind.
