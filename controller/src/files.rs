@@ -36,6 +36,22 @@ pub fn open(path: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
+/// Names in a folder, sorted; of hidden ones none.
+pub fn names_in(folder: &Path, most: usize) -> Result<Vec<String>, Error> {
+    let mut names = vec![];
+    for entry in std::fs::read_dir(folder).map_err(|e| failed(folder, &e))? {
+        let name = entry.map_err(|e| failed(folder, &e))?.file_name().to_string_lossy().into_owned();
+        if !name.starts_with('.') {
+            names.push(name);
+        }
+        if names.len() > most {
+            return Err(Error::new(Kind::Usage, format!("{}: more than {most} files", folder.display())).code("file"));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 /// Reads a text file of at most `max` bytes.
 pub fn read_text(path: &Path, max: u64) -> Result<String, Error> {
     let not_text =

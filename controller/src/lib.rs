@@ -25,5 +25,6 @@ pub mod ready;
 pub mod render;
 pub mod run;
 pub mod setup;
+pub mod upgrade;
 
 pub use catalogue::catalogue;

@@ -145,6 +145,9 @@ pub struct Linux {
     pub graphical: bool,
     pub driver: Option<String>,
     pub loaded: Option<String>,
+    /// A driver with which the GPUs' memory reaches half of what it should.
+    #[serde(default)]
+    pub slow_with: Option<String>,
     /// The driver is the one for vGPU and licensed products.
     pub grid: bool,
     pub gridd: String,

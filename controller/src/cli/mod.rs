@@ -30,6 +30,7 @@ mod run;
 mod schema;
 mod status;
 mod top;
+mod upgrade;
 mod validate;
 mod verify;
 
@@ -102,6 +103,8 @@ enum Verb {
     Rollback(resume::Rollback),
     /// Let a held node go, after a person has looked at it
     Release(release::Release),
+    /// Go to another vGPU release in rounds, with proof and a way back
+    Upgrade(upgrade::UpgradeArgs),
     /// Print what GPUs reached, for `bandwidth-at-least`
     Baseline(baseline::BaselineArgs),
     /// Check that everything is as the fleet file says; changes nothing
@@ -165,6 +168,7 @@ pub fn main() -> ExitCode {
         Verb::Abort(args) => args.run(&printer, &chosen),
         Verb::Rollback(args) => args.run(&printer, &chosen),
         Verb::Release(args) => args.run(&printer, &chosen),
+        Verb::Upgrade(args) => args.run(&printer, &chosen),
         Verb::Baseline(args) => args.run(&printer, &chosen),
         Verb::Verify(args) => args.run(&printer, &chosen),
         Verb::Status(args) => args.run(&printer, &chosen),

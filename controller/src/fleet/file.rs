@@ -21,7 +21,8 @@ use std::sync::Arc;
 use vsgpu_core::{Artifact, Catalogue};
 use vsgpu_host_agent::vm::{DEFAULT_GRACE_SECS, POWER, PowerState};
 
-const MAX_FILE: u64 = 16 << 20;
+/// Bytes of a fleet file, at most.
+pub const MAX_FILE: u64 = 16 << 20;
 const DEFAULT_PORT: u16 = 7443;
 /// Keys that are no requirements.
 const HOST_KEYS: [&str; 2] = ["address", "cluster"];

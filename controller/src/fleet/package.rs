@@ -56,3 +56,17 @@ pub fn resolve(base: &Path, artifact: &Artifact) -> Result<Artifact, Error> {
         holds,
     })
 }
+
+/// What a file is, without its hash.
+///
+/// # Errors
+/// Where it cannot be read, or is no such package.
+pub fn look(path: &Path) -> Result<Artifact, Error> {
+    let failed = |why: String| Error::new(Kind::Usage, format!("{}: {why}", path.display())).code("package");
+    let mut file = files::open(path)?;
+    let size = file.metadata().map_err(|e| failed(e.to_string()))?.len();
+    let shown = path.display().to_string();
+    let artifact = Artifact::at(shown);
+    let (kind, holds) = vsgpu_machine::package::inspect(&mut file, artifact.file_name(), size).map_err(failed)?;
+    Ok(Artifact { size: Some(size), kind: Some(kind), holds, ..artifact })
+}

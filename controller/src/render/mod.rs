@@ -18,6 +18,7 @@ mod run_view;
 pub mod status;
 mod table;
 pub mod top;
+pub mod upgrade;
 pub mod words;
 
 pub use printer::{Answer, Format, Printer, rendered};

@@ -17,7 +17,7 @@ pub mod pci_gpus;
 pub(crate) mod proof_record;
 pub(crate) mod unit;
 
-pub use bandwidth::{Baseline, Figures};
+pub use bandwidth::{Baseline, Figures, Percent};
 pub use clock::Clock;
 pub use gpus::Gpus;
 pub use health::Health;

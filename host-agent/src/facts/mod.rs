@@ -22,6 +22,7 @@ pub use gpu_users::{GpuUser, GpuUsers};
 pub use gpus::Gpus;
 pub use host_summary::HostSummary;
 pub use log_findings::{HostLog, VmLog};
+pub use packages::PackageWish;
 pub use pci_gpus::{PciGpu, PciGpus};
 pub use vgpu_types::VgpuTypes;
 pub use vgpus::Vgpus;

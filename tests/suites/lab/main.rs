@@ -24,3 +24,4 @@ mod network_gpu;
 mod runs;
 mod slot_proof;
 mod two_gpu_servers;
+mod upgrade;

@@ -5,7 +5,7 @@ use crate::acquired::TemporaryChange;
 use crate::client::channel::channel;
 pub use crate::client::connector::Connector;
 pub use crate::client::error::CallError;
-use crate::client::error::{answered, failed};
+use crate::client::error::{answered, classify, failed};
 use crate::client::target::Target;
 use crate::refusal::Refusal;
 use crate::sizes::{CHUNK, MAX_MESSAGE};
@@ -132,6 +132,19 @@ impl Holder {
     }
 }
 
+/// How long a refusal of our certificate is waited for: it is there already when the handshake is done.
+const REFUSAL: Duration = Duration::from_secs(1);
+
+/// Whether the other side refuses our certificate: a connection on which nothing is said, so that nothing can hide why
+/// it is closed.
+async fn refused(connector: &Connector, target: &Target, within: Duration) -> Option<CallError> {
+    use tokio::io::AsyncReadExt as _;
+    let mut stream = tokio::time::timeout(within, connector.dial(target)).await.ok()?.ok()?;
+    let read = tokio::time::timeout(within.min(REFUSAL), stream.read_u8()).await.ok()?;
+    let why = classify(target, &read.err()?);
+    matches!(why, CallError::Refused { .. }).then_some(why)
+}
+
 impl Connection {
     /// Connects and proves both identities.
     ///
@@ -143,8 +156,14 @@ impl Connection {
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         let connection = Self { client, target: target.clone(), said: Arc::default() };
-        // With TLS 1.3 a server's refusal of our certificate arrives only with the first call.
-        let said = connection.describe(within).await?;
+        // With TLS 1.3 a server's refusal of our certificate arrives only with the first call, and is lost where the
+        // connection is closed under what we were sending.
+        let said = match connection.describe(within).await {
+            Err(CallError::Unreachable(why)) => {
+                return Err(refused(connector, target, within).await.unwrap_or(CallError::Unreachable(why)));
+            }
+            said => said?,
+        };
         Ok(Self { said: Arc::new(Some(said)), ..connection })
     }
 

@@ -87,6 +87,7 @@ pub(crate) fn classify(target: &Target, error: &(dyn std::error::Error + 'static
             "broken pipe",
             "Broken pipe",
             "stream closed",
+            "connection closed",
         ]
         .iter()
         .any(|w| all.contains(w));
