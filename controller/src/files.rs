@@ -45,7 +45,9 @@ pub fn names_in(folder: &Path, most: usize) -> Result<Vec<String>, Error> {
             names.push(name);
         }
         if names.len() > most {
-            return Err(Error::new(Kind::Usage, format!("{}: more than {most} files", folder.display())).code("file"));
+            return Err(
+                Error::new(Kind::Usage, format!("{}: more than {most} files", folder.display())).code("file")
+            );
         }
     }
     names.sort();

@@ -10,6 +10,7 @@ use crate::fit::Part;
 use crate::fleet::Fleet;
 use crate::inventory::Inventory;
 use crate::node::{NodeId, NodeKind};
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::knowledge::vgpu_types;
@@ -21,7 +22,7 @@ use vsgpu_host_agent::host::MaintenanceModeFact;
 const LARGE_MIB: u64 = 24 * 1024;
 
 /// Whether something can be done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Can {
     pub answer: Answer,
@@ -29,7 +30,7 @@ pub struct Can {
     pub why: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
     Yes,
@@ -60,7 +61,7 @@ fn no(why: impl Into<String>) -> Can {
 }
 
 /// One VM.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct VmReady {
     pub vm: String,
@@ -79,7 +80,7 @@ pub struct VmReady {
 }
 
 /// One host.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct HostReady {
     pub host: String,
@@ -92,7 +93,7 @@ pub struct HostReady {
     pub others: usize,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Ready {
     pub hosts: Vec<HostReady>,

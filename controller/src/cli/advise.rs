@@ -10,6 +10,7 @@ use crate::inventory::{Inventory, saved};
 use crate::node::NodeKind;
 use crate::render::Printer;
 use crate::render::advise::{answer, questions};
+use crate::render::documents::{FleetOf, value};
 use clap::Args;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -136,7 +137,7 @@ impl Advise {
         if self.show_fleet {
             let Some(best) = advice.ways.iter().find(|w| w.fits) else { return Err(none_fits(&advice)) };
             printer.show(crate::render::Answer::new(
-                serde_json::json!({ "way": best.way, "fleet": best.fleet }),
+                value(&FleetOf { way: best.way, fleet: best.fleet.clone() }),
                 best.fleet.trim_end(),
             ));
             return Ok(Exit::Done);

@@ -7,6 +7,7 @@ use crate::error::{Error, Exit, Kind};
 use crate::files;
 use crate::inventory::{self, Scope};
 use crate::journal::{self, Folder};
+use crate::render::documents::{self, value};
 use crate::render::status::{self, Hosts};
 use crate::render::{Answer, Printer, report};
 use clap::Args;
@@ -88,7 +89,8 @@ impl Bundle {
                 if silent.len() == 1 { "is" } else { "are" }
             );
         }
-        let document = json!({ "file": file, "bytes": bytes.len(), "in": names, "left-out": left_out });
+        let document =
+            value(&documents::Bundle { file: file.clone(), bytes: bytes.len(), r#in: names, left_out });
         printer.show(Answer { names: vec![file.clone()], ..Answer::new(document, said) });
         Ok(Exit::Done)
     }

@@ -9,10 +9,10 @@ use crate::fit::{self, Mode, Modes, Placement, Policy, Problem, WHOLE, Want};
 use crate::fleet::{Fleet, file};
 use crate::inventory::{self, Inventory, Scope, saved};
 use crate::node::NodeKind;
+use crate::render::documents::{Current, GpuNow, value};
 use crate::render::fit::{Report, answer};
 use crate::render::{Answer, Printer, columns, fit_svg};
 use clap::Args;
-use serde_json::json;
 use std::path::{Path, PathBuf};
 use vsgpu_core::words::counted;
 use vsgpu_host_agent::facts::EsxVersion;
@@ -309,7 +309,7 @@ fn current(asked: &Asked) -> Answer {
     let empty = Placement::new(problem);
     let now = asked.now.as_ref().unwrap_or(&empty);
     let mut rows = vec![["  HOST", "GPU", "HOLDS", "STILL TAKES"].map(String::from).to_vec()];
-    let mut documents = vec![];
+    let mut each = vec![];
     let mut total: Vec<(String, u64)> = vec![];
     for (h, host) in problem.hosts.iter().enumerate() {
         for (g, gpu) in host.gpus.iter().enumerate() {
@@ -346,16 +346,16 @@ fn current(asked: &Asked) -> Answer {
                 held.clone(),
                 takes,
             ]);
-            let takes: serde_json::Map<String, serde_json::Value> =
-                free.iter().map(|(name, n)| (name.clone(), json!(n))).collect();
-            documents.push(json!({
-                "host": host.name, "gpu": g + 1, "address": asked.addresses[h][g], "model": gpu.model.name,
-                "holds": held, "still-takes": takes,
-            }));
+            each.push(GpuNow {
+                host: host.name.clone(),
+                gpu: g + 1,
+                address: asked.addresses[h][g].clone(),
+                model: gpu.model.name.into(),
+                holds: held,
+                still_takes: free.iter().cloned().collect(),
+            });
         }
     }
-    let sums: serde_json::Map<String, serde_json::Value> =
-        total.iter().map(|(name, n)| (name.clone(), json!(n))).collect();
     let head = match total.is_empty() {
         true => "No GPU takes another vGPU.".to_string(),
         false => {
@@ -369,5 +369,6 @@ fn current(asked: &Asked) -> Answer {
     };
     let notes: String = asked.notes.iter().map(|note| format!("\n{note}")).collect();
     let text = format!("{head}\n\n{}{notes}", columns(&rows));
-    Answer::new(json!({ "free": sums, "each": documents, "notes": asked.notes }), text)
+    let free = total.into_iter().collect();
+    Answer::new(value(&Current { free, each, notes: asked.notes.clone() }), text)
 }

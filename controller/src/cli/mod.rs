@@ -69,8 +69,8 @@ struct Cli {
 enum Verb {
     /// Check a fleet file without talking to any node
     Validate(validate::Validate),
-    /// Print the JSON Schema of the fleet file
-    Schema,
+    /// Print the JSON Schema of the fleet file, or of an answer
+    Schema(schema::Schema),
     /// Say which way to use a GPU, and what it costs
     Advise(advise::Advise),
     /// Say whether a combination of versions works
@@ -149,7 +149,7 @@ pub fn main() -> ExitCode {
     let chosen = GlobalArgs { context: cli.context };
     let ended = match cli.verb {
         Verb::Validate(args) => args.run(&printer, &chosen),
-        Verb::Schema => schema::run(&printer),
+        Verb::Schema(args) => args.run(&printer),
         Verb::Advise(args) => args.run(&printer),
         Verb::Compat(args) => args.run(&printer),
         Verb::Fit(args) => args.run(&printer, &chosen),

@@ -1,6 +1,7 @@
 //! `vsgpu ready`: what VMs with GPUs can do right now, and what maintenance mode of each host would take. Changes nothing.
 
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, worst};
+use crate::cli::upgrade::explained;
 use crate::error::{Error, Exit};
 use crate::inventory::{self, Scope, saved};
 use crate::node::NodeKind;
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  vsgpu ready                       vMotion, suspend, snapshots, maintenance mode\n  vsgpu ready fleet.yaml --facts facts.json"
+    after_help = "Examples:\n  vsgpu ready                       vMotion, suspend, snapshots, maintenance mode\n  vsgpu ready --to 19.6             and what that release would do to each\n  vsgpu ready fleet.yaml --facts facts.json"
 )]
 pub(super) struct Ready {
     #[command(flatten)]
@@ -20,6 +21,9 @@ pub(super) struct Ready {
     /// Saved facts (`vsgpu facts -o json`); asks no agent
     #[arg(long, value_name = "FILE")]
     facts: Option<PathBuf>,
+    /// Also what an upgrade to this vGPU release would do, and in which order
+    #[arg(long, value_name = "RELEASE")]
+    to: Option<String>,
 }
 
 impl Ready {
@@ -29,11 +33,23 @@ impl Ready {
             Some(file) => saved::read(file).map_err(|e| vec![e])?,
             None => {
                 let connector = connector(&fleet)?;
-                block_on(inventory::gather(&fleet, &connector, Scope::All, &|id| id.kind != NodeKind::Guest))?
+                let guests = self.to.is_some();
+                block_on(inventory::gather(&fleet, &connector, Scope::All, &|id| {
+                    guests || id.kind != NodeKind::Guest
+                }))?
             }
         };
-        printer.show(answer(&of_fleet(&fleet, &inventory)));
-        let mut errors: Vec<Error> = inventory.nodes.into_values().filter_map(Result::err).collect();
+        let mut shown = answer(&of_fleet(&fleet, &inventory));
+        let mut errors: Vec<Error> = vec![];
+        if let Some(to) = &self.to {
+            let (upgrade, problems) = explained(fleet, &inventory, to).map_err(|e| vec![e])?;
+            shown.json["upgrade"] = upgrade.json;
+            shown.text += &format!("\n\n{}", upgrade.text);
+            shown.wide = shown.wide.map(|wide| format!("{wide}\n\n{}", upgrade.text));
+            errors.extend(problems);
+        }
+        printer.show(shown);
+        errors.extend(inventory.nodes.into_values().filter_map(Result::err));
         errors.dedup();
         printer.errors(&errors);
         Ok(if errors.is_empty() { Exit::Done } else { worst(&errors) })

@@ -27,7 +27,7 @@ use vsgpu_host_agent::host::gpu_management_daemon::GpuManagementDaemon;
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  vsgpu upgrade --to 19.6 --explain           rounds and pairs; changes nothing\n  vsgpu upgrade --to 19.6 --files downloads   does it, after a question\n\nThe fleet file is changed before the last round; the old one stays beside it.\nA round that fails is taken back on the hosts where it failed."
+    after_help = "Examples:\n  vsgpu upgrade --to 19.6 --explain           rounds and pairs; changes nothing\n  vsgpu upgrade --to 19.6 --files downloads   does it, after a question\n\nThe fleet file is changed with each round; the old one stays beside it.\nA round that fails is taken back on the hosts where it failed."
 )]
 pub(super) struct UpgradeArgs {
     #[command(flatten)]
@@ -45,7 +45,7 @@ pub(super) struct UpgradeArgs {
     #[arg(long, value_name = "FILE", requires = "explain")]
     facts: Option<PathBuf>,
     /// Share of today's bandwidth that each proof must reach
-    #[arg(long, value_name = "PERCENT", default_value = "90%", value_parser = percent)]
+    #[arg(long, value_name = "PERCENT", default_value = AT_LEAST, value_parser = percent)]
     bandwidth_at_least: Percent,
     /// Leave hosts as they are where a round fails
     #[arg(long)]
@@ -65,6 +65,36 @@ struct Chosen {
     which: BTreeSet<Which>,
     missing: BTreeSet<String>,
 }
+
+/// What an upgrade would do, with no package at hand: for `vsgpu ready --to`. The fleet was read without its files.
+pub(super) fn explained(
+    mut fleet: Fleet,
+    inventory: &Inventory,
+    to: &str,
+) -> Result<(Answer, Vec<Error>), Error> {
+    let to = upgrade::release(to)?;
+    file::versions_from_file_names(&mut fleet);
+    let upgrade = upgrade::upgrade(&fleet, inventory, to, &[]);
+    let all = rounds(&upgrade);
+    let missing =
+        all.iter().map(|round| choose(&fleet, &upgrade, round, &Packages::default()).missing).collect();
+    let at_least = percent(AT_LEAST).map_or(String::new(), String::from);
+    let order = order(&fleet, &all);
+    let shown = Shown {
+        upgrade: &upgrade,
+        rounds: &all,
+        files: vec![],
+        missing,
+        looked: false,
+        lines: 0,
+        order,
+        at_least,
+    };
+    Ok((answer(&shown), upgrade.problems.clone()))
+}
+
+/// Of the bandwidth of before.
+const AT_LEAST: &str = "90%";
 
 impl UpgradeArgs {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
@@ -128,7 +158,9 @@ impl UpgradeArgs {
             let what: Vec<&str> = missing.iter().map(|m| m.as_str()).collect();
             let error = Error::new(Kind::Usage, format!("packages are missing: {}", what.join("; ")))
                 .code("upgrade-files");
-            return Err(one(error.hint("download them from NVIDIA's licensing portal; `--files DIR` names their folder")));
+            return Err(one(
+                error.hint("download them from NVIDIA's licensing portal; `--files DIR` names their folder")
+            ));
         }
         self.agree(printer, &shown, &fleet)?;
         let folder = fleet.state_folder();
@@ -188,29 +220,34 @@ fn unreachable(inventory: &Inventory) -> Vec<Error> {
 /// Which package takes the place of which in a round.
 fn choose(fleet: &Fleet, upgrade: &Upgrade, round: &Round, packages: &Packages) -> Chosen {
     let mut chosen = Chosen::default();
-    let mut add = |requirement: &'static str, old: &Artifact, found: Result<&upgrade::Found, String>| match found {
-        Ok(new) if new.path == old.artifact => {}
-        Ok(new) => {
-            // A stated hash is one of the old file.
-            let sha256 = old.sha256.as_ref().and_then(|_| hash(fleet, &new.path));
-            let (from, to) = (old.artifact.clone(), new.path.clone());
-            chosen.which.insert(Which { requirement, from, to, sha256 });
-        }
-        Err(missing) => drop(chosen.missing.insert(missing)),
-    };
+    let mut add =
+        |requirement: &'static str, old: &Artifact, found: Result<&upgrade::Found, String>| match found {
+            Ok(new) if new.path == old.artifact => {}
+            Ok(new) => {
+                // A stated hash is one of the old file.
+                let sha256 = old.sha256.as_ref().and_then(|_| hash(fleet, &new.path));
+                let (from, to) = (old.artifact.clone(), new.path.clone());
+                chosen.which.insert(Which { requirement, from, to, sha256 });
+            }
+            Err(missing) => drop(chosen.missing.insert(missing)),
+        };
     let by_host = fleet.vms_by_host();
     for host in &upgrade.hosts {
         let Some(stage) = round.hosts.get(&host.host) else { continue };
         if let Some(of) = fleet.hosts.iter().find(|h| h.name == host.host).filter(|_| stage.host) {
             for (requirement, old) in of_host(of) {
-                let same = old.version().and_then(DriverVersion::leading)
-                    == Some(round.release.host.clone());
+                let same = old.version().and_then(DriverVersion::leading) == Some(round.release.host.clone());
                 if !same {
-                    add(requirement, &old, packages.for_host(requirement, round.release, &old, host.esxi.as_deref()));
+                    add(
+                        requirement,
+                        &old,
+                        packages.for_host(requirement, round.release, &old, host.esxi.as_deref()),
+                    );
                 }
             }
         }
-        let managed: BTreeSet<&str> = host.guests.iter().filter(|g| g.managed).map(|g| g.vm.as_str()).collect();
+        let managed: BTreeSet<&str> =
+            host.guests.iter().filter(|g| g.managed).map(|g| g.vm.as_str()).collect();
         let vms = by_host.get(host.host.as_str()).into_iter().flatten();
         for vm in vms.filter(|vm| stage.guests && managed.contains(vm.name.as_str())) {
             let Some(old) = of_guest(vm) else { continue };
@@ -227,8 +264,10 @@ fn of_host(host: &Host) -> Vec<(&'static str, Artifact)> {
     let manager = host.spec::<VgpuManager>().map(|wish| (VgpuManager::NAME, wish));
     let daemon = host.spec::<GpuManagementDaemon>().map(|wish| (GpuManagementDaemon::NAME, wish));
     let both = [manager, daemon].into_iter().flatten();
-    both.filter_map(|(name, wish)| if let WordOr::Map(spec) = wish { Some((name, spec.package)) } else { None })
-        .collect()
+    both.filter_map(
+        |(name, wish)| if let WordOr::Map(spec) = wish { Some((name, spec.package)) } else { None },
+    )
+    .collect()
 }
 
 fn of_guest(vm: &Vm) -> Option<Artifact> {
@@ -276,35 +315,41 @@ enum Ended {
     /// It was stopped and can be gone on with.
     Stopped,
     /// Hosts where it failed after it had begun, and whether others are done.
-    Failed { hosts: BTreeSet<String>, any_done: bool },
+    Failed {
+        hosts: BTreeSet<String>,
+        any_done: bool,
+    },
 }
 
 impl Work<'_> {
     fn rounds(&self, all: &[Round], texts: &[String]) -> CliResult {
         // What hosts go back to: the fleet of the round before.
         let mut before = self.parsed(self.old)?;
+        // The file says what is so, or is being made so: of each round in turn.
+        let mut written = self.old;
+        self.keep_old()?;
         for (at, (round, text)) in all.iter().zip(texts).enumerate() {
-            let last = at + 1 == all.len();
             let new = self.parsed(text)?;
             let fleet = fleet_of(new.clone(), round, self.inventory, self.args.bandwidth_at_least);
             self.printer.note(&format!("round {} of {}: vGPU {}", at + 1, all.len(), round.release.name));
-            if last {
-                self.write(text)?;
-            }
+            self.write(text)?;
             let known = self.latest_run();
             let command = RunCommand { yes: true, ..RunCommand::to(self.printer, &fleet) };
             let exit = match command.locked() {
                 Ok(exit) => exit,
                 Err(errors) => {
                     // Nothing was begun: the file says again what is so.
-                    if last && self.latest_run() == known {
-                        self.write_back()?;
+                    if self.latest_run() == known {
+                        self.write(written)?;
                     }
                     return Err(errors);
                 }
             };
             match self.ended(known.as_deref(), exit)? {
-                Ended::Done => before = new,
+                Ended::Done => {
+                    before = new;
+                    written = text;
+                }
                 Ended::Stopped => {
                     self.printer.note(&format!(
                         "stopped in round {} of {}. `vsgpu resume` goes on with it; then the same `vsgpu upgrade` does the rest",
@@ -314,10 +359,12 @@ impl Work<'_> {
                     return Ok(exit);
                 }
                 Ended::Failed { hosts, any_done } => {
-                    if last && !any_done {
-                        self.write_back()?;
+                    if !any_done {
+                        self.write(written)?;
+                        self.printer
+                            .note(&format!("{} is as it was before this round", shown(&self.fleet.file)));
                     }
-                    return self.go_back(&before, &hosts, exit, last && any_done);
+                    return self.go_back(&before, &hosts, exit, any_done);
                 }
             }
         }
@@ -337,22 +384,20 @@ impl Work<'_> {
         self.fleet.file.with_file_name(format!("{name}.before-{}", self.args.to))
     }
 
-    fn write(&self, text: &str) -> Result<(), Vec<Error>> {
-        let one = |e: Error| vec![e];
-        if text == self.old {
-            return Ok(());
-        }
+    /// The fleet file as it was, beside it.
+    fn keep_old(&self) -> Result<(), Vec<Error>> {
         let beside = self.beside();
-        files::write_text(&beside, self.old).map_err(one)?;
-        files::write_text(&self.fleet.file, text).map_err(one)?;
-        self.printer.note(&format!("{} names the new packages now; as it was: {}", shown(&self.fleet.file), shown(&beside)));
+        files::write_text(&beside, self.old).map_err(|e| vec![e])?;
+        self.printer.note(&format!(
+            "{} will name the new packages; as it was: {}",
+            shown(&self.fleet.file),
+            shown(&beside)
+        ));
         Ok(())
     }
 
-    fn write_back(&self) -> Result<(), Vec<Error>> {
-        files::write_text(&self.fleet.file, self.old).map_err(|e| vec![e])?;
-        self.printer.note(&format!("{} is as it was", shown(&self.fleet.file)));
-        Ok(())
+    fn write(&self, text: &str) -> Result<(), Vec<Error>> {
+        files::write_text(&self.fleet.file, text).map_err(|e| vec![e])
     }
 
     fn latest_run(&self) -> Option<String> {
@@ -427,7 +472,11 @@ impl Work<'_> {
         } else {
             error.hint("see above what failed; when it is mended, the same `vsgpu upgrade` tries again")
         };
-        Err(vec![if well { error } else { error.hint("`vsgpu status` shows where it stands, `vsgpu apply` goes towards the fleet file") }])
+        Err(vec![if well {
+            error
+        } else {
+            error.hint("`vsgpu status` shows where it stands, `vsgpu apply` goes towards the fleet file")
+        }])
     }
 
     /// Every VM: what it runs and what it reached, beside before.
@@ -456,9 +505,15 @@ impl Work<'_> {
         }
         let failed = all.iter().any(|one| one.proof == Some(false));
         let names = all.iter().map(|one| one.vm.clone()).collect();
-        let head = format!("vGPU {} on {} and {}.", upgrade.to.name, counted(upgrade.going().count(), "host"), counted(all.len(), "guest"));
+        let head = format!(
+            "vGPU {} on {} and {}.",
+            upgrade.to.name,
+            counted(upgrade.going().count(), "host"),
+            counted(all.len(), "guest")
+        );
         let text = if all.is_empty() { head } else { format!("{head}\n\n{}", proved(&all)) };
-        self.printer.show(Answer { names, ..Answer::new(json!({ "to": upgrade.to.name, "vms": all }), text) });
+        self.printer
+            .show(Answer { names, ..Answer::new(json!({ "to": upgrade.to.name, "vms": all }), text) });
         Ok(if failed { Exit::Not(Kind::Failed) } else { Exit::Done })
     }
 }

@@ -1,10 +1,12 @@
 //! The way of each VM from its host to a CUDA program, link by link: what is proven, where the first link is broken, and
 //! which causes its texts speak for.
 
+use crate::diagnose::moments::{Timed, Together, ahead, timed, together};
 use crate::fleet::Fleet;
 use crate::inventory::{Inventory, NoFact};
 use crate::node::{NodeId, NodeKind};
 use crate::plan::verify::{Check, checks};
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::diagnosis::{Confidence, Finding, Input, LogFindings, Stage, diagnose};
@@ -15,7 +17,7 @@ use vsgpu_guest_agent::guest::{CudaProof, CudaToolkit, GpuServer, License, Netwo
 use vsgpu_host_agent::facts::{HostLog, VmLog};
 
 /// A link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Proven.
@@ -28,7 +30,7 @@ pub enum State {
     NotAsked,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Link {
     pub stage: Stage,
@@ -39,13 +41,15 @@ pub struct Link {
 }
 
 /// One VM, or a host by itself.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Diagnosis {
     pub about: String,
     pub links: Vec<Link>,
     /// Of the first broken link first.
     pub findings: Vec<Finding>,
+    /// What showed at one time in several logs, by one clock.
+    pub together: Vec<Together>,
 }
 
 impl Diagnosis {
@@ -148,13 +152,19 @@ fn of(
         links.push(Link { stage: at, node: first.node.to_string(), state, is });
     }
     let red = links.iter().find(|l| matches!(l.state, State::Broken | State::Unknown)).map(|l| l.stage);
-    let findings = findings(nodes, &checks, inventory, red);
-    Diagnosis { about, links, findings }
+    let (findings, together) = findings(nodes, &checks, inventory, red);
+    Diagnosis { about, links, findings, together }
 }
 
 /// What the machines' logs tell, and what the broken requirements say themselves.
-fn findings(nodes: &[NodeId], checks: &[&Check], inventory: &Inventory, red: Option<Stage>) -> Vec<Finding> {
+fn findings(
+    nodes: &[NodeId],
+    checks: &[&Check],
+    inventory: &Inventory,
+    red: Option<Stage>,
+) -> (Vec<Finding>, Vec<Together>) {
     let mut all: Vec<Finding> = vec![];
+    let mut times: Vec<Timed> = vec![];
     for node in nodes {
         let Some(seen) = inventory.seen(node) else { continue };
         let logs: Result<LogFindings, NoFact> = match node.kind {
@@ -166,6 +176,7 @@ fn findings(nodes: &[NodeId], checks: &[&Check], inventory: &Inventory, red: Opt
             for evidence in &mut finding.evidence {
                 evidence.text = format!("{} of {node}", evidence.text);
             }
+            times.extend(timed(&finding, ahead(inventory, node)));
             all.push(finding);
         }
         // What a tool said that could not be read.
@@ -190,12 +201,17 @@ fn findings(nodes: &[NodeId], checks: &[&Check], inventory: &Inventory, red: Opt
         checks.iter().filter(|c| c.known && !c.met).map(|c| format!("{}: {}", c.requirement, c.is)).collect();
     let text = unmet.join("\n");
     all.extend(diagnose(&[Input { name: "requirements".into(), text: &text, sources: vec![] }]).findings);
-    rank(all, red)
+    let together = together(times);
+    let found = rank(all, red, &together);
+    // Only what is told is told together.
+    let told = |cause: &String| found.iter().any(|f| f.cause == *cause);
+    let together = together.into_iter().filter(|t| told(&t.first) && told(&t.then)).collect();
+    (found, together)
 }
 
-/// One finding for each cause: those of the broken link first, then what stands before it on the way, and only notes where
-/// every link is good.
-fn rank(all: Vec<Finding>, red: Option<Stage>) -> Vec<Finding> {
+/// One finding for each cause: those of the broken link first, then what stands before it on the way; of the same place
+/// what another log tells of at the same time. Only notes where every link is good.
+fn rank(all: Vec<Finding>, red: Option<Stage>, together: &[Together]) -> Vec<Finding> {
     let mut by_cause: Vec<Finding> = vec![];
     for finding in all {
         match by_cause.iter_mut().find(|known| known.cause == finding.cause) {
@@ -217,7 +233,8 @@ fn rank(all: Vec<Finding>, red: Option<Stage>) -> Vec<Finding> {
     let place = |stage: Stage| WAY.iter().position(|s| *s == stage).unwrap_or(WAY.len());
     by_cause.sort_by_key(|f| {
         let distance = red.map_or(0, |red| place(red).abs_diff(place(f.stage)));
-        (f.symptom, distance, std::cmp::Reverse(f.confidence))
+        let alone = !together.iter().any(|t| t.first == f.cause || t.then == f.cause);
+        (f.symptom, distance, std::cmp::Reverse(f.confidence), alone)
     });
     by_cause
 }

@@ -3,6 +3,8 @@
 mod archive;
 pub mod bundle;
 mod chain;
+mod moments;
 
 pub use archive::{Archive, Text, read as read_archive};
 pub use chain::{Diagnosis, Link, State, of_fleet};
+pub use moments::Together;

@@ -19,7 +19,7 @@ const ROUNDS: usize = 2000;
 const SCALE: f64 = 1_000_000.0;
 
 /// GPUs of one kind.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Need {
     /// Name of the board; `any GPU` for whole GPUs of any kind.

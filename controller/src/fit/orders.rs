@@ -10,7 +10,7 @@ use super::placement::{Placed, Placement};
 use super::problem::{Part, Problem};
 
 /// The host's assignment policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// The GPU with fewest vGPUs (the default of ESXi)

@@ -67,6 +67,7 @@ pub fn look(path: &Path) -> Result<Artifact, Error> {
     let size = file.metadata().map_err(|e| failed(e.to_string()))?.len();
     let shown = path.display().to_string();
     let artifact = Artifact::at(shown);
-    let (kind, holds) = vsgpu_machine::package::inspect(&mut file, artifact.file_name(), size).map_err(failed)?;
+    let (kind, holds) =
+        vsgpu_machine::package::inspect(&mut file, artifact.file_name(), size).map_err(failed)?;
     Ok(Artifact { size: Some(size), kind: Some(kind), holds, ..artifact })
 }

@@ -2,8 +2,8 @@
 
 use crate::advise::{Advice, Guest, Kind, License, Need, Question, Way, Workload, memory, percent, release};
 use crate::render::Answer;
-use serde_json::{Value, json};
-use vsgpu_core::knowledge::performance::Share;
+use crate::render::documents::{self, FigureOf, ShareOf, value};
+use vsgpu_core::knowledge::performance::{Figure, Share};
 
 /// Characters of a line.
 const WIDTH: usize = 80;
@@ -174,28 +174,36 @@ fn compose(q: &Question, advice: &Advice, wide: bool) -> String {
 }
 
 pub fn answer(question: &Question, advice: &Advice) -> Answer {
-    let share = |share: &Share| {
-        let figures: Vec<Value> = share
-            .figures
-            .iter()
-            .map(|f| json!({ "low": f.low, "high": f.high, "what": f.what, "source": f.basis.source, "date": f.date }))
-            .collect();
-        json!({ "typical": share.typical, "low": share.low, "high": share.high, "figures": figures })
+    let figure = |f: &&'static Figure| FigureOf {
+        low: f.low,
+        high: f.high,
+        what: f.what.into(),
+        source: f.basis.source.clone(),
+        date: f.date.into(),
     };
-    let ways: Vec<Value> = advice
-        .ways
-        .iter()
-        .map(|way| {
-            json!({
-                "way": way.way, "title": way.way.title(), "fits": way.fits, "certain": way.certain, "reasons": way.reasons,
-                "gives-up": way.gives_up, "needs": way.needs, "share": way.share.as_ref().map(share),
-                "profile": way.profile.map(|p| p.profile), "series": way.profile.map(|p| p.series),
-                "vms-per-gpu": way.per_gpu, "fleet": way.fleet,
-            })
-        })
-        .collect();
+    let share = |share: &Share| ShareOf {
+        typical: share.typical,
+        low: share.low,
+        high: share.high,
+        figures: share.figures.iter().map(figure).collect(),
+    };
+    let way = |way: &Way| documents::Way {
+        way: way.way,
+        title: way.way.title().into(),
+        fits: way.fits,
+        certain: way.certain,
+        reasons: way.reasons.clone(),
+        gives_up: way.gives_up.iter().map(ToString::to_string).collect(),
+        needs: way.needs.clone(),
+        share: way.share.as_ref().map(share),
+        profile: way.profile.map(|p| p.profile.to_string()),
+        series: way.profile.map(|p| p.series.to_string()),
+        vms_per_gpu: way.per_gpu,
+        fleet: way.fleet.clone(),
+    };
     let names = advice.ways.iter().filter(|w| w.fits).map(|w| w.way.word().to_string()).collect();
-    let document = json!({ "ways": ways, "nearest": advice.nearest });
+    let ways = advice.ways.iter().map(way).collect();
+    let document = value(&documents::Advice { ways, nearest: advice.nearest.clone() });
     let text = compose(question, advice, false);
     Answer { wide: Some(compose(question, advice, true)), names, ..Answer::new(document, text) }
 }

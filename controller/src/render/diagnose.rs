@@ -1,9 +1,9 @@
 //! The answer of `diagnose`: the cause first, the lines that speak for it, what to do.
 
 use crate::diagnose::{Diagnosis, State};
+use crate::render::documents::{NoFault, Texts, Ways, value};
 use crate::render::words::{WIDTH, wrapped};
 use crate::render::{Answer, columns};
-use serde_json::json;
 use vsgpu_core::diagnosis::{Confidence, Evidence, Finding, Report};
 use vsgpu_core::words::counted;
 
@@ -80,10 +80,11 @@ pub fn text_answer(report: &Report, texts: usize) -> Answer {
         }
         text
     };
-    let document = json!({
-        "findings": report.findings,
-        "no-faults": report.no_faults.iter().map(|(line, why)| json!({ "line": line, "why": why })).collect::<Vec<_>>(),
-        "unknown": report.unknown,
+    let no_fault = |(line, why): &(String, String)| NoFault { line: line.clone(), why: why.clone() };
+    let document = value(&Texts {
+        findings: &report.findings,
+        no_faults: report.no_faults.iter().map(no_fault).collect(),
+        unknown: &report.unknown,
     });
     let names = report.findings.iter().map(|f| f.cause.clone()).collect();
     Answer { wide: Some(compose(true)), names, ..Answer::new(document, compose(false)) }
@@ -110,6 +111,16 @@ fn of_one(diagnosis: &Diagnosis, wide: bool) -> String {
     let mut text = format!("{}\n{}", diagnosis.about, columns(&rows));
     if !diagnosis.findings.is_empty() {
         text += &format!("\n\n{}", list(&diagnosis.findings, wide));
+        if !diagnosis.together.is_empty() {
+            text += "\n\n  At one time, by one clock:";
+        }
+        for one in diagnosis.together.iter().take(if wide { 8 } else { 3 }) {
+            let said = format!(
+                "{} ({}), {:.1} s later {} ({})",
+                one.first, one.first_in, one.seconds, one.then, one.then_in
+            );
+            text += &format!("\n{}", wrapped(&said, "    "));
+        }
     } else if diagnosis.red().is_some_and(|l| l.state == State::Broken) {
         text += "\n  No cause is known from the logs. `vsgpu plan` shows what would mend it.";
     }
@@ -142,6 +153,6 @@ pub fn fleet_answer(all: &[Diagnosis]) -> Answer {
     };
     let findings: Vec<&Finding> = all.iter().flat_map(|d| &d.findings).collect();
     let names = bad.iter().map(|d| d.about.clone()).collect();
-    let document = json!({ "findings": findings, "ways": all });
+    let document = value(&Ways { findings, ways: all });
     Answer { wide: Some(compose(true)), names, ..Answer::new(document, compose(false)) }
 }

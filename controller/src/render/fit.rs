@@ -1,9 +1,9 @@
 //! The answer of `fit`: each GPU a bar to scale, with its VMs.
 
 use crate::fit::{Answer as Solved, Fits, Held, Mode, Move, Part, Placement, PowerOns, Problem, WHOLE};
+use crate::render::documents::{self, GpuOf, LeftOver, MoveOf, PowerOn, Spare, Tenant, value};
 use crate::render::words::wrapped;
 use crate::render::{Answer, columns};
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use vsgpu_core::words::counted;
 
@@ -281,53 +281,50 @@ pub fn answer(report: &Report<'_>) -> Answer {
             .trim_end()
             .to_string()
     };
-    let placement: Vec<Value> = shown
-        .iter()
-        .filter(|row| !row.tenants.is_empty())
-        .map(|row| {
-            let vms: Vec<Value> = row
-                .tenants
-                .iter()
-                .map(|(profile, vm, start, size)| {
-                    json!({ "vm": vm, "profile": profile, "start-permille": start, "size-permille": size })
-                })
-                .collect();
-            json!({ "host": row.host, "gpu": row.gpu, "model": row.model, "mode": row.how, "vms": vms })
-        })
-        .collect();
+    let tenant = |(profile, vm, start, size): &(String, String, usize, usize)| Tenant {
+        vm: vm.clone(),
+        profile: profile.clone(),
+        start_permille: *start,
+        size_permille: *size,
+    };
+    let gpu = |row: &&Row| GpuOf {
+        host: row.host.clone(),
+        gpu: row.gpu,
+        model: row.model.into(),
+        mode: row.how.into(),
+        vms: row.tenants.iter().map(tenant).collect(),
+    };
     let solved = report.solved;
-    let left: Vec<Value> = report
-        .shown
-        .left
-        .iter()
-        .map(|at| json!({ "vm": report.problem.wants[*at].vm, "wants": report.problem.wants[*at].shown() }))
-        .collect();
-    let moves = report.moves.map(|moves| {
-        let one = |m: &Move| {
-            json!({ "vm": report.problem.wants[m.want].vm, "from": at(report.problem, &m.from), "to": at(report.problem, &m.to) })
-        };
-        moves.iter().map(one).collect::<Vec<_>>()
-    });
-    let refused = report.power_on.map(|order| {
-        let refused: Vec<&str> =
-            order.refused().iter().map(|at| report.problem.wants[*at].vm.as_str()).collect();
-        json!({ "policy": order.policy, "refused": refused })
-    });
-    let document = json!({
-        "fits": solved.fits,
-        "proven": solved.proven,
-        "reason": solved.reason,
-        "bound": solved.needs.iter().map(|n| n.at_least).sum::<usize>(),
-        "needs": solved.needs,
-        "gpus-there": report.problem.gpus().count(),
-        "gpus-used": report.shown.used(report.problem),
-        "placement": placement,
-        "left-over": left,
-        "nearest": report.nearest,
-        "moves": moves,
-        "spare": report.spare.as_ref().map(|(n, without)| json!({ "hosts": n, "fits": without.is_none(), "without": without })),
-        "power-on": refused,
-        "notes": report.notes,
+    let want = |at: usize| &report.problem.wants[at];
+    let one = |m: &Move| MoveOf {
+        vm: want(m.want).vm.clone(),
+        from: at(report.problem, &m.from),
+        to: at(report.problem, &m.to),
+    };
+    let document = value(&documents::Fit {
+        fits: solved.fits,
+        proven: solved.proven,
+        reason: solved.reason.clone(),
+        bound: solved.needs.iter().map(|n| n.at_least).sum(),
+        needs: solved.needs.clone(),
+        gpus_there: report.problem.gpus().count(),
+        gpus_used: report.shown.used(report.problem),
+        placement: shown.iter().filter(|row| !row.tenants.is_empty()).map(gpu).collect(),
+        left_over: (report.shown.left.iter())
+            .map(|at| LeftOver { vm: want(*at).vm.clone(), wants: want(*at).shown() })
+            .collect(),
+        nearest: report.nearest.to_vec(),
+        moves: report.moves.map(|moves| moves.iter().map(one).collect()),
+        spare: report.spare.as_ref().map(|(hosts, without)| Spare {
+            hosts: *hosts,
+            fits: without.is_none(),
+            without: without.clone(),
+        }),
+        power_on: report.power_on.map(|order| PowerOn {
+            policy: order.policy,
+            refused: order.refused().iter().map(|at| want(*at).vm.clone()).collect(),
+        }),
+        notes: report.notes.clone(),
     });
     let word = if solved.fits { "fits" } else { "does-not-fit" };
     Answer { wide: Some(compose(true)), names: vec![word.into()], ..Answer::new(document, compose(false)) }

@@ -3,6 +3,7 @@
 pub mod advise;
 pub mod colour;
 pub mod diagnose;
+pub mod documents;
 pub mod explain;
 pub mod fit;
 pub mod fit_svg;

@@ -3,7 +3,7 @@
 use crate::fleet::range::folded;
 use crate::render::words::wrapped;
 use crate::render::{Answer, columns};
-use crate::upgrade::{HostUpgrade, Pair, Round, Runs, Upgrade};
+use crate::upgrade::{HostUpgrade, ONE_RELEASE, Pair, Round, Runs, Upgrade};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -166,17 +166,22 @@ pub fn text(shown: &Shown<'_>) -> String {
     let mut text = format!("To vGPU {}: vGPU manager {}, Linux driver {guest}.\n", to.name, to.host);
     if going.is_empty() {
         let done = upgrade.problems.is_empty() && !upgrade.hosts.is_empty();
-        text += if done { "Every host and guest runs it. Nothing is to do.\n" } else { "Nothing can be done: see below.\n" };
+        text += if done {
+            "Every host and guest runs it. Nothing is to do.\n"
+        } else {
+            "Nothing can be done: see below.\n"
+        };
     } else {
         let reboots: usize = shown.rounds.iter().map(|r| r.hosts_that_change().count()).sum();
         let vms: BTreeSet<&str> = shown.rounds.iter().flat_map(|r| guests(upgrade, r)).collect();
         let down = if reboots == 0 { "No host reboots." } else { "VMs of a host are off while it reboots." };
-        text += &format!(
-            "{}, {} of hosts, {} with new drivers. {down}\n",
+        let cost = format!(
+            "{}, {} of hosts, {} with new drivers. {down}",
             counted(shown.rounds.len(), "round"),
             counted(reboots, "reboot"),
             counted(vms.len(), "guest"),
         );
+        text += &format!("{}\n", wrapped(&cost, ""));
     }
     let hosts = running(going.iter().map(|h| (h.host.as_str(), &h.runs, h.runs.of_host())));
     let inside = going.iter().flat_map(|h| &h.guests);
@@ -200,7 +205,8 @@ pub fn text(shown: &Shown<'_>) -> String {
             let version = release.guest.as_ref().map_or(String::new(), ToString::to_string);
             text += &row("  guests", &format!("{inside}: {version}"));
         }
-        for pair in pairs(round, |s| &s.after) {
+        // That one release goes with itself needs no line.
+        for pair in pairs(round, |s| &s.after).into_iter().filter(|p| p.says != ONE_RELEASE) {
             text += &row("  then", &said(pair));
         }
         for file in shown.files.get(at).into_iter().flatten() {
@@ -217,7 +223,10 @@ pub fn text(shown: &Shown<'_>) -> String {
         let (known, unknown): (Vec<_>, Vec<_>) = proofs.partition(|g| g.figures);
         if !known.is_empty() {
             let vms = names(known.iter().map(|g| g.vm.as_str()));
-            text += &row("proof", &format!("{vms}: computes right, with {} of today's bandwidth", shown.at_least));
+            text += &row(
+                "proof",
+                &format!("{vms}: computes right, with {} of today's bandwidth", shown.at_least),
+            );
         }
         if !unknown.is_empty() {
             let vms = names(unknown.iter().map(|g| g.vm.as_str()));
@@ -233,14 +242,24 @@ pub fn text(shown: &Shown<'_>) -> String {
         text += &row("stays", &format!("{}: {why}", names(which.iter().map(String::as_str))));
     }
     if shown.lines > 0 {
-        text += &row("fleet file", &format!("{} change, the old one is kept beside it", counted(shown.lines, "line")));
+        text += &row(
+            "fleet file",
+            &format!("{} change, the old one is kept beside it", counted(shown.lines, "line")),
+        );
     }
     text.trim_end().into()
 }
 
 fn said(pair: &Pair) -> String {
     let unsure = if pair.certain { "" } else { " (not confirmed)" };
-    format!("host {}, guest {}: {}{unsure}", pair.host, pair.guest, pair.says)
+    // `570.195.02 (vGPU 18.5)`: the versions stand beside.
+    let short = |said: &str| match said.split_once(" (") {
+        Some((_, release)) if !said.contains("not in") && !said.contains("no vGPU") => {
+            release.trim_end_matches(')').to_string()
+        }
+        _ => said.to_string(),
+    };
+    format!("host {}, guest {}: {}{unsure}", short(&pair.host), short(&pair.guest), pair.says)
 }
 
 pub fn answer(shown: &Shown<'_>) -> Answer {

@@ -1,11 +1,18 @@
 //! Other packages in a fleet file, written where the old ones stand: comments, order and ranges stay. Only the paths of
 //! packages (and hashes beside them) change.
 
-use super::{OF_GUEST, OF_HOST};
 use crate::error::{Error, Kind, Place};
 use crate::fleet::yaml::{self, Data, Key, Node};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use vsgpu_core::Requirement as _;
+use vsgpu_guest_agent::guest::Driver;
+use vsgpu_host_agent::host::VgpuManager;
+use vsgpu_host_agent::host::gpu_management_daemon::GpuManagementDaemon;
+
+/// Requirements whose packages are changed: of hosts, then of guests.
+pub(super) const OF_HOST: [&str; 2] = [VgpuManager::NAME, GpuManagementDaemon::NAME];
+pub(super) const OF_GUEST: &str = Driver::NAME;
 
 /// One package in the place of another, wherever a requirement names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

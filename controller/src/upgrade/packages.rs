@@ -6,11 +6,11 @@ use crate::files;
 use crate::fleet::package::look;
 use std::path::Path;
 use vsgpu_core::Artifact;
+use vsgpu_core::Requirement;
 use vsgpu_core::artifact::Kind as Of;
 use vsgpu_core::knowledge::releases::{self, Release};
 use vsgpu_core::units::DriverVersion;
 use vsgpu_host_agent::host::VgpuManager;
-use vsgpu_core::Requirement;
 
 /// Files of a folder that are looked at. What holds more is no folder of packages.
 const MOST_FILES: usize = 2_000;
@@ -73,7 +73,8 @@ impl Packages {
             std::path::absolute(path).map_err(|e| Error::new(Kind::Usage, format!("{}: {e}", path.display())))
         };
         let here = absolute(folder)?;
-        let relative = absolute(base).ok().and_then(|base| here.strip_prefix(base).map(Path::to_path_buf).ok());
+        let relative =
+            absolute(base).ok().and_then(|base| here.strip_prefix(base).map(Path::to_path_buf).ok());
         let names = files::names_in(folder, MOST_FILES).map_err(|e| e.hint(hint))?;
         let package = |name: &String| ENDINGS.iter().any(|ending| name.to_lowercase().ends_with(ending));
         let mut all = Self::default();
@@ -91,7 +92,8 @@ impl Packages {
 
     /// Releases of which a vGPU manager and a driver are there.
     pub fn releases(&self) -> Vec<&'static Release> {
-        let has = |is: For, version: &DriverVersion| self.found.iter().any(|f| f.is == is && f.version == *version);
+        let has =
+            |is: For, version: &DriverVersion| self.found.iter().any(|f| f.is == is && f.version == *version);
         let both = |r: &&'static Release| {
             has(For::Manager, &r.host) && r.guest.as_ref().is_some_and(|guest| has(For::Guest, guest))
         };
@@ -131,8 +133,9 @@ impl Packages {
     pub fn for_guest(&self, release: &Release, like: &Artifact) -> Result<&Found, String> {
         let ending = |name: &str| name.rsplit('.').next().unwrap_or_default().to_lowercase();
         let wanted = ending(like.file_name());
-        let fits =
-            |f: &&Found| f.is == For::Guest && Some(&f.version) == release.guest.as_ref() && ending(&f.path) == wanted;
+        let fits = |f: &&Found| {
+            f.is == For::Guest && Some(&f.version) == release.guest.as_ref() && ending(&f.path) == wanted
+        };
         self.found.iter().find(fits).ok_or_else(|| {
             let version = release.guest.as_ref().map_or("?".into(), ToString::to_string);
             format!("Linux driver {version} (-grid, .{wanted}) of vGPU {}", release.name)
@@ -165,7 +168,10 @@ mod tests {
     fn a_package_suits_the_esxi_that_it_is_built_for() {
         assert_eq!(built_for("580.178.05-1OEM.800.1.0.20613240"), Some(800));
         assert_eq!(built_for("NVD-VGPU-900_580.65.05-1OEM.900.0.24755229.zip"), Some(900));
-        assert_eq!((esxi_number("8.0.3"), esxi_number("6.7.0"), esxi_number("x")), (Some(800), Some(670), None));
+        assert_eq!(
+            (esxi_number("8.0.3"), esxi_number("6.7.0"), esxi_number("x")),
+            (Some(800), Some(670), None)
+        );
         assert!(suits(Some(800), Some(800)) && suits(Some(802), Some(800)) && suits(None, Some(900)));
         assert!(!suits(Some(900), Some(800)) && !suits(Some(700), Some(670)));
     }

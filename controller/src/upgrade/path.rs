@@ -121,7 +121,11 @@ impl Known {
 }
 
 /// The target, and of each older major the release at hand, else the newest.
-fn candidates(runs: &DriverVersion, to: &'static Release, at_hand: &[&'static Release]) -> Vec<&'static Release> {
+fn candidates(
+    runs: &DriverVersion,
+    to: &'static Release,
+    at_hand: &[&'static Release],
+) -> Vec<&'static Release> {
     let from = releases::of_branch(runs.branch()).map_or(0, |(major, _)| major);
     let one = |major: u32| {
         let usable = |r: &&&'static Release| r.major == major && !r.withdrawn && r.guest.is_some();
@@ -220,7 +224,8 @@ impl Search {
                 }
                 let after = self.pairs(to);
                 let limited = between.iter().chain(&after).filter(|p| !p.certain).count();
-                let cost = if host { HOST_ROUND } else { GUEST_ROUND } + UNSURE * u32::try_from(limited.min(8)).unwrap_or(8);
+                let cost = if host { HOST_ROUND } else { GUEST_ROUND }
+                    + UNSURE * u32::try_from(limited.min(8)).unwrap_or(8);
                 let guests = any && from.1 != to.1;
                 let stage = Stage { release, host, guests, between, after };
                 all.push(Move { to, stage, cost, warnings: judged });
@@ -251,11 +256,13 @@ impl Search {
     /// The cheapest way. A dozen majors make some hundred places.
     fn shortest(&self) -> Option<Way> {
         let start = self.start();
-        let mut best: BTreeMap<At, (u32, Way)> = BTreeMap::from([(start, (0, Way { stages: vec![], warnings: vec![] }))]);
+        let mut best: BTreeMap<At, (u32, Way)> =
+            BTreeMap::from([(start, (0, Way { stages: vec![], warnings: vec![] }))]);
         let mut open: BTreeSet<(u32, At)> = BTreeSet::from([(0, start)]);
         while let Some((cost, at)) = open.pop_first() {
             let (known, way) = best.get(&at)?.clone();
-            let there = at.0 == Some(self.last()) && (at.1 == Some(self.last()) || self.managed().next().is_none());
+            let there =
+                at.0 == Some(self.last()) && (at.1 == Some(self.last()) || self.managed().next().is_none());
             if there {
                 return Some(way);
             }
@@ -282,7 +289,8 @@ impl Search {
         let last = self.last();
         let mut against = self.judged_host(last);
         against.extend(self.judged((Some(last), Some(last))));
-        let refused: BTreeSet<String> = against.iter().filter(|f| f.refused()).map(|f| f.what.clone()).collect();
+        let refused: BTreeSet<String> =
+            against.iter().filter(|f| f.refused()).map(|f| f.what.clone()).collect();
         if !refused.is_empty() {
             let mut said = BTreeSet::new();
             let errors = against.iter().filter(|f| f.refused() && said.insert(f.what.clone()));
@@ -308,16 +316,22 @@ impl Search {
 /// The check that judges pairs.
 const PAIR: &str = "driver-pair";
 
+/// What is said of host and guest of one release.
+pub const ONE_RELEASE: &str = "one release";
+
 /// What NVIDIA says of a pair.
 fn said(host: &DriverVersion, guest: &DriverVersion) -> Pair {
     let (of_host, of_guest) = (releases::of_host(host), releases::of_guest(guest));
     let major = |found: &[&'static Release], version: &DriverVersion| {
-        found.first().map(|r| r.major).or_else(|| releases::of_branch(version.branch()).map(|(major, _)| major))
+        found
+            .first()
+            .map(|r| r.major)
+            .or_else(|| releases::of_branch(version.branch()).map(|(major, _)| major))
     };
     let same = of_host.iter().any(|h| of_guest.iter().any(|g| g.name == h.name));
     let rule = major(&of_host, host).zip(major(&of_guest, guest)).and_then(|(h, g)| pairs::rule(h, g));
     let says = match rule.map(|rule| rule.says) {
-        _ if same => "one release",
+        _ if same => ONE_RELEASE,
         Some(Says::Allow) => "one branch",
         Some(Says::Limited) => "go together, with what both releases support",
         Some(Says::Deny) => "said not to go together, by a source that was not confirmed",
@@ -340,9 +354,15 @@ mod tests {
         let release = |name: &str| releases::named(name).unwrap_or_else(|| panic!("{name}"));
         let runs = release(from).host.clone();
         let class = |(name, managed): &(&str, bool)| {
-            let combination =
-                Combination { profiles: vec![Stated::new("grid_a100-10c".into(), "vm")], ..Combination::default() };
-            Class::new(&combination, release(name).guest.as_ref().unwrap_or_else(|| panic!("{name}")), *managed)
+            let combination = Combination {
+                profiles: vec![Stated::new("grid_a100-10c".into(), "vm")],
+                ..Combination::default()
+            };
+            Class::new(
+                &combination,
+                release(name).guest.as_ref().unwrap_or_else(|| panic!("{name}")),
+                *managed,
+            )
         };
         let classes: Vec<Class> = guests.iter().map(class).collect();
         let host = Combination { esxi: Some(Stated::new("8.0.3".into(), "esx")), ..Combination::default() };
@@ -364,7 +384,11 @@ mod tests {
 
     #[test]
     fn releases_in_between_are_found_where_a_pair_would_not_go_together() {
-        assert_eq!(shown(&search("16.4", &[("16.4", true)], "19.6")), ["19 19.6: host, guests"], "LTS to LTS");
+        assert_eq!(
+            shown(&search("16.4", &[("16.4", true)], "19.6")),
+            ["19 19.6: host, guests"],
+            "LTS to LTS"
+        );
         assert_eq!(shown(&search("18.3", &[("18.3", true)], "19.6")), ["19 19.6: host, guests"]);
         // 19 takes 18 and 16, not 17.
         assert_eq!(

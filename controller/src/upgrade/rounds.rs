@@ -1,8 +1,9 @@
 //! Rounds: what runs of one after the other bring a fleet to its release, each as a fleet of its own for `plan` and
 //! `apply`, and the way back of a round that failed.
 
+use super::edit::OF_GUEST;
+use super::hosts::Upgrade;
 use super::path::Stage;
-use super::Upgrade;
 use crate::fleet::{Fleet, Share, Specs};
 use crate::inventory::Inventory;
 use crate::node::{NodeId, NodeKind};
@@ -96,7 +97,7 @@ pub fn way_back(old: &Fleet, hosts: &BTreeSet<String>) -> [Fleet; 2] {
     for vm in &mut guests.vms {
         if let Some(guest) = &mut vm.guest {
             // The proof comes when the host is back, too.
-            guest.specs = guest.specs.iter().filter(|s| s.requirement == super::OF_GUEST).cloned().collect();
+            guest.specs = guest.specs.iter().filter(|s| s.requirement == OF_GUEST).cloned().collect();
         }
         vm.specs = Specs::default();
     }

@@ -177,7 +177,7 @@ fn no_file_names_itself_through_others() {
 }
 
 /// Rooms of the controller: each may name those before it.
-const ROOMS: [&str; 20] = [
+const ROOMS: [&str; 21] = [
     "node",
     "hold",
     "error",
@@ -190,6 +190,7 @@ const ROOMS: [&str; 20] = [
     "compat",
     "capacity",
     "ready",
+    "upgrade",
     "plan",
     "diagnose",
     "journal",

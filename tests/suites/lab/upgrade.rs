@@ -63,9 +63,14 @@ fn a_fleet_goes_to_another_release_and_every_vm_is_proven() {
     ] {
         assert!(said.contains(part), "`{part}`: {said}");
     }
-    let json: Value = serde_json::from_str(&lab.expect(3, &["upgrade", "--to", "17.4", "--explain", "-o", "json"])).unwrap();
+    let json: Value =
+        serde_json::from_str(&lab.expect(3, &["upgrade", "--to", "17.4", "--explain", "-o", "json"]))
+            .unwrap();
     let round = &json["rounds"][0];
-    assert_eq!((&round["hosts"], &round["guests"]), (&serde_json::json!(["esx-01", "esx-02"]), &serde_json::json!(["vm-01", "vm-02"])));
+    assert_eq!(
+        (&round["hosts"], &round["guests"]),
+        (&serde_json::json!(["esx-01", "esx-02"]), &serde_json::json!(["vm-01", "vm-02"]))
+    );
     assert!(round["between"][0]["guest"].as_str().unwrap().contains("16.6"), "{json}");
     // Nothing is done without packages, and nothing backwards.
     let said = lab.expect(2, &["upgrade", "--to", "17.4", "--yes"]);
@@ -85,11 +90,15 @@ fn a_fleet_goes_to_another_release_and_every_vm_is_proven() {
     let after = fleet_file(&lab);
     assert_eq!(
         after,
-        before.replace(files::MANAGER_16_6, files::MANAGER_17_4).replace(files::DRIVER_16_6, files::DRIVER_17_4)
+        before
+            .replace(files::MANAGER_16_6, files::MANAGER_17_4)
+            .replace(files::DRIVER_16_6, files::DRIVER_17_4)
     );
     assert_eq!(std::fs::read_to_string(lab.folder.join("fleet.yaml.before-17.4")).unwrap(), before);
     lab.expect(0, &["verify"]);
-    assert!(lab.expect(0, &["upgrade", "--to", "17.4", "--files", "files", "--yes"]).contains("Nothing is to do"));
+    assert!(
+        lab.expect(0, &["upgrade", "--to", "17.4", "--files", "files", "--yes"]).contains("Nothing is to do")
+    );
     // Saved facts say the same without an agent.
     let saved = lab.folder.join("facts.json");
     std::fs::write(&saved, lab.expect(0, &["facts", "-o", "json"])).unwrap();
@@ -113,7 +122,11 @@ fn a_vm_that_is_slower_than_before_takes_its_host_back() {
     let said = lab.expect(5, &["upgrade", "--to", "17.4", "--files", "files", "--yes"]);
     assert!(said.contains("650") && said.contains("90%"), "what was slow is said: {said}");
     assert!(said.contains("the upgrade failed on esx-01, which runs again as before"), "{said}");
-    assert_eq!((manager(&lab, "esx-01").as_deref(), driver(&lab, "vm-01").as_deref()), (Some("535.183.04"), Some("535.183.01")), "{said}");
+    assert_eq!(
+        (manager(&lab, "esx-01").as_deref(), driver(&lab, "vm-01").as_deref()),
+        (Some("535.183.04"), Some("535.183.01")),
+        "{said}"
+    );
     assert_eq!(installs("esx-02"), other, "{said}");
     assert_eq!(fleet_file(&lab), before);
     lab.expect(0, &["verify"]);
