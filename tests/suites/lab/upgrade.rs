@@ -4,10 +4,11 @@ use serde_json::Value;
 use vsgpu_tests::lab::small_fleet::count;
 use vsgpu_tests::lab::{Lab, files};
 
+const OF_16_6: [&str; 2] = [files::MANAGER_16_6, files::DRIVER_16_6];
 const INSTALL: &str = "component apply";
 
-/// Two hosts with one GPU, a VM with a vGPU on each; release 16.6 runs.
-fn two(name: &str) -> Lab {
+/// Two hosts with one GPU, a VM with a vGPU on each; these packages run.
+fn two(name: &str, [manager, driver]: [&str; 2]) -> Lab {
     let lab = Lab::new(name);
     for (host, vm) in [("esx-01", "vm-01"), ("esx-02", "vm-02")] {
         lab.host(host, "8.0.2", vec![files::a100("0000:3b:00.0")]);
@@ -23,8 +24,8 @@ fn two(name: &str) -> Lab {
     };
     lab.write_fleet(&format!(
         "version: 1\ndeadlines: {{ host-reboot-secs: 60, guest-boot-secs: 60 }}\ndefaults:\n  host:\n    graphics-type: SharedPassthru\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }} # one for all\n  vm:\n    shutdown-secs: 5\n  guest:\n    driver:\n      package: files/{}\n    license: {{ token: files/{} }}\n    cuda-proof: {{ samples: off }}\nhosts:\n{}{}vms:\n{}{}",
-        files::MANAGER_16_6,
-        files::DRIVER_16_6,
+        manager,
+        driver,
         files::TOKEN_FILE,
         host("esx-01"),
         host("esx-02"),
@@ -50,7 +51,7 @@ fn driver(lab: &Lab, vm: &str) -> Option<String> {
 
 #[test]
 fn a_fleet_goes_to_another_release_and_every_vm_is_proven() {
-    let lab = two("upgrade");
+    let lab = two("upgrade", OF_16_6);
     let before = fleet_file(&lab);
     // The way, without a package.
     let said = lab.expect(3, &["upgrade", "--to", "17.4", "--explain"]);
@@ -112,7 +113,7 @@ fn a_fleet_goes_to_another_release_and_every_vm_is_proven() {
 /// was.
 #[test]
 fn a_vm_that_is_slower_than_before_takes_its_host_back() {
-    let lab = two("upgrade-slow");
+    let lab = two("upgrade-slow", OF_16_6);
     let before = fleet_file(&lab);
     for vm in ["vm-01", "vm-02"] {
         lab.change(vm, |m| m.linux.as_mut().unwrap().slow_with = Some("550.127.05".into()));
@@ -134,4 +135,39 @@ fn a_vm_that_is_slower_than_before_takes_its_host_back() {
     let said = lab.expect(5, &["upgrade", "--to", "17.4", "--files", "files", "--yes", "--no-rollback"]);
     assert!(said.contains("esx-01: left as it is"), "{said}");
     assert_eq!(manager(&lab, "esx-01").as_deref(), Some("550.127.06"));
+}
+
+/// 19 takes no guest of 17: 18 comes in between, and no pair that does not go together is ever there.
+#[test]
+fn a_release_in_between_keeps_every_pair_together() {
+    let lab = two("upgrade-far", [files::MANAGER_17_4, files::DRIVER_17_4]);
+    let write =
+        |name: &str, bytes: Vec<u8>| std::fs::write(lab.folder.join("files").join(name), bytes).unwrap();
+    for (manager, driver) in [("570.195.02", "570.195.03"), ("580.178.05", "580.178.04")] {
+        let version = format!("{manager}-1OEM.800.1.0.20613240");
+        let bundle = files::bundle("NVD-VMware_ESXi_8.0.0_Driver", &version, true, 1 << 16);
+        write(&format!("NVD-VGPU-800_{version}_1.zip"), bundle);
+        let other =
+            files::bundle("NVD-VMware_ESXi_9.0.0_Driver", &version.replace("800", "900"), true, 1 << 16);
+        write(&format!("NVD-VGPU-900_{}_1.zip", version.replace("800", "900")), other);
+        write(
+            &format!("NVIDIA-Linux-x86_64-{driver}-grid.run"),
+            files::run_file("nvidia-installer", 1 << 16),
+        );
+        write(&format!("NVIDIA-Linux-x86_64-{driver}.run"), files::run_file("nvidia-installer", 1 << 16));
+    }
+    let said = lab.expect(0, &["upgrade", "--to", "19.6", "--files", "files", "--yes"]);
+    assert!(said.contains("round 1 of 2: vGPU 18.5") && said.contains("round 2 of 2: vGPU 19.6"), "{said}");
+    assert!(said.contains("550.127.05 -> 580.178.04"), "{said}");
+    assert_eq!(
+        (manager(&lab, "esx-02").as_deref(), driver(&lab, "vm-02").as_deref()),
+        (Some("580.178.05"), Some("580.178.04"))
+    );
+    // As many reboots as rounds.
+    for host in ["esx-01", "esx-02"] {
+        assert_eq!(count(&lab.calls(host), "shutdown reboot"), 1 + 2, "{host}");
+        assert!(!lab.calls(host).iter().any(|call| call.contains("VGPU-900")), "a package of another ESXi");
+    }
+    lab.expect(0, &["verify"]);
+    assert!(fleet_file(&lab).contains("580.178.04-grid.run\n"));
 }
