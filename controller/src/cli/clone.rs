@@ -85,7 +85,7 @@ impl Clone {
             let planned = crate::plan::plan(&fleet, &inventory, &Leftovers::default());
             printer.answer(
                 &json!({ "plan": planned.plan, "problems": planned.problems }),
-                &crate::render::plan::text(&planned.plan),
+                &crate::render::plan::commands(&planned.plan),
             );
             printer.warnings(&planned.warnings);
             let errors: Vec<Error> = planned.problems.into_iter().map(|p| p.error).collect();

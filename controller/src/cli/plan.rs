@@ -1,11 +1,14 @@
 //! `vsgpu plan`: what would be done. Changes nothing.
 
-use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, leftovers, now, worst};
+use crate::cli::global::{
+    CliResult, FleetArg, GlobalArgs, block_on, connector, leftovers, now, only_known, worst,
+};
 use crate::error::{Exit, Kind};
 use crate::inventory::{self, Scope, readiness};
+use crate::journal::History;
 use crate::node::{NodeId, NodeKind};
 use crate::plan::Planned;
-use crate::render::{Answer, Printer, plan};
+use crate::render::{Answer, Printer, plan, plan_summary};
 use crate::{files, journal};
 use clap::Args;
 use serde_json::{Value, json};
@@ -14,7 +17,7 @@ use std::path::PathBuf;
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  vsgpu plan\n  vsgpu plan --out tonight.plan && vsgpu apply tonight.plan"
+    after_help = "Examples:\n  vsgpu plan                   what goes down, then what changes\n  vsgpu plan --commands        every command\n  vsgpu plan -n vm-01          every command of one machine\n  vsgpu plan --out tonight.plan && vsgpu apply tonight.plan"
 )]
 pub(super) struct Plan {
     #[command(flatten)]
@@ -22,11 +25,18 @@ pub(super) struct Plan {
     /// Save the plan; `vsgpu apply FILE` runs exactly that
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Show every step with its commands (so does `-o wide`)
+    #[arg(long)]
+    commands: bool,
+    /// Show only these machines, with commands (repeat the option for more)
+    #[arg(short, long, value_name = "NAME")]
+    node: Vec<String>,
 }
 
 impl Plan {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let fleet = self.fleet.read(true, chosen)?;
+        only_known(&fleet, &self.node)?;
         let connector = connector(&fleet)?;
         // Before looking: what a run restores in between is then only planned once too often, never
         // forgotten.
@@ -38,10 +48,8 @@ impl Plan {
             journal::latest(&journal::Folder(fleet.state_folder())).ok().flatten().map(|run| run.status.run);
         let by_others = planned.left_by_others(own.as_deref());
         let Planned { plan, problems, warnings, .. } = planned;
-        let text = match (plan.steps.is_empty(), problems.is_empty()) {
-            (true, false) => "nothing was planned: see the errors".into(),
-            _ => plan::text(&plan),
-        };
+        let none = "nothing was planned: see the errors";
+        let nothing = plan.steps.is_empty() && !problems.is_empty();
         // What the hosts with steps have, before what is to become of it.
         let stepped: BTreeSet<&NodeId> = plan.steps.iter().map(|s| &s.node).collect();
         let concerned = |id: &&NodeId| id.kind == NodeKind::Host && stepped.contains(*id);
@@ -52,7 +60,24 @@ impl Plan {
             .iter()
             .map(|(id, gpus)| format!("{id} has\n{}\n\n", crate::render::readiness::text(gpus, false)))
             .collect();
-        let text = shown + &text;
+        let long = match (nothing, self.node.as_slice()) {
+            (true, _) => none.into(),
+            (false, []) => shown + &plan::commands(&plan),
+            (false, names) => {
+                let of = |id: usize| names.contains(&plan.steps[id - 1].node.name);
+                match plan.steps.iter().any(|s| of(s.id)) {
+                    true => plan::steps(&plan, of).trim_end().to_string(),
+                    false => format!("nothing is to do on {}", names.join(", ")),
+                }
+            }
+        };
+        let history = History::of(&journal::Folder(fleet.state_folder()));
+        let text = match nothing {
+            true => none.into(),
+            false if self.commands || !self.node.is_empty() => long.clone(),
+            false if plan.steps.is_empty() => plan::nothing_to_do(&plan),
+            false => format!("{}\n{}", plan_summary::text(&plan, &history), plan_summary::next(&plan)),
+        };
         let gpus: serde_json::Map<_, _> =
             gpus.iter().map(|(id, gpus)| (id.name.clone(), json!(gpus))).collect();
         let touched: BTreeSet<String> = plan.steps.iter().map(|s| s.node.clone().into()).collect();
@@ -63,7 +88,8 @@ impl Plan {
         } else {
             Value::Null
         };
-        printer.show(Answer { names: touched.into_iter().collect(), ..Answer::new(json, text) });
+        let wide = Some(long);
+        printer.show(Answer { names: touched.into_iter().collect(), wide, ..Answer::new(json, text) });
         printer.warnings(&warnings);
         // A host that only serves what another run changed temporarily is planned as it is; that it left
         // something is said all the same.

@@ -8,6 +8,7 @@ use crate::hold::Held;
 use crate::journal::{self, Folder, History, Purpose, Status, StepState};
 use crate::plan::adopt::Adoption;
 use crate::plan::{Leftovers, Plan, Planned};
+use crate::render::plan_summary;
 use crate::render::progress::Progress;
 use crate::render::{Format, Printer};
 use crate::run::{self, Control, Event, Request, RunObserver, Stopped, Unfinished};
@@ -279,8 +280,8 @@ impl RunObserver for TerminalObserver<'_> {
             self.printer.note(&format!("{}\n", crate::render::plan::costs(&planned.plan)));
         }
         self.ask(
-            &crate::render::plan::text(&planned.plan),
-            &self.question.clone().unwrap_or_else(|| format!("go on with {}?", self.fleet)),
+            &plan_summary::text(&planned.plan, &self.history),
+            &self.question.clone().unwrap_or_else(|| plan_summary::question(&planned.plan, &self.fleet)),
         )?;
         self.agreed.extend(hosts);
         Ok(())

@@ -187,6 +187,10 @@ fn findings(
             .filter_map(|(_, fact)| fact.as_ref().err())
             .map(|u| [u.message.as_str(), u.stdout.as_str(), u.stderr.as_str()].join("\n"))
             .collect();
+        // Where every tool could be read, there is nothing to look for.
+        if said.is_empty() {
+            continue;
+        }
         let text = said.join("\n");
         let sources = match node.kind {
             NodeKind::Guest => {
@@ -199,8 +203,10 @@ fn findings(
     }
     let unmet: Vec<String> =
         checks.iter().filter(|c| c.known && !c.met).map(|c| format!("{}: {}", c.requirement, c.is)).collect();
-    let text = unmet.join("\n");
-    all.extend(diagnose(&[Input { name: "requirements".into(), text: &text, sources: vec![] }]).findings);
+    if !unmet.is_empty() {
+        let text = unmet.join("\n");
+        all.extend(diagnose(&[Input { name: "requirements".into(), text: &text, sources: vec![] }]).findings);
+    }
     let together = together(times);
     let found = rank(all, red, &together);
     // Only what is told is told together.

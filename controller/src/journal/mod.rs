@@ -1,6 +1,7 @@
 //! The append-only record of a run, and what it tells: where the run is, what is ours to restore, what
 //! became of each node.
 
+mod estimate;
 mod history;
 pub mod outcome;
 mod outstanding;
@@ -9,6 +10,7 @@ mod status;
 mod store;
 pub mod trace;
 
+pub use estimate::{Estimate, estimate, said};
 pub use history::History;
 pub use outstanding::outstanding;
 pub use record::{EndReason, Purpose, Record};

@@ -8,6 +8,13 @@ use vsgpu_core::text::visible;
 const BAD: Style = AnsiColor::Red.on_default().bold();
 const DOUBT: Style = AnsiColor::Yellow.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default();
+const NEW: Style = AnsiColor::Green.on_default();
+const CHANGED: Style = AnsiColor::Yellow.on_default();
+const SEEN: Style = Style::new().dimmed();
+
+/// Signs of a plan's lines, and what goes down.
+const SIGNS: [(&str, Style); 6] =
+    [("  ! ", BAD), ("  ~ ", CHANGED), ("  + ", NEW), ("  - ", CHANGED), ("  ? ", SEEN), ("goes down ", BAD)];
 
 /// Words that stand out wherever they are; they are written so nowhere else.
 const LOUD: [&str; 6] =
@@ -35,6 +42,8 @@ pub(super) fn paint(text: &str) -> String {
             out += &styled(DOUBT, &line[..at], &line[at..]);
         } else if let Some(at) = head("hint:") {
             out += &styled(HINT, &line[..at], &line[at..]);
+        } else if let Some((sign, style)) = SIGNS.iter().find(|(sign, _)| line.starts_with(sign)) {
+            out += &styled(*style, sign, &line[sign.len()..]);
         } else {
             out +=
                 &LOUD.iter().fold(line.to_string(), |line, word| line.replace(word, &styled(BAD, word, "")));

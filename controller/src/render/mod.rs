@@ -9,6 +9,7 @@ pub mod fit;
 pub mod fit_svg;
 mod health;
 pub mod plan;
+pub mod plan_summary;
 pub mod pool;
 mod printer;
 pub mod progress;

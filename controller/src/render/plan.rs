@@ -1,5 +1,6 @@
-//! A plan as people read it: node by node, every command, and what it costs.
+//! A plan in long: node by node, every command, and what it costs. The short form is `plan_summary`.
 
+use crate::fleet::range::folded;
 use crate::node::NodeKind;
 use crate::plan::{Plan, Step, Work};
 use crate::render::table::columns;
@@ -7,7 +8,7 @@ use crate::render::words::requirements_met;
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::words::counted;
 
-pub fn text(plan: &Plan) -> String {
+pub fn commands(plan: &Plan) -> String {
     if plan.steps.is_empty() {
         return nothing_to_do(plan);
     }
@@ -57,6 +58,13 @@ fn lines(step: &Step) -> Vec<Vec<String>> {
 
 /// What the plan costs: a row for each host, the order, and one sentence.
 pub fn costs(plan: &Plan) -> String {
+    let hosts = by_host(plan);
+    let hosts = if hosts.is_empty() { String::new() } else { format!("{}\n\n", columns(&hosts)) };
+    format!("{hosts}{}{}", order(plan), sum(plan))
+}
+
+/// What it costs in one sentence.
+pub fn sum(plan: &Plan) -> String {
     let distinct = |which: &dyn Fn(&Step) -> bool| {
         plan.steps.iter().filter(|s| which(s)).map(|s| &s.node).collect::<BTreeSet<_>>().len()
     };
@@ -85,21 +93,19 @@ pub fn costs(plan: &Plan) -> String {
     let (sure, maybe) = (reboots(true, NodeKind::Guest), reboots(false, NodeKind::Guest));
     add(sure, counted(sure, "guest reboot"));
     add(maybe, format!("{} only if needed", counted(maybe, "guest reboot")));
-    let sum = format!("{}; {} already met.", parts.join(", "), counted(plan.met, "requirement"));
-    let hosts = by_host(plan);
-    let hosts = if hosts.is_empty() { String::new() } else { format!("{}\n\n", columns(&hosts)) };
-    format!("{hosts}{}{sum}", rollout(plan))
+    format!("{}; {} already met.", parts.join(", "), counted(plan.met, "requirement"))
 }
 
 /// In which order, and how many at once; with one host there is nothing to say.
-fn rollout(plan: &Plan) -> String {
+pub fn order(plan: &Plan) -> String {
     let rollout = &plan.rollout;
     if rollout.waves.iter().map(Vec::len).sum::<usize>() < 2 {
         return String::new();
     }
     let mut text = String::new();
     for (at, wave) in rollout.waves.iter().enumerate() {
-        let (first, more) = wave.split_at(wave.len().min(8));
+        let names = if wave.len() > 8 { folded(wave) } else { wave.clone() };
+        let (first, more) = names.split_at(names.len().min(8));
         let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
         text += &format!("wave {}: {}{more}\n", at + 1, first.join(", "));
     }

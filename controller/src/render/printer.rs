@@ -175,7 +175,7 @@ impl Printer {
         if !self.can_ask() {
             return if std::io::stdin().is_terminal() { None } else { Some(true) };
         }
-        say(&format!("{plan}\n\n{question} [y/N] "));
+        let _ = write!(anstream::stderr(), "{}\n\n{} [y/N] ", colour::paint(plan), visible(question));
         let stdin = std::io::stdin();
         let typed = || {
             use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

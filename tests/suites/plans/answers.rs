@@ -15,7 +15,7 @@ use vsgpu::inventory::Inventory;
 use vsgpu::node::NodeId;
 use vsgpu::plan::{self, Leftovers, Planned, RebootedFor};
 use vsgpu::render::rendered;
-use vsgpu::{compat, render};
+use vsgpu::{compat, journal, render};
 use vsgpu_core::artifact::Kind;
 use vsgpu_core::requirement::{Needs, TakesEffect, Verdict};
 use vsgpu_core::{Artifact, Entry, Scope, Subject};
@@ -137,7 +137,7 @@ fn leftovers(script: &Script) -> Result<Leftovers, Wrong> {
 fn plan_text(planned: &Planned) -> String {
     let text = match (planned.plan.steps.is_empty(), planned.problems.is_empty()) {
         (true, false) => "nothing was planned: see the errors".into(),
-        _ => render::plan::text(&planned.plan),
+        _ => render::plan::commands(&planned.plan),
     };
     let warnings = planned.warnings.iter().map(compat::warning);
     let taken = planned.left_by_others(None).into_iter().map(|told| format!("warning: {told}"));
@@ -148,7 +148,7 @@ fn plan_text(planned: &Planned) -> String {
 
 /// `plan`: fleet and facts, and what earlier runs left.
 pub fn plan(script: &Script) -> Result<Answers, Wrong> {
-    script.only(&["fleet", "facts", "left", "adopt", "plan", "verify"])?;
+    script.only(&["fleet", "facts", "left", "adopt", "plan", "summary", "verify"])?;
     let (fleet, inventory) = world(script)?;
     if let Some(section) = script.find("adopt") {
         let adoption = plan::adopt::adopt(&fleet, &inventory, section.text.trim());
@@ -157,10 +157,21 @@ pub fn plan(script: &Script) -> Result<Answers, Wrong> {
         } else {
             format!("{}\n\n", adoption.question())
         };
-        return Ok(vec![("plan", question + &render::plan::text(&adoption.plan))]);
+        return Ok(vec![("plan", question + &render::plan::commands(&adoption.plan))]);
     }
     let left = plan::still_outstanding(&fleet, &inventory, leftovers(script)?);
-    let mut answers = vec![("plan", plan_text(&plan::plan(&fleet, &inventory, &left)))];
+    let planned = plan::plan(&fleet, &inventory, &left);
+    // A case of the short form alone need not say every command.
+    let mut answers = match script.find("plan").is_some() || script.find("summary").is_none() {
+        true => vec![("plan", plan_text(&planned))],
+        false => vec![],
+    };
+    if script.find("summary").is_some() {
+        let plan = &planned.plan;
+        let text = render::plan_summary::text(plan, &journal::History::default());
+        let question = render::plan_summary::question(plan, "fleet.yaml");
+        answers.push(("summary", format!("{text}\n{}\n\n{question}", render::plan_summary::next(plan))));
+    }
     if script.find("verify").is_some() {
         let line = |c: plan::verify::Check| {
             let wants = c.wants.map(|wants| format!(", wanted: {wants}")).unwrap_or_default();

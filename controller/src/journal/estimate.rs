@@ -1,0 +1,111 @@
+//! How long a plan may take: each step as long as in earlier runs, else as stated here; hosts one after the other, as far as
+//! the rollout lets them. An estimate, and said to be one.
+
+use crate::journal::History;
+use crate::node::NodeKind;
+use crate::plan::{Plan, Step, Work};
+use std::collections::BTreeMap;
+
+/// Seconds of a host's way from the reboot command to an agent that answers, where no run has shown it.
+const HOST_REBOOT: f64 = 600.0;
+const GUEST_REBOOT: f64 = 90.0;
+/// Bytes a second of a file on its way.
+const BYTES_A_SECOND: f64 = 50e6;
+/// A step that only sets something.
+const OTHER: f64 = 3.0;
+/// Stated by title; minutes where people wait for them.
+const STATED: [(&str, f64); 12] = [
+    ("enter maintenance mode", 60.0),
+    ("leave maintenance mode", 20.0),
+    ("shut down", 60.0),
+    ("start", 60.0),
+    ("vgpu-manager", 120.0),
+    ("gpu-management-daemon", 60.0),
+    ("build-tools", 60.0),
+    ("nouveau", 60.0),
+    ("driver", 180.0),
+    ("cuda-toolkit", 240.0),
+    ("cuda-proof", 60.0),
+    ("clone-of", 300.0),
+];
+
+/// What a plan takes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Estimate {
+    /// Seconds of all of it.
+    pub total: f64,
+    /// Seconds of each host and its VMs, once it is begun.
+    pub hosts: BTreeMap<String, f64>,
+    /// Seconds for which a host with such steps is away itself.
+    pub away: BTreeMap<String, f64>,
+    /// Earlier runs show most of it.
+    pub from_runs: bool,
+}
+
+/// Of all steps of a plan.
+pub fn estimate(plan: &Plan, history: &History) -> Estimate {
+    let known = plan.steps.iter().filter(|s| history.seconds(&s.title).is_some()).count();
+    let mut estimate = Estimate { from_runs: known * 10 >= plan.steps.len() * 8, ..Estimate::default() };
+    // The end of each step, were its host begun at once: what it waits for on other hosts is the rollout's matter.
+    let mut ends: Vec<f64> = Vec::with_capacity(plan.steps.len());
+    for step in &plan.steps {
+        let own = |id: &&usize| plan.steps.get(**id - 1).is_some_and(|before| before.host == step.host);
+        let begin =
+            step.after.iter().filter(own).filter_map(|id| ends.get(id - 1)).copied().fold(0.0, f64::max);
+        let end = begin + seconds(step, history);
+        ends.push(end);
+        let host = estimate.hosts.entry(step.host.clone()).or_default();
+        *host = host.max(end);
+        if step.disrupts {
+            *estimate.away.entry(step.host.clone()).or_default() += seconds(step, history);
+        }
+    }
+    // What shuts VMs down side by side is not away as often as there are VMs.
+    for (host, away) in &mut estimate.away {
+        *away = away.min(estimate.hosts.get(host).copied().unwrap_or(*away));
+    }
+    let at_once: usize = plan.rollout.clusters.values().map(|c| c.max_unavailable).sum::<usize>().max(1);
+    for wave in &plan.rollout.waves {
+        let mut lanes = vec![0.0f64; at_once.min(wave.len()).max(1)];
+        let mut beside: f64 = 0.0;
+        for host in wave {
+            let took = estimate.hosts.get(host).copied().unwrap_or_default();
+            // A host that stays up waits for nobody.
+            if !estimate.away.contains_key(host) {
+                beside = beside.max(took);
+                continue;
+            }
+            if let Some(lane) = lanes.iter_mut().min_by(|a, b| f64::total_cmp(a, b)) {
+                *lane += took;
+            }
+        }
+        estimate.total += lanes.into_iter().fold(beside, f64::max);
+    }
+    if plan.rollout.waves.is_empty() {
+        estimate.total = estimate.hosts.values().copied().fold(0.0, f64::max);
+    }
+    estimate
+}
+
+fn seconds(step: &Step, history: &History) -> f64 {
+    if let Work::Send { artifact, .. } = &step.work {
+        return (artifact.size.unwrap_or_default() as f64 / BYTES_A_SECOND).max(1.0);
+    }
+    if let Some(seen) = history.seconds(&step.title) {
+        return seen;
+    }
+    match &step.work {
+        Work::Activate { restart: None, .. } if step.node.kind == NodeKind::Host => HOST_REBOOT,
+        Work::Activate { restart: None, .. } => GUEST_REBOOT,
+        _ => STATED.iter().find(|(title, _)| *title == step.title).map_or(OTHER, |(_, seconds)| *seconds),
+    }
+}
+
+/// `about 26 min`.
+pub fn said(seconds: f64) -> String {
+    match seconds as u64 {
+        0..=89 => "about 1 min".into(),
+        s @ 90..=5_399 => format!("about {} min", (s + 30) / 60),
+        s => format!("about {:.1} h", s as f64 / 3600.0),
+    }
+}

@@ -1,0 +1,250 @@
+//! A plan in short: what goes down and for how long, what has no way back, then one block for machines with the same steps.
+//! Every command stands in the long form (`plan --commands`).
+
+use crate::fleet::range::folded;
+use crate::journal::{Estimate, History, estimate, said};
+use crate::node::NodeKind;
+use crate::plan::{Plan, Step, Work};
+use crate::render::plan::{nothing_to_do, order, sum};
+use crate::render::words::wrapped;
+use std::collections::{BTreeMap, BTreeSet};
+use vsgpu_core::words::counted;
+
+/// Before the words of a row.
+const LABEL: usize = 13;
+/// Machines that are named one by one or as ranges, at most.
+const NAMES: usize = 6;
+
+/// What goes down: `reboots 1 host and shuts down 4 VMs`; `None` where nothing does.
+pub fn disruption(plan: &Plan, verbs: [&str; 3]) -> Option<String> {
+    let nodes = |which: &dyn Fn(&Step) -> bool| {
+        plan.steps.iter().filter(|s| which(s)).map(|s| &s.node).collect::<BTreeSet<_>>().len()
+    };
+    let reboots = |guest: bool| {
+        nodes(&|s| {
+            matches!(&s.work, Work::Activate { restart: None, .. })
+                && (s.node.kind == NodeKind::Guest) == guest
+                && !s.change.contains("only if")
+        })
+    };
+    let (hosts, guests, off) = (reboots(false), reboots(true), nodes(&Step::stops_vm));
+    let away = nodes(&Step::enters_maintenance);
+    let mut parts = vec![];
+    if hosts > 0 {
+        parts.push(format!("{} {}", verbs[0], counted(hosts, "host")));
+    } else if away > 0 {
+        parts.push(format!("{} {} into maintenance mode", verbs[2], counted(away, "host")));
+    }
+    if off > 0 {
+        parts.push(format!("{} {}", verbs[1], counted(off, "VM")));
+    } else if guests > 0 && hosts == 0 {
+        parts.push(format!("{} {}", verbs[0], counted(guests, "guest")));
+    }
+    (!parts.is_empty()).then(|| parts.join(" and "))
+}
+
+/// The question before it: it repeats the cost.
+pub fn question(plan: &Plan, fleet: &str) -> String {
+    match disruption(plan, ["reboot", "shut down", "bring"]) {
+        Some(cost) => format!("{cost} of {fleet}?"),
+        None => format!("do this to {fleet}? Nothing goes down."),
+    }
+}
+
+fn names<T: AsRef<str>>(all: impl IntoIterator<Item = T>) -> String {
+    let all = folded(all);
+    match all.len() {
+        0..=NAMES => all.join(", "),
+        n => format!("{} and {} more", all[..NAMES].join(", "), n - NAMES),
+    }
+}
+
+fn row(label: &str, text: &str) -> String {
+    let margin = " ".repeat(LABEL);
+    format!("{label:<LABEL$}{}\n", wrapped(text, &margin).trim_start())
+}
+
+/// All of it.
+pub fn text(plan: &Plan, history: &History) -> String {
+    if plan.steps.is_empty() {
+        return nothing_to_do(plan);
+    }
+    let estimate = estimate(plan, history);
+    let head = match disruption(plan, ["reboots", "shuts down", "brings"]) {
+        Some(cost) => format!("This {cost}."),
+        None => "Nothing goes down.".into(),
+    };
+    let basis = if estimate.from_runs { "as in earlier runs" } else { "a guess: no run has shown it yet" };
+    let took = said(estimate.total);
+    let took = format!("{}{} ({basis}).", took[..1].to_uppercase(), &took[1..]);
+    let mut text = format!("{}\n\n", wrapped(&format!("{head} {took}"), ""));
+    text += &goes_down(plan, &estimate);
+    text += &no_way_back(plan);
+    text += &order(plan);
+    text += &blocks(plan);
+    text + &wrapped(&format!("{} Nothing has been changed.", sum(plan)), "")
+}
+
+/// Hosts that are away or whose VMs are, with what alike.
+fn goes_down(plan: &Plan, estimate: &Estimate) -> String {
+    let mut hosts: BTreeMap<&str, Vec<&Step>> = BTreeMap::new();
+    for step in &plan.steps {
+        hosts.entry(&step.host).or_default().push(step);
+    }
+    // By what happens to them: hosts, and their VMs.
+    let mut alike: BTreeMap<(String, String), (Vec<&str>, Vec<&str>)> = BTreeMap::new();
+    for (host, steps) in hosts {
+        let mut what = vec![];
+        if steps.iter().any(|s| s.enters_maintenance()) {
+            what.push("maintenance mode".to_string());
+        }
+        let reboot = |s: &&&Step| {
+            s.node.kind == NodeKind::Host && matches!(&s.work, Work::Activate { restart: None, .. })
+        };
+        for step in steps.iter().filter(reboot) {
+            let maybe = step.change.contains("only if");
+            let why = step.change.trim_start_matches("for ").trim_end_matches(", only if it asks for it");
+            what.push(if maybe {
+                format!("a reboot only if {why} asks for it")
+            } else {
+                format!("reboot for {why}")
+            });
+        }
+        let off: Vec<&str> = steps.iter().filter(|s| s.stops_vm()).map(|s| s.node.name.as_str()).collect();
+        if what.is_empty() && off.is_empty() {
+            continue;
+        }
+        let long = estimate.away.get(host).filter(|_| !what.is_empty()).map_or(String::new(), |s| said(*s));
+        let entry = alike.entry((what.join(", "), long)).or_default();
+        entry.0.push(host);
+        entry.1.extend(off);
+    }
+    let mut text = String::new();
+    for ((what, long), (hosts, off)) in alike {
+        let each = if hosts.len() > 1 { " each" } else { "" };
+        let long = if long.is_empty() { long } else { format!(", {long}{each}") };
+        let what = if what.is_empty() { "stays up".into() } else { what };
+        text +=
+            &row(if text.is_empty() { "goes down" } else { "" }, &format!("{}: {what}{long}", names(hosts)));
+        if !off.is_empty() {
+            text += &row("", &format!("VMs off: {}", names(off)));
+        }
+    }
+    if text.is_empty() { text } else { text + "\n" }
+}
+
+/// What `rollback` could not bring back: something that is there now and of which no wish can be made.
+fn no_way_back(plan: &Plan) -> String {
+    let catalogue = crate::catalogue::catalogue();
+    let mut by: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for step in plan.steps.iter().filter(|s| s.before.is_none()) {
+        let Work::Meet { requirement, .. } = &step.work else { continue };
+        let key = catalogue.find(step.node.kind.scope(), requirement).is_some_and(|e| e.is_key);
+        if key && sign(step) == '~' && !step.is_restore() && !step.stops_vm() && !step.starts_vm() {
+            by.entry(step.title.clone()).or_default().push(&step.node.name);
+        }
+    }
+    // What the same machines lose is one row.
+    let mut rows: BTreeMap<Vec<&str>, Vec<String>> = BTreeMap::new();
+    for (title, nodes) in by {
+        rows.entry(nodes).or_default().push(title);
+    }
+    let mut text = String::new();
+    for (nodes, titles) in rows {
+        let label = if text.is_empty() { "no way back" } else { "" };
+        text += &row(label, &format!("{} of {}", titles.join(", "), names(nodes)));
+    }
+    if text.is_empty() { text } else { text + "\n" }
+}
+
+/// `+` new, `~` changed, `-` removed, `?` looked at, `!` goes down.
+fn sign(step: &Step) -> char {
+    match &step.work {
+        Work::Activate { .. } => '!',
+        Work::Send { .. } => '+',
+        Work::Meet { .. } => {
+            let Some((is, wants)) = step.change.split_once(" -> ") else { return '?' };
+            match (is, wants) {
+                (_, "absent" | "none") => '-',
+                (is, _)
+                    if ["absent", "none", "nothing", "no ", "never ", "not "]
+                        .iter()
+                        .any(|w| is.starts_with(w)) =>
+                {
+                    '+'
+                }
+                _ => '~',
+            }
+        }
+    }
+}
+
+/// What a step says where nothing is certain yet.
+fn shown(step: &Step) -> String {
+    let change = &*step.change;
+    if let Some((wants, _)) = change.split_once(" (now: met; looked at again") {
+        return format!("looked at again: {wants}");
+    }
+    match change.strip_suffix(')').and_then(|c| c.rsplit_once(" (now: ")) {
+        Some((wants, _)) => format!("{wants}, decided when it is its turn"),
+        None => change.into(),
+    }
+}
+
+/// Power, maintenance mode and files stand above, or need no line.
+fn has_line(step: &Step) -> bool {
+    let switch =
+        step.enters_maintenance() || step.leaves_maintenance() || step.stops_vm() || step.starts_vm();
+    !switch && !matches!(step.work, Work::Send { .. })
+}
+
+/// Machines with the same steps are one block.
+fn blocks(plan: &Plan) -> String {
+    type Lines = Vec<(char, String, String)>;
+    let mut of_node: BTreeMap<(NodeKind, &str), Lines> = BTreeMap::new();
+    let mut order: Vec<(NodeKind, &str)> = vec![];
+    for step in plan.steps.iter().filter(|s| has_line(s)) {
+        let node = (step.node.kind, step.node.name.as_str());
+        let lines = of_node.entry(node).or_insert_with(|| {
+            order.push(node);
+            vec![]
+        });
+        lines.push((sign(step), step.title.clone(), shown(step)));
+    }
+    let mut groups: Vec<(NodeKind, Lines, Vec<&str>)> = vec![];
+    let mut known: BTreeMap<(NodeKind, Lines), usize> = BTreeMap::new();
+    for node in order {
+        let lines = of_node.remove(&node).unwrap_or_default();
+        let at = *known.entry((node.0, lines.clone())).or_insert_with(|| {
+            groups.push((node.0, lines, vec![]));
+            groups.len() - 1
+        });
+        groups[at].2.push(node.1);
+    }
+    let mut text = String::new();
+    for (kind, lines, nodes) in groups {
+        let what = match kind {
+            NodeKind::Host => "host",
+            NodeKind::Vm => "VM",
+            NodeKind::Guest => "guest",
+        };
+        text += &format!("{:<LABEL$}{}\n", counted(nodes.len(), what), names(nodes));
+        let width =
+            lines.iter().map(|(_, title, _)| title.chars().count()).max().unwrap_or_default().clamp(8, 22);
+        for (sign, title, change) in lines {
+            let margin = " ".repeat(width + 6);
+            let change = wrapped(&change, &margin);
+            text += &format!("  {sign} {title:<width$}  {}\n", change.trim_start());
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// What is said below a plan that was only asked for.
+pub fn next(plan: &Plan) -> String {
+    let one = plan.steps.first().map_or("", |s| s.node.name.as_str());
+    format!(
+        "`vsgpu plan --commands` shows every command, `-n {one}` one machine.\n`vsgpu apply` does it.  + new  ~ changed  - removed  ? looked at then  ! goes down"
+    )
+}
