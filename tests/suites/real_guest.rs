@@ -98,7 +98,7 @@ fn from_a_fresh_debian_to_a_proof_and_then_nothing() {
     );
     world.wish(&whole);
     assert!(guest.must(&["systemctl", "is-active", "display-manager"]).contains("active"));
-    let plan = world.lab.expect(3, &["plan", "fleet.yaml"]);
+    let plan = world.lab.expect(3, &["plan", "--commands", "fleet.yaml"]);
     assert!(plan.contains("apt-get install -y") && plan.contains("update-initramfs -u"), "{plan}");
     assert!(guest.read("/etc/apt/apt.conf.d/95vsgpu-proxy").is_none(), "a plan changes nothing");
 

@@ -93,7 +93,7 @@ fn a_machine_with_a_kernel_of_its_own_survives_power_cuts_and_upgrades() {
     fleet(&format!(
         "      driver: {{ package: files/{DRIVER} }}\n      license: {{ token: files/good.tok, wait-secs: 60 }}\n      cuda-proof: {{ elements: [50000, 1000000] }}\n"
     ));
-    let plan = lab.expect(3, &["plan", "fleet.yaml"]);
+    let plan = lab.expect(3, &["plan", "--commands", "fleet.yaml"]);
     assert!(
         plan.contains("loaded -> blocked") && plan.contains("reboot"),
         "nouveau is really loaded: {plan}"
@@ -142,7 +142,7 @@ fn a_machine_with_a_kernel_of_its_own_survives_power_cuts_and_upgrades() {
     // booted.
     machine.shell("apt-get install -y --no-install-recommends $(apt-cache search --names-only '^linux-image-6\\.1\\.0-[0-9]+-amd64$' | cut -d' ' -f1 | sort -V | tail -1)");
     say("a newer kernel is installed");
-    let plan = lab.expect(3, &["plan", "fleet.yaml"]);
+    let plan = lab.expect(3, &["plan", "--commands", "fleet.yaml"]);
     assert!(plan.contains("kernel-updates") && plan.contains("linux-headers-6.1.0-"), "{plan}");
     // It is booted all the same: the agent says why there is no driver, and brings it back without the
     // installer.
@@ -190,7 +190,7 @@ fn a_machine_with_a_wrong_clock_is_told_before_anything_is_done() {
         lab.address("esx-01"),
         machine.address()
     ));
-    let plan = lab.vsgpu(&["plan", "fleet.yaml"]);
+    let plan = lab.vsgpu(&["plan", "--commands", "fleet.yaml"]);
     let said = String::from_utf8_lossy(&plan.stdout).into_owned() + &String::from_utf8_lossy(&plan.stderr);
     assert!(said.contains("hours ahead of this machine's") && said.contains("chrony"), "{said}");
 }

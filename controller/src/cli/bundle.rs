@@ -57,7 +57,7 @@ impl Bundle {
         let run = journal::latest(&Folder(fleet.state_folder())).map_err(one)?;
         let mut parts = vec![
             (FLEET, Part::Text(text)),
-            (FACTS, Part::Document(report::facts(&inventory).json)),
+            (FACTS, Part::Document(report::facts(&inventory, None).json)),
             ("diagnosis.json", Part::Document(json!(diagnosis))),
         ];
         if run.is_some() {

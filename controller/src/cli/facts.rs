@@ -26,7 +26,7 @@ impl Facts {
         let inventory = block_on(inventory::gather(&fleet, &connector, Scope::All, &|id| {
             self.node.is_empty() || self.node.contains(&id.name)
         }))?;
-        printer.show(report::facts(&inventory));
+        printer.show(report::facts(&inventory, Some(&fleet)));
         let mut errors: Vec<Error> = inventory.nodes.into_values().filter_map(Result::err).collect();
         errors.dedup();
         printer.errors(&errors);

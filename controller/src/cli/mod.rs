@@ -11,6 +11,7 @@ mod ca;
 mod cert;
 mod clone;
 mod compat;
+mod completions;
 mod config;
 mod context;
 mod diagnose;
@@ -21,12 +22,15 @@ mod exporter;
 mod facts;
 mod fit;
 mod global;
+mod groups;
+mod here;
 mod plan;
 mod pool;
 mod ready;
 mod release;
 mod resume;
 mod run;
+mod runs;
 mod schema;
 mod status;
 mod top;
@@ -35,9 +39,9 @@ mod validate;
 mod verify;
 
 use crate::cli::global::{GlobalArgs, worst};
-use crate::error::{Exit, Kind};
+use crate::error::{Error, Exit, Kind};
 use crate::render::{Format, Printer, colour};
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches as _, Parser, Subcommand};
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -62,7 +66,7 @@ struct Cli {
     #[arg(long, global = true, value_name = "NAME", display_order = 991)]
     context: Option<String>,
     #[command(subcommand)]
-    verb: Verb,
+    verb: Option<Verb>,
 }
 
 #[derive(Subcommand)]
@@ -91,7 +95,7 @@ enum Verb {
     Facts(facts::Facts),
     /// Write a fleet file from what the nodes are
     Export(export::Export),
-    /// Show every step, its commands and its cost; changes nothing
+    /// Show what would be done and what goes down; changes nothing
     Plan(plan::Plan),
     /// Do it, or go on with an unfinished run
     Apply(apply::Apply),
@@ -109,6 +113,12 @@ enum Verb {
     Baseline(baseline::BaselineArgs),
     /// Check that everything is as the fleet file says; changes nothing
     Verify(verify::Verify),
+    /// List the runs of the fleet
+    Runs(runs::Runs),
+    /// Print completions for a shell
+    Completions(completions::Completions),
+    /// Print the manual page of a verb
+    Man(completions::Man),
     /// Show the latest run
     Status(status::Status),
     /// Watch hosts, GPUs, vGPUs, licenses and runs, live
@@ -136,18 +146,63 @@ pub fn command() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }
 
+/// The same with the verbs in groups, as its own help shows them.
+fn screen(groups: &str) -> clap::Command {
+    command()
+        .help_template("{about}\n\n{usage-heading} {usage}{after-help}\n\nOptions:\n{options}")
+        .after_help(groups.to_string())
+}
+
+/// A wrong command line, said like every other error; to programs as an object.
+fn usage(error: &clap::Error) -> Exit {
+    let text = error.render().to_string();
+    let mut lines = text.trim().lines().map(|line| line.trim_end().to_string());
+    let first = lines.next().unwrap_or_default();
+    let message = first.strip_prefix("error: ").unwrap_or(&first).to_string();
+    let mut error = Error::new(Kind::Usage, message);
+    for line in lines.filter(|line| !line.trim().is_empty() && !line.starts_with("For more information")) {
+        match line.trim().strip_prefix("tip: ") {
+            Some(tip) => error.hints.push(tip.into()),
+            None => error.details.push(line.trim().into()),
+        }
+    }
+    if error.hints.is_empty() {
+        error.hints.push("`vsgpu --help` lists the verbs, `vsgpu VERB --help` shows examples".into());
+    }
+    // What could not be parsed may still say how it wants to be answered.
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let asked = |format: &str| {
+        let joined = [format!("-o{format}"), format!("-o={format}"), format!("--output={format}")];
+        let apart = words.windows(2).any(|w| (w[0] == "-o" || w[0] == "--output") && w[1] == format);
+        apart || words.iter().any(|word| joined.contains(word))
+    };
+    let format = if asked("json") {
+        Format::Json
+    } else if asked("yaml") {
+        Format::Yaml
+    } else {
+        Format::Table
+    };
+    Printer::new(format).errors(&[error]);
+    Exit::Not(Kind::Usage)
+}
+
 pub fn main() -> ExitCode {
     colour::leave_to_terminals_that_can();
-    let cli = match Cli::try_parse() {
+    let groups = groups::text(&command());
+    let parsed = screen(&groups).try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() => return usage(&error).into(),
         Err(error) => {
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            return ExitCode::SUCCESS;
         }
     };
     let printer = Printer::new(cli.output);
     let chosen = GlobalArgs { context: cli.context };
-    let ended = match cli.verb {
+    let Some(verb) = cli.verb else { return here::show(&printer, &chosen, &groups).into() };
+    let ended = match verb {
         Verb::Validate(args) => args.run(&printer, &chosen),
         Verb::Schema(args) => args.run(&printer),
         Verb::Advise(args) => args.run(&printer),
@@ -171,6 +226,9 @@ pub fn main() -> ExitCode {
         Verb::Upgrade(args) => args.run(&printer, &chosen),
         Verb::Baseline(args) => args.run(&printer, &chosen),
         Verb::Verify(args) => args.run(&printer, &chosen),
+        Verb::Runs(args) => args.run(&printer, &chosen),
+        Verb::Completions(args) => args.run(command(), &printer),
+        Verb::Man(args) => args.run(command(), &printer),
         Verb::Status(args) => args.run(&printer, &chosen),
         Verb::Top(args) => args.run(&printer, &chosen),
         Verb::Pool(args) => args.run(&printer, &chosen),

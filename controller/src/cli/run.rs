@@ -4,15 +4,18 @@
 use crate::cli::global::{CliResult, block_on, connector, now, worst};
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::Fleet;
+use crate::fleet::range::folded;
 use crate::hold::Held;
 use crate::journal::{self, Folder, History, Purpose, Status, StepState};
 use crate::plan::adopt::Adoption;
 use crate::plan::{Leftovers, Plan, Planned};
 use crate::render::plan_summary;
-use crate::render::progress::Progress;
+use crate::render::progress::{Progress, Screen};
+use crate::render::words::took;
 use crate::render::{Format, Printer};
 use crate::run::{self, Control, Event, Request, RunObserver, Stopped, Unfinished};
 use serde_json::json;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use tokio::sync::watch;
 
@@ -71,7 +74,9 @@ impl<'a> RunCommand<'a> {
                 error.message
             ));
         }
-        let control = control_from_signals(printer.format()).map_err(one)?;
+        let screen = Screen::default();
+        let control = control_from_signals(printer.format(), screen.clone()).map_err(one)?;
+        let begun = now();
         let heard = control.clone();
         let request = Request {
             fleet,
@@ -98,6 +103,8 @@ impl<'a> RunCommand<'a> {
             question: self.adoption.as_ref().map(Adoption::question),
             history: History::of(&disk),
             progress: None,
+            screen,
+            declined: Cell::new(false),
         };
         let ended = block_on(request.run(&mut stage))?;
         if let Some(mut progress) = stage.progress.take() {
@@ -107,12 +114,36 @@ impl<'a> RunCommand<'a> {
             send_trace(printer, &disk, &endpoint);
         }
         match ended {
+            // A person said no: that is no error, and the answer is known already.
+            Err(errors) if stage.declined.get() && !printer.format().is_document() => {
+                errors.iter().for_each(|e| printer.note(&e.message));
+                Ok(Exit::Not(Kind::Usage))
+            }
             Err(errors) => Err([errors, still_outstanding(fleet)].concat()),
-            Ok(ended) => self.report(ended),
+            Ok(ended) => self.report(ended, now().saturating_sub(begun)),
         }
     }
 
-    fn report(&self, ended: run::RunOutcome) -> CliResult {
+    /// One answer to Ctrl-C: what is away, and both ways on.
+    fn interrupted(&self, done: usize, steps: usize) -> Vec<Error> {
+        let run = journal::latest(&Folder(self.fleet.state_folder())).ok().flatten();
+        let left = run.map(|run| journal::outstanding(&run.status)).unwrap_or_default();
+        let mut error = Error::new(Kind::Failed, format!("interrupted after {done} of {steps} steps"))
+            .code("interrupted");
+        if !left.in_maintenance.is_empty() {
+            let hosts = folded(&left.in_maintenance).join(", ");
+            error = error.detail(format!("IS STILL IN MAINTENANCE MODE: {hosts}"));
+        }
+        if !left.stopped.is_empty() {
+            error = error.detail(format!("shut down: {}", folded(&left.stopped).join(", ")));
+        }
+        let error = error
+            .hint("`vsgpu resume` goes on from here; `vsgpu abort` restores maintenance mode and VM power");
+        let held = Leftovers { held: left.held, ..Leftovers::default() };
+        [vec![error], outstanding_as_errors(held)].concat()
+    }
+
+    fn report(&self, ended: run::RunOutcome, seconds: u64) -> CliResult {
         let Self { printer, fleet, .. } = self;
         let run::RunOutcome { plan, summary, problems, left, behind } = ended;
         let mut errors: Vec<Error> = vec![];
@@ -130,11 +161,16 @@ impl<'a> RunCommand<'a> {
             summary.failed.iter().map(|(step, error)| json!({ "step": step, "error": error })).collect();
         let answer = json!({
             "steps": plan.steps.len(), "done": summary.done, "failed": failed, "skipped": summary.skipped, "changed": summary.changed,
-            "untouched": summary.untouched, "stopped": summary.stopped.map(|s| s.to_string()),
+            "untouched": summary.untouched, "stopped": summary.stopped.map(|s| s.to_string()), "seconds": seconds,
         });
         let skipped =
             if summary.skipped > 0 { format!(", {} left out", summary.skipped) } else { String::new() };
-        let mut text = format!("{} of {} steps done{skipped}", summary.done, plan.steps.len());
+        let mut text =
+            format!("{} of {} steps done{skipped}, in {}", summary.done, plan.steps.len(), took(seconds));
+        let whole = summary.done == plan.steps.len();
+        if whole {
+            text += &run_again(&plan);
+        }
         for (host, why) in &summary.untouched {
             text += &format!("\n{host} was left out: {why}");
         }
@@ -142,7 +178,11 @@ impl<'a> RunCommand<'a> {
             text += &format!("\n{stopped}");
         }
         printer.answer(&answer, &text);
-        errors.extend(still_outstanding(fleet));
+        if matches!(summary.stopped, Some(Stopped::Interrupted | Stopped::Detached)) {
+            errors.extend(self.interrupted(summary.done, plan.steps.len()));
+        } else {
+            errors.extend(still_outstanding(fleet));
+        }
         let failed_any = !summary.failed.is_empty();
         errors.extend(summary.failed.into_iter().map(|(_, e)| e));
         errors.extend(problems.into_iter().map(|p| p.error));
@@ -163,21 +203,39 @@ impl<'a> RunCommand<'a> {
             // Asked for, and nothing is wrong.
             Some(Stopped::Paused) => {
                 let on = "`vsgpu resume --pause` runs the next wave, `vsgpu resume` all of them, `vsgpu abort` ends here";
-                printer.note(if failed_any { "a step failed: look at it, then `vsgpu apply` plans the rest anew" } else { on });
+                printer.note(if failed_any {
+                    "a step failed: look at it, then `vsgpu apply` plans the rest anew"
+                } else {
+                    on
+                });
                 None
             }
-            Some(Stopped::Interrupted | Stopped::Detached) => Some(
-                Error::new(Kind::Failed, "interrupted")
-                    .code("interrupted")
-                    .hint("`vsgpu resume` goes on from here, `vsgpu abort` restores maintenance mode and VM power; `vsgpu status` shows how far it is"),
-            ),
+            Some(Stopped::Interrupted | Stopped::Detached) => None,
         };
         errors.extend(stop);
         printer.errors(&errors);
+        if whole && errors.is_empty() && self.purpose == Purpose::Apply {
+            printer.note("next: vsgpu verify");
+        }
         Ok(match worst(&errors) {
             Exit::Done => Exit::Done,
             not => not,
         })
+    }
+}
+
+/// What a VM that was off is now, where all of a run is done.
+fn run_again(plan: &Plan) -> String {
+    let off: BTreeSet<&str> =
+        plan.steps.iter().filter(|s| s.stops_vm()).map(|s| s.node.name.as_str()).collect();
+    let on: BTreeSet<&str> =
+        plan.steps.iter().filter(|s| s.starts_vm()).map(|s| s.node.name.as_str()).collect();
+    let stay: Vec<&str> = off.difference(&on).copied().collect();
+    match (off.len(), stay.as_slice()) {
+        (0, _) => String::new(),
+        (1, []) => format!("\n{} runs again", off.iter().copied().collect::<String>()),
+        (n, []) => format!("\nall {n} VMs that were off run again"),
+        (_, stay) => format!("\noff, as the fleet file says: {}", folded(stay).join(", ")),
     }
 }
 
@@ -211,6 +269,9 @@ struct TerminalObserver<'a> {
     /// How long steps took in earlier runs.
     history: History,
     progress: Option<Progress>,
+    screen: Screen,
+    /// A person said no.
+    declined: Cell<bool>,
 }
 
 impl TerminalObserver<'_> {
@@ -245,8 +306,8 @@ impl TerminalObserver<'_> {
         match go_on {
             Some(true) => Ok(()),
             Some(false) => {
-                Err(Error::new(Kind::Usage, format!("not confirmed; {}", self.unchanged()))
-                    .code("not-confirmed"))
+                self.declined.set(true);
+                Err(Error::new(Kind::Usage, self.unchanged()).code("not-confirmed"))
             }
             None => Err(Error::new(
                 Kind::Usage,
@@ -304,7 +365,7 @@ impl RunObserver for TerminalObserver<'_> {
     }
 
     fn running(&mut self, plan: &Plan) {
-        self.progress = Some(Progress::new(self.printer, plan, self.history.clone()));
+        self.progress = Some(Progress::new(self.printer, plan, self.history.clone(), self.screen.clone()));
     }
 
     fn on_event(&mut self, event: &Event) {
@@ -316,7 +377,7 @@ impl RunObserver for TerminalObserver<'_> {
 
 /// Hears Ctrl-C (and a polite kill) in a thread of its own: once stops, twice leaves. Called before any other
 /// thread, so that all have it blocked.
-fn control_from_signals(format: Format) -> Result<watch::Receiver<Control>, Error> {
+fn control_from_signals(format: Format, screen: Screen) -> Result<watch::Receiver<Control>, Error> {
     use nix::sys::signal::{SigSet, Signal};
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
@@ -336,7 +397,7 @@ fn control_from_signals(format: Format) -> Result<watch::Receiver<Control>, Erro
             let control = if interrupts > 1 { Control::Detach } else { Control::Stop };
             if *tx.borrow() == Control::Continue {
                 let text = "stopping: what runs is finished, nothing new is begun (Ctrl-C again leaves at once; the agents finish what they do)";
-                Printer::new(format).note(text);
+                screen.say(&Printer::new(format), text);
             }
             tx.send_replace(control);
         }
@@ -358,16 +419,19 @@ fn outstanding_as_errors(left: Leftovers) -> Vec<Error> {
             .hint("`vsgpu apply` brings it out when its agent answers")
             .hint("its agent is dead: on the host, after a look at its tasks, `esxcli system maintenanceMode set --enable false`")
     };
-    let vm = |vm| {
-        Error::new(Kind::Failed, format!("{vm} was shut down; whether it runs again is unknown"))
+    let vms = |vms: BTreeSet<String>| {
+        let (was, it) = if vms.len() == 1 { ("was", "it runs") } else { ("were", "they run") };
+        let names = folded(&vms).join(", ");
+        Error::new(Kind::Failed, format!("{names} {was} shut down; whether {it} again is unknown"))
             .code("still-taken")
-            .hint("`vsgpu apply` looks again, and starts it when its host allows it")
+            .hint("`vsgpu apply` looks again, and starts what its host allows")
     };
+    let stopped = Some(left.stopped).filter(|vms| !vms.is_empty()).map(vms);
     let held = |(node, Held { hold, why, .. }): (crate::node::NodeId, Held)| {
         Error::new(Kind::Blocked, format!("{node} is held ({hold}): {why}"))
             .held(hold)
             .hint(hold.advice_for(&node))
     };
-    let taken = left.in_maintenance.into_iter().map(host).chain(left.stopped.into_iter().map(vm));
+    let taken = left.in_maintenance.into_iter().map(host).chain(stopped);
     taken.chain(left.held.into_iter().map(held)).collect()
 }

@@ -2,11 +2,11 @@
 //! about GPU servers.
 
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, now};
-use crate::error::{Error, Exit};
+use crate::error::{Error, Exit, Kind};
 use crate::fleet::Fleet;
 use crate::inventory;
 use crate::inventory::acquired::{self, Left};
-use crate::journal::{self, Folder};
+use crate::journal::{self, Disk as _, Folder};
 use crate::monitoring::pools;
 use crate::node::{NodeId, NodeKind};
 use crate::render::{Printer, pool, status};
@@ -23,13 +23,18 @@ use vsgpu_wire::client::Connector;
 const LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
-#[command(after_help = "Examples:\n  vsgpu status\n  vsgpu status --watch")]
+#[command(
+    after_help = "Examples:\n  vsgpu status\n  vsgpu status 3           run 3 of this fleet (`vsgpu runs` lists them)\n  vsgpu status -o wide     every step\n  vsgpu status --watch"
+)]
 pub(super) struct Status {
     #[command(flatten)]
     fleet: FleetArg,
     /// Show it again whenever something happens, until nobody works on the fleet any more
     #[arg(short, long)]
     watch: bool,
+    /// One run of this fleet, by its number
+    #[arg(long, value_name = "RUN", conflicts_with = "watch")]
+    run: Option<u32>,
     /// From the journal alone: no host is asked
     #[arg(long)]
     local: bool,
@@ -41,8 +46,22 @@ const ASK_AGAIN_SECS: u64 = 10;
 const HOSTS: Duration = Duration::from_secs(3);
 
 impl Status {
-    pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
+    pub fn run(mut self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
+        // A number is a run, unless a file has that name.
+        let number = self
+            .fleet
+            .fleet
+            .as_ref()
+            .filter(|path| !path.exists())
+            .and_then(|path| path.to_str()?.parse().ok());
+        if number.is_some() {
+            self.fleet.fleet = None;
+        }
+        let number: Option<u32> = number.or(self.run);
         let fleet = self.fleet.read(false, chosen)?;
+        if let Some(number) = number {
+            return one(printer, &fleet, number);
+        }
         let folder = fleet.state_folder();
         let mut hosts = if self.local { Hosts::default() } else { Hosts::ask(printer, &fleet, true)? };
         let ending = certificates::ending(&fleet, hosts.connector.as_ref(), now());
@@ -81,6 +100,24 @@ impl Status {
             }
         }
     }
+}
+
+/// A run of long ago, from its journal alone.
+fn one(printer: &Printer, fleet: &Fleet, number: u32) -> CliResult {
+    let disk = Folder(fleet.state_folder());
+    let none = || {
+        let error = Error::new(Kind::Usage, format!("this fleet has no run {number}")).code("no-run");
+        vec![error.hint("`vsgpu runs` lists them")]
+    };
+    if !disk.numbers().contains(&number) {
+        return Err(none());
+    }
+    let run = journal::numbered(&disk, number).map_err(|e| vec![e])?.ok_or_else(none)?;
+    let newest = disk.numbers().first() == Some(&number);
+    let at_work = newest && journal::at_work(&disk.0).is_some();
+    let nobody = status::Hosts { others: &[], restored: &BTreeSet::new() };
+    printer.show(status::status(Some(&run), at_work, &nobody, now()));
+    Ok(Exit::Done)
 }
 
 /// What runs left, by the hosts' own word.

@@ -27,7 +27,7 @@ use vsgpu_host_agent::host::gpu_management_daemon::GpuManagementDaemon;
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  vsgpu upgrade --to 19.6 --explain           rounds and pairs; changes nothing\n  vsgpu upgrade --to 19.6 --files downloads   does it, after a question\n\nThe fleet file is changed with each round; the old one stays beside it.\nA round that fails is taken back on the hosts where it failed."
+    after_help = "Examples:\n  vsgpu upgrade --to 19.6 --explain           rounds and pairs; changes nothing\n  vsgpu upgrade --to 19.6 --files downloads   does it, after a question\n\nThe fleet file is changed with each round; the old one stays beside it."
 )]
 pub(super) struct UpgradeArgs {
     #[command(flatten)]
@@ -35,7 +35,7 @@ pub(super) struct UpgradeArgs {
     /// vGPU release: `19.6`, or `19` for its newest
     #[arg(long, value_name = "RELEASE")]
     to: String,
-    /// Folder with NVIDIA's packages of that release (and of those in between)
+    /// Folder with NVIDIA's packages of all rounds
     #[arg(long, value_name = "DIR")]
     files: Option<PathBuf>,
     /// Show rounds and pairs only

@@ -4,8 +4,8 @@ use crate::compat::combination::{
     Combination, Gpu, GpuClaim, GuestDriver, HostGpu, HostGpus, LicenseWay, Module, Stated,
 };
 use crate::fleet::{Fleet, Host, Spec, Vm};
-use crate::inventory::Inventory;
 use crate::inventory::gpus::gpus_as_wished;
+use crate::inventory::{Inventory, elsewhere};
 use crate::node::{NodeId, NodeKind};
 use std::collections::BTreeSet;
 use vsgpu_core::gpu_selector::{Candidate, GpuChoice, PerGpu};
@@ -75,6 +75,7 @@ fn manager_changes(
 /// One combination for each VM that has anything to do with a GPU, and one for each host by itself.
 pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combination> {
     let by_host = fleet.vms_by_host();
+    let moved = inventory.map(|seen| elsewhere(fleet, seen)).unwrap_or_default();
     let mut all = vec![];
     for host in &fleet.hosts {
         let node = NodeId::new(NodeKind::Host, &host.name);
@@ -113,7 +114,9 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
         let listed = types.filter(|_| steady);
         let supported = listed.map(|t| t.supported.into_iter().flat_map(|gpu| gpu.names).collect());
         let users: Option<GpuUsers> = fact(inventory, &node);
-        for vm in by_host.get(host.name.as_str()).into_iter().flatten() {
+        // One that is on another host is not judged by this one.
+        let vms = by_host.get(host.name.as_str()).into_iter().flatten();
+        for vm in vms.filter(|vm| !moved.contains_key(&vm.name)) {
             let mut combination =
                 Combination { host_gpus: serves.clone(), supported: supported.clone(), ..of_host.clone() };
             of_vm(
@@ -279,6 +282,7 @@ pub fn gpus_of_hosts(
     let Some(seen) = inventory else {
         return fleet.hosts.iter().map(|host| stated(host, &by_host[host.name.as_str()])).collect();
     };
+    let moved = elsewhere(fleet, seen);
     let host_gpus = |host: &Host| {
         let node = NodeId::new(NodeKind::Host, &host.name);
         let gpus = gpus_as_wished(host, seen)?;
@@ -299,7 +303,8 @@ pub fn gpus_of_hosts(
                 mixed: mixed.unwrap_or_else(|| active.and_then(|g| g.heterogeneous).unwrap_or(false)),
             }
         };
-        let vms = by_host.get(host.name.as_str()).cloned().unwrap_or_default();
+        let mut vms = by_host.get(host.name.as_str()).cloned().unwrap_or_default();
+        vms.retain(|vm| !moved.contains_key(&vm.name));
         let mut claims: Vec<GpuClaim> = vms.iter().map(|vm| claim(vm, &users, &listed, stopped)).collect();
         let stranger = |user: &&GpuUser| vms.iter().all(|vm| vm.vm_name != user.vm);
         claims.extend(users.vms.iter().filter(stranger).map(|user| GpuClaim {

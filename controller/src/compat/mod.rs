@@ -47,8 +47,8 @@ pub use pool_link::PoolLink;
 
 use crate::error::{Error, Kind};
 use crate::fleet::Fleet;
-use crate::inventory::Inventory;
-use crate::node::NodeId;
+use crate::inventory::{Inventory, elsewhere};
+use crate::node::{NodeId, NodeKind};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use vsgpu_core::text::sentence;
 
@@ -214,6 +214,13 @@ pub fn judge(fleet: &Fleet, inventory: Option<&Inventory>, stopped: &BTreeSet<St
         let found = POOLS.iter().flat_map(|c| (c.check)(&link).into_iter().map(|f| f.of(c.name)));
         found.collect::<Vec<_>>()
     });
+    for (vm, host) in inventory.map(|seen| elsewhere(fleet, seen)).unwrap_or_default() {
+        let error = moved(fleet, &vm, &host);
+        for kind in [NodeKind::Vm, NodeKind::Guest] {
+            judgement.refused.entry(NodeId::new(kind, &vm)).or_default().push(error.clone());
+        }
+        judgement.errors.push(error);
+    }
     for finding in of_combinations.chain(of_rooms).chain(of_pools) {
         if !finding.refused() {
             if warned.insert(finding.clone()) {
@@ -232,6 +239,14 @@ pub fn judge(fleet: &Fleet, inventory: Option<&Inventory>, stopped: &BTreeSet<St
         }
     }
     judgement
+}
+
+/// A VM that is on another host than the fleet file says: nothing is done to it there or here.
+fn moved(fleet: &Fleet, vm: &str, host: &str) -> Error {
+    let says = fleet.vms.iter().find(|v| v.name == vm).map_or("", |v| v.host.as_str());
+    Error::new(Kind::Blocked, format!("{vm} is on {host}, the fleet file says {says}"))
+        .code("vm-elsewhere")
+        .hint(format!("write `host: {host}` for it, or move it to {says}"))
 }
 
 /// A refusal as an error.

@@ -1,6 +1,7 @@
 //! What all nodes were seen to be: facts with their types, and what follows from them alone.
 
 pub mod acquired;
+mod elsewhere;
 mod gather;
 pub mod gpus;
 pub mod readiness;
@@ -8,6 +9,7 @@ pub mod saved;
 mod seen;
 pub mod shared;
 
+pub use elsewhere::elsewhere;
 pub(crate) use gather::patient;
 pub use gather::{Scope, describe, gather, needed, reaches};
 pub use seen::{Inventory, NoFact, Seen};

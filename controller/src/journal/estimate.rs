@@ -1,10 +1,17 @@
 //! How long a plan may take: each step as long as in earlier runs, else as stated here; hosts one after the other, as far as
 //! the rollout lets them. An estimate, and said to be one.
 
-use crate::journal::History;
+use crate::journal::history::History;
 use crate::node::NodeKind;
 use crate::plan::{Plan, Step, Work};
 use std::collections::BTreeMap;
+use vsgpu_core::Requirement as _;
+use vsgpu_guest_agent::guest::build_tools::BuildTools;
+use vsgpu_guest_agent::guest::nouveau::NouveauBlocked;
+use vsgpu_guest_agent::guest::{CudaProof, CudaToolkit, Driver};
+use vsgpu_host_agent::host::VgpuManager;
+use vsgpu_host_agent::host::gpu_management_daemon::GpuManagementDaemon;
+use vsgpu_host_agent::vm::CloneOf;
 
 /// Seconds of a host's way from the reboot command to an agent that answers, where no run has shown it.
 const HOST_REBOOT: f64 = 600.0;
@@ -19,14 +26,14 @@ const STATED: [(&str, f64); 12] = [
     ("leave maintenance mode", 20.0),
     ("shut down", 60.0),
     ("start", 60.0),
-    ("vgpu-manager", 120.0),
-    ("gpu-management-daemon", 60.0),
-    ("build-tools", 60.0),
-    ("nouveau", 60.0),
-    ("driver", 180.0),
-    ("cuda-toolkit", 240.0),
-    ("cuda-proof", 60.0),
-    ("clone-of", 300.0),
+    (VgpuManager::NAME, 120.0),
+    (GpuManagementDaemon::NAME, 60.0),
+    (BuildTools::NAME, 60.0),
+    (NouveauBlocked::NAME, 60.0),
+    (Driver::NAME, 180.0),
+    (CudaToolkit::NAME, 240.0),
+    (CudaProof::NAME, 60.0),
+    (CloneOf::NAME, 300.0),
 ];
 
 /// What a plan takes.

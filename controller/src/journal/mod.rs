@@ -17,5 +17,5 @@ pub use record::{EndReason, Purpose, Record};
 pub use status::{Status, StepState};
 pub use store::{
     Disk, Folder, Journal, Lock, Log, Store, Stored, at_work, latest, latest_where, lock, next_number,
-    records, set_aside,
+    numbered, records, set_aside,
 };

@@ -283,14 +283,18 @@ pub fn latest(disk: &dyn Disk) -> Result<Option<Stored>, Error> {
 pub fn latest_where(disk: &dyn Disk, which: impl Fn(&Status) -> bool) -> Result<Option<Stored>, Error> {
     disk.visible()?;
     for number in disk.numbers() {
-        if let Some(run) = read(disk, number)?.filter(|run| which(&run.status)) {
+        if let Some(run) = numbered(disk, number)?.filter(|run| which(&run.status)) {
             return Ok(Some(run));
         }
     }
     Ok(None)
 }
 
-fn read(disk: &dyn Disk, number: u32) -> Result<Option<Stored>, Error> {
+/// One run; `None` where its first record was never whole.
+///
+/// # Errors
+/// As `latest`.
+pub fn numbered(disk: &dyn Disk, number: u32) -> Result<Option<Stored>, Error> {
     let (name, bytes) = (disk.name(number), disk.read(number)?);
     let refused = |why: String| {
         Error::new(Kind::Blocked, format!("{name}: {why}")).code("journal").hint(

@@ -437,6 +437,23 @@ impl<'a> Planner<'a> {
                 .collect();
             if !strangers.is_empty() {
                 self.only_restore(&node, vms);
+                // One that the fleet file has on another host is said by itself.
+                let known = |name: &&str| self.fleet.vms.iter().any(|vm| vm.vm_name == *name);
+                let (elsewhere, strangers): (Vec<&str>, Vec<&str>) = strangers.into_iter().partition(known);
+                if !elsewhere.is_empty() {
+                    let what = format!(
+                        "{node}: VMs run here that the fleet file has on other hosts: {}",
+                        elsewhere.join(", ")
+                    );
+                    let error = Error::new(Kind::Blocked, what).code("vm-elsewhere");
+                    self.problem(
+                        &node,
+                        error.hint(format!("write `host: {}` for them, or move them", node.name)),
+                    );
+                }
+                if strangers.is_empty() {
+                    return;
+                }
                 let error = Error::new(
                     Kind::Blocked,
                     format!("{node}: VMs run that are not in the fleet file: {}", strangers.join(", ")),

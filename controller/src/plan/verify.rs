@@ -1,9 +1,10 @@
 //! What `verify` means: every spec against what was seen, and what everybody expects without a key for it.
 
 use crate::fleet::Fleet;
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, elsewhere};
 use crate::node::{NodeId, NodeKind};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use vsgpu_core::judge;
 use vsgpu_core::requirement::Verdict;
 use vsgpu_host_agent::facts::VirtualMachines;
@@ -30,7 +31,22 @@ pub fn checks(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
     let catalogue = crate::catalogue::catalogue();
     let mut all = vec![];
     let assigned = crate::plan::assign::with_gpus_assigned(fleet, inventory);
+    let moved = elsewhere(fleet, inventory);
+    for (vm, host) in &moved {
+        all.push(Check {
+            node: NodeId::new(NodeKind::Vm, vm),
+            requirement: "host".into(),
+            met: false,
+            known: true,
+            is: format!("on {host}"),
+            wants: fleet.vms.iter().find(|v| v.name == *vm).map(|v| v.host.clone()),
+        });
+    }
     for (node, specs) in assigned.specs() {
+        // Its own host knows nothing of it.
+        if node.kind == NodeKind::Vm && moved.contains_key(&node.name) {
+            continue;
+        }
         for spec in specs.iter() {
             let check = |met, is: String, wants| Check {
                 node: node.clone(),
@@ -53,12 +69,12 @@ pub fn checks(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
             });
         }
     }
-    all.extend(standing(&assigned, inventory));
+    all.extend(standing(&assigned, inventory, &moved));
     all
 }
 
 /// What no key wishes for and everybody expects: hosts out of maintenance mode, VMs that are to run running.
-fn standing(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
+fn standing(fleet: &Fleet, inventory: &Inventory, moved: &BTreeMap<String, String>) -> Vec<Check> {
     let mut all = vec![];
     let by_host = fleet.vms_by_host();
     for host in &fleet.hosts {
@@ -80,7 +96,8 @@ fn standing(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
             listed.as_ref().is_none_or(|l| l.vms.iter().any(|v| v.name == vm.vm_name && v.running))
         };
         let mut waiting = false;
-        for vm in by_host[host.name.as_str()].iter().copied().filter(to_run).filter(|vm| !runs(vm)) {
+        let here = by_host[host.name.as_str()].iter().copied().filter(|vm| !moved.contains_key(&vm.name));
+        for vm in here.filter(to_run).filter(|vm| !runs(vm)) {
             say(NodeId::new(NodeKind::Vm, &vm.name), POWER, "off", "on");
             waiting = true;
         }

@@ -5,6 +5,7 @@ pub mod colour;
 pub mod diagnose;
 pub mod documents;
 pub mod explain;
+mod fact_words;
 pub mod fit;
 pub mod fit_svg;
 mod health;

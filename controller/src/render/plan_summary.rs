@@ -92,7 +92,8 @@ fn goes_down(plan: &Plan, estimate: &Estimate) -> String {
         hosts.entry(&step.host).or_default().push(step);
     }
     // By what happens to them: hosts, and their VMs.
-    let mut alike: BTreeMap<(String, String), (Vec<&str>, Vec<&str>)> = BTreeMap::new();
+    type HostsAndVms<'a> = (Vec<&'a str>, Vec<&'a str>);
+    let mut alike: BTreeMap<(String, String), HostsAndVms<'_>> = BTreeMap::new();
     for (host, steps) in hosts {
         let mut what = vec![];
         if steps.iter().any(|s| s.enters_maintenance()) {

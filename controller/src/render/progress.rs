@@ -7,8 +7,11 @@ use crate::plan::Plan;
 use crate::render::printer::{Format, Printer};
 use crate::render::run_view::{NodeState, RunView};
 use crate::run::Event;
-use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vsgpu_core::text::{piece, sentence};
 
@@ -16,6 +19,25 @@ use vsgpu_core::text::{piece, sentence};
 const LINES: usize = 20;
 /// Between two drawings of the totals.
 const DRAW: Duration = Duration::from_millis(100);
+
+/// Of a node on which no step runs.
+const STILL: u64 = u64::MAX;
+/// From when on a step shows how long it takes.
+const SHOWN: Duration = Duration::from_secs(3);
+
+/// `  04:12 of at most 20:00`; nothing in the first seconds.
+fn took(since: Duration, at_most: u64) -> String {
+    let clock = |seconds: u64| match seconds {
+        0..3600 => format!("{:02}:{:02}", seconds / 60, seconds % 60),
+        _ => format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60),
+    };
+    match at_most {
+        STILL => String::new(),
+        _ if since < SHOWN => String::new(),
+        0 => format!("  {}", clock(since.as_secs())),
+        most => format!("  {} of at most {}", clock(since.as_secs()), clock(most)),
+    }
+}
 
 /// Listens to the engine.
 pub struct Progress {
@@ -26,39 +48,65 @@ pub struct Progress {
     /// Since when a step sends its file.
     sending: BTreeMap<usize, Instant>,
     drawn: Option<Instant>,
+    screen: Screen,
+}
+
+/// Where live lines are, for whoever says something beside them: what is printed without them is drawn over.
+#[derive(Clone, Default)]
+pub struct Screen(Arc<Mutex<Option<MultiProgress>>>);
+
+impl Screen {
+    /// Says something, above the live lines where there are any.
+    pub fn say(&self, printer: &Printer, text: &str) {
+        let bars = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if bars.is_none_or(|bars| bars.println(piece(text, 1 << 20)).is_err()) {
+            printer.note(text);
+        }
+    }
 }
 
 struct Live {
     bars: MultiProgress,
     /// One for each node; none beyond twenty nodes.
     nodes: Vec<ProgressBar>,
+    /// Seconds that the step of each may take; `STILL` where none runs.
+    at_most: Vec<Arc<AtomicU64>>,
     totals: ProgressBar,
 }
 
 impl Live {
     fn new(run_view: &RunView) -> Self {
         let bars = MultiProgress::new();
-        let line = |template: &str| {
-            let bar = bars.add(ProgressBar::new_spinner());
-            bar.set_style(
-                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()),
-            );
-            bar
+        let style = |template: &str| {
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
         };
         let count = if run_view.nodes.len() > LINES { 0 } else { run_view.nodes.len() };
-        let nodes = (0..count).map(|_| line("  {wide_msg}")).collect();
-        let totals = line("{spinner} {wide_msg}");
+        let at_most: Vec<Arc<AtomicU64>> = (0..count).map(|_| Arc::new(AtomicU64::new(STILL))).collect();
+        let node = |at_most: &Arc<AtomicU64>| {
+            let at_most = at_most.clone();
+            let key = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = out.write_str(&took(state.elapsed(), at_most.load(Relaxed)));
+            };
+            let bar = bars.add(ProgressBar::new_spinner());
+            bar.set_style(style("  {prefix}{took}{wide_msg}").with_key("took", key));
+            bar
+        };
+        let nodes = at_most.iter().map(node).collect();
+        let totals = bars.add(ProgressBar::new_spinner());
+        totals.set_style(style("{spinner} {wide_msg}"));
         totals.enable_steady_tick(Duration::from_millis(200));
-        Self { bars, nodes, totals }
+        Self { bars, nodes, at_most, totals }
     }
 }
 
 impl Progress {
     /// For a plan. `history`: how long its steps took before.
     #[expect(clippy::disallowed_methods, reason = "the edge: what an operator is shown")]
-    pub fn new(printer: &Printer, plan: &Plan, history: History) -> Self {
+    pub fn new(printer: &Printer, plan: &Plan, history: History, screen: Screen) -> Self {
         let run_view = RunView::new(plan, history);
         let live = printer.live().then(|| Live::new(&run_view));
+        *screen.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            live.as_ref().map(|live| live.bars.clone());
         Self {
             format: printer.format(),
             live,
@@ -66,6 +114,7 @@ impl Progress {
             begun: Instant::now(),
             sending: BTreeMap::new(),
             drawn: None,
+            screen,
         }
     }
 
@@ -166,11 +215,22 @@ impl Progress {
                 let rate = bytes as f64 / since.as_secs_f64().max(0.2);
                 format!("  {} of {}, {}/s", HumanBytes(bytes), HumanBytes(total), HumanBytes(rate as u64))
             });
-            bar.set_message(format!(
-                "{}{}",
-                sentence(&self.run_view.node_line(at)),
-                sent.unwrap_or_default()
-            ));
+            let (before, behind) = self.run_view.node_line(at);
+            // A step that begins begins its clock; a node that waits has none.
+            match (event, node.step()) {
+                (Event::Started { step }, Some(now)) if *step == now => {
+                    bar.reset_elapsed();
+                    live.at_most[at].store(self.run_view.at_most(at).unwrap_or_default().into(), Relaxed);
+                    bar.enable_steady_tick(Duration::from_secs(1));
+                }
+                (_, None) => {
+                    live.at_most[at].store(STILL, Relaxed);
+                    bar.disable_steady_tick();
+                }
+                _ => {}
+            }
+            bar.set_prefix(sentence(&before));
+            bar.set_message(format!("{}{}", sentence(&behind), sent.unwrap_or_default()));
             bar.tick();
         }
         let sent = self.run_view.bytes_sent();
@@ -185,6 +245,7 @@ impl Progress {
 
     /// Leaves the terminal clean.
     pub fn finish(&mut self) {
+        *self.screen.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if let Some(live) = self.live.take() {
             live.nodes.iter().chain([&live.totals]).for_each(ProgressBar::finish_and_clear);
         }

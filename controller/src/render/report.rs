@@ -1,17 +1,56 @@
 //! What `facts`, `verify` and `status` answer, as JSON and as text.
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Specs};
 use crate::inventory::Inventory;
 use crate::node::{NodeId, NodeKind};
 use crate::plan::verify::Check;
+use crate::render::fact_words::told;
 use crate::render::printer::Answer;
 use crate::render::table::columns;
+use crate::render::words::wrapped;
 use serde_json::{Map, Value, json};
-use vsgpu_core::Requirement as _;
+use std::sync::Arc;
+use vsgpu_core::catalogue::Entry;
 use vsgpu_core::observe::facts_as_json;
+use vsgpu_core::requirement::Verdict;
+use vsgpu_core::{Requirement as _, Unreadable, judge};
 use vsgpu_guest_agent::guest::{CudaProof, Driver, License, NetworkGpu};
 
-pub fn facts(inventory: &Inventory) -> Answer {
+/// What a fact says of itself; else what its requirement says of it, against what is wished or against what is;
+/// else its values in words.
+fn sentence_of(specs: Option<&Specs>, id: &NodeId, name: &str, fact: &Value) -> String {
+    let catalogue = crate::catalogue::catalogue();
+    let scope = id.kind.scope();
+    let itself = catalogue
+        .facts(scope)
+        .into_iter()
+        .find(|entry| entry.name == name)
+        .and_then(|entry| (entry.sentence)(fact));
+    let is = |entry: &Entry, spec: &Value| match judge(entry, spec, Some(&Ok(fact))) {
+        Verdict::Met { is } | Verdict::Unmet { is, .. } => Some(is),
+        Verdict::Blocked { .. } | Verdict::Waits { .. } => None,
+    };
+    let wished = || {
+        specs.into_iter().flat_map(|specs| specs.iter()).find_map(|spec| {
+            let entry = catalogue.find(scope, spec.requirement).filter(|entry| entry.fact.name == name)?;
+            is(entry, &spec.value)
+        })
+    };
+    let as_it_is = || {
+        let of_fact = catalogue.of(scope).filter(|entry| entry.fact.name == name);
+        let untouched = |entry: &Entry| serde_json::from_str(entry.untouched?).ok();
+        of_fact
+            .filter_map(|entry| {
+                is(entry, &(entry.as_spec)(fact).ok().flatten().or_else(|| untouched(entry))?)
+            })
+            .next()
+    };
+    itself.or_else(wished).or_else(as_it_is).unwrap_or_else(|| told(fact))
+}
+
+/// `fleet`: what is wished of the nodes, where there is one.
+pub fn facts(inventory: &Inventory, fleet: Option<&Fleet>) -> Answer {
+    let specs = fleet.map(Fleet::specs).unwrap_or_default();
     let mut json = Map::new();
     let (mut text, mut wide) = (String::new(), String::new());
     for (id, seen) in &inventory.nodes {
@@ -30,26 +69,27 @@ pub fn facts(inventory: &Inventory) -> Answer {
         head +=
             &crate::render::health::of_guest(seen).iter().map(|line| format!("{line}\n")).collect::<String>();
         json.insert(id.clone().into(), facts);
-        let short = |value: &Value| {
-            let line = value.to_string();
-            if line.chars().count() > 160 {
-                line.chars().take(157).chain("...".chars()).collect()
-            } else {
-                line
-            }
-        };
-        let rows = |shown: &dyn Fn(&Value) -> String| {
-            let row = |(name, fact): (
-                &std::sync::Arc<str>,
-                &Result<std::sync::Arc<Value>, vsgpu_core::Unreadable>,
-            )| {
-                let value = fact.as_deref().map_or_else(|why| format!("NOT READABLE: {why}"), shown);
-                format!("  {name:<24} {value}\n")
+        let rows = |wide: bool| {
+            let row = |(name, fact): (&Arc<str>, &Result<Arc<Value>, Unreadable>)| {
+                let value = match fact {
+                    Err(why) => format!("NOT READABLE: {why}"),
+                    Ok(fact) if wide => fact.to_string(),
+                    Ok(fact) => sentence_of(specs.get(id).copied(), id, name, fact),
+                };
+                if wide {
+                    return format!("  {name:<24} {value}\n");
+                }
+                let margin = " ".repeat(27);
+                let lines = wrapped(&value, &margin);
+                format!("  {name:<24} {}\n", lines.trim_start())
             };
             seen.facts.iter().map(row).collect::<String>()
         };
-        text += &format!("{head}{}", rows(&short));
-        wide += &format!("{head}{}", rows(&Value::to_string));
+        text += &format!("{head}{}", rows(false));
+        wide += &format!("{head}{}", rows(true));
+    }
+    if !text.is_empty() {
+        text += "\nValues as they were read: `vsgpu facts -o yaml`.";
     }
     let names = inventory.nodes.keys().map(|id| id.clone().into()).collect();
     Answer { json: json.into(), text: text.trim_end().into(), wide: Some(wide.trim_end().into()), names }
@@ -81,6 +121,7 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
         );
     }
     text += &crate::render::health::of_fleet(inventory);
+    let moved = crate::inventory::elsewhere(fleet, inventory);
     // Which GPU a VM has: its address, or the kind of its vGPU where the driver does not place it.
     let readiness: std::collections::BTreeMap<&str, crate::inventory::readiness::Readiness> = fleet
         .hosts
@@ -93,7 +134,8 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
         })
         .collect();
     let gpus_of = |vm: &crate::fleet::Vm| -> Vec<String> {
-        let of_host = readiness.get(vm.host.as_str()).map(|r| r.gpus.as_slice()).unwrap_or_default();
+        let host = moved.get(&vm.name).unwrap_or(&vm.host);
+        let of_host = readiness.get(host.as_str()).map(|r| r.gpus.as_slice()).unwrap_or_default();
         of_host.iter().filter(|gpu| gpu.vms.contains(&vm.vm_name)).map(|gpu| gpu.address.clone()).collect()
     };
     let mut by_guest: std::collections::BTreeMap<&str, Vec<&Check>> = std::collections::BTreeMap::new();
@@ -108,38 +150,51 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
             let state = |name: &str| of_vm.iter().find(|c| c.requirement == name).map(|c| json!({ "met": c.met, "is": c.is }));
             // A guest without GPUs proves those of another machine.
             let proof = state(CudaProof::NAME).or_else(|| state(NetworkGpu::NAME));
-            Some(json!({ "vm": vm.name, "host": vm.host, "gpus": gpus_of(vm), "driver": state(Driver::NAME), "license": state(License::NAME), "proof": proof }))
+            Some(json!({ "vm": vm.name, "host": vm.host, "is-on": moved.get(&vm.name), "gpus": gpus_of(vm), "driver": state(Driver::NAME), "license": state(License::NAME), "proof": proof }))
         })
         .collect();
-    // A line fits a terminal: what is met is said in a word, what is not with its reason.
-    let word = |value: &Value, cut: &[char]| match value["is"].as_str() {
+    // A line fits a terminal: what is met is said in a word; what is not has its reason above, and here with `-o wide`.
+    let word = |value: &Value, cut: &[char], wide: bool| match value["is"].as_str() {
         Some(is) if value["met"] == true => is.split(cut).next().unwrap_or(is).trim().to_string(),
-        Some(is) => format!("NOT: {is}"),
+        Some(is) if wide => format!("NOT: {is}"),
+        Some(_) => "NOT".into(),
         None => "-".into(),
+    };
+    let proof = |value: &Value, wide: bool| match value["met"] == true && !wide {
+        true => "right".into(),
+        false => word(value, &[], wide),
     };
     let name = |value: &Value| value.as_str().unwrap_or_default().to_string();
     let gpus = |value: &Value| {
         let list: Vec<&str> = value.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         if list.is_empty() { "-".to_string() } else { list.join(" + ") }
     };
-    let row = |p: &Value| {
+    let row = |p: &Value, wide: bool| {
+        let host = match p["is-on"].as_str() {
+            Some(is) => format!("{is} (file says {})", name(&p["host"])),
+            None => name(&p["host"]),
+        };
         vec![
             name(&p["vm"]),
-            name(&p["host"]),
+            host,
             gpus(&p["gpus"]),
-            word(&p["driver"], &[',']),
-            word(&p["license"], &['(', ',']),
-            word(&p["proof"], &[]),
+            word(&p["driver"], &[','], wide),
+            word(&p["license"], &['(', ','], wide),
+            proof(&p["proof"], wide),
         ]
     };
-    let rows: Vec<Vec<String>> = proofs.iter().map(row).collect();
-    if !rows.is_empty() {
-        text += &format!("{}\n\n", columns(&rows));
-    }
-    text += &match (checks.is_empty(), inventory.nodes.values().any(Result::is_ok)) {
+    let table = |wide: bool| {
+        let head = ["VM", "HOST", "GPU", "DRIVER", "LICENSE", "PROOF"].map(String::from).to_vec();
+        let rows: Vec<Vec<String>> =
+            std::iter::once(head).chain(proofs.iter().map(|p| row(p, wide))).collect();
+        if proofs.is_empty() { String::new() } else { format!("{}\n\n", columns(&rows)) }
+    };
+    let end = match (checks.is_empty(), inventory.nodes.values().any(Result::is_ok)) {
         (true, false) => "nothing was checked: no node answered".to_string(),
         _ => format!("{} of {} requirements are met", met, checks.len()),
     };
+    let before = std::mem::take(&mut text);
+    let text = format!("{before}{}{end}", table(false));
     let all = |c: &Check| {
         let wants = c.wants.as_ref().map(|w| format!(" -> {w}")).unwrap_or_default();
         vec![
@@ -149,7 +204,8 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
             format!("{}{wants}", c.is),
         ]
     };
-    let wide = format!("{}\n\n{text}", columns(&checks.iter().map(all).collect::<Vec<_>>()));
+    let long = format!("{before}{}{end}", table(true));
+    let wide = format!("{}\n\n{long}", columns(&checks.iter().map(all).collect::<Vec<_>>()));
     let unmet: std::collections::BTreeSet<String> =
         checks.iter().filter(|c| !c.met).map(|c| c.node.clone().into()).collect();
     let json = json!({ "met": met, "total": checks.len(), "checks": checks, "vms": proofs });

@@ -38,6 +38,8 @@ pub(super) struct RunView {
     pub nodes: Vec<Node>,
     /// Node and title of each step, and its seconds in earlier runs.
     steps: Vec<(usize, String, Option<f64>)>,
+    /// Steps that each step waits for, and the seconds that it may take.
+    waits: Vec<(Vec<usize>, u32)>,
     over: Vec<bool>,
     /// Done or failed while this program looked: what its pace is told by.
     ran: Vec<bool>,
@@ -71,11 +73,37 @@ impl RunView {
         Self {
             over: vec![false; steps.len()],
             ran: vec![false; steps.len()],
+            waits: plan.steps.iter().map(|step| (step.after.clone(), step.deadline_secs)).collect(),
             nodes,
             steps,
             finished: 0,
             width,
             sent_before: 0,
+        }
+    }
+
+    /// Seconds that the step of a node may take, while it runs.
+    pub fn at_most(&self, at: usize) -> Option<u32> {
+        let step = self.nodes[at].step()?;
+        self.waits.get(step - 1).map(|(_, at_most)| *at_most)
+    }
+
+    /// What a node waits for: the machines whose steps come first, else its turn.
+    fn waits_for(&self, at: usize) -> String {
+        let next = (1..=self.steps.len()).find(|step| self.steps[step - 1].0 == at && !self.over[step - 1]);
+        let before = next.and_then(|step| self.waits.get(step - 1)).map(|(after, _)| after.as_slice());
+        let mut names: Vec<&str> = vec![];
+        for step in before.unwrap_or_default().iter().filter(|step| !self.over[**step - 1]) {
+            let name = self.nodes[self.steps[step - 1].0].name.as_str();
+            if self.steps[step - 1].0 != at && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        match names.as_slice() {
+            [] => "waits for its turn".into(),
+            [one] => format!("waits for {one}"),
+            [one, two] => format!("waits for {one}, {two}"),
+            [one, rest @ ..] => format!("waits for {one} and {} more", rest.len()),
         }
     }
 
@@ -151,20 +179,22 @@ impl RunView {
         )
     }
 
-    /// A node as it is now.
-    pub fn node_line(&self, at: usize) -> String {
+    /// A node as it is now: up to the step that runs, and what its agent says.
+    pub fn node_line(&self, at: usize) -> (String, String) {
         let node = &self.nodes[at];
-        let what = match (node.state, &node.now) {
-            (NodeState::Failed, _) => "FAILED".to_string(),
+        let (what, said) = match (node.state, &node.now) {
+            (NodeState::Failed, _) => ("FAILED".to_string(), String::new()),
             (_, Some((step, text))) => {
                 let title = self.names(*step).map_or("", |(_, title)| title);
-                if text.is_empty() { title.to_string() } else { format!("{title}: {text}") }
+                (title.to_string(), if text.is_empty() { String::new() } else { format!(": {text}") })
             }
-            (NodeState::Done, None) => "done".into(),
-            (NodeState::LeftOut, None) => "left out".into(),
-            (NodeState::Waiting | NodeState::AtWork, None) => "waiting".into(),
+            (NodeState::Done, None) => ("done".into(), String::new()),
+            (NodeState::LeftOut, None) => ("left out".into(), String::new()),
+            (NodeState::Waiting | NodeState::AtWork, None) => (self.waits_for(at), String::new()),
         };
-        format!("{:width$}  {:>2}/{:<2}  {what}", node.name, node.over, node.steps, width = self.width)
+        let before =
+            format!("{:width$}  {:>2}/{:<2}  {what}", node.name, node.over, node.steps, width = self.width);
+        (before, said)
     }
 
     /// All nodes in one line.
@@ -233,10 +263,16 @@ mod tests {
             steps,
             over,
             ran,
+            waits: (0..nodes * 2).map(|n| (if n % 2 == 1 { vec![n] } else { vec![] }, 1200)).collect(),
             finished: 0,
             width: 6,
             sent_before: 0,
         }
+    }
+
+    fn line(run_view: &RunView, at: usize) -> String {
+        let (before, said) = run_view.node_line(at);
+        before + &said
     }
 
     #[test]
@@ -257,8 +293,8 @@ mod tests {
         });
         run_view.on_event(&Event::Skipped { step: 4, why: None });
         assert_eq!(run_view.line(1, "there"), "[3/6] esx-01  send: there");
-        assert_eq!(run_view.node_line(0), "esx-01   1/2   waiting");
-        assert_eq!(run_view.node_line(1), "esx-02   2/2   FAILED");
+        assert_eq!(line(&run_view, 0), "esx-01   1/2   waits for its turn");
+        assert_eq!(line(&run_view, 1), "esx-02   2/2   FAILED");
         assert_eq!(run_view.totals(), "0 of 3 nodes done, 1 FAILED; 3 of 6 steps");
         assert_eq!(run_view.bytes_sent(), 7);
         // Two steps of a hundred seconds took sixty here (one was left out): three are left.
@@ -266,9 +302,15 @@ mod tests {
         assert_eq!(run_view.left(Duration::from_secs(600)).as_deref(), Some("about 15 min left"));
         run_view.on_event(&Event::Started { step: 2 });
         run_view.on_event(&Event::Said { step: 2, text: "esxcli system shutdown reboot".into() });
-        assert_eq!(run_view.node_line(0), "esx-01   1/2   reboot: esxcli system shutdown reboot");
+        assert_eq!(line(&run_view, 0), "esx-01   1/2   reboot: esxcli system shutdown reboot");
+        assert_eq!(run_view.at_most(0), Some(1200));
+        // One that stands behind another machine says so.
+        run_view.waits[5].0 = vec![2, 6];
+        run_view.on_event(&done(5));
+        assert_eq!(line(&run_view, 2), "esx-03   1/2   waits for esx-01");
         run_view.on_event(&done(2));
-        assert_eq!(run_view.node_line(0), "esx-01   2/2   done");
+        assert_eq!(line(&run_view, 0), "esx-01   2/2   done");
+        assert_eq!(line(&run_view, 2), "esx-03   1/2   waits for its turn");
     }
 
     #[test]

@@ -7,6 +7,24 @@ pub fn requirements_met(n: usize) -> String {
     format!("{} {} met", counted(n, "requirement"), if n == 1 { "is" } else { "are" })
 }
 
+/// How long ago: `4 min ago`.
+pub fn ago(seconds: u64) -> String {
+    match seconds {
+        0..=89 => "just now".into(),
+        _ => format!("{} ago", took(seconds)),
+    }
+}
+
+/// How long: `26 min`.
+pub fn took(seconds: u64) -> String {
+    match seconds {
+        0..=89 => format!("{} s", seconds.max(1)),
+        90..=5_399 => format!("{} min", (seconds + 30) / 60),
+        5_400..=129_599 => format!("{} h", (seconds + 1_800) / 3_600),
+        _ => format!("{} days", (seconds + 43_200) / 86_400),
+    }
+}
+
 /// Characters of a line.
 pub const WIDTH: usize = 80;
 

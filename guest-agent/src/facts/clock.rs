@@ -31,4 +31,14 @@ impl Fact for Clock {
             .ok_or_else(|| Unreadable::new("the clock cannot be read"))?;
         Ok(Self { now, synchronized: seen.stdout_if_ok(&synchronized()).map(|t| t.trim() == "yes") })
     }
+    fn sentence(&self) -> Option<String> {
+        Some(
+            match self.synchronized {
+                Some(true) => "synchronized",
+                Some(false) => "not synchronized",
+                None => "runs; nobody tells whether it is synchronized",
+            }
+            .into(),
+        )
+    }
 }

@@ -19,4 +19,7 @@ impl Fact for Gpus {
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         nvidia_smi::report(seen).map(Self)
     }
+    fn sentence(&self) -> Option<String> {
+        Some(self.0.in_words())
+    }
 }

@@ -110,6 +110,15 @@ impl Fact for Health {
         health.findings = found;
         Ok(health)
     }
+    fn sentence(&self) -> Option<String> {
+        let driver = match &self.module {
+            Some(version) => format!("driver {version} loaded"),
+            None if self.loaded => "driver loaded".into(),
+            None => "driver not loaded".into(),
+        };
+        let found = self.findings.iter().map(|finding| finding.what.clone());
+        Some(format!("{driver}; {}", vsgpu_core::words::first(found, 3, "nothing is wrong")))
+    }
 }
 
 /// `NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 ...`; the open one says `Open

@@ -49,4 +49,7 @@ impl Fact for GuestLog {
             input("nvidia-installer.log", installer, Source::Installer),
         ])))
     }
+    fn sentence(&self) -> Option<String> {
+        Some(self.0.in_words())
+    }
 }

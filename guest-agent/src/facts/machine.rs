@@ -21,6 +21,16 @@ impl Fact for MachineFact {
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         seen.machine().map(Self)
     }
+    fn sentence(&self) -> Option<String> {
+        let gib = |bytes: u64| bytes / (1 << 30);
+        let of = &self.0;
+        Some(format!(
+            "{}, {} GiB of memory, {} GiB free",
+            vsgpu_core::words::counted(of.cpus, "CPU"),
+            gib(of.memory_bytes),
+            gib(of.memory_available_bytes)
+        ))
+    }
 }
 
 /// The room on the disks of these paths; a path of which nothing is known is left out. Its fact has to ask

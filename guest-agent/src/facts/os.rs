@@ -47,4 +47,7 @@ impl Fact for Os {
             family: crate::distro::of(text).map(|f| f.name().into()),
         })
     }
+    fn sentence(&self) -> Option<String> {
+        Some(format!("{} {}, kernel {}", self.id, self.version.as_deref().unwrap_or_default(), self.kernel))
+    }
 }

@@ -118,6 +118,10 @@ impl Fact for PciGpus {
         let devices = Self::seen(seen)?.ok_or_else(|| Unreadable::new(format!("{BUS}: no such folder")))?;
         Ok(Self { devices })
     }
+    fn sentence(&self) -> Option<String> {
+        let one = |gpu: &PciGpu| gpu.address.clone();
+        Some(vsgpu_core::words::first(self.devices.iter().map(one), 8, "no NVIDIA GPU on the PCI bus"))
+    }
 }
 
 #[cfg(test)]

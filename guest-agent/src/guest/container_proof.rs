@@ -120,6 +120,9 @@ impl Fact for ContainerProofFact {
         fact.commands = record.commands();
         Ok(fact)
     }
+    fn sentence(&self) -> Option<String> {
+        (self.at.is_none()).then(|| "never run".into())
+    }
 }
 
 impl ContainerProofSpec {

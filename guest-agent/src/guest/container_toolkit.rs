@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
 use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
+use vsgpu_core::words::first;
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const PACKAGE: &str = "nvidia-container-toolkit";
@@ -142,6 +143,11 @@ impl Fact for ContainerToolkitFact {
             ready: Engine::ALL.into_iter().filter(ready).collect(),
             os_release: os_release(seen)?.into(),
         })
+    }
+    fn sentence(&self) -> Option<String> {
+        let engines = first(self.engines.iter().map(|e| e.program().to_string()), 3, "no container engine");
+        let toolkit = self.version.as_ref().map_or_else(|| "no toolkit".into(), |v| format!("toolkit {v}"));
+        Some(format!("{engines}; {toolkit}"))
     }
 }
 

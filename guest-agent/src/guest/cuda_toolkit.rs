@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use vsgpu_core::artifact::{Artifact, PackageContent};
 use vsgpu_core::disk_room::{DiskNeed, Room, lacks_room};
 use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
+use vsgpu_core::words::first;
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const FOLDER: &str = "/usr/local";
@@ -161,6 +162,9 @@ impl Fact for CudaToolkitFact {
             os_release: os_release(seen).unwrap_or_default().into(),
             rooms: rooms(seen, &[UNPACKED, FOLDER]),
         })
+    }
+    fn sentence(&self) -> Option<String> {
+        Some(first(self.versions.iter().cloned(), 8, "none"))
     }
 }
 

@@ -110,6 +110,15 @@ impl Fact for DriverPackageFact {
         }
         Ok(Self { checked })
     }
+    fn sentence(&self) -> Option<String> {
+        let whole = self.checked.values().filter(|checked| checked.answers).count();
+        let known = vsgpu_core::words::counted(self.checked.len(), "package");
+        Some(if self.checked.is_empty() {
+            "none looked at yet".into()
+        } else {
+            format!("{known} looked at, {whole} whole")
+        })
+    }
 }
 
 /// Name of a package by its file's: `nvidia-linux-grid-535` of `nvidia-linux-grid-535_535.183.01_amd64.deb`

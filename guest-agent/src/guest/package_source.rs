@@ -142,6 +142,11 @@ impl Fact for PackageSourceFact {
         let keys = ours(seen, KEYS).into_iter().filter_map(hash).collect();
         Ok(Self { os_release: os_release(seen)?.into(), proxy, repositories, keys })
     }
+    fn sentence(&self) -> Option<String> {
+        let proxy = self.proxy.as_ref().map_or_else(|| "no proxy".into(), |proxy| format!("proxy {proxy}"));
+        let ours = vsgpu_core::words::first(self.repositories.keys().cloned(), 8, "no repository of vsgpu");
+        Some(format!("{proxy}, {ours}"))
+    }
 }
 
 /// `http://...@proxy:3128` of `http://name:password@proxy:3128`; a scheme is not always written.

@@ -29,6 +29,20 @@ pub struct PersistenceFact {
     pub program: bool,
 }
 
+impl PersistenceFact {
+    fn has_unit(&self) -> bool {
+        !self.enabled.is_empty() && self.enabled != "not-found"
+    }
+
+    fn in_words(&self) -> String {
+        match (self.has_unit(), self.program) {
+            (false, false) => "not installed".into(),
+            (false, true) => "no unit".into(),
+            _ => format!("{}, {}", self.active, self.enabled),
+        }
+    }
+}
+
 impl Fact for PersistenceFact {
     const NAME: &'static str = "persistence";
     const ABOUT: &'static str = "nvidia-persistenced: installed, running, started at boot";
@@ -40,6 +54,9 @@ impl Fact for PersistenceFact {
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let UnitState { active, enabled } = unit::parse(UNIT, seen)?;
         Ok(Self { active, enabled, program: seen.text(&Probe::Hash(PROGRAM.into()))?.is_some() })
+    }
+    fn sentence(&self) -> Option<String> {
+        Some(self.in_words())
     }
 }
 
@@ -57,13 +74,9 @@ impl Requirement for Persistence {
 
     fn check(spec: &OnOff, fact: &PersistenceFact) -> Verdict {
         let run = |args: &[&str]| Effect::run(Command::new("systemctl", args.iter().copied()));
-        let has_unit = !fact.enabled.is_empty() && fact.enabled != "not-found";
+        let has_unit = fact.has_unit();
         let at_boot = matches!(fact.enabled.as_str(), "enabled" | "enabled-runtime" | "static" | "alias");
-        let is = match (has_unit, fact.program) {
-            (false, false) => "not installed".into(),
-            (false, true) => "no unit".into(),
-            _ => format!("{}, {}", fact.active, fact.enabled),
-        };
+        let is = fact.in_words();
         match spec {
             OnOff::On if fact.active == "active" && at_boot => Verdict::met(is),
             OnOff::On if !fact.program && !has_unit => Verdict::waits_for(

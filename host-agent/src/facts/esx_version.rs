@@ -64,4 +64,7 @@ impl Fact for EsxVersion {
             })
         })
     }
+    fn sentence(&self) -> Option<String> {
+        Some(format!("{} {} ({})", self.product, self.version, self.build))
+    }
 }

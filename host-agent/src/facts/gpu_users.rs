@@ -73,4 +73,18 @@ impl Fact for GpuUsers {
             |user: &GpuUser| !(user.fixed.is_empty() && user.dynamic.is_empty() && user.vgpus.is_empty());
         Ok(Self { vms: users(&VirtualMachines::parse(on, seen)?).map(user).filter(has_any).collect() })
     }
+    fn sentence(&self) -> Option<String> {
+        let one = |user: &GpuUser| {
+            let whole = user.fixed.len() + user.dynamic.len();
+            let has = match (user.vgpus.as_slice(), whole) {
+                ([], n) => vsgpu_core::words::counted(n, "whole GPU"),
+                (types, 0) => types.join(" + "),
+                (types, n) => {
+                    format!("{} + {}", types.join(" + "), vsgpu_core::words::counted(n, "whole GPU"))
+                }
+            };
+            format!("{} ({has}{})", user.vm, if user.running { "" } else { ", off" })
+        };
+        Some(vsgpu_core::words::first(self.vms.iter().map(one), 8, "no VM has a GPU"))
+    }
 }

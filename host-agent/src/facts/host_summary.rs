@@ -39,4 +39,12 @@ impl Fact for HostSummary {
             boot_time,
         })
     }
+    fn sentence(&self) -> Option<String> {
+        let mode = match self.in_maintenance_mode? {
+            true => "in maintenance mode",
+            false => "not in maintenance mode",
+        };
+        let reboot = if self.reboot_required == Some(true) { "; a reboot is pending" } else { "" };
+        Some(format!("{mode}{reboot}"))
+    }
 }

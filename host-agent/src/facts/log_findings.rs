@@ -51,6 +51,9 @@ impl Fact for HostLog {
         let input = Input { name: "vmkernel.log".into(), text, sources: vec![Source::Vmkernel] };
         Ok(Self(LogFindings::of(&[input])))
     }
+    fn sentence(&self) -> Option<String> {
+        Some(self.0.in_words())
+    }
 }
 
 fn log_of(on: &Subject, seen: &Observation) -> Option<String> {
@@ -71,6 +74,9 @@ impl Fact for VmLog {
         let text = seen.text(&Probe::Tail(path))?.unwrap_or_default();
         let input = Input { name: "vmware.log".into(), text, sources: vec![Source::VmwareLog] };
         Ok(Self(LogFindings::of(&[input])))
+    }
+    fn sentence(&self) -> Option<String> {
+        Some(self.0.in_words())
     }
 }
 

@@ -31,3 +31,18 @@ pub use vm_config::VmConfig;
 pub use vm_devices::VmDevices;
 pub use vm_power::VmPower;
 pub use xids::Xids;
+
+/// What a GPU's switch is, and what it becomes with the next reboot.
+pub(crate) fn now_and_then(current: Option<bool>, pending: Option<bool>) -> String {
+    let word = |on: Option<bool>| match on {
+        Some(true) => "on",
+        Some(false) => "off",
+        None => "not offered",
+    };
+    match pending {
+        next if next.is_some() && next != current => {
+            format!("{}, {} after a reboot", word(current), word(next))
+        }
+        _ => word(current).into(),
+    }
+}

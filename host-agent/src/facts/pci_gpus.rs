@@ -190,4 +190,10 @@ impl Fact for PciGpus {
         }
         Ok(Self { devices })
     }
+    fn sentence(&self) -> Option<String> {
+        let one = |gpu: &PciGpu| {
+            format!("{} {}", gpu.address, gpu.device_name.as_deref().unwrap_or("without a name"))
+        };
+        Some(vsgpu_core::words::first(self.devices.iter().map(one), 8, "no NVIDIA GPU on the PCI bus"))
+    }
 }

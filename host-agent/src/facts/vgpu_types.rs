@@ -4,6 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::readers::nvidia_smi::{self, TypesOfGpu};
+use vsgpu_core::words::{counted, first};
 use vsgpu_core::{Command, Fact, Observation, Probe, Subject, Unreadable};
 
 /// Types by GPU.
@@ -33,5 +34,13 @@ impl Fact for VgpuTypes {
         // A GPU that is full lists nothing, and what a release prints then is not known: no list is an empty
         // list.
         Ok(Self { supported: types("-s")?, creatable: types("-c").unwrap_or_default() })
+    }
+    fn sentence(&self) -> Option<String> {
+        let one = |gpu: &TypesOfGpu| {
+            let free =
+                self.creatable.iter().find(|other| other.bus_id == gpu.bus_id).map_or(0, |g| g.names.len());
+            format!("{} offers {}, room for {free} of them", gpu.bus_id, counted(gpu.names.len(), "type"))
+        };
+        Some(first(self.supported.iter().map(one), 8, "no GPU offers vGPU types"))
     }
 }

@@ -30,4 +30,11 @@ impl Fact for Vgpus {
             .map_err(|why| Unreadable::of(&Self::ask(), output, why))?;
         Ok(Self { gpus })
     }
+    fn sentence(&self) -> Option<String> {
+        let one = |vgpu: &vsgpu_core::readers::nvidia_smi::Vgpu| {
+            vgpu.vm_name.clone().unwrap_or_else(|| "a VM without a name".into())
+        };
+        let all = self.gpus.iter().flat_map(|gpu| &gpu.vgpus);
+        Some(vsgpu_core::words::first(all.map(one), 8, "no vGPU is active"))
+    }
 }

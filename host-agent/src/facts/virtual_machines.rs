@@ -88,4 +88,8 @@ impl Fact for VirtualMachines {
         };
         Ok(Self { vms: listed.iter().map(vm).collect() })
     }
+    fn sentence(&self) -> Option<String> {
+        let running = self.vms.iter().filter(|vm| vm.running).count();
+        Some(format!("{}, {running} running", vsgpu_core::words::counted(self.vms.len(), "VM")))
+    }
 }

@@ -103,6 +103,15 @@ impl Fact for VmConfig {
             vmx: vm.vmx,
         })
     }
+    fn sentence(&self) -> Option<String> {
+        Some(format!(
+            "{} MiB of memory, {} firmware, {}{}",
+            self.memory_mib,
+            self.firmware,
+            vsgpu_core::words::counted(self.snapshots, "snapshot"),
+            self.hardware_version.map(|n| format!(", hardware version {n}")).unwrap_or_default()
+        ))
+    }
 }
 
 #[cfg(test)]

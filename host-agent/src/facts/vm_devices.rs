@@ -76,6 +76,11 @@ impl Fact for VmDevices {
         let no_gpus = bus.devices.iter().filter(|d| !d.is_gpu()).map(|d| d.address.clone()).collect();
         Ok(Self { config: VmConfig::parse(on, seen)?, gpus, no_gpus, system_id, held })
     }
+    fn sentence(&self) -> Option<String> {
+        let one = |(gpu, vm): (&String, &String)| format!("{vm} has {gpu}");
+        let none = "no other VM of its host has a whole GPU";
+        Some(vsgpu_core::words::first(self.held.iter().map(one), 8, none))
+    }
 }
 
 impl VmDevices {

@@ -33,4 +33,7 @@ impl Fact for VmPower {
             .map_err(|why| Unreadable::new(format!("`{command}`: {why}")))?;
         Ok(Self { vmid: vm.vmid, state: state.into() })
     }
+    fn sentence(&self) -> Option<String> {
+        Some(self.state.clone())
+    }
 }

@@ -43,6 +43,11 @@ impl Fact for Xids {
         let log = seen.text(&Probe::Tail(LOG.into()))?.unwrap_or_default();
         Ok(Self { xids: of(log) })
     }
+    fn sentence(&self) -> Option<String> {
+        let one =
+            |xid: &XidCount| format!("{} on {}, {} times: {}", xid.code, xid.gpu, xid.count, xid.meaning);
+        Some(vsgpu_core::words::first(self.xids.iter().map(one), 4, "none in this boot"))
+    }
 }
 
 fn of(log: &str) -> Vec<XidCount> {

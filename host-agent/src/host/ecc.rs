@@ -10,6 +10,7 @@ use vsgpu_core::gpu_selector::{Candidate, PerGpu};
 use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::units::{DriverVersion, OnOff};
+use vsgpu_core::words::first;
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// First driver branch of vGPU 9.0 (facts: nvidia 1: 9 = R430).
@@ -86,6 +87,11 @@ impl Fact for EccFact {
                 Self { driver_version: None, gpus: vec![], smi_failure: Some(why.message), all_given }
             }
         })
+    }
+    fn sentence(&self) -> Option<String> {
+        let one =
+            |gpu: &GpuEcc| format!("{} {}", gpu.bus_id, crate::facts::now_and_then(gpu.current, gpu.pending));
+        self.smi_failure.is_none().then(|| first(self.gpus.iter().map(one), 8, "no GPU to ask"))
     }
 }
 

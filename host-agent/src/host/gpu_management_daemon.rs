@@ -29,6 +29,10 @@ impl Fact for GpuManagementDaemonFact {
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         Packages::parse(seen).map(Self)
     }
+    fn sentence(&self) -> Option<String> {
+        let daemons = self.0.installed.iter().filter(|vib| is_daemon(&vib.name));
+        Some(vsgpu_core::words::first(daemons.map(|vib| vib.version.clone()), 4, "not installed"))
+    }
 }
 
 impl Requirement for GpuManagementDaemon {

@@ -144,6 +144,9 @@ impl Fact for HostGraphics {
         let esx_version = EsxVersion::running(seen).unwrap_or_default();
         Ok(Self { default_type, assignment_policy, devices, configured, esx_version })
     }
+    fn sentence(&self) -> Option<String> {
+        Some(format!("{}, VMs placed by {}", self.default_type, self.assignment_policy))
+    }
 }
 
 impl Requirement for GraphicsType {

@@ -65,6 +65,10 @@ impl Fact for MaintenanceModeFact {
         let running = virtual_machines::running(seen)?.into_iter().map(|(name, _)| name).collect();
         Ok(Self { enabled, running })
     }
+    fn sentence(&self) -> Option<String> {
+        let vms = vsgpu_core::words::first(self.running.iter().cloned(), 8, "no VM");
+        Some(format!("{}; running: {vms}", if self.enabled { "on" } else { "off" }))
+    }
 }
 
 impl Requirement for MaintenanceMode {

@@ -9,6 +9,7 @@ use vsgpu_core::gpu_selector::{Candidate, PerGpu};
 use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
 use vsgpu_core::units::OnOff;
+use vsgpu_core::words::first;
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// MIG of a host.
@@ -73,6 +74,11 @@ impl Fact for MigFact {
             }
             Err(why) => Self { gpus: vec![], smi_failure: Some(why.message), all_given },
         })
+    }
+    fn sentence(&self) -> Option<String> {
+        let one =
+            |gpu: &GpuMig| format!("{} {}", gpu.bus_id, crate::facts::now_and_then(gpu.current, gpu.pending));
+        self.smi_failure.is_none().then(|| first(self.gpus.iter().map(one), 8, "no GPU to ask"))
     }
 }
 

@@ -135,6 +135,21 @@ impl Fact for HostPassthrough {
             in_use,
         })
     }
+    fn sentence(&self) -> Option<String> {
+        let one = |gpu: &PciGpu| {
+            let on = self.enabled.get(&gpu.address).copied();
+            format!(
+                "{} {}",
+                gpu.address,
+                match on {
+                    Some(true) => "on",
+                    Some(false) => "off",
+                    None => "not known",
+                }
+            )
+        };
+        Some(vsgpu_core::words::first(self.devices.iter().map(one), 8, "no NVIDIA GPU on the PCI bus"))
+    }
 }
 
 /// A running VM that uses a device.

@@ -10,6 +10,7 @@ use vsgpu_core::artifact::Artifact;
 use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::units::DriverVersion;
+use vsgpu_core::words::first;
 use vsgpu_core::{Command, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// The vGPU manager of a host.
@@ -67,6 +68,12 @@ impl Fact for VgpuManagerFact {
             smi_failure: report.err().map(|e| e.message),
             all_given: PciGpus::all_given(seen),
         })
+    }
+    fn sentence(&self) -> Option<String> {
+        let managers = self.packages.installed.iter().filter(|vib| is_manager(&vib.name));
+        let installed = first(managers.map(|vib| vib.version.clone()), 4, "not installed");
+        let loaded = if self.module_loaded { "module loaded" } else { "module not loaded" };
+        Some(format!("{installed}, {loaded}"))
     }
 }
 

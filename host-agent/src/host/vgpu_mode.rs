@@ -12,6 +12,7 @@ use vsgpu_core::gpu_selector::{Candidate, PerGpu};
 use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Implied, Needs, Restart, TakesEffect};
 use vsgpu_core::units::DriverVersion;
+use vsgpu_core::words::first;
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const NOTES: &str = "/var/run/vsgpu/vgpu-mode";
@@ -137,6 +138,15 @@ impl Fact for VgpuModeFact {
             smi_failure: None,
             all_given,
         })
+    }
+    fn sentence(&self) -> Option<String> {
+        let word =
+            |mode: Option<Mode>| mode.map_or_else(|| "not known".into(), |mode| mode.word().to_string());
+        let one = |gpu: &GpuMode| match gpu.configured {
+            wish if wish == gpu.active || wish.is_none() => format!("{} {}", gpu.bus_id, word(gpu.active)),
+            wish => format!("{} {}, set to {}", gpu.bus_id, word(gpu.active), word(wish)),
+        };
+        self.smi_failure.is_none().then(|| first(self.gpus.iter().map(one), 8, "no GPU to ask"))
     }
 }
 

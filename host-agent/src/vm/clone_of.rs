@@ -231,6 +231,10 @@ impl Fact for CloneFact {
         let marker = left.map(|folder| format!("{folder}/{MARKER}"));
         Ok(Self { name, registered, others, folders, lived, marker })
     }
+    fn sentence(&self) -> Option<String> {
+        let is = if self.registered { "registered on this host" } else { "not registered on this host" };
+        Some(format!("{is}, beside {}", vsgpu_core::words::counted(self.others.len(), "other VM")))
+    }
 }
 
 impl Requirement for CloneOf {

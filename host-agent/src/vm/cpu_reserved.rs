@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::readers::vim_cmd;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
+use vsgpu_core::words::counted;
 use vsgpu_core::{Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// CPU reservation of a VM.
@@ -75,6 +76,16 @@ impl Fact for VmCpus {
     fn parse(on: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         find(on, seen)?;
         Ok(Self { config: VmConfig::parse(on, seen)?, host: HostCpus::seen(seen) })
+    }
+    fn sentence(&self) -> Option<String> {
+        let host = self.host.map(|h| format!(" of the host's {} cores of {} MHz", h.cores, h.mhz));
+        let least = self.key(MIN).filter(|mhz| *mhz != "0").map(|mhz| format!(", {mhz} MHz reserved"));
+        Some(format!(
+            "{}{}{}",
+            counted(self.vcpus() as usize, "vCPU"),
+            host.unwrap_or_default(),
+            least.unwrap_or_default()
+        ))
     }
 }
 

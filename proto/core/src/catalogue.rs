@@ -30,6 +30,8 @@ pub struct FactEntry {
     pub parse: fn(&Subject, &Observation) -> Result<Value, Unreadable>,
     /// The fact as its type reads it, written again: what the type does not know is lost on the way.
     pub reread: fn(&Value) -> Result<Value, String>,
+    /// `Fact::sentence`, of a fact as JSON; `None` also where that cannot be read.
+    pub sentence: fn(&Value) -> Option<String>,
 }
 
 impl FactEntry {
@@ -49,6 +51,9 @@ impl FactEntry {
                 serde_path_to_error::deserialize(fact).map_err(|e| format!("{}: {}", e.path(), e.inner()))?;
             serde_json::to_value(fact).map_err(|e| e.to_string())
         }
+        fn sentence<F: Fact>(fact: &Value) -> Option<String> {
+            F::deserialize(fact).ok()?.sentence().map(|text| crate::text::sentence(&text))
+        }
         Self {
             name: F::NAME,
             about: F::ABOUT,
@@ -57,6 +62,7 @@ impl FactEntry {
             probes: F::probes,
             parse: parse::<F>,
             reread: reread::<F>,
+            sentence: sentence::<F>,
         }
     }
 }

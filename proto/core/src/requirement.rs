@@ -267,6 +267,10 @@ pub trait Fact: Serialize + DeserializeOwned + JsonSchema {
     fn probes(on: &Subject, seen: &Observation) -> Vec<Probe>;
     /// Reads the answers; says by name what was missing.
     fn parse(on: &Subject, seen: &Observation) -> Result<Self, Unreadable>;
+    /// What it says, in one short line for people. `None`: its requirement says it, or its values do.
+    fn sentence(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A condition, with everything needed to check and to reach it.

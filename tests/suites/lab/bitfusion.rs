@@ -62,7 +62,7 @@ fn holding(folder: &Path, text: &[u8], found: &mut Vec<String>) {
 #[test]
 fn a_client_of_bitfusion_from_nothing_to_a_proof_and_back() {
     let lab = lab("bitfusion");
-    let mut said = lab.expect(3, &["plan"]);
+    let mut said = lab.expect(3, &["plan", "--commands"]);
     for words in [
         "apt-get",
         "HOME=/root bitfusion run -n 1 -m 1024 -- /usr/lib/vsgpu/vsgpu-cuda-proof --elements 50000",
@@ -71,7 +71,7 @@ fn a_client_of_bitfusion_from_nothing_to_a_proof_and_back() {
         assert!(said.contains(words), "{words}: {said}");
     }
     said += &lab.expect(0, &["apply", "--yes"]);
-    let verified = lab.expect(0, &["verify"]);
+    let verified = lab.expect(0, &["verify", "-o", "wide"]);
     assert!(
         verified.contains("Tesla V100-PCIE-16GB (simulated) over the network from Bitfusion"),
         "{verified}"
@@ -80,7 +80,7 @@ fn a_client_of_bitfusion_from_nothing_to_a_proof_and_back() {
     // Its client has noted which server it reached, in its own way: that is the same meaning.
     let conf = lab.state("legacy-1").text(CONF).unwrap();
     assert!(conf.contains("- reachable:10.0.0.5:56001"), "{conf}");
-    said += &lab.expect(0, &["plan"]);
+    said += &lab.expect(0, &["plan", "--commands"]);
     assert_eq!(lab.state("legacy-1").text(CONF).unwrap(), conf, "it is left alone");
     // A look runs nothing of it: each call would leave another copy of the token.
     let calls = lab.calls("legacy-1").iter().filter(|call| call.starts_with("bitfusion")).count();
@@ -92,7 +92,7 @@ fn a_client_of_bitfusion_from_nothing_to_a_proof_and_back() {
     });
     let proofs = || lab.calls("legacy-1").iter().filter(|call| call.starts_with("bitfusion run")).count();
     let before = proofs();
-    said += &lab.expect(3, &["plan"]);
+    said += &lab.expect(3, &["plan", "--commands"]);
     said += &lab.expect(0, &["apply", "--yes"]);
     assert_eq!((mode(&lab, TOKEN), proofs()), (0o600, before + 1));
     // Other tokens, and a user beside root; then the way back to the ones before.
@@ -132,7 +132,7 @@ fn a_client_of_bitfusion_from_nothing_to_a_proof_and_back() {
     holding(&lab.machine("legacy-1").join("root/root"), b"Zm9y", &mut found);
     assert!(found.is_empty(), "{found:?}");
     assert_eq!(lab.state("legacy-1").text("/etc/vsgpu/bitfusion.json"), None);
-    lab.expect(0, &["plan"]);
+    lab.expect(0, &["plan", "--commands"]);
 }
 
 /// A pipe, or a link to anything, in a place where the agent looks: it would wait for ever, or read what it should not.
@@ -151,7 +151,7 @@ fn what_a_user_puts_into_his_home_is_opened_by_nobody() {
             true => nix::unistd::mkfifo(&of(file), nix::sys::stat::Mode::S_IRWXU).unwrap(),
             false => std::os::unix::fs::symlink("/etc/hostname", of(file)).unwrap(),
         }
-        let said = lab.expect(3, &["plan"]);
+        let said = lab.expect(3, &["plan", "--commands"]);
         assert!(said.contains("its tokens are not in place"), "{said}");
         // A pipe gives way to the file; a link is his, and is not written through.
         let said = lab.expect(if pipe { 0 } else { 5 }, &["apply", "--yes"]);
@@ -199,7 +199,7 @@ fn what_keeps_a_client_of_bitfusion_from_a_gpu_is_said_with_the_way_out() {
     // Wrong files, and keys that belong to the other engine: before anything is touched.
     let wrong = |text: &str, says: &str| {
         lab.write_fleet(text);
-        let output = lab.vsgpu(&["plan"]);
+        let output = lab.vsgpu(&["plan", "--commands"]);
         let said =
             format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(!output.status.success() && said.contains(says), "{says}: {said}");

@@ -125,3 +125,30 @@ fn the_first_broken_link_is_shown_with_its_cause() {
     let bundled = json(&lab.expect(3, &["diagnose", "--bundle", &bundle, "-o", "json"]));
     assert_eq!(bundled["findings"][0]["cause"], "guest-driver-not-loaded");
 }
+
+/// A VM that was moved behind our back: said where it is, counted where it is, and nothing else is blamed.
+#[test]
+fn a_vm_on_another_host_is_said_by_its_name() {
+    let lab = Lab::new("decide-moved");
+    for host in ["esx-01", "esx-02"] {
+        lab.host(host, "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    }
+    lab.vm("vm-01", "esx-01");
+    lab.vm("vm-02", "esx-01");
+    files::write_all(&lab.folder.join("files"));
+    let fleet = fleet(&lab).replace(
+        "    power: on\n",
+        "    power: on\n  vm-02:\n    host: esx-02\n    vgpu: [grid_a100-20c]\n    power: on\n",
+    );
+    lab.write_fleet(&fleet);
+    lab.start();
+    let said = lab.expect(6, &["plan"]);
+    assert!(said.contains("error[vm-elsewhere]: vm-02 is on esx-01, the fleet file says esx-02"), "{said}");
+    assert!(said.contains("hint: write `host: esx-01` for it") && !said.contains("gpu-owner"), "{said}");
+    let said = lab.expect(3, &["verify"]);
+    assert!(said.contains("host") && said.contains("on esx-01 -> esx-02"), "{said}");
+    assert!(!said.contains("no VM `vm-02` is registered"), "{said}");
+    // As the file should have said it.
+    lab.write_fleet(&fleet.replace("host: esx-02", "host: esx-01").replace("a100-20c", "a100-10c"));
+    lab.expect(3, &["plan"]);
+}

@@ -55,7 +55,7 @@ fn whole_gpus_from_the_host_to_the_proof_and_their_exchange() {
     };
     fleet(&lab, "    passthrough: [A100]\n", &vms("[{ model: A100, count: 2 }]", "[A100]"));
     lab.start();
-    let plan = lab.expect(3, &["plan"]);
+    let plan = lab.expect(3, &["plan", "--commands"]);
     for line in [
         "256 GB (BAR1 64 + 64 GiB)",
         "128 GB (BAR1 64 GiB)",
@@ -67,7 +67,7 @@ fn whole_gpus_from_the_host_to_the_proof_and_their_exchange() {
         assert!(plan.contains(line), "{line}\n{plan}");
     }
     lab.expect(0, &["apply", "--yes"]);
-    let verified = lab.expect(0, &["verify"]);
+    let verified = lab.expect(0, &["verify", "-o", "wide"]);
     assert!(verified.contains("2 x NVIDIA A100") && !verified.contains("NOT:"), "{verified}");
     assert_eq!(count(&lab.calls("esx-01"), "shutdown reboot"), 0, "it applied at once");
     let (a, b) = (vmx(&lab, "esx-01", "vm-a"), vmx(&lab, "esx-01", "vm-b"));
@@ -101,7 +101,7 @@ fn whole_gpus_from_the_host_to_the_proof_and_their_exchange() {
         "{a}"
     );
     assert!(!b.contains("pciPassthru0"), "no key is left: {b}");
-    assert!(lab.expect(0, &["verify"]).contains("2 x NVIDIA A100"));
+    assert!(lab.expect(0, &["verify", "-o", "wide"]).contains("2 x NVIDIA A100"));
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn one_reboot_where_one_is_needed_and_never_a_second() {
     fleet(&lab, "    passthrough: [T4]\n", "  vm-a:\n    host: esx-01\n");
     lab.change("esx-01", |m| m.esxi().gpus[1].stuck = true);
     lab.start();
-    let plan = lab.expect(3, &["plan"]);
+    let plan = lab.expect(3, &["plan", "--commands"]);
     assert!(
         plan.contains("-d 0000:3b:00.0 -e true\n") && plan.contains("for passthrough\n"),
         "6.7 knows no apply-now: {plan}"
@@ -159,7 +159,7 @@ fn a_gpu_goes_back_to_serve_vgpus() {
     fleet(&lab, &host, &vm);
     lab.start();
     lab.expect(0, &["apply", "--yes"]);
-    let verified = lab.expect(0, &["verify"]);
+    let verified = lab.expect(0, &["verify", "-o", "wide"]);
     assert!(verified.contains("2 x NVIDIA A100-20C") && verified.contains("Licensed"), "{verified}");
     assert_eq!(count(&lab.calls("esx-01"), "shutdown reboot"), 1, "one reboot for the manager and the GPU");
 }
@@ -267,7 +267,7 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
     ] {
         fleet(&lab, &host, &(a + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)));
         lab.forget_calls();
-        let said = lab.expect(6, &["plan"]);
+        let said = lab.expect(6, &["plan", "--commands"]);
         for word in words {
             assert!(said.contains(word), "{word}\n{said}");
         }
@@ -282,7 +282,7 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
         (&host, right.replace("license: {", "license: { product: vWS,"), "license-product"),
     ] {
         fleet(&lab, host, &(a + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)));
-        let output = lab.vsgpu(&["plan"]);
+        let output = lab.vsgpu(&["plan", "--commands"]);
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         assert!(said.contains(constraint), "{constraint}\n{said}");
     }
@@ -297,7 +297,7 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
         &(vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_17_4)
             + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)),
     );
-    let said = lab.expect(6, &["plan"]);
+    let said = lab.expect(6, &["plan", "--commands"]);
     assert!(
         said.contains("vm-a (guest) wants driver") && !said.contains("vm-b"),
         "only vm-a is refused: {said}"
@@ -429,7 +429,7 @@ fn every_setting_of_a_host_in_two_reboots() {
     assert!(lab.calls("esx-01").iter().all(|c| !c.contains("-cgi")), "ESXi makes GPU instances itself");
     assert!(vmx(&lab, "esx-01", "vm-a").contains("pciPassthru0.cfg.enable_uvm = \"1\""));
     let facts = lab.expect(0, &["facts", "-n", "esx-01"]);
-    for word in ["SharedPassthru", "BIOS: above-4G decoding on", "creatable", "NUMA", "vm-a, vm-b"] {
+    for word in ["SharedPassthru", "BIOS: above-4G decoding on", "room for", "NUMA", "vm-a, vm-b"] {
         assert!(facts.contains(word), "{word}\n{facts}");
     }
     lab.forget_calls();
@@ -568,9 +568,9 @@ fn the_large_example_runs() {
     lab.start();
     lab.expect(0, &["validate"]);
     lab.expect(0, &["apply", "--yes"]);
-    let verified = lab.expect(0, &["verify"]);
+    let verified = lab.expect(0, &["verify", "-o", "wide"]);
     for vm in ["vm-11", "vm-12", "vm-13", "vm-14", "vm-21", "vm-31", "vm-32"] {
-        let line = verified.lines().find(|l| l.starts_with(vm)).unwrap_or_else(|| panic!("{verified}"));
+        let line = verified.lines().rfind(|l| l.starts_with(vm)).unwrap_or_else(|| panic!("{verified}"));
         assert!(line.contains("deviceQuery PASS, vectorAdd PASSED"), "{line}");
     }
     let mut state = lab.state("esx-04");
@@ -579,5 +579,5 @@ fn the_large_example_runs() {
     );
     assert_eq!(count(&lab.calls("esx-03"), "shutdown reboot"), 0);
     assert_eq!(count(&lab.calls("esx-04"), "shutdown reboot"), 1);
-    lab.expect(0, &["plan"]);
+    lab.expect(0, &["plan", "--commands"]);
 }

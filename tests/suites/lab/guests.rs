@@ -83,7 +83,7 @@ fn a_new_kernel_has_the_driver_before_it_is_booted_and_says_why_where_not() {
         m.write(&format!("/lib/modules/{newer}/modules.order"), "");
     };
     lab.change("vm-01", install);
-    let plan = lab.expect(3, &["plan"]);
+    let plan = lab.expect(3, &["plan", "--commands"]);
     assert!(
         plan.contains(&format!("linux-headers-{newer}"))
             && plan.contains(&format!("dkms install nvidia/535.183.01 -k {newer}")),
@@ -170,7 +170,7 @@ fn what_the_guest_sees_of_its_host_is_judged() {
         .map(|l| format!("{l}\n"))
         .collect::<String>();
     lab.write_fleet(&text);
-    let said = lab.expect(0, &["plan"]);
+    let said = lab.expect(0, &["plan", "--commands"]);
     assert!(said.contains("guest-view") && said.contains("power-cycle the VM"), "{said}");
 }
 

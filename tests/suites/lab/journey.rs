@@ -15,7 +15,7 @@ fn from_bare_hosts_to_cuda_proofs_and_then_nothing() {
     lab.expect(3, &["verify"]);
     lab.forget_calls();
     // Looking changes nothing (I7).
-    let plan = lab.expect(3, &["plan"]);
+    let plan = lab.expect(3, &["plan", "--commands"]);
     lab.expect(0, &["facts"]);
     for name in ["esx-01", "esx-02", "vm-01", "vm-02", "vm-03"] {
         assert_eq!(lab.changing_calls(name), Vec::<String>::new(), "{name}");
@@ -30,9 +30,9 @@ fn from_bare_hosts_to_cuda_proofs_and_then_nothing() {
         assert!(plan.contains(line), "{line}\n{plan}");
     }
     lab.expect(0, &["apply", "--yes"]);
-    let verified = lab.expect(0, &["verify"]);
+    let verified = lab.expect(0, &["verify", "-o", "wide"]);
     for vm in ["vm-01", "vm-02", "vm-03"] {
-        let line = verified.lines().find(|l| l.starts_with(vm)).unwrap_or_else(|| panic!("{verified}"));
+        let line = verified.lines().rfind(|l| l.starts_with(vm)).unwrap_or_else(|| panic!("{verified}"));
         assert!(
             line.contains("deviceQuery PASS, vectorAdd PASSED")
                 && line.contains("Licensed")
@@ -272,7 +272,7 @@ fn a_wrong_license_is_waited_for_and_then_named() {
         said.contains("still Unlicensed") && said.contains("Failed to decode signature from token"),
         "{said}"
     );
-    assert!(lab.expect(3, &["verify"]).contains("NOT: Unlicensed"));
+    assert!(lab.expect(3, &["verify", "-o", "wide"]).contains("NOT: Unlicensed"));
 }
 
 #[test]
@@ -326,8 +326,9 @@ fn ctrl_c_says_what_is_left_and_how_to_go_on() {
     assert_eq!(status, Some(5), "{said}");
     assert!(
         said.contains("interrupted")
-            && said.contains("esx-01 IS STILL IN MAINTENANCE MODE")
-            && said.contains("vm-01 was shut down; whether it runs again is unknown"),
+            && said.contains("IS STILL IN MAINTENANCE MODE: esx-01")
+            && said.contains("shut down: vm-01")
+            && said.contains("`vsgpu resume` goes on from here"),
         "{said}"
     );
     let status = lab.expect(0, &["status"]);
@@ -364,7 +365,7 @@ fn a_run_that_gave_back_after_a_failure_is_planned_anew_not_tried_again() {
         count(&lab.calls("esx-01"), "power.on") == 1 && count(&lab.calls("esx-02"), "component apply") == 1
     });
     wait_until("that is recorded", Duration::from_secs(10), || {
-        lab.expect(0, &["status"])
+        lab.expect(0, &["status", "-o", "wide"])
             .lines()
             .any(|l| l.contains("vm-01") && l.contains("start") && l.contains("done"))
     });

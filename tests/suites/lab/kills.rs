@@ -57,7 +57,7 @@ fn journey(seed: u64, most: u64) -> u64 {
             }
         }
     };
-    let verified = lab.vsgpu(&["verify"]);
+    let verified = lab.vsgpu(&["verify", "-o", "wide"]);
     assert!(
         verified.status.success(),
         "seed {seed}: it said\n{last}\nand then\n{}",

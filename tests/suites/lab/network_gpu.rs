@@ -63,10 +63,10 @@ fn fleet_lab(name: &str) -> (Lab, u16) {
 #[test]
 fn the_fleet_file_brings_servers_and_clients() {
     let (lab, port) = fleet_lab("pool-fleet");
-    let plan = lab.expect(3, &["plan"]);
+    let plan = lab.expect(3, &["plan", "--commands"]);
     assert!(plan.contains("vsgpu-gpu prove -n 1 --wait 10m 50000"), "{plan}");
     lab.expect(0, &["apply", "--yes"]);
-    let said = lab.expect(0, &["plan"]);
+    let said = lab.expect(0, &["plan", "--commands"]);
     assert!(said.contains("nothing to do") || said.contains("Nothing to do"), "{said}");
     // As somebody would have written it: what the controller fills in is left out.
     let said = lab.expect(0, &["export"]);
@@ -148,7 +148,7 @@ fn the_fleet_file_brings_servers_and_clients() {
     assert_ne!(written, more, "{written}");
     lab.change("gpu-srv-1", |m| m.write(config, &more));
     lab.write_fleet(&fleet(&lab, port, "a", TEAMS));
-    let said = lab.expect(3, &["plan"]);
+    let said = lab.expect(3, &["plan", "--commands"]);
     assert!(said.contains("the gateway goes by an older configuration"), "{said}");
     lab.expect(0, &["apply", "--yes"]);
     assert_eq!(status()["teams"][1]["may"], json!(2));

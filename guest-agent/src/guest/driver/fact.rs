@@ -267,6 +267,10 @@ impl Fact for DriverFact {
                 .is_some_and(|o| o.split(',').any(|o| o == "ro")),
         })
     }
+    fn sentence(&self) -> Option<String> {
+        let gpus = vsgpu_core::words::first(self.gpus.iter().cloned(), 4, "no GPU");
+        self.version.as_ref().map(|version| format!("{version}, {gpus}"))
+    }
 }
 
 /// `name version` of installed packages; dpkg's lines begin with the package's state, and only `ii` is

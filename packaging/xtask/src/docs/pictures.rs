@@ -214,12 +214,12 @@ struct Step<'a> {
 }
 
 fn steps() -> Vec<Step<'static>> {
-    let run = SCREENS.split("$ vsgpu status\nrun ").nth(1).unwrap_or_default();
+    let run = SCREENS.split("$ vsgpu status 1 -o wide\nrun ").nth(1).unwrap_or_default();
     let cells = |line: &'static str| {
         line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect::<Vec<_>>()
     };
     run.lines()
-        .skip(1)
+        .skip(2)
         .map_while(|line| match cells(line)[..] {
             [_, node, what, "done", is] => Some(Step { node, what, is }),
             _ => None,

@@ -23,4 +23,9 @@ impl LogFindings {
         found.truncate(MOST);
         Self { found }
     }
+
+    /// The causes by their titles.
+    pub fn in_words(&self) -> String {
+        crate::words::first(self.found.iter().map(|f| f.title.clone()), 3, "no known cause of trouble")
+    }
 }

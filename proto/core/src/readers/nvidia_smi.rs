@@ -22,6 +22,25 @@ pub struct SmiReport {
     pub gpus: Vec<Gpu>,
 }
 
+impl SmiReport {
+    /// `driver 550.90.05, CUDA 12.4; NVIDIA A100-PCIE-40GB`.
+    pub fn in_words(&self) -> String {
+        let driver = self.driver_version.as_ref().map(|v| format!("driver {v}"));
+        let cuda = self.cuda_version.as_ref().map(|v| format!("CUDA {v}"));
+        let versions: Vec<String> = [driver, cuda].into_iter().flatten().collect();
+        let mut names: Vec<(String, usize)> = vec![];
+        for gpu in &self.gpus {
+            let name = gpu.name.as_deref().unwrap_or("a GPU without a name");
+            match names.iter_mut().find(|(known, _)| known == name) {
+                Some((_, n)) => *n += 1,
+                None => names.push((name.into(), 1)),
+            }
+        }
+        let one = |(name, n): (String, usize)| if n == 1 { name } else { format!("{n} x {name}") };
+        format!("{}; {}", versions.join(", "), crate::words::first(names.into_iter().map(one), 4, "no GPU"))
+    }
+}
+
 /// One GPU, physical or virtual. Sizes in MiB, temperature in degrees Celsius, power in watts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Gpu {
