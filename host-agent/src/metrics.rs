@@ -1,5 +1,6 @@
 //! Metrics only a host has. What all nodes have (GPUs, requirements) is in the shared page.
 
+use crate::facts::gpu_users::GpuUsers;
 use crate::facts::log_findings::HostLog;
 use crate::facts::pci_gpus::{PciGpu, is_passthru};
 use crate::facts::vgpu_types::VgpuTypes;
@@ -51,6 +52,13 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
         all.push(Sample::for_alert("host_reboot_pending", help, vec![], f64::from(pending)));
     }
     vgpus(typed::<Vgpus>(facts), typed::<VgpuTypes>(facts), &mut all);
+    for user in typed::<GpuUsers>(facts).into_iter().flat_map(|f| f.vms).filter(|vm| vm.running) {
+        let help = "A running VM that has a whole GPU: the GPU's address, or the device (Dynamic DirectPath: vSphere picks one); the value is always 1";
+        for gpu in user.fixed.iter().chain(&user.dynamic).take(16) {
+            let labels = vec![("gpu", gpu.clone()), ("vm", user.vm.clone())];
+            all.push(Sample::new("host_whole_gpu_info", help, labels, 1.0));
+        }
+    }
     all.extend(typed::<HostLog>(facts).map(|log| Sample::findings(&log.0)).unwrap_or_default());
     // Last: a broken board can name many codes, and each is a series.
     for xid in typed::<Xids>(facts).into_iter().flat_map(|f| f.xids).take(32) {

@@ -423,7 +423,7 @@ fn facts(lab: &Lab) {
     let names = ["esx-version", "host-graphics", "pci-gpus", "maintenance-mode", "host-summary"];
     let took = connected(lab, async |c| {
         let start = Instant::now();
-        c.observe(None, &names, &[], Duration::from_secs(60)).await.unwrap();
+        c.observe(None, &names, Duration::from_secs(60)).await.unwrap();
         start.elapsed()
     });
     lab.change("esx-01", |m| m.faults.clear());

@@ -99,6 +99,6 @@ impl Clone {
             .filter(|run| run.status.ended.is_none());
         let abandon = unfinished.is_some_and(|run| run.status.plan.fleet != digest(&fleet));
         let unfinished = if abandon { Unfinished::GiveUp } else { Unfinished::GoOnIfSame };
-        RunCommand { yes: self.yes, unfinished, ..RunCommand::to(printer, &fleet) }.run()
+        RunCommand { yes: self.yes, counted: false, unfinished, ..RunCommand::to(printer, &fleet) }.run()
     }
 }

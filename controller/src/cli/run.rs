@@ -29,6 +29,8 @@ pub(super) struct RunCommand<'a> {
     pub adoption: Option<Adoption>,
     pub yes: bool,
     pub purpose: Purpose,
+    /// See `Request`.
+    pub counted: bool,
     pub unfinished: Unfinished,
     /// Stop when a wave is settled.
     pub pause: bool,
@@ -47,6 +49,7 @@ impl<'a> RunCommand<'a> {
             adoption: None,
             yes: false,
             purpose,
+            counted: true,
             unfinished,
             pause: false,
             max_hosts: None,
@@ -87,6 +90,7 @@ impl<'a> RunCommand<'a> {
             saved: self.saved.as_ref(),
             adoption: self.adoption.as_ref(),
             purpose: self.purpose,
+            counted: self.counted,
             unfinished: self.unfinished,
             pause: self.pause,
             control,

@@ -38,13 +38,14 @@ impl Top {
         if self.once || !std::io::stdout().is_terminal() {
             block_on(collected.round(&fleet, &connector, within))?;
             let seen = glance(&name, &seats, &collected.metrics());
-            let View { head, columns, lines } = view(&seen);
+            let now = view(&seen, 80);
+            let View { head, columns, .. } = &now;
             let lines: Vec<&str> = head
                 .iter()
                 .map(String::as_str)
                 .chain([""])
                 .chain(columns.iter().map(String::as_str))
-                .chain(lines.iter().map(|l| l.text.as_str()))
+                .chain(now.lines())
                 .collect();
             printer.show(Answer { names: names(&seen), ..Answer::new(json!(seen), lines.join("\n")) });
             return Ok(Exit::Done);
@@ -60,16 +61,14 @@ impl Top {
                 }
             })
         });
-        let mut last = (
-            String::new(),
-            View { head: [name.clone(), format!("asking {count} agents")], ..View::default() },
-        );
+        let waits = [name.clone(), format!("asking {count} agents")];
+        let mut last = (String::new(), Err(waits));
         let shown = render::top::show(|| {
-            if collected.ready().is_ok() {
-                let page = collected.metrics();
-                if page != last.0 {
-                    last = (page.clone(), view(&glance(&name, &seats, &page)));
-                }
+            // Once a round: reading the pages of thousands of nodes takes longer than a key may wait.
+            if let Ok(round) = collected.ready().map_err(drop)
+                && round != last.0
+            {
+                last = (round, Ok(Arc::new(glance(&name, &seats, &collected.metrics()))));
             }
             last.1.clone()
         });

@@ -1,5 +1,4 @@
-//! `vsgpu verify`: is everything as wished? Changes nothing; the agents remember the wishes for their
-//! metrics.
+//! `vsgpu verify`: is everything as wished? Changes nothing.
 
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, now, worst};
 use crate::error::{Error, Exit, Kind};
@@ -40,8 +39,7 @@ impl Verify {
         let begun = Instant::now();
         let mut shown = String::new();
         loop {
-            let inventory =
-                block_on(inventory::gather(&fleet, &connector, Scope::WishedAndRemembered, &|_| true))?;
+            let inventory = block_on(inventory::gather(&fleet, &connector, Scope::Wished, &|_| true))?;
             let checks = checks(&fleet, &inventory);
             let ending = certificates::ending(&fleet, Some(&connector), now());
             let mut answer = report::verify(&fleet, &checks, &inventory);

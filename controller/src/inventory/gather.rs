@@ -26,8 +26,6 @@ const OBSERVE: Duration = Duration::from_secs(300);
 pub enum Scope {
     /// What the wishes need, and what the planner needs.
     Wished,
-    /// The same, and the agents remember the wishes for their metrics.
-    WishedAndRemembered,
     /// Everything the agents know.
     All,
 }
@@ -82,15 +80,10 @@ pub async fn gather(
         let wishes: Vec<_> = of_node.map(|s| (s.requirement.to_string(), (*s.value).clone())).collect();
         let facts = match scope {
             Scope::All => vec![],
-            Scope::Wished | Scope::WishedAndRemembered => needed(catalogue, node.kind, &wishes),
+            Scope::Wished => needed(catalogue, node.kind, &wishes),
         };
         let vm = reaches.get(node).and_then(|r| r.vm.clone());
-        Ask {
-            node: node.clone(),
-            vm,
-            facts,
-            wishes: if scope == Scope::WishedAndRemembered { wishes } else { vec![] },
-        }
+        Ask { node: node.clone(), vm, facts }
     };
     // One connection serves a host and all its VMs.
     let mut by_agent: Vec<(Target, Vec<Ask>)> = vec![];
@@ -123,7 +116,7 @@ pub async fn gather(
             let mut seen = vec![];
             for ask in asks {
                 let facts: Vec<&str> = ask.facts.to_vec();
-                let reply = connection.observe(ask.vm.as_deref(), &facts, &ask.wishes, OBSERVE).await;
+                let reply = connection.observe(ask.vm.as_deref(), &facts, OBSERVE).await;
                 seen.push((
                     ask.node,
                     reply
@@ -210,7 +203,6 @@ struct Ask {
     node: NodeId,
     vm: Option<String>,
     facts: Vec<&'static str>,
-    wishes: Vec<(String, serde_json::Value)>,
 }
 
 /// Facts that a plan needs of a node with these wishes.

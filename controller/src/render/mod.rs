@@ -21,6 +21,7 @@ mod run_view;
 pub mod status;
 mod table;
 pub mod top;
+mod top_screen;
 pub mod upgrade;
 pub mod words;
 

@@ -2,6 +2,7 @@
 
 mod agents;
 mod apply;
+mod counted;
 mod engine;
 mod event;
 mod reboot;

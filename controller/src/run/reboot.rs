@@ -163,7 +163,7 @@ async fn rebooted(on: &StepRunner, before: &str) -> Result<(Claimed, String), Er
 async fn tools_answer(on: &StepRunner, connection: &Connection) -> Result<(), Error> {
     let end = Instant::now() + Duration::from_secs(on.plan.deadlines.host_reboot_secs.into());
     while on.step().node.kind == NodeKind::Host {
-        let seen = connection.observe(None, &[MaintenanceModeFact::NAME], &[], OBSERVE).await;
+        let seen = connection.observe(None, &[MaintenanceModeFact::NAME], OBSERVE).await;
         match seen.map(|(_, facts)| facts.get(MaintenanceModeFact::NAME).cloned()) {
             Ok(Some(Err(why))) if Instant::now() >= end => {
                 return Err(on.fail(
@@ -186,8 +186,7 @@ async fn unproven(
     proves: &[(String, Value)],
 ) -> Result<(Option<String>, String), Error> {
     let names: Vec<&str> = proves.iter().filter_map(|(name, _)| Some(on.entry(name)?.fact.name)).collect();
-    let (boot, facts) =
-        connection.observe(on.vm(), &names, &[], OBSERVE).await.map_err(|e| on.call_failed(e))?;
+    let (boot, facts) = connection.observe(on.vm(), &names, OBSERVE).await.map_err(|e| on.call_failed(e))?;
     for (name, spec) in proves {
         let Some(entry) = on.entry(name) else { continue };
         let why = match judge(entry, spec, facts.get(entry.fact.name)) {

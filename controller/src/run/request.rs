@@ -8,6 +8,7 @@ use crate::journal::{self, Disk, EndReason, Journal, Purpose, Record, Status, St
 use crate::node::NodeKind;
 use crate::plan::adopt::Adoption;
 use crate::plan::{self, Leftovers, Plan, Planned, Problem};
+use crate::run::counted;
 use crate::run::engine::{self, Control, Summary};
 use crate::run::event::Event;
 use tokio::sync::watch;
@@ -28,6 +29,8 @@ pub struct Request<'a> {
     /// A plan that is not made from the fleet file: what another run left behind is restored.
     pub adoption: Option<&'a Adoption>,
     pub purpose: Purpose,
+    /// From here on the nodes are to be as the fleet file says, and their metrics count that. Not so for copies of a VM.
+    pub counted: bool,
     /// What to do with an unfinished run.
     pub unfinished: Unfinished,
     /// Stop when a wave is settled.
@@ -162,6 +165,9 @@ impl Request<'_> {
                     observer.note(&format!("run {} {why}", run.number));
                 }
                 if planned.plan.steps.is_empty() {
+                    if self.is_counted() {
+                        counted::tell(self.fleet, self.connector).await;
+                    }
                     let summary = Summary::default();
                     return Ok((
                         RunOutcome {
@@ -189,9 +195,16 @@ impl Request<'_> {
             control: self.control.clone(),
             now: self.now,
         };
-        let summary = engine::run(status, &mut journal, options, &mut |event| observer.on_event(event))
-            .await
-            .map_err(one)?;
+        // Beside the run, as an agent that is away must not keep it waiting; a run that is gone on with may be of an older
+        // fleet file, which was told then.
+        let tell = async {
+            if self.is_counted() && !went_on {
+                counted::tell(self.fleet, self.connector).await;
+            }
+        };
+        let mut hear = |event: &Event| observer.on_event(event);
+        let (summary, ()) = tokio::join!(engine::run(status, &mut journal, options, &mut hear), tell);
+        let summary = summary.map_err(one)?;
         Ok((RunOutcome { plan, summary, problems, left: Leftovers::default(), behind: vec![] }, went_on))
     }
 
@@ -202,6 +215,11 @@ impl Request<'_> {
         }
         let mut journal = Journal::open(self.disk, run.number, Some(run.good_bytes))?;
         journal.record(&Record::Ended { at: (self.now)(), how: EndReason::GivenUp })
+    }
+
+    /// What a rollback wishes is not what the fleet is to stay, and what another run left is restored, no more.
+    fn is_counted(&self) -> bool {
+        self.counted && self.purpose == Purpose::Apply && self.adoption.is_none()
     }
 
     /// Whether an unfinished run is gone on with; one that restored after a failure is planned anew.
@@ -253,9 +271,7 @@ impl Request<'_> {
 
     /// Plans from how the world is now; a saved plan must still be the same.
     async fn fresh(&self) -> Result<(Planned, Leftovers), Vec<Error>> {
-        // What a rollback wishes is not what the fleet is to stay.
-        let scope = if self.purpose == Purpose::Apply { Scope::WishedAndRemembered } else { Scope::Wished };
-        let inventory = inventory::gather(self.fleet, self.connector, scope, &|_| true).await;
+        let inventory = inventory::gather(self.fleet, self.connector, Scope::Wished, &|_| true).await;
         let left = journal::latest(self.disk)
             .map_err(|e| vec![e])?
             .map(|r| journal::outstanding(&r.status))

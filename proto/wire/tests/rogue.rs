@@ -53,6 +53,9 @@ impl Agent for Rogue {
     async fn activate(&self, _: Request<v1::ActivateRequest>) -> Result<Response<Events>, Status> {
         Ok(events())
     }
+    async fn remember(&self, _: Request<v1::RememberRequest>) -> Result<Response<v1::RememberReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
     async fn metrics(&self, _: Request<v1::MetricsRequest>) -> Result<Response<v1::MetricsReply>, Status> {
         Err(Status::internal(EVIL))
     }
@@ -97,7 +100,7 @@ async fn what_a_rogue_agent_says_is_fit_for_people() {
     let description = connection.describe(within).await.unwrap();
     assert!(is_clean(&description.agent_version) && is_clean(&description.boot_id), "{description:?}");
     assert!(description.known.iter().all(|(scope, name)| is_clean(scope) && is_clean(name)));
-    let (boot, facts) = connection.observe(None, &[], &[], within).await.unwrap();
+    let (boot, facts) = connection.observe(None, &[], within).await.unwrap();
     assert!(is_clean(&boot) && facts.keys().all(|name| is_clean(name)), "{facts:?}");
     let unreadable =
         facts.values().find_map(|fact| fact.as_ref().err().filter(|why| why.command.is_some())).unwrap();

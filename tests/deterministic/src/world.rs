@@ -402,6 +402,7 @@ impl Controller {
             saved: None,
             adoption: None,
             purpose: Purpose::Apply,
+            counted: true,
             unfinished: Unfinished::GoOnIfSame,
             pause: false,
             control,

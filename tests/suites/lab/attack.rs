@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use vsgpu_core::outcome::Outcome;
 use vsgpu_tests::lab::small_fleet::{count, small};
 use vsgpu_tests::lab::{Lab, files, wait_until};
-use vsgpu_wire::client::{Call, CallError, Connection, Connector, Fence, Target};
+use vsgpu_wire::client::{Call, CallError, Connection, Connector, Fence, Target, Wishes};
 use vsgpu_wire::v1::ArtifactId;
 
 const WITHIN: Duration = Duration::from_secs(60);
@@ -294,19 +294,18 @@ fn what_an_operator_asks_is_bounded() {
         );
         // Wishes: one of megabytes, and more than there are requirements.
         let large = json!({ "policy": "x".repeat(3 << 20) });
-        let _ = connection
-            .observe(None, &["maintenance-mode"], &[("assignment-policy".into(), large)], WITHIN)
-            .await;
+        let of_node = |wishes: Vec<(String, Value)>| [Wishes { vm: None, wishes }];
+        let _ = connection.remember(&of_node(vec![("assignment-policy".into(), large)]), WITHIN).await;
         let many: Vec<(String, Value)> = (0..2_000)
             .map(|n| ("assignment-policy".into(), json!(format!("{n}{}", "y".repeat(300)))))
             .collect();
-        let _ = connection.observe(None, &["maintenance-mode"], &many, WITHIN).await;
+        let _ = connection.remember(&of_node(many), WITHIN).await;
         let kept = std::fs::read(lab.machine("esx-01").join("root/etc/opt/vsgpu/wishes.json"))
             .map_or(0, |bytes| bytes.len());
         assert!(kept < 10_000, "{kept} bytes of wishes are kept");
         // Words come back cut.
         let name = "f".repeat(1 << 20);
-        let said = connection.observe(None, &[&name], &[], WITHIN).await.unwrap_err().to_string();
+        let said = connection.observe(None, &[&name], WITHIN).await.unwrap_err().to_string();
         assert!(said.contains("does not know the fact") && said.len() < 1_000, "{}", said.len());
     });
     let most = Arc::new(std::sync::Mutex::new(0));
@@ -329,9 +328,9 @@ fn what_an_operator_asks_is_bounded() {
         let mut looks = tokio::task::JoinSet::new();
         for _ in 0..512 {
             let connection = looking.clone();
-            looks.spawn(async move {
-                connection.observe(None, &[], &[], Duration::from_secs(120)).await.map(|_| ())
-            });
+            looks.spawn(
+                async move { connection.observe(None, &[], Duration::from_secs(120)).await.map(|_| ()) },
+            );
         }
         // Meanwhile an honest operator.
         let honest = open(&lab, "esx-01").await;

@@ -152,3 +152,43 @@ fn a_vm_on_another_host_is_said_by_its_name() {
     lab.write_fleet(&fleet.replace("host: esx-02", "host: esx-01").replace("a100-20c", "a100-10c"));
     lab.expect(3, &["plan"]);
 }
+
+/// What an agent counts in its metrics goes with a run, and the next run takes its place.
+#[test]
+fn agents_count_what_a_person_agreed_to_and_nothing_else() {
+    let lab = Lab::new("decide-counted");
+    for host in ["esx-01", "esx-02"] {
+        lab.host(host, "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    }
+    lab.vm("vm-01", "esx-01");
+    lab.vm_without_guest("base", "esx-01");
+    lab.change("esx-01", |m| {
+        let path = "/vmfs/volumes/datastore1/base/base.vmx";
+        let text = m.text(path).unwrap() + "scsi0:0.present = \"TRUE\"\nscsi0:0.fileName = \"base.vmdk\"\n";
+        m.write(path, &text);
+        m.write("/vmfs/volumes/datastore1/base/base.vmdk", "simulated disk\n");
+        m.esxi().vms.iter_mut().filter(|vm| vm.name == "base").for_each(|vm| vm.on = false);
+    });
+    files::write_all(&lab.folder.join("files"));
+    let fleet = fleet(&lab);
+    lab.write_fleet(&fleet);
+    lab.start();
+    let counted = |host: &str| -> Vec<String> {
+        let kept = lab.machine(host).join("root/etc/opt/vsgpu/wishes.json");
+        let kept = std::fs::read_to_string(kept).unwrap_or_else(|_| "{}".into());
+        json(&kept).as_object().unwrap().keys().cloned().collect()
+    };
+    // To look is to send nothing; copies are none of the fleet file's.
+    lab.expect(3, &["plan"]);
+    lab.expect(3, &["verify"]);
+    lab.expect(0, &["clone", "--host", "esx-01", "--base", "base", "--name", "x-01", "--yes"]);
+    assert!(counted("esx-01").is_empty() && counted("esx-02").is_empty());
+    lab.expect(0, &["apply", "--yes"]);
+    let both =
+        ["/acceptance-level", "/graphics-type", "/vgpu-manager", "vm-01/memory-reserved", "vm-01/vgpu"];
+    assert_eq!(counted("esx-01"), both);
+    // The VM leaves the file: it is others' from now on, also where nothing is to do.
+    lab.write_fleet(fleet.split("vms:\n").next().unwrap());
+    lab.expect(0, &["apply", "--yes"]);
+    assert_eq!(counted("esx-01"), both[..3]);
+}

@@ -77,7 +77,7 @@ fn metrics_are_all_it_opens(lab: &Lab, folder: &Path) {
         let spec = serde_json::json!("Performance");
         let heard = &mut |_: String| {};
         let refused = [
-            on.observe(None, &["gpus"], &[], within).await.err(),
+            on.observe(None, &["gpus"], within).await.err(),
             on.claim(&fence, 60, within).await.err(),
             on.apply(None, "assignment-policy", &spec, None, &mut call, within, heard).await.err(),
             on.activate(None, "", &mut call, within, heard).await.err(),

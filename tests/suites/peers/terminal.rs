@@ -155,6 +155,8 @@ fn an_operator_at_a_terminal_is_asked_and_can_stop_it() {
     assert!(status == Some(2) && text.contains("nothing was changed") && !text.contains("error["), "{text}");
     assert!(text.contains("reboot 1 host and shut down 1 VM of "), "the question says the cost: {text}");
     assert!(lab.changing_calls("esx-01").is_empty());
+    let kept = lab.machine("esx-01").join("root/etc/opt/vsgpu/wishes.json");
+    assert!(!kept.exists(), "a declined plan leaves nothing in the metrics");
     // Ctrl-C is an answer, too.
     let terminal = Terminal::start(&lab.command(&["apply"]), 24, 80);
     terminal.wait_for("[y/N]");
@@ -230,7 +232,7 @@ fn top_shows_the_fleet_and_obeys_keys() {
     lab.expect(0, &["apply", "--yes"]);
     let terminal = Terminal::start(&lab.command(&["top", "--every", "1"]), 24, 80);
     for text in [
-        "1 hosts, 1 GPUs, 1 vGPUs, 1 guests",
+        "1 host, 1 GPU, 1 vGPU, 1 guest",
         "VGPU TYPE",
         "esx-01",
         "NVIDIA A100",
@@ -242,6 +244,27 @@ fn top_shows_the_fleet_and_obeys_keys() {
         terminal.wait_for(text);
     }
     assert!(terminal.screen().lines().all(|l| l.chars().count() <= 80));
+    // A node's line is opened, a filter keeps what has its text, help lists the keys; Esc goes back from each.
+    terminal.keys(&["Enter"]);
+    terminal.wait_for("as the fleet file says: all");
+    terminal.keys(&["Escape"]);
+    terminal.wait_for("? keys");
+    terminal.keys(&["/", "v", "m", "-", "0", "1", "Enter"]);
+    terminal.wait_for("only `vm-01`");
+    // Escape by itself: with a key right behind it, a terminal means Alt.
+    let is_gone = |text: &str| {
+        wait_until(text, Duration::from_secs(20), || !terminal.screen().contains(text));
+    };
+    terminal.keys(&["Escape"]);
+    is_gone("only `vm-01`");
+    terminal.keys(&["?"]);
+    terminal.wait_for("trouble first");
+    terminal.keys(&["Escape"]);
+    is_gone("trouble first");
+    terminal.keys(&["s"]);
+    terminal.wait_for("busiest first");
+    terminal.resize(24, 120);
+    terminal.wait_for("NVIDIA A100-40C (simulated)");
     // A smaller window is drawn anew; what is away is said within its deadline, and found among what needs a
     // person.
     terminal.resize(8, 60);

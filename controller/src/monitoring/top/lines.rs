@@ -1,7 +1,8 @@
-//! The glance as lines that fit eighty columns, each with how loud it is.
+//! The glance as lines of a screen, eighty columns wide or wider, each with how loud it is.
 
 use crate::inventory::acquired::span;
 use crate::monitoring::top::summary::{FleetSummary, Gpu, GpuServer, Node, Run, Usable, Vgpu};
+use vsgpu_core::words::counted;
 
 /// How loud a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +19,32 @@ pub struct Line {
     pub mood: Severity,
 }
 
+/// What stands between two nodes in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    Host,
+    Guest,
+}
+
+/// A node with its GPUs: they are sorted, filtered and opened together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Block {
+    pub part: Part,
+    /// Name of the node.
+    pub name: String,
+    /// How busy its busiest GPU is, 0 to 1.
+    pub busy: f64,
+    /// Its own line, then its GPUs and vGPUs.
+    pub lines: Vec<Line>,
+}
+
+impl Block {
+    /// The loudest of its lines.
+    pub fn mood(&self) -> Severity {
+        self.lines.iter().map(|line| line.mood).max().unwrap_or(Severity::Fine)
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
     /// Two lines: the fleet, and its latest run.
@@ -25,7 +52,21 @@ pub struct View {
     /// Two lines: what the columns of GPUs and of vGPUs are. Empty where there is nothing to show.
     pub columns: Vec<String>,
     /// Hosts with their GPUs and vGPUs, then guests.
-    pub lines: Vec<Line>,
+    pub blocks: Vec<Block>,
+}
+
+impl View {
+    /// All lines, with a heading before the guests.
+    pub fn lines(&self) -> Vec<&str> {
+        let mut all = vec![];
+        for (at, block) in self.blocks.iter().enumerate() {
+            if block.part == Part::Guest && (at == 0 || self.blocks[at - 1].part == Part::Host) {
+                all.push("guests");
+            }
+            all.extend(block.lines.iter().map(|line| line.text.as_str()));
+        }
+        all
+    }
 }
 
 fn gib(bytes: Option<f64>) -> String {
@@ -44,54 +85,72 @@ fn cut(text: &str, width: usize) -> String {
     }
 }
 
-fn gpu_row([gpu, model, busy, used, all, heat, power]: [&str; 7]) -> String {
-    format!("  {:<12} {:<22} {busy:>5} {used:>6}/{all:<5} {heat:>5} {power:>5}", cut(gpu, 12), cut(model, 22))
+/// Widths of columns: what a window is wider than eighty goes to the names.
+#[derive(Clone, Copy)]
+struct Widths {
+    all: usize,
+    node: usize,
+    model: usize,
+    vm: usize,
+    profile: usize,
 }
 
-fn vgpu_row([vm, profile, busy, used, license, driver]: [&str; 6]) -> String {
-    format!(
-        "    {:<15} {:<17} {busy:>5} {used:>6} {license:<10} {}",
-        cut(vm, 15),
-        cut(profile, 17),
-        cut(driver, 14)
-    )
+impl Widths {
+    fn of(width: usize) -> Self {
+        let more = width.saturating_sub(80).min(40);
+        let all = width.max(80);
+        Self { all, node: 18 + more / 2, model: 22 + more, vm: 15 + more - more / 3, profile: 17 + more / 3 }
+    }
+
+    fn gpu(self, [gpu, model, busy, used, all, heat, power]: [&str; 7]) -> String {
+        let (model, wide) = (cut(model, self.model), self.model);
+        format!("  {:<12} {model:<wide$} {busy:>5} {used:>6}/{all:<5} {heat:>5} {power:>5}", cut(gpu, 12))
+    }
+
+    fn vgpu(self, [vm, profile, busy, used, license, driver]: [&str; 6]) -> String {
+        let (vm, profile) = (cut(vm, self.vm), cut(profile, self.profile));
+        let (first, second) = (self.vm, self.profile);
+        format!("    {vm:<first$} {profile:<second$} {busy:>5} {used:>6} {license:<10} {}", cut(driver, 14))
+    }
 }
 
-/// Makes lines of it.
-pub fn view(glance: &FleetSummary) -> View {
-    let mut lines = vec![];
-    for host in &glance.hosts {
-        lines.push(node_line(host, ""));
-        host.gpus.iter().for_each(|gpu| gpu_lines(gpu, &mut lines));
-    }
-    if !glance.guests.is_empty() {
-        lines.push(Line { text: "guests".into(), mood: Severity::Fine });
-    }
-    for guest in &glance.guests {
-        lines.push(node_line(guest, "  "));
-        lines.extend(guest.gpu_server.as_ref().map(server_line));
-        guest.gpus.iter().for_each(|gpu| gpu_lines(gpu, &mut lines));
-    }
+/// Makes lines of it. `width`: columns of the window.
+pub fn view(glance: &FleetSummary, width: usize) -> View {
+    let widths = Widths::of(width);
+    let block = |part: Part, node: &Node| {
+        let mut lines = vec![node_line(node, if part == Part::Guest { "  " } else { "" }, widths)];
+        lines.extend(node.gpu_server.as_ref().map(server_line));
+        node.gpus.iter().for_each(|gpu| gpu_lines(gpu, widths, &mut lines));
+        let busy = node.gpus.iter().filter_map(|gpu| gpu.utilization_ratio).fold(0.0, f64::max);
+        Block { part, name: node.name.clone(), busy, lines }
+    };
+    let blocks: Vec<Block> = glance
+        .hosts
+        .iter()
+        .map(|node| block(Part::Host, node))
+        .chain(glance.guests.iter().map(|node| block(Part::Guest, node)))
+        .collect();
     let away = |nodes: &[Node]| nodes.iter().filter(|n| !n.reachable).count();
     let gpus: Vec<&Gpu> = glance.hosts.iter().flat_map(|h| &h.gpus).collect();
     let vgpus = gpus.iter().map(|gpu| gpu.vgpus.len()).sum::<usize>();
     let some = |n: usize, what: &str| if n > 0 { format!(", {n} {what}") } else { String::new() };
     let first = format!(
-        "{}  {} hosts{}{}, {} GPUs, {vgpus} vGPUs, {} guests{}",
+        "{}  {}{}{}, {}, {}, {}{}",
         cut(&glance.fleet, 24),
-        glance.hosts.len(),
+        counted(glance.hosts.len(), "host"),
         some(glance.hosts.iter().filter(|h| h.maintenance == Some(true)).count(), "in maintenance"),
         some(away(&glance.hosts), "AWAY"),
-        gpus.len(),
-        glance.guests.len(),
+        counted(gpus.len(), "GPU"),
+        counted(vgpus, "vGPU"),
+        counted(glance.guests.len(), "guest"),
         some(away(&glance.guests), "AWAY")
     );
     let mut columns = vec![];
-    if lines.iter().any(|line| line.text.starts_with("  ")) {
-        columns.push(gpu_row(["GPU", "MODEL", "BUSY", "GiB", "ALL", "HEAT", "POWER"]));
-        columns.push(vgpu_row(["VM", "VGPU TYPE", "BUSY", "GiB", "LICENSE", "GUEST DRIVER"]));
+    if blocks.iter().any(|b| b.part == Part::Guest || b.lines.len() > 1) {
+        columns.push(widths.gpu(["GPU", "MODEL", "BUSY", "GiB", "ALL", "HEAT", "POWER"]));
+        columns.push(widths.vgpu(["VM", "VGPU TYPE", "BUSY", "GiB", "LICENSE", "GUEST DRIVER"]));
     }
-    View { head: [first, run_line(glance)], columns, lines }
+    View { head: [first, run_line(glance)], columns, blocks }
 }
 
 fn run_line(glance: &FleetSummary) -> String {
@@ -129,7 +188,7 @@ fn server_line(server: &GpuServer) -> Line {
 }
 
 /// A host or a guest: whether it answers, what it wishes, what is wrong.
-fn node_line(node: &Node, indent: &str) -> Line {
+fn node_line(node: &Node, indent: &str, widths: Widths) -> Line {
     let mut mood = Severity::Fine;
     let mut words: Vec<String> = vec![];
     let mut say = |so: bool, word: &str, how: Severity| {
@@ -138,6 +197,11 @@ fn node_line(node: &Node, indent: &str) -> Line {
             words.push(word.into());
         }
     };
+    match (&node.host, &node.file_host) {
+        (Some(host), None) => say(true, &format!("on {host}"), Severity::Fine),
+        (Some(host), Some(file)) => say(true, &format!("on {host} (file says {file})"), Severity::Doubt),
+        (None, _) => {}
+    }
     say(!node.reachable, "AWAY", Severity::Bad);
     node.held.iter().for_each(|hold| say(true, &format!("held ({hold})"), Severity::Bad));
     say(node.maintenance == Some(true), "maintenance", Severity::Doubt);
@@ -165,22 +229,27 @@ fn node_line(node: &Node, indent: &str) -> Line {
             if wishes.met == wishes.of { Severity::Fine } else { Severity::Doubt },
         );
     }
-    Line {
-        text: format!("{indent}{:<18}  {}", cut(&node.name, 18), words.join(", ")).trim_end().into(),
-        mood,
-    }
+    let (name, wide) = (cut(&node.name, widths.node), widths.node);
+    let text = format!("{indent}{name:<wide$}  {}", words.join(", "));
+    Line { text: cut(text.trim_end(), widths.all), mood }
 }
 
 /// A GPU with its vGPUs.
-fn gpu_lines(gpu: &Gpu, lines: &mut Vec<Line>) {
+fn gpu_lines(gpu: &Gpu, widths: Widths, lines: &mut Vec<Line>) {
     let (mood, more) = match gpu {
         Gpu { memory_errors: true, .. } => (Severity::Bad, "  MEMORY ERRORS"),
         Gpu { throttled: true, .. } => (Severity::Doubt, "  throttled"),
         _ => (Severity::Fine, ""),
     };
     let one = |value: Option<f64>, unit: &str| value.map_or("-".into(), |v| format!("{v:.0}{unit}"));
-    let model = gpu.name.as_deref().unwrap_or(if gpu.passthrough { "passthrough: see guest" } else { "-" });
-    let row = gpu_row([
+    let given = match (gpu.vms.as_slice(), gpu.one_of.as_slice()) {
+        ([], []) => "passthrough: no VM".to_string(),
+        ([], [only]) => format!("whole: {only}"),
+        ([], some) => format!("whole: one of {}", some.join(", ")),
+        (vms, _) => format!("whole: {}", vms.join(", ")),
+    };
+    let model = gpu.name.as_deref().unwrap_or(if gpu.passthrough { &given } else { "-" });
+    let row = widths.gpu([
         &gpu.gpu,
         model,
         &percent(gpu.utilization_ratio),
@@ -190,10 +259,10 @@ fn gpu_lines(gpu: &Gpu, lines: &mut Vec<Line>) {
         &one(gpu.power_watts, "W"),
     ]);
     lines.push(Line { text: format!("{row}{more}").trim_end().into(), mood });
-    lines.extend(gpu.vgpus.iter().map(vgpu_line));
+    lines.extend(gpu.vgpus.iter().map(|vgpu| vgpu_line(vgpu, widths)));
 }
 
-fn vgpu_line(vgpu: &Vgpu) -> Line {
+fn vgpu_line(vgpu: &Vgpu, widths: Widths) -> Line {
     let (word, mood) = match vgpu.licensed {
         Some(true) => ("licensed", Severity::Fine),
         Some(false) => ("UNLICENSED", Severity::Bad),
@@ -201,7 +270,48 @@ fn vgpu_line(vgpu: &Vgpu) -> Line {
     };
     let (busy, used) = (percent(vgpu.utilization_ratio), gib(vgpu.memory_used_bytes));
     let row = [vgpu.vm.as_str(), &vgpu.profile, &busy, &used, word, &vgpu.guest_driver];
-    Line { text: vgpu_row(row).trim_end().into(), mood }
+    Line { text: widths.vgpu(row).trim_end().into(), mood }
+}
+
+/// All that is known of one node, for who opens its line.
+pub fn detail(glance: &FleetSummary, part: Part, name: &str, width: usize) -> Vec<Line> {
+    let nodes = if part == Part::Host { &glance.hosts } else { &glance.guests };
+    let Some(node) = nodes.iter().find(|node| node.name == name) else {
+        return vec![Line { text: format!("{name} is not in the fleet any more"), mood: Severity::Doubt }];
+    };
+    let widths = Widths::of(width);
+    let mut lines = vec![node_line(node, "", widths)];
+    let plain = |text: String| Line { text: cut(&text, widths.all), mood: Severity::Fine };
+    if let Some(age) = node.age_secs {
+        lines.push(plain(format!("  its agent answered {} ago", span(age))));
+    }
+    lines.push(plain(String::new()));
+    match (&node.wishes, node.unmet.as_slice()) {
+        (None, _) => {
+            lines.push(plain("  nothing is known of what the fleet file says here: vsgpu verify".into()))
+        }
+        (Some(wishes), []) => {
+            lines.push(plain(format!("  as the fleet file says: all {} requirements", wishes.of)))
+        }
+        (Some(_), unmet) => {
+            lines.push(plain("  not as the fleet file says:".into()));
+            let row =
+                |what: &String| Line { text: cut(&format!("    {what}"), widths.all), mood: Severity::Doubt };
+            lines.extend(unmet.iter().map(row));
+            lines.push(plain(format!("  why: vsgpu verify   what would be done: vsgpu plan -n {name}")));
+        }
+    }
+    let gpus: Vec<Line> = {
+        let mut lines = vec![];
+        lines.extend(node.gpu_server.as_ref().map(server_line));
+        node.gpus.iter().for_each(|gpu| gpu_lines(gpu, widths, &mut lines));
+        lines
+    };
+    if !gpus.is_empty() {
+        lines.push(plain(String::new()));
+        lines.extend(gpus);
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -237,8 +347,8 @@ mod tests {
                 "vsgpu_network_gpu_server_usable{{node=\"ml-1\",role=\"guest\",server=\"{server}\"}} {usable}\n"
             );
         }
-        let lines = |page: &str| view(&glance("f", &Seats::new(), page)).lines;
-        let text = |page: &str| lines(page).into_iter().map(|l| l.text).collect::<Vec<_>>();
+        let seen = |page: &str| view(&glance("f", &Seats::new(), page), 80);
+        let text = |page: &str| seen(page).lines().into_iter().map(String::from).collect::<Vec<_>>();
         assert_eq!(
             text(&page),
             [
@@ -248,8 +358,8 @@ mod tests {
                 "  ml-1                1/2 GPU servers usable",
             ]
         );
-        assert_eq!(lines(&page)[2].mood, Severity::Bad);
-        assert_eq!(lines(&page)[3].mood, Severity::Doubt);
+        let blocks = seen(&page).blocks;
+        assert_eq!((blocks[0].mood(), blocks[1].mood()), (Severity::Bad, Severity::Doubt));
         let away = page.replace(
             "vsgpu_pool_up{node=\"gpu-srv-1\",role=\"guest\"} 1",
             "vsgpu_pool_up{node=\"gpu-srv-1\",role=\"guest\"} 0",
@@ -259,23 +369,24 @@ mod tests {
 
     #[test]
     fn a_page_becomes_lines_of_eighty_columns() {
-        let view = view(&glance("fleet.yaml", &Seats::new(), PAGE));
-        let text: Vec<&str> = view.lines.iter().map(|l| l.text.as_str()).collect();
+        let glance = glance("fleet.yaml", &Seats::new(), PAGE);
+        let view = view(&glance, 80);
+        let text = view.lines();
         assert_eq!(
             text,
             [
                 "esx-01              maintenance",
                 "  0000:3b:00.0 NVIDIA A100-PCIE-40GB    87%   32.0/40.0      -     -",
                 "    a \"long\" name ~ nvidia_a100-10c       -      - UNLICENSED 535.183.01",
-                "  0000:af:00.0 passthrough: see guest     -      -/-         -     -",
+                "  0000:af:00.0 passthrough: no VM         -      -/-         -     -",
                 "esx-02              AWAY",
                 "guests",
                 "  vm-01               UNLICENSED, 0/1 met",
                 "  0000:03:00.0 NVIDIA A100-PCIE-40GB    50%      -/-         -     -",
             ]
         );
-        assert_eq!(view.lines[2].mood, Severity::Bad);
-        assert_eq!(view.head[0], "fleet.yaml  2 hosts, 1 in maintenance, 1 AWAY, 2 GPUs, 1 vGPUs, 1 guests");
+        assert_eq!(view.blocks[0].lines[2].mood, Severity::Bad);
+        assert_eq!(view.head[0], "fleet.yaml  2 hosts, 1 in maintenance, 1 AWAY, 2 GPUs, 1 vGPU, 1 guest");
         assert_eq!(view.head[1], "run 3: NOT FINISHED, 4 of 6 steps done");
         assert_eq!(
             view.columns,
@@ -288,6 +399,46 @@ mod tests {
             text.iter()
                 .chain(view.head.each_ref().map(String::as_str).iter())
                 .all(|l| l.chars().count() <= 80)
+        );
+    }
+
+    #[test]
+    fn whole_gpus_and_guests_say_whose_and_where() {
+        let host = |node: &str, rest: &str| {
+            format!("vsgpu_{rest}").replace("{", &format!("{{node=\"{node}\",role=\"host\","))
+        };
+        let page = [
+            "vsgpu_node_reachable{node=\"esx-01\",role=\"host\"} 1\n".to_string(),
+            "vsgpu_node_reachable{node=\"esx-02\",role=\"host\"} 1\n".into(),
+            "vsgpu_node_reachable{node=\"vm-a\",role=\"guest\"} 1\n".into(),
+            "vsgpu_node_reachable{node=\"vm-b\",role=\"guest\"} 1\n".into(),
+            host("esx-01", "host_gpu_owner_info{gpu=\"0000:3b:00.0\",configured=\"VM Passthru\",active=\"VM Passthru\"} 1\n"),
+            host("esx-01", "host_whole_gpu_info{gpu=\"0000:3b:00.0\",vm=\"a\"} 1\n"),
+            host("esx-02", "host_gpu_owner_info{gpu=\"0000:5e:00.0\",configured=\"VM Passthru\",active=\"VM Passthru\"} 1\n"),
+            host("esx-02", "host_whole_gpu_info{gpu=\"10de:1eb8\",vm=\"b\"} 1\n"),
+            host("esx-02", "host_whole_gpu_info{gpu=\"10de:1eb8\",vm=\"c\"} 1\n"),
+        ]
+        .concat();
+        let seat = |vm: &str| (format!("vm-{vm}"), ("esx-01".to_string(), vm.to_string()));
+        let seats: Seats = ["a", "b"].map(seat).into();
+        let seen = glance("f", &seats, &page);
+        assert_eq!(
+            view(&seen, 80).lines(),
+            [
+                "esx-01",
+                "  0000:3b:00.0 whole: a                   -      -/-         -     -",
+                "esx-02",
+                "  0000:5e:00.0 whole: one of b, c         -      -/-         -     -",
+                "guests",
+                "  vm-a                on esx-01",
+                "  vm-b                on esx-02 (file says esx-01)",
+            ]
+        );
+        let open = detail(&seen, Part::Guest, "vm-b", 80);
+        assert!(open.iter().any(|line| line.text.contains("nothing is known")), "{open:?}");
+        let wide = view(&seen, 120);
+        assert!(
+            wide.columns[0].chars().count() > 100 && wide.lines().iter().all(|l| l.chars().count() <= 120)
         );
     }
 }

@@ -4,5 +4,5 @@ mod lines;
 mod page;
 mod summary;
 
-pub use lines::{Line, Severity, View, view};
+pub use lines::{Block, Line, Part, Severity, View, detail, view};
 pub use summary::{FleetSummary, Gpu, GpuServer, Node, Run, Seats, Usable, Vgpu, Wishes, glance};

@@ -3,7 +3,7 @@
 
 use crate::monitoring::top::page::{Labels, Page};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::pool::SlotUse;
 
 /// The whole fleet. What an agent does not say is absent: nothing is guessed.
@@ -57,6 +57,17 @@ pub struct Node {
     /// Of a guest: `warning` or `critical`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health: Option<&'static str>,
+    /// Of a guest: the host that it runs on, as the hosts say; else the fleet file's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Of a guest that runs on another host than the fleet file says: that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_host: Option<String>,
+    /// Seconds since its agent last answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_secs: Option<u64>,
+    /// Requirements that are not met: `vgpu of vm-01`.
+    pub unmet: Vec<String>,
     /// Requirements that are met, and all that are wished; absent where nothing is known of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wishes: Option<Wishes>,
@@ -111,6 +122,12 @@ pub struct Gpu {
     /// Whether the host gives it to a VM as it is (DirectPath I/O): what it does then is only seen in the
     /// guest.
     pub passthrough: bool,
+    /// VMs that have it whole.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub vms: Vec<String>,
+    /// VMs of which one has it: vSphere picked it at power-on (Dynamic DirectPath).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub one_of: Vec<String>,
     /// Share of time in which it worked, 0 to 1.
     pub utilization_ratio: Option<f64>,
     /// Memory in use, in bytes.
@@ -148,14 +165,22 @@ fn label(labels: &Labels, name: &str) -> String {
 /// Of each guest of the fleet file: its host, and the VM's display name there.
 pub type Seats = BTreeMap<String, (String, String)>;
 
+/// Hosts that say of a VM, by its display name, that it runs there with a GPU.
+type Hosts = BTreeMap<String, BTreeSet<String>>;
+
 /// Reads a page. `fleet`: the fleet file's name.
 pub fn glance(fleet: &str, seats: &Seats, page: &str) -> FleetSummary {
     let page = Page::read(page);
+    let users = page.of("host_vgpu_info").chain(page.of("host_whole_gpu_info"));
+    let mut on: Hosts = Hosts::new();
+    for (labels, _) in users {
+        on.entry(label(labels, "vm")).or_default().insert(label(labels, "node"));
+    }
     let nodes = |role: &str| -> Vec<Node> {
         let of_role = page.of("node_reachable").filter(|(l, _)| label(l, "role") == role);
         let mut names: Vec<String> = of_role.map(|(l, _)| label(l, "node")).collect();
         names.sort();
-        names.iter().map(|name| node(&page, seats, name, role)).collect()
+        names.iter().map(|name| node(&page, seats, &on, name, role)).collect()
     };
     let runs_readable = page.value("runs_readable", &[]) != Some(0.0);
     FleetSummary {
@@ -186,14 +211,28 @@ fn run(page: &Page) -> Option<Run> {
     })
 }
 
-fn node(page: &Page, seats: &Seats, name: &str, role: &str) -> Node {
+fn node(page: &Page, seats: &Seats, on: &Hosts, name: &str, role: &str) -> Node {
     let of = [("node", name), ("role", role)];
     let flag = |series: &str| page.value(series, &of).map(|v| v == 1.0);
     // A host's hold has no role.
     let holds =
         page.of_node("node_held", name).filter(|(l, _)| (role == "guest") == (label(l, "role") == "guest"));
+    let unmet =
+        page.of_node("requirement_met", name).filter(|(l, value)| label(l, "role") == role && *value != 1.0);
+    let unmet = unmet.map(|(l, _)| match label(l, "vm") {
+        vm if vm.is_empty() => label(l, "requirement"),
+        vm => format!("{} of {vm}", label(l, "requirement")),
+    });
+    let (host, file_host) = match role {
+        "guest" => place(on, seats, name),
+        _ => (None, None),
+    };
     Node {
         name: name.into(),
+        host,
+        file_host,
+        age_secs: page.value("node_page_age_seconds", &of).map(|age| age as u64),
+        unmet: unmet.collect(),
         reachable: page.value("node_reachable", &of) != Some(0.0),
         held: holds.map(|(l, _)| label(l, "hold")).collect(),
         maintenance: flag("host_maintenance_mode"),
@@ -220,6 +259,16 @@ fn node(page: &Page, seats: &Seats, name: &str, role: &str) -> Node {
             .all("network_gpu_server_usable", &of)
             .map(|all| Usable { usable: all.iter().filter(|v| **v == 1.0).count(), of: all.len() }),
         gpus: gpus(page, seats, name, role),
+    }
+}
+
+/// Where a guest runs: the host that has its vGPU or whole GPU, and the fleet file's where that is another one.
+fn place(on: &Hosts, seats: &Seats, guest: &str) -> (Option<String>, Option<String>) {
+    let Some((host, vm)) = seats.get(guest) else { return (None, None) };
+    match on.get(vm).and_then(|hosts| hosts.iter().next().filter(|_| hosts.len() == 1)) {
+        Some(only) if only != host => (Some(only.clone()), Some(host.clone())),
+        // Two VMs of one name are on two hosts: then nothing is known.
+        _ => (Some(host.clone()), None),
     }
 }
 
@@ -256,6 +305,15 @@ fn gpus(page: &Page, seats: &Seats, node: &str, role: &str) -> Vec<Gpu> {
         .filter(|(l, _)| own(l))
         .map(|(l, _)| gpu(page, node, role, l))
         .collect();
+    let whole = |gpu: &Gpu| {
+        let users = page.of_node("host_whole_gpu_info", node).filter(|(l, _)| label(l, "gpu") == gpu.gpu);
+        users.map(|(l, _)| label(l, "vm")).collect::<Vec<_>>()
+    };
+    // A device, not an address: `10de:1eb8`.
+    let picked = page.of_node("host_whole_gpu_info", node).filter(|(l, _)| !label(l, "gpu").contains('.'));
+    let mut picked: Vec<String> = picked.map(|(l, _)| label(l, "vm")).collect();
+    picked.sort();
+    picked.dedup();
     let given = page
         .of_node("host_gpu_owner_info", node)
         .filter(|(l, _)| own(l) && label(l, "active").to_lowercase().contains("passthru"));
@@ -264,6 +322,12 @@ fn gpus(page: &Page, seats: &Seats, node: &str, role: &str) -> Vec<Gpu> {
         match all.iter_mut().find(|gpu| gpu.gpu == address) {
             Some(gpu) => gpu.passthrough = true,
             None => all.push(Gpu { gpu: address, passthrough: true, ..Gpu::default() }),
+        }
+    }
+    for gpu in all.iter_mut().filter(|gpu| gpu.passthrough) {
+        gpu.vms = whole(gpu);
+        if gpu.vms.is_empty() {
+            gpu.one_of.clone_from(&picked);
         }
     }
     all.sort_by(|a, b| a.gpu.cmp(&b.gpu));
@@ -279,6 +343,8 @@ fn gpu(page: &Page, node: &str, role: &str, labels: &Labels) -> Gpu {
     Gpu {
         name: labels.get("name").cloned(),
         passthrough: false,
+        vms: vec![],
+        one_of: vec![],
         utilization_ratio: number("gpu_utilization_ratio"),
         memory_used_bytes: number("gpu_memory_used_bytes"),
         memory_total_bytes: number("gpu_memory_total_bytes"),
@@ -287,7 +353,11 @@ fn gpu(page: &Page, node: &str, role: &str, labels: &Labels) -> Gpu {
         memory_errors: number("gpu_ecc_uncorrected_errors").is_some_and(|n| n > 0.0)
             || number("gpu_remap_failed") == Some(1.0),
         throttled: number("gpu_throttled") == Some(1.0),
-        vgpus: vgpus.map(|(l, _)| vgpu(page, node, &address, l)).collect(),
+        vgpus: {
+            let mut all: Vec<Vgpu> = vgpus.map(|(l, _)| vgpu(page, node, &address, l)).collect();
+            all.sort_by(|a, b| a.vm.cmp(&b.vm));
+            all
+        },
         gpu: address,
     }
 }

@@ -91,6 +91,15 @@ fn wish((name, spec): &(String, serde_json::Value)) -> v1::Wish {
     v1::Wish { requirement: name.clone(), spec_json: spec.to_string() }
 }
 
+/// What the fleet file says of a node, or of one of its VMs: requirements by name, with their specs.
+#[derive(Clone, Debug)]
+pub struct Wishes {
+    /// Display name of the VM; `None`: the node itself.
+    pub vm: Option<String>,
+    /// The requirements.
+    pub wishes: Vec<(String, serde_json::Value)>,
+}
+
 /// A connection to one agent.
 #[derive(Clone)]
 pub struct Connection {
@@ -246,20 +255,28 @@ impl Connection {
         Ok(self.call(within, self.client.clone().claim(request)).await?.epoch)
     }
 
-    /// Looks at the node, or at one of its VMs. `wishes` are remembered by the agent for its metrics.
+    /// What the agent counts in its metrics from now on, in place of what it counted before.
+    ///
+    /// # Errors
+    /// Where it is away, or too old to know the call.
+    pub async fn remember(&self, all: &[Wishes], within: Duration) -> Result<(), CallError> {
+        let of_subject = |one: &Wishes| v1::SubjectWishes {
+            subject: subject(one.vm.as_deref()),
+            wishes: one.wishes.iter().map(wish).collect(),
+        };
+        let request = v1::RememberRequest { subjects: all.iter().map(of_subject).collect() };
+        self.call(within, self.client.clone().remember(request)).await.map(drop)
+    }
+
+    /// Looks at the node, or at one of its VMs.
     pub async fn observe(
         &self,
         vm: Option<&str>,
         facts: &[&str],
-        wishes: &[(String, serde_json::Value)],
         within: Duration,
     ) -> Result<(String, Facts), CallError> {
-        let wishes = wishes.iter().map(wish);
-        let request = v1::ObserveRequest {
-            subject: subject(vm),
-            facts: facts.iter().map(|f| f.to_string()).collect(),
-            wishes: wishes.collect(),
-        };
+        let request =
+            v1::ObserveRequest { subject: subject(vm), facts: facts.iter().map(|f| f.to_string()).collect() };
         let reply = self.call(within, self.client.clone().observe(request)).await?;
         let facts: Facts = serde_json::from_str(&reply.facts_json)
             .map_err(|e| CallError::Failed(format!("{}: its facts cannot be read: {e}", self.target.node)))?;

@@ -7,7 +7,7 @@ mod error;
 mod target;
 
 pub(crate) use channel::channel;
-pub use connection::{Call, Connection, Description, Fence, Holder};
+pub use connection::{Call, Connection, Description, Fence, Holder, Wishes};
 pub use connector::{Connector, Dialing, Stream};
 pub use error::CallError;
 pub(crate) use error::{answered, classify, failed};

@@ -143,25 +143,20 @@ impl Node {
         }
     }
 
-    /// Keeps what a node or a VM is wished to be; what was known of it before is forgotten, so that keys that
-    /// were taken out of a fleet file are.
-    pub(crate) fn remember(&self, on: &Subject, wishes: Vec<v1::Wish>) {
+    /// Keeps what the node and its VMs are wished to be, in place of what was known before: a VM that left the fleet
+    /// file is counted no more.
+    pub(crate) fn remember(&self, subjects: impl Iterator<Item = (Subject, Vec<v1::Wish>)>) {
         let Ok(mut known) = self.wishes.lock() else { return };
-        if wishes.is_empty() {
-            return;
-        }
-        let of_subject = format!("{}/", on.vm.as_deref().unwrap_or_default());
-        let mut next: Wishes = known
-            .iter()
-            .filter(|(key, _)| !is_of(key, &of_subject))
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect();
-        for wish in wishes.into_iter().take(MAX_WISHES).filter(|wish| wish.spec_json.len() <= MAX_WISH) {
-            if let (Some(entry), Ok(spec)) = (
-                self.catalogue.find(self.scope(on), &wish.requirement),
-                serde_json::from_str(&wish.spec_json),
-            ) {
-                next.insert(format!("{of_subject}{}", entry.name), spec);
+        let mut next = Wishes::new();
+        for (on, wishes) in subjects {
+            let of_subject = format!("{}/", on.vm.as_deref().unwrap_or_default());
+            for wish in wishes.into_iter().take(MAX_WISHES).filter(|wish| wish.spec_json.len() <= MAX_WISH) {
+                if let (Some(entry), Ok(spec)) = (
+                    self.catalogue.find(self.scope(&on), &wish.requirement),
+                    serde_json::from_str(&wish.spec_json),
+                ) {
+                    next.insert(format!("{of_subject}{}", entry.name), spec);
+                }
             }
         }
         if *known == next {
@@ -179,11 +174,6 @@ impl Node {
             tracing::warn!(%why, "wishes are not kept over a restart of the agent");
         }
     }
-}
-
-/// Whether a wish is of this subject: `esx.vm-01/vgpu` is of `esx.vm-01/`.
-fn is_of(key: &str, subject: &str) -> bool {
-    key.rsplit_once('/').is_some_and(|(vm, _)| vm == subject.trim_end_matches('/'))
 }
 
 pub(crate) fn parsed<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> Result<T, Refusal> {

@@ -113,7 +113,6 @@ impl agent_server::Agent for Service {
                 }
                 facts.retain(|f| request.facts.iter().any(|name| name == f.name));
             }
-            node.remember(&on, request.wishes);
             let seen = observe::observe(node.system.as_ref(), &on, &facts);
             if on.vm.is_none() {
                 node.looked(&seen, looking);
@@ -123,6 +122,18 @@ impl agent_server::Agent for Service {
                 boot_id,
                 facts_json: serde_json::to_string(&seen).map_err(|e| Refusal::internal(e.to_string()))?,
             })
+        })
+        .await
+    }
+
+    async fn remember(
+        &self,
+        request: Request<v1::RememberRequest>,
+    ) -> Result<Response<v1::RememberReply>, Status> {
+        let request = request.into_inner();
+        blocking(&self.0, "Remember", move |node| {
+            node.remember(request.subjects.into_iter().map(|one| (subject(one.subject), one.wishes)));
+            Ok(v1::RememberReply {})
         })
         .await
     }
