@@ -94,6 +94,9 @@ pub struct Error {
     pub code: &'static str,
     /// One lower-case sentence that names the thing.
     pub message: String,
+    /// The machine that it is about, as the message begins: what several share is shown once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
     /// Where in a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<Place>,
@@ -114,11 +117,31 @@ impl Error {
             kind,
             code: kind.code(),
             message: sentence(&message.into()),
+            machine: None,
             place: None,
             details: vec![],
             hints: vec![],
             hold: None,
         }
+    }
+
+    /// About one machine, by its name or by name and address: the message begins with it.
+    pub fn with(mut self, machine: &str) -> Self {
+        let machine = sentence(machine);
+        if !machine.is_empty() {
+            self.message = format!("{machine}: {}", self.message);
+            self.machine = Some(machine);
+        }
+        self
+    }
+
+    /// The message without its machine.
+    pub fn cause(&self) -> &str {
+        let own = self
+            .machine
+            .as_ref()
+            .and_then(|machine| self.message.strip_prefix(machine.as_str())?.strip_prefix(": "));
+        own.unwrap_or(&self.message)
     }
 
     /// With a code that says more than its kind.
@@ -166,6 +189,11 @@ impl From<vsgpu_wire::pki::PkiError> for Error {
                 Self::new(Kind::Usage, text)
                     .hint("remove the old certificate's folder first if it is to be replaced")
             }
+            PkiError::File { ref path, ref source }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                Self::new(Kind::Usage, text).hint(crate::rights::hint(path))
+            }
             PkiError::File { .. } | PkiError::Content { .. } => Self::new(Kind::Usage, text),
         };
         error.code("certificates")
@@ -177,10 +205,13 @@ impl From<vsgpu_wire::client::CallError> for Error {
         use vsgpu_wire::client::CallError;
         let text = error.to_string();
         match error {
-            CallError::Unreachable(_) => Self::new(Kind::Unreachable, text)
-                .held(Hold::Unreachable)
-                .hint("is the agent running there, and is its port open? `vsgpu-host-agent serve`, `vsgpu-guest-agent serve`"),
-            CallError::Refused { hint, .. } => Self::new(Kind::Unreachable, text).code("refused").hint(hint),
+            CallError::Unreachable(what) => {
+                let hint = if what.hint.is_empty() { Hold::Unreachable.advice() } else { &what.hint };
+                Self::new(Kind::Unreachable, what.why).held(Hold::Unreachable).hint(hint).with(&what.who)
+            }
+            CallError::Refused(what) => {
+                Self::new(Kind::Unreachable, what.why).code("refused").hint(what.hint).with(&what.who)
+            }
             CallError::Unknown(_) => {
                 Self::new(Kind::Unreachable, text).code("other-version").hint("controller and agents should be of one version")
             }

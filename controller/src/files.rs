@@ -14,7 +14,11 @@ use std::path::Path;
 fn failed(path: &Path, error: &std::io::Error) -> Error {
     let why =
         if error.kind() == std::io::ErrorKind::NotFound { "no such file".into() } else { error.to_string() };
-    Error::new(Kind::Usage, format!("{}: {why}", path.display())).code("file")
+    let failed = Error::new(Kind::Usage, format!("{}: {why}", path.display())).code("file");
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => failed.hint(crate::rights::hint(path)),
+        _ => failed,
+    }
 }
 
 /// Opens a file for reading. Without waiting: a FIFO has nobody at its other end, and a device may do

@@ -23,6 +23,7 @@ pub mod node;
 pub mod plan;
 pub mod ready;
 pub mod render;
+pub mod rights;
 pub mod run;
 pub mod setup;
 pub mod upgrade;

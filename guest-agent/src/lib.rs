@@ -19,6 +19,12 @@ pub fn agent() -> Agent {
     Agent {
         role: "guest",
         program: "vsgpu-guest-agent",
+        stranger: |system| {
+            let version = Command::new("esxcli", ["--version"]).within(10);
+            (system.run(&version).ended != vsgpu_core::ExitKind::Missing).then_some(
+                "there is an esxcli here: this looks like an ESXi host, which takes vsgpu-host-agent",
+            )
+        },
         catalogue,
         state: "/var/lib/vsgpu",
         boot: || Box::new(boot_id::Kernel),

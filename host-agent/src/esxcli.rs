@@ -12,6 +12,11 @@ fn plain(args: &[&str]) -> Command {
     Command::new("esxcli", args.iter().copied())
 }
 
+/// Whether there is no esxcli at all.
+pub(crate) fn is_missing(system: &dyn vsgpu_core::System) -> bool {
+    system.run(&xml(&["system", "version", "get"]).within(10)).ended == ExitKind::Missing
+}
+
 /// The probes for one question.
 pub(crate) fn probes(args: &[&str], seen: &Observation) -> Vec<Probe> {
     let mut probes = vec![Probe::Run(xml(args))];

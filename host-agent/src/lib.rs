@@ -29,6 +29,10 @@ pub fn agent() -> Agent {
     Agent {
         role: "host",
         program: "vsgpu-host-agent",
+        stranger: |system| {
+            esxcli::is_missing(system)
+                .then_some("there is no esxcli here: this is no ESXi host, and nothing of one can be read; beside a host say `ssh = root@HOST`")
+        },
         catalogue,
         // What lies below /etc with the sticky bit is kept over a reboot; /var is a ramdisk (facts: esxi A4).
         state: "/etc/opt/vsgpu",

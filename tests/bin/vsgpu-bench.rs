@@ -691,6 +691,7 @@ fn plan() {
                     vm_name: "vm-01".into(),
                     name,
                     host: host.clone(),
+                    any: vec![],
                     power: None,
                     shutdown_secs: 1,
                     hard_stop: false,

@@ -17,6 +17,15 @@ const PACKAGES: [&str; 7] = [
 
 /// Builds the product's programs once, as the tests were built, and says where they are.
 pub fn programs() -> PathBuf {
+    built(true)
+}
+
+/// The same before somebody's eyes: cargo shows how far it is.
+pub fn programs_aloud() -> PathBuf {
+    built(false)
+}
+
+fn built(quiet: bool) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT
         .get_or_init(|| {
@@ -25,7 +34,10 @@ pub fn programs() -> PathBuf {
             let mut cargo = cargo();
             // Not the whole workspace: the simulation's features (failpoints, another tokio) must never reach
             // these.
-            cargo.args(["build", "--quiet", "--bins", "--lib"]).current_dir(&root);
+            cargo.args(["build", "--bins", "--lib"]).current_dir(&root);
+            if quiet {
+                cargo.arg("--quiet");
+            }
             for package in PACKAGES {
                 cargo.args(["-p", package]);
             }

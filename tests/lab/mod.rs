@@ -12,7 +12,7 @@ pub mod sshd;
 pub mod terminal;
 
 pub use crate::fakes::read_only_calls::only_looks;
-pub use build::{cargo, package, programs, workspace};
+pub use build::{cargo, package, programs, programs_aloud, workspace};
 pub use files::untouched_host;
 
 use crate::fakes::state::{self, Gpu, Linux, Machine, Vm};

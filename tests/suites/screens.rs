@@ -72,6 +72,158 @@ fn everything_a_user_sees() {
     golden("journey.txt", &steady(&lab, &screen));
 }
 
+/// The mistakes that people make most, and what is answered.
+#[test]
+fn what_is_said_of_mistakes() {
+    let lab = Lab::new("mistakes");
+    for host in ["esx-01", "esx-02"] {
+        lab.host(host, "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    }
+    lab.vm("vm-01", "esx-01");
+    lab.vm("vm-02", "esx-01");
+    files::write_all(&lab.folder.join("files"));
+    let guest = |vm: &str, host: &str| {
+        format!(
+            "  {vm}:\n    host: {host}\n    vgpu: [nvidia_a100-20c]\n    shutdown-secs: 2\n    guest:\n      address: {}\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{}, wait-secs: 600 }}\n",
+            lab.address(vm),
+            files::DRIVER_16_6,
+            files::TOKEN_FILE
+        )
+    };
+    let hosts = |address: &str| {
+        format!(
+            "version: 1\ndeadlines: {{ connect-secs: 3 }}\nhosts:\n  esx-01:\n    address: {address}\n    graphics-type: SharedPassthru\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\n  esx-02:\n    address: {}\n",
+            files::MANAGER_16_6,
+            lab.address("esx-02")
+        )
+    };
+    let right = lab.address("esx-01");
+    let whole = |address: &str, of_second: &str| {
+        format!("{}vms:\n{}{}", hosts(address), guest("vm-01", "esx-01"), guest("vm-02", of_second))
+    };
+    lab.write_fleet(&whole(&right, "esx-01"));
+    lab.start();
+    let mut screen = String::new();
+    let mut say = |what: &str, status: i32, args: &[&str]| {
+        screen += &format!("# {what}\n$ vsgpu {}\n{}\n", args.join(" "), lab.expect(status, args));
+    };
+    // A VM that DRS moved, or a wrong line.
+    lab.write_fleet(&whole(&right, "esx-02"));
+    say("the file names another host of a VM", 6, &["plan"]);
+    say("and verify", 3, &["verify"]);
+    // Addresses.
+    lab.write_fleet(&whole("esx-01.nowhere.invalid:7443", "esx-01"));
+    say("a name that no DNS knows", 4, &["facts", "-n", "esx-01"]);
+    lab.write_fleet(&whole("127.0.0.1:1", "esx-01"));
+    say("a port on which nobody listens", 4, &["facts", "-n", "esx-01"]);
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = silent.local_addr().unwrap().to_string();
+    lab.write_fleet(&whole(&at, "esx-01"));
+    say("an address that never answers", 4, &["facts", "-n", "esx-01"]);
+    let talks = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let plain = talks.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut caller in talks.incoming().flatten() {
+            use std::io::{Read as _, Write as _};
+            let _ = caller.read(&mut [0; 4096]);
+            let _ = caller.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    lab.write_fleet(&whole(&plain, "esx-01"));
+    say("the port of metrics, or another service", 4, &["facts", "-n", "esx-01"]);
+    lab.write_fleet(&whole(&lab.address("esx-02"), "esx-01"));
+    say("two addresses swapped", 4, &["facts", "-n", "esx-01"]);
+    lab.write_fleet(&whole(&right, "esx-01"));
+    // Certificates.
+    let now = std::time::SystemTime::now();
+    vsgpu_wire::pki::init(&lab.folder.join("other"), now).unwrap();
+    say("the CA of another fleet", 4, &["facts", "-n", "esx-01", "--pki", "other"]);
+    say("no CA", 2, &["facts", "--pki", "nowhere"]);
+    let day = std::time::Duration::from_secs(86_400);
+    for (what, when) in
+        [("a clock that is behind", now + 40 * day), ("a certificate that has ended", now - 400 * day)]
+    {
+        for file in ["node.pem", "node.key", "ca.pem"] {
+            std::fs::remove_file(lab.folder.join("pki/esx-01.host").join(file)).unwrap();
+        }
+        vsgpu_wire::pki::issue_node(&lab.folder.join("pki"), "esx-01", "host", 30, when).unwrap();
+        lab.stop_agent("esx-01");
+        lab.start_agent("esx-01");
+        say(what, 4, &["facts", "-n", "esx-01"]);
+    }
+    for file in ["node.pem", "node.key", "ca.pem"] {
+        std::fs::remove_file(lab.folder.join("pki/esx-01.host").join(file)).unwrap();
+    }
+    vsgpu_wire::pki::issue_node(&lab.folder.join("pki"), "esx-01", "host", 30, now).unwrap();
+    lab.stop_agent("esx-01");
+    lab.start_agent("esx-01");
+    // Names.
+    lab.write_fleet(&whole(&right, "esx-01").replace("nvidia_a100-20c", "nvidia_a100_20c"));
+    say("a vGPU type with a typo", 2, &["validate"]);
+    lab.write_fleet(&whole(&right, "esx-01"));
+    say("a verb that is none", 2, &["aply"]);
+    // A license token of another server: in two VMs, once; and what it left.
+    std::fs::write(lab.folder.join("files").join(files::TOKEN_FILE), "a token of another server").unwrap();
+    let said = lab.expect(5, &["apply", "--yes"]);
+    let from = said.find("error[").unwrap_or_else(|| panic!("{said}"));
+    let steps = said.lines().filter(|l| l.starts_with('[')).count();
+    let errors: Vec<&str> =
+        said[from..].lines().take_while(|l| !l.starts_with('[') && !l.starts_with("esx-")).collect();
+    screen += &format!(
+        "# a license token of another server\n$ vsgpu apply --yes   (its errors)\n{}\n",
+        errors.join("\n")
+    );
+    assert!(steps > 0);
+    let mut screen = steady(&lab, &screen);
+    for (address, name) in [
+        (at, "SILENT"),
+        (plain, "ANOTHER-SERVICE"),
+        (lab.address("esx-02"), "ADDRESS-OF-esx-02"),
+        (lab.address("vm-02"), "ADDRESS-OF-vm-02"),
+    ] {
+        // Also where host and port stand apart.
+        screen = screen.replace(&address, name).replace(&address.replace(':', " "), name);
+    }
+    // What the resolver says depends on the network.
+    let screen: Vec<&str> = screen.split("the name cannot be resolved (").collect();
+    let screen: String = screen
+        .iter()
+        .enumerate()
+        .map(|(at, part)| match (at, part.split_once(')')) {
+            (1.., Some((_, rest))) => format!("the name cannot be resolved (..){rest}"),
+            _ => part.to_string(),
+        })
+        .collect();
+    golden("mistakes.txt", &without_moments(&screen));
+}
+
+/// Dates and fingerprints are others each time.
+fn without_moments(text: &str) -> String {
+    let mut out = String::new();
+    let is_date = |rest: &str| {
+        let shape = rest.get(..20)?;
+        let fits = shape
+            .bytes()
+            .zip(b"0000-00-00 00:00 UTC")
+            .all(|(c, s)| if *s == b'0' { c.is_ascii_digit() } else { c == *s });
+        fits.then_some(20)
+    };
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        if let Some(n) = is_date(rest) {
+            out += "DATE";
+            rest = &rest[n..];
+        } else if let Some(after) = rest.strip_prefix("SHA-256 ") {
+            out += "SHA-256 ..";
+            rest = after.trim_start_matches(|c: char| c.is_ascii_hexdigit() || c == ':' || c == '.');
+        } else {
+            out.push(c);
+            rest = &rest[c.len_utf8()..];
+        }
+    }
+    out
+}
+
 /// Written by version 0.1.0 with format 2 and never changed since: a journal that ended, and a saved plan.
 #[test]
 fn stored_formats_still_read() {

@@ -1,7 +1,7 @@
 //! `vsgpu baseline`: what GPUs reached, as the block that `bandwidth-at-least` is judged against. Made from
 //! reports of `vsgpu-cuda-proof` on bare metal, or from the last proofs of the fleet's own guests.
 
-use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connected};
 use crate::error::{Error, Exit, Kind};
 use crate::files;
 use crate::inventory::{self, Scope};
@@ -32,8 +32,8 @@ impl BaselineArgs {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let (mut baseline, mut sources, mut errors) = (Baseline::new(), vec![], vec![]);
         if self.report.is_empty() {
-            let fleet = self.fleet.read(false, chosen)?;
-            let connector = connector(&fleet)?;
+            let mut fleet = self.fleet.read(false, chosen)?;
+            let connector = connected(&mut fleet)?;
             let guests = |id: &crate::node::NodeId| id.kind == crate::node::NodeKind::Guest;
             let inventory = block_on(inventory::gather(&fleet, &connector, Scope::All, &guests))?;
             for (node, seen) in &inventory.nodes {

@@ -1,6 +1,6 @@
 //! `vsgpu bundle`: a file for somebody who helps: fleet file, facts, what is wrong, the latest run; without secrets.
 
-use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, now, only_known};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connected, now, only_known};
 use crate::diagnose::bundle::{FACTS, FLEET, Part, archive};
 use crate::diagnose::of_fleet;
 use crate::error::{Error, Exit, Kind};
@@ -36,11 +36,11 @@ pub(super) struct Bundle {
 
 impl Bundle {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
-        let fleet = self.fleet.read(false, chosen)?;
+        let mut fleet = self.fleet.read(false, chosen)?;
         only_known(&fleet, &self.node)?;
         let one = |e: Error| vec![e];
         let text = files::read_text(&fleet.file, MOST_BYTES).map_err(one)?;
-        let connector = connector(&fleet)?;
+        let connector = connected(&mut fleet)?;
         let inventory = block_on(inventory::gather(&fleet, &connector, Scope::All, &|id| {
             self.node.is_empty() || self.node.contains(&id.name)
         }))?;

@@ -60,6 +60,7 @@ impl Clone {
             vm_name: name.clone(),
             name,
             host: self.host.clone(),
+            any: vec![],
             power: None,
             shutdown_secs: DEFAULT_GRACE_SECS,
             hard_stop: false,

@@ -1,7 +1,7 @@
 //! `vsgpu diagnose`: symptom, cause, fix; of a fleet as its agents see it, of saved facts, of an archive, or of a text that
 //! somebody pasted. Exit status 0 nothing was found, 3 something was.
 
-use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, only_known};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connected, only_known};
 use crate::diagnose::{Diagnosis, State, Text, bundle, of_fleet, read_archive};
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::Fleet;
@@ -61,7 +61,7 @@ impl Diagnose {
             return self.judged(printer, &fleet, &inventory);
         }
         // Where NVIDIA's files are not at hand, what needs them is not judged.
-        let fleet = match self.fleet.read(true, chosen) {
+        let mut fleet = match self.fleet.read(true, chosen) {
             Ok(fleet) => fleet,
             Err(_) => {
                 let mut fleet = self.fleet.read(false, chosen)?;
@@ -73,7 +73,7 @@ impl Diagnose {
         let inventory = match &self.facts {
             Some(file) => saved::read(file).map_err(|e| vec![e])?,
             None => {
-                let connector = connector(&fleet)?;
+                let connector = connected(&mut fleet)?;
                 block_on(inventory::gather(&fleet, &connector, Scope::All, &|_| true))?
             }
         };

@@ -1,7 +1,7 @@
 //! `vsgpu export`: the facts of the fleet turned back into wishes: a fleet file of what is.
 
 use crate::catalogue::catalogue;
-use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, worst};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connected, worst};
 use crate::error::{Error, Exit};
 use crate::fleet::{Fleet, yaml};
 use crate::inventory::{self, Inventory, Scope};
@@ -20,8 +20,8 @@ pub(super) struct Export {
 
 impl Export {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
-        let fleet = self.fleet.read(false, chosen)?;
-        let connector = connector(&fleet)?;
+        let mut fleet = self.fleet.read(false, chosen)?;
+        let connector = connected(&mut fleet)?;
         let inventory = block_on(inventory::gather(&fleet, &connector, Scope::All, &|_| true))?;
         let document = document(&fleet, &inventory);
         let names = inventory.nodes.keys().map(|id| id.clone().into()).collect();

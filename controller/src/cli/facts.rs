@@ -1,6 +1,6 @@
 //! `vsgpu facts`: all facts of all nodes, or of some.
 
-use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, only_known, worst};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connected, only_known, worst};
 use crate::error::{Error, Exit};
 use crate::inventory::{self, Scope};
 use crate::render::{Printer, report};
@@ -20,9 +20,9 @@ pub(super) struct Facts {
 
 impl Facts {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
-        let fleet = self.fleet.read(false, chosen)?;
+        let mut fleet = self.fleet.read(false, chosen)?;
         only_known(&fleet, &self.node)?;
-        let connector = connector(&fleet)?;
+        let connector = connected(&mut fleet)?;
         let inventory = block_on(inventory::gather(&fleet, &connector, Scope::All, &|id| {
             self.node.is_empty() || self.node.contains(&id.name)
         }))?;

@@ -77,6 +77,13 @@ pub(crate) fn connector(fleet: &Fleet) -> Result<Connector, Vec<Error>> {
     Connector::load(&fleet.pki).map_err(|e| vec![e.into()])
 }
 
+/// The same, with VMs that may run on several hosts where they run now.
+pub(crate) fn connected(fleet: &mut Fleet) -> Result<Connector, Vec<Error>> {
+    let connector = connector(fleet)?;
+    block_on(crate::inventory::follow(fleet, &connector))?;
+    Ok(connector)
+}
+
 /// For who only reads metrics: a monitor's certificate will do.
 pub(crate) fn reader(fleet: &Fleet) -> Result<Connector, Vec<Error>> {
     Connector::reading(&fleet.pki).map_err(|e| vec![e.into()])

@@ -1,7 +1,7 @@
 //! `vsgpu plan`: what would be done. Changes nothing.
 
 use crate::cli::global::{
-    CliResult, FleetArg, GlobalArgs, block_on, connector, leftovers, now, only_known, worst,
+    CliResult, FleetArg, GlobalArgs, block_on, connected, leftovers, now, only_known, worst,
 };
 use crate::error::{Exit, Kind};
 use crate::inventory::{self, Scope, readiness};
@@ -35,9 +35,9 @@ pub(super) struct Plan {
 
 impl Plan {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
-        let fleet = self.fleet.read(true, chosen)?;
+        let mut fleet = self.fleet.read(true, chosen)?;
         only_known(&fleet, &self.node)?;
-        let connector = connector(&fleet)?;
+        let connector = connected(&mut fleet)?;
         // Before looking: what a run restores in between is then only planned once too often, never
         // forgotten.
         let left = leftovers(&fleet)?;

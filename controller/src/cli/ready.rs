@@ -1,6 +1,6 @@
 //! `vsgpu ready`: what VMs with GPUs can do right now, and what maintenance mode of each host would take. Changes nothing.
 
-use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, worst};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connected, worst};
 use crate::cli::upgrade::explained;
 use crate::error::{Error, Exit};
 use crate::inventory::{self, Scope, saved};
@@ -28,11 +28,11 @@ pub(super) struct Ready {
 
 impl Ready {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
-        let fleet = self.fleet.read(false, chosen)?;
+        let mut fleet = self.fleet.read(false, chosen)?;
         let inventory = match &self.facts {
             Some(file) => saved::read(file).map_err(|e| vec![e])?,
             None => {
-                let connector = connector(&fleet)?;
+                let connector = connected(&mut fleet)?;
                 let guests = self.to.is_some();
                 block_on(inventory::gather(&fleet, &connector, Scope::All, &|id| {
                     guests || id.kind != NodeKind::Guest

@@ -1,7 +1,7 @@
 //! Everything that executes a plan at a terminal: `apply`, `resume`, `abort`, `rollback`, `clone`. What it
 //! asks, hears and says at the end is the same for all.
 
-use crate::cli::global::{CliResult, block_on, connector, now, worst};
+use crate::cli::global::{CliResult, block_on, connected, connector, now, worst};
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::Fleet;
 use crate::fleet::range::folded;
@@ -65,8 +65,13 @@ impl<'a> RunCommand<'a> {
     /// The same under a lock that is held already.
     pub(super) fn locked(self) -> CliResult {
         let one = |e: Error| vec![e];
-        let Self { printer, fleet, .. } = &self;
-        let connector = connector(fleet)?;
+        let Self { printer, .. } = &self;
+        let mut followed = None;
+        let connector = match self.fleet.vms.iter().any(|vm| !vm.any.is_empty()) {
+            true => connected(followed.insert(self.fleet.clone()))?,
+            false => connector(self.fleet)?,
+        };
+        let fleet = followed.as_ref().unwrap_or(self.fleet);
         let disk = Folder(fleet.state_folder());
         if self.unfinished == Unfinished::GiveUp
             && let Err(error) = journal::latest(&disk)

@@ -33,8 +33,14 @@ impl Top {
         let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
         let collected = Arc::new(Collected::new(&fleet));
         let name = fleet.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let seats: Seats =
-            fleet.vms.iter().map(|vm| (vm.name.clone(), (vm.host.clone(), vm.vm_name.clone()))).collect();
+        let seats: Seats = fleet
+            .vms
+            .iter()
+            .map(|vm| {
+                let hosts = if vm.any.is_empty() { vec![vm.host.clone()] } else { vm.any.clone() };
+                (vm.name.clone(), (hosts, vm.vm_name.clone()))
+            })
+            .collect();
         if self.once || !std::io::stdout().is_terminal() {
             block_on(collected.round(&fleet, &connector, within))?;
             let seen = glance(&name, &seats, &collected.metrics());

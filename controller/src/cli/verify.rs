@@ -1,6 +1,6 @@
 //! `vsgpu verify`: is everything as wished? Changes nothing.
 
-use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, now, worst};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connected, now, worst};
 use crate::error::{Error, Exit, Kind};
 use crate::inventory::{self, Scope};
 use crate::plan::verify::checks;
@@ -34,8 +34,8 @@ pub(super) struct Verify {
 impl Verify {
     #[expect(clippy::disallowed_methods, reason = "the edge: how long an operator waits")]
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
-        let fleet = self.fleet.read(true, chosen)?;
-        let connector = connector(&fleet)?;
+        let mut fleet = self.fleet.read(true, chosen)?;
+        let connector = connected(&mut fleet)?;
         let begun = Instant::now();
         let mut shown = String::new();
         loop {

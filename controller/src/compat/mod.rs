@@ -215,7 +215,8 @@ pub fn judge(fleet: &Fleet, inventory: Option<&Inventory>, stopped: &BTreeSet<St
         found.collect::<Vec<_>>()
     });
     for (vm, host) in inventory.map(|seen| elsewhere(fleet, seen)).unwrap_or_default() {
-        let error = moved(fleet, &vm, &host);
+        let Some(wished) = fleet.vms.iter().find(|v| v.name == vm) else { continue };
+        let error = moved(wished, &host);
         for kind in [NodeKind::Vm, NodeKind::Guest] {
             judgement.refused.entry(NodeId::new(kind, &vm)).or_default().push(error.clone());
         }
@@ -242,11 +243,13 @@ pub fn judge(fleet: &Fleet, inventory: Option<&Inventory>, stopped: &BTreeSet<St
 }
 
 /// A VM that is on another host than the fleet file says: nothing is done to it there or here.
-fn moved(fleet: &Fleet, vm: &str, host: &str) -> Error {
-    let says = fleet.vms.iter().find(|v| v.name == vm).map_or("", |v| v.host.as_str());
-    Error::new(Kind::Blocked, format!("{vm} is on {host}, the fleet file says {says}"))
+pub(crate) fn moved(vm: &crate::fleet::Vm, host: &str) -> Error {
+    let says = vm.wished_host();
+    Error::new(Kind::Blocked, format!("{} is on {host}, the fleet file says {says}", vm.name))
         .code("vm-elsewhere")
-        .hint(format!("write `host: {host}` for it, or move it to {says}"))
+        .hint(format!(
+            "write `host: {host}` for it, or move it to {says}; `host: {{ any: [..] }}` follows it"
+        ))
 }
 
 /// A refusal as an error.

@@ -263,7 +263,7 @@ impl Reader {
             let pairs = merged(defaults, own);
             let find = |key: &str| pairs.iter().find(|(k, _)| k.name == key).map(|(_, node)| node);
             let host = match find("host") {
-                Some(node) => self.host_of(&name, at, node, hosts),
+                Some(node) => self.hosts_of(&name, at, node, hosts),
                 None => {
                     self.wrong(key.line, key.column, format!("{name}: `host` is missing"));
                     None
@@ -295,11 +295,12 @@ impl Reader {
                     expect_gpus(&mut guest.specs, gpus_given(&specs));
                     guest
                 });
-            let host = host.unwrap_or_default();
+            let any = host.unwrap_or_default();
             vms.push(Vm {
                 name,
                 vm_name,
-                host,
+                host: any.first().cloned().unwrap_or_default(),
+                any: if any.len() > 1 { any } else { vec![] },
                 power,
                 shutdown_secs,
                 hard_stop,
@@ -312,6 +313,45 @@ impl Reader {
                 return;
             }
         }
+    }
+
+    /// One host, or several of `any` on each of which the VM may run.
+    fn hosts_of(&mut self, vm: &str, at: usize, node: &Node, hosts: &[Host]) -> Option<Vec<String>> {
+        let Data::Map(pairs) = &node.data else {
+            return self.host_of(vm, at, node, hosts).map(|one| vec![one]);
+        };
+        let mut all: Vec<String> = vec![];
+        for (key, node) in pairs {
+            if key.name != "any" {
+                self.unknown_key(&format!("{vm}: host"), key, &["any"]);
+                return None;
+            }
+            let wishes: Vec<&Node> = match &node.data {
+                Data::List(list) => list.iter().collect(),
+                _ => vec![node],
+            };
+            for node in wishes {
+                let wish = self.text(&format!("{vm}: host: any"), node)?;
+                let names = match expand(&wish) {
+                    Ok(names) => names,
+                    Err(why) => {
+                        self.wrong(node.line, node.column, format!("{vm}: host: any: {why}"));
+                        return None;
+                    }
+                };
+                for (name, _) in names {
+                    self.known_host(vm, &name, node, hosts)?;
+                    if !all.contains(&name) {
+                        all.push(name);
+                    }
+                }
+            }
+        }
+        if all.is_empty() {
+            self.wrong(node.line, node.column, format!("{vm}: host: `any` names no host"));
+            return None;
+        }
+        Some(all)
     }
 
     /// `host: esx-[01-04]` deals the VMs of a range out over the hosts in turn.
@@ -328,8 +368,12 @@ impl Reader {
             },
         };
         let (name, _) = &names[at % names.len()];
+        self.known_host(vm, name, node, hosts).map(|()| name.clone())
+    }
+
+    fn known_host(&mut self, vm: &str, name: &str, node: &Node, hosts: &[Host]) -> Option<()> {
         if self.hosts.contains(name) {
-            return Some(name.clone());
+            return Some(());
         }
         let near = nearest(name, hosts.iter().take(1_000).map(|h| h.name.as_str())).map(String::from);
         let known: Vec<&str> = hosts.iter().take(8).map(|h| h.name.as_str()).collect();

@@ -40,7 +40,11 @@ pub struct Vm {
     pub name: String,
     /// Display name in vSphere.
     pub vm_name: String,
+    /// The host that it is on: the fleet file's, or of several the one that it was last seen on.
     pub host: String,
+    /// Hosts on any of which it may run; empty where the fleet file names one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub any: Vec<String>,
     /// Power at the end; `None`: as it was found, or on where the guest has wishes.
     pub power: Option<PowerState>,
     /// Seconds for the guest to shut down.
@@ -60,6 +64,11 @@ pub struct Vm {
 }
 
 impl Vm {
+    /// Where the fleet file has it: `esx-01`, or `esx-01 or esx-02`.
+    pub fn wished_host(&self) -> String {
+        if self.any.is_empty() { self.host.clone() } else { self.any.join(" or ") }
+    }
+
     /// What is wanted of `R`.
     pub fn spec<R: Requirement>(&self) -> Option<R::Spec> {
         self.specs.get::<R>()

@@ -45,7 +45,13 @@ pub fn schema() -> Value {
         &[
             (
                 "host",
-                json!({ "type": "string", "description": "Host of the VM; a range deals VMs out in turn" }),
+                json!({
+                    "description": "Host of the VM; a range deals VMs out in turn; `any`: it may run on each of them, and is found where it runs",
+                    "anyOf": [
+                        { "type": "string" },
+                        { "type": "object", "required": ["any"], "additionalProperties": false, "properties": { "any": { "anyOf": [{ "type": "string" }, { "type": "array", "minItems": 1, "items": { "type": "string" } }] } } },
+                    ],
+                }),
             ),
             (
                 "vm-name",

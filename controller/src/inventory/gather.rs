@@ -26,6 +26,8 @@ const OBSERVE: Duration = Duration::from_secs(300);
 pub enum Scope {
     /// What the wishes need, and what the planner needs.
     Wished,
+    /// Which VMs the hosts have, and nothing else.
+    WhichVms,
     /// Everything the agents know.
     All,
 }
@@ -80,6 +82,7 @@ pub async fn gather(
         let wishes: Vec<_> = of_node.map(|s| (s.requirement.to_string(), (*s.value).clone())).collect();
         let facts = match scope {
             Scope::All => vec![],
+            Scope::WhichVms => vec![host_facts::VirtualMachines::NAME],
             Scope::Wished => needed(catalogue, node.kind, &wishes),
         };
         let vm = reaches.get(node).and_then(|r| r.vm.clone());

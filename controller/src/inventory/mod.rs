@@ -2,6 +2,7 @@
 
 pub mod acquired;
 mod elsewhere;
+mod follow;
 mod gather;
 pub mod gpus;
 pub mod readiness;
@@ -10,6 +11,7 @@ mod seen;
 pub mod shared;
 
 pub use elsewhere::elsewhere;
+pub use follow::follow;
 pub(crate) use gather::patient;
 pub use gather::{Scope, describe, gather, needed, reaches};
 pub use seen::{Inventory, NoFact, Seen};

@@ -112,6 +112,7 @@ mod tests {
             name: name.into(),
             vm_name: name.into(),
             host: "esx".into(),
+            any: vec![],
             power: None,
             shutdown_secs: 1,
             hard_stop: false,

@@ -440,16 +440,8 @@ impl<'a> Planner<'a> {
                 // One that the fleet file has on another host is said by itself.
                 let known = |name: &&str| self.fleet.vms.iter().any(|vm| vm.vm_name == *name);
                 let (elsewhere, strangers): (Vec<&str>, Vec<&str>) = strangers.into_iter().partition(known);
-                if !elsewhere.is_empty() {
-                    let what = format!(
-                        "{node}: VMs run here that the fleet file has on other hosts: {}",
-                        elsewhere.join(", ")
-                    );
-                    let error = Error::new(Kind::Blocked, what).code("vm-elsewhere");
-                    self.problem(
-                        &node,
-                        error.hint(format!("write `host: {}` for them, or move them", node.name)),
-                    );
+                for vm in self.fleet.vms.iter().filter(|vm| elsewhere.contains(&vm.vm_name.as_str())) {
+                    self.problem(&node, compat::moved(vm, &node.name));
                 }
                 if strangers.is_empty() {
                     return;

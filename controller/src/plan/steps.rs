@@ -163,5 +163,14 @@ pub struct Problem {
 
 /// Digest of what a fleet file wishes.
 pub fn digest(fleet: &Fleet) -> String {
-    vsgpu_core::text::hex(&sha2::Sha256::digest(serde_json::to_vec(fleet).unwrap_or_default()))
+    // Where a VM of several hosts was last seen is no wish.
+    let wished = fleet.vms.iter().any(|vm| !vm.any.is_empty()).then(|| {
+        let mut wished = fleet.clone();
+        for vm in wished.vms.iter_mut().filter(|vm| !vm.any.is_empty()) {
+            vm.host = vm.any[0].clone();
+        }
+        wished
+    });
+    let bytes = serde_json::to_vec(wished.as_ref().unwrap_or(fleet)).unwrap_or_default();
+    vsgpu_core::text::hex(&sha2::Sha256::digest(bytes))
 }

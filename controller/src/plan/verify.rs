@@ -39,7 +39,7 @@ pub fn checks(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
             met: false,
             known: true,
             is: format!("on {host}"),
-            wants: fleet.vms.iter().find(|v| v.name == *vm).map(|v| v.host.clone()),
+            wants: fleet.vms.iter().find(|v| v.name == *vm).map(crate::fleet::Vm::wished_host),
         });
     }
     for (node, specs) in assigned.specs() {

@@ -6,6 +6,7 @@ pub mod diagnose;
 pub mod documents;
 pub mod explain;
 mod fact_words;
+mod failures;
 pub mod fit;
 pub mod fit_svg;
 mod health;
@@ -25,5 +26,6 @@ mod top_screen;
 pub mod upgrade;
 pub mod words;
 
-pub use printer::{Answer, Format, Printer, rendered};
+pub use failures::rendered;
+pub use printer::{Answer, Format, Printer};
 pub(crate) use table::columns;

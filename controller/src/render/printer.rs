@@ -6,7 +6,7 @@
 
 use crate::compat::{self, Finding};
 use crate::error::{Error, Kind};
-use crate::render::colour;
+use crate::render::{colour, failures};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -76,6 +76,8 @@ impl Printer {
     /// The answer, on stdout. A closed pipe (`| head`) is no error.
     pub fn show(&self, answer: Answer) {
         let text = match self.format {
+            // Where nothing can be said, the errors speak.
+            Format::Table | Format::Wide if answer.text.is_empty() => return,
             Format::Table => answer.text,
             Format::Wide => answer.wide.unwrap_or(answer.text),
             Format::Name if answer.names.is_empty() => return,
@@ -143,16 +145,18 @@ impl Printer {
     /// Errors, on stderr: a sentence, the place, details, then a hint with something to type.
     /// One that several nodes share (a host that is away, and its VMs with it) is said once.
     pub fn errors(&self, errors: &[Error]) {
-        let mut said = BTreeSet::new();
-        let errors: Vec<&Error> = errors.iter().filter(|e| said.insert(rendered(e))).collect();
         if self.format.is_document() {
+            let mut said = BTreeSet::new();
+            let errors: Vec<&Error> = errors.iter().filter(|e| said.insert(failures::rendered(e))).collect();
             if !errors.is_empty() {
                 self.talk(&json!({ "errors": errors }));
             }
             return;
         }
-        let text: Vec<String> = errors.into_iter().map(rendered).collect();
-        let _ = write!(anstream::stderr(), "{}", colour::paint(&text.join("\n")));
+        let width =
+            std::io::stderr().is_terminal().then(ratatui::crossterm::terminal::size).and_then(Result::ok);
+        let width = width.map(|(columns, _)| usize::from(columns).max(40));
+        let _ = write!(anstream::stderr(), "{}", colour::paint(&failures::text(errors, width)));
     }
 
     /// One warning, on stderr; JSON carries it in the answer.
@@ -206,22 +210,4 @@ impl Printer {
     pub(crate) fn format(&self) -> Format {
         self.format
     }
-}
-
-/// One error as it is shown.
-pub fn rendered(error: &Error) -> String {
-    let mut text = format!("error[{}]: {}\n", error.code, error.message);
-    if let Some(place) = &error.place {
-        text += &format!("  {place}\n");
-    }
-    for detail in &error.details {
-        text += &format!("  {detail}\n");
-    }
-    if !error.hints.is_empty() {
-        text += "\n";
-    }
-    for hint in &error.hints {
-        text += &format!("hint: {hint}\n");
-    }
-    text
 }

@@ -6,6 +6,7 @@ use crate::journal::History;
 use crate::plan::Plan;
 use crate::render::printer::{Format, Printer};
 use crate::render::run_view::{NodeState, RunView};
+use crate::render::words::bare;
 use crate::run::Event;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use std::collections::BTreeMap;
@@ -169,7 +170,9 @@ impl Progress {
                 }
             }
             Event::Failed { step, error } => {
-                self.print(&self.run_view.line(*step, &format!("FAILED: {}", error.message)))
+                let (node, title) = self.run_view.names(*step).unwrap_or_default();
+                let why = bare(&error.message, node, title);
+                self.print(&self.run_view.line(*step, &format!("FAILED: {why}")))
             }
             Event::Skipped { step, why } => {
                 if self.each() {

@@ -1,13 +1,14 @@
 //! What `facts`, `verify` and `status` answer, as JSON and as text.
 
+use crate::fleet::range::folded;
 use crate::fleet::{Fleet, Specs};
 use crate::inventory::Inventory;
 use crate::node::{NodeId, NodeKind};
 use crate::plan::verify::Check;
 use crate::render::fact_words::told;
 use crate::render::printer::Answer;
-use crate::render::table::columns;
-use crate::render::words::wrapped;
+use crate::render::table::{columns, columns_wrapped};
+use crate::render::words::{WIDTH, wrapped};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use vsgpu_core::catalogue::Entry;
@@ -108,17 +109,23 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
         text += &format!("{node} could not be asked: {count} requirements unknown\n");
     }
     if !unmet.is_empty() {
-        let row = |c: &&Check| {
-            vec![
-                c.node.to_string(),
-                c.requirement.clone(),
-                format!("{}{}", c.is, c.wants.as_ref().map(|w| format!(" -> {w}")).unwrap_or_default()),
-            ]
+        // Machines that lack the same are one line.
+        let mut lacks: Vec<((&str, String), Vec<String>)> = vec![];
+        let mut places: std::collections::HashMap<(&str, String), usize> = Default::default();
+        for c in &unmet {
+            let is = format!("{}{}", c.is, c.wants.as_ref().map(|w| format!(" -> {w}")).unwrap_or_default());
+            let key = (c.requirement.as_str(), is);
+            let at = *places.entry(key.clone()).or_insert_with(|| {
+                lacks.push((key, vec![]));
+                lacks.len() - 1
+            });
+            lacks[at].1.push(c.node.to_string());
+        }
+        let row = |((requirement, is), machines): ((&str, String), Vec<String>)| {
+            vec![folded(machines).join(", "), requirement.to_string(), is]
         };
-        text += &format!(
-            "not as the fleet file says:\n{}\n\n",
-            columns(&unmet.iter().map(row).collect::<Vec<_>>())
-        );
+        let rows: Vec<Vec<String>> = lacks.into_iter().map(row).collect();
+        text += &format!("not as the fleet file says:\n{}\n\n", columns_wrapped(&rows, WIDTH));
     }
     text += &crate::render::health::of_fleet(inventory);
     let moved = crate::inventory::elsewhere(fleet, inventory);
@@ -150,7 +157,7 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
             let state = |name: &str| of_vm.iter().find(|c| c.requirement == name).map(|c| json!({ "met": c.met, "is": c.is }));
             // A guest without GPUs proves those of another machine.
             let proof = state(CudaProof::NAME).or_else(|| state(NetworkGpu::NAME));
-            Some(json!({ "vm": vm.name, "host": vm.host, "is-on": moved.get(&vm.name), "gpus": gpus_of(vm), "driver": state(Driver::NAME), "license": state(License::NAME), "proof": proof }))
+            Some(json!({ "vm": vm.name, "host": if moved.contains_key(&vm.name) { vm.wished_host() } else { vm.host.clone() }, "is-on": moved.get(&vm.name), "gpus": gpus_of(vm), "driver": state(Driver::NAME), "license": state(License::NAME), "proof": proof }))
         })
         .collect();
     // A line fits a terminal: what is met is said in a word; what is not has its reason above, and here with `-o wide`.

@@ -10,7 +10,7 @@ use crate::node::{NodeId, NodeKind};
 use crate::plan::Step;
 use crate::render::printer::Answer;
 use crate::render::table::columns;
-use crate::render::words::{ago, took, wrapped};
+use crate::render::words::{ago, bare, took, wrapped};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::text::sentence;
@@ -88,7 +88,9 @@ pub fn status(run: Option<&Stored>, at_work: bool, hosts: &Hosts<'_>, now: u64) 
             StepState::Waiting => ("-", String::new()),
             StepState::Started { .. } => ("STARTED", "outcome not known yet".into()),
             StepState::Done { note, .. } => ("done", note.clone()),
-            StepState::Failed { held, .. } => ("FAILED", held.why.clone()),
+            StepState::Failed { held, .. } => {
+                ("FAILED", bare(&held.why, &step.node.to_string(), &step.title).into())
+            }
         };
         vec![format!("{:>4}", step.id), step.node.to_string(), step.title.clone(), word.into(), note]
     };

@@ -25,16 +25,27 @@ pub fn took(seconds: u64) -> String {
     }
 }
 
+/// What is said of a step, where machine and step stand beside it already.
+pub fn bare<'a>(text: &'a str, node: &str, title: &str) -> &'a str {
+    let text = text.strip_prefix(node).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(text);
+    text.strip_prefix(title).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(text)
+}
+
 /// Characters of a line.
 pub const WIDTH: usize = 80;
 
 /// Broken at blanks, with a margin; long words stay whole.
 pub fn wrapped(text: &str, margin: &str) -> String {
+    wrapped_at(text, margin, WIDTH)
+}
+
+/// The same for a terminal of another width.
+pub fn wrapped_at(text: &str, margin: &str, columns: usize) -> String {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let last = lines.len() - 1;
         let width = margin.chars().count() + lines[last].chars().count() + 1 + word.chars().count();
-        if !lines[last].is_empty() && width > WIDTH {
+        if !lines[last].is_empty() && width > columns {
             lines.push(word.into());
         } else {
             let gap = if lines[last].is_empty() { "" } else { " " };

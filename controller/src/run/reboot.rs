@@ -140,7 +140,7 @@ async fn rebooted(on: &StepRunner, before: &str) -> Result<(Claimed, String), Er
                 }
                 _ => {}
             },
-            Err(error @ (CallError::Overtaken(_) | CallError::Refused { .. })) => {
+            Err(error @ (CallError::Overtaken(_) | CallError::Refused(_))) => {
                 return Err(on.call_failed(error));
             }
             Err(_) => {}

@@ -90,7 +90,7 @@ impl StepRunner {
     }
 
     pub(super) fn fail(&self, kind: Kind, why: impl std::fmt::Display) -> Error {
-        Error::new(kind, format!("{}: {}: {why}", self.step().node, self.step().title))
+        Error::new(kind, format!("{}: {why}", self.step().title)).with(&self.step().node.to_string())
     }
 
     pub(super) fn call_failed(&self, error: CallError) -> Error {
@@ -98,11 +98,8 @@ impl StepRunner {
         // In a run a node that went away is a step that failed; "unreachable" is for nodes that were never
         // reached.
         let kind = if inner.kind == Kind::Unreachable { Kind::Failed } else { inner.kind };
-        Error {
-            kind,
-            message: format!("{}: {}: {}", self.step().node, self.step().title, inner.message),
-            ..inner
-        }
+        let message = format!("{}: {}", self.step().title, inner.cause());
+        Error { kind, message, machine: None, ..inner }.with(&self.step().node.to_string())
     }
 
     pub(super) fn target(&self) -> Result<Target, Error> {

@@ -38,7 +38,10 @@ pub fn gridd_outcome(text: &str) -> GriddOutcome {
         "clock windback",
     ];
     for line in text.lines() {
-        let outcome = if line.contains("License acquired successfully") {
+        // What an earlier daemon said is over.
+        let outcome = if line.contains("Started (") {
+            "unknown"
+        } else if line.contains("License acquired successfully") {
             "licensed"
         } else if line.contains("License returned successfully") {
             "returned"
@@ -79,6 +82,13 @@ pub(crate) fn cause(reason: &str) -> Option<Explained> {
 /// Whether a reason is about the clock: then a restart of the daemon brings nothing.
 pub(crate) fn is_clock(reason: &str) -> bool {
     ["allowed time to process response has expired", "lock windback"].iter().any(|n| reason.contains(n))
+}
+
+/// Whether a reason stays until somebody changes the token or the configuration: asking again brings nothing.
+pub(crate) fn stays(reason: &str) -> bool {
+    let for_good =
+        ["Failed to decode", "Unable to fetch the client configuration token", "Invalid feature type"];
+    for_good.iter().any(|n| reason.contains(n))
 }
 
 /// End of a license, from its status: `Licensed (Expiry: 2027-1-2 3:4:5 GMT)`, parts not padded. Seconds

@@ -3,14 +3,14 @@
 //! written (facts: nvidia 3). The token is copied as a file; nobody reads it.
 
 use crate::facts::clock::synchronized;
-use crate::facts::gridd_log::{cause, gridd_outcome, is_clock, journal};
+use crate::facts::gridd_log::{cause, gridd_outcome, is_clock, journal, stays};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::artifact::Artifact;
 use vsgpu_core::knowledge::products::Product;
 use vsgpu_core::readers::nvidia_smi::{self, is_licensed};
-use vsgpu_core::requirement::{Explained, Implied, Needs, TakesEffect};
+use vsgpu_core::requirement::{Explained, Implied, Needs, Stuck, TakesEffect};
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const CONF: &str = "/etc/nvidia/gridd.conf";
@@ -403,7 +403,7 @@ impl Requirement for License {
         }
         if let Some(reason) = reason {
             is += &match cause(reason) {
-                Some(Explained { cause, fix }) => format!(": {cause} ({reason}): {fix}"),
+                Some(Explained { cause, .. }) => format!(": {cause} ({reason})"),
                 None => format!(" ({reason})"),
             };
         }
@@ -435,6 +435,13 @@ impl Requirement for License {
 
     fn artifacts_mut(spec: &mut LicenseSpec) -> Vec<&mut Artifact> {
         spec.token.iter_mut().collect()
+    }
+
+    fn stuck(_: &LicenseSpec, fact: &LicenseFact) -> Option<Stuck> {
+        let reason = fact.reason.as_deref().filter(|_| !fact.statuses.iter().any(|s| is_licensed(s)))?;
+        let Explained { cause, fix } = cause(reason)?;
+        let explained = Explained { cause: format!("{cause} ({reason})"), fix };
+        Some(Stuck { explained, for_good: stays(reason) })
     }
 
     fn settle_secs(spec: &LicenseSpec) -> u32 {

@@ -40,7 +40,14 @@ impl TryFrom<String> for Profile {
         {
             Ok(Self(name))
         } else {
-            Err(format!("`{text}` is no vGPU profile like `grid_p100-8q` or `nvidia_a100-40c`"))
+            use vsgpu_core::knowledge::vgpu_types::{all, plain};
+            let known: Vec<String> = all().iter().map(|t| plain(t.profile)).collect();
+            let meant = name.split_once('_').and_then(|(family, kind)| {
+                let near = vsgpu_core::suggest::nearest(kind, known.iter().map(String::as_str))?;
+                Some(format!("; did you mean `{family}_{near}`?"))
+            });
+            let example = || "; they are written like `grid_p100-8q` or `nvidia_a100-40c`".into();
+            Err(format!("`{text}` is no vGPU profile{}", meant.unwrap_or_else(example)))
         }
     }
 }

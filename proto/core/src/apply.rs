@@ -14,7 +14,7 @@ use crate::observation::{Observation, Unreadable};
 use crate::observe::{observe, run_probes};
 use crate::outcome::{Expectation, Outcome};
 use crate::packages::Packages;
-use crate::requirement::{Explained, Failure, Needs, Subject, TakesEffect, Verdict};
+use crate::requirement::{Explained, Failure, Needs, Stuck, Subject, TakesEffect, Verdict};
 use crate::system::System;
 use serde_json::Value;
 use std::time::Duration;
@@ -197,28 +197,55 @@ fn understood(system: &dyn System, entry: &Entry, on: &Subject, failure: Failure
     }
 }
 
-/// Observes until `Met`, or until the requirement's own time is over.
+/// How long a reason must have stood that no waiting mends: what a log held before the commands ran is gone by then.
+const FOR_GOOD: Duration = Duration::from_secs(10);
+
+/// Observes until `Met`, until the requirement's own time is over, or until it is known that waiting is in vain.
 pub fn settle(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value) -> Outcome {
     let start = system.elapsed();
+    let mut reason: Option<(Stuck, Duration)> = None;
     loop {
         let settle_secs = (entry.settle_secs)(spec);
-        let over = (system.elapsed() - start) >= Duration::from_secs(settle_secs.into());
-        match verdict(system, entry, on, spec) {
-            Ok(Verdict::Met { is }) => return Outcome::Applied { is, active: true },
-            Ok(Verdict::Unmet { is, effects, .. })
+        let waited = system.elapsed() - start;
+        let over = waited >= Duration::from_secs(settle_secs.into());
+        let judged = fact(system, entry, on)
+            .and_then(|fact| Ok(((entry.check)(spec, &fact).map_err(Unreadable::new)?, fact)));
+        match judged {
+            Ok((Verdict::Met { is }, _)) => return Outcome::Applied { is, active: true },
+            Ok((Verdict::Unmet { is, effects, .. }, _))
                 if effects.is_empty() && entry.takes_effect != TakesEffect::AtOnce =>
             {
                 return Outcome::Applied { is, active: false };
             }
-            Ok(Verdict::Blocked { why, hint, .. }) => return Outcome::Blocked { why, hint },
-            Ok(Verdict::Unmet { is, wants, .. }) if over => {
-                let waited =
-                    if settle_secs > 0 { format!(" {settle_secs} s after") } else { " after".into() };
-                return Outcome::failed(format!(
-                    "still {is}{waited} the commands ran without an error; wanted: {wants}"
-                ));
+            Ok((Verdict::Blocked { why, hint, .. }, _)) => return Outcome::Blocked { why, hint },
+            Ok((Verdict::Unmet { is, wants, .. }, fact)) => {
+                reason = (entry.stuck)(spec, &fact).map(|now| match reason.take() {
+                    Some((before, since)) if before == now => (before, since),
+                    _ => (now, system.elapsed()),
+                });
+                match &reason {
+                    Some((stuck, since))
+                        if over || stuck.for_good && system.elapsed() - *since >= FOR_GOOD =>
+                    {
+                        let Explained { cause, fix } = stuck.explained.clone();
+                        let after = if stuck.for_good || settle_secs == 0 {
+                            String::new()
+                        } else {
+                            format!(", and that did not change in {settle_secs} s")
+                        };
+                        return Outcome::Failed { why: format!("{cause}{after}"), hint: Some(fix) };
+                    }
+                    None if over => {
+                        let waited =
+                            if settle_secs > 0 { format!(" {settle_secs} s after") } else { " after".into() };
+                        return Outcome::failed(format!(
+                            "still {is}{waited} the commands ran without an error; wanted: {wants}"
+                        ));
+                    }
+                    _ => system.sleep(Duration::from_secs(1)),
+                }
             }
-            Ok(Verdict::Waits { on, .. }) if over => return Outcome::failed(on),
+            Ok((Verdict::Waits { on, .. }, _)) if over => return Outcome::failed(on),
             Err(unreadable) if over => return Outcome::failed(unreadable.to_string()),
             _ => system.sleep(Duration::from_secs(1)),
         }

@@ -5,8 +5,8 @@ use crate::artifact::{Artifact, StagedFile};
 use crate::effect::Probe;
 use crate::observation::{Observation, Unreadable};
 use crate::requirement::{
-    Cost, Deadline, Explained, Fact, Failure, Implied, Needs, Outage, Requirement, Restart, Scope, Subject,
-    TakesEffect, Verdict,
+    Cost, Deadline, Explained, Fact, Failure, Implied, Needs, Outage, Requirement, Restart, Scope, Stuck,
+    Subject, TakesEffect, Verdict,
 };
 use crate::suggest::nearest;
 use crate::text::without_passwords_in;
@@ -110,6 +110,8 @@ pub struct Entry {
     pub probes_after_failure: fn(&Subject, &Observation) -> Vec<Probe>,
     /// `Requirement::explain`.
     pub explain: fn(&Failure, &Subject, &Observation) -> Option<Explained>,
+    /// `Requirement::stuck`: spec, fact.
+    pub stuck: fn(&Value, &Value) -> Option<Stuck>,
     /// Seconds until `Met` after the effects, for a spec.
     pub settle_secs: fn(&Value) -> u32,
     /// See `Requirement::IMPLIED_BY`.
@@ -238,6 +240,9 @@ impl Entry {
                 _ => Cost { needs: R::NEEDS, takes_effect: R::TAKES_EFFECT, sure: true },
             }
         }
+        fn stuck<R: Requirement>(spec: &Value, fact: &Value) -> Option<Stuck> {
+            R::stuck(&typed("spec", spec).ok()?, &typed("fact", fact).ok()?)
+        }
         Self {
             name: R::NAME,
             about: R::ABOUT,
@@ -250,6 +255,7 @@ impl Entry {
             why_stuck: R::why_stuck,
             probes_after_failure: R::probes_after_failure,
             explain: R::explain,
+            stuck: stuck::<R>,
             settle_secs: settle_secs::<R>,
             implied_by: R::IMPLIED_BY,
             example: R::EXAMPLE,

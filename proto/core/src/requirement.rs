@@ -273,6 +273,15 @@ pub trait Fact: Serialize + DeserializeOwned + JsonSchema {
     }
 }
 
+/// Why a requirement is not met although its commands have run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// Why, and what to do.
+    pub explained: Explained,
+    /// It stays so however long one waits.
+    pub for_good: bool,
+}
+
 /// A condition, with everything needed to check and to reach it.
 pub trait Requirement {
     /// Key in the fleet file.
@@ -333,6 +342,10 @@ pub trait Requirement {
     }
     /// Why a change failed, if that can be told from what was said and logged.
     fn explain(_failure: &Failure, _on: &Subject, _seen: &Observation) -> Option<Explained> {
+        None
+    }
+    /// Why it is not met, if the fact tells, and what to do. Asked while an agent waits for what it changed.
+    fn stuck(_spec: &Self::Spec, _fact: &Self::Fact) -> Option<Stuck> {
         None
     }
     /// Which deadline a change has.

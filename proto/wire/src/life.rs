@@ -57,6 +57,24 @@ impl std::fmt::Display for Due {
     }
 }
 
+/// `2026-11-24 07:10 UTC`.
+pub(crate) fn date(secs: u64) -> String {
+    let at = i64::try_from(secs).ok().and_then(|secs| time::OffsetDateTime::from_unix_timestamp(secs).ok());
+    at.map_or_else(
+        || format!("{secs} s after 1970"),
+        |t| {
+            format!(
+                "{}-{:02}-{:02} {:02}:{:02} UTC",
+                t.year(),
+                u8::from(t.month()),
+                t.day(),
+                t.hour(),
+                t.minute()
+            )
+        },
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,9 @@ use std::path::{Path, PathBuf};
 /// DNS name of the operator's certificate.
 pub const CONTROLLER: &str = "controller.vsgpu";
 
+/// The name that every CA of vsgpu has.
+pub(crate) const CA_NAME: &str = "vsgpu CA";
+
 /// DNS name of a node's certificate.
 pub fn node_name(node: &str, role: &str) -> String {
     format!("{}.{role}.vsgpu", node.to_ascii_lowercase())
@@ -85,7 +88,7 @@ pub fn init(folder: &Path, now: std::time::SystemTime) -> Result<(), PkiError> {
         return Err(PkiError::Exists(folder.join("ca.pem")));
     }
     let wrong = |e: rcgen::Error| PkiError::Content { path: folder.into(), why: e.to_string() };
-    let mut ca = params("vsgpu CA", 3650, now);
+    let mut ca = params(CA_NAME, 3650, now);
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = KeyPair::generate().map_err(wrong)?;

@@ -69,7 +69,7 @@ fn fleet_files_are_refused_with_place_allowed_values_and_a_suggestion() {
         ),
         (
             "version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    host: esx-01\n    vgpu: [P100]\n",
-            "error[fleet-file]: vm-01: vgpu: [0]: `P100` is no vGPU profile like `grid_p100-8q` or `nvidia_a100-40c`\n  fleet.yaml:7:12\n",
+            "error[fleet-file]: vm-01: vgpu: [0]: `P100` is no vGPU profile; they are written like `grid_p100-8q` or `nvidia_a100-40c`\n  fleet.yaml:7:12\n",
         ),
         (
             "version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    host: esx-01\n    guest: { license: { server: a, token: b } }\n",
@@ -164,13 +164,16 @@ fn certificates_open_only_what_they_are_for() {
     // The address of another host: its certificate does not fit the name.
     lab.write_fleet(&fleet(&lab, "files/good.zip").replace(&lab.address("esx-01"), &lab.address("esx-02")));
     let said = lab.expect(4, &["plan"]);
-    assert!(said.contains("shows a certificate of another node, not of host `esx-01`"), "{said}");
+    assert!(
+        said.contains("it shows a certificate of another node, not of host `esx-01`: it is for "),
+        "{said}"
+    );
     lab.write_fleet(&fleet(&lab, "files/good.zip"));
     // Another CA.
     let other = lab.folder.join("other");
     vsgpu_wire::pki::init(&other, SystemTime::now()).unwrap();
     let said = lab.expect(4, &["plan", "--pki", "other"]);
-    assert!(said.contains("was issued by another CA"), "{said}");
+    assert!(said.contains("its certificate was issued by another CA than the one in use (for CN="), "{said}");
     // A host's certificate in the place of the operator's: our CA, but no operator.
     let thief = lab.folder.join("thief");
     std::fs::create_dir_all(&thief).unwrap();
@@ -196,7 +199,10 @@ fn certificates_open_only_what_they_are_for() {
     lab.stop_agent("esx-01");
     lab.start_agent("esx-01");
     let said = lab.expect(4, &["plan"]);
-    assert!(said.contains("has expired") && said.contains("vsgpu cert renew esx-01 --role host"), "{said}");
+    assert!(
+        said.contains("its certificate ended on ") && said.contains("vsgpu cert renew esx-01 --role host"),
+        "{said}"
+    );
 
     // A range in which one node has its certificates: which one is said, and none is issued.
     lab.expect(0, &["cert", "issue", "esx-42", "--role", "host"]);
@@ -232,7 +238,7 @@ fn an_agent_that_is_away_is_said_and_hides_nobody() {
     let said = lab.expect(4, &["apply", "--yes"]);
     assert!(
         said.contains("error[unreachable]: esx-01 at 127.0.0.1:")
-            && said.contains("hint: is the agent running there"),
+            && said.contains("hint: start the agent, on the host: `/etc/init.d/vsgpu-host-agent restart`"),
         "{said}"
     );
     // The other host was served all the same.

@@ -192,3 +192,69 @@ fn agents_count_what_a_person_agreed_to_and_nothing_else() {
     lab.expect(0, &["apply", "--yes"]);
     assert_eq!(counted("esx-01"), both[..3]);
 }
+
+/// A VM of any of several hosts is followed where it runs, from one verb to the next.
+#[test]
+fn a_vm_of_several_hosts_is_followed() {
+    let lab = Lab::new("decide-any");
+    for host in ["esx-01", "esx-02", "esx-03"] {
+        lab.host(host, "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    }
+    lab.vm_without_guest("vm-01", "esx-02");
+    files::write_all(&lab.folder.join("files"));
+    let host = |name: &str| {
+        format!(
+            "  {name}:\n    address: {}\n    graphics-type: SharedPassthru\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\n",
+            lab.address(name),
+            files::MANAGER_17_4
+        )
+    };
+    let fleet = |any: &str| {
+        format!(
+            "version: 1\nrollout: {{ max-unavailable: 3 }}\nhosts:\n{}{}{}vms:\n  vm-01:\n    host: {{ any: {any} }}\n    vgpu: [grid_a100-10c]\n    power: on\n    shutdown-secs: 2\n",
+            host("esx-01"),
+            host("esx-02"),
+            host("esx-03")
+        )
+    };
+    lab.write_fleet(&fleet("[esx-01, esx-02]"));
+    lab.start();
+    lab.expect(0, &["validate"]);
+    lab.expect(0, &["apply", "--yes"]);
+    let said = lab.expect(0, &["verify", "-o", "wide"]);
+    assert!(said.contains("vgpu") && !said.contains("file says"), "{said}");
+    assert!(
+        lab.changing_calls("esx-02").iter().any(|c| c.contains("power.on")),
+        "{:?}",
+        lab.changing_calls("esx-02")
+    );
+    // It moves to its other host, behind our back: nothing is wrong, and nothing is to do.
+    let vm = lab.state("esx-02").esxi().vms[0].clone();
+    let vmx = lab.state("esx-02").text("/vmfs/volumes/datastore1/vm-01/vm-01.vmx").unwrap();
+    lab.change("esx-02", |m| m.esxi().vms.clear());
+    lab.change("esx-01", |m| {
+        m.write("/vmfs/volumes/datastore1/vm-01/vm-01.vmx", &vmx);
+        m.esxi().vms.push(vm.clone());
+    });
+    let said = lab.expect(0, &["plan"]);
+    assert!(said.contains("nothing to do"), "{said}");
+    // And to one that the file does not allow.
+    lab.change("esx-01", |m| m.esxi().vms.clear());
+    lab.change("esx-03", |m| {
+        m.write("/vmfs/volumes/datastore1/vm-01/vm-01.vmx", &vmx);
+        m.esxi().vms.push(vm.clone());
+    });
+    let said = lab.expect(6, &["plan"]);
+    assert!(said.contains("vm-01 is on esx-03, the fleet file says esx-01 or esx-02"), "{said}");
+    lab.write_fleet(&fleet("\"esx-[01-03]\""));
+    lab.expect(0, &["plan"]);
+    for (any, word) in [
+        ("[esx-09]", "there is no host `esx-09`"),
+        ("[]", "`any` names no host"),
+        ("{ a: b }", "a text is expected"),
+    ] {
+        lab.write_fleet(&fleet(any));
+        let said = lab.expect(2, &["validate"]);
+        assert!(said.contains(word), "{said}");
+    }
+}

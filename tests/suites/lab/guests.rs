@@ -96,7 +96,7 @@ fn a_new_kernel_has_the_driver_before_it_is_booted_and_says_why_where_not() {
     lab.change("vm-01", |m| m.linux().boots_newer = true);
     vsgpu_tests::fakes::state::boot(&lab.machine("vm-01"));
     lab.start_agent("vm-01");
-    let said = lab.expect(3, &["verify"]);
+    let said = lab.expect(3, &["verify", "-o", "wide"]);
     assert!(
         said.contains("its module is there for 6.1.0-28-amd64, not for the running kernel 6.1.0-31-amd64"),
         "{said}"

@@ -267,11 +267,19 @@ fn strangers_on_a_host_are_not_shut_down() {
 fn a_wrong_license_is_waited_for_and_then_named() {
     let lab = small("license");
     std::fs::write(lab.folder.join("files").join(files::TOKEN_FILE), "a token of another server").unwrap();
+    // The daemon has refused the token for good: the ten minutes that the fleet file gives it are not waited out.
+    lab.write_fleet(&lab.fleet().replace("wait-secs: 3", "wait-secs: 600"));
     let said = lab.expect(5, &["apply", "--yes"]);
+    let lines: Vec<&str> = said.lines().collect();
+    let at = lines
+        .iter()
+        .position(|l| l.starts_with("error[failed]: vm-01 (guest): license: "))
+        .unwrap_or_else(|| panic!("{said}"));
     assert!(
-        said.contains("still Unlicensed") && said.contains("Failed to decode signature from token"),
+        lines[at].contains("Failed to decode signature from token received") && !lines[at].contains("still"),
         "{said}"
     );
+    assert!(lines[at + 2].starts_with("hint: ") && lines[at + 3] == "more: vsgpu explain failed", "{said}");
     assert!(lab.expect(3, &["verify", "-o", "wide"]).contains("NOT: Unlicensed"));
 }
 

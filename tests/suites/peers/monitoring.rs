@@ -84,7 +84,7 @@ fn metrics_are_all_it_opens(lab: &Lab, folder: &Path) {
             on.send(Path::new("/etc/hostname"), id, &fence, &Default::default(), within, &mut |_| {}).await.err(),
         ];
         for error in refused {
-            assert!(matches!(&error, Some(CallError::Refused { why, .. }) if why.contains("metrics and health only")), "{error:?}");
+            assert!(matches!(&error, Some(CallError::Refused(what)) if what.why.contains("metrics and health only")), "{error:?}");
         }
         // Eight connections are all that readers have; the operator's places are others.
         let mut others = vec![];

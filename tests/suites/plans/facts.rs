@@ -195,7 +195,7 @@ fn speak(
                 facts.remove("virtual-machines");
                 draft.facts.extend(facts);
             }
-            "away" => draft.away = Some(Error::from(CallError::Unreachable(text()?))),
+            "away" => draft.away = Some(Error::from(CallError::away("", text()?))),
             "boot-id" => draft.boot_id = text()?,
             "taken" => draft.temporary = node.to_json(),
             "holder" => draft.holder = Some(Holder { name: text()?, ends_in_secs: 30, at_work: None }),

@@ -419,7 +419,7 @@ mod tests {
             host("esx-02", "host_whole_gpu_info{gpu=\"10de:1eb8\",vm=\"c\"} 1\n"),
         ]
         .concat();
-        let seat = |vm: &str| (format!("vm-{vm}"), ("esx-01".to_string(), vm.to_string()));
+        let seat = |vm: &str| (format!("vm-{vm}"), (vec!["esx-01".to_string()], vm.to_string()));
         let seats: Seats = ["a", "b"].map(seat).into();
         let seen = glance("f", &seats, &page);
         assert_eq!(

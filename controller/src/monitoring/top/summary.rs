@@ -162,8 +162,8 @@ fn label(labels: &Labels, name: &str) -> String {
     labels.get(name).cloned().unwrap_or_default()
 }
 
-/// Of each guest of the fleet file: its host, and the VM's display name there.
-pub type Seats = BTreeMap<String, (String, String)>;
+/// Of each guest of the fleet file: the hosts that it may run on, and the VM's display name there.
+pub type Seats = BTreeMap<String, (Vec<String>, String)>;
 
 /// Hosts that say of a VM, by its display name, that it runs there with a GPU.
 type Hosts = BTreeMap<String, BTreeSet<String>>;
@@ -264,11 +264,12 @@ fn node(page: &Page, seats: &Seats, on: &Hosts, name: &str, role: &str) -> Node 
 
 /// Where a guest runs: the host that has its vGPU or whole GPU, and the fleet file's where that is another one.
 fn place(on: &Hosts, seats: &Seats, guest: &str) -> (Option<String>, Option<String>) {
-    let Some((host, vm)) = seats.get(guest) else { return (None, None) };
+    let Some((hosts, vm)) = seats.get(guest) else { return (None, None) };
     match on.get(vm).and_then(|hosts| hosts.iter().next().filter(|_| hosts.len() == 1)) {
-        Some(only) if only != host => (Some(only.clone()), Some(host.clone())),
+        Some(only) if !hosts.contains(only) => (Some(only.clone()), Some(hosts.join(" or "))),
+        Some(only) => (Some(only.clone()), None),
         // Two VMs of one name are on two hosts: then nothing is known.
-        _ => (Some(host.clone()), None),
+        _ => (hosts.first().filter(|_| hosts.len() == 1).cloned(), None),
     }
 }
 
@@ -294,8 +295,8 @@ fn gpu_server(page: &Page, of: &[(&str, &str)]) -> Option<GpuServer> {
 fn gpus(page: &Page, seats: &Seats, node: &str, role: &str) -> Vec<Gpu> {
     let own = |l: &Labels| label(l, "role") == role;
     // The host says more of a vGPU, and says it beside the others of its GPU.
-    let shown = |(host, vm): &(String, String)| {
-        page.of_node("host_vgpu_info", host).any(|(l, _)| label(l, "vm") == *vm)
+    let shown = |(hosts, vm): &(Vec<String>, String)| {
+        hosts.iter().any(|host| page.of_node("host_vgpu_info", host).any(|(l, _)| label(l, "vm") == *vm))
     };
     if role == "guest" && seats.get(node).is_some_and(shown) {
         return vec![];

@@ -1,7 +1,7 @@
 //! A connection on which gRPC is spoken: who is reached has proved who it is.
 
 use crate::client::connector::Connector;
-use crate::client::error::{CallError, classify};
+use crate::client::error::{CallError, Trouble, classify, no_answer};
 use crate::client::target::Target;
 use crate::sizes::{CONNECTION_WINDOW, STREAM_WINDOW};
 use std::time::Duration;
@@ -16,10 +16,11 @@ pub(crate) async fn channel(
     if target.node.is_empty()
         || target.node.contains(|c: char| !c.is_ascii_alphanumeric() && !"-._".contains(c))
     {
-        return Err(CallError::Refused {
-            why: format!("`{}` cannot be a node's name in a certificate", target.node),
-            hint: "use letters, digits, `-` and `.`".into(),
-        });
+        return Err(CallError::Refused(Trouble::with(
+            "",
+            format!("`{}` cannot be a node's name in a certificate", target.node),
+            "use letters, digits, `-` and `.`",
+        )));
     }
     let (dials, to) = (connector.clone(), target.clone());
     let connector = tower::service_fn(move |_: tonic::codegen::http::Uri| {
@@ -32,12 +33,7 @@ pub(crate) async fn channel(
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20));
     match tokio::time::timeout(within, endpoint.connect_with_connector(connector)).await {
-        Err(_) => Err(CallError::Unreachable(format!(
-            "{} does not answer at {} within {} s",
-            target.node,
-            target.address,
-            within.as_secs_f32()
-        ))),
+        Err(_) => Err(no_answer(target, Some(within))),
         Ok(Err(error)) => Err(classify(target, &error)),
         Ok(Ok(channel)) => Ok(channel),
     }

@@ -151,7 +151,7 @@ async fn refused(connector: &Connector, target: &Target, within: Duration) -> Op
     let mut stream = tokio::time::timeout(within, connector.dial(target)).await.ok()?.ok()?;
     let read = tokio::time::timeout(within.min(REFUSAL), stream.read_u8()).await.ok()?;
     let why = classify(target, &read.err()?);
-    matches!(why, CallError::Refused { .. }).then_some(why)
+    matches!(why, CallError::Refused(_)).then_some(why)
 }
 
 impl Connection {
@@ -355,11 +355,8 @@ impl Connection {
         work: impl Future<Output = Result<Outcome, CallError>>,
     ) -> Result<Outcome, CallError> {
         let late = |_| {
-            CallError::Unreachable(format!(
-                "{} did not finish within {} s",
-                self.target.node,
-                within.as_secs()
-            ))
+            let why = format!("it did not finish within {} s", within.as_secs());
+            CallError::away(&self.target.node, why)
         };
         tokio::time::timeout(within, work).await.map_err(late)?
     }
@@ -389,10 +386,7 @@ impl Connection {
                 None => {}
             }
         }
-        Err(CallError::Unreachable(format!(
-            "{}: the connection ended before the outcome was known",
-            self.target.node
-        )))
+        Err(CallError::away(&self.target.node, "the connection ended before the outcome was known"))
     }
 
     /// Sends a file, going on where an earlier attempt ended. `progress` hears how many bytes are there.

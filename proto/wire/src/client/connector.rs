@@ -79,7 +79,7 @@ impl Connector {
                 let name = name.map_err(|_| {
                     std::io::Error::new(std::io::ErrorKind::InvalidInput, "no name for a certificate")
                 })?;
-                let socket = tokio::net::TcpStream::connect(&address).await?;
+                let socket = crate::client::dial::connect(&address).await?;
                 socket.set_nodelay(true)?;
                 let stream = tokio_rustls::TlsConnector::from(config).connect(name, socket).await?;
                 let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());

@@ -1,6 +1,6 @@
 //! Who asks a gateway: guests for GPU leases and connections to engines, operators for the rest.
 
-use crate::client::{CallError, Connector, Stream, Target, answered, channel, failed};
+use crate::client::{CallError, Connector, Stream, Target, Trouble, answered, channel, failed};
 use crate::pool::v1::pool_client::PoolClient;
 use crate::pool::v1::{self, FromClient, FromGateway};
 use crate::pool::{MAX_MESSAGE, MAX_STATUS, Opened, TICKET};
@@ -135,19 +135,16 @@ pub async fn tunnel(
     let node = &target.node;
     let (stream, answer) = match tokio::time::timeout(within, opening).await {
         Err(_) => {
-            let why = format!("{node} does not open its engine within {} s", within.as_secs_f32());
-            return Err(CallError::Unreachable(why));
+            let why = format!("it does not open its engine within {} s", within.as_secs_f32());
+            return Err(CallError::away(node, why));
         }
         Ok(Err(error)) => return Err(crate::client::classify(target, &error)),
         Ok(Ok(opened)) => opened,
     };
-    let refused =
-        |why: &str, hint: &str| Err(CallError::Refused { why: format!("{node}: {why}"), hint: hint.into() });
+    let refused = |why: &str, hint: &str| Err(CallError::Refused(Trouble::with(node, why, hint)));
     match Opened::of(answer) {
         Some(Opened::Open) => Ok(stream),
-        Some(Opened::NoEngine) => {
-            Err(CallError::Unreachable(format!("{node}: the gateway cannot reach the engine")))
-        }
+        Some(Opened::NoEngine) => Err(CallError::away(node, "the gateway cannot reach the engine")),
         Some(Opened::NoTicket) => refused("the GPU lease is over", "ask for another one"),
         Some(Opened::TooMany) => {
             refused("the GPU lease has as many connections as it may have", "end some of its programs")

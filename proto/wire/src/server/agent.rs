@@ -15,6 +15,8 @@ pub struct Agent {
     pub role: &'static str,
     /// Name of the program.
     pub program: &'static str,
+    /// Why a machine is none that it is made for; `None` where it is, or where that cannot be told.
+    pub stranger: fn(&dyn System) -> Option<&'static str>,
     /// What it knows.
     pub catalogue: fn() -> Catalogue,
     /// Where it keeps what must survive a restart of the machine.

@@ -85,6 +85,13 @@ pub(crate) fn serve(
             write_ready(file, options.listen)?;
         }
         tell_systemd();
+        // Beside the work: a host over ssh may be away for long.
+        let looked = node.clone();
+        std::thread::spawn(move || {
+            if let Some(why) = (looked.agent.stranger)(looked.system.as_ref()) {
+                tracing::warn!(node = %looked.name, "{why}");
+            }
+        });
         tracing::info!(node = %node.name, role = node.agent.role, listen = %options.listen, version = env!("CARGO_PKG_VERSION"), "serving");
         answer(node, handshakes(came, config)).await
     })

@@ -139,8 +139,8 @@ impl Daemon {
                     None => break,
                     Some(Err(why)) => return Err(refused(Kind::Unreachable, why.to_string(), "")),
                     // Its ticket was good a moment ago: the lease has ended meanwhile.
-                    Some(Ok(Err(CallError::Refused { why, hint }))) => {
-                        return Err(refused(Kind::NotInTime, why, &hint));
+                    Some(Ok(Err(CallError::Refused(what)))) => {
+                        return Err(refused(Kind::NotInTime, what.to_string(), &what.hint));
                     }
                     Some(Ok(opened)) => opened?,
                 },

@@ -52,11 +52,11 @@ async fn look_at(rpc: &Connector, target: &Target) -> ServerSeen {
     };
     let looked = tokio::time::timeout(CONNECT, looked)
         .await
-        .unwrap_or_else(|_| Err(CallError::Unreachable(format!("no answer within {} s", CONNECT.as_secs()))));
+        .unwrap_or_else(|_| Err(CallError::away("", format!("no answer within {} s", CONNECT.as_secs()))));
     let (list, rtt, problem) = match looked {
         Ok((list, rtt)) => (list, Some(rtt.as_micros() as u64), None),
-        Err(CallError::Refused { why, hint }) => {
-            (v1::ListReply::default(), None, Some(piece(&format!("{why}: {hint}"), MAX_TEXT)))
+        Err(CallError::Refused(what)) => {
+            (v1::ListReply::default(), None, Some(piece(&format!("{what}: {}", what.hint), MAX_TEXT)))
         }
         Err(why) => (v1::ListReply::default(), None, Some(piece(&why.to_string(), MAX_TEXT))),
     };

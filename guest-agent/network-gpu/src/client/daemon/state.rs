@@ -76,10 +76,12 @@ pub(super) fn refused(kind: Kind, text: impl Into<String>, hint: &str) -> Refuse
 impl From<CallError> for Refused {
     fn from(error: CallError) -> Self {
         match error {
-            CallError::Refused { why, hint } => refused(Kind::NotAllowed, why, &hint),
-            CallError::Unreachable(why) => {
-                refused(Kind::Unreachable, why, "is the GPU server up, and that port open from here?")
-            }
+            CallError::Refused(ref what) => refused(Kind::NotAllowed, what.to_string(), &what.hint),
+            CallError::Unreachable(what) => refused(
+                Kind::Unreachable,
+                what.to_string(),
+                "is the GPU server up, and that port open from here?",
+            ),
             other => refused(Kind::Unreachable, other.to_string(), ""),
         }
     }
