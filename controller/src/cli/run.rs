@@ -189,11 +189,13 @@ impl<'a> RunCommand<'a> {
         printer.answer(&answer, &text);
         if matches!(summary.stopped, Some(Stopped::Interrupted | Stopped::Detached)) {
             errors.extend(self.interrupted(summary.done, plan.steps.len()));
-        } else {
-            errors.extend(still_outstanding(fleet));
         }
         let failed_any = !summary.failed.is_empty();
+        let stopped = summary.stopped.is_some_and(|s| matches!(s, Stopped::Interrupted | Stopped::Detached));
         errors.extend(summary.failed.into_iter().map(|(_, e)| e));
+        if !stopped {
+            errors.extend(still_outstanding(fleet));
+        }
         errors.extend(problems.into_iter().map(|p| p.error));
         errors.extend(behind);
         if !summary.untouched.is_empty() {

@@ -9,7 +9,7 @@ use crate::render::run_view::{NodeState, RunView};
 use crate::render::words::bare;
 use crate::run::Event;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressState, ProgressStyle};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,6 +50,8 @@ pub struct Progress {
     sending: BTreeMap<usize, Instant>,
     drawn: Option<Instant>,
     screen: Screen,
+    /// Machines of which it was said that their steps are left out.
+    left_out: BTreeSet<String>,
 }
 
 /// Where live lines are, for whoever says something beside them: what is printed without them is drawn over.
@@ -116,6 +118,7 @@ impl Progress {
             sending: BTreeMap::new(),
             drawn: None,
             screen,
+            left_out: BTreeSet::new(),
         }
     }
 
@@ -175,9 +178,12 @@ impl Progress {
                 self.print(&self.run_view.line(*step, &format!("FAILED: {why}")))
             }
             Event::Skipped { step, why } => {
-                if self.each() {
+                // Once for a machine: what waits for a step that is left out is left out as well.
+                let node = self.run_view.names(*step).map(|(node, _)| node.to_string());
+                if self.each() && node.is_some_and(|node| self.left_out.insert(node)) {
                     let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-                    self.print(&self.run_view.line(*step, &format!("left out{why}")));
+                    let text = format!("left out{why}, with all that waits for it");
+                    self.print(&self.run_view.line(*step, &text));
                 }
             }
         }

@@ -78,7 +78,8 @@ impl Fact for MigFact {
     fn sentence(&self) -> Option<String> {
         let one =
             |gpu: &GpuMig| format!("{} {}", gpu.bus_id, crate::facts::now_and_then(gpu.current, gpu.pending));
-        self.smi_failure.is_none().then(|| first(self.gpus.iter().map(one), 8, "no GPU to ask"))
+        let asked = || first(self.gpus.iter().map(one), 8, "no GPU to ask");
+        Some(self.smi_failure.clone().unwrap_or_else(asked))
     }
 }
 

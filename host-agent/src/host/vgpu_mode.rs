@@ -146,7 +146,8 @@ impl Fact for VgpuModeFact {
             wish if wish == gpu.active || wish.is_none() => format!("{} {}", gpu.bus_id, word(gpu.active)),
             wish => format!("{} {}, set to {}", gpu.bus_id, word(gpu.active), word(wish)),
         };
-        self.smi_failure.is_none().then(|| first(self.gpus.iter().map(one), 8, "no GPU to ask"))
+        let asked = || first(self.gpus.iter().map(one), 8, "no GPU to ask");
+        Some(self.smi_failure.clone().unwrap_or_else(asked))
     }
 }
 

@@ -101,6 +101,9 @@ impl Fact for SchedulerFact {
             Err(why) => Self { parameters: vec![], offered: false, started_with, failure: Some(why.message) },
         })
     }
+    fn sentence(&self) -> Option<String> {
+        self.failure.as_ref().map(|why| format!("no module `nvidia` to ask: {why}"))
+    }
 }
 
 impl SchedulerFact {

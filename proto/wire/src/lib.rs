@@ -14,6 +14,7 @@ pub mod pool;
 mod refusal;
 pub mod server;
 mod sizes;
+mod strangers;
 mod tls;
 pub mod traceparent;
 pub mod v1;

@@ -2,8 +2,8 @@
 //! latter may do is little (`may_change`), and no node may come to another. A GPU server's gateway lets in
 //! guests as well: what each may ask is decided behind it, by its role.
 
-use crate::client::Telling;
 use crate::pki::{CONTROLLER, Identity};
+use crate::strangers::Telling;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};

@@ -1,8 +1,9 @@
 //! Why a node could not be talked to, found in whatever the layers below say, in words that help.
 
-use crate::client::dial::{BadCertificate, NoSuchName};
+use crate::client::dial::NoSuchName;
 use crate::client::target::Target;
 use crate::refusal::Refusal;
+use crate::strangers::BadCertificate;
 use crate::v1::refused::Reason;
 use rustls::{AlertDescription, CertificateError};
 use std::io::ErrorKind;

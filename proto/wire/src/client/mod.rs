@@ -10,7 +10,6 @@ mod target;
 pub(crate) use channel::channel;
 pub use connection::{Call, Connection, Description, Fence, Holder, Wishes};
 pub use connector::{Connector, Dialing, Stream};
-pub(crate) use dial::Telling;
 pub use error::{CallError, Trouble};
 pub(crate) use error::{answered, classify, failed};
 pub use target::Target;
