@@ -5,10 +5,9 @@
 
 use crate::fleet::Fleet;
 use crate::inventory::reaches;
-use crate::journal::outcome::{NodeState, nodes};
-use crate::journal::{self, Folder, StepState};
+use crate::monitoring::runs::Runs;
 use crate::node::{NodeId, NodeKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -38,7 +37,9 @@ struct Page {
 #[derive(Default)]
 pub struct Collected {
     pages: Mutex<BTreeMap<(String, &'static str), Page>>,
-    folder: std::path::PathBuf,
+    runs: Runs,
+    /// Of each guest of the fleet file: its host there, and the VM's display name.
+    guests: BTreeMap<String, (String, String)>,
     /// When the certificate that it asks with ends.
     certificate_end: Option<u64>,
     rounds: AtomicU64,
@@ -48,7 +49,11 @@ impl Collected {
     /// Nothing yet, of this fleet.
     pub fn new(fleet: &Fleet) -> Self {
         Self {
-            folder: fleet.state_folder(),
+            runs: Runs::of(fleet.state_folder()),
+            guests: {
+                let guests = fleet.vms.iter().filter(|vm| vm.guest.is_some());
+                guests.map(|vm| (vm.name.clone(), (vm.host.clone(), vm.vm_name.clone()))).collect()
+            },
             certificate_end: vsgpu_wire::pki::own_life(&fleet.pki).map(|life| life.ends),
             ..Self::default()
         }
@@ -98,7 +103,7 @@ impl Collected {
 impl Pages for Collected {
     fn metrics(&self) -> String {
         let pages = self.pages();
-        let mut own = of_runs(&self.folder);
+        let mut own = self.runs.samples();
         if let Some(end) = self.certificate_end {
             let (name, help) = vsgpu_wire::metrics::CERTIFICATE_END;
             own.push(Sample::new(name, help, vec![], end as f64));
@@ -114,6 +119,16 @@ impl Pages for Collected {
                 own.push(Sample::new("node_page_age_seconds", help, labels(), at.elapsed().as_secs_f64()));
             }
         }
+        let on = hosts_of_vms(pages.iter().filter(|(_, page)| page.role == "host"));
+        for (guest, (host, vm)) in &self.guests {
+            let now = on.get(vm.as_str()).and_then(|hosts| hosts.first().filter(|_| hosts.len() == 1));
+            let host = now.map_or(host.as_str(), |host| host);
+            let help =
+                "The host of a guest, as the hosts say, else as the fleet file says; the value is always 1";
+            let labels = [("node", guest.as_str()), ("role", "guest"), ("host", host), ("vm", vm)];
+            let labels = labels.map(|(name, value)| (name, value.to_string())).to_vec();
+            own.push(Sample::new("node_host_info", help, labels, 1.0));
+        }
         let fresh = pages.iter().filter(|(_, page)| page.at.is_some_and(|at| at.elapsed() < KEPT));
         let shown: Vec<(&str, &str, &str)> =
             fresh.map(|((node, _), page)| (node.as_str(), page.role, page.text.as_str())).collect();
@@ -128,61 +143,27 @@ impl Pages for Collected {
     }
 }
 
-/// What the journal tells. A journal that cannot be read has no values; the nodes' own are not affected.
-fn of_runs(folder: &std::path::Path) -> Vec<Sample> {
-    let sample = Sample::new;
-    let at_work = journal::at_work(folder).is_some();
-    let mut all = vec![sample("controller_at_work", "1: a run is going on now", vec![], f64::from(at_work))];
-    let latest = journal::latest(&Folder(folder.into()));
-    all.push(sample(
-        "runs_readable",
-        "1: the records of runs could be read",
-        vec![],
-        f64::from(latest.is_ok()),
-    ));
-    let Ok(Some(run)) = latest else { return all };
-    let status = &run.status;
-    all.push(sample("run_number", "Number of the latest run", vec![], f64::from(run.number)));
-    all.push(sample("run_begin_timestamp_seconds", "When the latest run began", vec![], status.begun as f64));
-    let unfinished = "1: the latest run is not finished, whether somebody is at work or not";
-    all.push(sample("run_unfinished", unfinished, vec![], f64::from(status.ended.is_none())));
-    if let Some((end, _)) = status.ended {
-        let seconds = end.saturating_sub(status.begun) as f64;
-        all.push(sample("run_duration_seconds", "How long the latest run took", vec![], seconds));
-    }
-    for (name, which) in [
-        ("waiting", (|s| matches!(s, StepState::Waiting)) as fn(&StepState) -> bool),
-        ("started", |s| matches!(s, StepState::Started { .. })),
-        ("done", |s| matches!(s, StepState::Done { .. })),
-        ("failed", |s| matches!(s, StepState::Failed { .. })),
-    ] {
-        let count = status.steps.iter().filter(|s| which(s)).count();
-        all.push(sample(
-            "run_steps",
-            "Steps of the latest run, by state",
-            vec![("state", name.into())],
-            count as f64,
-        ));
-    }
-    let mut by_state: BTreeMap<&str, usize> = NodeState::WORDS.iter().map(|word| (*word, 0)).collect();
-    for (node, state) in nodes(&run, at_work) {
-        *by_state.entry(state.word()).or_default() += 1;
-        if let NodeState::Held { held, .. } = state {
-            let hold = serde_json::to_value(held.hold)
-                .ok()
-                .and_then(|v| v.as_str().map(String::from))
-                .unwrap_or_default();
-            // As the other series name it: the guest of a VM is `vm-01` with its role.
-            let (name, role) = node.strip_suffix(" (guest)").map_or((node.as_str(), ""), |vm| (vm, "guest"));
-            let labels = vec![("node", name.into()), ("role", role.into()), ("hold", hold)];
-            all.push(sample("node_held", "1: the node is held, and why", labels, 1.0));
+/// Hosts that say of a VM, by its display name, that it runs there with a GPU.
+fn hosts_of_vms<'a>(
+    pages: impl Iterator<Item = (&'a (String, &'static str), &'a Page)>,
+) -> BTreeMap<String, BTreeSet<&'a str>> {
+    let mut on: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for ((host, _), page) in pages {
+        let says = |line: &&str| {
+            line.starts_with("vsgpu_host_vgpu_info{") || line.starts_with("vsgpu_host_whole_gpu_info{")
+        };
+        for line in page.text.lines().filter(says) {
+            let Some((_, rest)) = line.split_once("vm=\"") else { continue };
+            // Up to the quote that is none of the name's own.
+            let mut name = String::new();
+            let mut chars = rest.chars();
+            while let Some(c) = chars.next().filter(|c| *c != '"') {
+                name.push(if c == '\\' { chars.next().unwrap_or(c) } else { c });
+            }
+            on.entry(name).or_default().insert(host);
         }
     }
-    for (word, count) in by_state {
-        let help = "Nodes of the latest run, by what became of them";
-        all.push(sample("run_nodes", help, vec![("state", word.into())], count as f64));
-    }
-    all
+    on
 }
 
 /// Whether a page is one that an agent of ours makes: our names, plain labels, numbers, and nothing that the

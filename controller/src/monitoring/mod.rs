@@ -3,4 +3,5 @@
 
 pub mod exporter;
 pub mod pools;
+mod runs;
 pub mod top;

@@ -26,14 +26,20 @@ async fn each_is_told_apart() {
     std::fs::remove_dir_all(&folder).unwrap();
 
     let what = answer(&connector, "esx-01.nowhere.invalid:7443").await;
-    assert!(what.why.contains("cannot be resolved") && what.hint.contains("getent hosts esx-01.nowhere.invalid"), "{what:?}");
+    assert!(
+        what.why.contains("cannot be resolved") && what.hint.contains("getent hosts esx-01.nowhere.invalid"),
+        "{what:?}"
+    );
     assert_eq!(what.who, "esx-01 at esx-01.nowhere.invalid:7443");
 
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = closed.local_addr().unwrap().to_string();
     drop(closed);
     let what = answer(&connector, &address).await;
-    assert!(what.why.contains("connection refused") && what.hint.contains("/etc/init.d/vsgpu-host-agent restart"), "{what:?}");
+    assert!(
+        what.why.contains("connection refused") && what.hint.contains("/etc/init.d/vsgpu-host-agent restart"),
+        "{what:?}"
+    );
 
     let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = plain.local_addr().unwrap().to_string();
@@ -48,12 +54,13 @@ async fn each_is_told_apart() {
     // Another TLS service: whose certificate it was is said.
     let made = rcgen::generate_simple_self_signed(vec!["proxy.example".to_string()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .unwrap();
+    let config =
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = other.local_addr().unwrap().to_string();

@@ -54,7 +54,8 @@ fn each_alert_fires_when_it_should_and_has_its_runbook() {
 
 /// Queries of the dashboards that have no answer on the lab: nothing is wrong there, no VM of it is a GPU server, or
 /// the simulated GPU does not say it.
-const SILENT: [&str; 5] = [
+const SILENT: [&str; 6] = [
+    "vsgpu_host_whole_gpu_info",
     "vsgpu_pool_",
     "vsgpu_xid_events",
     "vsgpu_requirement_met",
@@ -167,7 +168,7 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
     let page = get(&quiet, "/metrics", None).unwrap().1;
     assert!(page.contains("vsgpu_node_reachable{node=\"esx-01\",role=\"host\"} 1"), "{page}");
     assert!(page.lines().any(|l| l.starts_with("vsgpu_certificate_expiry_timestamp_seconds ")), "{page}");
-    assert!(lab.expect(0, &["top", "--once", "--pki", "pki/prometheus.monitor"]).contains("1 hosts, 1 GPUs"));
+    assert!(lab.expect(0, &["top", "--once", "--pki", "pki/prometheus.monitor"]).contains("1 host, 1 GPU,"));
     wait_until("both agents have looked", Duration::from_secs(60), || {
         let page = get(&addresses[0], "/metrics", Some(token)).unwrap().1;
         page.contains("vsgpu_host_vgpu_licensed{node=\"esx-01\"")
@@ -235,6 +236,9 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
             }
         }
     }
+    // As the page on monitoring says: a guest's metrics with its host.
+    let joined = "vsgpu_gpu_utilization_ratio{role=\"guest\"} * on (node) group_left (host) max by (node, host) (vsgpu_node_host_info)";
+    assert_eq!(ask(joined)["data"]["result"][0]["metric"]["host"], "esx-01", "{}", ask(joined));
     let (_, rules) = get(&addresses[2], "/api/v1/rules", None).unwrap();
     let rules: Value = serde_json::from_str(&rules).unwrap();
     for rule in rules["data"]["groups"][0]["rules"].as_array().unwrap() {

@@ -12,6 +12,7 @@ pub const CERTIFICATE_END: (&str, &str) = (
 );
 
 /// One value of one agent's own metrics.
+#[derive(Clone, Debug)]
 pub struct Sample {
     /// Metric name without the `vsgpu_` prefix.
     pub name: &'static str,

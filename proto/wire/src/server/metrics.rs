@@ -273,6 +273,7 @@ fn gpus(report: &SmiReport) -> Vec<Sample> {
             |on: Option<bool>| on.map(|on| if on { "on" } else { "off" }.to_string()).unwrap_or_default();
         let labels = vec![
             ("gpu", gpu.bus_id.clone()),
+            ("uuid", gpu.uuid.clone().unwrap_or_default()),
             ("name", gpu.name.clone().unwrap_or_default()),
             ("driver", report.driver_version.clone().unwrap_or_default()),
             ("virtualization_mode", gpu.virtualization_mode.clone().unwrap_or_default()),
