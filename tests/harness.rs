@@ -25,6 +25,8 @@ pub enum Need {
     /// Who may make network namespaces.
     Namespaces,
     Rpm,
+    /// Debian's judge of packages.
+    Lintian,
     /// systemd's own judgement of units.
     SystemdAnalyze,
     /// Recordings of real machines, which are not distributed.
@@ -57,6 +59,7 @@ impl Need {
         match self {
             Self::Prometheus => tool("promtool", "prometheus").or_else(|| tool("prometheus", "prometheus")),
             Self::Curl => tool("curl", "curl"),
+            Self::Lintian => tool("lintian", "lintian"),
             Self::Vmkernel => vmkernel(),
             Self::Ssh => crate::lab::sshd::why_not(),
             Self::Tmux => crate::lab::terminal::why_not(),

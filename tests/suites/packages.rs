@@ -143,6 +143,23 @@ fn debian_installs_upgrades_removes_and_purges_them() {
     assert_eq!(left.trim(), "", "left behind");
 }
 
+fn debians_judge_finds_no_error() {
+    for name in ["vsgpu", "vsgpu-host-agent", "vsgpu-guest-agent"] {
+        let file = package(name, ".deb");
+        let output = Command::new("lintian").args(["--fail-on", "error"]).arg(&file).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && !said.lines().any(|l| l.starts_with("E: ")), "{name}:\n{said}");
+        // It has judged this package: it knows of the one thing that it warns of.
+        assert!(said.contains("maintainer-script-calls-systemctl"), "{name}:\n{said}");
+    }
+    let sums = package("vsgpu", ".deb").with_file_name("SHA256SUMS");
+    let listed = std::fs::read_to_string(&sums).unwrap();
+    assert!(listed.lines().count() >= 5, "{listed}");
+    let mut check = Command::new("sha256sum");
+    check.args(["-c", "--quiet", "SHA256SUMS"]).current_dir(sums.parent().unwrap());
+    assert!(check.status().unwrap().success());
+}
+
 fn rpm_takes_them() {
     let file = package("vsgpu-guest-agent", ".rpm").display().to_string();
     sh("rpm", &["-K", "--nosignature", &file]);
@@ -319,6 +336,7 @@ fn main() -> std::process::ExitCode {
 
 const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     debian_installs_upgrades_removes_and_purges_them[Container],
+    debians_judge_finds_no_error[Lintian],
     rpm_takes_them[Rpm],
     systemd_understands_the_units[SystemdAnalyze],
     the_init_script_starts_stops_and_says_how_it_is

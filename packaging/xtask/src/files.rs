@@ -44,28 +44,28 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
     std::fs::write(path, bytes).map_err(said)
 }
 
-/// A gzip'd tar of files, every byte of which follows from them: no times, no names of whoever made it.
+/// A gzip'd tar of files, every byte of which follows from them: one time for all, no names of whoever made it.
 /// Paths get this in front.
 ///
 /// # Errors
 /// A sentence.
-pub fn tar_gz(entries: &[Entry], prefix: &str) -> Result<Vec<u8>, String> {
-    gzip(&tar(entries, prefix)?)
+pub fn tar_gz(entries: &[Entry], prefix: &str, seconds: u64) -> Result<Vec<u8>, String> {
+    gzip(&tar(entries, prefix, seconds)?)
 }
 
 /// The tar of files; folders are entries of their own, as Debian's tools want them and as VIBs that run on
-/// ESXi have them.
+/// ESXi have them. `seconds`: since 1970, of every file.
 ///
 /// # Errors
 /// A sentence.
-pub fn tar(entries: &[Entry], prefix: &str) -> Result<Vec<u8>, String> {
+pub fn tar(entries: &[Entry], prefix: &str, seconds: u64) -> Result<Vec<u8>, String> {
     let mut tar = tar::Builder::new(vec![]);
     let mut header = |path: &str, mode: u32, size: u64, kind: tar::EntryType, bytes: &[u8]| {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(kind);
         header.set_mode(mode);
         header.set_size(size);
-        header.set_mtime(0);
+        header.set_mtime(seconds);
         header.set_uid(0);
         header.set_gid(0);
         header.set_path(path).map_err(|e| format!("{path}: {e}"))?;
@@ -91,7 +91,7 @@ pub fn tar(entries: &[Entry], prefix: &str) -> Result<Vec<u8>, String> {
 /// A sentence.
 pub fn gzip(bytes: &[u8]) -> Result<Vec<u8>, String> {
     use std::io::Write as _;
-    let mut gz = flate2::GzBuilder::new().mtime(0).write(vec![], flate2::Compression::default());
+    let mut gz = flate2::GzBuilder::new().mtime(0).write(vec![], flate2::Compression::best());
     gz.write_all(bytes).and_then(|()| gz.finish()).map_err(|e| e.to_string())
 }
 

@@ -4,6 +4,76 @@
 use crate::files::{self, Entry};
 use std::collections::BTreeSet;
 
+/// What all packages of one release share.
+pub struct Release<'a> {
+    pub version: &'a str,
+    /// When the source was written, seconds since 1970: of every file, so that the same source gives the same bytes.
+    pub seconds: u64,
+    /// Who makes the packages: `Name <mail>`.
+    pub maintainer: String,
+    /// What is new, one sentence or some each.
+    pub changes: Vec<String>,
+}
+
+/// `Thu, 26 Nov 2026 20:00:00 +0000`, and the same as rpm has it.
+fn date(seconds: u64) -> Result<String, String> {
+    let at = i64::try_from(seconds).map_err(|e| e.to_string())?;
+    let at = time::OffsetDateTime::from_unix_timestamp(at).map_err(|e| e.to_string())?;
+    let short = |name: String| name.chars().take(3).collect::<String>();
+    let (day, month) = (short(at.weekday().to_string()), short(at.month().to_string()));
+    let (date, clock) = (at.date(), at.time());
+    Ok(format!(
+        "{day}, {:02} {month} {} {:02}:{:02}:{:02} +0000",
+        date.day(),
+        date.year(),
+        clock.hour(),
+        clock.minute(),
+        clock.second()
+    ))
+}
+
+impl Release<'_> {
+    /// What every package says of its licence and of what is new, as Debian wants it.
+    ///
+    /// # Errors
+    /// A sentence.
+    fn papers(&self, name: &str) -> Result<Vec<Entry>, String> {
+        let copyright = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: vsgpu\n\nFiles: *\nCopyright: 2026 the vsgpu authors\nLicense: Apache-2.0\n On Debian systems, the whole text of the Apache License 2.0 is in\n /usr/share/common-licenses/Apache-2.0.\n";
+        let mut changes = format!("{name} ({}) unstable; urgency=medium\n\n", self.version);
+        for change in &self.changes {
+            for (at, line) in folded(change, 74).into_iter().enumerate() {
+                changes += &format!("{}{line}\n", if at == 0 { "  * " } else { "    " });
+            }
+        }
+        changes += &format!("\n -- {}  {}\n", self.maintainer, date(self.seconds)?);
+        let doc =
+            |file: &str, bytes: Vec<u8>| Entry::new(&format!("usr/share/doc/{name}/{file}"), 0o644, bytes);
+        Ok(vec![doc("copyright", copyright.into()), doc("changelog.gz", files::gzip(changes.as_bytes())?)])
+    }
+}
+
+/// A text in lines, broken at blanks.
+fn folded(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.len() - 1;
+        if !lines[last].is_empty() && lines[last].chars().count() + 1 + word.chars().count() > width {
+            lines.push(word.into());
+        } else {
+            let gap = if lines[last].is_empty() { "" } else { " " };
+            lines[last] += &format!("{gap}{word}");
+        }
+    }
+    lines
+}
+
+/// What is new: the items of the newest release in the project's own list.
+pub fn changes(list: &str) -> Vec<String> {
+    let release = list.split("\n## ").nth(1).unwrap_or_default();
+    let items = release.split("\n- ").skip(1);
+    items.map(|item| item.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
 /// What a package says of itself.
 pub struct Package {
     pub name: &'static str,
@@ -39,8 +109,10 @@ impl Package {
     ///
     /// # Errors
     /// A sentence.
-    pub fn deb(&self, version: &str) -> Result<Vec<u8>, String> {
-        let size: usize = self.entries.iter().map(|e| e.bytes.len().div_ceil(1024)).sum();
+    pub fn deb(&self, release: &Release<'_>) -> Result<Vec<u8>, String> {
+        let version = release.version;
+        let entries = [self.entries.clone(), release.papers(self.name)?].concat();
+        let size: usize = entries.iter().map(|e| e.bytes.len().div_ceil(1024)).sum();
         let description: String = self.description.lines().map(|l| format!(" {l}\n")).collect();
         let libc = glibc(&self.entries).map(|v| format!("libc6 (>= {v})"));
         let depends: Vec<String> =
@@ -48,8 +120,8 @@ impl Package {
         let depends =
             if depends.is_empty() { String::new() } else { format!("Depends: {}\n", depends.join(", ")) };
         let control = format!(
-            "Package: {}\nVersion: {version}\nArchitecture: amd64\nMaintainer: vsgpu <vsgpu@localhost>\nInstalled-Size: {size}\n{depends}Section: admin\nPriority: optional\nDescription: {}\n{description}",
-            self.name, self.summary
+            "Package: {}\nVersion: {version}\nArchitecture: amd64\nMaintainer: {}\nInstalled-Size: {size}\n{depends}Section: admin\nPriority: optional\nDescription: {}\n{description}",
+            self.name, release.maintainer, self.summary
         );
         let conffiles: String =
             self.entries.iter().filter(|e| e.config).map(|e| format!("/{}\n", e.path)).collect();
@@ -61,8 +133,8 @@ impl Package {
         files::ar(
             &[
                 ("debian-binary", b"2.0\n"),
-                ("control.tar.gz", &files::tar_gz(&inside, "./")?),
-                ("data.tar.gz", &files::tar_gz(&self.entries, "./")?),
+                ("control.tar.gz", &files::tar_gz(&inside, "./", release.seconds)?),
+                ("data.tar.gz", &files::tar_gz(&entries, "./", release.seconds)?),
             ],
             0o100_644,
         )
@@ -72,17 +144,36 @@ impl Package {
     ///
     /// # Errors
     /// A sentence.
-    pub fn rpm(&self, version: &str) -> Result<Vec<u8>, String> {
+    pub fn rpm(&self, release: &Release<'_>) -> Result<Vec<u8>, String> {
+        let version = release.version;
+        let seconds = u32::try_from(release.seconds).map_err(|e| e.to_string())?;
         let mut builder = rpm::PackageBuilder::new(self.name, version, "Apache-2.0", "x86_64", self.summary)
             .description(self.description)
             .using_config(rpm::BuildConfig::v4().compression(rpm::CompressionType::Gzip))
-            .source_date(0)
+            .source_date(seconds)
+            .group("System/Management")
+            .packager(&release.maintainer)
+            .vendor("vsgpu")
+            .add_changelog_entry(
+                format!("{} - {version}-1", release.maintainer),
+                release.changes.iter().map(|change| format!("- {change}")).collect::<Vec<_>>().join("\n"),
+                seconds,
+            )
             .build_host("localhost");
-        for entry in &self.entries {
+        let license = Entry::new(
+            &format!("usr/share/licenses/{}/LICENSE", self.name),
+            0o644,
+            include_bytes!("../../../LICENSE").to_vec(),
+        );
+        for entry in self.entries.iter().chain([&license]) {
             let mut options = rpm::FileOptions::new(format!("/{}", entry.path))
                 .mode(rpm::FileMode::regular(entry.mode as u16));
             if entry.config {
                 options = options.is_config_noreplace();
+            } else if entry.path.starts_with("usr/share/man/") || entry.path.starts_with("usr/share/doc/") {
+                options = options.is_doc();
+            } else if entry.path.starts_with("usr/share/licenses/") {
+                options = options.is_license();
             }
             builder = builder.with_file_contents(entry.bytes.clone(), options).map_err(|e| e.to_string())?;
         }
@@ -112,7 +203,7 @@ impl Package {
 ///
 /// # Errors
 /// A sentence.
-pub fn tarball(packages: &[Package], folder: &str) -> Result<Vec<u8>, String> {
+pub fn tarball(packages: &[Package], folder: &str, seconds: u64) -> Result<Vec<u8>, String> {
     let mut seen = BTreeSet::new();
     let entries: Vec<Entry> = packages
         .iter()
@@ -120,5 +211,5 @@ pub fn tarball(packages: &[Package], folder: &str) -> Result<Vec<u8>, String> {
         .filter(|e| seen.insert(e.path.clone()))
         .cloned()
         .collect();
-    files::tar_gz(&entries, &format!("{folder}/"))
+    files::tar_gz(&entries, &format!("{folder}/"), seconds)
 }

@@ -19,6 +19,7 @@ mod verify;
 mod vib;
 
 use clap::{Parser, Subcommand};
+use sha2::Digest as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -43,6 +44,9 @@ enum Verb {
         /// Only these
         #[arg(long, value_name = "KIND", value_enum, value_delimiter = ',', default_values = ["esxi", "linux"])]
         only: Vec<Kind>,
+        /// Who makes them, for deb and rpm
+        #[arg(long, value_name = "NAME <MAIL>", default_value = "vsgpu packagers <packagers@example.com>")]
+        maintainer: String,
         /// Unoptimised, for tests
         #[arg(long)]
         dev: bool,
@@ -72,7 +76,7 @@ enum Kind {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
-        Verb::Package { out, only, dev } => package(&out, &only, dev),
+        Verb::Package { out, only, maintainer, dev } => package(&out, &only, &maintainer, dev),
         Verb::Docs => {
             let write = |(name, text): &(&str, String)| {
                 files::write(&root().join("packaging/docs").join(name), text.as_bytes())
@@ -105,18 +109,19 @@ fn run(command: &mut Command) -> Result<String, String> {
     if output.status.success() { Ok(last) } else { Err(format!("{shown}: {}: {last}", output.status)) }
 }
 
-/// Times of packages are those of the source, so that the same source gives the same bytes.
-fn date(root: &Path) -> Result<String, String> {
+/// When the source was written: times of packages are those of the source, so that the same source gives the same bytes.
+fn seconds(root: &Path) -> Result<u64, String> {
     let stamp = match std::env::var("SOURCE_DATE_EPOCH") {
         Ok(stamp) => stamp,
         Err(_) => run(Command::new("git").args(["log", "-1", "--format=%ct"]).current_dir(root))
             .map_err(|why| format!("{why}; outside a git checkout say SOURCE_DATE_EPOCH"))?,
     };
-    let seconds = stamp
-        .trim()
-        .parse::<i64>()
-        .map_err(|_| format!("SOURCE_DATE_EPOCH: `{stamp}` is no number of seconds"))?;
-    let at = time::OffsetDateTime::from_unix_timestamp(seconds).map_err(|e| e.to_string())?;
+    stamp.trim().parse().map_err(|_| format!("SOURCE_DATE_EPOCH: `{stamp}` is no number of seconds"))
+}
+
+fn date(seconds: u64) -> Result<String, String> {
+    let at = i64::try_from(seconds).map_err(|e| e.to_string())?;
+    let at = time::OffsetDateTime::from_unix_timestamp(at).map_err(|e| e.to_string())?;
     let (day, clock) = (at.date(), at.time());
     let month = u8::from(day.month());
     Ok(format!(
@@ -129,13 +134,18 @@ fn date(root: &Path) -> Result<String, String> {
     ))
 }
 
-fn package(out: &Path, only: &[Kind], dev: bool) -> Result<(), String> {
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn package(out: &Path, only: &[Kind], maintainer: &str, dev: bool) -> Result<(), String> {
     let (root, version) = (root(), env!("CARGO_PKG_VERSION"));
     let mut made = vec![];
     let mut put = |name: String, bytes: Vec<u8>| {
         let path = out.join(name);
         files::write(&path, &bytes)?;
-        made.push((path, bytes.len()));
+        let sum: String = sha2::Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        made.push((path, bytes.len(), sum));
         Ok::<_, String>(())
     };
     if only.contains(&Kind::Esxi) {
@@ -144,7 +154,7 @@ fn package(out: &Path, only: &[Kind], dev: bool) -> Result<(), String> {
         let agent =
             run(&mut build).map_err(|why| format!("{why}; the packages for Linux alone: --only linux"))?;
         let agent = root.join(agent);
-        let date = date(&root)?;
+        let date = date(seconds(&root)?)?;
         let vib = vib::build(&contents::esxi(&root, files::read(&agent)?)?, version, &date)?;
         let found = verify::verify(&vib.bytes);
         if !found.errors.is_empty() {
@@ -181,17 +191,27 @@ fn package(out: &Path, only: &[Kind], dev: bool) -> Result<(), String> {
             contents::host(&root, &built)?,
             contents::guest(&root, &built)?,
         ];
+        let list = files::read(&root.join("packaging/docs/changelog.md"))?;
+        let release = linux::Release {
+            version,
+            seconds: seconds(&root)?,
+            maintainer: maintainer.into(),
+            changes: linux::changes(&String::from_utf8_lossy(&list)),
+        };
         for package in &packages {
-            put(format!("{}_{version}_amd64.deb", package.name), package.deb(version)?)?;
+            put(format!("{}_{version}_amd64.deb", package.name), package.deb(&release)?)?;
             // Sums of an rpm take long unoptimised: one is enough for the tests.
             if !dev || package.name == "vsgpu-guest-agent" {
-                put(format!("{}-{version}-1.x86_64.rpm", package.name), package.rpm(version)?)?;
+                put(format!("{}-{version}-1.x86_64.rpm", package.name), package.rpm(&release)?)?;
             }
         }
         let folder = format!("vsgpu-{version}-linux-x86_64");
-        put(format!("{folder}.tar.gz"), linux::tarball(&packages, &folder)?)?;
+        put(format!("{folder}.tar.gz"), linux::tarball(&packages, &folder, release.seconds)?)?;
     }
-    for (path, bytes) in made {
+    // As `sha256sum -c SHA256SUMS` reads it.
+    let sums: String = made.iter().map(|(path, _, sum)| format!("{sum}  {}\n", name_of(path))).collect();
+    files::write(&out.join("SHA256SUMS"), sums.as_bytes())?;
+    for (path, bytes, _) in made {
         println!("{:>8.1} MiB  {}", bytes as f64 / f64::from(1 << 20), path.display());
     }
     Ok(())

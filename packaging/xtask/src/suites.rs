@@ -6,11 +6,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// What a suite needs, and the package that brings it.
-const PEERS: [(&str, &str); 8] = [
+const PEERS: [(&str, &str); 9] = [
     ("/usr/bin/promtool", "prometheus"),
     ("/usr/bin/strace", "strace"),
     ("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "faketime"),
     ("/usr/bin/rpm", "rpm"),
+    ("/usr/bin/lintian", "lintian"),
     ("/usr/bin/busybox", "busybox"),
     ("/usr/sbin/sshd", "openssh-server"),
     ("/usr/bin/tmux", "tmux"),

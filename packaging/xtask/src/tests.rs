@@ -220,6 +220,53 @@ fn a_deb_says_the_c_library_that_its_programs_need() {
 }
 
 #[test]
+fn a_package_is_made_of_its_source_alone() {
+    let package = || linux::Package {
+        name: "x",
+        summary: "A program",
+        description: "It does something.",
+        entries: vec![Entry::new("usr/bin/x", 0o755, "#!/bin/sh\n"), Entry::config("etc/x.conf", 0o644, "x")],
+        needs: None,
+        scripts: vec![],
+    };
+    let release = |seconds| linux::Release {
+        version: "0.1.0",
+        seconds,
+        maintainer: "Somebody <somebody@example.com>".into(),
+        changes: linux::changes(
+            "# Changes\n\n## 0.1.0\n\n- [NEW] One\n  thing.\n- Another.\n\n## 0.0.9\n\n- Old.\n",
+        ),
+    };
+    assert_eq!(release(0).changes, ["[NEW] One thing.", "Another."]);
+    let at = 1_795_000_000;
+    for make in [linux::Package::deb, linux::Package::rpm] {
+        assert_eq!(make(&package(), &release(at)).unwrap(), make(&package(), &release(at)).unwrap());
+        assert_ne!(make(&package(), &release(at)).unwrap(), make(&package(), &release(at + 86_400)).unwrap());
+    }
+    // Every file is as old as the source, and says its licence and what is new.
+    let deb = package().deb(&release(at)).unwrap();
+    let mut archive = ar::Archive::new(deb.as_slice());
+    let mut names = vec![];
+    while let Some(member) = archive.next_entry() {
+        let mut bytes = vec![];
+        let mut member = member.unwrap();
+        if !member.header().identifier().starts_with(b"data.tar.gz") {
+            continue;
+        }
+        member.read_to_end(&mut bytes).unwrap();
+        let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(bytes.as_slice()));
+        for entry in tar.entries().unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.header().mtime().unwrap(), at);
+            names.push(entry.path().unwrap().display().to_string());
+        }
+    }
+    for name in ["copyright", "changelog.gz"] {
+        assert!(names.iter().any(|n| n.ends_with(&format!("usr/share/doc/x/{name}"))), "{names:?}");
+    }
+}
+
+#[test]
 fn the_pages_are_those_of_the_code() {
     for (name, text) in crate::docs::all().unwrap() {
         let path = root().join("packaging/docs").join(name);

@@ -57,7 +57,7 @@ impl Vib {
 /// # Errors
 /// A sentence.
 pub fn build(entries: &[Entry], version: &str, date: &str) -> Result<Vib, String> {
-    let tar = files::tar(entries, "")?;
+    let tar = files::tar(entries, "", 0)?;
     let payload = files::gzip(&tar)?;
     let sums = vec![
         ("sha-256", "", hex(&Sha256::digest(&payload))),
