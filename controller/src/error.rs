@@ -183,7 +183,7 @@ impl From<vsgpu_wire::pki::PkiError> for Error {
             }
             PkiError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Self::new(Kind::Usage, text)
-                    .hint("make a CA with `vsgpu ca init`, or name its folder with `--pki DIR`")
+                    .hint("is this the right folder? `--pki DIR` names the one with your CA; only for a new fleet: `vsgpu ca init`")
             }
             PkiError::File { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
                 Self::new(Kind::Usage, text)

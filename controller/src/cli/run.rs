@@ -174,8 +174,12 @@ impl<'a> RunCommand<'a> {
         });
         let skipped =
             if summary.skipped > 0 { format!(", {} left out", summary.skipped) } else { String::new() };
-        let mut text =
-            format!("{} of {} steps done{skipped}, in {}", summary.done, plan.steps.len(), took(seconds));
+        let failed_steps = match summary.failed.len() {
+            0 => String::new(),
+            n => format!(", {n} FAILED"),
+        };
+        let (done, all) = (summary.done, plan.steps.len());
+        let mut text = format!("{done} of {all} steps done{failed_steps}{skipped}, in {}", took(seconds));
         let whole = summary.done == plan.steps.len();
         if whole {
             text += &run_again(&plan);
@@ -431,11 +435,11 @@ fn outstanding_as_errors(left: Leftovers) -> Vec<Error> {
             .hint("its agent is dead: on the host, after a look at its tasks, `esxcli system maintenanceMode set --enable false`")
     };
     let vms = |vms: BTreeSet<String>| {
-        let (was, it) = if vms.len() == 1 { ("was", "it runs") } else { ("were", "they run") };
+        let was = if vms.len() == 1 { "was" } else { "were" };
         let names = folded(&vms).join(", ");
-        Error::new(Kind::Failed, format!("{names} {was} shut down; whether {it} again is unknown"))
+        Error::new(Kind::Failed, format!("{names} {was} shut down and {was} not seen to run again"))
             .code("still-taken")
-            .hint("`vsgpu apply` looks again, and starts what its host allows")
+            .hint("mend what failed, then `vsgpu apply`: it looks again, and starts what its host allows")
     };
     let stopped = Some(left.stopped).filter(|vms| !vms.is_empty()).map(vms);
     let held = |(node, Held { hold, why, .. }): (crate::node::NodeId, Held)| {

@@ -1,7 +1,7 @@
 //! `vsgpu upgrade`: brings hosts and guests to another vGPU release in rounds that keep every pair together; proves each
 //! VM afterwards, and goes back where that fails.
 
-use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector, worst};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connected, connector, worst};
 use crate::cli::run::RunCommand;
 use crate::error::{Error, Exit, Kind};
 use crate::files;
@@ -104,7 +104,10 @@ impl UpgradeArgs {
         file::versions_from_file_names(&mut fleet);
         let inventory = match &self.facts {
             Some(file) => saved::read(file).map_err(one)?,
-            None => look(&fleet, &|_| true)?,
+            None => {
+                connected(&mut fleet)?;
+                look(&fleet, &|_| true)?
+            }
         };
         let packages =
             self.files.as_ref().map(|dir| Packages::read(dir, &fleet.folder())).transpose().map_err(one)?;
@@ -334,7 +337,8 @@ impl Work<'_> {
             self.printer.note(&format!("round {} of {}: vGPU {}", at + 1, all.len(), round.release.name));
             self.write(text)?;
             let known = self.latest_run();
-            let command = RunCommand { yes: true, ..RunCommand::to(self.printer, &fleet) };
+            // A round has the specs of its own machines only: agents count the whole file, when it is done.
+            let command = RunCommand { yes: true, counted: false, ..RunCommand::to(self.printer, &fleet) };
             let exit = match command.locked() {
                 Ok(exit) => exit,
                 Err(errors) => {
@@ -347,6 +351,8 @@ impl Work<'_> {
             };
             match self.ended(known.as_deref(), exit)? {
                 Ended::Done => {
+                    let connector = connector(&new)?;
+                    block_on(crate::run::tell(&new, &connector))?;
                     before = new;
                     written = text;
                 }
@@ -376,6 +382,7 @@ impl Work<'_> {
         let mut fleet = file::from_text(&self.fleet.file, text)?;
         fleet.pki.clone_from(&self.fleet.pki);
         file::resolve(&mut fleet)?;
+        connected(&mut fleet)?;
         Ok(fleet)
     }
 

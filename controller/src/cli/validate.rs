@@ -41,10 +41,12 @@ impl Validate {
             n => format!("; {}", counted(n, "warning")),
         };
         let text = format!(
-            "{} is right: {} hosts, {} VMs, {guests} guests, {specs} requirements{doubts}\nnot judged without the hosts: room on their GPUs, their release of ESXi, what their VMs are now",
+            "{} is valid: {}, {}, {}, {}{doubts}\nnot judged without the hosts: room on their GPUs, their release of ESXi, what their VMs are now",
             shown,
-            fleet.hosts.len(),
-            fleet.vms.len()
+            counted(fleet.hosts.len(), "host"),
+            counted(fleet.vms.len(), "VM"),
+            counted(guests, "guest"),
+            counted(specs, "requirement")
         );
         let nodes = fleet.specs().into_keys().map(String::from).collect();
         let json = json!({ "warnings": judgement.warnings, "valid": true, "hosts": fleet.hosts.len(), "vms": fleet.vms.len(), "guests": guests, "requirements": specs });

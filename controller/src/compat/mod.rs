@@ -245,11 +245,15 @@ pub fn judge(fleet: &Fleet, inventory: Option<&Inventory>, stopped: &BTreeSet<St
 /// A VM that is on another host than the fleet file says: nothing is done to it there or here.
 pub(crate) fn moved(vm: &crate::fleet::Vm, host: &str) -> Error {
     let says = vm.wished_host();
-    Error::new(Kind::Blocked, format!("{} is on {host}, the fleet file says {says}", vm.name))
-        .code("vm-elsewhere")
-        .hint(format!(
-            "write `host: {host}` for it, or move it to {says}; `host: {{ any: [..] }}` follows it"
-        ))
+    let error = |what: String| Error::new(Kind::Blocked, what).code("vm-elsewhere");
+    if vm.may_be_on(host) {
+        return error(format!("{} has just moved from {} to {host}", vm.name, vm.host))
+            .hint("nothing is wrong: type the same again");
+    }
+    let hosts = says.replace(" or ", ", ");
+    error(format!("{} is on {host}, the fleet file says {says}", vm.name)).hint(format!(
+        "if {host} is right, write `host: {host}` for it; if not, move it in vCenter; if DRS moves it, write `host: {{ any: [{hosts}, {host}] }}`"
+    ))
 }
 
 /// A refusal as an error.

@@ -69,6 +69,11 @@ impl Vm {
         if self.any.is_empty() { self.host.clone() } else { self.any.join(" or ") }
     }
 
+    /// Whether the fleet file lets it be there.
+    pub fn may_be_on(&self, host: &str) -> bool {
+        self.host == host || self.any.iter().any(|any| any == host)
+    }
+
     /// What is wanted of `R`.
     pub fn spec<R: Requirement>(&self) -> Option<R::Spec> {
         self.specs.get::<R>()

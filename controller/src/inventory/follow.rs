@@ -26,9 +26,10 @@ pub async fn follow(fleet: &mut Fleet, connector: &Connector) {
         }
     }
     for vm in fleet.vms.iter_mut().filter(|vm| !vm.any.is_empty()) {
-        if let Some([only]) = on.get(&vm.vm_name).map(Vec::as_slice)
-            && vm.any.contains(only)
-        {
+        // One of the same name on a host that is none of its own is another VM.
+        let own: Vec<&String> =
+            on.get(&vm.vm_name).into_iter().flatten().filter(|h| vm.any.contains(h)).collect();
+        if let [only] = own.as_slice() {
             vm.host.clone_from(only);
         }
     }

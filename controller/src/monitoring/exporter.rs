@@ -38,8 +38,8 @@ struct Page {
 pub struct Collected {
     pages: Mutex<BTreeMap<(String, &'static str), Page>>,
     runs: Runs,
-    /// Of each guest of the fleet file: its host there, and the VM's display name.
-    guests: BTreeMap<String, (String, String)>,
+    /// Of each guest of the fleet file: its host there, where it names one, and the VM's display name.
+    guests: BTreeMap<String, (Option<String>, String)>,
     /// When the certificate that it asks with ends.
     certificate_end: Option<u64>,
     rounds: AtomicU64,
@@ -52,7 +52,8 @@ impl Collected {
             runs: Runs::of(fleet.state_folder()),
             guests: {
                 let guests = fleet.vms.iter().filter(|vm| vm.guest.is_some());
-                guests.map(|vm| (vm.name.clone(), (vm.host.clone(), vm.vm_name.clone()))).collect()
+                let host = |vm: &crate::fleet::Vm| vm.any.is_empty().then(|| vm.host.clone());
+                guests.map(|vm| (vm.name.clone(), (host(vm), vm.vm_name.clone()))).collect()
             },
             certificate_end: vsgpu_wire::pki::own_life(&fleet.pki).map(|life| life.ends),
             ..Self::default()
@@ -102,8 +103,9 @@ impl Collected {
 
 impl Pages for Collected {
     fn metrics(&self) -> String {
-        let pages = self.pages();
+        // Journals first: whoever brings new pages does not wait for them.
         let mut own = self.runs.samples();
+        let pages = self.pages();
         if let Some(end) = self.certificate_end {
             let (name, help) = vsgpu_wire::metrics::CERTIFICATE_END;
             own.push(Sample::new(name, help, vec![], end as f64));
@@ -119,10 +121,10 @@ impl Pages for Collected {
                 own.push(Sample::new("node_page_age_seconds", help, labels(), at.elapsed().as_secs_f64()));
             }
         }
-        let on = hosts_of_vms(pages.iter().filter(|(_, page)| page.role == "host"));
+        let on = hosts_of_vms(pages.iter().filter(|(_, page)| page.role == "host" && page.answers));
         for (guest, (host, vm)) in &self.guests {
             let now = on.get(vm.as_str()).and_then(|hosts| hosts.first().filter(|_| hosts.len() == 1));
-            let host = now.map_or(host.as_str(), |host| host);
+            let Some(host) = now.copied().or(host.as_deref()) else { continue };
             let help =
                 "The host of a guest, as the hosts say, else as the fleet file says; the value is always 1";
             let labels = [("node", guest.as_str()), ("role", "guest"), ("host", host), ("vm", vm)];

@@ -38,12 +38,18 @@ impl Runs {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let last: Vec<u32> = disk.numbers().into_iter().take(LAST).collect();
         ended.retain(|number, _| last.contains(number));
-        for number in last {
+        for (at, number) in last.into_iter().enumerate() {
             if let Some(known) = ended.get(&number) {
                 all.extend(known.iter().cloned());
                 continue;
             }
-            let Ok(Some(run)) = journal::numbered(&disk, number) else { continue };
+            let Ok(Some(run)) = journal::numbered(&disk, number) else {
+                // Only the newest can still change.
+                if at > 0 {
+                    ended.insert(number, vec![]);
+                }
+                continue;
+            };
             let samples = of_run(number, &run.status);
             if run.status.ended.is_some() {
                 ended.insert(number, samples.clone());

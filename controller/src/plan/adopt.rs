@@ -64,7 +64,7 @@ pub fn adopt(fleet: &Fleet, inventory: &Inventory, host: &str) -> Adoption {
     let mut vms = vec![];
     let address = fleet.hosts.iter().find(|h| h.name == host).map(|h| h.address.clone()).unwrap_or_default();
     for t in temporary.iter().filter(|t| t.what == POWER && !t.vm.is_empty()) {
-        let known = fleet.vms.iter().find(|vm| vm.host == host && vm.vm_name == t.vm);
+        let known = fleet.vms.iter().find(|vm| vm.may_be_on(host) && vm.vm_name == t.vm);
         // One that the fleet file wants off stays off.
         if known.is_some_and(|vm| vm.power == Some(PowerState::Off)) {
             continue;

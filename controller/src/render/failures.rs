@@ -21,7 +21,9 @@ fn shared(errors: &[Error]) -> Vec<Shared<'_>> {
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
     for error in errors {
         // Unlike texts are unlike errors; those without a machine are the same only where all of them is.
-        let key = format!("{}\n{}\n{:?}", error.cause(), tail(error, None), error.code);
+        let machine = error.machine.as_deref();
+        let text = alike(&format!("{}\n{}", error.cause(), tail(error, None)), machine.unwrap_or_default());
+        let key = format!("{text}\n{}\n{}", error.code, machine.is_some());
         let at = *places.entry(key).or_insert(all.len());
         match all.get_mut(at) {
             Some(known) => known.machines.extend(error.machine.as_deref()),
@@ -33,6 +35,20 @@ fn shared(errors: &[Error]) -> Vec<Shared<'_>> {
         one.machines.retain(|machine| seen.insert(*machine));
     }
     all
+}
+
+/// A text without what is only of one machine: its name, its address, what its certificate looks like.
+fn alike(text: &str, machine: &str) -> String {
+    let (name, address) = machine.split_once(" at ").unwrap_or((machine, ""));
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    let own = [address, host, name, port].into_iter().filter(|part| part.len() > 1);
+    let text = own.fold(text.to_string(), |text, part| text.replace(part, "*"));
+    match text.split_once("SHA-256 ") {
+        Some((before, after)) => {
+            before.to_string() + after.trim_start_matches(|c: char| c.is_ascii_hexdigit() || ":.".contains(c))
+        }
+        None => text,
+    }
 }
 
 /// All of them. `width`: of the terminal; nothing is broken where there is none.
@@ -117,6 +133,15 @@ mod tests {
             text(&errors, None),
             "error[failed]: license: the token was not made by that server\n  vm-[01-03] (guest)\n\nhint: make a new one\n\nerror[failed]: vm-04 (guest): driver: no space\n\nmore: vsgpu explain failed\n"
         );
+        // Also where each hint names its own machine.
+        let silent = |n: u32| {
+            let hint = format!("`nc -vz 10.0.0.{n} 7443`");
+            Error::new(Kind::Unreachable, "no answer")
+                .hint(hint)
+                .with(&format!("esx-0{n} at 10.0.0.{n}:7443"))
+        };
+        let said = text(&[silent(1), silent(2)], None);
+        assert!(said.contains("no answer\n  ") && said.matches("hint: ").count() == 1, "{said}");
         let narrow = text(&errors[..1], Some(40));
         assert!(narrow.lines().all(|line| line.chars().count() <= 40), "{narrow}");
     }

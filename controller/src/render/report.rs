@@ -124,7 +124,8 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
         let row = |((requirement, is), machines): ((&str, String), Vec<String>)| {
             vec![folded(machines).join(", "), requirement.to_string(), is]
         };
-        let rows: Vec<Vec<String>> = lacks.into_iter().map(row).collect();
+        let head = ["WHERE", "WHAT", "NOW -> WANTED"].map(String::from).to_vec();
+        let rows: Vec<Vec<String>> = std::iter::once(head).chain(lacks.into_iter().map(row)).collect();
         text += &format!("not as the fleet file says:\n{}\n\n", columns_wrapped(&rows, WIDTH));
     }
     text += &crate::render::health::of_fleet(inventory);

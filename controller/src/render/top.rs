@@ -44,7 +44,7 @@ pub fn show(mut next: impl FnMut() -> Next) -> std::io::Result<()> {
         let rows = screen.rows(now);
         let nodes: Vec<Option<(Part, String)>> =
             rows.iter().map(|row| row.node.map(|(part, name)| (part, name.to_string()))).collect();
-        let mut height = 0;
+        let (mut height, mut at_most) = (0, usize::MAX);
         let drawn = terminal.draw(|frame| {
             // A small window has better use for its rows.
             let plain = !screen.help && screen.open.is_none() && frame.area().height >= 12;
@@ -70,7 +70,14 @@ pub fn show(mut next: impl FnMut() -> Next) -> std::io::Result<()> {
                 HELP.iter().map(|line| Row::raw(*line)).collect()
             } else if let (Some((part, name)), Ok(seen)) = (&screen.open, &seen) {
                 let styled = |l: Line| Row::styled(l.text, style(l.mood, colours, false));
-                detail(seen, *part, name, width).into_iter().map(styled).collect()
+                let all = detail(seen, *part, name, width);
+                let most = all.len().saturating_sub(height);
+                let from = screen.scrolled.min(most);
+                if most > 0 {
+                    place = format!("   {}-{} of {}", from + 1, (from + height).min(all.len()), all.len());
+                }
+                at_most = most;
+                all.into_iter().skip(from).take(height).map(styled).collect()
             } else {
                 let (shown, before, all) = screen.shown(rows.clone(), height);
                 if all > height {
@@ -81,6 +88,8 @@ pub fn show(mut next: impl FnMut() -> Next) -> std::io::Result<()> {
             frame.render_widget(Paragraph::new(lines), body);
             frame.render_widget(Paragraph::new(format!("{}{place}", screen.foot())), foot);
         });
+        // What has scrolled to its end goes back with the next key.
+        screen.scrolled = screen.scrolled.min(at_most);
         if let Err(why) = drawn {
             break Err(why);
         }

@@ -54,6 +54,8 @@ pub struct Screen {
     pub help: bool,
     /// The node whose line is open.
     pub open: Option<(Part, String)>,
+    /// Lines of it that have scrolled away.
+    pub scrolled: usize,
     chosen: usize,
     from: usize,
 }
@@ -132,7 +134,7 @@ impl Screen {
             return format!("/{}_   Enter keeps it, Esc drops it", self.filter);
         }
         if self.help || self.open.is_some() {
-            return "Esc back   q leaves".into();
+            return "Esc back   arrows scroll   q leaves".into();
         }
         let mut words = vec!["q leaves   ? keys   Enter opens   / filter".to_string()];
         if self.order != Order::Name {
@@ -170,6 +172,13 @@ impl Screen {
             if matches!(key.code, KeyCode::Esc | KeyCode::Enter | KeyCode::Char('?') | KeyCode::Backspace) {
                 (self.help, self.open) = (false, None);
             }
+            self.scrolled = match key.code {
+                KeyCode::Up | KeyCode::Char('k') => self.scrolled.saturating_sub(1),
+                KeyCode::Down | KeyCode::Char('j') => self.scrolled + 1,
+                KeyCode::PageUp => self.scrolled.saturating_sub(height),
+                KeyCode::PageDown => self.scrolled + height,
+                _ => self.scrolled,
+            };
             return false;
         }
         match key.code {
@@ -179,7 +188,9 @@ impl Screen {
             KeyCode::Char('/') => (self.typing, self.filter) = (true, String::new()),
             KeyCode::Char('s') => (self.order, self.chosen) = (self.order.next(), 0),
             KeyCode::Char('p') => (self.only_bad, self.chosen) = (!self.only_bad, 0),
-            KeyCode::Enter => self.open = nodes.get(self.chosen).cloned().flatten(),
+            KeyCode::Enter => {
+                (self.open, self.scrolled) = (nodes.get(self.chosen).cloned().flatten(), 0);
+            }
             KeyCode::Up | KeyCode::Char('k') => self.chosen = self.chosen.saturating_sub(1),
             KeyCode::Down | KeyCode::Char('j') => self.chosen += 1,
             KeyCode::PageUp => self.chosen = self.chosen.saturating_sub(height),

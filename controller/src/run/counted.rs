@@ -16,7 +16,7 @@ use vsgpu_wire::client::{Connection, Connector, Target, Wishes};
 const AT_ONCE: usize = 128;
 
 /// Tells every agent of the fleet.
-pub(super) async fn tell(fleet: &Fleet, connector: &Connector) {
+pub async fn tell(fleet: &Fleet, connector: &Connector) {
     let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
     let (specs, places) = (fleet.specs(), Arc::new(Semaphore::new(AT_ONCE)));
     // A VM's are its host's to count.

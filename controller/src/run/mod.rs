@@ -12,6 +12,7 @@ mod rollout_budget;
 mod step;
 
 pub use agents::LEASE_SECS;
+pub use counted::tell;
 pub use engine::{Control, RunOptions, Stopped, Summary, run};
 pub use event::Event;
 pub use request::{Request, RunObserver, RunOutcome, Unfinished};

@@ -11,6 +11,7 @@ use crate::plan::{self, Leftovers, Plan, Planned, Problem};
 use crate::run::counted;
 use crate::run::engine::{self, Control, Summary};
 use crate::run::event::Event;
+use std::time::Duration;
 use tokio::sync::watch;
 use vsgpu_wire::client::Connector;
 
@@ -40,6 +41,9 @@ pub struct Request<'a> {
     /// Seconds since 1970, for records.
     pub now: fn() -> u64,
 }
+
+/// How long agents that do not answer are waited for, to be told what they count: a later run tells them again.
+const TELLING: Duration = Duration::from_secs(10);
 
 /// What to do with an unfinished run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +170,8 @@ impl Request<'_> {
                 }
                 if planned.plan.steps.is_empty() {
                     if self.is_counted() {
-                        counted::tell(self.fleet, self.connector).await;
+                        let telling = counted::tell(self.fleet, self.connector);
+                        let _ = tokio::time::timeout(TELLING, telling).await;
                     }
                     let summary = Summary::default();
                     return Ok((
@@ -195,16 +200,30 @@ impl Request<'_> {
             control: self.control.clone(),
             now: self.now,
         };
-        // Beside the run, as an agent that is away must not keep it waiting; a run that is gone on with may be of an older
-        // fleet file, which was told then.
-        let tell = async {
-            if self.is_counted() && !went_on {
+        // Beside the run, as an agent that is away must not keep it waiting; of a run that is gone on with only where the
+        // fleet file is still the one that it was planned from.
+        let counts = self.is_counted()
+            && self.unfinished != Unfinished::Restore
+            && plan.fleet == plan::digest(self.fleet);
+        let mut tell = std::pin::pin!(async {
+            if counts {
                 counted::tell(self.fleet, self.connector).await;
             }
-        };
+        });
         let mut hear = |event: &Event| observer.on_event(event);
-        let (summary, ()) = tokio::join!(engine::run(status, &mut journal, options, &mut hear), tell);
+        let mut run = std::pin::pin!(engine::run(status, &mut journal, options, &mut hear));
+        let mut told = false;
+        let summary = loop {
+            tokio::select! {
+                biased;
+                summary = &mut run => break summary,
+                () = &mut tell, if !told => told = true,
+            }
+        };
         let summary = summary.map_err(one)?;
+        if !told && summary.stopped.is_none() {
+            let _ = tokio::time::timeout(TELLING, &mut tell).await;
+        }
         Ok((RunOutcome { plan, summary, problems, left: Leftovers::default(), behind: vec![] }, went_on))
     }
 

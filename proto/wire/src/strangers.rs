@@ -5,8 +5,8 @@ use crate::pki::CA_NAME;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
-use std::sync::Arc;
+use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
+use std::sync::{Arc, Mutex, PoisonError};
 use vsgpu_core::text::piece;
 
 /// A certificate that is not believed.
@@ -64,9 +64,9 @@ impl Shown {
         format!("for {subject}, issued by {issuer}, SHA-256 {fingerprint}..")
     }
 
-    /// `: it is for esx-02.host.vsgpu`.
+    /// `esx-02.host.vsgpu`.
     pub(crate) fn names(&self) -> String {
-        if self.names.is_empty() { String::new() } else { format!(": it is for {}", self.names.join(", ")) }
+        if self.names.is_empty() { self.subject.clone() } else { self.names.join(", ") }
     }
 
     pub(crate) fn begins(&self) -> String {
@@ -78,9 +78,24 @@ impl Shown {
     }
 }
 
-/// Judges as rustls does; what is not believed is kept for people.
+/// Judges as rustls does, and answers the peer as rustls does; what is not believed is kept for people.
 #[derive(Debug)]
-pub(crate) struct Telling(pub(crate) Arc<WebPkiServerVerifier>);
+pub(crate) struct Telling {
+    judge: Arc<WebPkiServerVerifier>,
+    refused: Mutex<Option<BadCertificate>>,
+}
+
+impl Telling {
+    /// For one connection.
+    pub(crate) fn of(judge: Arc<WebPkiServerVerifier>) -> Self {
+        Self { judge, refused: Mutex::default() }
+    }
+
+    /// What was refused, if anything was.
+    pub(crate) fn refused(&self) -> Option<BadCertificate> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
 
 impl ServerCertVerifier for Telling {
     fn verify_server_cert(
@@ -91,12 +106,11 @@ impl ServerCertVerifier for Telling {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.0.verify_server_cert(leaf, between, name, ocsp, now).map_err(|error| match error {
-            Error::InvalidCertificate(why) => {
-                let bad = BadCertificate { why, shown: Shown::of(leaf), now: now.as_secs() };
-                Error::Other(OtherError(Arc::new(bad)))
+        self.judge.verify_server_cert(leaf, between, name, ocsp, now).inspect_err(|error| {
+            if let Error::InvalidCertificate(why) = error {
+                let bad = BadCertificate { why: why.clone(), shown: Shown::of(leaf), now: now.as_secs() };
+                *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(bad);
             }
-            other => other,
         })
     }
     fn verify_tls12_signature(
@@ -105,7 +119,7 @@ impl ServerCertVerifier for Telling {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+        self.judge.verify_tls12_signature(message, cert, dss)
     }
     fn verify_tls13_signature(
         &self,
@@ -113,9 +127,9 @@ impl ServerCertVerifier for Telling {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        self.judge.verify_tls13_signature(message, cert, dss)
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.judge.supported_verify_schemes()
     }
 }

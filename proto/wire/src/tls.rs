@@ -3,7 +3,6 @@
 //! guests as well: what each may ask is decided behind it, by its role.
 
 use crate::pki::{CONTROLLER, Identity};
-use crate::strangers::Telling;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -60,18 +59,20 @@ pub(crate) fn server(identity: Identity, spoken: Spoken) -> Result<rustls::Serve
     Ok(config)
 }
 
-/// Client side of the controller, or of a guest that asks a gateway; which protocol is spoken.
-pub(crate) fn client(identity: Identity, spoken: &[u8]) -> Result<rustls::ClientConfig, Error> {
-    let checked = WebPkiServerVerifier::builder_with_provider(Arc::new(identity.roots), provider()).build();
-    let checked = checked.map_err(|e| Error::General(e.to_string()))?;
-    // Not less strict than rustls by itself: the same verifier, whose refusals keep what they refused.
+/// Client side of the controller, or of a guest that asks a gateway; which protocol is spoken. With it, who judges the
+/// other side's certificate.
+pub(crate) fn client(
+    identity: Identity,
+    spoken: &[u8],
+) -> Result<(rustls::ClientConfig, Arc<WebPkiServerVerifier>), Error> {
+    let judge = WebPkiServerVerifier::builder_with_provider(Arc::new(identity.roots), provider()).build();
+    let judge = judge.map_err(|e| Error::General(e.to_string()))?;
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Telling(checked)))
+        .with_webpki_verifier(judge.clone())
         .with_client_auth_cert(identity.chain, identity.key)?;
     config.alpn_protocols = vec![spoken.to_vec()];
-    Ok(config)
+    Ok((config, judge))
 }
 
 /// The chain is checked by rustls; on top of it the certificate must be the operator's or one of who scrapes

@@ -93,7 +93,7 @@ fn fleet_files_are_refused_with_place_allowed_values_and_a_suggestion() {
         (status, said.as_str()),
         (
             Some(0),
-            "fleet.yaml is right: 100 hosts, 1000 VMs, 0 guests, 2200 requirements\nnot judged without the hosts: room on their GPUs, their release of ESXi, what their VMs are now\n"
+            "fleet.yaml is valid: 100 hosts, 1000 VMs, 0 guests, 2200 requirements\nnot judged without the hosts: room on their GPUs, their release of ESXi, what their VMs are now\n"
         )
     );
 }
@@ -165,7 +165,9 @@ fn certificates_open_only_what_they_are_for() {
     lab.write_fleet(&fleet(&lab, "files/good.zip").replace(&lab.address("esx-01"), &lab.address("esx-02")));
     let said = lab.expect(4, &["plan"]);
     assert!(
-        said.contains("it shows a certificate of another node, not of host `esx-01`: it is for "),
+        said.contains(
+            "another node answers there: its certificate is for esx-02.host.vsgpu, not for host `esx-01`"
+        ),
         "{said}"
     );
     lab.write_fleet(&fleet(&lab, "files/good.zip"));
@@ -506,4 +508,17 @@ fn certificates_are_renewed_before_and_after_their_end() {
     lab.stop_agent("esx-01");
     lab.start_agent("esx-01");
     lab.expect(3, &["plan"]);
+}
+
+#[test]
+fn an_agent_on_a_machine_that_is_none_of_its_kind_says_so() {
+    let lab = lab("stranger");
+    // A plain Linux: no esxcli.
+    std::fs::remove_file(lab.machine("esx-01").join("tools/esxcli")).unwrap();
+    lab.start();
+    wait_until("the agent says what is missing", Duration::from_secs(30), || {
+        lab.logs().contains("there is no esxcli here: this is no ESXi host")
+    });
+    let said = lab.expect(6, &["plan"]);
+    assert!(said.contains("esxcli"), "{said}");
 }

@@ -144,7 +144,10 @@ fn a_vm_on_another_host_is_said_by_its_name() {
     lab.start();
     let said = lab.expect(6, &["plan"]);
     assert!(said.contains("error[vm-elsewhere]: vm-02 is on esx-01, the fleet file says esx-02"), "{said}");
-    assert!(said.contains("hint: write `host: esx-01` for it") && !said.contains("gpu-owner"), "{said}");
+    assert!(
+        said.contains("hint: if esx-01 is right, write `host: esx-01` for it") && !said.contains("gpu-owner"),
+        "{said}"
+    );
     let said = lab.expect(3, &["verify"]);
     assert!(said.contains("host") && said.contains("on esx-01 -> esx-02"), "{said}");
     assert!(!said.contains("no VM `vm-02` is registered"), "{said}");

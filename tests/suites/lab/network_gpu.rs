@@ -406,7 +406,7 @@ fn what_is_wrong_is_said_before_a_program_starts() {
     refused(77, &["another build of the engine", &BUILD[..12], &other[..12]]);
     // Another machine answers there than the one that the file names.
     pool.lab.change("ml-1", |m| m.write(path, &good.replace("gpu-srv-1", "gpu-srv-9")));
-    refused(69, &["gpu-srv-9", "certificate of another node"]);
+    refused(69, &["gpu-srv-9", "another node answers there"]);
     pool.lab.change("ml-1", |m| m.write(path, "{"));
     refused(69, &["/etc/vsgpu/network-gpu.json", "vsgpu apply"]);
     pool.lab.change("ml-1", |m| m.write(path, &good));

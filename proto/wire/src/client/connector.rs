@@ -3,6 +3,7 @@
 
 use crate::client::target::Target;
 use crate::life::Life;
+use crate::strangers::Telling;
 use crate::{pki, tls};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -64,15 +65,17 @@ impl Connector {
 
     fn with(folder: &Path, file: &str, spoken: &[u8]) -> Result<Self, pki::PkiError> {
         let identity = pki::load(folder, file)?;
-        let config = tls::client(identity, spoken).map_err(|e| pki::PkiError::Content {
+        let (config, judge) = tls::client(identity, spoken).map_err(|e| pki::PkiError::Content {
             path: folder.join(file).with_extension("pem"),
             why: e.to_string(),
         })?;
-        let config = Arc::new(config);
         let lives = Lives::default();
         let shown = lives.clone();
         let dial = Arc::new(move |target: &Target| {
-            let (config, address, shown) = (config.clone(), target.address.clone(), shown.clone());
+            let (address, shown) = (target.address.clone(), shown.clone());
+            // Not less strict than rustls by itself: the same judge, that keeps what it refused on this connection.
+            let (mut config, telling) = (config.clone(), Arc::new(Telling::of(judge.clone())));
+            config.dangerous().set_certificate_verifier(telling.clone());
             let of = (target.node.clone(), target.role);
             let name = rustls::pki_types::ServerName::try_from(pki::node_name(&target.node, target.role));
             Box::pin(async move {
@@ -81,7 +84,11 @@ impl Connector {
                 })?;
                 let socket = crate::client::dial::connect(&address).await?;
                 socket.set_nodelay(true)?;
-                let stream = tokio_rustls::TlsConnector::from(config).connect(name, socket).await?;
+                let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, socket).await;
+                let stream = stream.map_err(|why| match telling.refused() {
+                    Some(bad) => std::io::Error::new(why.kind(), bad),
+                    None => why,
+                })?;
                 let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
                 if let Some(life) = certificate.and_then(|leaf| pki::life_of(leaf)) {
                     shown.lock().unwrap_or_else(PoisonError::into_inner).insert(of, life);

@@ -73,6 +73,8 @@ enum Found {
     /// No such name in DNS, and what the resolver said.
     Name(NoSuchName),
     Certificate(BadCertificate),
+    /// Whoever shows the certificate has not its key.
+    NoKey,
     /// What the other side says of ours.
     Alert(AlertDescription),
     /// It is no TLS, or none of ours.
@@ -99,6 +101,8 @@ fn found(error: &(dyn std::error::Error + 'static)) -> (Option<Found>, String, b
         cut |= vanished.iter().any(|words| text.contains(words));
         if let Some(name) = cause.downcast_ref::<NoSuchName>() {
             best = Some(Found::Name(name.clone()));
+        } else if let Some(bad) = cause.downcast_ref::<BadCertificate>() {
+            best = Some(Found::Certificate(bad.clone()));
         } else if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
             best = of_tls(tls).or(best);
         } else if let Some(io) = cause.downcast_ref::<std::io::Error>() {
@@ -116,9 +120,7 @@ fn found(error: &(dyn std::error::Error + 'static)) -> (Option<Found>, String, b
 
 fn of_tls(error: &rustls::Error) -> Option<Found> {
     match error {
-        rustls::Error::Other(other) => {
-            other.0.downcast_ref::<BadCertificate>().cloned().map(Found::Certificate)
-        }
+        rustls::Error::InvalidCertificate(_) => Some(Found::NoKey),
         rustls::Error::AlertReceived(alert) => Some(Found::Alert(*alert)),
         rustls::Error::InvalidMessage(_)
         | rustls::Error::PeerIncompatible(_)
@@ -131,10 +133,11 @@ fn of_tls(error: &rustls::Error) -> Option<Found> {
 /// What to do where nobody listens.
 fn start(target: &Target) -> String {
     let start = match target.role {
-        "host" => {
-            "on the host: `/etc/init.d/vsgpu-host-agent restart`; beside it: `systemctl restart 'vsgpu-host-agent@*'`"
-        }
-        _ => "in the VM: `systemctl restart vsgpu-guest-agent`",
+        "host" => format!(
+            "on the ESXi host: `/etc/init.d/vsgpu-host-agent restart`; where it is served over ssh, on that machine: `systemctl restart vsgpu-host-agent@{}`",
+            target.node
+        ),
+        _ => "in the VM: `systemctl restart vsgpu-guest-agent`".into(),
     };
     format!("start the agent, {start}; check the port in the fleet file (agents listen on 7443)")
 }
@@ -162,8 +165,13 @@ pub(crate) fn classify(target: &Target, error: &(dyn std::error::Error + 'static
             let (why, hint) = of_alert(alert);
             refused(why, hint.into())
         }
+        Some(Found::NoKey) => refused(
+            "what answers there shows a certificate whose key it does not have".into(),
+            format!("somebody may pretend to be {node}: look who has that address"),
+        ),
+        // A proxy in front of a node that boots says the same: trying again may help.
         Some(Found::NotTls) => {
-            refused("what answers there is no agent: it does not speak its TLS".into(), NOT_OURS.into())
+            away("what answers there is no agent: it does not speak its TLS".into(), NOT_OURS.into())
         }
         _ if cut => away("the connection was cut".into(), String::new()),
         Some(Found::Io(ErrorKind::ConnectionRefused)) => {
@@ -193,13 +201,13 @@ pub(crate) fn no_answer(target: &Target, within: Option<Duration>) -> CallError 
 fn of_certificate(bad: &BadCertificate, node: &str, role: &str) -> (String, String) {
     let renew =
         format!("`vsgpu cert renew {node} --role {role}` makes a new one and says how it gets to the node");
-    let clock = |what: &str| format!("{what}; if that clock is wrong, set it: `timedatectl`");
+    let clock = |what: &str| format!("{what}; if that clock is wrong: `timedatectl set-ntp true`");
     let BadCertificate { why, shown, now } = bad;
     let now = crate::life::date(*now);
     match why {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
-            format!("it shows a certificate of another node, not of {role} `{node}`{}", shown.names()),
-            "check the address in the fleet file, and which certificate was copied to the node".into(),
+            format!("another node answers there: its certificate is for {}, not for {role} `{node}`", shown.names()),
+            format!("the address of {node} in the fleet file is probably that of the other node; if it is right, the wrong certificate was copied there"),
         ),
         // Every vsgpu CA has the same name, so a stranger's certificate may also fail by its signature.
         CertificateError::UnknownIssuer | CertificateError::BadSignature if shown.is_ours() => (
@@ -215,7 +223,7 @@ fn of_certificate(bad: &BadCertificate, node: &str, role: &str) -> (String, Stri
         ),
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => (
             format!("its certificate begins on {}; this machine's clock says {now}", shown.begins()),
-            "set this machine's clock: `timedatectl`; a new certificate would not help".into(),
+            "set this machine's clock: `timedatectl set-ntp true`; a new certificate would not help".into(),
         ),
         other => (format!("its certificate is not valid: {other}"), renew),
     }
