@@ -240,7 +240,8 @@ fn an_agent_that_is_away_is_said_and_hides_nobody() {
     let said = lab.expect(4, &["apply", "--yes"]);
     assert!(
         said.contains("error[unreachable]: esx-01 at 127.0.0.1:")
-            && said.contains("hint: start the agent, on the host: `/etc/init.d/vsgpu-host-agent restart`"),
+            && said
+                .contains("hint: start the agent, on the ESXi host: `/etc/init.d/vsgpu-host-agent restart`"),
         "{said}"
     );
     // The other host was served all the same.
