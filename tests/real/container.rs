@@ -137,6 +137,14 @@ impl Container {
 
     fn with_network(mut self) -> Self {
         let (ns, link) = (self.namespace(), format!("vsgpu{}-{}", std::process::id() % 10_000, self.number));
+        // A run that was killed has left its link: with the same addresses nothing would reach this one.
+        let network = format!("10.{}.{}.0/24", 100 + std::process::id() % 100, self.number);
+        for left in sh("ip", &["-o", "route", "show", &network]).lines() {
+            let device = left.split_whitespace().skip_while(|word| *word != "dev").nth(1).unwrap_or_default();
+            if device.starts_with("vsgpu") {
+                sh("ip", &["link", "del", device]);
+            }
+        }
         sh("ip", &["netns", "add", &ns]);
         sh("ip", &["link", "add", &link, "type", "veth", "peer", "name", "host0", "netns", &ns]);
         sh("ip", &["addr", "add", &format!("{}/24", self.host_address()), "dev", &link]);
