@@ -67,7 +67,7 @@ impl<'a> RunCommand<'a> {
         let one = |e: Error| vec![e];
         let Self { printer, .. } = &self;
         let mut followed = None;
-        let connector = match self.fleet.vms.iter().any(|vm| !vm.any.is_empty()) {
+        let connector = match self.fleet.follows() {
             true => connected(followed.insert(self.fleet.clone()))?,
             false => connector(self.fleet)?,
         };
@@ -180,7 +180,7 @@ impl<'a> RunCommand<'a> {
         };
         let (done, all) = (summary.done, plan.steps.len());
         let mut text = format!("{done} of {all} steps done{failed_steps}{skipped}, in {}", took(seconds));
-        let whole = summary.done == plan.steps.len();
+        let whole = done == all;
         if whole {
             text += &run_again(&plan);
         }
@@ -191,13 +191,14 @@ impl<'a> RunCommand<'a> {
             text += &format!("\n{stopped}");
         }
         printer.answer(&answer, &text);
-        if matches!(summary.stopped, Some(Stopped::Interrupted | Stopped::Detached)) {
-            errors.extend(self.interrupted(summary.done, plan.steps.len()));
-        }
         let failed_any = !summary.failed.is_empty();
-        let stopped = summary.stopped.is_some_and(|s| matches!(s, Stopped::Interrupted | Stopped::Detached));
-        errors.extend(summary.failed.into_iter().map(|(_, e)| e));
-        if !stopped {
+        let failed = summary.failed.into_iter().map(|(_, e)| e);
+        // One block for what is left: of Ctrl-C, or of a run that went to its end.
+        if matches!(summary.stopped, Some(Stopped::Interrupted | Stopped::Detached)) {
+            errors.extend(self.interrupted(done, all));
+            errors.extend(failed);
+        } else {
+            errors.extend(failed);
             errors.extend(still_outstanding(fleet));
         }
         errors.extend(problems.into_iter().map(|p| p.error));
@@ -213,29 +214,19 @@ impl<'a> RunCommand<'a> {
                 error.hint("see why above; `vsgpu apply` plans the rest; `rollout:` in the fleet file says how much may fail and be away"),
             );
         }
-        let stop = match summary.stopped {
-            None => None,
-            // Asked for, and nothing is wrong.
-            Some(Stopped::Paused) => {
-                let on = "`vsgpu resume --pause` runs the next wave, `vsgpu resume` all of them, `vsgpu abort` ends here";
-                printer.note(if failed_any {
-                    "a step failed: look at it, then `vsgpu apply` plans the rest anew"
-                } else {
-                    on
-                });
-                None
-            }
-            Some(Stopped::Interrupted | Stopped::Detached) => None,
-        };
-        errors.extend(stop);
+        // Asked for, and nothing is wrong.
+        if summary.stopped == Some(Stopped::Paused) {
+            printer.note(if failed_any {
+                "a step failed: look at it, then `vsgpu apply` plans the rest anew"
+            } else {
+                "`vsgpu resume --pause` runs the next wave, `vsgpu resume` all of them, `vsgpu abort` ends here"
+            });
+        }
         printer.errors(&errors);
         if whole && errors.is_empty() && self.purpose == Purpose::Apply {
             printer.note("next: vsgpu verify");
         }
-        Ok(match worst(&errors) {
-            Exit::Done => Exit::Done,
-            not => not,
-        })
+        Ok(worst(&errors))
     }
 }
 

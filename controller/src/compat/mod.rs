@@ -250,7 +250,7 @@ pub(crate) fn moved(vm: &crate::fleet::Vm, host: &str) -> Error {
         return error(format!("{} has just moved from {} to {host}", vm.name, vm.host))
             .hint("nothing is wrong: type the same again");
     }
-    let hosts = says.replace(" or ", ", ");
+    let hosts = if vm.any.is_empty() { vm.host.clone() } else { vm.any.join(", ") };
     error(format!("{} is on {host}, the fleet file says {says}", vm.name)).hint(format!(
         "if {host} is right, write `host: {host}` for it; if not, move it in vCenter; if DRS moves it, write `host: {{ any: [{hosts}, {host}] }}`"
     ))

@@ -152,6 +152,11 @@ impl Fleet {
             .chain(self.vms.iter_mut().flat_map(of_vm))
     }
 
+    /// Whether a VM may run on several hosts: those are looked for before anything else.
+    pub fn follows(&self) -> bool {
+        self.vms.iter().any(|vm| !vm.any.is_empty())
+    }
+
     pub fn vms_by_host(&self) -> BTreeMap<&str, Vec<&Vm>> {
         let mut all: BTreeMap<&str, Vec<&Vm>> =
             self.hosts.iter().map(|h| (h.name.as_str(), vec![])).collect();

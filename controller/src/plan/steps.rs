@@ -164,7 +164,7 @@ pub struct Problem {
 /// Digest of what a fleet file wishes.
 pub fn digest(fleet: &Fleet) -> String {
     // Where a VM of several hosts was last seen is no wish.
-    let wished = fleet.vms.iter().any(|vm| !vm.any.is_empty()).then(|| {
+    let wished = fleet.follows().then(|| {
         let mut wished = fleet.clone();
         for vm in wished.vms.iter_mut().filter(|vm| !vm.any.is_empty()) {
             vm.host = vm.any[0].clone();

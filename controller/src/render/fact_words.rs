@@ -1,4 +1,4 @@
-//! One line for a fact: the sentence that its requirement has where the fleet file wishes one, else its values in words.
+//! A fact's values in words, where neither it nor its requirement has a sentence.
 
 use serde_json::{Map, Value};
 
