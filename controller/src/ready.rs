@@ -1,8 +1,9 @@
-//! What each VM with a GPU can do right now (vMotion, suspend, snapshots), what each host's maintenance mode would take,
-//! and which settings are missing. From facts alone; what only vCenter knows is said to be there to look at.
+//! What each VM with a GPU can do right now (vMotion, suspend, snapshots), what each host's maintenance mode
+//! would take, and which settings are missing. From facts alone; what only vCenter knows is said to be there
+//! to look at.
 //!
-//! Sources: VMware's pages on vMotion, suspend and snapshots of vGPU VMs (6.7, 7.0, 8.0) and on DirectPath I/O; Broadcom KB
-//! 313479 and 88271 (maintenance mode and DRS with vGPU).
+//! Sources: VMware's pages on vMotion, suspend and snapshots of vGPU VMs (6.7, 7.0, 8.0) and on DirectPath
+//! I/O; Broadcom KB 313479 and 88271 (maintenance mode and DRS with vGPU).
 
 use crate::capacity::{self, Capacity};
 use crate::compat::{self, GpuClaim, HostGpus};

@@ -1,5 +1,5 @@
-//! The way of each VM from its host to a CUDA program, link by link: what is proven, where the first link is broken, and
-//! which causes its texts speak for.
+//! The way of each VM from its host to a CUDA program, link by link: what is proven, where the first link is
+//! broken, and which causes its texts speak for.
 
 use crate::diagnose::moments::{Timed, Together, ahead, timed, together};
 use crate::fleet::Fleet;

@@ -1,5 +1,6 @@
-//! What happened at one time on several machines: times of log lines, brought to one clock by what the machines' own clocks
-//! said when they were looked at. Two logs that tell of trouble within seconds tell of one trouble.
+//! What happened at one time on several machines: times of log lines, brought to one clock by what the
+//! machines' own clocks said when they were looked at. Two logs that tell of trouble within seconds tell of
+//! one trouble.
 
 use crate::inventory::Inventory;
 use crate::node::{NodeId, NodeKind};

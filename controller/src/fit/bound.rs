@@ -1,8 +1,9 @@
 //! Counts that no placement can beat: how many GPUs of a kind a set of wishes takes at least.
 //!
-//! Each vGPU type is given a price. The dearest contents that one GPU can have cost so much; all wishes together cost so
-//! much more: that quotient is a lower bound, whatever the prices are. Prices are sought that make it large, and whole
-//! numbers are compared in the end, so that the proof does not hang on rounding.
+//! Each vGPU type is given a price. The dearest contents that one GPU can have cost so much; all wishes
+//! together cost so much more: that quotient is a lower bound, whatever the prices are. Prices are sought
+//! that make it large, and whole numbers are compared in the end, so that the proof does not hang on
+//! rounding.
 
 use super::fits::Fits;
 use super::gpu::{Contents, Gpu, Modes};
@@ -128,8 +129,8 @@ fn same_size(items: &[(&'static VgpuType, u64)]) -> u64 {
     sizes.values().map(|(n, most)| n.div_ceil((*most).max(1))).sum()
 }
 
-/// Every way to fill a GPU with these types, how many of each, to which nothing can be added; `None` where there are too
-/// many.
+/// Every way to fill a GPU with these types, how many of each, to which nothing can be added; `None` where
+/// there are too many.
 pub fn fillings(gpu: &Gpu, items: &[(&'static VgpuType, u64)], fits: &mut Fits) -> Option<Vec<Vec<u64>>> {
     let mut all = vec![];
     let mut now = vec![0; items.len()];

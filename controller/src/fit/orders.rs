@@ -1,5 +1,5 @@
-//! What a host does by itself when VMs are powered on one after the other. It never moves one that runs, and it does not
-//! know who comes next: what fits can still be refused in a given order.
+//! What a host does by itself when VMs are powered on one after the other. It never moves one that runs, and
+//! it does not know who comes next: what fits can still be refused in a given order.
 //!
 //! Known of ESXi (facts: nvidia 9): with `performance` the GPU with fewest vGPUs is taken, with `consolidation` one
 //! that holds vGPUs already. Both rules hold in same-size mode. Which of several equal GPUs is taken is not documented;

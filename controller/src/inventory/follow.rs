@@ -1,5 +1,5 @@
-//! VMs that may run on any of several hosts (`host: { any: [..] }`) are followed: each is where the hosts say that it is
-//! registered. DRS and vMotion move them; the fleet file stays.
+//! VMs that may run on any of several hosts (`host: { any: [..] }`) are followed: each is where the hosts say
+//! that it is registered. DRS and vMotion move them; the fleet file stays.
 
 use crate::fleet::Fleet;
 use crate::inventory::gather::{Scope, gather};
@@ -8,8 +8,8 @@ use std::collections::{BTreeSet, HashMap};
 use vsgpu_host_agent::facts::VirtualMachines;
 use vsgpu_wire::client::Connector;
 
-/// Sets the host of each such VM. One that is on none of its hosts, or on two, stays where the fleet file names it first:
-/// what is wrong there is said by whoever looks at it.
+/// Sets the host of each such VM. One that is on none of its hosts, or on two, stays where the fleet file
+/// names it first: what is wrong there is said by whoever looks at it.
 pub async fn follow(fleet: &mut Fleet, connector: &Connector) {
     let candidates: BTreeSet<String> = fleet.vms.iter().flat_map(|vm| &vm.any).cloned().collect();
     if candidates.is_empty() {

@@ -1,5 +1,5 @@
-//! How long a plan may take: each step as long as in earlier runs, else as stated here; hosts one after the other, as far as
-//! the rollout lets them. An estimate, and said to be one.
+//! How long a plan may take: each step as long as in earlier runs, else as stated here; hosts one after the
+//! other, as far as the rollout lets them. An estimate, and said to be one.
 
 use crate::journal::history::History;
 use crate::node::NodeKind;

@@ -78,7 +78,8 @@ fn of_run(number: u32, status: &Status) -> Vec<Sample> {
     all
 }
 
-/// What the journal tells of the latest run. A journal that cannot be read has no values; the nodes' own are not affected.
+/// What the journal tells of the latest run. A journal that cannot be read has no values; the nodes' own are
+/// not affected.
 fn of_latest(folder: &std::path::Path) -> Vec<Sample> {
     let sample = Sample::new;
     let at_work = journal::at_work(folder).is_some();

@@ -208,8 +208,8 @@ pub fn answer(question: &Question, advice: &Advice) -> Answer {
     Answer { wide: Some(compose(question, advice, true)), names, ..Answer::new(document, text) }
 }
 
-/// Asks what is not known: arrows choose, Enter takes, Esc (or `<` in a line) goes back. `None` where somebody goes back from
-/// the first one. A wrong answer is asked again.
+/// Asks what is not known: arrows choose, Enter takes, Esc (or `<` in a line) goes back. `None` where
+/// somebody goes back from the first one. A wrong answer is asked again.
 ///
 /// # Errors
 /// The terminal fails.

@@ -1,5 +1,5 @@
-//! What `-o json` prints of the verbs that answer questions, as types: `vsgpu schema NAME` is made from them, so a document
-//! and its schema cannot differ.
+//! What `-o json` prints of the verbs that answer questions, as types: `vsgpu schema NAME` is made from them,
+//! so a document and its schema cannot differ.
 
 use crate::advise::Kind;
 use crate::diagnose::Diagnosis;

@@ -1,5 +1,5 @@
-//! A plan in short: what goes down and for how long, what has no way back, then one block for machines with the same steps.
-//! Every command stands in the long form (`plan --commands`).
+//! A plan in short: what goes down and for how long, what has no way back, then one block for machines with
+//! the same steps. Every command stands in the long form (`plan --commands`).
 
 use crate::fleet::range::folded;
 use crate::journal::{Estimate, History, estimate, said};

@@ -1,5 +1,5 @@
-//! What the keys of `vsgpu top` do: which lines are shown, which of them is chosen, what is opened. Pure; drawing it and
-//! reading keys is `top`'s.
+//! What the keys of `vsgpu top` do: which lines are shown, which of them is chosen, what is opened. Pure;
+//! drawing it and reading keys is `top`'s.
 
 use crate::monitoring::top::{Block, Line, Part, Severity, View};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};

@@ -1,4 +1,5 @@
-//! The answer of `upgrade`: rounds with their pairs, what must be at hand, what stays; and what the proofs say afterwards.
+//! The answer of `upgrade`: rounds with their pairs, what must be at hand, what stays; and what the proofs
+//! say afterwards.
 
 use crate::fleet::range::folded;
 use crate::render::words::wrapped;

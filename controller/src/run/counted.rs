@@ -1,6 +1,6 @@
-//! What the agents count in their metrics: the requirements that the fleet file has for them. It goes with a run, once a
-//! person has agreed to it, and takes the place of what an agent counted before. An agent that does not answer counts on as
-//! before, until a later run tells it.
+//! What the agents count in their metrics: the requirements that the fleet file has for them. It goes with a
+//! run, once a person has agreed to it, and takes the place of what an agent counted before. An agent that
+//! does not answer counts on as before, until a later run tells it.
 
 use crate::fleet::Fleet;
 use crate::inventory::reaches;

@@ -30,7 +30,8 @@ pub struct Request<'a> {
     /// A plan that is not made from the fleet file: what another run left behind is restored.
     pub adoption: Option<&'a Adoption>,
     pub purpose: Purpose,
-    /// From here on the nodes are to be as the fleet file says, and their metrics count that. Not so for copies of a VM.
+    /// From here on the nodes are to be as the fleet file says, and their metrics count that. Not so for
+    /// copies of a VM.
     pub counted: bool,
     /// What to do with an unfinished run.
     pub unfinished: Unfinished,
@@ -200,8 +201,8 @@ impl Request<'_> {
             control: self.control.clone(),
             now: self.now,
         };
-        // Beside the run, as an agent that is away must not keep it waiting; of a run that is gone on with only where the
-        // fleet file is still the one that it was planned from.
+        // Beside the run, as an agent that is away must not keep it waiting; of a run that is gone on with
+        // only where the fleet file is still the one that it was planned from.
         let counts = self.is_counted()
             && self.unfinished != Unfinished::Restore
             && plan.fleet == plan::digest(self.fleet);

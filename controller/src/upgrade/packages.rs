@@ -1,5 +1,5 @@
-//! The operator's folder of packages: which file is the vGPU manager or the driver of which release. What a file is comes
-//! from its content, as everywhere.
+//! The operator's folder of packages: which file is the vGPU manager or the driver of which release. What a
+//! file is comes from its content, as everywhere.
 
 use crate::error::{Error, Kind};
 use crate::files;

@@ -88,8 +88,8 @@ fn keep_only(fleet: &mut Fleet, host_keeps: &dyn Fn(&str) -> bool, vm_keeps: &dy
     }
 }
 
-/// The way back of some hosts to the packages that the fleet file named before: first their guests, because no guest may
-/// be newer than its host, then everything.
+/// The way back of some hosts to the packages that the fleet file named before: first their guests, because
+/// no guest may be newer than its host, then everything.
 pub fn way_back(old: &Fleet, hosts: &BTreeSet<String>) -> [Fleet; 2] {
     let on = |host: &str| hosts.contains(host);
     let (mut guests, mut all) = (old.clone(), old.clone());

@@ -109,7 +109,8 @@ fn run(command: &mut Command) -> Result<String, String> {
     if output.status.success() { Ok(last) } else { Err(format!("{shown}: {}: {last}", output.status)) }
 }
 
-/// When the source was written: times of packages are those of the source, so that the same source gives the same bytes.
+/// When the source was written: times of packages are those of the source, so that the same source gives the
+/// same bytes.
 fn seconds(root: &Path) -> Result<u64, String> {
     let stamp = match std::env::var("SOURCE_DATE_EPOCH") {
         Ok(stamp) => stamp,

@@ -71,7 +71,8 @@ fn what_still_fits_is_told_from_agents_and_from_saved_facts_alike() {
     assert!(said.contains("Does not fit"), "{said}");
 }
 
-/// A way that is whole says so; a driver that is gone is the first broken link, with its cause; saved facts say the same.
+/// A way that is whole says so; a driver that is gone is the first broken link, with its cause; saved facts
+/// say the same.
 #[test]
 fn the_first_broken_link_is_shown_with_its_cause() {
     let lab = Lab::new("decide-diagnose");

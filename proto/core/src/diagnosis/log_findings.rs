@@ -1,5 +1,5 @@
-//! What an agent found in the logs of its own machine: causes with the lines that speak for them. The logs themselves stay
-//! where they are.
+//! What an agent found in the logs of its own machine: causes with the lines that speak for them. The logs
+//! themselves stay where they are.
 
 use super::find::{Finding, Input, diagnose};
 use schemars::JsonSchema;
