@@ -40,8 +40,14 @@ pub enum Need {
     NoGpu,
     /// Source of the engine Lupine, headers of CUDA, and what builds them.
     Lupine,
+    /// Bundles of that engine: brought, or what builds them.
+    Bundles,
     /// NVIDIA's compiler.
     Nvcc,
+    /// A GPU with its driver, and root, who may write records as the agent does.
+    Gpu,
+    /// PyTorch.
+    Torch,
 }
 
 fn here(program: &str) -> bool {
@@ -78,6 +84,11 @@ impl Need {
             Self::Lupine => lupine().is_none().then(|| {
                 "source of Lupine and headers of CUDA (VSGPU_LUPINE_SRC and VSGPU_LUPINE_HEADERS name their folders)".into()
             }),
+            Self::Bundles => (brought_bundles().is_none() && lupine().is_none()).then(|| {
+                "bundles of Lupine (VSGPU_LUPINE_BUNDLES names their folder), or its source (VSGPU_LUPINE_SRC, VSGPU_LUPINE_HEADERS)".into()
+            }),
+            Self::Gpu => no_gpu(),
+            Self::Torch => torch().is_none().then(|| "a Python with PyTorch (VSGPU_TORCH names it)".into()),
             Self::Nvcc => nvcc().is_none().then(|| "NVIDIA's compiler (VSGPU_NVCC names it)".into()),
             Self::NoGpu => std::path::Path::new("/dev/nvidia0").exists().then(|| "a machine without a GPU".into()),
         }
@@ -94,6 +105,29 @@ pub fn captures() -> Option<PathBuf> {
 pub fn lupine() -> Option<(PathBuf, PathBuf)> {
     let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|folder| folder.is_dir());
     Some((folder("VSGPU_LUPINE_SRC")?, folder("VSGPU_LUPINE_HEADERS")?))
+}
+
+/// Bundles of the engine that were built elsewhere, the server's first.
+pub fn brought_bundles() -> Option<Vec<PathBuf>> {
+    let folder = PathBuf::from(std::env::var_os("VSGPU_LUPINE_BUNDLES")?);
+    let all: Vec<PathBuf> = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).collect();
+    let of = |side: &str| {
+        let named =
+            |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains(side));
+        all.iter().find(named).cloned()
+    };
+    Some(vec![of("server")?, of("client")?])
+}
+
+fn no_gpu() -> Option<String> {
+    let answers = Command::new("nvidia-smi").arg("-L").stderr(Stdio::null()).output();
+    let there = answers.is_ok_and(|output| output.status.success() && output.stdout.starts_with(b"GPU "));
+    (!there || !nix::unistd::geteuid().is_root()).then(|| "an NVIDIA GPU with its driver, and root".into())
+}
+
+/// A Python that has PyTorch.
+pub fn torch() -> Option<PathBuf> {
+    std::env::var_os("VSGPU_TORCH").map(PathBuf::from).filter(|file| file.is_file())
 }
 
 fn namespaces() -> Option<String> {

@@ -16,101 +16,21 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
-use vsgpu_core::engine::manifest::{self, Manifest, Side};
-use vsgpu_core::engine::{Engine, lupine::LUPINE};
-use vsgpu_core::readers::cuda_report;
+use vsgpu_core::engine::lupine::LUPINE;
+use vsgpu_core::engine::manifest::Side;
 use vsgpu_tests::fakes::units;
 use vsgpu_tests::harness::nvcc;
-use vsgpu_tests::lab::gpu_pool::{BUILD, GpuPool, two_teams};
-use vsgpu_tests::lab::lupine::{build, bundles};
+use vsgpu_tests::lab::lupine::{
+    Server, build, bundles, passed, pool, proof, run, simulated_driver, unpacked,
+};
 use vsgpu_tests::lab::{free_port, programs, wait_until, workspace};
-
-fn run(command: &mut Command) -> String {
-    let output = command.stderr(Stdio::inherit()).output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", output.status);
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// A bundle, unpacked; its files are those that it names, with the bytes that it says.
-fn unpacked(bundle: &Path, to: &Path) -> (Manifest, &'static Engine) {
-    std::fs::create_dir_all(to).unwrap();
-    let listed = run(Command::new("tar").arg("-tf").arg(bundle));
-    assert_eq!(listed.lines().next(), Some(manifest::NAME), "the manifest comes first");
-    run(Command::new("tar").arg("-xf").arg(bundle).arg("-C").arg(to));
-    let (manifest, engine) = manifest::read(&std::fs::read(to.join(manifest::NAME)).unwrap()).unwrap();
-    let named: Vec<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
-    assert_eq!(listed.lines().skip(1).collect::<Vec<_>>(), named);
-    for file in &manifest.files {
-        let said = run(Command::new("sha256sum").arg(to.join(&file.path)));
-        assert_eq!(said.split(' ').next(), Some(file.sha256.as_str()), "{}", file.path);
-    }
-    (manifest, engine)
-}
 
 /// Processes whose parent this is.
 fn children(of: u32) -> Vec<u32> {
     let text = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
-}
-
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A folder with the simulated driver, and the environment of a server that uses it.
-fn driver(folder: &Path) -> [(&'static str, String); 2] {
-    let driver = folder.join("driver");
-    std::fs::create_dir_all(&driver).unwrap();
-    std::fs::copy(programs().join("libvsgpu_sim_libcuda.so"), driver.join("libcuda.so.1")).unwrap();
-    // As new as the engine.
-    std::fs::write(driver.join("mode"), "13.3").unwrap();
-    [
-        ("LD_LIBRARY_PATH", driver.display().to_string()),
-        ("VSGPU_SIM_CUDA", driver.join("mode").display().to_string()),
-    ]
-}
-
-fn start(folder: &Path, port: u16) -> Server {
-    let mut server = Command::new(folder.join("server").join(LUPINE.server));
-    for (name, value) in LUPINE.server_env {
-        server.env(name, value.replace("{port}", &port.to_string()));
-    }
-    server.envs(driver(folder));
-    let log = std::fs::File::create(folder.join("server.log")).unwrap();
-    Server(server.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
-}
-
-/// Environment of a client's program.
-fn client_env(libraries: &Path, address: &str) -> Vec<(&'static str, String)> {
-    let libraries = libraries.display().to_string();
-    let value = |value: &str| value.replace("{libraries}", &libraries).replace("{address}", address);
-    LUPINE.client_env.iter().map(|(name, text)| (*name, value(text))).collect()
-}
-
-/// Our proof, as a client's program.
-fn proof(libraries: &Path, address: &str) -> Command {
-    let mut proof = Command::new(programs().join("vsgpu-cuda-proof"));
-    proof.args(["--elements", "50000"]).envs(client_env(libraries, address));
-    for name in LUPINE.client_without {
-        proof.env_remove(name);
-    }
-    proof
-}
-
-/// Every sum was right. Gives what a launch took, its wait with it, microseconds.
-fn passed(said: &str) -> f64 {
-    let report = cuda_report::read(said).unwrap_or_else(|why| panic!("{why}: {said}"));
-    assert!(report.passed() && report.devices[0].vector_adds[0].checked == 50_000, "{said}");
-    let launch = report.devices[0].launch_us.unwrap_or_default();
-    println!("through Lupine: {}, every sum of 50000 right, a launch {launch:.0} us", report.devices[0].name);
-    launch
 }
 
 fn lupine_is_built_and_runs_as_it_is_described() {
@@ -133,7 +53,7 @@ fn lupine_is_built_and_runs_as_it_is_described() {
     );
 
     let port = free_port();
-    let mut server = start(&folder, port);
+    let mut server = Server::start(&folder.join("server"), port, simulated_driver(&folder));
     let pid = server.0.id();
     let connect = || TcpStream::connect(("127.0.0.1", port));
     let mut first = None;
@@ -146,7 +66,7 @@ fn lupine_is_built_and_runs_as_it_is_described() {
     drop((first, second));
     wait_until("and none without a client", Duration::from_secs(10), || children(pid).is_empty());
     // Our own proof passes through it.
-    let said = run(&mut proof(&folder.join("client"), &format!("127.0.0.1:{port}")));
+    let said = run(&mut proof(&folder.join("client"), &format!("127.0.0.1:{port}"), &["50000"]));
     passed(&said);
     wait_until("no child is left", Duration::from_secs(10), || children(pid).is_empty());
     kill(Pid::from_raw(pid as i32), Signal::SIGTERM).unwrap();
@@ -156,53 +76,10 @@ fn lupine_is_built_and_runs_as_it_is_described() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-/// A GPU server with two GPUs and two clients, with the real engine on both sides. Serves when it comes back: each GPU
-/// was tried through its engine, by the real proof.
-fn pool_of_lupine(name: &str) -> GpuPool {
-    let pool = GpuPool::set_up(name, 2, two_teams(), &["ml-1", "ci-1"]);
-    let folder = pool.lab.folder.join("lupine");
-    unpacked(&bundles()[0], &folder.join("server"));
-    unpacked(&bundles()[1], &folder.join("client"));
-    let (server, client) = (folder.join("server"), folder.join("client"));
-    let lines = |pairs: &[(&str, String)]| -> String {
-        pairs.iter().map(|(name, value)| format!("Environment={name}={value}\n")).collect()
-    };
-    let of_server = lines(&driver(&folder));
-    // The gateway's own proof is the real one, with the shim of the server's bundle.
-    let of_proof = lines(&client_env(&server, &format!("127.0.0.1:{}", LUPINE.port)));
-    pool.lab.change("gpu-srv-1", |m| {
-        let inside = format!("/usr/lib/vsgpu/engine/{BUILD}/{}", LUPINE.server);
-        std::fs::copy(server.join(LUPINE.server), m.root(&inside)).unwrap();
-        for slot in 0..2 {
-            let text = format!("[Service]\nExecStart=\nExecStart={inside}\n{of_server}");
-            m.write(&format!("/etc/systemd/system/vsgpu-engine@{slot}.service.d/vsgpu.conf"), &text);
-        }
-        let text = format!("[Service]\n{of_proof}");
-        m.write("/etc/systemd/system/vsgpu-engine-proof@.service.d/vsgpu.conf", &text);
-    });
-    let tool = pool.lab.machine("gpu-srv-1").join("tools/vsgpu-cuda-proof");
-    std::fs::remove_file(&tool).unwrap();
-    std::os::unix::fs::symlink(programs().join("vsgpu-cuda-proof"), tool).unwrap();
-    for name in ["ml-1", "ci-1"] {
-        let path = "/etc/vsgpu/network-gpu.json";
-        let text = pool.lab.state(name).text(path).unwrap();
-        let libraries = format!("/usr/lib/vsgpu/engine/{BUILD}");
-        let text = text.replace(&libraries, &client.display().to_string());
-        pool.lab.change(name, |m| m.write(path, &text));
-        pool.systemctl(name, &["start", "vsgpu-gpu.service"]);
-    }
-    pool.systemctl("gpu-srv-1", &["start", "vsgpu-pool.service"]);
-    // The CPU computes what a GPU would.
-    wait_until("both GPUs were tried through their engines", Duration::from_secs(120), || {
-        (0..2).all(|slot| pool.slot(slot) == "free")
-    });
-    pool
-}
-
 /// The real engine behind a real gateway, the real shim in front of a real daemon: a user's program computes, two at
 /// once on two GPUs, and one whose engine is killed hears it as error 46.
 fn a_cuda_program_runs_through_gateway_and_daemon() {
-    let pool = pool_of_lupine("lupine");
+    let pool = pool("lupine", 2, simulated_driver);
     let program = programs().join("vsgpu-cuda-proof").display().to_string();
     let command = ["run", "--", &program, "--elements", "50000"];
     let both = ["ml-1", "ci-1"].map(|name| pool.command(name, &command));
@@ -232,7 +109,7 @@ fn a_cuda_program_runs_through_gateway_and_daemon() {
 fn a_program_of_cudas_runtime_runs_through_gateway_and_daemon() {
     let nvcc = nvcc().unwrap();
     let toolkit = nvcc.parent().and_then(Path::parent).unwrap();
-    let pool = pool_of_lupine("lupine-runtime");
+    let pool = pool("lupine-runtime", 2, simulated_driver);
     let program = pool.lab.folder.join("vector_add");
     let mut compile = Command::new(&nvcc);
     compile.args(["-arch=sm_80", "-cudart", "static", "-I"]).arg(toolkit.join("include"));

@@ -17,6 +17,10 @@ fn one(name: &str, value: &Value) -> Option<String> {
         Value::Bool(false) => format!("not {}", key(name)),
         Value::Number(n) => format!("{} {n}", key(name)),
         Value::String(text) if text.is_empty() => return None,
+        // A whole file: it is in the values.
+        Value::String(text) if text.contains('\n') => {
+            format!("{} of {} lines", key(name), text.lines().count())
+        }
         Value::String(text) => format!("{} {text}", key(name)),
         Value::Array(items) if items.is_empty() => format!("no {}", key(name)),
         Value::Array(items) if items.iter().all(|i| i.is_string() || i.is_number()) && items.len() <= 4 => {
@@ -74,6 +78,8 @@ mod tests {
         );
         assert_eq!(told(&json!({ "gpus": { "0000:3b:00.0": { "on": true } } })), "gpus: 0000:3b:00.0: on");
         assert_eq!(told(&json!([])), "none");
+        let file = json!({ "a": 1, "os_release": "NAME=x\nID=y\n" });
+        assert_eq!(told(&file), "a 1, os release of 2 lines");
         let many: Value = (0..9).map(|n| (format!("k{n}"), json!(n))).collect::<Map<_, _>>().into();
         assert_eq!(told(&many), "k0 0, k1 1, k2 2, k3 3, k4 4, k5 5 and 3 more");
     }

@@ -75,6 +75,17 @@ impl Fact for BuildToolsFact {
             kernel,
         })
     }
+    fn sentence(&self) -> Option<String> {
+        let parts = [("compiler", self.compiler), ("headers", self.headers), ("DKMS", self.dkms)];
+        let of = |there: bool| {
+            parts.iter().filter(move |(_, is)| *is == there).map(|(name, _)| *name).collect::<Vec<_>>()
+        };
+        Some(match (of(true).join(", "), of(false).join(", ")) {
+            (there, missing) if missing.is_empty() => format!("{there} for kernel {}", self.kernel),
+            (there, missing) if there.is_empty() => format!("no {missing} for kernel {}", self.kernel),
+            (there, missing) => format!("{there}; no {missing} for kernel {}", self.kernel),
+        })
+    }
 }
 
 fn makefile(kernel: &str) -> String {

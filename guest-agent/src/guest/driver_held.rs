@@ -42,6 +42,12 @@ impl Fact for DriverHeldFact {
             rules: distro::seen(seen).zip(rules).map(|(f, text)| f.rules_in(text)),
         })
     }
+    fn sentence(&self) -> Option<String> {
+        Some(match &self.rules {
+            Some(rules) if !rules.is_empty() => "packages that would replace the driver are kept out".into(),
+            _ => "packages that would replace the driver are not kept out".into(),
+        })
+    }
 }
 
 impl Requirement for DriverHeld {

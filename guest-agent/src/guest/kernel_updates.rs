@@ -123,6 +123,20 @@ impl Fact for KernelUpdatesFact {
             os_release: os_release(seen)?.into(),
         })
     }
+    fn sentence(&self) -> Option<String> {
+        let newer = |(kernel, module): (&String, &Option<String>)| match module {
+            Some(module) => format!("{kernel} (with driver {module})"),
+            None => format!("{kernel} (WITHOUT the driver)"),
+        };
+        Some(match self.newer.is_empty() {
+            true => format!("kernel {} runs, no newer one is installed", self.running),
+            false => format!(
+                "kernel {} runs, the next boot may take {}",
+                self.running,
+                vsgpu_core::words::first(self.newer.iter().map(newer), 3, "")
+            ),
+        })
+    }
 }
 
 fn implied(driver: &serde_json::Value) -> Option<serde_json::Value> {

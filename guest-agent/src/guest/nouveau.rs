@@ -104,6 +104,14 @@ impl Fact for NouveauFact {
             os_release: os_release(seen)?.into(),
         })
     }
+    fn sentence(&self) -> Option<String> {
+        let loaded = if self.loaded { "loaded" } else { "not loaded" };
+        Some(match (&self.blocked_by, self.rebuilt) {
+            (None, _) => format!("{loaded}, nothing blocks it"),
+            (Some(file), true) => format!("{loaded}, blocked by {file}, in the initramfs too"),
+            (Some(file), false) => format!("{loaded}, blocked by {file}"),
+        })
+    }
 }
 
 impl Requirement for NouveauBlocked {

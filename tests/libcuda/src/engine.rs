@@ -193,6 +193,25 @@ pub unsafe extern "C" fn cuMemHostRegister_v2(_at: *mut c_void, _bytes: usize, _
     inside(|_| OK)
 }
 
+/// What the engine takes for a client's pinned memory.
+///
+/// # Safety
+/// See `cuInit`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemHostAlloc(at: *mut *mut c_void, bytes: usize, _flags: c_uint) -> c_int {
+    unsafe { crate::cuMemAllocHost_v2(at, bytes) }
+}
+
+/// # Safety
+/// See `cuInit`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemHostGetFlags(flags: *mut c_uint, _at: *mut c_void) -> c_int {
+    inside(|_| {
+        unsafe { *flags = 0 };
+        OK
+    })
+}
+
 /// # Safety
 /// See `cuInit`.
 #[unsafe(no_mangle)]
