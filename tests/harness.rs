@@ -20,6 +20,8 @@ pub enum Need {
     /// sshd, ssh and busybox.
     Ssh,
     Tmux,
+    /// A browser.
+    Chromium,
     /// Who may become another local user.
     Root,
     /// Who may make network namespaces.
@@ -66,6 +68,7 @@ impl Need {
             Self::Prometheus => tool("promtool", "prometheus").or_else(|| tool("prometheus", "prometheus")),
             Self::Curl => tool("curl", "curl"),
             Self::Lintian => tool("lintian", "lintian"),
+            Self::Chromium => tool("chromium", "chromium"),
             Self::Vmkernel => vmkernel(),
             Self::Ssh => crate::lab::sshd::why_not(),
             Self::Tmux => crate::lab::terminal::why_not(),

@@ -9,7 +9,7 @@ pub fn get(address: &str, path: &str, token: Option<&str>) -> Option<(u16, Strin
     let mut socket = TcpStream::connect(address).ok()?;
     socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     let token = token.map_or(String::new(), |t| format!("Authorization: Bearer {t}\r\n"));
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: lab\r\n{token}Connection: close\r\n\r\n").ok()?;
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}\r\n{token}Connection: close\r\n\r\n").ok()?;
     let mut text = String::new();
     socket.read_to_string(&mut text).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;

@@ -2,8 +2,8 @@
 //!
 //! Rooms, from the ground up; nothing names what stands below it in this list: `node`, `error`, `hold`,
 //! `files`, `catalogue`; `fleet` (the fleet file), `inventory` (what was seen), `compat` (combinations across
-//! nodes), `plan`, `journal`, `run`, `monitoring` and `setup`, `render` (prints, decides nothing), `cli` (one
-//! verb per file).
+//! nodes), `plan`, `journal`, `run`, `monitoring` and `setup`, `render` (prints, decides nothing), `web` (the same
+//! for a browser), `cli` (one verb per file).
 
 pub mod advise;
 pub mod capacity;
@@ -20,6 +20,7 @@ pub mod inventory;
 pub mod journal;
 pub mod monitoring;
 pub mod node;
+pub mod picture;
 pub mod plan;
 pub mod ready;
 pub mod render;
@@ -27,5 +28,6 @@ pub mod rights;
 pub mod run;
 pub mod setup;
 pub mod upgrade;
+pub mod web;
 
 pub use catalogue::catalogue;

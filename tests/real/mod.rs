@@ -3,6 +3,7 @@
 //! silicon is simulated: a PCI device in a bind mount, a stand-in driver (`tests/real-guest/stand-in`) and a
 //! driver library that computes on the CPU.
 
+pub mod browser;
 pub mod container;
 pub mod machine;
 pub mod mirror;

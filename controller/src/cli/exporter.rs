@@ -1,9 +1,12 @@
-//! `vsgpu exporter`: the metrics of all agents and of the runs on one page, for Prometheus. Changes nothing.
+//! `vsgpu exporter`: the metrics of all agents and of the runs on one page, for Prometheus, and pages for a browser.
+//! Changes nothing.
 
-use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, reader};
+use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, now, reader};
 use crate::error::{Error, Exit, Kind};
+use crate::fleet::Fleet;
 use crate::monitoring::exporter::{self, Collected};
 use crate::render::Printer;
+use crate::web::Site;
 use clap::Args;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,27 +35,41 @@ pub(super) struct Exporter {
 impl Exporter {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let fleet = self.fleet.read(false, chosen)?;
-        let connector = reader(&fleet)?;
-        let refused = |why: String| vec![Error::new(Kind::Usage, why)];
-        let auth =
-            ScrapeAuth::of(self.listen, self.metrics_auth.as_deref(), &fleet.pki, pki::own_file(&fleet.pki))
-                .map_err(refused)?;
-        let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
-        let collected = Arc::new(Collected::new(&fleet));
-        block_on(async {
-            listener::listen(self.listen, auth, collected.clone()).map_err(refused)?;
+        let auth = self.metrics_auth.as_deref();
+        serve(&fleet, self.listen, auth, self.every, || {
             printer.note(&format!(
-                "serving the metrics of {} agents on {}, /metrics",
+                "serving the metrics of {} agents on {}, /metrics; for a browser, /",
                 exporter::agents(&fleet),
                 self.listen
             ));
-            let mut tick = tokio::time::interval(Duration::from_secs(self.every.into()));
-            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            loop {
-                tick.tick().await;
-                collected.round(&fleet, &connector, within).await;
-            }
         })
-        .and_then(|ended: Result<Exit, Vec<Error>>| ended)
     }
+}
+
+/// Asks all agents every so many seconds, and serves what they say to monitoring systems and to browsers, behind the
+/// same gate. `serving`: what to say when it does.
+pub(super) fn serve(
+    fleet: &Fleet,
+    listen: SocketAddr,
+    gate: Option<&str>,
+    every: u32,
+    serving: impl FnOnce(),
+) -> CliResult {
+    let connector = reader(fleet)?;
+    let refused = |why: String| vec![Error::new(Kind::Usage, why)];
+    let auth = ScrapeAuth::of(listen, gate, &fleet.pki, pki::own_file(&fleet.pki)).map_err(refused)?;
+    let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
+    let collected = Arc::new(Collected::new(fleet));
+    let site = Arc::new(Site::new(fleet, collected.clone(), now));
+    block_on(async {
+        listener::listen(listen, auth, site).map_err(refused)?;
+        serving();
+        let mut tick = tokio::time::interval(Duration::from_secs(every.into()));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            collected.round(fleet, &connector, within).await;
+        }
+    })
+    .and_then(|ended: Result<Exit, Vec<Error>>| ended)
 }

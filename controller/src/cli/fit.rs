@@ -11,7 +11,7 @@ use crate::inventory::{self, Inventory, Scope, saved};
 use crate::node::NodeKind;
 use crate::render::documents::{Current, GpuNow, value};
 use crate::render::fit::{Report, answer};
-use crate::render::{Answer, Printer, columns, fit_svg};
+use crate::render::{Answer, Printer, columns};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use vsgpu_core::words::counted;
@@ -275,7 +275,8 @@ impl Fit {
         };
         printer.show(answer(&report));
         if let Some(file) = &self.svg {
-            crate::files::write_text(file, &fit_svg::picture(problem, &shown)).map_err(|e| vec![e])?;
+            crate::files::write_text(file, &crate::render::fit::drawn(problem, &shown))
+                .map_err(|e| vec![e])?;
         }
         Ok(solved.fits && spare.is_none_or(|(_, without)| without.is_none()))
     }

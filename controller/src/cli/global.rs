@@ -27,6 +27,13 @@ pub(crate) struct FleetArg {
 }
 
 impl FleetArg {
+    /// A number in the place of the fleet file is a run, unless a file has that name.
+    pub(super) fn take_run(&mut self) -> Option<u32> {
+        let number = self.fleet.as_ref().filter(|path| !path.exists())?.to_str()?.parse().ok()?;
+        self.fleet = None;
+        Some(number)
+    }
+
     /// Which fleet is meant.
     pub(crate) fn choice(&self, chosen: &GlobalArgs) -> Result<Choice, Error> {
         let around = Environment::here();

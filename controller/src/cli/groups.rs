@@ -3,7 +3,7 @@
 /// A heading, and its verbs. Every verb stands in one group; a test says so.
 pub(super) const GROUPS: [(&str, &[&str]); 6] = [
     ("Start here", &["init", "discover", "validate", "plan", "apply", "verify"]),
-    ("Look", &["status", "runs", "facts", "top", "diagnose", "bundle", "explain"]),
+    ("Look", &["status", "runs", "facts", "top", "page", "report", "diagnose", "bundle", "explain"]),
     ("Repair", &["resume", "abort", "rollback", "release", "upgrade"]),
     ("Decide", &["advise", "fit", "compat", "ready", "baseline"]),
     ("Machines", &["clone", "export", "pool"]),

@@ -24,10 +24,12 @@ mod fit;
 mod global;
 mod groups;
 mod here;
+mod page;
 mod plan;
 mod pool;
 mod ready;
 mod release;
+mod report;
 mod resume;
 mod run;
 mod runs;
@@ -123,6 +125,10 @@ enum Verb {
     Status(status::Status),
     /// Watch hosts, GPUs, vGPUs, licenses and runs, live
     Top(top::Top),
+    /// Show the fleet and its runs in a browser
+    Page(page::Page),
+    /// Write the fleet or a run as a file for a browser, to mail
+    Report(report::Report),
     /// From symptoms to causes and fixes: a fleet, a log, an archive
     Diagnose(diagnose::Diagnose),
     /// A file for somebody who helps: facts, findings, no secrets
@@ -231,6 +237,8 @@ pub fn main() -> ExitCode {
         Verb::Man(args) => args.run(command(), &printer),
         Verb::Status(args) => args.run(&printer, &chosen),
         Verb::Top(args) => args.run(&printer, &chosen),
+        Verb::Page(args) => args.run(&printer, &chosen),
+        Verb::Report(args) => args.run(&printer, &chosen),
         Verb::Pool(args) => args.run(&printer, &chosen),
         Verb::Config(args) => args.run(&printer, &chosen),
         Verb::Explain(args) => args.run(&printer),

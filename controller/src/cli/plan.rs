@@ -9,7 +9,7 @@ use crate::journal::History;
 use crate::node::{NodeId, NodeKind};
 use crate::plan::Planned;
 use crate::render::{Answer, Printer, plan, plan_summary};
-use crate::{files, journal};
+use crate::{files, journal, web};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  vsgpu plan                   what goes down, then what changes\n  vsgpu plan --commands        every command\n  vsgpu plan -n vm-01          every command of one machine\n  vsgpu plan --out tonight.plan && vsgpu apply tonight.plan"
+    after_help = "Examples:\n  vsgpu plan                   what goes down, then what changes\n  vsgpu plan --commands        every command (`-n vm-01`: of one machine)\n  vsgpu plan --html plan.html  for a change ticket\n  vsgpu plan --out tonight.plan && vsgpu apply tonight.plan"
 )]
 pub(super) struct Plan {
     #[command(flatten)]
@@ -25,6 +25,9 @@ pub(super) struct Plan {
     /// Save the plan; `vsgpu apply FILE` runs exactly that
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Write it as a page, too: to mail, or to attach to a change ticket
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Show every step with its commands (so does `-o wide`)
     #[arg(long)]
     commands: bool,
@@ -109,6 +112,11 @@ impl Plan {
             files::write_text(&file, &serde_json::to_string_pretty(&saved).unwrap_or_default())
                 .map_err(|e| vec![e])?;
             printer.note(&format!("saved; to run exactly this: vsgpu apply {}", file.display()));
+        }
+        if let Some(file) = self.html.filter(|_| !nothing) {
+            let name = fleet.file.file_name().unwrap_or_default().to_string_lossy();
+            files::write_text(&file, &web::of_plan(&name, &plan, &history, now())).map_err(|e| vec![e])?;
+            printer.note(&format!("{} written", file.display()));
         }
         Ok(match (errors.is_empty(), plan.steps.is_empty()) {
             (false, _) => worst(&errors),

@@ -6,7 +6,7 @@ use crate::error::{Error, Exit, Kind};
 use crate::fleet::Fleet;
 use crate::fleet::range::folded;
 use crate::hold::Held;
-use crate::journal::{self, Folder, History, Purpose, Status, StepState};
+use crate::journal::{self, Disk as _, Folder, History, Purpose, Status, StepState};
 use crate::plan::adopt::Adoption;
 use crate::plan::{Leftovers, Plan, Planned};
 use crate::render::plan_summary;
@@ -224,7 +224,10 @@ impl<'a> RunCommand<'a> {
         }
         printer.errors(&errors);
         if whole && errors.is_empty() && self.purpose == Purpose::Apply {
-            printer.note("next: vsgpu verify");
+            let number = Folder(fleet.state_folder()).numbers().first().copied().unwrap_or_default();
+            printer.note(&format!(
+                "next: vsgpu verify     receipt: vsgpu report {number} --html run-{number}.html"
+            ));
         }
         Ok(worst(&errors))
     }

@@ -47,17 +47,7 @@ const HOSTS: Duration = Duration::from_secs(3);
 
 impl Status {
     pub fn run(mut self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
-        // A number is a run, unless a file has that name.
-        let number = self
-            .fleet
-            .fleet
-            .as_ref()
-            .filter(|path| !path.exists())
-            .and_then(|path| path.to_str()?.parse().ok());
-        if number.is_some() {
-            self.fleet.fleet = None;
-        }
-        let number: Option<u32> = number.or(self.run);
+        let number = self.fleet.take_run().or(self.run);
         let fleet = self.fleet.read(false, chosen)?;
         if let Some(number) = number {
             return one(printer, &fleet, number);

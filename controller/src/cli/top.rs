@@ -4,7 +4,7 @@
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, reader};
 use crate::error::{Error, Exit, Kind};
 use crate::monitoring::exporter::{Collected, agents};
-use crate::monitoring::top::{FleetSummary, Seats, View, glance, view};
+use crate::monitoring::top::{FleetSummary, View, glance, seats, view};
 use crate::render::{self, Answer, Printer};
 use clap::Args;
 use serde_json::json;
@@ -33,14 +33,7 @@ impl Top {
         let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
         let collected = Arc::new(Collected::new(&fleet));
         let name = fleet.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let seats: Seats = fleet
-            .vms
-            .iter()
-            .map(|vm| {
-                let hosts = if vm.any.is_empty() { vec![vm.host.clone()] } else { vm.any.clone() };
-                (vm.name.clone(), (hosts, vm.vm_name.clone()))
-            })
-            .collect();
+        let seats = seats(&fleet);
         if self.once || !std::io::stdout().is_terminal() {
             block_on(collected.round(&fleet, &connector, within))?;
             let seen = glance(&name, &seats, &collected.metrics());

@@ -8,6 +8,7 @@ mod outstanding;
 mod record;
 mod status;
 mod store;
+pub mod timeline;
 pub mod trace;
 
 pub use estimate::{Estimate, estimate, said};

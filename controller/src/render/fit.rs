@@ -1,10 +1,12 @@
 //! The answer of `fit`: each GPU a bar to scale, with its VMs.
 
 use crate::fit::{Answer as Solved, Fits, Held, Mode, Move, Part, Placement, PowerOns, Problem, WHOLE};
+use crate::picture::{self, characters};
 use crate::render::documents::{self, GpuOf, LeftOver, MoveOf, PowerOn, Spare, Tenant, value};
 use crate::render::words::wrapped;
 use crate::render::{Answer, columns};
 use std::collections::BTreeMap;
+use vsgpu_core::knowledge::vgpu_types;
 use vsgpu_core::words::counted;
 
 /// Characters of a bar.
@@ -34,16 +36,16 @@ pub struct Report<'a> {
 }
 
 /// One GPU of the picture.
-pub(super) struct Row {
-    pub host: String,
-    pub gpu: usize,
-    pub model: &'static str,
-    pub how: &'static str,
+struct Row {
+    host: String,
+    gpu: usize,
+    model: &'static str,
+    how: &'static str,
     /// `(profile, VM, first part of the GPU, size)`; sizes are parts of 1000.
-    pub tenants: Vec<(String, String, usize, usize)>,
+    tenants: Vec<(String, String, usize, usize)>,
 }
 
-pub(super) fn rows(problem: &Problem, shown: &Placement) -> Vec<Row> {
+fn rows(problem: &Problem, shown: &Placement) -> Vec<Row> {
     let mut fits = Fits::new(problem.series_mix);
     let tenants = shown.tenants(problem);
     let mut all = vec![];
@@ -89,7 +91,7 @@ fn placed(problem: &Problem, held: &Held, of_gpu: &[(usize, usize)]) -> Vec<(Str
             let scale = |n: usize| n * 1000 / held.of.max(1);
             let start = spot.start.unwrap_or(next);
             next = start + spot.size;
-            let name = vsgpu_core::knowledge::vgpu_types::plain(spot.vgpu);
+            let name = vgpu_types::plain(spot.vgpu);
             (name, vm, scale(start), scale(spot.size))
         })
         .collect();
@@ -97,34 +99,30 @@ fn placed(problem: &Problem, held: &Held, of_gpu: &[(usize, usize)]) -> Vec<(Str
     all
 }
 
-/// What tells a profile from others of its board: `8c`, of MIG `3-40c`.
-pub(super) fn label(profile: &str) -> &str {
-    let is_size = |c: char| c.is_ascii_digit() || c == '-';
-    let behind = profile.rsplit_once('-').map_or(profile, |(_, size)| size);
-    let before = profile.len() - behind.len();
-    let slices = profile[..before].trim_end_matches('-').rsplit_once('-').map_or("", |(_, s)| s);
-    match !slices.is_empty() && slices.chars().all(is_size) {
-        true => &profile[before - slices.len() - 1..],
-        false => behind,
-    }
+/// `|8c |8c |8c |·······|`
+fn bar(row: &Row) -> String {
+    characters(&parts(row), BAR)
 }
 
-/// `|8c |8c |8c |·······|`
-pub(super) fn bar(row: &Row) -> String {
-    let mut cells = vec!['·'; BAR + 1];
-    for (profile, _, start, size) in &row.tenants {
-        let from = start * BAR / 1000;
-        let to = ((start + size) * BAR).div_ceil(1000).min(BAR);
-        cells[from..=to].fill(' ');
-        cells[from] = '|';
-        cells[to] = '|';
-        let label = label(profile);
-        let room = to.saturating_sub(from + 1);
-        if label.chars().count() <= room {
-            label.chars().enumerate().for_each(|(at, c)| cells[from + 1 + at] = c);
-        }
-    }
-    cells.into_iter().collect()
+/// Its bar.
+fn parts(row: &Row) -> Vec<picture::Part> {
+    let part = |(profile, vm, start, size): &(String, String, usize, usize)| picture::Part {
+        label: vgpu_types::short(profile).into(),
+        kind: profile.clone(),
+        title: format!("{vm} {profile}").trim().into(),
+        start: *start,
+        size: *size,
+    };
+    row.tenants.iter().map(part).collect()
+}
+
+/// The answer as a file with pictures.
+pub fn drawn(problem: &Problem, shown: &Placement) -> String {
+    /// More GPUs than this make no picture that anybody reads.
+    const MOST: usize = 400;
+    let rows = rows(problem, shown);
+    let line = |row: &Row| (format!("{}  GPU {}  {}", row.host, row.gpu, row.model), parts(row));
+    picture::sheet(&rows.iter().take(MOST).map(line).collect::<Vec<_>>(), rows.len().saturating_sub(MOST))
 }
 
 fn counts(row: &Row) -> String {
@@ -147,7 +145,7 @@ fn what(row: &Row) -> String {
     }
 }
 
-fn picture(rows: &[Row], wide: bool) -> String {
+fn bars(rows: &[Row], wide: bool) -> String {
     let mut lines: Vec<Vec<String>> = vec![];
     if wide || rows.len() <= MANY {
         let mut last = "";
@@ -275,7 +273,7 @@ pub fn answer(report: &Report<'_>) -> Answer {
     let head = head(report);
     let below = below(report);
     let compose = |wide| {
-        let picture = picture(&rows, wide);
+        let picture = bars(&rows, wide);
         let gap = if picture.is_empty() { "" } else { "\n\n" };
         format!("{head}{gap}{picture}{}{below}", if below.is_empty() { "" } else { "\n" })
             .trim_end()

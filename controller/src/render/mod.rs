@@ -8,7 +8,6 @@ pub mod explain;
 mod fact_words;
 mod failures;
 pub mod fit;
-pub mod fit_svg;
 mod health;
 pub mod plan;
 pub mod plan_summary;

@@ -51,7 +51,8 @@ pub fn question(plan: &Plan, fleet: &str) -> String {
     }
 }
 
-fn names<T: AsRef<str>>(all: impl IntoIterator<Item = T>) -> String {
+/// Names as ranges; of many the first ones.
+pub fn names<T: AsRef<str>>(all: impl IntoIterator<Item = T>) -> String {
     let all = folded(all);
     match all.len() {
         0..=NAMES => all.join(", "),
@@ -64,11 +65,60 @@ fn row(label: &str, text: &str) -> String {
     format!("{label:<LABEL$}{}\n", wrapped(text, &margin).trim_start())
 }
 
-/// All of it.
-pub fn text(plan: &Plan, history: &History) -> String {
-    if plan.steps.is_empty() {
-        return nothing_to_do(plan);
+/// A plan in short, for a terminal and for a page alike.
+pub struct Summary {
+    /// What goes down.
+    pub cost: String,
+    /// How long it may take, and what that rests on.
+    pub time: String,
+    pub down: Vec<Down>,
+    /// What `rollback` does not bring back, and of which machines.
+    pub no_way_back: Vec<(String, Vec<String>)>,
+    /// In which order; empty where there is nothing to say.
+    pub order: String,
+    pub blocks: Vec<Block>,
+    /// What it costs, counted.
+    pub sum: String,
+}
+
+/// Hosts that are away or whose VMs are, with what alike.
+pub struct Down {
+    pub hosts: Vec<String>,
+    /// What happens to them, and for how long.
+    pub what: String,
+    /// VMs that are off for it.
+    pub off: Vec<String>,
+}
+
+/// Machines with the same steps.
+pub struct Block {
+    pub kind: NodeKind,
+    pub nodes: Vec<String>,
+    /// A sign, what it is, and what becomes of it.
+    pub lines: Vec<Line>,
+}
+
+/// Sign, title and change of a step.
+pub type Line = (char, String, String);
+
+impl Block {
+    /// `3 hosts`.
+    pub fn counted(&self) -> String {
+        let what = match self.kind {
+            NodeKind::Host => "host",
+            NodeKind::Vm => "VM",
+            NodeKind::Guest => "guest",
+        };
+        counted(self.nodes.len(), what)
     }
+}
+
+/// What the signs of [`Block::lines`] mean.
+pub const SIGNS: [(char, &str); 5] =
+    [('+', "new"), ('~', "changed"), ('-', "removed"), ('?', "looked at then"), ('!', "goes down")];
+
+/// Of a plan with steps.
+pub fn summary(plan: &Plan, history: &History) -> Summary {
     let estimate = estimate(plan, history);
     let head = match disruption(plan, ["reboots", "shuts down", "brings"]) {
         Some(cost) => format!("This {cost}."),
@@ -77,16 +127,54 @@ pub fn text(plan: &Plan, history: &History) -> String {
     let basis = if estimate.from_runs { "as in earlier runs" } else { "a guess: no run has shown it yet" };
     let took = said(estimate.total);
     let took = format!("{}{} ({basis}).", took[..1].to_uppercase(), &took[1..]);
-    let mut text = format!("{}\n\n", wrapped(&format!("{head} {took}"), ""));
-    text += &goes_down(plan, &estimate);
-    text += &no_way_back(plan);
-    text += &order(plan);
-    text += &blocks(plan);
-    text + &wrapped(&format!("{} Nothing has been changed.", sum(plan)), "")
+    Summary {
+        cost: head,
+        time: took,
+        down: goes_down(plan, &estimate),
+        no_way_back: no_way_back(plan),
+        order: order(plan),
+        blocks: blocks(plan),
+        sum: sum(plan),
+    }
+}
+
+/// All of it.
+pub fn text(plan: &Plan, history: &History) -> String {
+    if plan.steps.is_empty() {
+        return nothing_to_do(plan);
+    }
+    let summary = summary(plan, history);
+    let mut text = format!("{}\n\n", wrapped(&format!("{} {}", summary.cost, summary.time), ""));
+    let mut label = "goes down";
+    for Down { hosts, what, off } in &summary.down {
+        text += &row(std::mem::take(&mut label), &format!("{}: {what}", names(hosts)));
+        if !off.is_empty() {
+            text += &row("", &format!("VMs off: {}", names(off)));
+        }
+    }
+    text += if summary.down.is_empty() { "" } else { "\n" };
+    let mut label = "no way back";
+    for (titles, nodes) in &summary.no_way_back {
+        text += &row(std::mem::take(&mut label), &format!("{titles} of {}", names(nodes)));
+    }
+    text += if summary.no_way_back.is_empty() { "" } else { "\n" };
+    text += &summary.order;
+    for block in &summary.blocks {
+        text += &format!("{:<LABEL$}{}\n", block.counted(), names(&block.nodes));
+        let widest = block.lines.iter().map(|(_, title, _)| title.chars().count()).max();
+        let width = widest.unwrap_or_default().clamp(8, 22);
+        for (sign, title, change) in &block.lines {
+            let margin = " ".repeat(width + 6);
+            let change = wrapped(change, &margin);
+            text += &format!("  {sign} {title:<width$}  {}\n", change.trim_start());
+        }
+        text.push('\n');
+    }
+    text + &wrapped(&format!("{} Nothing has been changed.", summary.sum), "")
 }
 
 /// Hosts that are away or whose VMs are, with what alike.
-fn goes_down(plan: &Plan, estimate: &Estimate) -> String {
+fn goes_down(plan: &Plan, estimate: &Estimate) -> Vec<Down> {
     let mut hosts: BTreeMap<&str, Vec<&Step>> = BTreeMap::new();
     for step in &plan.steps {
         hosts.entry(&step.host).or_default().push(step);
@@ -120,22 +208,19 @@ fn goes_down(plan: &Plan, estimate: &Estimate) -> String {
         entry.0.push(host);
         entry.1.extend(off);
     }
-    let mut text = String::new();
+    let mut all = vec![];
     for ((what, long), (hosts, off)) in alike {
         let each = if hosts.len() > 1 { " each" } else { "" };
         let long = if long.is_empty() { long } else { format!(", {long}{each}") };
         let what = if what.is_empty() { "stays up".into() } else { what };
-        text +=
-            &row(if text.is_empty() { "goes down" } else { "" }, &format!("{}: {what}{long}", names(hosts)));
-        if !off.is_empty() {
-            text += &row("", &format!("VMs off: {}", names(off)));
-        }
+        let own = |names: Vec<&str>| names.into_iter().map(String::from).collect();
+        all.push(Down { hosts: own(hosts), what: format!("{what}{long}"), off: own(off) });
     }
-    if text.is_empty() { text } else { text + "\n" }
+    all
 }
 
 /// What `rollback` could not bring back: something that is there now and of which no wish can be made.
-fn no_way_back(plan: &Plan) -> String {
+fn no_way_back(plan: &Plan) -> Vec<(String, Vec<String>)> {
     let catalogue = crate::catalogue::catalogue();
     let mut by: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for step in plan.steps.iter().filter(|s| s.before.is_none()) {
@@ -150,12 +235,8 @@ fn no_way_back(plan: &Plan) -> String {
     for (title, nodes) in by {
         rows.entry(nodes).or_default().push(title);
     }
-    let mut text = String::new();
-    for (nodes, titles) in rows {
-        let label = if text.is_empty() { "no way back" } else { "" };
-        text += &row(label, &format!("{} of {}", titles.join(", "), names(nodes)));
-    }
-    if text.is_empty() { text } else { text + "\n" }
+    let own = |nodes: Vec<&str>| nodes.into_iter().map(String::from).collect();
+    rows.into_iter().map(|(nodes, titles)| (titles.join(", "), own(nodes))).collect()
 }
 
 /// `+` new, `~` changed, `-` removed, `?` looked at, `!` goes down.
@@ -200,9 +281,8 @@ fn has_line(step: &Step) -> bool {
 }
 
 /// Machines with the same steps are one block.
-fn blocks(plan: &Plan) -> String {
-    type Lines = Vec<(char, String, String)>;
-    let mut of_node: BTreeMap<(NodeKind, &str), Lines> = BTreeMap::new();
+fn blocks(plan: &Plan) -> Vec<Block> {
+    let mut of_node: BTreeMap<(NodeKind, &str), Vec<Line>> = BTreeMap::new();
     let mut order: Vec<(NodeKind, &str)> = vec![];
     for step in plan.steps.iter().filter(|s| has_line(s)) {
         let node = (step.node.kind, step.node.name.as_str());
@@ -212,40 +292,24 @@ fn blocks(plan: &Plan) -> String {
         });
         lines.push((sign(step), step.title.clone(), shown(step)));
     }
-    let mut groups: Vec<(NodeKind, Lines, Vec<&str>)> = vec![];
-    let mut known: BTreeMap<(NodeKind, Lines), usize> = BTreeMap::new();
-    for node in order {
-        let lines = of_node.remove(&node).unwrap_or_default();
-        let at = *known.entry((node.0, lines.clone())).or_insert_with(|| {
-            groups.push((node.0, lines, vec![]));
-            groups.len() - 1
+    let mut blocks: Vec<Block> = vec![];
+    let mut known: BTreeMap<(NodeKind, Vec<Line>), usize> = BTreeMap::new();
+    for (kind, node) in order {
+        let lines = of_node.remove(&(kind, node)).unwrap_or_default();
+        let at = *known.entry((kind, lines.clone())).or_insert_with(|| {
+            blocks.push(Block { kind, nodes: vec![], lines });
+            blocks.len() - 1
         });
-        groups[at].2.push(node.1);
+        blocks[at].nodes.push(node.into());
     }
-    let mut text = String::new();
-    for (kind, lines, nodes) in groups {
-        let what = match kind {
-            NodeKind::Host => "host",
-            NodeKind::Vm => "VM",
-            NodeKind::Guest => "guest",
-        };
-        text += &format!("{:<LABEL$}{}\n", counted(nodes.len(), what), names(nodes));
-        let width =
-            lines.iter().map(|(_, title, _)| title.chars().count()).max().unwrap_or_default().clamp(8, 22);
-        for (sign, title, change) in lines {
-            let margin = " ".repeat(width + 6);
-            let change = wrapped(&change, &margin);
-            text += &format!("  {sign} {title:<width$}  {}\n", change.trim_start());
-        }
-        text.push('\n');
-    }
-    text
+    blocks
 }
 
 /// What is said below a plan that was only asked for.
 pub fn next(plan: &Plan) -> String {
     let one = plan.steps.first().map_or("", |s| s.node.name.as_str());
     format!(
-        "`vsgpu plan --commands` shows every command, `-n {one}` one machine.\n`vsgpu apply` does it.  + new  ~ changed  - removed  ? looked at then  ! goes down"
+        "`vsgpu plan --commands` shows every command, `-n {one}` one machine.\n`vsgpu apply` does it.  {}",
+        SIGNS.map(|(sign, what)| format!("{sign} {what}")).join("  ")
     )
 }

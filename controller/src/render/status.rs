@@ -24,7 +24,7 @@ pub struct Hosts<'a> {
 }
 
 /// Where a run is, and what can be done about it.
-fn state_of(run: &Stored, at_work: bool) -> &'static str {
+pub fn state_of(run: &Stored, at_work: bool) -> &'static str {
     let status = &run.status;
     let count = |which: fn(&StepState) -> bool| status.steps.iter().filter(|s| which(s)).count();
     let done = count(|s| matches!(s, StepState::Done { .. }));

@@ -15,6 +15,11 @@ pub fn ago(seconds: u64) -> String {
     }
 }
 
+/// How old something is that is shown: `4 s`.
+pub fn age(seconds: u64) -> String {
+    if seconds == 0 { "0 s".into() } else { took(seconds) }
+}
+
 /// How long: `26 min`.
 pub fn took(seconds: u64) -> String {
     match seconds {

@@ -11,7 +11,6 @@ use vsgpu_core::artifact::Artifact;
 use vsgpu_core::knowledge::products::Product;
 use vsgpu_core::readers::nvidia_smi::{self, is_licensed};
 use vsgpu_core::requirement::{Explained, Implied, Needs, Stuck, TakesEffect};
-use vsgpu_core::words::counted;
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const CONF: &str = "/etc/nvidia/gridd.conf";
@@ -257,21 +256,9 @@ impl Fact for LicenseFact {
         })
     }
     fn sentence(&self) -> Option<String> {
-        let daemon = match (self.program, self.daemon.as_str()) {
-            (Some(false), _) => "no license daemon is installed".to_string(),
-            (_, "") => "the license daemon has no unit".into(),
-            (_, state) => format!("the license daemon is {state}"),
-        };
-        let statuses = self.statuses.join(", ");
-        let tokens = if self.tokens.is_empty() {
-            String::new()
-        } else {
-            format!(", {}", counted(self.tokens.len(), "token"))
-        };
-        Some(match statuses.is_empty() {
-            true => format!("{daemon}{tokens}; the driver says nothing of a license"),
-            false => format!("{statuses}; {daemon}{tokens}"),
-        })
+        // Of a licensed driver the requirement knows more.
+        let nothing = self.statuses.is_empty() && self.program != Some(true);
+        nothing.then(|| "no license daemon is installed, and no driver says anything of a license".into())
     }
 }
 

@@ -58,7 +58,7 @@ impl std::fmt::Display for Due {
 }
 
 /// `2026-11-24 07:10 UTC`.
-pub(crate) fn date(secs: u64) -> String {
+pub fn date(secs: u64) -> String {
     let at = i64::try_from(secs).ok().and_then(|secs| time::OffsetDateTime::from_unix_timestamp(secs).ok());
     at.map_or_else(
         || format!("{secs} s after 1970"),

@@ -177,12 +177,13 @@ fn no_file_names_itself_through_others() {
 }
 
 /// Rooms of the controller: each may name those before it.
-const ROOMS: [&str; 22] = [
+const ROOMS: [&str; 24] = [
     "node",
     "hold",
     "rights",
     "error",
     "files",
+    "picture",
     "fit",
     "advise",
     "catalogue",
@@ -199,6 +200,7 @@ const ROOMS: [&str; 22] = [
     "setup",
     "monitoring",
     "render",
+    "web",
     "cli",
 ];
 

@@ -1,16 +1,11 @@
 //! The glance as lines of a screen, eighty columns wide or wider, each with how loud it is.
 
 use crate::inventory::acquired::span;
+use crate::monitoring::top::bars;
+use crate::monitoring::top::needs::{Severity, of_node};
 use crate::monitoring::top::summary::{FleetSummary, Gpu, GpuServer, Node, Run, Usable, Vgpu};
+use crate::node::NodeKind;
 use vsgpu_core::words::counted;
-
-/// How loud a line is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    Fine,
-    Doubt,
-    Bad,
-}
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
@@ -283,7 +278,7 @@ pub fn detail(glance: &FleetSummary, part: Part, name: &str, width: usize) -> Ve
     let mut lines = vec![node_line(node, "", widths)];
     let plain = |text: String| Line { text: cut(&text, widths.all), mood: Severity::Fine };
     if let Some(age) = node.age_secs {
-        lines.push(plain(format!("  its agent answered {} ago", span(age))));
+        lines.push(plain(format!("  what is shown is {} old", span(age))));
     }
     lines.push(plain(String::new()));
     match (&node.wishes, node.unmet.as_slice()) {
@@ -301,10 +296,28 @@ pub fn detail(glance: &FleetSummary, part: Part, name: &str, width: usize) -> Ve
             lines.push(plain(format!("  why: vsgpu verify   what would be done: vsgpu plan -n {name}")));
         }
     }
+    let kind = if part == Part::Host { NodeKind::Host } else { NodeKind::Guest };
+    let needs = of_node(node, kind);
+    if !needs.is_empty() {
+        lines.push(plain(String::new()));
+        for need in needs {
+            lines.push(Line { text: cut(&format!("  {}", need.what), widths.all), mood: need.severity });
+            lines.push(plain(format!("    {}", need.fix)));
+        }
+    }
     let gpus: Vec<Line> = {
         let mut lines = vec![];
         lines.extend(node.gpu_server.as_ref().map(server_line));
-        node.gpus.iter().for_each(|gpu| gpu_lines(gpu, widths, &mut lines));
+        for gpu in &node.gpus {
+            gpu_lines(gpu, widths, &mut lines);
+            let parts = bars::parts(gpu);
+            if !parts.is_empty() {
+                let room = bars::room(gpu).unwrap_or_default();
+                lines.push(plain(
+                    format!("    {}  {room}", crate::picture::characters(&parts, 32)).trim_end().into(),
+                ));
+            }
+        }
         lines
     };
     if !gpus.is_empty() {

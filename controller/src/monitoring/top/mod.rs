@@ -1,8 +1,12 @@
 //! The fleet at a glance, from the metrics of all agents.
 
+mod bars;
 mod lines;
+mod needs;
 mod page;
 mod summary;
 
-pub use lines::{Block, Line, Part, Severity, View, detail, view};
-pub use summary::{FleetSummary, Gpu, GpuServer, Node, Run, Seats, Usable, Vgpu, Wishes, glance};
+pub use bars::{gib, parts, room, said};
+pub use lines::{Block, Line, Part, View, detail, view};
+pub use needs::{Need, Severity, needs, of_node};
+pub use summary::{FleetSummary, Gpu, GpuServer, Node, Run, Seats, Usable, Vgpu, Wishes, glance, seats};

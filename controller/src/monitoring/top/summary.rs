@@ -1,6 +1,7 @@
 //! The fleet at a glance: what all agents' metrics say. Pure: one page of text in (as the exporter serves
 //! it), the glance out; `lines` makes text of it that fits eighty columns.
 
+use crate::fleet::{Fleet, Vm};
 use crate::monitoring::top::page::{Labels, Page};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,7 +64,7 @@ pub struct Node {
     /// Of a guest that runs on another host than the fleet file says: that one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_host: Option<String>,
-    /// Seconds since its agent last answered.
+    /// How old what is shown of it is, in seconds: since its agent looked at the machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age_secs: Option<u64>,
     /// Requirements that are not met: `vgpu of vm-01`.
@@ -152,6 +153,8 @@ pub struct Vgpu {
     pub utilization_ratio: Option<f64>,
     /// Frame buffer in use, in bytes.
     pub memory_used_bytes: Option<f64>,
+    /// Frame buffer that it has, in bytes.
+    pub memory_total_bytes: Option<f64>,
     /// Whether the guest has its license, as it tells its host.
     pub licensed: Option<bool>,
     /// Version of the guest's driver.
@@ -164,6 +167,15 @@ fn label(labels: &Labels, name: &str) -> String {
 
 /// Of each guest of the fleet file: the hosts that it may run on, and the VM's display name there.
 pub type Seats = BTreeMap<String, (Vec<String>, String)>;
+
+/// The seats of a fleet.
+pub fn seats(fleet: &Fleet) -> Seats {
+    let seat = |vm: &Vm| {
+        let hosts = if vm.any.is_empty() { vec![vm.host.clone()] } else { vm.any.clone() };
+        (vm.name.clone(), (hosts, vm.vm_name.clone()))
+    };
+    fleet.vms.iter().map(seat).collect()
+}
 
 /// Hosts that say of a VM, by its display name, that it runs there with a GPU.
 type Hosts = BTreeMap<String, BTreeSet<String>>;
@@ -231,7 +243,10 @@ fn node(page: &Page, seats: &Seats, on: &Hosts, name: &str, role: &str) -> Node 
         name: name.into(),
         host,
         file_host,
-        age_secs: page.value("node_page_age_seconds", &of).map(|age| age as u64),
+        age_secs: page.value("node_page_age_seconds", &of).map(|age| {
+            let look = page.value("last_observation_age_seconds", &of).unwrap_or_default();
+            (age + look) as u64
+        }),
         unmet: unmet.collect(),
         reachable: page.value("node_reachable", &of) != Some(0.0),
         held: holds.map(|(l, _)| label(l, "hold")).collect(),
@@ -370,6 +385,7 @@ fn vgpu(page: &Page, node: &str, gpu: &str, labels: &Labels) -> Vgpu {
         profile: label(labels, "type"),
         utilization_ratio: page.value("host_vgpu_utilization_ratio", &of),
         memory_used_bytes: page.value("host_vgpu_memory_used_bytes", &of),
+        memory_total_bytes: page.value("host_vgpu_memory_total_bytes", &of),
         licensed: page.value("host_vgpu_licensed", &of).map(|v| v == 1.0),
         guest_driver: label(labels, "guest_driver"),
         vm,

@@ -81,6 +81,18 @@ pub fn plain(name: &str) -> String {
     name.strip_prefix("grid_").or_else(|| name.strip_prefix("nvidia_")).unwrap_or(&name).to_string()
 }
 
+/// What tells a profile from others of its board: `8c`, of MIG `3-40c`.
+pub fn short(profile: &str) -> &str {
+    let is_size = |c: char| c.is_ascii_digit() || c == '-';
+    let behind = profile.rsplit_once('-').map_or(profile, |(_, size)| size);
+    let before = profile.len() - behind.len();
+    let slices = profile[..before].trim_end_matches('-').rsplit_once('-').map_or("", |(_, s)| s);
+    match !slices.is_empty() && slices.chars().all(is_size) {
+        true => &profile[before - slices.len() - 1..],
+        false => behind,
+    }
+}
+
 /// Place of each in the table, by its plain name.
 static BY_NAME: LazyLock<HashMap<String, usize>> = LazyLock::new(|| {
     // The first row of a name counts.

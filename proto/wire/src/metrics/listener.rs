@@ -1,7 +1,9 @@
 //! The listener that monitoring systems scrape, of the agents and of the controller: `/metrics`, `/livez`,
-//! `/readyz`. What it serves comes from memory: a tool that hangs makes values old, never a scrape slow.
+//! `/readyz`; of the controller, pages for a browser besides, behind the same gate. What it serves comes from memory: a
+//! tool that hangs makes values old, never a scrape slow.
 
 use crate::accept::{self, Lobby, Words};
+use base64::Engine as _;
 use http_body_util::Full;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -22,7 +24,32 @@ pub trait Pages: Send + Sync + 'static {
     /// # Errors
     /// What is missing, in words.
     fn ready(&self) -> Result<String, String>;
+    /// What a browser asks for, by path and query as they came; `None` where nothing is for browsers.
+    fn page(&self, _path: &str, _query: &str) -> Option<Page> {
+        None
+    }
 }
+
+/// A page for a browser.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// 200, or 404.
+    pub status: u16,
+    /// Its media type.
+    pub kind: &'static str,
+    /// All of it.
+    pub body: String,
+    /// Seconds after which the browser shall ask again.
+    pub again: Option<u32>,
+}
+
+/// Longest path and query of a page.
+const ASKED: usize = 2_000;
+/// Pages that are made at once: the others wait for their turn.
+const AT_ONCE: usize = 4;
+/// What a page may load: its own style sheet. No script, no frame, no form elsewhere; nobody may frame it.
+const MAY_LOAD: &str =
+    "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Who may scrape.
 pub enum ScrapeAuth {
@@ -68,16 +95,39 @@ impl ScrapeAuth {
         }
     }
 
-    /// Compared in constant time: how much of a wrong token was right must not be seen.
+    /// By the token, as a bearer's or as a password: browsers ask a person for the latter.
     fn lets_in(&self, headers: &hyper::HeaderMap) -> bool {
         let Self::Token(token) = self else { return true };
-        let given = headers
-            .get("authorization")
-            .and_then(|v| v.as_bytes().strip_prefix(b"Bearer "))
-            .unwrap_or_default();
-        given.len() == token.len()
-            && given.iter().zip(token).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+        let said = headers.get("authorization").map(hyper::header::HeaderValue::as_bytes).unwrap_or_default();
+        if let Some(given) = said.strip_prefix(b"Bearer ") {
+            return same(given, token);
+        }
+        let login = said
+            .strip_prefix(b"Basic ")
+            .and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok());
+        let password = login.as_deref().and_then(|login| login.splitn(2, |byte| *byte == b':').nth(1));
+        password.is_some_and(|given| same(given, token))
     }
+
+    /// Whether a page may be asked for by this name. Where nobody has to say who he is, a page of the web could have a
+    /// name of its own lead to this address, and read what is here in the browser of whoever looks at it.
+    fn knows_itself_as(&self, headers: &hyper::HeaderMap) -> bool {
+        if !matches!(self, Self::Loopback) {
+            return true;
+        }
+        let host = headers.get("host").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let address = name.trim_start_matches('[').trim_end_matches(']');
+        name.eq_ignore_ascii_case("localhost") || address.parse::<std::net::IpAddr>().is_ok()
+    }
+}
+
+/// In constant time: how much of a wrong token was right must not be seen.
+fn same(given: &[u8], token: &[u8]) -> bool {
+    given.len() == token.len() && given.iter().zip(token).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
 /// Serves in the background.
@@ -115,26 +165,117 @@ pub fn listen(address: SocketAddr, auth: ScrapeAuth, pages: Arc<dyn Pages>) -> R
     Ok(())
 }
 
+type Answer = hyper::Response<Full<bytes::Bytes>>;
+
+fn text(status: u16, text: String) -> Answer {
+    let answer =
+        hyper::Response::builder().status(status).header("content-type", "text/plain; version=0.0.4");
+    let answer = if status == 401 { answer.header("www-authenticate", ASK) } else { answer };
+    answer.body(Full::new(text.into())).unwrap_or_default()
+}
+
+/// What a browser asks a person for.
+const ASK: &str = "Basic realm=\"vsgpu: any name, and the token as password\", charset=\"UTF-8\"";
+
+fn html(page: Page) -> Answer {
+    let mut answer = hyper::Response::builder()
+        .status(page.status)
+        .header("content-type", page.kind)
+        .header("content-security-policy", MAY_LOAD)
+        .header("x-content-type-options", "nosniff")
+        .header("referrer-policy", "no-referrer")
+        .header("cache-control", "no-store");
+    if let Some(seconds) = page.again {
+        answer = answer.header("refresh", seconds);
+    }
+    answer.body(Full::new(page.body.into())).unwrap_or_default()
+}
+
 async fn answer(pages: &Arc<dyn Pages>, auth: &ScrapeAuth, stream: impl AsyncRead + AsyncWrite + Unpin) {
-    let answer = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (status, page) = match request.uri().path() {
-            // Whether it lives and is ready is no secret, and never depends on anybody else.
-            "/livez" => (200, "ok\n".to_string()),
-            "/readyz" => match pages.ready() {
-                Ok(how) => (200, format!("ok: {how}\n")),
-                Err(why) => (503, format!("not ready: {why}\n")),
-            },
-            _ if !auth.lets_in(request.headers()) => (401, "a bearer token is needed\n".into()),
-            "/metrics" => (200, pages.metrics()),
-            _ => (404, "see /metrics, /livez, /readyz\n".into()),
-        };
-        let body = Full::new(bytes::Bytes::from(page));
-        let response = hyper::Response::builder()
-            .status(status)
-            .header("content-type", "text/plain; version=0.0.4")
-            .body(body);
-        async move { Ok::<_, Infallible>(response.unwrap_or_default()) }
-    });
+    let answer =
+        hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| async move {
+            Ok::<_, Infallible>(match request.uri().path() {
+                // Whether it lives and is ready is no secret, and never depends on anybody else.
+                "/livez" => text(200, "ok\n".into()),
+                "/readyz" => match pages.ready() {
+                    Ok(how) => text(200, format!("ok: {how}\n")),
+                    Err(why) => text(503, format!("not ready: {why}\n")),
+                },
+                _ if !auth.lets_in(request.headers()) => text(401, "a bearer token is needed\n".into()),
+                "/metrics" => text(200, pages.metrics()),
+                _ => browsed(pages, auth, &request).await,
+            })
+        });
     let mut connection = hyper::server::conn::http1::Builder::new();
     let _ = connection.keep_alive(false).serve_connection(hyper_util::rt::TokioIo::new(stream), answer).await;
+}
+
+/// A page for a browser, made beside what serves: a large one keeps no scrape waiting.
+async fn browsed<B>(pages: &Arc<dyn Pages>, auth: &ScrapeAuth, request: &hyper::Request<B>) -> Answer {
+    static TURNS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(AT_ONCE);
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    let nothing = || text(404, "see /metrics, /livez, /readyz\n".into());
+    if path.len() + query.len() > ASKED {
+        return nothing();
+    }
+    if !auth.knows_itself_as(request.headers()) {
+        return text(421, "without a gate this page is only shown as localhost, or by an address\n".into());
+    }
+    let (pages, path, query) = (pages.clone(), path.to_string(), query.to_string());
+    let Ok(_turn) = TURNS.acquire().await else { return nothing() };
+    let made = tokio::task::spawn_blocking(move || pages.page(&path, &query)).await;
+    match made.ok().flatten() {
+        None => nothing(),
+        Some(_) if !matches!(*request.method(), hyper::Method::GET | hyper::Method::HEAD) => {
+            text(405, "this page is only read\n".into())
+        }
+        Some(page) => html(page),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &'static str, value: &str) -> hyper::HeaderMap {
+        [(hyper::header::HeaderName::from_static(name), value.parse().unwrap())].into_iter().collect()
+    }
+
+    #[test]
+    fn the_token_lets_in_as_a_bearers_and_as_a_password_and_nothing_else_does() {
+        let auth = ScrapeAuth::Token(b"0123456789abcdef".to_vec());
+        // `admin:0123456789abcdef`, `:0123456789abcdef`, `0123456789abcdef`, `admin:wrong`.
+        for (said, lets_in) in [
+            ("Bearer 0123456789abcdef", true),
+            ("Basic YWRtaW46MDEyMzQ1Njc4OWFiY2RlZg==", true),
+            ("Basic OjAxMjM0NTY3ODlhYmNkZWY=", true),
+            ("Basic MDEyMzQ1Njc4OWFiY2RlZg==", false),
+            ("Basic YWRtaW46d3Jvbmc=", false),
+            ("Basic \u{7f}", false),
+            ("Bearer 0123456789abcde", false),
+            ("Bearer ", false),
+            ("", false),
+        ] {
+            let Ok(value) = said.parse::<hyper::header::HeaderValue>() else { continue };
+            let headers = [(hyper::header::AUTHORIZATION, value)].into_iter().collect();
+            assert_eq!(auth.lets_in(&headers), lets_in, "{said}");
+        }
+        assert!(!auth.lets_in(&hyper::HeaderMap::new()));
+    }
+
+    #[test]
+    fn without_a_gate_a_page_of_the_web_cannot_lend_it_a_name() {
+        for (host, known) in [
+            ("localhost:9744", true),
+            ("LOCALHOST", true),
+            ("127.0.0.1:9744", true),
+            ("[::1]:9744", true),
+            ("evil.example:9744", false),
+            ("localhost.evil.example", false),
+            ("", false),
+        ] {
+            assert_eq!(ScrapeAuth::Loopback.knows_itself_as(&headers("host", host)), known, "{host}");
+        }
+        assert!(ScrapeAuth::Token(vec![]).knows_itself_as(&headers("host", "vsgpu.example")));
+    }
 }

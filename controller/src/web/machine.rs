@@ -1,0 +1,103 @@
+//! One host or one guest: all that is known of it, what needs a person first.
+
+use crate::monitoring::top::{Gpu, Node, Severity, parts, said};
+use crate::node::NodeKind;
+use crate::picture::Palette;
+use crate::web::fleet::{Shown, gpu, guest_marks, host_marks, needs_table};
+use crate::web::frame::{mark, seen};
+use crate::web::links::{self, Place};
+use maud::{Markup, html};
+
+/// GPUs and guests of one machine that are shown.
+const MOST: usize = 256;
+
+fn needs(place: Place, shown: &Shown<'_>, kind: NodeKind, name: &str) -> Markup {
+    let own: Vec<_> = shown
+        .needs
+        .iter()
+        .filter(|need| need.machine.as_ref().is_some_and(|m| m.kind == kind && m.name == name))
+        .cloned()
+        .collect();
+    html! {
+        @if own.is_empty() { p { (mark(Severity::Fine, "nothing needs anybody here")) } } @else { (needs_table(place, &own)) }
+    }
+}
+
+fn gpus(all: &[Gpu]) -> Markup {
+    let drawn: Vec<_> = all.iter().flat_map(parts).collect();
+    let palette = Palette::of(drawn.iter());
+    html! {
+        @if !all.is_empty() {
+            h2 { "GPUs" }
+            ul.gpus { @for one in all.iter().take(MOST) { (gpu(one, &palette, true)) } }
+        }
+    }
+}
+
+/// What is not as the fleet file says, and how much is.
+fn wishes(node: &Node) -> Markup {
+    html! {
+        h2 { "As the fleet file says" }
+        @match &node.wishes {
+            None => p { "Nothing is known of it: no run has told this agent what the file says. " code { "vsgpu verify" } " asks." },
+            Some(wishes) if node.unmet.is_empty() => p { "All of it: " (wishes.of) " requirements." },
+            Some(wishes) => {
+                p { (wishes.met) " of " (wishes.of) " requirements are met. Not met:" }
+                ul { @for what in node.unmet.iter().take(MOST) { li { (what) } } }
+            }
+        }
+    }
+}
+
+pub fn host(place: Place, shown: &Shown<'_>, name: &str) -> Option<Markup> {
+    let node = shown.fleet.hosts.iter().find(|node| node.name == name)?;
+    let here: Vec<&Node> =
+        shown.fleet.guests.iter().filter(|guest| guest.host.as_deref() == Some(name)).take(MOST).collect();
+    Some(html! {
+        h1 { "Host " (name) }
+        p { (host_marks(node)) " " (seen(node.age_secs.map(|age| age + shown.since))) }
+        (needs(place, shown, NodeKind::Host, name))
+        (gpus(&node.gpus))
+        @if !here.is_empty() {
+            h2 { "Guests" }
+            ul { @for guest in here { li { (links::guest(place, &guest.name)) " " (guest_marks(guest)) } } }
+        }
+        (wishes(node))
+    })
+}
+
+pub fn guest(place: Place, shown: &Shown<'_>, vm: Option<&str>, name: &str) -> Option<Markup> {
+    let node = shown.fleet.guests.iter().find(|node| node.name == name)?;
+    let of_host = node.host.as_ref().and_then(|host| shown.fleet.hosts.iter().find(|n| n.name == *host));
+    // What its host gives it, by the VM's display name.
+    let given: Vec<(&Gpu, String)> = of_host.map_or(vec![], |host| {
+        let vgpus = host.gpus.iter().flat_map(|gpu| gpu.vgpus.iter().map(move |vgpu| (gpu, vgpu)));
+        let vgpus =
+            vgpus.filter(|(_, vgpu)| Some(vgpu.vm.as_str()) == vm).map(|(gpu, vgpu)| (gpu, said(vgpu)));
+        let whole = host.gpus.iter().filter(|gpu| gpu.vms.iter().any(|user| Some(user.as_str()) == vm));
+        vgpus.chain(whole.map(|gpu| (gpu, "the whole GPU".to_string()))).collect()
+    });
+    Some(html! {
+        h1 { "Guest " (name) }
+        p { (guest_marks(node)) " " (seen(node.age_secs.map(|age| age + shown.since))) }
+        p {
+            @match (&node.host, &node.file_host) {
+                (Some(host), Some(file)) => { "It runs on " (links::host(place, host)) "; the fleet file says " (file) "." }
+                (Some(host), None) => { "It runs on " (links::host(place, host)) "." }
+                (None, _) => "On which host it runs is not known.",
+            }
+        }
+        (needs(place, shown, NodeKind::Guest, name))
+        @if !given.is_empty() {
+            h2 { "From its host" }
+            ul { @for (gpu, what) in given.iter().take(MOST) { li { (what) ", on " code { (gpu.gpu) } @if let Some(name) = &gpu.name { " " (name) } } } }
+        }
+        (gpus(&node.gpus))
+        @if let Some(servers) = &node.gpu_servers { p { "GPUs over the network: it can use " (servers.usable) " of " (servers.of) " servers." } }
+        @if let Some(server) = &node.gpu_server {
+            h2 { "GPU server" }
+            p { (server.free) " of " (server.gpus) " GPUs are free; " (server.waiting) " wait for one." }
+        }
+        (wishes(node))
+    })
+}

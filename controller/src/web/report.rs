@@ -1,0 +1,41 @@
+//! A page as one file: to mail, or to attach to a change ticket. It loads nothing, and its links lead nowhere.
+
+use crate::journal::History;
+use crate::plan::Plan;
+use crate::web::fleet::{self, Shown};
+use crate::web::frame::Frame;
+use crate::web::links::{Place, Query};
+use crate::web::run;
+use crate::web::{plan, site::Seen};
+use maud::{Markup, html};
+use vsgpu_wire::life::date;
+
+fn file(fleet: &str, title: &str, now: u64, inside: &Markup) -> String {
+    let as_of = format!("Written {}", date(now));
+    Frame { place: Place::File, fleet, title, as_of, needs: None, again: None }.around(inside)
+}
+
+/// The fleet as it is now.
+pub fn of_fleet(fleet: &str, seen: &Seen, now: u64) -> String {
+    let shown = Shown::of(&seen.summary, &seen.needs, 0);
+    file(fleet, "Fleet", now, &fleet::page(Place::File, &shown, &Query::read("")))
+}
+
+/// A run, from its journal.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn of_run(fleet: &str, disk: &crate::journal::Folder, number: u32, now: u64) -> Result<String, String> {
+    let shown = super::site::shown_run(disk, number, now)?;
+    Ok(file(fleet, &format!("Run {number}"), now, &run::page(Place::File, &shown, &Query::read(""))))
+}
+
+/// What `vsgpu apply` would do.
+pub fn of_plan(fleet: &str, plan: &Plan, history: &History, now: u64) -> String {
+    let inside = html! {
+        h1 { "Plan for " (fleet) }
+        section { h2 { "What would be done" } (plan::section(plan, history, true)) }
+        p { "Nothing has been changed." }
+    };
+    file(fleet, "Plan", now, &inside)
+}
