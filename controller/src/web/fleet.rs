@@ -143,7 +143,7 @@ pub fn guest_marks(node: &Node) -> Markup {
         @if !node.reachable { (mark(Severity::Bad, "does not answer")) " " }
         @for hold in &node.held { (mark(Severity::Bad, &format!("held: {hold}"))) " " }
         @match node.driver_loaded {
-            Some(true) => { (mark(Severity::Fine, "driver")) " " }
+            Some(true) => { (mark(Severity::Fine, "driver loaded")) " " }
             Some(false) => { (mark(Severity::Bad, "no driver")) " " }
             None => {}
         }
@@ -179,7 +179,7 @@ pub fn gpu(gpu: &Gpu, palette: &Palette, in_long: bool) -> Markup {
     let parts = parts(gpu);
     let room = room(gpu);
     let who: Vec<String> = gpu.vgpus.iter().map(said).collect();
-    let name = gpu.name.as_deref().unwrap_or(if gpu.passthrough { "passthrough" } else { "" });
+    let name = gpu.name.as_deref().unwrap_or(if gpu.passthrough { "given away whole" } else { "" });
     let in_words = [who.join("; "), room.clone().unwrap_or_default()].join(". ");
     html! {
         li.gpu {
