@@ -116,13 +116,14 @@ pub fn sheet(rows: &[(String, Vec<Part>)], cut: usize) -> String {
     let height = (rows.len() + 2) * LINE;
     let picture = html! {
         svg xmlns="http://www.w3.org/2000/svg" viewBox=(format!("0 0 {} {height}", LEFT + WIDE + 40)) font-family="sans-serif" font-size="13" {
+            style { ".words { fill: #1f2328 } @media (prefers-color-scheme: dark) { .words { fill: #e6edf3 } }" }
             @for (at, (words, parts)) in rows.iter().enumerate() {
                 @let top = (at + 1) * LINE;
-                text x="10" y=(top + 16) fill="#222" { (piece(words, 200)) }
+                text class="words" x="10" y=(top + 16) { (piece(words, 200)) }
                 (bar(parts, &palette, (LEFT, top)))
             }
             @if cut > 0 {
-                text x="10" y=(height - 10) fill="#222" { "and " (cut) " GPUs more" }
+                text class="words" x="10" y=(height - 10) { "and " (cut) " GPUs more" }
             }
         }
     };

@@ -8,18 +8,18 @@ use std::net::SocketAddr;
 
 #[derive(Args)]
 #[command(
-    after_help = "It shows on this machine only. From your own, over ssh:\n  ssh -L 9745:localhost:9745 this-machine     then open http://localhost:9745/\n\nExamples:\n  vsgpu page\n  vsgpu page --listen 0.0.0.0:9745 --auth token:/etc/vsgpu/token\n\nThe exporter shows the same pages at its own address."
+    after_help = "Examples:\n  vsgpu page                         for a browser on this machine\n  ssh -L 9745:localhost:9745 ops     for yours: http://localhost:9745/\n  vsgpu page --listen 0.0.0.0:9745 --auth token:/etc/vsgpu/token\n\nThe exporter shows the same pages at its own address."
 )]
 pub(super) struct Page {
     #[command(flatten)]
     fleet: FleetArg,
-    /// Where the browser connects to
+    /// For the browser
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9745")]
     listen: SocketAddr,
-    /// What it needs beyond this machine: token:FILE (as password) or mtls
+    /// Beyond this machine: token:FILE (as password) or mtls
     #[arg(long, value_name = "GATE")]
     auth: Option<String>,
-    /// Seconds between two rounds over the agents
+    /// Between two rounds over the agents
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
     every: u32,
 }

@@ -1,6 +1,6 @@
 //! The fleet at one look: what needs a person first, then hosts with their GPUs as bars, then guests.
 
-use crate::monitoring::top::{FleetSummary, Gpu, Need, Node, Severity, gib, parts, room, said};
+use crate::monitoring::top::{FleetSummary, Gpu, Need, Node, Severity, gib, of_vgpu, parts, room, said};
 use crate::node::NodeKind;
 use crate::picture::{self, Palette};
 use crate::web::frame::{mark, seen, with_commands, word};
@@ -174,8 +174,8 @@ fn figures(gpu: &Gpu) -> String {
     all.join(", ")
 }
 
-/// A GPU: its bar to scale, what is free, who is on it.
-pub fn gpu(gpu: &Gpu, palette: &Palette, in_long: bool) -> Markup {
+/// A GPU: its bar to scale, what is free; `in_long`: with its VMs, each with its page.
+pub fn gpu(gpu: &Gpu, palette: &Palette, in_long: Option<Place>) -> Markup {
     let parts = parts(gpu);
     let room = room(gpu);
     let who: Vec<String> = gpu.vgpus.iter().map(said).collect();
@@ -191,7 +191,12 @@ pub fn gpu(gpu: &Gpu, palette: &Palette, in_long: bool) -> Markup {
                 (picture::inline(&parts, palette, in_words.trim_matches(['.', ' '])))
             }
             @if let Some(room) = room { p.quiet { (room) } }
-            @if in_long && !who.is_empty() { ul.who { @for one in who { li { (one) } } } }
+            @if let Some(place) = in_long {
+                ul.who {
+                    @for vgpu in &gpu.vgpus { li { (links::vm(place, &vgpu.vm)) ": " (of_vgpu(vgpu)) } }
+                    @for vm in gpu.vms.iter().chain(&gpu.one_of) { li { (links::vm(place, vm)) } }
+                }
+            }
         }
     }
 }
@@ -213,7 +218,7 @@ fn host(place: Place, node: &Node, shown: &Shown<'_>, palette: &Palette, open: b
             @if !node.gpus.is_empty() {
                 details open[open || severity == Severity::Bad] {
                     summary { (count) }
-                    ul.gpus { @for one in &node.gpus { (gpu(one, palette, false)) } }
+                    ul.gpus { @for one in &node.gpus { (gpu(one, palette, None)) } }
                 }
             } @else { p.quiet { (count) } }
         }

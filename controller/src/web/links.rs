@@ -33,6 +33,11 @@ pub fn guest(place: Place, name: &str) -> Markup {
     link(place, &format!("/guest/{}", utf8_percent_encode(name, PATH)), name)
 }
 
+/// A VM by its display name on its host.
+pub fn vm(place: Place, name: &str) -> Markup {
+    link(place, &format!("/vm/{}", utf8_percent_encode(name, PATH)), name)
+}
+
 pub fn run(place: Place, number: u32, text: &str) -> Markup {
     link(place, &format!("/run/{number}"), text)
 }

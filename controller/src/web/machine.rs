@@ -1,6 +1,6 @@
-//! One host or one guest: all that is known of it, what needs a person first.
+//! One host, one guest, or one VM that only its host knows: all that is known of it, what needs a person first.
 
-use crate::monitoring::top::{Gpu, Node, Severity, parts, said};
+use crate::monitoring::top::{Gpu, Node, Severity, of_vgpu, parts};
 use crate::node::NodeKind;
 use crate::picture::Palette;
 use crate::web::fleet::{Shown, gpu, guest_marks, host_marks, needs_table};
@@ -23,13 +23,13 @@ fn needs(place: Place, shown: &Shown<'_>, kind: NodeKind, name: &str) -> Markup 
     }
 }
 
-fn gpus(all: &[Gpu]) -> Markup {
+fn gpus(place: Place, all: &[Gpu]) -> Markup {
     let drawn: Vec<_> = all.iter().flat_map(parts).collect();
     let palette = Palette::of(drawn.iter());
     html! {
         @if !all.is_empty() {
             h2 { "GPUs" }
-            ul.gpus { @for one in all.iter().take(MOST) { (gpu(one, &palette, true)) } }
+            ul.gpus { @for one in all.iter().take(MOST) { (gpu(one, &palette, Some(place))) } }
         }
     }
 }
@@ -57,7 +57,7 @@ pub fn host(place: Place, shown: &Shown<'_>, name: &str) -> Option<Markup> {
         h1 { "Host " (name) }
         p { (host_marks(node)) " " (seen(node.age_secs.map(|age| age + shown.since))) }
         (needs(place, shown, NodeKind::Host, name))
-        (gpus(&node.gpus))
+        (gpus(place, &node.gpus))
         @if !here.is_empty() {
             h2 { "Guests" }
             ul { @for guest in here { li { (links::guest(place, &guest.name)) " " (guest_marks(guest)) } } }
@@ -69,14 +69,10 @@ pub fn host(place: Place, shown: &Shown<'_>, name: &str) -> Option<Markup> {
 pub fn guest(place: Place, shown: &Shown<'_>, vm: Option<&str>, name: &str) -> Option<Markup> {
     let node = shown.fleet.guests.iter().find(|node| node.name == name)?;
     let of_host = node.host.as_ref().and_then(|host| shown.fleet.hosts.iter().find(|n| n.name == *host));
-    // What its host gives it, by the VM's display name.
-    let given: Vec<(&Gpu, String)> = of_host.map_or(vec![], |host| {
-        let vgpus = host.gpus.iter().flat_map(|gpu| gpu.vgpus.iter().map(move |vgpu| (gpu, vgpu)));
-        let vgpus =
-            vgpus.filter(|(_, vgpu)| Some(vgpu.vm.as_str()) == vm).map(|(gpu, vgpu)| (gpu, said(vgpu)));
-        let whole = host.gpus.iter().filter(|gpu| gpu.vms.iter().any(|user| Some(user.as_str()) == vm));
-        vgpus.chain(whole.map(|gpu| (gpu, "the whole GPU".to_string()))).collect()
-    });
+    let given: Vec<(&Gpu, String)> = match (of_host, vm) {
+        (Some(host), Some(vm)) => of_vm(host, vm).collect(),
+        _ => vec![],
+    };
     Some(html! {
         h1 { "Guest " (name) }
         p { (guest_marks(node)) " " (seen(node.age_secs.map(|age| age + shown.since))) }
@@ -90,14 +86,56 @@ pub fn guest(place: Place, shown: &Shown<'_>, vm: Option<&str>, name: &str) -> O
         (needs(place, shown, NodeKind::Guest, name))
         @if !given.is_empty() {
             h2 { "From its host" }
-            ul { @for (gpu, what) in given.iter().take(MOST) { li { (what) ", on " code { (gpu.gpu) } @if let Some(name) = &gpu.name { " " (name) } } } }
+            (given_by(&given))
         }
-        (gpus(&node.gpus))
+        (gpus(place, &node.gpus))
         @if let Some(servers) = &node.gpu_servers { p { "GPUs over the network: it can use " (servers.usable) " of " (servers.of) " servers." } }
         @if let Some(server) = &node.gpu_server {
             h2 { "GPU server" }
             p { (server.free) " of " (server.gpus) " GPUs are free; " (server.waiting) " wait for one." }
         }
         (wishes(node))
+    })
+}
+
+/// What a host gives a VM, by its display name: the GPU, and what of it.
+fn of_vm<'a>(host: &'a Node, vm: &'a str) -> impl Iterator<Item = (&'a Gpu, String)> {
+    host.gpus.iter().flat_map(move |gpu| {
+        let vgpus = gpu.vgpus.iter().filter(move |vgpu| vgpu.vm == vm).map(move |vgpu| (gpu, of_vgpu(vgpu)));
+        let whole = gpu.vms.iter().filter(move |user| *user == vm).map(move |_| (gpu, "the whole GPU".to_string()));
+        let one_of = gpu.one_of.iter().filter(move |user| *user == vm);
+        vgpus.chain(whole).chain(one_of.map(move |_| (gpu, "perhaps the whole GPU: vSphere picked one of several".into())))
+    })
+}
+
+fn given_by(given: &[(&Gpu, String)]) -> Markup {
+    html! {
+        ul {
+            @for (gpu, what) in given.iter().take(MOST) {
+                li { (what) ", on " code { (gpu.gpu) } @if let Some(name) = &gpu.name { " " (name) } }
+            }
+        }
+    }
+}
+
+/// A VM by its display name, as its hosts know it: also one that the fleet file does not name. `guest`: its name in the
+/// fleet file.
+pub fn vm(place: Place, shown: &Shown<'_>, guest: Option<&str>, name: &str) -> Option<Markup> {
+    let hosts = shown.fleet.hosts.iter().map(|host| (host, of_vm(host, name).collect::<Vec<_>>()));
+    let hosts: Vec<(&Node, Vec<(&Gpu, String)>)> = hosts.filter(|(_, given)| !given.is_empty()).collect();
+    if hosts.is_empty() {
+        return None;
+    }
+    Some(html! {
+        h1 { "VM " (name) }
+        @match guest {
+            Some(guest) => p { "Its driver, license and proof: " (links::guest(place, guest)) "." },
+            None => p { "The fleet file names no guest with this VM: only its host tells of it." },
+        }
+        @for (host, given) in hosts {
+            h2 { "On " (links::host(place, &host.name)) }
+            p { (seen(host.age_secs.map(|age| age + shown.since))) }
+            (given_by(&given))
+        }
     })
 }

@@ -182,6 +182,11 @@ impl Pages for Site {
             let vm = self.seats.get(&name).map(|(_, vm)| vm.as_str());
             Some((format!("Guest {name}"), machine::guest(Place::Site, &shown, vm, &name)?))
         };
+        let vm = || {
+            let name = named(path, "/vm/")?;
+            let guest = self.seats.iter().find(|(_, (_, vm))| *vm == name).map(|(guest, _)| guest.as_str());
+            Some((format!("VM {name}"), machine::vm(Place::Site, &shown, guest, &name)?))
+        };
         let run = || {
             let number: u32 = named(path, "/run/")?.parse().ok()?;
             let inside = match self.one_run(number) {
@@ -190,7 +195,7 @@ impl Pages for Site {
             };
             Some((format!("Run {number}"), inside))
         };
-        Some(match found.or_else(host).or_else(guest).or_else(run) {
+        Some(match found.or_else(host).or_else(guest).or_else(vm).or_else(run) {
             Some((title, inside)) => self.framed(200, &title, &seen, &query, &inside),
             None => {
                 let inside = html! {

@@ -30,6 +30,7 @@ pub fn all() -> Result<Vec<(&'static str, String)>, String> {
         ("causes.md", explained::causes()),
         ("parts.svg", pictures::parts()?),
         ("run.svg", pictures::run()?),
+        ("gpus.svg", pictures::gpus()),
     ])
 }
 

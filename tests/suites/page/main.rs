@@ -27,13 +27,15 @@ fn golden(name: &str, text: &str) {
     assert!(stored == text, "{} differs; VSGPU_ACCEPT=1 accepts\n--- now\n{text}", path.display());
 }
 
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 10] = [
     "/",
     "/needs",
     "/host/esx-0001",
     "/host/esx-0007",
     "/guest/esx-vm-0001",
     "/guest/esx-vm-0002",
+    "/vm/esx-vm-0001-1",
+    "/vm/esx-whole-0003",
     "/runs",
     "/run/1",
 ];

@@ -43,8 +43,13 @@ pub fn parts(gpu: &Gpu) -> Vec<Part> {
     all
 }
 
-/// A vGPU in words: whose it is, what, licensed or not, how full.
+/// Whose a vGPU is, and the rest of it in words.
 pub fn said(vgpu: &Vgpu) -> String {
+    format!("{}: {}", vgpu.vm, of_vgpu(vgpu))
+}
+
+/// A vGPU in words: its type, licensed or not, how full.
+pub fn of_vgpu(vgpu: &Vgpu) -> String {
     let license = match vgpu.licensed {
         Some(true) => ", licensed",
         Some(false) => ", UNLICENSED",
@@ -54,7 +59,7 @@ pub fn said(vgpu: &Vgpu) -> String {
         (Some(used), Some(of)) => format!(", {} of {} in use", gib(used), gib(of)),
         _ => String::new(),
     };
-    format!("{}: {}{license}{used}", vgpu.vm, named(vgpu))
+    format!("{}{license}{used}", named(vgpu))
 }
 
 /// What is free on it, in words; nothing where that cannot be known. Of vGPUs of one type: how many more of it.

@@ -1,8 +1,9 @@
 //! The two pictures of the README, drawn from what is there: the crates and the wire file, and the golden
-//! screens of a run.
+//! screens of a run; and GPUs as bars, as `fit` and the page for a browser draw them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use vsgpu::picture::{self, Part};
 
 const WIRE: &str = include_str!("../../../../proto/agent.proto");
 const SCREENS: &str = include_str!("../../../../tests/data/golden/journey.txt");
@@ -228,6 +229,27 @@ fn steps() -> Vec<Step<'static>> {
 }
 
 /// The steps of one run, by node.
+/// Three GPUs: vGPUs of one size, of several, and one that a VM has whole.
+pub fn gpus() -> String {
+    let part = |label: &str, title: &str, start: usize, size: usize| Part {
+        label: label.into(),
+        kind: label.into(),
+        title: title.into(),
+        start,
+        size,
+    };
+    let same = (0..3).map(|n| part("10c", &format!("vm-0{}: a100-10c", n + 1), n * 250, 250)).collect();
+    let mixed = vec![part("20c", "vm-04: a100-20c", 0, 500), part("10c", "vm-05: a100-10c", 500, 250)];
+    let whole = vec![part("vm-06", "whole GPU of vm-06", 0, picture::WHOLE)];
+    let rows = [
+        ("esx-01  GPU 1  room for one 10c more", same),
+        ("esx-01  GPU 2  two sizes (R550 and later)", mixed),
+        ("esx-02  GPU 1  passed through whole", whole),
+    ];
+    picture::sheet(&rows.map(|(words, parts)| (words.to_string(), parts)), 0)
+}
+
+/// See the head of this file.
 pub fn run() -> Result<String, String> {
     let steps = steps();
     let mut nodes: Vec<&str> = vec![];
