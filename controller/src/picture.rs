@@ -82,7 +82,8 @@ pub fn inline(parts: &[Part], palette: &Palette, said: &str) -> Markup {
         svg class="bar" role="img" aria-label=(piece(said, 400)) {
             rect class="room" width="100%" height="100%" fill="#eee" stroke="#767676" {}
             @for part in parts {
-                svg x=(percent(part.start.min(WHOLE))) width=(percent(part.size.clamp(3, WHOLE))) height="100%" {
+                // One that took no time is still seen, also at the end.
+                svg x=(percent(part.start.min(WHOLE - 3))) width=(percent(part.size.clamp(3, WHOLE))) height="100%" {
                     title { (piece(&part.title, 200)) }
                     rect width="100%" height="100%" fill=(palette.colour(&part.kind)) stroke="#fff" {}
                     @if part.size >= WHOLE / 20 { text x="5" y="15" fill="#fff" { (piece(&part.label, 40)) } }

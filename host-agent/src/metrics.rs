@@ -111,9 +111,7 @@ fn vgpus(fact: Option<Vgpus>, types: Option<VgpuTypes>, all: &mut Vec<Sample>) {
         all.extend(
             values.into_iter().filter_map(|(name, help, value)| Some(Sample::new(name, help, id(), value?))),
         );
-        // The lab says of everything that it is simulated.
-        let kind = profile.trim_end_matches(" (simulated)");
-        if let Some(known) = vsgpu_core::knowledge::vgpu_types::find(kind) {
+        if let Some(known) = vsgpu_core::knowledge::vgpu_types::find(&profile) {
             let help = "Frame buffer of the vGPU, as its type has it";
             let bytes = known.size_mib as f64 * 1_048_576.0;
             all.push(Sample::new("host_vgpu_memory_total_bytes", help, id(), bytes));

@@ -6,10 +6,11 @@ use crate::cli::global::{
 use crate::error::{Exit, Kind};
 use crate::inventory::{self, Scope, readiness};
 use crate::journal::History;
+use crate::monitoring::top::Severity;
 use crate::node::{NodeId, NodeKind};
 use crate::plan::Planned;
-use crate::render::{Answer, Printer, plan, plan_summary};
-use crate::{files, journal, web};
+use crate::render::{self, Answer, Printer, plan, plan_summary};
+use crate::{compat, files, journal, web};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -98,13 +99,20 @@ impl Plan {
         // something is said all the same.
         by_others.iter().for_each(|told| printer.warn(&format!("warning: {told}\n")));
         let folder = fleet.state_folder();
-        if journal::at_work(&folder).is_some() {
-            printer.note("`vsgpu apply` is at work on this fleet right now: this is a picture of a moving thing (`vsgpu status` shows how far it is)");
+        let moving = if journal::at_work(&folder).is_some() {
+            Some(
+                "`vsgpu apply` is at work on this fleet right now: this is a picture of a moving thing (`vsgpu status` shows how far it is)",
+            )
         } else if journal::latest(&journal::Folder(folder))
             .is_ok_and(|run| run.is_some_and(|r| r.status.ended.is_none()))
         {
-            printer.note("an earlier run is not finished: `vsgpu apply` goes on with it, not with this plan (`vsgpu status` shows it)");
-        }
+            Some(
+                "an earlier run is not finished: `vsgpu apply` goes on with it, not with this plan (`vsgpu status` shows it)",
+            )
+        } else {
+            None
+        };
+        moving.into_iter().for_each(|note| printer.note(note));
         let errors: Vec<_> = problems.into_iter().map(|p| p.error).collect();
         printer.errors(&errors);
         if let Some(file) = self.out {
@@ -113,9 +121,14 @@ impl Plan {
                 .map_err(|e| vec![e])?;
             printer.note(&format!("saved; to run exactly this: vsgpu apply {}", file.display()));
         }
-        if let Some(file) = self.html.filter(|_| !nothing) {
+        if let Some(file) = self.html {
             let name = fleet.file.file_name().unwrap_or_default().to_string_lossy();
-            files::write_text(&file, &web::of_plan(&name, &plan, &history, now())).map_err(|e| vec![e])?;
+            let problems = errors.iter().map(|error| (Severity::Bad, render::rendered(error)));
+            let doubts =
+                warnings.iter().map(compat::warning).chain(by_others).chain(moving.map(String::from));
+            let said: Vec<_> = problems.chain(doubts.map(|text| (Severity::Doubt, text))).collect();
+            files::write_text(&file, &web::of_plan(&name, &plan, &history, &said, now()))
+                .map_err(|e| vec![e])?;
             printer.note(&format!("{} written", file.display()));
         }
         Ok(match (errors.is_empty(), plan.steps.is_empty()) {

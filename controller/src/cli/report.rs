@@ -1,7 +1,7 @@
 //! `vsgpu report`: the fleet or a run as one file, to mail or to attach to a change ticket. Changes nothing.
 
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, now, reader};
-use crate::error::{Error, Exit, Kind};
+use crate::error::Exit;
 use crate::journal::Folder;
 use crate::monitoring::exporter::Collected;
 use crate::monitoring::top::seats;
@@ -33,12 +33,8 @@ impl Report {
         let fleet = self.fleet.read(false, chosen)?;
         let name = fleet.file.file_name().unwrap_or_default().to_string_lossy();
         let text = match number {
-            Some(number) => {
-                web::of_run(&name, &Folder(fleet.state_folder()), number, now()).map_err(|why| {
-                    let error = Error::new(Kind::Usage, why).code("no-run");
-                    vec![error.hint("`vsgpu runs` lists them")]
-                })?
-            }
+            Some(number) => web::of_run(&name, &Folder(fleet.state_folder()), number, now())
+                .map_err(|error| vec![error])?,
             None => {
                 let connector = reader(&fleet)?;
                 let collected = Collected::new(&fleet);

@@ -18,5 +18,5 @@ pub use record::{EndReason, Purpose, Record};
 pub use status::{Status, StepState};
 pub use store::{
     Disk, Folder, Journal, Lock, Log, Store, Stored, at_work, latest, latest_where, lock, next_number,
-    numbered, records, set_aside,
+    numbered, records, set_aside, with_records,
 };

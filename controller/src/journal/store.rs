@@ -300,6 +300,14 @@ pub fn latest_where(disk: &dyn Disk, which: impl Fn(&Status) -> bool) -> Result<
 /// # Errors
 /// As `latest`.
 pub fn numbered(disk: &dyn Disk, number: u32) -> Result<Option<Stored>, Error> {
+    Ok(with_records(disk, number)?.map(|(stored, _)| stored))
+}
+
+/// The same with all its records but the first, which is its plan.
+///
+/// # Errors
+/// As `latest`.
+pub fn with_records(disk: &dyn Disk, number: u32) -> Result<Option<(Stored, Vec<Record>)>, Error> {
     let (name, bytes) = (disk.name(number), disk.read(number)?);
     let refused = |why: String| {
         Error::new(Kind::Blocked, format!("{name}: {why}")).code("journal").hint(
@@ -313,6 +321,7 @@ pub fn numbered(disk: &dyn Disk, number: u32) -> Result<Option<Stored>, Error> {
     }
     let (commits, good_bytes, mut damage) = commits(&bytes);
     let mut status = None::<Status>;
+    let mut records = vec![];
     for record in commits.into_iter().flatten() {
         match &mut status {
             None if damage.as_ref().is_some_and(|(at, _)| *at == 0) => break,
@@ -321,6 +330,7 @@ pub fn numbered(disk: &dyn Disk, number: u32) -> Result<Option<Stored>, Error> {
                 if let Err(why) = status.next(&record) {
                     damage.get_or_insert((good_bytes, why));
                 }
+                records.push(record);
             }
         }
     }
@@ -328,7 +338,7 @@ pub fn numbered(disk: &dyn Disk, number: u32) -> Result<Option<Stored>, Error> {
     match (status, damage) {
         (None, Some(damage)) => Err(refused(damage)),
         (None, None) => Ok(None),
-        (Some(status), damage) => Ok(Some(Stored { number, name, status, good_bytes, damage })),
+        (Some(status), damage) => Ok(Some((Stored { number, name, status, good_bytes, damage }, records))),
     }
 }
 

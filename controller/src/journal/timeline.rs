@@ -100,8 +100,9 @@ impl Reading<'_> {
             outcome,
             note: note.into(),
             waited,
+            // What had ended before the machine's own last step was not waited for.
             waited_for: last
-                .filter(|_| waited > 0)
+                .filter(|(end, _)| *end > before && waited > 0)
                 .map(|(_, other)| format!("{} of {}", other.title, other.node.name)),
         });
         if let Some(end) = ended {
@@ -110,30 +111,35 @@ impl Reading<'_> {
     }
 }
 
-/// From the records of a run. `now`: the end of what has none.
-pub fn timeline(plan: &Plan, records: &[Record], now: u64) -> Timeline {
-    let first = |which: fn(&Record) -> Option<u64>| records.iter().find_map(which);
-    let begun = first(|record| if let Record::Planned { at, .. } = record { Some(*at) } else { None });
-    let ended = first(|record| if let Record::Ended { at, .. } = record { Some(*at) } else { None });
-    let begun = begun.unwrap_or(now);
+/// From the records of a run that begun at this time. `at_work`: now, where somebody works on it.
+pub fn timeline(plan: &Plan, begun: u64, records: &[Record], at_work: Option<u64>) -> Timeline {
     let mut reading =
         Reading { plan, begun, ends: BTreeMap::new(), machines: vec![], place: BTreeMap::new() };
     let mut open: BTreeMap<usize, u64> = BTreeMap::new();
+    let (mut last, mut ended) = (begun, None);
     for record in records {
         match record {
-            Record::Started { at, step, .. } => drop(open.insert(*step, *at)),
+            Record::Started { at, step, .. } => {
+                // Begun once more: what became of it the first time nobody noted.
+                if let Some(first) = open.insert(*step, *at) {
+                    reading.step((*step, first), Some(last), Outcome::Open, "interrupted; begun again later");
+                }
+                last = *at;
+            }
             Record::Done { at, step, note, .. } => {
                 let from = open.remove(step).unwrap_or(*at);
                 reading.step((*step, from), Some(*at), Outcome::Done, note);
+                last = *at;
             }
             Record::Failed { at, step, error, .. } => {
                 let from = open.remove(step).unwrap_or(*at);
                 reading.step((*step, from), Some(*at), Outcome::Failed, error);
+                last = *at;
             }
-            _ => {}
+            Record::Ended { at, .. } => ended = Some(*at),
+            Record::Planned { .. } | Record::Released { .. } => {}
         }
     }
-    let at_work = !open.is_empty() && ended.is_none();
     for step in open {
         reading.step(step, None, Outcome::Open, "");
     }
@@ -142,12 +148,10 @@ pub fn timeline(plan: &Plan, records: &[Record], now: u64) -> Timeline {
         machine.spans.sort_by_key(|span| (span.begun, span.step));
     }
     machines.sort_by_key(|machine| machine.spans.first().map(|span| span.begun));
-    let spans = || machines.iter().flat_map(|machine| &machine.spans);
-    let last = spans().map(|span| span.ended.unwrap_or(span.begun)).max().unwrap_or(begun);
     let touched: BTreeSet<&NodeId> = machines.iter().map(|machine| &machine.node).collect();
     let all: BTreeSet<&NodeId> = plan.steps.iter().map(|step| &step.node).collect();
     let untouched = all.difference(&touched).map(|node| (*node).clone()).collect();
-    let end = ended.unwrap_or(if at_work { now } else { last }).max(begun);
+    let end = ended.or(at_work).unwrap_or(last).max(begun);
     Timeline { begun, end, machines, untouched }
 }
 
@@ -156,7 +160,7 @@ mod tests {
     use super::*;
     use crate::fleet::Deadlines;
     use crate::hold::Hold;
-    use crate::journal::record::{EndReason, Purpose};
+    use crate::journal::record::EndReason;
     use crate::node::NodeKind;
     use crate::plan::{Rollout, Step, VERSION, Work};
     use std::sync::Arc;
@@ -200,19 +204,7 @@ mod tests {
         let started = |at, step| Record::Started { at, step, boot_id: String::new() };
         let done = |at, step| Record::Done { at, step, note: "ok".into(), theirs: false };
         let failed = |at, step| Record::Failed { at, step, error: "no".into(), hold: Hold::Failed };
-        let planned = Record::Planned {
-            at: 90,
-            run: String::new(),
-            purpose: Purpose::Apply,
-            plan: Box::new(plan.clone()),
-            in_maintenance: BTreeSet::new(),
-            stopped: BTreeSet::new(),
-            unsettled: BTreeSet::new(),
-            rebooted: BTreeMap::new(),
-            held: BTreeMap::new(),
-        };
         let records = [
-            planned,
             started(100, 1),
             done(400, 1),
             started(410, 2),
@@ -221,7 +213,7 @@ mod tests {
             done(470, 2),
             started(475, 4),
         ];
-        let seen = timeline(&plan, &records, 480);
+        let seen = timeline(&plan, 90, &records, Some(480));
         assert_eq!((seen.begun, seen.end), (90, 480));
         assert_eq!(seen.untouched, [NodeId::new(NodeKind::Guest, "vm-02")]);
         let guest = &seen.machines[1];
@@ -231,12 +223,22 @@ mod tests {
             shown,
             [
                 (2, Outcome::Failed, 320, Some("reboot of esx-01")),
-                (2, Outcome::Done, 10, Some("reboot of esx-01")),
+                (2, Outcome::Done, 10, None),
                 (4, Outcome::Open, 5, None)
             ],
             "{guest:?}"
         );
+        // Nobody works on it any more: it grows no further.
+        assert_eq!(timeline(&plan, 90, &records, None).end, 475);
+        // Begun again after a crash: the first try is not forgotten.
+        let again = [&records[..], &[started(900, 4), done(910, 4)]].concat();
+        let seen = timeline(&plan, 90, &again, None);
+        let license: Vec<_> = seen.machines[1].spans.iter().filter(|s| s.step == 4).collect();
+        assert_eq!(
+            (license.len(), license[0].outcome, license[1].outcome),
+            (2, Outcome::Open, Outcome::Done)
+        );
         let ended = [&records[..], &[Record::Ended { at: 900, how: EndReason::Finished }]].concat();
-        assert_eq!(timeline(&plan, &ended, 9_999).end, 900);
+        assert_eq!(timeline(&plan, 90, &ended, None).end, 900);
     }
 }

@@ -27,7 +27,7 @@ const KEPT: Duration = Duration::from_secs(600);
 
 struct Page {
     role: &'static str,
-    text: String,
+    text: Arc<str>,
     at: Option<Instant>,
     answers: bool,
     refused: bool,
@@ -43,6 +43,8 @@ pub struct Collected {
     /// When the certificate that it asks with ends.
     certificate_end: Option<u64>,
     rounds: AtomicU64,
+    /// When the latest round ended.
+    round: Mutex<Option<Instant>>,
 }
 
 impl Collected {
@@ -84,7 +86,7 @@ impl Collected {
             let mut pages = self.pages();
             let page = pages.entry((id.name, role)).or_insert(Page {
                 role,
-                text: String::new(),
+                text: Arc::default(),
                 at: None,
                 answers: false,
                 refused: false,
@@ -92,11 +94,12 @@ impl Collected {
             page.answers = text.is_some();
             // Whoever is root in a VM speaks for its agent: what is not a page of ours must not spoil
             // everybody's.
-            page.refused = text.as_deref().is_some_and(|text| !is_sound(text));
+            page.refused = text.as_deref().is_some_and(|text| !is_sound(text, role));
             if let Some(text) = text.filter(|_| !page.refused) {
-                (page.text, page.at) = (text, Some(Instant::now()));
+                (page.text, page.at) = (text.into(), Some(Instant::now()));
             }
         }
+        *self.round.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.rounds.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -131,9 +134,17 @@ impl Pages for Collected {
             let labels = labels.map(|(name, value)| (name, value.to_string())).to_vec();
             own.push(Sample::new("node_host_info", help, labels, 1.0));
         }
+        if let Some(at) = *self.round.lock().unwrap_or_else(PoisonError::into_inner) {
+            let help = "Seconds since the latest round over all agents ended";
+            own.push(Sample::new("exporter_round_age_seconds", help, vec![], at.elapsed().as_secs_f64()));
+        }
         let fresh = pages.iter().filter(|(_, page)| page.at.is_some_and(|at| at.elapsed() < KEPT));
+        let shown: Vec<(String, &str, Arc<str>)> =
+            fresh.map(|((node, _), page)| (node.clone(), page.role, page.text.clone())).collect();
+        // The rest takes long for a large fleet: whoever brings new pages does not wait for it.
+        drop(pages);
         let shown: Vec<(&str, &str, &str)> =
-            fresh.map(|((node, _), page)| (node.as_str(), page.role, page.text.as_str())).collect();
+            shown.iter().map(|(node, role, text)| (node.as_str(), *role, &**text)).collect();
         merged(&text(own), &shown)
     }
 
@@ -168,14 +179,15 @@ fn hosts_of_vms<'a>(
     on
 }
 
-/// Whether a page is one that an agent of ours makes: our names, plain labels, numbers, and nothing that the
-/// exporter says itself.
-fn is_sound(text: &str) -> bool {
+/// Whether a page is one that an agent of this role makes: our names, plain labels, numbers, and nothing that the
+/// exporter says itself. A guest speaks of no host: it could say where other VMs are.
+fn is_sound(text: &str, role: &str) -> bool {
     const OWN: [&str; 6] =
         ["vsgpu_runs_", "vsgpu_node_", "vsgpu_run_", "vsgpu_controller_", "vsgpu_fleet_", "vsgpu_exporter_"];
     let name_is_ours = |name: &str| {
         name.starts_with("vsgpu_")
             && !OWN.iter().any(|own| name.starts_with(own))
+            && (role == "host" || !name.starts_with("vsgpu_host_"))
             && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
     };
     let label_is_plain = |label: &str| {
@@ -191,8 +203,8 @@ fn is_sound(text: &str) -> bool {
         let mut rest = labels.as_str();
         while !rest.is_empty() {
             let (label, after) = rest.split_once("=\"")?;
-            let (_, after) = after.split_once('"')?;
-            label_is_plain(label).then_some(())?;
+            let (value, after) = after.split_once('"')?;
+            (label_is_plain(label) && (label != "role" || value == role)).then_some(())?;
             rest = after.strip_prefix(',').unwrap_or(after);
         }
         (name_is_ours(name) && value.parse::<f64>().is_ok()).then_some(())
@@ -266,8 +278,14 @@ mod tests {
     #[test]
     fn a_page_that_is_none_of_ours_is_refused() {
         assert!(is_sound(
-            "# HELP vsgpu_up 1: the agent answers\n# TYPE vsgpu_up gauge\nvsgpu_up 1\nvsgpu_gpu_info{gpu=\"0000:3b:00.0\",name=\"A, b = {c} \\\"d\\\" \\\\\"} 1\n"
+            "# HELP vsgpu_up 1: the agent answers\n# TYPE vsgpu_up gauge\nvsgpu_up 1\nvsgpu_gpu_info{gpu=\"0000:3b:00.0\",name=\"A, b = {c} \\\"d\\\" \\\\\"} 1\n",
+            "guest"
         ));
+        // A guest says nothing of hosts, and of no role but its own.
+        let (of_host, of_role) =
+            ("vsgpu_host_vgpu_info{vm=\"prod-db\"} 1\n", "vsgpu_build_info{role=\"host\"} 1\n");
+        assert!(is_sound(of_host, "host") && !is_sound(of_host, "guest"));
+        assert!(is_sound(of_role, "host") && !is_sound(of_role, "guest"));
         for bad in [
             "garbage here and there\n",
             "up 1\n",
@@ -279,9 +297,9 @@ mod tests {
             "# EVIL\n",
             "vsgpu_gpu_info{name=\"\u{1b}[2J\"} 1\n",
         ] {
-            assert!(!is_sound(bad), "{bad}");
+            assert!(!is_sound(bad, "guest"), "{bad}");
         }
-        assert!(!is_sound(&"vsgpu_up 1\n".repeat(100_000)));
+        assert!(!is_sound(&"vsgpu_up 1\n".repeat(100_000), "guest"));
     }
 
     #[test]

@@ -84,8 +84,10 @@ pub struct Summary {
 /// Hosts that are away or whose VMs are, with what alike.
 pub struct Down {
     pub hosts: Vec<String>,
-    /// What happens to them, and for how long.
+    /// What happens to them.
     pub what: String,
+    /// For how long: `, about 15 min each`; empty where they stay.
+    pub long: String,
     /// VMs that are off for it.
     pub off: Vec<String>,
 }
@@ -121,7 +123,7 @@ pub const SIGNS: [(char, &str); 5] =
 pub fn summary(plan: &Plan, history: &History) -> Summary {
     let estimate = estimate(plan, history);
     let head = match disruption(plan, ["reboots", "shuts down", "brings"]) {
-        Some(cost) => format!("This {cost}."),
+        Some(cost) => format!("This {cost}{}.", at_once(plan, &estimate)),
         None => "Nothing goes down.".into(),
     };
     let basis = if estimate.from_runs { "as in earlier runs" } else { "a guess: no run has shown it yet" };
@@ -138,6 +140,20 @@ pub fn summary(plan: &Plan, history: &History) -> Summary {
     }
 }
 
+/// How many hosts may be away together, where that is more than one.
+fn at_once(plan: &Plan, estimate: &Estimate) -> String {
+    let most: usize = plan.rollout.clusters.values().map(|cluster| cluster.max_unavailable).sum();
+    let widest = plan
+        .rollout
+        .waves
+        .iter()
+        .map(|wave| wave.iter().filter(|host| estimate.away.contains_key(*host)).count());
+    match widest.max().unwrap_or_default().min(most) {
+        0 | 1 => String::new(),
+        n => format!(", up to {} away at once", counted(n, "host")),
+    }
+}
+
 /// All of it.
 pub fn text(plan: &Plan, history: &History) -> String {
     if plan.steps.is_empty() {
@@ -146,14 +162,14 @@ pub fn text(plan: &Plan, history: &History) -> String {
     let summary = summary(plan, history);
     let mut text = format!("{}\n\n", wrapped(&format!("{} {}", summary.cost, summary.time), ""));
     let mut label = "goes down";
-    for Down { hosts, what, off } in &summary.down {
-        text += &row(std::mem::take(&mut label), &format!("{}: {what}", names(hosts)));
+    for Down { hosts, what, long, off } in &summary.down {
+        text += &row(std::mem::take(&mut label), &format!("{}: {what}{long}", names(hosts)));
         if !off.is_empty() {
             text += &row("", &format!("VMs off: {}", names(off)));
         }
     }
     text += if summary.down.is_empty() { "" } else { "\n" };
-    let mut label = "no way back";
+    let mut label = "no rollback";
     for (titles, nodes) in &summary.no_way_back {
         text += &row(std::mem::take(&mut label), &format!("{titles} of {}", names(nodes)));
     }
@@ -214,7 +230,7 @@ fn goes_down(plan: &Plan, estimate: &Estimate) -> Vec<Down> {
         let long = if long.is_empty() { long } else { format!(", {long}{each}") };
         let what = if what.is_empty() { "stays up".into() } else { what };
         let own = |names: Vec<&str>| names.into_iter().map(String::from).collect();
-        all.push(Down { hosts: own(hosts), what: format!("{what}{long}"), off: own(off) });
+        all.push(Down { hosts: own(hosts), what, long, off: own(off) });
     }
     all
 }

@@ -51,16 +51,25 @@ impl<'a> Shown<'a> {
 
 /// The first sentence of the page.
 pub fn headline(shown: &Shown<'_>) -> String {
+    let asked = shown.fleet.hosts.len() + shown.fleet.guests.len();
+    if shown.fleet.round_age_secs.is_none() {
+        return format!("The agents are being asked: {} so far.", counted(asked, "answer"));
+    }
     let bad = shown.needs.iter().filter(|need| need.severity == Severity::Bad).count();
+    let things = |n: usize| if n == 1 { "One thing".to_string() } else { format!("{n} things") };
+    let look = |n: usize| if n == 1 { "is worth a look" } else { "are worth a look" };
     match (bad, shown.needs.len() - bad) {
-        (0, 0) if shown.fleet.hosts.is_empty() && shown.fleet.guests.is_empty() => {
-            "No machine has been asked yet.".into()
-        }
         (0, 0) => "Nothing needs anybody.".into(),
-        (0, 1) => "One thing is worth a look.".into(),
-        (0, n) => format!("{n} things are worth a look."),
-        (1, _) => "One thing needs somebody.".into(),
-        (n, _) => format!("{n} things need somebody."),
+        (0, n) => format!("{} {}.", things(n), look(n)),
+        (n, 0) => format!("{} {} somebody.", things(n), if n == 1 { "needs" } else { "need" }),
+        (n, more) => {
+            format!(
+                "{} {} somebody, {more} {}.",
+                things(n),
+                if n == 1 { "needs" } else { "need" },
+                look(more)
+            )
+        }
     }
 }
 
@@ -84,6 +93,9 @@ fn counts(fleet: &FleetSummary) -> String {
 
 /// The latest run in a sentence.
 fn run(place: Place, fleet: &FleetSummary) -> Markup {
+    if !fleet.runs_readable {
+        return mark(Severity::Bad, "The records of runs cannot be read.");
+    }
     let Some(run) = &fleet.run else { return html! { "No run yet." } };
     let number = u32::try_from(run.number).unwrap_or_default();
     let state = match run.state {
@@ -93,7 +105,7 @@ fn run(place: Place, fleet: &FleetSummary) -> Markup {
     };
     html! {
         (links::run(place, number, &format!("Run {}", run.number))) " " (state) ": " (run.done) " of " (run.steps) " steps done"
-        @if run.failed > 0 { ", " (run.failed) " failed" } "."
+        @if run.failed > 0 { ", " (run.failed) " failed" } @if run.held > 0 { ", " (counted(run.held, "node")) " held" } "."
     }
 }
 
@@ -101,7 +113,7 @@ fn run(place: Place, fleet: &FleetSummary) -> Markup {
 pub fn needs_table(place: Place, needs: &[Need]) -> Markup {
     html! {
         div.wide { table {
-            caption.hidden { "What needs somebody, the worst first" }
+            caption.hidden { "What there is to do, the worst first" }
             thead { tr { th scope="col" { "Machine" } th scope="col" { "What is so" } th scope="col" { "What to do" } } }
             tbody {
                 @for need in needs {
@@ -109,7 +121,8 @@ pub fn needs_table(place: Place, needs: &[Need]) -> Markup {
                         th scope="row" { @match &need.machine {
                             None => "the fleet",
                             Some(machine) if machine.kind == NodeKind::Host => (links::host(place, &machine.name)),
-                            Some(machine) => (links::guest(place, &machine.name)),
+                            Some(machine) if machine.kind == NodeKind::Guest => (links::guest(place, &machine.name)),
+                            Some(machine) => { (machine.name) " (VM)" }
                         } }
                         td { (mark(need.severity, &need.what)) }
                         td { (with_commands(&need.fix)) }
@@ -127,7 +140,7 @@ pub fn host_marks(node: &Node) -> Markup {
         @for hold in &node.held { (mark(Severity::Bad, &format!("held: {hold}"))) " " }
         @if node.maintenance == Some(true) { (mark(Severity::Doubt, "maintenance mode")) " " }
         @if node.reboot_pending == Some(true) { (mark(Severity::Doubt, "reboot pending")) " " }
-        @if let Some(wishes) = &node.wishes { (wishes_mark(wishes.met, wishes.of)) }
+        @if let Some(wishes) = node.wishes.as_ref().filter(|_| node.reachable) { (wishes_mark(wishes.met, wishes.of)) }
     }
 }
 
@@ -137,11 +150,16 @@ fn wishes_mark(met: usize, of: usize) -> Markup {
     mark(severity, &format!("{met} of {of} as the file says"))
 }
 
-/// License, proof and driver of a guest, in marks.
+/// License, proof and driver of a guest, in marks. Of one that does not answer nothing else is said: it was so once.
 pub fn guest_marks(node: &Node) -> Markup {
     html! {
-        @if !node.reachable { (mark(Severity::Bad, "does not answer")) " " }
         @for hold in &node.held { (mark(Severity::Bad, &format!("held: {hold}"))) " " }
+        @if node.reachable { (guest_state(node)) } @else { (mark(Severity::Bad, "does not answer")) }
+    }
+}
+
+fn guest_state(node: &Node) -> Markup {
+    html! {
         @match node.driver_loaded {
             Some(true) => { (mark(Severity::Fine, "driver loaded")) " " }
             Some(false) => { (mark(Severity::Bad, "no driver")) " " }
@@ -174,13 +192,19 @@ fn figures(gpu: &Gpu) -> String {
     all.join(", ")
 }
 
-/// A GPU: its bar to scale, what is free; `in_long`: with its VMs, each with its page.
-pub fn gpu(gpu: &Gpu, palette: &Palette, in_long: Option<Place>) -> Markup {
+/// A GPU: its bar to scale, what is free (`fresh`: its machine answers); `in_long`: with its VMs, each with its page.
+pub fn gpu(gpu: &Gpu, palette: &Palette, fresh: bool, in_long: Option<Place>) -> Markup {
     let parts = parts(gpu);
-    let room = room(gpu);
+    // What a host said before it went away is no promise.
+    let room = room(gpu).filter(|_| fresh);
     let who: Vec<String> = gpu.vgpus.iter().map(said).collect();
     let name = gpu.name.as_deref().unwrap_or(if gpu.passthrough { "given away whole" } else { "" });
-    let in_words = [who.join("; "), room.clone().unwrap_or_default()].join(". ");
+    let mut in_words = who;
+    match gpu.vms.as_slice() {
+        [] => in_words.extend(room.clone()),
+        vms => in_words.push(format!("whole GPU of {}", vms.join(", "))),
+    }
+    let in_words = if in_words.is_empty() { "nobody's part is known".into() } else { in_words.join("; ") };
     html! {
         li.gpu {
             p { code { (gpu.gpu) } " " (name) @let figures = figures(gpu); @if !figures.is_empty() { span.quiet { " " (figures) } }
@@ -188,7 +212,7 @@ pub fn gpu(gpu: &Gpu, palette: &Palette, in_long: Option<Place>) -> Markup {
                 @if gpu.throttled { " " (mark(Severity::Doubt, "slowed down")) }
             }
             @if !parts.is_empty() || gpu.memory_total_bytes.is_some() {
-                (picture::inline(&parts, palette, in_words.trim_matches(['.', ' '])))
+                (picture::inline(&parts, palette, &in_words))
             }
             @if let Some(room) = room { p.quiet { (room) } }
             @if let Some(place) = in_long {
@@ -211,6 +235,8 @@ fn host(place: Place, node: &Node, shown: &Shown<'_>, palette: &Palette, open: b
         (n, 0) => counted(n, "GPU"),
         (n, v) => format!("{}, {}", counted(n, "GPU"), counted(v, "vGPU")),
     };
+    // In a file there is no other page that names them; without a bar nothing else does.
+    let long = |gpu: &Gpu| (place == Place::File || parts(gpu).is_empty()).then_some(place);
     html! {
         article class=(class) {
             h3 { (links::host(place, &node.name)) }
@@ -218,7 +244,7 @@ fn host(place: Place, node: &Node, shown: &Shown<'_>, palette: &Palette, open: b
             @if !node.gpus.is_empty() {
                 details open[open || severity == Severity::Bad] {
                     summary { (count) }
-                    ul.gpus { @for one in &node.gpus { (gpu(one, palette, None)) } }
+                    ul.gpus { @for one in &node.gpus { (gpu(one, palette, node.reachable, long(one))) } }
                 }
             } @else { p.quiet { (count) } }
         }
@@ -247,7 +273,12 @@ fn guests(place: Place, nodes: &[&Node], shown: &Shown<'_>) -> Markup {
 
 /// By trouble, by name, or by how busy the busiest GPU is.
 fn ordered<'a>(nodes: &'a [Node], kind: NodeKind, query: &Query, shown: &Shown<'_>) -> Vec<&'a Node> {
-    let mut all: Vec<&Node> = nodes.iter().filter(|node| query.wants(&node.name)).collect();
+    // A VM is found by its name on the host, too: on the host that has it.
+    let has = |node: &&Node| {
+        let vms = node.gpus.iter().flat_map(|gpu| gpu.vgpus.iter().map(|vgpu| &vgpu.vm).chain(&gpu.vms));
+        query.wants(&node.name) || vms.into_iter().any(|vm| query.wants(vm))
+    };
+    let mut all: Vec<&Node> = nodes.iter().filter(has).collect();
     let busy = |node: &Node| node.gpus.iter().filter_map(|gpu| gpu.utilization_ratio).fold(0.0, f64::max);
     match query.order.as_str() {
         "name" => {}
@@ -260,7 +291,7 @@ fn ordered<'a>(nodes: &'a [Node], kind: NodeKind, query: &Query, shown: &Shown<'
 fn search(query: &Query) -> Markup {
     html! {
         form method="get" action="/" role="search" {
-            label for="q" { "Name" } input id="q" name="q" type="search" maxlength="100" value=(query.words);
+            label for="q" { "Host, guest or VM" } input id="q" name="q" type="search" maxlength="100" value=(query.words);
             label for="order" { "Order" }
             select id="order" name="order" {
                 @for (value, words) in [("", "trouble first"), ("name", "by name"), ("busy", "busiest first")] {
@@ -288,15 +319,17 @@ pub fn page(place: Place, shown: &Shown<'_>, query: &Query) -> Markup {
         p { (counts(fleet)) ". " (run(place, fleet)) }
         @if !shown.needs.is_empty() {
             section aria-labelledby="needs" {
-                h2 #needs { "Needs somebody" }
+                h2 #needs { "To do" }
                 (needs_table(place, &shown.needs[..few.min(shown.needs.len())]))
-                @if shown.needs.len() > few { p { a href="/needs" { "all " (shown.needs.len()) } } }
+                @if shown.needs.len() > few {
+                    p { @if place == Place::Site { a href="/needs" { "all " (shown.needs.len()) } } @else { "and " (shown.needs.len() - few) " more" } }
+                }
             }
         }
         @if place == Place::Site { (search(query)) }
         section aria-labelledby="hosts" {
             h2 #hosts { "Hosts" }
-            @if hosts.is_empty() { p { "No host has this in its name." } }
+            @if hosts.is_empty() && !query.words.is_empty() { p { "No host has this in its name, nor a VM on it." } }
             div.hosts { @for node in hosts_here { (host(place, node, shown, &palette, open)) } }
             (more_hosts)
         }
@@ -311,11 +344,13 @@ pub fn page(place: Place, shown: &Shown<'_>, query: &Query) -> Markup {
 }
 
 /// All that needs a person.
-pub fn all_needs(place: Place, shown: &Shown<'_>, query: &Query) -> Markup {
-    let (here, more) = paged(place, query, shown.needs, EACH, IN_FILE);
+pub fn all_needs(shown: &Shown<'_>, query: &Query) -> Markup {
+    let (here, more) = paged(Place::Site, query, shown.needs, EACH, IN_FILE);
     html! {
         h1 { (headline(shown)) }
-        @if here.is_empty() { p { "Every machine answers, and all is as the fleet file says, as far as the agents tell." } }
-        @else { (needs_table(place, here)) (more) }
+        @if here.is_empty() && shown.fleet.round_age_secs.is_some() {
+            p { "Every machine answers, and all is as the fleet file says, as far as the agents tell." }
+        }
+        @if !here.is_empty() { (needs_table(Place::Site, here)) (more) }
     }
 }

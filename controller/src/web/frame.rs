@@ -47,7 +47,7 @@ impl Frame<'_> {
                         @if site {
                             nav aria-label="Pages of this fleet" {
                                 a href="/" { "Fleet" }
-                                a href="/needs" { "Needs somebody" @if let Some(n) = self.needs.filter(|n| *n > 0) { " (" (n) ")" } }
+                                a href="/needs" { "To do" @if let Some(n) = self.needs.filter(|n| *n > 0) { " (" (n) ")" } }
                                 a href="/runs" { "Runs" }
                                 a href="/metrics" { "Metrics" }
                             }

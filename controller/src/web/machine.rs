@@ -11,7 +11,7 @@ use maud::{Markup, html};
 /// GPUs and guests of one machine that are shown.
 const MOST: usize = 256;
 
-fn needs(place: Place, shown: &Shown<'_>, kind: NodeKind, name: &str) -> Markup {
+fn needs(shown: &Shown<'_>, kind: NodeKind, name: &str) -> Markup {
     let own: Vec<_> = shown
         .needs
         .iter()
@@ -19,17 +19,17 @@ fn needs(place: Place, shown: &Shown<'_>, kind: NodeKind, name: &str) -> Markup 
         .cloned()
         .collect();
     html! {
-        @if own.is_empty() { p { (mark(Severity::Fine, "nothing needs anybody here")) } } @else { (needs_table(place, &own)) }
+        @if own.is_empty() { p { (mark(Severity::Fine, "nothing needs anybody here")) } } @else { (needs_table(Place::Site, &own)) }
     }
 }
 
-fn gpus(place: Place, all: &[Gpu]) -> Markup {
+fn gpus(all: &[Gpu], fresh: bool) -> Markup {
     let drawn: Vec<_> = all.iter().flat_map(parts).collect();
     let palette = Palette::of(drawn.iter());
     html! {
         @if !all.is_empty() {
             h2 { "GPUs" }
-            ul.gpus { @for one in all.iter().take(MOST) { (gpu(one, &palette, Some(place))) } }
+            ul.gpus { @for one in all.iter().take(MOST) { (gpu(one, &palette, fresh, Some(Place::Site))) } }
         }
     }
 }
@@ -49,24 +49,27 @@ fn wishes(node: &Node) -> Markup {
     }
 }
 
-pub fn host(place: Place, shown: &Shown<'_>, name: &str) -> Option<Markup> {
+pub fn host(shown: &Shown<'_>, name: &str) -> Option<Markup> {
     let node = shown.fleet.hosts.iter().find(|node| node.name == name)?;
-    let here: Vec<&Node> =
-        shown.fleet.guests.iter().filter(|guest| guest.host.as_deref() == Some(name)).take(MOST).collect();
+    let mut here: Vec<&Node> =
+        shown.fleet.guests.iter().filter(|guest| guest.host.as_deref() == Some(name)).collect();
+    let cut = here.len().saturating_sub(MOST);
+    here.truncate(MOST);
     Some(html! {
         h1 { "Host " (name) }
         p { (host_marks(node)) " " (seen(node.age_secs.map(|age| age + shown.since))) }
-        (needs(place, shown, NodeKind::Host, name))
-        (gpus(place, &node.gpus))
+        (needs(shown, NodeKind::Host, name))
+        (gpus(&node.gpus, node.reachable))
         @if !here.is_empty() {
             h2 { "Guests" }
-            ul { @for guest in here { li { (links::guest(place, &guest.name)) " " (guest_marks(guest)) } } }
+            @if cut > 0 { p { "the first " (MOST) "; " (cut) " more are on the first page" } }
+            ul { @for guest in here { li { (links::guest(Place::Site, &guest.name)) " " (guest_marks(guest)) } } }
         }
         (wishes(node))
     })
 }
 
-pub fn guest(place: Place, shown: &Shown<'_>, vm: Option<&str>, name: &str) -> Option<Markup> {
+pub fn guest(shown: &Shown<'_>, vm: Option<&str>, name: &str) -> Option<Markup> {
     let node = shown.fleet.guests.iter().find(|node| node.name == name)?;
     let of_host = node.host.as_ref().and_then(|host| shown.fleet.hosts.iter().find(|n| n.name == *host));
     let given: Vec<(&Gpu, String)> = match (of_host, vm) {
@@ -78,17 +81,17 @@ pub fn guest(place: Place, shown: &Shown<'_>, vm: Option<&str>, name: &str) -> O
         p { (guest_marks(node)) " " (seen(node.age_secs.map(|age| age + shown.since))) }
         p {
             @match (&node.host, &node.file_host) {
-                (Some(host), Some(file)) => { "It runs on " (links::host(place, host)) "; the fleet file says " (file) "." }
-                (Some(host), None) => { "It runs on " (links::host(place, host)) "." }
+                (Some(host), Some(file)) => { "It runs on " (links::host(Place::Site, host)) "; the fleet file says " (file) "." }
+                (Some(host), None) => { "It runs on " (links::host(Place::Site, host)) "." }
                 (None, _) => "On which host it runs is not known.",
             }
         }
-        (needs(place, shown, NodeKind::Guest, name))
+        (needs(shown, NodeKind::Guest, name))
         @if !given.is_empty() {
             h2 { "From its host" }
             (given_by(&given))
         }
-        (gpus(place, &node.gpus))
+        (gpus(&node.gpus, node.reachable))
         @if let Some(servers) = &node.gpu_servers { p { "GPUs over the network: it can use " (servers.usable) " of " (servers.of) " servers." } }
         @if let Some(server) = &node.gpu_server {
             h2 { "GPU server" }
@@ -102,9 +105,12 @@ pub fn guest(place: Place, shown: &Shown<'_>, vm: Option<&str>, name: &str) -> O
 fn of_vm<'a>(host: &'a Node, vm: &'a str) -> impl Iterator<Item = (&'a Gpu, String)> {
     host.gpus.iter().flat_map(move |gpu| {
         let vgpus = gpu.vgpus.iter().filter(move |vgpu| vgpu.vm == vm).map(move |vgpu| (gpu, of_vgpu(vgpu)));
-        let whole = gpu.vms.iter().filter(move |user| *user == vm).map(move |_| (gpu, "the whole GPU".to_string()));
+        let whole =
+            gpu.vms.iter().filter(move |user| *user == vm).map(move |_| (gpu, "the whole GPU".to_string()));
         let one_of = gpu.one_of.iter().filter(move |user| *user == vm);
-        vgpus.chain(whole).chain(one_of.map(move |_| (gpu, "perhaps the whole GPU: vSphere picked one of several".into())))
+        vgpus
+            .chain(whole)
+            .chain(one_of.map(move |_| (gpu, "perhaps the whole GPU: vSphere picked one of several".into())))
     })
 }
 
@@ -120,7 +126,7 @@ fn given_by(given: &[(&Gpu, String)]) -> Markup {
 
 /// A VM by its display name, as its hosts know it: also one that the fleet file does not name. `guest`: its name in the
 /// fleet file.
-pub fn vm(place: Place, shown: &Shown<'_>, guest: Option<&str>, name: &str) -> Option<Markup> {
+pub fn vm(shown: &Shown<'_>, guest: Option<&str>, name: &str) -> Option<Markup> {
     let hosts = shown.fleet.hosts.iter().map(|host| (host, of_vm(host, name).collect::<Vec<_>>()));
     let hosts: Vec<(&Node, Vec<(&Gpu, String)>)> = hosts.filter(|(_, given)| !given.is_empty()).collect();
     if hosts.is_empty() {
@@ -129,11 +135,11 @@ pub fn vm(place: Place, shown: &Shown<'_>, guest: Option<&str>, name: &str) -> O
     Some(html! {
         h1 { "VM " (name) }
         @match guest {
-            Some(guest) => p { "Its driver, license and proof: " (links::guest(place, guest)) "." },
+            Some(guest) => p { "Its driver, license and proof: " (links::guest(Place::Site, guest)) "." },
             None => p { "The fleet file names no guest with this VM: only its host tells of it." },
         }
         @for (host, given) in hosts {
-            h2 { "On " (links::host(place, &host.name)) }
+            h2 { "On " (links::host(Place::Site, &host.name)) }
             p { (seen(host.age_secs.map(|age| age + shown.since))) }
             (given_by(&given))
         }

@@ -8,34 +8,40 @@ use crate::render::plan_summary::{SIGNS, names, summary};
 use maud::{Markup, html};
 use vsgpu_core::words::counted;
 
-/// Blocks and machines of a block that are shown.
+/// Blocks that are shown.
 const BLOCKS: usize = 200;
-const MACHINES: usize = 500;
 
-/// `ahead`: it is not run yet; then its blocks are unfolded, and it says how long it may take.
-pub fn section(plan: &Plan, history: &History, ahead: bool) -> Markup {
+/// All names, as ranges.
+fn all(names: &[String]) -> String {
+    folded(names).join(", ")
+}
+
+/// `ahead`: how long steps took before, where it is not run yet; then its blocks are unfolded, and it says how long it may
+/// take. All machines are named: this may be a change ticket.
+pub fn section(plan: &Plan, ahead: Option<&History>) -> Markup {
     if plan.steps.is_empty() {
         return html! { p { (nothing_to_do(plan)) } };
     }
-    let summary = summary(plan, history);
+    let none = History::default();
+    let summary = summary(plan, ahead.unwrap_or(&none));
     let cut = summary.blocks.len().saturating_sub(BLOCKS);
     html! {
-        p.lead { (summary.cost) @if ahead { " " (summary.time) } }
+        p.lead { (summary.cost) @if ahead.is_some() { " " (summary.time) } }
         @if !summary.down.is_empty() {
             h3 { "Goes down" }
-            ul { @for down in &summary.down { li { b { (names(&down.hosts)) } ": " (down.what) @if !down.off.is_empty() { ". VMs off: " (names(&down.off)) } } } }
+            ul { @for down in &summary.down { li { b { (all(&down.hosts)) } ": " (down.what) @if ahead.is_some() { (down.long) } @if !down.off.is_empty() { ". VMs off: " (all(&down.off)) } } } }
         }
         @if !summary.no_way_back.is_empty() {
             h3 { "Rollback does not bring back" }
-            ul { @for (what, nodes) in &summary.no_way_back { li { (what) " of " (names(nodes)) } } }
+            ul { @for (what, nodes) in &summary.no_way_back { li { (what) " of " (all(nodes)) } } }
         }
         @if !summary.order.is_empty() { h3 { "In which order" } pre { (summary.order.trim_end()) } }
         h3 { "Steps" }
         p.quiet { @for (sign, what) in SIGNS { code { (sign) } " " (what) "  " } }
         @for block in summary.blocks.iter().take(BLOCKS) {
-            details.block open[ahead] {
+            details.block open[ahead.is_some()] {
                 summary { (block.counted()) " " (names(&block.nodes)) ": " (counted(block.lines.len(), "step")) @if block.nodes.len() > 1 { " each" } }
-                @if block.nodes.len() > 6 { p.quiet { (folded(block.nodes.iter().take(MACHINES)).join(", ")) } }
+                @if block.nodes.len() > 6 { p.quiet { (all(&block.nodes)) } }
                 div.wide { table.steps { tbody { @for (sign, title, change) in &block.lines { tr {
                     td { code { (sign) } } th scope="row" { (title) } td { (change) }
                 } } } } }

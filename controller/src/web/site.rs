@@ -1,14 +1,16 @@
 //! Which page answers which address. What is shown comes from memory and from the journals; no machine is asked for a
 //! page.
 
+use crate::error::Error;
 use crate::fleet::Fleet;
-use crate::journal::{self, Disk as _, Folder, History};
-use crate::monitoring::top::{self, FleetSummary, Need, Seats};
-use crate::render::status;
+use crate::journal::{self, Disk as _, Folder};
+use crate::monitoring::top::{self, FleetSummary, Need, Node, Seats};
+use crate::render::{status, words};
 use crate::web::frame::{CSS, Frame};
 use crate::web::links::{Place, Query, named};
 use crate::web::{fleet, machine, run};
 use maud::{Markup, html};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use vsgpu_wire::life::date;
@@ -37,7 +39,14 @@ impl Seen {
 
     fn as_of(&self, now: u64) -> (String, u64) {
         let since = now.saturating_sub(self.at);
-        (format!("As of {}, {} ago", date(self.at), crate::render::words::age(since)), since)
+        let said = match self.summary.round_age_secs {
+            // Of the round, not of the browser that came first.
+            Some(age) => {
+                format!("As of {}, {} ago", date(self.at.saturating_sub(age)), words::age(since + age))
+            }
+            None => "The first answers come in".into(),
+        };
+        (said, since)
     }
 }
 
@@ -52,8 +61,24 @@ pub struct Site {
     clock: fn() -> u64,
     /// What was read in which round.
     last: Mutex<(String, Option<Arc<Seen>>)>,
-    /// The run that was shown last, with its journal's length: a large one takes long to read.
-    run: Mutex<Option<(u32, u64, Arc<run::Shown>)>>,
+    /// Runs that were shown lately, each with the length of its journal then: a large one takes long to read.
+    runs: Mutex<Vec<KeptRun>>,
+    /// Runs of the list, likewise.
+    listed: Mutex<BTreeMap<u32, (u64, run::Listed)>>,
+    /// Who reads journals for a page: one at a time.
+    reading: Mutex<()>,
+}
+
+/// Number, length of its journal, and all that its page shows.
+type KeptRun = (u32, u64, Arc<run::Shown>);
+
+/// Runs that are kept.
+const KEPT: usize = 4;
+
+/// A page, or that it must be waited for.
+enum Made<T> {
+    Page(T),
+    Later,
 }
 
 impl Site {
@@ -65,7 +90,9 @@ impl Site {
             state: fleet.state_folder(),
             clock,
             last: Mutex::default(),
-            run: Mutex::default(),
+            runs: Mutex::default(),
+            listed: Mutex::default(),
+            reading: Mutex::default(),
         }
     }
 
@@ -85,32 +112,74 @@ impl Site {
         seen
     }
 
-    fn runs(&self) -> Markup {
+    fn list(&self) -> Made<Markup> {
         let disk = Folder(self.state.clone());
+        if let Err(error) = disk.visible() {
+            return Made::Page(html! { h1 { "Runs" } p { (error.message) } });
+        }
+        let Ok(_reading) = self.reading.try_lock() else { return Made::Later };
         let at_work = journal::at_work(&disk.0).is_some();
         let numbers = disk.numbers();
         let older = numbers.len().saturating_sub(RUNS);
-        let listed = numbers.into_iter().take(RUNS).enumerate();
-        let runs: Vec<_> = listed
-            .map(|(at, number)| (number, journal::numbered(&disk, number), at_work && at == 0))
-            .collect();
-        run::list(&runs, older, status::state_of)
+        let mut known = self.listed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut runs = vec![];
+        for (at, number) in numbers.into_iter().take(RUNS).enumerate() {
+            let length = disk.length(number).unwrap_or_default();
+            // Whether somebody works on the newest changes without a record.
+            if let Some((_, listed)) = known.get(&number).filter(|(was, _)| at > 0 && *was == length) {
+                runs.push((number, Ok(listed.clone())));
+                continue;
+            }
+            let listed = match journal::numbered(&disk, number) {
+                Ok(Some(run)) => Ok(run::Listed::of(&run, status::state_of(&run, at_work && at == 0))),
+                Ok(None) => Err("it never did anything".into()),
+                Err(error) => Err(error.message),
+            };
+            if let Ok(listed) = &listed {
+                known.insert(number, (length, listed.clone()));
+            }
+            runs.push((number, listed));
+        }
+        known.retain(|number, _| runs.iter().any(|(shown, _)| shown == number));
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        Made::Page(run::list(&runs, older))
     }
 
-    fn one_run(&self, number: u32) -> Result<Arc<run::Shown>, String> {
+    /// `None`: there is no such run.
+    fn run(&self, number: u32) -> Made<Result<Option<Arc<run::Shown>>, String>> {
         let disk = Folder(self.state.clone());
-        let length = disk.length(number).unwrap_or_default();
-        let mut last = self.run.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, at, shown)) = &*last
-            && *known == number
-            && *at == length
-            && shown.stored.status.ended.is_some()
-        {
-            return Ok(shown.clone());
+        if let Err(error) = disk.visible() {
+            return Made::Page(Err(error.message));
         }
-        let shown = Arc::new(shown_run(&disk, number, (self.clock)())?);
-        *last = Some((number, length, shown.clone()));
-        Ok(shown)
+        let Some(length) = disk.length(number) else { return Made::Page(Ok(None)) };
+        // One that goes on is shown as it is now, also between two records.
+        let same = |(known, at, shown): &&KeptRun| {
+            *known == number && *at == length && shown.stored.status.ended.is_some()
+        };
+        let kept = || self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((.., shown)) = kept().iter().find(same) {
+            return Made::Page(Ok(Some(shown.clone())));
+        }
+        let Ok(_reading) = self.reading.try_lock() else { return Made::Later };
+        let shown = match shown_run(&disk, number, (self.clock)()) {
+            Ok(Some(shown)) => Arc::new(shown),
+            Ok(None) => return Made::Page(Ok(None)),
+            Err(error) => return Made::Page(Err(error.message)),
+        };
+        let mut kept = kept();
+        kept.retain(|(known, ..)| *known != number);
+        kept.truncate(KEPT - 1);
+        kept.insert(0, (number, length, shown.clone()));
+        Made::Page(Ok(Some(shown)))
+    }
+
+    /// Another page is read from large journals just now: the browser comes again by itself.
+    fn later(&self, seen: &Seen, query: &Query) -> Page {
+        let inside = html! {
+            h1 { "Being read ..." }
+            p { "The records of a run are being read. This page comes by itself." }
+        };
+        Page { again: Some(2), ..self.framed(200, "Being read", seen, query, &inside) }
     }
 
     fn framed(&self, status: u16, title: &str, seen: &Seen, query: &Query, inside: &Markup) -> Page {
@@ -127,23 +196,22 @@ impl Site {
     }
 }
 
-/// All that the page of a run shows, from its journal.
+/// All that the page of a run shows, from its journal; `None` where there is no such run.
 ///
 /// # Errors
 /// Why it cannot be read.
-pub fn shown_run(disk: &Folder, number: u32, now: u64) -> Result<run::Shown, String> {
-    let none = || format!("this fleet has no run {number}");
+pub fn shown_run(disk: &Folder, number: u32, now: u64) -> Result<Option<run::Shown>, Error> {
+    disk.visible()?;
     if !disk.numbers().contains(&number) {
-        return Err(none());
+        return Ok(None);
     }
-    let stored = journal::numbered(disk, number).map_err(|error| error.message)?.ok_or_else(none)?;
-    let records = journal::records(disk, number).map_err(|error| error.message)?;
+    let Some((stored, records)) = journal::with_records(disk, number)? else { return Ok(None) };
     let newest = disk.numbers().first() == Some(&number);
     let at_work = newest && journal::at_work(&disk.0).is_some();
-    let timeline = journal::timeline::timeline(&stored.status.plan, &records, now);
-    let (state, nodes) =
-        (status::state_of(&stored, at_work).to_string(), journal::outcome::nodes(&stored, at_work));
-    Ok(run::Shown { timeline, state, nodes, history: History::of(disk), stored })
+    let status = &stored.status;
+    let timeline = journal::timeline::timeline(&status.plan, status.begun, &records, at_work.then_some(now));
+    let (state, nodes) = (status::state_of(&stored, at_work), journal::outcome::nodes(&stored, at_work));
+    Ok(Some(run::Shown { timeline, state, nodes, stored }))
 }
 
 impl Pages for Site {
@@ -169,34 +237,42 @@ impl Pages for Site {
         let shown = fleet::Shown::of(&seen.summary, &seen.needs, seen.as_of((self.clock)()).1);
         let found = match path {
             "/" => Some(("Fleet".to_string(), fleet::page(Place::Site, &shown, &query))),
-            "/needs" => Some(("Needs somebody".into(), fleet::all_needs(Place::Site, &shown, &query))),
-            "/runs" => Some(("Runs".into(), self.runs())),
+            "/needs" => Some(("To do".into(), fleet::all_needs(&shown, &query))),
+            "/runs" => match self.list() {
+                Made::Page(inside) => Some(("Runs".into(), inside)),
+                Made::Later => return Some(self.later(&seen, &query)),
+            },
             _ => None,
         };
         let host = || {
             let name = named(path, "/host/")?;
-            Some((format!("Host {name}"), machine::host(Place::Site, &shown, &name)?))
+            Some((format!("Host {name}"), machine::host(&shown, &name)?))
         };
         let guest = || {
             let name = named(path, "/guest/")?;
             let vm = self.seats.get(&name).map(|(_, vm)| vm.as_str());
-            Some((format!("Guest {name}"), machine::guest(Place::Site, &shown, vm, &name)?))
+            Some((format!("Guest {name}"), machine::guest(&shown, vm, &name)?))
         };
         let vm = || {
             let name = named(path, "/vm/")?;
-            let guest = self.seats.iter().find(|(_, (_, vm))| *vm == name).map(|(guest, _)| guest.as_str());
-            Some((format!("VM {name}"), machine::vm(Place::Site, &shown, guest, &name)?))
+            // One with an agent.
+            let is = |node: &&Node| self.seats.get(&node.name).is_some_and(|(_, vm)| *vm == name);
+            let guest = seen.summary.guests.iter().find(is).map(|node| node.name.as_str());
+            Some((format!("VM {name}"), machine::vm(&shown, guest, &name)?))
         };
         let run = || {
             let number: u32 = named(path, "/run/")?.parse().ok()?;
-            let inside = match self.one_run(number) {
-                Ok(shown) => run::page(Place::Site, &shown, &query),
-                Err(why) => html! { h1 { "Run " (number) " cannot be shown." } p { (why) } },
+            let inside = match self.run(number) {
+                Made::Page(Ok(shown)) => run::page(Place::Site, &*shown?, &query),
+                Made::Page(Err(why)) => html! { h1 { "Run " (number) " cannot be shown." } p { (why) } },
+                Made::Later => return Some(Err(())),
             };
-            Some((format!("Run {number}"), inside))
+            Some(Ok((format!("Run {number}"), inside)))
         };
-        Some(match found.or_else(host).or_else(guest).or_else(vm).or_else(run) {
-            Some((title, inside)) => self.framed(200, &title, &seen, &query, &inside),
+        let found = found.or_else(host).or_else(guest).or_else(vm).map(Ok).or_else(run);
+        Some(match found {
+            Some(Ok((title, inside))) => self.framed(200, &title, &seen, &query, &inside),
+            Some(Err(())) => self.later(&seen, &query),
             None => {
                 let inside = html! {
                     h1 { "There is no such page." }

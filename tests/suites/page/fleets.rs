@@ -30,7 +30,7 @@ fn quoted(text: &str) -> String {
 /// Hosts with two GPUs each: vGPUs on the first, one VM with the whole second. Every seventh host does not answer, every
 /// fifth is in maintenance mode. `name`: what the names begin with.
 pub fn metrics(name: &str, hosts: usize) -> String {
-    let mut text = String::new();
+    let mut text = "vsgpu_exporter_round_age_seconds 3\n".to_string();
     let name = quoted(name);
     for n in 1..=hosts {
         let host = format!("{name}-{n:04}");

@@ -2,7 +2,8 @@
 
 use crate::monitoring::top::summary::{Gpu, Vgpu};
 use crate::picture::{Part, WHOLE};
-use vsgpu_core::knowledge::vgpu_types;
+use vsgpu_core::knowledge::placement::most_of_one_size;
+use vsgpu_core::knowledge::vgpu_types::{self, SIMULATED};
 
 /// `3.5 GiB`, `12 GiB`.
 pub fn gib(bytes: f64) -> String {
@@ -10,16 +11,20 @@ pub fn gib(bytes: f64) -> String {
     if gib < 10.0 && gib.fract() > 0.05 { format!("{gib:.1} GiB") } else { format!("{gib:.0} GiB") }
 }
 
-/// The type without the word that simulated machines put behind it: what is said of a vGPU says that again.
-fn kind(vgpu: &Vgpu) -> String {
-    vgpu_types::plain(vgpu.profile.trim_end_matches(SIMULATED))
-}
-
-const SIMULATED: &str = " (simulated)";
-
 /// The type in words.
 fn named(vgpu: &Vgpu) -> String {
-    kind(vgpu) + if vgpu.profile.ends_with(SIMULATED) { SIMULATED } else { "" }
+    let mark = if vgpu.profile.ends_with(SIMULATED) { SIMULATED } else { "" };
+    vgpu_types::plain(&vgpu.profile) + mark
+}
+
+/// Its frame buffer as its types count it. What the driver reports is less: it keeps some for itself, and ECC takes some.
+fn whole(gpu: &Gpu) -> Option<f64> {
+    let nominal = |vgpu: &Vgpu| {
+        let known = vgpu_types::find(&vgpu.profile).filter(|known| !known.mig)?;
+        Some((most_of_one_size(known) * known.size_mib) as f64 * 1_048_576.0)
+    };
+    let types = gpu.vgpus.iter().filter_map(nominal);
+    types.chain(gpu.memory_total_bytes).filter(|bytes| *bytes > 0.0).max_by(f64::total_cmp)
 }
 
 /// Who has it, and how much of it. Placement is not known here: vGPUs stand one after the other.
@@ -29,13 +34,13 @@ pub fn parts(gpu: &Gpu) -> Vec<Part> {
         let title = format!("whole GPU of {}", gpu.vms.join(", "));
         return vec![Part { label, kind: "whole".into(), title, start: 0, size: WHOLE }];
     }
-    let Some(whole) = gpu.memory_total_bytes.filter(|bytes| *bytes > 0.0) else { return vec![] };
+    let Some(whole) = whole(gpu) else { return vec![] };
     let mut next = 0;
     let mut all = vec![];
     for vgpu in &gpu.vgpus {
         let size = vgpu.memory_total_bytes.map_or(0.0, |bytes| bytes / whole * WHOLE as f64) as usize;
         let size = size.min(WHOLE - next);
-        let kind = kind(vgpu);
+        let kind = vgpu_types::plain(&vgpu.profile);
         let label = vgpu_types::short(&kind).to_string();
         all.push(Part { label, kind, title: said(vgpu), start: next, size });
         next += size;
@@ -62,27 +67,34 @@ pub fn of_vgpu(vgpu: &Vgpu) -> String {
     format!("{}{license}{used}", named(vgpu))
 }
 
-/// What is free on it, in words; nothing where that cannot be known. Of vGPUs of one type: how many more of it.
+/// What is free on it, in words; nothing where that cannot be known. Of vGPUs of one type, but of MIG's: how many more of
+/// it, as NVIDIA's tables say.
 pub fn room(gpu: &Gpu) -> Option<String> {
     match (gpu.vms.as_slice(), gpu.one_of.as_slice(), gpu.passthrough) {
-        ([], [], true) => return Some("free: no VM has it".into()),
-        ([], some, true) => return Some(format!("one of {} has it", some.join(", "))),
+        ([], [], true) => return Some("no running VM has it".into()),
+        ([], some, true) => {
+            return Some(format!(
+                "not known whether it is taken: vSphere picked GPUs for {}",
+                some.join(", ")
+            ));
+        }
         (vms @ [_, ..], ..) => return Some(format!("whole GPU of {}", vms.join(", "))),
         _ => {}
     }
-    let whole = gpu.memory_total_bytes?;
-    let sizes: Vec<f64> = gpu.vgpus.iter().map(|vgpu| vgpu.memory_total_bytes).collect::<Option<_>>()?;
-    let free = (whole - sizes.iter().sum::<f64>()).max(0.0);
-    let Some(first) = gpu.vgpus.first() else { return Some(format!("{} free", gib(whole))) };
-    let kind = named(first);
+    let Some(first) = gpu.vgpus.first() else {
+        return Some(format!("{} free", gib(gpu.memory_total_bytes?)));
+    };
     let same = gpu.vgpus.iter().all(|vgpu| vgpu.profile == first.profile);
-    Some(match sizes.first().filter(|size| same && **size > 0.0) {
-        Some(size) if free / size >= 1.0 => {
-            format!("{} free, room for {:.0} more {kind}", gib(free), (free / size).floor())
-        }
-        Some(_) => format!("full of {kind}"),
-        None => format!("{} free", gib(free)),
-    })
+    if let Some(known) = vgpu_types::find(&first.profile).filter(|known| same && !known.mig) {
+        let most = most_of_one_size(known) as usize;
+        return Some(match most.saturating_sub(gpu.vgpus.len()) {
+            0 => format!("full: {most} of {most} {}", named(first)),
+            more => format!("room for {more} more {}", named(first)),
+        });
+    }
+    let sizes: Vec<f64> = gpu.vgpus.iter().map(|vgpu| vgpu.memory_total_bytes).collect::<Option<_>>()?;
+    let free = (whole(gpu)? - sizes.iter().sum::<f64>()).max(0.0);
+    Some(format!("about {} free; `vsgpu fit --current` says what fits", gib(free)))
 }
 
 #[cfg(test)]
@@ -114,7 +126,31 @@ mod tests {
         assert_eq!(parts.iter().map(|p| (p.start, p.size)).collect::<Vec<_>>(), [(0, 250), (250, 250)]);
         assert_eq!(parts[0].label, "10c");
         assert!(parts[0].title.contains("licensed, 1 GiB of 10 GiB in use"), "{}", parts[0].title);
-        assert!(room(&gpu).unwrap().starts_with("20 GiB free, room for 2 more "), "{:?}", room(&gpu));
+        assert_eq!(room(&gpu).as_deref(), Some("room for 2 more a100-10c"));
+    }
+
+    /// What drivers really report is less than the types add up to.
+    #[test]
+    fn a_board_is_full_when_its_table_says_so() {
+        let board = |mib: f64, profile: &str, of: f64, vgpus: usize| Gpu {
+            memory_total_bytes: Some(mib * 1_048_576.0),
+            vgpus: (0..vgpus).map(|n| vgpu(&format!("vm-{n}"), profile, of)).collect(),
+            ..Gpu::default()
+        };
+        for (gpu, said) in [
+            (board(46_068.0, "grid_a40-12q", 12.0, 3), "room for 1 more a40-12q"),
+            (board(46_068.0, "grid_a40-12q", 12.0, 4), "full: 4 of 4 a40-12q"),
+            (board(81_559.0, "grid_h100-40c", 40.0, 1), "room for 1 more h100-40c"),
+            (board(15_360.0, "grid_t4-4q", 4.0, 3), "room for 1 more t4-4q"),
+            (board(46_068.0, "grid_a40-1b", 1.0, 31), "room for 1 more a40-1b"),
+        ] {
+            assert_eq!(room(&gpu).as_deref(), Some(said));
+            let parts = parts(&gpu);
+            assert!(parts.windows(2).all(|two| two[0].size == two[1].size), "to scale: {parts:?}");
+        }
+        // MIG's places are no matter of memory alone: no number.
+        let mig = room(&board(40_960.0, "grid_a100-1-5c", 4.75, 2)).unwrap();
+        assert!(mig.starts_with("about ") && mig.contains("vsgpu fit"), "{mig}");
     }
 
     #[test]
@@ -122,7 +158,7 @@ mod tests {
         let whole = Gpu { passthrough: true, vms: vec!["vm-a".into()], ..Gpu::default() };
         assert_eq!((parts(&whole)[0].size, room(&whole).as_deref()), (WHOLE, Some("whole GPU of vm-a")));
         let nobody = Gpu { passthrough: true, ..Gpu::default() };
-        assert_eq!((parts(&nobody).len(), room(&nobody).as_deref()), (0, Some("free: no VM has it")));
+        assert_eq!((parts(&nobody).len(), room(&nobody).as_deref()), (0, Some("no running VM has it")));
         let unknown = Gpu {
             vgpus: vec![Vgpu { memory_total_bytes: None, ..vgpu("a", "x-8q", 8.0) }],
             ..Gpu::default()

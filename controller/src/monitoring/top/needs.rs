@@ -35,8 +35,18 @@ pub fn needs(fleet: &FleetSummary) -> Vec<Need> {
         let unmet = |node: &Node| unmet(node, kind).filter(|_| node.reachable);
         all.extend(nodes.iter().flat_map(|node| of_node(node, kind).into_iter().chain(unmet(node))));
     }
+    all.extend(fleet.held_vms.iter().map(|(vm, word)| held(NodeId::new(NodeKind::Vm, vm), word)));
     all.sort_by_key(|need| std::cmp::Reverse(need.severity));
     all
+}
+
+/// A machine that a run holds.
+fn held(machine: NodeId, word: &str) -> Need {
+    let fix = match Hold::ALL.into_iter().find(|hold| hold.word() == word) {
+        Some(hold) => hold.advice_for(&machine),
+        None => "`vsgpu status` says why".into(),
+    };
+    Need { severity: Severity::Bad, machine: Some(machine), what: format!("held: {word}"), fix }
 }
 
 fn of_run(fleet: &FleetSummary) -> Vec<Need> {
@@ -62,7 +72,8 @@ fn of_run(fleet: &FleetSummary) -> Vec<Need> {
 
 /// Of one machine, but for what is not as the fleet file says.
 pub fn of_node(node: &Node, kind: NodeKind) -> Vec<Need> {
-    let (name, mut all) = (&node.name, vec![]);
+    let name = &node.name;
+    let mut all: Vec<Need> = node.held.iter().map(|word| held(NodeId::new(kind, name), word)).collect();
     let mut need = |severity: Severity, what: String, fix: String| {
         all.push(Need { severity, machine: Some(NodeId::new(kind, name)), what, fix });
     };
@@ -70,12 +81,17 @@ pub fn of_node(node: &Node, kind: NodeKind) -> Vec<Need> {
         let what = "its agent does not answer";
         need(Severity::Bad, what.into(), format!("`vsgpu facts -n {name}` says why"));
     }
-    for word in &node.held {
-        let fix = match Hold::ALL.into_iter().find(|hold| hold.word() == word) {
-            Some(hold) => hold.advice_for(&NodeId::new(kind, name)),
-            None => "`vsgpu status` says why".into(),
-        };
-        need(Severity::Bad, format!("held: {word}"), fix);
+    if node.refused {
+        let fix = "see who is root there; `systemctl restart vsgpu-guest-agent` in that VM";
+        need(
+            Severity::Bad,
+            "what its agent sent was no page of an agent, and is not shown".into(),
+            fix.into(),
+        );
+    }
+    if node.stale {
+        let what = "its agent's last looks at the machine did not end: what is shown of it is old";
+        need(Severity::Doubt, what.into(), format!("`vsgpu facts -n {name}` says which tool hangs"));
     }
     // What it said before may be so no more.
     if !node.reachable {

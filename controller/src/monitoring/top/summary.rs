@@ -17,6 +17,10 @@ pub struct FleetSummary {
     pub run: Option<Run>,
     pub hosts: Vec<Node>,
     pub guests: Vec<Node>,
+    /// VMs that are held, each with why, in a word.
+    pub held_vms: Vec<(String, String)>,
+    /// Seconds since the latest round over all agents ended; absent until the first one has.
+    pub round_age_secs: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -38,6 +42,10 @@ pub struct Node {
     pub name: String,
     /// Whether its agent answered when it was last asked.
     pub reachable: bool,
+    /// What its agent sent was no page of an agent.
+    pub refused: bool,
+    /// Its agent's last looks at the machine did not end: what is shown is old.
+    pub stale: bool,
     /// Why it is held, each in a word.
     pub held: Vec<String>,
     /// Of a host: whether it is in maintenance mode.
@@ -180,12 +188,16 @@ pub fn seats(fleet: &Fleet) -> Seats {
 /// Hosts that say of a VM, by its display name, that it runs there with a GPU.
 type Hosts = BTreeMap<String, BTreeSet<String>>;
 
+/// GPUs of a machine, and VMs of a GPU, that are looked at: a page may name thousands of either.
+const MOST: usize = 256;
+
 /// Reads a page. `fleet`: the fleet file's name.
 pub fn glance(fleet: &str, seats: &Seats, page: &str) -> FleetSummary {
     let page = Page::read(page);
     let users = page.of("host_vgpu_info").chain(page.of("host_whole_gpu_info"));
     let mut on: Hosts = Hosts::new();
-    for (labels, _) in users {
+    // Only a host tells where VMs are.
+    for (labels, _) in users.filter(|(labels, _)| label(labels, "role") == "host") {
         on.entry(label(labels, "vm")).or_default().insert(label(labels, "node"));
     }
     let nodes = |role: &str| -> Vec<Node> {
@@ -195,12 +207,21 @@ pub fn glance(fleet: &str, seats: &Seats, page: &str) -> FleetSummary {
         names.iter().map(|name| node(&page, seats, &on, name, role)).collect()
     };
     let runs_readable = page.value("runs_readable", &[]) != Some(0.0);
+    let (hosts, guests) = (nodes("host"), nodes("guest"));
+    // A hold without a role is a host's or a VM's.
+    let known: BTreeSet<&str> = hosts.iter().map(|host| host.name.as_str()).collect();
+    let of_vms = page
+        .of("node_held")
+        .filter(|(l, _)| label(l, "role") != "guest" && !known.contains(label(l, "node").as_str()));
+    let held_vms = of_vms.map(|(l, _)| (label(l, "node"), label(l, "hold"))).collect();
     FleetSummary {
+        held_vms,
+        round_age_secs: page.value("exporter_round_age_seconds", &[]).map(|age| age as u64),
         fleet: fleet.into(),
         runs_readable,
         run: run(&page),
-        hosts: nodes("host"),
-        guests: nodes("guest"),
+        hosts,
+        guests,
     }
 }
 
@@ -249,6 +270,8 @@ fn node(page: &Page, seats: &Seats, on: &Hosts, name: &str, role: &str) -> Node 
         }),
         unmet: unmet.collect(),
         reachable: page.value("node_reachable", &of) != Some(0.0),
+        refused: page.value("node_page_refused", &of) == Some(1.0),
+        stale: page.value("observation_stale", &of) == Some(1.0),
         held: holds.map(|(l, _)| label(l, "hold")).collect(),
         maintenance: flag("host_maintenance_mode"),
         reboot_pending: flag("host_reboot_pending"),
@@ -319,21 +342,32 @@ fn gpus(page: &Page, seats: &Seats, node: &str, role: &str) -> Vec<Gpu> {
     let mut all: Vec<Gpu> = page
         .of_node("gpu_info", node)
         .filter(|(l, _)| own(l))
+        .take(MOST)
         .map(|(l, _)| gpu(page, node, role, l))
         .collect();
-    let whole = |gpu: &Gpu| {
-        let users = page.of_node("host_whole_gpu_info", node).filter(|(l, _)| label(l, "gpu") == gpu.gpu);
-        users.map(|(l, _)| label(l, "vm")).collect::<Vec<_>>()
-    };
-    // A device, not an address: `10de:1eb8`.
-    let picked = page.of_node("host_whole_gpu_info", node).filter(|(l, _)| !label(l, "gpu").contains('.'));
-    let mut picked: Vec<String> = picked.map(|(l, _)| label(l, "vm")).collect();
+    if role == "host" {
+        given_whole(page, node, &mut all);
+    }
+    all.sort_by(|a, b| a.gpu.cmp(&b.gpu));
+    all
+}
+
+/// GPUs that a host gives away as they are, with the running VMs that have them.
+fn given_whole(page: &Page, node: &str, all: &mut Vec<Gpu>) {
+    let (mut by_gpu, mut picked) = (BTreeMap::<String, Vec<String>>::new(), vec![]);
+    for (labels, _) in page.of_node("host_whole_gpu_info", node).take(MOST) {
+        match label(labels, "gpu") {
+            // A device, not an address: `10de:1eb8`.
+            device if !device.contains('.') => picked.push(label(labels, "vm")),
+            address => by_gpu.entry(address).or_default().push(label(labels, "vm")),
+        }
+    }
     picked.sort();
     picked.dedup();
-    let given = page
-        .of_node("host_gpu_owner_info", node)
-        .filter(|(l, _)| own(l) && label(l, "active").to_lowercase().contains("passthru"));
-    for (labels, _) in given {
+    picked.truncate(16);
+    let given = page.of_node("host_gpu_owner_info", node);
+    let given = given.filter(|(l, _)| label(l, "active").to_lowercase().contains("passthru"));
+    for (labels, _) in given.take(MOST) {
         let address = label(labels, "gpu");
         match all.iter_mut().find(|gpu| gpu.gpu == address) {
             Some(gpu) => gpu.passthrough = true,
@@ -341,13 +375,11 @@ fn gpus(page: &Page, seats: &Seats, node: &str, role: &str) -> Vec<Gpu> {
         }
     }
     for gpu in all.iter_mut().filter(|gpu| gpu.passthrough) {
-        gpu.vms = whole(gpu);
+        gpu.vms = by_gpu.remove(&gpu.gpu).unwrap_or_default();
         if gpu.vms.is_empty() {
             gpu.one_of.clone_from(&picked);
         }
     }
-    all.sort_by(|a, b| a.gpu.cmp(&b.gpu));
-    all
 }
 
 fn gpu(page: &Page, node: &str, role: &str, labels: &Labels) -> Gpu {

@@ -74,10 +74,13 @@ pub fn all() -> &'static [VgpuType] {
     &ALL
 }
 
+/// What simulated machines put behind names, so that nobody takes them for real ones.
+pub const SIMULATED: &str = " (simulated)";
+
 /// Name and profile say the same in two spellings, and the family in front was changed from GRID to NVIDIA at
 /// some time: what is left is `a100-10c`.
 pub fn plain(name: &str) -> String {
-    let name = name.trim().to_lowercase().replace(' ', "_");
+    let name = name.trim().trim_end_matches(SIMULATED).to_lowercase().replace(' ', "_");
     name.strip_prefix("grid_").or_else(|| name.strip_prefix("nvidia_")).unwrap_or(&name).to_string()
 }
 

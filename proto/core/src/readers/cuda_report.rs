@@ -104,7 +104,7 @@ pub enum Part {
 impl Part {
     /// By the name that CUDA gives a device.
     pub fn of(name: &str) -> Self {
-        let name = name.trim_end_matches(" (simulated)");
+        let name = name.trim_end_matches(crate::knowledge::vgpu_types::SIMULATED);
         if name.contains(" MIG ") {
             return Self::Mig;
         }

@@ -8,9 +8,10 @@ use http_body_util::Full;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 
 /// For one scrape, from the connection to its end: a client that never asks must not stay for ever.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -70,7 +71,7 @@ impl ScrapeAuth {
         match auth {
             None if address.ip().is_loopback() => Ok(Self::Loopback),
             None => Err(format!(
-                "metrics on {address} would be open to everybody: add `--metrics-auth mtls`, or `--metrics-auth token:FILE`"
+                "{address} would be open to everybody: add `--metrics-auth mtls`, or `--metrics-auth token:FILE`"
             )),
             Some("mtls") => {
                 let identity = crate::pki::load(pki, name).map_err(|e| e.to_string())?;
@@ -202,35 +203,37 @@ async fn answer(pages: &Arc<dyn Pages>, auth: &ScrapeAuth, stream: impl AsyncRea
                     Err(why) => text(503, format!("not ready: {why}\n")),
                 },
                 _ if !auth.lets_in(request.headers()) => text(401, "a bearer token is needed\n".into()),
+                _ if !auth.knows_itself_as(request.headers()) => {
+                    text(421, "without a gate this is only shown as localhost, or by an address\n".into())
+                }
                 "/metrics" => text(200, pages.metrics()),
-                _ => browsed(pages, auth, &request).await,
+                _ => browsed(pages, &request).await,
             })
         });
     let mut connection = hyper::server::conn::http1::Builder::new();
     let _ = connection.keep_alive(false).serve_connection(hyper_util::rt::TokioIo::new(stream), answer).await;
 }
 
-/// A page for a browser, made beside what serves: a large one keeps no scrape waiting.
-async fn browsed<B>(pages: &Arc<dyn Pages>, auth: &ScrapeAuth, request: &hyper::Request<B>) -> Answer {
-    static TURNS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(AT_ONCE);
+/// A page for a browser, made beside what serves. Whoever leaves early keeps the turn until the work is done: it cannot be
+/// ended, and must not pile up.
+async fn browsed<B>(pages: &Arc<dyn Pages>, request: &hyper::Request<B>) -> Answer {
+    static TURNS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(AT_ONCE)));
     let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
     let nothing = || text(404, "see /metrics, /livez, /readyz\n".into());
     if path.len() + query.len() > ASKED {
         return nothing();
     }
-    if !auth.knows_itself_as(request.headers()) {
-        return text(421, "without a gate this page is only shown as localhost, or by an address\n".into());
+    if !matches!(*request.method(), hyper::Method::GET | hyper::Method::HEAD) {
+        return text(405, "this is only read\n".into());
     }
     let (pages, path, query) = (pages.clone(), path.to_string(), query.to_string());
-    let Ok(_turn) = TURNS.acquire().await else { return nothing() };
-    let made = tokio::task::spawn_blocking(move || pages.page(&path, &query)).await;
-    match made.ok().flatten() {
-        None => nothing(),
-        Some(_) if !matches!(*request.method(), hyper::Method::GET | hyper::Method::HEAD) => {
-            text(405, "this page is only read\n".into())
-        }
-        Some(page) => html(page),
-    }
+    let Ok(turn) = TURNS.clone().acquire_owned().await else { return nothing() };
+    let made = tokio::task::spawn_blocking(move || {
+        let page = pages.page(&path, &query);
+        drop(turn);
+        page
+    });
+    made.await.ok().flatten().map_or_else(nothing, html)
 }
 
 #[cfg(test)]

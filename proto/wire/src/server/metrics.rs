@@ -149,7 +149,8 @@ fn samples(node: &Node, dcgm_names: bool) -> Vec<Sample> {
         let help = "1: a run left maintenance mode or stopped VMs on this host, and no vsgpu works here";
         all.push(alert("host_left_taken", help, vec![], f64::from(left)));
     }
-    for t in temporary.iter().take(50) {
+    // A guest's page says nothing of hosts: the exporter refuses that.
+    for t in temporary.iter().take(50).filter(|_| node.agent.role == "host") {
         let help = "When a run changed this on the host; it has not been restored yet";
         let labels = vec![("what", t.what.clone()), ("vm", t.vm.clone()), ("run", t.run.clone())];
         all.push(sample("host_taken_timestamp_seconds", help, labels, t.since as f64));
