@@ -80,7 +80,11 @@ impl Plan {
             true => none.into(),
             false if self.commands || !self.node.is_empty() => long.clone(),
             false if plan.steps.is_empty() => plan::nothing_to_do(&plan),
-            false => format!("{}\n{}", plan_summary::text(&plan, &history), plan_summary::next(&plan)),
+            false => format!(
+                "{}\n{}",
+                plan_summary::text(&plan, &history, warnings.len()),
+                plan_summary::next(&plan)
+            ),
         };
         let gpus: serde_json::Map<_, _> =
             gpus.iter().map(|(id, gpus)| (id.name.clone(), json!(gpus))).collect();

@@ -350,7 +350,7 @@ impl RunObserver for TerminalObserver<'_> {
             self.printer.note(&format!("{}\n", crate::render::plan::costs(&planned.plan)));
         }
         self.ask(
-            &plan_summary::text(&planned.plan, &self.history),
+            &plan_summary::text(&planned.plan, &self.history, 0),
             &self.question.clone().unwrap_or_else(|| plan_summary::question(&planned.plan, &self.fleet)),
         )?;
         self.agreed.extend(hosts);

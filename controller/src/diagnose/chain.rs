@@ -53,6 +53,11 @@ pub struct Diagnosis {
 }
 
 impl Diagnosis {
+    /// Whether at least one link was judged: of what nobody wishes for nothing is proven.
+    pub fn judged(&self) -> bool {
+        self.links.iter().any(|link| link.state != State::NotAsked)
+    }
+
     /// The first link that is broken or not known.
     pub fn red(&self) -> Option<&Link> {
         self.links.iter().find(|l| matches!(l.state, State::Broken | State::Unknown))
@@ -151,9 +156,31 @@ fn of(
         };
         links.push(Link { stage: at, node: first.node.to_string(), state, is });
     }
+    let unjudged: Vec<Link> = nodes.iter().filter_map(|node| unjudged(node, &links, inventory)).collect();
+    links.extend(unjudged);
+    links.sort_by_key(|link| WAY.iter().position(|stage| *stage == link.stage));
     let red = links.iter().find(|l| matches!(l.state, State::Broken | State::Unknown)).map(|l| l.stage);
     let (findings, together) = findings(nodes, &checks, inventory, red);
     Diagnosis { about, links, findings, together }
+}
+
+/// A machine of which nothing is wished is no link that is proven: it could not be asked, or nobody asked for anything.
+fn unjudged(node: &NodeId, links: &[Link], inventory: &Inventory) -> Option<Link> {
+    let stage = match node.kind {
+        NodeKind::Host => Stage::Host,
+        NodeKind::Vm => Stage::Vm,
+        NodeKind::Guest => Stage::Guest,
+    };
+    let name = node.to_string();
+    if links.iter().any(|link| link.node == name) {
+        return None;
+    }
+    let (state, is) = match inventory.nodes.get(node) {
+        Some(Ok(_)) => (State::NotAsked, "the fleet file wishes nothing of it".to_string()),
+        Some(Err(error)) => (State::Unknown, error.message.clone()),
+        None => (State::Unknown, "nothing is known of it".into()),
+    };
+    Some(Link { stage, node: name, state, is })
 }
 
 /// What the machines' logs tell, and what the broken requirements say themselves.
@@ -243,4 +270,28 @@ fn rank(all: Vec<Finding>, red: Option<Stage>, together: &[Together]) -> Vec<Fin
         (f.symptom, distance, std::cmp::Reverse(f.confidence), alone)
     });
     by_cause
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Error, Kind};
+    use crate::fleet::file;
+
+    /// Two machines that nobody could ask, and of which the file wishes nothing.
+    #[test]
+    fn what_was_not_asked_is_never_good() {
+        let text = "version: 1\nhosts:\n  esx-01: { address: esx.lab }\nvms:\n  vm-01: { host: esx-01, guest: { address: vm.lab } }\n";
+        let fleet = file::from_text(std::path::Path::new("fleet.yaml"), text).unwrap();
+        let away = || Err(Error::new(Kind::Unreachable, "connection refused"));
+        let nodes = [(NodeKind::Host, "esx-01"), (NodeKind::Vm, "vm-01"), (NodeKind::Guest, "vm-01")];
+        let nodes = nodes.map(|(kind, name)| (NodeId::new(kind, name), away()));
+        let all = of_fleet(&fleet, &Inventory { at: 0, nodes: nodes.into() }, &[]);
+        assert!(all.iter().all(|way| way.links.len() == 3 && way.red().is_some()), "{all:?}");
+        assert!(
+            all[0].links.iter().all(|link| link.state == State::Unknown && link.is == "connection refused")
+        );
+        let none = of_fleet(&fleet, &Inventory { at: 0, nodes: BTreeMap::new() }, &[]);
+        assert!(none.iter().all(|way| way.red().is_some()), "{none:?}");
+    }
 }

@@ -132,10 +132,19 @@ pub fn fleet_answer(all: &[Diagnosis]) -> Answer {
     let bad: Vec<&Diagnosis> = all.iter().filter(|d| d.red().is_some()).collect();
     let noted: Vec<&Diagnosis> = all.iter().filter(|d| d.red().is_none() && !d.findings.is_empty()).collect();
     let compose = |wide: bool| {
+        let empty: Vec<&str> = all.iter().filter(|d| !d.judged()).map(|d| d.about.as_str()).collect();
         let mut text = match bad.len() {
-            0 => format!("All good: {} from host to CUDA.", counted(all.len(), "way")),
+            0 if empty.len() == all.len() => "No fault was found, and nothing is proven.".into(),
+            0 => format!("All good: {} from host to CUDA.", counted(all.len() - empty.len(), "way")),
             n => format!("{n} of {} broken or not known.", counted(all.len(), "way")),
         };
+        if !empty.is_empty() {
+            let names = vsgpu_core::words::first(empty.iter().map(ToString::to_string), 4, "");
+            let said = format!(
+                "The fleet file wishes nothing of {names}: nothing of it is proven. `vsgpu facts` shows how it is."
+            );
+            text += &format!("\n{}", wrapped(&said, ""));
+        }
         for diagnosis in &bad {
             text += &format!("\n\n{}", of_one(diagnosis, wide));
         }

@@ -117,7 +117,7 @@ impl Block {
 
 /// What the signs of [`Block::lines`] mean.
 pub const SIGNS: [(char, &str); 5] =
-    [('+', "new"), ('~', "changed"), ('-', "removed"), ('?', "looked at then"), ('!', "goes down")];
+    [('+', "new"), ('~', "changed"), ('-', "removed"), ('?', "looked at"), ('!', "goes down")];
 
 /// Of a plan with steps.
 pub fn summary(plan: &Plan, history: &History) -> Summary {
@@ -154,13 +154,14 @@ fn at_once(plan: &Plan, estimate: &Estimate) -> String {
     }
 }
 
-/// All of it.
-pub fn text(plan: &Plan, history: &History) -> String {
+/// All of it. `below`: warnings that follow it on the screen.
+pub fn text(plan: &Plan, history: &History, below: usize) -> String {
     if plan.steps.is_empty() {
         return nothing_to_do(plan);
     }
     let summary = summary(plan, history);
-    let mut text = format!("{}\n\n", wrapped(&format!("{} {}", summary.cost, summary.time), ""));
+    let warned = if below > 0 { format!(" {} below.", counted(below, "warning")) } else { String::new() };
+    let mut text = format!("{}\n\n", wrapped(&format!("{} {}{warned}", summary.cost, summary.time), ""));
     let mut label = "goes down";
     for Down { hosts, what, long, off } in &summary.down {
         text += &row(std::mem::take(&mut label), &format!("{}: {what}{long}", names(hosts)));

@@ -192,8 +192,8 @@ fn figures(gpu: &Gpu) -> String {
     all.join(", ")
 }
 
-/// A GPU: its bar to scale, what is free (`fresh`: its machine answers); `in_long`: with its VMs, each with its page.
-pub fn gpu(gpu: &Gpu, palette: &Palette, fresh: bool, in_long: Option<Place>) -> Markup {
+/// A GPU: its bar to scale, what is free (`fresh`: its machine answers), and its VMs, each with its page.
+pub fn gpu(place: Place, gpu: &Gpu, palette: &Palette, fresh: bool) -> Markup {
     let parts = parts(gpu);
     // What a host said before it went away is no promise.
     let room = room(gpu).filter(|_| fresh);
@@ -215,11 +215,18 @@ pub fn gpu(gpu: &Gpu, palette: &Palette, fresh: bool, in_long: Option<Place>) ->
                 (picture::inline(&parts, palette, &in_words))
             }
             @if let Some(room) = room { p.quiet { (room) } }
-            @if let Some(place) = in_long {
-                ul.who {
-                    @for vgpu in &gpu.vgpus { li { (links::vm(place, &vgpu.vm)) ": " (of_vgpu(vgpu)) } }
-                    @for vm in gpu.vms.iter().chain(&gpu.one_of) { li { (links::vm(place, vm)) } }
+            ul.who {
+                @for vgpu in &gpu.vgpus {
+                    li {
+                        (links::vm(place, &vgpu.vm)) " " (of_vgpu(vgpu)) " "
+                        @match vgpu.licensed.filter(|_| fresh) {
+                            Some(true) => (mark(Severity::Fine, "licensed")),
+                            Some(false) => (mark(Severity::Bad, "UNLICENSED")),
+                            None => {}
+                        }
+                    }
                 }
+                @for vm in gpu.vms.iter().chain(&gpu.one_of) { li { (links::vm(place, vm)) } }
             }
         }
     }
@@ -235,8 +242,6 @@ fn host(place: Place, node: &Node, shown: &Shown<'_>, palette: &Palette, open: b
         (n, 0) => counted(n, "GPU"),
         (n, v) => format!("{}, {}", counted(n, "GPU"), counted(v, "vGPU")),
     };
-    // In a file there is no other page that names them; without a bar nothing else does.
-    let long = |gpu: &Gpu| (place == Place::File || parts(gpu).is_empty()).then_some(place);
     html! {
         article class=(class) {
             h3 { (links::host(place, &node.name)) }
@@ -244,7 +249,7 @@ fn host(place: Place, node: &Node, shown: &Shown<'_>, palette: &Palette, open: b
             @if !node.gpus.is_empty() {
                 details open[open || severity == Severity::Bad] {
                     summary { (count) }
-                    ul.gpus { @for one in &node.gpus { (gpu(one, palette, node.reachable, long(one))) } }
+                    ul.gpus { @for one in &node.gpus { (gpu(place, one, palette, node.reachable)) } }
                 }
             } @else { p.quiet { (count) } }
         }

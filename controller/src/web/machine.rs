@@ -1,6 +1,6 @@
 //! One host, one guest, or one VM that only its host knows: all that is known of it, what needs a person first.
 
-use crate::monitoring::top::{Gpu, Node, Severity, of_vgpu, parts};
+use crate::monitoring::top::{Gpu, Node, Severity, Vgpu, of_vgpu, parts};
 use crate::node::NodeKind;
 use crate::picture::Palette;
 use crate::web::fleet::{Shown, gpu, guest_marks, host_marks, needs_table};
@@ -29,7 +29,7 @@ fn gpus(all: &[Gpu], fresh: bool) -> Markup {
     html! {
         @if !all.is_empty() {
             h2 { "GPUs" }
-            ul.gpus { @for one in all.iter().take(MOST) { (gpu(one, &palette, fresh, Some(Place::Site))) } }
+            ul.gpus { @for one in all.iter().take(MOST) { (gpu(Place::Site, one, &palette, fresh)) } }
         }
     }
 }
@@ -104,7 +104,13 @@ pub fn guest(shown: &Shown<'_>, vm: Option<&str>, name: &str) -> Option<Markup> 
 /// What a host gives a VM, by its display name: the GPU, and what of it.
 fn of_vm<'a>(host: &'a Node, vm: &'a str) -> impl Iterator<Item = (&'a Gpu, String)> {
     host.gpus.iter().flat_map(move |gpu| {
-        let vgpus = gpu.vgpus.iter().filter(move |vgpu| vgpu.vm == vm).map(move |vgpu| (gpu, of_vgpu(vgpu)));
+        let license = |vgpu: &Vgpu| match vgpu.licensed {
+            Some(true) => ", licensed, as the host says",
+            Some(false) => ", UNLICENSED, as the host says",
+            None => "",
+        };
+        let vgpus = gpu.vgpus.iter().filter(move |vgpu| vgpu.vm == vm);
+        let vgpus = vgpus.map(move |vgpu| (gpu, of_vgpu(vgpu) + license(vgpu)));
         let whole =
             gpu.vms.iter().filter(move |user| *user == vm).map(move |_| (gpu, "the whole GPU".to_string()));
         let one_of = gpu.one_of.iter().filter(move |user| *user == vm);

@@ -42,7 +42,7 @@ pub fn section(plan: &Plan, ahead: Option<&History>) -> Markup {
             details.block open[ahead.is_some()] {
                 summary { (block.counted()) " " (names(&block.nodes)) ": " (counted(block.lines.len(), "step")) @if block.nodes.len() > 1 { " each" } }
                 @if block.nodes.len() > 6 { p.quiet { (all(&block.nodes)) } }
-                div.wide { table.steps { tbody { @for (sign, title, change) in &block.lines { tr {
+                div.wide { table.steps { caption.hidden { "Steps of " (names(&block.nodes)) } tbody { @for (sign, title, change) in &block.lines { tr {
                     td { code { (sign) } } th scope="row" { (title) } td { (change) }
                 } } } } }
             }

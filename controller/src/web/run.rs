@@ -1,7 +1,6 @@
 //! Runs: the list, and one of them over time, with steps and waits.
 
 use crate::fleet::range::folded;
-use crate::inventory::acquired::span;
 use crate::journal::outcome::NodeState;
 use crate::journal::timeline::{Machine, Outcome, Span, Timeline};
 use crate::journal::{Purpose, Status, StepState, Stored, outstanding};
@@ -163,8 +162,8 @@ fn bar(timeline: &Timeline, machine: &Machine) -> Vec<Part> {
 /// What was waited for before a step.
 fn waited(one: &Span) -> Option<String> {
     (one.waited > 0).then(|| match &one.waited_for {
-        Some(what) => format!("waited {} for {what}", span(one.waited)),
-        None => format!("waited {}", span(one.waited)),
+        Some(what) => format!("waited {} for {what}", took(one.waited)),
+        None => format!("waited {}", took(one.waited)),
     })
 }
 

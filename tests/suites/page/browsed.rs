@@ -84,16 +84,45 @@ fn it_loads_its_own_style_sheet_and_nothing_else() {
     }
     // A file that was mailed loads nothing at all.
     let lab = small("page-mailed");
+    lab.expect(3, &["plan", "--html", "plan.html"]);
+    lab.expect(0, &["apply", "--yes"]);
+    lab.expect(0, &["report", "1", "--html", "run.html"]);
     lab.expect(0, &["report", "--html", "fleet.html"]);
-    let text = std::fs::read_to_string(lab.folder.join("fleet.html")).unwrap();
-    let address = browser.file("fleet.html", &text);
-    browser.open(&address);
-    assert_eq!(loaded(&browser, "fleet.html"), BTreeSet::from([address]));
-    assert_eq!(
-        browser.eval("getComputedStyle(document.querySelector('.skip')).position"),
-        "absolute",
-        "its style holds"
-    );
+    for file in ["plan.html", "run.html", "fleet.html"] {
+        let text = std::fs::read_to_string(lab.folder.join(file)).unwrap();
+        let address = browser.file(file, &text);
+        for dark in [false, true] {
+            browser.as_seen(1_280, dark);
+            browser.open(&address);
+            assert_eq!(loaded(&browser, file), BTreeSet::from([address.clone()]));
+            let style = browser.eval("getComputedStyle(document.querySelector('.skip')).position");
+            assert_eq!(style, "absolute", "its style holds");
+            assert_eq!(browser.eval(TOO_FAINT)["found"], serde_json::json!([]), "{file}, dark: {dark}");
+        }
+        has_names(&mut browser, file);
+        browser.as_seen(320, false);
+        let wide = browser.eval("document.documentElement.scrollWidth").as_u64().unwrap();
+        assert!(wide <= 320, "{file}: {wide} wide");
+    }
+}
+
+/// What a screen reader gets of a page: roles and names. All that needs a name has one.
+fn has_names(browser: &mut Browser, page: &str) -> Vec<(String, String)> {
+    let tree = browser.call("Accessibility.getFullAXTree", serde_json::json!({}));
+    let shown = tree["nodes"].as_array().unwrap().iter().filter(|node| node["ignored"] != true);
+    let text = |node: &Value, key: &str| node[key]["value"].as_str().unwrap_or_default().to_string();
+    let roles: Vec<(String, String)> = shown.map(|node| (text(node, "role"), text(node, "name"))).collect();
+    let named = ["link", "button", "image", "table", "searchbox", "combobox", "heading", "navigation"];
+    for (role, name) in &roles {
+        assert!(
+            !named.contains(&role.as_str()) || !name.trim().is_empty(),
+            "{page}: a {role} without a name"
+        );
+    }
+    for role in ["main", "heading", "banner", "contentinfo"] {
+        assert!(roles.iter().any(|(known, _)| known == role), "{page}: no {role}: {roles:?}");
+    }
+    roles
 }
 
 /// Roles and names, as a screen reader gets them.
@@ -102,26 +131,10 @@ fn a_screen_reader_gets_names_for_all_of_it() {
     let mut browser = Browser::start("reader");
     for path in PATHS {
         opened(&served, &mut browser, path);
-        let tree = browser.call("Accessibility.getFullAXTree", serde_json::json!({}));
-        let nodes = tree["nodes"].as_array().unwrap();
-        let shown = nodes.iter().filter(|node| node["ignored"] != true);
-        let mut roles: Vec<(&str, &str)> = vec![];
-        for node in shown {
-            let of = |key: &str| node[key]["value"].as_str().unwrap_or_default();
-            roles.push((of("role"), of("name")));
-        }
-        let named = ["link", "button", "image", "table", "searchbox", "combobox", "heading", "navigation"];
-        for (role, name) in &roles {
-            assert!(!named.contains(role) || !name.trim().is_empty(), "{path}: a {role} without a name");
-        }
-        for role in ["main", "navigation", "heading", "banner", "contentinfo"] {
-            assert!(roles.iter().any(|(known, _)| *known == role), "{path}: no {role}: {roles:?}");
-        }
+        let roles = has_names(&mut browser, path);
         if path == "/" {
             assert!(
-                roles
-                    .iter()
-                    .any(|(role, name)| *role == "image" && name.contains("room for 1 more")),
+                roles.iter().any(|(role, name)| *role == "image" && name.contains("room for 1 more")),
                 "{roles:?}"
             );
             // Marks are words, not colours: unlicensed, away.

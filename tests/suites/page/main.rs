@@ -146,7 +146,7 @@ fn the_program_shows_a_fleet_and_its_run_and_writes_them_as_files() {
     }
     // Steps, what was waited for, and the plan.
     let run = outline(&file("run.html"));
-    for words in ["vgpu-manager", "reboot", "waited", "What was planned", "+0:00"] {
+    for words in ["vgpu-manager", "reboot", "waited", "What was planned", "+0:0"] {
         assert!(run.contains(words), "{words}\n{run}");
     }
 

@@ -142,6 +142,11 @@ pub fn sound(name: &str, page: &str, alone: bool) {
     }
     assert!(open.is_empty(), "{name}: never ended: {open:?}");
     assert_eq!(headings, 1, "{name}: one first heading");
+    assert_eq!(
+        page.matches("<table").count(),
+        page.matches("<caption").count(),
+        "{name}: a table without a name"
+    );
     for label in labels {
         assert!(ids.contains(&label), "{name}: nothing has the id {label}");
     }

@@ -168,7 +168,7 @@ pub fn plan(script: &Script) -> Result<Answers, Wrong> {
     };
     if script.find("summary").is_some() {
         let plan = &planned.plan;
-        let text = render::plan_summary::text(plan, &journal::History::default());
+        let text = render::plan_summary::text(plan, &journal::History::default(), planned.warnings.len());
         let question = render::plan_summary::question(plan, "fleet.yaml");
         answers.push(("summary", format!("{text}\n{}\n\n{question}", render::plan_summary::next(plan))));
     }

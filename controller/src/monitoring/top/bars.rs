@@ -50,21 +50,21 @@ pub fn parts(gpu: &Gpu) -> Vec<Part> {
 
 /// Whose a vGPU is, and the rest of it in words.
 pub fn said(vgpu: &Vgpu) -> String {
-    format!("{}: {}", vgpu.vm, of_vgpu(vgpu))
-}
-
-/// A vGPU in words: its type, licensed or not, how full.
-pub fn of_vgpu(vgpu: &Vgpu) -> String {
     let license = match vgpu.licensed {
         Some(true) => ", licensed",
         Some(false) => ", UNLICENSED",
         None => "",
     };
+    format!("{}: {}{license}", vgpu.vm, of_vgpu(vgpu))
+}
+
+/// A vGPU in words: its type, and how full it is.
+pub fn of_vgpu(vgpu: &Vgpu) -> String {
     let used = match (vgpu.memory_used_bytes, vgpu.memory_total_bytes) {
         (Some(used), Some(of)) => format!(", {} of {} in use", gib(used), gib(of)),
         _ => String::new(),
     };
-    format!("{}{license}{used}", named(vgpu))
+    format!("{}{used}", named(vgpu))
 }
 
 /// What is free on it, in words; nothing where that cannot be known. Of vGPUs of one type, but of MIG's: how many more of
@@ -125,7 +125,7 @@ mod tests {
         let parts = parts(&gpu);
         assert_eq!(parts.iter().map(|p| (p.start, p.size)).collect::<Vec<_>>(), [(0, 250), (250, 250)]);
         assert_eq!(parts[0].label, "10c");
-        assert!(parts[0].title.contains("licensed, 1 GiB of 10 GiB in use"), "{}", parts[0].title);
+        assert!(parts[0].title.contains("1 GiB of 10 GiB in use, licensed"), "{}", parts[0].title);
         assert_eq!(room(&gpu).as_deref(), Some("room for 2 more a100-10c"));
     }
 
