@@ -207,7 +207,7 @@ pub fn gpu(place: Place, gpu: &Gpu, palette: &Palette, fresh: bool) -> Markup {
     let in_words = if in_words.is_empty() { "nobody's part is known".into() } else { in_words.join("; ") };
     html! {
         li.gpu {
-            p { code { (gpu.gpu) } " " (name) @let figures = figures(gpu); @if !figures.is_empty() { span.quiet { " " (figures) } }
+            p { code { (gpu.gpu) } " " (name) @let figures = figures(gpu); @if fresh && !figures.is_empty() { span.quiet { " " (figures) } }
                 @if gpu.memory_errors { " " (mark(Severity::Bad, "memory errors")) }
                 @if gpu.throttled { " " (mark(Severity::Doubt, "slowed down")) }
             }
@@ -215,19 +215,26 @@ pub fn gpu(place: Place, gpu: &Gpu, palette: &Palette, fresh: bool) -> Markup {
                 (picture::inline(&parts, palette, &in_words))
             }
             @if let Some(room) = room { p.quiet { (room) } }
-            ul.who {
-                @for vgpu in &gpu.vgpus {
-                    li {
-                        (links::vm(place, &vgpu.vm)) " " (of_vgpu(vgpu)) " "
-                        @match vgpu.licensed.filter(|_| fresh) {
-                            Some(true) => (mark(Severity::Fine, "licensed")),
-                            Some(false) => (mark(Severity::Bad, "UNLICENSED")),
-                            None => {}
-                        }
+            @if !(gpu.vgpus.is_empty() && gpu.vms.is_empty() && gpu.one_of.is_empty()) { (users(place, gpu, fresh)) }
+        }
+    }
+}
+
+/// The VMs of a GPU, each with its page.
+fn users(place: Place, gpu: &Gpu, fresh: bool) -> Markup {
+    html! {
+        ul.who {
+            @for vgpu in &gpu.vgpus {
+                li {
+                    (links::vm(place, &vgpu.vm)) " " (of_vgpu(vgpu)) " "
+                    @match vgpu.licensed.filter(|_| fresh) {
+                        Some(true) => (mark(Severity::Fine, "licensed")),
+                        Some(false) => (mark(Severity::Bad, "UNLICENSED")),
+                        None => {}
                     }
                 }
-                @for vm in gpu.vms.iter().chain(&gpu.one_of) { li { (links::vm(place, vm)) } }
             }
+            @for vm in gpu.vms.iter().chain(&gpu.one_of) { li { (links::vm(place, vm)) } }
         }
     }
 }
