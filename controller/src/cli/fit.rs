@@ -94,6 +94,10 @@ impl Fit {
         let mut asked = self.asked(chosen)?;
         self.narrow(&mut asked)?;
         if self.current {
+            if let (Some(file), Some(now)) = (&self.svg, &asked.now) {
+                let drawn = crate::render::fit::drawn(&asked.problem, now);
+                crate::files::write_text(file, &drawn).map_err(|e| vec![e])?;
+            }
             printer.show(current(&asked));
             return Ok(Exit::Done);
         }

@@ -28,7 +28,9 @@ fn what_still_fits_is_told_from_agents_and_from_saved_facts_alike() {
     lab.write_fleet(&fleet(&lab));
     lab.start();
     lab.expect(0, &["apply", "--yes"]);
-    let asked = lab.expect(0, &["fit", "--current", "-o", "json"]);
+    let asked = lab.expect(0, &["fit", "--current", "--svg", "now.svg", "-o", "json"]);
+    let drawn = std::fs::read_to_string(lab.folder.join("now.svg")).unwrap();
+    assert!(drawn.starts_with("<svg") && drawn.contains("esx-01"), "{drawn}");
     let ready = json(&lab.expect(0, &["ready", "-o", "json"]));
     let vm = &ready["vms"][0];
     assert_eq!(
