@@ -233,6 +233,11 @@ fn our_proof_runs_through_gateway_and_daemon_on_the_gpu() {
     assert_eq!(status, Some(0), "{said}{}", pool.logs());
     rows.push(("gateway", report(&said)));
     pool.all_free(1);
+    // The board itself each time, not a simulated driver that lies about.
+    let board = &asked("name")[0];
+    for (through, report) in &rows {
+        assert_eq!(&report.devices[0].name, board, "{through}");
+    }
     std::fs::remove_dir_all(folder).unwrap();
 
     println!(

@@ -51,6 +51,26 @@ fn pages_say_what_is_so() {
     golden("page.txt", &text);
 }
 
+/// What a page says to type can be typed: the program takes it, and no machine stands where a fleet file is expected.
+fn what_it_says_to_type_can_be_typed() {
+    let served = serve("typed", metrics("esx", 20));
+    let page = served.page("/needs").body;
+    let mut seen = std::collections::BTreeSet::new();
+    for code in page.split("<code>").skip(1).filter_map(|rest| rest.split("</code>").next()) {
+        let words: Vec<&str> = code.split(' ').collect();
+        if words[0] != "vsgpu" {
+            continue;
+        }
+        let typed =
+            vsgpu::cli::command().try_get_matches_from(&words).unwrap_or_else(|why| panic!("{code}: {why}"));
+        let (verb, of_verb) = typed.subcommand().unwrap();
+        let fleet = of_verb.try_get_one::<std::path::PathBuf>("fleet").ok().flatten();
+        assert!(fleet.is_none(), "{code}: {fleet:?} is no fleet file");
+        seen.insert(verb.to_string());
+    }
+    assert!(["diagnose", "facts", "plan"].iter().all(|verb| seen.contains(*verb)), "{seen:?}");
+}
+
 /// Names come from whoever is root in a VM.
 fn a_name_is_only_a_name() {
     let hostile = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)> \u{202e}%2e%2e/..";
@@ -210,6 +230,7 @@ fn main() -> std::process::ExitCode {
 
 const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     pages_say_what_is_so,
+    what_it_says_to_type_can_be_typed,
     a_name_is_only_a_name,
     a_large_fleet_is_paged,
     the_program_shows_a_fleet_and_its_run_and_writes_them_as_files,

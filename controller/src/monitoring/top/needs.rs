@@ -97,7 +97,7 @@ pub fn of_node(node: &Node, kind: NodeKind) -> Vec<Need> {
     if !node.reachable {
         return all;
     }
-    let diagnose = || format!("`vsgpu diagnose {name}` looks for the cause");
+    let diagnose = || format!("`vsgpu diagnose -n {name}` looks for the cause");
     if node.driver_loaded == Some(false) {
         need(Severity::Bad, "its NVIDIA driver is not loaded".into(), diagnose());
     }
@@ -164,11 +164,11 @@ fn unmet(node: &Node, kind: NodeKind) -> Option<Need> {
 
 fn of_gpu(gpu: &Gpu, node: &str, need: &mut impl FnMut(Severity, String, String)) {
     if gpu.memory_errors {
-        let fix = format!("`vsgpu diagnose {node}` says whether it must be exchanged");
+        let fix = format!("`vsgpu diagnose -n {node}` says whether it must be exchanged");
         need(Severity::Bad, format!("GPU {} has memory errors", gpu.gpu), fix);
     }
     for vgpu in gpu.vgpus.iter().filter(|vgpu| vgpu.licensed == Some(false)) {
-        let fix = "in that VM: `nvidia-smi -q | grep -i license`; a VM of the fleet file: `vsgpu diagnose` with its name";
+        let fix = "in that VM: `nvidia-smi -q | grep -i license`; of a VM of the fleet file: `vsgpu diagnose -n NAME`";
         need(
             Severity::Doubt,
             format!("the vGPU of {} has no license, as this host says", vgpu.vm),
