@@ -7,6 +7,7 @@
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::{PoisonError, RwLock};
 
 /// What a test needs of the machine it runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub enum Need {
     Gpu,
     /// PyTorch.
     Torch,
+    /// No other test of its program at the same time: it compares times.
+    Quiet,
 }
 
 fn here(program: &str) -> bool {
@@ -93,6 +96,7 @@ impl Need {
             Self::Gpu => no_gpu(),
             Self::Torch => torch().is_none().then(|| "a Python with PyTorch (VSGPU_TORCH names it)".into()),
             Self::Nvcc => nvcc().is_none().then(|| "NVIDIA's compiler (VSGPU_NVCC names it)".into()),
+            Self::Quiet => None,
             Self::NoGpu => std::path::Path::new("/dev/nvidia0").exists().then(|| "a machine without a GPU".into()),
         }
     }
@@ -187,6 +191,9 @@ macro_rules! tests {
     };
 }
 
+/// Held by each test: those that compare times hold it alone.
+static BESIDE: RwLock<()> = RwLock::new(());
+
 /// Runs what the command line asks for. `groups`: name and tests of each module; a name may be empty.
 pub fn main(groups: &[(&str, &[Test])]) -> ExitCode {
     let mut args = Arguments::from_args();
@@ -205,8 +212,11 @@ pub fn main(groups: &[(&str, &[Test])]) -> ExitCode {
                 not_tried.push(format!("{name}: needs {missing}"));
             }
             let run = test.run;
+            let quiet = test.needs.contains(&Need::Quiet);
             trials.push(
                 Trial::test(name, move || {
+                    let _alone = quiet.then(|| BESIDE.write().unwrap_or_else(PoisonError::into_inner));
+                    let _beside = (!quiet).then(|| BESIDE.read().unwrap_or_else(PoisonError::into_inner));
                     std::panic::catch_unwind(run).map_err(|_| Failed::without_message())
                 })
                 .with_ignored_flag(ignored),

@@ -236,5 +236,5 @@ pub const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     everything_is_reached_by_keys[Chromium],
     nothing_is_lost_without_scripts_in_a_narrow_window_and_on_paper[Chromium],
     a_hostile_name_does_nothing[Chromium],
-    a_thousand_hosts_are_shown_as_quickly_as_fifty[Chromium]
+    a_thousand_hosts_are_shown_as_quickly_as_fifty[Chromium, Quiet]
 ];
