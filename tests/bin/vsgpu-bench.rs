@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, reason = "test code")]
 
 use serde_json::json;
+use std::cell::RefCell;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -127,18 +128,17 @@ fn servers(said: &str) -> Vec<String> {
 /// is a stand-in that does nothing: a real one makes each call dearer, and the ratio smaller.
 fn network() {
     use vsgpu_tests::fakes::units;
-    use vsgpu_tests::lab::gpu_pool::{GpuPool, two_teams};
+    use vsgpu_tests::lab::gpu_pool::{GpuPool, Running, two_teams};
     use vsgpu_tests::lab::{delay, wait_until};
     let (calls, rounds) = if short() { (200, 2) } else { (2_000, 5) };
-    // Ratios of optimised programs; others say something of the compiler.
-    let optimised = !cfg!(debug_assertions);
-    // All is measured before anything is judged.
-    let mut missed: Vec<String> = vec![];
-    let mut judge = |what: &str, ratio: f64, most: f64| {
-        if optimised && ratio > most {
-            missed.push(format!("{what}: {ratio:.2} times the engine alone, at most {most} is the target"));
+    // Of optimised programs; others say something of the compiler. All is measured before anything is judged.
+    let missed: RefCell<Vec<String>> = RefCell::default();
+    let judge = |what: &str, value: f64, most: f64, unit: &str| {
+        if !cfg!(debug_assertions) && value > most {
+            missed.borrow_mut().push(format!("{what}: {value:.2} {unit}, at most {most:.2} is the target"));
         }
     };
+    let times = "times the engine alone";
     let pool = GpuPool::new("bench-network", 2, two_teams(), &["ml-1"]);
     let engine = units::engines_from(&pool.lab.machine("gpu-srv-1"));
     let config = "/etc/vsgpu/network-gpu.json";
@@ -180,7 +180,7 @@ fn network() {
         // The stand-in answers at once; Lupine's own 37 us are the measure on loopback (facts).
         let lupine = Duration::from_micros(23);
         let with_engine = (best[0] + lupine).as_secs_f64() / (best[1] + lupine).as_secs_f64();
-        judge(&format!("a call at {rtt:?}"), with_engine, most);
+        judge(&format!("a call at {rtt:?}"), with_engine, most, times);
         if rtt.is_zero() {
             for (what, bytes, piece, most) in [
                 ("10,000 launches", 640_000, 64, 1.2),
@@ -196,6 +196,14 @@ fn network() {
                     "network  {what:<18}        {:>10.2?}   engine alone {:>10.2?}   {ratio:.2} times   target at most {most:.2} with a real engine",
                     best[0], best[1]
                 );
+                // What a real engine needs for a launch and for a copy, so that the ratio says something (as one that
+                // was measured: 10.3 us, and at most 1 GB/s).
+                let engine = match piece {
+                    64 => Duration::from_nanos(10_300 * 10_000),
+                    _ => Duration::from_nanos(bytes as u64),
+                };
+                let with_engine = best[0].max(engine).as_secs_f64() / best[1].max(engine).as_secs_f64();
+                judge(what, with_engine, most, times);
             }
         }
         drop((through, alone, holder));
@@ -217,11 +225,12 @@ fn network() {
         });
         freed.push(start.elapsed());
     }
-    println!(
-        "network  ask to granted          {:>10.2?}   with the runner's own start   target 150 ms",
-        median(asked)
-    );
-    println!("network  client killed to free   {:>10.2?}   target 2 s", median(freed));
+    let slowest = freed.iter().max().copied().unwrap_or_default();
+    let (asked, freed) = (median(asked), median(freed));
+    println!("network  ask to granted          {asked:>10.2?}   with the runner's own start   target 150 ms");
+    println!("network  client killed to free   {freed:>10.2?}   slowest {slowest:.2?}   target 2 s");
+    judge("ask to granted", asked.as_secs_f64() * 1e3, 150.0, "ms");
+    judge("client killed to a free GPU, the slowest", slowest.as_secs_f64(), 2.0, "s");
     // Memory with many connections, and with none.
     let memory = |machine: &str, unit: &str| {
         let pid = units::processes(&pool.lab.machine(machine), unit)[0];
@@ -229,27 +238,27 @@ fn network() {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().split(' ').next().unwrap().parse::<f64>().unwrap() / 1024.0
     };
-    println!(
-        "network  daemon, idle            {:>7.1} MB   target 10 MB",
-        memory("ml-1", "vsgpu-gpu.service")
-    );
-    let holder =
-        pool.command("ml-1", &["run", "-n", "2", "--", "sh", "-c", "echo at $LUPINE_SERVER; exec sleep 600"]);
-    holder.wait_for("at 127.0.0.1:");
-    let servers = servers(&holder.said());
+    let idle = memory("ml-1", "vsgpu-gpu.service");
+    println!("network  daemon, idle            {idle:>7.1} MB   target 10 MB");
+    judge("the daemon, idle", idle, 10.0, "MB");
+    let hold = ["run", "--", "sh", "-c", "echo at $LUPINE_SERVER; exec sleep 600"];
+    let holders = [pool.command("ml-1", &hold), pool.command("ml-1", &hold)];
+    let of = |holder: &Running| {
+        holder.wait_for("at 127.0.0.1:");
+        servers(&holder.said()).remove(0)
+    };
     let sessions: Vec<Session> =
-        servers.iter().flat_map(|server| (0..32).map(|_| Session::open(server))).collect();
-    println!(
-        "network  gateway, {} connections {:>7.1} MB   target 30 MB with 100",
-        sessions.len(),
-        memory("gpu-srv-1", "vsgpu-pool.service")
-    );
-    // Of a real engine that takes 28 us itself this is a model; the suite `engine` times the real one.
+        holders.iter().map(of).flat_map(|server| (0..50).map(move |_| Session::open(&server))).collect();
+    let busy = memory("gpu-srv-1", "vsgpu-pool.service");
+    println!("network  gateway, {} connections {busy:>7.1} MB   target 30 MB", sessions.len());
+    judge("the gateway, with its connections", busy, 30.0, "MB");
+    // With an engine that takes its time this is a model; the suites `engine` and `real_gpu` time the real one.
+    let missed = missed.into_inner();
     for line in &missed {
         println!("network  NOT MET  {line}");
     }
-    // On loopback the way is four processes on whatever processors there are: said, and no failure.
-    assert!(missed.iter().all(|line| line.starts_with("a call at 0ns")), "{missed:?}");
+    // Only where it runs alone: on loopback the way is four processes on whatever processors there are.
+    assert!(missed.is_empty() || short(), "{missed:?}");
 }
 
 /// Who waits for a GPU server, and all its slots are free: the most that one decision can cost.

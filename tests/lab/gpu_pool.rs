@@ -199,7 +199,8 @@ impl GpuPool {
     pub fn audit(&self) -> Vec<Value> {
         let path = self.lab.machine("gpu-srv-1").join("root/var/lib/vsgpu-pool/audit.jsonl");
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        lines.map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Why the leases so far ended, when so many are over and written down.

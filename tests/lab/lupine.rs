@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 use vsgpu_core::engine::lupine::LUPINE;
 use vsgpu_core::engine::{Engine, manifest, manifest::Manifest};
-use vsgpu_core::readers::cuda_report;
+use vsgpu_core::readers::cuda_report::{self, DeviceProof};
 
 /// Both bundles, the server's first: those that were brought, else built once.
 pub fn bundles() -> &'static [PathBuf] {
@@ -119,6 +119,25 @@ pub fn passed(said: &str) -> f64 {
     let launch = report.devices[0].launch_us.unwrap_or_default();
     println!("through Lupine: {}, every sum of 50000 right, a launch {launch:.0} us", report.devices[0].name);
     launch
+}
+
+/// What the way through daemon, TLS and gateway costs beside the engine alone, as one proof saw it on both; judged where
+/// the programs are optimised.
+pub fn judge_the_way(alone: &DeviceProof, through: &DeviceProof) {
+    let ratio = |of: fn(&DeviceProof) -> Option<f64>| of(through).unwrap() / of(alone).unwrap();
+    let mut missed = vec![];
+    for (what, times, most) in [
+        ("a launch and its wait", ratio(|d| d.launch_us), 3.0),
+        ("a launch among 10,000", ratio(|d| d.queued_launch_us), 1.2),
+        ("a copy to the GPU", 1.0 / ratio(|d| d.host_to_device_gb_s), 1.0 / 0.6),
+        ("a copy back", 1.0 / ratio(|d| d.device_to_host_gb_s), 1.0 / 0.6),
+    ] {
+        println!("{what:<22} {times:.2} times the engine alone   target at most {most:.2}");
+        if times > most {
+            missed.push(what);
+        }
+    }
+    assert!(missed.is_empty() || cfg!(debug_assertions), "not met: {missed:?}");
 }
 
 /// A folder with the simulated driver, and the environment of a server that uses it.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use vsgpu_core::readers::cuda_report::CudaReport;
 use vsgpu_core::readers::{cuda_report, nvidia_smi};
 use vsgpu_tests::harness::{nvcc, torch};
-use vsgpu_tests::lab::lupine::{Env, Server, bundles, pool, proof, run, unpacked};
+use vsgpu_tests::lab::lupine::{Env, Server, bundles, judge_the_way, pool, proof, run, unpacked};
 use vsgpu_tests::lab::{Lab, free_port, programs, wait_until, workspace};
 
 /// What nvidia-smi says of the first GPU in its other form, by the names of its columns.
@@ -241,20 +241,22 @@ fn our_proof_runs_through_gateway_and_daemon_on_the_gpu() {
     std::fs::remove_dir_all(folder).unwrap();
 
     println!(
-        "{:<9}{:>14}{:>14}{:>14}{:>14}",
-        "through", "call us", "to GPU GB/s", "back GB/s", "memory GB/s"
+        "{:<9}{:>14}{:>14}{:>14}{:>14}{:>14}",
+        "through", "call us", "launch us", "to GPU GB/s", "back GB/s", "memory GB/s"
     );
-    for (through, report) in rows {
+    for (through, report) in &rows {
         let device = &report.devices[0];
         let figure = |figure: Option<f64>| figure.map_or("-".into(), |figure| format!("{figure:.1}"));
         println!(
-            "{through:<9}{:>14}{:>14}{:>14}{:>14}",
+            "{through:<9}{:>14}{:>14}{:>14}{:>14}{:>14}",
             figure(device.launch_us),
+            figure(device.queued_launch_us),
             figure(device.host_to_device_gb_s),
             figure(device.device_to_host_gb_s),
             figure(device.device_gb_s)
         );
     }
+    judge_the_way(&rows[1].1.devices[0], &rows[2].1.devices[0]);
 }
 
 /// A program that NVIDIA's compiler built, with CUDA's runtime in it.

@@ -43,6 +43,7 @@ pub use combination::{
 };
 pub(crate) use driver_pair::{guest_of, named};
 pub use inputs::{combinations, gpus_of_hosts};
+pub use pool_latency::told as network_cost;
 pub use pool_link::PoolLink;
 
 use crate::error::{Error, Kind};

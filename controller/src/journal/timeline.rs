@@ -200,6 +200,7 @@ mod tests {
             deadlines: Deadlines::default(),
             met: 0,
             rollout: Rollout::default(),
+            network: None,
         };
         let started = |at, step| Record::Started { at, step, boot_id: String::new() };
         let done = |at, step| Record::Done { at, step, note: "ok".into(), theirs: false };

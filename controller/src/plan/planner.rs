@@ -120,6 +120,7 @@ pub(super) fn whole(fleet: &Fleet, inventory: &Inventory, steps: Vec<Step>, met:
     let rollout = rollout::rollout(fleet, inventory, &steps);
     let used: BTreeSet<&NodeId> = steps.iter().map(|s| &s.node).collect();
     let reaches = reaches(fleet).into_iter().filter(|(id, _)| used.contains(id)).collect();
+    let network = compat::network_cost(fleet, inventory, |id| used.contains(id));
     Plan {
         version: VERSION,
         fleet_file: fleet.file.display().to_string(),
@@ -129,6 +130,7 @@ pub(super) fn whole(fleet: &Fleet, inventory: &Inventory, steps: Vec<Step>, met:
         deadlines: fleet.deadlines.clone(),
         met,
         rollout,
+        network,
     }
 }
 

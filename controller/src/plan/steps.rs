@@ -33,6 +33,9 @@ pub struct Plan {
     pub met: usize,
     /// In which order hosts are touched, and how many at once.
     pub rollout: Rollout,
+    /// What the network costs clients of GPU servers that it touches, a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
 }
 
 /// The order of hosts, settled when the plan is made.

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use vsgpu_core::diagnosis::{Evidence, Finding};
+use vsgpu_core::pool::PoolStatus;
 
 /// `vsgpu advise`.
 #[derive(Serialize, JsonSchema)]
@@ -71,6 +72,26 @@ pub struct FigureOf {
 pub struct FleetOf {
     pub way: Kind,
     pub fleet: String,
+}
+
+/// `vsgpu pool status`.
+#[derive(Serialize, JsonSchema)]
+pub struct GpuServers<'a> {
+    /// Version of this document.
+    pub version: u32,
+    /// In the order of the fleet file.
+    pub servers: Vec<GpuServerOf<'a>>,
+}
+
+/// One of `status` and `error` is there.
+#[derive(Serialize, JsonSchema)]
+pub struct GpuServerOf<'a> {
+    pub server: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<&'a PoolStatus>,
+    /// Why it does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<&'a str>,
 }
 
 /// `vsgpu fit`.
@@ -235,6 +256,7 @@ pub fn schemas() -> BTreeMap<&'static str, Value> {
         ("diagnose-text", of::<Texts<'_>>()),
         ("fit", of::<Fit>()),
         ("fit-current", of::<Current>()),
+        ("pool-status", of::<GpuServers<'_>>()),
         ("ready", of::<crate::ready::Ready>()),
         ("upgrade", of::<crate::render::upgrade::Document>()),
     ])

@@ -74,6 +74,8 @@ pub struct Summary {
     pub down: Vec<Down>,
     /// What `rollback` does not bring back, and of which machines.
     pub no_way_back: Vec<(String, Vec<String>)>,
+    /// What the network costs clients of GPU servers; empty where none is touched.
+    pub network: String,
     /// In which order; empty where there is nothing to say.
     pub order: String,
     pub blocks: Vec<Block>,
@@ -134,6 +136,7 @@ pub fn summary(plan: &Plan, history: &History) -> Summary {
         time: took,
         down: goes_down(plan, &estimate),
         no_way_back: no_way_back(plan),
+        network: plan.network.clone().unwrap_or_default(),
         order: order(plan),
         blocks: blocks(plan),
         sum: sum(plan),
@@ -175,6 +178,9 @@ pub fn text(plan: &Plan, history: &History, below: usize) -> String {
         text += &row(std::mem::take(&mut label), &format!("{titles} of {}", names(nodes)));
     }
     text += if summary.no_way_back.is_empty() { "" } else { "\n" };
+    if !summary.network.is_empty() {
+        text += &format!("{}\n", row("network GPU", &summary.network));
+    }
     text += &summary.order;
     for block in &summary.blocks {
         text += &format!("{:<LABEL$}{}\n", block.counted(), names(&block.nodes));

@@ -3,6 +3,7 @@
 use crate::inventory::acquired::span;
 use crate::monitoring::pools::Server;
 use crate::render::columns;
+use crate::render::documents::{GpuServerOf, GpuServers};
 use crate::render::printer::Answer;
 use serde_json::json;
 use vsgpu_core::pool::status::{LeaseStatus, SlotStatus};
@@ -12,11 +13,12 @@ use vsgpu_core::words::counted;
 
 /// `vsgpu pool status`.
 pub fn status(servers: &[Server]) -> Answer {
-    let document = servers.iter().map(|server| match &server.said {
-        Ok(status) => json!({ "server": server.name, "status": status }),
-        Err(error) => json!({ "server": server.name, "error": error.message }),
+    let document = servers.iter().map(|Server { name, said }| GpuServerOf {
+        server: name,
+        status: said.as_ref().ok(),
+        error: said.as_ref().err().map(|error| &*error.message),
     });
-    let json = json!({ "version": 1, "servers": document.collect::<Vec<_>>() });
+    let json = json!(GpuServers { version: 1, servers: document.collect() });
     let texts: Vec<String> = servers
         .iter()
         .map(|server| match &server.said {

@@ -35,6 +35,7 @@ pub fn section(plan: &Plan, ahead: Option<&History>) -> Markup {
             h3 { "Rollback does not bring back" }
             ul { @for (what, nodes) in &summary.no_way_back { li { (what) " of " (all(nodes)) } } }
         }
+        @if !summary.network.is_empty() { h3 { "GPUs over the network" } p { (summary.network) } }
         @if !summary.order.is_empty() { h3 { "In which order" } pre { (summary.order.trim_end()) } }
         h3 { "Steps" }
         p.quiet { @for (sign, what) in SIGNS { code { (sign) } " " (what) "  " } }

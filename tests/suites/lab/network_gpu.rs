@@ -65,6 +65,11 @@ fn the_fleet_file_brings_servers_and_clients() {
     let (lab, port) = fleet_lab("pool-fleet");
     let plan = lab.expect(3, &["plan", "--commands"]);
     assert!(plan.contains("vsgpu-gpu prove -n 1 --wait 10m 50000"), "{plan}");
+    let plan = lab.expect(3, &["plan"]);
+    assert!(
+        plan.contains("network GPU  2 clients. The round trip to the GPU server is measured once"),
+        "{plan}"
+    );
     lab.expect(0, &["apply", "--yes"]);
     let said = lab.expect(0, &["plan", "--commands"]);
     assert!(said.contains("nothing to do") || said.contains("Nothing to do"), "{said}");
@@ -112,6 +117,7 @@ fn the_fleet_file_brings_servers_and_clients() {
     assert!(said.contains("this change would end GPU leases: lease"), "{said}");
     let said = lab.expect(0, &["pool", "status"]);
     assert!(said.contains("gpu-srv-1") && said.contains("notebook-1"), "{said}");
+    as_its_schema_says(&lab);
     let said = lab.expect(0, &["status"]);
     assert!(said.contains("1 GPU server: 1 of 2 GPUs free (`vsgpu pool status`)"), "{said}");
     // From the agents' metrics, which they renew by themselves.
@@ -152,6 +158,64 @@ fn the_fleet_file_brings_servers_and_clients() {
     assert!(said.contains("the gateway goes by an older configuration"), "{said}");
     lab.expect(0, &["apply", "--yes"]);
     assert_eq!(status()["teams"][1]["may"], json!(2));
+    // Whose round trip is known: what a call that waits costs there.
+    lab.write_fleet(
+        &fleet(&lab, port, "a", TEAMS)
+            .replace("servers: [gpu-srv-1] }", "servers: [gpu-srv-1], users: [ml] }"),
+    );
+    let plan = lab.expect(3, &["plan"]);
+    let flat = plan.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        flat.contains("2 clients. The round trip to the GPU server takes ")
+            && flat.contains("a CUDA call that waits for its answer takes about "),
+        "{plan}"
+    );
+    lab.write_fleet(&fleet(&lab, port, "a", TEAMS));
+    two_controllers(&lab, &fleet(&lab, port, "a", &fewer), &status);
+}
+
+/// `pool status -o json` keeps to `schema pool-status`.
+fn as_its_schema_says(lab: &Lab) {
+    let schema: Value = serde_json::from_str(&lab.expect(0, &["schema", "pool-status"])).unwrap();
+    let document: Value = serde_json::from_str(&lab.expect(0, &["pool", "status", "-o", "json"])).unwrap();
+    let status = &document["servers"][0]["status"];
+    for (name, value) in
+        [("PoolStatus", status), ("SlotStatus", &status["slots"][0]), ("LeaseStatus", &status["leases"][0])]
+    {
+        let keys = schema["$defs"][name]["properties"].as_object().unwrap();
+        let unknown: Vec<&String> =
+            value.as_object().unwrap().keys().filter(|key| !keys.contains_key(*key)).collect();
+        assert!(unknown.is_empty(), "{name}: {unknown:?}");
+    }
+}
+
+/// Two people with two fleet files, on two machines, at once: one of both policies holds, whole, and the audit says
+/// which one held when.
+fn two_controllers(lab: &Lab, other: &str, status: &dyn Fn() -> Value) {
+    let folder = lab.folder.join("other");
+    std::fs::create_dir_all(&folder).unwrap();
+    for shared in ["pki", "files"] {
+        std::os::unix::fs::symlink(lab.folder.join(shared), folder.join(shared)).unwrap();
+    }
+    std::fs::write(folder.join("fleet.yaml"), other).unwrap();
+    lab.expect(3, &["plan", "other/fleet.yaml"]);
+    // The first one's file wishes what is so: something is to do for it where the other one was before it.
+    let both = ["other/fleet.yaml", "fleet.yaml"].map(|file| {
+        let mut apply = lab.command(&["apply", "--yes", file]);
+        apply.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
+    });
+    let ended = both.map(|mut apply| apply.wait().unwrap());
+    assert!(ended.iter().any(|status| status.success()), "{ended:?}");
+    let may = status()["teams"][1]["may"].clone();
+    let holds = if may == json!(2) { "fleet.yaml" } else { "other/fleet.yaml" };
+    lab.expect(0, &["plan", holds]);
+    let path = lab.machine("gpu-srv-1").join("root/var/lib/vsgpu-pool/audit.jsonl");
+    let audit = std::fs::read_to_string(path).unwrap();
+    let policies: std::collections::BTreeSet<String> = audit
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["policy"].as_str().unwrap().into())
+        .collect();
+    assert!(policies.len() >= 2 && !policies.contains(""), "{policies:?}");
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {

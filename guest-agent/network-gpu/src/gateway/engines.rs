@@ -127,6 +127,14 @@ impl Engines {
         }
         let until = self.system.elapsed() + LISTENS;
         loop {
+            if self.is_open() {
+                let _ = self.systemctl(&["stop", &unit(slot)], STOP);
+                let port = self.engine.port;
+                return Err(format!(
+                    "a program listens on TCP port {port} outside of the engines' network namespaces, where nobody has to show a certificate: end it, or mend {}",
+                    unit(slot)
+                ));
+            }
             match self.connect(slot) {
                 Ok(_) => return Ok(()),
                 Err(why) if self.system.elapsed() > until => {
@@ -229,6 +237,12 @@ impl Engines {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         Ok(stream)
+    }
+
+    /// Whether an engine's port is open in the gateway's own network: then whoever reaches this machine reaches a GPU.
+    fn is_open(&self) -> bool {
+        let here = SocketAddr::from((Ipv4Addr::LOCALHOST, self.engine.port));
+        matches!(self.place, Place::Namespaces) && TcpStream::connect_timeout(&here, CONNECT).is_ok()
     }
 
     /// Connections to it, started again where it has ended; whether it had.

@@ -86,6 +86,9 @@ pub struct DeviceProof {
     /// Microseconds from launch to end of an empty kernel, median.
     #[serde(default)]
     pub launch_us: Option<f64>,
+    /// Microseconds for each of many launches that are waited for together, as most programs make them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued_launch_us: Option<f64>,
 }
 
 /// Whole or a part.
