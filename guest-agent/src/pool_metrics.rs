@@ -25,6 +25,14 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
         if client.config.is_some() {
             of_client(&client, &mut all);
         }
+        if let Some(made) = client.bitfusion.config.as_ref().and_then(|config| config.made) {
+            all.push(Sample::for_alert(
+                "network_gpu_token_timestamp_seconds",
+                "When Bitfusion's token was made",
+                vec![],
+                made as f64,
+            ));
+        }
         // By whichever engine.
         let by_bitfusion = client.bitfusion.proof.filter(|_| client.bitfusion.config.is_some());
         if let Some(proof) = client.proof.filter(|_| client.config.is_some()).or(by_bitfusion) {

@@ -157,6 +157,7 @@ pub fn tokens(servers: &[&str], token: &str) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_size(text.len() as u64);
         header.set_mode(0o600);
+        header.set_mtime(1_764_547_200);
         tar.append_data(&mut header, name, text.as_bytes()).unwrap();
     }
     tar.into_inner().unwrap()

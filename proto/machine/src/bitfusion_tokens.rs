@@ -14,14 +14,15 @@ const MAX_FILE: u64 = 256 << 10;
 /// Members of it, its folder's own among them: one that has more is refused as a whole.
 const MAX_MEMBERS: usize = 16;
 
-/// What it holds: `ca.crt` with its SHA-256, and each `server`. `None` for a tar file that is none.
+/// What it holds: `ca.crt` with its SHA-256, each `server`, and when its token was `made`, seconds since 1970, where the
+/// archive says so. `None` for a tar file that is none.
 ///
 /// # Errors
 /// In words, where it is one that cannot be used.
 pub(crate) fn read(file: &mut (impl Read + Seek + ?Sized)) -> Result<Option<Vec<PackageContent>>, String> {
     file.seek(SeekFrom::Start(0)).map_err(|e| e.to_string())?;
     let mut archive = tar::Archive::new(file);
-    let (mut names, mut ca, mut servers) = (vec![], None, None);
+    let (mut names, mut ca, mut servers, mut made) = (vec![], None, None, None);
     let Ok(entries) = archive.entries() else { return Ok(None) };
     let mut more = false;
     for (at, entry) in entries.enumerate() {
@@ -43,6 +44,9 @@ pub(crate) fn read(file: &mut (impl Read + Seek + ?Sized)) -> Result<Option<Vec<
                 "ca.crt" => ca = Some(hex(&Sha256::digest(&bytes))),
                 _ => servers = Some(bitfusion::servers(&String::from_utf8_lossy(&bytes))),
             }
+        }
+        if name == "client.yaml" {
+            made = entry.header().mtime().ok().filter(|seconds| *seconds > 0);
         }
         names.push((name, plain));
     }
@@ -72,7 +76,9 @@ pub(crate) fn read(file: &mut (impl Read + Seek + ?Sized)) -> Result<Option<Vec<
     let one = |name: &str, version: String| PackageContent { name: name.into(), version, acceptance: None };
     let servers = servers.unwrap_or_else(|| bitfusion::servers(""))?.addresses;
     let ca = one("ca.crt", ca.unwrap_or_default());
-    Ok(Some(std::iter::once(ca).chain(servers.into_iter().map(|server| one("server", server))).collect()))
+    let servers = servers.into_iter().map(|server| one("server", server));
+    let made = made.map(|seconds| one("made", seconds.to_string()));
+    Ok(Some(std::iter::once(ca).chain(servers).chain(made).collect()))
 }
 
 #[cfg(test)]
@@ -85,6 +91,7 @@ mod tests {
             let mut header = tar::Header::new_gnu();
             header.set_size(text.len() as u64);
             header.set_mode(0o600);
+            header.set_mtime(1_764_547_200);
             let _ = tar.append_data(&mut header, name, text.as_bytes());
         }
         std::io::Cursor::new(tar.into_inner().unwrap_or_default())
@@ -101,6 +108,7 @@ mod tests {
         let holds = read(&mut archive(&WHOLE)).unwrap_or_else(|why| panic!("{why}")).unwrap_or_default();
         let shown = format!("{holds:?}");
         assert!(shown.contains("10.0.0.5:56001") && shown.contains("10.0.0.6:56001"), "{shown}");
+        assert_eq!(holds[3].version, "1764547200", "{shown}");
         assert_eq!(holds[0].version, hex(&Sha256::digest("certificate")));
         assert!(!shown.contains("secret"));
         assert_eq!(read(&mut archive(&[("manifest.json", "{}")])), Ok(None), "another tar file");

@@ -82,7 +82,11 @@ fn as_found(artifact: &Artifact) -> Artifact {
                 version,
                 acceptance: None,
             };
-            let holds = [("ca.crt", "cd".repeat(32)), ("server", "10.0.0.5:56001".into())];
+            let holds = [
+                ("ca.crt", "cd".repeat(32)),
+                ("server", "10.0.0.5:56001".into()),
+                ("made", "1764547200".into()),
+            ];
             (Kind::BitfusionTokens, holds.map(held).into())
         }
         _ => (kind, holds),

@@ -204,6 +204,7 @@ pub(super) fn as_spec(fact: &NetworkGpuFact) -> Option<ClientSpec> {
     let package_kind = if config.package.file.ends_with(".rpm") { Kind::Rpm } else { Kind::Deb };
     let in_tokens = std::iter::once(held("ca.crt", &config.ca));
     let in_tokens = in_tokens.chain(config.servers.iter().map(|server| held("server", server)));
+    let in_tokens = in_tokens.chain(config.made.map(|made| held("made", &made.to_string())));
     Some(ClientSpec {
         engine: ClientEngine::Bitfusion(BitfusionFiles {
             package: file(&config.package, package_kind, vec![]),
@@ -259,10 +260,11 @@ pub(super) fn leave(fact: &NetworkGpuFact) -> Vec<Effect> {
 }
 
 /// What the archive of tokens holds, as the controller read it.
-fn in_tokens(tokens: &Artifact) -> Option<(String, BTreeSet<String>)> {
+fn in_tokens(tokens: &Artifact) -> Option<(String, BTreeSet<String>, Option<u64>)> {
     let of = |name: &'static str| tokens.holds.iter().filter(move |held| held.name == name);
     let ca = of("ca.crt").next()?.version.clone();
-    Some((ca, of("server").map(|held| held.version.clone()).collect()))
+    let made = of("made").find_map(|held| held.version.parse().ok());
+    Some((ca, of("server").map(|held| held.version.clone()).collect(), made))
 }
 
 /// The proof's commands; none where none is wanted.
@@ -300,7 +302,7 @@ pub(super) fn check(files: &BitfusionFiles, spec: &ClientSpec, fact: &NetworkGpu
     let Some(family) = distro::of(&of.os_release) else {
         return Verdict::blocked("this distribution's package tool is not known", distro::UNKNOWN);
     };
-    let Some((ca, servers)) = in_tokens(&files.tokens) else {
+    let Some((ca, servers, made)) = in_tokens(&files.tokens) else {
         return Verdict::waits("what Bitfusion's tokens hold is not known", "GPUs of Bitfusion");
     };
     let wants = format!("GPUs of Bitfusion at {}", servers.iter().cloned().collect::<Vec<_>>().join(", "));
@@ -310,6 +312,7 @@ pub(super) fn check(files: &BitfusionFiles, spec: &ClientSpec, fact: &NetworkGpu
         tokens: engine_bundles::bundle_file(&files.tokens),
         ca,
         servers,
+        made,
         homes: files.homes.clone(),
         placed: true,
     };

@@ -82,6 +82,9 @@ pub struct BitfusionConfig {
     pub ca: String,
     /// `ADDRESS:PORT` of each server.
     pub servers: BTreeSet<String>,
+    /// When the token was made, by its archive, seconds since 1970. It is good for a year.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<u64>,
     /// Homes of users beside root.
     pub homes: Vec<String>,
     /// The tokens were put where they belong. Written with `false` before that is begun.
