@@ -14,7 +14,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use vsgpu_core::readers::cuda_report::CudaReport;
+use vsgpu_core::readers::cuda_report::{CudaReport, DeviceProof};
 use vsgpu_core::readers::{cuda_report, nvidia_smi};
 use vsgpu_tests::harness::{nvcc, torch};
 use vsgpu_tests::lab::lupine::{Env, Server, bundles, judge_the_way, pool, proof, run, unpacked};
@@ -206,13 +206,30 @@ fn report(said: &str) -> CudaReport {
     report
 }
 
-/// One proof on the GPU itself, through the engine alone, and through gateway and daemon, all on this machine: what each
+/// The best figures of five proofs: one by itself tells as much of what else the machine did.
+fn best(mut proof: impl FnMut() -> String) -> DeviceProof {
+    let all: Vec<DeviceProof> = (0..5).map(|_| report(&proof()).devices.remove(0)).collect();
+    let of = |figure: fn(&DeviceProof) -> Option<f64>, better: fn(f64, f64) -> f64| {
+        all.iter().filter_map(figure).reduce(better)
+    };
+    DeviceProof {
+        launch_us: of(|d| d.launch_us, f64::min),
+        queued_launch_us: of(|d| d.queued_launch_us, f64::min),
+        host_to_device_gb_s: of(|d| d.host_to_device_gb_s, f64::max),
+        device_to_host_gb_s: of(|d| d.device_to_host_gb_s, f64::max),
+        device_gb_s: of(|d| d.device_gb_s, f64::max),
+        ..all[0].clone()
+    }
+}
+
+/// Five proofs on the GPU itself, through the engine alone, and through gateway and daemon, all on this machine: what each
 /// layer costs. The engine and the GPU are real; the GPU server's inventory and systemd are simulated.
 fn our_proof_runs_through_gateway_and_daemon_on_the_gpu() {
     let numbers = ["50000", "100000000"];
     let elements = ["--elements", numbers[0], "--elements", numbers[1]];
     let mut straight = Command::new(programs().join("vsgpu-cuda-proof"));
-    let mut rows = vec![("GPU", report(&run(straight.args(elements))))];
+    straight.args(elements);
+    let mut rows = vec![("GPU", best(|| run(&mut straight)))];
 
     let folder = std::env::temp_dir().join(format!("vsgpu-real-gpu-{}", std::process::id()));
     unpacked(&bundles()[0], &folder.join("server"));
@@ -223,20 +240,23 @@ fn our_proof_runs_through_gateway_and_daemon_on_the_gpu() {
         std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
     });
     let mut alone = proof(&folder.join("client"), &format!("127.0.0.1:{port}"), &numbers);
-    rows.push(("engine", report(&run(&mut alone))));
+    rows.push(("engine", best(|| run(&mut alone))));
     drop(server);
 
     let pool = pool("real-gpu-pool", 1, real_driver);
     let program = programs().join("vsgpu-cuda-proof").display().to_string();
     let words = [&["run", "--", &program][..], &elements].concat();
-    let (status, said) = pool.command("ml-1", &words).end();
-    assert_eq!(status, Some(0), "{said}{}", pool.logs());
-    rows.push(("gateway", report(&said)));
-    pool.all_free(1);
+    let through = || {
+        let (status, said) = pool.command("ml-1", &words).end();
+        assert_eq!(status, Some(0), "{said}{}", pool.logs());
+        pool.all_free(1);
+        said
+    };
+    rows.push(("gateway", best(through)));
     // The board itself each time, not a simulated driver that lies about.
     let board = &asked("name")[0];
-    for (through, report) in &rows {
-        assert_eq!(&report.devices[0].name, board, "{through}");
+    for (through, device) in &rows {
+        assert_eq!(&device.name, board, "{through}");
     }
     std::fs::remove_dir_all(folder).unwrap();
 
@@ -244,8 +264,7 @@ fn our_proof_runs_through_gateway_and_daemon_on_the_gpu() {
         "{:<9}{:>14}{:>14}{:>14}{:>14}{:>14}",
         "through", "call us", "launch us", "to GPU GB/s", "back GB/s", "memory GB/s"
     );
-    for (through, report) in &rows {
-        let device = &report.devices[0];
+    for (through, device) in &rows {
         let figure = |figure: Option<f64>| figure.map_or("-".into(), |figure| format!("{figure:.1}"));
         println!(
             "{through:<9}{:>14}{:>14}{:>14}{:>14}{:>14}",
@@ -256,7 +275,7 @@ fn our_proof_runs_through_gateway_and_daemon_on_the_gpu() {
             figure(device.device_gb_s)
         );
     }
-    judge_the_way(&rows[1].1.devices[0], &rows[2].1.devices[0]);
+    judge_the_way(&rows[1].1, &rows[2].1);
 }
 
 /// A program that NVIDIA's compiler built, with CUDA's runtime in it.

@@ -363,12 +363,18 @@ impl RunObserver for TerminalObserver<'_> {
             status.plan.steps.iter().filter(|s| open(s.id)).map(|s| s.host.clone()).collect();
         self.few_enough(&format!("the rest of run {run}"), "`vsgpu resume` goes on all the same", &hosts)?;
         let left = (1..=status.steps.len()).filter(|id| open(*id)).count();
+        let mut rest = status.plan.clone();
+        rest.steps.retain(|step| open(step.id));
         let text = format!(
-            "run {run} was not finished; {left} of its {} steps are left:\n\n{}",
+            "Run {run} was not finished: {left} of its {} steps are left.\n\n{}",
             status.steps.len(),
-            crate::render::plan::steps(&status.plan, open).trim_end()
+            plan_summary::rest(&rest, &self.history)
         );
-        self.ask(&text, &format!("go on with run {run} of {}?", self.fleet))?;
+        let question = match plan_summary::disruption(&rest, ["reboot", "shut down", "bring"]) {
+            Some(cost) => format!("go on with run {run} of {}: {cost}?", self.fleet),
+            None => format!("go on with run {run} of {}? Nothing goes down.", self.fleet),
+        };
+        self.ask(&text, &question)?;
         self.agreed.extend(hosts);
         Ok(())
     }

@@ -54,13 +54,13 @@ pub fn estimate(plan: &Plan, history: &History) -> Estimate {
     let known = plan.steps.iter().filter(|s| history.seconds(&s.title).is_some()).count();
     let mut estimate = Estimate { from_runs: known * 10 >= plan.steps.len() * 8, ..Estimate::default() };
     // The end of each step, were its host begun at once: what it waits for on other hosts is the rollout's matter.
-    let mut ends: Vec<f64> = Vec::with_capacity(plan.steps.len());
+    // Of the rest of a run not all steps are here.
+    let mut ends: BTreeMap<usize, (&str, f64)> = BTreeMap::new();
     for step in &plan.steps {
-        let own = |id: &&usize| plan.steps.get(**id - 1).is_some_and(|before| before.host == step.host);
-        let begin =
-            step.after.iter().filter(own).filter_map(|id| ends.get(id - 1)).copied().fold(0.0, f64::max);
+        let own = |id: &usize| ends.get(id).filter(|(host, _)| *host == step.host);
+        let begin = step.after.iter().filter_map(own).map(|(_, end)| *end).fold(0.0, f64::max);
         let end = begin + seconds(step, history);
-        ends.push(end);
+        ends.insert(step.id, (&step.host, end));
         let host = estimate.hosts.entry(step.host.clone()).or_default();
         *host = host.max(end);
         if step.disrupts {

@@ -3,28 +3,16 @@
 use crate::advise::{Advice, Guest, Kind, License, Need, Question, Way, Workload, memory, percent, release};
 use crate::render::Answer;
 use crate::render::documents::{self, FigureOf, ShareOf, value};
+use crate::render::words::wrapped;
 use vsgpu_core::knowledge::performance::{Figure, Share};
 
-/// Characters of a line.
-const WIDTH: usize = 80;
 /// Where a text begins beside its word.
 const INDENT: usize = 12;
 
 /// A text beside a word, broken at blanks.
 fn beside(word: &str, text: &str) -> String {
-    let mut lines = vec![String::new()];
-    for part in text.split(' ') {
-        let last = lines.len() - 1;
-        if !lines[last].is_empty() && INDENT + lines[last].chars().count() + 1 + part.chars().count() > WIDTH
-        {
-            lines.push(part.into());
-        } else {
-            let gap = if lines[last].is_empty() { "" } else { " " };
-            lines[last] += &format!("{gap}{part}");
-        }
-    }
-    let rest: String = lines[1..].iter().map(|l| format!("\n{:INDENT$}{l}", "")).collect();
-    format!("  {word:<10}{}{rest}", lines[0])
+    let text = wrapped(text, &" ".repeat(INDENT));
+    format!("  {word:<10}{}", text.trim_start())
 }
 
 fn share_text(way: Kind, share: Option<&Share>, q: &Question) -> String {

@@ -2,7 +2,7 @@
 
 use crate::diagnose::{Diagnosis, State};
 use crate::render::documents::{NoFault, Texts, Ways, value};
-use crate::render::words::{WIDTH, wrapped};
+use crate::render::words::{width, wrapped};
 use crate::render::{Answer, columns};
 use vsgpu_core::diagnosis::{Confidence, Evidence, Finding, Report};
 use vsgpu_core::words::counted;
@@ -12,7 +12,7 @@ const WHOLE: usize = 3;
 
 fn line(evidence: &Evidence) -> String {
     let times = if evidence.times > 1 { format!(", {} times", evidence.times) } else { String::new() };
-    let text: String = evidence.line.chars().take(WIDTH * 2).collect();
+    let text: String = evidence.line.chars().take(width() * 2).collect();
     format!("    {}, line {}{times}\n      {text}", evidence.text, evidence.line_number)
 }
 
@@ -68,7 +68,7 @@ pub fn text_answer(report: &Report, texts: usize) -> Answer {
         if !report.no_faults.is_empty() {
             text += "\n\nNo fault:";
             for (line, why) in &report.no_faults {
-                let line: String = line.chars().take(WIDTH - 4).collect();
+                let line: String = line.chars().take(width() - 4).collect();
                 text += &format!("\n  {line}\n{}", wrapped(why, "    "));
             }
         }

@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 use crate::fleet::range::folded;
-use crate::render::words::wrapped_at;
+use crate::render::words::broken;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Names of machines that one error lists.
@@ -100,18 +100,6 @@ fn tail(error: &Error, width: Option<usize>) -> String {
         text += &broken(&format!("hint: {hint}"), "      ", width);
     }
     text
-}
-
-/// A line, broken at blanks where it is wider than the terminal.
-fn broken(line: &str, margin: &str, width: Option<usize>) -> String {
-    match width {
-        Some(width) if line.chars().count() > width => {
-            let indent: String = line.chars().take_while(|c| *c == ' ').collect();
-            let text = wrapped_at(line.trim_start(), margin, width);
-            format!("{indent}{}\n", text.trim_start())
-        }
-        _ => format!("{line}\n"),
-    }
 }
 
 #[cfg(test)]

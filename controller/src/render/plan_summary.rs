@@ -163,6 +163,15 @@ pub fn text(plan: &Plan, history: &History, below: usize) -> String {
         return nothing_to_do(plan);
     }
     let summary = summary(plan, history);
+    format!("{}{}", body(&summary, below), wrapped(&format!("{} Nothing has been changed.", summary.sum), ""))
+}
+
+/// What is left of a run: a plan with the steps that are not done.
+pub fn rest(plan: &Plan, history: &History) -> String {
+    body(&summary(plan, history), 0).trim_end().to_string()
+}
+
+fn body(summary: &Summary, below: usize) -> String {
     let warned = if below > 0 { format!(" {} below.", counted(below, "warning")) } else { String::new() };
     let mut text = format!("{}\n\n", wrapped(&format!("{} {}{warned}", summary.cost, summary.time), ""));
     let mut label = "goes down";
@@ -193,7 +202,7 @@ pub fn text(plan: &Plan, history: &History, below: usize) -> String {
         }
         text.push('\n');
     }
-    text + &wrapped(&format!("{} Nothing has been changed.", summary.sum), "")
+    text
 }
 
 /// Hosts that are away or whose VMs are, with what alike.

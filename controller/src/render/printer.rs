@@ -6,6 +6,7 @@
 
 use crate::compat::{self, Finding};
 use crate::error::{Error, Kind};
+use crate::render::words::{broken, fitted};
 use crate::render::{colour, failures};
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -68,6 +69,12 @@ pub(crate) fn say(text: &str) {
     let _ = write!(std::io::stderr(), "{}", visible(text));
 }
 
+/// Columns, where it is a terminal.
+fn columns(of: &impl std::io::IsTerminal) -> Option<usize> {
+    let size = of.is_terminal().then(ratatui::crossterm::terminal::size).and_then(Result::ok);
+    size.map(|(columns, _)| usize::from(columns).max(40))
+}
+
 impl Printer {
     pub fn new(format: Format) -> Self {
         Self { format, cut: std::cell::Cell::new(false), deaf: std::cell::Cell::new(false) }
@@ -78,7 +85,7 @@ impl Printer {
         let text = match self.format {
             // Where nothing can be said, the errors speak.
             Format::Table | Format::Wide if answer.text.is_empty() => return,
-            Format::Table => answer.text,
+            Format::Table => fitted(&answer.text, columns(&std::io::stdout())).trim_end_matches('\n').into(),
             Format::Wide => answer.wide.unwrap_or(answer.text),
             Format::Name if answer.names.is_empty() => return,
             Format::Name => answer.names.join("\n"),
@@ -128,7 +135,8 @@ impl Printer {
     /// A remark, on stderr.
     pub fn note(&self, text: &str) {
         if !self.format.is_document() {
-            say(&format!("{text}\n"));
+            let width = columns(&std::io::stderr());
+            say(&fitted(&format!("{text}\n"), width));
         } else if !text.trim().is_empty() {
             self.talk(&json!({ "note": text.trim() }));
         }
@@ -153,9 +161,7 @@ impl Printer {
             }
             return;
         }
-        let width =
-            std::io::stderr().is_terminal().then(ratatui::crossterm::terminal::size).and_then(Result::ok);
-        let width = width.map(|(columns, _)| usize::from(columns).max(40));
+        let width = columns(&std::io::stderr());
         let _ = write!(anstream::stderr(), "{}", colour::paint(&failures::text(errors, width)));
     }
 
@@ -169,7 +175,10 @@ impl Printer {
     /// What may go wrong, on stderr; JSON carries it in the answer.
     pub fn warnings(&self, warnings: &[Finding]) {
         for finding in warnings.iter().filter(|_| !self.format.is_document()) {
-            let _ = writeln!(anstream::stderr(), "{}\n", colour::paint(&compat::warning(finding)));
+            let lines = compat::warning(finding);
+            let text: String =
+                lines.lines().map(|line| broken(line, "  ", columns(&std::io::stderr()))).collect();
+            let _ = writeln!(anstream::stderr(), "{}", colour::paint(&text));
         }
     }
 

@@ -8,7 +8,7 @@ use crate::plan::verify::Check;
 use crate::render::fact_words::told;
 use crate::render::printer::Answer;
 use crate::render::table::{columns, columns_wrapped};
-use crate::render::words::{WIDTH, wrapped};
+use crate::render::words::{width, wrapped};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use vsgpu_core::catalogue::Entry;
@@ -126,7 +126,7 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
         };
         let head = ["WHERE", "WHAT", "NOW -> WANTED"].map(String::from).to_vec();
         let rows: Vec<Vec<String>> = std::iter::once(head).chain(lacks.into_iter().map(row)).collect();
-        text += &format!("not as the fleet file says:\n{}\n\n", columns_wrapped(&rows, WIDTH));
+        text += &format!("not as the fleet file says:\n{}\n\n", columns_wrapped(&rows, width()));
     }
     text += &crate::render::health::of_fleet(inventory);
     let moved = crate::inventory::elsewhere(fleet, inventory);
@@ -173,9 +173,17 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
         false => word(value, &[], wide),
     };
     let name = |value: &Value| value.as_str().unwrap_or_default().to_string();
-    let gpus = |value: &Value| {
+    let gpus = |value: &Value, wide: bool| {
         let list: Vec<&str> = value.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        if list.is_empty() { "-".to_string() } else { list.join(" + ") }
+        let alike = list.iter().all(|gpu| *gpu == list[0]);
+        match list.len() {
+            0 => "-".to_string(),
+            1 => list[0].into(),
+            n if alike => format!("{n} x {}", list[0]),
+            // A line has 80 columns; the long form names them.
+            n if n > 2 && !wide => format!("{n} GPUs"),
+            _ => list.join(" + "),
+        }
     };
     let row = |p: &Value, wide: bool| {
         let host = match p["is-on"].as_str() {
@@ -185,7 +193,7 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
         vec![
             name(&p["vm"]),
             host,
-            gpus(&p["gpus"]),
+            gpus(&p["gpus"], wide),
             word(&p["driver"], &[','], wide),
             word(&p["license"], &['(', ','], wide),
             proof(&p["proof"], wide),

@@ -1,5 +1,7 @@
 //! Numbers in sentences.
 
+use std::io::IsTerminal as _;
+use std::sync::OnceLock;
 use vsgpu_core::words::counted;
 
 /// `1 requirement is met`, `3 requirements are met`.
@@ -36,12 +38,40 @@ pub fn bare<'a>(text: &'a str, node: &str, title: &str) -> &'a str {
     text.strip_prefix(title).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(text)
 }
 
-/// Characters of a line.
-pub const WIDTH: usize = 80;
+/// Characters of a line: as wide as the terminal that the answer goes to, and no wider than is read with ease; 80 where it
+/// goes elsewhere.
+pub fn width() -> usize {
+    static WIDTH: OnceLock<usize> = OnceLock::new();
+    *WIDTH.get_or_init(|| {
+        let size = std::io::stdout().is_terminal().then(ratatui::crossterm::terminal::size);
+        size.and_then(Result::ok).map_or(80, |(columns, _)| usize::from(columns).clamp(40, 120))
+    })
+}
 
 /// Broken at blanks, with a margin; long words stay whole.
 pub fn wrapped(text: &str, margin: &str) -> String {
-    wrapped_at(text, margin, WIDTH)
+    wrapped_at(text, margin, width())
+}
+
+/// A line, broken at blanks where it is wider than the terminal.
+pub(super) fn broken(line: &str, margin: &str, width: Option<usize>) -> String {
+    match width {
+        Some(width) if line.chars().count() > width => {
+            let indent: String = line.chars().take_while(|c| *c == ' ').collect();
+            let text = wrapped_at(line.trim_start(), margin, width);
+            format!("{indent}{}\n", text.trim_start())
+        }
+        _ => format!("{line}\n"),
+    }
+}
+
+/// All lines of a text for a terminal of this width: what goes on stands a little deeper than what it goes on from.
+pub(super) fn fitted(text: &str, width: Option<usize>) -> String {
+    let line = |line: &str| {
+        let deep = line.chars().take_while(|c| *c == ' ').count() + 2;
+        broken(line, &" ".repeat(deep), width)
+    };
+    text.lines().map(line).collect()
 }
 
 /// The same for a terminal of another width.

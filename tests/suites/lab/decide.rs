@@ -176,7 +176,8 @@ fn agents_count_what_a_person_agreed_to_and_nothing_else() {
         m.esxi().vms.iter_mut().filter(|vm| vm.name == "base").for_each(|vm| vm.on = false);
     });
     files::write_all(&lab.folder.join("files"));
-    let fleet = fleet(&lab);
+    let other = format!("    address: {}\n", lab.address("esx-02"));
+    let fleet = fleet(&lab).replace(&other, &format!("{other}    acceptance-level: VMwareAccepted\n"));
     lab.write_fleet(&fleet);
     lab.start();
     let counted = |host: &str| -> Vec<String> {
@@ -197,6 +198,18 @@ fn agents_count_what_a_person_agreed_to_and_nothing_else() {
     lab.write_fleet(fleet.split("vms:\n").next().unwrap());
     lab.expect(0, &["apply", "--yes"]);
     assert_eq!(counted("esx-01"), both[..3]);
+    // A host leaves it, and is away: it is told by the first run that finds it again, and once.
+    assert!(!counted("esx-02").is_empty());
+    let without = fleet.split("vms:\n").next().unwrap().split("  esx-02:").next().unwrap().to_string();
+    lab.write_fleet(&without);
+    lab.stop_agent("esx-02");
+    lab.expect(0, &["apply", "--yes"]);
+    assert!(!counted("esx-02").is_empty());
+    lab.start_agent("esx-02");
+    lab.expect(0, &["apply", "--yes"]);
+    assert!(counted("esx-02").is_empty());
+    let told = std::fs::read_to_string(lab.folder.join(".vsgpu/fleet/counted.json")).unwrap();
+    assert!(told.contains("esx-01") && !told.contains("esx-02"), "{told}");
 }
 
 /// A VM of any of several hosts is followed where it runs, from one verb to the next.

@@ -179,16 +179,56 @@ fn an_operator_at_a_terminal_is_asked_and_can_stop_it() {
     // `apply` would go on with it: what is left is shown first. `resume` says so itself.
     let calls = lab.changing_calls("esx-01").len();
     let terminal = Terminal::start(&lab.command(&["apply"]), 60, 120);
-    terminal.wait_for("go on with run 1 of");
+    // Its VM is off already.
+    terminal.wait_for(": reboot 1 host? [y/N]");
     terminal.keys(&["n", "Enter"]);
     let (status, text) = terminal.end();
     assert!(
-        status == Some(2) && text.contains("run 1 was not finished; ") && text.contains("steps are left"),
+        status == Some(2)
+            && text.contains("go on with run 1 of")
+            && text.contains("Run 1 was not finished: ")
+            && text.contains("steps are left"),
         "{text}"
     );
     assert_eq!(lab.changing_calls("esx-01").len(), calls);
     lab.expect(0, &["resume"]);
     lab.expect(0, &["verify", "--wait", "--timeout", "60"]);
+}
+
+/// However wide the terminal is: lines end between words, and none is left for the terminal to break.
+fn lines_end_between_words_at_any_width() {
+    let lab = small("widths");
+    lab.expect(0, &["apply", "--yes"]);
+    lab.change("vm-01", |m| std::fs::remove_dir_all(m.root("/etc/nvidia/ClientConfigToken")).unwrap());
+    lab.write_fleet(
+        &std::fs::read_to_string(lab.folder.join("fleet.yaml")).unwrap().replace("a100-40c", "a100-20c"),
+    );
+    let mut wide = vec![];
+    for columns in [60, 80, 120] {
+        for words in [
+            &["plan"][..],
+            &["verify"],
+            &["status"],
+            &["status", "1"],
+            &["runs"],
+            &["facts"],
+            &["diagnose"],
+            &["ready"],
+            &["facts", "-n", "esx-1"],
+            &["explain", "unreachable"],
+            &["advise", "--workload", "training", "--gpu", "A100", "--esxi", "8.0.2"],
+            &["fit", "--hosts", "4 x 2 A100-80", "--want", "20 x a100d-8c, 6 x a100d-20c, 90 x passthrough"],
+        ] {
+            let (_, said) = Terminal::start(&lab.command(words), 60, columns).end();
+            let said = strip(&said);
+            assert!(said.lines().count() > 1, "{words:?}: {said}");
+            // A word that is too long by itself stays whole.
+            let too_long = |line: &&str| line.chars().count() > columns.into() && line.trim().contains(' ');
+            let lines = said.lines().map(str::trim_end).filter(too_long);
+            wide.extend(lines.map(|line| format!("{columns} {}: {line}", words.join(" "))));
+        }
+    }
+    assert!(wide.is_empty(), "{}", wide.join("\n"));
 }
 
 fn progress_is_a_line_per_node_and_totals_beyond_twenty() {
@@ -324,6 +364,7 @@ fn a_run_outlives_whoever_listened_and_a_lost_session_stops_it_politely() {
 pub const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     help_fits_a_screen_and_shows_examples,
     colour_is_only_for_terminals_and_obeys[Tmux],
+    lines_end_between_words_at_any_width[Tmux],
     advise_asks_at_a_terminal[Tmux],
     every_reading_verb_has_every_format,
     an_operator_at_a_terminal_is_asked_and_can_stop_it[Tmux],
