@@ -153,12 +153,14 @@ fn what_is_said_of_mistakes() {
         lab.start_agent("esx-01");
         say(what, 4, &["facts", "-n", "esx-01"]);
     }
+    let ended = warning(&lab.machine("esx-01").join("agent.log"), "this agent's certificate");
     for file in ["node.pem", "node.key", "ca.pem"] {
         std::fs::remove_file(lab.folder.join("pki/esx-01.host").join(file)).unwrap();
     }
     vsgpu_wire::pki::issue_node(&lab.folder.join("pki"), "esx-01", "host", 30, now).unwrap();
     lab.stop_agent("esx-01");
     lab.start_agent("esx-01");
+    let stray = a_host_agent_on_another_machine(&lab);
     // Names.
     lab.write_fleet(&whole(&right, "esx-01").replace("nvidia_a100-20c", "nvidia_a100_20c"));
     say("a vGPU type with a typo", 2, &["validate"]);
@@ -176,6 +178,12 @@ fn what_is_said_of_mistakes() {
         errors.join("\n")
     );
     assert!(steps > 0);
+    for (what, said) in [
+        ("an agent whose certificate has ended: its own log", ended),
+        ("vsgpu-host-agent on a machine that is no ESXi host: its own log", stray),
+    ] {
+        screen += &format!("\n# {what}\n{said}\n");
+    }
     let mut screen = steady(&lab, &screen);
     for (address, name) in [
         (at, "SILENT"),
@@ -197,6 +205,42 @@ fn what_is_said_of_mistakes() {
         })
         .collect();
     golden("mistakes.txt", &without_moments(&screen));
+}
+
+/// The last warning of a log that has these words, without its time.
+fn warning(log: &std::path::Path, words: &str) -> String {
+    let mut found = None;
+    vsgpu_tests::lab::wait_until(words, std::time::Duration::from_secs(20), || {
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        found = text.lines().rev().find_map(|line| {
+            let said = &line[line.find("WARN")?..];
+            said.contains(words).then(|| said.to_string())
+        });
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+/// What a host agent says where there is nothing of ESXi.
+fn a_host_agent_on_another_machine(lab: &Lab) -> String {
+    let [tools, log] = ["no-tools", "stray.log"].map(|name| lab.folder.join(name));
+    std::fs::create_dir_all(&tools).unwrap();
+    let to = std::fs::File::create(&log).unwrap();
+    let mut agent = std::process::Command::new(vsgpu_tests::lab::programs().join("vsgpu-host-agent"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--pki"])
+        .arg(lab.folder.join("pki/esx-02.host"))
+        .arg("--tools")
+        .arg(&tools)
+        .arg("--root")
+        .arg(lab.folder.join("no-root"))
+        .stdout(to.try_clone().unwrap())
+        .stderr(to)
+        .spawn()
+        .unwrap();
+    let said = warning(&log, "no ESXi host");
+    agent.kill().unwrap();
+    let _ = agent.wait();
+    said
 }
 
 /// Dates and fingerprints are others each time.

@@ -98,9 +98,7 @@ impl Disk for Folder {
         match std::fs::read_dir(&self.0) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 let why = format!("{}: {e}: whether a run is unfinished is not known", self.0.display());
-                Err(Error::new(Kind::Usage, why)
-                    .code("journal")
-                    .hint("run vsgpu as the user who ran it before"))
+                Err(Error::new(Kind::Usage, why).code("journal").hint(crate::rights::hint(&self.0)))
             }
             _ => Ok(()),
         }

@@ -3,6 +3,7 @@
 use nix::sys::signal::Signal;
 use vsgpu_tests::lab::gpu_pool::{GpuPool, read_as_nobody, two_teams};
 use vsgpu_tests::lab::programs;
+use vsgpu_tests::lab::small_fleet::small;
 
 /// A port on loopback is open to every local user; a GPU lease is its user's alone. And who may ask at all is
 /// decided by who he is.
@@ -34,6 +35,40 @@ fn another_local_user_gets_nothing() {
     assert_eq!(status, Some(0), "{said}");
 }
 
+/// The operator's keys belong to one user: another one is told whose they are.
+fn who_has_no_rights_is_told_whose_the_files_are() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::CommandExt as _;
+    let lab = small("no-rights");
+    let readable = |path: &str, mode: u32| {
+        std::fs::set_permissions(lab.folder.join(path), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    readable(".", 0o755);
+    readable("pki", 0o755);
+    let said = |words: &[&str]| {
+        let output = lab.command(words).uid(65_534).gid(65_534).output().unwrap();
+        assert_ne!(output.status.code(), Some(0));
+        let said = String::from_utf8(output.stderr).unwrap();
+        said.replace(&lab.folder.display().to_string(), "LAB")
+    };
+    let plan = said(&["plan"]);
+    assert!(
+        plan.contains("controller.key: Permission denied")
+            && plan.contains("hint: pki/controller.key belongs to root: run vsgpu as that user; a fleet's folder, its keys and its journals belong to one user")
+            && plan.lines().count() <= 5,
+        "{plan}"
+    );
+    // And the journal's folder.
+    lab.expect(0, &["apply", "--yes"]);
+    readable("pki/controller.key", 0o644);
+    readable(".vsgpu", 0o700);
+    let status = said(&["status"]);
+    assert!(
+        status.contains("Permission denied") && status.contains("belongs to root: run vsgpu as that user"),
+        "{status}"
+    );
+}
+
 /// What the agent writes into a user's folder is that user's, the folder as well that it makes there; and a link
 /// that he puts there leads it nowhere.
 fn what_is_written_into_a_users_home_is_his() {
@@ -61,5 +96,6 @@ fn what_is_written_into_a_users_home_is_his() {
 
 pub const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     another_local_user_gets_nothing[Root],
-    what_is_written_into_a_users_home_is_his[Root]
+    what_is_written_into_a_users_home_is_his[Root],
+    who_has_no_rights_is_told_whose_the_files_are[Root]
 ];

@@ -175,6 +175,9 @@ fn an_operator_at_a_terminal_is_asked_and_can_stop_it() {
     clear_faults(&lab, "esx-01");
     let (status, text) = terminal.end();
     assert!(status == Some(5) && text.contains("vsgpu resume"), "{text}");
+    // One block: what is away, and both ways on.
+    let block = "  IS STILL IN MAINTENANCE MODE: esx-01\n  shut down: vm-01\n\nhint: `vsgpu resume` goes on from here; `vsgpu abort`\n      restores maintenance mode and VM power\nmore: vsgpu explain interrupted";
+    assert!(strip(&text).contains(block) && text.matches("error[").count() == 1, "{text}");
     // What stands below each other on a screen of sixty columns is no torn line.
     // `apply` would go on with it: what is left is shown first. `resume` says so itself.
     let calls = lab.changing_calls("esx-01").len();

@@ -55,7 +55,7 @@ pub(crate) fn serve(
     if let Some(due) = life.and_then(|life| life.due(system.now())) {
         tracing::warn!(
             node = name,
-            "this agent's certificate {due}: `vsgpu cert renew {name}` where the CA is, then its new files here and a restart"
+            "this agent's certificate {due}: `vsgpu cert renew {name} --role {role}` where the CA is, then its new files here and a restart"
         );
     }
     let config = Arc::new(tls::server(identity, tls::Spoken::Rpc).map_err(|e| e.to_string())?);
