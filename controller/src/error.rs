@@ -3,6 +3,7 @@
 use crate::hold::Hold;
 use serde::Serialize;
 use std::process::ExitCode;
+use vsgpu_core::diagnosis;
 use vsgpu_core::text::sentence;
 
 /// What kind of failure; each has one exit status.
@@ -84,6 +85,9 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// What stands before the page of a known cause in a hint of an agent (`Finding::explained`).
+const PAGE: &str = "; more: `vsgpu explain ";
+
 /// A failure, ready to be rendered: its texts are sentences, whatever a node or a file put into them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, thiserror::Error)]
 #[error("{message}")]
@@ -150,8 +154,18 @@ impl Error {
         self
     }
 
+    /// With something to do. One of a known cause names its page, as agents have it: that is the error's own then.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hints.push(sentence(&hint.into()));
+        let hint: String = hint.into();
+        let cause = hint.strip_suffix('`').and_then(|hint| hint.split_once(PAGE));
+        let known = cause.and_then(|(todo, id)| Some((todo, diagnosis::named(id)?.id)));
+        match known {
+            Some((todo, id)) if self.code == self.kind.code() => {
+                self.code = id;
+                self.hints.push(sentence(todo));
+            }
+            _ => self.hints.push(sentence(&hint)),
+        }
         self
     }
 

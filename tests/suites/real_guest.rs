@@ -495,7 +495,7 @@ fn an_engine_that_is_open_to_the_network_is_given_to_nobody(guest: &Container) {
     guest.write(spoiled, "[Service]\nNetworkNamespacePath=\n");
     guest.must(&["systemctl", "daemon-reload"]);
     guest.must(&["systemctl", "restart", "vsgpu-pool.service"]);
-    pool_says(guest, "listens on TCP port 14833 outside of the engines' network namespaces");
+    pool_says(guest, "listens on TCP port 14833 outside of its network namespace");
     assert!(!guest.run(&["systemctl", "is-active", "vsgpu-engine@0.service"]).0, "it was ended");
     guest.must(&["rm", &format!("/{spoiled}")]);
     guest.must(&["systemctl", "daemon-reload"]);
@@ -531,6 +531,7 @@ fn rounds_of_kills_leave_nothing_behind(guest: &Container) {
         let victims = ["program", "runner", "daemon", "engine", "engine's child", "gateway"];
         let victim = victims[round % victims.len()];
         let begun = Instant::now();
+        let engine = pid("vsgpu-engine@0.service");
         let kill = |unit: &str| guest.must(&["kill", "-KILL", &pid(unit)]);
         match victim {
             "program" => guest.must(&["pkill", "-KILL", "-x", "sleep"]),
@@ -540,14 +541,17 @@ fn rounds_of_kills_leave_nothing_behind(guest: &Container) {
             "engine" => kill("vsgpu-engine@0.service"),
             // Each connection of a program has one; a shell makes it, and holds it.
             _ => {
-                let engine = pid("vsgpu-engine@0.service");
                 let connect =
                     format!("exec 3<>/dev/tcp/127.0.0.1/14833; until pkill -KILL -P {engine}; do :; done");
-                guest.must(&["ip", "netns", "exec", "vsgpu-0", "bash", "-c", &connect])
+                guest.must(&["timeout", "20", "ip", "netns", "exec", "vsgpu-0", "bash", "-c", &connect])
             }
         };
         // With its engine the lease lives on, as long as its program.
         if victim.starts_with("engine") {
+            wait_until("an engine runs again", Duration::from_secs(20), || {
+                guest.run(&["systemctl", "is-active", "vsgpu-engine@0.service"]).0
+                    && (victim != "engine" || pid("vsgpu-engine@0.service") != engine)
+            });
             assert!(holder.try_wait().unwrap().is_none(), "{victim}: the lease goes on");
             guest.must(&["pkill", "-KILL", "-x", "sleep"]);
         }

@@ -31,7 +31,7 @@ impl Completions {
         let mut text = vec![];
         clap_complete::generate(shell, &mut verbs, "vsgpu", &mut text);
         let text = String::from_utf8_lossy(&text).into_owned();
-        printer.answer(&json!({ "script": text }), text.trim_end());
+        printer.file(&json!({ "script": text }), text.trim_end());
         Ok(Exit::Done)
     }
 }
@@ -67,7 +67,7 @@ impl Man {
             .render(&mut text)
             .map_err(|e| vec![Error::new(Kind::Internal, e.to_string())])?;
         let text = String::from_utf8_lossy(&text).into_owned();
-        printer.answer(&json!({ "page": text }), text.trim_end());
+        printer.file(&json!({ "page": text }), text.trim_end());
         Ok(Exit::Done)
     }
 }

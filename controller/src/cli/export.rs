@@ -25,7 +25,11 @@ impl Export {
         let inventory = block_on(inventory::gather(&fleet, &connector, Scope::All, &|_| true))?;
         let document = document(&fleet, &inventory);
         let names = inventory.nodes.keys().map(|id| id.clone().into()).collect();
-        printer.show(Answer { names, ..Answer::new(document.clone(), yaml::write(&document).trim_end()) });
+        printer.show(Answer {
+            names,
+            verbatim: true,
+            ..Answer::new(document.clone(), yaml::write(&document).trim_end())
+        });
         printer
             .note("names of packages and tokens are guessed from their versions: put your own files there");
         let mut errors: Vec<Error> = inventory.nodes.into_values().filter_map(Result::err).collect();

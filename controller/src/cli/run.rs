@@ -365,6 +365,8 @@ impl RunObserver for TerminalObserver<'_> {
         let left = (1..=status.steps.len()).filter(|id| open(*id)).count();
         let mut rest = status.plan.clone();
         rest.steps.retain(|step| open(step.id));
+        rest.rollout.waves.iter_mut().for_each(|wave| wave.retain(|host| hosts.contains(host)));
+        rest.rollout.waves.retain(|wave| !wave.is_empty());
         let text = format!(
             "Run {run} was not finished: {left} of its {} steps are left.\n\n{}",
             status.steps.len(),

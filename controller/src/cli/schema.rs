@@ -8,10 +8,10 @@ use clap::Args;
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  vsgpu schema > fleet.schema.json\n  vsgpu schema fit        what `vsgpu fit -o json` prints"
+    after_help = "Examples:\n  vsgpu schema > fleet.schema.json\n  vsgpu schema fit        what `vsgpu fit -o json` prints\n\nAn editor with the YAML language server completes and checks a fleet file that begins with\n  # yaml-language-server: $schema=fleet.schema.json"
 )]
 pub(super) struct Schema {
-    /// fleet (default), advise, fit, diagnose, ready, upgrade, bundle ..
+    /// fleet (default), advise, fit, diagnose, ready, upgrade, pool-status ..
     #[arg(value_name = "NAME", default_value = "fleet", hide_default_value = true)]
     name: String,
 }
@@ -28,7 +28,7 @@ impl Schema {
         let names =
             schema["properties"].as_object().into_iter().flat_map(|keys| keys.keys().cloned()).collect();
         let text = serde_json::to_string_pretty(&schema).unwrap_or_default();
-        printer.show(Answer { names, ..Answer::new(schema, text) });
+        printer.show(Answer { names, verbatim: true, ..Answer::new(schema, text) });
         Ok(Exit::Done)
     }
 }

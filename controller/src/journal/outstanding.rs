@@ -97,6 +97,7 @@ mod tests {
             deadlines: Deadlines::default(),
             met: 0,
             rollout,
+            network: None,
         };
         let Leftovers { in_maintenance, stopped, unsettled, rebooted, held } = left;
         let (run, plan) = ("run".into(), Box::new(plan));

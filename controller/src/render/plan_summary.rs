@@ -168,7 +168,13 @@ pub fn text(plan: &Plan, history: &History, below: usize) -> String {
 
 /// What is left of a run: a plan with the steps that are not done.
 pub fn rest(plan: &Plan, history: &History) -> String {
-    body(&summary(plan, history), 0).trim_end().to_string()
+    let back = |verb: &str, which: &dyn Fn(&Step) -> bool| {
+        let nodes: Vec<&str> = plan.steps.iter().filter(|s| which(s)).map(|s| &*s.node.name).collect();
+        if nodes.is_empty() { String::new() } else { row("comes back", &format!("{}: {verb}", names(nodes))) }
+    };
+    let back =
+        back("leaves maintenance mode", &Step::leaves_maintenance) + &back("started", &Step::starts_vm);
+    format!("{}{back}", body(&summary(plan, history), 0)).trim_end().to_string()
 }
 
 fn body(summary: &Summary, below: usize) -> String {

@@ -46,11 +46,13 @@ pub struct Answer {
     pub wide: Option<String>,
     /// Names of what it is about.
     pub names: Vec<String>,
+    /// It is copied, or goes into a file: no line of it is broken.
+    pub verbatim: bool,
 }
 
 impl Answer {
     pub fn new(json: Value, text: impl Into<String>) -> Self {
-        Self { json, text: text.into(), wide: None, names: vec![] }
+        Self { json, text: text.into(), wide: None, names: vec![], verbatim: false }
     }
 }
 
@@ -72,7 +74,8 @@ pub(crate) fn say(text: &str) {
 /// Columns, where it is a terminal.
 fn columns(of: &impl std::io::IsTerminal) -> Option<usize> {
     let size = of.is_terminal().then(ratatui::crossterm::terminal::size).and_then(Result::ok);
-    size.map(|(columns, _)| usize::from(columns).max(40))
+    // A serial line says that it has none.
+    size.filter(|(columns, _)| *columns > 0).map(|(columns, _)| usize::from(columns).max(40))
 }
 
 impl Printer {
@@ -85,7 +88,10 @@ impl Printer {
         let text = match self.format {
             // Where nothing can be said, the errors speak.
             Format::Table | Format::Wide if answer.text.is_empty() => return,
-            Format::Table => fitted(&answer.text, columns(&std::io::stdout())).trim_end_matches('\n').into(),
+            Format::Table => match answer.verbatim {
+                true => answer.text,
+                false => fitted(&answer.text, columns(&std::io::stdout())).trim_end_matches('\n').into(),
+            },
             Format::Wide => answer.wide.unwrap_or(answer.text),
             Format::Name if answer.names.is_empty() => return,
             Format::Name => answer.names.join("\n"),
@@ -101,6 +107,11 @@ impl Printer {
             Err(_) => self.deaf.set(true),
             Ok(()) => {}
         }
+    }
+
+    /// A file that a verb writes to its output.
+    pub fn file(&self, json: &Value, text: &str) {
+        self.show(Answer { names: vec![text.into()], verbatim: true, ..Answer::new(json.clone(), text) });
     }
 
     /// The answer of a verb that is not about names.

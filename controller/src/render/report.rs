@@ -93,7 +93,13 @@ pub fn facts(inventory: &Inventory, fleet: Option<&Fleet>) -> Answer {
         text += "\nValues as they were read: `vsgpu facts -o yaml`.";
     }
     let names = inventory.nodes.keys().map(|id| id.clone().into()).collect();
-    Answer { json: json.into(), text: text.trim_end().into(), wide: Some(wide.trim_end().into()), names }
+    Answer {
+        json: json.into(),
+        text: text.trim_end().into(),
+        wide: Some(wide.trim_end().into()),
+        names,
+        verbatim: false,
+    }
 }
 
 /// What is met, what is not, and one line of proof per VM.
@@ -225,7 +231,7 @@ pub fn verify(fleet: &Fleet, checks: &[Check], inventory: &Inventory) -> Answer 
     let unmet: std::collections::BTreeSet<String> =
         checks.iter().filter(|c| !c.met).map(|c| c.node.clone().into()).collect();
     let json = json!({ "met": met, "total": checks.len(), "checks": checks, "vms": proofs });
-    Answer { json, text, wide: Some(wide), names: unmet.into_iter().collect() }
+    Answer { json, text, wide: Some(wide), names: unmet.into_iter().collect(), verbatim: false }
 }
 
 /// Figures of GPUs as the block of a fleet file.

@@ -161,7 +161,7 @@ pub fn status(run: Option<&Stored>, at_work: bool, hosts: &Hosts<'_>, now: u64) 
         text += &format!("\n{damage}");
         short += &format!("\n{damage}");
     }
-    Answer { json, text: short, wide: Some(text), names: nodes.into_keys().collect() }
+    Answer { json, text: short, wide: Some(text), names: nodes.into_keys().collect(), verbatim: false }
 }
 
 /// A run of a list: its number, what its journal tells, whether somebody is at work on it.

@@ -44,7 +44,8 @@ pub fn width() -> usize {
     static WIDTH: OnceLock<usize> = OnceLock::new();
     *WIDTH.get_or_init(|| {
         let size = std::io::stdout().is_terminal().then(ratatui::crossterm::terminal::size);
-        size.and_then(Result::ok).map_or(80, |(columns, _)| usize::from(columns).clamp(40, 120))
+        let size = size.and_then(Result::ok).filter(|(columns, _)| *columns > 0);
+        size.map_or(80, |(columns, _)| usize::from(columns).clamp(40, 120))
     })
 }
 
@@ -65,11 +66,13 @@ pub(super) fn broken(line: &str, margin: &str, width: Option<usize>) -> String {
     }
 }
 
-/// All lines of a text for a terminal of this width: what goes on stands a little deeper than what it goes on from.
+/// All lines of a text for a terminal of this width: what goes on stands deeper than what it goes on from, and where no
+/// sign of a plan stands. Commands stay whole: they are copied.
 pub(super) fn fitted(text: &str, width: Option<usize>) -> String {
     let line = |line: &str| {
-        let deep = line.chars().take_while(|c| *c == ' ').count() + 2;
-        broken(line, &" ".repeat(deep), width)
+        let deep = line.chars().take_while(|c| *c == ' ').count() + 4;
+        let is_command = line.trim_start().starts_with("$ ");
+        broken(line, &" ".repeat(deep), width.filter(|_| !is_command))
     };
     text.lines().map(line).collect()
 }

@@ -34,19 +34,32 @@ struct Told {
     address: String,
 }
 
+/// One whose machine left is tried so many times: it may be gone for good.
+const TRIES: u32 = 5;
+
 #[derive(Serialize, Deserialize)]
 struct Known {
     version: u32,
-    agents: BTreeSet<Told>,
+    /// And how often it was tried since its machine left.
+    agents: Vec<(Told, u32)>,
 }
 
 /// Those of earlier runs. A file that cannot be read is none: it costs a machine that left its last figures, no more.
-fn known(folder: &Path) -> BTreeSet<Told> {
+fn known(folder: &Path) -> Vec<(Told, u32)> {
     let text = files::read_text(&folder.join(FILE), MAX_FILE).unwrap_or_default();
-    serde_json::from_str(&text)
-        .ok()
-        .filter(|known: &Known| known.version == VERSION)
-        .map_or_else(BTreeSet::new, |known| known.agents)
+    let known: Option<Known> = serde_json::from_str(&text).ok();
+    known.filter(|known| known.version == VERSION).map(|known| known.agents).unwrap_or_default()
+}
+
+/// A simulated fleet has no folder: then there is nothing to keep.
+fn keep(folder: &Path, now: &BTreeSet<Told>, left: &BTreeMap<Told, u32>) {
+    let left = left.iter().filter(|(_, tries)| **tries < TRIES).map(|(told, tries)| (told.clone(), *tries));
+    let agents = now.iter().map(|told| (told.clone(), 0)).chain(left).collect();
+    let text = serde_json::to_string(&Known { version: VERSION, agents }).unwrap_or_default();
+    let path = folder.join(FILE);
+    if files::read_text(&path, MAX_FILE).ok().as_deref() != Some(&text) {
+        let _ = files::write_text(&path, &text);
+    }
 }
 
 /// Tells every agent of the fleet, and those that were of it.
@@ -64,14 +77,19 @@ pub async fn tell(fleet: &Fleet, connector: &Connector) {
         all.push(Wishes { vm: reach.vm.filter(|_| id.kind == NodeKind::Vm), wishes });
     }
     let folder = fleet.state_folder();
-    let before = known(&folder);
-    let mut agents: BTreeSet<Told> = by_agent.keys().cloned().collect();
-    let is_there = |old: &Told| agents.iter().any(|now| (&now.role, &now.node) == (&old.role, &old.node));
-    let left: Vec<Told> = before.iter().filter(|old| !is_there(old)).cloned().collect();
-    for old in left {
+    let agents: BTreeSet<Told> = by_agent.keys().cloned().collect();
+    let is_there: BTreeSet<(&str, &str)> = agents.iter().map(|now| (&*now.role, &*now.node)).collect();
+    let mut left: BTreeMap<Told, u32> = known(&folder)
+        .into_iter()
+        .filter(|(old, _)| !is_there.contains(&(&*old.role, &*old.node)))
+        .map(|(old, tries)| (old, tries + 1))
+        .collect();
+    // Before: whoever is away may keep this from ever being done.
+    keep(&folder, &agents, &left);
+    for old in left.keys() {
         let role = if old.role == "host" { "host" } else { "guest" };
         let target = Target { address: old.address.clone(), node: old.node.clone(), role };
-        by_agent.insert(old, (target, vec![Wishes { vm: None, wishes: vec![] }]));
+        by_agent.insert(old.clone(), (target, vec![Wishes { vm: None, wishes: vec![] }]));
     }
     let mut work = JoinSet::new();
     for (agent, (target, wishes)) in by_agent {
@@ -83,16 +101,10 @@ pub async fn tell(fleet: &Fleet, connector: &Connector) {
             connection.remember(&wishes, within).await.ok().map(|_| agent)
         });
     }
-    let mut reached = BTreeSet::new();
     while let Some(told) = work.join_next().await {
-        reached.extend(told.ok().flatten());
-    }
-    // Who left and was away is told by a later run.
-    agents.extend(before.into_iter().filter(|old| !reached.contains(old)));
-    let known = Known { version: VERSION, agents };
-    let Ok(text) = serde_json::to_string(&known) else { return };
-    if files::read_text(&folder.join(FILE), MAX_FILE).ok().as_deref() != Some(&text) {
-        // A simulated fleet has no folder.
-        let _ = files::write_text(&folder.join(FILE), &text);
+        // At once: another fleet file may have it from now on.
+        if told.ok().flatten().is_some_and(|agent| left.remove(&agent).is_some()) {
+            keep(&folder, &agents, &left);
+        }
     }
 }

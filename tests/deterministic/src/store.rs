@@ -41,6 +41,7 @@ pub fn records() -> Vec<Record> {
         deadlines: Deadlines::default(),
         met: 0,
         rollout: Rollout::default(),
+        network: None,
     };
     let mut all = vec![Record::Planned {
         at: 1,

@@ -273,7 +273,7 @@ fn a_wrong_license_is_waited_for_and_then_named() {
     let lines: Vec<&str> = said.lines().collect();
     let at = lines
         .iter()
-        .position(|l| l.starts_with("error[failed]: vm-01 (guest): license: "))
+        .position(|l| l.starts_with("error[") && l.contains("]: vm-01 (guest): license: "))
         .unwrap_or_else(|| panic!("{said}"));
     assert!(
         lines[at].contains("Failed to decode signature from token received") && !lines[at].contains("still"),

@@ -87,4 +87,4 @@ fn a_full_disk_ends_no_gpu_lease_and_begins_none() {
 }
 
 pub const TESTS: &[vsgpu_tests::harness::Test] =
-    vsgpu_tests::tests![a_full_disk_ends_no_gpu_lease_and_begins_none[Root]];
+    vsgpu_tests::tests![a_full_disk_ends_no_gpu_lease_and_begins_none[Namespaces]];

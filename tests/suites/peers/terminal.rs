@@ -222,9 +222,15 @@ fn lines_end_between_words_at_any_width() {
             &["advise", "--workload", "training", "--gpu", "A100", "--esxi", "8.0.2"],
             &["fit", "--hosts", "4 x 2 A100-80", "--want", "20 x a100d-8c, 6 x a100d-20c, 90 x passthrough"],
         ] {
-            let (_, said) = Terminal::start(&lab.command(words), 60, columns).end();
-            let said = strip(&said);
-            assert!(said.lines().count() > 1, "{words:?}: {said}");
+            let terminal = Terminal::start(&lab.command(words), 60, columns);
+            let (status, _) = terminal.end();
+            // tmux may not have read it yet when the program is over.
+            let mut said = String::new();
+            wait_until(&format!("{words:?} has answered"), Duration::from_secs(20), || {
+                said = strip(&terminal.all());
+                said.lines().filter(|line| !line.trim().is_empty()).count() > 2
+            });
+            assert!(status.is_some(), "{words:?}: {said}");
             // A word that is too long by itself stays whole.
             let too_long = |line: &&str| line.chars().count() > columns.into() && line.trim().contains(' ');
             let lines = said.lines().map(str::trim_end).filter(too_long);

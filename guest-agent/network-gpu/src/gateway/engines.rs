@@ -4,8 +4,8 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use vsgpu_core::engine::Engine;
 use vsgpu_core::pool::{Slot, SlotId, SlotKind};
@@ -51,6 +51,8 @@ pub(super) struct Engines {
     pub slots: Vec<Slot>,
     /// Slots with a GPU lease or a proof under way: only their engines may be started.
     may_run: Vec<AtomicBool>,
+    /// Held by whoever looks whose the open port is.
+    whose: Mutex<()>,
 }
 
 /// Why a slot is not offered.
@@ -84,7 +86,7 @@ impl Engines {
         slots: Vec<Slot>,
     ) -> Self {
         let may_run = slots.iter().map(|_| AtomicBool::new(false)).collect();
-        Self { system, engine, place, slots, may_run }
+        Self { system, engine, place, slots, may_run, whose: Mutex::default() }
     }
 
     /// Says of slots whether their engines may be started. Said before they are ended: a start that is under way
@@ -116,6 +118,7 @@ impl Engines {
         if !self.may(slot) {
             return Err("its GPU lease is over".into());
         }
+        let open_before = self.is_open();
         let start = || self.systemctl(&["start", &unit(slot)], START);
         start().or_else(|_| {
             self.system.sleep(START_AGAIN);
@@ -127,12 +130,11 @@ impl Engines {
         }
         let until = self.system.elapsed() + LISTENS;
         loop {
-            if self.is_open() {
-                let _ = self.systemctl(&["stop", &unit(slot)], STOP);
-                let port = self.engine.port;
+            if !open_before && self.is_open() && self.is_open_by(slot, &start)? {
                 return Err(format!(
-                    "a program listens on TCP port {port} outside of the engines' network namespaces, where nobody has to show a certificate: end it, or mend {}",
-                    unit(slot)
+                    "{0} listens on TCP port {1} outside of its network namespace, where nobody has to show a certificate: look for `NetworkNamespacePath` in `systemctl cat {0}`",
+                    unit(slot),
+                    self.engine.port
                 ));
             }
             match self.connect(slot) {
@@ -243,6 +245,19 @@ impl Engines {
     fn is_open(&self) -> bool {
         let here = SocketAddr::from((Ipv4Addr::LOCALHOST, self.engine.port));
         matches!(self.place, Place::Namespaces) && TcpStream::connect_timeout(&here, CONNECT).is_ok()
+    }
+
+    /// Whether that is this slot's engine: without it the port is closed. Another one's is started again.
+    fn is_open_by(&self, slot: SlotId, start: &dyn Fn() -> Result<String, String>) -> Result<bool, String> {
+        let _one_at_a_time = self.whose.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_open() {
+            return Ok(false);
+        }
+        self.systemctl(&["stop", &unit(slot)], STOP)?;
+        if self.is_open() {
+            return start().map(|_| false);
+        }
+        Ok(true)
     }
 
     /// Connections to it, started again where it has ended; whether it had.

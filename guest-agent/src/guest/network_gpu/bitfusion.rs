@@ -362,7 +362,7 @@ pub(super) fn check(files: &BitfusionFiles, spec: &ClientSpec, fact: &NetworkGpu
         effects.extend(copies);
         effects.extend(UNPACKED_FILES.map(unpacked));
         effects.push(write(true));
-    } else if was != Some(&config) {
+    } else if !was.is_some_and(|was| config.is_as(was)) {
         is.push("what is to be is not written down".into());
         effects.push(write(true));
     }

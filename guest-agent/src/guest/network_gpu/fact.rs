@@ -92,6 +92,11 @@ pub struct BitfusionConfig {
 }
 
 impl BitfusionConfig {
+    /// Whether it is what was written down; one of an earlier version says nothing of its token's age.
+    pub(super) fn is_as(&self, was: &Self) -> bool {
+        self == was || was.made.is_none() && Self { made: None, ..self.clone() } == *was
+    }
+
     /// All homes that have the token.
     pub(super) fn all_homes(&self) -> impl Iterator<Item = &str> {
         std::iter::once(ROOT).chain(self.homes.iter().map(String::as_str))

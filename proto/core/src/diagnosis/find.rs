@@ -505,7 +505,7 @@ impl Finding {
             ),
             fix: format!(
                 "{}; more: `vsgpu explain {}`",
-                self.fix.iter().take(STEPS).map(String::as_str).collect::<Vec<_>>().join("; "),
+                self.fix.iter().take(STEPS).map(|step| begun_small(step)).collect::<Vec<_>>().join("; "),
                 self.cause
             ),
         }

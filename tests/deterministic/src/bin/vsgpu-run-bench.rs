@@ -69,6 +69,7 @@ fn plan(hosts: &[String]) -> Plan {
             clusters: BTreeMap::new(),
             stop_at_failed: usize::MAX,
         },
+        network: None,
     }
 }
 
