@@ -745,6 +745,14 @@ fn plan() {
             rss(std::process::id(), "VmHWM")
         );
         assert!(steps > 20 * count && steps.is_multiple_of(count), "every host has the steps of the others");
+        let plan = vsgpu::plan::plan(&fleet, &inventory, &vsgpu::plan::Leftovers::default()).plan;
+        let lines =
+            vsgpu::render::plan_summary::text(&plan, &vsgpu::journal::History::default(), 0).lines().count();
+        println!(
+            "plan of {count:>6} hosts, {:>6} VMs   {lines} lines in short   target: two screens of 24",
+            2 * count
+        );
+        assert!(lines <= 48, "{lines} lines");
         let each = took.as_secs_f64() / count as f64;
         // Ten times the hosts may take ten times as long; noise and caches are not growth.
         if let Some(before) = before.filter(|_| count > 100) {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use vsgpu_tests::lab::{Lab, files, workspace};
+use vsgpu_tests::lab::{Lab, files, programs, workspace};
 
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -265,6 +265,21 @@ fn statuses(verb: &str) -> Result<&'static [i32], &'static str> {
         // No run is unfinished.
         "resume" | "abort" => Ok(&[0, 2]),
         _ => Ok(&[0]),
+    }
+}
+
+/// The demo of the README, as it goes by itself: six acts, a pulled plug and a VM that does not start, all well in the end.
+#[test]
+fn the_demo_plays_its_acts() {
+    let output = std::process::Command::new(programs().join("vsgpu-demo"))
+        .arg("--no-pause")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    for words in ["=== Act 6 of 6", "SIMULATED machines", "cargo demo -- --keep", "nothing is left behind"] {
+        assert!(said.contains(words), "{words}: {said}");
     }
 }
 

@@ -335,7 +335,7 @@ fn every_error_has_its_cause_and_leaves_the_guest_alone() {
     world.fails(
         5,
         &licensed("other.tok"),
-        &["the token is not of this license server", "Make a new client configuration token"],
+        &["the token is not of this license server", "make a new client configuration token"],
     );
     guest.must(&["rm", "/etc/nvidia/ClientConfigToken/other.tok"]);
     world.wish(&licensed("good.tok"));

@@ -279,7 +279,10 @@ fn a_wrong_license_is_waited_for_and_then_named() {
         lines[at].contains("Failed to decode signature from token received") && !lines[at].contains("still"),
         "{said}"
     );
-    assert!(lines[at + 2].starts_with("hint: ") && lines[at + 3] == "more: vsgpu explain failed", "{said}");
+    assert!(
+        lines[at + 2].starts_with("hint: ") && lines[at + 3] == "more: vsgpu explain token-damaged",
+        "{said}"
+    );
     assert!(lab.expect(3, &["verify", "-o", "wide"]).contains("NOT: Unlicensed"));
 }
 
