@@ -85,9 +85,6 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// What stands before the page of a known cause in a hint of an agent (`Finding::explained`).
-const PAGE: &str = "; more: `vsgpu explain ";
-
 /// A failure, ready to be rendered: its texts are sentences, whatever a node or a file put into them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, thiserror::Error)]
 #[error("{message}")]
@@ -157,9 +154,7 @@ impl Error {
     /// With something to do. One of a known cause names its page, as agents have it: that is the error's own then.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         let hint: String = hint.into();
-        let cause = hint.strip_suffix('`').and_then(|hint| hint.split_once(PAGE));
-        let known = cause.and_then(|(todo, id)| Some((todo, diagnosis::named(id)?.id)));
-        match known {
+        match diagnosis::split_page(&hint) {
             Some((todo, id)) if self.code == self.kind.code() => {
                 self.code = id;
                 self.hints.push(sentence(todo));

@@ -121,8 +121,8 @@ pub fn passed(said: &str) -> f64 {
     launch
 }
 
-/// What the way through daemon, TLS and gateway costs beside the engine alone, as one proof saw it on both; judged where
-/// the programs are optimised.
+/// What the way through daemon, TLS and gateway costs beside the engine alone, as one proof saw it on both; judged
+/// where the programs are optimised.
 pub fn judge_the_way(alone: &DeviceProof, through: &DeviceProof) {
     let ratio = |of: fn(&DeviceProof) -> Option<f64>| of(through).unwrap() / of(alone).unwrap();
     let mut missed = vec![];

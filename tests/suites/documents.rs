@@ -268,7 +268,8 @@ fn statuses(verb: &str) -> Result<&'static [i32], &'static str> {
     }
 }
 
-/// The demo of the README, as it goes by itself: six acts, a pulled plug and a VM that does not start, all well in the end.
+/// The demo of the README, as it goes by itself: six acts, a pulled plug and a VM that does not start, all well in the
+/// end.
 #[test]
 fn the_demo_plays_its_acts() {
     let output = std::process::Command::new(programs().join("vsgpu-demo"))

@@ -222,8 +222,8 @@ fn best(mut proof: impl FnMut() -> String) -> DeviceProof {
     }
 }
 
-/// Five proofs on the GPU itself, through the engine alone, and through gateway and daemon, all on this machine: what each
-/// layer costs. The engine and the GPU are real; the GPU server's inventory and systemd are simulated.
+/// Five proofs on the GPU itself, through the engine alone, and through gateway and daemon, all on this machine: what
+/// each layer costs. The engine and the GPU are real; the GPU server's inventory and systemd are simulated.
 fn our_proof_runs_through_gateway_and_daemon_on_the_gpu() {
     let numbers = ["50000", "100000000"];
     let elements = ["--elements", numbers[0], "--elements", numbers[1]];

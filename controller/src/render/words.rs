@@ -38,8 +38,8 @@ pub fn bare<'a>(text: &'a str, node: &str, title: &str) -> &'a str {
     text.strip_prefix(title).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(text)
 }
 
-/// Characters of a line: as wide as the terminal that the answer goes to, and no wider than is read with ease; 80 where it
-/// goes elsewhere.
+/// Characters of a line: as wide as the terminal that the answer goes to, and no wider than is read with ease; 80
+/// where it goes elsewhere.
 pub fn width() -> usize {
     static WIDTH: OnceLock<usize> = OnceLock::new();
     *WIDTH.get_or_init(|| {

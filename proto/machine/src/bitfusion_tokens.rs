@@ -14,8 +14,8 @@ const MAX_FILE: u64 = 256 << 10;
 /// Members of it, its folder's own among them: one that has more is refused as a whole.
 const MAX_MEMBERS: usize = 16;
 
-/// What it holds: `ca.crt` with its SHA-256, each `server`, and when its token was `made`, seconds since 1970, where the
-/// archive says so. `None` for a tar file that is none.
+/// What it holds: `ca.crt` with its SHA-256, each `server`, and when its token was `made`, seconds since 1970, where
+/// the archive says so. `None` for a tar file that is none.
 ///
 /// # Errors
 /// In words, where it is one that cannot be used.

@@ -504,12 +504,22 @@ impl Finding {
                 begun_small(self.because.trim_end_matches('.'))
             ),
             fix: format!(
-                "{}; more: `vsgpu explain {}`",
+                "{}{PAGE}{}`",
                 self.fix.iter().take(STEPS).map(|step| begun_small(step)).collect::<Vec<_>>().join("; "),
                 self.cause
             ),
         }
     }
+}
+
+/// What stands before the page of a cause at the end of a way out.
+const PAGE: &str = "; more: `vsgpu explain ";
+
+/// A way out without the page that [`Finding::explained`] names at its end, and the cause of that page; `None` of any
+/// other text.
+pub fn split_page(fix: &str) -> Option<(&str, &'static str)> {
+    let (todo, id) = fix.strip_suffix('`')?.split_once(PAGE)?;
+    Some((todo, super::named(id)?.id))
 }
 
 /// Steps of a way out that one line can hold.

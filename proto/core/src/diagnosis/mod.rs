@@ -10,6 +10,6 @@ mod log_findings;
 mod tests;
 
 pub use cause::{At, Cause, Confidence, Fix, On, Source, Stage};
-pub use find::{Evidence, Finding, Input, Report, diagnose, first_cause};
+pub use find::{Evidence, Finding, Input, Report, diagnose, first_cause, split_page};
 pub use known::{all, named};
 pub use log_findings::LogFindings;

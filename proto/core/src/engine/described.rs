@@ -1,6 +1,6 @@
 //! What is to be known of an engine. Deliberately absent: its unit, which is ours and the same for all of them
-//! (`packaging/linux/vsgpu-engine@.service`), and a question for its version: the one that is known answers none, so its
-//! bundle's manifest says commit and build.
+//! (`packaging/linux/vsgpu-engine@.service`), and a question for its version: the one that is known answers none, so
+//! its bundle's manifest says commit and build.
 
 /// What is to be known of an engine to run it. Paths are names of files in its bundles.
 #[derive(Clone, Copy, Debug)]
