@@ -190,6 +190,7 @@ fn an_operator_at_a_terminal_is_asked_and_can_stop_it() {
         status == Some(2)
             && text.contains("go on with run 1 of")
             && text.contains("Run 1 was not finished: ")
+            && strip(&text).contains("comes back   esx-01: leaves maintenance mode")
             && text.contains("steps are left"),
         "{text}"
     );
