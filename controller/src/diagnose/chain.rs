@@ -1,6 +1,7 @@
 //! The way of each VM from its host to a CUDA program, link by link: what is proven, where the first link is
 //! broken, and which causes its texts speak for.
 
+use crate::diagnose::by_facts::{self, HostFacts, Machines, VmFacts};
 use crate::diagnose::moments::{Timed, Together, ahead, timed, together};
 use crate::fleet::Fleet;
 use crate::inventory::{Inventory, NoFact};
@@ -92,6 +93,11 @@ pub fn of_fleet(fleet: &Fleet, inventory: &Inventory, only: &[String]) -> Vec<Di
     let asked = |names: &[&str]| only.is_empty() || only.iter().any(|o| names.contains(&o.as_str()));
     let mut all = vec![];
     let mut shown: Vec<&str> = vec![];
+    let mut hosts: BTreeMap<&str, HostFacts> = BTreeMap::new();
+    let of_host = |name: &str| {
+        let node = NodeId::new(NodeKind::Host, name);
+        HostFacts::of(name, inventory.seen(&node))
+    };
     for vm in fleet.vms.iter().filter(|vm| asked(&[&vm.name, &vm.host])) {
         shown.push(&vm.host);
         let nodes = [
@@ -100,11 +106,15 @@ pub fn of_fleet(fleet: &Fleet, inventory: &Inventory, only: &[String]) -> Vec<Di
             NodeId::new(NodeKind::Guest, &vm.name),
         ];
         let about = format!("{} on {}", vm.name, vm.host);
-        all.push(of(about, &nodes[..if vm.guest.is_some() { 3 } else { 2 }], &by_node, inventory));
+        let host = hosts.entry(&vm.host).or_insert_with(|| of_host(&vm.host));
+        let facts = VmFacts::of(vm, host, inventory);
+        let shows = by_facts::find(&Machines { host, vm: Some(&facts) });
+        all.push(of(about, &nodes[..if vm.guest.is_some() { 3 } else { 2 }], &by_node, inventory, shows));
     }
     for host in fleet.hosts.iter().filter(|h| asked(&[&h.name]) && !shown.contains(&h.name.as_str())) {
         let node = NodeId::new(NodeKind::Host, &host.name);
-        all.push(of(host.name.clone(), std::slice::from_ref(&node), &by_node, inventory));
+        let shows = by_facts::find(&Machines { host: &of_host(&host.name), vm: None });
+        all.push(of(host.name.clone(), std::slice::from_ref(&node), &by_node, inventory, shows));
     }
     all
 }
@@ -138,6 +148,7 @@ fn of(
     nodes: &[NodeId],
     by_node: &BTreeMap<&NodeId, Vec<&Check>>,
     inventory: &Inventory,
+    shows: Vec<Finding>,
 ) -> Diagnosis {
     let checks: Vec<&Check> = nodes.iter().filter_map(|n| by_node.get(n)).flatten().copied().collect();
     let mut links = vec![];
@@ -159,9 +170,26 @@ fn of(
     let unjudged: Vec<Link> = nodes.iter().filter_map(|node| unjudged(node, &links, inventory)).collect();
     links.extend(unjudged);
     links.sort_by_key(|link| WAY.iter().position(|stage| *stage == link.stage));
+    let proven = links.iter().any(|l| l.stage == Stage::Cuda && l.state == State::Good);
+    if !proven {
+        shows.iter().for_each(|finding| turn_red(&mut links, finding));
+    }
     let red = links.iter().find(|l| matches!(l.state, State::Broken | State::Unknown)).map(|l| l.stage);
-    let (findings, together) = findings(nodes, &checks, inventory, red);
+    let (findings, together) = findings(nodes, &checks, inventory, red, shows);
     Diagnosis { about, links, findings, together }
+}
+
+/// A link of which the facts of machines leave no doubt is broken, though no key of the fleet file asks for it. Where a
+/// CUDA program ran in this boot they are only told: it works, for now.
+fn turn_red(links: &mut [Link], finding: &Finding) {
+    let stage = if WAY.contains(&finding.stage) { finding.stage } else { Stage::Host };
+    let link = links.iter_mut().find(|link| link.stage == stage);
+    if let Some(link) = link.filter(|l| {
+        finding.confidence == Confidence::High && matches!(l.state, State::Good | State::NotAsked)
+    }) {
+        link.state = State::Broken;
+        link.is = finding.title.clone();
+    }
 }
 
 /// A machine of which nothing is wished is no link that is proven: it could not be asked, or nobody asked for anything.
@@ -189,8 +217,9 @@ fn findings(
     checks: &[&Check],
     inventory: &Inventory,
     red: Option<Stage>,
+    shows: Vec<Finding>,
 ) -> (Vec<Finding>, Vec<Together>) {
-    let mut all: Vec<Finding> = vec![];
+    let mut all = shows;
     let mut times: Vec<Timed> = vec![];
     for node in nodes {
         let Some(seen) = inventory.seen(node) else { continue };

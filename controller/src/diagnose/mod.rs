@@ -2,6 +2,7 @@
 
 mod archive;
 pub mod bundle;
+mod by_facts;
 mod chain;
 mod moments;
 

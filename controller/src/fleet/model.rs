@@ -79,6 +79,11 @@ impl Vm {
         self.specs.get::<R>()
     }
 
+    /// Whether it is to run: as the file says, else where its guest has wishes.
+    pub fn is_to_run(&self) -> bool {
+        self.power.map_or(self.wants_guest(), |power| power == PowerState::On)
+    }
+
     /// Whether anything is wanted of the Linux inside.
     pub fn wants_guest(&self) -> bool {
         self.guest.as_ref().is_some_and(|g| !g.specs.is_empty())

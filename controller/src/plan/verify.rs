@@ -9,7 +9,7 @@ use vsgpu_core::judge;
 use vsgpu_core::requirement::Verdict;
 use vsgpu_host_agent::facts::VirtualMachines;
 use vsgpu_host_agent::host::{MAINTENANCE_MODE, MaintenanceModeFact};
-use vsgpu_host_agent::vm::{POWER, PowerState};
+use vsgpu_host_agent::vm::POWER;
 
 /// One requirement of one node, checked.
 #[derive(Clone, Debug, Serialize)]
@@ -90,14 +90,13 @@ fn standing(fleet: &Fleet, inventory: &Inventory, moved: &BTreeMap<String, Strin
                 wants: Some(wants.into()),
             });
         };
-        let to_run = |vm: &&crate::fleet::Vm| vm.power.map_or(vm.wants_guest(), |p| p == PowerState::On);
         let listed = seen.fact::<VirtualMachines>().ok();
         let runs = |vm: &crate::fleet::Vm| {
             listed.as_ref().is_none_or(|l| l.vms.iter().any(|v| v.name == vm.vm_name && v.running))
         };
         let mut waiting = false;
         let here = by_host[host.name.as_str()].iter().copied().filter(|vm| !moved.contains_key(&vm.name));
-        for vm in here.filter(to_run).filter(|vm| !runs(vm)) {
+        for vm in here.filter(|vm| vm.is_to_run()).filter(|vm| !runs(vm)) {
             say(NodeId::new(NodeKind::Vm, &vm.name), POWER, "off", "on");
             waiting = true;
         }

@@ -13,6 +13,9 @@ const WHOLE: usize = 3;
 fn line(evidence: &Evidence) -> String {
     let times = if evidence.times > 1 { format!(", {} times", evidence.times) } else { String::new() };
     let text: String = evidence.line.chars().take(width() * 2).collect();
+    if evidence.line_number == 0 {
+        return format!("    {}\n{}", evidence.text, wrapped(&text, "      "));
+    }
     format!("    {}, line {}{times}\n      {text}", evidence.text, evidence.line_number)
 }
 
@@ -150,8 +153,7 @@ pub fn fleet_answer(all: &[Diagnosis]) -> Answer {
         }
         for diagnosis in &noted {
             let causes: Vec<&str> = diagnosis.findings.iter().map(|f| f.cause.as_str()).collect();
-            text +=
-                &format!("\n\n{}: all links good; its logs tell of {}", diagnosis.about, causes.join(", "));
+            text += &format!("\n\n{}: all links good; but look at {}", diagnosis.about, causes.join(", "));
         }
         if wide {
             for diagnosis in all.iter().filter(|d| d.red().is_none() && d.findings.is_empty()) {

@@ -120,6 +120,23 @@ fn the_first_broken_link_is_shown_with_its_cause() {
     std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&packed[..]), &mut text).unwrap();
     assert!(text.contains("latest-run.json") && text.contains("diagnosis.json"));
     assert!(!text.contains(vsgpu_tests::lab::TOKEN) && !text.contains("PRIVATE KEY"));
+    // What no key of the file wishes for is seen all the same: by the facts of host, VM and guest together.
+    lab.change("vm-01", |m| m.linux().loaded = Some("535.183.06".into()));
+    lab.change("esx-01", |m| m.esxi().gpus[0].graphics_type = "Shared".into());
+    let bare = lab.folder.join("bare.yaml").display().to_string();
+    let text = format!(
+        "version: 1\nhosts:\n  esx-01: {{ address: {} }}\nvms:\n  vm-01: {{ host: esx-01, guest: {{ address: {} }} }}\n",
+        lab.address("esx-01"),
+        lab.address("vm-01")
+    );
+    std::fs::write(&bare, text).unwrap();
+    let said = lab.expect(3, &["diagnose", &bare]);
+    assert!(said.contains("host") && said.contains("BROKEN"), "{said}");
+    assert!(
+        said.contains("graphics-type-shared: ") && said.contains("0000:3b:00.0 is still Shared"),
+        "{said}"
+    );
+    assert!(said.contains("facts of esx-01") && !said.contains("line 0"), "{said}");
     for node in ["esx-01", "vm-01"] {
         lab.stop_agent(node);
     }

@@ -185,7 +185,7 @@ pub struct Cause {
     pub stage: Stage,
     /// In one line.
     pub title: &'static str,
-    /// Any of them.
+    /// Any of them; none where no text tells it, and only facts do.
     pub(super) signs: &'static [Sign],
     /// Any of them takes it back.
     pub(super) unless: &'static [Unless],
@@ -199,6 +199,13 @@ pub struct Cause {
     pub fix: &'static [Fix],
     /// Where this comes from.
     pub source: &'static str,
+}
+
+impl Cause {
+    /// Whether texts show it; else only facts of machines do.
+    pub fn in_texts(&self) -> bool {
+        !self.signs.is_empty()
+    }
 }
 
 /// What looks like a fault and is none.

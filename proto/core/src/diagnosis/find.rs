@@ -40,7 +40,7 @@ pub struct Input<'a> {
 pub struct Evidence {
     /// The text it stands in.
     pub text: String,
-    /// Its number, from 1.
+    /// Its number, from 1; 0 where it is no line of a text but what facts say.
     pub line_number: usize,
     /// The line.
     pub line: String,
@@ -362,21 +362,10 @@ fn settle(found: &mut Vec<Candidate>) {
 }
 
 fn finding(candidate: &Candidate, ids: &BTreeSet<&str>) -> Finding {
-    let cause = candidate.cause;
+    let mut finding = Finding::of(candidate.cause, candidate.confidence, candidate.evidence.clone());
     // Those that were found, too, stand in the list themselves.
-    let or = cause.rivals.iter().filter(|(id, _)| !ids.contains(id));
-    Finding {
-        cause: cause.id.into(),
-        stage: cause.stage,
-        title: cause.title.into(),
-        confidence: candidate.confidence,
-        because: cause.cause.into(),
-        fix: cause.fix.iter().copied().map(Fix::shown).collect(),
-        evidence: candidate.evidence.clone(),
-        or: or.map(|(id, when)| ((*id).to_string(), (*when).to_string())).collect(),
-        source: cause.source.into(),
-        symptom: cause.symptom,
-    }
+    finding.or.retain(|(id, _)| !ids.contains(id.as_str()));
+    finding
 }
 
 /// Xids that no record of the catalogue has, by NVIDIA's own list; what is only a note is none.
@@ -486,6 +475,22 @@ fn unknown(looked: &[Looked<'_>]) -> Vec<Evidence> {
 }
 
 impl Finding {
+    /// A cause of the catalogue with what speaks for it.
+    pub fn of(cause: &Cause, confidence: Confidence, evidence: Vec<Evidence>) -> Self {
+        Self {
+            cause: cause.id.into(),
+            stage: cause.stage,
+            title: cause.title.into(),
+            confidence,
+            because: cause.cause.into(),
+            fix: cause.fix.iter().copied().map(Fix::shown).collect(),
+            evidence,
+            or: cause.rivals.iter().map(|(id, when)| ((*id).to_string(), (*when).to_string())).collect(),
+            source: cause.source.into(),
+            symptom: cause.symptom,
+        }
+    }
+
     /// As the end of a sentence that says what failed, and what to do; where another cause has the same line, it is
     /// named.
     pub fn explained(&self, others: &[Self]) -> Explained {

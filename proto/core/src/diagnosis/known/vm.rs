@@ -174,12 +174,20 @@ pub(super) const CAUSES: &[Cause] = &[
         id: "vgpu-plugin-failed",
         stage: Stage::Vm,
         title: "The vGPU plug-in could not start",
-        signs: &[Sign {
-            found_in: &[VmwareLog, Task, HostAgent],
-            lines: &[Line("Could not initialize plugin*libnvidia-vgx")],
-            within: 0,
-            confidence: High,
-        }],
+        signs: &[
+            Sign {
+                found_in: &[VmwareLog, Task, HostAgent],
+                lines: &[Line("Could not initialize plugin*libnvidia-vgx")],
+                within: 0,
+                confidence: High,
+            },
+            Sign {
+                found_in: &[Any],
+                lines: &[Line("无法初始化 vGPU*libnvidia-vgx")],
+                within: 0,
+                confidence: High,
+            },
+        ],
         unless: &[],
         symptom: false,
         rivals: &[
@@ -261,6 +269,12 @@ pub(super) const CAUSES: &[Cause] = &[
                 within: 0,
                 confidence: High,
             },
+            Sign {
+                found_in: &[Task, VmwareLog, HostAgent],
+                lines: &[Line("Failed to find a suitable device for pciPassthru")],
+                within: 0,
+                confidence: Medium,
+            },
         ],
         unless: &[],
         symptom: false,
@@ -276,12 +290,26 @@ pub(super) const CAUSES: &[Cause] = &[
         id: "pci-id-not-decimal",
         stage: Stage::Vm,
         title: "The id of a PCI device in the .vmx is wrong",
-        signs: &[Sign {
-            found_in: &[Task, VmwareLog, HostAgent],
-            lines: &[Line("Failed to generate predicates for pciPassthru")],
-            within: 0,
-            confidence: High,
-        }],
+        signs: &[
+            Sign {
+                found_in: &[Task, VmwareLog, HostAgent],
+                lines: &[Line("Failed to generate predicates for pciPassthru")],
+                within: 0,
+                confidence: High,
+            },
+            Sign {
+                found_in: &[Any],
+                lines: &[Line("pciPassthru*.id = \"0000:")],
+                within: 0,
+                confidence: High,
+            },
+            Sign {
+                found_in: &[Task, VmwareLog, HostAgent],
+                lines: &[Line("Failed to find a suitable device for pciPassthru")],
+                within: 0,
+                confidence: Medium,
+            },
+        ],
         unless: &[],
         symptom: false,
         rivals: &[],
@@ -478,6 +506,12 @@ pub(super) const CAUSES: &[Cause] = &[
             Sign {
                 found_in: &[Task, VmwareLog],
                 lines: &[Line("Insufficient graphics resources available on host")],
+                within: 0,
+                confidence: Medium,
+            },
+            Sign {
+                found_in: &[Task, VmwareLog],
+                lines: &[Line("No graphics device is available for vGPU")],
                 within: 0,
                 confidence: Medium,
             },
