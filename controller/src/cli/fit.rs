@@ -269,6 +269,7 @@ impl Fit {
             solved: &solved,
             shown: &shown,
             moves: moves.as_deref(),
+            starts: start.as_ref().map_or(&[], |start| start.left.as_slice()),
             fewest,
             beside: beside.as_ref().is_some_and(|b| b.left.is_empty()),
             nearest: &nearest,

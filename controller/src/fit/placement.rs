@@ -95,6 +95,11 @@ impl Placement {
         Some(placed)
     }
 
+    /// Where a VM is.
+    pub fn place_of(&self, want: usize) -> Option<&Placed> {
+        self.at.get(want)?.as_ref()
+    }
+
     /// GPUs that hold something, or are given away.
     pub fn used(&self, problem: &Problem) -> usize {
         let of_host =

@@ -114,6 +114,8 @@ pub struct Fit {
     pub nearest: Vec<String>,
     /// Moves of running VMs that make the room, in their order; absent where none were asked for.
     pub moves: Option<Vec<MoveOf>>,
+    /// VMs that start once these moves are made.
+    pub power_on_after: Vec<StartOf>,
     pub spare: Option<Spare>,
     /// What vSphere's own placement refuses, in the order of the wishes.
     pub power_on: Option<PowerOn>,
@@ -153,8 +155,27 @@ pub struct LeftOver {
 #[serde(rename_all = "kebab-case")]
 pub struct MoveOf {
     pub vm: String,
+    pub how: How,
     pub from: String,
     pub to: String,
+}
+
+/// How a VM gets to another GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// To another host, while it runs.
+    Vmotion,
+    /// On the same host: the host picks the GPU at its start.
+    PowerCycle,
+}
+
+/// A VM that starts after the moves.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct StartOf {
+    pub vm: String,
+    pub at: String,
 }
 
 /// Whether it fits with some hosts away.

@@ -2,7 +2,7 @@
 
 use crate::fit::{Answer as Solved, Fits, Held, Mode, Move, Part, Placement, PowerOns, Problem, WHOLE};
 use crate::picture::{self, characters};
-use crate::render::documents::{self, GpuOf, LeftOver, MoveOf, PowerOn, Spare, Tenant, value};
+use crate::render::documents::{self, GpuOf, How, LeftOver, MoveOf, PowerOn, Spare, StartOf, Tenant, value};
 use crate::render::words::wrapped;
 use crate::render::{Answer, columns};
 use std::collections::BTreeMap;
@@ -22,6 +22,8 @@ pub struct Report<'a> {
     pub shown: &'a Placement,
     /// How many moves lead to it from now.
     pub moves: Option<&'a [Move]>,
+    /// VMs that start after the moves.
+    pub starts: &'a [usize],
     /// Whether fewer moves are known to be too few.
     pub fewest: bool,
     /// Running VMs stay where they are: the question was what fits beside them.
@@ -234,20 +236,58 @@ fn at(problem: &Problem, placed: &crate::fit::Placed) -> String {
     format!("{} {word} {}", problem.hosts[placed.host].name, gpus.join(", "))
 }
 
+/// VMs that start at the end: those that had no place before.
+fn starts<'a>(report: &'a Report<'_>) -> impl Iterator<Item = (&'a str, &'a crate::fit::Placed)> {
+    let problem = report.problem;
+    let placed = report.starts.iter().filter_map(|want| Some((*want, report.shown.place_of(*want)?)));
+    placed.map(|(want, at)| (problem.wants[want].vm.as_str(), at))
+}
+
+/// What a person does, step by step. vsgpu moves no VM between hosts: only vCenter can.
+fn plan_of_moves(report: &Report<'_>) -> String {
+    let problem = report.problem;
+    let moves = report.moves.unwrap_or_default();
+    if moves.is_empty() {
+        return String::new();
+    }
+    let mut steps: Vec<String> = vec![];
+    let (mut vmotion, mut cycle) = (false, false);
+    for one in moves {
+        let (vm, from, to) = (&problem.wants[one.want].vm, at(problem, &one.from), at(problem, &one.to));
+        let word = if how(one) == How::Vmotion { "vMotion" } else { "power cycle" };
+        vmotion |= how(one) == How::Vmotion;
+        cycle |= how(one) == How::PowerCycle;
+        steps.push(format!("{word} {vm}: {from} -> {to}"));
+    }
+    steps.extend(starts(report).map(|(vm, to)| format!("power on {vm}: {}", at(problem, to))));
+    let mut text = "\nDo, in this order:".to_string();
+    for (number, step) in steps.iter().enumerate() {
+        text += &format!("\n  {:>2}. {step}", number + 1);
+    }
+    let mut say = |line: &str| text += &format!("\n{}", wrapped(line, "  "));
+    if cycle {
+        say(
+            "At a power cycle the host picks the GPU. With `assignment-policy: Consolidation` it takes the fuller one; with Performance the VM may come back to where it was.",
+        );
+    }
+    if vmotion {
+        say("`vsgpu ready` says of each VM whether it can move now. The moves are made in vCenter.");
+    }
+    say(match report.fewest {
+        true => "Fewer moves do not make room.",
+        false => "Fewer moves may do; these were found.",
+    });
+    text
+}
+
+fn how(one: &Move) -> How {
+    if one.from.host == one.to.host { How::PowerCycle } else { How::Vmotion }
+}
+
 fn below(report: &Report<'_>) -> String {
     let problem = report.problem;
     let mut text = String::new();
-    for one in report.moves.unwrap_or_default() {
-        let how = if one.from.host == one.to.host { "power cycle" } else { "vMotion" };
-        let vm = &problem.wants[one.want].vm;
-        text += &format!("\n  move {vm} ({how}): {} -> {}", at(problem, &one.from), at(problem, &one.to));
-    }
-    if report.moves.is_some_and(|m| !m.is_empty()) {
-        text += match report.fewest {
-            true => "\n  Fewer moves do not make room.",
-            false => "\n  Fewer moves may do; these were found.",
-        };
-    }
+    text += &plan_of_moves(report);
     if let Some((n, None)) = &report.spare {
         text += &format!("\nWith any {} away all of it fits on the rest.", counted(*n, "host"));
     }
@@ -296,6 +336,7 @@ pub fn answer(report: &Report<'_>) -> Answer {
     let want = |at: usize| &report.problem.wants[at];
     let one = |m: &Move| MoveOf {
         vm: want(m.want).vm.clone(),
+        how: how(m),
         from: at(report.problem, &m.from),
         to: at(report.problem, &m.to),
     };
@@ -313,6 +354,9 @@ pub fn answer(report: &Report<'_>) -> Answer {
             .collect(),
         nearest: report.nearest.to_vec(),
         moves: report.moves.map(|moves| moves.iter().map(one).collect()),
+        power_on_after: starts(report)
+            .map(|(vm, to)| StartOf { vm: vm.into(), at: at(report.problem, to) })
+            .collect(),
         spare: report.spare.as_ref().map(|(hosts, without)| Spare {
             hosts: *hosts,
             fits: without.is_none(),
