@@ -2,10 +2,10 @@
 
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connected, now, only_known};
 use crate::diagnose::bundle::{FACTS, FLEET, Part, archive};
-use crate::diagnose::of_fleet;
+use crate::diagnose::{Diagnosis, of_fleet};
 use crate::error::{Error, Exit, Kind};
 use crate::files;
-use crate::inventory::{self, Scope};
+use crate::inventory::{self, Inventory, Scope};
 use crate::journal::{self, Folder};
 use crate::render::documents::{self, value};
 use crate::render::status::{self, Hosts};
@@ -16,6 +16,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use vsgpu_core::words::counted;
 
+/// Bytes of facts, before they are packed.
+const MOST_FACTS: usize = 64 << 20;
 /// A fleet file.
 const MOST_BYTES: u64 = 64 << 20;
 
@@ -32,6 +34,29 @@ pub(super) struct Bundle {
     /// Where it is written
     #[arg(long, value_name = "FILE", default_value = "vsgpu-bundle.tar.gz", hide_default_value = true)]
     out: PathBuf,
+}
+
+/// Facts as they fit: those of ways that are broken first. And how many nodes' facts do not.
+fn within(inventory: Inventory, ways: &[Diagnosis]) -> (Inventory, usize) {
+    let sick: BTreeSet<&str> = (ways.iter().filter(|way| way.red().is_some()))
+        .flat_map(|way| way.links.iter().map(|link| link.node.as_str()))
+        .collect();
+    let mut order: Vec<_> = inventory.nodes.into_iter().collect();
+    order.sort_by_key(|(id, _)| !sick.contains(id.to_string().as_str()));
+    let mut kept = Inventory { at: inventory.at, ..Inventory::default() };
+    let (mut room, mut not) = (MOST_FACTS, 0);
+    for (id, seen) in order {
+        let size = seen
+            .as_ref()
+            .map_or(0, |seen| seen.facts.values().flatten().map(|fact| fact.to_string().len()).sum());
+        if size > room {
+            not += 1;
+            continue;
+        }
+        room -= size;
+        kept.nodes.insert(id, seen);
+    }
+    (kept, not)
 }
 
 impl Bundle {
@@ -54,6 +79,14 @@ impl Bundle {
             left_out.push(format!("facts of others than {}", self.node.join(", ")));
         }
         let diagnosis = of_fleet(&fleet, &inventory, &self.node);
+        let (inventory, not) = within(inventory, &diagnosis);
+        if not > 0 {
+            left_out.push(format!(
+                "facts of {}: a bundle holds {} MiB of facts; `-n NAME` chooses whose",
+                counted(not, "node"),
+                MOST_FACTS >> 20
+            ));
+        }
         let run = journal::latest(&Folder(fleet.state_folder())).map_err(one)?;
         let mut parts = vec![
             (FLEET, Part::Text(text)),
@@ -93,5 +126,30 @@ impl Bundle {
             value(&documents::Bundle { file: file.clone(), bytes: bytes.len(), r#in: names, left_out });
         printer.show(Answer { names: vec![file.clone()], ..Answer::new(document, said) });
         Ok(Exit::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::{Link, State};
+    use crate::inventory::Seen;
+    use crate::node::{NodeId, NodeKind};
+    use vsgpu_core::diagnosis::Stage;
+
+    #[test]
+    fn too_much_leaves_healthy_nodes_out_first() {
+        let seen = |bytes: usize| {
+            let fact = (std::sync::Arc::from("a"), Ok(std::sync::Arc::new(json!("x".repeat(bytes)))));
+            Seen { facts: [fact].into_iter().collect(), ..Seen::default() }
+        };
+        let names = ["esx-01", "esx-02", "esx-03"].map(|name| NodeId::new(NodeKind::Host, name));
+        let nodes = names.iter().map(|id| (id.clone(), Ok(seen(MOST_FACTS / 2)))).collect();
+        let link =
+            Link { stage: Stage::Host, node: names[2].to_string(), state: State::Broken, is: String::new() };
+        let way = Diagnosis { about: "esx-03".into(), links: vec![link], findings: vec![], together: vec![] };
+        let (kept, not) = within(Inventory { at: 7, nodes }, &[way]);
+        assert_eq!((kept.at, not), (7, 2));
+        assert_eq!(kept.nodes.keys().collect::<Vec<_>>(), [&names[2]]);
     }
 }

@@ -2,7 +2,8 @@
 //! somebody pasted. Exit status 0 nothing was found, 3 something was.
 
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connected, only_known};
-use crate::diagnose::{Diagnosis, State, Text, bundle, of_fleet, read_archive};
+use crate::cli::offline::{self, Saved};
+use crate::diagnose::{Diagnosis, State, Text, of_fleet, read_archive};
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::Fleet;
 use crate::inventory::{self, Inventory, Scope, saved};
@@ -54,10 +55,9 @@ impl Diagnose {
         }
         if let Some(file) = &self.bundle {
             let archive = read_archive(file).map_err(|e| vec![e])?;
-            let Some((fleet, facts)) = archive.bundle else { return Ok(shown(printer, &archive.texts)) };
-            let mut fleet = crate::fleet::file::from_text(Path::new(bundle::FLEET), &fleet)?;
-            crate::fleet::file::versions_from_file_names(&mut fleet);
-            let inventory = saved::from_text(file, &facts).map_err(|e| vec![e])?;
+            let Some(texts) = archive.bundle else { return Ok(shown(printer, &archive.texts)) };
+            let Saved { inventory, fleet } = offline::of_bundle(file, texts)?;
+            let fleet = fleet.map_or_else(|| self.fleet.read(false, chosen), Ok)?;
             return self.judged(printer, &fleet, &inventory);
         }
         // Where NVIDIA's files are not at hand, what needs them is not judged.

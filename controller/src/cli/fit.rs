@@ -4,10 +4,11 @@
 use crate::capacity;
 use crate::cli::compat::esxi;
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector};
+use crate::cli::offline::{self, Saved};
 use crate::error::{Error, Exit, Kind};
 use crate::fit::{self, Mode, Modes, Placement, Policy, Problem, WHOLE, Want};
 use crate::fleet::{Fleet, file};
-use crate::inventory::{self, Inventory, Scope, saved};
+use crate::inventory::{self, Inventory, Scope};
 use crate::node::NodeKind;
 use crate::render::documents::{Current, GpuNow, value};
 use crate::render::fit::{Report, answer};
@@ -46,7 +47,7 @@ pub(super) struct Fit {
     /// Release of ESXi of `--hosts`: 8.0.2
     #[arg(long, value_name = "RELEASE")]
     esxi: Option<String>,
-    /// Saved facts (`vsgpu facts -o json`); asks no agent
+    /// Saved facts (`vsgpu facts -o json`), or a `vsgpu bundle`; asks no agent
     #[arg(long, value_name = "FILE")]
     facts: Option<PathBuf>,
     /// What every GPU still takes, as it is now
@@ -133,14 +134,16 @@ impl Fit {
             let addresses = problem.hosts.iter().map(|h| vec![String::new(); h.gpus.len()]).collect();
             return Ok(Asked { problem, now: None, addresses, notes: vec![] });
         }
-        let inventory = self.facts.as_deref().map(saved::read).transpose().map_err(|e| vec![e])?;
-        let fleet = match (&self.after, &inventory) {
+        let mut saved = self.facts.as_deref().map(offline::read).transpose()?;
+        let fleet = match (&self.after, &saved) {
             (Some(file), _) => file::read(file)?,
-            (None, Some(inventory)) if self.fleet.fleet.is_none() => fleet_of(inventory)?,
-            (None, _) => self.fleet.read(false, chosen)?,
+            (None, Some(Saved { inventory, fleet: None })) if self.fleet.fleet.is_none() => {
+                fleet_of(inventory)?
+            }
+            (None, _) => self.fleet.read_beside(saved.as_mut(), chosen)?,
         };
-        let inventory = match inventory {
-            Some(inventory) => inventory,
+        let inventory = match saved {
+            Some(saved) => saved.inventory,
             None => {
                 let own = self.fleet.read(false, chosen)?;
                 let connector = connector(&own)?;

@@ -24,6 +24,7 @@ mod fit;
 mod global;
 mod groups;
 mod here;
+mod offline;
 mod page;
 mod plan;
 mod pool;

@@ -1,9 +1,10 @@
 //! `vsgpu ready`: what VMs with GPUs can do right now, and what maintenance mode of each host would take. Changes nothing.
 
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connected, worst};
+use crate::cli::offline;
 use crate::cli::upgrade::explained;
 use crate::error::{Error, Exit};
-use crate::inventory::{self, Scope, saved};
+use crate::inventory::{self, Scope};
 use crate::node::NodeKind;
 use crate::ready::of_fleet;
 use crate::render::Printer;
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 pub(super) struct Ready {
     #[command(flatten)]
     fleet: FleetArg,
-    /// Saved facts (`vsgpu facts -o json`); asks no agent
+    /// Saved facts (`vsgpu facts -o json`), or a `vsgpu bundle`; asks no agent
     #[arg(long, value_name = "FILE")]
     facts: Option<PathBuf>,
     /// Also what an upgrade to this vGPU release would do, and in which order
@@ -28,9 +29,10 @@ pub(super) struct Ready {
 
 impl Ready {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
-        let mut fleet = self.fleet.read(false, chosen)?;
-        let inventory = match &self.facts {
-            Some(file) => saved::read(file).map_err(|e| vec![e])?,
+        let mut saved = self.facts.as_deref().map(offline::read).transpose()?;
+        let mut fleet = self.fleet.read_beside(saved.as_mut(), chosen)?;
+        let inventory = match saved {
+            Some(saved) => saved.inventory,
             None => {
                 let connector = connected(&mut fleet)?;
                 let guests = self.to.is_some();

@@ -2,11 +2,12 @@
 //! VM afterwards, and goes back where that fails.
 
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connected, connector, worst};
+use crate::cli::offline;
 use crate::cli::run::RunCommand;
 use crate::error::{Error, Exit, Kind};
 use crate::files;
 use crate::fleet::{Fleet, Host, Share, Vm, file};
-use crate::inventory::{self, Inventory, Scope, saved};
+use crate::inventory::{self, Inventory, Scope};
 use crate::journal::{self, Folder, Purpose, StepState};
 use crate::node::{NodeId, NodeKind};
 use crate::render::upgrade::{Proved, Shown, answer, proved, text};
@@ -41,7 +42,7 @@ pub(super) struct UpgradeArgs {
     /// Show rounds and pairs only
     #[arg(long)]
     explain: bool,
-    /// Saved facts (`vsgpu facts -o json`); asks no agent
+    /// Saved facts (`vsgpu facts -o json`), or a `vsgpu bundle`; asks no agent
     #[arg(long, value_name = "FILE", requires = "explain")]
     facts: Option<PathBuf>,
     /// Share of today's bandwidth that each proof must reach
@@ -100,10 +101,12 @@ impl UpgradeArgs {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let one = |e: Error| vec![e];
         let to = upgrade::release(&self.to).map_err(one)?;
+        // The lines that change are those of the file here, not of a bundle's copy.
         let mut fleet = self.fleet.read(false, chosen)?;
+        let saved = self.facts.as_deref().map(offline::read).transpose()?;
         file::versions_from_file_names(&mut fleet);
-        let inventory = match &self.facts {
-            Some(file) => saved::read(file).map_err(one)?,
+        let inventory = match saved {
+            Some(saved) => saved.inventory,
             None => {
                 connected(&mut fleet)?;
                 look(&fleet, &|_| true)?

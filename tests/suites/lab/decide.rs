@@ -144,6 +144,16 @@ fn the_first_broken_link_is_shown_with_its_cause() {
     assert_eq!(offline["ways"], answer["ways"]);
     let bundled = json(&lab.expect(3, &["diagnose", "--bundle", &bundle, "-o", "json"]));
     assert_eq!(bundled["findings"][0]["cause"], "guest-driver-not-loaded");
+    // The other questions take the bundle for facts, with the fleet file that is in it.
+    assert!(lab.expect(0, &["ready", "--facts", &bundle]).contains("vm-01"));
+    assert!(lab.expect(0, &["fit", "--current", "--facts", &bundle]).contains("esx-01"));
+    let other = lab.folder.join("other.gz").display().to_string();
+    let mut gzip =
+        flate2::write::GzEncoder::new(std::fs::File::create(&other).unwrap(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, b"a log\n").unwrap();
+    gzip.finish().unwrap();
+    let refused = lab.vsgpu(&["ready", "--facts", &other]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no `vsgpu bundle`"), "{refused:?}");
 }
 
 /// A VM that was moved behind our back: said where it is, counted where it is, and nothing else is blamed.
