@@ -1,8 +1,9 @@
 //! How fast the questions are answered, and how good the answers of `fit` are: beside first fit, and beside an exact
 //! solver of somebody else (whole numbers over every way to fill a GPU).
 
+use crate::fakes::in_process::InProcess;
+use crate::lab::{Lab, files};
 use microlp::{ComparisonOp, OptimizationDirection};
-use serde_json::json;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use vsgpu::advise::{Guest, License, Need, Question, Workload, advise};
@@ -10,6 +11,8 @@ use vsgpu::fit::{self, FirstFit, Fits, Mode, Modes, Problem, Want};
 use vsgpu::inventory::{Inventory, Seen};
 use vsgpu::node::{NodeId, NodeKind};
 use vsgpu_core::knowledge::vgpu_types::VgpuType;
+use vsgpu_core::observe::observe;
+use vsgpu_core::{Scope, Subject};
 
 const SIZES: &str = "A x a100d-4c, B x a100d-8c, C x a100d-10c, D x a100d-16c, E x a100d-20c, F x a100d-40c";
 const SLICES: &str =
@@ -142,7 +145,24 @@ fn of_advise(missed: &mut Vec<String>) {
     }
 }
 
-/// Hosts with one VM each, every guest with a line in its log.
+/// All facts of one simulated host with a GPU, of its VM, and of the guest inside.
+fn facts_of_one() -> [vsgpu_core::observe::Facts; 3] {
+    let lab = Lab::new("guide-bench");
+    lab.host("esx-0", "8.0.2", vec![files::a100("0000:3b:00.0")]);
+    lab.vm("vm-0", "esx-0");
+    let catalogue = vsgpu::catalogue();
+    let of = |machine: &str, on: Subject, scope: Scope| {
+        let system = InProcess::new(lab.machine(machine), None);
+        observe(&system, &on, &catalogue.facts(scope))
+    };
+    [
+        of("esx-0", Subject::node(), Scope::Host),
+        of("esx-0", Subject::vm("vm-0"), Scope::Vm),
+        of("vm-0", Subject::node(), Scope::Guest),
+    ]
+}
+
+/// Hosts with one VM each, with all the facts of machines.
 fn fleet(hosts: usize) -> (vsgpu::fleet::Fleet, Inventory) {
     let mut text = String::from("version: 1\nhosts:\n");
     for n in 0..hosts {
@@ -155,18 +175,18 @@ fn fleet(hosts: usize) -> (vsgpu::fleet::Fleet, Inventory) {
     }
     let fleet = vsgpu::fleet::file::from_text(Path::new("fleet.yaml"), &text).unwrap();
     let mut inventory = Inventory::default();
-    let log = vsgpu_core::diagnosis::LogFindings::of(&[vsgpu_core::diagnosis::Input {
-        name: "kernel log".into(),
-        text: "NVRM: BAR1 is 0M @ 0x0 (PCI:0000:14:00.0)\n",
-        sources: vec![vsgpu_core::diagnosis::Source::GuestKernel],
-    }]);
+    let [host, vm, guest] = facts_of_one();
     let mut shared = vsgpu::inventory::shared::SharedFacts::default();
     for n in 0..hosts {
-        let facts = [("log-findings".to_string(), Ok(json!(log)))].into();
-        let seen = Seen { facts: shared.of(facts), ..Seen::default() };
-        inventory.nodes.insert(NodeId::new(NodeKind::Guest, &format!("vm-{n}")), Ok(seen.clone()));
-        inventory.nodes.insert(NodeId::new(NodeKind::Host, &format!("esx-{n}")), Ok(Seen::default()));
-        inventory.nodes.insert(NodeId::new(NodeKind::Vm, &format!("vm-{n}")), Ok(Seen::default()));
+        let nodes = [
+            (NodeKind::Host, format!("esx-{n}"), &host),
+            (NodeKind::Vm, format!("vm-{n}"), &vm),
+            (NodeKind::Guest, format!("vm-{n}"), &guest),
+        ];
+        for (kind, name, facts) in nodes {
+            let seen = Seen { facts: shared.of(facts.clone()), ..Seen::default() };
+            inventory.nodes.insert(NodeId::new(kind, &name), Ok(seen));
+        }
     }
     (fleet, inventory)
 }

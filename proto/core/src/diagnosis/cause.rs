@@ -97,7 +97,7 @@ impl Source {
 }
 
 /// What a line looks like; without case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Pattern {
     /// These pieces in this order, `*` between them, anywhere in the line.
     Line(&'static str),

@@ -94,11 +94,7 @@ struct Patterns {
     /// The pattern that each piece belongs to.
     of_piece: Vec<usize>,
     all: Vec<Pattern>,
-    numbers: HashMap<String, usize>,
-}
-
-fn key(pattern: &Pattern) -> String {
-    format!("{pattern:?}")
+    numbers: HashMap<Pattern, usize>,
 }
 
 static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
@@ -109,7 +105,7 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
     });
     let others = NOT_FAULTS.iter().map(|n| &n.line).chain(HINTS.iter().map(|h| &h.line));
     for pattern in of_causes.chain(others) {
-        numbers.entry(key(pattern)).or_insert_with(|| {
+        numbers.entry(*pattern).or_insert_with(|| {
             all.push(*pattern);
             all.len() - 1
         });
@@ -206,7 +202,7 @@ fn look<'a>(input: &'a Input<'a>) -> Looked<'a> {
     let mut sources: BTreeSet<Source> = input.sources.iter().copied().collect();
     let mut sure = !sources.is_empty();
     if sources.is_empty() {
-        let has = |line: &Pattern| patterns.numbers.get(&key(line)).is_some_and(|n| hits.contains_key(n));
+        let has = |line: &Pattern| patterns.numbers.get(line).is_some_and(|n| hits.contains_key(n));
         let found: Vec<_> = HINTS.iter().filter(|hint| has(&hint.line)).collect();
         sure = found.iter().any(|hint| hint.strong);
         sources.extend(found.iter().filter(|hint| hint.strong || !sure).map(|hint| hint.source));
@@ -227,7 +223,11 @@ impl Overlapping for AhoCorasick {
 
 impl Looked<'_> {
     fn has(&self, pattern: &Pattern) -> Option<&Vec<usize>> {
-        self.hits.get(PATTERNS.numbers.get(&key(pattern))?)
+        // Most texts have nothing at all.
+        if self.hits.is_empty() {
+            return None;
+        }
+        self.hits.get(PATTERNS.numbers.get(pattern)?)
     }
 
     /// Last line at which a sign is complete.
@@ -246,7 +246,7 @@ impl Looked<'_> {
     }
 
     fn evidence(&self, sign: &Sign, at: usize) -> Evidence {
-        let number = sign.lines.last().and_then(|p| PATTERNS.numbers.get(&key(p)));
+        let number = sign.lines.last().and_then(|p| PATTERNS.numbers.get(p));
         let line = self.lines.get(at).copied().unwrap_or_default().trim();
         Evidence {
             text: self.input.name.clone(),
@@ -344,21 +344,15 @@ fn candidate(cause: &'static Cause, order: usize, looked: &[Looked<'_>]) -> Opti
 
 /// Causes with the same line: who is of the other machine gives way.
 fn settle(found: &mut Vec<Candidate>) {
+    if found.iter().all(|c| !c.other_side) {
+        return;
+    }
     let right: BTreeSet<&str> = found.iter().filter(|c| !c.other_side).map(|c| c.cause.id).collect();
-    let rivals: BTreeMap<&str, BTreeSet<&str>> = {
-        let mut all: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for cause in known::all() {
-            for (rival, _) in cause.rivals {
-                all.entry(cause.id).or_default().insert(rival);
-                all.entry(rival).or_default().insert(cause.id);
-            }
-        }
-        all
+    let is_rival = |one: &Cause, other: &str| one.rivals.iter().any(|(rival, _)| *rival == other);
+    let gives_way = |cause: &Cause| {
+        right.iter().any(|id| is_rival(cause, id) || known::named(id).is_some_and(|c| is_rival(c, cause.id)))
     };
-    found.retain(|c| {
-        !c.other_side
-            || !rivals.get(c.cause.id).is_some_and(|of| of.iter().any(|rival| right.contains(rival)))
-    });
+    found.retain(|c| !c.other_side || !gives_way(c.cause));
 }
 
 fn finding(candidate: &Candidate, ids: &BTreeSet<&str>) -> Finding {
@@ -445,7 +439,7 @@ fn no_faults(looked: &[Looked<'_>]) -> Vec<(String, String)> {
 /// The last lines that speak of an error, where nobody knows what they mean.
 fn unknown(looked: &[Looked<'_>]) -> Vec<Evidence> {
     let known: BTreeSet<usize> =
-        NOT_FAULTS.iter().filter_map(|n| PATTERNS.numbers.get(&key(&n.line)).copied()).collect();
+        NOT_FAULTS.iter().filter_map(|n| PATTERNS.numbers.get(&n.line).copied()).collect();
     let mut all = vec![];
     for text in looked {
         let told: BTreeSet<usize> = text
