@@ -25,6 +25,7 @@ mod memory;
 mod migration;
 mod mixed_sizes;
 mod nested;
+mod package_role;
 mod pool_cuda;
 mod pool_engine;
 mod pool_latency;
@@ -52,6 +53,9 @@ use crate::inventory::{Inventory, elsewhere};
 use crate::node::{NodeId, NodeKind};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use vsgpu_core::text::sentence;
+
+/// The constraint on packages and the keys that they stand at.
+pub const PACKAGE_ROLE: &str = "package-role";
 
 /// One constraint on a combination.
 pub struct Constraint {
@@ -223,7 +227,8 @@ pub fn judge(fleet: &Fleet, inventory: Option<&Inventory>, stopped: &BTreeSet<St
         }
         judgement.errors.push(error);
     }
-    for finding in of_combinations.chain(of_rooms).chain(of_pools) {
+    let of_packages = package_role::findings(fleet).into_iter().map(|f| f.of(PACKAGE_ROLE));
+    for finding in of_packages.chain(of_combinations).chain(of_rooms).chain(of_pools) {
         if !finding.refused() {
             if warned.insert(finding.clone()) {
                 judgement.warnings.push(finding);

@@ -71,7 +71,11 @@ mod tests {
             [Kind::Internal, Kind::Usage, Kind::Differs, Kind::Unreachable, Kind::Failed, Kind::Blocked]
                 .map(Kind::code);
         let all = kinds.into_iter().chain(Hold::ALL.map(Hold::word)).chain(compat::ALL.map(|c| c.name));
-        for code in all.chain(compat::ROOMS.map(|c| c.name)).chain(compat::POOLS.map(|c| c.name)) {
+        for code in all
+            .chain(compat::ROOMS.map(|c| c.name))
+            .chain(compat::POOLS.map(|c| c.name))
+            .chain([compat::PACKAGE_ROLE])
+        {
             assert!(page(code).is_some_and(|text| text.matches("\nDo: ").count() == 1), "{code}");
         }
     }

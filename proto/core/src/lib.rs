@@ -21,6 +21,7 @@ pub mod machine;
 pub mod observation;
 pub mod observe;
 pub mod outcome;
+pub mod package_role;
 mod packages;
 pub mod pool;
 pub mod readers;

@@ -215,7 +215,7 @@ fn every_file_of_a_requirement_or_a_constraint_has_a_case_of_its_own() {
 #[test]
 fn every_constraint_speaks_in_a_case_of_its_own() {
     let names = vsgpu::compat::ALL.iter().map(|c| c.name).chain(vsgpu::compat::ROOMS.iter().map(|c| c.name));
-    let names = names.chain(vsgpu::compat::POOLS.iter().map(|c| c.name));
+    let names = names.chain(vsgpu::compat::POOLS.iter().map(|c| c.name)).chain([vsgpu::compat::PACKAGE_ROLE]);
     let said = |case: &String| {
         let text = std::fs::read_to_string(workspace().join("tests/plans").join(case)).unwrap();
         let answers = Script::read(case, &text).and_then(|script| answered(&script)).unwrap_or_default();
