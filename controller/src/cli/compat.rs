@@ -1,8 +1,9 @@
 //! `vsgpu compat`: does a combination work? Answers from the built-in tables (or NVIDIA's own catalogue)
-//! without talking to any node: exit status 0 it does, 6 it does not.
+//! without talking to any node: exit status 0 it does, 6 it does not, 3 nobody who would
+//! know says so.
 
 use crate::advise;
-use crate::cli::global::CliResult;
+use crate::cli::global::{CliResult, now};
 use crate::compat::{self, Combination, Finding, Gpu, GuestDriver, LicenseWay, Module, Stated};
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::DriverCatalogue;
@@ -11,7 +12,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
-use vsgpu_core::knowledge::{gpus, pairs, releases, vgpu_types};
+use vsgpu_core::knowledge::{Basis, TABLES_OF, gpus, pairs, releases, vgpu_types};
 use vsgpu_core::units::DriverVersion;
 
 /// How the VM gets its GPU.
@@ -117,6 +118,44 @@ fn version(text: &str, side: &str) -> Result<DriverVersion, Vec<Error>> {
     }
 }
 
+/// Constraints whose doubt means: not in the vendor's list, or in none of ours. Nobody may read that as a yes.
+const OUTSIDE: [&str; 5] = ["driver-pair", "gpu-branch", "esxi-release", "nvswitch", GPU_NAMES];
+const GPU_NAMES: &str = "gpu-names";
+
+/// A GPU that no table of ours has: everything else is judged all the same.
+fn not_in_table(wish: &str) -> Finding {
+    let basis = Basis {
+        table: "gpus.tsv",
+        row: "none".into(),
+        confirmed: false,
+        source: "no row has this name".into(),
+    };
+    Finding {
+        constraint: GPU_NAMES,
+        nodes: vec![],
+        what: format!(
+            "`{wish}` is not in our table of GPUs ({TABLES_OF}): the answer is without the GPU's part"
+        ),
+        basis,
+        nearest: Some(match gpus::nearest(wish) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "compare the GPU with NVIDIA's list of supported GPUs for this release".into(),
+        }),
+        certain: false,
+    }
+}
+
+/// A release of ESXi, and its build where one is named: `8.0.3-24022510`.
+fn esxi_and_build(text: &str) -> Result<(String, Option<String>), Vec<Error>> {
+    match text
+        .rsplit_once('-')
+        .filter(|(_, build)| build.len() >= 6 && build.chars().all(|c| c.is_ascii_digit()))
+    {
+        Some((version, build)) => Ok((esxi(version)?, Some(build.into()))),
+        None => Ok((esxi(text)?, None)),
+    }
+}
+
 /// A release of ESXi.
 pub(super) fn esxi(text: &str) -> Result<String, Vec<Error>> {
     advise::release(text).map_err(|why| vec![Error::new(Kind::Usage, format!("--esxi: {why}"))])
@@ -141,7 +180,8 @@ fn swapped(host: &str, guest: Option<&str>) -> Option<Error> {
     let parsed: DriverVersion = version.parse().ok()?;
     let found =
         if really == "the guest driver" { releases::of_guest(&parsed) } else { releases::of_host(&parsed) };
-    let release = found.first()?;
+    // A version that is in the table for one side only is no proof that it cannot be the other's.
+    let release = found.first().filter(|release| release.guest.is_some())?;
     let error = Error::new(
         Kind::Usage,
         format!("{version} is {really} of vGPU {}, and was named for {asked}", release.name),
@@ -153,21 +193,14 @@ fn swapped(host: &str, guest: Option<&str>) -> Option<Error> {
     )))
 }
 
-/// The GPU of a name. Boards that differ only in their form (PCIe, SXM) may share it: the profile tells them
-/// apart.
-fn gpu(wish: &str, profiles: &[String]) -> Result<Gpu, Vec<Error>> {
+/// The GPU of a name; `None` where no table has it. Boards that differ only in their form (PCIe, SXM) may share it: the
+/// profile tells them apart.
+fn gpu(wish: &str, profiles: &[String]) -> Result<Option<Gpu>, Vec<Error>> {
     let by_id = wish.strip_prefix("10de:").map(|id| gpus::by_pci(id, None).into_iter().collect::<Vec<_>>());
     let found = by_id.unwrap_or_else(|| gpus::named(wish));
     match found[..] {
-        [model] => Ok(Gpu::of_model(model)),
-        [] => {
-            let near = crate::fleet::range::nearest(wish, gpus::all().iter().map(|m| m.token))
-                .map(|n| format!("did you mean `{n}`?"));
-            Err(vec![
-                Error::new(Kind::Usage, format!("no GPU of the table is called `{wish}`"))
-                    .hint(near.unwrap_or_else(|| "name it as NVIDIA does: A100, L40S, T4".into())),
-            ])
-        }
+        [model] => Ok(Some(Gpu::of_model(model))),
+        [] => Ok(None),
         ref several => {
             let of_profile = |m: &&&gpus::Model| {
                 profiles
@@ -177,7 +210,7 @@ fn gpu(wish: &str, profiles: &[String]) -> Result<Gpu, Vec<Error>> {
             };
             let whole_wish = |m: &&&gpus::Model| m.token.eq_ignore_ascii_case(wish);
             if let Some(model) = several.iter().find(whole_wish).or_else(|| several.iter().find(of_profile)) {
-                return Ok(Gpu::of_model(model));
+                return Ok(Some(Gpu::of_model(model)));
             }
             let names: Vec<&str> = several.iter().map(|m| m.name).collect();
             Err(vec![
@@ -197,7 +230,8 @@ impl Compat {
         let manager =
             Some(self.host.as_str()).filter(|h| *h != "-").map(|h| version(h, "host")).transpose()?;
         let guest = self.guest.as_deref().map(|g| version(g, "guest")).transpose()?;
-        let gpu = self.gpu.as_deref().map(|g| gpu(g, &self.profile)).transpose()?;
+        let gpu = self.gpu.as_deref().map(|g| gpu(g, &self.profile)).transpose()?.flatten();
+        let stranger = self.gpu.as_deref().filter(|_| gpu.is_none()).map(not_in_table);
         let mode = self.mode.unwrap_or(if manager.is_some() { Mode::Vgpu } else { Mode::Passthrough });
         let by = |side: &str| side.to_string();
         let catalogue =
@@ -214,9 +248,12 @@ impl Compat {
             (None, Mode::Vgpu) => Some(true),
             (None, Mode::Passthrough) => None,
         };
+        let (esxi, esxi_build) = self.esxi.as_deref().map(esxi_and_build).transpose()?.unzip();
+        let esxi_build = esxi_build.flatten();
         let combination = Combination {
             about: String::new(),
-            esxi: self.esxi.as_deref().map(esxi).transpose()?.map(|v| Stated::new(v, by("the host"))),
+            esxi: esxi.map(|v| Stated::new(v, by("the host"))),
+            esxi_build,
             manager: manager.clone().map(|v| Stated::new(v, by("the host"))),
             guest: guest.clone().map(|version| Stated::new(GuestDriver { version, grid }, by("the guest"))),
             profiles: if mode == Mode::Vgpu { profiles } else { vec![] },
@@ -244,10 +281,12 @@ impl Compat {
         let findings: Vec<Finding> = compat::judge_one(&combination)
             .into_iter()
             .filter(|f| !(any_vgpu && f.constraint == "profile-exists"))
+            .chain(stranger)
             .collect();
         let (refused, warnings): (Vec<Finding>, Vec<Finding>) =
             findings.into_iter().partition(Finding::refused);
         let works = refused.is_empty();
+        let outside = works && warnings.iter().any(|w| OUTSIDE.contains(&w.constraint));
         let listed =
             |v: &Option<DriverVersion>, found: bool| v.is_none() || found || mode == Mode::Passthrough;
         let known = listed(&manager, !combination.manager_releases().is_empty())
@@ -258,6 +297,7 @@ impl Compat {
             (true, false) if warnings.iter().any(|w| w.constraint == "driver-pair") => {
                 "not in NVIDIA's list of pairs: do not expect it to work"
             }
+            (true, false) if outside => "not known to work",
             (true, false) => "may work",
             (false, _) => "does not work",
         };
@@ -265,22 +305,30 @@ impl Compat {
         if let (true, Some(rests)) = (works, rests_on(&combination)) {
             text += &format!("\n  {rests}");
         }
+        let notes = ended(&combination);
+        text += &notes.iter().map(|note| format!("\n  {note}")).collect::<String>();
         if let (Some(manager), None) = (&manager, &guest) {
             text += &self.partners(manager);
         }
         let answer = json!({
-            "works": works,
+            "works": if outside { json!("unknown") } else { json!(works) },
             "host": manager.as_ref().map(|v| json!({ "version": v.to_string(), "releases": releases::of_host(v).iter().map(|r| r.name).collect::<Vec<_>>() })),
             "guest": guest.as_ref().map(|v| json!({ "version": v.to_string(), "releases": releases::of_guest(v).iter().map(|r| r.name).collect::<Vec<_>>() })),
             "refused": refused,
             "warnings": warnings,
+            "notes": notes,
         });
-        let names = vec![if works { "works" } else { "does-not-work" }.to_string()];
+        let (word, exit) = match (works, outside) {
+            (true, false) => ("works", Exit::Done),
+            (true, true) => ("unknown", Exit::Not(Kind::Differs)),
+            (false, _) => ("does-not-work", Exit::Not(Kind::Blocked)),
+        };
+        let names = vec![word.to_string()];
         printer.show(Answer { names, ..Answer::new(answer, text) });
         printer.warnings(&warnings);
         let errors: Vec<Error> = refused.iter().map(compat::error).collect();
         printer.errors(&errors);
-        Ok(if works { Exit::Done } else { Exit::Not(Kind::Blocked) })
+        Ok(exit)
     }
 }
 
@@ -295,10 +343,13 @@ impl Compat {
             );
         }
         let whole = self.mode == Some(Mode::Passthrough) || self.host == "-" && self.mode.is_none();
-        if (self.mmio.is_some() || self.firmware.is_some()) && !(whole && self.gpu.is_some()) {
+        if (self.mmio.is_some() || self.firmware.is_some())
+            && !(whole && self.gpu.is_some())
+            && self.profile.is_empty()
+        {
             return wrong(
-                "`--mmio` and `--firmware` are about a whole GPU".into(),
-                "add `--mode passthrough --gpu NAME`",
+                "`--mmio` and `--firmware` are about a whole GPU, or about a vGPU by its profile".into(),
+                "add `--mode passthrough --gpu NAME`, or `--profile NAME`",
             );
         }
         match &self.cuda {
@@ -343,6 +394,20 @@ fn described(manager: Option<&DriverVersion>, guest: Option<&DriverVersion>, gpu
         )
     });
     host.into_iter().chain(guest).chain(gpu.map(Gpu::shown)).collect::<Vec<_>>().join(", ")
+}
+
+/// Branches of this pair that NVIDIA has ended, and one that lives.
+fn ended(c: &Combination) -> Vec<String> {
+    let day = time::OffsetDateTime::UNIX_EPOCH + std::time::Duration::from_secs(now());
+    let today = format!("{}-{:02}", day.year(), u8::from(day.month()));
+    let is_over = |r: &&releases::Release| !r.eol.is_empty() && *r.eol < *today;
+    let mut all: Vec<&releases::Release> =
+        c.manager_releases().into_iter().chain(c.guest_releases()).filter(is_over).collect();
+    all.sort_by_key(|r| r.major);
+    all.dedup_by_key(|r| r.major);
+    let lives = releases::all().iter().filter(|r| *r.eol > *today).max_by_key(|r| r.eol);
+    let lives = lives.map_or(String::new(), |r| format!("; {}.x lives until {}", r.major, r.eol));
+    all.iter().map(|r| format!("vGPU {}.x has ended ({}): no more fixes{lives}", r.major, r.eol)).collect()
 }
 
 /// What a pair that works rests on.

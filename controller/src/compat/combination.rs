@@ -107,6 +107,8 @@ pub struct Combination {
     /// The host, where it would be brought to another vGPU manager: a guest that could not use that stops it.
     pub changing_host: Option<NodeId>,
     pub esxi: Option<Stated<String>>,
+    /// Its build, `24022510`.
+    pub esxi_build: Option<String>,
     pub manager: Option<Stated<DriverVersion>>,
     /// The manager is wished for; else it is what runs.
     pub manager_wished: bool,
@@ -119,6 +121,8 @@ pub struct Combination {
     pub profiles: Vec<Stated<String>>,
     /// Whole GPUs of the VM.
     pub whole: Vec<Gpu>,
+    /// NVSwitches on the host's bus.
+    pub nvswitches: Vec<String>,
     /// Whether the VM gets a whole GPU, known or not.
     pub passthrough: bool,
     /// GPUs of the host that serve vGPUs.

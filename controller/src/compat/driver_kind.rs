@@ -16,7 +16,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
                 .map(|v| format!("use NVIDIA-Linux-x86_64-{v}-grid.run"));
             let nearest = nearest.or_else(|| Some("use the `-grid.run` of the host's vGPU release".into()));
             let what = format!(
-                "{}: {version} is the data-center driver, which does not drive a vGPU ({})",
+                "{}: {version} is the data-center driver, which does not drive a vGPU{}",
                 guest.by,
                 profiles(c)
             );
@@ -43,5 +43,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
 }
 
 fn profiles(c: &Combination) -> String {
-    c.profiles.iter().map(|p| p.value.as_str()).collect::<Vec<_>>().join(" + ")
+    let named: Vec<&str> =
+        c.profiles.iter().map(|p| p.value.as_str()).filter(|name| !name.is_empty()).collect();
+    if named.is_empty() { String::new() } else { format!(" ({})", named.join(" + ")) }
 }

@@ -7,6 +7,28 @@ use vsgpu_host_agent::facts::EsxVersion;
 /// First release of which no list of packages was seen.
 const FIRST_UNLISTED: (u32, u32) = (18, 4);
 
+/// The first build of ESXi 8.0 U3: no patch is in it (a public `esxcli system version get`).
+const FIRST_8_0_3: &str = "24022510";
+
+/// A release may ask for a patch of an update: `8.0 U3 P06 or later`. A version such as 8.0.3 does not tell the patch, and
+/// which build a patch is stands in no table of ours.
+fn patch_level(c: &Combination, release: &releases::Release, esxi: &str) -> Option<Finding> {
+    let asks = release.vsphere.split(", ").find(|item| {
+        let patch =
+            item.split(' ').any(|w| w.len() == 3 && w.starts_with('P') && w[1..].parse::<u32>().is_ok());
+        patch && item.starts_with("8.0 U3") && esxi.starts_with("8.0.3")
+    })?;
+    let manager = c.manager.as_ref()?;
+    let has = match c.esxi_build.as_deref() {
+        Some(FIRST_8_0_3) => format!("build {FIRST_8_0_3} is the first 8.0 U3, without any patch"),
+        Some(build) => format!("build {build} is to be compared with that patch's"),
+        None => format!("{esxi} alone does not tell the patch"),
+    };
+    let what = format!("{}: vGPU {} asks for ESXi {asks}; {has}", manager.by, release.name);
+    let nearest = "compare the host's build (`esxcli system version get`) with Broadcom KB 316595, and patch ESXi first";
+    Some(c.finding(what, release.basis.clone(), Some(nearest.into())).doubtful())
+}
+
 pub(super) fn check(c: &Combination) -> Vec<Finding> {
     let (Some(esxi), Some(manager)) = (&c.esxi, &c.manager) else { return vec![] };
     let vsphere: String = esxi.value.split('.').take(2).collect::<Vec<_>>().join(".");
@@ -32,7 +54,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
         };
         let noted = release.vsphere.split(", ").any(allows);
         if noted {
-            return vec![];
+            return patch_level(c, release, &esxi.value).into_iter().collect();
         }
         doubt = doubt.or(Some((*release, number >= FIRST_UNLISTED)));
     }

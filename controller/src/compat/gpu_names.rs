@@ -33,8 +33,7 @@ fn one(host_gpus: &HostGpus, key: &str, name: &str) -> Option<Finding> {
         if !gpus::named(model).is_empty() {
             return None;
         }
-        let near = vsgpu_core::suggest::nearest(model, gpus::all().iter().map(|m| m.token))
-            .map(|n| format!("did you mean `{n}`?"));
+        let near = gpus::nearest(model).map(|n| format!("did you mean `{n}`?"));
         let basis = Basis {
             table: "gpus.tsv",
             row: "none".into(),
@@ -42,7 +41,10 @@ fn one(host_gpus: &HostGpus, key: &str, name: &str) -> Option<Finding> {
             source: "no row has this name".into(),
         };
         return Some(of_host(
-            format!("`{key}` names `{name}`, and no GPU of the table is called that"),
+            format!(
+                "`{key}` names `{name}`, which is not in our table of GPUs ({})",
+                vsgpu_core::knowledge::TABLES_OF
+            ),
             basis,
             near,
         ));

@@ -1,7 +1,9 @@
 //! Who owns a GPU: it is passed through or serves vGPUs, and a whole GPU belongs to one VM that runs.
 
 use crate::compat::combination::{Finding, GpuClaim, HostGpus};
-use vsgpu_core::knowledge::{Basis, vgpu_types};
+use vsgpu_core::Requirement as _;
+use vsgpu_core::knowledge::{Basis, gpus, vgpu_types};
+use vsgpu_host_agent::host::Passthrough;
 
 pub(super) fn check(host_gpus: &HostGpus) -> Vec<Finding> {
     let basis = || {
@@ -81,7 +83,47 @@ pub(super) fn check(host_gpus: &HostGpus) -> Vec<Finding> {
 }
 
 /// GPUs that are placed at power-on: enough of them, and none that another VM names by its address.
+/// Placed at power-on, and not seen yet: what the host gives away by its models' names is all that can be compared.
+fn dynamic_by_names(host_gpus: &HostGpus) -> Vec<Finding> {
+    let given: Vec<&str> = host_gpus
+        .named
+        .iter()
+        .filter(|(key, _)| *key == Passthrough::NAME)
+        .map(|(_, name)| name.as_str())
+        .collect();
+    let models: Vec<_> = given.iter().flat_map(|name| gpus::named(name)).collect();
+    // An address, `all` or a name that is not known may be anything.
+    if given.is_empty() || given.iter().any(|name| gpus::named(name).is_empty()) {
+        return vec![];
+    }
+    let mut found = vec![];
+    for claim in &host_gpus.claims {
+        let gives = |ids: &&String| {
+            ids.split(',')
+                .any(|one| models.iter().any(|m| one.split_once(':').is_some_and(|(_, d)| d == m.device_id)))
+        };
+        let Some(ids) = claim.dynamic.iter().find(|ids| !gives(ids)) else { continue };
+        let known = ids.split_once(':').and_then(|(_, device)| gpus::by_pci(device, None));
+        let wanted = known.map_or(String::new(), |model| format!(" ({})", model.name));
+        let has: Vec<String> = models.iter().map(|m| format!("{} (10de:{})", m.name, m.device_id)).collect();
+        let what =
+            format!("{} wants any {ids}{wanted}, and the host passes through {}", claim.vm, has.join(", "));
+        let nearest =
+            Some(format!("correct `dynamic`, or add that GPU to `passthrough` of {}", host_gpus.host));
+        found.push(host_gpus.finding(
+            &[claim],
+            what,
+            Basis::document("the fleet file itself", true),
+            nearest,
+        ));
+    }
+    found
+}
+
 fn dynamic(host_gpus: &HostGpus) -> Vec<Finding> {
+    if !host_gpus.seen {
+        return dynamic_by_names(host_gpus);
+    }
     let mut found = vec![];
     let running = || host_gpus.claims.iter().filter(|t| t.runs);
     let kinds: std::collections::BTreeSet<&String> = running().flat_map(|t| &t.dynamic).collect();

@@ -24,7 +24,7 @@ use vsgpu_host_agent::facts::{
 use vsgpu_host_agent::host::ecc::{self, Ecc};
 use vsgpu_host_agent::host::graphics_type::{self, GraphicsType};
 use vsgpu_host_agent::host::vgpu_mode::{self, VgpuMode};
-use vsgpu_host_agent::host::{Mig, Passthrough, VgpuManager};
+use vsgpu_host_agent::host::{HostPassthrough, Mig, Passthrough, VgpuManager};
 use vsgpu_host_agent::vm::{MemoryReserved, Mmio, MmioSpec, PowerState, Vgpu, VgpuWish, VmPassthrough};
 use vsgpu_host_agent::vm_gpu::VmGpu;
 
@@ -80,7 +80,9 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
     for host in &fleet.hosts {
         let node = NodeId::new(NodeKind::Host, &host.name);
         let manager = manager(host, inventory);
-        let esxi = fact::<EsxVersion>(inventory, &node).map(|v| Stated::new(v.version, &host.name));
+        let version = fact::<EsxVersion>(inventory, &node);
+        let esxi_build = version.as_ref().map(|v| v.build.rsplit('-').next().unwrap_or_default().to_string());
+        let esxi = version.map(|v| Stated::new(v.version, &host.name));
         let wanted_manager = host.spec::<VgpuManager>();
         let shared = matches!(host.spec::<GraphicsType>(), Some(PerGpu::One(graphics_type::Type::Shared)));
         let serves_no_vgpu = match wanted_manager {
@@ -92,6 +94,8 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
             about: host.name.clone(),
             nodes: vec![node.clone()],
             esxi,
+            esxi_build,
+            nvswitches: switches(fact(inventory, &node)),
             manager: manager.clone(),
             manager_wished: matches!(wanted_manager, Some(WordOr::Map(_))),
             ecc_on: stated(host.spec::<Ecc>().is_some_and(|spec| spec.values().contains(&ecc::Wish::On))),
@@ -134,6 +138,14 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
         }
     }
     all
+}
+
+/// NVIDIA's bridges of the class "other", which NVSwitches have.
+fn switches(bus: Option<HostPassthrough>) -> Vec<String> {
+    let is_switch = |gpu: &PciGpu| {
+        gpu.class.as_deref().is_some_and(|class| class.trim_start_matches("0x").starts_with("0680"))
+    };
+    bus.into_iter().flat_map(|bus| bus.devices).filter(is_switch).map(|device| device.address).collect()
 }
 
 /// What is known of a host, read once for all its VMs.
@@ -365,8 +377,7 @@ fn stated(host: &Host, vms: &[&Vm]) -> HostGpus {
         host: host.name.clone(),
         esxi: None,
         gpus: addresses.iter().map(gpu).collect(),
-        // Placed at power-on: what there is to place is not known here.
-        claims: claims.into_iter().map(|t| GpuClaim { dynamic: vec![], ..t }).collect(),
+        claims,
         passthrough_wished: wanted.is_some(),
         named: named(host),
         seen: false,

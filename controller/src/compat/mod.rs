@@ -25,6 +25,7 @@ mod memory;
 mod migration;
 mod mixed_sizes;
 mod nested;
+mod nvswitch;
 mod package_role;
 mod pool_cuda;
 mod pool_engine;
@@ -101,7 +102,7 @@ pub struct PoolConstraint {
 }
 
 /// All constraints on combinations.
-pub const ALL: [Constraint; 18] = [
+pub const ALL: [Constraint; 19] = [
     Constraint::of("withdrawn-release", "Releases that NVIDIA took back", withdrawn::check),
     Constraint::of("esxi-release", "ESXi and vGPU manager", esxi_release::check),
     Constraint::of("gpu-branch", "GPU and driver branch", gpu_branch::check).stopping_host(),
@@ -120,6 +121,7 @@ pub const ALL: [Constraint; 18] = [
     Constraint::of("cuda-driver", "CUDA toolkit, driver and profile", cuda_driver::check),
     Constraint::of("memory", "Memory reservation and GPUs", memory::check),
     Constraint::of("large-bars", "Firmware, MMIO window and the GPUs' BARs", large_bars::check),
+    Constraint::of("nvswitch", "GPUs behind NVSwitches, whole and as vGPUs", nvswitch::check),
     Constraint::of("nested", "Nested virtualization and PCI devices", nested::check),
     Constraint::of(
         "guest-view",

@@ -203,6 +203,7 @@ const SIGNS: &[Sign] = &[
         let vm = m.vm.filter(|vm| vm.has_whole_gpu())?;
         unmet::<Mmio>(&MmioSpec::Auto(vec![]), vm.devices.as_ref()?)
     }),
+    sign("vgpu-window-missing", Of::Vm, Medium, large_vgpu_without_window),
     sign("nested-virt-on", Of::Vm, Medium, |m| {
         let vm = m.vm.filter(|vm| vm.has_whole_gpu() && vm.key("vhv.enable"))?;
         Some(format!("`vhv.enable` is TRUE, and the VM has {}", counted_gpus(vm)))
@@ -429,6 +430,18 @@ fn in_maintenance(m: &Machines<'_>) -> Option<String> {
         .as_ref()?
         .enabled
         .then(|| format!("the host is in maintenance mode; {} is to run", vm.name))
+}
+
+/// Frame buffers above this want a 64-bit window, by public guides.
+const LARGE_VGPU_MIB: u64 = 16 * 1024;
+
+/// Only of a VM that should run and does not.
+fn large_vgpu_without_window(m: &Machines<'_>) -> Option<String> {
+    let vm =
+        m.vm.filter(|vm| vm.running == Some(false) && vm.to_run && !vm.key("pcipassthru.use64bitmmio"))?;
+    let large = |profile: &String| vgpu_types::find(profile).is_some_and(|t| t.size_mib > LARGE_VGPU_MIB);
+    let profile = vm.profiles().into_iter().find(large)?;
+    Some(format!("`pciPassthru.use64bitMMIO` is not TRUE, and {profile} has more than 16 GB"))
 }
 
 fn bar_without_room(m: &Machines<'_>) -> Option<String> {
@@ -735,6 +748,10 @@ mod tests {
             v.config.as_mut().unwrap().keys.remove("sched.mem.pin");
         }),
         ("mmio-too-small", |_, v| v.devices = whole(&[("pcipassthru.64bitmmiosizegb", "32")])),
+        ("vgpu-window-missing", |_, v| {
+            v.running = Some(false);
+            v.devices = vgpu("grid_a100-40c");
+        }),
         ("nested-virt-on", |_, v| v.devices = whole(&[("vhv.enable", "TRUE")])),
         ("bar1-empty", |_, v| v.driver.as_mut().unwrap().on_bus[0].bar1_mib = Some(0)),
         ("no-gpu-in-guest", |_, v| v.driver.as_mut().unwrap().gpu_on_bus = Some(false)),

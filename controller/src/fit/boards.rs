@@ -1,7 +1,6 @@
 //! Boards by the names that people give them.
 
 use vsgpu_core::knowledge::gpus::{self, Model};
-use vsgpu_core::suggest::nearest;
 
 /// Whether a board is meant by a name: each of its words, and its memory with or without `GB`.
 pub(super) fn is_named(name: &str, model: &Model) -> bool {
@@ -28,11 +27,8 @@ pub fn model(name: &str, wanted: &[&str]) -> Result<&'static Model, String> {
     let found: Vec<&'static Model> = gpus::all().iter().filter(|m| is_named(name, m)).collect();
     let exact = found.iter().find(|m| m.token.eq_ignore_ascii_case(name.trim()));
     let of_wish = found.iter().find(|m| wanted.iter().any(|token| m.token.eq_ignore_ascii_case(token)));
-    exact.or(of_wish).or(found.first()).copied().ok_or_else(|| {
-        let near = nearest(name, gpus::all().iter().flat_map(|m| [m.token, m.name]));
-        match near {
-            Some(near) => format!("no GPU of the table is called `{name}`; did you mean `{near}`?"),
-            None => format!("no GPU of the table is called `{name}`; name it as A100-80, L40S, T4"),
-        }
+    exact.or(of_wish).or(found.first()).copied().ok_or_else(|| match gpus::nearest(name) {
+        Some(near) => format!("no GPU of the table is called `{name}`; did you mean `{near}`?"),
+        None => format!("no GPU of the table is called `{name}`; name it as A100-80, L40S, T4"),
     })
 }

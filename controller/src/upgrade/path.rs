@@ -393,7 +393,7 @@ mod tests {
         // 19 takes 18 and 16, not 17.
         assert_eq!(
             shown(&search("17.4", &[("17.4", true)], "19.6")),
-            ["18 18.5: host, guests", "19 19.6: host, guests"]
+            ["18 18.6: host, guests", "19 19.6: host, guests"]
         );
         // A guest that lags behind catches up first; the host is not rebooted for it.
         assert_eq!(

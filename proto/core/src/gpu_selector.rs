@@ -36,6 +36,9 @@ impl Candidate<'_> {
     }
 
     fn is_model(&self, wish: &str) -> bool {
+        if let Some(model) = gpus::by_driver_name(wish) {
+            return self.model().is_some_and(|own| std::ptr::eq(own, model));
+        }
         let known = self.model().map(|m| (m.name, m.token));
         let names: Vec<&str> =
             self.name.into_iter().chain(known.into_iter().flat_map(|(name, token)| [name, token])).collect();

@@ -106,9 +106,51 @@ pub fn by_token(token: &str) -> Option<&'static Model> {
     ALL.iter().find(|m| m.token.eq_ignore_ascii_case(token))
 }
 
-/// Models that people mean by a name such as `A100`, `A100 80GB` or `Tesla T4`.
+/// Names as `nvidia-smi -L` prints them that say less than the table's own, with the token of the board (names of the
+/// devices in NVIDIA/open-gpu-kernel-modules, README.md).
+const DRIVER_NAMES: [(&str, &str); 7] = [
+    ("NVIDIA H100 80GB HBM3", "H100XM"),
+    ("NVIDIA H200", "H200X"),
+    ("NVIDIA H800", "H800XM"),
+    ("NVIDIA H20", "H20"),
+    ("NVIDIA H20-3e", "H20X"),
+    ("NVIDIA GH200 120GB", "GH200"),
+    ("NVIDIA GH200 480GB", "GH200"),
+];
+/// Words of the driver's names that tell no board from another.
+const NO_NAME: [&str; 6] = ["nvidia", "generation", "hbm2", "hbm2e", "hbm3", "hbm3e"];
+
+/// The board that the driver calls so, where its name alone would mean several.
+pub fn by_driver_name(name: &str) -> Option<&'static Model> {
+    let known = DRIVER_NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name.trim()));
+    known.and_then(|(_, token)| by_token(token))
+}
+
+/// Models that people mean by a name such as `A100`, `A100 80GB` or `Tesla T4`, or by what `nvidia-smi -L` prints.
 pub fn named(wish: &str) -> Vec<&'static Model> {
+    if let Some(model) = by_driver_name(wish) {
+        return vec![model];
+    }
     ALL.iter().filter(|m| is_named(wish, &[m.name, m.token])).collect()
+}
+
+/// The name that was meant by one of no GPU: other signs between its letters, or two of them in another order. One letter
+/// or digit more or less is mostly another model: `H20` is no `H200`, `GB200` no `GH200`.
+pub fn nearest(wish: &str) -> Option<&'static str> {
+    let plain = |text: &str| -> Vec<char> {
+        text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+    };
+    let sorted = |mut letters: Vec<char>| {
+        letters.sort_unstable();
+        letters
+    };
+    let own = plain(wish);
+    let near = |name: &&str| {
+        let theirs = plain(name);
+        let moved = theirs.iter().zip(&own).filter(|(a, b)| a != b).count();
+        moved <= 2 && sorted(theirs) == sorted(own.clone())
+    };
+    ALL.iter().flat_map(|m| [m.token, m.name]).find(near)
 }
 
 /// Whether every word of a wish is a word of one of these names. Whole words: `A10` is no `A100`, `L40` no
@@ -121,7 +163,7 @@ pub fn is_named(wish: &str, names: &[&str]) -> bool {
             .collect()
     };
     let said: Vec<String> = names.iter().flat_map(|n| words(n)).collect();
-    let wanted: Vec<String> = words(wish).into_iter().filter(|w| w != "nvidia").collect();
+    let wanted: Vec<String> = words(wish).into_iter().filter(|w| !NO_NAME.contains(&w.as_str())).collect();
     !wanted.is_empty() && wanted.iter().all(|w| said.contains(w))
 }
 
@@ -130,8 +172,48 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_slip_of_the_pen_is_no_other_number() {
+        for (wish, near) in [
+            ("RTXA600O", None),
+            ("GB200", None),
+            ("RTX 4090", None),
+            ("L4OS", None),
+            ("A10M", None),
+            ("L4S0", Some("L40S")),
+            ("RTX6000Ada", Some("RTX6000-Ada")),
+            ("RXTA6000", Some("RTXA6000")),
+        ] {
+            assert_eq!(nearest(wish), near, "{wish}");
+        }
+    }
+
+    #[test]
+    fn names_as_the_driver_prints_them_are_one_board() {
+        for (name, token) in [
+            ("NVIDIA H100 80GB HBM3", "H100XM"),
+            ("NVIDIA H100 PCIe", "H100"),
+            ("NVIDIA H100 NVL", "H100L"),
+            ("NVIDIA H200", "H200X"),
+            ("NVIDIA H200 NVL", "H200"),
+            ("NVIDIA RTX 6000 Ada Generation", "RTX6000-Ada"),
+            ("NVIDIA RTX 5000 Ada Generation", "RTX5000-Ada"),
+            ("NVIDIA A100-SXM4-80GB", "A100DX"),
+            ("NVIDIA A100-PCIE-40GB", "A100"),
+            ("NVIDIA A100 80GB PCIe", "A100D"),
+            ("Tesla V100-SXM2-16GB", "V100X"),
+            ("Tesla T4", "T4"),
+            ("NVIDIA L40S", "L40S"),
+            ("NVIDIA B200", "B200X"),
+            ("NVIDIA RTX A6000", "RTXA6000"),
+            ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX Pro 6000 Blackwell DC"),
+        ] {
+            assert_eq!(named(name).iter().map(|m| m.token).collect::<Vec<_>>(), [token], "{name}");
+        }
+    }
+
+    #[test]
     fn the_table_is_read_whole() {
-        assert_eq!(ALL.len(), 45);
+        assert_eq!(ALL.len(), 59);
         for model in all() {
             assert!(model.device_id.len() == 4 && model.memory_gib > 0 && model.per_board > 0, "{model:?}");
             assert!(model.first_branch.is_some() && !model.basis.source.is_empty(), "{model:?}");

@@ -16,6 +16,9 @@ pub mod xids;
 
 use serde::Serialize;
 
+/// When the tables were last brought up to date.
+pub const TABLES_OF: &str = "2026-11";
+
 /// What a statement rests on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Basis {
