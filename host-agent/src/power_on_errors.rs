@@ -67,11 +67,49 @@ pub(super) fn explain(failure: &Failure, on: &Subject, seen: &Observation) -> Op
         (HOSTD, &said, vec![Source::Task, Source::HostAgent]),
         ("vmkernel.log", &kernel, vec![Source::Vmkernel]),
     ];
-    texts.into_iter().find_map(|(source, text, sources)| {
+    let known = texts.into_iter().find_map(|(source, text, sources)| {
         let input = Input { name: source.into(), text, sources };
         let (finding, Explained { cause, fix }) = first_cause(&[input])?;
         let line = finding.evidence.first().map_or("", |e| e.line.as_str());
         Some(Explained { cause: cause + &quoted(source, line), fix })
+    });
+    known.or_else(|| in_their_own_words(&said, &vm_log, &kernel))
+}
+
+/// Lines of a log that are quoted where no cause is known.
+const QUOTED: usize = 2;
+/// Words of lines that tell of an error.
+const ERROR_WORDS: [&str; 8] =
+    ["fail", "error", "exceed", "unable", "cannot", "could not", "invalid", "not supported"];
+
+/// Where no cause is known: what hostd says beside its generic sentence, and the last lines of this attempt that tell of an
+/// error. Nobody has to log in to the host to see them.
+fn in_their_own_words(said: &str, vm_log: &str, kernel: &str) -> Option<Explained> {
+    let value = |line: &str, key: &str| {
+        let rest = line.trim().strip_prefix(key)?.trim_start().strip_prefix('=')?;
+        Some(rest.trim().trim_end_matches(',').trim_matches('"').trim().to_string())
+    };
+    let generic: Vec<String> =
+        said.lines().filter_map(|l| value(l, "msg").or_else(|| value(l, "reason"))).collect();
+    let mut all: Vec<String> = said.lines().filter_map(|l| value(l, "message")).collect();
+    all.retain(|text| !text.is_empty() && !generic.contains(text));
+    all.dedup();
+    all.iter_mut().for_each(|text| *text = format!("hostd: `{text}`"));
+    for (source, log) in [("vmware.log", vm_log), ("vmkernel.log", kernel)] {
+        let tells = |line: &&str| {
+            let lower = line.to_lowercase();
+            ERROR_WORDS.iter().any(|word| lower.contains(word))
+        };
+        let lines: Vec<&str> = log.lines().filter(tells).collect();
+        let last = lines[lines.len().saturating_sub(QUOTED)..].iter();
+        all.extend(
+            last.map(|line| format!("{source}: `{}`", line.trim().chars().take(240).collect::<String>())),
+        );
+    }
+    (!all.is_empty()).then(|| Explained {
+        cause: format!("no known cause; {}", all.join("; ")),
+        fix: "`vsgpu diagnose` looks at host and VM together; `vsgpu explain device-power-on-failed` says where to look"
+            .into(),
     })
 }
 
@@ -185,6 +223,18 @@ mod tests {
         let cause = explained_with("", "Power on failed", AT, &own).map(|e| e.cause).unwrap_or_default();
         assert!(cause.contains("link") && cause.contains("vmkernel.log"), "{cause}");
         assert_eq!(explained_with("", "", AT + 3600, &own), None);
+    }
+
+    #[test]
+    fn what_nobody_knows_is_quoted() {
+        let hostd = "Powering on VM:\nPower on failed: (vim.fault.GenericVmConfigFault) {\n   faultMessage = (vmodl.LocalizableMessage) [\n         message = \"The teapot is cold\"\n   ],\n   reason = \"Module 'DevicePowerOn' power on failed. \",\n   msg = \"Module 'DevicePowerOn' power on failed. \"\n}\n";
+        let log = "2023-07-21T09:40:52.413Z In(05) vmx - all well\n2023-07-21T09:40:52.413Z In(05) vmx - Teapot: error 7\n2023-07-21T09:40:52.414Z In(05) vmx - Teapot power on failed.\n";
+        let said = explained(log, hostd, AT).unwrap();
+        assert!(said.cause.contains("hostd: `The teapot is cold`"), "{said:?}");
+        assert!(said.cause.contains("error 7") && said.cause.contains("Teapot power on failed"), "{said:?}");
+        assert!(!said.cause.contains("all well") && !said.cause.contains("reason ="), "{said:?}");
+        // An older attempt is not quoted.
+        assert_eq!(explained(log, "Power on failed", AT + 3600), None);
     }
 
     #[test]

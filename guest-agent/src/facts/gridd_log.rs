@@ -34,6 +34,7 @@ pub fn gridd_outcome(text: &str) -> GriddOutcome {
         "Failed to register client",
         "Unable to fetch the client configuration token",
         "Invalid feature type",
+        "Configuration parameter ( ServerAddress FeatureType) not set",
         "Failed to update local trusted store",
         "clock windback",
     ];
@@ -114,6 +115,18 @@ pub(crate) fn expiry(status: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Nobody told the daemon anything: that is the reason, until a license was acquired after it.
+    #[test]
+    fn a_daemon_that_was_told_nothing_says_so() {
+        let told = "Started (900)\nConfiguration parameter ( ServerAddress FeatureType) not set\nValid GRID license not found. GPU features and performance are restricted.\n";
+        let reason = gridd_outcome(told).reason.unwrap_or_default();
+        assert!(reason.contains("ServerAddress"), "{reason}");
+        assert!(cause(&reason).is_some_and(|e| e.fix.contains("license")), "{:?}", cause(&reason));
+        let later =
+            format!("{told}License acquired successfully. (Info: x, NVIDIA RTX Virtual Workstation)\n");
+        assert_eq!(gridd_outcome(&later).outcome, "licensed");
+    }
 
     #[test]
     fn reasons_have_causes() {

@@ -9,8 +9,10 @@ use crate::facts::os::kernel;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use vsgpu_core::diagnosis::{Input, Source, first_cause};
 use vsgpu_core::knowledge::xids::{self, Severity};
 use vsgpu_core::readers::nvidia_smi::{self, Gpu, SmiFailure, SmiReport, is_licensed};
+use vsgpu_core::requirement::Explained;
 use vsgpu_core::{ExitKind, Fact, Observation, Probe, Subject, Unreadable};
 
 /// The loaded module's own words; the file is there only while it is loaded.
@@ -98,8 +100,9 @@ impl Fact for Health {
             ..Self::default()
         };
         let hangs = matches!(said.ended, ExitKind::TimedOut(_));
-        let mut found =
-            health.of_driver(hangs, report.as_ref().err().map(|_| nvidia_smi::failure(&said.both())));
+        let kernel = seen.stdout_if_ok(&kernel_log::command()).unwrap_or_default();
+        let failure = report.as_ref().err().map(|_| nvidia_smi::failure(&said.both()));
+        let mut found = health.of_driver(hangs, failure, kernel);
         for gpu in report.iter().flat_map(|r: &SmiReport| &r.gpus) {
             found.extend(of_gpu(gpu));
             found.extend(health.of_license(gpu));
@@ -208,7 +211,8 @@ fn of_gpu(gpu: &Gpu) -> Vec<Finding> {
 }
 
 impl Health {
-    fn of_driver(&self, hangs: bool, failure: Option<Option<SmiFailure>>) -> Vec<Finding> {
+    /// `kernel`: the kernel's log of this boot, which knows why a module drives nothing.
+    fn of_driver(&self, hangs: bool, failure: Option<Option<SmiFailure>>, kernel: &str) -> Vec<Finding> {
         let mut found = vec![];
         let mut say = |severity, what: String, fix: &str| found.push(finding(severity, None, what, fix));
         match failure {
@@ -227,11 +231,25 @@ impl Health {
                 "library and loaded module of the driver have different versions".into(),
                 "reboot the guest; hold the driver's packages (`driver-held`)",
             ),
-            Some(_) if self.loaded => say(
+            Some(Some(why @ (SmiFailure::NoLibrary | SmiFailure::NoPermission))) => say(
                 Severity::Critical,
-                "the driver is loaded, but drives no GPU".into(),
-                "read the lines of NVRM in `dmesg`; compare host and guest driver with `vsgpu compat`",
+                why.to_string(),
+                "install the driver anew, or look at the rights of /dev/nvidia*",
             ),
+            Some(_) if self.loaded => {
+                let input =
+                    Input { name: "kernel log".into(), text: kernel, sources: vec![Source::GuestKernel] };
+                match first_cause(&[input]) {
+                    Some((_, Explained { cause, fix })) => {
+                        say(Severity::Critical, format!("the driver drives no GPU: {cause}"), &fix);
+                    }
+                    None => say(
+                        Severity::Critical,
+                        "the driver is loaded, but drives no GPU".into(),
+                        "read the lines of NVRM in `dmesg`; compare host and guest driver with `vsgpu compat`",
+                    ),
+                }
+            }
             Some(_) if self.on_disk.is_some() => say(
                 Severity::Critical,
                 "the driver is installed, but not loaded".into(),
@@ -310,6 +328,25 @@ mod tests {
             [(31, 2, 1_700_000_009), (79, 1, 1_700_000_010)]
         );
         assert!(all[1].severity == Severity::Critical && of_xid(&all[1]).fix.contains("host"));
+    }
+
+    /// What the module drives nothing for stands in the kernel's log.
+    #[test]
+    fn a_driver_without_a_gpu_says_the_kernels_reason() {
+        let health = Health { loaded: true, ..Health::default() };
+        let said = |kernel: &str| {
+            let found = health.of_driver(false, Some(Some(SmiFailure::NoDevices)), kernel);
+            format!("{}; {}", found[0].what, found[0].fix)
+        };
+        let open = "1795633000.1 vm kernel: NVRM: The NVIDIA GPU 0000:02:00.0 (PCI ID: 10de:2bb5)\n1795633000.1 vm kernel: NVRM: installed in this system requires use of the NVIDIA open kernel modules.\n1795633000.2 vm kernel: NVRM: GPU 0000:02:00.0: RmInitAdapter failed! (0x22:0x56:884)\n";
+        assert!(
+            said(open).contains("open kernel module") && said(open).contains("kernel-module: open"),
+            "{}",
+            said(open)
+        );
+        let bar = "1795633000.1 vm kernel: NVRM: This PCI I/O region assigned to your NVIDIA device is invalid:\n1795633000.1 vm kernel: NVRM: BAR1 is 0M @ 0x0 (PCI:0000:02:00.0)\n";
+        assert!(said(bar).contains("BAR1") && said(bar).contains("mmio"), "{}", said(bar));
+        assert!(said("").contains("vsgpu compat"));
     }
 
     #[test]

@@ -417,6 +417,10 @@ pub enum SmiFailure {
     NoDriver,
     /// The module drives no GPU.
     NoDevices,
+    /// The driver's library is missing, or where nobody looks for it.
+    NoLibrary,
+    /// The caller may not open the GPU's device files.
+    NoPermission,
     /// NVML knows no more.
     UnknownError,
 }
@@ -430,6 +434,10 @@ impl std::fmt::Display for SmiFailure {
             }
             Self::NoDriver => "the NVIDIA driver is not loaded",
             Self::NoDevices => "the NVIDIA driver is loaded, but drives no GPU",
+            Self::NoLibrary => {
+                "the driver's library libnvidia-ml is missing or not found: the driver is half removed, or this is a container without it"
+            }
+            Self::NoPermission => "nvidia-smi may not open the GPU's device files",
             Self::UnknownError => "NVML failed without a reason",
         })
     }
@@ -447,6 +455,10 @@ pub fn failure(text: &str) -> Option<SmiFailure> {
         Some(NoDriver)
     } else if has("No devices were found") || has("No devices found") {
         Some(NoDevices)
+    } else if has("couldn't find libnvidia-ml") || has("NVML Shared Library Not Found") {
+        Some(NoLibrary)
+    } else if has("Insufficient Permissions") {
+        Some(NoPermission)
     } else if has("Failed to initialize NVML") {
         Some(UnknownError)
     } else {
@@ -457,6 +469,18 @@ pub fn failure(text: &str) -> Option<SmiFailure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_it_says_itself_is_the_reason() {
+        let library = "NVIDIA-SMI couldn't find libnvidia-ml.so library in your system. Please make sure that the NVIDIA Display Driver is properly installed and present in your system.";
+        assert_eq!(failure(library), Some(SmiFailure::NoLibrary));
+        assert!(read(library).is_err_and(|why| why.contains("libnvidia-ml")));
+        assert_eq!(
+            failure("Failed to initialize NVML: Insufficient Permissions"),
+            Some(SmiFailure::NoPermission)
+        );
+        assert_eq!(failure("Failed to initialize NVML: Unknown Error"), Some(SmiFailure::UnknownError));
+    }
 
     #[test]
     fn both_forms_are_one_report() {
