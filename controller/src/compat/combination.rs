@@ -121,8 +121,8 @@ pub struct Combination {
     pub profiles: Vec<Stated<String>>,
     /// Whole GPUs of the VM.
     pub whole: Vec<Gpu>,
-    /// NVSwitches on the host's bus.
-    pub nvswitches: Vec<String>,
+    /// NVSwitches on the host's bus; `None` where it was not seen.
+    pub nvswitches: Option<Vec<String>>,
     /// Whether the VM gets a whole GPU, known or not.
     pub passthrough: bool,
     /// GPUs of the host that serve vGPUs.

@@ -114,6 +114,14 @@ fn of_release(c: &Combination, model: &Model) -> Vec<Finding> {
     }
     let Some(major) = serves.first().map(|(major, _)| *major) else { return vec![] };
     let mut found = vec![];
+    if model.vgpu_first.is_none() {
+        let what = format!(
+            "{}: no release of vGPU for vSphere is known to us that serves {}",
+            manager.by, model.name
+        );
+        let nearest = "compare the GPU with NVIDIA's list of supported GPUs for this release";
+        found.push(c.finding(what, uncertain(model), Some(nearest.into())));
+    }
     if first.is_some_and(|first| serves.iter().all(|s| *s < first)) {
         let what = format!(
             "{}: vGPU {major}.x does not serve {} yet; {} is the first",

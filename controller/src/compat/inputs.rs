@@ -95,7 +95,7 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
             nodes: vec![node.clone()],
             esxi,
             esxi_build,
-            nvswitches: switches(fact(inventory, &node)),
+            nvswitches: fact(inventory, &node).map(switches),
             manager: manager.clone(),
             manager_wished: matches!(wanted_manager, Some(WordOr::Map(_))),
             ecc_on: stated(host.spec::<Ecc>().is_some_and(|spec| spec.values().contains(&ecc::Wish::On))),
@@ -141,11 +141,11 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
 }
 
 /// NVIDIA's bridges of the class "other", which NVSwitches have.
-fn switches(bus: Option<HostPassthrough>) -> Vec<String> {
+fn switches(bus: HostPassthrough) -> Vec<String> {
     let is_switch = |gpu: &PciGpu| {
         gpu.class.as_deref().is_some_and(|class| class.trim_start_matches("0x").starts_with("0680"))
     };
-    bus.into_iter().flat_map(|bus| bus.devices).filter(is_switch).map(|device| device.address).collect()
+    bus.devices.into_iter().filter(is_switch).map(|device| device.address).collect()
 }
 
 /// What is known of a host, read once for all its VMs.

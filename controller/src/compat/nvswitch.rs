@@ -17,11 +17,16 @@ fn is_sxm(model: &Model) -> bool {
 
 pub(super) fn check(c: &Combination) -> Vec<Finding> {
     let mut found = vec![];
+    // The whole bus was seen, and there is none: a board of another kind.
+    if c.nvswitches.as_ref().is_some_and(Vec::is_empty) {
+        return found;
+    }
+    let switch = c.nvswitches.as_ref().and_then(|all| all.first());
     let basis = || Basis::document(SOURCE, true);
     let nearest =
         || Some("use full-size time-sliced C profiles (`nvidia_h100xm-80c`) on this host".to_string());
     if let Some(gpu) = c.whole.iter().find(|gpu| gpu.model().is_some_and(is_sxm)) {
-        match c.nvswitches.first() {
+        match switch {
             Some(switch) => found.push(c.finding(
                 format!(
                     "{} is wished whole, and the host has NVSwitches ({switch}): NVIDIA does not support that on vSphere",
@@ -46,7 +51,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
     for (profile, vgpu) in c.types() {
         let Some(model) = gpus::by_token(vgpu.token).filter(|model| is_sxm(model)) else { continue };
         let full = vgpu_types::of_token(vgpu.token).map(|t| t.size_mib).max() == Some(vgpu.size_mib);
-        if !c.nvswitches.is_empty() && (!full || vgpu.mig || vgpu.series != "C") {
+        if switch.is_some() && (!full || vgpu.mig || vgpu.series != "C") {
             let what = format!(
                 "{} is wished on a host with NVSwitches, where NVIDIA supports full-size time-sliced C profiles only",
                 profile.value

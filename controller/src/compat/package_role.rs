@@ -44,12 +44,11 @@ pub(super) fn findings(fleet: &Fleet) -> Vec<Finding> {
 
 fn wrong(node: &NodeId, key: &str, wanted: Role, package: &Artifact) -> Option<Finding> {
     let role = Role::of(package).filter(|role| *role != wanted)?;
-    let told = if package.kind.is_some() { "what the package holds" } else { "NVIDIA's file names" };
     Some(Finding {
         constraint: "",
         nodes: vec![node.clone()],
         what: format!("{node}: `{key}` names {}, which is {}", package.file_name(), role.shown()),
-        basis: Basis::document(told, true),
+        basis: Basis::document("what the package holds, or its name of NVIDIA's", true),
         nearest: Some(way_out(role, wanted, package)),
         certain: true,
     })

@@ -26,6 +26,7 @@ use vsgpu_host_agent::facts::{Gpus, HostSummary, PciGpu, VgpuTypes, VirtualMachi
 use vsgpu_host_agent::host::mig::MigFact;
 use vsgpu_host_agent::host::{HostGraphics, HostPassthrough, MaintenanceModeFact, VgpuManagerFact};
 use vsgpu_host_agent::pci_slots::{Slot, slots};
+use vsgpu_host_agent::vm::PowerState;
 use vsgpu_host_agent::vm::memory_reserved::Share;
 use vsgpu_host_agent::vm::{MemoryReserved, Mmio, MmioSpec};
 
@@ -71,6 +72,8 @@ pub struct VmFacts {
     config: Option<VmConfig>,
     running: Option<bool>,
     to_run: bool,
+    /// The fleet file wants it off.
+    meant_off: bool,
     driver: Option<DriverFact>,
     health: Option<Health>,
     nouveau: Option<NouveauFact>,
@@ -93,6 +96,7 @@ impl VmFacts {
             config: fact(seen),
             running: listed.map(|v| v.running),
             to_run: vm.is_to_run(),
+            meant_off: vm.power == Some(PowerState::Off),
             driver: fact(guest),
             health: fact(guest),
             nouveau: fact(guest),
@@ -113,11 +117,34 @@ impl VmFacts {
     }
 
     fn has_whole_gpu(&self) -> bool {
-        self.slots().iter().any(Slot::is_nvidia_gpu)
+        self.fixed().next().is_some()
+            || self.slots().iter().any(|slot| matches!(slot, Slot::Dynamic(_)) && slot.is_nvidia_gpu())
+    }
+
+    /// Whole GPUs that the VM's file names by their address; NVSwitches and sound functions are none.
+    fn fixed(&self) -> impl Iterator<Item = String> {
+        let is_gpu = |at: &String| self.devices.as_ref().is_none_or(|d| !d.no_gpus.contains(at));
+        let address = |slot| match slot {
+            Slot::Fixed { at, .. } => at.map(|at| at.to_string()),
+            _ => None,
+        };
+        self.slots().into_iter().filter(Slot::is_nvidia_gpu).filter_map(address).filter(is_gpu)
     }
 
     fn has_gpu(&self) -> bool {
         self.has_whole_gpu() || !self.profiles().is_empty()
+    }
+
+    /// It does not run, and nobody wants it off.
+    fn is_down(&self) -> bool {
+        self.running == Some(false) && !self.meant_off
+    }
+
+    /// As much memory is reserved as it has, pinned or not.
+    fn reserves_all(&self) -> bool {
+        let config = self.config.as_ref();
+        let least = config.and_then(|c| c.keys.get("sched.mem.min")?.parse::<u64>().ok());
+        least.zip(config).is_some_and(|(least, config)| least >= config.memory_mib)
     }
 
     fn key(&self, key: &str) -> bool {
@@ -192,15 +219,18 @@ const SIGNS: &[Sign] = &[
     sign("profiles-exhausted", Of::Host, Medium, profile_has_no_room),
     sign("mig-mode-pending", Of::Host, Medium, mig_waits),
     sign("mig-left-on", Of::Host, High, mig_in_the_way),
-    sign("gpu-memory-remap-failed", Of::Host, High, |m| rows(&m.host.gpus.as_ref()?.0.gpus, |r| r.failed)),
+    sign("gpu-memory-remap-failed", Of::Host, Medium, |m| rows(&m.host.gpus.as_ref()?.0.gpus, |r| r.failed)),
     sign("gpu-memory-remap-waits", Of::Host, Medium, |m| rows(&m.host.gpus.as_ref()?.0.gpus, |r| r.pending)),
     sign("host-in-maintenance", Of::Host, High, in_maintenance),
+    // A VM that runs has passed these checks of vSphere's, whatever its file says.
     sign("memory-not-reserved", Of::Vm, High, |m| {
-        let vm = m.vm.filter(|vm| vm.has_gpu())?;
+        let vm = m.vm.filter(|vm| vm.has_gpu() && vm.is_down() && !vm.reserves_all())?;
         unmet::<MemoryReserved>(&Share::All, vm.config.as_ref()?)
     }),
-    sign("mmio-too-small", Of::Vm, High, |m| {
-        let vm = m.vm.filter(|vm| vm.has_whole_gpu())?;
+    sign("mmio-too-small", Of::Vm, Medium, |m| {
+        let without_bar =
+            |vm: &VmFacts| vm.driver.iter().flat_map(|d| &d.on_bus).any(|g| g.bar1_mib == Some(0));
+        let vm = m.vm.filter(|vm| vm.has_whole_gpu() && (vm.is_down() || without_bar(vm)))?;
         unmet::<Mmio>(&MmioSpec::Auto(vec![]), vm.devices.as_ref()?)
     }),
     sign("vgpu-window-missing", Of::Vm, Medium, large_vgpu_without_window),
@@ -241,7 +271,8 @@ const SIGNS: &[Sign] = &[
     sign("cuda-replaced-driver", Of::Guest, Medium, driver_without_gridd),
     sign("guest-driver-newer", Of::Guest, High, |m| pair(m, |host, guest| guest > host)),
     sign("guest-driver-older", Of::Guest, Medium, |m| pair(m, |host, guest| guest < host)),
-    sign("no-token", Of::Guest, High, |m| {
+    // A token may lie elsewhere (ClientConfigTokenPath), so it is not sure.
+    sign("no-token", Of::Guest, Medium, |m| {
         let license = unlicensed(m.vm?)?;
         (license.tokens.is_empty() && !license.configured.contains_key("ServerAddress"))
             .then(|| "no token, and no ServerAddress in gridd.conf".into())
@@ -285,20 +316,15 @@ fn shared_graphics(m: &Machines<'_>) -> Option<String> {
 fn passthrough_waits(m: &Machines<'_>) -> Option<String> {
     let fact = m.host.passthrough.as_ref()?;
     let waits = |gpu: &&PciGpu| fact.enabled.get(&gpu.address) == Some(&true) && !gpu.is_passed_through();
-    let gpu = fact.devices.iter().filter(|gpu| gpu.is_gpu()).find(waits)?;
+    // Of a VM's way only its own GPU counts; a host by itself tells of any.
+    let own: Option<Vec<String>> = m.vm.map(|vm| vm.fixed().collect());
+    let counts = |gpu: &&PciGpu| own.as_ref().is_none_or(|own| own.contains(&gpu.address));
+    let gpu = fact.devices.iter().filter(|gpu| gpu.is_gpu()).filter(counts).find(waits)?;
     Some(format!("{}: configured for passthrough, owned by {}", gpu.address, owner(gpu)))
 }
 
 fn owner(gpu: &PciGpu) -> &str {
     gpu.current_owner.as_deref().unwrap_or("nobody")
-}
-
-/// Whole GPUs that the VM's file names by their address.
-fn fixed(vm: &VmFacts) -> impl Iterator<Item = String> {
-    vm.slots().into_iter().filter(Slot::is_nvidia_gpu).filter_map(|slot| match slot {
-        Slot::Fixed { at, .. } => at.map(|at| at.to_string()),
-        _ => None,
-    })
 }
 
 fn device_not_given(m: &Machines<'_>) -> Option<String> {
@@ -307,7 +333,7 @@ fn device_not_given(m: &Machines<'_>) -> Option<String> {
         fact.enabled.get(at) != Some(&true)
             && fact.devices.iter().any(|gpu| gpu.address == *at && !gpu.is_passed_through())
     };
-    fixed(m.vm?).find(not).map(|at| format!("the VM has {at}, and the host does not pass it through"))
+    m.vm?.fixed().find(not).map(|at| format!("the VM has {at}, and the host does not pass it through"))
 }
 
 fn device_is_gone(m: &Machines<'_>) -> Option<String> {
@@ -315,14 +341,14 @@ fn device_is_gone(m: &Machines<'_>) -> Option<String> {
     let devices = vm.devices.as_ref().filter(|d| !d.gpus.is_empty())?;
     let known =
         |at: &String| devices.gpus.iter().any(|gpu| gpu.address == *at) || devices.no_gpus.contains(at);
-    fixed(vm)
+    vm.fixed()
         .find(|at| !known(at))
         .map(|at| format!("the VM has {at}, and the host has no NVIDIA device there"))
 }
 
 fn not_capable(m: &Machines<'_>) -> Option<String> {
     let fact = m.host.passthrough.as_ref()?;
-    fixed(m.vm?).find_map(|at| {
+    m.vm?.fixed().find_map(|at| {
         let gpu = fact.devices.iter().find(|gpu| gpu.address == at)?;
         (gpu.passthru_capable == Some(false))
             .then(|| format!("{at}: esxcli says it is not passthrough capable"))
@@ -463,7 +489,7 @@ fn module_is_another(m: &Machines<'_>) -> Option<String> {
 
 /// A driver is installed, and the running kernel has no module of it.
 fn module_of_another_kernel(vm: &VmFacts) -> Option<String> {
-    let driver = vm.driver.as_ref()?;
+    let driver = vm.driver.as_ref().filter(|driver| driver.gpu_on_bus == Some(true))?;
     if !driver.modules.is_empty() || driver.module_version.is_some() || driver.kernel.is_empty() {
         return None;
     }
@@ -521,15 +547,16 @@ fn pair(m: &Machines<'_>, of: fn(u32, u32) -> bool) -> Option<String> {
     })
 }
 
-/// The license of a guest whose driver runs and says that it has none.
+/// The license of a guest with a vGPU whose driver runs and says that it has none. A whole GPU works without.
 fn unlicensed(vm: &VmFacts) -> Option<&LicenseFact> {
-    let license = vm.license.as_ref()?;
+    let vgpu = |driver: &DriverFact| driver.vgpu || driver.on_bus.iter().any(|gpu| gpu.vgpu_type.is_some());
+    let license = vm.license.as_ref().filter(|_| vm.driver.as_ref().is_some_and(vgpu))?;
     let status = |s: &String| s != "N/A" && !is_licensed(s);
     license.statuses.iter().any(status).then_some(license)
 }
 
-/// Seconds that a look at a guest may take, and that nobody has to explain.
-const NOTICED: u64 = 120;
+/// Seconds that looking at a whole fleet may take, and that nobody has to explain.
+const NOTICED: u64 = 600;
 
 fn clock_is_off(m: &Machines<'_>) -> Option<String> {
     let vm = m.vm?;
@@ -537,11 +564,18 @@ fn clock_is_off(m: &Machines<'_>) -> Option<String> {
     let clock = vm.clock.as_ref()?;
     let apart = clock.now.abs_diff(vm.at);
     let side = if clock.now < vm.at { "behind" } else { "ahead of" };
-    (apart > NOTICED).then(|| format!("the guest's clock is {} min {side} this machine's", apart / 60))
+    // Saved facts do not say when they were gathered.
+    (vm.at > 0 && apart > NOTICED)
+        .then(|| format!("the guest's clock is {} min {side} this machine's", apart / 60))
 }
 
 /// Causes whose signs these facts have. Each with what is so as its evidence.
 pub fn find(machines: &Machines<'_>) -> Vec<Finding> {
+    // What would keep a VM from running is no fault where it is to be off.
+    let idle = machines.vm.is_some_and(|vm| vm.meant_off && vm.running != Some(true));
+    if idle {
+        return vec![];
+    }
     let found = |sign: &Sign| {
         let line = (sign.seen)(machines)?;
         let of_vm = machines.vm;
@@ -658,6 +692,7 @@ mod tests {
             config: config(),
             running: Some(true),
             to_run: true,
+            meant_off: false,
             driver: read(json!({"version": "535.183.06", "gpus": ["GRID A100-10C"], "vgpu": true,
                 "smi_failure": null, "installer": null, "dkms": true, "gpu_on_bus": true,
                 "on_bus": [bus(Some("GRID A100-10C"))], "kernel": "5.14.0-1", "modules": ["nvidia"],
@@ -701,7 +736,8 @@ mod tests {
         ("graphics-type-shared", |h, _| {
             h.graphics.as_mut().unwrap().devices[0].graphics_type = "Shared".into()
         }),
-        ("passthrough-not-active", |h, _| {
+        ("passthrough-not-active", |h, v| {
+            v.devices = whole(&[]);
             h.passthrough.as_mut().unwrap().devices[1].current_owner = Some("VMkernel".into());
         }),
         ("device-not-passthrough", |h, v| {
@@ -745,9 +781,13 @@ mod tests {
             h.maintenance.as_mut().unwrap().enabled = true;
         }),
         ("memory-not-reserved", |_, v| {
-            v.config.as_mut().unwrap().keys.remove("sched.mem.pin");
+            v.running = Some(false);
+            v.config.as_mut().unwrap().keys.clear();
         }),
-        ("mmio-too-small", |_, v| v.devices = whole(&[("pcipassthru.64bitmmiosizegb", "32")])),
+        ("mmio-too-small", |_, v| {
+            v.running = Some(false);
+            v.devices = whole(&[("pcipassthru.64bitmmiosizegb", "32")]);
+        }),
         ("vgpu-window-missing", |_, v| {
             v.running = Some(false);
             v.devices = vgpu("grid_a100-40c");
@@ -822,6 +862,57 @@ mod tests {
         let tried: BTreeSet<&str> = BROKEN.iter().map(|(cause, _)| *cause).collect();
         let signs: BTreeSet<&str> = SIGNS.iter().map(|sign| sign.cause).collect();
         assert_eq!(tried, signs);
+    }
+
+    /// What looks like a fault and is none.
+    #[test]
+    fn what_is_not_this_vms_fault_is_not_told() {
+        let silent = |what: &str, change: Break| {
+            let (mut host, mut vm) = (host(), vm());
+            change(&mut host, &mut vm);
+            assert_eq!(told(&host, &vm), Vec::<String>::new(), "{what}");
+        };
+        silent("another GPU of the host waits", |h, _| {
+            h.passthrough.as_mut().unwrap().devices[1].current_owner = Some("VMkernel".into());
+        });
+        silent("a VM that is to be off", |h, v| {
+            (v.running, v.meant_off, v.to_run) = (Some(false), true, false);
+            h.manager.as_mut().unwrap().all_given = true;
+            h.maintenance.as_mut().unwrap().enabled = true;
+        });
+        silent("a VM that runs with what its file lacks", |_, v| {
+            v.devices = whole(&[("pcipassthru.64bitmmiosizegb", "32")]);
+            v.config.as_mut().unwrap().keys.remove("sched.mem.pin");
+        });
+        silent("reserved and not pinned", |_, v| {
+            v.running = Some(false);
+            v.config.as_mut().unwrap().keys.remove("sched.mem.pin");
+        });
+        silent("a guest without a GPU has an old installer", |_, v| {
+            not_loaded(v);
+            v.devices = devices(&[]);
+            let driver = v.driver.as_mut().unwrap();
+            (driver.module_version, driver.from_run, driver.gpu_on_bus) = (None, true, Some(false));
+            driver.on_bus.clear();
+        });
+        silent("a whole GPU needs no license", |_, v| {
+            v.devices = whole(&[]);
+            unlicensed(v).tokens.clear();
+            let driver = v.driver.as_mut().unwrap();
+            driver.vgpu = false;
+            driver.on_bus[0].vgpu_type = None;
+        });
+        silent("an NVSwitch is no GPU", |_, v| {
+            v.devices = whole(&[]);
+            v.devices.as_mut().unwrap().no_gpus = vec!["0000:5e:00.0".into()];
+            let driver = v.driver.as_mut().unwrap();
+            (driver.gpu_on_bus, driver.vgpu) = (Some(false), false);
+            driver.on_bus.clear();
+        });
+        let (host, mut vm) = (host(), vm());
+        unlicensed(&mut vm);
+        (vm.at, vm.clock.as_mut().unwrap().now) = (0, 1_790_000_000);
+        assert!(!told(&host, &vm).contains(&"license-clock".to_string()), "saved facts have no time");
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub(crate) fn all_vms() -> Command {
 pub struct VirtualMachines {
     /// Registered ones.
     pub vms: Vec<VirtualMachine>,
+    /// hostd's numbers of registered VMs that it cannot read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub invalid: Vec<u32>,
 }
 
 /// One VM.
@@ -59,6 +62,11 @@ pub(crate) fn running(seen: &Observation) -> Result<Vec<(String, String)>, Unrea
     Ok(records.iter().map(vm).filter(|(name, _)| !is_infrastructure(name, "a datastore")).collect())
 }
 
+/// `2, 7`.
+pub(crate) fn numbers(vmids: &[u32]) -> String {
+    vmids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+}
+
 impl Fact for VirtualMachines {
     const NAME: &'static str = "virtual-machines";
     const ABOUT: &'static str = "VMs registered on the host, and which of them run";
@@ -86,10 +94,48 @@ impl Fact for VirtualMachines {
             running: runs(vm),
             infrastructure: is_infrastructure(&vm.name, &vm.datastore),
         };
-        Ok(Self { vms: listed.iter().map(vm).collect() })
+        Ok(Self { vms: listed.iter().map(vm).collect(), invalid: vim_cmd::invalid_vms(&output.both()) })
     }
     fn sentence(&self) -> Option<String> {
         let running = self.vms.iter().filter(|vm| vm.running).count();
-        Some(format!("{}, {running} running", vsgpu_core::words::counted(self.vms.len(), "VM")))
+        let vms = vsgpu_core::words::counted(self.vms.len(), "VM");
+        let invalid = match self.invalid.as_slice() {
+            [] => String::new(),
+            some => format!("; hostd cannot read {} more (number {})", some.len(), numbers(some)),
+        };
+        Some(format!("{vms}, {running} running{invalid}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::vm_config::find;
+    use vsgpu_core::ExitKind;
+    use vsgpu_core::Output;
+    use vsgpu_core::observation::Answer;
+
+    fn seen(listing: &str) -> Observation {
+        let ran = |text: &str| {
+            Answer::Ran(Output { ended: ExitKind::Status(0), stdout: text.into(), stderr: String::new() })
+        };
+        let mut seen = Observation::default();
+        seen.0.insert(Probe::Run(all_vms()), ran(listing));
+        let list = Command::new("esxcli", ["--formatter=xml", "vm", "process", "list"]);
+        seen.0.insert(Probe::Run(list), ran(""));
+        seen
+    }
+
+    /// hostd leaves such a VM out of its table: whoever looks for it is told of it.
+    #[test]
+    fn a_vm_that_hostd_cannot_read_is_named() {
+        let table = "Vmid   Name    File                     Guest OS          Version   Annotation\n1      vm-01   [ds1] vm-01/vm-01.vmx   ubuntu64Guest     vmx-20\n";
+        let seen = seen(&format!("Skipping invalid VM '2'\n{table}"));
+        let fact = VirtualMachines::parse(&Subject::node(), &seen).unwrap();
+        assert_eq!((fact.vms.len(), &fact.invalid[..]), (1, &[2][..]));
+        assert!(fact.sentence().is_some_and(|s| s.contains("number 2")));
+        let why = find(&Subject::vm("vm-02"), &seen).unwrap_err().message;
+        assert!(why.contains("cannot read VM 2") && why.contains("vm-02"), "{why}");
+        assert!(find(&Subject::vm("vm-01"), &seen).is_ok());
     }
 }

@@ -1,6 +1,6 @@
 //! A VM's registration and its `.vmx`, found by display name: the fact behind every requirement of a VM.
 
-use crate::facts::virtual_machines::{VirtualMachine, VirtualMachines};
+use crate::facts::virtual_machines::{VirtualMachine, VirtualMachines, numbers};
 use crate::pci_slots::Edit;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,10 +35,14 @@ pub struct VmConfig {
 /// Where it is not registered, or its name is not unique.
 pub(crate) fn find(on: &Subject, seen: &Observation) -> Result<VirtualMachine, Unreadable> {
     let name = on.vm.as_deref().ok_or_else(|| Unreadable::new("no VM was named"))?;
-    let mut named: Vec<_> =
-        VirtualMachines::parse(on, seen)?.vms.into_iter().filter(|vm| vm.name == name).collect();
+    let VirtualMachines { vms, invalid } = VirtualMachines::parse(on, seen)?;
+    let mut named: Vec<_> = vms.into_iter().filter(|vm| vm.name == name).collect();
     match named.len() {
         1 => Ok(named.swap_remove(0)),
+        0 if !invalid.is_empty() => Err(Unreadable::new(format!(
+            "no VM `{name}` is listed on this host, but hostd cannot read VM {}, which may be it: a broken line or a key twice in its .vmx, or its datastore is away (`vim-cmd vmsvc/getallvms`)",
+            numbers(&invalid)
+        ))),
         0 => Err(Unreadable::new(format!("no VM `{name}` is registered on this host"))),
         n => Err(Unreadable::new(format!("{n} VMs on this host are named `{name}`: rename all but one"))),
     }

@@ -37,7 +37,15 @@ impl Candidate<'_> {
 
     fn is_model(&self, wish: &str) -> bool {
         if let Some(model) = gpus::by_driver_name(wish) {
-            return self.model().is_some_and(|own| std::ptr::eq(own, model));
+            // Some tools say no ids: then their own word for the board decides.
+            let same = |name: &str| {
+                name.trim().eq_ignore_ascii_case(wish.trim())
+                    || gpus::by_driver_name(name).is_some_and(|own| std::ptr::eq(own, model))
+            };
+            return match self.model() {
+                Some(own) => std::ptr::eq(own, model),
+                None => self.name.is_some_and(same),
+            };
         }
         let known = self.model().map(|m| (m.name, m.token));
         let names: Vec<&str> =

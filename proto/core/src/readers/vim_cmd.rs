@@ -32,6 +32,14 @@ pub fn all_vms(text: &str) -> Result<Vec<ListedVm>, String> {
     Ok(lines.filter_map(listed).collect())
 }
 
+/// Numbers of VMs that hostd leaves out of `vmsvc/getallvms` because it cannot read their `.vmx`: `Skipping invalid VM '2'`,
+/// on either stream.
+pub fn invalid_vms(text: &str) -> Vec<u32> {
+    let number =
+        |line: &str| line.trim().strip_prefix("Skipping invalid VM '")?.split('\'').next()?.parse().ok();
+    text.lines().filter_map(number).collect()
+}
+
 /// A line that does not begin with a number and hold a `.vmx` is the rest of an annotation.
 fn listed(line: &str) -> Option<ListedVm> {
     let line = line.trim_end();
