@@ -291,13 +291,17 @@ impl Compat {
             |v: &Option<DriverVersion>, found: bool| v.is_none() || found || mode == Mode::Passthrough;
         let known = listed(&manager, !combination.manager_releases().is_empty())
             && listed(&guest, !combination.guest_releases().is_empty());
+        // What it is that nobody knows, in the first line.
+        let about = |name: &str| compat::ALL.iter().find(|c| c.name == name).map_or("GPU", |c| c.about);
+        let doubt = warnings.iter().find(|w| OUTSIDE.contains(&w.constraint));
+        let unknown = format!("not known to work ({})", doubt.map_or("", |w| about(w.constraint)));
         let word = match (works, warnings.is_empty()) {
             (true, true) if known => "works",
             (true, true) => "works by its branch (this very version is not in the table)",
             (true, false) if warnings.iter().any(|w| w.constraint == "driver-pair") => {
                 "not in NVIDIA's list of pairs: do not expect it to work"
             }
-            (true, false) if outside => "not known to work",
+            (true, false) if outside => &unknown,
             (true, false) => "may work",
             (false, _) => "does not work",
         };
@@ -406,7 +410,7 @@ fn ended(c: &Combination) -> Vec<String> {
     all.sort_by_key(|r| r.major);
     all.dedup_by_key(|r| r.major);
     let lives = releases::all().iter().filter(|r| *r.eol > *today).max_by_key(|r| r.eol);
-    let lives = lives.map_or(String::new(), |r| format!("; {}.x lives until {}", r.major, r.eol));
+    let lives = lives.map_or(String::new(), |r| format!("; {}.x is supported until {}", r.major, r.eol));
     all.iter().map(|r| format!("vGPU {}.x has ended ({}): no more fixes{lives}", r.major, r.eol)).collect()
 }
 

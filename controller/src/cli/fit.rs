@@ -47,7 +47,7 @@ pub(super) struct Fit {
     /// Release of ESXi of `--hosts`: 8.0.2
     #[arg(long, value_name = "RELEASE")]
     esxi: Option<String>,
-    /// Saved facts (`vsgpu facts -o json`), or a `vsgpu bundle`; asks no agent
+    /// Saved facts, or a `vsgpu bundle`; asks no agent
     #[arg(long, value_name = "FILE")]
     facts: Option<PathBuf>,
     /// What every GPU still takes, as it is now

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 pub(super) struct Ready {
     #[command(flatten)]
     fleet: FleetArg,
-    /// Saved facts (`vsgpu facts -o json`), or a `vsgpu bundle`; asks no agent
+    /// Saved facts, or a `vsgpu bundle`; asks no agent
     #[arg(long, value_name = "FILE")]
     facts: Option<PathBuf>,
     /// Also what an upgrade to this vGPU release would do, and in which order

@@ -42,7 +42,7 @@ pub(super) struct UpgradeArgs {
     /// Show rounds and pairs only
     #[arg(long)]
     explain: bool,
-    /// Saved facts (`vsgpu facts -o json`), or a `vsgpu bundle`; asks no agent
+    /// Saved facts, or a `vsgpu bundle`; asks no agent
     #[arg(long, value_name = "FILE", requires = "explain")]
     facts: Option<PathBuf>,
     /// Share of today's bandwidth that each proof must reach

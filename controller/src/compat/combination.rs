@@ -115,6 +115,8 @@ pub struct Combination {
     /// The fleet file wants the host without what vGPUs need: the manager absent, or the graphics type
     /// Shared.
     pub serves_no_vgpu: Option<&'static str>,
+    /// The host's own graphics type is Shared, and no key of the fleet file changes it: how it is.
+    pub stays_shared: Option<String>,
     /// Driver of the guest.
     pub guest: Option<Stated<GuestDriver>>,
     /// vGPU profiles of the VM.

@@ -24,7 +24,7 @@ use vsgpu_host_agent::facts::{
 use vsgpu_host_agent::host::ecc::{self, Ecc};
 use vsgpu_host_agent::host::graphics_type::{self, GraphicsType};
 use vsgpu_host_agent::host::vgpu_mode::{self, VgpuMode};
-use vsgpu_host_agent::host::{HostPassthrough, Mig, Passthrough, VgpuManager};
+use vsgpu_host_agent::host::{HostGraphics, HostPassthrough, Mig, Passthrough, VgpuManager};
 use vsgpu_host_agent::vm::{MemoryReserved, Mmio, MmioSpec, PowerState, Vgpu, VgpuWish, VmPassthrough};
 use vsgpu_host_agent::vm_gpu::VmGpu;
 
@@ -104,6 +104,9 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
                     .is_some_and(|spec| spec.values().contains(&vgpu_mode::Mode::MixedSize)),
             ),
             serves_no_vgpu,
+            stays_shared: fact(inventory, &node)
+                .filter(|_| !host.specs.has::<GraphicsType>())
+                .and_then(|graphics| shared_only(&host.name, &graphics)),
             catalogue: fleet.catalogue.clone(),
             ..Combination::default()
         };
@@ -138,6 +141,14 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
         }
     }
     all
+}
+
+/// A host whose default is Shared, without a GPU that is, or will be, SharedPassthru.
+fn shared_only(host: &str, graphics: &HostGraphics) -> Option<String> {
+    let served = |word: &str| word == "SharedPassthru";
+    let any = graphics.devices.iter().any(|d| served(&d.graphics_type))
+        || graphics.configured.values().any(|w| served(w));
+    (graphics.default_type == "Shared" && !any).then(|| format!("the graphics type of {host} is Shared"))
 }
 
 /// NVIDIA's bridges of the class "other", which NVSwitches have.

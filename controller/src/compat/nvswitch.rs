@@ -23,13 +23,14 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
     }
     let switch = c.nvswitches.as_ref().and_then(|all| all.first());
     let basis = || Basis::document(SOURCE, true);
-    let nearest =
-        || Some("use full-size time-sliced C profiles (`nvidia_h100xm-80c`) on this host".to_string());
+    let nearest = || {
+        Some("without NVSwitches (`lspci | grep -i bridge` on the host shows them) passthrough is fine; with them take a full-size C profile such as `nvidia_h100xm-80c`".to_string())
+    };
     if let Some(gpu) = c.whole.iter().find(|gpu| gpu.model().is_some_and(is_sxm)) {
         match switch {
             Some(switch) => found.push(c.finding(
                 format!(
-                    "{} is wished whole, and the host has NVSwitches ({switch}): NVIDIA does not support that on vSphere",
+                    "passthrough of {}: the host has NVSwitches ({switch}), and NVIDIA does not support that on vSphere",
                     gpu.shown()
                 ),
                 basis(),
@@ -38,7 +39,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
             None => found.push(
                 c.finding(
                     format!(
-                        "{} is wished whole: on a board with NVSwitches NVIDIA does not support that on vSphere",
+                        "passthrough of {}: NVIDIA does not support it on vSphere where the board has NVSwitches, and whether this one has is not known here",
                         gpu.shown()
                     ),
                     basis(),

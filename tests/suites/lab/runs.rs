@@ -309,7 +309,10 @@ fn a_second_controller_is_refused_while_the_first_is_at_work() {
         .fleet()
         .replace("files/", "../files/")
         .replace("deadlines: {", "pki: ../pki\ndeadlines: { connect-secs: 1,");
-    let text = text.replace("graphics-type: SharedPassthru", "assignment-policy: Consolidation");
+    let text = text.replace(
+        "    graphics-type: SharedPassthru\n",
+        "    graphics-type: SharedPassthru\n    assignment-policy: Consolidation\n",
+    );
     std::fs::create_dir_all(lab.folder.join("elsewhere")).unwrap();
     std::fs::write(lab.folder.join("elsewhere/fleet.yaml"), text).unwrap();
     let said = lab.expect(6, &["apply", "--yes", "elsewhere/fleet.yaml"]);

@@ -1468,7 +1468,8 @@ pub(super) const CAUSES: &[Cause] = &[
         cause: "The guest was booted with a new kernel, and nothing built the module for it.",
         fix: &[
             Run(On::Guest, "dkms status"),
-            Run(On::Guest, "dkms autoinstall"),
+            Run(On::Guest, "dkms autoinstall && modprobe nvidia"),
+            Do("If `dkms status` does not show nvidia, run the driver's installer again with --dkms."),
             Fleet(At::Guest, "kernel-updates: { package: FILE }"),
         ],
         source: "F16; gpu-operator#85, #155, #526 (B)",

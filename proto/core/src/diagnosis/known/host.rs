@@ -517,8 +517,12 @@ pub(super) const CAUSES: &[Cause] = &[
         rivals: &[],
         cause: "The GPU is in use, or it is a board of the Ampere generation, which changes MIG mode only by a reset or a reboot.",
         fix: &[
-            Do("Power off the VMs of this GPU."),
-            Do("Reboot the host (Ampere on ESXi); later generations change at once."),
+            Do(
+                "In a guest with a whole GPU: stop what holds it (nvidia-persistenced, DCGM, monitoring), then `nvidia-smi --gpu-reset`.",
+            ),
+            Do(
+                "On a host: power off the VMs of this GPU; Ampere on ESXi wants a reboot then, later generations change at once.",
+            ),
             Fleet(At::Host, "mig: { BDF: on, others: off }"),
         ],
         source: "F26; AI Enterprise guide 2.12; gpu-operator#118, #1845 (A)",
@@ -608,10 +612,11 @@ pub(super) const CAUSES: &[Cause] = &[
         rivals: &[],
         cause: "A package or a setting is in place and takes effect at the next boot of the host.",
         fix: &[
-            Run(On::Controller, "vsgpu plan"),
             Do(
                 "Move or shut down the host's VMs, and reboot it once; `vsgpu apply` does both where the fleet file wishes for the change.",
             ),
+            Run(On::Host, "esxcli system maintenanceMode set --enable true"),
+            Run(On::Host, "esxcli system shutdown reboot --reason vGPU"),
         ],
         source: "F8: not rebooted is the first thing to look at (A); esxcli's reboot-required",
     },
