@@ -82,8 +82,8 @@ const QUOTED: usize = 2;
 const ERROR_WORDS: [&str; 8] =
     ["fail", "error", "exceed", "unable", "cannot", "could not", "invalid", "not supported"];
 
-/// Where no cause is known: what hostd says beside its generic sentence, and the last lines of this attempt that tell of an
-/// error. Nobody has to log in to the host to see them.
+/// Where no cause is known: what hostd says beside its generic sentence, and the last lines of this attempt
+/// that tell of an error. Nobody has to log in to the host to see them.
 fn in_their_own_words(said: &str, vm_log: &str, kernel: &str) -> Option<Explained> {
     let value = |line: &str, key: &str| {
         let rest = line.trim().strip_prefix(key)?.trim_start().strip_prefix('=')?;

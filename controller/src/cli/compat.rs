@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
-use vsgpu_core::knowledge::{Basis, TABLES_OF, gpus, pairs, releases, vgpu_types};
+use vsgpu_core::knowledge::{gpus, pairs, releases, vgpu_types};
 use vsgpu_core::units::DriverVersion;
 
 /// How the VM gets its GPU.
@@ -118,33 +118,6 @@ fn version(text: &str, side: &str) -> Result<DriverVersion, Vec<Error>> {
     }
 }
 
-/// Constraints whose doubt means: not in the vendor's list, or in none of ours. Nobody may read that as a yes.
-const OUTSIDE: [&str; 5] = ["driver-pair", "gpu-branch", "esxi-release", "nvswitch", GPU_NAMES];
-const GPU_NAMES: &str = "gpu-names";
-
-/// A GPU that no table of ours has: everything else is judged all the same.
-fn not_in_table(wish: &str) -> Finding {
-    let basis = Basis {
-        table: "gpus.tsv",
-        row: "none".into(),
-        confirmed: false,
-        source: "no row has this name".into(),
-    };
-    Finding {
-        constraint: GPU_NAMES,
-        nodes: vec![],
-        what: format!(
-            "`{wish}` is not in our table of GPUs ({TABLES_OF}): the answer is without the GPU's part"
-        ),
-        basis,
-        nearest: Some(match gpus::nearest(wish) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => "compare the GPU with NVIDIA's list of supported GPUs for this release".into(),
-        }),
-        certain: false,
-    }
-}
-
 /// A release of ESXi, and its build where one is named: `8.0.3-24022510`.
 fn esxi_and_build(text: &str) -> Result<(String, Option<String>), Vec<Error>> {
     match text
@@ -231,7 +204,7 @@ impl Compat {
             Some(self.host.as_str()).filter(|h| *h != "-").map(|h| version(h, "host")).transpose()?;
         let guest = self.guest.as_deref().map(|g| version(g, "guest")).transpose()?;
         let gpu = self.gpu.as_deref().map(|g| gpu(g, &self.profile)).transpose()?.flatten();
-        let stranger = self.gpu.as_deref().filter(|_| gpu.is_none()).map(not_in_table);
+        let stranger = self.gpu.as_deref().filter(|_| gpu.is_none()).map(compat::not_in_table);
         let mode = self.mode.unwrap_or(if manager.is_some() { Mode::Vgpu } else { Mode::Passthrough });
         let by = |side: &str| side.to_string();
         let catalogue =
@@ -286,14 +259,14 @@ impl Compat {
         let (refused, warnings): (Vec<Finding>, Vec<Finding>) =
             findings.into_iter().partition(Finding::refused);
         let works = refused.is_empty();
-        let outside = works && warnings.iter().any(|w| OUTSIDE.contains(&w.constraint));
+        let outside = works && warnings.iter().any(|w| compat::OUTSIDE.contains(&w.constraint));
         let listed =
             |v: &Option<DriverVersion>, found: bool| v.is_none() || found || mode == Mode::Passthrough;
         let known = listed(&manager, !combination.manager_releases().is_empty())
             && listed(&guest, !combination.guest_releases().is_empty());
         // What it is that nobody knows, in the first line.
         let about = |name: &str| compat::ALL.iter().find(|c| c.name == name).map_or("GPU", |c| c.about);
-        let doubt = warnings.iter().find(|w| OUTSIDE.contains(&w.constraint));
+        let doubt = warnings.iter().find(|w| compat::OUTSIDE.contains(&w.constraint));
         let unknown = format!("not known to work ({})", doubt.map_or("", |w| about(w.constraint)));
         let word = match (works, warnings.is_empty()) {
             (true, true) if known => "works",

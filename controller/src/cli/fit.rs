@@ -211,6 +211,12 @@ impl Fit {
                 }
             }
         }
+        if asked.now.is_none() && moves.as_ref().is_some_and(|all| !all.is_empty()) {
+            notes.push(format!(
+                "From words: the VMs are taken to run already, as the policy `{}` placed them in this order.",
+                self.policy.word()
+            ));
+        }
         let nearest = if solved.fits { vec![] } else { fit::nearest(problem) };
         let spare = (self.spare > 0 && solved.fits)
             .then(|| (self.spare, fit::spare(problem, self.spare).err().map(|(hosts, _)| hosts)));

@@ -38,7 +38,7 @@ pub(crate) fn named(version: &DriverVersion, found: &[&'static Release]) -> Stri
     }
 }
 
-pub(super) fn check(c: &Combination) -> Vec<Finding> {
+pub(crate) fn check(c: &Combination) -> Vec<Finding> {
     let (Some(manager), Some(guest)) = (&c.manager, &c.guest) else { return vec![] };
     // A whole GPU has nothing to do with the host's manager. A driver of the wrong kind is another
     // constraint's matter.

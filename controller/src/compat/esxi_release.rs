@@ -10,8 +10,8 @@ const FIRST_UNLISTED: (u32, u32) = (18, 4);
 /// The first build of ESXi 8.0 U3: no patch is in it (a public `esxcli system version get`).
 const FIRST_8_0_3: &str = "24022510";
 
-/// A release may ask for a patch of an update: `8.0 U3 P06 or later`. A version such as 8.0.3 does not tell the patch, and
-/// which build a patch is stands in no table of ours.
+/// A release may ask for a patch of an update: `8.0 U3 P06 or later`. A version such as 8.0.3 does not tell
+/// the patch, and which build a patch is stands in no table of ours.
 fn patch_level(c: &Combination, release: &releases::Release, esxi: &str) -> Option<Finding> {
     let asks = release.vsphere.split(", ").find(|item| {
         let patch =

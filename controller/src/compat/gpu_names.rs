@@ -4,11 +4,34 @@
 use crate::compat::combination::{Finding, HostGpus};
 use vsgpu_core::Requirement as _;
 use vsgpu_core::gpu_selector::{Candidate, GpuChoice};
-use vsgpu_core::knowledge::{Basis, gpus};
+use vsgpu_core::knowledge::{Basis, TABLES_OF, gpus};
 use vsgpu_host_agent::host::Passthrough;
+
+/// Its name, as findings show it.
+pub(super) const NAME: &str = "gpu-names";
 
 pub(super) fn check(host_gpus: &HostGpus) -> Vec<Finding> {
     host_gpus.named.iter().filter_map(|(key, name)| one(host_gpus, key, name)).collect()
+}
+
+/// A GPU that no table of ours has.
+pub(crate) fn not_in_table(name: &str) -> Finding {
+    Finding {
+        constraint: NAME,
+        nodes: vec![],
+        what: format!("`{name}`, which is not in our table of GPUs ({TABLES_OF})"),
+        basis: Basis {
+            table: "gpus.tsv",
+            row: "none".into(),
+            confirmed: false,
+            source: "no row has this name".into(),
+        },
+        nearest: Some(match gpus::nearest(name) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "compare the GPU with NVIDIA's list of supported GPUs for this release".into(),
+        }),
+        certain: false,
+    }
 }
 
 fn one(host_gpus: &HostGpus, key: &str, name: &str) -> Option<Finding> {
@@ -33,21 +56,10 @@ fn one(host_gpus: &HostGpus, key: &str, name: &str) -> Option<Finding> {
         if !gpus::named(model).is_empty() {
             return None;
         }
-        let near = gpus::nearest(model).map(|n| format!("did you mean `{n}`?"));
-        let basis = Basis {
-            table: "gpus.tsv",
-            row: "none".into(),
-            confirmed: false,
-            source: "no row has this name".into(),
-        };
-        return Some(of_host(
-            format!(
-                "`{key}` names `{name}`, which is not in our table of GPUs ({})",
-                vsgpu_core::knowledge::TABLES_OF
-            ),
-            basis,
-            near,
-        ));
+        let mut finding = not_in_table(model);
+        finding.nodes.push(host_gpus.node.clone());
+        finding.what = format!("{}: `{key}` names {}", host_gpus.host, finding.what);
+        return Some(finding);
     }
     let basis = || Basis::document("the host's own PCI bus", true);
     let there: Vec<_> = host_gpus.gpus.iter().filter(means).collect();

@@ -18,13 +18,13 @@ use vsgpu_guest_agent::guest::{
     CudaProof, CudaToolkit, Driver, DriverFact, DriverSpec, KernelModule, License, ToolkitSpec,
 };
 use vsgpu_host_agent::facts::{
-    EsxVersion, GpuUser, GpuUsers, Gpus, PciGpu, VgpuTypes, VirtualMachine, VirtualMachines, VmConfig,
-    VmDevices,
+    EsxVersion, GpuUser, GpuUsers, Gpus, PciGpu, PciGpus as PciGpusOfHost, VgpuTypes, VirtualMachine,
+    VirtualMachines, VmConfig, VmDevices,
 };
 use vsgpu_host_agent::host::ecc::{self, Ecc};
 use vsgpu_host_agent::host::graphics_type::{self, GraphicsType};
 use vsgpu_host_agent::host::vgpu_mode::{self, VgpuMode};
-use vsgpu_host_agent::host::{HostGraphics, HostPassthrough, Mig, Passthrough, VgpuManager};
+use vsgpu_host_agent::host::{HostGraphics, Mig, Passthrough, VgpuManager};
 use vsgpu_host_agent::vm::{MemoryReserved, Mmio, MmioSpec, PowerState, Vgpu, VgpuWish, VmPassthrough};
 use vsgpu_host_agent::vm_gpu::VmGpu;
 
@@ -95,7 +95,7 @@ pub fn combinations(fleet: &Fleet, inventory: Option<&Inventory>) -> Vec<Combina
             nodes: vec![node.clone()],
             esxi,
             esxi_build,
-            nvswitches: fact(inventory, &node).map(switches),
+            nvswitches: fact(inventory, &node).and_then(switches),
             manager: manager.clone(),
             manager_wished: matches!(wanted_manager, Some(WordOr::Map(_))),
             ecc_on: stated(host.spec::<Ecc>().is_some_and(|spec| spec.values().contains(&ecc::Wish::On))),
@@ -151,12 +151,13 @@ fn shared_only(host: &str, graphics: &HostGraphics) -> Option<String> {
     (graphics.default_type == "Shared" && !any).then(|| format!("the graphics type of {host} is Shared"))
 }
 
-/// NVIDIA's bridges of the class "other", which NVSwitches have.
-fn switches(bus: HostPassthrough) -> Vec<String> {
-    let is_switch = |gpu: &PciGpu| {
-        gpu.class.as_deref().is_some_and(|class| class.trim_start_matches("0x").starts_with("0680"))
+/// NVSwitches (bridges of the class "other") among NVIDIA's devices of a host; `None` where no device was seen.
+fn switches(bus: PciGpusOfHost) -> Option<Vec<String>> {
+    let is_switch = |device: &&PciGpu| {
+        device.class.as_deref().is_some_and(|class| class.trim_start_matches("0x").starts_with("0680"))
     };
-    bus.devices.into_iter().filter(is_switch).map(|device| device.address).collect()
+    let all = bus.devices.iter().filter(is_switch).map(|device| device.address.clone()).collect();
+    (!bus.devices.is_empty()).then_some(all)
 }
 
 /// What is known of a host, read once for all its VMs.

@@ -10,7 +10,7 @@ use vsgpu_host_agent::vm::window_gib;
 const SIZE_CONFIRMED: [&str; 7] = ["A30", "A100", "A100X", "A100D", "H100", "H200", "P40"];
 
 /// Frame buffers above this need what large BARs need, by public guides.
-const LARGE_VGPU_MIB: u64 = 16 * 1024;
+pub(crate) const LARGE_VGPU_MIB: u64 = 16 * 1024;
 
 /// A vGPU with a large frame buffer in a VM with BIOS firmware or with a window that is too small.
 ///

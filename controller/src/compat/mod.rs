@@ -43,8 +43,10 @@ mod combination;
 pub use combination::{
     Combination, Finding, Gpu, GpuClaim, GuestDriver, HostGpus, LicenseWay, Module, Stated,
 };
-pub(crate) use driver_pair::{guest_of, named};
+pub(crate) use driver_pair::{check as check_pair, guest_of, named};
+pub(crate) use gpu_names::not_in_table;
 pub use inputs::{combinations, gpus_of_hosts};
+pub(crate) use large_bars::LARGE_VGPU_MIB;
 pub use pool_latency::told as network_cost;
 pub use pool_link::PoolLink;
 
@@ -54,6 +56,10 @@ use crate::inventory::{Inventory, elsewhere};
 use crate::node::{NodeId, NodeKind};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use vsgpu_core::text::sentence;
+
+/// Constraints whose doubt means: not in the vendor's list, or in none of ours. Nobody may read that as a yes.
+pub(crate) const OUTSIDE: [&str; 5] =
+    ["driver-pair", "gpu-branch", "esxi-release", "nvswitch", gpu_names::NAME];
 
 /// The constraint on packages and the keys that they stand at.
 pub const PACKAGE_ROLE: &str = "package-role";
@@ -135,7 +141,7 @@ pub const ALL: [Constraint; 19] = [
 /// All constraints on the GPUs of a host.
 pub const ROOMS: [RoomConstraint; 3] = [
     RoomConstraint {
-        name: "gpu-names",
+        name: gpu_names::NAME,
         about: "GPUs that keys of a host name, and those it has",
         check: gpu_names::check,
     },

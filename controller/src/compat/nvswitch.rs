@@ -24,7 +24,13 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
     let switch = c.nvswitches.as_ref().and_then(|all| all.first());
     let basis = || Basis::document(SOURCE, true);
     let nearest = || {
-        Some("without NVSwitches (`lspci | grep -i bridge` on the host shows them) passthrough is fine; with them take a full-size C profile such as `nvidia_h100xm-80c`".to_string())
+        let with = "with NVSwitches take a full-size C profile such as `nvidia_h100xm-80c`";
+        Some(match switch {
+            Some(_) => with.to_string(),
+            None => format!(
+                "without any (no NVIDIA device of class 0x0680 in `esxcli hardware pci list`) passthrough is fine; {with}"
+            ),
+        })
     };
     if let Some(gpu) = c.whole.iter().find(|gpu| gpu.model().is_some_and(is_sxm)) {
         match switch {
@@ -39,7 +45,7 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
             None => found.push(
                 c.finding(
                     format!(
-                        "passthrough of {}: NVIDIA does not support it on vSphere where the board has NVSwitches, and whether this one has is not known here",
+                        "passthrough of {}: NVIDIA does not support it on vSphere behind NVSwitches, and whether there are any is not known here",
                         gpu.shown()
                     ),
                     basis(),

@@ -1,5 +1,6 @@
-//! Packages and the keys that they stand at: the GPU management daemon where the vGPU manager belongs, a repository where a
-//! driver is wanted. Such a plan costs a maintenance window and cannot succeed, so it is refused before there is one.
+//! Packages and the keys that they stand at: the GPU management daemon where the vGPU manager belongs, a
+//! repository where a driver is wanted. Such a plan costs a maintenance window and cannot succeed, so it is
+//! refused before there is one.
 
 use crate::compat::combination::Finding;
 use crate::fleet::Fleet;

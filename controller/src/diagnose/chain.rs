@@ -107,7 +107,7 @@ pub fn of_fleet(fleet: &Fleet, inventory: &Inventory, only: &[String]) -> Vec<Di
         ];
         let about = format!("{} on {}", vm.name, vm.host);
         let host = hosts.entry(&vm.host).or_insert_with(|| of_host(&vm.host));
-        let facts = VmFacts::of(vm, host, inventory);
+        let facts = VmFacts::of(fleet, vm, host, inventory);
         let shows = by_facts::find(&Machines { host, vm: Some(&facts) });
         all.push(of(about, &nodes[..if vm.guest.is_some() { 3 } else { 2 }], &by_node, inventory, shows));
     }
@@ -182,8 +182,7 @@ fn of(
 /// A link of which the facts of machines leave no doubt is broken, though no key of the fleet file asks for it. Where a
 /// CUDA program ran in this boot they are only told: it works, for now.
 fn turn_red(links: &mut [Link], finding: &Finding) {
-    let stage = if WAY.contains(&finding.stage) { finding.stage } else { Stage::Host };
-    let link = links.iter_mut().find(|link| link.stage == stage);
+    let link = links.iter_mut().find(|link| link.stage == finding.stage);
     if let Some(link) = link.filter(|l| {
         finding.confidence == Confidence::High && matches!(l.state, State::Good | State::NotAsked)
     }) {

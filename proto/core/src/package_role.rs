@@ -1,4 +1,5 @@
-//! What a file of NVIDIA's is for: by what it holds where that is known, else by its name (facts: nvidia 1, 6). A name that tells nothing is judged by nobody.
+//! What a file of NVIDIA's is for: by what it holds where that is known, else by its name (facts: nvidia 1,
+//! 6). A name that tells nothing is judged by nobody.
 //!
 //! Deliberately absent: versions. Which of them go together is the compatibility check's matter.
 

@@ -219,7 +219,7 @@ fn one_place_starts_processes_prints_and_exits() {
 }
 
 /// Words that are also the name of a requirement or a fact, and mean something else there.
-const HOMONYMS: [(&str, &[&str], &str); 10] = [
+const HOMONYMS: [(&str, &[&str], &str); 11] = [
     ("proto/core/src/knowledge/gpus.rs", &["ecc", "mig"], "a column of a table"),
     ("proto/machine/src/package.rs", &["acceptance-level", "cuda-toolkit"], "what a package calls itself"),
     ("proto/wire/src/server/metrics.rs", &["driver", "ecc", "mig"], "labels of a metric"),
@@ -228,6 +228,11 @@ const HOMONYMS: [(&str, &[&str], &str); 10] = [
     ("controller/src/compat/mod.rs", &["clock"], "a compatibility check"),
     ("controller/src/render/readiness.rs", &["passthrough"], "head of a column"),
     ("controller/src/render/report.rs", &["license", "gpus", "driver"], "keys of `verify -o json`"),
+    (
+        "controller/src/diagnose/by_facts/tests.rs",
+        &["gpus", "firmware", "vgpu", "xids"],
+        "fields of facts, in a test",
+    ),
     ("controller/src/cli/plan.rs", &["gpus"], "a key of `plan -o json`"),
     (
         "packaging/xtask/src",

@@ -134,8 +134,8 @@ pub fn named(wish: &str) -> Vec<&'static Model> {
     ALL.iter().filter(|m| is_named(wish, &[m.name, m.token])).collect()
 }
 
-/// The name that was meant by one of no GPU: other signs between its letters, or two of them in another order. One letter
-/// or digit more or less is mostly another model: `H20` is no `H200`, `GB200` no `GH200`.
+/// The name that was meant by one of no GPU: other signs between its letters, or two of them in another
+/// order. One letter or digit more or less is mostly another model: `H20` is no `H200`, `GB200` no `GH200`.
 pub fn nearest(wish: &str) -> Option<&'static str> {
     let plain = |text: &str| -> Vec<char> {
         text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()

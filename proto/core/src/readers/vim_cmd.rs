@@ -32,8 +32,8 @@ pub fn all_vms(text: &str) -> Result<Vec<ListedVm>, String> {
     Ok(lines.filter_map(listed).collect())
 }
 
-/// Numbers of VMs that hostd leaves out of `vmsvc/getallvms` because it cannot read their `.vmx`: `Skipping invalid VM '2'`,
-/// on either stream.
+/// Numbers of VMs that hostd leaves out of `vmsvc/getallvms` because it cannot read their `.vmx`: `Skipping
+/// invalid VM '2'`, on either stream.
 pub fn invalid_vms(text: &str) -> Vec<u32> {
     let number =
         |line: &str| line.trim().strip_prefix("Skipping invalid VM '")?.split('\'').next()?.parse().ok();
