@@ -256,6 +256,15 @@ fn of_vm(
         seen_by_guest(c, inventory, &guest_node);
         c.proof = guest.specs.has::<CudaProof>();
     }
+    // A vGPU that runs was served, whatever the host says of itself; one that the fleet file does not speak of
+    // is nothing that a plan brings.
+    let runs = c.seen_by_guest.iter().any(|g| {
+        let by_type = |s: &str| vgpu_types::by_pci(&g.device_id, s).is_some();
+        g.host.is_some() || g.subsystem_id.as_deref().is_some_and(by_type)
+    });
+    if vgpus.is_none() || runs {
+        c.stays_shared = None;
+    }
     c.memory_unreserved = vm.taken_away.contains(MemoryReserved::NAME);
     c.firmware = config.as_ref().map(|config| Stated::new(config.firmware.clone(), &vm.name));
     c.nested = config
