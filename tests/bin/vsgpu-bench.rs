@@ -640,7 +640,7 @@ fn plan() {
             }
             "graphics-type" => json!("SharedPassthru"),
             "ecc" => json!("auto"),
-            "vgpu" => json!(["nvidia_a100-20c"]),
+            "vgpu" => json!(["grid_a100-20c"]),
             "driver" => package(files::DRIVER_16_6, "535.183.01"),
             "cuda-toolkit" => json!([package(files::CUDA_12_2, "12.2.2")]),
             "license" => json!({ "token": file(files::TOKEN_FILE, "1") }),

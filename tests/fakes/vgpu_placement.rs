@@ -49,7 +49,10 @@ impl Placement {
             .as_ref()
             .and_then(|driver| driver.split('.').next()?.parse::<u32>().ok())
             .ok_or(NO_ROOM)?;
-        let known = vgpu_types::find(profile).ok_or(NO_ROOM)?;
+        // Only the host's own spelling is one of its types.
+        let known = vgpu_types::find(profile)
+            .filter(|known| vgpu_types::of_vsphere(known.name).eq_ignore_ascii_case(profile))
+            .ok_or(NO_ROOM)?;
         let size = known.size_mib;
         let fits = |at: &usize| {
             let (gpu, there) = (&self.host.gpus[*at], &self.on[*at]);

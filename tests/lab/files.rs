@@ -271,7 +271,7 @@ hosts:\n\
 vms:\n\
 \x20 vm-01:\n\
 \x20   host: esx-01\n\
-\x20   vgpu: [nvidia_a100-40c]\n\
+\x20   vgpu: [grid_a100-40c]\n\
 \x20   guest:\n\
 \x20     address: {}\n\
 \x20     driver: {{ package: files/{DRIVER_16_6} }}\n\
@@ -279,7 +279,7 @@ vms:\n\
 \x20     cuda-toolkit: {{ package: files/{CUDA_12_2} }}\n\
 \x20 vm-02:\n\
 \x20   host: esx-01\n\
-\x20   vgpu: [nvidia_a100-20c]\n\
+\x20   vgpu: [grid_a100-20c]\n\
 \x20   guest:\n\
 \x20     address: {}\n\
 \x20     driver: {{ package: files/{DRIVER_16_6} }}\n\

@@ -15,7 +15,7 @@ pub fn small(name: &str) -> Lab {
 
 pub fn small_fleet(lab: &Lab, more: &str) -> String {
     format!(
-        "version: 1\ndeadlines: {{ host-reboot-secs: 20, guest-boot-secs: 20 }}\nhosts:\n  esx-01:\n    address: {}\n    graphics-type: SharedPassthru\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    vgpu: [nvidia_a100-40c]\n    shutdown-secs: 2\n{more}    guest:\n      address: {}\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{}, wait-secs: 3 }}\n      cuda-toolkit: {{ package: files/{} }}\n",
+        "version: 1\ndeadlines: {{ host-reboot-secs: 20, guest-boot-secs: 20 }}\nhosts:\n  esx-01:\n    address: {}\n    graphics-type: SharedPassthru\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    vgpu: [grid_a100-40c]\n    shutdown-secs: 2\n{more}    guest:\n      address: {}\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{}, wait-secs: 3 }}\n      cuda-toolkit: {{ package: files/{} }}\n",
         lab.address("esx-01"),
         files::MANAGER_16_6,
         lab.address("vm-01"),

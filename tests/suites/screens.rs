@@ -43,7 +43,7 @@ fn everything_a_user_sees() {
     lab.vm("vm-01", "esx-01");
     files::write_all(&lab.folder.join("files"));
     lab.write_fleet(&format!(
-        "version: 1\nhosts:\n  esx-01:\n    address: {}\n    graphics-type: SharedPassthru\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    vgpu: [nvidia_a100-40c]\n    guest:\n      address: {}\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{} }}\n      cuda-toolkit: {{ package: files/{} }}\n",
+        "version: 1\nhosts:\n  esx-01:\n    address: {}\n    graphics-type: SharedPassthru\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    vgpu: [grid_a100-40c]\n    guest:\n      address: {}\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{} }}\n      cuda-toolkit: {{ package: files/{} }}\n",
         lab.address("esx-01"), files::MANAGER_16_6, lab.address("vm-01"), files::DRIVER_16_6, files::TOKEN_FILE, files::CUDA_12_2
     ));
     lab.start();
@@ -86,7 +86,7 @@ fn what_is_said_of_mistakes() {
     files::write_all(&lab.folder.join("files"));
     let guest = |vm: &str, host: &str| {
         format!(
-            "  {vm}:\n    host: {host}\n    vgpu: [nvidia_a100-20c]\n    shutdown-secs: 2\n    guest:\n      address: {}\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{}, wait-secs: 600 }}\n",
+            "  {vm}:\n    host: {host}\n    vgpu: [grid_a100-20c]\n    shutdown-secs: 2\n    guest:\n      address: {}\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{}, wait-secs: 600 }}\n",
             lab.address(vm),
             files::DRIVER_16_6,
             files::TOKEN_FILE
@@ -162,7 +162,7 @@ fn what_is_said_of_mistakes() {
     lab.start_agent("esx-01");
     let stray = a_host_agent_on_another_machine(&lab);
     // Names.
-    lab.write_fleet(&whole(&right, "esx-01").replace("nvidia_a100-20c", "nvidia_a100_20c"));
+    lab.write_fleet(&whole(&right, "esx-01").replace("grid_a100-20c", "grid_a100_20c"));
     say("a vGPU type with a typo", 2, &["validate"]);
     lab.write_fleet(&whole(&right, "esx-01"));
     say("a verb that is none", 2, &["aply"]);

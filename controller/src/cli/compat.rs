@@ -26,7 +26,7 @@ enum Mode {
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  vsgpu compat 16.6 535.183.01 --gpu A100 --profile nvidia_a100-10c\n  vsgpu compat - 550.127.05 --gpu H100 --mode passthrough --mmio 128"
+    after_help = "Examples:\n  vsgpu compat 16.6 535.183.01 --gpu A100 --profile grid_a100-10c\n  vsgpu compat - 550.127.05 --gpu H100 --mode passthrough --mmio 128"
 )]
 pub(super) struct Compat {
     /// Its vGPU manager: 535.183.04, or a release (16.6), or `-`
@@ -41,7 +41,7 @@ pub(super) struct Compat {
     /// A100, "A100 80GB", or its PCI id 10de:20f1
     #[arg(long, value_name = "GPU")]
     gpu: Option<String>,
-    /// nvidia_a100-10c (repeat for several)
+    /// grid_a100-10c (repeat for several)
     #[arg(long, value_name = "NAME")]
     profile: Vec<String>,
     /// vgpu or passthrough

@@ -6,15 +6,18 @@ use crate::fleet::Fleet;
 use crate::inventory::Inventory;
 use crate::inventory::gpus::gpus_as_wished;
 use crate::node::{NodeId, NodeKind};
+use crate::plan::spelling::as_the_hosts_spell;
 use std::collections::BTreeMap;
 use vsgpu_core::gpu_selector::GpuChoice;
 use vsgpu_host_agent::facts::{GpuUsers, PciGpu};
 use vsgpu_host_agent::vm::{Mmio, MmioSpec, VmPassthrough};
 use vsgpu_host_agent::vm_gpu::{VmGpu, settle_choices};
 
-/// The fleet with every GPU named by its address, as far as the hosts' facts allow.
-pub fn with_gpus_assigned(fleet: &Fleet, inventory: &Inventory) -> Fleet {
+/// The fleet with every GPU named by its address and every profile as its host spells it, as far as the hosts'
+/// facts allow.
+pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
     let mut assigned = fleet.clone();
+    as_the_hosts_spell(&mut assigned, inventory);
     let wanted = |vm: &crate::fleet::Vm| vm.specs.has::<VmPassthrough>();
     if !assigned.vms.iter().any(wanted) {
         return assigned;
@@ -157,7 +160,7 @@ mod tests {
             vms: vec![vm("a", one()), vm("b", one()), vm("c", one()), vm("d", one())],
             stay: Default::default(),
         };
-        let assigned = with_gpus_assigned(&fleet, &inventory);
+        let assigned = settled(&fleet, &inventory);
         let specs: Vec<Value> = assigned.vms.iter().map(|vm| (*vm.specs[0].value).clone()).collect();
         assert_eq!(specs, [json!(["0000:0d:00.0"]), json!(["0000:3b:00.0"]), json!(["0000:af:00.0"]), one()]);
         assert_eq!(*assigned.vms[0].specs[1].value, json!({ "auto": ["0000:0d:00.0"] }));

@@ -10,10 +10,11 @@ mod planned;
 mod planner;
 mod problems;
 mod rollout;
+mod spelling;
 mod steps;
 pub mod verify;
 
-pub use assign::with_gpus_assigned;
+pub use assign::settled;
 pub use leftovers::{Leftovers, RebootedFor, still_outstanding};
 pub use planned::Planned;
 pub use planner::plan;

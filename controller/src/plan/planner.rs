@@ -58,7 +58,7 @@ pub(super) struct Planner<'a> {
 /// for what it refuses.
 pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Planned {
     // With model names settled to addresses, so that two VMs are not thought to want the same GPU.
-    let assigned = assign::with_gpus_assigned(fleet, inventory);
+    let assigned = assign::settled(fleet, inventory);
     let Judgement { refused, warnings, .. } = compat::judge(&assigned, Some(inventory), &leftovers.stopped);
     let mut planner = Planner::new(&assigned, inventory, leftovers, assigned.specs(), refused);
     let by_host = assigned.vms_by_host();

@@ -30,7 +30,7 @@ pub struct Check {
 pub fn checks(fleet: &Fleet, inventory: &Inventory) -> Vec<Check> {
     let catalogue = crate::catalogue::catalogue();
     let mut all = vec![];
-    let assigned = crate::plan::assign::with_gpus_assigned(fleet, inventory);
+    let assigned = crate::plan::assign::settled(fleet, inventory);
     let moved = elsewhere(fleet, inventory);
     for (vm, host) in &moved {
         all.push(Check {

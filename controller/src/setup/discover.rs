@@ -189,7 +189,7 @@ pub fn fleet_file(found: &[Found]) -> String {
             let _ =
                 writeln!(text, "    vm-name: {}", visible(&serde_json::Value::from(vm.as_str()).to_string()));
         }
-        let profile = vgpu.unwrap_or_else(|| "nvidia_a100-10c".into());
+        let profile = vgpu.unwrap_or_else(|| "grid_a100-10c".into());
         let _ = writeln!(
             text,
             "    # vgpu: [{profile}]\n    # guest: {{ address: \"{key}:7443\", driver: {{ package: files/NVIDIA-Linux-x86_64-....run }} }}"

@@ -173,7 +173,7 @@ pub(crate) fn judge(
 
 /// Peak of the GPU behind a device, in GB/s: by its PCI ids, by its vGPU type, or by what its driver states.
 fn peak(proof: &DeviceProof, on_bus: &[PciGpu]) -> Option<(f64, bool, String)> {
-    // `GRID A100-40C`, `NVIDIA A100-40C`; a MIG-backed type has a part of the memory and its own,
+    // `GRID A100-40C`, `GRID A100-40C`; a MIG-backed type has a part of the memory and its own,
     // unpublished, figure.
     let plain = |name: &str| name.split(' ').skip(1).collect::<Vec<_>>().join(" ");
     if let Some(vgpu) = vgpu_types::all().iter().find(|t| plain(t.name) == plain(&proof.name)) {

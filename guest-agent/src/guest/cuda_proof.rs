@@ -336,7 +336,7 @@ mod tests {
     fn fact(spec: &CudaProofSpec) -> CudaProofFact {
         let add = VectorAdd { elements: 50_000, checked: 50_000, ..VectorAdd::default() };
         let device = DeviceProof {
-            name: "NVIDIA A100-40C".into(),
+            name: "GRID A100-40C".into(),
             vector_adds: vec![add],
             device_gb_s: Some(1300.0),
             ..DeviceProof::default()
@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn our_own_program_is_enough_and_samples_count_where_they_ran() {
         let wish = spec("{}");
-        assert_eq!(is(CudaProof::check(&wish, &fact(&wish))), "NVIDIA A100-40C, 50000 sums right");
+        assert_eq!(is(CudaProof::check(&wish, &fact(&wish))), "GRID A100-40C, 50000 sums right");
         let mut failed = fact(&wish);
         failed.samples_ran = true;
         assert!(is(CudaProof::check(&wish, &failed)).starts_with("unmet: deviceQuery"));
@@ -379,8 +379,7 @@ mod tests {
         assert!(is(CudaProof::check(&wish, &fact(&wish))).contains("84 % of 1555"));
         let wish = spec(r#"{"bandwidth-at-least": "80%"}"#);
         assert!(!is(CudaProof::check(&wish, &fact(&wish))).starts_with("unmet"));
-        let wish =
-            spec(r#"{"bandwidth-at-least": "90%", "baseline": {"NVIDIA A100-40C": {"device": 1310}}}"#);
+        let wish = spec(r#"{"bandwidth-at-least": "90%", "baseline": {"GRID A100-40C": {"device": 1310}}}"#);
         assert!(is(CudaProof::check(&wish, &fact(&wish))).contains("99 % of the baseline"));
         let wish = spec("{}");
         let mut wrong = fact(&wish);

@@ -7,7 +7,6 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use vsgpu_core::knowledge::vgpu_types::plain;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::units::Bdf;
 use vsgpu_core::{Requirement, Verdict};
@@ -15,8 +14,8 @@ use vsgpu_core::{Requirement, Verdict};
 /// vGPUs of a VM.
 pub struct Vgpu;
 
-/// A vGPU profile as vSphere spells it: `grid_p100-8q`, `nvidia_a100-40c`. NVIDIA's type name (`GRID
-/// P100-8Q`) is understood.
+/// A vGPU profile as vSphere spells it: `grid_p100-8q`, `nvidia_a40-8q`. NVIDIA's type name (`GRID P100-8Q`)
+/// is understood, and a plan writes the spelling of the host's own list.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 pub struct Profile(String);
@@ -46,7 +45,7 @@ impl TryFrom<String> for Profile {
                 let near = vsgpu_core::suggest::nearest(kind, known.iter().map(String::as_str))?;
                 Some(format!("; did you mean `{family}_{near}`?"))
             });
-            let example = || "; they are written like `grid_p100-8q` or `nvidia_a100-40c`".into();
+            let example = || "; they are written like `grid_p100-8q` or `grid_a100-40c`".into();
             Err(format!("`{text}` is no vGPU profile{}", meant.unwrap_or_else(example)))
         }
     }
@@ -169,7 +168,7 @@ impl Requirement for Vgpu {
     const SETTLE_SECS: u32 = 0;
     const IMPLIED_BY: &'static [Implied] = &[];
     const EXAMPLE: &'static str =
-        r#"["grid_p100-8q", {"profile": "nvidia_a100-40c", "params": {"enable_uvm": 1}}]"#;
+        r#"["grid_p100-8q", {"profile": "grid_a100-40c", "params": {"enable_uvm": 1}}]"#;
     const VMX_KEYS: &'static [&'static str] = &["pcipassthru"];
     type Spec = Vec<VgpuWish>;
     type Fact = VmConfig;
@@ -180,7 +179,7 @@ impl Requirement for Vgpu {
         let mut open: Vec<&VgpuWish> = spec.iter().collect();
         let mut placed: BTreeMap<u32, &VgpuWish> = BTreeMap::new();
         for (n, profile) in &has {
-            if let Some(at) = open.iter().position(|w| plain(&w.profile.0) == plain(profile)) {
+            if let Some(at) = open.iter().position(|w| w.profile.0.eq_ignore_ascii_case(profile)) {
                 placed.insert(*n, open.remove(at));
             }
         }
@@ -258,8 +257,8 @@ mod tests {
 
     #[test]
     fn parameters_follow_their_vgpu() {
-        let keys = [("pciPassthru0.present", "TRUE"), ("pciPassthru0.vgpu", "nvidia_a100-40c")];
-        let value = serde_json::json!([{ "profile": "nvidia_a100-40c", "params": { "enable_uvm": true, "gpu-pci-id": "3b:00.0" } }]);
+        let keys = [("pciPassthru0.present", "TRUE"), ("pciPassthru0.vgpu", "grid_a100-40c")];
+        let value = serde_json::json!([{ "profile": "grid_a100-40c", "params": { "enable_uvm": true, "gpu-pci-id": "3b:00.0" } }]);
         let wish: Vec<VgpuWish> = serde_json::from_value(value).unwrap_or_else(|e| panic!("{e}"));
         match Vgpu::check(&wish, &fact(&keys)) {
             Verdict::Unmet { effects, wants, .. } => {
@@ -274,7 +273,7 @@ mod tests {
             other => panic!("{other:?}"),
         }
         for wrong in [
-            serde_json::json!([{ "profile": "nvidia_a100-40c", "params": { "enable_uvm": 2 } }]),
+            serde_json::json!([{ "profile": "grid_a100-40c", "params": { "enable_uvm": 2 } }]),
             serde_json::json!([{ "profile": "x" }]),
         ] {
             assert!(serde_json::from_value::<Vec<VgpuWish>>(wrong).is_err());

@@ -69,7 +69,7 @@ fn fleet_files_are_refused_with_place_allowed_values_and_a_suggestion() {
         ),
         (
             "version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    host: esx-01\n    vgpu: [P100]\n",
-            "error[fleet-file]: vm-01: vgpu: [0]: `P100` is no vGPU profile; they are written like `grid_p100-8q` or `nvidia_a100-40c`\n  fleet.yaml:7:12\n",
+            "error[fleet-file]: vm-01: vgpu: [0]: `P100` is no vGPU profile; they are written like `grid_p100-8q` or `grid_a100-40c`\n  fleet.yaml:7:12\n",
         ),
         (
             "version: 1\nhosts:\n  esx-01:\nvms:\n  vm-01:\n    host: esx-01\n    guest: { license: { server: a, token: b } }\n",

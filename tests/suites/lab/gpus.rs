@@ -150,7 +150,7 @@ fn a_gpu_goes_back_to_serve_vgpus() {
         files::MANAGER_16_6
     );
     let vm = format!(
-        "  vm-a:\n    host: esx-01\n    vgpu: [nvidia_a100-20c, nvidia_a100-20c]\n    guest:\n      address: {}\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{} }}\n      cuda-toolkit: {{ package: files/{} }}\n",
+        "  vm-a:\n    host: esx-01\n    vgpu: [grid_a100-20c, grid_a100-20c]\n    guest:\n      address: {}\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{} }}\n      cuda-toolkit: {{ package: files/{} }}\n",
         lab.address("vm-a"),
         files::DRIVER_16_6,
         files::TOKEN_FILE,
@@ -160,7 +160,7 @@ fn a_gpu_goes_back_to_serve_vgpus() {
     lab.start();
     lab.expect(0, &["apply", "--yes"]);
     let verified = lab.expect(0, &["verify", "-o", "wide"]);
-    assert!(verified.contains("2 x NVIDIA A100-20C") && verified.contains("Licensed"), "{verified}");
+    assert!(verified.contains("2 x GRID A100-20C") && verified.contains("Licensed"), "{verified}");
     assert_eq!(count(&lab.calls("esx-01"), "shutdown reboot"), 1, "one reboot for the manager and the GPU");
 }
 
@@ -220,7 +220,7 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
     for (a, words) in [
         // A guest newer than its host.
         (
-            vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_17_4),
+            vm("vm-a", "vgpu: [grid_a100-40c]", files::DRIVER_17_4),
             vec![
                 "driver-pair",
                 "a guest must never be newer than its host",
@@ -229,7 +229,7 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
         ),
         // The data-center driver on a vGPU.
         (
-            vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_DATA_CENTER),
+            vm("vm-a", "vgpu: [grid_a100-40c]", files::DRIVER_DATA_CENTER),
             vec!["driver-kind", "does not drive a vGPU"],
         ),
         // A profile of another board.
@@ -239,7 +239,7 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
         ),
         // More than fits.
         (
-            vm("vm-a", "vgpu: [nvidia_a100-20c, nvidia_a100-40c]", files::DRIVER_16_6),
+            vm("vm-a", "vgpu: [grid_a100-20c, grid_a100-40c]", files::DRIVER_16_6),
             vec!["profile-fits", "same-size mode that takes 3 GPU(s)"],
         ),
         // A whole GPU that the host keeps.
@@ -265,7 +265,7 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
             vec!["migration", "uspend"],
         ),
     ] {
-        fleet(&lab, &host, &(a + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)));
+        fleet(&lab, &host, &(a + &vm("vm-b", "vgpu: [grid_a100-40c]", files::DRIVER_16_6)));
         lab.forget_calls();
         let said = lab.expect(6, &["plan", "--commands"]);
         for word in words {
@@ -273,7 +273,7 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
         }
         assert_eq!(lab.changing_calls("esx-01"), Vec::<String>::new());
     }
-    let right = vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6);
+    let right = vm("vm-a", "vgpu: [grid_a100-40c]", files::DRIVER_16_6);
     for (host, a, constraint) in [
         (&*host.replace("SharedPassthru", "Shared"), right.clone(), "host-serves"),
         (&*format!("{host}    vgpu-mode: MixedSize\n"), right.clone(), "mixed-sizes"),
@@ -281,21 +281,21 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
         (&host, right.replace("    guest:", "    memory-reserved: null\n    guest:"), "memory"),
         (&host, right.replace("license: {", "license: { product: vWS,"), "license-product"),
     ] {
-        fleet(&lab, host, &(a + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)));
+        fleet(&lab, host, &(a + &vm("vm-b", "vgpu: [grid_a100-40c]", files::DRIVER_16_6)));
         let output = lab.vsgpu(&["plan", "--commands"]);
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         assert!(said.contains(constraint), "{constraint}\n{said}");
     }
     // The one that is right goes on by itself once the host is there.
-    let ok = vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)
-        + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6);
+    let ok = vm("vm-a", "vgpu: [grid_a100-40c]", files::DRIVER_16_6)
+        + &vm("vm-b", "vgpu: [grid_a100-40c]", files::DRIVER_16_6);
     fleet(&lab, &host, &ok);
     lab.expect(0, &["apply", "--yes"]);
     fleet(
         &lab,
         &host,
-        &(vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_17_4)
-            + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)),
+        &(vm("vm-a", "vgpu: [grid_a100-40c]", files::DRIVER_17_4)
+            + &vm("vm-b", "vgpu: [grid_a100-40c]", files::DRIVER_16_6)),
     );
     let said = lab.expect(6, &["plan", "--commands"]);
     assert!(
@@ -306,20 +306,20 @@ fn wrong_combinations_are_refused_before_anything_is_touched() {
     fleet(
         &lab,
         &host,
-        &(vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_17_4)
-            + &vm("vm-b", "vgpu: [nvidia_a100-20c]", files::DRIVER_16_6)),
+        &(vm("vm-a", "vgpu: [grid_a100-40c]", files::DRIVER_17_4)
+            + &vm("vm-b", "vgpu: [grid_a100-20c]", files::DRIVER_16_6)),
     );
     let before = vmx(&lab, "esx-01", "vm-a");
     lab.forget_calls();
     lab.expect(6, &["apply", "--yes"]);
     assert_eq!(vmx(&lab, "esx-01", "vm-a"), before);
     assert_eq!(lab.changing_calls("vm-a"), Vec::<String>::new());
-    assert!(vmx(&lab, "esx-01", "vm-b").contains("nvidia_a100-20c"), "the others go on");
+    assert!(vmx(&lab, "esx-01", "vm-b").contains("grid_a100-20c"), "the others go on");
     fleet(
         &lab,
         &host,
-        &(vm("vm-a", "vgpu: [nvidia_a100-40c]", files::DRIVER_17_4)
-            + &vm("vm-b", "vgpu: [nvidia_a100-40c]", files::DRIVER_16_6)),
+        &(vm("vm-a", "vgpu: [grid_a100-40c]", files::DRIVER_17_4)
+            + &vm("vm-b", "vgpu: [grid_a100-40c]", files::DRIVER_16_6)),
     );
     // Offline, on what the file states.
     let said = lab.expect(6, &["validate"]);
@@ -408,8 +408,8 @@ fn every_setting_of_a_host_in_two_reboots() {
         )
     };
     let vms = [
-        vm("vm-a", "vgpu: [{ profile: nvidia_a100-20c, params: { enable_uvm: 1 } }]"),
-        vm("vm-b", "vgpu: [nvidia_a100-10c]"),
+        vm("vm-a", "vgpu: [{ profile: grid_a100-20c, params: { enable_uvm: 1 } }]"),
+        vm("vm-b", "vgpu: [grid_a100-10c]"),
         vm("vm-c", "vgpu: [grid_a100-3-20c]"),
     ]
     .concat();
@@ -476,7 +476,7 @@ fn a_vm_that_runs_does_not_lose_its_gpu_to_a_wish_of_its_host() {
     lab.change("esx-01", |m| {
         let path = "/vmfs/volumes/datastore1/vm-a/vm-a.vmx";
         let text = m.text(path).unwrap()
-            + "pciPassthru0.present = \"TRUE\"\npciPassthru0.vgpu = \"nvidia_a100-40c\"\n";
+            + "pciPassthru0.present = \"TRUE\"\npciPassthru0.vgpu = \"grid_a100-40c\"\n";
         m.write(path, &text);
     });
     // vm-a runs with a vGPU that the fleet file does not speak of; the host is to give every GPU away.

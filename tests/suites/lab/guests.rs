@@ -15,7 +15,7 @@ fn lab(name: &str, more: &str) -> Lab {
 
 fn wish(lab: &Lab, more: &str) {
     lab.write_fleet(&format!(
-        "version: 1\ndeadlines: {{ host-reboot-secs: 20, guest-boot-secs: 20 }}\nhosts:\n  esx-01:\n    address: {}\n    graphics-type: SharedPassthru\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    vgpu: [nvidia_a100-40c]\n    guest:\n      address: {}\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{}, wait-secs: 3 }}\n{more}",
+        "version: 1\ndeadlines: {{ host-reboot-secs: 20, guest-boot-secs: 20 }}\nhosts:\n  esx-01:\n    address: {}\n    graphics-type: SharedPassthru\n    vgpu-manager: {{ package: files/{}, datastore: datastore1 }}\nvms:\n  vm-01:\n    host: esx-01\n    vgpu: [grid_a100-40c]\n    guest:\n      address: {}\n      driver: {{ package: files/{} }}\n      license: {{ token: files/{}, wait-secs: 3 }}\n{more}",
         lab.address("esx-01"),
         files::MANAGER_16_6,
         lab.address("vm-01"),
@@ -56,7 +56,7 @@ fn toolkits_side_by_side_containers_and_figures() {
 
     // The fleet's own figures become the baseline, and what is slower than it is no proof.
     let block = lab.expect(0, &["baseline"]);
-    assert!(block.contains("\"NVIDIA A100-40C (simulated)\":") && block.contains("device: 1300"), "{block}");
+    assert!(block.contains("\"GRID A100-40C (simulated)\":") && block.contains("device: 1300"), "{block}");
     let faster: String = block
         .replace("1300", "1600")
         .lines()

@@ -177,9 +177,9 @@ fn a_real_prometheus_scrapes_the_lab_and_answers_every_query() {
     // The exporter looks once a second, and at one node after the other.
     for line in [
         "vsgpu_node_reachable{node=\"esx-01\",role=\"host\"} 1",
-        "vsgpu_host_vgpu_info{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",guest_driver=\"535.183.01\",type=\"NVIDIA A100-40C (simulated)\",vm=\"vm-01\"} 1",
+        "vsgpu_host_vgpu_info{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",guest_driver=\"535.183.01\",type=\"GRID A100-40C (simulated)\",vm=\"vm-01\"} 1",
         "vsgpu_host_vgpu_licensed{node=\"esx-01\",role=\"host\",gpu=\"0000:3b:00.0\",vm=\"vm-01\"} 1",
-        "vsgpu_host_vgpu_type_fits{node=\"esx-01\",role=\"host\",type=\"NVIDIA A100-40C (simulated)\"} 0",
+        "vsgpu_host_vgpu_type_fits{node=\"esx-01\",role=\"host\",type=\"GRID A100-40C (simulated)\"} 0",
         "vsgpu_run_nodes{state=\"done\"} 3",
         "vsgpu_run_unfinished 0",
         "vsgpu_changes_total{node=\"vm-01\",role=\"guest\",requirement=\"driver\",result=\"done\"} 1",

@@ -314,7 +314,7 @@ fn top_shows_the_fleet_and_obeys_keys() {
     terminal.keys(&["s"]);
     terminal.wait_for("busiest first");
     terminal.resize(24, 120);
-    terminal.wait_for("NVIDIA A100-40C (simulated)");
+    terminal.wait_for("GRID A100-40C (simulated)");
     // A smaller window is drawn anew; what is away is said within its deadline, and found among what needs a
     // person.
     terminal.resize(8, 60);

@@ -228,7 +228,7 @@ pub fn compat(script: &Script) -> Result<Answers, Wrong> {
     let (fleet, inventory) = world(script)?;
     let none = std::collections::BTreeSet::new();
     let judgement = match script.find("facts") {
-        Some(_) => compat::judge(&plan::with_gpus_assigned(&fleet, &inventory), Some(&inventory), &none),
+        Some(_) => compat::judge(&plan::settled(&fleet, &inventory), Some(&inventory), &none),
         None => compat::judge(&fleet, None, &none),
     };
     let mut parts: Vec<String> = judgement.errors.iter().map(rendered).collect();

@@ -80,8 +80,13 @@ pub const SIMULATED: &str = " (simulated)";
 /// Name and profile say the same in two spellings, and the family in front was changed from GRID to NVIDIA at
 /// some time: what is left is `a100-10c`.
 pub fn plain(name: &str) -> String {
-    let name = name.trim().trim_end_matches(SIMULATED).to_lowercase().replace(' ', "_");
+    let name = of_vsphere(name);
     name.strip_prefix("grid_").or_else(|| name.strip_prefix("nvidia_")).unwrap_or(&name).to_string()
+}
+
+/// A type's name as vSphere takes it for a profile: `grid_a100-10c` for `GRID A100-10C` (facts: nvidia 4).
+pub fn of_vsphere(name: &str) -> String {
+    name.trim().trim_end_matches(SIMULATED).trim().to_lowercase().replace(' ', "_")
 }
 
 /// What tells a profile from others of its board: `8c`, of MIG `3-40c`.
