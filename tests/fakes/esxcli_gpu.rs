@@ -95,11 +95,15 @@ pub fn command(folder: &Path, words: &[&str]) -> Result<Shape, Answer> {
             Ok(Shape::Blocks(host.gpus.iter().flat_map(|g| functions(&host, g)).collect()))
         }
         ["hardware", "pci", "pcipassthru", "list"] => {
-            let row = |g: &Gpu| vec![g.bdf.clone(), g.given_pending.to_string()];
+            let row = |g: &Gpu| {
+                let own = vec![g.bdf.clone(), g.given_pending.to_string()];
+                let virtual_functions = virtual_functions(&host, g);
+                [own].into_iter().chain(virtual_functions.into_iter().map(|(at, _)| vec![at, "false".into()]))
+            };
             Ok(Shape::Table {
                 type_name: "PciPassthru",
                 columns: vec!["Device ID", "Enabled"],
-                rows: host.gpus.iter().map(row).collect(),
+                rows: host.gpus.iter().flat_map(row).collect(),
             })
         }
         ["hardware", "pci", "pcipassthru", "set", rest @ ..] => {
@@ -240,6 +244,16 @@ fn graphics(host: &Esxi, g: &Gpu, graphics_type: String) -> Block {
     (g.bdf.clone(), fields)
 }
 
+/// Address and VMkernel's name of each virtual function: from function 4 on, eight to a slot.
+fn virtual_functions(host: &Esxi, g: &Gpu) -> Vec<(String, String)> {
+    let Some((slot, _)) = g.bdf.rsplit_once(":00.").filter(|_| host.loaded.is_some() && !g.given) else {
+        return vec![];
+    };
+    let bus = slot.rsplit(':').next().and_then(|bus| u8::from_str_radix(bus, 16).ok()).unwrap_or_default();
+    let one = |n: u8| (format!("{slot}:{:02x}.{}", (n + 4) / 8, (n + 4) % 8), format!("PF_0.{bus}.0_VF_{n}"));
+    (0..g.virtual_functions).map(one).collect()
+}
+
 /// The GPU, and the sound function of boards that have one.
 fn functions(host: &Esxi, g: &Gpu) -> Vec<Block> {
     let owner = |given: bool| if given { "VM Passthru" } else { "VMkernel" }.to_string();
@@ -271,6 +285,11 @@ fn functions(host: &Esxi, g: &Gpu) -> Vec<Block> {
         (bdf, fields)
     };
     let mut all = vec![function(g.bdf.clone(), g.device_name.clone(), "0x0302", g.device_id.clone())];
+    for (at, name) in virtual_functions(host, g) {
+        let (bdf, mut fields) = function(at, g.device_name.clone(), "0x0302", g.device_id.clone());
+        fields.insert(2, ("VMkernel Name", name));
+        all.push((bdf, fields));
+    }
     if g.sound {
         all.push(function(
             g.bdf.replace(".0", ".1"),

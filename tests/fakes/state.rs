@@ -115,6 +115,9 @@ pub struct Gpu {
     pub mixed: bool,
     /// The board has a sound function.
     pub sound: bool,
+    /// SR-IOV virtual functions that it has while the host's driver drives it.
+    #[serde(default)]
+    pub virtual_functions: u8,
     /// Processes on it, and whether they do anything, as a look at it finds them.
     #[serde(skip)]
     pub processes: Vec<u32>,

@@ -36,6 +36,7 @@ pub fn a100(bdf: &str) -> Gpu {
         graphics_type: "Basic".into(),
         token: "A100".into(),
         mig_capable: true,
+        virtual_functions: 16,
         ..Gpu::default()
     }
 }

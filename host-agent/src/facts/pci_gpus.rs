@@ -3,8 +3,10 @@
 use crate::esxcli;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use vsgpu_core::gpu_selector::Candidate;
 use vsgpu_core::units::Bdf;
+use vsgpu_core::words::counted;
 use vsgpu_core::{Command, Fact, Observation, Probe, Subject, Unreadable};
 
 /// NVIDIA devices on the PCI bus, whoever owns them.
@@ -12,6 +14,10 @@ use vsgpu_core::{Command, Fact, Observation, Probe, Subject, Unreadable};
 pub struct PciGpus {
     /// One per device.
     pub devices: Vec<PciGpu>,
+    /// Addresses of SR-IOV virtual functions: a host whose driver runs lists 16 of them for an A100. They serve
+    /// vGPUs, and are no GPUs that could be given to anybody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub virtual_functions: Vec<String>,
 }
 
 /// One device of `esxcli hardware pci list`.
@@ -48,6 +54,9 @@ pub struct PciGpu {
     /// How it is reset between VMs.
     #[serde(default)]
     pub reset_method: Option<String>,
+    /// An SR-IOV virtual function of another device.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub virtual_function: bool,
 }
 
 impl PciGpu {
@@ -60,8 +69,12 @@ impl PciGpu {
         }
     }
 
-    /// A display controller, as far as the class says.
+    /// A display controller, as far as the class says, and no virtual function of one.
     pub fn is_gpu(&self) -> bool {
+        !self.virtual_function && self.is_display()
+    }
+
+    fn is_display(&self) -> bool {
         self.class.as_deref().is_none_or(|class| class.trim_start_matches("0x").starts_with("03"))
     }
 
@@ -132,9 +145,53 @@ pub fn pci_devices(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<Ve
                 .filter(|d| dependent(d) != Some(address))
                 .map(String::from),
             reset_method: r.get("Reset Method").map(String::from),
+            virtual_function: is_called_virtual(r),
         })
     };
-    records.iter().map(device).collect()
+    let mut devices = records.iter().map(device).collect::<Result<Vec<PciGpu>, String>>()?;
+    mark_virtual_functions(&mut devices);
+    Ok(devices)
+}
+
+/// VMkernel calls them `PF_0.59.0_VF_3`: segment, bus and function of the device whose they are.
+fn is_called_virtual(record: &vsgpu_core::readers::esxcli::Record) -> bool {
+    let of_kernel = |name: &str| name.starts_with("PF_") && name.contains("_VF_");
+    record.get("VMkernel Name").is_some_and(of_kernel)
+        || record.get("Device Name").is_some_and(|name| name.to_lowercase().contains("virtual function"))
+}
+
+/// Those without such a name: a board has one GPU in a slot, as function 0, so a display function beside it is
+/// none; and where a slot's functions are used up, the next slots of the same bus hold more of the same device.
+fn mark_virtual_functions(devices: &mut [PciGpu]) {
+    let of_nvidia: Vec<(usize, Bdf)> = devices
+        .iter()
+        .enumerate()
+        .filter(|(_, d)| d.vendor_id == "10de" && d.is_display())
+        .filter_map(|(at, d)| Some((at, d.address.parse().ok()?)))
+        .collect();
+    let mut gpus: BTreeMap<Bdf, Option<String>> = BTreeMap::new();
+    for (at, address) in
+        of_nvidia.iter().filter(|(at, a)| a.function() == 0 && !devices[*at].virtual_function)
+    {
+        gpus.insert(*address, devices[*at].device_id.clone());
+    }
+    let mut with_more: BTreeMap<Bdf, Option<String>> = BTreeMap::new();
+    for (at, address) in &of_nvidia {
+        let first = address.first_function();
+        if let Some(id) = gpus.get(&first).filter(|_| *address != first) {
+            devices[*at].virtual_function = true;
+            with_more.insert(address.first_of_bus(), id.clone());
+        }
+    }
+    for (at, address) in &of_nvidia {
+        let first = address.first_of_bus();
+        if !gpus.contains_key(&first) || address.first_function() == first {
+            continue;
+        }
+        if with_more.get(&first).is_some_and(|id| *id == devices[*at].device_id) {
+            devices[*at].virtual_function = true;
+        }
+    }
 }
 
 /// VMkernel's own view of a device: the place where a NUMA node is to be seen (`pciConfigHeader` of vsish,
@@ -185,15 +242,56 @@ impl Fact for PciGpus {
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let mut devices = esxcli::parsed(&PCI_LIST, seen, pci_devices)?;
         devices.retain(|d| d.vendor_id == "10de");
-        for device in devices.iter_mut().filter(|d| d.numa_node.is_none()) {
+        for device in devices.iter_mut().filter(|d| d.numa_node.is_none() && !d.virtual_function) {
             device.numa_node = numa_of(&device.address).and_then(|ask| numa(seen.stdout_if_ok(&ask)?));
         }
-        Ok(Self { devices })
+        let (virtual_functions, devices): (Vec<_>, Vec<_>) =
+            devices.into_iter().partition(|d| d.virtual_function);
+        Ok(Self { devices, virtual_functions: virtual_functions.into_iter().map(|d| d.address).collect() })
     }
     fn sentence(&self) -> Option<String> {
         let one = |gpu: &PciGpu| {
             format!("{} {}", gpu.address, gpu.device_name.as_deref().unwrap_or("without a name"))
         };
-        Some(vsgpu_core::words::first(self.devices.iter().map(one), 8, "no NVIDIA GPU on the PCI bus"))
+        let listed =
+            vsgpu_core::words::first(self.devices.iter().map(one), 8, "no NVIDIA GPU on the PCI bus");
+        let count = self.virtual_functions.len();
+        let more = (count > 0).then(|| format!(", and {}", counted(count, "virtual function")));
+        Some(format!("{listed}{}", more.unwrap_or_default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A display controller of NVIDIA as esxcli lists it, with VMkernel's name for it.
+    fn listed(address: &str, kernel: &str, id: &str) -> String {
+        format!(
+            "{address}\n   Address: {address}\n   VMkernel Name: {kernel}\n   Device Name: GA100\n   Vendor ID: 0x10de\n   Device ID: {id}\n   Device Class: 0x0302\n\n"
+        )
+    }
+
+    fn gpus(text: &str) -> Vec<String> {
+        let records = vsgpu_core::readers::esxcli::read(text).unwrap_or_else(|e| panic!("{e}"));
+        let devices = pci_devices(&records).unwrap_or_else(|e| panic!("{e}"));
+        devices.into_iter().filter(PciGpu::is_gpu).map(|d| d.address).collect()
+    }
+
+    #[test]
+    fn virtual_functions_are_no_gpus() {
+        // By VMkernel's name, also on a bus of their own.
+        let named = [
+            listed("0000:3b:00.0", "", "0x20f1"),
+            listed("0000:3b:00.4", "PF_0.59.0_VF_0", "0x20f1"),
+            listed("0000:3c:00.0", "PF_0.59.0_VF_1", "0x20f1"),
+        ];
+        assert_eq!(gpus(&named.concat()), ["0000:3b:00.0"]);
+        // By their place: functions 4 and up of the slot, then the next slots.
+        let placed = ["0000:3b:00.0", "0000:3b:00.4", "0000:3b:00.5", "0000:3b:01.0", "0000:3b:02.3"];
+        assert_eq!(gpus(&placed.map(|at| listed(at, "", "0x20f1")).concat()), ["0000:3b:00.0"]);
+        // Two GPUs in two slots of one bus, as a VM sees them, are two GPUs.
+        let nested = ["0000:03:00.0", "0000:03:01.0"].map(|at| listed(at, "", "0x20f1"));
+        assert_eq!(gpus(&nested.concat()).len(), 2);
     }
 }

@@ -73,7 +73,8 @@ impl Fact for VmDevices {
         }
         let bus = PciGpus::parse(on, seen)?;
         let gpus = bus.gpus().into_iter().cloned().collect();
-        let no_gpus = bus.devices.iter().filter(|d| !d.is_gpu()).map(|d| d.address.clone()).collect();
+        let others = bus.devices.iter().filter(|d| !d.is_gpu()).map(|d| d.address.clone());
+        let no_gpus = others.chain(bus.virtual_functions.iter().cloned()).collect();
         Ok(Self { config: VmConfig::parse(on, seen)?, gpus, no_gpus, system_id, held })
     }
     fn sentence(&self) -> Option<String> {

@@ -357,6 +357,7 @@ mod tests {
             numa_node: None,
             dependent_device: None,
             reset_method: None,
+            virtual_function: false,
         }
     }
 

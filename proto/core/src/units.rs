@@ -71,6 +71,21 @@ impl Bdf {
         })
     }
 
+    /// Its function number.
+    pub fn function(self) -> u8 {
+        self.function
+    }
+
+    /// Function 0 of the same slot.
+    pub fn first_function(self) -> Self {
+        Self { function: 0, ..self }
+    }
+
+    /// Function 0 of the first slot of the same bus.
+    pub fn first_of_bus(self) -> Self {
+        Self { device: 0, function: 0, ..self }
+    }
+
     /// Whether another function of the same device.
     pub fn same_slot(&self, other: &Self) -> bool {
         self != other && (self.domain, self.bus, self.device) == (other.domain, other.bus, other.device)
