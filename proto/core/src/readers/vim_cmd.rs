@@ -4,6 +4,7 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use std::collections::HashSet;
 
 /// One registered VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -28,8 +29,47 @@ pub struct ListedVm {
 /// Where the heading is missing.
 pub fn all_vms(text: &str) -> Result<Vec<ListedVm>, String> {
     let mut lines = text.lines().skip_while(|l| !l.trim_start().starts_with("Vmid"));
-    lines.next().ok_or("the answer has no `Vmid` heading")?;
-    Ok(lines.filter_map(listed).collect())
+    let heading = lines.next().ok_or("the answer has no `Vmid` heading")?;
+    let mut all: Vec<ListedVm> = vec![];
+    // Whether what comes next may be the rest of an annotation: annotations hold lines, and lines that look like
+    // rows. They do not keep to the columns; where the first row does not either, nothing can be told.
+    let (mut annotated, mut columns) = (false, false);
+    let mut numbers = HashSet::new();
+    for line in lines {
+        let Some(row) = listed(line).filter(|_| !annotated || !columns || stands_under(heading, line)) else {
+            annotated = annotated || !line.trim().is_empty();
+            continue;
+        };
+        if !numbers.insert(row.vmid) {
+            continue;
+        }
+        columns = columns || (all.is_empty() && stands_under(heading, line));
+        annotated = has_annotation(line, &row);
+        all.push(row);
+    }
+    Ok(all)
+}
+
+/// The hardware version of a row, where it has one: ` vmx-19`.
+fn version_at(line: &str) -> Option<usize> {
+    let behind_file = line.find(".vmx ").or_else(|| line.find(".vmtx "))?;
+    line[behind_file..].find(" vmx-").map(|at| behind_file + at + 1)
+}
+
+fn has_annotation(line: &str, row: &ListedVm) -> bool {
+    match (version_at(line), &row.version) {
+        (Some(at), Some(version)) => !line[at + version.len()..].trim().is_empty(),
+        // Without a version nobody knows where the annotation would begin.
+        _ => true,
+    }
+}
+
+/// Columns are padded: the number stands under `Vmid` and the version under `Version`. How names that are not
+/// ASCII are padded is not known.
+fn stands_under(heading: &str, line: &str) -> bool {
+    let (Some(column), Some(at)) = (heading.find("Version"), version_at(line)) else { return false };
+    let indent = |text: &str| text.len() - text.trim_start().len();
+    indent(heading) == indent(line) && (at == column || !line[..at].is_ascii())
 }
 
 /// Numbers of VMs that hostd leaves out of `vmsvc/getallvms` because it cannot read their `.vmx`: `Skipping
@@ -254,6 +294,38 @@ mod tests {
             ("x", "", Some("vmx-21"))
         );
         assert!(all_vms("Failed to login").is_err());
+    }
+
+    #[test]
+    fn an_annotation_that_looks_like_a_row_is_no_vm() {
+        let text = "Vmid   Name             File              Guest OS      Version   Annotation\n\
+            1      db      [ds1] db/db.vmx     ubuntu64Guest   vmx-19    copy of\n\
+            9      old-db  [ds9] old-db/old-db.vmx  ubuntu64Guest  vmx-13\n\
+            \n   8      lost   [ds1] lost/lost.vmx          ubuntu64Guest   vmx-19\n\
+            2      web     [ds1] web/web.vmx        debian11_64Guest   vmx-20\n";
+        // As hostd pads: every column as wide as its widest cell.
+        let padded = |rows: &[[&str; 6]]| {
+            let width = |n: usize| rows.iter().map(|row| row[n].len()).max().unwrap_or_default();
+            let line = |row: &[&str; 6]| {
+                let cells: Vec<String> =
+                    row.iter().enumerate().map(|(n, c)| format!("{c:w$}", w = width(n))).collect();
+                cells.join("   ").trim_end().to_string() + "\n"
+            };
+            rows.iter().map(line).collect::<String>()
+        };
+        let heading = ["Vmid", "Name", "File", "Guest OS", "Version", "Annotation"];
+        let pasted = "was\n9      old-db   [ds9] old-db/old-db.vmx   ubuntu64Guest   vmx-13\n 8 x [ds1] x/x.vmx ubuntu64Guest vmx-19";
+        let table = padded(&[
+            heading,
+            ["1", "db", "[ds1] db/db.vmx", "ubuntu64Guest", "vmx-19", pasted],
+            ["2", "webserver", "[ds1] webserver/webserver.vmx", "debian11_64Guest", "vmx-20", ""],
+            ["3", "größe", "[ds1] größe/größe.vmx", "debian11_64Guest", "vmx-20", "x"],
+            ["2", "webserver", "[ds1] webserver/webserver.vmx", "debian11_64Guest", "vmx-20", ""],
+        ]);
+        let names = |text: &str| all_vms(text).unwrap().into_iter().map(|vm| vm.name).collect::<Vec<_>>();
+        assert_eq!(names(&table), ["db", "webserver", "größe"], "{table}");
+        // Where nothing keeps to the columns, every line that reads as a row is one.
+        assert_eq!(names(text).len(), 4);
     }
 
     #[test]
