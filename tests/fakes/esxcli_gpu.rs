@@ -188,7 +188,8 @@ fn give(folder: &Path, device: &str, enable: bool, now: bool) -> Result<Shape, A
             return words("Device is in use. (simulated)");
         }
         gpu.given_pending = enable;
-        if now && gpu.applies_at_once && !gpu.stuck {
+        gpu.asleep = gpu.asleep && (enable || !now);
+        if now && gpu.applies_at_once && !gpu.stuck && !gpu.asleep {
             gpu.given = enable;
             let host = m.esxi();
             super::state::graphics_restart(host);

@@ -107,6 +107,10 @@ pub struct Gpu {
     pub applies_at_once: bool,
     /// It never changes hands: a stale record of the host.
     pub stuck: bool,
+    /// Configured and not active, also behind a reboot, until it is turned off and on (7.0 and 8.0 are known
+    /// for it).
+    #[serde(default)]
+    pub asleep: bool,
     /// Cannot be a passthrough device.
     pub not_capable: bool,
     /// Graphics type of its own, where one was set.
@@ -334,7 +338,7 @@ pub fn boot(folder: &Path) {
             for gpu in &mut host.gpus {
                 gpu.ecc = gpu.ecc_pending;
                 gpu.mig = gpu.mig_pending;
-                gpu.given = if gpu.stuck { gpu.given } else { gpu.given_pending };
+                gpu.given = if gpu.stuck || gpu.asleep { gpu.given } else { gpu.given_pending };
             }
             graphics_restart(host);
             host.vms.iter_mut().for_each(|vm| vm.on = false);

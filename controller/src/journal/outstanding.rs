@@ -20,7 +20,7 @@ pub fn outstanding(run: &Status) -> Leftovers {
         } else if done && (takes || step.leaves_maintenance()) {
             left.unsettled.remove(&step.node);
         }
-        if let Work::Activate { restart: None, proves } = &step.work {
+        if let Work::Activate { restart: None, proves, .. } = &step.work {
             if let StepState::Failed { begun: true, boot_id, .. } = state {
                 let requirements = proves.iter().map(|(name, _)| name.clone()).collect();
                 left.rebooted

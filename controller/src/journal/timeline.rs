@@ -172,7 +172,7 @@ mod tests {
             title: title.into(),
             change: "a -> b".into(),
             commands: Arc::new([]),
-            work: Work::Activate { restart: None, proves: vec![] },
+            work: Work::Activate { restart: None, proves: vec![], once_more: vec![] },
             after: after.to_vec(),
             restores: None,
             restores_earlier: false,

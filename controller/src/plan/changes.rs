@@ -12,6 +12,7 @@ use crate::plan::problems::Problems;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use vsgpu_core::effect::Effect;
 use vsgpu_core::requirement::{Cost, TakesEffect, Verdict};
 use vsgpu_core::{Catalogue, Entry, Observation, Probe, Subject, judge};
 
@@ -24,11 +25,16 @@ pub(super) struct Change {
     pub(super) before: Option<Arc<Value>>,
     /// What it costs as things are.
     pub(super) cost: Cost,
+    /// What is tried once where a reboot leaves it inactive.
+    pub(super) once_more: Option<Arc<OnceMore>>,
     /// An earlier step changes what this one depends on.
     pub(super) loose: bool,
     /// Met now, only looked at again: its files are not sent once more.
     pub(super) recheck: bool,
 }
+
+/// A spec, and the effects that it asks for.
+pub(super) type OnceMore = (Arc<Value>, Vec<Effect>);
 
 /// What a fact means for a wish.
 #[derive(Clone)]
@@ -36,6 +42,7 @@ struct Judged {
     verdict: Verdict,
     before: Option<Arc<Value>>,
     cost: Cost,
+    once_more: Option<Arc<OnceMore>>,
 }
 
 /// Of many machines of one kind one is judged. By the places of requirement, spec and fact: those that are
@@ -51,7 +58,7 @@ fn without_fact(entry: &Entry, spec: &Spec, seen: Option<&Seen>) -> Judged {
         None => Verdict::waits("the VM is not running yet", (entry.shown)(&spec.value)),
         Some(seen) => judge(entry, &spec.value, seen.facts.get(entry.fact.name)),
     };
-    Judged { verdict, before: None, cost: (entry.cost)(&spec.value, &Value::Null) }
+    Judged { verdict, before: None, cost: (entry.cost)(&spec.value, &Value::Null), once_more: None }
 }
 
 /// Judges the specs of one node after the other.
@@ -93,7 +100,9 @@ impl<'a> Judge<'a> {
         }
         let verdict = judge(entry, &spec.value, Some(&Ok(&**fact)));
         let before = (entry.as_spec)(fact).ok().flatten().map(|before| self.specs.one(before));
-        let judged = Judged { verdict, before, cost: (entry.cost)(&spec.value, fact) };
+        let once_more = (entry.once_more)(&spec.value, fact).map(|(spec, effects)| (Arc::new(spec), effects));
+        let cost = (entry.cost)(&spec.value, fact);
+        let judged = Judged { verdict, before, cost, once_more: once_more.map(Arc::new) };
         if self.known.len() < KNOWN {
             self.known.insert(key, judged.clone());
         }
@@ -144,7 +153,7 @@ impl<'a> Judge<'a> {
                 continue;
             };
             let fact = seen.and_then(|s| s.facts.get(entry.fact.name)?.as_ref().ok());
-            let Judged { verdict, before, cost } = match fact {
+            let Judged { verdict, before, cost, once_more } = match fact {
                 Some(fact) => self.judged(&entry, spec, fact),
                 None => without_fact(&entry, spec, seen),
             };
@@ -154,6 +163,7 @@ impl<'a> Judge<'a> {
                 verdict,
                 before,
                 cost,
+                once_more,
                 loose: restarted,
                 recheck: false,
             });

@@ -395,8 +395,19 @@ impl<'a> Planner<'a> {
             } else {
                 (format!("restart {name}"), Some(name.to_string()))
             };
-            let commands = activation_commands(self.catalogue, node.kind, restart.as_deref());
-            after = vec![self.push(node, &title, text, commands, Work::Activate { restart, proves }, after)];
+            let mut commands = activation_commands(self.catalogue, node.kind, restart.as_deref());
+            let second: Vec<_> = members
+                .iter()
+                .filter(|_| restart.is_none())
+                .filter_map(|c| Some((c.entry.name.to_string(), c.once_more.clone()?)))
+                .collect();
+            for (_, once_more) in &second {
+                let last = |command| format!("{command}  (once, if it is still not active)");
+                commands.extend(shown(&once_more.1).into_iter().map(last));
+            }
+            let once_more = second.into_iter().map(|(name, once_more)| (name, once_more.0.clone())).collect();
+            let work = Work::Activate { restart, proves, once_more };
+            after = vec![self.push(node, &title, text, commands, work, after)];
         }
         after
     }

@@ -153,6 +153,9 @@ pub enum Work {
         /// Requirements that must be met afterwards, with their specs. If all are met before, nothing is
         /// done.
         proves: Vec<(String, Arc<Value>)>,
+        /// Asked for once where a reboot did not bring what it was for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        once_more: Vec<(String, Arc<Value>)>,
     },
 }
 

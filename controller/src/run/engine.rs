@@ -478,10 +478,12 @@ async fn perform(step: StepRunner) -> StepResult {
         Work::Meet { requirement, spec, expect } => {
             apply::meet(&step, requirement, spec, expect.clone()).await
         }
-        Work::Activate { restart, proves } => {
+        Work::Activate { restart, proves, once_more } => {
             // The agent is asked with the specs themselves.
-            let proves: Vec<_> = proves.iter().map(|(name, spec)| (name.clone(), (**spec).clone())).collect();
-            reboot::activate(&step, restart.as_deref(), &proves).await
+            let own = |specs: &[(String, Arc<Value>)]| -> Vec<(String, Value)> {
+                specs.iter().map(|(name, spec)| (name.clone(), (**spec).clone())).collect()
+            };
+            reboot::activate(&step, restart.as_deref(), &own(proves), &own(once_more)).await
         }
     }
 }

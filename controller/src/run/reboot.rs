@@ -22,6 +22,7 @@ pub(super) async fn activate(
     on: &StepRunner,
     restart: Option<&str>,
     proves: &[(String, Value)],
+    once_more: &[(String, Value)],
 ) -> StepResult {
     // The boot in which this step was first begun: on the way back from a crash the reboot may have happened.
     let begun = match &on.was {
@@ -64,7 +65,9 @@ pub(super) async fn activate(
         .filter_map(|(name, spec)| on.entry(name).map(|e| (e.settle_secs)(spec)))
         .max()
         .unwrap_or(0);
-    let end = Instant::now() + Duration::from_secs(u64::from(settle) + 5);
+    let proof = Duration::from_secs(u64::from(settle) + 5);
+    let mut end = Instant::now() + proof;
+    let mut tried = false;
     let (what, mut boots) = (if restart.is_some() { "restart" } else { "reboot" }, 0);
     loop {
         if boots >= LOOP {
@@ -81,6 +84,9 @@ pub(super) async fn activate(
                 tools_answer(on, &claimed.connection).await?;
                 continue;
             }
+            Ok((None, _)) if tried => {
+                return Ok((format!("{what}ed, and tried once more"), ChangedBy::Us));
+            }
             Ok((None, _)) => return Ok((format!("{what}ed"), ChangedBy::Us)),
             Ok((Some(why), _)) => Ok(why),
             Err(error) => Err(error),
@@ -95,9 +101,15 @@ pub(super) async fn activate(
                 (claimed, boot) = (again, now);
             }
             _ if Instant::now() < end => tokio::time::sleep(LOOK).await,
+            Ok(_) if !tried && !once_more.is_empty() => {
+                tried = true;
+                claimed = ask_once_more(on, claimed, once_more).await?;
+                end = Instant::now() + proof;
+            }
             Ok(why) => {
+                let once = if tried { ", and tried once more" } else { "" };
                 return Err(on
-                    .fail(Kind::Failed, format!("after the {what}: {why}"))
+                    .fail(Kind::Failed, format!("after the {what}{once}: {why}"))
                     .held(if restart.is_some() { Hold::Failed } else { Hold::CameBackUnchanged })
                     .hint(format!(
                         "a second {what} would not help; `vsgpu facts` shows what the node says"
@@ -106,6 +118,21 @@ pub(super) async fn activate(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// What the plan has for the case that a reboot did not bring it. How it ended is seen by the proof.
+async fn ask_once_more(
+    on: &StepRunner,
+    mut claimed: Claimed,
+    once_more: &[(String, Value)],
+) -> Result<Claimed, Error> {
+    for (requirement, spec) in once_more {
+        on.say()(format!("{requirement} is not active after the reboot: tried once more"));
+        let change = Change::Meet { requirement, spec, expect: None };
+        let (_, again, _) = on.asked_as(claimed, change, "once-more").await?;
+        claimed = again;
+    }
+    Ok(claimed)
 }
 
 /// The boot the node is in, and whether anything is left to become active in it.

@@ -149,10 +149,23 @@ impl StepRunner {
     /// first. The last word says whether the first asking was the one that was answered.
     pub(super) async fn asked(
         &self,
+        claimed: Claimed,
+        change: Change<'_>,
+    ) -> Result<(Outcome, Claimed, bool), Error> {
+        self.asked_as(claimed, change, "").await
+    }
+
+    /// The same for a second thing that the step asks for, by a name of its own.
+    pub(super) async fn asked_as(
+        &self,
         mut claimed: Claimed,
         mut change: Change<'_>,
+        part: &str,
     ) -> Result<(Outcome, Claimed, bool), Error> {
         let mut call = self.call(&claimed);
+        if !part.is_empty() {
+            call.operation = format!("{}-{part}", call.operation);
+        }
         let end = Instant::now() + Duration::from_secs(self.step().deadline_secs.into()) + GRACE;
         let mut cuts = 0;
         loop {

@@ -1,7 +1,8 @@
 //! GPUs given to VMs whole (DirectPath I/O). The list is exact: GPUs that it does not choose stay with (or go
 //! back to) the host, because a GPU is passed through *or* serves vGPUs. Configured and active are two things
 //! (facts: failures F31): from ESXi 7.0 on a change is asked to apply at once, and only where it did not, one
-//! reboot makes it active.
+//! reboot makes it active. Where that reboot leaves it configured and not active, as 7.0 and 8.0 are known to
+//! do, it is turned off and on again, once.
 
 use crate::esxcli;
 use crate::facts::esx_version::EsxVersion;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
 use vsgpu_core::gpu_selector::{Candidate, GpuChoice, pick};
 use vsgpu_core::knowledge::vgpu_types;
-use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
+use vsgpu_core::requirement::{Cost, Implied, Needs, OnceMore, TakesEffect};
 use vsgpu_core::units::Bdf;
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
@@ -26,6 +27,9 @@ pub struct PassthroughSpec {
     pub gpus: Vec<GpuChoice>,
     /// Whether the host may be rebooted for it.
     pub reboot: Reboot,
+    /// Filled in by the plan: what is configured and not active is turned off and on.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 /// Whether a reboot is allowed.
@@ -46,23 +50,25 @@ impl<'de> Deserialize<'de> for PassthroughSpec {
             gpus: serde_json::Value,
             #[serde(default = "if_needed")]
             reboot: Reboot,
+            #[serde(default)]
+            again: bool,
         }
         fn if_needed() -> Reboot {
             Reboot::IfNeeded
         }
         let value = serde_json::Value::deserialize(input)?;
-        let Long { gpus, reboot } = match value {
+        let Long { gpus, reboot, again } = match value {
             map @ serde_json::Value::Object(_) if map.get("gpus").is_some() || map.get("model").is_none() => {
                 serde_json::from_value(map).map_err(de::Error::custom)?
             }
-            gpus => Long { gpus, reboot: Reboot::IfNeeded },
+            gpus => Long { gpus, reboot: Reboot::IfNeeded, again: false },
         };
         let gpus = match gpus {
             serde_json::Value::String(word) if word == "none" => vec![],
             list @ serde_json::Value::Array(_) => serde_json::from_value(list).map_err(de::Error::custom)?,
             one => vec![serde_json::from_value(one).map_err(de::Error::custom)?],
         };
-        Ok(Self { gpus, reboot })
+        Ok(Self { gpus, reboot, again })
     }
 }
 
@@ -191,6 +197,22 @@ impl HostPassthrough {
         slot.chain(gpu.dependent_device.clone()).collect()
     }
 
+    /// Sets one GPU.
+    fn set(&self, gpu: &PciGpu, enable: bool) -> Effect {
+        let enable = if enable { "true" } else { "false" };
+        let mut args = vec!["hardware", "pci", "pcipassthru", "set", "-d", &gpu.address, "-e", enable];
+        if self.applies_at_once() {
+            args.push("-a");
+        }
+        // Exit status 1 with these words is how esxcli says that nothing is to do (facts: esxi C2).
+        Effect::Run { command: Command::new("esxcli", args), already: Some("already configured".into()) }
+    }
+
+    /// Turns each of these off and on again.
+    fn off_and_on(&self, gpus: &[&PciGpu]) -> Vec<Effect> {
+        gpus.iter().flat_map(|gpu| [self.set(gpu, false), self.set(gpu, true)]).collect()
+    }
+
     fn applies_at_once(&self) -> bool {
         EsxVersion::major(&self.esx_version).is_some_and(|major| major >= 7)
     }
@@ -222,6 +244,7 @@ impl Requirement for Passthrough {
     const TAKES_EFFECT: TakesEffect = TakesEffect::AfterReboot;
     const SETTLE_SECS: u32 = 10;
     const IMPLIED_BY: &'static [Implied] = &[];
+    const FILLED_IN: &'static [&'static str] = &["again"];
     const EXAMPLE: &'static str = r#"{"gpus": ["0000:3b:00.0", {"model": "A100", "count": 2}]}"#;
     type Spec = PassthroughSpec;
     type Fact = HostPassthrough;
@@ -275,23 +298,17 @@ impl Requirement for Passthrough {
             );
         }
         if !wrong.is_empty() {
-            let set = |gpu: &&PciGpu| {
-                let enable = if wanted.iter().any(|w| w.address == gpu.address) { "true" } else { "false" };
-                let mut args =
-                    vec!["hardware", "pci", "pcipassthru", "set", "-d", &gpu.address, "-e", enable];
-                if fact.applies_at_once() {
-                    args.push("-a");
-                }
-                // Exit status 1 with these words is how esxcli says that nothing is to do (facts: esxi C2).
-                Effect::Run {
-                    command: Command::new("esxcli", args),
-                    already: Some("already configured".into()),
-                }
-            };
+            let set = |gpu: &&PciGpu| fact.set(gpu, wanted.iter().any(|w| w.address == gpu.address));
             return Verdict::unmet(is, wants, wrong.iter().map(set).collect());
         }
         match (pending.as_slice(), spec.reboot) {
             ([], _) => Verdict::met(format!("{is}{with}")),
+            // A GPU that goes back to the host is not known to need it.
+            (pending, _) if spec.again && pending.iter().all(|gpu| fact.configured(gpu)) => Verdict::unmet(
+                format!("{is}; configured, not yet active: {}", listed(pending)),
+                wants,
+                fact.off_and_on(pending),
+            ),
             (pending, Reboot::IfNeeded) => {
                 Verdict::pending(format!("{is}; configured, not yet active: {}", listed(pending)), wants)
             }
@@ -316,11 +333,23 @@ impl Requirement for Passthrough {
         Some(PassthroughSpec {
             gpus: given.map(|g| g.address.parse().map(GpuChoice::At)).collect::<Result<_, _>>().ok()?,
             reboot: Reboot::IfNeeded,
+            again: false,
         })
     }
 
     fn why_stuck() -> &'static str {
-        "take the GPU out of passthrough and give it again (a stale record of the device in the host's ConfigStore does that), look at VT-d or AMD-Vi and ACS in the BIOS, and reboot by hand once"
+        "a stale record of the device in the host's ConfigStore does that: look there, at VT-d or AMD-Vi and ACS in the BIOS, and reboot by hand once"
+    }
+
+    fn once_more(spec: &PassthroughSpec, fact: &HostPassthrough) -> OnceMore<PassthroughSpec> {
+        let states = fact.states(spec).ok().filter(|_| fact.applies_at_once())?;
+        let given: Vec<&PciGpu> = states
+            .iter()
+            .filter(|(gpu, wanted)| *wanted && !gpu.is_passed_through())
+            .map(|(gpu, _)| *gpu)
+            .collect();
+        let again = PassthroughSpec { again: true, ..spec.clone() };
+        (spec.reboot == Reboot::IfNeeded && !given.is_empty()).then(|| (again, fact.off_and_on(&given)))
     }
 
     fn cost(spec: &PassthroughSpec, fact: &HostPassthrough) -> Cost {

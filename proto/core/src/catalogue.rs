@@ -5,8 +5,8 @@ use crate::artifact::{Artifact, StagedFile};
 use crate::effect::Probe;
 use crate::observation::{Observation, Unreadable};
 use crate::requirement::{
-    Cost, Deadline, Explained, Fact, Failure, Implied, Needs, Outage, Requirement, Restart, Scope, Stuck,
-    Subject, TakesEffect, Verdict,
+    Cost, Deadline, Explained, Fact, Failure, Implied, Needs, OnceMore, Outage, Requirement, Restart, Scope,
+    Stuck, Subject, TakesEffect, Verdict,
 };
 use crate::suggest::nearest;
 use crate::text::without_passwords_in;
@@ -106,6 +106,8 @@ pub struct Entry {
     pub outage: fn(&Value) -> Option<Outage>,
     /// `Requirement::why_stuck`.
     pub why_stuck: fn() -> &'static str,
+    /// `Requirement::once_more`: spec, fact.
+    pub once_more: fn(&Value, &Value) -> OnceMore<Value>,
     /// `Requirement::probes_after_failure`.
     pub probes_after_failure: fn(&Subject, &Observation) -> Vec<Probe>,
     /// `Requirement::explain`.
@@ -243,6 +245,10 @@ impl Entry {
         fn stuck<R: Requirement>(spec: &Value, fact: &Value) -> Option<Stuck> {
             R::stuck(&typed("spec", spec).ok()?, &typed("fact", fact).ok()?)
         }
+        fn once_more<R: Requirement>(spec: &Value, fact: &Value) -> OnceMore<Value> {
+            let (spec, effects) = R::once_more(&typed("spec", spec).ok()?, &typed("fact", fact).ok()?)?;
+            Some((serde_json::to_value(spec).ok()?, effects))
+        }
         Self {
             name: R::NAME,
             about: R::ABOUT,
@@ -253,6 +259,7 @@ impl Entry {
             cost: cost::<R>,
             outage: outage::<R>,
             why_stuck: R::why_stuck,
+            once_more: once_more::<R>,
             probes_after_failure: R::probes_after_failure,
             explain: R::explain,
             stuck: stuck::<R>,

@@ -282,6 +282,9 @@ pub struct Stuck {
     pub for_good: bool,
 }
 
+/// A second try: its spec, and the effects that a plan names.
+pub type OnceMore<Spec> = Option<(Spec, Vec<Effect>)>;
+
 /// A condition, with everything needed to check and to reach it.
 pub trait Requirement {
     /// Key in the fleet file.
@@ -335,6 +338,11 @@ pub trait Requirement {
     /// What to do where a reboot did not make a change active. A second one would not either.
     fn why_stuck() -> &'static str {
         ""
+    }
+    /// What is tried once where a reboot did not make a change active: a spec whose check asks for it, and the
+    /// effects that a plan names. Asked before the change.
+    fn once_more(_spec: &Self::Spec, _fact: &Self::Fact) -> OnceMore<Self::Spec> {
+        None
     }
     /// Where to look after a failed change (logs, mostly). Asked in rounds, as a fact's probes are.
     fn probes_after_failure(_on: &Subject, _seen: &Observation) -> Vec<Probe> {
