@@ -8,7 +8,7 @@ pub mod host;
 mod may_change;
 mod metrics;
 pub mod pci_slots;
-mod power_on_errors;
+mod power_errors;
 pub mod readers;
 pub mod vm;
 pub mod vm_gpu;

@@ -5,6 +5,8 @@ pub fn only_looks(call: &str) -> bool {
     let call = call.replace("--formatter=xml ", "");
     let words: Vec<&str> = call.split(' ').collect();
     match words.as_slice() {
+        // With a number and a choice behind it, it answers.
+        ["vim-cmd", "vmsvc/message", _] => true,
         ["esxcli", rest @ ..] => rest.iter().any(|w| *w == "get" || *w == "list"),
         ["vim-cmd", verb, ..] => {
             matches!(

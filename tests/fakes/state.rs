@@ -138,6 +138,9 @@ pub struct Vm {
     pub on: bool,
     /// The guest does not answer a shutdown.
     pub stubborn: bool,
+    /// It waits for an answer at its console, and neither starts nor stops.
+    #[serde(default)]
+    pub question: Option<String>,
     pub snapshots: u32,
 }
 

@@ -55,6 +55,12 @@ pub fn run(folder: &Path, words: &[&str]) -> Answer {
                 );
             };
             match *verb {
+                "vmsvc/message" => Answer::ok(match &vm.question {
+                    Some(said) => format!(
+                        "Virtual machine message 0:\n{said}\n\n   0. Cancel (Cancel)\n   1. OK (OK) [default]\n"
+                    ),
+                    None => "No message.\n".into(),
+                }),
                 "vmsvc/power.getstate" => Answer::ok(format!(
                     "Retrieved runtime info\nPowered {}\n",
                     if vm.on { "on" } else { "off" }
@@ -98,7 +104,7 @@ fn power_off(folder: &Path, vm: &Vm, by_guest: bool) -> Answer {
             "The attempted operation cannot be performed in the current state (Powered off).",
         );
     }
-    if by_guest && vm.stubborn {
+    if by_guest && (vm.stubborn || vm.question.is_some()) {
         return Answer::ok("");
     }
     set_power(folder, vm, false);

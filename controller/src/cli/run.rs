@@ -7,6 +7,7 @@ use crate::fleet::Fleet;
 use crate::fleet::range::folded;
 use crate::hold::Held;
 use crate::journal::{self, Disk as _, Folder, History, Purpose, Status, StepState};
+use crate::node::{NodeId, NodeKind};
 use crate::plan::adopt::Adoption;
 use crate::plan::{Leftovers, Plan, Planned};
 use crate::render::plan_summary;
@@ -436,19 +437,25 @@ fn outstanding_as_errors(left: Leftovers) -> Vec<Error> {
             .hint("`vsgpu apply` brings it out when its agent answers")
             .hint("its agent is dead: on the host, after a look at its tasks, `esxcli system maintenanceMode set --enable false`")
     };
-    let vms = |vms: BTreeSet<String>| {
+    // A VM that was asked, and of which nobody knows whether it went down, was not shut down.
+    let (asked, stopped): (BTreeSet<String>, BTreeSet<String>) =
+        left.stopped.into_iter().partition(|vm| left.unsettled.contains(&NodeId::new(NodeKind::Vm, vm)));
+    let vms = |vms: BTreeSet<String>, what: &dyn Fn(&str) -> String| {
         let was = if vms.len() == 1 { "was" } else { "were" };
         let names = folded(&vms).join(", ");
-        Error::new(Kind::Failed, format!("{names} {was} shut down and {was} not seen to run again"))
-            .code("still-taken")
-            .hint("mend what failed, then `vsgpu apply`: it looks again, and starts what its host allows")
+        (!vms.is_empty()).then(|| {
+            Error::new(Kind::Failed, format!("{names} {}", what(was)))
+                .code("still-taken")
+                .hint("mend what failed, then `vsgpu apply`: it looks again, and starts what its host allows")
+        })
     };
-    let stopped = Some(left.stopped).filter(|vms| !vms.is_empty()).map(vms);
-    let held = |(node, Held { hold, why, .. }): (crate::node::NodeId, Held)| {
+    let stopped = vms(stopped, &|was| format!("{was} shut down and {was} not seen to run again"));
+    let asked = vms(asked, &|was| format!("{was} asked to shut down, and may still go down"));
+    let held = |(node, Held { hold, why, .. }): (NodeId, Held)| {
         Error::new(Kind::Blocked, format!("{node} is held ({hold}): {why}"))
             .held(hold)
             .hint(hold.advice_for(&node))
     };
-    let taken = left.in_maintenance.into_iter().map(host).chain(stopped);
+    let taken = left.in_maintenance.into_iter().map(host).chain(stopped).chain(asked);
     taken.chain(left.held.into_iter().map(held)).collect()
 }

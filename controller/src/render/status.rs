@@ -122,7 +122,8 @@ pub fn status(run: Option<&Stored>, at_work: bool, hosts: &Hosts<'_>, now: u64) 
     for vm in &left.stopped {
         text += &match restored.contains(&NodeId::new(NodeKind::Vm, vm)) {
             true => format!("{vm} was shut down by this run; its host's agent says that this is over\n"),
-            false => format!("{vm} {} SHUT DOWN by this run\n", is(NodeKind::Vm, vm)),
+            false if is(NodeKind::Vm, vm) == "IS" => format!("{vm} IS SHUT DOWN by this run\n"),
+            false => format!("{vm} MAY BE SHUT DOWN: this run asked for it, and did not see it\n"),
         };
     }
     text += &of_others;

@@ -3,7 +3,7 @@
 
 use crate::facts::vm_config::state;
 use crate::facts::vm_power::VmPower;
-use crate::power_on_errors;
+use crate::power_errors;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::requirement::{Deadline, Explained, Failure, Implied, Needs, Outage, TakesEffect};
@@ -118,11 +118,11 @@ impl Requirement for Power {
     }
 
     fn probes_after_failure(on: &Subject, seen: &Observation) -> Vec<Probe> {
-        power_on_errors::probes(on, seen)
+        power_errors::probes(on, seen)
     }
 
     fn explain(failure: &Failure, on: &Subject, seen: &Observation) -> Option<Explained> {
-        power_on_errors::explain(failure, on, seen)
+        power_errors::explain(failure, on, seen)
     }
 
     fn as_spec(fact: &VmPower) -> Option<PowerSpec> {

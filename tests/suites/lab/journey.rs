@@ -172,6 +172,24 @@ fn a_stubborn_guest_is_not_unplugged_unless_allowed() {
     lab.change("esx-01", |m| m.esxi().vms[0].stubborn = true);
     let said = lab.expect(5, &["apply", "--yes"]);
     assert!(said.contains("did not show \"Powered off\" within 2 s"), "{said}");
+    assert!(said.contains("still runs") && said.contains("hard-stop"), "{said}");
+    assert!(
+        said.contains("asked to shut down, and may still go down") && !said.contains("was shut down"),
+        "{said}"
+    );
+    assert!(lab.expect(0, &["status"]).contains("vm-01 MAY BE SHUT DOWN: this run asked for it"));
+    // One that waits for an answer says which.
+    lab.change("esx-01", |m| {
+        m.esxi().vms[0].question =
+            Some("msg.cdromdisconnect.locked:The guest has locked the CD-ROM door.".into());
+    });
+    let said = lab.expect(5, &["apply", "--yes"]);
+    assert!(
+        said.contains("waits for an answer: `The guest has locked the CD-ROM door.")
+            && said.contains("vim-cmd vmsvc/message 1 0 CHOICE"),
+        "{said}"
+    );
+    lab.change("esx-01", |m| m.esxi().vms[0].question = None);
     assert!(lab.state("esx-01").esxi().vms[0].on && !lab.state("esx-01").esxi().maintenance);
     assert_eq!(count(&lab.calls("esx-01"), "component apply"), 0, "nothing was touched");
     lab.write_fleet(&small_fleet(&lab, "    hard-stop: true\n"));
@@ -254,6 +272,7 @@ fn strangers_on_a_host_are_not_shut_down() {
             file: "payroll/payroll.vmx".into(),
             on: true,
             stubborn: false,
+            question: None,
             snapshots: 0,
         })
     });

@@ -113,6 +113,26 @@ fn listed(line: &str) -> Option<ListedVm> {
     })
 }
 
+/// Longest part of a question that is quoted.
+const QUESTION: usize = 240;
+
+/// The question that a VM waits with, from `vmsvc/message`: its number and text. `No message.` is none.
+pub fn question(text: &str) -> Option<(String, String)> {
+    let rest = text.split_once("Virtual machine message ")?.1;
+    let (number, rest) = rest.split_once(':')?;
+    let words = rest.split_whitespace().collect::<Vec<_>>().join(" ");
+    // `msg.uuid.altered:This virtual machine might ..`
+    let said = match words.split_once(':') {
+        Some((id, said)) if !id.contains(' ') && !said.is_empty() => said.trim().to_string(),
+        _ => words,
+    };
+    let number = number.trim();
+    let plain = !number.is_empty()
+        && number.len() <= 16
+        && number.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    (plain && !said.is_empty()).then(|| (number.to_string(), said.chars().take(QUESTION).collect()))
+}
+
 /// Reads `vmsvc/power.getstate`: `on`, `off` or `suspended`.
 ///
 /// # Errors
@@ -326,6 +346,17 @@ mod tests {
         assert_eq!(names(&table), ["db", "webserver", "größe"], "{table}");
         // Where nothing keeps to the columns, every line that reads as a row is one.
         assert_eq!(names(text).len(), 4);
+    }
+
+    #[test]
+    fn a_question_has_a_number_and_a_text() {
+        let text = "Virtual machine message 12:\nmsg.uuid.altered:This virtual machine might have been moved or copied.\n\n   0. Cancel (Cancel)\n   1. I Moved It\n";
+        let (number, said) = question(text).unwrap();
+        assert_eq!(number, "12");
+        assert!(said.starts_with("This virtual machine might") && said.contains("1. I Moved It"), "{said}");
+        assert_eq!(question("Virtual machine message _vmx1: is it so?").unwrap().0, "_vmx1");
+        assert_eq!(question("No message.\n"), None);
+        assert_eq!(question("Virtual machine message 1; rm -rf /: x"), None);
     }
 
     #[test]

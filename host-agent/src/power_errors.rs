@@ -1,4 +1,4 @@
-//! Why a VM with a GPU did not start: the cause and its fix, from what hostd answered, from the VM's own log
+//! Why a VM with a GPU did not start, or did not shut down: the cause and its fix, from what hostd answered, from the VM's own log
 //! and from the host's kernel log. Only lines that were written after the attempt began count; an older
 //! attempt may have failed for another reason. The causes are those of the catalogue (`vsgpu_core::diagnosis`).
 
@@ -9,8 +9,9 @@ use crate::pci_slots::Slot;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use vsgpu_core::diagnosis::{Input, Source, first_cause};
+use vsgpu_core::readers::vim_cmd;
 use vsgpu_core::requirement::{Explained, Failure};
-use vsgpu_core::{Fact as _, Observation, Probe, Subject};
+use vsgpu_core::{Command, Fact as _, Observation, Probe, Subject};
 
 use crate::facts::log_findings::VMKERNEL;
 
@@ -23,8 +24,36 @@ pub(super) fn probes(on: &Subject, seen: &Observation) -> Vec<Probe> {
     let mut probes = VirtualMachines::probes(on, seen);
     probes.push(Probe::Tail(VMKERNEL.into()));
     probes.extend(log_of(on, seen).map(Probe::Tail));
-    probes.extend(find(on, seen).ok().map(|vm| Probe::Read(vm.vmx)));
+    if let Ok(vm) = find(on, seen) {
+        probes.push(Probe::Run(ask_question(vm.vmid)));
+        probes.push(Probe::Read(vm.vmx));
+    }
     probes
+}
+
+/// The question that a VM waits with.
+fn ask_question(vmid: u32) -> Command {
+    Command::new("vim-cmd", ["vmsvc/message", &vmid.to_string()])
+}
+
+/// A VM that waits for an answer neither starts nor stops, and nobody sees it who does not look there.
+fn waits_for_an_answer(on: &Subject, seen: &Observation) -> Option<Explained> {
+    let vmid = find(on, seen).ok()?.vmid;
+    let (number, said) = vim_cmd::question(&seen.output(&ask_question(vmid)).ok()?.both())?;
+    Some(Explained {
+        cause: format!("the VM waits for an answer: `{said}`"),
+        fix: format!(
+            "answer it in vCenter or the host client, or on the host with `vim-cmd vmsvc/message {vmid} {number} CHOICE`; then `vsgpu apply`"
+        ),
+    })
+}
+
+/// A shutdown is a request: VMware Tools hand it on, and the guest takes its time or does nothing.
+fn ignores_the_shutdown(failure: &Failure) -> Option<Explained> {
+    failure.why.contains("vmsvc/power.shutdown").then(|| Explained {
+        cause: "the guest was asked to shut down, and still runs: it may install updates, ask somebody at its console, or do nothing".into(),
+        fix: "look at its console and shut it down there, or give it longer (`shutdown-secs`); `hard-stop: true` of the VM allows a hard power-off; then `vsgpu apply`".into(),
+    })
 }
 
 fn log_of(on: &Subject, seen: &Observation) -> Option<String> {
@@ -33,6 +62,9 @@ fn log_of(on: &Subject, seen: &Observation) -> Option<String> {
 
 /// The cause, if one is known.
 pub(super) fn explain(failure: &Failure, on: &Subject, seen: &Observation) -> Option<Explained> {
+    if let Some(question) = waits_for_an_answer(on, seen) {
+        return Some(question);
+    }
     let log = log_of(on, seen);
     let tail =
         |path: &str| seen.text(&Probe::Tail(path.into())).ok().flatten().unwrap_or_default().to_string();
@@ -73,7 +105,9 @@ pub(super) fn explain(failure: &Failure, on: &Subject, seen: &Observation) -> Op
         let line = finding.evidence.first().map_or("", |e| e.line.as_str());
         Some(Explained { cause: cause + &quoted(source, line), fix })
     });
-    known.or_else(|| in_their_own_words(&said, &vm_log, &kernel))
+    known
+        .or_else(|| ignores_the_shutdown(failure).filter(|_| failure.output.is_none()))
+        .or_else(|| in_their_own_words(&said, &vm_log, &kernel))
 }
 
 /// Lines of a log that are quoted where no cause is known.
