@@ -219,6 +219,18 @@ fn every_file_that_a_page_names_is_there() {
 }
 
 #[test]
+fn the_page_of_tables_says_every_column() {
+    let page = read(&workspace().join("packaging/docs/tables.md"));
+    for table in &vsgpu_core::knowledge::tables::TABLES {
+        let part = page.split("\n### ").find(|part| part.starts_with(&format!("{}\n", table.name())));
+        let part = part.unwrap_or_else(|| panic!("{} has no part", table.name()));
+        let named = |column: &&str| part.contains(&format!("`{column}`"));
+        let missing: Vec<&str> = table.columns().into_iter().filter(|column| !named(column)).collect();
+        assert!(missing.is_empty(), "{}: {missing:?}", table.name());
+    }
+}
+
+#[test]
 fn readme_and_contributing_stay_short() {
     for (name, widest) in [("README.md", 120), ("CONTRIBUTING.md", usize::MAX)] {
         let text = read(&workspace().join(name));

@@ -4,6 +4,7 @@
 use crate::advise::{Advice, Guest, License, Need, Question, Workload, advise, memory, need, percent};
 use crate::cli::compat::esxi;
 use crate::cli::global::CliResult;
+use crate::cli::tables::Tables;
 use crate::error::{Error, Exit, Kind};
 use crate::files;
 use crate::inventory::{Inventory, saved};
@@ -29,6 +30,8 @@ const MOST_USERS: u64 = 1000;
     after_help = "Examples:\n  vsgpu advise                                  asks you\n  vsgpu advise --workload training --gpu A100-80\n  vsgpu advise --workload inference --users-per-gpu 7 --need isolation --gpu A100\n  vsgpu advise --workload graphics --users-per-gpu 4 --gpu L40S --license vws --show-fleet"
 )]
 pub(super) struct Advise {
+    #[command(flatten)]
+    tables: Tables,
     /// training, inference, development, graphics or hpc
     #[arg(long, value_enum, ignore_case = true, value_name = "KIND", hide_possible_values = true)]
     workload: Option<Workload>,
@@ -119,6 +122,7 @@ fn usage(why: impl Into<String>) -> Vec<Error> {
 
 impl Advise {
     pub fn run(mut self, printer: &Printer) -> CliResult {
+        self.tables.lay()?;
         let asks = self.workload.is_none() && self.answers.is_none();
         if let Some(file) = self.answers.take() {
             self.fill_in(answers(&file)?);

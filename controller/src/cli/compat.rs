@@ -4,6 +4,7 @@
 
 use crate::advise;
 use crate::cli::global::{CliResult, now};
+use crate::cli::tables::{self, Tables};
 use crate::compat::{self, Combination, Finding, Gpu, GuestDriver, LicenseWay, Module, Stated};
 use crate::error::{Error, Exit, Kind};
 use crate::fleet::DriverCatalogue;
@@ -30,8 +31,8 @@ enum Mode {
 )]
 pub(super) struct Compat {
     /// Its vGPU manager: 535.183.04, or a release (16.6), or `-`
-    #[arg(value_name = "HOST")]
-    host: String,
+    #[arg(value_name = "HOST", required_unless_present = "list_tables")]
+    host: Option<String>,
     /// Its driver: 535.183.01, or a release (16.6)
     #[arg(value_name = "GUEST")]
     guest: Option<String>,
@@ -71,6 +72,11 @@ pub(super) struct Compat {
     /// NVIDIA's vgpuDriverCatalog.yaml; overrides our table
     #[arg(long, value_name = "FILE")]
     catalogue: Option<PathBuf>,
+    #[command(flatten)]
+    tables: Tables,
+    /// What the answers rest on: our tables and your rows
+    #[arg(long)]
+    list_tables: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -196,12 +202,16 @@ fn gpu(wish: &str, profiles: &[String]) -> Result<Option<Gpu>, Vec<Error>> {
 
 impl Compat {
     pub fn run(self, printer: &Printer) -> CliResult {
-        if let Some(error) = swapped(&self.host, self.guest.as_deref()) {
+        self.tables.lay()?;
+        if self.list_tables {
+            printer.show(tables::with_catalogue(tables::list(), self.catalogue.as_ref())?);
+            return Ok(Exit::Done);
+        }
+        if let Some(error) = swapped(self.host(), self.guest.as_deref()) {
             return Err(vec![error]);
         }
         self.checked()?;
-        let manager =
-            Some(self.host.as_str()).filter(|h| *h != "-").map(|h| version(h, "host")).transpose()?;
+        let manager = Some(self.host()).filter(|h| *h != "-").map(|h| version(h, "host")).transpose()?;
         let guest = self.guest.as_deref().map(|g| version(g, "guest")).transpose()?;
         let gpu = self.gpu.as_deref().map(|g| gpu(g, &self.profile)).transpose()?.flatten();
         let stranger = self.gpu.as_deref().filter(|_| gpu.is_none()).map(compat::not_in_table);
@@ -247,7 +257,7 @@ impl Compat {
             }),
             mmio: self.mmio.map(|gib| Stated::new(gib, by("the VM"))),
             module: self.module.map(|m| Stated::new(m, by("the guest"))),
-            releases: (releases::named(&self.host), self.guest.as_deref().and_then(releases::named)),
+            releases: (releases::named(self.host()), self.guest.as_deref().and_then(releases::named)),
             catalogue: catalogue.map(Arc::new),
             ..Combination::default()
         };
@@ -310,6 +320,10 @@ impl Compat {
 }
 
 impl Compat {
+    fn host(&self) -> &str {
+        self.host.as_deref().unwrap_or("-")
+    }
+
     /// What would be ignored is said instead.
     fn checked(&self) -> Result<(), Vec<Error>> {
         let wrong = |why: String, hint: &str| Err(vec![Error::new(Kind::Usage, why).hint(hint)]);
@@ -319,7 +333,7 @@ impl Compat {
                 "leave `--profile` or `--mode passthrough` out",
             );
         }
-        let whole = self.mode == Some(Mode::Passthrough) || self.host == "-" && self.mode.is_none();
+        let whole = self.mode == Some(Mode::Passthrough) || self.host() == "-" && self.mode.is_none();
         if (self.mmio.is_some() || self.firmware.is_some())
             && !(whole && self.gpu.is_some())
             && self.profile.is_empty()
@@ -339,7 +353,7 @@ impl Compat {
 
     /// Drivers that go with a host, newest first.
     fn partners(&self, manager: &DriverVersion) -> String {
-        let own = releases::named(&self.host).or_else(|| releases::of_host(manager).into_iter().next());
+        let own = releases::named(self.host()).or_else(|| releases::of_host(manager).into_iter().next());
         let Some(major) =
             own.map(|r| r.major).or_else(|| releases::of_branch(manager.branch()).map(|(m, _)| m))
         else {

@@ -5,6 +5,7 @@ use crate::capacity;
 use crate::cli::compat::esxi;
 use crate::cli::global::{CliResult, FleetArg, GlobalArgs, block_on, connector};
 use crate::cli::offline::{self, Saved};
+use crate::cli::tables::Tables;
 use crate::error::{Error, Exit, Kind};
 use crate::fit::{self, Mode, Modes, Placement, Policy, Problem, WHOLE, Want};
 use crate::fleet::{Fleet, file};
@@ -25,6 +26,8 @@ use vsgpu_host_agent::facts::EsxVersion;
 pub(super) struct Fit {
     #[command(flatten)]
     fleet: FleetArg,
+    #[command(flatten)]
+    tables: Tables,
     /// GPUs: "4 x 2 A100-80, 1 x 4 L40S" is hosts x GPUs each
     #[arg(long, value_name = "HOSTS")]
     hosts: Option<String>,
@@ -92,6 +95,7 @@ struct Asked {
 
 impl Fit {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
+        self.tables.lay()?;
         let mut asked = self.asked(chosen)?;
         self.narrow(&mut asked)?;
         if self.current {

@@ -36,6 +36,7 @@ mod run;
 mod runs;
 mod schema;
 mod status;
+mod tables;
 mod top;
 mod upgrade;
 mod validate;

@@ -84,6 +84,11 @@ pub(crate) fn check(c: &Combination) -> Vec<Finding> {
     if rules.iter().any(|r| r.says != Says::Deny) {
         return vec![];
     }
+    // What comes in one package goes together, also in a release that no rule speaks of yet.
+    let together = |host: &&Release| guests.iter().any(|guest| guest.name == host.name);
+    if rules.is_empty() && hosts.iter().copied().any(|host| together(&host)) {
+        return vec![];
+    }
     if !pairs.is_empty() && pairs.iter().all(|(h, g)| g > h) {
         let basis = pairs::general("any", "newer")
             .map(|(_, basis)| basis)
@@ -106,12 +111,13 @@ pub(crate) fn check(c: &Combination) -> Vec<Finding> {
         );
         return vec![c.finding(what, host.basis, nearest(c))];
     }
-    if pairs.is_empty() {
+    let no_rule = || pairs.first().is_some_and(|(host, _)| pairs::guests_of(*host).is_empty());
+    if pairs.is_empty() || rules.is_empty() && no_rule() {
         let basis = Basis {
             table: "vgpu_releases.tsv",
             row: "none".into(),
             confirmed: false,
-            source: "no row has these versions".into(),
+            source: "no row speaks of them".into(),
         };
         return vec![c.finding(format!("{both}: nothing is known about this pair"), basis, nearest(c))];
     }

@@ -28,7 +28,7 @@ pub(crate) fn not_in_table(name: &str) -> Finding {
         },
         nearest: Some(match gpus::nearest(name) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => "compare the GPU with NVIDIA's list of supported GPUs for this release".into(),
+            None => "a row of your own makes it known: `tables:` in the fleet file, or `--tables DIR`".into(),
         }),
         certain: false,
     }

@@ -7,6 +7,7 @@ use crate::files;
 use crate::fleet::deadlines::Deadlines;
 use crate::fleet::driver_catalogue::DriverCatalogue;
 use crate::fleet::model::{Fleet, Guest, Host, Vm};
+use crate::fleet::own_tables::own_tables;
 use crate::fleet::package;
 use crate::fleet::pool;
 use crate::fleet::range::{expand, nearest};
@@ -28,8 +29,8 @@ const DEFAULT_PORT: u16 = 7443;
 const HOST_KEYS: [&str; 2] = ["address", "cluster"];
 const VM_KEYS: [&str; 7] = ["host", "vm-name", POWER, "shutdown-secs", "hard-stop", "expects", "guest"];
 const GUEST_KEYS: [&str; 1] = ["address"];
-const TOP_KEYS: [&str; 8] =
-    ["version", "pki", "driver-catalogue", "deadlines", "rollout", "defaults", "hosts", "vms"];
+const TOP_KEYS: [&str; 9] =
+    ["version", "pki", "tables", "driver-catalogue", "deadlines", "rollout", "defaults", "hosts", "vms"];
 
 /// Reads and checks a fleet file, without looking at the files it names.
 ///
@@ -149,9 +150,20 @@ impl Reader {
         for (key, _) in pairs.iter().filter(|(key, _)| !TOP_KEYS.contains(&key.name.as_str())) {
             self.unknown_key("fleet file", key, &TOP_KEYS);
         }
+        let folder = file.parent().map(PathBuf::from).unwrap_or_default();
+        // Before anything is read that the tables judge.
+        if let Some(node) = find("tables") {
+            let own = self.text("tables", node).map(|path| own_tables(&folder.join(path)));
+            for error in own.and_then(Result::err).unwrap_or_default() {
+                self.errors.push(error.at(Place {
+                    file: self.file.clone(),
+                    line: node.line,
+                    column: node.column,
+                }));
+            }
+        }
         let deadlines: Deadlines = self.section("deadlines", find("deadlines"));
         let rollout: Strategy = self.section("rollout", find("rollout"));
-        let folder = file.parent().map(PathBuf::from).unwrap_or_default();
         let catalogue = find("driver-catalogue").and_then(|node| {
             let path = folder.join(self.text("driver-catalogue", node)?);
             match DriverCatalogue::read(&path) {

@@ -6,6 +6,7 @@ pub mod driver_catalogue;
 pub mod expectation;
 pub mod file;
 pub mod model;
+pub mod own_tables;
 pub mod package;
 pub mod pool;
 pub mod range;

@@ -83,6 +83,7 @@ pub fn schema() -> Value {
         "properties": {
             "version": { "const": 1 },
             "pki": text(),
+            "tables": { "type": "string", "description": "Folder with your own rows for the built-in tables (GPUs, releases ..), relative to this file" },
             "driver-catalogue": { "type": "string", "description": "NVIDIA's vgpuDriverCatalog.yaml, relative to this file; it overrides the built-in table of driver pairs" },
             "deadlines": deadlines,
             "rollout": inline::<Strategy>(),

@@ -9,8 +9,10 @@ use crate::node::{NodeId, NodeKind};
 use crate::plan::spelling::as_the_hosts_spell;
 use std::collections::BTreeMap;
 use vsgpu_core::gpu_selector::GpuChoice;
+use vsgpu_core::knowledge::own_rows;
 use vsgpu_host_agent::facts::{GpuUsers, PciGpu};
-use vsgpu_host_agent::vm::{Mmio, MmioSpec, VmPassthrough};
+use vsgpu_host_agent::host::{HostPassthrough, Passthrough};
+use vsgpu_host_agent::vm::{Mmio, MmioSpec, VmPassthrough, window_gib};
 use vsgpu_host_agent::vm_gpu::{VmGpu, settle_choices};
 
 /// The fleet with every GPU named by its address and every profile as its host spells it, as far as the hosts'
@@ -18,6 +20,9 @@ use vsgpu_host_agent::vm_gpu::{VmGpu, settle_choices};
 pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
     let mut assigned = fleet.clone();
     as_the_hosts_spell(&mut assigned, inventory);
+    if with_own_gpus() {
+        name_given_gpus(&mut assigned, inventory);
+    }
     let wanted = |vm: &crate::fleet::Vm| vm.specs.has::<VmPassthrough>();
     if !assigned.vms.iter().any(wanted) {
         return assigned;
@@ -48,11 +53,34 @@ pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
             of_host.filter(|(name, _)| *name != vm.name).flat_map(|(_, list)| list.clone()).collect();
         let Some(dealt) = host.deal(&vm.vm_name, &gpus, others) else { continue };
         if vm.spec::<Mmio>() == Some(MmioSpec::Auto(gpus)) {
-            vm.specs.set::<Mmio>(&MmioSpec::Auto(dealt.clone()));
+            let window = host.window_by_own_rows(&dealt).unwrap_or(MmioSpec::Auto(dealt.clone()));
+            vm.specs.set::<Mmio>(&window);
         }
         vm.specs.set::<VmPassthrough>(&dealt);
     }
     assigned
+}
+
+/// Whether the operator has rows for GPUs.
+fn with_own_gpus() -> bool {
+    own_rows::installed().is_some_and(|(_, layers)| layers.contains_key("gpus.tsv"))
+}
+
+/// A model that only a row of the operator knows means nothing to the host's agent: it is told addresses.
+fn name_given_gpus(fleet: &mut Fleet, inventory: &Inventory) {
+    for host in &mut fleet.hosts {
+        let Some(mut spec) = host.spec::<Passthrough>() else { continue };
+        let node = NodeId::new(NodeKind::Host, &host.name);
+        let Ok(fact) = inventory.fact::<HostPassthrough>(&node) else { continue };
+        let Ok(states) = fact.states(&spec) else { continue };
+        let given = states.into_iter().filter(|(_, wanted)| *wanted);
+        let at: Option<Vec<GpuChoice>> =
+            given.map(|(gpu, _)| gpu.address.parse().ok().map(GpuChoice::At)).collect();
+        if let Some(at) = at.filter(|at| !at.is_empty()) {
+            spec.gpus = at;
+            host.specs.set::<Passthrough>(&spec);
+        }
+    }
 }
 
 /// GPUs of a host and who has them.
@@ -66,6 +94,21 @@ impl Host {
     fn seen(host: &crate::fleet::Host, inventory: &Inventory) -> Option<Self> {
         let users: GpuUsers = inventory.fact(&NodeId::new(NodeKind::Host, &host.name)).ok()?;
         Some(Self { gpus: gpus_as_wished(host, inventory)?, users, dealt: vec![] })
+    }
+
+    /// The window of GPUs of which only a row of the operator says how large their BAR1 is: the host's agent does not
+    /// have that row, so it is told the number.
+    fn window_by_own_rows(&self, dealt: &[VmGpu]) -> Option<MmioSpec> {
+        if !with_own_gpus() {
+            return None;
+        }
+        let bar = |gpu: &VmGpu| {
+            let VmGpu::Fixed(GpuChoice::At(at)) = gpu else { return None };
+            let at = at.to_string();
+            self.gpus.iter().find(|gpu| gpu.address == at)?.candidate().model()?.bar1_mib
+        };
+        let bars: Vec<u64> = dealt.iter().map(bar).collect::<Option<_>>()?;
+        u32::try_from(window_gib(&bars)?).ok().map(MmioSpec::Gib)
     }
 
     fn deal(&mut self, vm: &str, wanted: &[VmGpu], named: Vec<String>) -> Option<Vec<VmGpu>> {

@@ -115,13 +115,15 @@ impl Requirement for Mmio {
             MmioSpec::Gib(gib) => (u64::from(*gib), "as set".to_string(), size == Some(u64::from(*gib))),
             MmioSpec::Auto(wish) => {
                 let gpus = if wish.is_empty() { Ok(fact.has()) } else { fact.wished(wish) };
-                match gpus.and_then(|gpus| needed(&gpus)) {
-                    Err(why) => {
-                        return Verdict::blocked(
-                            why,
-                            "say how large the window is to be: `mmio: 512` is enough for most VMs, and costs little",
-                        );
-                    }
+                let hint =
+                    "say how large the window is to be: `mmio: 512` is enough for most VMs, and costs little";
+                let gpus = match gpus {
+                    Ok(gpus) => gpus,
+                    Err(why) => return Verdict::blocked(why, hint),
+                };
+                match needed(&gpus) {
+                    // No step of a plan makes it known: it is said before the first one.
+                    Err(why) => return Verdict::blocked_for_good(why, hint),
                     Ok((None, _)) => return Verdict::met(format!("{is}; its GPUs' BARs are small")),
                     Ok((Some(gib), why)) => (gib, why, size >= Some(gib)),
                 }

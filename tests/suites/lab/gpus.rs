@@ -172,6 +172,53 @@ fn what_stays_inactive_behind_a_reboot_is_turned_off_and_on_once() {
     assert!(!lab.state("esx-01").esxi().maintenance, "no host is left in maintenance mode");
 }
 
+/// A GPU that came out after this program, by a row of the operator: named, given, with the window it needs,
+/// although the host's agent has no such row.
+#[test]
+fn a_gpu_of_the_operators_own_table_is_one_like_others() {
+    let new = |at: &str| Gpu {
+        device_id: "0x3fff".into(),
+        device_name: "NVX9 [X9000 SXM]".into(),
+        ..files::t4(at)
+    };
+    let lab = lab("own-table", "8.0.3", vec![new("0000:3b:00.0"), files::t4("0000:af:00.0")], &["vm-a"]);
+    fleet(
+        &lab,
+        "    passthrough: [X9000 SXM]\n",
+        "  vm-a:\n    host: esx-01\n    passthrough: [X9000 SXM]\n",
+    );
+    lab.start();
+    let said = lab.expect(0, &["validate"]);
+    assert!(said.contains("not in our table of GPUs") && said.contains("`tables:`"), "{said}");
+    let said = lab.expect(6, &["plan"]);
+    assert!(said.contains("BAR1"), "{said}");
+    let own = lab.folder.join("own");
+    std::fs::create_dir_all(&own).unwrap();
+    let row = |bar: &str| {
+        format!(
+            "name\tpci_device_id\tarch\tbar1_mb\tmem_gb_per_gpu\tstatus\tsource\nX9000 SXM\t3fff\tNext\t{bar}\t384\tconfirmed\tits datasheet\n"
+        )
+    };
+    lab.write_fleet(&lab.fleet().replace("version: 1\n", "version: 1\ntables: own\n"));
+    std::fs::write(own.join("gpus.tsv"), row("512 GB")).unwrap();
+    let said = lab.expect(2, &["validate"]);
+    assert!(
+        said.contains("fleet.yaml:2:") && said.contains("gpus.tsv:2: `bar1_mb` is `512 GB`: a whole number"),
+        "{said}"
+    );
+    std::fs::write(own.join("gpus.tsv"), row("524288")).unwrap();
+    lab.expect(0, &["apply", "--yes"]);
+    let vmx = lab.state("esx-01").text("/vmfs/volumes/datastore1/vm-a/vm-a.vmx").unwrap();
+    assert!(vmx.contains("00000:059:00.0") && vmx.contains("64bitMMIOSizeGB = \"1024\""), "{vmx}");
+    assert!(!lab.state("esx-01").esxi().gpus[1].given);
+    lab.expect(0, &["plan"]);
+    let said = lab.expect(0, &["compat", "--list-tables", "--tables", "own"]);
+    assert!(said.contains("1 new"), "{said}");
+    let said =
+        lab.expect(0, &["fit", "--tables", "own", "--hosts", "1 x 2 X9000", "--want", "2 x passthrough"]);
+    assert!(said.contains("Fits: 2 VMs"), "{said}");
+}
+
 #[test]
 fn a_gpu_goes_back_to_serve_vgpus() {
     let lab = lab("back", "8.0.3", vec![files::a100("0000:3b:00.0")], &["vm-a"]);

@@ -19,8 +19,7 @@ pub fn minimum(toolkit: &str) -> Option<Minimum> {
     let (major, rest) = toolkit.split_once('.')?;
     let short = format!("{major}.{}", rest.split('.').next()?);
     // Updates of a toolkit (`12.2U2`) have its minimum.
-    let row = rows(include_str!("../../data/cuda_driver.tsv"))
-        .find(|r| r.get("toolkit").split('U').next() == Some(short.as_str()))?;
+    let row = rows("cuda_driver.tsv").find(|r| r.get("toolkit").split('U').next() == Some(short.as_str()))?;
     let mut basis = row.basis(TABLE, row.get("toolkit"));
     basis.confirmed = row.get("status").contains("minimum confirmed") || basis.confirmed;
     // Where the status names an older table's smaller minimum, that one counts: what some table allows is not
@@ -37,9 +36,7 @@ pub fn minimum(toolkit: &str) -> Option<Minimum> {
 /// The newest toolkit that a driver of this version runs.
 pub fn newest_for(driver: &crate::units::DriverVersion) -> Option<&'static str> {
     let fits = |minimum: &str| at_least(driver, minimum);
-    rows(include_str!("../../data/cuda_driver.tsv"))
-        .find(|r| fits(r.get("min_driver_minor_compat")))
-        .map(|r| r.get("toolkit"))
+    rows("cuda_driver.tsv").find(|r| fits(r.get("min_driver_minor_compat"))).map(|r| r.get("toolkit"))
 }
 
 /// Whether a driver is at least that version or branch.

@@ -82,7 +82,7 @@ static ALL: LazyLock<Vec<Model>> = LazyLock::new(|| {
         basis: r.basis(TABLE, r.get("name")),
         status: r.get("status"),
     };
-    rows(include_str!("../../data/gpus.tsv")).map(model).collect()
+    rows("gpus.tsv").map(model).collect()
 });
 
 /// Every model of the table.

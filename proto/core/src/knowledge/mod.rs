@@ -4,6 +4,7 @@
 
 pub mod cuda;
 pub mod gpus;
+pub mod own_rows;
 pub mod pairs;
 pub mod peaks;
 pub mod performance;
@@ -11,6 +12,7 @@ pub mod placement;
 pub mod products;
 pub mod releases;
 mod table;
+pub mod tables;
 pub mod vgpu_types;
 pub mod xids;
 

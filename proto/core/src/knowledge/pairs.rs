@@ -45,12 +45,12 @@ static ALL: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         let basis = r.basis(RULES, format!("host {host}, guest {guest}"));
         Some(Rule { host: host.parse().ok()?, guest: guest.parse().ok()?, says, text: r.get("rule"), basis })
     };
-    rows(include_str!("../../data/vgpu_compat_rules.tsv")).filter_map(rule).collect()
+    rows("vgpu_compat_rules.tsv").filter_map(rule).collect()
 });
 
 /// A rule that names no pair, by the words in its columns: `newer than host`, `data-center driver`.
 pub fn general(host: &str, guest: &str) -> Option<(&'static str, Basis)> {
-    let found = rows(include_str!("../../data/vgpu_compat_rules.tsv"))
+    let found = rows("vgpu_compat_rules.tsv")
         .find(|r| r.get("host_major").starts_with(host) && r.get("guest_major").starts_with(guest));
     found.map(|r| {
         (
@@ -95,8 +95,7 @@ pub struct Protocol {
 /// Protocol of a driver branch (580 of R580).
 pub fn protocol(branch: u32) -> Option<Protocol> {
     let major = |text: &str| u32::from_str_radix(text.trim_start_matches("0x").split('.').next()?, 16).ok();
-    let row = rows(include_str!("../../data/vgpu_protocol_versions.tsv"))
-        .find(|r| r.get("driver_branch") == format!("R{branch}"))?;
+    let row = rows("vgpu_protocol_versions.tsv").find(|r| r.get("driver_branch") == format!("R{branch}"))?;
     Some(Protocol {
         max: major(row.get("external_version_max"))?,
         min: major(row.get("external_version_min_supported")),

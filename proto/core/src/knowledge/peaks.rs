@@ -25,7 +25,7 @@ pub fn by_pci(device_id: &str, subsystem_id: Option<&str>) -> Option<Peak> {
 
 /// The figure of a model of `gpus.tsv`.
 pub fn of_model(name: &str) -> Option<Peak> {
-    let row = rows(include_str!("../../data/gpu_peaks.tsv")).find(|r| r.get("name") == name)?;
+    let row = rows("gpu_peaks.tsv").find(|r| r.get("name") == name)?;
     Some(Peak {
         model: row.get("name"),
         gb_s: row.number("memory_gb_s")? as f64,
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn every_row_is_a_model_of_the_gpu_table_with_its_ids() {
-        let all: Vec<_> = rows(include_str!("../../data/gpu_peaks.tsv")).collect();
+        let all: Vec<_> = rows("gpu_peaks.tsv").collect();
         assert!(all.len() > 30);
         for row in all {
             let model = gpus::all()

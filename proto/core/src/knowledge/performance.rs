@@ -46,7 +46,7 @@ static ALL: LazyLock<Vec<Figure>> = LazyLock::new(|| {
         date: r.get("date"),
         basis: r.basis(TABLE, format!("{} {} {}", r.get("workload"), r.get("way"), r.get("what"))),
     };
-    rows(include_str!("../../data/performance.tsv")).map(of_row).collect()
+    rows("performance.tsv").map(of_row).collect()
 });
 
 /// Every figure.

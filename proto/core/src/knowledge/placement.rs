@@ -44,7 +44,7 @@ static INSTANCES: LazyLock<Vec<Instance>> = LazyLock::new(|| {
         max: r.number("max").unwrap_or(0),
         basis: r.basis(TABLE, format!("{} {}", r.get("gpu_token"), r.get("profile"))),
     };
-    rows(include_str!("../../data/mig_placements.tsv")).map(of_row).collect()
+    rows("mig_placements.tsv").map(of_row).collect()
 });
 
 /// Every kind of instance of a GPU.

@@ -66,7 +66,7 @@ static ALL: LazyLock<Vec<Release>> = LazyLock::new(|| {
             basis: r.basis(TABLE, name),
         })
     };
-    rows(include_str!("../../data/vgpu_releases.tsv")).filter_map(release).collect()
+    rows("vgpu_releases.tsv").filter_map(release).collect()
 });
 
 struct Package {
@@ -83,7 +83,7 @@ static PACKAGED: LazyLock<Vec<Package>> = LazyLock::new(|| {
         basis.confirmed = true;
         Package { release, vsphere, basis }
     };
-    rows(include_str!("../../data/vgpu_packages_vsphere.tsv")).map(package).collect()
+    rows("vgpu_packages_vsphere.tsv").map(package).collect()
 });
 
 /// Every release, oldest first.

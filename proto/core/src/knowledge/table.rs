@@ -1,12 +1,16 @@
-//! A table of tab-separated text with a heading. The tables are part of the program; the tests read every row
-//! of them.
+//! Rows of a table, with those of the operator over them.
 
-use crate::knowledge::Basis;
+use crate::knowledge::tables::{TABLES, Table, of_file};
+use crate::knowledge::{Basis, own_rows};
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 /// One row, its cells found by the heading's names.
 pub(super) struct Row {
-    columns: Vec<&'static str>,
+    columns: &'static [&'static str],
     cells: Vec<&'static str>,
+    /// File and line, of a row of the operator.
+    own: Option<&'static str>,
 }
 
 impl Row {
@@ -32,20 +36,37 @@ impl Row {
 
     /// The basis of a statement that rests on this row.
     pub(super) fn basis(&self, table: &'static str, row: impl Into<String>) -> Basis {
-        Basis {
-            table,
-            row: row.into(),
-            confirmed: self.get("status").starts_with("confirmed"),
-            source: self.get("source").into(),
-        }
+        let source = match self.own {
+            Some(place) => format!("your {place}: {}", self.get("source")),
+            None => self.get("source").into(),
+        };
+        Basis { table, row: row.into(), confirmed: self.get("status").starts_with("confirmed"), source }
     }
 }
 
-/// All rows of a table.
-pub(super) fn rows(text: &'static str) -> impl Iterator<Item = Row> {
-    let mut lines = text.lines();
-    let columns: Vec<&'static str> = lines.next().unwrap_or_default().split('\t').collect();
-    lines
-        .filter(|line| !line.is_empty())
-        .map(move |line| Row { columns: columns.clone(), cells: line.split('\t').collect() })
+/// All rows of the table of that file: an operator's row in the place of the one with the same key, the others
+/// of them behind.
+pub(super) fn rows(file: &str) -> impl Iterator<Item = Row> + use<> {
+    type Of = HashMap<&'static str, &'static [&'static str]>;
+    static COLUMNS: LazyLock<Of> =
+        LazyLock::new(|| TABLES.iter().map(|t| (t.file, &*t.columns().leak())).collect());
+    own_rows::too_late_from_now();
+    let table = of_file(file);
+    debug_assert!(table.is_some(), "{file} is no table");
+    let columns = COLUMNS.get(file).copied().unwrap_or_default();
+    let own = own_rows::of(file);
+    let replaced = |cells: &[&'static str]| {
+        let key = table.map(|table| table.key_of(cells)).filter(|_| !own.is_empty())?;
+        own.iter().find(|row| row.replaces && row.key == key)
+    };
+    let mut all = vec![];
+    for cells in table.into_iter().flat_map(Table::built_in) {
+        all.push(match replaced(&cells) {
+            Some(row) => Row { columns, cells: row.over(&cells), own: Some(row.place) },
+            None => Row { columns, cells, own: None },
+        });
+    }
+    let added = own.iter().filter(|row| !row.replaces);
+    all.extend(added.map(|row| Row { columns, cells: row.over(&[]), own: Some(row.place) }));
+    all.into_iter()
 }

@@ -66,7 +66,7 @@ static ALL: LazyLock<Vec<VgpuType>> = LazyLock::new(|| {
         ecc: flag(r.get("ecc_capable")),
         basis: r.basis(TABLE, r.get("type_name")),
     };
-    rows(include_str!("../../data/vgpu_types.tsv")).map(of_row).collect()
+    rows("vgpu_types.tsv").map(of_row).collect()
 });
 
 /// Every type.

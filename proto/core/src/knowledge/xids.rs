@@ -64,7 +64,7 @@ static ALL: LazyLock<Vec<Xid>> = LazyLock::new(|| {
             basis: r.basis(TABLE, r.get("xid")),
         })
     };
-    rows(include_str!("../../data/xid_codes.tsv")).filter_map(of_row).collect()
+    rows("xid_codes.tsv").filter_map(of_row).collect()
 });
 
 /// What is known of a code.
