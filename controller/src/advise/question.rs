@@ -95,7 +95,7 @@ pub enum Guest {
     Windows,
 }
 
-/// `8.0.2`, and as VMware writes it: `8.0U2`, `8.0 U2f`, `VMware ESXi 8.0.2`, `8`.
+/// `8.0.2`, and as VMware writes it: `8.0U2`, `8.0 U2f`, `VMware ESXi 8.0.2`, `VMware ESX 9.0.1.0`, `8`.
 ///
 /// # Errors
 /// A sentence.
@@ -110,7 +110,7 @@ pub fn release(text: &str) -> Result<String, String> {
     let numbers: Vec<&str> = plain.split('.').collect();
     let right = (2..=4).contains(&numbers.len())
         && numbers[0].len() <= 1
-        && numbers.iter().all(|n| (1..=3).contains(&n.len()) && n.chars().all(|c| c.is_ascii_digit()));
+        && numbers.iter().all(|n| (1..=4).contains(&n.len()) && n.chars().all(|c| c.is_ascii_digit()));
     match right {
         true => Ok(plain),
         false => Err(format!("`{}` is no release of ESXi such as 8.0.2 or 8.0U2", shortened(text))),

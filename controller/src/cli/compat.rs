@@ -97,6 +97,19 @@ enum Ways {
     Nls,
 }
 
+/// Written as a release, and newer than all that the table has of its major: `21.0`, `19.6`. Driver versions have
+/// three digits in front.
+fn unknown_release(text: &str) -> bool {
+    let number = |n: &str| n.parse::<u32>().ok().filter(|_| (1..=2).contains(&n.len()));
+    let Some((major, minor)) = text.split_once('.').and_then(|(a, b)| Some((number(a)?, number(b)?))) else {
+        return false;
+    };
+    let minors = releases::all().iter().filter(|r| r.major == major);
+    let newest = minors.filter_map(|r| r.name.split('.').nth(1)?.parse::<u32>().ok()).max();
+    let newest_major = releases::all().iter().map(|r| r.major).max().unwrap_or_default();
+    newest.map_or(major > newest_major, |newest| minor > newest)
+}
+
 /// A version, or the one that a release has on this side.
 fn version(text: &str, side: &str) -> Result<DriverVersion, Vec<Error>> {
     let of_release =
@@ -211,11 +224,26 @@ impl Compat {
             return Err(vec![error]);
         }
         self.checked()?;
-        let manager = Some(self.host()).filter(|h| *h != "-").map(|h| version(h, "host")).transpose()?;
-        let guest = self.guest.as_deref().map(|g| version(g, "guest")).transpose()?;
+        let parted = |text: Option<&'_ str>| match text {
+            Some(text) if unknown_release(text) => (Some(text.to_string()), None),
+            other => (None, other.map(String::from)),
+        };
+        let (new_host, host) = parted(Some(self.host()).filter(|h| *h != "-"));
+        let (new_guest, guest) = parted(self.guest.as_deref());
+        let manager = host.as_deref().map(|h| version(h, "host")).transpose()?;
+        let guest = guest.as_deref().map(|g| version(g, "guest")).transpose()?;
+        let new = [("the host", &new_host), ("the guest", &new_guest)];
+        let new: Vec<Finding> = new
+            .into_iter()
+            .filter_map(|(by, release)| Some(compat::release_not_in_table(by, release.as_deref()?)))
+            .collect();
         let gpu = self.gpu.as_deref().map(|g| gpu(g, &self.profile)).transpose()?.flatten();
         let stranger = self.gpu.as_deref().filter(|_| gpu.is_none()).map(compat::not_in_table);
-        let mode = self.mode.unwrap_or(if manager.is_some() { Mode::Vgpu } else { Mode::Passthrough });
+        let mode = self.mode.unwrap_or(if manager.is_some() || new_host.is_some() {
+            Mode::Vgpu
+        } else {
+            Mode::Passthrough
+        });
         let by = |side: &str| side.to_string();
         let catalogue =
             self.catalogue.as_deref().map(DriverCatalogue::read).transpose().map_err(|e| vec![e])?;
@@ -265,6 +293,7 @@ impl Compat {
             .into_iter()
             .filter(|f| !(any_vgpu && f.constraint == "profile-exists"))
             .chain(stranger)
+            .chain(new)
             .collect();
         let (refused, warnings): (Vec<Finding>, Vec<Finding>) =
             findings.into_iter().partition(Finding::refused);
@@ -281,14 +310,21 @@ impl Compat {
         let word = match (works, warnings.is_empty()) {
             (true, true) if known => "works",
             (true, true) => "works by its branch (this very version is not in the table)",
-            (true, false) if warnings.iter().any(|w| w.constraint == "driver-pair") => {
+            (true, false)
+                if warnings.iter().any(|w| w.constraint == compat::DRIVER_PAIR && !w.is_ignorance()) =>
+            {
                 "not in NVIDIA's list of pairs: do not expect it to work"
             }
             (true, false) if outside => &unknown,
             (true, false) => "may work",
             (false, _) => "does not work",
         };
-        let mut text = format!("{word}: {}", described(manager.as_ref(), guest.as_ref(), gpu.as_ref()));
+        let newer =
+            |release: &Option<String>, what: &str| release.as_ref().map(|r| format!("{what} of vGPU {r}"));
+        let named =
+            [newer(&new_host, "vGPU manager"), newer(&new_guest, "guest driver")].into_iter().flatten();
+        let known = Some(described(manager.as_ref(), guest.as_ref(), gpu.as_ref())).filter(|d| !d.is_empty());
+        let mut text = format!("{word}: {}", named.chain(known).collect::<Vec<_>>().join(", "));
         if let (true, Some(rests)) = (works, rests_on(&combination)) {
             text += &format!("\n  {rests}");
         }

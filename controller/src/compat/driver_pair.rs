@@ -5,9 +5,9 @@
 
 use crate::compat::combination::{Combination, Finding};
 use crate::fleet::driver_catalogue::Says as CatalogueSays;
-use vsgpu_core::knowledge::Basis;
 use vsgpu_core::knowledge::pairs::{self, Says};
 use vsgpu_core::knowledge::releases::{self, Release};
+use vsgpu_core::knowledge::{Basis, TABLES_OF};
 use vsgpu_core::units::DriverVersion;
 
 /// Guest driver of a release in words.
@@ -35,6 +35,40 @@ pub(crate) fn named(version: &DriverVersion, found: &[&'static Release]) -> Stri
         (some, _) => {
             format!("{version} (vGPU {})", some.iter().map(|r| r.name).collect::<Vec<_>>().join(" or "))
         }
+    }
+}
+
+/// The name of this constraint.
+pub(crate) const NAME: &str = "driver-pair";
+
+/// A release that no table of ours has: what it holds is not known, and everything else is judged all the same.
+pub(crate) fn release_not_in_table(by: &str, release: &str) -> Finding {
+    Finding {
+        constraint: NAME,
+        nodes: vec![],
+        what: format!("{by}: vGPU {release} is not in our table of releases ({TABLES_OF})"),
+        basis: unknown(),
+        nearest: Some(
+            "name the driver by its version, or add the release: `tables:` in the fleet file, or `--tables DIR`".into(),
+        ),
+        certain: false,
+    }
+}
+
+/// No row speaks of it.
+fn unknown() -> Basis {
+    Basis {
+        table: "vgpu_releases.tsv",
+        row: "none".into(),
+        confirmed: false,
+        source: "no row speaks of it".into(),
+    }
+}
+
+impl Finding {
+    /// Nothing is known, neither for nor against it.
+    pub(crate) fn is_ignorance(&self) -> bool {
+        self.constraint == NAME && self.basis.row == "none"
     }
 }
 
@@ -113,13 +147,8 @@ pub(crate) fn check(c: &Combination) -> Vec<Finding> {
     }
     let no_rule = || pairs.first().is_some_and(|(host, _)| pairs::guests_of(*host).is_empty());
     if pairs.is_empty() || rules.is_empty() && no_rule() {
-        let basis = Basis {
-            table: "vgpu_releases.tsv",
-            row: "none".into(),
-            confirmed: false,
-            source: "no row speaks of them".into(),
-        };
-        return vec![c.finding(format!("{both}: nothing is known about this pair"), basis, nearest(c))];
+        let what = format!("{both}: nothing is known about this pair");
+        return vec![c.finding(what, unknown(), nearest(c))];
     }
     if let Some(rule) = rules.first() {
         return vec![c.finding(format!("{both}: {}", rule.text), rule.basis.clone(), nearest(c))];

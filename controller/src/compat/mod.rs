@@ -43,7 +43,9 @@ mod combination;
 pub use combination::{
     Combination, Finding, Gpu, GpuClaim, GuestDriver, HostGpus, LicenseWay, Module, Stated,
 };
-pub(crate) use driver_pair::{check as check_pair, guest_of, named};
+pub(crate) use driver_pair::{
+    NAME as DRIVER_PAIR, check as check_pair, guest_of, named, release_not_in_table,
+};
 pub(crate) use gpu_names::not_in_table;
 pub use inputs::{combinations, gpus_of_hosts};
 pub(crate) use large_bars::LARGE_VGPU_MIB;
@@ -58,8 +60,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use vsgpu_core::text::sentence;
 
 /// Constraints whose doubt means: not in the vendor's list, or in none of ours. Nobody may read that as a yes.
-pub(crate) const OUTSIDE: [&str; 5] =
-    ["driver-pair", "gpu-branch", "esxi-release", "nvswitch", gpu_names::NAME];
+pub(crate) const OUTSIDE: [&str; 6] =
+    [driver_pair::NAME, "profile-exists", "gpu-branch", "esxi-release", "nvswitch", gpu_names::NAME];
 
 /// The constraint on packages and the keys that they stand at.
 pub const PACKAGE_ROLE: &str = "package-role";
@@ -113,7 +115,7 @@ pub const ALL: [Constraint; 19] = [
     Constraint::of("esxi-release", "ESXi and vGPU manager", esxi_release::check),
     Constraint::of("gpu-branch", "GPU and driver branch", gpu_branch::check).stopping_host(),
     Constraint::of("host-serves", "vGPU and a host that serves vGPUs", host_serves::check).stopping_host(),
-    Constraint::of("driver-pair", "vGPU manager and guest driver", driver_pair::check).stopping_host(),
+    Constraint::of(driver_pair::NAME, "vGPU manager and guest driver", driver_pair::check).stopping_host(),
     Constraint::of("driver-kind", "Kind of guest driver and how the VM gets its GPU", driver_kind::check),
     Constraint::of("profile-exists", "vGPU profile and the host's GPUs", profile_exists::check),
     Constraint::of("mixed-sizes", "Mixed vGPU sizes and the releases that know them", mixed_sizes::check),

@@ -52,7 +52,11 @@ fn one(c: &Combination, profile: &str, by: &str) -> Option<Finding> {
             let all = vgpu_types::all()
                 .iter()
                 .map(|t| t.profile.trim_start_matches("grid_").trim_start_matches("nvidia_"));
-            let nearest = if of_token.is_empty() {
+            let ending = format!("_{wanted}");
+            let nearest = if let Some(whole) = vgpu_types::all().iter().find(|t| t.profile.ends_with(&ending))
+            {
+                Some(format!("`{}` ends so", whole.profile))
+            } else if of_token.is_empty() {
                 near(profile, all)
             } else {
                 near(profile, of_token.iter().map(String::as_str))
@@ -95,6 +99,12 @@ fn one(c: &Combination, profile: &str, by: &str) -> Option<Finding> {
 /// The nearest of these names without a prefix, in the prefix that was written.
 fn near<'a>(profile: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
     let prefix = profile.split_once('_').map_or(String::new(), |(prefix, _)| format!("{prefix}_"));
-    let nearest = vsgpu_core::suggest::nearest(&vgpu_types::plain(profile), names)?;
+    let wanted = vgpu_types::plain(profile);
+    // A slip of the pen, and never another model: its number is the same.
+    let number = |name: &str| -> String {
+        name.split('-').next().unwrap_or_default().chars().filter(char::is_ascii_digit).collect()
+    };
+    let nearest =
+        vsgpu_core::suggest::nearest(&wanted, names.filter(|name| number(name) == number(&wanted)))?;
     Some(format!("the nearest is `{prefix}{nearest}`"))
 }
