@@ -31,6 +31,12 @@ fn own_groups(namespace: &str) -> String {
     made.map(|group| group.display().to_string()).collect::<Vec<_>>().join(" ")
 }
 
+/// Trees of control groups of version 1, one for each kind.
+fn kinds() -> impl Iterator<Item = PathBuf> {
+    let kinds = ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"];
+    kinds.into_iter().map(|kind| Path::new("/sys/fs/cgroup").join(kind)).filter(|tree| tree.is_dir())
+}
+
 /// All that were made for it, which are free once its last process is gone.
 fn remove_groups(namespace: &str) {
     let named = |path: &PathBuf| {
@@ -38,6 +44,7 @@ fn remove_groups(namespace: &str) {
     };
     let left = || {
         trees()
+            .chain(kinds())
             .flat_map(|tree| std::fs::read_dir(tree).into_iter().flatten().flatten())
             .map(|e| e.path())
             .filter(named)
@@ -130,6 +137,11 @@ impl Container {
         format!("10.{}.{}.2", 100 + std::process::id() % 100, self.number)
     }
 
+    /// A name for control groups of a container engine in it: they go with it.
+    pub fn cgroup_parent(&self) -> String {
+        format!("{}-engine", self.namespace())
+    }
+
     /// The proxy that it reaches packages through.
     pub fn proxy(&self) -> String {
         format!("http://{}:3128", self.host_address())
@@ -195,6 +207,8 @@ impl Container {
             "--timezone=off",
             // A VM's root sets up namespaces of its own.
             "--capability=CAP_NET_ADMIN",
+            // A VM's kernel has these calls; container engines need them.
+            "--system-call-filter=add_key keyctl bpf",
         ]);
         nspawn
             .arg("--directory")

@@ -100,6 +100,27 @@ pub fn driver_deb(into: &Path, version: &str) -> PathBuf {
     file
 }
 
+/// NVIDIA's container toolkit as a Debian package: the programs of `tests/real-guest/stand-in-toolkit`.
+pub fn toolkit_deb(into: &Path) -> PathBuf {
+    let (name, version) = ("nvidia-container-toolkit", "1.17.8-1");
+    let work = into.join(format!("deb-{name}"));
+    std::fs::create_dir_all(work.join("usr")).unwrap();
+    copy_tree(&workspace().join("tests/real-guest/stand-in-toolkit"), &work.join("usr/bin"));
+    std::fs::create_dir_all(work.join("DEBIAN")).unwrap();
+    std::fs::write(
+        work.join("DEBIAN/control"),
+        format!("Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: tests\nDescription: SIMULATED\n"),
+    )
+    .unwrap();
+    let file = into.join(format!("{name}_{version}_amd64.deb"));
+    sh(
+        "dpkg-deb",
+        &["--build", "--root-owner-group", &work.display().to_string(), &file.display().to_string()],
+    );
+    std::fs::remove_dir_all(work).unwrap();
+    file
+}
+
 /// A Debian package of that name with one file in it.
 pub fn deb(into: &Path, name: &str, version: &str) -> PathBuf {
     let work = into.join(format!("deb-{name}"));

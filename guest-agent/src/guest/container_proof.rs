@@ -3,13 +3,14 @@
 //! `cuda-proof` alone.
 
 use crate::facts::proof_record::{self, DRIVER};
+use crate::guest::container_errors;
 use crate::guest::container_toolkit::Engine;
 use crate::guest::cuda_proof::{PROGRAM, PROGRAM_FOLDER};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
 use vsgpu_core::readers::cuda_report::{self, CudaReport};
-use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
+use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, Stuck, TakesEffect};
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const RECORD: &str = "/var/lib/vsgpu/container-proof.json";
@@ -39,6 +40,9 @@ pub struct ContainerProofSpec {
     /// The image as a file (`docker save`), for a guest that reaches no registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<Artifact>,
+    /// A user of the guest who runs the container without root (Podman).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -47,6 +51,7 @@ struct Unchecked {
     engine: Option<Engine>,
     image: Option<String>,
     archive: Option<Artifact>,
+    user: Option<String>,
 }
 
 impl TryFrom<Unchecked> for ContainerProofSpec {
@@ -57,12 +62,25 @@ impl TryFrom<Unchecked> for ContainerProofSpec {
                 "vsgpu does not prove containerd: use docker or podman here, or a pod of your cluster".into(),
             );
         }
+        if let Some(user) = &raw.user {
+            let mut letters = user.chars();
+            let first = letters.next().is_some_and(|c| c.is_ascii_lowercase() || c == '_');
+            let plain = letters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c));
+            if !first || !plain || user.len() > 32 || user == "root" {
+                return Err(format!("user: `{user}` is no name of an ordinary user"));
+            }
+            if raw.engine == Some(Engine::Docker) {
+                return Err(
+                    "user: without root it is Podman that runs the container: `engine: podman`".into()
+                );
+            }
+        }
         let image = raw.image.unwrap_or_else(|| "ubuntu".into());
         let plain = image.chars().all(|c| c.is_ascii_alphanumeric() || "-._/:@".contains(c));
         if !plain || image.is_empty() || image.starts_with('-') || image.len() > 255 {
             return Err(format!("image: `{image}` is no name of an image"));
         }
-        Ok(Self { engine: raw.engine, image, archive: raw.archive })
+        Ok(Self { engine: raw.engine, image, archive: raw.archive, user: raw.user })
     }
 }
 
@@ -135,7 +153,27 @@ impl ContainerProofSpec {
         let args =
             [&["run", "--rm", "--network=none"], gpus, &["-v", &mount, "--entrypoint", &inside, &self.image]]
                 .concat();
-        Command::new(engine.program(), args).within(RUN_SECS)
+        self.as_user(engine, &args, &["--pipe"])
+    }
+
+    /// The engine by root, or as after a login of the user: with a home and a runtime folder.
+    fn as_user(&self, engine: Engine, args: &[&str], unit: &[&str]) -> Command {
+        let Some(user) = &self.user else {
+            return Command::new(engine.program(), args.iter().copied()).within(RUN_SECS);
+        };
+        let user = format!("User={user}");
+        let (limit, program) = (format!("RuntimeMaxSec={RUN_SECS}"), engine.program());
+        let run = ["--quiet", "--wait", "--collect", "-p", &user, "-p", "PAMName=login", "-p", &limit];
+        Command::new("systemd-run", [&run[..], unit, &["--", program], args].concat()).within(RUN_SECS + 30)
+    }
+
+    /// Brings the image's file into the engine. A user may not read the agent's files: systemd opens it.
+    fn load(&self, engine: Engine, archive: &Artifact) -> Command {
+        let stored = archive.stored(None);
+        match self.user {
+            None => self.as_user(engine, &["load", "-i", &stored], &[]),
+            Some(_) => self.as_user(engine, &["load"], &["-p", &format!("StandardInput=file:{stored}")]),
+        }
     }
 }
 
@@ -153,10 +191,10 @@ impl Requirement for ContainerProof {
     type Fact = ContainerProofFact;
 
     fn check(spec: &ContainerProofSpec, fact: &ContainerProofFact) -> Verdict {
-        let Some(engine) = spec
-            .engine
+        let wished = spec.engine.or_else(|| spec.user.as_ref().map(|_| Engine::Podman));
+        let Some(engine) = wished
             .filter(|e| fact.engines.contains(e))
-            .or_else(|| spec.engine.is_none().then(|| fact.engines.first().copied()).flatten())
+            .or_else(|| wished.is_none().then(|| fact.engines.first().copied()).flatten())
         else {
             return Verdict::blocked(
                 "the container engine does not answer in this guest",
@@ -190,9 +228,7 @@ impl Requirement for ContainerProof {
         };
         let mut effects = vec![];
         if let Some(archive) = &spec.archive {
-            effects.push(Effect::run(
-                Command::new(engine.program(), ["load", "-i", &archive.stored(None)]).within(RUN_SECS),
-            ));
+            effects.push(Effect::run(spec.load(engine, archive)));
         }
         effects.push(Effect::Record { commands: vec![command], path: RECORD.into(), beside: DRIVER.into() });
         Verdict::unmet(is, "every sum right in a container", effects)
@@ -201,6 +237,17 @@ impl Requirement for ContainerProof {
     fn as_spec(_: &ContainerProofFact) -> Option<ContainerProofSpec> {
         // Which image was meant is in no fact.
         None
+    }
+
+    fn stuck(_: &ContainerProofSpec, fact: &ContainerProofFact) -> Option<Stuck> {
+        let said = fact.failure.as_deref().filter(|_| fact.this_boot)?;
+        let Explained { cause, fix } = container_errors::explain(said)?;
+        Some(Stuck { explained: Explained { cause: format!("{cause} ({said})"), fix }, for_good: true })
+    }
+
+    fn explain(failure: &Failure, _: &Subject, _: &Observation) -> Option<Explained> {
+        let said = failure.output.as_ref().map(|output| output.both()).unwrap_or_default();
+        container_errors::explain(&format!("{said}\n{}", failure.why))
     }
 
     fn artifacts_mut(spec: &mut ContainerProofSpec) -> Vec<&mut Artifact> {
@@ -235,7 +282,24 @@ mod tests {
         ));
         fact.engines.clear();
         assert!(matches!(ContainerProof::check(&spec, &fact), Verdict::Blocked { .. }));
-        for bad in [r#"{"image": "-v"}"#, r#"{"image": "a b"}"#, r#"{"engine": "containerd"}"#] {
+        let rootless: ContainerProofSpec = serde_json::from_str(r#"{"user": "ml"}"#).unwrap();
+        fact.engines = vec![Engine::Docker, Engine::Podman];
+        match ContainerProof::check(&rootless, &fact) {
+            Verdict::Unmet { effects, .. } => {
+                let line = effects[0].to_string();
+                let words = "systemd-run --quiet --wait --collect -p User=ml -p PAMName=login";
+                assert!(line.contains(words) && line.contains("-- podman run --rm"), "{line}");
+            }
+            other => panic!("{other:?}"),
+        }
+        for bad in [
+            r#"{"user": "root"}"#,
+            r#"{"user": "-x"}"#,
+            r#"{"user": "ml", "engine": "docker"}"#,
+            r#"{"image": "-v"}"#,
+            r#"{"image": "a b"}"#,
+            r#"{"engine": "containerd"}"#,
+        ] {
             assert!(serde_json::from_str::<ContainerProofSpec>(bad).is_err(), "{bad}");
         }
     }

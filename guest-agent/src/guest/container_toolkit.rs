@@ -167,14 +167,15 @@ impl Requirement for ContainerToolkit {
     fn check(spec: &ContainerToolkitSpec, fact: &ContainerToolkitFact) -> Verdict {
         let wished = if spec.engines.is_empty() { &fact.engines } else { &spec.engines };
         let names = |engines: &[Engine]| engines.iter().map(|e| e.program()).collect::<Vec<_>>().join(", ");
+        // No step of a plan brings an engine: it is said before the first one.
         if wished.is_empty() {
-            return Verdict::blocked(
+            return Verdict::blocked_for_good(
                 "there is no container engine: neither Docker nor containerd nor Podman answers",
                 "install one in the guest; programs outside containers need no container toolkit",
             );
         }
         if let Some(missing) = wished.iter().find(|e| !fact.engines.contains(e)) {
-            return Verdict::blocked(
+            return Verdict::blocked_for_good(
                 format!("{} is not installed in this guest", missing.program()),
                 "install it, or take it out of `engines`",
             );
