@@ -2,6 +2,7 @@
 //! controller; only `boot_id` looks at a machine.
 
 mod boot_id;
+mod container_errors;
 mod distro;
 pub mod facts;
 pub mod guest;

@@ -5,7 +5,25 @@ use crate::compat::combination::{Combination, Finding, Gpu};
 use vsgpu_core::knowledge::{Basis, gpus, vgpu_types};
 
 pub(super) fn check(c: &Combination) -> Vec<Finding> {
-    c.profiles.iter().filter_map(|profile| one(c, &profile.value, &profile.by)).collect()
+    let each = c.profiles.iter().filter_map(|profile| one(c, &profile.value, &profile.by));
+    each.chain(several(c)).collect()
+}
+
+/// Several vGPUs in one VM are of the C and Q series.
+fn several(c: &Combination) -> Option<Finding> {
+    let of_one = c.types().into_iter().find(|(_, t)| matches!(t.series, "A" | "B"))?;
+    (c.profiles.len() > 1).then(|| {
+        let (profile, vgpu) = of_one;
+        let basis = Basis::document("NVIDIA's vGPU user guide, multiple vGPUs: C and Q series", false);
+        let what = format!(
+            "{}: a VM has one vGPU of the {} series, not {}",
+            profile.by,
+            vgpu.series,
+            c.profiles.len()
+        );
+        let same = vgpu_types::of_token(vgpu.token).find(|t| t.size_mib == vgpu.size_mib && t.series == "Q");
+        c.finding(what, basis, same.map(|t| format!("of the same size there is {}", t.profile)))
+    })
 }
 
 fn one(c: &Combination, profile: &str, by: &str) -> Option<Finding> {

@@ -2,8 +2,8 @@
 //! vectors on the GPUs that the engine passes in. Runs where an engine is; a guest without one is proved by
 //! `cuda-proof` alone.
 
+use crate::container_errors;
 use crate::facts::proof_record::{self, DRIVER};
-use crate::guest::container_errors;
 use crate::guest::container_toolkit::Engine;
 use crate::guest::cuda_proof::{PROGRAM, PROGRAM_FOLDER};
 use schemars::JsonSchema;

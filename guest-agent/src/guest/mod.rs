@@ -1,7 +1,6 @@
 //! The list of what is known about a guest. A new requirement is a new file here and one line in `all`.
 
 pub mod build_tools;
-mod container_errors;
 pub mod container_proof;
 pub mod container_toolkit;
 pub mod cuda_proof;

@@ -108,7 +108,7 @@ const KNOWN: [Known; 14] = [
 ];
 
 /// The cause, if it is a known one.
-pub(super) fn explain(said: &str) -> Option<Explained> {
+pub(crate) fn explain(said: &str) -> Option<Explained> {
     let fits = |known: &&Known| known.said.iter().any(|all| all.iter().all(|words| said.contains(words)));
     let known = KNOWN.iter().find(fits)?;
     Some(Explained { cause: known.cause.into(), fix: known.fix.into() })
