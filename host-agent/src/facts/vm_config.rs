@@ -92,6 +92,13 @@ impl Fact for VmConfig {
     fn parse(on: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let vm = find(on, seen)?;
         let text = seen.file(&vm.vmx)?.ok_or_else(|| Unreadable::new(format!("{}: no such file", vm.vmx)))?;
+        if let Some((key, first, second)) = vmx::twice(text.as_bytes()) {
+            return Err(Unreadable::new(format!(
+                "{}: `{}` is there twice, in lines {first} and {second}: hostd would not read it again; shut the VM down and delete one of them",
+                vm.vmx,
+                vsgpu_core::text::piece(&key, 60)
+            )));
+        }
         let all = vmx::read(text.as_bytes());
         // Never all of them: `guestinfo` may hold passwords.
         let wanted = |key: &str| on.vmx_keys.iter().chain(&Self::KEYS).any(|prefix| key.starts_with(prefix));

@@ -9,6 +9,20 @@ pub fn read(bytes: &[u8]) -> BTreeMap<String, String> {
     text.lines().filter_map(pair).map(|(key, value)| (key.to_lowercase(), value)).collect()
 }
 
+/// The first key that is there twice, with the numbers of its two lines. hostd does not read such a file: the VM
+/// is invalid once it looks at it again.
+pub fn twice(bytes: &[u8]) -> Option<(String, usize, usize)> {
+    let text = String::from_utf8_lossy(bytes);
+    let mut seen = BTreeMap::new();
+    for (at, line) in text.lines().enumerate() {
+        let Some((key, _)) = pair(line) else { continue };
+        if let Some(before) = seen.insert(key.to_lowercase(), at + 1) {
+            return Some((key, before, at + 1));
+        }
+    }
+    None
+}
+
 fn pair(line: &str) -> Option<(String, String)> {
     let line = line.trim_start_matches('\u{feff}').trim();
     let (key, value) = line.split_once('=')?;
@@ -83,6 +97,13 @@ mod tests {
 
     fn set(pairs: &[(&str, Option<&str>)]) -> Vec<(String, Option<String>)> {
         pairs.iter().map(|(k, v)| (k.to_string(), v.map(Into::into))).collect()
+    }
+
+    #[test]
+    fn a_key_twice_is_found_whatever_its_case() {
+        let text = b"a = \"1\"\n# a = \"2\"\nmemSize = \"8192\"\nMEMSIZE = \"4096\"\n";
+        assert_eq!(twice(text), Some(("MEMSIZE".into(), 3, 4)));
+        assert_eq!(twice(b"a = \"1\"\nab = \"1\"\n"), None);
     }
 
     #[test]
