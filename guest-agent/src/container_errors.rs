@@ -28,7 +28,7 @@ const KNOWN: [Known; 14] = [
     },
     Known {
         said: &[&["could not select device driver", "gpu"]],
-        cause: "Docker knows no NVIDIA hook: the container toolkit is absent, or Docker runs since before it came",
+        cause: "Docker has no NVIDIA hook: the container toolkit is not installed, or Docker was not restarted since",
         fix: "`container-toolkit: { engines: [docker] }` installs it and restarts Docker",
     },
     Known {
@@ -55,7 +55,7 @@ const KNOWN: [Known; 14] = [
             &["net/http: request canceled"],
             &["proxyconnect tcp"],
         ],
-        cause: "the image is not here, and its registry is not reached",
+        cause: "the image is not in this guest, and its registry is not reached",
         fix: "give the image as a file: `archive: files/image.tar` (made with `docker save` or `podman save`), or set the engine's proxy or mirror",
     },
     Known {
@@ -70,7 +70,7 @@ const KNOWN: [Known; 14] = [
             &["cgroup subsystem devices not found"],
         ],
         cause: "NVIDIA's hook may not open the device rules of the container's cgroup",
-        fix: "Podman: use CDI (`container-toolkit: { engines: [podman] }`); without root set `no-cgroups = true` in /etc/nvidia-container-runtime/config.toml",
+        fix: "Docker: update the container toolkit, then `systemctl restart docker`; Podman: use CDI (`container-toolkit: { engines: [podman] }`); without root set `no-cgroups = true` in /etc/nvidia-container-runtime/config.toml",
     },
     Known {
         said: &[
@@ -80,7 +80,7 @@ const KNOWN: [Known; 14] = [
             &["/dev/nvidia", "Permission denied"],
         ],
         cause: "SELinux or the devices' rights keep the container from the driver",
-        fix: "look at `ausearch -m avc -ts recent`; `setsebool -P container_use_devices on` allows devices in containers",
+        fix: "look at `ls -l /dev/nvidia*` (they are 0666 by default); with SELinux at `ausearch -m avc -ts recent`: `setsebool -P container_use_devices on` allows devices in containers",
     },
     Known {
         said: &[&["apparmor"], &["AppArmor"]],
@@ -97,13 +97,13 @@ const KNOWN: [Known; 14] = [
             &["exec", "vsgpu-cuda-proof", "no such file or directory"],
             &["vsgpu-cuda-proof", "No such file or directory"],
         ],
-        cause: "the image has no C library that our program can run with (glibc)",
+        cause: "the image has no glibc, which vsgpu-cuda-proof needs",
         fix: "take an image with glibc: debian, ubuntu, ubi; not alpine or busybox",
     },
     Known {
         said: &[&["no space left on device"], &["No space left on device"]],
         cause: "the disk of the container engine is full",
-        fix: "make room below /var/lib/docker or /var/lib/containers (`podman system prune`)",
+        fix: "look at `df -h`; `docker system prune`, or `podman system prune` as the user who runs it, deletes stopped containers and unused images",
     },
 ];
 
@@ -162,7 +162,7 @@ mod tests {
                 "libcuda.so.1: cannot open shared object file: Permission denied",
                 "SELinux or the devices' rights",
             ),
-            ("exec /vsgpu-cuda-proof: no such file or directory", "no C library"),
+            ("exec /vsgpu-cuda-proof: no such file or directory", "no glibc"),
         ] {
             let explained = explain(said).unwrap_or_else(|| panic!("{said}"));
             assert!(explained.cause.contains(cause), "{said}: {}", explained.cause);

@@ -103,7 +103,14 @@ pub fn release(text: &str) -> Result<String, String> {
     let lower = text.trim().to_lowercase();
     let number =
         lower.trim_start_matches("vmware").trim().trim_start_matches("esxi").trim_start_matches("esx").trim();
-    let plain = number.replace([' ', '-'], "").replace("update", "u").replace('u', ".");
+    // `8.0.3 build-24022510`, as `vmware -v` prints it; `8.0 U3 P06`: a patch is no part of the version.
+    let number = number.split(" build").next().unwrap_or_default().split(" p0").next().unwrap_or_default();
+    let plain = number.replace([' ', '-'], "").replace("update", "u");
+    // 8U3 is 8.0 U3.
+    let plain = match plain.split_once('u') {
+        Some((major, update)) if !major.contains('.') => format!("{major}.0.{update}"),
+        _ => plain.replace('u', "."),
+    };
     // A letter behind an update (7.0U3f) is a patch of it.
     let plain = plain.trim_end_matches(|c: char| c.is_ascii_lowercase());
     let plain = if plain.contains('.') { plain.to_string() } else { format!("{plain}.0") };

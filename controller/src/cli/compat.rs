@@ -233,9 +233,18 @@ impl Compat {
         let manager = host.as_deref().map(|h| version(h, "host")).transpose()?;
         let guest = guest.as_deref().map(|g| version(g, "guest")).transpose()?;
         let new = [("the host", &new_host), ("the guest", &new_guest)];
+        let major = |text: &str| text.split('.').next()?.parse::<u32>().ok();
+        let of_host = new_host.as_deref().and_then(major).or_else(|| {
+            let manager = manager.as_ref()?;
+            let named = releases::of_host(manager).first().map(|r| r.major);
+            named.or_else(|| releases::of_branch(manager.branch()).map(|(major, _)| major))
+        });
+        let of_guest = new_guest.as_deref().and_then(major);
+        let newer = of_host.zip(of_guest).filter(|(host, guest)| guest > host);
         let new: Vec<Finding> = new
             .into_iter()
             .filter_map(|(by, release)| Some(compat::release_not_in_table(by, release.as_deref()?)))
+            .chain(newer.map(|(host, guest)| compat::newer_than_host(host, guest)))
             .collect();
         let gpu = self.gpu.as_deref().map(|g| gpu(g, &self.profile)).transpose()?.flatten();
         let stranger = self.gpu.as_deref().filter(|_| gpu.is_none()).map(compat::not_in_table);

@@ -114,6 +114,15 @@ impl Fit {
     }
 
     fn asked(&self, chosen: &GlobalArgs) -> Result<Asked, Vec<Error>> {
+        // A fleet file may name tables of the operator: it is read before they judge a word.
+        if self.hosts.is_none() || self.want.is_none() {
+            self.fleet.read(false, chosen).map(drop).or_else(|wrong| {
+                match self.facts.is_some() || self.hosts.is_some() {
+                    true => Ok(()),
+                    false => Err(wrong),
+                }
+            })?;
+        }
         let mut wants: Vec<Want> = self
             .want
             .as_deref()

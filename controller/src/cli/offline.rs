@@ -17,7 +17,7 @@ pub(super) struct Saved {
 
 /// A fleet and facts as a bundle has them; packages are not in it.
 pub(super) fn of_bundle(path: &Path, (fleet, facts): (String, String)) -> Result<Saved, Vec<Error>> {
-    let mut fleet = file::from_text(Path::new(bundle::FLEET), &fleet)?;
+    let mut fleet = file::of_bundle(Path::new(bundle::FLEET), &fleet)?;
     file::versions_from_file_names(&mut fleet);
     let inventory = saved::from_text(path, &facts).map_err(|e| vec![e])?;
     Ok(Saved { inventory, fleet: Some(fleet) })

@@ -440,17 +440,23 @@ fn outstanding_as_errors(left: Leftovers) -> Vec<Error> {
     // A VM that was asked, and of which nobody knows whether it went down, was not shut down.
     let (asked, stopped): (BTreeSet<String>, BTreeSet<String>) =
         left.stopped.into_iter().partition(|vm| left.unsettled.contains(&NodeId::new(NodeKind::Vm, vm)));
-    let vms = |vms: BTreeSet<String>, what: &dyn Fn(&str) -> String| {
+    let vms = |vms: BTreeSet<String>, what: &dyn Fn(&str) -> String, next: &str| {
         let was = if vms.len() == 1 { "was" } else { "were" };
         let names = folded(&vms).join(", ");
         (!vms.is_empty()).then(|| {
-            Error::new(Kind::Failed, format!("{names} {}", what(was)))
-                .code("still-taken")
-                .hint("mend what failed, then `vsgpu apply`: it looks again, and starts what its host allows")
+            Error::new(Kind::Failed, format!("{names} {}", what(was))).code("still-taken").hint(next)
         })
     };
-    let stopped = vms(stopped, &|was| format!("{was} shut down and {was} not seen to run again"));
-    let asked = vms(asked, &|was| format!("{was} asked to shut down, and may still go down"));
+    let stopped = vms(
+        stopped,
+        &|was| format!("{was} shut down and {was} not seen to run again"),
+        "mend what failed, then `vsgpu apply`: it looks again, and starts what its host allows",
+    );
+    let asked = vms(
+        asked,
+        &|was| format!("{was} asked to shut down, {was} not seen to go down, and may still do so"),
+        "look at its console; then `vsgpu apply` looks again, and starts it where it went down",
+    );
     let held = |(node, Held { hold, why, .. }): (NodeId, Held)| {
         Error::new(Kind::Blocked, format!("{node} is held ({hold}): {why}"))
             .held(hold)

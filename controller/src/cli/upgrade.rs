@@ -100,9 +100,10 @@ const AT_LEAST: &str = "90%";
 impl UpgradeArgs {
     pub fn run(self, printer: &Printer, chosen: &GlobalArgs) -> CliResult {
         let one = |e: Error| vec![e];
-        let to = upgrade::release(&self.to).map_err(one)?;
-        // The lines that change are those of the file here, not of a bundle's copy.
+        // The lines that change are those of the file here, not of a bundle's copy. First of all, as it may name tables
+        // of the operator.
         let mut fleet = self.fleet.read(false, chosen)?;
+        let to = upgrade::release(&self.to).map_err(one)?;
         let saved = self.facts.as_deref().map(offline::read).transpose()?;
         file::versions_from_file_names(&mut fleet);
         let inventory = match saved {

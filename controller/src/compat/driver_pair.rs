@@ -55,6 +55,22 @@ pub(crate) fn release_not_in_table(by: &str, release: &str) -> Finding {
     }
 }
 
+/// A release that no table has, of a guest that is newer than its host all the same.
+pub(crate) fn newer_than_host(host: u32, guest: u32) -> Finding {
+    let basis = pairs::general("any", "newer").map(|(_, basis)| basis);
+    let basis = basis.unwrap_or_else(|| Basis::document("NVIDIA's release notes", true));
+    Finding {
+        constraint: NAME,
+        nodes: vec![],
+        what: format!(
+            "vGPU {host}.x in the host, {guest}.x in the guest: a guest must never be newer than its host"
+        ),
+        certain: basis.confirmed,
+        basis,
+        nearest: Some("upgrade the host first".into()),
+    }
+}
+
 /// No row speaks of it.
 fn unknown() -> Basis {
     Basis {

@@ -65,6 +65,25 @@ pub(super) fn check(c: &Combination) -> Vec<Finding> {
     } else {
         format!("packages: vSphere {}", on.join(", "))
     };
+    if on.is_empty() && release.vsphere.is_empty() && release.basis.is_own() {
+        let what = format!(
+            "{}: {} does not say for which vSphere vGPU {} is packaged",
+            manager.by,
+            release.basis.source.split(": ").next().unwrap_or_default(),
+            release.name
+        );
+        let nearest = Some("fill its column `vsphere_versions_with_package`".into());
+        return vec![c.finding(what, release.basis.clone(), nearest).doubtful()];
+    }
+    if on.is_empty() && !release.vsphere.is_empty() {
+        let what = format!(
+            "{}: vGPU {} asks for ESXi {}; {} has {}",
+            manager.by, release.name, release.vsphere, esxi.by, esxi.value
+        );
+        return vec![
+            c.finding(what, release.basis.clone(), Some("patch or upgrade ESXi first".into())).doubtful(),
+        ];
+    }
     let what = format!(
         "{}: vGPU {} ({}) was not packaged for ESXi {} of {} ({for_what})",
         manager.by, release.name, manager.value, esxi.value, esxi.by

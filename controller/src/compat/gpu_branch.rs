@@ -133,7 +133,18 @@ fn of_release(c: &Combination, model: &Model) -> Vec<Finding> {
         basis.confirmed = model.status.contains("first release confirmed");
         found.push(c.finding(what, basis, None));
     }
-    if last.is_some_and(|(last, _)| major > last) {
+    // The last release that a row names may be the newest that there was.
+    let newest = releases::built_in().map(|r| r.major).max();
+    if last.is_some_and(|(last, _)| major > last && Some(last) == newest) {
+        let what = format!(
+            "{}: our table knows {} up to vGPU {}; whether {major}.x serves it is not known here",
+            manager.by,
+            model.name,
+            model.vgpu_last.unwrap_or_default()
+        );
+        let nearest = "compare NVIDIA's list of supported GPUs; a row of your own in gpus.tsv (`vgpu_last_release`) says it";
+        found.push(c.finding(what, uncertain(model), Some(nearest.into())).doubtful());
+    } else if last.is_some_and(|(last, _)| major > last) {
         let what = format!(
             "{}: vGPU {major}.x no longer serves {}; {} is the last",
             manager.by,

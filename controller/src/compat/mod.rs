@@ -44,7 +44,7 @@ pub use combination::{
     Combination, Finding, Gpu, GpuClaim, GuestDriver, HostGpus, LicenseWay, Module, Stated,
 };
 pub(crate) use driver_pair::{
-    NAME as DRIVER_PAIR, check as check_pair, guest_of, named, release_not_in_table,
+    NAME as DRIVER_PAIR, check as check_pair, guest_of, named, newer_than_host, release_not_in_table,
 };
 pub(crate) use gpu_names::not_in_table;
 pub use inputs::{combinations, gpus_of_hosts};

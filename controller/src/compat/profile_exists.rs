@@ -73,7 +73,7 @@ fn one(c: &Combination, profile: &str, by: &str) -> Option<Finding> {
             let ending = format!("_{wanted}");
             let nearest = if let Some(whole) = vgpu_types::all().iter().find(|t| t.profile.ends_with(&ending))
             {
-                Some(format!("`{}` ends so", whole.profile))
+                Some(format!("did you mean `{}`?", whole.profile))
             } else if of_token.is_empty() {
                 near(profile, all)
             } else {

@@ -48,6 +48,18 @@ pub fn read(file: &Path) -> Result<Fleet, Vec<Error>> {
 /// # Errors
 /// All that is wrong with it.
 pub fn from_text(file: &Path, text: &str) -> Result<Fleet, Vec<Error>> {
+    read_text(file, text, true)
+}
+
+/// The same of a bundle: the operator's tables and the driver catalogue are not in it.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn of_bundle(file: &Path, text: &str) -> Result<Fleet, Vec<Error>> {
+    read_text(file, text, false)
+}
+
+fn read_text(file: &Path, text: &str, with_files: bool) -> Result<Fleet, Vec<Error>> {
     let shown = file.display().to_string();
     let root = yaml::parse(&shown, text).map_err(|e| vec![e])?;
     let mut reader = Reader {
@@ -60,6 +72,7 @@ pub fn from_text(file: &Path, text: &str) -> Result<Fleet, Vec<Error>> {
         read: BTreeMap::new(),
         lists: BTreeMap::new(),
         ranges: BTreeMap::new(),
+        with_files,
     };
     let mut fleet = reader.fleet(file, &root);
     if let Some(fleet) = &mut fleet {
@@ -84,6 +97,8 @@ struct Reader {
     lists: BTreeMap<&'static str, bool>,
     /// Ranges of hosts over which VMs are dealt out, by their text.
     ranges: BTreeMap<String, Arc<Vec<(String, String)>>>,
+    /// Whether what the file names beside it is there.
+    with_files: bool,
 }
 
 type Pairs = Vec<(Key, Node)>;
@@ -152,7 +167,7 @@ impl Reader {
         }
         let folder = file.parent().map(PathBuf::from).unwrap_or_default();
         // Before anything is read that the tables judge.
-        if let Some(node) = find("tables") {
+        if let Some(node) = find("tables").filter(|_| self.with_files) {
             let own = self.text("tables", node).map(|path| own_tables(&folder.join(path)));
             for error in own.and_then(Result::err).unwrap_or_default() {
                 self.errors.push(error.at(Place {
@@ -164,7 +179,7 @@ impl Reader {
         }
         let deadlines: Deadlines = self.section("deadlines", find("deadlines"));
         let rollout: Strategy = self.section("rollout", find("rollout"));
-        let catalogue = find("driver-catalogue").and_then(|node| {
+        let catalogue = find("driver-catalogue").filter(|_| self.with_files).and_then(|node| {
             let path = folder.join(self.text("driver-catalogue", node)?);
             match DriverCatalogue::read(&path) {
                 Ok(catalogue) => Some(Arc::new(catalogue)),

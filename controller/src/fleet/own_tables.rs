@@ -13,13 +13,21 @@ const FILES: usize = 100;
 /// # Errors
 /// All that is wrong with them.
 pub fn own_tables(folder: &Path) -> Result<(), Vec<Error>> {
-    let unreadable =
-        |why: std::io::Error| vec![Error::new(Kind::Usage, format!("{}: {why}", folder.display()))];
+    let unreadable = |why: std::io::Error| {
+        let what = match why.kind() {
+            std::io::ErrorKind::NotFound => "no such folder".to_string(),
+            _ => why.to_string(),
+        };
+        let error = Error::new(Kind::Usage, format!("{}: {what}", folder.display()));
+        vec![error.hint(
+            "name a folder with gpus.tsv, vgpu_releases.tsv ..; `vsgpu compat --list-tables` lists the names",
+        )]
+    };
     let entries = std::fs::read_dir(folder).map_err(unreadable)?;
     let mut names: Vec<String> = entries
-        .take(FILES)
         .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
         .filter(|name| name.ends_with(".tsv"))
+        .take(FILES)
         .collect();
     names.sort_unstable();
     let text = |name: String| {
@@ -28,11 +36,13 @@ pub fn own_tables(folder: &Path) -> Result<(), Vec<Error>> {
     };
     let read: Vec<(String, String)> =
         names.into_iter().map(text).collect::<Result<_, Error>>().map_err(|e| vec![e])?;
-    install(&folder.display().to_string(), read).map_err(|faults| {
-        let error = |fault| {
-            Error::new(Kind::Usage, fault)
-                .hint("`vsgpu compat --list-tables -o json` lists the columns of each table")
-        };
-        faults.into_iter().map(error).collect()
+    // One folder by two names is one folder.
+    let shown = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.into());
+    install(&shown.display().to_string(), read).map_err(|faults| {
+        let mut all: Vec<Error> = faults.into_iter().map(|fault| Error::new(Kind::Usage, fault)).collect();
+        if let Some(last) = all.pop() {
+            all.push(last.hint("the page `tables` says what each column holds; `vsgpu compat --list-tables -o json` lists them"));
+        }
+        all
     })
 }

@@ -9,8 +9,8 @@ use crate::node::{NodeId, NodeKind};
 use crate::plan::spelling::as_the_hosts_spell;
 use std::collections::BTreeMap;
 use vsgpu_core::gpu_selector::GpuChoice;
-use vsgpu_core::knowledge::own_rows;
-use vsgpu_host_agent::facts::{GpuUsers, PciGpu};
+use vsgpu_core::knowledge::{gpus, own_rows};
+use vsgpu_host_agent::facts::{GpuUsers, PciGpu, VmDevices};
 use vsgpu_host_agent::host::{HostPassthrough, Passthrough};
 use vsgpu_host_agent::vm::{Mmio, MmioSpec, VmPassthrough, window_gib};
 use vsgpu_host_agent::vm_gpu::{VmGpu, settle_choices};
@@ -53,12 +53,20 @@ pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
             of_host.filter(|(name, _)| *name != vm.name).flat_map(|(_, list)| list.clone()).collect();
         let Some(dealt) = host.deal(&vm.vm_name, &gpus, others) else { continue };
         if vm.spec::<Mmio>() == Some(MmioSpec::Auto(gpus)) {
-            let window = host.window_by_own_rows(&dealt).unwrap_or(MmioSpec::Auto(dealt.clone()));
+            let window = host
+                .window_by_own_rows(&dealt, window_of(inventory, &vm.name))
+                .unwrap_or(MmioSpec::Auto(dealt.clone()));
             vm.specs.set::<Mmio>(&window);
         }
         vm.specs.set::<VmPassthrough>(&dealt);
     }
     assigned
+}
+
+/// The MMIO window that a VM has, in GiB.
+fn window_of(inventory: &Inventory, vm: &str) -> Option<u64> {
+    let devices: VmDevices = inventory.fact(&NodeId::new(NodeKind::Vm, vm)).ok()?;
+    devices.config.keys.get("pcipassthru.64bitmmiosizegb")?.parse().ok()
 }
 
 /// Whether the operator has rows for GPUs.
@@ -97,18 +105,24 @@ impl Host {
     }
 
     /// The window of GPUs of which only a row of the operator says how large their BAR1 is: the host's agent does not
-    /// have that row, so it is told the number.
-    fn window_by_own_rows(&self, dealt: &[VmGpu]) -> Option<MmioSpec> {
-        if !with_own_gpus() {
+    /// have that row, so it is told the number. A larger window that the VM has is left.
+    fn window_by_own_rows(&self, dealt: &[VmGpu], has: Option<u64>) -> Option<MmioSpec> {
+        let model = |gpu: &VmGpu| match gpu {
+            VmGpu::Fixed(GpuChoice::At(at)) => {
+                let at = at.to_string();
+                self.gpus.iter().find(|gpu| gpu.address == at)?.candidate().model()
+            }
+            VmGpu::Dynamic { dynamic } => gpus::by_pci(dynamic.split(':').nth(1)?, None),
+            VmGpu::Fixed(_) => None,
+        };
+        let models: Vec<&gpus::Model> = dealt.iter().map(model).collect::<Option<_>>()?;
+        if !models.iter().any(|model| model.basis.is_own()) {
             return None;
         }
-        let bar = |gpu: &VmGpu| {
-            let VmGpu::Fixed(GpuChoice::At(at)) = gpu else { return None };
-            let at = at.to_string();
-            self.gpus.iter().find(|gpu| gpu.address == at)?.candidate().model()?.bar1_mib
-        };
-        let bars: Vec<u64> = dealt.iter().map(bar).collect::<Option<_>>()?;
-        u32::try_from(window_gib(&bars)?).ok().map(MmioSpec::Gib)
+        let bars: Vec<u64> = models.iter().map(|model| model.bar1_mib).collect::<Option<_>>()?;
+        let needed = window_gib(&bars)?;
+        let window = has.filter(|has| has.is_power_of_two() && *has >= needed).unwrap_or(needed);
+        u32::try_from(window).ok().map(MmioSpec::Gib)
     }
 
     fn deal(&mut self, vm: &str, wanted: &[VmGpu], named: Vec<String>) -> Option<Vec<VmGpu>> {

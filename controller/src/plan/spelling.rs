@@ -8,7 +8,7 @@ use crate::node::{NodeId, NodeKind};
 use std::collections::{HashMap, HashSet};
 use vsgpu_core::Requirement;
 use vsgpu_core::knowledge::vgpu_types::{find, of_vsphere, plain};
-use vsgpu_host_agent::facts::{VgpuTypes, VirtualMachines};
+use vsgpu_host_agent::facts::{VgpuTypes, VirtualMachines, VmPower};
 use vsgpu_host_agent::vm::{Profile, Vgpu};
 
 /// Respells the profiles that VMs want. A VM that runs is the best proof of its own spelling, then comes the
@@ -18,9 +18,12 @@ pub(super) fn as_the_hosts_spell(fleet: &mut Fleet, inventory: &Inventory) {
     for vm in fleet.vms.iter_mut().filter(|vm| vm.specs.has::<Vgpu>()) {
         let host = hosts.entry(vm.host.clone()).or_insert_with(|| Seen::of(&vm.host, inventory));
         let Some(mut wishes) = vm.spec::<Vgpu>() else { continue };
-        let running = host.running.contains(&vm.vm_name);
+        let node = NodeId::new(NodeKind::Vm, &vm.name);
+        // A suspended VM has been started with it, too.
+        let suspended = inventory.fact::<VmPower>(&node).is_ok_and(|power| power.state == "suspended");
+        let running = suspended || host.running.contains(&vm.vm_name);
         let has: HashMap<String, String> = inventory
-            .fact::<<Vgpu as Requirement>::Fact>(&NodeId::new(NodeKind::Vm, &vm.name))
+            .fact::<<Vgpu as Requirement>::Fact>(&node)
             .ok()
             .and_then(|fact| Vgpu::as_spec(&fact))
             .into_iter()
@@ -42,6 +45,11 @@ pub(super) fn as_the_hosts_spell(fleet: &mut Fleet, inventory: &Inventory) {
                 .and_then(|spelled| Profile::try_from(spelled).ok());
             if let Some(spelled) = spelled.filter(|spelled| *spelled != wish.profile) {
                 wish.profile = spelled;
+                changed = true;
+            }
+            // A VM that is off with another spelling would not start.
+            if of_vm.is_some_and(|of_vm| !of_vm.eq_ignore_ascii_case(wish.profile.name())) {
+                wish.exact = true;
                 changed = true;
             }
         }

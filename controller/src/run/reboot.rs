@@ -13,6 +13,7 @@ use serde_json::Value;
 use std::time::Duration;
 use tokio::time::Instant;
 use vsgpu_core::failpoint;
+use vsgpu_core::outcome::Outcome;
 use vsgpu_core::requirement::Verdict;
 use vsgpu_core::{Fact as _, judge};
 use vsgpu_host_agent::host::MaintenanceModeFact;
@@ -67,7 +68,7 @@ pub(super) async fn activate(
         .unwrap_or(0);
     let proof = Duration::from_secs(u64::from(settle) + 5);
     let mut end = Instant::now() + proof;
-    let mut tried = false;
+    let (mut asked, mut tried) = (false, false);
     let (what, mut boots) = (if restart.is_some() { "restart" } else { "reboot" }, 0);
     loop {
         if boots >= LOOP {
@@ -85,7 +86,7 @@ pub(super) async fn activate(
                 continue;
             }
             Ok((None, _)) if tried => {
-                return Ok((format!("{what}ed, and tried once more"), ChangedBy::Us));
+                return Ok((format!("{what}ed, and turned off and on once"), ChangedBy::Us));
             }
             Ok((None, _)) => return Ok((format!("{what}ed"), ChangedBy::Us)),
             Ok((Some(why), _)) => Ok(why),
@@ -101,19 +102,21 @@ pub(super) async fn activate(
                 (claimed, boot) = (again, now);
             }
             _ if Instant::now() < end => tokio::time::sleep(LOOK).await,
-            Ok(_) if !tried && !once_more.is_empty() => {
-                tried = true;
-                claimed = ask_once_more(on, claimed, once_more).await?;
+            Ok(why) if !asked && once_more.iter().any(|(name, _)| is_about(&why, name)) => {
+                asked = true;
+                (claimed, tried) = ask_once_more(on, claimed, once_more, &why).await?;
                 end = Instant::now() + proof;
             }
             Ok(why) => {
-                let once = if tried { ", and tried once more" } else { "" };
+                let once = if tried { ", and turned off and on once" } else { "" };
                 return Err(on
                     .fail(Kind::Failed, format!("after the {what}{once}: {why}"))
                     .held(if restart.is_some() { Hold::Failed } else { Hold::CameBackUnchanged })
-                    .hint(format!(
-                        "a second {what} would not help; `vsgpu facts` shows what the node says"
-                    )));
+                    .hint(if tried {
+                        "a second reboot would not help: look at `esxcli hardware pci pcipassthru list`, at VT-d or AMD-Vi and ACS in the BIOS".to_string()
+                    } else {
+                        format!("a second {what} would not help; `vsgpu facts` shows what the node says")
+                    }));
             }
             Err(error) => return Err(error),
         }
@@ -125,14 +128,27 @@ async fn ask_once_more(
     on: &StepRunner,
     mut claimed: Claimed,
     once_more: &[(String, Value)],
-) -> Result<Claimed, Error> {
-    for (requirement, spec) in once_more {
-        on.say()(format!("{requirement} is not active after the reboot: tried once more"));
+    unproven: &str,
+) -> Result<(Claimed, bool), Error> {
+    let mut tried = false;
+    for (requirement, spec) in once_more.iter().filter(|(name, _)| is_about(unproven, name)) {
+        on.say()(format!("{requirement} is not active after the reboot: turned off and on now, once"));
         let change = Change::Meet { requirement, spec, expect: None };
-        let (_, again, _) = on.asked_as(claimed, change, "once-more").await?;
+        let (outcome, again, _) = on.asked_as(claimed, change, "once-more").await?;
         claimed = again;
+        match outcome {
+            Outcome::AlreadyMet { .. } => {}
+            Outcome::Applied { .. } => tried = true,
+            // What the tool said is nearer than the proof that will fail.
+            other => return Err(on.refused(other)),
+        }
     }
-    Ok(claimed)
+    Ok((claimed, tried))
+}
+
+/// `passthrough: is .., wanted ..` is about passthrough.
+fn is_about(unproven: &str, requirement: &str) -> bool {
+    unproven.strip_prefix(requirement).is_some_and(|rest| rest.starts_with(':'))
 }
 
 /// The boot the node is in, and whether anything is left to become active in it.

@@ -165,6 +165,10 @@ impl StepRunner {
         let mut call = self.call(&claimed);
         if !part.is_empty() {
             call.operation = format!("{}-{part}", call.operation);
+            // What it changes must not be as an earlier step made it: after a cut it may be half done.
+            if let Change::Meet { requirement, .. } = &change {
+                call.preconditions.retain(|(name, _)| name != requirement);
+            }
         }
         let end = Instant::now() + Duration::from_secs(self.step().deadline_secs.into()) + GRACE;
         let mut cuts = 0;

@@ -14,6 +14,8 @@ use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, Stuck, TakesEf
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 const RECORD: &str = "/var/lib/vsgpu/container-proof.json";
+/// The unit that brings an image to a user: what it says is in the journal.
+const LOAD_UNIT: &str = "vsgpu-container-load";
 /// Seconds for a container: its image may have to be fetched first.
 const RUN_SECS: u32 = 600;
 /// Where the program may be on the guest; the one that is there is mounted.
@@ -143,6 +145,11 @@ impl Fact for ContainerProofFact {
     }
 }
 
+/// What the latest unit of that name said.
+fn load_log() -> Command {
+    Command::new("journalctl", ["-u", LOAD_UNIT, "--since=-15min", "-n", "20", "-o", "cat", "--no-pager"])
+}
+
 impl ContainerProofSpec {
     fn command(&self, engine: Engine, program: &str) -> Command {
         let gpus: &[&str] = match engine {
@@ -172,7 +179,10 @@ impl ContainerProofSpec {
         let stored = archive.stored(None);
         match self.user {
             None => self.as_user(engine, &["load", "-i", &stored], &[]),
-            Some(_) => self.as_user(engine, &["load"], &["-p", &format!("StandardInput=file:{stored}")]),
+            Some(_) => {
+                let input = format!("StandardInput=file:{stored}");
+                self.as_user(engine, &["load"], &["--unit", LOAD_UNIT, "-p", &input])
+            }
         }
     }
 }
@@ -245,9 +255,15 @@ impl Requirement for ContainerProof {
         Some(Stuck { explained: Explained { cause: format!("{cause} ({said})"), fix }, for_good: true })
     }
 
-    fn explain(failure: &Failure, _: &Subject, _: &Observation) -> Option<Explained> {
+    fn probes_after_failure(_: &Subject, _: &Observation) -> Vec<Probe> {
+        vec![Probe::Run(load_log())]
+    }
+
+    fn explain(failure: &Failure, _: &Subject, seen: &Observation) -> Option<Explained> {
         let said = failure.output.as_ref().map(|output| output.both()).unwrap_or_default();
-        container_errors::explain(&format!("{said}\n{}", failure.why))
+        let log =
+            seen.stdout_if_ok(&load_log()).filter(|_| failure.why.contains(LOAD_UNIT)).unwrap_or_default();
+        container_errors::explain(&format!("{said}\n{}\n{log}", failure.why))
     }
 
     fn artifacts_mut(spec: &mut ContainerProofSpec) -> Vec<&mut Artifact> {

@@ -304,11 +304,12 @@ impl Requirement for Passthrough {
         match (pending.as_slice(), spec.reboot) {
             ([], _) => Verdict::met(format!("{is}{with}")),
             // A GPU that goes back to the host is not known to need it.
-            (pending, _) if spec.again && pending.iter().all(|gpu| fact.configured(gpu)) => Verdict::unmet(
-                format!("{is}; configured, not yet active: {}", listed(pending)),
-                wants,
-                fact.off_and_on(pending),
-            ),
+            (pending, _) if spec.again && pending.iter().any(|gpu| fact.configured(gpu)) => {
+                let given: Vec<&PciGpu> =
+                    pending.iter().copied().filter(|gpu| fact.configured(gpu)).collect();
+                let is = format!("{is}; configured, not yet active: {}", listed(pending));
+                Verdict::unmet(is, wants, fact.off_and_on(&given))
+            }
             (pending, Reboot::IfNeeded) => {
                 Verdict::pending(format!("{is}; configured, not yet active: {}", listed(pending)), wants)
             }

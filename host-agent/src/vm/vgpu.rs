@@ -7,6 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use vsgpu_core::knowledge::vgpu_types::plain;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::units::Bdf;
 use vsgpu_core::{Requirement, Verdict};
@@ -58,6 +59,9 @@ pub struct VgpuWish {
     /// Plug-in parameters, as the `.vmx` holds them. What is not named is left as it is.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub params: BTreeMap<Param, String>,
+    /// Filled in by the plan: the VM has another release's spelling of it, with which it would not start.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
 }
 
 /// A parameter of the vGPU plug-in (facts: esxi D1).
@@ -119,17 +123,19 @@ impl<'de> Deserialize<'de> for VgpuWish {
             profile: Profile,
             #[serde(default)]
             params: BTreeMap<Param, Value>,
+            #[serde(default)]
+            exact: bool,
         }
         let value = Value::deserialize(input)?;
         if value.is_string() {
             let profile = serde_json::from_value(value).map_err(de::Error::custom)?;
-            return Ok(Self { profile, params: BTreeMap::new() });
+            return Ok(Self { profile, params: BTreeMap::new(), exact: false });
         }
-        let Long { profile, params } = serde_json::from_value(value).map_err(de::Error::custom)?;
+        let Long { profile, params, exact } = serde_json::from_value(value).map_err(de::Error::custom)?;
         let word = |(param, value): (Param, Value)| {
             param.value(&value).map(|text| (param, text)).map_err(de::Error::custom)
         };
-        Ok(Self { profile, params: params.into_iter().map(word).collect::<Result<_, _>>()? })
+        Ok(Self { profile, params: params.into_iter().map(word).collect::<Result<_, _>>()?, exact })
     }
 }
 
@@ -179,7 +185,11 @@ impl Requirement for Vgpu {
         let mut open: Vec<&VgpuWish> = spec.iter().collect();
         let mut placed: BTreeMap<u32, &VgpuWish> = BTreeMap::new();
         for (n, profile) in &has {
-            if let Some(at) = open.iter().position(|w| w.profile.0.eq_ignore_ascii_case(profile)) {
+            let same = |wish: &&VgpuWish| match wish.exact {
+                true => wish.profile.0.eq_ignore_ascii_case(profile),
+                false => plain(&wish.profile.0) == plain(profile),
+            };
+            if let Some(at) = open.iter().position(same) {
                 placed.insert(*n, open.remove(at));
             }
         }
@@ -235,7 +245,7 @@ impl Requirement for Vgpu {
                 Some((param, param.value(&Value::String(text.clone())).ok()?))
             };
             let params = Param::ALL.into_iter().filter_map(value).collect();
-            Some(VgpuWish { profile: Profile::try_from(profile).ok()?, params })
+            Some(VgpuWish { profile: Profile::try_from(profile).ok()?, params, exact: false })
         };
         current(fact).into_iter().map(wish).collect()
     }

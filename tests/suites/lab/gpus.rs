@@ -165,7 +165,7 @@ fn what_stays_inactive_behind_a_reboot_is_turned_off_and_on_once() {
         m.esxi().gpus[1].stuck = true;
     });
     let said = lab.expect(5, &["apply", "--yes"]);
-    assert!(said.contains("and tried once more"), "{said}");
+    assert!(said.contains("turned off and on once"), "{said}");
     lab.expect(6, &["apply", "--yes"]);
     let calls = lab.calls("esx-01");
     assert_eq!((count(&calls, "shutdown reboot"), count(&calls, off)), (2, 2), "{calls:?}");

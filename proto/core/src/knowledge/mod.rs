@@ -35,6 +35,11 @@ pub struct Basis {
 }
 
 impl Basis {
+    /// A row of the operator.
+    pub fn is_own(&self) -> bool {
+        self.source.starts_with("your ")
+    }
+
     /// A document instead of a table.
     pub fn document(source: &str, confirmed: bool) -> Self {
         Self { table: "", row: String::new(), confirmed, source: source.into() }

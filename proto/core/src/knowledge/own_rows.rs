@@ -15,8 +15,8 @@ pub const MAX_FILE: u64 = 1 << 20;
 const ROWS: usize = 10_000;
 /// Longest cell, in bytes.
 const CELL: usize = 2_000;
-/// Columns that say yes or no.
-const FLAGS: &str = "mig cuda ecc_capable";
+/// Columns of `gpus.tsv` that say yes or no.
+const YES_OR_NO: &str = "mig ecc";
 /// Faults that are said of a folder.
 const FAULTS: usize = 20;
 
@@ -105,8 +105,9 @@ pub fn install(folder: &str, files: Vec<(String, String)>) -> Result<(), Vec<Str
             continue;
         };
         match rows_of(table, text.leak()) {
+            Ok(own) if own.is_empty() => faults.push(format!("{shown}/{file}: a heading and no row")),
             Ok(own) => drop(rows.insert(table.file, own)),
-            Err(wrong) => faults.extend(wrong),
+            Err(wrong) => faults.extend(wrong.into_iter().map(|fault| format!("{shown}/{fault}"))),
         }
     }
     if rows.is_empty() && faults.is_empty() {
@@ -131,10 +132,11 @@ pub fn install(folder: &str, files: Vec<(String, String)>) -> Result<(), Vec<Str
 /// The rows of one file, or what is wrong with them.
 fn rows_of(table: &'static Table, text: &'static str) -> Result<Vec<OwnRow>, Vec<String>> {
     let columns = table.columns();
+    let text = text.trim_start_matches('\u{feff}');
     let at = |line: usize, what: String| format!("{}:{}: {what}", table.file, line + 1);
     let mut faults = vec![];
     let mut lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty() && !l.starts_with('#'));
-    let Some((first, heading)) = lines.next() else { return Err(vec![at(0, "is empty".into())]) };
+    let Some((first, heading)) = lines.next() else { return Err(vec![at(0, "the file is empty".into())]) };
     let mut places = vec![];
     for name in heading.trim_end_matches('\r').split('\t').map(str::trim) {
         match columns.iter().position(|column| *column == name) {
@@ -146,17 +148,20 @@ fn rows_of(table: &'static Table, text: &'static str) -> Result<Vec<OwnRow>, Vec
                 let meant = nearest(name, columns.iter().copied());
                 let meant = meant.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
                 let name = piece(name, 40);
-                let hint = if heading.contains('\t') { "" } else { " (cells are parted by a tab)" };
+                let hint = if heading.contains('\t') { "" } else { " (put one tab between cells)" };
                 faults.push(at(first, format!("`{name}` is no column of {}{meant}{hint}", table.name())));
             }
         }
     }
+    let needed = needs(table);
     let must =
         table.key.iter().copied().chain(["source"]).chain(columns.iter().copied().find(|c| *c == "status"));
     for name in must.filter(|name| !places.iter().any(|at| columns[*at] == *name)) {
         faults.push(at(first, format!("the column `{name}` is missing")));
     }
     if !faults.is_empty() {
+        // A heading without tabs is one fault, and the cause of all the others.
+        faults.truncate(if heading.contains('\t') { faults.len() } else { 1 });
         return Err(faults);
     }
     let mut rows: Vec<OwnRow> = vec![];
@@ -169,6 +174,13 @@ fn rows_of(table: &'static Table, text: &'static str) -> Result<Vec<OwnRow>, Vec
             break;
         }
         let found: Vec<&'static str> = text.trim_end_matches('\r').split('\t').map(str::trim).collect();
+        if found.len() == 1 && places.len() > 1 {
+            faults.push(at(
+                line,
+                format!("1 cell under a heading of {}: put one tab between cells, no blanks", places.len()),
+            ));
+            continue;
+        }
         if found.len() > places.len() {
             faults.push(at(line, format!("{} cells under a heading of {}", found.len(), places.len())));
             continue;
@@ -181,6 +193,15 @@ fn rows_of(table: &'static Table, text: &'static str) -> Result<Vec<OwnRow>, Vec
             }
             cells[*place] = Some(cell);
         }
+        let new = !ours
+            .contains(&table.key_of(&cells.iter().map(|cell| cell.unwrap_or_default()).collect::<Vec<_>>()));
+        let empty = |name: &&&str| {
+            let cell = columns.iter().position(|column| *column == **name).and_then(|at| cells[at]);
+            cell.map_or(new, str::is_empty)
+        };
+        if let Some(name) = needed.iter().find(empty) {
+            faults.push(at(line, format!("`{name}` is missing or empty: without it the row says nothing")));
+        }
         let flat: Vec<&str> = cells.iter().map(|cell| cell.unwrap_or_default()).collect();
         let key = table.key_of(&flat);
         if let Some(before) = keys.insert(key.clone(), line + 1) {
@@ -190,6 +211,21 @@ fn rows_of(table: &'static Table, text: &'static str) -> Result<Vec<OwnRow>, Vec
         rows.push(OwnRow { cells, replaces: ours.contains(&key), key, place });
     }
     if faults.is_empty() { Ok(rows) } else { Err(faults) }
+}
+
+/// Cells without which a row of its own says nothing, or the wrong thing.
+fn needs(table: &Table) -> &'static [&'static str] {
+    match table.file {
+        "gpus.tsv" => &["pci_device_id"],
+        "vgpu_types.tsv" => &["vsphere_profile_guess", "series", "kind", "profile_mb"],
+        "vgpu_releases.tsv" => &["driver_branch", "host_vgpu_manager"],
+        "vgpu_compat_rules.tsv" => &["verdict"],
+        "vgpu_protocol_versions.tsv" => &["external_version_max"],
+        "cuda_driver.tsv" => &["min_driver_minor_compat"],
+        "mig_placements.tsv" => &["compute_slices", "memory_slices", "starts"],
+        "gpu_peaks.tsv" => &["memory_gb_s"],
+        _ => &[],
+    }
 }
 
 /// Whether a cell can be what its column says.
@@ -238,9 +274,17 @@ fn check(column: &str, cell: &str, table: &Table) -> Result<(), String> {
         "verdict" => {
             (matches!(cell, "allow" | "allow-limited" | "deny"), "allow, allow-limited or deny is expected")
         }
-        flag if FLAGS.split(' ').any(|name| name == flag) => {
-            (matches!(cell, "yes" | "no" | "0" | "1"), "yes or no is expected (0 or 1 in vgpu_types)")
+        // As each table writes it: what is written otherwise would be read as something else.
+        flag if table.file == "gpus.tsv" && YES_OR_NO.split(' ').any(|name| name == flag) => {
+            (cell == "no" || cell.starts_with("yes"), "yes or no is expected")
         }
+        "cuda" | "ecc_capable" => (matches!(cell, "0" | "1"), "0 or 1 is expected"),
+        "series" => (matches!(cell, "A" | "B" | "C" | "Q"), "A, B, C or Q is expected"),
+        "kind" => (matches!(cell, "time-sliced" | "mig-backed"), "time-sliced or mig-backed is expected"),
+        "licensing" => (
+            matches!(cell, "legacy server only" | "legacy server or NLS") || cell.starts_with("NLS"),
+            "`legacy server only`, `legacy server or NLS` or `NLS ..` is expected",
+        ),
         "open_kernel_module" => {
             (matches!(cell, "no" | "optional" | "required"), "no, optional or required is expected")
         }
@@ -259,7 +303,7 @@ mod tests {
 
     #[test]
     fn rows_are_checked_and_fill_only_their_columns() {
-        let rows = gpus("# ours\nname\tbar1_mb\tstatus\tsource\nTesla M10\t512\tconfirmed\tseen on esx-07\nX9000\t65536\tuncertain\ta datasheet\n").unwrap();
+        let rows = gpus("# ours\nname\tpci_device_id\tbar1_mb\tstatus\tsource\nTesla M10\t13BD\t512\tconfirmed\tseen on esx-07\nX9000\t3fff\t65536\tuncertain\ta datasheet\n").unwrap();
         assert_eq!(
             rows.iter().map(|r| (r.replaces, r.place)).collect::<Vec<_>>(),
             [(true, "gpus.tsv:3"), (false, "gpus.tsv:4")]
@@ -271,7 +315,7 @@ mod tests {
         assert_eq!((cell("bar1_mb"), cell("arch"), cell("source")), ("512", "Maxwell", "seen on esx-07"));
         for (text, word) in [
             ("name\tbar1\tstatus\tsource\nA\t1\tconfirmed\tx\n", "did you mean `bar1_mb`?"),
-            ("name bar1_mb status source\n", "parted by a tab"),
+            ("name bar1_mb status source\n", "put one tab between cells"),
             ("name\tstatus\nA\tconfirmed\n", "`source` is missing"),
             ("name\tstatus\tsource\nA\tconfirmed\t\n", "`source` is empty"),
             ("name\tstatus\tsource\nA\tsure\tx\n", "`confirmed` or `uncertain`"),
@@ -281,7 +325,8 @@ mod tests {
             ),
             ("name\tstatus\tsource\nA\tconfirmed\tx\na\tconfirmed\ty\n", "the same row as in line 2"),
             ("name\tstatus\tsource\nA\tconfirmed\tx\ty\n", "4 cells under a heading of 3"),
-            ("", "is empty"),
+            ("", "the file is empty"),
+            ("name\tstatus\tsource\nA confirmed x\n", "put one tab between cells"),
         ] {
             let faults = gpus(text).unwrap_err();
             assert!(faults.iter().any(|fault| fault.contains(word)), "{word}: {faults:?}");

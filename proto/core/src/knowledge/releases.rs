@@ -91,6 +91,11 @@ pub fn all() -> &'static [Release] {
     &ALL
 }
 
+/// Those that the program brings, without rows of the operator.
+pub fn built_in() -> impl Iterator<Item = &'static Release> {
+    ALL.iter().filter(|r| !r.basis.is_own())
+}
+
 /// The release of this name; `16.x` and `16` have none.
 pub fn named(name: &str) -> Option<&'static Release> {
     ALL.iter().find(|r| r.name == name)

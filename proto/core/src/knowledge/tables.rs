@@ -35,7 +35,7 @@ pub static TABLES: [Table; 11] = [
     table!(
         "gpus.tsv",
         ["name"],
-        "GPUs",
+        "PCI ids, memory, BAR1, vGPU releases",
         "docs.nvidia.com/vgpu: supported GPUs; the README of NVIDIA/open-gpu-kernel-modules: PCI ids"
     ),
     table!(
@@ -84,7 +84,7 @@ pub static TABLES: [Table; 11] = [
     table!(
         "performance.tsv",
         ["workload", "way", "users", "what", "source"],
-        "performance",
+        "measured speed of each way",
         "MLCommons results; papers named in the rows"
     ),
     table!("xid_codes.tsv", ["xid"], "Xid errors", "docs.nvidia.com/deploy/xid-errors"),

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 /// One registered VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,46 +30,69 @@ pub struct ListedVm {
 pub fn all_vms(text: &str) -> Result<Vec<ListedVm>, String> {
     let mut lines = text.lines().skip_while(|l| !l.trim_start().starts_with("Vmid"));
     let heading = lines.next().ok_or("the answer has no `Vmid` heading")?;
-    let mut all: Vec<ListedVm> = vec![];
+    let mut all: Vec<Row> = vec![];
     // Whether what comes next may be the rest of an annotation: annotations hold lines, and lines that look like
     // rows. They do not keep to the columns; where the first row does not either, nothing can be told.
     let (mut annotated, mut columns) = (false, false);
-    let mut numbers = HashSet::new();
+    let mut places: HashMap<u32, usize> = HashMap::new();
     for line in lines {
-        let Some(row) = listed(line).filter(|_| !annotated || !columns || stands_under(heading, line)) else {
+        let row = listed(line).map(|mut row| {
+            row.stands = stands_under(heading, line, &row);
+            row
+        });
+        let Some(row) = row.filter(|row| !annotated || !columns || row.stands != Stands::Elsewhere) else {
             annotated = annotated || !line.trim().is_empty();
             continue;
         };
-        if !numbers.insert(row.vmid) {
-            continue;
+        columns = columns || (all.is_empty() && row.stands != Stands::Elsewhere);
+        annotated = row.annotated;
+        match places.get(&row.vm.vmid) {
+            // One of two is none: the one that surely keeps to the columns stays.
+            Some(at) if row.stands == Stands::Surely && all[*at].stands != Stands::Surely => all[*at] = row,
+            Some(_) => {}
+            None => {
+                places.insert(row.vm.vmid, all.len());
+                all.push(row);
+            }
         }
-        columns = columns || (all.is_empty() && stands_under(heading, line));
-        annotated = has_annotation(line, &row);
-        all.push(row);
     }
-    Ok(all)
+    Ok(all.into_iter().map(|row| row.vm).collect())
 }
 
-/// The hardware version of a row, where it has one: ` vmx-19`.
-fn version_at(line: &str) -> Option<usize> {
-    let behind_file = line.find(".vmx ").or_else(|| line.find(".vmtx "))?;
-    line[behind_file..].find(" vmx-").map(|at| behind_file + at + 1)
+/// One line that reads as a row.
+struct Row {
+    vm: ListedVm,
+    /// Where the hardware version begins, in bytes of the line.
+    version_at: Option<usize>,
+    /// Something is behind the version; or nobody knows, where there is no version.
+    annotated: bool,
+    stands: Stands,
 }
 
-fn has_annotation(line: &str, row: &ListedVm) -> bool {
-    match (version_at(line), &row.version) {
-        (Some(at), Some(version)) => !line[at + version.len()..].trim().is_empty(),
-        // Without a version nobody knows where the annotation would begin.
-        _ => true,
-    }
+/// Whether a row keeps to the columns of the heading.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stands {
+    Surely,
+    /// How names that are not ASCII are padded is not known.
+    Perhaps,
+    Elsewhere,
 }
 
-/// Columns are padded: the number stands under `Vmid` and the version under `Version`. How names that are not
-/// ASCII are padded is not known.
-fn stands_under(heading: &str, line: &str) -> bool {
-    let (Some(column), Some(at)) = (heading.find("Version"), version_at(line)) else { return false };
+/// Columns are padded: the number stands under `Vmid` and the version under `Version`.
+fn stands_under(heading: &str, line: &str, row: &Row) -> Stands {
+    let (Some(column), Some(at)) = (heading.find("Version"), row.version_at) else {
+        return Stands::Elsewhere;
+    };
     let indent = |text: &str| text.len() - text.trim_start().len();
-    indent(heading) == indent(line) && (at == column || !line[..at].is_ascii())
+    if indent(heading) != indent(line) {
+        Stands::Elsewhere
+    } else if at == column {
+        Stands::Surely
+    } else if line.get(..at).is_none_or(|before| !before.is_ascii()) {
+        Stands::Perhaps
+    } else {
+        Stands::Elsewhere
+    }
 }
 
 /// Numbers of VMs that hostd leaves out of `vmsvc/getallvms` because it cannot read their `.vmx`: `Skipping
@@ -81,7 +104,7 @@ pub fn invalid_vms(text: &str) -> Vec<u32> {
 }
 
 /// A line that does not begin with a number and hold a `.vmx` is the rest of an annotation.
-fn listed(line: &str) -> Option<ListedVm> {
+fn listed(line: &str) -> Option<Row> {
     let line = line.trim_end();
     let (vmid, rest) = line.trim_start().split_once(char::is_whitespace)?;
     let vmid = vmid.parse().ok()?;
@@ -100,16 +123,27 @@ fn listed(line: &str) -> Option<ListedVm> {
         .find(|at| rest[..*at].ends_with("  ") && rest[*at..end].contains("] "))
         .or_else(|| brackets().rfind(begins_file))?;
     let (datastore, file) = rest[open + 1..end].split_once(']')?;
-    let mut behind = rest[end..].split_whitespace();
-    let guest_os = behind.next().map(String::from);
-    let version = behind.next().filter(|v| v.starts_with("vmx-")).map(String::from);
-    Some(ListedVm {
-        vmid,
-        name: rest[..open].trim().into(),
-        datastore: datastore.into(),
-        file: file.trim().into(),
-        guest_os,
-        version,
+    // What is behind the file: guest id, version, annotation.
+    let behind = &rest[end..];
+    let from = line.len() - behind.len();
+    let mut words = behind.split_whitespace();
+    let guest_os = words.next();
+    let version = words.next().filter(|v| v.starts_with("vmx-"));
+    // Both are parts of `behind`, which ends where the line does.
+    let place = |word: &str| word.as_ptr() as usize - behind.as_ptr() as usize;
+    let ends = version.map(|v| place(v) + v.len());
+    Some(Row {
+        version_at: version.map(|v| from + place(v)),
+        annotated: ends.is_none_or(|at| behind.get(at..).is_none_or(|rest| !rest.trim().is_empty())),
+        stands: Stands::Elsewhere,
+        vm: ListedVm {
+            vmid,
+            name: rest[..open].trim().into(),
+            datastore: datastore.into(),
+            file: file.trim().into(),
+            guest_os: guest_os.map(String::from),
+            version: version.map(String::from),
+        },
     })
 }
 
@@ -344,6 +378,24 @@ mod tests {
         ]);
         let names = |text: &str| all_vms(text).unwrap().into_iter().map(|vm| vm.name).collect::<Vec<_>>();
         assert_eq!(names(&table), ["db", "webserver", "größe"], "{table}");
+        // A template whose annotation names a file and a version; a line that is not ASCII does not take a VM's place.
+        let hostile = padded(&[
+            heading,
+            [
+                "1",
+                "tpl",
+                "[ds1] tpl/tpl.vmtx",
+                "ubuntu64Guest",
+                "vmx-19",
+                "old.vmx vmx-9é\n2      web   [ds9] é/web.vmx  x  vmx-1",
+            ],
+            ["2", "web", "[ds1] web/web.vmx", "debian11_64Guest", "vmx-20", ""],
+        ]);
+        let vms = all_vms(&hostile).unwrap();
+        assert_eq!(
+            vms.iter().map(|vm| vm.file.as_str()).collect::<Vec<_>>(),
+            ["tpl/tpl.vmtx", "web/web.vmx"]
+        );
         // Where nothing keeps to the columns, every line that reads as a row is one.
         assert_eq!(names(text).len(), 4);
     }
