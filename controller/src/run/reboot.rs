@@ -113,7 +113,7 @@ pub(super) async fn activate(
                     .fail(Kind::Failed, format!("after the {what}{once}: {why}"))
                     .held(if restart.is_some() { Hold::Failed } else { Hold::CameBackUnchanged })
                     .hint(if tried {
-                        "a second reboot would not help: look at `esxcli hardware pci pcipassthru list`, at VT-d or AMD-Vi and ACS in the BIOS".to_string()
+                        ONCE_WAS_NOT_ENOUGH.to_string()
                     } else {
                         format!("a second {what} would not help; `vsgpu facts` shows what the node says")
                     }));
@@ -122,6 +122,9 @@ pub(super) async fn activate(
         }
     }
 }
+
+/// What is left where the second try was in vain, too.
+const ONCE_WAS_NOT_ENOUGH: &str = "a second reboot would not help: look at `esxcli hardware pci pcipassthru list`, at VT-d or AMD-Vi and ACS in the BIOS";
 
 /// What the plan has for the case that a reboot did not bring it. How it ended is seen by the proof.
 async fn ask_once_more(
@@ -140,6 +143,12 @@ async fn ask_once_more(
             Outcome::AlreadyMet { .. } => {}
             Outcome::Applied { .. } => tried = true,
             // What the tool said is nearer than the proof that will fail.
+            Outcome::Failed { why, .. } | Outcome::Blocked { why, .. } => {
+                return Err(on
+                    .fail(Kind::Failed, format!("after the reboot, and turned off and on once: {why}"))
+                    .held(Hold::CameBackUnchanged)
+                    .hint(ONCE_WAS_NOT_ENOUGH));
+            }
             other => return Err(on.refused(other)),
         }
     }

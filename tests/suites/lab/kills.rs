@@ -121,6 +121,9 @@ fn a_controller_that_wakes_up_behind_its_lease_is_refused() {
     child.signal(Signal::SIGCONT);
     let (status, said) = child.end();
     assert_eq!(status, Some(5), "{said}");
-    assert!(said.contains("the node was taken over by") && said.contains("vm-01 was asked to shut down"), "{said}");
+    assert!(
+        said.contains("the node was taken over by") && said.contains("vm-01 was asked to shut down"),
+        "{said}"
+    );
     assert_eq!(lab.changing_calls("esx-01"), [] as [String; 0], "it changed something when it woke up");
 }
