@@ -64,6 +64,17 @@ pub fn run_file(into: &Path, version: &str, grid: bool) -> PathBuf {
     name
 }
 
+/// Packs a tree as a Debian package, and takes the tree away.
+fn packed(work: &Path, into: &Path, name: &str, version: &str) -> PathBuf {
+    let file = into.join(format!("{name}_{version}_amd64.deb"));
+    sh(
+        "dpkg-deb",
+        &["--build", "--root-owner-group", &work.display().to_string(), &file.display().to_string()],
+    );
+    std::fs::remove_dir_all(work).unwrap();
+    file
+}
+
 /// The same as a Debian package, `nvidia-linux-grid-BRANCH_VERSION_amd64.deb`, that installs when it is
 /// configured.
 pub fn driver_deb(into: &Path, version: &str) -> PathBuf {
@@ -91,13 +102,7 @@ pub fn driver_deb(into: &Path, version: &str) -> PathBuf {
         "prerm",
         "#!/bin/sh\nrm -rf /run/vsgpu-stand-in\n[ ! -x /usr/bin/nvidia-uninstall ] || /usr/bin/nvidia-uninstall --silent\n",
     );
-    let file = into.join(format!("{name}_{version}_amd64.deb"));
-    sh(
-        "dpkg-deb",
-        &["--build", "--root-owner-group", &work.display().to_string(), &file.display().to_string()],
-    );
-    std::fs::remove_dir_all(work).unwrap();
-    file
+    packed(&work, into, &name, version)
 }
 
 /// NVIDIA's container toolkit as a Debian package: the programs of `tests/real-guest/stand-in-toolkit`.
@@ -112,13 +117,7 @@ pub fn toolkit_deb(into: &Path) -> PathBuf {
         format!("Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: tests\nDescription: SIMULATED\n"),
     )
     .unwrap();
-    let file = into.join(format!("{name}_{version}_amd64.deb"));
-    sh(
-        "dpkg-deb",
-        &["--build", "--root-owner-group", &work.display().to_string(), &file.display().to_string()],
-    );
-    std::fs::remove_dir_all(work).unwrap();
-    file
+    packed(&work, into, name, version)
 }
 
 /// A Debian package of that name with one file in it.
@@ -133,11 +132,5 @@ pub fn deb(into: &Path, name: &str, version: &str) -> PathBuf {
         format!("Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: tests\nDescription: SIMULATED\n"),
     )
     .unwrap();
-    let file = into.join(format!("{name}_{version}_amd64.deb"));
-    sh(
-        "dpkg-deb",
-        &["--build", "--root-owner-group", &work.display().to_string(), &file.display().to_string()],
-    );
-    std::fs::remove_dir_all(work).unwrap();
-    file
+    packed(&work, into, name, version)
 }

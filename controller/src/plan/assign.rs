@@ -1,6 +1,7 @@
 //! Pure: which GPU each VM gets. `passthrough: [A100]` of sixteen VMs becomes one address each, before
 //! anything is planned: a plan leaves nothing to decide, and two VMs are never dealt the same GPU. A VM keeps
-//! what it has; what cannot be dealt is left as it was wished, and the VM's own check says why.
+//! what it has; what cannot be dealt is left as it was wished, and the VM's own check says why. What only rows of
+//! the operator know becomes addresses and numbers here, too: agents do not have those rows.
 
 use crate::fleet::Fleet;
 use crate::inventory::Inventory;

@@ -1,6 +1,7 @@
 //! Reader of vim-cmd (in core beside esxcli, because failures of both are put into words here): the table of
-//! `vmsvc/getallvms`, power states, and the text dump of hostd's objects. Names hold blanks, brackets and
-//! parentheses; annotations hold line breaks: nothing here splits on columns.
+//! `vmsvc/getallvms`, power states, questions, and the text dump of hostd's objects. Names hold blanks, brackets
+//! and parentheses; annotations hold line breaks: nothing here splits on columns. They only tell a row from a line
+//! of an annotation that looks like one.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
