@@ -47,6 +47,8 @@ pub enum Need {
     Bundles,
     /// NVIDIA's compiler.
     Nvcc,
+    Make,
+    Cmake,
     /// A GPU with its driver, and root, who may write records as the agent does.
     Gpu,
     /// PyTorch.
@@ -96,6 +98,8 @@ impl Need {
             Self::Gpu => no_gpu(),
             Self::Torch => torch().is_none().then(|| "a Python with PyTorch (VSGPU_TORCH names it)".into()),
             Self::Nvcc => nvcc().is_none().then(|| "NVIDIA's compiler (VSGPU_NVCC names it)".into()),
+            Self::Make => tool("make", "make"),
+            Self::Cmake => tool("cmake", "cmake"),
             Self::Quiet => None,
             Self::NoGpu => std::path::Path::new("/dev/nvidia0").exists().then(|| "a machine without a GPU".into()),
         }

@@ -1,14 +1,8 @@
 //! Why a container did not start, or saw no GPU: what the engine said, with its cause and what to do. The words
 //! are those of Podman 4.3 and Docker 20.10 as Debian 12 packages them, and of NVIDIA's own hook.
 
+use crate::known_errors::{self, Known};
 use vsgpu_core::requirement::Explained;
-
-struct Known {
-    /// All words of one of these are said.
-    said: &'static [&'static [&'static str]],
-    cause: &'static str,
-    fix: &'static str,
-}
 
 const KNOWN: [Known; 14] = [
     Known {
@@ -109,9 +103,7 @@ const KNOWN: [Known; 14] = [
 
 /// The cause, if it is a known one.
 pub(crate) fn explain(said: &str) -> Option<Explained> {
-    let fits = |known: &&Known| known.said.iter().any(|all| all.iter().all(|words| said.contains(words)));
-    let known = KNOWN.iter().find(fits)?;
-    Some(Explained { cause: known.cause.into(), fix: known.fix.into() })
+    known_errors::explain(&KNOWN, said)
 }
 
 #[cfg(test)]

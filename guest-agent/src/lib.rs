@@ -3,9 +3,11 @@
 
 mod boot_id;
 mod container_errors;
+mod cuda_samples;
 mod distro;
 pub mod facts;
 pub mod guest;
+mod known_errors;
 mod metrics;
 mod package_errors;
 mod pool_metrics;

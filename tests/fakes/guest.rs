@@ -20,10 +20,12 @@ pub fn run(folder: &Path, program: &str, words: &[&str]) -> Answer {
         }
         "dkms" if words.first() == Some(&"status") && has("dkms") => dkms_status(folder),
         "dkms" if words.first() == Some(&"install") && has("dkms") => dkms_install(folder, words),
-        "gcc" | "make" | "dkms" if words == ["--version"] && has(program) => {
+        "gcc" | "g++" | "make" | "cmake" | "dkms" if words == ["--version"] && has(program) => {
             Answer::ok(format!("{program} (simulated) 12.2.0\n"))
         }
-        "gcc" | "make" | "dkms" => Answer::err(127, format!("{program}: command not found\n")),
+        "gcc" | "g++" | "make" | "cmake" | "dkms" => {
+            Answer::err(127, format!("{program}: command not found\n"))
+        }
         "modinfo" => modinfo(folder, words),
         "modprobe" => modprobe(folder, words),
         "dpkg" if words == ["--configure", "-a"] => Answer::ok(""),
@@ -314,7 +316,7 @@ fn apt_get(folder: &Path, words: &[&str]) -> Answer {
             if let Some(wrong) = files.iter().find(|file| !file.contains("/bitfusion-client")) {
                 return Answer::err(100, format!("E: Unsupported file {wrong} given on commandline\n"));
             }
-            let known = ["gcc", "make", "dkms", "libc6-dev", "nvidia-container-toolkit"];
+            let known = ["gcc", "g++", "cmake", "make", "dkms", "libc6-dev", "nvidia-container-toolkit"];
             let kernels = Machine::read(folder).linux().kernels();
             let header = |p: &str| {
                 p.strip_prefix("linux-headers-").filter(|k| kernels.iter().any(|x| x == k)).map(String::from)

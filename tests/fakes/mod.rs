@@ -6,6 +6,7 @@
 
 pub mod bitfusion;
 pub mod cuda;
+pub mod cuda_samples;
 pub mod esxcli;
 pub mod esxcli_gpu;
 pub mod guest;
@@ -122,6 +123,7 @@ pub fn run(folder: &Path, program: &str, args: &[String]) -> Answer {
         "deviceQuery" => cuda::device_query(folder),
         "vectorAdd" => cuda::vector_add(folder),
         "vsgpu-cuda-proof" => cuda::proof(folder, &words),
+        "vsgpu-cuda-samples" => cuda_samples::build(folder, &words),
         "bitfusion" => bitfusion::run(folder, &words),
         "nvidia-uninstall" => installers::uninstall(folder, &words),
         "nvidia-installer" => installers::nvidia(folder, &words),

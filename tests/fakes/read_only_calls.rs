@@ -23,7 +23,8 @@ pub fn only_looks(call: &str) -> bool {
         ["systemctl", verb, ..] => matches!(*verb, "is-active" | "is-enabled" | "get-default" | "show"),
         ["vsgpu-pool", "status", ..] | ["vsgpu-gpu", "list" | "status", ..] => true,
         [
-            "gcc" | "make" | "dkms" | "nvcc" | "nvidia-ctk" | "docker" | "podman" | "containerd",
+            "gcc" | "g++" | "make" | "cmake" | "dkms" | "nvcc" | "nvidia-ctk" | "docker" | "podman"
+            | "containerd",
             "--version",
         ] => true,
         ["docker", "info", ..]

@@ -5,12 +5,13 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// What is shipped, and the simulated machines.
-const PACKAGES: [&str; 7] = [
+const PACKAGES: [&str; 8] = [
     "vsgpu",
     "vsgpu-host-agent",
     "vsgpu-guest-agent",
     "vsgpu-network-gpu",
     "vsgpu-cuda-proof",
+    "vsgpu-cuda-samples",
     "vsgpu-tests",
     "vsgpu-sim-libcuda",
 ];

@@ -1,7 +1,7 @@
 //! What an operator would have downloaded: packages in the shape NVIDIA ships them, made here, with nothing
 //! of NVIDIA in them. The fleet file of the demo, and a host as it comes.
 
-use super::{LICENSE_SERVER, Lab, TOKEN};
+use super::{LICENSE_SERVER, Lab, TOKEN, workspace};
 use crate::fakes::state::{self, Esxi, Gpu, Machine};
 use std::io::Write as _;
 use std::path::Path;
@@ -238,6 +238,36 @@ pub fn write_sized(folder: &Path, sized: impl Fn(usize) -> usize) {
     write(DRIVER_17_4, run_file("nvidia-installer", sized(4 << 20)));
     write(DRIVER_DATA_CENTER, run_file("nvidia-installer", sized(16 << 20)));
     write(TOKEN_FILE, TOKEN.as_bytes().to_vec());
+}
+
+/// An archive in the shape of NVIDIA's samples of a release, with source of ours: a Makefile before 12.8, CMake since.
+pub fn cuda_samples(release: &str) -> Vec<u8> {
+    let (makefile, root) = match release {
+        "13.0" => ("CMakeLists.txt", workspace().join("tests/data/cuda/samples-cmake")),
+        _ => ("Makefile", workspace().join("tests/data/cuda/samples-make")),
+    };
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(vec![]));
+    let plain = zip::write::SimpleFileOptions::default();
+    let mut put = |path: &str, bytes: &[u8]| {
+        zip.start_file(format!("cuda-samples-{release}/{path}"), plain).unwrap();
+        zip.write_all(bytes).unwrap();
+    };
+    let shared = workspace().join("tests/data/cuda");
+    put("Common/helper_cuda.h", &std::fs::read(shared.join("helper_cuda.h")).unwrap());
+    for (sample, source) in
+        [("1_Utilities/deviceQuery", "deviceQuery.cpp"), ("0_Introduction/vectorAdd", "vectorAdd.cu")]
+    {
+        let folder = format!("Samples/{sample}");
+        put(&format!("{folder}/{source}"), &std::fs::read(shared.join(source)).unwrap());
+        let name = sample.rsplit('/').next().unwrap_or(sample);
+        let text = std::fs::read_to_string(root.join(makefile)).unwrap();
+        let text = text.replace("SAMPLE", name).replace("SOURCE", source);
+        put(&format!("{folder}/{makefile}"), text.as_bytes());
+    }
+    // What nobody needs for these two.
+    put("Samples/0_Introduction/matrixMul/matrixMul.cu", b"not needed");
+    put("README.md", b"Source of ours, in the shape of NVIDIA's CUDA samples.");
+    zip.finish().unwrap().into_inner()
 }
 
 /// The demo's fleet file.

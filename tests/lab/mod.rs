@@ -3,6 +3,7 @@
 //! another boot.
 
 mod build;
+pub mod cuda_toolkit;
 pub mod delay;
 pub mod files;
 pub mod gpu_pool;
@@ -30,7 +31,7 @@ use std::time::{Duration, Instant};
 pub const TOKEN: &str = "simulated client configuration token";
 pub const LICENSE_SERVER: &str = "licenses.lab";
 pub const HOST_TOOLS: [&str; 5] = ["esxcli", "vim-cmd", "vmkload_mod", "vmkfstools", "vsish"];
-const GUEST_TOOLS: [&str; 23] = [
+const GUEST_TOOLS: [&str; 26] = [
     "modprobe",
     "modinfo",
     "systemctl",
@@ -54,6 +55,9 @@ const GUEST_TOOLS: [&str; 23] = [
     "vsgpu-pool",
     "vsgpu-gpu",
     "vsgpu-cuda-proof",
+    "vsgpu-cuda-samples",
+    "g++",
+    "cmake",
 ];
 
 /// How a machine comes back from a reboot.

@@ -4,7 +4,8 @@
 //! `VSGPU_LUPINE_SRC=DIR VSGPU_LUPINE_HEADERS=DIR VSGPU_NVCC=FILE cargo test -p vsgpu-tests --test engine -- --nocapture`
 //!
 //! `VSGPU_NVCC` is NVIDIA's compiler, of a toolkit or of the Python packages nvidia-cuda-nvcc, nvidia-nvvm,
-//! nvidia-cuda-crt and nvidia-cuda-runtime unpacked into one folder; without it one test is left out.
+//! nvidia-cuda-crt and nvidia-cuda-runtime unpacked into one folder; without it two tests are left out. With
+//! `VSGPU_CUDA_SAMPLES`, an archive of NVIDIA's own samples of the compiler's release is built and run as well.
 //!
 //! What it shows: the bundles are what our code takes them for, the server runs as `vsgpu_core::engine` says, has one
 //! child for each client, and both are gone when they are ended; and our CUDA proof passes through it, straight and
@@ -20,12 +21,13 @@ use std::process::Command;
 use std::time::Duration;
 use vsgpu_core::engine::lupine::LUPINE;
 use vsgpu_core::engine::manifest::Side;
+use vsgpu_core::readers::cuda_samples::{device_query, vector_add_passed};
 use vsgpu_tests::fakes::units;
 use vsgpu_tests::harness::nvcc;
 use vsgpu_tests::lab::lupine::{
     Server, build, bundles, passed, pool, proof, run, simulated_driver, unpacked,
 };
-use vsgpu_tests::lab::{free_port, programs, wait_until, workspace};
+use vsgpu_tests::lab::{cuda_toolkit, files, free_port, programs, wait_until, workspace};
 
 /// Processes whose parent this is.
 fn children(of: u32) -> Vec<u32> {
@@ -121,6 +123,38 @@ fn a_program_of_cudas_runtime_runs_through_gateway_and_daemon() {
     pool.all_free(2);
 }
 
+/// deviceQuery and vectorAdd, built from source as a guest builds them, with NVIDIA's compiler and runtime, by make and
+/// by CMake; what they say is judged by the proof's own reader. The runtime asks the driver for tables that nobody
+/// documents, and for a proof that it is NVIDIA's: the simulated driver has neither, the engine answers for it.
+fn samples_built_from_source_run_and_are_judged() {
+    let pool = pool("lupine-samples", 1, simulated_driver);
+    let toolkit = cuda_toolkit::whole(&pool.lab.folder.join("toolkit"));
+    let brought = std::env::var_os("VSGPU_CUDA_SAMPLES").map(std::path::PathBuf::from);
+    let mut archives = vec![];
+    for release in ["12.5", "13.0"] {
+        let archive = pool.lab.folder.join(format!("cuda-samples-{release}.zip"));
+        std::fs::write(&archive, files::cuda_samples(release)).unwrap();
+        archives.push(archive);
+    }
+    for archive in archives.into_iter().chain(brought) {
+        let into = pool.lab.folder.join("built");
+        let mut build = Command::new(programs().join("vsgpu-cuda-samples"));
+        build.arg("--source").arg(&archive).arg("--into").arg(&into).arg("--toolkit").arg(&toolkit);
+        println!("{}: {}", archive.display(), run(build.args(["--capability", "8.0"])).trim());
+        let said = |program: &str| {
+            let program = into.join(program).display().to_string();
+            let (status, said) = pool.command("ml-1", &["run", "--", &program]).end();
+            assert!(status == Some(0), "{program}: {status:?} {said}{}", pool.logs());
+            said
+        };
+        let query = said("deviceQuery");
+        let read = device_query(&query);
+        assert!(read.passed() && read.devices == Some(1), "{query}");
+        assert!(vector_add_passed(&said("vectorAdd")));
+        println!("through Lupine: {read:?}, vectorAdd PASSED");
+    }
+}
+
 fn main() -> std::process::ExitCode {
     vsgpu_tests::harness::main(&[("", TESTS)])
 }
@@ -128,5 +162,6 @@ fn main() -> std::process::ExitCode {
 const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     lupine_is_built_and_runs_as_it_is_described[Lupine],
     a_cuda_program_runs_through_gateway_and_daemon[Lupine],
-    a_program_of_cudas_runtime_runs_through_gateway_and_daemon[Lupine, Nvcc]
+    a_program_of_cudas_runtime_runs_through_gateway_and_daemon[Bundles, Nvcc],
+    samples_built_from_source_run_and_are_judged[Bundles, Nvcc, Make, Cmake]
 ];

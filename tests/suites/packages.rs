@@ -87,6 +87,7 @@ fn debian_installs_upgrades_removes_and_purges_them() {
     assert!(tree.run(&["vsgpu-guest-agent", "serve", "--help"]).contains("--config"));
     for path in [
         "usr/lib/vsgpu/vsgpu-cuda-proof",
+        "usr/lib/vsgpu/vsgpu-cuda-samples",
         "usr/share/man/man1/vsgpu.1.gz",
         "usr/share/man/man1/vsgpu-apply.1.gz",
         "usr/share/man/man1/vsgpu-guest-agent-serve.1.gz",

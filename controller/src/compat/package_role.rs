@@ -9,7 +9,7 @@ use vsgpu_core::knowledge::Basis;
 use vsgpu_core::package_role::Role;
 use vsgpu_core::units::DriverVersion;
 use vsgpu_core::{Artifact, Requirement, WordOr};
-use vsgpu_guest_agent::guest::{CudaToolkit, Driver, DriverSpec};
+use vsgpu_guest_agent::guest::{CudaProof, CudaToolkit, Driver, DriverSpec};
 use vsgpu_host_agent::host::VgpuManager;
 use vsgpu_host_agent::host::gpu_management_daemon::GpuManagementDaemon;
 
@@ -39,6 +39,10 @@ pub(super) fn findings(fleet: &Fleet) -> Vec<Finding> {
         all.extend(
             packages.filter_map(|package| wrong(&node, CudaToolkit::NAME, Role::CudaToolkit, &package)),
         );
+        if let Some(WordOr::Map(samples)) = guest.spec::<CudaProof>().map(|proof| proof.samples) {
+            let archive = samples.source.as_ref();
+            all.extend(archive.and_then(|file| wrong(&node, CudaProof::NAME, Role::CudaSamples, file)));
+        }
     }
     all
 }
@@ -64,6 +68,9 @@ fn way_out(role: Role, wanted: Role, package: &Artifact) -> String {
         Role::Daemon => format!("it belongs to `{}` of the host; ", GpuManagementDaemon::NAME),
         Role::Driver => format!("it belongs to `{}` of a guest; ", Driver::NAME),
         Role::CudaToolkit => format!("it belongs to `{}` of a guest; ", CudaToolkit::NAME),
+        Role::CudaSamples => {
+            format!("it belongs to `{}: {{ samples: {{ source: .. }} }}`; ", CudaProof::NAME)
+        }
         Role::Download => "unpack it first; ".into(),
         _ => String::new(),
     };
@@ -71,6 +78,7 @@ fn way_out(role: Role, wanted: Role, package: &Artifact) -> String {
         Role::Manager => format!("the vGPU manager is the zip NVD-VGPU-..._{version}-... of Host_Drivers"),
         Role::Daemon => format!("the daemon is the zip nvd-gpu-mgmt-daemon_{version}-... of Host_Drivers"),
         Role::CudaToolkit => "the toolkit is cuda_VERSION_linux.run".into(),
+        Role::CudaSamples => "the samples are cuda-samples-VERSION.zip, of the toolkit's own release".into(),
         _ => "take NVIDIA-Linux-x86_64-VERSION-grid.run of Guest_Drivers for a vGPU, without -grid for a whole GPU"
             .into(),
     };

@@ -34,6 +34,9 @@ impl Distro for Debian {
     fn build_tools(&self) -> &'static [&'static str] {
         &["gcc", "make", "libc6-dev", "dkms"]
     }
+    fn cpp_compiler(&self) -> &'static str {
+        "g++"
+    }
     fn rebuild_initramfs(&self) -> Command {
         Command::new("update-initramfs", ["-u"]).within(INITRAMFS_SECS)
     }

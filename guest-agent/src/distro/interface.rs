@@ -64,6 +64,8 @@ pub(crate) trait Distro: Sync {
     fn headers(&self, kernel: &str) -> String;
     /// Compiler, make and what else a module is built with; DKMS where the distribution itself carries it.
     fn build_tools(&self) -> &'static [&'static str];
+    /// Package with the C++ compiler.
+    fn cpp_compiler(&self) -> &'static str;
     /// Rebuilds the initramfs of the running kernel.
     fn rebuild_initramfs(&self) -> Command;
     /// The initramfs of a kernel.

@@ -35,6 +35,9 @@ impl Distro for RedHat {
     fn build_tools(&self) -> &'static [&'static str] {
         &["gcc", "make", "elfutils-libelf-devel"]
     }
+    fn cpp_compiler(&self) -> &'static str {
+        "gcc-c++"
+    }
     fn rebuild_initramfs(&self) -> Command {
         Command::new("dracut", ["--force", "--regenerate-all"]).within(INITRAMFS_SECS)
     }

@@ -29,6 +29,9 @@ impl Distro for Suse {
     fn build_tools(&self) -> &'static [&'static str] {
         &["gcc", "make"]
     }
+    fn cpp_compiler(&self) -> &'static str {
+        "gcc-c++"
+    }
     fn rebuild_initramfs(&self) -> Command {
         Command::new("dracut", ["--force", "--regenerate-all"]).within(INITRAMFS_SECS)
     }

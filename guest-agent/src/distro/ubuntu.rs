@@ -26,6 +26,9 @@ impl Distro for Ubuntu {
     fn build_tools(&self) -> &'static [&'static str] {
         Debian.build_tools()
     }
+    fn cpp_compiler(&self) -> &'static str {
+        "g++"
+    }
     fn rebuild_initramfs(&self) -> Command {
         Debian.rebuild_initramfs()
     }

@@ -1,8 +1,10 @@
 //! The proof: programs ran on the GPUs of this guest, in this boot, with this driver, and computed right.
 //! First our own (`vsgpu-cuda-proof`: every result checked, no toolkit needed), then NVIDIA's samples
-//! deviceQuery and vectorAdd where they are there. Each is a process of its own with a deadline: a wedged
+//! deviceQuery and vectorAdd where they are there, or built here from the operator's copy of their source. Each is a process of its own with a deadline: a wedged
 //! driver wedges only that.
 
+use crate::cuda_samples::{self, SourceSpec};
+use crate::distro::{self, OS_RELEASE, os_release};
 use crate::facts::bandwidth::{Baseline, Judged, Percent, judge};
 use crate::facts::pci_gpus::{PciGpu, PciGpus};
 use crate::facts::proof_record::{self, DRIVER};
@@ -11,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
 use vsgpu_core::readers::cuda_report::{self, CudaReport};
 use vsgpu_core::readers::cuda_samples::{DeviceQuery, device_query, vector_add_passed};
-use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
+use vsgpu_core::requirement::{Explained, Failure, Implied, Needs, TakesEffect};
 use vsgpu_core::{
-    Command, Effect, ExitKind, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict,
+    Command, Effect, ExitKind, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict, WordOr,
 };
 
 const RECORD: &str = "/var/lib/vsgpu/cuda-proof.json";
@@ -47,9 +49,9 @@ pub struct CudaProofSpec {
     #[serde(default, skip_serializing_if = "Baseline::is_empty")]
     pub baseline: Baseline,
     /// NVIDIA's samples: `auto` runs them where they are, `required` fails without them, `off` leaves them
-    /// out.
-    #[serde(default)]
-    pub samples: Samples,
+    /// out; `{ source: files/cuda-samples-12.5.zip }` builds them with the guest's toolkit.
+    #[serde(default = "auto")]
+    pub samples: WordOr<Samples, SourceSpec>,
     /// Your own build of NVIDIA's sample deviceQuery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_query: Option<Artifact>,
@@ -87,6 +89,10 @@ fn one() -> u32 {
     1
 }
 
+fn auto() -> WordOr<Samples, SourceSpec> {
+    WordOr::Word(Samples::Auto)
+}
+
 /// The kept record, judged.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct CudaProofFact {
@@ -111,6 +117,15 @@ pub struct CudaProofFact {
     /// GPUs on the bus, to know a device by its ids.
     #[serde(default)]
     pub on_bus: Vec<PciGpu>,
+    /// Builds of NVIDIA's samples that are there, by their names.
+    #[serde(default)]
+    pub builds: Vec<String>,
+    /// Which of compiler, make and CMake answer.
+    #[serde(default)]
+    pub tools: Vec<String>,
+    /// os-release, to choose the package tool.
+    #[serde(default)]
+    pub os_release: String,
 }
 
 impl CudaProofFact {
@@ -126,13 +141,30 @@ impl Fact for CudaProofFact {
     const ABOUT: &'static str =
         "Last CUDA proof: vector additions checked, bandwidths, and what NVIDIA's samples said";
     fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
-        [proof_record::probes(RECORD), PciGpus::ask(seen)].concat()
+        let mut builds = vec![Probe::List(cuda_samples::FOLDER.into()), Probe::Read(OS_RELEASE.into())];
+        builds.extend(cuda_samples::TOOLS.map(|tool| Probe::Run(answers(tool))));
+        [proof_record::probes(RECORD), PciGpus::ask(seen), builds].concat()
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let on_bus = PciGpus::seen(seen)?.unwrap_or_default();
-        let Some(record) = proof_record::read(seen, RECORD)? else {
-            return Ok(Self { on_bus, ..Self::default() });
+        let builds: Vec<String> = seen
+            .names(cuda_samples::FOLDER)
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|name| !name.starts_with('.'))
+            .take(16)
+            .map(String::from)
+            .collect();
+        let tools =
+            cuda_samples::TOOLS.into_iter().filter(|tool| seen.stdout_if_ok(&answers(tool)).is_some());
+        let there = Self {
+            on_bus,
+            builds,
+            tools: tools.map(String::from).collect(),
+            os_release: os_release(seen).unwrap_or_default().into(),
+            ..Self::default()
         };
+        let Some(record) = proof_record::read(seen, RECORD)? else { return Ok(there) };
         let own = &record.outputs[0];
         let samples = record.outputs.get(1..3).unwrap_or_default();
         let samples_ran = samples.len() == 2 && samples.iter().all(|r| r.output.ended != ExitKind::Missing);
@@ -156,7 +188,7 @@ impl Fact for CudaProofFact {
             device_query: samples.first().map(|r| device_query(&r.output.stdout)).unwrap_or_default(),
             vector_add_passed: samples.get(1).is_some_and(|r| vector_add_passed(&r.output.both())),
             failure,
-            on_bus,
+            ..there
         })
     }
 }
@@ -181,24 +213,51 @@ fn advice(code: Option<i32>) -> &'static str {
     }
 }
 
+fn answers(tool: &str) -> Command {
+    Command::new(tool, ["--version"])
+}
+
+/// Brings what the build calls and the guest lacks, where its package tool is known.
+fn install_tools(source: &SourceSpec, fact: &CudaProofFact) -> Vec<Effect> {
+    let Some(family) = distro::of(&fact.os_release) else { return vec![] };
+    let lacks = source.tools().into_iter().filter(|tool| !fact.tools.iter().any(|there| there == tool));
+    let packages: Vec<String> = lacks.map(|tool| cuda_samples::package(tool, family)).collect();
+    if packages.is_empty() {
+        return vec![];
+    }
+    family.refresh().into_iter().chain([family.install(&packages)]).map(Effect::run).collect()
+}
+
 impl CudaProofSpec {
     fn commands(&self) -> Vec<Command> {
         let elements = self.elements.iter().flat_map(|n| ["--elements".to_string(), n.to_string()]);
         let own = Command::new(PROGRAM, elements).also_in(PROGRAM_FOLDER).within(PROOF_SECS);
-        let sample = |own: &Option<Artifact>, name: &str| match own {
-            Some(file) => Command::new(file.stored(None), [] as [&str; 0]).within(SAMPLE_SECS),
-            None => Command::new(name, [] as [&str; 0]).also_in(DEMO_SUITE).within(SAMPLE_SECS),
+        // A file of the operator's goes before what is built, and that before what is there.
+        let sample = |file: &Option<Artifact>, name: &str| {
+            let program = match (file, self.source()) {
+                (Some(file), _) => file.stored(None),
+                (None, Some(source)) => source.program(name),
+                (None, None) => name.to_string(),
+            };
+            let command = Command::new(program, [] as [&str; 0]).within(SAMPLE_SECS);
+            if command.program == name { command.also_in(DEMO_SUITE) } else { command }
         };
-        let mut all = vec![own];
-        if self.samples != Samples::Off {
-            all.extend([sample(&self.device_query, "deviceQuery"), sample(&self.vector_add, "vectorAdd")]);
-        }
-        all
+        let samples = match &self.samples {
+            WordOr::Word(Samples::Off) => vec![],
+            _ => vec![sample(&self.device_query, "deviceQuery"), sample(&self.vector_add, "vectorAdd")],
+        };
+        [vec![own], samples].concat()
+    }
+
+    /// The source that the samples are built from.
+    fn source(&self) -> Option<&SourceSpec> {
+        if let WordOr::Map(source) = &self.samples { Some(source) } else { None }
     }
 
     /// Samples that were asked for by name, or by a file of the operator's.
     fn needs_samples(&self) -> bool {
-        self.samples == Samples::Required || self.device_query.is_some() || self.vector_add.is_some()
+        let asked = !matches!(self.samples, WordOr::Word(Samples::Auto | Samples::Off));
+        asked || self.device_query.is_some() || self.vector_add.is_some()
     }
 
     /// What is wrong with a proof; or what it shows.
@@ -293,11 +352,18 @@ impl Requirement for CudaProof {
                 }
             }
         };
-        Verdict::unmet(
-            is,
-            wants,
-            vec![Effect::Record { commands, path: RECORD.into(), beside: DRIVER.into() }],
-        )
+        let mut effects = vec![];
+        if let Some(source) = spec.source() {
+            if let Some(wrong) = source.wrong() {
+                return Verdict::blocked(wrong, "take cuda-samples-VERSION.zip as NVIDIA publishes it");
+            }
+            if !fact.builds.contains(&source.id()) {
+                effects.extend(install_tools(source, fact));
+                effects.push(Effect::run(source.build(PROGRAM_FOLDER)));
+            }
+        }
+        effects.push(Effect::Record { commands, path: RECORD.into(), beside: DRIVER.into() });
+        Verdict::unmet(is, wants, effects)
     }
 
     fn as_spec(fact: &CudaProofFact) -> Option<CudaProofSpec> {
@@ -306,7 +372,7 @@ impl Requirement for CudaProof {
             elements: vec![],
             bandwidth_at_least: None,
             baseline: Baseline::new(),
-            samples: Samples::Auto,
+            samples: auto(),
             device_query: None,
             vector_add: None,
         };
@@ -314,7 +380,15 @@ impl Requirement for CudaProof {
     }
 
     fn artifacts_mut(spec: &mut CudaProofSpec) -> Vec<&mut Artifact> {
-        [&mut spec.device_query, &mut spec.vector_add].into_iter().flatten().collect()
+        let source = if let WordOr::Map(source) = &mut spec.samples { source.source.as_mut() } else { None };
+        let built = [spec.device_query.as_mut(), spec.vector_add.as_mut()];
+        built.into_iter().chain([source]).flatten().collect()
+    }
+
+    fn explain(failure: &Failure, _: &Subject, _: &Observation) -> Option<Explained> {
+        let said = failure.output.as_ref().map(|output| output.both()).unwrap_or_default();
+        let of_build = failure.why.contains(cuda_samples::PROGRAM);
+        if of_build { cuda_samples::explain(&said) } else { crate::package_errors::explain(failure) }
     }
 
     fn expect_gpus(spec: &mut CudaProofSpec, count: u32) {

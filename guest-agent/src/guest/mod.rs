@@ -18,7 +18,7 @@ pub mod nouveau;
 pub mod package_source;
 pub mod persistence;
 
-pub use cuda_proof::{CudaProof, CudaProofFact};
+pub use cuda_proof::{CudaProof, CudaProofFact, CudaProofSpec};
 pub use cuda_toolkit::{CudaToolkit, ToolkitSpec};
 pub use driver::{Driver, DriverFact, DriverSpec, KernelModule};
 pub use gpu_server::{EngineFile, GpuServer, GpuServerFact, ServerSpec};

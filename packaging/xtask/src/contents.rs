@@ -99,6 +99,7 @@ pub fn guest(root: &Path, built: &Path) -> Result<Package, String> {
     let mut entries = vec![
         Entry::new("usr/bin/vsgpu-guest-agent", 0o755, read(&built.join("vsgpu-guest-agent"))?),
         Entry::new("usr/lib/vsgpu/vsgpu-cuda-proof", 0o755, read(&built.join("vsgpu-cuda-proof"))?),
+        Entry::new("usr/lib/vsgpu/vsgpu-cuda-samples", 0o755, read(&built.join("vsgpu-cuda-samples"))?),
         Entry::new(
             "usr/lib/systemd/system/vsgpu-guest-agent.service",
             0o644,

@@ -181,6 +181,8 @@ fn package(out: &Path, only: &[Kind], maintainer: &str, dev: bool) -> Result<(),
             "vsgpu-network-gpu",
             "-p",
             "vsgpu-cuda-proof",
+            "-p",
+            "vsgpu-cuda-samples",
         ]);
         run(&mut cargo)?;
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
@@ -234,8 +236,15 @@ fn at_a_prompt(program: impl AsRef<std::ffi::OsStr>) -> Command {
 
 fn stripped(from: &Path, to: &Path) -> Result<PathBuf, String> {
     std::fs::create_dir_all(to).map_err(|e| format!("{}: {e}", to.display()))?;
-    let programs =
-        ["vsgpu", "vsgpu-host-agent", "vsgpu-guest-agent", "vsgpu-pool", "vsgpu-gpu", "vsgpu-cuda-proof"];
+    let programs = [
+        "vsgpu",
+        "vsgpu-host-agent",
+        "vsgpu-guest-agent",
+        "vsgpu-pool",
+        "vsgpu-gpu",
+        "vsgpu-cuda-proof",
+        "vsgpu-cuda-samples",
+    ];
     for program in programs {
         run(Command::new("strip").arg("-o").arg(to.join(program)).arg(from.join(program)))?;
     }

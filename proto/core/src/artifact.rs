@@ -42,6 +42,8 @@ pub enum Kind {
     Rpm,
     /// A bundle with one half of an engine for GPUs over the network.
     Engine,
+    /// NVIDIA's CUDA samples, as source.
+    CudaSamples,
     /// The tokens of a Bitfusion client: a secret.
     BitfusionTokens,
     /// Anything else (a token).

@@ -9,6 +9,7 @@ pub mod amounts;
 pub mod apply;
 pub mod artifact;
 pub mod catalogue;
+pub mod cuda_samples;
 pub mod diagnosis;
 pub mod disk_room;
 pub mod effect;

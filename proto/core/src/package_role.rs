@@ -4,6 +4,7 @@
 //! Deliberately absent: versions. Which of them go together is the compatibility check's matter.
 
 use crate::artifact::Artifact;
+use crate::cuda_samples;
 
 /// What a package is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub enum Role {
     Repository,
     /// The CUDA toolkit's installer.
     CudaToolkit,
+    /// Source of NVIDIA's CUDA samples.
+    CudaSamples,
     /// NVIDIA's whole download, with the packages in it.
     Download,
     /// For Windows.
@@ -39,6 +42,7 @@ impl Role {
             Self::KvmManager => "the vGPU manager of a KVM host",
             Self::Repository => "a package that only brings a repository, no driver",
             Self::CudaToolkit => "the installer of the CUDA toolkit",
+            Self::CudaSamples => "the source of NVIDIA's CUDA samples",
             Self::Download => "NVIDIA's whole download, with host and guest packages in it",
             Self::Windows => "for Windows",
         }
@@ -62,6 +66,9 @@ fn by_content(name: &str) -> Option<Role> {
     {
         return Some(Role::Manager);
     }
+    if name == cuda_samples::PACKAGE {
+        return Some(Role::CudaSamples);
+    }
     if has("local-repo") || name.starts_with("cuda-repo") || name == "cuda-keyring" {
         return Some(Role::Repository);
     }
@@ -76,6 +83,9 @@ fn by_name(file: &str) -> Option<Role> {
     }
     if has("gpu-mgmt-daemon") || has("gpumgmtdaemon") {
         return Some(Role::Daemon);
+    }
+    if file.starts_with(cuda_samples::PACKAGE) {
+        return Some(Role::CudaSamples);
     }
     if has("vgpu-kvm") || file.starts_with("nvidia-vgpu-ubuntu") || file.starts_with("nvidia-vgpu-rhel") {
         return Some(Role::KvmManager);
@@ -134,6 +144,7 @@ mod tests {
             ("cuda_12.2.2_535.104.05_linux.run", Some(CudaToolkit)),
             ("NVIDIA-GRID-vSphere-8.0-580.126.08-580.126.09-582.16.zip", Some(Download)),
             ("582.16_grid_win10_win11_server2022_server2025_dch_64bit_international.exe", Some(Windows)),
+            ("cuda-samples-12.5.zip", Some(CudaSamples)),
             ("driver.run", None),
             ("kmod-nvidia.rpm", None),
         ] {

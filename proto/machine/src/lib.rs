@@ -7,6 +7,7 @@ mod beneath;
 mod bitfusion_tokens;
 mod boot;
 pub mod child;
+mod cuda_samples;
 pub mod foreground;
 mod io_error;
 pub mod local;

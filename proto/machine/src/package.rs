@@ -3,6 +3,7 @@
 //! the agent the file that it is about to install. Nothing here unpacks payloads.
 
 use crate::bitfusion_tokens;
+use crate::cuda_samples;
 use std::io::{Read, Seek, SeekFrom};
 use vsgpu_core::artifact::{Kind, PackageContent};
 use vsgpu_core::engine::manifest;
@@ -46,6 +47,9 @@ pub fn inspect(file: &mut dyn File, name: &str, size: u64) -> Result<(Kind, Vec<
             return Ok((Kind::Vib, vec![held]));
         }
         m if m.starts_with(b"PK\x03\x04") => {
+            if let Some(holds) = cuda_samples::in_zip(&mut *file) {
+                return Ok((Kind::CudaSamples, holds));
+            }
             let (kind, holds) = bundle(file)?;
             return Ok((kind, if holds.is_empty() { by_name } else { holds }));
         }
@@ -53,12 +57,22 @@ pub fn inspect(file: &mut dyn File, name: &str, size: u64) -> Result<(Kind, Vec<
             whole(file, size)?;
             Kind::Run
         }
+        m if m.starts_with(b"\x1f\x8b") => {
+            match cuda_samples::in_tar(&mut flate2::read::GzDecoder::new(file)) {
+                Some(holds) => return Ok((Kind::CudaSamples, holds)),
+                None => Kind::Other,
+            }
+        }
         _ if lower.ends_with(".tar") => {
             if let Some(holds) = engine_bundle(file)? {
                 return Ok((Kind::Engine, holds));
             }
             if let Some(holds) = bitfusion_tokens::read(file)? {
                 return Ok((Kind::BitfusionTokens, holds));
+            }
+            file.seek(SeekFrom::Start(0)).map_err(io)?;
+            if let Some(holds) = cuda_samples::in_tar(file) {
+                return Ok((Kind::CudaSamples, holds));
             }
             Kind::Other
         }

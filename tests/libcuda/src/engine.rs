@@ -243,7 +243,8 @@ pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
     unsafe { cuMemcpyDtoH_v2(to, from, bytes) }
 }
 
-/// Where a kernel's arguments lie, and how large they are: four of 8 bytes each, or none.
+/// Where a kernel's arguments lie, and how large they are: four of 8 bytes each, of the sample the last one of 4, or
+/// none.
 ///
 /// # Safety
 /// See `cuInit`.
@@ -262,10 +263,11 @@ pub unsafe extern "C" fn cuFuncGetParamInfo(
     if at >= arguments {
         return INVALID_VALUE;
     }
+    let of_sample = KERNELS.get(function.addr().wrapping_sub(1)) == Some(&"vectorAdd");
     unsafe {
         *offset = at * 8;
         if !bytes.is_null() {
-            *bytes = 8;
+            *bytes = if of_sample && at == 3 { 4 } else { 8 };
         }
     }
     OK

@@ -35,7 +35,9 @@ const LAUNCH_FAILED: c_int = 719;
 const NOT_READY: c_int = 802;
 
 const NAME: &[u8] = b"Simulated GPU (the CPU)\0";
-const KERNELS: [&str; 3] = ["vector_add", "stream_add", "nothing"];
+/// Those of the proof, and behind them the one of NVIDIA's sample vectorAdd, which counts its elements in 32 bits.
+const KERNELS: [&str; 4] = ["vector_add", "stream_add", "nothing", "vectorAdd"];
+const OF_THE_PROOF: usize = 3;
 
 #[derive(Default)]
 struct State {
@@ -232,7 +234,7 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_in
             41 | 102 => 1,
             75 => 8,
             // Others are known, and none of them is so here.
-            9..=150 => 0,
+            9..=161 => 0,
             _ => return INVALID_VALUE,
         };
         unsafe { *value = known };
@@ -282,7 +284,7 @@ pub unsafe extern "C" fn cuModuleLoadData(module: *mut *mut c_void, image: *cons
     inside(|s| {
         let whole = ptx.contains(".version")
             && ptx.contains(".target")
-            && KERNELS.iter().all(|k| ptx.contains(&format!(".entry {k}(")));
+            && KERNELS[..OF_THE_PROOF].iter().all(|k| ptx.contains(&format!(".entry {k}(")));
         if !whole || mode() == "old" {
             return UNSUPPORTED_PTX;
         }
@@ -429,7 +431,11 @@ pub unsafe extern "C" fn cuLaunchKernel(
             return OK;
         }
         let argument = |at: usize| unsafe { *(*arguments.add(at)).cast::<u64>() };
-        let (a, b, c, n) = (argument(0), argument(1), argument(2), argument(3));
+        let n = match kernel {
+            "vectorAdd" => u64::from(unsafe { *(*arguments.add(3)).cast::<u32>() }),
+            _ => argument(3),
+        };
+        let (a, b, c) = (argument(0), argument(1), argument(2));
         // Threads that are there do their part, as on a GPU: too few of them leave elements as they were.
         let groups = n.min(u64::from(blocks) * u64::from(threads)) as usize;
         let floats = if kernel == "stream_add" { groups * 4 } else { groups };

@@ -71,6 +71,60 @@ fn toolkits_side_by_side_containers_and_figures() {
     assert!(said.contains("84 % of 1555"), "slower than wished fails: {said}");
 }
 
+/// The operator's archive of NVIDIA's samples is built in the guest, with what the build needs installed first; a
+/// failed build says what is missing, and a wrong file is refused before anything is touched.
+#[test]
+fn samples_are_built_from_their_source_and_run() {
+    let toolkit = |samples: &str| {
+        format!(
+            "      cuda-toolkit: [{{ package: files/{} }}]\n      cuda-proof: {{ samples: {samples} }}\n",
+            files::CUDA_12_2
+        )
+    };
+    let lab = lab("guests-samples", &toolkit("{ source: files/cuda-samples-12.5.zip }"));
+    for release in ["12.5", "13.0"] {
+        let file = lab.folder.join(format!("files/cuda-samples-{release}.zip"));
+        std::fs::write(file, files::cuda_samples(release)).unwrap();
+    }
+    lab.start();
+    let plan = lab.expect(3, &["plan", "--commands"]);
+    assert!(plan.contains("vsgpu-cuda-samples --source /var/lib/vsgpu/artifacts/"), "{plan}");
+    let said = lab.expect(0, &["apply", "--yes"]);
+    assert!(said.contains("deviceQuery PASS, vectorAdd PASSED"), "{said}");
+    let calls = lab.changing_calls("vm-01");
+    let at = |words: &str| {
+        calls.iter().position(|call| call.contains(words)).unwrap_or_else(|| panic!("{words}: {calls:#?}"))
+    };
+    assert!(at("install -y --no-install-recommends --allow-downgrades g++") < at("vsgpu-cuda-samples"));
+    lab.forget_calls();
+    lab.expect(0, &["apply", "--yes"]);
+    assert_eq!(lab.changing_calls("vm-01"), Vec::<String>::new(), "the second time changes nothing");
+
+    // Behind a reboot they are run again, and not built again.
+    lab.stop_agent("vm-01");
+    vsgpu_tests::fakes::state::boot(&lab.machine("vm-01"));
+    lab.start_agent("vm-01");
+    lab.expect(0, &["apply", "--yes"]);
+    let calls = lab.changing_calls("vm-01");
+    assert!(!calls.iter().any(|call| call.contains("vsgpu-cuda-samples ")), "{calls:#?}");
+
+    // A compiler that is not there.
+    wish(&lab, &toolkit("{ source: files/cuda-samples-12.5.zip, compiler: g++-9 }"));
+    let said = lab.expect(5, &["apply", "--yes"]);
+    assert!(said.contains("nvcc finds no C++ compiler in the guest"), "{said}");
+    // Something else at its key.
+    wish(&lab, &toolkit(&format!("{{ source: files/{} }}", files::MANAGER_16_6)));
+    let said = lab.expect(6, &["validate"]);
+    assert!(
+        said.contains("which is the vGPU manager of an ESXi host")
+            && said.contains("cuda-samples-VERSION.zip"),
+        "{said}"
+    );
+    wish(&lab, "      cuda-toolkit: [{ package: files/cuda-samples-12.5.zip }]\n");
+    let said = lab.expect(6, &["validate"]);
+    assert!(said.contains("which is the source of NVIDIA's CUDA samples"), "{said}");
+}
+
 #[test]
 fn a_new_kernel_has_the_driver_before_it_is_booted_and_says_why_where_not() {
     let lab = lab("guests-kernel", "");
