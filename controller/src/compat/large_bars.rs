@@ -3,14 +3,11 @@
 
 use crate::compat::combination::{Combination, Finding};
 use vsgpu_core::knowledge::Basis;
-use vsgpu_host_agent::vm::window_gib;
+use vsgpu_host_agent::vm::{LARGE_VGPU_MIB, window_gib};
 
 /// Boards whose BAR1 is confirmed by a second source than the table's (NVIDIA AI Enterprise 6.x table; a
 /// vmware.log of a P40).
 const SIZE_CONFIRMED: [&str; 7] = ["A30", "A100", "A100X", "A100D", "H100", "H200", "P40"];
-
-/// Frame buffers above this need what large BARs need, by public guides.
-pub(crate) const LARGE_VGPU_MIB: u64 = 16 * 1024;
 
 /// A vGPU with a large frame buffer in a VM with BIOS firmware or with a window that is too small.
 ///

@@ -48,7 +48,6 @@ pub(crate) use driver_pair::{
 };
 pub(crate) use gpu_names::not_in_table;
 pub use inputs::{combinations, gpus_of_hosts};
-pub(crate) use large_bars::LARGE_VGPU_MIB;
 pub use pool_latency::told as network_cost;
 pub use pool_link::PoolLink;
 

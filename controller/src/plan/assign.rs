@@ -13,7 +13,7 @@ use vsgpu_core::gpu_selector::GpuChoice;
 use vsgpu_core::knowledge::{gpus, own_rows};
 use vsgpu_host_agent::facts::{GpuUsers, PciGpu, VmDevices};
 use vsgpu_host_agent::host::{HostPassthrough, Passthrough};
-use vsgpu_host_agent::vm::{Mmio, MmioSpec, VmPassthrough, window_gib};
+use vsgpu_host_agent::vm::{Mmio, MmioSpec, Vgpu, VmPassthrough, large_vgpus, window_gib};
 use vsgpu_host_agent::vm_gpu::{VmGpu, settle_choices};
 
 /// The fleet with every GPU named by its address and every profile as its host spells it, as far as the hosts'
@@ -21,6 +21,7 @@ use vsgpu_host_agent::vm_gpu::{VmGpu, settle_choices};
 pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
     let mut assigned = fleet.clone();
     as_the_hosts_spell(&mut assigned, inventory);
+    windows_of_vgpus(&mut assigned, inventory);
     if with_own_gpus() {
         name_given_gpus(&mut assigned, inventory);
     }
@@ -62,6 +63,27 @@ pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
         vm.specs.set::<VmPassthrough>(&dealt);
     }
     assigned
+}
+
+/// `mmio: auto` of a VM that is to have large vGPUs becomes a number: its agent sees those that the VM has, not those
+/// that are wished. A larger window that it has is left.
+fn windows_of_vgpus(fleet: &mut Fleet, inventory: &Inventory) {
+    for vm in &mut fleet.vms {
+        let Some(wishes) = vm.spec::<Vgpu>().filter(|_| vm.spec::<Mmio>() == Some(MmioSpec::Auto(vec![]))) else {
+            continue;
+        };
+        let large = large_vgpus(wishes.iter().map(|wish| wish.profile.name()));
+        let Some(needed) = window_gib(&large) else { continue };
+        if let Some(window) = window(needed, window_of(inventory, &vm.name)) {
+            vm.specs.set::<Mmio>(&window);
+        }
+    }
+}
+
+/// A window of this size, or the one that the VM has, where that is larger.
+fn window(needed: u64, has: Option<u64>) -> Option<MmioSpec> {
+    let window = has.filter(|has| has.is_power_of_two() && *has >= needed).unwrap_or(needed);
+    u32::try_from(window).ok().map(MmioSpec::Gib)
 }
 
 /// The MMIO window that a VM has, in GiB.
@@ -121,9 +143,7 @@ impl Host {
             return None;
         }
         let bars: Vec<u64> = models.iter().map(|model| model.bar1_mib).collect::<Option<_>>()?;
-        let needed = window_gib(&bars)?;
-        let window = has.filter(|has| has.is_power_of_two() && *has >= needed).unwrap_or(needed);
-        u32::try_from(window).ok().map(MmioSpec::Gib)
+        window(window_gib(&bars)?, has)
     }
 
     fn deal(&mut self, vm: &str, wanted: &[VmGpu], named: Vec<String>) -> Option<Vec<VmGpu>> {

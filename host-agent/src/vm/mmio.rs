@@ -1,13 +1,14 @@
 //! The 64-bit MMIO window of a VM, computed: the sum of the BAR1 sizes of its large GPUs, then the next power
 //! of two strictly above (facts: nvidia 5). One window serves the whole VM. A larger one is cheap and is
 //! left; a smaller one makes power-on fail (facts: failures F1). No window is needed where all BARs are
-//! small.
+//! small. A large vGPU counts with its frame buffer, where `mmio: auto` is asked for.
 
 use crate::facts::vm_devices::VmDevices;
 use crate::vm_gpu::VmGpu;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use vsgpu_core::gpu_selector::Candidate;
+use vsgpu_core::knowledge::vgpu_types;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
 use vsgpu_core::{Requirement, Verdict};
 
@@ -16,6 +17,15 @@ pub struct Mmio;
 
 /// A BAR up to this size fits into the 32-bit window.
 const SMALL_BAR_MIB: u64 = 256;
+
+/// Frame buffers above this need what large BARs need, by public guides (stephenwagner.com 2022-09).
+pub const LARGE_VGPU_MIB: u64 = 16 * 1024;
+
+/// Frame buffers, MiB, of those profiles that are large; of others, and of unknown ones, nothing is known to be needed.
+pub fn large_vgpus<'a>(profiles: impl IntoIterator<Item = &'a str>) -> Vec<u64> {
+    let sizes = profiles.into_iter().filter_map(|profile| Some(vgpu_types::find(profile)?.size_mib));
+    sizes.filter(|size| *size > LARGE_VGPU_MIB).collect()
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -65,11 +75,20 @@ pub fn window_gib(bars_mib: &[u64]) -> Option<u64> {
     (sum > 0).then(|| (sum / 1024 + 1).next_power_of_two().max(32))
 }
 
-/// The window for these GPUs with the sum it comes from.
+/// Profiles of the vGPUs that a VM has.
+fn profiles(fact: &VmDevices) -> impl Iterator<Item = &str> {
+    let of_vgpu = |key: &str| {
+        let rest = key.strip_prefix("pcipassthru").and_then(|rest| rest.strip_suffix(".vgpu"));
+        rest.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+    };
+    fact.config.keys.iter().filter(move |(key, _)| of_vgpu(key)).map(|(_, profile)| profile.as_str())
+}
+
+/// The window for these GPUs and these frame buffers of vGPUs, with the sum it comes from.
 ///
 /// # Errors
 /// A GPU whose BAR1 is not known.
-fn needed(gpus: &[Candidate<'_>]) -> Result<(Option<u64>, String), String> {
+fn needed(gpus: &[Candidate<'_>], vgpus: &[u64]) -> Result<(Option<u64>, String), String> {
     let mut bars = vec![];
     for gpu in gpus {
         let bar = gpu.model().and_then(|m| m.bar1_mib);
@@ -77,14 +96,20 @@ fn needed(gpus: &[Candidate<'_>]) -> Result<(Option<u64>, String), String> {
             bar.ok_or_else(|| format!("the size of BAR1 of {} ({}) is not known", gpu.address, gpu.shown()))?,
         );
     }
-    let large: Vec<String> =
-        bars.iter().filter(|bar| **bar > SMALL_BAR_MIB).map(|bar| (bar / 1024).to_string()).collect();
-    Ok((window_gib(&bars), format!("BAR1 {} GiB", large.join(" + "))))
+    let shown = |sizes: &[u64]| {
+        let large = sizes.iter().filter(|size| **size > SMALL_BAR_MIB);
+        large.map(|size| (size / 1024).to_string()).collect::<Vec<_>>().join(" + ")
+    };
+    let parts = [("BAR1", shown(&bars)), ("vGPU", shown(vgpus))];
+    let parts = parts.iter().filter(|(_, sizes)| !sizes.is_empty());
+    let sum = parts.map(|(of, sizes)| format!("{of} {sizes} GiB")).collect::<Vec<_>>().join(", ");
+    bars.extend(vgpus);
+    Ok((window_gib(&bars), sum))
 }
 
 impl Requirement for Mmio {
     const NAME: &'static str = "mmio";
-    const ABOUT: &'static str = "64-bit MMIO window of the VM: auto (the sum of its GPUs' BAR1), or GB";
+    const ABOUT: &'static str = "64-bit MMIO window of the VM: auto (the sum of its GPUs' BAR1 and of vGPUs above 16 GB), or GB";
     const AFTER: &'static [&'static str] = &["passthrough"];
     const NEEDS: Needs = Needs::VmsOff;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
@@ -121,7 +146,9 @@ impl Requirement for Mmio {
                     Ok(gpus) => gpus,
                     Err(why) => return Verdict::blocked(why, hint),
                 };
-                match needed(&gpus) {
+                // What GPUs are asked for is said with them; without, it is what the VM has.
+                let vgpus = if wish.is_empty() { large_vgpus(profiles(fact)) } else { vec![] };
+                match needed(&gpus, &vgpus) {
                     // No step of a plan makes it known: it is said before the first one.
                     Err(why) => return Verdict::blocked_for_good(why, hint),
                     Ok((None, _)) => return Verdict::met(format!("{is}; its GPUs' BARs are small")),

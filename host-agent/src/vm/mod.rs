@@ -12,7 +12,7 @@ pub mod vgpu;
 
 pub use clone_of::{CloneOf, CloneSpec};
 pub use memory_reserved::MemoryReserved;
-pub use mmio::{Mmio, MmioSpec, window_gib};
+pub use mmio::{LARGE_VGPU_MIB, Mmio, MmioSpec, large_vgpus, window_gib};
 pub use passthrough::VmPassthrough;
 pub use power::{DEFAULT_GRACE_SECS, Power, PowerSpec, PowerState};
 pub use vgpu::{Profile, Vgpu, VgpuWish};

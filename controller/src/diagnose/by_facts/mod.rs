@@ -10,7 +10,7 @@ mod machines;
 
 pub use machines::{HostFacts, Machines, VmFacts};
 
-use crate::compat::{self, Combination, GuestDriver, LARGE_VGPU_MIB, Stated};
+use crate::compat::{self, Combination, GuestDriver, Stated};
 use vsgpu_core::Requirement;
 use vsgpu_core::diagnosis::Confidence::{self, High, Medium};
 use vsgpu_core::diagnosis::{Evidence, Finding, named};
@@ -23,7 +23,7 @@ use vsgpu_guest_agent::guest::driver::DriverFact;
 use vsgpu_guest_agent::guest::license::LicenseFact;
 use vsgpu_host_agent::facts::PciGpu;
 use vsgpu_host_agent::vm::memory_reserved::Share;
-use vsgpu_host_agent::vm::{MemoryReserved, Mmio, MmioSpec};
+use vsgpu_host_agent::vm::{MemoryReserved, Mmio, MmioSpec, large_vgpus};
 
 /// What a requirement says that nobody has to wish for.
 fn unmet<R: Requirement>(spec: &R::Spec, fact: &R::Fact) -> Option<String> {
@@ -314,7 +314,7 @@ fn in_maintenance(m: &Machines<'_>) -> Option<String> {
 fn large_vgpu_without_window(m: &Machines<'_>) -> Option<String> {
     let vm =
         m.vm.filter(|vm| vm.running == Some(false) && vm.to_run && !vm.key("pcipassthru.use64bitmmio"))?;
-    let large = |profile: &String| vgpu_types::find(profile).is_some_and(|t| t.size_mib > LARGE_VGPU_MIB);
+    let large = |profile: &String| !large_vgpus([profile.as_str()]).is_empty();
     let profile = vm.profiles().into_iter().find(large)?;
     Some(format!("`pciPassthru.use64bitMMIO` is not TRUE, and {profile} has more than 16 GB"))
 }
