@@ -39,7 +39,7 @@ pub(super) struct Compat {
     /// Release of ESXi: 8.0.2
     #[arg(long, value_name = "RELEASE")]
     esxi: Option<String>,
-    /// A100, "A100 80GB", or its PCI id 10de:20f1
+    /// A100, "A100 SXM4 80GB", or its PCI id 10de:20f1
     #[arg(long, value_name = "GPU")]
     gpu: Option<String>,
     /// grid_a100-10c (repeat for several)

@@ -1,7 +1,7 @@
 //! ESXi and vGPU manager: a release is packaged for certain majors of vSphere.
 
 use crate::compat::combination::{Combination, Finding};
-use vsgpu_core::knowledge::releases;
+use vsgpu_core::knowledge::{Basis, TABLES_OF, releases};
 use vsgpu_host_agent::facts::EsxVersion;
 
 /// First release of which no list of packages was seen.
@@ -29,7 +29,38 @@ fn patch_level(c: &Combination, release: &releases::Release, esxi: &str) -> Opti
     Some(c.finding(what, release.basis.clone(), Some(nearest.into())).doubtful())
 }
 
+/// Releases of ESXi that our tables speak of, with their newest update (facts: esxi, vsphere9 1). Patches of an update
+/// do not count: `8.0.3` is every build of 8.0 U3.
+const RELEASES: [(&str, u32); 7] =
+    [("6.0", 3), ("6.5", 3), ("6.7", 3), ("7.0", 3), ("8.0", 3), ("9.0", 2), ("9.1", 0)];
+
+/// A release that no table of ours has: what goes with it is not known, and everything else is judged all the same.
+fn stranger(c: &Combination) -> Option<Finding> {
+    let esxi = c.esxi.as_ref()?;
+    let mut parts = esxi.value.split('.');
+    let minor = format!("{}.{}", parts.next()?, parts.next()?);
+    let update = parts.next().and_then(|update| update.parse::<u32>().ok()).unwrap_or_default();
+    let of_minor = RELEASES.iter().find(|(known, _)| *known == minor);
+    let newest = match of_minor {
+        Some((_, newest)) if update <= *newest => return None,
+        Some((known, newest)) => format!("{known}.{newest} is the newest {known} there"),
+        None => format!("{} is the newest there", RELEASES[RELEASES.len() - 1].0),
+    };
+    let what =
+        format!("{}: ESXi {} is not in our table of releases ({TABLES_OF}); {newest}", esxi.by, esxi.value);
+    let basis = Basis::document("the releases that our tables speak of", false);
+    let nearest = "look at NVIDIA's list for this ESXi release, or at a newer vsgpu";
+    Some(c.finding(what, basis, Some(nearest.into())).doubtful())
+}
+
 pub(super) fn check(c: &Combination) -> Vec<Finding> {
+    match stranger(c) {
+        Some(finding) => vec![finding],
+        None => of_manager(c),
+    }
+}
+
+fn of_manager(c: &Combination) -> Vec<Finding> {
     let (Some(esxi), Some(manager)) = (&c.esxi, &c.manager) else { return vec![] };
     let vsphere: String = esxi.value.split('.').take(2).collect::<Vec<_>>().join(".");
     let found = c.manager_releases();

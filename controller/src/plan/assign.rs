@@ -69,7 +69,8 @@ pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
 /// that are wished. A larger window that it has is left.
 fn windows_of_vgpus(fleet: &mut Fleet, inventory: &Inventory) {
     for vm in &mut fleet.vms {
-        let Some(wishes) = vm.spec::<Vgpu>().filter(|_| vm.spec::<Mmio>() == Some(MmioSpec::Auto(vec![]))) else {
+        let Some(wishes) = vm.spec::<Vgpu>().filter(|_| vm.spec::<Mmio>() == Some(MmioSpec::Auto(vec![])))
+        else {
             continue;
         };
         let large = large_vgpus(wishes.iter().map(|wish| wish.profile.name()));

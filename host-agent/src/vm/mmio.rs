@@ -109,7 +109,8 @@ fn needed(gpus: &[Candidate<'_>], vgpus: &[u64]) -> Result<(Option<u64>, String)
 
 impl Requirement for Mmio {
     const NAME: &'static str = "mmio";
-    const ABOUT: &'static str = "64-bit MMIO window of the VM: auto (the sum of its GPUs' BAR1 and of vGPUs above 16 GB), or GB";
+    const ABOUT: &'static str =
+        "64-bit MMIO window of the VM: auto (the sum of its GPUs' BAR1 and of vGPUs above 16 GB), or GB";
     const AFTER: &'static [&'static str] = &["passthrough"];
     const NEEDS: Needs = Needs::VmsOff;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
