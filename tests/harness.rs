@@ -49,6 +49,8 @@ pub enum Need {
     Nvcc,
     Make,
     Cmake,
+    /// VMware's own simulator of vCenter.
+    Vcsim,
     /// A GPU with its driver, and root, who may write records as the agent does.
     Gpu,
     /// PyTorch.
@@ -98,6 +100,9 @@ impl Need {
             Self::Gpu => no_gpu(),
             Self::Torch => torch().is_none().then(|| "a Python with PyTorch (VSGPU_TORCH names it)".into()),
             Self::Nvcc => nvcc().is_none().then(|| "NVIDIA's compiler (VSGPU_NVCC names it)".into()),
+            Self::Vcsim => ["VSGPU_VCSIM", "VSGPU_VCSIM_TLS"].iter().any(|name| std::env::var_os(name).is_none()).then(|| {
+                "VMware's simulator vcsim (VSGPU_VCSIM names it, VSGPU_VCSIM_TLS a certificate and its key)".into()
+            }),
             Self::Make => tool("make", "make"),
             Self::Cmake => tool("cmake", "cmake"),
             Self::Quiet => None,

@@ -15,3 +15,4 @@ pub mod harness;
 pub mod http;
 pub mod lab;
 pub mod real;
+pub mod vcenter;

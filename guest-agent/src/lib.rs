@@ -37,6 +37,7 @@ pub fn agent() -> Agent {
         looks: |_| vec![],
         smi_report: |facts| observe::typed::<facts::Gpus>(facts).map(|gpus| gpus.0),
         samples: metrics::samples,
+        verbs: &[],
     }
 }
 

@@ -4,6 +4,7 @@
 mod boot_id;
 mod esxcli;
 pub mod facts;
+mod gateway;
 pub mod host;
 mod may_change;
 mod metrics;
@@ -42,6 +43,7 @@ pub fn agent() -> Agent {
         looks: may_change::looks,
         smi_report: |facts| observe::typed::<facts::Gpus>(facts).map(|gpus| gpus.0),
         samples: metrics::samples,
+        verbs: &[gateway::VERB],
     }
 }
 

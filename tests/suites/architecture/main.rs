@@ -114,6 +114,18 @@ fn only_the_wire_crate_names_the_wire() {
     }
 }
 
+/// The vSphere API has its own TLS client; it knows nothing of agents, and only what reaches hosts knows it.
+#[test]
+fn only_host_agents_speak_the_vsphere_api() {
+    let below = dependencies("vsgpu-vsphere");
+    assert!(below.iter().all(|d| !["tonic", "prost", "vsgpu-wire", "vsgpu-machine"].contains(&d.as_str())));
+    for package in
+        ["vsgpu-core", "vsgpu-machine", "vsgpu-wire", "vsgpu-guest-agent", "vsgpu-network-gpu", "vsgpu"]
+    {
+        assert!(dependencies(package).iter().all(|d| d != "vsgpu-vsphere"), "{package}");
+    }
+}
+
 #[test]
 fn a_status_is_made_in_one_file() {
     for (path, text) in sources("proto/wire/src") {

@@ -34,4 +34,15 @@ pub struct Agent {
     pub smi_report: fn(&Facts) -> Option<SmiReport>,
     /// Its own metrics, from the facts.
     pub samples: fn(&Facts) -> Vec<Sample>,
+    /// What its program can do beside `serve` and `facts`.
+    pub verbs: &'static [Verb],
+}
+
+/// A verb of one kind of agent alone.
+#[derive(Clone, Copy)]
+pub struct Verb {
+    /// Its command line; its name is the verb.
+    pub command: fn() -> clap::Command,
+    /// Runs it to its end; an error is a sentence.
+    pub run: fn(&clap::ArgMatches) -> Result<(), String>,
 }

@@ -39,11 +39,12 @@ pub fn command(agent: &Agent) -> clap::Command {
     let hide = |verb: clap::Command| {
         verb.mut_args(|arg| if of_hosts.contains(&arg.get_id().as_str()) { arg.hide(true) } else { arg })
     };
-    if agent.role == "host" {
+    let command = if agent.role == "host" {
         command
     } else {
         command.mut_subcommand("serve", hide).mut_subcommand("facts", hide)
-    }
+    };
+    command.subcommands(agent.verbs.iter().map(|verb| (verb.command)()))
 }
 
 /// The command line with the options of its `--config` file in front of the others.
@@ -98,17 +99,36 @@ pub fn main(agent: Agent) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let cli = match command(&agent)
-        .try_get_matches_from(args)
-        .and_then(|m| <Cli as clap::FromArgMatches>::from_arg_matches(&m))
-    {
-        Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
-        }
+    let wrong = |error: clap::Error| {
+        let _ = error.print();
+        ExitCode::from(if error.use_stderr() { 2 } else { 0 })
     };
-    let result = match cli.verb {
+    let matches = match command(&agent).try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(error) => return wrong(error),
+    };
+    let own = matches.subcommand().and_then(|(name, of)| {
+        let verb = agent.verbs.iter().find(|verb| (verb.command)().get_name() == name)?;
+        Some((verb.run)(of))
+    });
+    let result = match own {
+        Some(result) => result,
+        None => match <Cli as clap::FromArgMatches>::from_arg_matches(&matches) {
+            Ok(cli) => own_verb(agent, cli.verb),
+            Err(error) => return wrong(error),
+        },
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            complain(&why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn own_verb(agent: Agent, verb: Verb) -> Result<(), String> {
+    match verb {
         Verb::Serve(options) => {
             log_to_stderr();
             options
@@ -117,13 +137,6 @@ pub fn main(agent: Agent) -> ExitCode {
                 .and_then(|system| listener::serve(agent, system, &options))
         }
         Verb::Facts(args) => facts(agent, &args),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            complain(&why);
-            ExitCode::FAILURE
-        }
     }
 }
 

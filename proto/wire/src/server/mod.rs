@@ -17,7 +17,7 @@ mod reboot;
 mod service;
 mod upload;
 
-pub use agent::Agent;
+pub use agent::{Agent, Verb};
 pub use blocking::Blocking;
 pub use cli::{command, log_to_stderr, main};
 pub use listener::{simulated, tell_systemd};

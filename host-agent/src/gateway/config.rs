@@ -1,0 +1,178 @@
+//! The gateway's file: `name = value` in a line, as the agents' other files. It names where the password is and never
+//! has it.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the gateway's own files, read before there is a machine to look at"
+)]
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use vsgpu_core::text::{piece, sentence};
+use vsgpu_vsphere::Trust;
+
+/// Bytes of the file, of a password, of a CA file.
+const MOST_BYTES: u64 = 256 << 10;
+/// Hosts and clusters that one gateway names.
+const MOST_NAMES: usize = 1_000;
+
+/// What the file says.
+#[derive(Debug)]
+pub(super) struct Config {
+    /// Name of vCenter, or of a host that stands alone.
+    pub address: String,
+    pub is_vcenter: bool,
+    pub user: String,
+    pub password_file: PathBuf,
+    /// None before the first contact.
+    pub trust: Option<Trust>,
+    pub hosts: Vec<String>,
+    pub clusters: Vec<String>,
+}
+
+pub(super) fn read(file: &Path) -> Result<Config, String> {
+    let shown = file.display().to_string();
+    parse(&text_of(file)?, &shown)
+}
+
+fn parse(text: &str, file: &str) -> Result<Config, String> {
+    let (mut vcenter, mut esxi, mut user, mut password, mut pin, mut ca) =
+        (None, None, None, None, None, None);
+    let (mut hosts, mut clusters) = (vec![], vec![]);
+    for (n, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let at = |why: &str| format!("{file}:{}: {why}", n + 1);
+        let (name, value) = line
+            .split_once('=')
+            .map(|(name, value)| (name.trim(), value.trim()))
+            .filter(|(_, value)| !value.is_empty())
+            .ok_or_else(|| at("`name = value` is expected"))?;
+        let once = |slot: &mut Option<String>| match slot.replace(value.to_string()) {
+            Some(_) => Err(at(&format!("`{name}` is there twice"))),
+            None => Ok(()),
+        };
+        match name {
+            "vcenter" => once(&mut vcenter)?,
+            "esxi" => once(&mut esxi)?,
+            "user" => once(&mut user)?,
+            "password-file" => once(&mut password)?,
+            "trust" => once(&mut pin)?,
+            "ca" => once(&mut ca)?,
+            "host" if !hosts.iter().any(|host| host == value) => hosts.push(value.to_string()),
+            "cluster" if !clusters.iter().any(|cluster| cluster == value) => clusters.push(value.to_string()),
+            "host" | "cluster" => return Err(at(&format!("`{}` is there twice", piece(value, 80)))),
+            "password" => {
+                return Err(at("no password stands in this file: `password-file` names a file of mode 0600"));
+            }
+            other => {
+                return Err(at(&format!(
+                    "`{}` is not known: vcenter, esxi, user, password-file, trust, ca, host, cluster are",
+                    piece(other, 60)
+                )));
+            }
+        }
+        if hosts.len() + clusters.len() > MOST_NAMES {
+            return Err(at(&format!("more than {MOST_NAMES} hosts and clusters")));
+        }
+    }
+    let (address, is_vcenter) = match (vcenter, esxi) {
+        (Some(name), None) => (name, true),
+        (None, Some(name)) => (name, false),
+        _ => return Err(format!("{file}: either `vcenter` or `esxi` is needed")),
+    };
+    let needed =
+        |what: Option<String>, name: &str| what.ok_or_else(|| format!("{file}: `{name}` is missing"));
+    let user = needed(user, "user")?;
+    // vCenter 9 refuses a name without its domain, and before it means a domain that nobody named.
+    if is_vcenter && !user.contains(['@', '\\']) {
+        return Err(format!(
+            "{file}: user: the name with its domain is expected, such as svc-vsgpu@vsphere.local"
+        ));
+    }
+    if is_vcenter && hosts.is_empty() && clusters.is_empty() {
+        return Err(format!("{file}: at least one `host` or `cluster` is needed"));
+    }
+    let trust = match (pin, ca) {
+        (Some(_), Some(_)) => return Err(format!("{file}: either `trust` or `ca`, not both")),
+        (Some(pin), None) => Some(Trust::fingerprint(&pin).map_err(|why| format!("{file}: trust: {why}"))?),
+        (None, Some(ca)) => Some(Trust::Authority(text_of(Path::new(&ca))?.into_bytes())),
+        (None, None) => None,
+    };
+    let password_file = needed(password, "password-file")?.into();
+    Ok(Config { address, is_vcenter, user, password_file, trust, hosts, clusters })
+}
+
+/// The password: read when it is sent, and kept nowhere.
+pub(super) fn password(file: &Path) -> Result<String, String> {
+    let shown = file.display();
+    let about = std::fs::metadata(file).map_err(|e| format!("{shown}: {e}"))?;
+    let mode = about.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(format!("{shown}: others may read it (mode {mode:04o}): `chmod 600 {shown}`"));
+    }
+    let text = text_of(file)?;
+    let password = text.strip_suffix('\n').unwrap_or(&text);
+    let password = password.strip_suffix('\r').unwrap_or(password);
+    match password {
+        "" => Err(format!("{shown}: it is empty")),
+        long if long.contains('\n') => {
+            Err(format!("{shown}: it has several lines; the password alone is expected"))
+        }
+        password => Ok(password.to_string()),
+    }
+}
+
+fn text_of(file: &Path) -> Result<String, String> {
+    let shown = sentence(&file.display().to_string());
+    let about = std::fs::metadata(file).map_err(|e| format!("{shown}: {e}"))?;
+    if !about.is_file() || about.len() > MOST_BYTES {
+        return Err(format!("{shown}: it is no plain file, or too large"));
+    }
+    std::fs::read_to_string(file).map_err(|e| format!("{shown}: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "# the lab\nvcenter = vc.example.com\nuser = svc@vsphere.local\npassword-file = /etc/p\nhost = esx-01\ncluster = GPU-A\n";
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_line() {
+        let config = parse(GOOD, "g.conf").unwrap();
+        assert_eq!((config.hosts.len(), config.clusters.len(), config.trust), (1, 1, None));
+        for (text, words) in [
+            (GOOD.replace("host = esx-01", "host ="), "g.conf:5: `name = value`"),
+            (GOOD.to_string() + "host = esx-01\n", "g.conf:7: `esx-01` is there twice"),
+            (GOOD.to_string() + "insecure = yes\n", "g.conf:7: `insecure` is not known"),
+            (GOOD.to_string() + "password = hunter2\n", "g.conf:7: no password stands in this file"),
+            (GOOD.to_string() + "esxi = a\n", "either `vcenter` or `esxi`"),
+            (GOOD.to_string() + "trust = sha256:12\n", "trust: sha256: and 64"),
+            (GOOD.replace("@vsphere.local", ""), "with its domain"),
+            (GOOD.replace("password-file = /etc/p\n", ""), "`password-file` is missing"),
+            (GOOD.replace("host = esx-01\ncluster = GPU-A\n", ""), "at least one `host`"),
+        ] {
+            let why = parse(&text, "g.conf").unwrap_err();
+            assert!(why.contains(words) && !why.contains("hunter2"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_password_that_others_may_read_is_not_sent() {
+        let file = std::env::temp_dir().join(format!("vsgpu-password-{}", std::process::id()));
+        let with = |text: &str, mode: u32| {
+            std::fs::write(&file, text).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            password(&file)
+        };
+        assert_eq!(with("a b\r\n", 0o600).as_deref(), Ok("a b"));
+        assert!(with("secret\n", 0o640).unwrap_err().contains("others may read it"));
+        for (text, words) in [("", "empty"), ("\n", "empty"), ("secret\nsecret\n", "several lines")] {
+            let why = with(text, 0o600).unwrap_err();
+            assert!(why.contains(words) && !why.contains("secret"), "{why}");
+        }
+        std::fs::remove_file(file).unwrap();
+    }
+}

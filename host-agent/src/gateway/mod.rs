@@ -1,0 +1,37 @@
+//! The gateway: this agent beside a vCenter or a standalone ESXi, by their API. So far it looks: `gateway check`.
+
+mod check;
+mod config;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use vsgpu_wire::server::Verb;
+
+/// What this agent knows beside `serve` and `facts`.
+pub const VERB: Verb = Verb { command: || <Cli as clap::CommandFactory>::command(), run };
+
+/// Speak with vCenter or ESXi by their API, with nothing installed on a host
+#[derive(Parser)]
+#[command(name = "gateway", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Log in, find each host, and say by purpose which privilege is missing; changes nothing
+    #[command(
+        after_help = "FILE, of mode 0600, one `name = value` in a line:\n  vcenter = vc.example.com            or  esxi = esx-01.example.com\n  user = svc-vsgpu@vsphere.local\n  password-file = /etc/vsgpu-host-agent/vc.pass    (mode 0600)\n  trust = sha256:4c3d..               or  ca = /etc/vsgpu-host-agent/vmca.pem\n  host = esx-01.example.com           one line for each host, by its name in vCenter\n  cluster = GPU-A                     all hosts of it"
+    )]
+    Check {
+        /// The gateway's file
+        file: PathBuf,
+    },
+}
+
+fn run(matches: &clap::ArgMatches) -> Result<(), String> {
+    let cli = <Cli as clap::FromArgMatches>::from_arg_matches(matches).map_err(|e| e.to_string())?;
+    let What::Check { file } = cli.verb;
+    check::run(&config::read(&file)?)
+}

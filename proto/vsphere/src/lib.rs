@@ -1,0 +1,19 @@
+//! The vSphere API (vCenter and standalone ESXi): SOAP over TLS that trusts one certificate or one CA. What is in the
+//! inventory, and what the service account may do. Typed methods only; every wait has a deadline, every answer a bound.
+//!
+//! Deliberately absent: a way to trust nobody's word ("insecure"), redirects (one of `/sdk` is an error), and types for
+//! the whole API: a call is written where it is made, its elements in the order of the schema, which servers insist on.
+#![warn(missing_docs)]
+
+pub mod access;
+mod fault;
+mod https;
+pub mod inventory;
+mod properties;
+pub mod session;
+mod soap;
+mod trust;
+
+pub use fault::Fault;
+pub use session::Session;
+pub use trust::Trust;

@@ -1,0 +1,344 @@
+//! `vsgpu-host-agent gateway check` against a vCenter. The simulated one is ours; VMware's own simulator is a second
+//! peer on demand: `VSGPU_VCSIM=FILE cargo test -p vsgpu-tests --test vcenter` (a program `vcsim` of govmomi; its own
+//! certificate is too weak for anybody, so it is given one with `VSGPU_VCSIM_TLS=CERTIFICATE,KEY`).
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "test code")]
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use vsgpu_tests::harness::captures;
+use vsgpu_tests::lab::{programs, wait_until};
+use vsgpu_tests::vcenter::{Certificate, Served, SimHost, World, serve};
+
+struct Site {
+    folder: PathBuf,
+    certificate: Certificate,
+    served: Served,
+}
+
+impl Site {
+    fn new(name: &str, world: World) -> Self {
+        let folder = std::env::temp_dir().join(format!("vsgpu-vcenter-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let certificate = Certificate::new();
+        let password = world.password;
+        let served = serve(world, &certificate);
+        let site = Self { folder, certificate, served };
+        site.password(password);
+        site
+    }
+
+    fn password(&self, text: &str) {
+        let file = self.folder.join("pass");
+        std::fs::write(&file, format!("{text}\n")).unwrap();
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Status and both outputs of a check with these lines beside address, user and password.
+    fn check(&self, lines: &str) -> (i32, String) {
+        self.check_as("vcenter", lines)
+    }
+
+    fn check_as(&self, kind: &str, lines: &str) -> (i32, String) {
+        let file = self.folder.join("gateway.conf");
+        let pass = self.folder.join("pass");
+        let text = format!(
+            "{kind} = localhost:{}\nuser = svc@vsphere.local\npassword-file = {}\n{lines}\n",
+            self.served.port,
+            pass.display()
+        );
+        std::fs::write(&file, text).unwrap();
+        let output = Command::new(programs().join("vsgpu-host-agent"))
+            .args(["gateway", "check"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(!said.contains("a<secret>"), "the password is said: {said}");
+        (output.status.code().unwrap_or(-1), said)
+    }
+
+    fn trusted(&self, lines: &str) -> (i32, String) {
+        self.check(&format!("trust = {}\n{lines}", self.certificate.fingerprint()))
+    }
+
+    fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.served.world.lock().unwrap().calls)
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn two_clusters() -> World {
+    let host = |name: &str, cluster| SimHost::new(name, cluster);
+    let mut hosts: Vec<SimHost> = (1..=7).map(|n| host(&format!("esx-0{n}.example.com"), Some(0))).collect();
+    hosts.extend([host("esx-11.example.com", Some(1)), host("alone.example.com", None)]);
+    World::new(hosts)
+}
+
+const HOSTS: &str = "host = alone.example.com\ncluster = GPU-A";
+
+fn hosts_are_found_and_nothing_is_left_behind() {
+    let site = Site::new("found", two_clusters());
+    let (status, said) = site.trusted(HOSTS);
+    assert_eq!(status, 0, "{said}");
+    assert!(said.contains("VMware vCenter Server 8.0.3 build-0 (simulated), API 8.0.3.0"), "{said}");
+    assert!(said.contains("esx-07.example.com  GPU-A       2  connected"), "{said}");
+    assert!(said.contains("alone.example.com   -           2  connected"), "{said}");
+    assert!(!said.contains("esx-11"), "a host of another cluster: {said}");
+    assert!(said.contains("Nothing is missing. Nothing was changed."), "{said}");
+    assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
+    let world = site.served.world.lock().unwrap();
+    assert!(world.sessions.is_empty() && world.views.is_empty(), "a session or a view is left");
+    // Pages were asked for to the end, and nothing for each VM.
+    assert!(world.calls.iter().filter(|call| *call == "ContinueRetrievePropertiesEx").count() >= 3);
+    assert!(world.calls.len() < 30, "{:?}", world.calls);
+}
+
+fn what_is_missing_is_said_by_purpose() {
+    let mut world = two_clusters();
+    world.lacks = vec![
+        ("host-", "Host.Config.PciPassthru"),
+        ("host-0", "Host.Config.Image"),
+        ("group-d1", "Global.Diagnostics"),
+        ("vm-0-1", "VirtualMachine.Interact.PowerOn"),
+    ];
+    let site = Site::new("missing", world);
+    let (status, said) = site.trusted(HOSTS);
+    // Looking is allowed: the rest is what this site decides.
+    assert_eq!(status, 0, "{said}");
+    for line in [
+        "read packages, modules, logs  no: Global.Diagnostics and 1 more on the inventory's root",
+        "set passthrough               no: Host.Config.PciPassthru on alone.example.com and 7 more",
+        "install packages (below 9)    no: Host.Config.Image on esx-01.example.com",
+        "start and stop VMs            no: VirtualMachine.Interact.PowerOn on esx-01.example.com",
+        "maintenance and reboot        yes",
+        "govc role.create vsgpu Datastore.AllocateSpace ",
+        "New-VIRole -Name vsgpu -Privilege (Get-VIPrivilege -Id ",
+        "4 of 10 purposes are not allowed. Nothing was changed.",
+    ] {
+        assert!(said.contains(line), "{line}\n{said}");
+    }
+    site.served.world.lock().unwrap().lacks = vec![("host-", "System.Read")];
+    let (status, said) = site.trusted(HOSTS);
+    assert_eq!(status, 1, "{said}");
+    assert!(
+        said.contains("give it the role Read-only") && said.contains("GPU-A       ?  connected"),
+        "{said}"
+    );
+}
+
+fn names_that_do_not_fit_the_inventory_are_named() {
+    let mut world = two_clusters();
+    world.hosts.push(SimHost::new("alone.example.com", Some(1)));
+    world.hosts[1].state = "notResponding";
+    let site = Site::new("names", world);
+    let (status, said) = site.trusted(&format!("{HOSTS}\nhost = esx-99\ncluster = GPU-C"));
+    assert_eq!(status, 1, "{said}");
+    for line in [
+        "WRONG  host alone.example.com: there are 2 of this name",
+        "WRONG  host esx-99: not in the inventory",
+        "WRONG  cluster GPU-C: not in the inventory",
+        "WRONG  host esx-02.example.com: vCenter says it is notResponding",
+        "4 of the file's names do not fit",
+    ] {
+        assert!(said.contains(line), "{line}\n{said}");
+    }
+}
+
+/// Before the certificate is believed nothing is sent, no password above all.
+fn nobody_is_believed_unseen() {
+    let site = Site::new("trust", two_clusters());
+    let (status, said) = site.check(HOSTS);
+    assert!(status == 1 && said.contains(&site.certificate.fingerprint()), "{said}");
+    let (status, said) = site.check(&format!("trust = sha256:{}\n{HOSTS}", "ab".repeat(32)));
+    assert!(status == 1 && said.contains("which is not the one that is trusted"), "{said}");
+    let ca = site.folder.join("ca.pem");
+    std::fs::write(&ca, Certificate::new().ca_pem).unwrap();
+    let (status, said) = site.check(&format!("ca = {}\n{HOSTS}", ca.display()));
+    assert!(status == 1 && said.contains("not one of the CA file's"), "{said}");
+    assert_eq!(site.calls(), Vec::<String>::new());
+    std::fs::write(&ca, &site.certificate.ca_pem).unwrap();
+    let (status, said) = site.check(&format!("ca = {}\n{HOSTS}", ca.display()));
+    assert_eq!(status, 0, "{said}");
+}
+
+fn a_wrong_password_and_a_full_server_are_told_apart() {
+    let site = Site::new("login", two_clusters());
+    site.password("wrong");
+    let (status, said) = site.trusted(HOSTS);
+    assert!(status == 1 && said.contains("user or password is wrong, or the account is locked"), "{said}");
+    assert_eq!(
+        site.calls().iter().filter(|call| *call == "Login").count(),
+        1,
+        "an account is locked by tries"
+    );
+    site.password("a<secret>&\"'");
+    site.served.world.lock().unwrap().most_sessions = 0;
+    let (status, said) = site.trusted(HOSTS);
+    assert!(status == 1 && said.contains("it starts, or has too many sessions"), "{said}");
+    // A server that stands alone, under the wrong key and under the right one.
+    let world = &site.served.world;
+    world.lock().unwrap().most_sessions = 5;
+    world.lock().unwrap().is_vcenter = false;
+    let (status, said) = site.trusted(HOSTS);
+    assert!(status == 1 && said.contains("this is a host: `esxi = localhost:"), "{said}");
+    let (status, said) = site.check_as("esxi", &format!("trust = {}", site.certificate.fingerprint()));
+    assert!(status == 0 && said.contains("VMware ESXi 8.0.3 build-0 (simulated)"), "{said}");
+}
+
+/// A session may end at any call: it is begun again, and every answer is whole.
+fn a_session_that_ends_is_begun_again() {
+    let site = Site::new("session", two_clusters());
+    let whole = site.trusted(HOSTS);
+    let calls = site.calls().len();
+    for at in 4..calls {
+        site.served.world.lock().unwrap().session_ends_after = Some(at);
+        assert_eq!(site.trusted(HOSTS), whole, "ended behind call {at}");
+        assert!(site.served.world.lock().unwrap().session_ends_after.is_none());
+        let logins = site.calls().iter().filter(|call| *call == "Login").count();
+        assert!(logins <= 2, "ended behind call {at}: {logins} logins");
+        site.served.world.lock().unwrap().sessions.clear();
+    }
+}
+
+fn hostile_answers_are_refused_in_words() {
+    let site = Site::new("hostile", two_clusters());
+    let deep = format!("{}{}", "<a>".repeat(100_000), "</a>".repeat(100_000));
+    let many = format!("<a>{}</a>", "<b/>".repeat(400_000));
+    let bomb = "<!DOCTYPE a [<!ENTITY x \"xxxxxxxxxx\">]><a>&x;&x;</a>".to_string();
+    for (call, status, headers, body, words) in [
+        ("RetrieveServiceContent", 302, "Location: https://elsewhere/sdk\r\n", String::new(), "sends us elsewhere"),
+        ("RetrieveServiceContent", 200, "", "<html><body><p>login</p></body></html>".into(), "no answer of the API"),
+        ("RetrieveServiceContent", 200, "", deep, "nested deeper than"),
+        ("RetrievePropertiesEx", 200, "", many, "more than 300000 elements"),
+        ("RetrievePropertiesEx", 200, "", bomb, "is not known"),
+        ("Login", 200, "", "x".repeat((64 << 20) + 1), "larger than 64 MiB"),
+        ("HasPrivilegeOnEntities", 200, "", "<soap".into(), "cut off or broken"),
+        ("CreateContainerView", 500, "", "<e><Body><Fault><faultcode>c</faultcode><faultstring>a\u{1b}[31mred\nline</faultstring></Fault></Body></e>".into(), "a\\u001b[31mred"),
+    ] {
+        let instead = (status, headers.to_string(), body.into_bytes());
+        site.served.world.lock().unwrap().instead = [(call, instead)].into();
+        let (status, said) = site.trusted(HOSTS);
+        assert!(status == 1 && said.contains(words) && said.len() < 2_000, "{call}: {words}: {}", &said[..said.len().min(2_000)]);
+        assert!(!said.contains('\u{1b}'), "{said}");
+        site.served.world.lock().unwrap().sessions.clear();
+    }
+}
+
+/// What real servers said, as it was recorded, in the place of ours.
+fn recorded_answers_of_real_servers_are_read() {
+    let folder = captures().unwrap().join("vsphere-api");
+    let recorded = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    for (content, words) in [
+        (
+            "pyvmomi_RetrieveServiceContent_vcenter-8.0.3-line.xml",
+            "VMware vCenter Server 8.0.3 build-69507950, API 8.0.2.0",
+        ),
+        (
+            "manageiq_RetrieveServiceContent_vcenter-9.0.1.xml",
+            "VMware vCenter Server 9.0.1 build-24957454, API 9.0.0.0",
+        ),
+    ] {
+        let site = Site::new("recorded", two_clusters());
+        site.served.world.lock().unwrap().instead = [
+            ("GET", (200, String::new(), recorded("pyvmomi_vimServiceVersions_vcenter-8.0.3-line.xml"))),
+            ("RetrieveServiceContent", (200, String::new(), recorded(content))),
+        ]
+        .into();
+        let (status, said) = site.trusted(HOSTS);
+        assert!(status == 0 && said.contains(words), "{said}");
+    }
+    let site = Site::new("recorded-login", two_clusters());
+    let refused = (500, String::new(), recorded("pyvmomi_fault_InvalidLogin_http500.xml"));
+    site.served.world.lock().unwrap().instead = [("Login", refused)].into();
+    let (status, said) = site.trusted(HOSTS);
+    assert!(status == 1 && said.contains("user or password is wrong"), "{said}");
+}
+
+/// One vCenter with 500 hosts and 10,000 VMs takes a bounded number of calls, and grows no worse than its hosts.
+fn a_large_inventory_takes_few_calls() {
+    let took = |hosts: usize| {
+        let mut world = World::new(
+            (0..hosts).map(|n| SimHost { vms: 20, ..SimHost::new(&format!("esx-{n}"), Some(0)) }).collect(),
+        );
+        world.page = 500;
+        let site = Site::new(&format!("large-{hosts}"), world);
+        let begun = Instant::now();
+        let (status, said) = site.trusted("cluster = GPU-A");
+        assert!(status == 0 && (hosts <= 20 || said.contains(&format!("and {} more", hosts - 20))), "{said}");
+        (begun.elapsed(), site.calls().len())
+    };
+    let (small, few) = took(50);
+    let (large, calls) = took(500);
+    println!(
+        "gateway check: 50 hosts {few} calls {small:?}; 500 hosts with 10,000 VMs {calls} calls {large:?}"
+    );
+    assert!(calls <= few + 100, "{few} calls for 50 hosts, {calls} for 500");
+}
+
+/// VMware's own simulator, written by others.
+fn vmwares_own_simulator_is_served() {
+    let program = std::env::var_os("VSGPU_VCSIM").unwrap();
+    let site = Site::new("vcsim", two_clusters());
+    let port = vsgpu_tests::lab::free_port();
+    let tls = std::env::var("VSGPU_VCSIM_TLS").unwrap();
+    let (certificate, key) = tls.split_once(',').unwrap();
+    let mut server = Command::new(program);
+    server.args([
+        "-l",
+        &format!("127.0.0.1:{port}"),
+        "-username",
+        "svc@vsphere.local",
+        "-password",
+        "secret",
+    ]);
+    let mut server = server.args(["-tlscert", certificate, "-tlskey", key]).spawn().unwrap();
+    wait_until("it listens", Duration::from_secs(20), || {
+        std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    site.password("secret");
+    let site = Site {
+        served: Served { port, world: site.served.world.clone() },
+        folder: site.folder.clone(),
+        certificate: Certificate::new(),
+    };
+    let (status, said) = site.check("cluster = DC0_C0");
+    assert_eq!(status, 1, "{said}");
+    let shown =
+        said.split_whitespace().find(|word| word.starts_with("sha256:")).unwrap().trim_end_matches(':');
+    let lines = format!("trust = {shown}\nhost = DC0_H0\ncluster = DC0_C0");
+    let (status, said) = site.check(&lines);
+    assert!(
+        status == 0 && said.contains("DC0_C0_H2  DC0_C0      0  connected") && said.contains("DC0_H0     -"),
+        "{said}"
+    );
+    site.password("wrong");
+    let (status, said) = site.check(&lines);
+    assert!(status == 1 && said.contains("user or password is wrong"), "{said}");
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
+fn main() -> std::process::ExitCode {
+    vsgpu_tests::harness::main(&[("", TESTS)])
+}
+
+const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
+    hosts_are_found_and_nothing_is_left_behind,
+    what_is_missing_is_said_by_purpose,
+    names_that_do_not_fit_the_inventory_are_named,
+    nobody_is_believed_unseen,
+    a_wrong_password_and_a_full_server_are_told_apart,
+    a_session_that_ends_is_begun_again,
+    hostile_answers_are_refused_in_words,
+    recorded_answers_of_real_servers_are_read[Captures],
+    a_large_inventory_takes_few_calls,
+    vmwares_own_simulator_is_served[Vcsim]
+];

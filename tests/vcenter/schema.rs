@@ -1,0 +1,47 @@
+//! The order of elements that a server insists on: it reads a data object with a cursor that only goes forward.
+
+use vsgpu_core::readers::xml::Element;
+
+/// For each call and data object that the client sends: its elements in their order; those with `*` may come again.
+const ORDER: [(&str, &[&str]); 14] = [
+    ("RetrieveServiceContent", &["_this"]),
+    ("Login", &["_this", "userName", "password", "locale"]),
+    ("Logout", &["_this"]),
+    ("CreateContainerView", &["_this", "container", "type*", "recursive"]),
+    ("DestroyView", &["_this"]),
+    ("RetrievePropertiesEx", &["_this", "specSet*", "options"]),
+    ("ContinueRetrievePropertiesEx", &["_this", "token"]),
+    ("HasPrivilegeOnEntities", &["_this", "entity*", "sessionId", "privId*"]),
+    ("specSet", &["propSet*", "objectSet*", "reportMissingObjectsInResults"]),
+    ("propSet", &["type", "all", "pathSet*"]),
+    ("objectSet", &["obj", "skip", "selectSet*"]),
+    ("selectSet", &["name", "type", "path", "skip", "selectSet*"]),
+    ("options", &["maxObjects"]),
+    ("", &[]),
+];
+
+/// What is wrong with a call, in the words of a real server.
+pub fn wrong(element: &Element) -> Option<String> {
+    let (_, order) = ORDER.iter().find(|(name, _)| *name == element.name)?;
+    let mut at = 0;
+    for child in &element.children {
+        let place = order[at..].iter().position(|name| name.trim_end_matches('*') == child.name);
+        let Some(place) = place else {
+            return Some(format!(
+                "Unexpected element tag \"{}\" seen while parsing serialized DataObject of {} (simulated)",
+                child.name, element.name
+            ));
+        };
+        at += place;
+        if !order[at].ends_with('*') {
+            at += 1;
+        }
+        if child.name == "selectSet" && child.attribute("type").is_none() {
+            return Some("selectSet: the type of a SelectionSpec is missing (simulated)".into());
+        }
+        if let Some(wrong) = wrong(child) {
+            return Some(wrong);
+        }
+    }
+    None
+}

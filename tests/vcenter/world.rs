@@ -1,0 +1,325 @@
+//! What the simulated vCenter has, and its answers.
+
+use super::http::Reply;
+use super::schema;
+use std::collections::{BTreeMap, BTreeSet};
+use vsgpu_core::readers::xml::{Element, parse};
+
+/// A host of the inventory.
+#[derive(Clone)]
+pub struct SimHost {
+    pub name: String,
+    pub cluster: Option<usize>,
+    pub state: &'static str,
+    pub gpus: usize,
+    pub vms: usize,
+}
+
+impl SimHost {
+    pub fn new(name: &str, cluster: Option<usize>) -> Self {
+        Self { name: name.into(), cluster, state: "connected", gpus: 2, vms: 3 }
+    }
+}
+
+pub struct World {
+    pub hosts: Vec<SimHost>,
+    pub clusters: Vec<&'static str>,
+    pub is_vcenter: bool,
+    pub user: &'static str,
+    pub password: &'static str,
+    /// Privileges that the account lacks, each on objects whose id begins so.
+    pub lacks: Vec<(&'static str, &'static str)>,
+    /// Most objects of a page.
+    pub page: usize,
+    /// The session ends behind so many calls.
+    pub session_ends_after: Option<usize>,
+    /// Most sessions at once.
+    pub most_sessions: usize,
+    /// Instead of an answer: by the name of the call, or `GET`. Status, headers and body.
+    pub instead: BTreeMap<&'static str, (u16, String, Vec<u8>)>,
+    /// Calls that came, in their order.
+    pub calls: Vec<String>,
+    /// Sessions that are open.
+    pub sessions: BTreeSet<String>,
+    /// Views that are open, each of its session.
+    pub views: BTreeSet<String>,
+    logins: usize,
+    listing: BTreeMap<String, Vec<String>>,
+}
+
+impl World {
+    pub fn new(hosts: Vec<SimHost>) -> Self {
+        Self {
+            hosts,
+            clusters: vec!["GPU-A", "GPU-B"],
+            is_vcenter: true,
+            user: "svc@vsphere.local",
+            password: "a<secret>&\"'",
+            lacks: vec![],
+            page: 3,
+            session_ends_after: None,
+            most_sessions: 5,
+            instead: BTreeMap::new(),
+            calls: vec![],
+            sessions: BTreeSet::new(),
+            views: BTreeSet::new(),
+            logins: 0,
+            listing: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn answer(&mut self, path: &str, cookie: Option<&str>, body: &str) -> Reply {
+        if path == "/sdk/vimServiceVersions.xml" {
+            self.calls.push("GET".into());
+            if let Some((status, headers, body)) = self.instead.get("GET") {
+                return Reply { status: *status, headers: headers.clone(), body: body.clone() };
+            }
+            return Reply::xml(200, "<?xml version=\"1.0\" encoding=\"UTF-8\" ?><namespaces version=\"1.0\"><namespace><name>urn:vim25</name><version>8.0.3.0</version><priorVersions><version>8.0.2.0</version></priorVersions></namespace></namespaces>".into());
+        }
+        let call = parse(body).ok().and_then(|root| root.child("Body")?.children.first().cloned());
+        let Some(call) = call.filter(|_| path == "/sdk") else {
+            return Reply::xml(404, "nothing there (simulated)".into());
+        };
+        self.calls.push(call.name.clone());
+        if let Some((status, headers, body)) = self.instead.get(call.name.as_str()) {
+            return Reply { status: *status, headers: headers.clone(), body: body.clone() };
+        }
+        if let Some(wrong) = schema::wrong(&call) {
+            return fault("InvalidRequest", &wrong, "");
+        }
+        let session =
+            cookie.and_then(|c| c.strip_prefix("vmware_soap_session=")).unwrap_or_default().to_string();
+        if self.session_ends_after.is_some_and(|most| self.calls.len() > most) {
+            self.sessions.clear();
+            self.views.clear();
+            self.listing.clear();
+            self.session_ends_after = None;
+        }
+        let known = self.sessions.contains(&session);
+        match call.name.as_str() {
+            "RetrieveServiceContent" => returned(&call.name, &self.content()),
+            "Login" => self.login(&call),
+            "RetrievePropertiesEx" | "ContinueRetrievePropertiesEx" => self.properties(&call, known),
+            _ if !known => fault("NotAuthenticated", "The session is not authenticated.", ""),
+            "Logout" => {
+                self.sessions.remove(&session);
+                returned(&call.name, "")
+            }
+            "CreateContainerView" => {
+                let view = format!("session[{}]{}", self.calls.len(), text(&call, "type"));
+                let given = format!("<returnval type=\"ContainerView\">{view}</returnval>");
+                self.views.insert(view);
+                plain(&call.name, &given)
+            }
+            "DestroyView" => {
+                if !self.views.remove(text(&call, "_this")) {
+                    return fault("ManagedObjectNotFound", "The view is gone (simulated)", "");
+                }
+                returned(&call.name, "")
+            }
+            "HasPrivilegeOnEntities" => self.privileges(&call, &session),
+            other => fault("MethodNotFound", &format!("there is no {other} (simulated)"), ""),
+        }
+    }
+
+    /// Ids differ between the two kinds of server, as they do.
+    fn content(&self) -> String {
+        let (root, collector, views, sessions, rights) = match self.is_vcenter {
+            true => {
+                ("group-d1", "propertyCollector", "ViewManager", "SessionManager", "AuthorizationManager")
+            }
+            false => {
+                ("ha-folder-root", "ha-property-collector", "ViewManager", "ha-sessionmgr", "ha-authmgr")
+            }
+        };
+        let (name, kind) = match self.is_vcenter {
+            true => ("VMware vCenter Server 8.0.3 build-0 (simulated)", "VirtualCenter"),
+            false => ("VMware ESXi 8.0.3 build-0 (simulated)", "HostAgent"),
+        };
+        format!(
+            "<rootFolder type=\"Folder\">{root}</rootFolder><propertyCollector type=\"PropertyCollector\">{collector}</propertyCollector><viewManager type=\"ViewManager\">{views}</viewManager><about><fullName>{name}</fullName><apiType>{kind}</apiType><apiVersion>8.0.3.0</apiVersion></about><sessionManager type=\"SessionManager\">{sessions}</sessionManager><authorizationManager type=\"AuthorizationManager\">{rights}</authorizationManager>"
+        )
+    }
+
+    fn login(&mut self, call: &Element) -> Reply {
+        if self.sessions.len() >= self.most_sessions {
+            return Reply::xml(503, "503 Service Unavailable (simulated)".into());
+        }
+        if text(call, "userName") != self.user || text(call, "password") != self.password {
+            return fault(
+                "InvalidLogin",
+                "Cannot complete login due to an incorrect user name or password.",
+                "",
+            );
+        }
+        if text(call, "locale") != "en" {
+            return fault("InvalidLocale", "Eine andere Sprache (simulated)", "");
+        }
+        self.logins += 1;
+        // As real servers write it: quoted.
+        let session = format!("\"{:08x}\"", self.logins);
+        self.sessions.insert(session.clone());
+        let mut reply = returned(&call.name, &format!("<key>key-{}</key><locale>en</locale>", self.logins));
+        reply.headers = format!("Set-Cookie: vmware_soap_session={session}; Path=/; HttpOnly; Secure;\r\n");
+        reply
+    }
+
+    fn ids(&self, kind: &str) -> Vec<String> {
+        match kind {
+            "HostSystem" => (0..self.hosts.len()).map(|n| format!("host-{n}")).collect(),
+            "ClusterComputeResource" => (0..self.clusters.len()).map(|n| format!("domain-c{n}")).collect(),
+            _ => vec![],
+        }
+    }
+
+    fn properties(&mut self, call: &Element, known: bool) -> Reply {
+        let key = match call.name.as_str() {
+            "RetrievePropertiesEx" => {
+                let Some(spec) = call.child("specSet") else {
+                    return fault("InvalidArgument", "specSet", "");
+                };
+                let Some(set) = spec.child("propSet") else { return fault("InvalidArgument", "propSet", "") };
+                let kind = text(set, "type");
+                let paths: Vec<&str> = set.all("pathSet").map(|path| path.text.as_str()).collect();
+                let objects: Vec<String> =
+                    spec.all("objectSet").map(|o| text(o, "obj").to_string()).collect();
+                let of_view = objects.first().filter(|id| id.starts_with("session["));
+                if let Some(view) = of_view.filter(|view| known && !self.views.contains(*view)) {
+                    return fault("ManagedObjectNotFound", &format!("{view} is gone (simulated)"), "");
+                }
+                let ids = match objects.first().is_some_and(|id| id.starts_with("session[")) {
+                    true => self.ids(kind),
+                    false => objects,
+                };
+                let found = ids.iter().map(|id| self.object(kind, id, &paths, known)).collect();
+                let token = format!("token-{}", self.calls.len());
+                self.listing.insert(token.clone(), found);
+                token
+            }
+            _ if !known => return fault("NotAuthenticated", "The session is not authenticated.", ""),
+            _ => text(call, "token").to_string(),
+        };
+        let Some(mut left) = self.listing.remove(&key) else {
+            return fault("InvalidProperty", "the token is not known (simulated)", "");
+        };
+        let rest = left.split_off(self.page.min(left.len()));
+        let mut inside = String::new();
+        if !rest.is_empty() {
+            inside += &format!("<token>{key}</token>");
+            self.listing.insert(key, rest);
+        }
+        inside += &left.concat();
+        if inside.is_empty() { plain(&call.name, "") } else { returned(&call.name, &inside) }
+    }
+
+    fn object(&self, kind: &str, id: &str, paths: &[&str], known: bool) -> String {
+        let mut inside = format!("<obj type=\"{kind}\">{id}</obj>");
+        for path in paths {
+            let lacked = self.lacked(id, "System.Read") && *path == "hardware.pciDevice";
+            if !known || lacked {
+                let fault = if known { "NoPermission" } else { "NotAuthenticated" };
+                inside += &format!(
+                    "<missingSet><path>{path}</path><fault><fault xsi:type=\"{fault}\"><object type=\"Folder\">group-d1</object><privilegeId>System.Read</privilegeId></fault><localizedMessage></localizedMessage></fault></missingSet>"
+                );
+            } else if let Some(value) = self.value(kind, id, path) {
+                inside += &format!("<propSet><name>{path}</name>{value}</propSet>");
+            }
+        }
+        format!("<objects>{inside}</objects>")
+    }
+
+    fn value(&self, kind: &str, id: &str, path: &str) -> Option<String> {
+        let number: usize = id.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().ok()?;
+        let word = |text: &str| format!("<val xsi:type=\"xsd:string\">{text}</val>");
+        if kind == "ClusterComputeResource" {
+            return (path == "name").then(|| word(self.clusters[number]));
+        }
+        let host = self.hosts.get(number)?;
+        let references = |kind: &str, ids: Vec<String>| {
+            let each = ids
+                .iter()
+                .map(|id| format!("<ManagedObjectReference type=\"{kind}\">{id}</ManagedObjectReference>"));
+            format!("<val xsi:type=\"ArrayOfManagedObjectReference\">{}</val>", each.collect::<String>())
+        };
+        Some(match path {
+            "name" => word(&host.name),
+            "parent" => {
+                let (kind, id) = match host.cluster {
+                    Some(cluster) => ("ClusterComputeResource", format!("domain-c{cluster}")),
+                    None => ("ComputeResource", format!("domain-s{number}")),
+                };
+                format!("<val xsi:type=\"ManagedObjectReference\" type=\"{kind}\">{id}</val>")
+            }
+            "runtime.connectionState" => word(host.state),
+            "runtime.inMaintenanceMode" => "<val xsi:type=\"xsd:boolean\">false</val>".into(),
+            "vm" => references("VirtualMachine", (0..host.vms).map(|n| format!("vm-{number}-{n}")).collect()),
+            "datastore" => references("Datastore", vec!["datastore-1".into()]),
+            "hardware.pciDevice" => {
+                let gpu = |n: usize| {
+                    format!(
+                        "<HostPciDevice><id>0000:{:02x}:00.0</id><classId>770</classId><bus>{}</bus><slot>0</slot><function>0</function><vendorId>4318</vendorId></HostPciDevice>",
+                        0x3b + n,
+                        0x3b + n
+                    )
+                };
+                let bridge = "<HostPciDevice><id>0000:00:00.0</id><classId>1536</classId><vendorId>-32634</vendorId></HostPciDevice>";
+                let all: String = (0..host.gpus).map(gpu).collect();
+                format!("<val xsi:type=\"ArrayOfHostPciDevice\">{bridge}{all}</val>")
+            }
+            _ => return None,
+        })
+    }
+
+    fn lacked(&self, id: &str, privilege: &str) -> bool {
+        self.lacks.iter().any(|(of, lacks)| id.starts_with(of) && *lacks == privilege)
+    }
+
+    fn privileges(&self, call: &Element, session: &str) -> Reply {
+        let number: usize = usize::from_str_radix(session.trim_matches('"'), 16).unwrap_or_default();
+        if text(call, "sessionId") != format!("key-{number}") {
+            return fault("InvalidArgument", "A specified parameter was not correct: sessionId", "");
+        }
+        let of = |entity: &Element| {
+            let answer = |id: &Element| {
+                let granted = !self.lacked(&entity.text, &id.text);
+                format!(
+                    "<privAvailability><privId>{}</privId><isGranted>{granted}</isGranted></privAvailability>",
+                    id.text
+                )
+            };
+            let kind = entity.attribute("type").unwrap_or_default();
+            let all: String = call.all("privId").map(answer).collect();
+            format!("<returnval><entity type=\"{kind}\">{}</entity>{all}</returnval>", entity.text)
+        };
+        plain(&call.name, &call.all("entity").map(of).collect::<String>())
+    }
+}
+
+fn text<'a>(of: &'a Element, name: &str) -> &'a str {
+    of.child(name).map(|child| child.text.as_str()).unwrap_or_default()
+}
+
+/// The prefix bound to the namespace of instances may have any name: here it is not `xsi` outside.
+fn envelope(inside: &str) -> String {
+    let inside = inside.replace("xsi:type", "i:type");
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\" xmlns:xsd=\"http://www.w3.org/2001/XMLSchema\" xmlns:i=\"http://www.w3.org/2001/XMLSchema-instance\"><soapenv:Body>{inside}</soapenv:Body></soapenv:Envelope>"
+    )
+}
+
+fn plain(call: &str, inside: &str) -> Reply {
+    Reply::xml(200, envelope(&format!("<{call}Response xmlns=\"urn:vim25\">{inside}</{call}Response>")))
+}
+
+fn returned(call: &str, inside: &str) -> Reply {
+    plain(call, &format!("<returnval>{inside}</returnval>"))
+}
+
+fn fault(kind: &str, words: &str, more: &str) -> Reply {
+    Reply::xml(
+        500,
+        envelope(&format!(
+            "<soapenv:Fault><faultcode>ServerFaultCode</faultcode><faultstring>{words}</faultstring><detail><{kind}Fault xmlns=\"urn:vim25\" xsi:type=\"{kind}\">{more}</{kind}Fault></detail></soapenv:Fault>"
+        )),
+    )
+}
