@@ -93,7 +93,7 @@ fn every_link_leads_somewhere() {
     assert!(seen > 100 && wrong.is_empty(), "{seen} links, wrong are\n{}", wrong.join("\n"));
 }
 
-const FACTS: [&str; 4] = ["esxi", "nvidia", "failures", "guests"];
+const FACTS: [&str; 5] = ["esxi", "nvidia", "failures", "guests", "vsphere-api"];
 
 /// A section at the beginning of a text (`A4`, `5.3`, `F20`, or a heading in quotes), and what follows it.
 fn section(text: &str) -> Option<(String, &str)> {

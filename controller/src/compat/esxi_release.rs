@@ -29,7 +29,7 @@ fn patch_level(c: &Combination, release: &releases::Release, esxi: &str) -> Opti
     Some(c.finding(what, release.basis.clone(), Some(nearest.into())).doubtful())
 }
 
-/// Releases of ESXi that our tables speak of, with their newest update (facts: esxi, vsphere9 1). Patches of an update
+/// Releases of ESXi that our tables speak of, with their newest update. Patches of an update
 /// do not count: `8.0.3` is every build of 8.0 U3.
 const RELEASES: [(&str, u32); 7] =
     [("6.0", 3), ("6.5", 3), ("6.7", 3), ("7.0", 3), ("8.0", 3), ("9.0", 2), ("9.1", 0)];

@@ -1,5 +1,5 @@
 //! What the service account may do, by purpose: each purpose's privileges, and which of them are missing on which
-//! objects (facts: vsphere-api 2, 8). Asked before anything is planned: a `NoPermission` in a maintenance window is too
+//! objects (facts: vsphere-api 4). Asked before anything is planned: a `NoPermission` in a maintenance window is too
 //! late.
 
 use crate::fault::Fault;

@@ -1,5 +1,5 @@
 //! Why a call failed: the fault's type, its words, and those below it, where the cause often is (facts: vsphere-api
-//! 1.2). Types are matched, never texts: those come in the session's language.
+//! 3). Types are matched, never texts: those come in the session's language.
 
 use std::fmt;
 use vsgpu_core::readers::xml::Element;
