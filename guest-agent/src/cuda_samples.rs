@@ -6,6 +6,7 @@ use crate::distro::Distro;
 use crate::known_errors::{self, Known};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
 use vsgpu_core::Command;
 use vsgpu_core::artifact::{Artifact, Kind};
 use vsgpu_core::requirement::Explained;
@@ -45,8 +46,11 @@ pub struct SourceSpec {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 struct Unchecked {
+    /// Your archive of NVIDIA's samples, of the toolkit's own release: `files/cuda-samples-12.5.zip`.
     source: Option<Artifact>,
+    /// Instead: a folder of the guest with them, as old runfiles install it (`/usr/local/cuda-11.4/samples`).
     folder: Option<String>,
+    /// C++ compiler for nvcc where the system's own is too new for it: `g++-12`.
     compiler: Option<String>,
 }
 
@@ -58,12 +62,17 @@ impl TryFrom<Unchecked> for SourceSpec {
             (None, Some(folder)) => {
                 let plain = |c: char| c.is_ascii_alphanumeric() || "-._/+".contains(c);
                 let is_plain = folder.chars().all(plain) && !folder.split('/').any(|part| part == "..");
-                if !folder.starts_with('/') || !is_plain || folder.len() > 200 {
+                if !folder.starts_with('/')
+                    || folder.trim_matches('/').is_empty()
+                    || !is_plain
+                    || folder.len() > 200
+                {
                     return Err(format!("folder: `{folder}`: a whole path in the guest is expected"));
                 }
             }
-            _ => {
-                return Err("either `source` (your archive) or `folder` (of the guest) is needed".into());
+            (Some(_), Some(_)) => return Err("`source` and `folder` are both there: keep one".into()),
+            (None, None) => {
+                return Err("`source` (your archive) or `folder` (of the guest) is missing".into());
             }
         }
         if let Some(compiler) = &raw.compiler {
@@ -80,15 +89,10 @@ impl TryFrom<Unchecked> for SourceSpec {
 impl SourceSpec {
     /// Name of its build: another archive, folder or compiler is another build.
     pub(crate) fn id(&self) -> String {
-        let plain = |text: &str| text.trim_matches('/').replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-        let of = match (&self.source, &self.folder) {
-            (Some(archive), _) => archive.sha256.as_deref().unwrap_or("archive").chars().take(16).collect(),
-            (None, folder) => plain(folder.as_deref().unwrap_or_default()),
-        };
-        match &self.compiler {
-            Some(compiler) => format!("{of}-{}", plain(compiler)),
-            None => of,
-        }
+        let archive = self.source.as_ref().map(|archive| archive.sha256.clone().unwrap_or_default());
+        let all = serde_json::json!([archive, self.folder, self.compiler]).to_string();
+        let sum = sha2::Sha256::digest(all.as_bytes());
+        sum.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Where a program of it is once it is built.
@@ -145,7 +149,7 @@ pub(crate) fn package(tool: &str, family: &dyn Distro) -> String {
 const OTHER_RELEASE: &str =
     "take the archive cuda-samples of the toolkit's own release: its number is in `nvcc --version`";
 
-const KNOWN: [Known; 13] = [
+const KNOWN: [Known; 14] = [
     Known {
         said: &[&["there is no nvcc"]],
         cause: "the guest has no CUDA toolkit",
@@ -159,12 +163,12 @@ const KNOWN: [Known; 13] = [
     Known {
         said: &[&["built with cmake, which is not installed"]],
         cause: "there is no CMake in the guest: samples from 12.8 on need it",
-        fix: "install cmake 3.20 or newer in the guest, or take samples of a release up to 12.5",
+        fix: "install cmake 3.20 or newer in the guest; where that cannot be, take a toolkit up to 12.6 with the samples of its release, or `samples: off`",
     },
     Known {
         said: &[&["or higher is required.  You are running version"], &["CMake", "or higher is required"]],
         cause: "the guest's CMake is too old: samples from 12.8 on need 3.20",
-        fix: "install a newer cmake in the guest, or take samples of a release up to 12.5",
+        fix: "install a newer cmake in the guest; where that cannot be, take a toolkit up to 12.6 with the samples of its release, or `samples: off`",
     },
     Known {
         said: &[&["unsupported GNU version"], &["unsupported clang version"]],
@@ -214,12 +218,17 @@ const KNOWN: [Known; 13] = [
         fix: "install the C library's headers (Debian, Ubuntu: libc6-dev; Red Hat: glibc-devel)",
     },
     Known {
-        said: &[&["No space left on device"], &["File too large"]],
-        cause: "the guest's disk is full, or one file became larger than 512 MiB",
+        said: &[&["File too large"], &["File size limit exceeded"]],
+        cause: "a file of the build became larger than 512 MiB: these are not NVIDIA's samples, or the compiler is at fault",
+        fix: "take NVIDIA's archive as it is; `vsgpu-cuda-samples` in the guest, run by hand, shows the whole output",
+    },
+    Known {
+        said: &[&["No space left on device"]],
+        cause: "the guest's disk is full",
         fix: "make room below /var/lib/vsgpu (`df -h /var/lib/vsgpu`)",
     },
     Known {
-        said: &[&["no time is left for"]],
+        said: &[&["no time is left for"], &["after its deadline"]],
         cause: "the build was not done within 10 minutes",
         fix: "look at the guest's load and memory (`top`); the next `vsgpu apply` begins anew",
     },
@@ -277,14 +286,15 @@ mod tests {
     fn a_source_is_one_of_two_and_each_is_a_build_of_its_own() {
         let spec = |json: &str| serde_json::from_str::<SourceSpec>(json);
         let folder = spec(r#"{"folder": "/usr/local/cuda-11.4/samples", "compiler": "g++-10"}"#).unwrap();
-        assert_eq!(
-            folder.program("vectorAdd"),
-            format!("{FOLDER}/usr-local-cuda-11-4-samples-g---10/vectorAdd")
-        );
+        let other = spec(r#"{"folder": "/usr/local/cuda-11.4/samples"}"#).unwrap();
+        let same = spec(r#"{"folder": "/usr/local/cuda-11/4/samples"}"#).unwrap();
+        assert!(folder.id() != other.id() && other.id() != same.id());
+        assert_eq!(folder.program("vectorAdd"), format!("{FOLDER}/{}/vectorAdd", folder.id()));
         assert!(folder.build("/usr/lib/vsgpu").to_string().contains("--source /usr/local/cuda-11.4/samples"));
         for bad in [
             "{}",
             r#"{"folder": "samples"}"#,
+            r#"{"folder": "//"}"#,
             r#"{"folder": "/usr/../etc"}"#,
             r#"{"source": "a.zip", "folder": "/a"}"#,
             r#"{"folder": "/a", "compiler": "-x"}"#,

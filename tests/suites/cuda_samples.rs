@@ -8,6 +8,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
+use vsgpu_core::artifact::Kind;
+use vsgpu_machine::package::inspect;
 use vsgpu_tests::lab::{cuda_toolkit, files, programs};
 
 struct Place(PathBuf);
@@ -98,6 +100,41 @@ fn both_come_into_place_and_the_archives_others_do_not() {
     assert_eq!(place.built(), Vec::<String>::new());
 }
 
+/// The same release as the archives that people have: all are taken for what they are, by the controller as well.
+fn every_kind_of_archive_is_known() {
+    let place = Place::new("kinds");
+    place.nvcc(WRITES);
+    let mut zip = zip::ZipArchive::new(std::io::Cursor::new(files::cuda_samples("12.5"))).unwrap();
+    let mut tar = tar::Builder::new(vec![]);
+    for at in 0..zip.len() {
+        let mut member = zip.by_index(at).unwrap();
+        let mut bytes = vec![];
+        std::io::Read::read_to_end(&mut member, &mut bytes).unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        tar.append_data(&mut header, member.name(), bytes.as_slice()).unwrap();
+    }
+    let tar = tar.into_inner().unwrap();
+    let mut packed = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+    packed.write_all(&tar).unwrap();
+    let packed = packed.finish().unwrap();
+    for (name, bytes) in [("cuda-samples-12.5.tar", &tar), ("cuda-samples-12.5.tar.gz", &packed)] {
+        let (kind, holds) = inspect(&mut std::io::Cursor::new(bytes), name, bytes.len() as u64).unwrap();
+        assert_eq!((kind, holds[0].version.as_str()), (Kind::CudaSamples, "12.5"), "{name}");
+        let (ok, said) = place.build(&place.archive(name, bytes), &[]);
+        assert!(ok, "{name}: {said}");
+    }
+    // A name that promises something else is held to it.
+    for (name, words) in
+        [("driver.run", "not a self-extracting installer"), ("x.vib", "not a VIB"), ("x.zip", "not a zip")]
+    {
+        let why = inspect(&mut std::io::Cursor::new(&packed), name, packed.len() as u64).unwrap_err();
+        assert!(why.contains(words), "{name}: {why}");
+    }
+}
+
 /// A compiler that hangs is ended, and one that writes without end is stopped.
 fn time_and_space_are_bounded() {
     let place = Place::new("bounds");
@@ -105,11 +142,11 @@ fn time_and_space_are_bounded() {
     place.nvcc("sleep 600");
     let begun = Instant::now();
     let (ok, said) = place.build(&zip, &["--within", "2"]);
-    assert!(!ok && said.contains("make") && begun.elapsed().as_secs() < 60, "{said}");
+    assert!(!ok && said.contains("after its deadline") && begun.elapsed().as_secs() < 60, "{said}");
     assert!(!place.left_over());
     place.nvcc("head -c 600M /dev/zero > $out || exit 1");
     let (ok, said) = place.build(&zip, &[]);
-    assert!(!ok && said.contains("deviceQuery"), "{said}");
+    assert!(!ok && said.contains("File"), "{said}");
     assert!(!place.left_over());
     place.nvcc("true");
     let (ok, said) = place.build(&zip, &[]);
@@ -144,6 +181,30 @@ fn what_is_no_archive_of_the_samples_is_said_without_quoting_it() {
     // A bomb: 65 MiB of nothing in some kilobytes.
     let said = plain("bomb.zip", &zip_of(&[("Common/helper_cuda.h", 65 << 20)]));
     assert!(said.contains("larger than NVIDIA's ever were"), "{said}");
+    // A name of 256 MiB in some kilobytes: it is not read into memory.
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::GNULongName);
+    header.set_size(256 << 20);
+    header.set_cksum();
+    let mut packed = flate2::write::GzEncoder::new(vec![], flate2::Compression::best());
+    packed.write_all(header.as_bytes()).unwrap();
+    let nothing = vec![b'x'; 1 << 20];
+    (0..256).for_each(|_| packed.write_all(&nothing).unwrap());
+    let bomb = place.archive("name.tar.gz", &packed.finish().unwrap());
+    let mut command = Command::new("prlimit");
+    command.arg("--as=167772160").arg(programs().join("vsgpu-cuda-samples")).arg("--source").arg(&bomb);
+    let output = command
+        .arg("--into")
+        .arg(place.0.join("built"))
+        .arg("--toolkit")
+        .arg(place.0.join("toolkit"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("it is no archive of the samples") || said.contains("not among these samples"),
+        "{said}"
+    );
     let tar = |kind: tar::EntryType, path: &str| {
         let mut tar = tar::Builder::new(vec![]);
         let mut header = tar::Header::new_gnu();
@@ -199,6 +260,7 @@ fn main() -> std::process::ExitCode {
 
 const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     both_come_into_place_and_the_archives_others_do_not[Make],
+    every_kind_of_archive_is_known[Make],
     time_and_space_are_bounded[Make],
     what_is_no_archive_of_the_samples_is_said_without_quoting_it,
     nvidias_compiler_builds_both_layouts[Nvcc, Make, Cmake]

@@ -29,6 +29,10 @@ pub struct World {
     pub password: &'static str,
     /// Privileges that the account lacks, each on objects whose id begins so.
     pub lacks: Vec<(&'static str, &'static str)>,
+    /// Objects that are gone since they were listed.
+    pub gone: Vec<String>,
+    /// PCI devices of a host beside its GPUs.
+    pub devices: usize,
     /// Most objects of a page.
     pub page: usize,
     /// The session ends behind so many calls.
@@ -56,6 +60,8 @@ impl World {
             user: "svc@vsphere.local",
             password: "a<secret>&\"'",
             lacks: vec![],
+            gone: vec![],
+            devices: 1,
             page: 3,
             session_ends_after: None,
             most_sessions: 5,
@@ -181,6 +187,9 @@ impl World {
                 let Some(set) = spec.child("propSet") else { return fault("InvalidArgument", "propSet", "") };
                 let kind = text(set, "type");
                 let paths: Vec<&str> = set.all("pathSet").map(|path| path.text.as_str()).collect();
+                if let Some(path) = self.unknown(kind, &paths) {
+                    return fault("InvalidProperty", "", &format!("<name>{path}</name>"));
+                }
                 let objects: Vec<String> =
                     spec.all("objectSet").map(|o| text(o, "obj").to_string()).collect();
                 let of_view = objects.first().filter(|id| id.starts_with("session["));
@@ -210,6 +219,18 @@ impl World {
         }
         inside += &left.concat();
         if inside.is_empty() { plain(&call.name, "") } else { returned(&call.name, &inside) }
+    }
+
+    /// A property that this version does not have refuses the whole call.
+    fn unknown<'a>(&self, kind: &str, paths: &[&'a str]) -> Option<&'a str> {
+        let of_host = |path: &str| {
+            path.starts_with("config.")
+                || path.starts_with("hardware.")
+                || path.starts_with("runtime.")
+                || path.starts_with("summary.")
+                || ["name", "parent", "vm", "datastore", "network"].contains(&path)
+        };
+        paths.iter().copied().find(|path| kind == "HostSystem" && !of_host(path))
     }
 
     fn object(&self, kind: &str, id: &str, paths: &[&str], known: bool) -> String {
@@ -254,6 +275,7 @@ impl World {
             "runtime.inMaintenanceMode" => "<val xsi:type=\"xsd:boolean\">false</val>".into(),
             "vm" => references("VirtualMachine", (0..host.vms).map(|n| format!("vm-{number}-{n}")).collect()),
             "datastore" => references("Datastore", vec!["datastore-1".into()]),
+            "network" => references("Network", vec!["network-1".into()]),
             "hardware.pciDevice" => {
                 let gpu = |n: usize| {
                     format!(
@@ -262,10 +284,18 @@ impl World {
                         0x3b + n
                     )
                 };
-                let bridge = "<HostPciDevice><id>0000:00:00.0</id><classId>1536</classId><vendorId>-32634</vendorId></HostPciDevice>";
+                let bridge = "<HostPciDevice><id>0000:00:00.0</id><classId>1536</classId><bus>0</bus><slot>0</slot><function>0</function><vendorId>-32634</vendorId><subVendorId>0</subVendorId><vendorName>Intel Corporation</vendorName><deviceId>1</deviceId><subDeviceId>0</subDeviceId><deviceName>a bridge</deviceName></HostPciDevice>".repeat(self.devices);
                 let all: String = (0..host.gpus).map(gpu).collect();
                 format!("<val xsi:type=\"ArrayOfHostPciDevice\">{bridge}{all}</val>")
             }
+            "config.graphicsInfo" => {
+                let gpu = |n: usize| {
+                    format!("<HostGraphicsInfo><deviceName>NVIDIAA100-PCIE-40GB</deviceName><vendorName>NVIDIA Corporation</vendorName><pciId>0000:{:02x}:00.0</pciId><graphicsType>sharedDirect</graphicsType><memorySizeInKB>41943040</memorySizeInKB><vm type=\"VirtualMachine\">vm-{number}-{n}</vm></HostGraphicsInfo>", 0x3b + n)
+                };
+                let all: String = (0..host.gpus).map(gpu).collect();
+                format!("<val xsi:type=\"ArrayOfHostGraphicsInfo\">{all}</val>")
+            }
+            "hardware.biosInfo" => "<val xsi:type=\"HostBIOSInfo\"><biosVersion>2.21.2</biosVersion><vendor>Dell Inc.</vendor><assetTag>payroll-7</assetTag></val>".into(),
             _ => return None,
         })
     }
@@ -278,6 +308,16 @@ impl World {
         let number: usize = usize::from_str_radix(session.trim_matches('"'), 16).unwrap_or_default();
         if text(call, "sessionId") != format!("key-{number}") {
             return fault("InvalidArgument", "A specified parameter was not correct: sessionId", "");
+        }
+        // One object that may not be read refuses the whole question.
+        let unread = call.all("entity").find(|entity| self.lacked(&entity.text, "System.Read"));
+        if let Some(entity) = unread {
+            let more =
+                format!("<object type=\"X\">{}</object><privilegeId>System.Read</privilegeId>", entity.text);
+            return fault("NoPermission", "Permission to perform this operation was denied.", &more);
+        }
+        if let Some(gone) = call.all("entity").find(|entity| self.gone.contains(&entity.text)) {
+            return fault("ManagedObjectNotFound", &format!("{} has already been deleted", gone.text), "");
         }
         let of = |entity: &Element| {
             let answer = |id: &Element| {

@@ -333,7 +333,8 @@ impl Compat {
         let named =
             [newer(&new_host, "vGPU manager"), newer(&new_guest, "guest driver")].into_iter().flatten();
         let known = Some(described(manager.as_ref(), guest.as_ref(), gpu.as_ref())).filter(|d| !d.is_empty());
-        let mut text = format!("{word}: {}", named.chain(known).collect::<Vec<_>>().join(", "));
+        let on = combination.esxi.as_ref().map(|esxi| format!("ESXi {}", esxi.value));
+        let mut text = format!("{word}: {}", named.chain(known).chain(on).collect::<Vec<_>>().join(", "));
         if let (true, Some(rests)) = (works, rests_on(&combination)) {
             text += &format!("\n  {rests}");
         }

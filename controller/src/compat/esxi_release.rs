@@ -49,14 +49,15 @@ fn stranger(c: &Combination) -> Option<Finding> {
     let what =
         format!("{}: ESXi {} is not in our table of releases ({TABLES_OF}); {newest}", esxi.by, esxi.value);
     let basis = Basis::document("the releases that our tables speak of", false);
-    let nearest = "look at NVIDIA's list for this ESXi release, or at a newer vsgpu";
+    let nearest = "look for this ESXi in NVIDIA's release notes of the vGPU release, or in a newer vsgpu";
     Some(c.finding(what, basis, Some(nearest.into())).doubtful())
 }
 
 pub(super) fn check(c: &Combination) -> Vec<Finding> {
     match stranger(c) {
-        Some(finding) => vec![finding],
         None => of_manager(c),
+        // Of an unknown update its minor is known: what is certain of that stays so.
+        Some(finding) => of_manager(c).into_iter().filter(|found| found.certain).chain([finding]).collect(),
     }
 }
 

@@ -69,17 +69,25 @@ pub fn settled(fleet: &Fleet, inventory: &Inventory) -> Fleet {
 /// that are wished. A larger window that it has is left.
 fn windows_of_vgpus(fleet: &mut Fleet, inventory: &Inventory) {
     for vm in &mut fleet.vms {
+        // With whole GPUs beside them the agent computes: it knows the sizes of both once they are there.
+        if vm.specs.has::<VmPassthrough>() {
+            continue;
+        }
         let Some(wishes) = vm.spec::<Vgpu>().filter(|_| vm.spec::<Mmio>() == Some(MmioSpec::Auto(vec![])))
         else {
             continue;
         };
         let large = large_vgpus(wishes.iter().map(|wish| wish.profile.name()));
-        let Some(needed) = window_gib(&large) else { continue };
-        if let Some(window) = window(needed, window_of(inventory, &vm.name)) {
-            vm.specs.set::<Mmio>(&window);
+        let Some(needed) = window_gib(&large).and_then(|gib| u32::try_from(gib).ok()) else { continue };
+        let enough = window_of(inventory, &vm.name).is_some_and(|has| has >= u64::from(needed));
+        if !enough && needed <= LARGEST_WINDOW {
+            vm.specs.set::<Mmio>(&MmioSpec::Gib(needed));
         }
     }
 }
+
+/// The largest that can be said, GiB.
+const LARGEST_WINDOW: u32 = 16_384;
 
 /// A window of this size, or the one that the VM has, where that is larger.
 fn window(needed: u64, has: Option<u64>) -> Option<MmioSpec> {

@@ -43,7 +43,8 @@ impl Build<'_> {
     pub fn run(&self) -> Result<Vec<Built>, String> {
         let nvcc = self.toolkit.join("bin/nvcc");
         if !nvcc.is_file() {
-            return Err(format!("there is no nvcc in {}", nvcc.parent().unwrap_or(self.toolkit).display()));
+            let at = nvcc.parent().unwrap_or(self.toolkit).display();
+            return Err(format!("there is no nvcc in {at}: `--toolkit` names another toolkit"));
         }
         let folders = SAMPLES.map(|sample| {
             let folder = folder_of(self.files.iter().map(String::as_str), sample);

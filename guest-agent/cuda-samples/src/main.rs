@@ -63,7 +63,7 @@ fn run(cli: &Cli) -> Result<String, String> {
         .map_err(|e| format!("the limit of files cannot be set: {e}"))?;
     let until = build::until(cli.within);
     let work = Work::new(&cli.into)?;
-    let files = source::take(&cli.source, &work.0)?;
+    let files = source::take(&cli.source, &work.0, until)?;
     let found = if cli.capability.is_empty() { build::capabilities() } else { vec![] };
     let build = build::Build {
         files: &files,

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write as _};
 use std::path::Path;
+use std::time::Instant;
 use vsgpu_core::cuda_samples::needed;
 
 /// Members of an archive, or files below a folder, that are looked at.
@@ -23,8 +24,8 @@ const DEEPEST: usize = 12;
 ///
 /// # Errors
 /// A sentence.
-pub fn take(source: &Path, to: &Path) -> Result<BTreeSet<String>, String> {
-    let mut taken = Taken { to, files: BTreeSet::new(), bytes: 0 };
+pub fn take(source: &Path, to: &Path, until: Instant) -> Result<BTreeSet<String>, String> {
+    let mut taken = Taken { to, files: BTreeSet::new(), bytes: 0, until };
     let name = source.display();
     if source.is_dir() {
         let mut looked = 0;
@@ -48,9 +49,18 @@ struct Taken<'a> {
     to: &'a Path,
     files: BTreeSet<String>,
     bytes: u64,
+    until: Instant,
 }
 
 impl Taken<'_> {
+    /// Said before each member that is looked at.
+    fn in_time(&self) -> Result<(), String> {
+        match Instant::now() < self.until {
+            true => Ok(()),
+            false => Err("no time is left for unpacking it".into()),
+        }
+    }
+
     /// `path` is as [`needed`] said it: below the work folder, whatever it is.
     fn put(&mut self, path: String, content: &mut dyn Read) -> Result<(), String> {
         if self.files.len() >= MOST_FILES {
@@ -81,6 +91,7 @@ fn from_zip(file: File, taken: &mut Taken<'_>) -> Result<(), String> {
         return Err(TOO_MANY.into());
     }
     for at in 0..zip.len() {
+        taken.in_time()?;
         let mut member = zip.by_index(at).map_err(|e| format!("the zip file is broken: {e}"))?;
         let Some(path) = needed(member.name()).filter(|_| member.is_file()) else { continue };
         taken.put(path, &mut member)?;
@@ -88,14 +99,17 @@ fn from_zip(file: File, taken: &mut Taken<'_>) -> Result<(), String> {
     Ok(())
 }
 
+/// Names that do not fit into a header are passed over: none of the samples has one, and the reader would take them
+/// whole, however long they are.
 fn from_tar(file: impl Read, taken: &mut Taken<'_>) -> Result<(), String> {
     // What the reader says quotes the file, which may be any of the machine's.
     let broken = |_| "it is no archive of the samples (.zip, .tar, .tar.gz), or it is cut off".to_string();
     let mut archive = tar::Archive::new(file);
-    for (n, member) in archive.entries().map_err(broken)?.enumerate() {
+    for (n, member) in archive.entries().map_err(broken)?.raw(true).enumerate() {
         if n >= MOST_MEMBERS {
             return Err(TOO_MANY.into());
         }
+        taken.in_time()?;
         let mut member = member.map_err(broken)?;
         let path = String::from_utf8_lossy(&member.path_bytes()).into_owned();
         let Some(path) = needed(&path).filter(|_| member.header().entry_type().is_file()) else { continue };
@@ -116,6 +130,7 @@ fn folder(
     for entry in std::fs::read_dir(at).map_err(io)? {
         let entry = entry.map_err(io)?;
         *looked += 1;
+        taken.in_time()?;
         if *looked > MOST_MEMBERS {
             return Err(format!("{}: {TOO_MANY}", at.display()));
         }

@@ -50,9 +50,13 @@ pub struct ContainerProofSpec {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 struct Unchecked {
+    /// Engine. Left out: the first of Docker and Podman that answers.
     engine: Option<Engine>,
+    /// Image with a C library of its own (glibc); it needs no CUDA.
     image: Option<String>,
+    /// The image as a file (`docker save`), for a guest that reaches no registry.
     archive: Option<Artifact>,
+    /// A user of the guest who runs the container without root (Podman).
     user: Option<String>,
 }
 

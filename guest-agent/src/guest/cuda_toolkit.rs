@@ -43,7 +43,9 @@ pub struct ToolkitSpec {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 struct Unchecked {
+    /// NVIDIA's runfile, `cuda_12.2.2_535.104.05_linux.run`.
     package: Option<Artifact>,
+    /// Package of a repository that the guest knows, `cuda-toolkit-12-4`.
     name: Option<String>,
 }
 

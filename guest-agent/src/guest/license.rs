@@ -68,13 +68,22 @@ pub struct LicenseSpec {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 struct Unchecked {
+    /// Legacy license server: name or address.
     server: Option<String>,
+    /// Its port.
     port: Option<u16>,
+    /// Second legacy server.
     backup_server: Option<String>,
+    /// Its port.
     backup_port: Option<u16>,
+    /// Client configuration token of NLS.
     token: Option<Artifact>,
+    /// 1 vGPU (the type decides), 2 workstation in passthrough, 4 compute in passthrough.
     feature_type: Option<u8>,
+    /// Product that has to be licensed, under any of its names: vWS or vDWS, vCS or AI Enterprise, vPC,
+    /// vApps.
     product: Option<String>,
+    /// Seconds to wait for the license.
     wait_secs: Option<u32>,
 }
 

@@ -54,7 +54,9 @@ pub struct RepositorySpec {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "keys and values")]
 struct Unchecked {
+    /// `http://proxy:3128`, for the package tool.
     proxy: Option<String>,
+    /// Repositories by a name of yours.
     #[serde(default)]
     repositories: BTreeMap<String, RepositorySpec>,
 }

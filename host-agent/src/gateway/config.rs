@@ -23,21 +23,49 @@ pub(super) struct Config {
     pub is_vcenter: bool,
     pub user: String,
     pub password_file: PathBuf,
+    /// At one of its ends, where nobody sees it.
+    pub password_has_space: bool,
     /// None before the first contact.
     pub trust: Option<Trust>,
     pub hosts: Vec<String>,
     pub clusters: Vec<String>,
 }
 
+/// Reads it, and looks whether the password is there before anybody is asked.
 pub(super) fn read(file: &Path) -> Result<Config, String> {
     let shown = file.display().to_string();
-    parse(&text_of(file)?, &shown)
+    let mode = about(file)?.permissions().mode();
+    if mode & 0o022 != 0 {
+        return Err(format!(
+            "{shown}: others may write it, and so choose whom to trust: `chmod 600 {shown}`"
+        ));
+    }
+    let mut config = parse(&text_of(file)?, &shown)?;
+    let password = password(&config.password_file).map_err(|why| format!("{shown}: password-file: {why}"))?;
+    config.password_has_space = password.trim() != password;
+    Ok(config)
 }
+
+fn about(file: &Path) -> Result<std::fs::Metadata, String> {
+    std::fs::metadata(file).map_err(|e| format!("{}: {}", sentence(&file.display().to_string()), plainly(&e)))
+}
+
+/// Without the system's number.
+fn plainly(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "it does not exist".into(),
+        std::io::ErrorKind::PermissionDenied => "this user may not read it".into(),
+        _ => error.to_string(),
+    }
+}
+
+const KEYS: &str = "vcenter, esxi, user, password-file, trust, ca, host, cluster";
 
 fn parse(text: &str, file: &str) -> Result<Config, String> {
     let (mut vcenter, mut esxi, mut user, mut password, mut pin, mut ca) =
         (None, None, None, None, None, None);
     let (mut hosts, mut clusters) = (vec![], vec![]);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (n, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -49,6 +77,9 @@ fn parse(text: &str, file: &str) -> Result<Config, String> {
             .map(|(name, value)| (name.trim(), value.trim()))
             .filter(|(_, value)| !value.is_empty())
             .ok_or_else(|| at("`name = value` is expected"))?;
+        if value.contains(" #") {
+            return Err(at("a comment stands on a line of its own"));
+        }
         let once = |slot: &mut Option<String>| match slot.replace(value.to_string()) {
             Some(_) => Err(at(&format!("`{name}` is there twice"))),
             None => Ok(()),
@@ -66,12 +97,11 @@ fn parse(text: &str, file: &str) -> Result<Config, String> {
             "password" => {
                 return Err(at("no password stands in this file: `password-file` names a file of mode 0600"));
             }
-            other => {
-                return Err(at(&format!(
-                    "`{}` is not known: vcenter, esxi, user, password-file, trust, ca, host, cluster are",
-                    piece(other, 60)
-                )));
+            // What stands there may be anything, a password's half as well.
+            other if other.chars().all(|c| c.is_ascii_alphabetic() || c == '-') => {
+                return Err(at(&format!("`{}` is not known: {KEYS} are", piece(other, 30))));
             }
+            _ => return Err(at(&format!("this is none of {KEYS}"))),
         }
         if hosts.len() + clusters.len() > MOST_NAMES {
             return Err(at(&format!("more than {MOST_NAMES} hosts and clusters")));
@@ -80,7 +110,10 @@ fn parse(text: &str, file: &str) -> Result<Config, String> {
     let (address, is_vcenter) = match (vcenter, esxi) {
         (Some(name), None) => (name, true),
         (None, Some(name)) => (name, false),
-        _ => return Err(format!("{file}: either `vcenter` or `esxi` is needed")),
+        (Some(_), Some(_)) => return Err(format!("{file}: `vcenter` and `esxi` are both there: keep one")),
+        (None, None) => {
+            return Err(format!("{file}: `vcenter` (or `esxi`, for a host that stands alone) is missing"));
+        }
     };
     let needed =
         |what: Option<String>, name: &str| what.ok_or_else(|| format!("{file}: `{name}` is missing"));
@@ -95,20 +128,19 @@ fn parse(text: &str, file: &str) -> Result<Config, String> {
         return Err(format!("{file}: at least one `host` or `cluster` is needed"));
     }
     let trust = match (pin, ca) {
-        (Some(_), Some(_)) => return Err(format!("{file}: either `trust` or `ca`, not both")),
+        (Some(_), Some(_)) => return Err(format!("{file}: `trust` and `ca` are both there: keep one")),
         (Some(pin), None) => Some(Trust::fingerprint(&pin).map_err(|why| format!("{file}: trust: {why}"))?),
         (None, Some(ca)) => Some(Trust::Authority(text_of(Path::new(&ca))?.into_bytes())),
         (None, None) => None,
     };
     let password_file = needed(password, "password-file")?.into();
-    Ok(Config { address, is_vcenter, user, password_file, trust, hosts, clusters })
+    Ok(Config { address, is_vcenter, user, password_file, password_has_space: false, trust, hosts, clusters })
 }
 
 /// The password: read when it is sent, and kept nowhere.
 pub(super) fn password(file: &Path) -> Result<String, String> {
     let shown = file.display();
-    let about = std::fs::metadata(file).map_err(|e| format!("{shown}: {e}"))?;
-    let mode = about.permissions().mode() & 0o7777;
+    let mode = about(file)?.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(format!("{shown}: others may read it (mode {mode:04o}): `chmod 600 {shown}`"));
     }
@@ -126,11 +158,14 @@ pub(super) fn password(file: &Path) -> Result<String, String> {
 
 fn text_of(file: &Path) -> Result<String, String> {
     let shown = sentence(&file.display().to_string());
-    let about = std::fs::metadata(file).map_err(|e| format!("{shown}: {e}"))?;
-    if !about.is_file() || about.len() > MOST_BYTES {
-        return Err(format!("{shown}: it is no plain file, or too large"));
+    let about = about(file)?;
+    if !about.is_file() {
+        return Err(format!("{shown}: a plain file is expected"));
     }
-    std::fs::read_to_string(file).map_err(|e| format!("{shown}: {e}"))
+    if about.len() > MOST_BYTES {
+        return Err(format!("{shown}: it is larger than {} KiB", MOST_BYTES >> 10));
+    }
+    std::fs::read_to_string(file).map_err(|e| format!("{shown}: {}", plainly(&e)))
 }
 
 #[cfg(test)]
@@ -148,8 +183,13 @@ mod tests {
             (GOOD.to_string() + "host = esx-01\n", "g.conf:7: `esx-01` is there twice"),
             (GOOD.to_string() + "insecure = yes\n", "g.conf:7: `insecure` is not known"),
             (GOOD.to_string() + "password = hunter2\n", "g.conf:7: no password stands in this file"),
-            (GOOD.to_string() + "esxi = a\n", "either `vcenter` or `esxi`"),
-            (GOOD.to_string() + "trust = sha256:12\n", "trust: sha256: and 64"),
+            (GOOD.to_string() + "esxi = a\n", "`vcenter` and `esxi` are both there"),
+            (
+                GOOD.replace("svc@vsphere.local", "svc@vsphere.local # me"),
+                "g.conf:3: a comment stands on a line",
+            ),
+            (GOOD.to_string() + "hunter2 =x\n", "g.conf:7: this is none of vcenter"),
+            (GOOD.to_string() + "trust = sha256:12\n", "trust: `sha256:` and 64"),
             (GOOD.replace("@vsphere.local", ""), "with its domain"),
             (GOOD.replace("password-file = /etc/p\n", ""), "`password-file` is missing"),
             (GOOD.replace("host = esx-01\ncluster = GPU-A\n", ""), "at least one `host`"),

@@ -1,7 +1,9 @@
-//! The gateway: this agent beside a vCenter or a standalone ESXi, by their API. So far it looks: `gateway check`.
+//! The gateway: this agent beside a vCenter or a standalone ESXi, by their API. So far it looks: `gateway check`, `gateway probe`.
 
 mod check;
 mod config;
+mod login;
+mod probe;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -22,9 +24,19 @@ struct Cli {
 enum What {
     /// Log in, find each host, and say by purpose which privilege is missing; changes nothing
     #[command(
-        after_help = "FILE, of mode 0600, one `name = value` in a line:\n  vcenter = vc.example.com            or  esxi = esx-01.example.com\n  user = svc-vsgpu@vsphere.local\n  password-file = /etc/vsgpu-host-agent/vc.pass    (mode 0600)\n  trust = sha256:4c3d..               or  ca = /etc/vsgpu-host-agent/vmca.pem\n  host = esx-01.example.com           one line for each host, by its name in vCenter\n  cluster = GPU-A                     all hosts of it"
+        after_help = "FILE, one `name = value` in a line (it has no secret; only you may write it):\n  vcenter = vc.example.com            or  esxi = esx-01.example.com\n  user = svc-vsgpu@vsphere.local      (esxi: root, or a local user)\n  password-file = /etc/vsgpu-host-agent/vc.pass    (mode 0600)\n  trust = sha256:4c3d..               or  ca = /etc/vsgpu-host-agent/vmca.pem\n  host = esx-01.example.com           one line for each host, by its name in vCenter\n  cluster = GPU-A                     all hosts of it"
     )]
     Check {
+        /// The gateway's file
+        file: PathBuf,
+    },
+    /// Print what vsgpu does, the privileges it takes, and the role for govc and PowerCLI; asks nobody
+    Role,
+    /// Print what this server says about GPUs, names and ids hidden, to send to whoever builds vsgpu; changes nothing
+    #[command(
+        after_help = "Read it before you send it:\n  vsgpu-host-agent gateway probe gateway.conf > report.json\nKept are words of NVIDIA's, VMware's and PCI's, numbers and times. Names of hosts, VMs and\npeople, ids, addresses and serial numbers are hidden."
+    )]
+    Probe {
         /// The gateway's file
         file: PathBuf,
     },
@@ -32,6 +44,9 @@ enum What {
 
 fn run(matches: &clap::ArgMatches) -> Result<(), String> {
     let cli = <Cli as clap::FromArgMatches>::from_arg_matches(matches).map_err(|e| e.to_string())?;
-    let What::Check { file } = cli.verb;
-    check::run(&config::read(&file)?)
+    match cli.verb {
+        What::Check { file } => check::run(&config::read(&file)?),
+        What::Probe { file } => probe::run(&config::read(&file)?),
+        What::Role => check::role(),
+    }
 }

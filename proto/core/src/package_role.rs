@@ -84,7 +84,7 @@ fn by_name(file: &str) -> Option<Role> {
     if has("gpu-mgmt-daemon") || has("gpumgmtdaemon") {
         return Some(Role::Daemon);
     }
-    if file.starts_with(cuda_samples::PACKAGE) {
+    if file.starts_with(cuda_samples::PACKAGE) && !ends(".deb") && !ends(".rpm") {
         return Some(Role::CudaSamples);
     }
     if has("vgpu-kvm") || file.starts_with("nvidia-vgpu-ubuntu") || file.starts_with("nvidia-vgpu-rhel") {

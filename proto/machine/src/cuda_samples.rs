@@ -18,11 +18,12 @@ pub(crate) fn in_zip(file: impl Read + Seek) -> Option<Vec<PackageContent>> {
     seen.whole()
 }
 
-/// The same of a tar file, unpacked as it is read.
+/// The same of a tar file, unpacked as it is read. Names that do not fit into a header are passed over: none of the
+/// samples has one, and the reader would take them whole, however long they are.
 pub(crate) fn in_tar(file: &mut dyn Read) -> Option<Vec<PackageContent>> {
     let mut archive = tar::Archive::new(file.take(MOST_BYTES));
     let mut seen = Seen::default();
-    for member in archive.entries().ok()?.take(MOST_MEMBERS) {
+    for member in archive.entries().ok()?.raw(true).take(MOST_MEMBERS) {
         let Ok(member) = member else { break };
         seen.one(&String::from_utf8_lossy(&member.path_bytes()));
         if seen.whole().is_some() {

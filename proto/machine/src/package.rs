@@ -57,7 +57,7 @@ pub fn inspect(file: &mut dyn File, name: &str, size: u64) -> Result<(Kind, Vec<
             whole(file, size)?;
             Kind::Run
         }
-        m if m.starts_with(b"\x1f\x8b") => {
+        m if m.starts_with(b"\x1f\x8b") && (lower.ends_with(".gz") || lower.ends_with(".tgz")) => {
             match cuda_samples::in_tar(&mut flate2::read::GzDecoder::new(file)) {
                 Some(holds) => return Ok((Kind::CudaSamples, holds)),
                 None => Kind::Other,

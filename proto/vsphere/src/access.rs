@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Objects of one question.
 const MOST_OBJECTS: usize = 200;
-/// VMs of one host that are asked of: roles are given on folders, so some tell of all.
-const MOST_VMS: usize = 20;
+/// Objects of one kind that are asked of, over all hosts.
+const MOST_OF_A_KIND: usize = 10_000;
 
 /// On what a privilege is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +24,10 @@ pub enum On {
     Vms,
     /// Their datastores.
     Datastores,
+    /// Their clusters, or what stands for one.
+    Computes,
+    /// Their networks.
+    Networks,
 }
 
 /// One thing that vsgpu does.
@@ -87,9 +91,9 @@ pub const PURPOSES: [Purpose; 10] = [
         privileges: &[
             (On::Vms, "VirtualMachine.Provisioning.Clone"),
             (On::Vms, "VirtualMachine.Inventory.CreateFromExisting"),
-            (On::Root, "Resource.AssignVMToPool"),
+            (On::Computes, "Resource.AssignVMToPool"),
             (On::Datastores, "Datastore.AllocateSpace"),
-            (On::Root, "Network.Assign"),
+            (On::Networks, "Network.Assign"),
         ],
     },
     Purpose {
@@ -107,6 +111,10 @@ pub struct Allowed {
     /// For each of [`PURPOSES`]: privileges that are missing somewhere, with the names of the hosts whose objects lack
     /// them (none for the whole inventory).
     pub missing: Vec<BTreeMap<&'static str, BTreeSet<String>>>,
+    /// Kinds of which there is no object, so that nothing was asked.
+    pub not_there: BTreeSet<On>,
+    /// VMs that were asked of, and all of them.
+    pub vms: (usize, usize),
 }
 
 /// Asks which privileges of each purpose are missing. `None` where this server cannot be asked.
@@ -115,84 +123,116 @@ pub struct Allowed {
 /// What the server said, or why it is not heard.
 pub fn allowed(session: &mut Session, hosts: &[&Host]) -> Result<Option<Allowed>, Fault> {
     let mut missing: Vec<BTreeMap<&'static str, BTreeSet<String>>> = vec![BTreeMap::new(); PURPOSES.len()];
+    let (mut not_there, mut vms) = (BTreeSet::new(), (0, 0));
     let root = session.named("rootFolder")?;
-    for on in [On::Root, On::Hosts, On::Vms, On::Datastores] {
+    for on in [On::Root, On::Hosts, On::Vms, On::Datastores, On::Computes, On::Networks] {
         let mut wanted: Vec<&'static str> = PURPOSES
             .iter()
             .flat_map(|purpose| purpose.privileges.iter().filter(|(of, _)| *of == on).map(|(_, id)| *id))
             .collect();
         wanted.sort_unstable();
         wanted.dedup();
-        // Each object with the host it belongs to.
-        let mut objects: Vec<(Ref, String)> = match on {
-            On::Root => vec![(root.clone(), String::new())],
+        // Each object once, with the host it belongs to.
+        let mut objects: BTreeMap<Ref, String> = match on {
+            On::Root => [(root.clone(), String::new())].into(),
             On::Hosts => hosts.iter().map(|host| (host.of.clone(), host.name.clone())).collect(),
-            On::Vms => of_each(hosts, |host| &host.vms, MOST_VMS),
-            On::Datastores => of_each(hosts, |host| &host.datastores, MOST_VMS),
+            On::Vms => of_each(hosts, |host| host.vms.clone()),
+            On::Datastores => of_each(hosts, |host| host.datastores.clone()),
+            On::Computes => of_each(hosts, |host| host.compute.iter().cloned().collect()),
+            On::Networks => of_each(hosts, |host| host.networks.clone()),
         };
         if objects.is_empty() {
-            objects.push((root.clone(), String::new()));
+            not_there.insert(on);
         }
-        for some in objects.chunks(MOST_OBJECTS) {
-            let Some(lacks) = ask(session, some, &wanted)? else { return Ok(None) };
+        let all = objects.len();
+        while objects.len() > MOST_OF_A_KIND {
+            objects.pop_last();
+        }
+        if on == On::Vms {
+            vms = (objects.len(), all);
+        }
+        let objects: Vec<(Ref, String)> = objects.into_iter().collect();
+        let mut parts: Vec<&[(Ref, String)]> = objects.chunks(MOST_OBJECTS).rev().collect();
+        while let Some(some) = parts.pop() {
+            let lacks = match ask(session, some, &wanted) {
+                Ok(lacks) => lacks,
+                Err(fault) if UNKNOWN.contains(&fault.kind.as_str()) => return Ok(None),
+                // One object refuses the whole question: it is looked for by halves.
+                Err(fault) if OF_ONE.contains(&fault.kind.as_str()) && some.len() > 1 => {
+                    let (first, second) = some.split_at(some.len() / 2);
+                    parts.extend([second, first]);
+                    continue;
+                }
+                // It is gone meanwhile.
+                Err(fault) if fault.kind == OF_ONE[1] => continue,
+                // Nothing at all may be read there.
+                Err(fault) if fault.kind == OF_ONE[0] => {
+                    wanted.iter().map(|id| ((*id).to_string(), some[0].1.clone())).collect()
+                }
+                Err(fault) => return Err(fault),
+            };
             for (privilege, host) in lacks {
                 for (at, purpose) in PURPOSES.iter().enumerate() {
-                    if let Some((_, id)) =
-                        purpose.privileges.iter().find(|(of, id)| *of == on && *id == privilege)
-                    {
+                    let of_purpose = purpose.privileges.iter().find(|(of, id)| *of == on && *id == privilege);
+                    if let Some((_, id)) = of_purpose {
                         missing[at].entry(id).or_default().insert(host.clone());
                     }
                 }
             }
         }
     }
-    Ok(Some(Allowed { missing }))
+    Ok(Some(Allowed { missing, not_there, vms }))
 }
 
-fn of_each(hosts: &[&Host], of: impl Fn(&Host) -> &Vec<Ref>, most: usize) -> Vec<(Ref, String)> {
-    let some = |host: &&Host| {
-        of(host).iter().take(most).map(|of| (of.clone(), host.name.clone())).collect::<Vec<_>>()
-    };
-    hosts.iter().flat_map(some).collect()
+fn of_each(hosts: &[&Host], of: impl Fn(&Host) -> Vec<Ref>) -> BTreeMap<Ref, String> {
+    let mut all = BTreeMap::new();
+    for host in hosts {
+        for object in of(host) {
+            all.entry(object).or_insert_with(|| host.name.clone());
+        }
+    }
+    all
 }
 
-/// Privileges that are missing, each with the host of its object.
+/// Privileges that are missing, each with the host of its object. What no answer is about is missing, too.
 fn ask(
     session: &mut Session,
     objects: &[(Ref, String)],
     wanted: &[&str],
-) -> Result<Option<Vec<(String, String)>>, Fault> {
+) -> Result<Vec<(String, String)>, Fault> {
     let manager = session.named("authorizationManager")?;
     let entities: String = objects.iter().map(|(of, _)| object("entity", of)).collect();
     let ids: String = wanted.iter().map(|id| text("privId", id)).collect();
-    let asked = |session: &mut Session| {
+    let given = session.reading(|session| {
         let arguments = format!("{entities}{}{ids}", text("sessionId", session.key()));
         session.look("HasPrivilegeOnEntities", &manager, &arguments)
-    };
-    let given = match session.reading(asked) {
-        Err(fault) if UNKNOWN.contains(&fault.kind.as_str()) => return Ok(None),
-        other => other?,
-    };
-    let host_of: BTreeMap<&Ref, &String> = objects.iter().map(|(of, host)| (of, host)).collect();
-    let mut lacks = vec![];
+    })?;
+    let mut granted: BTreeMap<Ref, BTreeSet<String>> = BTreeMap::new();
     for entity in &given {
         let Some(of) = entity.child("entity").and_then(Ref::of) else { continue };
-        let host = host_of.get(&of).map(|host| (*host).clone()).unwrap_or_default();
         for answer in entity.all("privAvailability") {
             let text = |name: &str| answer.child(name).map(|e| e.text.as_str()).unwrap_or_default();
-            if text("isGranted") != "true" {
-                lacks.push((text("privId").to_string(), host.clone()));
+            if text("isGranted") == "true" {
+                granted.entry(of.clone()).or_default().insert(text("privId").to_string());
             }
         }
     }
-    Ok(Some(lacks))
+    let has = |of: &Ref, id: &str| granted.get(of).is_some_and(|all| all.contains(id));
+    let lacks = |(of, host): &(Ref, String)| {
+        let lacking = wanted.iter().filter(|id| !has(of, id)).map(|id| ((*id).to_string(), host.clone()));
+        lacking.collect::<Vec<_>>()
+    };
+    Ok(objects.iter().flat_map(lacks).collect())
 }
 
+/// Faults of one object among those that are asked of: it may not even be read, or it is gone.
+const OF_ONE: [&str; 2] = ["NoPermission", "ManagedObjectNotFound"];
+
 /// How servers say that they do not have the question.
-const UNKNOWN: [&str; 4] = ["MethodNotFound", "NotImplemented", "NotSupported", "ManagedObjectNotFound"];
+const UNKNOWN: [&str; 3] = ["MethodNotFound", "NotImplemented", "NotSupported"];
 
 /// A role with everything that these purposes take, as govc and PowerCLI make it. `System.*` is in every role.
-pub fn role_commands(name: &str, purposes: impl Iterator<Item = &'static Purpose>) -> [String; 2] {
+pub fn role_commands(name: &str, purposes: impl Iterator<Item = &'static Purpose>) -> [String; 3] {
     let all: BTreeSet<&str> = purposes
         .flat_map(|purpose| purpose.privileges.iter().map(|(_, id)| *id))
         .filter(|id| !id.starts_with("System."))
@@ -200,6 +240,7 @@ pub fn role_commands(name: &str, purposes: impl Iterator<Item = &'static Purpose
     let all: Vec<&str> = all.into_iter().collect();
     [
         format!("govc role.create {name} {}", all.join(" ")),
+        format!("govc role.update {name} {}", all.join(" ")),
         format!("New-VIRole -Name {name} -Privilege (Get-VIPrivilege -Id {})", all.join(", ")),
     ]
 }
@@ -210,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_role_names_each_privilege_once() {
-        let [govc, powercli] = role_commands("vsgpu", PURPOSES.iter());
+        let [govc, _, powercli] = role_commands("vsgpu", PURPOSES.iter());
         assert_eq!(govc.matches("Host.Config.Image").count(), 1);
         assert!(!govc.contains("System.") && powercli.contains("-Id Datastore.AllocateSpace, "));
     }

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request, StatusCode, header};
 use rustls::pki_types::ServerName;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -23,12 +24,13 @@ const CONNECT: Duration = Duration::from_secs(15);
 
 /// The server, and the connection to it.
 pub(crate) struct Https {
-    runtime: Runtime,
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
     /// `vc.example.com`, and the port.
     host: String,
     port: u16,
     tls: Arc<rustls::ClientConfig>,
-    trusted: bool,
+    pinned: Option<[u8; 32]>,
     seen: Seen,
     open: Option<SendRequest<Full<Bytes>>>,
 }
@@ -50,12 +52,16 @@ impl Https {
             .enable_all()
             .build()
             .map_err(|e| format!("no runtime: {e}"))?;
-        Ok(Self { runtime, host, port, tls: Arc::new(tls), trusted: trust.is_some(), seen, open: None })
+        let pinned = match trust {
+            Some(Trust::Certificate(pin)) => Some(*pin),
+            _ => None,
+        };
+        Ok(Self { runtime: Some(runtime), host, port, tls: Arc::new(tls), pinned, seen, open: None })
     }
 
-    /// Where it is, as it was named.
-    pub fn name(&self) -> &str {
-        &self.host
+    /// Where it is.
+    pub fn name(&self) -> String {
+        format!("{}:{}", self.host, self.port)
     }
 
     /// Asks, on the open connection or on a new one; one that had ended meanwhile is replaced once, before anything
@@ -68,10 +74,8 @@ impl Https {
         body: String,
         within: Duration,
     ) -> Result<Answer, Fault> {
-        let host = match self.port {
-            443 => self.host.clone(),
-            port => format!("{}:{port}", self.host),
-        };
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let host = if self.port == 443 { host } else { format!("{host}:{}", self.port) };
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
         for (name, value) in headers {
             request = request.header(name, value);
@@ -79,7 +83,8 @@ impl Https {
         let request = request
             .body(Full::new(Bytes::from(body)))
             .map_err(|e| Fault::unheard(format!("the request cannot be written: {e}")))?;
-        let (runtime, open) = (&self.runtime, &mut self.open);
+        let Some(runtime) = &self.runtime else { return Err(Fault::unheard("no runtime")) };
+        let open = &mut self.open;
         let connect = Connect { host: &self.host, port: self.port, tls: &self.tls };
         let asked = async {
             let still_open = match open.take() {
@@ -88,9 +93,7 @@ impl Https {
             };
             let mut sender = match still_open {
                 Some(sender) => sender,
-                None => tokio::time::timeout(CONNECT, connect.run())
-                    .await
-                    .map_err(|_| format!("no connection within {} s", CONNECT.as_secs()))??,
+                None => connect.run().await?,
             };
             let response = sender.send_request(request).await.map_err(|e| told(&e))?;
             let status = response.status();
@@ -113,29 +116,49 @@ impl Https {
         runtime.block_on(asked).map_err(|why| Fault::unheard(self.explained(&why)))
     }
 
-    /// A refused certificate in words that help.
+    /// What a person can do about it. Before the certificate is believed nothing was sent.
     fn explained(&self, why: &str) -> String {
         let at = format!("{}:{}", self.host, self.port);
-        // The certificate was refused by us; whatever else fails in a handshake keeps its words.
+        let by_the_ca = self.seen.get().is_none() && why.contains("certificate");
+        if why.contains("InvalidContentType") {
+            return format!(
+                "{at} does not speak TLS: is this a port for http? vCenter and ESXi listen on 443"
+            );
+        }
         if why.contains("BadSignature") && self.seen.get().is_some() {
             return format!("{at}: {why}: its key may be shorter than 2048 bits, which nobody should trust");
         }
-        let by_the_ca = self.seen.get().is_none() && why.contains("certificate");
-        if !by_the_ca && !why.contains(REFUSED) {
+        if by_the_ca {
+            let own = if why.contains("CaUsedAsEndEntity") {
+                "the file has the server's own certificate, which is no CA: use `trust = sha256:..`"
+            } else {
+                "its certificate is not one of the CA file's for this name"
+            };
+            return format!("{at}: {own} ({why})");
+        }
+        if !why.contains(REFUSED) {
             return format!("{at}: {why}");
         }
-        match (self.seen.get(), self.trusted) {
-            (Some(seen), false) => format!(
-                "{at} shows the certificate {}: compare it at the server, then write it down as `trust`",
-                shown(&seen)
+        let seen = self.seen.get().map(|seen| shown(&seen)).unwrap_or_default();
+        let compare = "Compare it at the server's own console:\n  openssl s_client -connect localhost:443 </dev/null 2>/dev/null | \\\n    openssl x509 -noout -fingerprint -sha256";
+        match self.pinned {
+            None => format!(
+                "{at} is not trusted yet; nothing was sent.\n{compare}\nIf it is the same, this line belongs into the file:\n  trust = {seen}"
             ),
-            (Some(seen), true) => format!(
-                "{at} shows the certificate {}, which is not the one that is trusted: it was renewed, or somebody else answers",
-                shown(&seen)
+            Some(pinned) => format!(
+                "{at} shows another certificate than the one that is trusted; nothing was sent.\n  trusted  {}\n  shown    {seen}\nIf it was renewed: {}\nand then replace the line `trust`. Else somebody else answers.",
+                shown(&pinned),
+                compare.replacen("Compare", "compare", 1)
             ),
-            (None, _) => format!(
-                "{at}: its certificate is not one of the CA file's for this name ({why}); a self-signed one is trusted by `trust = sha256:..`"
-            ),
+        }
+    }
+}
+
+/// A name that nobody resolves is looked for on a thread of its own: nobody waits for that.
+impl Drop for Https {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }
@@ -148,14 +171,34 @@ struct Connect<'a> {
 
 impl Connect<'_> {
     async fn run(&self) -> Result<SendRequest<Full<Bytes>>, String> {
-        let tcp = TcpStream::connect((self.host, self.port)).await.map_err(|e| e.to_string())?;
+        let late = |what: &str| format!("{what} within {} s", CONNECT.as_secs());
+        let tcp = tokio::time::timeout(CONNECT, TcpStream::connect((self.host, self.port)))
+            .await
+            .map_err(|_| late("no connection"))?
+            .map_err(|e| plainly(&e))?;
         let _ = tcp.set_nodelay(true);
         let name = ServerName::try_from(self.host.to_string()).map_err(|e| e.to_string())?;
-        let tls = TlsConnector::from(self.tls.clone()).connect(name, tcp).await.map_err(|e| e.to_string())?;
+        let tls = tokio::time::timeout(CONNECT, TlsConnector::from(self.tls.clone()).connect(name, tcp))
+            .await
+            .map_err(|_| late("it is connected, but there is no TLS"))?
+            .map_err(|e| match e.kind() {
+                ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => {
+                    "it closed the connection during TLS: is a proxy or firewall between?".to_string()
+                }
+                _ => e.to_string(),
+            })?;
         let (sender, connection) =
             handshake(hyper_util::rt::TokioIo::new(tls)).await.map_err(|e| told(&e))?;
         tokio::spawn(connection);
         Ok(sender)
+    }
+}
+
+/// Without the system's number.
+fn plainly(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "nobody listens there (connection refused)".into(),
+        _ => error.to_string().split(" (os error").next().unwrap_or_default().to_string(),
     }
 }
 

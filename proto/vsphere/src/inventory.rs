@@ -29,6 +29,10 @@ pub struct Host {
     pub vms: Vec<Ref>,
     /// Its datastores.
     pub datastores: Vec<Ref>,
+    /// Its networks.
+    pub networks: Vec<Ref>,
+    /// The cluster's object, or what stands for one where the host is alone.
+    pub compute: Option<Ref>,
 }
 
 /// All hosts, in the order of their names; their GPUs are counted only of those that `wanted` names.
@@ -39,9 +43,17 @@ pub fn hosts(session: &mut Session, wanted: impl Fn(&str, Option<&str>) -> bool)
     let clusters = session.all("ClusterComputeResource", &["name"])?;
     let named: BTreeMap<Ref, String> = clusters
         .into_iter()
-        .filter_map(|cluster| Some((cluster.of.clone(), piece(cluster.text("name")?, 200))))
+        .filter_map(|cluster| Some((cluster.of.clone(), name(cluster.text("name")?))))
         .collect();
-    let paths = ["name", "parent", "runtime.connectionState", "runtime.inMaintenanceMode", "vm", "datastore"];
+    let paths = [
+        "name",
+        "parent",
+        "runtime.connectionState",
+        "runtime.inMaintenanceMode",
+        "vm",
+        "datastore",
+        "network",
+    ];
     let mut hosts: Vec<Host> =
         session.all("HostSystem", &paths)?.into_iter().map(|host| read(&host, &named)).collect();
     hosts.sort_by(|a, b| (&a.name, &a.of).cmp(&(&b.name, &b.of)));
@@ -64,26 +76,37 @@ pub fn hosts(session: &mut Session, wanted: impl Fn(&str, Option<&str>) -> bool)
 fn read(host: &Object, clusters: &BTreeMap<Ref, String>) -> Host {
     Host {
         of: host.of.clone(),
-        name: host.text("name").map(|name| piece(name, 253)).unwrap_or_default(),
+        name: host.text("name").map(name).unwrap_or_default(),
         cluster: host.reference("parent").and_then(|parent| clusters.get(&parent).cloned()),
         state: host.text("runtime.connectionState").map_or("unknown".into(), |state| piece(state, 40)),
         in_maintenance: host.text("runtime.inMaintenanceMode") == Some("true"),
         gpus: None,
         vms: host.references("vm"),
         datastores: host.references("datastore"),
+        networks: host.references("network"),
+        compute: host.reference("parent"),
     }
 }
 
-/// Display controllers and 3D controllers of NVIDIA's; virtual functions share their GPU's slot.
+/// A name as people see it: the API writes three characters in hexadecimal.
+fn name(text: &str) -> String {
+    let decoded = [("%2f", "/"), ("%5c", "\\"), ("%25", "%")]
+        .iter()
+        .fold(text.to_string(), |text, (code, is)| text.replace(code, is).replace(&code.to_uppercase(), is));
+    piece(&decoded, 253)
+}
+
+/// Display controllers and 3D controllers of NVIDIA's, each once: virtual functions are on their GPU's bus, in slots of
+/// their own.
 fn gpus(host: &Object) -> Option<usize> {
     let devices = host.values.get("hardware.pciDevice")?;
-    let slot = |device: &vsgpu_core::readers::xml::Element| {
+    let bus = |device: &vsgpu_core::readers::xml::Element| {
         let text = |name: &str| device.child(name).map(|e| e.text.as_str()).unwrap_or_default();
         let is_display = text("classId").parse::<i32>().is_ok_and(|class| (class & 0xff00) == 0x0300);
-        let at = text("id").rsplit_once('.').map(|(slot, _)| slot.to_string());
+        let at = text("id").rsplit_once(':').map(|(bus, _)| bus.to_string());
         (text("vendorId") == NVIDIA && is_display).then_some(at)?
     };
-    Some(devices.children.iter().filter_map(slot).collect::<BTreeSet<String>>().len())
+    Some(devices.children.iter().filter_map(bus).collect::<BTreeSet<String>>().len())
 }
 
 #[cfg(test)]
@@ -92,7 +115,7 @@ mod tests {
     use vsgpu_core::readers::xml::parse;
 
     #[test]
-    fn gpus_are_slots_of_nvidias_display_controllers() {
+    fn gpus_are_nvidias_display_controllers_without_their_virtual_functions() {
         let device = |id: &str, class: i32, vendor: i32| {
             format!(
                 "<HostPciDevice><id>{id}</id><classId>{class}</classId><vendorId>{vendor}</vendorId></HostPciDevice>"
@@ -101,6 +124,8 @@ mod tests {
         let all = [
             device("0000:3b:00.0", 0x0302, 4318),
             device("0000:3b:00.4", 0x0302, 4318),
+            device("0000:3b:01.0", 0x0302, 4318),
+            device("0000:3b:02.3", 0x0302, 4318),
             device("0000:af:00.0", 0x0300, 4318),
             device("0000:af:00.1", 0x0403, 4318),
             device("0000:00:02.0", 0x0300, -32634),
@@ -112,5 +137,6 @@ mod tests {
             missing: BTreeMap::new(),
         };
         assert_eq!(gpus(&object), Some(2));
+        assert_eq!(name("GPU%2fA %25 %5c"), "GPU/A % \\");
     }
 }

@@ -10,6 +10,7 @@ mod fault;
 mod https;
 pub mod inventory;
 mod properties;
+pub mod report;
 pub mod session;
 mod soap;
 mod trust;

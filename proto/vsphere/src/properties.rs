@@ -5,12 +5,18 @@ use crate::fault::Fault;
 use crate::session::Session;
 use crate::soap::{Ref, around, object, text, typed};
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 use vsgpu_core::readers::xml::Element;
 
 /// Objects of one page.
 const PAGE: &str = "500";
-/// Pages of one listing: 500,000 objects are more than any vCenter has.
-const MOST_PAGES: usize = 1_000;
+/// Objects and elements of one listing: more than any vCenter has.
+const MOST_OBJECTS: usize = 100_000;
+const MOST_ELEMENTS: usize = 5_000_000;
+/// Until one listing is complete.
+const LISTING: Duration = Duration::from_secs(300);
+/// Objects of one call where each has many elements: a host has hundreds of PCI devices.
+const LARGE: usize = 20;
 
 /// An object with what was asked of it.
 #[derive(Clone, Debug)]
@@ -67,6 +73,11 @@ impl Session {
     /// These objects, with these properties.
     pub(crate) fn of(&mut self, objects: &[Ref], paths: &[&str]) -> Result<Vec<Object>, Fault> {
         let Some(first) = objects.first() else { return Ok(vec![]) };
+        if objects.len() > LARGE {
+            let parts: Vec<Vec<Object>> =
+                objects.chunks(LARGE).map(|part| self.of(part, paths)).collect::<Result<_, _>>()?;
+            return Ok(parts.concat());
+        }
         let set: String = objects.iter().map(|of| around("objectSet", &object("obj", of))).collect();
         self.reading(|session| session.retrieve(&first.kind, paths, &set))
     }
@@ -77,11 +88,14 @@ impl Session {
         let arguments =
             around("specSet", &(properties + objects)) + &around("options", &text("maxObjects", PAGE));
         let collector = self.named("propertyCollector")?;
+        #[expect(clippy::disallowed_methods, reason = "a deadline over many calls")]
+        let (begun, now) = (Instant::now(), Instant::now);
         let mut page = self.look("RetrievePropertiesEx", &collector, &arguments)?;
-        let mut found = vec![];
-        for _ in 0..MOST_PAGES {
+        let (mut found, mut elements) = (vec![], 0);
+        loop {
             // Nothing at all is found: there is no `returnval` then.
             let Some(result) = page.into_iter().next() else { return Ok(found) };
+            elements += result.descendants().count();
             for object in result.all("objects").filter_map(read) {
                 // An ended session is no fault of the call here: it stands at each property.
                 if let Some(ended) = object.missing.values().find(|fault| fault.is_not_authenticated()) {
@@ -90,9 +104,11 @@ impl Session {
                 found.push(object);
             }
             let Some(token) = result.child("token") else { return Ok(found) };
+            if found.len() > MOST_OBJECTS || elements > MOST_ELEMENTS || now() - begun > LISTING {
+                return Err(Fault::unheard("the server's list does not end"));
+            }
             page = self.look("ContinueRetrievePropertiesEx", &collector, &text("token", &token.text))?;
         }
-        Err(Fault::unheard("the server's list does not end"))
     }
 }
 

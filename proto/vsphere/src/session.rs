@@ -53,11 +53,16 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects and logs in.
+    /// Connects, and logs in where the server is what `is_expected` takes it for: no password goes to any other.
     ///
     /// # Errors
     /// What the server said, or why it is not heard.
-    pub fn begin(address: &str, trust: Option<&Trust>, account: Account) -> Result<Self, Fault> {
+    pub fn begin(
+        address: &str,
+        trust: Option<&Trust>,
+        account: Account,
+        is_expected: impl FnOnce(&About) -> Result<(), String>,
+    ) -> Result<Self, Fault> {
         let mut https = Https::new(address, trust).map_err(Fault::unheard)?;
         let offered = https.ask(&Method::GET, "/sdk/vimServiceVersions.xml", &[], String::new(), LOOK)?;
         let version = chosen(&offered.body);
@@ -83,6 +88,7 @@ impl Session {
             is_vcenter: word("apiType") == "VirtualCenter",
             api: word("apiVersion"),
         };
+        is_expected(&session.about).map_err(Fault::unheard)?;
         session.log_in()?;
         Ok(session)
     }
@@ -103,11 +109,6 @@ impl Session {
     /// What the server says of itself.
     pub fn about(&self) -> &About {
         &self.about
-    }
-
-    /// Where it is.
-    pub fn server(&self) -> &str {
-        self.https.name()
     }
 
     /// The session's own key.
@@ -165,7 +166,10 @@ impl Session {
         if let Some(cookie) = given.cookie {
             self.cookie = Some(cookie);
         }
-        answer(given.status, &given.body)
+        answer(given.status, &given.body).map_err(|fault| match fault.is_unheard() {
+            true => Fault::unheard(format!("{}: {}", self.https.name(), fault.said.join(": "))),
+            false => fault,
+        })
     }
 }
 

@@ -78,7 +78,7 @@ pub(crate) fn answer(status: StatusCode, body: &str) -> Result<Vec<Element>, Fau
             301..=308 => {
                 "the server sends us elsewhere: `vcenter` must be the name of vCenter itself".to_string()
             }
-            code => format!("the server answers with HTTP status {code}"),
+            code => format!("this is no vCenter or ESXi: /sdk answers with HTTP status {code}"),
         }));
     }
     let root = parse(body).map_err(|why| Fault::unheard(format!("no answer of the API: {why}")))?;

@@ -19,13 +19,17 @@ pub enum Trust {
 }
 
 impl Trust {
-    /// `sha256:4c3d..`, with or without colons between the bytes.
+    /// `sha256:4c3d..`, with or without colons between the bytes; as openssl prints it, too.
     ///
     /// # Errors
     /// A sentence.
     pub fn fingerprint(text: &str) -> Result<Self, String> {
-        let wrong = || "sha256: and 64 hexadecimal digits are expected".to_string();
-        let digits: String = text.strip_prefix("sha256:").ok_or_else(wrong)?.replace(':', "");
+        let wrong = || {
+            "`sha256:` and 64 hexadecimal digits are expected, colons between them may be there".to_string()
+        };
+        let lower = text.to_lowercase();
+        let digits = lower.strip_prefix("sha256 fingerprint=").or_else(|| lower.strip_prefix("sha256:"));
+        let digits = digits.unwrap_or(&lower).replace(':', "");
         if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(wrong());
         }
@@ -140,7 +144,9 @@ mod tests {
         assert_eq!(Trust::fingerprint(&format!("sha256:{digits}")), Ok(Trust::Certificate([0xab; 32])));
         let spaced = vec!["AB"; 32].join(":");
         assert_eq!(Trust::fingerprint(&format!("sha256:{spaced}")), Ok(Trust::Certificate([0xab; 32])));
-        for wrong in ["", "sha256:", "sha1:abcd", "sha256:zz", &digits] {
+        let of_openssl = format!("SHA256 Fingerprint={spaced}");
+        assert_eq!(Trust::fingerprint(&of_openssl), Ok(Trust::Certificate([0xab; 32])));
+        for wrong in ["", "sha256:", "sha1:abcd", "sha256:zz"] {
             assert!(Trust::fingerprint(wrong).is_err(), "{wrong}");
         }
         assert_eq!(shown(&[0xab; 32]), format!("sha256:{digits}"));

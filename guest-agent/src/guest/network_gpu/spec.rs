@@ -56,6 +56,7 @@ struct Unchecked {
     /// The proof on a GPU of another machine, or `off`.
     #[serde(default = "proof")]
     proof: WordOr<Off, ProofSpec>,
+    /// Where the servers are; filled in by the controller.
     #[serde(default)]
     #[schemars(skip)]
     addresses: Vec<ServerAddress>,

@@ -1,0 +1,50 @@
+//! A session for the gateway's file, and what is wrong in words that name the file.
+
+use super::config::{Config, password};
+use vsgpu_vsphere::inventory::{Host, hosts};
+use vsgpu_vsphere::session::{About, Account};
+use vsgpu_vsphere::{Fault, Session};
+
+pub(super) fn begin(config: &Config) -> Result<Session, String> {
+    let file = config.password_file.clone();
+    let account = Account { user: config.user.clone(), password: Box::new(move || password(&file)) };
+    let is_expected = |about: &About| {
+        let (is, key) = if about.is_vcenter { ("a vCenter", "vcenter") } else { ("a host", "esxi") };
+        match about.is_vcenter == config.is_vcenter {
+            true => Ok(()),
+            false => {
+                Err(format!("{}: this is {is}: `{key} = {}` is expected", config.address, config.address))
+            }
+        }
+    };
+    Session::begin(&config.address, config.trust.as_ref(), account, is_expected)
+        .map_err(|fault| told(config, &fault))
+}
+
+/// The hosts that the file names.
+pub(super) fn named_hosts(config: &Config, session: &mut Session) -> Result<Vec<Host>, String> {
+    let wanted = |name: &str, cluster: Option<&str>| {
+        !config.is_vcenter
+            || config.hosts.iter().any(|host| host == name)
+            || cluster.is_some_and(|of| config.clusters.iter().any(|cluster| cluster == of))
+    };
+    let mut all = hosts(session, wanted).map_err(|fault| told(config, &fault))?;
+    all.retain(|host| wanted(&host.name, host.cluster.as_deref()));
+    Ok(all)
+}
+
+pub(super) fn told(config: &Config, fault: &Fault) -> String {
+    if fault.is_unheard() {
+        return fault.said.join(": ");
+    }
+    match fault.kind.as_str() {
+        "InvalidLogin" => format!(
+            "{} refuses {} with the password of {}.{}\nuser or password is wrong, or the account is locked. Each try counts towards its lock:\nlog in once with the vSphere Client before the next.",
+            config.address,
+            config.user,
+            config.password_file.display(),
+            if config.password_has_space { " The password begins or ends with a space." } else { "" }
+        ),
+        _ => format!("{}: {fault}", config.address),
+    }
+}
