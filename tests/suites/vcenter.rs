@@ -163,6 +163,72 @@ fn what_is_missing_is_said_by_purpose() {
     assert!(said.contains("start and stop VMs            not known: there are no VMs"), "{said}");
 }
 
+/// GPU counters under the names that agents use, with nothing on any host; two calls for sixty hosts.
+fn counters_of_gpus_are_printed_and_served() {
+    let mut world = World::new((0..60).map(|n| SimHost::new(&format!("esx-{n:02}"), Some(0))).collect());
+    world.hosts[7].state = "notResponding";
+    let site = Site::new("metrics", world);
+    assert_eq!(site.trusted("cluster = GPU-A").0, 1, "one host is away");
+    site.calls();
+    let file = site.folder.join("gateway.conf");
+    let gateway = |more: &[&str]| {
+        let mut command = Command::new(programs().join("vsgpu-host-agent"));
+        command.args(["gateway", "metrics"]).arg(&file).args(more);
+        command
+    };
+    let output = gateway(&[]).output().unwrap();
+    let page = String::from_utf8(output.stdout).unwrap();
+    for line in [
+        "vsgpu_gpu_utilization_ratio{gpu=\"0000:3b:00.0\",node=\"esx-00\",source=\"vsphere\"} 0.4",
+        "vsgpu_gpu_memory_used_bytes{gpu=\"0000:3c:00.0\",node=\"esx-59\",source=\"vsphere\"} 4097024",
+        "vsgpu_gpu_power_watts{gpu=\"0000:3b:00.0\",node=\"esx-00\",source=\"vsphere\"} 4000",
+        "vsgpu_vcenter_host_connected{node=\"esx-07\"} 0",
+        "vsgpu_vcenter_up 1",
+    ] {
+        assert!(page.contains(line), "{line}\n{page}");
+    }
+    assert!(
+        !page.contains("gpu=\"all\"") && !page.contains("gpu=\"0000:3b:00.0\",node=\"esx-07\""),
+        "{page}"
+    );
+    let calls = site.calls();
+    assert_eq!(calls.iter().filter(|call| *call == "QueryPerf").count(), 2, "{calls:?}");
+
+    // Open beyond this machine only to who may.
+    let refused = gateway(&["--listen", "0.0.0.0:0"]).output().unwrap();
+    assert!(
+        !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("open to everybody")
+    );
+    let port = vsgpu_tests::lab::free_port();
+    let address = format!("127.0.0.1:{port}");
+    let mut serving = gateway(&["--listen", &address]).spawn().unwrap();
+    let get = |path: &str| {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::net::TcpStream::connect(&address).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        Some(text)
+    };
+    wait_until("it shows what vCenter says", Duration::from_secs(30), || {
+        get("/metrics").is_some_and(|page| page.contains("vsgpu_gpu_power_watts{"))
+    });
+    assert!(get("/readyz").unwrap().contains("200"));
+    serving.kill().unwrap();
+    serving.wait().unwrap();
+    // A refused login is not tried again and again.
+    site.password("wrong");
+    site.calls();
+    let mut serving = gateway(&["--listen", &address]).spawn().unwrap();
+    wait_until("it says why it is not ready", Duration::from_secs(30), || {
+        get("/readyz").is_some_and(|page| page.contains("503") && page.contains("refuses svc@vsphere.local"))
+    });
+    assert!(get("/metrics").unwrap().contains("vsgpu_vcenter_up 0"));
+    assert_eq!(site.calls().iter().filter(|call| *call == "Login").count(), 1);
+    serving.kill().unwrap();
+    serving.wait().unwrap();
+}
+
 /// What is sent to whoever builds vsgpu: answers as they are, a refused property as such, nothing of the site.
 fn a_report_says_what_the_server_says_and_nothing_of_the_site() {
     let mut world = two_clusters();
@@ -257,7 +323,10 @@ fn a_wrong_password_and_a_full_server_are_told_apart() {
 
 /// A session may end at any call: it is begun again, and every answer is whole.
 fn a_session_that_ends_is_begun_again() {
-    let site = Site::new("session", two_clusters());
+    let hosts = [("esx-01", Some(0)), ("esx-02", Some(0)), ("alone.example.com", None)];
+    let mut world = World::new(hosts.map(|(name, cluster)| SimHost::new(name, cluster)).to_vec());
+    world.page = 2;
+    let site = Site::new("session", world);
     let whole = site.trusted(HOSTS);
     let calls = site.calls().len();
     for at in 4..calls {
@@ -395,6 +464,7 @@ fn main() -> std::process::ExitCode {
 const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     hosts_are_found_and_nothing_is_left_behind,
     what_is_missing_is_said_by_purpose,
+    counters_of_gpus_are_printed_and_served,
     a_report_says_what_the_server_says_and_nothing_of_the_site,
     names_that_do_not_fit_the_inventory_are_named,
     nobody_is_believed_unseen,

@@ -124,6 +124,7 @@ impl World {
                 returned(&call.name, "")
             }
             "HasPrivilegeOnEntities" => self.privileges(&call, &session),
+            "QueryPerf" => self.counters(&call),
             other => fault("MethodNotFound", &format!("there is no {other} (simulated)"), ""),
         }
     }
@@ -143,7 +144,7 @@ impl World {
             false => ("VMware ESXi 8.0.3 build-0 (simulated)", "HostAgent"),
         };
         format!(
-            "<rootFolder type=\"Folder\">{root}</rootFolder><propertyCollector type=\"PropertyCollector\">{collector}</propertyCollector><viewManager type=\"ViewManager\">{views}</viewManager><about><fullName>{name}</fullName><apiType>{kind}</apiType><apiVersion>8.0.3.0</apiVersion></about><sessionManager type=\"SessionManager\">{sessions}</sessionManager><authorizationManager type=\"AuthorizationManager\">{rights}</authorizationManager>"
+            "<rootFolder type=\"Folder\">{root}</rootFolder><propertyCollector type=\"PropertyCollector\">{collector}</propertyCollector><viewManager type=\"ViewManager\">{views}</viewManager><about><fullName>{name}</fullName><apiType>{kind}</apiType><apiVersion>8.0.3.0</apiVersion></about><sessionManager type=\"SessionManager\">{sessions}</sessionManager><authorizationManager type=\"AuthorizationManager\">{rights}</authorizationManager><perfManager type=\"PerformanceManager\">PerfMgr</perfManager>"
         )
     }
 
@@ -249,7 +250,48 @@ impl World {
         format!("<objects>{inside}</objects>")
     }
 
+    /// The latest sample of each host that was asked about: of each GPU, and the sum of the host.
+    fn counters(&self, call: &Element) -> Reply {
+        let of = |spec: &Element| {
+            let id = text(spec, "entity");
+            let host = id.strip_prefix("host-").and_then(|n| self.hosts.get(n.parse::<usize>().ok()?));
+            let gpus = host.map_or(0, |host| host.gpus);
+            let one = |metric: &Element, instance: &str, value: usize| {
+                format!(
+                    "<value xsi:type=\"PerfMetricIntSeries\"><id><counterId>{}</counterId><instance>{instance}</instance></id><value>{value}</value></value>",
+                    text(metric, "counterId")
+                )
+            };
+            let of_metric = |metric: &Element| {
+                let each: String = (0..gpus)
+                    .map(|n| one(metric, &format!("0000:{:02x}:00.0", 0x3b + n), 4000 + n))
+                    .collect();
+                one(metric, "", 4000) + &each
+            };
+            let series: String = spec.all("metricId").map(of_metric).collect();
+            format!(
+                "<returnval xsi:type=\"PerfEntityMetric\"><entity type=\"HostSystem\">{id}</entity>{series}</returnval>"
+            )
+        };
+        plain(&call.name, &call.all("querySpec").map(of).collect::<String>())
+    }
+
     fn value(&self, kind: &str, id: &str, path: &str) -> Option<String> {
+        if kind == "PerformanceManager" && path == "perfCounter" {
+            let one = |key: usize, group: &str, name: &str, rollup: &str| {
+                format!(
+                    "<PerfCounterInfo><key>{key}</key><nameInfo><label>x</label><summary>x</summary><key>{name}</key></nameInfo><groupInfo><label>x</label><summary>x</summary><key>{group}</key></groupInfo><rollupType>{rollup}</rollupType></PerfCounterInfo>"
+                )
+            };
+            let all = [
+                one(2, "cpu", "usage", "average"),
+                one(280, "gpu", "utilization", "average"),
+                one(281, "gpu", "mem.used", "average"),
+                one(283, "gpu", "power.used", "latest"),
+                one(459, "gpu", "utilization", "latest"),
+            ];
+            return Some(format!("<val xsi:type=\"ArrayOfPerfCounterInfo\">{}</val>", all.concat()));
+        }
         let number: usize = id.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().ok()?;
         let word = |text: &str| format!("<val xsi:type=\"xsd:string\">{text}</val>");
         if kind == "ClusterComputeResource" {

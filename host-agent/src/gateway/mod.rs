@@ -1,8 +1,9 @@
-//! The gateway: this agent beside a vCenter or a standalone ESXi, by their API. So far it looks: `gateway check`, `gateway probe`.
+//! The gateway: this agent beside a vCenter or a standalone ESXi, by their API. So far it looks: `gateway check`, `gateway metrics`, `gateway probe`.
 
 mod check;
 mod config;
 mod login;
+mod metrics;
 mod probe;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +31,16 @@ enum What {
         /// The gateway's file
         file: PathBuf,
     },
+    /// Print or serve the GPU counters that vCenter measures, for Prometheus; nothing is on any host
+    #[command(
+        after_help = "Examples:\n  vsgpu-host-agent gateway metrics gateway.conf\n  vsgpu-host-agent gateway metrics gateway.conf --listen 127.0.0.1:9455\nThe label `gpu` is what vCenter calls the GPU, `node` the host's name in vCenter."
+    )]
+    Metrics {
+        /// The gateway's file
+        file: PathBuf,
+        #[command(flatten)]
+        served: metrics::Served,
+    },
     /// Print what vsgpu does, the privileges it takes, and the role for govc and PowerCLI; asks nobody
     Role,
     /// Print what this server says about GPUs, names and ids hidden, to send to whoever builds vsgpu; changes nothing
@@ -48,5 +59,6 @@ fn run(matches: &clap::ArgMatches) -> Result<(), String> {
         What::Check { file } => check::run(&config::read(&file)?),
         What::Probe { file } => probe::run(&config::read(&file)?),
         What::Role => check::role(),
+        What::Metrics { file, served } => metrics::run(config::read(&file)?, &served),
     }
 }

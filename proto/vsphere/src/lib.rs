@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod access;
+pub mod counters;
 mod fault;
 mod https;
 pub mod inventory;

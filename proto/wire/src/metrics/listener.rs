@@ -131,6 +131,21 @@ fn same(given: &[u8], token: &[u8]) -> bool {
     given.len() == token.len() && given.iter().zip(token).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
+/// Serves until the program is ended, for one that has no runtime of its own.
+///
+/// # Errors
+/// A sentence: the address is in use.
+pub fn serve(address: SocketAddr, auth: ScrapeAuth, pages: Arc<dyn Pages>) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("no runtime: {e}"))?;
+    runtime.block_on(async {
+        listen(address, auth, pages)?;
+        std::future::pending::<Result<(), String>>().await
+    })
+}
+
 /// Serves in the background.
 ///
 /// # Errors
