@@ -14,6 +14,7 @@ use vsgpu_vsphere::counters::{Counter, Known, Reading, known, read};
 use vsgpu_vsphere::inventory::Host;
 use vsgpu_wire::metrics::listener::{Pages, ScrapeAuth, serve};
 use vsgpu_wire::metrics::{Sample, text};
+use vsgpu_wire::server::log_to_stderr;
 
 /// vCenter's own interval of real-time samples.
 const EVERY: Duration = Duration::from_secs(20);
@@ -49,6 +50,7 @@ pub(super) fn run(config: Config, served: &Served) -> Result<(), String> {
         use std::io::Write as _;
         return write!(std::io::stdout(), "{}", visible(&page)).map_err(|e| e.to_string());
     };
+    log_to_stderr();
     let auth = ScrapeAuth::of(address, served.metrics_auth.as_deref(), &served.pki, &served.name)?;
     let shown = Arc::new(Shown::default());
     let of_reader = shown.clone();
@@ -121,18 +123,13 @@ fn keep_reading(config: &Config, shown: &Shown) {
             match page {
                 Ok(page) => state.page = Some((now(), page)),
                 Err(why) => {
-                    complain(&why);
+                    tracing::warn!("{}", why.replace('\n', " "));
                     state.why = why;
                 }
             }
         }
         std::thread::sleep(wait);
     }
-}
-
-#[expect(clippy::print_stderr, reason = "the log of a program that serves")]
-fn complain(why: &str) {
-    eprintln!("error: {}", visible(why).replace('\n', " "));
 }
 
 /// A session, and what was listed in it.
