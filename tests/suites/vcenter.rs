@@ -167,6 +167,8 @@ fn what_is_missing_is_said_by_purpose() {
 fn counters_of_gpus_are_printed_and_served() {
     let mut world = World::new((0..60).map(|n| SimHost::new(&format!("esx-{n:02}"), Some(0))).collect());
     world.hosts[7].state = "notResponding";
+    // It answers, and its counters stand still.
+    world.hosts[8].sampled = "2026-11-27T13:58:00Z";
     let site = Site::new("metrics", world);
     assert_eq!(site.trusted("cluster = GPU-A").0, 1, "one host is away");
     site.calls();
@@ -216,17 +218,34 @@ fn counters_of_gpus_are_printed_and_served() {
     assert!(get("/readyz").unwrap().contains("200"));
     serving.kill().unwrap();
     serving.wait().unwrap();
-    // A refused login is not tried again and again.
+    // A refused login is not tried again before the password file changes, and nobody unknown is told more.
     site.password("wrong");
     site.calls();
-    let mut serving = gateway(&["--listen", &address]).spawn().unwrap();
+    let mut serving = gateway(&["--listen", &address]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let ready = || get("/readyz").unwrap_or_default();
     wait_until("it says why it is not ready", Duration::from_secs(30), || {
-        get("/readyz").is_some_and(|page| page.contains("503") && page.contains("refuses svc@vsphere.local"))
+        ready().contains("refuses the login")
     });
+    let answer = ready();
+    assert!(answer.contains("503") && !answer.contains("svc@") && !answer.contains("pass"), "{answer}");
     assert!(get("/metrics").unwrap().contains("vsgpu_vcenter_up 0"));
-    assert_eq!(site.calls().iter().filter(|call| *call == "Login").count(), 1);
+    // Three of its pauses.
+    let begun = Instant::now();
+    wait_until("three pauses", Duration::from_secs(30), || begun.elapsed() > Duration::from_secs(16));
+    let logins = |site: &Site| site.calls().iter().filter(|call| *call == "Login").count();
+    assert_eq!(logins(&site), 1);
+    site.password("a<secret>&\"'");
+    wait_until("the new password is taken", Duration::from_secs(30), || {
+        get("/metrics").is_some_and(|page| page.contains("vsgpu_gpu_power_watts{"))
+    });
+    assert_eq!(logins(&site), 1);
     serving.kill().unwrap();
     serving.wait().unwrap();
+    // A name that nobody has is seen by an alert.
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}host = nosuch\n")).unwrap();
+    let page = String::from_utf8(gateway(&[]).output().unwrap().stdout).unwrap();
+    assert!(page.contains("vsgpu_vcenter_host_connected{node=\"nosuch\"} 0"), "{page}");
 }
 
 /// What is sent to whoever builds vsgpu: answers as they are, a refused property as such, nothing of the site.
@@ -249,7 +268,30 @@ fn a_report_says_what_the_server_says_and_nothing_of_the_site() {
     assert_eq!(hosts[0]["hardware.pciDevice"]["fault"], "NoPermission");
     assert_eq!(hosts[0]["config.graphicsConfig"], serde_json::Value::Null, "unset");
     assert_eq!(hosts[1]["hardware.biosInfo"]["biosVersion"], "2.21.2");
-    for secret in ["esx-0", "alone", "GPU-A", "vm-0", "payroll", "svc@", "host-", "example"] {
+    assert_eq!(hosts[1]["config.lockdownMode"], "lockdownNormal");
+    assert_eq!(
+        hosts[1]["config.sharedGpuCapabilities"]["HostSharedGpuCapabilities"]["vgpu"],
+        "grid_a100-40c"
+    );
+    assert_eq!(hosts[1]["gpu counters"][0]["instance"], "0000:3b:00.0");
+    assert_eq!(value["vms with GPUs"][0][0]["backing"]["vgpu"], "grid_a100-40c");
+    let options = &value["clusters"][0]["configurationEx.drsConfig.option"]["OptionValue"];
+    assert_eq!(
+        (options[0]["key"].as_str(), options[0]["value"].as_str()),
+        (Some("LBMaxVmotionPerHost"), Some("1"))
+    );
+    let secrets = [
+        "vm-0",
+        "payroll agent",
+        "of payroll",
+        "payroll disk",
+        "payroll-",
+        "naa.",
+        "t10.",
+        "20231107",
+        "host-",
+    ];
+    for secret in secrets {
         assert!(!report.contains(secret), "{secret}: {report}");
     }
     let world = site.served.world.lock().unwrap();

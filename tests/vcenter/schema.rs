@@ -3,7 +3,7 @@
 use vsgpu_core::readers::xml::Element;
 
 /// For each call and data object that the client sends: its elements in their order; those with `*` may come again.
-const ORDER: [(&str, &[&str]); 17] = [
+const ORDER: [(&str, &[&str]); 19] = [
     ("RetrieveServiceContent", &["_this"]),
     ("Login", &["_this", "userName", "password", "locale"]),
     ("Logout", &["_this"]),
@@ -12,6 +12,8 @@ const ORDER: [(&str, &[&str]); 17] = [
     ("RetrievePropertiesEx", &["_this", "specSet*", "options"]),
     ("ContinueRetrievePropertiesEx", &["_this", "token"]),
     ("HasPrivilegeOnEntities", &["_this", "entity*", "sessionId", "privId*"]),
+    ("CurrentTime", &["_this"]),
+    ("QueryAvailablePerfMetric", &["_this", "entity", "beginTime", "endTime", "intervalId"]),
     ("QueryPerf", &["_this", "querySpec*"]),
     ("querySpec", &["entity", "startTime", "endTime", "maxSample", "metricId*", "intervalId", "format"]),
     ("metricId", &["counterId", "instance"]),

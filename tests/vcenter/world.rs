@@ -13,11 +13,20 @@ pub struct SimHost {
     pub state: &'static str,
     pub gpus: usize,
     pub vms: usize,
+    /// When its counters were sampled last; the server's clock is 30 seconds later.
+    pub sampled: &'static str,
 }
 
 impl SimHost {
     pub fn new(name: &str, cluster: Option<usize>) -> Self {
-        Self { name: name.into(), cluster, state: "connected", gpus: 2, vms: 3 }
+        Self {
+            name: name.into(),
+            cluster,
+            state: "connected",
+            gpus: 2,
+            vms: 3,
+            sampled: "2026-11-27T14:00:00Z",
+        }
     }
 }
 
@@ -125,6 +134,21 @@ impl World {
             }
             "HasPrivilegeOnEntities" => self.privileges(&call, &session),
             "QueryPerf" => self.counters(&call),
+            "CurrentTime" => returned(&call.name, "2026-11-27T14:00:30Z"),
+            "QueryAvailablePerfMetric" => {
+                let one = |counter: usize, instance: &str| {
+                    format!(
+                        "<returnval><counterId>{counter}</counterId><instance>{instance}</instance></returnval>"
+                    )
+                };
+                let all = [
+                    one(280, "0000:3b:00.0"),
+                    one(280, ""),
+                    one(99, "naa.6000c29serial"),
+                    one(98, "t10.NVMe____SERIAL"),
+                ];
+                plain(&call.name, &all.concat())
+            }
             other => fault("MethodNotFound", &format!("there is no {other} (simulated)"), ""),
         }
     }
@@ -270,7 +294,8 @@ impl World {
             };
             let series: String = spec.all("metricId").map(of_metric).collect();
             format!(
-                "<returnval xsi:type=\"PerfEntityMetric\"><entity type=\"HostSystem\">{id}</entity>{series}</returnval>"
+                "<returnval xsi:type=\"PerfEntityMetric\"><entity type=\"HostSystem\">{id}</entity><sampleInfo><timestamp>{}</timestamp><interval>20</interval></sampleInfo>{series}</returnval>",
+                host.map_or("", |host| host.sampled)
             )
         };
         plain(&call.name, &call.all("querySpec").map(of).collect::<String>())
@@ -292,10 +317,18 @@ impl World {
             ];
             return Some(format!("<val xsi:type=\"ArrayOfPerfCounterInfo\">{}</val>", all.concat()));
         }
+        if kind == "VirtualMachine" {
+            let devices = "<val xsi:type=\"ArrayOfVirtualDevice\"><VirtualDevice xsi:type=\"VirtualDisk\"><key>2000</key><deviceInfo><label>payroll disk</label></deviceInfo></VirtualDevice><VirtualDevice xsi:type=\"VirtualPCIPassthrough\"><key>13000</key><backing xsi:type=\"VirtualPCIPassthroughVmiopBackingInfo\"><vgpu>grid_a100-40c</vgpu></backing></VirtualDevice></val>";
+            return (path == "config.hardware.device").then(|| devices.to_string());
+        }
         let number: usize = id.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().ok()?;
         let word = |text: &str| format!("<val xsi:type=\"xsd:string\">{text}</val>");
         if kind == "ClusterComputeResource" {
-            return (path == "name").then(|| word(self.clusters[number]));
+            return match path {
+                "name" => Some(word(self.clusters[number])),
+                "configurationEx.drsConfig.option" => Some("<val xsi:type=\"ArrayOfOptionValue\"><OptionValue><key>LBMaxVmotionPerHost</key><value xsi:type=\"xsd:string\">1</value></OptionValue><OptionValue><key>payrollKey</key><value xsi:type=\"xsd:string\">of payroll</value></OptionValue></val>".into()),
+                _ => None,
+            };
         }
         let host = self.hosts.get(number)?;
         let references = |kind: &str, ids: Vec<String>| {
@@ -337,6 +370,10 @@ impl World {
                 let all: String = (0..host.gpus).map(gpu).collect();
                 format!("<val xsi:type=\"ArrayOfHostGraphicsInfo\">{all}</val>")
             }
+            "config.service" => "<val xsi:type=\"HostServiceInfo\"><service><key>TSM-SSH</key><label>SSH</label><running>false</running></service><service><key>acme-payroll-backup</key><label>payroll agent</label><running>true</running></service></val>".into(),
+            "config.lockdownMode" => word("lockdownNormal"),
+            "config.sharedGpuCapabilities" => "<val xsi:type=\"ArrayOfHostSharedGpuCapabilities\"><HostSharedGpuCapabilities><vgpu>grid_a100-40c</vgpu><migrateSupported>true</migrateSupported></HostSharedGpuCapabilities></val>".into(),
+            "config.pciPassthruInfo" => "<val xsi:type=\"ArrayOfHostPciPassthruInfo\"><HostPciPassthruInfo><id>0000:3b:00.0</id><passthruActive>true</passthruActive><hardwareLabel>20231107</hardwareLabel></HostPciPassthruInfo></val>".into(),
             "hardware.biosInfo" => "<val xsi:type=\"HostBIOSInfo\"><biosVersion>2.21.2</biosVersion><vendor>Dell Inc.</vendor><assetTag>payroll-7</assetTag></val>".into(),
             _ => return None,
         })

@@ -95,10 +95,12 @@ fn window(needed: u64, has: Option<u64>) -> Option<MmioSpec> {
     u32::try_from(window).ok().map(MmioSpec::Gib)
 }
 
-/// The MMIO window that a VM has, in GiB.
+/// The MMIO window that a VM has, in GiB: a size counts where the window is on.
 fn window_of(inventory: &Inventory, vm: &str) -> Option<u64> {
     let devices: VmDevices = inventory.fact(&NodeId::new(NodeKind::Vm, vm)).ok()?;
-    devices.config.keys.get("pcipassthru.64bitmmiosizegb")?.parse().ok()
+    let keys = &devices.config.keys;
+    let is_on = keys.get("pcipassthru.use64bitmmio").is_some_and(|is| is.eq_ignore_ascii_case("true"));
+    keys.get("pcipassthru.64bitmmiosizegb").filter(|_| is_on)?.parse().ok()
 }
 
 /// Whether the operator has rows for GPUs.

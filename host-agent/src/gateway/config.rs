@@ -137,6 +137,11 @@ fn parse(text: &str, file: &str) -> Result<Config, String> {
     Ok(Config { address, is_vcenter, user, password_file, password_has_space: false, trust, hosts, clusters })
 }
 
+/// When a file was written last; none where it is gone.
+pub(super) fn changed(file: &Path) -> Option<std::time::SystemTime> {
+    std::fs::metadata(file).and_then(|about| about.modified()).ok()
+}
+
 /// The password: read when it is sent, and kept nowhere.
 pub(super) fn password(file: &Path) -> Result<String, String> {
     let shown = file.display();

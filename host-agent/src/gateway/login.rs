@@ -1,11 +1,14 @@
 //! A session for the gateway's file, and what is wrong in words that name the file.
 
 use super::config::{Config, password};
-use vsgpu_vsphere::inventory::{Host, hosts};
+use vsgpu_vsphere::inventory::{Host, belongings, hosts};
 use vsgpu_vsphere::session::{About, Account};
 use vsgpu_vsphere::{Fault, Session};
 
-pub(super) fn begin(config: &Config) -> Result<Session, String> {
+/// The fault of a wrong user or password: each try counts towards the account's lock.
+pub(super) const REFUSED: &str = "InvalidLogin";
+
+pub(super) fn begin(config: &Config) -> Result<Session, Fault> {
     let file = config.password_file.clone();
     let account = Account { user: config.user.clone(), password: Box::new(move || password(&file)) };
     let is_expected = |about: &About| {
@@ -18,19 +21,25 @@ pub(super) fn begin(config: &Config) -> Result<Session, String> {
         }
     };
     Session::begin(&config.address, config.trust.as_ref(), account, is_expected)
-        .map_err(|fault| told(config, &fault))
 }
 
-/// The hosts that the file names.
-pub(super) fn named_hosts(config: &Config, session: &mut Session) -> Result<Vec<Host>, String> {
-    let wanted = |name: &str, cluster: Option<&str>| {
+/// The hosts that the file names, without what belongs to them.
+pub(super) fn named_hosts(config: &Config, session: &mut Session) -> Result<Vec<Host>, Fault> {
+    hosts(session, |name, cluster| {
         !config.is_vcenter
             || config.hosts.iter().any(|host| host == name)
             || cluster.is_some_and(|of| config.clusters.iter().any(|cluster| cluster == of))
+    })
+}
+
+/// The same with their VMs, datastores, networks and GPUs.
+pub(super) fn whole_hosts(config: &Config, session: &mut Session) -> Result<Vec<Host>, String> {
+    let whole = |session: &mut Session| {
+        let mut found = named_hosts(config, session)?;
+        belongings(session, &mut found)?;
+        Ok(found)
     };
-    let mut all = hosts(session, wanted).map_err(|fault| told(config, &fault))?;
-    all.retain(|host| wanted(&host.name, host.cluster.as_deref()));
-    Ok(all)
+    whole(session).map_err(|fault| told(config, &fault))
 }
 
 pub(super) fn told(config: &Config, fault: &Fault) -> String {
@@ -38,7 +47,7 @@ pub(super) fn told(config: &Config, fault: &Fault) -> String {
         return fault.said.join(": ");
     }
     match fault.kind.as_str() {
-        "InvalidLogin" => format!(
+        REFUSED => format!(
             "{} refuses {} with the password of {}.{}\nuser or password is wrong, or the account is locked. Each try counts towards its lock:\nlog in once with the vSphere Client before the next.",
             config.address,
             config.user,

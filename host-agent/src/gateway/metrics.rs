@@ -2,16 +2,16 @@
 //! standard output, or served: then what is shown comes from memory, and a vCenter that hangs makes values old and at last
 //! absent, never a scrape slow.
 
-use super::config::Config;
-use super::login::{begin, named_hosts, told};
+use super::config::{Config, changed};
+use super::login::{REFUSED, begin, named_hosts, told};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use vsgpu_core::text::visible;
-use vsgpu_vsphere::Session;
 use vsgpu_vsphere::counters::{Counter, Known, Reading, known, read};
-use vsgpu_vsphere::inventory::Host;
+use vsgpu_vsphere::inventory::{Host, refresh};
+use vsgpu_vsphere::{Fault, Session};
 use vsgpu_wire::metrics::listener::{Pages, ScrapeAuth, serve};
 use vsgpu_wire::metrics::{Sample, text};
 use vsgpu_wire::server::log_to_stderr;
@@ -22,8 +22,6 @@ const EVERY: Duration = Duration::from_secs(20);
 const LIST_AFTER: u32 = 15;
 /// How long the last values are shown where no new ones come.
 const SHOWN: Duration = Duration::from_secs(90);
-/// After a refused login: each try counts towards the account's lock.
-const REFUSED: Duration = Duration::from_secs(15 * 60);
 /// After any other failure, first and longest.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
@@ -46,7 +44,8 @@ pub(super) struct Served {
 
 pub(super) fn run(config: Config, served: &Served) -> Result<(), String> {
     let Some(address) = served.listen else {
-        let page = Reader::begin(&config)?.page(&config)?;
+        let page = Reader::begin(&config).and_then(|mut reader| reader.page(&config));
+        let page = page.map_err(|fault| told(&config, &fault))?;
         use std::io::Write as _;
         return write!(std::io::stdout(), "{}", visible(&page)).map_err(|e| e.to_string());
     };
@@ -54,11 +53,12 @@ pub(super) fn run(config: Config, served: &Served) -> Result<(), String> {
     let auth = ScrapeAuth::of(address, served.metrics_auth.as_deref(), &served.pki, &served.name)?;
     let shown = Arc::new(Shown::default());
     let of_reader = shown.clone();
-    std::thread::Builder::new()
-        .name("vcenter".into())
-        .spawn(move || keep_reading(&config, &of_reader))
-        .map_err(|e| format!("no thread: {e}"))?;
-    serve(address, auth, shown)
+    // Nobody is asked before the address is ours: who starts this again and again must not log in each time.
+    serve(address, auth, shown, move || {
+        let reader = std::thread::Builder::new().name("vcenter".into());
+        let reader = reader.spawn(move || keep_reading(&config, &of_reader));
+        reader.map(|_| ()).map_err(|e| format!("no thread: {e}"))
+    })
 }
 
 /// The last page, and when it was made.
@@ -68,7 +68,8 @@ struct Shown(Mutex<State>);
 #[derive(Default)]
 struct State {
     page: Option<(Instant, String)>,
-    why: String,
+    /// In words for everybody: `/readyz` asks nobody who he is. The log has the details.
+    why: &'static str,
 }
 
 #[expect(clippy::disallowed_methods, reason = "how old a page is")]
@@ -89,43 +90,53 @@ impl Pages for Shown {
         match &state.page {
             Some((at, _)) if now() - *at < SHOWN => Ok("vCenter answers".into()),
             _ if state.why.is_empty() => Err("vCenter has not answered yet".into()),
-            _ => Err(state.why.clone()),
+            _ => Err(state.why.into()),
         }
     }
 }
 
-/// For ever; a session that failed is begun anew, more and more slowly.
+/// For ever; a session that failed is begun anew, more and more slowly. A refused login is not tried again before the
+/// password file has changed: each try counts towards the account's lock.
 fn keep_reading(config: &Config, shown: &Shown) {
     let mut pause = AGAIN.0;
-    let mut reader = None;
+    let mut reader: Option<Reader> = None;
+    let mut refused = None;
     loop {
+        if refused.is_some_and(|before| changed(&config.password_file) == before) {
+            std::thread::sleep(AGAIN.0);
+            continue;
+        }
+        // What is shown is as old as its question.
+        let begun = now();
         let page = match reader.take() {
             Some(reader) => Ok(reader),
             None => Reader::begin(config),
         }
-        .and_then(|mut of: Reader| {
+        .and_then(|mut of| {
             let page = of.page(config)?;
             reader = Some(of);
             Ok(page)
         });
-        let wait = match &page {
-            Ok(_) => {
-                pause = AGAIN.0;
-                EVERY
+        refused = None;
+        let (why, wait) = match &page {
+            Ok(_) => ("", EVERY),
+            Err(fault) if fault.kind == REFUSED => {
+                refused = Some(changed(&config.password_file));
+                ("vCenter refuses the login: the log says more", AGAIN.0)
             }
-            Err(why) if why.contains("refuses") => REFUSED,
             Err(_) => {
                 pause = (pause * 2).min(AGAIN.1);
-                pause
+                ("vCenter is not heard: the log says more", pause)
             }
         };
+        if page.is_ok() {
+            pause = AGAIN.0;
+        }
         if let Ok(mut state) = shown.0.lock() {
+            state.why = why;
             match page {
-                Ok(page) => state.page = Some((now(), page)),
-                Err(why) => {
-                    tracing::warn!("{}", why.replace('\n', " "));
-                    state.why = why;
-                }
+                Ok(page) => state.page = Some((begun, page)),
+                Err(fault) => tracing::warn!("{}", told(config, &fault).replace('\n', " ")),
             }
         }
         std::thread::sleep(wait);
@@ -141,39 +152,48 @@ struct Reader {
 }
 
 impl Reader {
-    fn begin(config: &Config) -> Result<Self, String> {
+    fn begin(config: &Config) -> Result<Self, Fault> {
         let mut session = begin(config)?;
-        let hosts = named_hosts(config, &mut session)?;
-        let known = known(&mut session).map_err(|fault| told(config, &fault))?;
+        let known = known(&mut session)?;
         if known.is_empty() {
-            return Err(format!("{}: this server has no counters of GPUs", config.address));
+            return Err(Fault::said(format!("{}: this server has no counters of GPUs", config.address)));
         }
-        Ok(Self { session, known, hosts, rounds: 0 })
+        let mut reader = Self { session, known, hosts: vec![], rounds: 0 };
+        reader.list(config)?;
+        Ok(reader)
     }
 
-    fn page(&mut self, config: &Config) -> Result<String, String> {
+    fn list(&mut self, config: &Config) -> Result<(), Fault> {
+        self.hosts = named_hosts(config, &mut self.session)?;
+        match self.hosts.is_empty() {
+            true => {
+                Err(Fault::said("none of the file's hosts is in the inventory: `gateway check` says more"))
+            }
+            false => Ok(()),
+        }
+    }
+
+    fn page(&mut self, config: &Config) -> Result<String, Fault> {
         self.rounds += 1;
-        if self.rounds.is_multiple_of(LIST_AFTER) {
-            self.hosts = named_hosts(config, &mut self.session)?;
+        match self.rounds.is_multiple_of(LIST_AFTER) {
+            true => self.list(config)?,
+            false => refresh(&mut self.session, &mut self.hosts)?,
         }
         let connected: Vec<&Host> = self.hosts.iter().filter(|host| host.state == "connected").collect();
-        let readings =
-            read(&mut self.session, &self.known, &connected).map_err(|fault| told(config, &fault))?;
+        let readings = read(&mut self.session, &self.known, &connected)?;
         let mut samples = vec![up(1.0)];
+        let of = |name: &'static str, help: &'static str, node: &str, value: bool| {
+            Sample::for_alert(name, help, vec![("node", node.to_string())], f64::from(value))
+        };
+        let help = "1: vCenter reaches the host";
         for host in &self.hosts {
-            let of = |name: &'static str, help: &'static str, value: bool| {
-                Sample::for_alert(name, help, vec![("node", host.name.clone())], f64::from(value))
-            };
-            samples.push(of(
-                "vcenter_host_connected",
-                "1: vCenter reaches the host",
-                host.state == "connected",
-            ));
-            samples.push(of(
-                "host_maintenance_mode",
-                "1: the host is in maintenance mode",
-                host.in_maintenance,
-            ));
+            samples.push(of("vcenter_host_connected", help, &host.name, host.state == "connected"));
+            let maintenance = "1: the host is in maintenance mode";
+            samples.push(of("host_maintenance_mode", maintenance, &host.name, host.in_maintenance));
+        }
+        // A name of the file that nobody has: else an alert could never see it.
+        for name in config.hosts.iter().filter(|name| self.hosts.iter().all(|host| host.name != **name)) {
+            samples.push(of("vcenter_host_connected", help, name, false));
         }
         samples.extend(readings.iter().map(sample));
         Ok(text(samples))

@@ -1,13 +1,13 @@
 //! `gateway probe`: what this server says about GPUs, with everything of the site hidden, for whoever builds vsgpu.
 
 use super::config::Config;
-use super::login::{begin, named_hosts, told};
+use super::login::{begin, told, whole_hosts};
 use vsgpu_core::text::visible;
 use vsgpu_vsphere::report::about_gpus;
 
 pub(super) fn run(config: &Config) -> Result<(), String> {
-    let mut session = begin(config)?;
-    let hosts = named_hosts(config, &mut session)?;
+    let mut session = begin(config).map_err(|fault| told(config, &fault))?;
+    let hosts = whole_hosts(config, &mut session)?;
     let hosts: Vec<_> = hosts.iter().collect();
     if hosts.is_empty() {
         return Err("none of the file's hosts is in the inventory: `gateway check` says more".into());

@@ -6,11 +6,15 @@ use crate::inventory::Host;
 use crate::session::Session;
 use crate::soap::{Ref, around, object, text};
 use std::collections::BTreeMap;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use vsgpu_core::readers::xml::Element;
 use vsgpu_core::text::piece;
 
 /// Hosts of one question.
 const AT_ONCE: usize = 50;
+/// A sample that is older is none: a host that stalls keeps its last one.
+const FRESH: time::Duration = time::Duration::seconds(90);
 
 /// A counter that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,6 +118,10 @@ pub fn read(session: &mut Session, known: &Known, hosts: &[&Host]) -> Result<Vec
         return Ok(vec![]);
     }
     let manager = session.named("perfManager")?;
+    let instance = session.instance();
+    let clock = session.reading(|session| session.look("CurrentTime", &instance, ""))?;
+    let now = clock.first().and_then(|clock| at(&clock.text));
+    let now = now.ok_or_else(|| Fault::unheard("the server does not say what time it is"))?;
     let ids: String = known
         .0
         .keys()
@@ -131,13 +139,22 @@ pub fn read(session: &mut Session, known: &Known, hosts: &[&Host]) -> Result<Vec
         for answer in &answers {
             let of = answer.child("entity").and_then(Ref::of);
             let Some(host) = of.and_then(|of| names.get(&of).copied()) else { continue };
-            all.extend(readings(answer, host, known));
+            all.extend(readings(answer, host, known, now));
         }
     }
     Ok(all)
 }
 
-fn readings(answer: &Element, host: &str, known: &Known) -> Vec<Reading> {
+/// A moment as the API writes it.
+fn at(text: &str) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(text, &Rfc3339).ok()
+}
+
+fn readings(answer: &Element, host: &str, known: &Known, now: OffsetDateTime) -> Vec<Reading> {
+    let last = answer.all("sampleInfo").last().and_then(|info| info.child("timestamp"));
+    if last.and_then(|last| at(&last.text)).is_none_or(|last| now - last >= FRESH) {
+        return vec![];
+    }
     let one = |series: &Element| {
         let id = series.child("id")?;
         let counter = *known.0.get(&id.child("counterId")?.text)?;
@@ -194,8 +211,15 @@ mod tests {
             series("283", "", "300"),
             series("999", "x", "1"),
         ];
-        let answer = parse(&format!("<returnval>{}</returnval>", answer.concat())).unwrap();
-        let got = readings(&answer, "esx-01", &known);
+        let stamp =
+            "<sampleInfo><timestamp>2026-11-27T14:00:00Z</timestamp><interval>20</interval></sampleInfo>";
+        let whole = parse(&format!("<returnval>{stamp}{}</returnval>", answer.concat())).unwrap();
+        let now = at("2026-11-27T15:01:00.5+01:00").unwrap();
+        let got = readings(&whole, "esx-01", &known, now);
+        // Too old, or of an unknown age.
+        assert!(readings(&whole, "esx-01", &known, now + FRESH).is_empty());
+        let without = parse(&format!("<returnval>{}</returnval>", answer.concat())).unwrap();
+        assert!(readings(&without, "esx-01", &known, now).is_empty());
         let reading =
             |gpu: &str, counter, value| Reading { host: "esx-01".into(), gpu: gpu.into(), counter, value };
         assert_eq!(

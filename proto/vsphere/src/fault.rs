@@ -22,7 +22,12 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// The server did not answer, or not in its own words.
+    /// A failure in words of ours, of which no server spoke.
+    pub fn said(why: impl Into<String>) -> Self {
+        Self::unheard(why)
+    }
+
+    /// The same, from within.
     pub(crate) fn unheard(why: impl Into<String>) -> Self {
         Self { kind: UNHEARD.into(), said: vec![why.into()], privilege: None }
     }

@@ -35,7 +35,13 @@ pub struct Host {
     pub compute: Option<Ref>,
 }
 
-/// All hosts, in the order of their names; their GPUs are counted only of those that `wanted` names.
+/// Leaves that change while a host is served.
+const STATE: [&str; 2] = ["runtime.connectionState", "runtime.inMaintenanceMode"];
+/// Hosts of one call that asks for their VMs, and of one that asks for their PCI devices.
+const WITH_OBJECTS: usize = 20;
+const WITH_DEVICES: usize = 5;
+
+/// The hosts that `wanted` takes by their names and clusters, in the order of their names; without what belongs to them.
 ///
 /// # Errors
 /// What the server said, or why it is not heard.
@@ -45,45 +51,71 @@ pub fn hosts(session: &mut Session, wanted: impl Fn(&str, Option<&str>) -> bool)
         .into_iter()
         .filter_map(|cluster| Some((cluster.of.clone(), name(cluster.text("name")?))))
         .collect();
-    let paths = [
-        "name",
-        "parent",
-        "runtime.connectionState",
-        "runtime.inMaintenanceMode",
-        "vm",
-        "datastore",
-        "network",
-    ];
+    let paths = ["name", "parent", STATE[0], STATE[1]];
     let mut hosts: Vec<Host> =
         session.all("HostSystem", &paths)?.into_iter().map(|host| read(&host, &named)).collect();
+    hosts.retain(|host| wanted(&host.name, host.cluster.as_deref()));
     hosts.sort_by(|a, b| (&a.name, &a.of).cmp(&(&b.name, &b.of)));
-    let asked: Vec<Ref> = hosts
-        .iter()
-        .filter(|host| wanted(&host.name, host.cluster.as_deref()))
-        .map(|host| host.of.clone())
-        .collect();
-    let counted: BTreeMap<Ref, usize> = session
-        .of(&asked, &["hardware.pciDevice"])?
-        .into_iter()
-        .filter_map(|host| Some((host.of.clone(), gpus(&host)?)))
-        .collect();
-    for host in &mut hosts {
-        host.gpus = counted.get(&host.of).copied();
-    }
     Ok(hosts)
 }
 
+/// What belongs to these hosts: VMs, datastores, networks, GPUs.
+///
+/// # Errors
+/// What the server said, or why it is not heard.
+pub fn belongings(session: &mut Session, hosts: &mut [Host]) -> Result<(), Fault> {
+    let all: Vec<Ref> = hosts.iter().map(|host| host.of.clone()).collect();
+    let objects = session.of_some(&all, &["vm", "datastore", "network"], WITH_OBJECTS)?;
+    let devices = session.of_some(&all, &["hardware.pciDevice"], WITH_DEVICES)?;
+    let counted: BTreeMap<&Ref, usize> =
+        devices.iter().filter_map(|host| Some((&host.of, gpus(host)?))).collect();
+    let objects: BTreeMap<&Ref, &Object> = objects.iter().map(|object| (&object.of, object)).collect();
+    for host in hosts {
+        host.gpus = counted.get(&host.of).copied();
+        let Some(object) = objects.get(&host.of) else { continue };
+        host.vms = object.references("vm");
+        host.datastores = object.references("datastore");
+        host.networks = object.references("network");
+    }
+    Ok(())
+}
+
+/// Reads anew whether these hosts are there.
+///
+/// # Errors
+/// What the server said, or why it is not heard.
+pub fn refresh(session: &mut Session, hosts: &mut [Host]) -> Result<(), Fault> {
+    let all: Vec<Ref> = hosts.iter().map(|host| host.of.clone()).collect();
+    let objects = session.of(&all, &STATE)?;
+    let objects: BTreeMap<&Ref, &Object> = objects.iter().map(|object| (&object.of, object)).collect();
+    for host in hosts {
+        (host.state, host.in_maintenance) = match objects.get(&host.of) {
+            Some(object) => state(object),
+            None => (UNKNOWN.into(), false),
+        };
+    }
+    Ok(())
+}
+
+const UNKNOWN: &str = "unknown";
+
+fn state(host: &Object) -> (String, bool) {
+    let state = host.text(STATE[0]).map_or(UNKNOWN.into(), |state| piece(state, 40));
+    (state, host.text(STATE[1]) == Some("true"))
+}
+
 fn read(host: &Object, clusters: &BTreeMap<Ref, String>) -> Host {
+    let (state, in_maintenance) = state(host);
     Host {
         of: host.of.clone(),
         name: host.text("name").map(name).unwrap_or_default(),
         cluster: host.reference("parent").and_then(|parent| clusters.get(&parent).cloned()),
-        state: host.text("runtime.connectionState").map_or("unknown".into(), |state| piece(state, 40)),
-        in_maintenance: host.text("runtime.inMaintenanceMode") == Some("true"),
+        state,
+        in_maintenance,
         gpus: None,
-        vms: host.references("vm"),
-        datastores: host.references("datastore"),
-        networks: host.references("network"),
+        vms: vec![],
+        datastores: vec![],
+        networks: vec![],
         compute: host.reference("parent"),
     }
 }

@@ -15,8 +15,8 @@ const MOST_OBJECTS: usize = 100_000;
 const MOST_ELEMENTS: usize = 5_000_000;
 /// Until one listing is complete.
 const LISTING: Duration = Duration::from_secs(300);
-/// Objects of one call where each has many elements: a host has hundreds of PCI devices.
-const LARGE: usize = 20;
+/// Objects of one call where each is small.
+const SMALL: usize = 500;
 
 /// An object with what was asked of it.
 #[derive(Clone, Debug)]
@@ -71,15 +71,27 @@ impl Session {
     }
 
     /// These objects, with these properties.
+    ///
+    /// # Errors
+    /// What the server said, or why it is not heard.
     pub(crate) fn of(&mut self, objects: &[Ref], paths: &[&str]) -> Result<Vec<Object>, Fault> {
-        let Some(first) = objects.first() else { return Ok(vec![]) };
-        if objects.len() > LARGE {
-            let parts: Vec<Vec<Object>> =
-                objects.chunks(LARGE).map(|part| self.of(part, paths)).collect::<Result<_, _>>()?;
-            return Ok(parts.concat());
+        self.of_some(objects, paths, SMALL)
+    }
+
+    /// The same with so many objects in one call: an answer has at most 300,000 elements, and a host alone may have
+    /// thousands.
+    pub(crate) fn of_some(
+        &mut self,
+        objects: &[Ref],
+        paths: &[&str],
+        at_once: usize,
+    ) -> Result<Vec<Object>, Fault> {
+        let mut found = vec![];
+        for part in objects.chunks(at_once) {
+            let set: String = part.iter().map(|of| around("objectSet", &object("obj", of))).collect();
+            found.extend(self.reading(|session| session.retrieve(&part[0].kind, paths, &set))?);
         }
-        let set: String = objects.iter().map(|of| around("objectSet", &object("obj", of))).collect();
-        self.reading(|session| session.retrieve(&first.kind, paths, &set))
+        Ok(found)
     }
 
     fn retrieve(&mut self, kind: &str, paths: &[&str], objects: &str) -> Result<Vec<Object>, Fault> {

@@ -8,6 +8,7 @@ use crate::inventory::Host;
 use crate::session::Session;
 use crate::soap::{Ref, object};
 use serde_json::{Map, Value, json};
+use std::time::{Duration, Instant};
 use vsgpu_core::readers::xml::Element;
 use vsgpu_core::text::piece;
 
@@ -47,7 +48,7 @@ const OF_CLUSTERS: [&str; 4] = [
 ];
 
 /// Texts of these elements are words of NVIDIA's, VMware's or the standard's.
-const KEPT: [&str; 44] = [
+const KEPT: [&str; 46] = [
     "acceptanceLevel",
     "apiType",
     "apiVersion",
@@ -57,6 +58,7 @@ const KEPT: [&str; 44] = [
     "class",
     "dependentDevice",
     "deviceClassName",
+    "deviceId",
     "deviceName",
     "driverName",
     "driverVersion",
@@ -91,8 +93,18 @@ const KEPT: [&str; 44] = [
     "vendor",
     "vendorName",
     "version",
+    "vgpu",
     "vgpuMode",
 ];
+
+/// Named by people, whatever stands in them.
+const HIDDEN: [&str; 6] =
+    ["assetTag", "customLabel", "hardwareLabel", "instanceId", "serialNumber", "systemId"];
+/// Services that say something about GPUs and doors; others may be a site's own.
+const SERVICES: [&str; 7] =
+    ["TSM", "TSM-SSH", "xorg", "gpuManager", "nv-hostengine", "nvdGpuMgmtDaemon", "vpxa"];
+/// Until the whole report is there.
+const WHOLE: Duration = Duration::from_secs(600);
 
 /// Hidden although its element may be kept: an id of the inventory or a UUID.
 fn is_of_a_site(text: &str) -> bool {
@@ -105,116 +117,160 @@ fn is_of_a_site(text: &str) -> bool {
 /// Everything that is asked, as JSON.
 ///
 /// # Errors
-/// What the server said, or why it is not heard, before anything could be asked.
+/// What the server said, or why it is not heard. A property that is refused is part of the report.
 pub fn about_gpus(session: &mut Session, hosts: &[&Host]) -> Result<Value, Fault> {
+    #[expect(clippy::disallowed_methods, reason = "a deadline over many calls")]
+    let begun = Instant::now();
+    let mut asking = Asking { session, begun };
     let with_gpus: Vec<&&Host> = hosts.iter().filter(|host| host.gpus != Some(0)).take(MOST_HOSTS).collect();
+    let (counters, numbers) = asking.counters()?;
     let mut of_hosts = vec![];
     for host in &with_gpus {
-        let mut answers = asked(session, &host.of, &OF_HOSTS);
-        answers.insert("gpu counters".into(), available_counters(session, &host.of));
+        let mut answers = asking.properties(&host.of, &OF_HOSTS)?;
+        answers.insert("gpu counters".into(), asking.available_counters(&host.of, &numbers)?);
         of_hosts.push(Value::Object(answers));
     }
-    let clusters: Vec<Ref> =
-        session.all("ClusterComputeResource", &["name"])?.into_iter().map(|c| c.of).collect();
+    let mut clusters: Vec<&Ref> = with_gpus.iter().filter_map(|host| host.compute.as_ref()).collect();
+    clusters.retain(|of| of.kind == "ClusterComputeResource");
+    clusters.sort();
+    clusters.dedup();
     let mut of_clusters = vec![];
-    for cluster in clusters.iter().take(MOST_HOSTS) {
-        of_clusters.push(Value::Object(asked(session, cluster, &OF_CLUSTERS)));
+    for cluster in clusters {
+        of_clusters.push(Value::Object(asking.properties(cluster, &OF_CLUSTERS)?));
     }
-    let about = session.about();
-    let server = json!({ "name": about.full_name, "api": about.api, "vcenter": about.is_vcenter });
     let vms: Vec<Ref> = with_gpus.iter().flat_map(|host| host.vms.clone()).take(MOST_VMS).collect();
+    let devices = asking.devices(&vms)?;
+    let about = asking.session.about();
+    let server = json!({ "name": about.full_name, "api": about.api, "vcenter": about.is_vcenter });
     Ok(json!({
         "version": 1,
         "server": server,
-        "counters": counters(session),
+        "counters": counters,
         "hosts": of_hosts,
         "clusters": of_clusters,
-        "vms with GPUs": devices(session, &vms),
+        "vms with GPUs": devices,
     }))
 }
 
-fn asked(session: &mut Session, of: &Ref, paths: &[&str]) -> Map<String, Value> {
-    let mut answers = Map::new();
-    for path in paths {
-        answers.insert((*path).to_string(), property(session, of, path));
-    }
-    answers
+struct Asking<'a> {
+    session: &'a mut Session,
+    begun: Instant,
 }
 
-fn property(session: &mut Session, of: &Ref, path: &str) -> Value {
-    match session.of(std::slice::from_ref(of), &[path]) {
-        Err(fault) => told(&fault),
-        Ok(objects) => {
-            let Some(object) = objects.into_iter().next() else { return Value::Null };
-            match (object.values.get(path), object.missing.get(path)) {
-                (Some(value), _) => redacted(value),
-                (None, Some(fault)) => told(fault),
-                (None, None) => Value::Null,
-            }
+impl Asking<'_> {
+    /// A refusal is part of the report; a server that is not heard, or lets nobody in any more, ends it.
+    fn answered<T>(&self, answer: Result<T, Fault>) -> Result<Result<T, Value>, Fault> {
+        #[expect(clippy::disallowed_methods, reason = "see above")]
+        let took = Instant::now() - self.begun;
+        match answer {
+            Err(fault) if fault.is_unheard() || fault.kind == "InvalidLogin" => Err(fault),
+            _ if took > WHOLE => Err(Fault::unheard(format!("it took longer than {} s", WHOLE.as_secs()))),
+            Err(fault) => Ok(Err(told(&fault))),
+            Ok(answer) => Ok(Ok(answer)),
         }
     }
+
+    fn properties(&mut self, of: &Ref, paths: &[&str]) -> Result<Map<String, Value>, Fault> {
+        let mut answers = Map::new();
+        for path in paths {
+            answers.insert((*path).to_string(), self.property(of, path)?);
+        }
+        Ok(answers)
+    }
+
+    fn property(&mut self, of: &Ref, path: &str) -> Result<Value, Fault> {
+        let answer = self.session.of(std::slice::from_ref(of), &[path]);
+        let objects = match self.answered(answer)? {
+            Ok(objects) => objects,
+            Err(told) => return Ok(told),
+        };
+        let Some(object) = objects.into_iter().next() else { return Ok(Value::Null) };
+        Ok(match (object.values.get(path), object.missing.get(path)) {
+            (Some(value), _) => redacted(&of_path(path, value)),
+            (None, Some(fault)) => told(fault),
+            (None, None) => Value::Null,
+        })
+    }
+
+    /// Counters of the group `gpu`, and their numbers: those differ between servers, names do not.
+    fn counters(&mut self) -> Result<(Value, Vec<String>), Fault> {
+        let Ok(manager) = self.session.named("perfManager") else { return Ok((Value::Null, vec![])) };
+        let answer = self.session.of(&[manager], &["perfCounter"]);
+        let objects = match self.answered(answer)? {
+            Ok(objects) => objects,
+            Err(told) => return Ok((told, vec![])),
+        };
+        let values = objects.iter().filter_map(|object| object.values.get("perfCounter"));
+        let is_of_gpus = |counter: &&Element| {
+            counter
+                .child("groupInfo")
+                .and_then(|group| group.child("key"))
+                .is_some_and(|key| key.text == "gpu")
+        };
+        let of_gpus: Vec<&Element> =
+            values.flat_map(|value| &value.children).filter(is_of_gpus).take(200).collect();
+        let numbers = of_gpus.iter().filter_map(|counter| Some(counter.child("key")?.text.clone())).collect();
+        Ok((Value::Array(of_gpus.into_iter().map(redacted).collect()), numbers))
+    }
+
+    /// Which instances of these counters a host has now: what a GPU is called there is an open question.
+    fn available_counters(&mut self, host: &Ref, numbers: &[String]) -> Result<Value, Fault> {
+        let Ok(manager) = self.session.named("perfManager") else { return Ok(Value::Null) };
+        let answer = self.session.reading(|session| {
+            let arguments = object("entity", host) + "<intervalId>20</intervalId>";
+            session.look("QueryAvailablePerfMetric", &manager, &arguments)
+        });
+        Ok(match self.answered(answer)? {
+            Err(told) => told,
+            Ok(metrics) => {
+                // Instances of others are disks and paths, by their serial numbers.
+                let of_gpus = |metric: &&Element| {
+                    metric.child("counterId").is_some_and(|number| numbers.contains(&number.text))
+                };
+                Value::Array(metrics.iter().filter(of_gpus).take(400).map(redacted).collect())
+            }
+        })
+    }
+
+    fn devices(&mut self, vms: &[Ref]) -> Result<Value, Fault> {
+        let answer = self.session.of_some(vms, &["config.hardware.device"], 20);
+        let objects = match self.answered(answer)? {
+            Ok(objects) => objects,
+            Err(told) => return Ok(told),
+        };
+        let of_gpus = |device: &&Element| {
+            device.attribute("type").is_some_and(|t| t.ends_with("VirtualPCIPassthrough"))
+        };
+        let of_vm = |object: &crate::properties::Object| {
+            let value = object.values.get("config.hardware.device")?;
+            let all: Vec<Value> = value.children.iter().filter(of_gpus).map(redacted).collect();
+            (!all.is_empty()).then_some(Value::Array(all))
+        };
+        Ok(Value::Array(objects.iter().filter_map(of_vm).take(SHOWN_VMS).collect()))
+    }
+}
+
+/// A property's value is an element `val`: what it is, its path says. Of services only known ones are left.
+fn of_path(path: &str, value: &Element) -> Element {
+    let mut value = value.clone();
+    value.name = path.rsplit('.').next().unwrap_or(path).to_string();
+    if path == "config.service" {
+        for list in &mut value.children {
+            let known = |service: &Element| {
+                service.child("key").is_none_or(|key| SERVICES.contains(&key.text.as_str()))
+            };
+            list.children.retain(known);
+        }
+        let known =
+            |service: &Element| service.child("key").is_none_or(|key| SERVICES.contains(&key.text.as_str()));
+        value.children.retain(known);
+    }
+    value
 }
 
 /// A fault's type and the privilege that it names: its words may name the site.
 fn told(fault: &Fault) -> Value {
     json!({ "fault": fault.kind, "privilege": fault.privilege })
-}
-
-/// Counters of the group `gpu`: their numbers differ between servers, their names do not.
-fn counters(session: &mut Session) -> Value {
-    let Ok(manager) = session.named("perfManager") else { return Value::Null };
-    match session.of(&[manager], &["perfCounter"]) {
-        Err(fault) => told(&fault),
-        Ok(objects) => {
-            let values = objects.iter().filter_map(|object| object.values.get("perfCounter"));
-            let of_gpus = values.flat_map(|value| &value.children).filter(|counter| {
-                counter
-                    .child("groupInfo")
-                    .and_then(|group| group.child("key"))
-                    .is_some_and(|key| key.text == "gpu")
-            });
-            Value::Array(of_gpus.take(200).map(redacted).collect())
-        }
-    }
-}
-
-/// Which instances of which counters a host has now: what a GPU is called there is an open question.
-fn available_counters(session: &mut Session, host: &Ref) -> Value {
-    let Ok(manager) = session.named("perfManager") else { return Value::Null };
-    let asked = |session: &mut Session| {
-        let arguments = object("entity", host) + "<intervalId>20</intervalId>";
-        session.look("QueryAvailablePerfMetric", &manager, &arguments)
-    };
-    match session.reading(asked) {
-        Err(fault) => told(&fault),
-        Ok(metrics) => {
-            let of_devices = metrics.iter().filter(|metric| {
-                metric.child("instance").is_some_and(|instance| instance.text.contains([':', '.']))
-            });
-            Value::Array(of_devices.take(400).map(redacted).collect())
-        }
-    }
-}
-
-fn devices(session: &mut Session, vms: &[Ref]) -> Value {
-    let objects = match session.of(vms, &["config.hardware.device"]) {
-        Ok(objects) => objects,
-        Err(fault) => return told(&fault),
-    };
-    let of_gpus =
-        |device: &&Element| device.attribute("type").is_some_and(|t| t.ends_with("VirtualPCIPassthrough"));
-    let of_vm = |object: &crate::properties::Object| {
-        let all: Vec<Value> = object
-            .values
-            .get("config.hardware.device")?
-            .children
-            .iter()
-            .filter(of_gpus)
-            .map(redacted)
-            .collect();
-        (!all.is_empty()).then_some(Value::Array(all))
-    };
-    Value::Array(objects.iter().filter_map(of_vm).take(SHOWN_VMS).collect())
 }
 
 /// An element as JSON: elements of one name become a list, texts that are not known are hidden.
@@ -253,10 +309,10 @@ fn text(name: &str, text: &str) -> Value {
     let is_number = !text.is_empty()
         && text.len() <= 18
         && text.trim_start_matches('-').bytes().all(|b| b.is_ascii_digit());
-    let is_time = name.ends_with("Time") || name == "releaseDate";
+    let of_time = |c: char| c.is_ascii_digit() || "-:.+TZ".contains(c);
+    let is_time = (name.ends_with("Time") || name == "releaseDate") && text.chars().all(of_time);
     let is_word = is_number || is_time || matches!(text, "true" | "false" | "");
-    let is_serial = name.to_lowercase().contains("serial");
-    if !is_serial && (is_word || KEPT.contains(&name) && !is_of_a_site(text)) {
+    if !HIDDEN.contains(&name) && (is_word || KEPT.contains(&name) && !is_of_a_site(text)) {
         return json!(piece(text, 200));
     }
     json!(format!("hidden, {} characters", text.chars().count()))
@@ -269,7 +325,7 @@ mod tests {
 
     #[test]
     fn only_words_that_are_known_are_kept() {
-        let xml = "<HostGraphicsInfo xmlns:i=\"x\" i:type=\"HostGraphicsInfo\"><deviceName>NVIDIAA100-PCIE-40GB</deviceName><pciId>0000:3b:00.0</pciId><memorySizeInKB>41943040</memorySizeInKB><vm type=\"VirtualMachine\">vm-1042</vm><vm type=\"VirtualMachine\">vm-1043</vm><note>payroll</note><serialNumber>12345678</serialNumber><id>564d5e1a-1111-2222-3333-444455556666</id><key>host-14</key></HostGraphicsInfo>";
+        let xml = "<HostGraphicsInfo xmlns:i=\"x\" i:type=\"HostGraphicsInfo\"><deviceName>NVIDIAA100-PCIE-40GB</deviceName><pciId>0000:3b:00.0</pciId><memorySizeInKB>41943040</memorySizeInKB><vm type=\"VirtualMachine\">vm-1042</vm><vm type=\"VirtualMachine\">vm-1043</vm><note>payroll</note><serialNumber>12345678</serialNumber><id>564d5e1a-1111-2222-3333-444455556666</id><hardwareLabel>20231107</hardwareLabel><bootTime>payroll</bootTime><vgpu>grid_a100-40c</vgpu><key>host-14</key></HostGraphicsInfo>";
         let value = redacted(&parse(xml).unwrap());
         assert_eq!(value["deviceName"], "NVIDIAA100-PCIE-40GB");
         assert_eq!(
@@ -277,7 +333,8 @@ mod tests {
             (Some("HostGraphicsInfo"), Some("41943040"))
         );
         let said = value.to_string();
-        for secret in ["vm-104", "payroll", "12345678", "564d5e1a", "host-14"] {
+        assert_eq!(value["vgpu"], "grid_a100-40c");
+        for secret in ["vm-104", "payroll", "12345678", "20231107", "564d5e1a", "host-14"] {
             assert!(!said.contains(secret), "{secret}: {said}");
         }
         assert_eq!(value["vm"].as_array().map(Vec::len), Some(2));

@@ -75,7 +75,7 @@ impl Session {
             about: About::default(),
             content: Element::default(),
         };
-        let instance = Ref { kind: "ServiceInstance".into(), id: "ServiceInstance".into() };
+        let instance = session.instance();
         session.content = session
             .send("RetrieveServiceContent", &instance, "", LOOK)?
             .into_iter()
@@ -109,6 +109,11 @@ impl Session {
     /// What the server says of itself.
     pub fn about(&self) -> &About {
         &self.about
+    }
+
+    /// The one object whose id is the same everywhere.
+    pub(crate) fn instance(&self) -> Ref {
+        Ref { kind: "ServiceInstance".into(), id: "ServiceInstance".into() }
     }
 
     /// The session's own key.

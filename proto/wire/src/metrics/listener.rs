@@ -131,17 +131,23 @@ fn same(given: &[u8], token: &[u8]) -> bool {
     given.len() == token.len() && given.iter().zip(token).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
-/// Serves until the program is ended, for one that has no runtime of its own.
+/// Serves until the program is ended, for one that has no runtime of its own. `listening` is called when it does.
 ///
 /// # Errors
 /// A sentence: the address is in use.
-pub fn serve(address: SocketAddr, auth: ScrapeAuth, pages: Arc<dyn Pages>) -> Result<(), String> {
+pub fn serve(
+    address: SocketAddr,
+    auth: ScrapeAuth,
+    pages: Arc<dyn Pages>,
+    listening: impl FnOnce() -> Result<(), String>,
+) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| format!("no runtime: {e}"))?;
     runtime.block_on(async {
         listen(address, auth, pages)?;
+        listening()?;
         std::future::pending::<Result<(), String>>().await
     })
 }
