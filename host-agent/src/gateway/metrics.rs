@@ -106,8 +106,8 @@ fn keep_reading(config: &Config, shown: &Shown) {
             std::thread::sleep(AGAIN.0);
             continue;
         }
-        // What is shown is as old as its question.
-        let begun = now();
+        // What is shown is as old as its question; so is the password that it was asked with.
+        let (begun, asked_with) = (now(), changed(&config.password_file));
         let page = match reader.take() {
             Some(reader) => Ok(reader),
             None => Reader::begin(config),
@@ -121,7 +121,7 @@ fn keep_reading(config: &Config, shown: &Shown) {
         let (why, wait) = match &page {
             Ok(_) => ("", EVERY),
             Err(fault) if fault.kind == REFUSED => {
-                refused = Some(changed(&config.password_file));
+                refused = Some(asked_with);
                 ("vCenter refuses the login: the log says more", AGAIN.0)
             }
             Err(_) => {
