@@ -116,7 +116,7 @@ fn a_program_of_cudas_runtime_runs_through_gateway_and_daemon() {
     let mut compile = Command::new(&nvcc);
     compile.args(["-arch=sm_80", "-cudart", "static", "-I"]).arg(toolkit.join("include"));
     compile.arg("-L").arg(toolkit.join("lib")).arg("-o").arg(&program);
-    run(compile.arg(workspace().join("tests/data/cuda/vector_add.cu")));
+    run(compile.arg(workspace().join("tests/data/cuda/vectorAdd.cu")));
     let (status, said) = pool.command("ml-1", &["run", "--", &program.display().to_string()]).end();
     assert!(status == Some(0) && said.contains("Test PASSED"), "{status:?} {said}{}", pool.logs());
     println!("through Lupine: a program of CUDA's runtime: Test PASSED");

@@ -283,7 +283,7 @@ fn a_program_of_cudas_runtime_runs_through_gateway_and_daemon() {
     let nvcc = nvcc().unwrap();
     let pool = pool("real-gpu-runtime", 1, real_driver);
     let program = pool.lab.folder.join("vector_add");
-    let source = workspace().join("tests/data/cuda/vector_add.cu");
+    let source = workspace().join("tests/data/cuda/vectorAdd.cu");
     run(Command::new(nvcc).args(["-arch=native", "-cudart", "static", "-o"]).arg(&program).arg(source));
     let (status, said) = pool.command("ml-1", &["run", "--", &program.display().to_string()]).end();
     assert!(status == Some(0) && said.contains("Test PASSED"), "{status:?} {said}{}", pool.logs());
