@@ -33,10 +33,11 @@ pub(crate) fn answer(args: &[&str], seen: &Observation) -> Result<Vec<Record>, U
     let output = seen.output(&command)?;
     let refused = esxcli::refusal(&output.both());
     if !output.ok() || refused.is_some() {
-        let why = refused.map_or_else(
-            || "esxcli failed".to_string(),
-            |r| r.class.map(|c| format!("[{c}] ")).unwrap_or_default() + &r.text,
-        );
+        let why = match (&output.ended, refused) {
+            (ExitKind::ByApi(why), _) => why.clone(),
+            (_, Some(r)) => r.class.map(|c| format!("[{c}] ")).unwrap_or_default() + &r.text,
+            (_, None) => "esxcli failed".to_string(),
+        };
         return Err(Unreadable::of(&command, output, why));
     }
     if output.stdout.trim().is_empty() {

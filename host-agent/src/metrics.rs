@@ -3,6 +3,7 @@
 use crate::facts::gpu_users::GpuUsers;
 use crate::facts::log_findings::HostLog;
 use crate::facts::pci_gpus::{PciGpu, is_passthru};
+use crate::facts::vcenter::Vcenter;
 use crate::facts::vgpu_types::VgpuTypes;
 use crate::facts::vgpus::Vgpus;
 use crate::facts::xids::Xids;
@@ -12,7 +13,26 @@ use crate::host::passthrough::HostPassthrough;
 use std::collections::BTreeSet;
 use vsgpu_core::observe::{Facts, typed};
 use vsgpu_core::readers::nvidia_smi;
+use vsgpu_vsphere::counters::Counter;
 use vsgpu_wire::metrics::Sample;
+
+/// Counters of GPUs that vCenter measures, under the names that agents use for the same, and what one of the counter's
+/// units is in the metric's.
+pub(crate) const COUNTERS: [(Counter, &str, &str, f64); 8] = [
+    (Counter::Utilization, "gpu_utilization_ratio", "Share of time in which the GPU worked", 1.0 / 10_000.0),
+    (Counter::MemoryUsed, "gpu_memory_used_bytes", "Frame buffer in use", 1024.0),
+    (Counter::MemoryReserved, "gpu_memory_reserved_bytes", "Frame buffer that VMs have reserved", 1024.0),
+    (Counter::MemoryTotal, "gpu_memory_total_bytes", "Frame buffer of the GPU", 1024.0),
+    (Counter::Power, "gpu_power_watts", "Power drawn by the GPU", 1.0),
+    (Counter::Temperature, "gpu_temperature_celsius", "Temperature of the GPU", 1.0),
+    (Counter::EccCorrected, "gpu_ecc_corrected_errors", "Errors of the memory that were corrected", 1.0),
+    (
+        Counter::EccUncorrected,
+        "gpu_ecc_uncorrected_errors",
+        "Errors of the memory that were not corrected",
+        1.0,
+    ),
+];
 
 /// From the last facts; an unreadable fact has no values, and `vsgpu_fact_readable` says so.
 pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
@@ -57,6 +77,14 @@ pub(crate) fn samples(facts: &Facts) -> Vec<Sample> {
         for gpu in user.fixed.iter().chain(&user.dynamic).take(16) {
             let labels = vec![("gpu", gpu.clone()), ("vm", user.vm.clone())];
             all.push(Sample::new("host_whole_gpu_info", help, labels, 1.0));
+        }
+    }
+    // Where no driver is asked, what vCenter measures stands under the same names.
+    for gpu in typed::<Vcenter>(facts).and_then(|fact| fact.host).into_iter().flat_map(|host| host.counters) {
+        let labels = vec![("gpu", gpu.gpu.clone()), ("source", "vsphere".to_string())];
+        for (name, help) in COUNTERS.iter().map(|(_, name, help, _)| (*name, *help)) {
+            let value = gpu.values.get(name);
+            all.extend(value.map(|value| Sample::new(name, help, labels.clone(), *value)));
         }
     }
     all.extend(typed::<HostLog>(facts).map(|log| Sample::findings(&log.0)).unwrap_or_default());

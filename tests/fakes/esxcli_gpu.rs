@@ -246,7 +246,7 @@ fn graphics(host: &Esxi, g: &Gpu, graphics_type: String) -> Block {
 }
 
 /// Address and VMkernel's name of each virtual function: from function 4 on, eight to a slot.
-fn virtual_functions(host: &Esxi, g: &Gpu) -> Vec<(String, String)> {
+pub fn virtual_functions(host: &Esxi, g: &Gpu) -> Vec<(String, String)> {
     let Some((slot, _)) = g.bdf.rsplit_once(":00.").filter(|_| host.loaded.is_some() && !g.given) else {
         return vec![];
     };

@@ -200,6 +200,9 @@ impl System for InProcess {
             disks,
         })
     }
+    fn inventory(&self) -> Result<String, IoError> {
+        Err(IoError::NotFound("vCenter's inventory".into()))
+    }
     fn kernel_release(&self) -> String {
         "6.1.0-28-amd64".into()
     }

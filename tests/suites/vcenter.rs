@@ -7,8 +7,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use vsgpu_tests::fakes::state::Vib;
 use vsgpu_tests::harness::captures;
-use vsgpu_tests::lab::{programs, wait_until};
+use vsgpu_tests::lab::{Lab, files, programs, wait_until};
 use vsgpu_tests::vcenter::{Certificate, Served, SimHost, World, serve};
 
 struct Site {
@@ -83,6 +84,229 @@ impl Drop for Site {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// A simulated host with two VMs that have a vGPU and a whole GPU, and its vCenter.
+fn a_host(name: &str) -> (Lab, Site) {
+    let lab = Lab::new(name);
+    let mut given = files::a100("0000:af:00.0");
+    (given.given, given.given_pending, given.graphics_type) = (true, true, "Direct".into());
+    lab.host("esx-01", "8.0.3", vec![files::a100("0000:3b:00.0"), given]);
+    for vm in ["vm-01", "vm-02"] {
+        lab.vm_without_guest(vm, "esx-01");
+    }
+    lab.change("esx-01", |m| {
+        m.esxi().gpus[0].virtual_functions = 5;
+        let manager = Vib {
+            name: "NVD-VMware_ESXi_8.0.0_Driver".into(),
+            version: "550.127.06-1OEM.800.1.0.20613240".into(),
+            vendor: "NVD".into(),
+        };
+        m.esxi().vibs.push(manager);
+        m.esxi().parameters.insert("NVreg_RegistryDwords".into(), "RmPVMRL=0x01".into());
+        m.esxi().gpus[0].own_type = Some("Shared".into());
+        let uuid = m.esxi().uuid.clone();
+        let more = [
+            "pciPassthru0.present = \"TRUE\"\npciPassthru0.vgpu = \"grid_a100-40c\"\nsched.mem.min = \"8192\"\nsched.mem.minSize = \"8192\"\nsched.mem.pin = \"TRUE\"\npciPassthru.use64bitMMIO = \"TRUE\"\nguestinfo.userdata = \"hunter2\"\n".to_string(),
+            format!("pciPassthru0.present = \"TRUE\"\npciPassthru0.id = \"00000:175:00.0\"\npciPassthru0.deviceId = \"0x20f1\"\npciPassthru0.vendorId = \"0x10de\"\npciPassthru0.systemId = \"{uuid}\"\n"),
+        ];
+        for (vm, more) in ["vm-01", "vm-02"].iter().zip(more) {
+            let path = format!("/vmfs/volumes/datastore1/{vm}/{vm}.vmx");
+            let text = m.text(&path).unwrap() + &more;
+            m.write(&path, &text);
+        }
+        m.link("nvidia-smi");
+        m.write("/vmfs/volumes/datastore1/vm-01/vmware.log", "2026-11-27T10:00:00.000Z In(05) vmx - PCIPassthru: Device 0000:3b:00.0 is not available\n");
+        m.write("/var/log/vmkernel.log", "2036-11-27T10:00:00.000Z cpu1:2097)NVRM: Xid (PCI:0000:3b:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.\n");
+    });
+    vsgpu_tests::fakes::state::boot(&lab.machine("esx-01"));
+    lab.change("esx-01", |m| m.esxi().vms[0].on = true);
+    let mut world = World::new(vec![SimHost::new("esx-01.example.com", Some(0))]);
+    world.machines.insert(0, lab.machine("esx-01"));
+    let site = Site::new(name, world);
+    (lab, site)
+}
+
+/// Facts as JSON, or what was said.
+fn facts_of(command: &mut Command) -> serde_json::Value {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+impl Site {
+    /// The gateway's file.
+    fn file(&self, lines: &str) -> PathBuf {
+        let file = self.folder.join("gateway.conf");
+        let text = format!(
+            "vcenter = localhost:{}\nuser = svc@vsphere.local\npassword-file = {}\ntrust = {}\n{lines}\n",
+            self.served.port,
+            self.folder.join("pass").display(),
+            self.certificate.fingerprint()
+        );
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    fn facts(&self, more: &[&str]) -> serde_json::Value {
+        let file = self.file("host = esx-01.example.com");
+        facts_of(
+            Command::new(programs().join("vsgpu-host-agent"))
+                .args(["gateway", "facts"])
+                .arg(file)
+                .arg("esx-01.example.com")
+                .args(more),
+        )
+    }
+}
+
+/// What cannot be had through vCenter, by its path in the facts: NVIDIA's driver, some of esxcli's columns, VMs' logs.
+const NOT_BY_API: [&str; 33] = [
+    "/ecc/by_api",
+    "/ecc/driver_version",
+    "/ecc/gpus",
+    "/ecc/smi_failure",
+    "/esx-version/patch",
+    "/esx-version/update",
+    "/gpus/cuda_version",
+    "/gpus/driver_version",
+    "/gpus/error",
+    "/gpus/gpus",
+    "/host-graphics/devices/module",
+    "/host-summary/boot_time",
+    "/mig/by_api",
+    "/mig/gpus",
+    "/mig/smi_failure",
+    "/passthrough/devices/module",
+    "/passthrough/devices/reset_method",
+    "/pci-gpus/devices/module",
+    "/pci-gpus/devices/reset_method",
+    "/vcenter/host",
+    "/vgpu-manager/driver_version",
+    "/vgpu-manager/held_by_graphics",
+    "/vgpu-manager/modes",
+    "/vgpu-manager/smi_failure",
+    "/vgpu-mode/driver_version",
+    "/vgpu-mode/gpus",
+    "/vgpu-types/creatable",
+    "/vgpu-types/error",
+    "/vgpu-types/supported",
+    "/vgpus/error",
+    "/vgpus/gpus",
+    "/vm-devices/gpus/module",
+    "/vm-devices/gpus/reset_method",
+];
+
+/// Paths at which two documents differ.
+fn differences(path: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut Vec<String>) {
+    use serde_json::Value::{Array, Object};
+    match (a, b) {
+        (Object(a), Object(b)) => {
+            let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for key in keys {
+                let of = |map: &serde_json::Map<String, serde_json::Value>| {
+                    map.get(key).cloned().unwrap_or_default()
+                };
+                differences(&format!("{path}/{key}"), &of(a), &of(b), found);
+            }
+        }
+        (Array(a), Array(b)) if a.len() == b.len() => {
+            a.iter().zip(b).for_each(|(a, b)| differences(path, a, b, found));
+        }
+        (a, b) if a == b => {}
+        _ => found.push(path.to_string()),
+    }
+}
+
+fn facts_are_those_of_the_hosts_own_tools() {
+    let (lab, site) = a_host("same-facts");
+    let own = |more: &[&str]| {
+        let machine = lab.machine("esx-01");
+        facts_of(
+            Command::new(programs().join("vsgpu-host-agent"))
+                .args(["facts", "--tools"])
+                .arg(machine.join("tools"))
+                .arg("--root")
+                .arg(machine.join("root"))
+                .args(more),
+        )
+    };
+    let mut found = vec![];
+    for more in [&[][..], &["--vm", "vm-01"], &["--vm", "vm-02"]] {
+        differences("", &own(more), &site.facts(more), &mut found);
+    }
+    found.sort();
+    found.dedup();
+    assert_eq!(found, NOT_BY_API, "{found:#?}");
+    let text = site.facts(&["--vm", "vm-01"]).to_string();
+    assert!(!text.contains("hunter2"));
+    let world = site.served.world.lock().unwrap();
+    assert!(world.sessions.is_empty(), "a session is left");
+}
+
+/// A gateway that serves, until it is dropped.
+struct Gateway(std::process::Child);
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Serves these hosts with the lab's certificates on a port of its own, and says which.
+fn gateway(lab: &Lab, site: &Site, lines: &str) -> (Gateway, u16) {
+    let port = vsgpu_tests::lab::free_port();
+    let file = site.file(&format!(
+        "{lines}\nlisten = 127.0.0.1:{port}\npki = {}\nstate = {}",
+        lab.folder.join("pki").display(),
+        site.folder.join("state").display()
+    ));
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(site.folder.join("log")).unwrap();
+    let ready = site.folder.join("ready");
+    let _ = std::fs::remove_file(&ready);
+    let child = Command::new(programs().join("vsgpu-host-agent"))
+        .args(["gateway", "serve"])
+        .arg(file)
+        .arg("--ready-file")
+        .arg(&ready)
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let gateway = Gateway(child);
+    wait_until("the gateway listens", Duration::from_secs(30), || ready.exists());
+    (gateway, port)
+}
+
+fn hosts_are_served_to_a_controller() {
+    let (lab, site) = a_host("served");
+    lab.host("esx-02", "8.0.3", vec![files::a100("0000:3b:00.0")]);
+    {
+        let mut world = site.served.world.lock().unwrap();
+        world.hosts.push(SimHost::new("esx-02.example.com", Some(0)));
+        world.machines.insert(1, lab.machine("esx-02"));
+        // Of the same cluster, without a certificate.
+        world.hosts.push(SimHost::new("esx-03.example.com", Some(0)));
+    }
+    let (gateway_process, port) = gateway(&lab, &site, "cluster = GPU-A");
+    lab.write_fleet(&format!(
+        "version: 1\nhosts:\n  esx-01: {{ address: \"127.0.0.1:{port}\", graphics-type: SharedPassthru, ecc: off }}\n  esx-02: {{ address: \"127.0.0.1:{port}\", graphics-type: SharedPassthru }}\nvms:\n  vm-01: {{ host: esx-01, firmware: efi }}\n"
+    ));
+    let said = lab.expect(0, &["facts"]);
+    assert!(said.contains("  vCenter: in GPU-A (3 hosts), DRS moves VMs, HA on, one image"), "{said}");
+    assert!(
+        said.contains("0000:af:00.0  A100 PCIe 40GB  64 GiB  1     passthrough  -    -    vm-02"),
+        "{said}"
+    );
+    let plan = lab.vsgpu(&["plan"]);
+    let (out, err) = (String::from_utf8_lossy(&plan.stdout), String::from_utf8_lossy(&plan.stderr));
+    assert!(out.contains("~ graphics-type     Shared, 0000:3b:00.0 Shared -> SharedPassthru"), "{out}{err}");
+    assert!(err.contains("esx-01: ecc: vCenter can neither read nor set `ecc`"), "{out}{err}");
+    let log = std::fs::read_to_string(site.folder.join("log")).unwrap();
+    assert!(log.contains("without a certificate, not served: esx-03.example.com"), "{log}");
+    assert!(!log.contains("a<secret>"), "{log}");
+    drop(gateway_process);
 }
 
 fn two_clusters() -> World {
@@ -506,6 +730,8 @@ fn main() -> std::process::ExitCode {
 const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     hosts_are_found_and_nothing_is_left_behind,
     what_is_missing_is_said_by_purpose,
+    facts_are_those_of_the_hosts_own_tools,
+    hosts_are_served_to_a_controller,
     counters_of_gpus_are_printed_and_served,
     a_report_says_what_the_server_says_and_nothing_of_the_site,
     names_that_do_not_fit_the_inventory_are_named,

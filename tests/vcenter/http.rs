@@ -109,7 +109,11 @@ fn connection(stream: TcpStream, config: Arc<rustls::ServerConfig>, world: &Mute
         }
         let body = String::from_utf8_lossy(&body).into_owned();
         let path = head.split(' ').nth(1).unwrap_or_default().to_string();
-        let reply = world.lock().unwrap().answer(&path, header("cookie").as_deref(), &body);
+        let (cookie, range) = (header("cookie"), header("range"));
+        let reply = match path.starts_with("/folder/") {
+            true => world.lock().unwrap().file(&path, cookie.as_deref(), range.as_deref()),
+            false => world.lock().unwrap().answer(&path, cookie.as_deref(), &body),
+        };
         let text = format!(
             "HTTP/1.1 {} Simulated\r\nContent-Type: text/xml; charset=utf-8\r\n{}Content-Length: {}\r\n\r\n",
             reply.status,

@@ -6,6 +6,7 @@
 //! (`VSGPU_VCSIM`).
 
 mod http;
+mod machine;
 mod schema;
 mod world;
 

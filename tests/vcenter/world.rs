@@ -1,8 +1,9 @@
 //! What the simulated vCenter has, and its answers.
 
 use super::http::Reply;
-use super::schema;
+use super::{machine, schema};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use vsgpu_core::readers::xml::{Element, parse};
 
 /// A host of the inventory.
@@ -38,6 +39,8 @@ pub struct World {
     pub password: &'static str,
     /// Privileges that the account lacks, each on objects whose id begins so.
     pub lacks: Vec<(&'static str, &'static str)>,
+    /// Simulated machines behind hosts, by their numbers.
+    pub machines: BTreeMap<usize, PathBuf>,
     /// Objects that are gone since they were listed.
     pub gone: Vec<String>,
     /// PCI devices of a host beside its GPUs.
@@ -69,6 +72,7 @@ impl World {
             user: "svc@vsphere.local",
             password: "a<secret>&\"'",
             lacks: vec![],
+            machines: BTreeMap::new(),
             gone: vec![],
             devices: 1,
             page: 3,
@@ -134,6 +138,7 @@ impl World {
             }
             "HasPrivilegeOnEntities" => self.privileges(&call, &session),
             "QueryPerf" => self.counters(&call),
+            name if MACHINE_METHODS.iter().any(|(method, ..)| *method == name) => self.of_machine(&call),
             "CurrentTime" => returned(&call.name, "2026-11-27T14:00:30Z"),
             "QueryAvailablePerfMetric" => {
                 let one = |counter: usize, instance: &str| {
@@ -153,6 +158,37 @@ impl World {
         }
     }
 
+    /// A file of a datastore: it wants a session, the datacenter and the datastore.
+    pub(super) fn file(&mut self, path: &str, cookie: Option<&str>, range: Option<&str>) -> Reply {
+        self.calls.push("GET /folder".into());
+        let status = |status: u16| Reply::xml(status, format!("{status} (simulated)"));
+        let session = cookie.and_then(|c| c.strip_prefix("vmware_soap_session=")).unwrap_or_default();
+        if !self.sessions.contains(session) {
+            return status(401);
+        }
+        let Some((file, query)) = path.trim_start_matches("/folder/").split_once('?') else {
+            return status(400);
+        };
+        if !query.starts_with("dcPath=lab%2FDC%200&dsName=") {
+            return status(404);
+        }
+        let datastore = query.rsplit('=').next().unwrap_or_default();
+        if self.lacked("datastore-1", "Datastore.FileManagement") {
+            return status(403);
+        }
+        let at = format!("root/vmfs/volumes/{datastore}/{file}").replace("%20", " ");
+        let found = self.machines.values().find_map(|machine| std::fs::read(machine.join(&at)).ok());
+        let Some(bytes) = found else { return status(404) };
+        let last = range.and_then(|range| range.strip_prefix("bytes=-")?.parse::<usize>().ok());
+        match last {
+            Some(most) => {
+                let from = bytes.len().saturating_sub(most);
+                Reply { status: 206, headers: String::new(), body: bytes[from..].to_vec() }
+            }
+            None => Reply { status: 200, headers: String::new(), body: bytes },
+        }
+    }
+
     /// Ids differ between the two kinds of server, as they do.
     fn content(&self) -> String {
         let (root, collector, views, sessions, rights) = match self.is_vcenter {
@@ -168,7 +204,7 @@ impl World {
             false => ("VMware ESXi 8.0.3 build-0 (simulated)", "HostAgent"),
         };
         format!(
-            "<rootFolder type=\"Folder\">{root}</rootFolder><propertyCollector type=\"PropertyCollector\">{collector}</propertyCollector><viewManager type=\"ViewManager\">{views}</viewManager><about><fullName>{name}</fullName><apiType>{kind}</apiType><apiVersion>8.0.3.0</apiVersion></about><sessionManager type=\"SessionManager\">{sessions}</sessionManager><authorizationManager type=\"AuthorizationManager\">{rights}</authorizationManager><perfManager type=\"PerformanceManager\">PerfMgr</perfManager>"
+            "<rootFolder type=\"Folder\">{root}</rootFolder><propertyCollector type=\"PropertyCollector\">{collector}</propertyCollector><viewManager type=\"ViewManager\">{views}</viewManager><about><fullName>{name}</fullName><apiType>{kind}</apiType><apiVersion>8.0.3.0</apiVersion></about><sessionManager type=\"SessionManager\">{sessions}</sessionManager><authorizationManager type=\"AuthorizationManager\">{rights}</authorizationManager><perfManager type=\"PerformanceManager\">PerfMgr</perfManager><diagnosticManager type=\"DiagnosticManager\">DiagMgr</diagnosticManager>"
         )
     }
 
@@ -246,10 +282,34 @@ impl World {
         if inside.is_empty() { plain(&call.name, "") } else { returned(&call.name, &inside) }
     }
 
+    /// A method of a host, or of one of its managers.
+    fn of_machine(&self, call: &Element) -> Reply {
+        let argument = |name: &str| text(call, name).to_string();
+        let object = if call.child("host").is_some() { argument("host") } else { argument("_this") };
+        let number = number(&object).unwrap_or(usize::MAX);
+        let (_, privilege, on_root) =
+            MACHINE_METHODS.iter().find(|(method, ..)| *method == call.name).copied().unwrap_or_default();
+        let of = if on_root { "group-d1".to_string() } else { format!("host-{number}") };
+        if self.lacked(&of, privilege) {
+            let more =
+                format!("<object type=\"HostSystem\">{of}</object><privilegeId>{privilege}</privilegeId>");
+            return fault("NoPermission", "Permission to perform this operation was denied.", &more);
+        }
+        let Some(folder) = self.machines.get(&number) else {
+            return fault("ManagedObjectNotFound", "there is no machine behind it (simulated)", "");
+        };
+        match machine::method(folder, &call.name, &argument) {
+            Some(Ok(answer)) => plain(&call.name, &answer),
+            Some(Err((kind, words))) => fault(kind, &words, ""),
+            None => fault("MethodNotFound", "(simulated)", ""),
+        }
+    }
+
     /// A property that this version does not have refuses the whole call.
     fn unknown<'a>(&self, kind: &str, paths: &[&'a str]) -> Option<&'a str> {
         let of_host = |path: &str| {
             path.starts_with("config.")
+                || path.starts_with("configManager.")
                 || path.starts_with("hardware.")
                 || path.starts_with("runtime.")
                 || path.starts_with("summary.")
@@ -317,15 +377,54 @@ impl World {
             ];
             return Some(format!("<val xsi:type=\"ArrayOfPerfCounterInfo\">{}</val>", all.concat()));
         }
+        if let ("VirtualMachine", Some(vm)) = (kind, number(id)) {
+            let host = vm / 1_000;
+            if let Some(folder) = self.machines.get(&host).filter(|_| !id[3..].contains('-')) {
+                return machine::vm_value(folder, host, id, path);
+            }
+        }
+        let of_machine = number(id).and_then(|host| Some((host, self.machines.get(&host)?)));
+        let of_machine = of_machine.filter(|_| kind.starts_with("Host"));
+        let value = of_machine.and_then(|(host, folder)| machine::host_value(folder, host, path));
+        if value.is_some() {
+            return value;
+        }
         if kind == "VirtualMachine" {
             let devices = "<val xsi:type=\"ArrayOfVirtualDevice\"><VirtualDevice xsi:type=\"VirtualDisk\"><key>2000</key><deviceInfo><label>payroll disk</label></deviceInfo></VirtualDevice><VirtualDevice xsi:type=\"VirtualPCIPassthrough\"><key>13000</key><backing xsi:type=\"VirtualPCIPassthroughVmiopBackingInfo\"><vgpu>grid_a100-40c</vgpu></backing></VirtualDevice></val>";
             return (path == "config.hardware.device").then(|| devices.to_string());
+        }
+        // Above the hosts: their folder, the datacenter, the folder it is in, the root.
+        let above = [
+            ("group-h3", "host", "datacenter-2"),
+            ("datacenter-2", "DC 0", "group-d4"),
+            ("group-d4", "lab", "group-d1"),
+            ("group-d1", "Datacenters", ""),
+        ];
+        if let Some((_, name, parent)) = above.iter().find(|(of, ..)| *of == id) {
+            let kind = if parent.starts_with("datacenter") { "Datacenter" } else { "Folder" };
+            return match path {
+                "name" => Some(format!("<val xsi:type=\"xsd:string\">{name}</val>")),
+                "parent" if !parent.is_empty() => {
+                    Some(format!("<val xsi:type=\"ManagedObjectReference\" type=\"{kind}\">{parent}</val>"))
+                }
+                _ => None,
+            };
         }
         let number: usize = id.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().ok()?;
         let word = |text: &str| format!("<val xsi:type=\"xsd:string\">{text}</val>");
         if kind == "ClusterComputeResource" {
             return match path {
                 "name" => Some(word(self.clusters[number])),
+                "parent" => Some("<val xsi:type=\"ManagedObjectReference\" type=\"Folder\">group-h3</val>".into()),
+                "lifecycleManaged" => Some("<val xsi:type=\"xsd:boolean\">true</val>".into()),
+                "host" => {
+                    let of = self.hosts.iter().enumerate().filter(|(_, host)| host.cluster == Some(number));
+                    let each: String = of
+                        .map(|(n, _)| format!("<ManagedObjectReference type=\"HostSystem\">host-{n}</ManagedObjectReference>"))
+                        .collect();
+                    Some(format!("<val xsi:type=\"ArrayOfManagedObjectReference\">{each}</val>"))
+                }
+                "configurationEx" => Some("<val xsi:type=\"ClusterConfigInfoEx\"><dasConfig><enabled>true</enabled><admissionControlEnabled>false</admissionControlEnabled></dasConfig><drsConfig><enabled>true</enabled><defaultVmBehavior>fullyAutomated</defaultVmBehavior><option><key>LBMaxVmotionPerHost</key><value xsi:type=\"xsd:string\">1</value></option></drsConfig></val>".into()),
                 "configurationEx.drsConfig.option" => Some("<val xsi:type=\"ArrayOfOptionValue\"><OptionValue><key>LBMaxVmotionPerHost</key><value xsi:type=\"xsd:string\">1</value></OptionValue><OptionValue><key>payrollKey</key><value xsi:type=\"xsd:string\">of payroll</value></OptionValue></val>".into()),
                 _ => None,
             };
@@ -412,6 +511,23 @@ impl World {
         };
         plain(&call.name, &call.all("entity").map(of).collect::<String>())
     }
+}
+
+/// Methods of hosts and their managers: the privilege that each takes, and whether it is asked for at the top.
+const MACHINE_METHODS: [(&str, &str, bool); 7] = [
+    ("RetrieveHardwareUptime", "System.Read", false),
+    ("HostImageConfigGetAcceptance", "System.Read", false),
+    ("HostImageConfigGetProfile", "System.Read", false),
+    ("fetchSoftwarePackages", "Host.Config.Image", false),
+    ("QueryModules", "Host.Config.Settings", false),
+    ("QueryConfiguredModuleOptionString", "Host.Config.Settings", false),
+    ("BrowseDiagnosticLog", "Global.Diagnostics", true),
+];
+
+/// The number in an id.
+fn number(id: &str) -> Option<usize> {
+    let digits = id.trim_start_matches(|c: char| !c.is_ascii_digit());
+    digits.split('-').next()?.parse().ok()
 }
 
 fn text<'a>(of: &'a Element, name: &str) -> &'a str {

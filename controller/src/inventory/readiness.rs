@@ -5,8 +5,9 @@
 use crate::inventory::seen::Seen;
 use schemars::JsonSchema;
 use serde::Serialize;
+use vsgpu_core::Fact as _;
 use vsgpu_core::readers::nvidia_smi::{SmiReport, VgpuHost};
-use vsgpu_host_agent::facts::{GpuUsers, Gpus, PciGpu, PciGpus, VgpuTypes, Vgpus};
+use vsgpu_host_agent::facts::{GpuUsers, Gpus, PciGpu, PciGpus, Vcenter, VgpuTypes, Vgpus};
 use vsgpu_host_agent::host::{HostGraphics, HostPassthrough};
 
 /// One GPU of a host. Sizes in MiB; what no fact says is absent.
@@ -63,6 +64,9 @@ pub struct Readiness {
     pub gpus: Vec<GpuReadiness>,
     /// BIOS.
     pub bios: Vec<Bios>,
+    /// Its cluster in vCenter, in words, where this host is reached by vCenter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vcenter: Option<String>,
 }
 
 /// Of one host; `None` where its PCI bus was not seen.
@@ -120,7 +124,8 @@ pub fn of_host(seen: &Seen) -> Option<Readiness> {
     };
     let gpus: Vec<GpuReadiness> = bus.gpus().into_iter().map(gpu).collect();
     let bios = bios(&bus, &gpus, report.as_ref());
-    Some(Readiness { gpus, bios })
+    let vcenter = seen.fact::<Vcenter>().ok().and_then(|fact| fact.sentence());
+    Some(Readiness { gpus, bios, vcenter })
 }
 
 fn bios(bus: &PciGpus, gpus: &[GpuReadiness], report: Option<&SmiReport>) -> Vec<Bios> {

@@ -67,6 +67,7 @@ pub fn text(readiness: &Readiness, all: bool) -> String {
         ]);
     }
     let mut lines: Vec<String> = columns(&rows).lines().map(|l| format!("  {l}")).collect();
+    lines.extend(readiness.vcenter.iter().map(|said| format!("  vCenter: {}", sentence(said))));
     for bios in readiness.bios.iter().filter(|b| all || b.state == "suspect") {
         lines.push(format!("  BIOS: {} {}: {}", bios.setting, bios.state, sentence(&bios.evidence)));
     }

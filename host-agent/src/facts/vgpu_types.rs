@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::readers::nvidia_smi::{self, TypesOfGpu};
 use vsgpu_core::words::{counted, first};
-use vsgpu_core::{Command, Fact, Observation, Probe, Subject, Unreadable};
+use vsgpu_core::{Command, ExitKind, Fact, Observation, Probe, Subject, Unreadable};
 
 /// Types by GPU.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -29,6 +29,9 @@ impl Fact for VgpuTypes {
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let types = |what: &str| {
             let output = seen.output(&ask(what))?;
+            if let ExitKind::ByApi(why) = &output.ended {
+                return Err(Unreadable::of(&ask(what), output, why));
+            }
             nvidia_smi::read_types(&output.both()).map_err(|why| Unreadable::of(&ask(what), output, why))
         };
         // A GPU that is full lists nothing, and what a release prints then is not known: no list is an empty

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::readers::nvidia_smi::{self, VgpuHost};
-use vsgpu_core::{Command, Fact, Observation, Probe, Subject, Unreadable};
+use vsgpu_core::{Command, ExitKind, Fact, Observation, Probe, Subject, Unreadable};
 
 /// vGPUs in use, by GPU.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -26,6 +26,9 @@ impl Fact for Vgpus {
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let output = seen.output(&Self::ask())?;
+        if let ExitKind::ByApi(why) = &output.ended {
+            return Err(Unreadable::of(&Self::ask(), output, why));
+        }
         let gpus = nvidia_smi::read_vgpus(&output.both())
             .map_err(|why| Unreadable::of(&Self::ask(), output, why))?;
         Ok(Self { gpus })

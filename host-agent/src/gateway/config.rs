@@ -5,6 +5,7 @@
     reason = "the gateway's own files, read before there is a machine to look at"
 )]
 
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use vsgpu_core::text::{piece, sentence};
@@ -29,6 +30,21 @@ pub(super) struct Config {
     pub trust: Option<Trust>,
     pub hosts: Vec<String>,
     pub clusters: Vec<String>,
+    pub serving: Serving,
+}
+
+/// For `gateway serve`.
+#[derive(Debug)]
+pub(super) struct Serving {
+    /// Where controllers connect to, for all hosts.
+    pub listen: SocketAddr,
+    /// Folder with each host's folder of certificates.
+    pub pki: PathBuf,
+    /// Folder for the agents' memory.
+    pub state: PathBuf,
+    /// Where the counters are served, and to whom.
+    pub metrics: Option<SocketAddr>,
+    pub metrics_auth: Option<String>,
 }
 
 /// Reads it, and looks whether the password is there before anybody is asked.
@@ -59,12 +75,14 @@ fn plainly(error: &std::io::Error) -> String {
     }
 }
 
-const KEYS: &str = "vcenter, esxi, user, password-file, trust, ca, host, cluster";
+const KEYS: &str =
+    "vcenter, esxi, user, password-file, trust, ca, host, cluster, listen, pki, state, metrics, metrics-auth";
 
 fn parse(text: &str, file: &str) -> Result<Config, String> {
     let (mut vcenter, mut esxi, mut user, mut password, mut pin, mut ca) =
         (None, None, None, None, None, None);
     let (mut hosts, mut clusters) = (vec![], vec![]);
+    let (mut listen, mut pki, mut state, mut metrics, mut metrics_auth) = (None, None, None, None, None);
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (n, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -91,6 +109,11 @@ fn parse(text: &str, file: &str) -> Result<Config, String> {
             "password-file" => once(&mut password)?,
             "trust" => once(&mut pin)?,
             "ca" => once(&mut ca)?,
+            "listen" => once(&mut listen)?,
+            "pki" => once(&mut pki)?,
+            "state" => once(&mut state)?,
+            "metrics" => once(&mut metrics)?,
+            "metrics-auth" => once(&mut metrics_auth)?,
             "host" if !hosts.iter().any(|host| host == value) => hosts.push(value.to_string()),
             "cluster" if !clusters.iter().any(|cluster| cluster == value) => clusters.push(value.to_string()),
             "host" | "cluster" => return Err(at(&format!("`{}` is there twice", piece(value, 80)))),
@@ -134,7 +157,32 @@ fn parse(text: &str, file: &str) -> Result<Config, String> {
         (None, None) => None,
     };
     let password_file = needed(password, "password-file")?.into();
-    Ok(Config { address, is_vcenter, user, password_file, password_has_space: false, trust, hosts, clusters })
+    let address_of = |text: Option<String>, name: &str| {
+        let read = |text: String| {
+            text.parse::<SocketAddr>()
+                .map_err(|_| format!("{file}: {name}: an address such as 0.0.0.0:7443 is expected"))
+        };
+        text.map(read).transpose()
+    };
+    let folder = |text: Option<String>, default: &str| text.map_or_else(|| default.into(), PathBuf::from);
+    let serving = Serving {
+        listen: address_of(listen, "listen")?.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 7443))),
+        pki: folder(pki, "/etc/vsgpu-host-agent/pki"),
+        state: folder(state, "/var/lib/vsgpu-host-agent/gateway"),
+        metrics: address_of(metrics, "metrics")?,
+        metrics_auth,
+    };
+    Ok(Config {
+        address,
+        is_vcenter,
+        user,
+        password_file,
+        password_has_space: false,
+        trust,
+        hosts,
+        clusters,
+        serving,
+    })
 }
 
 /// When a file was written last; none where it is gone.

@@ -2,11 +2,8 @@
 
 use super::config::{Config, password};
 use vsgpu_vsphere::inventory::{Host, belongings, hosts};
-use vsgpu_vsphere::session::{About, Account};
+use vsgpu_vsphere::session::{About, Account, REFUSED};
 use vsgpu_vsphere::{Fault, Session};
-
-/// The fault of a wrong user or password: each try counts towards the account's lock.
-pub(super) const REFUSED: &str = "InvalidLogin";
 
 pub(super) fn begin(config: &Config) -> Result<Session, Fault> {
     let file = config.password_file.clone();

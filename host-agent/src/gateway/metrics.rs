@@ -2,16 +2,19 @@
 //! standard output, or served: then what is shown comes from memory, and a vCenter that hangs makes values old and at last
 //! absent, never a scrape slow.
 
-use super::config::{Config, changed};
-use super::login::{REFUSED, begin, named_hosts, told};
+use super::config::Config;
+use super::login::told;
+use super::site::Site;
+use crate::metrics::COUNTERS;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use vsgpu_core::text::visible;
-use vsgpu_vsphere::counters::{Counter, Known, Reading, known, read};
+use vsgpu_vsphere::Fault;
+use vsgpu_vsphere::counters::{Known, Reading, known, read};
 use vsgpu_vsphere::inventory::{Host, refresh};
-use vsgpu_vsphere::{Fault, Session};
+use vsgpu_vsphere::session::REFUSED;
 use vsgpu_wire::metrics::listener::{Pages, ScrapeAuth, serve};
 use vsgpu_wire::metrics::{Sample, text};
 use vsgpu_wire::server::log_to_stderr;
@@ -43,9 +46,10 @@ pub(super) struct Served {
 }
 
 pub(super) fn run(config: Config, served: &Served) -> Result<(), String> {
+    let site = Arc::new(Site::new(config, vec![]));
     let Some(address) = served.listen else {
-        let page = Reader::begin(&config).and_then(|mut reader| reader.page(&config));
-        let page = page.map_err(|fault| told(&config, &fault))?;
+        let page = Reader::default().page(&site);
+        let page = page.map_err(|fault| told(&site.config, &fault))?;
         use std::io::Write as _;
         return write!(std::io::stdout(), "{}", visible(&page)).map_err(|e| e.to_string());
     };
@@ -54,16 +58,20 @@ pub(super) fn run(config: Config, served: &Served) -> Result<(), String> {
     let shown = Arc::new(Shown::default());
     let of_reader = shown.clone();
     // Nobody is asked before the address is ours: who starts this again and again must not log in each time.
-    serve(address, auth, shown, move || {
-        let reader = std::thread::Builder::new().name("vcenter".into());
-        let reader = reader.spawn(move || keep_reading(&config, &of_reader));
-        reader.map(|_| ()).map_err(|e| format!("no thread: {e}"))
-    })
+    serve(address, auth, shown, move || read_on(&site, &of_reader))
+}
+
+/// Reads in a thread of its own.
+pub(super) fn read_on(site: &Arc<Site>, shown: &Arc<Shown>) -> Result<(), String> {
+    let (site, shown) = (site.clone(), shown.clone());
+    let reader = std::thread::Builder::new().name("vcenter".into());
+    let reader = reader.spawn(move || keep_reading(&site, &shown));
+    reader.map(|_| ()).map_err(|e| format!("no thread: {e}"))
 }
 
 /// The last page, and when it was made.
 #[derive(Default)]
-struct Shown(Mutex<State>);
+pub(super) struct Shown(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -95,35 +103,19 @@ impl Pages for Shown {
     }
 }
 
-/// For ever; a session that failed is begun anew, more and more slowly. A refused login is not tried again before the
-/// password file has changed: each try counts towards the account's lock.
-fn keep_reading(config: &Config, shown: &Shown) {
+/// For ever; a server that failed is asked anew, more and more slowly. A refused login is not tried again before the
+/// password file has changed: `Site` sees to it.
+fn keep_reading(site: &Site, shown: &Shown) {
     let mut pause = AGAIN.0;
-    let mut reader: Option<Reader> = None;
-    let mut refused = None;
+    let mut reader = Reader::default();
+    let mut last = None;
     loop {
-        if refused.is_some_and(|before| changed(&config.password_file) == before) {
-            std::thread::sleep(AGAIN.0);
-            continue;
-        }
-        // What is shown is as old as its question; so is the password that it was asked with.
-        let (begun, asked_with) = (now(), changed(&config.password_file));
-        let page = match reader.take() {
-            Some(reader) => Ok(reader),
-            None => Reader::begin(config),
-        }
-        .and_then(|mut of| {
-            let page = of.page(config)?;
-            reader = Some(of);
-            Ok(page)
-        });
-        refused = None;
+        // What is shown is as old as its question.
+        let begun = now();
+        let page = reader.page(site);
         let (why, wait) = match &page {
             Ok(_) => ("", EVERY),
-            Err(fault) if fault.kind == REFUSED => {
-                refused = Some(asked_with);
-                ("vCenter refuses the login: the log says more", AGAIN.0)
-            }
+            Err(fault) if fault.kind == REFUSED => ("vCenter refuses the login: the log says more", AGAIN.0),
             Err(_) => {
                 pause = (pause * 2).min(AGAIN.1);
                 ("vCenter is not heard: the log says more", pause)
@@ -131,56 +123,58 @@ fn keep_reading(config: &Config, shown: &Shown) {
         };
         if page.is_ok() {
             pause = AGAIN.0;
+        } else {
+            reader = Reader::default();
         }
         if let Ok(mut state) = shown.0.lock() {
             state.why = why;
             match page {
-                Ok(page) => state.page = Some((begun, page)),
-                Err(fault) => tracing::warn!("{}", told(config, &fault).replace('\n', " ")),
+                Ok(page) => {
+                    state.page = Some((begun, page));
+                    last = None;
+                }
+                Err(fault) if last.as_ref() == Some(&fault) => {}
+                Err(fault) => {
+                    tracing::warn!("{}", told(&site.config, &fault).replace('\n', " "));
+                    last = Some(fault);
+                }
             }
         }
         std::thread::sleep(wait);
     }
 }
 
-/// A session, and what was listed in it.
+/// What was listed.
+#[derive(Default)]
 struct Reader {
-    session: Session,
     known: Known,
     hosts: Vec<Host>,
     rounds: u32,
 }
 
 impl Reader {
-    fn begin(config: &Config) -> Result<Self, Fault> {
-        let mut session = begin(config)?;
-        let known = known(&mut session)?;
-        if known.is_empty() {
-            return Err(Fault::said(format!("{}: this server has no counters of GPUs", config.address)));
-        }
-        let mut reader = Self { session, known, hosts: vec![], rounds: 0 };
-        reader.list(config)?;
-        Ok(reader)
-    }
-
-    fn list(&mut self, config: &Config) -> Result<(), Fault> {
-        self.hosts = named_hosts(config, &mut self.session)?;
-        match self.hosts.is_empty() {
-            true => {
-                Err(Fault::said("none of the file's hosts is in the inventory: `gateway check` says more"))
+    fn page(&mut self, site: &Site) -> Result<String, Fault> {
+        if self.known.is_empty() {
+            self.known = site.with(known)?;
+            if self.known.is_empty() {
+                return Err(Fault::said(format!(
+                    "{}: this server has no counters of GPUs",
+                    site.config.address
+                )));
             }
-            false => Ok(()),
         }
-    }
-
-    fn page(&mut self, config: &Config) -> Result<String, Fault> {
-        self.rounds += 1;
         match self.rounds.is_multiple_of(LIST_AFTER) {
-            true => self.list(config)?,
-            false => refresh(&mut self.session, &mut self.hosts)?,
+            true => self.hosts = site.hosts()?,
+            false => site.with(|session| refresh(session, &mut self.hosts))?,
+        }
+        self.rounds += 1;
+        if self.hosts.is_empty() {
+            return Err(Fault::said(
+                "none of the file's hosts is in the inventory: `gateway check` says more",
+            ));
         }
         let connected: Vec<&Host> = self.hosts.iter().filter(|host| host.state == "connected").collect();
-        let readings = read(&mut self.session, &self.known, &connected)?;
+        let readings = site.with(|session| read(session, &self.known, &connected))?;
         let mut samples = vec![up(1.0)];
         let of = |name: &'static str, help: &'static str, node: &str, value: bool| {
             Sample::for_alert(name, help, vec![("node", node.to_string())], f64::from(value))
@@ -192,7 +186,8 @@ impl Reader {
             samples.push(of("host_maintenance_mode", maintenance, &host.name, host.in_maintenance));
         }
         // A name of the file that nobody has: else an alert could never see it.
-        for name in config.hosts.iter().filter(|name| self.hosts.iter().all(|host| host.name != **name)) {
+        let names = site.config.hosts.iter();
+        for name in names.filter(|name| self.hosts.iter().all(|host| host.name != **name)) {
             samples.push(of("vcenter_host_connected", help, name, false));
         }
         samples.extend(readings.iter().map(sample));
@@ -204,27 +199,15 @@ fn up(value: f64) -> Sample {
     Sample::for_alert("vcenter_up", "1: vCenter (or the host) answers", vec![], value)
 }
 
-/// Under the names that agents use for the same.
+/// A reading under the name that agents use for the same, in its unit.
+pub(super) fn in_units(of: &Reading) -> (&'static str, &'static str, f64) {
+    let (_, name, help, unit) =
+        COUNTERS.into_iter().find(|(counter, ..)| *counter == of.counter).unwrap_or(COUNTERS[0]);
+    (name, help, of.value as f64 * unit)
+}
+
 fn sample(of: &Reading) -> Sample {
-    let value = of.value as f64;
-    let (name, help, value) = match of.counter {
-        Counter::Utilization => {
-            ("gpu_utilization_ratio", "Share of time in which the GPU worked", value / 10_000.0)
-        }
-        Counter::MemoryUsed => ("gpu_memory_used_bytes", "Frame buffer in use", value * 1024.0),
-        Counter::MemoryReserved => {
-            ("gpu_memory_reserved_bytes", "Frame buffer that VMs have reserved", value * 1024.0)
-        }
-        Counter::MemoryTotal => ("gpu_memory_total_bytes", "Frame buffer of the GPU", value * 1024.0),
-        Counter::Power => ("gpu_power_watts", "Power drawn by the GPU", value),
-        Counter::Temperature => ("gpu_temperature_celsius", "Temperature of the GPU", value),
-        Counter::EccCorrected => {
-            ("gpu_ecc_corrected_errors", "Errors of the memory that were corrected", value)
-        }
-        Counter::EccUncorrected => {
-            ("gpu_ecc_uncorrected_errors", "Errors of the memory that were not corrected", value)
-        }
-    };
+    let (name, help, value) = in_units(of);
     let labels = vec![("node", of.host.clone()), ("gpu", of.gpu.clone()), ("source", "vsphere".to_string())];
     Sample::new(name, help, labels, value)
 }
@@ -232,6 +215,7 @@ fn sample(of: &Reading) -> Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vsgpu_vsphere::counters::Counter;
 
     #[test]
     fn values_are_in_the_units_that_agents_use() {

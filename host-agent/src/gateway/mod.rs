@@ -1,14 +1,20 @@
 //! The gateway: this agent beside a vCenter or a standalone ESXi, by their API. So far it looks: `gateway check`, `gateway metrics`, `gateway probe`.
 
+mod answers;
+mod boot;
 mod check;
 mod config;
+mod door;
 mod login;
 mod metrics;
 mod probe;
+mod serve;
+mod site;
+mod vmx;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
-use vsgpu_wire::server::Verb;
+use vsgpu_wire::server::{Agent, Verb};
 
 /// What this agent knows beside `serve` and `facts`.
 pub const VERB: Verb = Verb { command: || <Cli as clap::CommandFactory>::command(), run };
@@ -41,6 +47,27 @@ enum What {
         #[command(flatten)]
         served: metrics::Served,
     },
+    /// Serve the file's hosts to controllers, over one session; looks only, so far
+    #[command(
+        after_help = "More lines of FILE:\n  listen = 0.0.0.0:7443               one address for all hosts\n  pki = /etc/vsgpu-host-agent/pki     folders of `vsgpu cert issue`, such as esx-01.host\n  state = /var/lib/vsgpu-host-agent/gateway\n  metrics = 127.0.0.1:9455            GPU counters, for Prometheus\n  metrics-auth = token:FILE           needed beyond this machine\nIn the fleet file each host has this gateway's address."
+    )]
+    Serve {
+        /// The gateway's file
+        file: PathBuf,
+        /// Write the address to this file when it listens
+        #[arg(long, value_name = "FILE")]
+        ready_file: Option<PathBuf>,
+    },
+    /// Print the facts of one host, or of a VM on it, and change nothing
+    Facts {
+        /// The gateway's file
+        file: PathBuf,
+        /// The host's name in vCenter
+        host: String,
+        /// Facts of this VM on it instead
+        #[arg(long, value_name = "NAME")]
+        vm: Option<String>,
+    },
     /// Print what vsgpu does, the privileges it takes, and the role for govc and PowerCLI; asks nobody
     Role,
     /// Print what this server says about GPUs, names and ids hidden, to send to whoever builds vsgpu; changes nothing
@@ -53,11 +80,13 @@ enum What {
     },
 }
 
-fn run(matches: &clap::ArgMatches) -> Result<(), String> {
+fn run(agent: Agent, matches: &clap::ArgMatches) -> Result<(), String> {
     let cli = <Cli as clap::FromArgMatches>::from_arg_matches(matches).map_err(|e| e.to_string())?;
     match cli.verb {
         What::Check { file } => check::run(&config::read(&file)?),
         What::Probe { file } => probe::run(&config::read(&file)?),
+        What::Serve { file, ready_file } => serve::run(agent, config::read(&file)?, ready_file.as_deref()),
+        What::Facts { file, host, vm } => serve::facts(agent, config::read(&file)?, &host, vm.as_ref()),
         What::Role => check::role(),
         What::Metrics { file, served } => metrics::run(config::read(&file)?, &served),
     }

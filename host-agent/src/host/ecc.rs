@@ -43,6 +43,9 @@ pub struct EccFact {
     /// Every GPU of the host is given away whole: the driver holds none.
     #[serde(default)]
     pub all_given: bool,
+    /// vCenter answers for the host: it does not tell what the driver says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_api: bool,
 }
 
 /// One GPU; `None` where it has no ECC.
@@ -80,12 +83,17 @@ impl Fact for EccFact {
                     driver_version: report.driver_version,
                     smi_failure: None,
                     all_given,
+                    by_api: false,
                 }
             }
             // Before the vGPU manager is loaded this is how a healthy host looks.
-            Err(why) => {
-                Self { driver_version: None, gpus: vec![], smi_failure: Some(why.message), all_given }
-            }
+            Err(why) => Self {
+                driver_version: None,
+                gpus: vec![],
+                smi_failure: Some(why.message),
+                all_given,
+                by_api: nvidia_smi::is_by_api(seen),
+            },
         })
     }
     fn sentence(&self) -> Option<String> {
@@ -126,6 +134,13 @@ impl Requirement for Ecc {
         let all = spec.shown(|wish| wants(&wish).to_string());
         if fact.all_given {
             return Verdict::met("every GPU of the host is a passthrough device");
+        }
+        if fact.by_api {
+            return match spec.values().iter().all(|wish| *wish == Wish::Auto) {
+                // Drivers for which it would be changed are older than any vCenter that is served.
+                true => Verdict::met("left as it is"),
+                false => crate::facts::not_by_api(Self::NAME),
+            };
         }
         let version = fact.driver_version.as_deref().and_then(DriverVersion::leading);
         let Some(version) = version.filter(|_| fact.smi_failure.is_none()) else {
@@ -221,6 +236,7 @@ mod tests {
             }],
             smi_failure: None,
             all_given: false,
+            by_api: false,
         }
     }
 
@@ -252,6 +268,7 @@ mod tests {
             gpus: vec![],
             smi_failure: Some("no such program".into()),
             all_given: false,
+            by_api: false,
         };
         assert!(matches!(Ecc::check(&PerGpu::One(Wish::Auto), &bare), Verdict::Waits { .. }));
     }

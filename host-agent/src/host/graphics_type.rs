@@ -241,6 +241,17 @@ impl Requirement for GraphicsType {
     }
 }
 
+impl HostGraphics {
+    /// GPUs that the host's driver drives, as far as the graphics system shows it.
+    pub(crate) fn held(&self) -> usize {
+        let held = |gpu: &&GraphicsDevice| {
+            ["Shared", "SharedPassthru"].contains(&gpu.graphics_type.as_str())
+                && gpu.memory_kib.is_some_and(|n| n > 0)
+        };
+        self.devices.iter().filter(held).count()
+    }
+}
+
 impl GraphicsDevice {
     fn candidate(&self) -> Candidate<'_> {
         Candidate { address: &self.bdf, device_id: None, subsystem_id: None, name: self.device.as_deref() }

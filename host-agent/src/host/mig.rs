@@ -25,6 +25,9 @@ pub struct MigFact {
     /// Every GPU of the host is given away whole: the driver holds none.
     #[serde(default)]
     pub all_given: bool,
+    /// vCenter answers for the host: it does not tell what the driver says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_api: bool,
 }
 
 /// One GPU; `None` where it cannot be divided.
@@ -70,9 +73,15 @@ impl Fact for MigFact {
         };
         Ok(match nvidia_smi::report(seen) {
             Ok(report) => {
-                Self { gpus: report.gpus.into_iter().map(gpu).collect(), smi_failure: None, all_given }
+                let gpus = report.gpus.into_iter().map(gpu).collect();
+                Self { gpus, smi_failure: None, all_given, by_api: false }
             }
-            Err(why) => Self { gpus: vec![], smi_failure: Some(why.message), all_given },
+            Err(why) => Self {
+                gpus: vec![],
+                smi_failure: Some(why.message),
+                all_given,
+                by_api: nvidia_smi::is_by_api(seen),
+            },
         })
     }
     fn sentence(&self) -> Option<String> {
@@ -108,6 +117,9 @@ impl Requirement for Mig {
     fn check(spec: &PerGpu<OnOff>, fact: &MigFact) -> Verdict {
         if fact.all_given {
             return Verdict::met("every GPU of the host is a passthrough device");
+        }
+        if fact.by_api {
+            return crate::facts::not_by_api(Self::NAME);
         }
         if let Some(why) = &fact.smi_failure {
             return Verdict::waits(why, spec.shown(|on| on.to_string()));
@@ -192,7 +204,7 @@ mod tests {
     }
 
     fn fact(gpus: Vec<GpuMig>) -> MigFact {
-        MigFact { gpus, smi_failure: None, all_given: false }
+        MigFact { gpus, smi_failure: None, all_given: false, by_api: false }
     }
 
     #[test]

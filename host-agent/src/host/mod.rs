@@ -56,6 +56,7 @@ pub fn all() -> Catalogue {
             FactEntry::of::<facts::VirtualMachines>(Host),
             FactEntry::of::<facts::Xids>(Host),
             FactEntry::of::<facts::HostLog>(Host),
+            FactEntry::of::<facts::Vcenter>(Host),
         ],
     }
 }

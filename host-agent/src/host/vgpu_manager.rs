@@ -4,6 +4,7 @@
 
 use crate::facts::packages::{PackageWish, Packages, Vib};
 use crate::facts::pci_gpus::PciGpus;
+use crate::host::graphics_type::HostGraphics;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
@@ -33,6 +34,10 @@ pub struct VgpuManagerFact {
     /// Every GPU of the host is given away whole: none is left for the manager.
     #[serde(default)]
     pub all_given: bool,
+    /// GPUs that the host's graphics system holds, where vCenter answers for the host: it does not tell what the
+    /// driver says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by_graphics: Option<usize>,
 }
 
 fn modules() -> Command {
@@ -48,13 +53,16 @@ fn is_manager(name: &str) -> bool {
 impl Fact for VgpuManagerFact {
     const NAME: &'static str = "vgpu-manager";
     const ABOUT: &'static str = "NVIDIA vGPU manager: installed, staged, loaded, working";
-    fn probes(_: &Subject, seen: &Observation) -> Vec<Probe> {
+    fn probes(on: &Subject, seen: &Observation) -> Vec<Probe> {
         let mut probes = Packages::probes(seen);
         probes.extend([Probe::Run(modules()), Probe::Run(nvidia_smi::query())]);
         probes.extend(PciGpus::ask(seen));
+        if nvidia_smi::is_by_api(seen) {
+            probes.extend(HostGraphics::probes(on, seen));
+        }
         probes
     }
-    fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
+    fn parse(on: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let loaded = modules_loaded(seen.stdout(&modules())?).iter().any(|(name, ..)| name == "nvidia");
         let report = nvidia_smi::report(seen);
         Ok(Self {
@@ -67,6 +75,8 @@ impl Fact for VgpuManagerFact {
                 .unwrap_or_default(),
             smi_failure: report.err().map(|e| e.message),
             all_given: PciGpus::all_given(seen),
+            held_by_graphics: nvidia_smi::is_by_api(seen)
+                .then(|| HostGraphics::parse(on, seen).map_or(0, |graphics| graphics.held())),
         })
     }
     fn sentence(&self) -> Option<String> {
@@ -90,6 +100,9 @@ pub fn modules_loaded(text: &str) -> Vec<(String, u64, u64)> {
 fn not_working(fact: &VgpuManagerFact, version: &str) -> Option<String> {
     if !fact.module_loaded {
         return Some("module not loaded".into());
+    }
+    if let Some(held) = fact.held_by_graphics {
+        return (held == 0).then(|| "the host's graphics system holds no GPU".into());
     }
     if let Some(why) = &fact.smi_failure {
         return Some(format!("nvidia-smi: {why}"));
@@ -154,11 +167,14 @@ impl Requirement for VgpuManager {
         }
         if fact.packages.has(&spec.package) {
             return match not_working(fact, version) {
-                None => Verdict::met(format!(
-                    "{version}, {} GPU(s) {}",
-                    fact.modes.len(),
-                    fact.modes[0].1.as_deref().unwrap_or_default()
-                )),
+                None => Verdict::met(match (fact.held_by_graphics, fact.modes.first()) {
+                    (Some(held), _) => format!("{version}, {held} GPU(s); the driver was not asked"),
+                    (None, of_first) => format!(
+                        "{version}, {} GPU(s) {}",
+                        fact.modes.len(),
+                        of_first.and_then(|(_, mode)| mode.as_deref()).unwrap_or_default()
+                    ),
+                }),
                 Some(why) => Verdict::pending(format!("{version} installed, {why}"), wants),
             };
         }
@@ -240,6 +256,7 @@ mod tests {
             modes: if loaded { vec![("0000:3b:00.0".into(), Some("Host VGPU".into()))] } else { vec![] },
             smi_failure: None,
             all_given: false,
+            held_by_graphics: None,
         }
     }
 

@@ -9,6 +9,7 @@ use crate::host::graphics_type::{GRAPHICS, PER_DEVICE};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::gpu_selector::{Candidate, PerGpu};
+use vsgpu_core::readers::esxcli::Record;
 use vsgpu_core::readers::nvidia_smi;
 use vsgpu_core::requirement::{Implied, Needs, Restart, TakesEffect};
 use vsgpu_core::units::DriverVersion;
@@ -17,6 +18,7 @@ use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject
 
 const NOTES: &str = "/var/run/vsgpu/vgpu-mode";
 const LIST: [&str; 3] = ["graphics", "device", "list"];
+const CONFIGURED: [&str; 4] = ["graphics", "device", "list", "--configured-type"];
 /// R550 is vGPU 17, the first with mixed sizes (facts: nvidia 2).
 const FIRST_BRANCH: u32 = 550;
 
@@ -99,13 +101,42 @@ impl Fact for VgpuModeFact {
         if let Ok(report) = nvidia_smi::report(seen) {
             probes.extend(report.gpus.iter().map(|g| Probe::Read(note(&g.bus_id))));
         }
+        if nvidia_smi::is_by_api(seen) {
+            probes.extend(esxcli::probes(&CONFIGURED, seen));
+        }
         probes
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         let esx_version = EsxVersion::parse(&Subject::node(), seen)?.version;
         let all_given = PciGpus::all_given(seen);
+        let printed = esxcli::answer(&LIST, seen).unwrap_or_default();
         let report = match nvidia_smi::report(seen) {
             Ok(report) => report,
+            // vCenter tells the modes itself, where the release has them.
+            Err(_) if nvidia_smi::is_by_api(seen) => {
+                let configured = esxcli::answer(&CONFIGURED, seen).unwrap_or_default();
+                let mode = |records: &[Record], at: &str, name: &str| {
+                    let record = records.iter().find(|r| r.get("Address") == Some(at))?;
+                    Mode::of_word(record.get(name)?)
+                };
+                let gpu = |record: &Record| {
+                    let at = record.get("Address")?;
+                    Some(GpuMode {
+                        bus_id: at.into(),
+                        name: record.get("Device Name").map(String::from),
+                        active: mode(&printed, at, "vGPU Mode"),
+                        configured: mode(&configured, at, "Configured vGPU Mode"),
+                    })
+                };
+                let holds = |record: &&Record| record.get("Graphics Type") == Some("SharedPassthru");
+                return Ok(Self {
+                    gpus: printed.iter().filter(holds).filter_map(gpu).collect(),
+                    esx_version,
+                    driver_version: None,
+                    smi_failure: None,
+                    all_given,
+                });
+            }
             Err(why) => {
                 return Ok(Self {
                     gpus: vec![],
@@ -117,7 +148,6 @@ impl Fact for VgpuModeFact {
             }
         };
         // Should a release print a mode, it is believed before any note.
-        let printed = esxcli::answer(&LIST, seen).unwrap_or_default();
         let of_list = |bus_id: &str| {
             let record = printed
                 .iter()

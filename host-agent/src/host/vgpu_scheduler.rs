@@ -10,7 +10,7 @@ use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject
 
 const NOTE: &str = "/var/run/vsgpu/vgpu-scheduler-of-this-boot";
 const LIST: [&str; 6] = ["system", "module", "parameters", "list", "-m", "nvidia"];
-const WORDS: &str = "NVreg_RegistryDwords";
+pub(crate) const WORDS: &str = "NVreg_RegistryDwords";
 const KEY: &str = "RmPVMRL";
 
 /// Scheduler of a host.

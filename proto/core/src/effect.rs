@@ -98,6 +98,8 @@ pub enum Probe {
     Size(String),
     /// CPUs, memory, load and disks: a `Machine` as JSON.
     Machine,
+    /// What vCenter says of a host beyond the host itself, as JSON; absent where nobody asks vCenter.
+    Inventory,
     /// Seconds since 1970 by the machine's own clock.
     Now,
     /// The identity of the running boot.

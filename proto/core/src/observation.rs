@@ -1,7 +1,7 @@
 //! What probes answered, and the ways to read it: a fact's `parse` gets its words from here and nowhere else.
 
 use crate::effect::{Command, Probe};
-use crate::system::{IoError, Output};
+use crate::system::{ExitKind, IoError, Output};
 use crate::text::{piece, sentence};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -53,10 +53,13 @@ impl Unreadable {
 
     /// A command's answer that cannot be used.
     pub fn of(command: &Command, output: &Output, message: impl Into<String>) -> Self {
+        let message = message.into();
+        // The API's own reason is said once.
+        let said = matches!(&output.ended, ExitKind::ByApi(why) if message.contains(why.as_str()));
         Self {
-            message: message.into(),
+            message,
             command: Some(command.to_string()),
-            status: Some(output.ended.to_string()),
+            status: (!said).then(|| output.ended.to_string()),
             stdout: head(&output.stdout),
             stderr: head(&output.stderr),
         }
@@ -112,7 +115,11 @@ impl Observation {
     /// Standard output of a command that must have succeeded.
     pub fn stdout(&self, command: &Command) -> Result<&str, Unreadable> {
         let output = self.output(command)?;
-        if output.ok() { Ok(&output.stdout) } else { Err(Unreadable::of(command, output, "command failed")) }
+        match &output.ended {
+            _ if output.ok() => Ok(&output.stdout),
+            ExitKind::ByApi(why) => Err(Unreadable::of(command, output, why)),
+            _ => Err(Unreadable::of(command, output, "command failed")),
+        }
     }
 
     /// Standard output of a command, or `None` where it failed or was not run: for tools that may be absent.

@@ -183,6 +183,9 @@ impl System for Packages<'_> {
     fn machine(&self) -> Result<Machine, IoError> {
         self.system.machine()
     }
+    fn inventory(&self) -> Result<String, IoError> {
+        self.system.inventory()
+    }
     fn kernel_release(&self) -> String {
         self.system.kernel_release()
     }

@@ -25,6 +25,8 @@ pub enum ExitKind {
     Flooded(usize),
     /// Could not be started or read.
     Broken(String),
+    /// Nothing was started: the vSphere API answers in its place, and has no answer, for this reason.
+    ByApi(String),
 }
 
 impl std::fmt::Display for ExitKind {
@@ -36,6 +38,7 @@ impl std::fmt::Display for ExitKind {
             Self::TimedOut(s) => write!(f, "killed after its deadline of {s} s"),
             Self::Flooded(n) => write!(f, "killed after printing more than {} MiB", n >> 20),
             Self::Broken(why) => write!(f, "could not be run: {why}"),
+            Self::ByApi(why) => write!(f, "by the vSphere API: {why}"),
         }
     }
 }
@@ -217,6 +220,11 @@ pub trait System: Send + Sync {
     /// # Errors
     /// Where the door cannot tell: a host over ssh is asked by its own tools.
     fn machine(&self) -> Result<Machine, IoError>;
+    /// What vCenter says of a host beyond the host itself: its cluster, as JSON.
+    ///
+    /// # Errors
+    /// `NotFound` where nobody asks vCenter.
+    fn inventory(&self) -> Result<String, IoError>;
     /// Release of the running kernel.
     fn kernel_release(&self) -> String;
     /// Whether the machine itself is meant, and no copy of its files.

@@ -12,6 +12,7 @@ pub mod foreground;
 mod io_error;
 pub mod local;
 pub mod over_ssh;
+pub mod own_folder;
 pub mod package;
 mod root;
 pub mod ssh;

@@ -422,6 +422,10 @@ impl System for Posix {
     fn machine(&self) -> Result<Machine, IoError> {
         crate::summary::machine(&self.root.0).map_err(|why| IoError::Other { path: "/".into(), why })
     }
+    fn inventory(&self) -> Result<String, IoError> {
+        Err(IoError::NotFound("vCenter's inventory".into()))
+    }
+
     fn kernel_release(&self) -> String {
         match self.read("/proc/sys/kernel/osrelease", 256) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).trim().into(),

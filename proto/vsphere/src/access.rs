@@ -214,7 +214,7 @@ fn ask(
     let entities: String = objects.iter().map(|(of, _)| object("entity", of)).collect();
     let ids: String = wanted.iter().map(|id| text("privId", id)).collect();
     let given = session.reading(|session| {
-        let arguments = format!("{entities}{}{ids}", text("sessionId", session.key()));
+        let arguments = format!("{entities}{}{ids}", text("sessionId", &session.key()));
         session.look("HasPrivilegeOnEntities", &manager, &arguments)
     })?;
     let mut granted: BTreeMap<Ref, BTreeSet<String>> = BTreeMap::new();

@@ -3,7 +3,7 @@
 
 use crate::fault::Fault;
 use crate::inventory::Host;
-use crate::session::Session;
+use crate::session::{Session, instance};
 use crate::soap::{Ref, around, object, text};
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
@@ -118,7 +118,7 @@ pub fn read(session: &mut Session, known: &Known, hosts: &[&Host]) -> Result<Vec
         return Ok(vec![]);
     }
     let manager = session.named("perfManager")?;
-    let instance = session.instance();
+    let instance = instance();
     let clock = session.reading(|session| session.look("CurrentTime", &instance, ""))?;
     let now = clock.first().and_then(|clock| at(&clock.text));
     let now = now.ok_or_else(|| Fault::unheard("the server does not say what time it is"))?;

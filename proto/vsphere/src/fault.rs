@@ -32,6 +32,11 @@ impl Fault {
         Self { kind: UNHEARD.into(), said: vec![why.into()], privilege: None }
     }
 
+    /// A session that has ended, where no fault says so.
+    pub(crate) fn ended() -> Self {
+        Self { kind: "NotAuthenticated".into(), said: vec![], privilege: None }
+    }
+
     /// Whether the session has ended; whoever asks again logs in first.
     pub fn is_not_authenticated(&self) -> bool {
         self.kind == "NotAuthenticated"

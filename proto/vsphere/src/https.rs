@@ -40,7 +40,14 @@ pub(crate) struct Answer {
     pub status: StatusCode,
     /// `vmware_soap_session=..` as the server wrote it, to be sent back as it came.
     pub cookie: Option<String>,
-    pub body: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// As text.
+    pub fn text(&self) -> Result<&str, Fault> {
+        std::str::from_utf8(&self.body).map_err(|_| Fault::unheard("its answer is no text"))
+    }
 }
 
 impl Https {
@@ -104,9 +111,8 @@ impl Https {
             let body = Limited::new(response.into_body(), MOST_BYTES).collect().await;
             let body =
                 body.map_err(|e| format!("its answer is cut off, or larger than 64 MiB: {e}"))?.to_bytes();
-            let body = String::from_utf8(body.to_vec()).map_err(|_| "its answer is no text".to_string())?;
             *open = Some(sender);
-            Ok::<_, String>(Answer { status, cookie, body })
+            Ok::<_, String>(Answer { status, cookie, body: body.to_vec() })
         };
         let asked = async {
             tokio::time::timeout(within, asked)

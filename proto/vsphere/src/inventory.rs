@@ -121,7 +121,7 @@ fn read(host: &Object, clusters: &BTreeMap<Ref, String>) -> Host {
 }
 
 /// A name as people see it: the API writes three characters in hexadecimal.
-fn name(text: &str) -> String {
+pub(crate) fn name(text: &str) -> String {
     let decoded = [("%2f", "/"), ("%5c", "\\"), ("%25", "%")]
         .iter()
         .fold(text.to_string(), |text, (code, is)| text.replace(code, is).replace(&code.to_uppercase(), is));

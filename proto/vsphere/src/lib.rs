@@ -6,8 +6,12 @@
 #![warn(missing_docs)]
 
 pub mod access;
+pub mod cluster;
 pub mod counters;
 mod fault;
+pub mod files;
+pub mod host;
+pub mod host_methods;
 mod https;
 pub mod inventory;
 mod properties;
@@ -15,7 +19,9 @@ pub mod report;
 pub mod session;
 mod soap;
 mod trust;
+pub mod vm;
 
 pub use fault::Fault;
 pub use session::Session;
+pub use soap::Ref;
 pub use trust::Trust;

@@ -5,7 +5,9 @@ use crate::fault::Fault;
 use crate::https::Https;
 use crate::soap::{Ref, answer, envelope, text};
 use crate::trust::Trust;
-use hyper::{Method, header};
+use hyper::{Method, StatusCode, header};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use vsgpu_core::readers::xml::{Element, parse};
 use vsgpu_core::text::piece;
@@ -26,7 +28,7 @@ pub struct Account {
     /// `svc-vsgpu@vsphere.local`; always with its domain.
     pub user: String,
     /// Where the password is asked for when it is needed: it is kept nowhere.
-    pub password: Box<dyn Fn() -> Result<String, String> + Send>,
+    pub password: Box<dyn Fn() -> Result<String, String> + Send + Sync>,
 }
 
 /// What the server says of itself.
@@ -40,17 +42,41 @@ pub struct About {
     pub api: String,
 }
 
-/// A session that is logged in.
+/// A session that is logged in, and one connection in it. Several connections may share one session: each login is an
+/// event in vCenter's database, and sessions are counted.
 pub struct Session {
     https: Https,
+    shared: Arc<Shared>,
+}
+
+/// A session without a connection, for more of them.
+#[derive(Clone)]
+pub struct Handle(Arc<Shared>);
+
+struct Shared {
+    address: String,
+    trust: Option<Trust>,
     account: Account,
     version: &'static str,
-    cookie: Option<String>,
-    key: String,
     about: About,
     /// What the server's own content names.
     content: Element,
+    login: Mutex<Login>,
+    connections: AtomicUsize,
 }
+
+#[derive(Default)]
+struct Login {
+    cookie: Option<String>,
+    key: String,
+    /// Logins so far.
+    count: u64,
+    /// The server refused user or password: they are not sent again, each try counts towards the account's lock.
+    refused: Option<Fault>,
+}
+
+/// The fault of a wrong user or password.
+pub const REFUSED: &str = "InvalidLogin";
 
 impl Session {
     /// Connects, and logs in where the server is what `is_expected` takes it for: no password goes to any other.
@@ -65,60 +91,87 @@ impl Session {
     ) -> Result<Self, Fault> {
         let mut https = Https::new(address, trust).map_err(Fault::unheard)?;
         let offered = https.ask(&Method::GET, "/sdk/vimServiceVersions.xml", &[], String::new(), LOOK)?;
-        let version = chosen(&offered.body);
-        let mut session = Self {
-            https,
-            account,
-            version,
-            cookie: None,
-            key: String::new(),
-            about: About::default(),
-            content: Element::default(),
-        };
-        let instance = session.instance();
-        session.content = session
-            .send("RetrieveServiceContent", &instance, "", LOOK)?
-            .into_iter()
-            .next()
-            .ok_or_else(|| Fault::unheard("the server says nothing of itself"))?;
-        let about = session.content.child("about").cloned().unwrap_or_default();
+        let version = chosen(offered.text()?);
+        let (content, _) =
+            send(&mut https, (version, None), "RetrieveServiceContent", &instance(), "", LOOK)?;
+        let content =
+            content.into_iter().next().ok_or_else(|| Fault::unheard("the server says nothing of itself"))?;
+        let about = content.child("about").cloned().unwrap_or_default();
         let word = |name: &str| about.child(name).map(|e| piece(&e.text, 120)).unwrap_or_default();
-        session.about = About {
+        let about = About {
             full_name: word("fullName"),
             is_vcenter: word("apiType") == "VirtualCenter",
             api: word("apiVersion"),
         };
-        is_expected(&session.about).map_err(Fault::unheard)?;
-        session.log_in()?;
+        is_expected(&about).map_err(Fault::unheard)?;
+        let shared = Shared {
+            address: address.into(),
+            trust: trust.cloned(),
+            account,
+            version,
+            about,
+            content,
+            login: Mutex::default(),
+            connections: AtomicUsize::new(1),
+        };
+        let mut session = Self { https, shared: Arc::new(shared) };
+        session.log_in(0)?;
         Ok(session)
     }
 
-    fn log_in(&mut self) -> Result<(), Fault> {
-        let manager = self.named("sessionManager")?;
-        let password = (self.account.password)().map_err(Fault::unheard)?;
+    /// What more connections are made of.
+    pub fn handle(&self) -> Handle {
+        Handle(self.shared.clone())
+    }
+
+    /// One more connection in a session. Where all before it are gone, it logs in with its first call.
+    ///
+    /// # Errors
+    /// Where there is no runtime for it.
+    pub fn beside(handle: &Handle) -> Result<Self, Fault> {
+        let shared = handle.0.clone();
+        let https = Https::new(&shared.address, shared.trust.as_ref()).map_err(Fault::unheard)?;
+        shared.connections.fetch_add(1, Ordering::SeqCst);
+        Ok(Self { https, shared })
+    }
+
+    fn login(&self) -> MutexGuard<'_, Login> {
+        self.shared.login.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs in, where nobody did since there were `before` logins.
+    fn log_in(&mut self, before: u64) -> Result<(), Fault> {
+        let (shared, manager) = (self.shared.clone(), self.named("sessionManager")?);
+        let mut login = shared.login.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(refused) = &login.refused {
+            return Err(refused.clone());
+        }
+        if login.count != before {
+            return Ok(());
+        }
+        let password = (shared.account.password)().map_err(Fault::unheard)?;
         // In English: labels and messages come in the session's language.
         let arguments =
-            text("userName", &self.account.user) + &text("password", &password) + &text("locale", "en");
-        self.cookie = None;
-        let given = self.send("Login", &manager, &arguments, LOOK)?;
+            text("userName", &shared.account.user) + &text("password", &password) + &text("locale", "en");
+        let given = send(&mut self.https, (shared.version, None), "Login", &manager, &arguments, LOOK);
+        let (given, cookie) = given.inspect_err(|fault| {
+            if fault.kind == REFUSED {
+                login.refused = Some(fault.clone());
+            }
+        })?;
         let key = given.first().and_then(|session| session.child("key")).map(|key| key.text.clone());
-        self.key = key.unwrap_or_default();
+        (login.key, login.cookie, login.count) = (key.unwrap_or_default(), cookie, before + 1);
         Ok(())
     }
 
     /// What the server says of itself.
     pub fn about(&self) -> &About {
-        &self.about
-    }
-
-    /// The one object whose id is the same everywhere.
-    pub(crate) fn instance(&self) -> Ref {
-        Ref { kind: "ServiceInstance".into(), id: "ServiceInstance".into() }
+        &self.shared.about
     }
 
     /// The session's own key.
-    pub(crate) fn key(&self) -> &str {
-        &self.key
+    pub(crate) fn key(&self) -> String {
+        self.login().key.clone()
     }
 
     /// One of the server's managers, or its root folder, by its place in the content: ids differ between servers, so
@@ -127,7 +180,7 @@ impl Session {
     /// # Errors
     /// Where this server has none.
     pub(crate) fn named(&self, place: &str) -> Result<Ref, Fault> {
-        let of = self.content.child(place).and_then(Ref::of);
+        let of = self.shared.content.child(place).and_then(Ref::of);
         of.ok_or_else(|| Fault::unheard(format!("this server has no {place}")))
     }
 
@@ -137,9 +190,10 @@ impl Session {
     /// # Errors
     /// What the server said, or why it is not heard.
     pub(crate) fn reading<T>(&mut self, calls: impl Fn(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
+        let before = self.login().count;
         match calls(self) {
             Err(fault) if fault.is_not_authenticated() => {
-                self.log_in()?;
+                self.log_in(before)?;
                 calls(self)
             }
             other => other,
@@ -151,41 +205,86 @@ impl Session {
     /// # Errors
     /// What the server said, or why it is not heard.
     pub(crate) fn look(&mut self, method: &str, this: &Ref, arguments: &str) -> Result<Vec<Element>, Fault> {
-        self.send(method, this, arguments, LOOK)
+        self.call(method, this, arguments, LOOK)
     }
 
-    fn send(
+    /// A file, or the part of it that `range` says. A session that has ended is begun again once.
+    ///
+    /// # Errors
+    /// Why the server is not heard.
+    pub(crate) fn file(&mut self, uri: &str, range: &str) -> Result<(StatusCode, Vec<u8>), Fault> {
+        self.reading(|session| {
+            let mut headers = vec![(header::RANGE, range.to_string())];
+            headers.extend(session.login().cookie.clone().map(|cookie| (header::COOKIE, cookie)));
+            let given = session.https.ask(&Method::GET, uri, &headers, String::new(), LOOK)?;
+            match given.status {
+                StatusCode::UNAUTHORIZED => Err(Fault::ended()),
+                status => Ok((status, given.body)),
+            }
+        })
+    }
+
+    fn call(
         &mut self,
         method: &str,
         this: &Ref,
         arguments: &str,
         within: Duration,
     ) -> Result<Vec<Element>, Fault> {
-        let mut headers = vec![
-            (header::CONTENT_TYPE, "text/xml; charset=utf-8".to_string()),
-            (header::HeaderName::from_static("soapaction"), format!("urn:vim25/{}", self.version)),
-        ];
-        headers.extend(self.cookie.clone().map(|cookie| (header::COOKIE, cookie)));
-        let body = envelope(method, this, arguments);
-        let given = self.https.ask(&Method::POST, "/sdk", &headers, body, within)?;
-        if let Some(cookie) = given.cookie {
-            self.cookie = Some(cookie);
+        let (cookie, count) = {
+            let login = self.login();
+            (login.cookie.clone(), login.count)
+        };
+        let (given, newer) =
+            send(&mut self.https, (self.shared.version, cookie), method, this, arguments, within)?;
+        if newer.is_some() {
+            let mut login = self.login();
+            if login.count == count {
+                login.cookie = newer;
+            }
         }
-        answer(given.status, &given.body).map_err(|fault| match fault.is_unheard() {
-            true => Fault::unheard(format!("{}: {}", self.https.name(), fault.said.join(": "))),
-            false => fault,
-        })
+        Ok(given)
     }
 }
 
-/// Sessions that are left count against the server's limit.
+/// The one object whose id is the same everywhere.
+pub(crate) fn instance() -> Ref {
+    Ref { kind: "ServiceInstance".into(), id: "ServiceInstance".into() }
+}
+
+/// One call, with the version and the cookie of its session; a new cookie, where the server gives one.
+fn send(
+    https: &mut Https,
+    (version, cookie): (&str, Option<String>),
+    method: &str,
+    this: &Ref,
+    arguments: &str,
+    within: Duration,
+) -> Result<(Vec<Element>, Option<String>), Fault> {
+    let mut headers = vec![
+        (header::CONTENT_TYPE, "text/xml; charset=utf-8".to_string()),
+        (header::HeaderName::from_static("soapaction"), format!("urn:vim25/{version}")),
+    ];
+    headers.extend(cookie.map(|cookie| (header::COOKIE, cookie)));
+    let given = https.ask(&Method::POST, "/sdk", &headers, envelope(method, this, arguments), within)?;
+    let answer = given.text().and_then(|body| answer(given.status, body)).map_err(|fault| {
+        match fault.is_unheard() {
+            true => Fault::unheard(format!("{}: {}", https.name(), fault.said.join(": "))),
+            false => fault,
+        }
+    })?;
+    Ok((answer, given.cookie))
+}
+
+/// Sessions that are left count against the server's limit: the last connection takes its session with it.
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.key.is_empty() {
+        let last = self.shared.connections.fetch_sub(1, Ordering::SeqCst) == 1;
+        if !last || self.key().is_empty() {
             return;
         }
         if let Ok(manager) = self.named("sessionManager") {
-            let _ = self.send("Logout", &manager, "", Duration::from_secs(5));
+            let _ = self.call("Logout", &manager, "", Duration::from_secs(5));
         }
     }
 }

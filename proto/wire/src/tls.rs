@@ -59,6 +59,32 @@ pub(crate) fn server(identity: Identity, spoken: Spoken) -> Result<rustls::Serve
     Ok(config)
 }
 
+/// Server side of many agents on one address: the name that the client expects says which it gets. Whoever expects none of
+/// them gets no certificate. All are of one CA.
+pub(crate) fn server_of_many(identities: Vec<(String, Identity)>) -> Result<rustls::ServerConfig, Error> {
+    let mut by_name = rustls::server::ResolvesServerCertUsingSni::new();
+    let mut roots = None;
+    for (name, identity) in identities {
+        let of_first: &rustls::RootCertStore = roots.get_or_insert_with(|| identity.roots.clone());
+        if of_first.roots != identity.roots.roots {
+            return Err(Error::General(format!("{name}: its ca.pem is another CA than the others'")));
+        }
+        let key = rustls::crypto::ring::sign::any_supported_type(&identity.key)?;
+        by_name.add(&name, rustls::sign::CertifiedKey::new(identity.chain, key))?;
+    }
+    let roots = roots.ok_or_else(|| Error::General("there is no host to serve".into()))?;
+    let chain_checked =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|e| Error::General(e.to_string()))?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(Arc::new(Only { chain_checked, guests: false }))
+        .with_cert_resolver(Arc::new(by_name));
+    config.alpn_protocols = vec![RPC.to_vec()];
+    Ok(config)
+}
+
 /// Client side of the controller, or of a guest that asks a gateway; which protocol is spoken. With it, who judges the
 /// other side's certificate.
 pub(crate) fn client(

@@ -172,12 +172,18 @@ pub fn report(seen: &Observation) -> Result<SmiReport, Unreadable> {
     read(&output.stdout).map_err(|why| {
         let cause = match (&output.ended, failure(&output.both())) {
             (ExitKind::Missing, _) => "nvidia-smi is not installed".into(),
+            (ExitKind::ByApi(why), _) => why.clone(),
             (ExitKind::TimedOut(_) | ExitKind::Flooded(_), _) => format!("nvidia-smi: {}", output.ended),
             (_, Some(failure)) => failure.to_string(),
             (_, None) => why,
         };
         Unreadable::of(&query(), output, cause)
     })
+}
+
+/// Whether the vSphere API answers for the machine: it has nothing of the driver, for ever.
+pub fn is_by_api(seen: &Observation) -> bool {
+    seen.output(&query()).is_ok_and(|output| matches!(output.ended, ExitKind::ByApi(_)))
 }
 
 /// Whether a license status means licensed. The text "Unlicensed" contains "licensed": the first word is

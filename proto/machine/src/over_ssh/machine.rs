@@ -13,6 +13,7 @@ use crate::boot::Boot;
 use crate::child::Input;
 use crate::local::{Posix, is_program};
 use crate::over_ssh::blocks::{Blocks, PIECE};
+use crate::own_folder;
 use crate::package;
 use crate::ssh::{ScriptError, ScriptOutput, Ssh, Target};
 use std::collections::BTreeSet;
@@ -85,7 +86,7 @@ impl OverSsh {
         own_prefix: &str,
         state: &Path,
     ) -> Result<Self, String> {
-        private_folder(state)?;
+        own_folder::private(state)?;
         let memory = Posix::new(None, state.into());
         let lock = one_agent(&memory, state, target)?;
         // A socket's path is short; where the state's is not, it lies in a folder that goes with the
@@ -463,6 +464,10 @@ impl System for OverSsh {
     fn machine(&self) -> Result<Machine, IoError> {
         Err(IoError::Other { path: "/".into(), why: "disks and memory are not asked over ssh".into() })
     }
+    fn inventory(&self) -> Result<String, IoError> {
+        Err(IoError::NotFound("vCenter's inventory".into()))
+    }
+
     fn kernel_release(&self) -> String {
         let said = self.script("/", "uname -r", Input::Nothing, FILE);
         said.map(|s| String::from_utf8_lossy(&s.stdout).trim().to_string()).unwrap_or_default()
@@ -532,29 +537,7 @@ fn one_agent(
             ));
         }
     }
-    #[expect(clippy::disallowed_methods, reason = "the agent's own state folder")]
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(state.join("lock"))
-        .map_err(|e| format!("{}: {e}", state.display()))?;
-    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock)
-        .map_err(|_| format!("--state {}: another agent runs with it", state.display()))
-}
-
-fn private_folder(folder: &Path) -> Result<(), String> {
-    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-    let said = |e: std::io::Error| format!("{}: {e}", folder.display());
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(said)?;
-    // One that was there already: whoever may write into it could become this agent.
-    let found = std::fs::metadata(folder).map_err(said)?;
-    if found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        return Err(format!(
-            "{}: others may write into it: `chown` it to this agent's user and `chmod 700` it",
-            folder.display()
-        ));
-    }
-    Ok(())
+    own_folder::locked(state).map_err(|why| format!("--state {why}"))
 }
 
 /// This agent's name among those that could serve the host; made once.
@@ -572,19 +555,4 @@ fn own_name(memory: &Posix) -> Result<String, String> {
     let name = format!("{host}-{}", random());
     memory.write("/gateway", name.as_bytes(), 0o600).map_err(|e| e.to_string())?;
     Ok(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{private_folder, temporary};
-    use std::os::unix::fs::PermissionsExt as _;
-
-    #[test]
-    fn memory_that_others_may_write_is_refused() {
-        let folder = temporary().unwrap();
-        assert_eq!(private_folder(&folder), Ok(()));
-        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(private_folder(&folder).unwrap_err().contains("others may write into it"));
-        std::fs::remove_dir_all(folder).unwrap();
-    }
 }

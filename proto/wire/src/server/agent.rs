@@ -43,6 +43,6 @@ pub struct Agent {
 pub struct Verb {
     /// Its command line; its name is the verb.
     pub command: fn() -> clap::Command,
-    /// Runs it to its end; an error is a sentence.
-    pub run: fn(&clap::ArgMatches) -> Result<(), String>,
+    /// Runs it to its end, for the agent whose verb it is; an error is a sentence.
+    pub run: fn(Agent, &clap::ArgMatches) -> Result<(), String>,
 }

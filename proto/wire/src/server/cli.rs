@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 use vsgpu_core::text::{piece, visible};
-use vsgpu_core::{Scope, Subject, observe};
+use vsgpu_core::{Scope, Subject, System, observe};
 
 /// Characters of one line of the log.
 const MAX_EVENT: usize = 16 << 10;
@@ -109,7 +109,7 @@ pub fn main(agent: Agent) -> ExitCode {
     };
     let own = matches.subcommand().and_then(|(name, of)| {
         let verb = agent.verbs.iter().find(|verb| (verb.command)().get_name() == name)?;
-        Some((verb.run)(of))
+        Some((verb.run)(agent, of))
     });
     let result = match own {
         Some(result) => result,
@@ -171,15 +171,23 @@ fn complain(why: &str) {
 
 fn facts(agent: Agent, args: &FactsArgs) -> Result<(), String> {
     let system = args.machine.system(&agent, None)?;
-    let on = Subject::named(args.vm.clone());
-    let scope = match (agent.role, &args.vm) {
+    let Format::Json = args.output;
+    print_facts(&agent, system.as_ref(), args.vm.as_ref())
+}
+
+/// Prints the facts of a node, or of a VM on it, as JSON.
+///
+/// # Errors
+/// A sentence.
+pub fn print_facts(agent: &Agent, system: &dyn System, vm: Option<&String>) -> Result<(), String> {
+    let on = Subject::named(vm.cloned());
+    let scope = match (agent.role, vm) {
         ("host", Some(_)) => Scope::Vm,
         ("host", None) => Scope::Host,
         (_, None) => Scope::Guest,
         (_, Some(_)) => return Err("--vm is for host agents".into()),
     };
-    let seen = observe::observe(system.as_ref(), &on, &(agent.catalogue)().facts(scope));
-    let Format::Json = args.output;
+    let seen = observe::observe(system, &on, &(agent.catalogue)().facts(scope));
     let text = serde_json::to_string_pretty(&observe::facts_as_json(&seen)).map_err(|e| e.to_string())?;
     use std::io::Write as _;
     writeln!(std::io::stdout(), "{}", visible(&text)).map_err(|e| e.to_string())

@@ -13,8 +13,9 @@ use crate::server::service::Service;
 use crate::sizes::{CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW};
 use crate::v1::agent_server::AgentServer;
 use crate::{pki, tls};
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -45,19 +46,7 @@ pub(crate) fn serve(
     options: &crate::server::options::Serve,
 ) -> Result<(), String> {
     let identity = pki::load(&options.pki, "node").map_err(|e| e.to_string())?;
-    let (name, role) = pki::own_name(&identity)
-        .ok_or("the certificate names no vsgpu node; issue one with `vsgpu cert issue`")?;
-    if role != agent.role {
-        return Err(format!("the certificate is for a {role} (`{name}`), this is the {} agent", agent.role));
-    }
-    let life = identity.life();
-    let certificate_end = life.map(|life| life.ends);
-    if let Some(due) = life.and_then(|life| life.due(system.now())) {
-        tracing::warn!(
-            node = name,
-            "this agent's certificate {due}: `vsgpu cert renew {name} --role {role}` where the CA is, then its new files here and a restart"
-        );
-    }
+    let (name, certificate_end) = certified(&agent, &identity, system.now())?;
     let config = Arc::new(tls::server(identity, tls::Spoken::Rpc).map_err(|e| e.to_string())?);
     let allowed = crate::metrics::listener::ScrapeAuth::of(
         options.metrics,
@@ -93,8 +82,91 @@ pub(crate) fn serve(
             }
         });
         tracing::info!(node = %node.name, role = node.agent.role, listen = %options.listen, version = env!("CARGO_PKG_VERSION"), "serving");
-        answer(node, handshakes(came, config)).await
+        answer(node, handshakes(came, config, 1)).await
     })
+}
+
+/// A host that is served by a program elsewhere, with its own certificate.
+pub struct Hosted {
+    /// The way to it.
+    pub system: Arc<dyn System>,
+    /// Folder with ca.pem, node.pem and node.key.
+    pub pki: PathBuf,
+}
+
+/// Serves many nodes of one CA on one address until killed. Each has its own certificate, lease and memory; which of them
+/// a connection is for, the client says by the name that it expects. `beside` runs once the address is ours.
+///
+/// # Errors
+/// A sentence: certificates, addresses.
+pub fn serve_hosts(
+    agent: Agent,
+    hosted: Vec<Hosted>,
+    address: SocketAddr,
+    ready_file: Option<&Path>,
+    beside: impl FnOnce() -> Result<(), String>,
+) -> Result<(), String> {
+    let (mut nodes, mut identities) = (HashMap::new(), vec![]);
+    for Hosted { system, pki } in hosted {
+        let identity = pki::load(&pki, "node").map_err(|e| e.to_string())?;
+        let (name, certificate_end) = certified(&agent, &identity, system.now())?;
+        let mut node = Node::new(agent, system, name.clone(), Blocking::Threads);
+        node.certificate_end = certificate_end;
+        identities.push((pki::node_name(&name, agent.role), identity));
+        if nodes.insert(pki::node_name(&name, agent.role), Arc::new(node)).is_some() {
+            return Err(format!("{}: `{name}` is the certificate of another host, too", pki.display()));
+        }
+    }
+    let config = Arc::new(tls::server_of_many(identities).map_err(|e| e.to_string())?);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(MAX_THREADS)
+        .build()
+        .map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let came = accept::listen(address)?;
+        beside()?;
+        if let Some(file) = ready_file {
+            write_ready(file, address)?;
+        }
+        tell_systemd();
+        tracing::info!(hosts = nodes.len(), listen = %address, version = env!("CARGO_PKG_VERSION"), "serving");
+        let mut doors = HashMap::new();
+        for (name, node) in nodes {
+            crate::server::metrics::watch(node.clone());
+            let (to_node, connections) = mpsc::channel(16);
+            doors.insert(name, to_node);
+            tokio::spawn(answer(node, connections));
+        }
+        let mut peers = handshakes(came, config, doors.len());
+        while let Some(peer) = peers.recv().await {
+            let Ok(peer) = peer else { continue };
+            let name = peer.stream.get_ref().1.server_name().map(str::to_ascii_lowercase);
+            // Whoever names no host of ours got no certificate.
+            let Some(door) = name.and_then(|name| doors.get(&name)) else { continue };
+            // Only this host's own connections wait for it.
+            let _ = door.try_send(Ok(peer));
+        }
+        Ok(())
+    })
+}
+
+/// The node's name, and when its certificate ends.
+fn certified(agent: &Agent, identity: &pki::Identity, now: u64) -> Result<(String, Option<u64>), String> {
+    let (name, role) = pki::own_name(identity)
+        .ok_or("the certificate names no vsgpu node; issue one with `vsgpu cert issue`")?;
+    if role != agent.role {
+        return Err(format!("the certificate is for a {role} (`{name}`), this is the {} agent", agent.role));
+    }
+    let life = identity.life();
+    if let Some(due) = life.and_then(|life| life.due(now)) {
+        tracing::warn!(
+            node = name,
+            "this agent's certificate {due}: `vsgpu cert renew {name} --role {role}` where the CA is, then its new files here and a restart"
+        );
+    }
+    Ok((name, life.map(|life| life.ends)))
 }
 
 /// Tells systemd that a program listens, and that its network thread still turns, where its unit asks for
@@ -177,15 +249,17 @@ fn write_ready(file: &Path, listen: SocketAddr) -> Result<(), String> {
 }
 
 /// TLS handshakes beside each other, each with a deadline: who proves nothing takes no place of those who
-/// have.
+/// have. `nodes`: how many are served behind it.
 fn handshakes(
     mut came: Came,
     config: Arc<rustls::ServerConfig>,
+    nodes: usize,
 ) -> mpsc::Receiver<std::io::Result<Peer<tokio_rustls::server::TlsStream<tokio::net::TcpStream>>>> {
     let (tx, rx) = mpsc::channel(16);
     let acceptor = tokio_rustls::TlsAcceptor::from(config);
-    let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
-    let readers = Arc::new(tokio::sync::Semaphore::new(READERS));
+    // A controller has a connection to each node.
+    let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS.max(nodes * 4)));
+    let readers = Arc::new(tokio::sync::Semaphore::new(READERS.max(nodes * 2)));
     let lobby = Lobby::new();
     lobby.report();
     tokio::spawn(async move {

@@ -35,15 +35,19 @@ impl Pages for OfAgent {
     }
 }
 
-/// Looks again and again in a thread of its own, and serves what it saw.
-pub(crate) fn listen(node: Arc<Node>, address: SocketAddr, allowed: ScrapeAuth) -> Result<(), String> {
-    let watched = node.clone();
+/// Looks again and again in a thread of its own.
+pub(crate) fn watch(node: Arc<Node>) {
     std::thread::spawn(move || {
         loop {
-            look(&watched);
-            watched.system.sleep(watched.observe_every);
+            look(&node);
+            node.system.sleep(node.observe_every);
         }
     });
+}
+
+/// The same, and serves what it saw.
+pub(crate) fn listen(node: Arc<Node>, address: SocketAddr, allowed: ScrapeAuth) -> Result<(), String> {
+    watch(node.clone());
     listener::listen(address, allowed, Arc::new(OfAgent(node)))
 }
 

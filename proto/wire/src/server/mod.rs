@@ -19,5 +19,5 @@ mod upload;
 
 pub use agent::{Agent, Verb};
 pub use blocking::Blocking;
-pub use cli::{command, log_to_stderr, main};
-pub use listener::{simulated, tell_systemd};
+pub use cli::{command, log_to_stderr, main, print_facts};
+pub use listener::{Hosted, serve_hosts, simulated, tell_systemd};

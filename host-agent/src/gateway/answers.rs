@@ -1,0 +1,468 @@
+//! The table of answers: what the requirements ask an ESXi host by its own tools, answered by typed calls of the API, in
+//! the tools' own words. The same readers read it, so the same facts come of it. A command that is not here has no
+//! counterpart, and says so.
+
+use super::site::Site;
+use super::vmx;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use vsgpu_core::units::Bdf;
+use vsgpu_core::{Command, ExitKind, Output};
+use vsgpu_vsphere::host::{HostDetails, PciDevice};
+use vsgpu_vsphere::host_methods::{Managers, uptime};
+use vsgpu_vsphere::inventory::Host;
+use vsgpu_vsphere::vm::Vm;
+use vsgpu_vsphere::{Fault, Session};
+
+/// Why there is no answer from the driver, in words that lead on.
+const NO_DRIVER: &str = "vCenter does not tell it; nvidia-smi on the host does";
+
+/// One host of a site.
+pub(super) struct Asked<'a> {
+    pub site: &'a Site,
+    pub host: &'a Host,
+}
+
+type Said = Result<String, String>;
+
+/// Answers a command as the host's own tool would.
+pub(super) fn answer(asked: &Asked<'_>, command: &Command) -> Output {
+    let args: Vec<&str> = command.args.iter().map(String::as_str).collect();
+    let said = match (command.program.as_str(), args.as_slice()) {
+        ("esxcli", ["--formatter=xml", words @ ..]) => esxcli(asked, words),
+        ("vim-cmd", words) => vim_cmd(asked, words),
+        ("vmkload_mod", ["-l"]) => asked.method(Managers::modules).map(|all| {
+            let row = |module: &vsgpu_vsphere::host_methods::Module| {
+                format!("{:<40} {:>5} {:>10}\n", module.name, module.uses, 0)
+            };
+            "Name                                     Used  Size (kb)\n".to_string()
+                + &all.iter().filter(|module| module.loaded).map(row).collect::<String>()
+        }),
+        ("vsish", ["-e", "get", node]) => numa(asked, node),
+        ("nvidia-smi", _) => Err(NO_DRIVER.into()),
+        (program, _) => Err(none(program)),
+    };
+    match said {
+        Ok(stdout) => Output { ended: ExitKind::Status(0), stdout, stderr: String::new() },
+        Err(why) => Output { ended: ExitKind::ByApi(why), stdout: String::new(), stderr: String::new() },
+    }
+}
+
+fn none(what: &str) -> String {
+    format!("the vSphere API has nothing for `{what}`")
+}
+
+/// What the server refused, for somebody who runs vsgpu.
+pub(super) fn refused(fault: &Fault) -> String {
+    match &fault.privilege {
+        Some(privilege) => {
+            format!(
+                "the account lacks the privilege {privilege} (`vsgpu-host-agent gateway check` says where)"
+            )
+        }
+        None if fault.is_unheard() => fault.said.join(": "),
+        None => fault.to_string(),
+    }
+}
+
+impl Asked<'_> {
+    /// What is known of the host while vCenter reaches it: else it is old.
+    pub fn details(&self) -> Result<Arc<HostDetails>, String> {
+        let details = self.site.details(&self.host.of).map_err(|fault| refused(&fault))?;
+        match details.connection.as_str() {
+            "connected" => Ok(details),
+            state => Err(format!("vCenter says that {} is {state}", self.host.name)),
+        }
+    }
+
+    fn method<T>(&self, call: impl FnOnce(&Managers, &mut Session) -> Result<T, Fault>) -> Result<T, String> {
+        let called = self.site.with(|session| {
+            let managers = self.site.managers(session, &self.host.of)?;
+            call(&managers, session)
+        });
+        called.map_err(|fault| refused(&fault))
+    }
+}
+
+fn esxcli(asked: &Asked<'_>, words: &[&str]) -> Said {
+    match words {
+        ["system", "version", "get"] => {
+            let details = asked.details()?;
+            let (name, version, build) =
+                details.product.as_ref().ok_or("the account may not read the release")?;
+            let build = format!("Releasebuild-{build}");
+            Ok(record(&[("Product", name), ("Version", version), ("Build", &build)]))
+        }
+        ["system", "uuid", "get"] => {
+            Ok(word(asked.details()?.uuid.as_deref().ok_or("the account may not read the UUID")?))
+        }
+        ["system", "maintenanceMode", "get"] => {
+            let on = asked.details()?.in_maintenance.ok_or("the account may not read maintenance mode")?;
+            Ok(word(if on { "Enabled" } else { "Disabled" }))
+        }
+        ["system", "stats", "uptime", "get"] => {
+            let seconds = asked.site.with(|session| uptime(session, &asked.host.of));
+            Ok(word(&(seconds.map_err(|fault| refused(&fault))? * 1_000_000).to_string()))
+        }
+        ["system", "module", "parameters", "list", "-m", "nvidia"] => parameters(asked),
+        ["software", "acceptance", "get"] => {
+            let level = asked.method(Managers::acceptance)?;
+            let known = [
+                ("community", "CommunitySupported"),
+                ("partner", "PartnerSupported"),
+                ("vmware_accepted", "VMwareAccepted"),
+                ("vmware_certified", "VMwareCertified"),
+            ];
+            let found = known.iter().find(|(of_api, _)| *of_api == level);
+            found.map(|(_, word_of)| word(word_of)).ok_or_else(|| format!("`{level}` is no level known here"))
+        }
+        ["software", "profile", "get"] => {
+            let (name, vendor) = asked.method(Managers::profile)?;
+            Ok(record(&[("Name", &name), ("Vendor", &vendor)]))
+        }
+        ["software", "vib", "list"] => {
+            let all = asked.method(Managers::packages)?;
+            Ok(records(all.iter().map(|package| {
+                fields(&[("Name", &package.name), ("Version", &package.version), ("Vendor", &package.vendor)])
+            })))
+        }
+        ["vm", "process", "list"] => {
+            let details = asked.details()?;
+            let running = vms(&details)?.iter().filter(|vm| vm.power == "poweredOn");
+            Ok(records(running.map(|vm| {
+                let file = vmx::path(vm).unwrap_or_default();
+                fields(&[("DisplayName", &vm.name), ("ConfigFile", &file)])
+            })))
+        }
+        ["hardware", "pci", "list"] => pci_list(&*asked.details()?),
+        ["hardware", "pci", "pcipassthru", "list"] => {
+            let details = asked.details()?;
+            let all = details.passthrough.as_ref().map_err(refused)?;
+            Ok(records(all.iter().map(|of| {
+                fields(&[("DeviceID", &of.address), ("Enabled", if of.enabled { "true" } else { "false" })])
+            })))
+        }
+        ["graphics", "host", "get"] => {
+            let details = asked.details()?;
+            let graphics = graphics(&details)?;
+            Ok(record(&[
+                ("DefaultGraphicsType", graphics_type(&graphics.default_type)?),
+                ("SharedPassthruAssignmentPolicy", policy(&graphics.policy)?),
+            ]))
+        }
+        ["graphics", "device", "list"] => graphics_devices(&*asked.details()?, false),
+        ["graphics", "device", "list", "--configured-type"] => graphics_devices(&*asked.details()?, true),
+        _ => Err(none(&format!("esxcli {}", words.join(" ")))),
+    }
+}
+
+fn graphics(details: &HostDetails) -> Result<&vsgpu_vsphere::host::Graphics, String> {
+    details
+        .graphics
+        .as_ref()
+        .map_err(refused)?
+        .as_ref()
+        .ok_or_else(|| "this host has no graphics settings".into())
+}
+
+fn vms(details: &HostDetails) -> Result<&[Vm], String> {
+    details.vms.as_ref().map(Vec::as_slice).map_err(refused)
+}
+
+/// The API's words and esxcli's (facts: vsphere-api 5).
+fn graphics_type(word: &str) -> Result<&'static str, String> {
+    let known =
+        [("basic", "Basic"), ("shared", "Shared"), ("direct", "Direct"), ("sharedDirect", "SharedPassthru")];
+    let found = known.iter().find(|(of_api, _)| *of_api == word);
+    found.map(|(_, of_esxcli)| *of_esxcli).ok_or_else(|| format!("`{word}` is no graphics type known here"))
+}
+
+fn policy(word: &str) -> Result<&'static str, String> {
+    match word {
+        "performance" => Ok("Performance"),
+        "consolidation" => Ok("Consolidation"),
+        other => Err(format!("`{other}` is no assignment policy known here")),
+    }
+}
+
+fn graphics_devices(details: &HostDetails, configured: bool) -> Said {
+    let settings = graphics(details)?;
+    let mut all = vec![];
+    for gpu in &details.gpus {
+        let own = settings.own.get(&gpu.address);
+        let given = details
+            .passthrough
+            .as_ref()
+            .is_ok_and(|all| all.iter().any(|of| of.address == gpu.address && of.enabled));
+        let (kind, mode) = match (configured, own) {
+            (false, _) => (gpu.graphics_type.as_str(), gpu.vgpu_mode.as_deref()),
+            (true, _) if given => ("direct", None),
+            (true, Some((kind, mode))) => (kind.as_str(), mode.as_deref()),
+            (true, None) => (settings.default_type.as_str(), None),
+        };
+        let memory = gpu.memory_kib.map(|n| n.to_string()).unwrap_or_default();
+        let vms = gpu.vms.to_string();
+        let mut of_gpu = fields(&[
+            ("Address", &gpu.address),
+            ("VendorName", &gpu.vendor),
+            ("DeviceName", &gpu.name),
+            ("GraphicsType", graphics_type(kind)?),
+            ("MemorySizeinKB", &memory),
+            ("NumberofVMs", &vms),
+        ]);
+        if let Some(mode) = mode.filter(|mode| *mode != "none") {
+            let name = if configured { "ConfiguredvGPUMode" } else { "vGPUMode" };
+            of_gpu.push((name.into(), mode.into()));
+        }
+        all.push(of_gpu);
+    }
+    Ok(records(all.into_iter()))
+}
+
+fn pci_list(details: &HostDetails) -> Said {
+    let devices = details.devices.as_ref().map_err(refused)?;
+    let one = |device: &PciDevice| {
+        let given = details
+            .passthrough
+            .as_ref()
+            .ok()
+            .and_then(|all| all.iter().find(|of| of.address == device.address));
+        let hex = |n: u16| format!("0x{n:04x}");
+        let mut of_device = fields(&[
+            ("Address", &device.address),
+            ("VendorName", &device.vendor_name),
+            ("DeviceName", &device.name),
+            ("VendorID", &hex(device.vendor)),
+            ("DeviceID", &hex(device.device)),
+            ("SubVendorID", &hex(device.sub_vendor)),
+            ("SubDeviceID", &hex(device.sub_device)),
+            ("DeviceClass", &hex(device.class)),
+        ]);
+        if let Some(of) = given {
+            let owner = |given: bool| if given { "VM Passthru" } else { "VMkernel" };
+            of_device.extend(fields(&[
+                ("ConfiguredOwner", owner(of.enabled)),
+                ("CurrentOwner", owner(of.active)),
+                ("PassthruCapable", if of.capable { "true" } else { "false" }),
+            ]));
+            if let Some(dependent) = of.dependent.parse::<Bdf>().ok().and_then(as_vmkernel) {
+                of_device.push(("DependentDevice".into(), dependent));
+            }
+        }
+        of_device
+    };
+    Ok(records(devices.iter().map(one)))
+}
+
+/// `PCI 0:59:0:0`: decimal, as VMkernel counts in its own words.
+fn as_vmkernel(at: Bdf) -> Option<String> {
+    let numbers: Option<Vec<u32>> = at.vmx_id().split([':', '.']).map(|n| n.parse().ok()).collect();
+    let numbers: Vec<String> = numbers?.iter().map(u32::to_string).collect();
+    Some(format!("PCI {}", numbers.join(":")))
+}
+
+/// `/hardware/pci/seg/0/bus/59/slot/0/func/0/pciConfigHeader`
+fn numa(asked: &Asked<'_>, node: &str) -> Said {
+    let numbers: Vec<u32> = node.split('/').filter_map(|part| part.parse().ok()).collect();
+    let [segment, bus, slot, function] = numbers[..] else { return Err(none("vsish")) };
+    let at = Bdf::from_vmx_id(&format!("{segment}:{bus}:{slot}.{function}")).ok_or_else(|| none("vsish"))?;
+    let details = asked.details()?;
+    let node = details.numa.get(&at.to_string()).ok_or("vCenter does not tell its NUMA node")?;
+    Ok(format!("   Numa node:{node}\n"))
+}
+
+/// The API knows what is configured, as one line, and not which options there are: the line of registry words is there
+/// in every driver that has vGPUs.
+fn parameters(asked: &Asked<'_>) -> Said {
+    const REGISTRY: &str = crate::host::vgpu_scheduler::WORDS;
+    let line = asked.method(|managers, session| match managers.options(session, "nvidia") {
+        Err(fault) if fault.kind == "NotFound" => Ok(None),
+        other => other.map(Some),
+    })?;
+    let line = line.ok_or("there is no module `nvidia` on this host")?;
+    let mut all: Vec<(String, String)> = line
+        .split_whitespace()
+        .filter_map(|option| option.split_once('='))
+        .map(|(name, value)| (name.to_string(), value.to_string()))
+        .collect();
+    if !all.iter().any(|(name, _)| name == REGISTRY) {
+        all.push((REGISTRY.into(), String::new()));
+    }
+    Ok(records(
+        all.iter().map(|(name, value)| fields(&[("Name", name), ("Type", "string"), ("Value", value)])),
+    ))
+}
+
+fn vim_cmd(asked: &Asked<'_>, words: &[&str]) -> Said {
+    match words {
+        ["vmsvc/getallvms"] => listing(vms(&*asked.details()?)?),
+        ["vmsvc/power.getstate", id] => {
+            let details = asked.details()?;
+            let state = match vm(&details, id)?.power.as_str() {
+                "poweredOn" => "Powered on",
+                "suspended" => "Suspended",
+                _ => "Powered off",
+            };
+            Ok(format!("Retrieved runtime info\n{state}\n"))
+        }
+        ["vmsvc/snapshot.get", id] => {
+            let details = asked.details()?;
+            let count = vm(&details, id)?.snapshots;
+            Ok(format!("Get Snapshot:\n{}", "--Snapshot Name        : (by the API)\n".repeat(count)))
+        }
+        ["hostsvc/hostsummary"] => {
+            let details = asked.details()?;
+            let number = |n: Option<u32>| n.map_or("<unset>".into(), |n| n.to_string());
+            let flag = |on: Option<bool>| on.map_or("<unset>".into(), |on| on.to_string());
+            let boot = match &details.boot_time {
+                Some(time) => format!("\"{}\"", time.replace(['"', '\''], "")),
+                None => "<unset>".into(),
+            };
+            Ok(format!(
+                "Listsummary:\n\n(vim.host.Summary) {{\n   hardware = (vim.host.Summary.HardwareSummary) {{\n      cpuMhz = {},\n      numCpuCores = {}\n   }},\n   runtime = (vim.host.RuntimeInfo) {{\n      inMaintenanceMode = {},\n      bootTime = {boot}\n   }},\n   rebootRequired = {}\n}}\n",
+                number(details.cpu_mhz),
+                number(details.cores),
+                flag(details.in_maintenance),
+                flag(details.reboot_required)
+            ))
+        }
+        _ => Err(none(&format!("vim-cmd {}", words.first().unwrap_or(&"")))),
+    }
+}
+
+/// A VM's number: that of its object, as hostd counts on a host that stands alone.
+pub(super) fn number(vm: &Vm) -> Option<u32> {
+    let digits = vm.of.id.trim_start_matches(|c: char| !c.is_ascii_digit());
+    digits.parse().ok()
+}
+
+fn vm<'a>(details: &'a HostDetails, id: &str) -> Result<&'a Vm, String> {
+    let id: u32 = id.parse().map_err(|_| none("that VM"))?;
+    vms(details)?
+        .iter()
+        .find(|vm| number(vm) == Some(id))
+        .ok_or_else(|| "this VM is not on the host any more".into())
+}
+
+/// Columns are padded: whatever stands in a name, each row begins where the heading says.
+fn listing(vms: &[Vm]) -> Said {
+    let mut rows = vec![["Vmid", "Name", "File", "Guest OS", "Version", "Annotation"].map(String::from)];
+    let mut invalid = String::new();
+    for vm in vms {
+        let Some(id) = number(vm) else { continue };
+        let readable = !["invalid", "orphaned", "inaccessible"].contains(&vm.connection.as_str());
+        match vm.file.as_ref().filter(|_| readable && vm.memory_mib.is_some()) {
+            Some(file) => rows.push([
+                id.to_string(),
+                vm.name.clone(),
+                file.clone(),
+                vm.guest.clone().unwrap_or_else(|| "otherGuest".into()),
+                vm.version.clone().unwrap_or_else(|| "vmx-0".into()),
+                String::new(),
+            ]),
+            None => {
+                let _ = writeln!(invalid, "Skipping invalid VM '{id}'");
+            }
+        }
+    }
+    let width = |n: usize| rows.iter().map(|row| row[n].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..6).map(width).collect();
+    let line = |row: &[String; 6]| {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        cells.join("   ").trim_end().to_string() + "\n"
+    };
+    Ok(invalid + &rows.iter().map(line).collect::<String>())
+}
+
+type Fields = Vec<(String, String)>;
+
+fn fields(all: &[(&str, &str)]) -> Fields {
+    all.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect()
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+fn structure(fields: &Fields) -> String {
+    let field = |(name, value): &(String, String)| {
+        format!("<field name=\"{name}\"><string>{}</string></field>", escaped(value))
+    };
+    format!("<structure typeName=\"Api\">{}</structure>", fields.iter().map(field).collect::<String>())
+}
+
+/// esxcli's own XML.
+fn output(inside: &str) -> String {
+    format!(
+        "<?xml version=\"1.0\" encoding=\"utf-8\"?><output xmlns=\"http://www.vmware.com/Products/ESX/5.0/esxcli\"><root>{inside}</root></output>\n"
+    )
+}
+
+fn record(all: &[(&str, &str)]) -> String {
+    output(&structure(&fields(all)))
+}
+
+fn records(all: impl Iterator<Item = Fields>) -> String {
+    let all: String = all.map(|fields| structure(&fields)).collect();
+    output(&format!("<list type=\"structure\">{all}</list>"))
+}
+
+fn word(text: &str) -> String {
+    output(&format!("<string>{}</string>", escaped(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vsgpu_core::readers::{esxcli, vim_cmd};
+    use vsgpu_vsphere::Ref;
+
+    #[test]
+    fn answers_read_back_whatever_stands_in_them() {
+        let text = records([fields(&[("Name", "a <b> & c"), ("Value", "")])].into_iter());
+        let read = esxcli::read(&text).unwrap();
+        assert_eq!((read.len(), read[0].get("Name")), (1, Some("a <b> & c")));
+        assert_eq!(esxcli::read(&word("Enabled")).unwrap()[0].title, "Enabled");
+        assert_eq!(esxcli::read(&records(std::iter::empty())).unwrap(), []);
+        assert_eq!(as_vmkernel("0000:3b:00.0".parse().unwrap()).as_deref(), Some("PCI 0:59:0:0"));
+    }
+
+    #[test]
+    fn vms_are_listed_as_hostd_lists_them() {
+        let vm = |id: &str, name: &str, connection: &str| Vm {
+            of: Ref { kind: "VirtualMachine".into(), id: id.into() },
+            name: name.into(),
+            file: Some(format!("[ds 1] {name}/{name}.vmx")),
+            power: "poweredOn".into(),
+            connection: connection.into(),
+            change_version: None,
+            version: Some("vmx-21".into()),
+            guest: Some("ubuntu64Guest".into()),
+            firmware: None,
+            cpus: None,
+            memory_mib: Some(4096),
+            memory_locked: None,
+            memory_reserved: None,
+            cpu_reserved: None,
+            nested: None,
+            devices: vec![],
+            extra: vec![],
+            snapshots: 0,
+        };
+        let all = [
+            vm("vm-1042", "größe [old]", "connected"),
+            vm("vm-7", "lost", "inaccessible"),
+            vm("12", "x  9 y (2)", "connected"),
+        ];
+        let text = listing(&all).unwrap();
+        let read = vim_cmd::all_vms(&text).unwrap();
+        assert_eq!(vim_cmd::invalid_vms(&text), [7]);
+        assert_eq!(
+            read.iter().map(|vm| (vm.vmid, vm.datastore.as_str())).collect::<Vec<_>>(),
+            [(1042, "ds 1"), (12, "ds 1")],
+            "{text}"
+        );
+        assert_eq!(read[0].name, "größe [old]");
+    }
+}

@@ -1,0 +1,258 @@
+//! A host by the vSphere API, as the agents' `System`: the third door beside the host itself and ssh. Commands are
+//! answered by `answers`; of files there are the VMs' settings and the logs. What the agent keeps (its lease above all)
+//! and what it would note on the host's ramdisk lies here, in a folder of this host's.
+
+use super::answers::{Asked, answer, refused};
+use super::boot::{self, RAMDISK};
+use super::site::Site;
+use super::vmx;
+use crate::facts::vcenter::{ClusterOfHost, GpuCounters, HostInVcenter, OfferedProfile};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use vsgpu_core::machine::Machine;
+use vsgpu_core::{Command, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError};
+use vsgpu_machine::Posix;
+use vsgpu_vsphere::host_methods::{kernel_log, uptime};
+use vsgpu_vsphere::inventory::Host;
+
+const VMKERNEL: &str = crate::facts::log_findings::VMKERNEL;
+
+/// One host.
+pub(super) struct ByApi {
+    pub site: Arc<Site>,
+    pub host: Host,
+    /// All hosts of the site, whose counters are read together.
+    pub all: Arc<Vec<Host>>,
+    /// Paths below this prefix are the agent's memory.
+    pub own_prefix: String,
+    /// None for a visit, which keeps nothing.
+    pub state: Option<Posix>,
+    /// What tells the time.
+    pub clock: Posix,
+    /// One look at the boot at a time: two would each make one of their own.
+    pub boot: Mutex<()>,
+}
+
+fn other(path: &str, why: &str) -> IoError {
+    IoError::Other { path: path.into(), why: why.into() }
+}
+
+impl ByApi {
+    fn asked(&self) -> Asked<'_> {
+        Asked { site: &self.site, host: &self.host }
+    }
+
+    fn is_own(&self, path: &str) -> bool {
+        path.starts_with(&self.own_prefix) || path.starts_with(RAMDISK)
+    }
+
+    /// The agent's memory, for a path that is its own.
+    fn memory(&self, path: &str) -> Result<&Posix, IoError> {
+        match &self.state {
+            Some(state) if self.is_own(path) => Ok(state),
+            Some(_) => Err(other(path, "files of a host are not written through the vSphere API")),
+            None => Err(other(path, "nothing is changed by looking")),
+        }
+    }
+
+    /// A `.vmx`, as the settings of its VM would write it.
+    fn vm_file(&self, path: &str) -> Result<Vec<u8>, IoError> {
+        let details = self.asked().details().map_err(IoError::Unreachable)?;
+        let vms = details.vms.as_ref().map_err(|fault| other(path, &refused(fault)))?;
+        let vm = vms.iter().find(|vm| vmx::path(vm).as_deref() == Some(path));
+        vm.map(vmx::text).ok_or_else(|| IoError::NotFound(path.into()))
+    }
+
+    fn in_vcenter(&self) -> Result<HostInVcenter, String> {
+        let details = self.asked().details()?;
+        let said = |fault: vsgpu_vsphere::Fault| refused(&fault);
+        let server = self.site.with(|session| Ok(session.about().full_name.clone())).map_err(said)?;
+        let of = self.host.compute.as_ref().filter(|_| self.host.cluster.is_some());
+        let cluster = match of {
+            Some(of) => self.site.cluster(of).map_err(said)?,
+            None => None,
+        };
+        let cluster = cluster.map(|of| ClusterOfHost {
+            name: of.name,
+            hosts: of.hosts,
+            drs: of.drs.map(|(on, level)| if on { level } else { "off".into() }),
+            drs_options: of.drs_options,
+            ha: of.ha.map(|(on, _)| on),
+            ha_admission: of.ha.map(|(_, admission)| admission),
+            image_managed: of.image_managed,
+        });
+        // Counters are no part of what a plan rests on: without them the rest is there.
+        let mut counters: BTreeMap<String, GpuCounters> = BTreeMap::new();
+        for reading in self.site.counters(&self.host, &self.all).unwrap_or_default() {
+            let (name, _, value) = super::metrics::in_units(&reading);
+            let of_gpu = counters
+                .entry(reading.gpu.clone())
+                .or_insert_with(|| GpuCounters { gpu: reading.gpu.clone(), values: BTreeMap::new() });
+            of_gpu.values.insert(name.into(), value);
+        }
+        Ok(HostInVcenter {
+            server,
+            name: self.host.name.clone(),
+            lockdown: details.lockdown.clone(),
+            cluster,
+            profiles: details
+                .profiles
+                .iter()
+                .map(|(name, can_move)| OfferedProfile { name: name.clone(), can_move: *can_move })
+                .collect(),
+            counters: counters.into_values().collect(),
+        })
+    }
+}
+
+impl System for ByApi {
+    fn run(&self, command: &Command) -> Output {
+        answer(&self.asked(), command)
+    }
+
+    /// Tasks of vCenter go on without their caller; there are none yet.
+    fn orphan(&self) -> Option<String> {
+        None
+    }
+
+    fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
+        if self.is_own(path) {
+            let Some(state) = &self.state else { return Err(IoError::NotFound(path.into())) };
+            if path.starts_with(RAMDISK) {
+                // What was noted for an earlier boot is gone.
+                self.boot_id()?;
+            }
+            return state.read(path, max);
+        }
+        if !path.starts_with("/vmfs/volumes/") {
+            return Err(other(path, "vCenter does not give this file of the host"));
+        }
+        let bytes = self.vm_file(path)?;
+        if bytes.len() > max { Err(IoError::TooLarge(path.into(), max)) } else { Ok(bytes) }
+    }
+
+    fn tail(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
+        let of_vm = path.strip_prefix("/vmfs/volumes/").and_then(|rest| rest.split_once('/'));
+        if let Some((datastore, file)) = of_vm.filter(|(_, file)| file.ends_with("/vmware.log")) {
+            let log = self.site.tail(&self.host, datastore, file, max);
+            return log.map_err(|fault| match fault.kind.as_str() {
+                "FileNotFound" => IoError::NotFound(path.into()),
+                _ => other(path, &refused(&fault)),
+            });
+        }
+        if path != VMKERNEL {
+            return Err(other(path, "vCenter does not give this file of the host"));
+        }
+        let log = self.site.with(|session| kernel_log(session, &self.host.of, max));
+        log.map(String::into_bytes).map_err(|fault| other(path, &refused(&fault)))
+    }
+
+    fn head(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
+        let mut bytes = self.read(path, 1 << 20)?;
+        bytes.truncate(max);
+        Ok(bytes)
+    }
+
+    fn holders(&self, prefix: &str) -> Result<Vec<OpenedBy>, IoError> {
+        Err(other(prefix, "who holds a file open is only asked of Linux guests, by their own agents"))
+    }
+
+    fn hash(&self, path: &str) -> Result<String, IoError> {
+        Err(other(path, "vCenter does not tell the hash of a file"))
+    }
+
+    fn list(&self, path: &str) -> Result<Vec<String>, IoError> {
+        if self.is_own(path) {
+            return self.state.as_ref().map_or_else(|| Err(IoError::NotFound(path.into())), |s| s.list(path));
+        }
+        Err(other(path, "vsgpu does not list folders of datastores through vCenter yet"))
+    }
+
+    fn size(&self, path: &str) -> Result<Option<u64>, IoError> {
+        Err(other(path, "vsgpu does not look into datastores through vCenter yet"))
+    }
+
+    fn is_folder(&self, path: &str) -> Result<bool, IoError> {
+        // Whether the host is there: everything has this folder.
+        match path {
+            "/" => self.asked().details().map(|_| true).map_err(IoError::Unreachable),
+            _ => Err(other(path, "vsgpu does not look into datastores through vCenter yet")),
+        }
+    }
+
+    fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), IoError> {
+        self.memory(path)?.write(path, contents, mode)
+    }
+
+    fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), IoError> {
+        self.memory(to)?.copy(from, to, mode)
+    }
+
+    fn remove(&self, path: &str) -> Result<(), IoError> {
+        self.memory(path)?.remove(path)
+    }
+
+    fn stage(&self, path: &str, _: &str) -> Result<Staged, IoError> {
+        Err(other(path, "vsgpu does not install packages through vCenter yet"))
+    }
+
+    fn unstage(&self, _: &str, _: &str) {}
+
+    fn upload(&self, file: &Incoming, _: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError> {
+        Err(other(&file.target, "vsgpu does not put files on datastores through vCenter yet").into())
+    }
+
+    fn boot_id(&self) -> Result<String, IoError> {
+        let state = self.memory(RAMDISK)?;
+        let _one = self.boot.lock().unwrap_or_else(PoisonError::into_inner);
+        let details = self.asked().details().map_err(IoError::Unreachable)?;
+        let boot_time = details.boot_time.as_deref().unwrap_or_default();
+        boot::current(state, boot_time, || {
+            match self.site.with(|session| uptime(session, &self.host.of)) {
+                Ok(seconds) => Ok(Some(seconds)),
+                // An old server, or one that does not let this account ask.
+                Err(fault) if !fault.is_unheard() => Ok(None),
+                Err(fault) => Err(IoError::Unreachable(refused(&fault))),
+            }
+        })
+    }
+
+    fn machine(&self) -> Result<Machine, IoError> {
+        Err(other("the machine", "its CPUs and disks are only asked of guests, by their own agents"))
+    }
+
+    fn inventory(&self) -> Result<String, IoError> {
+        let found = self.in_vcenter().map_err(|why| other("vCenter", &why))?;
+        serde_json::to_string(&found).map_err(|e| other("vCenter", &e.to_string()))
+    }
+
+    fn kernel_release(&self) -> String {
+        String::new()
+    }
+
+    fn is_real(&self) -> bool {
+        true
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    fn sleep(&self, time: Duration) {
+        self.clock.sleep(time);
+    }
+
+    /// Nearly everything comes from one look; more at once would only wait for connections.
+    fn probes_at_once(&self) -> usize {
+        4
+    }
+}

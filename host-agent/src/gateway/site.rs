@@ -1,0 +1,296 @@
+//! What a gateway has in common for all its hosts: one session with a few connections, and what was read last. Hosts that
+//! are asked about at once are read together: a look at five hundred hosts costs some hundred calls, and none for each VM.
+
+use super::config::{Config, changed};
+use super::login::{begin, named_hosts};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+use vsgpu_vsphere::cluster::{Cluster, clusters};
+use vsgpu_vsphere::counters::{self, Reading};
+use vsgpu_vsphere::files::{datacenter, tail};
+use vsgpu_vsphere::host::{HostDetails, details};
+use vsgpu_vsphere::host_methods::{Managers, managers};
+use vsgpu_vsphere::inventory::Host;
+use vsgpu_vsphere::session::{Handle, REFUSED};
+use vsgpu_vsphere::{Fault, Ref, Session};
+
+/// Connections in the one session: for looks, and some that wait for a slow host.
+const CONNECTIONS: usize = 4;
+/// How long one waits for a connection.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// And for hosts that are being read.
+const LONGEST: Duration = Duration::from_secs(300);
+/// How old what was read may be.
+const FRESH: Duration = Duration::from_secs(2);
+/// The same of what rarely changes, and of counters, which vCenter has every 20 seconds.
+const CLUSTERS_FRESH: Duration = Duration::from_secs(60);
+const COUNTERS_FRESH: Duration = Duration::from_secs(20);
+/// Until a server that was not heard is asked again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Everything that hosts of one vCenter (or one standalone ESXi) share.
+pub(super) struct Site {
+    pub config: Config,
+    /// What of VMs' settings is kept: names in lower case begin so.
+    kept: Vec<&'static str>,
+    pool: Mutex<Pool>,
+    freed: Condvar,
+    read: Mutex<Read>,
+    done: Condvar,
+    managers: Mutex<BTreeMap<Ref, Managers>>,
+    datacenters: Mutex<BTreeMap<Ref, Option<String>>>,
+    clusters: Mutex<Option<(Instant, BTreeMap<Ref, Cluster>)>>,
+    counters: Mutex<Option<(Instant, Vec<Reading>)>>,
+}
+
+#[derive(Default)]
+struct Pool {
+    idle: Vec<Session>,
+    open: usize,
+    handle: Option<Handle>,
+    /// A refused login, with the age of the password file it was tried with.
+    refused: Option<(Option<SystemTime>, Fault)>,
+    failed: Option<(Instant, Fault)>,
+}
+
+/// What was read of hosts, and when that began.
+#[derive(Default)]
+struct Read {
+    hosts: BTreeMap<Ref, (Instant, Result<Arc<HostDetails>, Fault>)>,
+    wanted: BTreeSet<Ref>,
+    busy: bool,
+}
+
+#[expect(clippy::disallowed_methods, reason = "how old an answer is")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Site {
+    pub fn new(config: Config, kept: Vec<&'static str>) -> Self {
+        Self {
+            config,
+            kept,
+            pool: Mutex::default(),
+            freed: Condvar::new(),
+            read: Mutex::default(),
+            done: Condvar::new(),
+            managers: Mutex::default(),
+            datacenters: Mutex::default(),
+            clusters: Mutex::default(),
+            counters: Mutex::default(),
+        }
+    }
+
+    /// The hosts that the file names.
+    pub fn hosts(&self) -> Result<Vec<Host>, Fault> {
+        self.with(|session| named_hosts(&self.config, session))
+    }
+
+    /// Does something with a connection. One on which nothing was heard is closed.
+    pub fn with<T>(&self, act: impl FnOnce(&mut Session) -> Result<T, Fault>) -> Result<T, Fault> {
+        let mut session = self.take()?;
+        let done = act(&mut session);
+        let mut pool = locked(&self.pool);
+        match &done {
+            Err(fault) if fault.kind == REFUSED => {
+                pool.refused = Some((changed(&self.config.password_file), fault.clone()));
+                pool.handle = None;
+                pool.idle.clear();
+                pool.open -= 1;
+            }
+            Err(fault) if fault.is_unheard() => pool.open -= 1,
+            _ => pool.idle.push(session),
+        }
+        drop(pool);
+        self.freed.notify_one();
+        done
+    }
+
+    /// A connection: one that is there, one more, or the next that is free.
+    fn take(&self) -> Result<Session, Fault> {
+        let until = now() + PATIENCE;
+        let mut pool = locked(&self.pool);
+        loop {
+            // Each try of a refused login counts towards the account's lock.
+            if let Some((of, fault)) = &pool.refused {
+                if changed(&self.config.password_file) == *of {
+                    return Err(fault.clone());
+                }
+                pool.refused = None;
+            }
+            if let Some(session) = pool.idle.pop() {
+                return Ok(session);
+            }
+            if let Some((_, fault)) = pool.failed.as_ref().filter(|(at, _)| now() - *at < AGAIN) {
+                return Err(fault.clone());
+            }
+            if pool.open < CONNECTIONS {
+                pool.open += 1;
+                break;
+            }
+            let left = until.saturating_duration_since(now());
+            if left.is_zero() {
+                return Err(Fault::said("all connections to the server are busy"));
+            }
+            pool = self.freed.wait_timeout(pool, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        // The first connection logs in while the others wait for it: one session for all.
+        let made = match &pool.handle {
+            Some(handle) => Session::beside(handle),
+            None => begin(&self.config),
+        };
+        match made {
+            Ok(session) => {
+                pool.handle.get_or_insert_with(|| session.handle());
+                pool.failed = None;
+                Ok(session)
+            }
+            Err(fault) => {
+                pool.open -= 1;
+                match fault.kind == REFUSED {
+                    true => pool.refused = Some((changed(&self.config.password_file), fault.clone())),
+                    false => pool.failed = Some((now(), fault.clone())),
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    /// What the server says of a host, not older than two seconds. Whoever asks while others are read waits, and is read
+    /// with all who came meanwhile.
+    pub fn details(&self, host: &Ref) -> Result<Arc<HostDetails>, Fault> {
+        let asked = now();
+        let mut read = locked(&self.read);
+        loop {
+            if let Some((_, found)) = read.hosts.get(host).filter(|(begun, _)| *begun + FRESH >= asked) {
+                return found.clone();
+            }
+            read.wanted.insert(host.clone());
+            if read.busy {
+                if now() - asked > LONGEST {
+                    return Err(Fault::said("the server is still busy with other hosts"));
+                }
+                read = self.done.wait_timeout(read, LONGEST).unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            read.busy = true;
+            let wanted: Vec<Ref> = std::mem::take(&mut read.wanted).into_iter().collect();
+            drop(read);
+            let begun = now();
+            let found = self.read_now(&wanted);
+            read = locked(&self.read);
+            read.busy = false;
+            for one in wanted {
+                let gone = || Fault::said("vCenter does not list this host any more");
+                let of = match &found {
+                    Ok(found) => found.get(&one).cloned().ok_or_else(gone),
+                    Err(fault) => Err(fault.clone()),
+                };
+                read.hosts.insert(one, (begun, of));
+            }
+            self.done.notify_all();
+        }
+    }
+
+    /// Reads hosts; where one of them is gone, the others all the same.
+    fn read_now(&self, wanted: &[Ref]) -> Result<BTreeMap<Ref, Arc<HostDetails>>, Fault> {
+        let kept = |key: &str| self.kept.iter().any(|prefix| key.starts_with(prefix));
+        let mut found = BTreeMap::new();
+        let mut parts = vec![wanted];
+        while let Some(part) = parts.pop() {
+            match self.with(|session| details(session, part, &kept)) {
+                Ok(hosts) => {
+                    found.extend(hosts.into_iter().map(|host| (host.of.clone(), Arc::new(host))));
+                }
+                Err(fault) if fault.kind == "ManagedObjectNotFound" && part.len() > 1 => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+                Err(fault) if fault.kind == "ManagedObjectNotFound" => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The managers of a host, whose ids do not change while it is in the inventory.
+    pub fn managers(&self, session: &mut Session, host: &Ref) -> Result<Managers, Fault> {
+        if let Some(known) = locked(&self.managers).get(host) {
+            return Ok(known.clone());
+        }
+        let found = managers(session, host)?;
+        locked(&self.managers).insert(host.clone(), found.clone());
+        Ok(found)
+    }
+
+    /// The last bytes of a file on a datastore that a host sees.
+    pub fn tail(&self, host: &Host, datastore: &str, path: &str, most: usize) -> Result<Vec<u8>, Fault> {
+        let place = host.compute.as_ref().unwrap_or(&host.of);
+        self.with(|session| {
+            let known = locked(&self.datacenters).get(place).cloned();
+            let datacenter = match known {
+                Some(known) => known,
+                None => {
+                    let found = datacenter(session, place)?;
+                    locked(&self.datacenters).insert(place.clone(), found.clone());
+                    found
+                }
+            };
+            tail(session, (datacenter.as_deref(), datastore, path), most)
+        })
+    }
+
+    /// A cluster, not older than a minute.
+    pub fn cluster(&self, of: &Ref) -> Result<Option<Cluster>, Fault> {
+        let mut known = locked(&self.clusters);
+        let fresh = known.as_ref().filter(|(at, all)| now() - *at < CLUSTERS_FRESH && all.contains_key(of));
+        if let Some((_, all)) = fresh {
+            return Ok(all.get(of).cloned());
+        }
+        // All that were asked about before, and this one.
+        let mut all: BTreeSet<Ref> =
+            known.as_ref().map(|(_, all)| all.keys().cloned().collect()).unwrap_or_default();
+        all.insert(of.clone());
+        let all: Vec<Ref> = all.into_iter().collect();
+        let at = now();
+        let found = self.with(|session| match clusters(session, &all) {
+            // One of the others is gone.
+            Err(fault) if fault.kind == "ManagedObjectNotFound" => {
+                clusters(session, std::slice::from_ref(of))
+            }
+            other => other,
+        })?;
+        let found: BTreeMap<Ref, Cluster> =
+            found.into_iter().map(|cluster| (cluster.of.clone(), cluster)).collect();
+        let one = found.get(of).cloned();
+        *known = Some((at, found));
+        Ok(one)
+    }
+
+    /// GPU counters of a host, of all hosts read at once.
+    pub fn counters(&self, host: &Host, all: &[Host]) -> Result<Vec<Reading>, Fault> {
+        let mut known = locked(&self.counters);
+        if known.as_ref().is_none_or(|(at, _)| now() - *at >= COUNTERS_FRESH) {
+            let at = now();
+            let read = self.with(|session| {
+                let counters = counters::known(session)?;
+                if counters.is_empty() {
+                    return Ok(vec![]);
+                }
+                counters::read(session, &counters, &all.iter().collect::<Vec<_>>())
+            })?;
+            *known = Some((at, read));
+        }
+        let of_host = |(_, all): &(Instant, Vec<Reading>)| {
+            all.iter().filter(|reading| reading.host == host.name).cloned().collect()
+        };
+        Ok(known.as_ref().map(of_host).unwrap_or_default())
+    }
+}

@@ -1,0 +1,70 @@
+//! What the API says of clusters: who moves VMs (DRS), who starts them again (HA), who owns the images of the hosts.
+
+use crate::fault::Fault;
+use crate::inventory::name;
+use crate::properties::Object;
+use crate::session::Session;
+use crate::soap::Ref;
+use vsgpu_core::readers::xml::Element;
+use vsgpu_core::text::piece;
+
+/// Clusters of one call: each names its rules and the settings of single VMs.
+const AT_ONCE: usize = 5;
+/// Options of DRS that are kept.
+const MOST_OPTIONS: usize = 50;
+
+/// A cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Its object.
+    pub of: Ref,
+    /// Its name.
+    pub name: String,
+    /// Its hosts.
+    pub hosts: usize,
+    /// DRS is on; its automation level (`manual`, `partiallyAutomated`, `fullyAutomated`).
+    pub drs: Option<(bool, String)>,
+    /// Advanced options of DRS.
+    pub drs_options: Vec<(String, String)>,
+    /// HA is on; its admission control is on.
+    pub ha: Option<(bool, bool)>,
+    /// One image for all its hosts (vSphere Lifecycle Manager); not known before 7.0.
+    pub image_managed: Option<bool>,
+}
+
+/// Reads clusters.
+///
+/// # Errors
+/// What the server said, or why it is not heard.
+pub fn clusters(session: &mut Session, all: &[Ref]) -> Result<Vec<Cluster>, Fault> {
+    let paths = ["name", "host", "configurationEx", "lifecycleManaged"];
+    let objects = match session.of_some(all, &paths, AT_ONCE) {
+        // Before 7.0 there are no images.
+        Err(fault) if fault.kind == "InvalidProperty" => session.of_some(all, &paths[..3], AT_ONCE)?,
+        other => other?,
+    };
+    Ok(objects.iter().map(read).collect())
+}
+
+fn read(cluster: &Object) -> Cluster {
+    let config = cluster.values.get("configurationEx");
+    let part = |name: &str| config.and_then(|config| config.child(name));
+    let flag = |of: &Element, name: &str| of.child(name).is_some_and(|flag| flag.text == "true");
+    let option = |of: &Element| {
+        let text = |name: &str| of.child(name).map(|of| piece(&of.text, 100)).unwrap_or_default();
+        (text("key"), text("value"))
+    };
+    let drs = part("drsConfig");
+    Cluster {
+        of: cluster.of.clone(),
+        name: cluster.text("name").map(name).unwrap_or_default(),
+        hosts: cluster.references("host").len(),
+        drs: drs.map(|of| {
+            let behavior = of.child("defaultVmBehavior").map(|of| piece(&of.text, 40)).unwrap_or_default();
+            (flag(of, "enabled"), behavior)
+        }),
+        drs_options: drs.into_iter().flat_map(|of| of.all("option")).take(MOST_OPTIONS).map(option).collect(),
+        ha: part("dasConfig").map(|of| (flag(of, "enabled"), flag(of, "admissionControlEnabled"))),
+        image_managed: cluster.text("lifecycleManaged").map(|text| text == "true"),
+    }
+}
