@@ -2,9 +2,10 @@
 //! controller; only `boot_id` looks at a machine.
 
 mod boot_id;
+pub mod by_api;
 mod esxcli;
 pub mod facts;
-mod gateway;
+pub mod gateway;
 pub mod host;
 mod may_change;
 mod metrics;

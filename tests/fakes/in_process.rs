@@ -8,7 +8,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use vsgpu_core::machine::{Disk, Machine, PATHS};
-use vsgpu_core::{Command, ExitKind, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError};
+use vsgpu_core::{
+    Command, Effect, ExitKind, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError,
+};
 use vsgpu_machine::local::Posix;
 
 /// Stands around every call of a tool that may change the machine: the call in words, and what makes it.
@@ -199,6 +201,15 @@ impl System for InProcess {
             processes: 120,
             disks,
         })
+    }
+    fn reconfigure_vm(&self, _: &str, _: &[(String, Option<String>)]) -> Option<Result<(), String>> {
+        None
+    }
+    fn shown(&self, effect: &Effect) -> Option<String> {
+        Some(effect.to_string())
+    }
+    fn told(&self) -> Vec<String> {
+        vec![]
     }
     fn inventory(&self) -> Result<String, IoError> {
         Err(IoError::NotFound("vCenter's inventory".into()))

@@ -263,6 +263,11 @@ impl Lab {
         *self.inner.ports.lock().unwrap().entry(name.into()).or_insert_with(|| (free_port(), free_port()))
     }
 
+    /// A host that never has an agent of its own: its vCenter is asked.
+    pub fn served_by_vcenter(&self, name: &str) {
+        self.inner.ports.lock().unwrap().remove(name);
+    }
+
     /// Address of an agent.
     pub fn address(&self, name: &str) -> String {
         format!("127.0.0.1:{}", self.ports_of(name).0)

@@ -7,6 +7,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use vsgpu_core::apply::{self, ApplyOptions};
+use vsgpu_core::outcome::Outcome;
+use vsgpu_core::requirement::Verdict;
+use vsgpu_core::{Scope, Subject, System};
+use vsgpu_host_agent::gateway;
 use vsgpu_tests::fakes::state::Vib;
 use vsgpu_tests::harness::captures;
 use vsgpu_tests::lab::{Lab, files, programs, wait_until};
@@ -107,7 +112,7 @@ fn a_host(name: &str) -> (Lab, Site) {
         m.esxi().gpus[0].own_type = Some("Shared".into());
         let uuid = m.esxi().uuid.clone();
         let more = [
-            "pciPassthru0.present = \"TRUE\"\npciPassthru0.vgpu = \"grid_a100-40c\"\nsched.mem.min = \"8192\"\nsched.mem.minSize = \"8192\"\nsched.mem.pin = \"TRUE\"\npciPassthru.use64bitMMIO = \"TRUE\"\nguestinfo.userdata = \"hunter2\"\n".to_string(),
+            "pciPassthru0.present = \"TRUE\"\npciPassthru0.virtualDev = \"vmiop\"\npciPassthru0.vgpu = \"grid_a100-40c\"\nsched.mem.min = \"8192\"\nsched.mem.minSize = \"8192\"\nsched.mem.pin = \"TRUE\"\npciPassthru.use64bitMMIO = \"TRUE\"\nguestinfo.userdata = \"hunter2\"\n".to_string(),
             format!("pciPassthru0.present = \"TRUE\"\npciPassthru0.id = \"00000:175:00.0\"\npciPassthru0.deviceId = \"0x20f1\"\npciPassthru0.vendorId = \"0x10de\"\npciPassthru0.systemId = \"{uuid}\"\n"),
         ];
         for (vm, more) in ["vm-01", "vm-02"].iter().zip(more) {
@@ -256,7 +261,7 @@ impl Drop for Gateway {
 }
 
 /// Serves these hosts with the lab's certificates on a port of its own, and says which.
-fn gateway(lab: &Lab, site: &Site, lines: &str) -> (Gateway, u16) {
+fn serve_hosts(lab: &Lab, site: &Site, lines: &str) -> (Gateway, u16) {
     let port = vsgpu_tests::lab::free_port();
     let file = site.file(&format!(
         "{lines}\nlisten = 127.0.0.1:{port}\npki = {}\nstate = {}",
@@ -289,7 +294,7 @@ fn hosts_are_served_to_a_controller() {
         // Of the same cluster, without a certificate.
         world.hosts.push(SimHost::new("esx-03.example.com", Some(0)));
     }
-    let (gateway_process, port) = gateway(&lab, &site, "cluster = GPU-A");
+    let (gateway_process, port) = serve_hosts(&lab, &site, "cluster = GPU-A");
     lab.write_fleet(&format!(
         "version: 1\nhosts:\n  esx-01: {{ address: \"127.0.0.1:{port}\", graphics-type: SharedPassthru, ecc: off }}\n  esx-02: {{ address: \"127.0.0.1:{port}\", graphics-type: SharedPassthru }}\nvms:\n  vm-01: {{ host: esx-01, firmware: efi }}\n"
     ));
@@ -307,6 +312,286 @@ fn hosts_are_served_to_a_controller() {
     assert!(log.contains("without a certificate, not served: esx-03.example.com"), "{log}");
     assert!(!log.contains("a<secret>"), "{log}");
     drop(gateway_process);
+}
+
+/// A host with the vGPU manager, two GPUs and two VMs that have none yet.
+fn a_bare_host(lab: &Lab) {
+    lab.host("esx-01", "8.0.3", vec![files::a100("0000:3b:00.0"), files::a100("0000:af:00.0")]);
+    for vm in ["vm-01", "vm-02"] {
+        lab.vm_without_guest(vm, "esx-01");
+    }
+    lab.change("esx-01", |m| {
+        let manager = Vib {
+            name: "NVD-VMware_ESXi_8.0.0_Driver".into(),
+            version: "550.127.06-1OEM.800.1.0.20613240".into(),
+            vendor: "NVD".into(),
+        };
+        m.esxi().vibs.push(manager);
+        m.link("nvidia-smi");
+    });
+    vsgpu_tests::fakes::state::boot(&lab.machine("esx-01"));
+    lab.change("esx-01", |m| {
+        m.esxi().vms[0].on = true;
+        // A boot takes minutes: whoever tells boots apart by their time may count on that.
+        m.booted_at_ms -= 3_600_000;
+    });
+}
+
+fn wishes(address: &str) -> String {
+    format!(
+        "version: 1\nhosts:\n  esx-01:\n    address: \"{address}\"\n    graphics-type: SharedPassthru\n    assignment-policy: Consolidation\n    acceptance-level: CommunitySupported\n    vgpu-scheduler: equal-share\n    passthrough: [\"0000:af:00.0\"]\nvms:\n  vm-01: {{ host: esx-01, firmware: efi, cpu-reserved: all, vgpu: [{{ profile: grid_a100-10c, params: {{ enable_uvm: 1 }} }}] }}\n  vm-02: {{ host: esx-01, firmware: efi, passthrough: [\"0000:af:00.0\"] }}\n"
+    )
+}
+
+/// What a host and its VMs have come to, without what differs from run to run.
+fn end_state(lab: &Lab) -> serde_json::Value {
+    let mut machine = lab.state("esx-01");
+    let files: Vec<_> = ["vm-01", "vm-02"]
+        .map(|vm| {
+            let text = machine.text(&format!("/vmfs/volumes/datastore1/{vm}/{vm}.vmx")).unwrap();
+            vsgpu_core::readers::vmx::read(text.as_bytes())
+        })
+        .into();
+    let host = machine.esxi();
+    host.uuid.clear();
+    serde_json::json!({ "host": host, "vms": files })
+}
+
+fn a_bare_host_is_made_ready_as_by_its_own_tools() {
+    let by_tools = Lab::new("by-tools");
+    a_bare_host(&by_tools);
+    by_tools.start();
+    by_tools.write_fleet(&wishes(&by_tools.address("esx-01")));
+    by_tools.expect(0, &["apply", "--yes"]);
+
+    let lab = Lab::new("by-api");
+    a_bare_host(&lab);
+    lab.served_by_vcenter("esx-01");
+    let mut world = World::new(vec![SimHost::new("esx-01.example.com", Some(0))]);
+    world.machines.insert(0, lab.machine("esx-01"));
+    let site = Site::new("by-api", world);
+    let (_gateway, port) = serve_hosts(&lab, &site, "cluster = GPU-A");
+    lab.write_fleet(&wishes(&format!("127.0.0.1:{port}")));
+    let plan = lab.expect(3, &["plan", "--commands"]);
+    for line in [
+        "$ ShutdownGuest 1  (wait up to 300 s)",
+        "$ EnterMaintenanceMode_Task timeout=3600 evacuatePoweredOffVms=false",
+        "$ UpdatePassthruConfig 0000:af:00.0 passthruEnabled=true applyNow=true",
+        "$ UpdateGraphicsConfig hostDefaultGraphicsType=sharedDirect",
+        "$ RebootHost_Task force=false",
+        "$ PowerOnVM_Task 1",
+    ] {
+        assert!(plan.contains(line), "{line}\n{plan}");
+    }
+    // It asks for nothing but what the API has.
+    assert!(!plan.contains("esxcli") && !plan.contains("not through vCenter"), "{plan}");
+    let said = lab.expect(0, &["apply", "--yes"]);
+    assert!(
+        said.contains("RebootHost_Task force=false") && said.contains("in vCenter's Recent Tasks"),
+        "{said}"
+    );
+    let mut found = vec![];
+    differences("", &end_state(&by_tools), &end_state(&lab), &mut found);
+    // The API has one unit.
+    assert_eq!(found, ["/vms/sched.cpu.units"]);
+    // The second time there is nothing to do, and nothing is called that changes something.
+    let changes = site.served.world.lock().unwrap().changes;
+    let said = lab.expect(0, &["apply", "--yes"]);
+    assert!(said.to_lowercase().contains("nothing to do"), "{said}");
+    assert_eq!(site.served.world.lock().unwrap().changes, changes);
+    let log = std::fs::read_to_string(site.folder.join("log")).unwrap();
+    assert!(!log.contains("a<secret>"), "{log}");
+}
+
+/// The door to the bare host of a lab, with its memory in a folder of its own.
+fn door(site: &Site, memory: &str) -> std::sync::Arc<dyn System> {
+    let file = site.file("host = esx-01.example.com");
+    let state = site.folder.join(memory);
+    std::fs::create_dir_all(&state).unwrap();
+    gateway::door_to(&vsgpu_host_agent::agent(), &file, "esx-01.example.com", Some(state)).unwrap()
+}
+
+/// A bare host and its vCenter.
+fn by_api(name: &str) -> (Lab, Site) {
+    let lab = Lab::new(name);
+    a_bare_host(&lab);
+    lab.served_by_vcenter("esx-01");
+    let mut world = World::new(vec![SimHost::new("esx-01.example.com", Some(0))]);
+    world.machines.insert(0, lab.machine("esx-01"));
+    // A task ends with the first look.
+    world.tasks_run_for = 0;
+    (lab, Site::new(name, world))
+}
+
+/// Everything that can be changed through the API, in an order in which it can be.
+fn road() -> Vec<(&'static str, Option<&'static str>, serde_json::Value)> {
+    use serde_json::json;
+    let of_vm = |name, vm, spec| (name, Some(vm), spec);
+    vec![
+        of_vm("power", "vm-01", json!({ "state": "off" })),
+        ("maintenance-mode", None, json!({ "state": "on" })),
+        ("acceptance-level", None, json!("VMwareAccepted")),
+        ("passthrough", None, json!(["0000:af:00.0"])),
+        ("graphics-type", None, json!({ "0000:3b:00.0": "SharedPassthru", "others": "Shared" })),
+        ("assignment-policy", None, json!("Consolidation")),
+        ("vgpu-scheduler", None, json!("fixed-share")),
+        ("maintenance-mode", None, json!({ "state": "off" })),
+        of_vm("memory-reserved", "vm-01", json!("all")),
+        of_vm("cpu-reserved", "vm-01", json!("all")),
+        of_vm("vgpu", "vm-01", json!([{ "profile": "grid_a100-10c", "params": { "enable_uvm": 1 } }])),
+        of_vm("memory-reserved", "vm-02", json!("all")),
+        of_vm("passthrough", "vm-02", json!(["0000:af:00.0"])),
+        of_vm("mmio", "vm-02", json!(256)),
+        of_vm("passthrough", "vm-02", json!([])),
+        of_vm("vgpu", "vm-01", json!([])),
+    ]
+}
+
+/// Goes the road; each step is met or waits for its activation. Where it does not end well, and that is tolerated, says
+/// how.
+fn go(system: &dyn System, tolerant: bool) -> Option<String> {
+    let catalogue = vsgpu_host_agent::catalogue();
+    for (name, vm, spec) in road() {
+        let (scope, on) = match vm {
+            Some(vm) => (Scope::Vm, Subject::vm(vm)),
+            None => (Scope::Host, Subject::node()),
+        };
+        let entry = *catalogue.find(scope, name).unwrap();
+        let spec = (entry.read_spec)(&spec).unwrap_or_else(|e| panic!("{name}: {}", e.message));
+        let outcome = apply::apply(system, &entry, &on, &spec, &ApplyOptions::default(), &mut |_| {});
+        let good = matches!(outcome, Outcome::Applied { .. } | Outcome::AlreadyMet { .. });
+        assert!(good || tolerant, "{name} {vm:?}: {outcome:?}");
+        if !good {
+            return Some(format!("{name}: {outcome:?}"));
+        }
+    }
+    None
+}
+
+fn every_requirement_that_the_api_has_is_met_by_it() {
+    let (lab, site) = by_api("law");
+    let system = door(&site, "memory");
+    go(system.as_ref(), false);
+    let end = end_state(&lab);
+    let changes = site.served.world.lock().unwrap().changes;
+    // Looked at again, it is as it was asked for, and looking changes nothing.
+    let entry = *vsgpu_host_agent::catalogue().find(Scope::Host, "assignment-policy").unwrap();
+    let spec = (entry.read_spec)(&serde_json::json!("Consolidation")).unwrap();
+    let again = apply::verdict(system.as_ref(), &entry, &Subject::node(), &spec).unwrap();
+    assert!(matches!(again, Verdict::Met { .. }), "{again:?}");
+    assert_eq!(site.served.world.lock().unwrap().changes, changes, "a look changed something");
+    // Every requirement is on the road, or is one that the API has not, or that nobody changes.
+    let on_the_road: std::collections::BTreeSet<&str> = road().iter().map(|(name, ..)| *name).collect();
+    let left: Vec<&str> = vsgpu_host_agent::catalogue()
+        .entries
+        .iter()
+        .map(|entry| entry.name)
+        .filter(|name| !on_the_road.contains(name))
+        .collect();
+    assert_eq!(
+        left,
+        ["vgpu-manager", "gpu-management-daemon", "ecc", "mig", "vgpu-mode", "clone-of", "firmware"]
+    );
+    // The connection is cut at every call, before it is made and behind it: whoever goes on later comes to the same end.
+    // Beside each other, as most of it is waiting.
+    let cuts: Vec<(usize, bool)> = (0..changes).flat_map(|at| [(at, false), (at, true)]).collect();
+    for some in cuts.chunks(10) {
+        std::thread::scope(|scope| {
+            for cut in some {
+                let end = &end;
+                scope.spawn(move || cut_once(*cut, end));
+            }
+        });
+    }
+}
+
+fn cut_once(cut: (usize, bool), end: &serde_json::Value) {
+    let (lab, site) = by_api(&format!("cut-{}-{}", cut.0, cut.1));
+    site.served.world.lock().unwrap().cut = Some(cut);
+    let first = go(door(&site, "memory").as_ref(), true);
+    assert!(cut.1 || first.is_some(), "{cut:?} was cut and nobody noticed");
+    go(door(&site, "memory").as_ref(), false);
+    let mut found = vec![];
+    differences("", end, &end_state(&lab), &mut found);
+    assert!(found.is_empty(), "{cut:?}: {found:?} after {first:?}");
+}
+
+/// How one requirement ends.
+fn apply_one(
+    system: &dyn System,
+    (name, vm, spec): (&str, Option<&str>, serde_json::Value),
+) -> (Outcome, Vec<String>) {
+    let (scope, on) = match vm {
+        Some(vm) => (Scope::Vm, Subject::vm(vm)),
+        None => (Scope::Host, Subject::node()),
+    };
+    let entry = *vsgpu_host_agent::catalogue().find(scope, name).unwrap();
+    let spec = (entry.read_spec)(&spec).unwrap_or_else(|e| panic!("{name}: {}", e.message));
+    let mut said = vec![];
+    let outcome =
+        apply::apply(system, &entry, &on, &spec, &ApplyOptions::default(), &mut |text| said.push(text));
+    (outcome, said)
+}
+
+fn changes_that_fail_say_why() {
+    use serde_json::json;
+    let (_lab, site) = by_api("fails");
+    let system = door(&site, "memory");
+    let failed = |what| match apply_one(system.as_ref(), what) {
+        (Outcome::Failed { why, hint }, _) => format!("{why} {}", hint.unwrap_or_default()),
+        other => panic!("{other:?}"),
+    };
+    // Somebody else at the same VM at the same time: nothing is overwritten.
+    site.served.world.lock().unwrap().somebody_else = true;
+    let why = failed(("memory-reserved", Some("vm-02"), json!("all")));
+    assert!(why.contains("somebody else changed this VM at the same time: nothing was changed"), "{why}");
+    site.served.world.lock().unwrap().somebody_else = false;
+    // A privilege that is missing is named.
+    site.served.world.lock().unwrap().lacks = vec![("host-", "Host.Config.Settings")];
+    let why = failed(("assignment-policy", None, json!("Consolidation")));
+    assert!(why.contains("the account lacks the privilege Host.Config.Settings"), "{why}");
+    site.served.world.lock().unwrap().lacks = vec![];
+    // vCenter's own words, and what they mean.
+    let (outcome, said) =
+        apply_one(system.as_ref(), ("vgpu", Some("vm-02"), json!([{ "profile": "grid_a100-10c" }])));
+    assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+    assert!(said.iter().any(|text| text.starts_with("task-")), "{said:?}");
+    let why = failed(("power", Some("vm-02"), json!({ "state": "on", "within-secs": 5 })));
+    assert!(why.contains("memory reservation (sched.mem.min) should be equal to memsize(8192)"), "{why}");
+    let (outcome, _) = apply_one(system.as_ref(), ("memory-reserved", Some("vm-02"), json!("all")));
+    assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+    // A task that does not end is cancelled at its deadline.
+    site.served.world.lock().unwrap().tasks_run_for = 1_000_000;
+    site.calls();
+    let stop = vsgpu_core::Command::new("vim-cmd", ["vmsvc/power.off", "1"]).within(1);
+    assert_eq!(system.run(&stop).ended, vsgpu_core::ExitKind::TimedOut(1));
+    assert!(site.calls().contains(&"CancelTask".to_string()));
+}
+
+/// A gateway that is killed leaves its task running; the next one knows of it.
+fn a_task_is_found_again_by_its_id() {
+    let (_lab, site) = by_api("orphan");
+    site.served.world.lock().unwrap().tasks_run_for = 1_000_000;
+    let first = door(&site, "memory");
+    let begun = std::thread::spawn(move || {
+        let stop = vsgpu_core::Command::new("vim-cmd", ["vmsvc/power.off", "1"]).within(60);
+        first.run(&stop)
+    });
+    wait_until("a task runs", Duration::from_secs(20), || {
+        !site.served.world.lock().unwrap().tasks.is_empty()
+    });
+    let second = door(&site, "memory");
+    wait_until("it is noted", Duration::from_secs(20), || second.orphan().is_some());
+    let found = second.orphan().unwrap();
+    assert!(found.starts_with("PowerOffVM_Task 1 (task-"), "{found}");
+    // The session ends meanwhile: it is begun again, and the task is the same.
+    site.served.world.lock().unwrap().sessions.clear();
+    assert!(second.orphan().is_some());
+    for task in site.served.world.lock().unwrap().tasks.values_mut() {
+        task.0 = 0;
+    }
+    assert!(begun.join().unwrap().ok());
+    assert_eq!(second.orphan(), None);
 }
 
 fn two_clusters() -> World {
@@ -732,6 +1017,10 @@ const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     what_is_missing_is_said_by_purpose,
     facts_are_those_of_the_hosts_own_tools,
     hosts_are_served_to_a_controller,
+    a_bare_host_is_made_ready_as_by_its_own_tools,
+    every_requirement_that_the_api_has_is_met_by_it,
+    changes_that_fail_say_why,
+    a_task_is_found_again_by_its_id,
     counters_of_gpus_are_printed_and_served,
     a_report_says_what_the_server_says_and_nothing_of_the_site,
     names_that_do_not_fit_the_inventory_are_named,

@@ -114,6 +114,10 @@ fn connection(stream: TcpStream, config: Arc<rustls::ServerConfig>, world: &Mute
             true => world.lock().unwrap().file(&path, cookie.as_deref(), range.as_deref()),
             false => world.lock().unwrap().answer(&path, cookie.as_deref(), &body),
         };
+        // The connection is cut.
+        if reply.status == 0 {
+            return;
+        }
         let text = format!(
             "HTTP/1.1 {} Simulated\r\nContent-Type: text/xml; charset=utf-8\r\n{}Content-Length: {}\r\n\r\n",
             reply.status,

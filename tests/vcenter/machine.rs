@@ -56,6 +56,7 @@ pub fn host_value(folder: &Path, number: usize, path: &str) -> Option<String> {
         "configManager.imageConfigManager" => {
             reference("HostImageConfigManager", &format!("imageConfigManager-{number}"))
         }
+        "configManager.serviceSystem" => reference("HostServiceSystem", &format!("serviceSystem-{number}")),
         "configManager.kernelModuleSystem" => {
             reference("HostKernelModuleSystem", &format!("kernelModuleSystem-{number}"))
         }
@@ -224,6 +225,16 @@ fn number_of(kind: &str, text: &str) -> String {
     format!("<val xsi:type=\"xsd:{kind}\">{text}</val>")
 }
 
+/// Somebody else changes a VM.
+pub fn somebody_else(folder: &Path, number: usize, id: &str) {
+    Machine::with(folder, |m| {
+        let vm = vm_of(m.esxi(), number, id).unwrap();
+        let path = format!("/vmfs/volumes/{}/{}", vm.datastore, vm.file);
+        let text = m.text(&path).unwrap() + "somebody.else = \"1\"\n";
+        m.write(&path, &text);
+    });
+}
+
 /// Another one whenever the settings are others.
 pub fn change_version(file: &str) -> String {
     use sha2::Digest as _;
@@ -237,7 +248,7 @@ fn is_typed(key: &str) -> bool {
         let rest = key.strip_prefix("pcipassthru")?;
         let (number, of) = rest.split_once('.')?;
         number.parse::<u32>().ok()?;
-        ["present", "vgpu", "id", "deviceid", "vendorid", "systemid", "alloweddevices"]
+        ["present", "virtualdev", "vgpu", "id", "deviceid", "vendorid", "systemid", "alloweddevices"]
             .contains(&of)
             .then_some(())
     };

@@ -1,10 +1,11 @@
-//! A simulated vCenter (or standalone ESXi): the part of its API that the gateway speaks so far, over real TLS. It refuses
+//! A simulated vCenter (or standalone ESXi): the part of its API that the gateway speaks, over real TLS. It refuses
 //! what the real one refuses: calls without a session, elements out of the schema's order, unknown ones, objects that it
 //! does not have, more sessions than it takes; it answers in pages. Order of elements: the types' own documentation.
 //!
 //! It is written by the same people as the client. VMware's own simulator is the second peer, where it is at hand
 //! (`VSGPU_VCSIM`).
 
+mod changes;
 mod http;
 mod machine;
 mod schema;

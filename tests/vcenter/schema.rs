@@ -3,7 +3,7 @@
 use vsgpu_core::readers::xml::Element;
 
 /// For each call and data object that the client sends: its elements in their order; those with `*` may come again.
-const ORDER: [(&str, &[&str]); 26] = [
+const ORDER: [(&str, &[&str]); 50] = [
     ("RetrieveServiceContent", &["_this"]),
     ("Login", &["_this", "userName", "password", "locale"]),
     ("Logout", &["_this"]),
@@ -29,6 +29,75 @@ const ORDER: [(&str, &[&str]); 26] = [
     ("QueryModules", &["_this"]),
     ("QueryConfiguredModuleOptionString", &["_this", "name"]),
     ("BrowseDiagnosticLog", &["_this", "host", "key", "start", "lines"]),
+    ("UpdateGraphicsConfig", &["_this", "config"]),
+    // Of graphics, and of passthrough.
+    (
+        "config",
+        &[
+            "hostDefaultGraphicsType",
+            "sharedPassthruAssignmentPolicy",
+            "deviceType*",
+            "id",
+            "passthruEnabled",
+            "applyNow",
+            "hardwareLabel",
+        ],
+    ),
+    ("deviceType", &["deviceId", "graphicsType", "vgpuMode"]),
+    ("RefreshGraphicsManager", &["_this"]),
+    ("UpdatePassthruConfig", &["_this", "config*"]),
+    ("UpdateModuleOptionString", &["_this", "name", "options"]),
+    ("UpdateHostImageAcceptanceLevel", &["_this", "newAcceptanceLevel"]),
+    ("RestartService", &["_this", "id"]),
+    ("EnterMaintenanceMode_Task", &["_this", "timeout", "evacuatePoweredOffVms", "maintenanceSpec"]),
+    ("ExitMaintenanceMode_Task", &["_this", "timeout"]),
+    ("RebootHost_Task", &["_this", "force"]),
+    ("PowerOnVM_Task", &["_this", "host"]),
+    ("PowerOffVM_Task", &["_this"]),
+    ("ShutdownGuest", &["_this"]),
+    ("CancelTask", &["_this"]),
+    ("ReconfigVM_Task", &["_this", "spec"]),
+    (
+        "spec",
+        &[
+            "changeVersion",
+            "name",
+            "version",
+            "numCPUs",
+            "memoryMB",
+            "deviceChange*",
+            "cpuAllocation",
+            "memoryAllocation",
+            "latencySensitivity",
+            "extraConfig*",
+            "swapPlacement",
+            "bootOptions",
+            "firmware",
+            "memoryReservationLockedToMax",
+        ],
+    ),
+    ("deviceChange", &["operation", "fileOperation", "device", "profile"]),
+    (
+        "device",
+        &[
+            "key",
+            "deviceInfo",
+            "backing",
+            "connectable",
+            "slotInfo",
+            "controllerKey",
+            "unitNumber",
+            "numaNode",
+        ],
+    ),
+    (
+        "backing",
+        &["vgpu", "deviceName", "useAutoDetect", "id", "deviceId", "systemId", "vendorId", "allowedDevice*"],
+    ),
+    ("allowedDevice", &["vendorId", "deviceId", "subVendorId", "subDeviceId", "revisionId"]),
+    ("cpuAllocation", &["reservation", "expandableReservation", "limit", "shares"]),
+    ("memoryAllocation", &["reservation", "expandableReservation", "limit", "shares"]),
+    ("extraConfig", &["key", "value"]),
     ("", &[]),
 ];
 

@@ -1,5 +1,6 @@
 //! What the simulated vCenter has, and its answers.
 
+use super::changes::{self, CALLS, Made};
 use super::http::Reply;
 use super::{machine, schema};
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,6 +60,16 @@ pub struct World {
     pub sessions: BTreeSet<String>,
     /// Views that are open, each of its session.
     pub views: BTreeSet<String>,
+    /// Tasks: looks that they still run for, and how they end.
+    pub tasks: BTreeMap<String, (usize, changes::Ended)>,
+    /// Looks that each new task runs for.
+    pub tasks_run_for: usize,
+    /// Somebody else changes a VM right before each change of ours.
+    pub somebody_else: bool,
+    /// The connection is cut at the n-th call that changes something, counted from zero: before it is made, or after.
+    pub cut: Option<(usize, bool)>,
+    /// Calls that changed something.
+    pub changes: usize,
     logins: usize,
     listing: BTreeMap<String, Vec<String>>,
 }
@@ -82,6 +93,11 @@ impl World {
             calls: vec![],
             sessions: BTreeSet::new(),
             views: BTreeSet::new(),
+            tasks: BTreeMap::new(),
+            tasks_run_for: 1,
+            somebody_else: false,
+            cut: None,
+            changes: 0,
             logins: 0,
             listing: BTreeMap::new(),
         }
@@ -139,6 +155,14 @@ impl World {
             "HasPrivilegeOnEntities" => self.privileges(&call, &session),
             "QueryPerf" => self.counters(&call),
             name if MACHINE_METHODS.iter().any(|(method, ..)| *method == name) => self.of_machine(&call),
+            name if CALLS.iter().any(|(of, ..)| *of == name) => self.change(&call),
+            "CancelTask" => match self.tasks.get_mut(text(&call, "_this")) {
+                Some(task) => {
+                    *task = (0, Err(("RequestCanceled", "The task was canceled by a user.".into())));
+                    plain(&call.name, "")
+                }
+                None => fault("ManagedObjectNotFound", "", ""),
+            },
             "CurrentTime" => returned(&call.name, "2026-11-27T14:00:30Z"),
             "QueryAvailablePerfMetric" => {
                 let one = |counter: usize, instance: &str| {
@@ -261,6 +285,9 @@ impl World {
                     true => self.ids(kind),
                     false => objects,
                 };
+                if kind == "Task" && known && ids.iter().any(|id| !self.tasks.contains_key(id)) {
+                    return fault("ManagedObjectNotFound", "The task has already been deleted", "");
+                }
                 let found = ids.iter().map(|id| self.object(kind, id, &paths, known)).collect();
                 let token = format!("token-{}", self.calls.len());
                 self.listing.insert(token.clone(), found);
@@ -280,6 +307,70 @@ impl World {
         }
         inside += &left.concat();
         if inside.is_empty() { plain(&call.name, "") } else { returned(&call.name, &inside) }
+    }
+
+    /// A call that changes a host or a VM.
+    fn change(&mut self, call: &Element) -> Reply {
+        let object = text(call, "_this").to_string();
+        let (_, privilege, of_vm) = CALLS.iter().find(|(of, ..)| *of == call.name).copied().unwrap();
+        let of = number(&object).unwrap_or(usize::MAX);
+        let host = if of_vm { of / 1_000 } else { of };
+        let place = if of_vm { object.clone() } else { format!("host-{host}") };
+        if self.lacked(&place, privilege) {
+            let more = format!(
+                "<object type=\"ManagedEntity\">{place}</object><privilegeId>{privilege}</privilegeId>"
+            );
+            return fault("NoPermission", "Permission to perform this operation was denied.", &more);
+        }
+        let Some(folder) = self.machines.get(&host).cloned() else {
+            return fault("ManagedObjectNotFound", "there is no machine behind it (simulated)", "");
+        };
+        if self.somebody_else && call.name == "ReconfigVM_Task" {
+            machine::somebody_else(&folder, host, &object);
+        }
+        let (at, nothing) = (self.changes, Reply { status: 0, headers: String::new(), body: vec![] });
+        self.changes += 1;
+        if self.cut == Some((at, false)) {
+            return nothing;
+        }
+        let made = changes::make(&folder, host, call);
+        if self.cut == Some((at, true)) {
+            return nothing;
+        }
+        match made {
+            Made::Done => plain(&call.name, ""),
+            Made::Refused(kind, words) => fault(kind, &machine::escaped(&words), ""),
+            Made::Task(ended) => {
+                let id = format!("task-{}", self.calls.len());
+                self.tasks.insert(id.clone(), (self.tasks_run_for, ended));
+                plain(&call.name, &format!("<returnval type=\"Task\">{id}</returnval>"))
+            }
+        }
+    }
+
+    /// A property of a task; each look at its state brings it forward.
+    fn task(&mut self, id: &str, path: &str) -> Option<String> {
+        let (left, ended) = self.tasks.get_mut(id)?;
+        let runs = *left > 0;
+        match (path, ended) {
+            ("info.state", ended) => {
+                *left = left.saturating_sub(1);
+                let word = if runs {
+                    "running"
+                } else if ended.is_ok() {
+                    "success"
+                } else {
+                    "error"
+                };
+                Some(format!("<val xsi:type=\"TaskInfoState\">{word}</val>"))
+            }
+            ("info.progress", _) if runs => Some("<val xsi:type=\"xsd:int\">40</val>".into()),
+            ("info.error", Err((kind, words))) if !runs => Some(format!(
+                "<val xsi:type=\"LocalizedMethodFault\"><fault xsi:type=\"{kind}\"></fault><localizedMessage>{}</localizedMessage></val>",
+                machine::escaped(words)
+            )),
+            _ => None,
+        }
     }
 
     /// A method of a host, or of one of its managers.
@@ -318,7 +409,7 @@ impl World {
         paths.iter().copied().find(|path| kind == "HostSystem" && !of_host(path))
     }
 
-    fn object(&self, kind: &str, id: &str, paths: &[&str], known: bool) -> String {
+    fn object(&mut self, kind: &str, id: &str, paths: &[&str], known: bool) -> String {
         let mut inside = format!("<obj type=\"{kind}\">{id}</obj>");
         for path in paths {
             let lacked = self.lacked(id, "System.Read") && *path == "hardware.pciDevice";
@@ -327,7 +418,9 @@ impl World {
                 inside += &format!(
                     "<missingSet><path>{path}</path><fault><fault xsi:type=\"{fault}\"><object type=\"Folder\">group-d1</object><privilegeId>System.Read</privilegeId></fault><localizedMessage></localizedMessage></fault></missingSet>"
                 );
-            } else if let Some(value) = self.value(kind, id, path) {
+            } else if let Some(value) =
+                if kind == "Task" { self.task(id, path) } else { self.value(kind, id, path) }
+            {
                 inside += &format!("<propSet><name>{path}</name>{value}</propSet>");
             }
         }

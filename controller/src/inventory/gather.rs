@@ -228,6 +228,7 @@ pub fn needed(
             host_facts::PciGpus::NAME,
             host_facts::VgpuTypes::NAME,
             host_facts::Vgpus::NAME,
+            host_facts::Vcenter::NAME,
         ]),
         NodeKind::Vm => names.push(host_facts::VmPower::NAME),
         NodeKind::Guest => names.extend([

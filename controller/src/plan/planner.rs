@@ -26,7 +26,7 @@ use vsgpu_core::text::piece;
 use vsgpu_core::units::OnOff;
 use vsgpu_core::{Catalogue, Effect, Requirement, WordOr};
 use vsgpu_guest_agent::guest::{GpuServer, NetworkGpu};
-use vsgpu_host_agent::facts::{VirtualMachines, VmPower};
+use vsgpu_host_agent::facts::{Vcenter, VirtualMachines, VmPower};
 use vsgpu_host_agent::host::{MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec, Passthrough};
 use vsgpu_host_agent::vm::{POWER, Power, PowerSpec, PowerState};
 
@@ -233,6 +233,39 @@ impl<'a> Planner<'a> {
     }
 
     /// What a person must release first is not touched.
+    /// Whether a host, or the host of a VM, is reached by vCenter.
+    fn is_by_api(&self, node: &NodeId) -> bool {
+        let host = match node.kind {
+            NodeKind::Host => Some(node.name.as_str()),
+            NodeKind::Vm => self.host_of.get(node.name.as_str()).copied(),
+            NodeKind::Guest => None,
+        };
+        let seen =
+            host.and_then(|host| self.inventory.nodes.get(&NodeId::new(NodeKind::Host, host))?.as_ref().ok());
+        seen.and_then(|seen| seen.fact::<Vcenter>().ok()).is_some_and(|fact| fact.host.is_some())
+    }
+
+    /// What is really done: commands, or calls of the vSphere API.
+    fn shown(&self, node: &NodeId, effects: &[Effect]) -> Vec<String> {
+        let by_api = self.is_by_api(node);
+        let one = |effect: &Effect| match by_api {
+            true => vsgpu_host_agent::by_api::shown(effect),
+            false => Some(effect.to_string()),
+        };
+        effects.iter().filter_map(one).map(|text| piece(&text, 1 << 20)).collect()
+    }
+
+    fn activation_commands(&self, node: &NodeId, restart: Option<&str>) -> Vec<String> {
+        match restart {
+            None if node.kind == NodeKind::Guest => vec![vsgpu_guest_agent::reboot().to_string()],
+            None => self.shown(node, &[vsgpu_host_agent::reboot()]),
+            Some(name) => {
+                let known = self.catalogue.restarts().into_iter().find(|restart| restart.name == name);
+                known.map(|restart| self.shown(node, &(restart.effects)())).unwrap_or_default()
+            }
+        }
+    }
+
     fn held(&mut self, node: &NodeId) -> bool {
         let Some(held) = self.leftovers.held.get(node) else { return false };
         let error = Error::new(Kind::Blocked, format!("{node} is held ({}): {}", held.hold, held.why))
@@ -278,7 +311,9 @@ impl<'a> Planner<'a> {
         let (change, commands) = match then.map(|fact| R::check(spec, &fact)) {
             // It is looked at again all the same: what follows rests on it.
             Some(Verdict::Met { is }) => (format!("{is} already"), vec![]),
-            Some(Verdict::Unmet { is, wants, effects }) => (format!("{is} -> {wants}"), shown(&effects)),
+            Some(Verdict::Unmet { is, wants, effects }) => {
+                (format!("{is} -> {wants}"), self.shown(node, &effects))
+            }
             _ => (if on { "off -> on" } else { "on -> off" }.to_string(), vec![]),
         };
         let spec = self.judge.specs.one(serde_json::to_value(spec).unwrap_or_default());
@@ -355,9 +390,15 @@ impl<'a> Planner<'a> {
                     effects: self.effects.one(effects.as_slice()),
                     started: false,
                 };
-                (format!("{is} -> {wants}"), shown(effects), Some(expect).filter(|_| !change.loose))
+                (
+                    format!("{is} -> {wants}"),
+                    self.shown(node, effects),
+                    Some(expect).filter(|_| !change.loose),
+                )
             }
-            Verdict::Waits { on, wants, effects } => (format!("{wants} (now: {on})"), shown(effects), None),
+            Verdict::Waits { on, wants, effects } => {
+                (format!("{wants} (now: {on})"), self.shown(node, effects), None)
+            }
             Verdict::Met { .. } | Verdict::Blocked { .. } => return after,
         };
         let work = Work::Meet { requirement: change.entry.name.into(), spec: change.spec.clone(), expect };
@@ -395,7 +436,7 @@ impl<'a> Planner<'a> {
             } else {
                 (format!("restart {name}"), Some(name.to_string()))
             };
-            let mut commands = activation_commands(self.catalogue, node.kind, restart.as_deref());
+            let mut commands = self.activation_commands(node, restart.as_deref());
             let second: Vec<_> = members
                 .iter()
                 .filter(|_| restart.is_none())
@@ -403,7 +444,7 @@ impl<'a> Planner<'a> {
                 .collect();
             for (_, once_more) in &second {
                 let last = |command| format!("{command}  (once, if it is still not active)");
-                commands.extend(shown(&once_more.1).into_iter().map(last));
+                commands.extend(self.shown(node, &once_more.1).into_iter().map(last));
             }
             let once_more = second.into_iter().map(|(name, once_more)| (name, once_more.0.clone())).collect();
             let work = Work::Activate { restart, proves, once_more };
@@ -623,19 +664,4 @@ fn power_fact(listed: &VirtualMachines, vm: &Vm, state: &str) -> Option<VmPower>
 
 fn size_of(bytes: u64) -> String {
     if bytes < 1_000_000 { format!("{bytes} bytes") } else { format!("{:.1} MB", bytes as f64 / 1e6) }
-}
-
-fn shown(effects: &[Effect]) -> Vec<String> {
-    effects.iter().map(|effect| piece(&effect.to_string(), 1 << 20)).collect()
-}
-
-fn activation_commands(catalogue: &Catalogue, kind: NodeKind, restart: Option<&str>) -> Vec<String> {
-    match restart {
-        None if kind == NodeKind::Guest => vec![vsgpu_guest_agent::reboot().to_string()],
-        None => vec![vsgpu_host_agent::reboot().to_string()],
-        Some(name) => {
-            let known = catalogue.restarts().into_iter().find(|restart| restart.name == name);
-            known.map(|restart| shown(&(restart.effects)())).unwrap_or_default()
-        }
-    }
 }

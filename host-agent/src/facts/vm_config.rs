@@ -53,17 +53,15 @@ impl VmConfig {
     /// (`Requirement::VMX_KEYS`).
     pub const KEYS: [&str; 2] = ["vhv.enable", "numa.nodeaffinity"];
 
-    /// Effects that set keys of the `.vmx`: only while the VM is off, then hostd reads the file again.
+    /// Effects that set keys of the `.vmx`: only while the VM is off.
     pub(crate) fn edit(&self, set: Vec<Edit>) -> Vec<Effect> {
-        let id = self.vmid.to_string();
         vec![
             Effect::Require {
                 command: state(self.vmid),
                 shows: "Powered off".into(),
                 otherwise: "the VM is not powered off: its .vmx is not touched".into(),
             },
-            Effect::EditVmx { path: self.vmx.clone(), set },
-            Effect::run(Command::new("vim-cmd", ["vmsvc/reload", &id])),
+            Effect::ReconfigureVm { path: self.vmx.clone(), vmid: Some(self.vmid), set },
         ]
     }
 }

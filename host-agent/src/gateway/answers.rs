@@ -4,8 +4,10 @@
 
 use super::site::Site;
 use super::vmx;
+use crate::by_api::{GRAPHICS_TYPES, LEVELS, POLICIES};
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::thread::ThreadId;
 use vsgpu_core::units::Bdf;
 use vsgpu_core::{Command, ExitKind, Output};
 use vsgpu_vsphere::host::{HostDetails, PciDevice};
@@ -21,6 +23,8 @@ const NO_DRIVER: &str = "vCenter does not tell it; nvidia-smi on the host does";
 pub(super) struct Asked<'a> {
     pub site: &'a Site,
     pub host: &'a Host,
+    /// Where it is noted which tasks were begun.
+    pub tasks: &'a Mutex<Vec<(ThreadId, String)>>,
 }
 
 type Said = Result<String, String>;
@@ -107,14 +111,10 @@ fn esxcli(asked: &Asked<'_>, words: &[&str]) -> Said {
         ["system", "module", "parameters", "list", "-m", "nvidia"] => parameters(asked),
         ["software", "acceptance", "get"] => {
             let level = asked.method(Managers::acceptance)?;
-            let known = [
-                ("community", "CommunitySupported"),
-                ("partner", "PartnerSupported"),
-                ("vmware_accepted", "VMwareAccepted"),
-                ("vmware_certified", "VMwareCertified"),
-            ];
-            let found = known.iter().find(|(of_api, _)| *of_api == level);
-            found.map(|(_, word_of)| word(word_of)).ok_or_else(|| format!("`{level}` is no level known here"))
+            let found = LEVELS.iter().find(|(_, of_api)| *of_api == level);
+            found
+                .map(|(of_esxcli, _)| word(of_esxcli))
+                .ok_or_else(|| format!("`{level}` is no level known here"))
         }
         ["software", "profile", "get"] => {
             let (name, vendor) = asked.method(Managers::profile)?;
@@ -169,20 +169,16 @@ fn vms(details: &HostDetails) -> Result<&[Vm], String> {
     details.vms.as_ref().map(Vec::as_slice).map_err(refused)
 }
 
-/// The API's words and esxcli's (facts: vsphere-api 5).
 fn graphics_type(word: &str) -> Result<&'static str, String> {
-    let known =
-        [("basic", "Basic"), ("shared", "Shared"), ("direct", "Direct"), ("sharedDirect", "SharedPassthru")];
-    let found = known.iter().find(|(of_api, _)| *of_api == word);
-    found.map(|(_, of_esxcli)| *of_esxcli).ok_or_else(|| format!("`{word}` is no graphics type known here"))
+    let found = GRAPHICS_TYPES.iter().find(|(_, of_api)| *of_api == word);
+    found.map(|(of_esxcli, _)| *of_esxcli).ok_or_else(|| format!("`{word}` is no graphics type known here"))
 }
 
 fn policy(word: &str) -> Result<&'static str, String> {
-    match word {
-        "performance" => Ok("Performance"),
-        "consolidation" => Ok("Consolidation"),
-        other => Err(format!("`{other}` is no assignment policy known here")),
-    }
+    let found = POLICIES.iter().find(|(_, of_api)| *of_api == word);
+    found
+        .map(|(of_esxcli, _)| *of_esxcli)
+        .ok_or_else(|| format!("`{word}` is no assignment policy known here"))
 }
 
 fn graphics_devices(details: &HostDetails, configured: bool) -> Said {

@@ -4,14 +4,17 @@
 
 use super::answers::{Asked, answer, refused};
 use super::boot::{self, RAMDISK};
+use super::changes::{left_running, make, set_keys};
 use super::site::Site;
 use super::vmx;
+use crate::by_api::{Call, shown};
 use crate::facts::vcenter::{ClusterOfHost, GpuCounters, HostInVcenter, OfferedProfile};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::ThreadId;
 use std::time::Duration;
 use vsgpu_core::machine::Machine;
-use vsgpu_core::{Command, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError};
+use vsgpu_core::{Command, Effect, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError};
 use vsgpu_machine::Posix;
 use vsgpu_vsphere::host_methods::{kernel_log, uptime};
 use vsgpu_vsphere::inventory::Host;
@@ -30,6 +33,8 @@ pub(super) struct ByApi {
     pub state: Option<Posix>,
     /// What tells the time.
     pub clock: Posix,
+    /// Tasks that threads began and have not told of.
+    pub tasks: Mutex<Vec<(ThreadId, String)>>,
     /// One look at the boot at a time: two would each make one of their own.
     pub boot: Mutex<()>,
 }
@@ -40,7 +45,7 @@ fn other(path: &str, why: &str) -> IoError {
 
 impl ByApi {
     fn asked(&self) -> Asked<'_> {
-        Asked { site: &self.site, host: &self.host }
+        Asked { site: &self.site, host: &self.host, tasks: &self.tasks }
     }
 
     fn is_own(&self, path: &str) -> bool {
@@ -108,12 +113,34 @@ impl ByApi {
 
 impl System for ByApi {
     fn run(&self, command: &Command) -> Output {
-        answer(&self.asked(), command)
+        match (Call::of(command), &self.state) {
+            (Some(call), Some(state)) => make(&self.asked(), state, &call, command.timeout_secs),
+            _ => answer(&self.asked(), command),
+        }
     }
 
-    /// Tasks of vCenter go on without their caller; there are none yet.
+    /// Tasks go on without whoever began them.
     fn orphan(&self) -> Option<String> {
-        None
+        left_running(&self.asked(), self.state.as_ref()?)
+    }
+
+    fn shown(&self, effect: &Effect) -> Option<String> {
+        shown(effect)
+    }
+
+    fn told(&self) -> Vec<String> {
+        let own = std::thread::current().id();
+        let mut told = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let (ours, others) = std::mem::take(&mut *told).into_iter().partition(|(thread, _)| *thread == own);
+        *told = others;
+        ours.into_iter().map(|(_, text)| text).collect()
+    }
+
+    fn reconfigure_vm(&self, vmx: &str, set: &[(String, Option<String>)]) -> Option<Result<(), String>> {
+        Some(match &self.state {
+            Some(state) => set_keys(&self.asked(), state, vmx, set),
+            None => Err("nothing is changed by looking".into()),
+        })
     }
 
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {

@@ -2,6 +2,7 @@
 
 mod answers;
 mod boot;
+mod changes;
 mod check;
 mod config;
 mod door;
@@ -11,6 +12,8 @@ mod probe;
 mod serve;
 mod site;
 mod vmx;
+
+pub use serve::door_to;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;

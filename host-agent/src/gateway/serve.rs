@@ -59,6 +59,7 @@ fn door(
         own_prefix: format!("{}/", agent.state),
         state: state.map(|folder| Posix::new(None, folder)),
         clock: Posix::new(None, "/".into()),
+        tasks: Mutex::default(),
         boot: Mutex::default(),
     })
 }
@@ -72,6 +73,23 @@ pub(super) fn facts(agent: Agent, config: Config, name: &str, vm: Option<&String
         format!("{name} is none of the file's hosts, such as {}", names.join(", "))
     })?;
     print_facts(&agent, door(&agent, &site, &all, host, None).as_ref(), vm)
+}
+
+/// The door to one host of a gateway's file, with its memory in a folder; a visit has none. For programs and tests that are
+/// no gateway.
+///
+/// # Errors
+/// A sentence.
+pub fn door_to(
+    agent: &Agent,
+    file: &Path,
+    name: &str,
+    state: Option<PathBuf>,
+) -> Result<Arc<dyn System>, String> {
+    let site = Arc::new(Site::new(super::config::read(file)?, kept(agent)));
+    let all = Arc::new(listed(&site)?);
+    let host = all.iter().find(|host| host.name == name).ok_or_else(|| format!("{name}: no such host"))?;
+    Ok(door(agent, &site, &all, host, state))
 }
 
 /// Serves until killed.

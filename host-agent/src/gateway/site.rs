@@ -59,6 +59,8 @@ struct Pool {
 #[derive(Default)]
 struct Read {
     hosts: BTreeMap<Ref, (Instant, Result<Arc<HostDetails>, Fault>)>,
+    /// Since when something is another.
+    not_before: BTreeMap<Ref, Instant>,
     wanted: BTreeSet<Ref>,
     busy: bool,
 }
@@ -169,7 +171,9 @@ impl Site {
         let asked = now();
         let mut read = locked(&self.read);
         loop {
-            if let Some((_, found)) = read.hosts.get(host).filter(|(begun, _)| *begun + FRESH >= asked) {
+            let least = read.not_before.get(host).copied();
+            let fresh = |begun: Instant| begun + FRESH >= asked && least.is_none_or(|least| begun >= least);
+            if let Some((_, found)) = read.hosts.get(host).filter(|(begun, _)| fresh(*begun)) {
                 return found.clone();
             }
             read.wanted.insert(host.clone());
@@ -197,6 +201,11 @@ impl Site {
             }
             self.done.notify_all();
         }
+    }
+
+    /// Something of a host was changed: what was read before does not count any more.
+    pub fn changed(&self, host: &Ref) {
+        locked(&self.read).not_before.insert(host.clone(), now());
     }
 
     /// Reads hosts; where one of them is gone, the others all the same.

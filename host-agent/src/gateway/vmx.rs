@@ -1,8 +1,10 @@
 //! The settings of a VM as the keys of its `.vmx`: what the requirements of VMs read. Pure.
 
+use crate::pci_slots::{Slot, slots};
 use std::collections::BTreeMap;
 use vsgpu_core::readers::vmx;
 use vsgpu_core::units::Bdf;
+use vsgpu_vsphere::change::ConfigSpec;
 use vsgpu_vsphere::vm::{Backing, Vm};
 
 /// Key of the first slot's device; the others follow (facts: vsphere-api 5).
@@ -66,6 +68,7 @@ fn keys(vm: &Vm) -> BTreeMap<String, (String, String)> {
         of_slot("present", "TRUE".into());
         match &device.backing {
             Backing::Vgpu(profile) => {
+                of_slot("virtualDev", "vmiop".into());
                 of_slot("vgpu", profile.clone());
             }
             Backing::Fixed { id, device, system, vendor } => {
@@ -89,10 +92,99 @@ fn keys(vm: &Vm) -> BTreeMap<String, (String, String)> {
     all
 }
 
+/// The change that sets these keys, for the state in which the VM was read; none where nothing is to change.
+pub(super) fn spec(vm: &Vm, set: &[(String, Option<String>)]) -> Option<ConfigSpec> {
+    let plain = |all: BTreeMap<String, (String, String)>| -> BTreeMap<String, String> {
+        all.into_iter().map(|(key, (_, value))| (key, value)).collect()
+    };
+    let before = plain(keys(vm));
+    let mut after = before.clone();
+    for (key, value) in set {
+        match value {
+            Some(value) => after.insert(key.to_lowercase(), value.clone()),
+            None => after.remove(&key.to_lowercase()),
+        };
+    }
+    if after == before {
+        return None;
+    }
+    let mut spec = ConfigSpec { change_version: vm.change_version.clone(), ..ConfigSpec::default() };
+    let (old, new) = (slots(&before), slots(&after));
+    for (n, slot) in &old {
+        let key = FIRST_SLOT + i32::try_from(*n).unwrap_or_default();
+        if new.get(n) != Some(slot) && vm.devices.iter().any(|device| device.key == key) {
+            spec.removed.push(key);
+        }
+    }
+    let added = new.iter().filter(|(n, slot)| old.get(n) != Some(slot));
+    spec.added = added.filter_map(|(n, slot)| backing(slot, &after, *n)).collect();
+    let changed = |key: &str| before.get(key) != after.get(key);
+    let number = |key: &str| after.get(key).map_or(Some(0), |value| value.parse::<i64>().ok());
+    if changed("sched.cpu.min") {
+        spec.cpu_reserved = number("sched.cpu.min");
+    }
+    let pinned = |all: &BTreeMap<String, String>| {
+        all.get("sched.mem.pin").is_some_and(|on| on.eq_ignore_ascii_case("true"))
+    };
+    if pinned(&before) != pinned(&after) {
+        spec.memory_locked = Some(pinned(&after));
+    }
+    // What is locked to its maximum needs no number.
+    if changed("sched.mem.min") && !pinned(&after) {
+        spec.memory_reserved = number("sched.mem.min");
+    }
+    for (key, value) in set {
+        if changed(&key.to_lowercase()) && !is_typed(&key.to_lowercase()) {
+            spec.extra.push((key.clone(), value.clone().unwrap_or_default()));
+        }
+    }
+    Some(spec)
+}
+
+/// Keys that are settings of a type of their own, or a device's.
+fn is_typed(key: &str) -> bool {
+    const TYPED: [&str; 6] = [
+        "sched.cpu.min",
+        "sched.cpu.units",
+        "sched.mem.min",
+        "sched.mem.minsize",
+        "sched.mem.pin",
+        "memsize",
+    ];
+    const OF_DEVICE: [&str; 8] =
+        ["present", "virtualdev", "vgpu", "id", "deviceid", "vendorid", "systemid", "alloweddevices"];
+    let of_device = key
+        .strip_prefix("pcipassthru")
+        .and_then(|rest| rest.split_once('.'))
+        .is_some_and(|(number, of)| number.parse::<u32>().is_ok() && OF_DEVICE.contains(&of));
+    TYPED.contains(&key) || of_device
+}
+
+/// A slot as a device; ids as the file has them, since the slot keeps them in another form.
+fn backing(slot: &Slot, keys: &BTreeMap<String, String>, n: u32) -> Option<Backing> {
+    let hex = |text: &str| i32::from_str_radix(text.trim_start_matches("0x"), 16).ok();
+    match slot {
+        Slot::Vgpu(profile) => Some(Backing::Vgpu(profile.clone())),
+        Slot::Fixed { at: Some(at), vendor, device, .. } => Some(Backing::Fixed {
+            id: at.to_string(),
+            device: device.clone(),
+            system: keys.get(&format!("pcipassthru{n}.systemid")).cloned().unwrap_or_default(),
+            vendor: hex(vendor)?,
+        }),
+        Slot::Dynamic(allowed) => {
+            let ids = |both: &String| {
+                let (vendor, device) = both.split_once(':')?;
+                Some((hex(vendor)?, hex(device)?))
+            };
+            Some(Backing::Dynamic(allowed.iter().filter_map(ids).collect()))
+        }
+        Slot::Fixed { at: None, .. } | Slot::Other => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pci_slots::{Slot, slots};
     use vsgpu_vsphere::Ref;
     use vsgpu_vsphere::vm::Device;
 
@@ -132,6 +224,80 @@ mod tests {
                 ("sched.mem.min".into(), "9".into()),
             ],
             snapshots: 0,
+        }
+    }
+
+    /// What a server makes of a change.
+    fn changed(vm: &Vm, spec: &ConfigSpec) -> Vm {
+        let mut vm = vm.clone();
+        vm.devices.retain(|device| !spec.removed.contains(&device.key));
+        for backing in &spec.added {
+            let key = (FIRST_SLOT..).find(|key| vm.devices.iter().all(|device| device.key != *key)).unwrap();
+            vm.devices.push(Device { key, backing: backing.clone() });
+        }
+        vm.cpu_reserved = spec.cpu_reserved.or(vm.cpu_reserved);
+        vm.memory_reserved = spec.memory_reserved.or(vm.memory_reserved);
+        vm.memory_locked = spec.memory_locked.or(vm.memory_locked);
+        for (key, value) in &spec.extra {
+            vm.extra.retain(|(known, _)| !known.eq_ignore_ascii_case(key));
+            if !value.is_empty() {
+                vm.extra.push((key.clone(), value.clone()));
+            }
+        }
+        vm
+    }
+
+    /// Changes of all kinds, one after the other and many of them: the keys are then those that were asked for.
+    #[test]
+    fn a_change_sets_the_keys_that_a_file_would_have() {
+        use crate::pci_slots::{emptied, filled, free};
+        let mut now = vm();
+        let mut seed = 7_u32;
+        let mut next = |most: u32| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 16) % most
+        };
+        for _ in 0..500 {
+            let before = vmx::read(&text(&now));
+            let slot = free(&before).next().unwrap();
+            let set = match next(8) {
+                0 => filled(slot, &[("present", "TRUE"), ("virtualDev", "vmiop"), ("vgpu", "grid_a100-8c")]),
+                1 => filled(
+                    slot,
+                    &[
+                        ("present", "TRUE"),
+                        ("id", "00000:175:00.0"),
+                        ("deviceId", "0x20f1"),
+                        ("vendorId", "0x10de"),
+                        ("systemId", "a-b"),
+                    ],
+                ),
+                2 => filled(slot, &[("present", "TRUE"), ("allowedDevices", "0x10de:0x20f1,0x10de:0x20b5")]),
+                3 | 4 => match slots(&before).keys().nth(next(4) as usize) {
+                    Some(n) => emptied(&before, *n),
+                    None => vec![],
+                },
+                5 => vec![("sched.mem.pin".into(), (next(2) == 0).then(|| "TRUE".into()))],
+                6 => vec![
+                    ("sched.cpu.min".into(), Some((1 + next(9_000)).to_string())),
+                    ("sched.cpu.units".into(), Some("mhz".into())),
+                ],
+                _ => vec![
+                    ("pciPassthru.64bitMMIOSizeGB".into(), Some((1 << next(9)).to_string())),
+                    ("pciPassthru.use64bitMMIO".into(), (next(2) == 0).then(|| "TRUE".into())),
+                ],
+            };
+            let wanted = vmx::read(&vmx::edit(&text(&now), &set));
+            if let Some(spec) = spec(&now, &set) {
+                now = changed(&now, &spec);
+            }
+            let is = vmx::read(&text(&now));
+            // What is locked to its maximum has that as its number, and keeps it until somebody says another.
+            let without = |keys: &BTreeMap<String, String>| -> BTreeMap<String, String> {
+                let of_memory = |key: &str| key == "sched.mem.min" || key == "sched.mem.minsize";
+                keys.iter().filter(|(key, _)| !of_memory(key)).map(|(k, v)| (k.clone(), v.clone())).collect()
+            };
+            assert_eq!(without(&is), without(&wanted), "{set:?}");
         }
     }
 

@@ -162,7 +162,7 @@ mod tests {
     fn sets(fact: &VmCpus) -> Vec<(String, Option<String>)> {
         match CpuReserved::check(&CpuShare::All, fact) {
             Verdict::Unmet { effects, .. } => match &effects[1] {
-                Effect::EditVmx { set, .. } => set.clone(),
+                Effect::ReconfigureVm { set, .. } => set.clone(),
                 other => panic!("{other:?}"),
             },
             other => panic!("{other:?}"),

@@ -212,7 +212,7 @@ mod tests {
                 assert_eq!(wants, "256 GB (BAR1 64 + 64 GiB)");
                 assert!(
                     effects[1].to_string().ends_with(
-                        "pciPassthru.use64bitMMIO = \"TRUE\"; pciPassthru.64bitMMIOSizeGB = \"256\""
+                        "pciPassthru.use64bitMMIO = \"TRUE\"; pciPassthru.64bitMMIOSizeGB = \"256\"; vim-cmd vmsvc/reload 3"
                     )
                 );
             }

@@ -296,7 +296,7 @@ mod tests {
         match Vgpu::check(&wish(&["GRID P100-8Q"]), &before) {
             Verdict::Unmet { effects, .. } => assert_eq!(
                 effects[1].to_string(),
-                "edit /vmfs/volumes/ds1/a/a.vmx; pciPassthru1.present = \"TRUE\"; pciPassthru1.virtualDev = \"vmiop\"; pciPassthru1.vgpu = \"grid_p100-8q\""
+                "edit /vmfs/volumes/ds1/a/a.vmx; pciPassthru1.present = \"TRUE\"; pciPassthru1.virtualDev = \"vmiop\"; pciPassthru1.vgpu = \"grid_p100-8q\"; vim-cmd vmsvc/reload 3"
             ),
             other => panic!("{other:?}"),
         }

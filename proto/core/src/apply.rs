@@ -128,7 +128,7 @@ pub fn apply(
     }
     let since = system.now();
     for effect in &effects {
-        say(effect.to_string());
+        system.shown(effect).into_iter().for_each(&mut *say);
         let left = terms.deadline.map(|d| (start + d).saturating_sub(system.elapsed()));
         let late = |why, hint| Outcome::Late {
             secs: terms.deadline.unwrap_or_default().as_secs(),
@@ -140,7 +140,9 @@ pub fn apply(
             return late(String::new(), None);
         }
         let bounded = left.map_or_else(|| effect.clone(), |left| effect.bounded(left));
-        if let Err(broken) = act(&packages, &bounded) {
+        let acted = act(&packages, &bounded);
+        packages.told().into_iter().for_each(&mut *say);
+        if let Err(broken) = acted {
             let over = terms.deadline.is_some_and(|d| system.elapsed() >= start + d);
             return match understood(
                 system,

@@ -164,10 +164,15 @@ pub enum Effect {
         /// Permission bits of the copy.
         mode: u32,
     },
-    /// Set (or with `None` drop) keys of a `.vmx`, keeping every other byte, with a backup beside it.
-    EditVmx {
+    /// Set (or with `None` drop) settings of a VM, by their keys in its `.vmx`. Where the file is at hand every other
+    /// byte of it is kept, with a backup beside it, and hostd reads it again; the vSphere API takes the settings.
+    #[serde(alias = "edit-vmx")]
+    ReconfigureVm {
         /// Absolute path of the `.vmx`.
         path: String,
+        /// hostd's number, by which it reads the file again; none in records of earlier versions.
+        #[serde(default)]
+        vmid: Option<u32>,
         /// Key and new value.
         set: Vec<(String, Option<String>)>,
     },
@@ -246,6 +251,11 @@ impl Effect {
     }
 }
 
+/// hostd reads a VM's file again.
+pub(crate) fn reload(vmid: u32) -> Command {
+    Command::new("vim-cmd", ["vmsvc/reload", &vmid.to_string()])
+}
+
 fn keys(f: &mut std::fmt::Formatter<'_>, set: &[(String, Option<String>)]) -> std::fmt::Result {
     set.iter().try_for_each(|(key, value)| match value {
         Some(value) => write!(f, "; {key} = \"{value}\""),
@@ -275,9 +285,10 @@ impl std::fmt::Display for Effect {
                 shown.map(|(_, l)| l).try_for_each(|l| write!(f, "; {l}"))
             }
             Self::Copy { from, to, mode } => write!(f, "copy {from} to {to} (mode {mode:04o})"),
-            Self::EditVmx { path, set } => {
+            Self::ReconfigureVm { path, vmid, set } => {
                 write!(f, "edit {path}")?;
-                keys(f, set)
+                keys(f, set)?;
+                vmid.map_or(Ok(()), |vmid| write!(f, "; {}", reload(vmid)))
             }
             Self::DeriveVmx { from, to, set } => {
                 write!(f, "write {to} from {from}")?;

@@ -1,6 +1,6 @@
 //! Doing one effect on a machine, and saying why it failed in the tool's own words.
 
-use crate::effect::{Command, Effect};
+use crate::effect::{Command, Effect, reload};
 use crate::readers::{key_value, vmx};
 use crate::system::{ExitKind, IoError, KEEP_MODE, Output, System};
 use crate::text::hides;
@@ -86,14 +86,18 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), EffectError> {
             system.write(path, contents.as_bytes(), *mode).map_err(words)
         }
         Effect::Copy { from, to, mode } => system.copy(from, to, *mode).map_err(words),
-        Effect::EditVmx { path, set } => {
+        Effect::ReconfigureVm { path, vmid, set } => {
+            if let Some(done) = system.reconfigure_vm(path, set) {
+                return done.map_err(EffectError::from);
+            }
             let before = system.read(path, READ_LIMIT).map_err(words)?;
             let after = vmx::edit(&before, set);
-            if after == before {
-                return Ok(());
+            if after != before {
+                system.write(&format!("{path}.before-vsgpu"), &before, 0o600).map_err(words)?;
+                system.write(path, &after, 0o755).map_err(words)?;
             }
-            system.write(&format!("{path}.before-vsgpu"), &before, 0o600).map_err(words)?;
-            system.write(path, &after, 0o755).map_err(words)
+            // Also where nothing was to write: hostd may not have read what an earlier try wrote.
+            vmid.map_or(Ok(()), |vmid| run(&reload(vmid), None))
         }
         Effect::DeriveVmx { from, to, set } => {
             let base = system.read(from, READ_LIMIT).map_err(words)?;

@@ -183,6 +183,15 @@ impl System for Packages<'_> {
     fn machine(&self) -> Result<Machine, IoError> {
         self.system.machine()
     }
+    fn reconfigure_vm(&self, vmx: &str, set: &[(String, Option<String>)]) -> Option<Result<(), String>> {
+        self.system.reconfigure_vm(vmx, set)
+    }
+    fn shown(&self, effect: &Effect) -> Option<String> {
+        self.system.shown(effect)
+    }
+    fn told(&self) -> Vec<String> {
+        self.system.told()
+    }
     fn inventory(&self) -> Result<String, IoError> {
         self.system.inventory()
     }

@@ -3,7 +3,7 @@
 //! forgets one must not compile, and must never reach the real machine.
 
 use crate::artifact::{Kind, PackageContent};
-use crate::effect::Command;
+use crate::effect::{Command, Effect};
 use crate::machine::Machine;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -203,6 +203,13 @@ pub trait System: Send + Sync {
     fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), IoError>;
     /// Copies a file durably, likewise.
     fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), IoError>;
+    /// Sets (or with `None` drops) settings of the VM whose `.vmx` this is, where something else than that file is the
+    /// way; `None` where the file is.
+    fn reconfigure_vm(&self, vmx: &str, set: &[(String, Option<String>)]) -> Option<Result<(), String>>;
+    /// An effect in words, as it is really done; `None` where nothing is done for it.
+    fn shown(&self, effect: &Effect) -> Option<String>;
+    /// What this thread's last effect left for people to find it by: ids of tasks. Told once.
+    fn told(&self) -> Vec<String>;
     /// Removes a file; an absent one is fine.
     fn remove(&self, path: &str) -> Result<(), IoError>;
     /// Takes a package aside and reads it there: what its `instead` leads to is what was read. One with

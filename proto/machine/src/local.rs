@@ -23,7 +23,8 @@ use std::time::Duration;
 use vsgpu_core::machine::Machine;
 use vsgpu_core::system::KEEP_MODE;
 use vsgpu_core::{
-    BootIdentity, Command, ExitKind, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError, text,
+    BootIdentity, Command, Effect, ExitKind, Incoming, IoError, OpenedBy, Output, Staged, System,
+    UploadError, text,
 };
 
 pub(crate) const FOLDERS: [&str; 6] =
@@ -422,6 +423,18 @@ impl System for Posix {
     fn machine(&self) -> Result<Machine, IoError> {
         crate::summary::machine(&self.root.0).map_err(|why| IoError::Other { path: "/".into(), why })
     }
+    fn reconfigure_vm(&self, _: &str, _: &[(String, Option<String>)]) -> Option<Result<(), String>> {
+        None
+    }
+
+    fn shown(&self, effect: &Effect) -> Option<String> {
+        Some(effect.to_string())
+    }
+
+    fn told(&self) -> Vec<String> {
+        vec![]
+    }
+
     fn inventory(&self) -> Result<String, IoError> {
         Err(IoError::NotFound("vCenter's inventory".into()))
     }

@@ -213,7 +213,7 @@ fn ask(
     let manager = session.named("authorizationManager")?;
     let entities: String = objects.iter().map(|(of, _)| object("entity", of)).collect();
     let ids: String = wanted.iter().map(|id| text("privId", id)).collect();
-    let given = session.reading(|session| {
+    let given = session.within_session(|session| {
         let arguments = format!("{entities}{}{ids}", text("sessionId", &session.key()));
         session.look("HasPrivilegeOnEntities", &manager, &arguments)
     })?;

@@ -119,7 +119,7 @@ pub fn read(session: &mut Session, known: &Known, hosts: &[&Host]) -> Result<Vec
     }
     let manager = session.named("perfManager")?;
     let instance = instance();
-    let clock = session.reading(|session| session.look("CurrentTime", &instance, ""))?;
+    let clock = session.within_session(|session| session.look("CurrentTime", &instance, ""))?;
     let now = clock.first().and_then(|clock| at(&clock.text));
     let now = now.ok_or_else(|| Fault::unheard("the server does not say what time it is"))?;
     let ids: String = known
@@ -135,7 +135,7 @@ pub fn read(session: &mut Session, known: &Known, hosts: &[&Host]) -> Result<Vec
             around("querySpec", &(object("entity", &host.of) + &text("maxSample", "1") + &tail))
         };
         let arguments: String = some.iter().map(one).collect();
-        let answers = session.reading(|session| session.look("QueryPerf", &manager, &arguments))?;
+        let answers = session.within_session(|session| session.look("QueryPerf", &manager, &arguments))?;
         for answer in &answers {
             let of = answer.child("entity").and_then(Ref::of);
             let Some(host) = of.and_then(|of| names.get(&of).copied()) else { continue };

@@ -16,6 +16,9 @@ const MOST_LINES: i64 = 4_000;
 pub struct Managers {
     image: Option<Ref>,
     modules: Option<Ref>,
+    graphics: Option<Ref>,
+    passthrough: Option<Ref>,
+    services: Option<Ref>,
 }
 
 /// An installed package.
@@ -45,18 +48,26 @@ pub struct Module {
 /// # Errors
 /// What the server said, or why it is not heard.
 pub fn managers(session: &mut Session, host: &Ref) -> Result<Managers, Fault> {
-    let paths = ["configManager.imageConfigManager", "configManager.kernelModuleSystem"];
-    let objects = session.of(std::slice::from_ref(host), &paths)?;
+    let objects = session.of(std::slice::from_ref(host), &PATHS)?;
     let of = |path: &str| objects.first().and_then(|object| object.reference(path));
-    Ok(Managers { image: of(paths[0]), modules: of(paths[1]) })
+    let [image, modules, graphics, passthrough, services] = PATHS.map(of);
+    Ok(Managers { image, modules, graphics, passthrough, services })
 }
 
-fn there(manager: &Option<Ref>) -> Result<&Ref, Fault> {
-    manager.as_ref().ok_or_else(|| Fault::unheard("this host does not offer it to this account"))
+const PATHS: [&str; 5] = [
+    "configManager.imageConfigManager",
+    "configManager.kernelModuleSystem",
+    "configManager.graphicsManager",
+    "configManager.pciPassthruSystem",
+    "configManager.serviceSystem",
+];
+
+fn there(manager: Option<&Ref>) -> Result<&Ref, Fault> {
+    manager.ok_or_else(|| Fault::unheard("this host does not offer it to this account"))
 }
 
 fn ask(session: &mut Session, method: &str, of: &Ref, arguments: &str) -> Result<Vec<Element>, Fault> {
-    session.reading(|session| session.look(method, of, arguments))
+    session.within_session(|session| session.look(method, of, arguments))
 }
 
 fn word(of: &Element, name: &str) -> String {
@@ -64,12 +75,32 @@ fn word(of: &Element, name: &str) -> String {
 }
 
 impl Managers {
+    pub(crate) fn image(&self) -> Result<&Ref, Fault> {
+        there(self.image.as_ref())
+    }
+
+    pub(crate) fn module_system(&self) -> Result<&Ref, Fault> {
+        there(self.modules.as_ref())
+    }
+
+    pub(crate) fn graphics(&self) -> Result<&Ref, Fault> {
+        there(self.graphics.as_ref())
+    }
+
+    pub(crate) fn passthrough(&self) -> Result<&Ref, Fault> {
+        there(self.passthrough.as_ref())
+    }
+
+    pub(crate) fn services(&self) -> Result<&Ref, Fault> {
+        there(self.services.as_ref())
+    }
+
     /// Installed packages (6.5 and later).
     ///
     /// # Errors
     /// What the server said, or why it is not heard.
     pub fn packages(&self, session: &mut Session) -> Result<Vec<Package>, Fault> {
-        let found = ask(session, "fetchSoftwarePackages", there(&self.image)?, "")?;
+        let found = ask(session, "fetchSoftwarePackages", self.image()?, "")?;
         let one = |of: &Element| Package {
             name: word(of, "name"),
             version: word(of, "version"),
@@ -83,7 +114,7 @@ impl Managers {
     /// # Errors
     /// What the server said, or why it is not heard.
     pub fn acceptance(&self, session: &mut Session) -> Result<String, Fault> {
-        let found = ask(session, "HostImageConfigGetAcceptance", there(&self.image)?, "")?;
+        let found = ask(session, "HostImageConfigGetAcceptance", self.image()?, "")?;
         found.first().map(|of| piece(&of.text, 40)).ok_or_else(|| Fault::unheard("it says nothing"))
     }
 
@@ -92,7 +123,7 @@ impl Managers {
     /// # Errors
     /// What the server said, or why it is not heard.
     pub fn profile(&self, session: &mut Session) -> Result<(String, String), Fault> {
-        let found = ask(session, "HostImageConfigGetProfile", there(&self.image)?, "")?;
+        let found = ask(session, "HostImageConfigGetProfile", self.image()?, "")?;
         let found = found.first().ok_or_else(|| Fault::unheard("it says nothing"))?;
         Ok((word(found, "name"), word(found, "vendor")))
     }
@@ -102,7 +133,7 @@ impl Managers {
     /// # Errors
     /// What the server said, or why it is not heard.
     pub fn modules(&self, session: &mut Session) -> Result<Vec<Module>, Fault> {
-        let found = ask(session, "QueryModules", there(&self.modules)?, "")?;
+        let found = ask(session, "QueryModules", self.module_system()?, "")?;
         let one = |of: &Element| Module {
             name: word(of, "name"),
             loaded: word(of, "loaded") == "true",
@@ -117,7 +148,7 @@ impl Managers {
     /// What the server said, or why it is not heard.
     pub fn options(&self, session: &mut Session, module: &str) -> Result<String, Fault> {
         let asked = text("name", module);
-        let found = ask(session, "QueryConfiguredModuleOptionString", there(&self.modules)?, &asked)?;
+        let found = ask(session, "QueryConfiguredModuleOptionString", self.module_system()?, &asked)?;
         Ok(found.first().map(|of| of.text.clone()).unwrap_or_default())
     }
 }

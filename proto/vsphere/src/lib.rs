@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod access;
+pub mod change;
 pub mod cluster;
 pub mod counters;
 mod fault;
@@ -18,6 +19,7 @@ mod properties;
 pub mod report;
 pub mod session;
 mod soap;
+pub mod tasks;
 mod trust;
 pub mod vm;
 

@@ -51,7 +51,7 @@ impl Session {
     /// # Errors
     /// What the server said, or why it is not heard.
     pub(crate) fn all(&mut self, kind: &str, paths: &[&str]) -> Result<Vec<Object>, Fault> {
-        self.reading(|session| session.all_once(kind, paths))
+        self.within_session(|session| session.all_once(kind, paths))
     }
 
     fn all_once(&mut self, kind: &str, paths: &[&str]) -> Result<Vec<Object>, Fault> {
@@ -89,7 +89,7 @@ impl Session {
         let mut found = vec![];
         for part in objects.chunks(at_once) {
             let set: String = part.iter().map(|of| around("objectSet", &object("obj", of))).collect();
-            found.extend(self.reading(|session| session.retrieve(&part[0].kind, paths, &set))?);
+            found.extend(self.within_session(|session| session.retrieve(&part[0].kind, paths, &set))?);
         }
         Ok(found)
     }

@@ -216,7 +216,7 @@ impl Asking<'_> {
     /// Which instances of these counters a host has now: what a GPU is called there is an open question.
     fn available_counters(&mut self, host: &Ref, numbers: &[String]) -> Result<Value, Fault> {
         let Ok(manager) = self.session.named("perfManager") else { return Ok(Value::Null) };
-        let answer = self.session.reading(|session| {
+        let answer = self.session.within_session(|session| {
             let arguments = object("entity", host) + "<intervalId>20</intervalId>";
             session.look("QueryAvailablePerfMetric", &manager, &arguments)
         });

@@ -1,5 +1,5 @@
 //! A session: which version both sides know, who is logged in, and the calls made in it. One that ended is begun again
-//! once, and only a call that reads is repeated.
+//! once; a call that was not heard is not repeated.
 
 use crate::fault::Fault;
 use crate::https::Https;
@@ -184,12 +184,16 @@ impl Session {
         of.ok_or_else(|| Fault::unheard(format!("this server has no {place}")))
     }
 
-    /// Calls that only read. Where the session has ended they are made again from their beginning, once: views and
-    /// tokens of pages are gone with a session, and its key is another one.
+    /// Calls that only read, or one that changes something. Where the session has ended they are made again from their
+    /// beginning, once: views and tokens of pages are gone with a session, its key is another one, and a call that was
+    /// refused for it did nothing.
     ///
     /// # Errors
     /// What the server said, or why it is not heard.
-    pub(crate) fn reading<T>(&mut self, calls: impl Fn(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
+    pub(crate) fn within_session<T>(
+        &mut self,
+        calls: impl Fn(&mut Self) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         let before = self.login().count;
         match calls(self) {
             Err(fault) if fault.is_not_authenticated() => {
@@ -213,7 +217,7 @@ impl Session {
     /// # Errors
     /// Why the server is not heard.
     pub(crate) fn file(&mut self, uri: &str, range: &str) -> Result<(StatusCode, Vec<u8>), Fault> {
-        self.reading(|session| {
+        self.within_session(|session| {
             let mut headers = vec![(header::RANGE, range.to_string())];
             headers.extend(session.login().cookie.clone().map(|cookie| (header::COOKIE, cookie)));
             let given = session.https.ask(&Method::GET, uri, &headers, String::new(), LOOK)?;

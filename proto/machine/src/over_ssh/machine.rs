@@ -25,7 +25,9 @@ use std::time::Duration;
 use vsgpu_core::effect::quoted;
 use vsgpu_core::machine::Machine;
 use vsgpu_core::system::KEEP_MODE;
-use vsgpu_core::{BootIdentity, Command, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError};
+use vsgpu_core::{
+    BootIdentity, Command, Effect, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError,
+};
 
 /// Whose host this is.
 pub const OWNER: &str = "/var/run/vsgpu/gateway";
@@ -464,6 +466,18 @@ impl System for OverSsh {
     fn machine(&self) -> Result<Machine, IoError> {
         Err(IoError::Other { path: "/".into(), why: "disks and memory are not asked over ssh".into() })
     }
+    fn reconfigure_vm(&self, _: &str, _: &[(String, Option<String>)]) -> Option<Result<(), String>> {
+        None
+    }
+
+    fn shown(&self, effect: &Effect) -> Option<String> {
+        Some(effect.to_string())
+    }
+
+    fn told(&self) -> Vec<String> {
+        vec![]
+    }
+
     fn inventory(&self) -> Result<String, IoError> {
         Err(IoError::NotFound("vCenter's inventory".into()))
     }

@@ -68,8 +68,10 @@ fn activate_all(
         if at > 0 {
             node.system.sleep(Duration::from_secs(1));
         }
-        say(effect.to_string());
-        match start(node.system.as_ref(), effect) {
+        node.system.shown(effect).into_iter().for_each(&mut *say);
+        let started = start(node.system.as_ref(), effect);
+        node.system.told().into_iter().for_each(&mut *say);
+        match started {
             Err(NotActive { why, refused: true }) if reboot => {
                 // A refused reboot is not on its way.
                 let _ = node.system.remove(REBOOT_ASKED);

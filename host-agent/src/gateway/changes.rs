@@ -1,0 +1,256 @@
+//! Changes by the API: the calls that `by_api` says, each proven by its task. Of a task its id is noted before it is waited
+//! for: a gateway that is killed leaves it running, and the next one waits for it rather than begin another.
+
+use super::answers::{Asked, number, refused};
+use super::vmx;
+use crate::by_api::Call;
+use std::time::{Duration, Instant};
+use vsgpu_core::{ExitKind, IoError, Output, System as _};
+use vsgpu_machine::Posix;
+use vsgpu_vsphere::change::{maintenance, power_off, power_on, reboot, reconfigure, shut_down_guest};
+use vsgpu_vsphere::host::{Graphics, HostDetails};
+use vsgpu_vsphere::tasks::{Progress, cancel, progress};
+use vsgpu_vsphere::vm::Vm;
+use vsgpu_vsphere::{Fault, Ref};
+
+/// Notes of tasks that run, in the host's memory.
+const TASKS: &str = "/tasks";
+/// Between two looks at a task.
+const SOON: Duration = Duration::from_millis(200);
+const LATER: Duration = Duration::from_secs(2);
+/// How long a new setting of a VM may take.
+const RECONFIGURE: u32 = 300;
+
+#[expect(clippy::disallowed_methods, reason = "a deadline over many calls")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Why a change was not made.
+enum Failed {
+    /// The server said so: nothing is done, or it failed.
+    Said(Fault),
+    /// It is not known what became of it.
+    Lost(String),
+    /// The deadline is over, seconds; the task goes on, or was cancelled.
+    Late(u32),
+}
+
+impl From<Fault> for Failed {
+    fn from(fault: Fault) -> Self {
+        match fault.is_unheard() {
+            true => Self::Lost(fault.said.join(": ")),
+            false => Self::Said(fault),
+        }
+    }
+}
+
+/// Makes a change as the host's own tool would, with its output.
+pub(super) fn make(asked: &Asked<'_>, state: &Posix, call: &Call, secs: u32) -> Output {
+    let made = done(asked, state, call, secs);
+    asked.site.changed(&asked.host.of);
+    let (ended, stdout) = match made {
+        Ok(()) => (ExitKind::Status(0), String::new()),
+        Err(Failed::Late(secs)) => (ExitKind::TimedOut(secs), String::new()),
+        Err(Failed::Lost(why)) => (ExitKind::Broken(why), String::new()),
+        Err(Failed::Said(fault)) if fault.privilege.is_some() => {
+            (ExitKind::ByApi(refused(&fault)), String::new())
+        }
+        // In the words of the tool whose place it takes: those who read them read these.
+        Err(Failed::Said(fault)) => {
+            let words = fault.said.join(": ");
+            let words = if words.is_empty() { fault.kind.clone() } else { words };
+            let what = match call {
+                Call::PowerOn(_) => "Power on",
+                Call::PowerOff(_) => "Power off",
+                Call::ShutDownGuest(_) => "Shutdown",
+                _ => "The call",
+            };
+            let text = format!(
+                "{what} failed: (vim.fault.{}) {{\n   msg = \"{}\"\n}}\n",
+                fault.kind,
+                words.replace('"', "'")
+            );
+            (ExitKind::Status(1), text)
+        }
+    };
+    Output { ended, stdout, stderr: String::new() }
+}
+
+fn done(asked: &Asked<'_>, state: &Posix, call: &Call, secs: u32) -> Result<(), Failed> {
+    let host = &asked.host.of;
+    let managers = |act: &mut dyn FnMut(
+        &vsgpu_vsphere::host_methods::Managers,
+        &mut vsgpu_vsphere::Session,
+    ) -> Result<(), Fault>| {
+        asked.site.with(|session| {
+            let managers = asked.site.managers(session, host)?;
+            act(&managers, session)
+        })
+    };
+    let task = |task: Ref| wait(asked, state, &task, &call.to_string(), secs);
+    match call {
+        Call::Nothing => Ok(()),
+        Call::Graphics { default_type, policy } => {
+            let mut settings = graphics(asked)?;
+            settings.default_type = default_type.map_or(settings.default_type, String::from);
+            settings.policy = policy.map_or(settings.policy, String::from);
+            Ok(managers(&mut |of, session| of.set_graphics(session, &settings))?)
+        }
+        Call::GraphicsOf { gpu, graphics_type, vgpu_mode } => {
+            let mut settings = graphics(asked)?;
+            let default = settings.default_type.clone();
+            let own = settings.own.entry(gpu.clone()).or_insert((default, None));
+            own.0 = graphics_type.map_or(std::mem::take(&mut own.0), String::from);
+            own.1 = vgpu_mode.map(String::from).or(own.1.take());
+            Ok(managers(&mut |of, session| of.set_graphics(session, &settings))?)
+        }
+        Call::Passthrough { gpu, enabled, at_once } => {
+            // Servers before 7.0 do not know the word.
+            let at_once = at_once.then_some(true);
+            Ok(managers(&mut |of, session| of.set_passthrough(session, gpu, *enabled, at_once))?)
+        }
+        Call::ModuleOptions { module, line } => {
+            Ok(managers(&mut |of, session| of.set_options(session, module, line))?)
+        }
+        Call::Acceptance(level) => Ok(managers(&mut |of, session| of.set_acceptance(session, level))?),
+        Call::RestartService(name) => match managers(&mut |of, session| of.restart_service(session, name)) {
+            // Newer releases have no such service.
+            Err(fault) if fault.kind == "NotFound" => Ok(()),
+            other => Ok(other?),
+        },
+        Call::RefreshGraphics => Ok(managers(&mut |of, session| of.refresh_graphics(session))?),
+        Call::EnterMaintenance(within) => {
+            task(asked.site.with(|session| maintenance(session, host, true, *within))?)
+        }
+        Call::ExitMaintenance(within) => {
+            task(asked.site.with(|session| maintenance(session, host, false, *within))?)
+        }
+        Call::Reboot => match asked.site.with(|session| reboot(session, host)) {
+            // A host that stands alone may be gone before it answers; whether it boots is proven by its boot.
+            Err(fault) if fault.is_unheard() && !asked.site.config.is_vcenter => Ok(()),
+            other => task(other?),
+        },
+        Call::PowerOn(id) => {
+            let of = vm(asked, *id)?;
+            // Here, where its GPUs are, and not wherever DRS would place it.
+            let here = asked.site.config.is_vcenter.then_some(host);
+            task(asked.site.with(|session| power_on(session, &of, here))?)
+        }
+        Call::PowerOff(id) => {
+            let of = vm(asked, *id)?;
+            task(asked.site.with(|session| power_off(session, &of))?)
+        }
+        Call::ShutDownGuest(id) => {
+            let of = vm(asked, *id)?;
+            Ok(asked.site.with(|session| shut_down_guest(session, &of))?)
+        }
+    }
+}
+
+fn details(asked: &Asked<'_>) -> Result<std::sync::Arc<HostDetails>, Failed> {
+    asked.details().map_err(Failed::Lost)
+}
+
+/// The host's graphics settings as they are now: they are sent whole.
+fn graphics(asked: &Asked<'_>) -> Result<Graphics, Failed> {
+    asked.site.changed(&asked.host.of);
+    let details = details(asked)?;
+    let settings = details.graphics.clone()?;
+    settings.ok_or_else(|| Failed::Lost("this host has no graphics settings".into()))
+}
+
+fn vm(asked: &Asked<'_>, id: u32) -> Result<Ref, Failed> {
+    let details = details(asked)?;
+    let vms = details.vms.as_ref().map_err(|fault| Failed::from(fault.clone()))?;
+    let found = vms.iter().find(|vm| number(vm) == Some(id));
+    found.map(|vm| vm.of.clone()).ok_or_else(|| Failed::Lost(format!("VM {id} is not on this host any more")))
+}
+
+/// Sets keys of a VM, where nobody else changes it meanwhile.
+pub(super) fn set_keys(
+    asked: &Asked<'_>,
+    state: &Posix,
+    file: &str,
+    set: &[(String, Option<String>)],
+) -> Result<(), String> {
+    asked.site.changed(&asked.host.of);
+    let changed = (|| {
+        let details = details(asked)?;
+        let vms = details.vms.as_ref().map_err(|fault| Failed::from(fault.clone()))?;
+        let found: Option<&Vm> = vms.iter().find(|vm| vmx::path(vm).as_deref() == Some(file));
+        let vm = found.ok_or_else(|| Failed::Lost(format!("{file}: no VM of this host has it")))?;
+        let Some(spec) = vmx::spec(vm, set) else { return Ok(()) };
+        let task = asked.site.with(|session| reconfigure(session, &vm.of, &spec))?;
+        wait(asked, state, &task, &format!("ReconfigVM_Task {}", vm.name), RECONFIGURE)
+    })();
+    asked.site.changed(&asked.host.of);
+    changed.map_err(|failed| match failed {
+        Failed::Late(secs) => format!("the change of the VM did not end within {secs} s"),
+        Failed::Lost(why) => why,
+        Failed::Said(fault) if fault.kind == "ConcurrentAccess" => {
+            "somebody else changed this VM at the same time: nothing was changed; `vsgpu plan` again".into()
+        }
+        Failed::Said(fault) => refused(&fault),
+    })
+}
+
+/// Waits for a task to its end or its deadline. A connection that breaks meanwhile is made anew: the task goes on without
+/// it.
+fn wait(asked: &Asked<'_>, state: &Posix, task: &Ref, doing: &str, secs: u32) -> Result<(), Failed> {
+    let note = format!("{TASKS}/{}", plain(&task.id));
+    let text = format!("{} {} {doing}", task.kind, task.id);
+    state.write(&note, text.as_bytes(), 0o600).map_err(|why| Failed::Lost(why.to_string()))?;
+    tracing::info!(host = %asked.host.name, task = %task.id, "{doing}");
+    if let Ok(mut tasks) = asked.tasks.lock() {
+        tasks.push((std::thread::current().id(), format!("{} in vCenter's Recent Tasks", task.id)));
+    }
+    let (begun, within) = (now(), Duration::from_secs(secs.into()));
+    let ended = loop {
+        match asked.site.with(|session| progress(session, task)) {
+            Ok(Some(Progress::Done)) => break Ok(()),
+            Ok(Some(Progress::Failed(fault))) => break Err(Failed::Said(fault)),
+            // It ended so long ago that nobody knows how: the proof of the step tells.
+            Ok(None) => break Ok(()),
+            Ok(Some(Progress::Runs(_))) => {}
+            Err(fault) if fault.is_unheard() => {}
+            Err(fault) => break Err(Failed::Said(fault)),
+        }
+        if now() - begun >= within {
+            // Whether it can be cancelled or not: the one who asked knows that it did not end.
+            let _ = asked.site.with(|session| cancel(session, task));
+            break Err(Failed::Late(secs));
+        }
+        let pause = if now() - begun < Duration::from_secs(5) { SOON } else { LATER };
+        state.sleep(pause.min(within.saturating_sub(now() - begun).max(SOON)));
+    };
+    let _ = state.remove(&note);
+    ended
+}
+
+/// An id as the name of a file.
+fn plain(id: &str) -> String {
+    id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
+}
+
+/// A task of an earlier gateway that still runs. Notes of those that have ended go.
+pub(super) fn left_running(asked: &Asked<'_>, state: &Posix) -> Option<String> {
+    for name in state.list(TASKS).unwrap_or_default() {
+        let note = format!("{TASKS}/{name}");
+        let text: Result<Vec<u8>, IoError> = state.read(&note, 4096);
+        let text = text.ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+        let parts: Vec<&str> = text.splitn(3, ' ').collect();
+        let [kind, id, doing] = parts[..] else {
+            let _ = state.remove(&note);
+            continue;
+        };
+        let task = Ref { kind: kind.into(), id: id.into() };
+        match asked.site.with(|session| progress(session, &task)) {
+            Ok(Some(Progress::Runs(_))) => return Some(format!("{doing} ({id})")),
+            // Away: it may well run.
+            Err(fault) if fault.is_unheard() => return Some(format!("{doing} ({id}, vCenter is not heard)")),
+            _ => drop(state.remove(&note)),
+        }
+    }
+    None
+}
