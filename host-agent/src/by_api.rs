@@ -156,9 +156,9 @@ impl fmt::Display for Call {
             }
             Self::ExitMaintenance(secs) => write!(f, "ExitMaintenanceMode_Task timeout={secs}"),
             Self::Reboot => f.write_str("RebootHost_Task force=false"),
-            Self::PowerOn(id) => write!(f, "PowerOnVM_Task {id}"),
-            Self::PowerOff(id) => write!(f, "PowerOffVM_Task {id}"),
-            Self::ShutDownGuest(id) => write!(f, "ShutdownGuest {id}"),
+            Self::PowerOn(id) => write!(f, "PowerOnVM_Task, VM {id}"),
+            Self::PowerOff(id) => write!(f, "PowerOffVM_Task, VM {id}"),
+            Self::ShutDownGuest(id) => write!(f, "ShutdownGuest, VM {id}"),
             Self::Nothing => f.write_str("nothing"),
         }
     }
@@ -177,12 +177,20 @@ pub fn shown(effect: &Effect) -> Option<String> {
             let last = otherwise.as_ref().and_then(call).map(|last| format!(", then {last}"));
             Some(format!("{}  (wait up to {deadline_secs} s{})", call(command)?, last.unwrap_or_default()))
         }
-        Effect::ReconfigureVm { set, .. } => {
+        Effect::ReconfigureVm { path, set, .. } => {
             let one = |(key, value): &(String, Option<String>)| match value {
-                Some(value) => format!("; {key} = \"{value}\""),
-                None => format!("; drop {key}"),
+                Some(value) => format!("{key} = \"{value}\""),
+                None => format!("remove {key}"),
             };
-            Some(format!("ReconfigVM_Task{}", set.iter().map(one).collect::<String>()))
+            let file = path.strip_prefix("/vmfs/volumes/").and_then(|rest| rest.split_once('/'));
+            let file = file.map_or(path.clone(), |(datastore, file)| format!("[{datastore}] {file}"));
+            let set: Vec<String> = set.iter().map(one).collect();
+            Some(format!("ReconfigVM_Task {file}: {}", set.join("; ")))
+        }
+        Effect::Require { command, .. }
+            if command.args.first().is_some_and(|a| a == "vmsvc/power.getstate") =>
+        {
+            Some("runtime.powerState  (must be poweredOff)".into())
         }
         // Notes are the agent's own.
         Effect::Write { .. } => None,

@@ -92,6 +92,7 @@ fn debian_installs_upgrades_removes_and_purges_them() {
         "usr/share/man/man1/vsgpu-apply.1.gz",
         "usr/share/man/man1/vsgpu-guest-agent-serve.1.gz",
         "usr/lib/systemd/system/vsgpu-host-agent@.service",
+        "usr/lib/systemd/system/vsgpu-host-agent-vcenter@.service",
         "usr/lib/systemd/system/vsgpu-exporter@.service",
         "usr/share/man/man1/vsgpu-host-agent-serve.1.gz",
         "usr/share/bash-completion/completions/vsgpu",
@@ -187,6 +188,7 @@ fn systemd_understands_the_units() {
     for (file, unit) in [
         ("vsgpu-guest-agent.service", "vsgpu-guest-agent.service"),
         ("vsgpu-host-agent@.service", "vsgpu-host-agent@esx-01.service"),
+        ("vsgpu-host-agent-vcenter@.service", "vsgpu-host-agent-vcenter@vc.service"),
         ("vsgpu-exporter@.service", "vsgpu-exporter@root.service"),
         ("vsgpu-pool.service", "vsgpu-pool.service"),
         ("vsgpu-gpu.service", "vsgpu-gpu.service"),

@@ -299,7 +299,12 @@ fn hosts_are_served_to_a_controller() {
         "version: 1\nhosts:\n  esx-01: {{ address: \"127.0.0.1:{port}\", graphics-type: SharedPassthru, ecc: off }}\n  esx-02: {{ address: \"127.0.0.1:{port}\", graphics-type: SharedPassthru }}\nvms:\n  vm-01: {{ host: esx-01, firmware: efi }}\n"
     ));
     let said = lab.expect(0, &["facts"]);
-    assert!(said.contains("  vCenter: in GPU-A (3 hosts), DRS moves VMs, HA on, one image"), "{said}");
+    assert!(
+        said.contains(
+            "  vCenter: in GPU-A (3 hosts), DRS Fully Automated, HA on, image by Lifecycle Manager"
+        ),
+        "{said}"
+    );
     assert!(
         said.contains("0000:af:00.0  A100 PCIe 40GB  64 GiB  1     passthrough  -    -    vm-02"),
         "{said}"
@@ -374,20 +379,23 @@ fn a_bare_host_is_made_ready_as_by_its_own_tools() {
     lab.write_fleet(&wishes(&format!("127.0.0.1:{port}")));
     let plan = lab.expect(3, &["plan", "--commands"]);
     for line in [
-        "$ ShutdownGuest 1  (wait up to 300 s)",
+        "$ ShutdownGuest, VM 1  (wait up to 300 s)",
         "$ EnterMaintenanceMode_Task timeout=3600 evacuatePoweredOffVms=false",
         "$ UpdatePassthruConfig 0000:af:00.0 passthruEnabled=true applyNow=true",
         "$ UpdateGraphicsConfig hostDefaultGraphicsType=sharedDirect",
         "$ RebootHost_Task force=false",
-        "$ PowerOnVM_Task 1",
+        "$ PowerOnVM_Task, VM 1",
     ] {
         assert!(plan.contains(line), "{line}\n{plan}");
     }
     // It asks for nothing but what the API has.
-    assert!(!plan.contains("esxcli") && !plan.contains("not through vCenter"), "{plan}");
+    assert!(
+        !plan.contains("esxcli") && !plan.contains("vim-cmd") && !plan.contains("not through vCenter"),
+        "{plan}"
+    );
     let said = lab.expect(0, &["apply", "--yes"]);
     assert!(
-        said.contains("RebootHost_Task force=false") && said.contains("in vCenter's Recent Tasks"),
+        said.contains("RebootHost_Task force=false") && said.contains("(Recent Tasks of esx-01.example.com)"),
         "{said}"
     );
     let mut found = vec![];
@@ -407,8 +415,8 @@ fn a_bare_host_is_made_ready_as_by_its_own_tools() {
 fn door(site: &Site, memory: &str) -> std::sync::Arc<dyn System> {
     let file = site.file("host = esx-01.example.com");
     let state = site.folder.join(memory);
-    std::fs::create_dir_all(&state).unwrap();
-    gateway::door_to(&vsgpu_host_agent::agent(), &file, "esx-01.example.com", Some(state)).unwrap()
+    let mut doors = gateway::doors_to(&vsgpu_host_agent::agent(), &file, Some(&state)).unwrap();
+    doors.remove("esx-01.example.com").unwrap()
 }
 
 /// A bare host and its vCenter.
@@ -564,7 +572,8 @@ fn changes_that_fail_say_why() {
     site.served.world.lock().unwrap().tasks_run_for = 1_000_000;
     site.calls();
     let stop = vsgpu_core::Command::new("vim-cmd", ["vmsvc/power.off", "1"]).within(1);
-    assert_eq!(system.run(&stop).ended, vsgpu_core::ExitKind::TimedOut(1));
+    let ended = system.run(&stop).ended.to_string();
+    assert!(ended.contains("PowerOffVM_Task, VM 1 did not end within 1 s"), "{ended}");
     assert!(site.calls().contains(&"CancelTask".to_string()));
 }
 
@@ -583,7 +592,7 @@ fn a_task_is_found_again_by_its_id() {
     let second = door(&site, "memory");
     wait_until("it is noted", Duration::from_secs(20), || second.orphan().is_some());
     let found = second.orphan().unwrap();
-    assert!(found.starts_with("PowerOffVM_Task 1 (task-"), "{found}");
+    assert!(found.starts_with("PowerOffVM_Task, VM 1 (task-"), "{found}");
     // The session ends meanwhile: it is begun again, and the task is the same.
     site.served.world.lock().unwrap().sessions.clear();
     assert!(second.orphan().is_some());
@@ -626,7 +635,7 @@ fn what_is_missing_is_said_by_purpose() {
         ("host-", "Host.Config.PciPassthru"),
         ("host-0", "Host.Config.Image"),
         ("group-d1", "Global.Diagnostics"),
-        ("vm-0-1", "VirtualMachine.Interact.PowerOn"),
+        ("vm-0000001", "VirtualMachine.Interact.PowerOn"),
     ];
     let site = Site::new("missing", world);
     let (status, said) = site.trusted(HOSTS);
@@ -965,6 +974,49 @@ fn a_large_inventory_takes_few_calls() {
     assert!(calls <= few * 10, "{few} calls for 50 hosts, {calls} for 500");
 }
 
+/// Hosts that are asked about at once are read together.
+fn a_large_site_is_read_with_few_calls() {
+    let looked = |hosts: usize| {
+        let mut world = World::new(
+            (0..hosts).map(|n| SimHost { vms: 20, ..SimHost::new(&format!("esx-{n}"), Some(0)) }).collect(),
+        );
+        (world.page, world.devices) = (500, 30);
+        let site = Site::new(&format!("site-{hosts}"), world);
+        let doors =
+            gateway::doors_to(&vsgpu_host_agent::agent(), &site.file("cluster = GPU-A"), None).unwrap();
+        let wanted = ["pci-gpus", "virtual-machines", "gpu-users", "maintenance-mode", "host-summary"];
+        let facts: Vec<_> = vsgpu_host_agent::catalogue()
+            .facts(Scope::Host)
+            .into_iter()
+            .filter(|fact| wanted.contains(&fact.name))
+            .collect();
+        site.calls();
+        let begun = Instant::now();
+        let all: Vec<_> = doors.values().collect();
+        std::thread::scope(|scope| {
+            for some in all.chunks(hosts.div_ceil(100)) {
+                let facts = &facts;
+                scope.spawn(move || {
+                    for system in some {
+                        let seen = vsgpu_core::observe::observe(system.as_ref(), &Subject::node(), facts);
+                        assert!(seen["pci-gpus"].is_ok(), "{seen:?}");
+                        let vms = seen["virtual-machines"].as_ref().unwrap();
+                        assert_eq!(vms["vms"].as_array().unwrap().len(), 20);
+                    }
+                });
+            }
+        });
+        (begun.elapsed(), site.calls().len())
+    };
+    let (small, few) = looked(50);
+    let (large, calls) = looked(500);
+    println!(
+        "facts by vCenter: 50 hosts with 1,000 VMs {few} calls {small:?}; 500 hosts with 10,000 VMs {calls} calls {large:?}"
+    );
+    // Less than one for each host, and nothing for each VM.
+    assert!(calls < 500, "{few} calls for 50 hosts, {calls} for 500");
+}
+
 /// VMware's own simulator, written by others.
 fn vmwares_own_simulator_is_served() {
     let program = std::env::var_os("VSGPU_VCSIM").unwrap();
@@ -1030,5 +1082,6 @@ const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     hostile_answers_are_refused_in_words,
     recorded_answers_of_real_servers_are_read[Captures],
     a_large_inventory_takes_few_calls,
+    a_large_site_is_read_with_few_calls,
     vmwares_own_simulator_is_served[Vcsim]
 ];

@@ -472,7 +472,7 @@ impl World {
         }
         if let ("VirtualMachine", Some(vm)) = (kind, number(id)) {
             let host = vm / 1_000;
-            if let Some(folder) = self.machines.get(&host).filter(|_| !id[3..].contains('-')) {
+            if let Some(folder) = self.machines.get(&host) {
                 return machine::vm_value(folder, host, id, path);
             }
         }
@@ -484,7 +484,18 @@ impl World {
         }
         if kind == "VirtualMachine" {
             let devices = "<val xsi:type=\"ArrayOfVirtualDevice\"><VirtualDevice xsi:type=\"VirtualDisk\"><key>2000</key><deviceInfo><label>payroll disk</label></deviceInfo></VirtualDevice><VirtualDevice xsi:type=\"VirtualPCIPassthrough\"><key>13000</key><backing xsi:type=\"VirtualPCIPassthroughVmiopBackingInfo\"><vgpu>grid_a100-40c</vgpu></backing></VirtualDevice></val>";
-            return (path == "config.hardware.device").then(|| devices.to_string());
+            let word = |text: &str| Some(format!("<val xsi:type=\"xsd:string\">{text}</val>"));
+            return match path {
+                "config.hardware.device" => Some(devices.to_string()),
+                "name" => word(id),
+                "runtime.powerState" => word("poweredOff"),
+                "runtime.connectionState" => word("connected"),
+                "config.files.vmPathName" => word(&format!("[datastore-1] {id}/{id}.vmx")),
+                "config.hardware.memoryMB" => Some("<val xsi:type=\"xsd:int\">4096</val>".into()),
+                // As many settings as VMs have, of which nothing is kept.
+                "config.extraConfig" => Some(format!("<val xsi:type=\"ArrayOfOptionValue\">{}</val>", "<OptionValue><key>payroll.key</key><value xsi:type=\"xsd:string\">of payroll</value></OptionValue>".repeat(50))),
+                _ => None,
+            };
         }
         // Above the hosts: their folder, the datacenter, the folder it is in, the root.
         let above = [
@@ -540,7 +551,7 @@ impl World {
             }
             "runtime.connectionState" => word(host.state),
             "runtime.inMaintenanceMode" => "<val xsi:type=\"xsd:boolean\">false</val>".into(),
-            "vm" => references("VirtualMachine", (0..host.vms).map(|n| format!("vm-{number}-{n}")).collect()),
+            "vm" => references("VirtualMachine", (0..host.vms).map(|n| format!("vm-{:07}", number * 1_000 + n)).collect()),
             "datastore" => references("Datastore", vec!["datastore-1".into()]),
             "network" => references("Network", vec!["network-1".into()]),
             "hardware.pciDevice" => {

@@ -95,8 +95,10 @@ impl Fact for Vcenter {
         let drs = match cluster.drs.as_deref() {
             None => "DRS not known".to_string(),
             Some("off") => "DRS off".into(),
-            Some("fullyAutomated") => "DRS moves VMs".into(),
-            Some(_) => "DRS only recommends".into(),
+            Some("fullyAutomated") => "DRS Fully Automated".into(),
+            Some("partiallyAutomated") => "DRS Partially Automated".into(),
+            Some("manual") => "DRS Manual".into(),
+            Some(other) => format!("DRS {other}"),
         };
         let ha = match (cluster.ha, cluster.ha_admission) {
             (None, _) => "HA not known",
@@ -105,7 +107,7 @@ impl Fact for Vcenter {
             (Some(true), _) => "HA on",
         };
         let image = match cluster.image_managed {
-            Some(true) => ", one image for its hosts",
+            Some(true) => ", image by Lifecycle Manager",
             _ => "",
         };
         Some(format!("in {} ({}), {drs}, {ha}{image}", cluster.name, counted(cluster.hosts, "host")))
@@ -131,7 +133,7 @@ mod tests {
         let text = r#"{"server": "vCenter", "name": "esx-01", "cluster": {"name": "GPU-A", "hosts": 8, "drs": "fullyAutomated", "ha": true, "ha_admission": true, "image_managed": true}}"#;
         assert_eq!(
             fact(Ok(text.into())).unwrap().sentence().unwrap(),
-            "in GPU-A (8 hosts), DRS moves VMs, HA on with admission control, one image for its hosts"
+            "in GPU-A (8 hosts), DRS Fully Automated, HA on with admission control, image by Lifecycle Manager"
         );
         assert!(fact(Err(IoError::Unreachable("vc: no answer".into()))).is_err());
     }

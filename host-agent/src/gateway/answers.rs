@@ -17,7 +17,7 @@ use vsgpu_vsphere::vm::Vm;
 use vsgpu_vsphere::{Fault, Session};
 
 /// Why there is no answer from the driver, in words that lead on.
-const NO_DRIVER: &str = "vCenter does not tell it; nvidia-smi on the host does";
+const NO_DRIVER: &str = "only nvidia-smi on the host tells this, and vCenter does not";
 
 /// One host of a site.
 pub(super) struct Asked<'a> {
@@ -53,7 +53,7 @@ pub(super) fn answer(asked: &Asked<'_>, command: &Command) -> Output {
 }
 
 fn none(what: &str) -> String {
-    format!("the vSphere API has nothing for `{what}`")
+    format!("vCenter has nothing that stands for `{what}`: serve this host over ssh for it")
 }
 
 /// What the server refused, for somebody who runs vsgpu.
@@ -75,7 +75,17 @@ impl Asked<'_> {
         let details = self.site.details(&self.host.of).map_err(|fault| refused(&fault))?;
         match details.connection.as_str() {
             "connected" => Ok(details),
-            state => Err(format!("vCenter says that {} is {state}", self.host.name)),
+            state => {
+                let shown = match state {
+                    "notResponding" => "Not responding",
+                    "disconnected" => "Disconnected",
+                    other => other,
+                };
+                Err(format!(
+                    "vCenter shows {} as \"{shown}\": connect it again in the vSphere Client",
+                    self.host.name
+                ))
+            }
         }
     }
 
@@ -92,16 +102,25 @@ fn esxcli(asked: &Asked<'_>, words: &[&str]) -> Said {
     match words {
         ["system", "version", "get"] => {
             let details = asked.details()?;
-            let (name, version, build) =
-                details.product.as_ref().ok_or("the account may not read the release")?;
+            let (name, version, build) = details
+                .product
+                .as_ref()
+                .ok_or("the account may not read the release: give it Read-only on the host")?;
             let build = format!("Releasebuild-{build}");
             Ok(record(&[("Product", name), ("Version", version), ("Build", &build)]))
         }
-        ["system", "uuid", "get"] => {
-            Ok(word(asked.details()?.uuid.as_deref().ok_or("the account may not read the UUID")?))
-        }
+        ["system", "uuid", "get"] => Ok(word(
+            asked
+                .details()?
+                .uuid
+                .as_deref()
+                .ok_or("the account may not read the UUID: give it Read-only on the host")?,
+        )),
         ["system", "maintenanceMode", "get"] => {
-            let on = asked.details()?.in_maintenance.ok_or("the account may not read maintenance mode")?;
+            let on = asked
+                .details()?
+                .in_maintenance
+                .ok_or("the account may not read maintenance mode: give it Read-only on the host")?;
             Ok(word(if on { "Enabled" } else { "Disabled" }))
         }
         ["system", "stats", "uptime", "get"] => {
@@ -337,7 +356,7 @@ fn vm<'a>(details: &'a HostDetails, id: &str) -> Result<&'a Vm, String> {
     vms(details)?
         .iter()
         .find(|vm| number(vm) == Some(id))
-        .ok_or_else(|| "this VM is not on the host any more".into())
+        .ok_or_else(|| "this VM is not on the host any more: it was moved or unregistered".into())
 }
 
 /// Columns are padded: whatever stands in a name, each row begins where the heading says.

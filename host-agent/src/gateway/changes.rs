@@ -51,7 +51,11 @@ pub(super) fn make(asked: &Asked<'_>, state: &Posix, call: &Call, secs: u32) -> 
     asked.site.changed(&asked.host.of);
     let (ended, stdout) = match made {
         Ok(()) => (ExitKind::Status(0), String::new()),
-        Err(Failed::Late(secs)) => (ExitKind::TimedOut(secs), String::new()),
+        Err(Failed::Late(secs)) => {
+            let why =
+                format!("{call} did not end within {secs} s; it was asked to cancel: look in Recent Tasks");
+            (ExitKind::ByApi(why), String::new())
+        }
         Err(Failed::Lost(why)) => (ExitKind::Broken(why), String::new()),
         Err(Failed::Said(fault)) if fault.privilege.is_some() => {
             (ExitKind::ByApi(refused(&fault)), String::new())
@@ -164,7 +168,12 @@ fn vm(asked: &Asked<'_>, id: u32) -> Result<Ref, Failed> {
     let details = details(asked)?;
     let vms = details.vms.as_ref().map_err(|fault| Failed::from(fault.clone()))?;
     let found = vms.iter().find(|vm| number(vm) == Some(id));
-    found.map(|vm| vm.of.clone()).ok_or_else(|| Failed::Lost(format!("VM {id} is not on this host any more")))
+    found.map(|vm| vm.of.clone()).ok_or_else(|| {
+        Failed::Lost(format!(
+            "VM {id} is not on {} any more: it was moved or unregistered; `vsgpu plan` again",
+            asked.host.name
+        ))
+    })
 }
 
 /// Sets keys of a VM, where nobody else changes it meanwhile.
@@ -179,7 +188,9 @@ pub(super) fn set_keys(
         let details = details(asked)?;
         let vms = details.vms.as_ref().map_err(|fault| Failed::from(fault.clone()))?;
         let found: Option<&Vm> = vms.iter().find(|vm| vmx::path(vm).as_deref() == Some(file));
-        let vm = found.ok_or_else(|| Failed::Lost(format!("{file}: no VM of this host has it")))?;
+        let vm = found.ok_or_else(|| {
+            Failed::Lost(format!("{file}: no VM on {} has it any more; `vsgpu plan` again", asked.host.name))
+        })?;
         let Some(spec) = vmx::spec(vm, set) else { return Ok(()) };
         let task = asked.site.with(|session| reconfigure(session, &vm.of, &spec))?;
         wait(asked, state, &task, &format!("ReconfigVM_Task {}", vm.name), RECONFIGURE)
@@ -203,7 +214,10 @@ fn wait(asked: &Asked<'_>, state: &Posix, task: &Ref, doing: &str, secs: u32) ->
     state.write(&note, text.as_bytes(), 0o600).map_err(|why| Failed::Lost(why.to_string()))?;
     tracing::info!(host = %asked.host.name, task = %task.id, "{doing}");
     if let Ok(mut tasks) = asked.tasks.lock() {
-        tasks.push((std::thread::current().id(), format!("{} in vCenter's Recent Tasks", task.id)));
+        tasks.push((
+            std::thread::current().id(),
+            format!("{} (Recent Tasks of {})", task.id, asked.host.name),
+        ));
     }
     let (begun, within) = (now(), Duration::from_secs(secs.into()));
     let ended = loop {

@@ -95,8 +95,9 @@ fn parse(text: &str, file: &str) -> Result<Config, String> {
             .map(|(name, value)| (name.trim(), value.trim()))
             .filter(|(_, value)| !value.is_empty())
             .ok_or_else(|| at("`name = value` is expected"))?;
-        if value.contains(" #") {
-            return Err(at("a comment stands on a line of its own"));
+        // Names in vCenter hold anything.
+        if value.contains(" #") && !["host", "cluster"].contains(&name) {
+            return Err(at("` #` begins no comment here: put the comment on a line of its own"));
         }
         let once = |slot: &mut Option<String>| match slot.replace(value.to_string()) {
             Some(_) => Err(at(&format!("`{name}` is there twice"))),
@@ -122,7 +123,9 @@ fn parse(text: &str, file: &str) -> Result<Config, String> {
             }
             // What stands there may be anything, a password's half as well.
             other if other.chars().all(|c| c.is_ascii_alphabetic() || c == '-') => {
-                return Err(at(&format!("`{}` is not known: {KEYS} are", piece(other, 30))));
+                let near = vsgpu_core::suggest::nearest(other, KEYS.split(", "));
+                let near = near.map(|near| format!(" Did you mean `{near}`?")).unwrap_or_default();
+                return Err(at(&format!("unknown name `{}`.{near}\nKnown: {KEYS}", piece(other, 30))));
             }
             _ => return Err(at(&format!("this is none of {KEYS}"))),
         }
@@ -160,7 +163,7 @@ fn parse(text: &str, file: &str) -> Result<Config, String> {
     let address_of = |text: Option<String>, name: &str| {
         let read = |text: String| {
             text.parse::<SocketAddr>()
-                .map_err(|_| format!("{file}: {name}: an address such as 0.0.0.0:7443 is expected"))
+                .map_err(|_| format!("{file}: {name}: IP:PORT is expected, such as 127.0.0.1:9455; no name"))
         };
         text.map(read).transpose()
     };
@@ -234,12 +237,12 @@ mod tests {
         for (text, words) in [
             (GOOD.replace("host = esx-01", "host ="), "g.conf:5: `name = value`"),
             (GOOD.to_string() + "host = esx-01\n", "g.conf:7: `esx-01` is there twice"),
-            (GOOD.to_string() + "insecure = yes\n", "g.conf:7: `insecure` is not known"),
+            (GOOD.to_string() + "insecure = yes\n", "g.conf:7: unknown name `insecure`."),
             (GOOD.to_string() + "password = hunter2\n", "g.conf:7: no password stands in this file"),
             (GOOD.to_string() + "esxi = a\n", "`vcenter` and `esxi` are both there"),
             (
                 GOOD.replace("svc@vsphere.local", "svc@vsphere.local # me"),
-                "g.conf:3: a comment stands on a line",
+                "g.conf:3: ` #` begins no comment here",
             ),
             (GOOD.to_string() + "hunter2 =x\n", "g.conf:7: this is none of vcenter"),
             (GOOD.to_string() + "trust = sha256:12\n", "trust: `sha256:` and 64"),

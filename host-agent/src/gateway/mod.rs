@@ -1,4 +1,5 @@
-//! The gateway: this agent beside a vCenter or a standalone ESXi, by their API. So far it looks: `gateway check`, `gateway metrics`, `gateway probe`.
+//! The gateway: this agent beside a vCenter or a standalone ESXi, by their API. `gateway serve` serves their hosts; the
+//! other verbs look.
 
 mod answers;
 mod boot;
@@ -13,7 +14,7 @@ mod serve;
 mod site;
 mod vmx;
 
-pub use serve::door_to;
+pub use serve::doors_to;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -50,9 +51,9 @@ enum What {
         #[command(flatten)]
         served: metrics::Served,
     },
-    /// Serve the file's hosts to controllers, over one session; looks only, so far
+    /// Serve the hosts in FILE to vsgpu through vCenter: `vsgpu apply` can reboot hosts and stop VMs this way
     #[command(
-        after_help = "More lines of FILE:\n  listen = 0.0.0.0:7443               one address for all hosts\n  pki = /etc/vsgpu-host-agent/pki     folders of `vsgpu cert issue`, such as esx-01.host\n  state = /var/lib/vsgpu-host-agent/gateway\n  metrics = 127.0.0.1:9455            GPU counters, for Prometheus\n  metrics-auth = token:FILE           needed beyond this machine\nIn the fleet file each host has this gateway's address."
+        after_help = "FILE begins as `gateway check --help` shows. More lines, with what holds where they are left out:\n  listen = 0.0.0.0:7443               one address for all hosts\n  pki = /etc/vsgpu-host-agent/pki     folders of `vsgpu cert issue`, such as esx-01.host\n  state = /var/lib/vsgpu-host-agent/gateway\n  metrics = 127.0.0.1:9455            GPU counters, for Prometheus\n  metrics-auth = token:FILE           needed beyond this machine\nIn the fleet file each host has `address: THIS-MACHINE:7443`.\nHosts of a cluster are those that it has at the start: restart it after you add one."
     )]
     Serve {
         /// The gateway's file
@@ -62,6 +63,9 @@ enum What {
         ready_file: Option<PathBuf>,
     },
     /// Print the facts of one host, or of a VM on it, and change nothing
+    #[command(
+        after_help = "Example:\n  vsgpu-host-agent gateway facts /etc/vsgpu-host-agent/vc.conf esx-01.example.com --vm vm-01"
+    )]
     Facts {
         /// The gateway's file
         file: PathBuf,

@@ -10,10 +10,13 @@ use super::site::Site;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use vsgpu_core::Scope;
 use vsgpu_core::System;
 use vsgpu_machine::{Posix, own_folder};
+use vsgpu_vsphere::Fault;
 use vsgpu_vsphere::inventory::Host;
+use vsgpu_vsphere::session::REFUSED;
 use vsgpu_wire::metrics::listener::{ScrapeAuth, serve};
 use vsgpu_wire::server::{Agent, Hosted, log_to_stderr, print_facts, serve_hosts};
 
@@ -30,17 +33,59 @@ fn kept(agent: &Agent) -> Vec<&'static str> {
 }
 
 /// The hosts of the file, or why there is none. Of one name there must not be two.
-fn listed(site: &Site) -> Result<Vec<Host>, String> {
-    let hosts = site.hosts().map_err(|fault| told(&site.config, &fault))?;
+fn listed(site: &Site) -> Result<Vec<Host>, Fault> {
+    let hosts = site.hosts()?;
     if hosts.is_empty() {
-        return Err(format!(
-            "{}: none of the file's hosts is in the inventory: `gateway check` says more",
+        return Err(Fault::said(format!(
+            "{}: none of the file's hosts is in the inventory: `vsgpu-host-agent gateway check` says more",
             site.config.address
-        ));
+        )));
     }
     match hosts.windows(2).find(|two| two[0].name == two[1].name) {
-        Some(two) => Err(format!("there are two hosts named {}: rename all but one", two[0].name)),
+        Some(two) => {
+            Err(Fault::said(format!("there are two hosts named {}: rename all but one", two[0].name)))
+        }
         None => Ok(hosts),
+    }
+}
+
+/// Lists until vCenter answers: a service that ended and was started again would log in each time, and a refused login
+/// counts towards the account's lock.
+fn listed_at_last(site: &Site) -> Vec<Host> {
+    let (mut pause, mut last) = (Duration::from_secs(5), None);
+    loop {
+        match listed(site) {
+            Ok(hosts) => return hosts,
+            Err(fault) => {
+                let refused = fault.kind == REFUSED;
+                if last.as_ref() != Some(&fault) {
+                    let advice =
+                        if refused { " Not tried again before the password file has changed." } else { "" };
+                    tracing::warn!("{}{advice}", told(&site.config, &fault).replace('\n', " "));
+                    last = Some(fault);
+                }
+                std::thread::sleep(pause);
+                // A refused login is only tried again with another password: that is soon seen.
+                pause =
+                    if refused { Duration::from_secs(5) } else { (pause * 2).min(Duration::from_secs(60)) };
+            }
+        }
+    }
+}
+
+/// Names of the file that nobody has: each is said, or nobody would miss them.
+fn say_what_is_missing(config: &Config, hosts: &[Host]) {
+    let at = &config.address;
+    for name in config.hosts.iter().filter(|name| hosts.iter().all(|host| host.name != **name)) {
+        tracing::warn!(
+            "host {name} is not in the inventory of {at}, or this account does not see it: not served"
+        );
+    }
+    let in_it = |name: &String| hosts.iter().any(|host| host.cluster.as_ref() == Some(name));
+    for name in config.clusters.iter().filter(|name| !in_it(name)) {
+        tracing::warn!(
+            "cluster {name} is not in the inventory of {at}, has no hosts, or is not seen: not served"
+        );
     }
 }
 
@@ -67,40 +112,51 @@ fn door(
 /// Prints the facts of one host, or of a VM on it; nothing is kept.
 pub(super) fn facts(agent: Agent, config: Config, name: &str, vm: Option<&String>) -> Result<(), String> {
     let site = Arc::new(Site::new(config, kept(&agent)));
-    let all = Arc::new(listed(&site)?);
+    let all = Arc::new(listed(&site).map_err(|fault| told(&site.config, &fault))?);
     let host = all.iter().find(|host| host.name == name).ok_or_else(|| {
         let names: Vec<&str> = all.iter().take(NAMED).map(|host| host.name.as_str()).collect();
-        format!("{name} is none of the file's hosts, such as {}", names.join(", "))
+        let more = if all.len() > NAMED { ", .." } else { "" };
+        format!("{name}: the file has no host of this name in vCenter; it has {}{more}", names.join(", "))
     })?;
     print_facts(&agent, door(&agent, &site, &all, host, None).as_ref(), vm)
 }
 
-/// The door to one host of a gateway's file, with its memory in a folder; a visit has none. For programs and tests that are
-/// no gateway.
+/// The doors to all hosts of a gateway's file by their names, over one session, with their memory in folders below `state`;
+/// a visit has none. For programs and tests that are no gateway.
 ///
 /// # Errors
 /// A sentence.
-pub fn door_to(
+pub fn doors_to(
     agent: &Agent,
     file: &Path,
-    name: &str,
-    state: Option<PathBuf>,
-) -> Result<Arc<dyn System>, String> {
+    state: Option<&Path>,
+) -> Result<BTreeMap<String, Arc<dyn System>>, String> {
     let site = Arc::new(Site::new(super::config::read(file)?, kept(agent)));
-    let all = Arc::new(listed(&site)?);
-    let host = all.iter().find(|host| host.name == name).ok_or_else(|| format!("{name}: no such host"))?;
-    Ok(door(agent, &site, &all, host, state))
+    let all = Arc::new(listed(&site).map_err(|fault| told(&site.config, &fault))?);
+    let one = |host: &Host| {
+        let folder = state.map(|state| state.join(plain(&host.of.id)));
+        folder.as_deref().map(own_folder::private).transpose()?;
+        let system: Arc<dyn System> = door(agent, &site, &all, host, folder);
+        Ok((host.name.clone(), system))
+    };
+    all.iter().map(one).collect()
 }
 
 /// Serves until killed.
 pub(super) fn run(agent: Agent, config: Config, ready_file: Option<&Path>) -> Result<(), String> {
     log_to_stderr();
     let state = config.serving.state.clone();
-    own_folder::private(&state)?;
-    let _held = own_folder::locked(&state)?;
+    // What is wrong here is said before anybody logs in.
+    own_folder::private(&state).map_err(|why| format!("state: {why}"))?;
+    let _held = own_folder::locked(&state)
+        .map_err(|why| format!("state: {why}: each gateway needs a `state` and a `listen` of its own"))?;
     let site = Arc::new(Site::new(config, kept(&agent)));
     let serving = &site.config.serving;
-    let all = Arc::new(listed(&site)?);
+    own_folder::is_folder(&serving.pki).map_err(|why| format!("pki: {why}"))?;
+    let auth = |address| ScrapeAuth::of(address, serving.metrics_auth.as_deref(), &serving.pki, "gateway");
+    let auth = serving.metrics.map(auth).transpose().map_err(|why| format!("metrics: {why}"))?;
+    let all = Arc::new(listed_at_last(&site));
+    say_what_is_missing(&site.config, &all);
     let certificates = certificates(&all, &serving.pki)?;
     let mut hosted = vec![];
     for (host, pki) in &certificates {
@@ -111,8 +167,7 @@ pub(super) fn run(agent: Agent, config: Config, ready_file: Option<&Path>) -> Re
         hosted.push(Hosted { system, pki: pki.clone() });
     }
     serve_hosts(agent, hosted, serving.listen, ready_file, || {
-        let Some(address) = serving.metrics else { return Ok(()) };
-        let auth = ScrapeAuth::of(address, serving.metrics_auth.as_deref(), &serving.pki, "gateway")?;
+        let Some((address, auth)) = serving.metrics.zip(auth) else { return Ok(()) };
         let shown = Arc::new(Shown::default());
         read_on(&site, &shown)?;
         std::thread::spawn(move || {

@@ -139,7 +139,9 @@ impl Site {
             }
             let left = until.saturating_duration_since(now());
             if left.is_zero() {
-                return Err(Fault::said("all connections to the server are busy"));
+                return Err(Fault::said(
+                    "all connections to it were busy for two minutes; if that stays, look at the load of vCenter",
+                ));
             }
             pool = self.freed.wait_timeout(pool, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -179,7 +181,9 @@ impl Site {
             read.wanted.insert(host.clone());
             if read.busy {
                 if now() - asked > LONGEST {
-                    return Err(Fault::said("the server is still busy with other hosts"));
+                    return Err(Fault::said(
+                        "it still answers for other hosts after five minutes; look at the load of vCenter",
+                    ));
                 }
                 read = self.done.wait_timeout(read, LONGEST).unwrap_or_else(PoisonError::into_inner).0;
                 continue;

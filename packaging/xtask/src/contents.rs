@@ -148,13 +148,18 @@ pub fn host(root: &Path, built: &Path) -> Result<Package, String> {
             0o644,
             read(&linux.join("vsgpu-host-agent@.service"))?,
         ),
+        Entry::new(
+            "usr/lib/systemd/system/vsgpu-host-agent-vcenter@.service",
+            0o644,
+            read(&linux.join("vsgpu-host-agent-vcenter@.service"))?,
+        ),
         Entry::new("usr/share/doc/vsgpu-host-agent/agent.conf", 0o644, read(&linux.join("host-agent.conf"))?),
     ];
     entries.extend(manual(vsgpu_wire::server::command(&vsgpu_host_agent::agent()), 1)?);
     Ok(Package {
         name: "vsgpu-host-agent",
         summary: "vsgpu agent of ESXi hosts on which no package may run",
-        description: "Runs on a Linux machine and reaches ESXi hosts through OpenSSH: one instance of\nits unit for each host.",
+        description: "Runs on a Linux machine and reaches ESXi hosts through vCenter (one instance of\nvsgpu-host-agent-vcenter@ for each vCenter) or OpenSSH (one of vsgpu-host-agent@ for\neach host).",
         entries,
         needs: Some(("openssh-client, libnss-systemd", "openssh-clients")),
         scripts: instances(&linux, "vsgpu-host-agent")?,

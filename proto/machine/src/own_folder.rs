@@ -24,6 +24,17 @@ pub fn private(folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether there is such a folder.
+///
+/// # Errors
+/// A sentence that begins with the folder.
+pub fn is_folder(folder: &Path) -> Result<(), String> {
+    match folder.is_dir() {
+        true => Ok(()),
+        false => Err(format!("{}: there is no such folder", folder.display())),
+    }
+}
+
 /// Takes a folder for this process.
 ///
 /// # Errors

@@ -136,7 +136,7 @@ impl Https {
         }
         if by_the_ca {
             let own = if why.contains("CaUsedAsEndEntity") {
-                "the file has the server's own certificate, which is no CA: use `trust = sha256:..`"
+                "it shows a certificate that signed itself, which no CA file can vouch for: use `trust = sha256:..`"
             } else {
                 "its certificate is not one of the CA file's for this name"
             };

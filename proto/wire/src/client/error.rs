@@ -134,7 +134,7 @@ fn of_tls(error: &rustls::Error) -> Option<Found> {
 fn start(target: &Target) -> String {
     let start = match target.role {
         "host" => format!(
-            "on the ESXi host: `/etc/init.d/vsgpu-host-agent restart`; where it is served over ssh, on that machine: `systemctl restart vsgpu-host-agent@{}`",
+            "on the ESXi host: `/etc/init.d/vsgpu-host-agent restart`; where it is served over ssh, on that machine: `systemctl restart vsgpu-host-agent@{}`; by vCenter: `systemctl restart 'vsgpu-host-agent-vcenter@*'`",
             target.node
         ),
         _ => "in the VM: `systemctl restart vsgpu-guest-agent`".into(),

@@ -108,14 +108,25 @@ pub fn serve_hosts(
 ) -> Result<(), String> {
     let (mut nodes, mut identities) = (HashMap::new(), vec![]);
     for Hosted { system, pki } in hosted {
-        let identity = pki::load(&pki, "node").map_err(|e| e.to_string())?;
-        let (name, certificate_end) = certified(&agent, &identity, system.now())?;
+        let loaded = pki::load(&pki, "node").map_err(|e| e.to_string());
+        let loaded = loaded.and_then(|identity| Ok((certified(&agent, &identity, system.now())?, identity)));
+        // One that is wrong keeps no other host from its agent.
+        let ((name, certificate_end), identity) = match loaded {
+            Ok(loaded) => loaded,
+            Err(why) => {
+                tracing::warn!("{}: {why}: this host is not served", pki.display());
+                continue;
+            }
+        };
         let mut node = Node::new(agent, system, name.clone(), Blocking::Threads);
         node.certificate_end = certificate_end;
         identities.push((pki::node_name(&name, agent.role), identity));
         if nodes.insert(pki::node_name(&name, agent.role), Arc::new(node)).is_some() {
             return Err(format!("{}: `{name}` is the certificate of another host, too", pki.display()));
         }
+    }
+    if nodes.is_empty() {
+        return Err("no host has a certificate that fits".into());
     }
     let config = Arc::new(tls::server_of_many(identities).map_err(|e| e.to_string())?);
     let runtime = tokio::runtime::Builder::new_current_thread()
