@@ -27,6 +27,11 @@ pub(crate) fn probes(args: &[&str], seen: &Observation) -> Vec<Probe> {
     probes
 }
 
+/// Whether the vSphere API answers for the host, and has no answer.
+pub(crate) fn is_without_answer(args: &[&str], seen: &Observation) -> bool {
+    seen.output(&xml(args)).is_ok_and(|output| matches!(output.ended, ExitKind::ByApi(_)))
+}
+
 /// The answer, whichever form it came in.
 pub(crate) fn answer(args: &[&str], seen: &Observation) -> Result<Vec<Record>, Unreadable> {
     let command = asked(args, seen);

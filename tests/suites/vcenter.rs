@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use vsgpu_core::apply::{self, ApplyOptions};
 use vsgpu_core::outcome::Outcome;
-use vsgpu_core::requirement::Verdict;
+use vsgpu_core::requirement::{Needs, Verdict};
 use vsgpu_core::{Scope, Subject, System};
 use vsgpu_host_agent::gateway;
 use vsgpu_tests::fakes::state::Vib;
@@ -262,6 +262,12 @@ impl Drop for Gateway {
 
 /// Serves these hosts with the lab's certificates on a port of its own, and says which.
 fn serve_hosts(lab: &Lab, site: &Site, lines: &str) -> (Gateway, u16) {
+    let begun = begin_to_serve(lab, site, lines);
+    wait_until("the gateway listens", Duration::from_secs(30), || site.folder.join("ready").exists());
+    begun
+}
+
+fn begin_to_serve(lab: &Lab, site: &Site, lines: &str) -> (Gateway, u16) {
     let port = vsgpu_tests::lab::free_port();
     let file = site.file(&format!(
         "{lines}\nlisten = 127.0.0.1:{port}\npki = {}\nstate = {}",
@@ -279,9 +285,7 @@ fn serve_hosts(lab: &Lab, site: &Site, lines: &str) -> (Gateway, u16) {
         .stderr(log)
         .spawn()
         .unwrap();
-    let gateway = Gateway(child);
-    wait_until("the gateway listens", Duration::from_secs(30), || ready.exists());
-    (gateway, port)
+    (Gateway(child), port)
 }
 
 fn hosts_are_served_to_a_controller() {
@@ -572,9 +576,39 @@ fn changes_that_fail_say_why() {
     site.served.world.lock().unwrap().tasks_run_for = 1_000_000;
     site.calls();
     let stop = vsgpu_core::Command::new("vim-cmd", ["vmsvc/power.off", "1"]).within(1);
-    let ended = system.run(&stop).ended.to_string();
-    assert!(ended.contains("PowerOffVM_Task, VM 1 did not end within 1 s"), "{ended}");
+    assert_eq!(system.run(&stop).ended, vsgpu_core::ExitKind::TimedOut(1));
+    let told = system.told().join("\n");
+    assert!(told.contains("did not end within 1 s: it was cancelled"), "{told}");
     assert!(site.calls().contains(&"CancelTask".to_string()));
+}
+
+/// A VM that the account may not read may run: nothing that needs it off goes on.
+fn a_vm_that_may_not_be_read_is_not_off() {
+    let (_lab, site) = by_api("unread");
+    site.served.world.lock().unwrap().lacks = vec![("vm-2", "System.Read")];
+    let facts = site.facts(&[]);
+    let why = facts["maintenance-mode"]["error"]["message"].as_str().unwrap_or_default();
+    assert!(why.contains("may not read whether vm-2 runs"), "{facts:#}");
+    let may_change = vsgpu_host_agent::agent().may_change;
+    let refused = may_change(door(&site, "memory").as_ref(), &Subject::node(), Needs::VmsOff);
+    assert!(matches!(&refused, Err(Outcome::Blocked { why, .. }) if why.contains("vm-2")), "{refused:?}");
+}
+
+/// Each try counts towards the account's lock: a wrong password is tried once, and the next one when it is there.
+fn a_refused_login_is_not_tried_again() {
+    let (lab, site) = by_api("refused");
+    site.password("wrong");
+    let _gateway = begin_to_serve(&lab, &site, "host = esx-01.example.com\nhost = esx-09.example.com");
+    let log = || std::fs::read_to_string(site.folder.join("log")).unwrap_or_default();
+    wait_until("it says so", Duration::from_secs(30), || {
+        log().contains("Not tried again before the password")
+    });
+    let right = site.served.world.lock().unwrap().password;
+    site.password(right);
+    wait_until("it listens", Duration::from_secs(30), || site.folder.join("ready").exists());
+    let logins = site.calls().into_iter().filter(|call| call == "Login").count();
+    assert_eq!(logins, 2, "{}", log());
+    assert!(log().contains("host esx-09.example.com is not in the inventory"), "{}", log());
 }
 
 /// A gateway that is killed leaves its task running; the next one knows of it.
@@ -1072,6 +1106,8 @@ const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     a_bare_host_is_made_ready_as_by_its_own_tools,
     every_requirement_that_the_api_has_is_met_by_it,
     changes_that_fail_say_why,
+    a_vm_that_may_not_be_read_is_not_off,
+    a_refused_login_is_not_tried_again,
     a_task_is_found_again_by_its_id,
     counters_of_gpus_are_printed_and_served,
     a_report_says_what_the_server_says_and_nothing_of_the_site,

@@ -69,7 +69,8 @@ pub fn host_value(folder: &Path, number: usize, path: &str) -> Option<String> {
             host.build.trim_start_matches("Releasebuild-")
         ),
         "config.lockdownMode" => word("lockdownDisabled"),
-        "hardware.systemInfo.uuid" => word(&host.uuid),
+        // The hardware's own, which is not the id that devices of VMs name.
+        "hardware.systemInfo.uuid" => word("4c4c4544-0000-0000-0000-000000000000"),
         "hardware.cpuInfo.numCpuCores" => "<val xsi:type=\"xsd:short\">8</val>".into(),
         "summary.hardware.cpuMhz" => "<val xsi:type=\"xsd:int\">1996</val>".into(),
         "hardware.numaInfo" => {
@@ -345,6 +346,15 @@ pub fn method(
                 )
             };
             Some(Ok(host.vibs.iter().map(package).collect()))
+        }
+        "QueryConfigTarget" => {
+            let of = |gpu: &Gpu| {
+                format!(
+                    "<pciPassthrough><pciDevice><id>{}</id></pciDevice><systemId>{}</systemId></pciPassthrough>",
+                    gpu.bdf, host.uuid
+                )
+            };
+            one(host.gpus.iter().map(of).collect())
         }
         "QueryModules" => {
             let module = |name: &str, loaded: bool| {

@@ -3,7 +3,7 @@
 use vsgpu_core::readers::xml::Element;
 
 /// For each call and data object that the client sends: its elements in their order; those with `*` may come again.
-const ORDER: [(&str, &[&str]); 50] = [
+const ORDER: [(&str, &[&str]); 51] = [
     ("RetrieveServiceContent", &["_this"]),
     ("Login", &["_this", "userName", "password", "locale"]),
     ("Logout", &["_this"]),
@@ -22,6 +22,7 @@ const ORDER: [(&str, &[&str]); 50] = [
     ("objectSet", &["obj", "skip", "selectSet*"]),
     ("selectSet", &["name", "type", "path", "skip", "selectSet*"]),
     ("options", &["maxObjects"]),
+    ("QueryConfigTarget", &["_this", "host"]),
     ("RetrieveHardwareUptime", &["_this"]),
     ("HostImageConfigGetAcceptance", &["_this"]),
     ("HostImageConfigGetProfile", &["_this"]),

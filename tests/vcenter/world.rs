@@ -227,8 +227,12 @@ impl World {
             true => ("VMware vCenter Server 8.0.3 build-0 (simulated)", "VirtualCenter"),
             false => ("VMware ESXi 8.0.3 build-0 (simulated)", "HostAgent"),
         };
+        let instance = match self.is_vcenter {
+            true => "<instanceUuid>0f0e0d0c-0000-0000-0000-000000000001</instanceUuid>",
+            false => "",
+        };
         format!(
-            "<rootFolder type=\"Folder\">{root}</rootFolder><propertyCollector type=\"PropertyCollector\">{collector}</propertyCollector><viewManager type=\"ViewManager\">{views}</viewManager><about><fullName>{name}</fullName><apiType>{kind}</apiType><apiVersion>8.0.3.0</apiVersion></about><sessionManager type=\"SessionManager\">{sessions}</sessionManager><authorizationManager type=\"AuthorizationManager\">{rights}</authorizationManager><perfManager type=\"PerformanceManager\">PerfMgr</perfManager><diagnosticManager type=\"DiagnosticManager\">DiagMgr</diagnosticManager>"
+            "<rootFolder type=\"Folder\">{root}</rootFolder><propertyCollector type=\"PropertyCollector\">{collector}</propertyCollector><viewManager type=\"ViewManager\">{views}</viewManager><about><fullName>{name}</fullName><apiType>{kind}</apiType><apiVersion>8.0.3.0</apiVersion>{instance}</about><sessionManager type=\"SessionManager\">{sessions}</sessionManager><authorizationManager type=\"AuthorizationManager\">{rights}</authorizationManager><perfManager type=\"PerformanceManager\">PerfMgr</perfManager><diagnosticManager type=\"DiagnosticManager\">DiagMgr</diagnosticManager>"
         )
     }
 
@@ -412,7 +416,8 @@ impl World {
     fn object(&mut self, kind: &str, id: &str, paths: &[&str], known: bool) -> String {
         let mut inside = format!("<obj type=\"{kind}\">{id}</obj>");
         for path in paths {
-            let lacked = self.lacked(id, "System.Read") && *path == "hardware.pciDevice";
+            let lacked =
+                self.lacked(id, "System.Read") && (*path == "hardware.pciDevice" || kind == "VirtualMachine");
             if !known || lacked {
                 let fault = if known { "NoPermission" } else { "NotAuthenticated" };
                 inside += &format!(
@@ -520,6 +525,7 @@ impl World {
             return match path {
                 "name" => Some(word(self.clusters[number])),
                 "parent" => Some("<val xsi:type=\"ManagedObjectReference\" type=\"Folder\">group-h3</val>".into()),
+                "environmentBrowser" => Some("<val xsi:type=\"ManagedObjectReference\" type=\"EnvironmentBrowser\">envbrowser-1</val>".into()),
                 "lifecycleManaged" => Some("<val xsi:type=\"xsd:boolean\">true</val>".into()),
                 "host" => {
                     let of = self.hosts.iter().enumerate().filter(|(_, host)| host.cluster == Some(number));
@@ -618,7 +624,8 @@ impl World {
 }
 
 /// Methods of hosts and their managers: the privilege that each takes, and whether it is asked for at the top.
-const MACHINE_METHODS: [(&str, &str, bool); 7] = [
+const MACHINE_METHODS: [(&str, &str, bool); 8] = [
+    ("QueryConfigTarget", "System.View", false),
     ("RetrieveHardwareUptime", "System.Read", false),
     ("HostImageConfigGetAcceptance", "System.Read", false),
     ("HostImageConfigGetProfile", "System.Read", false),

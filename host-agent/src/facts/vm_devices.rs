@@ -27,7 +27,7 @@ pub struct VmDevices {
     /// NVIDIA's other devices (NVSwitches, sound functions), by address: they are none of ours.
     #[serde(default)]
     pub no_gpus: Vec<String>,
-    /// The host's UUID, which a fixed device names.
+    /// The host's UUID, which a fixed device names; empty where vCenter does not say it.
     pub system_id: String,
     /// GPUs by address that other VMs of the host have in their `.vmx`, with the VM's name.
     pub held: BTreeMap<String, String>,
@@ -58,11 +58,15 @@ impl Fact for VmDevices {
     }
     fn parse(on: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
         find(on, seen)?;
-        let system_id = esxcli::parsed(&UUID, seen, |records| {
-            let word = records.first().map(|r| r.title.trim().to_lowercase()).unwrap_or_default();
-            let right = word.len() == 36 && word.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
-            if right { Ok(word) } else { Err("the answer is no UUID".into()) }
-        })?;
+        // vCenter says it only of hosts that have something to pass through; what needs it asks for it.
+        let system_id = match esxcli::is_without_answer(&UUID, seen) {
+            true => String::new(),
+            false => esxcli::parsed(&UUID, seen, |records| {
+                let word = records.first().map(|r| r.title.trim().to_lowercase()).unwrap_or_default();
+                let right = word.len() == 36 && word.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+                if right { Ok(word) } else { Err("the answer is no UUID".into()) }
+            })?,
+        };
         let mut held = BTreeMap::new();
         for vm in others(on, &VirtualMachines::parse(on, seen)?) {
             for slot in slots_of(&vm.vmx, seen).into_values() {
@@ -147,6 +151,6 @@ impl VmDevices {
 
     pub(crate) fn is_right(&self, slot: &Slot, gpu: &PciGpu) -> bool {
         matches!(slot, Slot::Fixed { at: Some(at), vendor, device, system }
-            if at.to_string() == gpu.address && *vendor == gpu.vendor_id && Some(device) == gpu.device_id.as_ref() && system.eq_ignore_ascii_case(&self.system_id))
+            if at.to_string() == gpu.address && *vendor == gpu.vendor_id && Some(device) == gpu.device_id.as_ref() && (self.system_id.is_empty() || system.eq_ignore_ascii_case(&self.system_id)))
     }
 }

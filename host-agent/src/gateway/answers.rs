@@ -5,6 +5,7 @@
 use super::site::Site;
 use super::vmx;
 use crate::by_api::{GRAPHICS_TYPES, LEVELS, POLICIES};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
@@ -19,12 +20,21 @@ use vsgpu_vsphere::{Fault, Session};
 /// Why there is no answer from the driver, in words that lead on.
 const NO_DRIVER: &str = "only nvidia-smi on the host tells this, and vCenter does not";
 
+/// Tasks that this process began on a host.
+#[derive(Default)]
+pub(super) struct Tasks {
+    /// Those that are waited for, by their ids.
+    pub own: BTreeSet<String>,
+    /// What threads have to tell of theirs.
+    pub told: Vec<(ThreadId, String)>,
+}
+
 /// One host of a site.
 pub(super) struct Asked<'a> {
     pub site: &'a Site,
     pub host: &'a Host,
-    /// Where it is noted which tasks were begun.
-    pub tasks: &'a Mutex<Vec<(ThreadId, String)>>,
+    /// Tasks that were begun here.
+    pub tasks: &'a Mutex<Tasks>,
 }
 
 type Said = Result<String, String>;
@@ -64,7 +74,6 @@ pub(super) fn refused(fault: &Fault) -> String {
                 "the account lacks the privilege {privilege} (`vsgpu-host-agent gateway check` says where)"
             )
         }
-        None if fault.is_unheard() => fault.said.join(": "),
         None => fault.to_string(),
     }
 }
@@ -90,6 +99,8 @@ impl Asked<'_> {
     }
 
     fn method<T>(&self, call: impl FnOnce(&Managers, &mut Session) -> Result<T, Fault>) -> Result<T, String> {
+        // A host that is away would hold a connection until it gives up.
+        self.details()?;
         let called = self.site.with(|session| {
             let managers = self.site.managers(session, &self.host.of)?;
             call(&managers, session)
@@ -109,13 +120,11 @@ fn esxcli(asked: &Asked<'_>, words: &[&str]) -> Said {
             let build = format!("Releasebuild-{build}");
             Ok(record(&[("Product", name), ("Version", version), ("Build", &build)]))
         }
-        ["system", "uuid", "get"] => Ok(word(
-            asked
-                .details()?
-                .uuid
-                .as_deref()
-                .ok_or("the account may not read the UUID: give it Read-only on the host")?,
-        )),
+        ["system", "uuid", "get"] => {
+            asked.details()?;
+            // Not the hardware's UUID: it is the host's own id, which devices of VMs name.
+            asked.site.system_id(asked.host).map(|id| word(&id)).map_err(|fault| refused(&fault))
+        }
         ["system", "maintenanceMode", "get"] => {
             let on = asked
                 .details()?
@@ -147,7 +156,10 @@ fn esxcli(asked: &Asked<'_>, words: &[&str]) -> Said {
         }
         ["vm", "process", "list"] => {
             let details = asked.details()?;
-            let running = vms(&details)?.iter().filter(|vm| vm.power == "poweredOn");
+            let all = vms(&details)?;
+            // A VM that may not be read may run.
+            all.iter().try_for_each(|vm| power(vm).map(|_| ()))?;
+            let running = all.iter().filter(|vm| vm.power == "poweredOn");
             Ok(records(running.map(|vm| {
                 let file = vmx::path(vm).unwrap_or_default();
                 fields(&[("DisplayName", &vm.name), ("ConfigFile", &file)])
@@ -313,11 +325,7 @@ fn vim_cmd(asked: &Asked<'_>, words: &[&str]) -> Said {
         ["vmsvc/getallvms"] => listing(vms(&*asked.details()?)?),
         ["vmsvc/power.getstate", id] => {
             let details = asked.details()?;
-            let state = match vm(&details, id)?.power.as_str() {
-                "poweredOn" => "Powered on",
-                "suspended" => "Suspended",
-                _ => "Powered off",
-            };
+            let state = power(vm(&details, id)?)?;
             Ok(format!("Retrieved runtime info\n{state}\n"))
         }
         ["vmsvc/snapshot.get", id] => {
@@ -357,6 +365,19 @@ fn vm<'a>(details: &'a HostDetails, id: &str) -> Result<&'a Vm, String> {
         .iter()
         .find(|vm| number(vm) == Some(id))
         .ok_or_else(|| "this VM is not on the host any more: it was moved or unregistered".into())
+}
+
+/// A VM's power in vim-cmd's words. What may not be read is not off.
+fn power(vm: &Vm) -> Result<&'static str, String> {
+    match vm.power.as_str() {
+        "poweredOn" => Ok("Powered on"),
+        "poweredOff" => Ok("Powered off"),
+        "suspended" => Ok("Suspended"),
+        _ => Err(format!(
+            "the account may not read whether {} runs: give it Read-only there, with \"Propagate to children\"",
+            if vm.name.is_empty() { vm.of.id.as_str() } else { vm.name.as_str() }
+        )),
+    }
 }
 
 /// Columns are padded: whatever stands in a name, each row begins where the heading says.

@@ -1,8 +1,9 @@
-//! Boots of a host by the API, which has no boot id: the time of its boot by its own clock, and, where that moved, the
-//! time that it runs by ours. Only where both say so it is another boot: a clock that is set is none (facts: vsphere-api
-//! 5). What an agent notes for one boot on a host's ramdisk lies here in a folder that goes with the boot.
+//! Boots of a host by the API, which has no boot id: the time of its boot by its own clock. Where that moved, the time that
+//! the host runs decides: by what it was when this process asked last, else by our clock. A clock that is set is no boot
+//! (facts: vsphere-api 5). What an agent notes for one boot on a host's ramdisk lies here and goes with the boot.
 
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use vsgpu_core::{IoError, System};
@@ -23,10 +24,14 @@ pub(super) struct Boot {
     by_us: Option<u64>,
 }
 
+/// How long the host ran when this process asked last, seconds, and when that was.
+pub(super) type Asked = Option<(u64, Duration)>;
+
 /// The boot that runs now. `uptime` is only asked where the host's own time of boot moved; none where nobody knows.
 pub(super) fn current(
     state: &Posix,
     boot_time: &str,
+    last: &mut Asked,
     uptime: impl FnOnce() -> Result<Option<u64>, IoError>,
 ) -> Result<String, IoError> {
     let wrong = |why: &str| IoError::Other { path: "the host's boot".into(), why: why.into() };
@@ -37,11 +42,23 @@ pub(super) fn current(
     let known: Option<Boot> =
         state.read(FILE, 1024).ok().and_then(|bytes: Vec<u8>| serde_json::from_slice(&bytes).ok());
     let same = |a: u64, b: u64| a.abs_diff(b) <= TOLERANCE;
+    // Asked once at least: what comes later is measured by it.
+    if let Some(boot) = known.as_ref().filter(|boot| same(boot.by_host, by_host) && last.is_some()) {
+        return Ok(boot.id.clone());
+    }
+    let uptime = uptime()?;
+    let by_us = uptime.map(|seconds| state.now().saturating_sub(seconds));
+    let before = std::mem::replace(last, uptime.map(|uptime| (uptime, state.elapsed())));
     if let Some(boot) = known.as_ref().filter(|boot| same(boot.by_host, by_host)) {
         return Ok(boot.id.clone());
     }
-    let by_us = uptime()?.map(|seconds| state.now().saturating_sub(seconds));
-    let set = |boot: &&Boot| matches!((boot.by_us, by_us), (Some(then), Some(now)) if same(then, now));
+    let set = |boot: &&Boot| match (uptime, before) {
+        // Longer than before, by the time that went: it has not booted, whatever the clocks say.
+        (Some(now), Some((then, at))) => {
+            now + TOLERANCE >= then + state.elapsed().saturating_sub(at).as_secs()
+        }
+        _ => matches!((boot.by_us, by_us), (Some(then), Some(now)) if same(then, now)),
+    };
     let boot = match known.as_ref().filter(set) {
         Some(boot) => Boot { by_host, ..boot.clone() },
         None => Boot { id: format!("{by_host:x}"), by_host, by_us },
@@ -68,7 +85,10 @@ mod tests {
         let at = |seconds: u64| {
             OffsetDateTime::from_unix_timestamp(seconds as i64).unwrap().format(&Rfc3339).unwrap()
         };
-        let look = |by_host: u64, uptime: u64| current(&state, &at(by_host), || Ok(Some(uptime))).unwrap();
+        let mut last = None;
+        let mut look = |by_host: u64, uptime: u64| {
+            current(&state, &at(by_host), &mut last, || Ok(Some(uptime))).unwrap()
+        };
         let first = look(now - 5_000, 5_000);
         let note = format!("{RAMDISK}/note");
         state.write(&note, b"x", 0o600).unwrap();
@@ -79,7 +99,11 @@ mod tests {
         // A boot is another one, also where it runs longer than the one before had when it was seen.
         assert_ne!(look(now - 100, 100), first);
         assert!(state.read(&note, 9).is_err(), "notes of an earlier boot are gone");
-        assert!(current(&state, "never", || Ok(None)).is_err());
+        // Another process, and all clocks of the site were set by an hour: by the host's and by ours it booted later.
+        let boot = look(now - 100, 200);
+        assert_eq!(look(now + 3_500, 200), boot);
+        assert_eq!(current(&state, &at(now + 3_500), &mut None, || Ok(Some(200))).unwrap(), boot);
+        assert!(current(&state, "never", &mut None, || Ok(None)).is_err());
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -4,11 +4,13 @@
 use super::answers::{Asked, number, refused};
 use super::vmx;
 use crate::by_api::Call;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use vsgpu_core::{ExitKind, IoError, Output, System as _};
 use vsgpu_machine::Posix;
 use vsgpu_vsphere::change::{maintenance, power_off, power_on, reboot, reconfigure, shut_down_guest};
 use vsgpu_vsphere::host::{Graphics, HostDetails};
+use vsgpu_vsphere::session::REFUSED;
 use vsgpu_vsphere::tasks::{Progress, cancel, progress};
 use vsgpu_vsphere::vm::Vm;
 use vsgpu_vsphere::{Fault, Ref};
@@ -38,8 +40,8 @@ enum Failed {
 
 impl From<Fault> for Failed {
     fn from(fault: Fault) -> Self {
-        match fault.is_unheard() {
-            true => Self::Lost(fault.said.join(": ")),
+        match fault.is_unheard() || fault.kind == REFUSED {
+            true => Self::Lost(fault.to_string()),
             false => Self::Said(fault),
         }
     }
@@ -51,11 +53,7 @@ pub(super) fn make(asked: &Asked<'_>, state: &Posix, call: &Call, secs: u32) -> 
     asked.site.changed(&asked.host.of);
     let (ended, stdout) = match made {
         Ok(()) => (ExitKind::Status(0), String::new()),
-        Err(Failed::Late(secs)) => {
-            let why =
-                format!("{call} did not end within {secs} s; it was asked to cancel: look in Recent Tasks");
-            (ExitKind::ByApi(why), String::new())
-        }
+        Err(Failed::Late(secs)) => (ExitKind::TimedOut(secs), String::new()),
         Err(Failed::Lost(why)) => (ExitKind::Broken(why), String::new()),
         Err(Failed::Said(fault)) if fault.privilege.is_some() => {
             (ExitKind::ByApi(refused(&fault)), String::new())
@@ -207,39 +205,61 @@ pub(super) fn set_keys(
 }
 
 /// Waits for a task to its end or its deadline. A connection that breaks meanwhile is made anew: the task goes on without
-/// it.
+/// it. Its note stays until the server says that it has ended.
 fn wait(asked: &Asked<'_>, state: &Posix, task: &Ref, doing: &str, secs: u32) -> Result<(), Failed> {
+    let tasks = || asked.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+    tasks().own.insert(task.id.clone());
+    let ended = wait_for(asked, state, task, doing, secs);
+    tasks().own.remove(&task.id);
+    ended
+}
+
+fn wait_for(asked: &Asked<'_>, state: &Posix, task: &Ref, doing: &str, secs: u32) -> Result<(), Failed> {
+    let tell = |text: String| {
+        let mut tasks = asked.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.told.push((std::thread::current().id(), text));
+    };
     let note = format!("{TASKS}/{}", plain(&task.id));
     let text = format!("{} {} {doing}", task.kind, task.id);
-    state.write(&note, text.as_bytes(), 0o600).map_err(|why| Failed::Lost(why.to_string()))?;
-    tracing::info!(host = %asked.host.name, task = %task.id, "{doing}");
-    if let Ok(mut tasks) = asked.tasks.lock() {
-        tasks.push((
-            std::thread::current().id(),
-            format!("{} (Recent Tasks of {})", task.id, asked.host.name),
-        ));
+    if let Err(why) = state.write(&note, text.as_bytes(), 0o600) {
+        tracing::warn!(task = %task.id, %why, "the task is not noted");
     }
+    tracing::info!(host = %asked.host.name, task = %task.id, "{doing}");
+    tell(format!("{} (Recent Tasks of {})", task.id, asked.host.name));
+    let look = || asked.site.with(|session| progress(session, task));
     let (begun, within) = (now(), Duration::from_secs(secs.into()));
-    let ended = loop {
-        match asked.site.with(|session| progress(session, task)) {
-            Ok(Some(Progress::Done)) => break Ok(()),
-            Ok(Some(Progress::Failed(fault))) => break Err(Failed::Said(fault)),
+    loop {
+        match look() {
             // It ended so long ago that nobody knows how: the proof of the step tells.
-            Ok(None) => break Ok(()),
+            Ok(Some(Progress::Done) | None) => {
+                let _ = state.remove(&note);
+                return Ok(());
+            }
+            Ok(Some(Progress::Failed(fault))) => {
+                let _ = state.remove(&note);
+                return Err(Failed::Said(fault));
+            }
             Ok(Some(Progress::Runs(_))) => {}
-            Err(fault) if fault.is_unheard() => {}
-            Err(fault) => break Err(Failed::Said(fault)),
+            // Not let in any more: the task knows nothing of it.
+            Err(fault) if fault.kind == REFUSED => return Err(Failed::Lost(fault.to_string())),
+            Err(_) => {}
         }
         if now() - begun >= within {
-            // Whether it can be cancelled or not: the one who asked knows that it did not end.
-            let _ = asked.site.with(|session| cancel(session, task));
-            break Err(Failed::Late(secs));
+            break;
         }
         let pause = if now() - begun < Duration::from_secs(5) { SOON } else { LATER };
         state.sleep(pause.min(within.saturating_sub(now() - begun).max(SOON)));
-    };
-    let _ = state.remove(&note);
-    ended
+    }
+    // Whether it can be cancelled or not: the one who asked knows that it did not end in time.
+    let _ = asked.site.with(|session| cancel(session, task));
+    tell(match look() {
+        Ok(Some(Progress::Done | Progress::Failed(_)) | None) => {
+            let _ = state.remove(&note);
+            format!("{} did not end within {secs} s: it was cancelled", task.id)
+        }
+        _ => format!("{} did not end within {secs} s, and may still run: look in Recent Tasks", task.id),
+    });
+    Err(Failed::Late(secs))
 }
 
 /// An id as the name of a file.
@@ -258,12 +278,16 @@ pub(super) fn left_running(asked: &Asked<'_>, state: &Posix) -> Option<String> {
             let _ = state.remove(&note);
             continue;
         };
+        // One that is waited for here is nobody's orphan.
+        if asked.tasks.lock().unwrap_or_else(PoisonError::into_inner).own.contains(id) {
+            continue;
+        }
         let task = Ref { kind: kind.into(), id: id.into() };
         match asked.site.with(|session| progress(session, &task)) {
             Ok(Some(Progress::Runs(_))) => return Some(format!("{doing} ({id})")),
-            // Away: it may well run.
-            Err(fault) if fault.is_unheard() => return Some(format!("{doing} ({id}, vCenter is not heard)")),
-            _ => drop(state.remove(&note)),
+            Ok(_) => drop(state.remove(&note)),
+            // Away, or not let in: it may well run.
+            Err(_) => return Some(format!("{doing} ({id}, vCenter does not say whether it runs)")),
         }
     }
     None

@@ -2,7 +2,7 @@
 //! answered by `answers`; of files there are the VMs' settings and the logs. What the agent keeps (its lease above all)
 //! and what it would note on the host's ramdisk lies here, in a folder of this host's.
 
-use super::answers::{Asked, answer, refused};
+use super::answers::{Asked, Tasks, answer, refused};
 use super::boot::{self, RAMDISK};
 use super::changes::{left_running, make, set_keys};
 use super::site::Site;
@@ -11,7 +11,6 @@ use crate::by_api::{Call, shown};
 use crate::facts::vcenter::{ClusterOfHost, GpuCounters, HostInVcenter, OfferedProfile};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::ThreadId;
 use std::time::Duration;
 use vsgpu_core::machine::Machine;
 use vsgpu_core::{Command, Effect, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError};
@@ -25,18 +24,15 @@ const VMKERNEL: &str = crate::facts::log_findings::VMKERNEL;
 pub(super) struct ByApi {
     pub site: Arc<Site>,
     pub host: Host,
-    /// All hosts of the site, whose counters are read together.
-    pub all: Arc<Vec<Host>>,
     /// Paths below this prefix are the agent's memory.
     pub own_prefix: String,
     /// None for a visit, which keeps nothing.
     pub state: Option<Posix>,
     /// What tells the time.
     pub clock: Posix,
-    /// Tasks that threads began and have not told of.
-    pub tasks: Mutex<Vec<(ThreadId, String)>>,
+    pub tasks: Mutex<Tasks>,
     /// One look at the boot at a time: two would each make one of their own.
-    pub boot: Mutex<()>,
+    pub boot: Mutex<boot::Asked>,
 }
 
 fn other(path: &str, why: &str) -> IoError {
@@ -73,7 +69,8 @@ impl ByApi {
         let details = self.asked().details()?;
         let said = |fault: vsgpu_vsphere::Fault| refused(&fault);
         let server = self.site.with(|session| Ok(session.about().full_name.clone())).map_err(said)?;
-        let of = self.host.compute.as_ref().filter(|_| self.host.cluster.is_some());
+        // As it is now: hosts are moved.
+        let of = details.parent.as_ref().filter(|parent| parent.kind == "ClusterComputeResource");
         let cluster = match of {
             Some(of) => self.site.cluster(of).map_err(said)?,
             None => None,
@@ -89,7 +86,7 @@ impl ByApi {
         });
         // Counters are no part of what a plan rests on: without them the rest is there.
         let mut counters: BTreeMap<String, GpuCounters> = BTreeMap::new();
-        for reading in self.site.counters(&self.host, &self.all).unwrap_or_default() {
+        for reading in self.site.counters(&self.host) {
             let (name, _, value) = super::metrics::in_units(&reading);
             let of_gpu = counters
                 .entry(reading.gpu.clone())
@@ -130,9 +127,10 @@ impl System for ByApi {
 
     fn told(&self) -> Vec<String> {
         let own = std::thread::current().id();
-        let mut told = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ours, others) = std::mem::take(&mut *told).into_iter().partition(|(thread, _)| *thread == own);
-        *told = others;
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = std::mem::take(&mut tasks.told).into_iter();
+        let (ours, others): (Vec<_>, Vec<_>) = told.partition(|(thread, _)| *thread == own);
+        tasks.told = others;
         ours.into_iter().map(|(_, text)| text).collect()
     }
 
@@ -232,10 +230,10 @@ impl System for ByApi {
 
     fn boot_id(&self) -> Result<String, IoError> {
         let state = self.memory(RAMDISK)?;
-        let _one = self.boot.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.boot.lock().unwrap_or_else(PoisonError::into_inner);
         let details = self.asked().details().map_err(IoError::Unreachable)?;
         let boot_time = details.boot_time.as_deref().unwrap_or_default();
-        boot::current(state, boot_time, || {
+        boot::current(state, boot_time, &mut last, || {
             match self.site.with(|session| uptime(session, &self.host.of)) {
                 Ok(seconds) => Ok(Some(seconds)),
                 // An old server, or one that does not let this account ask.

@@ -90,17 +90,10 @@ fn say_what_is_missing(config: &Config, hosts: &[Host]) {
 }
 
 /// One host through its door. `state`: the folder of its memory; a visit has none.
-fn door(
-    agent: &Agent,
-    site: &Arc<Site>,
-    all: &Arc<Vec<Host>>,
-    host: &Host,
-    state: Option<PathBuf>,
-) -> Arc<ByApi> {
+fn door(agent: &Agent, site: &Arc<Site>, host: &Host, state: Option<PathBuf>) -> Arc<ByApi> {
     Arc::new(ByApi {
         site: site.clone(),
         host: host.clone(),
-        all: all.clone(),
         own_prefix: format!("{}/", agent.state),
         state: state.map(|folder| Posix::new(None, folder)),
         clock: Posix::new(None, "/".into()),
@@ -118,7 +111,7 @@ pub(super) fn facts(agent: Agent, config: Config, name: &str, vm: Option<&String
         let more = if all.len() > NAMED { ", .." } else { "" };
         format!("{name}: the file has no host of this name in vCenter; it has {}{more}", names.join(", "))
     })?;
-    print_facts(&agent, door(&agent, &site, &all, host, None).as_ref(), vm)
+    print_facts(&agent, door(&agent, &site, host, None).as_ref(), vm)
 }
 
 /// The doors to all hosts of a gateway's file by their names, over one session, with their memory in folders below `state`;
@@ -136,7 +129,7 @@ pub fn doors_to(
     let one = |host: &Host| {
         let folder = state.map(|state| state.join(plain(&host.of.id)));
         folder.as_deref().map(own_folder::private).transpose()?;
-        let system: Arc<dyn System> = door(agent, &site, &all, host, folder);
+        let system: Arc<dyn System> = door(agent, &site, host, folder);
         Ok((host.name.clone(), system))
     };
     all.iter().map(one).collect()
@@ -158,12 +151,15 @@ pub(super) fn run(agent: Agent, config: Config, ready_file: Option<&Path>) -> Re
     let all = Arc::new(listed_at_last(&site));
     say_what_is_missing(&site.config, &all);
     let certificates = certificates(&all, &serving.pki)?;
+    let server = site.with(|session| Ok(session.about().instance.clone()));
+    let server = server.map_err(|fault| told(&site.config, &fault))?;
+    let server = server.unwrap_or_else(|| site.config.address.clone());
     let mut hosted = vec![];
     for (host, pki) in &certificates {
-        // By its object, which keeps its id when the host is renamed.
-        let folder = state.join(plain(&host.of.id));
+        // By its object, which keeps its id when the host is renamed; ids are a server's own.
+        let folder = state.join(plain(&format!("{server}-{}", host.of.id)));
         own_folder::private(&folder)?;
-        let system: Arc<dyn System> = door(&agent, &site, &all, host, Some(folder));
+        let system: Arc<dyn System> = door(&agent, &site, host, Some(folder));
         hosted.push(Hosted { system, pki: pki.clone() });
     }
     serve_hosts(agent, hosted, serving.listen, ready_file, || {
@@ -187,6 +183,7 @@ fn plain(id: &str) -> String {
 /// Each host's folder of certificates: `NAME.host`, as `vsgpu cert issue NAME --role host` makes it, by its name in vCenter
 /// or by the first part of that. Hosts without one are named and not served.
 fn certificates<'a>(hosts: &'a [Host], pki: &Path) -> Result<Vec<(&'a Host, PathBuf)>, String> {
+    let by_number = |host: &Host| host.name.parse::<std::net::IpAddr>().is_ok();
     let folder = |name: &str| {
         let folder = pki.join(format!("{}.host", name.to_ascii_lowercase()));
         folder.join("node.pem").is_file().then_some(folder)
@@ -194,7 +191,8 @@ fn certificates<'a>(hosts: &'a [Host], pki: &Path) -> Result<Vec<(&'a Host, Path
     let (mut found, mut taken, mut missing) = (vec![], BTreeMap::new(), vec![]);
     for host in hosts {
         let short = host.name.split('.').next().unwrap_or_default();
-        let Some(folder) = folder(&host.name).or_else(|| folder(short)) else {
+        let by_short = || folder(short).filter(|_| !by_number(host));
+        let Some(folder) = folder(&host.name).or_else(by_short) else {
             missing.push(host.name.as_str());
             continue;
         };

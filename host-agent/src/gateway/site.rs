@@ -11,13 +11,13 @@ use vsgpu_vsphere::cluster::{Cluster, clusters};
 use vsgpu_vsphere::counters::{self, Reading};
 use vsgpu_vsphere::files::{datacenter, tail};
 use vsgpu_vsphere::host::{HostDetails, details};
-use vsgpu_vsphere::host_methods::{Managers, managers};
+use vsgpu_vsphere::host_methods::{Managers, managers, system_id};
 use vsgpu_vsphere::inventory::Host;
 use vsgpu_vsphere::session::{Handle, REFUSED};
 use vsgpu_vsphere::{Fault, Ref, Session};
 
 /// Connections in the one session: for looks, and some that wait for a slow host.
-const CONNECTIONS: usize = 4;
+const CONNECTIONS: usize = 8;
 /// How long one waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// And for hosts that are being read.
@@ -40,6 +40,7 @@ pub(super) struct Site {
     read: Mutex<Read>,
     done: Condvar,
     managers: Mutex<BTreeMap<Ref, Managers>>,
+    system_ids: Mutex<BTreeMap<Ref, String>>,
     datacenters: Mutex<BTreeMap<Ref, Option<String>>>,
     clusters: Mutex<Option<(Instant, BTreeMap<Ref, Cluster>)>>,
     counters: Mutex<Option<(Instant, Vec<Reading>)>>,
@@ -50,9 +51,24 @@ struct Pool {
     idle: Vec<Session>,
     open: usize,
     handle: Option<Handle>,
+    /// Somebody logs in.
+    logs_in: bool,
+    /// Grows with each refused login: sessions from before are not used again.
+    generation: u64,
     /// A refused login, with the age of the password file it was tried with.
     refused: Option<(Option<SystemTime>, Fault)>,
     failed: Option<(Instant, Fault)>,
+}
+
+impl Pool {
+    fn refuse(&mut self, password_of: Option<SystemTime>, fault: &Fault) {
+        self.refused = Some((password_of, fault.clone()));
+        self.handle = None;
+        self.generation += 1;
+        // Its session is over, whatever a logout would say.
+        self.open -= self.idle.len();
+        self.idle.clear();
+    }
 }
 
 /// What was read of hosts, and when that began.
@@ -84,6 +100,7 @@ impl Site {
             read: Mutex::default(),
             done: Condvar::new(),
             managers: Mutex::default(),
+            system_ids: Mutex::default(),
             datacenters: Mutex::default(),
             clusters: Mutex::default(),
             counters: Mutex::default(),
@@ -97,29 +114,39 @@ impl Site {
 
     /// Does something with a connection. One on which nothing was heard is closed.
     pub fn with<T>(&self, act: impl FnOnce(&mut Session) -> Result<T, Fault>) -> Result<T, Fault> {
-        let mut session = self.take()?;
+        // As it was before: a password that is written meanwhile is tried.
+        let before = changed(&self.config.password_file);
+        let (mut session, generation) = self.take()?;
         let done = act(&mut session);
         let mut pool = locked(&self.pool);
-        match &done {
+        let closed = match &done {
             Err(fault) if fault.kind == REFUSED => {
-                pool.refused = Some((changed(&self.config.password_file), fault.clone()));
-                pool.handle = None;
-                pool.idle.clear();
-                pool.open -= 1;
+                pool.refuse(before, fault);
+                Some(session)
             }
-            Err(fault) if fault.is_unheard() => pool.open -= 1,
-            _ => pool.idle.push(session),
+            // Of a session whose login was refused there is nothing to keep.
+            _ if pool.generation != generation => Some(session),
+            Err(fault) if fault.is_unheard() => Some(session),
+            _ => {
+                pool.idle.push(session);
+                None
+            }
+        };
+        if closed.is_some() {
+            pool.open -= 1;
         }
         drop(pool);
-        self.freed.notify_one();
+        self.freed.notify_all();
+        // It may log out: nobody waits for that.
+        drop(closed);
         done
     }
 
     /// A connection: one that is there, one more, or the next that is free.
-    fn take(&self) -> Result<Session, Fault> {
+    fn take(&self) -> Result<(Session, u64), Fault> {
         let until = now() + PATIENCE;
         let mut pool = locked(&self.pool);
-        loop {
+        let handle = loop {
             // Each try of a refused login counts towards the account's lock.
             if let Some((of, fault)) = &pool.refused {
                 if changed(&self.config.password_file) == *of {
@@ -128,43 +155,51 @@ impl Site {
                 pool.refused = None;
             }
             if let Some(session) = pool.idle.pop() {
-                return Ok(session);
+                return Ok((session, pool.generation));
             }
             if let Some((_, fault)) = pool.failed.as_ref().filter(|(at, _)| now() - *at < AGAIN) {
                 return Err(fault.clone());
             }
-            if pool.open < CONNECTIONS {
+            // The first connection logs in while the others wait for it: one session for all.
+            if pool.open < CONNECTIONS && !pool.logs_in {
                 pool.open += 1;
-                break;
+                pool.logs_in = pool.handle.is_none();
+                break pool.handle.clone();
             }
             let left = until.saturating_duration_since(now());
             if left.is_zero() {
-                return Err(Fault::said(
-                    "all connections to it were busy for two minutes; if that stays, look at the load of vCenter",
-                ));
+                return Err(Fault::said(format!(
+                    "{}: all connections were busy for two minutes; if that stays, look at the load of vCenter",
+                    self.config.address
+                )));
             }
             pool = self.freed.wait_timeout(pool, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        // The first connection logs in while the others wait for it: one session for all.
-        let made = match &pool.handle {
+        };
+        drop(pool);
+        let before = changed(&self.config.password_file);
+        let made = match &handle {
             Some(handle) => Session::beside(handle),
             None => begin(&self.config),
         };
-        match made {
+        let mut pool = locked(&self.pool);
+        pool.logs_in = false;
+        match &made {
             Ok(session) => {
                 pool.handle.get_or_insert_with(|| session.handle());
                 pool.failed = None;
-                Ok(session)
             }
             Err(fault) => {
                 pool.open -= 1;
                 match fault.kind == REFUSED {
-                    true => pool.refused = Some((changed(&self.config.password_file), fault.clone())),
+                    true => pool.refuse(before, fault),
                     false => pool.failed = Some((now(), fault.clone())),
                 }
-                Err(fault)
             }
         }
+        let generation = pool.generation;
+        drop(pool);
+        self.freed.notify_all();
+        made.map(|session| (session, generation))
     }
 
     /// What the server says of a host, not older than two seconds. Whoever asks while others are read waits, and is read
@@ -196,11 +231,8 @@ impl Site {
             read = locked(&self.read);
             read.busy = false;
             for one in wanted {
-                let gone = || Fault::said("vCenter does not list this host any more");
-                let of = match &found {
-                    Ok(found) => found.get(&one).cloned().ok_or_else(gone),
-                    Err(fault) => Err(fault.clone()),
-                };
+                let gone = || Err(Fault::said("vCenter does not list this host any more"));
+                let of = found.get(&one).cloned().unwrap_or_else(gone);
                 read.hosts.insert(one, (begun, of));
             }
             self.done.notify_all();
@@ -212,25 +244,26 @@ impl Site {
         locked(&self.read).not_before.insert(host.clone(), now());
     }
 
-    /// Reads hosts; where one of them is gone, the others all the same.
-    fn read_now(&self, wanted: &[Ref]) -> Result<BTreeMap<Ref, Arc<HostDetails>>, Fault> {
+    /// Reads hosts; where one of them cannot be read, the others all the same.
+    fn read_now(&self, wanted: &[Ref]) -> BTreeMap<Ref, Result<Arc<HostDetails>, Fault>> {
         let kept = |key: &str| self.kept.iter().any(|prefix| key.starts_with(prefix));
         let mut found = BTreeMap::new();
         let mut parts = vec![wanted];
         while let Some(part) = parts.pop() {
             match self.with(|session| details(session, part, &kept)) {
                 Ok(hosts) => {
-                    found.extend(hosts.into_iter().map(|host| (host.of.clone(), Arc::new(host))));
+                    found.extend(hosts.into_iter().map(|host| (host.of.clone(), Ok(Arc::new(host)))));
                 }
-                Err(fault) if fault.kind == "ManagedObjectNotFound" && part.len() > 1 => {
+                // One host's fault is not the others'.
+                Err(fault) if !fault.is_unheard() && fault.kind != REFUSED && part.len() > 1 => {
                     let (first, second) = part.split_at(part.len() / 2);
                     parts.extend([second, first]);
                 }
                 Err(fault) if fault.kind == "ManagedObjectNotFound" => {}
-                Err(fault) => return Err(fault),
+                Err(fault) => found.extend(part.iter().map(|one| (one.clone(), Err(fault.clone())))),
             }
         }
-        Ok(found)
+        found
     }
 
     /// The managers of a host, whose ids do not change while it is in the inventory.
@@ -239,25 +272,51 @@ impl Site {
             return Ok(known.clone());
         }
         let found = managers(session, host)?;
-        locked(&self.managers).insert(host.clone(), found.clone());
+        // What is missing may be a privilege that comes.
+        if found.are_complete() {
+            locked(&self.managers).insert(host.clone(), found.clone());
+        }
+        Ok(found)
+    }
+
+    /// The id by which devices of VMs name a host; it does not change.
+    pub fn system_id(&self, host: &Host) -> Result<String, Fault> {
+        if let Some(known) = locked(&self.system_ids).get(&host.of) {
+            return Ok(known.clone());
+        }
+        let compute = self.details(&host.of)?.parent.clone().or_else(|| host.compute.clone());
+        let compute = compute.ok_or_else(|| Fault::said("the account does not see the host's cluster"))?;
+        let found = self.with(|session| system_id(session, &compute, &host.of))?;
+        let found = found.ok_or_else(|| {
+            Fault::said("vCenter says the host's id only where a device of it can be passed through")
+        })?;
+        locked(&self.system_ids).insert(host.of.clone(), found.clone());
         Ok(found)
     }
 
     /// The last bytes of a file on a datastore that a host sees.
     pub fn tail(&self, host: &Host, datastore: &str, path: &str, most: usize) -> Result<Vec<u8>, Fault> {
         let place = host.compute.as_ref().unwrap_or(&host.of);
-        self.with(|session| {
-            let known = locked(&self.datacenters).get(place).cloned();
-            let datacenter = match known {
-                Some(known) => known,
-                None => {
-                    let found = datacenter(session, place)?;
-                    locked(&self.datacenters).insert(place.clone(), found.clone());
-                    found
-                }
-            };
-            tail(session, (datacenter.as_deref(), datastore, path), most)
-        })
+        let known = locked(&self.datacenters).get(place).cloned();
+        let was_known = known.is_some();
+        let look = |known: Option<Option<String>>| {
+            self.with(|session| {
+                let of = match known {
+                    Some(known) => known,
+                    None => datacenter(session, place)?,
+                };
+                let found = tail(session, (of.as_deref(), datastore, path), most);
+                Ok((of, found?))
+            })
+        };
+        let found = match look(known) {
+            // The datacenter may have another name since.
+            Err(fault) if fault.kind == "FileNotFound" && was_known => look(None),
+            other => other,
+        };
+        let (of, bytes) = found?;
+        locked(&self.datacenters).insert(place.clone(), of);
+        Ok(bytes)
     }
 
     /// A cluster, not older than a minute.
@@ -287,9 +346,10 @@ impl Site {
         Ok(one)
     }
 
-    /// GPU counters of a host, of all hosts read at once.
-    pub fn counters(&self, host: &Host, all: &[Host]) -> Result<Vec<Reading>, Fault> {
-        let mut known = locked(&self.counters);
+    /// GPU counters of a host, of all hosts read at once. They are no part of what a plan rests on: where they are being
+    /// read, or cannot be, there are none.
+    pub fn counters(&self, host: &Host) -> Vec<Reading> {
+        let Ok(mut known) = self.counters.try_lock() else { return vec![] };
         if known.as_ref().is_none_or(|(at, _)| now() - *at >= COUNTERS_FRESH) {
             let at = now();
             let read = self.with(|session| {
@@ -297,13 +357,16 @@ impl Site {
                 if counters.is_empty() {
                     return Ok(vec![]);
                 }
-                counters::read(session, &counters, &all.iter().collect::<Vec<_>>())
-            })?;
-            *known = Some((at, read));
+                // As they are now: one that is gone refuses the whole question.
+                let mut hosts = named_hosts(&self.config, session)?;
+                hosts.retain(|host| host.state == "connected");
+                counters::read(session, &counters, &hosts.iter().collect::<Vec<_>>())
+            });
+            *known = Some((at, read.unwrap_or_default()));
         }
         let of_host = |(_, all): &(Instant, Vec<Reading>)| {
             all.iter().filter(|reading| reading.host == host.name).cloned().collect()
         };
-        Ok(known.as_ref().map(of_host).unwrap_or_default())
+        known.as_ref().map(of_host).unwrap_or_default()
     }
 }

@@ -77,6 +77,12 @@ impl Requirement for VmPassthrough {
                 spare.push(*n);
             }
         }
+        if fact.system_id.is_empty() && !open_fixed.is_empty() {
+            return Verdict::blocked(
+                "vCenter does not say this host's id, which a fixed GPU names",
+                "it says it once a GPU of the host is in passthrough mode and the account may read it: `vsgpu-host-agent gateway check`",
+            );
+        }
         let mut set: Vec<Edit> = spare.iter().flat_map(|n| emptied(&fact.config.keys, *n)).collect();
         let mut numbers = spare.iter().copied().chain(free(&fact.config.keys));
         for gpu in &open_fixed {

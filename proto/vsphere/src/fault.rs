@@ -22,12 +22,12 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A failure in words of ours, of which no server spoke.
+    /// A failure in words of ours: the server answers, and has not what is needed, or nothing was sent.
     pub fn said(why: impl Into<String>) -> Self {
-        Self::unheard(why)
+        Self { kind: OURS.into(), said: vec![why.into()], privilege: None }
     }
 
-    /// The same, from within.
+    /// The server was not heard.
     pub(crate) fn unheard(why: impl Into<String>) -> Self {
         Self { kind: UNHEARD.into(), said: vec![why.into()], privilege: None }
     }
@@ -92,9 +92,14 @@ impl Fault {
 }
 
 const UNHEARD: &str = "no answer";
+const OURS: &str = "vsgpu";
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Of a failure without a server's type there are only the words.
+        if [UNHEARD, OURS].contains(&self.kind.as_str()) {
+            return f.write_str(&self.said.join(": "));
+        }
         f.write_str(&self.kind)?;
         for text in &self.said {
             write!(f, ": {text}")?;

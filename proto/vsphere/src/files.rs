@@ -1,7 +1,6 @@
 //! Files of datastores, by HTTP: `/folder/PATH?dcPath=DATACENTER&dsName=DATASTORE`, with the session's cookie.
 
 use crate::fault::Fault;
-use crate::inventory::name;
 use crate::session::Session;
 use crate::soap::Ref;
 use hyper::StatusCode;
@@ -26,12 +25,13 @@ pub fn datacenter(session: &mut Session, of: &Ref) -> Result<Option<String>, Fau
         // The root folder has no parent, and is no part of a path.
         let Some(parent) = found.reference("parent") else { break };
         if inside {
-            path.insert(0, found.text("name").map(name).unwrap_or_default());
+            // As the server writes it: a slash in a name is none of the path's.
+            path.insert(0, found.text("name").unwrap_or_default().to_string());
         }
         at = parent;
     }
     match path.is_empty() {
-        true => Err(Fault::unheard("the account does not see the datacenter")),
+        true => Err(Fault::said("the account does not see the datacenter")),
         false => Ok(Some(path.join("/"))),
     }
 }

@@ -24,13 +24,13 @@ const PASSTHROUGH: &str = "pciPassthruInfo";
 /// Leaves of a host.
 const PATHS: [&str; 14] = [
     "vm",
+    "parent",
     "runtime.connectionState",
     "runtime.inMaintenanceMode",
     "runtime.bootTime",
     "summary.rebootRequired",
     "config.product",
     "config.lockdownMode",
-    "hardware.systemInfo.uuid",
     "hardware.cpuInfo.numCpuCores",
     "summary.hardware.cpuMhz",
     "hardware.numaInfo",
@@ -44,6 +44,8 @@ const PATHS: [&str; 14] = [
 pub struct HostDetails {
     /// Its object.
     pub of: Ref,
+    /// Its cluster, or what stands for one where it is alone.
+    pub parent: Option<Ref>,
     /// `connected`, `disconnected`, `notResponding`; what is said of one that is not connected is old.
     pub connection: String,
     /// In maintenance mode.
@@ -56,8 +58,6 @@ pub struct HostDetails {
     pub product: Option<(String, String, String)>,
     /// `lockdownDisabled`, `lockdownNormal`, `lockdownStrict`.
     pub lockdown: Option<String>,
-    /// Its UUID, which fixed devices of VMs name.
-    pub uuid: Option<String>,
     /// Speed of a core, MHz.
     pub cpu_mhz: Option<u32>,
     /// Cores.
@@ -194,7 +194,14 @@ fn of_managers(
     let by_manager: BTreeMap<Ref, Ref> =
         hosts.iter().filter_map(|host| Some((host.reference(place)?, host.of.clone()))).collect();
     let managers: Vec<Ref> = by_manager.keys().cloned().collect();
-    match session.of_some(&managers, paths, AT_ONCE) {
+    let asked = match session.of_some(&managers, paths, AT_ONCE) {
+        // The last one is younger than the rest (6.7).
+        Err(fault) if fault.kind == "InvalidProperty" && paths.len() > 1 => {
+            session.of_some(&managers, &paths[..paths.len() - 1], AT_ONCE)
+        }
+        other => other,
+    };
+    match asked {
         Ok(objects) => Ok(objects
             .into_iter()
             .filter_map(|object| Some((by_manager.get(&object.of)?.clone(), object)))
@@ -258,13 +265,13 @@ fn read(host: &Object, graphics: Option<&Object>, passthrough: Option<&Object>) 
         .filter(|(address, _)| of_nvidia(address));
     HostDetails {
         of: host.of.clone(),
+        parent: host.reference("parent"),
         connection: word("runtime.connectionState").unwrap_or_default(),
         in_maintenance: flag("runtime.inMaintenanceMode"),
         boot_time: word("runtime.bootTime"),
         reboot_required: flag("summary.rebootRequired"),
         product: product.map(|of| (text(of, "name"), text(of, "version"), text(of, "build"))),
         lockdown: word("config.lockdownMode"),
-        uuid: word("hardware.systemInfo.uuid"),
         cpu_mhz: number("summary.hardware.cpuMhz"),
         cores: number("hardware.cpuInfo.numCpuCores"),
         numa: numa.collect(),

@@ -63,7 +63,7 @@ const PATHS: [&str; 5] = [
 ];
 
 fn there(manager: Option<&Ref>) -> Result<&Ref, Fault> {
-    manager.ok_or_else(|| Fault::unheard("this host does not offer it to this account"))
+    manager.ok_or_else(|| Fault::said("this host does not offer it to this account"))
 }
 
 fn ask(session: &mut Session, method: &str, of: &Ref, arguments: &str) -> Result<Vec<Element>, Fault> {
@@ -75,6 +75,13 @@ fn word(of: &Element, name: &str) -> String {
 }
 
 impl Managers {
+    /// Whether there are all of them: what is missing may be a privilege that comes.
+    pub fn are_complete(&self) -> bool {
+        [&self.image, &self.modules, &self.graphics, &self.passthrough, &self.services]
+            .iter()
+            .all(|manager| manager.is_some())
+    }
+
     pub(crate) fn image(&self) -> Result<&Ref, Fault> {
         there(self.image.as_ref())
     }
@@ -115,7 +122,7 @@ impl Managers {
     /// What the server said, or why it is not heard.
     pub fn acceptance(&self, session: &mut Session) -> Result<String, Fault> {
         let found = ask(session, "HostImageConfigGetAcceptance", self.image()?, "")?;
-        found.first().map(|of| piece(&of.text, 40)).ok_or_else(|| Fault::unheard("it says nothing"))
+        found.first().map(|of| piece(&of.text, 40)).ok_or_else(|| Fault::said("it says nothing"))
     }
 
     /// Name and vendor of the image profile.
@@ -124,7 +131,7 @@ impl Managers {
     /// What the server said, or why it is not heard.
     pub fn profile(&self, session: &mut Session) -> Result<(String, String), Fault> {
         let found = ask(session, "HostImageConfigGetProfile", self.image()?, "")?;
-        let found = found.first().ok_or_else(|| Fault::unheard("it says nothing"))?;
+        let found = found.first().ok_or_else(|| Fault::said("it says nothing"))?;
         Ok((word(found, "name"), word(found, "vendor")))
     }
 
@@ -153,6 +160,20 @@ impl Managers {
     }
 }
 
+/// The id by which fixed devices of VMs name their host. It is none of its properties: the server says it of each device
+/// that may be passed through, so it is not known where there is none.
+///
+/// # Errors
+/// What the server said, or why it is not heard.
+pub fn system_id(session: &mut Session, compute: &Ref, host: &Ref) -> Result<Option<String>, Fault> {
+    let found = session.of(std::slice::from_ref(compute), &["environmentBrowser"])?;
+    let browser = found.first().and_then(|of| of.reference("environmentBrowser"));
+    let browser = browser.ok_or_else(|| Fault::said("the account does not see the environment browser"))?;
+    let found = ask(session, "QueryConfigTarget", &browser, &object("host", host))?;
+    let mut ids = found.iter().flat_map(|target| target.all("pciPassthrough")).map(|of| word(of, "systemId"));
+    Ok(ids.find(|id| !id.is_empty()).map(|id| id.to_lowercase()))
+}
+
 /// Seconds since a host booted.
 ///
 /// # Errors
@@ -160,7 +181,7 @@ impl Managers {
 pub fn uptime(session: &mut Session, host: &Ref) -> Result<u64, Fault> {
     let found = ask(session, "RetrieveHardwareUptime", host, "")?;
     let seconds = found.first().and_then(|of| of.text.trim().parse().ok());
-    seconds.ok_or_else(|| Fault::unheard("it says no number"))
+    seconds.ok_or_else(|| Fault::said("it says no number"))
 }
 
 /// The last lines of a host's kernel log, at most so many bytes.

@@ -40,6 +40,8 @@ pub struct About {
     pub is_vcenter: bool,
     /// Newest version of the API that it has.
     pub api: String,
+    /// vCenter's own id; none of a host.
+    pub instance: Option<String>,
 }
 
 /// A session that is logged in, and one connection in it. Several connections may share one session: each login is an
@@ -102,6 +104,7 @@ impl Session {
             full_name: word("fullName"),
             is_vcenter: word("apiType") == "VirtualCenter",
             api: word("apiVersion"),
+            instance: Some(word("instanceUuid")).filter(|id| !id.is_empty()),
         };
         is_expected(&about).map_err(Fault::unheard)?;
         let shared = Shared {
@@ -154,9 +157,15 @@ impl Session {
         let arguments =
             text("userName", &shared.account.user) + &text("password", &password) + &text("locale", "en");
         let given = send(&mut self.https, (shared.version, None), "Login", &manager, &arguments, LOOK);
-        let (given, cookie) = given.inspect_err(|fault| {
-            if fault.kind == REFUSED {
-                login.refused = Some(fault.clone());
+        let (given, cookie) = given.map_err(|fault| match fault.is_unheard() {
+            true => fault,
+            // Whatever the server says to a login (a password that has expired, an account that may not): it is not
+            // tried again.
+            false => {
+                let said = if fault.kind == REFUSED { fault.said } else { vec![fault.to_string()] };
+                let refused = Fault { kind: REFUSED.into(), said, privilege: None };
+                login.refused = Some(refused.clone());
+                refused
             }
         })?;
         let key = given.first().and_then(|session| session.child("key")).map(|key| key.text.clone());

@@ -33,6 +33,8 @@ const MAX_REQUEST: usize = crate::sizes::CHUNK + (64 << 10);
 const MAX_STREAMS: u32 = 512;
 /// Threads beside the network: more than what is let in at once can use (`work`).
 const MAX_THREADS: usize = 160;
+/// More of them for each host of many: as many VMs as usually start at once.
+const THREADS_OF_EACH: usize = 8;
 /// For a handshake, and for a place behind it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -106,10 +108,19 @@ pub fn serve_hosts(
     ready_file: Option<&Path>,
     beside: impl FnOnce() -> Result<(), String>,
 ) -> Result<(), String> {
+    let many = hosted.len();
     let (mut nodes, mut identities) = (HashMap::new(), vec![]);
     for Hosted { system, pki } in hosted {
         let loaded = pki::load(&pki, "node").map_err(|e| e.to_string());
-        let loaded = loaded.and_then(|identity| Ok((certified(&agent, &identity, system.now())?, identity)));
+        let loaded = loaded.and_then(|identity| {
+            let certified = certified(&agent, &identity, system.now())?;
+            // The folder says whose it is, and the certificate who answers: they must not differ.
+            let folder = pki.file_name().map(|name| name.to_string_lossy().to_lowercase());
+            match folder == Some(format!("{}.{}", certified.0, agent.role)) {
+                true => Ok((certified, identity)),
+                false => Err(format!("node.pem is the certificate of `{}`", certified.0)),
+            }
+        });
         // One that is wrong keeps no other host from its agent.
         let ((name, certificate_end), identity) = match loaded {
             Ok(loaded) => loaded,
@@ -120,6 +131,8 @@ pub fn serve_hosts(
         };
         let mut node = Node::new(agent, system, name.clone(), Blocking::Threads);
         node.certificate_end = certificate_end;
+        // Looks of many hosts take turns.
+        node.observe_every = node.observe_every.max(Duration::from_secs(many as u64));
         identities.push((pki::node_name(&name, agent.role), identity));
         if nodes.insert(pki::node_name(&name, agent.role), Arc::new(node)).is_some() {
             return Err(format!("{}: `{name}` is the certificate of another host, too", pki.display()));
@@ -132,7 +145,7 @@ pub fn serve_hosts(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .max_blocking_threads(MAX_THREADS)
+        .max_blocking_threads(MAX_THREADS + THREADS_OF_EACH * many.min(500))
         .build()
         .map_err(|e| e.to_string())?;
     runtime.block_on(async {
@@ -144,8 +157,10 @@ pub fn serve_hosts(
         tell_systemd();
         tracing::info!(hosts = nodes.len(), listen = %address, version = env!("CARGO_PKG_VERSION"), "serving");
         let mut doors = HashMap::new();
-        for (name, node) in nodes {
-            crate::server::metrics::watch(node.clone());
+        for (at, (name, node)) in nodes.into_iter().enumerate() {
+            // One behind the other, within the time between two looks.
+            let first = node.observe_every.mul_f64(at as f64 / many as f64);
+            crate::server::metrics::watch(node.clone(), first);
             let (to_node, connections) = mpsc::channel(16);
             doors.insert(name, to_node);
             tokio::spawn(answer(node, connections));

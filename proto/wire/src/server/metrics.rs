@@ -6,6 +6,7 @@ use crate::metrics::{CERTIFICATE_END, Sample, Snapshot, encoded};
 use crate::server::node::Node;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use vsgpu_core::observe::{self, Facts};
 use vsgpu_core::readers::nvidia_smi::SmiReport;
 use vsgpu_core::{Scope, Subject, judge};
@@ -35,9 +36,10 @@ impl Pages for OfAgent {
     }
 }
 
-/// Looks again and again in a thread of its own.
-pub(crate) fn watch(node: Arc<Node>) {
+/// Looks again and again in a thread of its own, first after so long.
+pub(crate) fn watch(node: Arc<Node>, first: Duration) {
     std::thread::spawn(move || {
+        node.system.sleep(first);
         loop {
             look(&node);
             node.system.sleep(node.observe_every);
@@ -47,7 +49,7 @@ pub(crate) fn watch(node: Arc<Node>) {
 
 /// The same, and serves what it saw.
 pub(crate) fn listen(node: Arc<Node>, address: SocketAddr, allowed: ScrapeAuth) -> Result<(), String> {
-    watch(node.clone());
+    watch(node.clone(), Duration::ZERO);
     listener::listen(address, allowed, Arc::new(OfAgent(node)))
 }
 

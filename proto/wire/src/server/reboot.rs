@@ -128,7 +128,7 @@ fn start(system: &dyn System, effect: &vsgpu_core::Effect) -> Result<(), NotActi
             ended => {
                 let said = vsgpu_core::observation::head(&format!("{}\n{}", output.stdout, output.stderr));
                 // A tool that was killed at its deadline, or cut off, has not said no.
-                let refused = matches!(ended, ExitKind::Status(_));
+                let refused = matches!(ended, ExitKind::Status(_) | ExitKind::ByApi(_));
                 Err(NotActive { why: format!("`{command}`: {ended}: {said}"), refused })
             }
         };
