@@ -250,7 +250,7 @@ fn facts_are_those_of_the_hosts_own_tools() {
     assert!(world.sessions.is_empty(), "a session is left");
 }
 
-/// A gateway that serves, until it is dropped.
+/// A program that serves, until it is dropped.
 struct Gateway(std::process::Child);
 
 impl Drop for Gateway {
@@ -1067,7 +1067,8 @@ fn vmwares_own_simulator_is_served() {
         "-password",
         "secret",
     ]);
-    let mut server = server.args(["-tlscert", certificate, "-tlskey", key]).spawn().unwrap();
+    let server = server.args(["-tlscert", certificate, "-tlskey", key]).spawn().unwrap();
+    let _server = Gateway(server);
     wait_until("it listens", Duration::from_secs(20), || {
         std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
     });
@@ -1087,11 +1088,61 @@ fn vmwares_own_simulator_is_served() {
         status == 0 && said.contains("DC0_C0_H2  DC0_C0      0  connected") && said.contains("DC0_H0     -"),
         "{said}"
     );
+    changes_at_vmwares_own_simulator(&site, &lines);
     site.password("wrong");
     let (status, said) = site.check(&lines);
     assert!(status == 1 && said.contains("user or password is wrong"), "{said}");
-    server.kill().unwrap();
-    server.wait().unwrap();
+}
+
+/// Facts, settings of a VM, power, maintenance mode, a task that fails, a log: by the calls of others.
+fn changes_at_vmwares_own_simulator(site: &Site, lines: &str) {
+    use serde_json::json;
+    let file = site.folder.join("gateway.conf");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains("trust ="), "{lines}");
+    let doors =
+        gateway::doors_to(&vsgpu_host_agent::agent(), &file, Some(&site.folder.join("memory"))).unwrap();
+    let facts = vsgpu_host_agent::catalogue().facts(Scope::Host);
+    let (system, vm) = doors
+        .values()
+        .find_map(|system| {
+            let seen = vsgpu_core::observe::observe(system.as_ref(), &Subject::node(), &facts);
+            for fact in ["esx-version", "host-graphics", "pci-gpus", "maintenance-mode", "vcenter"] {
+                assert!(seen[fact].is_ok(), "{fact}: {:?}", seen[fact]);
+            }
+            let vms = seen["virtual-machines"].as_ref().unwrap()["vms"].clone();
+            let vm = vms.as_array().unwrap().iter().find(|vm| vm["running"] == true)?;
+            Some((
+                system,
+                (
+                    vm["name"].as_str().unwrap().to_string(),
+                    vm["vmid"].to_string(),
+                    vm["vmx"].as_str().unwrap().to_string(),
+                ),
+            ))
+        })
+        .expect("a host of vcsim has a running VM");
+    let (name, vmid, vmx) = vm;
+    let run = |words: &[&str]| system.run(&vsgpu_core::Command::new("vim-cmd", words.iter().copied()));
+    // It writes into the log of a VM that starts.
+    let log = system.tail(&vmx.replace(&format!("{name}.vmx"), "vmware.log"), 4096);
+    println!("vmware.log: {:?}", log.as_ref().map(|bytes| bytes.len()));
+    assert!(run(&["vmsvc/power.off", &vmid]).ok());
+    let twice = run(&["vmsvc/power.off", &vmid]);
+    assert!(twice.stdout.contains("InvalidPowerState"), "{twice:?}");
+    let of_vm = |name_of, spec| apply_one(system.as_ref(), (name_of, Some(name.as_str()), spec)).0;
+    let outcome = of_vm("memory-reserved", json!("all"));
+    assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+    let outcome = of_vm("vgpu", json!([{ "profile": "grid_a100-10c", "params": { "enable_uvm": 1 } }]));
+    assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+    let outcome = of_vm("vgpu", json!([]));
+    assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+    let outcome = of_vm("mmio", json!(128));
+    assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+    // It enters maintenance mode with VMs that run; ours does not ask it to.
+    let host = |state| apply_one(system.as_ref(), ("maintenance-mode", None, json!({ "state": state }))).0;
+    println!("maintenance mode: {:?}, {:?}", host("on"), host("off"));
+    assert!(run(&["vmsvc/power.on", &vmid]).ok());
 }
 
 fn main() -> std::process::ExitCode {

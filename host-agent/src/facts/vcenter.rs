@@ -98,6 +98,8 @@ impl Fact for Vcenter {
             Some("fullyAutomated") => "DRS Fully Automated".into(),
             Some("partiallyAutomated") => "DRS Partially Automated".into(),
             Some("manual") => "DRS Manual".into(),
+            // A cluster that never said how.
+            Some("") => "DRS on".into(),
             Some(other) => format!("DRS {other}"),
         };
         let ha = match (cluster.ha, cluster.ha_admission) {

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use vsgpu_core::readers::vmx;
 use vsgpu_core::units::Bdf;
 use vsgpu_vsphere::change::ConfigSpec;
-use vsgpu_vsphere::vm::{Backing, Vm};
+use vsgpu_vsphere::vm::{Backing, Device, Vm};
 
 /// Key of the first slot's device; the others follow (facts: vsphere-api 5).
 const FIRST_SLOT: i32 = 13_000;
+/// More than a VM can have.
+const SLOTS: u32 = 1_000;
 
 /// Datastore and path on it, of `[datastore1] a/a.vmx`.
 pub(super) fn place(vm: &Vm) -> Option<(&str, &str)> {
@@ -25,6 +27,23 @@ pub(super) fn text(vm: &Vm) -> Vec<u8> {
     let set: Vec<(String, Option<String>)> =
         keys(vm).into_values().map(|(key, value)| (key, Some(value))).collect();
     vmx::edit(b"", &set)
+}
+
+/// Devices by the numbers of their slots. A server that counts keys otherwise has them in the order of those.
+fn numbered(vm: &Vm) -> BTreeMap<u32, &Device> {
+    let slot = |device: &Device| {
+        let number = u32::try_from(device.key.checked_sub(FIRST_SLOT)?).ok()?;
+        (number < SLOTS).then_some(number)
+    };
+    let mut all: BTreeMap<u32, &Device> =
+        vm.devices.iter().filter_map(|device| Some((slot(device)?, device))).collect();
+    let mut others: Vec<&Device> = vm.devices.iter().filter(|device| slot(device).is_none()).collect();
+    others.sort_by_key(|device| device.key);
+    for device in others {
+        let free = (0..SLOTS).find(|number| !all.contains_key(number));
+        all.extend(free.map(|number| (number, device)));
+    }
+    all
 }
 
 /// By their names in lower case, because a file has each once; what the API says as a type of its own counts more than a
@@ -62,8 +81,7 @@ fn keys(vm: &Vm) -> BTreeMap<String, (String, String)> {
     if vm.memory_locked == Some(true) {
         set("sched.mem.pin".into(), "TRUE".into());
     }
-    for device in &vm.devices {
-        let Ok(slot) = u32::try_from(device.key - FIRST_SLOT) else { continue };
+    for (slot, device) in numbered(vm) {
         let mut of_slot = |key: &str, value: String| set(format!("pciPassthru{slot}.{key}"), value);
         of_slot("present", "TRUE".into());
         match &device.backing {
@@ -110,10 +128,10 @@ pub(super) fn spec(vm: &Vm, set: &[(String, Option<String>)]) -> Option<ConfigSp
     }
     let mut spec = ConfigSpec { change_version: vm.change_version.clone(), ..ConfigSpec::default() };
     let (old, new) = (slots(&before), slots(&after));
+    let devices = numbered(vm);
     for (n, slot) in &old {
-        let key = FIRST_SLOT + i32::try_from(*n).unwrap_or_default();
-        if new.get(n) != Some(slot) && vm.devices.iter().any(|device| device.key == key) {
-            spec.removed.push(key);
+        if let Some(device) = devices.get(n).filter(|_| new.get(n) != Some(slot)) {
+            spec.removed.push(device.key);
         }
     }
     let added = new.iter().filter(|(n, slot)| old.get(n) != Some(slot));
@@ -186,7 +204,6 @@ fn backing(slot: &Slot, keys: &BTreeMap<String, String>, n: u32) -> Option<Backi
 mod tests {
     use super::*;
     use vsgpu_vsphere::Ref;
-    use vsgpu_vsphere::vm::Device;
 
     pub(super) fn vm() -> Vm {
         let of = |backing, key| Device { key, backing };
