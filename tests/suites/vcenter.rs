@@ -594,6 +594,37 @@ fn a_vm_that_may_not_be_read_is_not_off() {
     assert!(matches!(&refused, Err(Outcome::Blocked { why, .. }) if why.contains("vm-2")), "{refused:?}");
 }
 
+/// What the API has not is said by the plan, before a VM is shut down for it.
+fn what_cannot_be_done_blocks_before_anything_goes_down() {
+    use serde_json::json;
+    let (_lab, site) = by_api("blocks");
+    let system = door(&site, "memory");
+    let package = json!({ "package": { "artifact": "files/nvdgpumgmtdaemon_550.127.06-1OEM.700.1.0.15843807.vib", "holds": [{ "name": "nvdgpumgmtdaemon", "version": "550.127.06-1OEM.700.1.0.15843807" }] }, "datastore": "datastore1" });
+    let (outcome, _) = apply_one(system.as_ref(), ("gpu-management-daemon", None, package));
+    assert!(
+        matches!(&outcome, Outcome::Blocked { why, .. } if why.contains("no packages through vCenter")),
+        "{outcome:?}"
+    );
+    let (outcome, _) = apply_one(system.as_ref(), ("vgpu-manager", None, json!("absent")));
+    assert!(
+        matches!(&outcome, Outcome::Blocked { why, .. } if why.contains("no packages through vCenter")),
+        "{outcome:?}"
+    );
+    for (name, wish) in [("ecc", json!("off")), ("mig", json!("on"))] {
+        let (outcome, _) = apply_one(system.as_ref(), (name, None, wish));
+        assert!(
+            matches!(&outcome, Outcome::Blocked { why, .. } if why.contains("only nvidia-smi on the host")),
+            "{outcome:?}"
+        );
+    }
+    let (outcome, _) = apply_one(system.as_ref(), ("clone-of", Some("vm-03"), json!({ "base": "vm-02" })));
+    assert!(
+        matches!(&outcome, Outcome::Failed { why, .. } if why.contains("copies no VM through vCenter")),
+        "{outcome:?}"
+    );
+    assert_eq!(site.served.world.lock().unwrap().changes, 0);
+}
+
 /// Each try counts towards the account's lock: a wrong password is tried once, and the next one when it is there.
 fn a_refused_login_is_not_tried_again() {
     let (lab, site) = by_api("refused");
@@ -1159,6 +1190,7 @@ const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     changes_that_fail_say_why,
     a_vm_that_may_not_be_read_is_not_off,
     a_refused_login_is_not_tried_again,
+    what_cannot_be_done_blocks_before_anything_goes_down,
     a_task_is_found_again_by_its_id,
     counters_of_gpus_are_printed_and_served,
     a_report_says_what_the_server_says_and_nothing_of_the_site,

@@ -114,6 +114,9 @@ pub struct Packages {
     /// An image waits for the next boot, with NVIDIA's packages in it or without.
     #[serde(default)]
     pub image_staged: bool,
+    /// vCenter answers for the host: packages are seen through it, and not installed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_api: bool,
 }
 
 const COMPONENTS: [&str; 3] = ["software", "component", "list"];
@@ -174,6 +177,7 @@ impl Packages {
             acceptance,
             image_profile,
             image_staged,
+            by_api: esxcli::is_without_answer(&STAGED, seen),
             esx_version: EsxVersion::parse(&Subject::node(), seen)?.version,
         })
     }
@@ -193,8 +197,21 @@ impl Packages {
         self.installed.iter().find(|vib| alike(&vib.name))
     }
 
+    /// Why no package is installed or removed here at all, and what to do.
+    pub(crate) fn is_elsewhere(&self) -> Option<(String, String)> {
+        self.by_api.then(|| {
+            (
+                "vsgpu installs and removes no packages through vCenter yet".into(),
+                "do it in vCenter (the image of the cluster), or serve this host over ssh; vsgpu sees what is installed".into(),
+            )
+        })
+    }
+
     /// What stands against installing a package on this host, and what to do.
     pub(crate) fn refuses(&self, spec: &PackageSpec) -> Option<(String, String)> {
+        if let Some(elsewhere) = self.is_elsewhere() {
+            return Some(elsewhere);
+        }
         let lifecycle =
             self.image_profile.as_deref().filter(|name| name.contains("Lifecycle Manager Generated Image"));
         if let Some(profile) = lifecycle.filter(|_| !spec.allow_drift) {

@@ -191,7 +191,7 @@ impl System for ByApi {
         if self.is_own(path) {
             return self.state.as_ref().map_or_else(|| Err(IoError::NotFound(path.into())), |s| s.list(path));
         }
-        Err(other(path, "vsgpu does not list folders of datastores through vCenter yet"))
+        Err(other(path, "vsgpu copies no VM through vCenter yet: make it in vCenter, then `vsgpu plan`"))
     }
 
     fn size(&self, path: &str) -> Result<Option<u64>, IoError> {

@@ -62,6 +62,9 @@ impl Requirement for GpuManagementDaemon {
                 return Verdict::pending(format!("{} goes with the next boot", vib.version), "absent");
             }
             (PackageWish::Word(_), Some(vib)) => {
+                if let Some((why, hint)) = packages.is_elsewhere() {
+                    return Verdict::blocked(why, hint);
+                }
                 return Verdict::unmet(&vib.version, "absent", stopped(packages.removal(is_daemon)));
             }
             (PackageWish::Word(_), None) => return Verdict::met("absent"),

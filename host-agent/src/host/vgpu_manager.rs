@@ -132,7 +132,10 @@ fn absent(fact: &VgpuManagerFact) -> Verdict {
         Some(vib) if fact.packages.goes(is_manager) => {
             Verdict::pending(format!("{} goes with the next boot", vib.version), "absent")
         }
-        Some(vib) => Verdict::unmet(&vib.version, "absent", fact.packages.removal(is_manager)),
+        Some(vib) => match fact.packages.is_elsewhere() {
+            Some((why, hint)) => Verdict::blocked(why, hint),
+            None => Verdict::unmet(&vib.version, "absent", fact.packages.removal(is_manager)),
+        },
         None if fact.module_loaded => Verdict::pending("removed, but its module is still loaded", "absent"),
         None => Verdict::met("absent"),
     }
@@ -250,6 +253,7 @@ mod tests {
                 acceptance: Some("PartnerSupported".into()),
                 image_staged: false,
                 image_profile: None,
+                by_api: false,
             },
             module_loaded: loaded,
             driver_version: installed.filter(|_| loaded).map(String::from),

@@ -207,7 +207,12 @@ impl Fact for CloneFact {
         let registered = all.vms.iter().any(|vm| vm.name == name);
         let others =
             if registered { vec![] } else { all.vms.iter().filter_map(|vm| base(vm, seen)).collect() };
-        let stores = seen.names(VOLUMES).unwrap_or_default();
+        let stores = match seen.names(VOLUMES) {
+            Ok(stores) => stores,
+            // A VM that is there needs no datastores; for one that is to be made they must be seen.
+            Err(_) if registered => vec![],
+            Err(why) => return Err(why),
+        };
         // A folder that could not be looked into is not taken for an empty one: its datastore is left out.
         let files = |store: &str| -> Option<(String, Vec<String>)> {
             let names = seen.names(&folder(store, &name)).ok()?;
