@@ -167,13 +167,14 @@ impl Site {
 }
 
 /// What cannot be had through vCenter, by its path in the facts: NVIDIA's driver, some of esxcli's columns, VMs' logs.
-const NOT_BY_API: [&str; 33] = [
+const NOT_BY_API: [&str; 35] = [
     "/ecc/by_api",
     "/ecc/driver_version",
     "/ecc/gpus",
     "/ecc/smi_failure",
     "/esx-version/patch",
     "/esx-version/update",
+    "/gpu-management-daemon/by_api",
     "/gpus/cuda_version",
     "/gpus/driver_version",
     "/gpus/error",
@@ -188,6 +189,7 @@ const NOT_BY_API: [&str; 33] = [
     "/pci-gpus/devices/module",
     "/pci-gpus/devices/reset_method",
     "/vcenter/host",
+    "/vgpu-manager/by_api",
     "/vgpu-manager/driver_version",
     "/vgpu-manager/held_by_graphics",
     "/vgpu-manager/modes",

@@ -39,8 +39,11 @@ pub(super) fn current(
         .ok()
         .and_then(|at| u64::try_from(at.unix_timestamp()).ok())
         .ok_or_else(|| wrong("vCenter does not say when it was"))?;
-    let known: Option<Boot> =
-        state.read(FILE, 1024).ok().and_then(|bytes: Vec<u8>| serde_json::from_slice(&bytes).ok());
+    let known: Option<Boot> = match state.read(FILE, 1024) {
+        Ok(bytes) => serde_json::from_slice(&bytes).ok(),
+        Err(IoError::NotFound(_)) => None,
+        Err(why) => return Err(why),
+    };
     let same = |a: u64, b: u64| a.abs_diff(b) <= TOLERANCE;
     // Asked once at least: what comes later is measured by it.
     if let Some(boot) = known.as_ref().filter(|boot| same(boot.by_host, by_host) && last.is_some()) {

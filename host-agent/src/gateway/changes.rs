@@ -189,7 +189,7 @@ pub(super) fn set_keys(
         let vm = found.ok_or_else(|| {
             Failed::Lost(format!("{file}: no VM on {} has it any more; `vsgpu plan` again", asked.host.name))
         })?;
-        let Some(spec) = vmx::spec(vm, set) else { return Ok(()) };
+        let Some(spec) = vmx::spec(vm, set).map_err(Failed::Lost)? else { return Ok(()) };
         let task = asked.site.with(|session| reconfigure(session, &vm.of, &spec))?;
         wait(asked, state, &task, &format!("ReconfigVM_Task {}", vm.name), RECONFIGURE)
     })();
@@ -269,10 +269,20 @@ fn plain(id: &str) -> String {
 
 /// A task of an earlier gateway that still runs. Notes of those that have ended go.
 pub(super) fn left_running(asked: &Asked<'_>, state: &Posix) -> Option<String> {
-    for name in state.list(TASKS).unwrap_or_default() {
+    let unread = |why: IoError| Some(format!("a task whose note cannot be read ({why})"));
+    let names = match state.list(TASKS) {
+        Ok(names) => names,
+        Err(IoError::NotFound(_)) => return None,
+        Err(why) => return unread(why),
+    };
+    // One that is being written is waited for here.
+    for name in names.iter().filter(|name| !name.ends_with(".vsgpu-new")) {
         let note = format!("{TASKS}/{name}");
-        let text: Result<Vec<u8>, IoError> = state.read(&note, 4096);
-        let text = text.ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+        let text = match state.read(&note, 4096) {
+            Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
+            Err(IoError::NotFound(_)) => continue,
+            Err(why) => return unread(why),
+        };
         let parts: Vec<&str> = text.splitn(3, ' ').collect();
         let [kind, id, doing] = parts[..] else {
             let _ = state.remove(&note);

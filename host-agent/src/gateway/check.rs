@@ -2,7 +2,7 @@
 //! The answer is the first line, and the last one. Nothing is changed.
 
 use super::config::Config;
-use super::login::{begin, told, whole_hosts};
+use super::login::{AskedWith, begin, told, whole_hosts};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use vsgpu_core::text::visible;
@@ -14,7 +14,7 @@ use vsgpu_vsphere::session::About;
 const SHOWN: usize = 10;
 
 pub(super) fn run(config: &Config) -> Result<(), String> {
-    let mut session = begin(config).map_err(|fault| told(config, &fault))?;
+    let mut session = begin(config, &AskedWith::default()).map_err(|fault| told(config, &fault))?;
     let about = session.about().clone();
     let served = whole_hosts(config, &mut session)?;
     let served: Vec<&Host> = served.iter().collect();

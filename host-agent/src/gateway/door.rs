@@ -18,6 +18,8 @@ use vsgpu_machine::Posix;
 use vsgpu_vsphere::host_methods::{kernel_log, uptime};
 use vsgpu_vsphere::inventory::Host;
 
+/// How a server says that it has no answer, for ever.
+const NOT_OFFERED: [&str; 4] = ["NoPermission", "MethodNotFound", "NotSupported", "NotImplemented"];
 const VMKERNEL: &str = crate::facts::log_findings::VMKERNEL;
 
 /// One host.
@@ -70,9 +72,15 @@ impl ByApi {
         let said = |fault: vsgpu_vsphere::Fault| refused(&fault);
         let server = self.site.with(|session| Ok(session.about().full_name.clone())).map_err(said)?;
         // As it is now: hosts are moved.
+        // Every host of a vCenter is in something.
+        if self.site.config.is_vcenter && details.parent.is_none() {
+            return Err("the account does not see the host's cluster: give it Read-only there".into());
+        }
         let of = details.parent.as_ref().filter(|parent| parent.kind == "ClusterComputeResource");
         let cluster = match of {
-            Some(of) => self.site.cluster(of).map_err(said)?,
+            Some(of) => {
+                Some(self.site.cluster(of).map_err(said)?.ok_or("the account does not see the cluster")?)
+            }
             None => None,
         };
         let cluster = cluster.map(|of| ClusterOfHost {
@@ -237,7 +245,7 @@ impl System for ByApi {
             match self.site.with(|session| uptime(session, &self.host.of)) {
                 Ok(seconds) => Ok(Some(seconds)),
                 // An old server, or one that does not let this account ask.
-                Err(fault) if !fault.is_unheard() => Ok(None),
+                Err(fault) if NOT_OFFERED.contains(&fault.kind.as_str()) => Ok(None),
                 Err(fault) => Err(IoError::Unreachable(refused(&fault))),
             }
         })

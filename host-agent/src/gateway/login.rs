@@ -1,13 +1,23 @@
 //! A session for the gateway's file, and what is wrong in words that name the file.
 
-use super::config::{Config, password};
+use super::config::{Config, changed, password};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 use vsgpu_vsphere::inventory::{Host, belongings, hosts};
 use vsgpu_vsphere::session::{About, Account, REFUSED};
 use vsgpu_vsphere::{Fault, Session};
 
-pub(super) fn begin(config: &Config) -> Result<Session, Fault> {
-    let file = config.password_file.clone();
-    let account = Account { user: config.user.clone(), password: Box::new(move || password(&file)) };
+/// How old the password file was when it was read last.
+pub(super) type AskedWith = Arc<Mutex<Option<SystemTime>>>;
+
+pub(super) fn begin(config: &Config, asked_with: &AskedWith) -> Result<Session, Fault> {
+    let (file, asked_with) = (config.password_file.clone(), asked_with.clone());
+    let read = move || {
+        // Before it is read: one that is written meanwhile is a new one.
+        *asked_with.lock().unwrap_or_else(PoisonError::into_inner) = changed(&file);
+        password(&file)
+    };
+    let account = Account { user: config.user.clone(), password: Box::new(read) };
     let is_expected = |about: &About| {
         let (is, key) = if about.is_vcenter { ("a vCenter", "vcenter") } else { ("a host", "esxi") };
         match about.is_vcenter == config.is_vcenter {

@@ -1,12 +1,12 @@
 //! `gateway probe`: what this server says about GPUs, with everything of the site hidden, for whoever builds vsgpu.
 
 use super::config::Config;
-use super::login::{begin, told, whole_hosts};
+use super::login::{AskedWith, begin, told, whole_hosts};
 use vsgpu_core::text::visible;
 use vsgpu_vsphere::report::about_gpus;
 
 pub(super) fn run(config: &Config) -> Result<(), String> {
-    let mut session = begin(config).map_err(|fault| told(config, &fault))?;
+    let mut session = begin(config, &AskedWith::default()).map_err(|fault| told(config, &fault))?;
     let hosts = whole_hosts(config, &mut session)?;
     let hosts: Vec<_> = hosts.iter().collect();
     if hosts.is_empty() {

@@ -2,7 +2,7 @@
 //! are asked about at once are read together: a look at five hundred hosts costs some hundred calls, and none for each VM.
 
 use super::config::{Config, changed};
-use super::login::{begin, named_hosts};
+use super::login::{AskedWith, begin, named_hosts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -29,6 +29,7 @@ const CLUSTERS_FRESH: Duration = Duration::from_secs(60);
 const COUNTERS_FRESH: Duration = Duration::from_secs(20);
 /// Until a server that was not heard is asked again.
 const AGAIN: Duration = Duration::from_secs(5);
+const LATER: Duration = Duration::from_secs(60);
 
 /// Everything that hosts of one vCenter (or one standalone ESXi) share.
 pub(super) struct Site {
@@ -36,6 +37,7 @@ pub(super) struct Site {
     /// What of VMs' settings is kept: names in lower case begin so.
     kept: Vec<&'static str>,
     pool: Mutex<Pool>,
+    asked_with: AskedWith,
     freed: Condvar,
     read: Mutex<Read>,
     done: Condvar,
@@ -96,6 +98,7 @@ impl Site {
             config,
             kept,
             pool: Mutex::default(),
+            asked_with: AskedWith::default(),
             freed: Condvar::new(),
             read: Mutex::default(),
             done: Condvar::new(),
@@ -114,14 +117,12 @@ impl Site {
 
     /// Does something with a connection. One on which nothing was heard is closed.
     pub fn with<T>(&self, act: impl FnOnce(&mut Session) -> Result<T, Fault>) -> Result<T, Fault> {
-        // As it was before: a password that is written meanwhile is tried.
-        let before = changed(&self.config.password_file);
         let (mut session, generation) = self.take()?;
         let done = act(&mut session);
         let mut pool = locked(&self.pool);
         let closed = match &done {
             Err(fault) if fault.kind == REFUSED => {
-                pool.refuse(before, fault);
+                pool.refuse(*locked(&self.asked_with), fault);
                 Some(session)
             }
             // Of a session whose login was refused there is nothing to keep.
@@ -149,15 +150,18 @@ impl Site {
         let handle = loop {
             // Each try of a refused login counts towards the account's lock.
             if let Some((of, fault)) = &pool.refused {
-                if changed(&self.config.password_file) == *of {
+                // A file that cannot be seen is no new one.
+                let now = changed(&self.config.password_file);
+                if now.is_none() || now == *of {
                     return Err(fault.clone());
                 }
-                pool.refused = None;
             }
             if let Some(session) = pool.idle.pop() {
                 return Ok((session, pool.generation));
             }
-            if let Some((_, fault)) = pool.failed.as_ref().filter(|(at, _)| now() - *at < AGAIN) {
+            // One that answers a login with a fault has taken the login.
+            let pause = |fault: &Fault| if fault.is_unheard() { AGAIN } else { LATER };
+            if let Some((_, fault)) = pool.failed.as_ref().filter(|(at, f)| now() - *at < pause(f)) {
                 return Err(fault.clone());
             }
             // The first connection logs in while the others wait for it: one session for all.
@@ -175,28 +179,36 @@ impl Site {
             }
             pool = self.freed.wait_timeout(pool, left).unwrap_or_else(PoisonError::into_inner).0;
         };
+        let generation = pool.generation;
         drop(pool);
-        let before = changed(&self.config.password_file);
         let made = match &handle {
             Some(handle) => Session::beside(handle),
-            None => begin(&self.config),
+            None => begin(&self.config, &self.asked_with),
         };
         let mut pool = locked(&self.pool);
         pool.logs_in = false;
         match &made {
+            // Its login was refused to somebody else meanwhile.
+            Ok(_) if pool.generation != generation => {
+                pool.open -= 1;
+                let refused = pool.refused.as_ref().map(|(_, fault)| fault.clone());
+                drop(pool);
+                self.freed.notify_all();
+                return Err(refused.unwrap_or_else(|| Fault::said("the login was refused meanwhile")));
+            }
             Ok(session) => {
+                pool.refused = None;
                 pool.handle.get_or_insert_with(|| session.handle());
                 pool.failed = None;
             }
             Err(fault) => {
                 pool.open -= 1;
                 match fault.kind == REFUSED {
-                    true => pool.refuse(before, fault),
+                    true => pool.refuse(*locked(&self.asked_with), fault),
                     false => pool.failed = Some((now(), fault.clone())),
                 }
             }
         }
-        let generation = pool.generation;
         drop(pool);
         self.freed.notify_all();
         made.map(|session| (session, generation))
@@ -255,7 +267,7 @@ impl Site {
                     found.extend(hosts.into_iter().map(|host| (host.of.clone(), Ok(Arc::new(host)))));
                 }
                 // One host's fault is not the others'.
-                Err(fault) if !fault.is_unheard() && fault.kind != REFUSED && part.len() > 1 => {
+                Err(fault) if fault.may_be_of_one() && part.len() > 1 => {
                     let (first, second) = part.split_at(part.len() / 2);
                     parts.extend([second, first]);
                 }
@@ -296,7 +308,9 @@ impl Site {
 
     /// The last bytes of a file on a datastore that a host sees.
     pub fn tail(&self, host: &Host, datastore: &str, path: &str, most: usize) -> Result<Vec<u8>, Fault> {
-        let place = host.compute.as_ref().unwrap_or(&host.of);
+        // As it is now: hosts are moved.
+        let place = self.details(&host.of)?.parent.clone().or_else(|| host.compute.clone());
+        let place = &place.unwrap_or_else(|| host.of.clone());
         let known = locked(&self.datacenters).get(place).cloned();
         let was_known = known.is_some();
         let look = |known: Option<Option<String>>| {

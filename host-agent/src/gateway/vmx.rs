@@ -111,7 +111,10 @@ fn keys(vm: &Vm) -> BTreeMap<String, (String, String)> {
 }
 
 /// The change that sets these keys, for the state in which the VM was read; none where nothing is to change.
-pub(super) fn spec(vm: &Vm, set: &[(String, Option<String>)]) -> Option<ConfigSpec> {
+///
+/// # Errors
+/// A device that the API has not.
+pub(super) fn spec(vm: &Vm, set: &[(String, Option<String>)]) -> Result<Option<ConfigSpec>, String> {
     let plain = |all: BTreeMap<String, (String, String)>| -> BTreeMap<String, String> {
         all.into_iter().map(|(key, (_, value))| (key, value)).collect()
     };
@@ -124,7 +127,7 @@ pub(super) fn spec(vm: &Vm, set: &[(String, Option<String>)]) -> Option<ConfigSp
         };
     }
     if after == before {
-        return None;
+        return Ok(None);
     }
     let mut spec = ConfigSpec { change_version: vm.change_version.clone(), ..ConfigSpec::default() };
     let (old, new) = (slots(&before), slots(&after));
@@ -134,8 +137,12 @@ pub(super) fn spec(vm: &Vm, set: &[(String, Option<String>)]) -> Option<ConfigSp
             spec.removed.push(device.key);
         }
     }
-    let added = new.iter().filter(|(n, slot)| old.get(n) != Some(slot));
-    spec.added = added.filter_map(|(n, slot)| backing(slot, &after, *n)).collect();
+    for (n, slot) in new.iter().filter(|(n, slot)| old.get(n) != Some(slot)) {
+        let device = backing(slot, &after, *n);
+        spec.added.push(
+            device.ok_or_else(|| format!("slot {n} of the VM would have a device that the API has not"))?,
+        );
+    }
     let changed = |key: &str| before.get(key) != after.get(key);
     let number = |key: &str| after.get(key).map_or(Some(0), |value| value.parse::<i64>().ok());
     if changed("sched.cpu.min") {
@@ -156,7 +163,7 @@ pub(super) fn spec(vm: &Vm, set: &[(String, Option<String>)]) -> Option<ConfigSp
             spec.extra.push((key.clone(), value.clone().unwrap_or_default()));
         }
     }
-    Some(spec)
+    Ok(Some(spec))
 }
 
 /// Keys that are settings of a type of their own, or a device's.
@@ -305,7 +312,7 @@ mod tests {
                 ],
             };
             let wanted = vmx::read(&vmx::edit(&text(&now), &set));
-            if let Some(spec) = spec(&now, &set) {
+            if let Some(spec) = spec(&now, &set).unwrap() {
                 now = changed(&now, &spec);
             }
             let is = vmx::read(&text(&now));

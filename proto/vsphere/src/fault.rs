@@ -42,6 +42,11 @@ impl Fault {
         self.kind == "NotAuthenticated"
     }
 
+    /// Whether it may be of one object among those that were asked of, and not of the server or of the session.
+    pub fn may_be_of_one(&self) -> bool {
+        ![UNHEARD, OURS, "NotAuthenticated", "InvalidLogin", "SystemError"].contains(&self.kind.as_str())
+    }
+
     /// Whether nothing was heard from the server: the call may have had its effect all the same.
     pub fn is_unheard(&self) -> bool {
         self.kind == UNHEARD

@@ -168,11 +168,11 @@ pub fn details(
     while !found.is_empty() {
         let part: Vec<(HostDetails, Waits)> = found.drain(..WITH_VMS.min(found.len())).collect();
         let all: Vec<Ref> = part.iter().flat_map(|(_, Waits(vms))| vms.clone()).collect();
-        let mut read: BTreeMap<Ref, Vm> =
+        let read: BTreeMap<Ref, Vm> =
             vms(session, &all, wanted)?.into_iter().map(|vm| (vm.of.clone(), vm)).collect();
         for (mut host, Waits(vms)) in part {
             if let Ok(into) = &mut host.vms {
-                into.extend(vms.iter().filter_map(|vm| read.remove(vm)));
+                into.extend(vms.iter().filter_map(|vm| read.get(vm).cloned()));
             }
             hosts.push(host);
         }
@@ -247,12 +247,19 @@ fn read(host: &Object, graphics: Option<&Object>, passthrough: Option<&Object>) 
     let of_nvidia = |address: &str| {
         devices.as_ref().map_or(true, |all| all.iter().any(|device| device.address == address))
     };
-    let mut given = list(passthrough, PASSTHROUGH, passthrough_of);
+    // A manager whose name may not be read says nothing; that is not "nothing is given away".
+    let unread = |place: &str| host.missing.get(place).cloned();
+    let mut given = match unread("configManager.pciPassthruSystem") {
+        Some(fault) => Err(fault),
+        None => list(passthrough, PASSTHROUGH, passthrough_of),
+    };
     if let Ok(all) = &mut given {
         all.retain(|of| of_nvidia(&of.address));
     }
-    let settings = match graphics.and_then(|of| of.missing.get(GRAPHICS[0])) {
-        Some(fault) => Err(fault.clone()),
+    let of_graphics = |path: &str| graphics.and_then(|of| of.missing.get(path)).cloned();
+    let lacks = unread("configManager.graphicsManager").or_else(|| of_graphics(GRAPHICS[0]));
+    let settings = match lacks.or_else(|| of_graphics(GRAPHICS[1])) {
+        Some(fault) => Err(fault),
         None => Ok(graphics.and_then(|of| of.values.get(GRAPHICS[0])).map(settings)),
     };
     let movable = |of: &Element| Some((text(of, "vgpu"), text(of, "migrateSupported") == "true"));

@@ -198,7 +198,8 @@ pub fn kernel_log(session: &mut Session, host: &Ref, most: usize) -> Result<Stri
     };
     // Far behind its end there is no line, but the number of the last one is said.
     let end = ask(session, "BrowseDiagnosticLog", &manager, &of(i64::from(i32::MAX), 1))?;
-    let end: i64 = end.first().and_then(|of| word(of, "lineEnd").parse().ok()).unwrap_or_default();
+    let end = end.first().and_then(|of| word(of, "lineEnd").parse::<i64>().ok());
+    let end = end.ok_or_else(|| Fault::said("it does not say where the log ends"))?;
     let mut at = (end - MOST_LINES + 1).max(1);
     let mut log = String::new();
     while at <= end {

@@ -10,7 +10,7 @@ use hyper::{Method, Request, StatusCode, header};
 use rustls::pki_types::ServerName;
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsConnector;
@@ -19,8 +19,15 @@ use tokio_rustls::TlsConnector;
 const MOST_BYTES: usize = 64 << 20;
 /// In rustls's words: the certificate is not the pinned one.
 const REFUSED: &str = "ApplicationVerificationFailure";
+/// A connection that nobody used for so long is made anew.
+const IDLE: Duration = Duration::from_secs(15);
 /// Seconds until a connection stands.
 const CONNECT: Duration = Duration::from_secs(15);
+
+#[expect(clippy::disallowed_methods, reason = "how long a connection was idle")]
+fn now() -> Instant {
+    Instant::now()
+}
 
 /// The server, and the connection to it.
 pub(crate) struct Https {
@@ -33,6 +40,8 @@ pub(crate) struct Https {
     pinned: Option<[u8; 32]>,
     seen: Seen,
     open: Option<SendRequest<Full<Bytes>>>,
+    /// When it was used last: what the server closed meanwhile is not seen before it is used again.
+    used: Instant,
 }
 
 /// What came back.
@@ -63,7 +72,16 @@ impl Https {
             Some(Trust::Certificate(pin)) => Some(*pin),
             _ => None,
         };
-        Ok(Self { runtime: Some(runtime), host, port, tls: Arc::new(tls), pinned, seen, open: None })
+        Ok(Self {
+            runtime: Some(runtime),
+            host,
+            port,
+            tls: Arc::new(tls),
+            pinned,
+            seen,
+            open: None,
+            used: now(),
+        })
     }
 
     /// Where it is.
@@ -90,6 +108,9 @@ impl Https {
         let request = request
             .body(Full::new(Bytes::from(body)))
             .map_err(|e| Fault::unheard(format!("the request cannot be written: {e}")))?;
+        if now() - std::mem::replace(&mut self.used, now()) > IDLE {
+            self.open = None;
+        }
         let Some(runtime) = &self.runtime else { return Err(Fault::unheard("no runtime")) };
         let open = &mut self.open;
         let connect = Connect { host: &self.host, port: self.port, tls: &self.tls };

@@ -79,6 +79,9 @@ struct Login {
 
 /// The fault of a wrong user or password.
 pub const REFUSED: &str = "InvalidLogin";
+/// All that a server may say of an account that it does not let in.
+const REFUSALS: [&str; 5] =
+    [REFUSED, "PasswordExpired", "NoPermission", "RestrictedByAdministrator", "AccountLocked"];
 
 impl Session {
     /// Connects, and logs in where the server is what `is_expected` takes it for: no password goes to any other.
@@ -157,11 +160,11 @@ impl Session {
         let arguments =
             text("userName", &shared.account.user) + &text("password", &password) + &text("locale", "en");
         let given = send(&mut self.https, (shared.version, None), "Login", &manager, &arguments, LOOK);
-        let (given, cookie) = given.map_err(|fault| match fault.is_unheard() {
-            true => fault,
-            // Whatever the server says to a login (a password that has expired, an account that may not): it is not
-            // tried again.
-            false => {
+        let (given, cookie) = given.map_err(|fault| match REFUSALS.contains(&fault.kind.as_str()) {
+            // A server that starts says many things.
+            false => fault,
+            // A password that has expired, an account that may not: it is not tried again.
+            true => {
                 let said = if fault.kind == REFUSED { fault.said } else { vec![fault.to_string()] };
                 let refused = Fault { kind: REFUSED.into(), said, privilege: None };
                 login.refused = Some(refused.clone());
