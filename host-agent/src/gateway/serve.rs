@@ -18,7 +18,7 @@ use vsgpu_vsphere::Fault;
 use vsgpu_vsphere::inventory::Host;
 use vsgpu_vsphere::session::REFUSED;
 use vsgpu_wire::metrics::listener::{ScrapeAuth, serve};
-use vsgpu_wire::server::{Agent, Hosted, log_to_stderr, print_facts, serve_hosts};
+use vsgpu_wire::server::{Agent, Hosted, log_to_stderr, print_facts, serve_hosts, tell_systemd_of_waiting};
 
 /// Hosts that are named in a message.
 const NAMED: usize = 5;
@@ -54,22 +54,21 @@ fn listed(site: &Site) -> Result<Vec<Host>, Fault> {
 fn listed_at_last(site: &Site) -> Vec<Host> {
     let (mut pause, mut last) = (Duration::from_secs(5), None);
     loop {
-        match listed(site) {
+        let fault = match listed(site) {
             Ok(hosts) => return hosts,
-            Err(fault) => {
-                let refused = fault.kind == REFUSED;
-                if last.as_ref() != Some(&fault) {
-                    let advice =
-                        if refused { " Not tried again before the password file has changed." } else { "" };
-                    tracing::warn!("{}{advice}", told(&site.config, &fault).replace('\n', " "));
-                    last = Some(fault);
-                }
-                std::thread::sleep(pause);
-                // A refused login is only tried again with another password: that is soon seen.
-                pause =
-                    if refused { Duration::from_secs(5) } else { (pause * 2).min(Duration::from_secs(60)) };
-            }
+            Err(fault) => fault,
+        };
+        let refused = fault.kind == REFUSED;
+        let why = told(&site.config, &fault).replace('\n', " ");
+        tell_systemd_of_waiting(&format!("waiting: {why}"));
+        if last.as_ref() != Some(&fault) {
+            let advice = if refused { " Not tried again before the password file has changed." } else { "" };
+            tracing::warn!("{why}{advice}");
+            last = Some(fault);
         }
+        std::thread::sleep(pause);
+        // A refused login is only tried again with another password: that is soon seen.
+        pause = if refused { Duration::from_secs(5) } else { (pause * 2).min(Duration::from_secs(20)) };
     }
 }
 

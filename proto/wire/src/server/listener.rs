@@ -195,10 +195,19 @@ fn certified(agent: &Agent, identity: &pki::Identity, now: u64) -> Result<(Strin
     Ok((name, life.map(|life| life.ends)))
 }
 
+/// Tells systemd that a program has started and waits for something elsewhere before it can listen: whoever starts it need
+/// not wait with it, and its status says why. To be called again and again, at least every 30 seconds.
+pub fn tell_systemd_of_waiting(why: &str) {
+    use sd_notify::NotifyState::{Ready, Status, Watchdog};
+    let why = vsgpu_core::text::piece(why, 200);
+    let _ = sd_notify::notify(false, &[Ready, Watchdog, Status(&why)]);
+}
+
 /// Tells systemd that a program listens, and that its network thread still turns, where its unit asks for
 /// that. On ESXi nobody asks. To be called on its runtime.
 pub fn tell_systemd() {
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    use sd_notify::NotifyState::{Ready, Status};
+    let _ = sd_notify::notify(false, &[Ready, Status("serving")]);
     let mut micros = 0;
     if sd_notify::watchdog_enabled(false, &mut micros) {
         tokio::spawn(async move {

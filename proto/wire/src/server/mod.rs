@@ -20,4 +20,4 @@ mod upload;
 pub use agent::{Agent, Verb};
 pub use blocking::Blocking;
 pub use cli::{command, log_to_stderr, main, print_facts};
-pub use listener::{Hosted, serve_hosts, simulated, tell_systemd};
+pub use listener::{Hosted, serve_hosts, simulated, tell_systemd, tell_systemd_of_waiting};
