@@ -627,6 +627,32 @@ fn what_cannot_be_done_blocks_before_anything_goes_down() {
     assert_eq!(site.served.world.lock().unwrap().changes, 0);
 }
 
+/// vCenter tells modes itself, where the release has them: set, waiting for the restart, active.
+fn sizes_of_vgpus_are_set_and_read_without_the_driver() {
+    use serde_json::json;
+    let (lab, site) = by_api("sizes");
+    let system = door(&site, "memory");
+    let host = |name, spec| apply_one(system.as_ref(), (name, None, spec)).0;
+    let restart = |name: &str| {
+        let known = vsgpu_host_agent::catalogue().restarts().into_iter().find(|known| known.name == name);
+        for effect in (known.unwrap().effects)() {
+            vsgpu_core::effects::act(system.as_ref(), &effect).unwrap();
+        }
+    };
+    let off = vsgpu_core::Command::new("vim-cmd", ["vmsvc/power.off", "1"]);
+    assert!(system.run(&off).ok());
+    let outcome = host("graphics-type", json!("SharedPassthru"));
+    assert!(matches!(outcome, Outcome::Applied { active: false, .. }), "{outcome:?}");
+    // One plan sets both: before the type is active, too, the mode is judged.
+    let outcome = host("vgpu-mode", json!({ "0000:3b:00.0": "MixedSize", "others": "SameSize" }));
+    assert!(matches!(outcome, Outcome::Applied { active: false, .. }), "{outcome:?}");
+    restart("graphics");
+    let outcome = host("vgpu-mode", json!({ "0000:3b:00.0": "MixedSize", "others": "SameSize" }));
+    assert!(matches!(outcome, Outcome::AlreadyMet { .. }), "{outcome:?}");
+    let gpus = lab.state("esx-01").esxi().gpus.clone();
+    assert_eq!(gpus.iter().map(|gpu| gpu.mixed).collect::<Vec<_>>(), [true, false]);
+}
+
 /// Each try counts towards the account's lock: a wrong password is tried once, and the next one when it is there.
 fn a_refused_login_is_not_tried_again() {
     let (lab, site) = by_api("refused");
@@ -1193,6 +1219,7 @@ const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     a_vm_that_may_not_be_read_is_not_off,
     a_refused_login_is_not_tried_again,
     what_cannot_be_done_blocks_before_anything_goes_down,
+    sizes_of_vgpus_are_set_and_read_without_the_driver,
     a_task_is_found_again_by_its_id,
     counters_of_gpus_are_printed_and_served,
     a_report_says_what_the_server_says_and_nothing_of_the_site,

@@ -128,12 +128,17 @@ impl Fact for VgpuModeFact {
                         configured: mode(&configured, at, "Configured vGPU Mode"),
                     })
                 };
-                let holds = |record: &&Record| record.get("Graphics Type") == Some("SharedPassthru");
+                // Those that the driver holds, whatever their type is so far.
+                let holds = |record: &&Record| {
+                    matches!(record.get("Graphics Type"), Some("Shared" | "SharedPassthru"))
+                };
+                let gpus: Vec<GpuMode> = printed.iter().filter(holds).filter_map(gpu).collect();
+                let none = gpus.is_empty() && !all_given;
                 return Ok(Self {
-                    gpus: printed.iter().filter(holds).filter_map(gpu).collect(),
+                    gpus,
                     esx_version,
                     driver_version: None,
-                    smi_failure: None,
+                    smi_failure: none.then(|| "the host's graphics system holds no GPU yet".into()),
                     all_given,
                 });
             }
