@@ -319,6 +319,16 @@ fn hosts_are_served_to_a_controller() {
     let (out, err) = (String::from_utf8_lossy(&plan.stdout), String::from_utf8_lossy(&plan.stderr));
     assert!(out.contains("~ graphics-type     Shared, 0000:3b:00.0 Shared -> SharedPassthru"), "{out}{err}");
     assert!(err.contains("esx-01: ecc: vCenter can neither read nor set `ecc`"), "{out}{err}");
+    // What vCenter measures is on the exporter's page, as any agent's.
+    let at = format!("127.0.0.1:{}", vsgpu_tests::lab::free_port());
+    let mut exporter =
+        vsgpu_tests::lab::small_fleet::begin(&lab, &["exporter", "--listen", &at, "--every", "1"]);
+    wait_until("the exporter has vCenter's counters", Duration::from_secs(30), || {
+        let page = vsgpu_tests::http::get(&at, "/metrics", None).map(|(_, page)| page).unwrap_or_default();
+        let mut lines = page.lines().filter(|line| line.starts_with("vsgpu_gpu_utilization_ratio{"));
+        lines.any(|line| line.contains("source=\"vsphere\"") && line.contains("esx-01"))
+    });
+    exporter.kill();
     let log = std::fs::read_to_string(site.folder.join("log")).unwrap();
     assert!(log.contains("without a certificate, not served: esx-03.example.com"), "{log}");
     assert!(!log.contains("a<secret>"), "{log}");

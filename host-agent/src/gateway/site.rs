@@ -360,10 +360,11 @@ impl Site {
         Ok(one)
     }
 
-    /// GPU counters of a host, of all hosts read at once. They are no part of what a plan rests on: where they are being
-    /// read, or cannot be, there are none.
+    /// GPU counters of a host, of all hosts read at once. They are no part of what a plan rests on: where they
+    /// cannot be read, there are none.
     pub fn counters(&self, host: &Host) -> Vec<Reading> {
-        let Ok(mut known) = self.counters.try_lock() else { return vec![] };
+        // Others wait for the one that reads, and share what it found, be it nothing.
+        let mut known = locked(&self.counters);
         if known.as_ref().is_none_or(|(at, _)| now() - *at >= COUNTERS_FRESH) {
             let at = now();
             let read = self.with(|session| {

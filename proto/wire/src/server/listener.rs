@@ -33,6 +33,8 @@ const MAX_REQUEST: usize = crate::sizes::CHUNK + (64 << 10);
 const MAX_STREAMS: u32 = 512;
 /// Threads beside the network: more than what is let in at once can use (`work`).
 const MAX_THREADS: usize = 160;
+/// From one host's first look to the next one's.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
 /// More of them for each host of many: as many VMs as usually start at once.
 const THREADS_OF_EACH: usize = 8;
 /// For a handshake, and for a place behind it.
@@ -159,7 +161,7 @@ pub fn serve_hosts(
         let mut doors = HashMap::new();
         for (at, (name, node)) in nodes.into_iter().enumerate() {
             // One behind the other, within the time between two looks.
-            let first = node.observe_every.mul_f64(at as f64 / many as f64);
+            let first = (FIRST_LOOK * at as u32).min(node.observe_every);
             crate::server::metrics::watch(node.clone(), first);
             let (to_node, connections) = mpsc::channel(16);
             doors.insert(name, to_node);
