@@ -167,7 +167,7 @@ impl Site {
 }
 
 /// What cannot be had through vCenter, by its path in the facts: NVIDIA's driver, some of esxcli's columns, VMs' logs.
-const NOT_BY_API: [&str; 35] = [
+const NOT_BY_API: [&str; 36] = [
     "/ecc/by_api",
     "/ecc/driver_version",
     "/ecc/gpus",
@@ -195,7 +195,8 @@ const NOT_BY_API: [&str; 35] = [
     "/vgpu-manager/modes",
     "/vgpu-manager/smi_failure",
     "/vgpu-mode/driver_version",
-    "/vgpu-mode/gpus",
+    "/vgpu-mode/gpus/configured",
+    "/vgpu-mode/gpus/name",
     "/vgpu-types/creatable",
     "/vgpu-types/error",
     "/vgpu-types/supported",
