@@ -202,6 +202,7 @@ impl System for InProcess {
             disks,
         })
     }
+
     fn reconfigure_vm(&self, _: &str, _: &[(String, Option<String>)]) -> Option<Result<(), String>> {
         None
     }

@@ -423,6 +423,7 @@ impl System for Posix {
     fn machine(&self) -> Result<Machine, IoError> {
         crate::summary::machine(&self.root.0).map_err(|why| IoError::Other { path: "/".into(), why })
     }
+
     fn reconfigure_vm(&self, _: &str, _: &[(String, Option<String>)]) -> Option<Result<(), String>> {
         None
     }

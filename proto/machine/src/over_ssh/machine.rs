@@ -466,6 +466,7 @@ impl System for OverSsh {
     fn machine(&self) -> Result<Machine, IoError> {
         Err(IoError::Other { path: "/".into(), why: "disks and memory are not asked over ssh".into() })
     }
+
     fn reconfigure_vm(&self, _: &str, _: &[(String, Option<String>)]) -> Option<Result<(), String>> {
         None
     }
