@@ -21,6 +21,7 @@ pub mod journal;
 pub mod monitoring;
 pub mod node;
 pub mod picture;
+pub mod placing;
 pub mod plan;
 pub mod ready;
 pub mod render;

@@ -164,6 +164,12 @@ impl fmt::Display for Call {
     }
 }
 
+/// A file as the API names it: `[datastore1] a/a.vmx`.
+pub fn place(path: &str) -> String {
+    let file = path.strip_prefix("/vmfs/volumes/").and_then(|rest| rest.split_once('/'));
+    file.map_or(path.into(), |(datastore, file)| format!("[{datastore}] {file}"))
+}
+
 /// An effect as the API does it; none where nothing is done for it.
 pub fn shown(effect: &Effect) -> Option<String> {
     let call = |command: &Command| match Call::of(command) {
@@ -182,10 +188,12 @@ pub fn shown(effect: &Effect) -> Option<String> {
                 Some(value) => format!("{key} = \"{value}\""),
                 None => format!("remove {key}"),
             };
-            let file = path.strip_prefix("/vmfs/volumes/").and_then(|rest| rest.split_once('/'));
-            let file = file.map_or(path.clone(), |(datastore, file)| format!("[{datastore}] {file}"));
+            let file = place(path);
             let set: Vec<String> = set.iter().map(one).collect();
             Some(format!("ReconfigVM_Task {file}: {}", set.join("; ")))
+        }
+        Effect::CloneVm { from, name, datastore, .. } => {
+            Some(format!("CloneVM_Task {} name={name} datastore={datastore} powerOn=false", place(from)))
         }
         Effect::Require { command, .. }
             if command.args.first().is_some_and(|a| a == "vmsvc/power.getstate") =>

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use vsgpu_core::machine::{Disk, Machine, PATHS};
 use vsgpu_core::{
-    Command, Effect, ExitKind, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError,
+    Command, Effect, ExitKind, InVcenter, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError,
 };
 use vsgpu_machine::local::Posix;
 
@@ -203,7 +203,7 @@ impl System for InProcess {
         })
     }
 
-    fn reconfigure_vm(&self, _: &str, _: &[(String, Option<String>)]) -> Option<Result<(), String>> {
+    fn by_api(&self, _: &Effect) -> Option<Result<(), String>> {
         None
     }
     fn shown(&self, effect: &Effect) -> Option<String> {
@@ -212,7 +212,7 @@ impl System for InProcess {
     fn told(&self) -> Vec<String> {
         vec![]
     }
-    fn inventory(&self) -> Result<String, IoError> {
+    fn inventory(&self, _: &InVcenter) -> Result<String, IoError> {
         Err(IoError::NotFound("vCenter's inventory".into()))
     }
     fn kernel_release(&self) -> String {

@@ -25,7 +25,7 @@ pub enum Made {
 }
 
 /// Calls, each with its privilege and whether it is about a VM.
-pub const CALLS: [(&str, &str, bool); 13] = [
+pub const CALLS: [(&str, &str, bool); 14] = [
     ("UpdateGraphicsConfig", "Host.Config.Settings", false),
     ("RefreshGraphicsManager", "Host.Config.Settings", false),
     ("UpdatePassthruConfig", "Host.Config.PciPassthru", false),
@@ -39,6 +39,7 @@ pub const CALLS: [(&str, &str, bool); 13] = [
     ("PowerOffVM_Task", "VirtualMachine.Interact.PowerOff", true),
     ("ShutdownGuest", "VirtualMachine.Interact.PowerOff", true),
     ("ReconfigVM_Task", "VirtualMachine.Config.AddRemoveDevice", true),
+    ("CloneVM_Task", "VirtualMachine.Provisioning.Clone", true),
 ];
 
 fn text(of: &Element, path: &[&str]) -> String {

@@ -274,7 +274,19 @@ fn extra(file: &str) -> String {
 }
 
 fn devices(keys: &std::collections::BTreeMap<String, String>) -> String {
-    let mut all = "<VirtualDevice xsi:type=\"VirtualDisk\"><key>2000</key></VirtualDevice>".to_string();
+    let disk = |(at, file): (usize, &String)| {
+        // Relative to the VM's folder, or with its datastore.
+        let path = file.strip_prefix("/vmfs/volumes/").and_then(|rest| rest.split_once('/'));
+        let path =
+            path.map_or(format!("[of its folder] {file}"), |(store, file)| format!("[{store}] {file}"));
+        format!(
+            "<VirtualDevice xsi:type=\"VirtualDisk\"><key>{}</key><backing xsi:type=\"VirtualDiskFlatVer2BackingInfo\"><fileName>{}</fileName></backing></VirtualDevice>",
+            2_000 + at,
+            escaped(&path)
+        )
+    };
+    let disks = keys.iter().filter(|(key, file)| key.ends_with(".filename") && file.ends_with(".vmdk"));
+    let mut all: String = disks.map(|(_, file)| file).enumerate().map(disk).collect();
     for n in 0..64 {
         let of = |key: &str| keys.get(&format!("pcipassthru{n}.{key}"));
         if of("present").is_none_or(|on| !on.eq_ignore_ascii_case("true")) {

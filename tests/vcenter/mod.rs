@@ -6,6 +6,7 @@
 //! (`VSGPU_VCSIM`).
 
 mod changes;
+mod clones;
 mod http;
 mod machine;
 mod schema;

@@ -3,7 +3,7 @@
 use vsgpu_core::readers::xml::Element;
 
 /// For each call and data object that the client sends: its elements in their order; those with `*` may come again.
-const ORDER: [(&str, &[&str]); 51] = [
+const ORDER: [(&str, &[&str]); 53] = [
     ("RetrieveServiceContent", &["_this"]),
     ("Login", &["_this", "userName", "password", "locale"]),
     ("Logout", &["_this"]),
@@ -58,9 +58,30 @@ const ORDER: [(&str, &[&str]); 51] = [
     ("ShutdownGuest", &["_this"]),
     ("CancelTask", &["_this"]),
     ("ReconfigVM_Task", &["_this", "spec"]),
+    ("CloneVM_Task", &["_this", "folder", "name", "spec"]),
+    (
+        "location",
+        &[
+            "service",
+            "folder",
+            "datastore",
+            "diskMoveType",
+            "pool",
+            "host",
+            "disk*",
+            "transform",
+            "deviceChange*",
+        ],
+    ),
+    // Of a VM's settings, and of a clone.
     (
         "spec",
         &[
+            "location",
+            "template",
+            "config",
+            "customization",
+            "powerOn",
             "changeVersion",
             "name",
             "version",

@@ -2,7 +2,7 @@
 
 use super::changes::{self, CALLS, Made};
 use super::http::Reply;
-use super::{machine, schema};
+use super::{clones, machine, schema};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use vsgpu_core::readers::xml::{Element, parse};
@@ -263,6 +263,7 @@ impl World {
         match kind {
             "HostSystem" => (0..self.hosts.len()).map(|n| format!("host-{n}")).collect(),
             "ClusterComputeResource" => (0..self.clusters.len()).map(|n| format!("domain-c{n}")).collect(),
+            "VirtualMachine" => clones::all_vms(&self.machines),
             _ => vec![],
         }
     }
@@ -337,7 +338,10 @@ impl World {
         if self.cut == Some((at, false)) {
             return nothing;
         }
-        let made = changes::make(&folder, host, call);
+        let made = match call.name.as_str() {
+            "CloneVM_Task" => clones::make(&self.machines, host, call),
+            _ => changes::make(&folder, host, call),
+        };
         if self.cut == Some((at, true)) {
             return nothing;
         }
@@ -478,8 +482,12 @@ impl World {
         if let ("VirtualMachine", Some(vm)) = (kind, number(id)) {
             let host = vm / 1_000;
             if let Some(folder) = self.machines.get(&host) {
-                return machine::vm_value(folder, host, id, path);
+                return clones::vm_value(folder, host, id, path)
+                    .or_else(|| machine::vm_value(folder, host, id, path));
             }
+        }
+        if let ("Datastore", Some(folder)) = (kind, self.machines.values().next()) {
+            return clones::datastore_value(clones::datastores(folder).get(id)?, path);
         }
         let of_machine = number(id).and_then(|host| Some((host, self.machines.get(&host)?)));
         let of_machine = of_machine.filter(|_| kind.starts_with("Host"));
@@ -505,6 +513,7 @@ impl World {
         // Above the hosts: their folder, the datacenter, the folder it is in, the root.
         let above = [
             ("group-h3", "host", "datacenter-2"),
+            (clones::FOLDER, "vm", "datacenter-2"),
             ("datacenter-2", "DC 0", "group-d4"),
             ("group-d4", "lab", "group-d1"),
             ("group-d1", "Datacenters", ""),
@@ -513,6 +522,10 @@ impl World {
             let kind = if parent.starts_with("datacenter") { "Datacenter" } else { "Folder" };
             return match path {
                 "name" => Some(format!("<val xsi:type=\"xsd:string\">{name}</val>")),
+                "vmFolder" => Some(format!(
+                    "<val xsi:type=\"ManagedObjectReference\" type=\"Folder\">{}</val>",
+                    clones::FOLDER
+                )),
                 "parent" if !parent.is_empty() => {
                     Some(format!("<val xsi:type=\"ManagedObjectReference\" type=\"{kind}\">{parent}</val>"))
                 }
@@ -525,6 +538,7 @@ impl World {
             return match path {
                 "name" => Some(word(self.clusters[number])),
                 "parent" => Some("<val xsi:type=\"ManagedObjectReference\" type=\"Folder\">group-h3</val>".into()),
+                "resourcePool" => Some(format!("<val xsi:type=\"ManagedObjectReference\" type=\"ResourcePool\">{}</val>", clones::POOL)),
                 "environmentBrowser" => Some("<val xsi:type=\"ManagedObjectReference\" type=\"EnvironmentBrowser\">envbrowser-1</val>".into()),
                 "lifecycleManaged" => Some("<val xsi:type=\"xsd:boolean\">true</val>".into()),
                 "host" => {
@@ -558,7 +572,10 @@ impl World {
             "runtime.connectionState" => word(host.state),
             "runtime.inMaintenanceMode" => "<val xsi:type=\"xsd:boolean\">false</val>".into(),
             "vm" => references("VirtualMachine", (0..host.vms).map(|n| format!("vm-{:07}", number * 1_000 + n)).collect()),
-            "datastore" => references("Datastore", vec!["datastore-1".into()]),
+            "datastore" => {
+                let of = self.machines.get(&number).map(|folder| clones::datastores(folder).into_keys().collect());
+                references("Datastore", of.unwrap_or_else(|| vec!["datastore-1".into()]))
+            }
             "network" => references("Network", vec!["network-1".into()]),
             "hardware.pciDevice" => {
                 let gpu = |n: usize| {

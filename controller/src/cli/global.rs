@@ -84,10 +84,13 @@ pub(crate) fn connector(fleet: &Fleet) -> Result<Connector, Vec<Error>> {
     Connector::load(&fleet.pki).map_err(|e| vec![e.into()])
 }
 
-/// The same, with VMs that may run on several hosts where they run now.
+/// The same, with VMs that may run on several hosts where they run now, and those that are to be made where they fit.
 pub(crate) fn connected(fleet: &mut Fleet) -> Result<Connector, Vec<Error>> {
     let connector = connector(fleet)?;
-    block_on(crate::inventory::follow(fleet, &connector))?;
+    block_on(async {
+        let homeless = crate::inventory::follow(fleet, &connector).await;
+        crate::placing::place_new(fleet, &connector, &homeless).await;
+    })?;
     Ok(connector)
 }
 

@@ -342,15 +342,35 @@ impl Reader {
         }
     }
 
-    /// One host, or several of `any` on each of which the VM may run.
+    /// One host, or several on each of which the VM may run: those of `any`, or all of a `cluster`.
     fn hosts_of(&mut self, vm: &str, at: usize, node: &Node, hosts: &[Host]) -> Option<Vec<String>> {
         let Data::Map(pairs) = &node.data else {
             return self.host_of(vm, at, node, hosts).map(|one| vec![one]);
         };
         let mut all: Vec<String> = vec![];
         for (key, node) in pairs {
+            if key.name == "cluster" {
+                let name = self.text(&format!("{vm}: host: cluster"), node)?;
+                let of_cluster = hosts.iter().filter(|host| host.cluster.as_deref() == Some(&name));
+                let before = all.len();
+                let new: Vec<String> =
+                    of_cluster.map(|host| host.name.clone()).filter(|host| !all.contains(host)).collect();
+                all.extend(new);
+                if all.len() == before {
+                    let text = format!("{vm}: host: no host above has `cluster: {name}`");
+                    let known: BTreeSet<&str> =
+                        hosts.iter().filter_map(|host| host.cluster.as_deref()).collect();
+                    let known: Vec<&str> = known.into_iter().take(8).collect();
+                    let error = self.wrong(node.line, node.column, text);
+                    if !known.is_empty() {
+                        error.details.push(format!("known clusters: {}", listed(&known)));
+                    }
+                    return None;
+                }
+                continue;
+            }
             if key.name != "any" {
-                self.unknown_key(&format!("{vm}: host"), key, &["any"]);
+                self.unknown_key(&format!("{vm}: host"), key, &["any", "cluster"]);
                 return None;
             }
             let wishes: Vec<&Node> = match &node.data {

@@ -46,10 +46,11 @@ pub fn schema() -> Value {
             (
                 "host",
                 json!({
-                    "description": "Host of the VM; a range deals VMs out in turn; `any`: it may run on each of them, and is found where it runs",
+                    "description": "Host of the VM; a range deals VMs out in turn; `any`, or all hosts with the same `cluster`: it may run on each of them, and is found where it runs; a new one is made where its GPUs fit",
                     "anyOf": [
                         { "type": "string" },
                         { "type": "object", "required": ["any"], "additionalProperties": false, "properties": { "any": { "anyOf": [{ "type": "string" }, { "type": "array", "minItems": 1, "items": { "type": "string" } }] } } },
+                        { "type": "object", "required": ["cluster"], "additionalProperties": false, "properties": { "cluster": { "type": "string" } } },
                     ],
                 }),
             ),

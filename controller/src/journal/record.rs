@@ -39,6 +39,13 @@ pub enum Record {
         /// The boot in which it was started.
         boot_id: String,
     },
+    /// A step began a task of vCenter, under whose name people find it there.
+    Task {
+        /// Seconds since 1970.
+        at: u64,
+        step: usize,
+        task: String,
+    },
     /// A step is done and its result was seen.
     Done {
         /// Seconds since 1970.

@@ -140,7 +140,7 @@ impl Status {
                 return Ok(());
             }
             Record::Started { step, .. } | Record::Done { step, .. } | Record::Failed { step, .. } => *step,
-            Record::Released { .. } => return Ok(()),
+            Record::Released { .. } | Record::Task { .. } => return Ok(()),
         };
         let state = step
             .checked_sub(1)

@@ -117,6 +117,7 @@ pub fn timeline(plan: &Plan, begun: u64, records: &[Record], at_work: Option<u64
         Reading { plan, begun, ends: BTreeMap::new(), machines: vec![], place: BTreeMap::new() };
     let mut open: BTreeMap<usize, u64> = BTreeMap::new();
     let (mut last, mut ended) = (begun, None);
+    let mut tasks: BTreeMap<usize, String> = BTreeMap::new();
     for record in records {
         match record {
             Record::Started { at, step, .. } => {
@@ -128,20 +129,24 @@ pub fn timeline(plan: &Plan, begun: u64, records: &[Record], at_work: Option<u64
             }
             Record::Done { at, step, note, .. } => {
                 let from = open.remove(step).unwrap_or(*at);
-                reading.step((*step, from), Some(*at), Outcome::Done, note);
+                let note = note.clone() + &tasks.remove(step).unwrap_or_default();
+                reading.step((*step, from), Some(*at), Outcome::Done, &note);
                 last = *at;
             }
             Record::Failed { at, step, error, .. } => {
                 let from = open.remove(step).unwrap_or(*at);
-                reading.step((*step, from), Some(*at), Outcome::Failed, error);
+                let error = error.clone() + &tasks.remove(step).unwrap_or_default();
+                reading.step((*step, from), Some(*at), Outcome::Failed, &error);
                 last = *at;
             }
             Record::Ended { at, .. } => ended = Some(*at),
+            Record::Task { step, task, .. } => *tasks.entry(*step).or_default() += &format!("; {task}"),
             Record::Planned { .. } | Record::Released { .. } => {}
         }
     }
     for step in open {
-        reading.step(step, None, Outcome::Open, "");
+        let tasks = tasks.remove(&step.0).unwrap_or_default();
+        reading.step(step, None, Outcome::Open, tasks.trim_start_matches("; "));
     }
     let mut machines = reading.machines;
     for machine in &mut machines {

@@ -67,7 +67,7 @@ pub fn document(records: &[Record]) -> Option<Value> {
                 (ended, last) = (Some(*how), last.max(*at));
                 continue;
             }
-            Record::Planned { .. } | Record::Released { .. } => continue,
+            Record::Planned { .. } | Record::Released { .. } | Record::Task { .. } => continue,
         };
         last = last.max(at);
         let from = open.remove(&step).unwrap_or(at);

@@ -24,6 +24,8 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use vsgpu_core::failpoint;
+use vsgpu_core::text::piece;
+use vsgpu_core::words::names_task;
 use vsgpu_wire::client::Connector;
 
 const AT_ONCE: usize = 1024;
@@ -87,10 +89,21 @@ pub struct RunOptions<'a> {
     pub now: fn() -> u64,
 }
 
+/// Tasks of one step that are noted: an agent cannot fill the disk.
+const MOST_TASKS: usize = 20;
+
 /// What is known to be on disk.
 enum Committed {
-    Starting { step: usize, recorded: oneshot::Sender<()> },
-    Ended { id: usize, ended: StepResult },
+    Starting {
+        step: usize,
+        recorded: oneshot::Sender<()>,
+    },
+    Ended {
+        id: usize,
+        ended: StepResult,
+    },
+    /// A name to find something by.
+    Noted,
 }
 
 /// Executes the plan from where the status is.
@@ -149,6 +162,8 @@ struct Run<'a> {
     moved: bool,
     work: JoinSet<(usize, StepResult)>,
     commits: JoinSet<(Committed, Result<(), Error>)>,
+    /// Tasks that were noted of each step.
+    tasks: BTreeMap<usize, usize>,
     summary: Summary,
 }
 
@@ -230,6 +245,7 @@ impl<'a> Run<'a> {
             moved: true,
             work: JoinSet::new(),
             commits: JoinSet::new(),
+            tasks: BTreeMap::new(),
             summary,
         }
     }
@@ -266,7 +282,10 @@ impl<'a> Run<'a> {
                 // Messages first: an event of a step is said before its end.
                 biased;
                 Some(message) = messages.recv() => match message {
-                    Message::Event(event) => say(&event),
+                    Message::Event(event) => {
+                        self.note(&event)?;
+                        say(&event);
+                    }
                     Message::Starting { step, boot_id, recorded } => {
                         self.record(Record::Started { at: (self.options.now)(), step, boot_id }, Committed::Starting { step, recorded })?;
                         failpoint!(ResultBeforeIntent, self.record_early(step).await?);
@@ -413,12 +432,28 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Tasks of vCenter are kept: whoever looks for one later finds it by its id.
+    fn note(&mut self, event: &Event) -> Result<(), Error> {
+        let Event::Said { step, text } = event else { return Ok(()) };
+        if !names_task(text) {
+            return Ok(());
+        }
+        let noted = self.tasks.entry(*step).or_default();
+        *noted += 1;
+        if *noted > MOST_TASKS {
+            return Ok(());
+        }
+        let record = Record::Task { at: (self.options.now)(), step: *step, task: piece(text, 200) };
+        self.record(record, Committed::Noted)
+    }
+
     fn committed(&mut self, committed: Committed, say: &mut dyn FnMut(&Event)) {
         match committed {
             Committed::Starting { step, recorded } => {
                 say(&Event::Started { step });
                 let _ = recorded.send(());
             }
+            Committed::Noted => {}
             Committed::Ended { id, ended } => {
                 let step = &self.plan.steps[id - 1];
                 self.budget.ended(step, Some(ended.is_ok()));

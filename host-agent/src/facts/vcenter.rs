@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::words::counted;
-use vsgpu_core::{Fact, Observation, Probe, Subject, Unreadable};
+use vsgpu_core::{Fact, InVcenter, Observation, Probe, Subject, Unreadable};
 
 /// The host as vCenter has it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -81,10 +81,10 @@ impl Fact for Vcenter {
     const NAME: &'static str = "vcenter";
     const ABOUT: &'static str = "The host in vCenter: its cluster, DRS, HA, who owns its image";
     fn probes(_: &Subject, _: &Observation) -> Vec<Probe> {
-        vec![Probe::Inventory]
+        vec![Probe::Inventory(InVcenter::Host)]
     }
     fn parse(_: &Subject, seen: &Observation) -> Result<Self, Unreadable> {
-        let Some(text) = seen.text(&Probe::Inventory)? else { return Ok(Self::default()) };
+        let Some(text) = seen.text(&Probe::Inventory(InVcenter::Host))? else { return Ok(Self::default()) };
         let host = serde_json::from_str(text)
             .map_err(|why| Unreadable::new(format!("what vCenter says cannot be read: {why}")))?;
         Ok(Self { host: Some(host) })
@@ -124,7 +124,7 @@ mod tests {
 
     fn fact(answer: Result<String, IoError>) -> Result<Vcenter, Unreadable> {
         let mut seen = Observation::default();
-        seen.0.insert(Probe::Inventory, Answer::Text(answer));
+        seen.0.insert(Probe::Inventory(InVcenter::Host), Answer::Text(answer));
         Vcenter::parse(&Subject::node(), &seen)
     }
 

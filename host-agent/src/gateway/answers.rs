@@ -485,6 +485,8 @@ mod tests {
             devices: vec![],
             extra: vec![],
             snapshots: 0,
+            disks: vec![],
+            fixed_macs: 0,
         };
         let all = [
             vm("vm-1042", "größe [old]", "connected"),

@@ -3,12 +3,13 @@
 
 use super::answers::{Asked, number, refused};
 use super::vmx;
-use crate::by_api::Call;
+use crate::by_api::{Call, place};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
-use vsgpu_core::{ExitKind, IoError, Output, System as _};
+use vsgpu_core::{Effect, ExitKind, IoError, Output, System as _};
 use vsgpu_machine::Posix;
 use vsgpu_vsphere::change::{maintenance, power_off, power_on, reboot, reconfigure, shut_down_guest};
+use vsgpu_vsphere::clone;
 use vsgpu_vsphere::host::{Graphics, HostDetails};
 use vsgpu_vsphere::session::REFUSED;
 use vsgpu_vsphere::tasks::{Progress, cancel, progress};
@@ -174,8 +175,73 @@ fn vm(asked: &Asked<'_>, id: u32) -> Result<Ref, Failed> {
     })
 }
 
+/// Does an effect that is more than a command; none for one that is files and commands.
+pub(super) fn make_effect(asked: &Asked<'_>, state: &Posix, effect: &Effect) -> Option<Result<(), String>> {
+    match effect {
+        Effect::ReconfigureVm { path, set, .. } => Some(set_keys(asked, state, path, set)),
+        Effect::CloneVm { from, name, datastore, within_secs } => {
+            let made = clone_of(asked, state, (from, name, datastore), *within_secs);
+            asked.site.changed(&asked.host.of);
+            asked.site.made_a_vm();
+            Some(made.map_err(|failed| failed.of_vm(*within_secs)))
+        }
+        _ => None,
+    }
+}
+
+/// Copies what has this configuration file: of two datastores of one name there may be two.
+fn clone_of(
+    asked: &Asked<'_>,
+    state: &Posix,
+    (from, name, datastore): (&str, &str, &str),
+    secs: u32,
+) -> Result<(), Failed> {
+    let place = place(from);
+    let details = details(asked)?;
+    let of_host = details.vms.as_ref().ok().into_iter().flatten();
+    let mut candidates: Vec<Ref> =
+        of_host.filter(|vm| vm.file.as_deref() == Some(&place)).map(|vm| vm.of.clone()).collect();
+    if candidates.is_empty() {
+        let listed = asked.site.listed()?;
+        let templates: Vec<Ref> = listed.iter().filter(|vm| vm.is_template).map(|vm| vm.of.clone()).collect();
+        let files = asked.site.with(|session| clone::files(session, &templates))?;
+        candidates = files.into_iter().filter(|(_, file)| *file == place).map(|(of, _)| of).collect();
+    }
+    let [base] = candidates.as_slice() else {
+        return Err(Failed::Lost(format!(
+            "{place}: there is no such VM or template any more; `vsgpu plan` again"
+        )));
+    };
+    let compute = details.parent.clone().or_else(|| asked.host.compute.clone());
+    let compute =
+        compute.ok_or_else(|| Failed::Lost("the account does not see the host's cluster".into()))?;
+    let task = asked.site.with(|session| {
+        let stores = clone::datastores(session, &asked.host.of)?;
+        let store = stores.iter().find(|store| store.name == datastore && store.is_open);
+        let store =
+            store.ok_or_else(|| Fault::said(format!("the host has no datastore {datastore} any more")))?;
+        clone::clone_vm(session, base, name, (&asked.host.of, &compute, &store.of))
+    })?;
+    wait(asked, state, &task, &format!("CloneVM_Task {name}"), secs)
+}
+
+impl Failed {
+    /// In words, of a change of a VM that may take so many seconds.
+    fn of_vm(self, secs: u32) -> String {
+        match self {
+            Self::Late(_) => format!("the change of the VM did not end within {secs} s"),
+            Self::Lost(why) => why,
+            Self::Said(fault) if fault.kind == "ConcurrentAccess" => {
+                "somebody else changed this VM at the same time: nothing was changed; `vsgpu plan` again"
+                    .into()
+            }
+            Self::Said(fault) => refused(&fault),
+        }
+    }
+}
+
 /// Sets keys of a VM, where nobody else changes it meanwhile.
-pub(super) fn set_keys(
+fn set_keys(
     asked: &Asked<'_>,
     state: &Posix,
     file: &str,
@@ -194,14 +260,7 @@ pub(super) fn set_keys(
         wait(asked, state, &task, &format!("ReconfigVM_Task {}", vm.name), RECONFIGURE)
     })();
     asked.site.changed(&asked.host.of);
-    changed.map_err(|failed| match failed {
-        Failed::Late(secs) => format!("the change of the VM did not end within {secs} s"),
-        Failed::Lost(why) => why,
-        Failed::Said(fault) if fault.kind == "ConcurrentAccess" => {
-            "somebody else changed this VM at the same time: nothing was changed; `vsgpu plan` again".into()
-        }
-        Failed::Said(fault) => refused(&fault),
-    })
+    changed.map_err(|failed| failed.of_vm(RECONFIGURE))
 }
 
 /// Waits for a task to its end or its deadline. A connection that breaks meanwhile is made anew: the task goes on without
@@ -225,7 +284,7 @@ fn wait_for(asked: &Asked<'_>, state: &Posix, task: &Ref, doing: &str, secs: u32
         tracing::warn!(task = %task.id, %why, "the task is not noted");
     }
     tracing::info!(host = %asked.host.name, task = %task.id, "{doing}");
-    tell(format!("{} (Recent Tasks of {})", task.id, asked.host.name));
+    tell(vsgpu_core::words::task(&task.id, &asked.host.name));
     let look = || asked.site.with(|session| progress(session, task));
     let (begun, within) = (now(), Duration::from_secs(secs.into()));
     loop {

@@ -4,17 +4,22 @@
 
 use super::answers::{Asked, Tasks, answer, refused};
 use super::boot::{self, RAMDISK};
-use super::changes::{left_running, make, set_keys};
+use super::changes::{left_running, make, make_effect};
 use super::site::Site;
 use super::vmx;
 use crate::by_api::{Call, shown};
 use crate::facts::vcenter::{ClusterOfHost, GpuCounters, HostInVcenter, OfferedProfile};
-use std::collections::BTreeMap;
+use crate::vm::clone_of::{NewVm, Template};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use vsgpu_core::machine::Machine;
-use vsgpu_core::{Command, Effect, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError};
+use vsgpu_core::{
+    Command, Effect, InVcenter, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError,
+};
 use vsgpu_machine::Posix;
+use vsgpu_vsphere::Ref;
+use vsgpu_vsphere::clone::{Listed, datastores, files, host_names};
 use vsgpu_vsphere::host_methods::{kernel_log, uptime};
 use vsgpu_vsphere::inventory::Host;
 
@@ -65,6 +70,35 @@ impl ByApi {
         let vms = details.vms.as_ref().map_err(|fault| other(path, &refused(fault)))?;
         let vm = vms.iter().find(|vm| vmx::path(vm).as_deref() == Some(path));
         vm.map(vmx::text).ok_or_else(|| IoError::NotFound(path.into()))
+    }
+
+    fn new_vm(&self, name: &str) -> Result<NewVm, String> {
+        let details = self.asked().details()?;
+        let said = |fault: vsgpu_vsphere::Fault| refused(&fault);
+        let listed = self.site.listed().map_err(said)?;
+        let others = listed.iter().filter(|vm| vm.name == name && vm.host.as_ref() != Some(&details.of));
+        let hosts: BTreeSet<Ref> = others.clone().filter_map(|vm| vm.host.clone()).collect();
+        let hosts: Vec<Ref> = hosts.into_iter().collect();
+        let templates: Vec<Ref> = listed.iter().filter(|vm| vm.is_template).map(|vm| vm.of.clone()).collect();
+        let (names, files, datastores) = self
+            .site
+            .with(|session| {
+                let names = host_names(session, &hosts)?;
+                Ok((names, files(session, &templates)?, datastores(session, &self.host.of)?))
+            })
+            .map_err(said)?;
+        let host = |vm: &Listed| vm.host.as_ref().and_then(|host| names.get(host)).cloned();
+        let template = |vm: &&Listed| {
+            let (datastore, file) = files.get(&vm.of)?.strip_prefix('[')?.split_once("] ")?;
+            Some(Template { name: vm.name.clone(), file: format!("/vmfs/volumes/{datastore}/{file}") })
+        };
+        Ok(NewVm {
+            elsewhere: others
+                .map(|vm| host(vm).unwrap_or_else(|| "a host that the account does not see".into()))
+                .collect(),
+            templates: listed.iter().filter(|vm| vm.is_template).filter_map(|vm| template(&vm)).collect(),
+            datastores: datastores.into_iter().filter(|of| of.is_open).map(|of| of.name).collect(),
+        })
     }
 
     fn in_vcenter(&self) -> Result<HostInVcenter, String> {
@@ -142,11 +176,9 @@ impl System for ByApi {
         ours.into_iter().map(|(_, text)| text).collect()
     }
 
-    fn reconfigure_vm(&self, vmx: &str, set: &[(String, Option<String>)]) -> Option<Result<(), String>> {
-        Some(match &self.state {
-            Some(state) => set_keys(&self.asked(), state, vmx, set),
-            None => Err("nothing is changed by looking".into()),
-        })
+    fn by_api(&self, effect: &Effect) -> Option<Result<(), String>> {
+        let made = self.state.as_ref().map(|state| make_effect(&self.asked(), state, effect));
+        made.unwrap_or_else(|| Some(Err("nothing is changed by looking".into())))
     }
 
     fn read(&self, path: &str, max: usize) -> Result<Vec<u8>, IoError> {
@@ -199,7 +231,10 @@ impl System for ByApi {
         if self.is_own(path) {
             return self.state.as_ref().map_or_else(|| Err(IoError::NotFound(path.into())), |s| s.list(path));
         }
-        Err(other(path, "vsgpu copies no VM through vCenter yet: make it in vCenter, then `vsgpu plan`"))
+        Err(other(
+            path,
+            "an ESXi host that stands alone copies no VM by its API: make it in its Host Client, then `vsgpu plan`",
+        ))
     }
 
     fn size(&self, path: &str) -> Result<Option<u64>, IoError> {
@@ -255,9 +290,18 @@ impl System for ByApi {
         Err(other("the machine", "its CPUs and disks are only asked of guests, by their own agents"))
     }
 
-    fn inventory(&self) -> Result<String, IoError> {
-        let found = self.in_vcenter().map_err(|why| other("vCenter", &why))?;
-        serde_json::to_string(&found).map_err(|e| other("vCenter", &e.to_string()))
+    fn inventory(&self, what: &InVcenter) -> Result<String, IoError> {
+        let json = |found: Result<serde_json::Value, String>| {
+            found.map(|found| found.to_string()).map_err(|why| other("vCenter", &why))
+        };
+        match what {
+            InVcenter::Host => json(self.in_vcenter().map(|found| serde_json::json!(found))),
+            // A host that stands alone copies nothing by itself.
+            InVcenter::NewVm(_) if !self.site.config.is_vcenter => {
+                Err(IoError::NotFound("vCenter's inventory".into()))
+            }
+            InVcenter::NewVm(name) => json(self.new_vm(name).map(|found| serde_json::json!(found))),
+        }
     }
 
     fn kernel_release(&self) -> String {

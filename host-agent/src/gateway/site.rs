@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
+use vsgpu_vsphere::clone::{self, Listed};
 use vsgpu_vsphere::cluster::{Cluster, clusters};
 use vsgpu_vsphere::counters::{self, Reading};
 use vsgpu_vsphere::files::{datacenter, tail};
@@ -26,6 +27,8 @@ const LONGEST: Duration = Duration::from_secs(300);
 const FRESH: Duration = Duration::from_secs(2);
 /// The same of what rarely changes, and of counters, which vCenter has every 20 seconds.
 const CLUSTERS_FRESH: Duration = Duration::from_secs(60);
+/// A list of all VMs.
+const LIST_FRESH: Duration = Duration::from_secs(10);
 const COUNTERS_FRESH: Duration = Duration::from_secs(20);
 /// Until a server that was not heard is asked again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -45,6 +48,7 @@ pub(super) struct Site {
     system_ids: Mutex<BTreeMap<Ref, String>>,
     datacenters: Mutex<BTreeMap<Ref, Option<String>>>,
     clusters: Mutex<Option<(Instant, BTreeMap<Ref, Cluster>)>>,
+    listed: Mutex<Option<(Instant, Arc<Vec<Listed>>)>>,
     counters: Mutex<Option<(Instant, Vec<Reading>)>>,
 }
 
@@ -106,6 +110,7 @@ impl Site {
             system_ids: Mutex::default(),
             datacenters: Mutex::default(),
             clusters: Mutex::default(),
+            listed: Mutex::default(),
             counters: Mutex::default(),
         }
     }
@@ -331,6 +336,23 @@ impl Site {
         let (of, bytes) = found?;
         locked(&self.datacenters).insert(place.clone(), of);
         Ok(bytes)
+    }
+
+    /// All VMs and templates by name, not older than the counters: many new VMs are planned at once.
+    pub fn listed(&self) -> Result<Arc<Vec<Listed>>, Fault> {
+        let mut known = locked(&self.listed);
+        if let Some((_, all)) = known.as_ref().filter(|(at, _)| now() - *at < LIST_FRESH) {
+            return Ok(all.clone());
+        }
+        let at = now();
+        let all = Arc::new(self.with(clone::list)?);
+        *known = Some((at, all.clone()));
+        Ok(all)
+    }
+
+    /// A VM was made: who asks for the list again sees it.
+    pub fn made_a_vm(&self) {
+        *locked(&self.listed) = None;
     }
 
     /// A cluster, not older than a minute.

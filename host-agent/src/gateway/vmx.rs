@@ -81,6 +81,15 @@ fn keys(vm: &Vm) -> BTreeMap<String, (String, String)> {
     if vm.memory_locked == Some(true) {
         set("sched.mem.pin".into(), "TRUE".into());
     }
+    // For whoever would copy the VM: that it has disks, and cards whose address a copy would share.
+    for (at, disk) in vm.disks.iter().enumerate() {
+        let file = disk.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+        let file = file.map_or(disk.clone(), |(datastore, file)| format!("/vmfs/volumes/{datastore}/{file}"));
+        set(format!("scsi0:{at}.fileName"), file);
+    }
+    for at in 0..vm.fixed_macs {
+        set(format!("ethernet{at}.addressType"), "static".into());
+    }
     for (slot, device) in numbered(vm) {
         let mut of_slot = |key: &str, value: String| set(format!("pciPassthru{slot}.{key}"), value);
         of_slot("present", "TRUE".into());
@@ -248,6 +257,8 @@ mod tests {
                 ("sched.mem.min".into(), "9".into()),
             ],
             snapshots: 0,
+            disks: vec!["[ds 1] a/a.vmdk".into()],
+            fixed_macs: 0,
         }
     }
 

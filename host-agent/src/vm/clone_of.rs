@@ -3,6 +3,8 @@
 //! clone gets its own GPU afterwards). Whatever a power cut leaves lies in a folder with our marker and
 //! without a `.vmx`, which is written last: only such disks are ever removed, before the next attempt. A
 //! folder with a `.vmx` is whole, and only registered.
+//! Where vCenter answers for the host, vCenter copies: a VM of this host, or a template of any. It makes the folder and the
+//! new identity, and leaves nothing where it fails.
 
 use crate::facts::virtual_machines::{VirtualMachine, VirtualMachines};
 use crate::facts::vm_devices::slots_of;
@@ -12,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vsgpu_core::readers::vmx;
 use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
-use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
+use vsgpu_core::{
+    Command, Effect, Fact, InVcenter, Observation, Probe, Requirement, Subject, Unreadable, Verdict,
+};
 
 /// A copy of a VM.
 pub struct CloneOf;
@@ -75,6 +79,29 @@ pub struct CloneFact {
     /// The marker in the folder of a VM that is registered: an earlier copy was not tidied up.
     #[serde(default)]
     pub marker: Option<String>,
+    /// Where vCenter would copy: what it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_vcenter: Option<NewVm>,
+}
+
+/// What vCenter says of a VM that is to be made on a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NewVm {
+    /// Other hosts on which a VM of that name is already.
+    pub elsewhere: Vec<String>,
+    /// Templates, whichever host they are on.
+    pub templates: Vec<Template>,
+    /// Datastores that this host sees and that can be written.
+    pub datastores: Vec<String>,
+}
+
+/// A template.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Template {
+    /// Its name.
+    pub name: String,
+    /// Absolute path of its configuration file.
+    pub file: String,
 }
 
 /// A VM that could be copied.
@@ -182,6 +209,9 @@ impl Fact for CloneFact {
         if let Some(vm) = all.vms.iter().find(|vm| vm.name == name) {
             probes.extend(home(&vm.vmx).map(|folder| Probe::List(folder.into())));
         } else {
+            let by_vcenter = Probe::Inventory(InVcenter::NewVm(name.clone()));
+            let copied_by_vcenter = seen.text(&by_vcenter).is_ok_and(|said| said.is_some());
+            probes.push(by_vcenter);
             probes.push(Probe::List(VOLUMES.into()));
             probes.extend(
                 all.vms
@@ -190,7 +220,7 @@ impl Fact for CloneFact {
                     .take(512)
                     .map(|vm| Probe::Read(vm.vmx.clone())),
             );
-            let stores = seen.names(VOLUMES).unwrap_or_default();
+            let stores = if copied_by_vcenter { vec![] } else { seen.names(VOLUMES).unwrap_or_default() };
             probes.extend(stores.iter().take(MOST_STORES).map(|store| Probe::List(folder(store, &name))));
             probes.extend(
                 stores
@@ -207,8 +237,18 @@ impl Fact for CloneFact {
         let registered = all.vms.iter().any(|vm| vm.name == name);
         let others =
             if registered { vec![] } else { all.vms.iter().filter_map(|vm| base(vm, seen)).collect() };
+        let by_vcenter = match registered {
+            true => None,
+            false => seen.text(&Probe::Inventory(InVcenter::NewVm(name.clone())))?,
+        };
+        let by_vcenter = by_vcenter.map(|text| {
+            serde_json::from_str::<NewVm>(text)
+                .map_err(|why| Unreadable::new(format!("what vCenter says cannot be read: {why}")))
+        });
+        let by_vcenter = by_vcenter.transpose()?;
         let stores = match seen.names(VOLUMES) {
             Ok(stores) => stores,
+            Err(_) if by_vcenter.is_some() => vec![],
             // A VM that is there needs no datastores; for one that is to be made they must be seen.
             Err(_) if registered => vec![],
             Err(why) => return Err(why),
@@ -234,7 +274,7 @@ impl Fact for CloneFact {
         let own = all.vms.iter().find(|vm| vm.name == name).and_then(|vm| home(&vm.vmx));
         let left = own.filter(|folder| seen.names(folder).is_ok_and(|files| files.contains(&MARKER)));
         let marker = left.map(|folder| format!("{folder}/{MARKER}"));
-        Ok(Self { name, registered, others, folders, lived, marker })
+        Ok(Self { name, registered, others, folders, lived, marker, by_vcenter })
     }
     fn sentence(&self) -> Option<String> {
         let is = if self.registered { "registered on this host" } else { "not registered on this host" };
@@ -278,6 +318,9 @@ impl Requirement for CloneOf {
                 "choose another name for the VM",
             );
         }
+        if let Some(vcenter) = &fact.by_vcenter {
+            return by_vcenter(spec, fact, vcenter);
+        }
         let Some(base) = fact.others.iter().find(|vm| vm.name == spec.base) else {
             let names: Vec<&str> = fact.others.iter().map(|vm| vm.name.as_str()).take(8).collect();
             return Verdict::blocked(
@@ -285,17 +328,8 @@ impl Requirement for CloneOf {
                 format!("VMs here: {}; a clone is made on the host of its base", names.join(", ")),
             );
         };
-        if let Some(why) = &base.unfit {
-            return Verdict::blocked(
-                format!("{} cannot be cloned: {why}", base.name),
-                "mend that, then plan again",
-            );
-        }
-        if base.running {
-            return Verdict::blocked(
-                format!("{} runs: its disks cannot be copied", base.name),
-                "shut it down",
-            );
+        if let Some(blocked) = unfit(base) {
+            return blocked;
         }
         let store = spec.datastore.as_deref().unwrap_or_else(|| datastore(&base.vmx));
         let Some(there) = fact.folders.get(store) else {
@@ -327,6 +361,66 @@ impl Requirement for CloneOf {
         // Where a VM came from is not to be seen any more.
         None
     }
+}
+
+/// Why a VM of this host cannot be copied as it is.
+fn unfit(base: &Base) -> Option<Verdict> {
+    if let Some(why) = &base.unfit {
+        let why = format!("{} cannot be cloned: {why}", base.name);
+        return Some(Verdict::blocked(why, "mend that, then plan again"));
+    }
+    let why = format!("{} runs: its disks cannot be copied", base.name);
+    base.running.then(|| Verdict::blocked(why, "shut it down"))
+}
+
+/// One call, where nothing of the VM is anywhere yet.
+fn by_vcenter(spec: &CloneSpec, fact: &CloneFact, vcenter: &NewVm) -> Verdict {
+    let name = &fact.name;
+    if !vcenter.elsewhere.is_empty() {
+        return Verdict::blocked(
+            format!("there is a VM `{name}` already, on {}", vcenter.elsewhere.join(", ")),
+            "move it to this host, change its `host:` in the fleet file, or choose another name",
+        );
+    }
+    let of_host = fact.others.iter().find(|vm| vm.name == spec.base);
+    let templates: Vec<&Template> =
+        vcenter.templates.iter().filter(|template| template.name == spec.base).collect();
+    let from = match (of_host, templates.as_slice()) {
+        (_, [template]) => &template.file,
+        (Some(base), []) => match unfit(base) {
+            Some(blocked) => return blocked,
+            None => &base.vmx,
+        },
+        (None, []) => {
+            let names =
+                fact.others.iter().map(|vm| &vm.name).chain(vcenter.templates.iter().map(|t| &t.name));
+            let names = vsgpu_core::words::first(names.cloned(), 8, "none");
+            return Verdict::blocked(
+                format!("there is no template `{}`, and no such VM on this host", spec.base),
+                format!("VMs here and templates of this vCenter: {names}"),
+            );
+        }
+        (_, several) => {
+            return Verdict::blocked(
+                format!("there are {} templates named `{}`", several.len(), spec.base),
+                "rename all but one",
+            );
+        }
+    };
+    let store = spec.datastore.as_deref().unwrap_or_else(|| datastore(from));
+    if !vcenter.datastores.iter().any(|known| known == store) {
+        return Verdict::blocked(
+            format!("this host has no datastore `{store}` that can be written"),
+            format!("it has {}", vsgpu_core::words::first(vcenter.datastores.iter().cloned(), 8, "none")),
+        );
+    }
+    let effect = Effect::CloneVm {
+        from: from.clone(),
+        name: name.clone(),
+        datastore: store.into(),
+        within_secs: DISK_SECS,
+    };
+    Verdict::unmet("absent", format!("copy of {} on {store}", spec.base), vec![effect])
 }
 
 fn copy(base: &Base, name: &str, to: &str, there: &[String]) -> Vec<Effect> {
@@ -400,6 +494,7 @@ mod tests {
             folders: [("ds1".to_string(), vec![]), ("ds2".to_string(), vec![])].into(),
             lived: vec![],
             marker: None,
+            by_vcenter: None,
         };
         change(&mut fact);
         fact
@@ -425,6 +520,45 @@ mod tests {
                 "remove /vmfs/volumes/ds2/vm-01/vsgpu-clone-under-way",
             ]
         );
+    }
+
+    #[test]
+    fn vcenter_copies_a_vm_of_the_host_or_a_template_of_any() {
+        let template = |name: &str| Template {
+            name: name.into(),
+            file: format!("/vmfs/volumes/ds9/{name}/{name}.vmtx"),
+        };
+        let vcenter = NewVm {
+            elsewhere: vec![],
+            templates: vec![template("golden"), template("twice"), template("twice")],
+            datastores: vec!["ds1".into(), "ds2".into()],
+        };
+        let check = |base: &str, store: Option<&str>, change: &dyn Fn(&mut NewVm)| {
+            let mut vcenter = vcenter.clone();
+            change(&mut vcenter);
+            let fact = fact(|f| f.by_vcenter = Some(vcenter.clone()));
+            CloneOf::check(&CloneSpec { base: base.into(), datastore: store.map(String::from) }, &fact)
+        };
+        let effect = |verdict: Verdict| match verdict {
+            Verdict::Unmet { effects, .. } => {
+                effects.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+            }
+            other => format!("{other:?}"),
+        };
+        assert_eq!(
+            effect(check("golden", Some("ds2"), &|_| {})),
+            "clone /vmfs/volumes/ds9/golden/golden.vmtx as vm-01 to ds2, by vCenter"
+        );
+        assert_eq!(
+            effect(check("base", None, &|_| {})),
+            "clone /vmfs/volumes/ds1/base/base.vmx as vm-01 to ds1, by vCenter"
+        );
+        let blocked = |verdict: Verdict| matches!(verdict, Verdict::Blocked { .. });
+        // The datastore of the template is not one of this host's.
+        assert!(blocked(check("golden", None, &|_| {})));
+        assert!(blocked(check("twice", Some("ds1"), &|_| {})));
+        assert!(blocked(check("nobody", Some("ds1"), &|_| {})));
+        assert!(blocked(check("golden", Some("ds1"), &|v| v.elsewhere.push("esx-02".into()))));
     }
 
     #[test]

@@ -77,6 +77,15 @@ impl std::fmt::Display for Command {
     }
 }
 
+/// What vCenter is asked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum InVcenter {
+    /// The host there: its cluster, who owns its image.
+    Host,
+    /// What a new VM of this name could be made of, and where such a VM is already.
+    NewVm(String),
+}
+
 /// One look at a machine. Looking never changes anything; equal probes run once per observation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Probe {
@@ -98,8 +107,8 @@ pub enum Probe {
     Size(String),
     /// CPUs, memory, load and disks: a `Machine` as JSON.
     Machine,
-    /// What vCenter says of a host beyond the host itself, as JSON; absent where nobody asks vCenter.
-    Inventory,
+    /// What vCenter says beyond the host itself, as JSON; absent where nobody asks vCenter.
+    Inventory(InVcenter),
     /// Seconds since 1970 by the machine's own clock.
     Now,
     /// The identity of the running boot.
@@ -185,6 +194,17 @@ pub enum Effect {
         /// Key and new value.
         set: Vec<(String, Option<String>)>,
     },
+    /// Copy a VM or a template by vCenter, to the host that is asked; there is no way to do it without vCenter.
+    CloneVm {
+        /// Absolute path of the configuration file of what is copied.
+        from: String,
+        /// Name of the copy.
+        name: String,
+        /// Datastore of the copy, by name.
+        datastore: String,
+        /// Seconds to wait.
+        within_secs: u32,
+    },
     /// Set `key=value` lines of a configuration file, keeping every other line and the file's mode: what else
     /// is in it (a password, say) is neither shown nor kept anywhere.
     EditLines {
@@ -244,6 +264,7 @@ impl Effect {
                 command.timeout_secs = command.timeout_secs.min(secs);
                 *deadline_secs = secs.min(*deadline_secs);
             }
+            Self::CloneVm { within_secs, .. } => *within_secs = secs.min(*within_secs),
             // Files are written in no time; a record's commands have short deadlines of their own.
             _ => {}
         }
@@ -293,6 +314,9 @@ impl std::fmt::Display for Effect {
             Self::DeriveVmx { from, to, set } => {
                 write!(f, "write {to} from {from}")?;
                 keys(f, set)
+            }
+            Self::CloneVm { from, name, datastore, .. } => {
+                write!(f, "clone {from} as {name} to {datastore}, by vCenter")
             }
             Self::EditLines { path, section, set } => {
                 write!(f, "edit {path}{}", section.as_ref().map(|s| format!(" {s}")).unwrap_or_default())?;

@@ -41,6 +41,9 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), EffectError> {
         }
     };
     let words = |trouble: IoError| EffectError::from(trouble.to_string());
+    if let Some(done) = system.by_api(effect) {
+        return done.map_err(EffectError::from);
+    }
     match effect {
         Effect::Run { command, already } => run(command, already.as_deref()),
         Effect::Require { command, shows, otherwise } => match system.run(command) {
@@ -87,9 +90,6 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), EffectError> {
         }
         Effect::Copy { from, to, mode } => system.copy(from, to, *mode).map_err(words),
         Effect::ReconfigureVm { path, vmid, set } => {
-            if let Some(done) = system.reconfigure_vm(path, set) {
-                return done.map_err(EffectError::from);
-            }
             let before = system.read(path, READ_LIMIT).map_err(words)?;
             let after = vmx::edit(&before, set);
             if after != before {
@@ -102,6 +102,9 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), EffectError> {
         Effect::DeriveVmx { from, to, set } => {
             let base = system.read(from, READ_LIMIT).map_err(words)?;
             system.write(to, &vmx::edit(&base, set), 0o755).map_err(words)
+        }
+        Effect::CloneVm { .. } => {
+            Err("only vCenter does this, and this host is not reached by it".to_string().into())
         }
         Effect::EditLines { path, section, set } => {
             let before = match system.read(path, READ_LIMIT) {

@@ -36,7 +36,7 @@ pub mod words;
 
 pub use artifact::Artifact;
 pub use catalogue::{Catalogue, Entry, FactEntry, judge};
-pub use effect::{Command, Effect, Probe};
+pub use effect::{Command, Effect, InVcenter, Probe};
 pub use observation::{Observation, Unreadable};
 pub use requirement::{Fact, Needs, Requirement, Scope, Subject, TakesEffect, Verdict};
 pub use system::{BootIdentity, ExitKind, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError};

@@ -115,7 +115,7 @@ fn answer(system: &dyn System, probe: &Probe) -> Answer {
             None => Err(IoError::NotFound(path.clone())),
         })),
         Probe::Machine => Answer::Text(system.machine().map(|machine| json!(machine).to_string())),
-        Probe::Inventory => Answer::Text(system.inventory()),
+        Probe::Inventory(what) => Answer::Text(system.inventory(what)),
         Probe::Now => Answer::Text(Ok(system.now().to_string())),
         Probe::BootId => Answer::Text(system.boot_id()),
         Probe::KernelRelease => Answer::Text(Ok(system.kernel_release())),

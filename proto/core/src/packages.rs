@@ -5,7 +5,7 @@
 
 use crate::artifact::Artifact;
 use crate::catalogue::Entry;
-use crate::effect::{Command, Effect};
+use crate::effect::{Command, Effect, InVcenter};
 use crate::machine::Machine;
 use crate::outcome::Outcome;
 use crate::system::{Incoming, IoError, OpenedBy, Output, Staged, System, UploadError};
@@ -183,8 +183,8 @@ impl System for Packages<'_> {
     fn machine(&self) -> Result<Machine, IoError> {
         self.system.machine()
     }
-    fn reconfigure_vm(&self, vmx: &str, set: &[(String, Option<String>)]) -> Option<Result<(), String>> {
-        self.system.reconfigure_vm(vmx, set)
+    fn by_api(&self, effect: &Effect) -> Option<Result<(), String>> {
+        self.system.by_api(effect)
     }
     fn shown(&self, effect: &Effect) -> Option<String> {
         self.system.shown(effect)
@@ -192,8 +192,8 @@ impl System for Packages<'_> {
     fn told(&self) -> Vec<String> {
         self.system.told()
     }
-    fn inventory(&self) -> Result<String, IoError> {
-        self.system.inventory()
+    fn inventory(&self, what: &InVcenter) -> Result<String, IoError> {
+        self.system.inventory(what)
     }
     fn kernel_release(&self) -> String {
         self.system.kernel_release()

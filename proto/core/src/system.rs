@@ -3,7 +3,7 @@
 //! forgets one must not compile, and must never reach the real machine.
 
 use crate::artifact::{Kind, PackageContent};
-use crate::effect::{Command, Effect};
+use crate::effect::{Command, Effect, InVcenter};
 use crate::machine::Machine;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -203,9 +203,8 @@ pub trait System: Send + Sync {
     fn write(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), IoError>;
     /// Copies a file durably, likewise.
     fn copy(&self, from: &str, to: &str, mode: u32) -> Result<(), IoError>;
-    /// Sets (or with `None` drops) settings of the VM whose `.vmx` this is, where something else than that file is the
-    /// way; `None` where the file is.
-    fn reconfigure_vm(&self, vmx: &str, set: &[(String, Option<String>)]) -> Option<Result<(), String>>;
+    /// Does an effect by calls of the vSphere API; `None` where files and commands are this door's way.
+    fn by_api(&self, effect: &Effect) -> Option<Result<(), String>>;
     /// An effect in words, as it is really done; `None` where nothing is done for it.
     fn shown(&self, effect: &Effect) -> Option<String>;
     /// What this thread's last effect left for people to find it by: ids of tasks. Told once.
@@ -227,11 +226,11 @@ pub trait System: Send + Sync {
     /// # Errors
     /// Where the door cannot tell: a host over ssh is asked by its own tools.
     fn machine(&self) -> Result<Machine, IoError>;
-    /// What vCenter says of a host beyond the host itself: its cluster, as JSON.
+    /// What vCenter says beyond the host itself, as JSON.
     ///
     /// # Errors
     /// `NotFound` where nobody asks vCenter.
-    fn inventory(&self) -> Result<String, IoError>;
+    fn inventory(&self, what: &InVcenter) -> Result<String, IoError>;
     /// Release of the running kernel.
     fn kernel_release(&self) -> String;
     /// Whether the machine itself is meant, and no copy of its files.

@@ -15,6 +15,18 @@ pub fn first(all: impl Iterator<Item = String>, most: usize, none: &str) -> Stri
     }
 }
 
+/// How an agent says which task of vCenter it began: people find it there by this.
+pub fn task(id: &str, host: &str) -> String {
+    format!("{id}{TASK}{host})")
+}
+
+const TASK: &str = " (Recent Tasks of ";
+
+/// Whether something that an agent said is that.
+pub fn names_task(said: &str) -> bool {
+    said.contains(TASK) && said.ends_with(')')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,7 +23,7 @@ use std::time::Duration;
 use vsgpu_core::machine::Machine;
 use vsgpu_core::system::KEEP_MODE;
 use vsgpu_core::{
-    BootIdentity, Command, Effect, ExitKind, Incoming, IoError, OpenedBy, Output, Staged, System,
+    BootIdentity, Command, Effect, ExitKind, InVcenter, Incoming, IoError, OpenedBy, Output, Staged, System,
     UploadError, text,
 };
 
@@ -424,7 +424,7 @@ impl System for Posix {
         crate::summary::machine(&self.root.0).map_err(|why| IoError::Other { path: "/".into(), why })
     }
 
-    fn reconfigure_vm(&self, _: &str, _: &[(String, Option<String>)]) -> Option<Result<(), String>> {
+    fn by_api(&self, _: &Effect) -> Option<Result<(), String>> {
         None
     }
 
@@ -436,7 +436,7 @@ impl System for Posix {
         vec![]
     }
 
-    fn inventory(&self) -> Result<String, IoError> {
+    fn inventory(&self, _: &InVcenter) -> Result<String, IoError> {
         Err(IoError::NotFound("vCenter's inventory".into()))
     }
 

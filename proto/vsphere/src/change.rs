@@ -96,7 +96,7 @@ impl Session {
     }
 
     /// The same for one that starts a task.
-    fn start(&mut self, method: &str, this: &Ref, arguments: &str) -> Result<Ref, Fault> {
+    pub(crate) fn start(&mut self, method: &str, this: &Ref, arguments: &str) -> Result<Ref, Fault> {
         let found = self.change(method, this, arguments)?;
         found.first().and_then(Ref::of).ok_or_else(|| Fault::said(format!("{method} gave no task")))
     }

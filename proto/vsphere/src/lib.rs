@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod change;
+pub mod clone;
 pub mod cluster;
 pub mod counters;
 mod fault;

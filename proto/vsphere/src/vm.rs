@@ -13,6 +13,8 @@ use vsgpu_core::text::piece;
 const AT_ONCE: usize = 100;
 /// Characters of one setting.
 const MOST: usize = 1_000;
+/// Disks of a VM: more than it can have.
+const MOST_DISKS: usize = 300;
 
 /// Leaves, because whole objects are large and some servers send parts of them that nobody can read.
 const PATHS: [&str; 17] = [
@@ -74,6 +76,10 @@ pub struct Vm {
     pub extra: Vec<(String, String)>,
     /// Snapshots that it has.
     pub snapshots: usize,
+    /// Files of its disks: `[datastore1] a/a.vmdk`.
+    pub disks: Vec<String>,
+    /// Network cards whose MAC address somebody chose.
+    pub fixed_macs: usize,
 }
 
 /// A PCI device of a VM.
@@ -166,7 +172,19 @@ fn read(vm: &Object, wanted: &dyn Fn(&str) -> bool) -> Vm {
         devices: children("config.hardware.device").iter().filter_map(device).collect(),
         extra: children("config.extraConfig").iter().filter_map(setting).collect(),
         snapshots: vm.values.get("snapshot").map_or(0, snapshots),
+        disks: children("config.hardware.device").iter().filter_map(disk).take(MOST_DISKS).collect(),
+        fixed_macs: children("config.hardware.device").iter().filter(|device| has_fixed_mac(device)).count(),
     }
+}
+
+fn disk(device: &Element) -> Option<String> {
+    let backing = device.child("backing").filter(|_| kind(device) == "VirtualDisk")?;
+    backing.child("fileName").map(|file| piece(&file.text, 300))
+}
+
+/// `generated` by the host and `assigned` by vCenter are new ones for a copy.
+fn has_fixed_mac(device: &Element) -> bool {
+    device.child("addressType").is_some_and(|kind| kind.text.eq_ignore_ascii_case("manual"))
 }
 
 /// Each is one element of a tree of them.

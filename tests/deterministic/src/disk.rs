@@ -90,7 +90,7 @@ impl MemoryDisk {
                             .filter(|s| s.run == number && s.step == step && s.ended == u64::MAX);
                         open.for_each(|span| span.ended = at.saturating_sub(EPOCH));
                     }
-                    Record::Ended { .. } | Record::Released { .. } => {}
+                    Record::Ended { .. } | Record::Released { .. } | Record::Task { .. } => {}
                 }
             }
         }

@@ -177,7 +177,7 @@ fn no_file_names_itself_through_others() {
 }
 
 /// Rooms of the controller: each may name those before it.
-const ROOMS: [&str; 24] = [
+const ROOMS: [&str; 25] = [
     "node",
     "hold",
     "rights",
@@ -191,6 +191,7 @@ const ROOMS: [&str; 24] = [
     "inventory",
     "compat",
     "capacity",
+    "placing",
     "ready",
     "upgrade",
     "plan",

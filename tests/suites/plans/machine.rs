@@ -119,7 +119,7 @@ impl Machine {
                 }
             },
             Probe::Read(path) => self.text("read", path),
-            Probe::Inventory => self.text("inventory", "vcenter"),
+            Probe::Inventory(_) => self.text("inventory", "vcenter"),
             Probe::Tail(path) => self.text("tail", path),
             Probe::List(path) => self.text("list", path),
             Probe::Hash(path) => self.text("hash", path),

@@ -26,7 +26,8 @@ use vsgpu_core::effect::quoted;
 use vsgpu_core::machine::Machine;
 use vsgpu_core::system::KEEP_MODE;
 use vsgpu_core::{
-    BootIdentity, Command, Effect, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError,
+    BootIdentity, Command, Effect, InVcenter, Incoming, IoError, OpenedBy, Output, Staged, System,
+    UploadError,
 };
 
 /// Whose host this is.
@@ -467,7 +468,7 @@ impl System for OverSsh {
         Err(IoError::Other { path: "/".into(), why: "disks and memory are not asked over ssh".into() })
     }
 
-    fn reconfigure_vm(&self, _: &str, _: &[(String, Option<String>)]) -> Option<Result<(), String>> {
+    fn by_api(&self, _: &Effect) -> Option<Result<(), String>> {
         None
     }
 
@@ -479,7 +480,7 @@ impl System for OverSsh {
         vec![]
     }
 
-    fn inventory(&self) -> Result<String, IoError> {
+    fn inventory(&self, _: &InVcenter) -> Result<String, IoError> {
         Err(IoError::NotFound("vCenter's inventory".into()))
     }
 
