@@ -192,6 +192,9 @@ pub fn shown(effect: &Effect) -> Option<String> {
             let set: Vec<String> = set.iter().map(one).collect();
             Some(format!("ReconfigVM_Task {file}: {}", set.join("; ")))
         }
+        Effect::Evacuate { within_secs, .. } => {
+            Some(Call::EnterMaintenance(*within_secs).to_string() + "  (DRS moves the VMs)")
+        }
         Effect::CloneVm { from, name, datastore, .. } => {
             Some(format!("CloneVM_Task {} name={name} datastore={datastore} powerOn=false", place(from)))
         }

@@ -714,7 +714,14 @@ fn plan() {
                     guest,
                 });
             }
-            hosts.push(Host { name: host, address: "a:1".into(), cluster: None, specs: host_specs.clone() });
+            let specs = host_specs.clone();
+            hosts.push(Host {
+                name: host,
+                address: "a:1".into(),
+                cluster: None,
+                maintenance: Default::default(),
+                specs,
+            });
         }
         (
             Fleet {

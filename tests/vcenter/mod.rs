@@ -7,10 +7,12 @@
 
 mod changes;
 mod clones;
+mod drs;
 mod http;
 mod machine;
 mod schema;
 mod world;
 
+pub use drs::Drs;
 pub use http::{Certificate, Served, serve};
 pub use world::{SimHost, World};

@@ -3,7 +3,7 @@
 use vsgpu_core::readers::xml::Element;
 
 /// For each call and data object that the client sends: its elements in their order; those with `*` may come again.
-const ORDER: [(&str, &[&str]); 53] = [
+const ORDER: [(&str, &[&str]); 55] = [
     ("RetrieveServiceContent", &["_this"]),
     ("Login", &["_this", "userName", "password", "locale"]),
     ("Logout", &["_this"]),
@@ -58,6 +58,8 @@ const ORDER: [(&str, &[&str]); 53] = [
     ("ShutdownGuest", &["_this"]),
     ("CancelTask", &["_this"]),
     ("ReconfigVM_Task", &["_this", "spec"]),
+    ("ClusterEnterMaintenanceMode", &["_this", "host*", "option*", "info"]),
+    ("RetrieveVgpuProfileInfo", &["_this"]),
     ("CloneVM_Task", &["_this", "folder", "name", "spec"]),
     (
         "location",

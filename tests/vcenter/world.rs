@@ -1,6 +1,7 @@
 //! What the simulated vCenter has, and its answers.
 
 use super::changes::{self, CALLS, Made};
+use super::drs::{self, Drs};
 use super::http::Reply;
 use super::{clones, machine, schema};
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +71,7 @@ pub struct World {
     pub cut: Option<(usize, bool)>,
     /// Calls that changed something.
     pub changes: usize,
+    pub drs: Drs,
     logins: usize,
     listing: BTreeMap<String, Vec<String>>,
 }
@@ -98,6 +100,7 @@ impl World {
             somebody_else: false,
             cut: None,
             changes: 0,
+            drs: Drs::default(),
             logins: 0,
             listing: BTreeMap::new(),
         }
@@ -163,6 +166,16 @@ impl World {
                 }
                 None => fault("ManagedObjectNotFound", "", ""),
             },
+            "ClusterEnterMaintenanceMode" => {
+                let host = text(&call, "host");
+                if self.lacked(host, "Host.Config.Maintenance") {
+                    let more = format!(
+                        "<object type=\"HostSystem\">{host}</object><privilegeId>Host.Config.Maintenance</privilegeId>"
+                    );
+                    return fault("NoPermission", "Permission to perform this operation was denied.", &more);
+                }
+                plain(&call.name, &drs::forecast(self, number(host).unwrap_or(usize::MAX)))
+            }
             "CurrentTime" => returned(&call.name, "2026-11-27T14:00:30Z"),
             "QueryAvailablePerfMetric" => {
                 let one = |counter: usize, instance: &str| {
@@ -340,6 +353,10 @@ impl World {
         }
         let made = match call.name.as_str() {
             "CloneVM_Task" => clones::make(&self.machines, host, call),
+            // What cannot leave keeps it waiting, until it gives up.
+            "EnterMaintenanceMode_Task" if drs::evacuate(self, host) => {
+                Made::Task(Err(("Timedout", "Operation timed out.".into())))
+            }
             _ => changes::make(&folder, host, call),
         };
         if self.cut == Some((at, true)) {
@@ -397,6 +414,9 @@ impl World {
         let Some(folder) = self.machines.get(&number) else {
             return fault("ManagedObjectNotFound", "there is no machine behind it (simulated)", "");
         };
+        if call.name == "RetrieveVgpuProfileInfo" {
+            return plain(&call.name, &drs::profiles());
+        }
         match machine::method(folder, &call.name, &argument) {
             Some(Ok(answer)) => plain(&call.name, &answer),
             Some(Err((kind, words))) => fault(kind, &words, ""),
@@ -548,7 +568,9 @@ impl World {
                         .collect();
                     Some(format!("<val xsi:type=\"ArrayOfManagedObjectReference\">{each}</val>"))
                 }
-                "configurationEx" => Some("<val xsi:type=\"ClusterConfigInfoEx\"><dasConfig><enabled>true</enabled><admissionControlEnabled>false</admissionControlEnabled></dasConfig><drsConfig><enabled>true</enabled><defaultVmBehavior>fullyAutomated</defaultVmBehavior><option><key>LBMaxVmotionPerHost</key><value xsi:type=\"xsd:string\">1</value></option></drsConfig></val>".into()),
+                "configurationEx" => Some(format!("<val xsi:type=\"ClusterConfigInfoEx\"><dasConfig><enabled>true</enabled><admissionControlEnabled>false</admissionControlEnabled></dasConfig>{}</val>", self.drs.xml())),
+                "summary" => Some("<val xsi:type=\"ClusterComputeResourceSummary\"><currentFailoverLevel>1</currentFailoverLevel></val>".into()),
+                "configManagerEnabled" => Some("<val xsi:type=\"xsd:boolean\">false</val>".into()),
                 "configurationEx.drsConfig.option" => Some("<val xsi:type=\"ArrayOfOptionValue\"><OptionValue><key>LBMaxVmotionPerHost</key><value xsi:type=\"xsd:string\">1</value></OptionValue><OptionValue><key>payrollKey</key><value xsi:type=\"xsd:string\">of payroll</value></OptionValue></val>".into()),
                 _ => None,
             };
@@ -641,7 +663,8 @@ impl World {
 }
 
 /// Methods of hosts and their managers: the privilege that each takes, and whether it is asked for at the top.
-const MACHINE_METHODS: [(&str, &str, bool); 8] = [
+const MACHINE_METHODS: [(&str, &str, bool); 9] = [
+    ("RetrieveVgpuProfileInfo", "System.Read", false),
     ("QueryConfigTarget", "System.View", false),
     ("RetrieveHardwareUptime", "System.Read", false),
     ("HostImageConfigGetAcceptance", "System.Read", false),

@@ -26,7 +26,7 @@ use vsgpu_host_agent::vm::{DEFAULT_GRACE_SECS, POWER, PowerState};
 pub const MAX_FILE: u64 = 16 << 20;
 const DEFAULT_PORT: u16 = 7443;
 /// Keys that are no requirements.
-const HOST_KEYS: [&str; 2] = ["address", "cluster"];
+const HOST_KEYS: [&str; 3] = ["address", "cluster", "maintenance"];
 const VM_KEYS: [&str; 7] = ["host", "vm-name", POWER, "shutdown-secs", "hard-stop", "expects", "guest"];
 const GUEST_KEYS: [&str; 1] = ["address"];
 const TOP_KEYS: [&str; 9] =
@@ -263,7 +263,10 @@ impl Reader {
             let specs = self.specs(&name, NodeKind::Host, &pairs, &HOST_KEYS);
             let cluster =
                 pairs.iter().find(|(k, _)| k.name == "cluster").and_then(|(_, n)| self.text(&name, n));
-            hosts.push(Host { name, address, cluster, specs });
+            let maintenance = pairs.iter().find(|(k, _)| k.name == "maintenance");
+            let maintenance =
+                maintenance.and_then(|(_, node)| self.typed(&name, "maintenance", node)).unwrap_or_default();
+            hosts.push(Host { name, address, cluster, maintenance, specs });
             // One wrong value of a range is one error, not a hundred.
             if self.errors.len() > before {
                 return;

@@ -4,6 +4,7 @@ use crate::error::Place;
 use crate::fleet::deadlines::Deadlines;
 use crate::fleet::driver_catalogue::DriverCatalogue;
 use crate::fleet::expectation::Expectation;
+use crate::fleet::maintenance::Maintenance;
 use crate::fleet::rollout::Strategy;
 use crate::fleet::specs::Specs;
 use crate::node::{NodeId, NodeKind};
@@ -22,6 +23,9 @@ pub struct Host {
     /// The cluster whose budget it shares.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
+    /// What becomes of its VMs in its maintenance window.
+    #[serde(skip_serializing_if = "Maintenance::is_default")]
+    pub maintenance: Maintenance,
     /// What is wanted of it.
     #[serde(rename = "wishes")]
     pub specs: Specs,

@@ -1,6 +1,7 @@
 //! The JSON Schema of the fleet file, made from the catalogue, for editors.
 
 use crate::catalogue::catalogue;
+use crate::fleet::Maintenance;
 use crate::fleet::deadlines::Deadlines;
 use crate::fleet::rollout::Strategy;
 use crate::node::NodeKind;
@@ -38,7 +39,11 @@ pub fn schema() -> Value {
     let address = json!({ "type": "string", "description": "host:port of the agent; {name} and {n} stand for the name and its number in the range" });
     let cluster =
         json!({ "type": "string", "description": "Cluster whose budget (`rollout`) the host shares" });
-    let host = object(NodeKind::Host, &[("address", address.clone()), ("cluster", cluster)]);
+    let maintenance = inline::<Maintenance>();
+    let host = object(
+        NodeKind::Host,
+        &[("address", address.clone()), ("cluster", cluster), ("maintenance", maintenance)],
+    );
     let guest = object(NodeKind::Guest, &[("address", address)]);
     let vm = object(
         NodeKind::Vm,

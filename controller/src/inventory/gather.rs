@@ -2,11 +2,11 @@
 //! an unreadable fact never hides the others.
 
 use crate::error::Error;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, WithVms};
 use crate::inventory::seen::{Inventory, Seen};
 use crate::inventory::shared::SharedFacts;
 use crate::node::{NodeId, NodeKind, Reach};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -77,13 +77,22 @@ pub async fn gather(
     let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
     let catalogue = crate::catalogue::catalogue();
     let (specs, reaches, by_host) = (fleet.specs(), reaches(fleet), fleet.vms_by_host());
+    // DRS is asked where its answer is needed.
+    let moved = |host: &&crate::fleet::Host| host.maintenance.vms != WithVms::Off;
+    let evacuated: BTreeSet<&str> = fleet.hosts.iter().filter(moved).map(|host| host.name.as_str()).collect();
     let ask = |node: &NodeId| -> Ask {
         let of_node = specs.get(node).into_iter().flat_map(|specs| specs.iter());
         let wishes: Vec<_> = of_node.map(|s| (s.requirement.to_string(), (*s.value).clone())).collect();
         let facts = match scope {
             Scope::All => vec![],
             Scope::WhichVms => vec![host_facts::VirtualMachines::NAME],
-            Scope::Wished => needed(catalogue, node.kind, &wishes),
+            Scope::Wished => {
+                let mut facts = needed(catalogue, node.kind, &wishes);
+                if node.kind == NodeKind::Host && evacuated.contains(node.name.as_str()) {
+                    facts.push(host_facts::Evacuation::NAME);
+                }
+                facts
+            }
         };
         let vm = reaches.get(node).and_then(|r| r.vm.clone());
         Ask { node: node.clone(), vm, facts }

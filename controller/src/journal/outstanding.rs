@@ -81,6 +81,7 @@ mod tests {
             deadline_secs: 1,
             host: "esx-01".into(),
             disrupts: false,
+            moves: None,
             before: None,
         }
     }

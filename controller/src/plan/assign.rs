@@ -244,6 +244,7 @@ mod tests {
                 name: "esx".into(),
                 address: "esx:1".into(),
                 cluster: None,
+                maintenance: Default::default(),
                 specs: Specs::default(),
             }],
             vms: vec![vm("a", one()), vm("b", one()), vm("c", one()), vm("d", one())],

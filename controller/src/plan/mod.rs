@@ -4,6 +4,7 @@
 pub mod adopt;
 mod assign;
 mod changes;
+mod evacuation;
 mod leftovers;
 mod order;
 mod planned;
@@ -15,6 +16,7 @@ mod steps;
 pub mod verify;
 
 pub use assign::settled;
+pub use evacuation::Moves;
 pub use leftovers::{Leftovers, RebootedFor, still_outstanding};
 pub use planned::Planned;
 pub use planner::plan;

@@ -8,13 +8,14 @@
 //! What cannot be known yet (ECC before there is a driver) is a step all the same: its commands are decided
 //! on the node, and its reboot is skipped when it proves to be needless.
 
-use crate::compat::{self, Judgement};
+use crate::compat::{self, Finding, Judgement};
 use crate::error::{Error, Kind};
-use crate::fleet::{Fleet, Guest, Host, Specs, Vm};
+use crate::fleet::{Fleet, Guest, Host, Specs, Vm, WithVms};
 use crate::inventory::shared::Shared;
 use crate::inventory::{Inventory, Seen, acquired, reaches};
 use crate::node::{NodeId, NodeKind};
 use crate::plan::changes::{Change, Judge};
+use crate::plan::evacuation::{self, Decided};
 use crate::plan::leftovers::Leftovers;
 use crate::plan::planned::Planned;
 use crate::plan::steps::{Plan, Step, VERSION, Work, digest};
@@ -26,8 +27,8 @@ use vsgpu_core::text::piece;
 use vsgpu_core::units::OnOff;
 use vsgpu_core::{Catalogue, Effect, Requirement, WordOr};
 use vsgpu_guest_agent::guest::{GpuServer, NetworkGpu};
-use vsgpu_host_agent::facts::{Vcenter, VirtualMachines, VmPower};
-use vsgpu_host_agent::host::{MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec, Passthrough};
+use vsgpu_host_agent::facts::{Evacuation, Vcenter, VirtualMachines, VmPower};
+use vsgpu_host_agent::host::{Leave, MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec, Passthrough};
 use vsgpu_host_agent::vm::{POWER, Power, PowerSpec, PowerState};
 
 /// A VM before its own steps.
@@ -49,6 +50,8 @@ pub(super) struct Planner<'a> {
     catalogue: &'static Catalogue,
     judge: Judge<'a>,
     pub(super) steps: Vec<Step>,
+    /// What may go wrong with what was planned.
+    warnings: Vec<Finding>,
     texts: Shared<str>,
     commands: Shared<[String]>,
     effects: Shared<[Effect]>,
@@ -59,14 +62,16 @@ pub(super) struct Planner<'a> {
 pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Planned {
     // With model names settled to addresses, so that two VMs are not thought to want the same GPU.
     let assigned = assign::settled(fleet, inventory);
-    let Judgement { refused, warnings, .. } = compat::judge(&assigned, Some(inventory), &leftovers.stopped);
+    let Judgement { refused, mut warnings, .. } =
+        compat::judge(&assigned, Some(inventory), &leftovers.stopped);
     let mut planner = Planner::new(&assigned, inventory, leftovers, assigned.specs(), refused);
     let by_host = assigned.vms_by_host();
     for host in &fleet.hosts {
         planner.host(host, &by_host[host.name.as_str()]);
     }
     wait_for_servers(&assigned, &mut planner.steps);
-    let Planner { steps, judge: Judge { problems, met, .. }, .. } = planner;
+    let Planner { steps, warnings: of_plan, judge: Judge { problems, met, .. }, .. } = planner;
+    warnings.extend(of_plan);
     let seen = inventory.nodes.iter().filter_map(|(id, seen)| Some((id, seen.as_ref().ok()?)));
     let temporary = seen
         .flat_map(|(id, seen)| acquired::of_host(&id.name, &seen.temporary, seen.holder.as_ref()))
@@ -152,6 +157,7 @@ impl<'a> Planner<'a> {
             catalogue,
             judge: Judge::new(wanted, refused, &leftovers.rebooted),
             steps: vec![],
+            warnings: vec![],
             texts: Shared::default(),
             commands: Shared::default(),
             effects: Shared::default(),
@@ -212,6 +218,7 @@ impl<'a> Planner<'a> {
             deadline_secs,
             host,
             disrupts: false,
+            moves: None,
             before: None,
         });
         id
@@ -280,10 +287,36 @@ impl<'a> Planner<'a> {
 
     /// Enters or leaves maintenance mode; `now`: whether the host is in it by then.
     pub(super) fn maintenance(&mut self, node: &NodeId, state: OnOff, now: bool, after: Vec<usize>) -> usize {
+        let within_secs = self.fleet.deadlines.maintenance_secs;
+        self.maintenance_as(node, MaintenanceModeSpec { state, within_secs, vms: Leave::Off }, now, after)
+    }
+
+    fn maintenance_as(
+        &mut self,
+        node: &NodeId,
+        spec: MaintenanceModeSpec,
+        now: bool,
+        after: Vec<usize>,
+    ) -> usize {
+        let state = spec.state;
         let title = if state.on() { "enter maintenance mode" } else { "leave maintenance mode" };
-        let spec = MaintenanceModeSpec { state, within_secs: self.fleet.deadlines.maintenance_secs };
         let then = MaintenanceModeFact { enabled: now, running: vec![] };
         self.switch::<MaintenanceMode>(node, title, state.on(), &spec, Some(then), after)
+    }
+
+    /// Enters maintenance mode while VMs run: they leave the host as it was decided.
+    fn evacuate(&mut self, host: &Host, decided: Decided, in_maintenance: bool, after: Vec<usize>) -> usize {
+        let node = NodeId::new(NodeKind::Host, &host.name);
+        let patience = host.maintenance.timeout.map(|timeout| timeout.secs);
+        let within_secs = patience.unwrap_or(self.fleet.deadlines.maintenance_secs);
+        let spec = MaintenanceModeSpec { state: OnOff::On, within_secs, vms: decided.leave };
+        let step = self.maintenance_as(&node, spec, in_maintenance, after);
+        let step = &mut self.steps[step - 1];
+        // What it takes to see that it is over comes on top.
+        step.deadline_secs = within_secs.saturating_add(180);
+        step.moves = Some(Box::new(decided.moves));
+        self.warnings.extend(decided.warnings);
+        step.id
     }
 
     /// Shuts a VM down or starts it.
@@ -479,10 +512,13 @@ impl<'a> Planner<'a> {
         let ours = self.leftovers.in_maintenance.contains(&host.name);
         let needs = changes.iter().map(|c| c.cost.needs).max().unwrap_or(Needs::Nothing);
         let reboots = changes.iter().any(|c| c.cost.takes_effect == TakesEffect::AfterReboot);
-        let window = needs == Needs::MaintenanceMode || reboots;
-        let vms_off = needs >= Needs::VmsOff || window;
         let running = |vm: &Vm| listed.vms.iter().any(|v| v.name == vm.vm_name && v.running);
-        if vms_off {
+        let vms_off = needs >= Needs::VmsOff || reboots;
+        let someone_runs = listed.vms.iter().any(|v| v.running && !v.infrastructure);
+        let evacuates = vms_off && host.maintenance.vms != WithVms::Off && !in_maintenance && someone_runs;
+        // VMs are moved by maintenance mode, whatever else needs it.
+        let window = needs == Needs::MaintenanceMode || reboots || evacuates;
+        if vms_off && !evacuates {
             let strangers: Vec<&str> = listed
                 .vms
                 .iter()
@@ -518,15 +554,36 @@ impl<'a> Planner<'a> {
             return self.problem(&node, error);
         }
 
-        let sent = self.sends(&node, &changes, vec![]);
-        let mut stops: BTreeMap<&str, usize> = BTreeMap::new();
         // A VM that would be edited is judged before anything is planned for it.
         let gives = changes.iter().any(|c| c.entry.name == Passthrough::NAME);
         let judged: Vec<(&Vm, Option<Vec<Change>>)> =
             vms.iter().map(|vm| (*vm, self.vm_changes(vm, gives))).collect();
+        let edited = |vm: &Vm, changes: &Option<Vec<Change>>| {
+            vm.power == Some(PowerState::Off)
+                || changes.as_ref().is_some_and(|c| c.iter().any(|c| c.cost.needs != Needs::Nothing))
+        };
+        let mut leaving = None;
+        if evacuates {
+            let stopped = judged.iter().filter(|(vm, changes)| edited(vm, changes));
+            let stopped: BTreeSet<&str> = stopped.map(|(vm, _)| vm.vm_name.as_str()).collect();
+            let of_file = vms.iter().map(|vm| (vm.vm_name.as_str(), vm.any.is_empty())).collect();
+            let fact = seen.fact::<Evacuation>().map_err(|why| why.to_string());
+            match evacuation::decide(&node, &host.maintenance, fact, &of_file, &stopped) {
+                Ok(decided) => leaving = Some(decided),
+                Err(error) => {
+                    self.only_restore(&node, vms);
+                    return self.problem(&node, error);
+                }
+            }
+        }
+        let sent = self.sends(&node, &changes, vec![]);
+        let mut stops: BTreeMap<&str, usize> = BTreeMap::new();
         for (vm, changes) in &judged {
-            let edited = changes.as_ref().is_some_and(|c| c.iter().any(|c| c.cost.needs != Needs::Nothing));
-            if running(vm) && (vms_off || edited || vm.power == Some(PowerState::Off)) {
+            let goes_down = match &leaving {
+                Some(decided) => decided.off.contains(&vm.vm_name),
+                None => vms_off,
+            };
+            if running(vm) && (goes_down || edited(vm, changes)) {
                 let id = NodeId::new(NodeKind::Vm, &vm.name);
                 let stop = PowerSpec {
                     grace_secs: vm.shutdown_secs,
@@ -543,7 +600,10 @@ impl<'a> Planner<'a> {
         }
         let mut entered = None;
         if window && !foreign {
-            let step = self.maintenance(&node, OnOff::On, in_maintenance, after);
+            let step = match leaving {
+                Some(decided) => self.evacuate(host, decided, in_maintenance, after),
+                None => self.maintenance(&node, OnOff::On, in_maintenance, after),
+            };
             entered = Some(step);
             after = vec![step];
         }

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::fleet::{Deadlines, Fleet};
 use crate::node::{NodeId, Reach};
+use crate::plan::evacuation::Moves;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::Digest;
@@ -89,6 +90,9 @@ pub struct Step {
     /// Its host cannot be used while this is done.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disrupts: bool,
+    /// VMs that leave their host with it, while they run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moves: Option<Box<Moves>>,
     /// What was so before, as a wish: the way back. Absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Arc<Value>>,

@@ -4,7 +4,7 @@
 use crate::fleet::range::folded;
 use crate::journal::{Estimate, History, estimate, said};
 use crate::node::NodeKind;
-use crate::plan::{Plan, Step, Work};
+use crate::plan::{Moves, Plan, Step, Work};
 use crate::render::plan::{nothing_to_do, order, sum};
 use crate::render::words::wrapped;
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,6 +92,8 @@ pub struct Down {
     pub long: String,
     /// VMs that are off for it.
     pub off: Vec<String>,
+    /// VMs that leave it while they run, and how.
+    pub moved: Vec<(String, Vec<String>)>,
 }
 
 /// Machines with the same steps.
@@ -181,10 +183,13 @@ fn body(summary: &Summary, below: usize) -> String {
     let warned = if below > 0 { format!(" {} below.", counted(below, "warning")) } else { String::new() };
     let mut text = format!("{}\n\n", wrapped(&format!("{} {}{warned}", summary.cost, summary.time), ""));
     let mut label = "goes down";
-    for Down { hosts, what, long, off } in &summary.down {
+    for Down { hosts, what, long, off, moved } in &summary.down {
         text += &row(std::mem::take(&mut label), &format!("{}: {what}{long}", names(hosts)));
         if !off.is_empty() {
             text += &row("", &format!("VMs off: {}", names(off)));
+        }
+        for (how, vms) in moved {
+            text += &row("", &format!("{how}: {}", names(vms)));
         }
     }
     text += if summary.down.is_empty() { "" } else { "\n" };
@@ -218,8 +223,13 @@ fn goes_down(plan: &Plan, estimate: &Estimate) -> Vec<Down> {
         hosts.entry(&step.host).or_default().push(step);
     }
     // By what happens to them: hosts, and their VMs.
-    type HostsAndVms<'a> = (Vec<&'a str>, Vec<&'a str>);
-    let mut alike: BTreeMap<(String, String), HostsAndVms<'_>> = BTreeMap::new();
+    #[derive(Default)]
+    struct Alike<'a> {
+        hosts: Vec<&'a str>,
+        off: Vec<&'a str>,
+        moves: Moves,
+    }
+    let mut alike: BTreeMap<(String, String), Alike<'_>> = BTreeMap::new();
     for (host, steps) in hosts {
         let mut what = vec![];
         if steps.iter().any(|s| s.enters_maintenance()) {
@@ -243,18 +253,34 @@ fn goes_down(plan: &Plan, estimate: &Estimate) -> Vec<Down> {
         }
         let long = estimate.away.get(host).filter(|_| !what.is_empty()).map_or(String::new(), |s| said(*s));
         let entry = alike.entry((what.join(", "), long)).or_default();
-        entry.0.push(host);
-        entry.1.extend(off);
+        entry.hosts.push(host);
+        entry.off.extend(off);
+        for moves in steps.iter().filter_map(|step| step.moves.as_deref()) {
+            entry.moves.by_drs.extend(moves.by_drs.iter().cloned());
+            entry.moves.by_hand.extend(moves.by_hand.iter().cloned());
+            entry.moves.stun_secs = entry.moves.stun_secs.max(moves.stun_secs);
+        }
     }
     let mut all = vec![];
-    for ((what, long), (hosts, off)) in alike {
+    for ((what, long), Alike { hosts, off, moves }) in alike {
         let each = if hosts.len() > 1 { " each" } else { "" };
         let long = if long.is_empty() { long } else { format!(", {long}{each}") };
         let what = if what.is_empty() { "stays up".into() } else { what };
         let own = |names: Vec<&str>| names.into_iter().map(String::from).collect();
-        all.push(Down { hosts: own(hosts), what, long, off: own(off) });
+        all.push(Down { hosts: own(hosts), what, long, off: own(off), moved: moved(moves) });
     }
     all
+}
+
+/// VMs that leave while they run, and how.
+fn moved(moves: Moves) -> Vec<(String, Vec<String>)> {
+    let stun =
+        moves.stun_secs.map(|secs| format!(" (each may stand still for {secs} s)")).unwrap_or_default();
+    let all = [
+        (format!("VMs that DRS moves{stun}"), moves.by_drs),
+        ("VMs that you move while it waits".to_string(), moves.by_hand),
+    ];
+    all.into_iter().filter(|(_, vms)| !vms.is_empty()).collect()
 }
 
 /// What `rollback` could not bring back: something that is there now and of which no wish can be made.

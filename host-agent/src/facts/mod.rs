@@ -3,6 +3,7 @@
 
 pub mod acceptance;
 pub mod esx_version;
+pub mod evacuation;
 pub mod gpu_users;
 pub mod gpus;
 pub mod host_summary;
@@ -19,6 +20,7 @@ pub mod vm_power;
 pub mod xids;
 
 pub use esx_version::EsxVersion;
+pub use evacuation::Evacuation;
 pub use gpu_users::{GpuUser, GpuUsers};
 pub use gpus::Gpus;
 pub use host_summary::HostSummary;

@@ -39,7 +39,7 @@ pub struct VirtualMachine {
 }
 
 /// vSphere Cluster Services: by their name, or because they live on no datastore.
-fn is_infrastructure(name: &str, datastore: &str) -> bool {
+pub(crate) fn is_infrastructure(name: &str, datastore: &str) -> bool {
     name.starts_with("vCLS") || datastore.is_empty()
 }
 

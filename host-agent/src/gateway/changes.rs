@@ -2,14 +2,19 @@
 //! for: a gateway that is killed leaves it running, and the next one waits for it rather than begin another.
 
 use super::answers::{Asked, number, refused};
+use super::evacuation;
 use super::vmx;
 use crate::by_api::{Call, place};
+use crate::facts::evacuation::Way;
+use crate::facts::virtual_machines::is_infrastructure;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
+use vsgpu_core::words::first;
 use vsgpu_core::{Effect, ExitKind, IoError, Output, System as _};
 use vsgpu_machine::Posix;
 use vsgpu_vsphere::change::{maintenance, power_off, power_on, reboot, reconfigure, shut_down_guest};
 use vsgpu_vsphere::clone;
+use vsgpu_vsphere::evacuation::running_on;
 use vsgpu_vsphere::host::{Graphics, HostDetails};
 use vsgpu_vsphere::session::REFUSED;
 use vsgpu_vsphere::tasks::{Progress, cancel, progress};
@@ -18,6 +23,8 @@ use vsgpu_vsphere::{Fault, Ref};
 
 /// Notes of tasks that run, in the host's memory.
 const TASKS: &str = "/tasks";
+/// VMs that are named.
+const NAMED: usize = 5;
 /// Between two looks at a task.
 const SOON: Duration = Duration::from_millis(200);
 const LATER: Duration = Duration::from_secs(2);
@@ -179,6 +186,11 @@ fn vm(asked: &Asked<'_>, id: u32) -> Result<Ref, Failed> {
 pub(super) fn make_effect(asked: &Asked<'_>, state: &Posix, effect: &Effect) -> Option<Result<(), String>> {
     match effect {
         Effect::ReconfigureVm { path, set, .. } => Some(set_keys(asked, state, path, set)),
+        Effect::Evacuate { within_secs, waits_for_people } => {
+            let made = evacuate(asked, state, *within_secs, *waits_for_people);
+            asked.site.changed(&asked.host.of);
+            Some(made)
+        }
         Effect::CloneVm { from, name, datastore, within_secs } => {
             let made = clone_of(asked, state, (from, name, datastore), *within_secs);
             asked.site.changed(&asked.host.of);
@@ -187,6 +199,39 @@ pub(super) fn make_effect(asked: &Asked<'_>, state: &Posix, effect: &Effect) -> 
         }
         _ => None,
     }
+}
+
+/// Enters maintenance mode while VMs run. What cannot leave now is said before anything moves: other hosts may have less
+/// room than when the plan was made. Given up, nothing is half done but what has moved.
+fn evacuate(asked: &Asked<'_>, state: &Posix, secs: u32, waits_for_people: bool) -> Result<(), String> {
+    asked.site.changed(&asked.host.of);
+    let forecast = evacuation::of_host(asked)?;
+    let stuck = forecast.vms.iter().filter(|vm| match vm.way {
+        Way::Drs => false,
+        Way::ByHand => !waits_for_people,
+        Way::Off => true,
+    });
+    let stuck: Vec<String> = stuck.map(|vm| format!("{} ({})", vm.name, vm.why)).collect();
+    if !stuck.is_empty() {
+        let named = first(stuck.into_iter(), NAMED, "");
+        return Err(format!(
+            "not every VM can leave the host now: {named}; nothing was moved, `vsgpu plan` again"
+        ));
+    }
+    let host = &asked.host.of;
+    let made = asked.site.with(|session| maintenance(session, host, true, secs)).map_err(Failed::from);
+    let call = Call::EnterMaintenance(secs).to_string();
+    let made = made.and_then(|task| wait(asked, state, &task, &call, secs.saturating_add(60)));
+    let why = match made {
+        Ok(()) => return Ok(()),
+        Err(Failed::Lost(why)) => return Err(why),
+        Err(Failed::Late(_)) => format!("it did not end within {secs} s"),
+        Err(Failed::Said(fault)) => refused(&fault),
+    };
+    let left = asked.site.with(|session| running_on(session, host)).unwrap_or_default();
+    let left = left.into_iter().map(|(_, name)| name).filter(|name| !is_infrastructure(name, "a datastore"));
+    let drs = evacuation::of_host(asked).map(|forecast| forecast.sentence()).unwrap_or_default();
+    Err(format!("{why}; still on the host: {}; {drs}", first(left, NAMED, "no VM")))
 }
 
 /// Copies what has this configuration file: of two datastores of one name there may be two.

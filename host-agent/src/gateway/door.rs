@@ -297,6 +297,9 @@ impl System for ByApi {
         match what {
             InVcenter::Host => json(self.in_vcenter().map(|found| serde_json::json!(found))),
             // A host that stands alone copies nothing by itself.
+            InVcenter::Evacuation => {
+                json(super::evacuation::of_host(&self.asked()).map(|found| serde_json::json!(found)))
+            }
             InVcenter::NewVm(_) if !self.site.config.is_vcenter => {
                 Err(IoError::NotFound("vCenter's inventory".into()))
             }

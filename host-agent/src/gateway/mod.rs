@@ -7,6 +7,7 @@ mod changes;
 mod check;
 mod config;
 mod door;
+mod evacuation;
 mod login;
 mod metrics;
 mod probe;

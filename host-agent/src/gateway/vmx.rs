@@ -217,11 +217,11 @@ fn backing(slot: &Slot, keys: &BTreeMap<String, String>, n: u32) -> Option<Backi
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use vsgpu_vsphere::Ref;
 
-    pub(super) fn vm() -> Vm {
+    pub(in crate::gateway) fn vm() -> Vm {
         let of = |backing, key| Device { key, backing };
         Vm {
             of: Ref { kind: "VirtualMachine".into(), id: "vm-7".into() },

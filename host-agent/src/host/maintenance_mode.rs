@@ -24,6 +24,28 @@ pub struct MaintenanceModeSpec {
     /// Seconds esxcli may take.
     #[serde(default = "default_within")]
     pub within_secs: u32,
+    /// How VMs that run leave it first.
+    #[serde(default, skip_serializing_if = "Leave::is_off")]
+    pub vms: Leave,
+}
+
+/// How VMs leave a host before maintenance mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Leave {
+    /// They are off already.
+    #[default]
+    Off,
+    /// DRS moves them all.
+    Moved,
+    /// DRS moves them, and people do.
+    MovedAlsoByHand,
+}
+
+impl Leave {
+    fn is_off(&self) -> bool {
+        *self == Self::Off
+    }
 }
 
 fn default_within() -> u32 {
@@ -86,7 +108,8 @@ impl Requirement for MaintenanceMode {
 
     // To leave it nothing must be off: some VMs (vCLS, agent VMs) run in it.
     fn cost(spec: &MaintenanceModeSpec, _: &MaintenanceModeFact) -> Cost {
-        let needs = if spec.state == OnOff::Off { Needs::Nothing } else { Self::NEEDS };
+        let moved = spec.vms != Leave::Off;
+        let needs = if spec.state == OnOff::Off || moved { Needs::Nothing } else { Self::NEEDS };
         Cost { needs, takes_effect: Self::TAKES_EFFECT, sure: true }
     }
 
@@ -95,6 +118,11 @@ impl Requirement for MaintenanceMode {
         let wanted = spec.state;
         if fact.enabled == wanted.on() {
             return Verdict::met(is);
+        }
+        if wanted.on() && spec.vms != Leave::Off {
+            let waits_for_people = spec.vms == Leave::MovedAlsoByHand;
+            let effect = Effect::Evacuate { within_secs: spec.within_secs, waits_for_people };
+            return Verdict::unmet(is, wanted.to_string(), vec![effect]);
         }
         if wanted.on() && !fact.running.is_empty() {
             let names = fact.running.join(", ");
@@ -126,6 +154,6 @@ impl Requirement for MaintenanceMode {
     }
 
     fn as_spec(fact: &MaintenanceModeFact) -> Option<MaintenanceModeSpec> {
-        Some(MaintenanceModeSpec { state: fact.enabled.into(), within_secs: DEADLINE_SECS })
+        Some(MaintenanceModeSpec { state: fact.enabled.into(), within_secs: DEADLINE_SECS, vms: Leave::Off })
     }
 }

@@ -15,7 +15,7 @@ pub mod vgpu_scheduler;
 
 pub use ecc::Ecc;
 pub use graphics_type::{GraphicsType, HostGraphics};
-pub use maintenance_mode::{MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec};
+pub use maintenance_mode::{Leave, MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec};
 pub use mig::Mig;
 pub use passthrough::{HostPassthrough, Passthrough, PassthroughSpec};
 pub use vgpu_manager::{VgpuManager, VgpuManagerFact};
@@ -57,6 +57,7 @@ pub fn all() -> Catalogue {
             FactEntry::of::<facts::Xids>(Host),
             FactEntry::of::<facts::HostLog>(Host),
             FactEntry::of::<facts::Vcenter>(Host),
+            FactEntry::of::<facts::Evacuation>(Host),
         ],
     }
 }

@@ -84,6 +84,8 @@ pub enum InVcenter {
     Host,
     /// What a new VM of this name could be made of, and where such a VM is already.
     NewVm(String),
+    /// What becomes of the host's running VMs when it enters maintenance mode.
+    Evacuation,
 }
 
 /// One look at a machine. Looking never changes anything; equal probes run once per observation.
@@ -194,6 +196,14 @@ pub enum Effect {
         /// Key and new value.
         set: Vec<(String, Option<String>)>,
     },
+    /// Bring a host into maintenance mode while VMs run: vCenter's DRS moves them, or people do. Asked anew first: what
+    /// cannot leave is refused before anything moves.
+    Evacuate {
+        /// Seconds until it is given up.
+        within_secs: u32,
+        /// Also where somebody has to move a VM by hand meanwhile.
+        waits_for_people: bool,
+    },
     /// Copy a VM or a template by vCenter, to the host that is asked; there is no way to do it without vCenter.
     CloneVm {
         /// Absolute path of the configuration file of what is copied.
@@ -264,7 +274,9 @@ impl Effect {
                 command.timeout_secs = command.timeout_secs.min(secs);
                 *deadline_secs = secs.min(*deadline_secs);
             }
-            Self::CloneVm { within_secs, .. } => *within_secs = secs.min(*within_secs),
+            Self::CloneVm { within_secs, .. } | Self::Evacuate { within_secs, .. } => {
+                *within_secs = secs.min(*within_secs)
+            }
             // Files are written in no time; a record's commands have short deadlines of their own.
             _ => {}
         }
@@ -314,6 +326,9 @@ impl std::fmt::Display for Effect {
             Self::DeriveVmx { from, to, set } => {
                 write!(f, "write {to} from {from}")?;
                 keys(f, set)
+            }
+            Self::Evacuate { within_secs, .. } => {
+                write!(f, "enter maintenance mode, VMs are moved  (wait up to {within_secs} s)")
             }
             Self::CloneVm { from, name, datastore, .. } => {
                 write!(f, "clone {from} as {name} to {datastore}, by vCenter")

@@ -30,6 +30,10 @@ pub struct Cluster {
     pub ha: Option<(bool, bool)>,
     /// One image for all its hosts (vSphere Lifecycle Manager); not known before 7.0.
     pub image_managed: Option<bool>,
+    /// One configuration for all its hosts (vSphere Configuration Profiles); not known before 8.0.
+    pub config_managed: Option<bool>,
+    /// Hosts that may fail now with HA still keeping its promise.
+    pub failover_level: Option<i32>,
 }
 
 /// Reads clusters.
@@ -37,13 +41,15 @@ pub struct Cluster {
 /// # Errors
 /// What the server said, or why it is not heard.
 pub fn clusters(session: &mut Session, all: &[Ref]) -> Result<Vec<Cluster>, Fault> {
-    let paths = ["name", "host", "configurationEx", "lifecycleManaged"];
-    let objects = match session.of_some(all, &paths, AT_ONCE) {
-        // Before 7.0 there are no images.
-        Err(fault) if fault.kind == "InvalidProperty" => session.of_some(all, &paths[..3], AT_ONCE)?,
-        other => other?,
-    };
-    Ok(objects.iter().map(read).collect())
+    let paths = ["name", "host", "configurationEx", "summary", "lifecycleManaged", "configManagerEnabled"];
+    // Before 8.0 there are no configuration profiles, before 7.0 no images.
+    for known in [&paths[..], &paths[..5]] {
+        match session.of_some(all, known, AT_ONCE) {
+            Err(fault) if fault.kind == "InvalidProperty" => {}
+            other => return Ok(other?.iter().map(read).collect()),
+        }
+    }
+    Ok(session.of_some(all, &paths[..4], AT_ONCE)?.iter().map(read).collect())
 }
 
 fn read(cluster: &Object) -> Cluster {
@@ -66,5 +72,10 @@ fn read(cluster: &Object) -> Cluster {
         drs_options: drs.into_iter().flat_map(|of| of.all("option")).take(MOST_OPTIONS).map(option).collect(),
         ha: part("dasConfig").map(|of| (flag(of, "enabled"), flag(of, "admissionControlEnabled"))),
         image_managed: cluster.text("lifecycleManaged").map(|text| text == "true"),
+        config_managed: cluster.text("configManagerEnabled").map(|text| text == "true"),
+        failover_level: cluster
+            .values
+            .get("summary")
+            .and_then(|of| of.child("currentFailoverLevel")?.text.parse().ok()),
     }
 }

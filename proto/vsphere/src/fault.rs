@@ -76,7 +76,7 @@ impl Fault {
     }
 
     /// Of the fault's own element: its type, and what is below it.
-    fn of(element: &Element) -> Self {
+    pub(crate) fn of(element: &Element) -> Self {
         let name = element.name.strip_suffix("Fault").unwrap_or(&element.name);
         let kind = element.attribute("type").map_or(name, |kind| kind.rsplit(':').next().unwrap_or(kind));
         let mut said = vec![];

@@ -10,6 +10,7 @@ pub mod change;
 pub mod clone;
 pub mod cluster;
 pub mod counters;
+pub mod evacuation;
 mod fault;
 pub mod files;
 pub mod host;

@@ -1,0 +1,284 @@
+//! The forecast of an evacuation: DRS's own, and what it does not say. A VM with a device that is bound to its host cannot
+//! move; whether DRS moves VMs with vGPUs at all is an option of its cluster; where DRS is off, somebody has to.
+
+use super::answers::{Asked, refused};
+use crate::facts::evacuation::{Forecast, Leaving, Way};
+use crate::facts::virtual_machines::is_infrastructure;
+use std::collections::BTreeMap;
+use vsgpu_vsphere::cluster::Cluster;
+use vsgpu_vsphere::evacuation::{self, forecast, most_unreserved, stuns};
+use vsgpu_vsphere::host::HostDetails;
+use vsgpu_vsphere::vm::{Backing, Device, Vm};
+use vsgpu_vsphere::{Fault, Ref};
+
+/// Options of DRS that let it move VMs with vGPUs: from 8.0 U2, and from 7.0 U3f.
+const VGPU_OPTIONS: [(&str, &str); 2] =
+    [("PassthroughDrsAutomation", "1"), ("VgpuMMAutomationTimeoutSecs", "-1")];
+
+/// What is known beside DRS's own words.
+#[derive(Default)]
+struct Around {
+    cluster: Option<Cluster>,
+    /// DRS's answer, or why there is none.
+    drs: Option<Result<evacuation::Forecast, Fault>>,
+    stuns: BTreeMap<String, u64>,
+    /// Names of hosts.
+    hosts: BTreeMap<Ref, String>,
+    /// The most memory that another host can still promise, MiB.
+    unreserved: Option<u64>,
+}
+
+/// Asks vCenter. Nothing is moved.
+pub(super) fn of_host(asked: &Asked<'_>) -> Result<Forecast, String> {
+    let details = asked.details()?;
+    let said = |fault: Fault| refused(&fault);
+    let vms = details.vms.as_ref().map_err(refused)?;
+    let running: Vec<&Vm> = vms
+        .iter()
+        .filter(|vm| vm.power == "poweredOn" && !is_infrastructure(&vm.name, "a datastore"))
+        .collect();
+    let of = details.parent.as_ref().filter(|parent| parent.kind == "ClusterComputeResource");
+    let mut around = Around::default();
+    if let Some(of) = of {
+        around.cluster = asked.site.cluster(of).map_err(said)?;
+    }
+    let drs_is_on = around.cluster.as_ref().is_some_and(|of| of.drs.as_ref().is_some_and(|(on, _)| *on));
+    if let Some(cluster) = of.filter(|_| !running.is_empty()) {
+        if drs_is_on {
+            let answer = asked.site.with(|session| forecast(session, cluster, &details.of));
+            if let Ok(forecast) = &answer {
+                let to: Vec<Ref> = forecast.moves.values().flatten().cloned().collect();
+                let names = asked.site.with(|session| vsgpu_vsphere::clone::host_names(session, &to));
+                around.hosts = names.unwrap_or_default();
+            }
+            around.drs = Some(answer);
+        }
+        // Both are no part of what a plan rests on: without them the rest is there.
+        if running.iter().any(|vm| !profiles(vm).is_empty()) {
+            let stuns = asked.site.with(|session| {
+                let managers = asked.site.managers(session, &details.of)?;
+                stuns(session, &managers)
+            });
+            around.stuns = stuns.unwrap_or_default();
+        }
+        if running.iter().any(|vm| locked(vm) > 0) {
+            around.unreserved =
+                asked.site.with(|session| most_unreserved(session, cluster, &details.of)).unwrap_or_default();
+        }
+    }
+    Ok(judged(&details, &running, &around))
+}
+
+fn profiles(vm: &Vm) -> Vec<&str> {
+    fn profile(device: &Device) -> Option<&str> {
+        if let Backing::Vgpu(profile) = &device.backing { Some(profile) } else { None }
+    }
+    vm.devices.iter().filter_map(profile).collect()
+}
+
+/// Memory that another host must promise, MiB.
+fn locked(vm: &Vm) -> u64 {
+    match vm.memory_locked {
+        Some(true) => vm.memory_mib.unwrap_or_default(),
+        _ => u64::try_from(vm.memory_reserved.unwrap_or_default()).unwrap_or_default(),
+    }
+}
+
+/// Pure.
+fn judged(details: &HostDetails, running: &[&Vm], around: &Around) -> Forecast {
+    let vms = running.iter().map(|vm| judged_one(details, vm, around)).collect();
+    let cluster = around.cluster.as_ref();
+    let mut warnings = vec![];
+    if let Some(of) =
+        cluster.filter(|of| of.ha == Some((true, true)) && of.failover_level.is_some_and(|n| n < 1))
+    {
+        warnings.push(format!(
+            "HA of {} has no host to spare now: its admission control may refuse to start VMs while this host is away",
+            of.name
+        ));
+    }
+    if let Some(of) = cluster.filter(|of| of.config_managed == Some(true)) {
+        warnings.push(format!(
+            "{} has one configuration for its hosts (vSphere Configuration Profiles): a setting made on one host may be undone by the next remediation",
+            of.name
+        ));
+    }
+    if let Some(Ok(drs)) = &around.drs {
+        warnings.extend(drs.general.iter().map(|said| format!("DRS says: {said}")));
+    }
+    Forecast { cluster: cluster.map(|of| of.name.clone()), vms, warnings }
+}
+
+fn judged_one(details: &HostDetails, vm: &Vm, around: &Around) -> Leaving {
+    let profiles = profiles(vm);
+    let stun_secs = profiles.iter().filter_map(|profile| around.stuns.get(*profile)).sum::<u64>();
+    let leaving = |way, why: String, to: Option<String>| Leaving {
+        name: vm.name.clone(),
+        way,
+        why,
+        to,
+        stun_secs: (stun_secs > 0 && way != Way::Off).then_some(stun_secs),
+    };
+    let off = |why: &str| leaving(Way::Off, why.into(), None);
+    let Some(cluster) = &around.cluster else { return off("its host is in no cluster") };
+    let by_drs = around.drs.as_ref().and_then(|drs| drs.as_ref().ok());
+    // What DRS would do counts most: a device of a newer kind may well move.
+    if let Some(to) = by_drs.and_then(|drs| drs.moves.get(&vm.of)) {
+        let to = to.as_ref().and_then(|host| around.hosts.get(host)).cloned();
+        return match cluster.drs.as_ref().map(|(_, level)| level.as_str()) {
+            Some("fullyAutomated") => leaving(Way::Drs, String::new(), to),
+            _ => leaving(
+                Way::ByHand,
+                format!(
+                    "DRS of {} only recommends: apply its recommendations in the vSphere Client",
+                    cluster.name
+                ),
+                to,
+            ),
+        };
+    }
+    let whole =
+        vm.devices.iter().any(|device| matches!(device.backing, Backing::Fixed { .. } | Backing::Dynamic(_)));
+    if whole {
+        return off("it has a whole GPU");
+    }
+    if let Some(profile) = profiles.iter().find(|profile| details.profiles.get(**profile) == Some(&false)) {
+        return off(&format!("{profile} cannot move on this host"));
+    }
+    if let Some(words) = by_drs.and_then(|drs| drs.faults.get(&vm.of)) {
+        let room = around.unreserved.filter(|most| locked(vm) > *most);
+        let room = room.map(|most| {
+            format!("{} GiB of it are reserved, most free elsewhere {} GiB", locked(vm) >> 10, most >> 10)
+        });
+        return off(&room.unwrap_or_else(|| format!("DRS: {words}")));
+    }
+    if let Some(most) = around.unreserved.filter(|most| locked(vm) > *most) {
+        return off(&format!(
+            "{} GiB of it are reserved, most free elsewhere {} GiB",
+            locked(vm) >> 10,
+            most >> 10
+        ));
+    }
+    let by_hand = |why: String| leaving(Way::ByHand, why, None);
+    match (&around.drs, cluster.drs.as_ref()) {
+        (Some(Err(fault)), _) => by_hand(format!("DRS cannot be asked: {}", refused(fault))),
+        (None, Some((false, _))) => by_hand(format!("DRS of {} is off", cluster.name)),
+        (None, _) => by_hand(format!("whether DRS of {} is on may not be read", cluster.name)),
+        (Some(Ok(_)), _) if !profiles.is_empty() && !moves_vgpus(cluster) => by_hand(format!(
+            "DRS of {} leaves VMs with vGPUs where they are: set its option PassthroughDrsAutomation to 1",
+            cluster.name
+        )),
+        (Some(Ok(_)), _) => by_hand("DRS says nothing of it: it may be excluded from DRS".into()),
+    }
+}
+
+fn moves_vgpus(cluster: &Cluster) -> bool {
+    let is_set =
+        |(name, value): &(&str, &str)| cluster.drs_options.iter().any(|(k, v)| k == name && v == value);
+    VGPU_OPTIONS.iter().any(|option| is_set(option))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn around(level: &str, options: &[(&str, &str)]) -> Around {
+        Around {
+            cluster: Some(Cluster {
+                of: Ref { kind: "ClusterComputeResource".into(), id: "domain-c1".into() },
+                name: "GPU-A".into(),
+                hosts: 3,
+                drs: Some((level != "off", level.into())),
+                drs_options: options.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+                ha: Some((true, true)),
+                image_managed: None,
+                config_managed: Some(true),
+                failover_level: Some(0),
+            }),
+            drs: (level != "off").then(|| Ok(evacuation::Forecast::default())),
+            ..Around::default()
+        }
+    }
+
+    fn vm(id: &str, backing: Option<Backing>) -> Vm {
+        let mut vm = super::super::vmx::tests::vm();
+        vm.of.id = id.into();
+        vm.name = id.into();
+        vm.devices =
+            backing.map(|backing| vsgpu_vsphere::vm::Device { key: 13_000, backing }).into_iter().collect();
+        vm
+    }
+
+    #[test]
+    fn each_vm_leaves_in_its_way_and_says_why() {
+        let details = HostDetails {
+            of: Ref { kind: "HostSystem".into(), id: "host-1".into() },
+            parent: None,
+            connection: "connected".into(),
+            in_maintenance: Some(false),
+            boot_time: None,
+            reboot_required: None,
+            product: None,
+            lockdown: None,
+            cpu_mhz: None,
+            cores: None,
+            numa: BTreeMap::new(),
+            devices: Ok(vec![]),
+            passthrough: Ok(vec![]),
+            graphics: Ok(None),
+            gpus: vec![],
+            profiles: [("stays".to_string(), false), ("moves".to_string(), true)].into(),
+            vms: Ok(vec![]),
+        };
+        let vgpu = |profile: &str| Some(Backing::Vgpu(profile.into()));
+        let plain = vm("plain", None);
+        let whole = vm("whole", Some(Backing::Dynamic(vec![])));
+        let (stays, moves) = (vm("fixed", vgpu("stays")), vm("vgpu", vgpu("moves")));
+        let all = [&plain, &whole, &stays, &moves];
+        let said = |around: &Around| {
+            let forecast = judged(&details, &all, around);
+            let one = |vm: &Leaving| format!("{:?} {}", vm.way, vm.why);
+            forecast.vms.iter().map(one).collect::<Vec<_>>()
+        };
+        // DRS moves what it says; of a vGPU it says nothing.
+        let mut on = around("fullyAutomated", &[]);
+        on.drs = Some(Ok(evacuation::Forecast {
+            moves: [(plain.of.clone(), None)].into(),
+            ..evacuation::Forecast::default()
+        }));
+        on.stuns.insert("moves".into(), 9);
+        let forecast = judged(&details, &all, &on);
+        assert_eq!(forecast.vms[3].stun_secs, Some(9));
+        assert_eq!(forecast.warnings.len(), 2, "{:?}", forecast.warnings);
+        assert_eq!(
+            said(&on),
+            [
+                "Drs ",
+                "Off it has a whole GPU",
+                "Off stays cannot move on this host",
+                "ByHand DRS of GPU-A leaves VMs with vGPUs where they are: set its option PassthroughDrsAutomation to 1",
+            ]
+        );
+        // Its own words, and the numbers behind them.
+        let mut full = around("fullyAutomated", &[("PassthroughDrsAutomation", "1")]);
+        full.drs = Some(Ok(evacuation::Forecast {
+            faults: [(plain.of.clone(), "no room".to_string()), (moves.of.clone(), "no GPU".to_string())]
+                .into(),
+            ..evacuation::Forecast::default()
+        }));
+        assert_eq!(
+            (said(&full)[0].as_str(), said(&full)[3].as_str()),
+            ("Off DRS: no room", "Off DRS: no GPU")
+        );
+        full.unreserved = Some(4096);
+        assert_eq!(said(&full)[0], "Off 8 GiB of it are reserved, most free elsewhere 4 GiB");
+        let mut manual = around("manual", &[]);
+        manual.drs = Some(Ok(evacuation::Forecast {
+            moves: [(plain.of.clone(), None)].into(),
+            ..evacuation::Forecast::default()
+        }));
+        assert!(said(&manual)[0].starts_with("ByHand DRS of GPU-A only recommends"), "{:?}", said(&manual));
+        assert_eq!(said(&around("off", &[]))[0], "ByHand DRS of GPU-A is off");
+        assert_eq!(said(&Around::default())[0], "Off its host is in no cluster");
+    }
+}
