@@ -193,7 +193,11 @@ pub fn shown(effect: &Effect) -> Option<String> {
             Some(format!("ReconfigVM_Task {file}: {}", set.join("; ")))
         }
         Effect::Evacuate { within_secs, .. } => {
-            Some(Call::EnterMaintenance(*within_secs).to_string() + "  (DRS moves the VMs)")
+            Some(Call::EnterMaintenance(*within_secs).to_string() + "  (VMs that run leave first)")
+        }
+        Effect::SetDrsOptions { cluster, set } => {
+            let set: Vec<String> = set.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            Some(format!("ReconfigureComputeResource_Task {cluster} drsConfig.option {}", set.join(" ")))
         }
         Effect::CloneVm { from, name, datastore, .. } => {
             Some(format!("CloneVM_Task {} name={name} datastore={datastore} powerOn=false", place(from)))

@@ -838,15 +838,29 @@ fn drs_moves_vms_out_of_the_way_and_the_rest_is_shut_down() {
     let said = lab.expect(6, &["plan"]);
     assert!(said.contains("error[cannot-evacuate]") && said.contains("vm-02 (it has a whole GPU)"), "{said}");
     assert!(said.contains("set its option PassthroughDrsAutomation to 1"), "{said}");
-    let option = ("PassthroughDrsAutomation".to_string(), "1".to_string());
-    site.served.world.lock().unwrap().drs.options.extend([option]);
-    wish("move");
-    // The gateway knows a cluster for a minute; another one looks at once.
-    drop(_gateway);
-    let (_gateway, port) = serve_hosts(&lab, &site, "cluster = GPU-A");
-    let wish = |vms: &str| {
-        lab.write_fleet(&with_maintenance(port, &format!(", maintenance: {{ vms: {vms}, timeout: 10m }}")))
-    };
+    // Set where it is wished, before anything else; the other options stay.
+    let with_option = with_maintenance(
+        port,
+        ", maintenance: { vms: must-move }, drs-options: { PassthroughDrsAutomation: 1 }",
+    );
+    lab.write_fleet(&with_option);
+    let said = lab.expect(3, &["plan", "--commands"]);
+    assert!(
+        said.contains("ReconfigureComputeResource_Task GPU-A drsConfig.option PassthroughDrsAutomation=1"),
+        "{said}"
+    );
+    assert!(!said.contains("EnterMaintenanceMode"), "{said}");
+    lab.expect(0, &["apply", "--yes"]);
+    let options = site.served.world.lock().unwrap().drs.options.clone();
+    assert_eq!(
+        (options["PassthroughDrsAutomation"].as_str(), options["LBMaxVmotionPerHost"].as_str()),
+        ("1", "1")
+    );
+    // And taken back as far as it is known how it was.
+    lab.expect(0, &["rollback", "--yes"]);
+    assert_eq!(site.served.world.lock().unwrap().drs.options["PassthroughDrsAutomation"], "0");
+    lab.write_fleet(&with_option);
+    lab.expect(0, &["apply", "--yes"]);
     wish("move");
     let said = lab.expect(6, &["plan"]);
     assert!(said.contains("not every VM can leave it: vm-02 (it has a whole GPU)"), "{said}");
@@ -1028,7 +1042,7 @@ fn what_is_missing_is_said_by_purpose() {
     // Looking is allowed: the rest is what this site decides.
     assert_eq!(status, 0, "{said}");
     for line in [
-        "READY TO LOOK: 8 hosts, 4 of 10 purposes are not allowed",
+        "READY TO LOOK: 8 hosts, 4 of 11 purposes are not allowed",
         "read packages, modules, logs  no\n    Global.Diagnostics, at the top of the inventory\n    Host.Config.Image, esx-01",
         "set passthrough               no\n    Host.Config.PciPassthru, alone.example.com and 7 more",
         "start and stop VMs            no\n    VirtualMachine.Interact.PowerOn, esx-01.example.com",

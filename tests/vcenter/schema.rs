@@ -3,7 +3,7 @@
 use vsgpu_core::readers::xml::Element;
 
 /// For each call and data object that the client sends: its elements in their order; those with `*` may come again.
-const ORDER: [(&str, &[&str]); 55] = [
+const ORDER: [(&str, &[&str]); 59] = [
     ("RetrieveServiceContent", &["_this"]),
     ("Login", &["_this", "userName", "password", "locale"]),
     ("Logout", &["_this"]),
@@ -60,6 +60,20 @@ const ORDER: [(&str, &[&str]); 55] = [
     ("ReconfigVM_Task", &["_this", "spec"]),
     ("ClusterEnterMaintenanceMode", &["_this", "host*", "option*", "info"]),
     ("RetrieveVgpuProfileInfo", &["_this"]),
+    ("ReconfigureComputeResource_Task", &["_this", "spec", "modify"]),
+    ("dasConfig", &["enabled"]),
+    (
+        "drsConfig",
+        &[
+            "enabled",
+            "enableVmBehaviorOverrides",
+            "defaultVmBehavior",
+            "vmotionRate",
+            "scaleDescendantsShares",
+            "option*",
+        ],
+    ),
+    ("option", &["key", "value"]),
     ("CloneVM_Task", &["_this", "folder", "name", "spec"]),
     (
         "location",
@@ -75,10 +89,12 @@ const ORDER: [(&str, &[&str]); 55] = [
             "deviceChange*",
         ],
     ),
-    // Of a VM's settings, and of a clone.
+    // Of a VM's settings, of a clone, of a cluster.
     (
         "spec",
         &[
+            "dasConfig",
+            "drsConfig",
             "location",
             "template",
             "config",

@@ -176,6 +176,7 @@ impl World {
                 }
                 plain(&call.name, &drs::forecast(self, number(host).unwrap_or(usize::MAX)))
             }
+            "ReconfigureComputeResource_Task" => self.reconfigure_cluster(&call),
             "CurrentTime" => returned(&call.name, "2026-11-27T14:00:30Z"),
             "QueryAvailablePerfMetric" => {
                 let one = |counter: usize, instance: &str| {
@@ -371,6 +372,29 @@ impl World {
                 plain(&call.name, &format!("<returnval type=\"Task\">{id}</returnval>"))
             }
         }
+    }
+
+    /// Options of DRS; what is not named stays.
+    fn reconfigure_cluster(&mut self, call: &Element) -> Reply {
+        if self.lacked(text(call, "_this"), "Host.Inventory.EditCluster") {
+            let more = "<object type=\"ClusterComputeResource\">domain-c0</object><privilegeId>Host.Inventory.EditCluster</privilegeId>";
+            return fault("NoPermission", "Permission to perform this operation was denied.", more);
+        }
+        let spec = call.child("spec");
+        if spec.and_then(|spec| spec.attribute("type")) != Some("ClusterConfigSpecEx")
+            || text(call, "modify") != "true"
+        {
+            return fault("InvalidArgument", "A specified parameter was not correct: spec", "");
+        }
+        let options =
+            spec.and_then(|spec| spec.child("drsConfig")).into_iter().flat_map(|of| of.all("option"));
+        self.drs
+            .options
+            .extend(options.map(|of| (text(of, "key").to_string(), text(of, "value").to_string())));
+        self.changes += 1;
+        let id = format!("task-{}", self.calls.len());
+        self.tasks.insert(id.clone(), (self.tasks_run_for, Ok(())));
+        plain(&call.name, &format!("<returnval type=\"Task\">{id}</returnval>"))
     }
 
     /// A property of a task; each look at its state brings it forward.

@@ -286,8 +286,6 @@ pub fn error(finding: &Finding) -> Error {
 pub fn warning(finding: &Finding) -> String {
     let nearest = finding.nearest.as_ref().map(|n| format!("\n  {}", sentence(n))).unwrap_or_default();
     let (what, basis) = (sentence(&finding.what), sentence(&finding.basis.to_string()));
-    format!(
-        "warning: {what}\n  not refused, because this is not certain; {}: {basis}{nearest}",
-        finding.constraint
-    )
+    let why = if finding.basis.confirmed { "" } else { "not refused, because this is not certain; " };
+    format!("warning: {what}\n  {why}{}: {basis}{nearest}", finding.constraint)
 }

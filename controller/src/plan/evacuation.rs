@@ -6,6 +6,7 @@ use crate::fleet::{Maintenance, WithVms};
 use crate::node::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use vsgpu_core::Fact as _;
 use vsgpu_core::knowledge::Basis;
 use vsgpu_core::words::first;
 use vsgpu_host_agent::facts::Evacuation;
@@ -26,6 +27,18 @@ pub struct Moves {
     /// Seconds that one of them stands still while it moves, at most; none where no vGPU makes that long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stun_secs: Option<u64>,
+}
+
+impl Moves {
+    /// How they leave, and who.
+    pub fn in_words(&self) -> Vec<(String, Vec<String>)> {
+        let stun = self.stun_secs.map(|secs| format!(" (each may stand still for {secs} s)"));
+        let all = [
+            (format!("VMs that DRS moves{}", stun.unwrap_or_default()), self.by_drs.clone()),
+            ("VMs that you move while it waits".to_string(), self.by_hand.clone()),
+        ];
+        all.into_iter().filter(|(_, vms)| !vms.is_empty()).collect()
+    }
 }
 
 /// What is done.
@@ -110,13 +123,22 @@ pub(super) fn decide(
     Ok(decided)
 }
 
+/// Said where DRS is only then asked what it moves.
+pub(super) fn options_first(node: &NodeId) -> Finding {
+    finding(
+        node,
+        "options of DRS are set first: what else is to change on this host is planned when they are".into(),
+        Some("`vsgpu apply` once more when this is done".into()),
+    )
+}
+
 fn warnings(node: &NodeId, forecast: &Forecast) -> Vec<Finding> {
     forecast.warnings.iter().map(|said| finding(node, said.clone(), None)).collect()
 }
 
 fn finding(node: &NodeId, what: String, nearest: Option<String>) -> Finding {
     Finding {
-        constraint: "evacuation",
+        constraint: Evacuation::NAME,
         nodes: vec![node.clone()],
         what,
         basis: Basis::document("vCenter's own forecast", true),

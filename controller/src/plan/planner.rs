@@ -28,7 +28,9 @@ use vsgpu_core::units::OnOff;
 use vsgpu_core::{Catalogue, Effect, Requirement, WordOr};
 use vsgpu_guest_agent::guest::{GpuServer, NetworkGpu};
 use vsgpu_host_agent::facts::{Evacuation, Vcenter, VirtualMachines, VmPower};
-use vsgpu_host_agent::host::{Leave, MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec, Passthrough};
+use vsgpu_host_agent::host::{
+    DrsOptions, Leave, MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec, Passthrough,
+};
 use vsgpu_host_agent::vm::{POWER, Power, PowerSpec, PowerState};
 
 /// A VM before its own steps.
@@ -510,6 +512,18 @@ impl<'a> Planner<'a> {
         };
         let in_maintenance = seen.fact::<MaintenanceModeFact>().is_ok_and(|f| f.enabled);
         let ours = self.leftovers.in_maintenance.contains(&host.name);
+        // What lets DRS move VMs comes first, alone: only then DRS says which of them it moves.
+        let opens =
+            |c: &Change| c.entry.name == DrsOptions::NAME && matches!(c.verdict, Verdict::Unmet { .. });
+        let takes_vms =
+            |c: &Change| c.cost.needs != Needs::Nothing || c.cost.takes_effect == TakesEffect::AfterReboot;
+        if host.maintenance.vms != WithVms::Off && changes.iter().any(opens) && changes.iter().any(takes_vms)
+        {
+            self.warnings.push(evacuation::options_first(&node));
+            let first = changes.into_iter().filter(opens).collect();
+            let _ = self.stages(&node, first, vec![]);
+            return;
+        }
         let needs = changes.iter().map(|c| c.cost.needs).max().unwrap_or(Needs::Nothing);
         let reboots = changes.iter().any(|c| c.cost.takes_effect == TakesEffect::AfterReboot);
         let running = |vm: &Vm| listed.vms.iter().any(|v| v.name == vm.vm_name && v.running);

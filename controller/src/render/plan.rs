@@ -2,7 +2,7 @@
 
 use crate::fleet::range::folded;
 use crate::node::NodeKind;
-use crate::plan::{Plan, Step, Work};
+use crate::plan::{Moves, Plan, Step, Work};
 use crate::render::table::columns;
 use crate::render::words::requirements_met;
 use std::collections::{BTreeMap, BTreeSet};
@@ -161,6 +161,10 @@ fn by_host(plan: &Plan) -> Vec<Vec<String>> {
         let down: Vec<&str> = steps.iter().filter(|s| s.stops_vm()).map(|s| s.node.name.as_str()).collect();
         if !down.is_empty() {
             says.push(format!("VMs down for it: {}", down.join(", ")));
+        }
+        let moves = steps.iter().filter_map(|s| s.moves.as_deref());
+        for (how, vms) in moves.flat_map(Moves::in_words) {
+            says.push(format!("{how}: {}", folded(vms).join(", ")));
         }
         if says.is_empty() {
             says.push("nothing goes down".into());

@@ -267,20 +267,9 @@ fn goes_down(plan: &Plan, estimate: &Estimate) -> Vec<Down> {
         let long = if long.is_empty() { long } else { format!(", {long}{each}") };
         let what = if what.is_empty() { "stays up".into() } else { what };
         let own = |names: Vec<&str>| names.into_iter().map(String::from).collect();
-        all.push(Down { hosts: own(hosts), what, long, off: own(off), moved: moved(moves) });
+        all.push(Down { hosts: own(hosts), what, long, off: own(off), moved: moves.in_words() });
     }
     all
-}
-
-/// VMs that leave while they run, and how.
-fn moved(moves: Moves) -> Vec<(String, Vec<String>)> {
-    let stun =
-        moves.stun_secs.map(|secs| format!(" (each may stand still for {secs} s)")).unwrap_or_default();
-    let all = [
-        (format!("VMs that DRS moves{stun}"), moves.by_drs),
-        ("VMs that you move while it waits".to_string(), moves.by_hand),
-    ];
-    all.into_iter().filter(|(_, vms)| !vms.is_empty()).collect()
 }
 
 /// What `rollback` could not bring back: something that is there now and of which no wish can be made.

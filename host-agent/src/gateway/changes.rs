@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use vsgpu_core::words::first;
 use vsgpu_core::{Effect, ExitKind, IoError, Output, System as _};
 use vsgpu_machine::Posix;
-use vsgpu_vsphere::change::{maintenance, power_off, power_on, reboot, reconfigure, shut_down_guest};
+use vsgpu_vsphere::change::{
+    maintenance, power_off, power_on, reboot, reconfigure, set_drs_options, shut_down_guest,
+};
 use vsgpu_vsphere::clone;
 use vsgpu_vsphere::evacuation::running_on;
 use vsgpu_vsphere::host::{Graphics, HostDetails};
@@ -191,11 +193,16 @@ pub(super) fn make_effect(asked: &Asked<'_>, state: &Posix, effect: &Effect) -> 
             asked.site.changed(&asked.host.of);
             Some(made)
         }
+        Effect::SetDrsOptions { set, .. } => {
+            let made = drs_options(asked, state, set);
+            asked.site.changed(&asked.host.of);
+            Some(made.map_err(|failed| failed.in_words(RECONFIGURE)))
+        }
         Effect::CloneVm { from, name, datastore, within_secs } => {
             let made = clone_of(asked, state, (from, name, datastore), *within_secs);
             asked.site.changed(&asked.host.of);
             asked.site.made_a_vm();
-            Some(made.map_err(|failed| failed.of_vm(*within_secs)))
+            Some(made.map_err(|failed| failed.in_words(*within_secs)))
         }
         _ => None,
     }
@@ -232,6 +239,24 @@ fn evacuate(asked: &Asked<'_>, state: &Posix, secs: u32, waits_for_people: bool)
     let left = left.into_iter().map(|(_, name)| name).filter(|name| !is_infrastructure(name, "a datastore"));
     let drs = evacuation::of_host(asked).map(|forecast| forecast.sentence()).unwrap_or_default();
     Err(format!("{why}; still on the host: {}; {drs}", first(left, NAMED, "no VM")))
+}
+
+/// Sets options of DRS of the host's cluster; those that it has beside them are sent with them.
+fn drs_options(asked: &Asked<'_>, state: &Posix, set: &[(String, String)]) -> Result<(), Failed> {
+    let details = details(asked)?;
+    let of = details.parent.as_ref().filter(|parent| parent.kind == "ClusterComputeResource");
+    let of =
+        of.ok_or_else(|| Failed::Lost("the host is in no cluster any more; `vsgpu plan` again".into()))?;
+    asked.site.clusters_changed();
+    let cluster = asked.site.cluster(of)?;
+    let cluster = cluster.ok_or_else(|| Failed::Lost("the account does not see the cluster".into()))?;
+    let mut all = cluster.drs_options;
+    all.retain(|(key, _)| set.iter().all(|(other, _)| other != key));
+    all.extend(set.iter().cloned());
+    let task = asked.site.with(|session| set_drs_options(session, of, &all))?;
+    let ended = wait(asked, state, &task, "ReconfigureComputeResource_Task drsConfig", RECONFIGURE);
+    asked.site.clusters_changed();
+    ended
 }
 
 /// Copies what has this configuration file: of two datastores of one name there may be two.
@@ -271,10 +296,10 @@ fn clone_of(
 }
 
 impl Failed {
-    /// In words, of a change of a VM that may take so many seconds.
-    fn of_vm(self, secs: u32) -> String {
+    /// In words, of a change that may take so many seconds.
+    fn in_words(self, secs: u32) -> String {
         match self {
-            Self::Late(_) => format!("the change of the VM did not end within {secs} s"),
+            Self::Late(_) => format!("the change did not end within {secs} s"),
             Self::Lost(why) => why,
             Self::Said(fault) if fault.kind == "ConcurrentAccess" => {
                 "somebody else changed this VM at the same time: nothing was changed; `vsgpu plan` again"
@@ -305,7 +330,7 @@ fn set_keys(
         wait(asked, state, &task, &format!("ReconfigVM_Task {}", vm.name), RECONFIGURE)
     })();
     asked.site.changed(&asked.host.of);
-    changed.map_err(|failed| failed.of_vm(RECONFIGURE))
+    changed.map_err(|failed| failed.in_words(RECONFIGURE))
 }
 
 /// Waits for a task to its end or its deadline. A connection that breaks meanwhile is made anew: the task goes on without

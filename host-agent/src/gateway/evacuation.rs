@@ -175,7 +175,7 @@ fn judged_one(details: &HostDetails, vm: &Vm, around: &Around) -> Leaving {
 fn moves_vgpus(cluster: &Cluster) -> bool {
     let is_set =
         |(name, value): &(&str, &str)| cluster.drs_options.iter().any(|(k, v)| k == name && v == value);
-    VGPU_OPTIONS.iter().any(|option| is_set(option))
+    VGPU_OPTIONS.iter().any(is_set)
 }
 
 #[cfg(test)]

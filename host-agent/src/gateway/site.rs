@@ -350,6 +350,11 @@ impl Site {
         Ok(all)
     }
 
+    /// Something of a cluster was changed.
+    pub fn clusters_changed(&self) {
+        *locked(&self.clusters) = None;
+    }
+
     /// A VM was made: who asks for the list again sees it.
     pub fn made_a_vm(&self) {
         *locked(&self.listed) = None;

@@ -3,6 +3,7 @@
 
 pub mod acceptance_level;
 pub mod assignment_policy;
+pub mod drs_options;
 pub mod ecc;
 pub mod gpu_management_daemon;
 pub mod graphics_type;
@@ -13,6 +14,7 @@ pub mod vgpu_manager;
 pub mod vgpu_mode;
 pub mod vgpu_scheduler;
 
+pub use drs_options::DrsOptions;
 pub use ecc::Ecc;
 pub use graphics_type::{GraphicsType, HostGraphics};
 pub use maintenance_mode::{Leave, MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec};
@@ -44,6 +46,7 @@ pub fn all() -> Catalogue {
             Entry::of::<mig::Mig>(Host),
             Entry::of::<vgpu_mode::VgpuMode>(Host),
             Entry::of::<vgpu_scheduler::VgpuScheduler>(Host),
+            Entry::of::<drs_options::DrsOptions>(Host),
         ],
         extra_facts: vec![
             FactEntry::of::<facts::EsxVersion>(Host),
@@ -56,7 +59,6 @@ pub fn all() -> Catalogue {
             FactEntry::of::<facts::VirtualMachines>(Host),
             FactEntry::of::<facts::Xids>(Host),
             FactEntry::of::<facts::HostLog>(Host),
-            FactEntry::of::<facts::Vcenter>(Host),
             FactEntry::of::<facts::Evacuation>(Host),
         ],
     }

@@ -204,6 +204,13 @@ pub enum Effect {
         /// Also where somebody has to move a VM by hand meanwhile.
         waits_for_people: bool,
     },
+    /// Set advanced options of DRS of the host's cluster; only vCenter does it.
+    SetDrsOptions {
+        /// The cluster, by name.
+        cluster: String,
+        /// Option and value; the others stay.
+        set: Vec<(String, String)>,
+    },
     /// Copy a VM or a template by vCenter, to the host that is asked; there is no way to do it without vCenter.
     CloneVm {
         /// Absolute path of the configuration file of what is copied.
@@ -329,6 +336,10 @@ impl std::fmt::Display for Effect {
             }
             Self::Evacuate { within_secs, .. } => {
                 write!(f, "enter maintenance mode, VMs are moved  (wait up to {within_secs} s)")
+            }
+            Self::SetDrsOptions { cluster, set } => {
+                let set: Vec<String> = set.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                write!(f, "set options of DRS of {cluster}: {}", set.join(", "))
             }
             Self::CloneVm { from, name, datastore, .. } => {
                 write!(f, "clone {from} as {name} to {datastore}, by vCenter")

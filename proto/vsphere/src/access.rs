@@ -41,7 +41,7 @@ pub struct Purpose {
 }
 
 /// Everything, in the order of a site's life.
-pub const PURPOSES: [Purpose; 10] = [
+pub const PURPOSES: [Purpose; 11] = [
     Purpose {
         name: "look",
         privileges: &[(On::Hosts, "System.View"), (On::Hosts, "System.Read"), (On::Vms, "System.Read")],
@@ -61,6 +61,10 @@ pub const PURPOSES: [Purpose; 10] = [
     },
     Purpose { name: "set passthrough", privileges: &[(On::Hosts, "Host.Config.PciPassthru")] },
     Purpose { name: "maintenance and reboot", privileges: &[(On::Hosts, "Host.Config.Maintenance")] },
+    Purpose {
+        name: "set options of DRS (only `drs-options`)",
+        privileges: &[(On::Computes, "Host.Inventory.EditCluster")],
+    },
     Purpose {
         name: "install packages (below 9)",
         privileges: &[

@@ -150,6 +150,19 @@ pub fn maintenance(session: &mut Session, host: &Ref, enter: bool, secs: u32) ->
     }
 }
 
+/// Sets advanced options of DRS of a cluster. `all`: with those that it has already, as the server may take the list whole.
+///
+/// # Errors
+/// What the server said, or why it is not heard.
+pub fn set_drs_options(session: &mut Session, cluster: &Ref, all: &[(String, String)]) -> Result<Ref, Fault> {
+    let option = |(key, value): &(String, String)| {
+        around("option", &(text("key", key) + &typed("value", "xsd:string", &inner(value))))
+    };
+    let options: String = all.iter().map(option).collect();
+    let spec = typed("spec", "ClusterConfigSpecEx", &around("drsConfig", &options));
+    session.start("ReconfigureComputeResource_Task", cluster, &(spec + &text("modify", "true")))
+}
+
 /// Reboots a host that is in maintenance mode.
 ///
 /// # Errors

@@ -30,6 +30,7 @@ pub fn records() -> Vec<Record> {
         deadline_secs: 60,
         host: "esx-01".into(),
         disrupts: false,
+        moves: None,
         before: None,
     };
     let plan = Plan {

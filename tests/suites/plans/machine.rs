@@ -7,9 +7,9 @@ use crate::script::{Section, Wrong, wrong};
 use std::collections::BTreeMap;
 use vsgpu_core::machine::Disk;
 use vsgpu_core::observation::Answer;
-use vsgpu_core::{ExitKind, FactEntry, IoError, Observation, Output, Probe, Subject, Unreadable};
+use vsgpu_core::{ExitKind, FactEntry, InVcenter, IoError, Observation, Output, Probe, Subject, Unreadable};
 
-const WORDS: [&str; 8] = ["$", "read", "tail", "list", "hash", "hex", "size", "holders"];
+const WORDS: [&str; 9] = ["$", "read", "tail", "list", "hash", "hex", "size", "holders", "inventory"];
 
 /// One answer of the text.
 struct Said {
@@ -119,7 +119,9 @@ impl Machine {
                 }
             },
             Probe::Read(path) => self.text("read", path),
-            Probe::Inventory(_) => self.text("inventory", "vcenter"),
+            Probe::Inventory(InVcenter::Host) => self.text("inventory", "host"),
+            Probe::Inventory(InVcenter::Evacuation) => self.text("inventory", "evacuation"),
+            Probe::Inventory(InVcenter::NewVm(name)) => self.text("inventory", name),
             Probe::Tail(path) => self.text("tail", path),
             Probe::List(path) => self.text("list", path),
             Probe::Hash(path) => self.text("hash", path),

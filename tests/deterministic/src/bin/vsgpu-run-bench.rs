@@ -48,6 +48,7 @@ fn plan(hosts: &[String]) -> Plan {
                 deadline_secs: 600,
                 host: host.clone(),
                 disrupts: false,
+                moves: None,
                 before: None,
             });
         }
