@@ -3,13 +3,17 @@
 //! whoever looks at it says why it cannot be.
 
 use crate::capacity;
-use crate::fit::{self, Want};
+use crate::fit::{self, Part, Want};
 use crate::fleet::{Fleet, Vm};
 use crate::inventory::{Inventory, Scope, gather};
 use crate::node::{NodeId, NodeKind};
+use crate::plan::settled;
 use std::collections::{BTreeMap, BTreeSet};
+use vsgpu_core::gpu_selector::GpuChoice;
 use vsgpu_host_agent::facts::VirtualMachines;
-use vsgpu_host_agent::vm::CloneOf;
+use vsgpu_host_agent::host::MaintenanceModeFact;
+use vsgpu_host_agent::vm::{CloneOf, VmPassthrough};
+use vsgpu_host_agent::vm_gpu::VmGpu;
 use vsgpu_wire::client::Connector;
 
 /// Looks at the hosts of VMs that are on none, and sets their host. `homeless`: by their names in the fleet file.
@@ -26,7 +30,7 @@ pub async fn place_new(fleet: &mut Fleet, connector: &Connector, homeless: &BTre
         .flat_map(|vm| vm.any.iter().cloned())
         .collect();
     let of_them = |id: &NodeId| id.kind == NodeKind::Host && hosts.contains(&id.name);
-    let inventory = gather(fleet, connector, Scope::Wished, &of_them).await;
+    let inventory = gather(fleet, connector, Scope::Room, &of_them).await;
     place(fleet, &inventory, homeless);
 }
 
@@ -37,9 +41,10 @@ fn is_new(vm: &Vm, homeless: &BTreeSet<String>) -> bool {
 /// Pure: one question for all that may be on the same hosts.
 fn place(fleet: &mut Fleet, inventory: &Inventory, homeless: &BTreeSet<String>) {
     let bases = bases(fleet, inventory);
+    let away = in_maintenance(fleet, inventory);
     let mut groups: BTreeMap<Vec<String>, Vec<Vm>> = BTreeMap::new();
     for vm in fleet.vms.iter().filter(|vm| is_new(vm, homeless)) {
-        groups.entry(candidates(vm, &bases)).or_default().push(vm.clone());
+        groups.entry(candidates(vm, &bases, &away)).or_default().push(vm.clone());
     }
     for (hosts, new) in groups {
         let of_group = |name: &String| hosts.contains(name);
@@ -49,7 +54,9 @@ fn place(fleet: &mut Fleet, inventory: &Inventory, homeless: &BTreeSet<String>) 
         let mut wishes = around.clone();
         wishes.vms.clone_from(&new);
         wishes.vms.iter_mut().for_each(|vm| vm.host.clone_from(&hosts[0]));
-        let wants: Vec<Want> = capacity::of_file(&wishes);
+        // Models become addresses: a GPU that somebody is to have is not free.
+        let around = settled(&around, inventory);
+        let wants: Vec<Want> = wanted(&wishes);
         let asked = capacity::of(&around, inventory, &wants, true);
         let placed = fit::without_moves(&asked.problem, asked.now);
         let mut chosen: BTreeMap<&str, String> = BTreeMap::new();
@@ -60,9 +67,42 @@ fn place(fleet: &mut Fleet, inventory: &Inventory, homeless: &BTreeSet<String>) 
         let own: BTreeSet<&str> = new.iter().map(|vm| vm.name.as_str()).collect();
         for vm in fleet.vms.iter_mut().filter(|vm| own.contains(vm.name.as_str())) {
             // A VM that wants no GPU may be anywhere: the first host will do.
-            vm.host = chosen.get(vm.vm_name.as_str()).unwrap_or(&hosts[0]).clone();
+            vm.host = chosen.get(vm.name.as_str()).unwrap_or(&hosts[0]).clone();
         }
     }
+}
+
+/// What they want: whole GPUs by a model's name have no address before they are dealt.
+fn wanted(wishes: &Fleet) -> Vec<Want> {
+    let mut wants = capacity::of_file(wishes);
+    for vm in &wishes.vms {
+        let models = vm.spec::<VmPassthrough>().into_iter().flatten().filter_map(|gpu| match gpu {
+            VmGpu::Fixed(GpuChoice::Model { model, count }) => Some((model, count)),
+            _ => None,
+        });
+        let parts: Vec<Part> = models
+            .flat_map(|(model, count)| (0..count.unwrap_or(1)).map(move |_| Part::Whole(Some(model.clone()))))
+            .collect();
+        if parts.is_empty() || !vm.is_to_run() {
+            continue;
+        }
+        match wants.iter_mut().find(|want| want.vm == vm.name) {
+            Some(want) => want.parts.extend(parts),
+            None => {
+                wants.push(Want { vm: vm.name.clone(), parts, memory_mib: None, host: None, apart: vec![] })
+            }
+        }
+    }
+    wants
+}
+
+/// Hosts on which nothing new is made.
+fn in_maintenance(fleet: &Fleet, inventory: &Inventory) -> BTreeSet<String> {
+    let is = |host: &&crate::fleet::Host| {
+        let fact = inventory.fact::<MaintenanceModeFact>(&NodeId::new(NodeKind::Host, &host.name));
+        fact.is_ok_and(|fact| fact.enabled)
+    };
+    fleet.hosts.iter().filter(is).map(|host| host.name.clone()).collect()
 }
 
 /// VMs that could be copied where they are, and only there: by name, their hosts. A template is copied from anywhere.
@@ -78,11 +118,16 @@ fn bases(fleet: &Fleet, inventory: &Inventory) -> BTreeMap<String, BTreeSet<Stri
     all
 }
 
-/// The hosts on which a VM can be made.
-fn candidates(vm: &Vm, bases: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+/// The hosts on which a VM can be made: those with its base, where that is a VM; of those the ones that are in use.
+fn candidates(vm: &Vm, bases: &BTreeMap<String, BTreeSet<String>>, away: &BTreeSet<String>) -> Vec<String> {
     let base = vm.spec::<CloneOf>().and_then(|spec| bases.get(&spec.base));
-    let with_base = |hosts: &BTreeSet<String>| -> Vec<String> {
-        vm.any.iter().filter(|host| hosts.contains(*host)).cloned().collect()
+    let some = |hosts: Vec<String>, which: &dyn Fn(&String) -> bool| -> Vec<String> {
+        let found: Vec<String> = hosts.iter().filter(|host| which(host)).cloned().collect();
+        if found.is_empty() { hosts } else { found }
     };
-    base.map(with_base).filter(|hosts| !hosts.is_empty()).unwrap_or_else(|| vm.any.clone())
+    let all = match base {
+        Some(base) => some(vm.any.clone(), &|host| base.contains(host)),
+        None => vm.any.clone(),
+    };
+    some(all, &|host| !away.contains(host))
 }

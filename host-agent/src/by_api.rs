@@ -192,16 +192,21 @@ pub fn shown(effect: &Effect) -> Option<String> {
             let set: Vec<String> = set.iter().map(one).collect();
             Some(format!("ReconfigVM_Task {file}: {}", set.join("; ")))
         }
-        Effect::Evacuate { within_secs, .. } => {
-            Some(Call::EnterMaintenance(*within_secs).to_string() + "  (VMs that run leave first)")
+        Effect::Evacuate { within_secs, waits_for_people } => {
+            let meanwhile = match waits_for_people {
+                true => "now move the VMs that DRS leaves: it waits so many seconds",
+                false => "VMs that run leave first",
+            };
+            Some(format!("{}  ({meanwhile})", Call::EnterMaintenance(*within_secs)))
         }
         Effect::SetDrsOptions { cluster, set } => {
             let set: Vec<String> = set.iter().map(|(key, value)| format!("{key}={value}")).collect();
             Some(format!("ReconfigureComputeResource_Task {cluster} drsConfig.option {}", set.join(" ")))
         }
-        Effect::CloneVm { from, name, datastore, .. } => {
-            Some(format!("CloneVM_Task {} name={name} datastore={datastore} powerOn=false", place(from)))
-        }
+        Effect::CloneVm { base, from, name, datastore, .. } => Some(format!(
+            "CloneVM_Task {base} ({}) name={name} datastore={datastore} powerOn=false",
+            place(from)
+        )),
         Effect::Require { command, .. }
             if command.args.first().is_some_and(|a| a == "vmsvc/power.getstate") =>
         {

@@ -167,13 +167,14 @@ impl Site {
 }
 
 /// What cannot be had through vCenter, by its path in the facts: NVIDIA's driver, some of esxcli's columns, VMs' logs.
-const NOT_BY_API: [&str; 36] = [
+const NOT_BY_API: [&str; 37] = [
     "/ecc/by_api",
     "/ecc/driver_version",
     "/ecc/gpus",
     "/ecc/smi_failure",
     "/esx-version/patch",
     "/esx-version/update",
+    "/evacuation/forecast",
     "/gpu-management-daemon/by_api",
     "/gpus/cuda_version",
     "/gpus/driver_version",
@@ -526,7 +527,17 @@ fn every_requirement_that_the_api_has_is_met_by_it() {
         .collect();
     assert_eq!(
         left,
-        ["vgpu-manager", "gpu-management-daemon", "ecc", "mig", "vgpu-mode", "clone-of", "firmware"]
+        [
+            "evacuable",
+            "vgpu-manager",
+            "gpu-management-daemon",
+            "ecc",
+            "mig",
+            "vgpu-mode",
+            "drs-options",
+            "clone-of",
+            "firmware"
+        ]
     );
     // The connection is cut at every call, before it is made and behind it: whoever goes on later comes to the same end.
     // Beside each other, as most of it is waiting.
@@ -682,7 +693,9 @@ fn vcenter_copies_vms_of_the_host_and_templates_of_any() {
     let Verdict::Unmet { effects, .. } = verdict else { panic!("{verdict:?}") };
     assert_eq!(
         effects.iter().filter_map(vsgpu_host_agent::by_api::shown).collect::<Vec<_>>(),
-        ["CloneVM_Task [datastore1] golden/golden.vmtx name=vm-21 datastore=datastore1 powerOn=false"]
+        [
+            "CloneVM_Task golden ([datastore1] golden/golden.vmtx) name=vm-21 datastore=datastore1 powerOn=false"
+        ]
     );
     for (vm, base) in [("vm-21", "golden"), ("vm-22", "base")] {
         let outcome = clone(system.as_ref(), vm, json!(base));
@@ -753,7 +766,7 @@ fn new_vms_of_a_cluster_are_made_where_they_fit() {
     assert!(said.contains("no host above has `cluster: GPU-B`") && said.contains("`GPU-A`"), "{said}");
     lab.write_fleet(&of("{ cluster: GPU-A }"));
     let plan = lab.expect(3, &["plan", "--commands"]);
-    assert!(plan.contains("CloneVM_Task [datastore1] golden/golden.vmtx name=vm-21"), "{plan}");
+    assert!(plan.contains("CloneVM_Task golden ([datastore1] golden/golden.vmtx) name=vm-21"), "{plan}");
     lab.expect(0, &["apply", "--yes"]);
     let mine = |host: &str| {
         let vms = lab.state(host).esxi().vms.clone();
@@ -837,7 +850,7 @@ fn drs_moves_vms_out_of_the_way_and_the_rest_is_shut_down() {
     wish("must-move");
     let said = lab.expect(6, &["plan"]);
     assert!(said.contains("error[cannot-evacuate]") && said.contains("vm-02 (it has a whole GPU)"), "{said}");
-    assert!(said.contains("set its option PassthroughDrsAutomation to 1"), "{said}");
+    assert!(said.contains("vm-01 (DRS of GPU-A does not move VMs with vGPUs: see `drs-options`"), "{said}");
     // Set where it is wished, before anything else; the other options stay.
     let with_option = with_maintenance(
         port,
@@ -867,7 +880,12 @@ fn drs_moves_vms_out_of_the_way_and_the_rest_is_shut_down() {
     assert!(said.contains("`maintenance: { vms: move-or-off }`"), "{said}");
     wish("move-or-off");
     let said = lab.expect(3, &["plan"]);
-    for line in ["VMs off: vm-02", "VMs that DRS moves (each may stand still for 31 s): app-1, vm-01"] {
+    for line in [
+        "VMs off: vm-02",
+        "VMs moved by DRS: app-1, vm-01",
+        "VMs shut down, as they do not move: vm-02 (it has a whole GPU)",
+        "VMs stand still while they move, about: vm-01 31 s",
+    ] {
         assert!(said.contains(line), "{line}\n{said}");
     }
     let commands = lab.expect(3, &["plan", "--commands"]);
@@ -910,14 +928,11 @@ fn what_drs_leaves_people_move_while_it_waits() {
     site.served.world.lock().unwrap().drs.level = "manual";
     lab.write_fleet(&with_maintenance(port, ", maintenance: { vms: move, timeout: 90s }"));
     let said = lab.expect(3, &["plan"]);
-    assert!(said.contains("VMs that you move while it waits: app-1, vm-01"), "{said}");
+    assert!(said.contains("VMs for you to move while it waits: app-1, vm-01"), "{said}");
     assert!(said.contains("DRS of GPU-A only recommends"), "{said}");
     // Nobody does: given up, and who is left is named.
     let said = lab.expect(5, &["apply", "--yes"]);
-    assert!(
-        said.contains("Operation timed out") && said.contains("still on the host: vm-01, app-1"),
-        "{said}"
-    );
+    assert!(said.contains("Operation timed out") && said.contains("still on the host: vm-01 (DRS"), "{said}");
     assert!(!lab.state("esx-01").esxi().maintenance);
     assert_eq!(running(&lab, "esx-01"), ["app-1", "vm-01"]);
     site.served.world.lock().unwrap().drs.people_move = true;

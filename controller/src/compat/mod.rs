@@ -286,6 +286,10 @@ pub fn error(finding: &Finding) -> Error {
 pub fn warning(finding: &Finding) -> String {
     let nearest = finding.nearest.as_ref().map(|n| format!("\n  {}", sentence(n))).unwrap_or_default();
     let (what, basis) = (sentence(&finding.what), sentence(&finding.basis.to_string()));
+    // What rests on no document is what was seen.
+    if finding.basis.source.is_empty() {
+        return format!("warning: {what}{nearest}");
+    }
     let why = if finding.basis.confirmed { "" } else { "not refused, because this is not certain; " };
     format!("warning: {what}\n  {why}{}: {basis}{nearest}", finding.constraint)
 }

@@ -26,6 +26,8 @@ const OBSERVE: Duration = Duration::from_secs(300);
 pub enum Scope {
     /// What the wishes need, and what the planner needs.
     Wished,
+    /// The same without asking anybody who can leave a host.
+    Room,
     /// Which VMs the hosts have, and nothing else.
     WhichVms,
     /// Everything the agents know.
@@ -78,7 +80,7 @@ pub async fn gather(
     let catalogue = crate::catalogue::catalogue();
     let (specs, reaches, by_host) = (fleet.specs(), reaches(fleet), fleet.vms_by_host());
     // DRS is asked where its answer is needed.
-    let moved = |host: &&crate::fleet::Host| host.maintenance.vms != WithVms::Off;
+    let moved = |host: &&crate::fleet::Host| scope == Scope::Wished && host.maintenance.vms != WithVms::Off;
     let evacuated: BTreeSet<&str> = fleet.hosts.iter().filter(moved).map(|host| host.name.as_str()).collect();
     let ask = |node: &NodeId| -> Ask {
         let of_node = specs.get(node).into_iter().flat_map(|specs| specs.iter());
@@ -86,7 +88,7 @@ pub async fn gather(
         let facts = match scope {
             Scope::All => vec![],
             Scope::WhichVms => vec![host_facts::VirtualMachines::NAME],
-            Scope::Wished => {
+            Scope::Wished | Scope::Room => {
                 let mut facts = needed(catalogue, node.kind, &wishes);
                 if node.kind == NodeKind::Host && evacuated.contains(node.name.as_str()) {
                     facts.push(host_facts::Evacuation::NAME);

@@ -99,7 +99,7 @@ impl<'a> Judge<'a> {
             return known.clone();
         }
         let verdict = judge(entry, &spec.value, Some(&Ok(&**fact)));
-        let before = (entry.as_spec)(fact).ok().flatten().map(|before| self.specs.one(before));
+        let before = (entry.way_back)(&spec.value, fact).ok().flatten().map(|before| self.specs.one(before));
         let once_more = (entry.once_more)(&spec.value, fact).map(|(spec, effects)| (Arc::new(spec), effects));
         let cost = (entry.cost)(&spec.value, fact);
         let judged = Judged { verdict, before, cost, once_more: once_more.map(Arc::new) };

@@ -24,20 +24,32 @@ pub struct Moves {
     /// Those that somebody has to move.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by_hand: Vec<String>,
-    /// Seconds that one of them stands still while it moves, at most; none where no vGPU makes that long.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stun_secs: Option<u64>,
+    /// Those that stand still for seconds while they move, with how many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stand_still: Vec<(String, u64)>,
+    /// Those that are shut down because they do not move, and why they do not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shut_down: Vec<(String, String)>,
 }
 
 impl Moves {
+    /// Nobody leaves while they run.
+    pub fn is_empty(&self) -> bool {
+        self.by_drs.is_empty() && self.by_hand.is_empty()
+    }
+
     /// How they leave, and who.
     pub fn in_words(&self) -> Vec<(String, Vec<String>)> {
-        let stun = self.stun_secs.map(|secs| format!(" (each may stand still for {secs} s)"));
-        let all = [
-            (format!("VMs that DRS moves{}", stun.unwrap_or_default()), self.by_drs.clone()),
-            ("VMs that you move while it waits".to_string(), self.by_hand.clone()),
+        let still = self.stand_still.iter().map(|(vm, secs)| format!("{vm} {secs} s")).collect();
+        let down = self.shut_down.iter().map(|(vm, why)| format!("{vm} ({why})")).collect();
+        let all: [(&str, Vec<String>); 4] = [
+            ("shut down, as they do not move", down),
+            ("moved by DRS", self.by_drs.clone()),
+            ("for you to move while it waits", self.by_hand.clone()),
+            ("stand still while they move, about", still),
         ];
-        all.into_iter().filter(|(_, vms)| !vms.is_empty()).collect()
+        let all = all.into_iter().filter(|(_, vms)| !vms.is_empty());
+        all.map(|(how, vms)| (how.to_string(), vms)).collect()
     }
 }
 
@@ -75,40 +87,47 @@ pub(super) fn decide(
     };
     let mut stuck: Vec<&Leaving> = vec![];
     for vm in forecast.vms.iter().filter(|vm| !edited.contains(vm.name.as_str())) {
-        let off =
-            wish.vms == WithVms::MoveOrOff && vm.way != Way::Drs && of_file.contains_key(vm.name.as_str());
+        // Nobody is shut down for what is only not known.
+        let may_be_off = matches!(vm.way, Way::ByHand | Way::Off) && of_file.contains_key(vm.name.as_str());
+        let off = wish.vms == WithVms::MoveOrOff && may_be_off;
         match vm.way {
             Way::Drs => decided.moves.by_drs.push(vm.name.clone()),
-            _ if off => drop(decided.off.insert(vm.name.clone())),
+            _ if off => {
+                decided.moves.shut_down.push((vm.name.clone(), vm.why.clone()));
+                decided.off.insert(vm.name.clone());
+            }
             Way::ByHand if wish.vms == WithVms::Move => decided.moves.by_hand.push(vm.name.clone()),
-            Way::ByHand | Way::Off => stuck.push(vm),
+            Way::ByHand | Way::Off | Way::Unknown => stuck.push(vm),
         }
-        let longest = decided.moves.stun_secs.max(vm.stun_secs);
-        decided.moves.stun_secs = longest.filter(|_| vm.way != Way::Off && !off).or(decided.moves.stun_secs);
+        if let Some(secs) = vm.stun_secs.filter(|_| matches!(vm.way, Way::Drs | Way::ByHand) && !off) {
+            decided.moves.stand_still.push((vm.name.clone(), secs));
+        }
     }
     if !stuck.is_empty() {
         let named = first(stuck.iter().map(|vm| format!("{} ({})", vm.name, vm.why)), NAMED, "");
-        let hint = match (wish.vms, stuck.iter().any(|vm| vm.way == Way::Off)) {
-            (WithVms::MoveOrOff, _) => {
-                "list them under `vms:` so that vsgpu may shut them down, move them, or shut them down yourself"
-            }
-            (_, true) => {
-                "shut them down, or say `maintenance: { vms: move-or-off }`: those of the fleet file are then shut down"
-            }
-            (_, false) => {
-                "let DRS move them, or say `maintenance: { vms: move }`: vsgpu then waits while somebody moves them"
-            }
+        let is = |way: Way| stuck.iter().any(|vm| vm.way == way);
+        let hint = if is(Way::Unknown) {
+            "vsgpu shuts no VM down for what is not known: mend what the reason says, then `vsgpu plan`"
+        } else if wish.vms == WithVms::MoveOrOff {
+            "move them yourself, or shut them down; those that are yours can be listed under `vms:`: vsgpu may then shut them down"
+        } else if is(Way::Off) {
+            "the reason may be one to mend: room, a rule of DRS, HA; else shut them down, or say `maintenance: { vms: move-or-off }`: those of the fleet file are then shut down"
+        } else {
+            "let DRS move them, or say `maintenance: { vms: move }`: vsgpu then waits while you move them"
         };
         return Err(blocked(format!("not every VM can leave it: {named}")).hint(hint));
     }
-    if !decided.moves.by_hand.is_empty() {
+    // One that comes later is waited for as well.
+    if wish.vms == WithVms::Move {
         decided.leave = Leave::MovedAlsoByHand;
+    }
+    if !decided.moves.by_hand.is_empty() {
         let of_hand = forecast.of(Way::ByHand).filter(|vm| decided.moves.by_hand.contains(&vm.name));
         let named = first(of_hand.map(|vm| format!("{} ({})", vm.name, vm.why)), NAMED, "");
         decided.warnings.push(finding(
             node,
             format!("vsgpu waits for somebody to move {named}"),
-            Some("move them when the run says that it waits".into()),
+            Some("move them when the step `enter maintenance mode` begins".into()),
         ));
     }
     let tied = decided.moves.by_drs.iter().filter(|vm| of_file.get(vm.as_str()) == Some(&true));
@@ -116,8 +135,12 @@ pub(super) fn decide(
     if !tied.is_empty() {
         decided.warnings.push(finding(
             node,
-            format!("the fleet file ties to this host what DRS moves away: {tied}"),
-            Some("`host: { cluster: NAME }` lets a VM be on any host of its cluster".into()),
+            format!(
+                "DRS moves away what the fleet file ties to this host: {tied}; the next plan would stop there"
+            ),
+            Some(
+                "write `host: { cluster: NAME }` for them first, and list every host of that cluster".into(),
+            ),
         ));
     }
     Ok(decided)
@@ -141,7 +164,7 @@ fn finding(node: &NodeId, what: String, nearest: Option<String>) -> Finding {
         constraint: Evacuation::NAME,
         nodes: vec![node.clone()],
         what,
-        basis: Basis::document("vCenter's own forecast", true),
+        basis: Basis::document("", true),
         nearest,
         certain: false,
     }

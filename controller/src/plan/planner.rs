@@ -29,9 +29,10 @@ use vsgpu_core::{Catalogue, Effect, Requirement, WordOr};
 use vsgpu_guest_agent::guest::{GpuServer, NetworkGpu};
 use vsgpu_host_agent::facts::{Evacuation, Vcenter, VirtualMachines, VmPower};
 use vsgpu_host_agent::host::{
-    DrsOptions, Leave, MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec, Passthrough,
+    DrsOptions, Evacuable, EvacuableSpec, Leave, MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec,
+    Passthrough,
 };
-use vsgpu_host_agent::vm::{POWER, Power, PowerSpec, PowerState};
+use vsgpu_host_agent::vm::{CloneOf, POWER, Power, PowerSpec, PowerState};
 
 /// A VM before its own steps.
 struct Before {
@@ -41,6 +42,8 @@ struct Before {
     stop: Option<usize>,
     /// All its specs could be judged.
     sound: bool,
+    /// It may be moved while its host is away.
+    moves: bool,
 }
 
 pub(super) struct Planner<'a> {
@@ -71,6 +74,7 @@ pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Plan
     for host in &fleet.hosts {
         planner.host(host, &by_host[host.name.as_str()]);
     }
+    planner.keep_room_for_moves();
     wait_for_servers(&assigned, &mut planner.steps);
     let Planner { steps, warnings: of_plan, judge: Judge { problems, met, .. }, .. } = planner;
     warnings.extend(of_plan);
@@ -241,6 +245,25 @@ impl<'a> Planner<'a> {
             .for_each(|s| s.disrupts = true);
     }
 
+    /// Where VMs of one host move, a VM of another one that is off for its own change could lose its place to them: both
+    /// are not done at once.
+    fn keep_room_for_moves(&mut self) {
+        let cluster =
+            |name: &str| self.fleet.hosts.iter().find(|h| h.name == name).map(|h| h.cluster.clone());
+        let moving =
+            self.steps.iter().filter(|step| step.moves.as_deref().is_some_and(|moves| !moves.is_empty()));
+        let clusters: BTreeSet<Option<String>> = moving.filter_map(|step| cluster(&step.host)).collect();
+        let stopping: BTreeSet<String> = self
+            .steps
+            .iter()
+            .filter(|step| step.stops_vm() && cluster(&step.host).is_some_and(|of| clusters.contains(&of)))
+            .map(|step| step.host.clone())
+            .collect();
+        for host in stopping {
+            self.disrupts(&host, 0);
+        }
+    }
+
     /// What a person must release first is not touched.
     /// Whether a host, or the host of a VM, is reached by vCenter.
     fn is_by_api(&self, node: &NodeId) -> bool {
@@ -304,6 +327,14 @@ impl<'a> Planner<'a> {
         let title = if state.on() { "enter maintenance mode" } else { "leave maintenance mode" };
         let then = MaintenanceModeFact { enabled: now, running: vec![] };
         self.switch::<MaintenanceMode>(node, title, state.on(), &spec, Some(then), after)
+    }
+
+    /// Before the first VM is shut down for it: that everything else can leave still.
+    fn asks_who_can_leave(&mut self, node: &NodeId, spec: EvacuableSpec, after: Vec<usize>) -> usize {
+        let text = "vCenter is asked again, before a VM goes down".to_string();
+        let spec = self.judge.specs.one(serde_json::to_value(spec).unwrap_or_default());
+        let work = Work::Meet { requirement: Evacuable::NAME.into(), spec, expect: None };
+        self.push(node, "ask who can leave", text, vec![], work, after)
     }
 
     /// Enters maintenance mode while VMs run: they leave the host as it was decided.
@@ -517,19 +548,20 @@ impl<'a> Planner<'a> {
             |c: &Change| c.entry.name == DrsOptions::NAME && matches!(c.verdict, Verdict::Unmet { .. });
         let takes_vms =
             |c: &Change| c.cost.needs != Needs::Nothing || c.cost.takes_effect == TakesEffect::AfterReboot;
-        if host.maintenance.vms != WithVms::Off && changes.iter().any(opens) && changes.iter().any(takes_vms)
-        {
+        let someone_runs = listed.vms.iter().any(|v| v.running && !v.infrastructure);
+        let may_move = host.maintenance.vms != WithVms::Off && !in_maintenance;
+        if may_move && !ours && someone_runs && changes.iter().any(opens) && changes.iter().any(takes_vms) {
             self.warnings.push(evacuation::options_first(&node));
             let first = changes.into_iter().filter(opens).collect();
             let _ = self.stages(&node, first, vec![]);
-            return;
+            return self.only_restore(&node, vms);
         }
         let needs = changes.iter().map(|c| c.cost.needs).max().unwrap_or(Needs::Nothing);
         let reboots = changes.iter().any(|c| c.cost.takes_effect == TakesEffect::AfterReboot);
         let running = |vm: &Vm| listed.vms.iter().any(|v| v.name == vm.vm_name && v.running);
         let vms_off = needs >= Needs::VmsOff || reboots;
-        let someone_runs = listed.vms.iter().any(|v| v.running && !v.infrastructure);
-        let evacuates = vms_off && host.maintenance.vms != WithVms::Off && !in_maintenance && someone_runs;
+        // Also where nobody runs yet: somebody may by its turn.
+        let evacuates = may_move && (needs == Needs::MaintenanceMode || reboots || (vms_off && someone_runs));
         // VMs are moved by maintenance mode, whatever else needs it.
         let window = needs == Needs::MaintenanceMode || reboots || evacuates;
         if vms_off && !evacuates {
@@ -590,7 +622,14 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        let sent = self.sends(&node, &changes, vec![]);
+        let mut sent = self.sends(&node, &changes, vec![]);
+        if let Some(decided) = &leaving {
+            let stopped = judged.iter().filter(|(vm, changes)| edited(vm, changes));
+            let off = stopped.map(|(vm, _)| vm.vm_name.clone()).chain(decided.off.iter().cloned());
+            let by_hand = decided.leave == Leave::MovedAlsoByHand;
+            let spec = EvacuableSpec { off: off.collect(), by_hand };
+            sent = vec![self.asks_who_can_leave(&node, spec, sent)];
+        }
         let mut stops: BTreeMap<&str, usize> = BTreeMap::new();
         for (vm, changes) in &judged {
             let goes_down = match &leaving {
@@ -612,6 +651,8 @@ impl<'a> Planner<'a> {
         if vms_off {
             after.extend(stops.values());
         }
+        // Nobody goes on in a guest while its VM is moved, or before its host is what it is to be.
+        let moves = leaving.is_some();
         let mut entered = None;
         if window && !foreign {
             let step = match leaving {
@@ -638,7 +679,7 @@ impl<'a> Planner<'a> {
                 self.vm(
                     vm,
                     changes.unwrap_or_default(),
-                    Before { was_running, stop, sound },
+                    Before { was_running, stop, sound, moves },
                     &after,
                     &listed,
                 );
@@ -669,9 +710,32 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// A host that could have a VM which would be made, and does not answer.
+    fn may_be_elsewhere<'v>(&self, vm: &'v Vm) -> Option<&'v str> {
+        if vm.any.is_empty() || !vm.specs.has::<CloneOf>() {
+            return None;
+        }
+        let listed = |host: &str| {
+            self.inventory
+                .fact::<VirtualMachines>(&NodeId::new(NodeKind::Host, host))
+                .map(|listed| listed.vms)
+        };
+        if listed(&vm.host).is_ok_and(|vms| vms.iter().any(|seen| seen.name == vm.vm_name)) {
+            return None;
+        }
+        vm.any.iter().map(String::as_str).find(|host| listed(host).is_err())
+    }
+
     fn vm_changes(&mut self, vm: &Vm, host_gives: bool) -> Option<Vec<Change>> {
         let node = NodeId::new(NodeKind::Vm, &vm.name);
         if self.held(&node) {
+            return None;
+        }
+        if let Some(silent) = self.may_be_elsewhere(vm) {
+            let why =
+                format!("{node}: it may be on {silent}, which does not answer: it is not made a second time");
+            let error = Error::new(Kind::Blocked, why).code("vm-elsewhere");
+            self.problem(&node, error.hint("let that host answer, or take it out of the VM's `host:`"));
             return None;
         }
         let seen = self.seen(&node)?;
@@ -694,11 +758,11 @@ impl<'a> Planner<'a> {
         listed: &VirtualMachines,
     ) {
         let node = NodeId::new(NodeKind::Vm, &vm.name);
-        let Before { was_running, stop, sound } = before;
+        let Before { was_running, stop, sound, moves } = before;
         let wants_guest = sound && vm.wants_guest();
         let on = vm.power.map_or(was_running || wants_guest, |p| p == PowerState::On);
         let running_now = listed.vms.iter().any(|v| v.name == vm.vm_name && v.running);
-        let mut after = if running_now && stop.is_none() { vec![] } else { host_ready.to_vec() };
+        let mut after = if running_now && stop.is_none() && !moves { vec![] } else { host_ready.to_vec() };
         after.extend(stop);
         let Ok(mut after) = self.stages(&node, changes, after) else { return };
         let unsettled = self.leftovers.unsettled.contains(&node);

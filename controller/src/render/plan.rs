@@ -164,7 +164,7 @@ fn by_host(plan: &Plan) -> Vec<Vec<String>> {
         }
         let moves = steps.iter().filter_map(|s| s.moves.as_deref());
         for (how, vms) in moves.flat_map(Moves::in_words) {
-            says.push(format!("{how}: {}", folded(vms).join(", ")));
+            says.push(format!("VMs {how}: {}", folded(vms).join(", ")));
         }
         if says.is_empty() {
             says.push("nothing goes down".into());

@@ -189,7 +189,7 @@ fn body(summary: &Summary, below: usize) -> String {
             text += &row("", &format!("VMs off: {}", names(off)));
         }
         for (how, vms) in moved {
-            text += &row("", &format!("{how}: {}", names(vms)));
+            text += &row("", &format!("VMs {how}: {}", names(vms)));
         }
     }
     text += if summary.down.is_empty() { "" } else { "\n" };
@@ -258,7 +258,8 @@ fn goes_down(plan: &Plan, estimate: &Estimate) -> Vec<Down> {
         for moves in steps.iter().filter_map(|step| step.moves.as_deref()) {
             entry.moves.by_drs.extend(moves.by_drs.iter().cloned());
             entry.moves.by_hand.extend(moves.by_hand.iter().cloned());
-            entry.moves.stun_secs = entry.moves.stun_secs.max(moves.stun_secs);
+            entry.moves.stand_still.extend(moves.stand_still.iter().cloned());
+            entry.moves.shut_down.extend(moves.shut_down.iter().cloned());
         }
     }
     let mut all = vec![];

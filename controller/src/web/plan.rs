@@ -29,7 +29,7 @@ pub fn section(plan: &Plan, ahead: Option<&History>) -> Markup {
         p.lead { (summary.cost) @if ahead.is_some() { " " (summary.time) } }
         @if !summary.down.is_empty() {
             h3 { "Goes down" }
-            ul { @for down in &summary.down { li { b { (all(&down.hosts)) } ": " (down.what) @if ahead.is_some() { (down.long) } @if !down.off.is_empty() { ". VMs off: " (all(&down.off)) } @for (how, vms) in &down.moved { ". " (how) ": " (all(vms)) } } } }
+            ul { @for down in &summary.down { li { b { (all(&down.hosts)) } ": " (down.what) @if ahead.is_some() { (down.long) } @if !down.off.is_empty() { ". VMs off: " (all(&down.off)) } @for (how, vms) in &down.moved { ". VMs " (how) ": " (all(vms)) } } } }
         }
         @if !summary.no_way_back.is_empty() {
             h3 { "Rollback does not bring back" }

@@ -56,8 +56,10 @@ pub enum Way {
     Drs,
     /// It can move, and somebody has to move it.
     ByHand,
-    /// It cannot move while it runs.
+    /// Nothing can move it now while it runs.
     Off,
+    /// Not known: vCenter was not heard, or did not let this account ask.
+    Unknown,
 }
 
 impl Forecast {
@@ -82,6 +84,9 @@ impl Forecast {
         }
         if self.of(Way::Off).next().is_some() {
             parts.push(format!("cannot move: {}", named(Way::Off)));
+        }
+        if self.of(Way::Unknown).next().is_some() {
+            parts.push(format!("not known of {}", named(Way::Unknown)));
         }
         parts.join("; ")
     }

@@ -5,12 +5,13 @@ use super::answers::{Asked, number, refused};
 use super::evacuation;
 use super::vmx;
 use crate::by_api::{Call, place};
-use crate::facts::evacuation::Way;
+use crate::facts::Evacuation;
 use crate::facts::virtual_machines::is_infrastructure;
+use crate::host::{Evacuable, EvacuableSpec};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use vsgpu_core::words::first;
-use vsgpu_core::{Effect, ExitKind, IoError, Output, System as _};
+use vsgpu_core::{Effect, ExitKind, IoError, Output, Requirement as _, System as _, Verdict};
 use vsgpu_machine::Posix;
 use vsgpu_vsphere::change::{
     maintenance, power_off, power_on, reboot, reconfigure, set_drs_options, shut_down_guest,
@@ -198,10 +199,10 @@ pub(super) fn make_effect(asked: &Asked<'_>, state: &Posix, effect: &Effect) -> 
             asked.site.changed(&asked.host.of);
             Some(made.map_err(|failed| failed.in_words(RECONFIGURE)))
         }
-        Effect::CloneVm { from, name, datastore, within_secs } => {
-            let made = clone_of(asked, state, (from, name, datastore), *within_secs);
+        Effect::CloneVm { base, from, name, datastore, within_secs } => {
+            let made = clone_of(asked, state, (base, from), (name, datastore), *within_secs);
             asked.site.changed(&asked.host.of);
-            asked.site.made_a_vm();
+            asked.site.made_a_vm(name, &asked.host.of);
             Some(made.map_err(|failed| failed.in_words(*within_secs)))
         }
         _ => None,
@@ -212,18 +213,10 @@ pub(super) fn make_effect(asked: &Asked<'_>, state: &Posix, effect: &Effect) -> 
 /// room than when the plan was made. Given up, nothing is half done but what has moved.
 fn evacuate(asked: &Asked<'_>, state: &Posix, secs: u32, waits_for_people: bool) -> Result<(), String> {
     asked.site.changed(&asked.host.of);
-    let forecast = evacuation::of_host(asked)?;
-    let stuck = forecast.vms.iter().filter(|vm| match vm.way {
-        Way::Drs => false,
-        Way::ByHand => !waits_for_people,
-        Way::Off => true,
-    });
-    let stuck: Vec<String> = stuck.map(|vm| format!("{} ({})", vm.name, vm.why)).collect();
-    if !stuck.is_empty() {
-        let named = first(stuck.into_iter(), NAMED, "");
-        return Err(format!(
-            "not every VM can leave the host now: {named}; nothing was moved, `vsgpu plan` again"
-        ));
+    let fact = Evacuation { forecast: Some(evacuation::of_host(asked)?) };
+    let spec = EvacuableSpec { off: vec![], by_hand: waits_for_people };
+    if let Verdict::Blocked { why, .. } = Evacuable::check(&spec, &fact) {
+        return Err(format!("{why}; no VM was moved, `vsgpu plan` again"));
     }
     let host = &asked.host.of;
     let made = asked.site.with(|session| maintenance(session, host, true, secs)).map_err(Failed::from);
@@ -235,10 +228,17 @@ fn evacuate(asked: &Asked<'_>, state: &Posix, secs: u32, waits_for_people: bool)
         Err(Failed::Late(_)) => format!("it did not end within {secs} s"),
         Err(Failed::Said(fault)) => refused(&fault),
     };
+    let reasons = evacuation::of_host(asked).map(|forecast| forecast.vms).unwrap_or_default();
+    let named = |name: String| match reasons.iter().find(|vm| vm.name == name && !vm.why.is_empty()) {
+        Some(vm) => format!("{name} ({})", vm.why),
+        None => name,
+    };
     let left = asked.site.with(|session| running_on(session, host)).unwrap_or_default();
     let left = left.into_iter().map(|(_, name)| name).filter(|name| !is_infrastructure(name, "a datastore"));
-    let drs = evacuation::of_host(asked).map(|forecast| forecast.sentence()).unwrap_or_default();
-    Err(format!("{why}; still on the host: {}; {drs}", first(left, NAMED, "no VM")))
+    Err(format!(
+        "{why}; still on the host: {}; moves that began may still end: look in Recent Tasks",
+        first(left.map(named), NAMED, "no VM")
+    ))
 }
 
 /// Sets options of DRS of the host's cluster; those that it has beside them are sent with them.
@@ -250,6 +250,10 @@ fn drs_options(asked: &Asked<'_>, state: &Posix, set: &[(String, String)]) -> Re
     asked.site.clusters_changed();
     let cluster = asked.site.cluster(of)?;
     let cluster = cluster.ok_or_else(|| Failed::Lost("the account does not see the cluster".into()))?;
+    // All are sent with it: one that was not read would be lost.
+    if !cluster.options_are_complete {
+        return Err(Failed::Lost("not every option of DRS can be read: set it in the vSphere Client".into()));
+    }
     let mut all = cluster.drs_options;
     all.retain(|(key, _)| set.iter().all(|(other, _)| other != key));
     all.extend(set.iter().cloned());
@@ -263,21 +267,28 @@ fn drs_options(asked: &Asked<'_>, state: &Posix, set: &[(String, String)]) -> Re
 fn clone_of(
     asked: &Asked<'_>,
     state: &Posix,
-    (from, name, datastore): (&str, &str, &str),
+    (base, from): (&str, &str),
+    (name, datastore): (&str, &str),
     secs: u32,
 ) -> Result<(), Failed> {
     let place = place(from);
     let details = details(asked)?;
     let of_host = details.vms.as_ref().ok().into_iter().flatten();
-    let mut candidates: Vec<Ref> =
-        of_host.filter(|vm| vm.file.as_deref() == Some(&place)).map(|vm| vm.of.clone()).collect();
+    let mut candidates: Vec<Ref> = of_host
+        .filter(|vm| vm.name == base && vm.file.as_deref() == Some(&place))
+        .map(|vm| vm.of.clone())
+        .collect();
     if candidates.is_empty() {
         let listed = asked.site.listed()?;
         let templates: Vec<Ref> = listed.iter().filter(|vm| vm.is_template).map(|vm| vm.of.clone()).collect();
         let files = asked.site.with(|session| clone::files(session, &templates))?;
-        candidates = files.into_iter().filter(|(_, file)| *file == place).map(|(of, _)| of).collect();
+        candidates = files
+            .into_iter()
+            .filter(|(_, (named, file))| named == base && *file == place)
+            .map(|(of, _)| of)
+            .collect();
     }
-    let [base] = candidates.as_slice() else {
+    let [of_base] = candidates.as_slice() else {
         return Err(Failed::Lost(format!(
             "{place}: there is no such VM or template any more; `vsgpu plan` again"
         )));
@@ -290,7 +301,7 @@ fn clone_of(
         let store = stores.iter().find(|store| store.name == datastore && store.is_open);
         let store =
             store.ok_or_else(|| Fault::said(format!("the host has no datastore {datastore} any more")))?;
-        clone::clone_vm(session, base, name, (&asked.host.of, &compute, &store.of))
+        clone::clone_vm(session, of_base, name, (&asked.host.of, &compute, &store.of))
     })?;
     wait(asked, state, &task, &format!("CloneVM_Task {name}"), secs)
 }

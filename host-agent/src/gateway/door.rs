@@ -14,15 +14,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use vsgpu_core::machine::Machine;
+use vsgpu_core::text::piece;
 use vsgpu_core::{
     Command, Effect, InVcenter, Incoming, IoError, OpenedBy, Output, Staged, System, UploadError,
 };
 use vsgpu_machine::Posix;
 use vsgpu_vsphere::Ref;
-use vsgpu_vsphere::clone::{Listed, datastores, files, host_names};
+use vsgpu_vsphere::clone::{Listed, datastores, host_names};
 use vsgpu_vsphere::host_methods::{kernel_log, uptime};
 use vsgpu_vsphere::inventory::Host;
+use vsgpu_vsphere::vm::{Vm, vms};
 
+/// Templates that are looked at.
+const MOST_TEMPLATES: usize = 500;
 /// How a server says that it has no answer, for ever.
 const NOT_OFFERED: [&str; 4] = ["NoPermission", "MethodNotFound", "NotSupported", "NotImplemented"];
 const VMKERNEL: &str = crate::facts::log_findings::VMKERNEL;
@@ -73,30 +77,36 @@ impl ByApi {
     }
 
     fn new_vm(&self, name: &str) -> Result<NewVm, String> {
-        let details = self.asked().details()?;
+        self.asked().details()?;
         let said = |fault: vsgpu_vsphere::Fault| refused(&fault);
         let listed = self.site.listed().map_err(said)?;
-        let others = listed.iter().filter(|vm| vm.name == name && vm.host.as_ref() != Some(&details.of));
+        // Also on this host: one that cannot be read is not among its VMs.
+        let others = listed.iter().filter(|vm| vm.name == name);
         let hosts: BTreeSet<Ref> = others.clone().filter_map(|vm| vm.host.clone()).collect();
         let hosts: Vec<Ref> = hosts.into_iter().collect();
-        let templates: Vec<Ref> = listed.iter().filter(|vm| vm.is_template).map(|vm| vm.of.clone()).collect();
-        let (names, files, datastores) = self
+        let templates: Vec<Ref> =
+            listed.iter().filter(|vm| vm.is_template).map(|vm| vm.of.clone()).take(MOST_TEMPLATES).collect();
+        let (names, read, datastores) = self
             .site
             .with(|session| {
                 let names = host_names(session, &hosts)?;
-                Ok((names, files(session, &templates)?, datastores(session, &self.host.of)?))
+                Ok((names, vms(session, &templates, &|_| false)?, datastores(session, &self.host.of)?))
             })
             .map_err(said)?;
         let host = |vm: &Listed| vm.host.as_ref().and_then(|host| names.get(host)).cloned();
-        let template = |vm: &&Listed| {
-            let (datastore, file) = files.get(&vm.of)?.strip_prefix('[')?.split_once("] ")?;
-            Some(Template { name: vm.name.clone(), file: format!("/vmfs/volumes/{datastore}/{file}") })
+        let template = |vm: &Vm| {
+            let unfit = match (vm.devices.is_empty(), vm.fixed_macs) {
+                (false, _) => Some("it holds PCI devices or vGPUs: take them away first".to_string()),
+                (true, 0) => None,
+                (true, _) => Some("a MAC address is static: its copies would have the same".into()),
+            };
+            Some(Template { name: vm.name.clone(), file: vmx::path(vm)?, unfit })
         };
         Ok(NewVm {
             elsewhere: others
                 .map(|vm| host(vm).unwrap_or_else(|| "a host that the account does not see".into()))
                 .collect(),
-            templates: listed.iter().filter(|vm| vm.is_template).filter_map(|vm| template(&vm)).collect(),
+            templates: read.iter().filter_map(template).collect(),
             datastores: datastores.into_iter().filter(|of| of.is_open).map(|of| of.name).collect(),
         })
     }
@@ -121,7 +131,7 @@ impl ByApi {
             name: of.name,
             hosts: of.hosts,
             drs: of.drs.map(|(on, level)| if on { level } else { "off".into() }),
-            drs_options: of.drs_options,
+            drs_options: of.drs_options.iter().map(|(k, v)| (piece(k, 100), piece(v, 100))).collect(),
             ha: of.ha.map(|(on, _)| on),
             ha_admission: of.ha.map(|(_, admission)| admission),
             image_managed: of.image_managed,

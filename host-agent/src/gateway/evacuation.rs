@@ -6,7 +6,7 @@ use crate::facts::evacuation::{Forecast, Leaving, Way};
 use crate::facts::virtual_machines::is_infrastructure;
 use std::collections::BTreeMap;
 use vsgpu_vsphere::cluster::Cluster;
-use vsgpu_vsphere::evacuation::{self, forecast, most_unreserved, stuns};
+use vsgpu_vsphere::evacuation::{self, forecast, stuns};
 use vsgpu_vsphere::host::HostDetails;
 use vsgpu_vsphere::vm::{Backing, Device, Vm};
 use vsgpu_vsphere::{Fault, Ref};
@@ -40,6 +40,8 @@ pub(super) fn of_host(asked: &Asked<'_>) -> Result<Forecast, String> {
     let of = details.parent.as_ref().filter(|parent| parent.kind == "ClusterComputeResource");
     let mut around = Around::default();
     if let Some(of) = of {
+        // As it is now: somebody may have set DRS to manual a moment ago.
+        asked.site.clusters_changed();
         around.cluster = asked.site.cluster(of).map_err(said)?;
     }
     let drs_is_on = around.cluster.as_ref().is_some_and(|of| of.drs.as_ref().is_some_and(|(on, _)| *on));
@@ -62,8 +64,9 @@ pub(super) fn of_host(asked: &Asked<'_>) -> Result<Forecast, String> {
             around.stuns = stuns.unwrap_or_default();
         }
         if running.iter().any(|vm| locked(vm) > 0) {
-            around.unreserved =
-                asked.site.with(|session| most_unreserved(session, cluster, &details.of)).unwrap_or_default();
+            let room = asked.site.unreserved(cluster).unwrap_or_default();
+            let others = room.iter().filter(|(host, _)| **host != details.of);
+            around.unreserved = others.map(|(_, left)| *left).max();
         }
     }
     Ok(judged(&details, &running, &around))
@@ -89,11 +92,11 @@ fn judged(details: &HostDetails, running: &[&Vm], around: &Around) -> Forecast {
     let vms = running.iter().map(|vm| judged_one(details, vm, around)).collect();
     let cluster = around.cluster.as_ref();
     let mut warnings = vec![];
-    if let Some(of) =
-        cluster.filter(|of| of.ha == Some((true, true)) && of.failover_level.is_some_and(|n| n < 1))
-    {
+    let spare =
+        |of: &&Cluster| of.ha == Some((true, true)) && of.failover_level.is_some_and(|n| (0..2).contains(&n));
+    if let Some(of) = cluster.filter(spare) {
         warnings.push(format!(
-            "HA of {} has no host to spare now: its admission control may refuse to start VMs while this host is away",
+            "when this host is away, HA of {} has no host left to spare: DRS may then refuse to move VMs, and HA to start them",
             of.name
         ));
     }
@@ -120,55 +123,62 @@ fn judged_one(details: &HostDetails, vm: &Vm, around: &Around) -> Leaving {
         stun_secs: (stun_secs > 0 && way != Way::Off).then_some(stun_secs),
     };
     let off = |why: &str| leaving(Way::Off, why.into(), None);
-    let Some(cluster) = &around.cluster else { return off("its host is in no cluster") };
+    let by_hand = |why: String| leaving(Way::ByHand, why, None);
+    let whole =
+        vm.devices.iter().any(|device| matches!(device.backing, Backing::Fixed { .. } | Backing::Dynamic(_)));
+    let stays = profiles.iter().find(|profile| details.profiles.get(**profile) == Some(&false));
     let by_drs = around.drs.as_ref().and_then(|drs| drs.as_ref().ok());
+    let would_move = by_drs.and_then(|drs| drs.moves.get(&vm.of));
     // What DRS would do counts most: a device of a newer kind may well move.
-    if let Some(to) = by_drs.and_then(|drs| drs.moves.get(&vm.of)) {
+    if whole && would_move.is_none() {
+        return off("it has a whole GPU");
+    }
+    if let Some(profile) = stays.filter(|_| would_move.is_none()) {
+        return off(&format!("{profile} cannot move on this host"));
+    }
+    let Some(cluster) = &around.cluster else {
+        return by_hand("its host is in no cluster: no DRS moves it".into());
+    };
+    let name = &cluster.name;
+    let own = cluster.overrides.get(&vm.of);
+    let level = own.and_then(|(_, level)| level.as_deref());
+    let level = level.or(cluster.drs.as_ref().map(|(_, level)| level.as_str())).unwrap_or_default();
+    if own.is_some_and(|(enabled, _)| !enabled) {
+        return by_hand(format!("it is excluded from DRS of {name}"));
+    }
+    if let Some(to) = would_move {
         let to = to.as_ref().and_then(|host| around.hosts.get(host)).cloned();
-        return match cluster.drs.as_ref().map(|(_, level)| level.as_str()) {
-            Some("fullyAutomated") => leaving(Way::Drs, String::new(), to),
+        let whose = if own.is_some() { "its own level of DRS".to_string() } else { format!("DRS of {name}") };
+        return match level {
+            "fullyAutomated" => leaving(Way::Drs, String::new(), to),
             _ => leaving(
                 Way::ByHand,
-                format!(
-                    "DRS of {} only recommends: apply its recommendations in the vSphere Client",
-                    cluster.name
-                ),
+                format!("{whose} only recommends: apply the recommendation, or move it"),
                 to,
             ),
         };
     }
-    let whole =
-        vm.devices.iter().any(|device| matches!(device.backing, Backing::Fixed { .. } | Backing::Dynamic(_)));
-    if whole {
-        return off("it has a whole GPU");
-    }
-    if let Some(profile) = profiles.iter().find(|profile| details.profiles.get(**profile) == Some(&false)) {
-        return off(&format!("{profile} cannot move on this host"));
-    }
+    let no_room = around.unreserved.filter(|most| locked(vm) > *most).map(|most| {
+        format!("{} GiB of it are reserved, most free elsewhere {} GiB", locked(vm) >> 10, most >> 10)
+    });
     if let Some(words) = by_drs.and_then(|drs| drs.faults.get(&vm.of)) {
-        let room = around.unreserved.filter(|most| locked(vm) > *most);
-        let room = room.map(|most| {
-            format!("{} GiB of it are reserved, most free elsewhere {} GiB", locked(vm) >> 10, most >> 10)
-        });
-        return off(&room.unwrap_or_else(|| format!("DRS: {words}")));
+        return off(&no_room.unwrap_or_else(|| format!("DRS: {words}")));
     }
-    if let Some(most) = around.unreserved.filter(|most| locked(vm) > *most) {
-        return off(&format!(
-            "{} GiB of it are reserved, most free elsewhere {} GiB",
-            locked(vm) >> 10,
-            most >> 10
-        ));
+    if let Some(no_room) = no_room {
+        return off(&no_room);
     }
-    let by_hand = |why: String| leaving(Way::ByHand, why, None);
     match (&around.drs, cluster.drs.as_ref()) {
-        (Some(Err(fault)), _) => by_hand(format!("DRS cannot be asked: {}", refused(fault))),
-        (None, Some((false, _))) => by_hand(format!("DRS of {} is off", cluster.name)),
-        (None, _) => by_hand(format!("whether DRS of {} is on may not be read", cluster.name)),
+        (Some(Err(fault)), _) => leaving(Way::Unknown, format!("DRS cannot be asked: {}", refused(fault)), None),
+        (None, Some((false, _))) => by_hand(format!("DRS of {name} is off")),
+        (None, _) => leaving(Way::Unknown, format!("whether DRS of {name} is on may not be read"), None),
         (Some(Ok(_)), _) if !profiles.is_empty() && !moves_vgpus(cluster) => by_hand(format!(
-            "DRS of {} leaves VMs with vGPUs where they are: set its option PassthroughDrsAutomation to 1",
-            cluster.name
+            "DRS of {name} does not move VMs with vGPUs: see `drs-options` in the documentation"
         )),
-        (Some(Ok(_)), _) => by_hand("DRS says nothing of it: it may be excluded from DRS".into()),
+        (Some(Ok(_)), _) if !profiles.is_empty() => by_hand(
+            "DRS says nothing of it: is `vgpu.hotmigrate.enabled` true in vCenter, and its stun limit above the estimate?"
+                .into(),
+        ),
+        (Some(Ok(_)), _) => by_hand("DRS says nothing of it".into()),
     }
 }
 
@@ -189,6 +199,8 @@ mod tests {
                 name: "GPU-A".into(),
                 hosts: 3,
                 drs: Some((level != "off", level.into())),
+                overrides: BTreeMap::new(),
+                options_are_complete: true,
                 drs_options: options.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
                 ha: Some((true, true)),
                 image_managed: None,
@@ -256,7 +268,7 @@ mod tests {
                 "Drs ",
                 "Off it has a whole GPU",
                 "Off stays cannot move on this host",
-                "ByHand DRS of GPU-A leaves VMs with vGPUs where they are: set its option PassthroughDrsAutomation to 1",
+                "ByHand DRS of GPU-A does not move VMs with vGPUs: see `drs-options` in the documentation",
             ]
         );
         // Its own words, and the numbers behind them.
@@ -279,6 +291,26 @@ mod tests {
         }));
         assert!(said(&manual)[0].starts_with("ByHand DRS of GPU-A only recommends"), "{:?}", said(&manual));
         assert_eq!(said(&around("off", &[]))[0], "ByHand DRS of GPU-A is off");
-        assert_eq!(said(&Around::default())[0], "Off its host is in no cluster");
+        assert_eq!(said(&Around::default())[0], "ByHand its host is in no cluster: no DRS moves it");
+        // Not asked is not "cannot": nobody is shut down for it.
+        let mut unheard = around("fullyAutomated", &[]);
+        unheard.drs = Some(Err(Fault::said("vCenter was busy")));
+        assert_eq!(said(&unheard)[0], "Unknown DRS cannot be asked: vCenter was busy");
+        assert_eq!(said(&unheard)[1], "Off it has a whole GPU");
+        // A level of its own counts more than the cluster's.
+        let mut own = around("fullyAutomated", &[]);
+        let moves =
+            || evacuation::Forecast { moves: [(plain.of.clone(), None)].into(), ..Default::default() };
+        own.drs = Some(Ok(moves()));
+        let of_vm =
+            |enabled, level: Option<&str>| [(plain.of.clone(), (enabled, level.map(String::from)))].into();
+        own.cluster.as_mut().unwrap().overrides = of_vm(true, Some("manual"));
+        assert!(said(&own)[0].starts_with("ByHand its own level of DRS only recommends"), "{:?}", said(&own));
+        own.cluster.as_mut().unwrap().overrides = of_vm(false, None);
+        assert_eq!(said(&own)[0], "ByHand it is excluded from DRS of GPU-A");
+        let mut manual = around("manual", &[]);
+        manual.drs = Some(Ok(moves()));
+        manual.cluster.as_mut().unwrap().overrides = of_vm(true, Some("fullyAutomated"));
+        assert_eq!(said(&manual)[0], "Drs ");
     }
 }

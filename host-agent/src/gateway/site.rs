@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use vsgpu_vsphere::clone::{self, Listed};
 use vsgpu_vsphere::cluster::{Cluster, clusters};
 use vsgpu_vsphere::counters::{self, Reading};
+use vsgpu_vsphere::evacuation::unreserved;
 use vsgpu_vsphere::files::{datacenter, tail};
 use vsgpu_vsphere::host::{HostDetails, details};
 use vsgpu_vsphere::host_methods::{Managers, managers, system_id};
@@ -34,6 +35,9 @@ const COUNTERS_FRESH: Duration = Duration::from_secs(20);
 const AGAIN: Duration = Duration::from_secs(5);
 const LATER: Duration = Duration::from_secs(60);
 
+/// MiB that each host can still promise.
+type Room = Arc<BTreeMap<Ref, u64>>;
+
 /// Everything that hosts of one vCenter (or one standalone ESXi) share.
 pub(super) struct Site {
     pub config: Config,
@@ -49,6 +53,7 @@ pub(super) struct Site {
     datacenters: Mutex<BTreeMap<Ref, Option<String>>>,
     clusters: Mutex<Option<(Instant, BTreeMap<Ref, Cluster>)>>,
     listed: Mutex<Option<(Instant, Arc<Vec<Listed>>)>>,
+    room: Mutex<BTreeMap<Ref, (Instant, Room)>>,
     counters: Mutex<Option<(Instant, Vec<Reading>)>>,
 }
 
@@ -111,6 +116,7 @@ impl Site {
             datacenters: Mutex::default(),
             clusters: Mutex::default(),
             listed: Mutex::default(),
+            room: Mutex::default(),
             counters: Mutex::default(),
         }
     }
@@ -350,14 +356,32 @@ impl Site {
         Ok(all)
     }
 
+    /// Memory that the hosts of a cluster can still promise, not older than a minute: it explains what DRS says, and
+    /// decides nothing where DRS can be asked.
+    pub fn unreserved(&self, cluster: &Ref) -> Result<Room, Fault> {
+        let mut known = locked(&self.room);
+        known.retain(|_, (at, _)| now() - *at < CLUSTERS_FRESH);
+        if let Some((_, room)) = known.get(cluster) {
+            return Ok(room.clone());
+        }
+        let at = now();
+        let room = Arc::new(self.with(|session| unreserved(session, cluster))?);
+        known.insert(cluster.clone(), (at, room.clone()));
+        Ok(room)
+    }
+
     /// Something of a cluster was changed.
     pub fn clusters_changed(&self) {
         *locked(&self.clusters) = None;
     }
 
-    /// A VM was made: who asks for the list again sees it.
-    pub fn made_a_vm(&self) {
-        *locked(&self.listed) = None;
+    /// A VM was made: who looks at the list sees its name, without asking for all of it again.
+    pub fn made_a_vm(&self, name: &str, host: &Ref) {
+        if let Some((_, all)) = locked(&self.listed).as_mut() {
+            let of = Ref { kind: "VirtualMachine".into(), id: String::new() };
+            let made = Listed { of, name: name.into(), is_template: false, host: Some(host.clone()) };
+            Arc::make_mut(all).push(made);
+        }
     }
 
     /// A cluster, not older than a minute.

@@ -118,6 +118,12 @@ impl Requirement for DrsOptions {
         fact.host.as_ref()?.cluster.as_ref()?;
         Some(ALL.iter().map(|option| (*option, is(fact, *option))).collect())
     }
+
+    fn way_back(wish: &DrsOptionsSpec, mut before: DrsOptionsSpec) -> Option<DrsOptionsSpec> {
+        // What somebody else set is theirs. What nobody had set goes back where it is known what that means.
+        before.retain(|option, value| wish.contains_key(option) && value.or(option.unset()).is_some());
+        (!before.is_empty()).then_some(before)
+    }
 }
 
 #[cfg(test)]
@@ -179,6 +185,12 @@ mod tests {
                 &fact(&[("LBMaxVmotionPerHost", "4"), ("PassthroughDrsAutomation", "0")])
             )
             .is_met()
+        );
+        let wished = spec(r#"{"PassthroughDrsAutomation": 1, "LBMaxVmotionPerHost": 1}"#);
+        let before = DrsOptions::as_spec(&fact(&[("VmDevicesStunTimeTolerated", "50")])).unwrap();
+        assert_eq!(
+            DrsOptions::way_back(&wished, before),
+            Some([(DrsOption::PassthroughDrsAutomation, None)].into())
         );
         let none = r#"{"VgpuMMAutomationTimeoutSecs": null}"#;
         assert!(matches!(check(none, &[("VgpuMMAutomationTimeoutSecs", "-1")]), Verdict::Blocked { .. }));

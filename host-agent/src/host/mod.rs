@@ -5,6 +5,7 @@ pub mod acceptance_level;
 pub mod assignment_policy;
 pub mod drs_options;
 pub mod ecc;
+pub mod evacuable;
 pub mod gpu_management_daemon;
 pub mod graphics_type;
 pub mod maintenance_mode;
@@ -16,6 +17,7 @@ pub mod vgpu_scheduler;
 
 pub use drs_options::DrsOptions;
 pub use ecc::Ecc;
+pub use evacuable::{Evacuable, EvacuableSpec};
 pub use graphics_type::{GraphicsType, HostGraphics};
 pub use maintenance_mode::{Leave, MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec};
 pub use mig::Mig;
@@ -36,6 +38,7 @@ pub fn all() -> Catalogue {
     Catalogue {
         entries: vec![
             Entry::of::<maintenance_mode::MaintenanceMode>(Host),
+            Entry::of::<evacuable::Evacuable>(Host),
             Entry::of::<acceptance_level::AcceptanceLevel>(Host),
             Entry::of::<vgpu_manager::VgpuManager>(Host),
             Entry::of::<gpu_management_daemon::GpuManagementDaemon>(Host),
@@ -59,7 +62,6 @@ pub fn all() -> Catalogue {
             FactEntry::of::<facts::VirtualMachines>(Host),
             FactEntry::of::<facts::Xids>(Host),
             FactEntry::of::<facts::HostLog>(Host),
-            FactEntry::of::<facts::Evacuation>(Host),
         ],
     }
 }

@@ -87,7 +87,7 @@ pub struct CloneFact {
 /// What vCenter says of a VM that is to be made on a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NewVm {
-    /// Other hosts on which a VM of that name is already.
+    /// Hosts on which a VM of that name is already, also one that cannot be read.
     pub elsewhere: Vec<String>,
     /// Templates, whichever host they are on.
     pub templates: Vec<Template>,
@@ -102,6 +102,9 @@ pub struct Template {
     pub name: String,
     /// Absolute path of its configuration file.
     pub file: String,
+    /// What makes it unfit, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<String>,
 }
 
 /// A VM that could be copied.
@@ -379,14 +382,31 @@ fn by_vcenter(spec: &CloneSpec, fact: &CloneFact, vcenter: &NewVm) -> Verdict {
     if !vcenter.elsewhere.is_empty() {
         return Verdict::blocked(
             format!("there is a VM `{name}` already, on {}", vcenter.elsewhere.join(", ")),
-            "move it to this host, change its `host:` in the fleet file, or choose another name",
+            "see whose it is; if it is yours, write that `host:` in the fleet file; if not, choose another name",
         );
     }
-    let of_host = fact.others.iter().find(|vm| vm.name == spec.base);
+    let mut of_host = fact.others.iter().filter(|vm| vm.name == spec.base);
+    let (of_host, twice) = (of_host.next(), of_host.next());
+    if twice.is_some() {
+        let why = format!("there are two VMs named `{}` on this host", spec.base);
+        return Verdict::blocked(why, "rename one of them");
+    }
     let templates: Vec<&Template> =
         vcenter.templates.iter().filter(|template| template.name == spec.base).collect();
     let from = match (of_host, templates.as_slice()) {
-        (_, [template]) => &template.file,
+        (Some(base), [template]) if base.vmx != template.file => {
+            return Verdict::blocked(
+                format!("`{}` is a VM of this host and a template of this vCenter", spec.base),
+                "rename one of them",
+            );
+        }
+        (_, [template]) => match &template.unfit {
+            Some(why) => {
+                let why = format!("{} cannot be cloned: {why}", template.name);
+                return Verdict::blocked(why, "mend that, then plan again");
+            }
+            None => &template.file,
+        },
         (Some(base), []) => match unfit(base) {
             Some(blocked) => return blocked,
             None => &base.vmx,
@@ -415,6 +435,7 @@ fn by_vcenter(spec: &CloneSpec, fact: &CloneFact, vcenter: &NewVm) -> Verdict {
         );
     }
     let effect = Effect::CloneVm {
+        base: spec.base.clone(),
         from: from.clone(),
         name: name.clone(),
         datastore: store.into(),
@@ -527,6 +548,7 @@ mod tests {
         let template = |name: &str| Template {
             name: name.into(),
             file: format!("/vmfs/volumes/ds9/{name}/{name}.vmtx"),
+            unfit: None,
         };
         let vcenter = NewVm {
             elsewhere: vec![],
@@ -547,11 +569,11 @@ mod tests {
         };
         assert_eq!(
             effect(check("golden", Some("ds2"), &|_| {})),
-            "clone /vmfs/volumes/ds9/golden/golden.vmtx as vm-01 to ds2, by vCenter"
+            "clone golden (/vmfs/volumes/ds9/golden/golden.vmtx) as vm-01 to ds2, by vCenter"
         );
         assert_eq!(
             effect(check("base", None, &|_| {})),
-            "clone /vmfs/volumes/ds1/base/base.vmx as vm-01 to ds1, by vCenter"
+            "clone base (/vmfs/volumes/ds1/base/base.vmx) as vm-01 to ds1, by vCenter"
         );
         let blocked = |verdict: Verdict| matches!(verdict, Verdict::Blocked { .. });
         // The datastore of the template is not one of this host's.

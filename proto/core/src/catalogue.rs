@@ -138,6 +138,8 @@ pub struct Entry {
     pub check: fn(&Value, &Value) -> Result<Verdict, String>,
     /// `Requirement::as_spec` on JSON.
     pub as_spec: fn(&Value) -> Result<Option<Value>, String>,
+    /// The way back from a wish: spec and fact.
+    pub way_back: fn(&Value, &Value) -> Result<Option<Value>, String>,
     /// A spec in a few words, where nothing is known of its fact.
     pub shown: fn(&Value) -> String,
     /// `Requirement::deadline` on JSON.
@@ -186,6 +188,11 @@ impl Entry {
         fn as_spec<R: Requirement>(fact: &Value) -> Result<Option<Value>, String> {
             let spec = R::as_spec(&typed("fact", fact)?);
             spec.map(|s| serde_json::to_value(s).map_err(|e| e.to_string())).transpose()
+        }
+        fn way_back<R: Requirement>(spec: &Value, fact: &Value) -> Result<Option<Value>, String> {
+            let Some(before) = R::as_spec(&typed("fact", fact)?) else { return Ok(None) };
+            let back = R::way_back(&typed("spec", spec)?, before);
+            back.map(|s| serde_json::to_value(s).map_err(|e| e.to_string())).transpose()
         }
         fn files<R: Requirement>(spec: &Value) -> Vec<StagedFile> {
             let Ok(mut spec) = typed::<R::Spec>("spec", spec) else { return vec![] };
@@ -275,6 +282,7 @@ impl Entry {
             read_spec: read_spec::<R>,
             check: check::<R>,
             as_spec: as_spec::<R>,
+            way_back: way_back::<R>,
             shown: shown::<R>,
             deadline: deadline::<R>,
             files: files::<R>,

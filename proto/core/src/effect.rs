@@ -213,7 +213,9 @@ pub enum Effect {
     },
     /// Copy a VM or a template by vCenter, to the host that is asked; there is no way to do it without vCenter.
     CloneVm {
-        /// Absolute path of the configuration file of what is copied.
+        /// Name of what is copied.
+        base: String,
+        /// Absolute path of its configuration file.
         from: String,
         /// Name of the copy.
         name: String,
@@ -341,8 +343,8 @@ impl std::fmt::Display for Effect {
                 let set: Vec<String> = set.iter().map(|(key, value)| format!("{key}={value}")).collect();
                 write!(f, "set options of DRS of {cluster}: {}", set.join(", "))
             }
-            Self::CloneVm { from, name, datastore, .. } => {
-                write!(f, "clone {from} as {name} to {datastore}, by vCenter")
+            Self::CloneVm { base, from, name, datastore, .. } => {
+                write!(f, "clone {base} ({from}) as {name} to {datastore}, by vCenter")
             }
             Self::EditLines { path, section, set } => {
                 write!(f, "edit {path}{}", section.as_ref().map(|s| format!(" {s}")).unwrap_or_default())?;

@@ -322,6 +322,10 @@ pub trait Requirement {
     fn check(spec: &Self::Spec, fact: &Self::Fact) -> Verdict;
     /// The spec that this fact already meets, where there is one: for `export` and for going back.
     fn as_spec(fact: &Self::Fact) -> Option<Self::Spec>;
+    /// Of `as_spec` what goes back where this was wished; none where nothing does.
+    fn way_back(_wish: &Self::Spec, before: Self::Spec) -> Option<Self::Spec> {
+        Some(before)
+    }
     /// `SETTLE_SECS`, where the spec may say otherwise.
     fn settle_secs(_spec: &Self::Spec) -> u32 {
         Self::SETTLE_SECS

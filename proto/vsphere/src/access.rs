@@ -61,10 +61,7 @@ pub const PURPOSES: [Purpose; 11] = [
     },
     Purpose { name: "set passthrough", privileges: &[(On::Hosts, "Host.Config.PciPassthru")] },
     Purpose { name: "maintenance and reboot", privileges: &[(On::Hosts, "Host.Config.Maintenance")] },
-    Purpose {
-        name: "set options of DRS (only `drs-options`)",
-        privileges: &[(On::Computes, "Host.Inventory.EditCluster")],
-    },
+    Purpose { name: "set options of DRS", privileges: &[(On::Computes, "Host.Inventory.EditCluster")] },
     Purpose {
         name: "install packages (below 9)",
         privileges: &[
@@ -96,6 +93,7 @@ pub const PURPOSES: [Purpose; 11] = [
         name: "clone VMs",
         privileges: &[
             (On::Vms, "VirtualMachine.Provisioning.Clone"),
+            (On::Vms, "VirtualMachine.Provisioning.DeployTemplate"),
             (On::Vms, "VirtualMachine.Inventory.CreateFromExisting"),
             (On::Computes, "Resource.AssignVMToPool"),
             (On::Datastores, "Datastore.AllocateSpace"),

@@ -230,6 +230,15 @@ impl Managers {
         session.change("UpdateHostImageAcceptanceLevel", self.image()?, &arguments).map(|_| ())
     }
 
+    /// Installs single packages (`.vib`) from where the host finds them. Below vCenter 9 only.
+    ///
+    /// # Errors
+    /// What the server said, or why it is not heard.
+    pub fn install_vibs(&self, session: &mut Session, urls: &[String]) -> Result<Ref, Fault> {
+        let urls: String = urls.iter().map(|url| text("vibUrls", url)).collect();
+        session.start("InstallHostPatchV2_Task", self.patch()?, &urls)
+    }
+
     /// Restarts a service of the host; the fault `NotFound` where there is none.
     ///
     /// # Errors

@@ -1,15 +1,13 @@
 //! New VMs as copies of VMs and templates: what there is to copy, where a copy can lie, and the call that makes it.
 
 use crate::fault::Fault;
+use crate::files::datacenter_of;
 use crate::inventory::name;
 use crate::properties::Object;
 use crate::session::Session;
 use crate::soap::{Ref, around, object, text};
 use std::collections::BTreeMap;
 use vsgpu_core::text::piece;
-
-/// Folders above an object.
-const DEEPEST: usize = 32;
 
 /// A VM or a template of the inventory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +55,7 @@ pub fn list(session: &mut Session) -> Result<Vec<Listed>, Fault> {
 /// # Errors
 /// What the server said, or why it is not heard.
 pub fn host_names(session: &mut Session, hosts: &[Ref]) -> Result<BTreeMap<Ref, String>, Fault> {
-    let named = session.of(hosts, &["name"])?;
+    let named = session.of_those_there(hosts, &["name"])?;
     Ok(named.iter().map(|host| (host.of.clone(), host.text("name").map(name).unwrap_or_default())).collect())
 }
 
@@ -82,28 +80,17 @@ pub fn datastores(session: &mut Session, host: &Ref) -> Result<Vec<Datastore>, F
     Ok(session.of(&all, &paths)?.iter().map(one).collect())
 }
 
-/// `[datastore1] a/a.vmx` of VMs; those without one are not among them.
+/// Name and `[datastore1] a/a.vmx` of VMs; those without one are not among them.
 ///
 /// # Errors
 /// What the server said, or why it is not heard.
-pub fn files(session: &mut Session, all: &[Ref]) -> Result<BTreeMap<Ref, String>, Fault> {
-    let found = session.of(all, &["config.files.vmPathName"])?;
-    let file = |vm: &Object| Some((vm.of.clone(), piece(vm.text("config.files.vmPathName")?, 300)));
+pub fn files(session: &mut Session, all: &[Ref]) -> Result<BTreeMap<Ref, (String, String)>, Fault> {
+    let found = session.of_those_there(all, &["name", "config.files.vmPathName"])?;
+    let file = |vm: &Object| {
+        let file = piece(vm.text("config.files.vmPathName")?, 300);
+        Some((vm.of.clone(), (vm.text("name").map(name).unwrap_or_default(), file)))
+    };
     Ok(found.iter().filter_map(file).collect())
-}
-
-/// What is above an object up to its datacenter; none where there is no datacenter above it.
-fn datacenter(session: &mut Session, of: &Ref) -> Result<Option<Ref>, Fault> {
-    let mut at = of.clone();
-    for _ in 0..DEEPEST {
-        if at.kind == "Datacenter" {
-            return Ok(Some(at));
-        }
-        let found = session.of(std::slice::from_ref(&at), &["parent"])?;
-        let Some(parent) = found.first().and_then(|found| found.reference("parent")) else { break };
-        at = parent;
-    }
-    Ok(None)
 }
 
 fn reference(session: &mut Session, of: &Ref, place: &str, what: &str) -> Result<Ref, Fault> {
@@ -114,12 +101,12 @@ fn reference(session: &mut Session, of: &Ref, place: &str, what: &str) -> Result
 
 /// The folder of a copy: that of its base where both are in one datacenter, else the top one of the host's.
 fn folder(session: &mut Session, base: &Ref, compute: &Ref) -> Result<Ref, Fault> {
-    let here = datacenter(session, compute)?;
+    let here = datacenter_of(session, compute)?;
     let here = here.ok_or_else(|| Fault::said("the account does not see the host's datacenter"))?;
     let of_base = session.of(std::slice::from_ref(base), &["parent"])?;
     // A VM of a vApp is in no folder.
     if let Some(folder) = of_base.first().and_then(|base| base.reference("parent"))
-        && datacenter(session, &folder)? == Some(here.clone())
+        && datacenter_of(session, &folder)? == Some(here.clone())
     {
         return Ok(folder);
     }

@@ -5,11 +5,16 @@ use crate::inventory::name;
 use crate::properties::Object;
 use crate::session::Session;
 use crate::soap::Ref;
+use std::collections::BTreeMap;
 use vsgpu_core::readers::xml::Element;
 use vsgpu_core::text::piece;
 
 /// Clusters of one call: each names its rules and the settings of single VMs.
 const AT_ONCE: usize = 5;
+/// VMs with settings of their own that are kept.
+const MOST_OVERRIDES: usize = 10_000;
+/// Characters of an option.
+const MOST_TEXT: usize = 1_000;
 /// Options of DRS that are kept.
 const MOST_OPTIONS: usize = 50;
 
@@ -24,8 +29,12 @@ pub struct Cluster {
     pub hosts: usize,
     /// DRS is on; its automation level (`manual`, `partiallyAutomated`, `fullyAutomated`).
     pub drs: Option<(bool, String)>,
+    /// VMs with a level of their own: DRS is on for them, and how. Those without one of the two have the cluster's.
+    pub overrides: BTreeMap<Ref, (bool, Option<String>)>,
     /// Advanced options of DRS.
     pub drs_options: Vec<(String, String)>,
+    /// All of them are there, as they are.
+    pub options_are_complete: bool,
     /// HA is on; its admission control is on.
     pub ha: Option<(bool, bool)>,
     /// One image for all its hosts (vSphere Lifecycle Manager); not known before 7.0.
@@ -52,15 +61,31 @@ pub fn clusters(session: &mut Session, all: &[Ref]) -> Result<Vec<Cluster>, Faul
     Ok(session.of_some(all, &paths[..4], AT_ONCE)?.iter().map(read).collect())
 }
 
+fn overrides(config: Option<&Element>) -> BTreeMap<Ref, (bool, Option<String>)> {
+    let allowed = config
+        .and_then(|config| config.child("drsConfig")?.child("enableVmBehaviorOverrides"))
+        .is_none_or(|on| on.text == "true");
+    let one = |of: &Element| {
+        let enabled = of.child("enabled").is_none_or(|on| on.text == "true");
+        let level = of.child("behavior").map(|of| piece(&of.text, 40));
+        Some((Ref::of(of.child("key")?)?, (enabled, level)))
+    };
+    let all = config.into_iter().flat_map(|config| config.all("drsVmConfig"));
+    all.filter(|_| allowed).take(MOST_OVERRIDES).filter_map(one).collect()
+}
+
 fn read(cluster: &Object) -> Cluster {
     let config = cluster.values.get("configurationEx");
     let part = |name: &str| config.and_then(|config| config.child(name));
     let flag = |of: &Element, name: &str| of.child(name).is_some_and(|flag| flag.text == "true");
     let option = |of: &Element| {
-        let text = |name: &str| of.child(name).map(|of| piece(&of.text, 100)).unwrap_or_default();
+        let text = |name: &str| of.child(name).map(|of| of.text.clone()).unwrap_or_default();
         (text("key"), text("value"))
     };
     let drs = part("drsConfig");
+    let options: Vec<(String, String)> =
+        drs.into_iter().flat_map(|of| of.all("option")).map(option).collect();
+    let is_short = |(key, value): &(String, String)| key.len() + value.len() < MOST_TEXT;
     Cluster {
         of: cluster.of.clone(),
         name: cluster.text("name").map(name).unwrap_or_default(),
@@ -69,7 +94,9 @@ fn read(cluster: &Object) -> Cluster {
             let behavior = of.child("defaultVmBehavior").map(|of| piece(&of.text, 40)).unwrap_or_default();
             (flag(of, "enabled"), behavior)
         }),
-        drs_options: drs.into_iter().flat_map(|of| of.all("option")).take(MOST_OPTIONS).map(option).collect(),
+        overrides: overrides(config),
+        options_are_complete: drs.is_some() && options.len() <= MOST_OPTIONS && options.iter().all(is_short),
+        drs_options: options.into_iter().filter(is_short).take(MOST_OPTIONS).collect(),
         ha: part("dasConfig").map(|of| (flag(of, "enabled"), flag(of, "admissionControlEnabled"))),
         image_managed: cluster.text("lifecycleManaged").map(|text| text == "true"),
         config_managed: cluster.text("configManagerEnabled").map(|text| text == "true"),

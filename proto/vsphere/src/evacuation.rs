@@ -100,17 +100,15 @@ pub fn stuns(session: &mut Session, managers: &Managers) -> Result<BTreeMap<Stri
     Ok(found.iter().filter_map(one).collect())
 }
 
-/// Memory that another host of the cluster can still promise, MiB: the most that any of them has. None where it is not
-/// known.
+/// Memory that each host of a cluster can still promise, MiB: of those that are connected and not in maintenance mode.
 ///
 /// # Errors
 /// What the server said, or why it is not heard.
-pub fn most_unreserved(session: &mut Session, cluster: &Ref, host: &Ref) -> Result<Option<u64>, Fault> {
+pub fn unreserved(session: &mut Session, cluster: &Ref) -> Result<BTreeMap<Ref, u64>, Fault> {
     let of_cluster = session.of(std::slice::from_ref(cluster), &["host"])?;
-    let mut others: Vec<Ref> = of_cluster.iter().flat_map(|of| of.references("host")).collect();
-    others.retain(|other| other != host);
+    let all: Vec<Ref> = of_cluster.iter().flat_map(|of| of.references("host")).collect();
     let paths = ["runtime.connectionState", "runtime.inMaintenanceMode", "summary.hardware.memorySize", "vm"];
-    let hosts = session.of_some(&others, &paths, 20)?;
+    let hosts = session.of_some(&all, &paths, 20)?;
     let serves = |host: &&crate::properties::Object| {
         host.text(paths[0]) == Some("connected") && host.text(paths[1]) != Some("true")
     };
@@ -128,9 +126,9 @@ pub fn most_unreserved(session: &mut Session, cluster: &Ref, host: &Ref) -> Resu
     let left = |host: &&crate::properties::Object| {
         let total = host.text("summary.hardware.memorySize")?.parse::<u64>().ok()? >> 20;
         let promised: u64 = host.references("vm").iter().filter_map(|vm| reserved.get(vm)).sum();
-        Some(total.saturating_sub(promised))
+        Some((host.of.clone(), total.saturating_sub(promised)))
     };
-    Ok(hosts.iter().filter_map(left).max())
+    Ok(hosts.iter().filter_map(left).collect())
 }
 
 /// Names of VMs that run on a host.

@@ -2,8 +2,11 @@
 
 use crate::fault::Fault;
 use crate::session::Session;
-use crate::soap::Ref;
+use crate::soap::{Ref, object, text};
 use hyper::StatusCode;
+use std::path::Path;
+use std::time::Duration;
+use vsgpu_core::text::hex;
 
 /// Folders above a host.
 const DEEPEST: usize = 32;
@@ -40,30 +43,101 @@ pub fn datacenter(session: &mut Session, of: &Ref) -> Result<Option<String>, Fau
 ///
 /// # Errors
 /// What the server said; `FileNotFound` where there is none.
-pub fn tail(
-    session: &mut Session,
-    (datacenter, datastore, path): (Option<&str>, &str, &str),
-    most: usize,
-) -> Result<Vec<u8>, Fault> {
+pub fn tail(session: &mut Session, place: Place<'_>, most: usize) -> Result<Vec<u8>, Fault> {
+    let (status, mut bytes) = session.file(&uri(place), &format!("bytes=-{most}"))?;
+    match status {
+        // A server that does not know ranges sends all of it.
+        StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(bytes.split_off(bytes.len().saturating_sub(most))),
+        // Of an empty file there is no last byte.
+        StatusCode::RANGE_NOT_SATISFIABLE => Ok(vec![]),
+        status => Err(refused(place, status)),
+    }
+}
+
+/// A file on a datastore: the path of its datacenter, the datastore, the path on it.
+pub type Place<'a> = (Option<&'a str>, &'a str, &'a str);
+
+fn uri((datacenter, datastore, path): Place<'_>) -> String {
     let of = datacenter.map(|of| format!("dcPath={}&", encoded(of, false))).unwrap_or_default();
-    let uri = format!("/folder/{}?{of}dsName={}", encoded(path, true), encoded(datastore, false));
-    let (status, mut bytes) = session.file(&uri, &format!("bytes=-{most}"))?;
+    format!("/folder/{}?{of}dsName={}", encoded(path, true), encoded(datastore, false))
+}
+
+fn refused((_, datastore, path): Place<'_>, status: StatusCode) -> Fault {
     let kind = match status {
-        StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
-            // A server that does not know ranges sends all of it.
-            return Ok(bytes.split_off(bytes.len().saturating_sub(most)));
-        }
         StatusCode::NOT_FOUND => "FileNotFound",
         StatusCode::FORBIDDEN => "NoPermission",
-        // Of an empty file there is no last byte.
-        StatusCode::RANGE_NOT_SATISFIABLE => return Ok(vec![]),
+        StatusCode::INSUFFICIENT_STORAGE => "NoDiskSpace",
         _ => "CannotAccessFile",
     };
-    Err(Fault {
+    Fault {
         kind: kind.into(),
         said: vec![format!("[{datastore}] {path}: HTTP status {}", status.as_u16())],
         privilege: (kind == "NoPermission").then(|| "Datastore.FileManagement".into()),
-    })
+    }
+}
+
+/// Puts a file onto a datastore, whose folder is there.
+///
+/// # Errors
+/// What the server said, or why it is not heard.
+pub fn put(session: &mut Session, place: Place<'_>, from: &Path, within: Duration) -> Result<(), Fault> {
+    match session.put(&uri(place), from, within)? {
+        StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT => Ok(()),
+        status => Err(refused(place, status)),
+    }
+}
+
+/// SHA-256 (lower-case hex) and size of a file on a datastore: it is read whole, for the server does not tell. None where
+/// there is none.
+///
+/// # Errors
+/// What the server said, or why it is not heard.
+pub fn hash(
+    session: &mut Session,
+    place: Place<'_>,
+    within: Duration,
+) -> Result<Option<(String, u64)>, Fault> {
+    match session.hash(&uri(place), within)? {
+        (StatusCode::OK, sum, size) => Ok(Some((hex(&sum), size))),
+        (StatusCode::NOT_FOUND, ..) => Ok(None),
+        (status, ..) => Err(refused(place, status)),
+    }
+}
+
+/// Makes a folder of a datastore, and those above it; one that is there is fine.
+///
+/// # Errors
+/// What the server said, or why it is not heard.
+pub fn make_folder(
+    session: &mut Session,
+    datacenter: Option<&Ref>,
+    (datastore, path): (&str, &str),
+) -> Result<(), Fault> {
+    let files = session.named("fileManager")?;
+    let arguments = text("name", &format!("[{datastore}] {path}"))
+        + &datacenter.map(|of| object("datacenter", of)).unwrap_or_default()
+        + &text("createParentDirectories", "true");
+    match session.long("MakeDirectory", &files, &arguments, Duration::from_secs(60)) {
+        Err(fault) if fault.kind == "FileAlreadyExists" => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+/// The datacenter that something is in; none where a host stands alone.
+///
+/// # Errors
+/// What the server said, or why it is not heard.
+pub fn datacenter_of(session: &mut Session, of: &Ref) -> Result<Option<Ref>, Fault> {
+    let mut at = of.clone();
+    for _ in 0..DEEPEST {
+        if at.kind == "Datacenter" {
+            return Ok(Some(at));
+        }
+        let found = session.of(std::slice::from_ref(&at), &["parent"])?;
+        let Some(parent) = found.first().and_then(|found| found.reference("parent")) else { break };
+        at = parent;
+    }
+    Ok(None)
 }
 
 /// A path, or a value, as a URI has it.

@@ -19,6 +19,7 @@ pub struct Managers {
     graphics: Option<Ref>,
     passthrough: Option<Ref>,
     services: Option<Ref>,
+    patch: Option<Ref>,
 }
 
 /// An installed package.
@@ -50,16 +51,17 @@ pub struct Module {
 pub fn managers(session: &mut Session, host: &Ref) -> Result<Managers, Fault> {
     let objects = session.of(std::slice::from_ref(host), &PATHS)?;
     let of = |path: &str| objects.first().and_then(|object| object.reference(path));
-    let [image, modules, graphics, passthrough, services] = PATHS.map(of);
-    Ok(Managers { image, modules, graphics, passthrough, services })
+    let [image, modules, graphics, passthrough, services, patch] = PATHS.map(of);
+    Ok(Managers { image, modules, graphics, passthrough, services, patch })
 }
 
-const PATHS: [&str; 5] = [
+const PATHS: [&str; 6] = [
     "configManager.imageConfigManager",
     "configManager.kernelModuleSystem",
     "configManager.graphicsManager",
     "configManager.pciPassthruSystem",
     "configManager.serviceSystem",
+    "configManager.patchManager",
 ];
 
 fn there(manager: Option<&Ref>) -> Result<&Ref, Fault> {
@@ -96,6 +98,10 @@ impl Managers {
 
     pub(crate) fn passthrough(&self) -> Result<&Ref, Fault> {
         there(self.passthrough.as_ref())
+    }
+
+    pub(crate) fn patch(&self) -> Result<&Ref, Fault> {
+        there(self.patch.as_ref())
     }
 
     pub(crate) fn services(&self) -> Result<&Ref, Fault> {

@@ -2,9 +2,9 @@
 //! runtime it needs.
 
 use crate::fault::Fault;
+use crate::sending::Sending;
 use crate::trust::{Seen, Trust, client, shown};
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::BodyExt as _;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request, StatusCode, header};
 use rustls::pki_types::ServerName;
@@ -39,7 +39,7 @@ pub(crate) struct Https {
     tls: Arc<rustls::ClientConfig>,
     pinned: Option<[u8; 32]>,
     seen: Seen,
-    open: Option<SendRequest<Full<Bytes>>>,
+    open: Option<SendRequest<Sending>>,
     /// When it was used last: what the server closed meanwhile is not seen before it is used again.
     used: Instant,
 }
@@ -96,18 +96,37 @@ impl Https {
         method: &Method,
         path: &str,
         headers: &[(header::HeaderName, String)],
-        body: String,
+        body: Sending,
         within: Duration,
     ) -> Result<Answer, Fault> {
+        let (status, cookie, body) =
+            self.exchange(method, path, headers, body, within, Vec::new(), |all, piece| {
+                all.extend_from_slice(piece);
+                all.len() <= MOST_BYTES
+            })?;
+        Ok(Answer { status, cookie, body })
+    }
+
+    /// The same for an answer of any size, which is not kept: `take` gets it piece by piece, and says whether it goes on.
+    #[expect(clippy::too_many_arguments, reason = "a request and what becomes of its answer")]
+    pub fn exchange<T>(
+        &mut self,
+        method: &Method,
+        path: &str,
+        headers: &[(header::HeaderName, String)],
+        body: Sending,
+        within: Duration,
+        mut kept: T,
+        take: impl Fn(&mut T, &[u8]) -> bool,
+    ) -> Result<(StatusCode, Option<String>, T), Fault> {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let host = if self.port == 443 { host } else { format!("{host}:{}", self.port) };
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
         for (name, value) in headers {
             request = request.header(name, value);
         }
-        let request = request
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|e| Fault::unheard(format!("the request cannot be written: {e}")))?;
+        let request =
+            request.body(body).map_err(|e| Fault::unheard(format!("the request cannot be written: {e}")))?;
         if now() - std::mem::replace(&mut self.used, now()) > IDLE {
             self.open = None;
         }
@@ -129,11 +148,15 @@ impl Https {
                 let pair = value.to_str().ok()?.split(';').next()?.trim();
                 pair.starts_with("vmware_soap_session=").then(|| pair.to_string())
             });
-            let body = Limited::new(response.into_body(), MOST_BYTES).collect().await;
-            let body =
-                body.map_err(|e| format!("its answer is cut off, or larger than 64 MiB: {e}"))?.to_bytes();
+            let mut body = response.into_body();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|e| format!("its answer is cut off: {}", told(&e)))?;
+                if frame.data_ref().is_some_and(|piece| !take(&mut kept, piece)) {
+                    return Err(format!("its answer is larger than {} MiB", MOST_BYTES >> 20));
+                }
+            }
             *open = Some(sender);
-            Ok::<_, String>(Answer { status, cookie, body: body.to_vec() })
+            Ok::<_, String>((status, cookie, kept))
         };
         let asked = async {
             tokio::time::timeout(within, asked)
@@ -197,7 +220,7 @@ struct Connect<'a> {
 }
 
 impl Connect<'_> {
-    async fn run(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+    async fn run(&self) -> Result<SendRequest<Sending>, String> {
         let late = |what: &str| format!("{what} within {} s", CONNECT.as_secs());
         let tcp = tokio::time::timeout(CONNECT, TcpStream::connect((self.host, self.port)))
             .await

@@ -94,6 +94,24 @@ impl Session {
         Ok(found)
     }
 
+    /// The same without those that are gone or not seen: one of them refuses a whole question.
+    pub(crate) fn of_those_there(&mut self, objects: &[Ref], paths: &[&str]) -> Result<Vec<Object>, Fault> {
+        let gone = |fault: &Fault| ["ManagedObjectNotFound", "NoPermission"].contains(&fault.kind.as_str());
+        match self.of(objects, paths) {
+            Err(fault) if gone(&fault) => {}
+            other => return other,
+        }
+        let mut found = vec![];
+        for one in objects {
+            match self.of(std::slice::from_ref(one), paths) {
+                Ok(objects) => found.extend(objects),
+                Err(fault) if gone(&fault) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(found)
+    }
+
     fn retrieve(&mut self, kind: &str, paths: &[&str], objects: &str) -> Result<Vec<Object>, Fault> {
         let paths: String = paths.iter().map(|path| text("pathSet", path)).collect();
         let properties = around("propSet", &(text("type", kind) + &text("all", "false") + &paths));

@@ -3,15 +3,20 @@
 
 use crate::fault::Fault;
 use crate::https::Https;
+use crate::sending::Sending;
 use crate::soap::{Ref, answer, envelope, text};
 use crate::trust::Trust;
 use hyper::{Method, StatusCode, header};
+use sha2::{Digest as _, Sha256};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use vsgpu_core::readers::xml::{Element, parse};
 use vsgpu_core::text::piece;
 
+/// Bytes of a file, at most.
+const MOST_FILE: u64 = 16 << 30;
 /// For calls that only look.
 pub(crate) const LOOK: Duration = Duration::from_secs(60);
 
@@ -95,7 +100,8 @@ impl Session {
         is_expected: impl FnOnce(&About) -> Result<(), String>,
     ) -> Result<Self, Fault> {
         let mut https = Https::new(address, trust).map_err(Fault::unheard)?;
-        let offered = https.ask(&Method::GET, "/sdk/vimServiceVersions.xml", &[], String::new(), LOOK)?;
+        let offered =
+            https.ask(&Method::GET, "/sdk/vimServiceVersions.xml", &[], Sending::nothing(), LOOK)?;
         let version = chosen(offered.text()?);
         let (content, _) =
             send(&mut https, (version, None), "RetrieveServiceContent", &instance(), "", LOOK)?;
@@ -232,10 +238,76 @@ impl Session {
         self.within_session(|session| {
             let mut headers = vec![(header::RANGE, range.to_string())];
             headers.extend(session.login().cookie.clone().map(|cookie| (header::COOKIE, cookie)));
-            let given = session.https.ask(&Method::GET, uri, &headers, String::new(), LOOK)?;
+            let given = session.https.ask(&Method::GET, uri, &headers, Sending::nothing(), LOOK)?;
             match given.status {
                 StatusCode::UNAUTHORIZED => Err(Fault::ended()),
                 status => Ok((status, given.body)),
+            }
+        })
+    }
+
+    /// The same for one that takes its time.
+    ///
+    /// # Errors
+    /// What the server said, or why it is not heard.
+    pub(crate) fn long(
+        &mut self,
+        method: &str,
+        this: &Ref,
+        arguments: &str,
+        within: Duration,
+    ) -> Result<Vec<Element>, Fault> {
+        self.within_session(|session| session.call(method, this, arguments, within))
+    }
+
+    /// Puts a file; the status of the answer. A session that has ended is begun again once.
+    ///
+    /// # Errors
+    /// Why the server is not heard, or the file cannot be read.
+    pub(crate) fn put(&mut self, uri: &str, from: &Path, within: Duration) -> Result<StatusCode, Fault> {
+        self.within_session(|session| {
+            let unread = |e: std::io::Error| Fault::said(format!("{}: {e}", from.display()));
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a file of the gateway's own, read while it is sent"
+            )]
+            let file = std::fs::File::open(from).map_err(unread)?;
+            let size = file.metadata().map_err(unread)?.len();
+            let mut headers = vec![(header::CONTENT_TYPE, "application/octet-stream".to_string())];
+            headers.extend(session.login().cookie.clone().map(|cookie| (header::COOKIE, cookie)));
+            let given = session.https.ask(&Method::PUT, uri, &headers, Sending::File(file, size), within)?;
+            match given.status {
+                StatusCode::UNAUTHORIZED => Err(Fault::ended()),
+                status => Ok(status),
+            }
+        })
+    }
+
+    /// SHA-256 and size of a file, which is read whole and not kept.
+    ///
+    /// # Errors
+    /// Why the server is not heard.
+    pub(crate) fn hash(&mut self, uri: &str, within: Duration) -> Result<(StatusCode, [u8; 32], u64), Fault> {
+        self.within_session(|session| {
+            let headers: Vec<_> =
+                session.login().cookie.clone().map(|cookie| (header::COOKIE, cookie)).into_iter().collect();
+            let begun = (Sha256::new(), 0);
+            let (status, _, (sum, size)) = session.https.exchange(
+                &Method::GET,
+                uri,
+                &headers,
+                Sending::nothing(),
+                within,
+                begun,
+                |(sum, size): &mut (Sha256, u64), piece| {
+                    sum.update(piece);
+                    *size += piece.len() as u64;
+                    *size <= MOST_FILE
+                },
+            )?;
+            match status {
+                StatusCode::UNAUTHORIZED => Err(Fault::ended()),
+                status => Ok((status, sum.finalize().into(), size)),
             }
         })
     }
@@ -282,7 +354,8 @@ fn send(
         (header::HeaderName::from_static("soapaction"), format!("urn:vim25/{version}")),
     ];
     headers.extend(cookie.map(|cookie| (header::COOKIE, cookie)));
-    let given = https.ask(&Method::POST, "/sdk", &headers, envelope(method, this, arguments), within)?;
+    let given =
+        https.ask(&Method::POST, "/sdk", &headers, envelope(method, this, arguments).into(), within)?;
     let answer = given.text().and_then(|body| answer(given.status, body)).map_err(|fault| {
         match fault.is_unheard() {
             true => Fault::unheard(format!("{}: {}", https.name(), fault.said.join(": "))),

@@ -70,8 +70,15 @@ fn run(
         tracing::info!(vm = on.vm, "{said}");
         operation.say(said);
     };
-    wait_for_orphans(node, &mut say);
-    let outcome = act(node, &mut say);
+    let outcome = match wait_for_orphans(node, &mut say) {
+        None => act(node, &mut say),
+        // To go on beside it would be a second one of it, or one against it.
+        Some(command) => Outcome::Blocked {
+            why: format!("`{command}`, which an earlier agent started, still runs; nothing was done"),
+            hint: "wait until it has ended, then `vsgpu apply` (through vCenter: look in Recent Tasks)"
+                .into(),
+        },
+    };
     tracing::info!(vm = on.vm, ?outcome, "ended");
     node.metrics.rpc(
         rpc,
@@ -81,17 +88,21 @@ fn run(
     outcome
 }
 
-/// An agent that was killed may have left an installer running: wait for it, within the longest deadline a
-/// command has.
-fn wait_for_orphans(node: &Node, say: &mut dyn FnMut(String)) {
+/// Longer than any command may take.
+const ORPHAN: Duration = Duration::from_secs(7_300);
+
+/// An agent that was killed may have left an installer or a task running: waits for it. What still runs then.
+fn wait_for_orphans(node: &Node, say: &mut dyn FnMut(String)) -> Option<String> {
     let start = node.system.elapsed();
     let mut said = false;
-    while let Some(command) =
-        node.system.orphan().filter(|_| node.system.elapsed() - start < Duration::from_secs(3660))
-    {
+    while let Some(command) = node.system.orphan() {
+        if node.system.elapsed() - start >= ORPHAN {
+            return Some(command);
+        }
         if !std::mem::replace(&mut said, true) {
             say(format!("waiting for `{command}`, which an earlier agent started"));
         }
         node.system.sleep(Duration::from_millis(500));
     }
+    None
 }
