@@ -43,6 +43,19 @@ pub enum Call {
     Acceptance(&'static str),
     /// A service of the host.
     RestartService(&'static str),
+    /// A service of the host.
+    StopService(&'static str),
+    /// A single package, by its path on the host.
+    InstallVib(String),
+    /// esxcli through the API.
+    Esxcli {
+        /// `software vib`
+        namespace: &'static [&'static str],
+        /// `install`
+        command: &'static str,
+        /// By their long names, without hyphens.
+        arguments: Vec<(String, String)>,
+    },
     /// Graphics devices are read again.
     RefreshGraphics,
     /// Seconds until it is given up.
@@ -73,6 +86,13 @@ pub(crate) const LEVELS: [(&str, &str); 4] = [
     ("VMwareAccepted", "vmware_accepted"),
     ("VMwareCertified", "vmware_certified"),
 ];
+
+const VIB: &[&str] = &["software", "vib"];
+const COMPONENT: &[&str] = &["software", "component"];
+
+fn esxcli(namespace: &'static [&'static str], command: &'static str, name: &str, value: &str) -> Call {
+    Call::Esxcli { namespace, command, arguments: vec![(name.into(), value.into())] }
+}
 
 fn word(list: &[(&str, &'static str)], of_esxcli: &str) -> Option<&'static str> {
     list.iter().find(|(of, _)| *of == of_esxcli).map(|(_, of_api)| *of_api)
@@ -120,6 +140,16 @@ impl Call {
             ("vim-cmd", ["vmsvc/power.on", id]) => Self::PowerOn(number(id)?),
             ("vim-cmd", ["vmsvc/power.off", id]) => Self::PowerOff(number(id)?),
             ("vim-cmd", ["vmsvc/power.shutdown", id]) => Self::ShutDownGuest(number(id)?),
+            ("esxcli", ["software", "vib", "install", "-v", path]) => Self::InstallVib((*path).into()),
+            ("esxcli", ["software", "vib", "install", "-d", path]) => esxcli(VIB, "install", "depot", path),
+            ("esxcli", ["software", "component", "apply", "-d", path]) => {
+                esxcli(COMPONENT, "apply", "depot", path)
+            }
+            ("esxcli", ["software", "vib", "remove", "-n", name]) => esxcli(VIB, "remove", "vibname", name),
+            ("esxcli", ["software", "component", "remove", "-n", name]) => {
+                esxcli(COMPONENT, "remove", "component", name)
+            }
+            ("/etc/init.d/nvdGpuMgmtDaemon", ["stop"]) => Self::StopService("nvdGpuMgmtDaemon"),
             ("/etc/init.d/xorg", ["start"]) => Self::RestartService("xorg"),
             // The restart is one call; the engine of NVIDIA's monitoring has none.
             ("/etc/init.d/xorg", ["stop"]) | ("nv-hostengine", _) => Self::Nothing,
@@ -150,6 +180,12 @@ impl fmt::Display for Call {
             Self::ModuleOptions { module, line } => write!(f, "UpdateModuleOptionString {module} \"{line}\""),
             Self::Acceptance(level) => write!(f, "UpdateHostImageAcceptanceLevel {level}"),
             Self::RestartService(name) => write!(f, "RestartService {name}"),
+            Self::StopService(name) => write!(f, "StopService {name}"),
+            Self::InstallVib(path) => write!(f, "InstallHostPatchV2_Task {}", place(path)),
+            Self::Esxcli { namespace, command, arguments } => {
+                write!(f, "ExecuteSoap esxcli {} {command}", namespace.join(" "))?;
+                arguments.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
+            }
             Self::RefreshGraphics => f.write_str("RefreshGraphicsManager"),
             Self::EnterMaintenance(secs) => {
                 write!(f, "EnterMaintenanceMode_Task timeout={secs} evacuatePoweredOffVms=false")
@@ -245,9 +281,11 @@ mod tests {
                 "UpdatePassthruConfig 0000:3b:00.0 passthruEnabled=true applyNow=true",
             ),
             (
-                "software vib install -d /x.zip",
-                "esxcli software vib install -d /x.zip  (not through vCenter)",
+                "software vib install -d /vmfs/volumes/ds/x.zip",
+                "ExecuteSoap esxcli software vib install depot=/vmfs/volumes/ds/x.zip",
             ),
+            ("software vib install -v /vmfs/volumes/ds/a/x.vib", "InstallHostPatchV2_Task [ds] a/x.vib"),
+            ("system settings advanced list", "esxcli system settings advanced list  (not through vCenter)"),
         ] {
             assert_eq!(shown(&Effect::run(command(words))).as_deref(), Some(is));
         }

@@ -4,7 +4,7 @@
 use vsgpu_core::readers::esxcli::{self, Record};
 use vsgpu_core::{Command, ExitKind, Observation, Probe, Unreadable};
 
-fn xml(args: &[&str]) -> Command {
+pub(crate) fn xml(args: &[&str]) -> Command {
     Command::new("esxcli", ["--formatter=xml"].iter().chain(args).copied())
 }
 

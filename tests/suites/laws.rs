@@ -198,8 +198,10 @@ fn apply_then_check_is_met_twice_changes_nothing_and_exports_itself() {
         walked.push((entry.scope, entry.name));
     }
     let all: &Catalogue = vsgpu::catalogue();
-    let missed: Vec<&str> =
-        all.entries.iter().filter(|e| !walked.contains(&(e.scope, e.name))).map(|e| e.name).collect();
+    // Only vCenter has these: the suite `vcenter` tries them.
+    let elsewhere = ["evacuable", "drs-options"];
+    let open = all.entries.iter().filter(|e| !walked.contains(&(e.scope, e.name)));
+    let missed: Vec<&str> = open.map(|e| e.name).filter(|name| !elsewhere.contains(name)).collect();
     assert!(missed.is_empty(), "no law was tried on: {missed:?}");
 }
 

@@ -25,7 +25,7 @@ pub enum Made {
 }
 
 /// Calls, each with its privilege and whether it is about a VM.
-pub const CALLS: [(&str, &str, bool); 14] = [
+pub const CALLS: [(&str, &str, bool); 16] = [
     ("UpdateGraphicsConfig", "Host.Config.Settings", false),
     ("RefreshGraphicsManager", "Host.Config.Settings", false),
     ("UpdatePassthruConfig", "Host.Config.PciPassthru", false),
@@ -39,6 +39,8 @@ pub const CALLS: [(&str, &str, bool); 14] = [
     ("PowerOffVM_Task", "VirtualMachine.Interact.PowerOff", true),
     ("ShutdownGuest", "VirtualMachine.Interact.PowerOff", true),
     ("ReconfigVM_Task", "VirtualMachine.Config.AddRemoveDevice", true),
+    ("InstallHostPatchV2_Task", "Host.Config.Patch", false),
+    ("StopService", "Host.Config.NetService", false),
     ("CloneVM_Task", "VirtualMachine.Provisioning.Clone", true),
 ];
 
@@ -48,7 +50,7 @@ fn text(of: &Element, path: &[&str]) -> String {
 }
 
 /// What the tool says, as a fault.
-fn refused(answer: &Answer) -> (&'static str, String) {
+pub fn refused(answer: &Answer) -> (&'static str, String) {
     let fault = vsgpu_core::readers::vim_cmd::fault(&answer.stdout);
     let kind = match fault.as_ref().and_then(|fault| fault.fault.as_deref()) {
         Some("InvalidPowerState") => "InvalidPowerState",
@@ -117,6 +119,11 @@ pub fn make(folder: &Path, number: usize, call: &Element) -> Made {
             }
             _ => Made::Refused("NotFound", "The object or item referred to could not be found.".into()),
         },
+        "InstallHostPatchV2_Task" => super::software::install(folder, call),
+        // The service of the host's GPU manager is there where its package is.
+        "StopService" => {
+            Made::Refused("NotFound", "The object or item referred to could not be found.".into())
+        }
         "EnterMaintenanceMode_Task" => {
             // Nobody moves the VMs: it waits for them, and gives up.
             if machine.esxi().vms.iter().any(|vm| vm.on) {

@@ -107,12 +107,15 @@ fn connection(stream: TcpStream, config: Arc<rustls::ServerConfig>, world: &Mute
         if stream.read_exact(&mut body).is_err() {
             return;
         }
-        let body = String::from_utf8_lossy(&body).into_owned();
         let path = head.split(' ').nth(1).unwrap_or_default().to_string();
         let (cookie, range) = (header("cookie"), header("range"));
-        let reply = match path.starts_with("/folder/") {
-            true => world.lock().unwrap().file(&path, cookie.as_deref(), range.as_deref()),
-            false => world.lock().unwrap().answer(&path, cookie.as_deref(), &body),
+        let reply = match (path.starts_with("/folder/"), head.starts_with("PUT ")) {
+            (true, true) => world.lock().unwrap().put_file(&path, cookie.as_deref(), &body),
+            (true, false) => world.lock().unwrap().file(&path, cookie.as_deref(), range.as_deref()),
+            (false, _) => {
+                let body = String::from_utf8_lossy(&body).into_owned();
+                world.lock().unwrap().answer(&path, cookie.as_deref(), &body)
+            }
         };
         // The connection is cut.
         if reply.status == 0 {

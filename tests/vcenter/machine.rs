@@ -56,6 +56,7 @@ pub fn host_value(folder: &Path, number: usize, path: &str) -> Option<String> {
         "configManager.imageConfigManager" => {
             reference("HostImageConfigManager", &format!("imageConfigManager-{number}"))
         }
+        "configManager.patchManager" => reference("HostPatchManager", &format!("patchManager-{number}")),
         "configManager.serviceSystem" => reference("HostServiceSystem", &format!("serviceSystem-{number}")),
         "configManager.kernelModuleSystem" => {
             reference("HostKernelModuleSystem", &format!("kernelModuleSystem-{number}"))

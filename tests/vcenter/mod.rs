@@ -11,6 +11,7 @@ mod drs;
 mod http;
 mod machine;
 mod schema;
+mod software;
 mod world;
 
 pub use drs::Drs;

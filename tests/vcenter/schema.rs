@@ -3,7 +3,7 @@
 use vsgpu_core::readers::xml::Element;
 
 /// For each call and data object that the client sends: its elements in their order; those with `*` may come again.
-const ORDER: [(&str, &[&str]); 59] = [
+const ORDER: [(&str, &[&str]); 65] = [
     ("RetrieveServiceContent", &["_this"]),
     ("Login", &["_this", "userName", "password", "locale"]),
     ("Logout", &["_this"]),
@@ -74,6 +74,12 @@ const ORDER: [(&str, &[&str]); 59] = [
         ],
     ),
     ("option", &["key", "value"]),
+    ("RetrieveManagedMethodExecuter", &["_this"]),
+    ("ExecuteSoap", &["_this", "moid", "version", "method", "argument*"]),
+    ("argument", &["name", "val"]),
+    ("InstallHostPatchV2_Task", &["_this", "metaUrls*", "bundleUrls*", "vibUrls*", "spec"]),
+    ("StopService", &["_this", "id"]),
+    ("MakeDirectory", &["_this", "name", "datacenter", "createParentDirectories"]),
     ("CloneVM_Task", &["_this", "folder", "name", "spec"]),
     (
         "location",

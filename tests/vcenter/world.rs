@@ -3,7 +3,7 @@
 use super::changes::{self, CALLS, Made};
 use super::drs::{self, Drs};
 use super::http::Reply;
-use super::{clones, machine, schema};
+use super::{clones, machine, schema, software};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use vsgpu_core::readers::xml::{Element, parse};
@@ -72,6 +72,12 @@ pub struct World {
     /// Calls that changed something.
     pub changes: usize,
     pub drs: Drs,
+    /// Of a file that is put only half arrives.
+    pub cuts_files: bool,
+    /// The version of the API that the server says.
+    pub api: &'static str,
+    /// Clusters have an image.
+    pub images: bool,
     logins: usize,
     listing: BTreeMap<String, Vec<String>>,
 }
@@ -101,6 +107,9 @@ impl World {
             cut: None,
             changes: 0,
             drs: Drs::default(),
+            cuts_files: false,
+            api: "8.0.3.0",
+            images: true,
             logins: 0,
             listing: BTreeMap::new(),
         }
@@ -177,6 +186,15 @@ impl World {
                 plain(&call.name, &drs::forecast(self, number(host).unwrap_or(usize::MAX)))
             }
             "ReconfigureComputeResource_Task" => self.reconfigure_cluster(&call),
+            "RetrieveManagedMethodExecuter" => {
+                let host = number(text(&call, "_this")).unwrap_or_default();
+                plain(
+                    &call.name,
+                    &format!("<returnval type=\"ManagedMethodExecuter\">executer-{host}</returnval>"),
+                )
+            }
+            "ExecuteSoap" => self.esxcli(&call),
+            "MakeDirectory" => self.make_folder(&call),
             "CurrentTime" => returned(&call.name, "2026-11-27T14:00:30Z"),
             "QueryAvailablePerfMetric" => {
                 let one = |counter: usize, instance: &str| {
@@ -193,6 +211,31 @@ impl World {
                 plain(&call.name, &all.concat())
             }
             other => fault("MethodNotFound", &format!("there is no {other} (simulated)"), ""),
+        }
+    }
+
+    /// A file that is put onto a datastore.
+    pub(super) fn put_file(&mut self, path: &str, cookie: Option<&str>, bytes: &[u8]) -> Reply {
+        self.calls.push("PUT /folder".into());
+        let status = |status: u16| Reply::xml(status, format!("{status} (simulated)"));
+        let session = cookie.and_then(|c| c.strip_prefix("vmware_soap_session=")).unwrap_or_default();
+        if !self.sessions.contains(session) {
+            return status(401);
+        }
+        if self.lacked("datastore-1", "Datastore.FileManagement") {
+            return status(403);
+        }
+        let Some((file, query)) = path.trim_start_matches("/folder/").split_once('?') else {
+            return status(400);
+        };
+        let datastore = query.rsplit('=').next().unwrap_or_default();
+        // Half of it arrives, and nobody says so.
+        let bytes = if self.cuts_files { &bytes[..bytes.len() / 2] } else { bytes };
+        let put = |folder: &PathBuf| software::put(folder, datastore, &file.replace("%20", " "), bytes);
+        if self.machines.values().filter(|folder| put(folder)).count() > 0 {
+            status(201)
+        } else {
+            status(404)
         }
     }
 
@@ -241,12 +284,13 @@ impl World {
             true => ("VMware vCenter Server 8.0.3 build-0 (simulated)", "VirtualCenter"),
             false => ("VMware ESXi 8.0.3 build-0 (simulated)", "HostAgent"),
         };
+        let api = self.api;
         let instance = match self.is_vcenter {
             true => "<instanceUuid>0f0e0d0c-0000-0000-0000-000000000001</instanceUuid>",
             false => "",
         };
         format!(
-            "<rootFolder type=\"Folder\">{root}</rootFolder><propertyCollector type=\"PropertyCollector\">{collector}</propertyCollector><viewManager type=\"ViewManager\">{views}</viewManager><about><fullName>{name}</fullName><apiType>{kind}</apiType><apiVersion>8.0.3.0</apiVersion>{instance}</about><sessionManager type=\"SessionManager\">{sessions}</sessionManager><authorizationManager type=\"AuthorizationManager\">{rights}</authorizationManager><perfManager type=\"PerformanceManager\">PerfMgr</perfManager><diagnosticManager type=\"DiagnosticManager\">DiagMgr</diagnosticManager>"
+            "<rootFolder type=\"Folder\">{root}</rootFolder><propertyCollector type=\"PropertyCollector\">{collector}</propertyCollector><viewManager type=\"ViewManager\">{views}</viewManager><about><fullName>{name}</fullName><apiType>{kind}</apiType><apiVersion>{api}</apiVersion>{instance}</about><sessionManager type=\"SessionManager\">{sessions}</sessionManager><authorizationManager type=\"AuthorizationManager\">{rights}</authorizationManager><perfManager type=\"PerformanceManager\">PerfMgr</perfManager><diagnosticManager type=\"DiagnosticManager\">DiagMgr</diagnosticManager><fileManager type=\"FileManager\">FileManager</fileManager>"
         )
     }
 
@@ -371,6 +415,46 @@ impl World {
                 self.tasks.insert(id.clone(), (self.tasks_run_for, ended));
                 plain(&call.name, &format!("<returnval type=\"Task\">{id}</returnval>"))
             }
+        }
+    }
+
+    /// esxcli of a host: for somebody who may nearly everything.
+    fn esxcli(&mut self, call: &Element) -> Reply {
+        let host = number(text(call, "_this")).unwrap_or(usize::MAX);
+        if self.lacked(&format!("host-{host}"), ADMINISTRATOR) {
+            let more = format!(
+                "<object type=\"HostSystem\">host-{host}</object><privilegeId>Host.Config.Settings</privilegeId>"
+            );
+            return fault("NoPermission", "Permission to perform this operation was denied.", &more);
+        }
+        let Some(folder) = self.machines.get(&host).cloned() else {
+            return fault("ManagedObjectNotFound", "there is no machine behind it (simulated)", "");
+        };
+        let changes = !text(call, "method").ends_with(".list");
+        let at = self.changes;
+        self.changes += usize::from(changes);
+        let nothing = || Reply { status: 0, headers: String::new(), body: vec![] };
+        if changes && self.cut == Some((at, false)) {
+            return nothing();
+        }
+        let answer = software::execute(&folder, call);
+        if changes && self.cut == Some((at, true)) {
+            return nothing();
+        }
+        returned(&call.name, &answer)
+    }
+
+    fn make_folder(&mut self, call: &Element) -> Reply {
+        let name = text(call, "name").to_string();
+        if self.lacked("datastore-1", "Datastore.FileManagement") {
+            let more = "<object type=\"Datastore\">datastore-1</object><privilegeId>Datastore.FileManagement</privilegeId>";
+            return fault("NoPermission", "Permission to perform this operation was denied.", more);
+        }
+        let made: Vec<_> =
+            self.machines.values().map(|folder| software::make_folder(folder, &name)).collect();
+        match made.iter().find_map(|made| made.as_ref().err()) {
+            Some(kind) => fault(kind, "(simulated)", ""),
+            None => plain(&call.name, ""),
         }
     }
 
@@ -584,7 +668,7 @@ impl World {
                 "parent" => Some("<val xsi:type=\"ManagedObjectReference\" type=\"Folder\">group-h3</val>".into()),
                 "resourcePool" => Some(format!("<val xsi:type=\"ManagedObjectReference\" type=\"ResourcePool\">{}</val>", clones::POOL)),
                 "environmentBrowser" => Some("<val xsi:type=\"ManagedObjectReference\" type=\"EnvironmentBrowser\">envbrowser-1</val>".into()),
-                "lifecycleManaged" => Some("<val xsi:type=\"xsd:boolean\">true</val>".into()),
+                "lifecycleManaged" => Some(format!("<val xsi:type=\"xsd:boolean\">{}</val>", self.images)),
                 "host" => {
                     let of = self.hosts.iter().enumerate().filter(|(_, host)| host.cluster == Some(number));
                     let each: String = of
@@ -685,6 +769,9 @@ impl World {
         plain(&call.name, &call.all("entity").map(of).collect::<String>())
     }
 }
+
+/// Who may run esxcli through the API: no privilege of its own is known for it.
+pub const ADMINISTRATOR: &str = "(administrator)";
 
 /// Methods of hosts and their managers: the privilege that each takes, and whether it is asked for at the top.
 const MACHINE_METHODS: [(&str, &str, bool); 9] = [

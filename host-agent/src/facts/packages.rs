@@ -4,11 +4,14 @@
 use crate::esxcli;
 use crate::facts::acceptance::{ACCEPTANCE, Level, level};
 use crate::facts::esx_version::EsxVersion;
+use crate::facts::vcenter::Vcenter;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::{Artifact, Kind, PackageContent};
 use vsgpu_core::units::DriverVersion;
-use vsgpu_core::{Command, Effect, Fact as _, Observation, Probe, Subject, Unreadable, WordOr};
+use vsgpu_core::{
+    Command, Effect, ExitKind, Fact as _, InVcenter, Observation, Probe, Subject, Unreadable, WordOr,
+};
 
 /// A package that is to be there, or none of its kind.
 pub type PackageWish = WordOr<Absent, PackageSpec>;
@@ -114,9 +117,23 @@ pub struct Packages {
     /// An image waits for the next boot, with NVIDIA's packages in it or without.
     #[serde(default)]
     pub image_staged: bool,
-    /// vCenter answers for the host: packages are seen through it, and not installed.
+    /// Where the vSphere API answers for the host: what it does not do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_api: Option<ByApi>,
+}
+
+/// Packages by the vSphere API.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ByApi {
+    /// Why nobody installs a single package here: whose image it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_of: Option<String>,
+    /// Nobody can install one at all, whatever is allowed: vCenter 9.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub by_api: bool,
+    pub only_images: bool,
+    /// Why esxcli does not answer through the API: bundles, and removing, take it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_esxcli: Option<String>,
 }
 
 const COMPONENTS: [&str; 3] = ["software", "component", "list"];
@@ -146,6 +163,7 @@ impl Packages {
     pub(crate) fn probes(seen: &Observation) -> Vec<Probe> {
         let mut probes =
             [&LIST[..], &STAGED, &ACCEPTANCE, &PROFILE].map(|args| esxcli::probes(args, seen)).concat();
+        probes.push(Probe::Inventory(InVcenter::Host));
         probes.extend(EsxVersion::ask(seen));
         if EsxVersion::running(seen).is_some_and(|v| EsxVersion::major(&v) >= Some(7)) {
             probes.extend(esxcli::probes(&COMPONENTS, seen));
@@ -177,7 +195,7 @@ impl Packages {
             acceptance,
             image_profile,
             image_staged,
-            by_api: esxcli::is_without_answer(&STAGED, seen),
+            by_api: by_api(seen)?,
             esx_version: EsxVersion::parse(&Subject::node(), seen)?.version,
         })
     }
@@ -197,20 +215,36 @@ impl Packages {
         self.installed.iter().find(|vib| alike(&vib.name))
     }
 
-    /// Why no package is installed or removed here at all, and what to do.
-    pub(crate) fn is_elsewhere(&self) -> Option<(String, String)> {
-        self.by_api.then(|| {
+    /// Why no package is removed here, and what to do.
+    pub(crate) fn keeps(&self) -> Option<(String, String)> {
+        let by_api = self.by_api.as_ref()?;
+        let image = by_api.image_of.as_ref().map(|owner| of_image(owner));
+        let no_esxcli = by_api.no_esxcli.as_ref().map(|why| {
             (
-                "vsgpu installs and removes no packages through vCenter yet".into(),
-                "do it in vCenter (the image of the cluster), or serve this host over ssh; vsgpu sees what is installed".into(),
+                format!("packages are removed by esxcli, which does not answer through vCenter: {why}"),
+                "give the account an administrator's role on this host for the time, or serve it over ssh"
+                    .into(),
             )
-        })
+        });
+        image.or(no_esxcli)
     }
 
     /// What stands against installing a package on this host, and what to do.
     pub(crate) fn refuses(&self, spec: &PackageSpec) -> Option<(String, String)> {
-        if let Some(elsewhere) = self.is_elsewhere() {
-            return Some(elsewhere);
+        if let Some(by_api) = &self.by_api {
+            let owner = by_api.image_of.as_ref().filter(|_| by_api.only_images || !spec.allow_drift);
+            if let Some(owner) = owner {
+                return Some(of_image(owner));
+            }
+            if let Some(why) = by_api.no_esxcli.as_ref().filter(|_| spec.package.kind != Some(Kind::Vib)) {
+                return Some((
+                    format!(
+                        "{} is a bundle: esxcli installs it, which does not answer through vCenter: {why}",
+                        spec.package.file_name()
+                    ),
+                    "name the single .vib out of it, give the account an administrator's role on this host for the time, or serve it over ssh".into(),
+                ));
+            }
         }
         let lifecycle =
             self.image_profile.as_deref().filter(|name| name.contains("Lifecycle Manager Generated Image"));
@@ -268,6 +302,46 @@ impl Packages {
         };
         Effect::run(Command::new("esxcli", args).within(1800))
     }
+}
+
+/// Of packages that belong to an image.
+fn of_image(owner: &str) -> (String, String) {
+    (
+        format!("{owner}: a package installed by hand is undone by the next remediation, or blocks it"),
+        "add NVIDIA's component to that image in vCenter and remediate the host; vsgpu sees what is installed".into(),
+    )
+}
+
+/// What the API does not do here; none where the host's own tools answer.
+fn by_api(seen: &Observation) -> Result<Option<ByApi>, Unreadable> {
+    let Some(host) = Vcenter::parse(&Subject::node(), seen)?.host else { return Ok(None) };
+    let major = host.api.as_deref().and_then(EsxVersion::major);
+    let only_images = host.is_vcenter && major.is_some_and(|major| major >= 9);
+    let of_cluster = host.cluster.as_ref().filter(|cluster| cluster.image_managed == Some(true));
+    // Before 7.0 there are no images.
+    let unread = host
+        .cluster
+        .as_ref()
+        .filter(|cluster| cluster.image_managed.is_none() && major.is_none_or(|major| major >= 7));
+    let image_of = match (of_cluster, unread) {
+        (Some(cluster), _) => {
+            Some(format!("{} has one image for its hosts (vSphere Lifecycle Manager)", cluster.name))
+        }
+        (None, _) if only_images => {
+            Some("from vCenter 9 on every host has an image (vSphere Lifecycle Manager)".into())
+        }
+        (None, Some(cluster)) => {
+            Some(format!("whether {} has one image for its hosts may not be read", cluster.name))
+        }
+        (None, None) => None,
+    };
+    let no_esxcli = match seen.output(&esxcli::xml(&COMPONENTS)).map(|output| &output.ended) {
+        Ok(ExitKind::ByApi(why)) => Some(why.clone()),
+        Ok(_) => None,
+        // Before 7.0 nobody asks for components.
+        Err(_) => Some("it was not asked on this release".into()),
+    };
+    Ok(Some(ByApi { image_of, only_images, no_esxcli }))
 }
 
 fn all_in(package: &Artifact, vibs: &[Vib]) -> bool {

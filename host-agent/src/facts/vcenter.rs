@@ -19,6 +19,12 @@ pub struct Vcenter {
 pub struct HostInVcenter {
     /// `VMware vCenter Server 8.0.3 build-24022515`
     pub server: String,
+    /// Version of its API: `8.0.3.0`.
+    #[serde(default)]
+    pub api: Option<String>,
+    /// vCenter, and no host that stands alone.
+    #[serde(default)]
+    pub is_vcenter: bool,
     /// The host's name there.
     pub name: String,
     /// `lockdownDisabled`, `lockdownNormal`, `lockdownStrict`.

@@ -2,40 +2,19 @@
 //! the tools' own words. The same readers read it, so the same facts come of it. A command that is not here has no
 //! counterpart, and says so.
 
-use super::site::Site;
+use super::asked::{Asked, refused};
+use super::tool_xml::{fields, record, records, word};
 use super::vmx;
-use crate::by_api::{GRAPHICS_TYPES, LEVELS, POLICIES};
-use std::collections::BTreeSet;
+use crate::by_api::{GRAPHICS_TYPES, POLICIES};
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex};
-use std::thread::ThreadId;
 use vsgpu_core::units::Bdf;
 use vsgpu_core::{Command, ExitKind, Output};
 use vsgpu_vsphere::host::{HostDetails, PciDevice};
 use vsgpu_vsphere::host_methods::{Managers, uptime};
-use vsgpu_vsphere::inventory::Host;
 use vsgpu_vsphere::vm::Vm;
-use vsgpu_vsphere::{Fault, Session};
 
 /// Why there is no answer from the driver, in words that lead on.
 const NO_DRIVER: &str = "only nvidia-smi on the host tells this, and vCenter does not";
-
-/// Tasks that this process began on a host.
-#[derive(Default)]
-pub(super) struct Tasks {
-    /// Those that are waited for, by their ids.
-    pub own: BTreeSet<String>,
-    /// What threads have to tell of theirs.
-    pub told: Vec<(ThreadId, String)>,
-}
-
-/// One host of a site.
-pub(super) struct Asked<'a> {
-    pub site: &'a Site,
-    pub host: &'a Host,
-    /// Tasks that were begun here.
-    pub tasks: &'a Mutex<Tasks>,
-}
 
 type Said = Result<String, String>;
 
@@ -66,49 +45,6 @@ fn none(what: &str) -> String {
     format!("vCenter has nothing that stands for `{what}`: serve this host over ssh for it")
 }
 
-/// What the server refused, for somebody who runs vsgpu.
-pub(super) fn refused(fault: &Fault) -> String {
-    match &fault.privilege {
-        Some(privilege) => {
-            format!(
-                "the account lacks the privilege {privilege} (`vsgpu-host-agent gateway check` says where)"
-            )
-        }
-        None => fault.to_string(),
-    }
-}
-
-impl Asked<'_> {
-    /// What is known of the host while vCenter reaches it: else it is old.
-    pub fn details(&self) -> Result<Arc<HostDetails>, String> {
-        let details = self.site.details(&self.host.of).map_err(|fault| refused(&fault))?;
-        match details.connection.as_str() {
-            "connected" => Ok(details),
-            state => {
-                let shown = match state {
-                    "notResponding" => "Not responding",
-                    "disconnected" => "Disconnected",
-                    other => other,
-                };
-                Err(format!(
-                    "vCenter shows {} as \"{shown}\": connect it again in the vSphere Client",
-                    self.host.name
-                ))
-            }
-        }
-    }
-
-    fn method<T>(&self, call: impl FnOnce(&Managers, &mut Session) -> Result<T, Fault>) -> Result<T, String> {
-        // A host that is away would hold a connection until it gives up.
-        self.details()?;
-        let called = self.site.with(|session| {
-            let managers = self.site.managers(session, &self.host.of)?;
-            call(&managers, session)
-        });
-        called.map_err(|fault| refused(&fault))
-    }
-}
-
 fn esxcli(asked: &Asked<'_>, words: &[&str]) -> Said {
     match words {
         ["system", "version", "get"] => {
@@ -137,23 +73,6 @@ fn esxcli(asked: &Asked<'_>, words: &[&str]) -> Said {
             Ok(word(&(seconds.map_err(|fault| refused(&fault))? * 1_000_000).to_string()))
         }
         ["system", "module", "parameters", "list", "-m", "nvidia"] => parameters(asked),
-        ["software", "acceptance", "get"] => {
-            let level = asked.method(Managers::acceptance)?;
-            let found = LEVELS.iter().find(|(_, of_api)| *of_api == level);
-            found
-                .map(|(of_esxcli, _)| word(of_esxcli))
-                .ok_or_else(|| format!("`{level}` is no level known here"))
-        }
-        ["software", "profile", "get"] => {
-            let (name, vendor) = asked.method(Managers::profile)?;
-            Ok(record(&[("Name", &name), ("Vendor", &vendor)]))
-        }
-        ["software", "vib", "list"] => {
-            let all = asked.method(Managers::packages)?;
-            Ok(records(all.iter().map(|package| {
-                fields(&[("Name", &package.name), ("Version", &package.version), ("Vendor", &package.vendor)])
-            })))
-        }
         ["vm", "process", "list"] => {
             let details = asked.details()?;
             let all = vms(&details)?;
@@ -183,6 +102,10 @@ fn esxcli(asked: &Asked<'_>, words: &[&str]) -> Said {
         }
         ["graphics", "device", "list"] => graphics_devices(&*asked.details()?, false),
         ["graphics", "device", "list", "--configured-type"] => graphics_devices(&*asked.details()?, true),
+        ["software", rest @ ..] => {
+            let answered = super::software::answer(asked, rest);
+            answered.unwrap_or_else(|| Err(none(&format!("esxcli {}", words.join(" ")))))
+        }
         _ => Err(none(&format!("esxcli {}", words.join(" ")))),
     }
 }
@@ -411,56 +334,14 @@ fn listing(vms: &[Vm]) -> Said {
     Ok(invalid + &rows.iter().map(line).collect::<String>())
 }
 
-type Fields = Vec<(String, String)>;
-
-fn fields(all: &[(&str, &str)]) -> Fields {
-    all.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect()
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
-fn structure(fields: &Fields) -> String {
-    let field = |(name, value): &(String, String)| {
-        format!("<field name=\"{name}\"><string>{}</string></field>", escaped(value))
-    };
-    format!("<structure typeName=\"Api\">{}</structure>", fields.iter().map(field).collect::<String>())
-}
-
-/// esxcli's own XML.
-fn output(inside: &str) -> String {
-    format!(
-        "<?xml version=\"1.0\" encoding=\"utf-8\"?><output xmlns=\"http://www.vmware.com/Products/ESX/5.0/esxcli\"><root>{inside}</root></output>\n"
-    )
-}
-
-fn record(all: &[(&str, &str)]) -> String {
-    output(&structure(&fields(all)))
-}
-
-fn records(all: impl Iterator<Item = Fields>) -> String {
-    let all: String = all.map(|fields| structure(&fields)).collect();
-    output(&format!("<list type=\"structure\">{all}</list>"))
-}
-
-fn word(text: &str) -> String {
-    output(&format!("<string>{}</string>", escaped(text)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vsgpu_core::readers::{esxcli, vim_cmd};
+    use vsgpu_core::readers::vim_cmd;
     use vsgpu_vsphere::Ref;
 
     #[test]
-    fn answers_read_back_whatever_stands_in_them() {
-        let text = records([fields(&[("Name", "a <b> & c"), ("Value", "")])].into_iter());
-        let read = esxcli::read(&text).unwrap();
-        assert_eq!((read.len(), read[0].get("Name")), (1, Some("a <b> & c")));
-        assert_eq!(esxcli::read(&word("Enabled")).unwrap()[0].title, "Enabled");
-        assert_eq!(esxcli::read(&records(std::iter::empty())).unwrap(), []);
+    fn functions_are_numbered_as_vmkernel_does() {
         assert_eq!(as_vmkernel("0000:3b:00.0".parse().unwrap()).as_deref(), Some("PCI 0:59:0:0"));
     }
 

@@ -1,17 +1,18 @@
 //! Changes by the API: the calls that `by_api` says, each proven by its task. Of a task its id is noted before it is waited
 //! for: a gateway that is killed leaves it running, and the next one waits for it rather than begin another.
 
-use super::answers::{Asked, number, refused};
+use super::answers::number;
+use super::asked::{Asked, refused};
 use super::evacuation;
+use super::software;
+use super::tasks::{Failed, wait};
 use super::vmx;
 use crate::by_api::{Call, place};
 use crate::facts::Evacuation;
 use crate::facts::virtual_machines::is_infrastructure;
 use crate::host::{Evacuable, EvacuableSpec};
-use std::sync::PoisonError;
-use std::time::{Duration, Instant};
 use vsgpu_core::words::first;
-use vsgpu_core::{Effect, ExitKind, IoError, Output, Requirement as _, System as _, Verdict};
+use vsgpu_core::{Effect, ExitKind, Output, Requirement as _, Verdict};
 use vsgpu_machine::Posix;
 use vsgpu_vsphere::change::{
     maintenance, power_off, power_on, reboot, reconfigure, set_drs_options, shut_down_guest,
@@ -19,44 +20,13 @@ use vsgpu_vsphere::change::{
 use vsgpu_vsphere::clone;
 use vsgpu_vsphere::evacuation::running_on;
 use vsgpu_vsphere::host::{Graphics, HostDetails};
-use vsgpu_vsphere::session::REFUSED;
-use vsgpu_vsphere::tasks::{Progress, cancel, progress};
 use vsgpu_vsphere::vm::Vm;
 use vsgpu_vsphere::{Fault, Ref};
 
-/// Notes of tasks that run, in the host's memory.
-const TASKS: &str = "/tasks";
 /// VMs that are named.
 const NAMED: usize = 5;
-/// Between two looks at a task.
-const SOON: Duration = Duration::from_millis(200);
-const LATER: Duration = Duration::from_secs(2);
 /// How long a new setting of a VM may take.
 const RECONFIGURE: u32 = 300;
-
-#[expect(clippy::disallowed_methods, reason = "a deadline over many calls")]
-fn now() -> Instant {
-    Instant::now()
-}
-
-/// Why a change was not made.
-enum Failed {
-    /// The server said so: nothing is done, or it failed.
-    Said(Fault),
-    /// It is not known what became of it.
-    Lost(String),
-    /// The deadline is over, seconds; the task goes on, or was cancelled.
-    Late(u32),
-}
-
-impl From<Fault> for Failed {
-    fn from(fault: Fault) -> Self {
-        match fault.is_unheard() || fault.kind == REFUSED {
-            true => Self::Lost(fault.to_string()),
-            false => Self::Said(fault),
-        }
-    }
-}
 
 /// Makes a change as the host's own tool would, with its output.
 pub(super) fn make(asked: &Asked<'_>, state: &Posix, call: &Call, secs: u32) -> Output {
@@ -132,6 +102,14 @@ fn done(asked: &Asked<'_>, state: &Posix, call: &Call, secs: u32) -> Result<(), 
             Err(fault) if fault.kind == "NotFound" => Ok(()),
             other => Ok(other?),
         },
+        Call::StopService(name) => match managers(&mut |of, session| of.stop_service(session, name)) {
+            Err(fault) if fault.kind == "NotFound" => Ok(()),
+            other => Ok(other?),
+        },
+        Call::InstallVib(path) => software::install_vib(asked, state, path, secs),
+        Call::Esxcli { namespace, command, arguments } => {
+            software::change(asked, state, (namespace, command), arguments, secs)
+        }
         Call::RefreshGraphics => Ok(managers(&mut |of, session| of.refresh_graphics(session))?),
         Call::EnterMaintenance(within) => {
             task(asked.site.with(|session| maintenance(session, host, true, *within))?)
@@ -306,21 +284,6 @@ fn clone_of(
     wait(asked, state, &task, &format!("CloneVM_Task {name}"), secs)
 }
 
-impl Failed {
-    /// In words, of a change that may take so many seconds.
-    fn in_words(self, secs: u32) -> String {
-        match self {
-            Self::Late(_) => format!("the change did not end within {secs} s"),
-            Self::Lost(why) => why,
-            Self::Said(fault) if fault.kind == "ConcurrentAccess" => {
-                "somebody else changed this VM at the same time: nothing was changed; `vsgpu plan` again"
-                    .into()
-            }
-            Self::Said(fault) => refused(&fault),
-        }
-    }
-}
-
 /// Sets keys of a VM, where nobody else changes it meanwhile.
 fn set_keys(
     asked: &Asked<'_>,
@@ -342,103 +305,4 @@ fn set_keys(
     })();
     asked.site.changed(&asked.host.of);
     changed.map_err(|failed| failed.in_words(RECONFIGURE))
-}
-
-/// Waits for a task to its end or its deadline. A connection that breaks meanwhile is made anew: the task goes on without
-/// it. Its note stays until the server says that it has ended.
-fn wait(asked: &Asked<'_>, state: &Posix, task: &Ref, doing: &str, secs: u32) -> Result<(), Failed> {
-    let tasks = || asked.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-    tasks().own.insert(task.id.clone());
-    let ended = wait_for(asked, state, task, doing, secs);
-    tasks().own.remove(&task.id);
-    ended
-}
-
-fn wait_for(asked: &Asked<'_>, state: &Posix, task: &Ref, doing: &str, secs: u32) -> Result<(), Failed> {
-    let tell = |text: String| {
-        let mut tasks = asked.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        tasks.told.push((std::thread::current().id(), text));
-    };
-    let note = format!("{TASKS}/{}", plain(&task.id));
-    let text = format!("{} {} {doing}", task.kind, task.id);
-    if let Err(why) = state.write(&note, text.as_bytes(), 0o600) {
-        tracing::warn!(task = %task.id, %why, "the task is not noted");
-    }
-    tracing::info!(host = %asked.host.name, task = %task.id, "{doing}");
-    tell(vsgpu_core::words::task(&task.id, &asked.host.name));
-    let look = || asked.site.with(|session| progress(session, task));
-    let (begun, within) = (now(), Duration::from_secs(secs.into()));
-    loop {
-        match look() {
-            // It ended so long ago that nobody knows how: the proof of the step tells.
-            Ok(Some(Progress::Done) | None) => {
-                let _ = state.remove(&note);
-                return Ok(());
-            }
-            Ok(Some(Progress::Failed(fault))) => {
-                let _ = state.remove(&note);
-                return Err(Failed::Said(fault));
-            }
-            Ok(Some(Progress::Runs(_))) => {}
-            // Not let in any more: the task knows nothing of it.
-            Err(fault) if fault.kind == REFUSED => return Err(Failed::Lost(fault.to_string())),
-            Err(_) => {}
-        }
-        if now() - begun >= within {
-            break;
-        }
-        let pause = if now() - begun < Duration::from_secs(5) { SOON } else { LATER };
-        state.sleep(pause.min(within.saturating_sub(now() - begun).max(SOON)));
-    }
-    // Whether it can be cancelled or not: the one who asked knows that it did not end in time.
-    let _ = asked.site.with(|session| cancel(session, task));
-    tell(match look() {
-        Ok(Some(Progress::Done | Progress::Failed(_)) | None) => {
-            let _ = state.remove(&note);
-            format!("{} did not end within {secs} s: it was cancelled", task.id)
-        }
-        _ => format!("{} did not end within {secs} s, and may still run: look in Recent Tasks", task.id),
-    });
-    Err(Failed::Late(secs))
-}
-
-/// An id as the name of a file.
-fn plain(id: &str) -> String {
-    id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
-}
-
-/// A task of an earlier gateway that still runs. Notes of those that have ended go.
-pub(super) fn left_running(asked: &Asked<'_>, state: &Posix) -> Option<String> {
-    let unread = |why: IoError| Some(format!("a task whose note cannot be read ({why})"));
-    let names = match state.list(TASKS) {
-        Ok(names) => names,
-        Err(IoError::NotFound(_)) => return None,
-        Err(why) => return unread(why),
-    };
-    // One that is being written is waited for here.
-    for name in names.iter().filter(|name| !name.ends_with(".vsgpu-new")) {
-        let note = format!("{TASKS}/{name}");
-        let text = match state.read(&note, 4096) {
-            Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
-            Err(IoError::NotFound(_)) => continue,
-            Err(why) => return unread(why),
-        };
-        let parts: Vec<&str> = text.splitn(3, ' ').collect();
-        let [kind, id, doing] = parts[..] else {
-            let _ = state.remove(&note);
-            continue;
-        };
-        // One that is waited for here is nobody's orphan.
-        if asked.tasks.lock().unwrap_or_else(PoisonError::into_inner).own.contains(id) {
-            continue;
-        }
-        let task = Ref { kind: kind.into(), id: id.into() };
-        match asked.site.with(|session| progress(session, &task)) {
-            Ok(Some(Progress::Runs(_))) => return Some(format!("{doing} ({id})")),
-            Ok(_) => drop(state.remove(&note)),
-            // Away, or not let in: it may well run.
-            Err(_) => return Some(format!("{doing} ({id}, vCenter does not say whether it runs)")),
-        }
-    }
-    None
 }

@@ -15,7 +15,7 @@ const SHOWN: usize = 10;
 
 pub(super) fn run(config: &Config) -> Result<(), String> {
     let mut session = begin(config, &AskedWith::default()).map_err(|fault| told(config, &fault))?;
-    let about = session.about().clone();
+    let about = session.about();
     let served = whole_hosts(config, &mut session)?;
     let served: Vec<&Host> = served.iter().collect();
     let may = match served.is_empty() {
@@ -32,7 +32,7 @@ pub(super) fn run(config: &Config) -> Result<(), String> {
 /// `gateway role`: everything that vsgpu does, and what each takes, for whoever makes the role.
 pub(super) fn role() -> Result<(), String> {
     let mut text =
-        "What vsgpu does, and what it takes. Leave out what this site does not want.\n`gateway serve` does not do these yet: install packages, clone VMs, reach guests.\n\n".to_string();
+        "What vsgpu does, and what it takes. Leave out what this site does not want.\n`gateway serve` does not reach guests yet.\n\n".to_string();
     for purpose in &PURPOSES {
         let _ = writeln!(text, "{}", purpose.name);
         for (on, id) in purpose.privileges {

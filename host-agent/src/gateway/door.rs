@@ -2,10 +2,12 @@
 //! answered by `answers`; of files there are the VMs' settings and the logs. What the agent keeps (its lease above all)
 //! and what it would note on the host's ramdisk lies here, in a folder of this host's.
 
-use super::answers::{Asked, Tasks, answer, refused};
+use super::answers::answer;
+use super::asked::{Asked, Tasks, refused};
 use super::boot::{self, RAMDISK};
-use super::changes::{left_running, make, make_effect};
-use super::site::Site;
+use super::changes::{make, make_effect};
+use super::site::{Site, spooled};
+use super::tasks::left_running;
 use super::vmx;
 use crate::by_api::{Call, shown};
 use crate::facts::vcenter::{ClusterOfHost, GpuCounters, HostInVcenter, OfferedProfile};
@@ -29,6 +31,9 @@ use vsgpu_vsphere::vm::{Vm, vms};
 const MOST_TEMPLATES: usize = 500;
 /// How a server says that it has no answer, for ever.
 const NOT_OFFERED: [&str; 4] = ["NoPermission", "MethodNotFound", "NotSupported", "NotImplemented"];
+const VOLUMES: &str = "/vmfs/volumes";
+/// Folder of a datastore for files of ours.
+const OURS: &str = "vsgpu";
 const VMKERNEL: &str = crate::facts::log_findings::VMKERNEL;
 
 /// One host.
@@ -52,7 +57,7 @@ fn other(path: &str, why: &str) -> IoError {
 
 impl ByApi {
     fn asked(&self) -> Asked<'_> {
-        Asked { site: &self.site, host: &self.host, tasks: &self.tasks }
+        Asked { site: &self.site, host: &self.host, tasks: &self.tasks, memory: self.state.as_ref() }
     }
 
     fn is_own(&self, path: &str) -> bool {
@@ -66,6 +71,23 @@ impl ByApi {
             Some(_) => Err(other(path, "files of a host are not written through the vSphere API")),
             None => Err(other(path, "nothing is changed by looking")),
         }
+    }
+
+    /// Where files for the hosts lie until they are installed.
+    fn received(&self, path: &str) -> Result<&Posix, IoError> {
+        let of_ours = path.strip_prefix(VOLUMES).and_then(|rest| rest.split('/').nth(2)) == Some(OURS);
+        match &self.site.files {
+            Some(files) if of_ours => Ok(files),
+            Some(_) => Err(other(path, "vsgpu does not look into datastores through vCenter")),
+            None => Err(other(path, "nothing is changed by looking")),
+        }
+    }
+
+    fn datastores(&self) -> Result<Vec<String>, IoError> {
+        self.asked().details().map_err(IoError::Unreachable)?;
+        let found = self.site.with(|session| datastores(session, &self.host.of));
+        let found = found.map_err(|fault| other(VOLUMES, &refused(&fault)))?;
+        Ok(found.into_iter().filter(|of| of.is_open).map(|of| of.name).collect())
     }
 
     /// A `.vmx`, as the settings of its VM would write it.
@@ -114,7 +136,7 @@ impl ByApi {
     fn in_vcenter(&self) -> Result<HostInVcenter, String> {
         let details = self.asked().details()?;
         let said = |fault: vsgpu_vsphere::Fault| refused(&fault);
-        let server = self.site.with(|session| Ok(session.about().full_name.clone())).map_err(said)?;
+        let about = self.site.with(|session| Ok(session.about())).map_err(said)?;
         // As it is now: hosts are moved.
         // Every host of a vCenter is in something.
         if self.site.config.is_vcenter && details.parent.is_none() {
@@ -146,7 +168,9 @@ impl ByApi {
             of_gpu.values.insert(name.into(), value);
         }
         Ok(HostInVcenter {
-            server,
+            server: about.full_name,
+            api: Some(about.api),
+            is_vcenter: about.is_vcenter,
             name: self.host.name.clone(),
             lockdown: details.lockdown.clone(),
             cluster,
@@ -234,12 +258,15 @@ impl System for ByApi {
     }
 
     fn hash(&self, path: &str) -> Result<String, IoError> {
-        Err(other(path, "vCenter does not tell the hash of a file"))
+        self.received(path)?.hash(&spooled(path))
     }
 
     fn list(&self, path: &str) -> Result<Vec<String>, IoError> {
         if self.is_own(path) {
             return self.state.as_ref().map_or_else(|| Err(IoError::NotFound(path.into())), |s| s.list(path));
+        }
+        if path == VOLUMES && self.site.config.is_vcenter {
+            return self.datastores();
         }
         Err(other(
             path,
@@ -248,14 +275,18 @@ impl System for ByApi {
     }
 
     fn size(&self, path: &str) -> Result<Option<u64>, IoError> {
-        Err(other(path, "vsgpu does not look into datastores through vCenter yet"))
+        self.received(path)?.size(&spooled(path))
     }
 
     fn is_folder(&self, path: &str) -> Result<bool, IoError> {
         // Whether the host is there: everything has this folder.
-        match path {
-            "/" => self.asked().details().map(|_| true).map_err(IoError::Unreachable),
-            _ => Err(other(path, "vsgpu does not look into datastores through vCenter yet")),
+        if path == "/" {
+            return self.asked().details().map(|_| true).map_err(IoError::Unreachable);
+        }
+        let datastore = path.strip_prefix(VOLUMES).and_then(|rest| rest.strip_prefix('/'));
+        match datastore.filter(|name| !name.contains('/')) {
+            Some(name) => Ok(self.datastores()?.iter().any(|known| known == name)),
+            None => Err(other(path, "vsgpu does not look into datastores through vCenter")),
         }
     }
 
@@ -271,14 +302,21 @@ impl System for ByApi {
         self.memory(path)?.remove(path)
     }
 
-    fn stage(&self, path: &str, _: &str) -> Result<Staged, IoError> {
-        Err(other(path, "vsgpu does not install packages through vCenter yet"))
+    /// Nobody but this agent comes into the folder of what was received: it is used where it lies.
+    fn stage(&self, path: &str, sha256: &str) -> Result<Staged, IoError> {
+        let (files, here) = (self.received(path)?, spooled(path));
+        let staged = files.stage(&here, sha256)?;
+        files.unstage(&here, &staged.instead);
+        Ok(Staged { instead: path.into(), ..staged })
     }
 
     fn unstage(&self, _: &str, _: &str) {}
 
-    fn upload(&self, file: &Incoming, _: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError> {
-        Err(other(&file.target, "vsgpu does not put files on datastores through vCenter yet").into())
+    fn upload(&self, file: &Incoming, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> Result<(), UploadError> {
+        let files = self.received(&file.target)?;
+        let here =
+            Incoming { target: spooled(&file.target), partial: spooled(&file.partial), ..file.clone() };
+        files.upload(&here, next)
     }
 
     fn boot_id(&self) -> Result<String, IoError> {

@@ -1,7 +1,7 @@
 //! The forecast of an evacuation: DRS's own, and what it does not say. A VM with a device that is bound to its host cannot
 //! move; whether DRS moves VMs with vGPUs at all is an option of its cluster; where DRS is off, somebody has to.
 
-use super::answers::{Asked, refused};
+use super::asked::{Asked, refused};
 use crate::facts::evacuation::{Forecast, Leaving, Way};
 use crate::facts::virtual_machines::is_infrastructure;
 use std::collections::BTreeMap;

@@ -46,7 +46,7 @@ pub(super) struct Served {
 }
 
 pub(super) fn run(config: Config, served: &Served) -> Result<(), String> {
-    let site = Arc::new(Site::new(config, vec![]));
+    let site = Arc::new(Site::new(config, vec![], None));
     let Some(address) = served.listen else {
         let page = Reader::default().page(&site);
         let page = page.map_err(|fault| told(&site.config, &fault))?;

@@ -2,6 +2,7 @@
 //! other verbs look.
 
 mod answers;
+mod asked;
 mod boot;
 mod changes;
 mod check;
@@ -13,6 +14,9 @@ mod metrics;
 mod probe;
 mod serve;
 mod site;
+mod software;
+mod tasks;
+mod tool_xml;
 mod vmx;
 
 pub use serve::doors_to;

@@ -20,6 +20,8 @@ use vsgpu_vsphere::session::REFUSED;
 use vsgpu_wire::metrics::listener::{ScrapeAuth, serve};
 use vsgpu_wire::server::{Agent, Hosted, log_to_stderr, print_facts, serve_hosts, tell_systemd_of_waiting};
 
+/// A file that no host was given for so long was forgotten.
+const OLD: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Hosts that are named in a message.
 const NAMED: usize = 5;
 
@@ -47,6 +49,14 @@ fn listed(site: &Site) -> Result<Vec<Host>, Fault> {
         }
         None => Ok(hosts),
     }
+}
+
+/// The folder of files that are received for hosts; what lies there since weeks goes.
+fn received(state: &Path) -> Result<Posix, String> {
+    let folder = state.join("files");
+    own_folder::private(&folder)?;
+    own_folder::without_old_files(&folder, OLD);
+    Ok(Posix::new(None, folder))
 }
 
 /// Lists until vCenter answers: a service that ended and was started again would log in each time, and a refused login
@@ -103,7 +113,7 @@ fn door(agent: &Agent, site: &Arc<Site>, host: &Host, state: Option<PathBuf>) ->
 
 /// Prints the facts of one host, or of a VM on it; nothing is kept.
 pub(super) fn facts(agent: Agent, config: Config, name: &str, vm: Option<&String>) -> Result<(), String> {
-    let site = Arc::new(Site::new(config, kept(&agent)));
+    let site = Arc::new(Site::new(config, kept(&agent), None));
     let all = Arc::new(listed(&site).map_err(|fault| told(&site.config, &fault))?);
     let host = all.iter().find(|host| host.name == name).ok_or_else(|| {
         let names: Vec<&str> = all.iter().take(NAMED).map(|host| host.name.as_str()).collect();
@@ -123,7 +133,8 @@ pub fn doors_to(
     file: &Path,
     state: Option<&Path>,
 ) -> Result<BTreeMap<String, Arc<dyn System>>, String> {
-    let site = Arc::new(Site::new(super::config::read(file)?, kept(agent)));
+    let files = state.map(received).transpose()?;
+    let site = Arc::new(Site::new(super::config::read(file)?, kept(agent), files));
     let all = Arc::new(listed(&site).map_err(|fault| told(&site.config, &fault))?);
     let one = |host: &Host| {
         let folder = state.map(|state| state.join(plain(&host.of.id)));
@@ -142,7 +153,8 @@ pub(super) fn run(agent: Agent, config: Config, ready_file: Option<&Path>) -> Re
     own_folder::private(&state).map_err(|why| format!("state: {why}"))?;
     let _held = own_folder::locked(&state)
         .map_err(|why| format!("state: {why}: each gateway needs a `state` and a `listen` of its own"))?;
-    let site = Arc::new(Site::new(config, kept(&agent)));
+    let files = received(&state)?;
+    let site = Arc::new(Site::new(config, kept(&agent), Some(files)));
     let serving = &site.config.serving;
     own_folder::is_folder(&serving.pki).map_err(|why| format!("pki: {why}"))?;
     let auth = |address| ScrapeAuth::of(address, serving.metrics_auth.as_deref(), &serving.pki, "gateway");
@@ -150,7 +162,7 @@ pub(super) fn run(agent: Agent, config: Config, ready_file: Option<&Path>) -> Re
     let all = Arc::new(listed_at_last(&site));
     say_what_is_missing(&site.config, &all);
     let certificates = certificates(&all, &serving.pki)?;
-    let server = site.with(|session| Ok(session.about().instance.clone()));
+    let server = site.with(|session| Ok(session.about().instance));
     let server = server.map_err(|fault| told(&site.config, &fault))?;
     let server = server.unwrap_or_else(|| site.config.address.clone());
     let mut hosted = vec![];

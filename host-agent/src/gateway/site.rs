@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
+use vsgpu_machine::Posix;
 use vsgpu_vsphere::clone::{self, Listed};
 use vsgpu_vsphere::cluster::{Cluster, clusters};
 use vsgpu_vsphere::counters::{self, Reading};
@@ -28,6 +29,11 @@ const LONGEST: Duration = Duration::from_secs(300);
 const FRESH: Duration = Duration::from_secs(2);
 /// The same of what rarely changes, and of counters, which vCenter has every 20 seconds.
 const CLUSTERS_FRESH: Duration = Duration::from_secs(60);
+/// esxcli's list of components.
+const ESXCLI_FRESH: Duration = Duration::from_secs(600);
+/// Connections for calls that take minutes, and how long one waits for such a one.
+const APART: usize = 4;
+const APART_PATIENCE: Duration = Duration::from_secs(3_600);
 /// A list of all VMs.
 const LIST_FRESH: Duration = Duration::from_secs(10);
 const COUNTERS_FRESH: Duration = Duration::from_secs(20);
@@ -35,12 +41,16 @@ const COUNTERS_FRESH: Duration = Duration::from_secs(20);
 const AGAIN: Duration = Duration::from_secs(5);
 const LATER: Duration = Duration::from_secs(60);
 
+/// An answer in a host's own words, or why there is none.
+type Said = Result<String, String>;
 /// MiB that each host can still promise.
 type Room = Arc<BTreeMap<Ref, u64>>;
 
 /// Everything that hosts of one vCenter (or one standalone ESXi) share.
 pub(super) struct Site {
     pub config: Config,
+    /// Files that were received for hosts; none for a visit.
+    pub files: Option<Posix>,
     /// What of VMs' settings is kept: names in lower case begin so.
     kept: Vec<&'static str>,
     pool: Mutex<Pool>,
@@ -53,6 +63,13 @@ pub(super) struct Site {
     datacenters: Mutex<BTreeMap<Ref, Option<String>>>,
     clusters: Mutex<Option<(Instant, BTreeMap<Ref, Cluster>)>>,
     listed: Mutex<Option<(Instant, Arc<Vec<Listed>>)>>,
+    components: Mutex<BTreeMap<Ref, (Instant, Said)>>,
+    packages_changed: Mutex<BTreeMap<Ref, Instant>>,
+    /// Calls that take their time, on connections of their own.
+    apart: Mutex<usize>,
+    apart_freed: Condvar,
+    /// Files that are written to datastores.
+    writing: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
     room: Mutex<BTreeMap<Ref, (Instant, Room)>>,
     counters: Mutex<Option<(Instant, Vec<Reading>)>>,
 }
@@ -82,6 +99,12 @@ impl Pool {
     }
 }
 
+/// Where a file for hosts lies in the folder of those that were received: by its hash, whichever datastore it is for.
+pub(super) fn spooled(path: &str) -> String {
+    let of_datastore = path.strip_prefix("/vmfs/volumes/").and_then(|rest| rest.split_once('/'));
+    of_datastore.map_or(path.into(), |(_, file)| format!("/{file}"))
+}
+
 /// What was read of hosts, and when that began.
 #[derive(Default)]
 struct Read {
@@ -102,9 +125,10 @@ fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Site {
-    pub fn new(config: Config, kept: Vec<&'static str>) -> Self {
+    pub fn new(config: Config, kept: Vec<&'static str>, files: Option<Posix>) -> Self {
         Self {
             config,
+            files,
             kept,
             pool: Mutex::default(),
             asked_with: AskedWith::default(),
@@ -116,6 +140,11 @@ impl Site {
             datacenters: Mutex::default(),
             clusters: Mutex::default(),
             listed: Mutex::default(),
+            components: Mutex::default(),
+            packages_changed: Mutex::default(),
+            apart: Mutex::default(),
+            apart_freed: Condvar::new(),
+            writing: Mutex::default(),
             room: Mutex::default(),
             counters: Mutex::default(),
         }
@@ -152,6 +181,31 @@ impl Site {
         // It may log out: nobody waits for that.
         drop(closed);
         done
+    }
+
+    /// Does something that takes minutes, on a connection of its own in the same session: the others stay for whoever asks.
+    pub fn apart<T>(&self, act: impl FnOnce(&mut Session) -> Result<T, Fault>) -> Result<T, Fault> {
+        // Whoever logs in, and whose login was refused, is the pool's to say.
+        let handle = self.with(|session| Ok(session.handle()))?;
+        let begun = now();
+        let mut busy = locked(&self.apart);
+        while *busy >= APART {
+            if now() - begun > APART_PATIENCE {
+                return Err(Fault::said("other hosts were served for an hour; look at the load of vCenter"));
+            }
+            busy = self.apart_freed.wait_timeout(busy, PATIENCE).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *busy += 1;
+        drop(busy);
+        let done = Session::beside(&handle).and_then(|mut session| act(&mut session));
+        *locked(&self.apart) -= 1;
+        self.apart_freed.notify_one();
+        done
+    }
+
+    /// Whose turn it is to write a file.
+    pub fn writing(&self, path: &str) -> Arc<Mutex<()>> {
+        locked(&self.writing).entry(path.into()).or_default().clone()
     }
 
     /// A connection: one that is there, one more, or the next that is free.
@@ -368,6 +422,30 @@ impl Site {
         let room = Arc::new(self.with(|session| unreserved(session, cluster))?);
         known.insert(cluster.clone(), (at, room.clone()));
         Ok(room)
+    }
+
+    /// What a host's esxcli said, not older than ten minutes: it takes seconds to begin, and what it says changes by us.
+    pub fn esxcli_once(&self, host: &Ref, ask: impl FnOnce() -> Said) -> Said {
+        if let Some((_, said)) =
+            locked(&self.components).get(host).filter(|(at, _)| now() - *at < ESXCLI_FRESH)
+        {
+            return said.clone();
+        }
+        let at = now();
+        let said = ask();
+        // A refusal may be over when the next one asks; and what was seen before a change is not kept behind it.
+        let mut known = locked(&self.components);
+        let changed = locked(&self.packages_changed).get(host).is_some_and(|changed| *changed > at);
+        if said.is_ok() && !changed {
+            known.insert(host.clone(), (at, said.clone()));
+        }
+        said
+    }
+
+    /// Packages of a host were changed.
+    pub fn packages_changed(&self, host: &Ref) {
+        locked(&self.components).remove(host);
+        locked(&self.packages_changed).insert(host.clone(), now());
     }
 
     /// Something of a cluster was changed.

@@ -143,6 +143,8 @@ mod tests {
         };
         let host = HostInVcenter {
             server: "vc".into(),
+            api: None,
+            is_vcenter: true,
             name: "esx-01".into(),
             lockdown: None,
             cluster: Some(cluster),

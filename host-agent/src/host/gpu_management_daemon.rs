@@ -62,7 +62,7 @@ impl Requirement for GpuManagementDaemon {
                 return Verdict::pending(format!("{} goes with the next boot", vib.version), "absent");
             }
             (PackageWish::Word(_), Some(vib)) => {
-                if let Some((why, hint)) = packages.is_elsewhere() {
+                if let Some((why, hint)) = packages.keeps() {
                     return Verdict::blocked(why, hint);
                 }
                 return Verdict::unmet(&vib.version, "absent", stopped(packages.removal(is_daemon)));

@@ -132,7 +132,7 @@ fn absent(fact: &VgpuManagerFact) -> Verdict {
         Some(vib) if fact.packages.goes(is_manager) => {
             Verdict::pending(format!("{} goes with the next boot", vib.version), "absent")
         }
-        Some(vib) => match fact.packages.is_elsewhere() {
+        Some(vib) => match fact.packages.keeps() {
             Some((why, hint)) => Verdict::blocked(why, hint),
             None => Verdict::unmet(&vib.version, "absent", fact.packages.removal(is_manager)),
         },
@@ -253,7 +253,7 @@ mod tests {
                 acceptance: Some("PartnerSupported".into()),
                 image_staged: false,
                 image_profile: None,
-                by_api: false,
+                by_api: None,
             },
             module_loaded: loaded,
             driver_version: installed.filter(|_| loaded).map(String::from),

@@ -50,6 +50,25 @@ pub fn locked(folder: &Path) -> Result<Held, String> {
         .map_err(|_| format!("{}: another agent runs with it", folder.display()))
 }
 
+/// Removes files below a folder that nobody wrote for so long, and folders that are empty then. What cannot be removed stays.
+#[expect(clippy::disallowed_methods, reason = "the agent's own state folder")]
+pub fn without_old_files(folder: &Path, age: std::time::Duration) {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    for entry in entries.take(MOST_FILES) {
+        let Ok(about) = entry.metadata() else { continue };
+        if about.is_dir() {
+            without_old_files(&entry.path(), age);
+            // Only one that is empty.
+            let _ = std::fs::remove_dir(entry.path());
+        } else if about.modified().is_ok_and(|at| at.elapsed().is_ok_and(|old| old > age)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Files of one folder that are looked at.
+const MOST_FILES: usize = 10_000;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -66,6 +66,8 @@ pub const PURPOSES: [Purpose; 11] = [
         name: "install packages (below 9)",
         privileges: &[
             (On::Hosts, "Host.Config.Patch"),
+            (On::Hosts, "Host.Config.NetService"),
+            (On::Datastores, "Datastore.Browse"),
             (On::Hosts, "Host.Config.Image"),
             (On::Datastores, "Datastore.FileManagement"),
         ],

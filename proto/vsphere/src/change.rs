@@ -239,6 +239,14 @@ impl Managers {
         session.start("InstallHostPatchV2_Task", self.patch()?, &urls)
     }
 
+    /// Stops a service of the host; the fault `NotFound` where there is none.
+    ///
+    /// # Errors
+    /// What the server said, or why it is not heard.
+    pub fn stop_service(&self, session: &mut Session, id: &str) -> Result<(), Fault> {
+        session.change("StopService", self.services()?, &text("id", id)).map(|_| ())
+    }
+
     /// Restarts a service of the host; the fault `NotFound` where there is none.
     ///
     /// # Errors

@@ -140,6 +140,11 @@ pub fn datacenter_of(session: &mut Session, of: &Ref) -> Result<Option<Ref>, Fau
     Ok(None)
 }
 
+/// A file of the host's own, as a URL.
+pub fn file_url(path: &str) -> String {
+    format!("file://{}", encoded(path, true))
+}
+
 /// A path, or a value, as a URI has it.
 fn encoded(text: &str, is_path: bool) -> String {
     let mut out = String::with_capacity(text.len());

@@ -84,6 +84,11 @@ impl Https {
         })
     }
 
+    /// Ends the connection; the next call makes another one.
+    pub fn close(&mut self) {
+        self.open = None;
+    }
+
     /// Where it is.
     pub fn name(&self) -> String {
         format!("{}:{}", self.host, self.port)

@@ -65,7 +65,8 @@ struct Shared {
     trust: Option<Trust>,
     account: Account,
     version: &'static str,
-    about: About,
+    /// Asked again with each login: it may be upgraded meanwhile.
+    about: Mutex<About>,
     /// What the server's own content names.
     content: Element,
     login: Mutex<Login>,
@@ -107,15 +108,9 @@ impl Session {
             send(&mut https, (version, None), "RetrieveServiceContent", &instance(), "", LOOK)?;
         let content =
             content.into_iter().next().ok_or_else(|| Fault::unheard("the server says nothing of itself"))?;
-        let about = content.child("about").cloned().unwrap_or_default();
-        let word = |name: &str| about.child(name).map(|e| piece(&e.text, 120)).unwrap_or_default();
-        let about = About {
-            full_name: word("fullName"),
-            is_vcenter: word("apiType") == "VirtualCenter",
-            api: word("apiVersion"),
-            instance: Some(word("instanceUuid")).filter(|id| !id.is_empty()),
-        };
+        let about = about_of(&content);
         is_expected(&about).map_err(Fault::unheard)?;
+        let about = Mutex::new(about);
         let shared = Shared {
             address: address.into(),
             trust: trust.cloned(),
@@ -161,6 +156,19 @@ impl Session {
         if login.count != before {
             return Ok(());
         }
+        if login.count > 0 {
+            let content = send(
+                &mut self.https,
+                (shared.version, None),
+                "RetrieveServiceContent",
+                &instance(),
+                "",
+                LOOK,
+            );
+            if let Some(content) = content.ok().and_then(|(content, _)| content.into_iter().next()) {
+                *shared.about.lock().unwrap_or_else(PoisonError::into_inner) = about_of(&content);
+            }
+        }
         let password = (shared.account.password)().map_err(Fault::unheard)?;
         // In English: labels and messages come in the session's language.
         let arguments =
@@ -183,8 +191,8 @@ impl Session {
     }
 
     /// What the server says of itself.
-    pub fn about(&self) -> &About {
-        &self.shared.about
+    pub fn about(&self) -> About {
+        self.shared.about.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The session's own key.
@@ -276,6 +284,10 @@ impl Session {
             let mut headers = vec![(header::CONTENT_TYPE, "application/octet-stream".to_string())];
             headers.extend(session.login().cookie.clone().map(|cookie| (header::COOKIE, cookie)));
             let given = session.https.ask(&Method::PUT, uri, &headers, Sending::File(file, size), within)?;
+            // Answered before all of it was sent, the connection takes nothing else.
+            if !given.status.is_success() {
+                session.https.close();
+            }
             match given.status {
                 StatusCode::UNAUTHORIZED => Err(Fault::ended()),
                 status => Ok(status),
@@ -332,6 +344,18 @@ impl Session {
             }
         }
         Ok(given)
+    }
+}
+
+/// What a server's content says of it.
+fn about_of(content: &Element) -> About {
+    let about = content.child("about").cloned().unwrap_or_default();
+    let word = |name: &str| about.child(name).map(|e| piece(&e.text, 120)).unwrap_or_default();
+    About {
+        full_name: word("fullName"),
+        is_vcenter: word("apiType") == "VirtualCenter",
+        api: word("apiVersion"),
+        instance: Some(word("instanceUuid")).filter(|id| !id.is_empty()),
     }
 }
 
