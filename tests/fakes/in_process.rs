@@ -209,7 +209,7 @@ impl System for InProcess {
     fn shown(&self, effect: &Effect) -> Option<String> {
         Some(effect.to_string())
     }
-    fn told(&self) -> Vec<String> {
+    fn told(&self, _: std::thread::ThreadId) -> Vec<String> {
         vec![]
     }
     fn inventory(&self, _: &InVcenter) -> Result<String, IoError> {

@@ -613,7 +613,7 @@ fn changes_that_fail_say_why() {
     site.calls();
     let stop = vsgpu_core::Command::new("vim-cmd", ["vmsvc/power.off", "1"]).within(1);
     assert_eq!(system.run(&stop).ended, vsgpu_core::ExitKind::TimedOut(1));
-    let told = system.told().join("\n");
+    let told = system.told(std::thread::current().id()).join("\n");
     assert!(told.contains("did not end within 1 s: it was cancelled"), "{told}");
     assert!(site.calls().contains(&"CancelTask".to_string()));
 }
@@ -1135,6 +1135,37 @@ fn a_refused_login_is_not_tried_again() {
     let logins = site.calls().into_iter().filter(|call| call == "Login").count();
     assert_eq!(logins, 2, "{}", log());
     assert!(log().contains("host esx-09.example.com is not in the inventory"), "{}", log());
+}
+
+/// Whoever waits for an hour knows from its beginning where to look.
+fn tasks_are_told_while_they_run() {
+    let (_lab, site) = by_api("told");
+    site.served.world.lock().unwrap().tasks_run_for = 1_000_000;
+    let system = door(&site, "memory");
+    let said = std::sync::Mutex::new(String::new());
+    std::thread::scope(|scope| {
+        let applied = scope.spawn(|| {
+            let entry = *vsgpu_host_agent::catalogue().find(Scope::Vm, "memory-reserved").unwrap();
+            let spec = (entry.read_spec)(&serde_json::json!("all")).unwrap();
+            let mut say = |text: String| *said.lock().unwrap() += &format!("{text}\n");
+            apply::apply(
+                system.as_ref(),
+                &entry,
+                &Subject::vm("vm-02"),
+                &spec,
+                &ApplyOptions::default(),
+                &mut say,
+            )
+        });
+        wait_until("the task is told", Duration::from_secs(20), || {
+            said.lock().unwrap().contains("(Recent Tasks of")
+        });
+        assert!(!applied.is_finished());
+        site.served.world.lock().unwrap().tasks.values_mut().for_each(|task| task.0 = 0);
+        let outcome = applied.join().unwrap();
+        assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+    });
+    assert_eq!(said.lock().unwrap().matches("(Recent Tasks of").count(), 1, "told once");
 }
 
 /// A gateway that is killed leaves its task running; the next one knows of it.
@@ -1723,6 +1754,7 @@ const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     packages_are_installed_through_vcenter,
     a_single_package_needs_no_administrator,
     sizes_of_vgpus_are_set_and_read_without_the_driver,
+    tasks_are_told_while_they_run,
     a_task_is_found_again_by_its_id,
     counters_of_gpus_are_printed_and_served,
     a_report_says_what_the_server_says_and_nothing_of_the_site,

@@ -201,11 +201,10 @@ impl System for ByApi {
         shown(effect)
     }
 
-    fn told(&self) -> Vec<String> {
-        let own = std::thread::current().id();
+    fn told(&self, by: std::thread::ThreadId) -> Vec<String> {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let told = std::mem::take(&mut tasks.told).into_iter();
-        let (ours, others): (Vec<_>, Vec<_>) = told.partition(|(thread, _)| *thread == own);
+        let (ours, others): (Vec<_>, Vec<_>) = told.partition(|(thread, _)| *thread == by);
         tasks.told = others;
         ours.into_iter().map(|(_, text)| text).collect()
     }

@@ -128,6 +128,10 @@ pub(super) fn install_vib(asked: &Asked<'_>, state: &Posix, path: &str, secs: u3
         let managers = asked.site.managers(session, &asked.host.of)?;
         managers.install_vibs(session, std::slice::from_ref(&url))
     });
+    // Without a task nothing is known to have begun.
+    if made.is_err() {
+        write(state, &before);
+    }
     let name = path.rsplit('/').next().unwrap_or_default();
     let ended = made
         .map_err(Failed::from)

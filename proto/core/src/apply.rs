@@ -8,7 +8,8 @@
 //! ```
 
 use crate::catalogue::{Entry, FactEntry};
-use crate::effects::act;
+use crate::effect::Effect;
+use crate::effects::{EffectError, act};
 use crate::failpoint;
 use crate::observation::{Observation, Unreadable};
 use crate::observe::{observe, run_probes};
@@ -59,6 +60,36 @@ pub struct Precondition {
     pub entry: Entry,
     /// What was wanted of it.
     pub spec: Value,
+}
+
+/// Between two looks at what an effect tells.
+const TOLD: Duration = Duration::from_millis(300);
+
+/// Does an effect. Of a machine elsewhere, what people can find it by is said while it goes on: it may take an hour, and
+/// whoever says it may be gone at its end.
+fn act_and_tell(
+    system: &dyn System,
+    effect: &Effect,
+    say: &mut dyn FnMut(String),
+) -> Result<(), EffectError> {
+    if !system.is_remote() {
+        return act(system, effect);
+    }
+    std::thread::scope(|scope| {
+        let (over, ended) = std::sync::mpsc::channel();
+        let acting = scope.spawn(move || {
+            let acted = act(system, effect);
+            let _ = over.send(());
+            acted
+        });
+        let by = acting.thread().id();
+        while ended.recv_timeout(TOLD) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            system.told(by).into_iter().for_each(&mut *say);
+        }
+        let acted = acting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        system.told(by).into_iter().for_each(say);
+        acted
+    })
 }
 
 /// Makes one requirement so. `say` hears each effect before it runs.
@@ -140,8 +171,7 @@ pub fn apply(
             return late(String::new(), None);
         }
         let bounded = left.map_or_else(|| effect.clone(), |left| effect.bounded(left));
-        let acted = act(&packages, &bounded);
-        packages.told().into_iter().for_each(&mut *say);
+        let acted = act_and_tell(&packages, &bounded, say);
         if let Err(broken) = acted {
             let over = terms.deadline.is_some_and(|d| system.elapsed() >= start + d);
             return match understood(

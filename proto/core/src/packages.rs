@@ -189,8 +189,8 @@ impl System for Packages<'_> {
     fn shown(&self, effect: &Effect) -> Option<String> {
         self.system.shown(effect)
     }
-    fn told(&self) -> Vec<String> {
-        self.system.told()
+    fn told(&self, by: std::thread::ThreadId) -> Vec<String> {
+        self.system.told(by)
     }
     fn inventory(&self, what: &InVcenter) -> Result<String, IoError> {
         self.system.inventory(what)

@@ -7,6 +7,7 @@ use crate::effect::{Command, Effect, InVcenter};
 use crate::machine::Machine;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::thread::ThreadId;
 use std::time::Duration;
 
 /// How a command ended.
@@ -207,8 +208,8 @@ pub trait System: Send + Sync {
     fn by_api(&self, effect: &Effect) -> Option<Result<(), String>>;
     /// An effect in words, as it is really done; `None` where nothing is done for it.
     fn shown(&self, effect: &Effect) -> Option<String>;
-    /// What this thread's last effect left for people to find it by: ids of tasks. Told once.
-    fn told(&self) -> Vec<String>;
+    /// What the effect of a thread has for people to find it by, as soon as it has it: ids of tasks. Told once.
+    fn told(&self, by: ThreadId) -> Vec<String>;
     /// Removes a file; an absent one is fine.
     fn remove(&self, path: &str) -> Result<(), IoError>;
     /// Takes a package aside and reads it there: what its `instead` leads to is what was read. One with

@@ -432,7 +432,7 @@ impl System for Posix {
         Some(effect.to_string())
     }
 
-    fn told(&self) -> Vec<String> {
+    fn told(&self, _: std::thread::ThreadId) -> Vec<String> {
         vec![]
     }
 

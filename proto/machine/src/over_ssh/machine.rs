@@ -476,7 +476,7 @@ impl System for OverSsh {
         Some(effect.to_string())
     }
 
-    fn told(&self) -> Vec<String> {
+    fn told(&self, _: std::thread::ThreadId) -> Vec<String> {
         vec![]
     }
 

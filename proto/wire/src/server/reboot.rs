@@ -70,7 +70,7 @@ fn activate_all(
         }
         node.system.shown(effect).into_iter().for_each(&mut *say);
         let started = start(node.system.as_ref(), effect);
-        node.system.told().into_iter().for_each(&mut *say);
+        node.system.told(std::thread::current().id()).into_iter().for_each(&mut *say);
         match started {
             Err(NotActive { why, refused: true }) if reboot => {
                 // A refused reboot is not on its way.
