@@ -48,9 +48,10 @@ fn place(fleet: &mut Fleet, inventory: &Inventory, homeless: &BTreeSet<String>) 
     }
     for (hosts, new) in groups {
         let of_group = |name: &String| hosts.contains(name);
+        let own: BTreeSet<&str> = new.iter().map(|vm| vm.name.as_str()).collect();
         let mut around = fleet.clone();
         around.hosts.retain(|host| of_group(&host.name));
-        around.vms.retain(|vm| of_group(&vm.host) && !new.iter().any(|other| other.name == vm.name));
+        around.vms.retain(|vm| !own.contains(vm.name.as_str()) && of_group(&vm.host));
         let mut wishes = around.clone();
         wishes.vms.clone_from(&new);
         wishes.vms.iter_mut().for_each(|vm| vm.host.clone_from(&hosts[0]));
@@ -64,7 +65,6 @@ fn place(fleet: &mut Fleet, inventory: &Inventory, homeless: &BTreeSet<String>) 
             let host = placed.place_of(at).map(|place| asked.problem.hosts[place.host].name.clone());
             chosen.extend(host.map(|host| (want.vm.as_str(), host)));
         }
-        let own: BTreeSet<&str> = new.iter().map(|vm| vm.name.as_str()).collect();
         for vm in fleet.vms.iter_mut().filter(|vm| own.contains(vm.name.as_str())) {
             // A VM that wants no GPU may be anywhere: the first host will do.
             vm.host = chosen.get(vm.name.as_str()).unwrap_or(&hosts[0]).clone();

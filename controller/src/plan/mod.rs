@@ -5,6 +5,7 @@ pub mod adopt;
 mod assign;
 mod changes;
 mod evacuation;
+mod host;
 mod leftovers;
 mod order;
 mod planned;

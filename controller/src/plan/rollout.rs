@@ -5,11 +5,12 @@
 use crate::fleet::{Fleet, Vm};
 use crate::inventory::Inventory;
 use crate::node::{NodeId, NodeKind};
-use crate::plan::steps::{Cluster, Rollout, Step};
+use crate::plan::steps::{Cluster, Rollout, Step, Work};
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_guest_agent::facts::Health;
 use vsgpu_host_agent::facts::VirtualMachines;
 use vsgpu_host_agent::host::MaintenanceModeFact;
+use vsgpu_host_agent::vm::POWER;
 
 /// Settles waves and budgets for the hosts that have steps.
 pub fn rollout(fleet: &Fleet, inventory: &Inventory, steps: &[Step]) -> Rollout {
@@ -71,6 +72,38 @@ fn not_before_its_server(steps: &[Step], waves: &mut Vec<Vec<String>>) {
         waves[to].push(name);
     }
     waves.retain(|wave| !wave.is_empty());
+}
+
+/// Where VMs of one host move, a VM of another one that is off for its own change could lose its place to them: both
+/// are not done at once.
+pub fn keep_room_for_moves(fleet: &Fleet, steps: &mut [Step]) {
+    let moves = |step: &&Step| step.moves.as_deref().is_some_and(|moves| !moves.is_empty());
+    let moving: BTreeSet<&str> = steps.iter().filter(moves).map(|step| step.host.as_str()).collect();
+    if moving.is_empty() {
+        return;
+    }
+    let cluster: BTreeMap<&str, Option<&str>> =
+        fleet.hosts.iter().map(|host| (host.name.as_str(), host.cluster.as_deref())).collect();
+    let clusters: BTreeSet<Option<&str>> =
+        moving.iter().filter_map(|host| cluster.get(host).copied()).collect();
+    let beside = |host: &str| cluster.get(host).is_some_and(|cluster| clusters.contains(cluster));
+    let stopping: BTreeSet<String> = steps
+        .iter()
+        .filter(|step| step.stops_vm() && beside(&step.host))
+        .map(|step| step.host.clone())
+        .collect();
+    for step in steps.iter_mut().filter(|step| stopping.contains(&step.host) && takes_away(step)) {
+        step.disrupts = true;
+    }
+}
+
+/// Whether a host cannot be used while this is done, or a VM of it.
+pub fn takes_away(step: &Step) -> bool {
+    match &step.work {
+        Work::Meet { requirement, .. } => step.node.kind == NodeKind::Host || requirement == POWER,
+        Work::Activate { .. } => step.node.kind == NodeKind::Host,
+        Work::Send { .. } => false,
+    }
 }
 
 /// Which hosts are away now, for a run that is gone on with.
