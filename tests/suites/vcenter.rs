@@ -875,6 +875,12 @@ fn drs_moves_vms_out_of_the_way_and_the_rest_is_shut_down() {
     assert_eq!(site.served.world.lock().unwrap().drs.options["PassthroughDrsAutomation"], "0");
     lab.write_fleet(&with_option);
     lab.expect(0, &["apply", "--yes"]);
+    // Switched off for the whole of vCenter.
+    wish("must-move");
+    site.served.world.lock().unwrap().drs.hot_migrate = Some(false);
+    let said = lab.expect(6, &["plan"]);
+    assert!(said.contains("vm-01 (vgpu.hotmigrate.enabled is false in vCenter"), "{said}");
+    site.served.world.lock().unwrap().drs.hot_migrate = Some(true);
     wish("move");
     let said = lab.expect(6, &["plan"]);
     assert!(said.contains("not every VM can leave it: vm-02 (it has a whole GPU)"), "{said}");

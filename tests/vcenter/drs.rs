@@ -15,6 +15,8 @@ pub struct Drs {
     /// `fullyAutomated`, `manual`, or `off`.
     pub level: &'static str,
     pub options: BTreeMap<String, String>,
+    /// `vgpu.hotmigrate.enabled` of vCenter; it may be missing.
+    pub hot_migrate: Option<bool>,
     /// Somebody moves what DRS leaves and what can move.
     pub people_move: bool,
 }
@@ -22,7 +24,7 @@ pub struct Drs {
 impl Default for Drs {
     fn default() -> Self {
         let options = [("LBMaxVmotionPerHost".to_string(), "1".to_string())];
-        Self { level: "fullyAutomated", options: options.into(), people_move: false }
+        Self { level: "fullyAutomated", options: options.into(), hot_migrate: Some(true), people_move: false }
     }
 }
 
@@ -92,7 +94,8 @@ fn target(world: &World, from: usize, vm: &Vm, by_people: bool) -> Option<Result
         return Some(Err("DisallowedMigrationDeviceAttached"));
     }
     let moves_vgpus = world.drs.options.get("PassthroughDrsAutomation").is_some_and(|on| on == "1");
-    if !vgpus(&of_vm).is_empty() && !moves_vgpus && !by_people {
+    let forbidden = world.drs.hot_migrate == Some(false);
+    if !vgpus(&of_vm).is_empty() && (forbidden || !moves_vgpus && !by_people) {
         return None;
     }
     let others: Vec<usize> = world
@@ -172,6 +175,14 @@ fn moved(from: &Path, to: &Path, vm: &Vm) {
         let vmid = machine.esxi().vms.iter().map(|vm| vm.vmid).max().unwrap_or_default() + 1;
         machine.esxi().vms.push(Vm { vmid, ..vm.clone() });
     });
+}
+
+/// `QueryOptions` of vCenter's settings.
+pub fn setting(drs: &Drs, name: &str) -> Option<String> {
+    let value = drs.hot_migrate.filter(|_| name == "vgpu.hotmigrate.enabled")?;
+    Some(format!(
+        "<returnval xsi:type=\"OptionValue\"><key>{name}</key><value xsi:type=\"xsd:boolean\">{value}</value></returnval>"
+    ))
 }
 
 /// `RetrieveVgpuProfileInfo`.

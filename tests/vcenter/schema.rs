@@ -3,7 +3,7 @@
 use vsgpu_core::readers::xml::Element;
 
 /// For each call and data object that the client sends: its elements in their order; those with `*` may come again.
-const ORDER: [(&str, &[&str]); 65] = [
+const ORDER: [(&str, &[&str]); 66] = [
     ("RetrieveServiceContent", &["_this"]),
     ("Login", &["_this", "userName", "password", "locale"]),
     ("Logout", &["_this"]),
@@ -60,6 +60,7 @@ const ORDER: [(&str, &[&str]); 65] = [
     ("ReconfigVM_Task", &["_this", "spec"]),
     ("ClusterEnterMaintenanceMode", &["_this", "host*", "option*", "info"]),
     ("RetrieveVgpuProfileInfo", &["_this"]),
+    ("QueryOptions", &["_this", "name"]),
     ("ReconfigureComputeResource_Task", &["_this", "spec", "modify"]),
     ("dasConfig", &["enabled"]),
     (

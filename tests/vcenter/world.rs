@@ -185,6 +185,14 @@ impl World {
                 }
                 plain(&call.name, &drs::forecast(self, number(host).unwrap_or(usize::MAX)))
             }
+            "QueryOptions" if self.lacked("group-d1", "System.Read") => {
+                let more = "<object type=\"Folder\">group-d1</object><privilegeId>System.Read</privilegeId>";
+                fault("NoPermission", "Permission to perform this operation was denied.", more)
+            }
+            "QueryOptions" => match drs::setting(&self.drs, text(&call, "name")) {
+                Some(option) => plain(&call.name, &option),
+                None => fault("InvalidName", "", ""),
+            },
             "ReconfigureComputeResource_Task" => self.reconfigure_cluster(&call),
             "RetrieveManagedMethodExecuter" => {
                 let host = number(text(&call, "_this")).unwrap_or_default();
@@ -289,8 +297,13 @@ impl World {
             true => "<instanceUuid>0f0e0d0c-0000-0000-0000-000000000001</instanceUuid>",
             false => "",
         };
+        // A host's stands elsewhere.
+        let setting = match self.is_vcenter {
+            true => "<setting type=\"OptionManager\">VpxSettings</setting>",
+            false => "",
+        };
         format!(
-            "<rootFolder type=\"Folder\">{root}</rootFolder><propertyCollector type=\"PropertyCollector\">{collector}</propertyCollector><viewManager type=\"ViewManager\">{views}</viewManager><about><fullName>{name}</fullName><apiType>{kind}</apiType><apiVersion>{api}</apiVersion>{instance}</about><sessionManager type=\"SessionManager\">{sessions}</sessionManager><authorizationManager type=\"AuthorizationManager\">{rights}</authorizationManager><perfManager type=\"PerformanceManager\">PerfMgr</perfManager><diagnosticManager type=\"DiagnosticManager\">DiagMgr</diagnosticManager><fileManager type=\"FileManager\">FileManager</fileManager>"
+            "<rootFolder type=\"Folder\">{root}</rootFolder><propertyCollector type=\"PropertyCollector\">{collector}</propertyCollector><viewManager type=\"ViewManager\">{views}</viewManager><about><fullName>{name}</fullName><apiType>{kind}</apiType><apiVersion>{api}</apiVersion>{instance}</about><sessionManager type=\"SessionManager\">{sessions}</sessionManager><authorizationManager type=\"AuthorizationManager\">{rights}</authorizationManager><perfManager type=\"PerformanceManager\">PerfMgr</perfManager><diagnosticManager type=\"DiagnosticManager\">DiagMgr</diagnosticManager><fileManager type=\"FileManager\">FileManager</fileManager>{setting}"
         )
     }
 

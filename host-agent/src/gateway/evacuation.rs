@@ -6,7 +6,7 @@ use crate::facts::evacuation::{Forecast, Leaving, Way};
 use crate::facts::virtual_machines::is_infrastructure;
 use std::collections::BTreeMap;
 use vsgpu_vsphere::cluster::Cluster;
-use vsgpu_vsphere::evacuation::{self, forecast, stuns};
+use vsgpu_vsphere::evacuation::{self, HOT_MIGRATE, forecast, stuns};
 use vsgpu_vsphere::host::HostDetails;
 use vsgpu_vsphere::vm::{Backing, Device, Vm};
 use vsgpu_vsphere::{Fault, Ref};
@@ -22,6 +22,8 @@ struct Around {
     /// DRS's answer, or why there is none.
     drs: Option<Result<evacuation::Forecast, Fault>>,
     stuns: BTreeMap<String, u64>,
+    /// Whether vCenter lets VMs with vGPUs move.
+    vgpus_may_move: Option<bool>,
     /// Names of hosts.
     hosts: BTreeMap<Ref, String>,
     /// The most memory that another host can still promise, MiB.
@@ -55,13 +57,14 @@ pub(super) fn of_host(asked: &Asked<'_>) -> Result<Forecast, String> {
             }
             around.drs = Some(answer);
         }
-        // Both are no part of what a plan rests on: without them the rest is there.
+        // No plan rests on these: without them the rest is there.
         if running.iter().any(|vm| !profiles(vm).is_empty()) {
             let stuns = asked.site.with(|session| {
                 let managers = asked.site.managers(session, &details.of)?;
                 stuns(session, &managers)
             });
             around.stuns = stuns.unwrap_or_default();
+            around.vgpus_may_move = asked.site.with(evacuation::vgpus_may_move).unwrap_or_default();
         }
         if running.iter().any(|vm| locked(vm) > 0) {
             let room = asked.site.unreserved(cluster).unwrap_or_default();
@@ -136,6 +139,9 @@ fn judged_one(details: &HostDetails, vm: &Vm, around: &Around) -> Leaving {
     if let Some(profile) = stays.filter(|_| would_move.is_none()) {
         return off(&format!("{profile} cannot move on this host"));
     }
+    if !profiles.is_empty() && around.vgpus_may_move == Some(false) && would_move.is_none() {
+        return off(&format!("{HOT_MIGRATE} is false in vCenter: no VM with a vGPU moves"));
+    }
     let Some(cluster) = &around.cluster else {
         return by_hand("its host is in no cluster: no DRS moves it".into());
     };
@@ -168,16 +174,20 @@ fn judged_one(details: &HostDetails, vm: &Vm, around: &Around) -> Leaving {
         return off(&no_room);
     }
     match (&around.drs, cluster.drs.as_ref()) {
-        (Some(Err(fault)), _) => leaving(Way::Unknown, format!("DRS cannot be asked: {}", refused(fault)), None),
+        (Some(Err(fault)), _) => {
+            leaving(Way::Unknown, format!("DRS cannot be asked: {}", refused(fault)), None)
+        }
         (None, Some((false, _))) => by_hand(format!("DRS of {name} is off")),
         (None, _) => leaving(Way::Unknown, format!("whether DRS of {name} is on may not be read"), None),
         (Some(Ok(_)), _) if !profiles.is_empty() && !moves_vgpus(cluster) => by_hand(format!(
             "DRS of {name} does not move VMs with vGPUs: see `drs-options` in the documentation"
         )),
-        (Some(Ok(_)), _) if !profiles.is_empty() => by_hand(
-            "DRS says nothing of it: is `vgpu.hotmigrate.enabled` true in vCenter, and its stun limit above the estimate?"
-                .into(),
-        ),
+        (Some(Ok(_)), _) if !profiles.is_empty() => by_hand(match around.vgpus_may_move {
+            Some(_) => "DRS says nothing of it: is vCenter's stun limit above the estimate?".into(),
+            None => format!(
+                "DRS says nothing of it: is `{HOT_MIGRATE}` true in vCenter, and its stun limit above the estimate?"
+            ),
+        }),
         (Some(Ok(_)), _) => by_hand("DRS says nothing of it".into()),
     }
 }
@@ -284,6 +294,17 @@ mod tests {
         );
         full.unreserved = Some(4096);
         assert_eq!(said(&full)[0], "Off 8 GiB of it are reserved, most free elsewhere 4 GiB");
+        // Switched off for the whole of vCenter; where DRS would move it all the same, that counts.
+        let mut forbidden = around("fullyAutomated", &[("PassthroughDrsAutomation", "1")]);
+        forbidden.vgpus_may_move = Some(false);
+        let nothing = "vgpu.hotmigrate.enabled is false in vCenter: no VM with a vGPU moves";
+        assert_eq!(said(&forbidden)[3], format!("Off {nothing}"));
+        assert_eq!(said(&forbidden)[0], "ByHand DRS says nothing of it");
+        forbidden.drs = Some(Ok(evacuation::Forecast {
+            moves: [(moves.of.clone(), None)].into(),
+            ..evacuation::Forecast::default()
+        }));
+        assert_eq!(said(&forbidden)[3], "Drs ");
         let mut manual = around("manual", &[]);
         manual.drs = Some(Ok(evacuation::Forecast {
             moves: [(plain.of.clone(), None)].into(),

@@ -1,5 +1,6 @@
 //! What becomes of a host's running VMs when it enters maintenance mode, as vCenter forecasts it: DRS is asked, and moves
-//! nothing. How long a VM with a vGPU stands still while it moves, and how much memory other hosts have left to promise.
+//! nothing. Whether VMs with vGPUs may move at all, how long one stands still meanwhile, and how much memory other hosts
+//! have left to promise.
 
 use crate::fault::Fault;
 use crate::host_methods::Managers;
@@ -98,6 +99,29 @@ pub fn stuns(session: &mut Session, managers: &Managers) -> Result<BTreeMap<Stri
         Some((piece(&info.child("profileName")?.text, 100), longest))
     };
     Ok(found.iter().filter_map(one).collect())
+}
+
+/// vCenter's setting without which no VM with a vGPU moves.
+pub const HOT_MIGRATE: &str = "vgpu.hotmigrate.enabled";
+
+/// Whether vCenter lets VMs with vGPUs move at all; none where it has no such setting. It takes `System.Read` at the top of
+/// the inventory.
+///
+/// # Errors
+/// What the server said, or why it is not heard.
+pub fn vgpus_may_move(session: &mut Session) -> Result<Option<bool>, Fault> {
+    let options = session.named("setting")?;
+    let name = format!("<name>{HOT_MIGRATE}</name>");
+    let found = session.within_session(|s| s.look("QueryOptions", &options, &name));
+    let found = match found {
+        Err(fault) if fault.kind == "InvalidName" => return Ok(None),
+        found => found?,
+    };
+    let of = found.iter().find(|option| option.child("key").is_some_and(|key| key.text == HOT_MIGRATE));
+    // Somebody may have written it as words.
+    let value =
+        of.and_then(|option| option.child("value")).map(|value| value.text.trim().to_ascii_lowercase());
+    Ok(value.and_then(|value| value.parse().ok()))
 }
 
 /// Memory that each host of a cluster can still promise, MiB: of those that are connected and not in maintenance mode.
