@@ -72,7 +72,12 @@ fn listed_at_last(site: &Site) -> Vec<Host> {
         let why = told(&site.config, &fault).replace('\n', " ");
         tell_systemd_of_waiting(&format!("waiting: {why}"));
         if last.as_ref() != Some(&fault) {
-            let advice = if refused { " Not tried again before the password file has changed." } else { "" };
+            let advice = match refused {
+                true => {
+                    " Not tried again before the password file has changed (`touch` it once the account is unlocked)."
+                }
+                false => "",
+            };
             tracing::warn!("{why}{advice}");
             last = Some(fault);
         }
