@@ -12,48 +12,43 @@ use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::gpu_selector::GpuChoice;
 use vsgpu_host_agent::facts::VirtualMachines;
 use vsgpu_host_agent::host::MaintenanceModeFact;
-use vsgpu_host_agent::vm::{CloneOf, VmPassthrough};
+use vsgpu_host_agent::vm::{CloneOf, PowerState, VmPassthrough};
 use vsgpu_host_agent::vm_gpu::VmGpu;
 use vsgpu_wire::client::Connector;
 
 /// Looks at the hosts of VMs that are on none, and sets their host. `homeless`: by their names in the fleet file.
 pub async fn place_new(fleet: &mut Fleet, connector: &Connector, homeless: &BTreeSet<String>) {
-    let new: BTreeSet<&str> =
-        fleet.vms.iter().filter(|vm| is_new(vm, homeless)).map(|vm| vm.name.as_str()).collect();
+    let is_new = |vm: &&Vm| homeless.contains(&vm.name) && vm.specs.has::<CloneOf>() && !vm.any.is_empty();
+    let new: BTreeSet<String> = fleet.vms.iter().filter(is_new).map(|vm| vm.name.clone()).collect();
     if new.is_empty() {
         return;
     }
-    let hosts: BTreeSet<String> = fleet
-        .vms
-        .iter()
-        .filter(|vm| new.contains(vm.name.as_str()))
-        .flat_map(|vm| vm.any.iter().cloned())
-        .collect();
+    let hosts: BTreeSet<String> =
+        fleet.vms.iter().filter(|vm| new.contains(&vm.name)).flat_map(|vm| vm.any.iter().cloned()).collect();
     let of_them = |id: &NodeId| id.kind == NodeKind::Host && hosts.contains(&id.name);
     let inventory = gather(fleet, connector, Scope::Room, &of_them).await;
-    place(fleet, &inventory, homeless);
+    place(fleet, &inventory, new);
 }
 
-fn is_new(vm: &Vm, homeless: &BTreeSet<String>) -> bool {
-    homeless.contains(&vm.name) && vm.specs.has::<CloneOf>() && !vm.any.is_empty()
-}
-
-/// Pure: one question for all that may be on the same hosts.
-fn place(fleet: &mut Fleet, inventory: &Inventory, homeless: &BTreeSet<String>) {
+/// Pure: one question for all that may be on the same hosts. `new`: VMs that have no host yet.
+fn place(fleet: &mut Fleet, inventory: &Inventory, mut new: BTreeSet<String>) {
     let bases = bases(fleet, inventory);
     let away = in_maintenance(fleet, inventory);
     let mut groups: BTreeMap<Vec<String>, Vec<Vm>> = BTreeMap::new();
-    for vm in fleet.vms.iter().filter(|vm| is_new(vm, homeless)) {
-        groups.entry(candidates(vm, &bases, &away)).or_default().push(vm.clone());
+    for vm in fleet.vms.iter().filter(|vm| new.contains(&vm.name)) {
+        // Room is kept for one that is not to run yet.
+        let vm = Vm { power: Some(PowerState::On), ..vm.clone() };
+        groups.entry(candidates(&vm, &bases, &away)).or_default().push(vm);
     }
-    for (hosts, new) in groups {
+    for (hosts, vms) in groups {
         let of_group = |name: &String| hosts.contains(name);
-        let own: BTreeSet<&str> = new.iter().map(|vm| vm.name.as_str()).collect();
         let mut around = fleet.clone();
         around.hosts.retain(|host| of_group(&host.name));
-        around.vms.retain(|vm| !own.contains(vm.name.as_str()) && of_group(&vm.host));
+        // Where those of other groups go is not known yet.
+        around.vms.retain(|vm| !new.contains(&vm.name) && of_group(&vm.host));
+        let own: BTreeSet<String> = vms.iter().map(|vm| vm.name.clone()).collect();
         let mut wishes = around.clone();
-        wishes.vms.clone_from(&new);
+        wishes.vms = vms;
         wishes.vms.iter_mut().for_each(|vm| vm.host.clone_from(&hosts[0]));
         // Models become addresses: a GPU that somebody is to have is not free.
         let around = settled(&around, inventory);
@@ -65,10 +60,11 @@ fn place(fleet: &mut Fleet, inventory: &Inventory, homeless: &BTreeSet<String>) 
             let host = placed.place_of(at).map(|place| asked.problem.hosts[place.host].name.clone());
             chosen.extend(host.map(|host| (want.vm.as_str(), host)));
         }
-        for vm in fleet.vms.iter_mut().filter(|vm| own.contains(vm.name.as_str())) {
+        for vm in fleet.vms.iter_mut().filter(|vm| own.contains(&vm.name)) {
             // A VM that wants no GPU may be anywhere: the first host will do.
             vm.host = chosen.get(vm.name.as_str()).unwrap_or(&hosts[0]).clone();
         }
+        new.retain(|name| !own.contains(name));
     }
 }
 
@@ -83,7 +79,7 @@ fn wanted(wishes: &Fleet) -> Vec<Want> {
         let parts: Vec<Part> = models
             .flat_map(|(model, count)| (0..count.unwrap_or(1)).map(move |_| Part::Whole(Some(model.clone()))))
             .collect();
-        if parts.is_empty() || !vm.is_to_run() {
+        if parts.is_empty() {
             continue;
         }
         match wants.iter_mut().find(|want| want.vm == vm.name) {
