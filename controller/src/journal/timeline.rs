@@ -123,7 +123,9 @@ pub fn timeline(plan: &Plan, begun: u64, records: &[Record], at_work: Option<u64
             Record::Started { at, step, .. } => {
                 // Begun once more: what became of it the first time nobody noted.
                 if let Some(first) = open.insert(*step, *at) {
-                    reading.step((*step, first), Some(last), Outcome::Open, "interrupted; begun again later");
+                    let tasks = tasks.remove(step).unwrap_or_default();
+                    let note = format!("interrupted; begun again later{tasks}");
+                    reading.step((*step, first), Some(last), Outcome::Open, &note);
                 }
                 last = *at;
             }
@@ -241,6 +243,15 @@ mod tests {
         let again = [&records[..], &[started(900, 4), done(910, 4)]].concat();
         let seen = timeline(&plan, 90, &again, None);
         let license: Vec<_> = seen.machines[1].spans.iter().filter(|s| s.step == 4).collect();
+        // A task is told at the try that began it.
+        let task = |at, task: &str| Record::Task { at, step: 4, task: task.into() };
+        let tried =
+            [&records[..], &[task(476, "task-1"), started(900, 4), task(901, "task-2"), done(910, 4)]]
+                .concat();
+        let of_tasks = timeline(&plan, 90, &tried, None);
+        let notes: Vec<_> =
+            of_tasks.machines[1].spans.iter().filter(|s| s.step == 4).map(|s| s.note.as_str()).collect();
+        assert_eq!(notes, ["interrupted; begun again later; task-1", "ok; task-2"]);
         assert_eq!(
             (license.len(), license[0].outcome, license[1].outcome),
             (2, Outcome::Open, Outcome::Done)
