@@ -1,5 +1,5 @@
-//! Changes by the API: the calls that `by_api` says, each proven by its task. Of a task its id is noted before it is waited
-//! for: a gateway that is killed leaves it running, and the next one waits for it rather than begin another.
+//! Changes by the API: the calls that `by_api` says, and effects that are more than a command (settings of a VM, clones,
+//! evacuation, options of DRS). Each is proven by its task (`tasks.rs`).
 
 use super::answers::number;
 use super::asked::{Asked, refused};
@@ -175,13 +175,16 @@ pub(super) fn make_effect(asked: &Asked<'_>, state: &Posix, effect: &Effect) -> 
         Effect::SetDrsOptions { set, .. } => {
             let made = drs_options(asked, state, set);
             asked.site.changed(&asked.host.of);
-            Some(made.map_err(|failed| failed.in_words(RECONFIGURE)))
+            Some(made.map_err(|failed| failed.in_words("this cluster")))
         }
         Effect::CloneVm { base, from, name, datastore, within_secs } => {
             let made = clone_of(asked, state, (base, from), (name, datastore), *within_secs);
             asked.site.changed(&asked.host.of);
-            asked.site.made_a_vm(name, &asked.host.of);
-            Some(made.map_err(|failed| failed.in_words(*within_secs)))
+            match made {
+                Ok(()) => asked.site.made_a_vm(name, &asked.host.of),
+                Err(_) => asked.site.vms_changed(),
+            }
+            Some(made.map_err(|failed| failed.in_words("this VM")))
         }
         _ => None,
     }
@@ -304,5 +307,5 @@ fn set_keys(
         wait(asked, state, &task, &format!("ReconfigVM_Task {}", vm.name), RECONFIGURE)
     })();
     asked.site.changed(&asked.host.of);
-    changed.map_err(|failed| failed.in_words(RECONFIGURE))
+    changed.map_err(|failed| failed.in_words("this VM"))
 }

@@ -1,5 +1,6 @@
 //! What a gateway has in common for all its hosts: one session with a few connections, and what was read last. Hosts that
-//! are asked about at once are read together: a look at five hundred hosts costs some hundred calls, and none for each VM.
+//! are asked about at once are read together: a look at five hundred hosts costs some hundred calls, and none for each VM. What takes
+//! minutes has connections of its own.
 
 use super::config::{Config, changed};
 use super::login::{AskedWith, begin, named_hosts};
@@ -460,6 +461,11 @@ impl Site {
             let made = Listed { of, name: name.into(), is_template: false, host: Some(host.clone()) };
             Arc::make_mut(all).push(made);
         }
+    }
+
+    /// Which VMs there are is not known any more.
+    pub fn vms_changed(&self) {
+        *locked(&self.listed) = None;
     }
 
     /// A cluster, not older than a minute.

@@ -41,14 +41,15 @@ impl From<Fault> for Failed {
 }
 
 impl Failed {
-    /// In words, of a change that may take so many seconds.
-    pub(super) fn in_words(self, secs: u32) -> String {
+    /// In words; `what` was to be changed: `this VM`.
+    pub(super) fn in_words(self, what: &str) -> String {
         match self {
-            Self::Late(_) => format!("the change did not end within {secs} s"),
+            Self::Late(secs) => format!("the change did not end within {secs} s"),
             Self::Lost(why) => why,
             Self::Said(fault) if fault.kind == "ConcurrentAccess" => {
-                "somebody else changed this VM at the same time: nothing was changed; `vsgpu plan` again"
-                    .into()
+                format!(
+                    "somebody else changed {what} at the same time: nothing was changed; `vsgpu plan` again"
+                )
             }
             Self::Said(fault) => refused(&fault),
         }
@@ -120,7 +121,8 @@ fn wait_for(asked: &Asked<'_>, state: &Posix, task: &Ref, doing: &str, secs: u32
 }
 
 /// Notes a call that takes its time and has no task, makes it, and takes the note away where it is known to be over. One
-/// that was not heard goes on at the host: whoever comes meanwhile waits for it, to its deadline.
+/// that was not heard, or whose gateway was killed, is taken to go on at the host for a while: whoever comes meanwhile
+/// waits for that.
 pub(super) fn noted_call<T>(
     asked: &Asked<'_>,
     state: &Posix,
@@ -128,17 +130,20 @@ pub(super) fn noted_call<T>(
     secs: u32,
     call: impl FnOnce() -> Result<T, Fault>,
 ) -> Result<T, Failed> {
-    let until = state.now() + u64::from(secs.min(UNHEARD));
-    let id = format!("{CALL}-{until}-{}", state.elapsed().subsec_nanos());
-    let note = format!("{TASKS}/{}", plain(&id));
-    if let Err(why) = state.write(&note, format!("{CALL} {id} {doing}").as_bytes(), 0o600) {
-        return Err(Failed::Lost(format!("the call is not noted: {why}; nothing was done")));
-    }
+    let noted = || {
+        let until = state.now() + u64::from(secs.min(UNHEARD));
+        let id = format!("{CALL}-{until}-{}", state.elapsed().subsec_nanos());
+        let note = format!("{TASKS}/{id}");
+        state.write(&note, format!("{CALL} {id} {doing}").as_bytes(), 0o600).map(|()| (id, note))
+    };
+    let (id, note) =
+        noted().map_err(|why| Failed::Lost(format!("the call is not noted: {why}; nothing was done")))?;
     let tasks = || asked.tasks.lock().unwrap_or_else(PoisonError::into_inner);
     tasks().own.insert(id.clone());
     let made = call().map_err(Failed::from);
     tasks().own.remove(&id);
-    if !matches!(made, Err(Failed::Lost(_))) {
+    // Heard no more after half an hour, it may have begun late: the while counts from now.
+    if !matches!(made, Err(Failed::Lost(_))) || noted().is_ok() {
         let _ = state.remove(&note);
     }
     made
