@@ -125,10 +125,6 @@ pub fn make(folder: &Path, number: usize, call: &Element) -> Made {
             Made::Refused("NotFound", "The object or item referred to could not be found.".into())
         }
         "EnterMaintenanceMode_Task" => {
-            // Nobody moves the VMs: it waits for them, and gives up.
-            if machine.esxi().vms.iter().any(|vm| vm.on) {
-                return Made::Task(Err(("Timedout", "Operation timed out.".into())));
-            }
             task(tool("esxcli", &["system", "maintenanceMode", "set", "--enable", "true"]))
         }
         "ExitMaintenanceMode_Task" => {

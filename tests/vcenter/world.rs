@@ -471,7 +471,7 @@ impl World {
         }
     }
 
-    /// Options of DRS; what is not named stays.
+    /// Options of DRS. What is not sent is gone: whether vCenter keeps it is not known.
     fn reconfigure_cluster(&mut self, call: &Element) -> Reply {
         if self.lacked(text(call, "_this"), "Host.Inventory.EditCluster") {
             let more = "<object type=\"ClusterComputeResource\">domain-c0</object><privilegeId>Host.Inventory.EditCluster</privilegeId>";
@@ -485,9 +485,8 @@ impl World {
         }
         let options =
             spec.and_then(|spec| spec.child("drsConfig")).into_iter().flat_map(|of| of.all("option"));
-        self.drs
-            .options
-            .extend(options.map(|of| (text(of, "key").to_string(), text(of, "value").to_string())));
+        self.drs.options =
+            options.map(|of| (text(of, "key").to_string(), text(of, "value").to_string())).collect();
         self.changes += 1;
         let id = format!("task-{}", self.calls.len());
         self.tasks.insert(id.clone(), (self.tasks_run_for, Ok(())));
