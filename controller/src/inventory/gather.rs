@@ -79,7 +79,7 @@ pub async fn gather(
     let within = Duration::from_secs(fleet.deadlines.connect_secs.into());
     let catalogue = crate::catalogue::catalogue();
     let (specs, reaches, by_host) = (fleet.specs(), reaches(fleet), fleet.vms_by_host());
-    // DRS is asked where its answer is needed.
+    // DRS is asked where its answer may be needed: whether a host changes at all is only known when it was read.
     let moved = |host: &&crate::fleet::Host| scope == Scope::Wished && host.maintenance.vms != WithVms::Off;
     let evacuated: BTreeSet<&str> = fleet.hosts.iter().filter(moved).map(|host| host.name.as_str()).collect();
     let ask = |node: &NodeId| -> Ask {

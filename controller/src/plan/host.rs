@@ -17,9 +17,9 @@ use crate::plan::evacuation::{self, Decided};
 use crate::plan::planner::Planner;
 use crate::plan::steps::Work;
 use std::collections::{BTreeMap, BTreeSet};
+use vsgpu_core::Requirement;
 use vsgpu_core::requirement::{Needs, TakesEffect, Verdict};
 use vsgpu_core::units::OnOff;
-use vsgpu_core::{Fact as _, Requirement};
 use vsgpu_host_agent::facts::{Evacuation, VirtualMachines, VmPower};
 use vsgpu_host_agent::host::{
     DrsOptions, Evacuable, EvacuableSpec, Leave, MaintenanceModeFact, MaintenanceModeSpec, Passthrough,
@@ -263,10 +263,7 @@ impl Planner<'_> {
         if here.is_ok_and(|listed| listed.vms.iter().any(|seen| seen.name == vm.vm_name)) {
             return None;
         }
-        let has_said = |host: &str| {
-            let seen = self.inventory.nodes.get(&node(host)).and_then(|seen| seen.as_ref().ok());
-            seen.and_then(|seen| seen.facts.get(VirtualMachines::NAME)).is_some_and(|fact| fact.is_ok())
-        };
+        let has_said = |host: &str| self.inventory.fact::<VirtualMachines>(&node(host)).is_ok();
         vm.any.iter().map(String::as_str).find(|host| !has_said(host))
     }
 

@@ -74,8 +74,8 @@ fn not_before_its_server(steps: &[Step], waves: &mut Vec<Vec<String>>) {
     waves.retain(|wave| !wave.is_empty());
 }
 
-/// Where VMs of one host move, a VM of another one that is off for its own change could lose its place to them: both
-/// are not done at once.
+/// Where VMs of one host move, a VM of another one that is off for its own change could lose its place to them: that host
+/// counts as away meanwhile, so that both are only done at once where the cluster's budget is for two.
 pub fn keep_room_for_moves(fleet: &Fleet, steps: &mut [Step]) {
     let moves = |step: &&Step| step.moves.as_deref().is_some_and(|moves| !moves.is_empty());
     let moving: BTreeSet<&str> = steps.iter().filter(moves).map(|step| step.host.as_str()).collect();

@@ -136,7 +136,7 @@ impl Request<'_> {
                 });
                 if self.unfinished != Unfinished::Restore {
                     // Hours may have passed since the plan was made.
-                    let inventory = inventory::gather(self.fleet, self.connector, Scope::Wished, &|n| {
+                    let inventory = inventory::gather(self.fleet, self.connector, Scope::Room, &|n| {
                         n.kind == NodeKind::Host
                     })
                     .await;

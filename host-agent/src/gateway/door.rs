@@ -1,5 +1,6 @@
 //! A host by the vSphere API, as the agents' `System`: the third door beside the host itself and ssh. Commands are
-//! answered by `answers`; of files there are the VMs' settings and the logs. What the agent keeps (its lease above all)
+//! answered by `answers`; of files there are the VMs' settings, the logs, and those that are received for a datastore. Said
+//! here as well: which VMs and datastores a new VM has to do with. What the agent keeps (its lease above all)
 //! and what it would note on the host's ramdisk lies here, in a folder of this host's.
 
 use super::answers::answer;

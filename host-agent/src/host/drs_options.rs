@@ -87,9 +87,7 @@ impl Requirement for DrsOptions {
             return Verdict::blocked("the host is in no cluster: there is no DRS", "take `drs-options` out");
         };
         let differs = |(option, wanted): &(&DrsOption, &Option<i64>)| {
-            let is = is(fact, **option);
-            is != **wanted
-                && (is.or(option.unset()) != wanted.or(option.unset()) || is.or(option.unset()).is_none())
+            is(fact, **option).or(option.unset()) != wanted.or(option.unset())
         };
         let open: Vec<(DrsOption, Option<i64>)> =
             spec.iter().filter(differs).map(|(option, wanted)| (*option, *wanted)).collect();

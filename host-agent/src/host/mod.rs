@@ -32,6 +32,8 @@ use vsgpu_core::{Catalogue, Entry, FactEntry, Requirement as _};
 /// Name of the requirement with which the planner enters and leaves maintenance mode. Not a key of the fleet
 /// file.
 pub const MAINTENANCE_MODE: &str = MaintenanceMode::NAME;
+/// Name of the requirement that asks who can leave a host.
+pub const EVACUABLE: &str = Evacuable::NAME;
 
 /// All requirements and facts of a host, in the order in which people think of them.
 pub fn all() -> Catalogue {

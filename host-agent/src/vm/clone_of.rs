@@ -287,7 +287,8 @@ impl Fact for CloneFact {
 
 impl Requirement for CloneOf {
     const NAME: &'static str = "clone-of";
-    const ABOUT: &'static str = "The VM is there, if need be as a copy of another VM of the host";
+    const ABOUT: &'static str =
+        "The VM is there, if need be as a copy of another VM of the host, or of a template";
     const AFTER: &'static [&'static str] = &[];
     const NEEDS: Needs = Needs::Nothing;
     const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use vsgpu::catalogue;
 use vsgpu_core::requirement::{Needs, TakesEffect};
 use vsgpu_core::{Entry, Scope};
-use vsgpu_host_agent::host::MAINTENANCE_MODE;
+use vsgpu_host_agent::host::{EVACUABLE, MAINTENANCE_MODE};
 
 /// The line that says where a page is edited.
 fn made_from(sources: &str) -> String {
@@ -115,10 +115,10 @@ fn of_entry(text: &mut String, entry: &Entry) {
     if entry.is_key {
         line("Example", &format!("`{}: {}`", entry.name, entry.example));
     } else {
-        let own = if entry.name == MAINTENANCE_MODE {
-            "entered and left by the planner"
-        } else {
-            "switched by the planner; `power: on` or `off` is a key of the VM"
+        let own = match entry.name {
+            MAINTENANCE_MODE => "entered and left by the planner",
+            EVACUABLE => "asked by the planner before the first VM goes down",
+            _ => "switched by the planner; `power: on` or `off` is a key of the VM",
         };
         line("No key of its own", own);
     }

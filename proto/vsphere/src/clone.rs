@@ -31,8 +31,6 @@ pub struct Datastore {
     pub name: String,
     /// It can be written.
     pub is_open: bool,
-    /// Bytes.
-    pub free: u64,
 }
 
 /// All VMs and templates that the account sees, whatever their number: three leaves of each, by pages.
@@ -66,7 +64,7 @@ pub fn host_names(session: &mut Session, hosts: &[Ref]) -> Result<BTreeMap<Ref, 
 pub fn datastores(session: &mut Session, host: &Ref) -> Result<Vec<Datastore>, Fault> {
     let of_host = session.of(std::slice::from_ref(host), &["datastore"])?;
     let all: Vec<Ref> = of_host.iter().flat_map(|host| host.references("datastore")).collect();
-    let paths = ["name", "summary.accessible", "summary.maintenanceMode", "summary.freeSpace"];
+    let paths = ["name", "summary.accessible", "summary.maintenanceMode"];
     let one = |store: &Object| {
         // Before 5.0 nobody put a datastore into maintenance mode.
         let in_use = store.text("summary.maintenanceMode").is_none_or(|mode| mode == "normal");
@@ -74,7 +72,6 @@ pub fn datastores(session: &mut Session, host: &Ref) -> Result<Vec<Datastore>, F
             of: store.of.clone(),
             name: store.text("name").map(name).unwrap_or_default(),
             is_open: in_use && store.text("summary.accessible") == Some("true"),
-            free: store.text("summary.freeSpace").and_then(|n| n.parse().ok()).unwrap_or_default(),
         }
     };
     Ok(session.of(&all, &paths)?.iter().map(one).collect())

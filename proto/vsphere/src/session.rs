@@ -238,6 +238,20 @@ impl Session {
         self.call(method, this, arguments, LOOK)
     }
 
+    /// The same for one that takes its time.
+    ///
+    /// # Errors
+    /// What the server said, or why it is not heard.
+    pub(crate) fn long(
+        &mut self,
+        method: &str,
+        this: &Ref,
+        arguments: &str,
+        within: Duration,
+    ) -> Result<Vec<Element>, Fault> {
+        self.within_session(|session| session.call(method, this, arguments, within))
+    }
+
     /// A file, or the part of it that `range` says. A session that has ended is begun again once.
     ///
     /// # Errors
@@ -252,20 +266,6 @@ impl Session {
                 status => Ok((status, given.body)),
             }
         })
-    }
-
-    /// The same for one that takes its time.
-    ///
-    /// # Errors
-    /// What the server said, or why it is not heard.
-    pub(crate) fn long(
-        &mut self,
-        method: &str,
-        this: &Ref,
-        arguments: &str,
-        within: Duration,
-    ) -> Result<Vec<Element>, Fault> {
-        self.within_session(|session| session.call(method, this, arguments, within))
     }
 
     /// Puts a file; the status of the answer. A session that has ended is begun again once.
