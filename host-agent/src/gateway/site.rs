@@ -34,7 +34,7 @@ const CLUSTERS_FRESH: Duration = Duration::from_secs(60);
 const ESXCLI_FRESH: Duration = Duration::from_secs(600);
 /// Connections for calls that take minutes, and how long one waits for such a one.
 const APART: usize = 4;
-const APART_PATIENCE: Duration = Duration::from_secs(3_600);
+pub(super) const APART_PATIENCE: Duration = Duration::from_secs(3_600);
 /// A list of all VMs.
 const LIST_FRESH: Duration = Duration::from_secs(10);
 const COUNTERS_FRESH: Duration = Duration::from_secs(20);
@@ -185,16 +185,25 @@ impl Site {
     }
 
     /// Does something that takes minutes, on a connection of its own in the same session: the others stay for whoever asks.
-    pub fn apart<T>(&self, act: impl FnOnce(&mut Session) -> Result<T, Fault>) -> Result<T, Fault> {
+    /// `patience`: how long its turn is waited for.
+    pub fn apart<T>(
+        &self,
+        patience: Duration,
+        act: impl FnOnce(&mut Session) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         // Whoever logs in, and whose login was refused, is the pool's to say.
         let handle = self.with(|session| Ok(session.handle()))?;
         let begun = now();
         let mut busy = locked(&self.apart);
         while *busy >= APART {
-            if now() - begun > APART_PATIENCE {
-                return Err(Fault::said("other hosts were served for an hour; look at the load of vCenter"));
+            let left = (begun + patience).saturating_duration_since(now());
+            if left.is_zero() {
+                return Err(Fault::said(format!(
+                    "other hosts were served for {} minutes (packages are sent to them, or vCenter is slow): ask again later",
+                    patience.as_secs() / 60
+                )));
             }
-            busy = self.apart_freed.wait_timeout(busy, PATIENCE).unwrap_or_else(PoisonError::into_inner).0;
+            busy = self.apart_freed.wait_timeout(busy, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         *busy += 1;
         drop(busy);

@@ -4,7 +4,7 @@
 
 use super::asked::{Asked, refused};
 use super::boot::RAMDISK;
-use super::site::spooled;
+use super::site::{APART_PATIENCE, spooled};
 use super::tasks::{Failed, noted_call, wait};
 use super::tool_xml::{fields, record, records, word};
 use std::path::{Path, PathBuf};
@@ -58,7 +58,8 @@ fn by_esxcli(
     arguments: &[(String, String)],
 ) -> Result<String, Fault> {
     asked.details().map_err(Fault::said)?;
-    let found = asked.site.apart(|session| esxcli::run(session, &asked.host.of, what, arguments, LOOK))?;
+    let found =
+        asked.site.apart(LOOK, |session| esxcli::run(session, &asked.host.of, what, arguments, LOOK))?;
     Ok(records(found.into_iter()))
 }
 
@@ -160,7 +161,9 @@ pub(super) fn change(
     let doing = format!("esxcli {} {command}", namespace.join(" "));
     let done = noted_call(asked, state, &doing, secs, || {
         let what = (namespace, command);
-        asked.site.apart(|session| esxcli::run(session, &asked.host.of, what, arguments, within))
+        asked
+            .site
+            .apart(APART_PATIENCE, |session| esxcli::run(session, &asked.host.of, what, arguments, within))
     });
     asked.site.packages_changed(&asked.host.of);
     if matches!(done, Err(Failed::Said(_))) {
@@ -186,7 +189,7 @@ fn on_datastore(asked: &Asked<'_>, path: &str) -> Result<PathBuf, Failed> {
     // Hosts may share the datastore: one of them writes a file, while the others wait and find it.
     let turn = asked.site.writing(path);
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-    let there = asked.site.apart(|session| {
+    let there = asked.site.apart(APART_PATIENCE, |session| {
         let datacenter = datacenter(session, &above)?;
         let at: Place<'_> = (datacenter.as_deref(), datastore, file);
         if is_it(hash(session, at, TRANSFER)?) {
