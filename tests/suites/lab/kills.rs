@@ -121,8 +121,10 @@ fn a_controller_that_wakes_up_behind_its_lease_is_refused() {
     child.signal(Signal::SIGCONT);
     let (status, said) = child.end();
     assert_eq!(status, Some(5), "{said}");
+    // The agent went on while it slept: what it hears first of the VM depends on how fast.
+    let of_vm = ["vm-01 was asked to shut down", "vm-01 was shut down and was not seen to run again"];
     assert!(
-        said.contains("the node was taken over by") && said.contains("vm-01 was asked to shut down"),
+        said.contains("the node was taken over by") && of_vm.iter().any(|words| said.contains(words)),
         "{said}"
     );
     assert_eq!(lab.changing_calls("esx-01"), [] as [String; 0], "it changed something when it woke up");
