@@ -239,6 +239,13 @@ pub fn shown(effect: &Effect) -> Option<String> {
             let set: Vec<String> = set.iter().map(|(key, value)| format!("{key}={value}")).collect();
             Some(format!("ReconfigureComputeResource_Task {cluster} drsConfig.option {}", set.join(" ")))
         }
+        Effect::AddToImage { of, package, .. } => Some(format!(
+            "esx/settings drafts: {} into the image of {of}, validate, scan, commit",
+            package.rsplit('/').next().unwrap_or_default()
+        )),
+        Effect::Remediate { of, .. } => {
+            Some(format!("esx/settings software of {of}: check, apply, only this host  (reboots it)"))
+        }
         Effect::CloneVm { base, from, name, datastore, .. } => Some(format!(
             "CloneVM_Task {base} ({}) name={name} datastore={datastore} powerOn=false",
             place(from)

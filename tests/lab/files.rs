@@ -110,7 +110,9 @@ fn zip_of(files: &[(&str, &[u8])]) -> Vec<u8> {
 /// An offline bundle; with a component in its bulletin, as ESXi 7 and later take it.
 pub fn bundle(vib: &str, version: &str, component: bool, payload: usize) -> Vec<u8> {
     let spec = if component {
-        format!("<componentNameSpec name=\"{vib}\" uiString=\"simulated\"/>")
+        format!(
+            "<componentNameSpec name=\"{vib}\" uiString=\"simulated\"/><componentVersionSpec version=\"{version}\" uiString=\"simulated\"/>"
+        )
     } else {
         String::new()
     };

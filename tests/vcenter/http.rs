@@ -1,5 +1,6 @@
 //! HTTP/1.1 over TLS, one thread for each connection.
 
+use super::images::Request;
 use super::world::World;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::Digest as _;
@@ -110,6 +111,17 @@ fn connection(stream: TcpStream, config: Arc<rustls::ServerConfig>, world: &Mute
         let path = head.split(' ').nth(1).unwrap_or_default().to_string();
         let (cookie, range) = (header("cookie"), header("range"));
         let reply = match (path.starts_with("/folder/"), head.starts_with("PUT ")) {
+            _ if path.starts_with("/api/") => {
+                let body = String::from_utf8_lossy(&body).into_owned();
+                let request = Request {
+                    method: head.split(' ').next().unwrap_or_default(),
+                    path: &path,
+                    session: header("vmware-api-session-id"),
+                    authorization: header("authorization"),
+                    body: &body,
+                };
+                world.lock().unwrap().rest(&request)
+            }
             (true, true) => world.lock().unwrap().put_file(&path, cookie.as_deref(), &body),
             (true, false) => world.lock().unwrap().file(&path, cookie.as_deref(), range.as_deref()),
             (false, _) => {

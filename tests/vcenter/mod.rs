@@ -9,6 +9,7 @@ mod changes;
 mod clones;
 mod drs;
 mod http;
+mod images;
 mod machine;
 mod schema;
 mod software;
@@ -16,4 +17,5 @@ mod world;
 
 pub use drs::Drs;
 pub use http::{Certificate, Served, serve};
+pub use images::Images;
 pub use world::{SimHost, World};

@@ -3,7 +3,7 @@
 use vsgpu_core::readers::xml::Element;
 
 /// For each call and data object that the client sends: its elements in their order; those with `*` may come again.
-const ORDER: [(&str, &[&str]); 66] = [
+const ORDER: [(&str, &[&str]); 67] = [
     ("RetrieveServiceContent", &["_this"]),
     ("Login", &["_this", "userName", "password", "locale"]),
     ("Logout", &["_this"]),
@@ -80,6 +80,7 @@ const ORDER: [(&str, &[&str]); 66] = [
     ("argument", &["name", "val"]),
     ("InstallHostPatchV2_Task", &["_this", "metaUrls*", "bundleUrls*", "vibUrls*", "spec"]),
     ("StopService", &["_this", "id"]),
+    ("FindExtension", &["_this", "extensionKey"]),
     ("MakeDirectory", &["_this", "name", "datacenter", "createParentDirectories"]),
     ("CloneVM_Task", &["_this", "folder", "name", "spec"]),
     (

@@ -78,6 +78,8 @@ pub struct World {
     pub api: &'static str,
     /// Clusters have an image.
     pub images: bool,
+    /// Lifecycle Manager.
+    pub lcm: super::images::Images,
     logins: usize,
     listing: BTreeMap<String, Vec<String>>,
 }
@@ -110,6 +112,7 @@ impl World {
             cuts_files: false,
             api: "8.0.3.0",
             images: true,
+            lcm: super::images::Images::default(),
             logins: 0,
             listing: BTreeMap::new(),
         }
@@ -202,6 +205,13 @@ impl World {
                 )
             }
             "ExecuteSoap" => self.esxcli(&call),
+            "FindExtension" => {
+                let is_there = self.lcm.in_vcf && text(&call, "extensionKey") == "com.vmware.sddcManager";
+                match is_there {
+                    true => returned(&call.name, "<key>com.vmware.sddcManager</key><version>5</version>"),
+                    false => plain(&call.name, ""),
+                }
+            }
             "MakeDirectory" => self.make_folder(&call),
             "CurrentTime" => returned(&call.name, "2026-11-27T14:00:30Z"),
             "QueryAvailablePerfMetric" => {
@@ -303,7 +313,7 @@ impl World {
             false => "",
         };
         format!(
-            "<rootFolder type=\"Folder\">{root}</rootFolder><propertyCollector type=\"PropertyCollector\">{collector}</propertyCollector><viewManager type=\"ViewManager\">{views}</viewManager><about><fullName>{name}</fullName><apiType>{kind}</apiType><apiVersion>{api}</apiVersion>{instance}</about><sessionManager type=\"SessionManager\">{sessions}</sessionManager><authorizationManager type=\"AuthorizationManager\">{rights}</authorizationManager><perfManager type=\"PerformanceManager\">PerfMgr</perfManager><diagnosticManager type=\"DiagnosticManager\">DiagMgr</diagnosticManager><fileManager type=\"FileManager\">FileManager</fileManager>{setting}"
+            "<rootFolder type=\"Folder\">{root}</rootFolder><propertyCollector type=\"PropertyCollector\">{collector}</propertyCollector><viewManager type=\"ViewManager\">{views}</viewManager><about><fullName>{name}</fullName><apiType>{kind}</apiType><apiVersion>{api}</apiVersion>{instance}</about><sessionManager type=\"SessionManager\">{sessions}</sessionManager><authorizationManager type=\"AuthorizationManager\">{rights}</authorizationManager><perfManager type=\"PerformanceManager\">PerfMgr</perfManager><diagnosticManager type=\"DiagnosticManager\">DiagMgr</diagnosticManager><fileManager type=\"FileManager\">FileManager</fileManager>{setting}<extensionManager type=\"ExtensionManager\">ExtensionManager</extensionManager>"
         )
     }
 

@@ -14,6 +14,7 @@ use crate::inventory::acquired;
 use crate::node::{NodeId, NodeKind};
 use crate::plan::changes::Change;
 use crate::plan::evacuation::{self, Decided};
+use crate::plan::image;
 use crate::plan::planner::Planner;
 use crate::plan::steps::Work;
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,7 +69,7 @@ impl Planner<'_> {
         if self.held(&node) {
             return self.only_restore(&node, vms);
         }
-        let Ok(changes) = self.judge.changes(&node, Some(seen), false, false) else {
+        let Ok(mut changes) = self.judge.changes(&node, Some(seen), false, false) else {
             // All that must be mended is said at once, not one thing after the other.
             for vm in vms {
                 self.judge.say_refused(&NodeId::new(NodeKind::Vm, &vm.name));
@@ -97,6 +98,13 @@ impl Planner<'_> {
             self.warnings.push(evacuation::options_first(&node));
             let first = changes.into_iter().filter(opens).collect();
             let _ = self.stages(&node, first, vec![]);
+            return self.only_restore(&node, vms);
+        }
+        if changes.iter().any(image::waits_for_people) {
+            self.warnings.push(image::image_first(&node));
+            changes.retain(image::waits_for_people);
+            let sent = self.sends(&node, &changes, vec![]);
+            self.put_into_image(&node, &mut changes, sent);
             return self.only_restore(&node, vms);
         }
         let needs = changes.iter().map(|c| c.cost.needs).max().unwrap_or(Needs::Nothing);
@@ -165,7 +173,8 @@ impl Planner<'_> {
                 }
             }
         }
-        let mut sent = self.sends(&node, &changes, vec![]);
+        let sent = self.sends(&node, &changes, vec![]);
+        let mut sent = self.put_into_image(&node, &mut changes, sent);
         if let Some(decided) = &leaving {
             let stopped = judged.iter().filter(|(vm, changes)| edited(vm, changes));
             let off = stopped.map(|(vm, _)| vm.vm_name.clone()).chain(decided.off.iter().cloned());

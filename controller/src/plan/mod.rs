@@ -6,6 +6,7 @@ mod assign;
 mod changes;
 mod evacuation;
 mod host;
+mod image;
 mod leftovers;
 mod order;
 mod planned;

@@ -6,6 +6,7 @@ pub mod esx_version;
 pub mod evacuation;
 pub mod gpu_users;
 pub mod gpus;
+pub mod host_image;
 pub mod host_summary;
 pub mod log_findings;
 pub mod packages;

@@ -4,6 +4,7 @@
 use crate::esxcli;
 use crate::facts::acceptance::{ACCEPTANCE, Level, level};
 use crate::facts::esx_version::EsxVersion;
+use crate::facts::host_image::{HostImage, is_nvidias};
 use crate::facts::vcenter::Vcenter;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -128,6 +129,9 @@ pub struct ByApi {
     /// Why nobody installs a single package here: whose image it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_of: Option<String>,
+    /// The image itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<HostImage>,
     /// Nobody can install one at all, whatever is allowed: vCenter 9.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub only_images: bool,
@@ -154,8 +158,8 @@ pub fn vibs(records: &[vsgpu_core::readers::esxcli::Record]) -> Result<Vec<Vib>,
 }
 
 fn of_nvidia(vib: &Vib) -> bool {
-    let (name, vendor) = (vib.name.to_ascii_uppercase(), vib.vendor.to_ascii_uppercase());
-    vendor.starts_with("NVIDIA") || vendor == "NVD" || name.starts_with("NVIDIA") || name.starts_with("NVD")
+    let vendor = vib.vendor.to_ascii_uppercase();
+    vendor.starts_with("NVIDIA") || vendor == "NVD" || is_nvidias(&vib.name)
 }
 
 impl Packages {
@@ -227,6 +231,12 @@ impl Packages {
             )
         });
         image.or(no_esxcli)
+    }
+
+    /// The image by which this package comes onto the host, where that is the way.
+    pub(crate) fn image_for(&self, spec: &PackageSpec) -> Option<&HostImage> {
+        let by_api = self.by_api.as_ref()?;
+        by_api.image.as_ref().filter(|_| by_api.only_images || !spec.allow_drift)
     }
 
     /// What stands against installing a package on this host, and what to do.
@@ -341,7 +351,7 @@ fn by_api(seen: &Observation) -> Result<Option<ByApi>, Unreadable> {
         // Before 7.0 nobody asks for components.
         Err(_) => Some("it was not asked on this release".into()),
     };
-    Ok(Some(ByApi { image_of, only_images, no_esxcli }))
+    Ok(Some(ByApi { image_of, image: host.image, only_images, no_esxcli }))
 }
 
 fn all_in(package: &Artifact, vibs: &[Vib]) -> bool {

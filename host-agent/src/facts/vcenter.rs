@@ -1,5 +1,6 @@
 //! The host in vCenter: its cluster, who moves and starts its VMs, who owns its image. Only a gateway knows it.
 
+use crate::facts::host_image::HostImage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,6 +34,9 @@ pub struct HostInVcenter {
     /// None where the host stands alone.
     #[serde(default)]
     pub cluster: Option<ClusterOfHost>,
+    /// The image it is made from, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<HostImage>,
     /// vGPU profiles that the host offers, and whether a VM that has one can move while it runs.
     #[serde(default)]
     pub profiles: Vec<OfferedProfile>,
@@ -97,7 +101,13 @@ impl Fact for Vcenter {
     }
     fn sentence(&self) -> Option<String> {
         let host = self.host.as_ref()?;
-        let Some(cluster) = &host.cluster else { return Some(format!("{}, in no cluster", host.name)) };
+        let of_image = match &host.image {
+            Some(image) => format!(", image by Lifecycle Manager: {}", image.sentence()),
+            None => String::new(),
+        };
+        let Some(cluster) = &host.cluster else {
+            return Some(format!("{}, in no cluster{of_image}", host.name));
+        };
         let drs = match cluster.drs.as_deref() {
             None => "DRS not known".to_string(),
             Some("off") => "DRS off".into(),
@@ -114,9 +124,9 @@ impl Fact for Vcenter {
             (Some(true), Some(true)) => "HA on with admission control",
             (Some(true), _) => "HA on",
         };
-        let image = match cluster.image_managed {
-            Some(true) => ", image by Lifecycle Manager",
-            _ => "",
+        let image = match (cluster.image_managed, &host.image) {
+            (Some(true), None) => ", image by Lifecycle Manager".into(),
+            _ => of_image,
         };
         Some(format!("in {} ({}), {drs}, {ha}{image}", cluster.name, counted(cluster.hosts, "host")))
     }

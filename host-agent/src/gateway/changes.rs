@@ -4,6 +4,7 @@
 use super::answers::number;
 use super::asked::{Asked, refused};
 use super::evacuation;
+use super::images;
 use super::software;
 use super::tasks::{Failed, wait};
 use super::vmx;
@@ -176,6 +177,16 @@ pub(super) fn make_effect(asked: &Asked<'_>, state: &Posix, effect: &Effect) -> 
             let made = drs_options(asked, state, set);
             asked.site.changed(&asked.host.of);
             Some(made.map_err(|failed| failed.in_words("this cluster")))
+        }
+        Effect::AddToImage { package, within_secs, .. } => {
+            let made = images::add(asked, state, package, *within_secs);
+            asked.site.changed(&asked.host.of);
+            Some(made.map_err(|failed| failed.in_words("this image")))
+        }
+        Effect::Remediate { within_secs, .. } => {
+            let made = images::remediate(asked, state, *within_secs);
+            asked.site.changed(&asked.host.of);
+            Some(made.map_err(|failed| failed.in_words("this host")))
         }
         Effect::CloneVm { base, from, name, datastore, within_secs } => {
             let made = clone_of(asked, state, (base, from), (name, datastore), *within_secs);

@@ -5,6 +5,7 @@
     reason = "the gateway's own files, read before there is a machine to look at"
 )]
 
+use crate::facts::host_image::MayChange;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,12 @@ pub(super) struct Config {
     pub hosts: Vec<String>,
     pub clusters: Vec<String>,
     pub serving: Serving,
+    /// What may be done with images of hosts.
+    pub images: MayChange,
+    /// Also where SDDC Manager looks after them.
+    pub images_in_vcf: bool,
+    /// Where vCenter fetches bundles from: an address of this machine.
+    pub depot: Option<SocketAddr>,
 }
 
 /// For `gateway serve`.
@@ -75,14 +82,14 @@ fn plainly(error: &std::io::Error) -> String {
     }
 }
 
-const KEYS: &str =
-    "vcenter, esxi, user, password-file, trust, ca, host, cluster, listen, pki, state, metrics, metrics-auth";
+const KEYS: &str = "vcenter, esxi, user, password-file, trust, ca, host, cluster, listen, pki, state, metrics, metrics-auth, images, images-in-vcf, depot";
 
 fn parse(text: &str, file: &str) -> Result<Config, String> {
     let (mut vcenter, mut esxi, mut user, mut password, mut pin, mut ca) =
         (None, None, None, None, None, None);
     let (mut hosts, mut clusters) = (vec![], vec![]);
     let (mut listen, mut pki, mut state, mut metrics, mut metrics_auth) = (None, None, None, None, None);
+    let (mut images, mut in_vcf, mut depot) = (None, None, None);
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (n, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -115,6 +122,9 @@ fn parse(text: &str, file: &str) -> Result<Config, String> {
             "state" => once(&mut state)?,
             "metrics" => once(&mut metrics)?,
             "metrics-auth" => once(&mut metrics_auth)?,
+            "images" => once(&mut images)?,
+            "images-in-vcf" => once(&mut in_vcf)?,
+            "depot" => once(&mut depot)?,
             "host" if !hosts.iter().any(|host| host == value) => hosts.push(value.to_string()),
             "cluster" if !clusters.iter().any(|cluster| cluster == value) => clusters.push(value.to_string()),
             "host" | "cluster" => return Err(at(&format!("`{}` is there twice", piece(value, 80)))),
@@ -175,6 +185,33 @@ fn parse(text: &str, file: &str) -> Result<Config, String> {
         metrics: address_of(metrics, "metrics")?,
         metrics_auth,
     };
+    let images = match images.as_deref() {
+        None | Some("never") => MayChange::Never,
+        Some("commit") => MayChange::Commit,
+        Some("remediate") => MayChange::Remediate,
+        Some(other) => {
+            return Err(format!(
+                "{file}: images: `{}` is none of never, commit, remediate",
+                piece(other, 30)
+            ));
+        }
+    };
+    let images_in_vcf = match in_vcf.as_deref() {
+        None | Some("refuse") => false,
+        Some("allow") => true,
+        Some(other) => {
+            return Err(format!("{file}: images-in-vcf: `{}` is none of refuse, allow", piece(other, 30)));
+        }
+    };
+    if images != MayChange::Never && !is_vcenter {
+        return Err(format!("{file}: images: a host that stands alone without vCenter has no image"));
+    }
+    let depot = address_of(depot, "depot")?;
+    if depot.is_some_and(|depot| depot.ip().is_unspecified()) {
+        return Err(format!(
+            "{file}: depot: an address at which vCenter reaches this machine is expected, such as 10.0.0.5:7480"
+        ));
+    }
     Ok(Config {
         address,
         is_vcenter,
@@ -185,6 +222,9 @@ fn parse(text: &str, file: &str) -> Result<Config, String> {
         hosts,
         clusters,
         serving,
+        images,
+        images_in_vcf,
+        depot,
     })
 }
 
@@ -247,6 +287,10 @@ mod tests {
             (GOOD.to_string() + "hunter2 =x\n", "g.conf:7: this is none of vcenter"),
             (GOOD.to_string() + "trust = sha256:12\n", "trust: `sha256:` and 64"),
             (GOOD.replace("@vsphere.local", ""), "with its domain"),
+            (GOOD.to_string() + "images = yes\n", "images: `yes` is none of never, commit, remediate"),
+            (GOOD.to_string() + "images-in-vcf = yes\n", "images-in-vcf: `yes` is none of refuse, allow"),
+            (GOOD.to_string() + "depot = 0.0.0.0:7480\n", "depot: an address at which vCenter reaches"),
+            (GOOD.to_string() + "depot = gw:7480\n", "depot: IP:PORT is expected"),
             (GOOD.replace("password-file = /etc/p\n", ""), "`password-file` is missing"),
             (GOOD.replace("host = esx-01\ncluster = GPU-A\n", ""), "at least one `host`"),
         ] {

@@ -168,7 +168,9 @@ impl ByApi {
                 .or_insert_with(|| GpuCounters { gpu: reading.gpu.clone(), values: BTreeMap::new() });
             of_gpu.values.insert(name.into(), value);
         }
+        let image = super::images::of_host(&self.asked(), &details)?;
         Ok(HostInVcenter {
+            image,
             server: about.full_name,
             api: Some(about.api),
             is_vcenter: about.is_vcenter,

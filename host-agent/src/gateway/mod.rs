@@ -9,6 +9,7 @@ mod check;
 mod config;
 mod door;
 mod evacuation;
+mod images;
 mod login;
 mod metrics;
 mod probe;
@@ -58,7 +59,7 @@ enum What {
     },
     /// Serve the hosts in FILE to vsgpu through vCenter: `vsgpu apply` can reboot hosts and stop VMs this way
     #[command(
-        after_help = "FILE begins as `gateway check --help` shows. More lines, with their defaults:\n  listen = 0.0.0.0:7443               one address for all hosts\n  pki = /etc/vsgpu-host-agent/pki     folders of `vsgpu cert issue`: esx-01.host\n  state = /var/lib/vsgpu-host-agent/gateway\n  metrics = 127.0.0.1:9455            GPU counters, for Prometheus (default: none)\n  metrics-auth = token:FILE           needed beyond this machine\nIn the fleet file each host has `address: THIS-MACHINE:7443`.\nHosts of a cluster are those of the start: restart it after you add one."
+        after_help = "FILE begins as `gateway check --help` shows. More lines, with their defaults:\n  listen = 0.0.0.0:7443               one address for all hosts\n  pki = /etc/vsgpu-host-agent/pki     folders of `vsgpu cert issue`: esx-01.host\n  state = /var/lib/vsgpu-host-agent/gateway\n  metrics = 127.0.0.1:9455            GPU counters, for Prometheus (default: none)\n  metrics-auth = token:FILE           needed beyond this machine\n  images = never                      or commit, remediate: what may be done with\n                                      images of Lifecycle Manager (remediate accepts\n                                      VMware's license agreement for you)\n  depot = 10.0.0.5:7480               this machine, as vCenter reaches it: from there\n                                      it fetches a bundle (plain HTTP, while it waits)\nIn the fleet file each host has `address: THIS-MACHINE:7443`.\nHosts of a cluster are those of the start: restart it after you add one."
     )]
     Serve {
         /// The gateway's file

@@ -16,6 +16,7 @@ use vsgpu_vsphere::evacuation::unreserved;
 use vsgpu_vsphere::files::{datacenter, tail};
 use vsgpu_vsphere::host::{HostDetails, details};
 use vsgpu_vsphere::host_methods::{Managers, managers, system_id};
+use vsgpu_vsphere::images::{self, Compliance, Image};
 use vsgpu_vsphere::inventory::Host;
 use vsgpu_vsphere::session::{Handle, REFUSED};
 use vsgpu_vsphere::{Fault, Ref, Session};
@@ -44,6 +45,8 @@ const LATER: Duration = Duration::from_secs(60);
 
 /// An answer in a host's own words, or why there is none.
 type Said = Result<String, String>;
+/// What is known of a host.
+type Found = Result<Arc<HostDetails>, Fault>;
 /// MiB that each host can still promise.
 type Room = Arc<BTreeMap<Ref, u64>>;
 
@@ -73,6 +76,17 @@ pub(super) struct Site {
     writing: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
     room: Mutex<BTreeMap<Ref, (Instant, Room)>>,
     counters: Mutex<Option<(Instant, Vec<Reading>)>>,
+    images: Mutex<BTreeMap<Ref, (Instant, Arc<OfImage>)>>,
+}
+
+/// An image, with what is said of its hosts.
+pub(super) struct OfImage {
+    pub image: Option<Image>,
+    /// By the ids of hosts.
+    pub compliance: BTreeMap<String, Compliance>,
+    /// Packages in no image, with the ids of their hosts.
+    pub orphaned: BTreeMap<String, Vec<String>>,
+    pub orchestrator: Option<String>,
 }
 
 #[derive(Default)]
@@ -106,10 +120,10 @@ pub(super) fn spooled(path: &str) -> String {
     of_datastore.map_or(path.into(), |(_, file)| format!("/{file}"))
 }
 
-/// What was read of hosts, and when that began.
+/// What was read of hosts, and when that began and ended.
 #[derive(Default)]
 struct Read {
-    hosts: BTreeMap<Ref, (Instant, Result<Arc<HostDetails>, Fault>)>,
+    hosts: BTreeMap<Ref, (Instant, Instant, Found)>,
     /// Since when something is another.
     not_before: BTreeMap<Ref, Instant>,
     wanted: BTreeSet<Ref>,
@@ -148,6 +162,7 @@ impl Site {
             writing: Mutex::default(),
             room: Mutex::default(),
             counters: Mutex::default(),
+            images: Mutex::default(),
         }
     }
 
@@ -289,15 +304,19 @@ impl Site {
         made.map(|session| (session, generation))
     }
 
-    /// What the server says of a host, not older than two seconds. Whoever asks while others are read waits, and is read
+    /// What the server says of a host, as it was read within two seconds: where a reading takes longer than that, it counts
+    /// from its end, or many hosts would be read again and again. Whoever asks while others are read waits, and is read
     /// with all who came meanwhile.
     pub fn details(&self, host: &Ref) -> Result<Arc<HostDetails>, Fault> {
         let asked = now();
         let mut read = locked(&self.read);
         loop {
             let least = read.not_before.get(host).copied();
-            let fresh = |begun: Instant| begun + FRESH >= asked && least.is_none_or(|least| begun >= least);
-            if let Some((_, found)) = read.hosts.get(host).filter(|(begun, _)| fresh(*begun)) {
+            let fresh = |begun: Instant, ended: Instant| {
+                ended + FRESH >= asked && least.is_none_or(|least| begun >= least)
+            };
+            let known = read.hosts.get(host).filter(|(begun, ended, _)| fresh(*begun, *ended));
+            if let Some((_, _, found)) = known {
                 return found.clone();
             }
             read.wanted.insert(host.clone());
@@ -315,12 +334,13 @@ impl Site {
             drop(read);
             let begun = now();
             let found = self.read_now(&wanted);
+            let ended = now();
             read = locked(&self.read);
             read.busy = false;
             for one in wanted {
                 let gone = || Err(Fault::said("vCenter does not list this host any more"));
                 let of = found.get(&one).cloned().unwrap_or_else(gone);
-                read.hosts.insert(one, (begun, of));
+                read.hosts.insert(one, (begun, ended, of));
             }
             self.done.notify_all();
         }
@@ -502,6 +522,30 @@ impl Site {
         let one = found.get(of).cloned();
         *known = Some((at, found));
         Ok(one)
+    }
+
+    /// The image of a cluster or a host, not older than a minute. Whoever asks meanwhile waits for it.
+    pub fn image(&self, of: &Ref) -> Result<Arc<OfImage>, Fault> {
+        let mut known = locked(&self.images);
+        if let Some((_, image)) = known.get(of).filter(|(at, _)| now() - *at < CLUSTERS_FRESH) {
+            return Ok(image.clone());
+        }
+        let at = now();
+        let image = Arc::new(self.with(|session| {
+            Ok(OfImage {
+                image: images::image(session, of)?,
+                compliance: images::compliance(session, of)?,
+                orphaned: images::orphaned(session, of)?,
+                orchestrator: images::orchestrator(session, of)?,
+            })
+        })?);
+        known.insert(of.clone(), (at, image.clone()));
+        Ok(image)
+    }
+
+    /// An image was changed, or a host by it.
+    pub fn image_changed(&self, of: &Ref) {
+        locked(&self.images).remove(of);
     }
 
     /// GPU counters of a host, of all hosts read at once. They are no part of what a plan rests on: where they

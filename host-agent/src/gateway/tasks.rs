@@ -83,7 +83,12 @@ fn wait_for(asked: &Asked<'_>, state: &Posix, task: &Ref, doing: &str, secs: u32
         tracing::warn!(task = %task.id, %why, "the task is not noted");
     }
     tracing::info!(host = %asked.host.name, task = %task.id, "{doing}");
-    tell(vsgpu_core::words::task(&task.id, &asked.host.name));
+    // Its id alone is in no list of people's.
+    let shown = match task.kind == vsgpu_vsphere::tasks::OF_REST {
+        true => format!("{doing}, {}", task.id.split(':').next().unwrap_or_default()),
+        false => task.id.clone(),
+    };
+    tell(vsgpu_core::words::task(&shown, &asked.host.name));
     let look = || asked.site.with(|session| progress(session, task));
     let (begun, within) = (now(), Duration::from_secs(secs.into()));
     loop {

@@ -146,6 +146,7 @@ mod tests {
             name: "esx-01".into(),
             lockdown: None,
             cluster: Some(cluster),
+            image: None,
             profiles: vec![],
             counters: vec![],
         };

@@ -1,10 +1,11 @@
 //! NVIDIA's GPU management daemon, which comes beside the vGPU manager from vGPU 15 on (facts: nvidia 1).
 
 use crate::facts::packages::{PackageWish, Packages, Vib};
+use crate::host::image;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
-use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
+use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
 use vsgpu_core::{Command, Effect, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
 
 /// The daemon of a host.
@@ -81,11 +82,18 @@ impl Requirement for GpuManagementDaemon {
         if packages.has_staged(&spec.package) {
             return Verdict::pending(format!("{version} staged for the next boot"), version);
         }
+        let is = installed.map_or("absent".into(), |v| v.version.clone());
+        if let Some(image) = packages.image_for(spec) {
+            return image::verdict(image, spec, is, version);
+        }
         if let Some((why, hint)) = packages.refuses(spec) {
             return Verdict::blocked(why, hint);
         }
-        let effects = stopped(vec![packages.install(spec)]);
-        Verdict::unmet(installed.map_or("absent".into(), |v| v.version.clone()), version, effects)
+        Verdict::unmet(is, version, stopped(vec![packages.install(spec)]))
+    }
+
+    fn cost(wish: &PackageWish, fact: &GpuManagementDaemonFact) -> Cost {
+        image::cost_of(&Self::check(wish, fact))
     }
 
     fn as_spec(GpuManagementDaemonFact(packages): &GpuManagementDaemonFact) -> Option<PackageWish> {

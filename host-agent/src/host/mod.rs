@@ -8,6 +8,7 @@ pub mod ecc;
 pub mod evacuable;
 pub mod gpu_management_daemon;
 pub mod graphics_type;
+pub mod image;
 pub mod maintenance_mode;
 pub mod mig;
 pub mod passthrough;
@@ -19,6 +20,7 @@ pub use drs_options::DrsOptions;
 pub use ecc::Ecc;
 pub use evacuable::{Evacuable, EvacuableSpec};
 pub use graphics_type::{GraphicsType, HostGraphics};
+pub use image::Image;
 pub use maintenance_mode::{Leave, MaintenanceMode, MaintenanceModeFact, MaintenanceModeSpec};
 pub use mig::Mig;
 pub use passthrough::{HostPassthrough, Passthrough, PassthroughSpec};
@@ -32,6 +34,8 @@ use vsgpu_core::{Catalogue, Entry, FactEntry, Requirement as _};
 /// Name of the requirement with which the planner enters and leaves maintenance mode. Not a key of the fleet
 /// file.
 pub const MAINTENANCE_MODE: &str = MaintenanceMode::NAME;
+/// Name of the requirement that brings a component into a host's image.
+pub const IMAGE: &str = Image::NAME;
 /// Name of the requirement that asks who can leave a host.
 pub const EVACUABLE: &str = Evacuable::NAME;
 
@@ -41,6 +45,7 @@ pub fn all() -> Catalogue {
         entries: vec![
             Entry::of::<maintenance_mode::MaintenanceMode>(Host),
             Entry::of::<evacuable::Evacuable>(Host),
+            Entry::of::<image::Image>(Host),
             Entry::of::<acceptance_level::AcceptanceLevel>(Host),
             Entry::of::<vgpu_manager::VgpuManager>(Host),
             Entry::of::<gpu_management_daemon::GpuManagementDaemon>(Host),

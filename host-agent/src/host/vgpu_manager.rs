@@ -5,11 +5,12 @@
 use crate::facts::packages::{PackageWish, Packages, Vib};
 use crate::facts::pci_gpus::PciGpus;
 use crate::host::graphics_type::HostGraphics;
+use crate::host::image;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vsgpu_core::artifact::Artifact;
 use vsgpu_core::readers::nvidia_smi;
-use vsgpu_core::requirement::{Implied, Needs, TakesEffect};
+use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
 use vsgpu_core::units::DriverVersion;
 use vsgpu_core::words::first;
 use vsgpu_core::{Command, Fact, Observation, Probe, Requirement, Subject, Unreadable, Verdict};
@@ -192,11 +193,18 @@ impl Requirement for VgpuManager {
                 "name that version, or add `downgrade: true` to `vgpu-manager` if the older one is really wanted",
             );
         }
+        let is = rival.map_or("absent".into(), |r| r.version.clone());
+        if let Some(image) = fact.packages.image_for(spec) {
+            return image::verdict(image, spec, is, &wants);
+        }
         if let Some((why, hint)) = fact.packages.refuses(spec) {
             return Verdict::blocked(why, hint);
         }
-        let is = rival.map_or("absent".into(), |r| r.version.clone());
         Verdict::unmet(is, wants, vec![fact.packages.install(spec)])
+    }
+
+    fn cost(wish: &PackageWish, fact: &VgpuManagerFact) -> Cost {
+        image::cost_of(&Self::check(wish, fact))
     }
 
     fn as_spec(fact: &VgpuManagerFact) -> Option<PackageWish> {

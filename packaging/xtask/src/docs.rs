@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use vsgpu::catalogue;
 use vsgpu_core::requirement::{Needs, TakesEffect};
 use vsgpu_core::{Entry, Scope};
-use vsgpu_host_agent::host::{EVACUABLE, MAINTENANCE_MODE};
+use vsgpu_host_agent::host::{EVACUABLE, IMAGE, MAINTENANCE_MODE};
 
 /// The line that says where a page is edited.
 fn made_from(sources: &str) -> String {
@@ -118,6 +118,7 @@ fn of_entry(text: &mut String, entry: &Entry) {
         let own = match entry.name {
             MAINTENANCE_MODE => "entered and left by the planner",
             EVACUABLE => "asked by the planner before the first VM goes down",
+            IMAGE => "asked by the planner where Lifecycle Manager owns a host's packages",
             _ => "switched by the planner; `power: on` or `off` is a key of the VM",
         };
         line("No key of its own", own);

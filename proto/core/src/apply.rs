@@ -186,7 +186,9 @@ pub fn apply(
         }
     }
     drop(packages);
-    settle(system, entry, on, &spec)
+    // What brings its own reboot is waited for: a second one would be in vain.
+    let is_over = effects.iter().any(|effect| matches!(effect, Effect::Remediate { .. }));
+    settled(system, entry, on, &spec, is_over)
 }
 
 /// Whether somebody changed what must still be so. All are looked at together, each distinct probe once. What
@@ -234,6 +236,11 @@ const FOR_GOOD: Duration = Duration::from_secs(10);
 
 /// Observes until `Met`, until the requirement's own time is over, or until it is known that waiting is in vain.
 pub fn settle(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value) -> Outcome {
+    settled(system, entry, on, spec, false)
+}
+
+/// `was_activated`: the machine was rebooted for it already.
+fn settled(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value, was_activated: bool) -> Outcome {
     let start = system.elapsed();
     let mut reason: Option<(Stuck, Duration)> = None;
     loop {
@@ -245,7 +252,9 @@ pub fn settle(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value) ->
         match judged {
             Ok((Verdict::Met { is }, _)) => return Outcome::Applied { is, active: true },
             Ok((Verdict::Unmet { is, effects, .. }, _))
-                if effects.is_empty() && entry.takes_effect != TakesEffect::AtOnce =>
+                if effects.is_empty()
+                    && entry.takes_effect != TakesEffect::AtOnce
+                    && (!was_activated || over) =>
             {
                 return Outcome::Applied { is, active: false };
             }

@@ -211,6 +211,23 @@ pub enum Effect {
         /// Option and value; the others stay.
         set: Vec<(String, String)>,
     },
+    /// Put the component of an offline bundle into the image of the host's cluster (or of the host itself); only vCenter does
+    /// it. The hosts stay as they are.
+    AddToImage {
+        /// Whose image: the cluster's name, or the host's.
+        of: String,
+        /// Absolute path of the bundle, as it was sent.
+        package: String,
+        /// Seconds to wait.
+        within_secs: u32,
+    },
+    /// Make the host what its image says, with its reboot; only vCenter does it. The host is in maintenance mode.
+    Remediate {
+        /// Whose image: the cluster's name, or the host's.
+        of: String,
+        /// Seconds to wait.
+        within_secs: u32,
+    },
     /// Copy a VM or a template by vCenter, to the host that is asked; there is no way to do it without vCenter.
     CloneVm {
         /// Name of what is copied.
@@ -283,9 +300,10 @@ impl Effect {
                 command.timeout_secs = command.timeout_secs.min(secs);
                 *deadline_secs = secs.min(*deadline_secs);
             }
-            Self::CloneVm { within_secs, .. } | Self::Evacuate { within_secs, .. } => {
-                *within_secs = secs.min(*within_secs)
-            }
+            Self::CloneVm { within_secs, .. }
+            | Self::Evacuate { within_secs, .. }
+            | Self::AddToImage { within_secs, .. }
+            | Self::Remediate { within_secs, .. } => *within_secs = secs.min(*within_secs),
             // Files are written in no time; a record's commands have short deadlines of their own.
             _ => {}
         }
@@ -343,6 +361,8 @@ impl std::fmt::Display for Effect {
                 let set: Vec<String> = set.iter().map(|(key, value)| format!("{key}={value}")).collect();
                 write!(f, "set options of DRS of {cluster}: {}", set.join(", "))
             }
+            Self::AddToImage { of, package, .. } => write!(f, "add {package} to the image of {of}"),
+            Self::Remediate { of, .. } => write!(f, "remediate the host by the image of {of}"),
             Self::CloneVm { base, from, name, datastore, .. } => {
                 write!(f, "clone {base} ({from}) as {name} to {datastore}, by vCenter")
             }

@@ -103,7 +103,11 @@ pub fn act(system: &dyn System, effect: &Effect) -> Result<(), EffectError> {
             let base = system.read(from, READ_LIMIT).map_err(words)?;
             system.write(to, &vmx::edit(&base, set), 0o755).map_err(words)
         }
-        Effect::CloneVm { .. } | Effect::Evacuate { .. } | Effect::SetDrsOptions { .. } => {
+        Effect::CloneVm { .. }
+        | Effect::Evacuate { .. }
+        | Effect::SetDrsOptions { .. }
+        | Effect::AddToImage { .. }
+        | Effect::Remediate { .. } => {
             Err("only vCenter does this, and this host is not reached by it".to_string().into())
         }
         Effect::EditLines { path, section, set } => {

@@ -211,9 +211,40 @@ fn held(descriptor: &str) -> Result<PackageContent, String> {
 
 const TOO_MUCH: &str = "the descriptors of this zip file are larger than those of any package";
 
+/// The component that an offline bundle holds, its name and version as Lifecycle Manager knows it.
+///
+/// # Errors
+/// In words, where there is none, or more than one.
+pub fn component(file: &mut dyn File) -> Result<(String, String), String> {
+    file.seek(SeekFrom::Start(0)).map_err(|e| e.to_string())?;
+    let (_, _, mut components) = contents(file)?;
+    components.sort();
+    components.dedup();
+    match components.len() {
+        1 => Ok(components.remove(0)),
+        0 => Err("it holds no component (a bulletin with name and version of one)".into()),
+        n => Err(format!("it holds {n} components: one is expected")),
+    }
+}
+
+/// Name and version of the component that a bulletin says.
+fn component_of(bulletin: &str) -> Option<(String, String)> {
+    let bulletin = vsgpu_core::readers::xml::parse(bulletin).ok()?;
+    let said = |element: &str, attribute: &str| {
+        bulletin.descendants().find(|e| e.name == element)?.attribute(attribute).map(String::from)
+    };
+    Some((said("componentNameSpec", "name")?, said("componentVersionSpec", "version")?))
+}
+
+fn bundle(file: &mut dyn File) -> Result<(Kind, Vec<PackageContent>), String> {
+    contents(file).map(|(kind, holds, _)| (kind, holds))
+}
+
+type Contents = (Kind, Vec<PackageContent>, Vec<(String, String)>);
+
 /// An offline bundle holds `index.xml` and metadata zips with one descriptor per VIB; a component is said in
 /// a bulletin.
-fn bundle(file: &mut dyn File) -> Result<(Kind, Vec<PackageContent>), String> {
+fn contents(file: &mut dyn File) -> Result<Contents, String> {
     let mut zip =
         zip::ZipArchive::new(file).map_err(|e| format!("the zip file is broken or cut off: {e}"))?;
     if zip.len() > MAX_MEMBERS {
@@ -242,6 +273,7 @@ fn bundle(file: &mut dyn File) -> Result<(Kind, Vec<PackageContent>), String> {
         .map(String::from)
         .collect();
     let (mut holds, mut component, mut left) = (vec![], false, MAX_DESCRIPTORS);
+    let mut components = vec![];
     for name in names {
         let mut inner = vec![];
         let metadata = zip.by_name(&name).map_err(|e| format!("{name}: {e}"))?;
@@ -263,10 +295,11 @@ fn bundle(file: &mut dyn File) -> Result<(Kind, Vec<PackageContent>), String> {
                 holds.push(held(&text).map_err(|why| format!("{name}: {path}: {why}"))?);
             } else if path.starts_with("bulletins/") {
                 component |= text.contains("componentNameSpec");
+                components.extend(component_of(&text));
             }
         }
     }
-    Ok((if component { Kind::Component } else { Kind::OfflineBundle }, holds))
+    Ok((if component { Kind::Component } else { Kind::OfflineBundle }, holds, components))
 }
 
 #[cfg(test)]

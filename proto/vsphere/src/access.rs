@@ -41,7 +41,7 @@ pub struct Purpose {
 }
 
 /// Everything, in the order of a site's life.
-pub const PURPOSES: [Purpose; 11] = [
+pub const PURPOSES: [Purpose; 14] = [
     Purpose {
         name: "look",
         privileges: &[(On::Hosts, "System.View"), (On::Hosts, "System.Read"), (On::Vms, "System.Read")],
@@ -70,6 +70,28 @@ pub const PURPOSES: [Purpose; 11] = [
             (On::Datastores, "Datastore.Browse"),
             (On::Hosts, "Host.Config.Image"),
             (On::Datastores, "Datastore.FileManagement"),
+        ],
+    },
+    Purpose {
+        name: "read images of hosts",
+        privileges: &[
+            (On::Root, "VcIntegrity.lifecycleSettings.Read"),
+            (On::Root, "VcIntegrity.lifecycleSoftwareSpecification.Read"),
+        ],
+    },
+    Purpose {
+        name: "put drivers into images",
+        privileges: &[
+            (On::Root, "VcIntegrity.lifecycleSettings.Write"),
+            (On::Root, "VcIntegrity.lifecycleSoftwareSpecification.Write"),
+        ],
+    },
+    Purpose {
+        name: "remediate hosts",
+        privileges: &[
+            (On::Root, "VcIntegrity.lifecycleHealth.Read"),
+            (On::Root, "VcIntegrity.lifecycleSoftwareRemediation.Read"),
+            (On::Root, "VcIntegrity.lifecycleSoftwareRemediation.Write"),
         ],
     },
     Purpose {
@@ -136,6 +158,9 @@ pub fn allowed(session: &mut Session, hosts: &[&Host]) -> Result<Option<Allowed>
             .iter()
             .flat_map(|purpose| purpose.privileges.iter().filter(|(of, _)| *of == on).map(|(_, id)| *id))
             .collect();
+        // Servers before 7.0 know no images, and refuse a question with an id that they do not know.
+        let knows_images = session.about().is_vcenter && !session.about().api.starts_with("6.");
+        wanted.retain(|id| knows_images || !id.starts_with(IMAGES));
         wanted.sort_unstable();
         wanted.dedup();
         // Each object once, with the host it belongs to.
@@ -238,6 +263,9 @@ fn ask(
     };
     Ok(objects.iter().flat_map(lacks).collect())
 }
+
+/// How the privileges of images begin.
+const IMAGES: &str = "VcIntegrity.lifecycle";
 
 /// Faults of one object among those that are asked of: it may not even be read, or it is gone.
 const OF_ONE: [&str; 2] = ["NoPermission", "ManagedObjectNotFound"];

@@ -146,7 +146,7 @@ pub fn file_url(path: &str) -> String {
 }
 
 /// A path, or a value, as a URI has it.
-fn encoded(text: &str, is_path: bool) -> String {
+pub(crate) fn encoded(text: &str, is_path: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

@@ -52,24 +52,26 @@ pub struct About {
 /// A session that is logged in, and one connection in it. Several connections may share one session: each login is an
 /// event in vCenter's database, and sessions are counted.
 pub struct Session {
-    https: Https,
-    shared: Arc<Shared>,
+    pub(crate) https: Https,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// A session without a connection, for more of them.
 #[derive(Clone)]
 pub struct Handle(Arc<Shared>);
 
-struct Shared {
+pub(crate) struct Shared {
     address: String,
     trust: Option<Trust>,
-    account: Account,
+    pub(crate) account: Account,
     version: &'static str,
     /// Asked again with each login: it may be upgraded meanwhile.
     about: Mutex<About>,
     /// What the server's own content names.
     content: Element,
     login: Mutex<Login>,
+    /// The session of the other API, `/api`, or why there is none: nothing before it is needed.
+    pub(crate) rest: Mutex<Option<Result<String, Fault>>>,
     connections: AtomicUsize,
 }
 
@@ -119,6 +121,7 @@ impl Session {
             about,
             content,
             login: Mutex::default(),
+            rest: Mutex::default(),
             connections: AtomicUsize::new(1),
         };
         let mut session = Self { https, shared: Arc::new(shared) };
@@ -396,6 +399,7 @@ impl Drop for Session {
         if !last || self.key().is_empty() {
             return;
         }
+        self.log_out_of_rest();
         if let Ok(manager) = self.named("sessionManager") {
             let _ = self.call("Logout", &manager, "", Duration::from_secs(5));
         }

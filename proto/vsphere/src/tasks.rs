@@ -1,10 +1,17 @@
-//! Tasks: started by a call, waited for to a deadline, and found again by their id when the connection, the session or the
-//! program was lost meanwhile.
+//! Tasks of both APIs: started by a call, waited for to a deadline, and found again by their id when the connection, the
+//! session or the program was lost meanwhile.
 
 use crate::fault::Fault;
+use crate::files::encoded;
+use crate::rest::{NOT_FOUND, messages};
 use crate::session::Session;
 use crate::soap::Ref;
+use hyper::Method;
+use serde_json::Value;
 use vsgpu_core::text::piece;
+
+/// Kind of a task of the other API.
+pub const OF_REST: &str = "cis.task";
 
 /// How far a task is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +29,9 @@ pub enum Progress {
 /// # Errors
 /// What the server said, or why it is not heard.
 pub fn progress(session: &mut Session, task: &Ref) -> Result<Option<Progress>, Fault> {
+    if task.kind == OF_REST {
+        return of_rest(session, task);
+    }
     let paths = ["info.state", "info.progress", "info.error"];
     let found = match session.of(std::slice::from_ref(task), &paths) {
         Err(fault) if fault.kind == "ManagedObjectNotFound" => return Ok(None),
@@ -45,5 +55,45 @@ pub fn progress(session: &mut Session, task: &Ref) -> Result<Option<Progress>, F
 /// # Errors
 /// What the server said, or why it is not heard.
 pub fn cancel(session: &mut Session, task: &Ref) -> Result<(), Fault> {
+    if task.kind == OF_REST {
+        return session.rest(&Method::POST, &format!("{}?action=cancel", at(task)), None).map(|_| ());
+    }
     session.within_session(|session| session.look("CancelTask", task, "")).map(|_| ())
+}
+
+fn at(task: &Ref) -> String {
+    format!("/api/cis/tasks/{}", encoded(&task.id, false))
+}
+
+fn of_rest(session: &mut Session, task: &Ref) -> Result<Option<Progress>, Fault> {
+    let found = match session.rest(&Method::GET, &at(task), None) {
+        Err(fault) if fault.kind == NOT_FOUND => return Ok(None),
+        other => other?,
+    };
+    Ok(Some(match found["status"].as_str() {
+        Some("SUCCEEDED") => Progress::Done,
+        Some("FAILED") => Progress::Failed({
+            let (kind, said) = messages(&found["error"]);
+            match kind.as_str() {
+                "" if said.is_empty() => Fault::said("the task failed, and does not say why"),
+                "" => Fault { kind: "FAILED".into(), said, privilege: None },
+                _ => Fault { kind, said, privilege: None },
+            }
+        }),
+        Some("PENDING" | "RUNNING" | "BLOCKED") => Progress::Runs(percent(&found["progress"])),
+        other => return Err(Fault::said(format!("a task is `{}`", piece(other.unwrap_or_default(), 40)))),
+    }))
+}
+
+fn percent(progress: &Value) -> Option<u8> {
+    let (done, of) = (progress["completed"].as_u64()?, progress["total"].as_u64()?);
+    u8::try_from((done.min(of) * 100).checked_div(of)?).ok()
+}
+
+/// What a task of the other API gave.
+///
+/// # Errors
+/// What the server said, or why it is not heard.
+pub(crate) fn result(session: &mut Session, task: &Ref) -> Result<Value, Fault> {
+    Ok(session.rest(&Method::GET, &at(task), None)?["result"].clone())
 }

@@ -125,6 +125,7 @@ fn every_requirement_that_the_api_has_is_met_by_it() {
         left,
         [
             "evacuable",
+            "image",
             "vgpu-manager",
             "gpu-management-daemon",
             "ecc",

@@ -7,6 +7,7 @@ mod check;
 mod clones;
 mod evacuation;
 mod facts;
+mod images;
 mod packages;
 mod peer;
 mod sessions;
@@ -338,6 +339,7 @@ fn main() -> std::process::ExitCode {
         ("clones", clones::TESTS),
         ("evacuation", evacuation::TESTS),
         ("packages", packages::TESTS),
+        ("images", images::TESTS),
         ("sessions", sessions::TESTS),
         ("check", check::TESTS),
         ("peer", peer::TESTS),

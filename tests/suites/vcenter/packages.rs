@@ -3,7 +3,7 @@
 use super::*;
 
 /// A host without any package of NVIDIA's, and the wish for them.
-fn without_packages(lab: &Lab, release: &str) {
+pub fn without_packages(lab: &Lab, release: &str) {
     files::write_sized(&lab.folder.join("files"), |size| size >> 5);
     lab.host("esx-01", release, vec![files::a100("0000:3b:00.0")]);
     for vm in ["vm-01", "vm-02"] {
@@ -16,7 +16,7 @@ fn without_packages(lab: &Lab, release: &str) {
     });
 }
 
-fn with_packages(address: &str, manager: &str, more: &str) -> String {
+pub fn with_packages(address: &str, manager: &str, more: &str) -> String {
     format!(
         "version: 1\nhosts:\n  esx-01:\n    address: \"{address}\"\n    vgpu-manager: {{ package: files/{manager}, datastore: datastore1{more} }}\n"
     )

@@ -1,0 +1,282 @@
+//! NVIDIA's component in the image that a host is made from: the way of the host's driver where vSphere Lifecycle Manager
+//! owns what is installed, and from vCenter 9 on the only one. It comes into the image first, while all VMs run; the host is
+//! remediated in its window. Not a key of the fleet file: `vgpu-manager` and `gpu-management-daemon` ask for it.
+
+use crate::facts::Vcenter;
+use crate::facts::host_image::{HostImage, MayChange};
+use crate::facts::packages::PackageSpec;
+use vsgpu_core::artifact::{Artifact, Kind};
+use vsgpu_core::requirement::{Cost, Implied, Needs, TakesEffect};
+use vsgpu_core::words::first;
+use vsgpu_core::{Effect, Requirement, Verdict};
+
+/// The component is in the image.
+pub struct Image;
+
+/// Seconds for vCenter to fetch a bundle and to make the image; for a host's remediation, with its reboot.
+const COMMITS_WITHIN: u32 = 3_600;
+const REMEDIATES_WITHIN: u32 = 7_200;
+/// Packages in a message.
+const NAMED: usize = 3;
+
+fn commit(image: &HostImage, spec: &PackageSpec) -> Effect {
+    Effect::AddToImage { of: image.of.clone(), package: spec.path(), within_secs: COMMITS_WITHIN }
+}
+
+/// What stands against changing the image at all, and what to do.
+fn refused(image: &HostImage, spec: &PackageSpec) -> Option<(String, String)> {
+    let of = &image.of;
+    let by_hand = "add NVIDIA's component to that image in vCenter and remediate the host; vsgpu sees what is installed";
+    if let Some(why) = &image.unread {
+        return Some((format!("the image of {of} cannot be read: {why}"), by_hand.into()));
+    }
+    if let Some(owner) = image.orchestrator.as_ref().filter(|_| !image.holds(&spec.package)) {
+        return Some((
+            format!("the image of {of} is looked after by {owner}: a change made behind it is drift"),
+            format!(
+                "give {} to {owner} (VCF Operations); or write `images-in-vcf = allow` into the gateway's file",
+                spec.package.file_name()
+            ),
+        ));
+    }
+    if image.may == MayChange::Never {
+        let holds = image.holds(&spec.package);
+        let (why, first) = match holds {
+            true => (
+                format!(
+                    "the image of {of} holds {} already, and this host is not remediated",
+                    spec.package.version().unwrap_or_default()
+                ),
+                "remediate the host in vCenter",
+            ),
+            false => (
+                format!(
+                    "{} (vSphere Lifecycle Manager): a package installed by hand is undone by the next remediation, or blocks it",
+                    image.owned()
+                ),
+                "add NVIDIA's component to that image in vCenter and remediate the host",
+            ),
+        };
+        return Some((
+            why,
+            format!("{first}; or let vsgpu do it: `images = remediate` (or `commit`) in the gateway's file"),
+        ));
+    }
+    if image.base.is_none() {
+        return Some((
+            format!("{of} has no image yet"),
+            "make one in vCenter: cluster, Updates, Image; then `vsgpu plan` again".into(),
+        ));
+    }
+    if !matches!(spec.package.kind, Some(Kind::Component) | None) {
+        return Some((
+            format!("{} is no component: an image takes nothing else", spec.package.file_name()),
+            "name NVIDIA's bundle with a component (NVD-..zip) instead of the single .vib".into(),
+        ));
+    }
+    let newer = image.like(&spec.package).filter(|_| !spec.downgrade);
+    let leading = vsgpu_core::units::DriverVersion::leading;
+    let wanted = spec.package.version().and_then(leading);
+    newer.filter(|is| leading(&is.version) > wanted).map(|is| {
+        (
+            format!("the image of {of} holds {} {}, which is newer", is.name, is.version),
+            "name that version, or add `downgrade: true` if the older one is really wanted".into(),
+        )
+    })
+}
+
+/// How a host gets a package that it does not have, by its image. `is`: what it has.
+pub(super) fn verdict(image: &HostImage, spec: &PackageSpec, is: String, wants: &str) -> Verdict {
+    if let Some((why, hint)) = refused(image, spec) {
+        return Verdict::blocked(why, hint);
+    }
+    // vCenter refuses to take an image onto a host that has a newer one by hand.
+    let by_hand = image.by_hand.iter().filter(|name| crate::facts::host_image::is_nvidias(name));
+    let by_hand = first(by_hand.cloned(), NAMED, "");
+    if image.status.as_deref() == Some("INCOMPATIBLE") && !by_hand.is_empty() && image.holds(&spec.package) {
+        return Verdict::blocked(
+            format!(
+                "the host is incompatible with the image of {}: {by_hand} was installed by hand",
+                image.of
+            ),
+            "take that package off the host, or name a version at least as new; then check compliance in vCenter",
+        );
+    }
+    let remediate = Effect::Remediate { of: image.of.clone(), within_secs: REMEDIATES_WITHIN };
+    let effects = match (image.holds(&spec.package), image.may) {
+        (true, MayChange::Remediate) => vec![remediate],
+        (false, MayChange::Remediate) => vec![commit(image, spec), remediate],
+        (false, _) => vec![commit(image, spec)],
+        (true, _) => {
+            return Verdict::blocked(
+                format!("the image of {} holds {wants} now, and the host is not remediated", image.of),
+                "remediate the host in vCenter (cluster, Updates, Image); then `vsgpu apply` goes on",
+            );
+        }
+    };
+    Verdict::unmet(is, wants, effects)
+}
+
+/// What the change of a package costs: one that only goes into the image needs no window, and no reboot.
+pub(super) fn cost_of(verdict: &Verdict) -> Cost {
+    match verdict {
+        Verdict::Unmet { effects, .. } if is_commit_only(effects) => {
+            Cost { needs: Needs::Nothing, takes_effect: TakesEffect::AtOnce, sure: true }
+        }
+        _ => Cost { needs: Needs::MaintenanceMode, takes_effect: TakesEffect::AfterReboot, sure: true },
+    }
+}
+
+/// Whether a change only goes into the image, and waits for people then: it needs no window.
+pub fn is_commit_only(effects: &[Effect]) -> bool {
+    let commits = effects.iter().any(|effect| matches!(effect, Effect::AddToImage { .. }));
+    commits && !effects.iter().any(|effect| matches!(effect, Effect::Remediate { .. }))
+}
+
+/// Whether a change begins with the image.
+pub fn begins_with_image(effects: &[Effect]) -> bool {
+    matches!(effects, [Effect::AddToImage { .. }, ..])
+}
+
+impl Requirement for Image {
+    const NAME: &'static str = "image";
+    const ABOUT: &'static str = "NVIDIA's component is in the host's image (asked by the plan)";
+    const AFTER: &'static [&'static str] = &[];
+    const NEEDS: Needs = Needs::Nothing;
+    const TAKES_EFFECT: TakesEffect = TakesEffect::AtOnce;
+    const SETTLE_SECS: u32 = 60;
+    const IMPLIED_BY: &'static [Implied] = &[];
+    const EXAMPLE: &'static str = r#"{"package": "files/NVD-AIE-800_550.90.05-1OEM.800.1.0.20613240_24013424.zip", "datastore": "datastore1"}"#;
+    const IS_KEY: bool = false;
+    type Spec = PackageSpec;
+    type Fact = Vcenter;
+
+    fn check(spec: &PackageSpec, fact: &Vcenter) -> Verdict {
+        let image = fact.host.as_ref().and_then(|host| host.image.as_ref());
+        let Some(image) = image else {
+            return Verdict::blocked(
+                "the host has no image any more",
+                "`vsgpu plan` again: packages are installed on the host itself",
+            );
+        };
+        let wants = spec.package.version().unwrap_or_default();
+        if image.holds(&spec.package) {
+            return Verdict::met(format!("the image of {} holds {wants}", image.of));
+        }
+        if let Some((why, hint)) = refused(image, spec) {
+            return Verdict::blocked(why, hint);
+        }
+        let is = image.like(&spec.package).map_or("absent".into(), |is| is.version.clone());
+        Verdict::unmet(is, wants, vec![commit(image, spec)])
+    }
+
+    fn as_spec(_: &Vcenter) -> Option<PackageSpec> {
+        None
+    }
+
+    fn artifacts_mut(spec: &mut PackageSpec) -> Vec<&mut Artifact> {
+        vec![&mut spec.package]
+    }
+
+    fn datastore(spec: &PackageSpec) -> Option<String> {
+        Some(spec.datastore.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::host_image::Component;
+
+    fn spec() -> PackageSpec {
+        let held = vsgpu_core::artifact::PackageContent {
+            name: "NVD-VGPU".into(),
+            version: "550.90.05-1OEM.800.1.0.20613240".into(),
+            acceptance: None,
+        };
+        let package = Artifact {
+            artifact: "f/NVD-VGPU-800_550.90.05.zip".into(),
+            sha256: Some("ab".repeat(32)),
+            size: Some(1),
+            kind: Some(Kind::Component),
+            holds: vec![held],
+        };
+        PackageSpec { package, datastore: "ds1".into(), downgrade: false, allow_drift: false }
+    }
+
+    fn image(version: Option<&str>, may: MayChange) -> HostImage {
+        let of = |version: &str| Component { name: "NVD-VGPU-800".into(), version: version.into() };
+        let daemon = Component { name: "nvd-gpu-mgmt-daemon".into(), version: "550.90.05-0.0.0000".into() };
+        HostImage {
+            of: "GPU-A".into(),
+            is_of_cluster: true,
+            base: Some("8.0.3-0.0.24022510".into()),
+            components: version.map(of).into_iter().chain([daemon]).collect(),
+            may,
+            ..HostImage::default()
+        }
+    }
+
+    fn said(image: &HostImage, spec: &PackageSpec) -> String {
+        match verdict(image, spec, "absent".into(), "550.90.05") {
+            Verdict::Unmet { effects, .. } => {
+                let all: Vec<String> = effects.iter().map(ToString::to_string).collect();
+                all.join("; ")
+            }
+            Verdict::Blocked { why, .. } => format!("BLOCKED {why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn into_the_image_first_and_onto_the_host_where_that_is_allowed() {
+        let path = "/vmfs/volumes/ds1/vsgpu/abababababababab/NVD-VGPU-800_550.90.05.zip";
+        let add = format!("add {path} to the image of GPU-A");
+        let remediate = "remediate the host by the image of GPU-A";
+        let newest = "550.90.05-1OEM.800.1.0.20613240";
+        for (version, may, is) in [
+            (None, MayChange::Remediate, format!("{add}; {remediate}")),
+            (Some("535.183.04-1OEM"), MayChange::Remediate, format!("{add}; {remediate}")),
+            (Some(newest), MayChange::Remediate, remediate.to_string()),
+            (None, MayChange::Commit, add),
+            (
+                Some(newest),
+                MayChange::Commit,
+                "BLOCKED the image of GPU-A holds 550.90.05 now, and the host is not remediated".into(),
+            ),
+            (
+                Some("570.10.01-1OEM"),
+                MayChange::Remediate,
+                "BLOCKED the image of GPU-A holds NVD-VGPU-800 570.10.01-1OEM, which is newer".into(),
+            ),
+        ] {
+            assert_eq!(said(&image(version, may), &spec()), is);
+        }
+        assert!(
+            said(&image(None, MayChange::Never), &spec())
+                .starts_with("BLOCKED GPU-A has one image for its hosts")
+        );
+    }
+
+    #[test]
+    fn what_is_somebody_elses_is_left() {
+        let mut of_vcf = image(None, MayChange::Remediate);
+        of_vcf.orchestrator = Some("SDDC Manager".into());
+        assert!(said(&of_vcf, &spec()).contains("looked after by SDDC Manager"));
+        // What it put there itself may be brought onto the host.
+        let mut its_own = image(Some("550.90.05-1OEM"), MayChange::Remediate);
+        its_own.orchestrator = of_vcf.orchestrator;
+        assert!(said(&its_own, &spec()).starts_with("remediate"));
+        let mut by_hand = image(Some("550.90.05-1OEM"), MayChange::Remediate);
+        by_hand.status = Some("INCOMPATIBLE".into());
+        by_hand.by_hand = vec!["NVD-VGPU(570.10.01-1OEM)".into()];
+        assert!(said(&by_hand, &spec()).contains("NVD-VGPU(570.10.01-1OEM) was installed by hand"));
+        let mut vib = spec();
+        vib.package.kind = Some(Kind::Vib);
+        assert!(said(&image(None, MayChange::Commit), &vib).contains("is no component"));
+        let unread = HostImage { unread: Some("a privilege".into()), ..image(None, MayChange::Remediate) };
+        assert!(said(&unread, &spec()).contains("cannot be read: a privilege"));
+        let none = HostImage { base: None, ..image(None, MayChange::Commit) };
+        assert!(said(&none, &spec()).contains("has no image yet"));
+    }
+}

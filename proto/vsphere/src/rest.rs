@@ -1,0 +1,123 @@
+//! vCenter's other API, `/api`: JSON on the same connection. It has a session of its own, begun with the first call and
+//! ended with the connection; images of hosts are only there.
+
+use crate::fault::Fault;
+use crate::https::Answer;
+use crate::sending::Sending;
+use crate::session::{LOOK, Session};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::{Method, StatusCode, header};
+use serde_json::Value;
+use std::sync::PoisonError;
+use std::time::Duration;
+use vsgpu_core::text::piece;
+
+const SESSION: header::HeaderName = header::HeaderName::from_static("vmware-api-session-id");
+/// Characters of one message.
+const MOST: usize = 400;
+/// Messages of one failure.
+const MESSAGES: usize = 5;
+
+impl Session {
+    /// Asks; an answer without a body is null. A session that has ended is begun again once: what was refused for it did
+    /// nothing.
+    ///
+    /// # Errors
+    /// What the server said, with its `error_type` as the kind; or why it is not heard.
+    pub(crate) fn rest(&mut self, method: &Method, path: &str, body: Option<&Value>) -> Result<Value, Fault> {
+        for last in [false, true] {
+            let token = self.rest_session()?;
+            let mut headers = vec![(SESSION, token.clone())];
+            headers.extend(body.map(|_| (header::CONTENT_TYPE, "application/json".to_string())));
+            let sent = body.map_or_else(Sending::nothing, |body| body.to_string().into());
+            let given = self.https.ask(method, path, &headers, sent, LOOK)?;
+            if given.status != StatusCode::UNAUTHORIZED {
+                return read(path, &given);
+            }
+            if last {
+                break;
+            }
+            let mut known = self.shared.rest.lock().unwrap_or_else(PoisonError::into_inner);
+            // Somebody else may have begun a new one meanwhile.
+            if matches!(&*known, Some(Ok(other)) if *other == token) {
+                *known = None;
+            }
+        }
+        Err(Fault::said(format!("{path}: the server ends its session at once")))
+    }
+
+    /// The session of this API, which is begun where there is none. One login at a time.
+    fn rest_session(&mut self) -> Result<String, Fault> {
+        let shared = self.shared.clone();
+        let mut known = shared.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(begun) = known.as_ref() {
+            return begun.clone();
+        }
+        let password = (shared.account.password)().map_err(Fault::unheard)?;
+        let secret = STANDARD.encode(format!("{}:{password}", shared.account.user));
+        let headers = [(header::AUTHORIZATION, format!("Basic {secret}"))];
+        let given = self.https.ask(&Method::POST, "/api/session", &headers, Sending::nothing(), LOOK)?;
+        if given.status == StatusCode::UNAUTHORIZED {
+            // Not sent again: each try counts towards the account's lock. The other API has let this account in.
+            let refused = Fault::said("/api/session refuses this account, which /sdk lets in");
+            *known = Some(Err(refused.clone()));
+            return Err(refused);
+        }
+        let read = read("/api/session", &given)?;
+        let token = read.as_str().filter(|token| !token.is_empty() && token.len() < 4096);
+        let token = token.ok_or_else(|| Fault::unheard("/api/session: no session was given"))?.to_string();
+        *known = Some(Ok(token.clone()));
+        Ok(token)
+    }
+
+    /// Ends it, where it was begun.
+    pub(crate) fn log_out_of_rest(&mut self) {
+        let token = self.shared.rest.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Ok(token)) = token {
+            let headers = [(SESSION, token)];
+            let within = Duration::from_secs(5);
+            let _ = self.https.ask(&Method::DELETE, "/api/session", &headers, Sending::nothing(), within);
+        }
+    }
+}
+
+fn read(path: &str, given: &Answer) -> Result<Value, Fault> {
+    let body = given.text()?;
+    let parsed: Result<Value, _> = match body.trim() {
+        "" => Ok(Value::Null),
+        text => serde_json::from_str(text),
+    };
+    if given.status.is_success() {
+        return parsed.map_err(|why| Fault::unheard(format!("{path}: no answer of the API: {why}")));
+    }
+    let said = parsed.map(|body| messages(&body)).unwrap_or_default();
+    let kind = match given.status {
+        StatusCode::NOT_FOUND => NOT_FOUND.to_string(),
+        StatusCode::FORBIDDEN => NO_PERMISSION.to_string(),
+        status => match said.0.as_str() {
+            // A proxy, or a server that starts.
+            "" => return Err(Fault::unheard(format!("{path}: HTTP status {}", status.as_u16()))),
+            kind => kind.to_string(),
+        },
+    };
+    Err(Fault { kind, said: said.1, privilege: None })
+}
+
+/// There is no such thing, or this release does not know the question.
+pub(crate) const NOT_FOUND: &str = "NOT_FOUND";
+/// As the other API says it.
+pub(crate) const NO_PERMISSION: &str = "NoPermission";
+
+/// Type and words of a failure: of an answer, or of a task.
+pub(crate) fn messages(of: &Value) -> (String, Vec<String>) {
+    let kind = of["error_type"].as_str().map(|kind| piece(kind, 80)).unwrap_or_default();
+    let all = of["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    (kind, all.iter().take(MESSAGES).filter_map(words).collect())
+}
+
+/// A message in words. The one without its values stands beside the one that has them.
+pub(crate) fn words(message: &Value) -> Option<String> {
+    let said = ["localized", "default_message"].iter().filter_map(|form| message[form].as_str());
+    said.map(|text| piece(text, MOST)).find(|text| !text.is_empty())
+}
