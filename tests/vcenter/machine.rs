@@ -136,9 +136,40 @@ pub fn host_value(folder: &Path, number: usize, path: &str) -> Option<String> {
                 )
             }),
         ),
+        // Of a driver that runs.
+        "sharedGpuCapabilities" if host.loaded.is_some() => list(
+            "HostSharedGpuCapabilities",
+            ["grid_a100-10c", "grid_a100-40c"].into_iter().map(|vgpu| {
+                format!("<vgpu>{vgpu}</vgpu><diskSnapshotSupported>true</diskSnapshotSupported><memorySnapshotSupported>true</memorySnapshotSupported><suspendSupported>true</suspendSupported><migrateSupported>true</migrateSupported>")
+            }),
+        ),
         "vm" => list_of_references(host.vms.iter().map(|vm| vm_id(number, vm.vmid))),
         _ => return None,
     })
+}
+
+/// What 9.1 says beside it: who drives a device, and how it is used.
+pub fn of_9_1(folder: &Path, value: &str) -> String {
+    let loaded = Machine::read(folder).esxi().loaded.clone();
+    let driver = loaded.map(|version| {
+        format!("<directPathInfo><interconnectType>PCIE</interconnectType><driverName>nvidia</driverName><driverVersion>{version}</driverVersion><availableMemory>40960</availableMemory></directPathInfo>")
+    });
+    let mode = |mode: &str| {
+        format!(
+            "<directPathState><mode>{mode}</mode><configurableModes>directPath</configurableModes><configurableModes>vGpuSameSize</configurableModes></directPathState>"
+        )
+    };
+    let end = "</HostPciPassthruInfo>";
+    value
+        .replace("</HostPciDevice>", &format!("{}</HostPciDevice>", driver.unwrap_or_default()))
+        .replace(
+            &format!("<passthruActive>true</passthruActive>{end}"),
+            &format!("<passthruActive>true</passthruActive>{}{end}", mode("directPath")),
+        )
+        .replace(
+            &format!("<passthruActive>false</passthruActive>{end}"),
+            &format!("<passthruActive>false</passthruActive>{}{end}", mode("vGpuSameSize")),
+        )
 }
 
 fn reference(kind: &str, id: &str) -> String {

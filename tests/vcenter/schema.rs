@@ -3,7 +3,7 @@
 use vsgpu_core::readers::xml::Element;
 
 /// For each call and data object that the client sends: its elements in their order; those with `*` may come again.
-const ORDER: [(&str, &[&str]); 67] = [
+const ORDER: [(&str, &[&str]); 68] = [
     ("RetrieveServiceContent", &["_this"]),
     ("Login", &["_this", "userName", "password", "locale"]),
     ("Logout", &["_this"]),
@@ -15,7 +15,10 @@ const ORDER: [(&str, &[&str]); 67] = [
     ("CurrentTime", &["_this"]),
     ("QueryAvailablePerfMetric", &["_this", "entity", "beginTime", "endTime", "intervalId"]),
     ("QueryPerf", &["_this", "querySpec*"]),
-    ("querySpec", &["entity", "startTime", "endTime", "maxSample", "metricId*", "intervalId", "format"]),
+    (
+        "querySpec",
+        &["entity", "startTime", "endTime", "maxSample", "metricId*", "intervalId", "format", "deviceConfig"],
+    ),
     ("metricId", &["counterId", "instance"]),
     ("specSet", &["propSet*", "objectSet*", "reportMissingObjectsInResults"]),
     ("propSet", &["type", "all", "pathSet*"]),
@@ -81,6 +84,7 @@ const ORDER: [(&str, &[&str]); 67] = [
     ("InstallHostPatchV2_Task", &["_this", "metaUrls*", "bundleUrls*", "vibUrls*", "spec"]),
     ("StopService", &["_this", "id"]),
     ("FindExtension", &["_this", "extensionKey"]),
+    ("DirectPathProfileManagerQueryCapacity", &["_this", "target", "querySpec*"]),
     ("MakeDirectory", &["_this", "name", "datacenter", "createParentDirectories"]),
     ("CloneVM_Task", &["_this", "folder", "name", "spec"]),
     (

@@ -124,7 +124,13 @@ impl World {
             if let Some((status, headers, body)) = self.instead.get("GET") {
                 return Reply { status: *status, headers: headers.clone(), body: body.clone() };
             }
-            return Reply::xml(200, "<?xml version=\"1.0\" encoding=\"UTF-8\" ?><namespaces version=\"1.0\"><namespace><name>urn:vim25</name><version>8.0.3.0</version><priorVersions><version>8.0.2.0</version></priorVersions></namespace></namespaces>".into());
+            let newest = if self.api.starts_with("9.1") { "9.1.0.0" } else { "8.0.3.0" };
+            return Reply::xml(
+                200,
+                format!(
+                    "<?xml version=\"1.0\" encoding=\"UTF-8\" ?><namespaces version=\"1.0\"><namespace><name>urn:vim25</name><version>{newest}</version><priorVersions><version>8.0.2.0</version></priorVersions></namespace></namespaces>"
+                ),
+            );
         }
         let call = parse(body).ok().and_then(|root| root.child("Body")?.children.first().cloned());
         let Some(call) = call.filter(|_| path == "/sdk") else {
@@ -205,6 +211,7 @@ impl World {
                 )
             }
             "ExecuteSoap" => self.esxcli(&call),
+            "DirectPathProfileManagerQueryCapacity" => self.capacity(&call),
             "FindExtension" => {
                 let is_there = self.lcm.in_vcf && text(&call, "extensionKey") == "com.vmware.sddcManager";
                 match is_there {
@@ -307,13 +314,19 @@ impl World {
             true => "<instanceUuid>0f0e0d0c-0000-0000-0000-000000000001</instanceUuid>",
             false => "",
         };
+        let profiles = match api.starts_with('9') {
+            true => {
+                "<directPathProfileManager type=\"DirectPathProfileManager\">DirectPathProfileMgr</directPathProfileManager>"
+            }
+            false => "",
+        };
         // A host's stands elsewhere.
         let setting = match self.is_vcenter {
             true => "<setting type=\"OptionManager\">VpxSettings</setting>",
             false => "",
         };
         format!(
-            "<rootFolder type=\"Folder\">{root}</rootFolder><propertyCollector type=\"PropertyCollector\">{collector}</propertyCollector><viewManager type=\"ViewManager\">{views}</viewManager><about><fullName>{name}</fullName><apiType>{kind}</apiType><apiVersion>{api}</apiVersion>{instance}</about><sessionManager type=\"SessionManager\">{sessions}</sessionManager><authorizationManager type=\"AuthorizationManager\">{rights}</authorizationManager><perfManager type=\"PerformanceManager\">PerfMgr</perfManager><diagnosticManager type=\"DiagnosticManager\">DiagMgr</diagnosticManager><fileManager type=\"FileManager\">FileManager</fileManager>{setting}<extensionManager type=\"ExtensionManager\">ExtensionManager</extensionManager>"
+            "<rootFolder type=\"Folder\">{root}</rootFolder><propertyCollector type=\"PropertyCollector\">{collector}</propertyCollector><viewManager type=\"ViewManager\">{views}</viewManager><about><fullName>{name}</fullName><apiType>{kind}</apiType><apiVersion>{api}</apiVersion>{instance}</about><sessionManager type=\"SessionManager\">{sessions}</sessionManager><authorizationManager type=\"AuthorizationManager\">{rights}</authorizationManager><perfManager type=\"PerformanceManager\">PerfMgr</perfManager><diagnosticManager type=\"DiagnosticManager\">DiagMgr</diagnosticManager><fileManager type=\"FileManager\">FileManager</fileManager>{setting}<extensionManager type=\"ExtensionManager\">ExtensionManager</extensionManager>{profiles}"
         )
     }
 
@@ -465,6 +478,35 @@ impl World {
             return nothing();
         }
         returned(&call.name, &answer)
+    }
+
+    /// How many more of vGPU types fit: of the whole GPUs of a host, as many as its smallest type counts.
+    fn capacity(&self, call: &Element) -> Reply {
+        let of_host = call
+            .child("target")
+            .filter(|of| of.attribute("type") == Some("DirectPathProfileManagerTargetHost"));
+        let host = of_host.and_then(|of| of.child("host")).and_then(|host| number(&host.text));
+        let Some(folder) = host.and_then(|host| self.machines.get(&host)) else {
+            return fault("InvalidArgument", "A specified parameter was not correct: target", "");
+        };
+        let gpus =
+            crate::fakes::state::Machine::read(folder).esxi().gpus.iter().filter(|gpu| !gpu.given).count();
+        let one = |query: &Element| {
+            let config = query.child("deviceConfig");
+            let config = config
+                .filter(|of| of.attribute("type") == Some("DirectPathProfileManagerVmiopDirectPathConfig"));
+            let Some(vgpu) =
+                config.map(|of| text(of, "vgpuProfile")).filter(|name| name.starts_with("grid_"))
+            else {
+                return "<returnval xsi:type=\"DirectPathProfileManagerCapacityUnknown\"><querySpec xsi:type=\"DirectPathProfileManagerCapacityQueryByName\"><name>x</name></querySpec></returnval>".to_string();
+            };
+            format!(
+                "<returnval xsi:type=\"DirectPathProfileManagerCapacityInfo\"><profile><id>1</id><name>unnamed-1</name><vendorName>NVIDIA</vendorName><deviceConfig xsi:type=\"DirectPathProfileManagerVmiopDirectPathConfig\"><vgpuProfile>{vgpu}</vgpuProfile></deviceConfig></profile><consumed>1</consumed><remaining>{}</remaining><max>{}</max><unusedReservation>1</unusedReservation></returnval>",
+                gpus * 4,
+                gpus * 4 + 2
+            )
+        };
+        plain(&call.name, &call.all("querySpec").map(one).collect::<String>())
     }
 
     fn make_folder(&mut self, call: &Element) -> Reply {
@@ -642,6 +684,10 @@ impl World {
         let of_machine = number(id).and_then(|host| Some((host, self.machines.get(&host)?)));
         let of_machine = of_machine.filter(|_| kind.starts_with("Host"));
         let value = of_machine.and_then(|(host, folder)| machine::host_value(folder, host, path));
+        let value = value.map(|value| match self.api.starts_with("9.1") {
+            true => machine::of_9_1(of_machine.unwrap().1, &value),
+            false => value,
+        });
         if value.is_some() {
             return value;
         }

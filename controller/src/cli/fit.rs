@@ -9,15 +9,15 @@ use crate::cli::tables::Tables;
 use crate::error::{Error, Exit, Kind};
 use crate::fit::{self, Mode, Modes, Placement, Policy, Problem, WHOLE, Want};
 use crate::fleet::{Fleet, file};
-use crate::inventory::{self, Inventory, Scope};
-use crate::node::NodeKind;
+use crate::inventory::{self, Inventory, Scope, Seen};
+use crate::node::{NodeId, NodeKind};
 use crate::render::documents::{Current, GpuNow, value};
 use crate::render::fit::{Report, answer};
 use crate::render::{Answer, Printer, columns};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use vsgpu_core::words::counted;
-use vsgpu_host_agent::facts::EsxVersion;
+use vsgpu_host_agent::facts::{EsxVersion, Vcenter};
 
 #[derive(Args)]
 #[command(
@@ -164,7 +164,9 @@ impl Fit {
             }
         };
         let capacity = capacity::of(&fleet, &inventory, &wants, !(self.defragment || self.spare > 0));
-        let notes = capacity.unknown.iter().map(|line| format!("NOT counted: {line}")).collect();
+        let mut notes: Vec<String> =
+            capacity.unknown.iter().map(|line| format!("NOT counted: {line}")).collect();
+        notes.extend(by_vcenter(&inventory));
         Ok(Asked { problem: capacity.problem, now: Some(capacity.now), addresses: capacity.addresses, notes })
     }
 
@@ -329,6 +331,17 @@ fn wishes(fleet: &Fleet) -> Result<Vec<Want>, Vec<Error>> {
         return Err(usage("the fleet file wishes no GPU for any VM: name VMs with `--want`"));
     }
     Ok(capacity)
+}
+
+/// What vCenter itself counts, from 9.0 on: it also sees what Supervisors reserve.
+fn by_vcenter(inventory: &Inventory) -> Vec<String> {
+    let of_host = |(node, seen): (&NodeId, &Result<Seen, Error>)| {
+        let host = seen.as_ref().ok()?.fact::<Vcenter>().ok()?.host?;
+        let counted: Vec<String> =
+            host.profiles.iter().filter_map(|of| Some(format!("{} x {}", of.remaining?, of.name))).collect();
+        (!counted.is_empty()).then(|| format!("vCenter counts on {}: {}", node.name, counted.join(" or ")))
+    };
+    inventory.nodes.iter().filter_map(of_host).collect()
 }
 
 /// Each GPU, and what it still takes.

@@ -4,7 +4,7 @@ use crate::facts::host_image::HostImage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use vsgpu_core::words::counted;
+use vsgpu_core::words::{counted, first};
 use vsgpu_core::{Fact, InVcenter, Observation, Probe, Subject, Unreadable};
 
 /// The host as vCenter has it.
@@ -40,6 +40,9 @@ pub struct HostInVcenter {
     /// vGPU profiles that the host offers, and whether a VM that has one can move while it runs.
     #[serde(default)]
     pub profiles: Vec<OfferedProfile>,
+    /// How its GPUs are used, as vCenter says it from 9.1 on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DirectPathDevice>,
     /// What vCenter measured last on its GPUs.
     #[serde(default)]
     pub counters: Vec<GpuCounters>,
@@ -76,6 +79,22 @@ pub struct OfferedProfile {
     pub name: String,
     /// vMotion is possible.
     pub can_move: bool,
+    /// So many more fit on the host now; vCenter counts from 9.0 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<u64>,
+}
+
+/// A GPU as vCenter 9.1 has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DirectPathDevice {
+    /// Its address.
+    pub gpu: String,
+    /// `host`, `directPath`, `enhancedDirectPath`, `vGpuSameSize`, ..
+    #[serde(default)]
+    pub mode: Option<String>,
+    /// Version of the driver that holds it.
+    #[serde(default)]
+    pub driver_version: Option<String>,
 }
 
 /// Counters of one GPU, of the last 20 seconds.
@@ -128,7 +147,18 @@ impl Fact for Vcenter {
             (Some(true), None) => ", image by Lifecycle Manager".into(),
             _ => of_image,
         };
-        Some(format!("in {} ({}), {drs}, {ha}{image}", cluster.name, counted(cluster.hosts, "host")))
+        let more: Vec<String> = host
+            .profiles
+            .iter()
+            .filter_map(|of| Some(format!("{} {}", of.remaining?, of.name)))
+            .filter(|text| !text.starts_with("0 "))
+            .collect();
+        let more = match more.as_slice() {
+            [] => String::new(),
+            all => format!("; still fits, one kind at a time: {}", first(all.iter().cloned(), 3, "")),
+        };
+        let hosts = counted(cluster.hosts, "host");
+        Some(format!("in {} ({hosts}), {drs}, {ha}{image}{more}", cluster.name))
     }
 }
 

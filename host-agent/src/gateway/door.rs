@@ -11,7 +11,8 @@ use super::site::{Site, spooled};
 use super::tasks::left_running;
 use super::vmx;
 use crate::by_api::{Call, shown};
-use crate::facts::vcenter::{ClusterOfHost, GpuCounters, HostInVcenter, OfferedProfile};
+use crate::facts::EsxVersion;
+use crate::facts::vcenter::{ClusterOfHost, DirectPathDevice, GpuCounters, HostInVcenter, OfferedProfile};
 use crate::vm::clone_of::{NewVm, Template};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +25,8 @@ use vsgpu_core::{
 use vsgpu_machine::Posix;
 use vsgpu_vsphere::Ref;
 use vsgpu_vsphere::clone::{Listed, datastores, host_names};
+use vsgpu_vsphere::direct_path::remaining;
+use vsgpu_vsphere::host::{HostDetails, PciDevice};
 use vsgpu_vsphere::host_methods::{kernel_log, uptime};
 use vsgpu_vsphere::inventory::Host;
 use vsgpu_vsphere::vm::{Vm, vms};
@@ -169,6 +172,13 @@ impl ByApi {
             of_gpu.values.insert(name.into(), value);
         }
         let image = super::images::of_host(&self.asked(), &details)?;
+        // Where it may not be counted, the rest is there.
+        let names: Vec<&String> = details.profiles.keys().collect();
+        let more = match names.is_empty() || !is_from_nine(&about.api) {
+            true => None,
+            false => self.site.with(|session| remaining(session, &self.host.of, &names)).ok().flatten(),
+        };
+        let more = more.unwrap_or_default();
         Ok(HostInVcenter {
             image,
             server: about.full_name,
@@ -180,11 +190,37 @@ impl ByApi {
             profiles: details
                 .profiles
                 .iter()
-                .map(|(name, can_move)| OfferedProfile { name: name.clone(), can_move: *can_move })
+                .map(|(name, can_move)| OfferedProfile {
+                    name: name.clone(),
+                    can_move: *can_move,
+                    remaining: more.get(name).copied(),
+                })
                 .collect(),
+            devices: devices_of(&details),
             counters: counters.into_values().collect(),
         })
     }
+}
+
+fn is_from_nine(api: &str) -> bool {
+    EsxVersion::major(api).is_some_and(|major| major >= 9)
+}
+
+/// How GPUs are used, where vCenter says it: those that the graphics system holds, and those that are given away. Their virtual
+/// functions are neither.
+fn devices_of(details: &HostDetails) -> Vec<DirectPathDevice> {
+    let passthrough = || details.passthrough.as_ref().ok().into_iter().flatten();
+    let modes: BTreeMap<&str, &String> =
+        passthrough().filter_map(|of| Some((of.address.as_str(), of.mode.as_ref()?))).collect();
+    let given = passthrough().filter(|of| of.enabled || of.active).map(|of| &of.address);
+    let gpus: BTreeSet<&String> = given.chain(details.gpus.iter().map(|gpu| &gpu.address)).collect();
+    let one = |device: &PciDevice| {
+        let mode = modes.get(device.address.as_str()).map(|mode| (*mode).clone());
+        let driver_version = device.driver.as_ref().map(|(_, version)| version.clone());
+        let said = gpus.contains(&device.address) && (mode.is_some() || driver_version.is_some());
+        said.then(|| DirectPathDevice { gpu: device.address.clone(), mode, driver_version })
+    };
+    details.devices.as_ref().ok().into_iter().flatten().filter_map(one).collect()
 }
 
 impl System for ByApi {

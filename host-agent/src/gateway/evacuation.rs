@@ -133,7 +133,7 @@ fn judged_one(details: &HostDetails, vm: &Vm, around: &Around) -> Leaving {
     let by_drs = around.drs.as_ref().and_then(|drs| drs.as_ref().ok());
     let would_move = by_drs.and_then(|drs| drs.moves.get(&vm.of));
     // What DRS would do counts most: a device of a newer kind may well move.
-    if whole && would_move.is_none() {
+    if whole && would_move.is_none() && !devices_move(details, vm) {
         return off("it has a whole GPU");
     }
     if let Some(profile) = stays.filter(|_| would_move.is_none()) {
@@ -190,6 +190,21 @@ fn judged_one(details: &HostDetails, vm: &Vm, around: &Around) -> Leaving {
         }),
         (Some(Ok(_)), _) => by_hand("DRS says nothing of it".into()),
     }
+}
+
+/// Whether every whole GPU of a VM is one that moves with it: what the host says of each (9.1), never assumed. Of a VM that
+/// takes any of a kind nobody says which it has.
+fn devices_move(details: &HostDetails, vm: &Vm) -> bool {
+    let passthrough = details.passthrough.as_ref().ok();
+    let moves = |address: &str| {
+        let of = passthrough.and_then(|all| all.iter().find(|of| of.address == address));
+        of.is_some_and(|of| of.mode.as_deref() == Some("enhancedDirectPath"))
+    };
+    vm.devices.iter().all(|device| match &device.backing {
+        Backing::Fixed { id, .. } => moves(id),
+        Backing::Dynamic(_) => false,
+        Backing::Vgpu(_) | Backing::Other => true,
+    })
 }
 
 fn moves_vgpus(cluster: &Cluster) -> bool {
@@ -281,6 +296,29 @@ mod tests {
                 "ByHand DRS of GPU-A does not move VMs with vGPUs: see `drs-options` in the documentation",
             ]
         );
+        // A whole GPU that moves with its VM, as the host says of it: then it is DRS's to say.
+        let mut newer = vm("newer", None);
+        let backing = Backing::Fixed {
+            id: "0000:3b:00.0".into(),
+            device: "0x20f1".into(),
+            system: "s".into(),
+            vendor: 4318,
+        };
+        newer.devices = vec![vsgpu_vsphere::vm::Device { key: 13_000, backing }];
+        let of_mode = |mode: &str| {
+            let mut details = details.clone();
+            details.passthrough = Ok(vec![vsgpu_vsphere::host::Passthrough {
+                address: "0000:3b:00.0".into(),
+                dependent: String::new(),
+                enabled: true,
+                active: true,
+                capable: true,
+                mode: Some(mode.into()),
+            }]);
+            judged(&details, &[&newer], &on).vms[0].why.clone()
+        };
+        assert_eq!(of_mode("enhancedDirectPath"), "DRS says nothing of it");
+        assert_eq!(of_mode("directPath"), "it has a whole GPU");
         // Its own words, and the numbers behind them.
         let mut full = around("fullyAutomated", &[("PassthroughDrsAutomation", "1")]);
         full.drs = Some(Ok(evacuation::Forecast {

@@ -148,6 +148,7 @@ mod tests {
             cluster: Some(cluster),
             image: None,
             profiles: vec![],
+            devices: vec![],
             counters: vec![],
         };
         Vcenter { host: Some(host) }

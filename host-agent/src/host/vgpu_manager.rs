@@ -4,6 +4,7 @@
 
 use crate::facts::packages::{PackageWish, Packages, Vib};
 use crate::facts::pci_gpus::PciGpus;
+use crate::facts::vcenter::Vcenter;
 use crate::host::graphics_type::HostGraphics;
 use crate::host::image;
 use schemars::JsonSchema;
@@ -39,6 +40,23 @@ pub struct VgpuManagerFact {
     /// driver says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_by_graphics: Option<usize>,
+    /// Versions of the drivers that hold the GPUs, where vCenter says them (9.1).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drivers_by_vcenter: Vec<String>,
+}
+
+fn by_vcenter(fact: &VgpuManagerFact) -> impl Iterator<Item = &String> {
+    fact.drivers_by_vcenter.iter()
+}
+
+/// Whether a version that vCenter says is another than the wanted one. How it writes them is not known for sure: what does not
+/// look like a version of NVIDIA's says nothing.
+fn is_other_driver(running: &str, wanted: &str) -> bool {
+    let of_nvidia = |text: &str| text.split('.').next()?.parse::<u32>().ok().filter(|major| *major >= 300);
+    of_nvidia(running).is_some()
+        && DriverVersion::leading(running)
+            .zip(DriverVersion::leading(wanted))
+            .is_some_and(|(running, wanted)| running != wanted)
 }
 
 fn modules() -> Command {
@@ -78,6 +96,12 @@ impl Fact for VgpuManagerFact {
             all_given: PciGpus::all_given(seen),
             held_by_graphics: nvidia_smi::is_by_api(seen)
                 .then(|| HostGraphics::parse(on, seen).map_or(0, |graphics| graphics.held())),
+            drivers_by_vcenter: Vcenter::parse(on, seen)?
+                .host
+                .into_iter()
+                .flat_map(|host| host.devices)
+                .filter_map(|device| device.driver_version)
+                .collect(),
         })
     }
     fn sentence(&self) -> Option<String> {
@@ -101,6 +125,9 @@ pub fn modules_loaded(text: &str) -> Vec<(String, u64, u64)> {
 fn not_working(fact: &VgpuManagerFact, version: &str) -> Option<String> {
     if !fact.module_loaded {
         return Some("module not loaded".into());
+    }
+    if let Some(other) = by_vcenter(fact).find(|running| is_other_driver(running, version)) {
+        return Some(format!("driver {other} is running"));
     }
     if let Some(held) = fact.held_by_graphics {
         return (held == 0).then(|| "the host's graphics system holds no GPU".into());
@@ -172,6 +199,9 @@ impl Requirement for VgpuManager {
         if fact.packages.has(&spec.package) {
             return match not_working(fact, version) {
                 None => Verdict::met(match (fact.held_by_graphics, fact.modes.first()) {
+                    (Some(held), _) if by_vcenter(fact).next().is_some() => {
+                        format!("{version}, {held} GPU(s), as vCenter says")
+                    }
                     (Some(held), _) => format!("{version}, {held} GPU(s); the driver was not asked"),
                     (None, of_first) => format!(
                         "{version}, {} GPU(s) {}",
@@ -269,6 +299,7 @@ mod tests {
             smi_failure: None,
             all_given: false,
             held_by_graphics: None,
+            drivers_by_vcenter: vec![],
         }
     }
 
@@ -303,6 +334,23 @@ mod tests {
         let mut no_vgpu = fact(Some("535.183.04"), true, "8.0.2");
         no_vgpu.modes[0].1 = Some("None".into());
         assert!(!check(&wish, &no_vgpu).is_met());
+    }
+
+    #[test]
+    fn the_driver_that_vcenter_says_counts_where_it_is_one_of_nvidias() {
+        let wish = spec("535.183.04", Kind::Component);
+        let mut by_api = fact(Some("535.183.04"), true, "9.1.0");
+        (by_api.held_by_graphics, by_api.smi_failure) = (Some(1), Some("not through vCenter".into()));
+        for (said, met) in [
+            ("535.183.04", true),
+            ("535.183.04-1OEM", true),
+            ("550.90.05", false),
+            ("1.0.5", true),
+            ("", true),
+        ] {
+            by_api.drivers_by_vcenter = vec![said.into()];
+            assert_eq!(check(&wish, &by_api).is_met(), met, "{said}");
+        }
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub struct PciDevice {
     pub name: String,
     /// `NVIDIA Corporation`
     pub vendor_name: String,
+    /// Name and version of the driver that holds it (9.1).
+    pub driver: Option<(String, String)>,
 }
 
 /// Passthrough of one function.
@@ -112,6 +114,8 @@ pub struct Passthrough {
     pub active: bool,
     /// Possible.
     pub capable: bool,
+    /// `host`, `directPath`, `enhancedDirectPath`, `vGpuSameSize`, .. (9.1).
+    pub mode: Option<String>,
 }
 
 /// Graphics settings of a host.
@@ -307,6 +311,10 @@ fn pci_device(device: &Element) -> Option<PciDevice> {
         sub_vendor: number("subVendorId").unwrap_or_default(),
         sub_device: number("subDeviceId").unwrap_or_default(),
         class: number("classId").unwrap_or_default(),
+        driver: device.child("directPathInfo").and_then(|info| {
+            Some((text(info, "driverName"), text(info, "driverVersion")))
+                .filter(|(_, version)| !version.is_empty())
+        }),
         name: text(device, "deviceName"),
         vendor_name: text(device, "vendorName"),
     })
@@ -314,7 +322,9 @@ fn pci_device(device: &Element) -> Option<PciDevice> {
 
 fn passthrough_of(info: &Element) -> Option<Passthrough> {
     let flag = |name: &str| text(info, name) == "true";
+    let state = info.child("directPathState");
     Some(Passthrough {
+        mode: state.map(|state| text(state, "mode")).filter(|mode| !mode.is_empty()),
         address: text(info, "id"),
         dependent: text(info, "dependentDevice"),
         enabled: flag("passthruEnabled"),

@@ -10,6 +10,7 @@ pub mod change;
 pub mod clone;
 pub mod cluster;
 pub mod counters;
+pub mod direct_path;
 pub mod esxcli;
 pub mod evacuation;
 mod fault;

@@ -114,5 +114,30 @@ fn hosts_are_served_to_a_controller() {
     drop(gateway_process);
 }
 
-pub const TESTS: &[vsgpu_tests::harness::Test] =
-    vsgpu_tests::tests![facts_are_those_of_the_hosts_own_tools, hosts_are_served_to_a_controller];
+/// What newer releases say beside it: the driver that holds a GPU, how it is used, and how many more of a type fit.
+fn newer_releases_say_more() {
+    let (lab, site) = a_host("facts-9-1");
+    let old = site.facts(&[]);
+    let of = |facts: &serde_json::Value| facts["vcenter"]["host"].clone();
+    assert!(of(&old).get("devices").is_none() && of(&old)["profiles"][0].get("remaining").is_none(), "{old}");
+    site.served.world.lock().unwrap().api = "9.1.0.0";
+    let new = site.facts(&[]);
+    let running = lab.state("esx-01").esxi().loaded.clone().unwrap();
+    assert_eq!(
+        of(&new)["devices"],
+        serde_json::json!([
+            { "gpu": "0000:3b:00.0", "mode": "vGpuSameSize", "driver_version": running },
+            { "gpu": "0000:af:00.0", "mode": "directPath", "driver_version": running },
+        ])
+    );
+    // One GPU is left for vGPUs; one vGPU of its four is reserved and not used.
+    let profiles = of(&new)["profiles"].as_array().unwrap().clone();
+    assert!(!profiles.is_empty() && profiles.iter().all(|of| of["remaining"] == 3), "{profiles:?}");
+    assert_eq!(new["vgpu-manager"]["drivers_by_vcenter"], serde_json::json!([running, running]));
+}
+
+pub const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
+    facts_are_those_of_the_hosts_own_tools,
+    hosts_are_served_to_a_controller,
+    newer_releases_say_more
+];
