@@ -4,6 +4,7 @@
 pub mod adopt;
 mod assign;
 mod changes;
+mod cluster_wide;
 mod evacuation;
 mod host;
 mod image;

@@ -13,7 +13,7 @@ use crate::plan::changes::{Change, Judge};
 use crate::plan::leftovers::Leftovers;
 use crate::plan::planned::Planned;
 use crate::plan::steps::{Plan, Step, VERSION, Work, digest};
-use crate::plan::{assign, order, rollout};
+use crate::plan::{assign, cluster_wide, order, rollout};
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::outcome::Expectation;
 use vsgpu_core::requirement::{Deadline, TakesEffect, Verdict};
@@ -46,8 +46,11 @@ pub(super) struct Planner<'a> {
 pub fn plan(fleet: &Fleet, inventory: &Inventory, leftovers: &Leftovers) -> Planned {
     // With model names settled to addresses, so that two VMs are not thought to want the same GPU.
     let assigned = assign::settled(fleet, inventory);
-    let Judgement { refused, mut warnings, .. } =
+    let Judgement { mut refused, mut warnings, .. } =
         compat::judge(&assigned, Some(inventory), &leftovers.stopped);
+    for (node, errors) in cluster_wide::disagree(&assigned, inventory) {
+        refused.entry(node).or_default().extend(errors);
+    }
     let mut planner = Planner::new(&assigned, inventory, leftovers, assigned.specs(), refused);
     let by_host = assigned.vms_by_host();
     for host in &fleet.hosts {

@@ -143,3 +143,54 @@ fn health_rank(inventory: &Inventory, host: &str, place: usize, vms: &[&Vm]) -> 
     let running = listed.map_or(0, |l| l.vms.iter().filter(|v| v.running).count());
     (unreadable + findings, running, place)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::evacuation::Moves;
+    use serde_json::json;
+
+    fn step(id: usize, kind: NodeKind, name: &str, host: &str, spec: serde_json::Value) -> Step {
+        let requirement = if kind == NodeKind::Vm { POWER } else { "vgpu-scheduler" };
+        Step {
+            id,
+            node: NodeId::new(kind, name),
+            title: String::new(),
+            change: "".into(),
+            commands: [].into(),
+            work: Work::Meet { requirement: requirement.into(), spec: spec.into(), expect: None },
+            after: vec![],
+            restores: None,
+            restores_earlier: false,
+            connect_secs: 1,
+            deadline_secs: 1,
+            host: host.into(),
+            disrupts: false,
+            moves: None,
+            before: None,
+        }
+    }
+
+    /// One that stops beside them in the same cluster counts as away; one elsewhere, and one that only starts, do not.
+    #[test]
+    fn a_vm_that_is_off_for_itself_keeps_its_place_while_others_move() -> Result<(), Vec<crate::error::Error>>
+    {
+        let text = "version: 1\nhosts:\n  esx-01: { address: a:1, cluster: red }\n  esx-02: { address: b:1, cluster: red }\n  esx-03: { address: c:1, cluster: blue }\n  esx-04: { address: d:1, cluster: red }\n";
+        let fleet = crate::fleet::file::from_text(std::path::Path::new("f.yaml"), text)?;
+        let off = json!({ "state": "off", "within-secs": 1 });
+        let on = json!({ "state": "on", "within-secs": 1 });
+        let mut steps = vec![
+            step(1, NodeKind::Host, "esx-01", "esx-01", json!("x")),
+            step(2, NodeKind::Vm, "vm-02", "esx-02", off.clone()),
+            step(3, NodeKind::Vm, "vm-03", "esx-03", off),
+            step(4, NodeKind::Vm, "vm-04", "esx-04", on),
+        ];
+        let disrupts = |steps: &[Step]| steps.iter().map(|step| step.disrupts).collect::<Vec<_>>();
+        keep_room_for_moves(&fleet, &mut steps);
+        assert_eq!(disrupts(&steps), [false; 4], "nobody moves");
+        steps[0].moves = Some(Box::new(Moves { by_drs: vec!["vm-01".into()], ..Moves::default() }));
+        keep_room_for_moves(&fleet, &mut steps);
+        assert_eq!(disrupts(&steps), [false, true, false, false]);
+        Ok(())
+    }
+}
