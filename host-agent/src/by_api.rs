@@ -243,9 +243,9 @@ pub fn shown(effect: &Effect) -> Option<String> {
             "esx/settings drafts: {} into the image of {of}, validate, scan, commit",
             package.rsplit('/').next().unwrap_or_default()
         )),
-        Effect::Remediate { of, .. } => {
-            Some(format!("esx/settings software of {of}: check, apply, only this host  (reboots it)"))
-        }
+        Effect::Remediate { of, base, .. } => Some(format!(
+            "esx/settings software of {of} (ESXi {base}): check, apply, only this host  (reboots it)"
+        )),
         Effect::CloneVm { base, from, name, datastore, .. } => Some(format!(
             "CloneVM_Task {base} ({}) name={name} datastore={datastore} powerOn=false",
             place(from)

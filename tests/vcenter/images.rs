@@ -37,6 +37,8 @@ pub struct Images {
     pub skips: bool,
     /// Somebody else commits right after.
     pub somebody_else: bool,
+    /// Somebody else commits while a draft is compared.
+    pub meanwhile: bool,
     sessions: BTreeSet<String>,
     fetched: BTreeSet<String>,
     tasks: BTreeMap<String, (usize, Value)>,
@@ -428,7 +430,14 @@ impl World {
             ("POST", "validate", []) if as_task => {
                 self.rest_task(json!({ "notifications": errors(&invalid) }))
             }
-            ("POST", "scan", []) if as_task => self.rest_task(self.all_compliance(of, &components)),
+            ("POST", "scan", []) if as_task => {
+                let compared = self.all_compliance(of, &components);
+                if self.lcm.meanwhile {
+                    let more = [("patch-of-somebody".to_string(), "1.0".to_string())];
+                    self.lcm.added.entry(of.into()).or_default().extend(more);
+                }
+                self.rest_task(compared)
+            }
             ("POST", "commit", []) if as_task => {
                 if body["message"].as_str().is_none_or(str::is_empty) || !invalid.is_empty() {
                     return self.failed_task("INVALID_ARGUMENT", "the draft is not valid");

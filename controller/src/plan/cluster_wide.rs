@@ -6,38 +6,56 @@ use crate::inventory::Inventory;
 use crate::node::{NodeId, NodeKind};
 use std::collections::{BTreeMap, BTreeSet};
 use vsgpu_core::Requirement;
-use vsgpu_host_agent::facts::Vcenter;
-use vsgpu_host_agent::host::DrsOptions;
+use vsgpu_core::words::first;
+use vsgpu_host_agent::facts::{PackageWish, Vcenter};
+use vsgpu_host_agent::host::gpu_management_daemon::GpuManagementDaemon;
+use vsgpu_host_agent::host::{DrsOptions, VgpuManager};
 
-/// Hosts of one cluster of vCenter's whose `drs-options` differ, each with the reason: none of them is changed.
+/// Hosts of one cluster of vCenter's that want something of it to be different things, each with the reason: none of them is
+/// changed.
 pub(super) fn disagree(fleet: &Fleet, inventory: &Inventory) -> BTreeMap<NodeId, Vec<Error>> {
     let node = |host: &Host| NodeId::new(NodeKind::Host, &host.name);
-    let cluster = |host: &Host| {
-        let host = inventory.fact::<Vcenter>(&node(host)).ok()?.host?;
-        Some((host.server, host.cluster?.name))
-    };
-    let mut clusters: BTreeMap<(String, String), Vec<&Host>> = BTreeMap::new();
-    for host in fleet.hosts.iter().filter(|host| host.specs.has::<DrsOptions>()) {
-        if let Some(of) = cluster(host) {
-            clusters.entry(of).or_default().push(host);
+    let mut clusters: BTreeMap<(String, String), Vec<(&Host, bool)>> = BTreeMap::new();
+    for host in &fleet.hosts {
+        let Some(of) = inventory.fact::<Vcenter>(&node(host)).ok().and_then(|fact| fact.host) else {
+            continue;
+        };
+        let by_image = of.image.as_ref().is_some_and(|image| image.is_of_cluster);
+        if let Some(cluster) = of.cluster {
+            clusters.entry((of.server, cluster.name)).or_default().push((host, by_image));
         }
     }
     let mut refused: BTreeMap<NodeId, Vec<Error>> = BTreeMap::new();
     for ((_, cluster), hosts) in &clusters {
-        let mut said: BTreeMap<_, BTreeSet<Option<i64>>> = BTreeMap::new();
-        for (option, value) in hosts.iter().filter_map(|host| host.specs.get::<DrsOptions>()).flatten() {
-            said.entry(option).or_default().insert(value);
+        // Who says what: an option of DRS, or the version of a package of the image.
+        let mut said: BTreeMap<String, BTreeMap<String, Vec<&Host>>> = BTreeMap::new();
+        let mut says = |what: String, value: String, host| {
+            said.entry(what).or_default().entry(value).or_default().push(host);
+        };
+        for (host, by_image) in hosts {
+            for (option, value) in host.specs.get::<DrsOptions>().into_iter().flatten() {
+                says(format!("{option:?} of its DRS"), format!("{value:?}"), *host);
+            }
+            let packages = [
+                (VgpuManager::NAME, host.specs.get::<VgpuManager>()),
+                (GpuManagementDaemon::NAME, host.specs.get::<GpuManagementDaemon>()),
+            ];
+            for (name, wish) in packages.into_iter().filter(|_| *by_image) {
+                if let Some(PackageWish::Map(spec)) = wish {
+                    let version = spec.package.version().unwrap_or_default().to_string();
+                    says(format!("{name} of its image"), version, *host);
+                }
+            }
         }
-        let Some((option, _)) = said.iter().find(|(_, values)| values.len() > 1) else { continue };
-        let names: Vec<&str> = hosts.iter().map(|host| host.name.as_str()).collect();
-        let names = vsgpu_core::words::first(names.iter().map(|name| name.to_string()), 5, "");
-        let why = format!("hosts of {cluster} want {option:?} of its DRS to be different things: {names}");
-        let error = Error::new(Kind::Blocked, why).hint(format!(
-            "`{}` is so for the whole cluster: write the same at each of them",
-            DrsOptions::NAME
-        ));
-        for host in hosts {
-            refused.entry(node(host)).or_default().push(error.clone());
+        for (what, values) in said.iter().filter(|(_, values)| values.len() > 1) {
+            let names: BTreeSet<&str> = values.values().flatten().map(|host| host.name.as_str()).collect();
+            let shown = first(names.iter().map(|name| name.to_string()), 5, "");
+            let why = format!("hosts of {cluster} want {what} to be different things: {shown}");
+            let error = Error::new(Kind::Blocked, why)
+                .hint("it is one for the whole cluster: write the same at each of them");
+            for name in names {
+                refused.entry(NodeId::new(NodeKind::Host, name)).or_default().push(error.clone());
+            }
         }
     }
     refused

@@ -178,13 +178,13 @@ pub(super) fn make_effect(asked: &Asked<'_>, state: &Posix, effect: &Effect) -> 
             asked.site.changed(&asked.host.of);
             Some(made.map_err(|failed| failed.in_words("this cluster")))
         }
-        Effect::AddToImage { package, within_secs, .. } => {
-            let made = images::add(asked, state, package, *within_secs);
+        Effect::AddToImage { of, package, within_secs } => {
+            let made = images::add(asked, state, (of, package), *within_secs);
             asked.site.changed(&asked.host.of);
             Some(made.map_err(|failed| failed.in_words("this image")))
         }
-        Effect::Remediate { within_secs, .. } => {
-            let made = images::remediate(asked, state, *within_secs);
+        Effect::Remediate { of, base, within_secs } => {
+            let made = images::remediate(asked, state, (of, base), *within_secs);
             asked.site.changed(&asked.host.of);
             Some(made.map_err(|failed| failed.in_words("this host")))
         }

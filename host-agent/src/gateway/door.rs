@@ -303,7 +303,10 @@ impl System for ByApi {
         if self.is_own(path) {
             return self.state.as_ref().map_or_else(|| Err(IoError::NotFound(path.into())), |s| s.list(path));
         }
-        if path == VOLUMES && self.site.config.is_vcenter {
+        if path != VOLUMES {
+            return Err(other(path, "vsgpu does not look into datastores by the vSphere API"));
+        }
+        if self.site.config.is_vcenter {
             return self.datastores();
         }
         Err(other(

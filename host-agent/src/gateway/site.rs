@@ -33,6 +33,8 @@ const FRESH: Duration = Duration::from_secs(2);
 const CLUSTERS_FRESH: Duration = Duration::from_secs(60);
 /// esxcli's list of components.
 const ESXCLI_FRESH: Duration = Duration::from_secs(600);
+/// And its refusal.
+const REFUSED_FRESH: Duration = Duration::from_secs(60);
 /// Connections for calls that take minutes, and how long one waits for such a one.
 const APART: usize = 4;
 pub(super) const APART_PATIENCE: Duration = Duration::from_secs(3_600);
@@ -72,12 +74,15 @@ pub(super) struct Site {
     /// Calls that take their time, on connections of their own.
     apart: Mutex<usize>,
     apart_freed: Condvar,
-    /// Files that are written to datastores.
+    /// Files that are written to datastores, and images that are changed.
     writing: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
     room: Mutex<BTreeMap<Ref, (Instant, Room)>>,
     counters: Mutex<Option<(Instant, Vec<Reading>)>>,
-    images: Mutex<BTreeMap<Ref, (Instant, Arc<OfImage>)>>,
+    images: Mutex<BTreeMap<Ref, Arc<Mutex<ReadImage>>>>,
 }
+
+/// What was read of an image last.
+type ReadImage = Option<(Instant, Result<Arc<OfImage>, Fault>)>;
 
 /// An image, with what is said of its hosts.
 pub(super) struct OfImage {
@@ -228,9 +233,11 @@ impl Site {
         done
     }
 
-    /// Whose turn it is to write a file.
-    pub fn writing(&self, path: &str) -> Arc<Mutex<()>> {
-        locked(&self.writing).entry(path.into()).or_default().clone()
+    /// Whose turn it is to write a file, or to change an image. Those that nobody waits for are forgotten.
+    pub fn writing(&self, what: &str) -> Arc<Mutex<()>> {
+        let mut all = locked(&self.writing);
+        all.retain(|_, turn| Arc::strong_count(turn) > 1);
+        all.entry(what.into()).or_default().clone()
     }
 
     /// A connection: one that is there, one more, or the next that is free.
@@ -456,17 +463,19 @@ impl Site {
 
     /// What a host's esxcli said, not older than ten minutes: it takes seconds to begin, and what it says changes by us.
     pub fn esxcli_once(&self, host: &Ref, ask: impl FnOnce() -> Said) -> Said {
-        if let Some((_, said)) =
-            locked(&self.components).get(host).filter(|(at, _)| now() - *at < ESXCLI_FRESH)
-        {
+        // A refusal may be over when the next one asks: a role is changed, a host comes back.
+        let fresh = |(at, said): &&(Instant, Said)| {
+            now() - *at < if said.is_ok() { ESXCLI_FRESH } else { REFUSED_FRESH }
+        };
+        if let Some((_, said)) = locked(&self.components).get(host).filter(fresh) {
             return said.clone();
         }
         let at = now();
         let said = ask();
-        // A refusal may be over when the next one asks; and what was seen before a change is not kept behind it.
+        // What was seen before a change is not kept behind it.
         let mut known = locked(&self.components);
         let changed = locked(&self.packages_changed).get(host).is_some_and(|changed| *changed > at);
-        if said.is_ok() && !changed {
+        if !changed {
             known.insert(host.clone(), (at, said.clone()));
         }
         said
@@ -526,21 +535,24 @@ impl Site {
 
     /// The image of a cluster or a host, not older than a minute. Whoever asks meanwhile waits for it.
     pub fn image(&self, of: &Ref) -> Result<Arc<OfImage>, Fault> {
-        let mut known = locked(&self.images);
-        if let Some((_, image)) = known.get(of).filter(|(at, _)| now() - *at < CLUSTERS_FRESH) {
-            return Ok(image.clone());
+        // Others do not wait for this one.
+        let known = locked(&self.images).entry(of.clone()).or_default().clone();
+        let mut known = locked(&known);
+        // Also why it was not read: each who asks would wait for that.
+        if let Some((_, image)) = known.as_ref().filter(|(at, _)| now() - *at < CLUSTERS_FRESH) {
+            return image.clone();
         }
         let at = now();
-        let image = Arc::new(self.with(|session| {
-            Ok(OfImage {
+        let image = self.with(|session| {
+            Ok(Arc::new(OfImage {
                 image: images::image(session, of)?,
                 compliance: images::compliance(session, of)?,
                 orphaned: images::orphaned(session, of)?,
                 orchestrator: images::orchestrator(session, of)?,
-            })
-        })?);
-        known.insert(of.clone(), (at, image.clone()));
-        Ok(image)
+            }))
+        });
+        *known = Some((at, image.clone()));
+        image
     }
 
     /// An image was changed, or a host by it.

@@ -184,8 +184,7 @@ fn on_datastore(asked: &Asked<'_>, path: &str) -> Result<PathBuf, Failed> {
     let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
     let details = asked.details().map_err(lost)?;
     let above = details.parent.clone().unwrap_or_else(|| details.of.clone());
-    let is_it =
-        |found: Option<(String, u64)>| found.is_some_and(|(there, _)| there.eq_ignore_ascii_case(&sum));
+    let is_it = |found: Option<String>| found.is_some_and(|there| there.eq_ignore_ascii_case(&sum));
     // Hosts may share the datastore: one of them writes a file, while the others wait and find it.
     let turn = asked.site.writing(path);
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);

@@ -113,8 +113,11 @@ fn wait_for(asked: &Asked<'_>, state: &Posix, task: &Ref, doing: &str, secs: u32
         let pause = if now() - begun < Duration::from_secs(5) { SOON } else { LATER };
         state.sleep(pause.min(within.saturating_sub(now() - begun).max(SOON)));
     }
-    // Whether it can be cancelled or not: the one who asked knows that it did not end in time.
-    let _ = asked.site.with(|session| cancel(session, task));
+    // Whether it can be cancelled or not: the one who asked knows that it did not end in time. What Lifecycle Manager does to a
+    // host or an image is not broken off: it goes on, and whoever comes waits for it.
+    if task.kind != vsgpu_vsphere::tasks::OF_REST {
+        let _ = asked.site.with(|session| cancel(session, task));
+    }
     tell(match look() {
         Ok(Some(Progress::Done | Progress::Failed(_)) | None) => {
             let _ = state.remove(&note);

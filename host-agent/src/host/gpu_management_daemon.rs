@@ -84,7 +84,7 @@ impl Requirement for GpuManagementDaemon {
         }
         let is = installed.map_or("absent".into(), |v| v.version.clone());
         if let Some(image) = packages.image_for(spec) {
-            return image::verdict(image, spec, is, version);
+            return image::verdict(image, spec, &packages.esx_version, is, version);
         }
         if let Some((why, hint)) = packages.refuses(spec) {
             return Verdict::blocked(why, hint);

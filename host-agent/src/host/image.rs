@@ -13,14 +13,14 @@ use vsgpu_core::{Effect, Requirement, Verdict};
 /// The component is in the image.
 pub struct Image;
 
-/// Seconds for vCenter to fetch a bundle and to make the image; for a host's remediation, with its reboot.
-const COMMITS_WITHIN: u32 = 3_600;
-const REMEDIATES_WITHIN: u32 = 7_200;
+/// Seconds for vCenter to fetch a bundle and to make the image, or to remediate a host with its reboot. The deadline of the step
+/// may be earlier.
+const WITHIN: u32 = 7_200;
 /// Packages in a message.
 const NAMED: usize = 3;
 
 fn commit(image: &HostImage, spec: &PackageSpec) -> Effect {
-    Effect::AddToImage { of: image.of.clone(), package: spec.path(), within_secs: COMMITS_WITHIN }
+    Effect::AddToImage { of: image.of.clone(), package: spec.path(), within_secs: WITHIN }
 }
 
 /// What stands against changing the image at all, and what to do.
@@ -85,8 +85,17 @@ fn refused(image: &HostImage, spec: &PackageSpec) -> Option<(String, String)> {
     })
 }
 
-/// How a host gets a package that it does not have, by its image. `is`: what it has.
-pub(super) fn verdict(image: &HostImage, spec: &PackageSpec, is: String, wants: &str) -> Verdict {
+/// Whether an image would bring another release of ESXi: `8.0.3-0.0.24022510`, `9.1.1.0.25714478` against `8.0.2`.
+fn upgrades(base: &str, esx: &str) -> bool {
+    let release = |text: &str| {
+        let parts = text.split(['.', '-']).take(3).map(|part| part.parse::<u32>().ok());
+        parts.collect::<Option<Vec<u32>>>().filter(|parts| parts.len() == 3)
+    };
+    release(base).zip(release(esx)).is_some_and(|(base, esx)| base != esx)
+}
+
+/// How a host gets a package that it does not have, by its image. `is`: what it has; `esx`: its release.
+pub(super) fn verdict(image: &HostImage, spec: &PackageSpec, esx: &str, is: String, wants: &str) -> Verdict {
     if let Some((why, hint)) = refused(image, spec) {
         return Verdict::blocked(why, hint);
     }
@@ -102,7 +111,18 @@ pub(super) fn verdict(image: &HostImage, spec: &PackageSpec, is: String, wants: 
             "take that package off the host, or name a version at least as new; then check compliance in vCenter",
         );
     }
-    let remediate = Effect::Remediate { of: image.of.clone(), within_secs: REMEDIATES_WITHIN };
+    let base = image.base.clone().unwrap_or_default();
+    // A wish for a driver upgrades nobody's hypervisor.
+    if image.may == MayChange::Remediate && upgrades(&base, esx) {
+        return Verdict::blocked(
+            format!(
+                "the image of {} has ESXi {base}, the host {esx}: it would come with the driver",
+                image.of
+            ),
+            "remediate the host in vCenter first; then `vsgpu apply` goes on",
+        );
+    }
+    let remediate = Effect::Remediate { of: image.of.clone(), base, within_secs: WITHIN };
     let effects = match (image.holds(&spec.package), image.may) {
         (true, MayChange::Remediate) => vec![remediate],
         (false, MayChange::Remediate) => vec![commit(image, spec), remediate],
@@ -218,7 +238,7 @@ mod tests {
     }
 
     fn said(image: &HostImage, spec: &PackageSpec) -> String {
-        match verdict(image, spec, "absent".into(), "550.90.05") {
+        match verdict(image, spec, "8.0.3", "absent".into(), "550.90.05") {
             Verdict::Unmet { effects, .. } => {
                 let all: Vec<String> = effects.iter().map(ToString::to_string).collect();
                 all.join("; ")
@@ -232,7 +252,7 @@ mod tests {
     fn into_the_image_first_and_onto_the_host_where_that_is_allowed() {
         let path = "/vmfs/volumes/ds1/vsgpu/abababababababab/NVD-VGPU-800_550.90.05.zip";
         let add = format!("add {path} to the image of GPU-A");
-        let remediate = "remediate the host by the image of GPU-A";
+        let remediate = "remediate the host by the image of GPU-A (ESXi 8.0.3-0.0.24022510)";
         let newest = "550.90.05-1OEM.800.1.0.20613240";
         for (version, may, is) in [
             (None, MayChange::Remediate, format!("{add}; {remediate}")),
@@ -276,6 +296,10 @@ mod tests {
         assert!(said(&image(None, MayChange::Commit), &vib).contains("is no component"));
         let unread = HostImage { unread: Some("a privilege".into()), ..image(None, MayChange::Remediate) };
         assert!(said(&unread, &spec()).contains("cannot be read: a privilege"));
+        let newer = HostImage { base: Some("9.1.1.0.25714478".into()), ..image(None, MayChange::Remediate) };
+        assert!(said(&newer, &spec()).contains("has ESXi 9.1.1.0.25714478, the host 8.0.3"));
+        assert!(upgrades("8.0.3-0.0.24022510", "8.0.2") && !upgrades("8.0.3-0.0.24022510", "8.0.3"));
+        assert!(!upgrades("", "8.0.3"), "what cannot be read refuses nothing");
         let none = HostImage { base: None, ..image(None, MayChange::Commit) };
         assert!(said(&none, &spec()).contains("has no image yet"));
     }

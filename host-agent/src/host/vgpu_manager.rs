@@ -225,7 +225,7 @@ impl Requirement for VgpuManager {
         }
         let is = rival.map_or("absent".into(), |r| r.version.clone());
         if let Some(image) = fact.packages.image_for(spec) {
-            return image::verdict(image, spec, is, &wants);
+            return image::verdict(image, spec, &fact.packages.esx_version, is, &wants);
         }
         if let Some((why, hint)) = fact.packages.refuses(spec) {
             return Verdict::blocked(why, hint);

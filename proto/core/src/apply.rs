@@ -252,9 +252,7 @@ fn settled(system: &dyn System, entry: &Entry, on: &Subject, spec: &Value, was_a
         match judged {
             Ok((Verdict::Met { is }, _)) => return Outcome::Applied { is, active: true },
             Ok((Verdict::Unmet { is, effects, .. }, _))
-                if effects.is_empty()
-                    && entry.takes_effect != TakesEffect::AtOnce
-                    && (!was_activated || over) =>
+                if effects.is_empty() && entry.takes_effect != TakesEffect::AtOnce && !was_activated =>
             {
                 return Outcome::Applied { is, active: false };
             }

@@ -225,6 +225,8 @@ pub enum Effect {
     Remediate {
         /// Whose image: the cluster's name, or the host's.
         of: String,
+        /// The version of ESXi in it, which the host gets with it.
+        base: String,
         /// Seconds to wait.
         within_secs: u32,
     },
@@ -362,7 +364,9 @@ impl std::fmt::Display for Effect {
                 write!(f, "set options of DRS of {cluster}: {}", set.join(", "))
             }
             Self::AddToImage { of, package, .. } => write!(f, "add {package} to the image of {of}"),
-            Self::Remediate { of, .. } => write!(f, "remediate the host by the image of {of}"),
+            Self::Remediate { of, base, .. } => {
+                write!(f, "remediate the host by the image of {of} (ESXi {base})")
+            }
             Self::CloneVm { base, from, name, datastore, .. } => {
                 write!(f, "clone {base} ({from}) as {name} to {datastore}, by vCenter")
             }

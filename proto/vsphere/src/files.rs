@@ -87,20 +87,16 @@ pub fn put(session: &mut Session, place: Place<'_>, from: &Path, within: Duratio
     }
 }
 
-/// SHA-256 (lower-case hex) and size of a file on a datastore: it is read whole, for the server does not tell. None where
-/// there is none.
+/// SHA-256 (lower-case hex) of a file on a datastore: it is read whole, for the server does not tell. None where there is
+/// none.
 ///
 /// # Errors
 /// What the server said, or why it is not heard.
-pub fn hash(
-    session: &mut Session,
-    place: Place<'_>,
-    within: Duration,
-) -> Result<Option<(String, u64)>, Fault> {
+pub fn hash(session: &mut Session, place: Place<'_>, within: Duration) -> Result<Option<String>, Fault> {
     match session.hash(&uri(place), within)? {
-        (StatusCode::OK, sum, size) => Ok(Some((hex(&sum), size))),
-        (StatusCode::NOT_FOUND, ..) => Ok(None),
-        (status, ..) => Err(refused(place, status)),
+        (StatusCode::OK, sum) => Ok(Some(hex(&sum))),
+        (StatusCode::NOT_FOUND, _) => Ok(None),
+        (status, _) => Err(refused(place, status)),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::fault::Fault;
 use crate::files::encoded;
-use crate::rest::{NOT_FOUND, words};
+use crate::rest::{NOT_FOUND, UNKNOWN_PATH, words};
 use crate::session::{Session, instance};
 use crate::soap::{Ref, text};
 use crate::tasks;
@@ -55,7 +55,10 @@ fn word(of: &Value) -> String {
 /// Nothing where there is no such thing, or where this release does not know the question.
 fn if_there(answer: Result<Value, Fault>) -> Result<Option<Value>, Fault> {
     match answer {
-        Err(fault) if [NOT_FOUND, "UNSUPPORTED", "OPERATION_NOT_FOUND"].contains(&fault.kind.as_str()) => {
+        Err(fault)
+            if [NOT_FOUND, UNKNOWN_PATH, "UNSUPPORTED", "OPERATION_NOT_FOUND"]
+                .contains(&fault.kind.as_str()) =>
+        {
             Ok(None)
         }
         other => other.map(Some),
@@ -68,8 +71,9 @@ fn if_there(answer: Result<Value, Fault>) -> Result<Option<Value>, Fault> {
 /// What the server said, or why it is not heard.
 pub fn image(session: &mut Session, of: &Ref) -> Result<Option<Image>, Fault> {
     let path = format!("{}/software", at(of));
-    let Some(base) = if_there(session.rest(&Method::GET, &format!("{path}/base-image"), None))? else {
-        return Ok(None);
+    let base = match session.rest(&Method::GET, &format!("{path}/base-image"), None) {
+        Err(fault) if fault.kind == NOT_FOUND => return Ok(None),
+        other => other?,
     };
     let all = session.rest(&Method::GET, &format!("{path}/effective-components"), None)?;
     let all = all.as_object().ok_or_else(|| Fault::said(format!("{path}: components are a list by name")))?;
@@ -147,7 +151,9 @@ pub fn orchestrator(session: &mut Session, of: &Ref) -> Result<Option<String>, F
     let path = format!("{}/software/software-spec-metadata", at(of));
     if let Some(about) = if_there(session.rest(&Method::GET, &path, None))? {
         let owner = word(&about["orchestrator_info"]["owner"]);
-        return Ok(Some(owner).filter(|owner| !owner.is_empty()));
+        if !owner.is_empty() {
+            return Ok(Some(owner));
+        }
     }
     let Ok(manager) = session.named("extensionManager") else { return Ok(None) };
     let key = text("extensionKey", SDDC_MANAGER);
@@ -186,6 +192,18 @@ pub fn draft(session: &mut Session, of: &Ref) -> Result<String, Fault> {
     id.map(String::from).ok_or_else(|| Fault::said("the server names no draft"))
 }
 
+/// Whether an owner is a user: `VSPHERE.LOCAL\svc` is `svc@vsphere.local`.
+fn is_user(owner: &str, user: &str) -> bool {
+    let parts = |of: &str| {
+        let (domain, name) = match (of.split_once('\\'), of.split_once('@')) {
+            (Some((domain, name)), _) | (None, Some((name, domain))) => (domain, name),
+            (None, None) => ("", of),
+        };
+        (domain.to_lowercase(), name.to_lowercase())
+    };
+    parts(owner) == parts(user)
+}
+
 /// What vCenter's clock shows, as it writes times.
 ///
 /// # Errors
@@ -198,17 +216,18 @@ pub fn clock(session: &mut Session) -> Result<String, Fault> {
 /// Seconds for a draft to be made.
 const MADE_WITHIN: i64 = 120;
 
-/// Drafts of an image that were begun right after a time of vCenter's clock.
+/// Drafts of an image that a user began right after a time of vCenter's clock.
 ///
 /// # Errors
 /// What the server said, or why it is not heard.
-pub fn drafts_since(session: &mut Session, of: &Ref, since: &str) -> Result<Vec<String>, Fault> {
+pub fn drafts_since(session: &mut Session, of: &Ref, user: &str, since: &str) -> Result<Vec<String>, Fault> {
     let all = session.rest(&Method::GET, &format!("{}/software/drafts", at(of)), None)?;
     let time = |text: &str| OffsetDateTime::parse(text, &Rfc3339).ok();
     let is_of_then = |draft: &Value| {
         let begun = draft["metadata"]["creation_time"].as_str().and_then(time);
         let passed = begun.zip(time(since)).map(|(begun, since)| (begun - since).whole_seconds());
-        passed.is_some_and(|passed| (0..=MADE_WITHIN).contains(&passed))
+        let owner = draft["metadata"]["owner"].as_str().unwrap_or_default();
+        is_user(owner, user) && passed.is_some_and(|passed| (0..=MADE_WITHIN).contains(&passed))
     };
     let drafts = all.as_object().into_iter().flatten();
     Ok(drafts.filter(|(_, draft)| is_of_then(draft)).map(|(id, _)| id.clone()).collect())
@@ -259,7 +278,7 @@ pub fn compare(session: &mut Session, of: &Ref, draft: &str) -> Result<Ref, Faul
     begun(&session.rest(&Method::POST, &path, None)?)
 }
 
-/// Why a host cannot become what a draft says, by a comparison that has ended; none where it can.
+/// Hosts that cannot become what a draft says, by a comparison that has ended: their ids, their names and why.
 ///
 /// # Errors
 /// What the server said, or why it is not heard.
@@ -267,19 +286,28 @@ pub fn incompatible(
     session: &mut Session,
     task: &Ref,
     of: &Ref,
-    host: &Ref,
-) -> Result<Option<Vec<String>>, Fault> {
+) -> Result<BTreeMap<String, (String, Vec<String>)>, Fault> {
     let result = tasks::result(session, task)?;
-    let of_host = if of == host { &result } else { &result["hosts"][&host.id] };
-    if of_host["status"] != "INCOMPATIBLE" {
-        return Ok(None);
+    if result.is_null() {
+        return Err(Fault::said("the comparison of the draft with its hosts is gone"));
     }
-    let parts = of_host["components"].as_object().into_iter().flat_map(|all| all.values());
-    let mut said: Vec<String> = [of_host].into_iter().chain(parts).flat_map(errors).collect();
-    said.extend(words(&of_host["compliance_status_details"]["message"]));
-    said.dedup();
-    said.truncate(MESSAGES);
-    Ok(Some(said))
+    let one = |id: &str, of_host: &Value| {
+        let parts = of_host["components"].as_object().into_iter().flat_map(|all| all.values());
+        let mut said: Vec<String> = [of_host].into_iter().chain(parts).flat_map(errors).collect();
+        said.extend(words(&of_host["compliance_status_details"]["message"]));
+        said.dedup();
+        said.truncate(MESSAGES);
+        let name = word(&result["host_info"][id]["name"]);
+        let name = if name.is_empty() { piece(id, 80) } else { name };
+        (of_host["status"] == "INCOMPATIBLE").then(|| (id.to_string(), (name, said)))
+    };
+    Ok(match of.kind == "HostSystem" {
+        true => one(&of.id, &result).into_iter().collect(),
+        false => {
+            let hosts = result["hosts"].as_object().into_iter().flatten();
+            hosts.filter_map(|(id, of_host)| one(id, of_host)).collect()
+        }
+    })
 }
 
 /// Errors among the notifications of something, in words.
@@ -361,8 +389,13 @@ fn said_against(result: &Value) -> Vec<String> {
         }
     }
     let failed = |of: &Value| ["ERROR", "TIMED_OUT", "TIMEOUT"].iter().any(|bad| of == bad);
-    let hosts = result["failed_hosts"].as_array().is_some_and(|hosts| !hosts.is_empty());
-    if said.is_empty() && (hosts || failed(&result["status"]) || failed(&result["status"]["status"])) {
+    let any = |name: &str| result[name].as_array().is_some_and(|hosts| !hosts.is_empty());
+    if said.is_empty() && any("skipped_hosts") {
+        said.push("vCenter left the host out, and does not say why".into());
+    }
+    if said.is_empty()
+        && (any("failed_hosts") || failed(&result["status"]) || failed(&result["status"]["status"]))
+    {
         said.push("it failed, and does not say why".into());
     }
     said.dedup();
@@ -373,6 +406,14 @@ fn said_against(result: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_owner_is_known_in_both_forms() {
+        assert!(is_user("VSPHERE.LOCAL\\svc-vsgpu", "svc-vsgpu@vsphere.local"));
+        assert!(is_user("svc-vsgpu@vsphere.local", "vsphere.local\\svc-vsgpu"));
+        assert!(!is_user("VSPHERE.LOCAL\\alice", "svc-vsgpu@vsphere.local"));
+        assert!(!is_user("", "svc-vsgpu@vsphere.local"));
+    }
 
     #[test]
     fn what_is_said_against_a_host_is_kept_in_the_servers_words() {
@@ -400,6 +441,10 @@ mod tests {
                 vec!["cannot enter maintenance mode"],
             ),
             (json!({ "status": { "status": "TIMED_OUT" } }), vec!["it failed, and does not say why"]),
+            (
+                json!({ "status": { "status": "OK" }, "skipped_hosts": ["host-1"] }),
+                vec!["vCenter left the host out, and does not say why"],
+            ),
             (json!(null), vec![]),
         ] {
             assert_eq!(said_against(&result), is, "{result}");

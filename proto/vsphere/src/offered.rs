@@ -79,7 +79,7 @@ async fn accept(listener: &TcpListener, what: &Arc<(String, PathBuf)>) {
                 async move { Ok::<_, Infallible>(answer(&request, &what)) }
             });
             let mut connection = Builder::new();
-            connection.timer(TokioTimer::new()).header_read_timeout(ASKS_WITHIN);
+            connection.timer(TokioTimer::new()).header_read_timeout(ASKS_WITHIN).keep_alive(false);
             let serving = connection.serve_connection(TokioIo::new(stream), answer);
             let _ = tokio::time::timeout(LONGEST, serving).await;
             drop(turn);

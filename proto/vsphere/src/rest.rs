@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::{Method, StatusCode, header};
 use serde_json::Value;
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vsgpu_core::text::piece;
 
 const SESSION: header::HeaderName = header::HeaderName::from_static("vmware-api-session-id");
@@ -51,20 +51,29 @@ impl Session {
     fn rest_session(&mut self) -> Result<String, Fault> {
         let shared = self.shared.clone();
         let mut known = shared.rest.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(begun) = known.as_ref() {
-            return begun.clone();
+        match known.as_ref() {
+            Some(Ok(token)) => return Ok(token.clone()),
+            // Not sent again soon: each try counts towards the account's lock.
+            Some(Err((at, refused))) if now() - *at < REFUSED_FOR => return Err(refused.clone()),
+            Some(Err(_)) | None => {}
         }
         let password = (shared.account.password)().map_err(Fault::unheard)?;
         let secret = STANDARD.encode(format!("{}:{password}", shared.account.user));
         let headers = [(header::AUTHORIZATION, format!("Basic {secret}"))];
         let given = self.https.ask(&Method::POST, "/api/session", &headers, Sending::nothing(), LOOK)?;
         if given.status == StatusCode::UNAUTHORIZED {
-            // Not sent again: each try counts towards the account's lock. The other API has let this account in.
-            let refused = Fault::said("/api/session refuses this account, which /sdk lets in");
-            *known = Some(Err(refused.clone()));
+            let refused = Fault::said(
+                "/api/session refuses this account or its password, though /sdk has let it in; asked again in 15 minutes",
+            );
+            *known = Some(Err((now(), refused.clone())));
             return Err(refused);
         }
-        let read = read("/api/session", &given)?;
+        let read = read("/api/session", &given).map_err(|fault| match fault.kind.as_str() {
+            UNKNOWN_PATH => {
+                Fault::said("this vCenter has no /api, which images take: it is there from 7.0 U2 on")
+            }
+            _ => fault,
+        })?;
         let token = read.as_str().filter(|token| !token.is_empty() && token.len() < 4096);
         let token = token.ok_or_else(|| Fault::unheard("/api/session: no session was given"))?.to_string();
         *known = Some(Ok(token.clone()));
@@ -93,7 +102,8 @@ fn read(path: &str, given: &Answer) -> Result<Value, Fault> {
     }
     let said = parsed.map(|body| messages(&body)).unwrap_or_default();
     let kind = match given.status {
-        StatusCode::NOT_FOUND => NOT_FOUND.to_string(),
+        // Only the API itself knows that there is no such thing: a proxy, or a server that starts, says 404 as well.
+        StatusCode::NOT_FOUND if said.0 != NOT_FOUND => UNKNOWN_PATH.to_string(),
         StatusCode::FORBIDDEN => NO_PERMISSION.to_string(),
         status => match said.0.as_str() {
             // A proxy, or a server that starts.
@@ -104,8 +114,17 @@ fn read(path: &str, given: &Answer) -> Result<Value, Fault> {
     Err(Fault { kind, said: said.1, privilege: None })
 }
 
-/// There is no such thing, or this release does not know the question.
+/// There is no such thing.
 pub(crate) const NOT_FOUND: &str = "NOT_FOUND";
+/// This release does not know the question, or nobody answers there.
+pub(crate) const UNKNOWN_PATH: &str = "HTTP status 404";
+/// How long a refused login is not tried again.
+const REFUSED_FOR: Duration = Duration::from_secs(900);
+
+#[expect(clippy::disallowed_methods, reason = "how old a refusal is")]
+fn now() -> Instant {
+    Instant::now()
+}
 /// As the other API says it.
 pub(crate) const NO_PERMISSION: &str = "NoPermission";
 

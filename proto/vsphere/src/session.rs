@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vsgpu_core::readers::xml::{Element, parse};
 use vsgpu_core::text::piece;
 
@@ -71,7 +71,7 @@ pub(crate) struct Shared {
     content: Element,
     login: Mutex<Login>,
     /// The session of the other API, `/api`, or why there is none: nothing before it is needed.
-    pub(crate) rest: Mutex<Option<Result<String, Fault>>>,
+    pub(crate) rest: Mutex<Option<Result<String, (Instant, Fault)>>>,
     connections: AtomicUsize,
 }
 
@@ -298,16 +298,16 @@ impl Session {
         })
     }
 
-    /// SHA-256 and size of a file, which is read whole and not kept.
+    /// SHA-256 of a file, which is read whole and not kept.
     ///
     /// # Errors
     /// Why the server is not heard.
-    pub(crate) fn hash(&mut self, uri: &str, within: Duration) -> Result<(StatusCode, [u8; 32], u64), Fault> {
+    pub(crate) fn hash(&mut self, uri: &str, within: Duration) -> Result<(StatusCode, [u8; 32]), Fault> {
         self.within_session(|session| {
             let headers: Vec<_> =
                 session.login().cookie.clone().map(|cookie| (header::COOKIE, cookie)).into_iter().collect();
             let begun = (Sha256::new(), 0);
-            let (status, _, (sum, size)) = session.https.exchange(
+            let (status, _, (sum, _)) = session.https.exchange(
                 &Method::GET,
                 uri,
                 &headers,
@@ -322,7 +322,7 @@ impl Session {
             )?;
             match status {
                 StatusCode::UNAUTHORIZED => Err(Fault::ended()),
-                status => Ok((status, sum.finalize().into(), size)),
+                status => Ok((status, sum.finalize().into())),
             }
         })
     }

@@ -95,5 +95,56 @@ fn percent(progress: &Value) -> Option<u8> {
 /// # Errors
 /// What the server said, or why it is not heard.
 pub(crate) fn result(session: &mut Session, task: &Ref) -> Result<Value, Fault> {
-    Ok(session.rest(&Method::GET, &at(task), None)?["result"].clone())
+    match session.rest(&Method::GET, &at(task), None) {
+        // It ended so long ago that nobody knows how.
+        Err(fault) if fault.kind == NOT_FOUND => Ok(Value::Null),
+        other => Ok(normal(other?["result"].take(), 0)),
+    }
+}
+
+/// A map may also come as a list of keys with their values: so the recorded results have it.
+fn normal(of: Value, depth: usize) -> Value {
+    if depth > DEEPEST {
+        return of;
+    }
+    match of {
+        Value::Array(all) if !all.is_empty() && all.iter().all(is_pair) => {
+            let pair = |mut pair: Value| {
+                let key = pair["key"].as_str().unwrap_or_default().to_string();
+                (key, normal(pair["value"].take(), depth + 1))
+            };
+            Value::Object(all.into_iter().map(pair).collect())
+        }
+        Value::Array(all) => all.into_iter().map(|one| normal(one, depth + 1)).collect(),
+        Value::Object(all) => {
+            Value::Object(all.into_iter().map(|(key, value)| (key, normal(value, depth + 1))).collect())
+        }
+        other => other,
+    }
+}
+
+/// Results are flat.
+const DEEPEST: usize = 20;
+
+fn is_pair(of: &Value) -> bool {
+    of.as_object().is_some_and(|of| {
+        of.len() == 2 && of.get("key").is_some_and(Value::is_string) && of.contains_key("value")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn maps_come_in_two_forms() {
+        let pairs = json!({ "hosts": [{ "key": "host-1", "value": { "n": [{ "key": "a", "value": 1 }] } }], "list": ["x"], "none": [] });
+        assert_eq!(
+            normal(pairs, 0),
+            json!({ "hosts": { "host-1": { "n": { "a": 1 } } }, "list": ["x"], "none": [] })
+        );
+        let other = json!([{ "key": "k", "other": 1 }]);
+        assert_eq!(normal(other.clone(), 0), other);
+    }
 }

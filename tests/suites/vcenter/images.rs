@@ -40,6 +40,15 @@ impl OfImage {
         gateway
     }
 
+    /// The same with VMs that may be shut down.
+    fn serve_with_vms(&self, lines: &str) -> Gateway {
+        let gateway = self.serve(lines);
+        let fleet = std::fs::read_to_string(self.lab.folder.join("fleet.yaml")).unwrap();
+        let vms = "vms:\n  vm-01: { host: esx-01 }\n  vm-02: { host: esx-01 }\n";
+        self.lab.write_fleet(&(fleet + vms));
+        gateway
+    }
+
     fn depot() -> String {
         format!("depot = 127.0.0.1:{}", vsgpu_tests::lab::free_port())
     }
@@ -67,7 +76,11 @@ fn a_component_goes_into_the_image_and_onto_the_host() {
     let said = of.lab.expect(3, &["plan", "--commands"]);
     let at = |words: &str| said.find(words).unwrap_or_else(|| panic!("{words}: {said}"));
     assert!(at("into the image of GPU-A, validate, scan, commit") < at("shut down"), "{said}");
-    assert!(at("enter maintenance mode") < at("esx/settings software of GPU-A: check, apply"), "{said}");
+    assert!(
+        at("enter maintenance mode")
+            < at("esx/settings software of GPU-A (ESXi 8.0.3-0.0.24022510): check, apply"),
+        "{said}"
+    );
     let said = of.lab.expect(0, &["apply", "--yes"]);
     let task = "$ remediation of esx-01.example.com by the image of GPU-A, 52f9f1b0-160a-25fe-fd1e-";
     assert!(said.contains(task), "{said}");
@@ -124,9 +137,7 @@ fn what_the_image_does_not_take_costs_no_window() {
     let of = OfImage::new("image-refused", Some(0));
     of.lab.change("esx-01", |m| m.esxi().vms[0].on = true);
     let refused = |lines: &str, status: i32, words: &str| {
-        let _gateway = of.serve(lines);
-        let fleet = std::fs::read_to_string(of.lab.folder.join("fleet.yaml")).unwrap();
-        of.lab.write_fleet(&(fleet + "vms:\n  vm-01: { host: esx-01 }\n  vm-02: { host: esx-01 }\n"));
+        let _gateway = of.serve_with_vms(lines);
         let said = of.lab.expect(status, &["apply", "--yes"]);
         assert!(said.contains(words), "{words}: {said}");
         of.is_untouched();
@@ -148,6 +159,30 @@ fn what_the_image_does_not_take_costs_no_window() {
     refused(&may(&OfImage::depot()), 6, "the image of GPU-A is looked after by SDDC Manager");
     of.set(|world| (world.lcm.in_vcf, world.lcm.somebody_else) = (false, true));
     refused(&may(&OfImage::depot()), 5, "somebody else changed it");
+    // What somebody committed meanwhile is not undone.
+    of.set(|world| (world.lcm.somebody_else, world.lcm.meanwhile) = (false, true));
+    let image = |of: &OfImage| of.lcm().added.get("domain-c0").cloned().unwrap_or_default();
+    {
+        let _gateway = of.serve_with_vms(&may(&OfImage::depot()));
+        let said = of.lab.expect(5, &["apply", "--yes"]);
+        assert!(
+            said.contains("somebody else changed the image of GPU-A meanwhile: nothing was committed"),
+            "{said}"
+        );
+    }
+    assert_eq!(image(&of).into_keys().collect::<Vec<_>>(), ["patch-of-somebody"]);
+    // Two drivers in one image.
+    of.set(|world| {
+        world.lcm.meanwhile = false;
+        world.lcm.added.insert("domain-c0".into(), [("NVD-AIE-800".into(), "535.183.04-1OEM".into())].into());
+    });
+    {
+        let _gateway = of.serve_with_vms(&may(&OfImage::depot()));
+        let said = of.lab.expect(5, &["apply", "--yes"]);
+        assert!(said.contains("take NVD-AIE-800 out of it in vCenter, or name its own bundle"), "{said}");
+    }
+    of.is_untouched();
+    of.set(|world| world.lcm.added.clear());
     // Somebody's draft stays.
     of.set(|world| {
         world.lcm.somebody_else = false;
