@@ -244,7 +244,7 @@ pub fn shown(effect: &Effect) -> Option<String> {
             package.rsplit('/').next().unwrap_or_default()
         )),
         Effect::Remediate { of, base, .. } => Some(format!(
-            "esx/settings software of {of} (ESXi {base}): check, apply, only this host  (reboots it)"
+            "esx/settings software of {of} (ESXi {base}): check, apply, only this host  (with its reboot: the next step does nothing then)"
         )),
         Effect::CloneVm { base, from, name, datastore, .. } => Some(format!(
             "CloneVM_Task {base} ({}) name={name} datastore={datastore} powerOn=false",

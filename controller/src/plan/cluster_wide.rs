@@ -34,7 +34,8 @@ pub(super) fn disagree(fleet: &Fleet, inventory: &Inventory) -> BTreeMap<NodeId,
         };
         for (host, by_image) in hosts {
             for (option, value) in host.specs.get::<DrsOptions>().into_iter().flatten() {
-                says(format!("{option:?} of its DRS"), format!("{value:?}"), *host);
+                let value = value.map_or("not set".into(), |value: i64| value.to_string());
+                says(format!("values of the DRS option {option:?}"), value, *host);
             }
             let packages = [
                 (VgpuManager::NAME, host.specs.get::<VgpuManager>()),
@@ -43,16 +44,19 @@ pub(super) fn disagree(fleet: &Fleet, inventory: &Inventory) -> BTreeMap<NodeId,
             for (name, wish) in packages.into_iter().filter(|_| *by_image) {
                 if let Some(PackageWish::Map(spec)) = wish {
                     let version = spec.package.version().unwrap_or_default().to_string();
-                    says(format!("{name} of its image"), version, *host);
+                    says(format!("versions of {name} in its image"), version, *host);
                 }
             }
         }
         for (what, values) in said.iter().filter(|(_, values)| values.len() > 1) {
             let names: BTreeSet<&str> = values.values().flatten().map(|host| host.name.as_str()).collect();
-            let shown = first(names.iter().map(|name| name.to_string()), 5, "");
-            let why = format!("hosts of {cluster} want {what} to be different things: {shown}");
-            let error = Error::new(Kind::Blocked, why)
-                .hint("it is one for the whole cluster: write the same at each of them");
+            let each = |(value, hosts): (&String, &Vec<&Host>)| {
+                format!("{value} at {}", first(hosts.iter().map(|host| host.name.clone()), 3, ""))
+            };
+            let shown = first(values.iter().map(each), 3, "");
+            let error =
+                Error::new(Kind::Blocked, format!("hosts of {cluster} ask for different {what}: {shown}"))
+                    .hint("all hosts of the cluster share it: write one for all of them in the fleet file");
             for name in names {
                 refused.entry(NodeId::new(NodeKind::Host, name)).or_default().push(error.clone());
             }

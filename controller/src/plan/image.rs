@@ -30,10 +30,11 @@ pub(super) fn image_first(node: &NodeId) -> Finding {
     Finding {
         constraint: Image::NAME,
         nodes: vec![node.clone()],
-        what: "the image is changed first: what else is to change on this host is planned when the host is remediated"
-            .into(),
+        what: format!(
+            "the image is changed first: what else is to change on {node} is planned when it is remediated"
+        ),
         basis: Basis::document("", true),
-        nearest: Some("remediate it in vCenter, then `vsgpu apply`; or `images = remediate` in the gateway's file".into()),
+        nearest: Some("remediate it in the vSphere Client (Updates, Hosts, Image), then `vsgpu apply`; or write `images = remediate` into the gateway's file and restart the gateway".into()),
         certain: false,
     }
 }

@@ -94,9 +94,9 @@ impl HostImage {
         if let Some(why) = &self.unread {
             return format!("not read: {why}");
         }
-        let base = self.base.as_ref().map_or("none yet".into(), |base| format!("ESXi {base}"));
+        let base = self.base.as_ref().map_or("no image set up yet".into(), |base| format!("ESXi {base}"));
         let one = |component: &Component| format!("{} {}", component.name, component.version);
-        let nvidias = first(self.components.iter().map(one), 3, "nothing of NVIDIA's");
+        let nvidias = first(self.components.iter().map(one), 3, "no NVIDIA component");
         let status = match self.status.as_deref() {
             Some("COMPLIANT") => ", host is compliant".to_string(),
             Some("NON_COMPLIANT") => ", host is not compliant".into(),

@@ -25,7 +25,6 @@ use vsgpu_core::{
 use vsgpu_machine::Posix;
 use vsgpu_vsphere::Ref;
 use vsgpu_vsphere::clone::{Listed, datastores, host_names};
-use vsgpu_vsphere::direct_path::remaining;
 use vsgpu_vsphere::host::{HostDetails, PciDevice};
 use vsgpu_vsphere::host_methods::{kernel_log, uptime};
 use vsgpu_vsphere::inventory::Host;
@@ -172,13 +171,11 @@ impl ByApi {
             of_gpu.values.insert(name.into(), value);
         }
         let image = super::images::of_host(&self.asked(), &details)?;
-        // Where it may not be counted, the rest is there.
         let names: Vec<&String> = details.profiles.keys().collect();
         let more = match names.is_empty() || !is_from_nine(&about.api) {
-            true => None,
-            false => self.site.with(|session| remaining(session, &self.host.of, &names)).ok().flatten(),
+            true => BTreeMap::new(),
+            false => self.site.remaining(&self.host.of, &names),
         };
-        let more = more.unwrap_or_default();
         Ok(HostInVcenter {
             image,
             server: about.full_name,

@@ -114,9 +114,10 @@ impl Work<'_> {
     fn left(&self) -> Result<u32, Failed> {
         let left = self.until.saturating_duration_since(now()).as_secs();
         match u32::try_from(left).unwrap_or(u32::MAX) {
-            0 => {
-                Err(lost(format!("the time for the image of {} is over: nothing more was begun", self.shown)))
-            }
+            0 => Err(lost(format!(
+                "no time is left for the image of {}: nothing more was begun; look in Recent Tasks, then `vsgpu apply`; `deadlines: {{ step-secs: N }}` gives longer",
+                self.shown
+            ))),
             left => Ok(left),
         }
     }
@@ -225,7 +226,7 @@ fn fetch(
     let site = work.asked.site;
     let Some(address) = site.config.depot else {
         return Err(lost(format!(
-            "vCenter has no depot with {file}, and fetches bundles itself: import it there (Lifecycle Manager, Imported ISOs and bundles), or write `depot = IP:PORT` into the gateway's file, an address of this machine that vCenter reaches"
+            "{name} {version} is in no depot of Lifecycle Manager: import {file} in the vSphere Client (Lifecycle Manager, Actions, Import Updates), then `vsgpu apply`; or write `depot = IP:PORT` into the gateway's file, this machine as vCenter reaches it, and restart the gateway"
         )));
     };
     // One address, one file at a time.
@@ -241,7 +242,7 @@ fn fetch(
         Err(Failed::Said(fault)) if fault.kind == "ALREADY_EXISTS" => {}
         Err(Failed::Said(fault)) => {
             return Err(lost(format!(
-                "vCenter did not fetch {file} from {}: {}",
+                "vCenter did not fetch {file} from {}: {}; does it reach that address and port? Or import the bundle (Lifecycle Manager, Actions, Import Updates)",
                 offered.url,
                 refused(&fault)
             )));
@@ -251,7 +252,7 @@ fn fetch(
     match site.with(|session| images::in_a_depot(session, name, version))? {
         true => Ok(()),
         false => Err(lost(format!(
-            "vCenter has the depot of {file}, and no {name} {version} in it: remove that depot in Lifecycle Manager"
+            "vCenter has imported {file}, and {name} {version} is not in its depot: import the bundle again in the vSphere Client (Lifecycle Manager, Actions, Import Updates)"
         ))),
     }
 }
@@ -310,7 +311,7 @@ fn unless_incompatible(work: &Work<'_>, task: &Ref, (name, version): (&str, &str
     let why = first(why.iter().cloned(), NAMED, "vCenter does not say why");
     let more = if now.len() > 1 { format!(" ({} hosts in all)", now.len()) } else { String::new() };
     Err(lost(format!(
-        "with {name} {version} the image of {shown} would be incompatible with {host}{more}: {why}; nothing was committed"
+        "with {name} {version} the image of {shown} would be incompatible with {host}{more}: {why}; nothing was committed. Mend that at the host, then `vsgpu apply`"
     )))
 }
 
@@ -355,8 +356,8 @@ fn draft(work: &Work<'_>) -> Result<String, Failed> {
     let [ours] = ours.as_slice() else {
         tracing::info!(%fault, "a draft of this account is not touched");
         return Err(lost(format!(
-            "this account has a draft of the image of {} already, which vsgpu did not make: commit or discard it in vCenter (as {})",
-            work.shown, site.config.user
+            "{} has a draft of the image of {} already, which vsgpu did not make: sign in to the vSphere Client as this user (Updates, Hosts, Image, Edit), save or discard it, then `vsgpu apply`",
+            site.config.user, work.shown
         )));
     };
     note(ours)?;
@@ -402,7 +403,7 @@ pub(super) fn remediate(
         let task = match site.with(|session| images::remediate(session, &work.of, host)) {
             Err(fault) if fault.kind == "ALREADY_IN_DESIRED_STATE" => {
                 return Err(lost(format!(
-                    "vCenter says that {name} is what the image of {shown} says already, without the package of the fleet file: is the image's another build, or another product of NVIDIA's?"
+                    "vCenter says that {name} matches the image of {shown} already, and the fleet file's package is not on it: compare that package with NVIDIA's component of the image, name and whole version, and name the right one in the fleet file"
                 )));
             }
             other => other?,

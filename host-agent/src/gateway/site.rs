@@ -12,6 +12,7 @@ use vsgpu_machine::Posix;
 use vsgpu_vsphere::clone::{self, Listed};
 use vsgpu_vsphere::cluster::{Cluster, clusters};
 use vsgpu_vsphere::counters::{self, Reading};
+use vsgpu_vsphere::direct_path::remaining;
 use vsgpu_vsphere::evacuation::unreserved;
 use vsgpu_vsphere::files::{datacenter, tail};
 use vsgpu_vsphere::host::{HostDetails, details};
@@ -79,8 +80,12 @@ pub(super) struct Site {
     room: Mutex<BTreeMap<Ref, (Instant, Room)>>,
     counters: Mutex<Option<(Instant, Vec<Reading>)>>,
     images: Mutex<BTreeMap<Ref, Arc<Mutex<ReadImage>>>>,
+    /// How many more vGPUs fit on hosts.
+    remaining: Mutex<BTreeMap<Ref, (Instant, Remaining)>>,
 }
 
+/// How many more fit, by vGPU type.
+type Remaining = BTreeMap<String, u64>;
 /// What was read of an image last.
 type ReadImage = Option<(Instant, Result<Arc<OfImage>, Fault>)>;
 
@@ -168,6 +173,7 @@ impl Site {
             room: Mutex::default(),
             counters: Mutex::default(),
             images: Mutex::default(),
+            remaining: Mutex::default(),
         }
     }
 
@@ -553,6 +559,21 @@ impl Site {
         });
         *known = Some((at, image.clone()));
         image
+    }
+
+    /// How many more of each vGPU type fit on a host, as old as counters are. Like these it is no part of what a plan rests on:
+    /// where it may not be counted, or is not, there is nothing.
+    pub fn remaining(&self, host: &Ref, vgpus: &[&String]) -> Remaining {
+        if let Some((_, found)) =
+            locked(&self.remaining).get(host).filter(|(at, _)| now() - *at < COUNTERS_FRESH)
+        {
+            return found.clone();
+        }
+        let at = now();
+        let found = self.with(|session| remaining(session, host, vgpus));
+        let found = found.ok().flatten().unwrap_or_default();
+        locked(&self.remaining).insert(host.clone(), (at, found.clone()));
+        found
     }
 
     /// An image was changed, or a host by it.

@@ -26,15 +26,15 @@ fn commit(image: &HostImage, spec: &PackageSpec) -> Effect {
 /// What stands against changing the image at all, and what to do.
 fn refused(image: &HostImage, spec: &PackageSpec) -> Option<(String, String)> {
     let of = &image.of;
-    let by_hand = "add NVIDIA's component to that image in vCenter and remediate the host; vsgpu sees what is installed";
+    let by_hand = "add NVIDIA's component to that image in the vSphere Client (Updates, Hosts, Image, Edit) and remediate the host; vsgpu sees what is installed";
     if let Some(why) = &image.unread {
         return Some((format!("the image of {of} cannot be read: {why}"), by_hand.into()));
     }
     if let Some(owner) = image.orchestrator.as_ref().filter(|_| !image.holds(&spec.package)) {
         return Some((
-            format!("the image of {of} is looked after by {owner}: a change made behind it is drift"),
+            format!("the image of {of} is looked after by {owner}: a change made past it is drift"),
             format!(
-                "give {} to {owner} (VCF Operations); or write `images-in-vcf = allow` into the gateway's file",
+                "import {} there (VCF Operations) and remediate there; or write `images-in-vcf = allow` into the gateway's file and restart the gateway",
                 spec.package.file_name()
             ),
         ));
@@ -47,25 +47,27 @@ fn refused(image: &HostImage, spec: &PackageSpec) -> Option<(String, String)> {
                     "the image of {of} holds {} already, and this host is not remediated",
                     spec.package.version().unwrap_or_default()
                 ),
-                "remediate the host in vCenter",
+                "remediate the host in the vSphere Client (Updates, Hosts, Image)",
             ),
             false => (
                 format!(
                     "{} (vSphere Lifecycle Manager): a package installed by hand is undone by the next remediation, or blocks it",
                     image.owned()
                 ),
-                "add NVIDIA's component to that image in vCenter and remediate the host",
+                "add NVIDIA's component to that image in the vSphere Client (Updates, Hosts, Image, Edit) and remediate the host",
             ),
         };
         return Some((
             why,
-            format!("{first}; or let vsgpu do it: `images = remediate` (or `commit`) in the gateway's file"),
+            format!(
+                "{first}; or let vsgpu do it: `images = remediate` (or `commit`) in the gateway's file, and restart the gateway"
+            ),
         ));
     }
     if image.base.is_none() {
         return Some((
             format!("{of} has no image yet"),
-            "make one in vCenter: cluster, Updates, Image; then `vsgpu plan` again".into(),
+            "set one up in the vSphere Client (Updates, Hosts, Image), then `vsgpu plan`".into(),
         ));
     }
     if !matches!(spec.package.kind, Some(Kind::Component) | None) {
@@ -99,17 +101,22 @@ pub(super) fn verdict(image: &HostImage, spec: &PackageSpec, esx: &str, is: Stri
     if let Some((why, hint)) = refused(image, spec) {
         return Verdict::blocked(why, hint);
     }
-    // vCenter refuses to take an image onto a host that has a newer one by hand.
-    let by_hand = image.by_hand.iter().filter(|name| crate::facts::host_image::is_nvidias(name));
-    let by_hand = first(by_hand.cloned(), NAMED, "");
-    if image.status.as_deref() == Some("INCOMPATIBLE") && !by_hand.is_empty() && image.holds(&spec.package) {
-        return Verdict::blocked(
-            format!(
-                "the host is incompatible with the image of {}: {by_hand} was installed by hand",
-                image.of
+    // vCenter would refuse it, once the VMs are down.
+    if image.status.as_deref() == Some("INCOMPATIBLE") && image.holds(&spec.package) {
+        let by_hand = first(image.by_hand.iter().cloned(), NAMED, "");
+        let of = &image.of;
+        return match by_hand.is_empty() {
+            true => Verdict::blocked(
+                format!("vCenter calls the host incompatible with the image of {of}"),
+                "see why in the vSphere Client (Updates, Hosts, Image, Check Compliance), mend that, then `vsgpu plan`",
             ),
-            "take that package off the host, or name a version at least as new; then check compliance in vCenter",
-        );
+            false => Verdict::blocked(
+                format!(
+                    "vCenter calls the host incompatible with the image of {of}; on the host and not in the image: {by_hand}"
+                ),
+                "see why in the vSphere Client (Updates, Hosts, Image, Check Compliance); mostly the image needs that component, as new or newer. Remove nothing that disks or network use",
+            ),
+        };
     }
     let base = image.base.clone().unwrap_or_default();
     // A wish for a driver upgrades nobody's hypervisor.
@@ -130,7 +137,7 @@ pub(super) fn verdict(image: &HostImage, spec: &PackageSpec, esx: &str, is: Stri
         (true, _) => {
             return Verdict::blocked(
                 format!("the image of {} holds {wants} now, and the host is not remediated", image.of),
-                "remediate the host in vCenter (cluster, Updates, Image); then `vsgpu apply` goes on",
+                "remediate the host in vCenter: vSphere Client, Updates, Hosts, Image, Remediate; then `vsgpu apply` goes on",
             );
         }
     };
@@ -290,7 +297,10 @@ mod tests {
         let mut by_hand = image(Some("550.90.05-1OEM"), MayChange::Remediate);
         by_hand.status = Some("INCOMPATIBLE".into());
         by_hand.by_hand = vec!["NVD-VGPU(570.10.01-1OEM)".into()];
-        assert!(said(&by_hand, &spec()).contains("NVD-VGPU(570.10.01-1OEM) was installed by hand"));
+        assert!(said(&by_hand, &spec()).contains("not in the image: NVD-VGPU(570.10.01-1OEM)"));
+        by_hand.by_hand.clear();
+        let why = "vCenter calls the host incompatible with the image of GPU-A";
+        assert!(said(&by_hand, &spec()).contains(why));
         let mut vib = spec();
         vib.package.kind = Some(Kind::Vib);
         assert!(said(&image(None, MayChange::Commit), &vib).contains("is no component"));

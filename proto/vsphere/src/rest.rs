@@ -63,14 +63,14 @@ impl Session {
         let given = self.https.ask(&Method::POST, "/api/session", &headers, Sending::nothing(), LOOK)?;
         if given.status == StatusCode::UNAUTHORIZED {
             let refused = Fault::said(
-                "/api/session refuses this account or its password, though /sdk has let it in; asked again in 15 minutes",
+                "vCenter refuses this account at /api/session, though /sdk let it in: is it locked, or was its password changed just now? Lifecycle Manager is not asked again for 15 minutes",
             );
             *known = Some(Err((now(), refused.clone())));
             return Err(refused);
         }
         let read = read("/api/session", &given).map_err(|fault| match fault.kind.as_str() {
             UNKNOWN_PATH => {
-                Fault::said("this vCenter has no /api, which images take: it is there from 7.0 U2 on")
+                Fault::said("this vCenter is older than 7.0 U2: vsgpu cannot read or change its images; use the vSphere Client")
             }
             _ => fault,
         })?;
@@ -98,7 +98,11 @@ fn read(path: &str, given: &Answer) -> Result<Value, Fault> {
         text => serde_json::from_str(text),
     };
     if given.status.is_success() {
-        return parsed.map_err(|why| Fault::unheard(format!("{path}: no answer of the API: {why}")));
+        return parsed.map_err(|why| {
+            Fault::unheard(format!(
+                "{path}: the answer is no JSON ({why}): is a proxy between, or does vCenter still start?"
+            ))
+        });
     }
     let said = parsed.map(|body| messages(&body)).unwrap_or_default();
     let kind = match given.status {
