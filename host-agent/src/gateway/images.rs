@@ -280,10 +280,13 @@ fn into_image(work: &Work<'_>, (name, version): (&str, &str), before: &Image) ->
         let task = site.with(|session| images::commit(session, (of, &draft), &message))?;
         work.wait(&task, &format!("commit of the image of {shown}: {name} {version}"), left)
     })();
-    // One that was committed is gone.
-    match site.with(|session| images::discard(session, of, &draft)) {
-        Ok(()) => drop(work.files.remove(&note_of(of))),
-        Err(why) => tracing::warn!(draft, %why, "the draft of the image is left"),
+    // What did not end in time goes on with its draft: the note stays, and the next try clears up.
+    if !matches!(made, Err(Failed::Late(_))) {
+        // One that was committed is gone.
+        match site.with(|session| images::discard(session, of, &draft)) {
+            Ok(()) => drop(work.files.remove(&note_of(of))),
+            Err(why) => tracing::warn!(draft, %why, "the draft of the image is left"),
+        }
     }
     made?;
     // Somebody else's commit may have come right behind.
