@@ -67,12 +67,17 @@ pub(crate) fn is_nvidias(name: &str) -> bool {
     name.starts_with("NVIDIA") || name.starts_with("NVD")
 }
 
+/// Whether one of NVIDIA's packages is the management daemon: `nvdgpumgmtdaemon`, `nvd-gpu-mgmt-daemon` and the like. The
+/// others are vGPU managers.
+pub(crate) fn is_daemon(name: &str) -> bool {
+    name.to_ascii_lowercase().contains("mgmt")
+}
+
 impl HostImage {
     /// The component of the image that is the same thing as a package, in whatever version.
     pub(crate) fn like(&self, package: &Artifact) -> Option<&Component> {
-        let daemon = |name: &str| name.to_ascii_lowercase().contains("mgmt");
         let wants_daemon = Role::of(package) == Some(Role::Daemon);
-        self.components.iter().find(|component| daemon(&component.name) == wants_daemon)
+        self.components.iter().find(|component| is_daemon(&component.name) == wants_daemon)
     }
 
     /// Whether it holds a package in its version. The component's own name stands in the file, which is not read here.

@@ -4,9 +4,9 @@
 
 use super::asked::{Asked, refused};
 use super::site::{OfImage, spooled};
-use super::tasks::{Failed, wait};
+use super::tasks::{Failed, plain, wait};
 use crate::facts::esx_version::EsxVersion;
-use crate::facts::host_image::{Component, HostImage, is_nvidias};
+use crate::facts::host_image::{Component, HostImage, is_daemon, is_nvidias};
 use std::path::Path;
 use std::sync::{PoisonError, TryLockError};
 use std::time::{Duration, Instant};
@@ -200,7 +200,6 @@ pub(super) fn add(
             return Ok(());
         }
         // Two drivers in one image would be one too many.
-        let is_daemon = |name: &str| name.to_ascii_lowercase().contains("mgmt");
         let alike =
             |other: &&String| **other != name && is_nvidias(other) && is_daemon(other) == is_daemon(&name);
         if let Some(other) = before.components.keys().find(alike) {
@@ -320,8 +319,7 @@ fn unless_incompatible(work: &Work<'_>, task: &Ref, (name, version): (&str, &str
 
 /// Where a draft of an image is noted.
 fn note_of(of: &Ref) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-    format!("{DRAFTS}/{}", of.id.chars().map(plain).collect::<String>())
+    format!("{DRAFTS}/{}", plain(&of.id))
 }
 
 /// A new draft. One that an earlier try of ours left is thrown away; any other is somebody's work.

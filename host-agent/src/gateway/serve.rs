@@ -7,6 +7,7 @@ use super::door::ByApi;
 use super::login::told;
 use super::metrics::{Shown, read_on};
 use super::site::Site;
+use super::tasks::plain;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -189,11 +190,6 @@ pub(super) fn run(agent: Agent, config: Config, ready_file: Option<&Path>) -> Re
         });
         Ok(())
     })
-}
-
-/// An id as the name of a folder.
-fn plain(id: &str) -> String {
-    id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
 
 /// Each host's folder of certificates: `NAME.host`, as `vsgpu cert issue NAME --role host` makes it, by its name in vCenter

@@ -168,8 +168,8 @@ fn may_run(id: &str, now: u64) -> bool {
     until.is_none_or(|until| now < until)
 }
 
-/// An id as the name of a file.
-fn plain(id: &str) -> String {
+/// An id as the name of a file or a folder.
+pub(super) fn plain(id: &str) -> String {
     id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
 

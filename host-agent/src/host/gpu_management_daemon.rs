@@ -1,5 +1,6 @@
 //! NVIDIA's GPU management daemon, which comes beside the vGPU manager from vGPU 15 on (facts: nvidia 1).
 
+use crate::facts::host_image::is_daemon;
 use crate::facts::packages::{PackageWish, Packages, Vib};
 use crate::host::image;
 use schemars::JsonSchema;
@@ -15,11 +16,6 @@ pub struct GpuManagementDaemon;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct GpuManagementDaemonFact(pub Packages);
-
-/// `nvdgpumgmtdaemon`, `nvd-gpu-mgmt-daemon` and the like.
-fn is_daemon(name: &str) -> bool {
-    name.to_ascii_lowercase().contains("mgmt")
-}
 
 impl Fact for GpuManagementDaemonFact {
     const NAME: &'static str = "gpu-management-daemon";

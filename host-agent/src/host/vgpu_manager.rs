@@ -2,6 +2,7 @@
 //! list, the loaded module, nvidia-smi and the virtualization mode together. esxcli's "Reboot Required:
 //! false" is not believed (facts: esxi F2): the module is loaded by a reboot.
 
+use crate::facts::host_image::is_daemon;
 use crate::facts::packages::{PackageWish, Packages, Vib};
 use crate::facts::pci_gpus::PciGpus;
 use crate::facts::vcenter::Vcenter;
@@ -66,7 +67,7 @@ fn modules() -> Command {
 /// Whether a name is a vGPU manager, among NVIDIA's packages: `NVIDIA-VMware_ESXi_8.0_Driver`, `NVD-AIE-800`,
 /// ...
 fn is_manager(name: &str) -> bool {
-    !name.to_ascii_lowercase().contains("mgmt")
+    !is_daemon(name)
 }
 
 impl Fact for VgpuManagerFact {
