@@ -262,12 +262,9 @@ impl Session {
     pub(crate) fn file(&mut self, uri: &str, range: &str) -> Result<(StatusCode, Vec<u8>), Fault> {
         self.within_session(|session| {
             let mut headers = vec![(header::RANGE, range.to_string())];
-            headers.extend(session.login().cookie.clone().map(|cookie| (header::COOKIE, cookie)));
+            headers.extend(session.cookie());
             let given = session.https.ask(&Method::GET, uri, &headers, Sending::nothing(), LOOK)?;
-            match given.status {
-                StatusCode::UNAUTHORIZED => Err(Fault::ended()),
-                status => Ok((status, given.body)),
-            }
+            unless_ended(given.status).map(|status| (status, given.body))
         })
     }
 
@@ -285,16 +282,13 @@ impl Session {
             let file = std::fs::File::open(from).map_err(unread)?;
             let size = file.metadata().map_err(unread)?.len();
             let mut headers = vec![(header::CONTENT_TYPE, "application/octet-stream".to_string())];
-            headers.extend(session.login().cookie.clone().map(|cookie| (header::COOKIE, cookie)));
+            headers.extend(session.cookie());
             let given = session.https.ask(&Method::PUT, uri, &headers, Sending::File(file, size), within)?;
             // Answered before all of it was sent, the connection takes nothing else.
             if !given.status.is_success() {
                 session.https.close();
             }
-            match given.status {
-                StatusCode::UNAUTHORIZED => Err(Fault::ended()),
-                status => Ok(status),
-            }
+            unless_ended(given.status)
         })
     }
 
@@ -304,8 +298,7 @@ impl Session {
     /// Why the server is not heard.
     pub(crate) fn hash(&mut self, uri: &str, within: Duration) -> Result<(StatusCode, [u8; 32]), Fault> {
         self.within_session(|session| {
-            let headers: Vec<_> =
-                session.login().cookie.clone().map(|cookie| (header::COOKIE, cookie)).into_iter().collect();
+            let headers: Vec<_> = session.cookie().into_iter().collect();
             let begun = (Sha256::new(), 0);
             let (status, _, (sum, _)) = session.https.exchange(
                 &Method::GET,
@@ -320,11 +313,13 @@ impl Session {
                     *size <= MOST_FILE
                 },
             )?;
-            match status {
-                StatusCode::UNAUTHORIZED => Err(Fault::ended()),
-                status => Ok((status, sum.finalize().into())),
-            }
+            unless_ended(status).map(|status| (status, sum.finalize().into()))
         })
+    }
+
+    /// The session, as files want it.
+    fn cookie(&self) -> Option<(header::HeaderName, String)> {
+        self.login().cookie.clone().map(|cookie| (header::COOKIE, cookie))
     }
 
     fn call(
@@ -348,6 +343,11 @@ impl Session {
         }
         Ok(given)
     }
+}
+
+/// How files say that the session has ended.
+fn unless_ended(status: StatusCode) -> Result<StatusCode, Fault> {
+    if status == StatusCode::UNAUTHORIZED { Err(Fault::ended()) } else { Ok(status) }
 }
 
 /// What a server's content says of it.
