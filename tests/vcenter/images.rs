@@ -70,6 +70,13 @@ fn not_found() -> Reply {
     refused(404, "NOT_FOUND", "there is no such thing")
 }
 
+impl Images {
+    /// Every task ends with the next look.
+    pub fn end_tasks(&mut self) {
+        self.tasks.values_mut().for_each(|(left, _)| *left = 0);
+    }
+}
+
 /// A request.
 pub struct Request<'a> {
     pub method: &'a str,

@@ -246,6 +246,34 @@ fn a_single_host_has_its_own_image_from_nine_on() {
     assert!(said.to_lowercase().contains("nothing to do"), "{said}");
 }
 
+/// What does not end in time is not broken off; whoever comes next waits for it, and clears up.
+fn what_is_late_goes_on_and_is_waited_for() {
+    let of = OfImage::new("image-late", Some(0));
+    of.set(|world| world.tasks_run_for = usize::MAX);
+    let _gateway = of.serve(&format!("images = remediate\n{}", OfImage::depot()));
+    let fleet = std::fs::read_to_string(of.lab.folder.join("fleet.yaml")).unwrap();
+    of.lab.write_fleet(&(fleet + "deadlines: { step-secs: 4 }\n"));
+    // A bundle that vCenter has already: the first task is the draft's.
+    let bundle = std::fs::read(of.lab.folder.join("files").join(files::MANAGER_17_4)).unwrap();
+    let component = vsgpu_machine::package::component(&mut std::io::Cursor::new(&bundle)).unwrap();
+    of.set(|world| drop(world.lcm.depots.insert(component.clone(), bundle.clone())));
+    let said = of.lab.expect(5, &["apply", "--yes"]);
+    assert!(said.contains("did not end within"), "{said}");
+    assert!(!of.site.calls().iter().any(|call| call.ends_with("?cancel")), "it was broken off");
+    assert_eq!(of.lcm().drafts.len(), 1, "its draft was taken away while it goes on");
+    of.set(|world| {
+        world.tasks_run_for = 0;
+        world.lcm.end_tasks();
+    });
+    of.lab.write_fleet(
+        &std::fs::read_to_string(of.lab.folder.join("fleet.yaml"))
+            .unwrap()
+            .replace("step-secs: 4", "step-secs: 600"),
+    );
+    of.lab.expect(0, &["apply", "--yes"]);
+    assert!(of.lab.state("esx-01").esxi().loaded.is_some() && of.lcm().drafts.is_empty());
+}
+
 /// Cut off at every call that changes something, before it or behind it in turns (both of each with `VSGPU_EVERY=1`): whoever
 /// goes on comes to the same end, with no draft left.
 fn cut_at_every_call_it_comes_to_the_same_end() {
@@ -279,5 +307,6 @@ pub const TESTS: &[vsgpu_tests::harness::Test] = vsgpu_tests::tests![
     what_the_image_does_not_take_costs_no_window,
     what_vcenter_would_not_remediate_is_given_back,
     a_single_host_has_its_own_image_from_nine_on,
+    what_is_late_goes_on_and_is_waited_for,
     cut_at_every_call_it_comes_to_the_same_end
 ];
